@@ -1,0 +1,235 @@
+//! Addresses as users write them, and what they become once resolved.
+//!
+//! | written            | [`Address`]                        | as a listener              | as a backend        |
+//! |--------------------|------------------------------------|----------------------------|---------------------|
+//! | `127.0.0.1:80`     | `Inet`                             | that address               | that address        |
+//! | `[::1]:80`         | `Inet`                             | that address               | that address        |
+//! | `:80`              | `Any(80)`                          | every interface, v6 and v4 | refused             |
+//! | `name:80`          | `Name`                             | every address of the name  | tried in order      |
+//! | `unix:/path`       | `Unix`                             | that socket file           | that socket file    |
+//!
+//! Port 0 is for listeners only: the kernel picks.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What every message about a bad address says would be accepted.
+pub const EXPECTED: &str = "127.0.0.1:80, [::1]:80, name:80 or unix:/path";
+
+/// The longest path a `sockaddr_un` holds with its closing NUL (unix(7)).
+const UNIX_PATH_MAX: usize = 107;
+
+/// An address as written: a name is not resolved yet.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A literal IP address and port.
+    Inet(SocketAddr),
+    /// `:port`, every interface.
+    Any(u16),
+    /// A host name to resolve, and a port.
+    Name(String, u16),
+    /// A unix stream socket.
+    Unix(PathBuf),
+}
+
+/// An [`Address`] that may be listened on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Listen(pub Address);
+
+/// Something that can be connected to or bound: a resolved address. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Endpoint {
+    /// An IP address and port.
+    Inet(SocketAddr),
+    /// A unix stream socket.
+    Unix(Arc<Path>),
+}
+
+impl Listen {
+    /// Parses an address to listen on.
+    pub fn parse(text: &str) -> Result<Listen, String> {
+        let wanted = format!("{EXPECTED}, or :80 for every interface");
+        if let Some(port) = text.strip_prefix(':').filter(|port| !port.contains(':')) {
+            return match parse_port(port) {
+                Some(port) => Ok(Listen(Address::Any(port))),
+                None => Err(format!("expected {wanted}, got `{text}`: the port is not a number from 0 to 65535")),
+            };
+        }
+        parse(text, &wanted).map(Listen)
+    }
+}
+
+impl Address {
+    /// Parses the address of a backend: a port other than 0, and not "every interface".
+    pub fn parse_backend(text: &str) -> Result<Address, String> {
+        if text.starts_with(':') && text.matches(':').count() == 1 {
+            return Err(format!("expected {EXPECTED}, got `{text}`: a backend needs a host"));
+        }
+        let address = parse(text, EXPECTED)?;
+        match address {
+            Address::Inet(at) if at.port() == 0 => Err(bad(text, EXPECTED, "a backend's port can't be 0")),
+            Address::Name(_, 0) => Err(bad(text, EXPECTED, "a backend's port can't be 0")),
+            _ => Ok(address),
+        }
+    }
+}
+
+fn parse(text: &str, wanted: &str) -> Result<Address, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path.len() {
+            0 => Err(bad(text, wanted, "the path is empty")),
+            1..=UNIX_PATH_MAX if !path.contains('\0') => Ok(Address::Unix(PathBuf::from(path))),
+            _ => Err(bad(text, wanted, "the path of a unix socket has at most 107 bytes and no NUL")),
+        };
+    }
+    if let Ok(at) = text.parse::<SocketAddr>() {
+        return Ok(Address::Inet(at));
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err(bad(text, wanted, "the port is missing"));
+    };
+    let Some(port) = parse_port(port) else {
+        return Err(bad(text, wanted, "the port is not a number from 0 to 65535"));
+    };
+    if host.contains(':') || host.starts_with('[') {
+        return Err(bad(text, wanted, "an IPv6 address stands in brackets, like [::1]:80"));
+    }
+    if !is_host_name(host) {
+        return Err(bad(text, wanted, "the host is neither an IP address nor a name"));
+    }
+    Ok(Address::Name(host.to_owned(), port))
+}
+
+fn bad(text: &str, wanted: &str, why: &str) -> String {
+    format!("expected {wanted}, got `{text}`: {why}")
+}
+
+/// Digits only: `u16::from_str` would take a leading `+` too.
+fn parse_port(text: &str) -> Option<u16> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    text.parse().ok()
+}
+
+/// RFC 1123 labels, plus the underscore that service names use. A name of digits and dots only is a mistyped address.
+fn is_host_name(host: &str) -> bool {
+    let label_ok = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let name = host.strip_suffix('.').unwrap_or(host);
+    name.len() <= 253
+        && name.split('.').all(label_ok)
+        && !name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+}
+
+impl Endpoint {
+    /// The IP address behind it, if it has one; IPv4 in its own form even when a dual-stack socket showed it mapped.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Endpoint::Inet(at) => Some(at.ip().to_canonical()),
+            Endpoint::Unix(_) => None,
+        }
+    }
+
+    /// An accepted peer's address, with IPv4-mapped IPv6 (`::ffff:10.0.0.1`) written as the IPv4 address it is.
+    pub fn canonical(at: SocketAddr) -> Endpoint {
+        Endpoint::Inet(SocketAddr::new(at.ip().to_canonical(), at.port()))
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Inet(at) => at.fmt(out),
+            Address::Any(port) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port)).fmt(out),
+            Address::Name(host, port) => write!(out, "{host}:{port}"),
+            Address::Unix(path) => write!(out, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Address::Any(port) => write!(out, ":{port}"),
+            address => address.fmt(out),
+        }
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Endpoint::Inet(at) => at.fmt(out),
+            Endpoint::Unix(path) => write!(out, "unix:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_written_form_is_understood() {
+        for (text, want) in [
+            ("127.0.0.1:80", Address::Inet("127.0.0.1:80".parse().unwrap())),
+            ("[::1]:80", Address::Inet("[::1]:80".parse().unwrap())),
+            ("web.internal:8081", Address::Name("web.internal".into(), 8081)),
+            ("localhost:1", Address::Name("localhost".into(), 1)),
+            ("unix:/run/app.sock", Address::Unix("/run/app.sock".into())),
+        ] {
+            assert_eq!(Address::parse_backend(text), Ok(want.clone()), "{text}");
+            assert_eq!(Listen::parse(text), Ok(Listen(want)), "{text}");
+        }
+        assert_eq!(Listen::parse(":8080"), Ok(Listen(Address::Any(8080))));
+        assert_eq!(Listen::parse("127.0.0.1:0").unwrap().to_string(), "127.0.0.1:0");
+        assert_eq!(Listen::parse(":0").unwrap().to_string(), ":0");
+    }
+
+    #[test]
+    fn a_bad_address_is_told_with_the_reason() {
+        for (text, why) in [
+            ("", "the port is missing"),
+            ("10.0.0.1", "the port is missing"),
+            ("host:", "the port is not a number"),
+            ("host:+80", "the port is not a number"),
+            ("host:70000", "the port is not a number"),
+            ("::1:80", "brackets"),
+            ("[::1:80", "brackets"),
+            ("300.0.0.1:80", "neither an IP address nor a name"),
+            ("ho st:80", "neither an IP address nor a name"),
+            ("unix:", "the path is empty"),
+            (":80", "needs a host"),
+            ("10.0.0.1:0", "can't be 0"),
+            ("name:0", "can't be 0"),
+        ] {
+            let message = Address::parse_backend(text).unwrap_err();
+            assert!(message.contains(why) && message.contains(&format!("`{text}`")), "{text}: {message}");
+        }
+        assert!(Listen::parse(":x").unwrap_err().contains("`:x`"));
+        assert!(Address::parse_backend(&format!("unix:/{}", "x".repeat(107))).is_err());
+    }
+
+    #[test]
+    fn a_mapped_client_is_shown_as_ipv4() {
+        let at: SocketAddr = "[::ffff:192.0.2.7]:4000".parse().unwrap();
+        assert_eq!(Endpoint::canonical(at).to_string(), "192.0.2.7:4000");
+    }
+
+    proptest! {
+        #[test]
+        fn parsing_never_panics_and_what_it_accepts_prints_back(text in "\\PC{0,40}") {
+            if let Ok(address) = Address::parse_backend(&text) {
+                prop_assert_eq!(Address::parse_backend(&address.to_string()), Ok(address));
+            }
+        }
+    }
+}

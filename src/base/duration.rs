@@ -1,0 +1,77 @@
+//! Durations as users write them: `500ms`, `2s`, `5m`, `1h`, `1h 30m`.
+//!
+//! A bare number is refused: HAProxy would read it as milliseconds and nginx as seconds, and a balancer that guesses
+//! wrong by a factor of a thousand is worse than one that asks.
+
+use std::time::Duration;
+
+/// What every message about a bad duration says would be accepted.
+pub const EXPECTED: &str = "a number with a unit, like 500ms, 2s, 5m or 1h";
+
+/// Parses a duration that must carry its unit.
+pub fn parse(text: &str) -> Result<Duration, String> {
+    // humantime takes a bare 0.
+    if text.trim() == "0" {
+        return Err(format!("expected {EXPECTED}, got `{text}`"));
+    }
+    humantime::parse_duration(text.trim()).map_err(|_| format!("expected {EXPECTED}, got `{text}`"))
+}
+
+/// As [`parse`], but a bare number counts as seconds: only `-t/--health-interval` reads it so.
+pub fn parse_or_seconds(text: &str) -> Result<Duration, String> {
+    match text.trim().parse::<u64>() {
+        Ok(seconds) => Ok(Duration::from_secs(seconds)),
+        Err(_) => humantime::parse_duration(text.trim())
+            .map_err(|_| format!("expected a number of seconds or {EXPECTED}, got `{text}`")),
+    }
+}
+
+/// As [`parse`], refusing zero: for time-outs and intervals, where zero is no setting.
+pub fn parse_positive(text: &str) -> Result<Duration, String> {
+    positive(parse(text)?, text)
+}
+
+/// As [`parse_or_seconds`], refusing zero.
+pub fn parse_positive_or_seconds(text: &str) -> Result<Duration, String> {
+    positive(parse_or_seconds(text)?, text)
+}
+
+fn positive(duration: Duration, text: &str) -> Result<Duration, String> {
+    // Timers tick in milliseconds: less than one is as good as none.
+    if duration < Duration::from_millis(1) {
+        return Err(format!("expected at least 1ms, got `{text}`"));
+    }
+    Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn units_are_required_and_understood() {
+        for (text, want) in [("500ms", 500), ("2s", 2_000), ("5m", 300_000), ("1h", 3_600_000), (" 1m 30s ", 90_000)] {
+            assert_eq!(parse(text), Ok(Duration::from_millis(want)), "{text}");
+        }
+        for text in ["", "5", "s", "-1s", "0", "1 fortnight", "99999999999999999999h"] {
+            let message = parse(text).unwrap_err();
+            assert!(message.contains(EXPECTED) && message.contains(&format!("`{text}`")), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_bare_number_is_seconds_only_where_asked() {
+        assert_eq!(parse_or_seconds("10"), Ok(Duration::from_secs(10)));
+        assert_eq!(parse_or_seconds("10ms"), Ok(Duration::from_millis(10)));
+        assert!(parse_or_seconds("-3").is_err());
+    }
+
+    #[test]
+    fn zero_is_no_time_out() {
+        for text in ["0s", "0ms", "10us"] {
+            assert!(parse_positive(text).unwrap_err().contains("at least 1ms"));
+        }
+        assert!(parse_positive_or_seconds("0").is_err());
+        assert_eq!(parse_positive("1ms"), Ok(Duration::from_millis(1)));
+    }
+}

@@ -1,0 +1,14 @@
+//! The vocabulary every layer speaks: addresses, durations, ticks, bit sets, timers, slots.
+//!
+//! Nothing here opens a socket, reads a clock or starts a thread.
+
+pub mod address;
+pub mod bits;
+pub mod duration;
+pub mod slots;
+pub mod tick;
+pub mod wheel;
+
+pub use address::{Address, Endpoint, Listen};
+pub use bits::AtomicBits;
+pub use tick::Tick;

@@ -1,0 +1,246 @@
+//! A hierarchical timer wheel: one deadline per slot number, set and cancelled in constant time.
+//!
+//! Six levels of 64 buckets, the lowest a millisecond wide, as in Varghese & Lauck, "Hashed and Hierarchical Timing
+//! Wheels" (1987), scheme 7. A deadline sits at the level of the highest six-bit digit in which it differs from now; when
+//! time reaches its bucket it either fires or moves down. Later than 2^36 ms (two years) away counts as two years.
+//!
+//! Buckets are doubly linked lists through a table indexed by slot number, so nothing is allocated after the table
+//! has grown to the number of connections, and a connection that ends leaves nothing behind.
+//!
+//! A set deadline never fires early; it fires at the first `advance` at or after it.
+
+use super::Tick;
+use std::time::Duration;
+
+const LEVELS: usize = 6;
+const BITS: u32 = 6;
+const BUCKETS: usize = 1 << BITS;
+/// The furthest a deadline is filed ahead: one top bucket less than a full turn, so that it never lands in the bucket
+/// under the hand, which would open again and again.
+const HORIZON: u64 = (1 << (BITS * LEVELS as u32)) - (1 << (BITS * (LEVELS as u32 - 1))) - 1;
+const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy)]
+struct Node {
+    deadline: u64,
+    bucket: u16,
+    prev: u32,
+    next: u32,
+}
+
+const IDLE: u16 = u16::MAX;
+const UNSET: Node = Node { deadline: 0, bucket: IDLE, prev: NONE, next: NONE };
+
+/// The wheel. Slot numbers are the caller's, dense from zero.
+pub struct Wheel {
+    now: u64,
+    nodes: Vec<Node>,
+    heads: [[u32; BUCKETS]; LEVELS],
+    /// Per level, the buckets that hold something.
+    occupied: [u64; LEVELS],
+}
+
+impl Wheel {
+    /// An empty wheel that stands at `now`.
+    pub fn new(now: Tick) -> Wheel {
+        Wheel { now: now.0, nodes: Vec::new(), heads: [[NONE; BUCKETS]; LEVELS], occupied: [0; LEVELS] }
+    }
+
+    /// Sets the slot's deadline, replacing the one it had.
+    pub fn set(&mut self, slot: u32, deadline: Tick) {
+        let index = slot as usize;
+        if index >= self.nodes.len() {
+            self.nodes.resize(index + 1, UNSET);
+        }
+        self.unlink(slot);
+        self.nodes[index].deadline = deadline.0;
+        self.link(slot);
+    }
+
+    /// Removes the slot's deadline, if it has one.
+    pub fn cancel(&mut self, slot: u32) {
+        if (slot as usize) < self.nodes.len() {
+            self.unlink(slot);
+        }
+    }
+
+    /// The slot's deadline.
+    pub fn deadline(&self, slot: u32) -> Option<Tick> {
+        self.nodes.get(slot as usize).filter(|node| node.bucket != IDLE).map(|node| Tick(node.deadline))
+    }
+
+    /// How long the caller may sleep before the next `advance` has work; `None` if nothing is set. For deadlines more
+    /// than 64 ms away it may be earlier than needed (a bucket that only moves down), never later.
+    pub fn sleep(&self) -> Option<Duration> {
+        let next = self.next_stop()?;
+        Some(Duration::from_millis(next.saturating_sub(self.now)))
+    }
+
+    /// Moves time forward and appends every slot whose deadline has come, in the order of their deadlines' buckets.
+    pub fn advance(&mut self, now: Tick, fired: &mut Vec<u32>) {
+        while let Some(stop) = self.next_stop().filter(|&stop| stop <= now.0) {
+            self.now = self.now.max(stop);
+            self.open_bucket(fired);
+        }
+        self.now = self.now.max(now.0);
+    }
+
+    /// The earliest moment at which some bucket begins.
+    fn next_stop(&self) -> Option<u64> {
+        (0..LEVELS)
+            .filter(|&level| self.occupied[level] != 0)
+            .map(|level| {
+                let shift = BITS * level as u32;
+                let here = (self.now >> shift) % BUCKETS as u64;
+                // Buckets lie ahead of the hand, wrapping once round: rotate so that the hand's bucket is bit 0.
+                let ahead = u64::from(self.occupied[level].rotate_right(here as u32).trailing_zeros());
+                ((self.now >> shift) + ahead) << shift
+            })
+            .map(|stop| stop.max(self.now))
+            .min()
+    }
+
+    /// Fires or moves down what stands in the buckets that begin now, the highest level first.
+    fn open_bucket(&mut self, fired: &mut Vec<u32>) {
+        for level in (0..LEVELS).rev() {
+            let shift = BITS * level as u32;
+            let bucket = ((self.now >> shift) % BUCKETS as u64) as usize;
+            if self.occupied[level] & (1 << bucket) == 0 {
+                continue;
+            }
+            let mut slot = std::mem::replace(&mut self.heads[level][bucket], NONE);
+            self.occupied[level] &= !(1 << bucket);
+            while slot != NONE {
+                let node = &mut self.nodes[slot as usize];
+                let next = node.next;
+                *node = Node { deadline: node.deadline, ..UNSET };
+                if node.deadline <= self.now {
+                    fired.push(slot);
+                } else {
+                    self.link(slot);
+                }
+                slot = next;
+            }
+        }
+    }
+
+    fn link(&mut self, slot: u32) {
+        // Clamping to the horizon re-files a far deadline when its bucket opens: `deadline` itself stays exact.
+        let at = self.nodes[slot as usize].deadline.clamp(self.now, self.now + HORIZON);
+        let differs = 63 - ((at ^ self.now) | 1).leading_zeros();
+        let level = ((differs / BITS) as usize).min(LEVELS - 1);
+        let bucket = ((at >> (BITS * level as u32)) % BUCKETS as u64) as usize;
+        let head = std::mem::replace(&mut self.heads[level][bucket], slot);
+        if head != NONE {
+            self.nodes[head as usize].prev = slot;
+        }
+        self.occupied[level] |= 1 << bucket;
+        let node = &mut self.nodes[slot as usize];
+        (node.bucket, node.prev, node.next) = ((level * BUCKETS + bucket) as u16, NONE, head);
+    }
+
+    fn unlink(&mut self, slot: u32) {
+        let Node { bucket, prev, next, deadline } = self.nodes[slot as usize];
+        if bucket == IDLE {
+            return;
+        }
+        let (level, index) = (bucket as usize / BUCKETS, bucket as usize % BUCKETS);
+        if next != NONE {
+            self.nodes[next as usize].prev = prev;
+        }
+        if prev != NONE {
+            self.nodes[prev as usize].next = next;
+        } else {
+            self.heads[level][index] = next;
+            if next == NONE {
+                self.occupied[level] &= !(1 << index);
+            }
+        }
+        self.nodes[slot as usize] = Node { deadline, ..UNSET };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn fired_at(wheel: &mut Wheel, now: u64) -> Vec<u32> {
+        let mut fired = Vec::new();
+        wheel.advance(Tick(now), &mut fired);
+        fired
+    }
+
+    #[test]
+    fn fires_at_its_time_and_not_before() {
+        let mut wheel = Wheel::new(Tick(0));
+        for (slot, deadline) in [(0, 1), (1, 63), (2, 64), (3, 4096), (4, 3_600_000)] {
+            wheel.set(slot, Tick(deadline));
+            assert!(fired_at(&mut wheel, deadline - 1).is_empty());
+            assert_eq!(fired_at(&mut wheel, deadline), [slot]);
+        }
+        assert_eq!(wheel.sleep(), None);
+    }
+
+    #[test]
+    fn the_past_fires_at_once_and_the_far_future_not_at_all() {
+        let mut wheel = Wheel::new(Tick(1_000));
+        wheel.set(0, Tick(3));
+        wheel.set(1, Tick(u64::MAX));
+        assert_eq!(wheel.sleep(), Some(Duration::ZERO));
+        assert_eq!(fired_at(&mut wheel, 1_000), [0]);
+        assert!(fired_at(&mut wheel, 1_000 + 3 * HORIZON).is_empty());
+        assert_eq!(wheel.deadline(1), Some(Tick(u64::MAX)));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Set(u32, u64),
+        Cancel(u32),
+        Advance(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let span = prop_oneof![0u64..100, 0u64..10_000, 0u64..5_000_000, 0u64..(1 << 40)];
+        prop_oneof![
+            (0u32..20, span.clone()).prop_map(|(slot, after)| Step::Set(slot, after)),
+            (0u32..20).prop_map(Step::Cancel),
+            span.prop_map(Step::Advance),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_as_a_sorted_map_of_deadlines(start in 0u64..1 << 40, steps in prop::collection::vec(step(), 1..120)) {
+            let mut wheel = Wheel::new(Tick(start));
+            let mut model: BTreeMap<u32, u64> = BTreeMap::new();
+            let mut now = start;
+            for step in steps {
+                match step {
+                    Step::Set(slot, after) => {
+                        wheel.set(slot, Tick(now + after));
+                        model.insert(slot, now + after);
+                    }
+                    Step::Cancel(slot) => {
+                        wheel.cancel(slot);
+                        model.remove(&slot);
+                    }
+                    Step::Advance(by) => {
+                        // Sleeping as told must never oversleep a deadline.
+                        if let (Some(sleep), Some(first)) = (wheel.sleep(), model.values().min()) {
+                            prop_assert!(now + sleep.as_millis() as u64 <= (*first).max(now));
+                        }
+                        now += by;
+                        let mut fired = fired_at(&mut wheel, now);
+                        fired.sort_unstable();
+                        let due: Vec<u32> = model.iter().filter(|(_, at)| **at <= now).map(|(slot, _)| *slot).collect();
+                        prop_assert_eq!(fired, due);
+                        model.retain(|_, at| *at > now);
+                    }
+                }
+                prop_assert_eq!(wheel.sleep().is_some(), !model.is_empty());
+            }
+        }
+    }
+}

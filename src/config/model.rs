@@ -1,0 +1,145 @@
+//! The proven model: durations typed, names resolved, no `Option` that "must be there".
+
+use crate::base::{Address, Listen};
+use crate::policy::balance::Algorithm;
+use std::time::Duration;
+
+/// Everything a running tcplb is told.
+#[derive(Clone, Debug)]
+pub struct Model {
+    /// What concerns the process.
+    pub global: Global,
+    /// Where clients connect; at least one.
+    pub listeners: Vec<Listener>,
+    /// What they are balanced over; every listener's pool is among them.
+    pub pools: Vec<Pool>,
+}
+
+/// What concerns the whole process.
+#[derive(Clone, Debug)]
+pub struct Global {
+    /// Event-loop threads, at least one.
+    pub workers: usize,
+    /// Clients at once; `None`: derived from the descriptor limit.
+    pub max_connections: Option<usize>,
+    /// How long a drain may take before what is left is reset.
+    pub shutdown_timeout: Duration,
+}
+
+/// A place where clients connect.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Its name in logs, metrics and API.
+    pub name: String,
+    /// Addresses to bind; at least one.
+    pub bind: Vec<Listen>,
+    /// The name of its pool.
+    pub pool: String,
+}
+
+/// A set of backends that serve the same thing.
+#[derive(Clone, Debug)]
+pub struct Pool {
+    /// Its name in logs, metrics and API.
+    pub name: String,
+    /// How a backend is chosen.
+    pub algorithm: &'static Algorithm,
+    /// How long one connection attempt may take.
+    pub connect_timeout: Duration,
+    /// How many different backends are tried before the client is reset; at least one.
+    pub connect_attempts: u32,
+    /// Silence both ways after which a connection is closed.
+    pub idle_timeout: Duration,
+    /// The same, once one side has finished.
+    pub half_close_timeout: Duration,
+    /// How its backends are watched.
+    pub health: Health,
+    /// Its backends; names are unique within the pool.
+    pub backends: Vec<Backend>,
+}
+
+/// How a pool's backends are watched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// What a probe does.
+    pub kind: HealthKind,
+    /// Time between two probes of one backend.
+    pub interval: Duration,
+    /// How long a probe may take; at most `interval`.
+    pub timeout: Duration,
+    /// Successes in a row that mark a backend up; at least one.
+    pub rise: u32,
+    /// Failures in a row that mark it down; at least one.
+    pub fall: u32,
+}
+
+/// What a probe does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HealthKind {
+    /// Connects.
+    Tcp,
+    /// Connects and sends `GET path`; a status among `expect` is a success.
+    Http {
+        /// The path, beginning with `/`.
+        path: String,
+        /// The `Host` header; `None`: the backend's address.
+        host: Option<String>,
+        /// Accepted status codes, inclusive ranges.
+        expect: Vec<(u16, u16)>,
+    },
+    /// Nothing marks a backend down; a failed connect keeps it out for a short back-off.
+    Off,
+}
+
+/// A server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Its name, unique in the pool; its address unless it was given one.
+    pub name: String,
+    /// Where it is.
+    pub address: Address,
+    /// Its share; 0 takes no new connections.
+    pub weight: u16,
+    /// Most connections at once.
+    pub max_connections: Option<u32>,
+    /// Serves only when no primary can.
+    pub backup: bool,
+}
+
+impl Default for Health {
+    fn default() -> Self {
+        Health {
+            kind: HealthKind::Tcp,
+            interval: Duration::from_secs(2),
+            timeout: Duration::from_secs(1),
+            rise: 2,
+            fall: 3,
+        }
+    }
+}
+
+/// The defaults of the contract, in one place: flags, file and documentation all take them from here.
+pub mod defaults {
+    use std::time::Duration;
+
+    /// The name of the listener and the pool that flags make.
+    pub const NAME: &str = "default";
+    /// How a backend is chosen.
+    pub const ALGORITHM: &str = "round-robin";
+    /// Per connection attempt.
+    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+    /// Different backends tried.
+    pub const CONNECT_ATTEMPTS: u32 = 3;
+    /// No byte either way.
+    pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+    /// Silence after one side has finished.
+    pub const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(300);
+    /// How long a drain may take.
+    pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+    /// A backend's share.
+    pub const WEIGHT: u16 = 1;
+    /// The path of an HTTP probe.
+    pub const HEALTH_PATH: &str = "/";
+    /// The statuses an HTTP probe accepts.
+    pub const EXPECT_STATUS: (u16, u16) = (200, 200);
+}

@@ -1,0 +1,2 @@
+//! Arguments → logger → run → exit code.
+fn main() {}

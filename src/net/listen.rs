@@ -1,0 +1,144 @@
+//! Opening listeners so that workers share a port among themselves and with nobody else.
+//!
+//! SO_REUSEPORT lets every worker have its own accept queue on one port, but the kernel would also let a second tcplb of
+//! the same user join in and take half of the connections. So the first socket is bound without it, which fails if
+//! anybody at all listens there, and is given the option only then; its siblings are bound with it.
+
+use super::Socket;
+use super::socket::{KEEPALIVE, keep_alive};
+use crate::base::{Address, Endpoint, Listen};
+use rustix::io::Errno;
+use rustix::net::{self, SocketFlags};
+use socket2::{Domain, SockAddr, Type};
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// What the kernel may queue for us to accept; it takes the smaller of this and net.core.somaxconn (listen(2)).
+const BACKLOG: i32 = 65_535;
+
+/// A bound, listening address: one socket per worker, or a single one where the address can't be shared.
+#[derive(Debug)]
+pub struct Bound {
+    /// What it is bound to, with the real port.
+    pub endpoint: Endpoint,
+    /// One per worker for TCP; exactly one for a unix socket.
+    pub sockets: Vec<Listening>,
+}
+
+/// A non-blocking listening socket.
+#[derive(Debug)]
+pub struct Listening {
+    fd: OwnedFd,
+    unix: bool,
+}
+
+/// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. The error names the address.
+pub fn bind(to: &Listen, workers: usize) -> io::Result<Vec<Bound>> {
+    let bound = match &to.0 {
+        Address::Unix(path) => vec![bind_unix(path)?],
+        Address::Inet(at) => vec![bind_shared(*at, workers)?],
+        Address::Any(port) => vec![bind_any(*port, workers)?],
+        Address::Name(host, port) => {
+            let mut addresses: Vec<SocketAddr> = (host.as_str(), *port).to_socket_addrs()?.collect();
+            addresses.dedup();
+            addresses.iter().map(|at| bind_shared(*at, workers)).collect::<io::Result<_>>()?
+        }
+    };
+    Ok(bound)
+}
+
+/// Every interface: one dual-stack socket, or plain IPv4 where the kernel has no IPv6.
+fn bind_any(port: u16, workers: usize) -> io::Result<Bound> {
+    match bind_shared((Ipv6Addr::UNSPECIFIED, port).into(), workers) {
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => {
+            bind_shared((Ipv4Addr::UNSPECIFIED, port).into(), workers)
+        }
+        bound => bound,
+    }
+}
+
+fn bind_shared(at: SocketAddr, workers: usize) -> io::Result<Bound> {
+    let first = open(at, false)?;
+    let real = first.local_addr()?.as_socket().unwrap_or(at);
+    let mut sockets = vec![first];
+    for _ in 1..workers {
+        sockets.push(open(real, true)?);
+    }
+    for socket in &sockets {
+        socket.listen(BACKLOG)?;
+    }
+    let sockets = sockets.into_iter().map(|socket| Listening { fd: socket.into(), unix: false }).collect();
+    Ok(Bound { endpoint: Endpoint::Inet(real), sockets })
+}
+
+/// A bound TCP socket with the options that accepted sockets inherit. Listening comes after SO_REUSEPORT: that is when
+/// a socket joins its group.
+fn open(at: SocketAddr, sibling: bool) -> io::Result<socket2::Socket> {
+    let socket = socket2::Socket::new(Domain::for_address(at), Type::STREAM.nonblocking().cloexec(), None)?;
+    // Not in the way of a restart: old connections in TIME_WAIT do not block the port (socket(7)).
+    socket.set_reuse_address(true)?;
+    if sibling {
+        socket.set_reuse_port(true)?;
+    }
+    if at.is_ipv6() {
+        // `[::]` alone is dual-stack; a specific IPv6 address has no IPv4 side anyway.
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&SockAddr::from(at))?;
+    socket.set_reuse_port(true)?;
+    socket.set_tcp_nodelay(true)?;
+    keep_alive(socket.as_fd(), &KEEPALIVE)?;
+    Ok(socket)
+}
+
+/// A socket file that nobody listens on is left over from a process that was killed: it is replaced.
+fn bind_unix(path: &Path) -> io::Result<Bound> {
+    let address = SockAddr::unix(path)?;
+    let socket = || socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None);
+    let mut listening = socket()?;
+    if let Err(error) = listening.bind(&address) {
+        if error.kind() != io::ErrorKind::AddrInUse || !is_dead_socket(path, &socket()?, &address)? {
+            return Err(error);
+        }
+        std::fs::remove_file(path)?;
+        listening = socket()?;
+        listening.bind(&address)?;
+    }
+    listening.listen(BACKLOG)?;
+    let sockets = vec![Listening { fd: listening.into(), unix: true }];
+    Ok(Bound { endpoint: Endpoint::Unix(path.into()), sockets })
+}
+
+/// Only a socket is ever replaced, and only if connecting to it is refused.
+fn is_dead_socket(path: &Path, probe: &socket2::Socket, address: &SockAddr) -> io::Result<bool> {
+    use std::os::unix::fs::FileTypeExt;
+    Ok(std::fs::symlink_metadata(path)?.file_type().is_socket()
+        && matches!(probe.connect(address), Err(error) if error.kind() == io::ErrorKind::ConnectionRefused))
+}
+
+impl Listening {
+    /// Accepts one connection, non-blocking. `None` as the peer: a unix client, which has no address.
+    /// `WouldBlock`: nobody waits.
+    pub fn accept(&self) -> io::Result<(Socket, Option<Endpoint>)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        if self.unix {
+            return Ok((Socket::from_fd(net::accept_with(&self.fd, flags)?), None));
+        }
+        let (fd, peer) = net::acceptfrom_with(&self.fd, flags)?;
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).map(Endpoint::canonical);
+        Ok((Socket::from_fd(fd), peer))
+    }
+
+    /// Is it a unix socket, which only one worker can listen on?
+    pub fn is_unix(&self) -> bool {
+        self.unix
+    }
+}
+
+impl AsFd for Listening {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}

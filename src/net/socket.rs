@@ -1,0 +1,160 @@
+//! A connected, or connecting, non-blocking stream socket.
+
+use crate::base::Endpoint;
+use mio::event::Source;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use rustix::io::Errno;
+use rustix::net::{
+    self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+/// An open stream socket. Dropping it closes it: a FIN to the peer, or a reset if bytes were left unread or
+/// [`Socket::reset`] was used.
+#[derive(Debug)]
+pub struct Socket(OwnedFd);
+
+/// How far a non-blocking connect has come when the call returns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dialing {
+    /// Connected already, as is usual on loopback and for unix sockets.
+    Done,
+    /// The socket becomes writable when it is known; [`Socket::outcome`] tells.
+    Pending,
+}
+
+/// How soon a vanished peer is noticed on an idle connection, and on one with bytes under way.
+#[derive(Clone, Copy, Debug)]
+pub struct Keepalive {
+    /// Silence before the first keepalive probe.
+    pub idle: Duration,
+    /// Time between probes.
+    pub interval: Duration,
+    /// Unanswered probes after which the peer is dead.
+    pub probes: u32,
+    /// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482).
+    pub user_timeout: Duration,
+}
+
+/// A dead peer is found within about two minutes: 60 s of silence and six probes 10 s apart, or as long with bytes
+/// unacknowledged. The kernel's own defaults take over two hours.
+pub const KEEPALIVE: Keepalive = Keepalive {
+    idle: Duration::from_secs(60),
+    interval: Duration::from_secs(10),
+    probes: 6,
+    user_timeout: Duration::from_secs(120),
+};
+
+impl Socket {
+    /// Takes over an open stream socket that is already non-blocking.
+    pub fn from_fd(fd: OwnedFd) -> Socket {
+        Socket(fd)
+    }
+
+    /// Begins to connect. Errors are the local ones (descriptors, ports) and those known at once (refused on loopback).
+    pub fn dial(to: &Endpoint) -> io::Result<(Socket, Dialing)> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let (fd, connecting) = match to {
+            Endpoint::Inet(at) => {
+                let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+                let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
+                // Small writes go out at once: the peers, not the balancer, decide how to batch.
+                sockopt::set_tcp_nodelay(&fd, true)?;
+                let connecting = net::connect(&fd, at);
+                (fd, connecting)
+            }
+            Endpoint::Unix(path) => {
+                let fd = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+                let connecting = net::connect(&fd, &SocketAddrUnix::new(&**path)?);
+                (fd, connecting)
+            }
+        };
+        match connecting {
+            Ok(()) => Ok((Socket(fd), Dialing::Done)),
+            Err(Errno::INPROGRESS) => Ok((Socket(fd), Dialing::Pending)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The pending error of the socket, if there is one (SO_ERROR); asking clears it. After [`Dialing::Pending`] and a
+    /// writable event, none means connected.
+    pub fn outcome(&self) -> Option<io::Error> {
+        match sockopt::socket_error(&self.0) {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) | Err(error) => Some(error.into()),
+        }
+    }
+
+    /// Reads what is there, up to `buffer`. 0 is the peer's FIN; `WouldBlock`: nothing there.
+    pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(retry(|| net::recv(&self.0, &mut *buffer, RecvFlags::empty()))?.0)
+    }
+
+    /// Writes what the kernel takes. `WouldBlock`: no room.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(retry(|| net::send(&self.0, bytes, SendFlags::NOSIGNAL))?)
+    }
+
+    /// Sends a FIN after the last byte; reading goes on. An error means that the peer is gone, which reading tells too.
+    pub fn finish(&self) {
+        let _ = net::shutdown(&self.0, Shutdown::Write);
+    }
+
+    /// Closes with a reset, dropping whatever the kernel still holds (SO_LINGER with zero, socket(7)). On a unix socket
+    /// the peer sees an end of file: unix(7) knows no reset.
+    pub fn reset(self) {
+        let _ = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
+    }
+
+    /// Turns on keepalive and the user timeout. Does nothing on a unix socket, whose peer can't vanish.
+    pub fn keep_alive(&self, keepalive: &Keepalive) -> io::Result<()> {
+        keep_alive(self.0.as_fd(), keepalive)
+    }
+}
+
+/// Sets keepalive on any TCP socket; listeners hand it down to the sockets they accept.
+pub(super) fn keep_alive(fd: BorrowedFd<'_>, keepalive: &Keepalive) -> io::Result<()> {
+    if sockopt::socket_domain(fd)? == AddressFamily::UNIX {
+        return Ok(());
+    }
+    sockopt::set_socket_keepalive(fd, true)?;
+    sockopt::set_tcp_keepidle(fd, keepalive.idle)?;
+    sockopt::set_tcp_keepintvl(fd, keepalive.interval)?;
+    sockopt::set_tcp_keepcnt(fd, keepalive.probes)?;
+    let millis = u32::try_from(keepalive.user_timeout.as_millis()).unwrap_or(u32::MAX);
+    sockopt::set_tcp_user_timeout(fd, millis)?;
+    Ok(())
+}
+
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            done => return done,
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Closing the descriptor takes it out of the poll: nothing needs to deregister.
+impl Source for Socket {
+    fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        SourceFd(&self.0.as_raw_fd()).register(registry, token, interests)
+    }
+
+    fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
+        SourceFd(&self.0.as_raw_fd()).reregister(registry, token, interests)
+    }
+
+    fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
+        SourceFd(&self.0.as_raw_fd()).deregister(registry)
+    }
+}

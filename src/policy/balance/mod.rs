@@ -1,0 +1,150 @@
+//! Choosing a backend: one small trait, a file per algorithm, and the registry that names them.
+//!
+//! # What every algorithm keeps
+//!
+//! * Only usable backends: up, enabled, below their `max_connections`, not tried before by this connection. The [`View`]
+//!   knows; an algorithm asks it and never decides this for itself.
+//! * The share that an unusable backend leaves goes to all the others in proportion to their weights.
+//! * Weight 0 is never chosen.
+//! * No lock is taken (the sticky table is sharded), and the cost does not depend on the number of open connections.
+//! * `None` only if no backend with weight is usable.
+//!
+//! # Who calls
+//!
+//! A [`Balance`] is built by the control thread for one membership and one set of weights, and lives inside an immutable
+//! snapshot; every worker calls [`Balance::pick`] on the same object, so whatever must be exact across workers (the
+//! turn in a round) is an atomic inside it. Indexes are positions in the `members` it was built from.
+//!
+//! # Adding one
+//!
+//! Write a file beside these with a type that implements [`Balance`] and a `build` function; add a line to [`REGISTRY`].
+
+use crate::base::AtomicBits;
+use crate::base::bits::WORD;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// What an algorithm knows about a backend for as long as a membership lasts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// What identifies the backend to every tcplb instance: its address as written. Hashing algorithms use it, so that
+    /// two instances with the same backends agree whatever the order or the names.
+    pub key: String,
+    /// Its share relative to the others; 0 takes no new connections.
+    pub weight: u16,
+}
+
+/// Who is asking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The client's IP address; `None` for a unix socket, whose peers all count as one source.
+    pub ip: Option<IpAddr>,
+}
+
+/// How loaded 64 neighbouring backends are. Dense, because least-connections reads all of them for every choice: one
+/// block is eight cache lines, against 64 scattered ones if each backend held its own.
+///
+/// Workers write (a connection began or ended, a time was measured); algorithms read.
+#[derive(Debug)]
+pub struct LoadBlock {
+    active: [AtomicU32; WORD],
+    latency_us: [AtomicU32; WORD],
+}
+
+impl Default for LoadBlock {
+    fn default() -> Self {
+        LoadBlock { active: [const { AtomicU32::new(0) }; WORD], latency_us: [const { AtomicU32::new(0) }; WORD] }
+    }
+}
+
+impl LoadBlock {
+    /// Connections now open or being dialled to the backend in this lane (0–63).
+    pub fn active(&self, lane: usize) -> &AtomicU32 {
+        &self.active[lane % WORD]
+    }
+
+    /// Smoothed connect + first-byte time in microseconds of the backend in this lane; 0 is "not measured yet".
+    pub fn latency_us(&self, lane: usize) -> &AtomicU32 {
+        &self.latency_us[lane % WORD]
+    }
+}
+
+/// The state of a pool at the moment of a choice.
+#[derive(Clone, Copy)]
+pub struct View<'a> {
+    /// Which backends may be used as far as health and operators are concerned.
+    pub up: &'a AtomicBits,
+    /// Loads, 64 backends a block: backend `i` is lane `i % 64` of block `i / 64`.
+    pub loads: &'a [Arc<LoadBlock>],
+    /// Most connections each backend may have, `u32::MAX` for no limit.
+    pub limits: &'a [u32],
+    /// Backends that this connection tried in vain. A handful at most.
+    pub tried: &'a [u32],
+}
+
+impl View<'_> {
+    /// May backend `index` get this connection?
+    pub fn usable(&self, index: usize) -> bool {
+        self.up.get(index) && self.has_room(index)
+    }
+
+    /// Usable apart from health: below its limit and not tried by this connection.
+    pub fn has_room(&self, index: usize) -> bool {
+        let Some(&limit) = self.limits.get(index) else { return false };
+        (limit == u32::MAX || self.active(index) < limit) && !self.tried.contains(&(index as u32))
+    }
+
+    /// Open connections of backend `index`.
+    pub fn active(&self, index: usize) -> u32 {
+        self.loads.get(index / WORD).map_or(0, |block| block.active(index).load(Ordering::Relaxed))
+    }
+
+    /// Smoothed connect + first-byte time of backend `index` in µs; 0 is "not measured yet".
+    pub fn latency_us(&self, index: usize) -> u32 {
+        self.loads.get(index / WORD).map_or(0, |block| block.latency_us(index).load(Ordering::Relaxed))
+    }
+}
+
+/// An algorithm, built for one membership.
+pub trait Balance: Send + Sync {
+    /// The index of a backend for `client`, or `None` if none is usable.
+    fn pick(&self, client: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize>;
+}
+
+/// A row of the registry.
+pub struct Algorithm {
+    /// The name in config, logs and API.
+    pub name: &'static str,
+    /// Short forms that are accepted too.
+    pub short: &'static [&'static str],
+    /// What it picks, in a line for `--help`.
+    pub picks: &'static str,
+    /// Builds it for a membership. `start` is any number: where a round begins, so that rebuilding does not favour the
+    /// first backend.
+    pub build: fn(members: &[Member], start: u64) -> Box<dyn Balance>,
+}
+
+impl fmt::Debug for Algorithm {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name)
+    }
+}
+
+/// Finds an algorithm by its long or short name, in any case.
+pub fn find(name: &str) -> Option<&'static Algorithm> {
+    REGISTRY.iter().find(|row| {
+        row.name.eq_ignore_ascii_case(name) || row.short.iter().any(|short| short.eq_ignore_ascii_case(name))
+    })
+}
+
+mod round_robin;
+
+/// Every algorithm there is: a new one is its file and its row here.
+pub const REGISTRY: &[Algorithm] = &[Algorithm {
+    name: "round-robin",
+    short: &["rr"],
+    picks: "each healthy backend in turn",
+    build: round_robin::build,
+}];

@@ -1,0 +1,7 @@
+//! Every decision the balancer takes, as pure code: which backend, is it up, when to probe.
+//!
+//! Nothing here opens a socket, reads a clock or starts a thread; time and randomness come in as arguments. What threads
+//! must agree on without a lock (a cursor, a load) is an atomic.
+
+pub mod balance;
+pub mod health;

@@ -1,0 +1,83 @@
+//! A backend as the threads share it: who it is and what it has done so far.
+//!
+//! Settings that an operator may change (weight, limit) are not here but in the snapshot's [`super::Member`]; this
+//! object outlives snapshots, so that counters and averages survive a change of configuration.
+
+use crate::base::Endpoint;
+use crate::base::bits::WORD;
+use crate::policy::balance::LoadBlock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Names a backend for the life of the process; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BackendId(pub u64);
+
+/// One server.
+#[derive(Debug)]
+pub struct Backend {
+    /// Unique in the process.
+    pub id: BackendId,
+    /// Unique in the pool.
+    pub name: String,
+    /// Where to connect: the addresses its name resolved to, tried in order; at least one.
+    pub endpoints: Vec<Endpoint>,
+    /// What it has done so far.
+    pub counters: Counters,
+    block: Arc<LoadBlock>,
+    lane: usize,
+}
+
+/// Totals since the backend was added. Workers add, everyone reads; all relaxed.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections that reached the backend.
+    pub connections: AtomicU64,
+    /// Connection attempts that failed.
+    pub connect_failures: AtomicU64,
+    /// Bytes relayed from clients to the backend.
+    pub bytes_to_backend: AtomicU64,
+    /// Bytes relayed from the backend to clients.
+    pub bytes_to_client: AtomicU64,
+}
+
+impl Backend {
+    /// A backend whose load is kept in lane `index % 64` of `block`.
+    pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, index: usize) -> Backend {
+        Backend { id, name, endpoints, counters: Counters::default(), block, lane: index % WORD }
+    }
+
+    /// Connections now open or being dialled.
+    pub fn active(&self) -> u32 {
+        self.load().load(Ordering::Relaxed)
+    }
+
+    pub(super) fn load(&self) -> &AtomicU32 {
+        self.block.active(self.lane)
+    }
+
+    /// Smoothed connect + first-byte time in µs; 0 is "not measured yet".
+    pub fn latency_us(&self) -> u32 {
+        self.block.latency_us(self.lane).load(Ordering::Relaxed)
+    }
+
+    /// Takes a measured connect + first-byte time into the average, which moves an eighth of the way (as RFC 6298
+    /// smooths round-trip times). Two workers measuring at once may lose one sample of the two, which an average bears.
+    pub fn measured(&self, sample: Duration) {
+        let average = self.block.latency_us(self.lane);
+        let sample = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX).max(1);
+        let old = average.load(Ordering::Relaxed);
+        let new = if old == 0 { sample } else { old - old / 8 + sample / 8 };
+        average.store(new.max(1), Ordering::Relaxed);
+    }
+
+    /// Lets the average shrink while nothing measures it, so that a backend which was slow once is tried again.
+    pub fn forget_a_little(&self) {
+        let average = self.block.latency_us(self.lane);
+        let old = average.load(Ordering::Relaxed);
+        if old > 1 {
+            average.store(old - (old / 8).max(1), Ordering::Relaxed);
+        }
+    }
+}
