@@ -1,16 +1,14 @@
 //! tcplb: a Layer-4 TCP connection balancer.
 #![forbid(unsafe_code)]
+
+pub mod app;
 pub mod base;
 pub mod config;
+pub mod control;
 pub mod mailbox;
 pub mod net;
 pub mod policy;
 pub mod pool;
-/// placeholder
-pub mod worker {
-    /** */
-    pub mod token {
-        /** */
-        pub struct Token;
-    }
-}
+pub mod relay;
+pub mod session;
+pub mod worker;

@@ -1,8 +1,8 @@
 //! A hierarchical timer wheel: one deadline per slot number, set and cancelled in constant time.
 //!
-//! Six levels of 64 buckets, the lowest a millisecond wide, as in Varghese & Lauck, "Hashed and Hierarchical Timing
+//! Six levels of 64 buckets, the lowest 1.024 ms (a "grain") wide, as in Varghese & Lauck, "Hashed and Hierarchical Timing
 //! Wheels" (1987), scheme 7. A deadline sits at the level of the highest six-bit digit in which it differs from now; when
-//! time reaches its bucket it either fires or moves down. Later than 2^36 ms (two years) away counts as two years.
+//! time reaches its bucket it either fires or moves down. Further than two years away is filed again every two years.
 //!
 //! Buckets are doubly linked lists through a table indexed by slot number, so nothing is allocated after the table
 //! has grown to the number of connections, and a connection that ends leaves nothing behind.
@@ -15,6 +15,8 @@ use std::time::Duration;
 const LEVELS: usize = 6;
 const BITS: u32 = 6;
 const BUCKETS: usize = 1 << BITS;
+/// Microseconds to a grain, as a shift.
+const GRAIN: u32 = 10;
 /// The furthest a deadline is filed ahead: one top bucket less than a full turn, so that it never lands in the bucket
 /// under the hand, which would open again and again.
 const HORIZON: u64 = (1 << (BITS * LEVELS as u32)) - (1 << (BITS * (LEVELS as u32 - 1))) - 1;
@@ -22,17 +24,18 @@ const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
 struct Node {
-    deadline: u64,
+    deadline: Tick,
     bucket: u16,
     prev: u32,
     next: u32,
 }
 
 const IDLE: u16 = u16::MAX;
-const UNSET: Node = Node { deadline: 0, bucket: IDLE, prev: NONE, next: NONE };
+const UNSET: Node = Node { deadline: Tick(0), bucket: IDLE, prev: NONE, next: NONE };
 
 /// The wheel. Slot numbers are the caller's, dense from zero.
 pub struct Wheel {
+    /// The grain that time has reached.
     now: u64,
     nodes: Vec<Node>,
     heads: [[u32; BUCKETS]; LEVELS],
@@ -43,7 +46,7 @@ pub struct Wheel {
 impl Wheel {
     /// An empty wheel that stands at `now`.
     pub fn new(now: Tick) -> Wheel {
-        Wheel { now: now.0, nodes: Vec::new(), heads: [[NONE; BUCKETS]; LEVELS], occupied: [0; LEVELS] }
+        Wheel { now: now.0 >> GRAIN, nodes: Vec::new(), heads: [[NONE; BUCKETS]; LEVELS], occupied: [0; LEVELS] }
     }
 
     /// Sets the slot's deadline, replacing the one it had.
@@ -53,7 +56,7 @@ impl Wheel {
             self.nodes.resize(index + 1, UNSET);
         }
         self.unlink(slot);
-        self.nodes[index].deadline = deadline.0;
+        self.nodes[index].deadline = deadline;
         self.link(slot);
     }
 
@@ -66,23 +69,25 @@ impl Wheel {
 
     /// The slot's deadline.
     pub fn deadline(&self, slot: u32) -> Option<Tick> {
-        self.nodes.get(slot as usize).filter(|node| node.bucket != IDLE).map(|node| Tick(node.deadline))
+        self.nodes.get(slot as usize).filter(|node| node.bucket != IDLE).map(|node| node.deadline)
     }
 
-    /// How long the caller may sleep before the next `advance` has work; `None` if nothing is set. For deadlines more
-    /// than 64 ms away it may be earlier than needed (a bucket that only moves down), never later.
-    pub fn sleep(&self) -> Option<Duration> {
+    /// How long the caller may sleep from `now` before the next `advance` has work; `None` if nothing is set. For
+    /// deadlines more than 64 ms away it may be earlier than needed (a bucket that only moves down); it is never later
+    /// than a grain after the deadline.
+    pub fn sleep(&self, now: Tick) -> Option<Duration> {
         let next = self.next_stop()?;
-        Some(Duration::from_millis(next.saturating_sub(self.now)))
+        Some(Tick(next << GRAIN).since(now))
     }
 
     /// Moves time forward and appends every slot whose deadline has come, in the order of their deadlines' buckets.
     pub fn advance(&mut self, now: Tick, fired: &mut Vec<u32>) {
-        while let Some(stop) = self.next_stop().filter(|&stop| stop <= now.0) {
+        let now = now.0 >> GRAIN;
+        while let Some(stop) = self.next_stop().filter(|&stop| stop <= now) {
             self.now = self.now.max(stop);
             self.open_bucket(fired);
         }
-        self.now = self.now.max(now.0);
+        self.now = self.now.max(now);
     }
 
     /// The earliest moment at which some bucket begins.
@@ -114,7 +119,7 @@ impl Wheel {
                 let node = &mut self.nodes[slot as usize];
                 let next = node.next;
                 *node = Node { deadline: node.deadline, ..UNSET };
-                if node.deadline <= self.now {
+                if grain(node.deadline) <= self.now {
                     fired.push(slot);
                 } else {
                     self.link(slot);
@@ -126,7 +131,7 @@ impl Wheel {
 
     fn link(&mut self, slot: u32) {
         // Clamping to the horizon re-files a far deadline when its bucket opens: `deadline` itself stays exact.
-        let at = self.nodes[slot as usize].deadline.clamp(self.now, self.now + HORIZON);
+        let at = grain(self.nodes[slot as usize].deadline).clamp(self.now, self.now + HORIZON);
         let differs = 63 - ((at ^ self.now) | 1).leading_zeros();
         let level = ((differs / BITS) as usize).min(LEVELS - 1);
         let bucket = ((at >> (BITS * level as u32)) % BUCKETS as u64) as usize;
@@ -160,15 +165,25 @@ impl Wheel {
     }
 }
 
+/// The first grain that does not begin before the deadline.
+fn grain(deadline: Tick) -> u64 {
+    deadline.0.div_ceil(1 << GRAIN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
+    /// The tests count in grains.
+    fn at(grains: u64) -> Tick {
+        Tick(grains.saturating_mul(1 << GRAIN))
+    }
+
     fn fired_at(wheel: &mut Wheel, now: u64) -> Vec<u32> {
         let mut fired = Vec::new();
-        wheel.advance(Tick(now), &mut fired);
+        wheel.advance(at(now), &mut fired);
         fired
     }
 
@@ -176,19 +191,27 @@ mod tests {
     fn fires_at_its_time_and_not_before() {
         let mut wheel = Wheel::new(Tick(0));
         for (slot, deadline) in [(0, 1), (1, 63), (2, 64), (3, 4096), (4, 3_600_000)] {
-            wheel.set(slot, Tick(deadline));
+            wheel.set(slot, at(deadline));
             assert!(fired_at(&mut wheel, deadline - 1).is_empty());
             assert_eq!(fired_at(&mut wheel, deadline), [slot]);
         }
-        assert_eq!(wheel.sleep(), None);
+        assert_eq!(wheel.sleep(at(0)), None);
+    }
+
+    #[test]
+    fn a_deadline_within_a_grain_waits_for_the_next() {
+        let mut wheel = Wheel::new(Tick(0));
+        wheel.set(0, Tick(1025));
+        assert!(fired_at(&mut wheel, 1).is_empty());
+        assert_eq!(fired_at(&mut wheel, 2), [0]);
     }
 
     #[test]
     fn the_past_fires_at_once_and_the_far_future_not_at_all() {
-        let mut wheel = Wheel::new(Tick(1_000));
-        wheel.set(0, Tick(3));
+        let mut wheel = Wheel::new(at(1_000));
+        wheel.set(0, at(3));
         wheel.set(1, Tick(u64::MAX));
-        assert_eq!(wheel.sleep(), Some(Duration::ZERO));
+        assert_eq!(wheel.sleep(at(1_000)), Some(Duration::ZERO));
         assert_eq!(fired_at(&mut wheel, 1_000), [0]);
         assert!(fired_at(&mut wheel, 1_000 + 3 * HORIZON).is_empty());
         assert_eq!(wheel.deadline(1), Some(Tick(u64::MAX)));
@@ -213,13 +236,13 @@ mod tests {
     proptest! {
         #[test]
         fn behaves_as_a_sorted_map_of_deadlines(start in 0u64..1 << 40, steps in prop::collection::vec(step(), 1..120)) {
-            let mut wheel = Wheel::new(Tick(start));
+            let mut wheel = Wheel::new(at(start));
             let mut model: BTreeMap<u32, u64> = BTreeMap::new();
             let mut now = start;
             for step in steps {
                 match step {
                     Step::Set(slot, after) => {
-                        wheel.set(slot, Tick(now + after));
+                        wheel.set(slot, at(now + after));
                         model.insert(slot, now + after);
                     }
                     Step::Cancel(slot) => {
@@ -228,8 +251,8 @@ mod tests {
                     }
                     Step::Advance(by) => {
                         // Sleeping as told must never oversleep a deadline.
-                        if let (Some(sleep), Some(first)) = (wheel.sleep(), model.values().min()) {
-                            prop_assert!(now + sleep.as_millis() as u64 <= (*first).max(now));
+                        if let (Some(sleep), Some(first)) = (wheel.sleep(at(now)), model.values().min()) {
+                            prop_assert!(at(now) + sleep <= at(*first).max(at(now)));
                         }
                         now += by;
                         let mut fired = fired_at(&mut wheel, now);
@@ -239,7 +262,7 @@ mod tests {
                         model.retain(|_, at| *at > now);
                     }
                 }
-                prop_assert_eq!(wheel.sleep().is_some(), !model.is_empty());
+                prop_assert_eq!(wheel.sleep(at(now)).is_some(), !model.is_empty());
             }
         }
     }

@@ -1,0 +1,113 @@
+//! Why a connection ended, and what is left of it: the record that logs and metrics are made from.
+
+use super::Side;
+use crate::base::Endpoint;
+use crate::pool::{Backend, Pool};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The one reason why a connection ended. Log, metrics and outlier detection all derive from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// Both sides finished, the client first.
+    ClientFin,
+    /// Both sides finished, the backend first.
+    BackendFin,
+    /// The client reset the connection or vanished.
+    ClientReset,
+    /// The backend did.
+    BackendReset,
+    /// No byte either way for too long.
+    IdleTimeout,
+    /// The same after one side had finished.
+    HalfCloseTimeout,
+    /// No backend that was tried could be connected to.
+    ConnectFailed,
+    /// There was no backend to try.
+    NoBackend,
+    /// The process stops and the drain took too long.
+    Shutdown,
+    /// An operator closed it.
+    Forced,
+}
+
+impl CloseReason {
+    pub(super) fn fin(first: Side) -> CloseReason {
+        match first {
+            Side::Client => CloseReason::ClientFin,
+            Side::Backend => CloseReason::BackendFin,
+        }
+    }
+
+    pub(super) fn reset(side: Side) -> CloseReason {
+        match side {
+            Side::Client => CloseReason::ClientReset,
+            Side::Backend => CloseReason::BackendReset,
+        }
+    }
+
+    /// Its word in logs and metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            CloseReason::ClientFin => "client_fin",
+            CloseReason::BackendFin => "backend_fin",
+            CloseReason::ClientReset => "client_reset",
+            CloseReason::BackendReset => "backend_reset",
+            CloseReason::IdleTimeout => "idle_timeout",
+            CloseReason::HalfCloseTimeout => "half_close_timeout",
+            CloseReason::ConnectFailed => "connect_failed",
+            CloseReason::NoBackend => "no_backend",
+            CloseReason::Shutdown => "shutdown",
+            CloseReason::Forced => "forced",
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.word())
+    }
+}
+
+/// What is known of a connection once it is over, for its line in the log.
+#[derive(Debug)]
+pub struct Record {
+    /// Who connected; `None` for a unix client.
+    pub client: Option<Endpoint>,
+    /// Index of the listener it came in by, in the snapshot of that moment.
+    pub listener: u32,
+    /// The pool that served it.
+    pub pool: Arc<Pool>,
+    /// The backend that was connected, or being dialled at the end.
+    pub backend: Option<Arc<Backend>>,
+    /// Backends tried.
+    pub attempts: u32,
+    /// How long the successful connect took.
+    pub connect: Option<Duration>,
+    /// From accept to the end.
+    pub duration: Duration,
+    /// Bytes delivered to the backend.
+    pub bytes_to_backend: u64,
+    /// Bytes delivered to the client.
+    pub bytes_to_client: u64,
+    /// Why it ended.
+    pub close: CloseReason,
+}
+
+/// `CLIENT → POOL/BACKEND: reason after …`, for the debug log.
+impl fmt::Display for Record {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.client {
+            Some(client) => write!(out, "{client}")?,
+            None => out.write_str("unix")?,
+        }
+        let backend = self.backend.as_ref().map_or("-", |backend| &backend.name);
+        write!(out, " → {}/{backend}: {} after {:?}", self.pool.settings.name, self.close, self.duration)?;
+        write!(out, ", {} attempts", self.attempts)?;
+        if let Some(connect) = self.connect {
+            write!(out, ", connected in {connect:?}")?;
+        }
+        write!(out, ", {} bytes to backend, {} to client", self.bytes_to_backend, self.bytes_to_client)
+    }
+}

@@ -1,0 +1,469 @@
+//! One client connection from accept to its end, as a machine without I/O: `(input, now) → effect`.
+//!
+//! It owns no socket, reads no clock and moves no byte. The driver ([`crate::worker::driver`]) tells it what happened,
+//! does the one thing it answers, and tells it how that went. So any order of readiness, partial writes, FINs, resets and
+//! time-outs can be replayed in memory, and a session can be written down ([`saved`]) and rebuilt in another process.
+//!
+//! # Words
+//!
+//! *Side*: client or backend. *Way*: up (client → backend) or down. Each way is one [`Half`]: `Open`, then `Draining` when
+//! its source has sent its FIN but bytes are still held for the sink, then `Shut` when the FIN has been passed on.
+//! *Held*: bytes read from the source that the sink did not take yet.
+//!
+//! # States
+//!
+//! ```text
+//!            Pick            Dial                connected
+//! Choosing ───────► Dialing ───────────────────────────────► Relaying ──► Closed(reason)
+//!    ▲                │ │ ▲                                      FIN both ways, reset,
+//!    └────────────────┘ └─┘ no descriptor: again a little later  time-out, stop
+//!    failed: another      failed: its next address
+//! ```
+//!
+//! # Every ending
+//!
+//! *x* is the side where it happens, *y* the other one. "Reset x, y" means both sockets are closed with a reset and what is
+//! held or still in kernel buffers is dropped; "close x, y" means both are closed in order, so that a side that has not
+//! had its FIN gets it now.
+//!
+//! | state | what happens | held? | effect | reason |
+//! |---|---|---|---|---|
+//! | Choosing | no backend | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
+//! | Dialing | client's bytes, client's FIN | – | none: left in the kernel until connected, then passed on | |
+//! | Dialing | reset from the client | – | reset both | `client_reset` |
+//! | Dialing | refused, unreachable, timed out | – | next address, else another backend (Choosing) up to `connect_attempts`, else reset client | `connect_failed` |
+//! | Dialing | no descriptor or port left here | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
+//! | Relaying | FIN from x, way x→y Open | no | FIN to y; half Shut | |
+//! | Relaying | FIN from x, way x→y Open | yes | none yet; half Draining | |
+//! | Relaying | last held byte delivered, Draining | – | FIN to y; half Shut | |
+//! | Relaying | second half becomes Shut | – | close both | `x_fin`, x the side whose FIN came first |
+//! | Relaying | reset from x, in any half state | any | reset both, at once | `x_reset` |
+//! | Relaying | writing to y fails (it reset, or it is dead: RFC 5482) | any | reset both, at once | `y_reset` |
+//! | Relaying | keepalive finds x dead | any | reset both | `x_reset` |
+//! | Relaying | no byte either way for `idle_timeout`, both Open | no | close both | `idle_timeout` |
+//! | Relaying | the same | yes | reset both: a FIN would pass off a torso as the whole | `idle_timeout` |
+//! | Relaying | no byte either way for `half_close_timeout`, one Draining or Shut | no / yes | close / reset both | `half_close_timeout` |
+//! | any | drain deadline, second signal | any | reset both | `shutdown` |
+//! | any | an operator closes it | any | reset both | `forced` |
+//!
+//! `idle_timeout` and `half_close_timeout` count from the last byte read or written either way, or from the FIN if that
+//! came later. A FIN from y while x→y is already Shut is the second half's business and finds its row above.
+//!
+//! # Invariants
+//!
+//! * Every input yields exactly one effect; after `End` the session is `Closed` and answers `Wait` to everything.
+//! * A lease exists exactly while a backend is being dialled or relayed to.
+//! * A half never goes back.
+
+mod close;
+mod half;
+pub mod saved;
+
+pub use close::{CloseReason, Record};
+pub use half::{Half, Side, Way};
+
+use crate::base::{Endpoint, Tick};
+use crate::config::model::Pool as Settings;
+use crate::policy::balance::Client;
+use crate::pool::{Lease, NoBackend, Pool};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a dial waits when this process has no descriptor or port to spare, before it tries again.
+pub const STARVED_RETRY: Duration = Duration::from_millis(50);
+
+/// What the driver reports.
+#[derive(Debug)]
+pub enum Input {
+    /// Answer to [`Effect::Pick`].
+    Picked(Result<Lease, NoBackend>),
+    /// Answer to [`Effect::Dial`], at once or later.
+    Dialed(Result<(), DialFailure>),
+    /// Bytes were moved, or at least tried to be, one way.
+    Moved(Way, Moved),
+    /// A reset, or a dead peer, was seen on a socket without reading or writing it.
+    Reset(Side),
+    /// The moment that [`Session::deadline`] named may have come.
+    Deadline,
+    /// It has to end now.
+    Stop(CloseReason),
+}
+
+/// Why a dial gave no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialFailure {
+    /// The backend's doing: refused, unreachable, reset.
+    Backend,
+    /// Ours: no descriptor, no memory, no port.
+    Starved,
+}
+
+/// What one round of moving bytes came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes read from the source.
+    pub read: u64,
+    /// Bytes written to the sink.
+    pub written: u64,
+    /// Are bytes held that the sink did not take?
+    pub held: bool,
+    /// The source's FIN was read.
+    pub fin: bool,
+    /// Whose socket failed.
+    pub failed: Option<Failed>,
+}
+
+/// Which end of a way failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// Reading did.
+    Source,
+    /// Writing did.
+    Sink,
+}
+
+/// The one thing to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing until the next input.
+    Wait,
+    /// Choose a backend; a socket of an earlier attempt is closed first.
+    Pick,
+    /// Connect to [`Session::endpoint`]; a socket of an earlier attempt is closed first.
+    Dial,
+    /// Connected: relay from now on, and look at once for what has come already.
+    Relay,
+    /// Send a FIN to that side.
+    Finish(Side),
+    /// Close both sockets, so; the session is over.
+    End(Ending),
+}
+
+/// How the sockets are closed at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// In order: a FIN where none was sent yet.
+    Fin,
+    /// With a reset.
+    Reset,
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct Session {
+    client: Option<Endpoint>,
+    listener: u32,
+    pool: Arc<Pool>,
+    started: Tick,
+    attempts: u32,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Choosing { tried: Vec<u32> },
+    Dialing(Dial),
+    Relaying(Relay),
+    Closed(Record),
+}
+
+#[derive(Debug)]
+struct Dial {
+    lease: Lease,
+    /// Which of the backend's addresses is tried.
+    endpoint: usize,
+    since: Tick,
+    /// Set while the process has no descriptor for the socket: when to try again.
+    again: Option<Tick>,
+    /// Backends that failed before this one.
+    tried: Vec<u32>,
+}
+
+#[derive(Debug)]
+struct Relay {
+    lease: Lease,
+    connect: Duration,
+    up: Direction,
+    down: Direction,
+    /// Whose FIN came first.
+    first_fin: Option<Side>,
+    last_byte: Tick,
+    /// From here the backend's first byte is waited for; `None` once it has come.
+    asked: Option<Tick>,
+}
+
+/// One way of a relay.
+#[derive(Clone, Copy, Debug)]
+struct Direction {
+    half: Half,
+    held: bool,
+    /// Written to the sink so far.
+    bytes: u64,
+}
+
+impl Direction {
+    const NEW: Direction = Direction { half: Half::Open, held: false, bytes: 0 };
+}
+
+impl Relay {
+    fn way(&self, way: Way) -> &Direction {
+        match way {
+            Way::Up => &self.up,
+            Way::Down => &self.down,
+        }
+    }
+
+    fn way_mut(&mut self, way: Way) -> &mut Direction {
+        match way {
+            Way::Up => &mut self.up,
+            Way::Down => &mut self.down,
+        }
+    }
+
+    /// Counts what was moved and, at the backend's first byte, measures how long it took: from the client's first bytes,
+    /// or from the connect where the server speaks first.
+    fn count(&mut self, way: Way, moved: &Moved, now: Tick) {
+        if moved.read == 0 && moved.written == 0 {
+            return;
+        }
+        self.last_byte = now;
+        let direction = self.way_mut(way);
+        direction.bytes += moved.written;
+        match way {
+            Way::Up if direction.bytes == moved.written => self.asked = self.asked.map(|_| now),
+            Way::Up => {}
+            Way::Down => {
+                if let Some(asked) = self.asked.take() {
+                    self.lease.backend().measured(self.connect + (now - asked));
+                }
+            }
+        }
+    }
+
+    /// How long it may be silent now, and what it is called when that is over.
+    fn silence(&self, settings: &Settings) -> (Duration, CloseReason) {
+        if self.up.half == Half::Open && self.down.half == Half::Open {
+            (settings.idle_timeout, CloseReason::IdleTimeout)
+        } else {
+            (settings.half_close_timeout, CloseReason::HalfCloseTimeout)
+        }
+    }
+}
+
+impl Session {
+    /// A connection that has just been accepted. The first effect is [`Effect::Pick`]. `client` is `None` for a unix peer.
+    pub fn new(client: Option<Endpoint>, listener: u32, pool: Arc<Pool>, now: Tick) -> Session {
+        Session { client, listener, pool, started: now, attempts: 0, state: State::Choosing { tried: Vec::new() } }
+    }
+
+    /// Takes an input and answers the one thing to do.
+    pub fn on(&mut self, input: Input, now: Tick) -> Effect {
+        match input {
+            Input::Picked(choice) => self.picked(choice, now),
+            Input::Dialed(outcome) => self.dialed(outcome, now),
+            Input::Moved(way, moved) => self.moved(way, moved, now),
+            Input::Reset(side) => self.end(Ending::Reset, CloseReason::reset(side), now),
+            Input::Deadline => self.due(now),
+            Input::Stop(reason) => self.end(Ending::Reset, reason, now),
+        }
+    }
+
+    /// When [`Input::Deadline`] is wanted next. Bytes moved push it back without anybody being told: ask again when it
+    /// has come.
+    pub fn deadline(&self) -> Option<Tick> {
+        match &self.state {
+            State::Choosing { .. } | State::Closed(_) => None,
+            State::Dialing(dial) => Some(dial.again.unwrap_or(dial.since + self.pool.settings.connect_timeout)),
+            State::Relaying(relay) => Some(relay.last_byte + relay.silence(&self.pool.settings).0),
+        }
+    }
+
+    /// Who asks, for choosing.
+    pub fn policy_client(&self) -> Client {
+        Client { ip: self.client.as_ref().and_then(Endpoint::ip) }
+    }
+
+    /// Backends tried in vain, while choosing.
+    pub fn tried(&self) -> &[u32] {
+        if let State::Choosing { tried } = &self.state { tried } else { &[] }
+    }
+
+    /// The pool that serves this connection.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// The backend that is dialled or relayed to.
+    pub fn lease(&self) -> Option<&Lease> {
+        match &self.state {
+            State::Dialing(dial) => Some(&dial.lease),
+            State::Relaying(relay) => Some(&relay.lease),
+            State::Choosing { .. } | State::Closed(_) => None,
+        }
+    }
+
+    /// What [`Effect::Dial`] means.
+    pub fn endpoint(&self) -> Option<&Endpoint> {
+        let State::Dialing(dial) = &self.state else { return None };
+        dial.lease.backend().endpoints.get(dial.endpoint)
+    }
+
+    /// Is a dial under way, whose outcome the driver owes?
+    pub fn is_dialing(&self) -> bool {
+        matches!(&self.state, State::Dialing(dial) if dial.again.is_none())
+    }
+
+    /// May this way still read from its source? `None` before and after relaying.
+    pub fn half(&self, way: Way) -> Option<Half> {
+        let State::Relaying(relay) = &self.state else { return None };
+        Some(relay.way(way).half)
+    }
+
+    /// Bytes written so far this way.
+    pub fn bytes(&self, way: Way) -> u64 {
+        if let State::Relaying(relay) = &self.state { relay.way(way).bytes } else { 0 }
+    }
+
+    /// What is known of it and why it ended, once it has.
+    pub fn record(&self) -> Option<&Record> {
+        if let State::Closed(record) = &self.state { Some(record) } else { None }
+    }
+
+    fn picked(&mut self, choice: Result<Lease, NoBackend>, now: Tick) -> Effect {
+        let State::Choosing { tried } = &mut self.state else { return Effect::Wait };
+        match choice {
+            Ok(lease) => {
+                let tried = std::mem::take(tried);
+                self.attempts += 1;
+                self.state = State::Dialing(Dial { lease, endpoint: 0, since: now, again: None, tried });
+                Effect::Dial
+            }
+            Err(_) if self.attempts > 0 => self.end(Ending::Reset, CloseReason::ConnectFailed, now),
+            Err(_) => self.end(Ending::Reset, CloseReason::NoBackend, now),
+        }
+    }
+
+    fn dialed(&mut self, outcome: Result<(), DialFailure>, now: Tick) -> Effect {
+        match outcome {
+            Ok(()) => self.connected(now),
+            Err(DialFailure::Starved) => {
+                let State::Dialing(dial) = &mut self.state else { return Effect::Wait };
+                dial.again = Some(now + STARVED_RETRY);
+                Effect::Wait
+            }
+            Err(DialFailure::Backend) => self.dial_failed(now),
+        }
+    }
+
+    fn connected(&mut self, now: Tick) -> Effect {
+        // The lease moves from one state to the next; in between stands a state that owns nothing.
+        let dial = match std::mem::replace(&mut self.state, State::Choosing { tried: Vec::new() }) {
+            State::Dialing(dial) => dial,
+            other => {
+                self.state = other;
+                return Effect::Wait;
+            }
+        };
+        self.state = State::Relaying(Relay {
+            lease: dial.lease,
+            connect: now - dial.since,
+            up: Direction::NEW,
+            down: Direction::NEW,
+            first_fin: None,
+            last_byte: now,
+            asked: Some(now),
+        });
+        Effect::Relay
+    }
+
+    /// The backend's next address, or another backend, or the end.
+    fn dial_failed(&mut self, now: Tick) -> Effect {
+        let State::Dialing(dial) = &mut self.state else { return Effect::Wait };
+        if dial.endpoint + 1 < dial.lease.backend().endpoints.len() {
+            dial.endpoint += 1;
+            dial.since = now;
+            dial.again = None;
+            return Effect::Dial;
+        }
+        if self.attempts >= self.pool.settings.connect_attempts {
+            return self.end(Ending::Reset, CloseReason::ConnectFailed, now);
+        }
+        let mut tried = std::mem::take(&mut dial.tried);
+        tried.push(dial.lease.index());
+        self.state = State::Choosing { tried };
+        Effect::Pick
+    }
+
+    fn moved(&mut self, way: Way, moved: Moved, now: Tick) -> Effect {
+        let State::Relaying(relay) = &mut self.state else { return Effect::Wait };
+        relay.count(way, &moved, now);
+        if let Some(failed) = moved.failed {
+            let side = if failed == Failed::Source { way.source() } else { way.sink() };
+            return self.end(Ending::Reset, CloseReason::reset(side), now);
+        }
+        let direction = relay.way_mut(way);
+        direction.held = moved.held;
+        let new_fin = moved.fin && direction.half == Half::Open;
+        if new_fin {
+            direction.half = Half::Draining;
+        }
+        let delivered = direction.half == Half::Draining && !moved.held;
+        if delivered {
+            direction.half = Half::Shut;
+        }
+        if new_fin {
+            relay.first_fin.get_or_insert(way.source());
+            relay.last_byte = now;
+        }
+        match relay.first_fin {
+            Some(first) if relay.up.half == Half::Shut && relay.down.half == Half::Shut => {
+                self.end(Ending::Fin, CloseReason::fin(first), now)
+            }
+            _ if delivered => Effect::Finish(way.sink()),
+            _ => Effect::Wait,
+        }
+    }
+
+    fn due(&mut self, now: Tick) -> Effect {
+        if self.deadline().is_none_or(|deadline| now < deadline) {
+            return Effect::Wait;
+        }
+        match &mut self.state {
+            State::Choosing { .. } | State::Closed(_) => Effect::Wait,
+            State::Dialing(dial) => {
+                let waits = dial.again.take().is_some();
+                if waits && now < dial.since + self.pool.settings.connect_timeout {
+                    return Effect::Dial;
+                }
+                self.dial_failed(now)
+            }
+            State::Relaying(relay) => {
+                let ending = if relay.up.held || relay.down.held { Ending::Reset } else { Ending::Fin };
+                let reason = relay.silence(&self.pool.settings).1;
+                self.end(ending, reason, now)
+            }
+        }
+    }
+
+    /// Lets go of the lease with the state it stood in.
+    fn end(&mut self, ending: Ending, close: CloseReason, now: Tick) -> Effect {
+        let (connect, up, down) = match &self.state {
+            State::Closed(_) => return Effect::Wait,
+            State::Relaying(relay) => (Some(relay.connect), relay.up.bytes, relay.down.bytes),
+            State::Choosing { .. } | State::Dialing(_) => (None, 0, 0),
+        };
+        self.state = State::Closed(Record {
+            client: self.client.clone(),
+            listener: self.listener,
+            pool: self.pool.clone(),
+            backend: self.lease().map(|lease| lease.backend().clone()),
+            attempts: self.attempts,
+            connect,
+            duration: now - self.started,
+            bytes_to_backend: up,
+            bytes_to_client: down,
+            close,
+        });
+        Effect::End(ending)
+    }
+}

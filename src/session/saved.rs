@@ -1,0 +1,119 @@
+//! A session written down, to be rebuilt by a process that takes its sockets over.
+//!
+//! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
+//! one snapshot. A dial under way is not carried over: the new process chooses again, and no byte was read by then. Held
+//! bytes are not here but with the driver, who has them.
+
+use super::{Dial, Direction, Half, Relay, Session, Side, State, Way};
+use crate::base::{Endpoint, Tick};
+use crate::pool::{Lease, Pool};
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything a session knows, but for its sockets and the bytes held between them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Saved {
+    /// Who connected; `None` for a unix client.
+    pub client: Option<SocketAddr>,
+    /// The pool's name.
+    pub pool: String,
+    /// The backend's name, if connected.
+    pub relay: Option<SavedRelay>,
+    /// How long ago it was accepted.
+    pub age: Duration,
+    /// Backends tried so far.
+    pub attempts: u32,
+}
+
+/// The part that exists once a backend is connected.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedRelay {
+    /// The backend's name.
+    pub backend: String,
+    /// How long the connect took.
+    pub connect: Duration,
+    /// How long ago the last byte moved.
+    pub silent: Duration,
+    /// Whose FIN came first.
+    pub first_fin: Option<Side>,
+    /// Client to backend.
+    pub up: SavedWay,
+    /// Backend to client.
+    pub down: SavedWay,
+    /// How long the backend's first byte has been waited for.
+    pub asked: Option<Duration>,
+}
+
+/// One way of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedWay {
+    /// How far it has come.
+    pub half: Half,
+    /// Are bytes held?
+    pub held: bool,
+    /// Bytes delivered.
+    pub bytes: u64,
+}
+
+impl Session {
+    /// Writes the session down; `None` once it is closed.
+    pub fn save(&self, now: Tick) -> Option<Saved> {
+        let relay = match &self.state {
+            State::Closed(_) => return None,
+            State::Choosing { .. } | State::Dialing(Dial { .. }) => None,
+            State::Relaying(relay) => Some(SavedRelay {
+                backend: relay.lease.backend().name.clone(),
+                connect: relay.connect,
+                silent: now - relay.last_byte,
+                first_fin: relay.first_fin,
+                up: relay.way(Way::Up).save(),
+                down: relay.way(Way::Down).save(),
+                asked: relay.asked.map(|asked| now - asked),
+            }),
+        };
+        let client = match &self.client {
+            Some(Endpoint::Inet(at)) => Some(*at),
+            Some(Endpoint::Unix(_)) | None => None,
+        };
+        let pool = self.pool.settings.name.clone();
+        Some(Saved { client, pool, relay, age: now - self.started, attempts: self.attempts })
+    }
+
+    /// Rebuilds a session in `pool`, which the caller found by its name. A relay needs the lease on its backend; a session
+    /// that had none begins with [`super::Effect::Pick`] again.
+    pub fn restore(saved: &Saved, listener: u32, pool: Arc<Pool>, lease: Option<Lease>, now: Tick) -> Option<Session> {
+        let before = |age: Duration| Tick(now.0.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)));
+        let (state, attempts) = match (&saved.relay, lease) {
+            (None, _) => (State::Choosing { tried: Vec::new() }, 0),
+            (Some(_), None) => return None,
+            (Some(relay), Some(lease)) => {
+                let state = State::Relaying(Relay {
+                    lease,
+                    connect: relay.connect,
+                    up: relay.up.restore(),
+                    down: relay.down.restore(),
+                    first_fin: relay.first_fin,
+                    last_byte: before(relay.silent),
+                    asked: relay.asked.map(before),
+                });
+                (state, saved.attempts)
+            }
+        };
+        let client = saved.client.map(Endpoint::Inet);
+        Some(Session { client, listener, pool, started: before(saved.age), attempts, state })
+    }
+}
+
+impl Direction {
+    fn save(&self) -> SavedWay {
+        SavedWay { half: self.half, held: self.held, bytes: self.bytes }
+    }
+}
+
+impl SavedWay {
+    fn restore(self) -> Direction {
+        Direction { half: self.half, held: self.held, bytes: self.bytes }
+    }
+}

@@ -1,0 +1,434 @@
+//! Applies what sessions decide: the only place that dials, relays, arms timers and closes.
+//!
+//! The event loop routes events here; a [`Session`] answers each with one effect; this module carries it out and feeds
+//! the outcome back until the session waits. It is generic over [`Net`], so that the simulation runs this very code over
+//! sockets made of memory.
+//!
+//! # Invariants
+//!
+//! * An event for a connection that has ended finds nothing: its key is stale.
+//! * After every step the connection's timer stands at or before its deadline. It is not moved when bytes push the
+//!   deadline back: it fires, finds that it is not time yet, and is set anew. So relaying sets no timers.
+//! * A connection is in the run queue at most once, and only while both ends of some way are ready.
+//! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
+
+use super::token::Token;
+use crate::base::slots::{Key, Slots};
+use crate::base::wheel::Wheel;
+use crate::base::{Endpoint, Tick};
+use crate::pool::{Backend, Permit, Pool};
+use crate::relay::{self, End, Flow, Io, Ready};
+use crate::session::{
+    CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Record, Session, Side, Way,
+};
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// What the driver needs from the system besides moving bytes.
+pub trait Net: Io {
+    /// Has `token` announce what happens on an accepted socket.
+    fn adopt(&mut self, socket: &Self::Socket, token: Token) -> io::Result<()>;
+
+    /// Begins to connect, with `token` for what happens. True: connected already.
+    fn dial(&mut self, to: &Endpoint, token: Token) -> io::Result<(Self::Socket, bool)>;
+
+    /// The error that waits on a socket, if any.
+    fn outcome(&mut self, socket: &Self::Socket) -> Option<io::Error>;
+
+    /// Sends a FIN after the last byte.
+    fn finish(&mut self, socket: &Self::Socket);
+
+    /// Closes with a reset. Dropping a socket instead closes it in order.
+    fn reset(&mut self, socket: Self::Socket);
+
+    /// Must every read go on to EAGAIN? (See [`relay::Ready::drain`].)
+    fn drains(&self, to: &Endpoint) -> bool;
+}
+
+/// What others learn from connections as they go; the worker sends it on.
+pub trait Observer {
+    /// A client's connection attempt to `backend` failed.
+    fn connect_failed(&mut self, pool: &Arc<Pool>, backend: &Arc<Backend>, error: &io::Error);
+
+    /// A connection is over.
+    fn closed(&mut self, record: &Record);
+}
+
+/// Something that poll announced about a socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Event {
+    /// There may be something to read.
+    pub readable: bool,
+    /// There may be room to write.
+    pub writable: bool,
+    /// Its FIN, or urgent data, has come: read on to EAGAIN.
+    pub drain: bool,
+    /// An error waits on the socket.
+    pub error: bool,
+}
+
+/// A client that was accepted and not served yet.
+#[derive(Debug)]
+pub struct Accepted<S> {
+    /// Its socket.
+    pub socket: S,
+    /// Its address; `None` for a unix client.
+    pub client: Option<Endpoint>,
+    /// Is it a unix socket?
+    pub unix: bool,
+    /// Index of the listener in the snapshot.
+    pub listener: u32,
+    /// The pool that serves it.
+    pub pool: Arc<Pool>,
+    /// Its place under `max_connections`.
+    pub permit: Permit,
+}
+
+struct Connection<S> {
+    session: Session,
+    client: End<S>,
+    /// Exists while a backend is dialled or relayed to.
+    backend: Option<End<S>>,
+    up: Flow,
+    down: Flow,
+    /// What has been added to the backend's totals.
+    flushed: (u64, u64),
+    /// In the run queue.
+    queued: bool,
+    /// In the list of those whose counters moved.
+    dirty: bool,
+    _permit: Permit,
+}
+
+/// All connections of one worker.
+pub struct Driver<N: Net, O: Observer> {
+    /// The system.
+    pub net: N,
+    /// Who is told.
+    pub observer: O,
+    connections: Slots<Connection<N::Socket>>,
+    wheel: Wheel,
+    runnable: VecDeque<Key>,
+    dirty: Vec<Key>,
+    fired: Vec<u32>,
+    shared: relay::Shared,
+    random: fastrand::Rng,
+    now: Tick,
+}
+
+impl<N: Net, O: Observer> Driver<N, O> {
+    /// No connections yet. `seed` decides every random choice.
+    pub fn new(net: N, observer: O, seed: u64, now: Tick) -> Driver<N, O> {
+        Driver {
+            net,
+            observer,
+            connections: Slots::default(),
+            wheel: Wheel::new(now),
+            runnable: VecDeque::new(),
+            dirty: Vec::new(),
+            fired: Vec::new(),
+            shared: relay::Shared::default(),
+            random: fastrand::Rng::with_seed(seed),
+            now,
+        }
+    }
+
+    /// Time as of now; to be set before a batch of events.
+    pub fn set_now(&mut self, now: Tick) {
+        self.now = now;
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    /// None at all?
+    pub fn is_empty(&self) -> bool {
+        self.connections.is_empty()
+    }
+
+    /// How long poll may sleep.
+    pub fn sleep(&self) -> Option<Duration> {
+        if self.runnable.is_empty() { self.wheel.sleep(self.now) } else { Some(Duration::ZERO) }
+    }
+
+    /// Serves an accepted client.
+    pub fn serve(&mut self, accepted: Accepted<N::Socket>) {
+        let Accepted { socket, client, unix, listener, pool, permit } = accepted;
+        let session = Session::new(client, listener, pool, self.now);
+        let ready = Ready { readable: false, writable: true, drain: unix };
+        let key = self.connections.insert_with(|_| Connection {
+            session,
+            client: End { socket, ready },
+            backend: None,
+            up: Flow::default(),
+            down: Flow::default(),
+            flushed: (0, 0),
+            queued: false,
+            dirty: false,
+            _permit: permit,
+        });
+        let Some(key) = key else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match self.net.adopt(&connection.client.socket, Token::Connection(Side::Client, key)) {
+            Ok(()) => self.carry_out(key, Effect::Pick),
+            Err(error) => {
+                // epoll_ctl fails for want of memory or watches (/proc/sys/fs/epoll): this client can't be served.
+                log::error!("can't watch a client's socket: {error}");
+                self.feed(key, Input::Stop(CloseReason::Forced));
+            }
+        }
+    }
+
+    /// Takes an event for a connection's socket.
+    pub fn event(&mut self, side: Side, key: Key, event: Event) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let dialing = side == Side::Backend && connection.session.is_dialing();
+        let end = match side {
+            Side::Client => Some(&mut connection.client),
+            Side::Backend => connection.backend.as_mut(),
+        };
+        let Some(end) = end else { return };
+        end.ready.readable |= event.readable;
+        end.ready.writable |= event.writable;
+        end.ready.drain |= event.drain;
+        if dialing {
+            if event.writable || event.error {
+                let outcome = self.net.outcome(&end.socket).map_or(Ok(()), Err);
+                let input = self.dialed(key, outcome);
+                self.feed(key, input);
+            }
+        } else if event.error && self.net.outcome(&end.socket).is_some() {
+            self.feed(key, Input::Reset(side));
+        } else {
+            self.relay(key);
+        }
+    }
+
+    /// Gives every connection that had to stop at the end of its turn another one.
+    pub fn run(&mut self) {
+        for _ in 0..self.runnable.len() {
+            let Some(key) = self.runnable.pop_front() else { return };
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.queued = false;
+                self.relay(key);
+            }
+        }
+    }
+
+    /// Takes the deadlines that have come.
+    pub fn expire(&mut self) {
+        let mut fired = std::mem::take(&mut self.fired);
+        self.wheel.advance(self.now, &mut fired);
+        for slot in fired.drain(..) {
+            let Some(key) = self.connections.key_of(slot) else { continue };
+            if let Some(Connection { session, .. }) = self.connections.get(key)
+                && session.is_dialing()
+                && session.deadline().is_some_and(|deadline| deadline <= self.now)
+            {
+                note_failure(&mut self.observer, session, &io::ErrorKind::TimedOut.into());
+            }
+            self.feed(key, Input::Deadline);
+        }
+        self.fired = fired;
+    }
+
+    /// Adds the bytes moved since the last time to the backends' totals. To be called at least once a second; costs
+    /// nothing for connections that were silent.
+    pub fn flush(&mut self) {
+        // The list holds one entry for each connection that moved a byte since the last call, ended ones included.
+        for key in std::mem::take(&mut self.dirty) {
+            if let Some(connection) = self.connections.get_mut(key) {
+                connection.dirty = false;
+                connection.flush();
+            }
+        }
+    }
+
+    /// Ends every connection, at once.
+    pub fn stop_all(&mut self, reason: CloseReason) {
+        for key in self.connections.keys() {
+            self.feed(key, Input::Stop(reason));
+        }
+    }
+
+    fn feed(&mut self, key: Key, input: Input) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let effect = connection.session.on(input, self.now);
+        self.carry_out(key, effect);
+    }
+
+    /// Carries out an effect and what follows from it, until the session waits or is over.
+    fn carry_out(&mut self, key: Key, mut effect: Effect) {
+        loop {
+            let Some(connection) = self.connections.get_mut(key) else { return };
+            let answer = match effect {
+                Effect::Wait => return self.arm(key),
+                Effect::Pick => {
+                    connection.backend = None;
+                    let session = &connection.session;
+                    let choice = session.pool().pick(session.policy_client(), session.tried(), &mut self.random);
+                    Input::Picked(choice)
+                }
+                Effect::Dial => match self.dial(key) {
+                    Some(outcome) => self.dialed(key, outcome),
+                    None => return self.arm(key),
+                },
+                Effect::Relay => {
+                    if let Some(lease) = connection.session.lease() {
+                        lease.backend().counters.connections.fetch_add(1, Ordering::Relaxed);
+                    }
+                    self.arm(key);
+                    return self.relay(key);
+                }
+                Effect::Finish(side) => {
+                    if let Some(end) = connection.end(side) {
+                        self.net.finish(&end.socket);
+                    }
+                    return self.arm(key);
+                }
+                Effect::End(ending) => return self.close(key, ending),
+            };
+            let Some(connection) = self.connections.get_mut(key) else { return };
+            effect = connection.session.on(answer, self.now);
+        }
+    }
+
+    /// Begins to connect; the outcome, if it is known at once.
+    fn dial(&mut self, key: Key) -> Option<io::Result<()>> {
+        let connection = self.connections.get_mut(key)?;
+        connection.backend = None;
+        let Some(endpoint) = connection.session.endpoint() else {
+            return Some(Err(io::ErrorKind::AddrNotAvailable.into()));
+        };
+        match self.net.dial(endpoint, Token::Connection(Side::Backend, key)) {
+            Ok((socket, done)) => {
+                let ready = Ready { readable: false, writable: done, drain: self.net.drains(endpoint) };
+                connection.backend = Some(End { socket, ready });
+                done.then_some(Ok(()))
+            }
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// What the outcome of a dial means to the session; a failure is noted.
+    fn dialed(&mut self, key: Key, outcome: io::Result<()>) -> Input {
+        Input::Dialed(outcome.map_err(|error| {
+            if is_starved(&error) {
+                return DialFailure::Starved;
+            }
+            if let Some(connection) = self.connections.get(key) {
+                note_failure(&mut self.observer, &connection.session, &error);
+            }
+            DialFailure::Backend
+        }))
+    }
+
+    /// Moves bytes both ways for one turn.
+    fn relay(&mut self, key: Key) {
+        for way in Way::BOTH {
+            let Some(connection) = self.connections.get_mut(key) else { return };
+            let Some(half) = connection.session.half(way) else { return };
+            let Some(backend) = &mut connection.backend else { return };
+            let (flow, source, sink) = match way {
+                Way::Up => (&mut connection.up, &mut connection.client, backend),
+                Way::Down => (&mut connection.down, backend, &mut connection.client),
+            };
+            let open = half == Half::Open;
+            if !flow.can_move(source.ready, sink.ready, open) {
+                continue;
+            }
+            let report = relay::pump(flow, &mut self.net, source, sink, open, &mut self.shared);
+            let moved = Moved {
+                read: report.read,
+                written: report.written,
+                held: flow.holds(),
+                fin: report.fin,
+                failed: report.failed.map(|failed| match failed {
+                    relay::Failed::Source(_) => Failed::Source,
+                    relay::Failed::Sink(_) => Failed::Sink,
+                }),
+            };
+            if report.again && !connection.queued {
+                connection.queued = true;
+                self.runnable.push_back(key);
+            }
+            if report.written > 0 && !connection.dirty {
+                connection.dirty = true;
+                self.dirty.push(key);
+            }
+            match connection.session.on(Input::Moved(way, moved), self.now) {
+                // Bytes only push the deadline back; a FIN may bring it nearer.
+                Effect::Wait if !moved.fin => {}
+                effect => self.carry_out(key, effect),
+            }
+        }
+    }
+
+    /// Sees to it that the timer stands at or before the deadline.
+    fn arm(&mut self, key: Key) {
+        let Some(connection) = self.connections.get(key) else { return };
+        let Some(deadline) = connection.session.deadline() else { return };
+        if self.wheel.deadline(key.slot).is_none_or(|set| deadline < set) {
+            self.wheel.set(key.slot, deadline);
+        }
+    }
+
+    fn close(&mut self, key: Key, ending: Ending) {
+        self.wheel.cancel(key.slot);
+        let Some(mut connection) = self.connections.remove(key) else { return };
+        connection.up.discard(&mut self.shared);
+        connection.down.discard(&mut self.shared);
+        if let Some(record) = connection.session.record() {
+            flush_totals(record.backend.as_ref(), record.bytes_to_backend, record.bytes_to_client, connection.flushed);
+            self.observer.closed(record);
+        }
+        if ending == Ending::Reset {
+            self.net.reset(connection.client.socket);
+            if let Some(backend) = connection.backend {
+                self.net.reset(backend.socket);
+            }
+        }
+    }
+}
+
+impl<S> Connection<S> {
+    fn end(&self, side: Side) -> Option<&End<S>> {
+        match side {
+            Side::Client => Some(&self.client),
+            Side::Backend => self.backend.as_ref(),
+        }
+    }
+
+    fn flush(&mut self) {
+        let now = (self.session.bytes(Way::Up), self.session.bytes(Way::Down));
+        flush_totals(self.session.lease().map(|lease| lease.backend()), now.0, now.1, self.flushed);
+        self.flushed = now;
+    }
+}
+
+fn flush_totals(backend: Option<&Arc<Backend>>, up: u64, down: u64, flushed: (u64, u64)) {
+    let Some(backend) = backend else { return };
+    backend.counters.bytes_to_backend.fetch_add(up - flushed.0, Ordering::Relaxed);
+    backend.counters.bytes_to_client.fetch_add(down - flushed.1, Ordering::Relaxed);
+}
+
+fn note_failure(observer: &mut impl Observer, session: &Session, error: &io::Error) {
+    if let Some(lease) = session.lease() {
+        lease.backend().counters.connect_failures.fetch_add(1, Ordering::Relaxed);
+        observer.connect_failed(session.pool(), lease.backend(), error);
+    }
+}
+
+/// Is it this process, not the backend, that lacks something: descriptors, memory, ports?
+fn is_starved(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
+    )
+}

@@ -1,0 +1,85 @@
+//! The real system behind [`Net`]: sockets of [`crate::net`], registered with this worker's poll.
+//!
+//! Each socket is registered once, for everything, edge-triggered, and never deregistered: closing it does that.
+
+use super::driver::{Event, Net};
+use super::token::Token;
+use crate::base::Endpoint;
+use crate::net::{Dialing, KEEPALIVE, Socket};
+use crate::relay::Io;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+
+/// Everything that can happen on a socket. PRIORITY is urgent data, where a read stops short.
+const EVERYTHING: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
+
+/// The kernel, as one worker uses it.
+#[derive(Debug)]
+pub struct Kernel {
+    registry: Registry,
+}
+
+impl Kernel {
+    /// Registers sockets with `registry`.
+    pub fn new(registry: Registry) -> Kernel {
+        Kernel { registry }
+    }
+
+    fn watch(&self, socket: &Socket, token: Token) -> io::Result<()> {
+        self.registry.register(&mut SourceFd(&socket.as_fd().as_raw_fd()), token.encode(), EVERYTHING)
+    }
+}
+
+impl Io for Kernel {
+    type Socket = Socket;
+
+    fn recv(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+        socket.recv(buffer)
+    }
+
+    fn send(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
+        socket.send(bytes)
+    }
+}
+
+impl Net for Kernel {
+    fn adopt(&mut self, socket: &Socket, token: Token) -> io::Result<()> {
+        self.watch(socket, token)
+    }
+
+    fn dial(&mut self, to: &Endpoint, token: Token) -> io::Result<(Socket, bool)> {
+        let (socket, dialing) = Socket::dial(to)?;
+        socket.keep_alive(&KEEPALIVE)?;
+        self.watch(&socket, token)?;
+        Ok((socket, dialing == Dialing::Done))
+    }
+
+    fn outcome(&mut self, socket: &Socket) -> Option<io::Error> {
+        socket.outcome()
+    }
+
+    fn finish(&mut self, socket: &Socket) {
+        socket.finish();
+    }
+
+    fn reset(&mut self, socket: Socket) {
+        socket.reset();
+    }
+
+    fn drains(&self, to: &Endpoint) -> bool {
+        matches!(to, Endpoint::Unix(_))
+    }
+}
+
+impl From<&mio::event::Event> for Event {
+    fn from(event: &mio::event::Event) -> Event {
+        Event {
+            readable: event.is_readable() || event.is_read_closed(),
+            writable: event.is_writable() || event.is_write_closed(),
+            drain: event.is_read_closed() || event.is_priority(),
+            error: event.is_error(),
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! An event loop: one thread, one poll, its own listeners and connections.
+//!
+//! It waits, routes each event to whom it concerns (a listener, the mailbox, a connection), and gives the time to the
+//! driver. It decides nothing about connections; that is [`crate::session`]'s.
+//!
+//! ```text
+//! poll ─► mail?        drain, stop, a connection handed over, or just a wake: look at paused listeners again
+//!      ─► listener?    accept: serve it here, or hand it to a clearly less busy worker
+//!      ─► connection?  driver
+//!      ─► deadlines, unfinished turns, counters
+//! ```
+//!
+//! # What bounds it
+//!
+//! Accepting stops at `max_connections` (clients wait in the kernel's backlog) and while the process has no descriptor
+//! left; it goes on when a connection ends anywhere, or a little later. The mailbox holds [`MAILBOX`] letters: a
+//! connection that does not fit stays with the worker that accepted it.
+
+mod accept;
+pub mod driver;
+mod kernel;
+pub mod token;
+
+use crate::base::Tick;
+use crate::mailbox::Mailbox;
+use crate::net::Socket;
+use crate::net::listen::Listening;
+use crate::pool::{Admission, Backend, Pool, Snapshot};
+use crate::session::{CloseReason, Record};
+use accept::{Acceptor, Turn};
+use crossbeam_channel::Receiver;
+use driver::{Accepted, Driver, Observer};
+use kernel::Kernel;
+use mio::{Events, Poll};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use token::Token;
+
+/// Letters that may wait in a worker's mailbox.
+pub const MAILBOX: usize = 1024;
+
+/// Events taken from one poll.
+const BATCH: usize = 256;
+
+/// How often byte counters are added to the shared totals; the contract says at least once a second.
+const FLUSH: Duration = Duration::from_millis(250);
+
+/// What a worker may be told.
+#[derive(Debug)]
+pub enum Mail {
+    /// Serve this client: a busier worker accepted it.
+    Serve(Accepted<Socket>),
+    /// Accept what waits already, then close the listeners; end when the last connection has.
+    Drain,
+    /// End every connection now, for this reason.
+    Stop(CloseReason),
+}
+
+/// A worker as its peers see it.
+#[derive(Debug)]
+pub struct Peer {
+    /// Where to write to.
+    pub mailbox: Mailbox<Mail>,
+    /// Connections it has, or is about to have.
+    pub connections: AtomicUsize,
+}
+
+/// Told when a client's connection attempt failed.
+pub type OnConnectFailed = Arc<dyn Fn(&Arc<Pool>, &Arc<Backend>, &io::Error) + Send + Sync>;
+
+/// What every worker of the process shares.
+#[derive(Clone)]
+pub struct Shared {
+    /// All pools and listeners.
+    pub snapshot: Arc<Snapshot>,
+    /// How many clients there may be.
+    pub admission: Arc<Admission>,
+    /// All workers, this one included.
+    pub peers: Arc<[Peer]>,
+    /// Where failed connects are reported.
+    pub on_connect_failed: OnConnectFailed,
+}
+
+/// One listening socket and the snapshot's listener that it belongs to.
+#[derive(Debug)]
+pub struct Door {
+    /// The socket.
+    pub listening: Listening,
+    /// Index in the snapshot.
+    pub listener: u32,
+}
+
+/// A worker before its thread starts: its mailbox must exist before any worker runs.
+pub struct Prepared {
+    poll: Poll,
+    mail: Receiver<Mail>,
+}
+
+/// Prepares one worker and gives what its peers need.
+pub fn prepare() -> io::Result<(Prepared, Peer)> {
+    let poll = Poll::new()?;
+    let (mailbox, mail) = Mailbox::new(&poll, Token::Mail.encode(), MAILBOX)?;
+    Ok((Prepared { poll, mail }, Peer { mailbox, connections: AtomicUsize::new(0) }))
+}
+
+struct Worker {
+    poll: Poll,
+    mail: Receiver<Mail>,
+    driver: Driver<Kernel, Reporter>,
+    acceptor: Acceptor,
+    shared: Shared,
+    me: usize,
+    started: Instant,
+    flushed: Tick,
+}
+
+/// Runs a worker until it has been drained or stopped.
+pub fn run(prepared: Prepared, me: usize, doors: Vec<Door>, shared: Shared) -> io::Result<()> {
+    let Prepared { poll, mail } = prepared;
+    let kernel = Kernel::new(poll.registry().try_clone()?);
+    let reporter = Reporter { on_connect_failed: shared.on_connect_failed.clone() };
+    let driver = Driver::new(kernel, reporter, fastrand::u64(..), Tick(0));
+    let acceptor = Acceptor::new(doors, poll.registry())?;
+    let flushed = Tick(0);
+    Worker { poll, mail, driver, acceptor, shared, me, started: Instant::now(), flushed }.run()
+}
+
+impl Worker {
+    fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(BATCH);
+        loop {
+            match self.poll.poll(&mut events, self.sleep()) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            let now = Tick::after_start(self.started.elapsed());
+            self.driver.set_now(now);
+            for event in &events {
+                match Token::decode(event.token()) {
+                    Some(Token::Connection(side, key)) => self.driver.event(side, key, event.into()),
+                    Some(Token::Listener(number)) => self.acceptor.ready(number),
+                    Some(Token::Mail) => self.read_mail(),
+                    None => {}
+                }
+            }
+            self.driver.run();
+            self.driver.expire();
+            self.accept(now);
+            if now - self.flushed >= FLUSH {
+                self.driver.flush();
+                self.flushed = now;
+            }
+            self.shared.peers[self.me].connections.store(self.driver.len(), Ordering::Relaxed);
+            if self.shared.admission.should_wake() {
+                self.shared.peers.iter().for_each(|peer| peer.mailbox.wake());
+            }
+            if self.acceptor.is_closed() && self.driver.is_empty() && self.mail.is_empty() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Until the next event at the latest when something is due.
+    fn sleep(&self) -> Option<Duration> {
+        let flush = (!self.driver.is_empty()).then_some(FLUSH);
+        [self.driver.sleep(), self.acceptor.sleep(), flush].into_iter().flatten().min()
+    }
+
+    fn read_mail(&mut self) {
+        // Whoever wakes without a letter says: look again, there is room.
+        self.acceptor.resume();
+        while let Ok(mail) = self.mail.try_recv() {
+            match mail {
+                Mail::Serve(accepted) => self.driver.serve(accepted),
+                Mail::Drain => self.acceptor.close_soon(),
+                Mail::Stop(reason) => {
+                    self.acceptor.close();
+                    self.driver.stop_all(reason);
+                }
+            }
+        }
+    }
+
+    fn accept(&mut self, now: Tick) {
+        loop {
+            match self.acceptor.next(&self.shared, now) {
+                Turn::Client(accepted, shareable) => match self.host(shareable) {
+                    Some(peer) => {
+                        peer.connections.fetch_add(1, Ordering::Relaxed);
+                        if let Err(Mail::Serve(accepted)) = peer.mailbox.offer(Mail::Serve(accepted)) {
+                            self.driver.serve(accepted);
+                        }
+                    }
+                    None => self.driver.serve(accepted),
+                },
+                Turn::Over => return,
+            }
+        }
+    }
+
+    /// A worker that should serve a fresh connection instead of this one: one that is clearly less busy, or, for a
+    /// socket that only this worker listens on, simply the least busy.
+    fn host(&self, spread_by_kernel: bool) -> Option<&Peer> {
+        // A peer may have ended already when all of them drain.
+        if self.acceptor.is_closing() {
+            return None;
+        }
+        let (other, theirs) = (self.shared.peers.iter().enumerate())
+            .filter(|(index, _)| *index != self.me)
+            .map(|(_, peer)| (peer, peer.connections.load(Ordering::Relaxed)))
+            .min_by_key(|(_, connections)| *connections)?;
+        let own = self.driver.len();
+        // The kernel's hash spreads evenly but for chance; below this difference a hand-over costs more than it gains.
+        let margin = if spread_by_kernel { 16 + theirs / 4 } else { 0 };
+        (own > theirs + margin).then_some(other)
+    }
+}
+
+/// Passes on what connections learn.
+struct Reporter {
+    on_connect_failed: OnConnectFailed,
+}
+
+impl Observer for Reporter {
+    fn connect_failed(&mut self, pool: &Arc<Pool>, backend: &Arc<Backend>, error: &io::Error) {
+        (self.on_connect_failed)(pool, backend, error);
+    }
+
+    fn closed(&mut self, record: &Record) {
+        log::debug!("{record}");
+    }
+}

@@ -1,0 +1,442 @@
+//! The world that the simulated connections live in: sockets made of counters, peers that do anything at any time, and a
+//! kernel that announces readiness only once, as epoll does edge-triggered.
+//!
+//! Bytes are not stored: the byte at a position of a stream is a function of the position, so that what is delivered can
+//! be checked in order and whole, whatever the amounts.
+//!
+//! Everything illegal that the driver could do panics here.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::rc::Rc;
+use tcplb::base::slots::Key;
+use tcplb::base::{Endpoint, Tick};
+use tcplb::relay::Io;
+use tcplb::session::{Side, Way};
+use tcplb::worker::driver::{Event, Net};
+use tcplb::worker::token::Token;
+
+/// How a backend's address answers a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    Later,
+    LaterRefused,
+    Never,
+    Refused,
+    NoDescriptor,
+}
+
+/// One socket of ours, with what its peer has done to it.
+#[derive(Debug)]
+pub struct Sock {
+    pub side: Side,
+    pub conn: usize,
+    token: Option<Token>,
+    pub open: bool,
+    /// Backend sockets: has the handshake ended, and how?
+    pub connected: bool,
+    answer: Answer,
+    /// From the peer: sent by it, read by us, FIN sent, reset sent.
+    pub sent: u64,
+    pub read: u64,
+    pub fin: bool,
+    pub fin_read: bool,
+    pub reset: bool,
+    /// A position at which a read stops short (urgent data).
+    mark: Option<u64>,
+    /// To the peer: written by us, taken by it, room in between.
+    pub written: u64,
+    taken: u64,
+    capacity: u64,
+    no_space: bool,
+    pub finished: bool,
+    /// The driver was given an error of this socket.
+    pub error_given: bool,
+    /// Closed by the driver with a reset.
+    pub closed_by_reset: bool,
+    announced: bool,
+    /// A read may stop anywhere, as on unix sockets.
+    chunky: bool,
+}
+
+/// One client connection through its whole life.
+#[derive(Debug, Default)]
+pub struct Conn {
+    pub client: Option<usize>,
+    /// The backend socket of the attempt under way, or of the relay.
+    pub backend: Option<usize>,
+    pub dials: u32,
+    /// Relay began: a backend connected.
+    pub connected: bool,
+    pub last_io: Tick,
+    /// Whose FIN the driver read first.
+    pub first_fin: Option<Side>,
+    /// The first error that the driver was given while relaying.
+    pub first_error: Option<Side>,
+}
+
+#[derive(Debug)]
+pub struct World {
+    pub random: fastrand::Rng,
+    pub socks: Vec<Sock>,
+    pub conns: Vec<Conn>,
+    pub now: Tick,
+    /// Peers may act in the middle of a system call.
+    pub lively: bool,
+    /// What addresses answer, by endpoint.
+    answers: HashMap<Endpoint, Answer>,
+    by_key: HashMap<Key, usize>,
+    next_conn: usize,
+}
+
+pub type Shared = Rc<RefCell<World>>;
+
+/// The byte at a position of a stream.
+fn byte(way: Way, position: u64) -> u8 {
+    let salt = if way == Way::Up { 0x5b } else { 0xa7 };
+    (position.wrapping_mul(31) ^ (position >> 7)) as u8 ^ salt
+}
+
+/// A socket as the driver holds it; dropping it closes it in order.
+#[derive(Debug)]
+pub struct SimSocket {
+    id: usize,
+    world: Shared,
+}
+
+impl Drop for SimSocket {
+    fn drop(&mut self) {
+        self.world.borrow_mut().close(self.id);
+    }
+}
+
+pub struct SimNet(pub Shared);
+
+impl World {
+    pub fn new(seed: u64, answers: HashMap<Endpoint, Answer>) -> World {
+        World {
+            random: fastrand::Rng::with_seed(seed),
+            socks: Vec::new(),
+            conns: Vec::new(),
+            now: Tick(0),
+            lively: true,
+            answers,
+            by_key: HashMap::new(),
+            next_conn: 0,
+        }
+    }
+
+    fn socket(&mut self, side: Side, conn: usize, answer: Answer) -> usize {
+        let capacity = *self.random.choice([50, 2_000, 20_000, 70_000, 400_000].iter()).unwrap_or(&1);
+        let chunky = self.random.u8(..) < 40;
+        self.socks.push(Sock {
+            side,
+            conn,
+            token: None,
+            open: true,
+            connected: side == Side::Client || answer == Answer::Done,
+            answer,
+            sent: 0,
+            read: 0,
+            fin: false,
+            fin_read: false,
+            reset: false,
+            mark: None,
+            written: 0,
+            taken: 0,
+            capacity,
+            no_space: false,
+            finished: false,
+            error_given: false,
+            closed_by_reset: false,
+            announced: false,
+            chunky,
+        });
+        self.socks.len() - 1
+    }
+
+    /// A client connects; perhaps it sends something at once.
+    pub fn connect_client(world: &Shared) -> (SimSocket, bool) {
+        let mut this = world.borrow_mut();
+        let conn = this.conns.len();
+        let now = this.now;
+        this.conns.push(Conn { last_io: now, ..Conn::default() });
+        let id = this.socket(Side::Client, conn, Answer::Done);
+        this.conns[conn].client = Some(id);
+        this.next_conn = conn;
+        (SimSocket { id, world: world.clone() }, this.socks[id].chunky)
+    }
+
+    /// The sockets that are open on our side.
+    pub fn open_sockets(&self) -> Vec<usize> {
+        (0..self.socks.len()).filter(|&id| self.socks[id].open).collect()
+    }
+
+    /// One thing that the peer of a socket does.
+    pub fn peer_acts(&mut self, id: usize) {
+        let dice = self.random.u8(..100);
+        let amount = match self.random.u8(..10) {
+            0..6 => self.random.u64(1..300),
+            6..9 => self.random.u64(1..20_000),
+            _ => self.random.u64(1..300_000),
+        };
+        let sock = &mut self.socks[id];
+        if !sock.open || sock.reset {
+            return;
+        }
+        if !sock.connected {
+            return self.handshake(id, dice);
+        }
+        match dice {
+            0..40 if !sock.fin => sock.sent += amount,
+            40..44 if !sock.fin => {
+                sock.mark = Some(sock.sent);
+                sock.sent += amount;
+            }
+            44..80 => return self.peer_takes(id, amount),
+            80..86 => sock.fin = true,
+            86..87 => sock.reset = true,
+            // An event without a cause.
+            _ => {}
+        }
+        sock.announced = true;
+    }
+
+    fn handshake(&mut self, id: usize, dice: u8) {
+        let sock = &mut self.socks[id];
+        match sock.answer {
+            Answer::Later if dice < 50 => sock.connected = true,
+            Answer::LaterRefused if dice < 50 => sock.reset = true,
+            _ => return,
+        }
+        sock.announced = true;
+    }
+
+    /// The peer reads; if we were told that there was no room, now we are told that there is.
+    fn peer_takes(&mut self, id: usize, amount: u64) {
+        let sock = &mut self.socks[id];
+        let before = sock.taken;
+        sock.taken = (sock.taken + amount).min(sock.written);
+        if sock.taken > before && sock.no_space {
+            sock.no_space = false;
+            sock.announced = true;
+        }
+    }
+
+    /// Lets the peer finish what it began in good order: handshakes end, everything written to it is read.
+    pub fn peer_settles(&mut self, id: usize) {
+        if !self.socks[id].connected {
+            return self.handshake(id, 0);
+        }
+        self.peer_takes(id, u64::MAX / 2);
+    }
+
+    /// The next announcement for a socket, if there is one: what poll would say now.
+    pub fn announcement(&mut self, id: usize) -> Option<(Token, Event)> {
+        let sock = &mut self.socks[id];
+        if !sock.open || !sock.announced {
+            return None;
+        }
+        sock.announced = false;
+        let has_mark = sock.mark.is_some_and(|mark| mark >= sock.read);
+        let event = Event {
+            readable: sock.connected && (sock.read < sock.sent || sock.fin) || sock.reset,
+            writable: sock.connected && sock.written - sock.taken < sock.capacity || sock.reset,
+            drain: sock.fin || sock.reset || has_mark,
+            error: sock.reset,
+        };
+        Some((sock.token?, event))
+    }
+
+    fn interfere(&mut self, id: usize) {
+        if self.lively && self.random.u8(..) < 20 {
+            let other = if self.random.bool() { self.random.usize(..self.socks.len()) } else { id };
+            self.peer_acts(other);
+        }
+    }
+
+    fn touched(&mut self, id: usize) {
+        let (conn, now) = (self.socks[id].conn, self.now);
+        self.conns[conn].last_io = now;
+    }
+
+    /// The way whose source this socket is.
+    fn way_from(&self, id: usize) -> Way {
+        if self.socks[id].side == Side::Client { Way::Up } else { Way::Down }
+    }
+
+    fn give_error(&mut self, id: usize) -> io::Error {
+        let (conn, side) = (self.socks[id].conn, self.socks[id].side);
+        self.socks[id].error_given = true;
+        if self.conns[conn].connected || side == Side::Client {
+            self.conns[conn].first_error.get_or_insert(side);
+        }
+        ErrorKind::ConnectionReset.into()
+    }
+
+    fn recv(&mut self, id: usize, buffer: &mut [u8]) -> io::Result<usize> {
+        let way = self.way_from(id);
+        let stop_short = self.random.bool();
+        let conn = self.socks[id].conn;
+        let sock = &mut self.socks[id];
+        assert!(sock.open && sock.connected, "read from a socket that is not connected");
+        assert!(!sock.fin_read, "read past the FIN");
+        if sock.reset && (stop_short || sock.read == sock.sent) {
+            return Err(self.give_error(id));
+        }
+        let mut amount = (sock.sent - sock.read).min(buffer.len() as u64);
+        if let Some(mark) = sock.mark.filter(|&mark| mark > sock.read) {
+            amount = amount.min(mark - sock.read);
+        }
+        if sock.chunky && stop_short {
+            amount = amount.min(7).max(amount / 2);
+        }
+        if amount == 0 {
+            if !sock.fin {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            sock.fin_read = true;
+            let side = sock.side;
+            self.conns[conn].first_fin.get_or_insert(side);
+            self.touched(id);
+            return Ok(0);
+        }
+        for (index, slot) in buffer[..amount as usize].iter_mut().enumerate() {
+            *slot = byte(way, sock.read + index as u64);
+        }
+        sock.read += amount;
+        self.touched(id);
+        self.interfere(id);
+        Ok(amount as usize)
+    }
+
+    fn send(&mut self, id: usize, bytes: &[u8]) -> io::Result<usize> {
+        let way = if self.way_from(id) == Way::Up { Way::Down } else { Way::Up };
+        let sock = &mut self.socks[id];
+        assert!(sock.open && sock.connected, "write to a socket that is not connected");
+        assert!(!sock.finished, "write after the FIN");
+        assert!(!bytes.is_empty(), "an empty write");
+        if sock.reset {
+            return Err(self.give_error(id));
+        }
+        let room = sock.capacity - (sock.written - sock.taken);
+        let amount = room.min(bytes.len() as u64);
+        sock.no_space |= amount < bytes.len() as u64;
+        for (index, got) in bytes[..amount as usize].iter().enumerate() {
+            assert_eq!(*got, byte(way, sock.written + index as u64), "bytes out of order");
+        }
+        sock.written += amount;
+        if amount == 0 {
+            self.interfere(id);
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.touched(id);
+        self.interfere(id);
+        Ok(amount as usize)
+    }
+
+    fn other_end(&self, id: usize) -> Option<usize> {
+        let conn = &self.conns[self.socks[id].conn];
+        if self.socks[id].side == Side::Client { conn.backend } else { conn.client }
+    }
+
+    fn finish(&mut self, id: usize) {
+        let source = self.other_end(id).expect("a FIN without an other end");
+        let (source, sink) = (&self.socks[source], &self.socks[id]);
+        assert!(sink.open && sink.connected && !sink.finished, "a FIN to a socket that can't take one");
+        assert!(source.fin_read, "a FIN that the other side did not send");
+        assert_eq!(sink.written, source.read, "a FIN before the last byte");
+        self.socks[id].finished = true;
+    }
+
+    fn close(&mut self, id: usize) {
+        let sock = &mut self.socks[id];
+        assert!(sock.open, "closed twice");
+        sock.open = false;
+    }
+}
+
+impl Io for SimNet {
+    type Socket = SimSocket;
+
+    fn recv(&mut self, socket: &SimSocket, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.borrow_mut().recv(socket.id, buffer)
+    }
+
+    fn send(&mut self, socket: &SimSocket, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().send(socket.id, bytes)
+    }
+}
+
+impl Net for SimNet {
+    fn adopt(&mut self, socket: &SimSocket, token: Token) -> io::Result<()> {
+        let mut world = self.0.borrow_mut();
+        let Token::Connection(Side::Client, key) = token else { panic!("{token:?} for a client") };
+        let conn = world.next_conn;
+        world.by_key.insert(key, conn);
+        let sock = &mut world.socks[socket.id];
+        (sock.token, sock.announced) = (Some(token), true);
+        Ok(())
+    }
+
+    fn dial(&mut self, to: &Endpoint, token: Token) -> io::Result<(SimSocket, bool)> {
+        let mut world = self.0.borrow_mut();
+        let Token::Connection(Side::Backend, key) = token else { panic!("{token:?} for a backend") };
+        let conn = world.by_key[&key];
+        if let Some(old) = world.conns[conn].backend {
+            assert!(!world.socks[old].open, "dials again before the last attempt is closed");
+        }
+        assert!(!world.conns[conn].connected, "dials after a backend was connected");
+        world.conns[conn].dials += 1;
+        let mut answer = world.answers[to];
+        if answer == Answer::NoDescriptor && world.random.bool() {
+            answer = Answer::Done;
+        }
+        match answer {
+            Answer::NoDescriptor => return Err(rustix::io::Errno::MFILE.into()),
+            Answer::Refused => return Err(ErrorKind::ConnectionRefused.into()),
+            _ => {}
+        }
+        let id = world.socket(Side::Backend, conn, answer);
+        world.conns[conn].backend = Some(id);
+        let done = answer == Answer::Done;
+        world.conns[conn].connected = done;
+        if done {
+            let now = world.now;
+            world.conns[conn].last_io = now;
+        }
+        let sock = &mut world.socks[id];
+        (sock.token, sock.announced) = (Some(token), done);
+        Ok((SimSocket { id, world: self.0.clone() }, done))
+    }
+
+    fn outcome(&mut self, socket: &SimSocket) -> Option<io::Error> {
+        let mut world = self.0.borrow_mut();
+        let id = socket.id;
+        let conn = world.socks[id].conn;
+        if world.socks[id].reset {
+            return Some(world.give_error(id));
+        }
+        if world.socks[id].connected && !world.conns[conn].connected && world.socks[id].side == Side::Backend {
+            let now = world.now;
+            world.conns[conn].connected = true;
+            world.conns[conn].last_io = now;
+        }
+        None
+    }
+
+    fn finish(&mut self, socket: &SimSocket) {
+        self.0.borrow_mut().finish(socket.id);
+    }
+
+    fn reset(&mut self, socket: SimSocket) {
+        self.0.borrow_mut().socks[socket.id].closed_by_reset = true;
+    }
+
+    fn drains(&self, _: &Endpoint) -> bool {
+        // Asked right after dialling: the newest socket is meant.
+        self.0.borrow().socks.last().is_some_and(|sock| sock.chunky)
+    }
+}
