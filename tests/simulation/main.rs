@@ -8,6 +8,7 @@
 //!
 //! A failure prints its seed; `SIM_SEED=n cargo test --test simulation` replays that one. `SIM_SEEDS=n` sets how many run.
 
+mod machine;
 mod world;
 
 use std::cell::RefCell;
@@ -249,14 +250,45 @@ impl Simulation {
     }
 }
 
+/// A pool over these backends, each with the addresses given.
+fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> Arc<Pool> {
+    let mut resolved = HashMap::new();
+    let mut configured = Vec::new();
+    for (number, endpoints) in backends.iter().enumerate() {
+        let name = format!("b{number}");
+        let Endpoint::Inet(at) = endpoints[0] else { unreachable!() };
+        configured.push(model::Backend {
+            name: name.clone(),
+            address: Address::Inet(at),
+            weight: 1,
+            max_connections: None,
+            backup: false,
+        });
+        resolved.insert(("sim".to_owned(), name), endpoints.clone());
+    }
+    let settings = model::Pool {
+        name: "sim".into(),
+        algorithm: balance::find("round-robin").expect("it is registered"),
+        connect_timeout: CONNECT,
+        connect_attempts,
+        idle_timeout: IDLE,
+        half_close_timeout: HALF_CLOSE,
+        health: model::Health::default(),
+        backends: configured,
+    };
+    let listener = model::Listener { name: "sim".into(), bind: Vec::new(), pool: "sim".into() };
+    let global = model::Global { workers: 1, max_connections: None, shutdown_timeout: CONNECT };
+    let snapshot = pool::build(&model::Model { global, listeners: vec![listener], pools: vec![settings] }, &resolved);
+    snapshot.pools[0].clone()
+}
+
 /// One to three backends of one or two addresses, most of which answer.
 fn random_pool(random: &mut fastrand::Rng) -> (Arc<Pool>, HashMap<Endpoint, Answer>) {
     let mut answers = HashMap::new();
-    let mut resolved = HashMap::new();
     let mut backends = Vec::new();
-    for number in 0..random.u16(1..4) {
+    for number in 0..random.u8(1..4) {
         let endpoints: Vec<Endpoint> = (0..random.u16(1..3))
-            .map(|address| Endpoint::Inet(([10, 0, 0, number as u8 + 1], 1000 + address).into()))
+            .map(|address| Endpoint::Inet(([10, 0, 0, number + 1], 1000 + address).into()))
             .collect();
         for endpoint in &endpoints {
             let answer = match random.u8(..20) {
@@ -269,31 +301,9 @@ fn random_pool(random: &mut fastrand::Rng) -> (Arc<Pool>, HashMap<Endpoint, Answ
             };
             answers.insert(endpoint.clone(), answer);
         }
-        let name = format!("b{number}");
-        let Endpoint::Inet(at) = endpoints[0] else { unreachable!() };
-        backends.push(model::Backend {
-            name: name.clone(),
-            address: Address::Inet(at),
-            weight: 1,
-            max_connections: None,
-            backup: false,
-        });
-        resolved.insert(("sim".to_owned(), name), endpoints);
+        backends.push(endpoints);
     }
-    let settings = model::Pool {
-        name: "sim".into(),
-        algorithm: balance::find("round-robin").expect("it is registered"),
-        connect_timeout: CONNECT,
-        connect_attempts: random.u32(1..4),
-        idle_timeout: IDLE,
-        half_close_timeout: HALF_CLOSE,
-        health: model::Health::default(),
-        backends,
-    };
-    let listener = model::Listener { name: "sim".into(), bind: Vec::new(), pool: "sim".into() };
-    let global = model::Global { workers: 1, max_connections: None, shutdown_timeout: CONNECT };
-    let snapshot = pool::build(&model::Model { global, listeners: vec![listener], pools: vec![settings] }, &resolved);
-    (snapshot.pools[0].clone(), answers)
+    (make_pool(&backends, random.u32(1..4)), answers)
 }
 
 /// How often each ending came about, with and without bytes held.

@@ -68,6 +68,7 @@ pub struct Conn {
     /// The backend socket of the attempt under way, or of the relay.
     pub backend: Option<usize>,
     pub dials: u32,
+    dialed: Vec<Endpoint>,
     /// Relay began: a backend connected.
     pub connected: bool,
     pub last_io: Tick,
@@ -393,6 +394,11 @@ impl Net for SimNet {
         let mut answer = world.answers[to];
         if answer == Answer::NoDescriptor && world.random.bool() {
             answer = Answer::Done;
+        }
+        if answer != Answer::NoDescriptor {
+            // Only a dial that never left this process is repeated.
+            assert!(!world.conns[conn].dialed.contains(to), "dials {to} twice");
+            world.conns[conn].dialed.push(to.clone());
         }
         match answer {
             Answer::NoDescriptor => return Err(rustix::io::Errno::MFILE.into()),

@@ -1,0 +1,204 @@
+//! The session machine on its own, against the rows of its table: every mixture of FINs, held bytes, failures and time
+//! that a relay engine could report, also those that today's engines never do. At any step the session may be written
+//! down and rebuilt, and must then answer as if nothing had happened.
+
+use super::{CONNECT, HALF_CLOSE, IDLE, make_pool};
+use std::sync::Arc;
+use std::time::Duration;
+use tcplb::base::{Endpoint, Tick};
+use tcplb::pool::{Lease, Pool};
+use tcplb::session::saved::Saved;
+use tcplb::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Session, Side, Way};
+
+/// What the table says about one way.
+#[derive(Clone, Copy, Default)]
+struct Expected {
+    fin: bool,
+    held: bool,
+    shut: bool,
+}
+
+struct Reference {
+    ways: [Expected; 2],
+    first_fin: Option<Side>,
+    last: Tick,
+}
+
+impl Reference {
+    fn moved(&mut self, way: Way, moved: &Moved, now: Tick) -> (Effect, Option<CloseReason>) {
+        let index = usize::from(way == Way::Down);
+        if moved.read > 0 || moved.written > 0 || (moved.fin && !self.ways[index].fin) {
+            self.last = now;
+        }
+        if let Some(failed) = moved.failed {
+            let side = if failed == Failed::Source { way.source() } else { way.sink() };
+            let reason = if side == Side::Client { CloseReason::ClientReset } else { CloseReason::BackendReset };
+            return (Effect::End(Ending::Reset), Some(reason));
+        }
+        let this = &mut self.ways[index];
+        this.held = moved.held;
+        this.fin |= moved.fin;
+        if this.fin && self.first_fin.is_none() {
+            self.first_fin = Some(way.source());
+        }
+        if !this.fin || this.held || this.shut {
+            return (Effect::Wait, None);
+        }
+        this.shut = true;
+        if self.ways.iter().all(|way| way.shut) {
+            let first = self.first_fin.expect("somebody finished");
+            let reason = if first == Side::Client { CloseReason::ClientFin } else { CloseReason::BackendFin };
+            return (Effect::End(Ending::Fin), Some(reason));
+        }
+        (Effect::Finish(way.sink()), None)
+    }
+
+    fn deadline(&self) -> (Tick, CloseReason) {
+        if self.ways.iter().any(|way| way.fin) {
+            (self.last + HALF_CLOSE, CloseReason::HalfCloseTimeout)
+        } else {
+            (self.last + IDLE, CloseReason::IdleTimeout)
+        }
+    }
+}
+
+fn endpoints() -> Vec<Vec<Endpoint>> {
+    (1..4).map(|host| vec![Endpoint::Inet(([10, 0, 0, host], 80).into())]).collect()
+}
+
+fn pick(pool: &Arc<Pool>, session: &Session, random: &mut fastrand::Rng) -> Input {
+    Input::Picked(pool.pick(session.policy_client(), session.tried(), random))
+}
+
+/// Through bytes and back, with another clock.
+fn rebuild(session: &Session, pool: &Arc<Pool>, now: Tick, offset: u64) -> (Session, Tick) {
+    let text = serde_json::to_string(&session.save(now).expect("it lives")).expect("it can be written");
+    let saved: Saved = serde_json::from_str(&text).expect("it can be read");
+    let now = Tick(now.0 + offset);
+    let lease = saved.relay.as_ref().map(|relay| {
+        let at = pool.members.iter().position(|member| member.backend.name == relay.backend).expect("the same pool");
+        Lease::take(&pool.members[at].backend, at, u32::MAX).expect("room")
+    });
+    (Session::restore(&saved, 0, pool.clone(), lease, now).expect("it can be rebuilt"), now)
+}
+
+fn relay_life(seed: u64) {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let pool = make_pool(&endpoints(), 3);
+    let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
+    let mut now = Tick(1 << 40);
+    let mut session = Session::new(client, 0, pool.clone(), now);
+    let picked = pick(&pool, &session, &mut random);
+    assert_eq!(session.on(picked, now), Effect::Dial);
+    assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Relay);
+    let mut reference = Reference { ways: [Expected::default(); 2], first_fin: None, last: now };
+    for _ in 0..random.u32(1..60) {
+        if random.u8(..) < 40 {
+            let offset = random.u64(..1 << 30);
+            (session, now) = rebuild(&session, &pool, now, offset);
+            reference.last = Tick(reference.last.0 + offset);
+        }
+        now = now + Duration::from_millis([0, 1, 700, 9_000, 30_000][random.usize(..5)]);
+        assert_eq!(session.deadline(), Some(reference.deadline().0));
+        let (effect, expected, reason) = match random.u8(..20) {
+            0 => (
+                session.on(Input::Reset(Side::Client), now),
+                Effect::End(Ending::Reset),
+                Some(CloseReason::ClientReset),
+            ),
+            1 => {
+                let effect = session.on(Input::Stop(CloseReason::Forced), now);
+                (effect, Effect::End(Ending::Reset), Some(CloseReason::Forced))
+            }
+            2..6 => {
+                let (deadline, reason) = reference.deadline();
+                let held = reference.ways.iter().any(|way| way.held);
+                let ending = if held { Ending::Reset } else { Ending::Fin };
+                let due = now >= deadline;
+                let expected = if due { Effect::End(ending) } else { Effect::Wait };
+                (session.on(Input::Deadline, now), expected, due.then_some(reason))
+            }
+            _ => {
+                let way = Way::BOTH[random.usize(..2)];
+                let this = reference.ways[usize::from(way == Way::Down)];
+                if this.shut {
+                    assert_eq!(session.half(way), Some(Half::Shut));
+                    continue;
+                }
+                let moved = Moved {
+                    read: if this.fin { 0 } else { random.u64(..3) },
+                    written: random.u64(..3),
+                    held: random.bool(),
+                    fin: !this.fin && random.u8(..) < 60,
+                    failed: (random.u8(..) < 8).then(|| if random.bool() { Failed::Source } else { Failed::Sink }),
+                };
+                let (expected, reason) = reference.moved(way, &moved, now);
+                (session.on(Input::Moved(way, moved), now), expected, reason)
+            }
+        };
+        assert_eq!(effect, expected);
+        assert_eq!(session.record().map(|record| record.close), reason);
+        if reason.is_some() {
+            break;
+        }
+    }
+    let over = session.record().is_some();
+    assert_eq!(pool.members.iter().map(|member| member.backend.active()).sum::<u32>(), u32::from(!over));
+    if over {
+        assert_eq!(session.on(Input::Deadline, now), Effect::Wait);
+        assert_eq!(session.on(Input::Stop(CloseReason::Forced), now), Effect::Wait);
+        assert!(session.save(now).is_none());
+    }
+}
+
+#[test]
+fn relaying_follows_the_table_and_survives_being_written_down() {
+    for seed in 0..10_000 {
+        let replay = std::panic::catch_unwind(|| relay_life(seed));
+        assert!(replay.is_ok(), "failed with seed {seed}");
+    }
+}
+
+#[test]
+fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
+    let mut random = fastrand::Rng::with_seed(1);
+    let pool = make_pool(&endpoints(), 3);
+    let now = Tick(0);
+    let mut session = Session::new(None, 0, pool.clone(), now);
+    let mut dialed = Vec::new();
+    for attempt in 0..3 {
+        let picked = pick(&pool, &session, &mut random);
+        assert_eq!(session.on(picked, now), Effect::Dial);
+        dialed.push(session.lease().map(Lease::index));
+        let expected = if attempt < 2 { Effect::Pick } else { Effect::End(Ending::Reset) };
+        assert_eq!(session.on(Input::Dialed(Err(DialFailure::Backend)), now), expected);
+    }
+    dialed.sort();
+    dialed.dedup();
+    assert_eq!(dialed.len(), 3, "three different backends");
+    assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((CloseReason::ConnectFailed, 3)));
+}
+
+#[test]
+fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over() {
+    let mut random = fastrand::Rng::with_seed(1);
+    let pool = make_pool(&endpoints()[..1], 3);
+    let mut now = Tick(0);
+    let mut session = Session::new(None, 0, pool.clone(), now);
+    let picked = pick(&pool, &session, &mut random);
+    assert_eq!(session.on(picked, now), Effect::Dial);
+    let mut dials = 0;
+    loop {
+        assert_eq!(session.on(Input::Dialed(Err(DialFailure::Starved)), now), Effect::Wait);
+        assert!(!session.is_dialing());
+        now = session.deadline().expect("it tries again");
+        match session.on(Input::Deadline, now) {
+            Effect::Dial => dials += 1,
+            effect => {
+                assert_eq!(effect, Effect::Pick, "its time is over: another backend");
+                break;
+            }
+        }
+    }
+    assert!(dials > 10 && now >= Tick(0) + CONNECT);
+}
