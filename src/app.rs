@@ -92,6 +92,7 @@ pub fn start(model: Model) -> Result<Running, StartError> {
         snapshot: snapshot.clone(),
         admission: Admission::new(max_connections),
         peers: peers.clone(),
+        engine: model.global.relay,
         on_connect_failed: Arc::new(|_, _, _| {}),
     };
     // One message a worker: nothing that could grow.

@@ -24,6 +24,20 @@ pub struct Global {
     pub max_connections: Option<usize>,
     /// How long a drain may take before what is left is reset.
     pub shutdown_timeout: Duration,
+    /// How bytes are moved.
+    pub relay: Engine,
+}
+
+/// How bytes are moved from one socket to the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// Through a buffer of the worker's.
+    Copy,
+    /// Through a pipe in the kernel, by splice(2).
+    Splice,
+    /// Each way as suits what it carries.
+    #[default]
+    Adaptive,
 }
 
 /// A place where clients connect.

@@ -1,9 +1,11 @@
 //! Sockets as tcplb uses them: non-blocking stream sockets, TCP or unix, behind one type.
 //!
-//! Everything that is Linux-only stands in this module (and in `relay/splice`): `accept4`, `SOCK_NONBLOCK`,
+//! Everything that is Linux-only stands in this module : `accept4`, `SOCK_NONBLOCK`,
 //! `TCP_USER_TIMEOUT`, `SO_REUSEPORT` that spreads, splice(2).
 
 pub mod listen;
+mod pipe;
 mod socket;
 
+pub use pipe::{PIPE_SIZE, Pipe};
 pub use socket::{Dialing, KEEPALIVE, Keepalive, Socket};

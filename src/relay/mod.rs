@@ -3,42 +3,76 @@
 //! The same code serves both ways. It knows nothing of sessions, timers or polls: [`pump`] is given the two ends and moves
 //! what it can until the source has nothing, the sink takes nothing, or the turn is over, and reports which.
 //!
+//! # Two engines, one contract
+//!
+//! *copy*: recv into the worker's buffer, send from it. Cheapest for small messages.
+//! *splice*: through a pipe in the kernel, [`crate::net::Pipe`]. Cheapest for bulk: half the CPU of copying.
+//!
+//! An engine is a function that, given a [`Flow`] and the two ends, first delivers what is held, then moves bytes while
+//! both ends are ready, holds what the sink did not take, and keeps the books in the [`Report`]. Under
+//! [`Engine::Adaptive`] every way begins with copy, moves to splice after a few large reads in a row, and back after a few
+//! small ones. No pipe to be had (descriptors short, or the cap reached) means copy.
+//!
 //! # Bounds
 //!
-//! A way holds at most [`CHUNK`] bytes, and only while its sink takes none; then its source is not read, which is the
-//! back-pressure. A way with nothing held owns no buffer. One turn moves at most [`TURN`] bytes, so that a bulk flow
-//! does not starve the others on its worker.
+//! A way holds at most one [`CHUNK`] in a buffer or one pipe's worth, and only while its sink takes none; then its source
+//! is not read, which is the back-pressure. A way with nothing held owns no buffer and no pipe. One turn moves about
+//! [`TURN`] bytes, so that a bulk flow does not starve the others on its worker.
 //!
 //! # Readiness
 //!
 //! epoll is used edge-triggered: [`Ready`] remembers what was announced, and is cleared only by what proves it spent:
 //! EAGAIN, a short write (the kernel then announces room), or a short read, which saves the recv that would say EAGAIN.
 //! A short read proves nothing where more may follow in the same queue: after the peer's FIN was announced (its end of
-//! file is still to be read), at an urgent mark (recv stops there), or on a unix socket (recv may stop between two
-//! messages). [`Ready::drain`] is set then, and reading goes on to EAGAIN or the end.
+//! file is still to be read), at an urgent mark (recv stops there), on a unix socket (recv may stop between two
+//! messages), or into a pipe (whose slots may be full). [`Ready::drain`] is set in the first three cases, and reading goes
+//! on to EAGAIN or the end.
 
 mod copy;
+mod splice;
 
-pub use copy::{Held, Shared};
+pub use crate::config::model::Engine;
+pub use splice::PIPES;
 
 use std::io;
 
-/// The most that is read at once, and the most a way ever holds.
+/// The most that is copied at once, and the most a buffer holds.
 pub const CHUNK: usize = 64 * 1024;
 
 /// The most that one way moves before the others of its worker have their turn.
 pub const TURN: u64 = 4 * CHUNK as u64;
+
+/// How many buffers a worker keeps for the next way that needs one.
+const SPARE_BUFFERS: usize = 32;
+
+/// A read of at least this much counts as bulk.
+const LARGE: usize = CHUNK / 2;
+
+/// So many reads in a row that contradict the engine in use change it.
+const EVIDENCE: u8 = 3;
 
 /// What the engines need from the system; the simulation has its own.
 pub trait Io {
     /// An open stream socket.
     type Socket;
 
+    /// A pipe in the kernel.
+    type Pipe;
+
     /// Reads what is there. 0: the peer's FIN. `WouldBlock`: nothing there.
     fn recv(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Writes what is taken. `WouldBlock`: nothing.
     fn send(&mut self, socket: &Self::Socket, bytes: &[u8]) -> io::Result<usize>;
+
+    /// A new, empty pipe.
+    fn pipe(&mut self) -> io::Result<Self::Pipe>;
+
+    /// As [`Io::recv`], into an empty pipe.
+    fn fill(&mut self, socket: &Self::Socket, pipe: &Self::Pipe) -> io::Result<usize>;
+
+    /// As [`Io::send`], of `bytes` that the pipe holds.
+    fn empty(&mut self, pipe: &Self::Pipe, socket: &Self::Socket, bytes: usize) -> io::Result<usize>;
 }
 
 /// A socket and what is known of its readiness.
@@ -61,10 +95,36 @@ pub struct Ready {
     pub drain: bool,
 }
 
-/// The state of one way. Nothing held is the normal case and costs nothing.
-#[derive(Debug, Default)]
-pub struct Flow {
-    held: Held,
+/// The state of one way. Nothing held is the normal case and owns nothing.
+#[derive(Debug)]
+pub struct Flow<P> {
+    held: Held<P>,
+    /// Moved by splice, as far as there are pipes.
+    bulk: bool,
+    /// Reads in a row that speak for the other engine.
+    evidence: u8,
+}
+
+/// Bytes that were read and not taken yet.
+#[derive(Debug)]
+enum Held<P> {
+    Nothing,
+    /// `bytes[start..]`, never empty.
+    Buffer {
+        bytes: Vec<u8>,
+        start: usize,
+    },
+    /// So many bytes, never none.
+    Pipe(P, usize),
+}
+
+/// What the ways of one worker share: the buffer that bytes pass through, and spares for those that must wait.
+#[derive(Debug)]
+pub struct Shared<P> {
+    engine: Engine,
+    scratch: Box<[u8]>,
+    buffers: Vec<Vec<u8>>,
+    pipes: splice::Pool<P>,
 }
 
 /// What one call of [`pump`] came to.
@@ -91,10 +151,33 @@ pub enum Failed {
     Sink(io::Error),
 }
 
-impl Flow {
+impl<P> Default for Flow<P> {
+    fn default() -> Self {
+        Flow { held: Held::Nothing, bulk: false, evidence: 0 }
+    }
+}
+
+impl<P> Shared<P> {
+    /// For a worker that may have `pipes` pipes open at once.
+    pub fn new(engine: Engine, pipes: usize) -> Shared<P> {
+        Shared {
+            engine,
+            scratch: vec![0; CHUNK].into_boxed_slice(),
+            buffers: Vec::new(),
+            pipes: splice::Pool::new(pipes),
+        }
+    }
+}
+
+impl<P> Flow<P> {
     /// Is there anything that the sink has not taken yet?
     pub fn holds(&self) -> bool {
-        !self.held.bytes().is_empty()
+        !matches!(self.held, Held::Nothing)
+    }
+
+    /// Is it moving bulk? Then others go first.
+    pub fn is_bulk(&self) -> bool {
+        self.bulk
     }
 
     /// Would [`pump`] have something to do?
@@ -102,23 +185,133 @@ impl Flow {
         sink.writable && (self.holds() || (open && source.readable))
     }
 
-    /// Lets go of what is held, giving its memory back.
-    pub fn discard(&mut self, shared: &mut Shared) {
-        self.held.release(shared);
+    /// Drops what is held.
+    pub fn discard(&mut self, shared: &mut Shared<P>) {
+        match std::mem::replace(&mut self.held, Held::Nothing) {
+            Held::Nothing => {}
+            Held::Buffer { bytes, .. } => shared.put_back(bytes),
+            // Its bytes would come out again at the next user: the pipe goes with them.
+            Held::Pipe(pipe, _) => shared.pipes.discard(pipe),
+        }
+    }
+
+    /// Keeps what the sink did not take.
+    fn keep(&mut self, bytes: &[u8], spare: Option<Vec<u8>>) {
+        let mut buffer = spare.unwrap_or_default();
+        buffer.extend_from_slice(bytes);
+        self.held = Held::Buffer { bytes: buffer, start: 0 };
+    }
+
+    /// Takes the size of a read as evidence for one engine or the other.
+    fn learn(&mut self, engine: Engine, read: usize) {
+        if engine != Engine::Adaptive {
+            return;
+        }
+        if (read >= LARGE) == self.bulk {
+            self.evidence = 0;
+            return;
+        }
+        self.evidence += 1;
+        if self.evidence >= EVIDENCE {
+            self.bulk = !self.bulk;
+            self.evidence = 0;
+        }
+    }
+}
+
+impl<P> Shared<P> {
+    fn put_back(&mut self, mut buffer: Vec<u8>) {
+        if self.buffers.len() < SPARE_BUFFERS {
+            buffer.clear();
+            self.buffers.push(buffer);
+        }
     }
 }
 
 /// Moves bytes from `source` to `sink`. With `open` false, the source's FIN was read before: only what is held is
 /// delivered.
 pub fn pump<I: Io>(
-    flow: &mut Flow,
+    flow: &mut Flow<I::Pipe>,
     io: &mut I,
     source: &mut End<I::Socket>,
     sink: &mut End<I::Socket>,
     open: bool,
-    shared: &mut Shared,
+    shared: &mut Shared<I::Pipe>,
 ) -> Report {
-    let mut report = Report::default();
-    copy::run(&mut flow.held, io, source, sink, open, shared, &mut report);
-    report
+    let mut books = Books { io, source, sink, report: Report::default() };
+    copy::deliver(flow, &mut books, shared);
+    splice::deliver(flow, &mut books, shared);
+    // The engine may change on the way; each goes on where the other stopped.
+    while open && books.may_read() && !flow.holds() {
+        let spliced = match shared.engine {
+            Engine::Copy => false,
+            Engine::Splice => true,
+            Engine::Adaptive => flow.bulk,
+        } && splice::step(flow, &mut books, shared);
+        if !spliced {
+            copy::step(flow, &mut books, shared);
+        }
+    }
+    books.report
+}
+
+/// The two ends while bytes move, with what has come of it.
+struct Books<'a, I: Io> {
+    io: &'a mut I,
+    source: &'a mut End<I::Socket>,
+    sink: &'a mut End<I::Socket>,
+    report: Report,
+}
+
+impl<I: Io> Books<'_, I> {
+    /// Both ends are ready, nothing is over, and it is still our turn.
+    fn may_read(&mut self) -> bool {
+        let report = &mut self.report;
+        if report.fin || report.failed.is_some() || !self.source.ready.readable || !self.sink.ready.writable {
+            return false;
+        }
+        report.again = report.read >= TURN;
+        !report.again
+    }
+
+    /// Books a read; the bytes read, if any.
+    fn note_read(&mut self, outcome: io::Result<usize>) -> Option<usize> {
+        match outcome {
+            Ok(0) => {
+                self.source.ready.readable = false;
+                self.report.fin = true;
+                None
+            }
+            Ok(read) => {
+                self.report.read += read as u64;
+                Some(read)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.source.ready.readable = false;
+                None
+            }
+            Err(error) => {
+                self.report.failed = Some(Failed::Source(error));
+                None
+            }
+        }
+    }
+
+    /// Books a write of `wanted` bytes; how many were taken. After a failure it makes no difference.
+    fn note_written(&mut self, outcome: io::Result<usize>, wanted: usize) -> usize {
+        match outcome {
+            Ok(written) => {
+                self.report.written += written as u64;
+                self.sink.ready.writable = written == wanted;
+                written
+            }
+            Err(error) => {
+                self.sink.ready.writable = false;
+                if error.kind() != io::ErrorKind::WouldBlock {
+                    self.report.failed = Some(Failed::Sink(error));
+                }
+                0
+            }
+        }
+    }
 }

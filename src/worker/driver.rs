@@ -87,13 +87,13 @@ pub struct Accepted<S> {
     pub permit: Permit,
 }
 
-struct Connection<S> {
+struct Connection<S, P> {
     session: Session,
     client: End<S>,
     /// Exists while a backend is dialled or relayed to.
     backend: Option<End<S>>,
-    up: Flow,
-    down: Flow,
+    up: Flow<P>,
+    down: Flow<P>,
     /// What has been added to the backend's totals.
     flushed: (u64, u64),
     /// In the run queue.
@@ -109,19 +109,19 @@ pub struct Driver<N: Net, O: Observer> {
     pub net: N,
     /// Who is told.
     pub observer: O,
-    connections: Slots<Connection<N::Socket>>,
+    connections: Slots<Connection<N::Socket, N::Pipe>>,
     wheel: Wheel,
     runnable: VecDeque<Key>,
     dirty: Vec<Key>,
     fired: Vec<u32>,
-    shared: relay::Shared,
+    shared: relay::Shared<N::Pipe>,
     random: fastrand::Rng,
     now: Tick,
 }
 
 impl<N: Net, O: Observer> Driver<N, O> {
     /// No connections yet. `seed` decides every random choice.
-    pub fn new(net: N, observer: O, seed: u64, now: Tick) -> Driver<N, O> {
+    pub fn new(net: N, observer: O, shared: relay::Shared<N::Pipe>, seed: u64, now: Tick) -> Driver<N, O> {
         Driver {
             net,
             observer,
@@ -130,7 +130,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             runnable: VecDeque::new(),
             dirty: Vec::new(),
             fired: Vec::new(),
-            shared: relay::Shared::default(),
+            shared,
             random: fastrand::Rng::with_seed(seed),
             now,
         }
@@ -396,7 +396,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
     }
 }
 
-impl<S> Connection<S> {
+impl<S, P> Connection<S, P> {
     fn end(&self, side: Side) -> Option<&End<S>> {
         match side {
             Side::Client => Some(&self.client),

@@ -5,7 +5,7 @@
 use super::driver::{Event, Net};
 use super::token::Token;
 use crate::base::Endpoint;
-use crate::net::{Dialing, KEEPALIVE, Socket};
+use crate::net::{Dialing, KEEPALIVE, PIPE_SIZE, Pipe, Socket};
 use crate::relay::Io;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -34,6 +34,7 @@ impl Kernel {
 
 impl Io for Kernel {
     type Socket = Socket;
+    type Pipe = Pipe;
 
     fn recv(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
         socket.recv(buffer)
@@ -41,6 +42,18 @@ impl Io for Kernel {
 
     fn send(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
         socket.send(bytes)
+    }
+
+    fn pipe(&mut self) -> io::Result<Pipe> {
+        Pipe::new()
+    }
+
+    fn fill(&mut self, socket: &Socket, pipe: &Pipe) -> io::Result<usize> {
+        pipe.fill(socket, PIPE_SIZE)
+    }
+
+    fn empty(&mut self, pipe: &Pipe, socket: &Socket, bytes: usize) -> io::Result<usize> {
+        pipe.empty(socket, bytes)
     }
 }
 

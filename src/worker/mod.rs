@@ -26,6 +26,7 @@ use crate::mailbox::Mailbox;
 use crate::net::Socket;
 use crate::net::listen::Listening;
 use crate::pool::{Admission, Backend, Pool, Snapshot};
+use crate::relay::{self, Engine};
 use crate::session::{CloseReason, Record};
 use accept::{Acceptor, Turn};
 use crossbeam_channel::Receiver;
@@ -79,6 +80,8 @@ pub struct Shared {
     pub admission: Arc<Admission>,
     /// All workers, this one included.
     pub peers: Arc<[Peer]>,
+    /// How bytes are moved.
+    pub engine: Engine,
     /// Where failed connects are reported.
     pub on_connect_failed: OnConnectFailed,
 }
@@ -121,7 +124,8 @@ pub fn run(prepared: Prepared, me: usize, doors: Vec<Door>, shared: Shared) -> i
     let Prepared { poll, mail } = prepared;
     let kernel = Kernel::new(poll.registry().try_clone()?);
     let reporter = Reporter { on_connect_failed: shared.on_connect_failed.clone() };
-    let driver = Driver::new(kernel, reporter, fastrand::u64(..), Tick(0));
+    let relay = relay::Shared::new(shared.engine, (relay::PIPES / shared.peers.len()).max(1));
+    let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), Tick(0));
     let acceptor = Acceptor::new(doors, poll.registry())?;
     let flushed = Tick(0);
     Worker { poll, mail, driver, acceptor, shared, me, started: Instant::now(), flushed }.run()

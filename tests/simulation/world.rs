@@ -90,6 +90,8 @@ pub struct World {
     answers: HashMap<Endpoint, Answer>,
     by_key: HashMap<Key, usize>,
     next_conn: usize,
+    /// Bytes in each pipe there ever was; `None` once it is closed.
+    pub pipes: Vec<Option<u64>>,
 }
 
 pub type Shared = Rc<RefCell<World>>;
@@ -113,6 +115,19 @@ impl Drop for SimSocket {
     }
 }
 
+/// A pipe as the engine holds it.
+#[derive(Debug)]
+pub struct SimPipe {
+    id: usize,
+    world: Shared,
+}
+
+impl Drop for SimPipe {
+    fn drop(&mut self) {
+        self.world.borrow_mut().pipes[self.id] = None;
+    }
+}
+
 pub struct SimNet(pub Shared);
 
 impl World {
@@ -126,6 +141,7 @@ impl World {
             answers,
             by_key: HashMap::new(),
             next_conn: 0,
+            pipes: Vec::new(),
         }
     }
 
@@ -277,8 +293,8 @@ impl World {
         ErrorKind::ConnectionReset.into()
     }
 
-    fn recv(&mut self, id: usize, buffer: &mut [u8]) -> io::Result<usize> {
-        let way = self.way_from(id);
+    /// Reads up to `most` bytes; the position of the first, and how many.
+    fn read(&mut self, id: usize, most: u64) -> io::Result<(u64, u64)> {
         let stop_short = self.random.bool();
         let conn = self.socks[id].conn;
         let sock = &mut self.socks[id];
@@ -287,13 +303,14 @@ impl World {
         if sock.reset && (stop_short || sock.read == sock.sent) {
             return Err(self.give_error(id));
         }
-        let mut amount = (sock.sent - sock.read).min(buffer.len() as u64);
+        let mut amount = (sock.sent - sock.read).min(most);
         if let Some(mark) = sock.mark.filter(|&mark| mark > sock.read) {
             amount = amount.min(mark - sock.read);
         }
         if sock.chunky && stop_short {
             amount = amount.min(7).max(amount / 2);
         }
+        let from = sock.read;
         if amount == 0 {
             if !sock.fin {
                 return Err(ErrorKind::WouldBlock.into());
@@ -301,33 +318,34 @@ impl World {
             sock.fin_read = true;
             let side = sock.side;
             self.conns[conn].first_fin.get_or_insert(side);
-            self.touched(id);
-            return Ok(0);
         }
-        for (index, slot) in buffer[..amount as usize].iter_mut().enumerate() {
-            *slot = byte(way, sock.read + index as u64);
-        }
-        sock.read += amount;
+        self.socks[id].read += amount;
         self.touched(id);
         self.interfere(id);
+        Ok((from, amount))
+    }
+
+    fn recv(&mut self, id: usize, buffer: &mut [u8]) -> io::Result<usize> {
+        let way = self.way_from(id);
+        let (from, amount) = self.read(id, buffer.len() as u64)?;
+        for (position, slot) in (from..from + amount).zip(buffer) {
+            *slot = byte(way, position);
+        }
         Ok(amount as usize)
     }
 
-    fn send(&mut self, id: usize, bytes: &[u8]) -> io::Result<usize> {
-        let way = if self.way_from(id) == Way::Up { Way::Down } else { Way::Up };
+    /// Takes up to `most` bytes; the position of the first, and how many.
+    fn write(&mut self, id: usize, most: u64) -> io::Result<(u64, u64)> {
         let sock = &mut self.socks[id];
         assert!(sock.open && sock.connected, "write to a socket that is not connected");
         assert!(!sock.finished, "write after the FIN");
-        assert!(!bytes.is_empty(), "an empty write");
+        assert!(most > 0, "an empty write");
         if sock.reset {
             return Err(self.give_error(id));
         }
         let room = sock.capacity - (sock.written - sock.taken);
-        let amount = room.min(bytes.len() as u64);
-        sock.no_space |= amount < bytes.len() as u64;
-        for (index, got) in bytes[..amount as usize].iter().enumerate() {
-            assert_eq!(*got, byte(way, sock.written + index as u64), "bytes out of order");
-        }
+        let (from, amount) = (sock.written, room.min(most));
+        sock.no_space |= amount < most;
         sock.written += amount;
         if amount == 0 {
             self.interfere(id);
@@ -335,6 +353,35 @@ impl World {
         }
         self.touched(id);
         self.interfere(id);
+        Ok((from, amount))
+    }
+
+    fn send(&mut self, id: usize, bytes: &[u8]) -> io::Result<usize> {
+        let way = if self.way_from(id) == Way::Up { Way::Down } else { Way::Up };
+        let (from, amount) = self.write(id, bytes.len() as u64)?;
+        for (position, got) in (from..from + amount).zip(bytes) {
+            assert_eq!(*got, byte(way, position), "bytes out of order");
+        }
+        Ok(amount as usize)
+    }
+
+    fn fill(&mut self, id: usize, pipe: usize) -> io::Result<usize> {
+        assert_eq!(self.pipes[pipe], Some(0), "fills a pipe that is not empty");
+        let most = self.random.u64(1..300_000);
+        let (_, amount) = self.read(id, most)?;
+        self.pipes[pipe] = Some(amount);
+        Ok(amount as usize)
+    }
+
+    fn empty(&mut self, pipe: usize, id: usize, bytes: usize) -> io::Result<usize> {
+        let held = self.pipes[pipe].expect("an open pipe");
+        assert_eq!(held, bytes as u64, "the engine has lost count of the pipe");
+        let source = self.other_end(id).expect("an other end");
+        assert_eq!(self.socks[source].read - held, self.socks[id].written, "bytes out of order");
+        // The kernel may take less than there is room for.
+        let most = if self.random.bool() { held } else { self.random.u64(1..=held) };
+        let (_, amount) = self.write(id, most)?;
+        self.pipes[pipe] = Some(held - amount);
         Ok(amount as usize)
     }
 
@@ -361,6 +408,7 @@ impl World {
 
 impl Io for SimNet {
     type Socket = SimSocket;
+    type Pipe = SimPipe;
 
     fn recv(&mut self, socket: &SimSocket, buffer: &mut [u8]) -> io::Result<usize> {
         self.0.borrow_mut().recv(socket.id, buffer)
@@ -368,6 +416,23 @@ impl Io for SimNet {
 
     fn send(&mut self, socket: &SimSocket, bytes: &[u8]) -> io::Result<usize> {
         self.0.borrow_mut().send(socket.id, bytes)
+    }
+
+    fn pipe(&mut self) -> io::Result<SimPipe> {
+        let mut world = self.0.borrow_mut();
+        if world.random.u8(..) < 20 {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
+        world.pipes.push(Some(0));
+        Ok(SimPipe { id: world.pipes.len() - 1, world: self.0.clone() })
+    }
+
+    fn fill(&mut self, socket: &SimSocket, pipe: &SimPipe) -> io::Result<usize> {
+        self.0.borrow_mut().fill(socket.id, pipe.id)
+    }
+
+    fn empty(&mut self, pipe: &SimPipe, socket: &SimSocket, bytes: usize) -> io::Result<usize> {
+        self.0.borrow_mut().empty(pipe.id, socket.id, bytes)
     }
 }
 

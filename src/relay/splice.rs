@@ -1,0 +1,84 @@
+//! The splice engine: from the source socket into a pipe, from the pipe to the sink socket, all in the kernel.
+//!
+//! A pipe is filled only when it is empty. So EAGAIN while filling can only mean that the source has nothing, never that
+//! the pipe is full (the two look alike), and a FIN is only read when everything before it was delivered.
+
+use super::{Books, Flow, Held, Io, Shared};
+
+/// How many pipes all workers together may have open, two descriptors each. A pipe is in use only while bytes are in it,
+/// so this is the number of bulk ways that may be stalled at the same time; those beyond it are copied.
+pub const PIPES: usize = 256;
+
+/// How many empty pipes a worker keeps open for the next bulk way.
+const SPARE_PIPES: usize = 16;
+
+/// A worker's pipes.
+#[derive(Debug)]
+pub(super) struct Pool<P> {
+    spare: Vec<P>,
+    /// How many more may be opened.
+    left: usize,
+}
+
+impl<P> Pool<P> {
+    pub(super) fn new(most: usize) -> Pool<P> {
+        Pool { spare: Vec::new(), left: most }
+    }
+
+    /// An empty pipe, unless the cap is reached or the process is short of descriptors.
+    fn take(&mut self, io: &mut impl Io<Pipe = P>) -> Option<P> {
+        if let Some(pipe) = self.spare.pop() {
+            return Some(pipe);
+        }
+        if self.left == 0 {
+            return None;
+        }
+        let pipe = io.pipe().ok()?;
+        self.left -= 1;
+        Some(pipe)
+    }
+
+    /// Takes an empty pipe back.
+    fn put_back(&mut self, pipe: P) {
+        if self.spare.len() < SPARE_PIPES { self.spare.push(pipe) } else { self.discard(pipe) }
+    }
+
+    /// Closes a pipe.
+    pub(super) fn discard(&mut self, pipe: P) {
+        drop(pipe);
+        self.left += 1;
+    }
+}
+
+/// Delivers from a pipe that is held.
+pub(super) fn deliver<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) {
+    let Held::Pipe(pipe, bytes) = &mut flow.held else { return };
+    // The kernel may take a pipe's pages one lot at a time: only EAGAIN says that there is no room.
+    while *bytes > 0 {
+        let outcome = books.io.empty(pipe, &books.sink.socket, *bytes);
+        let written = books.note_written(outcome, *bytes);
+        if written == 0 {
+            return;
+        }
+        *bytes -= written;
+        books.sink.ready.writable = true;
+    }
+    if let Held::Pipe(pipe, _) = std::mem::replace(&mut flow.held, Held::Nothing) {
+        shared.pipes.put_back(pipe);
+    }
+}
+
+/// Fills a pipe once and delivers what it can. False if there is no pipe.
+pub(super) fn step<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) -> bool {
+    let Some(pipe) = shared.pipes.take(books.io) else { return false };
+    let outcome = books.io.fill(&books.source.socket, &pipe);
+    match books.note_read(outcome) {
+        Some(read) => {
+            flow.learn(shared.engine, read);
+            flow.held = Held::Pipe(pipe, read);
+            deliver(flow, books, shared);
+        }
+        None => shared.pipes.put_back(pipe),
+    }
+    true
+}
