@@ -5,6 +5,7 @@
 pub mod address;
 pub mod bits;
 pub mod duration;
+pub mod nearest;
 pub mod slots;
 pub mod tick;
 pub mod wheel;

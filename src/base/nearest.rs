@@ -1,0 +1,99 @@
+//! "Did you mean …?": the word a user most likely wanted, for messages about unknown names.
+
+/// Longer words are not compared: nobody mistypes 64 letters, and the cost is the product of the lengths.
+const LONGEST: usize = 64;
+
+/// The candidate that `word` is most likely a mistyping of: the one fewest edits away, at most one edit per three
+/// letters; or one that begins with `word`. Case is ignored. `None` if nothing is close.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word: Vec<char> = word.chars().take(LONGEST + 1).flat_map(char::to_lowercase).collect();
+    if word.len() > LONGEST {
+        return None;
+    }
+    let allowed = word.len() / 3;
+    let distance = |candidate: &str| {
+        let candidate: Vec<char> = candidate.chars().flat_map(char::to_lowercase).collect();
+        // The first three letters and nothing wrong after them: cut short, not mistyped.
+        let begun = word.len() >= 3 && candidate.starts_with(&word);
+        if begun { 1 } else { edits(&word, &candidate) }
+    };
+    let scored = candidates.into_iter().map(|candidate| (distance(candidate), candidate));
+    scored.filter(|(edits, _)| *edits <= allowed).min_by_key(|(edits, _)| *edits).map(|(_, candidate)| candidate)
+}
+
+/// `, did you mean X?` or nothing, to append to a message.
+pub fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
+    nearest(word, candidates).map_or_else(String::new, |candidate| format!(", did you mean `{candidate}`?"))
+}
+
+/// Levenshtein's distance: insertions, deletions and replacements that turn `from` into `to`. One row of the table at
+/// a time: `row[j]` is the distance of the letters of `from` seen so far to the first `j` of `to`.
+fn edits(from: &[char], to: &[char]) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, a) in from.iter().enumerate() {
+        let mut diagonal = i;
+        let mut left = i + 1;
+        for (j, b) in to.iter().enumerate() {
+            let above = row[j + 1];
+            let replaced = diagonal + usize::from(a != b);
+            row[j] = left;
+            left = replaced.min(above + 1).min(left + 1);
+            diagonal = above;
+        }
+        row[to.len()] = left;
+    }
+    row[to.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn distance(from: &str, to: &str) -> usize {
+        edits(&from.chars().collect::<Vec<_>>(), &to.chars().collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn known_distances() {
+        for (from, to, want) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("kitten", "sitting", 3),
+            ("weight", "wieght", 2),
+            ("ü", "u", 1),
+        ] {
+            assert_eq!(distance(from, to), want, "{from} {to}");
+        }
+    }
+
+    #[test]
+    fn mistypings_find_their_word_and_strangers_do_not() {
+        let known = ["weight", "name", "max-connections", "backup", "round-robin"];
+        for (word, want) in [
+            ("wieght", Some("weight")),
+            ("Weigth", Some("weight")),
+            ("nam", Some("name")),
+            ("max-conn", Some("max-connections")),
+            ("roundrobin", Some("round-robin")),
+            ("zone", None),
+            ("x", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(word, known), want, "{word}");
+        }
+        assert_eq!(hint("bakup", known), ", did you mean `backup`?");
+        assert_eq!(hint("zone", known), "");
+        assert_eq!(nearest(&"w".repeat(100_000), known), None);
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_distance(a in "[ab]{0,6}", b in "[ab]{0,6}", c in "[ab]{0,6}") {
+            prop_assert_eq!(distance(&a, &b), distance(&b, &a));
+            prop_assert_eq!(distance(&a, &b) == 0, a == b);
+            prop_assert!(distance(&a, &c) <= distance(&a, &b) + distance(&b, &c));
+        }
+    }
+}

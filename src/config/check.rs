@@ -1,0 +1,159 @@
+//! What must hold of an operator's settings whoever reads them, flags or file: one rule, one message.
+//!
+//! Each function looks at a value or a pair; saying where it stood (flag, or file and line) is the caller's part.
+
+use crate::base::{Address, Listen};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// The longest name of a listener, pool or backend.
+const NAME_MAX: usize = 128;
+
+/// A name as it may stand in a log line, a metric label and a URL: not empty, no white space, nothing unprintable.
+pub fn name(text: &str) -> Result<(), String> {
+    let why = if text.is_empty() {
+        "it is empty"
+    } else if text.len() > NAME_MAX {
+        "it is longer than 128 bytes"
+    } else if text.chars().any(|letter| letter.is_whitespace() || letter.is_control()) {
+        "it contains white space or control characters"
+    } else {
+        return Ok(());
+    };
+    Err(format!("expected a name without spaces, got `{text}`: {why}"))
+}
+
+/// The path of an HTTP probe, as it stands in a request line: `/` first, then visible ASCII.
+pub fn health_path(text: &str) -> Result<(), String> {
+    let why = if !text.starts_with('/') {
+        "it does not begin with /"
+    } else if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        "it contains spaces, control characters or letters outside ASCII (write them as %20 …)"
+    } else {
+        return Ok(());
+    };
+    Err(format!("expected a path like /healthz, got `{text}`: {why}"))
+}
+
+/// A message with the values it shows as they were typed, except that what would break the line or drive the terminal is escaped.
+pub fn shown(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() { line.extend(letter.escape_default()) } else { line.push(letter) }
+    }
+    line
+}
+
+/// Would the kernel refuse to listen on both? Two listeners on port 0 never meet: each gets a port of its own.
+///
+/// A name is compared as a name: whether it resolves to another listener's address shows when it is bound.
+pub fn overlap(one: &Listen, other: &Listen) -> bool {
+    match (&one.0, &other.0) {
+        (Address::Unix(a), Address::Unix(b)) => a == b,
+        (Address::Name(a, p), Address::Name(b, q)) => p == q && *p != 0 && a.eq_ignore_ascii_case(b),
+        // Every address that a name can resolve to is one of ours, or can't be bound at all.
+        (Address::Name(_, p), b) => inet(b).is_some_and(|b| b.port() == *p && *p != 0 && is_every_interface(b.ip())),
+        (_, Address::Name(..)) => overlap(other, one),
+        (a, b) => match (inet(a), inet(b)) {
+            (Some(a), Some(b)) => a.port() == b.port() && a.port() != 0 && covers_same(a.ip(), b.ip()),
+            _ => false,
+        },
+    }
+}
+
+fn inet(address: &Address) -> Option<SocketAddr> {
+    match address {
+        Address::Inet(at) => Some(SocketAddr::new(at.ip().to_canonical(), at.port())),
+        Address::Any(port) => Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port))),
+        Address::Name(..) | Address::Unix(_) => None,
+    }
+}
+
+/// `[::]` is bound dual-stack, so it is IPv4 too.
+fn is_every_interface(ip: IpAddr) -> bool {
+    ip == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+}
+
+fn covers_same(a: IpAddr, b: IpAddr) -> bool {
+    let every_v4 = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    a == b
+        || is_every_interface(a)
+        || is_every_interface(b)
+        || (a == every_v4 && b.is_ipv4())
+        || (b == every_v4 && a.is_ipv4())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_would_break_a_log_line_are_refused() {
+        for good in ["web1", "unix:/run/a.sock", "[::1]:80", "größe"] {
+            assert_eq!(name(good), Ok(()), "{good}");
+        }
+        for (bad, why) in [("", "empty"), ("a b", "white space"), ("a\nb", "white space"), ("a\u{7f}", "control")] {
+            let message = name(bad).unwrap_err();
+            assert!(message.contains(why), "{message}");
+        }
+        assert!(name(&"n".repeat(129)).is_err());
+    }
+
+    #[test]
+    fn a_health_path_fits_a_request_line() {
+        for good in ["/", "/healthz", "/a?b=c&d=%20"] {
+            assert_eq!(health_path(good), Ok(()), "{good}");
+        }
+        for (bad, why) in [
+            ("", "begin with /"),
+            ("healthz", "begin with /"),
+            ("/a b", "spaces"),
+            ("/a\r\nX: y", "control"),
+            ("/ü", "ASCII"),
+        ] {
+            let message = health_path(bad).unwrap_err();
+            assert!(message.contains(why), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_message_stays_on_its_line() {
+        assert_eq!(shown("got `a\nb\u{1b}[31m`: größer, isn't it"), "got `a\\nb\\u{1b}[31m`: größer, isn't it");
+    }
+
+    #[test]
+    fn listeners_overlap_when_the_kernel_would_refuse_one() {
+        let meets = |a: &str, b: &str| {
+            let (a, b) = (Listen::parse(a).unwrap(), Listen::parse(b).unwrap());
+            assert_eq!(overlap(&a, &b), overlap(&b, &a), "{a} {b}");
+            overlap(&a, &b)
+        };
+        for (a, b) in [
+            (":80", "127.0.0.1:80"),
+            (":80", ":80"),
+            (":80", "[::1]:80"),
+            ("[::]:80", "10.0.0.1:80"),
+            ("0.0.0.0:80", "10.0.0.1:80"),
+            ("[::ffff:10.0.0.1]:80", "10.0.0.1:80"),
+            ("web:80", "WEB:80"),
+            ("web:80", ":80"),
+            ("unix:/a", "unix:/a"),
+        ] {
+            assert!(meets(a, b), "{a} {b}");
+        }
+        for (a, b) in [
+            (":80", ":81"),
+            (":0", ":0"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("web:0", "web:0"),
+            ("web:0", ":0"),
+            ("127.0.0.1:80", "127.0.0.2:80"),
+            ("0.0.0.0:80", "[::1]:80"),
+            ("web:80", "api:80"),
+            ("web:80", "127.0.0.1:80"),
+            ("unix:/a", "unix:/b"),
+            ("unix:/a", ":80"),
+        ] {
+            assert!(!meets(a, b), "{a} {b}");
+        }
+    }
+}
