@@ -1,0 +1,346 @@
+//! The balancer's flags, proven: text in, a [`Model`] or every mistake out.
+//!
+//! Pure: nothing is opened, resolved or looked up; how many cores there are comes in as an argument. A mistake is one
+//! line that names the flag, shows the value and says what would be accepted. All of them are reported together, so that
+//! a command line is mended in one go.
+
+use super::args::Balance;
+use super::{backend_spec, values};
+use crate::base::{Listen, duration};
+use crate::config::check;
+use crate::config::model::{self, Health, HealthKind, Model, defaults};
+use log::LevelFilter;
+use std::time::Duration;
+
+/// More threads than any machine has cores for.
+const WORKERS_MAX: usize = 1024;
+
+/// What the flags ask for.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    /// What to run.
+    pub model: Model,
+    /// How much to log, unless RUST_LOG says otherwise.
+    pub log_level: LevelFilter,
+}
+
+/// Every mistake in a command line, a line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mistakes(pub Vec<String>);
+
+/// Reads the flags. `cores` is how many workers there are if `--workers` does not say.
+pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
+    let mut mistakes = Mistakes::default();
+    let bind = listeners(flags, &mut mistakes);
+    let backends = backends(flags, &mut mistakes);
+    let health = health(flags, &mut mistakes);
+    let mut time = |flag, text, default| mistakes.read(flag, text, duration::parse_positive).unwrap_or(default);
+    let connect_timeout = time("--connect-timeout", &flags.connect_timeout, defaults::CONNECT_TIMEOUT);
+    let idle_timeout = time("--idle-timeout", &flags.idle_timeout, defaults::IDLE_TIMEOUT);
+    // No time at all is a setting here: reset what is open at once.
+    let shutdown_timeout = mistakes.read("--shutdown-timeout", &flags.shutdown_timeout, duration::parse);
+    let algorithm = flags.algorithm.clone().or_else(|| Some(defaults::ALGORITHM.to_owned()));
+    let algorithm = mistakes.read("--algorithm", &algorithm, values::algorithm);
+    let workers = mistakes.read("--workers", &flags.workers, |text| values::number(text, 1, WORKERS_MAX as u64));
+    let max_connections = mistakes.read("--max-connections", &flags.max_connections, values::count);
+    let log_level = mistakes.read("--log-level", &flags.log_level, values::log_level);
+    let Some(algorithm) = algorithm.filter(|_| mistakes.0.is_empty()) else { return Err(mistakes) };
+
+    let name = || defaults::NAME.to_owned();
+    let pool = model::Pool {
+        name: name(),
+        algorithm,
+        connect_timeout,
+        connect_attempts: defaults::CONNECT_ATTEMPTS,
+        idle_timeout,
+        half_close_timeout: defaults::HALF_CLOSE_TIMEOUT,
+        health,
+        backends,
+    };
+    let global = model::Global {
+        workers: workers.map_or(cores.clamp(1, WORKERS_MAX), |workers| workers as usize),
+        max_connections: max_connections.map(|limit| limit as usize),
+        shutdown_timeout: shutdown_timeout.unwrap_or(defaults::SHUTDOWN_TIMEOUT),
+    };
+    let listeners = vec![model::Listener { name: name(), bind, pool: name() }];
+    let model = Model { global, listeners, pools: vec![pool] };
+    Ok(Asked { model, log_level: log_level.unwrap_or(LevelFilter::Info) })
+}
+
+impl Mistakes {
+    fn note(&mut self, line: impl AsRef<str>) {
+        self.0.push(check::shown(line.as_ref()));
+    }
+
+    /// Parses a flag if it was given; what is wrong with it is noted and the answer is as if it was not given.
+    fn read<T>(&mut self, flag: &str, text: &Option<String>, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        match parse(text.as_ref()?) {
+            Ok(value) => Some(value),
+            Err(why) => {
+                self.note(format!("{flag}: {why}"));
+                None
+            }
+        }
+    }
+}
+
+fn listeners(flags: &Balance, mistakes: &mut Mistakes) -> Vec<Listen> {
+    if flags.listen.is_empty() {
+        mistakes.note("no listener: say where clients connect, like --listen :8080");
+    }
+    let mut bind: Vec<Listen> = Vec::new();
+    for text in &flags.listen {
+        match Listen::parse(text) {
+            Ok(listen) => {
+                if let Some(other) = bind.iter().find(|other| check::overlap(other, &listen)) {
+                    mistakes.note(if *other == listen {
+                        format!("--listen: `{listen}` is given twice")
+                    } else {
+                        format!("--listen: `{listen}` overlaps `{other}`: only one of them can have the port")
+                    });
+                }
+                bind.push(listen);
+            }
+            Err(why) => mistakes.note(format!("--listen: {why}")),
+        }
+    }
+    bind
+}
+
+fn backends(flags: &Balance, mistakes: &mut Mistakes) -> Vec<model::Backend> {
+    if flags.backend.is_empty() {
+        mistakes.note("no backend: say which servers there are, like --backend 127.0.0.1:8081");
+    }
+    let mut backends: Vec<model::Backend> = Vec::new();
+    for text in &flags.backend {
+        match backend_spec::parse(text) {
+            Ok(backend) => {
+                if backends.iter().any(|other| other.name == backend.name) {
+                    let name = &backend.name;
+                    mistakes.note(format!(
+                        "--backend: `{text}` is the second backend called `{name}`: give it another name, like \
+                         `{},name={}`",
+                        backend.address,
+                        free_name(&backends)
+                    ));
+                }
+                backends.push(backend);
+            }
+            Err(why) => mistakes.note(format!("--backend: {why}")),
+        }
+    }
+    backends
+}
+
+/// A name that no backend has, for the message about one that two have.
+fn free_name(backends: &[model::Backend]) -> String {
+    let taken = |name: &String| backends.iter().any(|backend| backend.name == *name);
+    (2..).map(|number| format!("web{number}")).find(|name| !taken(name)).unwrap_or_default()
+}
+
+fn health(flags: &Balance, mistakes: &mut Mistakes) -> Health {
+    let defaults = Health::default();
+    let interval = mistakes.read("--health-interval", &flags.health_interval, duration::parse_positive_or_seconds);
+    let timeout = mistakes.read("--health-timeout", &flags.health_timeout, duration::parse_positive);
+    let rise = mistakes.read("--health-rise", &flags.health_rise, values::count);
+    let fall = mistakes.read("--health-fall", &flags.health_fall, values::count);
+    let kind = health_kind(flags, mistakes);
+    // A mistaken interval is reported already; comparing with its default would only confuse.
+    let known = interval.is_some() || flags.health_interval.is_none();
+    let interval = interval.unwrap_or(defaults.interval);
+    if let Some(timeout) = timeout.filter(|timeout| known && *timeout > interval) {
+        mistakes.note(format!(
+            "--health-timeout: expected at most the --health-interval of {}, got `{}`: a probe must end before the next",
+            written(interval),
+            written(timeout)
+        ));
+    }
+    Health {
+        kind,
+        interval,
+        timeout: timeout.unwrap_or(defaults.timeout.min(interval)),
+        rise: rise.unwrap_or(defaults.rise),
+        fall: fall.unwrap_or(defaults.fall),
+    }
+}
+
+fn health_kind(flags: &Balance, mistakes: &mut Mistakes) -> HealthKind {
+    let path =
+        mistakes.read("--health-path", &flags.health_path, |path| check::health_path(path).map(|()| path.to_owned()));
+    let http = |path: Option<String>| HealthKind::Http {
+        path: path.unwrap_or_else(|| defaults::HEALTH_PATH.to_owned()),
+        host: None,
+        expect: vec![defaults::EXPECT_STATUS],
+    };
+    let Some(kind) = &flags.health else {
+        return if flags.health_path.is_some() { http(path) } else { HealthKind::Tcp };
+    };
+    let chosen = match kind.to_ascii_lowercase().as_str() {
+        "http" => return http(path),
+        "tcp" => HealthKind::Tcp,
+        "off" => HealthKind::Off,
+        _ => {
+            mistakes.note(format!("--health: expected tcp, http or off, got `{kind}`"));
+            return HealthKind::Off;
+        }
+    };
+    if let Some(path) = &flags.health_path {
+        mistakes.note(format!(
+            "--health-path: `{path}` needs HTTP probes, but --health is `{kind}`: leave one of the two out, or say --health \
+             http"
+        ));
+    }
+    chosen
+}
+
+/// A duration as the user would write it.
+pub fn written(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::Arguments;
+    use super::*;
+    use crate::base::Address;
+    use clap::Parser;
+
+    fn asked(line: &str) -> Result<Asked, Mistakes> {
+        let arguments = Arguments::try_parse_from(std::iter::once("tcplb").chain(line.split_whitespace())).unwrap();
+        read(&arguments.balance, 4)
+    }
+
+    fn good(line: &str) -> Model {
+        asked(&format!("-l :8080 -b 127.0.0.1:8081 {line}")).unwrap().model
+    }
+
+    /// The only mistake in an otherwise good command line.
+    #[track_caller]
+    fn mistake(line: &str) -> String {
+        let Mistakes(lines) = asked(&format!("-l :8080 -b 127.0.0.1:8081 {line}")).unwrap_err();
+        assert_eq!(lines.len(), 1, "{lines:?}");
+        lines[0].clone()
+    }
+
+    #[test]
+    fn two_flags_are_enough_and_the_rest_is_the_contract_s_defaults() {
+        let Asked { model, log_level } = asked("--listen :8080 --backend 127.0.0.1:8081").unwrap();
+        assert_eq!((model.global.workers, model.global.max_connections), (4, None));
+        assert_eq!(model.global.shutdown_timeout, Duration::from_secs(30));
+        assert_eq!(model.listeners.len(), 1);
+        assert_eq!(model.listeners[0].name, "default");
+        assert_eq!(model.listeners[0].pool, "default");
+        assert_eq!(model.listeners[0].bind, [Listen(Address::Any(8080))]);
+        let pool = &model.pools[0];
+        assert_eq!((pool.name.as_str(), pool.algorithm.name, pool.connect_attempts), ("default", "round-robin", 3));
+        assert_eq!((pool.connect_timeout, pool.idle_timeout), (Duration::from_secs(5), Duration::from_secs(3600)));
+        assert_eq!(pool.health, Health::default());
+        assert_eq!(pool.backends[0].name, "127.0.0.1:8081");
+        assert_eq!(log_level, LevelFilter::Info);
+    }
+
+    #[test]
+    fn every_flag_reaches_the_model() {
+        let line = "-l 127.0.0.1:1 -l [::1]:2 -b a:1,name=x -b b:2 --algo RR -w 3 -t 5 --health-timeout 300ms \
+                    --health-rise 4 --health-fall 5 --health-path /up --connect-timeout 1s --idle-timeout 2m \
+                    --shutdown-timeout 0s --max-connections 77 --log-level DEBUG";
+        let Asked { model, log_level } = asked(line).unwrap();
+        assert_eq!((model.global.workers, model.global.max_connections), (3, Some(77)));
+        assert_eq!(model.global.shutdown_timeout, Duration::ZERO);
+        assert_eq!(model.listeners[0].bind.len(), 2);
+        let pool = &model.pools[0];
+        assert_eq!((pool.connect_timeout, pool.idle_timeout), (Duration::from_secs(1), Duration::from_secs(120)));
+        assert_eq!(pool.backends.len(), 2);
+        let http = HealthKind::Http { path: "/up".into(), host: None, expect: vec![(200, 200)] };
+        let (interval, timeout) = (Duration::from_secs(5), Duration::from_millis(300));
+        assert_eq!(pool.health, Health { kind: http, interval, timeout, rise: 4, fall: 5 });
+        assert_eq!(log_level, LevelFilter::Debug);
+    }
+
+    #[test]
+    fn a_health_path_implies_http_and_contradicts_the_others() {
+        let kind = |line: &str| good(line).pools[0].health.kind.clone();
+        let http = |path: &str| HealthKind::Http { path: path.into(), host: None, expect: vec![(200, 200)] };
+        assert_eq!(kind(""), HealthKind::Tcp);
+        assert_eq!(kind("--health off"), HealthKind::Off);
+        assert_eq!(kind("--health HTTP"), http("/"));
+        assert_eq!(kind("--health-path /a"), http("/a"));
+        assert_eq!(kind("--health http --health-path /a"), http("/a"));
+        for other in ["tcp", "off"] {
+            let message = mistake(&format!("--health {other} --health-path /a"));
+            assert!(message.contains("--health-path: `/a`") && message.contains(&format!("`{other}`")), "{message}");
+        }
+        assert!(mistake("--health-path up").contains("--health-path: expected a path like /healthz, got `up`"));
+        assert_eq!(mistake("--health ping"), "--health: expected tcp, http or off, got `ping`");
+    }
+
+    #[test]
+    fn the_health_timeout_fits_the_interval() {
+        let timeout = |line: &str| good(line).pools[0].health.timeout;
+        assert_eq!(timeout("-t 200ms"), Duration::from_millis(200), "lowered with the interval");
+        assert_eq!(timeout("-t 10"), Duration::from_secs(1));
+        assert_eq!(timeout("-t 3s --health-timeout 3s"), Duration::from_secs(3));
+        for line in ["--health-timeout 3s", "-t 1s --health-timeout 3s"] {
+            let message = mistake(line);
+            assert!(message.contains("--health-timeout") && message.contains("`3s`"), "{message}");
+            assert!(message.contains("--health-interval of "), "{message}");
+        }
+        assert!(mistake("-t 0 --health-timeout 3s").starts_with("--health-interval"));
+    }
+
+    #[test]
+    fn each_wrong_value_is_told_with_its_flag() {
+        for (line, wants) in [
+            ("-a leest", &["--algorithm: expected ", "round-robin", "got `leest`"][..]),
+            ("-w 0", &["--workers: expected a number from 1 to 1024, got `0`"]),
+            ("-w 1025", &["--workers: ", "`1025`"]),
+            ("-w -1", &["--workers: ", "`-1`"]),
+            ("--max-connections 0", &["--max-connections: ", "from 1", "`0`"]),
+            ("--health-rise 0", &["--health-rise: ", "`0`"]),
+            ("--health-fall x", &["--health-fall: ", "`x`"]),
+            ("-t 0", &["--health-interval: expected at least 1ms, got `0`"]),
+            ("-t soon", &["--health-interval: ", "500ms", "`soon`"]),
+            ("--health-timeout 1", &["--health-timeout: ", "with a unit", "`1`"]),
+            ("--connect-timeout 5", &["--connect-timeout: ", "with a unit", "`5`"]),
+            ("--connect-timeout 0s", &["--connect-timeout: expected at least 1ms, got `0s`"]),
+            ("--idle-timeout 1x", &["--idle-timeout: ", "`1x`"]),
+            ("--shutdown-timeout 30", &["--shutdown-timeout: ", "`30`"]),
+            ("--log-level loud", &["--log-level: expected off, error", "`loud`"]),
+            ("-l nowhere", &["--listen: expected 127.0.0.1:80", "or :80", "`nowhere`: the port is missing"]),
+            ("-b a:1,weight=x", &["--backend: weight: ", "0 to 65535", "`x`"]),
+        ] {
+            let message = mistake(line);
+            for want in wants {
+                assert!(message.contains(want), "{line}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn listeners_that_would_meet_are_refused() {
+        assert_eq!(mistake("-l :8080"), "--listen: `:8080` is given twice");
+        let message = mistake("-l 127.0.0.1:8080");
+        assert!(message.contains("`127.0.0.1:8080` overlaps `:8080`"), "{message}");
+        assert_eq!(good("-l 127.0.0.1:0 -l 127.0.0.1:0").listeners[0].bind.len(), 3);
+    }
+
+    #[test]
+    fn two_backends_with_one_name_are_refused() {
+        let message = mistake("-b 127.0.0.1:8081");
+        assert!(message.contains("second backend called `127.0.0.1:8081`"), "{message}");
+        assert!(message.contains("`127.0.0.1:8081,name=web2`"), "{message}");
+        assert!(mistake("-b a:1,name=web2 -b b:1,name=web2").contains("`b:1,name=web3`"));
+        assert_eq!(good("-b 127.0.0.1:8081,name=again").pools[0].backends.len(), 2);
+    }
+
+    #[test]
+    fn all_mistakes_come_at_once() {
+        let Mistakes(lines) = asked("-w 0 -a nope -t x --log-level y --health-rise 0").unwrap_err();
+        for want in
+            ["no listener", "no backend", "--workers", "--algorithm", "--health-interval", "--log-level", "-rise"]
+        {
+            assert_eq!(lines.iter().filter(|line| line.contains(want)).count(), 1, "{want}: {lines:?}");
+        }
+        assert_eq!(lines.len(), 7);
+    }
+}

@@ -1,0 +1,91 @@
+//! What the user types: flags, subcommands, messages and exit codes.
+//!
+//! | module          | part                                                                     |
+//! |-----------------|--------------------------------------------------------------------------|
+//! | `args`          | the command line as clap sees it                                         |
+//! | `values`        | single values: numbers, algorithm names, log levels                      |
+//! | `backend_spec`  | `--backend ADDR[,weight=N]…`                                             |
+//! | `flags`         | flags → model, every mistake at once; pure                               |
+//! | `serve`         | the balancer in the foreground: start, say so, signals, drain            |
+//! | [`backend`]     | `tcplb backend`, the test server                                         |
+//! | `demo`          | `tcplb demo`, the tour                                                   |
+//! | `logger`, `signals`, `terminal` | the process's own log, its signals, its output           |
+//!
+//! Everything a user is told before the balancer runs is written here; what it says while it runs goes through the log.
+
+mod args;
+pub mod backend;
+mod backend_spec;
+mod demo;
+mod flags;
+mod logger;
+mod serve;
+mod signals;
+mod terminal;
+mod values;
+
+use args::{Arguments, Command};
+use clap::Parser;
+use log::LevelFilter;
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// Could not start or run: a port is taken, a permission is missing.
+const COULD_NOT_RUN: u8 = 1;
+/// The command line is wrong.
+const WRONG_USAGE: u8 = 2;
+
+/// The program: from the process's arguments to its exit code.
+pub fn run() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version are errors to clap too, with exit code 0. Nobody is left to tell if printing fails.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE));
+        }
+    };
+    match arguments.command {
+        None => balance(&arguments.balance),
+        Some(Command::Backend(backend)) => {
+            logger::init(LevelFilter::Info);
+            done(backend::run(backend.options()))
+        }
+        Some(Command::Demo(demo)) => {
+            // The demo tells its own story; the log would tell it twice.
+            logger::init(LevelFilter::Error);
+            done(demo::run(&demo.listen, demo.once))
+        }
+    }
+}
+
+fn balance(flags: &args::Balance) -> ExitCode {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    match flags::read(flags, cores) {
+        Ok(asked) => {
+            logger::init(asked.log_level);
+            done(serve::run(asked.model))
+        }
+        Err(flags::Mistakes(mistakes)) => {
+            for mistake in mistakes {
+                complain(mistake);
+            }
+            terminal::tell("For more information, try '--help'; to see tcplb at work, 'tcplb demo'.");
+            ExitCode::from(WRONG_USAGE)
+        }
+    }
+}
+
+fn done(result: Result<(), impl Display>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(error);
+            ExitCode::from(COULD_NOT_RUN)
+        }
+    }
+}
+
+fn complain(error: impl Display) {
+    terminal::tell(format_args!("error: {error}"));
+}

@@ -1,0 +1,119 @@
+//! The balancer in the foreground: start it, say what it does, pass signals on, wait for the end.
+
+use super::signals::{self, Signal};
+use super::{flags, terminal};
+use crate::app::{self, Remote};
+use crate::config::model::{self, HealthKind, Model};
+use crossbeam_channel::Receiver;
+use std::fmt::{self, Write};
+use std::thread;
+
+/// Runs until a signal stops it. The error says what could not be started and why.
+pub fn run(model: Model) -> Result<(), String> {
+    let introduction = introduction(&model);
+    let running = app::start(model).map_err(|error| error.to_string())?;
+    // Before the first line is printed: whoever waits for it may send a signal the moment it appears.
+    let signals = signals::receiver().map_err(|error| format!("can't listen to signals: {error}"))?;
+    for listener in running.listeners() {
+        terminal::tell(format_args!("listening on {}", listener.endpoint));
+    }
+    for line in introduction {
+        terminal::tell(line);
+    }
+    let remote = running.remote();
+    let spawned = thread::Builder::new().name("commands".to_owned()).spawn(move || obey(&signals, &remote));
+    spawned.map_err(|error| format!("can't start a thread: {error}"))?;
+    running.wait();
+    Ok(())
+}
+
+fn obey(signals: &Receiver<Signal>, remote: &Remote) {
+    let mut stopping = false;
+    for signal in signals {
+        match signal {
+            Signal::Stop => {
+                log::info!("{}", if stopping { "stopping now" } else { "stopping: open connections may finish" });
+                stopping = true;
+                remote.stop();
+            }
+            Signal::Hangup => log::info!("SIGHUP ignored: there is no file to read again"),
+            Signal::User1 => log::info!("SIGUSR1 ignored: there is no log file to reopen"),
+            Signal::User2 => log::info!("SIGUSR2 ignored: this version can't hand over to a new one"),
+        }
+    }
+}
+
+/// What start-up prints after the addresses: a line for each pool, and one for each of its backends.
+fn introduction(model: &Model) -> Vec<String> {
+    let mut lines = Vec::new();
+    for pool in &model.pools {
+        let (count, plural) = (pool.backends.len(), if pool.backends.len() == 1 { "" } else { "s" });
+        let (name, algorithm, health) = (&pool.name, pool.algorithm.name, Watched(&pool.health));
+        lines.push(format!("pool {name}: {algorithm} over {count} backend{plural}, {health}"));
+        lines.extend(pool.backends.iter().map(backend_line));
+    }
+    lines
+}
+
+fn backend_line(backend: &model::Backend) -> String {
+    let mut line = format!("backend {}", backend.name);
+    let address = backend.address.to_string();
+    if backend.name != address {
+        push(&mut line, format_args!(" {address}"));
+    }
+    push(&mut line, format_args!(" weight {}", backend.weight));
+    if let Some(limit) = backend.max_connections {
+        push(&mut line, format_args!(" max-connections {limit}"));
+    }
+    if backend.backup {
+        line.push_str(" backup");
+    }
+    line
+}
+
+fn push(line: &mut String, part: fmt::Arguments<'_>) {
+    // Writing to a string can't fail.
+    let _ = line.write_fmt(part);
+}
+
+struct Watched<'a>(&'a model::Health);
+
+impl fmt::Display for Watched<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let interval = flags::written(self.0.interval);
+        match &self.0.kind {
+            HealthKind::Tcp => write!(out, "tcp health every {interval}"),
+            HealthKind::Http { path, .. } => write!(out, "http health of {path} every {interval}"),
+            HealthKind::Off => out.write_str("health off"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::args::Arguments;
+    use super::*;
+    use clap::Parser;
+
+    fn lines(line: &str) -> Vec<String> {
+        let arguments = Arguments::try_parse_from(line.split_whitespace()).unwrap();
+        introduction(&flags::read(&arguments.balance, 1).unwrap().model)
+    }
+
+    #[test]
+    fn start_up_tells_the_pool_and_each_backend() {
+        assert_eq!(
+            lines("tcplb -l :80 -b 127.0.0.1:8081,name=web1 -b 127.0.0.1:8082,weight=5,max-connections=9,backup"),
+            [
+                "pool default: round-robin over 2 backends, tcp health every 2s",
+                "backend web1 127.0.0.1:8081 weight 1",
+                "backend 127.0.0.1:8082 weight 5 max-connections 9 backup",
+            ]
+        );
+        assert_eq!(
+            lines("tcplb -l :80 -b a:1 --health-path /up -t 500ms")[0],
+            "pool default: round-robin over 1 backend, http health of /up every 500ms"
+        );
+        assert!(lines("tcplb -l :80 -b a:1 --health off")[0].ends_with("health off"));
+    }
+}

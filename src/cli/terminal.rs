@@ -1,0 +1,22 @@
+//! Lines for people. `eprintln!` and `println!` panic when nobody reads any more (`tcplb demo | head`); these do not.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+
+/// Writes a line to stderr, as it is: start-up and errors. If nobody reads it, nobody misses it.
+pub fn tell(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Writes a line to stdout. An error says that nobody reads any more.
+pub fn show(line: impl Display) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{line}")?;
+    out.flush()
+}
+
+/// May lines to stdout be coloured? Only on a terminal, and not if the user said NO_COLOR (no-color.org).
+pub fn colours() -> bool {
+    let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    io::stdout().is_terminal() && !refused
+}

@@ -1,0 +1,101 @@
+//! Single values as users type them: numbers, names of algorithms and log levels.
+//!
+//! Each parser's error says what would be accepted and shows the value; naming the flag is the caller's part.
+
+use crate::base::nearest;
+use crate::policy::balance::{self, Algorithm};
+use log::LevelFilter;
+
+/// The levels of `--log-level`, quietest first.
+const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// A whole number between `min` and `max`. Digits only: `from_str` would take a leading `+` too.
+pub fn number(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    match text.parse::<u64>() {
+        Ok(value) if digits && (min..=max).contains(&value) => Ok(value),
+        _ if max == u64::MAX => Err(format!("expected a number, at least {min}, got `{text}`")),
+        _ => Err(format!("expected a number from {min} to {max}, got `{text}`")),
+    }
+}
+
+/// As [`number`], where a count of `u32` is wanted: at least one.
+pub fn count(text: &str) -> Result<u32, String> {
+    let value = number(text, 1, u64::from(u32::MAX))?;
+    Ok(u32::try_from(value).unwrap_or(u32::MAX))
+}
+
+/// An algorithm by its long or short name.
+pub fn algorithm(text: &str) -> Result<&'static Algorithm, String> {
+    balance::find(text).ok_or_else(|| {
+        let names = balance::REGISTRY.iter().flat_map(|row| [row.name].into_iter().chain(row.short.iter().copied()));
+        let listed: Vec<&str> = balance::REGISTRY.iter().map(|row| row.name).collect();
+        let hint = nearest::hint(text, names);
+        format!("expected {}, got `{text}`{hint}", alternatives(&listed))
+    })
+}
+
+/// A level of detail, in any case.
+pub fn log_level(text: &str) -> Result<LevelFilter, String> {
+    text.parse().map_err(|_| {
+        let hint = nearest::hint(text, LOG_LEVELS);
+        format!("expected {}, got `{text}`{hint}", alternatives(&LOG_LEVELS))
+    })
+}
+
+/// `a`, `a or b`, `a, b or c`.
+pub fn alternatives(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [only] => (*only).to_owned(),
+        [init @ .., last] => format!("{} or {last}", init.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn numbers_keep_their_range() {
+        assert_eq!(number("1", 1, 1024), Ok(1));
+        assert_eq!(number("1024", 1, 1024), Ok(1024));
+        for text in ["0", "1025", "", "-1", "+1", "1.5", "99999999999999999999999", "one"] {
+            let message = number(text, 1, 1024).unwrap_err();
+            assert!(message.contains("from 1 to 1024") && message.contains(&format!("`{text}`")), "{message}");
+        }
+        assert_eq!(number("0", 1, u64::MAX).unwrap_err(), "expected a number, at least 1, got `0`");
+        assert_eq!(count("7"), Ok(7));
+        assert!(count("0").is_err() && count("4294967296").is_err());
+    }
+
+    #[test]
+    fn algorithms_are_found_in_any_case_and_a_mistyped_one_is_answered_with_the_nearest() {
+        assert_eq!(algorithm("Round-Robin").unwrap().name, "round-robin");
+        assert_eq!(algorithm("RR").unwrap().name, "round-robin");
+        let message = algorithm("roundrobin").unwrap_err();
+        assert!(message.contains("got `roundrobin`, did you mean `round-robin`?"), "{message}");
+        for row in balance::REGISTRY {
+            assert!(message.contains(row.name), "{message}");
+        }
+    }
+
+    #[test]
+    fn log_levels_ignore_case() {
+        for text in LOG_LEVELS {
+            assert_eq!(log_level(text).unwrap().to_string(), text.to_uppercase());
+            assert_eq!(log_level(&text.to_uppercase()), log_level(text));
+        }
+        let message = log_level("warning").unwrap_err();
+        assert_eq!(message, "expected off, error, warn, info, debug or trace, got `warning`");
+        assert!(log_level("debgg").unwrap_err().ends_with("did you mean `debug`?"));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(text in "\\PC{0,12}") {
+            let _ = (number(&text, 0, 65_535), count(&text), algorithm(&text), log_level(&text));
+        }
+    }
+}
