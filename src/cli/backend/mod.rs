@@ -1,0 +1,402 @@
+//! `tcplb backend`: a server to put behind the balancer in demos, tests and benchmarks. It answers every HTTP request
+//! with its name, or echoes bytes.
+//!
+//! It is a test server, not a part of the balancer: blocking sockets, a thread per connection, at most
+//! [`CONNECTIONS_MAX`] of them. [`Server`] is the same thing as an object: the demo and the tests start it, make it fail,
+//! kill it and start it again on its port.
+//!
+//! Every wait of a connection ends when the server stops: its sockets are shut down, and pauses listen to [`Stopping`].
+
+mod echo;
+mod http;
+
+use super::signals::{self, Signal};
+use super::terminal;
+use crate::base::{Endpoint, Listen};
+use crate::net::listen;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use parking_lot::Mutex;
+use socket2::Socket;
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+/// Connections served at once; one more gets a written answer and is closed.
+pub const CONNECTIONS_MAX: usize = 4096;
+
+/// Enough for a request head and a few frames; 4 096 times the default of 2 MiB would be a lot of address space.
+const STACK: usize = 256 * 1024;
+
+/// Without a descriptor to accept with, look again after this long.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What a server does.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where it listens; a name is bound on each of its addresses.
+    pub listen: Listen,
+    /// What it answers with; `None`: its address.
+    pub name: Option<String>,
+    /// How long it waits before each answer.
+    pub latency: Duration,
+    /// How long it keeps a core busy before each answer.
+    pub work: Duration,
+    /// Whether it begins by answering 503.
+    pub failing: bool,
+    /// Whether it echoes bytes instead of speaking HTTP.
+    pub echo: bool,
+}
+
+/// A server at work; dropping it stops it.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<Endpoint>,
+    listening: Vec<Arc<Socket>>,
+    accepting: Vec<JoinHandle<()>>,
+    shared: Arc<Shared>,
+    /// Dropped when the server stops, which ends every pause.
+    running: Option<Sender<()>>,
+}
+
+/// What a server's threads share.
+#[derive(Debug)]
+struct Shared {
+    name: String,
+    latency: Duration,
+    work: Duration,
+    echo: bool,
+    failing: AtomicBool,
+    served: AtomicU64,
+    open: Mutex<Open>,
+    stopping: Stopping,
+}
+
+/// The connections now open.
+#[derive(Debug, Default)]
+struct Open {
+    closed: bool,
+    next: u64,
+    sockets: HashMap<u64, Arc<Socket>>,
+}
+
+/// Ends a pause when the server stops.
+#[derive(Clone, Debug)]
+struct Stopping(Receiver<()>);
+
+/// Runs a server in the foreground until a signal stops it; SIGUSR1 makes it fail, or well again.
+pub fn run(options: Options) -> Result<(), String> {
+    let listen = options.listen.clone();
+    let server = Server::start(options).map_err(|error| format!("can't listen on {listen}: {error}"))?;
+    let signals = signals::receiver().map_err(|error| format!("can't listen to signals: {error}"))?;
+    for address in &server.addresses {
+        terminal::tell(format_args!("listening on {address}"));
+    }
+    for signal in signals {
+        match signal {
+            Signal::Stop => break,
+            Signal::User1 => {
+                let failing = !server.failing();
+                server.set_failing(failing);
+                log::info!("{} now answers {}", server.name(), if failing { 503 } else { 200 });
+            }
+            Signal::Hangup | Signal::User2 => {}
+        }
+    }
+    Ok(())
+}
+
+impl Server {
+    /// Binds and serves.
+    pub fn start(options: Options) -> io::Result<Server> {
+        let bound = listen::bind(&options.listen, 1)?;
+        let mut listening = Vec::new();
+        for socket in bound.iter().flat_map(|bound| &bound.sockets) {
+            // The balancer's listeners are non-blocking, and so a duplicate is until told otherwise.
+            let socket = Socket::from(socket.as_fd().try_clone_to_owned()?);
+            socket.set_nonblocking(false)?;
+            listening.push(Arc::new(socket));
+        }
+        let addresses: Vec<Endpoint> = bound.into_iter().map(|bound| bound.endpoint).collect();
+        let (running, stopping) = bounded(0);
+        let shared = Arc::new(Shared {
+            name: options.name.or_else(|| addresses.first().map(Endpoint::to_string)).unwrap_or_default(),
+            latency: options.latency,
+            work: options.work,
+            echo: options.echo,
+            failing: AtomicBool::new(options.failing),
+            served: AtomicU64::new(0),
+            open: Mutex::default(),
+            stopping: Stopping(stopping),
+        });
+        // From here on dropping the server undoes what was done.
+        let mut server = Server { addresses, listening, accepting: Vec::new(), shared, running: Some(running) };
+        for socket in &server.listening {
+            let (socket, shared) = (socket.clone(), server.shared.clone());
+            server
+                .accepting
+                .push(thread::Builder::new().name("accept".to_owned()).spawn(move || accept(&socket, &shared))?);
+        }
+        Ok(server)
+    }
+
+    /// The (first) address it listens on, with the real port.
+    pub fn addr(&self) -> Option<&Endpoint> {
+        self.addresses.first()
+    }
+
+    /// What it answers with.
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// Whether it answers 503.
+    pub fn failing(&self) -> bool {
+        self.shared.failing.load(Ordering::Relaxed)
+    }
+
+    /// Makes it answer 503, or 200 again.
+    pub fn set_failing(&self, failing: bool) {
+        self.shared.failing.store(failing, Ordering::Relaxed);
+    }
+
+    /// Requests answered so far, 503 included; echo connections accepted.
+    pub fn served(&self) -> u64 {
+        self.shared.served.load(Ordering::Relaxed)
+    }
+
+    /// Closes the listeners, then the connections. When it returns, the port is free.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.running.take();
+        for socket in self.listening.drain(..) {
+            // Closing alone would not wake the thread that waits in accept(2).
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+        for thread in self.accepting.drain(..) {
+            // A panic in there has been reported already.
+            let _ = thread.join();
+        }
+        let mut open = self.shared.open.lock();
+        open.closed = true;
+        for socket in open.sockets.values() {
+            // Fails if the peer was faster.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+impl Stopping {
+    /// Waits; true if the server stopped meanwhile.
+    fn pause(&self, time: Duration) -> bool {
+        if time.is_zero() {
+            return self.now();
+        }
+        self.0.recv_timeout(time).is_err_and(|error| error.is_disconnected())
+    }
+
+    fn now(&self) -> bool {
+        self.0.try_recv().is_err_and(|error| error.is_disconnected())
+    }
+}
+
+fn accept(listening: &Socket, shared: &Arc<Shared>) {
+    loop {
+        match listening.accept() {
+            Ok((socket, _)) => serve(socket, shared),
+            Err(error) => {
+                if shared.stopping.now() {
+                    return;
+                }
+                // A client that left the queue is nothing; anything else (descriptors) takes a while to mend.
+                let gone = matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted);
+                if !gone && shared.stopping.pause(PAUSE) {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn serve(socket: Socket, shared: &Arc<Shared>) {
+    let socket = Arc::new(socket);
+    let Some(id) = shared.enter(&socket) else {
+        if !shared.echo {
+            // Fits into the empty send buffer; there is nobody to wait for the answer in any case.
+            let _ = socket.set_nonblocking(true).and_then(|()| (&*socket).write_all(&http::full(&shared.name)));
+        }
+        return;
+    };
+    let thread = {
+        let shared = shared.clone();
+        thread::Builder::new().name("connection".to_owned()).stack_size(STACK).spawn(move || {
+            let talk = if shared.echo { echo::talk } else { http::talk };
+            // A connection ends as its client likes; how is of no interest to a test server.
+            let _ = talk(&socket, &shared);
+            shared.leave(id);
+        })
+    };
+    if thread.is_err() {
+        shared.leave(id);
+    }
+}
+
+impl Shared {
+    /// Notes a connection so that it can be closed; `None` if there are too many or the server has stopped.
+    fn enter(&self, socket: &Arc<Socket>) -> Option<u64> {
+        let mut open = self.open.lock();
+        if open.closed || open.sockets.len() >= CONNECTIONS_MAX {
+            return None;
+        }
+        let id = open.next;
+        open.next += 1;
+        open.sockets.insert(id, socket.clone());
+        Some(id)
+    }
+
+    fn leave(&self, id: u64) {
+        self.open.lock().sockets.remove(&id);
+    }
+
+    fn count(&self) {
+        self.served.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Read};
+    use std::net::TcpStream;
+
+    pub fn options() -> Options {
+        Options {
+            listen: Listen::parse("127.0.0.1:0").unwrap(),
+            name: Some("web1".into()),
+            latency: Duration::ZERO,
+            work: Duration::ZERO,
+            failing: false,
+            echo: false,
+        }
+    }
+
+    pub fn connect(server: &Server) -> TcpStream {
+        let Some(Endpoint::Inet(at)) = server.addr() else { panic!("{:?}", server.addr()) };
+        let stream = TcpStream::connect(at).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        stream
+    }
+
+    fn ask(server: &Server) -> String {
+        let mut stream = connect(server);
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn it_answers_with_its_name_and_fails_when_told_to() {
+        let server = Server::start(options()).unwrap();
+        let answer = ask(&server);
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nweb1\n"), "{answer}");
+        assert!(answer.contains("\r\nX-Backend: web1\r\n"), "{answer}");
+        server.set_failing(true);
+        let answer = ask(&server);
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nweb1\n"), "{answer}");
+        server.set_failing(false);
+        assert!(ask(&server).starts_with("HTTP/1.1 200 "));
+        assert_eq!(server.served(), 3);
+    }
+
+    #[test]
+    fn without_a_name_it_answers_with_its_address() {
+        let server = Server::start(Options { name: None, ..options() }).unwrap();
+        let name = server.addr().unwrap().to_string();
+        assert!(ask(&server).ends_with(&format!("\r\n\r\n{name}\n")));
+    }
+
+    #[test]
+    fn stopping_cuts_connections_and_frees_the_port() {
+        let server = Server::start(options()).unwrap();
+        let Some(&Endpoint::Inet(at)) = server.addr() else { panic!() };
+        let mut waiting = connect(&server);
+        ask(&server);
+        server.stop();
+        assert_eq!(waiting.read(&mut [0; 1]).unwrap_or(0), 0);
+        assert!(TcpStream::connect(at).is_err());
+        let again = Server::start(Options { listen: Listen(crate::base::Address::Inet(at)), ..options() }).unwrap();
+        assert!(ask(&again).contains("web1"));
+    }
+
+    #[test]
+    fn stopping_does_not_wait_for_a_slow_answer() {
+        let server = Server::start(Options { latency: Duration::from_secs(3600), ..options() }).unwrap();
+        let mut stream = connect(&server);
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        server.stop();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        assert!(rest.is_empty());
+    }
+
+    #[test]
+    fn a_taken_port_is_an_error() {
+        let server = Server::start(options()).unwrap();
+        let Some(&Endpoint::Inet(at)) = server.addr() else { panic!() };
+        let taken = Server::start(Options { listen: Listen(crate::base::Address::Inet(at)), ..options() });
+        assert_eq!(taken.unwrap_err().kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_unix_socket_serves_as_well() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web.sock");
+        let listen = Listen::parse(&format!("unix:{}", path.display())).unwrap();
+        let server = Server::start(Options { listen, ..options() }).unwrap();
+        let mut stream = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        BufReader::new(stream).read_line(&mut answer).unwrap();
+        assert_eq!(answer, "HTTP/1.1 200 OK\r\n");
+        server.stop();
+    }
+
+    #[test]
+    fn an_echo_server_sends_everything_back_and_then_its_fin() {
+        let server = Server::start(Options { echo: true, ..options() }).unwrap();
+        let mut stream = connect(&server);
+        let sent: Vec<u8> = (0..2_000_000u32).map(|n| (n % 251) as u8).collect();
+        let mut writing = stream.try_clone().unwrap();
+        let copy = sent.clone();
+        let writer = thread::spawn(move || {
+            writing.write_all(&copy).unwrap();
+            writing.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut back = Vec::new();
+        stream.read_to_end(&mut back).unwrap();
+        writer.join().unwrap();
+        assert_eq!(back.len(), sent.len());
+        assert!(back == sent);
+        assert_eq!(server.served(), 1);
+    }
+
+    #[test]
+    fn a_full_house_is_told_so() {
+        // Not with 4 096 connections: the house is full when it is closed, too.
+        let server = Server::start(options()).unwrap();
+        server.shared.open.lock().closed = true;
+        let mut answer = String::new();
+        connect(&server).read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("web1"), "{answer}");
+    }
+}
