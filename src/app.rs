@@ -4,7 +4,7 @@
 
 use crate::base::{Address, Endpoint};
 use crate::config::model::Model;
-use crate::control::{Control, Order, Remote};
+use crate::control::{Control, Order};
 use crate::net::listen::{self, Bound as BoundSockets};
 use crate::pool::{self, Admission, Snapshot};
 use crate::session::CloseReason;
@@ -18,6 +18,8 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+
+pub use crate::control::Remote;
 
 /// Descriptors that are not for connections: polls, listeners, probes, logs. An eighth of the limit, at most this.
 const RESERVED_DESCRIPTORS: u64 = 1024;

@@ -134,6 +134,12 @@ pub struct Balance {
     #[arg(short, long, value_name = "N", help_heading = "Process")]
     pub workers: Option<String>,
 
+    /// How bytes are moved: copy, splice or adaptive [default: adaptive]
+    ///
+    /// Adaptive copies small messages and splices bulk, each way on its own. The other two force one of them.
+    #[arg(long, value_name = "ENGINE", help_heading = "Process")]
+    pub relay: Option<String>,
+
     /// off, error, warn, info, debug or trace [default: info]
     ///
     /// The environment variable RUST_LOG, if set, wins over it.

@@ -43,6 +43,7 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     let algorithm = mistakes.read("--algorithm", &algorithm, values::algorithm);
     let workers = mistakes.read("--workers", &flags.workers, |text| values::number(text, 1, WORKERS_MAX as u64));
     let max_connections = mistakes.read("--max-connections", &flags.max_connections, values::count);
+    let relay = mistakes.read("--relay", &flags.relay, values::relay);
     let log_level = mistakes.read("--log-level", &flags.log_level, values::log_level);
     let Some(algorithm) = algorithm.filter(|_| mistakes.0.is_empty()) else { return Err(mistakes) };
 
@@ -61,6 +62,7 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
         workers: workers.map_or(cores.clamp(1, WORKERS_MAX), |workers| workers as usize),
         max_connections: max_connections.map(|limit| limit as usize),
         shutdown_timeout: shutdown_timeout.unwrap_or(defaults::SHUTDOWN_TIMEOUT),
+        relay: relay.unwrap_or_default(),
     };
     let listeners = vec![model::Listener { name: name(), bind, pool: name() }];
     let model = Model { global, listeners, pools: vec![pool] };

@@ -23,8 +23,7 @@ pub fn run(model: Model) -> Result<(), String> {
     let remote = running.remote();
     let spawned = thread::Builder::new().name("commands".to_owned()).spawn(move || obey(&signals, &remote));
     spawned.map_err(|error| format!("can't start a thread: {error}"))?;
-    running.wait();
-    Ok(())
+    running.wait()
 }
 
 fn obey(signals: &Receiver<Signal>, remote: &Remote) {

@@ -3,6 +3,7 @@
 //! Each parser's error says what would be accepted and shows the value; naming the flag is the caller's part.
 
 use crate::base::nearest;
+use crate::config::model::Engine;
 use crate::policy::balance::{self, Algorithm};
 use log::LevelFilter;
 
@@ -40,6 +41,16 @@ pub fn log_level(text: &str) -> Result<LevelFilter, String> {
     text.parse().map_err(|_| {
         let hint = nearest::hint(text, LOG_LEVELS);
         format!("expected {}, got `{text}`{hint}", alternatives(&LOG_LEVELS))
+    })
+}
+
+/// A relay engine, in any case.
+pub fn relay(text: &str) -> Result<Engine, String> {
+    let found = Engine::NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+    found.map(|(_, engine)| *engine).ok_or_else(|| {
+        let names = Engine::NAMES.map(|(name, _)| name);
+        let hint = nearest::hint(text, names);
+        format!("expected {}, got `{text}`{hint}", alternatives(&names))
     })
 }
 

@@ -40,6 +40,12 @@ pub enum Engine {
     Adaptive,
 }
 
+impl Engine {
+    /// What users call them.
+    pub const NAMES: [(&str, Engine); 3] =
+        [("copy", Engine::Copy), ("splice", Engine::Splice), ("adaptive", Engine::Adaptive)];
+}
+
 /// A place where clients connect.
 #[derive(Clone, Debug)]
 pub struct Listener {

@@ -57,9 +57,9 @@ pub fn run(listen: &Listen, once: bool) -> Result<(), String> {
     let remote = running.remote();
     let outcome = show(&running, &mut backends, &signals, once);
     remote.stop();
-    running.wait();
+    let ended = running.wait();
     match outcome {
-        Ok(()) => Ok(()),
+        Ok(()) => ended,
         Err(Ended::ByUser) if once => Err("the tour was interrupted".to_owned()),
         Err(Ended::ByUser) => Ok(()),
         Err(Ended::Failed(why)) => Err(why),
@@ -254,7 +254,12 @@ fn model(listen: &Listen, backends: &[Option<Server>]) -> Option<Model> {
         backends: members.collect(),
     };
     // Two event loops, to be like the real thing on any machine; a drain that does not keep Ctrl-C waiting.
-    let global = model::Global { workers: 2, max_connections: None, shutdown_timeout: Duration::from_millis(500) };
+    let global = model::Global {
+        workers: 2,
+        max_connections: None,
+        shutdown_timeout: Duration::from_millis(500),
+        relay: model::Engine::default(),
+    };
     let listeners = vec![model::Listener { name: name(), bind: vec![listen.clone()], pool: name() }];
     Some(Model { global, listeners, pools: vec![pool] })
 }
