@@ -27,6 +27,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// Keepalive on a backend's socket costs five system calls; a connection that is over before this goes without. Clients'
+/// sockets inherit it from their listener for nothing.
+const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(5);
+
 /// What the driver needs from the system besides moving bytes.
 pub trait Net: Io {
     /// Has `token` announce what happens on an accepted socket.
@@ -37,6 +41,9 @@ pub trait Net: Io {
 
     /// The error that waits on a socket, if any.
     fn outcome(&mut self, socket: &Self::Socket) -> Option<io::Error>;
+
+    /// Has the kernel look after a backend's socket: keepalive, user timeout.
+    fn keep_alive(&mut self, socket: &Self::Socket);
 
     /// Sends a FIN after the last byte.
     fn finish(&mut self, socket: &Self::Socket);
@@ -94,6 +101,8 @@ struct Connection<S, P> {
     backend: Option<End<S>>,
     up: Flow<P>,
     down: Flow<P>,
+    /// When the backend's socket is to be looked after by keepalive, until it is.
+    keep_alive_at: Option<Tick>,
     /// What has been added to the backend's totals.
     flushed: (u64, u64),
     /// In the run queue.
@@ -167,6 +176,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             backend: None,
             up: Flow::default(),
             down: Flow::default(),
+            keep_alive_at: None,
             flushed: (0, 0),
             queued: false,
             dirty: false,
@@ -198,7 +208,9 @@ impl<N: Net, O: Observer> Driver<N, O> {
         end.ready.drain |= event.drain;
         if dialing {
             if event.writable || event.error {
-                let outcome = self.net.outcome(&end.socket).map_or(Ok(()), Err);
+                // A connect that failed is announced as an error (connect(2), EINPROGRESS); without one it has worked.
+                let failure = if event.error { self.net.outcome(&end.socket) } else { None };
+                let outcome = failure.map_or(Ok(()), Err);
                 let input = self.dialed(key, outcome);
                 self.feed(key, input);
             }
@@ -226,10 +238,15 @@ impl<N: Net, O: Observer> Driver<N, O> {
         self.wheel.advance(self.now, &mut fired);
         for slot in fired.drain(..) {
             let Some(key) = self.connections.key_of(slot) else { continue };
-            if let Some(Connection { session, .. }) = self.connections.get(key)
-                && session.is_dialing()
-                && session.deadline().is_some_and(|deadline| deadline <= self.now)
-            {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            if connection.keep_alive_at.is_some_and(|at| at <= self.now) {
+                connection.keep_alive_at = None;
+                if let Some(end) = &connection.backend {
+                    self.net.keep_alive(&end.socket);
+                }
+            }
+            let session = &connection.session;
+            if session.is_dialing() && session.deadline().is_some_and(|deadline| deadline <= self.now) {
                 note_failure(&mut self.observer, session, &io::ErrorKind::TimedOut.into());
             }
             self.feed(key, Input::Deadline);
@@ -279,6 +296,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     None => return self.arm(key),
                 },
                 Effect::Relay => {
+                    connection.keep_alive_at = Some(self.now + KEEP_ALIVE_AFTER);
                     if let Some(lease) = connection.session.lease() {
                         lease.backend().counters.connections.fetch_add(1, Ordering::Relaxed);
                     }
@@ -372,7 +390,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
     /// Sees to it that the timer stands at or before the deadline.
     fn arm(&mut self, key: Key) {
         let Some(connection) = self.connections.get(key) else { return };
-        let Some(deadline) = connection.session.deadline() else { return };
+        let deadlines = [connection.session.deadline(), connection.keep_alive_at];
+        let Some(deadline) = deadlines.into_iter().flatten().min() else { return };
         if self.wheel.deadline(key.slot).is_none_or(|set| deadline < set) {
             self.wheel.set(key.slot, deadline);
         }

@@ -64,13 +64,18 @@ impl Net for Kernel {
 
     fn dial(&mut self, to: &Endpoint, token: Token) -> io::Result<(Socket, bool)> {
         let (socket, dialing) = Socket::dial(to)?;
-        socket.keep_alive(&KEEPALIVE)?;
         self.watch(&socket, token)?;
         Ok((socket, dialing == Dialing::Done))
     }
 
     fn outcome(&mut self, socket: &Socket) -> Option<io::Error> {
         socket.outcome()
+    }
+
+    fn keep_alive(&mut self, socket: &Socket) {
+        if let Err(error) = socket.keep_alive(&KEEPALIVE) {
+            log::debug!("can't turn keepalive on: {error}");
+        }
     }
 
     fn finish(&mut self, socket: &Socket) {

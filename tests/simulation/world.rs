@@ -231,6 +231,15 @@ impl World {
         sock.announced = true;
     }
 
+    /// The driver is told that a backend is connected: from now on it may be used.
+    fn told(&mut self, id: usize) {
+        let (conn, now) = (self.socks[id].conn, self.now);
+        if self.socks[id].side == Side::Backend && self.socks[id].connected && !self.conns[conn].connected {
+            self.conns[conn].connected = true;
+            self.conns[conn].last_io = now;
+        }
+    }
+
     /// The peer reads; if we were told that there was no room, now we are told that there is.
     fn peer_takes(&mut self, id: usize, amount: u64) {
         let sock = &mut self.socks[id];
@@ -257,6 +266,7 @@ impl World {
             return None;
         }
         sock.announced = false;
+        let token = sock.token?;
         let has_mark = sock.mark.is_some_and(|mark| mark >= sock.read);
         let event = Event {
             readable: sock.connected && (sock.read < sock.sent || sock.fin) || sock.reset,
@@ -264,7 +274,10 @@ impl World {
             drain: sock.fin || sock.reset || has_mark,
             error: sock.reset,
         };
-        Some((sock.token?, event))
+        if !event.error {
+            self.told(id);
+        }
+        Some((token, event))
     }
 
     fn interfere(&mut self, id: usize) {
@@ -486,16 +499,15 @@ impl Net for SimNet {
     fn outcome(&mut self, socket: &SimSocket) -> Option<io::Error> {
         let mut world = self.0.borrow_mut();
         let id = socket.id;
-        let conn = world.socks[id].conn;
         if world.socks[id].reset {
             return Some(world.give_error(id));
         }
-        if world.socks[id].connected && !world.conns[conn].connected && world.socks[id].side == Side::Backend {
-            let now = world.now;
-            world.conns[conn].connected = true;
-            world.conns[conn].last_io = now;
-        }
         None
+    }
+
+    fn keep_alive(&mut self, socket: &SimSocket) {
+        let sock = &self.0.borrow().socks[socket.id];
+        assert!(sock.open && sock.connected, "keepalive on a socket that is not connected");
     }
 
     fn finish(&mut self, socket: &SimSocket) {
