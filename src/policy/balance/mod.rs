@@ -18,6 +18,34 @@
 //! # Adding one
 //!
 //! Write a file beside these with a type that implements [`Balance`] and a `build` function; add a line to [`REGISTRY`].
+//! Whole, with its row:
+//!
+//! ```
+//! use tcplb::policy::balance::{Algorithm, Alias, Balance, Client, Member, View};
+//!
+//! /// Of three drawn at random by weight the one with the fewest connections per unit of weight.
+//! struct PowerOfThree(Alias);
+//!
+//! fn build(members: &[Member], _start: u64) -> Box<dyn Balance> {
+//!     Box::new(PowerOfThree(Alias::new(members)))
+//! }
+//!
+//! impl Balance for PowerOfThree {
+//!     fn pick(&self, _: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
+//!         let load = |&index: &usize| (u64::from(view.active(index)) << 16) / u64::from(self.0.weight(index));
+//!         (0..3).filter_map(|_| self.0.draw(view, random, None)).min_by_key(load)
+//!     }
+//! }
+//!
+//! const ROW: Algorithm =
+//!     Algorithm { name: "power-of-three", short: &["p3c"], picks: "the least loaded of three at random", build };
+//! ```
+//!
+//! # The files
+//!
+//! In turn: `round_robin`, `weighted_round_robin`, over `cursor` and `smooth`. By chance: `random`,
+//! `power_of_two`, over `alias`. By load: `least_connections`, `least_time`, over `lightest`. Whatever looks at
+//! many backends does so through `candidates`.
 
 use crate::base::AtomicBits;
 use crate::base::bits::WORD;
@@ -139,12 +167,50 @@ pub fn find(name: &str) -> Option<&'static Algorithm> {
     })
 }
 
-mod round_robin;
-
 /// Every algorithm there is: a new one is its file and its row here.
-pub const REGISTRY: &[Algorithm] = &[Algorithm {
-    name: "round-robin",
-    short: &["rr"],
-    picks: "each healthy backend in turn",
-    build: round_robin::build,
-}];
+pub const REGISTRY: &[Algorithm] = &[
+    Algorithm { name: "round-robin", short: &["rr"], picks: "each healthy backend in turn", build: round_robin::build },
+    Algorithm {
+        name: "weighted-round-robin",
+        short: &["wrr"],
+        picks: "each in turn, as often as its weight says, smoothly",
+        build: weighted_round_robin::build,
+    },
+    Algorithm {
+        name: "least-connections",
+        short: &["lc"],
+        picks: "the fewest active connections per unit of weight",
+        build: least_connections::build,
+    },
+    Algorithm {
+        name: "power-of-two",
+        short: &["ptc", "p2c"],
+        picks: "two at random by weight, the less loaded of them",
+        build: power_of_two::build,
+    },
+    Algorithm {
+        name: "least-time",
+        short: &["lt"],
+        picks: "the lowest latency × (active + 1) ÷ weight",
+        build: least_time::build,
+    },
+    Algorithm { name: "random", short: &[], picks: "any, at random by weight", build: random::build },
+];
+
+mod alias;
+mod candidates;
+mod cursor;
+mod least_connections;
+mod least_time;
+mod lightest;
+mod power_of_two;
+mod random;
+mod round_robin;
+mod smooth;
+mod weighted_round_robin;
+
+pub use alias::Alias;
+pub use candidates::{Candidates, Lane};
+
+#[cfg(test)]
+mod tests;

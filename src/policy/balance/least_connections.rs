@@ -1,0 +1,27 @@
+//! Least connections: the fewest active ones per unit of weight; equals in the order of weighted round robin.
+
+use super::lightest::Lightest;
+use super::weighted_round_robin::WeightedRoundRobin;
+use super::{Balance, Client, Member, View};
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+struct LeastConnections(WeightedRoundRobin);
+
+/// See the module.
+pub fn build(members: &[Member], start: u64) -> Box<dyn Balance> {
+    Box::new(LeastConnections(WeightedRoundRobin::new(members, start)))
+}
+
+impl Balance for LeastConnections {
+    fn pick(&self, _: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
+        let start = self.0.take(view, random)?;
+        let mut lightest = Lightest::new();
+        self.0.candidates().visit(start, view, |lane| {
+            lightest.offer(&lane, lane.block.active(lane.lane).load(Ordering::Relaxed).into(), view);
+            // Nothing is lighter than idle.
+            if lightest.load == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        lightest.index
+    }
+}

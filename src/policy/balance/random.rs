@@ -1,0 +1,17 @@
+//! Random: any usable backend, with the probability of its weight.
+
+use super::alias::Alias;
+use super::{Balance, Client, Member, View};
+
+struct Random(Alias);
+
+/// See the module.
+pub fn build(members: &[Member], _: u64) -> Box<dyn Balance> {
+    Box::new(Random(Alias::new(members)))
+}
+
+impl Balance for Random {
+    fn pick(&self, _: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
+        self.0.draw(view, random, None)
+    }
+}

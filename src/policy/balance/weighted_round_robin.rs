@@ -1,0 +1,80 @@
+//! Weighted round robin: turns in the smooth order of [`super::smooth`], passing over whoever is unusable.
+//!
+//! A cursor that all workers share moves over one period of that order. Leaving out a backend's turns leaves those of
+//! the others as they were, so over a period the survivors' shares are exactly their weights, and what a dead one leaves
+//! goes to all of them.
+//!
+//! A period may have hundreds of thousands of turns, nearly all of them of dead backends. So after [`MOST_PASSED`] turns
+//! passed over, the backend is drawn by weight among the usable ones instead: the shares stay, the smoothness goes.
+
+use super::candidates::Candidates;
+use super::cursor::Cursor;
+use super::{Balance, Client, Member, View, smooth};
+
+/// How many turns a choice passes over before it draws instead. Short periods are always searched to the end.
+const MOST_PASSED: usize = 512;
+
+/// See the module; the least-loaded algorithms begin where its turn is.
+pub(super) struct WeightedRoundRobin {
+    candidates: Candidates,
+    order: Box<[u32]>,
+    cursor: Cursor,
+}
+
+/// See the module.
+pub fn build(members: &[Member], start: u64) -> Box<dyn Balance> {
+    Box::new(WeightedRoundRobin::new(members, start))
+}
+
+impl WeightedRoundRobin {
+    pub(super) fn new(members: &[Member], start: u64) -> WeightedRoundRobin {
+        let weights: Vec<u16> = members.iter().map(|member| member.weight).collect();
+        let order = smooth::order(&weights).into_boxed_slice();
+        let cursor = Cursor::new(order.len(), start);
+        WeightedRoundRobin { candidates: Candidates::new(members), order, cursor }
+    }
+
+    pub(super) fn take(&self, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
+        let turn = self.cursor.take(|start| {
+            let (before, after) = self.order.split_at_checked(start)?;
+            let turns = after.iter().chain(before).map(|&index| index as usize);
+            turns.take(MOST_PASSED).enumerate().find(|&(_, index)| view.usable(index))
+        });
+        turn.or_else(|| self.candidates.draw(view, random, None))
+    }
+
+    pub(super) fn candidates(&self) -> &Candidates {
+        &self.candidates
+    }
+}
+
+impl Balance for WeightedRoundRobin {
+    fn pick(&self, _: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
+        self.take(view, random)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{World, members};
+    use super::*;
+
+    #[test]
+    fn few_survivors_of_a_long_period_are_found_and_keep_their_shares() {
+        let weights: Vec<u16> = (0..3000).map(|index| 1 + index % 13).collect();
+        let (turns, world) = (WeightedRoundRobin::new(&members(&weights), 7), World::new(3000));
+        assert!(turns.order.len() > MOST_PASSED * 10);
+        let survivors = [100, 1000, 2500];
+        (0..3000).filter(|index| !survivors.contains(index)).for_each(|index| world.up.set(index, false));
+        let (mut random, mut counts) = (fastrand::Rng::with_seed(1), [0f64; 3]);
+        for _ in 0..3000 {
+            let index = turns.take(&world.view(), &mut random).unwrap();
+            counts[survivors.iter().position(|&survivor| survivor == index).unwrap()] += 1.0;
+        }
+        let sum: f64 = survivors.iter().map(|&index| f64::from(weights[index])).sum();
+        for (count, &index) in counts.iter().zip(&survivors) {
+            let exact = 3000.0 * f64::from(weights[index]) / sum;
+            assert!((count - exact).abs() < 6.0 * exact.sqrt(), "{index} has {count}, not {exact}");
+        }
+    }
+}
