@@ -41,11 +41,13 @@
 //!     Algorithm { name: "power-of-three", short: &["p3c"], picks: "the least loaded of three at random", build };
 //! ```
 //!
+//! The tests of all rows (`tests/every.rs`) then hold it to the promises above.
+//!
 //! # The files
 //!
-//! In turn: `round_robin`, `weighted_round_robin`, over `cursor` and `smooth`. By chance: `random`,
-//! `power_of_two`, over `alias`. By load: `least_connections`, `least_time`, over `lightest`. Whatever looks at
-//! many backends does so through `candidates`.
+//! In turn: `round_robin`, `weighted_round_robin`, `sticky_round_robin`, over `cursor` and `smooth`. By chance: `random`,
+//! `power_of_two`, over `alias`. By load: `least_connections`, `least_time`, over `lightest`. By the client's address:
+//! `source_hash`, `maglev`, over `hash` and `rendezvous`. Whatever looks at many backends does so through `candidates`.
 
 use crate::base::AtomicBits;
 use crate::base::bits::WORD;
@@ -139,6 +141,12 @@ impl View<'_> {
 pub trait Balance: Send + Sync {
     /// The index of a backend for `client`, or `None` if none is usable.
     fn pick(&self, client: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize>;
+
+    /// The same algorithm for a changed membership, keeping what it has learnt about clients. `None` if it learns nothing
+    /// that outlives a membership: then a new one does as well.
+    fn successor(&self, _members: &[Member], _start: u64) -> Option<Box<dyn Balance>> {
+        None
+    }
 }
 
 /// A row of the registry.
@@ -152,6 +160,13 @@ pub struct Algorithm {
     /// Builds it for a membership. `start` is any number: where a round begins, so that rebuilding does not favour the
     /// first backend.
     pub build: fn(members: &[Member], start: u64) -> Box<dyn Balance>,
+}
+
+impl Algorithm {
+    /// Builds it for a changed membership, taking over from `old` (built by this same algorithm) what clients rely on.
+    pub fn rebuild(&self, old: &dyn Balance, members: &[Member], start: u64) -> Box<dyn Balance> {
+        old.successor(members, start).unwrap_or_else(|| (self.build)(members, start))
+    }
 }
 
 impl fmt::Debug for Algorithm {
@@ -177,6 +192,12 @@ pub const REGISTRY: &[Algorithm] = &[
         build: weighted_round_robin::build,
     },
     Algorithm {
+        name: "sticky-round-robin",
+        short: &["srr"],
+        picks: "for each client address the backend of its first connection",
+        build: sticky_round_robin::build,
+    },
+    Algorithm {
         name: "least-connections",
         short: &["lc"],
         picks: "the fewest active connections per unit of weight",
@@ -189,6 +210,13 @@ pub const REGISTRY: &[Algorithm] = &[
         build: power_of_two::build,
     },
     Algorithm {
+        name: "source-hash",
+        short: &["sih", "ip-hash"],
+        picks: "by the client's IP (weighted rendezvous)",
+        build: source_hash::build,
+    },
+    Algorithm { name: "maglev", short: &[], picks: "by the client's IP (consistent-hash table)", build: maglev::build },
+    Algorithm {
         name: "least-time",
         short: &["lt"],
         picks: "the lowest latency × (active + 1) ÷ weight",
@@ -200,13 +228,18 @@ pub const REGISTRY: &[Algorithm] = &[
 mod alias;
 mod candidates;
 mod cursor;
+mod hash;
 mod least_connections;
 mod least_time;
 mod lightest;
+mod maglev;
 mod power_of_two;
 mod random;
+mod rendezvous;
 mod round_robin;
 mod smooth;
+mod source_hash;
+mod sticky_round_robin;
 mod weighted_round_robin;
 
 pub use alias::Alias;

@@ -31,6 +31,10 @@ impl RoundRobin {
             Some((passed, index))
         })
     }
+
+    pub(super) fn has_weight(&self, index: usize) -> bool {
+        self.candidates.weight(index) > 0
+    }
 }
 
 impl Balance for RoundRobin {

@@ -1,6 +1,9 @@
 //! What algorithms promise, tested over all of them and one by one. This file holds the world they are tested in.
 
+mod by_address;
 mod by_load;
+mod every;
+mod in_turn;
 
 use super::*;
 

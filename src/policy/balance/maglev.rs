@@ -1,0 +1,162 @@
+//! Maglev: a table that maps hashes of client addresses to backends, the same on every instance with the same backends.
+//!
+//! Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4: each backend
+//! prefers the table's entries in an order of its own (a permutation by offset and step, of a table of prime size); they
+//! take turns, each taking the free entry it prefers most, until all are taken. With equal weights no two differ by more
+//! than one entry. A heavier backend has more turns: its `k`-th comes at time `k ÷ weight`, which for the others
+//! does not depend on who else is there, so that little moves when the membership changes.
+//!
+//! While a backend is down, the table stays as it is: its clients alone hash again, to another entry each, and so
+//! spread over all the others. A table rebuilt without it would also move a few clients of the others.
+//!
+//! The paper wants a hundred entries for each backend: 65 537 for up to 655 backends, 655 373 above. Crossing
+//! that line moves nearly everybody, once.
+
+use super::rendezvous::Rendezvous;
+use super::{Balance, Client, Member, View, hash};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+/// Table sizes; prime, or an order of preference would not reach every entry.
+const SMALL: usize = 65_537;
+const LARGE: usize = 655_373;
+/// The most backends for which the small table is large enough.
+const MOST_IN_SMALL: usize = 655;
+/// How often a client of unusable backends hashes again before all are looked at. With half of the entries unusable
+/// that is once in 65 536 choices.
+const REHASHES: u64 = 16;
+
+const FREE: u32 = u32::MAX;
+
+struct Maglev {
+    /// Indexes; empty if nobody has weight.
+    table: Box<[u32]>,
+    rendezvous: Rendezvous,
+}
+
+/// See the module.
+pub fn build(members: &[Member], _: u64) -> Box<dyn Balance> {
+    Box::new(Maglev { table: table(members), rendezvous: Rendezvous::new(members) })
+}
+
+impl Balance for Maglev {
+    fn pick(&self, client: Client, view: &View<'_>, _: &mut fastrand::Rng) -> Option<usize> {
+        let client = hash::client(client.ip);
+        for attempt in 0..=REHASHES {
+            let entry = hash::reduce(hash::nth(client, attempt), self.table.len());
+            let index = *self.table.get(entry)? as usize;
+            if view.usable(index) {
+                return Some(index);
+            }
+        }
+        self.rendezvous.best(client, view)
+    }
+}
+
+/// One backend while the table is filled.
+struct Taker {
+    index: u32,
+    /// The entry it prefers most among those it has not looked at.
+    preferred: usize,
+    /// From one preference to the next, modulo the size of the table.
+    step: usize,
+    /// Between two of its turns.
+    pause: u64,
+}
+
+fn table(members: &[Member]) -> Box<[u32]> {
+    let weighted = members.iter().filter(|member| member.weight > 0).count();
+    let size = match weighted {
+        0 => return Box::default(),
+        1..=MOST_IN_SMALL => SMALL,
+        _ => LARGE,
+    };
+    let mut takers = takers(members, size);
+    // Whose turn is next, and when; of those due at one time the first in the order of identities.
+    let mut turns: BinaryHeap<Reverse<(u64, usize)>> =
+        takers.iter().enumerate().map(|(at, taker)| Reverse((taker.pause, at))).collect();
+    let mut table = vec![FREE; size].into_boxed_slice();
+    for _ in 0..size {
+        let Some(mut turn) = turns.peek_mut() else { break };
+        let Reverse((time, at)) = *turn;
+        let taker = &mut takers[at];
+        // Ends: an order of preference reaches every entry, and one is free.
+        while table[taker.preferred] != FREE {
+            taker.advance(size);
+        }
+        table[taker.preferred] = taker.index;
+        taker.advance(size);
+        // Dropping the top after a change puts it where it belongs.
+        *turn = Reverse((time + taker.pause, at));
+    }
+    table
+}
+
+/// The members with weight, in the order of what identifies them, so that the order in the configuration plays no part.
+fn takers(members: &[Member], size: usize) -> Vec<Taker> {
+    let mut ordered: Vec<(u64, usize)> =
+        hash::identities(members).into_iter().enumerate().map(|(index, identity)| (identity, index)).collect();
+    ordered.sort_unstable();
+    let taker = |(identity, index): (u64, usize)| Taker {
+        index: index as u32,
+        preferred: hash::reduce(hash::nth(identity, 1), size),
+        step: hash::reduce(hash::nth(identity, 2), size - 1) + 1,
+        // The widest that a table's worth of turns cannot overflow.
+        pause: (1 << 40) / u64::from(members[index].weight),
+    };
+    ordered.into_iter().filter(|&(_, index)| members[index].weight > 0).map(taker).collect()
+}
+
+impl Taker {
+    fn advance(&mut self, size: usize) {
+        self.preferred += self.step;
+        if self.preferred >= size {
+            self.preferred -= size;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::members;
+    use super::*;
+
+    /// How many entries each of these has.
+    fn entries(weights: &[u16]) -> Vec<usize> {
+        let mut entries = vec![0; weights.len()];
+        table(&members(weights)).iter().for_each(|&index| entries[index as usize] += 1);
+        entries
+    }
+
+    #[test]
+    fn sizes_are_prime() {
+        for size in [SMALL, LARGE] {
+            assert!((2..).take_while(|divisor| divisor * divisor <= size).all(|divisor| size % divisor != 0));
+        }
+    }
+
+    #[test]
+    fn equal_weights_differ_by_one_entry_at_most() {
+        for len in [1, 2, 100, 655] {
+            let entries = entries(&vec![3; len]);
+            assert!(entries.iter().all(|count| [SMALL / len, SMALL / len + 1].contains(count)), "{entries:?}");
+        }
+    }
+
+    #[test]
+    fn entries_follow_weights() {
+        let weights = [1, 65_535, 0, 30_000, 500, 500, 9];
+        let sum: f64 = weights.iter().map(|&weight| f64::from(weight)).sum();
+        for (&weight, count) in weights.iter().zip(entries(&weights)) {
+            let exact = SMALL as f64 * f64::from(weight) / sum;
+            assert!((count as f64 - exact).abs() < 1.5, "{count} for {weight}, not {exact}");
+        }
+    }
+
+    #[test]
+    fn many_backends_get_the_large_table() {
+        let entries = entries(&[1; MOST_IN_SMALL + 1]);
+        assert_eq!(entries.iter().sum::<usize>(), LARGE);
+        assert!(entries.iter().all(|&count| count >= 100));
+    }
+}
