@@ -1,4 +1,28 @@
-//! tcplb: a Layer-4 TCP connection balancer.
+//! tcplb: a Layer-4 TCP connection balancer. This is the map; ARCHITECTURE.md tells the story.
+//!
+//! # Layers
+//!
+//! Imports point down this list only (`tests/layers.rs` sees to it); the threads never import each other.
+//!
+//! | module      | part                                                                              |
+//! |-------------|-----------------------------------------------------------------------------------|
+//! | [`cli`]     | what the user types: flags and subcommands                                        |
+//! | [`app`]     | composition root: resolve, bind, first snapshot, spawn, wait                      |
+//! | [`control`] | thread: every change is a command to it                                           |
+//! | [`worker`]  | threads: event loop, accept, and the driver that applies what sessions decide     |
+//! | [`relay`]   | moves the bytes of one way: copy, splice                                          |
+//! | [`session`] | one connection as a machine without I/O: (input, now) → effect; every ending      |
+//! | [`net`]     | sockets and pipes; the one place that is Linux-only                               |
+//! | [`mailbox`] | a channel and the waker of its reader, tied together                              |
+//! | [`pool`]    | what threads share: backends, leases, the immutable snapshot, health bits         |
+//! | [`config`]  | what the operator asked for, proven                                               |
+//! | [`policy`]  | every decision, pure: balancing, health                                           |
+//! | [`base`]    | vocabulary: addresses, durations, ticks, timer wheel, slots                       |
+//!
+//! # Life of a connection
+//!
+//! accept → pick (policy over the snapshot) → dial, the next backend on failure → relay: two halves, the same code
+//! twice → each half ends by FIN or reset, passed on in kind → one close reason → record, counters, lease returned by Drop.
 #![forbid(unsafe_code)]
 
 pub mod app;

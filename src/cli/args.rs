@@ -88,7 +88,7 @@ pub struct Balance {
     pub health_path: Option<String>,
 
     /// Time between probes; a plain number is seconds [default: 2s]
-    #[arg(short = 't', long, value_name = "TIME", help_heading = "Health", allow_negative_numbers = true)]
+    #[arg(short = 't', long, value_name = "TIME", help_heading = "Health")]
     pub health_interval: Option<String>,
 
     /// How long a probe may take [default: 1s]

@@ -1,0 +1,324 @@
+//! The command line from outside: what the built binary prints, and its exit codes.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Every long flag of the balancer.
+const FLAGS: [&str; 16] = [
+    "listen",
+    "backend",
+    "algorithm",
+    "health",
+    "health-path",
+    "health-interval",
+    "health-timeout",
+    "health-rise",
+    "health-fall",
+    "connect-timeout",
+    "idle-timeout",
+    "shutdown-timeout",
+    "max-connections",
+    "workers",
+    "log-level",
+    "version",
+];
+
+fn tcplb(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
+    command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
+    command
+}
+
+fn output(arguments: &[&str]) -> Output {
+    tcplb(arguments).output().expect("it runs")
+}
+
+fn stdout(arguments: &[&str]) -> String {
+    let output = output(arguments);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// What a command line that must fail says.
+#[track_caller]
+fn refused(arguments: &[&str], code: i32) -> String {
+    let output = output(arguments);
+    let message = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+    assert!(message.starts_with("error: "), "{arguments:?}: {message}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    message
+}
+
+/// A tcplb at work whose stderr is read; killed when the test ends.
+struct Process {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Process {
+    fn start(arguments: &[&str]) -> Process {
+        let mut child = tcplb(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
+        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
+        let (sender, lines) = channel();
+        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Process { child, lines }
+    }
+
+    /// The next line that contains `part`.
+    #[track_caller]
+    fn line(&self, part: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        while let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            if line.contains(part) {
+                return line;
+            }
+            seen.push(line);
+        }
+        panic!("`{part}` did not come, but {seen:?}");
+    }
+
+    /// Where it says that it listens.
+    #[track_caller]
+    fn address(&self) -> String {
+        self.line("listening on ").trim_start_matches("listening on ").to_owned()
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("it still runs");
+    }
+
+    /// Waits for the end: stderr closes then.
+    #[track_caller]
+    fn end(&mut self) -> ExitStatus {
+        let end = Instant::now() + PATIENCE;
+        while self.lines.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {}
+        assert!(Instant::now() < end, "it did not end");
+        self.child.wait().expect("an exit status")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The answer to one HTTP request on a connection of its own.
+fn ask(address: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn version_is_one_line() {
+    let want = format!("tcplb {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(stdout(&["--version"]), want);
+    assert_eq!(stdout(&["-V"]), want);
+}
+
+#[test]
+fn help_names_every_flag_and_says_more_when_asked_for_more() {
+    let (short, long) = (stdout(&["-h"]), stdout(&["--help"]));
+    for flag in FLAGS {
+        assert!(short.contains(&format!("--{flag}")), "{flag}: {short}");
+        assert!(long.contains(&format!("--{flag}")), "{flag}: {long}");
+    }
+    for heading in ["Who talks to whom:", "Health:", "Limits:", "Process:", "Commands:"] {
+        assert!(short.contains(heading), "{heading}: {short}");
+    }
+    assert!(short.lines().count() < long.lines().count());
+    assert!(long.contains("tcplb --listen :8080 --backend 127.0.0.1:8081 --backend 127.0.0.1:8082"), "{long}");
+    for row in tcplb::policy::balance::REGISTRY {
+        assert!(long.contains(row.name), "{long}");
+    }
+    for (command, flags) in [
+        ("backend", &["--listen", "--name", "--latency", "--work", "--fail-health", "--echo"][..]),
+        ("demo", &["--once"]),
+    ] {
+        let help = stdout(&[command, "--help"]);
+        assert!(flags.iter().all(|flag| help.contains(flag)), "{help}");
+    }
+}
+
+#[test]
+fn the_readme_names_the_flags_and_algorithms_there_are() {
+    let readme = include_str!("../README.md");
+    for flag in FLAGS {
+        assert!(readme.contains(&format!("--{flag}")), "README does not name --{flag}");
+    }
+    for row in tcplb::policy::balance::REGISTRY {
+        let mut names = [row.name].into_iter().chain(row.short.iter().copied());
+        assert!(names.all(|name| readme.contains(&format!("`{name}`"))), "README does not name {}", row.name);
+    }
+    let help = stdout(&["--help"]) + &stdout(&["backend", "--help"]) + &stdout(&["demo", "--help"]);
+    // The table of flags: what it names, there is.
+    let table = readme.lines().filter(|line| line.starts_with("| `-"));
+    let mut named = 0;
+    for flag in table.flat_map(|line| line.split(['`', ' ', ',', '|'])).filter(|word| word.starts_with("--")) {
+        assert!(help.contains(flag), "README names {flag}, which is no flag");
+        named += 1;
+    }
+    assert!(named >= FLAGS.len() - 1, "only {named} flags found in README's table");
+}
+
+#[test]
+fn every_mistake_is_told_with_its_flag_and_value() {
+    for (line, wants) in [
+        ("-b a:1", &["no listener", "--listen :8080"][..]),
+        ("-l :1", &["no backend", "--backend 127.0.0.1:8081"]),
+        ("-l nowhere -b a:1", &["--listen: expected 127.0.0.1:80", "got `nowhere`: the port is missing"]),
+        ("-l :1 -b :2", &["--backend: expected ", "got `:2`: a backend needs a host"]),
+        ("-l :1 -b a:1,wieght=2", &["--backend: unknown key `wieght`, did you mean `weight`?", "max-connections=N"]),
+        ("-l :1 -b a:1,weight=70000", &["--backend: weight: expected a number from 0 to 65535, got `70000`"]),
+        ("-l :1 -b a:1,name=", &["--backend: name: ", "it is empty"]),
+        ("-l :1 -b a:1,backup,backup", &["--backend: `backup` is given twice"]),
+        ("-l :1 -b a:1 -b a:1", &["--backend: ", "second backend called `a:1`", "name="]),
+        ("-l :1 -b a:1,name=x -b b:1,name=x", &["--backend: ", "second backend called `x`"]),
+        ("-l :80 -l 127.0.0.1:80 -b a:1", &["--listen: `127.0.0.1:80` overlaps `:80`"]),
+        ("-l :80 -l :80 -b a:1", &["--listen: `:80` is given twice"]),
+        ("-l :1 -b a:1 --algo rond-robin", &["--algorithm: expected ", "`rond-robin`, did you mean `round-robin`?"]),
+        ("-l :1 -b a:1 -w 0", &["--workers: expected a number from 1 to 1024, got `0`"]),
+        ("-l :1 -b a:1 --workers -3", &["--workers: ", "`-3`"]),
+        ("-l :1 -b a:1 --max-connections 0", &["--max-connections: ", "from 1", "`0`"]),
+        ("-l :1 -b a:1 --health icmp", &["--health: expected tcp, http or off, got `icmp`"]),
+        ("-l :1 -b a:1 --health-path up", &["--health-path: ", "`up`", "does not begin with /"]),
+        ("-l :1 -b a:1 --health tcp --health-path /", &["--health-path: `/` needs HTTP probes", "--health is `tcp`"]),
+        ("-l :1 -b a:1 -t 1s --health-timeout 2s", &["--health-timeout: ", "--health-interval of 1s", "`2s`"]),
+        ("-l :1 -b a:1 -t 0", &["--health-interval: expected at least 1ms, got `0`"]),
+        ("-l :1 -b a:1 --health-rise 0", &["--health-rise: ", "`0`"]),
+        ("-l :1 -b a:1 --health-fall -1", &["--health-fall: ", "`-1`"]),
+        ("-l :1 -b a:1 --connect-timeout 5", &["--connect-timeout: ", "with a unit", "`5`"]),
+        ("-l :1 -b a:1 --idle-timeout never", &["--idle-timeout: ", "`never`"]),
+        ("-l :1 -b a:1 --shutdown-timeout 5", &["--shutdown-timeout: ", "`5`"]),
+        (
+            "-l :1 -b a:1 --log-level loud",
+            &["--log-level: expected off, error, warn, info, debug or trace, got `loud`"],
+        ),
+        ("--lisen :1", &["--lisen", "--listen"]),
+        ("-l :1 -b a:1 extra", &["'extra'"]),
+        ("backend", &["--listen"]),
+        ("backend --listen x", &["'x' for '--listen", "the port is missing"]),
+        ("backend --listen :0 --latency 5", &["'5' for '--latency", "with a unit"]),
+        ("backend --listen :0 --echo --work 1ms", &["--echo", "--work"]),
+        ("demo --listen x", &["'x' for '--listen"]),
+        ("-l :1 demo", &["demo", "--listen"]),
+    ] {
+        let message = refused(&line.split(' ').collect::<Vec<_>>(), 2);
+        for want in wants {
+            assert!(message.contains(want), "{line}: no `{want}` in {message}");
+        }
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_in_one_message() {
+    let message = refused(&["-w", "0", "-t", "soon", "--log-level", "x", "--health-rise", "0"], 2);
+    assert_eq!(message.lines().filter(|line| line.starts_with("error: ")).count(), 6, "{message}");
+}
+
+#[test]
+fn a_taken_port_is_told_with_its_address_and_exit_code_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for arguments in [
+        &["--listen", &address, "--backend", "127.0.0.1:1"][..],
+        &["backend", "--listen", &address],
+        &["demo", "--once", "--listen", &address],
+    ] {
+        let message = refused(arguments, 1);
+        assert!(message.contains(&address) && message.contains("in use"), "{arguments:?}: {message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn start_up_says_where_it_listens_and_signals_do_what_they_should() {
+    let backend = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]);
+    let spec = format!("{},name=web1", backend.address());
+    let arguments = ["-l", "127.0.0.1:0", "-l", "127.0.0.1:0", "-b", &spec, "-t", "5", "-w", "1"];
+    let mut balancer = Process::start(&arguments);
+    let (first, second) = (balancer.address(), balancer.address());
+    assert!(!first.ends_with(":0") && first != second, "{first} {second}");
+    assert_eq!(balancer.line("pool "), "pool default: round-robin over 1 backend, tcp health every 5s");
+    let spec = spec.split(',').next().unwrap();
+    assert_eq!(balancer.line("backend "), format!("backend web1 {spec} weight 1"));
+    assert!(ask(&first).unwrap().ends_with("\r\n\r\nweb1\n"));
+    assert!(ask(&second).unwrap().ends_with("\r\n\r\nweb1\n"));
+
+    balancer.signal(Signal::HUP);
+    let line = balancer.line("SIGHUP");
+    let (time, rest) = line.split_once(' ').unwrap();
+    assert!(time.len() == "2026-01-02T03:04:05.678Z".len() && time.ends_with('Z'), "{line}");
+    assert!(rest.starts_with("INFO SIGHUP ignored"), "{line}");
+    for signal in [Signal::USR1, Signal::USR2] {
+        balancer.signal(signal);
+        balancer.line("ignored");
+    }
+    assert!(ask(&first).unwrap().ends_with("web1\n"));
+    balancer.signal(Signal::TERM);
+    assert_eq!(balancer.end().code(), Some(0));
+}
+
+#[test]
+fn ctrl_c_ends_it_cleanly() {
+    let mut balancer = Process::start(&["-l", "127.0.0.1:0", "-b", "127.0.0.1:1", "--health", "off"]);
+    balancer.address();
+    balancer.signal(Signal::INT);
+    assert_eq!(balancer.end().code(), Some(0));
+}
+
+#[test]
+fn the_log_level_does_not_hide_the_start_up_lines() {
+    let mut balancer =
+        Process::start(&["-l", "127.0.0.1:0", "-b", "127.0.0.1:1", "--health", "off", "--log-level", "OFF"]);
+    balancer.address();
+    balancer.line("backend 127.0.0.1:1 weight 1");
+    balancer.signal(Signal::HUP);
+    balancer.signal(Signal::TERM);
+    let end = Instant::now() + PATIENCE;
+    if let Ok(line) = balancer.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+        panic!("logged although it must not: {line}");
+    }
+    assert_eq!(balancer.end().code(), Some(0));
+}
+
+#[test]
+fn the_test_server_fails_on_request_and_recovers_on_sigusr1() {
+    let mut backend = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1", "--fail-health"]);
+    let address = backend.address();
+    let answer = ask(&address).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nweb1\n"), "{answer}");
+    for (line, status) in [("web1 now answers 200", "HTTP/1.1 200 OK\r\n"), ("web1 now answers 503", "HTTP/1.1 503 ")] {
+        backend.signal(Signal::USR1);
+        backend.line(line);
+        assert!(ask(&address).unwrap().starts_with(status));
+    }
+    backend.signal(Signal::TERM);
+    assert_eq!(backend.end().code(), Some(0));
+}
+
+#[test]
+fn the_demo_s_tour_loses_no_request() {
+    let output = output(&["demo", "--once"]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    for want in ["- stopping web2", "web2 is down", "- starting web2 again", "web2 is up", " requests, 0 failed."] {
+        assert!(out.contains(want), "no `{want}` in {out}{err}");
+    }
+    assert!(!out.contains('\u{1b}'), "colours although nobody sees them: {out}");
+}
