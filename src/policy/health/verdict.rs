@@ -1,0 +1,196 @@
+//! Rise and fall: from single results to "up" and "down".
+//!
+//! | state                    | result             | what it does                                              |
+//! |--------------------------|--------------------|-----------------------------------------------------------|
+//! | before the first probe   | probe              | decides at once, either way                               |
+//! | up                       | failure            | counts; `fall` in a row mark it down                      |
+//! | up                       | successful probe   | forgets the failures                                      |
+//! | down                     | successful probe   | counts; `rise` in a row mark it up                        |
+//! | down                     | failure            | forgets the successes                                     |
+//!
+//! A failure is a failed probe or a client that could not connect. Two things about clients are deliberate:
+//!
+//! * Only a *probe* decides at once. A client's failure before the first probe counts as one towards `fall`: it may be
+//!   one dropped packet, and the probe that settles the matter is under way already.
+//! * Clients that get through count too, though only against clients that do not: of ten thousand connects in an interval
+//!   three may fail without anything being wrong. They do not make up for failed probes, since a backend whose
+//!   `/healthz` says 503 accepts connections as well as ever.
+
+/// How many results in a row it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// Successes that mark a backend up. 0 counts as 1.
+    pub rise: u32,
+    /// Failures that mark it down. 0 counts as 1.
+    pub fall: u32,
+}
+
+/// What is thought of one backend. Up until told otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    up: bool,
+    /// A probe has been heard.
+    decided: bool,
+    /// Successful probes in a row; counted while down.
+    passed: u32,
+    /// Failed probes since the last successful one; counted while up.
+    failed: u32,
+    /// Clients that could not connect since one last could, or since the last successful probe; counted while up.
+    refused: u32,
+}
+
+impl Default for Verdict {
+    fn default() -> Self {
+        Verdict { up: true, decided: false, passed: 0, failed: 0, refused: 0 }
+    }
+}
+
+impl Verdict {
+    /// Takes in a probe's result. True if that changed the verdict.
+    pub fn probed(&mut self, passed: bool, rules: Rules) -> bool {
+        if !std::mem::replace(&mut self.decided, true) {
+            return self.become_up(passed);
+        }
+        match (self.up, passed) {
+            (true, true) => self.become_up(true),
+            (true, false) => {
+                self.failed = self.failed.saturating_add(1);
+                self.fall_if_due(rules)
+            }
+            (false, true) => {
+                self.passed = self.passed.saturating_add(1);
+                self.passed >= rules.rise && self.become_up(true)
+            }
+            (false, false) => self.become_up(false),
+        }
+    }
+
+    /// Takes in that a client could not connect. `others_reached`: some client did, since the last time this was called.
+    /// True if that changed the verdict.
+    pub fn client_failed(&mut self, others_reached: bool, rules: Rules) -> bool {
+        if !self.up {
+            return self.become_up(false);
+        }
+        if others_reached {
+            self.refused = 0;
+        }
+        self.refused = self.refused.saturating_add(1);
+        self.fall_if_due(rules)
+    }
+
+    /// Is the backend up?
+    pub fn is_up(&self) -> bool {
+        self.up
+    }
+
+    fn fall_if_due(&mut self, rules: Rules) -> bool {
+        self.failed.saturating_add(self.refused) >= rules.fall && self.become_up(false)
+    }
+
+    /// Settles on a state with all streaks forgotten. True if it is another one.
+    fn become_up(&mut self, up: bool) -> bool {
+        let changed = self.up != up;
+        *self = Verdict { up, decided: self.decided, ..Verdict::default() };
+        changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const RULES: Rules = Rules { rise: 2, fall: 3 };
+
+    fn settled(up: bool) -> Verdict {
+        let mut verdict = Verdict::default();
+        verdict.probed(up, RULES);
+        assert_eq!(verdict.is_up(), up);
+        verdict
+    }
+
+    #[test]
+    fn the_first_probe_decides_at_once() {
+        assert!(Verdict::default().is_up());
+        assert!(Verdict::default().probed(false, RULES));
+        assert!(!Verdict::default().probed(true, RULES));
+    }
+
+    #[test]
+    fn a_client_before_the_first_probe_counts_as_one_failure_only() {
+        let mut verdict = Verdict::default();
+        assert!(!verdict.client_failed(false, RULES));
+        assert!(!verdict.client_failed(false, RULES));
+        assert!(verdict.client_failed(false, RULES));
+        assert!(verdict.probed(true, RULES), "and the first probe still decides");
+    }
+
+    #[test]
+    fn fall_and_rise_are_counted_in_a_row() {
+        let mut verdict = settled(true);
+        let steps = [false, false, true, false, false, false, true, false, true, true];
+        let ups: Vec<bool> = steps.map(|passed| (verdict.probed(passed, RULES), verdict.is_up()).1).to_vec();
+        assert_eq!(ups, [true, true, true, true, true, false, false, false, false, true]);
+    }
+
+    #[test]
+    fn clients_and_probes_add_up() {
+        let mut verdict = settled(true);
+        assert!(!verdict.probed(false, RULES));
+        assert!(!verdict.client_failed(false, RULES));
+        assert!(verdict.client_failed(false, RULES));
+    }
+
+    #[test]
+    fn clients_that_get_through_excuse_those_that_do_not_but_no_probe() {
+        let mut verdict = settled(true);
+        for _ in 0..100 {
+            assert!(!verdict.client_failed(true, RULES));
+        }
+        assert!(!verdict.probed(false, RULES), "one client, one probe");
+        assert!(!verdict.client_failed(true, RULES), "one probe, one client again");
+        assert!(verdict.probed(false, RULES), "two probes, one client");
+    }
+
+    #[test]
+    fn a_client_that_fails_while_down_starts_the_rise_anew() {
+        let mut verdict = settled(false);
+        verdict.probed(true, RULES);
+        assert!(!verdict.client_failed(false, RULES));
+        assert!(!verdict.probed(true, RULES));
+        assert!(verdict.probed(true, RULES));
+    }
+
+    proptest! {
+        /// The rule as one would say it, on the whole history, for probes alone.
+        #[test]
+        fn probes_follow_the_rule(history in prop::collection::vec(any::<bool>(), 1..60), rise in 1u32..5, fall in 1u32..5) {
+            let mut verdict = Verdict::default();
+            let mut up = history[0];
+            for end in 1..=history.len() {
+                let changed = verdict.probed(history[end - 1], Rules { rise, fall });
+                let need = if up { fall } else { rise } as usize;
+                let streak = history[..end].iter().rev().take_while(|&&passed| passed != up).count();
+                let flips = end > 1 && streak >= need;
+                prop_assert_eq!(changed, flips || (end == 1 && !up));
+                up ^= flips;
+                prop_assert_eq!(verdict.is_up(), up);
+            }
+        }
+
+        /// A change is reported exactly when there is one, whatever comes.
+        #[test]
+        fn a_change_is_reported_exactly_when_there_is_one(
+            steps in prop::collection::vec((any::<bool>(), any::<bool>()), 0..60), rise in 0u32..4, fall in 0u32..4,
+        ) {
+            let mut verdict = Verdict::default();
+            for (client, good) in steps {
+                let before = verdict.is_up();
+                let rules = Rules { rise, fall };
+                let changed = if client { verdict.client_failed(good, rules) } else { verdict.probed(good, rules) };
+                prop_assert_eq!(changed, before != verdict.is_up());
+                prop_assert!(!(client && changed && verdict.is_up()), "a failure never marks up");
+            }
+        }
+    }
+}
