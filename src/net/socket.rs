@@ -56,6 +56,18 @@ impl Socket {
 
     /// Begins to connect. Errors are the local ones (descriptors, ports) and those known at once (refused on loopback).
     pub fn dial(to: &Endpoint) -> io::Result<(Socket, Dialing)> {
+        Socket::dial_with(to, |_| Ok(()))
+    }
+
+    /// As [`Socket::dial`], but the kernel holds back the ACK that completes the handshake, so that a [`Socket::reset`]
+    /// right after connecting comes first: the backend's kernel has answered, its process has seen no connection.
+    /// A bare probe leaves no trace in the backend's log that way.
+    pub fn dial_unseen(to: &Endpoint) -> io::Result<(Socket, Dialing)> {
+        Socket::dial_with(to, |fd| sockopt::set_tcp_quickack(fd, false))
+    }
+
+    /// `prepare` sets what a TCP socket must know before it connects.
+    fn dial_with(to: &Endpoint, prepare: fn(&OwnedFd) -> Result<(), Errno>) -> io::Result<(Socket, Dialing)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (fd, connecting) = match to {
             Endpoint::Inet(at) => {
@@ -63,6 +75,7 @@ impl Socket {
                 let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
                 // Small writes go out at once: the peers, not the balancer, decide how to batch.
                 sockopt::set_tcp_nodelay(&fd, true)?;
+                prepare(&fd)?;
                 let connecting = net::connect(&fd, at);
                 (fd, connecting)
             }

@@ -6,9 +6,11 @@
 use crate::base::Endpoint;
 use crate::base::bits::WORD;
 use crate::policy::balance::LoadBlock;
+use crate::policy::health::{Class, Outcome};
+use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Names a backend for the life of the process; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -25,6 +27,8 @@ pub struct Backend {
     pub endpoints: Vec<Endpoint>,
     /// What it has done so far.
     pub counters: Counters,
+    /// What the prober found. It alone writes, and only admin and tests read: never taken on a connection's path.
+    pub health: Mutex<HealthReport>,
     block: Arc<LoadBlock>,
     lane: usize,
 }
@@ -42,10 +46,22 @@ pub struct Counters {
     pub bytes_to_client: AtomicU64,
 }
 
+/// What the prober found out about a backend, for people and metrics to read.
+#[derive(Clone, Debug, Default)]
+pub struct HealthReport {
+    /// How the last probe ended, or the last client's connect if that failed later; `None` before the first.
+    pub last_result: Option<Outcome>,
+    /// When it last went down or came up; `None` if it never did.
+    pub last_change: Option<Instant>,
+    /// Probes by [`Class`], in the order of [`Class::ALL`].
+    pub probes: [u64; Class::ALL.len()],
+}
+
 impl Backend {
     /// A backend whose load is kept in lane `index % 64` of `block`.
     pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, index: usize) -> Backend {
-        Backend { id, name, endpoints, counters: Counters::default(), block, lane: index % WORD }
+        let (counters, health) = (Counters::default(), Mutex::default());
+        Backend { id, name, endpoints, counters, health, block, lane: index % WORD }
     }
 
     /// Connections now open or being dialled.

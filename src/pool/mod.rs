@@ -7,9 +7,11 @@
 pub mod admission;
 mod backend;
 mod lease;
+mod note;
 mod snapshot;
 
 pub use admission::{Admission, Permit};
-pub use backend::{Backend, BackendId, Counters};
+pub use backend::{Backend, BackendId, Counters, HealthReport};
 pub use lease::Lease;
+pub use note::Note;
 pub use snapshot::{Listener, Member, NoBackend, Pool, Snapshot, build};

@@ -48,6 +48,9 @@ pub struct Pool {
     pub members: Vec<Member>,
     /// Which of them are up. The prober is the only writer.
     pub up: AtomicBits,
+    /// Where health is `off`: everybody, for when all are backed off. There is nobody then who could say that they are
+    /// down, so the last resort is to try.
+    regardless: Option<AtomicBits>,
     loads: Vec<Arc<LoadBlock>>,
     limits: Vec<u32>,
     primary: Box<dyn Balance>,
@@ -71,9 +74,8 @@ impl Pool {
         let mut lost = Vec::new();
         loop {
             let excluded = if lost.is_empty() { tried } else { &lost };
-            let view = View { up: &self.up, loads: &self.loads, limits: &self.limits, tried: excluded };
-            let choice = self.primary.pick(client, &view, random);
-            let choice = choice.or_else(|| self.backup.as_ref()?.pick(client, &view, random));
+            let choice = self.choose(&self.up, excluded, client, random);
+            let choice = choice.or_else(|| self.choose(self.regardless.as_ref()?, excluded, client, random));
             let Some(index) = choice else { return Err(self.why_none(tried)) };
             let (Some(member), Some(&limit)) = (self.members.get(index), self.limits.get(index)) else {
                 debug_assert!(false, "{:?} chose {index} of {}", self.settings.algorithm, self.members.len());
@@ -89,10 +91,17 @@ impl Pool {
         }
     }
 
+    /// A primary out of `up`, or else a backup.
+    fn choose(&self, up: &AtomicBits, tried: &[u32], client: Client, random: &mut fastrand::Rng) -> Option<usize> {
+        let view = View { up, loads: &self.loads, limits: &self.limits, tried };
+        let choice = self.primary.pick(client, &view, random);
+        choice.or_else(|| self.backup.as_ref()?.pick(client, &view, random))
+    }
+
     fn why_none(&self, tried: &[u32]) -> NoBackend {
-        let open = |(index, member): (usize, &Member)| {
-            member.weight > 0 && self.up.get(index) && !tried.contains(&(index as u32))
-        };
+        let up = self.regardless.as_ref().unwrap_or(&self.up);
+        let open =
+            |(index, member): (usize, &Member)| member.weight > 0 && up.get(index) && !tried.contains(&(index as u32));
         if self.members.iter().enumerate().any(open) { NoBackend::AllFull } else { NoBackend::AllDown }
     }
 }
@@ -145,6 +154,7 @@ fn build_pool(
         members: members.collect(),
         // Up until the first result says otherwise.
         up: AtomicBits::new(backends.len(), true),
+        regardless: (settings.health.kind == model::HealthKind::Off).then(|| AtomicBits::new(backends.len(), true)),
         limits: backends.iter().map(|backend| backend.max_connections.unwrap_or(u32::MAX)).collect(),
         primary: build(&tier(false), 0),
         backup: backends.iter().any(|backend| backend.backup).then(|| build(&tier(true), 0)),

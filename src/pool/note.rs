@@ -1,0 +1,44 @@
+//! What the other threads tell the prober.
+//!
+//! It stands here, below all threads, because none of them may import another: workers and control send what the prober
+//! reads, and know of it only a `Mailbox<Note>`.
+
+use super::{BackendId, Snapshot};
+use crate::policy::health::ConnectFailure;
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::sync::Arc;
+
+/// A letter to the prober.
+///
+/// Workers *offer* theirs and let them go if the box is full: the prober then has a thousand such letters to read, and one
+/// more would tell it nothing new. Control *sends*, and waits for room.
+#[derive(Debug)]
+pub enum Note {
+    /// From now on this is what there is. Backends that stay keep what is known of them.
+    Adopt {
+        /// The next snapshot; nobody else has it yet.
+        snapshot: Arc<Snapshot>,
+        /// Told once the snapshot's health bits say what is known, so that it may be given to the workers.
+        done: Sender<()>,
+    },
+    /// A client's connection attempt failed, for a reason that is the backend's ([`ConnectFailure::of`] knows).
+    ConnectFailed {
+        /// Where to.
+        backend: BackendId,
+        /// Why.
+        failure: ConnectFailure,
+    },
+    /// A client got through to a backend whose health bit was cleared when the worker looked. Only of interest where health
+    /// is `off`; other successes need no letter, the prober sees them in the backend's counters.
+    Connected(BackendId),
+    /// Close every probe and end.
+    Stop,
+}
+
+impl Note {
+    /// The letter that hands over a snapshot, and where the answer comes. If the prober is gone, receiving fails at once.
+    pub fn adopt(snapshot: Arc<Snapshot>) -> (Note, Receiver<()>) {
+        let (done, answer) = bounded(1);
+        (Note::Adopt { snapshot, done }, answer)
+    }
+}
