@@ -9,6 +9,7 @@
 //! | [`cli`]     | what the user types: flags and subcommands                                        |
 //! | [`app`]     | composition root: resolve, bind, first snapshot, spawn, wait                      |
 //! | [`control`] | thread: every change is a command to it                                           |
+//! | [`prober`]  | thread: health probes; the only writer of the health bits                        |
 //! | [`worker`]  | threads: event loop, accept, and the driver that applies what sessions decide     |
 //! | [`relay`]   | moves the bytes of one way: copy, splice                                          |
 //! | [`session`] | one connection as a machine without I/O: (input, now) → effect; every ending      |
@@ -34,6 +35,7 @@ pub mod mailbox;
 pub mod net;
 pub mod policy;
 pub mod pool;
+pub mod prober;
 pub mod relay;
 pub mod session;
 pub mod worker;

@@ -1,0 +1,90 @@
+//! The prober thread: finds out which backends are up, and is the only one that says so.
+//!
+//! | file        | what                                                                    |
+//! |-------------|-------------------------------------------------------------------------|
+//! | [`mod@probe`] | one probe as bytes out, bytes in, outcome; no socket                  |
+//! | `open`      | a probe with its socket                                                 |
+//! | `watch`     | what is known of one backend: verdict, bit, report, log line            |
+//! | `rounds`    | the thread: poll, letters, timers, whose turn it is                     |
+//!
+//! What it does: probes every backend of the newest snapshot, all concurrently on one poll loop; counts the failed
+//! connects that workers report; writes `Pool::up`, [`crate::pool::HealthReport`] and one log line per change.
+//! What it does not: decide (`policy::health` does), choose a backend, touch a client's connection, resolve a name.
+//!
+//! # Invariants
+//!
+//! * Nobody else writes health bits, and it writes those of the newest snapshot only.
+//! * A backend that stays in the pool keeps its verdict over any number of snapshots ([`Note::Adopt`]).
+//! * At most one probe of a backend at a time, and at most [`OPEN_MAX`] in all; more wait in a queue, first come first
+//!   served, in which a backend stands once. Waiting is not part of a probe's time. With more black holes than that the
+//!   interval grows for everyone, which is what can be done with a bounded number of sockets.
+//! * Lacking descriptors or memory is not the backend's failure: the probe waits for better times.
+//! * The box holds [`NOTES_MAX`] letters; workers drop theirs when it is full, control waits.
+
+mod open;
+pub mod probe;
+mod rounds;
+mod watch;
+
+use crate::mailbox::Mailbox;
+use crate::pool::{Note, Snapshot};
+use rounds::Rounds;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Probes under way at once; a quarter of the descriptors that the process may have, if that is less.
+pub const OPEN_MAX: usize = 1024;
+
+/// Letters that wait to be read.
+pub const NOTES_MAX: usize = 1024;
+
+/// The running thread. Dropping it stops it.
+#[derive(Debug)]
+pub struct Prober {
+    mailbox: Mailbox<Note>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Starts the thread on the first snapshot. The first probes go out at once.
+pub fn spawn(snapshot: Arc<Snapshot>) -> io::Result<Prober> {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let quarter = descriptors.map_or(OPEN_MAX, |limit| usize::try_from(limit / 4).unwrap_or(OPEN_MAX));
+    spawn_with(snapshot, quarter.clamp(1, OPEN_MAX))
+}
+
+/// As [`spawn`], with another limit on probes under way at once.
+pub fn spawn_with(snapshot: Arc<Snapshot>, open_max: usize) -> io::Result<Prober> {
+    let (mailbox, rounds) = Rounds::new(snapshot, open_max)?;
+    let thread = std::thread::Builder::new().name("prober".to_owned()).spawn(move || rounds.run())?;
+    Ok(Prober { mailbox, thread: Some(thread) })
+}
+
+impl Prober {
+    /// Where letters to the prober go.
+    pub fn mailbox(&self) -> Mailbox<Note> {
+        self.mailbox.clone()
+    }
+
+    /// Gives it the next snapshot and waits until that one's bits say what is known. False if the prober is gone.
+    pub fn adopt(&self, snapshot: Arc<Snapshot>) -> bool {
+        let (note, answer) = Note::adopt(snapshot);
+        self.mailbox.send(note) && answer.recv().is_ok()
+    }
+
+    /// Ends the thread and waits for it.
+    pub fn stop(self) {
+        // Drop does it.
+    }
+}
+
+impl Drop for Prober {
+    fn drop(&mut self) {
+        self.mailbox.send(Note::Stop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            log::error!("the prober thread had panicked");
+        }
+    }
+}

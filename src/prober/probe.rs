@@ -1,0 +1,247 @@
+//! One probe of one endpoint as a machine without a socket: bytes to send, bytes received, an outcome.
+//!
+//! | kind | after the connect   | ends with                                                                      |
+//! |------|---------------------|--------------------------------------------------------------------------------|
+//! | tcp  | nothing             | `Connected`                                                                    |
+//! | http | `GET path HTTP/1.1` | the status line, the backend's FIN, [`STATUS_LINE_MAX`] bytes that are neither |
+//!
+//! It does not know time: whoever drives it gives up when the probe's time is over. Another kind of probe is another
+//! state with what it needs to send and to understand; its driver stays as it is.
+
+use crate::base::{Address, Endpoint};
+use crate::config::model::HealthKind;
+use crate::policy::health::Outcome;
+
+/// How much of an answer is looked at. Only the status line matters, and no server's is near as long.
+pub const STATUS_LINE_MAX: usize = 1024;
+
+/// A probe under way.
+#[derive(Debug)]
+pub struct Probe(State);
+
+#[derive(Debug)]
+enum State {
+    Tcp,
+    Http(Exchange),
+}
+
+#[derive(Debug)]
+struct Exchange {
+    request: Vec<u8>,
+    /// Bytes of the request that are out. `sent <= request.len()`.
+    sent: usize,
+    /// The beginning of the answer. `answer.len() <= STATUS_LINE_MAX`.
+    answer: Vec<u8>,
+    expect: Vec<(u16, u16)>,
+}
+
+impl Probe {
+    /// A probe of the kind that the pool asks for; `None` if it asks for none. `address` is the backend's as configured,
+    /// which is what its Host header names unless the pool says otherwise.
+    pub fn new(kind: &HealthKind, address: Option<&Address>, endpoint: &Endpoint) -> Option<Probe> {
+        match kind {
+            HealthKind::Off => None,
+            HealthKind::Tcp => Some(Probe(State::Tcp)),
+            HealthKind::Http { path, host, expect } => {
+                let host = host.clone().unwrap_or_else(|| host_of(address, endpoint));
+                let version = env!("CARGO_PKG_VERSION");
+                let request = format!(
+                    "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tcplb/{version}\r\nConnection: close\r\n\r\n"
+                );
+                let (request, expect) = (request.into_bytes(), expect.clone());
+                Some(Probe(State::Http(Exchange { request, sent: 0, answer: Vec::new(), expect })))
+            }
+        }
+    }
+
+    /// Does it end with the connect, so that the backend's process need not see it?
+    pub fn is_bare(&self) -> bool {
+        matches!(self.0, State::Tcp)
+    }
+
+    /// The connection is there. An outcome if that is all it takes.
+    pub fn connected(&mut self) -> Option<Outcome> {
+        match self.0 {
+            State::Tcp => Some(Outcome::Connected),
+            State::Http(_) => None,
+        }
+    }
+
+    /// What remains to be sent.
+    pub fn unsent(&self) -> &[u8] {
+        match &self.0 {
+            State::Tcp => &[],
+            State::Http(exchange) => &exchange.request[exchange.sent..],
+        }
+    }
+
+    /// `count` bytes of [`Probe::unsent`] are out.
+    pub fn sent(&mut self, count: usize) {
+        if let State::Http(exchange) = &mut self.0 {
+            exchange.sent = (exchange.sent + count).min(exchange.request.len());
+        }
+    }
+
+    /// Bytes came. An outcome as soon as they decide.
+    pub fn received(&mut self, bytes: &[u8]) -> Option<Outcome> {
+        match &mut self.0 {
+            State::Tcp => Some(Outcome::Connected),
+            State::Http(exchange) => exchange.received(bytes),
+        }
+    }
+
+    /// The backend finished, and no outcome had been found.
+    pub fn closed(&self) -> Outcome {
+        Outcome::Closed
+    }
+}
+
+impl Exchange {
+    fn received(&mut self, bytes: &[u8]) -> Option<Outcome> {
+        let room = STATUS_LINE_MAX - self.answer.len();
+        self.answer.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        // With no room for headers the parser stops with an error after the status line, which it has read by then.
+        let mut response = httparse::Response::new(&mut []);
+        let parsed = response.parse(&self.answer);
+        // The reason phrase, be it empty, is there once the line has ended. A code alone may be half of one.
+        match (response.code, response.reason, parsed) {
+            (Some(code), Some(_), _) if self.expects(code) => Some(Outcome::Status(code)),
+            (Some(code), Some(_), _) => Some(Outcome::WrongStatus(code)),
+            (_, _, Err(_)) => Some(Outcome::NotHttp),
+            _ if self.answer.len() == STATUS_LINE_MAX => Some(Outcome::TooLong(STATUS_LINE_MAX)),
+            _ => None,
+        }
+    }
+
+    fn expects(&self, code: u16) -> bool {
+        self.expect.iter().any(|&(first, last)| (first..=last).contains(&code))
+    }
+}
+
+/// A name, if the backend was configured by one, is what its virtual host goes by. A socket file has no name that HTTP
+/// could express.
+fn host_of(address: Option<&Address>, endpoint: &Endpoint) -> String {
+    match (address, endpoint) {
+        (_, Endpoint::Unix(_)) => "localhost".to_owned(),
+        (Some(name @ Address::Name(..)), _) => name.to_string(),
+        (_, Endpoint::Inet(at)) => at.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn http(host: Option<&str>) -> HealthKind {
+        HealthKind::Http {
+            path: "/healthz".into(),
+            host: host.map(str::to_owned),
+            expect: vec![(200, 200), (301, 399)],
+        }
+    }
+
+    fn probe() -> Probe {
+        Probe::new(&http(None), None, &Endpoint::Inet("127.0.0.1:80".parse().unwrap())).unwrap()
+    }
+
+    fn answered(bytes: &[u8]) -> Option<Outcome> {
+        probe().received(bytes)
+    }
+
+    #[test]
+    fn a_tcp_probe_is_over_when_it_is_connected_and_off_probes_nothing() {
+        let at = Endpoint::Inet("127.0.0.1:80".parse().unwrap());
+        let mut probe = Probe::new(&HealthKind::Tcp, None, &at).unwrap();
+        assert!(probe.is_bare() && probe.unsent().is_empty());
+        assert_eq!(probe.connected(), Some(Outcome::Connected));
+        assert!(Probe::new(&HealthKind::Off, None, &at).is_none());
+    }
+
+    #[test]
+    fn the_request_is_what_it_should_be_and_goes_out_in_pieces() {
+        let mut probe = probe();
+        assert_eq!(probe.connected(), None);
+        let mut text = Vec::new();
+        while !probe.unsent().is_empty() {
+            text.extend_from_slice(&probe.unsent()[..7.min(probe.unsent().len())]);
+            probe.sent(7);
+        }
+        let want = format!(
+            "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1:80\r\nUser-Agent: tcplb/{}\r\nConnection: close\r\n\r\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        assert_eq!(String::from_utf8(text).unwrap(), want);
+    }
+
+    #[test]
+    fn the_host_header_is_the_configured_one_or_the_address_or_localhost() {
+        let inet = Endpoint::Inet("192.0.2.1:81".parse().unwrap());
+        let unix = Endpoint::Unix(std::path::Path::new("/run/app.sock").into());
+        let name = Address::Name("web.internal".into(), 81);
+        for (host, address, endpoint, want) in [
+            (None, None, &inet, "192.0.2.1:81"),
+            (None, Some(&name), &inet, "web.internal:81"),
+            (None, None, &unix, "localhost"),
+            (Some("example.org"), Some(&name), &unix, "example.org"),
+        ] {
+            let probe = Probe::new(&http(host), address, endpoint).unwrap();
+            let text = String::from_utf8(probe.unsent().to_vec()).unwrap();
+            assert!(text.contains(&format!("\r\nHost: {want}\r\n")), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_status_line_decides_as_soon_as_it_is_whole() {
+        for (bytes, want) in [
+            ("HTTP/1.1 200 OK\r\n", Some(Outcome::Status(200))),
+            ("HTTP/1.0 200 OK\n", Some(Outcome::Status(200))),
+            ("HTTP/1.1 200\r\n", Some(Outcome::Status(200))),
+            ("HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\nbody", Some(Outcome::Status(302))),
+            ("HTTP/1.1 503 Service Unavailable\r\nServer: x\r\n", Some(Outcome::WrongStatus(503))),
+            ("HTTP/1.1 300 \r\nbroken header\r\n", Some(Outcome::WrongStatus(300))),
+            ("", None),
+            ("HTTP/1.1 20", None),
+            ("HTTP/1.1 200", None),
+            ("HTTP/1.1 200 O", None),
+            ("SSH-2.0-OpenSSH_9.9\r\n", Some(Outcome::NotHttp)),
+            ("HTTP/2 200\r\n", Some(Outcome::NotHttp)),
+            ("HTTP/1.1 2x0 OK\r\n", Some(Outcome::NotHttp)),
+            ("HTTP/1.1 2000 OK\r\n", Some(Outcome::NotHttp)),
+        ] {
+            assert_eq!(answered(bytes.as_bytes()), want, "{bytes:?}");
+        }
+        assert_eq!(answered(b"\0\0\0\x4a\x0a"), Some(Outcome::NotHttp));
+    }
+
+    #[test]
+    fn a_line_that_does_not_end_is_given_up() {
+        let mut probe = probe();
+        assert_eq!(probe.received(b"HTTP/1.1 200 "), None);
+        assert_eq!(probe.received(&[b'x'; 900]), None);
+        assert_eq!(probe.received(&[b'x'; 4096]), Some(Outcome::TooLong(STATUS_LINE_MAX)));
+    }
+
+    proptest! {
+        #[test]
+        fn any_cut_of_an_answer_gives_the_same_outcome(cut in 0usize..38, code in 100u16..1000) {
+            let text = format!("HTTP/1.1 {code} Some Reason\r\nServer: x\r\n\r\n");
+            let mut probe = probe();
+            let (head, tail) = text.as_bytes().split_at(cut);
+            let outcome = probe.received(head).or_else(|| probe.received(tail));
+            prop_assert_eq!(outcome, answered(text.as_bytes()));
+            prop_assert_eq!(outcome.unwrap().passed(), code == 200 || (301..=399).contains(&code));
+        }
+
+        #[test]
+        fn garbage_never_panics_and_never_passes(chunks in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 0..8)) {
+            let mut probe = probe();
+            for chunk in chunks {
+                if let Some(outcome) = probe.received(&chunk) {
+                    prop_assert!(!outcome.passed());
+                    break;
+                }
+            }
+        }
+    }
+}

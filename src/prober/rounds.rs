@@ -1,0 +1,328 @@
+//! The thread itself: waits for sockets, letters and time, and gives every backend its turn.
+//!
+//! One turn of the loop: events → letters → timers → begin what is due, as far as there is room. A backend's slot in
+//! `watches` is also its slot in the wheel; it has one deadline at a time: the next probe's start, or the end of the
+//! one under way.
+
+use super::open::Open;
+use super::probe::Probe;
+use super::watch::{Stage, Watch};
+use super::{NOTES_MAX, OPEN_MAX};
+use crate::base::slots::{Key, Slots};
+use crate::base::wheel::Wheel;
+use crate::base::{Endpoint, Tick};
+use crate::mailbox::Mailbox;
+use crate::policy::health::{ConnectFailure, Outcome, schedule};
+use crate::pool::{BackendId, Note, Snapshot};
+use crossbeam_channel::Receiver;
+use mio::{Events, Poll, Token};
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const LETTERS: Token = Token(usize::MAX);
+
+/// How long to wait when descriptors or memory lacked.
+const LACK: Duration = Duration::from_millis(100);
+
+/// Probes are timed to this. Ten probes begun in one turn cost one wait of the kernel's instead of ten.
+const GRAIN: u64 = 8;
+
+/// All that the thread owns.
+pub struct Rounds {
+    poll: Poll,
+    letters: Receiver<Note>,
+    started: Instant,
+    /// When this turn of the loop began.
+    now: Tick,
+    watches: Slots<Watch>,
+    by_id: HashMap<BackendId, Key>,
+    wheel: Wheel,
+    /// Watches whose probe is due, each at most once; a key of one that is gone is passed over.
+    queue: VecDeque<Key>,
+    open: Slots<Open>,
+    open_max: usize,
+    /// Set while descriptors or memory lack: when to try again.
+    lacking: Option<Tick>,
+    /// Several pools: log lines name them.
+    many: bool,
+    random: fastrand::Rng,
+}
+
+impl Rounds {
+    /// Takes up the first snapshot; nothing is probed before [`Rounds::run`].
+    pub fn new(snapshot: Arc<Snapshot>, open_max: usize) -> io::Result<(Mailbox<Note>, Rounds)> {
+        let poll = Poll::new()?;
+        let (mailbox, letters) = Mailbox::new(&poll, LETTERS, NOTES_MAX)?;
+        let mut rounds = Rounds {
+            poll,
+            letters,
+            started: Instant::now(),
+            now: Tick(0),
+            watches: Slots::default(),
+            by_id: HashMap::new(),
+            wheel: Wheel::new(Tick(0)),
+            queue: VecDeque::new(),
+            open: Slots::default(),
+            open_max: open_max.clamp(1, OPEN_MAX),
+            lacking: None,
+            many: false,
+            random: fastrand::Rng::new(),
+        };
+        rounds.adopt(&snapshot);
+        Ok((mailbox, rounds))
+    }
+
+    /// The thread's life.
+    pub fn run(mut self) {
+        let mut events = Events::with_capacity(256);
+        let mut fired = Vec::new();
+        loop {
+            match self.poll.poll(&mut events, self.sleep()) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    // epoll_wait(2) knows no other error that trying again would cure.
+                    log::error!("health checks stop, all backends keep their state: {error}");
+                    return;
+                }
+            }
+            self.now = Tick::after_start(self.started.elapsed());
+            for event in &events {
+                if let Some(key) = self.key_of(event.token()) {
+                    self.drive(key, event.is_writable());
+                }
+            }
+            // As many as fit into the box: a flood of letters does not keep probes waiting.
+            for _ in 0..NOTES_MAX {
+                let Ok(note) = self.letters.try_recv() else { break };
+                if let Note::Stop = note {
+                    return;
+                }
+                self.read(note);
+            }
+            self.wheel.advance(self.now, &mut fired);
+            for slot in fired.drain(..) {
+                self.time_has_come(slot);
+            }
+            self.begin_probes();
+        }
+    }
+
+    fn sleep(&self) -> Option<Duration> {
+        if !self.letters.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let retry = self.lacking.filter(|_| !self.queue.is_empty()).map(|at| at - self.now);
+        [self.wheel.sleep(), retry].into_iter().flatten().min()
+    }
+
+    fn read(&mut self, note: Note) {
+        match note {
+            Note::Adopt { snapshot, done } => {
+                self.adopt(&snapshot);
+                // Whoever asked may have given up waiting.
+                let _ = done.try_send(());
+            }
+            Note::ConnectFailed { backend, failure } => {
+                let Some(&key) = self.by_id.get(&backend) else { return };
+                let Some(watch) = self.watches.get_mut(key) else { return };
+                if watch.client_failed(failure, self.now, self.many) {
+                    self.wheel.set(key.slot, watch.next_visit(self.now));
+                }
+            }
+            Note::Connected(backend) => {
+                let key = self.by_id.get(&backend);
+                if let Some(watch) = key.and_then(|&key| self.watches.get_mut(key)) {
+                    watch.client_connected();
+                }
+            }
+            Note::Stop => {}
+        }
+    }
+
+    /// Takes up the backends of a snapshot: those that stay keep all that is known of them, new ones are probed soon,
+    /// those that left are forgotten, probes under way and all.
+    fn adopt(&mut self, snapshot: &Snapshot) {
+        self.many = snapshot.pools.len() > 1;
+        let mut known = std::mem::take(&mut self.by_id);
+        let mut new = Vec::new();
+        for pool in &snapshot.pools {
+            for (index, member) in pool.members.iter().enumerate() {
+                let id = member.backend.id;
+                if self.by_id.contains_key(&id) {
+                    debug_assert!(false, "{id:?} is twice in a snapshot");
+                    continue;
+                }
+                let kept = known.remove(&id).and_then(|key| Some((key, self.watches.get_mut(key)?)));
+                let key = match kept {
+                    Some((key, watch)) => {
+                        if watch.adopt(pool, index) && watch.stage == Stage::Resting {
+                            // All of them changed at once: what spreads new backends spreads these.
+                            new.push(key);
+                        }
+                        Some(key)
+                    }
+                    None => {
+                        let key = self.watches.insert_with(|_| Watch::new(pool, index, member));
+                        new.extend(key);
+                        key
+                    }
+                };
+                // No key: 2^32 backends are being watched, which no memory holds.
+                self.by_id.extend(key.map(|key| (id, key)));
+            }
+        }
+        for key in known.into_values() {
+            self.wheel.cancel(key.slot);
+            if let Some(Watch { stage: Stage::Open(open), .. }) = self.watches.remove(key) {
+                self.open.remove(open);
+            }
+        }
+        for (index, key) in new.iter().enumerate() {
+            let Some(watch) = self.watches.get(*key) else { continue };
+            let delay = schedule::first(index, new.len(), watch.health().interval);
+            self.wheel.set(key.slot, self.now + delay);
+        }
+    }
+
+    fn time_has_come(&mut self, slot: u32) {
+        let Some(key) = self.watches.key_of(slot) else { return };
+        let Some(watch) = self.watches.get_mut(key) else { return };
+        match watch.stage {
+            Stage::Resting if watch.is_off() => {
+                watch.visit(self.now);
+                self.wheel.set(slot, watch.next_visit(self.now));
+            }
+            Stage::Resting => {
+                watch.stage = Stage::Queued;
+                self.queue.push_back(key);
+            }
+            Stage::Queued => {}
+            Stage::Open(open) => {
+                let timeout = watch.health().timeout;
+                self.attempt_over(open, Outcome::TimedOut(timeout));
+            }
+        }
+    }
+
+    fn begin_probes(&mut self) {
+        if self.lacking.is_some_and(|until| self.now < until) {
+            return;
+        }
+        while self.open.len() < self.open_max {
+            let Some(key) = self.queue.pop_front() else { return };
+            let Some(watch) = self.watches.get_mut(key) else { continue };
+            watch.started = self.now;
+            if let Err(error) = self.attempt(key, 0, Outcome::NoAddress) {
+                self.postpone(key, &error);
+                return;
+            }
+        }
+    }
+
+    /// Tries the backend's endpoints from `endpoint` on, until one is being probed or none is left, in which case `last`
+    /// (or what replaced it) is the probe's outcome. Each gets an equal share of the time that is left, so that one black
+    /// hole does not use it up for those after it. An error is of our own making, not the backend's.
+    fn attempt(&mut self, key: Key, mut endpoint: usize, mut last: Outcome) -> io::Result<()> {
+        loop {
+            let Some(watch) = self.watches.get_mut(key) else { return Ok(()) };
+            let end = watch.started + watch.health().timeout;
+            let endpoints = &watch.backend().endpoints;
+            let probe = match endpoints.get(endpoint) {
+                Some(to) if endpoint == 0 || self.now < end => Probe::new(&watch.health().kind, watch.address(), to),
+                _ => None,
+            };
+            // None left, no time left, or health was turned off meanwhile.
+            let (Some(probe), Some(to)) = (probe, endpoints.get(endpoint)) else {
+                self.probe_over(key, last);
+                return Ok(());
+            };
+            let left = u32::try_from(endpoints.len() - endpoint).unwrap_or(u32::MAX);
+            match dial(&self.poll, &mut self.open, key, endpoint, to, probe) {
+                Ok(open) => {
+                    watch.stage = Stage::Open(open);
+                    self.wheel.set(key.slot, self.now + (end - self.now) / left);
+                    if self.lacking.take().is_some() {
+                        log::info!("health checks go on");
+                    }
+                    return Ok(());
+                }
+                Err(error) => last = Outcome::NoConnection(ConnectFailure::of(&error).ok_or(error)?),
+            }
+            endpoint += 1;
+        }
+    }
+
+    /// Back to the head of the queue; one line for as long as it lasts.
+    fn postpone(&mut self, key: Key, error: &io::Error) {
+        if self.lacking.replace(self.now + LACK).is_none() {
+            log::warn!("health checks wait, backends keep their state: {error}");
+        }
+        if let Some(watch) = self.watches.get_mut(key) {
+            watch.stage = Stage::Queued;
+            self.wheel.cancel(key.slot);
+            self.queue.push_front(key);
+        }
+    }
+
+    fn drive(&mut self, open: Key, writable: bool) {
+        let Some(outcome) = self.open.get_mut(open).and_then(|open| open.drive(writable)) else { return };
+        self.attempt_over(open, outcome);
+    }
+
+    fn attempt_over(&mut self, open: Key, outcome: Outcome) {
+        let Some(open) = self.open.remove(open) else { return };
+        let (key, endpoint) = (open.watch, open.endpoint);
+        open.close();
+        if outcome.passed() {
+            self.probe_over(key, outcome);
+        } else if let Err(error) = self.attempt(key, endpoint + 1, outcome) {
+            self.postpone(key, &error);
+        }
+    }
+
+    fn probe_over(&mut self, key: Key, outcome: Outcome) {
+        let Some(watch) = self.watches.get_mut(key) else { return };
+        let due = watch.started + watch.delay(&mut self.random);
+        watch.stage = Stage::Resting;
+        watch.probe_ended(outcome, self.many);
+        let due = due.max(self.now).0;
+        self.wheel.set(key.slot, Tick(due.checked_next_multiple_of(GRAIN).unwrap_or(due)));
+    }
+
+    /// Whose event it is; `None` for the letters, and for a probe that an earlier event of the same batch ended.
+    fn key_of(&self, token: Token) -> Option<Key> {
+        if token == LETTERS {
+            return None;
+        }
+        let key = self.open.key_of((token.0 % OPEN_MAX) as u32)?;
+        (token_of(key) == token).then_some(key)
+    }
+}
+
+/// Slot and generation in one number. There are never more than [`OPEN_MAX`] slots; where `usize` is too narrow for all
+/// bits of the generation its lower ones have to do.
+fn token_of(key: Key) -> Token {
+    Token((key.generation as usize).wrapping_mul(OPEN_MAX) | key.slot as usize)
+}
+
+fn dial(
+    poll: &Poll,
+    table: &mut Slots<Open>,
+    watch: Key,
+    endpoint: usize,
+    to: &Endpoint,
+    probe: Probe,
+) -> io::Result<Key> {
+    let open = Open::dial(watch, endpoint, to, probe)?;
+    // As long as the table is bounded by `open_max` there is room.
+    let key = table.insert_with(|_| open).ok_or(io::ErrorKind::OutOfMemory)?;
+    let registered = table.get_mut(key).map_or(Ok(()), |open| open.register(poll.registry(), token_of(key)));
+    if let Err(error) = registered {
+        table.remove(key);
+        return Err(error);
+    }
+    Ok(key)
+}

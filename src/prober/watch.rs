@@ -1,0 +1,236 @@
+//! What the prober knows of one backend, and what it tells the world: the health bit, the report, the log line.
+//!
+//! A watch outlives snapshots, as its backend does. No socket and no timer in here.
+
+use crate::base::slots::Key;
+use crate::base::{Address, Tick};
+use crate::config::model::{Health, HealthKind};
+use crate::policy::health::backoff::{BACK_OFF, Backoff};
+use crate::policy::health::{ConnectFailure, Outcome, Rules, Verdict, schedule};
+use crate::pool::{Backend, Member, Pool};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// One backend under watch.
+pub struct Watch {
+    /// Where it stands in the newest snapshot.
+    pool: Arc<Pool>,
+    index: usize,
+    backend: Arc<Backend>,
+    judge: Judge,
+    /// What is going on.
+    pub stage: Stage,
+    /// When the last probe began.
+    pub started: Tick,
+    /// Has a probe ended yet?
+    probed: bool,
+    /// `counters.connections` when a client last failed: if it has grown by the next failure, others got through.
+    reached: u64,
+    /// `counters.connections` and the average time as the last visit left them: if both still are, nobody measured.
+    left: (u64, u32),
+}
+
+/// What is going on with a backend. Its slot in the wheel holds the end of it, except while it is queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Nothing, until the next probe is due (or, where health is `off`, the back-off or the average is looked after).
+    Resting,
+    /// A probe is due and waits for its turn.
+    Queued,
+    /// A probe is under way.
+    Open(Key),
+}
+
+enum Judge {
+    Probed(Verdict),
+    Off(Backoff),
+}
+
+impl Judge {
+    fn of(health: &Health) -> Judge {
+        match health.kind {
+            HealthKind::Off => Judge::Off(Backoff::default()),
+            HealthKind::Tcp | HealthKind::Http { .. } => Judge::Probed(Verdict::default()),
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        match self {
+            Judge::Probed(verdict) => verdict.is_up(),
+            Judge::Off(backoff) => backoff.until().is_none(),
+        }
+    }
+}
+
+impl Watch {
+    /// A backend that nothing is known of: up until the first result.
+    pub fn new(pool: &Arc<Pool>, index: usize, member: &Member) -> Watch {
+        let backend = member.backend.clone();
+        let left = (connections(&backend), backend.latency_us());
+        let judge = Judge::of(&pool.settings.health);
+        let (pool, stage, reached) = (pool.clone(), Stage::Resting, left.0);
+        let watch = Watch { pool, index, backend, judge, stage, started: Tick(0), probed: false, reached, left };
+        watch.show();
+        watch
+    }
+
+    /// The backend's place in a new snapshot. What is known stays known, and the new snapshot's bit says so. True if the
+    /// next probe should come soon, as a new backend's does: the interval is another one now, or it is another judge, who
+    /// knows nothing yet.
+    pub fn adopt(&mut self, pool: &Arc<Pool>, index: usize) -> bool {
+        let old = std::mem::replace(&mut self.pool, pool.clone());
+        self.index = index;
+        let (old, new) = (&old.settings.health, &self.pool.settings.health);
+        let other_judge = (old.kind == HealthKind::Off) != (new.kind == HealthKind::Off);
+        let anew = other_judge || old.interval != new.interval;
+        if other_judge {
+            (self.judge, self.probed) = (Judge::of(new), false);
+        }
+        self.show();
+        anew
+    }
+
+    /// How it is watched.
+    pub fn health(&self) -> &Health {
+        &self.pool.settings.health
+    }
+
+    /// The backend.
+    pub fn backend(&self) -> &Arc<Backend> {
+        &self.backend
+    }
+
+    /// Its address as configured, if this membership was built from it.
+    pub fn address(&self) -> Option<&Address> {
+        let configured = self.pool.settings.backends.get(self.index)?;
+        (configured.name == self.backend.name).then_some(&configured.address)
+    }
+
+    /// Is it never probed?
+    pub fn is_off(&self) -> bool {
+        matches!(self.judge, Judge::Off(_))
+    }
+
+    /// How long after the start of the last probe the next one is due.
+    pub fn delay(&self, random: &mut fastrand::Rng) -> Duration {
+        let interval = self.health().interval;
+        if self.probed { schedule::next(interval, random) } else { schedule::second(interval, random) }
+    }
+
+    /// When there is something to do again where nothing is probed.
+    pub fn next_visit(&self, now: Tick) -> Tick {
+        let visit = now + self.health().interval;
+        match &self.judge {
+            Judge::Off(backoff) => backoff.until().map_or(visit, |until| until.min(visit)),
+            Judge::Probed(_) => visit,
+        }
+    }
+
+    /// A probe ended. `many`: there are several pools, so that a name needs its pool to be unambiguous.
+    pub fn probe_ended(&mut self, outcome: Outcome, many: bool) {
+        let first = !std::mem::replace(&mut self.probed, true);
+        let rules = self.rules();
+        let Judge::Probed(verdict) = &mut self.judge else {
+            // Health was turned off while the probe was under way.
+            return;
+        };
+        let changed = verdict.probed(outcome.passed(), rules);
+        {
+            let mut report = self.backend.health.lock();
+            report.last_result = Some(outcome);
+            report.probes[outcome.class() as usize] += 1;
+        }
+        if changed {
+            self.changed(outcome, many);
+        } else if first {
+            log::debug!("{} is up: {outcome}{}", self.backend.name, self.suffix(many));
+        }
+        self.forget_if_unmeasured();
+    }
+
+    /// A client could not connect. True if that began or prolonged a back-off, whose end has to be waited for.
+    pub fn client_failed(&mut self, failure: ConnectFailure, now: Tick, many: bool) -> bool {
+        let outcome = Outcome::NoConnection(failure);
+        self.backend.health.lock().last_result = Some(outcome);
+        let reached = connections(&self.backend);
+        let others_reached = std::mem::replace(&mut self.reached, reached) != reached;
+        let rules = self.rules();
+        match &mut self.judge {
+            Judge::Probed(verdict) => {
+                if verdict.client_failed(others_reached, rules) {
+                    self.changed(outcome, many);
+                }
+                false
+            }
+            Judge::Off(backoff) => {
+                if backoff.failed(now) {
+                    let name = &self.backend.name;
+                    log::debug!("{name} is left out for {BACK_OFF:?}: {outcome}{}", self.suffix(many));
+                    self.note_change();
+                }
+                true
+            }
+        }
+    }
+
+    /// A client got through to a backend that was thought unusable.
+    pub fn client_connected(&mut self) {
+        if let Judge::Off(backoff) = &mut self.judge
+            && backoff.succeeded()
+        {
+            self.note_change();
+        }
+    }
+
+    /// The visit of a backend that is not probed.
+    pub fn visit(&mut self, now: Tick) {
+        if let Judge::Off(backoff) = &mut self.judge
+            && backoff.elapsed(now)
+        {
+            self.note_change();
+        }
+        self.forget_if_unmeasured();
+    }
+
+    fn rules(&self) -> Rules {
+        let Health { rise, fall, .. } = *self.health();
+        Rules { rise, fall }
+    }
+
+    /// The one log line of a change.
+    fn changed(&self, outcome: Outcome, many: bool) {
+        let (name, suffix) = (&self.backend.name, self.suffix(many));
+        if self.judge.is_up() {
+            log::info!("{name} is up: {outcome}{suffix}");
+        } else {
+            log::warn!("{name} is down: {outcome}{suffix}");
+        }
+        self.note_change();
+    }
+
+    fn note_change(&self) {
+        self.backend.health.lock().last_change = Some(Instant::now());
+        self.show();
+    }
+
+    /// Writes the health bit.
+    fn show(&self) {
+        self.pool.up.set(self.index, self.judge.is_up());
+    }
+
+    fn suffix(&self, many: bool) -> String {
+        if many { format!(" (pool {})", self.pool.settings.name) } else { String::new() }
+    }
+
+    fn forget_if_unmeasured(&mut self) {
+        if self.left == (connections(&self.backend), self.backend.latency_us()) {
+            self.backend.forget_a_little();
+        }
+        self.left = (connections(&self.backend), self.backend.latency_us());
+    }
+}
+
+fn connections(backend: &Backend) -> u64 {
+    backend.counters.connections.load(Ordering::Relaxed)
+}

@@ -1,0 +1,332 @@
+//! The prober against real sockets on the loopback interface.
+//!
+//! Nothing here waits for a length of time: every wait is for something that can be observed, by [`support::eventually`].
+
+#[cfg(test)]
+mod support;
+
+use parking_lot::Mutex;
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use support::*;
+use tcplb::base::Endpoint;
+use tcplb::config::model::{Health, HealthKind};
+use tcplb::policy::balance::Client;
+use tcplb::policy::health::Class;
+use tcplb::pool::{Backend, Note};
+use tcplb::prober;
+
+#[test]
+fn tcp_goes_down_after_fall_failures_and_up_after_rise_successes() {
+    let port = Port::reserve();
+    let listener = port.listen();
+    let (pool, prober) = watch(tcp(), &[("tcp-updown", at(port.at))]);
+    decided(&pool);
+    assert!(pool.up.get(0) && report(&pool, 0).last_change.is_none());
+
+    drop(listener);
+    eventually("down", || !pool.up.get(0));
+    eventually("a failure after that", || probes(&pool, 0) > 3);
+    let down = report(&pool, 0);
+    assert!(down.probes[Class::Connect as usize] >= 3 && down.last_change.is_some(), "{down:?}");
+    assert_eq!(down.last_result.unwrap().to_string(), "connection refused");
+
+    let before = down.probes[Class::Passed as usize];
+    let listener = port.listen();
+    eventually("up", || pool.up.get(0));
+    assert!(report(&pool, 0).probes[Class::Passed as usize] >= before + 2);
+    prober.stop();
+    assert_eq!(
+        lines("tcp-updown"),
+        ["WARN tcp-updown is down: connection refused", "INFO tcp-updown is up: connected"]
+    );
+    drop(listener);
+}
+
+#[test]
+fn the_first_result_decides_at_once_and_names_its_pool_where_there_are_two() {
+    let port = Port::reserve();
+    let health = Health { interval: HOUR, ..tcp() };
+    let members: Members<'_> = &[("first-refused", at(port.at))];
+    let snapshot = Arc::new(snapshot_of(&[("one", health.clone(), members), ("two", health, &[])]));
+    let _prober = prober::spawn(snapshot.clone()).unwrap();
+    eventually("down", || !snapshot.pools[0].up.get(0));
+    assert_eq!(lines("first-refused"), ["WARN first-refused is down: connection refused (pool one)"]);
+    assert_eq!(probes(&snapshot.pools[0], 0), 1);
+}
+
+#[test]
+fn a_tcp_probe_is_not_seen_by_the_backends_process() {
+    let port = Port::reserve();
+    let listener = port.listen();
+    listener.set_nonblocking(true).unwrap();
+    let (pool, prober) = watch(tcp(), &[("unseen", at(port.at))]);
+    eventually("some probes passed", || report(&pool, 0).probes[Class::Passed as usize] >= 5);
+    prober.stop();
+    assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn http_answers_are_told_apart() {
+    let health = Health { timeout: Duration::from_millis(500), interval: Duration::from_secs(1), ..http("/healthz") };
+    let closes = TcpListener::bind("127.0.0.1:0").unwrap();
+    let closes_at = closes.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in closes.incoming().flatten() {
+            let mut stream: TcpStream = stream;
+            read_request(&mut stream);
+        }
+    });
+    let (pool, _prober) = watch(
+        health,
+        &[
+            ("http-ok", at(fixed(Some("HTTP/1.1 204 No Content\r\n\r\n")))),
+            ("http-sick", at(fixed(Some("HTTP/1.1 503 Service Unavailable\r\n\r\n")))),
+            ("http-garbage", at(fixed(Some("SSH-2.0-OpenSSH_9.9\r\n")))),
+            ("http-silent", at(fixed(None))),
+            ("http-closes", at(closes_at)),
+            ("http-refused", at(Port::reserve().at)),
+            ("http-nowhere", Vec::new()),
+        ],
+    );
+    decided(&pool);
+    let ups: Vec<bool> = (0..7).map(|index| pool.up.get(index)).collect();
+    assert_eq!(ups, [true, false, false, false, false, false, false]);
+    assert_eq!(lines("http-ok"), [""; 0]);
+    assert_eq!(lines("http-sick"), ["WARN http-sick is down: HTTP 503"]);
+    assert_eq!(lines("http-garbage"), ["WARN http-garbage is down: no HTTP answer"]);
+    assert_eq!(lines("http-silent"), ["WARN http-silent is down: timed out after 500ms"]);
+    assert_eq!(lines("http-closes"), ["WARN http-closes is down: connection closed before a status line"]);
+    assert_eq!(lines("http-refused"), ["WARN http-refused is down: connection refused"]);
+    assert_eq!(lines("http-nowhere"), ["WARN http-nowhere is down: its name has no address"]);
+    assert_eq!(report(&pool, 0).last_result.unwrap().to_string(), "HTTP 204");
+}
+
+#[test]
+fn http_follows_the_answer_down_and_up() {
+    let answer = Arc::new(Mutex::new(Some("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")));
+    let (pool, _prober) = watch(http("/"), &[("http-updown", at(http_server(&answer)))]);
+    decided(&pool);
+    *answer.lock() = Some("HTTP/1.0 500 Oops\r\n\r\n");
+    eventually("down", || !pool.up.get(0));
+    *answer.lock() = Some("HTTP/1.1 200\r\n\r\n");
+    eventually("up", || pool.up.get(0));
+    assert_eq!(lines("http-updown"), ["WARN http-updown is down: HTTP 500", "INFO http-updown is up: HTTP 200"]);
+}
+
+#[test]
+fn a_unix_socket_is_probed_and_called_localhost() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("app.sock");
+    let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let endpoint = || vec![Endpoint::Unix(path.as_path().into())];
+    let (pool, _prober) = watch(Health { interval: HOUR, ..http("/up?x=1") }, &[("unix-http", endpoint())]);
+    let (mut stream, _) = listener.accept().unwrap();
+    let request = read_request(&mut stream);
+    assert!(request.starts_with("GET /up?x=1 HTTP/1.1\r\nHost: localhost\r\nUser-Agent: tcplb/"), "{request}");
+    stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+    decided(&pool);
+    assert!(pool.up.get(0));
+    let (pool, _prober) = watch(tcp(), &[("unix-tcp", endpoint())]);
+    decided(&pool);
+    assert!(pool.up.get(0));
+}
+
+#[test]
+fn a_black_hole_times_out() {
+    let (hole, _held) = black_hole();
+    let health = Health { timeout: Duration::from_millis(200), interval: Duration::from_millis(200), ..tcp() };
+    let (pool, _prober) = watch(health, &[("hole", at(hole))]);
+    eventually("down", || !pool.up.get(0));
+    assert_eq!(lines("hole"), ["WARN hole is down: timed out after 200ms"]);
+    assert!(report(&pool, 0).probes[Class::Timeout as usize] > 0);
+}
+
+#[test]
+fn a_backend_is_up_if_one_of_its_endpoints_answers() {
+    let (hole, _held) = black_hole();
+    let (refused, port) = (Port::reserve(), Port::reserve());
+    let _listener = port.listen();
+    let endpoints = [hole, refused.at, port.at].map(Endpoint::Inet).to_vec();
+    let health = Health { timeout: Duration::from_secs(1), interval: HOUR, ..tcp() };
+    let (pool, _prober) = watch(health, &[("several", endpoints)]);
+    decided(&pool);
+    assert!(pool.up.get(0), "{:?}", report(&pool, 0));
+}
+
+#[test]
+fn two_hundred_backends_are_all_decided_within_about_a_second() {
+    let ports: Vec<Port> = (0..200).map(|_| Port::reserve()).collect();
+    let _listeners: Vec<TcpListener> = ports.iter().step_by(2).map(Port::listen).collect();
+    let names: Vec<String> = (0..200).map(|index| format!("many-{index}")).collect();
+    let members: Vec<(&str, Vec<Endpoint>)> =
+        names.iter().zip(&ports).map(|(name, port)| (name.as_str(), at(port.at))).collect();
+    let begin = Instant::now();
+    let (pool, _prober) = watch(Health { interval: HOUR, ..tcp() }, &members);
+    decided(&pool);
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}, on an idle machine it is one second");
+    assert!((0..200).all(|index| pool.up.get(index) == (index % 2 == 0)));
+}
+
+#[test]
+fn few_sockets_are_enough_for_many_silent_backends() {
+    let silent = fixed(None);
+    let names: Vec<String> = (0..20).map(|index| format!("capped-{index}")).collect();
+    let members: Vec<(&str, Vec<Endpoint>)> = names.iter().map(|name| (name.as_str(), at(silent))).collect();
+    let health = Health { timeout: Duration::from_millis(30), interval: Duration::from_millis(40), ..http("/") };
+    let snapshot = Arc::new(snapshot_of(&[("pool", health, &members)]));
+    let pool = snapshot.pools[0].clone();
+    let _prober = prober::spawn_with(snapshot, 2).unwrap();
+    eventually("everyone's turn came, twice", || (0..20).all(|index| probes(&pool, index) >= 2));
+    assert_eq!(pool.up.count(), 0);
+}
+
+#[test]
+fn clients_that_fail_count_as_failed_probes() {
+    let port = Port::reserve();
+    let _listener = port.listen();
+    let snapshot =
+        Arc::new(snapshot_of(&[("pool", Health { interval: HOUR, ..tcp() }, &[("client-fails", at(port.at))])]));
+    let pool = snapshot.pools[0].clone();
+    let prober = prober::spawn(snapshot.clone()).unwrap();
+    let mailbox = prober.mailbox();
+    decided(&pool);
+
+    // With others getting through in between, as the worker counts them, no number of failures matters.
+    for _ in 0..10 {
+        backend(&pool, 0).counters.connections.fetch_add(1, Ordering::Relaxed);
+        assert!(mailbox.offer(failed(&pool, 0)).is_ok());
+        all_read(&prober, &snapshot);
+    }
+    assert!(pool.up.get(0));
+
+    // In a row they do: the one above and two more.
+    assert!(mailbox.offer(failed(&pool, 0)).is_ok());
+    all_read(&prober, &snapshot);
+    assert!(pool.up.get(0));
+    assert!(mailbox.offer(failed(&pool, 0)).is_ok());
+    all_read(&prober, &snapshot);
+    assert!(!pool.up.get(0));
+    assert_eq!(lines("client-fails"), ["WARN client-fails is down: connection refused"]);
+    assert_eq!(report(&pool, 0).last_result.unwrap().to_string(), "connection refused");
+}
+
+#[test]
+fn with_health_off_a_failed_client_only_backs_off_and_nobody_is_ever_without_a_backend() {
+    let nobody = at("127.0.0.1:1".parse().unwrap());
+    let health = Health { kind: HealthKind::Off, ..tcp() };
+    let members: Members<'_> = &[("off-a", nobody.clone()), ("off-b", nobody)];
+    let snapshot = Arc::new(snapshot_of(&[("pool", health, members)]));
+    let pool = snapshot.pools[0].clone();
+    let prober = prober::spawn(snapshot.clone()).unwrap();
+    let random = &mut fastrand::Rng::with_seed(1);
+    let mut picks = |tried: &[u32]| -> Vec<u32> {
+        (0..8).map(|_| pool.pick(Client { ip: None }, tried, random).unwrap().index()).collect()
+    };
+
+    // Nothing is done about time in between: a back-off may end under our eyes on a slow machine, so each is begun anew.
+    let back_off = |index| {
+        assert!(prober.mailbox().offer(failed(&pool, index)).is_ok());
+        all_read(&prober, &snapshot);
+    };
+    eventually("a is left out", || {
+        back_off(0);
+        !pool.up.get(0) && picks(&[]) == [1; 8] && !pool.up.get(0)
+    });
+    eventually("both are out and used all the same", || {
+        back_off(0);
+        back_off(1);
+        let both = picks(&[]);
+        pool.up.count() == 0 && both.contains(&0) && both.contains(&1) && picks(&[0]) == [1; 8]
+    });
+    assert!(pool.pick(Client { ip: None }, &[0, 1], &mut fastrand::Rng::with_seed(1)).is_err());
+
+    back_off(0);
+    assert!(prober.mailbox().offer(Note::Connected(backend(&pool, 0).id)).is_ok());
+    all_read(&prober, &snapshot);
+    assert!(pool.up.get(0), "a client got through");
+    eventually("the back-off ends", || pool.up.get(1));
+    assert_eq!((lines("off-a").len(), lines("off-b").len(), probes(&pool, 0)), (0, 0, 0));
+}
+
+#[test]
+fn a_new_snapshot_starts_with_what_is_known() {
+    let (up, down, new) = (Port::reserve(), Port::reserve(), Port::reserve());
+    let _listener = up.listen();
+    let health = Health { interval: HOUR, ..tcp() };
+    let (old, prober) =
+        watch(health.clone(), &[("adopt-gone", at(new.at)), ("adopt-down", at(down.at)), ("adopt-up", at(up.at))]);
+    decided(&old);
+    assert_eq!((old.up.get(0), old.up.get(1), old.up.get(2)), (false, false, true));
+
+    let next: Members<'_> = &[("adopt-up", at(up.at)), ("adopt-new", at(new.at)), ("adopt-down", at(down.at))];
+    let mut snapshot = snapshot_of(&[("pool", health, next)]);
+    let members = &mut Arc::get_mut(&mut snapshot.pools[0]).unwrap().members;
+    members[0].backend = old.members[2].backend.clone();
+    members[2].backend = old.members[1].backend.clone();
+    // Ids are never reused in the process; a fresh build starts over, so the new one borrows a high one.
+    let fresh = backend_like(&members[1].backend, 1_000);
+    members[1].backend = fresh;
+    let pool = snapshot.pools[0].clone();
+    assert!(prober.adopt(Arc::new(snapshot)));
+    assert!(pool.up.get(0) && !pool.up.get(2));
+    eventually("the new one is probed too", || probes(&pool, 1) > 0 && !pool.up.get(1));
+    assert_eq!((probes(&pool, 0), probes(&pool, 2)), (1, 1), "the others keep their time");
+    assert_eq!(lines("adopt-down").len(), 1);
+
+    // A client's failure for someone who left is nobody's; one for someone who stayed finds his new place.
+    assert!(prober.mailbox().offer(failed(&old, 0)).is_ok());
+    for _ in 0..3 {
+        assert!(prober.mailbox().offer(failed(&pool, 0)).is_ok());
+    }
+    eventually("down", || !pool.up.get(0));
+    assert!(old.up.get(2), "the bits of an old snapshot are not written any more");
+}
+
+fn backend_like(other: &Backend, id: u64) -> Arc<Backend> {
+    let id = tcplb::pool::BackendId(id);
+    Arc::new(Backend::new(id, other.name.clone(), other.endpoints.clone(), Arc::default(), 0))
+}
+
+#[test]
+fn an_average_that_nobody_measures_is_forgotten() {
+    let port = Port::reserve();
+    let _listener = port.listen();
+    let (pool, _prober) = watch(tcp(), &[("average", at(port.at))]);
+    backend(&pool, 0).measured(Duration::from_secs(1));
+    eventually("it shrinks", || backend(&pool, 0).latency_us() < 100_000);
+}
+
+/// Runs the test below in a process of its own, because it takes the whole process's descriptors away.
+#[test]
+fn without_descriptors_probes_wait_and_no_backend_is_blamed() {
+    let own = std::env::current_exe().unwrap();
+    let child = std::process::Command::new(own)
+        .args(["--exact", "without_descriptors_child", "--ignored", "--nocapture"])
+        .output()
+        .unwrap();
+    assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
+}
+
+#[test]
+#[ignore = "run by the test above"]
+fn without_descriptors_child() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let port = Port::reserve();
+    let _listener = port.listen();
+    let (pool, _prober) = watch(tcp(), &[("lacking", at(port.at))]);
+    decided(&pool);
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: limit.maximum }).unwrap();
+    eventually("it waits", || lines("health checks wait").len() == 1);
+    let before = probes(&pool, 0);
+    setrlimit(Resource::Nofile, limit).unwrap();
+    eventually("it goes on", || probes(&pool, 0) > before + 3);
+    assert_eq!((lines("health checks wait").len(), lines("health checks go on").len()), (1, 1));
+    assert_eq!(report(&pool, 0).probes.iter().sum::<u64>(), report(&pool, 0).probes[Class::Passed as usize]);
+    assert!(pool.up.get(0) && lines("lacking").is_empty());
+}
