@@ -92,7 +92,7 @@ fn snapshot(health: Health, count: usize, at: SocketAddr) -> Result<pool::Snapsh
         health,
         backends,
     };
-    let global = Global { workers: 1, max_connections: None, shutdown_timeout: hour };
+    let global = Global { shutdown_timeout: hour, ..Global::default() };
     Ok(pool::build(&Model { global, listeners: Vec::new(), pools: vec![pool] }, &resolved))
 }
 

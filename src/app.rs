@@ -7,6 +7,7 @@ use crate::config::model::Model;
 use crate::control::{Control, Order};
 use crate::net::listen::{self, Bound as BoundSockets};
 use crate::pool::{self, Admission, Snapshot};
+use crate::prober::{self, Prober};
 use crate::session::CloseReason;
 use crate::worker::{self, Door, Mail, Shared};
 use crossbeam_channel::unbounded;
@@ -30,6 +31,7 @@ pub struct Running {
     snapshot: Arc<Snapshot>,
     max_connections: usize,
     control: Control,
+    prober: Prober,
     workers: Vec<JoinHandle<()>>,
     socket_files: Vec<PathBuf>,
 }
@@ -90,12 +92,13 @@ pub fn start(model: Model) -> Result<Running, StartError> {
         peers.push(peer);
     }
     let peers: Arc<[worker::Peer]> = peers.into();
+    let prober = prober::spawn(snapshot.clone()).map_err(spawn_error)?;
     let shared = Shared {
         snapshot: snapshot.clone(),
         admission: Admission::new(max_connections),
         peers: peers.clone(),
         engine: model.global.relay,
-        on_connect_failed: Arc::new(|_, _, _| {}),
+        prober: prober.mailbox(),
     };
     // One message a worker: nothing that could grow.
     let (ended, endings) = unbounded();
@@ -117,7 +120,7 @@ pub fn start(model: Model) -> Result<Running, StartError> {
         };
         threads.push(thread::Builder::new().name(format!("worker-{me}")).spawn(work).map_err(spawn_error)?);
     }
-    Ok(Running { listeners, snapshot, max_connections, control, workers: threads, socket_files })
+    Ok(Running { listeners, snapshot, max_connections, control, prober, workers: threads, socket_files })
 }
 
 impl Running {
@@ -147,6 +150,7 @@ impl Running {
         for worker in self.workers {
             let _ = worker.join();
         }
+        self.prober.stop();
         for path in self.socket_files {
             let _ = std::fs::remove_file(path);
         }

@@ -28,6 +28,14 @@ pub struct Global {
     pub relay: Engine,
 }
 
+impl Default for Global {
+    /// One worker, which is all that a test wants; the program takes one per core.
+    fn default() -> Self {
+        let (shutdown_timeout, relay) = (defaults::SHUTDOWN_TIMEOUT, Engine::default());
+        Global { workers: 1, max_connections: None, shutdown_timeout, relay }
+    }
+}
+
 /// How bytes are moved from one socket to the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Engine {

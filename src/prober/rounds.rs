@@ -27,7 +27,7 @@ const LETTERS: Token = Token(usize::MAX);
 const LACK: Duration = Duration::from_millis(100);
 
 /// Probes are timed to this. Ten probes begun in one turn cost one wait of the kernel's instead of ten.
-const GRAIN: u64 = 8;
+const GRAIN: Duration = Duration::from_millis(8);
 
 /// All that the thread owns.
 pub struct Rounds {
@@ -115,7 +115,7 @@ impl Rounds {
             return Some(Duration::ZERO);
         }
         let retry = self.lacking.filter(|_| !self.queue.is_empty()).map(|at| at - self.now);
-        [self.wheel.sleep(), retry].into_iter().flatten().min()
+        [self.wheel.sleep(self.now), retry].into_iter().flatten().min()
     }
 
     fn read(&mut self, note: Note) {
@@ -289,7 +289,8 @@ impl Rounds {
         watch.stage = Stage::Resting;
         watch.probe_ended(outcome, self.many);
         let due = due.max(self.now).0;
-        self.wheel.set(key.slot, Tick(due.checked_next_multiple_of(GRAIN).unwrap_or(due)));
+        let grain = GRAIN.as_micros() as u64;
+        self.wheel.set(key.slot, Tick(due.checked_next_multiple_of(grain).unwrap_or(due)));
     }
 
     /// Whose event it is; `None` for the letters, and for a probe that an earlier event of the same batch ended.

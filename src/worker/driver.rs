@@ -16,6 +16,7 @@ use super::token::Token;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::base::{Endpoint, Tick};
+use crate::policy::health::ConnectFailure;
 use crate::pool::{Backend, Permit, Pool};
 use crate::relay::{self, End, Flow, Io, Ready};
 use crate::session::{
@@ -57,8 +58,11 @@ pub trait Net: Io {
 
 /// What others learn from connections as they go; the worker sends it on.
 pub trait Observer {
-    /// A client's connection attempt to `backend` failed.
-    fn connect_failed(&mut self, pool: &Arc<Pool>, backend: &Arc<Backend>, error: &io::Error);
+    /// A client's connection attempt to `backend` failed, and it was the backend's doing.
+    fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure);
+
+    /// A client got through to a backend that counts as down.
+    fn connected_though_down(&mut self, backend: &Backend);
 
     /// A connection is over.
     fn closed(&mut self, record: &Record);
@@ -247,7 +251,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
             }
             let session = &connection.session;
             if session.is_dialing() && session.deadline().is_some_and(|deadline| deadline <= self.now) {
-                note_failure(&mut self.observer, session, &io::ErrorKind::TimedOut.into());
+                let failure = ConnectFailure::TimedOut(session.pool().settings.connect_timeout);
+                note_failure(&mut self.observer, session, failure);
             }
             self.feed(key, Input::Deadline);
         }
@@ -299,6 +304,9 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     connection.keep_alive_at = Some(self.now + KEEP_ALIVE_AFTER);
                     if let Some(lease) = connection.session.lease() {
                         lease.backend().counters.connections.fetch_add(1, Ordering::Relaxed);
+                        if !connection.session.pool().up.get(lease.index() as usize) {
+                            self.observer.connected_though_down(lease.backend());
+                        }
                     }
                     self.arm(key);
                     return self.relay(key);
@@ -336,11 +344,9 @@ impl<N: Net, O: Observer> Driver<N, O> {
     /// What the outcome of a dial means to the session; a failure is noted.
     fn dialed(&mut self, key: Key, outcome: io::Result<()>) -> Input {
         Input::Dialed(outcome.map_err(|error| {
-            if is_starved(&error) {
-                return DialFailure::Starved;
-            }
+            let Some(failure) = ConnectFailure::of(&error) else { return DialFailure::Starved };
             if let Some(connection) = self.connections.get(key) {
-                note_failure(&mut self.observer, &connection.session, &error);
+                note_failure(&mut self.observer, &connection.session, failure);
             }
             DialFailure::Backend
         }))
@@ -436,18 +442,9 @@ fn flush_totals(backend: Option<&Arc<Backend>>, up: u64, down: u64, flushed: (u6
     backend.counters.bytes_to_client.fetch_add(down - flushed.1, Ordering::Relaxed);
 }
 
-fn note_failure(observer: &mut impl Observer, session: &Session, error: &io::Error) {
+fn note_failure(observer: &mut impl Observer, session: &Session, failure: ConnectFailure) {
     if let Some(lease) = session.lease() {
         lease.backend().counters.connect_failures.fetch_add(1, Ordering::Relaxed);
-        observer.connect_failed(session.pool(), lease.backend(), error);
+        observer.connect_failed(lease.backend(), failure);
     }
-}
-
-/// Is it this process, not the backend, that lacks something: descriptors, memory, ports?
-fn is_starved(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(
-        Errno::from_io_error(error),
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
-    )
 }

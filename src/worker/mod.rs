@@ -25,7 +25,8 @@ use crate::base::Tick;
 use crate::mailbox::Mailbox;
 use crate::net::Socket;
 use crate::net::listen::Listening;
-use crate::pool::{Admission, Backend, Pool, Snapshot};
+use crate::policy::health::ConnectFailure;
+use crate::pool::{Admission, Backend, Note, Snapshot};
 use crate::relay::{self, Engine};
 use crate::session::{CloseReason, Record};
 use accept::{Acceptor, Turn};
@@ -68,9 +69,6 @@ pub struct Peer {
     pub connections: AtomicUsize,
 }
 
-/// Told when a client's connection attempt failed.
-pub type OnConnectFailed = Arc<dyn Fn(&Arc<Pool>, &Arc<Backend>, &io::Error) + Send + Sync>;
-
 /// What every worker of the process shares.
 #[derive(Clone)]
 pub struct Shared {
@@ -83,7 +81,7 @@ pub struct Shared {
     /// How bytes are moved.
     pub engine: Engine,
     /// Where failed connects are reported.
-    pub on_connect_failed: OnConnectFailed,
+    pub prober: Mailbox<Note>,
 }
 
 /// One listening socket and the snapshot's listener that it belongs to.
@@ -123,7 +121,7 @@ struct Worker {
 pub fn run(prepared: Prepared, me: usize, doors: Vec<Door>, shared: Shared) -> io::Result<()> {
     let Prepared { poll, mail } = prepared;
     let kernel = Kernel::new(poll.registry().try_clone()?);
-    let reporter = Reporter { on_connect_failed: shared.on_connect_failed.clone() };
+    let reporter = Reporter { prober: shared.prober.clone() };
     let relay = relay::Shared::new(shared.engine, (relay::PIPES / shared.peers.len()).max(1));
     let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), Tick(0));
     let acceptor = Acceptor::new(doors, poll.registry())?;
@@ -222,14 +220,19 @@ impl Worker {
     }
 }
 
-/// Passes on what connections learn.
+/// Passes on what connections learn. A letter that finds the prober's box full is dropped: a thousand others there say
+/// the same.
 struct Reporter {
-    on_connect_failed: OnConnectFailed,
+    prober: Mailbox<Note>,
 }
 
 impl Observer for Reporter {
-    fn connect_failed(&mut self, pool: &Arc<Pool>, backend: &Arc<Backend>, error: &io::Error) {
-        (self.on_connect_failed)(pool, backend, error);
+    fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure) {
+        let _ = self.prober.offer(Note::ConnectFailed { backend: backend.id, failure });
+    }
+
+    fn connected_though_down(&mut self, backend: &Backend) {
+        let _ = self.prober.offer(Note::Connected(backend.id));
     }
 
     fn closed(&mut self, record: &Record) {

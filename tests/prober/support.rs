@@ -187,7 +187,7 @@ pub fn snapshot_of(pools: &[(&str, Health, Members<'_>)]) -> Snapshot {
         }
     });
     let pools = pools.collect();
-    let global = Global { workers: 1, max_connections: None, shutdown_timeout: HOUR };
+    let global = Global { shutdown_timeout: HOUR, ..Global::default() };
     build(&Model { global, listeners: Vec::new(), pools }, &resolved)
 }
 

@@ -13,7 +13,6 @@ mod world;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +20,7 @@ use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model;
 use tcplb::policy::balance;
+use tcplb::policy::health::ConnectFailure;
 use tcplb::pool::{self, Admission, Backend, Pool};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{CloseReason, Record, Side};
@@ -49,8 +49,12 @@ struct Ended {
 }
 
 impl Observer for Judge {
-    fn connect_failed(&mut self, _: &Arc<Pool>, _: &Arc<Backend>, _: &io::Error) {
+    fn connect_failed(&mut self, _: &Backend, _: ConnectFailure) {
         *self.failures.borrow_mut() += 1;
+    }
+
+    fn connected_though_down(&mut self, _: &Backend) {
+        panic!("all backends are up");
     }
 
     /// The sockets are still open here; [`check_sockets`] looks at them once they are not.
@@ -281,7 +285,7 @@ fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> Arc<Pool> {
         backends: configured,
     };
     let listener = model::Listener { name: "sim".into(), bind: Vec::new(), pool: "sim".into() };
-    let global = model::Global { workers: 1, max_connections: None, shutdown_timeout: CONNECT, relay: Engine::Copy };
+    let global = model::Global::default();
     let snapshot = pool::build(&model::Model { global, listeners: vec![listener], pools: vec![settings] }, &resolved);
     snapshot.pools[0].clone()
 }

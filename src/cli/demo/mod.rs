@@ -254,12 +254,8 @@ fn model(listen: &Listen, backends: &[Option<Server>]) -> Option<Model> {
         backends: members.collect(),
     };
     // Two event loops, to be like the real thing on any machine; a drain that does not keep Ctrl-C waiting.
-    let global = model::Global {
-        workers: 2,
-        max_connections: None,
-        shutdown_timeout: Duration::from_millis(500),
-        relay: model::Engine::default(),
-    };
+    let shutdown_timeout = Duration::from_millis(500);
+    let global = model::Global { workers: 2, shutdown_timeout, ..model::Global::default() };
     let listeners = vec![model::Listener { name: name(), bind: vec![listen.clone()], pool: name() }];
     Some(Model { global, listeners, pools: vec![pool] })
 }

@@ -43,15 +43,19 @@ impl Backoff {
 mod tests {
     use super::*;
 
+    fn at(millis: u64) -> Tick {
+        Tick::after_start(Duration::from_millis(millis))
+    }
+
     #[test]
     fn a_failure_keeps_out_for_the_back_off_and_another_prolongs_it() {
         let mut backoff = Backoff::default();
-        assert!(backoff.failed(Tick(100)));
-        assert!(!backoff.failed(Tick(600)), "it was out already");
-        assert!(!backoff.elapsed(Tick(1_100)));
-        assert_eq!(backoff.until(), Some(Tick(1_600)));
-        assert!(backoff.elapsed(Tick(1_600)));
-        assert!(!backoff.elapsed(Tick(1_600)));
+        assert!(backoff.failed(at(100)));
+        assert!(!backoff.failed(at(600)), "it was out already");
+        assert!(!backoff.elapsed(at(1_100)));
+        assert_eq!(backoff.until(), Some(at(1_600)));
+        assert!(backoff.elapsed(at(1_600)));
+        assert!(!backoff.elapsed(at(1_600)));
         assert_eq!(backoff.until(), None);
     }
 
@@ -59,7 +63,7 @@ mod tests {
     fn a_success_brings_it_back_at_once() {
         let mut backoff = Backoff::default();
         assert!(!backoff.succeeded());
-        backoff.failed(Tick(0));
+        backoff.failed(at(0));
         assert!(backoff.succeeded());
         assert_eq!(backoff.until(), None);
     }

@@ -75,17 +75,18 @@ impl Outcome {
 }
 
 impl ConnectFailure {
-    /// What a failed connect says about the backend: nothing (`None`) if what lacked was our own, descriptors or memory.
+    /// What a failed connect says about the backend: nothing (`None`) if what lacked was our own, descriptors, memory or ports.
     pub fn of(error: &io::Error) -> Option<ConnectFailure> {
         // A table of numbers instead of names: this layer makes no system calls, so it has no crate for them.
         const ENOMEM: i32 = 12;
         const ENFILE: i32 = 23;
         const EMFILE: i32 = 24;
         const ENOSPC: i32 = 28; // epoll_ctl(2): max_user_watches
+        const EADDRNOTAVAIL: i32 = 99; // ip(7): no local port left for this destination
         const ENOBUFS: i32 = 105;
         const EIO: i32 = 5;
         match error.raw_os_error() {
-            Some(ENOMEM | ENFILE | EMFILE | ENOSPC | ENOBUFS) => None,
+            Some(ENOMEM | ENFILE | EMFILE | ENOSPC | EADDRNOTAVAIL | ENOBUFS) => None,
             Some(code) => Some(ConnectFailure::Os(code)),
             None => Some(ConnectFailure::Os(EIO)),
         }
