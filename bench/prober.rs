@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tcplb::base::{Address, Endpoint};
 use tcplb::config::model::{self, Global, Health, HealthKind, Model};
-use tcplb::{policy::balance, pool, prober};
+use tcplb::{pool, prober};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
@@ -71,28 +71,12 @@ fn listen(kind: &str) -> Result<SocketAddr, Box<dyn Error>> {
 }
 
 fn snapshot(health: Health, count: usize, at: SocketAddr) -> Result<pool::Snapshot, Box<dyn Error>> {
-    let hour = Duration::from_secs(3600);
-    let backend = |index| model::Backend {
-        name: format!("backend-{index}"),
-        address: Address::Inet(at),
-        weight: 1,
-        max_connections: None,
-        backup: false,
-    };
+    let backend = |index| model::Backend { name: format!("backend-{index}"), ..model::Backend::at(Address::Inet(at)) };
     let backends: Vec<model::Backend> = (0..count).map(backend).collect();
     let endpoints = |backend: &model::Backend| (("bench".to_owned(), backend.name.clone()), vec![Endpoint::Inet(at)]);
     let resolved: HashMap<_, _> = backends.iter().map(endpoints).collect();
-    let pool = model::Pool {
-        name: "bench".to_owned(),
-        algorithm: balance::find("round-robin").ok_or("no round-robin")?,
-        connect_timeout: hour,
-        connect_attempts: 1,
-        idle_timeout: hour,
-        half_close_timeout: hour,
-        health,
-        backends,
-    };
-    let global = Global { shutdown_timeout: hour, ..Global::default() };
+    let pool = model::Pool { name: "bench".to_owned(), health, backends, ..model::Pool::default() };
+    let global = Global::default();
     Ok(pool::build(&Model { global, listeners: Vec::new(), pools: vec![pool] }, &resolved))
 }
 

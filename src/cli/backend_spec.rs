@@ -5,7 +5,7 @@
 use super::values;
 use crate::base::{Address, nearest};
 use crate::config::check;
-use crate::config::model::{Backend, defaults};
+use crate::config::model::Backend;
 
 const KEYS: [&str; 4] = ["weight", "name", "max-connections", "backup"];
 const ACCEPTED: &str = "weight=N, name=S, max-connections=N and backup";
@@ -15,8 +15,7 @@ pub fn parse(text: &str) -> Result<Backend, String> {
     let mut parts = text.split(',');
     let address = parts.next().unwrap_or_default();
     let address = Address::parse_backend(address)?;
-    let mut backend =
-        Backend { name: address.to_string(), address, weight: defaults::WEIGHT, max_connections: None, backup: false };
+    let mut backend = Backend::at(address);
     let mut seen = Vec::new();
     for part in parts {
         let (key, value) = match part.split_once('=') {
@@ -150,13 +149,8 @@ mod tests {
         fn what_is_written_is_what_is_read(weight: u16, limit in 1u32.., name in "[a-z0-9.-]{1,20}", backup: bool) {
             let flag = if backup { ",backup" } else { "" };
             let text = format!("web:80,name={name},weight={weight},max-connections={limit}{flag}");
-            let want = Backend {
-                name,
-                address: Address::Name("web".into(), 80),
-                weight,
-                max_connections: Some(limit),
-                backup,
-            };
+            let at = Backend::at(Address::Name("web".into(), 80));
+            let want = Backend { name, weight, max_connections: Some(limit), backup, ..at };
             prop_assert_eq!(parse(&text), Ok(want));
         }
     }

@@ -47,24 +47,15 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     let log_level = mistakes.read("--log-level", &flags.log_level, values::log_level);
     let Some(algorithm) = algorithm.filter(|_| mistakes.0.is_empty()) else { return Err(mistakes) };
 
-    let name = || defaults::NAME.to_owned();
-    let pool = model::Pool {
-        name: name(),
-        algorithm,
-        connect_timeout,
-        connect_attempts: defaults::CONNECT_ATTEMPTS,
-        idle_timeout,
-        half_close_timeout: defaults::HALF_CLOSE_TIMEOUT,
-        health,
-        backends,
-    };
+    let pool = model::Pool { algorithm, connect_timeout, idle_timeout, health, backends, ..model::Pool::default() };
     let global = model::Global {
         workers: workers.map_or(cores.clamp(1, WORKERS_MAX), |workers| workers as usize),
         max_connections: max_connections.map(|limit| limit as usize),
         shutdown_timeout: shutdown_timeout.unwrap_or(defaults::SHUTDOWN_TIMEOUT),
         relay: relay.unwrap_or_default(),
+        ..model::Global::default()
     };
-    let listeners = vec![model::Listener { name: name(), bind, pool: name() }];
+    let listeners = vec![model::Listener { bind, ..model::Listener::default() }];
     let model = Model { global, listeners, pools: vec![pool] };
     Ok(Asked { model, log_level: log_level.unwrap_or(LevelFilter::Info) })
 }
@@ -163,6 +154,7 @@ fn health(flags: &Balance, mistakes: &mut Mistakes) -> Health {
         timeout: timeout.unwrap_or(defaults.timeout.min(interval)),
         rise: rise.unwrap_or(defaults.rise),
         fall: fall.unwrap_or(defaults.fall),
+        ..defaults
     }
 }
 
@@ -255,7 +247,7 @@ mod tests {
         assert_eq!(pool.backends.len(), 2);
         let http = HealthKind::Http { path: "/up".into(), host: None, expect: vec![(200, 200)] };
         let (interval, timeout) = (Duration::from_secs(5), Duration::from_millis(300));
-        assert_eq!(pool.health, Health { kind: http, interval, timeout, rise: 4, fall: 5 });
+        assert_eq!(pool.health, Health { kind: http, interval, timeout, rise: 4, fall: 5, ..Health::default() });
         assert_eq!(log_level, LevelFilter::Debug);
     }
 

@@ -1,7 +1,9 @@
 //! The proven model: durations typed, names resolved, no `Option` that "must be there".
 
 use crate::base::{Address, Listen};
-use crate::policy::balance::Algorithm;
+use crate::policy::balance::{self, Algorithm};
+use ipnet::IpNet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Everything a running tcplb is told.
@@ -26,13 +28,23 @@ pub struct Global {
     pub shutdown_timeout: Duration,
     /// How bytes are moved.
     pub relay: Engine,
+    /// Where the admin API listens.
+    pub admin: Option<Listen>,
+    /// The file with the bearer token that admin calls must carry.
+    pub admin_token_file: Option<PathBuf>,
 }
 
 impl Default for Global {
     /// One worker, which is all that a test wants; the program takes one per core.
     fn default() -> Self {
-        let (shutdown_timeout, relay) = (defaults::SHUTDOWN_TIMEOUT, Engine::default());
-        Global { workers: 1, max_connections: None, shutdown_timeout, relay }
+        Global {
+            workers: 1,
+            max_connections: None,
+            shutdown_timeout: defaults::SHUTDOWN_TIMEOUT,
+            relay: Engine::default(),
+            admin: None,
+            admin_token_file: None,
+        }
     }
 }
 
@@ -63,6 +75,46 @@ pub struct Listener {
     pub bind: Vec<Listen>,
     /// The name of its pool.
     pub pool: String,
+    /// Does every client begin with a PROXY header?
+    pub accept_proxy: bool,
+    /// Who may send one, by the socket's address; empty: anyone.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Who may connect; empty: everybody who is not denied. The most specific prefix of `allow` and `deny` wins, on equal
+    /// ones `deny`.
+    pub allow: Vec<IpNet>,
+    /// Who may not.
+    pub deny: Vec<IpNet>,
+    /// Clients at once; more wait in the kernel's backlog.
+    pub max_connections: Option<u32>,
+    /// Clients at once from one source.
+    pub max_connections_per_source: Option<u32>,
+    /// New connections from one source.
+    pub connection_rate_per_source: Option<Rate>,
+}
+
+/// So many per second, as `50/s` is written; a burst of one second's worth is allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// At least one.
+    pub per_second: u32,
+}
+
+impl Default for Listener {
+    /// Open to everybody, bound nowhere.
+    fn default() -> Self {
+        Listener {
+            name: defaults::NAME.to_owned(),
+            bind: Vec::new(),
+            pool: defaults::NAME.to_owned(),
+            accept_proxy: false,
+            trusted_proxies: Vec::new(),
+            allow: Vec::new(),
+            deny: Vec::new(),
+            max_connections: None,
+            max_connections_per_source: None,
+            connection_rate_per_source: None,
+        }
+    }
 }
 
 /// A set of backends that serve the same thing.
@@ -80,10 +132,82 @@ pub struct Pool {
     pub idle_timeout: Duration,
     /// The same, once one side has finished.
     pub half_close_timeout: Duration,
+    /// Close a connection after this long, spread by a tenth; `None`: never.
+    pub max_lifetime: Option<Duration>,
+    /// What becomes of the connections of a backend that goes down.
+    pub on_down: OnDown,
+    /// What becomes of the connections of a backend that is taken out.
+    pub on_remove: OnRemove,
+    /// How long a backend that came up is given a growing share; zero: its whole share at once.
+    pub slow_start: Duration,
+    /// What becomes of a client for whom there is no backend.
+    pub no_backend: NoBackend,
+    /// What backends are told of the client's address, unless one has a setting of its own.
+    pub send_proxy: Option<ProxyVersion>,
     /// How its backends are watched.
     pub health: Health,
     /// Its backends; names are unique within the pool.
     pub backends: Vec<Backend>,
+}
+
+impl Default for Pool {
+    /// The contract's defaults, without a backend.
+    fn default() -> Self {
+        Pool {
+            name: defaults::NAME.to_owned(),
+            algorithm: &balance::REGISTRY[0],
+            connect_timeout: defaults::CONNECT_TIMEOUT,
+            connect_attempts: defaults::CONNECT_ATTEMPTS,
+            idle_timeout: defaults::IDLE_TIMEOUT,
+            half_close_timeout: defaults::HALF_CLOSE_TIMEOUT,
+            max_lifetime: None,
+            on_down: OnDown::Keep,
+            on_remove: OnRemove::Keep,
+            slow_start: Duration::ZERO,
+            no_backend: NoBackend::Reset,
+            send_proxy: None,
+            health: Health::default(),
+            backends: Vec::new(),
+        }
+    }
+}
+
+/// What becomes of the connections of a backend that goes down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDown {
+    /// They go on.
+    Keep,
+    /// They are reset.
+    Reset,
+}
+
+/// What becomes of the connections of a backend that is taken out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRemove {
+    /// They go on.
+    Keep,
+    /// They are reset.
+    Reset,
+    /// They go on for this long, then they are reset.
+    Drain(Duration),
+}
+
+/// What becomes of a client for whom there is no backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoBackend {
+    /// It is reset at once.
+    Reset,
+    /// It waits this long for one.
+    Wait(Duration),
+}
+
+/// A version of the PROXY protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProxyVersion {
+    /// The line of text.
+    V1,
+    /// The binary header.
+    V2,
 }
 
 /// How a pool's backends are watched.
@@ -91,6 +215,8 @@ pub struct Pool {
 pub struct Health {
     /// What a probe does.
     pub kind: HealthKind,
+    /// The port to probe, if it is not the one that is served.
+    pub port: Option<u16>,
     /// Time between two probes of one backend.
     pub interval: Duration,
     /// How long a probe may take; at most `interval`.
@@ -132,12 +258,23 @@ pub struct Backend {
     pub max_connections: Option<u32>,
     /// Serves only when no primary can.
     pub backup: bool,
+    /// Overrides the pool's setting.
+    pub send_proxy: Option<ProxyVersion>,
+}
+
+impl Backend {
+    /// A backend with the defaults, named by its address.
+    pub fn at(address: Address) -> Backend {
+        let name = address.to_string();
+        Backend { name, address, weight: defaults::WEIGHT, max_connections: None, backup: false, send_proxy: None }
+    }
 }
 
 impl Default for Health {
     fn default() -> Self {
         Health {
             kind: HealthKind::Tcp,
+            port: None,
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),
             rise: 2,

@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tcplb::base::{Address, Endpoint};
 use tcplb::config::model::{self, Global, Health, HealthKind, Model};
-use tcplb::policy::balance;
 use tcplb::policy::health::ConnectFailure;
 use tcplb::pool::{Backend, HealthReport, Note, Pool, Snapshot, build};
 use tcplb::prober::{self, Prober};
@@ -147,7 +146,7 @@ pub fn tcp() -> Health {
         timeout: Duration::from_secs(5),
         rise: 2,
         fall: 3,
-        kind: HealthKind::Tcp,
+        ..Health::default()
     }
 }
 
@@ -173,17 +172,13 @@ pub fn snapshot_of(pools: &[(&str, Health, Members<'_>)]) -> Snapshot {
                 Some(Endpoint::Unix(path)) => Address::Unix(path.to_path_buf()),
                 None => Address::Name("nowhere.invalid".into(), 80),
             };
-            model::Backend { name: name.to_string(), address, weight: 1, max_connections: None, backup: false }
+            model::Backend { name: name.to_string(), ..model::Backend::at(address) }
         });
         model::Pool {
             name: pool.to_string(),
-            algorithm: balance::find("round-robin").unwrap(),
-            connect_timeout: Duration::from_secs(5),
-            connect_attempts: 3,
-            idle_timeout: HOUR,
-            half_close_timeout: HOUR,
             health: health.clone(),
             backends: backends.collect(),
+            ..model::Pool::default()
         }
     });
     let pools = pools.collect();

@@ -19,7 +19,6 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model;
-use tcplb::policy::balance;
 use tcplb::policy::health::ConnectFailure;
 use tcplb::pool::{self, Admission, Backend, Pool};
 use tcplb::relay::{self, Engine};
@@ -265,26 +264,19 @@ fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> Arc<Pool> {
     for (number, endpoints) in backends.iter().enumerate() {
         let name = format!("b{number}");
         let Endpoint::Inet(at) = endpoints[0] else { unreachable!() };
-        configured.push(model::Backend {
-            name: name.clone(),
-            address: Address::Inet(at),
-            weight: 1,
-            max_connections: None,
-            backup: false,
-        });
+        configured.push(model::Backend { name: name.clone(), ..model::Backend::at(Address::Inet(at)) });
         resolved.insert(("sim".to_owned(), name), endpoints.clone());
     }
     let settings = model::Pool {
         name: "sim".into(),
-        algorithm: balance::find("round-robin").expect("it is registered"),
         connect_timeout: CONNECT,
         connect_attempts,
         idle_timeout: IDLE,
         half_close_timeout: HALF_CLOSE,
-        health: model::Health::default(),
         backends: configured,
+        ..model::Pool::default()
     };
-    let listener = model::Listener { name: "sim".into(), bind: Vec::new(), pool: "sim".into() };
+    let listener = model::Listener { pool: "sim".into(), ..model::Listener::default() };
     let global = model::Global::default();
     let snapshot = pool::build(&model::Model { global, listeners: vec![listener], pools: vec![settings] }, &resolved);
     snapshot.pools[0].clone()

@@ -230,33 +230,22 @@ fn start_backend(name: &str, listen: Listen) -> io::Result<Server> {
 }
 
 fn model(listen: &Listen, backends: &[Option<Server>]) -> Option<Model> {
-    let name = || defaults::NAME.to_owned();
     let members = backends.iter().flatten().filter_map(|server| {
         let Some(Endpoint::Inet(at)) = server.addr() else { return None };
-        Some(model::Backend {
-            name: server.name().to_owned(),
-            address: Address::Inet(*at),
-            weight: defaults::WEIGHT,
-            max_connections: None,
-            backup: false,
-        })
+        Some(model::Backend { name: server.name().to_owned(), ..model::Backend::at(Address::Inet(*at)) })
     });
     let path = defaults::HEALTH_PATH.to_owned();
     let kind = HealthKind::Http { path, host: None, expect: vec![defaults::EXPECT_STATUS] };
     let pool = model::Pool {
-        name: name(),
         algorithm: balance::find(defaults::ALGORITHM)?,
-        connect_timeout: defaults::CONNECT_TIMEOUT,
-        connect_attempts: defaults::CONNECT_ATTEMPTS,
-        idle_timeout: defaults::IDLE_TIMEOUT,
-        half_close_timeout: defaults::HALF_CLOSE_TIMEOUT,
         health: Health { kind, interval: HEALTH_INTERVAL, timeout: HEALTH_INTERVAL, ..Health::default() },
         backends: members.collect(),
+        ..model::Pool::default()
     };
     // Two event loops, to be like the real thing on any machine; a drain that does not keep Ctrl-C waiting.
     let shutdown_timeout = Duration::from_millis(500);
     let global = model::Global { workers: 2, shutdown_timeout, ..model::Global::default() };
-    let listeners = vec![model::Listener { name: name(), bind: vec![listen.clone()], pool: name() }];
+    let listeners = vec![model::Listener { bind: vec![listen.clone()], ..model::Listener::default() }];
     Some(Model { global, listeners, pools: vec![pool] })
 }
 
