@@ -52,8 +52,8 @@ pub trait Net: Io {
     /// Closes with a reset. Dropping a socket instead closes it in order.
     fn reset(&mut self, socket: Self::Socket);
 
-    /// Must every read go on to EAGAIN? (See [`relay::Ready::drain`].)
-    fn drains(&self, to: &Endpoint) -> bool;
+    /// May a read stop short with more behind? (See [`relay::Ready::gaps`].)
+    fn has_gaps(&self, to: &Endpoint) -> bool;
 }
 
 /// What others learn from connections as they go; the worker sends it on.
@@ -75,8 +75,10 @@ pub struct Event {
     pub readable: bool,
     /// There may be room to write.
     pub writable: bool,
-    /// Its FIN, or urgent data, has come: read on to EAGAIN.
-    pub drain: bool,
+    /// Urgent data has come: reads stop at its mark.
+    pub urgent: bool,
+    /// Its FIN has come.
+    pub finished: bool,
     /// An error waits on the socket.
     pub error: bool,
 }
@@ -173,7 +175,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
     pub fn serve(&mut self, accepted: Accepted<N::Socket>) {
         let Accepted { socket, client, unix, listener, pool, permit } = accepted;
         let session = Session::new(client, listener, pool, self.now);
-        let ready = Ready { readable: false, writable: true, drain: unix };
+        let ready = Ready { writable: true, gaps: unix, ..Ready::default() };
         let key = self.connections.insert_with(|_| Connection {
             session,
             client: End { socket, ready },
@@ -209,7 +211,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let Some(end) = end else { return };
         end.ready.readable |= event.readable;
         end.ready.writable |= event.writable;
-        end.ready.drain |= event.drain;
+        end.ready.gaps |= event.urgent;
+        end.ready.finished |= event.finished;
         if dialing {
             if event.writable || event.error {
                 // A connect that failed is announced as an error (connect(2), EINPROGRESS); without one it has worked.
@@ -333,7 +336,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
         };
         match self.net.dial(endpoint, Token::Connection(Side::Backend, key)) {
             Ok((socket, done)) => {
-                let ready = Ready { readable: false, writable: done, drain: self.net.drains(endpoint) };
+                let ready = Ready { writable: done, gaps: self.net.has_gaps(endpoint), ..Ready::default() };
                 connection.backend = Some(End { socket, ready });
                 done.then_some(Ok(()))
             }
