@@ -223,12 +223,15 @@ impl<N: Net, O: Observer> Driver<N, O> {
             }
         } else if event.error && self.net.outcome(&end.socket).is_some() {
             self.feed(key, Input::Reset(side));
+        } else if connection.up.is_bulk() || connection.down.is_bulk() {
+            // Small messages of this batch go first: they are what somebody waits for.
+            self.enqueue(key);
         } else {
             self.relay(key);
         }
     }
 
-    /// Gives every connection that had to stop at the end of its turn another one.
+    /// Gives a turn to every connection that carries bulk or had to stop at the end of its last turn.
     pub fn run(&mut self) {
         for _ in 0..self.runnable.len() {
             let Some(key) = self.runnable.pop_front() else { return };
@@ -272,6 +275,11 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 connection.flush();
             }
         }
+    }
+
+    /// Has a byte moved since the last flush?
+    pub fn has_unflushed(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// Ends every connection, at once.
@@ -380,10 +388,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     relay::Failed::Sink(_) => Failed::Sink,
                 }),
             };
-            if report.again && !connection.queued {
-                connection.queued = true;
-                self.runnable.push_back(key);
-            }
+            let again = report.again;
             if report.written > 0 && !connection.dirty {
                 connection.dirty = true;
                 self.dirty.push(key);
@@ -393,6 +398,18 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 Effect::Wait if !moved.fin => {}
                 effect => self.carry_out(key, effect),
             }
+            if again {
+                self.enqueue(key);
+            }
+        }
+    }
+
+    /// Puts a connection into the run queue, unless it is there.
+    fn enqueue(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if !connection.queued {
+            connection.queued = true;
+            self.runnable.push_back(key);
         }
     }
 
