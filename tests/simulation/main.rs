@@ -20,7 +20,7 @@ use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model;
 use tcplb::policy::health::ConnectFailure;
-use tcplb::pool::{self, Admission, Backend, Pool};
+use tcplb::pool::{self, Admission, Backend, ListenerTotals, Pool};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{CloseReason, Record, Side};
 use tcplb::worker::driver::{Accepted, Driver, Observer};
@@ -116,6 +116,7 @@ struct Simulation {
     driver: Driver<SimNet, Judge>,
     world: Shared,
     pool: Arc<Pool>,
+    listener: Arc<ListenerTotals>,
     admission: Arc<Admission>,
     ended: Rc<RefCell<Vec<Ended>>>,
     failures: Rc<RefCell<u64>>,
@@ -136,7 +137,8 @@ impl Simulation {
         // Few pipes, so that some ways have to do without.
         let relay = relay::Shared::new(engine, 2);
         let driver = Driver::new(SimNet(world.clone()), judge, relay, seed, Tick(0));
-        Simulation { driver, world, pool, admission: Admission::new(100), ended, failures, stopped, checked: 0 }
+        let (listener, admission) = (ListenerTotals::new("sim".into()), Admission::new(100));
+        Simulation { driver, world, pool, listener, admission, ended, failures, stopped, checked: 0 }
     }
 
     fn connect(&mut self) {
@@ -144,7 +146,14 @@ impl Simulation {
         let (socket, unix) = World::connect_client(&self.world);
         let client = Some(Endpoint::Inet(([127, 0, 0, 1], conn).into()));
         let permit = self.admission.enter().expect("room");
-        self.driver.serve(Accepted { socket, client, unix, listener: 0, pool: self.pool.clone(), permit });
+        self.driver.serve(Accepted {
+            socket,
+            client,
+            unix,
+            visit: self.listener.enter(),
+            pool: self.pool.clone(),
+            permit,
+        });
     }
 
     /// Delivers announcements to some or all of the sockets, in random order, then does what a worker does after a batch.
@@ -245,11 +254,13 @@ impl Simulation {
         assert!(self.world.borrow().open_sockets().is_empty(), "a socket stays open");
         assert_eq!(self.ended.borrow().len(), self.world.borrow().conns.len(), "not one record per connection");
         assert_eq!(self.admission.active(), 0, "a permit is kept");
+        assert_eq!(self.listener.active(), 0, "a visit is kept");
+        assert_eq!(self.listener.accepted(), self.world.borrow().conns.len() as u64);
         assert_eq!(self.world.borrow().pipes.iter().flatten().sum::<u64>(), 0, "bytes are left in a pipe");
         let sum =
             |count: fn(&Backend) -> u64| -> u64 { self.pool.members.iter().map(|member| count(&member.backend)).sum() };
         assert_eq!(sum(|backend| u64::from(backend.active())), 0, "a lease is kept");
-        assert_eq!(sum(|backend| backend.counters.connect_failures.load(Ordering::Relaxed)), *self.failures.borrow());
+        assert_eq!(sum(|backend| backend.counters.connect_failures_total()), *self.failures.borrow());
         let totals =
             self.ended.borrow().iter().fold((0, 0), |sum, ended| (sum.0 + ended.to_backend, sum.1 + ended.to_client));
         assert_eq!(sum(|backend| backend.counters.bytes_to_backend.load(Ordering::Relaxed)), totals.0);
