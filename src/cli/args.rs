@@ -9,6 +9,7 @@ use crate::config::check;
 use crate::config::model::defaults;
 use crate::policy::balance;
 use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
 use std::time::Duration;
 
 const USAGE: &str = "tcplb --listen ADDR --backend ADDR [OPTIONS]\n       tcplb <COMMAND>";
@@ -139,6 +140,19 @@ pub struct Balance {
     /// Adaptive copies small messages and splices bulk, each way on its own. The other two force one of them.
     #[arg(long, value_name = "ENGINE", help_heading = "Process")]
     pub relay: Option<String>,
+
+    /// Where the admin API, metrics and status page are [default: off]
+    ///
+    /// An address of this machine only, like 127.0.0.1:9900 or unix:/run/tcplb/admin.sock (then only its owner may connect),
+    /// unless there is an --admin-token-file.
+    #[arg(long, value_name = "ADDR", help_heading = "Process")]
+    pub admin: Option<String>,
+
+    /// Admin calls must bring the token in this file
+    ///
+    /// As the header `Authorization: Bearer TOKEN`. /healthz needs none.
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    pub admin_token_file: Option<PathBuf>,
 
     /// off, error, warn, info, debug or trace [default: info]
     ///

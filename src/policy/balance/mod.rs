@@ -184,15 +184,6 @@ impl fmt::Debug for Algorithm {
     }
 }
 
-/// Two rows of one registry differ in name.
-impl PartialEq for Algorithm {
-    fn eq(&self, other: &Algorithm) -> bool {
-        self.name == other.name
-    }
-}
-
-impl Eq for Algorithm {}
-
 /// Finds an algorithm by its long or short name, in any case.
 pub fn find(name: &str) -> Option<&'static Algorithm> {
     REGISTRY.iter().find(|row| {
