@@ -21,7 +21,9 @@ pub fn read(path: &Path, flags: &Balance, cores: usize) -> Result<Asked, Mistake
     let given = beside(flags);
     if !given.is_empty() {
         let (given, path) = (given.join(", "), path.display());
-        mistakes.push(format!("--config: `{path}` says all there is to say, so leave out {given}, or put it into the file"));
+        mistakes.push(format!(
+            "--config: `{path}` says all there is to say, so leave out {given}, or put it into the file"
+        ));
     }
     let level = flags.log_level.as_deref().map_or(Ok(LevelFilter::Info), values::log_level);
     let log_level = level.map_err(|why| mistakes.push(format!("--log-level: {why}"))).unwrap_or(LevelFilter::Info);
@@ -83,6 +85,8 @@ fn beside(flags: &Balance) -> Vec<&'static str> {
         max_connections,
         workers,
         relay,
+        admin,
+        admin_token_file,
     } = flags;
     let given = [
         ("--listen", !listen.is_empty()),
@@ -100,6 +104,8 @@ fn beside(flags: &Balance) -> Vec<&'static str> {
         ("--max-connections", max_connections.is_some()),
         ("--workers", workers.is_some()),
         ("--relay", relay.is_some()),
+        ("--admin", admin.is_some()),
+        ("--admin-token-file", admin_token_file.is_some()),
     ];
     given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
 }
