@@ -4,4 +4,7 @@
 
 pub mod check;
 pub mod diff;
+pub mod file;
 pub mod model;
+pub mod text;
+pub mod words;

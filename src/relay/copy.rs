@@ -20,8 +20,9 @@ pub(super) fn deliver<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>,
 pub(super) fn step<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) {
     let outcome = books.io.recv(&books.source.socket, &mut shared.scratch);
     let Some(read) = books.note_read(outcome) else { return };
-    if read < shared.scratch.len() && !books.source.ready.drain {
+    if read < shared.scratch.len() && !books.source.ready.gaps {
         books.source.ready.readable = false;
+        books.report.fin = books.source.ready.finished;
     }
     flow.learn(shared.engine, read);
     let bytes = &shared.scratch[..read];

@@ -52,8 +52,8 @@ pub trait Net: Io {
     /// Closes with a reset. Dropping a socket instead closes it in order.
     fn reset(&mut self, socket: Self::Socket);
 
-    /// Must every read go on to EAGAIN? (See [`relay::Ready::drain`].)
-    fn drains(&self, to: &Endpoint) -> bool;
+    /// May a read stop short with more behind? (See [`relay::Ready::gaps`].)
+    fn has_gaps(&self, to: &Endpoint) -> bool;
 }
 
 /// What others learn from connections as they go; the worker sends it on.
@@ -75,8 +75,10 @@ pub struct Event {
     pub readable: bool,
     /// There may be room to write.
     pub writable: bool,
-    /// Its FIN, or urgent data, has come: read on to EAGAIN.
-    pub drain: bool,
+    /// Urgent data has come: reads stop at its mark.
+    pub urgent: bool,
+    /// Its FIN has come.
+    pub finished: bool,
     /// An error waits on the socket.
     pub error: bool,
 }
@@ -174,7 +176,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
     pub fn serve(&mut self, accepted: Accepted<N::Socket>) {
         let Accepted { socket, client, unix, visit, pool, permit } = accepted;
         let session = Session::new(client, visit.listener().clone(), pool, self.now);
-        let ready = Ready { readable: false, writable: true, drain: unix };
+        let ready = Ready { writable: true, gaps: unix, ..Ready::default() };
         let key = self.connections.insert_with(|_| Connection {
             session,
             client: End { socket, ready },
@@ -211,7 +213,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let Some(end) = end else { return };
         end.ready.readable |= event.readable;
         end.ready.writable |= event.writable;
-        end.ready.drain |= event.drain;
+        end.ready.gaps |= event.urgent;
+        end.ready.finished |= event.finished;
         if dialing {
             if event.writable || event.error {
                 // A connect that failed is announced as an error (connect(2), EINPROGRESS); without one it has worked.
@@ -222,12 +225,15 @@ impl<N: Net, O: Observer> Driver<N, O> {
             }
         } else if event.error && self.net.outcome(&end.socket).is_some() {
             self.feed(key, Input::Reset(side));
+        } else if connection.up.is_bulk() || connection.down.is_bulk() {
+            // Small messages of this batch go first: they are what somebody waits for.
+            self.enqueue(key);
         } else {
             self.relay(key);
         }
     }
 
-    /// Gives every connection that had to stop at the end of its turn another one.
+    /// Gives a turn to every connection that carries bulk or had to stop at the end of its last turn.
     pub fn run(&mut self) {
         for _ in 0..self.runnable.len() {
             let Some(key) = self.runnable.pop_front() else { return };
@@ -271,6 +277,11 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 connection.flush();
             }
         }
+    }
+
+    /// Has a byte moved since the last flush?
+    pub fn has_unflushed(&self) -> bool {
+        !self.dirty.is_empty()
     }
 
     /// Ends every connection, at once.
@@ -367,7 +378,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
         };
         match self.net.dial(endpoint, Token::Connection(Side::Backend, key)) {
             Ok((socket, done)) => {
-                let ready = Ready { readable: false, writable: done, drain: self.net.drains(endpoint) };
+                let ready = Ready { writable: done, gaps: self.net.has_gaps(endpoint), ..Ready::default() };
                 connection.backend = Some(End { socket, ready });
                 done.then_some(Ok(()))
             }
@@ -411,10 +422,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     relay::Failed::Sink(_) => Failed::Sink,
                 }),
             };
-            if report.again && !connection.queued {
-                connection.queued = true;
-                self.runnable.push_back(key);
-            }
+            let again = report.again;
             if report.written > 0 && !connection.dirty {
                 connection.dirty = true;
                 self.dirty.push(key);
@@ -424,6 +432,18 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 Effect::Wait if !moved.fin => {}
                 effect => self.carry_out(key, effect),
             }
+            if again {
+                self.enqueue(key);
+            }
+        }
+    }
+
+    /// Puts a connection into the run queue, unless it is there.
+    fn enqueue(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if !connection.queued {
+            connection.queued = true;
+            self.runnable.push_back(key);
         }
     }
 

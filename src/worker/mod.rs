@@ -37,7 +37,7 @@ use kernel::Kernel;
 use mio::{Events, Poll};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use token::Token;
 
@@ -49,6 +49,14 @@ const BATCH: usize = 256;
 
 /// How often byte counters are added to the shared totals; the contract says at least once a second.
 const FLUSH: Duration = Duration::from_millis(250);
+
+/// A worker at work for more than this share of its time, in percent, has none left to speak of,
+const BUSY: u32 = 90;
+/// and one below this has plenty.
+const IDLE: u32 = 50;
+
+/// A difference in connections that is not chance.
+const FAR_FEWER: usize = 64;
 
 /// What a worker may be told.
 #[derive(Debug)]
@@ -80,6 +88,8 @@ pub struct Peer {
     pub mailbox: Mailbox<Mail>,
     /// Connections it has, or is about to have.
     pub connections: AtomicUsize,
+    /// How much of the last moment it was at work, in percent.
+    pub busy: AtomicU32,
 }
 
 /// What every worker of the process shares.
@@ -126,7 +136,7 @@ pub struct Prepared {
 pub fn prepare() -> io::Result<(Prepared, Peer)> {
     let poll = Poll::new()?;
     let (mailbox, mail) = Mailbox::new(&poll, Token::Mail.encode(), MAILBOX)?;
-    Ok((Prepared { poll, mail }, Peer { mailbox, connections: AtomicUsize::new(0) }))
+    Ok((Prepared { poll, mail }, Peer { mailbox, connections: AtomicUsize::new(0), busy: AtomicU32::new(0) }))
 }
 
 struct Worker {
@@ -136,8 +146,16 @@ struct Worker {
     acceptor: Acceptor,
     shared: Shared,
     me: usize,
-    started: Instant,
+    clock: Clock,
     flushed: Tick,
+}
+
+/// The worker's time, and how much of it went by in waiting.
+struct Clock {
+    started: Instant,
+    slept: Duration,
+    /// What had been slept when `busy` was last worked out, and when that was.
+    mark: (Duration, Tick),
 }
 
 /// Runs a worker until it has been drained or stopped.
@@ -149,18 +167,22 @@ pub fn run(prepared: Prepared, me: usize, doors: Vec<Door>, shared: Shared) -> i
     let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), Tick(0));
     let acceptor = Acceptor::new(doors, poll.registry())?;
     let flushed = Tick(0);
-    Worker { poll, mail, driver, acceptor, shared, me, started: Instant::now(), flushed }.run()
+    let clock = Clock { started: Instant::now(), slept: Duration::ZERO, mark: (Duration::ZERO, Tick(0)) };
+    Worker { poll, mail, driver, acceptor, shared, me, clock, flushed }.run()
 }
 
 impl Worker {
     fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(BATCH);
         loop {
-            match self.poll.poll(&mut events, self.sleep()) {
+            let timeout = self.sleep();
+            let asleep = self.clock.now();
+            match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
-            let now = Tick::after_start(self.started.elapsed());
+            let now = self.clock.now();
+            self.clock.slept += now - asleep;
             self.driver.set_now(now);
             for event in &events {
                 match Token::decode(event.token()) {
@@ -173,11 +195,15 @@ impl Worker {
             self.driver.run();
             self.driver.expire();
             self.accept(now);
-            if now - self.flushed >= FLUSH {
+            let this = &self.shared.peers[self.me];
+            this.connections.store(self.driver.len(), Ordering::Relaxed);
+            if now - self.flushed >= FLUSH || self.driver.is_empty() {
                 self.driver.flush();
                 self.flushed = now;
+                // Without a connection it may sleep for long, and is not to be remembered as busy until then.
+                let busy = if self.driver.is_empty() { 0 } else { self.clock.busy(now) };
+                this.busy.store(busy, Ordering::Relaxed);
             }
-            self.shared.peers[self.me].connections.store(self.driver.len(), Ordering::Relaxed);
             if self.shared.admission.should_wake() {
                 self.shared.peers.iter().for_each(|peer| peer.mailbox.wake());
             }
@@ -189,7 +215,7 @@ impl Worker {
 
     /// Until the next event at the latest when something is due.
     fn sleep(&self) -> Option<Duration> {
-        let flush = (!self.driver.is_empty()).then_some(FLUSH);
+        let flush = self.driver.has_unflushed().then_some(FLUSH);
         [self.driver.sleep(), self.acceptor.sleep(), flush].into_iter().flatten().min()
     }
 
@@ -240,7 +266,10 @@ impl Worker {
     }
 
     /// A worker that should serve a fresh connection instead of this one: one that is clearly less busy, or, for a
-    /// socket that only this worker listens on, simply the least busy.
+    /// socket that only this worker listens on, simply the one with the fewest connections.
+    ///
+    /// Clearly less busy means that it idles while this one has no time left, or that it has far fewer connections. The
+    /// kernel's hash spreads evenly but for chance; below that a hand-over costs more than it gains.
     fn host(&self, spread_by_kernel: bool) -> Option<&Peer> {
         // A peer may have ended already when all of them drain.
         if self.acceptor.is_closing() {
@@ -251,9 +280,25 @@ impl Worker {
             .map(|(_, peer)| (peer, peer.connections.load(Ordering::Relaxed)))
             .min_by_key(|(_, connections)| *connections)?;
         let own = self.driver.len();
-        // The kernel's hash spreads evenly but for chance; below this difference a hand-over costs more than it gains.
-        let margin = if spread_by_kernel { 16 + theirs / 4 } else { 0 };
-        (own > theirs + margin).then_some(other)
+        let busy = |peer: &Peer| peer.busy.load(Ordering::Relaxed);
+        let strained = busy(&self.shared.peers[self.me]) > BUSY && busy(other) < IDLE;
+        let margin = if spread_by_kernel { FAR_FEWER + theirs / 2 } else { 0 };
+        (own > theirs + margin || (spread_by_kernel && strained)).then_some(other)
+    }
+}
+
+impl Clock {
+    fn now(&self) -> Tick {
+        Tick::after_start(self.started.elapsed())
+    }
+
+    /// Percent of the time since the last call that was not slept.
+    fn busy(&mut self, now: Tick) -> u32 {
+        let (slept, since) = self.mark;
+        self.mark = (self.slept, now);
+        let span = (now - since).as_micros().max(1);
+        let asleep = (self.slept - slept).as_micros().min(span);
+        (100 * (span - asleep) / span) as u32
     }
 }
 

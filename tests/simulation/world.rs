@@ -59,6 +59,10 @@ pub struct Sock {
     announced: bool,
     /// A read may stop anywhere, as on unix sockets.
     chunky: bool,
+    /// The driver knows that a short read proves nothing.
+    gaps: bool,
+    /// The driver knows that the FIN is in the queue.
+    fin_announced: bool,
 }
 
 /// One client connection through its whole life.
@@ -170,6 +174,8 @@ impl World {
             closed_by_reset: false,
             announced: false,
             chunky,
+            gaps: chunky,
+            fin_announced: false,
         });
         self.socks.len() - 1
     }
@@ -268,10 +274,13 @@ impl World {
         sock.announced = false;
         let token = sock.token?;
         let has_mark = sock.mark.is_some_and(|mark| mark >= sock.read);
+        sock.gaps |= has_mark;
+        sock.fin_announced |= sock.fin;
         let event = Event {
             readable: sock.connected && (sock.read < sock.sent || sock.fin) || sock.reset,
             writable: sock.connected && sock.written - sock.taken < sock.capacity || sock.reset,
-            drain: sock.fin || sock.reset || has_mark,
+            urgent: has_mark,
+            finished: sock.fin || sock.reset,
             error: sock.reset,
         };
         if !event.error {
@@ -306,8 +315,8 @@ impl World {
         ErrorKind::ConnectionReset.into()
     }
 
-    /// Reads up to `most` bytes; the position of the first, and how many.
-    fn read(&mut self, id: usize, most: u64) -> io::Result<(u64, u64)> {
+    /// Reads up to `most` bytes, by recv or into a pipe; the position of the first, and how many.
+    fn read(&mut self, id: usize, most: u64, by_recv: bool) -> io::Result<(u64, u64)> {
         let stop_short = self.random.bool();
         let conn = self.socks[id].conn;
         let sock = &mut self.socks[id];
@@ -332,7 +341,15 @@ impl World {
             let side = sock.side;
             self.conns[conn].first_fin.get_or_insert(side);
         }
-        self.socks[id].read += amount;
+        let sock = &mut self.socks[id];
+        sock.read += amount;
+        // A short read up to an announced FIN tells of it without another that says 0.
+        if by_recv && amount > 0 && amount < most && sock.fin_announced && !sock.gaps {
+            assert_eq!(sock.read, sock.sent);
+            sock.fin_read = true;
+            let side = sock.side;
+            self.conns[conn].first_fin.get_or_insert(side);
+        }
         self.touched(id);
         self.interfere(id);
         Ok((from, amount))
@@ -340,7 +357,7 @@ impl World {
 
     fn recv(&mut self, id: usize, buffer: &mut [u8]) -> io::Result<usize> {
         let way = self.way_from(id);
-        let (from, amount) = self.read(id, buffer.len() as u64)?;
+        let (from, amount) = self.read(id, buffer.len() as u64, true)?;
         for (position, slot) in (from..from + amount).zip(buffer) {
             *slot = byte(way, position);
         }
@@ -381,7 +398,7 @@ impl World {
     fn fill(&mut self, id: usize, pipe: usize) -> io::Result<usize> {
         assert_eq!(self.pipes[pipe], Some(0), "fills a pipe that is not empty");
         let most = self.random.u64(1..300_000);
-        let (_, amount) = self.read(id, most)?;
+        let (_, amount) = self.read(id, most, false)?;
         self.pipes[pipe] = Some(amount);
         Ok(amount as usize)
     }
@@ -518,7 +535,7 @@ impl Net for SimNet {
         self.0.borrow_mut().socks[socket.id].closed_by_reset = true;
     }
 
-    fn drains(&self, _: &Endpoint) -> bool {
+    fn has_gaps(&self, _: &Endpoint) -> bool {
         // Asked right after dialling: the newest socket is meant.
         self.0.borrow().socks.last().is_some_and(|sock| sock.chunky)
     }

@@ -169,13 +169,7 @@ impl Algorithm {
     }
 }
 
-impl fmt::Debug for Algorithm {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(self.name)
-    }
-}
-
-/// Two rows of one registry differ in name.
+/// The registry has each name once.
 impl PartialEq for Algorithm {
     fn eq(&self, other: &Algorithm) -> bool {
         self.name == other.name
@@ -183,6 +177,12 @@ impl PartialEq for Algorithm {
 }
 
 impl Eq for Algorithm {}
+
+impl fmt::Debug for Algorithm {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name)
+    }
+}
 
 /// Finds an algorithm by its long or short name, in any case.
 pub fn find(name: &str) -> Option<&'static Algorithm> {
