@@ -2,7 +2,7 @@
 
 use super::signals::{self, Signal};
 use super::terminal;
-use crate::app::{self, Remote};
+use crate::app::{self, ReloadError, Remote};
 use crate::base::{Endpoint, duration};
 use crate::config::model::{self, HealthKind, Model};
 use crate::systemd;
@@ -65,7 +65,12 @@ fn obey(signals: &Receiver<Signal>, remote: &Remote) {
                 stopping = true;
                 remote.stop();
             }
-            Signal::Hangup => log::info!("SIGHUP ignored: there is no file to read again"),
+            // Control logs what came of it.
+            Signal::Hangup => {
+                if remote.reload(false) == Err(ReloadError::NoFile) {
+                    log::info!("SIGHUP ignored: there is no file to read again");
+                }
+            }
             Signal::User1 => log::info!("SIGUSR1 ignored: there is no log file to reopen"),
             Signal::User2 => log::info!("SIGUSR2 ignored: this version can't hand over to a new one"),
         }

@@ -22,8 +22,8 @@
 //! Listeners, pools and what concerns the process can't be changed at run time: they are as in the new file.
 
 use super::model::{self, Backend, HealthKind, Model, OnDown, OnRemove, Pool, ProxyVersion};
+use crate::base::duration;
 use std::fmt::{self, Display};
-use std::time::Duration;
 
 /// All that changes, in the order of the configuration: what is gone last within its kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl Display for Change {
             What::Removed(OnRemove::Keep) => write!(out, " removed ({connections} go on)"),
             What::Removed(OnRemove::Reset) => write!(out, " removed ({connections} reset)"),
             What::Removed(OnRemove::Drain(time)) => {
-                write!(out, " removed ({connections} may finish within {})", humantime::format_duration(*time))
+                write!(out, " removed ({connections} may finish within {})", duration::written(*time))
             }
             What::Changed(settings) => write!(out, " changed: {} ({connections})", Settings(settings)),
             What::NeedsRestart(settings) => write!(out, ": {} needs a restart", Settings(settings)),
@@ -257,7 +257,7 @@ fn differing(old: Vec<Shown>, new: Vec<Shown>) -> Option<Vec<Setting>> {
 
 /// What of the process's settings takes effect at once.
 fn live(global: &model::Global) -> Vec<Shown> {
-    vec![("shutdown_timeout", time(global.shutdown_timeout))]
+    vec![("shutdown_timeout", duration::written(global.shutdown_timeout))]
 }
 
 /// What of them takes effect only at the start.
@@ -328,26 +328,26 @@ fn of_pool(pool: &Pool) -> Vec<Shown> {
     let expect = expect.map(|ranges| list(ranges.iter().map(|(low, high)| format!("{low}-{high}"))));
     vec![
         ("algorithm", algorithm.name.to_owned()),
-        ("connect_timeout", time(*connect_timeout)),
+        ("connect_timeout", duration::written(*connect_timeout)),
         ("connect_attempts", connect_attempts.to_string()),
-        ("idle_timeout", time(*idle_timeout)),
-        ("half_close_timeout", time(*half_close_timeout)),
-        ("max_lifetime", option(&max_lifetime.map(time))),
+        ("idle_timeout", duration::written(*idle_timeout)),
+        ("half_close_timeout", duration::written(*half_close_timeout)),
+        ("max_lifetime", option(&max_lifetime.map(duration::written))),
         ("on_down", if *on_down == OnDown::Keep { "keep" } else { "reset" }.to_owned()),
         (
             "on_remove",
             match on_remove {
                 OnRemove::Keep => "keep".to_owned(),
                 OnRemove::Reset => "reset".to_owned(),
-                OnRemove::Drain(after) => format!("drain {}", time(*after)),
+                OnRemove::Drain(after) => format!("drain {}", duration::written(*after)),
             },
         ),
-        ("slow_start", time(*slow_start)),
+        ("slow_start", duration::written(*slow_start)),
         (
             "no_backend",
             match no_backend {
                 model::NoBackend::Reset => "reset".to_owned(),
-                model::NoBackend::Wait(most) => format!("wait {}", time(*most)),
+                model::NoBackend::Wait(most) => format!("wait {}", duration::written(*most)),
             },
         ),
         ("send_proxy", version(*send_proxy)),
@@ -356,8 +356,8 @@ fn of_pool(pool: &Pool) -> Vec<Shown> {
         ("health.host", option(&host)),
         ("health.expect_status", option(&expect)),
         ("health.port", option(port)),
-        ("health.interval", time(*interval)),
-        ("health.timeout", time(*timeout)),
+        ("health.interval", duration::written(*interval)),
+        ("health.timeout", duration::written(*timeout)),
         ("health.rise", rise.to_string()),
         ("health.fall", fall.to_string()),
     ]
@@ -372,10 +372,6 @@ fn of_backend(backend: &Backend) -> Vec<Shown> {
         ("backup", backup.to_string()),
         ("send_proxy", version(*send_proxy)),
     ]
-}
-
-fn time(time: Duration) -> String {
-    humantime::format_duration(time).to_string()
 }
 
 fn version(version: Option<ProxyVersion>) -> String {

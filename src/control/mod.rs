@@ -191,6 +191,8 @@ impl<C: Crew> Desk<C> {
             });
         }
         match &outcome {
+            // Not a failure: whoever asked says what he makes of it.
+            Err(ReloadError::NoFile) => {}
             Ok(changes) => {
                 self.parts.published.reloaded(true);
                 changes.to_string().lines().for_each(|line| log::info!("reload: {line}"));
@@ -239,6 +241,10 @@ impl<C: Crew> Desk<C> {
         let (note, answer) = Note::adopt(snapshot.clone());
         if !(self.parts.prober.send(note) && answer.recv().is_ok()) {
             log::error!("there are no health checks any more: backends keep their state");
+        }
+        for Opened { entrance, listener, .. } in &opened {
+            let endpoints = listener.entrances.iter().filter(|other| other.id == *entrance);
+            endpoints.for_each(|entrance| log::info!("listening on {}", entrance.endpoint));
         }
         // New clients find nobody at the old addresses from here on; workers take in those who wait there already.
         remove_files(&closing);

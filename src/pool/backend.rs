@@ -99,10 +99,6 @@ impl Backend {
         self.load().load(Ordering::Relaxed)
     }
 
-    pub(super) fn block(&self) -> &Arc<LoadBlock> {
-        &self.block
-    }
-
     pub(super) fn load(&self) -> &AtomicU32 {
         self.block.active(self.lane)
     }

@@ -218,6 +218,12 @@ impl Rounds {
             let Some(key) = self.queue.pop_front() else { return };
             let Some(watch) = self.watches.get_mut(key) else { continue };
             watch.started = self.now;
+            if !watch.is_probed() {
+                // Disabled, or health turned off, while it waited for its turn.
+                watch.stage = Stage::Resting;
+                self.wheel.set(key.slot, watch.next_visit(self.now));
+                continue;
+            }
             if let Err(error) = self.attempt(key, 0, Outcome::NoAddress) {
                 self.postpone(key, &error);
                 return;

@@ -6,7 +6,7 @@ use super::{CONNECT, HALF_CLOSE, IDLE, make_pool};
 use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
-use tcplb::pool::{Lease, Pool};
+use tcplb::pool::{Lease, ListenerTotals, Pool};
 use tcplb::session::saved::Saved;
 use tcplb::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Session, Side, Way};
 
@@ -79,7 +79,11 @@ fn rebuild(session: &Session, pool: &Arc<Pool>, now: Tick, offset: u64) -> (Sess
         let at = pool.members.iter().position(|member| member.backend.name == relay.backend).expect("the same pool");
         Lease::take(&pool.members[at].backend, at, u32::MAX).expect("room")
     });
-    (Session::restore(&saved, 0, pool.clone(), lease, now).expect("it can be rebuilt"), now)
+    (
+        Session::restore(&saved, ListenerTotals::new("sim".into()), pool.clone(), lease, now)
+            .expect("it can be rebuilt"),
+        now,
+    )
 }
 
 fn relay_life(seed: u64) {
@@ -87,7 +91,7 @@ fn relay_life(seed: u64) {
     let pool = make_pool(&endpoints(), 3);
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut now = Tick(1 << 40);
-    let mut session = Session::new(client, 0, pool.clone(), now);
+    let mut session = Session::new(client, ListenerTotals::new("sim".into()), pool.clone(), now);
     let picked = pick(&pool, &session, &mut random);
     assert_eq!(session.on(picked, now), Effect::Dial);
     assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Relay);
@@ -164,7 +168,7 @@ fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
     let mut random = fastrand::Rng::with_seed(1);
     let pool = make_pool(&endpoints(), 3);
     let now = Tick(0);
-    let mut session = Session::new(None, 0, pool.clone(), now);
+    let mut session = Session::new(None, ListenerTotals::new("sim".into()), pool.clone(), now);
     let mut dialed = Vec::new();
     for attempt in 0..3 {
         let picked = pick(&pool, &session, &mut random);
@@ -184,7 +188,7 @@ fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over
     let mut random = fastrand::Rng::with_seed(1);
     let pool = make_pool(&endpoints()[..1], 3);
     let mut now = Tick(0);
-    let mut session = Session::new(None, 0, pool.clone(), now);
+    let mut session = Session::new(None, ListenerTotals::new("sim".into()), pool.clone(), now);
     let picked = pick(&pool, &session, &mut random);
     assert_eq!(session.on(picked, now), Effect::Dial);
     let mut dials = 0;
