@@ -76,7 +76,7 @@ fn balance(flags: &args::Balance) -> ExitCode {
     match asked {
         Ok(asked) => {
             logger::init(asked.log_level);
-            done(serve::run(asked.model))
+            done(serve::run(asked.model, flags.config.clone().map(|path| config_file::loader(path, cores()))))
         }
         Err(flags::Mistakes(mistakes)) => {
             let code = refuse(&mistakes);

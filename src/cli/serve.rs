@@ -2,7 +2,7 @@
 
 use super::signals::{self, Signal};
 use super::terminal;
-use crate::app::{self, ReloadError, Remote};
+use crate::app::{self, Loader, ReloadError, Remote};
 use crate::base::{Endpoint, duration};
 use crate::config::model::{self, HealthKind, Model};
 use crate::systemd;
@@ -10,12 +10,12 @@ use crossbeam_channel::Receiver;
 use std::fmt::{self, Write};
 use std::thread;
 
-/// Runs until a signal stops it. The error says what could not be started and why.
-pub fn run(model: Model) -> Result<(), String> {
+/// Runs until a signal stops it; `loader` reads the file, if there is one, again. The error says what could not be started and why.
+pub fn run(model: Model, loader: Option<Loader>) -> Result<(), String> {
     let introduction = introduction(&model);
     // Before there is any other thread.
     systemd::take_sockets()?;
-    let running = app::start(model).map_err(|error| error.to_string())?;
+    let running = app::start_with(model, loader).map_err(|error| error.to_string())?;
     for endpoint in crate::net::listen::unclaimed() {
         log::warn!("the service manager opened {endpoint}, but nothing is configured to listen there");
     }
