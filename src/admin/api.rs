@@ -3,7 +3,8 @@
 //! Requests are strict: an unknown field is a mistake, not noise. Answers are read leniently, so that a client understands
 //! a newer server.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// `{"error": "…"}`: every answer that is not a success, but for `/register`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -111,16 +112,16 @@ pub struct NewBackend {
     /// Where it is.
     pub address: String,
     /// Its share; 1 if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "count", skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
     /// Its name; its address if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// Most connections at once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "count", skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
     /// Serves only when no primary can.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub backup: Option<bool>,
 }
 
@@ -129,10 +130,10 @@ pub struct NewBackend {
 #[serde(deny_unknown_fields)]
 pub struct Change {
     /// Its share.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "count", skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
     /// May it be used?
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub state: Option<Wish>,
 }
 
@@ -174,7 +175,7 @@ pub struct Registration {
     /// Where the backend is.
     pub address: String,
     /// Its share.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "count")]
     pub weight: Option<u16>,
 }
 
@@ -203,4 +204,60 @@ pub enum RegisteredData {
         /// Why.
         title: String,
     },
+}
+
+/// A field that may be absent but not null: a client that sends null has lost a value.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(from).map(Some)
+}
+
+/// As [`present`] for a whole number, however it is written (JSON has but one kind of number), with a message in the user's
+/// words.
+fn count<'de, D: Deserializer<'de>, T: TryFrom<u64> + Bounded>(from: D) -> Result<Option<T>, D::Error> {
+    let number = serde_json::Number::deserialize(from)?;
+    let whole = |float: &f64| float.fract() == 0.0 && (0.0..=T::MAX as f64).contains(float);
+    let value = number.as_u64().or_else(|| number.as_f64().filter(whole).map(|float| float as u64));
+    let wrong = || D::Error::custom(format!("expected a number from 0 to {}, got {number}", T::MAX));
+    value.and_then(|value| T::try_from(value).ok()).map(Some).ok_or_else(wrong)
+}
+
+/// Numbers that know their end.
+trait Bounded {
+    const MAX: u64;
+}
+
+impl Bounded for u16 {
+    const MAX: u64 = u16::MAX as u64;
+}
+
+impl Bounded for u32 {
+    const MAX: u64 = u32::MAX as u64;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_strict_and_say_what_would_be_right() {
+        let read = |body: &str| serde_json::from_str::<NewBackend>(body).map_err(|error| error.to_string());
+        let good = read(r#"{"address":"a:1","weight":5.0,"max_connections":7,"backup":true,"name":"x"}"#).unwrap();
+        assert_eq!((good.weight, good.max_connections, good.backup), (Some(5), Some(7), Some(true)));
+        for (body, want) in [
+            (r#"{"address":"a:1","weight":70000}"#, "expected a number from 0 to 65535, got 70000"),
+            (r#"{"address":"a:1","weight":-1}"#, "expected a number from 0 to 65535, got -1"),
+            (r#"{"address":"a:1","weight":1.5}"#, "got 1.5"),
+            (r#"{"address":"a:1","weight":1e99}"#, "expected a number from 0 to 65535"),
+            (r#"{"address":"a:1","weight":null}"#, "null"),
+            (r#"{"address":"a:1","weight":"5"}"#, "string"),
+            (r#"{"address":"a:1","name":null}"#, "null"),
+            (r#"{"address":"a:1","max_connections":4294967296}"#, "4294967295"),
+            (r#"{"address":"a:1","wieght":5}"#, "unknown field `wieght`"),
+            (r#"{"weight":5}"#, "missing field `address`"),
+        ] {
+            let message = read(body).unwrap_err();
+            assert!(message.contains(want), "{body}: {message}");
+        }
+        assert!(serde_json::from_str::<Change>(r#"{"state":"up"}"#).is_err());
+    }
 }

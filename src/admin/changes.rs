@@ -85,8 +85,11 @@ pub fn reload(state: &State, call: &Call<'_>) -> Response {
     }
 }
 
-/// A body as JSON of one type and nothing else.
+/// A body as a JSON object of one type and nothing else. To serde an array would do as well, field by field.
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Response> {
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(Response::error(400, "the body is not as expected: it is no JSON object"));
+    }
     serde_json::from_slice(body).map_err(|error| Response::error(400, format!("the body is not as expected: {error}")))
 }
 

@@ -109,11 +109,7 @@ fn schemas() -> Value {
     let flag = json!({ "type": "boolean" });
     let weight = json!({ "type": "integer", "minimum": 0, "maximum": 65535 });
     let optional = |mut schema: Value, default: Value| {
-        let kind = schema["type"].take();
-        schema["type"] = json!([kind, "null"]);
-        if !default.is_null() {
-            schema["default"] = default;
-        }
+        schema["default"] = default;
         schema
     };
     let address = json!({
@@ -126,10 +122,13 @@ fn schemas() -> Value {
         "description": "Its address if absent. No white space, at most 128 bytes.",
         "minLength": 1,
         "maxLength": 128,
+        "pattern": "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]+$",
     });
     let limit = json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX });
     let millis = json!({ "type": ["number", "null"], "minimum": 0 });
-    let wishes = json!({ "type": ["string", "null"], "enum": ["enabled", "draining", "disabled", null] });
+    let wishes = json!({ "type": "string", "enum": ["enabled", "draining", "disabled"] });
+    let mut change = body(&[], json!({ "weight": weight, "state": wishes }));
+    change["minProperties"] = json!(1);
     let many = |name: &str| json!({ "type": "array", "items": reference(name) });
     let lines = json!({ "type": "array", "items": text });
     json!({
@@ -157,10 +156,10 @@ fn schemas() -> Value {
         })),
         "NewBackend": body(&["address"], json!({
             "address": address, "weight": optional(weight.clone(), json!(defaults::WEIGHT)),
-            "name": optional(name, Value::Null), "max_connections": optional(limit, Value::Null),
+            "name": name, "max_connections": limit,
             "backup": optional(flag.clone(), json!(false)),
         })),
-        "Change": body(&[], json!({ "weight": optional(weight.clone(), Value::Null), "state": wishes })),
+        "Change": change,
         "Registration": body(&["address"], json!({
             "address": address, "weight": optional(weight.clone(), json!(defaults::WEIGHT)),
         })),

@@ -17,7 +17,7 @@ pub fn register(state: &State, call: &Call<'_>) -> Response {
         Ok((server, weight)) => (200, ("success", api::RegisteredData::Success { server, weight })),
         Err((status, title)) => (status, ("fail", api::RegisteredData::Fail { title })),
     };
-    Response::json(status, &api::Registered { status: answer.0.to_owned(), data: answer.1 })
+    Response::compact(status, &api::Registered { status: answer.0.to_owned(), data: answer.1 })
 }
 
 fn registered(state: &State, body: &[u8]) -> Result<(String, u16), (u16, String)> {
@@ -76,7 +76,7 @@ mod tests {
         for (body, want) in [
             (r#"{"address":"a:1"}"#, None),
             (r#"{"address":"a:1","weight":5}"#, None),
-            (r#"{"address":"a:1","weight":null}"#, None),
+            (r#"{"address":"a:1","weight":null}"#, Some(400)),
             (r#"{"address":"a:1","wieght":5}"#, Some(403)),
             (r#"{"wieght":5}"#, Some(403)),
             (r#"{"weight":5}"#, Some(400)),
