@@ -237,3 +237,6 @@ fn free_slot(tenants: &[Weak<Backend>], from: &mut usize) -> usize {
     *from = slot + 1;
     slot
 }
+
+#[cfg(test)]
+mod tests;
