@@ -298,6 +298,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
             let old = connection.session.pool();
             if let Some(pool) = snapshot.pool(&old.settings.name).filter(|pool| !Arc::ptr_eq(pool, old)) {
                 connection.session.adopt(pool);
+                // A dial may have less time now.
+                self.arm(key);
             }
         }
     }
