@@ -40,6 +40,8 @@ pub struct Listener {
 pub struct Entrance {
     /// Who it is, to the workers.
     pub id: EntranceId,
+    /// The first of those that were bound together: a name may have several addresses.
+    pub group: EntranceId,
     /// The address as the operator wrote it. A next snapshot that asks for the same keeps the sockets.
     pub asked: Listen,
     /// What it is bound to, with the real port.

@@ -56,13 +56,19 @@ fn reloads_under_load_fail_no_connection_of_a_listener_that_stays() {
 #[test]
 fn a_listener_whose_pool_changes_keeps_its_sockets_and_its_counts() {
     let (one, two) = (Server::start(b'1'), Server::start(b'2'));
-    let balancer = Balancer::start(model(&[("a", &[&one]), ("b", &[&two])]));
+    let mut wanted = model(&[("a", &[&one]), ("b", &[&two])]);
+    // Twice a port of the kernel's choice: which is which must not get mixed up.
+    wanted.listeners[0].bind.push(any_port());
+    let balancer = Balancer::start(wanted);
     let at = balancer.address("a");
+    let entrances = || balancer.published.snapshot().listeners[0].entrances.clone();
+    let before_all = entrances();
     let mut before = Client::connect(at);
     balancer.file(|model| model.listeners[0].pool = "b".into());
     let changes = balancer.remote.reload(false).unwrap();
     assert_eq!(changes.to_string(), "listener a changed: pool a → b (1 connection)");
     assert_eq!(Client::connect(at).server, b'2');
+    assert_eq!((entrances(), before_all.len()), (before_all, 2));
     before.exchange();
     let snapshot = balancer.published.snapshot();
     assert_eq!((snapshot.listeners[0].totals.accepted(), snapshot.listeners[0].pool.settings.name.as_str()), (2, "b"));
@@ -303,7 +309,7 @@ fn a_hundred_changes_child() {
     let change = |round: usize| {
         balancer.file(|model| {
             model.listeners.truncate(1);
-            if round % 2 == 0 {
+            if round.is_multiple_of(2) {
                 let bind = vec![any_port()];
                 model.listeners.push(model::Listener { name: "extra".into(), bind, ..model.listeners[0].clone() });
             }
