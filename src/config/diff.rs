@@ -5,8 +5,8 @@
 //!
 //! # A reload when something was changed at run time
 //!
-//! The running model is the last file's plus what was changed since. [`merge`] applies the difference between the last file
-//! and the new one to it: what the file does not change stays as it runs.
+//! The running model is the last file's plus what was changed since. [`merge`] applies the difference between the last
+//! file and the new one to it: what the file does not change stays as it runs.
 //!
 //! | a backend is | and in the new file | then it |
 //! |---|---|---|

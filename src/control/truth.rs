@@ -88,8 +88,8 @@ impl Truth {
         (diff::in_force(merged, &self.running), changes)
     }
 
-    /// Prepares a step to `model`. `resolved` holds the endpoints of backends that are new or may have moved. The error says what
-    /// could not be listened on, and why.
+    /// Prepares a step to `model`. `resolved` holds the endpoints of backends that are new or may have moved. The error
+    /// says what could not be listened on, and why.
     pub fn step(
         &mut self,
         model: Model,
@@ -275,7 +275,8 @@ impl Bound {
     }
 }
 
-/// The files of unix sockets where nobody listens any more: left behind, they would look like a server that does not answer.
+/// The files of unix sockets where nobody listens any more: left behind, they would look like a server that does not
+/// answer.
 pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
     for endpoint in endpoints {
         if let Endpoint::Unix(path) = endpoint
@@ -287,8 +288,8 @@ pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
     }
 }
 
-/// The free entrances (all addresses of the name) that were once bound for `listen`, of `owner` or of whoever is the first. One that
-/// asks twice for a port of the kernel's choice has two groups of them.
+/// The free entrances (all addresses of the name) that were once bound for `listen`, of `owner` or of whoever is the
+/// first. One that asks twice for a port of the kernel's choice has two groups of them.
 fn take_entrances(free: &mut Vec<(&str, Entrance)>, listen: &Listen, owner: Option<&str>) -> Vec<Entrance> {
     let fits =
         |(name, entrance): &&(&str, Entrance)| entrance.asked == *listen && owner.is_none_or(|owner| owner == *name);

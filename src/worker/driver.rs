@@ -304,8 +304,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
         }
     }
 
-    /// Resets the connections of these backends, for this reason. One that is just being dialled goes to another backend: its client
-    /// has lost nothing yet.
+    /// Resets the connections of these backends, for this reason. One that is just being dialled goes to another
+    /// backend: its client has lost nothing yet.
     pub fn reset(&mut self, backends: &[BackendId], reason: CloseReason) {
         for key in self.connections.keys() {
             // Once for each address that is left to dial, then once more if it is connected.
