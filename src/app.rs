@@ -1,4 +1,4 @@
-//! The composition root: resolves, binds, builds the first snapshot, spawns the threads.
+//! The composition root: spawns the threads and carries letters between those that must not know each other.
 //!
 //! Nothing is spawned before everything is bound, so a port that is taken ends the start with nothing half-done.
 

@@ -5,13 +5,12 @@
 use super::args::Balance;
 use super::flags::{Asked, Mistakes};
 use super::values;
-use crate::app::Loader;
 use crate::config::file;
 use crate::config::model::Model;
 use log::LevelFilter;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Nobody writes that much by hand; a path that was mistaken (a disk, a log) must not fill the memory.
 const SIZE_MAX: u64 = 16 << 20;
@@ -40,11 +39,6 @@ pub fn load(path: &Path, cores: usize) -> Result<Model, Mistakes> {
     let text = text(path).map_err(|why| Mistakes(vec![why]))?;
     let parsed = file::parse(&text, &path.display().to_string());
     parsed.map(|parsed| parsed.on(cores)).map_err(|mistakes| Mistakes(mistakes.0))
-}
-
-/// How the file is read again while tcplb runs.
-pub fn loader(path: PathBuf, cores: usize) -> Loader {
-    Box::new(move || load(&path, cores).map_err(|Mistakes(lines)| lines))
 }
 
 /// What `tcplb check` says about a good one.

@@ -52,7 +52,6 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
         relay: relay.unwrap_or_default(),
         admin,
         admin_token_file: flags.admin_token_file.clone(),
-        ..model::Global::default()
     };
     let listeners = vec![model::Listener { bind, ..model::Listener::default() }];
     let model = Model { global, listeners, pools: vec![pool] };

@@ -10,7 +10,8 @@ use crossbeam_channel::Receiver;
 use std::fmt::{self, Write};
 use std::thread;
 
-/// Runs until a signal stops it; `loader` reads the file, if there is one, again. The error says what could not be started and why.
+/// Runs until a signal stops it. `loader` reads the model's file again, if it came from one. The error says what could
+/// not be started and why.
 pub fn run(model: Model, loader: Option<Loader>) -> Result<(), String> {
     let introduction = introduction(&model);
     // Before there is any other thread.

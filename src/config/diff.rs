@@ -5,8 +5,8 @@
 //!
 //! # A reload when something was changed at run time
 //!
-//! The running model is the last file's plus what was changed since. [`merge`] applies the difference between the last file
-//! and the new one to it: what the file does not change stays as it runs.
+//! The running model is the last file's plus what was changed since. [`merge`] applies the difference between the last
+//! file and the new one to it: what the file does not change stays as it runs.
 //!
 //! | a backend is | and in the new file | then it |
 //! |---|---|---|
@@ -386,3 +386,6 @@ fn list(items: impl IntoIterator<Item = impl Display>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     if items.is_empty() { "none".to_owned() } else { items.join(", ") }
 }
+
+#[cfg(test)]
+mod tests;

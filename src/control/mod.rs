@@ -1,9 +1,9 @@
 //! The control thread: the only one that changes what the others do.
 //!
-//! Every change, whatever its source (file, API, signal), is a command from a [`Remote`]. Control checks it, prepares the next
-//! [`Snapshot`](crate::pool::Snapshot) without touching anything, and then carries it out: the prober first, so that the health bits say
-//! what is known; then the workers, who adopt it between two batches of events; then readers. Only when all of them have it is
-//! the command answered.
+//! Every change, whatever its source (file, API, signal), is a command from a [`Remote`]. Control checks it, prepares
+//! the next [`Snapshot`] without touching anything, and then carries it out: the prober first,
+//! so that the health bits say what is known; then the workers, who adopt it between two batches of events; then
+//! readers. Only when all of them have it is the command answered.
 //!
 //! | state | command or event | what follows |
 //! |---|---|---|
@@ -234,7 +234,8 @@ impl<C: Crew> Desk<C> {
         Ok(())
     }
 
-    /// Gives a step to everybody, in order. `force`: connections of backends that leave are reset, whatever the pool says.
+    /// Gives a step to everybody, in order. `force`: connections of backends that leave are reset, whatever the pool
+    /// says.
     fn carry_out(&mut self, step: Step, force: bool) {
         self.parts.truth.take(&step);
         let Step { model, snapshot, opened, leaving, closing } = step;

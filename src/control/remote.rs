@@ -85,8 +85,8 @@ impl Remote {
         self.edit(Edit::Change { pool: pool.to_owned(), name: name.to_owned(), weight, state })
     }
 
-    /// Takes a backend out of its pool. What becomes of its connections is the pool's `on_remove`; with `force` they are
-    /// reset at once.
+    /// Takes a backend out of its pool. What becomes of its connections is the pool's `on_remove`; with `force` they
+    /// are reset at once.
     pub fn remove_backend(&self, pool: &str, name: &str, force: bool) -> Result<(), Refused> {
         self.edit(Edit::Remove { pool: pool.to_owned(), name: name.to_owned(), force })
     }

@@ -1,7 +1,7 @@
 //! Where backends are: names into addresses, in bounded time.
 //!
-//! The system's resolver can't be interrupted and may take half a minute for a name that nobody answers for. So a thread
-//! of its own asks it, and is left to itself when the time is over.
+//! The system's resolver can't be interrupted and may take half a minute for a name that nobody answers for. So a
+//! thread of its own asks it, and is left to itself when the time is over.
 
 use crate::base::{Address, Endpoint};
 use crate::config::model::{self, Model};

@@ -88,8 +88,8 @@ impl Truth {
         (diff::in_force(merged, &self.running), changes)
     }
 
-    /// Prepares a step to `model`. `resolved` holds the endpoints of backends that are new or may have moved. The error says what
-    /// could not be listened on, and why.
+    /// Prepares a step to `model`. `resolved` holds the endpoints of backends that are new or may have moved. The error
+    /// says what could not be listened on, and why.
     pub fn step(
         &mut self,
         model: Model,
@@ -231,10 +231,11 @@ impl Truth {
                     return Err(self.why_not(listen, &error));
                 }
             };
+            let group = EntranceId(self.unused_entrance);
             for listen::Bound { endpoint, sockets } in sockets {
                 let id = EntranceId(self.unused_entrance);
                 self.unused_entrance += 1;
-                bound.entrances[index].push(Entrance { id, asked: listen.clone(), endpoint });
+                bound.entrances[index].push(Entrance { id, group, asked: listen.clone(), endpoint });
                 bound.sockets.push((id, sockets));
             }
         }
@@ -274,7 +275,8 @@ impl Bound {
     }
 }
 
-/// The files of unix sockets where nobody listens any more: left behind, they would look like a server that does not answer.
+/// The files of unix sockets where nobody listens any more: left behind, they would look like a server that does not
+/// answer.
 pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
     for endpoint in endpoints {
         if let Endpoint::Unix(path) = endpoint
@@ -286,12 +288,13 @@ pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
     }
 }
 
-/// The free entrances (all addresses of the name) that were bound for `listen` by `owner`, or by whoever was the first.
+/// The free entrances (all addresses of the name) that were once bound for `listen`, of `owner` or of whoever is the
+/// first. One that asks twice for a port of the kernel's choice has two groups of them.
 fn take_entrances(free: &mut Vec<(&str, Entrance)>, listen: &Listen, owner: Option<&str>) -> Vec<Entrance> {
     let fits =
         |(name, entrance): &&(&str, Entrance)| entrance.asked == *listen && owner.is_none_or(|owner| owner == *name);
-    let Some(&(owner, _)) = free.iter().find(fits) else { return Vec::new() };
-    free.extract_if(.., |(name, entrance)| entrance.asked == *listen && *name == owner).map(|taken| taken.1).collect()
+    let Some(group) = free.iter().find(fits).map(|(_, entrance)| entrance.group) else { return Vec::new() };
+    free.extract_if(.., |(_, entrance)| entrance.group == group).map(|taken| taken.1).collect()
 }
 
 fn opened(sockets: Vec<(EntranceId, Vec<Listening>)>, snapshot: &Snapshot) -> Vec<Opened> {

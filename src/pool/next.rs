@@ -3,22 +3,23 @@
 //! # Who stays
 //!
 //! A backend stays if its pool's name, its own name, its address and what that resolved to are the same. It keeps its
-//! `Arc<Backend>`: counters, averages, health, open connections. A new weight, limit or tier does not make it another one. A
-//! pool of which nothing changed is the same `Arc<Pool>` as before, turn and tables included; in any other the algorithm
-//! takes over from its predecessor what clients rely on.
+//! `Arc<Backend>`: counters, averages, health, open connections. A new weight, limit or tier does not make it another
+//! one. A pool of which nothing changed is the same `Arc<Pool>` as before, turn and tables included; in any other the
+//! algorithm takes over from its predecessor what clients rely on.
 //!
 //! # Slots
 //!
-//! Loads are kept in dense arrays, 64 backends a block, since algorithms scan them; bits and limits go by the same index,
-//! the *slot*. The counts there must stay exact while leases taken under an older snapshot are still out, so a backend keeps
-//! its slot as long as it lives, and pools of all generations share the blocks. A new one gets the first slot whose last
-//! tenant is gone for good, which a `Weak` tells: as long as a lease or an older pool could count there, somebody
-//! holds the tenant. (The other way would be new arrays for each snapshot, and leases that find their count
-//! wherever it has moved to meanwhile: one more indirection for every choice, and a moment in which there are two counts.)
+//! Loads are kept in dense arrays, 64 backends a block, since algorithms scan them; bits and limits go by the same
+//! index, the *slot*. The counts there must stay exact while leases taken under an older snapshot are still out, so a
+//! backend keeps its slot as long as it lives, and pools of all generations share the blocks. A new one gets the first
+//! slot whose last tenant is gone for good, which a `Weak` tells: as long as a lease or an older pool could count
+//! there, somebody holds the tenant. (The other way would be new arrays for each snapshot, and leases that find their
+//! count wherever it has moved to meanwhile: one more indirection for every choice, and a moment in which there are two
+//! counts.)
 //!
-//! A slot without a member is a hole: its bit is clear and its weight is 0, so no algorithm sees it. The order of `members` is the
-//! operator's. Since a slot does not change hands while anybody holds the old pool, slots that a connection has tried
-//! mean the same backends in the next snapshot.
+//! A slot without a member is a hole: its bit is clear and its weight is 0, so no algorithm sees it. The order of
+//! `members` is the operator's. Since a slot does not change hands while anybody holds the old pool, slots that a
+//! connection has tried mean the same backends in the next snapshot.
 
 use super::snapshot::{AdminState, Entrance, Listener, Member, Pool, Snapshot};
 use super::{Backend, BackendId, ListenerTotals};
@@ -204,7 +205,8 @@ impl<'a> Successor<'a> {
         })
     }
 
-    /// Was this one up in the last snapshot? `None`: it was not there, or out of use, where the bit says nothing of health.
+    /// Was this one up in the last snapshot? `None`: it was not there, or out of use, where the bit says nothing of
+    /// health.
     fn was_up(&self, member: &Member) -> Option<bool> {
         let before = self.old?.member(member.slot).filter(|before| before.backend.id == member.backend.id)?;
         (before.state == AdminState::Enabled).then(|| self.old.is_some_and(|old| old.up.get(member.slot)))
@@ -230,10 +232,14 @@ impl<'a> Successor<'a> {
     }
 }
 
-/// The first slot from `from` on whose tenant is gone, or one behind the end. Only control makes tenants, so that none comes back.
+/// The first slot from `from` on whose tenant is gone, or one behind the end. Only control makes tenants, so that none
+/// comes back.
 fn free_slot(tenants: &[Weak<Backend>], from: &mut usize) -> usize {
     let free = |tenant: &Weak<Backend>| tenant.upgrade().is_none();
     let slot = tenants.iter().skip(*from).position(free).map_or(tenants.len(), |found| *from + found);
     *from = slot + 1;
     slot
 }
+
+#[cfg(test)]
+mod tests;

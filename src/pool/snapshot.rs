@@ -40,6 +40,8 @@ pub struct Listener {
 pub struct Entrance {
     /// Who it is, to the workers.
     pub id: EntranceId,
+    /// The first of those that were bound together: a name may have several addresses.
+    pub group: EntranceId,
     /// The address as the operator wrote it. A next snapshot that asks for the same keeps the sockets.
     pub asked: Listen,
     /// What it is bound to, with the real port.
@@ -55,7 +57,7 @@ pub struct EntranceId(pub u32);
 pub struct Member {
     /// The backend.
     pub backend: Arc<Backend>,
-    /// What bits, loads, leases and algorithms know it by; see [`mod@super::next`].
+    /// What bits, loads, leases and algorithms know it by; see `next`.
     pub slot: usize,
     /// Its share.
     pub weight: u16,
@@ -104,8 +106,8 @@ pub struct Pool {
     pub totals: Arc<PoolTotals>,
     /// The generation since which all settings but the backends are as they are now.
     pub(super) terms: u64,
-    /// Where health is `off`: every enabled backend, for when all are backed off. There is nobody then who could say that
-    /// they are down, so the last resort is to try.
+    /// Where health is `off`: every enabled backend, for when all are backed off. There is nobody then who could say
+    /// that they are down, so the last resort is to try.
     pub(super) regardless: Option<AtomicBits>,
     /// Per slot the position in `members`, if there is one in this snapshot.
     pub(super) positions: Vec<Option<u32>>,
@@ -182,8 +184,8 @@ impl Pool {
         self.members.get(position as usize)
     }
 
-    /// Do connections that began under `other`, an earlier pool of this name, have the same settings as new ones? Backends
-    /// may differ.
+    /// Do connections that began under `other`, an earlier pool of this name, have the same settings as new ones?
+    /// Backends may differ.
     pub fn has_terms_of(&self, other: &Pool) -> bool {
         self.terms == other.terms && self.settings.name == other.settings.name
     }

@@ -1,5 +1,5 @@
-//! What listeners and pools have done so far. As with backends, these objects outlive snapshots: a reload that keeps the
-//! name keeps the counts.
+//! What listeners and pools have done so far. As with backends, these objects outlive snapshots: a reload that keeps
+//! the name keeps the counts.
 
 use super::histogram::{CONNECTIONS, Histogram};
 use std::sync::Arc;

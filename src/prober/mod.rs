@@ -46,8 +46,8 @@ pub struct Prober {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Who is told that a backend has gone down whose connections are to be reset (`on_down`). Called on the prober's thread, once its
-/// health bit is cleared.
+/// Who is told that a backend has gone down whose connections are to be reset (`on_down`). Called on the prober's
+/// thread, once its health bit is cleared.
 pub type OnDown = Box<dyn Fn(BackendId) + Send>;
 
 /// Starts the thread on the first snapshot. The first probes go out at once.

@@ -268,8 +268,8 @@ impl Session {
         }
     }
 
-    /// The pool has a successor. Whoever still looks for a backend looks there from now on; a relay goes on under the settings
-    /// that it began with, and holds on to the old pool only if they are different ones now.
+    /// The pool has a successor. Whoever still looks for a backend looks there from now on; a relay goes on under the
+    /// settings that it began with, and holds on to the old pool only if they are different ones now.
     pub fn adopt(&mut self, pool: &Arc<Pool>) {
         let goes_over = match self.state {
             State::Choosing { .. } | State::Dialing(_) => true,

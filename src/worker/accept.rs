@@ -72,8 +72,8 @@ impl Acceptor {
         Ok(())
     }
 
-    /// Listens at further doors. Those it has belong to their listeners in `snapshot` from now on; one that no listener wants any
-    /// more takes in who waits there, for its old listener, and closes.
+    /// Listens at further doors. Those it has belong to their listeners in `snapshot` from now on; one that no listener
+    /// wants any more takes in who waits there, for its old listener, and closes.
     pub(super) fn adopt(&mut self, snapshot: &Snapshot, doors: Vec<Door>, registry: &Registry) {
         for door in doors {
             if let Err(error) = self.open(door, registry) {

@@ -298,12 +298,14 @@ impl<N: Net, O: Observer> Driver<N, O> {
             let old = connection.session.pool();
             if let Some(pool) = snapshot.pool(&old.settings.name).filter(|pool| !Arc::ptr_eq(pool, old)) {
                 connection.session.adopt(pool);
+                // A dial may have less time now.
+                self.arm(key);
             }
         }
     }
 
-    /// Resets the connections of these backends, for this reason. One that is just being dialled goes to another backend: its client
-    /// has lost nothing yet.
+    /// Resets the connections of these backends, for this reason. One that is just being dialled goes to another
+    /// backend: its client has lost nothing yet.
     pub fn reset(&mut self, backends: &[BackendId], reason: CloseReason) {
         for key in self.connections.keys() {
             // Once for each address that is left to dial, then once more if it is connected.

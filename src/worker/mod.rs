@@ -4,8 +4,8 @@
 //! driver. It decides nothing about connections; that is [`crate::session`]'s.
 //!
 //! ```text
-//! poll ─► mail?        a new snapshot, backends to be reset, drain, stop, a connection handed over, or just a wake: look
-//!                      at paused listeners again
+//! poll ─► mail?        a new snapshot, backends to be reset, drain, stop, a connection handed over, or just a wake:
+//! look                      at paused listeners again
 //!      ─► listener?    accept: serve it here, or hand it to a clearly less busy worker
 //!      ─► connection?  driver
 //!      ─► deadlines, unfinished turns, counters
@@ -63,8 +63,8 @@ const FAR_FEWER: usize = 64;
 pub enum Mail {
     /// Serve this client: a busier worker accepted it.
     Serve(Accepted<Socket>),
-    /// From now on this is what there is, and these are further doors to listen at. Read between two batches of events, so that no
-    /// connection sees a part of it.
+    /// From now on this is what there is, and these are further doors to listen at. Read between two batches of events,
+    /// so that no connection sees a part of it.
     Adopt {
         /// The next snapshot.
         snapshot: Arc<Snapshot>,
@@ -225,8 +225,8 @@ impl Worker {
         while let Ok(mail) = self.mail.try_recv() {
             match mail {
                 Mail::Serve(mut accepted) => {
-                    // Whoever sent it may not have had the newest snapshot yet; whoever reads this may be late too, and then
-                    // the snapshot is in the mail.
+                    // Whoever sent it may not have had the newest snapshot yet; whoever reads this may be late too, and
+                    // then the snapshot is in the mail.
                     if let Some(pool) = self.shared.snapshot.pool(&accepted.pool.settings.name) {
                         accepted.pool = pool.clone();
                     }

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 const CALLS: usize = tcplb::admin::server::CONNECTIONS_MAX;
 
 fn connect(balancer: &Balancer) -> TcpStream {
-    let stream = TcpStream::connect(&balancer.admin).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let stream = TcpStream::connect(&balancer.admin).expect("it listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
     stream
 }
 

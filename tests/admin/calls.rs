@@ -294,7 +294,7 @@ fn a_reload_says_what_changed_or_every_mistake() {
 }
 
 fn from_file(path: &Path) -> Balancer {
-    let process = crate::support::Process::start(&["--config", path.to_str().unwrap()]);
+    let process = crate::support::Process::start(&["--config", path.to_str().expect("UTF-8")]);
     let listen = process.after("listening on ");
     let admin = process.after("admin on http://");
     Balancer { process, listen, admin }

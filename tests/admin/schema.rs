@@ -10,12 +10,13 @@ fn check(value: &Value, schema: &Value, document: &Value, at: &str) -> Result<()
     for (key, rule) in schema.as_object().expect("a schema") {
         let good = match key.as_str() {
             "$ref" => {
-                let target = document.pointer(rule.as_str().unwrap().trim_start_matches('#')).expect("a target");
+                let target =
+                    document.pointer(rule.as_str().expect("a sound schema").trim_start_matches('#')).expect("a target");
                 check(value, target, document, at)?;
                 true
             }
             "type" => {
-                let is = |kind: &Value| match kind.as_str().unwrap() {
+                let is = |kind: &Value| match kind.as_str().expect("a sound schema") {
                     "object" => value.is_object(),
                     "array" => value.is_array(),
                     "string" => value.is_string(),
@@ -27,9 +28,13 @@ fn check(value: &Value, schema: &Value, document: &Value, at: &str) -> Result<()
                 };
                 rule.as_array().map_or_else(|| is(rule), |kinds| kinds.iter().any(is))
             }
-            "required" => rule.as_array().unwrap().iter().all(|name| value.get(name.as_str().unwrap()).is_some()),
+            "required" => rule
+                .as_array()
+                .expect("a sound schema")
+                .iter()
+                .all(|name| value.get(name.as_str().expect("a sound schema")).is_some()),
             "properties" => {
-                for (name, schema) in rule.as_object().unwrap() {
+                for (name, schema) in rule.as_object().expect("a sound schema") {
                     if let Some(inside) = value.get(name) {
                         check(inside, schema, document, &format!("{at}/{name}"))?;
                     }
@@ -46,10 +51,12 @@ fn check(value: &Value, schema: &Value, document: &Value, at: &str) -> Result<()
                     .try_for_each(|(index, item)| check(item, rule, document, &format!("{at}/{index}")))?;
                 true
             }
-            "enum" => rule.as_array().unwrap().contains(value),
-            "minimum" => value.as_f64().is_none_or(|number| number >= rule.as_f64().unwrap()),
-            "maximum" => value.as_f64().is_none_or(|number| number <= rule.as_f64().unwrap()),
-            "anyOf" | "oneOf" => rule.as_array().unwrap().iter().any(|one| check(value, one, document, at).is_ok()),
+            "enum" => rule.as_array().expect("a sound schema").contains(value),
+            "minimum" => value.as_f64().is_none_or(|number| number >= rule.as_f64().expect("a sound schema")),
+            "maximum" => value.as_f64().is_none_or(|number| number <= rule.as_f64().expect("a sound schema")),
+            "anyOf" | "oneOf" => {
+                rule.as_array().expect("a sound schema").iter().any(|one| check(value, one, document, at).is_ok())
+            }
             "description" | "default" | "examples" | "minLength" | "maxLength" | "pattern" | "minProperties" => true,
             other => panic!("the test does not know {other}"),
         };

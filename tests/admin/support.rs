@@ -192,8 +192,8 @@ pub fn ask(address: &str, method: &str, path: &str, headers: &[&str], body: &str
 /// Sends bytes and reads the answer.
 #[track_caller]
 pub fn talk(mut stream: TcpStream, bytes: &[u8]) -> Answer {
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(bytes).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+    stream.write_all(bytes).expect("it takes a request");
     answer(stream)
 }
 

@@ -88,7 +88,7 @@ fn rebuild(session: &Session, pool: &Arc<Pool>, now: Tick, offset: u64) -> (Sess
 
 fn relay_life(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let pool = make_pool(&endpoints(), 3);
+    let pool = make_pool(&endpoints(), 3).0.pools[0].clone();
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut now = Tick(1 << 40);
     let mut session = Session::new(client, ListenerTotals::new("sim".into()), pool.clone(), now);
@@ -166,7 +166,7 @@ fn relaying_follows_the_table_and_survives_being_written_down() {
 #[test]
 fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = make_pool(&endpoints(), 3);
+    let pool = make_pool(&endpoints(), 3).0.pools[0].clone();
     let now = Tick(0);
     let mut session = Session::new(None, ListenerTotals::new("sim".into()), pool.clone(), now);
     let mut dialed = Vec::new();
@@ -186,7 +186,7 @@ fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
 #[test]
 fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = make_pool(&endpoints()[..1], 3);
+    let pool = make_pool(&endpoints()[..1], 3).0.pools[0].clone();
     let mut now = Tick(0);
     let mut session = Session::new(None, ListenerTotals::new("sim".into()), pool.clone(), now);
     let picked = pick(&pool, &session, &mut random);

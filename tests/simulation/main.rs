@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
-use tcplb::config::model;
+use tcplb::config::model::{self, Model};
 use tcplb::policy::health::ConnectFailure;
-use tcplb::pool::{self, Admission, Backend, ListenerTotals, Pool};
+use tcplb::pool::{self, Admission, Backend, ListenerTotals, Plan, Resolved, Snapshot};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{CloseReason, Record, Side};
 use tcplb::worker::driver::{Accepted, Driver, Observer};
@@ -115,7 +115,9 @@ fn check_sockets(world: &World, ended: &Ended) {
 struct Simulation {
     driver: Driver<SimNet, Judge>,
     world: Shared,
-    pool: Arc<Pool>,
+    snapshot: Snapshot,
+    model: Model,
+    resolved: Resolved,
     listener: Arc<ListenerTotals>,
     admission: Arc<Admission>,
     ended: Rc<RefCell<Vec<Ended>>>,
@@ -127,7 +129,7 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64, engine: Engine) -> Simulation {
         let mut random = fastrand::Rng::with_seed(seed ^ 0x9e37_79b9_7f4a_7c15);
-        let (pool, answers) = random_pool(&mut random);
+        let ((snapshot, model, resolved), answers) = random_pool(&mut random);
         let world = Rc::new(RefCell::new(World::new(seed, answers)));
         let ended = Rc::new(RefCell::new(Vec::new()));
         let failures = Rc::new(RefCell::new(0));
@@ -138,7 +140,19 @@ impl Simulation {
         let relay = relay::Shared::new(engine, 2);
         let driver = Driver::new(SimNet(world.clone()), judge, relay, seed, Tick(0));
         let (listener, admission) = (ListenerTotals::new("sim".into()), Admission::new(100));
-        Simulation { driver, world, pool, listener, admission, ended, failures, stopped, checked: 0 }
+        Simulation {
+            driver,
+            world,
+            snapshot,
+            model,
+            resolved,
+            listener,
+            admission,
+            ended,
+            failures,
+            stopped,
+            checked: 0,
+        }
     }
 
     fn connect(&mut self) {
@@ -151,7 +165,7 @@ impl Simulation {
             client,
             unix,
             visit: self.listener.enter(),
-            pool: self.pool.clone(),
+            pool: self.snapshot.pools[0].clone(),
             permit,
         });
     }
@@ -186,6 +200,19 @@ impl Simulation {
         self.driver.set_now(world.now);
     }
 
+    /// The operator changes weights, or a setting of the pool, while connections are in any state.
+    fn change(&mut self) {
+        for at in 0..self.model.pools[0].backends.len() {
+            self.model.pools[0].backends[at].weight = 1 + self.random(3) as u16;
+        }
+        if self.random(3) == 0 {
+            self.model.pools[0].connect_attempts = 1 + self.random(3);
+        }
+        let plan = Plan { model: &self.model, resolved: &self.resolved, entrances: &[], state: None };
+        self.snapshot = pool::next(Some(&self.snapshot), &plan);
+        self.driver.adopt(&self.snapshot);
+    }
+
     fn random(&self, below: u32) -> u32 {
         self.world.borrow_mut().random.u32(..below)
     }
@@ -200,7 +227,8 @@ impl Simulation {
                     id.into_iter().for_each(|id| self.world.borrow_mut().peer_acts(id));
                 }
                 60..95 => self.poll(false),
-                95..99 => {
+                95 => self.change(),
+                96..99 => {
                     let time = [1, 40, 900, 6_000, 11_000][self.random(5) as usize];
                     self.pass(Duration::from_millis(time));
                 }
@@ -257,8 +285,9 @@ impl Simulation {
         assert_eq!(self.listener.active(), 0, "a visit is kept");
         assert_eq!(self.listener.accepted(), self.world.borrow().conns.len() as u64);
         assert_eq!(self.world.borrow().pipes.iter().flatten().sum::<u64>(), 0, "bytes are left in a pipe");
-        let sum =
-            |count: fn(&Backend) -> u64| -> u64 { self.pool.members.iter().map(|member| count(&member.backend)).sum() };
+        let sum = |count: fn(&Backend) -> u64| -> u64 {
+            self.snapshot.pools[0].members.iter().map(|member| count(&member.backend)).sum()
+        };
         assert_eq!(sum(|backend| u64::from(backend.active())), 0, "a lease is kept");
         assert_eq!(sum(|backend| backend.counters.connect_failures_total()), *self.failures.borrow());
         let totals =
@@ -269,7 +298,7 @@ impl Simulation {
 }
 
 /// A pool over these backends, each with the addresses given.
-fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> Arc<Pool> {
+fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> (Snapshot, Model, Resolved) {
     let mut resolved = HashMap::new();
     let mut configured = Vec::new();
     for (number, endpoints) in backends.iter().enumerate() {
@@ -289,12 +318,12 @@ fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> Arc<Pool> {
     };
     let listener = model::Listener { pool: "sim".into(), ..model::Listener::default() };
     let global = model::Global::default();
-    let snapshot = pool::build(&model::Model { global, listeners: vec![listener], pools: vec![settings] }, &resolved);
-    snapshot.pools[0].clone()
+    let model = Model { global, listeners: vec![listener], pools: vec![settings] };
+    (pool::build(&model, &resolved), model, resolved)
 }
 
 /// One to three backends of one or two addresses, most of which answer.
-fn random_pool(random: &mut fastrand::Rng) -> (Arc<Pool>, HashMap<Endpoint, Answer>) {
+fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), HashMap<Endpoint, Answer>) {
     let mut answers = HashMap::new();
     let mut backends = Vec::new();
     for number in 0..random.u8(1..4) {
