@@ -115,6 +115,7 @@ fn schemas() -> Value {
     let address = json!({
         "type": "string",
         "description": "127.0.0.1:80, [::1]:80, name:80 or unix:/path",
+        "pattern": "^.+:.+$",
         "examples": ["127.0.0.1:8081"],
     });
     let name = json!({

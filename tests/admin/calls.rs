@@ -132,7 +132,8 @@ fn wrong_bodies_are_told_what_is_wrong() {
     for (method, path, body, want) in [
         ("POST", BACKENDS, "", "EOF"),
         ("POST", BACKENDS, "{", "EOF"),
-        ("POST", BACKENDS, "[]", "address"),
+        ("POST", BACKENDS, "[]", "no JSON object"),
+        ("POST", BACKENDS, r#"["127.0.0.1:1",1,"b",1,true]"#, "no JSON object"),
         ("POST", BACKENDS, "{}", "address"),
         ("POST", BACKENDS, r#"{"address":"a:1","wieght":1}"#, "wieght"),
         ("POST", BACKENDS, r#"{"address":"a"}"#, "the port is missing"),
