@@ -7,4 +7,16 @@
 
 mod support;
 
+mod addresses;
+mod algorithms;
+mod closing;
+mod crowds;
+mod exhaustion;
+mod failover;
 mod harness;
+mod health;
+mod shutdown;
+mod spread;
+mod streams;
+mod taken;
+mod timeouts;

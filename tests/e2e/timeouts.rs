@@ -1,0 +1,65 @@
+//! Silence ends a connection; a byte either way is no silence.
+
+use crate::support::{Server, Tcplb, eventually, peers};
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+#[test]
+fn a_silent_connection_is_closed_and_a_busy_one_is_not() {
+    let server = Server::start(peers::echo);
+    // Its client only listens: bytes one way are enough.
+    let tcplb = Tcplb::new().backend(server.at()).unprobed().args(["--idle-timeout", "2s"]).start();
+    let before = tcplb.open_fds();
+    let (silent, busy) = (tcplb.connect(), tcplb.connect());
+    silent.assert_echoes("and now nothing");
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let pace = crossbeam_channel::tick(Duration::from_millis(100));
+            for round in 0.. {
+                pace.recv().unwrap();
+                // Twice the timeout at least, and until the silent one is closed.
+                if round > 40 && over.load(Ordering::SeqCst) {
+                    break;
+                }
+                busy.assert_echoes("still here");
+            }
+        });
+        // FIN or reset: the contract leaves it open.
+        silent.try_ending().unwrap();
+        over.store(true, Ordering::SeqCst);
+    });
+    busy.assert_echoes("to the last");
+    drop((silent, busy));
+    eventually("both sides of both are gone", || tcplb.open_fds() <= before);
+}
+
+#[test]
+fn bytes_one_way_keep_a_connection_open() {
+    let server = Server::start(|conn| {
+        let pace = crossbeam_channel::tick(Duration::from_millis(100));
+        for _ in 0..40 {
+            pace.recv().map_err(std::io::Error::other)?;
+            (&conn).write_all(b"news\n")?;
+        }
+        Ok(())
+    });
+    let tcplb = Tcplb::new().backend(server.at()).unprobed().args(["--idle-timeout", "2s"]).start();
+    assert_eq!(tcplb.connect().hear_all().len(), 200);
+}
+
+#[test]
+fn a_half_closed_connection_that_falls_silent_is_closed_by_the_idle_timeout_too() {
+    let server = Server::start(|conn| {
+        conn.finish();
+        // The client neither speaks nor finishes; only tcplb can end this.
+        conn.try_ending().map(drop)
+    });
+    let tcplb = Tcplb::new().backend(server.at()).unprobed().args(["--idle-timeout", "1s"]).start();
+    let before = tcplb.open_fds();
+    let client = tcplb.connect();
+    assert_eq!(client.hear_all(), b"");
+    eventually("both sides are gone", || tcplb.open_fds() <= before);
+}
