@@ -15,6 +15,7 @@ mod exhaustion;
 mod failover;
 mod harness;
 mod health;
+mod real;
 mod shutdown;
 mod spread;
 mod streams;
