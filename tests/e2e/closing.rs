@@ -123,7 +123,7 @@ fn a_backend_that_resets_at_once_resets_the_client() {
     let server = Server::start(peers::resets);
     let tcplb = Tcplb::new().backend(server.at()).unprobed().start();
     for _ in 0..20 {
-        assert_eq!(tcplb.connect().ending(), Ending::Reset);
+        assert_eq!(tcplb.ending_of_next(), Ending::Reset);
     }
 }
 

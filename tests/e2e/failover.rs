@@ -1,7 +1,7 @@
 //! A connect that fails is the balancer's problem, not the client's.
 
 use crate::support::{
-    BlackHole, Ending, QUICK_PROBES, Server, Tcplb, eventually, peers, receive, refusing, send, tally,
+    BlackHole, Ending, QUICK_PROBES, Running, Server, Tcplb, eventually, peers, receive, refusing, send, tally,
 };
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -53,7 +53,7 @@ fn a_client_that_leaves_during_the_connect_harms_nobody() {
 fn with_every_backend_refusing_the_client_is_reset_at_once() {
     let tcplb = Tcplb::new().backend(&refusing()).backend(&refusing()).unprobed().start();
     for _ in 0..5 {
-        assert_reset_at_once(&tcplb.connect());
+        assert_reset_at_once(&tcplb);
     }
 }
 
@@ -67,15 +67,15 @@ fn with_every_backend_down_the_client_is_reset_at_once() {
     tcplb.wait_for_line("web1 is down");
     tcplb.wait_for_line("web2 is down");
     for _ in 0..5 {
-        assert_reset_at_once(&tcplb.connect());
+        assert_reset_at_once(&tcplb);
     }
 }
 
 /// At once: well before the connect timeout of five seconds.
 #[track_caller]
-fn assert_reset_at_once(client: &crate::support::Conn) {
+fn assert_reset_at_once(tcplb: &Running) {
     let begun = Instant::now();
-    assert_eq!(client.ending(), Ending::Reset);
+    assert_eq!(tcplb.ending_of_next(), Ending::Reset);
     assert!(begun.elapsed() < Duration::from_secs(4), "it hung for {:?}", begun.elapsed());
 }
 

@@ -96,10 +96,10 @@ fn with_all_backends_full_the_client_is_reset_at_once() {
     let tcplb = Tcplb::new().backend_with(server.at(), "max-connections=1").start();
     let first = tcplb.connect();
     assert_eq!(first.hear_line(), "only");
-    assert_eq!(tcplb.connect().ending(), Ending::Reset);
+    assert_eq!(tcplb.ending_of_next(), Ending::Reset);
     first.assert_echoes("the one that has a place keeps it");
     drop(first);
-    eventually("there is room again", || tcplb.connect().line().is_ok());
+    eventually("there is room again", || Conn::try_to(tcplb.at()).and_then(|client| client.line()).is_ok());
 }
 
 #[test]

@@ -12,8 +12,15 @@ use std::{fs, mem};
 
 #[derive(Default)]
 struct Log {
-    lines: Mutex<Vec<String>>,
+    kept: Mutex<Kept>,
     grown: Condvar,
+}
+
+#[derive(Default)]
+struct Kept {
+    lines: Vec<String>,
+    /// Of the two streams; with both, nothing more comes.
+    closed: usize,
 }
 
 /// A child, killed when dropped.
@@ -71,12 +78,12 @@ impl Process {
 
     /// All that it has printed so far.
     pub fn output(&self) -> String {
-        self.log.lines.lock().join("\n")
+        self.log.kept.lock().lines.join("\n")
     }
 
     /// How many lines so far have `text` in them.
     pub fn count_lines(&self, text: &str) -> usize {
-        self.log.lines.lock().iter().filter(|line| line.contains(text)).count()
+        self.log.kept.lock().lines.iter().filter(|line| line.contains(text)).count()
     }
 
     /// Waits for a line with `text` in it, which may have come already, and returns it.
@@ -89,14 +96,14 @@ impl Process {
     #[track_caller]
     pub fn wait_for_lines(&self, text: &str, count: usize) -> Vec<String> {
         let end = Instant::now() + PATIENCE;
-        let mut lines = self.log.lines.lock();
+        let mut kept = self.log.kept.lock();
         loop {
-            let found: Vec<String> = lines.iter().filter(|line| line.contains(text)).cloned().collect();
+            let found: Vec<String> = kept.lines.iter().filter(|line| line.contains(text)).cloned().collect();
             if found.len() >= count {
                 return found;
             }
-            let late = self.log.grown.wait_until(&mut lines, end).timed_out();
-            assert!(!late, "{} never said `{text}` {count} times; it said:\n{}", self.name, lines.join("\n"));
+            let over = kept.closed == 2 || self.log.grown.wait_until(&mut kept, end).timed_out();
+            assert!(!over, "{} never said `{text}` {count} times; it said:\n{}", self.name, kept.lines.join("\n"));
         }
     }
 
@@ -150,8 +157,10 @@ impl Drop for Process {
 fn keep(from: impl Read + Send + 'static, log: Arc<Log>) -> JoinHandle<()> {
     thread::spawn(move || {
         for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
-            log.lines.lock().push(String::from_utf8_lossy(&line).into_owned());
+            log.kept.lock().lines.push(String::from_utf8_lossy(&line).into_owned());
             log.grown.notify_all();
         }
+        log.kept.lock().closed += 1;
+        log.grown.notify_all();
     })
 }

@@ -1,6 +1,7 @@
 //! tcplb as its users start it: the built program, with flags.
 
-use super::{At, Conn, Process, Server};
+use super::{At, Conn, Ending, Process, Server};
+use std::io::ErrorKind;
 use std::ops::{Deref, DerefMut};
 use std::process::{Command, ExitStatus};
 
@@ -126,6 +127,15 @@ impl Running {
     #[track_caller]
     pub fn connect(&self) -> Conn {
         Conn::to(self.at())
+    }
+
+    /// Connects a client that says nothing: how it is ended. A reset may come so soon that connecting tells of it.
+    #[track_caller]
+    pub fn ending_of_next(&self) -> Ending {
+        match Conn::try_to(self.at()) {
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ending::Reset,
+            client => client.unwrap_or_else(|error| panic!("connect: {error}")).ending(),
+        }
     }
 
     /// Connects a client and drops it again: the name of the backend it came to.
