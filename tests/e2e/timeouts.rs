@@ -49,17 +49,3 @@ fn bytes_one_way_keep_a_connection_open() {
     let tcplb = Tcplb::new().backend(server.at()).unprobed().args(["--idle-timeout", "2s"]).start();
     assert_eq!(tcplb.connect().hear_all().len(), 200);
 }
-
-#[test]
-fn a_half_closed_connection_that_falls_silent_is_closed_by_the_idle_timeout_too() {
-    let server = Server::start(|conn| {
-        conn.finish();
-        // The client neither speaks nor finishes; only tcplb can end this.
-        conn.try_ending().map(drop)
-    });
-    let tcplb = Tcplb::new().backend(server.at()).unprobed().args(["--idle-timeout", "1s"]).start();
-    let before = tcplb.open_fds();
-    let client = tcplb.connect();
-    assert_eq!(client.hear_all(), b"");
-    eventually("both sides are gone", || tcplb.open_fds() <= before);
-}
