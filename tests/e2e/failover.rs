@@ -34,7 +34,8 @@ fn a_client_that_leaves_during_the_connect_harms_nobody() {
     let (hole, server) = (BlackHole::start(), Server::start(peers::echo));
     let tcplb =
         Tcplb::new().backend(hole.at()).backend(server.at()).unprobed().args(["--connect-timeout", "500ms"]).start();
-    let before = tcplb.open_fds();
+    tcplb.connect().assert_echoes("the first");
+    let before = tcplb.settled_fds();
     for round in 0..20 {
         let client = tcplb.connect();
         match round % 3 {

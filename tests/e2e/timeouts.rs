@@ -11,7 +11,8 @@ fn a_silent_connection_is_closed_and_a_busy_one_is_not() {
     let server = Server::start(peers::echo);
     // Its client only listens: bytes one way are enough.
     let tcplb = Tcplb::new().backend(server.at()).unprobed().args(["--idle-timeout", "2s"]).start();
-    let before = tcplb.open_fds();
+    tcplb.connect().assert_echoes("the first");
+    let before = tcplb.settled_fds();
     let (silent, busy) = (tcplb.connect(), tcplb.connect());
     silent.assert_echoes("and now nothing");
     let over = AtomicBool::new(false);

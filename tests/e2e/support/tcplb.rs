@@ -1,9 +1,10 @@
 //! tcplb as its users start it: the built program, with flags.
 
-use super::{At, Conn, Ending, Process, Server};
+use super::{At, Conn, Ending, Process, Server, eventually, let_pass};
 use std::io::ErrorKind;
 use std::ops::{Deref, DerefMut};
 use std::process::{Command, ExitStatus};
+use std::time::Duration;
 
 /// Probes often enough for a test to wait for them.
 pub const QUICK_PROBES: [&str; 4] = ["-t", "300ms", "--health-timeout", "300ms"];
@@ -136,6 +137,20 @@ impl Running {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => Ending::Reset,
             client => client.unwrap_or_else(|error| panic!("connect: {error}")).ending(),
         }
+    }
+
+    /// Open descriptors once their number stays the same: what it must come back to when all later clients have left.
+    /// To be asked after a first client has left, as some things are opened for it and kept.
+    pub fn settled_fds(&self) -> usize {
+        let (mut last, mut looks) = (0, 0);
+        eventually("its descriptors are settled", || {
+            let_pass(Duration::from_millis(50));
+            let now = self.open_fds();
+            looks = if now == last { looks + 1 } else { 0 };
+            last = now;
+            looks == 5
+        });
+        last
     }
 
     /// Connects a client and drops it again: the name of the backend it came to.
