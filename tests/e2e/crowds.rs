@@ -9,8 +9,7 @@ fn two_thousand_connections_at_once_echo_correctly() {
     raise_descriptor_limit();
     let servers = [(); 2].map(|()| Server::start(peers::echo));
     let tcplb = Tcplb::over(&servers);
-    tcplb.connect().assert_echoes("the first");
-    let before = tcplb.settled_fds();
+    let before = tcplb.fds_after_a_crowd();
     let clients: Vec<Conn> = (0..2000).map(|_| tcplb.connect()).collect();
     for round in 0..2 {
         let text = |at: usize| format!("client {at:04} says {round} and means it");
@@ -51,7 +50,7 @@ fn twenty_thousand_short_connections_leave_nothing_behind() {
     };
     // What is kept for reuse, if anything, is there after a few hundred.
     crowd(250);
-    let settled = || (tcplb.settled_fds(), tcplb.threads(), tcplb.rss_kib());
+    let settled = || (tcplb.fds_after_a_crowd(), tcplb.threads(), tcplb.rss_kib());
     let (descriptors, threads, memory) = settled();
     crowd(4750);
     eventually("every descriptor is given back", || tcplb.open_fds() <= descriptors);

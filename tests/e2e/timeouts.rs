@@ -11,8 +11,7 @@ fn a_silent_connection_is_closed_and_a_busy_one_is_not() {
     let server = Server::start(peers::echo);
     // Its client only listens: bytes one way are enough.
     let tcplb = Tcplb::new().backend(server.at()).unprobed().args(["--idle-timeout", "2s"]).start();
-    tcplb.connect().assert_echoes("the first");
-    let before = tcplb.settled_fds();
+    let before = tcplb.fds_after_a_crowd();
     let (silent, busy) = (tcplb.connect(), tcplb.connect());
     silent.assert_echoes("and now nothing");
     let over = AtomicBool::new(false);
