@@ -269,7 +269,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
     /// nothing for connections that were silent.
     pub fn flush(&mut self) {
         // The list holds one entry for each connection that moved a byte since the last call, ended ones included.
-        for key in std::mem::take(&mut self.dirty) {
+        for key in self.dirty.drain(..) {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.dirty = false;
                 connection.flush();

@@ -10,6 +10,7 @@ mod support;
 mod addresses;
 mod algorithms;
 mod closing;
+mod costs;
 mod crowds;
 mod exhaustion;
 mod failover;
