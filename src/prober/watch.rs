@@ -200,13 +200,13 @@ impl Watch {
 
     /// The one log line of a change.
     fn changed(&self, outcome: Outcome, many: bool) {
+        self.note_change();
         let (name, suffix) = (&self.backend.name, self.suffix(many));
         if self.judge.is_up() {
             log::info!("{name} is up: {outcome}{suffix}");
         } else {
             log::warn!("{name} is down: {outcome}{suffix}");
         }
-        self.note_change();
     }
 
     fn note_change(&self) {

@@ -462,8 +462,9 @@ fn flush_totals(backend: Option<&Arc<Backend>>, up: u64, down: u64, flushed: (u6
     backend.counters.bytes_to_client.fetch_add(down - flushed.1, Ordering::Relaxed);
 }
 
+/// A backend whose name has several addresses has failed when the last of them has.
 fn note_failure(observer: &mut impl Observer, session: &Session, failure: ConnectFailure) {
-    if let Some(lease) = session.lease() {
+    if let Some(lease) = session.lease().filter(|_| session.is_at_last_endpoint()) {
         lease.backend().counters.connect_failures.fetch_add(1, Ordering::Relaxed);
         observer.connect_failed(lease.backend(), failure);
     }
