@@ -101,7 +101,7 @@ def _group(results, row, figure, best, names, left, group_width):
             )
             if share > HIGHEST:
                 parts.append(_text(x + BAR / 2, top + 16, f"×{share:.1f}", size=11, fill="#ffffff"))
-            parts.append(_text(x + BAR / 2, top - 5, number(value, figure.digits), size=11))
+            parts.append(_text(x + BAR / 2, top - 5, number(value, figure.digits if value < 100 else 0), size=11))
         if name == OURS:
             y = _y(figure.goal)
             parts.append(

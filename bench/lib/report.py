@@ -108,7 +108,7 @@ def markdown(results, machine, seconds, rounds, skipped):
         "# tcplb and its peers",
         "",
         f"{machine['date']}, commit {machine['commit']}. {machine['cpu']}, {machine['cores']} cores shared by clients, "
-        f"proxy and backend over loopback, Linux {machine['kernel']}. {versions}.",
+        f"proxy and backend over loopback, Linux {machine['kernel']}, load average before the start {machine['load_average_at_start']:.1f}. {versions}.",
         "",
         f"Medians (lowest–highest) of {rounds} interleaved rounds of {seconds} s. CPU is the proxy's own, user and system. "
         "“Against the best” is tcplb over the best peer, round by round: below 1 is less, which is better except for "
