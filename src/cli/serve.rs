@@ -1,8 +1,9 @@
 //! The balancer in the foreground: start it, say what it does, pass signals on, wait for the end.
 
 use super::signals::{self, Signal};
-use super::{flags, terminal};
+use super::terminal;
 use crate::app::{self, Remote};
+use crate::base::duration;
 use crate::config::model::{self, HealthKind, Model};
 use crossbeam_channel::Receiver;
 use std::fmt::{self, Write};
@@ -79,7 +80,7 @@ struct Watched<'a>(&'a model::Health);
 
 impl fmt::Display for Watched<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let interval = flags::written(self.0.interval);
+        let interval = duration::written(self.0.interval);
         match &self.0.kind {
             HealthKind::Tcp => write!(out, "tcp health every {interval}"),
             HealthKind::Http { path, .. } => write!(out, "http health of {path} every {interval}"),
@@ -91,6 +92,7 @@ impl fmt::Display for Watched<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::args::Arguments;
+    use super::super::flags;
     use super::*;
     use clap::Parser;
 

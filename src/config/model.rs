@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Everything a running tcplb is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     /// What concerns the process.
     pub global: Global,
@@ -18,7 +18,7 @@ pub struct Model {
 }
 
 /// What concerns the whole process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Global {
     /// Event-loop threads, at least one.
     pub workers: usize,
@@ -67,7 +67,7 @@ impl Engine {
 }
 
 /// A place where clients connect.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Its name in logs, metrics and API.
     pub name: String,
@@ -118,7 +118,7 @@ impl Default for Listener {
 }
 
 /// A set of backends that serve the same thing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// Its name in logs, metrics and API.
     pub name: String,
