@@ -10,7 +10,6 @@ use crate::base::{Listen, duration};
 use crate::config::check::{self, WORKERS_MAX};
 use crate::config::model::{self, Health, HealthKind, Model, defaults};
 use log::LevelFilter;
-use std::time::Duration;
 
 /// What the flags ask for.
 #[derive(Clone, Debug)]
@@ -190,6 +189,7 @@ mod tests {
     use super::*;
     use crate::base::Address;
     use clap::Parser;
+    use std::time::Duration;
 
     fn asked(line: &str) -> Result<Asked, Mistakes> {
         let arguments = Arguments::try_parse_from(std::iter::once("tcplb").chain(line.split_whitespace())).unwrap();
