@@ -278,8 +278,8 @@ fn start_up_says_where_it_listens_and_signals_do_what_they_should() {
 
 /// A file whose name ends with `.toml`, gone when the test ends.
 fn config(text: &str) -> tempfile::NamedTempFile {
-    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
-    std::fs::write(file.path(), text).unwrap();
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
+    std::fs::write(file.path(), text).expect("it is written");
     file
 }
 
@@ -310,10 +310,8 @@ fn a_wrong_config_file_is_told_line_by_line() {
     let path = file.path().to_str().unwrap();
     for arguments in [&["check", path][..], &["--config", path], &["-c", path]] {
         let message = refused(arguments, 2);
-        let wants = [
-            ":2: workers: expected a number from 1 to 1024, got `0`",
-            ":5: unknown key `bnd`, did you mean `bind`?",
-        ];
+        let wants =
+            [":2: workers: expected a number from 1 to 1024, got `0`", ":5: unknown key `bnd`, did you mean `bind`?"];
         for want in wants {
             assert!(message.lines().any(|line| line == format!("error: {path}{want}")), "{message}");
         }
@@ -339,7 +337,10 @@ fn a_config_file_says_everything_so_no_other_flag_goes_with_it() {
     let path = file.path().to_str().unwrap();
     for flag in FLAGS.iter().filter(|flag| !["config", "log-level", "version"].contains(flag)) {
         let message = refused(&["--config", path, &format!("--{flag}"), "1"], 2);
-        assert!(message.starts_with("error: --config: ") && message.contains(&format!("leave out --{flag},")), "{message}");
+        assert!(
+            message.starts_with("error: --config: ") && message.contains(&format!("leave out --{flag},")),
+            "{message}"
+        );
     }
     let message = refused(&["-c", path, "-l", ":1", "-b", "a:1", "--log-level", "loud"], 2);
     assert!(message.contains("leave out --listen, --backend, or") && message.contains("--log-level: "), "{message}");

@@ -21,7 +21,9 @@ pub fn read(path: &Path, flags: &Balance, cores: usize) -> Result<Asked, Mistake
     let given = beside(flags);
     if !given.is_empty() {
         let (given, path) = (given.join(", "), path.display());
-        mistakes.push(format!("--config: `{path}` says all there is to say, so leave out {given}, or put it into the file"));
+        mistakes.push(format!(
+            "--config: `{path}` says all there is to say, so leave out {given}, or put it into the file"
+        ));
     }
     let level = flags.log_level.as_deref().map_or(Ok(LevelFilter::Info), values::log_level);
     let log_level = level.map_err(|why| mistakes.push(format!("--log-level: {why}"))).unwrap_or(LevelFilter::Info);

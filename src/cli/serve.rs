@@ -36,7 +36,7 @@ fn obey(signals: &Receiver<Signal>, remote: &Remote) {
                 stopping = true;
                 remote.stop();
             }
-            Signal::Hangup => log::info!("SIGHUP ignored: there is no file to read again"),
+            Signal::Hangup => log::info!("SIGHUP ignored: this version does not read its file again"),
             Signal::User1 => log::info!("SIGUSR1 ignored: there is no log file to reopen"),
             Signal::User2 => log::info!("SIGUSR2 ignored: this version can't hand over to a new one"),
         }

@@ -138,6 +138,27 @@ mod tests {
     }
 
     #[test]
+    fn a_health_host_fits_a_header() {
+        for good in ["web.internal", "web.internal:8080", "[::1]"] {
+            assert_eq!(health_host(good), Ok(()), "{good}");
+        }
+        for bad in ["", "a b", "a\r\nX: y", "größe"] {
+            assert!(health_host(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn local_is_what_no_other_machine_reaches() {
+        let local = |text: &str| is_local(&Listen::parse(text).unwrap());
+        for text in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1", "unix:/a"] {
+            assert!(local(text), "{text}");
+        }
+        for text in [":1", "0.0.0.0:1", "[::]:1", "10.0.0.1:1", "web.internal:1"] {
+            assert!(!local(text), "{text}");
+        }
+    }
+
+    #[test]
     fn a_message_stays_on_its_line() {
         assert_eq!(shown("got `a\nb\u{1b}[31m`: größer, isn't it"), "got `a\\nb\\u{1b}[31m`: größer, isn't it");
     }

@@ -64,25 +64,29 @@ impl<'a> Notes<'a> {
     /// Every mistake as `name:line: message`, in the order of the file.
     ///
     /// Where the text is not TOML, what was read of the broken line is a guess, and what seems to be missing may have been
-    /// lost there: nothing is said about either.
+    /// lost there: nothing is said about either. A bracket that is never closed swallows the rest of the file: then the first
+    /// broken line is told, and nothing after it.
     pub fn lines(self, name: &str) -> Vec<String> {
         let mut notes = self.noted.take();
         notes.sort_by_key(|note| note.at);
-        let broken: Vec<usize> =
-            notes.iter().filter(|note| note.about == About::Syntax).map(|note| self.line(note.at)).collect();
+        let syntax = || notes.iter().filter(|note| note.about == About::Syntax);
+        let mut broken: Vec<usize> = syntax().map(|note| self.line(note.at)).collect();
+        broken.dedup();
+        let end = self.text.trim_end().len();
+        let swallowed = if syntax().any(|note| note.at >= end) { broken.first().copied() } else { None };
+        let mut told = None;
         let mut lines = Vec::new();
         for note in notes {
             let line = self.line(note.at);
             let sure = match note.about {
-                About::Syntax => true,
-                About::Value => !broken.contains(&line),
+                About::Syntax => told.replace(line) != Some(line),
+                About::Value => broken.binary_search(&line).is_err(),
                 About::Absence => broken.is_empty(),
             };
-            if sure {
+            if sure && swallowed.is_none_or(|last| line <= last) {
                 lines.push(check::shown(&format!("{name}:{line}: {}", note.message)));
             }
         }
-        lines.dedup();
         lines
     }
 
@@ -238,7 +242,7 @@ impl<'a> Table<'a> {
         match value.get_ref() {
             DeValue::Array(items) => items.iter().filter_map(open).collect(),
             DeValue::Table(_) => {
-                self.wrong(key, format!("there may be several: write two pairs of brackets, [[…{key}]]"));
+                self.wrong(key, "there may be several, so the header has two pairs of brackets");
                 open(value).into_iter().collect()
             }
             _ => open(value).into_iter().collect(),
