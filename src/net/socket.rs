@@ -1,5 +1,6 @@
 //! A connected, or connecting, non-blocking stream socket.
 
+use super::pacing;
 use crate::base::Endpoint;
 use mio::event::Source;
 use mio::unix::SourceFd;
@@ -75,6 +76,7 @@ impl Socket {
                 let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
                 // Small writes go out at once: the peers, not the balancer, decide how to batch.
                 sockopt::set_tcp_nodelay(&fd, true)?;
+                pacing::none_on_loopback(&fd, at.ip());
                 prepare(&fd)?;
                 let connecting = net::connect(&fd, at);
                 (fd, connecting)
