@@ -34,8 +34,8 @@ impl Io for Kernel {
         socket.recv(buffer)
     }
 
-    fn send(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
-        socket.send(bytes)
+    fn send(&mut self, socket: &Socket, bytes: &[u8], _: bool) -> io::Result<usize> {
+        socket.send(bytes, false)
     }
 
     fn pipe(&mut self) -> io::Result<Pipe> {

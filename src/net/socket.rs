@@ -108,9 +108,11 @@ impl Socket {
         Ok(retry(|| net::recv(&self.0, &mut *buffer, RecvFlags::empty()))?.0)
     }
 
-    /// Writes what the kernel takes. `WouldBlock`: no room.
-    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(retry(|| net::send(&self.0, bytes, SendFlags::NOSIGNAL))?)
+    /// Writes what the kernel takes. `WouldBlock`: no room. With `more`, what does not fill a packet waits for what is sent
+    /// next, a FIN for one, or for 200 ms (tcp(7), TCP_CORK).
+    pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
+        Ok(retry(|| net::send(&self.0, bytes, flags))?)
     }
 
     /// Sends a FIN after the last byte; reading goes on. An error means that the peer is gone, which reading tells too.
