@@ -305,6 +305,39 @@ fn a_config_file_is_checked_and_run() {
 }
 
 #[test]
+fn sighup_reads_the_file_again_and_a_wrong_one_changes_nothing() {
+    let (one, two) = (
+        Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]),
+        Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web2"]),
+    );
+    let (one, two) = (one.address(), two.address());
+    let text = |backend: &str, rest: &str| {
+        format!(
+            "[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\nname = 'web'\nhealth.kind = 'off'\n\
+             backend = [{{ name = 'it', address = '{backend}' }}]\n{rest}"
+        )
+    };
+    let file = config(&text(&one, ""));
+    let mut balancer = Process::start(&["--config", file.path().to_str().unwrap()]);
+    let address = balancer.address();
+    assert!(ask(&address).unwrap().ends_with("web1\n"));
+
+    std::fs::write(file.path(), text(&two, "")).unwrap();
+    balancer.signal(Signal::HUP);
+    let line = balancer.line("reload: ");
+    assert!(line.contains(&format!("backend it changed: address {one} → {two}")), "{line}");
+    assert!(ask(&address).unwrap().ends_with("web2\n"));
+
+    std::fs::write(file.path(), text(&one, "wieght = 1\n")).unwrap();
+    balancer.signal(Signal::HUP);
+    let line = balancer.line("reload refused: ");
+    assert!(line.contains("unknown key `wieght`") && line.contains(".toml:7: "), "{line}");
+    assert!(ask(&address).unwrap().ends_with("web2\n"));
+    balancer.signal(Signal::TERM);
+    assert_eq!(balancer.end().code(), Some(0));
+}
+
+#[test]
 fn a_wrong_config_file_is_told_line_by_line() {
     let file = config("[global]\nworkers = 0\n\n[[listener]]\nbnd = [':80']\n");
     let path = file.path().to_str().unwrap();

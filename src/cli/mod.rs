@@ -26,6 +26,7 @@ mod signals;
 mod terminal;
 mod values;
 
+use crate::app::Loader;
 use args::{Arguments, Command};
 use clap::Parser;
 use log::LevelFilter;
@@ -71,7 +72,10 @@ fn balance(flags: &args::Balance) -> ExitCode {
     match asked {
         Ok(asked) => {
             logger::init(asked.log_level);
-            done(serve::run(asked.model))
+            let loader = flags.config.clone().map(|path| -> Loader {
+                Box::new(move || config_file::load(&path, cores()).map_err(|flags::Mistakes(mistakes)| mistakes))
+            });
+            done(serve::run(asked.model, loader))
         }
         Err(flags::Mistakes(mistakes)) => {
             let code = refuse(&mistakes);

@@ -1,23 +1,23 @@
 //! The immutable picture of all pools that workers and prober work from.
 
-use super::{Backend, BackendId, Lease};
-use crate::base::bits::WORD;
-use crate::base::{AtomicBits, Endpoint};
+use super::{Backend, Lease, ListenerTotals, PoolTotals};
+use crate::base::{AtomicBits, Endpoint, Listen};
 use crate::config::model;
-use crate::policy::balance::{self, Balance, Client, LoadBlock, View};
-use std::collections::HashMap;
+use crate::policy::balance::{Balance, Client, LoadBlock, View};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// All pools and listeners of one generation.
 #[derive(Debug)]
 pub struct Snapshot {
     /// Counts the snapshots published so far.
     pub generation: u64,
-    /// Where clients come in. The index names a listener to the workers.
-    pub listeners: Vec<Listener>,
+    /// Where clients come in.
+    pub listeners: Vec<Arc<Listener>>,
     /// Every pool.
     pub pools: Vec<Arc<Pool>>,
+    /// The next [`super::BackendId`] that nobody had.
+    pub(super) unused_id: u64,
 }
 
 /// A listener and the pool it serves.
@@ -25,36 +25,98 @@ pub struct Snapshot {
 pub struct Listener {
     /// Its name.
     pub name: String,
+    /// What the operator asked for.
+    pub settings: model::Listener,
     /// Its pool.
     pub pool: Arc<Pool>,
+    /// The addresses it is bound to.
+    pub entrances: Vec<Entrance>,
+    /// What it has done so far; survives snapshots that keep the name.
+    pub totals: Arc<ListenerTotals>,
 }
+
+/// One bound address of a listener. Every worker has its own socket there (for a unix socket one of them).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entrance {
+    /// Who it is, to the workers.
+    pub id: EntranceId,
+    /// The first of those that were bound together: a name may have several addresses.
+    pub group: EntranceId,
+    /// The address as the operator wrote it. A next snapshot that asks for the same keeps the sockets.
+    pub asked: Listen,
+    /// What it is bound to, with the real port.
+    pub endpoint: Endpoint,
+}
+
+/// Names an entrance for the life of the process; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EntranceId(pub u32);
 
 /// A backend with the settings it has in this snapshot.
 #[derive(Debug)]
 pub struct Member {
     /// The backend.
     pub backend: Arc<Backend>,
+    /// What bits, loads, leases and algorithms know it by; see `next`.
+    pub slot: usize,
     /// Its share.
     pub weight: u16,
     /// Serves only when no primary can.
     pub backup: bool,
+    /// What an operator says, whatever its health.
+    pub state: AdminState,
+}
+
+/// May a backend be used, as far as operators are concerned? Connections that are open go on in any state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AdminState {
+    /// As its health allows.
+    #[default]
+    Enabled,
+    /// It takes no new connections.
+    Draining,
+    /// It takes no new connections and is not probed.
+    Disabled,
+}
+
+impl AdminState {
+    /// All of them, with what users call them.
+    pub const NAMES: [(&'static str, AdminState); 3] =
+        [("enabled", AdminState::Enabled), ("draining", AdminState::Draining), ("disabled", AdminState::Disabled)];
+
+    /// Its word in API and log.
+    pub fn word(self) -> &'static str {
+        match self {
+            AdminState::Enabled => "enabled",
+            AdminState::Draining => "draining",
+            AdminState::Disabled => "disabled",
+        }
+    }
 }
 
 /// A pool of one snapshot.
 pub struct Pool {
     /// What the operator asked for.
     pub settings: model::Pool,
-    /// Its backends; an index in here is what algorithms, bits and leases speak of.
+    /// Its backends, in the order of `settings.backends`.
     pub members: Vec<Member>,
-    /// Which of them are up. The prober is the only writer.
+    /// Which slots may be used: the backend there is up and enabled. The prober is the only writer.
     pub up: AtomicBits,
-    /// Where health is `off`: everybody, for when all are backed off. There is nobody then who could say that they are
-    /// down, so the last resort is to try.
-    regardless: Option<AtomicBits>,
-    loads: Vec<Arc<LoadBlock>>,
-    limits: Vec<u32>,
-    primary: Box<dyn Balance>,
-    backup: Option<Box<dyn Balance>>,
+    /// What it has done so far; survives snapshots that keep the name.
+    pub totals: Arc<PoolTotals>,
+    /// The generation since which all settings but the backends are as they are now.
+    pub(super) terms: u64,
+    /// Where health is `off`: every enabled backend, for when all are backed off. There is nobody then who could say
+    /// that they are down, so the last resort is to try.
+    pub(super) regardless: Option<AtomicBits>,
+    /// Per slot the position in `members`, if there is one in this snapshot.
+    pub(super) positions: Vec<Option<u32>>,
+    /// Per slot who has it, or had it last: it is free once that backend is gone.
+    pub(super) tenants: Vec<Weak<Backend>>,
+    pub(super) loads: Vec<Arc<LoadBlock>>,
+    pub(super) limits: Vec<u32>,
+    pub(super) primary: Box<dyn Balance>,
+    pub(super) backup: Option<Box<dyn Balance>>,
 }
 
 /// Why there is no backend for a client.
@@ -66,9 +128,21 @@ pub enum NoBackend {
     AllFull,
 }
 
+impl Snapshot {
+    /// The pool of this name.
+    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+        self.pools.iter().find(|pool| pool.settings.name == name)
+    }
+
+    /// The listener that an entrance belongs to.
+    pub fn listener_of(&self, entrance: EntranceId) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| listener.entrances.iter().any(|own| own.id == entrance))
+    }
+}
+
 impl Pool {
-    /// Chooses a backend for a client and counts the connection there. `tried` holds the indexes of those that this
-    /// connection tried in vain.
+    /// Chooses a backend for a client and counts the connection there. `tried` holds the slots of those that this
+    /// connection tried in vain, in this snapshot or an earlier one.
     pub fn pick(&self, client: Client, tried: &[u32], random: &mut fastrand::Rng) -> Result<Lease, NoBackend> {
         // A backend that fills up between choice and lease counts as tried, for this choice only.
         let mut lost = Vec::new();
@@ -76,18 +150,18 @@ impl Pool {
             let excluded = if lost.is_empty() { tried } else { &lost };
             let choice = self.choose(&self.up, excluded, client, random);
             let choice = choice.or_else(|| self.choose(self.regardless.as_ref()?, excluded, client, random));
-            let Some(index) = choice else { return Err(self.why_none(tried)) };
-            let (Some(member), Some(&limit)) = (self.members.get(index), self.limits.get(index)) else {
-                debug_assert!(false, "{:?} chose {index} of {}", self.settings.algorithm, self.members.len());
+            let Some(slot) = choice else { return Err(self.why_none(tried)) };
+            let (Some(member), Some(&limit)) = (self.member(slot), self.limits.get(slot)) else {
+                debug_assert!(false, "{:?} chose {slot} of {}", self.settings.algorithm, self.positions.len());
                 return Err(NoBackend::AllDown);
             };
-            if let Some(lease) = Lease::take(&member.backend, index, limit) {
+            if let Some(lease) = Lease::take(&member.backend, slot, limit) {
                 return Ok(lease);
             }
             if lost.is_empty() {
                 lost.extend_from_slice(tried);
             }
-            lost.push(index as u32);
+            lost.push(slot as u32);
         }
     }
 
@@ -100,9 +174,20 @@ impl Pool {
 
     fn why_none(&self, tried: &[u32]) -> NoBackend {
         let up = self.regardless.as_ref().unwrap_or(&self.up);
-        let open =
-            |(index, member): (usize, &Member)| member.weight > 0 && up.get(index) && !tried.contains(&(index as u32));
-        if self.members.iter().enumerate().any(open) { NoBackend::AllFull } else { NoBackend::AllDown }
+        let open = |member: &Member| member.weight > 0 && up.get(member.slot) && !tried.contains(&(member.slot as u32));
+        if self.members.iter().any(open) { NoBackend::AllFull } else { NoBackend::AllDown }
+    }
+
+    /// Who has this slot.
+    pub fn member(&self, slot: usize) -> Option<&Member> {
+        let position = (*self.positions.get(slot)?)?;
+        self.members.get(position as usize)
+    }
+
+    /// Do connections that began under `other`, an earlier pool of this name, have the same settings as new ones?
+    /// Backends may differ.
+    pub fn has_terms_of(&self, other: &Pool) -> bool {
+        self.terms == other.terms && self.settings.name == other.settings.name
     }
 }
 
@@ -112,53 +197,5 @@ impl fmt::Debug for Pool {
             .field("settings", &self.settings)
             .field("members", &self.members)
             .finish_non_exhaustive()
-    }
-}
-
-/// Builds the first snapshot of a model. `resolved` gives each backend's endpoints, by pool and backend name.
-pub fn build(model: &model::Model, resolved: &HashMap<(String, String), Vec<Endpoint>>) -> Snapshot {
-    let mut ids = 0..;
-    let pools: Vec<Arc<Pool>> = model.pools.iter().map(|pool| Arc::new(build_pool(pool, resolved, &mut ids))).collect();
-    let listeners = model.listeners.iter().filter_map(|listener| {
-        let pool = pools.iter().find(|pool| pool.settings.name == listener.pool)?;
-        Some(Listener { name: listener.name.clone(), pool: pool.clone() })
-    });
-    Snapshot { generation: 1, listeners: listeners.collect(), pools: pools.clone() }
-}
-
-fn build_pool(
-    settings: &model::Pool,
-    resolved: &HashMap<(String, String), Vec<Endpoint>>,
-    ids: &mut impl Iterator<Item = u64>,
-) -> Pool {
-    let backends = &settings.backends;
-    let loads: Vec<Arc<LoadBlock>> = (0..backends.len().div_ceil(WORD)).map(|_| Arc::default()).collect();
-    let members = backends.iter().zip(ids).enumerate().map(|(index, (backend, id))| {
-        let endpoints = resolved.get(&(settings.name.clone(), backend.name.clone())).cloned().unwrap_or_default();
-        let block = loads[index / WORD].clone();
-        Member {
-            backend: Arc::new(Backend::new(BackendId(id), backend.name.clone(), endpoints, block, index)),
-            weight: backend.weight,
-            backup: backend.backup,
-        }
-    });
-    // Both tiers share one index space; to each, the other's members have no weight.
-    let tier = |backup: bool| -> Vec<balance::Member> {
-        let weight = |backend: &model::Backend| if backend.backup == backup { backend.weight } else { 0 };
-        let member =
-            |backend: &model::Backend| balance::Member { key: backend.address.to_string(), weight: weight(backend) };
-        backends.iter().map(member).collect()
-    };
-    let build = settings.algorithm.build;
-    Pool {
-        members: members.collect(),
-        // Up until the first result says otherwise.
-        up: AtomicBits::new(backends.len(), true),
-        regardless: (settings.health.kind == model::HealthKind::Off).then(|| AtomicBits::new(backends.len(), true)),
-        limits: backends.iter().map(|backend| backend.max_connections.unwrap_or(u32::MAX)).collect(),
-        primary: build(&tier(false), 0),
-        backup: backends.iter().any(|backend| backend.backup).then(|| build(&tier(true), 0)),
-        loads,
-        settings: settings.clone(),
     }
 }

@@ -4,10 +4,10 @@
 
 use crate::base::slots::Key;
 use crate::base::{Address, Tick};
-use crate::config::model::{Health, HealthKind};
+use crate::config::model::{Health, HealthKind, OnDown};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::{ConnectFailure, Outcome, Rules, Verdict, schedule};
-use crate::pool::{Backend, Member, Pool};
+use crate::pool::{AdminState, Backend, Member, Pool};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,7 +16,12 @@ use std::time::{Duration, Instant};
 pub struct Watch {
     /// Where it stands in the newest snapshot.
     pool: Arc<Pool>,
+    /// Its position in `pool.members`.
     index: usize,
+    slot: usize,
+    state: AdminState,
+    /// It went down, and its connections are to be reset; nobody has been told yet.
+    fallen: bool,
     backend: Arc<Backend>,
     judge: Judge,
     /// What is going on.
@@ -70,7 +75,8 @@ impl Watch {
         let left = (connections(&backend), backend.latency_us());
         let judge = Judge::of(&pool.settings.health);
         let (pool, stage, reached) = (pool.clone(), Stage::Resting, left.0);
-        let watch = Watch { pool, index, backend, judge, stage, started: Tick(0), probed: false, reached, left };
+        let (slot, state, fallen, started, probed) = (member.slot, member.state, false, Tick(0), false);
+        let watch = Watch { pool, index, slot, state, fallen, backend, judge, stage, started, probed, reached, left };
         watch.show();
         watch
     }
@@ -78,12 +84,14 @@ impl Watch {
     /// The backend's place in a new snapshot. What is known stays known, and the new snapshot's bit says so. True if the
     /// next probe should come soon, as a new backend's does: the interval is another one now, or it is another judge, who
     /// knows nothing yet.
-    pub fn adopt(&mut self, pool: &Arc<Pool>, index: usize) -> bool {
+    pub fn adopt(&mut self, pool: &Arc<Pool>, index: usize, member: &Member) -> bool {
         let old = std::mem::replace(&mut self.pool, pool.clone());
-        self.index = index;
+        (self.index, self.slot) = (index, member.slot);
+        let before = std::mem::replace(&mut self.state, member.state);
         let (old, new) = (&old.settings.health, &self.pool.settings.health);
         let other_judge = (old.kind == HealthKind::Off) != (new.kind == HealthKind::Off);
-        let anew = other_judge || old.interval != new.interval;
+        let back = before == AdminState::Disabled && self.state != AdminState::Disabled;
+        let anew = other_judge || back || old.interval != new.interval;
         if other_judge {
             (self.judge, self.probed) = (Judge::of(new), false);
         }
@@ -107,9 +115,14 @@ impl Watch {
         (configured.name == self.backend.name).then_some(&configured.address)
     }
 
-    /// Is it never probed?
-    pub fn is_off(&self) -> bool {
-        matches!(self.judge, Judge::Off(_))
+    /// Is it probed at all? Neither where health is `off` nor while an operator has disabled it.
+    pub fn is_probed(&self) -> bool {
+        matches!(self.judge, Judge::Probed(_)) && self.state != AdminState::Disabled
+    }
+
+    /// Has it gone down since the last call, in a pool where that resets its connections?
+    pub fn take_fallen(&mut self) -> bool {
+        std::mem::take(&mut self.fallen)
     }
 
     /// How long after the start of the last probe the next one is due.
@@ -199,13 +212,14 @@ impl Watch {
     }
 
     /// The one log line of a change.
-    fn changed(&self, outcome: Outcome, many: bool) {
+    fn changed(&mut self, outcome: Outcome, many: bool) {
         self.note_change();
         let (name, suffix) = (&self.backend.name, self.suffix(many));
         if self.judge.is_up() {
             log::info!("{name} is up: {outcome}{suffix}");
         } else {
             log::warn!("{name} is down: {outcome}{suffix}");
+            self.fallen = self.pool.settings.on_down == OnDown::Reset;
         }
     }
 
@@ -214,9 +228,9 @@ impl Watch {
         self.show();
     }
 
-    /// Writes the health bit.
+    /// Writes the health bit. One that an operator has taken out of use is not usable, whatever its health.
     fn show(&self) {
-        self.pool.up.set(self.index, self.judge.is_up());
+        self.pool.up.set(self.slot, self.judge.is_up() && self.state == AdminState::Enabled);
     }
 
     fn suffix(&self, many: bool) -> String {

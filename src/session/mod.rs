@@ -65,7 +65,7 @@ pub use half::{Half, Side, Way};
 use crate::base::{Endpoint, Tick};
 use crate::config::model::Pool as Settings;
 use crate::policy::balance::Client;
-use crate::pool::{Lease, NoBackend, Pool};
+use crate::pool::{Lease, ListenerTotals, NoBackend, Pool};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -152,7 +152,7 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct Session {
     client: Option<Endpoint>,
-    listener: u32,
+    listener: Arc<ListenerTotals>,
     pool: Arc<Pool>,
     started: Tick,
     attempts: u32,
@@ -254,7 +254,7 @@ impl Relay {
 
 impl Session {
     /// A connection that has just been accepted. The first effect is [`Effect::Pick`]. `client` is `None` for a unix peer.
-    pub fn new(client: Option<Endpoint>, listener: u32, pool: Arc<Pool>, now: Tick) -> Session {
+    pub fn new(client: Option<Endpoint>, listener: Arc<ListenerTotals>, pool: Arc<Pool>, now: Tick) -> Session {
         Session { client, listener, pool, started: now, attempts: 0, state: State::Choosing { tried: Vec::new() } }
     }
 
@@ -267,6 +267,19 @@ impl Session {
             Input::Reset(side) => self.end(Ending::Reset, CloseReason::reset(side), now),
             Input::Deadline => self.due(now),
             Input::Stop(reason) => self.end(Ending::Reset, reason, now),
+        }
+    }
+
+    /// The pool has a successor. Whoever still looks for a backend looks there from now on; a relay goes on under the
+    /// settings that it began with, and holds on to the old pool only if they are different ones now.
+    pub fn adopt(&mut self, pool: &Arc<Pool>) {
+        let goes_over = match self.state {
+            State::Choosing { .. } | State::Dialing(_) => true,
+            State::Relaying(_) => pool.has_terms_of(&self.pool),
+            State::Closed(_) => false,
+        };
+        if goes_over {
+            self.pool = pool.clone();
         }
     }
 
@@ -302,6 +315,11 @@ impl Session {
             State::Relaying(relay) => Some(&relay.lease),
             State::Choosing { .. } | State::Closed(_) => None,
         }
+    }
+
+    /// How long the connect took, once relaying.
+    pub fn connect_time(&self) -> Option<Duration> {
+        if let State::Relaying(relay) = &self.state { Some(relay.connect) } else { None }
     }
 
     /// What [`Effect::Dial`] means.
@@ -461,7 +479,7 @@ impl Session {
         };
         self.state = State::Closed(Record {
             client: self.client.clone(),
-            listener: self.listener,
+            listener: self.listener.clone(),
             pool: self.pool.clone(),
             backend: self.lease().map(|lease| lease.backend().clone()),
             attempts: self.attempts,

@@ -8,6 +8,7 @@ use super::token::Token;
 use super::{Door, Shared};
 use crate::base::Tick;
 use crate::net::Socket;
+use crate::pool::Snapshot;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::io::Errno;
@@ -35,6 +36,7 @@ pub(super) struct Acceptor {
     /// No room under `max_connections`: somebody wakes us.
     full: bool,
     closing: bool,
+    closed: bool,
 }
 
 /// What the next look at the doors gave.
@@ -47,18 +49,50 @@ pub(super) enum Turn {
 
 impl Acceptor {
     pub(super) fn new(doors: Vec<Door>, registry: &Registry) -> io::Result<Acceptor> {
-        for (number, door) in doors.iter().enumerate() {
-            let token = Token::Listener(number as u32).encode();
-            registry.register(&mut SourceFd(&door.listening.as_fd().as_raw_fd()), token, Interest::READABLE)?;
+        let mut acceptor = Acceptor {
+            doors: Vec::new(),
+            waiting: Vec::new(),
+            taken: 0,
+            paused: None,
+            now: Tick(0),
+            told: false,
+            full: false,
+            closing: false,
+            closed: false,
+        };
+        doors.into_iter().try_for_each(|door| acceptor.open(door, registry))?;
+        Ok(acceptor)
+    }
+
+    fn open(&mut self, door: Door, registry: &Registry) -> io::Result<()> {
+        let token = Token::Listener(door.entrance.0).encode();
+        registry.register(&mut SourceFd(&door.listening.as_fd().as_raw_fd()), token, Interest::READABLE)?;
+        self.doors.push(door);
+        self.waiting.push(false);
+        Ok(())
+    }
+
+    /// Listens at further doors. Those it has belong to their listeners in `snapshot` from now on; one that no listener
+    /// wants any more takes in who waits there, for its old listener, and closes.
+    pub(super) fn adopt(&mut self, snapshot: &Snapshot, doors: Vec<Door>, registry: &Registry) {
+        for door in doors {
+            if let Err(error) = self.open(door, registry) {
+                // epoll_ctl(2) fails for want of memory or watches; the other workers have a socket there too.
+                log::error!("can't watch a listening socket: {error}");
+            }
         }
-        let waiting = vec![false; doors.len()];
-        Ok(Acceptor { doors, waiting, taken: 0, paused: None, now: Tick(0), told: false, full: false, closing: false })
+        for (door, waiting) in self.doors.iter_mut().zip(&mut self.waiting) {
+            match snapshot.listener_of(door.entrance) {
+                Some(listener) => door.listener = listener.clone(),
+                None => (door.leaving, *waiting) = (true, true),
+            }
+        }
     }
 
     /// Somebody knocked.
-    pub(super) fn ready(&mut self, number: u32) {
-        if let Some(waiting) = self.waiting.get_mut(number as usize) {
-            *waiting = true;
+    pub(super) fn ready(&mut self, entrance: u32) {
+        for (door, waiting) in self.doors.iter().zip(&mut self.waiting) {
+            *waiting |= door.entrance.0 == entrance;
         }
     }
 
@@ -77,6 +111,7 @@ impl Acceptor {
     pub(super) fn close(&mut self) {
         self.doors.clear();
         self.waiting.clear();
+        self.closed = true;
     }
 
     /// Is it taking its last clients?
@@ -84,9 +119,9 @@ impl Acceptor {
         self.closing
     }
 
-    /// Does it accept no more?
+    /// Will it never accept again?
     pub(super) fn is_closed(&self) -> bool {
-        self.doors.is_empty()
+        self.closed
     }
 
     /// When it wants to look again without being told.
@@ -112,15 +147,14 @@ impl Acceptor {
                 self.full = true;
                 break;
             };
-            let Door { listening, listener } = &self.doors[number];
+            let Door { listening, listener, .. } = &self.doors[number];
             match listening.accept() {
                 Ok((socket, client)) => {
                     self.taken += 1;
                     self.told = false;
-                    let Some(of) = shared.snapshot.listeners.get(*listener as usize) else { continue };
                     let unix = listening.is_unix();
-                    let (listener, pool) = (*listener, of.pool.clone());
-                    return Turn::Client(Accepted { socket, client, unix, listener, pool, permit }, !unix);
+                    let (visit, pool) = (listener.totals.enter(), listener.pool.clone());
+                    return Turn::Client(Accepted { socket, client, unix, visit, pool, permit }, !unix);
                 }
                 Err(error) => self.failed(number, &error),
             }
@@ -130,8 +164,15 @@ impl Acceptor {
         }
         self.taken = 0;
         // Who finds no room now would not find it later: the drain lets nobody else in.
-        if self.closing && (self.full || self.paused.is_some() || !self.waiting.contains(&true)) {
+        let no_room = self.full || self.paused.is_some();
+        if self.closing && (no_room || !self.waiting.contains(&true)) {
             self.close();
+        }
+        for number in (0..self.doors.len()).rev() {
+            if self.doors[number].leaving && (no_room || !self.waiting[number]) {
+                self.doors.remove(number);
+                self.waiting.remove(number);
+            }
         }
         Turn::Over
     }

@@ -17,7 +17,7 @@ use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::base::{Endpoint, Tick};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Backend, Permit, Pool};
+use crate::pool::{Backend, BackendId, Permit, Pool, Refusal, Snapshot, Visit};
 use crate::relay::{self, End, Flow, Io, Ready};
 use crate::session::{
     CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Record, Session, Side, Way,
@@ -92,8 +92,8 @@ pub struct Accepted<S> {
     pub client: Option<Endpoint>,
     /// Is it a unix socket?
     pub unix: bool,
-    /// Index of the listener in the snapshot.
-    pub listener: u32,
+    /// Counts it at the listener that it came in by.
+    pub visit: Visit,
     /// The pool that serves it.
     pub pool: Arc<Pool>,
     /// Its place under `max_connections`.
@@ -115,6 +115,7 @@ struct Connection<S, P> {
     queued: bool,
     /// In the list of those whose counters moved.
     dirty: bool,
+    _visit: Visit,
     _permit: Permit,
 }
 
@@ -173,8 +174,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
 
     /// Serves an accepted client.
     pub fn serve(&mut self, accepted: Accepted<N::Socket>) {
-        let Accepted { socket, client, unix, listener, pool, permit } = accepted;
-        let session = Session::new(client, listener, pool, self.now);
+        let Accepted { socket, client, unix, visit, pool, permit } = accepted;
+        let session = Session::new(client, visit.listener().clone(), pool, self.now);
         let ready = Ready { writable: true, gaps: unix, ..Ready::default() };
         let key = self.connections.insert_with(|_| Connection {
             session,
@@ -186,6 +187,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             flushed: (0, 0),
             queued: false,
             dirty: false,
+            _visit: visit,
             _permit: permit,
         });
         let Some(key) = key else { return };
@@ -289,6 +291,35 @@ impl<N: Net, O: Observer> Driver<N, O> {
         }
     }
 
+    /// Sessions of pools that have a successor in `snapshot` go over to it, as far as it concerns them.
+    pub fn adopt(&mut self, snapshot: &Snapshot) {
+        for key in self.connections.keys() {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            let old = connection.session.pool();
+            if let Some(pool) = snapshot.pool(&old.settings.name).filter(|pool| !Arc::ptr_eq(pool, old)) {
+                connection.session.adopt(pool);
+                // A dial may have less time now.
+                self.arm(key);
+            }
+        }
+    }
+
+    /// Resets the connections of these backends, for this reason. One that is just being dialled goes to another
+    /// backend: its client has lost nothing yet.
+    pub fn reset(&mut self, backends: &[BackendId], reason: CloseReason) {
+        for key in self.connections.keys() {
+            // Once for each address that is left to dial, then once more if it is connected.
+            while let Some(connection) = self.connections.get(key)
+                && let Some(lease) = connection.session.lease()
+                && backends.contains(&lease.backend().id)
+            {
+                let relaying = connection.session.half(Way::Up).is_some();
+                let failed = Input::Dialed(Err(DialFailure::Backend));
+                self.feed(key, if relaying { Input::Stop(reason) } else { failed });
+            }
+        }
+    }
+
     fn feed(&mut self, key: Key, input: Input) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let effect = connection.session.on(input, self.now);
@@ -305,6 +336,9 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     connection.backend = None;
                     let session = &connection.session;
                     let choice = session.pool().pick(session.policy_client(), session.tried(), &mut self.random);
+                    if choice.is_ok() && !session.tried().is_empty() {
+                        session.pool().totals.connect_retries.fetch_add(1, Ordering::Relaxed);
+                    }
                     Input::Picked(choice)
                 }
                 Effect::Dial => match self.dial(key) {
@@ -314,7 +348,9 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 Effect::Relay => {
                     connection.keep_alive_at = Some(self.now + KEEP_ALIVE_AFTER);
                     if let Some(lease) = connection.session.lease() {
-                        lease.backend().counters.connections.fetch_add(1, Ordering::Relaxed);
+                        let counters = &lease.backend().counters;
+                        counters.connections.fetch_add(1, Ordering::Relaxed);
+                        connection.session.connect_time().into_iter().for_each(|time| counters.connect_times.add(time));
                         if !connection.session.pool().up.get(lease.index() as usize) {
                             self.observer.connected_though_down(lease.backend());
                         }
@@ -430,6 +466,10 @@ impl<N: Net, O: Observer> Driver<N, O> {
         connection.down.discard(&mut self.shared);
         if let Some(record) = connection.session.record() {
             flush_totals(record.backend.as_ref(), record.bytes_to_backend, record.bytes_to_client, connection.flushed);
+            record.pool.totals.durations.add(record.duration);
+            if record.close == CloseReason::NoBackend {
+                record.listener.refuse(Refusal::NoBackend);
+            }
             self.observer.closed(record);
         }
         if ending == Ending::Reset {
@@ -465,7 +505,7 @@ fn flush_totals(backend: Option<&Arc<Backend>>, up: u64, down: u64, flushed: (u6
 /// A backend whose name has several addresses has failed when the last of them has.
 fn note_failure(observer: &mut impl Observer, session: &Session, failure: ConnectFailure) {
     if let Some(lease) = session.lease().filter(|_| session.is_at_last_endpoint()) {
-        lease.backend().counters.connect_failures.fetch_add(1, Ordering::Relaxed);
+        lease.backend().counters.connect_failed(failure);
         observer.connect_failed(lease.backend(), failure);
     }
 }

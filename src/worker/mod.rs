@@ -4,7 +4,8 @@
 //! driver. It decides nothing about connections; that is [`crate::session`]'s.
 //!
 //! ```text
-//! poll ─► mail?        drain, stop, a connection handed over, or just a wake: look at paused listeners again
+//! poll ─► mail?        a new snapshot, backends to be reset, drain, stop, a connection handed over, or just a wake:
+//! look                      at paused listeners again
 //!      ─► listener?    accept: serve it here, or hand it to a clearly less busy worker
 //!      ─► connection?  driver
 //!      ─► deadlines, unfinished turns, counters
@@ -26,11 +27,11 @@ use crate::mailbox::Mailbox;
 use crate::net::Socket;
 use crate::net::listen::Listening;
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Admission, Backend, Note, Snapshot};
+use crate::pool::{Admission, Backend, BackendId, EntranceId, Listener, Note, Snapshot};
 use crate::relay::{self, Engine};
 use crate::session::{CloseReason, Record};
 use accept::{Acceptor, Turn};
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use driver::{Accepted, Driver, Observer};
 use kernel::Kernel;
 use mio::{Events, Poll};
@@ -62,6 +63,18 @@ const FAR_FEWER: usize = 64;
 pub enum Mail {
     /// Serve this client: a busier worker accepted it.
     Serve(Accepted<Socket>),
+    /// From now on this is what there is, and these are further doors to listen at. Read between two batches of events,
+    /// so that no connection sees a part of it.
+    Adopt {
+        /// The next snapshot.
+        snapshot: Arc<Snapshot>,
+        /// Sockets that this worker does not have yet.
+        doors: Vec<Door>,
+        /// Dropped once it is done.
+        done: Sender<()>,
+    },
+    /// Reset the connections of these backends.
+    Reset(Arc<[BackendId]>),
     /// Accept what waits already, then close the listeners; end when the last connection has.
     Drain,
     /// End every connection now, for this reason.
@@ -94,13 +107,23 @@ pub struct Shared {
     pub prober: Mailbox<Note>,
 }
 
-/// One listening socket and the snapshot's listener that it belongs to.
+/// One listening socket and the listener that it belongs to.
 #[derive(Debug)]
 pub struct Door {
     /// The socket.
-    pub listening: Listening,
-    /// Index in the snapshot.
-    pub listener: u32,
+    listening: Listening,
+    /// Which of the listener's addresses it is.
+    entrance: EntranceId,
+    listener: Arc<Listener>,
+    /// Its listener is gone: it closes once it has taken in who waits.
+    leaving: bool,
+}
+
+impl Door {
+    /// A socket of an entrance of `listener`.
+    pub fn new(entrance: EntranceId, listener: Arc<Listener>, listening: Listening) -> Door {
+        Door { listening, entrance, listener, leaving: false }
+    }
 }
 
 /// A worker before its thread starts: its mailbox must exist before any worker runs.
@@ -203,7 +226,21 @@ impl Worker {
         self.acceptor.resume();
         while let Ok(mail) = self.mail.try_recv() {
             match mail {
-                Mail::Serve(accepted) => self.driver.serve(accepted),
+                Mail::Serve(mut accepted) => {
+                    // Whoever sent it may not have had the newest snapshot yet; whoever reads this may be late too, and
+                    // then the snapshot is in the mail.
+                    if let Some(pool) = self.shared.snapshot.pool(&accepted.pool.settings.name) {
+                        accepted.pool = pool.clone();
+                    }
+                    self.driver.serve(accepted);
+                }
+                Mail::Adopt { snapshot, doors, done } => {
+                    self.acceptor.adopt(&snapshot, doors, self.poll.registry());
+                    self.driver.adopt(&snapshot);
+                    self.shared.snapshot = snapshot;
+                    drop(done);
+                }
+                Mail::Reset(backends) => self.driver.reset(&backends, CloseReason::Forced),
                 Mail::Drain => self.acceptor.close_soon(),
                 Mail::Stop(reason) => {
                     self.acceptor.close();

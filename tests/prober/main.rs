@@ -52,7 +52,7 @@ fn the_first_result_decides_at_once_and_names_its_pool_where_there_are_two() {
     let health = Health { interval: HOUR, ..tcp() };
     let members: Members<'_> = &[("first-refused", at(port.at))];
     let snapshot = Arc::new(snapshot_of(&[("one", health.clone(), members), ("two", health, &[])]));
-    let _prober = prober::spawn(snapshot.clone()).unwrap();
+    let _prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
     eventually("down", || !snapshot.pools[0].up.get(0));
     assert_eq!(lines("first-refused"), ["WARN first-refused is down: connection refused (pool one)"]);
     assert_eq!(probes(&snapshot.pools[0], 0), 1);
@@ -180,7 +180,7 @@ fn few_sockets_are_enough_for_many_silent_backends() {
     let health = Health { timeout: Duration::from_millis(30), interval: Duration::from_millis(40), ..http("/") };
     let snapshot = Arc::new(snapshot_of(&[("pool", health, &members)]));
     let pool = snapshot.pools[0].clone();
-    let _prober = prober::spawn_with(snapshot, 2).unwrap();
+    let _prober = prober::spawn_with(snapshot, Box::new(|_| {}), 2).unwrap();
     eventually("everyone's turn came, twice", || (0..20).all(|index| probes(&pool, index) >= 2));
     assert_eq!(pool.up.count(), 0);
 }
@@ -192,7 +192,7 @@ fn clients_that_fail_count_as_failed_probes() {
     let snapshot =
         Arc::new(snapshot_of(&[("pool", Health { interval: HOUR, ..tcp() }, &[("client-fails", at(port.at))])]));
     let pool = snapshot.pools[0].clone();
-    let prober = prober::spawn(snapshot.clone()).unwrap();
+    let prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
     let mailbox = prober.mailbox();
     decided(&pool);
 
@@ -222,7 +222,7 @@ fn with_health_off_a_failed_client_only_backs_off_and_nobody_is_ever_without_a_b
     let members: Members<'_> = &[("off-a", nobody.clone()), ("off-b", nobody)];
     let snapshot = Arc::new(snapshot_of(&[("pool", health, members)]));
     let pool = snapshot.pools[0].clone();
-    let prober = prober::spawn(snapshot.clone()).unwrap();
+    let prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
     let random = &mut fastrand::Rng::with_seed(1);
     let mut picks = |tried: &[u32]| -> Vec<u32> {
         (0..8).map(|_| pool.pick(Client { ip: None }, tried, random).unwrap().index()).collect()

@@ -6,7 +6,7 @@ use super::{CONNECT, HALF_CLOSE, IDLE, make_pool};
 use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
-use tcplb::pool::{Lease, Pool};
+use tcplb::pool::{Lease, ListenerTotals, Pool};
 use tcplb::session::saved::Saved;
 use tcplb::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Session, Side, Way};
 
@@ -79,15 +79,19 @@ fn rebuild(session: &Session, pool: &Arc<Pool>, now: Tick, offset: u64) -> (Sess
         let at = pool.members.iter().position(|member| member.backend.name == relay.backend).expect("the same pool");
         Lease::take(&pool.members[at].backend, at, u32::MAX).expect("room")
     });
-    (Session::restore(&saved, 0, pool.clone(), lease, now).expect("it can be rebuilt"), now)
+    (
+        Session::restore(&saved, ListenerTotals::new("sim".into()), pool.clone(), lease, now)
+            .expect("it can be rebuilt"),
+        now,
+    )
 }
 
 fn relay_life(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let pool = make_pool(&endpoints(), 3);
+    let pool = make_pool(&endpoints(), 3).0.pools[0].clone();
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut now = Tick(1 << 40);
-    let mut session = Session::new(client, 0, pool.clone(), now);
+    let mut session = Session::new(client, ListenerTotals::new("sim".into()), pool.clone(), now);
     let picked = pick(&pool, &session, &mut random);
     assert_eq!(session.on(picked, now), Effect::Dial);
     assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Relay);
@@ -162,9 +166,9 @@ fn relaying_follows_the_table_and_survives_being_written_down() {
 #[test]
 fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = make_pool(&endpoints(), 3);
+    let pool = make_pool(&endpoints(), 3).0.pools[0].clone();
     let now = Tick(0);
-    let mut session = Session::new(None, 0, pool.clone(), now);
+    let mut session = Session::new(None, ListenerTotals::new("sim".into()), pool.clone(), now);
     let mut dialed = Vec::new();
     for attempt in 0..3 {
         let picked = pick(&pool, &session, &mut random);
@@ -182,9 +186,9 @@ fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
 #[test]
 fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = make_pool(&endpoints()[..1], 3);
+    let pool = make_pool(&endpoints()[..1], 3).0.pools[0].clone();
     let mut now = Tick(0);
-    let mut session = Session::new(None, 0, pool.clone(), now);
+    let mut session = Session::new(None, ListenerTotals::new("sim".into()), pool.clone(), now);
     let picked = pick(&pool, &session, &mut random);
     assert_eq!(session.on(picked, now), Effect::Dial);
     let mut dials = 0;

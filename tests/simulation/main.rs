@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
-use tcplb::config::model;
+use tcplb::config::model::{self, Model};
 use tcplb::policy::health::ConnectFailure;
-use tcplb::pool::{self, Admission, Backend, Pool};
+use tcplb::pool::{self, Admission, Backend, ListenerTotals, Plan, Resolved, Snapshot};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{CloseReason, Record, Side};
 use tcplb::worker::driver::{Accepted, Driver, Observer};
@@ -115,7 +115,10 @@ fn check_sockets(world: &World, ended: &Ended) {
 struct Simulation {
     driver: Driver<SimNet, Judge>,
     world: Shared,
-    pool: Arc<Pool>,
+    snapshot: Snapshot,
+    model: Model,
+    resolved: Resolved,
+    listener: Arc<ListenerTotals>,
     admission: Arc<Admission>,
     ended: Rc<RefCell<Vec<Ended>>>,
     failures: Rc<RefCell<u64>>,
@@ -126,7 +129,7 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64, engine: Engine) -> Simulation {
         let mut random = fastrand::Rng::with_seed(seed ^ 0x9e37_79b9_7f4a_7c15);
-        let (pool, answers) = random_pool(&mut random);
+        let ((snapshot, model, resolved), answers) = random_pool(&mut random);
         let world = Rc::new(RefCell::new(World::new(seed, answers)));
         let ended = Rc::new(RefCell::new(Vec::new()));
         let failures = Rc::new(RefCell::new(0));
@@ -136,7 +139,20 @@ impl Simulation {
         // Few pipes, so that some ways have to do without.
         let relay = relay::Shared::new(engine, 2);
         let driver = Driver::new(SimNet(world.clone()), judge, relay, seed, Tick(0));
-        Simulation { driver, world, pool, admission: Admission::new(100), ended, failures, stopped, checked: 0 }
+        let (listener, admission) = (ListenerTotals::new("sim".into()), Admission::new(100));
+        Simulation {
+            driver,
+            world,
+            snapshot,
+            model,
+            resolved,
+            listener,
+            admission,
+            ended,
+            failures,
+            stopped,
+            checked: 0,
+        }
     }
 
     fn connect(&mut self) {
@@ -144,7 +160,14 @@ impl Simulation {
         let (socket, unix) = World::connect_client(&self.world);
         let client = Some(Endpoint::Inet(([127, 0, 0, 1], conn).into()));
         let permit = self.admission.enter().expect("room");
-        self.driver.serve(Accepted { socket, client, unix, listener: 0, pool: self.pool.clone(), permit });
+        self.driver.serve(Accepted {
+            socket,
+            client,
+            unix,
+            visit: self.listener.enter(),
+            pool: self.snapshot.pools[0].clone(),
+            permit,
+        });
     }
 
     /// Delivers announcements to some or all of the sockets, in random order, then does what a worker does after a batch.
@@ -177,6 +200,19 @@ impl Simulation {
         self.driver.set_now(world.now);
     }
 
+    /// The operator changes weights, or a setting of the pool, while connections are in any state.
+    fn change(&mut self) {
+        for at in 0..self.model.pools[0].backends.len() {
+            self.model.pools[0].backends[at].weight = 1 + self.random(3) as u16;
+        }
+        if self.random(3) == 0 {
+            self.model.pools[0].connect_attempts = 1 + self.random(3);
+        }
+        let plan = Plan { model: &self.model, resolved: &self.resolved, entrances: &[], state: None };
+        self.snapshot = pool::next(Some(&self.snapshot), &plan);
+        self.driver.adopt(&self.snapshot);
+    }
+
     fn random(&self, below: u32) -> u32 {
         self.world.borrow_mut().random.u32(..below)
     }
@@ -191,7 +227,8 @@ impl Simulation {
                     id.into_iter().for_each(|id| self.world.borrow_mut().peer_acts(id));
                 }
                 60..95 => self.poll(false),
-                95..99 => {
+                95 => self.change(),
+                96..99 => {
                     let time = [1, 40, 900, 6_000, 11_000][self.random(5) as usize];
                     self.pass(Duration::from_millis(time));
                 }
@@ -245,11 +282,14 @@ impl Simulation {
         assert!(self.world.borrow().open_sockets().is_empty(), "a socket stays open");
         assert_eq!(self.ended.borrow().len(), self.world.borrow().conns.len(), "not one record per connection");
         assert_eq!(self.admission.active(), 0, "a permit is kept");
+        assert_eq!(self.listener.active(), 0, "a visit is kept");
+        assert_eq!(self.listener.accepted(), self.world.borrow().conns.len() as u64);
         assert_eq!(self.world.borrow().pipes.iter().flatten().sum::<u64>(), 0, "bytes are left in a pipe");
-        let sum =
-            |count: fn(&Backend) -> u64| -> u64 { self.pool.members.iter().map(|member| count(&member.backend)).sum() };
+        let sum = |count: fn(&Backend) -> u64| -> u64 {
+            self.snapshot.pools[0].members.iter().map(|member| count(&member.backend)).sum()
+        };
         assert_eq!(sum(|backend| u64::from(backend.active())), 0, "a lease is kept");
-        assert_eq!(sum(|backend| backend.counters.connect_failures.load(Ordering::Relaxed)), *self.failures.borrow());
+        assert_eq!(sum(|backend| backend.counters.connect_failures_total()), *self.failures.borrow());
         let totals =
             self.ended.borrow().iter().fold((0, 0), |sum, ended| (sum.0 + ended.to_backend, sum.1 + ended.to_client));
         assert_eq!(sum(|backend| backend.counters.bytes_to_backend.load(Ordering::Relaxed)), totals.0);
@@ -258,7 +298,7 @@ impl Simulation {
 }
 
 /// A pool over these backends, each with the addresses given.
-fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> Arc<Pool> {
+fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> (Snapshot, Model, Resolved) {
     let mut resolved = HashMap::new();
     let mut configured = Vec::new();
     for (number, endpoints) in backends.iter().enumerate() {
@@ -278,12 +318,12 @@ fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> Arc<Pool> {
     };
     let listener = model::Listener { pool: "sim".into(), ..model::Listener::default() };
     let global = model::Global::default();
-    let snapshot = pool::build(&model::Model { global, listeners: vec![listener], pools: vec![settings] }, &resolved);
-    snapshot.pools[0].clone()
+    let model = Model { global, listeners: vec![listener], pools: vec![settings] };
+    (pool::build(&model, &resolved), model, resolved)
 }
 
 /// One to three backends of one or two addresses, most of which answer.
-fn random_pool(random: &mut fastrand::Rng) -> (Arc<Pool>, HashMap<Endpoint, Answer>) {
+fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), HashMap<Endpoint, Answer>) {
     let mut answers = HashMap::new();
     let mut backends = Vec::new();
     for number in 0..random.u8(1..4) {
