@@ -105,11 +105,6 @@ impl Admin {
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        for endpoint in &self.endpoints {
-            if let Endpoint::Unix(path) = endpoint {
-                // Left behind it would do no harm either.
-                let _ = std::fs::remove_file(path);
-            }
-        }
+        crate::control::remove_files(&self.endpoints);
     }
 }

@@ -12,6 +12,9 @@ use std::io;
 /// At most as many as were inherited; only ever shrinks.
 static OFFERED: Mutex<Vec<(Endpoint, Socket)>> = Mutex::new(Vec::new());
 
+/// Those of them that are in use, or were.
+static TAKEN: Mutex<Vec<Endpoint>> = Mutex::new(Vec::new());
+
 /// Offers a socket. An error if it is none that listens, or its address is none of ours.
 pub fn inherit(socket: Socket) -> io::Result<()> {
     let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
@@ -32,8 +35,15 @@ pub fn inherit(socket: Socket) -> io::Result<()> {
 /// The socket offered for this address, if there is one.
 pub(super) fn take(endpoint: &Endpoint) -> Option<Socket> {
     let mut offered = OFFERED.lock();
-    let found = offered.iter().position(|(candidate, _)| candidate == endpoint);
-    found.map(|index| offered.swap_remove(index).1)
+    let index = offered.iter().position(|(candidate, _)| candidate == endpoint)?;
+    let (endpoint, socket) = offered.swap_remove(index);
+    TAKEN.lock().push(endpoint);
+    Some(socket)
+}
+
+/// Was a socket taken over there? Its file, if it has one, is the service manager's: it stays.
+pub fn is_inherited(endpoint: &Endpoint) -> bool {
+    TAKEN.lock().contains(endpoint)
 }
 
 /// Drops what nobody asked for and says where it listened.

@@ -9,6 +9,7 @@
 
 use super::Socket;
 use super::inherited;
+use super::pacing;
 use super::socket::{KEEPALIVE, keep_alive};
 use crate::base::{Address, Endpoint, Listen};
 use rustix::fs::Mode;
@@ -20,7 +21,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-pub use super::inherited::{inherit, unclaimed};
+pub use super::inherited::{inherit, is_inherited, unclaimed};
 
 /// What the kernel may queue for us to accept; it takes the smaller of this and net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 65_535;
@@ -39,6 +40,8 @@ pub struct Bound {
 pub struct Listening {
     fd: OwnedFd,
     unix: bool,
+    /// Only this host can connect: what it accepts has inherited what suits that.
+    local: bool,
 }
 
 /// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. The error names the address.
@@ -79,7 +82,9 @@ fn bind_shared(at: SocketAddr, workers: usize) -> io::Result<Bound> {
     if let Some(socket) = inherited::take(&Endpoint::Inet(at)) {
         keep_alive(socket.as_fd(), &KEEPALIVE)?;
         socket.set_tcp_nodelay(true)?;
-        let sockets = (0..workers).map(|_| Ok(Listening { fd: socket.try_clone()?.into(), unix: false }));
+        pacing::none_on_loopback(&socket, at.ip());
+        let local = at.ip().is_loopback();
+        let sockets = (0..workers).map(|_| Ok(Listening { fd: socket.try_clone()?.into(), unix: false, local }));
         return Ok(Bound { endpoint: Endpoint::Inet(at), sockets: sockets.collect::<io::Result<_>>()? });
     }
     let first = open(at, false)?;
@@ -91,7 +96,8 @@ fn bind_shared(at: SocketAddr, workers: usize) -> io::Result<Bound> {
     for socket in &sockets {
         socket.listen(BACKLOG)?;
     }
-    let sockets = sockets.into_iter().map(|socket| Listening { fd: socket.into(), unix: false }).collect();
+    let local = real.ip().is_loopback();
+    let sockets = sockets.into_iter().map(|socket| Listening { fd: socket.into(), unix: false, local }).collect();
     Ok(Bound { endpoint: Endpoint::Inet(real), sockets })
 }
 
@@ -112,6 +118,7 @@ fn open(at: SocketAddr, sibling: bool) -> io::Result<socket2::Socket> {
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
     keep_alive(socket.as_fd(), &KEEPALIVE)?;
+    pacing::none_on_loopback(&socket, at.ip());
     Ok(socket)
 }
 
@@ -119,7 +126,7 @@ fn open(at: SocketAddr, sibling: bool) -> io::Result<socket2::Socket> {
 fn bind_unix(path: &Path, mode: Option<Mode>) -> io::Result<Bound> {
     let endpoint = Endpoint::Unix(path.into());
     if let Some(socket) = inherited::take(&endpoint) {
-        return Ok(Bound { endpoint, sockets: vec![Listening { fd: socket.into(), unix: true }] });
+        return Ok(Bound { endpoint, sockets: vec![Listening { fd: socket.into(), unix: true, local: true }] });
     }
     let address = SockAddr::unix(path)?;
     let socket = || {
@@ -140,7 +147,7 @@ fn bind_unix(path: &Path, mode: Option<Mode>) -> io::Result<Bound> {
         listening.bind(&address)?;
     }
     listening.listen(BACKLOG)?;
-    let sockets = vec![Listening { fd: listening.into(), unix: true }];
+    let sockets = vec![Listening { fd: listening.into(), unix: true, local: true }];
     Ok(Bound { endpoint, sockets })
 }
 
@@ -160,7 +167,11 @@ impl Listening {
             return Ok((Socket::from_fd(net::accept_with(&self.fd, flags)?), None));
         }
         let (fd, peer) = net::acceptfrom_with(&self.fd, flags)?;
-        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).map(Endpoint::canonical);
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        if let Some(peer) = peer.filter(|_| !self.local) {
+            pacing::none_on_loopback(&fd, peer.ip());
+        }
+        let peer = peer.map(Endpoint::canonical);
         Ok((Socket::from_fd(fd), peer))
     }
 

@@ -5,6 +5,7 @@
 
 mod inherited;
 pub mod listen;
+mod pacing;
 mod pipe;
 mod socket;
 

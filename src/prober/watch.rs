@@ -213,6 +213,7 @@ impl Watch {
 
     /// The one log line of a change.
     fn changed(&mut self, outcome: Outcome, many: bool) {
+        self.note_change();
         let (name, suffix) = (&self.backend.name, self.suffix(many));
         if self.judge.is_up() {
             log::info!("{name} is up: {outcome}{suffix}");
@@ -220,7 +221,6 @@ impl Watch {
             log::warn!("{name} is down: {outcome}{suffix}");
             self.fallen = self.pool.settings.on_down == OnDown::Reset;
         }
-        self.note_change();
     }
 
     fn note_change(&self) {

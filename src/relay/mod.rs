@@ -28,7 +28,8 @@
 //! first two cases, and reading goes on to EAGAIN or the end.
 //!
 //! Once the peer's FIN was announced (EPOLLRDHUP: everything before it is in the queue), a short read has emptied the queue
-//! up to the FIN, and the recv that would say 0 is saved.
+//! up to the FIN, and the recv that would say 0 is saved. The bytes before it are sent as the last ones (MSG_MORE), so that
+//! the FIN that the session passes on next goes out in the same packet: the other side wakes once instead of twice.
 
 mod copy;
 mod splice;
@@ -64,8 +65,9 @@ pub trait Io {
     /// Reads what is there. 0: the peer's FIN. `WouldBlock`: nothing there.
     fn recv(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes what is taken. `WouldBlock`: nothing.
-    fn send(&mut self, socket: &Self::Socket, bytes: &[u8]) -> io::Result<usize>;
+    /// Writes what is taken. `WouldBlock`: nothing. With `last`, a FIN follows at once if all of it is taken: it may wait
+    /// for that and go out in the same packet.
+    fn send(&mut self, socket: &Self::Socket, bytes: &[u8], last: bool) -> io::Result<usize>;
 
     /// A new, empty pipe.
     fn pipe(&mut self) -> io::Result<Self::Pipe>;

@@ -47,7 +47,7 @@
 //! | any | an operator closes it | any | reset both | `forced` |
 //!
 //! `idle_timeout` and `half_close_timeout` count from the last byte read or written either way, or from the FIN if that
-//! came later. A FIN from y while x→y is already Shut is the second half's business and finds its row above.
+//! came later; once one side has finished, the shorter of the two holds. A FIN from y while x→y is already Shut is the second half's business and finds its row above.
 //!
 //! # Invariants
 //!
@@ -242,11 +242,13 @@ impl Relay {
 
     /// How long it may be silent now, and what it is called when that is over.
     fn silence(&self, settings: &Settings) -> (Duration, CloseReason) {
+        let idle = (settings.idle_timeout, CloseReason::IdleTimeout);
         if self.up.half == Half::Open && self.down.half == Half::Open {
-            (settings.idle_timeout, CloseReason::IdleTimeout)
-        } else {
-            (settings.half_close_timeout, CloseReason::HalfCloseTimeout)
+            return idle;
         }
+        // An idle time-out that is shorter holds here too: it promises an end after that much silence.
+        let half_close = (settings.half_close_timeout, CloseReason::HalfCloseTimeout);
+        if half_close.0 <= idle.0 { half_close } else { idle }
     }
 }
 
@@ -324,6 +326,11 @@ impl Session {
     pub fn endpoint(&self) -> Option<&Endpoint> {
         let State::Dialing(dial) = &self.state else { return None };
         dial.lease.backend().endpoints.get(dial.endpoint)
+    }
+
+    /// Is the address being dialled the backend's last? Only its failure is the backend's.
+    pub fn is_at_last_endpoint(&self) -> bool {
+        matches!(&self.state, State::Dialing(dial) if dial.endpoint + 1 >= dial.lease.backend().endpoints.len())
     }
 
     /// Is a dial under way, whose outcome the driver owes?

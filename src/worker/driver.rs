@@ -271,7 +271,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
     /// nothing for connections that were silent.
     pub fn flush(&mut self) {
         // The list holds one entry for each connection that moved a byte since the last call, ended ones included.
-        for key in std::mem::take(&mut self.dirty) {
+        for key in self.dirty.drain(..) {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.dirty = false;
                 connection.flush();
@@ -502,8 +502,9 @@ fn flush_totals(backend: Option<&Arc<Backend>>, up: u64, down: u64, flushed: (u6
     backend.counters.bytes_to_client.fetch_add(down - flushed.1, Ordering::Relaxed);
 }
 
+/// A backend whose name has several addresses has failed when the last of them has.
 fn note_failure(observer: &mut impl Observer, session: &Session, failure: ConnectFailure) {
-    if let Some(lease) = session.lease() {
+    if let Some(lease) = session.lease().filter(|_| session.is_at_last_endpoint()) {
         lease.backend().counters.connect_failed(failure);
         observer.connect_failed(lease.backend(), failure);
     }

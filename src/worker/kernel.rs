@@ -40,8 +40,8 @@ impl Io for Kernel {
         socket.recv(buffer)
     }
 
-    fn send(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
-        socket.send(bytes)
+    fn send(&mut self, socket: &Socket, bytes: &[u8], last: bool) -> io::Result<usize> {
+        socket.send(bytes, last)
     }
 
     fn pipe(&mut self) -> io::Result<Pipe> {

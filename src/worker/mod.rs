@@ -129,6 +129,7 @@ impl Door {
 /// A worker before its thread starts: its mailbox must exist before any worker runs.
 pub struct Prepared {
     poll: Poll,
+    registry: mio::Registry,
     mail: Receiver<Mail>,
 }
 
@@ -136,7 +137,8 @@ pub struct Prepared {
 pub fn prepare() -> io::Result<(Prepared, Peer)> {
     let poll = Poll::new()?;
     let (mailbox, mail) = Mailbox::new(&poll, Token::Mail.encode(), MAILBOX)?;
-    Ok((Prepared { poll, mail }, Peer { mailbox, connections: AtomicUsize::new(0), busy: AtomicU32::new(0) }))
+    let registry = poll.registry().try_clone()?;
+    Ok((Prepared { poll, registry, mail }, Peer { mailbox, connections: AtomicUsize::new(0), busy: AtomicU32::new(0) }))
 }
 
 struct Worker {
@@ -160,8 +162,8 @@ struct Clock {
 
 /// Runs a worker until it has been drained or stopped.
 pub fn run(prepared: Prepared, me: usize, doors: Vec<Door>, shared: Shared) -> io::Result<()> {
-    let Prepared { poll, mail } = prepared;
-    let kernel = Kernel::new(poll.registry().try_clone()?);
+    let Prepared { poll, registry, mail } = prepared;
+    let kernel = Kernel::new(registry);
     let reporter = Reporter { prober: shared.prober.clone() };
     let relay = relay::Shared::new(shared.engine, (relay::PIPES / shared.peers.len()).max(1));
     let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), Tick(0));

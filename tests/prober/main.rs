@@ -301,30 +301,33 @@ fn an_average_that_nobody_measures_is_forgotten() {
     eventually("it shrinks", || backend(&pool, 0).latency_us() < 100_000);
 }
 
-/// Runs the test below in a process of its own, because it takes the whole process's descriptors away.
+/// Set in the process that takes its own descriptors away.
+const ALONE: &str = "TCPLB_TEST_WITHOUT_DESCRIPTORS";
+
+/// Runs itself again in a process of its own, because it takes the whole process's descriptors away.
 #[test]
 fn without_descriptors_probes_wait_and_no_backend_is_blamed() {
+    if std::env::var_os(ALONE).is_some() {
+        return without_descriptors();
+    }
     let own = std::env::current_exe().unwrap();
-    let child = std::process::Command::new(own)
-        .args(["--exact", "without_descriptors_child", "--ignored", "--nocapture"])
-        .output()
-        .unwrap();
+    let name = "without_descriptors_probes_wait_and_no_backend_is_blamed";
+    let child =
+        std::process::Command::new(own).args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
 }
 
-#[test]
-#[ignore = "run by the test above"]
-fn without_descriptors_child() {
+fn without_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let port = Port::reserve();
     let _listener = port.listen();
     let (pool, _prober) = watch(tcp(), &[("lacking", at(port.at))]);
     decided(&pool);
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: limit.maximum }).unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: limit.maximum }).expect("fewer");
     eventually("it waits", || lines("health checks wait").len() == 1);
     let before = probes(&pool, 0);
-    setrlimit(Resource::Nofile, limit).unwrap();
+    setrlimit(Resource::Nofile, limit).expect("as many as before");
     eventually("it goes on", || probes(&pool, 0) > before + 3);
     assert_eq!((lines("health checks wait").len(), lines("health checks go on").len()), (1, 1));
     assert_eq!(report(&pool, 0).probes.iter().sum::<u64>(), report(&pool, 0).probes[Class::Passed as usize]);

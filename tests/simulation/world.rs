@@ -63,6 +63,8 @@ pub struct Sock {
     gaps: bool,
     /// The driver knows that the FIN is in the queue.
     fin_announced: bool,
+    /// Bytes were written with the promise of a FIN.
+    awaits_fin: bool,
 }
 
 /// One client connection through its whole life.
@@ -176,6 +178,7 @@ impl World {
             chunky,
             gaps: chunky,
             fin_announced: false,
+            awaits_fin: false,
         });
         self.socks.len() - 1
     }
@@ -271,6 +274,7 @@ impl World {
         if !sock.open || !sock.announced {
             return None;
         }
+        assert!(!sock.awaits_fin, "the FIN that was promised did not come at once");
         sock.announced = false;
         let token = sock.token?;
         let has_mark = sock.mark.is_some_and(|mark| mark >= sock.read);
@@ -426,7 +430,12 @@ impl World {
         assert!(sink.open && sink.connected && !sink.finished, "a FIN to a socket that can't take one");
         assert!(source.fin_read, "a FIN that the other side did not send");
         assert_eq!(sink.written, source.read, "a FIN before the last byte");
-        self.socks[id].finished = true;
+        (self.socks[id].finished, self.socks[id].awaits_fin) = (true, false);
+    }
+
+    /// The kernel keeps the last bytes back for the FIN that was promised.
+    fn await_fin(&mut self, id: usize) {
+        self.socks[id].awaits_fin = true;
     }
 
     fn close(&mut self, id: usize) {
@@ -444,8 +453,13 @@ impl Io for SimNet {
         self.0.borrow_mut().recv(socket.id, buffer)
     }
 
-    fn send(&mut self, socket: &SimSocket, bytes: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().send(socket.id, bytes)
+    fn send(&mut self, socket: &SimSocket, bytes: &[u8], last: bool) -> io::Result<usize> {
+        let mut world = self.0.borrow_mut();
+        let sent = world.send(socket.id, bytes)?;
+        if last && sent == bytes.len() {
+            world.await_fin(socket.id);
+        }
+        Ok(sent)
     }
 
     fn pipe(&mut self) -> io::Result<SimPipe> {
