@@ -96,12 +96,11 @@ fn an_inherited_unix_socket_is_taken_over_too_and_one_too_many_is_told() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let backend = server.local_addr().unwrap().to_string();
     let listen = format!("unix:{}", path.display());
-    let process = activated(listener.into(), &["-l", &listen, "-b", &backend, "--health", "off"]);
+    let arguments = ["-l", &listen, "-b", &backend, "--health", "off", "--shutdown-timeout", "0s"];
+    let mut process = activated(listener.into(), &arguments);
     assert_eq!(process.after("listening on "), listen);
     let _client = UnixStream::connect(&path).unwrap();
     server.accept().unwrap();
-    let mut process = process;
-    process.signal(Signal::TERM);
     process.signal(Signal::TERM);
     assert_eq!(process.end().code(), Some(0));
     assert!(path.exists(), "it is the service manager's");
