@@ -10,6 +10,7 @@ use rustix::net::{
     self, AddressFamily, RecvFlags, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, sockopt,
 };
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
@@ -113,6 +114,12 @@ impl Socket {
     pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
         let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
         Ok(retry(|| net::send(&self.0, bytes, flags))?)
+    }
+
+    /// The address of our end, IPv4 in its own form; `None` for a unix socket.
+    pub fn local(&self) -> Option<Endpoint> {
+        let at = net::getsockname(&self.0).ok()?;
+        SocketAddr::try_from(at).ok().map(Endpoint::canonical)
     }
 
     /// Sends a FIN after the last byte; reading goes on. An error means that the peer is gone, which reading tells too.

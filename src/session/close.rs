@@ -26,6 +26,8 @@ pub enum CloseReason {
     ConnectFailed,
     /// There was no backend to try.
     NoBackend,
+    /// The PROXY header that the client owes was malformed, late, cut short, or not the client's to send.
+    BadProxyHeader,
     /// The process stops and the drain took too long.
     Shutdown,
     /// An operator closed it.
@@ -58,6 +60,7 @@ impl CloseReason {
             CloseReason::HalfCloseTimeout => "half_close_timeout",
             CloseReason::ConnectFailed => "connect_failed",
             CloseReason::NoBackend => "no_backend",
+            CloseReason::BadProxyHeader => "bad_proxy_header",
             CloseReason::Shutdown => "shutdown",
             CloseReason::Forced => "forced",
         }
@@ -73,7 +76,7 @@ impl fmt::Display for CloseReason {
 /// What is known of a connection once it is over, for its line in the log.
 #[derive(Debug)]
 pub struct Record {
-    /// Who connected; `None` for a unix client.
+    /// Who connected, or was announced as the client; `None` for a unix client.
     pub client: Option<Endpoint>,
     /// The listener it came in by.
     pub listener: Arc<ListenerTotals>,
@@ -87,7 +90,7 @@ pub struct Record {
     pub connect: Option<Duration>,
     /// From accept to the end.
     pub duration: Duration,
-    /// Bytes delivered to the backend.
+    /// The client's bytes delivered to the backend.
     pub bytes_to_backend: u64,
     /// Bytes delivered to the client.
     pub bytes_to_client: u64,

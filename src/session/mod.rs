@@ -13,12 +13,20 @@
 //! # States
 //!
 //! ```text
-//!            Pick            Dial                connected
+//! ReadingHeader (only where the listener wants a PROXY header)
+//!    │ Admit
+//!    ▼       Pick            Dial               connected (Announce)
 //! Choosing ───────► Dialing ───────────────────────────────► Relaying ──► Closed(reason)
 //!    ▲                │ │ ▲                                      FIN both ways, reset,
 //!    └────────────────┘ └─┘ no descriptor: again a little later  time-out, stop
 //!    failed: another      failed: its next address
 //! ```
+//!
+//! [`Effect::Admit`] asks once, as soon as the client's address is known, whether the client may come in. Whoever refuses
+//! gives the reason.
+//!
+//! The header that a backend expects is no state of its own: it is held for the up way when relaying begins, before
+//! anything of the client's, so that it is delivered, or not, as held bytes are. It does not count as the client's.
 //!
 //! # Every ending
 //!
@@ -28,6 +36,13 @@
 //!
 //! | state | what happens | held? | effect | reason |
 //! |---|---|---|---|---|
+//! | ReadingHeader | the listener does not trust the socket's address with one | – | reset client, at once | `bad_proxy_header` |
+//! | ReadingHeader | malformed, or not whole [`HEADER_TIMEOUT`] after the accept | – | reset client | `bad_proxy_header` |
+//! | ReadingHeader | FIN from the client after some bytes | – | reset client | `bad_proxy_header` |
+//! | ReadingHeader | FIN from the client before any byte: nobody meant to talk, as a bare probe does | – | close client | `client_fin` |
+//! | ReadingHeader | reset from the client | – | reset client | `client_reset` |
+//! | ReadingHeader | whole, bytes behind it in the same read | yes | held for the up way; admitted, Choosing | |
+//! | Choosing | not admitted | – | reset client | what whoever refused says |
 //! | Choosing | no backend | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
 //! | Dialing | client's bytes, client's FIN | – | none: left in the kernel until connected, then passed on | |
 //! | Dialing | reset from the client | – | reset both | `client_reset` |
@@ -57,15 +72,18 @@
 
 mod close;
 mod half;
+mod proxy;
 pub mod saved;
 
 pub use close::{CloseReason, Record};
 pub use half::{Half, Side, Way};
+pub use proxy::{Greeting, HEADER_TIMEOUT, NoHeader};
 
 use crate::base::{Endpoint, Tick};
-use crate::config::model::Pool as Settings;
+use crate::config::model::{Pool as Settings, ProxyVersion};
 use crate::policy::balance::Client;
 use crate::pool::{Lease, ListenerTotals, NoBackend, Pool};
+use crate::proto::proxy::Header;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -75,10 +93,16 @@ pub const STARVED_RETRY: Duration = Duration::from_millis(50);
 /// What the driver reports.
 #[derive(Debug)]
 pub enum Input {
+    /// Answer to [`Effect::ReadHeader`], once it is known.
+    Header(Result<Header, NoHeader>),
+    /// Answer to [`Effect::Admit`].
+    Admitted(Result<(), CloseReason>),
     /// Answer to [`Effect::Pick`].
     Picked(Result<Lease, NoBackend>),
     /// Answer to [`Effect::Dial`], at once or later.
     Dialed(Result<(), DialFailure>),
+    /// Answer to [`Effect::Announce`]: the header's length.
+    Announced(u64),
     /// Bytes were moved, or at least tried to be, one way.
     Moved(Way, Moved),
     /// A reset, or a dead peer, was seen on a socket without reading or writing it.
@@ -127,10 +151,16 @@ pub enum Failed {
 pub enum Effect {
     /// Nothing until the next input.
     Wait,
+    /// Read the client's PROXY header; what follows it is held for the up way.
+    ReadHeader,
+    /// Find out whether [`Session::client`] may come in.
+    Admit,
     /// Choose a backend; a socket of an earlier attempt is closed first.
     Pick,
     /// Connect to [`Session::endpoint`]; a socket of an earlier attempt is closed first.
     Dial,
+    /// Connected: have [`Session::introduction`] held for the backend in this version, before anything of the client's.
+    Announce(ProxyVersion),
     /// Connected: relay from now on, and look at once for what has come already.
     Relay,
     /// Send a FIN to that side.
@@ -152,6 +182,8 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct Session {
     client: Option<Endpoint>,
+    /// The client's own header if it announced addresses, until a backend has been told.
+    announced: Option<Box<Header>>,
     listener: Arc<ListenerTotals>,
     pool: Arc<Pool>,
     started: Tick,
@@ -161,6 +193,7 @@ pub struct Session {
 
 #[derive(Debug)]
 enum State {
+    ReadingHeader { trusted: bool },
     Choosing { tried: Vec<u32> },
     Dialing(Dial),
     Relaying(Relay),
@@ -170,6 +203,8 @@ enum State {
 #[derive(Debug)]
 struct Dial {
     lease: Lease,
+    /// The header that the backend expects. From the pool that the lease was taken in: it may be gone from the next one.
+    introduce: Option<ProxyVersion>,
     /// Which of the backend's addresses is tried.
     endpoint: usize,
     since: Tick,
@@ -188,6 +223,8 @@ struct Relay {
     /// Whose FIN came first.
     first_fin: Option<Side>,
     last_byte: Tick,
+    /// Bytes of the header for the backend that are still held.
+    introduction: u64,
     /// From here the backend's first byte is waited for; `None` once it has come.
     asked: Option<Tick>,
 }
@@ -227,10 +264,13 @@ impl Relay {
             return;
         }
         self.last_byte = now;
+        let ours = if way == Way::Up { moved.written.min(self.introduction) } else { 0 };
+        self.introduction -= ours;
+        let written = moved.written - ours;
         let direction = self.way_mut(way);
-        direction.bytes += moved.written;
+        direction.bytes += written;
         match way {
-            Way::Up if direction.bytes == moved.written => self.asked = self.asked.map(|_| now),
+            Way::Up if direction.bytes == written => self.asked = self.asked.map(|_| now),
             Way::Up => {}
             Way::Down => {
                 if let Some(asked) = self.asked.take() {
@@ -253,14 +293,39 @@ impl Relay {
 }
 
 impl Session {
-    /// A connection that has just been accepted. The first effect is [`Effect::Pick`]. `client` is `None` for a unix peer.
-    pub fn new(client: Option<Endpoint>, listener: Arc<ListenerTotals>, pool: Arc<Pool>, now: Tick) -> Session {
-        Session { client, listener, pool, started: now, attempts: 0, state: State::Choosing { tried: Vec::new() } }
+    /// A connection that has just been accepted, or was rebuilt. `client` is `None` for a unix peer.
+    pub fn new(
+        client: Option<Endpoint>,
+        greeting: Greeting,
+        listener: Arc<ListenerTotals>,
+        pool: Arc<Pool>,
+        now: Tick,
+    ) -> Session {
+        let state = match greeting {
+            Greeting::None => State::Choosing { tried: Vec::new() },
+            Greeting::ProxyHeader => State::ReadingHeader { trusted: true },
+            Greeting::NotTrusted => State::ReadingHeader { trusted: false },
+        };
+        Session { client, announced: None, listener, pool, started: now, attempts: 0, state }
+    }
+
+    /// The first thing to do.
+    pub fn begin(&mut self, now: Tick) -> Effect {
+        match &self.state {
+            State::ReadingHeader { trusted: true } => Effect::ReadHeader,
+            State::ReadingHeader { trusted: false } => self.end(Ending::Reset, CloseReason::BadProxyHeader, now),
+            State::Choosing { .. } => Effect::Admit,
+            State::Relaying(_) => Effect::Relay,
+            State::Dialing(_) | State::Closed(_) => Effect::Wait,
+        }
     }
 
     /// Takes an input and answers the one thing to do.
     pub fn on(&mut self, input: Input, now: Tick) -> Effect {
         match input {
+            Input::Header(header) => self.greeted(header, now),
+            Input::Admitted(answer) => self.admitted(answer, now),
+            Input::Announced(length) => self.announced(length),
             Input::Picked(choice) => self.picked(choice, now),
             Input::Dialed(outcome) => self.dialed(outcome, now),
             Input::Moved(way, moved) => self.moved(way, moved, now),
@@ -274,7 +339,7 @@ impl Session {
     /// settings that it began with, and holds on to the old pool only if they are different ones now.
     pub fn adopt(&mut self, pool: &Arc<Pool>) {
         let goes_over = match self.state {
-            State::Choosing { .. } | State::Dialing(_) => true,
+            State::ReadingHeader { .. } | State::Choosing { .. } | State::Dialing(_) => true,
             State::Relaying(_) => pool.has_terms_of(&self.pool),
             State::Closed(_) => false,
         };
@@ -287,10 +352,21 @@ impl Session {
     /// has come.
     pub fn deadline(&self) -> Option<Tick> {
         match &self.state {
+            State::ReadingHeader { .. } => Some(self.started + HEADER_TIMEOUT),
             State::Choosing { .. } | State::Closed(_) => None,
             State::Dialing(dial) => Some(dial.again.unwrap_or(dial.since + self.pool.settings.connect_timeout)),
             State::Relaying(relay) => Some(relay.last_byte + relay.silence(&self.pool.settings).0),
         }
+    }
+
+    /// The client, as far as is known; `None` if it has no address.
+    pub fn client(&self) -> Option<&Endpoint> {
+        self.client.as_ref()
+    }
+
+    /// The listener it came in by.
+    pub fn listener(&self) -> &Arc<ListenerTotals> {
+        &self.listener
     }
 
     /// Who asks, for choosing.
@@ -313,7 +389,7 @@ impl Session {
         match &self.state {
             State::Dialing(dial) => Some(&dial.lease),
             State::Relaying(relay) => Some(&relay.lease),
-            State::Choosing { .. } | State::Closed(_) => None,
+            State::ReadingHeader { .. } | State::Choosing { .. } | State::Closed(_) => None,
         }
     }
 
@@ -360,7 +436,8 @@ impl Session {
             Ok(lease) => {
                 let tried = std::mem::take(tried);
                 self.attempts += 1;
-                self.state = State::Dialing(Dial { lease, endpoint: 0, since: now, again: None, tried });
+                let introduce = self.pool.member(lease.index() as usize).and_then(|member| member.send_proxy);
+                self.state = State::Dialing(Dial { lease, introduce, endpoint: 0, since: now, again: None, tried });
                 Effect::Dial
             }
             Err(_) if self.attempts > 0 => self.end(Ending::Reset, CloseReason::ConnectFailed, now),
@@ -396,8 +473,13 @@ impl Session {
             down: Direction::NEW,
             first_fin: None,
             last_byte: now,
+            introduction: 0,
             asked: Some(now),
         });
+        if let Some(version) = dial.introduce {
+            return Effect::Announce(version);
+        }
+        self.announced = None;
         Effect::Relay
     }
 
@@ -454,6 +536,7 @@ impl Session {
             return Effect::Wait;
         }
         match &mut self.state {
+            State::ReadingHeader { .. } => self.end(Ending::Reset, CloseReason::BadProxyHeader, now),
             State::Choosing { .. } | State::Closed(_) => Effect::Wait,
             State::Dialing(dial) => {
                 let waits = dial.again.take().is_some();
@@ -475,7 +558,7 @@ impl Session {
         let (connect, up, down) = match &self.state {
             State::Closed(_) => return Effect::Wait,
             State::Relaying(relay) => (Some(relay.connect), relay.up.bytes, relay.down.bytes),
-            State::Choosing { .. } | State::Dialing(_) => (None, 0, 0),
+            State::ReadingHeader { .. } | State::Choosing { .. } | State::Dialing(_) => (None, 0, 0),
         };
         self.state = State::Closed(Record {
             client: self.client.clone(),

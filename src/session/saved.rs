@@ -1,12 +1,13 @@
 //! A session written down, to be rebuilt by a process that takes its sockets over.
 //!
 //! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
-//! one snapshot. A dial under way is not carried over: the new process chooses again, and no byte was read by then. Held
-//! bytes are not here but with the driver, who has them.
+//! one snapshot. A dial under way is not carried over: the new process chooses again. Held bytes are not here but with the
+//! driver, who has them: that part of a PROXY header which has come, what came behind it, and what a sink did not take.
 
 use super::{Dial, Direction, Half, Relay, Session, Side, State, Way};
 use crate::base::{Endpoint, Tick};
 use crate::pool::{Lease, ListenerTotals, Pool};
+use crate::proto::proxy::Header;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,8 +16,12 @@ use std::time::Duration;
 /// Everything a session knows, but for its sockets and the bytes held between them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
-    /// Who connected; `None` for a unix client.
+    /// Who connected, or was announced as the client; `None` for a unix client.
     pub client: Option<SocketAddr>,
+    /// Is the client's PROXY header still being read?
+    pub reads_header: bool,
+    /// What it said, until a backend has been told.
+    pub announced: Option<Header>,
     /// The pool's name.
     pub pool: String,
     /// The backend's name, if connected.
@@ -42,6 +47,8 @@ pub struct SavedRelay {
     pub up: SavedWay,
     /// Backend to client.
     pub down: SavedWay,
+    /// Bytes of the PROXY header for the backend that are still held.
+    pub introduction: u64,
     /// How long the backend's first byte has been waited for.
     pub asked: Option<Duration>,
 }
@@ -62,7 +69,7 @@ impl Session {
     pub fn save(&self, now: Tick) -> Option<Saved> {
         let relay = match &self.state {
             State::Closed(_) => return None,
-            State::Choosing { .. } | State::Dialing(Dial { .. }) => None,
+            State::ReadingHeader { .. } | State::Choosing { .. } | State::Dialing(Dial { .. }) => None,
             State::Relaying(relay) => Some(SavedRelay {
                 backend: relay.lease.backend().name.clone(),
                 connect: relay.connect,
@@ -70,6 +77,7 @@ impl Session {
                 first_fin: relay.first_fin,
                 up: relay.way(Way::Up).save(),
                 down: relay.way(Way::Down).save(),
+                introduction: relay.introduction,
                 asked: relay.asked.map(|asked| now - asked),
             }),
         };
@@ -78,11 +86,13 @@ impl Session {
             Some(Endpoint::Unix(_)) | None => None,
         };
         let pool = self.pool.settings.name.clone();
-        Some(Saved { client, pool, relay, age: now - self.started, attempts: self.attempts })
+        let (reads_header, announced) = (self.reads_header(), self.announced.as_deref().cloned());
+        let (age, attempts) = (now - self.started, self.attempts);
+        Some(Saved { client, reads_header, announced, pool, relay, age, attempts })
     }
 
     /// Rebuilds a session in `pool`, which the caller found by its name. A relay needs the lease on its backend; a session
-    /// that had none begins with [`super::Effect::Pick`] again.
+    /// that had none chooses again. It goes on with [`Session::begin`].
     pub fn restore(
         saved: &Saved,
         listener: Arc<ListenerTotals>,
@@ -92,6 +102,7 @@ impl Session {
     ) -> Option<Session> {
         let before = |age: Duration| Tick(now.0.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)));
         let (state, attempts) = match (&saved.relay, lease) {
+            (None, _) if saved.reads_header => (State::ReadingHeader { trusted: true }, 0),
             (None, _) => (State::Choosing { tried: Vec::new() }, 0),
             (Some(_), None) => return None,
             (Some(relay), Some(lease)) => {
@@ -102,13 +113,15 @@ impl Session {
                     down: relay.down.restore(),
                     first_fin: relay.first_fin,
                     last_byte: before(relay.silent),
+                    introduction: relay.introduction,
                     asked: relay.asked.map(before),
                 });
                 (state, saved.attempts)
             }
         };
         let client = saved.client.map(Endpoint::Inet);
-        Some(Session { client, listener, pool, started: before(saved.age), attempts, state })
+        let announced = saved.announced.clone().map(Box::new);
+        Some(Session { client, announced, listener, pool, started: before(saved.age), attempts, state })
     }
 }
 

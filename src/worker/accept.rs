@@ -9,6 +9,7 @@ use super::{Door, Shared};
 use crate::base::Tick;
 use crate::net::Socket;
 use crate::pool::Snapshot;
+use crate::session::Greeting;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::io::Errno;
@@ -153,8 +154,9 @@ impl Acceptor {
                     self.taken += 1;
                     self.told = false;
                     let unix = listening.is_unix();
+                    let greeting = Greeting::of(&listener.settings, client.as_ref());
                     let (visit, pool) = (listener.totals.enter(), listener.pool.clone());
-                    return Turn::Client(Accepted { socket, client, unix, visit, pool, permit }, !unix);
+                    return Turn::Client(Accepted { socket, client, unix, greeting, visit, pool, permit }, !unix);
                 }
                 Err(error) => self.failed(number, &error),
             }

@@ -12,15 +12,17 @@
 //! * A connection is in the run queue at most once, and only while both ends of some way are ready.
 //! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
 
+mod proxy;
+
 use super::token::Token;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::base::{Endpoint, Tick};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Backend, BackendId, Permit, Pool, Refusal, Snapshot, Visit};
+use crate::pool::{Backend, BackendId, ListenerTotals, Permit, Pool, Refusal, Snapshot, Visit};
 use crate::relay::{self, End, Flow, Io, Ready};
 use crate::session::{
-    CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Record, Session, Side, Way,
+    CloseReason, DialFailure, Effect, Ending, Failed, Greeting, Half, Input, Moved, Record, Session, Side, Way,
 };
 use std::collections::VecDeque;
 use std::io;
@@ -40,6 +42,9 @@ pub trait Net: Io {
     /// Begins to connect, with `token` for what happens. True: connected already.
     fn dial(&mut self, to: &Endpoint, token: Token) -> io::Result<(Self::Socket, bool)>;
 
+    /// The address that a client's socket was connected to; `None` for a unix socket.
+    fn local(&mut self, socket: &Self::Socket) -> Option<Endpoint>;
+
     /// The error that waits on a socket, if any.
     fn outcome(&mut self, socket: &Self::Socket) -> Option<io::Error>;
 
@@ -56,8 +61,23 @@ pub trait Net: Io {
     fn has_gaps(&self, to: &Endpoint) -> bool;
 }
 
+/// Who may come in. Asked once for each connection, as soon as its client's address is known: after the accept, or, where
+/// a PROXY header announces another address than the socket's, after the header.
+pub trait Gate {
+    /// What an admitted client is counted by. Dropped when its connection is over.
+    type Guard;
+
+    /// Lets a client in, or gives the reason to reset it for. `client` is `None` for a unix client.
+    fn admit(
+        &mut self,
+        listener: &ListenerTotals,
+        client: Option<&Endpoint>,
+        now: Tick,
+    ) -> Result<Self::Guard, CloseReason>;
+}
+
 /// What others learn from connections as they go; the worker sends it on.
-pub trait Observer {
+pub trait Observer: Gate {
     /// A client's connection attempt to `backend` failed, and it was the backend's doing.
     fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure);
 
@@ -92,6 +112,8 @@ pub struct Accepted<S> {
     pub client: Option<Endpoint>,
     /// Is it a unix socket?
     pub unix: bool,
+    /// What it has to begin with.
+    pub greeting: Greeting,
     /// Counts it at the listener that it came in by.
     pub visit: Visit,
     /// The pool that serves it.
@@ -100,7 +122,7 @@ pub struct Accepted<S> {
     pub permit: Permit,
 }
 
-struct Connection<S, P> {
+struct Connection<S, P, G> {
     session: Session,
     client: End<S>,
     /// Exists while a backend is dialled or relayed to.
@@ -115,6 +137,8 @@ struct Connection<S, P> {
     queued: bool,
     /// In the list of those whose counters moved.
     dirty: bool,
+    /// From the gate, once it has let the client in.
+    guard: Option<G>,
     _visit: Visit,
     _permit: Permit,
 }
@@ -125,7 +149,7 @@ pub struct Driver<N: Net, O: Observer> {
     pub net: N,
     /// Who is told.
     pub observer: O,
-    connections: Slots<Connection<N::Socket, N::Pipe>>,
+    connections: Slots<Connection<N::Socket, N::Pipe, O::Guard>>,
     wheel: Wheel,
     runnable: VecDeque<Key>,
     dirty: Vec<Key>,
@@ -174,8 +198,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
 
     /// Serves an accepted client.
     pub fn serve(&mut self, accepted: Accepted<N::Socket>) {
-        let Accepted { socket, client, unix, visit, pool, permit } = accepted;
-        let session = Session::new(client, visit.listener().clone(), pool, self.now);
+        let Accepted { socket, client, unix, greeting, visit, pool, permit } = accepted;
+        let session = Session::new(client, greeting, visit.listener().clone(), pool, self.now);
         let ready = Ready { writable: true, gaps: unix, ..Ready::default() };
         let key = self.connections.insert_with(|_| Connection {
             session,
@@ -187,13 +211,17 @@ impl<N: Net, O: Observer> Driver<N, O> {
             flushed: (0, 0),
             queued: false,
             dirty: false,
+            guard: None,
             _visit: visit,
             _permit: permit,
         });
         let Some(key) = key else { return };
         let Some(connection) = self.connections.get_mut(key) else { return };
         match self.net.adopt(&connection.client.socket, Token::Connection(Side::Client, key)) {
-            Ok(()) => self.carry_out(key, Effect::Pick),
+            Ok(()) => {
+                let effect = connection.session.begin(self.now);
+                self.carry_out(key, effect);
+            }
             Err(error) => {
                 // epoll_ctl fails for want of memory or watches (/proc/sys/fs/epoll): this client can't be served.
                 log::error!("can't watch a client's socket: {error}");
@@ -225,6 +253,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
             }
         } else if event.error && self.net.outcome(&end.socket).is_some() {
             self.feed(key, Input::Reset(side));
+        } else if connection.session.reads_header() {
+            self.read_header(key);
         } else if connection.up.is_bulk() || connection.down.is_bulk() {
             // Small messages of this batch go first: they are what somebody waits for.
             self.enqueue(key);
@@ -332,6 +362,12 @@ impl<N: Net, O: Observer> Driver<N, O> {
             let Some(connection) = self.connections.get_mut(key) else { return };
             let answer = match effect {
                 Effect::Wait => return self.arm(key),
+                Effect::ReadHeader => return self.read_header(key),
+                Effect::Admit => {
+                    let session = &connection.session;
+                    let admitted = self.observer.admit(session.listener(), session.client(), self.now);
+                    Input::Admitted(admitted.map(|guard| connection.guard = Some(guard)))
+                }
                 Effect::Pick => {
                     connection.backend = None;
                     let session = &connection.session;
@@ -345,6 +381,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     Some(outcome) => self.dialed(key, outcome),
                     None => return self.arm(key),
                 },
+                Effect::Announce(version) => Input::Announced(self.introduce(key, version)),
                 Effect::Relay => {
                     connection.keep_alive_at = Some(self.now + KEEP_ALIVE_AFTER);
                     if let Some(lease) = connection.session.lease() {
@@ -467,8 +504,10 @@ impl<N: Net, O: Observer> Driver<N, O> {
         if let Some(record) = connection.session.record() {
             flush_totals(record.backend.as_ref(), record.bytes_to_backend, record.bytes_to_client, connection.flushed);
             record.pool.totals.durations.add(record.duration);
-            if record.close == CloseReason::NoBackend {
-                record.listener.refuse(Refusal::NoBackend);
+            match record.close {
+                CloseReason::NoBackend => record.listener.refuse(Refusal::NoBackend),
+                CloseReason::BadProxyHeader => record.listener.refuse(Refusal::BadProxyHeader),
+                _ => {}
             }
             self.observer.closed(record);
         }
@@ -481,7 +520,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
     }
 }
 
-impl<S, P> Connection<S, P> {
+impl<S, P, G> Connection<S, P, G> {
     fn end(&self, side: Side) -> Option<&End<S>> {
         match side {
             Side::Client => Some(&self.client),

@@ -68,6 +68,10 @@ impl Net for Kernel {
         Ok((socket, dialing == Dialing::Done))
     }
 
+    fn local(&mut self, socket: &Socket) -> Option<Endpoint> {
+        socket.local()
+    }
+
     fn outcome(&mut self, socket: &Socket) -> Option<io::Error> {
         socket.outcome()
     }

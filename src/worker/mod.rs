@@ -22,17 +22,17 @@ pub mod driver;
 mod kernel;
 pub mod token;
 
-use crate::base::Tick;
+use crate::base::{Endpoint, Tick};
 use crate::mailbox::Mailbox;
 use crate::net::Socket;
 use crate::net::listen::Listening;
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Admission, Backend, BackendId, EntranceId, Listener, Note, Snapshot};
+use crate::pool::{Admission, Backend, BackendId, EntranceId, Listener, ListenerTotals, Note, Snapshot};
 use crate::relay::{self, Engine};
 use crate::session::{CloseReason, Record};
 use accept::{Acceptor, Turn};
 use crossbeam_channel::{Receiver, Sender};
-use driver::{Accepted, Driver, Observer};
+use driver::{Accepted, Driver, Gate, Observer};
 use kernel::Kernel;
 use mio::{Events, Poll};
 use std::io;
@@ -308,6 +308,15 @@ impl Clock {
 /// the same.
 struct Reporter {
     prober: Mailbox<Note>,
+}
+
+/// Everybody may come in.
+impl Gate for Reporter {
+    type Guard = ();
+
+    fn admit(&mut self, _: &ListenerTotals, _: Option<&Endpoint>, _: Tick) -> Result<(), CloseReason> {
+        Ok(())
+    }
 }
 
 impl Observer for Reporter {

@@ -6,9 +6,14 @@ use super::{CONNECT, HALF_CLOSE, IDLE, make_pool};
 use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
+use tcplb::config::model::ProxyVersion;
 use tcplb::pool::{Lease, ListenerTotals, Pool};
+use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
-use tcplb::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Session, Side, Way};
+use tcplb::session::{
+    CloseReason, DialFailure, Effect, Ending, Failed, Greeting, HEADER_TIMEOUT, Half, Input, Moved, NoHeader, Session,
+    Side, Way,
+};
 
 /// What the table says about one way.
 #[derive(Clone, Copy, Default)]
@@ -22,11 +27,19 @@ struct Reference {
     ways: [Expected; 2],
     first_fin: Option<Side>,
     last: Tick,
+    /// Of our header for the backend, still held; and the client's bytes delivered.
+    ours: u64,
+    up: u64,
 }
 
 impl Reference {
     fn moved(&mut self, way: Way, moved: &Moved, now: Tick) -> (Effect, Option<CloseReason>) {
         let index = usize::from(way == Way::Down);
+        if way == Way::Up {
+            let ours = self.ours.min(moved.written);
+            self.ours -= ours;
+            self.up += moved.written - ours;
+        }
         if moved.read > 0 || moved.written > 0 || (moved.fin && !self.ways[index].fin) {
             self.last = now;
         }
@@ -62,8 +75,12 @@ impl Reference {
     }
 }
 
-fn endpoints() -> Vec<Vec<Endpoint>> {
-    (1..4).map(|host| vec![Endpoint::Inet(([10, 0, 0, host], 80).into())]).collect()
+fn endpoints(send_proxy: Option<ProxyVersion>) -> Vec<(Vec<Endpoint>, Option<ProxyVersion>)> {
+    (1..4).map(|host| (vec![Endpoint::Inet(([10, 0, 0, host], 80).into())], send_proxy)).collect()
+}
+
+fn listener() -> Arc<ListenerTotals> {
+    ListenerTotals::new("sim".into())
 }
 
 fn pick(pool: &Arc<Pool>, session: &Session, random: &mut fastrand::Rng) -> Input {
@@ -79,23 +96,32 @@ fn rebuild(session: &Session, pool: &Arc<Pool>, now: Tick, offset: u64) -> (Sess
         let at = pool.members.iter().position(|member| member.backend.name == relay.backend).expect("the same pool");
         Lease::take(&pool.members[at].backend, at, u32::MAX).expect("room")
     });
-    (
-        Session::restore(&saved, ListenerTotals::new("sim".into()), pool.clone(), lease, now)
-            .expect("it can be rebuilt"),
-        now,
-    )
+    (Session::restore(&saved, listener(), pool.clone(), lease, now).expect("it can be rebuilt"), now)
 }
 
 fn relay_life(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let pool = make_pool(&endpoints(), 3).0.pools[0].clone();
+    let send_proxy = [None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)][random.usize(..3)];
+    let pool = make_pool(&endpoints(send_proxy), 3).0.pools[0].clone();
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut now = Tick(1 << 40);
-    let mut session = Session::new(client, ListenerTotals::new("sim".into()), pool.clone(), now);
+    let mut session = Session::new(client, Greeting::None, listener(), pool.clone(), now);
+    assert_eq!(session.begin(now), Effect::Admit);
+    assert_eq!(session.on(Input::Admitted(Ok(())), now), Effect::Pick);
     let picked = pick(&pool, &session, &mut random);
     assert_eq!(session.on(picked, now), Effect::Dial);
-    assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Relay);
-    let mut reference = Reference { ways: [Expected::default(); 2], first_fin: None, last: now };
+    let mut ways = [Expected::default(); 2];
+    let mut ours = 0;
+    match send_proxy {
+        None => assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Relay),
+        Some(version) => {
+            assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Announce(version));
+            ours = random.u64(1..5);
+            assert_eq!(session.on(Input::Announced(ours), now), Effect::Relay);
+            ways[0].held = true;
+        }
+    }
+    let mut reference = Reference { ways, first_fin: None, last: now, ours, up: 0 };
     for _ in 0..random.u32(1..60) {
         if random.u8(..) < 40 {
             let offset = random.u64(..1 << 30);
@@ -142,6 +168,8 @@ fn relay_life(seed: u64) {
         };
         assert_eq!(effect, expected);
         assert_eq!(session.record().map(|record| record.close), reason);
+        let up = session.record().map_or_else(|| session.bytes(Way::Up), |record| record.bytes_to_backend);
+        assert_eq!(up, reference.up, "our header counted as the client's bytes");
         if reason.is_some() {
             break;
         }
@@ -166,9 +194,9 @@ fn relaying_follows_the_table_and_survives_being_written_down() {
 #[test]
 fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = make_pool(&endpoints(), 3).0.pools[0].clone();
+    let pool = make_pool(&endpoints(None), 3).0.pools[0].clone();
     let now = Tick(0);
-    let mut session = Session::new(None, ListenerTotals::new("sim".into()), pool.clone(), now);
+    let mut session = Session::new(None, Greeting::None, listener(), pool.clone(), now);
     let mut dialed = Vec::new();
     for attempt in 0..3 {
         let picked = pick(&pool, &session, &mut random);
@@ -186,9 +214,9 @@ fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
 #[test]
 fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = make_pool(&endpoints()[..1], 3).0.pools[0].clone();
+    let pool = make_pool(&endpoints(None)[..1], 3).0.pools[0].clone();
     let mut now = Tick(0);
-    let mut session = Session::new(None, ListenerTotals::new("sim".into()), pool.clone(), now);
+    let mut session = Session::new(None, Greeting::None, listener(), pool.clone(), now);
     let picked = pick(&pool, &session, &mut random);
     assert_eq!(session.on(picked, now), Effect::Dial);
     let mut dials = 0;
@@ -205,4 +233,124 @@ fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over
         }
     }
     assert!(dials > 10 && now >= Tick(0) + CONNECT);
+}
+
+fn header() -> Header {
+    Header::new(Announced::inet(([203, 0, 113, 1], 7).into(), ([198, 51, 100, 1], 443).into()))
+}
+
+/// A session that waits for a header since `now`, on a pool whose backends expect version 2.
+fn waiting(now: Tick) -> (Session, Arc<Pool>) {
+    let pool = make_pool(&endpoints(Some(ProxyVersion::V2)), 3).0.pools[0].clone();
+    let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
+    let mut session = Session::new(client, Greeting::ProxyHeader, listener(), pool.clone(), now);
+    assert_eq!(session.begin(now), Effect::ReadHeader);
+    assert_eq!(session.deadline(), Some(now + HEADER_TIMEOUT));
+    (session, pool)
+}
+
+#[test]
+fn without_a_whole_header_every_ending_is_the_table_s() {
+    let now = Tick(1 << 40);
+    let soon = now + Duration::from_millis(4_999);
+    for (input, at, ending, close) in [
+        (Input::Header(Err(NoHeader::Bad)), soon, Ending::Reset, CloseReason::BadProxyHeader),
+        (Input::Header(Err(NoHeader::CutShort)), soon, Ending::Reset, CloseReason::BadProxyHeader),
+        (Input::Header(Err(NoHeader::Silence)), soon, Ending::Fin, CloseReason::ClientFin),
+        (Input::Reset(Side::Client), soon, Ending::Reset, CloseReason::ClientReset),
+        (Input::Deadline, now + HEADER_TIMEOUT, Ending::Reset, CloseReason::BadProxyHeader),
+        (Input::Stop(CloseReason::Shutdown), soon, Ending::Reset, CloseReason::Shutdown),
+    ] {
+        for written_down in [false, true] {
+            let (mut session, pool) = waiting(now);
+            let mut offset = 0;
+            if written_down {
+                offset = 77;
+                session = rebuild(&session, &pool, now, offset).0;
+                assert_eq!(session.begin(Tick(now.0 + offset)), Effect::ReadHeader);
+            }
+            assert_eq!(session.on(Input::Deadline, Tick(soon.0 + offset)), Effect::Wait);
+            let input = match &input {
+                Input::Header(Err(why)) => Input::Header(Err(*why)),
+                Input::Reset(side) => Input::Reset(*side),
+                Input::Stop(reason) => Input::Stop(*reason),
+                _ => Input::Deadline,
+            };
+            assert_eq!(session.on(input, Tick(at.0 + offset)), Effect::End(ending));
+            assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((close, 0)));
+        }
+    }
+    let mut session = Session::new(None, Greeting::NotTrusted, listener(), waiting(now).1, now);
+    assert_eq!(session.begin(now), Effect::End(Ending::Reset));
+    assert_eq!(session.record().map(|record| record.close), Some(CloseReason::BadProxyHeader));
+}
+
+#[test]
+fn who_is_announced_is_the_client_and_every_backend_that_is_tried_is_told() {
+    let mut random = fastrand::Rng::with_seed(1);
+    let now = Tick(1 << 40);
+    let (mut session, pool) = waiting(now);
+    assert_eq!(session.on(Input::Header(Ok(header())), now), Effect::Admit);
+    assert_eq!(session.client(), Some(&Endpoint::Inet(([203, 0, 113, 1], 7).into())));
+    assert_eq!(session.policy_client().ip, Some([203, 0, 113, 1].into()));
+    session = rebuild(&session, &pool, now, 0).0;
+    assert_eq!(session.begin(now), Effect::Admit);
+    assert_eq!(session.on(Input::Admitted(Ok(())), now), Effect::Pick);
+    for _ in 0..2 {
+        let picked = pick(&pool, &session, &mut random);
+        assert_eq!(session.on(picked, now), Effect::Dial);
+        assert_eq!(session.introduction(|| panic!("it was announced")), header());
+        assert_eq!(session.on(Input::Dialed(Err(DialFailure::Backend)), now), Effect::Pick);
+    }
+    let picked = pick(&pool, &session, &mut random);
+    assert_eq!(session.on(picked, now), Effect::Dial);
+    assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Announce(ProxyVersion::V2));
+    assert_eq!(session.introduction(|| None), header());
+    assert_eq!(session.on(Input::Announced(28), now), Effect::Relay);
+}
+
+#[test]
+fn a_header_that_announces_nobody_leaves_the_socket_s_address_and_a_unix_client_has_none() {
+    let now = Tick(0);
+    let local = Some(Endpoint::Inet(([127, 0, 0, 1], 80).into()));
+    for nobody in [Announced::Local, Announced::Unknown] {
+        let (mut session, _) = waiting(now);
+        assert_eq!(session.on(Input::Header(Ok(Header::new(nobody))), now), Effect::Admit);
+        assert_eq!(session.client(), Some(&Endpoint::Inet(([127, 0, 0, 1], 9).into())));
+        let own = Announced::inet(([127, 0, 0, 1], 9).into(), ([127, 0, 0, 1], 80).into());
+        assert_eq!(session.introduction(|| local.clone()), Header::new(own));
+    }
+    let (mut session, _) = waiting(now);
+    let unix = Header::new(Announced::Unix(vec![b'a'; 216].try_into().expect("216 bytes")));
+    assert_eq!(session.on(Input::Header(Ok(unix.clone())), now), Effect::Admit);
+    assert_eq!(session.client(), None);
+    assert_eq!(session.introduction(|| local.clone()), unix);
+    let session = Session::new(None, Greeting::None, listener(), waiting(now).1, now);
+    assert_eq!(session.introduction(|| local), Header::new(Announced::Local));
+}
+
+#[test]
+fn who_is_not_admitted_is_reset_for_the_gate_s_reason() {
+    let now = Tick(0);
+    let (mut session, _) = waiting(now);
+    assert_eq!(session.on(Input::Header(Ok(header())), now), Effect::Admit);
+    assert_eq!(session.on(Input::Admitted(Err(CloseReason::Forced)), now), Effect::End(Ending::Reset));
+    let record = session.record().expect("it is over");
+    assert_eq!(
+        (record.close, record.client.clone()),
+        (CloseReason::Forced, Some(Endpoint::Inet(([203, 0, 113, 1], 7).into())))
+    );
+}
+
+#[test]
+fn a_reload_during_the_dial_does_not_change_what_the_backend_expects() {
+    let now = Tick(0);
+    let (mut session, pool) = waiting(now);
+    session.on(Input::Header(Ok(header())), now);
+    session.on(Input::Admitted(Ok(())), now);
+    let picked = pick(&pool, &session, &mut fastrand::Rng::with_seed(1));
+    assert_eq!(session.on(picked, now), Effect::Dial);
+    session.adopt(&make_pool(&endpoints(None)[..1], 3).0.pools[0]);
+    assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Announce(ProxyVersion::V2));
+    assert_eq!(session.introduction(|| None), header());
 }

@@ -8,9 +8,11 @@
 //!
 //! A failure prints its seed; `SIM_SEED=n cargo test --test simulation` replays that one. `SIM_SEEDS=n` sets how many run.
 
+mod greeting;
 mod machine;
 mod world;
 
+use greeting::Greeting;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -18,12 +20,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
-use tcplb::config::model::{self, Model};
+use tcplb::config::model::{self, Model, ProxyVersion};
 use tcplb::policy::health::ConnectFailure;
 use tcplb::pool::{self, Admission, Backend, ListenerTotals, Plan, Resolved, Snapshot};
 use tcplb::relay::{self, Engine};
-use tcplb::session::{CloseReason, Record, Side};
-use tcplb::worker::driver::{Accepted, Driver, Observer};
+use tcplb::session::{self, CloseReason, HEADER_TIMEOUT, Record, Side};
+use tcplb::worker::driver::{Accepted, Driver, Gate, Observer};
 use tcplb::worker::token::Token;
 use world::{Answer, Shared, SimNet, World};
 
@@ -37,6 +39,7 @@ struct Judge {
     failures: Rc<RefCell<u64>>,
     ended: Rc<RefCell<Vec<Ended>>>,
     stopped: Rc<RefCell<bool>>,
+    places: Rc<()>,
 }
 
 struct Ended {
@@ -45,6 +48,27 @@ struct Ended {
     held: bool,
     to_backend: u64,
     to_client: u64,
+}
+
+/// The number of a connection is its client's port, by whatever address that goes.
+fn number(client: Option<&Endpoint>) -> usize {
+    let Some(Endpoint::Inet(at)) = client else { panic!("the client's address is lost") };
+    usize::from(at.port())
+}
+
+/// Refuses a few; each place is a strong count.
+impl Gate for Judge {
+    type Guard = Rc<()>;
+
+    fn admit(&mut self, _: &ListenerTotals, client: Option<&Endpoint>, _: Tick) -> Result<Rc<()>, CloseReason> {
+        let mut world = self.world.borrow_mut();
+        let refused = world.random.u8(..) < 8;
+        let conn = &mut world.conns[number(client)];
+        assert_eq!(client, conn.at.as_ref(), "asked for somebody else");
+        assert!(!std::mem::replace(&mut conn.asked, true), "asked twice");
+        conn.refused = refused;
+        if refused { Err(CloseReason::Forced) } else { Ok(self.places.clone()) }
+    }
 }
 
 impl Observer for Judge {
@@ -59,21 +83,31 @@ impl Observer for Judge {
     /// The sockets are still open here; [`check_sockets`] looks at them once they are not.
     fn closed(&mut self, record: &Record) {
         let world = self.world.borrow();
-        let Some(Endpoint::Inet(at)) = &record.client else { panic!("the client's address is lost") };
-        let conn = usize::from(at.port());
+        let conn = number(record.client.as_ref());
         let facts = &world.conns[conn];
         let sock = |id: Option<usize>| id.map(|id| &world.socks[id]);
         let client = sock(facts.client).expect("a client");
-        let backend = sock(facts.backend.filter(|_| facts.connected));
+        let connected = facts.backend.filter(|_| facts.connected);
+        let backend = sock(connected);
+        let header = facts.header.len() as u64;
+        let greeted = client.read >= header;
+        let delivered = |to: Option<usize>| to.map_or(0, |id| world.stream_written(id));
+        let got = |from: Option<usize>| from.map_or(0, |id| world.stream_read(id));
+        // What was announced in a header that did not come is nobody's.
+        if facts.greeting == Greeting::Header && greeted && record.close != CloseReason::ClientReset {
+            assert_eq!(record.client, facts.at);
+        }
         let silent = world.now - facts.last_io;
         match record.close {
             CloseReason::ClientReset => assert_eq!(facts.first_error, Some(Side::Client)),
             CloseReason::BackendReset => assert_eq!(facts.first_error, Some(Side::Backend)),
+            CloseReason::ClientFin if client.read == 0 && header > 0 => assert!(client.fin_read && facts.dials == 0),
             CloseReason::ClientFin | CloseReason::BackendFin => {
                 let backend = backend.expect("a backend");
                 assert!(client.fin_read && backend.fin_read, "over before both have finished");
                 assert_eq!((client.read, backend.read), (client.sent, backend.sent), "bytes left unread");
-                assert_eq!((backend.written, client.written), (client.read, backend.read), "bytes undelivered");
+                assert_eq!(delivered(connected), got(facts.client), "bytes undelivered");
+                assert_eq!(client.written, backend.read, "bytes undelivered");
                 let first = if record.close == CloseReason::ClientFin { Side::Client } else { Side::Backend };
                 assert_eq!(facts.first_fin, Some(first));
             }
@@ -81,14 +115,28 @@ impl Observer for Judge {
             CloseReason::HalfCloseTimeout => assert!(silent >= HALF_CLOSE && facts.first_fin.is_some(), "{silent:?}"),
             CloseReason::ConnectFailed => assert!(facts.dials > 0 && !facts.connected && !client.error_given),
             CloseReason::NoBackend => panic!("all backends are up and have room"),
+            CloseReason::BadProxyHeader => {
+                let late = world.now - facts.accepted >= HEADER_TIMEOUT && client.read < header;
+                let cut = client.fin_read && client.read > 0 && client.read < header;
+                let bad = match facts.greeting {
+                    Greeting::None => false,
+                    Greeting::Header => late || cut,
+                    Greeting::Garbage => late || client.read > 0,
+                    Greeting::NotTrusted => client.read == 0 && record.duration.is_zero(),
+                };
+                assert!(bad && !facts.asked, "a header that was good: {facts:?}");
+            }
             CloseReason::Shutdown => assert!(*self.stopped.borrow()),
-            CloseReason::Forced => panic!("nobody forced it"),
+            CloseReason::Forced => assert!(facts.refused && facts.dials == 0),
         }
-        let to_backend = backend.map_or(0, |sock| sock.written);
+        assert!(!facts.refused || record.close == CloseReason::Forced);
+        let to_backend = delivered(connected);
         let to_client = if backend.is_some() { client.written } else { 0 };
         assert_eq!((record.bytes_to_backend, record.bytes_to_client), (to_backend, to_client), "miscounted");
         assert_eq!(record.connect.is_some(), facts.connected);
-        let held = backend.is_some_and(|backend| backend.written < client.read || client.written < backend.read);
+        let introduced = backend.is_none_or(|backend| backend.written >= facts.introduction.len() as u64);
+        let held = backend
+            .is_some_and(|backend| !introduced || to_backend < got(facts.client) || client.written < backend.read);
         let close = record.close;
         self.ended.borrow_mut().push(Ended { close, conn, held, to_backend, to_client });
     }
@@ -123,6 +171,7 @@ struct Simulation {
     ended: Rc<RefCell<Vec<Ended>>>,
     failures: Rc<RefCell<u64>>,
     stopped: Rc<RefCell<bool>>,
+    places: Rc<()>,
     checked: usize,
 }
 
@@ -133,9 +182,14 @@ impl Simulation {
         let world = Rc::new(RefCell::new(World::new(seed, answers)));
         let ended = Rc::new(RefCell::new(Vec::new()));
         let failures = Rc::new(RefCell::new(0));
-        let stopped = Rc::new(RefCell::new(false));
-        let judge =
-            Judge { world: world.clone(), failures: failures.clone(), ended: ended.clone(), stopped: stopped.clone() };
+        let (stopped, places) = (Rc::new(RefCell::new(false)), Rc::new(()));
+        let judge = Judge {
+            world: world.clone(),
+            failures: failures.clone(),
+            ended: ended.clone(),
+            stopped: stopped.clone(),
+            places: places.clone(),
+        };
         // Few pipes, so that some ways have to do without.
         let relay = relay::Shared::new(engine, 2);
         let driver = Driver::new(SimNet(world.clone()), judge, relay, seed, Tick(0));
@@ -151,6 +205,7 @@ impl Simulation {
             ended,
             failures,
             stopped,
+            places,
             checked: 0,
         }
     }
@@ -160,10 +215,16 @@ impl Simulation {
         let (socket, unix) = World::connect_client(&self.world);
         let client = Some(Endpoint::Inet(([127, 0, 0, 1], conn).into()));
         let permit = self.admission.enter().expect("room");
+        let greeting = match self.world.borrow().conns[usize::from(conn)].greeting {
+            Greeting::None => session::Greeting::None,
+            Greeting::Header | Greeting::Garbage => session::Greeting::ProxyHeader,
+            Greeting::NotTrusted => session::Greeting::NotTrusted,
+        };
         self.driver.serve(Accepted {
             socket,
             client,
             unix,
+            greeting,
             visit: self.listener.enter(),
             pool: self.snapshot.pools[0].clone(),
             permit,
@@ -250,12 +311,19 @@ impl Simulation {
             }
         }
         let world = self.world.borrow();
+        for conn in world.conns.iter().filter(|conn| conn.greeting != Greeting::None) {
+            let client = &world.socks[conn.client.expect("a client")];
+            assert!(!client.open || conn.dials > 0 || client.sent < conn.header.len() as u64, "a header is stuck");
+        }
         for conn in world.conns.iter().filter(|conn| conn.connected) {
             let (Some(client), Some(backend)) = (conn.client, conn.backend) else { continue };
+            let streams = (world.stream_written(backend), world.stream_sent(client));
             let (client, backend) = (&world.socks[client], &world.socks[backend]);
             if client.open {
                 assert!(!client.reset && !backend.reset, "a reset went unnoticed");
-                assert_eq!((backend.written, client.written), (client.sent, backend.sent), "bytes are stuck");
+                assert_eq!(streams.0, streams.1, "bytes are stuck");
+                assert_eq!(client.written, backend.sent, "bytes are stuck");
+                assert!(backend.written >= conn.introduction.len() as u64, "a header is stuck");
                 assert_eq!((client.fin, backend.fin), (backend.finished, client.finished), "a FIN is stuck");
             }
         }
@@ -282,6 +350,8 @@ impl Simulation {
         assert!(self.world.borrow().open_sockets().is_empty(), "a socket stays open");
         assert_eq!(self.ended.borrow().len(), self.world.borrow().conns.len(), "not one record per connection");
         assert_eq!(self.admission.active(), 0, "a permit is kept");
+        // Ours and the judge's.
+        assert_eq!(Rc::strong_count(&self.places), 2, "a place is kept");
         assert_eq!(self.listener.active(), 0, "a visit is kept");
         assert_eq!(self.listener.accepted(), self.world.borrow().conns.len() as u64);
         assert_eq!(self.world.borrow().pipes.iter().flatten().sum::<u64>(), 0, "bytes are left in a pipe");
@@ -297,14 +367,14 @@ impl Simulation {
     }
 }
 
-/// A pool over these backends, each with the addresses given.
-fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> (Snapshot, Model, Resolved) {
+/// A pool over these backends, each with the addresses given and the header that it expects.
+fn make_pool(backends: &[(Vec<Endpoint>, Option<ProxyVersion>)], connect_attempts: u32) -> (Snapshot, Model, Resolved) {
     let mut resolved = HashMap::new();
     let mut configured = Vec::new();
-    for (number, endpoints) in backends.iter().enumerate() {
-        let name = format!("b{number}");
+    for (number, (endpoints, send_proxy)) in backends.iter().enumerate() {
+        let (name, send_proxy) = (format!("b{number}"), *send_proxy);
         let Endpoint::Inet(at) = endpoints[0] else { unreachable!() };
-        configured.push(model::Backend { name: name.clone(), ..model::Backend::at(Address::Inet(at)) });
+        configured.push(model::Backend { name: name.clone(), send_proxy, ..model::Backend::at(Address::Inet(at)) });
         resolved.insert(("sim".to_owned(), name), endpoints.clone());
     }
     let settings = model::Pool {
@@ -322,14 +392,17 @@ fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> (Snapshot, Mo
     (pool::build(&model, &resolved), model, resolved)
 }
 
+type Answers = HashMap<Endpoint, (Answer, Option<ProxyVersion>)>;
+
 /// One to three backends of one or two addresses, most of which answer.
-fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), HashMap<Endpoint, Answer>) {
+fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), Answers) {
     let mut answers = HashMap::new();
     let mut backends = Vec::new();
     for number in 0..random.u8(1..4) {
         let endpoints: Vec<Endpoint> = (0..random.u16(1..3))
             .map(|address| Endpoint::Inet(([10, 0, 0, number + 1], 1000 + address).into()))
             .collect();
+        let send_proxy = [None, None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)][random.usize(..4)];
         for endpoint in &endpoints {
             let answer = match random.u8(..20) {
                 0..8 => Answer::Done,
@@ -339,9 +412,9 @@ fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), Hash
                 17..19 => Answer::Refused,
                 _ => Answer::NoDescriptor,
             };
-            answers.insert(endpoint.clone(), answer);
+            answers.insert(endpoint.clone(), (answer, send_proxy));
         }
-        backends.push(endpoints);
+        backends.push((endpoints, send_proxy));
     }
     (make_pool(&backends, random.u32(1..4)), answers)
 }
@@ -355,6 +428,12 @@ fn run(seed: u64, engine: Engine, tally: &mut Tally) {
     simulation.live();
     simulation.settle();
     simulation.end();
+    let world = simulation.world.borrow();
+    for conn in world.conns.iter().filter(|conn| conn.connected && conn.announced.is_some()) {
+        *tally
+            .entry(("relayed from an announced client, a header owed:", !conn.introduction.is_empty()))
+            .or_default() += 1;
+    }
     for ended in simulation.ended.borrow().iter() {
         *tally.entry((ended.close.word(), ended.held)).or_default() += 1;
     }
@@ -397,6 +476,10 @@ fn run_seeds(engine: Engine) {
         ("half_close_timeout", false),
         ("half_close_timeout", true),
         ("connect_failed", false),
+        ("bad_proxy_header", false),
+        ("relayed from an announced client, a header owed:", false),
+        ("relayed from an announced client, a header owed:", true),
+        ("forced", false),
         ("shutdown", false),
     ] {
         assert!(!complete || tally.contains_key(&(close, held)), "no {close} with bytes held: {held}");
