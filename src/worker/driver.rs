@@ -39,8 +39,12 @@ pub trait Net: Io {
     /// Has `token` announce what happens on an accepted socket.
     fn adopt(&mut self, socket: &Self::Socket, token: Token) -> io::Result<()>;
 
-    /// Begins to connect, with `token` for what happens. True: connected already.
-    fn dial(&mut self, to: &Endpoint, token: Token) -> io::Result<(Self::Socket, bool)>;
+    /// Begins to connect, with `token` for what happens. True: connected already. With `soon` there are bytes to send as
+    /// soon as it is.
+    fn dial(&mut self, to: &Endpoint, token: Token, soon: bool) -> io::Result<(Self::Socket, bool)>;
+
+    /// Has the peer sent something already?
+    fn has_bytes(&mut self, socket: &Self::Socket) -> bool;
 
     /// The address that a client's socket was connected to; `None` for a unix socket.
     fn local(&mut self, socket: &Self::Socket) -> Option<Endpoint>;
@@ -415,7 +419,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let Some(endpoint) = connection.session.endpoint() else {
             return Some(Err(io::ErrorKind::AddrNotAvailable.into()));
         };
-        match self.net.dial(endpoint, Token::Connection(Side::Backend, key)) {
+        let soon = connection.up.holds() || self.net.has_bytes(&connection.client.socket);
+        match self.net.dial(endpoint, Token::Connection(Side::Backend, key), soon) {
             Ok((socket, done)) => {
                 let ready = Ready { writable: done, gaps: self.net.has_gaps(endpoint), ..Ready::default() };
                 connection.backend = Some(End { socket, ready });

@@ -543,7 +543,7 @@ impl Net for SimNet {
         Ok(())
     }
 
-    fn dial(&mut self, to: &Endpoint, token: Token) -> io::Result<(SimSocket, bool)> {
+    fn dial(&mut self, to: &Endpoint, token: Token, _: bool) -> io::Result<(SimSocket, bool)> {
         let mut world = self.0.borrow_mut();
         let Token::Connection(Side::Backend, key) = token else { panic!("{token:?} for a backend") };
         let conn = world.by_key[&key];
@@ -580,6 +580,12 @@ impl Net for SimNet {
         let sock = &mut world.socks[id];
         (sock.token, sock.announced) = (Some(token), done);
         Ok((SimSocket { id, world: self.0.clone() }, done))
+    }
+
+    fn has_bytes(&mut self, socket: &SimSocket) -> bool {
+        let sock = &self.0.borrow().socks[socket.id];
+        assert!(sock.open && sock.connected, "looks into a socket that is not connected");
+        sock.sent > sock.read
     }
 
     fn local(&mut self, socket: &SimSocket) -> Option<Endpoint> {
