@@ -3,8 +3,8 @@
 //! Settings that an operator may change (weight, limit) are not here but in the snapshot's [`super::Member`]; this
 //! object outlives snapshots, so that counters and averages survive a change of configuration.
 
-use crate::base::Endpoint;
 use crate::base::bits::WORD;
+use crate::base::{Endpoint, Tick};
 use crate::policy::balance::LoadBlock;
 use crate::policy::health::{Class, Outcome};
 use parking_lot::Mutex;
@@ -29,6 +29,8 @@ pub struct Backend {
     pub counters: Counters,
     /// What the prober found. It alone writes, and only admin and tests read: never taken on a connection's path.
     pub health: Mutex<HealthReport>,
+    /// When it came up, by [`super::clock`]; 0: it always was.
+    came_up: AtomicU64,
     block: Arc<LoadBlock>,
     lane: usize,
 }
@@ -60,8 +62,20 @@ pub struct HealthReport {
 impl Backend {
     /// A backend whose load is kept in lane `index % 64` of `block`.
     pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, index: usize) -> Backend {
-        let (counters, health) = (Counters::default(), Mutex::default());
-        Backend { id, name, endpoints, counters, health, block, lane: index % WORD }
+        let (counters, health, came_up) = Default::default();
+        Backend { id, name, endpoints, counters, health, came_up, block, lane: index % WORD }
+    }
+
+    /// It has just come up again, or was added to a pool that others serve already: from now on its share grows, where the
+    /// pool wants a slow start.
+    pub fn starts_slowly(&self, now: Tick) {
+        self.came_up.store(now.0, Ordering::Relaxed);
+    }
+
+    /// When it came up; `None`: it always was.
+    pub fn came_up(&self) -> Option<Tick> {
+        let at = self.came_up.load(Ordering::Relaxed);
+        (at > 0).then_some(Tick(at))
     }
 
     /// Connections now open or being dialled.

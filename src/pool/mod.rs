@@ -6,12 +6,17 @@
 
 pub mod admission;
 mod backend;
+pub mod clock;
+mod gate;
 mod lease;
 mod note;
 mod snapshot;
+mod totals;
 
 pub use admission::{Admission, Permit};
 pub use backend::{Backend, BackendId, Counters, HealthReport};
+pub use gate::{Gate, Guest, Place};
 pub use lease::Lease;
 pub use note::Note;
 pub use snapshot::{Listener, Member, NoBackend, Pool, Snapshot, build};
+pub use totals::{ListenerTotals, Refusal, Visit};

@@ -7,7 +7,7 @@ use crate::base::{Address, Tick};
 use crate::config::model::{Health, HealthKind};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::{ConnectFailure, Outcome, Rules, Verdict, schedule};
-use crate::pool::{Backend, Member, Pool};
+use crate::pool::{Backend, Member, Pool, clock};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -202,6 +202,7 @@ impl Watch {
     fn changed(&self, outcome: Outcome, many: bool) {
         let (name, suffix) = (&self.backend.name, self.suffix(many));
         if self.judge.is_up() {
+            self.backend.starts_slowly(clock::now());
             log::info!("{name} is up: {outcome}{suffix}");
         } else {
             log::warn!("{name} is down: {outcome}{suffix}");

@@ -2,7 +2,8 @@
 
 use super::Side;
 use crate::base::Endpoint;
-use crate::pool::{Backend, Pool};
+use crate::policy::limit::Reason;
+use crate::pool::{Backend, Pool, Refusal};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +27,15 @@ pub enum CloseReason {
     ConnectFailed,
     /// There was no backend to try.
     NoBackend,
+    /// An access list says so.
+    Denied,
+    /// The client's source has as many connections as it may.
+    SourceLimit,
+    /// The client's source connects too often.
+    SourceRate,
     /// The process stops and the drain took too long.
     Shutdown,
-    /// An operator closed it.
+    /// An operator closed it, or had set a lifetime that was over.
     Forced,
 }
 
@@ -47,6 +54,25 @@ impl CloseReason {
         }
     }
 
+    /// If it means that the client was not served: what the listener counts.
+    pub fn refusal(self) -> Option<Refusal> {
+        match self {
+            CloseReason::NoBackend => Some(Refusal::NoBackend),
+            CloseReason::Denied => Some(Refusal::Denied),
+            CloseReason::SourceLimit => Some(Refusal::SourceLimit),
+            CloseReason::SourceRate => Some(Refusal::SourceRate),
+            CloseReason::ClientFin
+            | CloseReason::BackendFin
+            | CloseReason::ClientReset
+            | CloseReason::BackendReset
+            | CloseReason::IdleTimeout
+            | CloseReason::HalfCloseTimeout
+            | CloseReason::ConnectFailed
+            | CloseReason::Shutdown
+            | CloseReason::Forced => None,
+        }
+    }
+
     /// Its word in logs and metrics.
     pub fn word(self) -> &'static str {
         match self {
@@ -58,8 +84,21 @@ impl CloseReason {
             CloseReason::HalfCloseTimeout => "half_close_timeout",
             CloseReason::ConnectFailed => "connect_failed",
             CloseReason::NoBackend => "no_backend",
+            CloseReason::Denied => "denied",
+            CloseReason::SourceLimit => "source_limit",
+            CloseReason::SourceRate => "source_rate",
             CloseReason::Shutdown => "shutdown",
             CloseReason::Forced => "forced",
+        }
+    }
+}
+
+impl From<Reason> for CloseReason {
+    fn from(reason: Reason) -> CloseReason {
+        match reason {
+            Reason::Denied => CloseReason::Denied,
+            Reason::SourceLimit => CloseReason::SourceLimit,
+            Reason::SourceRate => CloseReason::SourceRate,
         }
     }
 }

@@ -13,11 +13,12 @@
 //! # States
 //!
 //! ```text
-//!            Pick            Dial                connected
-//! Choosing ───────► Dialing ───────────────────────────────► Relaying ──► Closed(reason)
-//!    ▲                │ │ ▲                                      FIN both ways, reset,
-//!    └────────────────┘ └─┘ no descriptor: again a little later  time-out, stop
-//!    failed: another      failed: its next address
+//!  Admit         Pick            Dial                connected
+//! Admitting ─► Choosing ───────► Dialing ───────────────────────────────► Relaying ──► Closed(reason)
+//!               ▲ ▲  │              │ │ ▲                                     FIN both ways, reset,
+//!         Turn  │ │  │ Queue        │ └─┘ no descriptor: again a little       time-out, stop
+//!               │ └──┼──────────────┘     later; failed: its next address
+//!             Waiting ◄ failed: another
 //! ```
 //!
 //! # Every ending
@@ -28,10 +29,15 @@
 //!
 //! | state | what happens | held? | effect | reason |
 //! |---|---|---|---|---|
-//! | Choosing | no backend | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
+//! | Admitting | a list or a limit of the listener says no | – | reset client | `denied`, `source_limit`, `source_rate` |
+//! | Choosing | no backend | – | reset client, or wait (Waiting) if `no_backend` says so | `no_backend`; after a failed attempt `connect_failed` |
+//! | Waiting | client's bytes, client's FIN | – | none: left in the kernel, as when dialing | |
+//! | Waiting | reset from the client | – | reset client, out of the queue | `client_reset` |
+//! | Waiting | its turn | – | choose, all backends as if untried (Choosing) | |
+//! | Waiting | no place in the queue, or `no_backend` is over | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
 //! | Dialing | client's bytes, client's FIN | – | none: left in the kernel until connected, then passed on | |
 //! | Dialing | reset from the client | – | reset both | `client_reset` |
-//! | Dialing | refused, unreachable, timed out | – | next address, else another backend (Choosing) up to `connect_attempts`, else reset client | `connect_failed` |
+//! | Dialing | refused, unreachable, timed out | – | next address, else another backend (Choosing) up to `connect_attempts`, else reset client, or wait (Waiting) | `connect_failed` |
 //! | Dialing | no descriptor or port left here | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
 //! | Relaying | FIN from x, way x→y Open | no | FIN to y; half Shut | |
 //! | Relaying | FIN from x, way x→y Open | yes | none yet; half Draining | |
@@ -43,15 +49,23 @@
 //! | Relaying | no byte either way for `idle_timeout`, both Open | no | close both | `idle_timeout` |
 //! | Relaying | the same | yes | reset both: a FIN would pass off a torso as the whole | `idle_timeout` |
 //! | Relaying | no byte either way for `half_close_timeout`, one Draining or Shut | no / yes | close / reset both | `half_close_timeout` |
+//! | Relaying | `max_lifetime` is over | no / yes | close / reset both | `forced` |
 //! | any | drain deadline, second signal | any | reset both | `shutdown` |
 //! | any | an operator closes it | any | reset both | `forced` |
 //!
 //! `idle_timeout` and `half_close_timeout` count from the last byte read or written either way, or from the FIN if that
 //! came later. A FIN from y while x→y is already Shut is the second half's business and finds its row above.
+//! `max_lifetime` counts from accept; the logs' list of reasons has no word of its own for it, and it is the operator's will
+//! as `forced` is.
+//!
+//! `no_backend = "wait D"` counts from the first time that there was none, whatever was dialled since. A client that could
+//! not be connected anywhere waits too, and tries every backend again at its next turn: it is not its business whether
+//! the prober has found out yet.
 //!
 //! # Invariants
 //!
 //! * Every input yields exactly one effect; after `End` the session is `Closed` and answers `Wait` to everything.
+//! * A client's place in its source's count is kept from Admitting to the end.
 //! * A lease exists exactly while a backend is being dialled or relayed to.
 //! * A half never goes back.
 
@@ -63,8 +77,9 @@ pub use close::{CloseReason, Record};
 pub use half::{Half, Side, Way};
 
 use crate::base::{Endpoint, Tick};
-use crate::config::model::Pool as Settings;
+use crate::config::model::{self, Pool as Settings};
 use crate::policy::balance::Client;
+use crate::policy::limit::{Held, Reason};
 use crate::pool::{Lease, NoBackend, Pool};
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +90,12 @@ pub const STARVED_RETRY: Duration = Duration::from_millis(50);
 /// What the driver reports.
 #[derive(Debug)]
 pub enum Input {
+    /// Answer to [`Effect::Admit`].
+    Admitted(Result<Option<Held>, Reason>),
+    /// Answer to [`Effect::Queue`] where the queue has no room.
+    NoPlace,
+    /// Its turn in the queue has come: there may be a backend.
+    Turn,
     /// Answer to [`Effect::Pick`].
     Picked(Result<Lease, NoBackend>),
     /// Answer to [`Effect::Dial`], at once or later.
@@ -127,6 +148,10 @@ pub enum Failed {
 pub enum Effect {
     /// Nothing until the next input.
     Wait,
+    /// Ask the listener's gate; the client's address is known.
+    Admit,
+    /// Stand in the pool's queue until it is its turn; a socket of an earlier attempt is closed first.
+    Queue,
     /// Choose a backend; a socket of an earlier attempt is closed first.
     Pick,
     /// Connect to [`Session::endpoint`]; a socket of an earlier attempt is closed first.
@@ -156,11 +181,19 @@ pub struct Session {
     pool: Arc<Pool>,
     started: Tick,
     attempts: u32,
+    /// Its place in its source's count.
+    held: Option<Held>,
+    /// When its lifetime is over.
+    expires: Option<Tick>,
+    /// When waiting for a backend is over; set by the first time that there was none.
+    patience: Option<Tick>,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
+    Admitting,
+    Waiting { until: Tick },
     Choosing { tried: Vec<u32> },
     Dialing(Dial),
     Relaying(Relay),
@@ -251,14 +284,23 @@ impl Relay {
 }
 
 impl Session {
-    /// A connection that has just been accepted. The first effect is [`Effect::Pick`]. `client` is `None` for a unix peer.
+    /// A connection that has just been accepted. The first effect is [`Effect::Admit`]. `client` is `None` for a unix peer.
     pub fn new(client: Option<Endpoint>, listener: u32, pool: Arc<Pool>, now: Tick) -> Session {
-        Session { client, listener, pool, started: now, attempts: 0, state: State::Choosing { tried: Vec::new() } }
+        let (attempts, held, expires, patience) = Default::default();
+        Session { client, listener, pool, started: now, attempts, held, expires, patience, state: State::Admitting }
+    }
+
+    /// Ends it at that time at the latest, once it relays.
+    pub fn expire_at(&mut self, at: Tick) {
+        self.expires = Some(at);
     }
 
     /// Takes an input and answers the one thing to do.
     pub fn on(&mut self, input: Input, now: Tick) -> Effect {
         match input {
+            Input::Admitted(answer) => self.admitted(answer, now),
+            Input::NoPlace => self.give_up(now),
+            Input::Turn => self.turn(),
             Input::Picked(choice) => self.picked(choice, now),
             Input::Dialed(outcome) => self.dialed(outcome, now),
             Input::Moved(way, moved) => self.moved(way, moved, now),
@@ -272,9 +314,13 @@ impl Session {
     /// has come.
     pub fn deadline(&self) -> Option<Tick> {
         match &self.state {
-            State::Choosing { .. } | State::Closed(_) => None,
+            State::Admitting | State::Choosing { .. } | State::Closed(_) => None,
+            State::Waiting { until } => Some(*until),
             State::Dialing(dial) => Some(dial.again.unwrap_or(dial.since + self.pool.settings.connect_timeout)),
-            State::Relaying(relay) => Some(relay.last_byte + relay.silence(&self.pool.settings).0),
+            State::Relaying(relay) => {
+                let silent = relay.last_byte + relay.silence(&self.pool.settings).0;
+                Some(self.expires.map_or(silent, |expires| expires.min(silent)))
+            }
         }
     }
 
@@ -298,8 +344,13 @@ impl Session {
         match &self.state {
             State::Dialing(dial) => Some(&dial.lease),
             State::Relaying(relay) => Some(&relay.lease),
-            State::Choosing { .. } | State::Closed(_) => None,
+            State::Admitting | State::Choosing { .. } | State::Waiting { .. } | State::Closed(_) => None,
         }
+    }
+
+    /// Does it stand in the pool's queue?
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
     }
 
     /// What [`Effect::Dial`] means.
@@ -338,9 +389,43 @@ impl Session {
                 self.state = State::Dialing(Dial { lease, endpoint: 0, since: now, again: None, tried });
                 Effect::Dial
             }
-            Err(_) if self.attempts > 0 => self.end(Ending::Reset, CloseReason::ConnectFailed, now),
-            Err(_) => self.end(Ending::Reset, CloseReason::NoBackend, now),
+            Err(_) => self.wait(now),
         }
+    }
+
+    fn admitted(&mut self, answer: Result<Option<Held>, Reason>, now: Tick) -> Effect {
+        let State::Admitting = self.state else { return Effect::Wait };
+        match answer {
+            Ok(held) => {
+                self.held = held;
+                self.state = State::Choosing { tried: Vec::new() };
+                Effect::Pick
+            }
+            Err(reason) => self.end(Ending::Reset, reason.into(), now),
+        }
+    }
+
+    /// There is no backend: waits for one, as long as the pool's settings say.
+    fn wait(&mut self, now: Tick) -> Effect {
+        let model::NoBackend::Wait(time) = self.pool.settings.no_backend else { return self.give_up(now) };
+        let until = *self.patience.get_or_insert(now + time);
+        if now >= until {
+            return self.give_up(now);
+        }
+        self.state = State::Waiting { until };
+        Effect::Queue
+    }
+
+    fn turn(&mut self) -> Effect {
+        let State::Waiting { .. } = self.state else { return Effect::Wait };
+        self.state = State::Choosing { tried: Vec::new() };
+        Effect::Pick
+    }
+
+    /// No backend, and no more waiting for one.
+    fn give_up(&mut self, now: Tick) -> Effect {
+        let reason = if self.attempts > 0 { CloseReason::ConnectFailed } else { CloseReason::NoBackend };
+        self.end(Ending::Reset, reason, now)
     }
 
     fn dialed(&mut self, outcome: Result<(), DialFailure>, now: Tick) -> Effect {
@@ -385,11 +470,11 @@ impl Session {
             dial.again = None;
             return Effect::Dial;
         }
-        if self.attempts >= self.pool.settings.connect_attempts {
-            return self.end(Ending::Reset, CloseReason::ConnectFailed, now);
-        }
         let mut tried = std::mem::take(&mut dial.tried);
         tried.push(dial.lease.index());
+        if tried.len() >= self.pool.settings.connect_attempts as usize {
+            return self.wait(now);
+        }
         self.state = State::Choosing { tried };
         Effect::Pick
     }
@@ -429,7 +514,8 @@ impl Session {
             return Effect::Wait;
         }
         match &mut self.state {
-            State::Choosing { .. } | State::Closed(_) => Effect::Wait,
+            State::Admitting | State::Choosing { .. } | State::Closed(_) => Effect::Wait,
+            State::Waiting { .. } => self.give_up(now),
             State::Dialing(dial) => {
                 let waits = dial.again.take().is_some();
                 if waits && now < dial.since + self.pool.settings.connect_timeout {
@@ -439,7 +525,8 @@ impl Session {
             }
             State::Relaying(relay) => {
                 let ending = if relay.up.held || relay.down.held { Ending::Reset } else { Ending::Fin };
-                let reason = relay.silence(&self.pool.settings).1;
+                let expired = self.expires.is_some_and(|expires| expires <= now);
+                let reason = if expired { CloseReason::Forced } else { relay.silence(&self.pool.settings).1 };
                 self.end(ending, reason, now)
             }
         }
@@ -450,8 +537,9 @@ impl Session {
         let (connect, up, down) = match &self.state {
             State::Closed(_) => return Effect::Wait,
             State::Relaying(relay) => (Some(relay.connect), relay.up.bytes, relay.down.bytes),
-            State::Choosing { .. } | State::Dialing(_) => (None, 0, 0),
+            State::Admitting | State::Waiting { .. } | State::Choosing { .. } | State::Dialing(_) => (None, 0, 0),
         };
+        self.held = None;
         self.state = State::Closed(Record {
             client: self.client.clone(),
             listener: self.listener,

@@ -1,7 +1,7 @@
 //! A session written down, to be rebuilt by a process that takes its sockets over.
 //!
 //! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
-//! one snapshot. A dial under way is not carried over: the new process chooses again, and no byte was read by then. Held
+//! one snapshot. A dial under way is not carried over, nor is a place in a queue: the new process chooses again, and no byte was read by then. Held
 //! bytes are not here but with the driver, who has them.
 
 use super::{Dial, Direction, Half, Relay, Session, Side, State, Way};
@@ -25,6 +25,9 @@ pub struct Saved {
     pub age: Duration,
     /// Backends tried so far.
     pub attempts: u32,
+    /// How much of its lifetime is left, if that ends.
+    #[serde(default)]
+    pub left: Option<Duration>,
 }
 
 /// The part that exists once a backend is connected.
@@ -62,7 +65,7 @@ impl Session {
     pub fn save(&self, now: Tick) -> Option<Saved> {
         let relay = match &self.state {
             State::Closed(_) => return None,
-            State::Choosing { .. } | State::Dialing(Dial { .. }) => None,
+            State::Admitting | State::Waiting { .. } | State::Choosing { .. } | State::Dialing(Dial { .. }) => None,
             State::Relaying(relay) => Some(SavedRelay {
                 backend: relay.lease.backend().name.clone(),
                 connect: relay.connect,
@@ -78,11 +81,13 @@ impl Session {
             Some(Endpoint::Unix(_)) | None => None,
         };
         let pool = self.pool.settings.name.clone();
-        Some(Saved { client, pool, relay, age: now - self.started, attempts: self.attempts })
+        let left = self.expires.map(|expires| expires - now);
+        Some(Saved { client, pool, relay, age: now - self.started, attempts: self.attempts, left })
     }
 
     /// Rebuilds a session in `pool`, which the caller found by its name. A relay needs the lease on its backend; a session
-    /// that had none begins with [`super::Effect::Pick`] again.
+    /// that had none begins with [`super::Effect::Pick`] again. Nobody is asked whether the client may come in: it is in.
+    /// Its place in its source's count stays behind, though: the new process counts only those that come to it.
     pub fn restore(saved: &Saved, listener: u32, pool: Arc<Pool>, lease: Option<Lease>, now: Tick) -> Option<Session> {
         let before = |age: Duration| Tick(now.0.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)));
         let (state, attempts) = match (&saved.relay, lease) {
@@ -102,7 +107,9 @@ impl Session {
             }
         };
         let client = saved.client.map(Endpoint::Inet);
-        Some(Session { client, listener, pool, started: before(saved.age), attempts, state })
+        let expires = saved.left.map(|left| now + left);
+        let (held, patience) = (None, None);
+        Some(Session { client, listener, pool, started: before(saved.age), attempts, held, expires, patience, state })
     }
 }
 

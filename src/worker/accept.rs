@@ -8,6 +8,7 @@ use super::token::Token;
 use super::{Door, Shared};
 use crate::base::Tick;
 use crate::net::Socket;
+use crate::pool::Guest;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::io::Errno;
@@ -26,6 +27,8 @@ pub(super) struct Acceptor {
     doors: Vec<Door>,
     /// Per door: may somebody wait?
     waiting: Vec<bool>,
+    /// Per door: its listener has as many clients as it may. Somebody wakes us.
+    crowded: Vec<bool>,
     taken: u32,
     /// No descriptor left until then.
     paused: Option<Tick>,
@@ -51,8 +54,9 @@ impl Acceptor {
             let token = Token::Listener(number as u32).encode();
             registry.register(&mut SourceFd(&door.listening.as_fd().as_raw_fd()), token, Interest::READABLE)?;
         }
-        let waiting = vec![false; doors.len()];
-        Ok(Acceptor { doors, waiting, taken: 0, paused: None, now: Tick(0), told: false, full: false, closing: false })
+        let (waiting, crowded) = (vec![false; doors.len()], vec![false; doors.len()]);
+        let (taken, paused, now, told, full, closing) = Default::default();
+        Ok(Acceptor { doors, waiting, crowded, taken, paused, now, told, full, closing })
     }
 
     /// Somebody knocked.
@@ -65,6 +69,7 @@ impl Acceptor {
     /// There may be room again.
     pub(super) fn resume(&mut self) {
         self.full = false;
+        self.crowded.fill(false);
     }
 
     /// Takes in who waits already, then closes: to those the kernel has said that they are connected.
@@ -77,6 +82,7 @@ impl Acceptor {
     pub(super) fn close(&mut self) {
         self.doors.clear();
         self.waiting.clear();
+        self.crowded.clear();
     }
 
     /// Is it taking its last clients?
@@ -93,7 +99,7 @@ impl Acceptor {
     pub(super) fn sleep(&self) -> Option<Duration> {
         match self.paused {
             Some(until) => Some(until - self.now),
-            None => (!self.full && self.waiting.contains(&true)).then_some(Duration::ZERO),
+            None => (!self.full && self.knocked().is_some()).then_some(Duration::ZERO),
         }
     }
 
@@ -104,7 +110,7 @@ impl Acceptor {
             return Turn::Over;
         }
         self.paused = None;
-        while let Some(number) = self.waiting.iter().position(|waiting| *waiting) {
+        while let Some(number) = self.knocked() {
             if self.full || self.taken >= BATCH {
                 break;
             }
@@ -113,14 +119,22 @@ impl Acceptor {
                 break;
             };
             let Door { listening, listener } = &self.doors[number];
+            let Some(of) = shared.snapshot.listeners.get(*listener as usize) else {
+                self.waiting[number] = false;
+                continue;
+            };
+            let Some(place) = of.gate.room() else {
+                self.crowded[number] = true;
+                continue;
+            };
             match listening.accept() {
                 Ok((socket, client)) => {
                     self.taken += 1;
                     self.told = false;
-                    let Some(of) = shared.snapshot.listeners.get(*listener as usize) else { continue };
+                    let guest = Guest::new(&of.gate, place);
                     let unix = listening.is_unix();
                     let (listener, pool) = (*listener, of.pool.clone());
-                    return Turn::Client(Accepted { socket, client, unix, listener, pool, permit }, !unix);
+                    return Turn::Client(Accepted { socket, client, unix, listener, pool, guest, permit }, !unix);
                 }
                 Err(error) => self.failed(number, &error),
             }
@@ -130,10 +144,15 @@ impl Acceptor {
         }
         self.taken = 0;
         // Who finds no room now would not find it later: the drain lets nobody else in.
-        if self.closing && (self.full || self.paused.is_some() || !self.waiting.contains(&true)) {
+        if self.closing && (self.full || self.paused.is_some() || self.knocked().is_none()) {
             self.close();
         }
         Turn::Over
+    }
+
+    /// A door where somebody may wait who may come in.
+    fn knocked(&self) -> Option<usize> {
+        self.waiting.iter().zip(&self.crowded).position(|(waiting, crowded)| *waiting && !crowded)
     }
 
     fn failed(&mut self, number: usize, error: &io::Error) {

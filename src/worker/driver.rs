@@ -10,14 +10,16 @@
 //! * After every step the connection's timer stands at or before its deadline. It is not moved when bytes push the
 //!   deadline back: it fires, finds that it is not time yet, and is set anew. So relaying sets no timers.
 //! * A connection is in the run queue at most once, and only while both ends of some way are ready.
+//! * A connection stands in a queue of [`super::queue`] exactly while its session waits, and not while it has its turn.
 //! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
 
+use super::queue::{Queues, SERVED};
 use super::token::Token;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::base::{Endpoint, Tick};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Backend, Permit, Pool};
+use crate::pool::{Backend, Guest, NoBackend, Permit, Pool};
 use crate::relay::{self, End, Flow, Io, Ready};
 use crate::session::{
     CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Record, Session, Side, Way,
@@ -94,6 +96,8 @@ pub struct Accepted<S> {
     pub listener: u32,
     /// The pool that serves it.
     pub pool: Arc<Pool>,
+    /// What its listener knows of it.
+    pub guest: Guest,
     /// Its place under `max_connections`.
     pub permit: Permit,
 }
@@ -113,6 +117,7 @@ struct Connection<S, P> {
     queued: bool,
     /// In the list of those whose counters moved.
     dirty: bool,
+    guest: Guest,
     _permit: Permit,
 }
 
@@ -126,6 +131,9 @@ pub struct Driver<N: Net, O: Observer> {
     wheel: Wheel,
     runnable: VecDeque<Key>,
     dirty: Vec<Key>,
+    queues: Queues,
+    /// Who has its turn.
+    served: Option<Key>,
     fired: Vec<u32>,
     shared: relay::Shared<N::Pipe>,
     random: fastrand::Rng,
@@ -142,6 +150,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
             wheel: Wheel::new(now),
             runnable: VecDeque::new(),
             dirty: Vec::new(),
+            queues: Queues::default(),
+            served: None,
             fired: Vec::new(),
             shared,
             random: fastrand::Rng::with_seed(seed),
@@ -149,7 +159,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
         }
     }
 
-    /// Time as of now; to be set before a batch of events.
+    /// Time as of now, by the clock that all workers share; to be set before a batch of events.
     pub fn set_now(&mut self, now: Tick) {
         self.now = now;
     }
@@ -166,13 +176,22 @@ impl<N: Net, O: Observer> Driver<N, O> {
 
     /// How long poll may sleep.
     pub fn sleep(&self) -> Option<Duration> {
-        if self.runnable.is_empty() { self.wheel.sleep(self.now) } else { Some(Duration::ZERO) }
+        if !self.runnable.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let look = self.queues.next_look().map(|look| look - self.now);
+        [self.wheel.sleep(self.now), look].into_iter().flatten().min()
     }
 
     /// Serves an accepted client.
     pub fn serve(&mut self, accepted: Accepted<N::Socket>) {
-        let Accepted { socket, client, unix, listener, pool, permit } = accepted;
-        let session = Session::new(client, listener, pool, self.now);
+        let Accepted { socket, client, unix, listener, pool, guest, permit } = accepted;
+        let lifetime = pool.settings.max_lifetime;
+        let mut session = Session::new(client, listener, pool, self.now);
+        if let Some(lifetime) = lifetime {
+            // Clients that came together (all of them, after a restart) must not leave and come back together.
+            session.expire_at(self.now + (lifetime - lifetime.mul_f64(self.random.f64() / 10.0)));
+        }
         let ready = Ready { readable: false, writable: true, drain: unix };
         let key = self.connections.insert_with(|_| Connection {
             session,
@@ -184,12 +203,13 @@ impl<N: Net, O: Observer> Driver<N, O> {
             flushed: (0, 0),
             queued: false,
             dirty: false,
+            guest,
             _permit: permit,
         });
         let Some(key) = key else { return };
         let Some(connection) = self.connections.get_mut(key) else { return };
         match self.net.adopt(&connection.client.socket, Token::Connection(Side::Client, key)) {
-            Ok(()) => self.carry_out(key, Effect::Pick),
+            Ok(()) => self.carry_out(key, Effect::Admit),
             Err(error) => {
                 // epoll_ctl fails for want of memory or watches (/proc/sys/fs/epoll): this client can't be served.
                 log::error!("can't watch a client's socket: {error}");
@@ -236,7 +256,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
         }
     }
 
-    /// Takes the deadlines that have come.
+    /// Takes the deadlines that have come, and serves those who wait for a backend.
     pub fn expire(&mut self) {
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(self.now, &mut fired);
@@ -257,6 +277,22 @@ impl<N: Net, O: Observer> Driver<N, O> {
             self.feed(key, Input::Deadline);
         }
         self.fired = fired;
+        self.serve_queues();
+    }
+
+    /// Gives those who wait their turns, until one finds no backend.
+    fn serve_queues(&mut self) {
+        for pool in self.queues.due(self.now) {
+            for _ in 0..SERVED {
+                let Some(key) = self.queues.pop(&pool) else { break };
+                self.served = Some(key);
+                self.feed(key, Input::Turn);
+                self.served = None;
+                if self.connections.get(key).is_some_and(|connection| connection.session.is_waiting()) {
+                    break;
+                }
+            }
+        }
     }
 
     /// Adds the bytes moved since the last time to the backends' totals. To be called at least once a second; costs
@@ -290,11 +326,28 @@ impl<N: Net, O: Observer> Driver<N, O> {
             let Some(connection) = self.connections.get_mut(key) else { return };
             let answer = match effect {
                 Effect::Wait => return self.arm(key),
+                Effect::Admit => {
+                    let client = connection.session.policy_client().ip;
+                    Input::Admitted(connection.guest.gate().admit(client, self.now))
+                }
                 Effect::Pick => {
                     connection.backend = None;
                     let session = &connection.session;
-                    let choice = session.pool().pick(session.policy_client(), session.tried(), &mut self.random);
-                    Input::Picked(choice)
+                    let others_first = self.served != Some(key) && self.queues.is_waited_for(session.pool());
+                    Input::Picked(if others_first {
+                        Err(NoBackend::AllFull)
+                    } else {
+                        session.pool().pick(session.policy_client(), session.tried(), self.now, &mut self.random)
+                    })
+                }
+                Effect::Queue => {
+                    connection.backend = None;
+                    let pool = connection.session.pool();
+                    let first = self.served == Some(key);
+                    if self.queues.join(pool, key, first, self.now) {
+                        return self.arm(key);
+                    }
+                    Input::NoPlace
                 }
                 Effect::Dial => match self.dial(key) {
                     Some(outcome) => self.dialed(key, outcome),
@@ -302,6 +355,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 },
                 Effect::Relay => {
                     connection.keep_alive_at = Some(self.now + KEEP_ALIVE_AFTER);
+                    self.queues.hint(connection.session.pool());
                     if let Some(lease) = connection.session.lease() {
                         lease.backend().counters.connections.fetch_add(1, Ordering::Relaxed);
                         if !connection.session.pool().up.get(lease.index() as usize) {
@@ -408,7 +462,12 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let Some(mut connection) = self.connections.remove(key) else { return };
         connection.up.discard(&mut self.shared);
         connection.down.discard(&mut self.shared);
+        self.queues.leave(connection.session.pool(), key);
+        self.queues.hint(connection.session.pool());
         if let Some(record) = connection.session.record() {
+            if let Some(refusal) = record.close.refusal() {
+                connection.guest.gate().totals.refuse(refusal);
+            }
             flush_totals(record.backend.as_ref(), record.bytes_to_backend, record.bytes_to_client, connection.flushed);
             self.observer.closed(record);
         }

@@ -12,13 +12,14 @@
 //!
 //! # What bounds it
 //!
-//! Accepting stops at `max_connections` (clients wait in the kernel's backlog) and while the process has no descriptor
+//! Accepting stops at `max_connections`, the process's or that listener's (clients wait in the kernel's backlog), and while the process has no descriptor
 //! left; it goes on when a connection ends anywhere, or a little later. The mailbox holds [`MAILBOX`] letters: a
 //! connection that does not fit stays with the worker that accepted it.
 
 mod accept;
 pub mod driver;
 mod kernel;
+pub mod queue;
 pub mod token;
 
 use crate::base::Tick;
@@ -26,7 +27,7 @@ use crate::mailbox::Mailbox;
 use crate::net::Socket;
 use crate::net::listen::Listening;
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Admission, Backend, Note, Snapshot};
+use crate::pool::{Admission, Backend, Note, Snapshot, clock};
 use crate::relay::{self, Engine};
 use crate::session::{CloseReason, Record};
 use accept::{Acceptor, Turn};
@@ -37,7 +38,7 @@ use mio::{Events, Poll};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use token::Token;
 
 /// Letters that may wait in a worker's mailbox.
@@ -113,7 +114,6 @@ struct Worker {
     acceptor: Acceptor,
     shared: Shared,
     me: usize,
-    started: Instant,
     flushed: Tick,
 }
 
@@ -123,10 +123,9 @@ pub fn run(prepared: Prepared, me: usize, doors: Vec<Door>, shared: Shared) -> i
     let kernel = Kernel::new(poll.registry().try_clone()?);
     let reporter = Reporter { prober: shared.prober.clone() };
     let relay = relay::Shared::new(shared.engine, (relay::PIPES / shared.peers.len()).max(1));
-    let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), Tick(0));
+    let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), clock::now());
     let acceptor = Acceptor::new(doors, poll.registry())?;
-    let flushed = Tick(0);
-    Worker { poll, mail, driver, acceptor, shared, me, started: Instant::now(), flushed }.run()
+    Worker { poll, mail, driver, acceptor, shared, me, flushed: clock::now() }.run()
 }
 
 impl Worker {
@@ -137,7 +136,7 @@ impl Worker {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
-            let now = Tick::after_start(self.started.elapsed());
+            let now = clock::now();
             self.driver.set_now(now);
             for event in &events {
                 match Token::decode(event.token()) {
@@ -155,7 +154,9 @@ impl Worker {
                 self.flushed = now;
             }
             self.shared.peers[self.me].connections.store(self.driver.len(), Ordering::Relaxed);
-            if self.shared.admission.should_wake() {
+            // Each is asked: a wait is told of once, and by whoever asks first.
+            let gates = self.shared.snapshot.listeners.iter().filter(|listener| listener.gate.should_wake()).count();
+            if self.shared.admission.should_wake() || gates > 0 {
                 self.shared.peers.iter().for_each(|peer| peer.mailbox.wake());
             }
             if self.acceptor.is_closed() && self.driver.is_empty() && self.mail.is_empty() {

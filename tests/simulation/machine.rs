@@ -2,11 +2,12 @@
 //! that a relay engine could report, also those that today's engines never do. At any step the session may be written
 //! down and rebuilt, and must then answer as if nothing had happened.
 
-use super::{CONNECT, HALF_CLOSE, IDLE, make_pool};
+use super::{CONNECT, HALF_CLOSE, IDLE, make_pool, make_waiting_pool};
 use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
-use tcplb::pool::{Lease, Pool};
+use tcplb::policy::limit::{Reason, Rules, Sources};
+use tcplb::pool::{Lease, NoBackend, Pool};
 use tcplb::session::saved::Saved;
 use tcplb::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Session, Side, Way};
 
@@ -22,6 +23,7 @@ struct Reference {
     ways: [Expected; 2],
     first_fin: Option<Side>,
     last: Tick,
+    expires: Option<Tick>,
 }
 
 impl Reference {
@@ -53,7 +55,16 @@ impl Reference {
         (Effect::Finish(way.sink()), None)
     }
 
-    fn deadline(&self) -> (Tick, CloseReason) {
+    fn deadline(&self, now: Tick) -> (Tick, CloseReason) {
+        let (silent, reason) = self.silence();
+        match self.expires {
+            Some(expires) if expires <= now => (expires.min(silent), CloseReason::Forced),
+            Some(expires) => (expires.min(silent), reason),
+            None => (silent, reason),
+        }
+    }
+
+    fn silence(&self) -> (Tick, CloseReason) {
         if self.ways.iter().any(|way| way.fin) {
             (self.last + HALF_CLOSE, CloseReason::HalfCloseTimeout)
         } else {
@@ -67,7 +78,7 @@ fn endpoints() -> Vec<Vec<Endpoint>> {
 }
 
 fn pick(pool: &Arc<Pool>, session: &Session, random: &mut fastrand::Rng) -> Input {
-    Input::Picked(pool.pick(session.policy_client(), session.tried(), random))
+    Input::Picked(pool.pick(session.policy_client(), session.tried(), Tick(0), random))
 }
 
 /// Through bytes and back, with another clock.
@@ -88,18 +99,24 @@ fn relay_life(seed: u64) {
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut now = Tick(1 << 40);
     let mut session = Session::new(client, 0, pool.clone(), now);
+    let lifetime = random.bool().then(|| Duration::from_secs(random.u64(1..120)));
+    lifetime.into_iter().for_each(|lifetime| session.expire_at(now + lifetime));
+    assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
     let picked = pick(&pool, &session, &mut random);
     assert_eq!(session.on(picked, now), Effect::Dial);
     assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Relay);
-    let mut reference = Reference { ways: [Expected::default(); 2], first_fin: None, last: now };
+    let expires = lifetime.map(|lifetime| now + lifetime);
+    let mut reference = Reference { ways: [Expected::default(); 2], first_fin: None, last: now, expires };
     for _ in 0..random.u32(1..60) {
         if random.u8(..) < 40 {
             let offset = random.u64(..1 << 30);
             (session, now) = rebuild(&session, &pool, now, offset);
             reference.last = Tick(reference.last.0 + offset);
+            // What is over by more than a moment is not written down: over is over.
+            reference.expires = reference.expires.map(|at| Tick((at.0 + offset).max(now.0)));
         }
         now = now + Duration::from_millis([0, 1, 700, 9_000, 30_000][random.usize(..5)]);
-        assert_eq!(session.deadline(), Some(reference.deadline().0));
+        assert_eq!(session.deadline(), Some(reference.deadline(now).0));
         let (effect, expected, reason) = match random.u8(..20) {
             0 => (
                 session.on(Input::Reset(Side::Client), now),
@@ -111,7 +128,7 @@ fn relay_life(seed: u64) {
                 (effect, Effect::End(Ending::Reset), Some(CloseReason::Forced))
             }
             2..6 => {
-                let (deadline, reason) = reference.deadline();
+                let (deadline, reason) = reference.deadline(now);
                 let held = reference.ways.iter().any(|way| way.held);
                 let ending = if held { Ending::Reset } else { Ending::Fin };
                 let due = now >= deadline;
@@ -159,12 +176,83 @@ fn relaying_follows_the_table_and_survives_being_written_down() {
     }
 }
 
+/// A session that has been let in.
+fn admitted(pool: &Arc<Pool>, now: Tick) -> Session {
+    let mut session = Session::new(None, 0, pool.clone(), now);
+    assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
+    session
+}
+
+#[test]
+fn a_client_that_is_not_let_in_is_reset_before_anything_is_chosen() {
+    for (reason, close) in [
+        (Reason::Denied, CloseReason::Denied),
+        (Reason::SourceLimit, CloseReason::SourceLimit),
+        (Reason::SourceRate, CloseReason::SourceRate),
+    ] {
+        let pool = make_pool(&endpoints(), 3);
+        let mut session = Session::new(None, 0, pool, Tick(0));
+        assert_eq!(session.on(Input::Admitted(Err(reason)), Tick(1)), Effect::End(Ending::Reset));
+        assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((close, 0)));
+    }
+}
+
+#[test]
+fn a_place_in_the_source_s_count_is_kept_until_the_end() {
+    let rules = Rules { connections: Some(1), per_second: None };
+    let (sources, pool) = (Sources::new(rules), make_pool(&endpoints(), 3));
+    let ip = [192, 0, 2, 1].into();
+    let mut session = Session::new(None, 0, pool, Tick(0));
+    session.on(Input::Admitted(Ok(sources.enter(ip, Tick(0), false).0)), Tick(0));
+    assert!(sources.enter(ip, Tick(0), false).1.is_some());
+    session.on(Input::Stop(CloseReason::Forced), Tick(0));
+    assert!(sources.is_empty(), "given back at the end, though the session is still there");
+}
+
+#[test]
+fn who_waits_has_turns_until_the_time_is_over_and_every_backend_again_at_each() {
+    const WAIT: Duration = Duration::from_secs(3);
+    let pool = make_waiting_pool(&endpoints()[..1], 3, WAIT);
+    let mut now = Tick(7);
+    let mut session = admitted(&pool, now);
+    assert_eq!(session.on(Input::Picked(Err(NoBackend::AllDown)), now), Effect::Queue);
+    assert!(session.is_waiting() && session.lease().is_none());
+    for _ in 0..5 {
+        now = now + WAIT / 10;
+        assert_eq!(session.on(Input::Deadline, now), Effect::Wait, "not yet");
+        assert_eq!(session.on(Input::Turn, now), Effect::Pick);
+        assert!(session.tried().is_empty());
+        let lease = Lease::take(&pool.members[0].backend, 0, 1).expect("room");
+        assert_eq!(session.on(Input::Picked(Ok(lease)), now), Effect::Dial);
+        assert_eq!(session.on(Input::Turn, now), Effect::Wait, "it does not stand in the queue");
+        assert_eq!(session.on(Input::Dialed(Err(DialFailure::Backend)), now), Effect::Pick);
+        assert_eq!(session.on(Input::Picked(Err(NoBackend::AllDown)), now), Effect::Queue);
+        assert_eq!(session.deadline(), Some(Tick(7) + WAIT));
+    }
+    now = Tick(7) + WAIT;
+    assert_eq!(session.on(Input::Deadline, now), Effect::End(Ending::Reset));
+    assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((CloseReason::ConnectFailed, 5)));
+}
+
+#[test]
+fn a_full_queue_or_a_reset_ends_the_waiting() {
+    let pool = make_waiting_pool(&endpoints(), 3, Duration::from_secs(3));
+    for (input, close) in
+        [(Input::NoPlace, CloseReason::NoBackend), (Input::Reset(Side::Client), CloseReason::ClientReset)]
+    {
+        let mut session = admitted(&pool, Tick(0));
+        assert_eq!(session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(0)), Effect::Queue);
+        assert_eq!(session.on(input, Tick(1)), Effect::End(Ending::Reset));
+        assert_eq!(session.record().map(|record| record.close), Some(close));
+    }
+}
+
 #[test]
 fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
     let mut random = fastrand::Rng::with_seed(1);
     let pool = make_pool(&endpoints(), 3);
     let now = Tick(0);
-    let mut session = Session::new(None, 0, pool.clone(), now);
+    let mut session = admitted(&pool, now);
     let mut dialed = Vec::new();
     for attempt in 0..3 {
         let picked = pick(&pool, &session, &mut random);
@@ -184,7 +272,7 @@ fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over
     let mut random = fastrand::Rng::with_seed(1);
     let pool = make_pool(&endpoints()[..1], 3);
     let mut now = Tick(0);
-    let mut session = Session::new(None, 0, pool.clone(), now);
+    let mut session = admitted(&pool, now);
     let picked = pick(&pool, &session, &mut random);
     assert_eq!(session.on(picked, now), Effect::Dial);
     let mut dials = 0;

@@ -20,7 +20,7 @@ use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model;
 use tcplb::policy::health::ConnectFailure;
-use tcplb::pool::{self, Admission, Backend, Pool};
+use tcplb::pool::{self, Admission, Backend, Gate, Guest, Pool};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{CloseReason, Record, Side};
 use tcplb::worker::driver::{Accepted, Driver, Observer};
@@ -30,6 +30,17 @@ use world::{Answer, Shared, SimNet, World};
 const IDLE: Duration = Duration::from_secs(60);
 const HALF_CLOSE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(5);
+const WAIT: Duration = Duration::from_secs(4);
+const LIFETIME: Duration = Duration::from_secs(40);
+
+/// Every fifth client comes from where nobody may. The others are one source each two.
+fn client_ip(conn: usize) -> [u8; 4] {
+    if conn % 5 == 4 { [192, 0, 2, 1] } else { [10, 1, 0, conn as u8 / 2] }
+}
+
+fn is_denied(conn: usize) -> bool {
+    client_ip(conn)[0] == 192
+}
 
 /// Checks each ending as it comes.
 struct Judge {
@@ -37,6 +48,8 @@ struct Judge {
     failures: Rc<RefCell<u64>>,
     ended: Rc<RefCell<Vec<Ended>>>,
     stopped: Rc<RefCell<bool>>,
+    /// How long a client waits for a backend.
+    wait: Duration,
 }
 
 struct Ended {
@@ -52,9 +65,8 @@ impl Observer for Judge {
         *self.failures.borrow_mut() += 1;
     }
 
-    fn connected_though_down(&mut self, _: &Backend) {
-        panic!("all backends are up");
-    }
+    /// One that went down while it was dialled.
+    fn connected_though_down(&mut self, _: &Backend) {}
 
     /// The sockets are still open here; [`check_sockets`] looks at them once they are not.
     fn closed(&mut self, record: &Record) {
@@ -80,9 +92,17 @@ impl Observer for Judge {
             CloseReason::IdleTimeout => assert!(silent >= IDLE && facts.first_fin.is_none(), "{silent:?}"),
             CloseReason::HalfCloseTimeout => assert!(silent >= HALF_CLOSE && facts.first_fin.is_some(), "{silent:?}"),
             CloseReason::ConnectFailed => assert!(facts.dials > 0 && !facts.connected && !client.error_given),
-            CloseReason::NoBackend => panic!("all backends are up and have room"),
+            CloseReason::NoBackend => {
+                assert!(facts.dials == 0 && (world.now - facts.came >= self.wait || self.wait.is_zero()));
+            }
+            CloseReason::Denied => assert!(is_denied(conn) && facts.dials == 0),
+            CloseReason::SourceLimit => assert!(!is_denied(conn) && facts.dials == 0),
+            CloseReason::SourceRate => panic!("there is no rate"),
             CloseReason::Shutdown => assert!(*self.stopped.borrow()),
-            CloseReason::Forced => panic!("nobody forced it"),
+            CloseReason::Forced => {
+                let age = world.now - facts.came;
+                assert!(age >= LIFETIME * 9 / 10 && facts.connected, "{age:?}");
+            }
         }
         let to_backend = backend.map_or(0, |sock| sock.written);
         let to_client = if backend.is_some() { client.written } else { 0 };
@@ -98,7 +118,7 @@ impl Observer for Judge {
 fn check_sockets(world: &World, ended: &Ended) {
     let in_order = match ended.close {
         CloseReason::ClientFin | CloseReason::BackendFin => true,
-        CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout => !ended.held,
+        CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout | CloseReason::Forced => !ended.held,
         _ => false,
     };
     let conn = &world.conns[ended.conn];
@@ -117,6 +137,7 @@ struct Simulation {
     world: Shared,
     pool: Arc<Pool>,
     admission: Arc<Admission>,
+    gate: Arc<Gate>,
     ended: Rc<RefCell<Vec<Ended>>>,
     failures: Rc<RefCell<u64>>,
     stopped: Rc<RefCell<bool>>,
@@ -131,20 +152,36 @@ impl Simulation {
         let ended = Rc::new(RefCell::new(Vec::new()));
         let failures = Rc::new(RefCell::new(0));
         let stopped = Rc::new(RefCell::new(false));
-        let judge =
-            Judge { world: world.clone(), failures: failures.clone(), ended: ended.clone(), stopped: stopped.clone() };
+        let wait = match pool.settings.no_backend {
+            model::NoBackend::Wait(time) => time,
+            model::NoBackend::Reset => Duration::ZERO,
+        };
+        world.borrow_mut().redials = !wait.is_zero();
+        let judge = Judge {
+            world: world.clone(),
+            failures: failures.clone(),
+            ended: ended.clone(),
+            stopped: stopped.clone(),
+            wait,
+        };
+        let gate = Gate::new(&model::Listener {
+            deny: vec!["192.0.2.0/24".parse().expect("a prefix")],
+            max_connections_per_source: random.bool().then_some(1),
+            ..model::Listener::default()
+        });
         // Few pipes, so that some ways have to do without.
         let relay = relay::Shared::new(engine, 2);
         let driver = Driver::new(SimNet(world.clone()), judge, relay, seed, Tick(0));
-        Simulation { driver, world, pool, admission: Admission::new(100), ended, failures, stopped, checked: 0 }
+        Simulation { driver, world, pool, admission: Admission::new(100), gate, ended, failures, stopped, checked: 0 }
     }
 
     fn connect(&mut self) {
         let conn = self.world.borrow().conns.len() as u16;
         let (socket, unix) = World::connect_client(&self.world);
-        let client = Some(Endpoint::Inet(([127, 0, 0, 1], conn).into()));
+        let client = Some(Endpoint::Inet((client_ip(conn.into()), conn).into()));
         let permit = self.admission.enter().expect("room");
-        self.driver.serve(Accepted { socket, client, unix, listener: 0, pool: self.pool.clone(), permit });
+        let guest = Guest::new(&self.gate, self.gate.room().expect("no limit"));
+        self.driver.serve(Accepted { socket, client, unix, listener: 0, pool: self.pool.clone(), guest, permit });
     }
 
     /// Delivers announcements to some or all of the sockets, in random order, then does what a worker does after a batch.
@@ -184,7 +221,12 @@ impl Simulation {
     fn live(&mut self) {
         for _ in 0..20 + self.random(150) {
             match self.random(100) {
-                0..5 if self.world.borrow().conns.len() < 4 => self.connect(),
+                0..5 if self.world.borrow().conns.len() < 5 => self.connect(),
+                5..9 => {
+                    // The prober finds something out.
+                    let index = self.random(self.pool.members.len() as u32) as usize;
+                    self.pool.up.set(index, self.random(2) == 0);
+                }
                 0..60 => {
                     let ids = self.world.borrow().open_sockets();
                     let id = if ids.is_empty() { None } else { Some(ids[self.random(ids.len() as u32) as usize]) };
@@ -203,6 +245,7 @@ impl Simulation {
     /// No more surprises: what is under way must come to rest by itself, and then every byte must have arrived.
     fn settle(&mut self) {
         self.world.borrow_mut().lively = false;
+        (0..self.pool.members.len()).for_each(|index| self.pool.up.set(index, true));
         for _ in 0..100_000 {
             let ids = self.world.borrow().open_sockets();
             let before = self.progress();
@@ -235,7 +278,7 @@ impl Simulation {
             *self.stopped.borrow_mut() = true;
             self.driver.stop_all(CloseReason::Shutdown);
         }
-        for _ in 0..200 {
+        for _ in 0..2_000 {
             let Some(sleep) = self.driver.sleep() else { break };
             self.pass(sleep + Duration::from_micros(1));
             self.poll(true);
@@ -245,6 +288,10 @@ impl Simulation {
         assert!(self.world.borrow().open_sockets().is_empty(), "a socket stays open");
         assert_eq!(self.ended.borrow().len(), self.world.borrow().conns.len(), "not one record per connection");
         assert_eq!(self.admission.active(), 0, "a permit is kept");
+        assert_eq!(self.gate.totals.active(), 0, "a guest stays");
+        assert_eq!(self.gate.totals.accepted(), self.ended.borrow().len() as u64);
+        let refused = self.ended.borrow().iter().filter(|ended| ended.close.refusal().is_some()).count();
+        assert_eq!(self.gate.totals.refused_total(), refused as u64);
         assert_eq!(self.world.borrow().pipes.iter().flatten().sum::<u64>(), 0, "bytes are left in a pipe");
         let sum =
             |count: fn(&Backend) -> u64| -> u64 { self.pool.members.iter().map(|member| count(&member.backend)).sum() };
@@ -259,22 +306,35 @@ impl Simulation {
 
 /// A pool over these backends, each with the addresses given.
 fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> Arc<Pool> {
+    make_pool_with(backends, model::Pool { connect_attempts, ..model::Pool::default() }, None)
+}
+
+/// The same, where a client waits that long if there is no backend.
+fn make_waiting_pool(backends: &[Vec<Endpoint>], connect_attempts: u32, wait: Duration) -> Arc<Pool> {
+    let no_backend = model::NoBackend::Wait(wait);
+    make_pool_with(backends, model::Pool { connect_attempts, no_backend, ..model::Pool::default() }, None)
+}
+
+fn make_pool_with(backends: &[Vec<Endpoint>], settings: model::Pool, max_connections: Option<u32>) -> Arc<Pool> {
     let mut resolved = HashMap::new();
     let mut configured = Vec::new();
     for (number, endpoints) in backends.iter().enumerate() {
         let name = format!("b{number}");
         let Endpoint::Inet(at) = endpoints[0] else { unreachable!() };
-        configured.push(model::Backend { name: name.clone(), ..model::Backend::at(Address::Inet(at)) });
+        configured.push(model::Backend {
+            name: name.clone(),
+            max_connections,
+            ..model::Backend::at(Address::Inet(at))
+        });
         resolved.insert(("sim".to_owned(), name), endpoints.clone());
     }
     let settings = model::Pool {
         name: "sim".into(),
         connect_timeout: CONNECT,
-        connect_attempts,
         idle_timeout: IDLE,
         half_close_timeout: HALF_CLOSE,
         backends: configured,
-        ..model::Pool::default()
+        ..settings
     };
     let listener = model::Listener { pool: "sim".into(), ..model::Listener::default() };
     let global = model::Global::default();
@@ -303,7 +363,14 @@ fn random_pool(random: &mut fastrand::Rng) -> (Arc<Pool>, HashMap<Endpoint, Answ
         }
         backends.push(endpoints);
     }
-    (make_pool(&backends, random.u32(1..4)), answers)
+    let settings = model::Pool {
+        connect_attempts: random.u32(1..4),
+        max_lifetime: (random.u8(..4) == 0).then_some(LIFETIME),
+        no_backend: if random.bool() { model::NoBackend::Wait(WAIT) } else { model::NoBackend::Reset },
+        ..model::Pool::default()
+    };
+    let max_connections = (random.u8(..3) == 0).then_some(1);
+    (make_pool_with(&backends, settings, max_connections), answers)
 }
 
 /// How often each ending came about, with and without bytes held.
@@ -358,6 +425,11 @@ fn run_seeds(engine: Engine) {
         ("half_close_timeout", true),
         ("connect_failed", false),
         ("shutdown", false),
+        ("no_backend", false),
+        ("denied", false),
+        ("source_limit", false),
+        ("forced", false),
+        ("forced", true),
     ] {
         assert!(!complete || tally.contains_key(&(close, held)), "no {close} with bytes held: {held}");
     }

@@ -1,0 +1,127 @@
+//! What listeners have done so far. As with backends, these objects outlive snapshots: a reload that keeps the
+//! name keeps the counts.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Totals of one listener. Workers add, everyone reads; all relaxed.
+#[derive(Debug)]
+pub struct ListenerTotals {
+    /// The listener's name.
+    pub name: String,
+    accepted: AtomicU64,
+    refused: [AtomicU64; Refusal::ALL.len()],
+    active: AtomicUsize,
+}
+
+/// Why a client was not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// An access list says so.
+    Denied,
+    /// Its source has as many connections as it may.
+    SourceLimit,
+    /// Its source connects too often.
+    SourceRate,
+    /// There was no backend.
+    NoBackend,
+    /// Its PROXY header was missing, broken, late or not its to send.
+    BadProxyHeader,
+}
+
+impl Refusal {
+    /// All of them, in the order in which they are counted.
+    pub const ALL: [Refusal; 5] =
+        [Refusal::Denied, Refusal::SourceLimit, Refusal::SourceRate, Refusal::NoBackend, Refusal::BadProxyHeader];
+
+    /// Its value of the metric label `reason`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Refusal::Denied => "denied",
+            Refusal::SourceLimit => "source_limit",
+            Refusal::SourceRate => "source_rate",
+            Refusal::NoBackend => "no_backend",
+            Refusal::BadProxyHeader => "bad_proxy_header",
+        }
+    }
+}
+
+impl ListenerTotals {
+    /// Nothing counted yet.
+    pub fn new(name: String) -> Arc<ListenerTotals> {
+        let (accepted, refused, active) = Default::default();
+        Arc::new(ListenerTotals { name, accepted, refused, active })
+    }
+
+    /// Counts a client that was accepted; its connection counts as active until the visit is dropped.
+    pub fn enter(self: &Arc<ListenerTotals>) -> Visit {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::Relaxed);
+        Visit(self.clone())
+    }
+
+    /// Counts one that was then refused.
+    pub fn refuse(&self, why: Refusal) {
+        self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Clients accepted, refused ones included.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Clients refused for this reason.
+    pub fn refused(&self, why: Refusal) -> u64 {
+        self.refused[why as usize].load(Ordering::Relaxed)
+    }
+
+    /// Clients refused, whatever the reason.
+    pub fn refused_total(&self) -> u64 {
+        Refusal::ALL.into_iter().map(|why| self.refused(why)).sum()
+    }
+
+    /// Connections that came in here and are open.
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+}
+
+/// One client at one listener, counted while it lives.
+#[derive(Debug)]
+pub struct Visit(Arc<ListenerTotals>);
+
+impl Visit {
+    /// Where it came in.
+    pub fn listener(&self) -> &Arc<ListenerTotals> {
+        &self.0
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_in_the_order_of_their_list() {
+        for (index, why) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, index);
+        }
+    }
+
+    #[test]
+    fn a_visit_counts_while_it_lives() {
+        let totals = ListenerTotals::new("web".into());
+        let (one, two) = (totals.enter(), totals.enter());
+        drop(one);
+        totals.refuse(Refusal::NoBackend);
+        assert_eq!((totals.accepted(), totals.active(), totals.refused_total()), (2, 1, 1));
+        drop(two);
+        assert_eq!(totals.active(), 0);
+    }
+}
