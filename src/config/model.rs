@@ -148,6 +148,8 @@ pub struct Pool {
     pub no_backend: NoBackend,
     /// What a pool does whose backends are all down.
     pub all_down: AllDown,
+    /// How many clients in a row must fail for their backend to be left out for a while; 0: never.
+    pub outlier_failures: u32,
     /// What backends are told of the client's address, unless one has a setting of its own.
     pub send_proxy: Option<ProxyVersion>,
     /// How its backends are watched.
@@ -172,6 +174,7 @@ impl Default for Pool {
             slow_start: Duration::ZERO,
             no_backend: NoBackend::Reset,
             all_down: AllDown::Reset,
+            outlier_failures: 0,
             send_proxy: None,
             health: Health::default(),
             backends: Vec::new(),

@@ -31,6 +31,8 @@ pub struct Backend {
     pub health: Mutex<HealthReport>,
     /// When it came up, by [`super::clock`]; 0: it always was.
     came_up: AtomicU64,
+    /// First bytes that came from it.
+    answers: AtomicU64,
     block: Arc<LoadBlock>,
     lane: usize,
 }
@@ -62,8 +64,8 @@ pub struct HealthReport {
 impl Backend {
     /// A backend whose load is kept in lane `index % 64` of `block`.
     pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, index: usize) -> Backend {
-        let (counters, health, came_up) = Default::default();
-        Backend { id, name, endpoints, counters, health, came_up, block, lane: index % WORD }
+        let (counters, health, came_up, answers) = Default::default();
+        Backend { id, name, endpoints, counters, health, came_up, answers, block, lane: index % WORD }
     }
 
     /// It has just come up again, or was added to a pool that others serve already: from now on its share grows, where the
@@ -95,11 +97,17 @@ impl Backend {
     /// Takes a measured connect + first-byte time into the average, which moves an eighth of the way (as RFC 6298
     /// smooths round-trip times). Two workers measuring at once may lose one sample of the two, which an average bears.
     pub fn measured(&self, sample: Duration) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
         let average = self.block.latency_us(self.lane);
         let sample = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX).max(1);
         let old = average.load(Ordering::Relaxed);
         let new = if old == 0 { sample } else { old - old / 8 + sample / 8 };
         average.store(new.max(1), Ordering::Relaxed);
+    }
+
+    /// How many connections it has answered so far: sent a first byte.
+    pub fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
     }
 
     /// Lets the average shrink while nothing measures it, so that a backend which was slow once is tried again.

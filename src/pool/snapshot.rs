@@ -52,6 +52,8 @@ pub struct Pool {
     pub members: Vec<Member>,
     /// Which of them are up. The prober is the only writer.
     pub up: AtomicBits,
+    /// Which of them are left out as outliers, and for that reason not up. The prober is the only writer.
+    pub ejected: AtomicBits,
     /// Everybody, for when there is nobody else. Where health is `off`, nobody can say that those who are backed off are
     /// down; where `all_down` is `try-all`, nobody is believed who says it of all. So the last resort is to try.
     regardless: Option<AtomicBits>,
@@ -204,6 +206,7 @@ fn build_pool(
         members: members.collect(),
         // Up until the first result says otherwise.
         up: AtomicBits::new(backends.len(), true),
+        ejected: AtomicBits::new(backends.len(), false),
         regardless: (settings.health.kind == model::HealthKind::Off || settings.all_down == model::AllDown::TryAll)
             .then(|| AtomicBits::new(backends.len(), true)),
         limits: backends.iter().map(|backend| backend.max_connections.unwrap_or(u32::MAX)).collect(),

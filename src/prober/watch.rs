@@ -6,7 +6,7 @@ use crate::base::slots::Key;
 use crate::base::{Address, Tick};
 use crate::config::model::{Health, HealthKind};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
-use crate::policy::health::{ConnectFailure, Outcome, Rules, Verdict, schedule};
+use crate::policy::health::{ConnectFailure, Outcome, Outlier, Rules, Verdict, outlier, schedule};
 use crate::pool::{Backend, Member, Pool, clock};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,6 +19,9 @@ pub struct Watch {
     index: usize,
     backend: Arc<Backend>,
     judge: Judge,
+    outlier: Outlier,
+    /// `Backend::answers` when a client last failed.
+    answers: u64,
     /// What is going on.
     pub stage: Stage,
     /// When the last probe began.
@@ -70,7 +73,9 @@ impl Watch {
         let left = (connections(&backend), backend.latency_us());
         let judge = Judge::of(&pool.settings.health);
         let (pool, stage, reached) = (pool.clone(), Stage::Resting, left.0);
-        let watch = Watch { pool, index, backend, judge, stage, started: Tick(0), probed: false, reached, left };
+        let (outlier, answers, started) = (Outlier::default(), backend.answers(), Tick(0));
+        let watch =
+            Watch { pool, index, backend, judge, outlier, answers, stage, started, probed: false, reached, left };
         watch.show();
         watch
     }
@@ -174,6 +179,36 @@ impl Watch {
         }
     }
 
+    /// A client could not connect, or was reset early. True if that makes the backend an outlier, whose return has to be
+    /// waited for.
+    pub fn count_outlier(&mut self, now: Tick, many: bool) -> bool {
+        let answers = self.backend.answers();
+        let answered = std::mem::replace(&mut self.answers, answers) != answers;
+        let room = outlier::has_room(self.pool.ejected.count(), self.pool.members.len());
+        let limit = self.pool.settings.outlier_failures;
+        let ejected = self.outlier.failed(answered, limit, room, now);
+        if let Some(until) = self.outlier.until().filter(|_| ejected) {
+            let (name, time) = (&self.backend.name, until - now);
+            log::warn!("{name} is left out for {time:?}: {limit} clients in a row failed{}", self.suffix(many));
+            self.note_change();
+        }
+        ejected
+    }
+
+    /// When it comes back, if it is left out as an outlier.
+    pub fn ejected_until(&self) -> Option<Tick> {
+        self.outlier.until()
+    }
+
+    /// Time has passed: an outlier may come back.
+    pub fn readmit(&mut self, now: Tick, many: bool) {
+        if self.outlier.elapsed(now) {
+            log::info!("{} is let in again{}", self.backend.name, self.suffix(many));
+            self.backend.starts_slowly(clock::now());
+            self.note_change();
+        }
+    }
+
     /// A client got through to a backend that was thought unusable.
     pub fn client_connected(&mut self) {
         if let Judge::Off(backoff) = &mut self.judge
@@ -215,9 +250,12 @@ impl Watch {
         self.show();
     }
 
-    /// Writes the health bit.
+    /// Writes the bits.
     fn show(&self) {
-        self.pool.up.set(self.index, self.judge.is_up());
+        let ejected = self.outlier.until().is_some();
+        // Whoever sees the reason sees what follows from it.
+        self.pool.up.set(self.index, self.judge.is_up() && !ejected);
+        self.pool.ejected.set(self.index, ejected);
     }
 
     fn suffix(&self, many: bool) -> String {

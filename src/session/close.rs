@@ -2,6 +2,7 @@
 
 use super::Side;
 use crate::base::Endpoint;
+use crate::policy::health::outlier::EARLY;
 use crate::policy::limit::Reason;
 use crate::pool::{Backend, Pool, Refusal};
 use std::fmt;
@@ -126,12 +127,22 @@ pub struct Record {
     pub connect: Option<Duration>,
     /// From accept to the end.
     pub duration: Duration,
+    /// Did the backend send anything?
+    pub answered: bool,
     /// Bytes delivered to the backend.
     pub bytes_to_backend: u64,
     /// Bytes delivered to the client.
     pub bytes_to_client: u64,
     /// Why it ended.
     pub close: CloseReason,
+}
+
+impl Record {
+    /// Did the backend reset it soon and without an answer? Counted from accept, which is a little stricter than from the
+    /// connect.
+    pub fn was_reset_early(&self) -> bool {
+        self.close == CloseReason::BackendReset && !self.answered && self.duration < EARLY
+    }
 }
 
 /// `CLIENT → POOL/BACKEND: reason after …`, for the debug log.

@@ -539,6 +539,7 @@ impl Session {
             State::Relaying(relay) => (Some(relay.connect), relay.up.bytes, relay.down.bytes),
             State::Admitting | State::Waiting { .. } | State::Choosing { .. } | State::Dialing(_) => (None, 0, 0),
         };
+        let answered = matches!(&self.state, State::Relaying(relay) if relay.asked.is_none());
         self.held = None;
         self.state = State::Closed(Record {
             client: self.client.clone(),
@@ -548,6 +549,7 @@ impl Session {
             attempts: self.attempts,
             connect,
             duration: now - self.started,
+            answered,
             bytes_to_backend: up,
             bytes_to_client: down,
             close,

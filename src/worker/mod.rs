@@ -237,6 +237,12 @@ impl Observer for Reporter {
     }
 
     fn closed(&mut self, record: &Record) {
+        if let Some(backend) = &record.backend
+            && record.was_reset_early()
+            && record.pool.settings.outlier_failures > 0
+        {
+            let _ = self.prober.offer(Note::ResetEarly(backend.id));
+        }
         log::debug!("{record}");
     }
 }

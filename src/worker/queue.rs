@@ -35,7 +35,7 @@ pub const QUEUE_MAX: usize = 1024;
 pub const LOOK: Duration = Duration::from_millis(50);
 
 /// Clients served by one look.
-pub(super) const SERVED: usize = 32;
+pub const SERVED: usize = 32;
 
 /// All queues of a worker; only those that somebody stands in exist.
 #[derive(Debug, Default)]

@@ -6,7 +6,9 @@ mod support;
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
-use support::{Balancer, Port, SOON, backend, eventually, greeting, is_reset, is_served, tally, unprobed, waits};
+use support::{
+    Balancer, Port, SOON, backend, eventually, greeting, is_reset, is_served, resetting_backend, tally, unprobed, waits,
+};
 use tcplb::config::model::{AllDown, Health, Listener, NoBackend, Pool, Rate};
 use tcplb::pool::Refusal;
 
@@ -91,7 +93,7 @@ fn a_full_listener_lets_clients_wait_in_the_backlog() {
     held.clear();
     while let Some(mut client) = crowd.pop() {
         // The kernel spreads them over the workers' backlogs, so whose turn it is nobody knows.
-        client.set_nonblocking(true).unwrap();
+        client.stream.set_nonblocking(true).unwrap();
         match greeting(&mut client) {
             Ok(_) => assert!(balancer.gate().totals.active() <= 2),
             Err(_) => {
@@ -126,7 +128,7 @@ fn a_waiting_client_is_served_when_a_place_becomes_free() {
     let mut first = balancer.client();
     is_served(&mut first);
     let mut second = balancer.client();
-    second.write_all(b"!").unwrap();
+    second.stream.write_all(b"!").unwrap();
     waits(&mut second);
     drop(first);
     is_served(&mut second);
@@ -163,7 +165,7 @@ fn a_waiting_client_that_is_gone_takes_nobody_s_turn() {
     is_served(&mut first);
     let mut second = balancer.client();
     waits(&mut second);
-    socket2::SockRef::from(&second).set_linger(Some(Duration::ZERO)).unwrap();
+    socket2::SockRef::from(&second.stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(second);
     eventually("its reset is noticed", || balancer.gate().totals.active() == 1);
     let mut third = balancer.client();
@@ -181,7 +183,7 @@ fn a_lifetime_ends_a_connection_that_is_in_use() {
     is_served(&mut client);
     let mut letter = [0];
     // Each byte comes back at once, so that it is never idle.
-    while client.write_all(b"x").is_ok() && client.read(&mut letter).is_ok_and(|count| count == 1) {
+    while client.stream.write_all(b"x").is_ok() && client.stream.read(&mut letter).is_ok_and(|count| count == 1) {
         std::thread::park_timeout(Duration::from_millis(5));
     }
     assert!(started.elapsed() >= Duration::from_millis(360), "{:?}", started.elapsed());
@@ -214,4 +216,21 @@ fn all_down_may_mean_try_them_all() {
     port.serve("b");
     is_served(&mut balancer.client());
     assert!(!snapshot.pools[0].up.get(0), "and nobody has probed it since");
+}
+
+#[test]
+fn a_backend_that_resets_its_clients_is_left_out_for_a_while() {
+    let bad = resetting_backend();
+    let pool = Pool { outlier_failures: 3, ..unprobed() };
+    let balancer = Balancer::start(Listener::default(), pool, &[bad, backend("b")], None);
+    let snapshot = balancer.running.as_ref().unwrap().snapshot();
+    let ejected = || snapshot.pools[0].ejected.get(0);
+    eventually("it is left out", || {
+        let _ = greeting(&mut balancer.client());
+        ejected()
+    });
+    assert!(!snapshot.pools[0].up.get(0) && snapshot.pools[0].up.get(1));
+    eventually("it is let in again", || !ejected());
+    // A reset may come so early that it counts as a failed connect too, which has a back-off of its own.
+    eventually("it is up", || snapshot.pools[0].up.get(0));
 }

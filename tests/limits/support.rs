@@ -78,6 +78,18 @@ pub fn backend(name: &'static str) -> SocketAddr {
     at
 }
 
+/// A backend that accepts and resets.
+pub fn resetting_backend() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
+    });
+    at
+}
+
 /// The balancer, stopped at the end of the test.
 pub struct Balancer {
     pub at: SocketAddr,
@@ -113,17 +125,24 @@ impl Balancer {
     }
 
     /// A client from 127.0.0.1.
-    pub fn client(&self) -> TcpStream {
+    pub fn client(&self) -> Client {
         self.client_from([127, 0, 0, 1])
     }
 
-    pub fn client_from(&self, ip: [u8; 4]) -> TcpStream {
+    pub fn client_from(&self, ip: [u8; 4]) -> Client {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
-        socket.connect(&self.at.into()).unwrap();
         socket.set_read_timeout(Some(SOON)).unwrap();
-        socket.into()
+        let refused = socket.connect(&self.at.into()).err();
+        Client { stream: socket.into(), refused }
     }
+}
+
+/// A client that has connected.
+pub struct Client {
+    pub stream: TcpStream,
+    /// It was reset even before it had noticed that it was connected.
+    refused: Option<io::Error>,
 }
 
 impl Drop for Balancer {
@@ -142,30 +161,33 @@ pub fn unprobed() -> model::Pool {
 }
 
 /// The name of the backend that a client got; an error if it was reset.
-pub fn greeting(client: &mut TcpStream) -> io::Result<char> {
+pub fn greeting(client: &mut Client) -> io::Result<char> {
+    if let Some(error) = client.refused.take() {
+        return Err(error);
+    }
     let mut letter = [0];
-    client.read_exact(&mut letter)?;
+    client.stream.read_exact(&mut letter)?;
     Ok(char::from(letter[0]))
 }
 
 #[track_caller]
-pub fn is_served(client: &mut TcpStream) {
+pub fn is_served(client: &mut Client) {
     greeting(client).expect("it is served");
 }
 
 #[track_caller]
-pub fn is_reset(client: &mut TcpStream) {
+pub fn is_reset(client: &mut Client) {
     let error = greeting(client).expect_err("it is not served");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
 /// Nothing comes for a while: it neither is served nor refused.
 #[track_caller]
-pub fn waits(client: &mut TcpStream) {
-    client.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+pub fn waits(client: &mut Client) {
+    client.stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
     let error = greeting(client).expect_err("it waits");
     assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
-    client.set_read_timeout(Some(SOON)).unwrap();
+    client.stream.set_read_timeout(Some(SOON)).unwrap();
 }
 
 /// How often each letter greets `count` clients, one after the other.

@@ -112,7 +112,7 @@ fn relay_life(seed: u64) {
             let offset = random.u64(..1 << 30);
             (session, now) = rebuild(&session, &pool, now, offset);
             reference.last = Tick(reference.last.0 + offset);
-            // What is over by more than a moment is not written down: over is over.
+            // What is written down is how much is left: a lifetime that is over is over now, however long it has been.
             reference.expires = reference.expires.map(|at| Tick((at.0 + offset).max(now.0)));
         }
         now = now + Duration::from_millis([0, 1, 700, 9_000, 30_000][random.usize(..5)]);
