@@ -31,7 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..Health::default()
     };
     let snapshot = Arc::new(snapshot(health, backends, at)?);
-    let prober = prober::spawn(snapshot.clone())?;
+    let prober = prober::spawn(snapshot.clone(), Box::new(|_| {}))?;
     let stat = stat_of_prober()?;
     let probes = || -> u64 {
         let of = |member: &pool::Member| member.backend.health.lock().probes.iter().sum::<u64>();

@@ -1,39 +1,39 @@
-//! The composition root: resolves, binds, builds the first snapshot, spawns the threads.
+//! The composition root: spawns the threads and carries letters between those that must not know each other.
 //!
 //! Nothing is spawned before everything is bound, so a port that is taken ends the start with nothing half-done.
 
-use crate::base::{Address, Endpoint};
+use crate::base::Endpoint;
 use crate::config::model::Model;
-use crate::control::{Control, Order};
-use crate::net::listen::{self, Bound as BoundSockets};
-use crate::pool::{self, Admission, Snapshot};
+use crate::control::{self, Control, Crew, Opened, Parts, Truth};
+use crate::net::listen::Listening;
+use crate::pool::{Admission, BackendId, Published, Snapshot};
 use crate::prober::{self, Prober};
 use crate::session::CloseReason;
-use crate::worker::{self, Door, Mail, Shared};
-use crossbeam_channel::unbounded;
+use crate::worker::{self, Door, Mail, Peer, Shared};
+use crossbeam_channel::{bounded, unbounded};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::ToSocketAddrs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-pub use crate::control::Remote;
+pub use crate::control::{Changes, Loader, Refused, ReloadError, Remote};
 
 /// Descriptors that are not for connections: polls, listeners, probes, logs. An eighth of the limit, at most this.
 const RESERVED_DESCRIPTORS: u64 = 1024;
 
+/// How long control waits for the workers to take up a snapshot. They do between two batches of events.
+const ADOPTION: Duration = Duration::from_secs(10);
+
 /// A running balancer.
 pub struct Running {
     listeners: Vec<Bound>,
-    snapshot: Arc<Snapshot>,
+    published: Arc<Published>,
     max_connections: usize,
     control: Control,
     prober: Prober,
     workers: Vec<JoinHandle<()>>,
-    socket_files: Vec<PathBuf>,
 }
 
 /// A listener's bound address.
@@ -57,30 +57,23 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Starts a balancer. On return it serves.
+/// Starts a balancer whose configuration is not in a file. On return it serves.
 pub fn start(model: Model) -> Result<Running, StartError> {
+    start_with(model, None)
+}
+
+/// Starts a balancer. `loader` reads the file that `model` came from again. On return it serves.
+pub fn start_with(model: Model, loader: Option<Loader>) -> Result<Running, StartError> {
     let descriptors = raise_descriptor_limit();
     let workers = model.global.workers;
-    let resolved = resolve_backends(&model)?;
-    let snapshot = Arc::new(pool::build(&model, &resolved));
-
-    let mut listeners = Vec::new();
-    let mut socket_files = Vec::new();
-    let mut doors: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
-    for (index, listener) in model.listeners.iter().enumerate() {
-        for address in &listener.bind {
-            let bound = listen::bind(address, workers).map_err(|error| cannot("listen on", address, &error))?;
-            for BoundSockets { endpoint, sockets } in bound {
-                for (worker, listening) in sockets.into_iter().enumerate() {
-                    doors[worker].push(Door { listening, listener: index as u32 });
-                }
-                if let Endpoint::Unix(path) = &endpoint {
-                    socket_files.push(path.to_path_buf());
-                }
-                listeners.push(Bound { name: listener.name.clone(), endpoint });
-            }
-        }
-    }
+    let (truth, opened) = Truth::new(model).map_err(StartError)?;
+    let (model, snapshot) = (truth.running().clone(), truth.snapshot().clone());
+    let bound = |listener: &Arc<crate::pool::Listener>| {
+        let name = listener.name.clone();
+        let endpoints = listener.entrances.clone().into_iter().map(|entrance| entrance.endpoint);
+        endpoints.map(move |endpoint| Bound { name: name.clone(), endpoint })
+    };
+    let listeners = snapshot.listeners.iter().flat_map(bound).collect();
 
     let max_connections = model.global.max_connections.unwrap_or_else(|| connections_for(descriptors));
     let spawn_error = |error: io::Error| StartError(format!("can't start a thread: {error}"));
@@ -91,28 +84,32 @@ pub fn start(model: Model) -> Result<Running, StartError> {
         prepared.push(ready);
         peers.push(peer);
     }
-    let peers: Arc<[worker::Peer]> = peers.into();
-    let prober = prober::spawn(snapshot.clone()).map_err(spawn_error)?;
+    let crew = Workers(peers.into());
+    let fallen = crew.clone();
+    // Straight to the workers: what is true does not change, and control may be waiting for the prober.
+    let on_down = Box::new(move |backend| fallen.reset(&Arc::from([backend])));
+    let prober = prober::spawn(snapshot.clone(), on_down).map_err(spawn_error)?;
     let shared = Shared {
         snapshot: snapshot.clone(),
         admission: Admission::new(max_connections),
-        peers: peers.clone(),
+        peers: crew.0.clone(),
         engine: model.global.relay,
         prober: prober.mailbox(),
     };
+    let published = Arc::new(Published::new(snapshot, model));
     // One message a worker: nothing that could grow.
     let (ended, endings) = unbounded();
-    let tell = move |order| {
-        for peer in peers.iter() {
-            peer.mailbox.send(match order {
-                Order::Drain => Mail::Drain,
-                Order::Stop => Mail::Stop(CloseReason::Shutdown),
-            });
-        }
-    };
-    let control = Control::spawn(workers, tell, endings, model.global.shutdown_timeout).map_err(spawn_error)?;
+    let control = Control::spawn(Parts {
+        truth,
+        crew,
+        prober: prober.mailbox(),
+        published: published.clone(),
+        loader,
+        ended: endings,
+    })
+    .map_err(spawn_error)?;
     let mut threads = Vec::new();
-    for (me, (prepared, doors)) in prepared.into_iter().zip(doors).enumerate() {
+    for (me, (prepared, doors)) in prepared.into_iter().zip(doors(opened, workers)).enumerate() {
         let (shared, ended) = (shared.clone(), ended.clone());
         let work = move || {
             let outcome = worker::run(prepared, me, doors, shared);
@@ -120,18 +117,71 @@ pub fn start(model: Model) -> Result<Running, StartError> {
         };
         threads.push(thread::Builder::new().name(format!("worker-{me}")).spawn(work).map_err(spawn_error)?);
     }
-    Ok(Running { listeners, snapshot, max_connections, control, prober, workers: threads, socket_files })
+    Ok(Running { listeners, published, max_connections, control, prober, workers: threads })
+}
+
+/// Each worker's own sockets. A unix socket, of which there is one, is the first worker's.
+fn doors(opened: Vec<Opened>, workers: usize) -> Vec<Vec<Door>> {
+    let mut doors: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
+    for Opened { entrance, listener, sockets } in opened {
+        let door = |socket: Listening| Door::new(entrance, listener.clone(), socket);
+        doors.iter_mut().zip(sockets).for_each(|(doors, socket)| doors.push(door(socket)));
+    }
+    doors
+}
+
+/// Carries what control decides to the workers' mailboxes.
+#[derive(Clone)]
+struct Workers(Arc<[Peer]>);
+
+impl Workers {
+    fn tell(&self, mail: impl Fn() -> Mail) {
+        for peer in self.0.iter() {
+            peer.mailbox.send(mail());
+        }
+    }
+}
+
+impl Crew for Workers {
+    fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<Opened>) {
+        let (done, all_done) = bounded(1);
+        for (peer, doors) in self.0.iter().zip(doors(opened, self.0.len())) {
+            peer.mailbox.send(Mail::Adopt { snapshot: snapshot.clone(), doors, done: done.clone() });
+        }
+        drop(done);
+        // Nobody ever sends: the last letter that is dropped, read or not, ends the wait.
+        if let Err(crossbeam_channel::RecvTimeoutError::Timeout) = all_done.recv_timeout(ADOPTION) {
+            log::error!("a worker did not take up the new configuration within {ADOPTION:?}");
+        }
+    }
+
+    fn reset(&self, backends: &Arc<[BackendId]>) {
+        self.tell(|| Mail::Reset(backends.clone()));
+    }
+
+    fn drain(&self) {
+        self.tell(|| Mail::Drain);
+    }
+
+    fn stop(&self) {
+        self.tell(|| Mail::Stop(CloseReason::Shutdown));
+    }
 }
 
 impl Running {
-    /// Where it listens, in the order of the configuration.
+    /// Where it listened when it started, in the order of the configuration.
     pub fn listeners(&self) -> &[Bound] {
         &self.listeners
     }
 
-    /// The pools and their backends.
+    /// The pools and their backends, as they are now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
-        self.snapshot.clone()
+        self.published.snapshot()
+    }
+
+    /// What may be read at any time.
+    pub fn published(&self) -> Arc<Published> {
+        self.published.clone()
     }
 
     /// The most clients at once.
@@ -139,7 +189,7 @@ impl Running {
         self.max_connections
     }
 
-    /// How it is stopped.
+    /// How it is changed and stopped.
     pub fn remote(&self) -> Remote {
         self.control.remote()
     }
@@ -151,42 +201,10 @@ impl Running {
             let _ = worker.join();
         }
         self.prober.stop();
-        for path in self.socket_files {
-            let _ = std::fs::remove_file(path);
-        }
+        let snapshot = self.published.snapshot();
+        let entrances = snapshot.listeners.iter().flat_map(|listener| &listener.entrances);
+        control::remove_files(entrances.map(|entrance| &entrance.endpoint));
         outcome
-    }
-}
-
-fn cannot(what: &str, address: &impl fmt::Display, error: &io::Error) -> StartError {
-    StartError(format!("can't {what} {address}: {error}"))
-}
-
-/// Every backend's addresses, by pool and name.
-fn resolve_backends(model: &Model) -> Result<HashMap<(String, String), Vec<Endpoint>>, StartError> {
-    let mut resolved = HashMap::new();
-    for pool in &model.pools {
-        for backend in &pool.backends {
-            let endpoints = resolve(&backend.address).map_err(|error| cannot("resolve", &backend.address, &error))?;
-            resolved.insert((pool.name.clone(), backend.name.clone()), endpoints);
-        }
-    }
-    Ok(resolved)
-}
-
-fn resolve(address: &Address) -> io::Result<Vec<Endpoint>> {
-    match address {
-        Address::Inet(at) => Ok(vec![Endpoint::Inet(*at)]),
-        Address::Unix(path) => Ok(vec![Endpoint::Unix(path.as_path().into())]),
-        Address::Any(port) => Ok(vec![Endpoint::Inet((std::net::Ipv6Addr::LOCALHOST, *port).into())]),
-        Address::Name(host, port) => {
-            let mut endpoints: Vec<Endpoint> = (host.as_str(), *port).to_socket_addrs()?.map(Endpoint::Inet).collect();
-            endpoints.dedup();
-            if endpoints.is_empty() {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-            }
-            Ok(endpoints)
-        }
     }
 }
 

@@ -7,7 +7,7 @@
 //! | module      | part                                                                              |
 //! |-------------|-----------------------------------------------------------------------------------|
 //! | [`cli`]     | what the user types: flags and subcommands                                        |
-//! | [`app`]     | composition root: resolve, bind, first snapshot, spawn, wait                      |
+//! | [`app`]     | composition root: spawn, carry letters between threads, wait                      |
 //! | [`control`] | thread: every change is a command to it                                           |
 //! | [`prober`]  | thread: health probes; the only writer of the health bits                        |
 //! | [`worker`]  | threads: event loop, accept, and the driver that applies what sessions decide     |

@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Every long flag of the balancer.
-const FLAGS: [&str; 16] = [
+const FLAGS: [&str; 17] = [
     "listen",
     "backend",
+    "config",
     "algorithm",
     "health",
     "health-path",
@@ -149,6 +150,7 @@ fn help_names_every_flag_and_says_more_when_asked_for_more() {
     for (command, flags) in [
         ("backend", &["--listen", "--name", "--latency", "--work", "--fail-health", "--echo"][..]),
         ("demo", &["--once"]),
+        ("check", &["FILE"]),
     ] {
         let help = stdout(&[command, "--help"]);
         assert!(flags.iter().all(|flag| help.contains(flag)), "{help}");
@@ -272,6 +274,109 @@ fn start_up_says_where_it_listens_and_signals_do_what_they_should() {
     assert!(ask(&first).unwrap().ends_with("web1\n"));
     balancer.signal(Signal::TERM);
     assert_eq!(balancer.end().code(), Some(0));
+}
+
+/// A file whose name ends with `.toml`, gone when the test ends.
+fn config(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
+    std::fs::write(file.path(), text).expect("it is written");
+    file
+}
+
+#[test]
+fn a_config_file_is_checked_and_run() {
+    let backend = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]);
+    let address = backend.address();
+    let file = config(&format!(
+        "[[listener]]\nbind = ['127.0.0.1:0', '127.0.0.1:0']\n[[pool]]\nname = 'web'\nhealth.kind = 'off'\n\
+         backend = [{{ name = 'one', address = '{address}', weight = 7 }}]\n"
+    ));
+    let path = file.path().to_str().unwrap();
+    assert_eq!(stdout(&["check", path]), format!("{path}: ok, 1 listener, 1 pool, 1 backend\n"));
+    let mut balancer = Process::start(&["--log-level", "warn", "--config", path]);
+    let (first, second) = (balancer.address(), balancer.address());
+    assert_eq!(balancer.line("pool "), "pool web: round-robin over 1 backend, health off");
+    assert_eq!(balancer.line("backend "), format!("backend one {address} weight 7"));
+    for address in [first, second] {
+        assert!(ask(&address).unwrap().ends_with("\r\n\r\nweb1\n"));
+    }
+    balancer.signal(Signal::TERM);
+    assert_eq!(balancer.end().code(), Some(0));
+}
+
+#[test]
+fn sighup_reads_the_file_again_and_a_wrong_one_changes_nothing() {
+    let (one, two) = (
+        Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]),
+        Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web2"]),
+    );
+    let (one, two) = (one.address(), two.address());
+    let text = |backend: &str, rest: &str| {
+        format!(
+            "[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\nname = 'web'\nhealth.kind = 'off'\n\
+             backend = [{{ name = 'it', address = '{backend}' }}]\n{rest}"
+        )
+    };
+    let file = config(&text(&one, ""));
+    let mut balancer = Process::start(&["--config", file.path().to_str().unwrap()]);
+    let address = balancer.address();
+    assert!(ask(&address).unwrap().ends_with("web1\n"));
+
+    std::fs::write(file.path(), text(&two, "")).unwrap();
+    balancer.signal(Signal::HUP);
+    let line = balancer.line("reload: ");
+    assert!(line.contains(&format!("backend it changed: address {one} → {two}")), "{line}");
+    assert!(ask(&address).unwrap().ends_with("web2\n"));
+
+    std::fs::write(file.path(), text(&one, "wieght = 1\n")).unwrap();
+    balancer.signal(Signal::HUP);
+    let line = balancer.line("reload refused: ");
+    assert!(line.contains("unknown key `wieght`") && line.contains(".toml:7: "), "{line}");
+    assert!(ask(&address).unwrap().ends_with("web2\n"));
+    balancer.signal(Signal::TERM);
+    assert_eq!(balancer.end().code(), Some(0));
+}
+
+#[test]
+fn a_wrong_config_file_is_told_line_by_line() {
+    let file = config("[global]\nworkers = 0\n\n[[listener]]\nbnd = [':80']\n");
+    let path = file.path().to_str().unwrap();
+    for arguments in [&["check", path][..], &["--config", path], &["-c", path]] {
+        let message = refused(arguments, 2);
+        let wants =
+            [":2: workers: expected a number from 1 to 1024, got `0`", ":5: unknown key `bnd`, did you mean `bind`?"];
+        for want in wants {
+            assert!(message.lines().any(|line| line == format!("error: {path}{want}")), "{message}");
+        }
+    }
+    let bad = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(bad.path(), b"# a\n# \xff\n").unwrap();
+    for (path, why) in [
+        ("/nowhere/tcplb.toml", "can't read /nowhere/tcplb.toml: No such file"),
+        ("/dev/zero", "can't read /dev/zero: it has more than 16 MiB"),
+        ("/", "can't read /: Is a directory"),
+        (bad.path().to_str().unwrap(), ":2: not a text in UTF-8"),
+    ] {
+        for arguments in [["check", path], ["--config", path]] {
+            let message = refused(&arguments, 2);
+            assert!(message.contains(why) && message.lines().count() == 1, "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_config_file_says_everything_so_no_other_flag_goes_with_it() {
+    let file = config("[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n");
+    let path = file.path().to_str().unwrap();
+    for flag in FLAGS.iter().filter(|flag| !["config", "log-level", "version"].contains(flag)) {
+        let message = refused(&["--config", path, &format!("--{flag}"), "1"], 2);
+        assert!(
+            message.starts_with("error: --config: ") && message.contains(&format!("leave out --{flag},")),
+            "{message}"
+        );
+    }
+    let message = refused(&["-c", path, "-l", ":1", "-b", "a:1", "--log-level", "loud"], 2);
+    assert!(message.contains("leave out --listen, --backend, or") && message.contains("--log-level: "), "{message}");
 }
 
 #[test]

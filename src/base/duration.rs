@@ -36,6 +36,11 @@ pub fn parse_positive_or_seconds(text: &str) -> Result<Duration, String> {
     positive(parse_or_seconds(text)?, text)
 }
 
+/// A duration as [`parse`] reads it.
+pub fn written(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
 fn positive(duration: Duration, text: &str) -> Result<Duration, String> {
     // Timers tick in milliseconds: less than one is as good as none.
     if duration < Duration::from_millis(1) {

@@ -9,17 +9,19 @@ use crate::config::check;
 use crate::config::model::defaults;
 use crate::policy::balance;
 use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
 use std::time::Duration;
 
-const USAGE: &str = "tcplb --listen ADDR --backend ADDR [OPTIONS]\n       tcplb <COMMAND>";
+const USAGE: &str = "tcplb --listen ADDR --backend ADDR [OPTIONS]\n       tcplb --config FILE\n       tcplb <COMMAND>";
 
 const EXAMPLES: &str = "\
 Examples:
   tcplb --listen :8080 --backend 127.0.0.1:8081 --backend 127.0.0.1:8082
   tcplb -l :80 -b 10.0.0.1:80,name=web1,weight=5 -b 10.0.0.2:80,name=web2 --health-path /up
+  tcplb --config tcplb.toml
   tcplb demo
 
-Exit codes: 0 stopped cleanly, 1 could not start or run, 2 wrong usage.";
+Exit codes: 0 stopped cleanly, 1 could not start or run, 2 wrong usage or configuration.";
 
 /// Everything that can be typed.
 #[derive(Debug, Parser)]
@@ -47,6 +49,8 @@ pub struct Arguments {
 /// What else the binary does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Tells what is wrong with a configuration file, and opens no socket
+    Check(Check),
     /// A test server: answers every HTTP request with its name
     Backend(Backend),
     /// A ten-second tour: three backends, one dies and comes back
@@ -70,6 +74,13 @@ pub struct Balance {
     /// only when no other backend can.
     #[arg(short, long, value_name = "ADDR[,…]", help_heading = "Who talks to whom")]
     pub backend: Vec<String>,
+
+    /// Read all of it from a TOML file instead
+    ///
+    /// Listeners, pools, limits: config.example explains every key. Of the flags only --log-level goes with it. 'tcplb check
+    /// FILE' tells what is wrong with a file.
+    #[arg(short, long, value_name = "FILE", help_heading = "Who talks to whom")]
+    pub config: Option<PathBuf>,
 
     /// How a backend is chosen [default: round-robin]
     #[arg(short, long, visible_alias = "algo", value_name = "NAME", help_heading = "Who talks to whom",
@@ -145,6 +156,16 @@ pub struct Balance {
     /// The environment variable RUST_LOG, if set, wins over it.
     #[arg(long, value_name = "LEVEL", help_heading = "Process")]
     pub log_level: Option<String>,
+}
+
+/// What is to be checked.
+#[derive(Args, Debug)]
+pub struct Check {
+    /// The file
+    ///
+    /// Exit code 0: it is good. 2: it is not, or can't be read; every mistake is told with its line.
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
 }
 
 /// The test server's flags.

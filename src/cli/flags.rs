@@ -7,13 +7,9 @@
 use super::args::Balance;
 use super::{backend_spec, values};
 use crate::base::{Listen, duration};
-use crate::config::check;
+use crate::config::check::{self, WORKERS_MAX};
 use crate::config::model::{self, Health, HealthKind, Model, defaults};
 use log::LevelFilter;
-use std::time::Duration;
-
-/// More threads than any machine has cores for.
-const WORKERS_MAX: usize = 1024;
 
 /// What the flags ask for.
 #[derive(Clone, Debug)]
@@ -144,8 +140,8 @@ fn health(flags: &Balance, mistakes: &mut Mistakes) -> Health {
     if let Some(timeout) = timeout.filter(|timeout| known && *timeout > interval) {
         mistakes.note(format!(
             "--health-timeout: expected at most the --health-interval of {}, got `{}`: a probe must end before the next",
-            written(interval),
-            written(timeout)
+            duration::written(interval),
+            duration::written(timeout)
         ));
     }
     Health {
@@ -187,17 +183,13 @@ fn health_kind(flags: &Balance, mistakes: &mut Mistakes) -> HealthKind {
     chosen
 }
 
-/// A duration as the user would write it.
-pub fn written(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::args::Arguments;
     use super::*;
     use crate::base::Address;
     use clap::Parser;
+    use std::time::Duration;
 
     fn asked(line: &str) -> Result<Asked, Mistakes> {
         let arguments = Arguments::try_parse_from(std::iter::once("tcplb").chain(line.split_whitespace())).unwrap();

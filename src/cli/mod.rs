@@ -6,6 +6,7 @@
 //! | `values`        | single values: numbers, algorithm names, log levels                      |
 //! | `backend_spec`  | `--backend ADDR[,weight=N]…`                                             |
 //! | `flags`         | flags → model, every mistake at once; pure                               |
+//! | `config_file`   | `--config FILE` and `tcplb check FILE`                                   |
 //! | `serve`         | the balancer in the foreground: start, say so, signals, drain            |
 //! | [`backend`]     | `tcplb backend`, the test server                                         |
 //! | `demo`          | `tcplb demo`, the tour                                                   |
@@ -16,6 +17,7 @@
 mod args;
 pub mod backend;
 mod backend_spec;
+mod config_file;
 mod demo;
 mod flags;
 mod logger;
@@ -24,15 +26,17 @@ mod signals;
 mod terminal;
 mod values;
 
+use crate::app::Loader;
 use args::{Arguments, Command};
 use clap::Parser;
 use log::LevelFilter;
 use std::fmt::Display;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// Could not start or run: a port is taken, a permission is missing.
 const COULD_NOT_RUN: u8 = 1;
-/// The command line is wrong.
+/// The command line or the configuration file is wrong.
 const WRONG_USAGE: u8 = 2;
 
 /// The program: from the process's arguments to its exit code.
@@ -47,6 +51,7 @@ pub fn run() -> ExitCode {
     };
     match arguments.command {
         None => balance(&arguments.balance),
+        Some(Command::Check(check)) => self::check(&check.file),
         Some(Command::Backend(backend)) => {
             logger::init(LevelFilter::Info);
             done(backend::run(backend.options()))
@@ -60,20 +65,48 @@ pub fn run() -> ExitCode {
 }
 
 fn balance(flags: &args::Balance) -> ExitCode {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    match flags::read(flags, cores) {
+    let asked = match &flags.config {
+        Some(path) => config_file::read(path, flags, cores()),
+        None => flags::read(flags, cores()),
+    };
+    match asked {
         Ok(asked) => {
             logger::init(asked.log_level);
-            done(serve::run(asked.model))
+            let loader = flags.config.clone().map(|path| -> Loader {
+                Box::new(move || config_file::load(&path, cores()).map_err(|flags::Mistakes(mistakes)| mistakes))
+            });
+            done(serve::run(asked.model, loader))
         }
         Err(flags::Mistakes(mistakes)) => {
-            for mistake in mistakes {
-                complain(mistake);
+            let code = refuse(&mistakes);
+            if flags.config.is_none() {
+                terminal::tell("For more information, try '--help'; to see tcplb at work, 'tcplb demo'.");
             }
-            terminal::tell("For more information, try '--help'; to see tcplb at work, 'tcplb demo'.");
-            ExitCode::from(WRONG_USAGE)
+            code
         }
     }
+}
+
+fn check(path: &Path) -> ExitCode {
+    match config_file::load(path, cores()) {
+        Ok(model) => {
+            // The exit code says it too, if nobody reads.
+            let _ = terminal::show(config_file::summary(path, &model));
+            ExitCode::SUCCESS
+        }
+        Err(flags::Mistakes(mistakes)) => refuse(&mistakes),
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+fn refuse(mistakes: &[String]) -> ExitCode {
+    for mistake in mistakes {
+        complain(mistake);
+    }
+    ExitCode::from(WRONG_USAGE)
 }
 
 fn done(result: Result<(), impl Display>) -> ExitCode {

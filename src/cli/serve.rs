@@ -1,17 +1,19 @@
 //! The balancer in the foreground: start it, say what it does, pass signals on, wait for the end.
 
 use super::signals::{self, Signal};
-use super::{flags, terminal};
-use crate::app::{self, Remote};
+use super::terminal;
+use crate::app::{self, Loader, ReloadError, Remote};
+use crate::base::duration;
 use crate::config::model::{self, HealthKind, Model};
 use crossbeam_channel::Receiver;
 use std::fmt::{self, Write};
 use std::thread;
 
-/// Runs until a signal stops it. The error says what could not be started and why.
-pub fn run(model: Model) -> Result<(), String> {
+/// Runs until a signal stops it. `loader` reads the model's file again, if it came from one. The error says what could
+/// not be started and why.
+pub fn run(model: Model, loader: Option<Loader>) -> Result<(), String> {
     let introduction = introduction(&model);
-    let running = app::start(model).map_err(|error| error.to_string())?;
+    let running = app::start_with(model, loader).map_err(|error| error.to_string())?;
     // Before the first line is printed: whoever waits for it may send a signal the moment it appears.
     let signals = signals::receiver().map_err(|error| format!("can't listen to signals: {error}"))?;
     for listener in running.listeners() {
@@ -35,7 +37,12 @@ fn obey(signals: &Receiver<Signal>, remote: &Remote) {
                 stopping = true;
                 remote.stop();
             }
-            Signal::Hangup => log::info!("SIGHUP ignored: there is no file to read again"),
+            // Control logs what came of it.
+            Signal::Hangup => {
+                if remote.reload(false) == Err(ReloadError::NoFile) {
+                    log::info!("SIGHUP ignored: there is no file to read again");
+                }
+            }
             Signal::User1 => log::info!("SIGUSR1 ignored: there is no log file to reopen"),
             Signal::User2 => log::info!("SIGUSR2 ignored: this version can't hand over to a new one"),
         }
@@ -79,7 +86,7 @@ struct Watched<'a>(&'a model::Health);
 
 impl fmt::Display for Watched<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let interval = flags::written(self.0.interval);
+        let interval = duration::written(self.0.interval);
         match &self.0.kind {
             HealthKind::Tcp => write!(out, "tcp health every {interval}"),
             HealthKind::Http { path, .. } => write!(out, "http health of {path} every {interval}"),
@@ -91,6 +98,7 @@ impl fmt::Display for Watched<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::args::Arguments;
+    use super::super::flags;
     use super::*;
     use clap::Parser;
 

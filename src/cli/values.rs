@@ -1,11 +1,13 @@
-//! Single values as users type them: numbers, names of algorithms and log levels.
+//! Single values as users type them: numbers and log levels; words that the file has too come from `config::words`.
 //!
 //! Each parser's error says what would be accepted and shows the value; naming the flag is the caller's part.
 
 use crate::base::nearest;
 use crate::config::model::Engine;
-use crate::policy::balance::{self, Algorithm};
+use crate::config::words;
 use log::LevelFilter;
+
+pub use crate::config::words::{algorithm, alternatives};
 
 /// The levels of `--log-level`, quietest first.
 const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
@@ -26,16 +28,6 @@ pub fn count(text: &str) -> Result<u32, String> {
     Ok(u32::try_from(value).unwrap_or(u32::MAX))
 }
 
-/// An algorithm by its long or short name.
-pub fn algorithm(text: &str) -> Result<&'static Algorithm, String> {
-    balance::find(text).ok_or_else(|| {
-        let names = balance::REGISTRY.iter().flat_map(|row| [row.name].into_iter().chain(row.short.iter().copied()));
-        let listed: Vec<&str> = balance::REGISTRY.iter().map(|row| row.name).collect();
-        let hint = nearest::hint(text, names);
-        format!("expected {}, got `{text}`{hint}", alternatives(&listed))
-    })
-}
-
 /// A level of detail, in any case.
 pub fn log_level(text: &str) -> Result<LevelFilter, String> {
     text.parse().map_err(|_| {
@@ -46,21 +38,7 @@ pub fn log_level(text: &str) -> Result<LevelFilter, String> {
 
 /// A relay engine, in any case.
 pub fn relay(text: &str) -> Result<Engine, String> {
-    let found = Engine::NAMES.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
-    found.map(|(_, engine)| *engine).ok_or_else(|| {
-        let names = Engine::NAMES.map(|(name, _)| name);
-        let hint = nearest::hint(text, names);
-        format!("expected {}, got `{text}`{hint}", alternatives(&names))
-    })
-}
-
-/// `a`, `a or b`, `a, b or c`.
-pub fn alternatives(words: &[&str]) -> String {
-    match words {
-        [] => String::new(),
-        [only] => (*only).to_owned(),
-        [init @ .., last] => format!("{} or {last}", init.join(", ")),
-    }
+    words::one_of(text, &Engine::NAMES)
 }
 
 #[cfg(test)]
@@ -79,17 +57,6 @@ mod tests {
         assert_eq!(number("0", 1, u64::MAX).unwrap_err(), "expected a number, at least 1, got `0`");
         assert_eq!(count("7"), Ok(7));
         assert!(count("0").is_err() && count("4294967296").is_err());
-    }
-
-    #[test]
-    fn algorithms_are_found_in_any_case_and_a_mistyped_one_is_answered_with_the_nearest() {
-        assert_eq!(algorithm("Round-Robin").unwrap().name, "round-robin");
-        assert_eq!(algorithm("RR").unwrap().name, "round-robin");
-        let message = algorithm("roundrobin").unwrap_err();
-        assert!(message.contains("got `roundrobin`, did you mean `round-robin`?"), "{message}");
-        for row in balance::REGISTRY {
-            assert!(message.contains(row.name), "{message}");
-        }
     }
 
     #[test]

@@ -8,6 +8,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 /// The longest name of a listener, pool or backend.
 const NAME_MAX: usize = 128;
 
+/// More threads than any machine has cores for.
+pub const WORKERS_MAX: usize = 1024;
+
 /// A name as it may stand in a log line, a metric label and a URL: not empty, no white space, nothing unprintable.
 pub fn name(text: &str) -> Result<(), String> {
     let why = if text.is_empty() {
@@ -32,6 +35,25 @@ pub fn health_path(text: &str) -> Result<(), String> {
         return Ok(());
     };
     Err(format!("expected a path like /healthz, got `{text}`: {why}"))
+}
+
+/// The `Host` of an HTTP probe, as it stands in a header.
+pub fn health_host(text: &str) -> Result<(), String> {
+    if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Ok(());
+    }
+    Err(format!("expected a host like web.internal or web.internal:8080, got `{text}`"))
+}
+
+/// May the admin API listen there without a token? Only where nobody but this machine gets in: whoever does can take every
+/// backend out.
+pub fn is_local(listen: &Listen) -> bool {
+    match &listen.0 {
+        Address::Inet(at) => at.ip().to_canonical().is_loopback(),
+        Address::Any(_) => false,
+        Address::Name(name, _) => name.eq_ignore_ascii_case("localhost"),
+        Address::Unix(_) => true,
+    }
 }
 
 /// A message with the values it shows as they were typed, except that what would break the line or drive the terminal is escaped.
@@ -112,6 +134,27 @@ mod tests {
         ] {
             let message = health_path(bad).unwrap_err();
             assert!(message.contains(why), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_health_host_fits_a_header() {
+        for good in ["web.internal", "web.internal:8080", "[::1]"] {
+            assert_eq!(health_host(good), Ok(()), "{good}");
+        }
+        for bad in ["", "a b", "a\r\nX: y", "größe"] {
+            assert!(health_host(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn local_is_what_no_other_machine_reaches() {
+        let local = |text: &str| is_local(&Listen::parse(text).unwrap());
+        for text in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1", "unix:/a"] {
+            assert!(local(text), "{text}");
+        }
+        for text in [":1", "0.0.0.0:1", "[::]:1", "10.0.0.1:1", "web.internal:1"] {
+            assert!(!local(text), "{text}");
         }
     }
 

@@ -3,4 +3,8 @@
 //! Pure: text comes in, a model or all of its mistakes come out. Flags and file produce the same model.
 
 pub mod check;
+pub mod diff;
+pub mod file;
 pub mod model;
+pub mod text;
+pub mod words;

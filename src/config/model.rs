@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 /// Everything a running tcplb is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     /// What concerns the process.
     pub global: Global,
@@ -18,7 +18,7 @@ pub struct Model {
 }
 
 /// What concerns the whole process.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Global {
     /// Event-loop threads, at least one.
     pub workers: usize,
@@ -67,7 +67,7 @@ impl Engine {
 }
 
 /// A place where clients connect.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Its name in logs, metrics and API.
     pub name: String,
@@ -93,6 +93,11 @@ pub struct Listener {
     /// Only count what access lists and source limits would refuse (`limits = "count"`), instead of refusing it
     /// (`"enforce"`).
     pub limits_dry_run: bool,
+}
+
+impl Listener {
+    /// What users call [`Listener::limits_dry_run`].
+    pub const LIMITS: [(&str, bool); 2] = [("enforce", false), ("count", true)];
 }
 
 /// So many per second, as `50/s` is written; a burst of one second's worth is allowed.
@@ -122,7 +127,7 @@ impl Default for Listener {
 }
 
 /// A set of backends that serve the same thing.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// Its name in logs, metrics and API.
     pub name: String,
@@ -218,6 +223,11 @@ pub enum AllDown {
     Reset,
     /// It tries them all the same (`try-all`): probes may be wrong about all of them at once.
     TryAll,
+}
+
+impl AllDown {
+    /// What users call them.
+    pub const NAMES: [(&str, AllDown); 2] = [("reset", AllDown::Reset), ("try-all", AllDown::TryAll)];
 }
 
 /// A version of the PROXY protocol.

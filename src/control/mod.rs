@@ -1,41 +1,86 @@
 //! The control thread: the only one that changes what the others do.
 //!
-//! Every change, whatever its source, is a [`Command`]. For now there is one: stop.
+//! Every change, whatever its source (file, API, signal), is a command from a [`Remote`]. Control checks it, prepares
+//! the next [`Snapshot`] without touching anything, and then carries it out: the prober first,
+//! so that the health bits say what is known; then the workers, who adopt it between two batches of events; then
+//! readers. Only when all of them have it is the command answered.
 //!
 //! | state | command or event | what follows |
 //! |---|---|---|
+//! | running | `Reload` | the file is read; all of it is applied, or nothing if anything in it is wrong |
+//! | running | `Edit` | one backend is added, changed, taken out |
+//! | running | the time of a backend that was taken out is over | its connections are reset, reason `forced` |
 //! | running | `Stop` | workers drain: they take in who waits, close their listeners, let connections finish |
+//! | draining | `Reload`, `Edit` | refused |
 //! | draining | last worker has ended | over |
 //! | draining | `Stop` again, or `shutdown_timeout` is over | workers reset what is left, reason `shutdown` |
 //! | any | a worker ended with an error | the others are stopped at once; the error is what [`Control::wait`] gives |
+//!
+//! It may wait: for the file, for the resolver (a bounded time), for prober and workers, none of which waits for it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `remote` | how others ask, and what they are told |
+//! | `command` | what may be asked |
+//! | `truth` | what is, and how the next step is prepared |
+//! | `resolve` | names into addresses |
 
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+mod command;
+mod remote;
+mod resolve;
+mod truth;
+
+pub use crate::config::diff::{Change, Changes};
+pub use remote::{Refused, ReloadError, Remote};
+pub use truth::{Opened, Truth, remove_files};
+
+use crate::config::model::{Model, OnRemove};
+use crate::mailbox::Mailbox;
+use crate::pool::{BackendId, Note, Published, Snapshot};
+use command::{Command, Edit};
+use crossbeam_channel::{Receiver, after, at, bounded, never, select};
 use std::io;
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use truth::Step;
 
 /// Commands that may wait; who finds no room waits.
 const QUEUE: usize = 64;
 
-/// A change that somebody wants.
-#[derive(Debug)]
-pub enum Command {
-    /// Begin to drain; the second time: end now.
-    Stop,
-}
+/// Reads the file: the model it describes, or everything that is wrong with it, a line each.
+pub type Loader = Box<dyn Fn() -> Result<Model, Vec<String>> + Send>;
 
-/// What all workers are told. Threads do not know each other: whoever puts them together carries it there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+/// The workers, as control sees them. Threads do not know each other: whoever puts them together carries it there.
+pub trait Crew: Send + 'static {
+    /// From now on this is what there is, and these are further sockets to listen on; on return all workers know.
+    fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<Opened>);
+
+    /// Reset the connections of these backends, reason `forced`.
+    fn reset(&self, backends: &Arc<[BackendId]>);
+
     /// No new connections; end with the last one.
-    Drain,
+    fn drain(&self);
+
     /// End now.
-    Stop,
+    fn stop(&self);
 }
 
-/// How anybody sends commands. Clone it freely.
-#[derive(Clone, Debug)]
-pub struct Remote(Sender<Command>);
+/// What the thread needs.
+pub struct Parts<C> {
+    /// What is at the start.
+    pub truth: Truth,
+    /// The workers, and how many there are.
+    pub crew: C,
+    /// Where the prober is told of snapshots.
+    pub prober: Mailbox<Note>,
+    /// What readers see.
+    pub published: Arc<Published>,
+    /// How the file is read, if there is one.
+    pub loader: Option<Loader>,
+    /// Receives one message from each worker.
+    pub ended: Receiver<Ended>,
+}
 
 /// The thread.
 #[derive(Debug)]
@@ -47,24 +92,11 @@ pub struct Control {
 /// What a worker thread tells when it ends.
 pub type Ended = (usize, io::Result<()>);
 
-impl Remote {
-    /// Begins to drain; the second call ends at once. Does nothing if it is over already.
-    pub fn stop(&self) {
-        let _ = self.0.send(Command::Stop);
-    }
-}
-
 impl Control {
-    /// Starts the thread for `workers` workers. `tell` gives an order to all of them; `ended` receives one message from
-    /// each.
-    pub fn spawn(
-        workers: usize,
-        tell: impl Fn(Order) + Send + 'static,
-        ended: Receiver<Ended>,
-        shutdown_timeout: Duration,
-    ) -> io::Result<Control> {
+    /// Starts the thread.
+    pub fn spawn<C: Crew>(parts: Parts<C>) -> io::Result<Control> {
         let (sender, commands) = bounded(QUEUE);
-        let control = move || run(workers, tell, commands, &ended, shutdown_timeout);
+        let control = move || Desk { parts, draining: false, cuts: Vec::new() }.run(commands);
         let thread = thread::Builder::new().name("control".into()).spawn(control)?;
         Ok(Control { thread, remote: Remote(sender) })
     }
@@ -81,50 +113,157 @@ impl Control {
     }
 }
 
-fn run(
-    workers: usize,
-    tell: impl Fn(Order),
-    mut commands: Receiver<Command>,
-    ended: &Receiver<Ended>,
-    shutdown_timeout: Duration,
-) -> Result<(), String> {
-    let mut deadline = never();
-    let mut draining = false;
-    let mut outcome = Ok(());
-    let mut left = workers;
-    while left > 0 {
-        select! {
-            recv(commands) -> command => match command {
-                Ok(Command::Stop) if !draining => {
-                    draining = true;
-                    log::info!("draining: no new connections, {shutdown_timeout:?} for those that are open");
-                    deadline = after(shutdown_timeout);
-                    tell(Order::Drain);
+/// Where commands are worked through, one after the other.
+struct Desk<C> {
+    parts: Parts<C>,
+    draining: bool,
+    /// Backends that were taken out and have some time left. As many entries as removals within that time.
+    cuts: Vec<(Instant, Arc<[BackendId]>)>,
+}
+
+impl<C: Crew> Desk<C> {
+    fn run(mut self, mut commands: Receiver<Command>) -> Result<(), String> {
+        let ended = self.parts.ended.clone();
+        let mut deadline = never();
+        let mut outcome = Ok(());
+        let mut left = self.parts.truth.running().global.workers;
+        while left > 0 {
+            let cut = self.cuts.iter().map(|cut| cut.0).min().map_or_else(never, at);
+            select! {
+                recv(commands) -> command => match command {
+                    Ok(Command::Stop) if !self.draining => {
+                        let time = self.parts.truth.running().global.shutdown_timeout;
+                        log::info!("draining: no new connections, {time:?} for those that are open");
+                        deadline = after(time);
+                        self.draining = true;
+                        self.parts.published.drain();
+                        self.parts.crew.drain();
+                    }
+                    Ok(Command::Stop) => {
+                        log::info!("stopping now");
+                        self.parts.crew.stop();
+                    }
+                    // Whoever asked may have given up waiting.
+                    Ok(Command::Reload { dry_run, answer }) => drop(answer.try_send(self.reload(dry_run))),
+                    Ok(Command::Edit { edit, answer }) => drop(answer.try_send(self.edit(&edit))),
+                    // Every remote is gone: nothing can stop us but a worker's failure.
+                    Err(_) => commands = never(),
+                },
+                recv(cut) -> _ => self.cut(),
+                recv(deadline) -> _ => {
+                    log::warn!("the drain took too long: what is left is reset");
+                    deadline = never();
+                    self.parts.crew.stop();
                 }
-                Ok(Command::Stop) => {
-                    log::info!("stopping now");
-                    tell(Order::Stop);
+                recv(ended) -> message => {
+                    left -= 1;
+                    let failure = match message {
+                        Ok((_, Ok(()))) => continue,
+                        Ok((worker, Err(error))) => format!("worker {worker} failed: {error}"),
+                        Err(_) => "a worker panicked".to_owned(),
+                    };
+                    log::error!("{failure}");
+                    outcome = Err(failure);
+                    self.parts.crew.stop();
                 }
-                // Every remote is gone: nothing can stop us but a worker's failure.
-                Err(_) => commands = never(),
-            },
-            recv(deadline) -> _ => {
-                log::warn!("the drain took longer than {shutdown_timeout:?}: what is left is reset");
-                deadline = never();
-                tell(Order::Stop);
-            }
-            recv(ended) -> message => {
-                left -= 1;
-                let failure = match message {
-                    Ok((_, Ok(()))) => continue,
-                    Ok((worker, Err(error))) => format!("worker {worker} failed: {error}"),
-                    Err(_) => "a worker panicked".to_owned(),
-                };
-                log::error!("{failure}");
-                outcome = Err(failure);
-                tell(Order::Stop);
             }
         }
+        outcome
     }
-    outcome
+
+    fn reload(&mut self, dry_run: bool) -> Result<Changes, ReloadError> {
+        let outcome = self.try_reload(dry_run);
+        if dry_run {
+            return outcome;
+        }
+        match &outcome {
+            // Not a failure: whoever asked says what he makes of it.
+            Err(ReloadError::NoFile) => {}
+            Ok(changes) => {
+                self.parts.published.reloaded(true);
+                changes.to_string().lines().for_each(|line| log::info!("reload: {line}"));
+            }
+            Err(error) => {
+                self.parts.published.reloaded(false);
+                error.to_string().lines().for_each(|line| log::error!("reload refused: {line}"));
+            }
+        }
+        outcome
+    }
+
+    fn try_reload(&mut self, dry_run: bool) -> Result<Changes, ReloadError> {
+        let loader = self.parts.loader.as_ref().ok_or(ReloadError::NoFile)?;
+        if self.draining {
+            return Err(ReloadError::Draining);
+        }
+        let file = loader().map_err(ReloadError::Mistakes)?;
+        let truth = &mut self.parts.truth;
+        let (model, mut changes) = truth.merge(&file);
+        if dry_run {
+            return Ok(changes);
+        }
+        let resolved = resolve::model(&model, Some(truth.snapshot())).map_err(ReloadError::Mistakes)?;
+        truth.note_moved(&model, &resolved, &mut changes);
+        let step = truth.step(model, &resolved, None).map_err(ReloadError::CouldNotListen)?;
+        truth.filed(file);
+        self.carry_out(step, false);
+        Ok(changes)
+    }
+
+    fn edit(&mut self, edit: &Edit) -> Result<(), Refused> {
+        if self.draining {
+            return Err(Refused::Draining);
+        }
+        let step = self.parts.truth.edit(edit)?;
+        log::info!("{edit}");
+        self.carry_out(step, matches!(edit, Edit::Remove { force: true, .. }));
+        Ok(())
+    }
+
+    /// Gives a step to everybody, in order. `force`: connections of backends that leave are reset, whatever the pool
+    /// says.
+    fn carry_out(&mut self, step: Step, force: bool) {
+        self.parts.truth.take(&step);
+        let Step { model, snapshot, opened, leaving, closing } = step;
+        let (note, answer) = Note::adopt(snapshot.clone());
+        if !(self.parts.prober.send(note) && answer.recv().is_ok()) {
+            log::error!("there are no health checks any more: backends keep their state");
+        }
+        for Opened { entrance, listener, .. } in &opened {
+            let endpoints = listener.entrances.iter().filter(|other| other.id == *entrance);
+            endpoints.for_each(|entrance| log::info!("listening on {}", entrance.endpoint));
+        }
+        // New clients find nobody at the old addresses from here on; workers take in those who wait there already.
+        remove_files(&closing);
+        self.parts.crew.adopt(&snapshot, opened);
+        self.parts.published.publish(snapshot, model);
+        let mut now = Vec::new();
+        let mut later: Vec<(Duration, Vec<BackendId>)> = Vec::new();
+        for (id, on_remove) in leaving {
+            match on_remove {
+                _ if force => now.push(id),
+                OnRemove::Keep => {}
+                OnRemove::Reset => now.push(id),
+                OnRemove::Drain(time) => match later.iter_mut().find(|(other, _)| *other == time) {
+                    Some((_, ids)) => ids.push(id),
+                    None => later.push((time, vec![id])),
+                },
+            }
+        }
+        if !now.is_empty() {
+            self.parts.crew.reset(&now.into());
+        }
+        let started = Instant::now();
+        // A time that no clock can count is for ever.
+        let timed = |(time, ids): (Duration, Vec<BackendId>)| Some((started.checked_add(time)?, ids.into()));
+        self.cuts.extend(later.into_iter().filter_map(timed));
+    }
+
+    /// Resets the connections of backends whose time is over.
+    fn cut(&mut self) {
+        let now = Instant::now();
+        for (_, ids) in self.cuts.extract_if(.., |cut| cut.0 <= now) {
+            self.parts.crew.reset(&ids);
+        }
+    }
 }

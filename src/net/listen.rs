@@ -5,6 +5,7 @@
 //! anybody at all listens there, and is given the option only then; its siblings are bound with it.
 
 use super::Socket;
+use super::pacing;
 use super::socket::{KEEPALIVE, keep_alive};
 use crate::base::{Address, Endpoint, Listen};
 use rustix::io::Errno;
@@ -32,6 +33,8 @@ pub struct Bound {
 pub struct Listening {
     fd: OwnedFd,
     unix: bool,
+    /// Only this host can connect: what it accepts has inherited what suits that.
+    local: bool,
 }
 
 /// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. The error names the address.
@@ -69,7 +72,8 @@ fn bind_shared(at: SocketAddr, workers: usize) -> io::Result<Bound> {
     for socket in &sockets {
         socket.listen(BACKLOG)?;
     }
-    let sockets = sockets.into_iter().map(|socket| Listening { fd: socket.into(), unix: false }).collect();
+    let local = real.ip().is_loopback();
+    let sockets = sockets.into_iter().map(|socket| Listening { fd: socket.into(), unix: false, local }).collect();
     Ok(Bound { endpoint: Endpoint::Inet(real), sockets })
 }
 
@@ -90,6 +94,7 @@ fn open(at: SocketAddr, sibling: bool) -> io::Result<socket2::Socket> {
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
     keep_alive(socket.as_fd(), &KEEPALIVE)?;
+    pacing::none_on_loopback(&socket, at.ip());
     Ok(socket)
 }
 
@@ -107,7 +112,7 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
         listening.bind(&address)?;
     }
     listening.listen(BACKLOG)?;
-    let sockets = vec![Listening { fd: listening.into(), unix: true }];
+    let sockets = vec![Listening { fd: listening.into(), unix: true, local: true }];
     Ok(Bound { endpoint: Endpoint::Unix(path.into()), sockets })
 }
 
@@ -127,7 +132,11 @@ impl Listening {
             return Ok((Socket::from_fd(net::accept_with(&self.fd, flags)?), None));
         }
         let (fd, peer) = net::acceptfrom_with(&self.fd, flags)?;
-        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok()).map(Endpoint::canonical);
+        let peer = peer.and_then(|peer| SocketAddr::try_from(peer).ok());
+        if let Some(peer) = peer.filter(|_| !self.local) {
+            pacing::none_on_loopback(&fd, peer.ip());
+        }
+        let peer = peer.map(Endpoint::canonical);
         Ok((Socket::from_fd(fd), peer))
     }
 

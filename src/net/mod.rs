@@ -4,6 +4,7 @@
 //! `TCP_USER_TIMEOUT`, `SO_REUSEPORT` that spreads, splice(2).
 
 pub mod listen;
+mod pacing;
 mod pipe;
 mod socket;
 

@@ -1,5 +1,6 @@
 //! A connected, or connecting, non-blocking stream socket.
 
+use super::pacing;
 use crate::base::Endpoint;
 use mio::event::Source;
 use mio::unix::SourceFd;
@@ -75,6 +76,7 @@ impl Socket {
                 let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
                 // Small writes go out at once: the peers, not the balancer, decide how to batch.
                 sockopt::set_tcp_nodelay(&fd, true)?;
+                pacing::none_on_loopback(&fd, at.ip());
                 prepare(&fd)?;
                 let connecting = net::connect(&fd, at);
                 (fd, connecting)
@@ -106,9 +108,11 @@ impl Socket {
         Ok(retry(|| net::recv(&self.0, &mut *buffer, RecvFlags::empty()))?.0)
     }
 
-    /// Writes what the kernel takes. `WouldBlock`: no room.
-    pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        Ok(retry(|| net::send(&self.0, bytes, SendFlags::NOSIGNAL))?)
+    /// Writes what the kernel takes. `WouldBlock`: no room. With `more`, what does not fill a packet waits for what is sent
+    /// next, a FIN for one, or for 200 ms (tcp(7), TCP_CORK).
+    pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
+        Ok(retry(|| net::send(&self.0, bytes, flags))?)
     }
 
     /// Sends a FIN after the last byte; reading goes on. An error means that the peer is gone, which reading tells too.

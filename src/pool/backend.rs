@@ -3,10 +3,11 @@
 //! Settings that an operator may change (weight, limit) are not here but in the snapshot's [`super::Member`]; this
 //! object outlives snapshots, so that counters and averages survive a change of configuration.
 
+use super::histogram::{CONNECTS, Histogram};
 use crate::base::bits::WORD;
 use crate::base::{Endpoint, Tick};
 use crate::policy::balance::LoadBlock;
-use crate::policy::health::{Class, Outcome};
+use crate::policy::health::{Class, ConnectFailure, Outcome};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -38,16 +39,42 @@ pub struct Backend {
 }
 
 /// Totals since the backend was added. Workers add, everyone reads; all relaxed.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counters {
     /// Connections that reached the backend.
     pub connections: AtomicU64,
-    /// Connection attempts that failed.
-    pub connect_failures: AtomicU64,
+    /// How long it took to connect, of those.
+    pub connect_times: Histogram,
+    /// Connection attempts that failed, by [`ConnectFailure::label`], in the order of [`ConnectFailure::LABELS`].
+    pub connect_failures: [AtomicU64; ConnectFailure::LABELS.len()],
     /// Bytes relayed from clients to the backend.
     pub bytes_to_backend: AtomicU64,
     /// Bytes relayed from the backend to clients.
     pub bytes_to_client: AtomicU64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let (connections, connect_failures, bytes_to_backend, bytes_to_client) = Default::default();
+        let connect_times = Histogram::new(CONNECTS);
+        Counters { connections, connect_times, connect_failures, bytes_to_backend, bytes_to_client }
+    }
+}
+
+impl Counters {
+    /// Counts a connection attempt that failed.
+    pub fn connect_failed(&self, failure: ConnectFailure) {
+        let label = failure.label();
+        let counted = ConnectFailure::LABELS.iter().zip(&self.connect_failures).find(|(name, _)| **name == label);
+        if let Some((_, count)) = counted {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Connection attempts that failed, whatever the reason.
+    pub fn connect_failures_total(&self) -> u64 {
+        self.connect_failures.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
 }
 
 /// What the prober found out about a backend, for people and metrics to read.
@@ -62,10 +89,13 @@ pub struct HealthReport {
 }
 
 impl Backend {
-    /// A backend whose load is kept in lane `index % 64` of `block`.
-    pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, index: usize) -> Backend {
+    /// A backend whose load is kept in lane `slot % 64` of `block`. Nobody else uses that lane as long as it lives.
+    pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, slot: usize) -> Backend {
         let (counters, health, came_up, answers) = Default::default();
-        Backend { id, name, endpoints, counters, health, came_up, answers, block, lane: index % WORD }
+        let backend = Backend { id, name, endpoints, counters, health, came_up, answers, block, lane: slot % WORD };
+        // What the lane's last tenant was measured at says nothing about this one. Its leases are all gone.
+        backend.block.latency_us(backend.lane).store(0, Ordering::Relaxed);
+        backend
     }
 
     /// It has just come up again, or was added to a pool that others serve already: from now on its share grows, where the

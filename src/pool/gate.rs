@@ -24,15 +24,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Gate {
     /// What has happened here.
     pub totals: Arc<ListenerTotals>,
-    room: Option<Arc<Admission>>,
+    /// Also where there is no limit: should one be set, those who are in already count.
+    room: Arc<Admission>,
     limits: Limits,
-    would_refuse: [AtomicU64; Refusal::ALL.len()],
+    would_refuse: Arc<[AtomicU64; Refusal::ALL.len()]>,
 }
 
 /// A place at a listener, held for a client that is about to be accepted.
 #[derive(Debug)]
 pub struct Place {
-    _permit: Option<Permit>,
+    _permit: Permit,
 }
 
 /// An accepted client as its listener counts it, until this is dropped.
@@ -46,31 +47,37 @@ pub struct Guest {
 impl Gate {
     /// A gate with these settings, which nobody has passed yet.
     pub fn new(settings: &model::Listener) -> Arc<Gate> {
+        Gate::next(None, settings, &ListenerTotals::new(settings.name.clone()))
+    }
+
+    /// The gate of a listener that had `old` so far. It goes on with what was counted there: connections, the places they
+    /// hold, and the sources they come from.
+    pub fn next(old: Option<&Arc<Gate>>, settings: &model::Listener, totals: &Arc<ListenerTotals>) -> Arc<Gate> {
         let rules = Rules {
             connections: settings.max_connections_per_source,
             per_second: settings.connection_rate_per_source.map(|rate| rate.per_second),
         };
+        let known = old.and_then(|old| old.limits.sources.as_ref());
+        let sources = || known.map_or_else(|| Sources::new(rules), |known| known.successor(rules));
         let limits = Limits {
             access: Access::new(&settings.allow, &settings.deny),
-            sources: (rules != Rules::default()).then(|| Sources::new(rules)),
+            sources: (rules != Rules::default()).then(sources),
             dry_run: settings.limits_dry_run,
         };
-        let room = settings.max_connections.map(|most| Admission::new(most as usize));
-        let totals = ListenerTotals::new(settings.name.clone());
-        Arc::new(Gate { totals, room, limits, would_refuse: Default::default() })
+        let most = settings.max_connections.map_or(usize::MAX, |most| most as usize);
+        let room = old.map_or_else(|| Admission::new(most), |old| old.room.successor(most));
+        let would_refuse = old.map(|old| old.would_refuse.clone()).unwrap_or_default();
+        Arc::new(Gate { totals: totals.clone(), room, limits, would_refuse })
     }
 
     /// A place for one more client, or `None` after noting that somebody waits for one.
     pub fn room(&self) -> Option<Place> {
-        match &self.room {
-            Some(room) => room.enter().map(|permit| Place { _permit: Some(permit) }),
-            None => Some(Place { _permit: None }),
-        }
+        self.room.enter().map(|permit| Place { _permit: permit })
     }
 
     /// Does somebody wait although there is room again? True once per wait.
     pub fn should_wake(&self) -> bool {
-        self.room.as_ref().is_some_and(|room| room.should_wake())
+        self.room.should_wake()
     }
 
     /// May this client be served? `now` is of [`super::clock`]. What is given has to be kept for as long as it is served.
@@ -130,6 +137,24 @@ mod tests {
         assert!(gate.should_wake() && !gate.should_wake());
         assert!(gate.room().is_some());
         assert_eq!((gate.totals.active(), gate.totals.accepted()), (0, 1));
+    }
+
+    #[test]
+    fn other_limits_go_on_with_what_was_counted() {
+        let client: Option<IpAddr> = "192.0.2.1".parse().ok();
+        let settings = model::Listener { max_connections_per_source: Some(2), ..model::Listener::default() };
+        let old = Gate::new(&settings);
+        let guest = Guest::new(&old, old.room().unwrap());
+        let held = old.admit(client, Tick(1)).unwrap();
+        let settings =
+            model::Listener { max_connections_per_source: Some(1), max_connections: Some(1), ..settings.clone() };
+        let new = Gate::next(Some(&old), &settings, &old.totals);
+        assert!(new.room().is_none(), "the guest of the old gate has the place");
+        assert_eq!(new.admit(client, Tick(1)).unwrap_err(), Reason::SourceLimit);
+        assert_eq!(new.totals.active(), 1);
+        drop((guest, held));
+        assert!(new.should_wake() && new.room().is_some());
+        assert!(new.admit(client, Tick(1)).is_ok());
     }
 
     #[test]

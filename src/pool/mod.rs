@@ -3,13 +3,27 @@
 //! The control thread builds a [`Snapshot`] and gives it to the prober and the workers. It never changes, except for
 //! what is atomic in it: the health bits (written by the prober only), loads and counters (written by the workers).
 //! The bits live inside the snapshot, so that an index can't be read against another membership.
+//!
+//! | file | what |
+//! |---|---|
+//! | `snapshot` | the picture of one generation, and the choice of a backend in it |
+//! | `next` | the next generation out of the last and a model: who stays, which slot everybody has |
+//! | `backend`, `totals`, `histogram` | what is counted; outlives snapshots |
+//! | `lease`, [`mod@admission`] | counts that give themselves back |
+//! | `gate` | who may come in at a listener |
+//! | `clock` | the time that all threads go by |
+//! | `note` | letters to the prober |
+//! | `published` | the newest generation, for readers |
 
 pub mod admission;
 mod backend;
 pub mod clock;
 mod gate;
+pub mod histogram;
 mod lease;
+mod next;
 mod note;
+mod published;
 mod snapshot;
 mod totals;
 
@@ -17,6 +31,8 @@ pub use admission::{Admission, Permit};
 pub use backend::{Backend, BackendId, Counters, HealthReport};
 pub use gate::{Gate, Guest, Place};
 pub use lease::Lease;
+pub use next::{Plan, Resolved, build, next, same_endpoints};
 pub use note::Note;
-pub use snapshot::{Listener, Member, NoBackend, Pool, Snapshot, build};
-pub use totals::{ListenerTotals, Refusal, Visit};
+pub use published::Published;
+pub use snapshot::{AdminState, Entrance, EntranceId, Listener, Member, NoBackend, Pool, Snapshot};
+pub use totals::{ListenerTotals, PoolTotals, Refusal, Visit};

@@ -1,14 +1,12 @@
 //! The immutable picture of all pools that workers and prober work from.
 
-use super::{Backend, BackendId, Gate, Lease};
-use crate::base::bits::WORD;
-use crate::base::{AtomicBits, Endpoint, Tick};
+use super::{Backend, Gate, Lease, ListenerTotals, PoolTotals};
+use crate::base::{AtomicBits, Endpoint, Listen, Tick};
 use crate::config::model;
-use crate::policy::balance::{self, Balance, Client, LoadBlock, View};
+use crate::policy::balance::{Balance, Client, LoadBlock, View};
 use crate::policy::slow_start;
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// All pools and listeners of one generation.
@@ -16,10 +14,12 @@ use std::time::Duration;
 pub struct Snapshot {
     /// Counts the snapshots published so far.
     pub generation: u64,
-    /// Where clients come in. The index names a listener to the workers.
-    pub listeners: Vec<Listener>,
+    /// Where clients come in.
+    pub listeners: Vec<Arc<Listener>>,
     /// Every pool.
     pub pools: Vec<Arc<Pool>>,
+    /// The next [`super::BackendId`] that nobody had.
+    pub(super) unused_id: u64,
 }
 
 /// A listener and the pool it serves.
@@ -27,40 +27,103 @@ pub struct Snapshot {
 pub struct Listener {
     /// Its name.
     pub name: String,
+    /// What the operator asked for.
+    pub settings: model::Listener,
     /// Its pool.
     pub pool: Arc<Pool>,
-    /// Who may come in, and what is counted of it. It outlives snapshots.
+    /// The addresses it is bound to.
+    pub entrances: Vec<Entrance>,
+    /// What it has done so far; survives snapshots that keep the name.
+    pub totals: Arc<ListenerTotals>,
+    /// Who may come in there, as its settings say; counts by `totals`.
     pub gate: Arc<Gate>,
 }
+
+/// One bound address of a listener. Every worker has its own socket there (for a unix socket one of them).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entrance {
+    /// Who it is, to the workers.
+    pub id: EntranceId,
+    /// The first of those that were bound together: a name may have several addresses.
+    pub group: EntranceId,
+    /// The address as the operator wrote it. A next snapshot that asks for the same keeps the sockets.
+    pub asked: Listen,
+    /// What it is bound to, with the real port.
+    pub endpoint: Endpoint,
+}
+
+/// Names an entrance for the life of the process; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EntranceId(pub u32);
 
 /// A backend with the settings it has in this snapshot.
 #[derive(Debug)]
 pub struct Member {
     /// The backend.
     pub backend: Arc<Backend>,
+    /// What bits, loads, leases and algorithms know it by; see `next`.
+    pub slot: usize,
     /// Its share.
     pub weight: u16,
     /// Serves only when no primary can.
     pub backup: bool,
+    /// What an operator says, whatever its health.
+    pub state: AdminState,
+}
+
+/// May a backend be used, as far as operators are concerned? Connections that are open go on in any state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum AdminState {
+    /// As its health allows.
+    #[default]
+    Enabled,
+    /// It takes no new connections.
+    Draining,
+    /// It takes no new connections and is not probed.
+    Disabled,
+}
+
+impl AdminState {
+    /// All of them, with what users call them.
+    pub const NAMES: [(&'static str, AdminState); 3] =
+        [("enabled", AdminState::Enabled), ("draining", AdminState::Draining), ("disabled", AdminState::Disabled)];
+
+    /// Its word in API and log.
+    pub fn word(self) -> &'static str {
+        match self {
+            AdminState::Enabled => "enabled",
+            AdminState::Draining => "draining",
+            AdminState::Disabled => "disabled",
+        }
+    }
 }
 
 /// A pool of one snapshot.
 pub struct Pool {
     /// What the operator asked for.
     pub settings: model::Pool,
-    /// Its backends; an index in here is what algorithms, bits and leases speak of.
+    /// Its backends, in the order of `settings.backends`.
     pub members: Vec<Member>,
-    /// Which of them are up. The prober is the only writer.
+    /// Which slots may be used: the backend there is up and enabled. The prober is the only writer.
     pub up: AtomicBits,
     /// Which of them are left out as outliers, and for that reason not up. The prober is the only writer.
     pub ejected: AtomicBits,
-    /// Everybody, for when there is nobody else. Where health is `off`, nobody can say that those who are backed off are
-    /// down; where `all_down` is `try-all`, nobody is believed who says it of all. So the last resort is to try.
-    regardless: Option<AtomicBits>,
-    loads: Vec<Arc<LoadBlock>>,
-    limits: Vec<u32>,
-    primary: Box<dyn Balance>,
-    backup: Option<Box<dyn Balance>>,
+    /// What it has done so far; survives snapshots that keep the name.
+    pub totals: Arc<PoolTotals>,
+    /// The generation since which all settings but the backends are as they are now.
+    pub(super) terms: u64,
+    /// Every enabled backend, for when there is nobody else. Where health is `off`, nobody can say that those who are
+    /// backed off are down; where `all_down` is `try-all`, nobody is believed who says it of all. So the last resort is
+    /// to try.
+    pub(super) regardless: Option<AtomicBits>,
+    /// Per slot the position in `members`, if there is one in this snapshot.
+    pub(super) positions: Vec<Option<u32>>,
+    /// Per slot who has it, or had it last: it is free once that backend is gone.
+    pub(super) tenants: Vec<Weak<Backend>>,
+    pub(super) loads: Vec<Arc<LoadBlock>>,
+    pub(super) limits: Vec<u32>,
+    pub(super) primary: Box<dyn Balance>,
+    pub(super) backup: Option<Box<dyn Balance>>,
 }
 
 /// Why there is no backend for a client.
@@ -72,9 +135,21 @@ pub enum NoBackend {
     AllFull,
 }
 
+impl Snapshot {
+    /// The pool of this name.
+    pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
+        self.pools.iter().find(|pool| pool.settings.name == name)
+    }
+
+    /// The listener that an entrance belongs to.
+    pub fn listener_of(&self, entrance: EntranceId) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| listener.entrances.iter().any(|own| own.id == entrance))
+    }
+}
+
 impl Pool {
-    /// Chooses a backend for a client and counts the connection there. `tried` holds the indexes of those that this
-    /// connection tried in vain; `now` is of [`super::clock`].
+    /// Chooses a backend for a client and counts the connection there. `tried` holds the slots of those that this
+    /// connection tried in vain, in this snapshot or an earlier one; `now` is of [`super::clock`].
     pub fn pick(
         &self,
         client: Client,
@@ -103,7 +178,7 @@ impl Pool {
         self.lease(tried, choose, |_, _| true, random).ok_or_else(|| self.why_none(tried))
     }
 
-    /// The first lease that can be had of those that `choose` gives, one after the other.
+    /// The first lease that can be had of those whose slots `choose` gives, one after the other.
     fn lease(
         &self,
         tried: &[u32],
@@ -114,29 +189,29 @@ impl Pool {
         // A backend that fills up between choice and lease, or does not take it, counts as tried, for this choice only.
         let mut lost = Vec::new();
         loop {
-            let index = choose(if lost.is_empty() { tried } else { &lost }, random)?;
-            let (Some(member), Some(&limit)) = (self.members.get(index), self.limits.get(index)) else {
-                debug_assert!(false, "{:?} chose {index} of {}", self.settings.algorithm, self.members.len());
+            let slot = choose(if lost.is_empty() { tried } else { &lost }, random)?;
+            let (Some(member), Some(&limit)) = (self.member(slot), self.limits.get(slot)) else {
+                debug_assert!(false, "{:?} chose {slot} of {}", self.settings.algorithm, self.positions.len());
                 return None;
             };
             if takes(member, random)
-                && let Some(lease) = Lease::take(&member.backend, index, limit)
+                && let Some(lease) = Lease::take(&member.backend, slot, limit)
             {
                 return Some(lease);
             }
             if lost.is_empty() {
                 lost.extend_from_slice(tried);
             }
-            lost.push(index as u32);
+            lost.push(slot as u32);
         }
     }
 
-    /// Everybody, if that is whom to try now.
+    /// Everybody who is enabled, if that is whom to try now.
     fn last_resort(&self) -> Option<&AtomicBits> {
         let everybody = self.regardless.as_ref()?;
-        let is_up = |(index, member): (usize, &Member)| member.weight > 0 && self.up.get(index);
+        let is_up = |member: &Member| member.weight > 0 && self.up.get(member.slot);
         let off = self.settings.health.kind == model::HealthKind::Off;
-        (off || !self.members.iter().enumerate().any(is_up)).then_some(everybody)
+        (off || !self.members.iter().any(is_up)).then_some(everybody)
     }
 
     /// A primary out of `up`, or else a backup.
@@ -152,9 +227,20 @@ impl Pool {
 
     fn why_none(&self, tried: &[u32]) -> NoBackend {
         let up = self.last_resort().unwrap_or(&self.up);
-        let open =
-            |(index, member): (usize, &Member)| member.weight > 0 && up.get(index) && !tried.contains(&(index as u32));
-        if self.members.iter().enumerate().any(open) { NoBackend::AllFull } else { NoBackend::AllDown }
+        let open = |member: &Member| member.weight > 0 && up.get(member.slot) && !tried.contains(&(member.slot as u32));
+        if self.members.iter().any(open) { NoBackend::AllFull } else { NoBackend::AllDown }
+    }
+
+    /// Who has this slot.
+    pub fn member(&self, slot: usize) -> Option<&Member> {
+        let position = (*self.positions.get(slot)?)?;
+        self.members.get(position as usize)
+    }
+
+    /// Do connections that began under `other`, an earlier pool of this name, have the same settings as new ones?
+    /// Backends may differ.
+    pub fn has_terms_of(&self, other: &Pool) -> bool {
+        self.terms == other.terms && self.settings.name == other.settings.name
     }
 }
 
@@ -167,122 +253,5 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// Builds the first snapshot of a model. `resolved` gives each backend's endpoints, by pool and backend name.
-pub fn build(model: &model::Model, resolved: &HashMap<(String, String), Vec<Endpoint>>) -> Snapshot {
-    let mut ids = 0..;
-    let pools: Vec<Arc<Pool>> = model.pools.iter().map(|pool| Arc::new(build_pool(pool, resolved, &mut ids))).collect();
-    let listeners = model.listeners.iter().filter_map(|listener| {
-        let pool = pools.iter().find(|pool| pool.settings.name == listener.pool)?;
-        Some(Listener { name: listener.name.clone(), pool: pool.clone(), gate: Gate::new(listener) })
-    });
-    Snapshot { generation: 1, listeners: listeners.collect(), pools: pools.clone() }
-}
-
-fn build_pool(
-    settings: &model::Pool,
-    resolved: &HashMap<(String, String), Vec<Endpoint>>,
-    ids: &mut impl Iterator<Item = u64>,
-) -> Pool {
-    let backends = &settings.backends;
-    let loads: Vec<Arc<LoadBlock>> = (0..backends.len().div_ceil(WORD)).map(|_| Arc::default()).collect();
-    let members = backends.iter().zip(ids).enumerate().map(|(index, (backend, id))| {
-        let endpoints = resolved.get(&(settings.name.clone(), backend.name.clone())).cloned().unwrap_or_default();
-        let block = loads[index / WORD].clone();
-        Member {
-            backend: Arc::new(Backend::new(BackendId(id), backend.name.clone(), endpoints, block, index)),
-            weight: backend.weight,
-            backup: backend.backup,
-        }
-    });
-    // Both tiers share one index space; to each, the other's members have no weight.
-    let tier = |backup: bool| -> Vec<balance::Member> {
-        let weight = |backend: &model::Backend| if backend.backup == backup { backend.weight } else { 0 };
-        let member =
-            |backend: &model::Backend| balance::Member { key: backend.address.to_string(), weight: weight(backend) };
-        backends.iter().map(member).collect()
-    };
-    let build = settings.algorithm.build;
-    Pool {
-        members: members.collect(),
-        // Up until the first result says otherwise.
-        up: AtomicBits::new(backends.len(), true),
-        ejected: AtomicBits::new(backends.len(), false),
-        regardless: (settings.health.kind == model::HealthKind::Off || settings.all_down == model::AllDown::TryAll)
-            .then(|| AtomicBits::new(backends.len(), true)),
-        limits: backends.iter().map(|backend| backend.max_connections.unwrap_or(u32::MAX)).collect(),
-        primary: build(&tier(false), 0),
-        backup: backends.iter().any(|backend| backend.backup).then(|| build(&tier(true), 0)),
-        loads,
-        settings: settings.clone(),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::base::Address;
-
-    fn pool(backends: u16, settings: model::Pool) -> Arc<Pool> {
-        let backend = |port| model::Backend::at(Address::Inet(([127, 0, 0, 1], 1 + port).into()));
-        let settings = model::Pool { backends: (0..backends).map(backend).collect(), ..settings };
-        let model = model::Model { global: model::Global::default(), listeners: Vec::new(), pools: vec![settings] };
-        build(&model, &HashMap::new()).pools[0].clone()
-    }
-
-    fn pick(pool: &Pool, now: Tick, random: &mut fastrand::Rng) -> Result<u32, NoBackend> {
-        pool.pick(Client { ip: None }, &[], now, random).map(|lease| lease.index())
-    }
-
-    #[test]
-    fn every_algorithm_gives_a_backend_that_starts_slowly_a_share_that_grows() {
-        for algorithm in balance::REGISTRY {
-            let settings = model::Pool { algorithm, slow_start: Duration::from_secs(10), ..model::Pool::default() };
-            let pool = pool(4, settings);
-            let mut random = fastrand::Rng::with_seed(7);
-            let mut share = |seconds| {
-                let now = Tick(1) + Duration::from_secs(seconds);
-                let mut picked = 0;
-                for number in 0..8_000u32 {
-                    let client = Client { ip: Some(std::net::IpAddr::V4(number.into())) };
-                    picked += u32::from(pool.pick(client, &[], now, &mut random).unwrap().index() == 2);
-                }
-                f64::from(picked) / 2_000.0
-            };
-            let before = share(0);
-            pool.members[2].backend.starts_slowly(Tick(1));
-            // Least-time has nothing measured, and the sticky one keeps whom it has; what they share is tested below.
-            let shares = [share(0), share(3), share(20)];
-            let name = algorithm.name;
-            assert!(shares[0] <= before && shares[1] <= before + 0.1, "{name}: {before} then {shares:?}");
-            if !["sticky-round-robin"].contains(&name) {
-                assert_eq!(shares[0], 0.0, "{name}");
-                assert!((shares[1] - 0.3 * before).abs() < 0.15, "{name}: {before} then {shares:?}");
-                assert!((shares[2] - before).abs() < 0.2, "{name}: {before} then {shares:?}");
-            }
-        }
-    }
-
-    #[test]
-    fn a_slow_start_leaves_nobody_without_a_backend() {
-        let pool = pool(2, model::Pool { slow_start: Duration::from_secs(10), ..model::Pool::default() });
-        let mut random = fastrand::Rng::with_seed(7);
-        pool.members.iter().for_each(|member| member.backend.starts_slowly(Tick(1)));
-        let first = (0..100).filter(|_| pick(&pool, Tick(1), &mut random).unwrap() == 0).count();
-        assert!((40..=60).contains(&first), "{first} of 100");
-    }
-
-    #[test]
-    fn try_all_tries_those_that_are_down_only_when_all_are() {
-        let all = pool(2, model::Pool { all_down: model::AllDown::TryAll, ..model::Pool::default() });
-        let mut random = fastrand::Rng::with_seed(7);
-        all.up.set(0, false);
-        assert!((0..10).all(|_| pick(&all, Tick(1), &mut random) == Ok(1)));
-        assert!(all.pick(Client { ip: None }, &[1], Tick(1), &mut random).is_err(), "one is up, though tried in vain");
-        all.up.set(1, false);
-        let picked: Vec<u32> = (0..10).map(|_| pick(&all, Tick(1), &mut random).unwrap()).collect();
-        assert!(picked.contains(&0) && picked.contains(&1));
-        let reset = pool(1, model::Pool::default());
-        reset.up.set(0, false);
-        assert_eq!(pick(&reset, Tick(1), &mut random), Err(NoBackend::AllDown));
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
-//! What listeners have done so far. As with backends, these objects outlive snapshots: a reload that keeps the
-//! name keeps the counts.
+//! What listeners and pools have done so far. As with backends, these objects outlive snapshots: a reload that keeps
+//! the name keeps the counts.
 
+use super::histogram::{CONNECTIONS, Histogram};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -100,6 +101,21 @@ impl Visit {
 impl Drop for Visit {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Totals of one pool. Workers add, everyone reads; all relaxed.
+#[derive(Debug)]
+pub struct PoolTotals {
+    /// Attempts with another backend after one had failed.
+    pub connect_retries: AtomicU64,
+    /// How long connections lasted, from accept to the end.
+    pub durations: Histogram,
+}
+
+impl Default for PoolTotals {
+    fn default() -> Self {
+        PoolTotals { connect_retries: AtomicU64::new(0), durations: Histogram::new(CONNECTIONS) }
     }
 }
 

@@ -27,7 +27,7 @@ mod rounds;
 mod watch;
 
 use crate::mailbox::Mailbox;
-use crate::pool::{Note, Snapshot};
+use crate::pool::{BackendId, Note, Snapshot};
 use rounds::Rounds;
 use std::io;
 use std::sync::Arc;
@@ -46,16 +46,20 @@ pub struct Prober {
     thread: Option<JoinHandle<()>>,
 }
 
+/// Who is told that a backend has gone down whose connections are to be reset (`on_down`). Called on the prober's
+/// thread, once its health bit is cleared.
+pub type OnDown = Box<dyn Fn(BackendId) + Send>;
+
 /// Starts the thread on the first snapshot. The first probes go out at once.
-pub fn spawn(snapshot: Arc<Snapshot>) -> io::Result<Prober> {
+pub fn spawn(snapshot: Arc<Snapshot>, on_down: OnDown) -> io::Result<Prober> {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let quarter = descriptors.map_or(OPEN_MAX, |limit| usize::try_from(limit / 4).unwrap_or(OPEN_MAX));
-    spawn_with(snapshot, quarter.clamp(1, OPEN_MAX))
+    spawn_with(snapshot, on_down, quarter.clamp(1, OPEN_MAX))
 }
 
 /// As [`spawn`], with another limit on probes under way at once.
-pub fn spawn_with(snapshot: Arc<Snapshot>, open_max: usize) -> io::Result<Prober> {
-    let (mailbox, rounds) = Rounds::new(snapshot, open_max)?;
+pub fn spawn_with(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<Prober> {
+    let (mailbox, rounds) = Rounds::new(snapshot, on_down, open_max)?;
     let thread = std::thread::Builder::new().name("prober".to_owned()).spawn(move || rounds.run())?;
     Ok(Prober { mailbox, thread: Some(thread) })
 }

@@ -70,7 +70,7 @@ impl Open {
 
     fn send(&mut self) {
         while !self.probe.unsent().is_empty() {
-            match self.socket.send(self.probe.unsent()) {
+            match self.socket.send(self.probe.unsent(), false) {
                 Ok(count) => self.probe.sent(count),
                 // No room now, or the peer is gone, which reading tells with the better reason.
                 Err(_) => return,

@@ -7,7 +7,7 @@
 use super::open::Open;
 use super::probe::Probe;
 use super::watch::{Stage, Watch};
-use super::{NOTES_MAX, OPEN_MAX};
+use super::{NOTES_MAX, OPEN_MAX, OnDown};
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::base::{Endpoint, Tick};
@@ -50,11 +50,12 @@ pub struct Rounds {
     /// Several pools: log lines name them.
     many: bool,
     random: fastrand::Rng,
+    on_down: OnDown,
 }
 
 impl Rounds {
     /// Takes up the first snapshot; nothing is probed before [`Rounds::run`].
-    pub fn new(snapshot: Arc<Snapshot>, open_max: usize) -> io::Result<(Mailbox<Note>, Rounds)> {
+    pub fn new(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<(Mailbox<Note>, Rounds)> {
         let poll = Poll::new()?;
         let (mailbox, letters) = Mailbox::new(&poll, LETTERS, NOTES_MAX)?;
         let mut rounds = Rounds {
@@ -72,6 +73,7 @@ impl Rounds {
             readmit: None,
             many: false,
             random: fastrand::Rng::new(),
+            on_down,
         };
         rounds.adopt(&snapshot);
         Ok((mailbox, rounds))
@@ -159,6 +161,7 @@ impl Rounds {
                 if watch.client_failed(failure, self.now, self.many) {
                     self.wheel.set(key.slot, watch.next_visit(self.now));
                 }
+                self.tell(key);
             }
             Note::Connected(backend) => {
                 let key = self.by_id.get(&backend);
@@ -186,7 +189,7 @@ impl Rounds {
                 let kept = known.remove(&id).and_then(|key| Some((key, self.watches.get_mut(key)?)));
                 let key = match kept {
                     Some((key, watch)) => {
-                        if watch.adopt(pool, index) && watch.stage == Stage::Resting {
+                        if watch.adopt(pool, index, member) && watch.stage == Stage::Resting {
                             // All of them changed at once: what spreads new backends spreads these.
                             new.push(key);
                         }
@@ -219,7 +222,7 @@ impl Rounds {
         let Some(key) = self.watches.key_of(slot) else { return };
         let Some(watch) = self.watches.get_mut(key) else { return };
         match watch.stage {
-            Stage::Resting if watch.is_off() => {
+            Stage::Resting if !watch.is_probed() => {
                 watch.visit(self.now);
                 self.wheel.set(slot, watch.next_visit(self.now));
             }
@@ -243,6 +246,12 @@ impl Rounds {
             let Some(key) = self.queue.pop_front() else { return };
             let Some(watch) = self.watches.get_mut(key) else { continue };
             watch.started = self.now;
+            if !watch.is_probed() {
+                // Disabled, or health turned off, while it waited for its turn.
+                watch.stage = Stage::Resting;
+                self.wheel.set(key.slot, watch.next_visit(self.now));
+                continue;
+            }
             if let Err(error) = self.attempt(key, 0, Outcome::NoAddress) {
                 self.postpone(key, &error);
                 return;
@@ -319,6 +328,16 @@ impl Rounds {
         let due = due.max(self.now).0;
         let grain = GRAIN.as_micros() as u64;
         self.wheel.set(key.slot, Tick(due.checked_next_multiple_of(grain).unwrap_or(due)));
+        self.tell(key);
+    }
+
+    /// A backend that has gone down may have connections that nobody wants to keep.
+    fn tell(&mut self, key: Key) {
+        if let Some(watch) = self.watches.get_mut(key)
+            && watch.take_fallen()
+        {
+            (self.on_down)(watch.backend().id);
+        }
     }
 
     /// Whose event it is; `None` for the letters, and for a probe that an earlier event of the same batch ended.

@@ -4,10 +4,10 @@
 
 use crate::base::slots::Key;
 use crate::base::{Address, Tick};
-use crate::config::model::{Health, HealthKind};
+use crate::config::model::{Health, HealthKind, OnDown};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::{ConnectFailure, Outcome, Outlier, Rules, Verdict, outlier, schedule};
-use crate::pool::{Backend, Member, Pool, clock};
+use crate::pool::{AdminState, Backend, Member, Pool, clock};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,7 +16,12 @@ use std::time::{Duration, Instant};
 pub struct Watch {
     /// Where it stands in the newest snapshot.
     pool: Arc<Pool>,
+    /// Its position in `pool.members`.
     index: usize,
+    slot: usize,
+    state: AdminState,
+    /// It went down, and its connections are to be reset; nobody has been told yet.
+    fallen: bool,
     backend: Arc<Backend>,
     judge: Judge,
     outlier: Outlier,
@@ -74,8 +79,23 @@ impl Watch {
         let judge = Judge::of(&pool.settings.health);
         let (pool, stage, reached) = (pool.clone(), Stage::Resting, left.0);
         let (outlier, answers, started) = (Outlier::default(), backend.answers(), Tick(0));
-        let watch =
-            Watch { pool, index, backend, judge, outlier, answers, stage, started, probed: false, reached, left };
+        let (slot, state, fallen, probed) = (member.slot, member.state, false, false);
+        let watch = Watch {
+            pool,
+            index,
+            slot,
+            state,
+            fallen,
+            backend,
+            judge,
+            outlier,
+            answers,
+            stage,
+            started,
+            probed,
+            reached,
+            left,
+        };
         watch.show();
         watch
     }
@@ -83,14 +103,19 @@ impl Watch {
     /// The backend's place in a new snapshot. What is known stays known, and the new snapshot's bit says so. True if the
     /// next probe should come soon, as a new backend's does: the interval is another one now, or it is another judge, who
     /// knows nothing yet.
-    pub fn adopt(&mut self, pool: &Arc<Pool>, index: usize) -> bool {
+    pub fn adopt(&mut self, pool: &Arc<Pool>, index: usize, member: &Member) -> bool {
         let old = std::mem::replace(&mut self.pool, pool.clone());
-        self.index = index;
+        (self.index, self.slot) = (index, member.slot);
+        let before = std::mem::replace(&mut self.state, member.state);
         let (old, new) = (&old.settings.health, &self.pool.settings.health);
         let other_judge = (old.kind == HealthKind::Off) != (new.kind == HealthKind::Off);
-        let anew = other_judge || old.interval != new.interval;
+        let back = before == AdminState::Disabled && self.state != AdminState::Disabled;
+        let anew = other_judge || back || old.interval != new.interval;
         if other_judge {
             (self.judge, self.probed) = (Judge::of(new), false);
+        }
+        if before != AdminState::Enabled && self.state == AdminState::Enabled && self.judge.is_up() {
+            self.backend.starts_slowly(clock::now());
         }
         self.show();
         anew
@@ -112,9 +137,14 @@ impl Watch {
         (configured.name == self.backend.name).then_some(&configured.address)
     }
 
-    /// Is it never probed?
-    pub fn is_off(&self) -> bool {
-        matches!(self.judge, Judge::Off(_))
+    /// Is it probed at all? Neither where health is `off` nor while an operator has disabled it.
+    pub fn is_probed(&self) -> bool {
+        matches!(self.judge, Judge::Probed(_)) && self.state != AdminState::Disabled
+    }
+
+    /// Has it gone down since the last call, in a pool where that resets its connections?
+    pub fn take_fallen(&mut self) -> bool {
+        std::mem::take(&mut self.fallen)
     }
 
     /// How long after the start of the last probe the next one is due.
@@ -234,15 +264,16 @@ impl Watch {
     }
 
     /// The one log line of a change.
-    fn changed(&self, outcome: Outcome, many: bool) {
+    fn changed(&mut self, outcome: Outcome, many: bool) {
+        self.note_change();
         let (name, suffix) = (&self.backend.name, self.suffix(many));
         if self.judge.is_up() {
             self.backend.starts_slowly(clock::now());
             log::info!("{name} is up: {outcome}{suffix}");
         } else {
             log::warn!("{name} is down: {outcome}{suffix}");
+            self.fallen = self.pool.settings.on_down == OnDown::Reset;
         }
-        self.note_change();
     }
 
     fn note_change(&self) {
@@ -250,12 +281,13 @@ impl Watch {
         self.show();
     }
 
-    /// Writes the bits.
+    /// Writes the bits. One that an operator has taken out of use is not usable, whatever its health.
     fn show(&self) {
         let ejected = self.outlier.until().is_some();
+        let usable = self.judge.is_up() && !ejected && self.state == AdminState::Enabled;
         // Whoever sees the reason sees what follows from it.
-        self.pool.up.set(self.index, self.judge.is_up() && !ejected);
-        self.pool.ejected.set(self.index, ejected);
+        self.pool.up.set(self.slot, usable);
+        self.pool.ejected.set(self.slot, ejected);
     }
 
     fn suffix(&self, many: bool) -> String {

@@ -7,7 +7,7 @@ use super::{Books, Flow, Held, Io, Shared};
 pub(super) fn deliver<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) {
     let Held::Buffer { bytes, start } = &mut flow.held else { return };
     let rest = &bytes[*start..];
-    let outcome = books.io.send(&books.sink.socket, rest);
+    let outcome = books.io.send(&books.sink.socket, rest, false);
     let wanted = rest.len();
     let written = books.note_written(outcome, wanted);
     *start += written;
@@ -20,12 +20,13 @@ pub(super) fn deliver<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>,
 pub(super) fn step<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) {
     let outcome = books.io.recv(&books.source.socket, &mut shared.scratch);
     let Some(read) = books.note_read(outcome) else { return };
-    if read < shared.scratch.len() && !books.source.ready.drain {
+    if read < shared.scratch.len() && !books.source.ready.gaps {
         books.source.ready.readable = false;
+        books.report.fin = books.source.ready.finished;
     }
     flow.learn(shared.engine, read);
     let bytes = &shared.scratch[..read];
-    let outcome = books.io.send(&books.sink.socket, bytes);
+    let outcome = books.io.send(&books.sink.socket, bytes, books.report.fin);
     let written = books.note_written(outcome, read);
     if written < read {
         flow.keep(&bytes[written..], shared.buffers.pop());

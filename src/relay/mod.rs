@@ -23,10 +23,13 @@
 //!
 //! epoll is used edge-triggered: [`Ready`] remembers what was announced, and is cleared only by what proves it spent:
 //! EAGAIN, a short write (the kernel then announces room), or a short read, which saves the recv that would say EAGAIN.
-//! A short read proves nothing where more may follow in the same queue: after the peer's FIN was announced (its end of
-//! file is still to be read), at an urgent mark (recv stops there), on a unix socket (recv may stop between two
-//! messages), or into a pipe (whose slots may be full). [`Ready::drain`] is set in the first three cases, and reading goes
-//! on to EAGAIN or the end.
+//! A short read proves nothing where more may follow in the same queue: at an urgent mark (recv stops there), on a unix
+//! socket (recv may stop between two messages), or into a pipe (whose slots may be full). [`Ready::gaps`] is set in the
+//! first two cases, and reading goes on to EAGAIN or the end.
+//!
+//! Once the peer's FIN was announced (EPOLLRDHUP: everything before it is in the queue), a short read has emptied the queue
+//! up to the FIN, and the recv that would say 0 is saved. The bytes before it are sent as the last ones (MSG_MORE), so that
+//! the FIN that the session passes on next goes out in the same packet: the other side wakes once instead of twice.
 
 mod copy;
 mod splice;
@@ -62,8 +65,9 @@ pub trait Io {
     /// Reads what is there. 0: the peer's FIN. `WouldBlock`: nothing there.
     fn recv(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes what is taken. `WouldBlock`: nothing.
-    fn send(&mut self, socket: &Self::Socket, bytes: &[u8]) -> io::Result<usize>;
+    /// Writes what is taken. `WouldBlock`: nothing. With `last`, a FIN follows at once if all of it is taken: it may wait
+    /// for that and go out in the same packet.
+    fn send(&mut self, socket: &Self::Socket, bytes: &[u8], last: bool) -> io::Result<usize>;
 
     /// A new, empty pipe.
     fn pipe(&mut self) -> io::Result<Self::Pipe>;
@@ -91,8 +95,10 @@ pub struct Ready {
     pub readable: bool,
     /// There may be room to write.
     pub writable: bool,
-    /// Read on to EAGAIN or the end: a short read does not mean that the queue is empty.
-    pub drain: bool,
+    /// A short read does not mean that the queue is empty.
+    pub gaps: bool,
+    /// The peer's FIN is in the queue.
+    pub finished: bool,
 }
 
 /// The state of one way. Nothing held is the normal case and owns nothing.

@@ -4,7 +4,7 @@ use super::Side;
 use crate::base::Endpoint;
 use crate::policy::health::outlier::EARLY;
 use crate::policy::limit::Reason;
-use crate::pool::{Backend, Pool, Refusal};
+use crate::pool::{Backend, ListenerTotals, Pool, Refusal};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,8 +115,8 @@ impl fmt::Display for CloseReason {
 pub struct Record {
     /// Who connected; `None` for a unix client.
     pub client: Option<Endpoint>,
-    /// Index of the listener it came in by, in the snapshot of that moment.
-    pub listener: u32,
+    /// The listener it came in by.
+    pub listener: Arc<ListenerTotals>,
     /// The pool that served it.
     pub pool: Arc<Pool>,
     /// The backend that was connected, or being dialled at the end.

@@ -54,9 +54,9 @@
 //! | any | an operator closes it | any | reset both | `forced` |
 //!
 //! `idle_timeout` and `half_close_timeout` count from the last byte read or written either way, or from the FIN if that
-//! came later. A FIN from y while x→y is already Shut is the second half's business and finds its row above.
-//! `max_lifetime` counts from accept; the logs' list of reasons has no word of its own for it, and it is the operator's will
-//! as `forced` is.
+//! came later; once one side has finished, the shorter of the two holds. A FIN from y while x→y is already Shut is the
+//! second half's business and finds its row above. `max_lifetime` counts from accept; the logs' list of reasons has no word
+//! of its own for it, and it is the operator's will as `forced` is.
 //!
 //! `no_backend = "wait D"` counts from the first time that there was none, whatever was dialled since. A client that could
 //! not be connected anywhere waits too, and tries every backend again at its next turn: it is not its business whether
@@ -80,7 +80,7 @@ use crate::base::{Endpoint, Tick};
 use crate::config::model::{self, Pool as Settings};
 use crate::policy::balance::Client;
 use crate::policy::limit::{Held, Reason};
-use crate::pool::{Lease, NoBackend, Pool};
+use crate::pool::{Lease, ListenerTotals, NoBackend, Pool};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -177,7 +177,7 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct Session {
     client: Option<Endpoint>,
-    listener: u32,
+    listener: Arc<ListenerTotals>,
     pool: Arc<Pool>,
     started: Tick,
     attempts: u32,
@@ -275,17 +275,19 @@ impl Relay {
 
     /// How long it may be silent now, and what it is called when that is over.
     fn silence(&self, settings: &Settings) -> (Duration, CloseReason) {
+        let idle = (settings.idle_timeout, CloseReason::IdleTimeout);
         if self.up.half == Half::Open && self.down.half == Half::Open {
-            (settings.idle_timeout, CloseReason::IdleTimeout)
-        } else {
-            (settings.half_close_timeout, CloseReason::HalfCloseTimeout)
+            return idle;
         }
+        // An idle time-out that is shorter holds here too: it promises an end after that much silence.
+        let half_close = (settings.half_close_timeout, CloseReason::HalfCloseTimeout);
+        if half_close.0 <= idle.0 { half_close } else { idle }
     }
 }
 
 impl Session {
     /// A connection that has just been accepted. The first effect is [`Effect::Admit`]. `client` is `None` for a unix peer.
-    pub fn new(client: Option<Endpoint>, listener: u32, pool: Arc<Pool>, now: Tick) -> Session {
+    pub fn new(client: Option<Endpoint>, listener: Arc<ListenerTotals>, pool: Arc<Pool>, now: Tick) -> Session {
         let (attempts, held, expires, patience) = Default::default();
         Session { client, listener, pool, started: now, attempts, held, expires, patience, state: State::Admitting }
     }
@@ -307,6 +309,20 @@ impl Session {
             Input::Reset(side) => self.end(Ending::Reset, CloseReason::reset(side), now),
             Input::Deadline => self.due(now),
             Input::Stop(reason) => self.end(Ending::Reset, reason, now),
+        }
+    }
+
+    /// The pool has a successor. Whoever still looks or waits for a backend does so there from now on, though nobody is
+    /// made to wait longer or shorter than it was promised; a relay goes on under the
+    /// settings that it began with, and holds on to the old pool only if they are different ones now.
+    pub fn adopt(&mut self, pool: &Arc<Pool>) {
+        let goes_over = match self.state {
+            State::Admitting | State::Waiting { .. } | State::Choosing { .. } | State::Dialing(_) => true,
+            State::Relaying(_) => pool.has_terms_of(&self.pool),
+            State::Closed(_) => false,
+        };
+        if goes_over {
+            self.pool = pool.clone();
         }
     }
 
@@ -353,10 +369,20 @@ impl Session {
         matches!(self.state, State::Waiting { .. })
     }
 
+    /// How long the connect took, once relaying.
+    pub fn connect_time(&self) -> Option<Duration> {
+        if let State::Relaying(relay) = &self.state { Some(relay.connect) } else { None }
+    }
+
     /// What [`Effect::Dial`] means.
     pub fn endpoint(&self) -> Option<&Endpoint> {
         let State::Dialing(dial) = &self.state else { return None };
         dial.lease.backend().endpoints.get(dial.endpoint)
+    }
+
+    /// Is the address being dialled the backend's last? Only its failure is the backend's.
+    pub fn is_at_last_endpoint(&self) -> bool {
+        matches!(&self.state, State::Dialing(dial) if dial.endpoint + 1 >= dial.lease.backend().endpoints.len())
     }
 
     /// Is a dial under way, whose outcome the driver owes?
@@ -543,7 +569,7 @@ impl Session {
         self.held = None;
         self.state = State::Closed(Record {
             client: self.client.clone(),
-            listener: self.listener,
+            listener: self.listener.clone(),
             pool: self.pool.clone(),
             backend: self.lease().map(|lease| lease.backend().clone()),
             attempts: self.attempts,

@@ -6,7 +6,7 @@
 
 use super::{Dial, Direction, Half, Relay, Session, Side, State, Way};
 use crate::base::{Endpoint, Tick};
-use crate::pool::{Lease, Pool};
+use crate::pool::{Lease, ListenerTotals, Pool};
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -88,7 +88,13 @@ impl Session {
     /// Rebuilds a session in `pool`, which the caller found by its name. A relay needs the lease on its backend; a session
     /// that had none begins with [`super::Effect::Pick`] again. Nobody is asked whether the client may come in: it is in.
     /// Its place in its source's count stays behind, though: the new process counts only those that come to it.
-    pub fn restore(saved: &Saved, listener: u32, pool: Arc<Pool>, lease: Option<Lease>, now: Tick) -> Option<Session> {
+    pub fn restore(
+        saved: &Saved,
+        listener: Arc<ListenerTotals>,
+        pool: Arc<Pool>,
+        lease: Option<Lease>,
+        now: Tick,
+    ) -> Option<Session> {
         let before = |age: Duration| Tick(now.0.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)));
         let (state, attempts) = match (&saved.relay, lease) {
             (None, _) => (State::Choosing { tried: Vec::new() }, 0),

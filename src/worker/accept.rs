@@ -8,7 +8,7 @@ use super::token::Token;
 use super::{Door, Shared};
 use crate::base::Tick;
 use crate::net::Socket;
-use crate::pool::Guest;
+use crate::pool::{Guest, Snapshot};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::io::Errno;
@@ -38,6 +38,7 @@ pub(super) struct Acceptor {
     /// No room under `max_connections`: somebody wakes us.
     full: bool,
     closing: bool,
+    closed: bool,
 }
 
 /// What the next look at the doors gave.
@@ -50,19 +51,52 @@ pub(super) enum Turn {
 
 impl Acceptor {
     pub(super) fn new(doors: Vec<Door>, registry: &Registry) -> io::Result<Acceptor> {
-        for (number, door) in doors.iter().enumerate() {
-            let token = Token::Listener(number as u32).encode();
-            registry.register(&mut SourceFd(&door.listening.as_fd().as_raw_fd()), token, Interest::READABLE)?;
+        let mut acceptor = Acceptor {
+            doors: Vec::new(),
+            waiting: Vec::new(),
+            crowded: Vec::new(),
+            taken: 0,
+            paused: None,
+            now: Tick(0),
+            told: false,
+            full: false,
+            closing: false,
+            closed: false,
+        };
+        doors.into_iter().try_for_each(|door| acceptor.open(door, registry))?;
+        Ok(acceptor)
+    }
+
+    fn open(&mut self, door: Door, registry: &Registry) -> io::Result<()> {
+        let token = Token::Listener(door.entrance.0).encode();
+        registry.register(&mut SourceFd(&door.listening.as_fd().as_raw_fd()), token, Interest::READABLE)?;
+        self.doors.push(door);
+        self.waiting.push(false);
+        self.crowded.push(false);
+        Ok(())
+    }
+
+    /// Listens at further doors. Those it has belong to their listeners in `snapshot` from now on; one that no listener
+    /// wants any more takes in who waits there, for its old listener, and closes.
+    pub(super) fn adopt(&mut self, snapshot: &Snapshot, doors: Vec<Door>, registry: &Registry) {
+        for door in doors {
+            if let Err(error) = self.open(door, registry) {
+                // epoll_ctl(2) fails for want of memory or watches; the other workers have a socket there too.
+                log::error!("can't watch a listening socket: {error}");
+            }
         }
-        let (waiting, crowded) = (vec![false; doors.len()], vec![false; doors.len()]);
-        let (taken, paused, now, told, full, closing) = Default::default();
-        Ok(Acceptor { doors, waiting, crowded, taken, paused, now, told, full, closing })
+        for (door, waiting) in self.doors.iter_mut().zip(&mut self.waiting) {
+            match snapshot.listener_of(door.entrance) {
+                Some(listener) => door.listener = listener.clone(),
+                None => (door.leaving, *waiting) = (true, true),
+            }
+        }
     }
 
     /// Somebody knocked.
-    pub(super) fn ready(&mut self, number: u32) {
-        if let Some(waiting) = self.waiting.get_mut(number as usize) {
-            *waiting = true;
+    pub(super) fn ready(&mut self, entrance: u32) {
+        for (door, waiting) in self.doors.iter().zip(&mut self.waiting) {
+            *waiting |= door.entrance.0 == entrance;
         }
     }
 
@@ -83,6 +117,7 @@ impl Acceptor {
         self.doors.clear();
         self.waiting.clear();
         self.crowded.clear();
+        self.closed = true;
     }
 
     /// Is it taking its last clients?
@@ -90,9 +125,9 @@ impl Acceptor {
         self.closing
     }
 
-    /// Does it accept no more?
+    /// Will it never accept again?
     pub(super) fn is_closed(&self) -> bool {
-        self.doors.is_empty()
+        self.closed
     }
 
     /// When it wants to look again without being told.
@@ -118,12 +153,8 @@ impl Acceptor {
                 self.full = true;
                 break;
             };
-            let Door { listening, listener } = &self.doors[number];
-            let Some(of) = shared.snapshot.listeners.get(*listener as usize) else {
-                self.waiting[number] = false;
-                continue;
-            };
-            let Some(place) = of.gate.room() else {
+            let Door { listening, listener, .. } = &self.doors[number];
+            let Some(place) = listener.gate.room() else {
                 self.crowded[number] = true;
                 continue;
             };
@@ -131,10 +162,9 @@ impl Acceptor {
                 Ok((socket, client)) => {
                     self.taken += 1;
                     self.told = false;
-                    let guest = Guest::new(&of.gate, place);
-                    let unix = listening.is_unix();
-                    let (listener, pool) = (*listener, of.pool.clone());
-                    return Turn::Client(Accepted { socket, client, unix, listener, pool, guest, permit }, !unix);
+                    let guest = Guest::new(&listener.gate, place);
+                    let (unix, pool) = (listening.is_unix(), listener.pool.clone());
+                    return Turn::Client(Accepted { socket, client, unix, pool, guest, permit }, !unix);
                 }
                 Err(error) => self.failed(number, &error),
             }
@@ -144,8 +174,16 @@ impl Acceptor {
         }
         self.taken = 0;
         // Who finds no room now would not find it later: the drain lets nobody else in.
-        if self.closing && (self.full || self.paused.is_some() || self.knocked().is_none()) {
+        let no_room = self.full || self.paused.is_some();
+        if self.closing && (no_room || self.knocked().is_none()) {
             self.close();
+        }
+        for number in (0..self.doors.len()).rev() {
+            if self.doors[number].leaving && (no_room || self.crowded[number] || !self.waiting[number]) {
+                self.doors.remove(number);
+                self.waiting.remove(number);
+                self.crowded.remove(number);
+            }
         }
         Turn::Over
     }

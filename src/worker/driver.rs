@@ -19,7 +19,7 @@ use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::base::{Endpoint, Tick};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Backend, Guest, NoBackend, Permit, Pool};
+use crate::pool::{Backend, BackendId, Guest, NoBackend, Permit, Pool, Snapshot};
 use crate::relay::{self, End, Flow, Io, Ready};
 use crate::session::{
     CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Record, Session, Side, Way,
@@ -54,8 +54,8 @@ pub trait Net: Io {
     /// Closes with a reset. Dropping a socket instead closes it in order.
     fn reset(&mut self, socket: Self::Socket);
 
-    /// Must every read go on to EAGAIN? (See [`relay::Ready::drain`].)
-    fn drains(&self, to: &Endpoint) -> bool;
+    /// May a read stop short with more behind? (See [`relay::Ready::gaps`].)
+    fn has_gaps(&self, to: &Endpoint) -> bool;
 }
 
 /// What others learn from connections as they go; the worker sends it on.
@@ -77,8 +77,10 @@ pub struct Event {
     pub readable: bool,
     /// There may be room to write.
     pub writable: bool,
-    /// Its FIN, or urgent data, has come: read on to EAGAIN.
-    pub drain: bool,
+    /// Urgent data has come: reads stop at its mark.
+    pub urgent: bool,
+    /// Its FIN has come.
+    pub finished: bool,
     /// An error waits on the socket.
     pub error: bool,
 }
@@ -92,11 +94,9 @@ pub struct Accepted<S> {
     pub client: Option<Endpoint>,
     /// Is it a unix socket?
     pub unix: bool,
-    /// Index of the listener in the snapshot.
-    pub listener: u32,
     /// The pool that serves it.
     pub pool: Arc<Pool>,
-    /// What its listener knows of it.
+    /// Counts it at the listener that it came in by.
     pub guest: Guest,
     /// Its place under `max_connections`.
     pub permit: Permit,
@@ -185,14 +185,14 @@ impl<N: Net, O: Observer> Driver<N, O> {
 
     /// Serves an accepted client.
     pub fn serve(&mut self, accepted: Accepted<N::Socket>) {
-        let Accepted { socket, client, unix, listener, pool, guest, permit } = accepted;
+        let Accepted { socket, client, unix, pool, guest, permit } = accepted;
         let lifetime = pool.settings.max_lifetime;
-        let mut session = Session::new(client, listener, pool, self.now);
+        let mut session = Session::new(client, guest.gate().totals.clone(), pool, self.now);
         if let Some(lifetime) = lifetime {
             // Clients that came together (all of them, after a restart) must not leave and come back together.
             session.expire_at(self.now + (lifetime - lifetime.mul_f64(self.random.f64() / 10.0)));
         }
-        let ready = Ready { readable: false, writable: true, drain: unix };
+        let ready = Ready { writable: true, gaps: unix, ..Ready::default() };
         let key = self.connections.insert_with(|_| Connection {
             session,
             client: End { socket, ready },
@@ -229,7 +229,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let Some(end) = end else { return };
         end.ready.readable |= event.readable;
         end.ready.writable |= event.writable;
-        end.ready.drain |= event.drain;
+        end.ready.gaps |= event.urgent;
+        end.ready.finished |= event.finished;
         if dialing {
             if event.writable || event.error {
                 // A connect that failed is announced as an error (connect(2), EINPROGRESS); without one it has worked.
@@ -240,12 +241,15 @@ impl<N: Net, O: Observer> Driver<N, O> {
             }
         } else if event.error && self.net.outcome(&end.socket).is_some() {
             self.feed(key, Input::Reset(side));
+        } else if connection.up.is_bulk() || connection.down.is_bulk() {
+            // Small messages of this batch go first: they are what somebody waits for.
+            self.enqueue(key);
         } else {
             self.relay(key);
         }
     }
 
-    /// Gives every connection that had to stop at the end of its turn another one.
+    /// Gives a turn to every connection that carries bulk or had to stop at the end of its last turn.
     pub fn run(&mut self) {
         for _ in 0..self.runnable.len() {
             let Some(key) = self.runnable.pop_front() else { return };
@@ -299,7 +303,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
     /// nothing for connections that were silent.
     pub fn flush(&mut self) {
         // The list holds one entry for each connection that moved a byte since the last call, ended ones included.
-        for key in std::mem::take(&mut self.dirty) {
+        for key in self.dirty.drain(..) {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.dirty = false;
                 connection.flush();
@@ -307,10 +311,45 @@ impl<N: Net, O: Observer> Driver<N, O> {
         }
     }
 
+    /// Has a byte moved since the last flush?
+    pub fn has_unflushed(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// Ends every connection, at once.
     pub fn stop_all(&mut self, reason: CloseReason) {
         for key in self.connections.keys() {
             self.feed(key, Input::Stop(reason));
+        }
+    }
+
+    /// Sessions of pools that have a successor in `snapshot` go over to it, as far as it concerns them.
+    pub fn adopt(&mut self, snapshot: &Snapshot) {
+        self.queues.adopt(snapshot);
+        for key in self.connections.keys() {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            let old = connection.session.pool();
+            if let Some(pool) = snapshot.pool(&old.settings.name).filter(|pool| !Arc::ptr_eq(pool, old)) {
+                connection.session.adopt(pool);
+                // A dial may have less time now.
+                self.arm(key);
+            }
+        }
+    }
+
+    /// Resets the connections of these backends, for this reason. One that is just being dialled goes to another
+    /// backend: its client has lost nothing yet.
+    pub fn reset(&mut self, backends: &[BackendId], reason: CloseReason) {
+        for key in self.connections.keys() {
+            // Once for each address that is left to dial, then once more if it is connected.
+            while let Some(connection) = self.connections.get(key)
+                && let Some(lease) = connection.session.lease()
+                && backends.contains(&lease.backend().id)
+            {
+                let relaying = connection.session.half(Way::Up).is_some();
+                let failed = Input::Dialed(Err(DialFailure::Backend));
+                self.feed(key, if relaying { Input::Stop(reason) } else { failed });
+            }
         }
     }
 
@@ -334,11 +373,15 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     connection.backend = None;
                     let session = &connection.session;
                     let others_first = self.served != Some(key) && self.queues.is_waited_for(session.pool());
-                    Input::Picked(if others_first {
+                    let choice = if others_first {
                         Err(NoBackend::AllFull)
                     } else {
                         session.pool().pick(session.policy_client(), session.tried(), self.now, &mut self.random)
-                    })
+                    };
+                    if choice.is_ok() && !session.tried().is_empty() {
+                        session.pool().totals.connect_retries.fetch_add(1, Ordering::Relaxed);
+                    }
+                    Input::Picked(choice)
                 }
                 Effect::Queue => {
                     connection.backend = None;
@@ -357,7 +400,9 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     connection.keep_alive_at = Some(self.now + KEEP_ALIVE_AFTER);
                     self.queues.hint(connection.session.pool());
                     if let Some(lease) = connection.session.lease() {
-                        lease.backend().counters.connections.fetch_add(1, Ordering::Relaxed);
+                        let counters = &lease.backend().counters;
+                        counters.connections.fetch_add(1, Ordering::Relaxed);
+                        connection.session.connect_time().into_iter().for_each(|time| counters.connect_times.add(time));
                         if !connection.session.pool().up.get(lease.index() as usize) {
                             self.observer.connected_though_down(lease.backend());
                         }
@@ -387,7 +432,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
         };
         match self.net.dial(endpoint, Token::Connection(Side::Backend, key)) {
             Ok((socket, done)) => {
-                let ready = Ready { readable: false, writable: done, drain: self.net.drains(endpoint) };
+                let ready = Ready { writable: done, gaps: self.net.has_gaps(endpoint), ..Ready::default() };
                 connection.backend = Some(End { socket, ready });
                 done.then_some(Ok(()))
             }
@@ -431,10 +476,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     relay::Failed::Sink(_) => Failed::Sink,
                 }),
             };
-            if report.again && !connection.queued {
-                connection.queued = true;
-                self.runnable.push_back(key);
-            }
+            let again = report.again;
             if report.written > 0 && !connection.dirty {
                 connection.dirty = true;
                 self.dirty.push(key);
@@ -444,6 +486,18 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 Effect::Wait if !moved.fin => {}
                 effect => self.carry_out(key, effect),
             }
+            if again {
+                self.enqueue(key);
+            }
+        }
+    }
+
+    /// Puts a connection into the run queue, unless it is there.
+    fn enqueue(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if !connection.queued {
+            connection.queued = true;
+            self.runnable.push_back(key);
         }
     }
 
@@ -465,10 +519,9 @@ impl<N: Net, O: Observer> Driver<N, O> {
         self.queues.leave(connection.session.pool(), key);
         self.queues.hint(connection.session.pool());
         if let Some(record) = connection.session.record() {
-            if let Some(refusal) = record.close.refusal() {
-                connection.guest.gate().totals.refuse(refusal);
-            }
             flush_totals(record.backend.as_ref(), record.bytes_to_backend, record.bytes_to_client, connection.flushed);
+            record.pool.totals.durations.add(record.duration);
+            record.close.refusal().into_iter().for_each(|refusal| record.listener.refuse(refusal));
             self.observer.closed(record);
         }
         if ending == Ending::Reset {
@@ -501,9 +554,10 @@ fn flush_totals(backend: Option<&Arc<Backend>>, up: u64, down: u64, flushed: (u6
     backend.counters.bytes_to_client.fetch_add(down - flushed.1, Ordering::Relaxed);
 }
 
+/// A backend whose name has several addresses has failed when the last of them has.
 fn note_failure(observer: &mut impl Observer, session: &Session, failure: ConnectFailure) {
-    if let Some(lease) = session.lease() {
-        lease.backend().counters.connect_failures.fetch_add(1, Ordering::Relaxed);
+    if let Some(lease) = session.lease().filter(|_| session.is_at_last_endpoint()) {
+        lease.backend().counters.connect_failed(failure);
         observer.connect_failed(lease.backend(), failure);
     }
 }

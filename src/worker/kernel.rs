@@ -40,8 +40,8 @@ impl Io for Kernel {
         socket.recv(buffer)
     }
 
-    fn send(&mut self, socket: &Socket, bytes: &[u8]) -> io::Result<usize> {
-        socket.send(bytes)
+    fn send(&mut self, socket: &Socket, bytes: &[u8], last: bool) -> io::Result<usize> {
+        socket.send(bytes, last)
     }
 
     fn pipe(&mut self) -> io::Result<Pipe> {
@@ -86,7 +86,7 @@ impl Net for Kernel {
         socket.reset();
     }
 
-    fn drains(&self, to: &Endpoint) -> bool {
+    fn has_gaps(&self, to: &Endpoint) -> bool {
         matches!(to, Endpoint::Unix(_))
     }
 }
@@ -96,7 +96,8 @@ impl From<&mio::event::Event> for Event {
         Event {
             readable: event.is_readable() || event.is_read_closed(),
             writable: event.is_writable() || event.is_write_closed(),
-            drain: event.is_read_closed() || event.is_priority(),
+            urgent: event.is_priority(),
+            finished: event.is_read_closed(),
             error: event.is_error(),
         }
     }

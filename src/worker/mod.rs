@@ -4,7 +4,8 @@
 //! driver. It decides nothing about connections; that is [`crate::session`]'s.
 //!
 //! ```text
-//! poll ─► mail?        drain, stop, a connection handed over, or just a wake: look at paused listeners again
+//! poll ─► mail?        a new snapshot, backends to be reset, drain, stop, a connection handed over, or just a wake:
+//! look                      at paused listeners again
 //!      ─► listener?    accept: serve it here, or hand it to a clearly less busy worker
 //!      ─► connection?  driver
 //!      ─► deadlines, unfinished turns, counters
@@ -27,17 +28,17 @@ use crate::mailbox::Mailbox;
 use crate::net::Socket;
 use crate::net::listen::Listening;
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Admission, Backend, Note, Snapshot, clock};
+use crate::pool::{Admission, Backend, BackendId, EntranceId, Listener, Note, Snapshot, clock};
 use crate::relay::{self, Engine};
 use crate::session::{CloseReason, Record};
 use accept::{Acceptor, Turn};
-use crossbeam_channel::Receiver;
+use crossbeam_channel::{Receiver, Sender};
 use driver::{Accepted, Driver, Observer};
 use kernel::Kernel;
 use mio::{Events, Poll};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 use token::Token;
 
@@ -50,11 +51,31 @@ const BATCH: usize = 256;
 /// How often byte counters are added to the shared totals; the contract says at least once a second.
 const FLUSH: Duration = Duration::from_millis(250);
 
+/// A worker at work for more than this share of its time, in percent, has none left to speak of,
+const BUSY: u32 = 90;
+/// and one below this has plenty.
+const IDLE: u32 = 50;
+
+/// A difference in connections that is not chance.
+const FAR_FEWER: usize = 64;
+
 /// What a worker may be told.
 #[derive(Debug)]
 pub enum Mail {
     /// Serve this client: a busier worker accepted it.
     Serve(Accepted<Socket>),
+    /// From now on this is what there is, and these are further doors to listen at. Read between two batches of events,
+    /// so that no connection sees a part of it.
+    Adopt {
+        /// The next snapshot.
+        snapshot: Arc<Snapshot>,
+        /// Sockets that this worker does not have yet.
+        doors: Vec<Door>,
+        /// Dropped once it is done.
+        done: Sender<()>,
+    },
+    /// Reset the connections of these backends.
+    Reset(Arc<[BackendId]>),
     /// Accept what waits already, then close the listeners; end when the last connection has.
     Drain,
     /// End every connection now, for this reason.
@@ -68,6 +89,8 @@ pub struct Peer {
     pub mailbox: Mailbox<Mail>,
     /// Connections it has, or is about to have.
     pub connections: AtomicUsize,
+    /// How much of the last moment it was at work, in percent.
+    pub busy: AtomicU32,
 }
 
 /// What every worker of the process shares.
@@ -85,18 +108,29 @@ pub struct Shared {
     pub prober: Mailbox<Note>,
 }
 
-/// One listening socket and the snapshot's listener that it belongs to.
+/// One listening socket and the listener that it belongs to.
 #[derive(Debug)]
 pub struct Door {
     /// The socket.
-    pub listening: Listening,
-    /// Index in the snapshot.
-    pub listener: u32,
+    listening: Listening,
+    /// Which of the listener's addresses it is.
+    entrance: EntranceId,
+    listener: Arc<Listener>,
+    /// Its listener is gone: it closes once it has taken in who waits.
+    leaving: bool,
+}
+
+impl Door {
+    /// A socket of an entrance of `listener`.
+    pub fn new(entrance: EntranceId, listener: Arc<Listener>, listening: Listening) -> Door {
+        Door { listening, entrance, listener, leaving: false }
+    }
 }
 
 /// A worker before its thread starts: its mailbox must exist before any worker runs.
 pub struct Prepared {
     poll: Poll,
+    registry: mio::Registry,
     mail: Receiver<Mail>,
 }
 
@@ -104,7 +138,8 @@ pub struct Prepared {
 pub fn prepare() -> io::Result<(Prepared, Peer)> {
     let poll = Poll::new()?;
     let (mailbox, mail) = Mailbox::new(&poll, Token::Mail.encode(), MAILBOX)?;
-    Ok((Prepared { poll, mail }, Peer { mailbox, connections: AtomicUsize::new(0) }))
+    let registry = poll.registry().try_clone()?;
+    Ok((Prepared { poll, registry, mail }, Peer { mailbox, connections: AtomicUsize::new(0), busy: AtomicU32::new(0) }))
 }
 
 struct Worker {
@@ -114,29 +149,41 @@ struct Worker {
     acceptor: Acceptor,
     shared: Shared,
     me: usize,
+    nap: Nap,
     flushed: Tick,
+}
+
+/// How much of the worker's time went by in waiting.
+struct Nap {
+    slept: Duration,
+    /// What had been slept when `busy` was last worked out, and when that was.
+    mark: (Duration, Tick),
 }
 
 /// Runs a worker until it has been drained or stopped.
 pub fn run(prepared: Prepared, me: usize, doors: Vec<Door>, shared: Shared) -> io::Result<()> {
-    let Prepared { poll, mail } = prepared;
-    let kernel = Kernel::new(poll.registry().try_clone()?);
+    let Prepared { poll, registry, mail } = prepared;
+    let kernel = Kernel::new(registry);
     let reporter = Reporter { prober: shared.prober.clone() };
     let relay = relay::Shared::new(shared.engine, (relay::PIPES / shared.peers.len()).max(1));
     let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), clock::now());
     let acceptor = Acceptor::new(doors, poll.registry())?;
-    Worker { poll, mail, driver, acceptor, shared, me, flushed: clock::now() }.run()
+    let (flushed, nap) = (clock::now(), Nap::new(clock::now()));
+    Worker { poll, mail, driver, acceptor, shared, me, nap, flushed }.run()
 }
 
 impl Worker {
     fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(BATCH);
         loop {
-            match self.poll.poll(&mut events, self.sleep()) {
+            let timeout = self.sleep();
+            let asleep = clock::now();
+            match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
             let now = clock::now();
+            self.nap.slept += now - asleep;
             self.driver.set_now(now);
             for event in &events {
                 match Token::decode(event.token()) {
@@ -149,11 +196,15 @@ impl Worker {
             self.driver.run();
             self.driver.expire();
             self.accept(now);
-            if now - self.flushed >= FLUSH {
+            let this = &self.shared.peers[self.me];
+            this.connections.store(self.driver.len(), Ordering::Relaxed);
+            if now - self.flushed >= FLUSH || self.driver.is_empty() {
                 self.driver.flush();
                 self.flushed = now;
+                // Without a connection it may sleep for long, and is not to be remembered as busy until then.
+                let busy = if self.driver.is_empty() { 0 } else { self.nap.busy(now) };
+                this.busy.store(busy, Ordering::Relaxed);
             }
-            self.shared.peers[self.me].connections.store(self.driver.len(), Ordering::Relaxed);
             // Each is asked: a wait is told of once, and by whoever asks first.
             let gates = self.shared.snapshot.listeners.iter().filter(|listener| listener.gate.should_wake()).count();
             if self.shared.admission.should_wake() || gates > 0 {
@@ -167,7 +218,7 @@ impl Worker {
 
     /// Until the next event at the latest when something is due.
     fn sleep(&self) -> Option<Duration> {
-        let flush = (!self.driver.is_empty()).then_some(FLUSH);
+        let flush = self.driver.has_unflushed().then_some(FLUSH);
         [self.driver.sleep(), self.acceptor.sleep(), flush].into_iter().flatten().min()
     }
 
@@ -176,7 +227,21 @@ impl Worker {
         self.acceptor.resume();
         while let Ok(mail) = self.mail.try_recv() {
             match mail {
-                Mail::Serve(accepted) => self.driver.serve(accepted),
+                Mail::Serve(mut accepted) => {
+                    // Whoever sent it may not have had the newest snapshot yet; whoever reads this may be late too, and
+                    // then the snapshot is in the mail.
+                    if let Some(pool) = self.shared.snapshot.pool(&accepted.pool.settings.name) {
+                        accepted.pool = pool.clone();
+                    }
+                    self.driver.serve(accepted);
+                }
+                Mail::Adopt { snapshot, doors, done } => {
+                    self.acceptor.adopt(&snapshot, doors, self.poll.registry());
+                    self.driver.adopt(&snapshot);
+                    self.shared.snapshot = snapshot;
+                    drop(done);
+                }
+                Mail::Reset(backends) => self.driver.reset(&backends, CloseReason::Forced),
                 Mail::Drain => self.acceptor.close_soon(),
                 Mail::Stop(reason) => {
                     self.acceptor.close();
@@ -204,7 +269,10 @@ impl Worker {
     }
 
     /// A worker that should serve a fresh connection instead of this one: one that is clearly less busy, or, for a
-    /// socket that only this worker listens on, simply the least busy.
+    /// socket that only this worker listens on, simply the one with the fewest connections.
+    ///
+    /// Clearly less busy means that it idles while this one has no time left, or that it has far fewer connections. The
+    /// kernel's hash spreads evenly but for chance; below that a hand-over costs more than it gains.
     fn host(&self, spread_by_kernel: bool) -> Option<&Peer> {
         // A peer may have ended already when all of them drain.
         if self.acceptor.is_closing() {
@@ -215,9 +283,25 @@ impl Worker {
             .map(|(_, peer)| (peer, peer.connections.load(Ordering::Relaxed)))
             .min_by_key(|(_, connections)| *connections)?;
         let own = self.driver.len();
-        // The kernel's hash spreads evenly but for chance; below this difference a hand-over costs more than it gains.
-        let margin = if spread_by_kernel { 16 + theirs / 4 } else { 0 };
-        (own > theirs + margin).then_some(other)
+        let busy = |peer: &Peer| peer.busy.load(Ordering::Relaxed);
+        let strained = busy(&self.shared.peers[self.me]) > BUSY && busy(other) < IDLE;
+        let margin = if spread_by_kernel { FAR_FEWER + theirs / 2 } else { 0 };
+        (own > theirs + margin || (spread_by_kernel && strained)).then_some(other)
+    }
+}
+
+impl Nap {
+    fn new(now: Tick) -> Nap {
+        Nap { slept: Duration::ZERO, mark: (Duration::ZERO, now) }
+    }
+
+    /// Percent of the time since the last call that was not slept.
+    fn busy(&mut self, now: Tick) -> u32 {
+        let (slept, since) = self.mark;
+        self.mark = (self.slept, now);
+        let span = (now - since).as_micros().max(1);
+        let asleep = (self.slept - slept).as_micros().min(span);
+        (100 * (span - asleep) / span) as u32
     }
 }
 

@@ -2,6 +2,8 @@
 //! several addresses of 127.0.0.0/8.
 
 #[cfg(test)]
+mod file;
+#[cfg(test)]
 mod support;
 
 use std::io::{Read, Write};

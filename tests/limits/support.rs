@@ -1,9 +1,11 @@
 //! A balancer in this process, backends that tell their name, and clients with addresses of their own.
 
+use parking_lot::Mutex;
 use socket2::{Domain, Socket, Type};
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tcplb::app::{self, Running};
 use tcplb::base::{Address, Endpoint, Listen};
@@ -94,6 +96,7 @@ pub fn resetting_backend() -> SocketAddr {
 pub struct Balancer {
     pub at: SocketAddr,
     pub running: Option<Running>,
+    file: Arc<Mutex<Model>>,
 }
 
 impl Balancer {
@@ -111,12 +114,14 @@ impl Balancer {
             listeners: vec![model::Listener { bind: vec![listen], ..listener }],
             pools: vec![model::Pool { backends: backends.iter().map(backend).collect(), ..pool }],
         };
-        let running = app::start(model).unwrap();
+        let file = Arc::new(Mutex::new(model.clone()));
+        let read = file.clone();
+        let running = app::start_with(model, Some(Box::new(move || Ok(read.lock().clone())))).unwrap();
         let Endpoint::Inet(at) = running.listeners()[0].endpoint else { unreachable!() };
-        Balancer { at, running: Some(running) }
+        Balancer { at, running: Some(running), file }
     }
 
-    pub fn gate(&self) -> std::sync::Arc<Gate> {
+    pub fn gate(&self) -> Arc<Gate> {
         self.running.as_ref().unwrap().snapshot().listeners[0].gate.clone()
     }
 
@@ -130,12 +135,24 @@ impl Balancer {
     }
 
     pub fn client_from(&self, ip: [u8; 4]) -> Client {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
-        socket.set_read_timeout(Some(SOON)).unwrap();
-        let refused = socket.connect(&self.at.into()).err();
-        Client { stream: socket.into(), refused }
+        client_of(self.at, ip)
     }
+
+    /// Changes the file and has it read again.
+    #[track_caller]
+    pub fn reload(&self, edit: impl FnOnce(&mut Model)) {
+        edit(&mut self.file.lock());
+        self.running.as_ref().unwrap().remote().reload(false).unwrap();
+    }
+}
+
+/// A client of whoever listens there.
+pub fn client_of(at: SocketAddr, ip: [u8; 4]) -> Client {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
+    socket.set_read_timeout(Some(SOON)).unwrap();
+    let refused = socket.connect(&at.into()).err();
+    Client { stream: socket.into(), refused }
 }
 
 /// A client that has connected.

@@ -52,7 +52,7 @@ fn the_first_result_decides_at_once_and_names_its_pool_where_there_are_two() {
     let health = Health { interval: HOUR, ..tcp() };
     let members: Members<'_> = &[("first-refused", at(port.at))];
     let snapshot = Arc::new(snapshot_of(&[("one", health.clone(), members), ("two", health, &[])]));
-    let _prober = prober::spawn(snapshot.clone()).unwrap();
+    let _prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
     eventually("down", || !snapshot.pools[0].up.get(0));
     assert_eq!(lines("first-refused"), ["WARN first-refused is down: connection refused (pool one)"]);
     assert_eq!(probes(&snapshot.pools[0], 0), 1);
@@ -180,7 +180,7 @@ fn few_sockets_are_enough_for_many_silent_backends() {
     let health = Health { timeout: Duration::from_millis(30), interval: Duration::from_millis(40), ..http("/") };
     let snapshot = Arc::new(snapshot_of(&[("pool", health, &members)]));
     let pool = snapshot.pools[0].clone();
-    let _prober = prober::spawn_with(snapshot, 2).unwrap();
+    let _prober = prober::spawn_with(snapshot, Box::new(|_| {}), 2).unwrap();
     eventually("everyone's turn came, twice", || (0..20).all(|index| probes(&pool, index) >= 2));
     assert_eq!(pool.up.count(), 0);
 }
@@ -192,7 +192,7 @@ fn clients_that_fail_count_as_failed_probes() {
     let snapshot =
         Arc::new(snapshot_of(&[("pool", Health { interval: HOUR, ..tcp() }, &[("client-fails", at(port.at))])]));
     let pool = snapshot.pools[0].clone();
-    let prober = prober::spawn(snapshot.clone()).unwrap();
+    let prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
     let mailbox = prober.mailbox();
     decided(&pool);
 
@@ -222,7 +222,7 @@ fn with_health_off_a_failed_client_only_backs_off_and_nobody_is_ever_without_a_b
     let members: Members<'_> = &[("off-a", nobody.clone()), ("off-b", nobody)];
     let snapshot = Arc::new(snapshot_of(&[("pool", health, members)]));
     let pool = snapshot.pools[0].clone();
-    let prober = prober::spawn(snapshot.clone()).unwrap();
+    let prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
     let random = &mut fastrand::Rng::with_seed(1);
     let mut picks = |tried: &[u32]| -> Vec<u32> {
         (0..8).map(|_| pool.pick(Client { ip: None }, tried, Tick(1), random).unwrap().index()).collect()
@@ -301,30 +301,33 @@ fn an_average_that_nobody_measures_is_forgotten() {
     eventually("it shrinks", || backend(&pool, 0).latency_us() < 100_000);
 }
 
-/// Runs the test below in a process of its own, because it takes the whole process's descriptors away.
+/// Set in the process that takes its own descriptors away.
+const ALONE: &str = "TCPLB_TEST_WITHOUT_DESCRIPTORS";
+
+/// Runs itself again in a process of its own, because it takes the whole process's descriptors away.
 #[test]
 fn without_descriptors_probes_wait_and_no_backend_is_blamed() {
+    if std::env::var_os(ALONE).is_some() {
+        return without_descriptors();
+    }
     let own = std::env::current_exe().unwrap();
-    let child = std::process::Command::new(own)
-        .args(["--exact", "without_descriptors_child", "--ignored", "--nocapture"])
-        .output()
-        .unwrap();
+    let name = "without_descriptors_probes_wait_and_no_backend_is_blamed";
+    let child =
+        std::process::Command::new(own).args(["--exact", name, "--nocapture"]).env(ALONE, "1").output().unwrap();
     assert!(child.status.success(), "{}", String::from_utf8_lossy(&child.stdout));
 }
 
-#[test]
-#[ignore = "run by the test above"]
-fn without_descriptors_child() {
+fn without_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let port = Port::reserve();
     let _listener = port.listen();
     let (pool, _prober) = watch(tcp(), &[("lacking", at(port.at))]);
     decided(&pool);
     let limit = getrlimit(Resource::Nofile);
-    setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: limit.maximum }).unwrap();
+    setrlimit(Resource::Nofile, Rlimit { current: Some(3), maximum: limit.maximum }).expect("fewer");
     eventually("it waits", || lines("health checks wait").len() == 1);
     let before = probes(&pool, 0);
-    setrlimit(Resource::Nofile, limit).unwrap();
+    setrlimit(Resource::Nofile, limit).expect("as many as before");
     eventually("it goes on", || probes(&pool, 0) > before + 3);
     assert_eq!((lines("health checks wait").len(), lines("health checks go on").len()), (1, 1));
     assert_eq!(report(&pool, 0).probes.iter().sum::<u64>(), report(&pool, 0).probes[Class::Passed as usize]);

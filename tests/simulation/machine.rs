@@ -2,12 +2,13 @@
 //! that a relay engine could report, also those that today's engines never do. At any step the session may be written
 //! down and rebuilt, and must then answer as if nothing had happened.
 
-use super::{CONNECT, HALF_CLOSE, IDLE, make_pool, make_waiting_pool};
+use super::{CONNECT, HALF_CLOSE, IDLE, make_pool, make_pool_with};
 use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
+use tcplb::config::model;
 use tcplb::policy::limit::{Reason, Rules, Sources};
-use tcplb::pool::{Lease, NoBackend, Pool};
+use tcplb::pool::{Lease, ListenerTotals, NoBackend, Pool};
 use tcplb::session::saved::Saved;
 use tcplb::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Session, Side, Way};
 
@@ -77,6 +78,22 @@ fn endpoints() -> Vec<Vec<Endpoint>> {
     (1..4).map(|host| vec![Endpoint::Inet(([10, 0, 0, host], 80).into())]).collect()
 }
 
+fn totals() -> Arc<ListenerTotals> {
+    ListenerTotals::new("sim".into())
+}
+
+/// Where three backends are tried.
+fn pool_of(backends: &[Vec<Endpoint>]) -> Arc<Pool> {
+    make_pool(backends, 3).0.pools[0].clone()
+}
+
+/// Where a client waits that long if there is no backend.
+fn waiting_pool(backends: &[Vec<Endpoint>], connect_attempts: u32, wait: Duration) -> Arc<Pool> {
+    let no_backend = model::NoBackend::Wait(wait);
+    let settings = model::Pool { connect_attempts, no_backend, ..model::Pool::default() };
+    make_pool_with(backends, settings, (None, None)).0.pools[0].clone()
+}
+
 fn pick(pool: &Arc<Pool>, session: &Session, random: &mut fastrand::Rng) -> Input {
     Input::Picked(pool.pick(session.policy_client(), session.tried(), Tick(0), random))
 }
@@ -90,15 +107,15 @@ fn rebuild(session: &Session, pool: &Arc<Pool>, now: Tick, offset: u64) -> (Sess
         let at = pool.members.iter().position(|member| member.backend.name == relay.backend).expect("the same pool");
         Lease::take(&pool.members[at].backend, at, u32::MAX).expect("room")
     });
-    (Session::restore(&saved, 0, pool.clone(), lease, now).expect("it can be rebuilt"), now)
+    (Session::restore(&saved, totals(), pool.clone(), lease, now).expect("it can be rebuilt"), now)
 }
 
 fn relay_life(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let pool = make_pool(&endpoints(), 3);
+    let pool = pool_of(&endpoints());
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut now = Tick(1 << 40);
-    let mut session = Session::new(client, 0, pool.clone(), now);
+    let mut session = Session::new(client, totals(), pool.clone(), now);
     let lifetime = random.bool().then(|| Duration::from_secs(random.u64(1..120)));
     lifetime.into_iter().for_each(|lifetime| session.expire_at(now + lifetime));
     assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
@@ -178,7 +195,7 @@ fn relaying_follows_the_table_and_survives_being_written_down() {
 
 /// A session that has been let in.
 fn admitted(pool: &Arc<Pool>, now: Tick) -> Session {
-    let mut session = Session::new(None, 0, pool.clone(), now);
+    let mut session = Session::new(None, totals(), pool.clone(), now);
     assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
     session
 }
@@ -190,8 +207,8 @@ fn a_client_that_is_not_let_in_is_reset_before_anything_is_chosen() {
         (Reason::SourceLimit, CloseReason::SourceLimit),
         (Reason::SourceRate, CloseReason::SourceRate),
     ] {
-        let pool = make_pool(&endpoints(), 3);
-        let mut session = Session::new(None, 0, pool, Tick(0));
+        let pool = pool_of(&endpoints());
+        let mut session = Session::new(None, totals(), pool, Tick(0));
         assert_eq!(session.on(Input::Admitted(Err(reason)), Tick(1)), Effect::End(Ending::Reset));
         assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((close, 0)));
     }
@@ -200,9 +217,9 @@ fn a_client_that_is_not_let_in_is_reset_before_anything_is_chosen() {
 #[test]
 fn a_place_in_the_source_s_count_is_kept_until_the_end() {
     let rules = Rules { connections: Some(1), per_second: None };
-    let (sources, pool) = (Sources::new(rules), make_pool(&endpoints(), 3));
+    let (sources, pool) = (Sources::new(rules), pool_of(&endpoints()));
     let ip = [192, 0, 2, 1].into();
-    let mut session = Session::new(None, 0, pool, Tick(0));
+    let mut session = Session::new(None, totals(), pool, Tick(0));
     session.on(Input::Admitted(Ok(sources.enter(ip, Tick(0), false).0)), Tick(0));
     assert!(sources.enter(ip, Tick(0), false).1.is_some());
     session.on(Input::Stop(CloseReason::Forced), Tick(0));
@@ -212,7 +229,7 @@ fn a_place_in_the_source_s_count_is_kept_until_the_end() {
 #[test]
 fn who_waits_has_turns_until_the_time_is_over_and_every_backend_again_at_each() {
     const WAIT: Duration = Duration::from_secs(3);
-    let pool = make_waiting_pool(&endpoints()[..1], 3, WAIT);
+    let pool = waiting_pool(&endpoints()[..1], 3, WAIT);
     let mut now = Tick(7);
     let mut session = admitted(&pool, now);
     assert_eq!(session.on(Input::Picked(Err(NoBackend::AllDown)), now), Effect::Queue);
@@ -236,7 +253,7 @@ fn who_waits_has_turns_until_the_time_is_over_and_every_backend_again_at_each() 
 
 #[test]
 fn a_full_queue_or_a_reset_ends_the_waiting() {
-    let pool = make_waiting_pool(&endpoints(), 3, Duration::from_secs(3));
+    let pool = waiting_pool(&endpoints(), 3, Duration::from_secs(3));
     for (input, close) in
         [(Input::NoPlace, CloseReason::NoBackend), (Input::Reset(Side::Client), CloseReason::ClientReset)]
     {
@@ -248,9 +265,26 @@ fn a_full_queue_or_a_reset_ends_the_waiting() {
 }
 
 #[test]
+fn who_waits_looks_in_the_pool_s_successor_as_long_as_it_was_promised() {
+    let old = waiting_pool(&endpoints(), 3, Duration::from_secs(3));
+    let mut session = admitted(&old, Tick(0));
+    assert_eq!(session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(0)), Effect::Queue);
+    let new = pool_of(&endpoints());
+    session.adopt(&new);
+    assert!(Arc::ptr_eq(session.pool(), &new));
+    assert_eq!(session.deadline(), Some(Tick(0) + Duration::from_secs(3)));
+    assert_eq!(session.on(Input::Turn, Tick(1)), Effect::Pick);
+    assert_eq!(
+        session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(1)),
+        Effect::End(Ending::Reset),
+        "nobody waits there"
+    );
+}
+
+#[test]
 fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = make_pool(&endpoints(), 3);
+    let pool = pool_of(&endpoints());
     let now = Tick(0);
     let mut session = admitted(&pool, now);
     let mut dialed = Vec::new();
@@ -270,7 +304,7 @@ fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
 #[test]
 fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = make_pool(&endpoints()[..1], 3);
+    let pool = pool_of(&endpoints()[..1]);
     let mut now = Tick(0);
     let mut session = admitted(&pool, now);
     let picked = pick(&pool, &session, &mut random);

@@ -18,9 +18,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
-use tcplb::config::model;
+use tcplb::config::model::{self, Model};
 use tcplb::policy::health::ConnectFailure;
-use tcplb::pool::{self, Admission, Backend, Gate, Guest, Pool};
+use tcplb::pool::{self, Admission, Backend, Guest, Plan, Resolved, Snapshot};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{CloseReason, Record, Side};
 use tcplb::worker::driver::{Accepted, Driver, Observer};
@@ -135,9 +135,10 @@ fn check_sockets(world: &World, ended: &Ended) {
 struct Simulation {
     driver: Driver<SimNet, Judge>,
     world: Shared,
-    pool: Arc<Pool>,
+    snapshot: Snapshot,
+    model: Model,
+    resolved: Resolved,
     admission: Arc<Admission>,
-    gate: Arc<Gate>,
     ended: Rc<RefCell<Vec<Ended>>>,
     failures: Rc<RefCell<u64>>,
     stopped: Rc<RefCell<bool>>,
@@ -147,12 +148,12 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64, engine: Engine) -> Simulation {
         let mut random = fastrand::Rng::with_seed(seed ^ 0x9e37_79b9_7f4a_7c15);
-        let (pool, answers) = random_pool(&mut random);
+        let ((snapshot, model, resolved), answers) = random_pool(&mut random);
         let world = Rc::new(RefCell::new(World::new(seed, answers)));
         let ended = Rc::new(RefCell::new(Vec::new()));
         let failures = Rc::new(RefCell::new(0));
         let stopped = Rc::new(RefCell::new(false));
-        let wait = match pool.settings.no_backend {
+        let wait = match model.pools[0].no_backend {
             model::NoBackend::Wait(time) => time,
             model::NoBackend::Reset => Duration::ZERO,
         };
@@ -164,15 +165,11 @@ impl Simulation {
             stopped: stopped.clone(),
             wait,
         };
-        let gate = Gate::new(&model::Listener {
-            deny: vec!["192.0.2.0/24".parse().expect("a prefix")],
-            max_connections_per_source: random.bool().then_some(1),
-            ..model::Listener::default()
-        });
         // Few pipes, so that some ways have to do without.
         let relay = relay::Shared::new(engine, 2);
         let driver = Driver::new(SimNet(world.clone()), judge, relay, seed, Tick(0));
-        Simulation { driver, world, pool, admission: Admission::new(100), gate, ended, failures, stopped, checked: 0 }
+        let admission = Admission::new(100);
+        Simulation { driver, world, snapshot, model, resolved, admission, ended, failures, stopped, checked: 0 }
     }
 
     fn connect(&mut self) {
@@ -180,8 +177,10 @@ impl Simulation {
         let (socket, unix) = World::connect_client(&self.world);
         let client = Some(Endpoint::Inet((client_ip(conn.into()), conn).into()));
         let permit = self.admission.enter().expect("room");
-        let guest = Guest::new(&self.gate, self.gate.room().expect("no limit"));
-        self.driver.serve(Accepted { socket, client, unix, listener: 0, pool: self.pool.clone(), guest, permit });
+        let listener = &self.snapshot.listeners[0];
+        let guest = Guest::new(&listener.gate, listener.gate.room().expect("no limit"));
+        let pool = listener.pool.clone();
+        self.driver.serve(Accepted { socket, client, unix, pool, guest, permit });
     }
 
     /// Delivers announcements to some or all of the sockets, in random order, then does what a worker does after a batch.
@@ -214,6 +213,21 @@ impl Simulation {
         self.driver.set_now(world.now);
     }
 
+    /// The operator changes weights, limits, or a setting of the pool, while connections are in any state.
+    fn change(&mut self) {
+        for at in 0..self.model.pools[0].backends.len() {
+            self.model.pools[0].backends[at].weight = 1 + self.random(3) as u16;
+        }
+        if self.random(3) == 0 {
+            self.model.pools[0].connect_attempts = 1 + self.random(3);
+        }
+        self.model.listeners[0].max_connections_per_source = Some(1 + self.random(2)).filter(|_| self.random(2) == 0);
+        self.model.listeners[0].max_connections = (self.random(2) == 0).then_some(100);
+        let plan = Plan { model: &self.model, resolved: &self.resolved, entrances: &[], state: None };
+        self.snapshot = pool::next(Some(&self.snapshot), &plan);
+        self.driver.adopt(&self.snapshot);
+    }
+
     fn random(&self, below: u32) -> u32 {
         self.world.borrow_mut().random.u32(..below)
     }
@@ -224,8 +238,8 @@ impl Simulation {
                 0..5 if self.world.borrow().conns.len() < 5 => self.connect(),
                 5..9 => {
                     // The prober finds something out.
-                    let index = self.random(self.pool.members.len() as u32) as usize;
-                    self.pool.up.set(index, self.random(2) == 0);
+                    let slot = self.random(self.snapshot.pools[0].members.len() as u32) as usize;
+                    self.snapshot.pools[0].up.set(slot, self.random(2) == 0);
                 }
                 0..60 => {
                     let ids = self.world.borrow().open_sockets();
@@ -233,7 +247,8 @@ impl Simulation {
                     id.into_iter().for_each(|id| self.world.borrow_mut().peer_acts(id));
                 }
                 60..95 => self.poll(false),
-                95..99 => {
+                95 => self.change(),
+                96..99 => {
                     let time = [1, 40, 900, 6_000, 11_000][self.random(5) as usize];
                     self.pass(Duration::from_millis(time));
                 }
@@ -245,7 +260,8 @@ impl Simulation {
     /// No more surprises: what is under way must come to rest by itself, and then every byte must have arrived.
     fn settle(&mut self) {
         self.world.borrow_mut().lively = false;
-        (0..self.pool.members.len()).for_each(|index| self.pool.up.set(index, true));
+        let pool = &self.snapshot.pools[0];
+        pool.members.iter().for_each(|member| pool.up.set(member.slot, true));
         for _ in 0..100_000 {
             let ids = self.world.borrow().open_sockets();
             let before = self.progress();
@@ -288,15 +304,17 @@ impl Simulation {
         assert!(self.world.borrow().open_sockets().is_empty(), "a socket stays open");
         assert_eq!(self.ended.borrow().len(), self.world.borrow().conns.len(), "not one record per connection");
         assert_eq!(self.admission.active(), 0, "a permit is kept");
-        assert_eq!(self.gate.totals.active(), 0, "a guest stays");
-        assert_eq!(self.gate.totals.accepted(), self.ended.borrow().len() as u64);
+        let totals = &self.snapshot.listeners[0].totals;
+        assert_eq!(totals.active(), 0, "a guest stays");
+        assert_eq!(totals.accepted(), self.world.borrow().conns.len() as u64);
         let refused = self.ended.borrow().iter().filter(|ended| ended.close.refusal().is_some()).count();
-        assert_eq!(self.gate.totals.refused_total(), refused as u64);
+        assert_eq!(totals.refused_total(), refused as u64);
         assert_eq!(self.world.borrow().pipes.iter().flatten().sum::<u64>(), 0, "bytes are left in a pipe");
-        let sum =
-            |count: fn(&Backend) -> u64| -> u64 { self.pool.members.iter().map(|member| count(&member.backend)).sum() };
+        let sum = |count: fn(&Backend) -> u64| -> u64 {
+            self.snapshot.pools[0].members.iter().map(|member| count(&member.backend)).sum()
+        };
         assert_eq!(sum(|backend| u64::from(backend.active())), 0, "a lease is kept");
-        assert_eq!(sum(|backend| backend.counters.connect_failures.load(Ordering::Relaxed)), *self.failures.borrow());
+        assert_eq!(sum(|backend| backend.counters.connect_failures_total()), *self.failures.borrow());
         let totals =
             self.ended.borrow().iter().fold((0, 0), |sum, ended| (sum.0 + ended.to_backend, sum.1 + ended.to_client));
         assert_eq!(sum(|backend| backend.counters.bytes_to_backend.load(Ordering::Relaxed)), totals.0);
@@ -305,17 +323,15 @@ impl Simulation {
 }
 
 /// A pool over these backends, each with the addresses given.
-fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> Arc<Pool> {
-    make_pool_with(backends, model::Pool { connect_attempts, ..model::Pool::default() }, None)
+fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> (Snapshot, Model, Resolved) {
+    make_pool_with(backends, model::Pool { connect_attempts, ..model::Pool::default() }, (None, None))
 }
 
-/// The same, where a client waits that long if there is no backend.
-fn make_waiting_pool(backends: &[Vec<Endpoint>], connect_attempts: u32, wait: Duration) -> Arc<Pool> {
-    let no_backend = model::NoBackend::Wait(wait);
-    make_pool_with(backends, model::Pool { connect_attempts, no_backend, ..model::Pool::default() }, None)
-}
-
-fn make_pool_with(backends: &[Vec<Endpoint>], settings: model::Pool, max_connections: Option<u32>) -> Arc<Pool> {
+fn make_pool_with(
+    backends: &[Vec<Endpoint>],
+    settings: model::Pool,
+    (max_connections, max_connections_per_source): (Option<u32>, Option<u32>),
+) -> (Snapshot, Model, Resolved) {
     let mut resolved = HashMap::new();
     let mut configured = Vec::new();
     for (number, endpoints) in backends.iter().enumerate() {
@@ -336,14 +352,16 @@ fn make_pool_with(backends: &[Vec<Endpoint>], settings: model::Pool, max_connect
         backends: configured,
         ..settings
     };
-    let listener = model::Listener { pool: "sim".into(), ..model::Listener::default() };
+    let deny = vec!["192.0.2.0/24".parse().expect("a prefix")];
+    let listener =
+        model::Listener { pool: "sim".into(), deny, max_connections_per_source, ..model::Listener::default() };
     let global = model::Global::default();
-    let snapshot = pool::build(&model::Model { global, listeners: vec![listener], pools: vec![settings] }, &resolved);
-    snapshot.pools[0].clone()
+    let model = Model { global, listeners: vec![listener], pools: vec![settings] };
+    (pool::build(&model, &resolved), model, resolved)
 }
 
 /// One to three backends of one or two addresses, most of which answer.
-fn random_pool(random: &mut fastrand::Rng) -> (Arc<Pool>, HashMap<Endpoint, Answer>) {
+fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), HashMap<Endpoint, Answer>) {
     let mut answers = HashMap::new();
     let mut backends = Vec::new();
     for number in 0..random.u8(1..4) {
@@ -370,7 +388,8 @@ fn random_pool(random: &mut fastrand::Rng) -> (Arc<Pool>, HashMap<Endpoint, Answ
         ..model::Pool::default()
     };
     let max_connections = (random.u8(..3) == 0).then_some(1);
-    (make_pool_with(&backends, settings, max_connections), answers)
+    let per_source = random.bool().then_some(1);
+    (make_pool_with(&backends, settings, (max_connections, per_source)), answers)
 }
 
 /// How often each ending came about, with and without bytes held.

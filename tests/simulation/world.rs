@@ -59,6 +59,12 @@ pub struct Sock {
     announced: bool,
     /// A read may stop anywhere, as on unix sockets.
     chunky: bool,
+    /// The driver knows that a short read proves nothing.
+    gaps: bool,
+    /// The driver knows that the FIN is in the queue.
+    fin_announced: bool,
+    /// Bytes were written with the promise of a FIN.
+    awaits_fin: bool,
 }
 
 /// One client connection through its whole life.
@@ -175,6 +181,9 @@ impl World {
             closed_by_reset: false,
             announced: false,
             chunky,
+            gaps: chunky,
+            fin_announced: false,
+            awaits_fin: false,
         });
         self.socks.len() - 1
     }
@@ -270,13 +279,17 @@ impl World {
         if !sock.open || !sock.announced {
             return None;
         }
+        assert!(!sock.awaits_fin, "the FIN that was promised did not come at once");
         sock.announced = false;
         let token = sock.token?;
         let has_mark = sock.mark.is_some_and(|mark| mark >= sock.read);
+        sock.gaps |= has_mark;
+        sock.fin_announced |= sock.fin;
         let event = Event {
             readable: sock.connected && (sock.read < sock.sent || sock.fin) || sock.reset,
             writable: sock.connected && sock.written - sock.taken < sock.capacity || sock.reset,
-            drain: sock.fin || sock.reset || has_mark,
+            urgent: has_mark,
+            finished: sock.fin || sock.reset,
             error: sock.reset,
         };
         if !event.error {
@@ -311,8 +324,8 @@ impl World {
         ErrorKind::ConnectionReset.into()
     }
 
-    /// Reads up to `most` bytes; the position of the first, and how many.
-    fn read(&mut self, id: usize, most: u64) -> io::Result<(u64, u64)> {
+    /// Reads up to `most` bytes, by recv or into a pipe; the position of the first, and how many.
+    fn read(&mut self, id: usize, most: u64, by_recv: bool) -> io::Result<(u64, u64)> {
         let stop_short = self.random.bool();
         let conn = self.socks[id].conn;
         let sock = &mut self.socks[id];
@@ -337,7 +350,15 @@ impl World {
             let side = sock.side;
             self.conns[conn].first_fin.get_or_insert(side);
         }
-        self.socks[id].read += amount;
+        let sock = &mut self.socks[id];
+        sock.read += amount;
+        // A short read up to an announced FIN tells of it without another that says 0.
+        if by_recv && amount > 0 && amount < most && sock.fin_announced && !sock.gaps {
+            assert_eq!(sock.read, sock.sent);
+            sock.fin_read = true;
+            let side = sock.side;
+            self.conns[conn].first_fin.get_or_insert(side);
+        }
         self.touched(id);
         self.interfere(id);
         Ok((from, amount))
@@ -345,7 +366,7 @@ impl World {
 
     fn recv(&mut self, id: usize, buffer: &mut [u8]) -> io::Result<usize> {
         let way = self.way_from(id);
-        let (from, amount) = self.read(id, buffer.len() as u64)?;
+        let (from, amount) = self.read(id, buffer.len() as u64, true)?;
         for (position, slot) in (from..from + amount).zip(buffer) {
             *slot = byte(way, position);
         }
@@ -386,7 +407,7 @@ impl World {
     fn fill(&mut self, id: usize, pipe: usize) -> io::Result<usize> {
         assert_eq!(self.pipes[pipe], Some(0), "fills a pipe that is not empty");
         let most = self.random.u64(1..300_000);
-        let (_, amount) = self.read(id, most)?;
+        let (_, amount) = self.read(id, most, false)?;
         self.pipes[pipe] = Some(amount);
         Ok(amount as usize)
     }
@@ -414,7 +435,12 @@ impl World {
         assert!(sink.open && sink.connected && !sink.finished, "a FIN to a socket that can't take one");
         assert!(source.fin_read, "a FIN that the other side did not send");
         assert_eq!(sink.written, source.read, "a FIN before the last byte");
-        self.socks[id].finished = true;
+        (self.socks[id].finished, self.socks[id].awaits_fin) = (true, false);
+    }
+
+    /// The kernel keeps the last bytes back for the FIN that was promised.
+    fn await_fin(&mut self, id: usize) {
+        self.socks[id].awaits_fin = true;
     }
 
     fn close(&mut self, id: usize) {
@@ -432,8 +458,13 @@ impl Io for SimNet {
         self.0.borrow_mut().recv(socket.id, buffer)
     }
 
-    fn send(&mut self, socket: &SimSocket, bytes: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().send(socket.id, bytes)
+    fn send(&mut self, socket: &SimSocket, bytes: &[u8], last: bool) -> io::Result<usize> {
+        let mut world = self.0.borrow_mut();
+        let sent = world.send(socket.id, bytes)?;
+        if last && sent == bytes.len() {
+            world.await_fin(socket.id);
+        }
+        Ok(sent)
     }
 
     fn pipe(&mut self) -> io::Result<SimPipe> {
@@ -523,7 +554,7 @@ impl Net for SimNet {
         self.0.borrow_mut().socks[socket.id].closed_by_reset = true;
     }
 
-    fn drains(&self, _: &Endpoint) -> bool {
+    fn has_gaps(&self, _: &Endpoint) -> bool {
         // Asked right after dialling: the newest socket is meant.
         self.0.borrow().socks.last().is_some_and(|sock| sock.chunky)
     }

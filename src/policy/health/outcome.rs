@@ -75,6 +75,9 @@ impl Outcome {
 }
 
 impl ConnectFailure {
+    /// All that [`ConnectFailure::label`] may say.
+    pub const LABELS: [&'static str; 5] = ["refused", "reset", "timeout", "unreachable", "other"];
+
     /// What a failed connect says about the backend: nothing (`None`) if what lacked was our own, descriptors, memory or ports.
     pub fn of(error: &io::Error) -> Option<ConnectFailure> {
         // A table of numbers instead of names: this layer makes no system calls, so it has no crate for them.
@@ -209,6 +212,9 @@ mod tests {
         let of = |code| ConnectFailure::of(&io::Error::from_raw_os_error(code));
         assert_eq!((of(24), of(23), of(12)), (None, None, None));
         assert_eq!(of(111).map(ConnectFailure::label), Some("refused"));
+        for failure in (1..140).filter_map(of) {
+            assert!(ConnectFailure::LABELS.contains(&failure.label()), "{failure}");
+        }
         assert_eq!(of(113).map(ConnectFailure::label), Some("unreachable"));
         assert_eq!(ConnectFailure::TimedOut(Duration::ZERO).label(), "timeout");
     }

@@ -65,6 +65,12 @@ pub struct Rules {
 #[derive(Debug)]
 pub struct Sources {
     rules: Rules,
+    table: Arc<Table>,
+}
+
+/// What outlives a change of the rules.
+#[derive(Debug)]
+struct Table {
     shards: Box<[Mutex<Shard>]>,
     /// Sources that a shard may hold.
     room: usize,
@@ -113,7 +119,13 @@ impl Sources {
 
     fn with_room(rules: Rules, shards: usize, room: usize) -> Arc<Sources> {
         let shards = (0..shards).map(|_| Mutex::default()).collect();
-        Arc::new(Sources { rules, shards, room, hasher: RandomState::new(), untracked: AtomicU64::new(0) })
+        let table = Table { shards, room, hasher: RandomState::new(), untracked: AtomicU64::new(0) };
+        Arc::new(Sources { rules, table: Arc::new(table) })
+    }
+
+    /// The same table under other rules. Who is let in by the old ones, as a worker still may for a moment, counts too.
+    pub fn successor(&self, rules: Rules) -> Arc<Sources> {
+        Arc::new(Sources { rules, table: self.table.clone() })
     }
 
     /// What was asked for.
@@ -123,7 +135,7 @@ impl Sources {
 
     /// Sources remembered now.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.lock().known.len()).sum()
+        self.table.shards.iter().map(|shard| shard.lock().known.len()).sum()
     }
 
     /// Is nobody remembered?
@@ -133,7 +145,7 @@ impl Sources {
 
     /// Clients that were let in uncounted, because the table was full of sources with connections.
     pub fn untracked(&self) -> u64 {
-        self.untracked.load(Ordering::Relaxed)
+        self.table.untracked.load(Ordering::Relaxed)
     }
 
     /// One more connection from `ip`, unless its source has too many. With `anyway` it is counted even then, and the reason
@@ -143,8 +155,8 @@ impl Sources {
         let mut shard = self.shard(source).lock();
         shard.forget(now);
         let full = self.rules.per_second.map_or(0, |rate| u64::from(rate) * PARTS);
-        if !shard.known.contains_key(&source) && shard.known.len() >= self.room && !shard.make_room() {
-            self.untracked.fetch_add(1, Ordering::Relaxed);
+        if !shard.known.contains_key(&source) && shard.known.len() >= self.table.room && !shard.make_room() {
+            self.table.untracked.fetch_add(1, Ordering::Relaxed);
             return (None, None);
         }
         let new = Entry { active: 0, level: full, at: now, listed: false };
@@ -162,8 +174,8 @@ impl Sources {
     }
 
     fn shard(&self, source: Source) -> &Mutex<Shard> {
-        let hash = self.hasher.hash_one(source) as usize;
-        &self.shards[hash % self.shards.len()]
+        let hash = self.table.hasher.hash_one(source) as usize;
+        &self.table.shards[hash % self.table.shards.len()]
     }
 }
 
@@ -180,7 +192,7 @@ impl Drop for Held {
         if entry.active > 0 {
             return;
         }
-        if !rated {
+        if !rated && !entry.listed {
             known.remove(&self.source);
         } else if !std::mem::replace(&mut entry.listed, true) {
             idle.push_back(self.source);
@@ -317,6 +329,23 @@ mod tests {
     }
 
     #[test]
+    fn other_rules_go_by_what_is_known() {
+        let sources = Sources::with_room(both(2, 2), 1, 9);
+        let first = enter(&sources, v4(1), at(0)).unwrap();
+        drop(enter(&sources, v4(2), at(0)).unwrap());
+        let unrated = sources.successor(Rules { connections: Some(1), per_second: None });
+        assert_eq!(enter(&unrated, v4(1), at(0)).unwrap_err(), Reason::SourceLimit);
+        drop(first);
+        // One that stands in the list of those to be forgotten must not come there twice.
+        drop(enter(&unrated, v4(2), at(0)).unwrap());
+        let rated = unrated.successor(both(1, 5));
+        drop(enter(&rated, v4(2), at(5_000)).unwrap());
+        drop(enter(&rated, v4(3), at(9_000)).unwrap());
+        drop(enter(&rated, v4(3), at(9_001)).unwrap());
+        assert_eq!(rated.len(), 1, "all others are forgotten");
+    }
+
+    #[test]
     fn leaving_does_not_give_the_token_back() {
         let sources = Sources::new(Rules { connections: None, per_second: Some(2) });
         drop(enter(&sources, v4(1), at(0)).unwrap());
@@ -400,7 +429,7 @@ mod tests {
                 held.extend(place.map(|place| (source, place)));
             }
             drop(held);
-            for shard in &sources.shards {
+            for shard in &sources.table.shards {
                 let shard = shard.lock();
                 prop_assert!(shard.known.values().all(|entry| entry.active == 0 && entry.listed));
                 prop_assert_eq!(shard.known.len(), shard.idle.len());

@@ -1,0 +1,138 @@
+//! What the relay costs with each engine: 64 B, 4 KiB and 4 MiB moved by `relay::pump` between two real TCP connections
+//! over loopback.
+//!
+//! `cargo bench --bench relay`
+//!
+//! One thread plays client, relay and server in turn, and only the time inside `pump` counts. That includes the kernel's
+//! half of the work: on loopback a send delivers to the receiver before it returns.
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use std::hint::black_box;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+use tcplb::net::{PIPE_SIZE, Pipe, Socket};
+use tcplb::relay::{End, Engine, Flow, Io, PIPES, Ready, Shared, pump};
+
+const ENGINES: [(&str, Engine); 3] =
+    [("copy", Engine::Copy), ("splice", Engine::Splice), ("adaptive", Engine::Adaptive)];
+
+const SIZES: [(&str, usize); 3] = [("64 B", 64), ("4 KiB", 4 << 10), ("4 MiB", 4 << 20)];
+
+/// What client and server move in one call.
+const CHUNK: usize = 128 * 1024;
+
+/// The system, without a poll: readiness is not learned but tried.
+struct Kernel;
+
+impl Io for Kernel {
+    type Socket = Socket;
+    type Pipe = Pipe;
+
+    fn recv(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+        socket.recv(buffer)
+    }
+
+    fn send(&mut self, socket: &Socket, bytes: &[u8], _: bool) -> io::Result<usize> {
+        socket.send(bytes, false)
+    }
+
+    fn pipe(&mut self) -> io::Result<Pipe> {
+        Pipe::new()
+    }
+
+    fn fill(&mut self, socket: &Socket, pipe: &Pipe) -> io::Result<usize> {
+        pipe.fill(socket, PIPE_SIZE)
+    }
+
+    fn empty(&mut self, pipe: &Pipe, socket: &Socket, bytes: usize) -> io::Result<usize> {
+        pipe.empty(socket, bytes)
+    }
+}
+
+/// One way of a connection: client, relay, server.
+struct Way {
+    client: TcpStream,
+    source: End<Socket>,
+    sink: End<Socket>,
+    server: TcpStream,
+    flow: Flow<Pipe>,
+    shared: Shared<Pipe>,
+    buffer: Vec<u8>,
+}
+
+impl Way {
+    fn new(engine: Engine) -> io::Result<Way> {
+        let (client, source) = connection()?;
+        let (sink, server) = connection()?;
+        let end = |stream| End { socket: Socket::from_fd(OwnedFd::from(stream)), ready: Ready::default() };
+        Ok(Way {
+            client,
+            source: end(source),
+            sink: end(sink),
+            server,
+            flow: Flow::default(),
+            shared: Shared::new(engine, PIPES),
+            buffer: vec![7; CHUNK],
+        })
+    }
+
+    /// Moves `bytes` from the client to the server; the time spent in the relay.
+    fn carry(&mut self, bytes: usize) -> io::Result<Duration> {
+        let (mut sent, mut arrived, mut spent) = (0, 0, Duration::ZERO);
+        while arrived < bytes {
+            let next = CHUNK.min(bytes - sent);
+            sent += or_zero(self.client.write(&self.buffer[..next]))?;
+            self.source.ready.readable = true;
+            self.sink.ready.writable = true;
+            let start = Instant::now();
+            let report =
+                pump(&mut self.flow, &mut Kernel, &mut self.source, &mut self.sink, true, black_box(&mut self.shared));
+            spent += start.elapsed();
+            if report.failed.is_some() || report.fin {
+                return Err(ErrorKind::ConnectionAborted.into());
+            }
+            arrived += or_zero(self.server.read(&mut self.buffer))?;
+        }
+        Ok(spent)
+    }
+}
+
+/// Two ends of a TCP connection over loopback, both non-blocking.
+fn connection() -> io::Result<(TcpStream, TcpStream)> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let dialed = TcpStream::connect(listener.local_addr()?)?;
+    let (accepted, _) = listener.accept()?;
+    for end in [&dialed, &accepted] {
+        end.set_nonblocking(true)?;
+        end.set_nodelay(true)?;
+    }
+    Ok((dialed, accepted))
+}
+
+fn or_zero(moved: io::Result<usize>) -> io::Result<usize> {
+    match moved {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+        moved => moved,
+    }
+}
+
+fn relay(criterion: &mut Criterion) {
+    for (size, bytes) in SIZES {
+        let mut group = criterion.benchmark_group(format!("relay {size}"));
+        group.throughput(Throughput::Bytes(bytes as u64));
+        for (name, engine) in ENGINES {
+            let mut way = Way::new(engine).expect("loopback connections");
+            group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
+                bencher.iter_custom(|times| {
+                    (0..times).map(|_| way.carry(bytes).expect("an open connection")).sum::<Duration>()
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+criterion_group!(benches, relay);
+criterion_main!(benches);

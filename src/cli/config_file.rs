@@ -1,0 +1,107 @@
+//! `--config FILE` and `tcplb check FILE`: from a path to a model, or to everything that is wrong.
+//!
+//! A file that can't be read counts as a wrong one: nothing was started, and another file is what helps.
+
+use super::args::Balance;
+use super::flags::{Asked, Mistakes};
+use super::values;
+use crate::config::file;
+use crate::config::model::Model;
+use log::LevelFilter;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// Nobody writes that much by hand; a path that was mistaken (a disk, a log) must not fill the memory.
+const SIZE_MAX: u64 = 16 << 20;
+
+/// What the file asks for. Of the flags only `--log-level` goes with it.
+pub fn read(path: &Path, flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
+    let mut mistakes = Vec::new();
+    let given = beside(flags);
+    if !given.is_empty() {
+        let (given, path) = (given.join(", "), path.display());
+        mistakes.push(format!(
+            "--config: `{path}` says all there is to say, so leave out {given}, or put it into the file"
+        ));
+    }
+    let level = flags.log_level.as_deref().map_or(Ok(LevelFilter::Info), values::log_level);
+    let log_level = level.map_err(|why| mistakes.push(format!("--log-level: {why}"))).unwrap_or(LevelFilter::Info);
+    match load(path, cores) {
+        Ok(model) if mistakes.is_empty() => Ok(Asked { model, log_level }),
+        Ok(_) => Err(Mistakes(mistakes)),
+        Err(Mistakes(more)) => Err(Mistakes([mistakes, more].concat())),
+    }
+}
+
+/// Reads a file, opening nothing but it.
+pub fn load(path: &Path, cores: usize) -> Result<Model, Mistakes> {
+    let text = text(path).map_err(|why| Mistakes(vec![why]))?;
+    let parsed = file::parse(&text, &path.display().to_string());
+    parsed.map(|parsed| parsed.on(cores)).map_err(|mistakes| Mistakes(mistakes.0))
+}
+
+/// What `tcplb check` says about a good one.
+pub fn summary(path: &Path, model: &Model) -> String {
+    let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    let backends = model.pools.iter().map(|pool| pool.backends.len()).sum();
+    let (listeners, pools) = (counted(model.listeners.len(), "listener"), counted(model.pools.len(), "pool"));
+    format!("{}: ok, {listeners}, {pools}, {}", path.display(), counted(backends, "backend"))
+}
+
+fn text(path: &Path) -> Result<String, String> {
+    let path_shown = path.display();
+    let cannot = |error: std::io::Error| format!("can't read {path_shown}: {error}");
+    let mut bytes = Vec::new();
+    File::open(path).map_err(cannot)?.take(SIZE_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > SIZE_MAX {
+        return Err(format!("can't read {path_shown}: it has more than {} MiB", SIZE_MAX >> 20));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let good = error.utf8_error().valid_up_to();
+        let line = error.as_bytes().iter().take(good).filter(|byte| **byte == b'\n').count() + 1;
+        format!("{path_shown}:{line}: not a text in UTF-8")
+    })
+}
+
+/// The flags that were given although the file leaves no room for them. Taken apart without `..`, so that a new flag can't
+/// be forgotten here.
+fn beside(flags: &Balance) -> Vec<&'static str> {
+    let Balance {
+        config: _,
+        log_level: _,
+        listen,
+        backend,
+        algorithm,
+        health,
+        health_path,
+        health_interval,
+        health_timeout,
+        health_rise,
+        health_fall,
+        connect_timeout,
+        idle_timeout,
+        shutdown_timeout,
+        max_connections,
+        workers,
+        relay,
+    } = flags;
+    let given = [
+        ("--listen", !listen.is_empty()),
+        ("--backend", !backend.is_empty()),
+        ("--algorithm", algorithm.is_some()),
+        ("--health", health.is_some()),
+        ("--health-path", health_path.is_some()),
+        ("--health-interval", health_interval.is_some()),
+        ("--health-timeout", health_timeout.is_some()),
+        ("--health-rise", health_rise.is_some()),
+        ("--health-fall", health_fall.is_some()),
+        ("--connect-timeout", connect_timeout.is_some()),
+        ("--idle-timeout", idle_timeout.is_some()),
+        ("--shutdown-timeout", shutdown_timeout.is_some()),
+        ("--max-connections", max_connections.is_some()),
+        ("--workers", workers.is_some()),
+        ("--relay", relay.is_some()),
+    ];
+    given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
+}

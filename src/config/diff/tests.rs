@@ -1,0 +1,152 @@
+use super::super::file;
+use super::*;
+
+/// A file with these backends in its one pool, as `name weight` or `name weight port`.
+fn file_of(backends: &[&str]) -> Model {
+    let mut text =
+        String::from("[[listener]]\nname = \"in\"\nbind = [\":8080\"]\npool = \"web\"\n[[pool]]\nname = \"web\"\n");
+    for backend in backends {
+        let mut words = backend.split(' ');
+        let (name, weight, port) = (words.next().unwrap(), words.next().unwrap(), words.next().unwrap_or("80"));
+        text += &format!("[[pool.backend]]\nname = \"{name}\"\naddress = \"10.0.0.1:{port}\"\nweight = {weight}\n");
+    }
+    model_of(&text)
+}
+
+fn model_of(text: &str) -> Model {
+    file::parse(text, "test").unwrap().on(2)
+}
+
+fn shown(model: &Model) -> Vec<String> {
+    let backend = |backend: &Backend| match &backend.address.to_string()[9..] {
+        "80" => format!("{} {}", backend.name, backend.weight),
+        port => format!("{} {} {port}", backend.name, backend.weight),
+    };
+    model.pools[0].backends.iter().map(backend).collect()
+}
+
+#[test]
+fn what_was_changed_at_run_time_survives_what_the_file_does_not_change() {
+    type Names = &'static [&'static str];
+    #[rustfmt::skip]
+    let table: &[(&str, Names, Names, Names, Names)] = &[
+        // what                              last file         running           new file          merged
+        ("nothing",                          &["a 1"],         &["a 1"],         &["a 1"],         &["a 1"]),
+        ("changed, unchanged in the file",   &["a 1", "b 1"],  &["a 9", "b 1"],  &["a 1", "b 1"],  &["a 9", "b 1"]),
+        ("changed in both",                  &["a 1"],         &["a 9"],         &["a 5"],         &["a 5"]),
+        ("one setting each",                 &["a 1 80"],      &["a 9 80"],      &["a 1 81"],      &["a 9 81"]),
+        ("changed in the file only",         &["a 1"],         &["a 1"],         &["a 5"],         &["a 5"]),
+        ("taken out",                        &["a 1", "b 1"],  &["b 1"],         &["a 1", "b 1"],  &["b 1"]),
+        ("taken out, changed in the file",   &["a 1", "b 1"],  &["b 1"],         &["a 2", "b 1"],  &["a 2", "b 1"]),
+        ("taken out of both",                &["a 1", "b 1"],  &["b 1"],         &["b 1"],         &["b 1"]),
+        ("added",                            &["a 1"],         &["a 1", "x 1"],  &["a 1"],         &["a 1", "x 1"]),
+        ("added, then put into the file",    &["a 1"],         &["a 1", "x 9"],  &["x 2", "a 1"],  &["x 2", "a 1"]),
+        ("added by the file",                &["a 1"],         &["a 1", "x 1"],  &["a 1", "y 1"],  &["a 1", "y 1", "x 1"]),
+        ("gone from the file",               &["a 1", "b 1"],  &["a 7", "b 1"],  &["b 1"],         &["b 1"]),
+        ("all gone",                         &["a 1"],         &["a 1", "x 1"],  &[],              &["x 1"]),
+    ];
+    for (what, old, running, new, merged) in table {
+        assert_eq!(shown(&merge(&file_of(old), &file_of(new), &file_of(running))), *merged, "{what}");
+    }
+}
+
+#[test]
+fn a_pool_that_comes_or_goes_is_as_in_the_file() {
+    let one = file_of(&["a 1"]);
+    let mut other = file_of(&["b 1"]);
+    other.pools[0].name = "other".into();
+    assert_eq!(merge(&one, &other, &one), other);
+    assert_eq!(merge(&other, &one, &other), one);
+}
+
+#[test]
+fn a_changed_setting_of_a_pool_leaves_its_backends_as_they_run() {
+    let (old, running) = (file_of(&["a 1"]), file_of(&["a 9", "x 1"]));
+    let mut new = old.clone();
+    new.pools[0].connect_attempts = 7;
+    let merged = merge(&old, &new, &running);
+    assert_eq!((shown(&merged), merged.pools[0].connect_attempts), (vec!["a 9".to_owned(), "x 1".to_owned()], 7));
+}
+
+const BEFORE: &str = r#"
+[global]
+workers = 2
+shutdown_timeout = "30s"
+[[listener]]
+name = "web"
+bind = [":8080"]
+pool = "web"
+[[listener]]
+name = "old"
+bind = [":8081"]
+pool = "web"
+[[pool]]
+name = "web"
+on_remove = "drain 30s"
+[[pool.backend]]
+name = "web1"
+address = "10.0.0.1:80"
+[[pool.backend]]
+name = "web2"
+address = "10.0.0.2:80"
+[[pool]]
+name = "spare"
+"#;
+
+const AFTER: &str = r#"
+[global]
+workers = 4
+shutdown_timeout = "1m"
+[[listener]]
+name = "web"
+bind = [":8080", ":8082"]
+pool = "api"
+[[pool]]
+name = "web"
+idle_timeout = "5m"
+algorithm = "maglev"
+on_remove = "drain 30s"
+[[pool.backend]]
+name = "web1"
+address = "10.0.0.1:80"
+weight = 5
+max_connections = 10
+[[pool.backend]]
+name = "web3"
+address = "10.0.0.3:80"
+[[pool]]
+name = "api"
+"#;
+
+#[test]
+fn every_change_is_told_in_a_line() {
+    let (before, after) = (model_of(BEFORE), model_of(AFTER));
+    let mut changes = between(&before, &after);
+    for (number, change) in changes.0.iter_mut().enumerate() {
+        change.connections = number as u64;
+    }
+    assert_eq!(
+        changes.to_string().lines().collect::<Vec<_>>(),
+        [
+            "global changed: shutdown_timeout 30s → 1m (0 connections)",
+            "global: workers 2 → 4 needs a restart",
+            "listener web changed: bind :8080 → :8080, :8082, pool web → api (2 connections)",
+            "listener old removed (3 connections go on)",
+            "pool web changed: algorithm round-robin → maglev, idle_timeout 1h → 5m (4 connections)",
+            "pool web: backend web1 changed: weight 1 → 5, max_connections none → 10 (5 connections)",
+            "pool web: backend web3 added (6 connections)",
+            "pool web: backend web2 removed (7 connections may finish within 30s)",
+            "pool api added (8 connections)",
+            "pool spare removed (9 connections go on)",
+        ]
+    );
+    assert_eq!(between(&before, &before).to_string(), "nothing changed");
+}
+
+#[test]
+fn what_needs_a_restart_stays_as_it_runs() {
+    let (before, after) = (model_of(BEFORE), model_of(AFTER));
+    let running = in_force(after.clone(), &before);
+    assert_eq!((running.global.workers, running.global.shutdown_timeout.as_secs()), (2, 60));
+    assert_eq!(between(&running, &after).to_string(), "global: workers 2 → 4 needs a restart", "and is told again");
+}

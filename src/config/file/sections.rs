@@ -1,0 +1,286 @@
+//! The sections of the file: which keys each has, what they become, and the rules within one section.
+//!
+//! A key that is missing or wrong leaves the default of the model.
+
+use super::across;
+use super::table::{Found, Table};
+use super::{Parsed, values};
+use crate::base::{Address, Listen, duration};
+use crate::config::check::{self, WORKERS_MAX};
+use crate::config::model::{AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, defaults};
+use crate::config::words;
+use std::path::PathBuf;
+
+/// What stands in no section.
+pub const ROOT: &[&str] = &["global", "listener", "pool"];
+
+const GLOBAL: &[&str] = &[
+    "workers",
+    "max_connections",
+    "shutdown_timeout",
+    "relay",
+    "admin",
+    "admin_token_file",
+    "access_log",
+    "log_format",
+];
+
+const LISTENER: &[&str] = &[
+    "name",
+    "bind",
+    "pool",
+    "accept_proxy",
+    "trusted_proxies",
+    "allow",
+    "deny",
+    "max_connections",
+    "max_connections_per_source",
+    "connection_rate_per_source",
+    "limits",
+];
+
+const POOL: &[&str] = &[
+    "name",
+    "algorithm",
+    "send_proxy",
+    "connect_timeout",
+    "connect_attempts",
+    "idle_timeout",
+    "half_close_timeout",
+    "max_lifetime",
+    "on_down",
+    "on_remove",
+    "slow_start",
+    "warm_connections",
+    "no_backend",
+    "all_down",
+    "outlier_failures",
+    "health",
+    "backend",
+    "discover",
+];
+
+const HEALTH: &[&str] = &["kind", "path", "host", "expect_status", "port", "interval", "timeout", "rise", "fall"];
+
+/// Those that only an HTTP probe has a use for.
+const HTTP_ONLY: [&str; 3] = ["path", "host", "expect_status"];
+
+const BACKEND: &[&str] = &["name", "address", "weight", "max_connections", "backup", "send_proxy"];
+
+const DISCOVER: &[&str] = &["kind", "name"];
+
+/// Every key there is, by section.
+pub const KEYS: [(&str, &[&str]); 6] = [
+    ("global", GLOBAL),
+    ("listener", LISTENER),
+    ("pool", POOL),
+    ("pool.health", HEALTH),
+    ("pool.backend", BACKEND),
+    ("pool.discover", DISCOVER),
+];
+
+const NOT_YET: &str = "is not in this version yet";
+
+/// Counts that a limit of zero would make nonsense of.
+const COUNT: std::ops::RangeInclusive<u64> = 1..=u32::MAX as u64;
+
+/// The whole file.
+pub fn file(root: &Table<'_>) -> Parsed {
+    let section = root.table("global", GLOBAL);
+    let global = section.as_ref().map(global).unwrap_or_default();
+    let workers_per_core = !section.is_some_and(|table| table.has("workers"));
+    let listeners: Vec<_> = root.tables("listener", LISTENER).into_iter().map(|at| (listener(&at), at)).collect();
+    let pools: Vec<_> = root.tables("pool", POOL).into_iter().map(|at| (pool(&at), at)).collect();
+    across::check(root, section.as_ref().map(|at| (&global, at)), &listeners, &pools);
+    let model = Model {
+        global,
+        listeners: across::with_pools(listeners, &pools),
+        pools: pools.into_iter().map(|(pool, _)| pool).collect(),
+    };
+    Parsed { model, workers_per_core }
+}
+
+fn global(at: &Table<'_>) -> Global {
+    for key in ["access_log", "log_format"] {
+        if at.has(key) {
+            at.wrong(key, NOT_YET);
+        }
+    }
+    let default = Global::default();
+    let admin = at.text("admin", Listen::parse);
+    let token = at.text("admin_token_file", path);
+    if let Some(admin) = admin.as_ref().filter(|admin| !check::is_local(admin) && !at.has("admin_token_file")) {
+        at.wrong("admin", format!("`{admin}` can be reached from elsewhere, so it needs an admin_token_file"));
+    }
+    Global {
+        workers: at.number("workers", 1..=WORKERS_MAX as u64).unwrap_or(default.workers),
+        max_connections: at.number("max_connections", COUNT),
+        // No time at all is a setting here: reset what is open at once.
+        shutdown_timeout: at.text("shutdown_timeout", duration::parse).unwrap_or(default.shutdown_timeout),
+        relay: at.text("relay", |text| words::one_of(text, &Engine::NAMES)).unwrap_or(default.relay),
+        admin,
+        admin_token_file: token,
+    }
+}
+
+fn listener(at: &Table<'_>) -> (Listener, Vec<Found<Listen>>) {
+    let default = Listener::default();
+    if !at.has("bind") {
+        at.missing("a listener needs bind, like bind = [\":8080\"]".to_owned());
+    }
+    let bind = at.filled_list("bind", "say where clients connect, like [\":8080\"]", Listen::parse).unwrap_or_default();
+    let prefixes = |list: Option<Vec<Found<_>>>| values_of(&list.unwrap_or_default());
+    let anybody = "leave the key out to let anybody in";
+    let listener = Listener {
+        name: at.text("name", name).unwrap_or(default.name),
+        bind: values_of(&bind),
+        pool: at.text("pool", name).unwrap_or(default.pool),
+        accept_proxy: at.yes_or_no("accept_proxy").unwrap_or(default.accept_proxy),
+        trusted_proxies: prefixes(at.filled_list(
+            "trusted_proxies",
+            "leave the key out to trust anybody",
+            values::prefix,
+        )),
+        allow: prefixes(at.filled_list("allow", anybody, values::prefix)),
+        deny: prefixes(at.list("deny", values::prefix)),
+        max_connections: at.number("max_connections", COUNT),
+        max_connections_per_source: at.number("max_connections_per_source", COUNT),
+        connection_rate_per_source: at.text("connection_rate_per_source", values::rate),
+        limits_dry_run: at
+            .text("limits", |text| words::one_of(text, &Listener::LIMITS))
+            .unwrap_or(default.limits_dry_run),
+    };
+    (listener, bind)
+}
+
+fn pool(at: &Table<'_>) -> Pool {
+    let default = Pool::default();
+    let time = |key, default| at.text(key, duration::parse_positive).unwrap_or(default);
+    if at.number("warm_connections", 0..=u64::from(u32::MAX)).is_some_and(|spare: u64| spare > 0) {
+        at.wrong("warm_connections", format!("more than 0 {NOT_YET}"));
+    }
+    for discover in at.tables("discover", DISCOVER) {
+        discover.notes().wrong(discover.start(), format!("[[pool.discover]] {NOT_YET}: list the backends"));
+    }
+    let lifetime = at.text("max_lifetime", values::zero_or_more);
+    let backends: Vec<_> = at.tables("backend", BACKEND).iter().filter_map(|at| Some((backend(at)?, *at))).collect();
+    across::backends(&backends);
+    Pool {
+        name: at.text("name", name).unwrap_or(default.name),
+        algorithm: at.text("algorithm", words::algorithm).unwrap_or(default.algorithm),
+        connect_timeout: time("connect_timeout", default.connect_timeout),
+        connect_attempts: at.number("connect_attempts", COUNT).unwrap_or(default.connect_attempts),
+        idle_timeout: time("idle_timeout", default.idle_timeout),
+        half_close_timeout: time("half_close_timeout", default.half_close_timeout),
+        max_lifetime: lifetime.map_or(default.max_lifetime, |time| Some(time).filter(|time| !time.is_zero())),
+        on_down: at.text("on_down", values::on_down).unwrap_or(default.on_down),
+        on_remove: at.text("on_remove", values::on_remove).unwrap_or(default.on_remove),
+        slow_start: at.text("slow_start", values::zero_or_more).unwrap_or(default.slow_start),
+        no_backend: at.text("no_backend", values::no_backend).unwrap_or(default.no_backend),
+        all_down: at.text("all_down", |text| words::one_of(text, &AllDown::NAMES)).unwrap_or(default.all_down),
+        outlier_failures: at.number("outlier_failures", 0..=u64::from(u32::MAX)).unwrap_or(default.outlier_failures),
+        send_proxy: at.text("send_proxy", values::proxy),
+        health: at.table("health", HEALTH).map_or(default.health, |at| health(&at)),
+        backends: backends.into_iter().map(|(backend, _)| backend).collect(),
+    }
+}
+
+fn health(at: &Table<'_>) -> Health {
+    let default = Health::default();
+    let interval = at.text("interval", duration::parse_positive);
+    let timeout = at.text("timeout", duration::parse_positive);
+    // With a mistaken interval there is nothing to compare with.
+    let known = interval.is_some() || !at.has("interval");
+    let interval = interval.unwrap_or(default.interval);
+    if let Some(timeout) = timeout.filter(|timeout| known && *timeout > interval) {
+        let (timeout, interval) = (duration::written(timeout), duration::written(interval));
+        at.wrong(
+            "timeout",
+            format!("expected at most the interval of {interval}, got `{timeout}`: a probe must end before the next"),
+        );
+    }
+    Health {
+        kind: health_kind(at),
+        port: at.number("port", 1..=u64::from(u16::MAX)),
+        interval,
+        timeout: timeout.unwrap_or(default.timeout.min(interval)),
+        rise: at.number("rise", COUNT).unwrap_or(default.rise),
+        fall: at.number("fall", COUNT).unwrap_or(default.fall),
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Tcp,
+    Http,
+    Agent,
+    Off,
+}
+
+fn health_kind(at: &Table<'_>) -> HealthKind {
+    const KINDS: [(&str, Kind); 4] =
+        [("tcp", Kind::Tcp), ("http", Kind::Http), ("agent", Kind::Agent), ("off", Kind::Off)];
+    // All of them are read in any case, so that what is wrong with them is told in one go with a wrong kind.
+    let path = at.text("path", |text| check::health_path(text).map(|()| text.to_owned()));
+    let host = at.text("host", |text| check::health_host(text).map(|()| text.to_owned()));
+    let expect = at.filled_list("expect_status", "no answer would do", values::status);
+    let http = HealthKind::Http {
+        path: path.unwrap_or_else(|| defaults::HEALTH_PATH.to_owned()),
+        host,
+        expect: expect.map_or_else(|| vec![defaults::EXPECT_STATUS], |list| values_of(&list)),
+    };
+    if !at.has("kind") {
+        // As with --health-path: who names a path wants it asked for.
+        return if HTTP_ONLY.iter().any(|key| at.has(key)) { http } else { HealthKind::Tcp };
+    }
+    let Some(kind) = at.text("kind", |text| words::one_of(text, &KINDS)) else { return HealthKind::Tcp };
+    let chosen = match kind {
+        Kind::Http => return http,
+        Kind::Tcp => HealthKind::Tcp,
+        Kind::Off => HealthKind::Off,
+        Kind::Agent => {
+            at.wrong("kind", format!("`agent` {NOT_YET}: tcp, http and off are"));
+            return HealthKind::Off;
+        }
+    };
+    for key in HTTP_ONLY.iter().filter(|key| at.has(key)) {
+        let kind = at.raw("kind").unwrap_or_default();
+        at.wrong(key, format!("only an HTTP probe has a use for it, but kind is `{kind}`: leave one of the two out"));
+    }
+    chosen
+}
+
+fn backend(at: &Table<'_>) -> Option<Backend> {
+    if !at.has("address") {
+        at.missing("a backend needs an address, like address = \"127.0.0.1:8081\"".to_owned());
+    }
+    // Every key is read, even without an address: all mistakes at once.
+    let address = at.text("address", Address::parse_backend);
+    let (given, weight) = (at.text("name", name), at.number("weight", 0..=u64::from(u16::MAX)));
+    let (max_connections, backup) = (at.number("max_connections", COUNT), at.yes_or_no("backup"));
+    let send_proxy = at.text("send_proxy", values::proxy);
+    let default = Backend::at(address?);
+    Some(Backend {
+        name: given.unwrap_or(default.name),
+        weight: weight.unwrap_or(default.weight),
+        max_connections,
+        backup: backup.unwrap_or(default.backup),
+        send_proxy,
+        ..default
+    })
+}
+
+fn name(text: &str) -> Result<String, String> {
+    check::name(text).map(|()| text.to_owned())
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!("expected the path of a file, got `{text}`"));
+    }
+    Ok(PathBuf::from(text))
+}
+
+fn values_of<T: Clone>(list: &[Found<T>]) -> Vec<T> {
+    list.iter().map(|found| found.value.clone()).collect()
+}

@@ -1,0 +1,280 @@
+//! A table of the file, read key by key; what is wrong with one key is noted and the next one is read.
+//!
+//! The answer about a missing key and about a wrong one is the same, `None`: with the note the model is never used, so
+//! the reader above need not care which of the two it was.
+
+use crate::base::nearest;
+use crate::config::check;
+use std::cell::RefCell;
+use std::ops::RangeInclusive;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// What is wrong so far. Shared by all tables of a file, hence the cell.
+pub struct Notes<'a> {
+    text: &'a str,
+    /// Where each line but the first begins.
+    line_starts: Vec<usize>,
+    noted: RefCell<Vec<Note>>,
+}
+
+struct Note {
+    at: usize,
+    about: About,
+    message: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// The text is not TOML here.
+    Syntax,
+    /// What stands here is wrong.
+    Value,
+    /// Something is not there.
+    Absence,
+}
+
+impl<'a> Notes<'a> {
+    /// About this text.
+    pub fn new(text: &'a str) -> Notes<'a> {
+        let line_starts = text.match_indices('\n').map(|(at, _)| at + 1).collect();
+        Notes { text, line_starts, noted: RefCell::new(Vec::new()) }
+    }
+
+    /// The text is not TOML at this offset.
+    pub fn syntax(&self, at: usize, message: String) {
+        self.push(at, About::Syntax, message);
+    }
+
+    /// What stands at this offset is wrong.
+    pub fn wrong(&self, at: usize, message: String) {
+        self.push(at, About::Value, message);
+    }
+
+    /// What stands at this offset lacks something, or refers to what is not there.
+    pub fn missing(&self, at: usize, message: String) {
+        self.push(at, About::Absence, message);
+    }
+
+    /// The line, from 1, that an offset is on.
+    pub fn line(&self, at: usize) -> usize {
+        self.line_starts.partition_point(|start| *start <= at) + 1
+    }
+
+    /// Every mistake as `name:line: message`, in the order of the file.
+    ///
+    /// Where the text is not TOML, what was read of the broken line is a guess, and what seems to be missing may have been
+    /// lost there: nothing is said about either. A bracket that is never closed swallows the rest of the file: then the first
+    /// broken line is told, and nothing after it.
+    pub fn lines(self, name: &str) -> Vec<String> {
+        let mut notes = self.noted.take();
+        notes.sort_by_key(|note| note.at);
+        let syntax = || notes.iter().filter(|note| note.about == About::Syntax);
+        let mut broken: Vec<usize> = syntax().map(|note| self.line(note.at)).collect();
+        broken.dedup();
+        let end = self.text.trim_end().len();
+        let swallowed = if syntax().any(|note| note.at >= end) { broken.first().copied() } else { None };
+        let mut told = None;
+        let mut lines = Vec::new();
+        for note in notes {
+            let line = self.line(note.at);
+            let sure = match note.about {
+                About::Syntax => told.replace(line) != Some(line),
+                About::Value => broken.binary_search(&line).is_err(),
+                About::Absence => broken.is_empty(),
+            };
+            if sure && swallowed.is_none_or(|last| line <= last) {
+                lines.push(check::shown(&format!("{name}:{line}: {}", note.message)));
+            }
+        }
+        lines
+    }
+
+    fn push(&self, at: usize, about: About, message: String) {
+        self.noted.borrow_mut().push(Note { at, about, message });
+    }
+}
+
+/// A value of a list, and where it stands.
+#[derive(Clone, Debug)]
+pub struct Found<T> {
+    /// The value.
+    pub value: T,
+    /// Its offset in the file.
+    pub at: usize,
+}
+
+/// A table.
+#[derive(Clone, Copy)]
+pub struct Table<'a> {
+    table: &'a DeTable<'a>,
+    at: usize,
+    notes: &'a Notes<'a>,
+}
+
+impl<'a> Table<'a> {
+    /// The table that begins at this offset. A key that is not among `keys` is noted.
+    pub fn new(table: &'a DeTable<'a>, at: usize, keys: &[&str], notes: &'a Notes<'a>) -> Table<'a> {
+        for key in table.keys() {
+            let name = key.get_ref();
+            if !keys.contains(&name.as_ref()) {
+                let hint = nearest::hint(name, keys.iter().copied());
+                let listed = if hint.is_empty() { format!("; known here: {}", keys.join(", ")) } else { hint };
+                notes.wrong(key.span().start, format!("unknown key `{name}`{listed}"));
+            }
+        }
+        Table { table, at, notes }
+    }
+
+    /// Is there such a key?
+    pub fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
+    /// Where the table begins.
+    pub fn start(&self) -> usize {
+        self.at
+    }
+
+    /// Where a key's value stands; where the table begins if there is none.
+    pub fn place(&self, key: &str) -> usize {
+        self.table.get(key).map_or(self.at, |value| value.span().start)
+    }
+
+    /// The text of a key, whether or not it is a good one.
+    pub fn raw(&self, key: &str) -> Option<&'a str> {
+        self.table.get(key)?.get_ref().as_str()
+    }
+
+    /// Notes what is wrong with a key that is there.
+    pub fn wrong(&self, key: &str, why: impl AsRef<str>) {
+        self.notes.wrong(self.place(key), format!("{key}: {}", why.as_ref()));
+    }
+
+    /// Notes what the table lacks.
+    pub fn missing(&self, message: String) {
+        self.notes.missing(self.at, message);
+    }
+
+    /// Where everything that is wrong is noted.
+    pub fn notes(&self) -> &'a Notes<'a> {
+        self.notes
+    }
+
+    /// A key whose value is a text with a meaning.
+    pub fn text<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let value = self.table.get(key)?;
+        self.take(key, value, self.parsed(value, parse))
+    }
+
+    /// A key whose value is a whole number.
+    pub fn number<T: TryFrom<u64>>(&self, key: &str, range: RangeInclusive<u64>) -> Option<T> {
+        let value = self.table.get(key)?;
+        let number = match value.get_ref() {
+            DeValue::Integer(digits) => u64::from_str_radix(digits.as_str(), digits.radix()).ok(),
+            _ => None,
+        };
+        let number = number.filter(|number| range.contains(number)).and_then(|number| T::try_from(number).ok());
+        let (min, max) = range.into_inner();
+        let number = number.ok_or_else(|| match max {
+            u64::MAX => format!("expected a number, at least {min}, got {}", self.shown(value)),
+            _ => format!("expected a number from {min} to {max}, got {}", self.shown(value)),
+        });
+        self.take(key, value, number)
+    }
+
+    /// A key whose value is `true` or `false`.
+    pub fn yes_or_no(&self, key: &str) -> Option<bool> {
+        let value = self.table.get(key)?;
+        let answer = value.get_ref().as_bool();
+        let answer = answer.ok_or_else(|| format!("expected true or false without quotes, got {}", self.shown(value)));
+        self.take(key, value, answer)
+    }
+
+    /// A key whose value is a list of texts; those that are good.
+    pub fn list<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<Found<T>>> {
+        let value = self.table.get(key)?;
+        let Some(items) = value.get_ref().as_array() else {
+            self.wrong(key, format!("expected a list, like [\"…\", \"…\"], got {}", self.shown(value)));
+            return None;
+        };
+        let found = items.iter().filter_map(|item| {
+            let parsed = self.take(key, item, self.parsed(item, &parse))?;
+            Some(Found { value: parsed, at: item.span().start })
+        });
+        Some(found.collect())
+    }
+
+    /// As [`Table::list`], where an empty one is no setting: `why` says so.
+    pub fn filled_list<T>(
+        &self,
+        key: &str,
+        why: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<Vec<Found<T>>> {
+        let list = self.list(key, parse)?;
+        if self.table.get(key)?.get_ref().as_array().is_some_and(|items| items.is_empty()) {
+            self.wrong(key, format!("the list is empty: {why}"));
+        }
+        Some(list)
+    }
+
+    /// A table within this one: `[name]`.
+    pub fn table(&self, key: &str, keys: &[&str]) -> Option<Table<'a>> {
+        let value = self.table.get(key)?;
+        let Some(table) = value.get_ref().as_table() else {
+            self.wrong(key, format!("expected a table with one pair of brackets, got {}", self.shown(value)));
+            return None;
+        };
+        Some(Table::new(table, value.span().start, keys, self.notes))
+    }
+
+    /// The tables of a list within this one: `[[name]]`, each time.
+    pub fn tables(&self, key: &str, keys: &[&str]) -> Vec<Table<'a>> {
+        let Some(value) = self.table.get(key) else { return Vec::new() };
+        let open = |value: &'a Spanned<DeValue<'a>>| match value.get_ref() {
+            DeValue::Table(table) => Some(Table::new(table, value.span().start, keys, self.notes)),
+            _ => {
+                self.notes.wrong(value.span().start, format!("{key}: expected a table, got {}", self.shown(value)));
+                None
+            }
+        };
+        match value.get_ref() {
+            DeValue::Array(items) => items.iter().filter_map(open).collect(),
+            DeValue::Table(_) => {
+                self.wrong(key, "there may be several, so the header has two pairs of brackets");
+                open(value).into_iter().collect()
+            }
+            _ => open(value).into_iter().collect(),
+        }
+    }
+
+    fn take<T>(&self, key: &str, value: &Spanned<DeValue<'_>>, result: Result<T, String>) -> Option<T> {
+        result.map_err(|why| self.notes.wrong(value.span().start, format!("{key}: {why}"))).ok()
+    }
+
+    fn parsed<T>(&self, value: &Spanned<DeValue<'_>>, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
+        match value.get_ref() {
+            DeValue::String(text) => parse(text),
+            DeValue::Array(_) | DeValue::Table(_) => Err(format!("expected a text, got {}", self.shown(value))),
+            // What the parser says about `5` is more to the point than that a number is no text.
+            _ => match parse(self.source(value)) {
+                Ok(_) => Err(format!("expected a text in quotes, got {}", self.shown(value))),
+                Err(why) => Err(why),
+            },
+        }
+    }
+
+    fn shown(&self, value: &Spanned<DeValue<'_>>) -> String {
+        match value.get_ref() {
+            DeValue::Array(_) => "a list".to_owned(),
+            DeValue::Table(_) => "a table".to_owned(),
+            _ => format!("`{}`", self.source(value)),
+        }
+    }
+
+    /// A value as it is written in the file.
+    fn source(&self, value: &Spanned<DeValue<'_>>) -> &'a str {
+        self.notes.text.get(value.span()).unwrap_or_default()
+    }
+}

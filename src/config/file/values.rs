@@ -1,0 +1,78 @@
+//! Single values that only the file has: rates, prefixes, status ranges, words with a duration.
+
+use crate::base::duration;
+use crate::config::model::{NoBackend, OnDown, OnRemove, ProxyVersion, Rate};
+use crate::config::words;
+use ipnet::IpNet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// `50/s`.
+pub fn rate(text: &str) -> Result<Rate, String> {
+    let per_second = text.strip_suffix("/s").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+    match per_second.and_then(|digits| digits.parse().ok()) {
+        Some(per_second) if per_second > 0 => Ok(Rate { per_second }),
+        _ => Err(format!("expected so many per second, like 50/s, got `{text}`")),
+    }
+}
+
+/// `10.0.0.0/8`, `2001:db8::/32`, or a single address. Bits beyond the prefix don't count, so they are dropped.
+pub fn prefix(text: &str) -> Result<IpNet, String> {
+    let single = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>()
+        .map(|net| net.trunc())
+        .or_else(|_| single())
+        .map_err(|_| format!("expected a prefix like 10.0.0.0/8 or 2001:db8::/32, or a single address, got `{text}`"))
+}
+
+/// `200` or `200-299`.
+pub fn status(text: &str) -> Result<(u16, u16), String> {
+    let code = |text: &str| {
+        let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<u16>().ok().filter(|code| digits && (100..=599).contains(code))
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (code(first.trim()), code(last.trim())) {
+        (Some(first), Some(last)) if first <= last => Ok((first, last)),
+        _ => Err(format!("expected a status from 100 to 599 or a range, like \"200\" or \"200-299\", got `{text}`")),
+    }
+}
+
+/// `keep` or `reset`.
+pub fn on_down(text: &str) -> Result<OnDown, String> {
+    words::one_of(text, &[("keep", OnDown::Keep), ("reset", OnDown::Reset)])
+}
+
+/// `keep`, `reset` or `drain 30s`.
+pub fn on_remove(text: &str) -> Result<OnRemove, String> {
+    const EXAMPLE: Duration = Duration::from_secs(30);
+    let words = [("keep", OnRemove::Keep), ("reset", OnRemove::Reset), ("drain 30s", OnRemove::Drain(EXAMPLE))];
+    followed(text, "drain").map_or_else(|| words::one_of(text, &words), |time| time.map(OnRemove::Drain))
+}
+
+/// `reset` or `wait 3s`.
+pub fn no_backend(text: &str) -> Result<NoBackend, String> {
+    const EXAMPLE: Duration = Duration::from_secs(3);
+    let words = [("reset", NoBackend::Reset), ("wait 3s", NoBackend::Wait(EXAMPLE))];
+    followed(text, "wait").map_or_else(|| words::one_of(text, &words), |time| time.map(NoBackend::Wait))
+}
+
+/// `v1` or `v2`.
+pub fn proxy(text: &str) -> Result<ProxyVersion, String> {
+    words::one_of(text, &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)])
+}
+
+/// Zero, for which the key has a meaning of its own, or a duration that a timer can measure.
+pub fn zero_or_more(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text)?;
+    if time.is_zero() { Ok(time) } else { duration::parse_positive(text) }
+}
+
+/// The duration after a word; `None` if the text does not begin with it.
+fn followed(text: &str, word: &str) -> Option<Result<Duration, String>> {
+    let (first, rest) = text.trim().split_once(char::is_whitespace).unwrap_or((text.trim(), ""));
+    if !first.eq_ignore_ascii_case(word) {
+        return None;
+    }
+    Some(duration::parse_positive(rest).map_err(|why| format!("after `{word}`: {why}")))
+}

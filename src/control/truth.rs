@@ -1,0 +1,305 @@
+//! What is: the file's model, the running model, and the snapshot made from it. Only the control thread has it.
+//!
+//! A change is a [`Step`]: prepared without touching anything (names resolved, new addresses bound, the next snapshot
+//! built), so that what fails leaves nothing half-done, and then taken.
+
+use super::command::Edit;
+use super::remote::Refused;
+use super::resolve;
+use crate::base::{Endpoint, Listen};
+use crate::config::check;
+use crate::config::diff::{self, Changes, Setting, Subject, What};
+use crate::config::model::{self, Model, OnRemove};
+use crate::net::listen::{self, Listening};
+use crate::pool::{
+    self, AdminState, BackendId, Entrance, EntranceId, Listener, Plan, Pool, Resolved, Snapshot, same_endpoints,
+};
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+
+/// See the module.
+pub struct Truth {
+    /// What the file said when it was last read; the flags if there is none.
+    file: Model,
+    running: Arc<Model>,
+    snapshot: Arc<Snapshot>,
+    unused_entrance: u32,
+}
+
+/// Listening sockets that the workers do not have yet.
+#[derive(Debug)]
+pub struct Opened {
+    /// Which entrance.
+    pub entrance: EntranceId,
+    /// Its listener.
+    pub listener: Arc<Listener>,
+    /// One a worker; for a unix socket exactly one.
+    pub sockets: Vec<Listening>,
+}
+
+/// A change that is prepared: nothing can go wrong any more.
+pub struct Step {
+    /// The model as it will run.
+    pub model: Arc<Model>,
+    /// The next snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// What the workers are to listen on beside what they have.
+    pub opened: Vec<Opened>,
+    /// Backends that leave, and what becomes of their connections.
+    pub leaving: Vec<(BackendId, OnRemove)>,
+    /// Where nobody listens any more.
+    pub closing: Vec<Endpoint>,
+}
+
+impl Truth {
+    /// Resolves, binds and builds for the first time.
+    pub fn new(model: Model) -> Result<(Truth, Vec<Opened>), String> {
+        let resolved = resolve::model(&model, None).map_err(|mistakes| mistakes.join("\n"))?;
+        let running = Arc::new(model.clone());
+        let nothing = Model { listeners: Vec::new(), pools: Vec::new(), ..model.clone() };
+        let snapshot = Arc::new(pool::build(&nothing, &Resolved::new()));
+        let mut truth = Truth { file: model, running: running.clone(), snapshot, unused_entrance: 0 };
+        let bound = truth.bind(&running)?;
+        let entrances = bound.entrances;
+        let plan = Plan { model: &running, resolved: &resolved, entrances: &entrances, state: None };
+        truth.snapshot = Arc::new(pool::next(None, &plan));
+        let opened = opened(bound.sockets, &truth.snapshot);
+        Ok((truth, opened))
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// The running model.
+    pub fn running(&self) -> &Arc<Model> {
+        &self.running
+    }
+
+    /// What a new file changes: the model as it would run, and the changes with the connections that each concerns.
+    pub fn merge(&self, file: &Model) -> (Model, Changes) {
+        let merged = diff::merge(&self.file, file, &self.running);
+        let mut changes = diff::between(&self.running, &merged);
+        for change in &mut changes.0 {
+            change.connections = self.connections(&change.subject);
+        }
+        (diff::in_force(merged, &self.running), changes)
+    }
+
+    /// Prepares a step to `model`. `resolved` holds the endpoints of backends that are new or may have moved. The error
+    /// says what could not be listened on, and why.
+    pub fn step(
+        &mut self,
+        model: Model,
+        resolved: &Resolved,
+        state: Option<(&str, &str, AdminState)>,
+    ) -> Result<Step, String> {
+        let bound = self.bind(&model)?;
+        let plan = Plan { model: &model, resolved, entrances: &bound.entrances, state };
+        let snapshot = Arc::new(pool::next(Some(&self.snapshot), &plan));
+        let opened = opened(bound.sockets, &snapshot);
+        let leaving = self.leaving(&snapshot);
+        Ok(Step { model: Arc::new(model), snapshot, opened, leaving, closing: bound.unused })
+    }
+
+    /// From now on this is what is.
+    pub fn take(&mut self, step: &Step) {
+        (self.running, self.snapshot) = (step.model.clone(), step.snapshot.clone());
+    }
+
+    /// From now on this is what the file says.
+    pub fn filed(&mut self, file: Model) {
+        self.file = file;
+    }
+
+    /// Notes backends that are elsewhere now although their address reads as before.
+    pub fn note_moved(&self, model: &Model, resolved: &Resolved, changes: &mut Changes) {
+        for pool in &self.snapshot.pools {
+            for (settings, member) in pool.settings.backends.iter().zip(&pool.members) {
+                let key = (pool.settings.name.clone(), settings.name.clone());
+                let wanted = model.pools.iter().find(|pool| pool.name == key.0);
+                let same = wanted.is_some_and(|pool| {
+                    pool.backends.iter().any(|other| other.name == settings.name && other.address == settings.address)
+                });
+                let Some(now) = resolved.get(&key).filter(|_| same) else { continue };
+                if !same_endpoints(now, &member.backend.endpoints) {
+                    let text = |endpoints: &[Endpoint]| {
+                        endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+                    };
+                    let (from, to) = (text(&member.backend.endpoints), text(now));
+                    let subject = Subject::Backend { pool: key.0, name: key.1 };
+                    let connections = self.connections(&subject);
+                    let what = What::Changed(vec![Setting { key: "resolved address", from, to }]);
+                    changes.0.push(diff::Change { subject, what, connections });
+                }
+            }
+        }
+    }
+
+    /// Prepares a change of one backend.
+    pub fn edit(&mut self, edit: &Edit) -> Result<Step, Refused> {
+        let mut model = Model::clone(&self.running);
+        let (Edit::Add { pool, .. } | Edit::Change { pool, .. } | Edit::Remove { pool, .. }) = edit;
+        let Some(settings) = model.pools.iter_mut().find(|other| other.name == *pool) else {
+            return Err(Refused::NoPool(pool.clone()));
+        };
+        let find = |backends: &[model::Backend], name: &String| {
+            let position = backends.iter().position(|backend| backend.name == *name);
+            position.ok_or_else(|| Refused::NoBackend { pool: pool.clone(), name: name.clone() })
+        };
+        let mut resolved = Resolved::new();
+        let mut new_state = None;
+        match edit {
+            Edit::Add { backend, .. } => {
+                check::name(&backend.name).map_err(Refused::Invalid)?;
+                if settings.backends.iter().any(|other| other.name == backend.name) {
+                    return Err(Refused::Exists { pool: pool.clone(), name: backend.name.clone() });
+                }
+                resolved = resolve::backend(pool, backend).map_err(Refused::Invalid)?;
+                settings.backends.push(backend.clone());
+            }
+            Edit::Change { name, weight, state, .. } => {
+                let position = find(&settings.backends, name)?;
+                if let (Some(backend), Some(weight)) = (settings.backends.get_mut(position), weight) {
+                    backend.weight = *weight;
+                }
+                new_state = state.map(|state| (pool.as_str(), name.as_str(), state));
+            }
+            Edit::Remove { name, .. } => {
+                let position = find(&settings.backends, name)?;
+                settings.backends.remove(position);
+            }
+        }
+        self.step(model, &resolved, new_state).map_err(Refused::Invalid)
+    }
+
+    fn connections(&self, subject: &Subject) -> u64 {
+        let of_pool = |pool: &Arc<Pool>| pool.members.iter().map(|member| u64::from(member.backend.active())).sum();
+        match subject {
+            Subject::Global => self.snapshot.pools.iter().map(of_pool).sum(),
+            Subject::Listener(name) => {
+                let listener = self.snapshot.listeners.iter().find(|listener| listener.name == *name);
+                listener.map_or(0, |listener| listener.totals.active() as u64)
+            }
+            Subject::Pool(name) => self.snapshot.pool(name).map_or(0, of_pool),
+            Subject::Backend { pool, name } => {
+                let mut members = self.snapshot.pool(pool).into_iter().flat_map(|pool| &pool.members);
+                members.find(|member| member.backend.name == *name).map_or(0, |member| member.backend.active().into())
+            }
+        }
+    }
+
+    fn leaving(&self, next: &Snapshot) -> Vec<(BackendId, OnRemove)> {
+        let members = next.pools.iter().flat_map(|pool| &pool.members);
+        let staying: HashSet<BackendId> = members.map(|member| member.backend.id).collect();
+        let mut leaving = Vec::new();
+        for pool in &self.snapshot.pools {
+            // What the new settings say is what is done; a pool that is gone goes by its own.
+            let settings = next.pool(&pool.settings.name).map_or(&pool.settings, |next| &next.settings);
+            let gone = pool.members.iter().map(|member| member.backend.id).filter(|id| !staying.contains(id));
+            leaving.extend(gone.map(|id| (id, settings.on_remove)));
+        }
+        leaving
+    }
+
+    /// Binds what the model's listeners ask for and is not bound yet. On an error nothing of it stays bound.
+    fn bind(&mut self, model: &Model) -> Result<Bound, String> {
+        let mut free: Vec<(&str, Entrance)> = Vec::new();
+        for listener in &self.snapshot.listeners {
+            free.extend(listener.entrances.iter().map(|entrance| (listener.name.as_str(), entrance.clone())));
+        }
+        let mut bound = Bound { entrances: vec![Vec::new(); model.listeners.len()], ..Bound::default() };
+        let asked = model.listeners.iter().enumerate();
+        let mut missing: Vec<(usize, &Listen)> =
+            asked.flat_map(|(index, listener)| listener.bind.iter().map(move |listen| (index, listen))).collect();
+        // A listener keeps its own sockets before another one may have them: with port 0 both may ask for the same.
+        for own in [true, false] {
+            missing.retain(|&(index, listen)| {
+                let owner = own.then_some(model.listeners[index].name.as_str());
+                let kept = take_entrances(&mut free, listen, owner);
+                bound.entrances[index].extend_from_slice(&kept);
+                kept.is_empty()
+            });
+        }
+        for (index, listen) in missing {
+            let sockets = match listen::bind(listen, self.running.global.workers) {
+                Ok(sockets) => sockets,
+                Err(error) => {
+                    remove_files(bound.new_endpoints());
+                    return Err(self.why_not(listen, &error));
+                }
+            };
+            let group = EntranceId(self.unused_entrance);
+            for listen::Bound { endpoint, sockets } in sockets {
+                let id = EntranceId(self.unused_entrance);
+                self.unused_entrance += 1;
+                bound.entrances[index].push(Entrance { id, group, asked: listen.clone(), endpoint });
+                bound.sockets.push((id, sockets));
+            }
+        }
+        for (listener, entrances) in model.listeners.iter().zip(&mut bound.entrances) {
+            entrances.sort_by_key(|entrance| listener.bind.iter().position(|listen| *listen == entrance.asked));
+        }
+        bound.unused = free.into_iter().map(|(_, entrance)| entrance.endpoint).collect();
+        Ok(bound)
+    }
+
+    fn why_not(&self, listen: &Listen, error: &io::Error) -> String {
+        let mut entrances = self.snapshot.listeners.iter().flat_map(|listener| &listener.entrances);
+        let own = entrances.find(|entrance| check::overlap(&entrance.asked, listen));
+        // The old address is given up only once the new one is bound.
+        let hint = own.map_or(String::new(), |own| {
+            format!(" (tcplb listens on {} itself: take that out first, then put this in)", own.asked)
+        });
+        format!("can't listen on {listen}: {error}{hint}")
+    }
+}
+
+/// What [`Truth::bind`] did.
+#[derive(Default)]
+struct Bound {
+    /// Per listener of the model: kept ones and new ones.
+    entrances: Vec<Vec<Entrance>>,
+    /// Of the new ones.
+    sockets: Vec<(EntranceId, Vec<Listening>)>,
+    /// Who is not wanted any more.
+    unused: Vec<Endpoint>,
+}
+
+impl Bound {
+    fn new_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        let new = |entrance: &&Entrance| self.sockets.iter().any(|(id, _)| *id == entrance.id);
+        self.entrances.iter().flatten().filter(new).map(|entrance| &entrance.endpoint)
+    }
+}
+
+/// The files of unix sockets where nobody listens any more: left behind, they would look like a server that does not
+/// answer.
+pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
+    for endpoint in endpoints {
+        if let Endpoint::Unix(path) = endpoint
+            && let Err(error) = std::fs::remove_file(path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            log::warn!("can't remove {}: {error}", path.display());
+        }
+    }
+}
+
+/// The free entrances (all addresses of the name) that were once bound for `listen`, of `owner` or of whoever is the
+/// first. One that asks twice for a port of the kernel's choice has two groups of them.
+fn take_entrances(free: &mut Vec<(&str, Entrance)>, listen: &Listen, owner: Option<&str>) -> Vec<Entrance> {
+    let fits =
+        |(name, entrance): &&(&str, Entrance)| entrance.asked == *listen && owner.is_none_or(|owner| owner == *name);
+    let Some(group) = free.iter().find(fits).map(|(_, entrance)| entrance.group) else { return Vec::new() };
+    free.extract_if(.., |(_, entrance)| entrance.group == group).map(|taken| taken.1).collect()
+}
+
+fn opened(sockets: Vec<(EntranceId, Vec<Listening>)>, snapshot: &Snapshot) -> Vec<Opened> {
+    let opened = sockets.into_iter().filter_map(|(entrance, sockets)| {
+        Some(Opened { entrance, listener: snapshot.listener_of(entrance)?.clone(), sockets })
+    });
+    opened.collect()
+}

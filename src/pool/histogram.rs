@@ -1,0 +1,119 @@
+//! How long something took, counted in a few fixed buckets: what metrics show, and enough to estimate p50 and p99 from.
+//!
+//! Workers add, everyone reads; all relaxed. Adding costs a search among eleven bounds and two atomic additions.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Bounds of a histogram; what is above the last has a bucket of its own.
+pub const BOUNDS: usize = 11;
+
+const fn millis(millis: [u64; BOUNDS]) -> [Duration; BOUNDS] {
+    let mut bounds = [Duration::ZERO; BOUNDS];
+    let mut at = 0;
+    while at < BOUNDS {
+        bounds[at] = Duration::from_millis(millis[at]);
+        at += 1;
+    }
+    bounds
+}
+
+/// For connects: from one machine to the next, and up to the time-out.
+pub const CONNECTS: &[Duration; BOUNDS] = &millis([1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000]);
+
+/// For whole connections: from a request to a day.
+pub const CONNECTIONS: &[Duration; BOUNDS] =
+    &millis([10, 100, 500, 1_000, 10_000, 60_000, 300_000, 1_800_000, 3_600_000, 21_600_000, 86_400_000]);
+
+/// The counts.
+#[derive(Debug)]
+pub struct Histogram {
+    bounds: &'static [Duration; BOUNDS],
+    counts: [AtomicU64; BOUNDS + 1],
+    sum_us: AtomicU64,
+}
+
+/// A histogram as it was at one moment, or nearly so: the counts are read one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Upper bounds of all buckets but the last, which has none.
+    pub bounds: &'static [Duration; BOUNDS],
+    /// How many samples fell into each bucket (not cumulative).
+    pub counts: [u64; BOUNDS + 1],
+    /// All samples together.
+    pub sum: Duration,
+}
+
+impl Histogram {
+    /// Nothing counted yet. `bounds` ascend.
+    pub fn new(bounds: &'static [Duration; BOUNDS]) -> Histogram {
+        Histogram { bounds, counts: Default::default(), sum_us: AtomicU64::new(0) }
+    }
+
+    /// Counts a sample.
+    pub fn add(&self, sample: Duration) {
+        let bucket = self.bounds.partition_point(|bound| *bound < sample);
+        self.counts[bucket.min(BOUNDS)].fetch_add(1, Ordering::Relaxed);
+        self.sum_us.fetch_add(u64::try_from(sample.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// What it says now.
+    pub fn read(&self) -> Reading {
+        let counts = std::array::from_fn(|bucket| self.counts[bucket].load(Ordering::Relaxed));
+        let sum = Duration::from_micros(self.sum_us.load(Ordering::Relaxed));
+        Reading { bounds: self.bounds, counts, sum }
+    }
+}
+
+impl Reading {
+    /// How many samples.
+    pub fn count(&self) -> u64 {
+        self.counts.iter().sum()
+    }
+
+    /// An estimate of the time that this share of all samples (0–1) stayed within: samples are taken to be spread
+    /// evenly over their bucket, and those above the last bound to be at it. `None` without samples.
+    pub fn quantile(&self, share: f64) -> Option<Duration> {
+        let count = self.count();
+        if count == 0 {
+            return None;
+        }
+        let rank = share.clamp(0.0, 1.0) * count as f64;
+        let (mut before, mut low) = (0.0, Duration::ZERO);
+        for (&bound, &inside) in self.bounds.iter().zip(&self.counts) {
+            if inside > 0 && before + inside as f64 >= rank {
+                return Some(low + (bound - low).mul_f64(((rank - before) / inside as f64).clamp(0.0, 1.0)));
+            }
+            (before, low) = (before + inside as f64, bound);
+        }
+        Some(low)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_fall_into_the_bucket_that_bounds_them() {
+        let histogram = Histogram::new(CONNECTS);
+        assert_eq!(histogram.read().quantile(0.5), None);
+        for micros in [0, 1_000, 1_001, 5_000_000, 5_000_001] {
+            histogram.add(Duration::from_micros(micros));
+        }
+        let reading = histogram.read();
+        assert_eq!(reading.counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
+        assert_eq!((reading.count(), reading.sum), (5, Duration::from_micros(10_002_002)));
+    }
+
+    #[test]
+    fn quantiles_lie_within_the_bucket_they_fall_into() {
+        let histogram = Histogram::new(CONNECTS);
+        (0..99).for_each(|_| histogram.add(Duration::from_millis(3)));
+        histogram.add(Duration::from_secs(60));
+        let quantile = |share| histogram.read().quantile(share).unwrap();
+        assert!((2..=5).contains(&quantile(0.5).as_millis()) && quantile(0.5) < quantile(0.9));
+        assert_eq!(quantile(0.99), Duration::from_millis(5));
+        assert_eq!(quantile(1.0), Duration::from_secs(5), "the last bucket has no upper end");
+    }
+}

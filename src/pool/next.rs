@@ -1,0 +1,265 @@
+//! The next snapshot, out of the last one and a model. Control alone calls it.
+//!
+//! # Who stays
+//!
+//! A backend stays if its pool's name, its own name, its address and what that resolved to are the same. It keeps its
+//! `Arc<Backend>`: counters, averages, health, open connections. A new weight, limit or tier does not make it another
+//! one. A pool of which nothing changed is the same `Arc<Pool>` as before, turn and tables included; in any other the
+//! algorithm takes over from its predecessor what clients rely on, and a backend that is new there starts slowly.
+//!
+//! A listener stays if its name does: it keeps its totals, and its gate goes on with what was counted there.
+//!
+//! # Slots
+//!
+//! Loads are kept in dense arrays, 64 backends a block, since algorithms scan them; bits and limits go by the same
+//! index, the *slot*. The counts there must stay exact while leases taken under an older snapshot are still out, so a
+//! backend keeps its slot as long as it lives, and pools of all generations share the blocks. A new one gets the first
+//! slot whose last tenant is gone for good, which a `Weak` tells: as long as a lease or an older pool could count
+//! there, somebody holds the tenant. (The other way would be new arrays for each snapshot, and leases that find their
+//! count wherever it has moved to meanwhile: one more indirection for every choice, and a moment in which there are two
+//! counts.)
+//!
+//! A slot without a member is a hole: its bit is clear and its weight is 0, so no algorithm sees it. The order of
+//! `members` is the operator's. Since a slot does not change hands while anybody holds the old pool, slots that a
+//! connection has tried mean the same backends in the next snapshot.
+
+use super::snapshot::{AdminState, Entrance, Listener, Member, Pool, Snapshot};
+use super::{Backend, BackendId, Gate, ListenerTotals, clock};
+use crate::base::bits::WORD;
+use crate::base::{AtomicBits, Endpoint};
+use crate::config::model::{self, AllDown, HealthKind};
+use crate::policy::balance::{self, Balance, LoadBlock};
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+
+/// Every backend's endpoints, by pool and backend name.
+pub type Resolved = HashMap<(String, String), Vec<Endpoint>>;
+
+/// What the next snapshot is made from.
+pub struct Plan<'a> {
+    /// What is wanted.
+    pub model: &'a model::Model,
+    /// Where its backends are.
+    pub resolved: &'a Resolved,
+    /// The bound addresses, per listener of the model.
+    pub entrances: &'a [Vec<Entrance>],
+    /// A backend (pool, name) whose state changes; all others keep theirs.
+    pub state: Option<(&'a str, &'a str, AdminState)>,
+}
+
+/// The first snapshot of a model, bound nowhere. `resolved` gives each backend's endpoints, by pool and backend name.
+pub fn build(model: &model::Model, resolved: &Resolved) -> Snapshot {
+    next(None, &Plan { model, resolved, entrances: &[], state: None })
+}
+
+/// The snapshot that follows `old`.
+pub fn next(old: Option<&Snapshot>, plan: &Plan<'_>) -> Snapshot {
+    let generation = old.map_or(0, |old| old.generation) + 1;
+    let mut unused_id = old.map_or(0, |old| old.unused_id);
+    let pools: Vec<Arc<Pool>> = (plan.model.pools.iter())
+        .map(|settings| {
+            let old = old.and_then(|old| old.pool(&settings.name));
+            Successor { settings, old, plan, generation }.build(&mut unused_id)
+        })
+        .collect();
+    let listeners = plan.model.listeners.iter().enumerate().filter_map(|(index, settings)| {
+        let pool = pools.iter().find(|pool| pool.settings.name == settings.pool)?.clone();
+        let same = old.and_then(|old| old.listeners.iter().find(|old| old.name == settings.name));
+        let totals =
+            same.map_or_else(|| ListenerTotals::new(settings.name.clone()), |listener| listener.totals.clone());
+        let gate = Gate::next(same.map(|listener| &listener.gate), settings, &totals);
+        let entrances = plan.entrances.get(index).cloned().unwrap_or_default();
+        let (name, settings) = (settings.name.clone(), settings.clone());
+        Some(Arc::new(Listener { name, settings, pool, entrances, totals, gate }))
+    });
+    Snapshot { generation, listeners: listeners.collect(), pools: pools.clone(), unused_id }
+}
+
+/// The same addresses? A name server that gives them in turn has not moved the backend.
+pub fn same_endpoints(one: &[Endpoint], other: &[Endpoint]) -> bool {
+    one.len() == other.len() && one.iter().all(|endpoint| other.contains(endpoint))
+}
+
+/// A pool in the making.
+struct Successor<'a> {
+    settings: &'a model::Pool,
+    old: Option<&'a Arc<Pool>>,
+    plan: &'a Plan<'a>,
+    generation: u64,
+}
+
+impl<'a> Successor<'a> {
+    fn build(&self, unused_id: &mut u64) -> Arc<Pool> {
+        let survivors = self.survivors();
+        if let Some(old) = self.old.filter(|old| self.is_unchanged(old, &survivors)) {
+            return old.clone();
+        }
+        let (mut tenants, mut loads) = match self.old {
+            Some(old) => (old.tenants.clone(), old.loads.clone()),
+            None => Default::default(),
+        };
+        let mut members = Vec::with_capacity(survivors.len());
+        let mut looked_at = 0;
+        for (backend, survivor) in self.settings.backends.iter().zip(&survivors) {
+            let (kept, slot) = match survivor {
+                Some(member) => (member.backend.clone(), member.slot),
+                None => {
+                    let slot = free_slot(&tenants, &mut looked_at);
+                    let new = self.new_backend(backend, slot, &mut loads, unused_id);
+                    tenants.resize_with(tenants.len().max(slot + 1), Weak::new);
+                    tenants[slot] = Arc::downgrade(&new);
+                    (new, slot)
+                }
+            };
+            let state = self.state(&backend.name, survivor.map(|member| member.state));
+            members.push(Member { backend: kept, slot, weight: backend.weight, backup: backend.backup, state });
+        }
+        // Slots at the end that nobody lives in any more are given up.
+        tenants.truncate(tenants.iter().rposition(|tenant| tenant.strong_count() > 0).map_or(0, |last| last + 1));
+        loads.truncate(tenants.len().div_ceil(WORD));
+        self.assemble(members, tenants, loads)
+    }
+
+    /// Per backend of the new settings who it was so far.
+    fn survivors(&self) -> Vec<Option<&'a Member>> {
+        let Some(old) = self.old else { return vec![None; self.settings.backends.len()] };
+        let known: HashMap<&str, (&model::Backend, &Member)> =
+            old.settings.backends.iter().zip(&old.members).map(|both| (both.0.name.as_str(), both)).collect();
+        let survivor = |backend: &model::Backend| {
+            let (settings, member) = known.get(backend.name.as_str())?;
+            let same = settings.address == backend.address
+                && self.endpoints(backend).is_none_or(|now| same_endpoints(now, &member.backend.endpoints));
+            same.then_some(*member)
+        };
+        self.settings.backends.iter().map(survivor).collect()
+    }
+
+    fn is_unchanged(&self, old: &Pool, survivors: &[Option<&Member>]) -> bool {
+        old.settings == *self.settings
+            && survivors.iter().all(|survivor| {
+                survivor.is_some_and(|member| self.state(&member.backend.name, Some(member.state)) == member.state)
+            })
+    }
+
+    /// Where a backend is; `None`: where it was.
+    fn endpoints(&self, backend: &model::Backend) -> Option<&'a Vec<Endpoint>> {
+        self.plan.resolved.get(&(self.settings.name.clone(), backend.name.clone()))
+    }
+
+    fn state(&self, backend: &str, before: Option<AdminState>) -> AdminState {
+        match self.plan.state {
+            Some((pool, name, state)) if pool == self.settings.name && name == backend => state,
+            _ => before.unwrap_or_default(),
+        }
+    }
+
+    fn new_backend(
+        &self,
+        backend: &model::Backend,
+        slot: usize,
+        loads: &mut Vec<Arc<LoadBlock>>,
+        unused_id: &mut u64,
+    ) -> Arc<Backend> {
+        loads.resize_with(loads.len().max(slot / WORD + 1), Arc::default);
+        let endpoints = self.endpoints(backend).cloned().unwrap_or_default();
+        let id = BackendId(*unused_id);
+        *unused_id += 1;
+        let new = Backend::new(id, backend.name.clone(), endpoints, loads[slot / WORD].clone(), slot);
+        if self.old.is_some() {
+            // The others have clients already; where the pool is new all have an equal start.
+            new.starts_slowly(clock::now());
+        }
+        Arc::new(new)
+    }
+
+    fn assemble(&self, members: Vec<Member>, tenants: Vec<Weak<Backend>>, loads: Vec<Arc<LoadBlock>>) -> Arc<Pool> {
+        let slots = tenants.len();
+        let (mut positions, mut limits) = (vec![None; slots], vec![0; slots]);
+        let up = AtomicBits::new(slots, false);
+        let ejected = AtomicBits::new(slots, false);
+        let regardless = AtomicBits::new(slots, false);
+        // Both tiers share one index space; to each, the other's members have no weight.
+        let hole = balance::Member { key: String::new(), weight: 0 };
+        let mut tiers = [vec![hole.clone(); slots], vec![hole; slots]];
+        for (position, (member, backend)) in members.iter().zip(&self.settings.backends).enumerate() {
+            let slot = member.slot;
+            positions[slot] = Some(position as u32);
+            limits[slot] = backend.max_connections.unwrap_or(u32::MAX);
+            // The prober writes what it knows before anybody looks. Should there be no prober any more, what was known
+            // last goes on; a new backend is up until the first result says otherwise.
+            let enabled = member.state == AdminState::Enabled;
+            up.set(slot, enabled && self.was_up(member).unwrap_or(true));
+            ejected.set(slot, self.before(member).is_some() && self.old.is_some_and(|old| old.ejected.get(slot)));
+            regardless.set(slot, enabled);
+            for (tier, members) in tiers.iter_mut().enumerate() {
+                let weight = if member.backup == (tier == 1) { member.weight } else { 0 };
+                members[slot] = balance::Member { key: backend.address.to_string(), weight };
+            }
+        }
+        let [primary, backup] = &tiers;
+        Arc::new(Pool {
+            up,
+            ejected,
+            regardless: has_last_resort(self.settings).then_some(regardless),
+            totals: self.old.map(|old| old.totals.clone()).unwrap_or_default(),
+            terms: self.terms(),
+            primary: self.balance(self.old.map(|old| &*old.primary), primary),
+            backup: members.iter().any(|member| member.backup).then(|| {
+                let old = self.old.and_then(|old| old.backup.as_deref());
+                self.balance(old, backup)
+            }),
+            settings: self.settings.clone(),
+            members,
+            positions,
+            tenants,
+            loads,
+            limits,
+        })
+    }
+
+    /// Was this one up in the last snapshot? `None`: it was not there, or out of use, where the bit says nothing of
+    /// health.
+    fn was_up(&self, member: &Member) -> Option<bool> {
+        (self.before(member)?.state == AdminState::Enabled).then(|| self.old.is_some_and(|old| old.up.get(member.slot)))
+    }
+
+    fn before(&self, member: &Member) -> Option<&'a Member> {
+        self.old?.member(member.slot).filter(|before| before.backend.id == member.backend.id)
+    }
+
+    fn terms(&self) -> u64 {
+        let same = |old: &&Arc<Pool>| {
+            model::Pool { backends: Vec::new(), ..old.settings.clone() }
+                == model::Pool { backends: Vec::new(), ..self.settings.clone() }
+        };
+        self.old.filter(same).map_or(self.generation, |old| old.terms)
+    }
+
+    fn balance(&self, old: Option<&dyn Balance>, members: &[balance::Member]) -> Box<dyn Balance> {
+        let algorithm = self.settings.algorithm;
+        // Anywhere in the round: Fibonacci hashing of the generation.
+        let start = self.generation.wrapping_sub(1).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 16;
+        let same = self.old.is_some_and(|old| *old.settings.algorithm == *algorithm);
+        match old.filter(|_| same) {
+            Some(old) => algorithm.rebuild(old, members, start),
+            None => (algorithm.build)(members, start),
+        }
+    }
+}
+
+/// Are backends tried that count as down, if it comes to that?
+fn has_last_resort(settings: &model::Pool) -> bool {
+    settings.health.kind == HealthKind::Off || settings.all_down == AllDown::TryAll
+}
+
+/// The first slot from `from` on whose tenant is gone, or one behind the end. Only control makes tenants, so that none
+/// comes back.
+fn free_slot(tenants: &[Weak<Backend>], from: &mut usize) -> usize {
+    let free = |tenant: &Weak<Backend>| tenant.upgrade().is_none();
+    let slot = tenants.iter().skip(*from).position(free).map_or(tenants.len(), |found| *from + found);
+    *from = slot + 1;
+    slot
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,263 @@
+use super::super::Lease;
+use super::*;
+use crate::base::{Address, Tick};
+use crate::config::model::Model;
+use crate::policy::balance::{Client, find};
+use proptest::prelude::*;
+use std::sync::atomic::Ordering;
+
+fn backend(name: &str) -> model::Backend {
+    let number: u8 = name.trim_start_matches(|letter: char| !letter.is_ascii_digit()).parse().unwrap_or(0);
+    let address = Address::Inet(([10, 0, 0, number], 80).into());
+    model::Backend { name: name.to_owned(), ..model::Backend::at(address) }
+}
+
+fn model_with(backends: Vec<model::Backend>) -> Model {
+    let pool = model::Pool { name: "web".into(), backends, ..model::Pool::default() };
+    let listener = model::Listener { name: "in".into(), pool: "web".into(), ..model::Listener::default() };
+    Model { global: model::Global::default(), listeners: vec![listener], pools: vec![pool] }
+}
+
+fn model_of(names: &[&str]) -> Model {
+    model_with(names.iter().map(|name| backend(name)).collect())
+}
+
+/// Every literal address resolves to itself.
+fn resolved(model: &Model) -> Resolved {
+    let mut resolved = Resolved::new();
+    for pool in &model.pools {
+        for backend in &pool.backends {
+            let Address::Inet(at) = backend.address else { continue };
+            resolved.insert((pool.name.clone(), backend.name.clone()), vec![Endpoint::Inet(at)]);
+        }
+    }
+    resolved
+}
+
+fn step(old: &Snapshot, model: &Model) -> Snapshot {
+    next(Some(old), &Plan { model, resolved: &resolved(model), entrances: &[], state: None })
+}
+
+fn set(old: &Snapshot, model: &Model, name: &str, state: AdminState) -> Snapshot {
+    next(Some(old), &Plan { model, resolved: &resolved(model), entrances: &[], state: Some(("web", name, state)) })
+}
+
+fn first(model: &Model) -> Snapshot {
+    build(model, &resolved(model))
+}
+
+fn member<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Member {
+    snapshot.pools[0].members.iter().find(|member| member.backend.name == name).unwrap()
+}
+
+fn pick(snapshot: &Snapshot, number: u32) -> Option<Lease> {
+    let client = Client { ip: Some(std::net::Ipv4Addr::from_bits(number).into()) };
+    snapshot.pools[0].pick(client, &[], Tick(1), &mut fastrand::Rng::with_seed(number.into())).ok()
+}
+
+fn picked(snapshot: &Snapshot, number: u32) -> String {
+    pick(snapshot, number).map_or_else(String::new, |lease| lease.backend().name.clone())
+}
+
+#[test]
+fn who_stays_keeps_counters_health_and_place_in_the_loads() {
+    let old = first(&model_of(&["b1", "b2", "b3"]));
+    old.pools[0].up.set(member(&old, "b3").slot, false);
+    member(&old, "b2").backend.counters.connections.store(7, Ordering::Relaxed);
+    old.listeners[0].totals.enter();
+
+    let mut model = model_of(&["b4", "b3", "b2"]);
+    (model.pools[0].backends[2].weight, model.pools[0].backends[2].backup) = (5, true);
+    let new = step(&old, &model);
+    assert_eq!(new.generation, 2);
+    let order: Vec<&str> = new.pools[0].members.iter().map(|member| member.backend.name.as_str()).collect();
+    assert_eq!(order, ["b4", "b3", "b2"], "as configured");
+    for name in ["b2", "b3"] {
+        assert!(Arc::ptr_eq(&member(&old, name).backend, &member(&new, name).backend));
+        assert_eq!(member(&old, name).slot, member(&new, name).slot);
+    }
+    assert_eq!((member(&new, "b2").weight, member(&new, "b2").backup), (5, true));
+    let up = |name| new.pools[0].up.get(member(&new, name).slot);
+    assert_eq!((up("b2"), up("b3"), up("b4")), (true, false, true));
+    assert_eq!(new.listeners[0].totals.accepted(), 1);
+    assert!(Arc::ptr_eq(&old.pools[0].totals, &new.pools[0].totals));
+}
+
+#[test]
+fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_not() {
+    let model = model_of(&["b1"]);
+    let key = ("web".to_owned(), "b1".to_owned());
+    let at = |last: u8| Endpoint::Inet(([192, 0, 2, last], 80).into());
+    let with = |old: Option<&Snapshot>, endpoints: Vec<Endpoint>| {
+        let resolved = Resolved::from([(key.clone(), endpoints)]);
+        next(old, &Plan { model: &model, resolved: &resolved, entrances: &[], state: None })
+    };
+    let old = with(None, vec![at(1), at(2)]);
+    let turned = with(Some(&old), vec![at(2), at(1)]);
+    assert!(Arc::ptr_eq(&member(&old, "b1").backend, &member(&turned, "b1").backend));
+    let moved = with(Some(&turned), vec![at(3)]);
+    assert!(!Arc::ptr_eq(&member(&old, "b1").backend, &member(&moved, "b1").backend));
+    assert_ne!(member(&old, "b1").backend.id, member(&moved, "b1").backend.id);
+    let unasked = next(Some(&moved), &Plan { model: &model, resolved: &Resolved::new(), entrances: &[], state: None });
+    assert!(Arc::ptr_eq(&member(&unasked, "b1").backend, &member(&moved, "b1").backend), "it is where it was");
+}
+
+#[test]
+fn a_slot_is_given_away_only_when_nobody_can_count_there() {
+    let old = first(&model_of(&["b1", "b2"]));
+    let lease = Lease::take(&member(&old, "b1").backend, 0, 9).unwrap();
+    let (one, two) = (model_of(&["b2", "b3"]), model_of(&["b2", "b3", "b4"]));
+    let second = step(&old, &one);
+    assert_eq!(member(&second, "b3").slot, 2, "b1 is in its slot still");
+    drop(old);
+    let third = step(&second, &two);
+    assert_eq!(member(&third, "b4").slot, 3, "its lease counts there");
+    drop(lease);
+    let fourth = step(&third, &model_of(&["b2", "b3", "b4", "b5"]));
+    assert_eq!((member(&fourth, "b5").slot, member(&fourth, "b5").backend.active()), (0, 0));
+}
+
+#[test]
+fn what_does_not_change_is_the_very_same_pool() {
+    let mut model = model_of(&["b1"]);
+    model.pools.push(model::Pool { name: "other".into(), backends: vec![backend("b9")], ..model.pools[0].clone() });
+    let old = first(&model);
+    model.pools[0].backends.push(backend("b2"));
+    let new = step(&old, &model);
+    assert!(Arc::ptr_eq(&old.pools[1], &new.pools[1]) && !Arc::ptr_eq(&old.pools[0], &new.pools[0]));
+    assert!(new.pools[0].has_terms_of(&old.pools[0]), "only backends differ");
+    model.pools[0].connect_attempts += 1;
+    assert!(!step(&new, &model).pools[0].has_terms_of(&new.pools[0]));
+}
+
+#[test]
+fn an_operators_state_takes_new_clients_away_and_moves_no_others() {
+    for algorithm in ["maglev", "source-hash", "sticky-round-robin"] {
+        let mut model = model_of(&["b1", "b2", "b3", "b4"]);
+        model.pools[0].algorithm = find(algorithm).unwrap();
+        let old = first(&model);
+        let before: Vec<String> = (0..500).map(|number| picked(&old, number)).collect();
+        for state in [AdminState::Draining, AdminState::Disabled] {
+            let drained = set(&old, &model, "b2", state);
+            for (number, before) in (0..).zip(&before).filter(|(_, before)| *before != "b2") {
+                assert_eq!(picked(&drained, number), *before, "{algorithm}");
+            }
+            for number in (0..500).filter(|number| before[*number as usize] == "b2") {
+                assert!(!["b2", ""].contains(&picked(&drained, number).as_str()), "{algorithm}");
+            }
+            // It lasts until somebody says otherwise.
+            let later = step(&drained, &model_of(&["b1", "b2", "b3", "b4", "b5"]));
+            assert_eq!(member(&later, "b2").state, state);
+            assert!(!later.pools[0].up.get(member(&later, "b2").slot));
+            let back = set(&later, &model, "b2", AdminState::Enabled);
+            assert!(back.pools[0].up.get(member(&back, "b2").slot));
+        }
+    }
+}
+
+#[test]
+fn a_disabled_backend_is_no_last_resort() {
+    let mut model = model_of(&["b1", "b2"]);
+    model.pools[0].health.kind = HealthKind::Off;
+    let snapshot = set(&first(&model), &model, "b1", AdminState::Disabled);
+    snapshot.pools[0].up.set(member(&snapshot, "b2").slot, false);
+    assert_eq!(picked(&snapshot, 1), "b2", "backed off, but there is nobody else");
+    let none = set(&snapshot, &model, "b2", AdminState::Draining);
+    assert_eq!(picked(&none, 1), "");
+}
+
+/// What may happen in between two looks.
+#[derive(Clone, Debug)]
+enum Act {
+    /// The backends that there are from now on, each with weight and limit.
+    Change(Vec<(u8, u16, u32)>),
+    State(u8, AdminState),
+    /// A worker takes a lease from the snapshot that it has.
+    Take(usize),
+    /// A connection ends.
+    Return(usize),
+    /// A worker takes up the newest snapshot.
+    Adopt(usize),
+}
+
+const WORKERS: usize = 3;
+
+fn act() -> impl Strategy<Value = Act> {
+    let member = (0u8..90, 0u16..4, 1u32..5);
+    let state = prop_oneof![Just(AdminState::Enabled), Just(AdminState::Draining), Just(AdminState::Disabled)];
+    prop_oneof![
+        2 => prop::collection::vec(member, 0..80).prop_map(Act::Change),
+        1 => (0u8..90, state).prop_map(|(number, state)| Act::State(number, state)),
+        12 => (0..WORKERS).prop_map(Act::Take),
+        4 => any::<usize>().prop_map(Act::Return),
+        4 => (0..WORKERS).prop_map(Act::Adopt),
+    ]
+}
+
+proptest! {
+    /// Whatever changes, every lease counts for its backend until it is given back, and for nobody else.
+    #[test]
+    fn leases_stay_exact_through_any_sequence_of_changes(
+        acts in prop::collection::vec(act(), 1..120),
+        algorithm in 0..balance::REGISTRY.len(),
+    ) {
+        let named = |number: u8| format!("b{number}");
+        let mut model = model_of(&["b1", "b2", "b3"]);
+        model.pools[0].algorithm = &balance::REGISTRY[algorithm];
+        let mut newest = Arc::new(first(&model));
+        let mut workers = vec![newest.clone(); WORKERS];
+        let mut leases: Vec<Lease> = Vec::new();
+        for (number, act) in (0..).zip(acts) {
+            match act {
+                Act::Change(mut members) => {
+                    members.sort_unstable();
+                    members.dedup_by_key(|member| member.0);
+                    fastrand::Rng::with_seed(number).shuffle(&mut members);
+                    let backends = members.into_iter().map(|(name, weight, limit)| model::Backend {
+                        weight,
+                        max_connections: Some(limit),
+                        ..backend(&named(name))
+                    });
+                    model.pools[0].backends = backends.collect();
+                    newest = Arc::new(step(&newest, &model));
+                }
+                Act::State(name, state) => newest = Arc::new(set(&newest, &model, &named(name), state)),
+                Act::Take(worker) => {
+                    let snapshot = &workers[worker];
+                    if let Some(lease) = pick(snapshot, number as u32) {
+                        let member = snapshot.pools[0].member(lease.index() as usize).unwrap();
+                        prop_assert!(Arc::ptr_eq(&member.backend, lease.backend()));
+                        prop_assert_eq!(member.state, AdminState::Enabled);
+                        prop_assert!(member.weight > 0);
+                        let limit = snapshot.pools[0].limits[lease.index() as usize];
+                        prop_assert!(lease.backend().active() <= limit, "over the limit");
+                        leases.push(lease);
+                    }
+                }
+                Act::Return(which) if !leases.is_empty() => drop(leases.swap_remove(which % leases.len())),
+                Act::Return(_) => {}
+                Act::Adopt(worker) => workers[worker] = newest.clone(),
+            }
+            let pools = workers.iter().chain([&newest]).map(|snapshot| &snapshot.pools[0]);
+            for pool in pools {
+                for member in &pool.members {
+                    let out = leases.iter().filter(|lease| lease.backend().id == member.backend.id).count();
+                    prop_assert_eq!(member.backend.active() as usize, out);
+                    prop_assert_eq!(pool.loads[member.slot / WORD].active(member.slot).load(Ordering::Relaxed) as usize, out);
+                }
+            }
+            for lease in &leases {
+                let out = leases.iter().filter(|other| other.backend().id == lease.backend().id).count();
+                prop_assert_eq!(lease.backend().active() as usize, out, "of one that left");
+            }
+        }
+        // Nobody holds on to what is gone: with all connections and old snapshots, slots come free.
+        leases.clear();
+        workers.clear();
+        model.pools[0].backends.clear();
+        let empty = step(&newest, &model);
+        drop(newest);
+        let last = step(&empty, &model_with(vec![backend("b1")]));
+        prop_assert_eq!((last.pools[0].tenants.len(), last.pools[0].members[0].slot), (1, 0));
+    }
+}

@@ -1,0 +1,74 @@
+//! What readers may see at any time: the newest snapshot, the model it was built from, and how the process is doing.
+//!
+//! Control writes; admin and command line read. Workers and prober do not: they are sent what concerns them.
+
+use super::Snapshot;
+use crate::config::model::Model;
+use parking_lot::RwLock;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Published {
+    current: RwLock<(Arc<Snapshot>, Arc<Model>)>,
+    draining: AtomicBool,
+    started: Instant,
+    reloads: AtomicU64,
+    failed_reloads: AtomicU64,
+}
+
+impl Published {
+    /// The first snapshot and its model. The process counts as started now.
+    pub fn new(snapshot: Arc<Snapshot>, model: Arc<Model>) -> Published {
+        Published {
+            current: RwLock::new((snapshot, model)),
+            draining: AtomicBool::new(false),
+            started: Instant::now(),
+            reloads: AtomicU64::new(0),
+            failed_reloads: AtomicU64::new(0),
+        }
+    }
+
+    /// The snapshot that is in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.current.read().0.clone()
+    }
+
+    /// The model that is in force: the file's, with what was changed at run time.
+    pub fn model(&self) -> Arc<Model> {
+        self.current.read().1.clone()
+    }
+
+    /// Has a drain begun?
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+
+    /// When it started.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// Reloads that were carried out, and those that were refused.
+    pub fn reloads(&self) -> (u64, u64) {
+        (self.reloads.load(Ordering::Relaxed), self.failed_reloads.load(Ordering::Relaxed))
+    }
+
+    /// Control's: the next snapshot, once the workers have been told.
+    pub fn publish(&self, snapshot: Arc<Snapshot>, model: Arc<Model>) {
+        *self.current.write() = (snapshot, model);
+    }
+
+    /// Control's: a drain begins.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Control's: counts a reload.
+    pub fn reloaded(&self, worked: bool) {
+        let count = if worked { &self.reloads } else { &self.failed_reloads };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+}

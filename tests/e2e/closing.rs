@@ -1,0 +1,165 @@
+//! How one side ends is how the other side sees it end: FIN as FIN, reset as reset, each direction on its own.
+
+use crate::support::{Conn, Ending, MIB, PATIENCE, Server, Tcplb, peers, receive, send};
+use crossbeam_channel::{Receiver, Sender, unbounded};
+use std::io::{self, Write};
+
+/// A backend that tells the test how its clients end, and a tcplb in front of it.
+macro_rules! with_backend {
+    ($script:expr) => {{
+        let (tell, told) = unbounded();
+        let script = $script;
+        let server = Server::start(move |conn| script(conn, &tell));
+        let tcplb = Tcplb::new().backend(server.at()).unprobed().start();
+        (server, tcplb, told)
+    }};
+}
+
+fn next<T>(told: &Receiver<T>) -> T {
+    told.recv_timeout(PATIENCE).expect("the backend tells what it saw")
+}
+
+#[test]
+fn half_close_from_client_still_delivers_backend_bytes() {
+    let (_server, tcplb, _) = with_backend!(|conn: Conn, _: &Sender<()>| {
+        let (length, digest) = receive(&conn)?;
+        // Only after the client's FIN has come.
+        let mut out = &conn;
+        out.write_all(&length.to_be_bytes())?;
+        out.write_all(&digest)?;
+        send(&conn, 7, MIB)?;
+        conn.finish();
+        io::Result::Ok(())
+    });
+    let client = tcplb.connect();
+    let sent = send(&client, 1, MIB).unwrap();
+    client.finish();
+    assert_eq!(client.hear(8), MIB.to_be_bytes());
+    assert_eq!(client.hear(32), sent);
+    assert_eq!(receive(&client).unwrap().0, MIB);
+}
+
+#[test]
+fn half_close_from_backend_still_delivers_client_bytes() {
+    let (_server, tcplb, told) = with_backend!(|conn: Conn, tell: &Sender<_>| {
+        (&conn).write_all(b"that is all from me")?;
+        conn.finish();
+        tell.send(receive(&conn)?).map_err(io::Error::other)
+    });
+    let client = tcplb.connect();
+    assert_eq!(client.hear_all(), b"that is all from me");
+    // Only after the backend's FIN has come.
+    let sent = send(&client, 2, MIB).unwrap();
+    client.finish();
+    assert_eq!(next(&told), (MIB, sent));
+}
+
+#[test]
+fn after_a_clients_fin_the_other_direction_goes_on_for_as_long_as_it_likes() {
+    let (_server, tcplb, told) = with_backend!(|conn: Conn, tell: &Sender<Conn>| {
+        if conn.try_ending()? == Ending::Fin {
+            tell.send(conn).map_err(io::Error::other)?;
+        }
+        Ok(())
+    });
+    let client = tcplb.connect();
+    client.finish();
+    let backend = next(&told);
+    for round in 0..200_u8 {
+        backend.say([round]);
+        assert_eq!(client.hear(1), [round]);
+    }
+    drop(backend);
+    assert_eq!(client.ending(), Ending::Fin);
+}
+
+#[test]
+fn a_fin_stays_a_fin_both_ways() {
+    let (_server, tcplb, told) = with_backend!(|conn: Conn, tell: &Sender<_>| {
+        (&conn).write_all(b"hello")?;
+        let seen = conn.try_ending()?;
+        conn.finish();
+        tell.send(seen).map_err(io::Error::other)
+    });
+    for _ in 0..20 {
+        let client = tcplb.connect();
+        assert_eq!(client.hear(5), b"hello");
+        client.finish();
+        assert_eq!(next(&told), Ending::Fin);
+        assert_eq!(client.ending(), Ending::Fin);
+    }
+}
+
+#[test]
+fn a_reset_from_the_client_reaches_the_backend_as_a_reset() {
+    let (_server, tcplb, told) = with_backend!(|conn: Conn, tell: &Sender<_>| {
+        (&conn).write_all(b"hello")?;
+        tell.send(conn.try_ending()?).map_err(io::Error::other)
+    });
+    for _ in 0..20 {
+        let client = tcplb.connect();
+        assert_eq!(client.hear(5), b"hello");
+        client.reset();
+        assert_eq!(next(&told), Ending::Reset);
+    }
+}
+
+#[test]
+fn a_reset_from_the_backend_reaches_the_client_as_a_reset() {
+    let (_server, tcplb, _) = with_backend!(|conn: Conn, _: &Sender<()>| {
+        conn.line()?;
+        conn.reset();
+        io::Result::Ok(())
+    });
+    for _ in 0..20 {
+        let client = tcplb.connect();
+        client.say("anything\n");
+        assert_eq!(client.ending(), Ending::Reset);
+    }
+}
+
+#[test]
+fn a_backend_that_resets_at_once_resets_the_client() {
+    let server = Server::start(peers::resets);
+    let tcplb = Tcplb::new().backend(server.at()).unprobed().start();
+    for _ in 0..20 {
+        assert_eq!(tcplb.ending_of_next(), Ending::Reset);
+    }
+}
+
+#[test]
+fn a_reset_after_the_other_sides_fin_is_still_a_reset() {
+    let (_server, tcplb, told) = with_backend!(|conn: Conn, tell: &Sender<_>| {
+        if conn.line()? == "reset me after my fin" {
+            conn.try_ending()?;
+            conn.reset();
+            return Ok(());
+        }
+        conn.finish();
+        tell.send(conn.try_ending()?).map_err(io::Error::other)
+    });
+    let client = tcplb.connect();
+    client.say("reset me after my fin\n");
+    client.finish();
+    assert_eq!(client.ending(), Ending::Reset);
+
+    let client = tcplb.connect();
+    client.say("finish first\n");
+    assert_eq!(client.hear_all(), b"");
+    client.reset();
+    assert_eq!(next(&told), Ending::Reset);
+}
+
+#[test]
+fn a_reset_overtakes_what_a_stalled_backend_has_not_read() {
+    let (resume, resumed) = unbounded::<()>();
+    let (_server, tcplb, told) = with_backend!(move |conn: Conn, tell: &Sender<_>| {
+        let _ = resumed.recv();
+        tell.send(conn.try_ending()?).map_err(io::Error::other)
+    });
+    let client = tcplb.connect();
+    client.flood();
+    client.reset();
+    resume.send(()).unwrap();
+    assert_eq!(next(&told), Ending::Reset);
+}

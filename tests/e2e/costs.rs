@@ -1,0 +1,114 @@
+//! What work costs in system calls, counted by strace: a figure that no busy machine upsets. ARCHITECTURE.md has the table
+//! with the reason for each; a call more than it says fails here.
+//!
+//! Two runs that differ only in the amount of work are compared, so that starting and stopping cancel out.
+
+use crate::support::{Running, Server, Tcplb, need, peers};
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+/// Units of work by which the two runs differ.
+const UNITS: u32 = 400;
+
+/// Calls of each kind, as `strace -c` sums them up.
+type Calls = BTreeMap<String, u32>;
+
+#[test]
+fn a_relayed_request_costs_four_calls_and_two_waits() {
+    let Some(_) = need("strace") else { return };
+    let server = Server::start(peers::echo);
+    let requests = |tcplb: &Running, count| {
+        let client = tcplb.connect();
+        for _ in 0..count {
+            client.say("ping");
+            client.hear(4);
+        }
+    };
+    let calls = difference(&server, requests);
+    within(&calls, &[("recvfrom", 2.0), ("sendto", 2.0), ("epoll_wait", 2.1)]);
+}
+
+#[test]
+fn a_short_connection_costs_no_more_than_the_table_says() {
+    let Some(_) = need("strace") else { return };
+    let server = Server::start(peers::answers_then_closes("server"));
+    let connections = |tcplb: &Running, count| {
+        for _ in 0..count {
+            let client = tcplb.connect();
+            client.hear_all();
+        }
+    };
+    let calls = difference(&server, connections);
+    let table = [
+        ("accept4", 2.0),
+        ("socket", 1.0),
+        ("connect", 1.0),
+        // One more where the system's congestion control paces: not on loopback.
+        ("setsockopt", 2.0),
+        ("epoll_ctl", 2.0),
+        // What is there, the other side's FIN, and one more where a FIN comes after its bytes' event.
+        ("recvfrom", 4.0),
+        ("sendto", 1.0),
+        ("shutdown", 1.0),
+        ("close", 2.0),
+        // Only a debug build asks before it closes whether the descriptor is open.
+        ("fcntl", if cfg!(debug_assertions) { 2.0 } else { 0.0 }),
+        // One after the other: nothing is there to be taken together with anything else.
+        ("epoll_wait", 6.0),
+    ];
+    within(&calls, &table);
+}
+
+/// What `UNITS` more units of `work` cost.
+fn difference(server: &Server, work: impl Fn(&Running, u32)) -> Calls {
+    let few = traced(server, |tcplb| work(tcplb, UNITS / 2));
+    let mut many = traced(server, |tcplb| work(tcplb, UNITS / 2 + UNITS));
+    for (name, count) in many.iter_mut() {
+        *count = count.saturating_sub(few.get(name).copied().unwrap_or_default());
+    }
+    many
+}
+
+fn traced(server: &Server, work: impl Fn(&Running)) -> Calls {
+    let folder = tempfile::tempdir().expect("a folder for the counts");
+    let counts = folder.path().join("counts");
+    let strace = ["strace", "-f", "-c", "-o", counts.to_str().expect("a path in UTF-8")];
+    // One worker: no connection is handed over.
+    let tcplb = Tcplb::new().wrapped(strace).unprobed().backend(server.at()).args(["--workers", "1"]);
+    let mut tcplb = tcplb.start();
+    work(&tcplb);
+    let child = child_of(tcplb.pid());
+    kill_process(child, Signal::TERM).expect("end tcplb");
+    tcplb.wait_exit();
+    read_counts(&counts)
+}
+
+/// tcplb itself: the process that strace runs.
+fn child_of(strace: u32) -> Pid {
+    let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).expect("its children");
+    let pid = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+    pid.expect("strace runs tcplb")
+}
+
+/// Lines of `% time, seconds, usecs/call, calls, [errors,] syscall`.
+fn read_counts(file: &Path) -> Calls {
+    let text = fs::read_to_string(file).expect("strace has counted");
+    let rows = text.lines().filter_map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        Some(((*words.last()?).to_owned(), words.get(3)?.parse().ok()?))
+    });
+    rows.filter(|(name, _)| name != "total").collect()
+}
+
+/// Each kind of call at most as often per unit as the table says, and no other kind at all.
+#[track_caller]
+fn within(calls: &Calls, table: &[(&str, f64)]) {
+    for (name, count) in calls {
+        let allowed = table.iter().find(|(known, _)| known == name).map_or(0.0, |(_, most)| *most);
+        let per_unit = f64::from(*count) / f64::from(UNITS);
+        assert!(per_unit <= allowed + 0.05, "{per_unit:.2} {name} a unit, at most {allowed} allowed: {calls:?}");
+    }
+    assert!(calls.get("recvfrom").is_some_and(|count| *count >= UNITS), "nothing was relayed: {calls:?}");
+}

@@ -1,0 +1,21 @@
+//! iperf3, both ways.
+
+use crate::support::{At, Process, Tcplb, free_address, heavy, need, run};
+use std::process::Command;
+
+#[test]
+fn iperf3_runs_both_ways() {
+    let Some(iperf) = need("iperf3") else { return };
+    let _alone = heavy();
+    let at = free_address();
+    let (ip, port) = (at.ip().to_string(), at.port().to_string());
+    let server = Process::spawn(Command::new(&iperf).args(["-s", "--forceflush", "-B", &ip, "-p", &port]));
+    server.wait_for_line("Server listening");
+    // It takes any connection for the beginning of a test: no probes.
+    let tcplb = Tcplb::new().backend(&At::Tcp(at)).unprobed().start();
+    for direction in [&[][..], &["-R"], &["--bidir", "-P", "2"]] {
+        let port = tcplb.at().port().to_string();
+        let said = run(Command::new(&iperf).args(["-c", "127.0.0.1", "-p", &port, "-t", "1"]).args(direction));
+        assert!(said.contains("iperf Done."), "{said}");
+    }
+}

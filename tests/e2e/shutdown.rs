@@ -1,0 +1,97 @@
+//! Signals: drain, hurry, ignore.
+
+use crate::support::{Conn, Ending, Server, Tcplb, eventually, peers};
+use rustix::process::Signal;
+use std::io::ErrorKind;
+
+#[track_caller]
+fn assert_refuses_soon(at: &crate::support::At) {
+    eventually(
+        "new connections are refused",
+        || matches!(Conn::try_to(at), Err(error) if error.kind() == ErrorKind::ConnectionRefused),
+    );
+}
+
+#[test]
+fn a_drain_lets_connections_finish_and_then_exits_0() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let server = Server::start(peers::echo);
+        let mut tcplb = Tcplb::over([&server]);
+        let (first, second) = (tcplb.connect(), tcplb.connect());
+        first.assert_echoes("before");
+        second.assert_echoes("before");
+        tcplb.signal(signal);
+        assert_refuses_soon(tcplb.at());
+        first.assert_echoes("during");
+        first.finish();
+        assert_eq!(first.ending(), Ending::Fin);
+        second.assert_echoes("the last one");
+        drop(second);
+        assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+    }
+}
+
+#[test]
+fn with_nothing_open_it_exits_0_at_once() {
+    let server = Server::start(peers::echo);
+    let mut tcplb = Tcplb::over([&server]);
+    tcplb.signal(Signal::TERM);
+    assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+}
+
+#[test]
+fn what_outlasts_the_drain_is_reset() {
+    let server = Server::start(peers::echo);
+    let mut tcplb = Tcplb::new().backend(server.at()).args(["--shutdown-timeout", "1s"]).start();
+    let client = tcplb.connect();
+    client.assert_echoes("before");
+    tcplb.signal(Signal::TERM);
+    assert_eq!(client.ending(), Ending::Reset);
+    assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+}
+
+#[test]
+fn a_second_signal_ends_it_now() {
+    for second in [Signal::TERM, Signal::INT] {
+        let server = Server::start(peers::echo);
+        let mut tcplb = Tcplb::new().backend(server.at()).args(["--shutdown-timeout", "1h"]).start();
+        let client = tcplb.connect();
+        client.assert_echoes("before");
+        tcplb.signal(Signal::TERM);
+        assert_refuses_soon(tcplb.at());
+        client.assert_echoes("during");
+        tcplb.signal(second);
+        assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+        assert_eq!(client.ending(), Ending::Reset);
+    }
+}
+
+#[test]
+fn a_client_whose_backend_is_still_being_connected_does_not_hold_up_the_drain() {
+    let hole = crate::support::BlackHole::start();
+    let mut tcplb = Tcplb::new()
+        .backend(hole.at())
+        .unprobed()
+        .args(["--connect-timeout", "1h", "--shutdown-timeout", "1s"])
+        .start();
+    let client = tcplb.connect();
+    client.say("anybody?");
+    tcplb.signal(Signal::TERM);
+    assert_eq!(client.ending(), Ending::Reset);
+    assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+}
+
+#[test]
+fn without_a_file_sighup_is_ignored_with_a_line() {
+    let server = Server::start(peers::echo);
+    let mut tcplb = Tcplb::over([&server]);
+    let client = tcplb.connect();
+    client.assert_echoes("before");
+    tcplb.signal(Signal::HUP);
+    tcplb.wait_for_line("SIGHUP");
+    client.assert_echoes("after");
+    tcplb.connect().assert_echoes("a new one");
+    tcplb.signal(Signal::TERM);
+    drop(client);
+    assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+}

@@ -1,0 +1,166 @@
+//! A child process whose output is kept line by line: waited for, and shown when the test fails.
+
+use super::{PATIENCE, eventually};
+use parking_lot::{Condvar, Mutex};
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+use std::{fs, mem};
+
+#[derive(Default)]
+struct Log {
+    kept: Mutex<Kept>,
+    grown: Condvar,
+}
+
+#[derive(Default)]
+struct Kept {
+    lines: Vec<String>,
+    /// Of the two streams; with both, nothing more comes.
+    closed: usize,
+}
+
+/// A child, killed when dropped.
+pub struct Process {
+    name: String,
+    child: Child,
+    log: Arc<Log>,
+    readers: Vec<JoinHandle<()>>,
+    farewell: Option<Signal>,
+}
+
+impl Process {
+    /// Starts it, with standard output and standard error going to one log.
+    pub fn spawn(command: &mut Command) -> Process {
+        let name = command.get_program().to_string_lossy().into_owned();
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("start {name}: {error}"));
+        let log = Arc::new(Log::default());
+        let mut readers = Vec::new();
+        readers.extend(child.stdout.take().map(|out| keep(out, log.clone())));
+        readers.extend(child.stderr.take().map(|out| keep(out, log.clone())));
+        Process { name, child, log, readers, farewell: None }
+    }
+
+    /// Ends it with `signal` when dropped, for what would leave a mess if it were killed.
+    pub fn farewell(mut self, signal: Signal) -> Process {
+        self.farewell = Some(signal);
+        self
+    }
+
+    /// The process id; a program that was started through `exec` in a shell has the shell's.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("signal the child");
+    }
+
+    /// Waits for it to end by itself.
+    #[track_caller]
+    pub fn wait_exit(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually(&format!("{} has ended", self.name), || {
+            status = self.child.try_wait().expect("wait for the child");
+            status.is_some()
+        });
+        // What it said last is read before anybody looks.
+        for reader in mem::take(&mut self.readers) {
+            reader.join().expect("reading never panics");
+        }
+        status.expect("it has ended")
+    }
+
+    /// All that it has printed so far.
+    pub fn output(&self) -> String {
+        self.log.kept.lock().lines.join("\n")
+    }
+
+    /// How many lines so far have `text` in them.
+    pub fn count_lines(&self, text: &str) -> usize {
+        self.log.kept.lock().lines.iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits for a line with `text` in it, which may have come already, and returns it.
+    #[track_caller]
+    pub fn wait_for_line(&self, text: &str) -> String {
+        self.wait_for_lines(text, 1).remove(0)
+    }
+
+    /// Waits until `count` lines have `text` in them.
+    #[track_caller]
+    pub fn wait_for_lines(&self, text: &str, count: usize) -> Vec<String> {
+        let end = Instant::now() + PATIENCE;
+        let mut kept = self.log.kept.lock();
+        loop {
+            let found: Vec<String> = kept.lines.iter().filter(|line| line.contains(text)).cloned().collect();
+            if found.len() >= count {
+                return found;
+            }
+            let over = kept.closed == 2 || self.log.grown.wait_until(&mut kept, end).timed_out();
+            assert!(!over, "{} never said `{text}` {count} times; it said:\n{}", self.name, kept.lines.join("\n"));
+        }
+    }
+
+    /// Resident memory, in KiB.
+    pub fn rss_kib(&self) -> u64 {
+        self.status_field("VmRSS:")
+    }
+
+    /// Threads.
+    pub fn threads(&self) -> u64 {
+        self.status_field("Threads:")
+    }
+
+    /// Open descriptors.
+    pub fn open_fds(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("list its descriptors").count()
+    }
+
+    /// Processor time used so far, in ticks of a hundredth of a second (USER_HZ, proc(5)).
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("read its stat");
+        // The name, in parentheses, may itself have spaces: count fields after it. utime and stime are 14 and 15.
+        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let ticks = |field: &str| field.parse::<u64>().expect("a number of ticks");
+        ticks(fields[11]) + ticks(fields[12])
+    }
+
+    fn status_field(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("read its status");
+        let line = status.lines().find_map(|line| line.strip_prefix(field)).expect("a field that every process has");
+        line.split_whitespace().next().and_then(|number| number.parse().ok()).expect("a number")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("--- {} said:\n{}\n---", self.name, self.output());
+        }
+        if let (Some(signal), Ok(None)) = (self.farewell, self.child.try_wait()) {
+            self.signal(signal);
+        } else {
+            // Fails only if it has ended already.
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+fn keep(from: impl Read + Send + 'static, log: Arc<Log>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        for line in BufReader::new(from).split(b'\n').map_while(Result::ok) {
+            log.kept.lock().lines.push(String::from_utf8_lossy(&line).into_owned());
+            log.grown.notify_all();
+        }
+        log.kept.lock().closed += 1;
+        log.grown.notify_all();
+    })
+}

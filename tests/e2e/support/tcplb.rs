@@ -1,0 +1,183 @@
+//! tcplb as its users start it: the built program, with flags.
+
+use super::{At, Conn, Ending, Process, Server, eventually, let_pass};
+use std::io::ErrorKind;
+use std::ops::{Deref, DerefMut};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+/// Probes often enough for a test to wait for them.
+pub const QUICK_PROBES: [&str; 4] = ["-t", "300ms", "--health-timeout", "300ms"];
+
+/// Flags being collected.
+#[derive(Default)]
+pub struct Tcplb {
+    listeners: Vec<String>,
+    args: Vec<String>,
+    wrapper: Vec<String>,
+}
+
+/// A tcplb that listens. Killed when dropped.
+pub struct Running {
+    process: Process,
+    listening: Vec<At>,
+}
+
+impl Tcplb {
+    /// On a free port of 127.0.0.1, unless [`Tcplb::listen`] says otherwise.
+    pub fn new() -> Tcplb {
+        Tcplb::default()
+    }
+
+    /// Started at once with these servers and nothing else.
+    pub fn over<'a>(servers: impl IntoIterator<Item = &'a Server>) -> Running {
+        servers.into_iter().fold(Tcplb::new(), |tcplb, server| tcplb.backend(server.at())).start()
+    }
+
+    /// Adds a listener, in place of the default one.
+    pub fn listen(mut self, at: &str) -> Tcplb {
+        self.listeners.push(at.to_owned());
+        self
+    }
+
+    /// Adds a backend.
+    pub fn backend(self, at: &At) -> Tcplb {
+        self.args(["--backend", &at.to_string()])
+    }
+
+    /// Adds a backend with options: `name=web1,weight=5`.
+    pub fn backend_with(self, at: &At, options: &str) -> Tcplb {
+        self.args(["--backend", &format!("{at},{options}")])
+    }
+
+    /// Adds flags.
+    pub fn args<'a>(mut self, args: impl IntoIterator<Item = &'a str>) -> Tcplb {
+        self.args.extend(args.into_iter().map(str::to_owned));
+        self
+    }
+
+    /// Without probes, where a test counts or judges every connection that a backend gets.
+    pub fn unprobed(self) -> Tcplb {
+        self.args(["--health", "off"])
+    }
+
+    /// Lets another program start it; that program must end in `exec` with all of its further arguments.
+    pub fn wrapped<'a>(mut self, wrapper: impl IntoIterator<Item = &'a str>) -> Tcplb {
+        self.wrapper = wrapper.into_iter().map(str::to_owned).collect();
+        self
+    }
+
+    /// With at most `descriptors` of them open.
+    pub fn descriptor_limit(self, descriptors: usize) -> Tcplb {
+        self.wrapped(["sh", "-c", &format!("ulimit -n {descriptors}; exec \"$@\""), "sh"])
+    }
+
+    /// The one place that knows how tests start tcplb.
+    fn command(&self) -> Command {
+        let mut words = self.wrapper.clone();
+        words.push(env!("CARGO_BIN_EXE_tcplb").to_owned());
+        let (program, rest) = words.split_first().expect("tcplb itself, at least");
+        let mut command = Command::new(program);
+        command.args(rest).env_remove("RUST_LOG");
+        let default = ["127.0.0.1:0".to_owned()];
+        let listeners = if self.listeners.is_empty() { &default } else { &self.listeners[..] };
+        for listener in listeners {
+            command.args(["--listen", listener]);
+        }
+        // The same suite, run for each way to move the bytes.
+        if let Ok(relay) = std::env::var("TCPLB_TEST_RELAY") {
+            command.args(["--relay", &relay]);
+        }
+        command.args(&self.args);
+        command
+    }
+
+    /// Starts it and waits until it listens.
+    #[track_caller]
+    pub fn start(self) -> Running {
+        let process = Process::spawn(&mut self.command());
+        let lines = process.wait_for_lines("listening on ", self.listeners.len().max(1));
+        let address = |line: &String| {
+            let (_, rest) = line.split_once("listening on ").expect("it was waited for");
+            At::parse(rest.split_whitespace().next().expect("an address"))
+        };
+        Running { listening: lines.iter().map(address).collect(), process }
+    }
+
+    /// Starts it in a way that must fail; its exit status and what it said.
+    #[track_caller]
+    pub fn start_in_vain(self) -> (ExitStatus, String) {
+        let mut process = Process::spawn(&mut self.command());
+        let status = process.wait_exit();
+        (status, process.output())
+    }
+}
+
+impl Running {
+    /// Where it listens; the first, if it has several listeners.
+    pub fn at(&self) -> &At {
+        &self.listening[0]
+    }
+
+    /// All places where it listens.
+    pub fn listening(&self) -> &[At] {
+        &self.listening
+    }
+
+    /// Connects a client.
+    #[track_caller]
+    pub fn connect(&self) -> Conn {
+        Conn::to(self.at())
+    }
+
+    /// Connects a client that says nothing: how it is ended. A reset may come so soon that connecting tells of it.
+    #[track_caller]
+    pub fn ending_of_next(&self) -> Ending {
+        match Conn::try_to(self.at()) {
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => Ending::Reset,
+            client => client.unwrap_or_else(|error| panic!("connect: {error}")).ending(),
+        }
+    }
+
+    /// Open descriptors after a small crowd has come and gone: what it must come back to when later clients have left.
+    /// What it keeps for reuse, a bounded number of pipes for one, is among them.
+    #[track_caller]
+    pub fn fds_after_a_crowd(&self) -> usize {
+        let crowd: Vec<Conn> = (0..100).map(|_| self.connect()).collect();
+        for client in &crowd {
+            client.say("\n");
+        }
+        for client in crowd {
+            client.hear(1);
+        }
+        let (mut last, mut looks) = (0, 0);
+        eventually("its descriptors are settled", || {
+            let_pass(Duration::from_millis(50));
+            let now = self.open_fds();
+            looks = if now == last { looks + 1 } else { 0 };
+            last = now;
+            looks == 5
+        });
+        last
+    }
+
+    /// Connects a client and drops it again: the name of the backend it came to.
+    #[track_caller]
+    pub fn name_of_next(&self) -> String {
+        self.connect().hear_line()
+    }
+}
+
+impl Deref for Running {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
