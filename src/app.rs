@@ -2,6 +2,7 @@
 //!
 //! Nothing is spawned before everything is bound, so a port that is taken ends the start with nothing half-done.
 
+use crate::admin::{self, Admin};
 use crate::base::Endpoint;
 use crate::config::model::Model;
 use crate::control::{self, Control, Crew, Opened, Parts, Truth};
@@ -31,6 +32,7 @@ pub struct Running {
     listeners: Vec<Bound>,
     published: Arc<Published>,
     max_connections: usize,
+    admin: Option<Admin>,
     control: Control,
     prober: Prober,
     workers: Vec<JoinHandle<()>>,
@@ -67,6 +69,7 @@ pub fn start_with(model: Model, loader: Option<Loader>) -> Result<Running, Start
     let descriptors = raise_descriptor_limit();
     let workers = model.global.workers;
     let (truth, opened) = Truth::new(model).map_err(StartError)?;
+    let admin = bind_admin(truth.running())?;
     let (model, snapshot) = (truth.running().clone(), truth.snapshot().clone());
     let bound = |listener: &Arc<crate::pool::Listener>| {
         let name = listener.name.clone();
@@ -117,7 +120,16 @@ pub fn start_with(model: Model, loader: Option<Loader>) -> Result<Running, Start
         };
         threads.push(thread::Builder::new().name(format!("worker-{me}")).spawn(work).map_err(spawn_error)?);
     }
-    Ok(Running { listeners, published, max_connections, control, prober, workers: threads })
+    let serve = |admin: admin::Bound| admin.start(published.clone(), control.remote());
+    let admin = admin.map(serve).transpose().map_err(spawn_error)?;
+    Ok(Running { listeners, published, max_connections, admin, control, prober, workers: threads })
+}
+
+fn bind_admin(model: &Model) -> Result<Option<admin::Bound>, StartError> {
+    let Model { global, .. } = model;
+    let Some(to) = &global.admin else { return Ok(None) };
+    let bound = admin::bind(to, global.admin_token_file.as_deref());
+    bound.map(Some).map_err(|why| StartError(format!("can't serve the admin API on {to}: {why}")))
 }
 
 /// Each worker's own sockets. A unix socket, of which there is one, is the first worker's.
@@ -174,6 +186,11 @@ impl Running {
         &self.listeners
     }
 
+    /// Where the admin API listens, with the real port; empty without one.
+    pub fn admin(&self) -> &[Endpoint] {
+        self.admin.as_ref().map_or(&[], Admin::endpoints)
+    }
+
     /// The pools and their backends, as they are now.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.published.snapshot()
@@ -201,6 +218,7 @@ impl Running {
             let _ = worker.join();
         }
         self.prober.stop();
+        drop(self.admin);
         let snapshot = self.published.snapshot();
         let entrances = snapshot.listeners.iter().flat_map(|listener| &listener.entrances);
         control::remove_files(entrances.map(|entrance| &entrance.endpoint));

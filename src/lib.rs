@@ -8,12 +8,14 @@
 //! |-------------|-----------------------------------------------------------------------------------|
 //! | [`cli`]     | what the user types: flags and subcommands                                        |
 //! | [`app`]     | composition root: spawn, carry letters between threads, wait                      |
+//! | [`admin`]   | threads: the HTTP API, metrics, status page                                        |
 //! | [`control`] | thread: every change is a command to it                                           |
 //! | [`prober`]  | thread: health probes; the only writer of the health bits                        |
 //! | [`worker`]  | threads: event loop, accept, and the driver that applies what sessions decide     |
 //! | [`relay`]   | moves the bytes of one way: copy, splice                                          |
 //! | [`session`] | one connection as a machine without I/O: (input, now) → effect; every ending      |
 //! | [`net`]     | sockets and pipes; the one place that is Linux-only                               |
+//! | [`systemd`] | what the service manager is told, and the sockets it handed over                    |
 //! | [`mailbox`] | a channel and the waker of its reader, tied together                              |
 //! | [`pool`]    | what threads share: backends, leases, the immutable snapshot, health bits         |
 //! | [`config`]  | what the operator asked for, proven                                               |
@@ -26,6 +28,7 @@
 //! twice → each half ends by FIN or reset, passed on in kind → one close reason → record, counters, lease returned by Drop.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod app;
 pub mod base;
 pub mod cli;
@@ -38,4 +41,5 @@ pub mod pool;
 pub mod prober;
 pub mod relay;
 pub mod session;
+pub mod systemd;
 pub mod worker;

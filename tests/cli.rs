@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Every long flag of the balancer.
-const FLAGS: [&str; 17] = [
+const FLAGS: [&str; 19] = [
     "listen",
     "backend",
     "config",
@@ -27,6 +27,8 @@ const FLAGS: [&str; 17] = [
     "shutdown-timeout",
     "max-connections",
     "workers",
+    "admin",
+    "admin-token-file",
     "log-level",
     "version",
 ];

@@ -15,7 +15,7 @@ const LAYERS: &[&[&str]] = &[
     &["control", "prober", "worker"],
     &["access_log"],
     &["relay"],
-    &["session"],
+    &["session", "systemd"],
     &["net", "mailbox"],
     &["pool"],
     &["config"],

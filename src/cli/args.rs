@@ -3,6 +3,7 @@
 //! The balancer's flags stay text here. `flags` reads them, so that it can name every mistake at once where clap would
 //! stop at the first; the flags of the small subcommands are read by clap.
 
+use super::remote::args as remote;
 use super::{backend, values};
 use crate::base::{Listen, duration};
 use crate::config::check;
@@ -21,7 +22,8 @@ Examples:
   tcplb --config tcplb.toml
   tcplb demo
 
-Exit codes: 0 stopped cleanly, 1 could not start or run, 2 wrong usage or configuration.";
+Exit codes: 0 stopped cleanly, 1 could not start or run, 2 wrong usage or configuration. Of commands that talk to a
+running tcplb also: 1 it refused, 4 nobody answers there, 5 --wait took too long.";
 
 /// Everything that can be typed.
 #[derive(Debug, Parser)]
@@ -55,6 +57,12 @@ pub enum Command {
     Backend(Backend),
     /// A ten-second tour: three backends, one dies and comes back
     Demo(Demo),
+    /// Shows what a running tcplb does
+    Status(remote::Status),
+    /// Lists, adds, drains, changes and removes backends of a running tcplb
+    Backends(remote::Backends),
+    /// Makes a running tcplb read its file again
+    Reload(remote::Reload),
 }
 
 /// The balancer's flags, as typed.
@@ -150,6 +158,19 @@ pub struct Balance {
     /// Adaptive copies small messages and splices bulk, each way on its own. The other two force one of them.
     #[arg(long, value_name = "ENGINE", help_heading = "Process")]
     pub relay: Option<String>,
+
+    /// Where the admin API, metrics and status page are [default: off]
+    ///
+    /// An address of this machine only, like 127.0.0.1:9900 or unix:/run/tcplb/admin.sock (then only its owner may connect),
+    /// unless there is an --admin-token-file.
+    #[arg(long, value_name = "ADDR", help_heading = "Process")]
+    pub admin: Option<String>,
+
+    /// Admin calls must bring the token in this file
+    ///
+    /// As the header `Authorization: Bearer TOKEN`. /healthz needs none.
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    pub admin_token_file: Option<PathBuf>,
 
     /// off, error, warn, info, debug or trace [default: info]
     ///

@@ -85,6 +85,8 @@ fn beside(flags: &Balance) -> Vec<&'static str> {
         max_connections,
         workers,
         relay,
+        admin,
+        admin_token_file,
     } = flags;
     let given = [
         ("--listen", !listen.is_empty()),
@@ -102,6 +104,8 @@ fn beside(flags: &Balance) -> Vec<&'static str> {
         ("--max-connections", max_connections.is_some()),
         ("--workers", workers.is_some()),
         ("--relay", relay.is_some()),
+        ("--admin", admin.is_some()),
+        ("--admin-token-file", admin_token_file.is_some()),
     ];
     given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
 }

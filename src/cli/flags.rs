@@ -40,6 +40,7 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     let workers = mistakes.read("--workers", &flags.workers, |text| values::number(text, 1, WORKERS_MAX as u64));
     let max_connections = mistakes.read("--max-connections", &flags.max_connections, values::count);
     let relay = mistakes.read("--relay", &flags.relay, values::relay);
+    let admin = admin(flags, &bind, &mut mistakes);
     let log_level = mistakes.read("--log-level", &flags.log_level, values::log_level);
     let Some(algorithm) = algorithm.filter(|_| mistakes.0.is_empty()) else { return Err(mistakes) };
 
@@ -49,7 +50,8 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
         max_connections: max_connections.map(|limit| limit as usize),
         shutdown_timeout: shutdown_timeout.unwrap_or(defaults::SHUTDOWN_TIMEOUT),
         relay: relay.unwrap_or_default(),
-        ..model::Global::default()
+        admin,
+        admin_token_file: flags.admin_token_file.clone(),
     };
     let listeners = vec![model::Listener { bind, ..model::Listener::default() }];
     let model = Model { global, listeners, pools: vec![pool] };
@@ -94,6 +96,25 @@ fn listeners(flags: &Balance, mistakes: &mut Mistakes) -> Vec<Listen> {
         }
     }
     bind
+}
+
+fn admin(flags: &Balance, listeners: &[Listen], mistakes: &mut Mistakes) -> Option<Listen> {
+    let admin = mistakes.read("--admin", &flags.admin, Listen::parse);
+    if let Some(admin) = &admin {
+        if !check::is_local(admin) && flags.admin_token_file.is_none() {
+            mistakes.note(format!(
+                "--admin: `{admin}` can be reached from elsewhere, so it needs an --admin-token-file; without one expected \
+                 an address of this machine only, like 127.0.0.1:9900 or unix:/run/tcplb/admin.sock"
+            ));
+        }
+        if let Some(other) = listeners.iter().find(|other| check::overlap(other, admin)) {
+            mistakes
+                .note(format!("--admin: `{admin}` overlaps --listen `{other}`: only one of them can have the port"));
+        }
+    } else if flags.admin.is_none() && flags.admin_token_file.is_some() {
+        mistakes.note("--admin-token-file: expected an --admin address that it belongs to");
+    }
+    admin
 }
 
 fn backends(flags: &Balance, mistakes: &mut Mistakes) -> Vec<model::Backend> {

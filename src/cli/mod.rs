@@ -10,6 +10,7 @@
 //! | `serve`         | the balancer in the foreground: start, say so, signals, drain            |
 //! | [`backend`]     | `tcplb backend`, the test server                                         |
 //! | `demo`          | `tcplb demo`, the tour                                                   |
+//! | `remote`        | `tcplb status`, `backends`, `reload`: clients of the admin API           |
 //! | `logger`, `signals`, `terminal` | the process's own log, its signals, its output           |
 //!
 //! Everything a user is told before the balancer runs is written here; what it says while it runs goes through the log.
@@ -21,6 +22,7 @@ mod config_file;
 mod demo;
 mod flags;
 mod logger;
+mod remote;
 mod serve;
 mod signals;
 mod terminal;
@@ -56,6 +58,9 @@ pub fn run() -> ExitCode {
             logger::init(LevelFilter::Info);
             done(backend::run(backend.options()))
         }
+        Some(Command::Status(status)) => remote::status(&status),
+        Some(Command::Backends(backends)) => remote::backends(&backends),
+        Some(Command::Reload(reload)) => remote::reload(&reload),
         Some(Command::Demo(demo)) => {
             // The demo tells its own story; the log would tell it twice.
             logger::init(LevelFilter::Error);

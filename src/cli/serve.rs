@@ -3,8 +3,9 @@
 use super::signals::{self, Signal};
 use super::terminal;
 use crate::app::{self, Loader, ReloadError, Remote};
-use crate::base::duration;
+use crate::base::{Endpoint, duration};
 use crate::config::model::{self, HealthKind, Model};
+use crate::systemd;
 use crossbeam_channel::Receiver;
 use std::fmt::{self, Write};
 use std::thread;
@@ -13,7 +14,12 @@ use std::thread;
 /// not be started and why.
 pub fn run(model: Model, loader: Option<Loader>) -> Result<(), String> {
     let introduction = introduction(&model);
+    // Before there is any other thread.
+    systemd::take_sockets()?;
     let running = app::start_with(model, loader).map_err(|error| error.to_string())?;
+    for endpoint in crate::net::listen::unclaimed() {
+        log::warn!("the service manager opened {endpoint}, but nothing is configured to listen there");
+    }
     // Before the first line is printed: whoever waits for it may send a signal the moment it appears.
     let signals = signals::receiver().map_err(|error| format!("can't listen to signals: {error}"))?;
     for listener in running.listeners() {
@@ -22,10 +28,33 @@ pub fn run(model: Model, loader: Option<Loader>) -> Result<(), String> {
     for line in introduction {
         terminal::tell(line);
     }
+    for endpoint in running.admin() {
+        terminal::tell(format_args!("admin on {}", Reached(endpoint)));
+    }
+    systemd::ready("running");
     let remote = running.remote();
+    watchdog(&remote)?;
     let spawned = thread::Builder::new().name("commands".to_owned()).spawn(move || obey(&signals, &remote));
     spawned.map_err(|error| format!("can't start a thread: {error}"))?;
     running.wait()
+}
+
+/// Tells the service manager that all is well, for as long as control is: it waits for prober and workers, so that one of
+/// them that hangs stops the messages too.
+fn watchdog(remote: &Remote) -> Result<(), String> {
+    let Some(interval) = systemd::watchdog() else { return Ok(()) };
+    // Answering may take a pause as well, and two of both fit.
+    let (remote, pause) = (remote.clone(), interval / 4);
+    let watch = move || {
+        loop {
+            if remote.ping(pause) {
+                systemd::alive();
+            }
+            thread::sleep(pause);
+        }
+    };
+    let spawned = thread::Builder::new().name("watchdog".to_owned()).spawn(watch);
+    spawned.map(drop).map_err(|error| format!("can't start a thread: {error}"))
 }
 
 fn obey(signals: &Receiver<Signal>, remote: &Remote) {
@@ -80,6 +109,18 @@ fn backend_line(backend: &model::Backend) -> String {
 fn push(line: &mut String, part: fmt::Arguments<'_>) {
     // Writing to a string can't fail.
     let _ = line.write_fmt(part);
+}
+
+/// An address as a browser or `--admin` would take it.
+struct Reached<'a>(&'a Endpoint);
+
+impl fmt::Display for Reached<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Endpoint::Inet(at) => write!(out, "http://{at}"),
+            unix @ Endpoint::Unix(_) => unix.fmt(out),
+        }
+    }
 }
 
 struct Watched<'a>(&'a model::Health);

@@ -12,6 +12,11 @@ use std::fmt;
 pub enum Command {
     /// Begin to drain; the second time: end now.
     Stop,
+    /// Only answer: who waits for it knows that control is at work.
+    Ping {
+        /// Here.
+        answer: Sender<()>,
+    },
     /// Read the file again.
     Reload {
         /// Only say what would change.

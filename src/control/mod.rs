@@ -37,6 +37,7 @@ pub use truth::{Opened, Truth, remove_files};
 use crate::config::model::{Model, OnRemove};
 use crate::mailbox::Mailbox;
 use crate::pool::{BackendId, Note, Published, Snapshot};
+use crate::systemd;
 use command::{Command, Edit};
 use crossbeam_channel::{Receiver, after, at, bounded, never, select};
 use std::io;
@@ -137,6 +138,7 @@ impl<C: Crew> Desk<C> {
                         deadline = after(time);
                         self.draining = true;
                         self.parts.published.drain();
+                        systemd::stopping("draining: open connections may finish");
                         self.parts.crew.drain();
                     }
                     Ok(Command::Stop) => {
@@ -145,6 +147,7 @@ impl<C: Crew> Desk<C> {
                     }
                     // Whoever asked may have given up waiting.
                     Ok(Command::Reload { dry_run, answer }) => drop(answer.try_send(self.reload(dry_run))),
+                    Ok(Command::Ping { answer }) => drop(answer.try_send(())),
                     Ok(Command::Edit { edit, answer }) => drop(answer.try_send(self.edit(&edit))),
                     // Every remote is gone: nothing can stop us but a worker's failure.
                     Err(_) => commands = never(),
@@ -172,9 +175,20 @@ impl<C: Crew> Desk<C> {
     }
 
     fn reload(&mut self, dry_run: bool) -> Result<Changes, ReloadError> {
-        let outcome = self.try_reload(dry_run);
         if dry_run {
-            return outcome;
+            return self.try_reload(true);
+        }
+        let told = !self.draining && self.parts.loader.is_some();
+        if told {
+            systemd::reloading();
+        }
+        let outcome = self.try_reload(false);
+        if told {
+            systemd::ready(if outcome.is_ok() {
+                "running"
+            } else {
+                "running with the old configuration: the new one is wrong"
+            });
         }
         match &outcome {
             // Not a failure: whoever asked says what he makes of it.

@@ -9,6 +9,7 @@ use crate::config::model::Backend;
 use crate::pool::AdminState;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
+use std::time::Duration;
 
 /// A handle to the control thread. Clone it freely.
 #[derive(Clone, Debug)]
@@ -88,6 +89,13 @@ impl Remote {
     /// are reset at once.
     pub fn remove_backend(&self, pool: &str, name: &str, force: bool) -> Result<(), Refused> {
         self.edit(Edit::Remove { pool: pool.to_owned(), name: name.to_owned(), force })
+    }
+
+    /// Does control answer within this time?
+    pub fn ping(&self, patience: Duration) -> bool {
+        let (answer, receiver) = bounded(1);
+        let sent = self.0.send_timeout(Command::Ping { answer }, patience);
+        sent.is_ok() && receiver.recv_timeout(patience).is_ok()
     }
 
     fn edit(&self, edit: Edit) -> Result<(), Refused> {

@@ -280,6 +280,7 @@ impl Bound {
 pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
     for endpoint in endpoints {
         if let Endpoint::Unix(path) = endpoint
+            && !listen::is_inherited(endpoint)
             && let Err(error) = std::fs::remove_file(path)
             && error.kind() != io::ErrorKind::NotFound
         {

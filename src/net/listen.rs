@@ -3,11 +3,16 @@
 //! SO_REUSEPORT lets every worker have its own accept queue on one port, but the kernel would also let a second tcplb of
 //! the same user join in and take half of the connections. So the first socket is bound without it, which fails if
 //! anybody at all listens there, and is given the option only then; its siblings are bound with it.
+//!
+//! A socket that a service manager opened for us ([`inherit`]) takes the place of one that would be bound to its address.
+//! All workers then share its one accept queue.
 
 use super::Socket;
+use super::inherited;
 use super::pacing;
 use super::socket::{KEEPALIVE, keep_alive};
 use crate::base::{Address, Endpoint, Listen};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{self, SocketFlags};
 use socket2::{Domain, SockAddr, Type};
@@ -15,6 +20,8 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+
+pub use super::inherited::{inherit, is_inherited, unclaimed};
 
 /// What the kernel may queue for us to accept; it takes the smaller of this and net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 65_535;
@@ -39,8 +46,17 @@ pub struct Listening {
 
 /// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. The error names the address.
 pub fn bind(to: &Listen, workers: usize) -> io::Result<Vec<Bound>> {
+    bind_with(to, workers, None)
+}
+
+/// As [`bind`] for one worker, but a unix socket is its owner's alone (mode 0600) from the moment it exists.
+pub fn bind_private(to: &Listen) -> io::Result<Vec<Bound>> {
+    bind_with(to, 1, Some(Mode::RUSR | Mode::WUSR))
+}
+
+fn bind_with(to: &Listen, workers: usize, mode: Option<Mode>) -> io::Result<Vec<Bound>> {
     let bound = match &to.0 {
-        Address::Unix(path) => vec![bind_unix(path)?],
+        Address::Unix(path) => vec![bind_unix(path, mode)?],
         Address::Inet(at) => vec![bind_shared(*at, workers)?],
         Address::Any(port) => vec![bind_any(*port, workers)?],
         Address::Name(host, port) => {
@@ -63,6 +79,14 @@ fn bind_any(port: u16, workers: usize) -> io::Result<Bound> {
 }
 
 fn bind_shared(at: SocketAddr, workers: usize) -> io::Result<Bound> {
+    if let Some(socket) = inherited::take(&Endpoint::Inet(at)) {
+        keep_alive(socket.as_fd(), &KEEPALIVE)?;
+        socket.set_tcp_nodelay(true)?;
+        pacing::none_on_loopback(&socket, at.ip());
+        let local = at.ip().is_loopback();
+        let sockets = (0..workers).map(|_| Ok(Listening { fd: socket.try_clone()?.into(), unix: false, local }));
+        return Ok(Bound { endpoint: Endpoint::Inet(at), sockets: sockets.collect::<io::Result<_>>()? });
+    }
     let first = open(at, false)?;
     let real = first.local_addr()?.as_socket().unwrap_or(at);
     let mut sockets = vec![first];
@@ -99,9 +123,20 @@ fn open(at: SocketAddr, sibling: bool) -> io::Result<socket2::Socket> {
 }
 
 /// A socket file that nobody listens on is left over from a process that was killed: it is replaced.
-fn bind_unix(path: &Path) -> io::Result<Bound> {
+fn bind_unix(path: &Path, mode: Option<Mode>) -> io::Result<Bound> {
+    let endpoint = Endpoint::Unix(path.into());
+    if let Some(socket) = inherited::take(&endpoint) {
+        return Ok(Bound { endpoint, sockets: vec![Listening { fd: socket.into(), unix: true, local: true }] });
+    }
     let address = SockAddr::unix(path)?;
-    let socket = || socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None);
+    let socket = || {
+        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+        // The file gets the mode that the socket has when it is bound: there is no moment in which others could connect.
+        if let Some(mode) = mode {
+            rustix::fs::fchmod(&socket, mode)?;
+        }
+        Ok::<_, io::Error>(socket)
+    };
     let mut listening = socket()?;
     if let Err(error) = listening.bind(&address) {
         if error.kind() != io::ErrorKind::AddrInUse || !is_dead_socket(path, &socket()?, &address)? {
@@ -113,7 +148,7 @@ fn bind_unix(path: &Path) -> io::Result<Bound> {
     }
     listening.listen(BACKLOG)?;
     let sockets = vec![Listening { fd: listening.into(), unix: true, local: true }];
-    Ok(Bound { endpoint: Endpoint::Unix(path.into()), sockets })
+    Ok(Bound { endpoint, sockets })
 }
 
 /// Only a socket is ever replaced, and only if connecting to it is refused.

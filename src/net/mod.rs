@@ -3,6 +3,7 @@
 //! Everything that is Linux-only stands in this module : `accept4`, `SOCK_NONBLOCK`,
 //! `TCP_USER_TIMEOUT`, `SO_REUSEPORT` that spreads, splice(2).
 
+mod inherited;
 pub mod listen;
 mod pacing;
 mod pipe;

@@ -1,0 +1,171 @@
+//! Who may call: the token, and what keeps other people's web pages out.
+//!
+//! Without a token the API listens on loopback only, where everybody who has an account is trusted but a browser is not:
+//! any page it shows can make it send requests to 127.0.0.1, and a page whose host name is made to resolve to 127.0.0.1
+//! can even read the answers. The first carries an `Origin` that is not ours, the second a `Host` that is not ours.
+
+use super::http::{Request, Response};
+use crate::base::Endpoint;
+use std::io::Read;
+use std::net::IpAddr;
+use std::path::Path;
+
+/// A longer token is a wrong file.
+const TOKEN_MAX: u64 = 4096;
+
+/// What a call must bring.
+#[derive(Default)]
+pub struct Access {
+    token: Option<Token>,
+}
+
+/// A secret; it is shown nowhere.
+struct Token(Vec<u8>);
+
+impl Access {
+    /// What `file` holds is what calls must bring as `Authorization: Bearer …`; without a file they need not.
+    pub fn new(file: Option<&Path>) -> Result<Access, String> {
+        let Some(path) = file else { return Ok(Access::default()) };
+        let mut text = Vec::new();
+        let read = std::fs::File::open(path).and_then(|file| file.take(TOKEN_MAX + 1).read_to_end(&mut text));
+        let bad = |why: &str| format!("can't take the admin token from {}: {why}", path.display());
+        read.map_err(|error| bad(&error.to_string()))?;
+        let token = text.trim_ascii();
+        if token.is_empty() {
+            return Err(bad("the file is empty"));
+        }
+        if text.len() as u64 > TOKEN_MAX || !token.iter().all(u8::is_ascii_graphic) {
+            return Err(bad("expected one word of visible ASCII, at most 4 KiB"));
+        }
+        Ok(Access { token: Some(Token(token.to_vec())) })
+    }
+
+    /// Must calls bring a token?
+    pub fn has_token(&self) -> bool {
+        self.token.is_some()
+    }
+
+    /// The answer to a call that may not be, `None` to one that may. `inet`: it came by TCP, as a browser's would.
+    pub fn refuse(&self, request: &Request, inet: bool) -> Option<Response> {
+        if let Some(token) = &self.token {
+            let brought = request.authorization.as_deref().and_then(bearer).unwrap_or_default();
+            if !same(brought, &token.0) {
+                let answer =
+                    Response::error(401, "expected the header `Authorization: Bearer TOKEN` with the right token");
+                return Some(answer.with("WWW-Authenticate", "Bearer realm=\"tcplb\""));
+            }
+            return None;
+        }
+        let host = request.host.as_deref().unwrap_or_default();
+        if inet && !host.is_empty() && !is_ours(host) {
+            return Some(Response::error(
+                403,
+                "expected an IP address or localhost as Host: without a token, names are refused",
+            ));
+        }
+        let foreign = |origin: &str| origin.split_once("://").is_none_or(|(_, authority)| authority != host);
+        if request.origin.as_deref().is_some_and(foreign) {
+            return Some(Response::error(403, "a web page of another origin may not call this"));
+        }
+        None
+    }
+}
+
+/// An endpoint that needs no token: only this machine reaches it.
+pub fn is_local(endpoint: &Endpoint) -> bool {
+    endpoint.ip().is_none_or(|ip| ip.is_loopback())
+}
+
+fn bearer(value: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = value.trim_ascii().split_at_checked(7)?;
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(token.trim_ascii())
+}
+
+/// Compares in a time that depends on the lengths only, so that a token can't be guessed a letter at a time.
+fn same(brought: &[u8], wanted: &[u8]) -> bool {
+    let mut different = u8::from(brought.len() != wanted.len());
+    for (index, byte) in wanted.iter().enumerate() {
+        different |= byte ^ brought.get(index).unwrap_or(&0);
+        // Keeps the compiler from leaving the loop at the first difference.
+        different = std::hint::black_box(different);
+    }
+    different == 0
+}
+
+/// Is it a name that nobody else's domain can have? `host`, `host:port`, `[v6]:port`.
+fn is_ours(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(host: &str, origin: Option<&str>, authorization: Option<&str>) -> Request {
+        Request {
+            host: Some(host.to_owned()),
+            origin: origin.map(str::to_owned),
+            authorization: authorization.map(|text| text.as_bytes().to_vec()),
+            ..Request::default()
+        }
+    }
+
+    fn status(access: &Access, request: &Request) -> Option<u16> {
+        access.refuse(request, true).map(|response| response.status)
+    }
+
+    #[test]
+    fn only_the_right_token_opens() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        std::fs::write(&path, "s3cret-token\n").unwrap();
+        let access = Access::new(Some(&path)).unwrap();
+        assert!(access.has_token());
+        for (header, want) in [
+            (Some("Bearer s3cret-token"), None),
+            (Some("bearer  s3cret-token "), None),
+            (None, Some(401)),
+            (Some("Bearer "), Some(401)),
+            (Some("Bearer s3cret-toke"), Some(401)),
+            (Some("Bearer s3cret-token1"), Some(401)),
+            (Some("Bearer S3cret-token"), Some(401)),
+            (Some("Basic s3cret-token"), Some(401)),
+            (Some(""), Some(401)),
+        ] {
+            assert_eq!(status(&access, &request("anything.example", None, header)), want, "{header:?}");
+        }
+        for (content, why) in
+            [("", "empty"), (" \n", "empty"), ("two words", "one word"), (&"x".repeat(5000), "one word")]
+        {
+            std::fs::write(&path, content).unwrap();
+            let message = Access::new(Some(&path)).err().unwrap();
+            assert!(message.contains(why) && message.contains("token"), "{message}");
+        }
+        assert!(Access::new(Some(&directory.path().join("none"))).is_err());
+    }
+
+    #[test]
+    fn without_a_token_other_people_s_pages_stay_out() {
+        let access = Access::default();
+        for (host, origin, want) in [
+            ("127.0.0.1:9900", None, None),
+            ("localhost:9900", None, None),
+            ("[::1]:9900", None, None),
+            ("10.0.0.1", None, None),
+            ("127.0.0.1:9900", Some("http://127.0.0.1:9900"), None),
+            ("127.0.0.1:9900", Some("http://127.0.0.1:8080"), Some(403)),
+            ("127.0.0.1:9900", Some("https://evil.example"), Some(403)),
+            ("127.0.0.1:9900", Some("null"), Some(403)),
+            ("evil.example:9900", None, Some(403)),
+            ("127.0.0.1.evil.example", None, Some(403)),
+        ] {
+            assert_eq!(status(&access, &request(host, origin, None)), want, "{host} {origin:?}");
+        }
+        assert_eq!(status(&access, &Request::default()), None, "HTTP/1.0 has no Host");
+        assert_eq!(access.refuse(&request("tcplb", None, None), false), None, "over a unix socket any name will do");
+    }
+}

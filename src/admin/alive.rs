@@ -1,0 +1,83 @@
+//! Is a backend alive that is not in the pool yet? One probe as the prober would send it, on the calling thread, bounded
+//! by the pool's health time-out.
+
+use super::http::Deadline;
+use crate::base::{Address, Endpoint};
+use crate::config::model::{Health, HealthKind};
+use crate::policy::health::{ConnectFailure, Outcome};
+use crate::prober::probe::Probe;
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+
+/// Probes the addresses of `address` until one answers as it should; else why the last did not.
+pub fn check(address: &Address, health: &Health) -> Result<(), String> {
+    let deadline = Deadline::after(health.timeout);
+    let endpoints = resolve(address).map_err(|error| error.to_string())?;
+    let mut why = Outcome::NoAddress;
+    for endpoint in endpoints {
+        let endpoint = at_port(endpoint, health.port);
+        why = match probe(address, &endpoint, health, deadline) {
+            Ok(outcome) if outcome.passed() => return Ok(()),
+            Ok(outcome) => outcome,
+            Err(error) if is_slow(&error) => Outcome::TimedOut(health.timeout),
+            Err(error) => Outcome::NoConnection(ConnectFailure::Os(error.raw_os_error().unwrap_or_default())),
+        };
+    }
+    Err(why.to_string())
+}
+
+fn resolve(address: &Address) -> io::Result<Vec<Endpoint>> {
+    Ok(match address {
+        Address::Inet(at) => vec![Endpoint::Inet(*at)],
+        Address::Unix(path) => vec![Endpoint::Unix(path.as_path().into())],
+        Address::Name(host, port) => (host.as_str(), *port).to_socket_addrs()?.map(Endpoint::Inet).collect(),
+        // No backend has such an address.
+        Address::Any(_) => Vec::new(),
+    })
+}
+
+fn at_port(endpoint: Endpoint, port: Option<u16>) -> Endpoint {
+    match (endpoint, port) {
+        (Endpoint::Inet(at), Some(port)) => Endpoint::Inet(SocketAddr::new(at.ip(), port)),
+        (endpoint, _) => endpoint,
+    }
+}
+
+fn probe(address: &Address, endpoint: &Endpoint, health: &Health, deadline: Deadline) -> io::Result<Outcome> {
+    // Without probes in the pool a connection is still the least that is asked of a newcomer.
+    let probe = Probe::new(&health.kind, Some(address), endpoint);
+    let Some(mut probe) = probe.or_else(|| Probe::new(&HealthKind::Tcp, Some(address), endpoint)) else {
+        return Ok(Outcome::Connected);
+    };
+    let (domain, to) = match endpoint {
+        Endpoint::Inet(at) => (Domain::for_address(*at), SockAddr::from(*at)),
+        Endpoint::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+    };
+    let mut socket = Socket::new(domain, Type::STREAM.cloexec(), None)?;
+    socket.connect_timeout(&to, deadline.left()?)?;
+    if let Some(outcome) = probe.connected() {
+        return Ok(outcome);
+    }
+    while !probe.unsent().is_empty() {
+        socket.set_write_timeout(Some(deadline.left()?))?;
+        let count = socket.write(probe.unsent())?;
+        probe.sent(count);
+    }
+    let mut buffer = [0; 1024];
+    loop {
+        socket.set_read_timeout(Some(deadline.left()?))?;
+        match socket.read(&mut buffer)? {
+            0 => return Ok(probe.closed()),
+            count => {
+                if let Some(outcome) = probe.received(&buffer[..count]) {
+                    return Ok(outcome);
+                }
+            }
+        }
+    }
+}
+
+fn is_slow(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+}

@@ -1,0 +1,110 @@
+//! The admin API: HTTP for operators, scripts, Prometheus and a browser. Threads of their own; the balancer does not need
+//! them, and nothing they are sent can hold it up.
+//!
+//! | file          | what                                                              |
+//! |---------------|-------------------------------------------------------------------|
+//! | [`mod@api`]   | the JSON, shared with the command line's clients                  |
+//! | [`routes`]    | the one table of calls: dispatch, 405 and OpenAPI come from it    |
+//! | `status`, `metrics`, `process`, `page` | what is shown, out of the newest snapshot |
+//! | `changes`, `register`, `alive` | what is changed: a command to control, and its answer |
+//! | `openapi`     | the description of the API, generated                             |
+//! | `access`      | who may call                                                      |
+//! | [`target`]    | paths and queries, decoded                                        |
+//! | [`http`], [`server`] | bytes and threads, all bounded                             |
+//!
+//! # Invariants
+//!
+//! * Reads take no lock that a worker takes, and writes are commands to the control thread like everybody else's.
+//! * At most [`server::CONNECTIONS_MAX`] calls at once, [`http::BODY_MAX`] bytes each, [`http::PATIENCE`] to be whole.
+//! * Without a token only this machine reaches it.
+
+mod access;
+mod alive;
+pub mod api;
+mod changes;
+pub mod http;
+mod metrics;
+mod openapi;
+mod page;
+mod process;
+mod register;
+pub mod routes;
+pub mod server;
+mod status;
+pub mod target;
+
+use crate::base::{Endpoint, Listen};
+use crate::control::Remote;
+use crate::net::listen::{self, Listening};
+use crate::pool::Published;
+use access::Access;
+use server::{Peer, Server};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What calls work with.
+pub struct State {
+    /// What is in force.
+    pub published: Arc<Published>,
+    /// How it is changed.
+    pub remote: Remote,
+}
+
+/// Bound, but not serving yet: everything that can go wrong for the operator's fault has gone right.
+pub struct Bound {
+    listening: Vec<Listening>,
+    endpoints: Vec<Endpoint>,
+    access: Access,
+}
+
+/// The running API. Dropping it ends it.
+#[derive(Debug)]
+pub struct Admin {
+    _server: Server,
+    endpoints: Vec<Endpoint>,
+}
+
+/// Binds, and reads the token.
+pub fn bind(to: &Listen, token_file: Option<&Path>) -> Result<Bound, String> {
+    let access = Access::new(token_file)?;
+    let bound = listen::bind_private(to).map_err(|error| error.to_string())?;
+    let (mut listening, mut endpoints) = (Vec::new(), Vec::new());
+    for listen::Bound { endpoint, sockets } in bound {
+        // Flags and file are checked already, but a name may resolve to anything.
+        if !access.has_token() && !access::is_local(&endpoint) {
+            return Err(format!("{endpoint} can be reached from elsewhere, so it needs a token file"));
+        }
+        listening.extend(sockets);
+        endpoints.push(endpoint);
+    }
+    Ok(Bound { listening, endpoints, access })
+}
+
+impl Bound {
+    /// Where it listens, with the real port.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// Starts to serve.
+    pub fn start(self, published: Arc<Published>, remote: Remote) -> io::Result<Admin> {
+        let Bound { listening, endpoints, access } = self;
+        let state = State { published, remote };
+        let handler = move |request: &http::Request, peer: Peer| routes::answer(&state, &access, request, peer);
+        Ok(Admin { _server: Server::start(listening, Arc::new(handler))?, endpoints })
+    }
+}
+
+impl Admin {
+    /// Where it listens, with the real port.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        crate::control::remove_files(&self.endpoints);
+    }
+}

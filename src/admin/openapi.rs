@@ -1,0 +1,177 @@
+//! The description of the API for machines: paths from the table of calls, schemas from here.
+//!
+//! A test in `tests/admin` compares each schema with what the process really answers.
+
+use super::routes::{Content, Route};
+use crate::config::model::defaults;
+use serde_json::{Map, Value, json};
+
+/// The document.
+pub fn document(routes: &[Route]) -> Value {
+    let mut paths = Map::new();
+    for route in routes {
+        let path = paths.entry(route.path).or_insert_with(|| json!({}));
+        if let Some(path) = path.as_object_mut() {
+            path.insert(route.method.to_ascii_lowercase(), operation(route));
+        }
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "tcplb admin API",
+            "version": env!("CARGO_PKG_VERSION"),
+            "license": { "name": "MIT OR Apache-2.0" },
+        },
+        "paths": paths,
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+        },
+        // Without --admin-token-file none is needed.
+        "security": [{}, { "token": [] }],
+    })
+}
+
+fn operation(route: &Route) -> Value {
+    let mut answers = Map::new();
+    for (status, meaning, content) in route.answers {
+        answers.insert(status.to_string(), json!({ "description": meaning, "content": content_of(*content) }));
+    }
+    let error = content_of(Content::Json("Error"));
+    let mut common = |status: &str, meaning: &str| {
+        let answer = json!({ "description": meaning, "content": error });
+        answers.entry(status).or_insert(answer);
+    };
+    if !route.open {
+        common("401", "The token is missing or wrong.");
+        common("403", "Without a token: the call comes from a web page of another origin.");
+    }
+    if !route.switches.is_empty() || route.body.is_some() {
+        common("400", "The request is wrong; the error says why.");
+    }
+    common("default", "Too large (413, 431), too slow (408), too many at once (503), or not HTTP as it should be.");
+    let switch = |(name, meaning): &(&str, &str)| {
+        let schema = json!({ "type": "boolean", "default": false });
+        json!({ "name": name, "in": "query", "description": meaning, "required": false, "schema": schema })
+    };
+    let name = |name: &str| {
+        let schema = json!({ "type": "string", "minLength": 1 });
+        json!({ "name": name, "in": "path", "description": "Its name.", "required": true, "schema": schema })
+    };
+    let names = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    let parameters: Vec<Value> = names.map(name).chain(route.switches.iter().map(switch)).collect();
+    let mut operation = json!({
+        "operationId": format!("{} {}", route.method, route.path),
+        "summary": route.summary,
+        "parameters": parameters,
+        "responses": answers,
+    });
+    if let Some(schema) = route.body {
+        operation["requestBody"] = json!({ "required": true, "content": content_of(Content::Json(schema)) });
+    }
+    if route.open {
+        operation["security"] = json!([]);
+    }
+    operation
+}
+
+fn content_of(content: Content) -> Value {
+    let schema = match content {
+        Content::Json(name) => reference(name),
+        Content::Many(name) => json!({ "type": "array", "items": reference(name) }),
+        Content::Either(one, other) => json!({ "anyOf": [reference(one), reference(other)] }),
+        Content::Object => json!({ "type": "object" }),
+        Content::Other(media) => return json!({ media: { "schema": { "type": "string" } } }),
+    };
+    json!({ "application/json": { "schema": schema } })
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+/// An object of which all fields are there, and no others.
+fn object(properties: Value) -> Value {
+    let required: Vec<&String> = properties.as_object().map(|all| all.keys().collect()).unwrap_or_default();
+    json!({ "type": "object", "required": required, "additionalProperties": false, "properties": properties })
+}
+
+/// A body: few of its fields have to be there.
+fn body(required: &[&str], properties: Value) -> Value {
+    let mut schema = object(properties);
+    schema["required"] = json!(required);
+    schema
+}
+
+fn schemas() -> Value {
+    let text = json!({ "type": "string" });
+    let count = json!({ "type": "integer", "minimum": 0 });
+    let flag = json!({ "type": "boolean" });
+    let weight = json!({ "type": "integer", "minimum": 0, "maximum": 65535 });
+    let optional = |mut schema: Value, default: Value| {
+        schema["default"] = default;
+        schema
+    };
+    let address = json!({
+        "type": "string",
+        "description": "127.0.0.1:80, [::1]:80, name:80 or unix:/path",
+        "pattern": "^.+:.+$",
+        "examples": ["127.0.0.1:8081"],
+    });
+    let name = json!({
+        "type": "string",
+        "description": "Its address if absent. No white space, at most 128 bytes.",
+        "minLength": 1,
+        "maxLength": 128,
+        "pattern": "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]+$",
+    });
+    let limit = json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX });
+    let millis = json!({ "type": ["number", "null"], "minimum": 0 });
+    let wishes = json!({ "type": "string", "enum": ["enabled", "draining", "disabled"] });
+    let mut change = body(&[], json!({ "weight": weight, "state": wishes }));
+    change["minProperties"] = json!(1);
+    let many = |name: &str| json!({ "type": "array", "items": reference(name) });
+    let lines = json!({ "type": "array", "items": text });
+    json!({
+        "Error": object(json!({ "error": text })),
+        "Status": object(json!({
+            "version": text, "uptime_seconds": count, "generation": count,
+            "state": { "type": "string", "enum": ["running", "draining"] },
+            "listeners": many("Listener"), "pools": many("Pool"),
+        })),
+        "Listener": object(json!({
+            "name": text, "address": text, "pool": text,
+            "active_connections": count, "accepted_total": count, "refused_total": count,
+        })),
+        "Pool": object(json!({ "name": text, "algorithm": text, "backends": many("Backend") })),
+        "Backend": object(json!({
+            "name": text, "address": text, "weight": weight, "backup": flag,
+            "state": { "type": "string", "enum": ["up", "down", "draining", "disabled"] },
+            "active_connections": count, "connections_total": count, "connect_failures_total": count,
+            "bytes_to_backend_total": count, "bytes_to_client_total": count,
+            "connect_ms": object(json!({ "p50": millis, "p99": millis })),
+            "health": object(json!({
+                "last_result": { "type": ["string", "null"] },
+                "last_change_seconds": { "type": ["integer", "null"], "minimum": 0 },
+            })),
+        })),
+        "NewBackend": body(&["address"], json!({
+            "address": address, "weight": optional(weight.clone(), json!(defaults::WEIGHT)),
+            "name": name, "max_connections": limit,
+            "backup": optional(flag.clone(), json!(false)),
+        })),
+        "Change": change,
+        "Registration": body(&["address"], json!({
+            "address": address, "weight": optional(weight.clone(), json!(defaults::WEIGHT)),
+        })),
+        "Registered": object(json!({
+            "status": { "type": "string", "enum": ["success", "fail"] },
+            "data": { "oneOf": [
+                object(json!({ "server": text, "weight": weight })),
+                object(json!({ "title": text })),
+            ] },
+        })),
+        "Reloaded": object(json!({ "dry_run": flag, "generation": count, "changes": lines })),
+        "NotReloaded": object(json!({ "error": text, "mistakes": lines })),
+    })
+}

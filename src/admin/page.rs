@@ -1,0 +1,137 @@
+//! `GET /`: the state for people. The first picture is in the page, so that it reads without JavaScript too; with it, the
+//! page asks `/v1/status` again and again.
+//!
+//! Self-contained, and forbidden by its own policy to load or send anything elsewhere. Names are data: they are escaped here
+//! and go through `textContent` there.
+
+use super::api::{Backend, Listener, Pool, Status};
+use super::http::Response;
+use std::fmt::Write;
+
+/// The media type.
+pub const CONTENT_TYPE: &str = "text/html; charset=utf-8";
+
+const TEMPLATE: &str = include_str!("page.html");
+
+/// The page, with this state as its first picture.
+pub fn page(status: &Status) -> Response {
+    let mut main = String::from("<h2>Listeners</h2>");
+    let heads = ["name", "address", "pool", "active", "accepted", "refused"];
+    table(&mut main, &heads, status.listeners.iter().map(listener));
+    for Pool { name, algorithm, backends } in &status.pools {
+        push(&mut main, format_args!("<h2>{} <small>{}</small></h2>", Escaped(name), Escaped(algorithm)));
+        let heads = ["backend", "address", "state", "weight", "active", "connections", "failed", "health"];
+        table(&mut main, &heads, backends.iter().map(backend));
+    }
+    let Status { version, state, uptime_seconds, generation, .. } = status;
+    let process = format!("{version} · {state} · up {uptime_seconds} s · generation {generation}");
+    let nonce = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+    // What is filled in last is looked at by nobody after it: no name can stand for another part.
+    let html = TEMPLATE.replace("{{nonce}}", &nonce).replace("{{process}}", &process).replace("{{main}}", &main);
+    let policy = format!(
+        "default-src 'none'; img-src data:; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    Response::text(200, CONTENT_TYPE, html)
+        .with("Content-Security-Policy", policy)
+        .with("Referrer-Policy", "no-referrer")
+}
+
+fn listener(listener: &Listener) -> Vec<String> {
+    let Listener { name, address, pool, active_connections, accepted_total, refused_total } = listener;
+    let counts = [active_connections, accepted_total, refused_total].map(u64::to_string);
+    [name, address, pool].map(String::clone).into_iter().chain(counts).collect()
+}
+
+fn backend(backend: &Backend) -> Vec<String> {
+    vec![
+        backend.name.clone(),
+        backend.address.clone(),
+        format!("{}{}", backend.state, if backend.backup { " (backup)" } else { "" }),
+        backend.weight.to_string(),
+        backend.active_connections.to_string(),
+        backend.connections_total.to_string(),
+        backend.connect_failures_total.to_string(),
+        backend.health.last_result.clone().unwrap_or_else(|| "–".to_owned()),
+    ]
+}
+
+fn table(html: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+    html.push_str("<div class=\"scroll\"><table><thead><tr>");
+    for head in heads {
+        push(html, format_args!("<th>{head}</th>"));
+    }
+    html.push_str("</tr></thead><tbody>");
+    for row in rows {
+        html.push_str("<tr>");
+        for cell in row {
+            push(html, format_args!("<td>{}</td>", Escaped(&cell)));
+        }
+        html.push_str("</tr>");
+    }
+    html.push_str("</tbody></table></div>");
+}
+
+fn push(html: &mut String, part: std::fmt::Arguments<'_>) {
+    // Writing to a string can't fail.
+    let _ = html.write_fmt(part);
+}
+
+/// Text between two tags.
+struct Escaped<'a>(&'a str);
+
+impl std::fmt::Display for Escaped<'_> {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for letter in self.0.chars() {
+            match letter {
+                '&' => out.write_str("&amp;")?,
+                '<' => out.write_str("&lt;")?,
+                '>' => out.write_str("&gt;")?,
+                '"' => out.write_str("&quot;")?,
+                '\'' => out.write_str("&#39;")?,
+                other => out.write_char(other)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_data_even_if_they_look_like_html_or_like_the_template() {
+        let backend = Backend {
+            name: "<script>alert(1)</script>".into(),
+            address: "{{nonce}}".into(),
+            weight: 1,
+            backup: true,
+            state: "up".into(),
+            active_connections: 0,
+            connections_total: 0,
+            connect_failures_total: 0,
+            bytes_to_backend_total: 0,
+            bytes_to_client_total: 0,
+            connect_ms: Default::default(),
+            health: Default::default(),
+        };
+        let pools = vec![Pool { name: "a&b".into(), algorithm: "round-robin".into(), backends: vec![backend] }];
+        let status = Status {
+            version: "0".into(),
+            uptime_seconds: 1,
+            generation: 1,
+            state: "running".into(),
+            listeners: Vec::new(),
+            pools,
+        };
+        let response = page(&status);
+        let html = String::from_utf8(response.body).unwrap();
+        assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && !html.contains("<script>alert"));
+        assert!(html.contains("<td>{{nonce}}</td>") && html.contains("<h2>a&amp;b <small>"));
+        let policy = &response.headers.iter().find(|(name, _)| *name == "Content-Security-Policy").unwrap().1;
+        let nonce = policy.split("'nonce-").nth(1).unwrap().split('\'').next().unwrap();
+        assert_eq!(html.matches(&format!("nonce=\"{nonce}\"")).count(), 2);
+        assert!(!html.contains("src=") && !html.contains("http://") && !html.contains("https://"));
+    }
+}

@@ -1,0 +1,95 @@
+//! `POST /register`: a backend registers itself in the first pool.
+//!
+//! Its answers have a form of their own (JSend), and an unknown field is 403 here, not 400. The backend is probed before it
+//! is taken: one that is not alive yet would only be taken out again.
+
+use super::http::Response;
+use super::routes::Call;
+use super::{State, alive, api, changes};
+use crate::control::Refused;
+use serde_json::Value;
+
+const FIELDS: [&str; 2] = ["address", "weight"];
+
+/// The call.
+pub fn register(state: &State, call: &Call<'_>) -> Response {
+    let (status, answer) = match registered(state, call.body) {
+        Ok((server, weight)) => (200, ("success", api::RegisteredData::Success { server, weight })),
+        Err((status, title)) => (status, ("fail", api::RegisteredData::Fail { title })),
+    };
+    Response::compact(status, &api::Registered { status: answer.0.to_owned(), data: answer.1 })
+}
+
+fn registered(state: &State, body: &[u8]) -> Result<(String, u16), (u16, String)> {
+    let api::Registration { address, weight } = read(body)?;
+    let new = api::NewBackend { address, weight, ..api::NewBackend::default() };
+    let backend = changes::backend(new).map_err(|why| (400, why))?;
+    let snapshot = state.published.snapshot();
+    let pool = snapshot.pools.first().ok_or((400, "there is no pool".to_owned()))?;
+    let server = backend.address.to_string();
+    alive::check(&backend.address, &pool.settings.health)
+        .map_err(|why| (400, format!("{server} is not alive: {why}")))?;
+
+    let pool = pool.settings.name.clone();
+    let known = |state: &State| {
+        let model = state.published.model();
+        let pool = model.pools.iter().find(|candidate| candidate.name == pool)?;
+        pool.backends
+            .iter()
+            .find(|known| known.address == backend.address)
+            .map(|known| (known.name.clone(), known.weight))
+    };
+    let changed = match known(state) {
+        Some((name, _)) => match weight {
+            Some(weight) => state.remote.change_backend(&pool, &name, Some(weight), None),
+            None => Ok(()),
+        },
+        None => match state.remote.add_backend(&pool, backend.clone()) {
+            // Registered twice at the same moment: the other call was faster.
+            Err(Refused::Exists { name, .. }) if known(state).is_some_and(|(known, _)| known == name) => {
+                state.remote.change_backend(&pool, &name, Some(backend.weight), None)
+            }
+            outcome => outcome,
+        },
+    };
+    changed.map_err(|refused| (changes::refusal(&refused).status, refused.to_string()))?;
+    let weight = known(state).map_or(backend.weight, |(_, weight)| weight);
+    Ok((server, weight))
+}
+
+fn read(body: &[u8]) -> Result<api::Registration, (u16, String)> {
+    let malformed = |why: &dyn std::fmt::Display| (400, format!("the body is not as expected: {why}"));
+    let value: Value = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
+    let fields = value.as_object().ok_or_else(|| malformed(&"it is no JSON object"))?;
+    if let Some(unknown) = fields.keys().find(|key| !FIELDS.contains(&key.as_str())) {
+        return Err((403, format!("unknown field `{unknown}`: expected address and weight")));
+    }
+    serde_json::from_value(value).map_err(|error| malformed(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_field_is_told_from_other_mistakes() {
+        for (body, want) in [
+            (r#"{"address":"a:1"}"#, None),
+            (r#"{"address":"a:1","weight":5}"#, None),
+            (r#"{"address":"a:1","weight":null}"#, Some(400)),
+            (r#"{"address":"a:1","wieght":5}"#, Some(403)),
+            (r#"{"wieght":5}"#, Some(403)),
+            (r#"{"weight":5}"#, Some(400)),
+            (r#"{"address":1}"#, Some(400)),
+            (r#"{"address":"a:1","weight":65536}"#, Some(400)),
+            (r#"{"address":"a:1","weight":-1}"#, Some(400)),
+            (r#"{"address":"a:1","weight":1.5}"#, Some(400)),
+            (r#"["a:1"]"#, Some(400)),
+            ("", Some(400)),
+            ("{", Some(400)),
+            ("{} {}", Some(400)),
+        ] {
+            assert_eq!(read(body.as_bytes()).err().map(|(status, _)| status), want, "{body}");
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The one table of calls. Dispatch, 404, 405 with `Allow` and the OpenAPI document all come from it, so they can't tell
+//! different stories.
+
+use super::access::Access;
+use super::http::{Request, Response};
+use super::server::Peer;
+use super::{State, changes, metrics, openapi, page, register, status, target};
+use crate::config::text;
+use std::time::Instant;
+
+/// A row of the table.
+pub struct Route {
+    /// `GET` (which serves HEAD, too), `POST` and so on.
+    pub method: &'static str,
+    /// With `{name}` for a segment that is data.
+    pub path: &'static str,
+    /// What it does, in a line.
+    pub summary: &'static str,
+    /// Switches after `?`: name and meaning. Only these are taken, `true` or `false`.
+    pub switches: &'static [(&'static str, &'static str)],
+    /// The schema of the body, if it takes one.
+    pub body: Option<&'static str>,
+    /// Answers of its own: status, meaning, what they hold.
+    pub answers: &'static [(u16, &'static str, Content)],
+    /// Needs no token.
+    pub open: bool,
+    call: fn(&State, &Call<'_>) -> Response,
+}
+
+/// What an answer holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// JSON of this schema.
+    Json(&'static str),
+    /// A JSON array of this schema.
+    Many(&'static str),
+    /// JSON of either schema.
+    Either(&'static str, &'static str),
+    /// Any JSON object.
+    Object,
+    /// Something else.
+    Other(&'static str),
+}
+
+/// A request that found its route.
+pub struct Call<'a> {
+    /// The values of the path's `{…}`, decoded, in order.
+    pub names: Vec<String>,
+    /// The switches that are on.
+    pub on: Vec<&'static str>,
+    /// The body.
+    pub body: &'a [u8],
+}
+
+impl Call<'_> {
+    /// The value of the path's nth `{…}`.
+    pub fn name(&self, index: usize) -> &str {
+        self.names.get(index).map_or("", String::as_str)
+    }
+
+    /// Is this switch on?
+    pub fn has(&self, switch: &str) -> bool {
+        self.on.contains(&switch)
+    }
+}
+
+const NO_POOL: (u16, &str, Content) = (404, "There is no such pool.", Content::Json("Error"));
+const NO_BACKEND: (u16, &str, Content) = (404, "There is no such pool or backend.", Content::Json("Error"));
+const WRONG: (u16, &str, Content) = (400, "The request is wrong; the error says why.", Content::Json("Error"));
+const STOPPING: (u16, &str, Content) = (409, "tcplb is stopping: nothing is changed any more.", Content::Json("Error"));
+
+/// What a row is, but for the few that need more.
+const PLAIN: Route = Route {
+    method: "GET",
+    path: "/",
+    summary: "",
+    switches: &[],
+    body: None,
+    answers: &[],
+    open: false,
+    call: |_, _| Response::error(404, "there is nothing here"),
+};
+
+/// Every call there is.
+pub static ROUTES: &[Route] = &[
+    Route {
+        path: "/v1/status",
+        summary: "The state of the balancer: listeners, pools, backends.",
+        answers: &[(200, "The state.", Content::Json("Status"))],
+        call: |state, _| Response::json(200, &status::status(&state.published, Instant::now())),
+        ..PLAIN
+    },
+    Route {
+        path: "/v1/pools/{pool}/backends",
+        summary: "The backends of a pool.",
+        answers: &[(200, "The backends.", Content::Many("Backend")), NO_POOL, WRONG],
+        call: changes::list,
+        ..PLAIN
+    },
+    Route {
+        method: "POST",
+        path: "/v1/pools/{pool}/backends",
+        summary: "Adds a backend.",
+        body: Some("NewBackend"),
+        answers: &[
+            (201, "It is there and takes connections.", Content::Json("Backend")),
+            WRONG,
+            NO_POOL,
+            (409, "There is one of that name already, or tcplb is stopping.", Content::Json("Error")),
+        ],
+        call: changes::add,
+        ..PLAIN
+    },
+    Route {
+        method: "PATCH",
+        path: "/v1/pools/{pool}/backends/{backend}",
+        summary: "Changes a backend's weight, its state, or both.",
+        body: Some("Change"),
+        answers: &[(200, "The backend as it is now.", Content::Json("Backend")), WRONG, NO_BACKEND, STOPPING],
+        call: changes::change,
+        ..PLAIN
+    },
+    Route {
+        method: "DELETE",
+        path: "/v1/pools/{pool}/backends/{backend}",
+        summary: "Takes a backend out; what becomes of its connections is the pool's `on_remove`.",
+        switches: &[("force", "Close its connections, too.")],
+        answers: &[(200, "The backend as it was.", Content::Json("Backend")), WRONG, NO_BACKEND, STOPPING],
+        call: changes::remove,
+        ..PLAIN
+    },
+    Route {
+        method: "POST",
+        path: "/v1/reload",
+        summary: "Reads the configuration file again and applies it, all or nothing.",
+        switches: &[("dry_run", "Only say what would change.")],
+        answers: &[
+            (200, "What changed.", Content::Json("Reloaded")),
+            (400, "Nothing changed: every mistake.", Content::Either("NotReloaded", "Error")),
+            STOPPING,
+        ],
+        call: changes::reload,
+        ..PLAIN
+    },
+    Route {
+        path: "/v1/config",
+        summary: "The configuration in force, as the file would say it.",
+        answers: &[(200, "TOML.", Content::Other("application/toml"))],
+        call: |state, _| Response::text(200, "application/toml", text::print(&state.published.model())),
+        ..PLAIN
+    },
+    Route {
+        path: "/v1/openapi.json",
+        summary: "This description.",
+        answers: &[(200, "OpenAPI 3.1.", Content::Object)],
+        call: |_, _| Response::json(200, &openapi::document(ROUTES)),
+        ..PLAIN
+    },
+    Route {
+        method: "POST",
+        path: "/register",
+        summary: "A backend registers itself in the first pool. It is probed before it is taken.",
+        body: Some("Registration"),
+        answers: &[
+            (200, "It is registered.", Content::Json("Registered")),
+            (400, "Malformed, or not alive.", Content::Either("Registered", "Error")),
+            (403, "An unknown field.", Content::Either("Registered", "Error")),
+        ],
+        call: register::register,
+        ..PLAIN
+    },
+    Route {
+        path: "/metrics",
+        summary: "Figures for Prometheus.",
+        answers: &[(200, "Prometheus text 0.0.4.", Content::Other(metrics::CONTENT_TYPE))],
+        call: |state, _| Response::text(200, metrics::CONTENT_TYPE, metrics::text(&state.published)),
+        ..PLAIN
+    },
+    Route {
+        path: "/healthz",
+        summary: "Is the process alive?",
+        answers: &[(200, "Yes.", Content::Other(PLAIN_TEXT))],
+        open: true,
+        call: |_, _| Response::text(200, PLAIN_TEXT, "ok\n"),
+        ..PLAIN
+    },
+    Route {
+        path: "/readyz",
+        summary: "Should clients be sent here?",
+        answers: &[
+            (200, "Yes.", Content::Other(PLAIN_TEXT)),
+            (503, "No: no pool has a usable backend, or a drain has begun.", Content::Other(PLAIN_TEXT)),
+        ],
+        call: ready,
+        ..PLAIN
+    },
+    Route {
+        path: "/",
+        summary: "The status page, for a browser.",
+        answers: &[(200, "HTML.", Content::Other(page::CONTENT_TYPE))],
+        call: |state, _| page::page(&status::status(&state.published, Instant::now())),
+        ..PLAIN
+    },
+];
+
+const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+
+fn ready(state: &State, _: &Call<'_>) -> Response {
+    let (status, text) = if status::is_ready(&state.published) {
+        (200, "ready\n")
+    } else if state.published.is_draining() {
+        (503, "draining\n")
+    } else {
+        (503, "no pool has a usable backend\n")
+    };
+    Response::text(status, PLAIN_TEXT, text)
+}
+
+/// The answer to a request, whatever it is.
+pub(super) fn answer(state: &State, access: &Access, request: &Request, peer: Peer) -> Response {
+    let found = find(request);
+    if !matches!(found, Ok((route, _)) if route.open)
+        && let Some(refusal) = access.refuse(request, peer == Peer::Inet)
+    {
+        return refusal;
+    }
+    match found {
+        Ok((route, call)) => (route.call)(state, &call),
+        Err(refusal) => refusal,
+    }
+}
+
+/// The route of a request, or why there is none.
+fn find(request: &Request) -> Result<(&'static Route, Call<'_>), Response> {
+    let malformed = |_| Response::error(400, "expected UTF-8 in the path, percent-encoded like %2F where needed");
+    let segments = target::segments(&request.path).map_err(malformed)?;
+    let matching: Vec<(&Route, Vec<String>)> =
+        ROUTES.iter().filter_map(|route| Some((route, names(route.path, &segments)?))).collect();
+    if matching.is_empty() {
+        return Err(Response::error(404, "there is nothing here; GET /v1/openapi.json says what there is"));
+    }
+    let method = if request.method == "HEAD" { "GET" } else { &request.method };
+    let allow = allow(matching.iter().map(|(route, _)| route.method));
+    let Some((route, names)) = matching.into_iter().find(|(route, _)| route.method == method) else {
+        let error = format!("expected one of these methods: {allow}");
+        return Err(Response::error(405, error).with("Allow", allow));
+    };
+    let on = switches(route, &request.query).map_err(|why| Response::error(400, why))?;
+    Ok((route, Call { names, on, body: &request.body }))
+}
+
+/// The values of a pattern's `{…}` if it matches.
+fn names(pattern: &str, segments: &[String]) -> Option<Vec<String>> {
+    let wanted: Vec<&str> = pattern.split('/').skip(1).filter(|segment| !segment.is_empty()).collect();
+    if wanted.len() != segments.len() {
+        return None;
+    }
+    let mut names = Vec::new();
+    for (wanted, segment) in wanted.iter().zip(segments) {
+        if wanted.starts_with('{') {
+            names.push(segment.clone());
+        } else if wanted != segment {
+            return None;
+        }
+    }
+    Some(names)
+}
+
+fn allow<'a>(methods: impl Iterator<Item = &'a str>) -> String {
+    let mut all = Vec::new();
+    for method in methods {
+        all.push(method);
+        if method == "GET" {
+            all.push("HEAD");
+        }
+    }
+    all.join(", ")
+}
+
+/// Strict where something is changed: with `?dryrun=true` the reader of a manual does not want a real reload.
+fn switches(route: &Route, query: &str) -> Result<Vec<&'static str>, String> {
+    if route.method == "GET" {
+        return Ok(Vec::new());
+    }
+    let pairs =
+        target::pairs(query).map_err(|_| "expected UTF-8 in the query, percent-encoded where needed".to_owned())?;
+    let mut on = Vec::new();
+    for (key, value) in pairs {
+        let Some((name, _)) = route.switches.iter().find(|(name, _)| *name == key) else {
+            let known: Vec<&str> = route.switches.iter().map(|(name, _)| *name).collect();
+            let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
+            return Err(format!("unknown parameter `{key}`: after ? this call takes {known}"));
+        };
+        match value.as_str() {
+            "true" => on.push(*name),
+            "false" => {}
+            _ => return Err(format!("{name}: expected true or false, got `{value}`")),
+        }
+    }
+    Ok(on)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn request(method: &str, path: &str, query: &str) -> Request {
+        Request { method: method.into(), path: path.into(), query: query.into(), ..Request::default() }
+    }
+
+    fn status(method: &str, path: &str, query: &str) -> u16 {
+        find(&request(method, path, query)).map_or_else(|response| response.status, |_| 200)
+    }
+
+    #[test]
+    fn every_row_is_found_by_its_own_path_and_no_other_method() {
+        for route in ROUTES {
+            let path = route.path.replace("{pool}", "web").replace("{backend}", "%5B::1%5D:80");
+            let call = request(route.method, &path, "");
+            let (found, call) = find(&call).unwrap_or_else(|_| panic!("{path}"));
+            assert_eq!((found.method, found.path), (route.method, route.path));
+            assert_eq!(call.names.len(), route.path.matches('{').count());
+            assert!(call.names.iter().all(|name| name == "web" || name == "[::1]:80"), "{:?}", call.names);
+            let refusal = find(&request("BREW", &path, "")).err().unwrap();
+            assert_eq!(refusal.status, 405);
+            let allowed = refusal.headers.iter().find(|(name, _)| *name == "Allow").map(|(_, value)| value.clone());
+            assert!(allowed.unwrap().split(", ").any(|method| method == route.method), "{path}");
+        }
+        assert_eq!(ROUTES.len(), 13);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused() {
+        for (method, path, query, want) in [
+            ("GET", "/v1", "", 404),
+            ("GET", "/v1/status/", "", 404),
+            ("GET", "//", "", 404),
+            ("GET", "/v1/pools//backends", "", 200),
+            ("GET", "/%zz", "", 400),
+            ("HEAD", "/v1/status", "", 200),
+            ("get", "/v1/status", "", 405),
+            ("GET", "/metrics", "collect=all", 200),
+            ("POST", "/v1/reload", "dry_run=true", 200),
+            ("POST", "/v1/reload", "dryrun=true", 400),
+            ("POST", "/v1/reload", "dry_run=yes", 400),
+            ("DELETE", "/v1/pools/p/backends/b", "force=true&force=false", 200),
+            ("DELETE", "/v1/pools/p/backends/b", "force", 400),
+        ] {
+            assert_eq!(status(method, path, query), want, "{method} {path}?{query}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_target_makes_it_panic(method in "[A-Z]{1,7}", path in "/.{0,30}", query in ".{0,20}") {
+            let _ = find(&request(&method, &path, &query));
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The state of the balancer as the API tells it, out of the newest snapshot. Reads atomics and nothing else: asking costs
+//! the workers nothing.
+
+use super::api;
+use crate::config::model;
+use crate::pool::{AdminState, Member, Pool, Published, Snapshot};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+/// `GET /v1/status`.
+pub fn status(published: &Published, now: Instant) -> api::Status {
+    let snapshot = published.snapshot();
+    api::Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        uptime_seconds: now.saturating_duration_since(published.started()).as_secs(),
+        generation: snapshot.generation,
+        state: if published.is_draining() { "draining" } else { "running" }.to_owned(),
+        listeners: listeners(&snapshot),
+        pools: snapshot.pools.iter().map(|pool| self::pool(pool, now)).collect(),
+    }
+}
+
+fn listeners(snapshot: &Snapshot) -> Vec<api::Listener> {
+    let listener = |listener: &std::sync::Arc<crate::pool::Listener>| {
+        let addresses: Vec<String> = listener.entrances.iter().map(|entrance| entrance.endpoint.to_string()).collect();
+        api::Listener {
+            name: listener.name.clone(),
+            address: addresses.join(", "),
+            pool: listener.pool.settings.name.clone(),
+            active_connections: listener.totals.active() as u64,
+            accepted_total: listener.totals.accepted(),
+            refused_total: listener.totals.refused_total(),
+        }
+    };
+    snapshot.listeners.iter().map(listener).collect()
+}
+
+fn pool(pool: &Pool, now: Instant) -> api::Pool {
+    let settings = &pool.settings;
+    api::Pool {
+        name: settings.name.clone(),
+        algorithm: settings.algorithm.name.to_owned(),
+        backends: backends(pool, now),
+    }
+}
+
+/// `GET /v1/pools/P/backends`.
+pub fn backends(pool: &Pool, now: Instant) -> Vec<api::Backend> {
+    let both = pool.members.iter().zip(&pool.settings.backends);
+    both.map(|(member, settings)| backend(pool, member, settings, now)).collect()
+}
+
+/// The backend of this name.
+pub fn find(pool: &Pool, name: &str, now: Instant) -> Option<api::Backend> {
+    let mut both = pool.members.iter().zip(&pool.settings.backends);
+    both.find(|(_, settings)| settings.name == name).map(|(member, settings)| backend(pool, member, settings, now))
+}
+
+fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Instant) -> api::Backend {
+    let (backend, counters) = (&member.backend, &member.backend.counters);
+    let connects = counters.connect_times.read();
+    let health = backend.health.lock().clone();
+    let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+    api::Backend {
+        name: settings.name.clone(),
+        address: settings.address.to_string(),
+        weight: member.weight,
+        backup: member.backup,
+        state: state(pool, member).to_owned(),
+        active_connections: u64::from(backend.active()),
+        connections_total: counters.connections.load(Relaxed),
+        connect_failures_total: counters.connect_failures_total(),
+        bytes_to_backend_total: counters.bytes_to_backend.load(Relaxed),
+        bytes_to_client_total: counters.bytes_to_client.load(Relaxed),
+        connect_ms: api::ConnectMs {
+            p50: connects.quantile(0.5).map(millis),
+            p99: connects.quantile(0.99).map(millis),
+        },
+        health: api::Health {
+            last_result: health.last_result.map(|outcome| outcome.to_string()),
+            last_change_seconds: health.last_change.map(|at| now.saturating_duration_since(at).as_secs()),
+        },
+    }
+}
+
+fn state(pool: &Pool, member: &Member) -> &'static str {
+    match member.state {
+        AdminState::Enabled if pool.up.get(member.slot) => "up",
+        AdminState::Enabled => "down",
+        state => state.word(),
+    }
+}
+
+/// Is it up? What metrics show, whatever an operator has said.
+pub fn is_up(pool: &Pool, member: &Member) -> bool {
+    member.state == AdminState::Enabled && pool.up.get(member.slot)
+}
+
+/// Would a new client find a backend in any pool? Where health is `off` nothing is known to be down.
+pub fn is_ready(published: &Published) -> bool {
+    let usable = |pool: &Pool, member: &Member| {
+        let off = pool.settings.health.kind == model::HealthKind::Off;
+        member.state == AdminState::Enabled && member.weight > 0 && (off || pool.up.get(member.slot))
+    };
+    let snapshot = published.snapshot();
+    !published.is_draining() && snapshot.pools.iter().any(|pool| pool.members.iter().any(|member| usable(pool, member)))
+}

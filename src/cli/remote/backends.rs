@@ -1,0 +1,138 @@
+//! `tcplb backends …`: each subcommand is one call, but for `--wait`, which asks until the last connection is gone.
+
+use super::args::{Backends, Waiting, What, Which};
+use super::client::Client;
+use super::{REFUSED, TIMED_OUT, Trouble, done, get, read, show, table};
+use crate::admin::{api, target};
+use crate::cli::terminal;
+use serde::Serialize;
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often a waiting command asks.
+const EVERY: Duration = Duration::from_millis(250);
+
+/// Does it.
+pub fn run(backends: &Backends) -> ExitCode {
+    done(|| {
+        let client = Client::new(&backends.reach)?;
+        match &backends.what {
+            What::List { pool, json } => list(&client, pool.as_deref(), *json),
+            What::Add { pool, address, weight, name, max_connections, backup } => {
+                let new = api::NewBackend {
+                    address: address.clone(),
+                    weight: *weight,
+                    name: name.clone(),
+                    max_connections: *max_connections,
+                    backup: backup.then_some(true),
+                };
+                let added: api::Backend = read(&get(&client, "POST", &all(pool), Some(json(&new)))?)?;
+                show(format!("{} added to pool {pool}, weight {}", added.name, added.weight))
+            }
+            What::Drain { which, waiting } => {
+                let left = change(&client, which, wish(api::Wish::Draining))?.active_connections;
+                if waiting.wait { wait(&client, which, waiting, left) } else { show(draining(which, left)) }
+            }
+            What::Enable { which } => said(&change(&client, which, wish(api::Wish::Enabled))?, "enabled"),
+            What::Disable { which } => said(&change(&client, which, wish(api::Wish::Disabled))?, "disabled"),
+            What::Weight { which, weight } => {
+                let changed = api::Change { weight: Some(*weight), state: None };
+                let now = change(&client, which, changed)?;
+                show(format!("{} has weight {}", now.name, now.weight))
+            }
+            What::Remove { which, force, waiting } => {
+                if waiting.wait {
+                    let left = change(&client, which, wish(api::Wish::Draining))?.active_connections;
+                    wait(&client, which, waiting, left)?;
+                }
+                let force = if *force { "?force=true" } else { "" };
+                let was: api::Backend = read(&get(&client, "DELETE", &format!("{}{force}", one(which)), None)?)?;
+                show(format!("{} removed from pool {}", was.name, which.pool))
+            }
+        }
+    })
+}
+
+fn list(client: &Client, pool: Option<&str>, json: bool) -> Result<(), Trouble> {
+    let Some(pool) = pool else {
+        let state: api::Status = read(&get(client, "GET", "/v1/status", None)?)?;
+        if json {
+            let pools = serde_json::to_string_pretty(&state.pools).unwrap_or_default();
+            return show(pools);
+        }
+        for (index, pool) in state.pools.iter().enumerate() {
+            show(format!("{}pool {}: {}", if index > 0 { "\n" } else { "" }, pool.name, pool.algorithm))?;
+            show(table::backends(&pool.backends))?;
+        }
+        return Ok(());
+    };
+    let body = get(client, "GET", &all(pool), None)?;
+    if json {
+        return show(String::from_utf8_lossy(&body).trim_end());
+    }
+    show(table::backends(&read::<Vec<api::Backend>>(&body)?))
+}
+
+/// Asks until no connection is left; each change is a line on stderr.
+fn wait(client: &Client, which: &Which, waiting: &Waiting, mut left: u64) -> Result<(), Trouble> {
+    let begun = Instant::now();
+    let mut told = None;
+    while left > 0 {
+        if told != Some(left) {
+            terminal::tell(draining(which, left));
+            told = Some(left);
+        }
+        let over = waiting.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
+        if over == Some(Duration::ZERO) {
+            let timeout = humantime::format_duration(waiting.timeout.unwrap_or_default());
+            return Err(Trouble(TIMED_OUT, format!("after {timeout} {}", draining(which, left))));
+        }
+        thread::sleep(over.map_or(EVERY, |over| over.min(EVERY)));
+        let all: Vec<api::Backend> = read(&get(client, "GET", &all(&which.pool), None)?)?;
+        let Some(now) = all.iter().find(|backend| backend.name == which.backend) else {
+            return show(format!("{} is gone: somebody else took it out", which.backend));
+        };
+        left = now.active_connections;
+        if now.state != "draining" && now.state != "disabled" {
+            let why = format!("{} takes connections again: somebody else said so", which.backend);
+            return Err(Trouble(REFUSED, why));
+        }
+    }
+    show(draining(which, 0))
+}
+
+fn draining(which: &Which, left: u64) -> String {
+    let name = &which.backend;
+    match left {
+        0 => format!("{name} is drained: no connection is left"),
+        1 => format!("{name} is draining: 1 connection left"),
+        left => format!("{name} is draining: {left} connections left"),
+    }
+}
+
+fn said(now: &api::Backend, word: &str) -> Result<(), Trouble> {
+    let state = if now.state == word { String::new() } else { format!(", now {}", now.state) };
+    show(format!("{} {word}{state}", now.name))
+}
+
+fn wish(state: api::Wish) -> api::Change {
+    api::Change { weight: None, state: Some(state) }
+}
+
+fn change(client: &Client, which: &Which, change: api::Change) -> Result<api::Backend, Trouble> {
+    read(&get(client, "PATCH", &one(which), Some(json(&change)))?)
+}
+
+fn json(value: &impl Serialize) -> Vec<u8> {
+    // Plain structs of text and numbers.
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+fn all(pool: &str) -> String {
+    format!("/v1/pools/{}/backends", target::encode(pool))
+}
+
+fn one(which: &Which) -> String {
+    format!("{}/{}", all(&which.pool), target::encode(&which.backend))
+}

@@ -1,0 +1,10 @@
+//! The admin API from outside: every call and every way to refuse one, over HTTP to the real process; the command line's
+//! clients; what the service manager is told.
+
+mod bounds;
+mod calls;
+mod clients;
+mod metrics;
+mod schema;
+mod support;
+mod systemd;

@@ -1,0 +1,117 @@
+//! What a service manager is told, and what it hands over: played by the test.
+
+use crate::support::{PATIENCE, Process, tcplb};
+use rustix::process::Signal;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::process::{Command, Stdio};
+
+/// The next message that has this line.
+#[track_caller]
+fn told(socket: &UnixDatagram, line: &str) -> String {
+    let mut seen = Vec::new();
+    loop {
+        let mut buffer = [0; 4096];
+        let Ok(count) = socket.recv(&mut buffer) else { panic!("`{line}` was not told, but {seen:?}") };
+        let message = String::from_utf8(buffer[..count].to_vec()).expect("UTF-8");
+        if message.lines().any(|told| told == line) {
+            return message;
+        }
+        seen.push(message);
+    }
+}
+
+#[test]
+fn the_service_manager_is_told_of_start_reload_life_and_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let text = "[[listener]]\nname = \"web\"\nbind = [\"127.0.0.1:0\"]\npool = \"web\"\n[[pool]]\nname = \"web\"\n\
+                [[pool.backend]]\naddress = \"127.0.0.1:1\"\n";
+    std::fs::write(&file, text).unwrap();
+    let mut command = tcplb(&["--config", file.to_str().unwrap()]);
+    command.env("NOTIFY_SOCKET", directory.path().join("notify")).env("WATCHDOG_USEC", "400000");
+    let mut process = Process::spawn(&mut command);
+    let ready = told(&socket, "READY=1");
+    assert!(ready.lines().any(|line| line.starts_with("STATUS=")), "{ready}");
+    // By then it listens.
+    TcpStream::connect(process.after("listening on ")).unwrap();
+    told(&socket, "WATCHDOG=1");
+    told(&socket, "WATCHDOG=1");
+    process.signal(Signal::HUP);
+    let reloading = told(&socket, "RELOADING=1");
+    let when = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).expect("when");
+    assert!(when.parse::<u64>().is_ok_and(|usec| usec > 0), "{reloading}");
+    told(&socket, "READY=1");
+    std::fs::write(&file, "nonsense").unwrap();
+    process.signal(Signal::HUP);
+    told(&socket, "RELOADING=1");
+    assert!(told(&socket, "READY=1").contains("STATUS=running with the old configuration"));
+    process.signal(Signal::TERM);
+    told(&socket, "STOPPING=1");
+    assert_eq!(process.end().code(), Some(0));
+}
+
+/// tcplb with one inherited socket as descriptor 3, as sd_listen_fds(3) wants it.
+fn activated(socket: OwnedFd, arguments: &[&str]) -> Process {
+    let mut command = Command::new("/bin/sh");
+    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
+    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tcplb")]).args(arguments).stdin(Stdio::from(socket));
+    Process::spawn(&mut command)
+}
+
+#[test]
+fn an_inherited_socket_is_taken_over_by_the_listener_of_its_address() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    // Whoever connects before tcplb runs is served by it.
+    let mut early = TcpStream::connect(&at).unwrap();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let backend = server.local_addr().unwrap().to_string();
+    let arguments = ["-l", &at, "-l", "127.0.0.1:0", "-b", &backend, "--health", "off", "-w", "2"];
+    let process = activated(listener.into(), &arguments);
+    assert_eq!(process.after("listening on "), at);
+    let mut inside = server.accept().unwrap().0;
+    std::io::Write::write_all(&mut inside, b"hello").unwrap();
+    drop(inside);
+    let mut text = String::new();
+    early.set_read_timeout(Some(PATIENCE)).unwrap();
+    early.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello");
+    // Both workers share its queue.
+    for _ in 0..20 {
+        let _client = TcpStream::connect(&at).unwrap();
+        server.accept().unwrap();
+    }
+}
+
+#[test]
+fn an_inherited_unix_socket_is_taken_over_too_and_one_too_many_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("web.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let backend = server.local_addr().unwrap().to_string();
+    let listen = format!("unix:{}", path.display());
+    let arguments = ["-l", &listen, "-b", &backend, "--health", "off", "--shutdown-timeout", "0s"];
+    let mut process = activated(listener.into(), &arguments);
+    assert_eq!(process.after("listening on "), listen);
+    let _client = UnixStream::connect(&path).unwrap();
+    server.accept().unwrap();
+    process.signal(Signal::TERM);
+    assert_eq!(process.end().code(), Some(0));
+    assert!(path.exists(), "it is the service manager's");
+
+    let unwanted = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = unwanted.local_addr().unwrap().to_string();
+    let process = activated(unwanted.into(), &["-l", "127.0.0.1:0", "-b", &backend, "--health", "off"]);
+    assert!(process.after("the service manager opened ").starts_with(&at));
+
+    let connected = TcpStream::connect(&backend).unwrap();
+    let mut process = activated(connected.into(), &["-l", "127.0.0.1:0", "-b", &backend, "--health", "off"]);
+    process.after("can't use the socket number 0 of LISTEN_FDS: it does not listen");
+    assert_eq!(process.end().code(), Some(1));
+}
