@@ -1,8 +1,8 @@
 //! A session written down, to be rebuilt by a process that takes its sockets over.
 //!
 //! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
-//! one snapshot. A dial under way is not carried over, nor is a place in a queue: the new process chooses again, and no byte was read by then. Held
-//! bytes are not here but with the driver, who has them.
+//! one snapshot. A dial under way is not carried over, nor is a place in a queue: the new process chooses again, and no byte
+//! was read by then. Held bytes are not here but with the driver, who has them.
 
 use super::{Dial, Direction, Half, Relay, Session, Side, State, Way};
 use crate::base::{Endpoint, Tick};

@@ -13,9 +13,9 @@
 //!
 //! # What bounds it
 //!
-//! Accepting stops at `max_connections`, the process's or that listener's (clients wait in the kernel's backlog), and while the process has no descriptor
-//! left; it goes on when a connection ends anywhere, or a little later. The mailbox holds [`MAILBOX`] letters: a
-//! connection that does not fit stays with the worker that accepted it.
+//! Accepting stops at `max_connections`, the process's or that listener's (clients wait in the kernel's backlog), and
+//! while the process has no descriptor left; it goes on when a connection ends anywhere, or a little later. The mailbox
+//! holds [`MAILBOX`] letters: a connection that does not fit stays with the worker that accepted it.
 
 mod accept;
 pub mod driver;

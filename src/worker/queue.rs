@@ -13,9 +13,9 @@
 //! * every [`LOOK`] otherwise. That is how a backend is noticed that came up, or that another worker left. At this rate
 //!   looking costs one choice per pool, and nobody has to know who waits where.
 //!
-//! A look serves those in front until one finds no backend again (it stays in front): the others would find none either. It serves at most
-//! [`SERVED`], so that a thousand clients who are let go at once do not all dial a backend that turns out to be dead: the
-//! next ones go when the first are connected, or at the next look.
+//! A look serves those in front until one finds no backend again (it stays in front): the others would find none either.
+//! It serves at most [`SERVED`], so that a thousand clients who are let go at once do not all dial a backend that turns out
+//! to be dead: the next ones go when the first are connected, or at the next look.
 //!
 //! # The bound
 //!

@@ -89,7 +89,7 @@ backend = [{{ address = "{}" }}]
     std::fs::write(&file, text.replace("deny = [\"127.0.0.2\"]", "limits = \"count\"")).unwrap();
     kill_process(Pid::from_child(&process.child), Signal::HUP).unwrap();
     let changed = process.said("reload: listener web changed: ");
-    assert!(changed.starts_with("deny 127.0.0.2 → none, limits enforce → count"), "{changed}");
+    assert!(changed.starts_with("deny 127.0.0.2/32 → none, limits enforce → count"), "{changed}");
     is_served(&mut connect([127, 0, 0, 2]));
     (0..10).for_each(|_| is_served(&mut connect([127, 0, 0, 3])));
     later.serve("b");

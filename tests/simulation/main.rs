@@ -20,7 +20,7 @@ use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model::{self, Model};
 use tcplb::policy::health::ConnectFailure;
-use tcplb::pool::{self, Admission, Backend, Guest, Plan, Resolved, Snapshot};
+use tcplb::pool::{self, AdminState, Admission, Backend, Guest, Plan, Resolved, Snapshot};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{CloseReason, Record, Side};
 use tcplb::worker::driver::{Accepted, Driver, Observer};
@@ -213,7 +213,8 @@ impl Simulation {
         self.driver.set_now(world.now);
     }
 
-    /// The operator changes weights, limits, or a setting of the pool, while connections are in any state.
+    /// The operator changes weights, limits, a setting of the pool, or takes a backend out of use, while connections are in
+    /// any state.
     fn change(&mut self) {
         for at in 0..self.model.pools[0].backends.len() {
             self.model.pools[0].backends[at].weight = 1 + self.random(3) as u16;
@@ -223,7 +224,10 @@ impl Simulation {
         }
         self.model.listeners[0].max_connections_per_source = Some(1 + self.random(2)).filter(|_| self.random(2) == 0);
         self.model.listeners[0].max_connections = (self.random(2) == 0).then_some(100);
-        let plan = Plan { model: &self.model, resolved: &self.resolved, entrances: &[], state: None };
+        let (_, state) = AdminState::NAMES[self.random(3) as usize];
+        let name = format!("b{}", self.random(3));
+        let state = (self.random(3) == 0).then_some(("sim", name.as_str(), state));
+        let plan = Plan { model: &self.model, resolved: &self.resolved, entrances: &[], state };
         self.snapshot = pool::next(Some(&self.snapshot), &plan);
         self.driver.adopt(&self.snapshot);
     }
@@ -238,8 +242,9 @@ impl Simulation {
                 0..5 if self.world.borrow().conns.len() < 5 => self.connect(),
                 5..9 => {
                     // The prober finds something out.
-                    let slot = self.random(self.snapshot.pools[0].members.len() as u32) as usize;
-                    self.snapshot.pools[0].up.set(slot, self.random(2) == 0);
+                    let pool = &self.snapshot.pools[0];
+                    let member = &pool.members[self.random(pool.members.len() as u32) as usize];
+                    pool.up.set(member.slot, member.state == AdminState::Enabled && self.random(2) == 0);
                 }
                 0..60 => {
                     let ids = self.world.borrow().open_sockets();
@@ -261,7 +266,7 @@ impl Simulation {
     fn settle(&mut self) {
         self.world.borrow_mut().lively = false;
         let pool = &self.snapshot.pools[0];
-        pool.members.iter().for_each(|member| pool.up.set(member.slot, true));
+        pool.members.iter().for_each(|member| pool.up.set(member.slot, member.state == AdminState::Enabled));
         for _ in 0..100_000 {
             let ids = self.world.borrow().open_sockets();
             let before = self.progress();
