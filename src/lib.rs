@@ -20,12 +20,14 @@
 //! | [`pool`]    | what threads share: backends, leases, the immutable snapshot, health bits         |
 //! | [`config`]  | what the operator asked for, proven                                               |
 //! | [`policy`]  | every decision, pure: balancing, health                                           |
+//! | [`proto`]   | bytes ↔ values, incremental and pure: PROXY protocol                              |
 //! | [`base`]    | vocabulary: addresses, durations, ticks, timer wheel, slots                       |
 //!
 //! # Life of a connection
 //!
-//! accept → pick (policy over the snapshot) → dial, the next backend on failure → relay: two halves, the same code
-//! twice → each half ends by FIN or reset, passed on in kind → one close reason → record, counters, lease returned by Drop.
+//! accept → (PROXY header in) → admitted → pick (policy over the snapshot) → dial, the next backend on failure → (PROXY
+//! header out) → relay: two halves, the same code twice → each half ends by FIN or reset, passed on in kind → one close
+//! reason → record, counters, lease returned by Drop.
 #![forbid(unsafe_code)]
 
 pub mod admin;
@@ -39,6 +41,7 @@ pub mod net;
 pub mod policy;
 pub mod pool;
 pub mod prober;
+pub mod proto;
 pub mod relay;
 pub mod session;
 pub mod systemd;

@@ -11,11 +11,13 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Every long flag of the balancer.
-const FLAGS: [&str; 19] = [
+const FLAGS: [&str; 21] = [
     "listen",
     "backend",
     "config",
     "algorithm",
+    "send-proxy",
+    "accept-proxy",
     "health",
     "health-path",
     "health-interval",
@@ -371,7 +373,10 @@ fn a_config_file_says_everything_so_no_other_flag_goes_with_it() {
     let file = config("[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n");
     let path = file.path().to_str().unwrap();
     for flag in FLAGS.iter().filter(|flag| !["config", "log-level", "version"].contains(flag)) {
-        let message = refused(&["--config", path, &format!("--{flag}"), "1"], 2);
+        let flag_typed = format!("--{flag}");
+        let value = (*flag != "accept-proxy").then_some("1");
+        let arguments: Vec<&str> = ["--config", path, &flag_typed].into_iter().chain(value).collect();
+        let message = refused(&arguments, 2);
         assert!(
             message.starts_with("error: --config: ") && message.contains(&format!("leave out --{flag},")),
             "{message}"

@@ -3,21 +3,23 @@
 
 use super::http::Deadline;
 use crate::base::{Address, Endpoint};
-use crate::config::model::{Health, HealthKind};
+use crate::config::model::{Health, HealthKind, ProxyVersion};
 use crate::policy::health::{ConnectFailure, Outcome};
 use crate::prober::probe::Probe;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 
-/// Probes the addresses of `address` until one answers as it should; else why the last did not.
-pub fn check(address: &Address, health: &Health) -> Result<(), String> {
+/// Probes the addresses of `address` until one answers as it should; else why the last did not. `send_proxy` is the PROXY
+/// header that it will be sent by clients' connections.
+pub fn check(address: &Address, health: &Health, send_proxy: Option<ProxyVersion>) -> Result<(), String> {
     let deadline = Deadline::after(health.timeout);
     let endpoints = resolve(address).map_err(|error| error.to_string())?;
+    let send_proxy = send_proxy.filter(|_| health.port.is_none());
     let mut why = Outcome::NoAddress;
     for endpoint in endpoints {
         let endpoint = at_port(endpoint, health.port);
-        why = match probe(address, &endpoint, health, deadline) {
+        why = match probe(address, &endpoint, health, send_proxy, deadline) {
             Ok(outcome) if outcome.passed() => return Ok(()),
             Ok(outcome) => outcome,
             Err(error) if is_slow(&error) => Outcome::TimedOut(health.timeout),
@@ -44,10 +46,16 @@ fn at_port(endpoint: Endpoint, port: Option<u16>) -> Endpoint {
     }
 }
 
-fn probe(address: &Address, endpoint: &Endpoint, health: &Health, deadline: Deadline) -> io::Result<Outcome> {
+fn probe(
+    address: &Address,
+    endpoint: &Endpoint,
+    health: &Health,
+    send_proxy: Option<ProxyVersion>,
+    deadline: Deadline,
+) -> io::Result<Outcome> {
     // Without probes in the pool a connection is still the least that is asked of a newcomer.
-    let probe = Probe::new(&health.kind, Some(address), endpoint);
-    let Some(mut probe) = probe.or_else(|| Probe::new(&HealthKind::Tcp, Some(address), endpoint)) else {
+    let probe = |kind| Probe::new(kind, send_proxy, Some(address), endpoint);
+    let Some(mut probe) = probe(&health.kind).or_else(|| probe(&HealthKind::Tcp)) else {
         return Ok(Outcome::Connected);
     };
     let (domain, to) = match endpoint {
@@ -62,7 +70,9 @@ fn probe(address: &Address, endpoint: &Endpoint, health: &Health, deadline: Dead
     while !probe.unsent().is_empty() {
         socket.set_write_timeout(Some(deadline.left()?))?;
         let count = socket.write(probe.unsent())?;
-        probe.sent(count);
+        if let Some(outcome) = probe.sent(count) {
+            return Ok(outcome);
+        }
     }
     let mut buffer = [0; 1024];
     loop {

@@ -95,6 +95,20 @@ pub struct Balance {
         long_help = algorithms())]
     pub algorithm: Option<String>,
 
+    /// Tell backends who the client is, by a PROXY header: v1 or v2
+    ///
+    /// Each connection to a backend begins with the header, which the backend must expect. v1 is a line of text, v2 is
+    /// binary and passes on what came with a client's own header.
+    #[arg(long, value_name = "VERSION", help_heading = "Who talks to whom")]
+    pub send_proxy: Option<String>,
+
+    /// Clients are proxies: each begins with a PROXY header, v1 or v2
+    ///
+    /// The header says who the client is. A connection without one, or with one that is not whole within 5 s, is reset.
+    /// Anyone who can connect may send it: only for listeners that no one but proxies can reach.
+    #[arg(long, help_heading = "Who talks to whom")]
+    pub accept_proxy: bool,
+
     /// What a health probe does: tcp, http or off [default: tcp]
     ///
     /// tcp connects; http connects and sends GET, and only a 200 counts as a success. With off no probe is sent; a

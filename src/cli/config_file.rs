@@ -37,8 +37,8 @@ pub fn read(path: &Path, flags: &Balance, cores: usize) -> Result<Asked, Mistake
 /// Reads a file, opening nothing but it.
 pub fn load(path: &Path, cores: usize) -> Result<Model, Mistakes> {
     let text = text(path).map_err(|why| Mistakes(vec![why]))?;
-    let parsed = file::parse(&text, &path.display().to_string());
-    parsed.map(|parsed| parsed.on(cores)).map_err(|mistakes| Mistakes(mistakes.0))
+    let parsed = file::parse(&text, &path.display().to_string()).map_err(|mistakes| Mistakes(mistakes.0))?;
+    Ok(parsed.on(cores))
 }
 
 /// What `tcplb check` says about a good one.
@@ -73,6 +73,8 @@ fn beside(flags: &Balance) -> Vec<&'static str> {
         listen,
         backend,
         algorithm,
+        send_proxy,
+        accept_proxy,
         health,
         health_path,
         health_interval,
@@ -92,6 +94,8 @@ fn beside(flags: &Balance) -> Vec<&'static str> {
         ("--listen", !listen.is_empty()),
         ("--backend", !backend.is_empty()),
         ("--algorithm", algorithm.is_some()),
+        ("--send-proxy", send_proxy.is_some()),
+        ("--accept-proxy", *accept_proxy),
         ("--health", health.is_some()),
         ("--health-path", health_path.is_some()),
         ("--health-interval", health_interval.is_some()),

@@ -39,12 +39,21 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     let algorithm = mistakes.read("--algorithm", &algorithm, values::algorithm);
     let workers = mistakes.read("--workers", &flags.workers, |text| values::number(text, 1, WORKERS_MAX as u64));
     let max_connections = mistakes.read("--max-connections", &flags.max_connections, values::count);
+    let send_proxy = mistakes.read("--send-proxy", &flags.send_proxy, values::proxy_version);
     let relay = mistakes.read("--relay", &flags.relay, values::relay);
     let admin = admin(flags, &bind, &mut mistakes);
     let log_level = mistakes.read("--log-level", &flags.log_level, values::log_level);
     let Some(algorithm) = algorithm.filter(|_| mistakes.0.is_empty()) else { return Err(mistakes) };
 
-    let pool = model::Pool { algorithm, connect_timeout, idle_timeout, health, backends, ..model::Pool::default() };
+    let pool = model::Pool {
+        algorithm,
+        connect_timeout,
+        idle_timeout,
+        send_proxy,
+        health,
+        backends,
+        ..model::Pool::default()
+    };
     let global = model::Global {
         workers: workers.map_or(cores.clamp(1, WORKERS_MAX), |workers| workers as usize),
         max_connections: max_connections.map(|limit| limit as usize),
@@ -53,7 +62,7 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
         admin,
         admin_token_file: flags.admin_token_file.clone(),
     };
-    let listeners = vec![model::Listener { bind, ..model::Listener::default() }];
+    let listeners = vec![model::Listener { bind, accept_proxy: flags.accept_proxy, ..model::Listener::default() }];
     let model = Model { global, listeners, pools: vec![pool] };
     Ok(Asked { model, log_level: log_level.unwrap_or(LevelFilter::Info) })
 }
@@ -265,6 +274,15 @@ mod tests {
     }
 
     #[test]
+    fn proxy_headers_are_for_the_pool_and_the_listener() {
+        let model = good("");
+        assert!(!model.listeners[0].accept_proxy && model.pools[0].send_proxy.is_none());
+        assert!(good("--accept-proxy").listeners[0].accept_proxy);
+        assert_eq!(good("--send-proxy v1").pools[0].send_proxy, Some(model::ProxyVersion::V1));
+        assert_eq!(good("--send-proxy V2").pools[0].send_proxy, Some(model::ProxyVersion::V2));
+    }
+
+    #[test]
     fn a_health_path_implies_http_and_contradicts_the_others() {
         let kind = |line: &str| good(line).pools[0].health.kind.clone();
         let http = |path: &str| HealthKind::Http { path: path.into(), host: None, expect: vec![(200, 200)] };
@@ -312,6 +330,7 @@ mod tests {
             ("--connect-timeout 0s", &["--connect-timeout: expected at least 1ms, got `0s`"]),
             ("--idle-timeout 1x", &["--idle-timeout: ", "`1x`"]),
             ("--shutdown-timeout 30", &["--shutdown-timeout: ", "`30`"]),
+            ("--send-proxy v3", &["--send-proxy: expected v1 or v2, got `v3`"]),
             ("--log-level loud", &["--log-level: expected off, error", "`loud`"]),
             ("-l nowhere", &["--listen: expected 127.0.0.1:80", "or :80", "`nowhere`: the port is missing"]),
             ("-b a:1,weight=x", &["--backend: weight: ", "0 to 65535", "`x`"]),

@@ -239,6 +239,11 @@ pub enum ProxyVersion {
     V2,
 }
 
+impl ProxyVersion {
+    /// What users call them.
+    pub const NAMES: [(&str, ProxyVersion); 2] = [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
+}
+
 /// How a pool's backends are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {

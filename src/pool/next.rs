@@ -112,7 +112,9 @@ impl<'a> Successor<'a> {
                 }
             };
             let state = self.state(&backend.name, survivor.map(|member| member.state));
-            members.push(Member { backend: kept, slot, weight: backend.weight, backup: backend.backup, state });
+            let send_proxy = backend.send_proxy.or(self.settings.send_proxy);
+            let (weight, backup) = (backend.weight, backend.backup);
+            members.push(Member { backend: kept, slot, weight, backup, send_proxy, state });
         }
         // Slots at the end that nobody lives in any more are given up.
         tenants.truncate(tenants.iter().rposition(|tenant| tenant.strong_count() > 0).map_or(0, |last| last + 1));

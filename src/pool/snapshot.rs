@@ -67,6 +67,8 @@ pub struct Member {
     pub weight: u16,
     /// Serves only when no primary can.
     pub backup: bool,
+    /// The PROXY header that it expects before a client's first byte.
+    pub send_proxy: Option<model::ProxyVersion>,
     /// What an operator says, whatever its health.
     pub state: AdminState,
 }

@@ -4,10 +4,10 @@
 //! The probe itself bounds what is read, so a backend that never stops talking holds up nobody.
 //!
 //! How a probe hangs up: one that only connects resets, before the handshake is complete if the kernel can be told so
-//! ([`Socket::dial_unseen`]). The backend's process never learns of it, so there is no empty connection in its log, no
+//! ([`Socket::dial_quietly`]). The backend's process never learns of it, so there is no empty connection in its log, no
 //! thread woken, and no TIME_WAIT on either side. (HAProxy's checks do the same.) A plain FIN instead is a connection that
 //! the backend accepts, reads an end of file from, and often complains about. An HTTP probe has been a proper exchange and
-//! closes like any client.
+//! closes like any client; so does one that had to send a PROXY header, which says of itself that it is no client's.
 
 use super::probe::Probe;
 use crate::base::Endpoint;
@@ -32,7 +32,7 @@ pub struct Open {
 impl Open {
     /// Begins to connect. Events have to be asked for with [`Open::register`].
     pub fn dial(watch: Key, endpoint: usize, to: &Endpoint, probe: Probe) -> io::Result<Open> {
-        let (socket, _) = if probe.is_bare() { Socket::dial_unseen(to)? } else { Socket::dial(to)? };
+        let (socket, _) = if probe.is_bare() { Socket::dial_quietly(to)? } else { Socket::dial(to)? };
         Ok(Open { watch, endpoint, probe, socket, connected: false })
     }
 
@@ -57,8 +57,7 @@ impl Open {
                 return Some(outcome);
             }
         }
-        self.send();
-        self.receive()
+        self.send().or_else(|| self.receive())
     }
 
     /// Hangs up, as described above.
@@ -68,14 +67,19 @@ impl Open {
         }
     }
 
-    fn send(&mut self) {
+    fn send(&mut self) -> Option<Outcome> {
         while !self.probe.unsent().is_empty() {
             match self.socket.send(self.probe.unsent(), false) {
-                Ok(count) => self.probe.sent(count),
+                Ok(count) => {
+                    if let Some(outcome) = self.probe.sent(count) {
+                        return Some(outcome);
+                    }
+                }
                 // No room now, or the peer is gone, which reading tells with the better reason.
-                Err(_) => return,
+                Err(_) => return None,
             }
         }
+        None
     }
 
     fn receive(&mut self) -> Option<Outcome> {

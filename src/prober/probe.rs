@@ -5,19 +5,29 @@
 //! | tcp  | nothing             | `Connected`                                                                    |
 //! | http | `GET path HTTP/1.1` | the status line, the backend's FIN, [`STATUS_LINE_MAX`] bytes that are neither |
 //!
+//! Where the backend expects a PROXY header, either begins with one that announces nobody; a tcp probe ends when that is
+//! out.
+//!
 //! It does not know time: whoever drives it gives up when the probe's time is over. Another kind of probe is another
 //! state with what it needs to send and to understand; its driver stays as it is.
 
 use crate::base::{Address, Endpoint};
-use crate::config::model::HealthKind;
+use crate::config::model::{HealthKind, ProxyVersion};
 use crate::policy::health::Outcome;
+use crate::proto::proxy::{Announced, Header};
 
 /// How much of an answer is looked at. Only the status line matters, and no server's is near as long.
 pub const STATUS_LINE_MAX: usize = 1024;
 
 /// A probe under way.
 #[derive(Debug)]
-pub struct Probe(State);
+pub struct Probe {
+    /// What it says: a PROXY header where one is expected, then what belongs to its kind.
+    words: Vec<u8>,
+    /// Bytes of that which are out. `sent <= words.len()`.
+    sent: usize,
+    state: State,
+}
 
 #[derive(Debug)]
 enum State {
@@ -27,9 +37,6 @@ enum State {
 
 #[derive(Debug)]
 struct Exchange {
-    request: Vec<u8>,
-    /// Bytes of the request that are out. `sent <= request.len()`.
-    sent: usize,
     /// The beginning of the answer. `answer.len() <= STATUS_LINE_MAX`.
     answer: Vec<u8>,
     expect: Vec<(u16, u16)>,
@@ -37,54 +44,59 @@ struct Exchange {
 
 impl Probe {
     /// A probe of the kind that the pool asks for; `None` if it asks for none. `address` is the backend's as configured,
-    /// which is what its Host header names unless the pool says otherwise.
-    pub fn new(kind: &HealthKind, address: Option<&Address>, endpoint: &Endpoint) -> Option<Probe> {
-        match kind {
-            HealthKind::Off => None,
-            HealthKind::Tcp => Some(Probe(State::Tcp)),
+    /// which is what its Host header names unless the pool says otherwise. `send_proxy` is the version of the header that
+    /// the backend expects; it gets one that announces nobody (`LOCAL`, or `UNKNOWN`), since there is no client.
+    pub fn new(
+        kind: &HealthKind,
+        send_proxy: Option<ProxyVersion>,
+        address: Option<&Address>,
+        endpoint: &Endpoint,
+    ) -> Option<Probe> {
+        let mut words = match send_proxy {
+            None => Vec::new(),
+            Some(ProxyVersion::V1) => Header::new(Announced::Local).v1(),
+            Some(ProxyVersion::V2) => Header::new(Announced::Local).v2(),
+        };
+        let state = match kind {
+            HealthKind::Off => return None,
+            HealthKind::Tcp => State::Tcp,
             HealthKind::Http { path, host, expect } => {
                 let host = host.clone().unwrap_or_else(|| host_of(address, endpoint));
                 let version = env!("CARGO_PKG_VERSION");
                 let request = format!(
                     "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tcplb/{version}\r\nConnection: close\r\n\r\n"
                 );
-                let (request, expect) = (request.into_bytes(), expect.clone());
-                Some(Probe(State::Http(Exchange { request, sent: 0, answer: Vec::new(), expect })))
+                words.extend_from_slice(request.as_bytes());
+                State::Http(Exchange { answer: Vec::new(), expect: expect.clone() })
             }
-        }
+        };
+        Some(Probe { words, sent: 0, state })
     }
 
     /// Does it end with the connect, so that the backend's process need not see it?
     pub fn is_bare(&self) -> bool {
-        matches!(self.0, State::Tcp)
+        matches!(self.state, State::Tcp) && self.words.is_empty()
     }
 
     /// The connection is there. An outcome if that is all it takes.
     pub fn connected(&mut self) -> Option<Outcome> {
-        match self.0 {
-            State::Tcp => Some(Outcome::Connected),
-            State::Http(_) => None,
-        }
+        self.is_bare().then_some(Outcome::Connected)
     }
 
     /// What remains to be sent.
     pub fn unsent(&self) -> &[u8] {
-        match &self.0 {
-            State::Tcp => &[],
-            State::Http(exchange) => &exchange.request[exchange.sent..],
-        }
+        &self.words[self.sent..]
     }
 
-    /// `count` bytes of [`Probe::unsent`] are out.
-    pub fn sent(&mut self, count: usize) {
-        if let State::Http(exchange) = &mut self.0 {
-            exchange.sent = (exchange.sent + count).min(exchange.request.len());
-        }
+    /// `count` bytes of [`Probe::unsent`] are out. An outcome if that is all it takes.
+    pub fn sent(&mut self, count: usize) -> Option<Outcome> {
+        self.sent = (self.sent + count).min(self.words.len());
+        (matches!(self.state, State::Tcp) && self.unsent().is_empty()).then_some(Outcome::Connected)
     }
 
     /// Bytes came. An outcome as soon as they decide.
     pub fn received(&mut self, bytes: &[u8]) -> Option<Outcome> {
-        match &mut self.0 {
+        match &mut self.state {
             State::Tcp => Some(Outcome::Connected),
             State::Http(exchange) => exchange.received(bytes),
         }
@@ -142,7 +154,7 @@ mod tests {
     }
 
     fn probe() -> Probe {
-        Probe::new(&http(None), None, &Endpoint::Inet("127.0.0.1:80".parse().unwrap())).unwrap()
+        Probe::new(&http(None), None, None, &Endpoint::Inet("127.0.0.1:80".parse().unwrap())).unwrap()
     }
 
     fn answered(bytes: &[u8]) -> Option<Outcome> {
@@ -152,10 +164,29 @@ mod tests {
     #[test]
     fn a_tcp_probe_is_over_when_it_is_connected_and_off_probes_nothing() {
         let at = Endpoint::Inet("127.0.0.1:80".parse().unwrap());
-        let mut probe = Probe::new(&HealthKind::Tcp, None, &at).unwrap();
+        let mut probe = Probe::new(&HealthKind::Tcp, None, None, &at).unwrap();
         assert!(probe.is_bare() && probe.unsent().is_empty());
         assert_eq!(probe.connected(), Some(Outcome::Connected));
-        assert!(Probe::new(&HealthKind::Off, None, &at).is_none());
+        assert!(Probe::new(&HealthKind::Off, None, None, &at).is_none());
+    }
+
+    #[test]
+    fn where_a_proxy_header_is_expected_a_probe_begins_with_one_that_announces_nobody() {
+        let at = Endpoint::Inet("127.0.0.1:80".parse().unwrap());
+        let (v1, v2) = (b"PROXY UNKNOWN\r\n".to_vec(), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec());
+        for (version, header) in [(ProxyVersion::V1, v1), (ProxyVersion::V2, v2)] {
+            let mut probe = Probe::new(&HealthKind::Tcp, Some(version), None, &at).unwrap();
+            assert!(!probe.is_bare());
+            assert_eq!(probe.connected(), None);
+            assert_eq!(probe.unsent(), header);
+            assert_eq!(probe.sent(5), None);
+            assert_eq!(probe.sent(header.len() - 5), Some(Outcome::Connected));
+            let mut probe = Probe::new(&http(None), Some(version), None, &at).unwrap();
+            assert!(probe.unsent().starts_with(&[&header, b"GET /healthz ".as_slice()].concat()));
+            let length = probe.unsent().len();
+            assert_eq!(probe.sent(length), None);
+            assert_eq!(probe.received(b"HTTP/1.1 200 OK\r\n"), Some(Outcome::Status(200)));
+        }
     }
 
     #[test]
@@ -185,7 +216,7 @@ mod tests {
             (None, None, &unix, "localhost"),
             (Some("example.org"), Some(&name), &unix, "example.org"),
         ] {
-            let probe = Probe::new(&http(host), address, endpoint).unwrap();
+            let probe = Probe::new(&http(host), None, address, endpoint).unwrap();
             let text = String::from_utf8(probe.unsent().to_vec()).unwrap();
             assert!(text.contains(&format!("\r\nHost: {want}\r\n")), "{text}");
         }

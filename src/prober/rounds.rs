@@ -268,7 +268,9 @@ impl Rounds {
             let end = watch.started + watch.health().timeout;
             let endpoints = &watch.backend().endpoints;
             let probe = match endpoints.get(endpoint) {
-                Some(to) if endpoint == 0 || self.now < end => Probe::new(&watch.health().kind, watch.address(), to),
+                Some(to) if endpoint == 0 || self.now < end => {
+                    Probe::new(&watch.health().kind, watch.send_proxy(), watch.address(), to)
+                }
                 _ => None,
             };
             // None left, no time left, or health was turned off meanwhile.

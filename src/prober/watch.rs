@@ -4,7 +4,7 @@
 
 use crate::base::slots::Key;
 use crate::base::{Address, Tick};
-use crate::config::model::{Health, HealthKind, OnDown};
+use crate::config::model::{Health, HealthKind, OnDown, ProxyVersion};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::{ConnectFailure, Outcome, Outlier, Rules, Verdict, outlier, schedule};
 use crate::pool::{AdminState, Backend, Member, Pool, clock};
@@ -135,6 +135,13 @@ impl Watch {
     pub fn address(&self) -> Option<&Address> {
         let configured = self.pool.settings.backends.get(self.index)?;
         (configured.name == self.backend.name).then_some(&configured.address)
+    }
+
+    /// The PROXY header that a probe begins with: what the backend expects of clients, unless another port is probed, as
+    /// HAProxy has it (configuration.txt, "check-send-proxy").
+    pub fn send_proxy(&self) -> Option<ProxyVersion> {
+        let member = self.pool.members.get(self.index).filter(|_| self.health().port.is_none())?;
+        member.send_proxy
     }
 
     /// Is it probed at all? Neither where health is `off` nor while an operator has disabled it.

@@ -13,10 +13,16 @@
 //! [`Engine::Adaptive`] every way begins with copy, moves to splice after a few large reads in a row, and back after a few
 //! small ones. No pipe to be had (descriptors short, or the cap reached) means copy.
 //!
+//! # Before there is a sink
+//!
+//! What a connection begins with (a PROXY header) is read with [`take_in`] into what the way holds, and looked at there.
+//! What we have to say before the source's first byte is put in front of it with [`Flow::precede`]; the next [`pump`] reads
+//! once before it writes, so that both leave in one segment.
+//!
 //! # Bounds
 //!
-//! A way holds at most one [`CHUNK`] in a buffer or one pipe's worth, and only while its sink takes none; then its source
-//! is not read, which is the back-pressure. A way with nothing held owns no buffer and no pipe. One turn moves about
+//! A way holds at most one [`CHUNK`] in a buffer (and what precedes it) or one pipe's worth, and only while its sink takes
+//! none; then its source is not read, which is the back-pressure. A way with nothing held owns no buffer and no pipe. One turn moves about
 //! [`TURN`] bytes, so that a bulk flow does not starve the others on its worker.
 //!
 //! # Readiness
@@ -33,6 +39,8 @@
 
 mod copy;
 mod splice;
+#[cfg(test)]
+mod tests;
 
 pub use crate::config::model::Engine;
 pub use splice::PIPES;
@@ -105,6 +113,8 @@ pub struct Ready {
 #[derive(Debug)]
 pub struct Flow<P> {
     held: Held<P>,
+    /// What is held is to leave together with what the source has already.
+    joins: bool,
     /// Moved by splice, as far as there are pipes.
     bulk: bool,
     /// Reads in a row that speak for the other engine.
@@ -159,7 +169,7 @@ pub enum Failed {
 
 impl<P> Default for Flow<P> {
     fn default() -> Self {
-        Flow { held: Held::Nothing, bulk: false, evidence: 0 }
+        Flow { held: Held::Nothing, joins: false, bulk: false, evidence: 0 }
     }
 }
 
@@ -189,6 +199,36 @@ impl<P> Flow<P> {
     /// Would [`pump`] have something to do?
     pub fn can_move(&self, source: Ready, sink: Ready, open: bool) -> bool {
         sink.writable && (self.holds() || (open && source.readable))
+    }
+
+    /// What is held, as far as it is in a buffer.
+    pub fn held(&self) -> &[u8] {
+        match &self.held {
+            Held::Buffer { bytes, start } => &bytes[*start..],
+            Held::Nothing | Held::Pipe(..) => &[],
+        }
+    }
+
+    /// Drops the first `count` bytes of [`Flow::held`].
+    pub fn skip(&mut self, count: usize, shared: &mut Shared<P>) {
+        let Held::Buffer { bytes, start } = &mut self.held else { return };
+        *start = (*start + count).min(bytes.len());
+        if *start == bytes.len() {
+            self.discard(shared);
+        }
+    }
+
+    /// Puts `bytes` before everything else that goes this way. Only before the first [`pump`], when no pipe is held yet.
+    pub fn precede(&mut self, bytes: &[u8], shared: &mut Shared<P>) {
+        if bytes.is_empty() {
+            return;
+        }
+        let mut buffer = shared.buffers.pop().unwrap_or_default();
+        buffer.extend_from_slice(bytes);
+        buffer.extend_from_slice(self.held());
+        self.discard(shared);
+        self.held = Held::Buffer { bytes: buffer, start: 0 };
+        self.joins = true;
     }
 
     /// Drops what is held.
@@ -234,6 +274,38 @@ impl<P> Shared<P> {
     }
 }
 
+/// What a look at a source without a sink came to.
+#[derive(Debug)]
+pub enum TakenIn {
+    /// More is held now.
+    Bytes,
+    /// The source has nothing.
+    Nothing,
+    /// The source's FIN was read.
+    Fin,
+    /// Reading failed.
+    Failed(io::Error),
+}
+
+/// Reads once from the source into what is held: for what must be looked at before there is a sink.
+pub fn take_in<I: Io>(
+    flow: &mut Flow<I::Pipe>,
+    io: &mut I,
+    source: &mut End<I::Socket>,
+    shared: &mut Shared<I::Pipe>,
+) -> TakenIn {
+    match copy::append(flow, io, source, shared) {
+        Ok((0, _)) => TakenIn::Fin,
+        // A FIN behind them stays to be read: there is nobody yet to pass it on to.
+        Ok(_) => TakenIn::Bytes,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            source.ready.readable = false;
+            TakenIn::Nothing
+        }
+        Err(error) => TakenIn::Failed(error),
+    }
+}
+
 /// Moves bytes from `source` to `sink`. With `open` false, the source's FIN was read before: only what is held is
 /// delivered.
 pub fn pump<I: Io>(
@@ -245,6 +317,12 @@ pub fn pump<I: Io>(
     shared: &mut Shared<I::Pipe>,
 ) -> Report {
     let mut books = Books { io, source, sink, report: Report::default() };
+    if std::mem::take(&mut flow.joins) && open && books.source.ready.readable {
+        copy::join(flow, &mut books, shared);
+        if books.report.failed.is_some() {
+            return books.report;
+        }
+    }
     copy::deliver(flow, &mut books, shared);
     splice::deliver(flow, &mut books, shared);
     // The engine may change on the way; each goes on where the other stopped.

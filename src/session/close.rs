@@ -28,6 +28,8 @@ pub enum CloseReason {
     ConnectFailed,
     /// There was no backend to try.
     NoBackend,
+    /// The PROXY header that the client owes was malformed, late, cut short, or not the client's to send.
+    BadProxyHeader,
     /// An access list says so.
     Denied,
     /// The client's source has as many connections as it may.
@@ -59,6 +61,7 @@ impl CloseReason {
     pub fn refusal(self) -> Option<Refusal> {
         match self {
             CloseReason::NoBackend => Some(Refusal::NoBackend),
+            CloseReason::BadProxyHeader => Some(Refusal::BadProxyHeader),
             CloseReason::Denied => Some(Refusal::Denied),
             CloseReason::SourceLimit => Some(Refusal::SourceLimit),
             CloseReason::SourceRate => Some(Refusal::SourceRate),
@@ -85,6 +88,7 @@ impl CloseReason {
             CloseReason::HalfCloseTimeout => "half_close_timeout",
             CloseReason::ConnectFailed => "connect_failed",
             CloseReason::NoBackend => "no_backend",
+            CloseReason::BadProxyHeader => "bad_proxy_header",
             CloseReason::Denied => "denied",
             CloseReason::SourceLimit => "source_limit",
             CloseReason::SourceRate => "source_rate",
@@ -113,7 +117,7 @@ impl fmt::Display for CloseReason {
 /// What is known of a connection once it is over, for its line in the log.
 #[derive(Debug)]
 pub struct Record {
-    /// Who connected; `None` for a unix client.
+    /// Who connected, or was announced as the client; `None` for a unix client.
     pub client: Option<Endpoint>,
     /// The listener it came in by.
     pub listener: Arc<ListenerTotals>,
@@ -129,7 +133,7 @@ pub struct Record {
     pub duration: Duration,
     /// Did the backend send anything?
     pub answered: bool,
-    /// Bytes delivered to the backend.
+    /// The client's bytes delivered to the backend.
     pub bytes_to_backend: u64,
     /// Bytes delivered to the client.
     pub bytes_to_client: u64,

@@ -13,13 +13,21 @@
 //! # States
 //!
 //! ```text
-//!  Admit         Pick            Dial                connected
+//! ReadingHeader (only where the listener wants a PROXY header)
+//!    │
+//!    ▼     Admit         Pick            Dial              connected (Announce)
 //! Admitting ─► Choosing ───────► Dialing ───────────────────────────────► Relaying ──► Closed(reason)
 //!               ▲ ▲  │              │ │ ▲                                     FIN both ways, reset,
 //!         Turn  │ │  │ Queue        │ └─┘ no descriptor: again a little       time-out, stop
 //!               │ └──┼──────────────┘     later; failed: its next address
 //!             Waiting ◄ failed: another
 //! ```
+//!
+//! [`Effect::Admit`] asks once, as soon as the client's address is known, whether the client may come in. Whoever refuses
+//! gives the reason.
+//!
+//! The header that a backend expects is no state of its own: it is held for the up way when relaying begins, before
+//! anything of the client's, so that it is delivered, or not, as held bytes are. It does not count as the client's.
 //!
 //! # Every ending
 //!
@@ -29,6 +37,12 @@
 //!
 //! | state | what happens | held? | effect | reason |
 //! |---|---|---|---|---|
+//! | ReadingHeader | the listener does not trust the socket's address with one | – | reset client, at once | `bad_proxy_header` |
+//! | ReadingHeader | malformed, or not whole [`HEADER_TIMEOUT`] after the accept | – | reset client | `bad_proxy_header` |
+//! | ReadingHeader | FIN from the client after some bytes | – | reset client | `bad_proxy_header` |
+//! | ReadingHeader | FIN from the client before any byte: nobody meant to talk, as a bare probe does | – | close client | `client_fin` |
+//! | ReadingHeader | reset from the client | – | reset client | `client_reset` |
+//! | ReadingHeader | whole, bytes behind it in the same read | yes | held for the up way; Admitting | |
 //! | Admitting | a list or a limit of the listener says no | – | reset client | `denied`, `source_limit`, `source_rate` |
 //! | Choosing | no backend | – | reset client, or wait (Waiting) if `no_backend` says so | `no_backend`; after a failed attempt `connect_failed` |
 //! | Waiting | client's bytes, client's FIN | – | none: left in the kernel, as when dialing | |
@@ -71,112 +85,35 @@
 
 mod close;
 mod half;
+mod input;
+mod proxy;
+mod relaying;
 pub mod saved;
 
 pub use close::{CloseReason, Record};
 pub use half::{Half, Side, Way};
+pub use input::{DialFailure, Effect, Ending, Failed, Input, Moved};
+pub use proxy::{Greeting, HEADER_TIMEOUT, NoHeader};
 
 use crate::base::{Endpoint, Tick};
-use crate::config::model::{self, Pool as Settings};
+use crate::config::model::{self, ProxyVersion};
 use crate::policy::balance::Client;
 use crate::policy::limit::{Held, Reason};
 use crate::pool::{Lease, ListenerTotals, NoBackend, Pool};
+use crate::proto::proxy::Header;
+use relaying::{Direction, Relay};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a dial waits when this process has no descriptor or port to spare, before it tries again.
 pub const STARVED_RETRY: Duration = Duration::from_millis(50);
 
-/// What the driver reports.
-#[derive(Debug)]
-pub enum Input {
-    /// Answer to [`Effect::Admit`].
-    Admitted(Result<Option<Held>, Reason>),
-    /// Answer to [`Effect::Queue`] where the queue has no room.
-    NoPlace,
-    /// Its turn in the queue has come: there may be a backend.
-    Turn,
-    /// Answer to [`Effect::Pick`].
-    Picked(Result<Lease, NoBackend>),
-    /// Answer to [`Effect::Dial`], at once or later.
-    Dialed(Result<(), DialFailure>),
-    /// Bytes were moved, or at least tried to be, one way.
-    Moved(Way, Moved),
-    /// A reset, or a dead peer, was seen on a socket without reading or writing it.
-    Reset(Side),
-    /// The moment that [`Session::deadline`] named may have come.
-    Deadline,
-    /// It has to end now.
-    Stop(CloseReason),
-}
-
-/// Why a dial gave no connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DialFailure {
-    /// The backend's doing: refused, unreachable, reset.
-    Backend,
-    /// Ours: no descriptor, no memory, no port.
-    Starved,
-}
-
-/// What one round of moving bytes came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
-    /// Bytes read from the source.
-    pub read: u64,
-    /// Bytes written to the sink.
-    pub written: u64,
-    /// Are bytes held that the sink did not take?
-    pub held: bool,
-    /// The source's FIN was read.
-    pub fin: bool,
-    /// Whose socket failed.
-    pub failed: Option<Failed>,
-}
-
-/// Which end of a way failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failed {
-    /// Reading did.
-    Source,
-    /// Writing did.
-    Sink,
-}
-
-/// The one thing to do now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Nothing until the next input.
-    Wait,
-    /// Ask the listener's gate; the client's address is known.
-    Admit,
-    /// Stand in the pool's queue until it is its turn; a socket of an earlier attempt is closed first.
-    Queue,
-    /// Choose a backend; a socket of an earlier attempt is closed first.
-    Pick,
-    /// Connect to [`Session::endpoint`]; a socket of an earlier attempt is closed first.
-    Dial,
-    /// Connected: relay from now on, and look at once for what has come already.
-    Relay,
-    /// Send a FIN to that side.
-    Finish(Side),
-    /// Close both sockets, so; the session is over.
-    End(Ending),
-}
-
-/// How the sockets are closed at the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// In order: a FIN where none was sent yet.
-    Fin,
-    /// With a reset.
-    Reset,
-}
-
 /// One connection.
 #[derive(Debug)]
 pub struct Session {
     client: Option<Endpoint>,
+    /// The client's own header if it announced addresses, until a backend has been told.
+    announced: Option<Box<Header>>,
     listener: Arc<ListenerTotals>,
     pool: Arc<Pool>,
     started: Tick,
@@ -192,6 +129,7 @@ pub struct Session {
 
 #[derive(Debug)]
 enum State {
+    ReadingHeader { trusted: bool },
     Admitting,
     Waiting { until: Tick },
     Choosing { tried: Vec<u32> },
@@ -203,6 +141,8 @@ enum State {
 #[derive(Debug)]
 struct Dial {
     lease: Lease,
+    /// The header that the backend expects. From the pool that the lease was taken in: it may be gone from the next one.
+    introduce: Option<ProxyVersion>,
     /// Which of the backend's addresses is tried.
     endpoint: usize,
     since: Tick,
@@ -212,84 +152,22 @@ struct Dial {
     tried: Vec<u32>,
 }
 
-#[derive(Debug)]
-struct Relay {
-    lease: Lease,
-    connect: Duration,
-    up: Direction,
-    down: Direction,
-    /// Whose FIN came first.
-    first_fin: Option<Side>,
-    last_byte: Tick,
-    /// From here the backend's first byte is waited for; `None` once it has come.
-    asked: Option<Tick>,
-}
-
-/// One way of a relay.
-#[derive(Clone, Copy, Debug)]
-struct Direction {
-    half: Half,
-    held: bool,
-    /// Written to the sink so far.
-    bytes: u64,
-}
-
-impl Direction {
-    const NEW: Direction = Direction { half: Half::Open, held: false, bytes: 0 };
-}
-
-impl Relay {
-    fn way(&self, way: Way) -> &Direction {
-        match way {
-            Way::Up => &self.up,
-            Way::Down => &self.down,
-        }
-    }
-
-    fn way_mut(&mut self, way: Way) -> &mut Direction {
-        match way {
-            Way::Up => &mut self.up,
-            Way::Down => &mut self.down,
-        }
-    }
-
-    /// Counts what was moved and, at the backend's first byte, measures how long it took: from the client's first bytes,
-    /// or from the connect where the server speaks first.
-    fn count(&mut self, way: Way, moved: &Moved, now: Tick) {
-        if moved.read == 0 && moved.written == 0 {
-            return;
-        }
-        self.last_byte = now;
-        let direction = self.way_mut(way);
-        direction.bytes += moved.written;
-        match way {
-            Way::Up if direction.bytes == moved.written => self.asked = self.asked.map(|_| now),
-            Way::Up => {}
-            Way::Down => {
-                if let Some(asked) = self.asked.take() {
-                    self.lease.backend().measured(self.connect + (now - asked));
-                }
-            }
-        }
-    }
-
-    /// How long it may be silent now, and what it is called when that is over.
-    fn silence(&self, settings: &Settings) -> (Duration, CloseReason) {
-        let idle = (settings.idle_timeout, CloseReason::IdleTimeout);
-        if self.up.half == Half::Open && self.down.half == Half::Open {
-            return idle;
-        }
-        // An idle time-out that is shorter holds here too: it promises an end after that much silence.
-        let half_close = (settings.half_close_timeout, CloseReason::HalfCloseTimeout);
-        if half_close.0 <= idle.0 { half_close } else { idle }
-    }
-}
-
 impl Session {
-    /// A connection that has just been accepted. The first effect is [`Effect::Admit`]. `client` is `None` for a unix peer.
-    pub fn new(client: Option<Endpoint>, listener: Arc<ListenerTotals>, pool: Arc<Pool>, now: Tick) -> Session {
-        let (attempts, held, expires, patience) = Default::default();
-        Session { client, listener, pool, started: now, attempts, held, expires, patience, state: State::Admitting }
+    /// A connection that has just been accepted. `client` is `None` for a unix peer. It goes on with [`Session::begin`].
+    pub fn new(
+        client: Option<Endpoint>,
+        greeting: Greeting,
+        listener: Arc<ListenerTotals>,
+        pool: Arc<Pool>,
+        now: Tick,
+    ) -> Session {
+        let state = match greeting {
+            Greeting::None => State::Admitting,
+            Greeting::ProxyHeader => State::ReadingHeader { trusted: true },
+            Greeting::NotTrusted => State::ReadingHeader { trusted: false },
+        };
+        let (announced, attempts, held, expires, patience) = Default::default();
+        Session { client, announced, listener, pool, started: now, attempts, held, expires, patience, state }
     }
 
     /// Ends it at that time at the latest, once it relays.
@@ -297,12 +175,27 @@ impl Session {
         self.expires = Some(at);
     }
 
+    /// The first thing to do, also for one that was rebuilt.
+    pub fn begin(&mut self, now: Tick) -> Effect {
+        match &self.state {
+            State::ReadingHeader { trusted: true } => Effect::ReadHeader,
+            State::ReadingHeader { trusted: false } => self.end(Ending::Reset, CloseReason::BadProxyHeader, now),
+            State::Admitting => Effect::Admit,
+            State::Choosing { .. } => Effect::Pick,
+            State::Waiting { .. } => Effect::Queue,
+            State::Relaying(_) => Effect::Relay,
+            State::Dialing(_) | State::Closed(_) => Effect::Wait,
+        }
+    }
+
     /// Takes an input and answers the one thing to do.
     pub fn on(&mut self, input: Input, now: Tick) -> Effect {
         match input {
+            Input::Header(header) => self.greeted(header, now),
             Input::Admitted(answer) => self.admitted(answer, now),
             Input::NoPlace => self.give_up(now),
             Input::Turn => self.turn(),
+            Input::Announced(length) => self.announced(length),
             Input::Picked(choice) => self.picked(choice, now),
             Input::Dialed(outcome) => self.dialed(outcome, now),
             Input::Moved(way, moved) => self.moved(way, moved, now),
@@ -317,9 +210,9 @@ impl Session {
     /// settings that it began with, and holds on to the old pool only if they are different ones now.
     pub fn adopt(&mut self, pool: &Arc<Pool>) {
         let goes_over = match self.state {
-            State::Admitting | State::Waiting { .. } | State::Choosing { .. } | State::Dialing(_) => true,
             State::Relaying(_) => pool.has_terms_of(&self.pool),
             State::Closed(_) => false,
+            _ => true,
         };
         if goes_over {
             self.pool = pool.clone();
@@ -330,6 +223,7 @@ impl Session {
     /// has come.
     pub fn deadline(&self) -> Option<Tick> {
         match &self.state {
+            State::ReadingHeader { .. } => Some(self.started + HEADER_TIMEOUT),
             State::Admitting | State::Choosing { .. } | State::Closed(_) => None,
             State::Waiting { until } => Some(*until),
             State::Dialing(dial) => Some(dial.again.unwrap_or(dial.since + self.pool.settings.connect_timeout)),
@@ -338,6 +232,16 @@ impl Session {
                 Some(self.expires.map_or(silent, |expires| expires.min(silent)))
             }
         }
+    }
+
+    /// The client, as far as is known; `None` if it has no address.
+    pub fn client(&self) -> Option<&Endpoint> {
+        self.client.as_ref()
+    }
+
+    /// The listener it came in by.
+    pub fn listener(&self) -> &Arc<ListenerTotals> {
+        &self.listener
     }
 
     /// Who asks, for choosing.
@@ -360,7 +264,7 @@ impl Session {
         match &self.state {
             State::Dialing(dial) => Some(&dial.lease),
             State::Relaying(relay) => Some(&relay.lease),
-            State::Admitting | State::Choosing { .. } | State::Waiting { .. } | State::Closed(_) => None,
+            _ => None,
         }
     }
 
@@ -412,7 +316,8 @@ impl Session {
             Ok(lease) => {
                 let tried = std::mem::take(tried);
                 self.attempts += 1;
-                self.state = State::Dialing(Dial { lease, endpoint: 0, since: now, again: None, tried });
+                let introduce = self.pool.member(lease.index() as usize).and_then(|member| member.send_proxy);
+                self.state = State::Dialing(Dial { lease, introduce, endpoint: 0, since: now, again: None, tried });
                 Effect::Dial
             }
             Err(_) => self.wait(now),
@@ -482,8 +387,13 @@ impl Session {
             down: Direction::NEW,
             first_fin: None,
             last_byte: now,
+            introduction: 0,
             asked: Some(now),
         });
+        if let Some(version) = dial.introduce {
+            return Effect::Announce(version);
+        }
+        self.announced = None;
         Effect::Relay
     }
 
@@ -540,6 +450,7 @@ impl Session {
             return Effect::Wait;
         }
         match &mut self.state {
+            State::ReadingHeader { .. } => self.end(Ending::Reset, CloseReason::BadProxyHeader, now),
             State::Admitting | State::Choosing { .. } | State::Closed(_) => Effect::Wait,
             State::Waiting { .. } => self.give_up(now),
             State::Dialing(dial) => {
@@ -563,7 +474,7 @@ impl Session {
         let (connect, up, down) = match &self.state {
             State::Closed(_) => return Effect::Wait,
             State::Relaying(relay) => (Some(relay.connect), relay.up.bytes, relay.down.bytes),
-            State::Admitting | State::Waiting { .. } | State::Choosing { .. } | State::Dialing(_) => (None, 0, 0),
+            _ => (None, 0, 0),
         };
         let answered = matches!(&self.state, State::Relaying(relay) if relay.asked.is_none());
         self.held = None;

@@ -1,12 +1,14 @@
 //! A session written down, to be rebuilt by a process that takes its sockets over.
 //!
 //! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
-//! one snapshot. A dial under way is not carried over, nor is a place in a queue: the new process chooses again, and no byte
-//! was read by then. Held bytes are not here but with the driver, who has them.
+//! one snapshot. A dial under way is not carried over, nor is a place in a queue: the new process chooses again. Held bytes
+//! are not here but with the driver, who has them: that part of a PROXY header which has come, what came behind it, and what
+//! a sink did not take.
 
 use super::{Dial, Direction, Half, Relay, Session, Side, State, Way};
 use crate::base::{Endpoint, Tick};
 use crate::pool::{Lease, ListenerTotals, Pool};
+use crate::proto::proxy::Header;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,8 +17,12 @@ use std::time::Duration;
 /// Everything a session knows, but for its sockets and the bytes held between them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
-    /// Who connected; `None` for a unix client.
+    /// Who connected, or was announced as the client; `None` for a unix client.
     pub client: Option<SocketAddr>,
+    /// How far it has come before it relays.
+    pub stage: Stage,
+    /// What it said, until a backend has been told.
+    pub announced: Option<Header>,
     /// The pool's name.
     pub pool: String,
     /// The backend's name, if connected.
@@ -28,6 +34,17 @@ pub struct Saved {
     /// How much of its lifetime is left, if that ends.
     #[serde(default)]
     pub left: Option<Duration>,
+}
+
+/// What has been settled of a session that does not relay yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Nothing: the client's PROXY header is still being read.
+    ReadsHeader,
+    /// Who the client is, but not whether it may come in.
+    Known,
+    /// It is in.
+    Admitted,
 }
 
 /// The part that exists once a backend is connected.
@@ -45,6 +62,8 @@ pub struct SavedRelay {
     pub up: SavedWay,
     /// Backend to client.
     pub down: SavedWay,
+    /// Bytes of the PROXY header for the backend that are still held.
+    pub introduction: u64,
     /// How long the backend's first byte has been waited for.
     pub asked: Option<Duration>,
 }
@@ -65,7 +84,11 @@ impl Session {
     pub fn save(&self, now: Tick) -> Option<Saved> {
         let relay = match &self.state {
             State::Closed(_) => return None,
-            State::Admitting | State::Waiting { .. } | State::Choosing { .. } | State::Dialing(Dial { .. }) => None,
+            State::ReadingHeader { .. }
+            | State::Admitting
+            | State::Choosing { .. }
+            | State::Waiting { .. }
+            | State::Dialing(Dial { .. }) => None,
             State::Relaying(relay) => Some(SavedRelay {
                 backend: relay.lease.backend().name.clone(),
                 connect: relay.connect,
@@ -73,6 +96,7 @@ impl Session {
                 first_fin: relay.first_fin,
                 up: relay.way(Way::Up).save(),
                 down: relay.way(Way::Down).save(),
+                introduction: relay.introduction,
                 asked: relay.asked.map(|asked| now - asked),
             }),
         };
@@ -82,12 +106,22 @@ impl Session {
         };
         let pool = self.pool.settings.name.clone();
         let left = self.expires.map(|expires| expires - now);
-        Some(Saved { client, pool, relay, age: now - self.started, attempts: self.attempts, left })
+        let (stage, announced) = (self.stage(), self.announced.as_deref().cloned());
+        let (age, attempts) = (now - self.started, self.attempts);
+        Some(Saved { client, stage, announced, pool, relay, age, attempts, left })
+    }
+
+    fn stage(&self) -> Stage {
+        match self.state {
+            State::ReadingHeader { .. } => Stage::ReadsHeader,
+            State::Admitting => Stage::Known,
+            _ => Stage::Admitted,
+        }
     }
 
     /// Rebuilds a session in `pool`, which the caller found by its name. A relay needs the lease on its backend; a session
-    /// that had none begins with [`super::Effect::Pick`] again. Nobody is asked whether the client may come in: it is in.
-    /// Its place in its source's count stays behind, though: the new process counts only those that come to it.
+    /// that had none goes on where it stood, or chooses again. It goes on with [`Session::begin`]. Who is in is in; its
+    /// place in its source's count stays behind, though: the new process counts only those that come to it.
     pub fn restore(
         saved: &Saved,
         listener: Arc<ListenerTotals>,
@@ -97,7 +131,14 @@ impl Session {
     ) -> Option<Session> {
         let before = |age: Duration| Tick(now.0.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)));
         let (state, attempts) = match (&saved.relay, lease) {
-            (None, _) => (State::Choosing { tried: Vec::new() }, 0),
+            (None, _) => {
+                let state = match saved.stage {
+                    Stage::ReadsHeader => State::ReadingHeader { trusted: true },
+                    Stage::Known => State::Admitting,
+                    Stage::Admitted => State::Choosing { tried: Vec::new() },
+                };
+                (state, 0)
+            }
             (Some(_), None) => return None,
             (Some(relay), Some(lease)) => {
                 let state = State::Relaying(Relay {
@@ -107,6 +148,7 @@ impl Session {
                     down: relay.down.restore(),
                     first_fin: relay.first_fin,
                     last_byte: before(relay.silent),
+                    introduction: relay.introduction,
                     asked: relay.asked.map(before),
                 });
                 (state, saved.attempts)
@@ -114,8 +156,9 @@ impl Session {
         };
         let client = saved.client.map(Endpoint::Inet);
         let expires = saved.left.map(|left| now + left);
-        let (held, patience) = (None, None);
-        Some(Session { client, listener, pool, started: before(saved.age), attempts, held, expires, patience, state })
+        let announced = saved.announced.clone().map(Box::new);
+        let (held, patience, started) = (None, None, before(saved.age));
+        Some(Session { client, announced, listener, pool, started, attempts, held, expires, patience, state })
     }
 }
 

@@ -9,6 +9,7 @@ use super::{Door, Shared};
 use crate::base::Tick;
 use crate::net::Socket;
 use crate::pool::{Guest, Snapshot};
+use crate::session::Greeting;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::io::Errno;
@@ -163,8 +164,9 @@ impl Acceptor {
                     self.taken += 1;
                     self.told = false;
                     let guest = Guest::new(&listener.gate, place);
+                    let greeting = Greeting::of(&listener.settings, client.as_ref());
                     let (unix, pool) = (listening.is_unix(), listener.pool.clone());
-                    return Turn::Client(Accepted { socket, client, unix, pool, guest, permit }, !unix);
+                    return Turn::Client(Accepted { socket, client, unix, greeting, pool, guest, permit }, !unix);
                 }
                 Err(error) => self.failed(number, &error),
             }

@@ -13,17 +13,21 @@
 //! * A connection stands in a queue of [`super::queue`] exactly while its session waits, and not while it has its turn.
 //! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
 
-use super::queue::{Queues, SERVED};
+mod around;
+mod proxy;
+mod waiting;
+
+pub use around::{Accepted, Event, Net, Observer};
+
+use super::queue::Queues;
 use super::token::Token;
+use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
-use crate::base::{Endpoint, Tick};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Backend, BackendId, Guest, NoBackend, Permit, Pool, Snapshot};
-use crate::relay::{self, End, Flow, Io, Ready};
-use crate::session::{
-    CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Record, Session, Side, Way,
-};
+use crate::pool::{Backend, BackendId, Guest, Permit, Snapshot};
+use crate::relay::{self, End, Flow, Ready};
+use crate::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Session, Side, Way};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -33,74 +37,6 @@ use std::time::Duration;
 /// Keepalive on a backend's socket costs five system calls; a connection that is over before this goes without. Clients'
 /// sockets inherit it from their listener for nothing.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(5);
-
-/// What the driver needs from the system besides moving bytes.
-pub trait Net: Io {
-    /// Has `token` announce what happens on an accepted socket.
-    fn adopt(&mut self, socket: &Self::Socket, token: Token) -> io::Result<()>;
-
-    /// Begins to connect, with `token` for what happens. True: connected already.
-    fn dial(&mut self, to: &Endpoint, token: Token) -> io::Result<(Self::Socket, bool)>;
-
-    /// The error that waits on a socket, if any.
-    fn outcome(&mut self, socket: &Self::Socket) -> Option<io::Error>;
-
-    /// Has the kernel look after a backend's socket: keepalive, user timeout.
-    fn keep_alive(&mut self, socket: &Self::Socket);
-
-    /// Sends a FIN after the last byte.
-    fn finish(&mut self, socket: &Self::Socket);
-
-    /// Closes with a reset. Dropping a socket instead closes it in order.
-    fn reset(&mut self, socket: Self::Socket);
-
-    /// May a read stop short with more behind? (See [`relay::Ready::gaps`].)
-    fn has_gaps(&self, to: &Endpoint) -> bool;
-}
-
-/// What others learn from connections as they go; the worker sends it on.
-pub trait Observer {
-    /// A client's connection attempt to `backend` failed, and it was the backend's doing.
-    fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure);
-
-    /// A client got through to a backend that counts as down.
-    fn connected_though_down(&mut self, backend: &Backend);
-
-    /// A connection is over.
-    fn closed(&mut self, record: &Record);
-}
-
-/// Something that poll announced about a socket.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Event {
-    /// There may be something to read.
-    pub readable: bool,
-    /// There may be room to write.
-    pub writable: bool,
-    /// Urgent data has come: reads stop at its mark.
-    pub urgent: bool,
-    /// Its FIN has come.
-    pub finished: bool,
-    /// An error waits on the socket.
-    pub error: bool,
-}
-
-/// A client that was accepted and not served yet.
-#[derive(Debug)]
-pub struct Accepted<S> {
-    /// Its socket.
-    pub socket: S,
-    /// Its address; `None` for a unix client.
-    pub client: Option<Endpoint>,
-    /// Is it a unix socket?
-    pub unix: bool,
-    /// The pool that serves it.
-    pub pool: Arc<Pool>,
-    /// Counts it at the listener that it came in by.
-    pub guest: Guest,
-    /// Its place under `max_connections`.
-    pub permit: Permit,
-}
 
 struct Connection<S, P> {
     session: Session,
@@ -185,9 +121,9 @@ impl<N: Net, O: Observer> Driver<N, O> {
 
     /// Serves an accepted client.
     pub fn serve(&mut self, accepted: Accepted<N::Socket>) {
-        let Accepted { socket, client, unix, pool, guest, permit } = accepted;
+        let Accepted { socket, client, unix, greeting, pool, guest, permit } = accepted;
         let lifetime = pool.settings.max_lifetime;
-        let mut session = Session::new(client, guest.gate().totals.clone(), pool, self.now);
+        let mut session = Session::new(client, greeting, guest.gate().totals.clone(), pool, self.now);
         if let Some(lifetime) = lifetime {
             // Clients that came together (all of them, after a restart) must not leave and come back together.
             session.expire_at(self.now + (lifetime - lifetime.mul_f64(self.random.f64() / 10.0)));
@@ -209,7 +145,10 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let Some(key) = key else { return };
         let Some(connection) = self.connections.get_mut(key) else { return };
         match self.net.adopt(&connection.client.socket, Token::Connection(Side::Client, key)) {
-            Ok(()) => self.carry_out(key, Effect::Admit),
+            Ok(()) => {
+                let effect = connection.session.begin(self.now);
+                self.carry_out(key, effect);
+            }
             Err(error) => {
                 // epoll_ctl fails for want of memory or watches (/proc/sys/fs/epoll): this client can't be served.
                 log::error!("can't watch a client's socket: {error}");
@@ -241,6 +180,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
             }
         } else if event.error && self.net.outcome(&end.socket).is_some() {
             self.feed(key, Input::Reset(side));
+        } else if connection.session.reads_header() {
+            self.read_header(key);
         } else if connection.up.is_bulk() || connection.down.is_bulk() {
             // Small messages of this batch go first: they are what somebody waits for.
             self.enqueue(key);
@@ -282,21 +223,6 @@ impl<N: Net, O: Observer> Driver<N, O> {
         }
         self.fired = fired;
         self.serve_queues();
-    }
-
-    /// Gives those who wait their turns, until one finds no backend.
-    fn serve_queues(&mut self) {
-        for pool in self.queues.due(self.now) {
-            for _ in 0..SERVED {
-                let Some(key) = self.queues.pop(&pool) else { break };
-                self.served = Some(key);
-                self.feed(key, Input::Turn);
-                self.served = None;
-                if self.connections.get(key).is_some_and(|connection| connection.session.is_waiting()) {
-                    break;
-                }
-            }
-        }
     }
 
     /// Adds the bytes moved since the last time to the backends' totals. To be called at least once a second; costs
@@ -365,29 +291,18 @@ impl<N: Net, O: Observer> Driver<N, O> {
             let Some(connection) = self.connections.get_mut(key) else { return };
             let answer = match effect {
                 Effect::Wait => return self.arm(key),
+                Effect::ReadHeader => return self.read_header(key),
                 Effect::Admit => {
                     let client = connection.session.policy_client().ip;
                     Input::Admitted(connection.guest.gate().admit(client, self.now))
                 }
                 Effect::Pick => {
                     connection.backend = None;
-                    let session = &connection.session;
-                    let others_first = self.served != Some(key) && self.queues.is_waited_for(session.pool());
-                    let choice = if others_first {
-                        Err(NoBackend::AllFull)
-                    } else {
-                        session.pool().pick(session.policy_client(), session.tried(), self.now, &mut self.random)
-                    };
-                    if choice.is_ok() && !session.tried().is_empty() {
-                        session.pool().totals.connect_retries.fetch_add(1, Ordering::Relaxed);
-                    }
-                    Input::Picked(choice)
+                    Input::Picked(self.pick(key))
                 }
                 Effect::Queue => {
                     connection.backend = None;
-                    let pool = connection.session.pool();
-                    let first = self.served == Some(key);
-                    if self.queues.join(pool, key, first, self.now) {
+                    if self.queue_up(key) {
                         return self.arm(key);
                     }
                     Input::NoPlace
@@ -396,6 +311,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     Some(outcome) => self.dialed(key, outcome),
                     None => return self.arm(key),
                 },
+                Effect::Announce(version) => Input::Announced(self.introduce(key, version)),
                 Effect::Relay => {
                     connection.keep_alive_at = Some(self.now + KEEP_ALIVE_AFTER);
                     self.queues.hint(connection.session.pool());
@@ -430,7 +346,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let Some(endpoint) = connection.session.endpoint() else {
             return Some(Err(io::ErrorKind::AddrNotAvailable.into()));
         };
-        match self.net.dial(endpoint, Token::Connection(Side::Backend, key)) {
+        let soon = connection.up.holds() || self.net.has_bytes(&connection.client.socket);
+        match self.net.dial(endpoint, Token::Connection(Side::Backend, key), soon) {
             Ok((socket, done)) => {
                 let ready = Ready { writable: done, gaps: self.net.has_gaps(endpoint), ..Ready::default() };
                 connection.backend = Some(End { socket, ready });

@@ -62,10 +62,18 @@ impl Net for Kernel {
         self.watch(socket, token)
     }
 
-    fn dial(&mut self, to: &Endpoint, token: Token) -> io::Result<(Socket, bool)> {
-        let (socket, dialing) = Socket::dial(to)?;
+    fn dial(&mut self, to: &Endpoint, token: Token, soon: bool) -> io::Result<(Socket, bool)> {
+        let (socket, dialing) = if soon { Socket::dial_quietly(to)? } else { Socket::dial(to)? };
         self.watch(&socket, token)?;
         Ok((socket, dialing == Dialing::Done))
+    }
+
+    fn has_bytes(&mut self, socket: &Socket) -> bool {
+        socket.has_bytes()
+    }
+
+    fn local(&mut self, socket: &Socket) -> Option<Endpoint> {
+        socket.local()
     }
 
     fn outcome(&mut self, socket: &Socket) -> Option<io::Error> {

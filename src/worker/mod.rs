@@ -311,6 +311,7 @@ struct Reporter {
     prober: Mailbox<Note>,
 }
 
+/// Everybody may come in.
 impl Observer for Reporter {
     fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure) {
         let _ = self.prober.offer(Note::ConnectFailed { backend: backend.id, failure });

@@ -17,7 +17,9 @@ type Calls = BTreeMap<String, u32>;
 
 #[test]
 fn a_relayed_request_costs_four_calls_and_two_waits() {
-    let Some(_) = need("strace") else { return };
+    if need("strace").is_none() || splices_everything() {
+        return;
+    }
     let server = Server::start(peers::echo);
     let requests = |tcplb: &Running, count| {
         let client = tcplb.connect();
@@ -32,7 +34,9 @@ fn a_relayed_request_costs_four_calls_and_two_waits() {
 
 #[test]
 fn a_short_connection_costs_no_more_than_the_table_says() {
-    let Some(_) = need("strace") else { return };
+    if need("strace").is_none() || splices_everything() {
+        return;
+    }
     let server = Server::start(peers::answers_then_closes("server"));
     let connections = |tcplb: &Running, count| {
         for _ in 0..count {
@@ -45,10 +49,10 @@ fn a_short_connection_costs_no_more_than_the_table_says() {
         ("accept4", 2.0),
         ("socket", 1.0),
         ("connect", 1.0),
-        // One more where the system's congestion control paces: not on loopback.
-        ("setsockopt", 2.0),
+        // One more where the system's congestion control paces: not on loopback. And one where the client speaks at once.
+        ("setsockopt", 3.0),
         ("epoll_ctl", 2.0),
-        // What is there, the other side's FIN, and one more where a FIN comes after its bytes' event.
+        // Has the client spoken? What is there, the other side's FIN, and one more where a FIN comes after its bytes' event.
         ("recvfrom", 4.0),
         ("sendto", 1.0),
         ("shutdown", 1.0),
@@ -59,6 +63,11 @@ fn a_short_connection_costs_no_more_than_the_table_says() {
         ("epoll_wait", 6.0),
     ];
     within(&calls, &table);
+}
+
+/// The tables are those of the default. Who forces small messages through a pipe pays for the pipe too.
+fn splices_everything() -> bool {
+    std::env::var("TCPLB_TEST_RELAY").is_ok_and(|relay| relay == "splice")
 }
 
 /// What `UNITS` more units of `work` cost.

@@ -49,6 +49,34 @@ fn a_source_has_so_many_connections_and_others_have_theirs() {
 }
 
 #[test]
+fn behind_a_proxy_it_is_the_announced_client_who_may_come_in_or_not() {
+    let listener = Listener {
+        accept_proxy: true,
+        allow: vec!["203.0.113.0/24".parse().unwrap()],
+        deny: vec!["203.0.113.7/32".parse().unwrap()],
+        max_connections_per_source: Some(1),
+        ..Listener::default()
+    };
+    let balancer = Balancer::start(listener, unprobed(), &[backend("a")], None);
+    let announced = |who: &str| {
+        let mut proxy = balancer.client();
+        write!(proxy.stream, "PROXY TCP4 {who} 198.51.100.1 1000 443\r\n").unwrap();
+        proxy
+    };
+    // All from one socket address, which no list names.
+    let mut first = announced("203.0.113.1");
+    is_served(&mut first);
+    is_served(&mut announced("203.0.113.2"));
+    is_reset(&mut announced("203.0.113.1"));
+    is_reset(&mut announced("203.0.113.7"));
+    is_reset(&mut announced("127.0.0.1"));
+    assert_eq!(balancer.refused(Refusal::SourceLimit), 1);
+    eventually("counted", || balancer.refused(Refusal::Denied) == 2);
+    drop(first);
+    eventually("its place is free again", || greeting(&mut announced("203.0.113.1")).is_ok());
+}
+
+#[test]
 fn a_source_connects_so_often() {
     let connection_rate_per_source = Some(Rate { per_second: 3 });
     let listener = Listener { connection_rate_per_source, ..Listener::default() };

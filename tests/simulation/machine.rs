@@ -6,11 +6,18 @@ use super::{CONNECT, HALF_CLOSE, IDLE, make_pool, make_pool_with};
 use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
-use tcplb::config::model;
+use tcplb::config::model::{self, ProxyVersion};
 use tcplb::policy::limit::{Reason, Rules, Sources};
 use tcplb::pool::{Lease, ListenerTotals, NoBackend, Pool};
+use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
-use tcplb::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Session, Side, Way};
+use tcplb::session::{
+    CloseReason, DialFailure, Effect, Ending, Failed, Greeting, HEADER_TIMEOUT, Half, Input, Moved, NoHeader, Session,
+    Side, Way,
+};
+
+/// A backend's addresses, and the header that it expects.
+type Backend = (Vec<Endpoint>, Option<ProxyVersion>);
 
 /// What the table says about one way.
 #[derive(Clone, Copy, Default)]
@@ -25,11 +32,19 @@ struct Reference {
     first_fin: Option<Side>,
     last: Tick,
     expires: Option<Tick>,
+    /// Of our header for the backend, still held; and the client's bytes delivered.
+    ours: u64,
+    up: u64,
 }
 
 impl Reference {
     fn moved(&mut self, way: Way, moved: &Moved, now: Tick) -> (Effect, Option<CloseReason>) {
         let index = usize::from(way == Way::Down);
+        if way == Way::Up {
+            let ours = self.ours.min(moved.written);
+            self.ours -= ours;
+            self.up += moved.written - ours;
+        }
         if moved.read > 0 || moved.written > 0 || (moved.fin && !self.ways[index].fin) {
             self.last = now;
         }
@@ -74,21 +89,21 @@ impl Reference {
     }
 }
 
-fn endpoints() -> Vec<Vec<Endpoint>> {
-    (1..4).map(|host| vec![Endpoint::Inet(([10, 0, 0, host], 80).into())]).collect()
+fn endpoints(send_proxy: Option<ProxyVersion>) -> Vec<Backend> {
+    (1..4).map(|host| (vec![Endpoint::Inet(([10, 0, 0, host], 80).into())], send_proxy)).collect()
 }
 
-fn totals() -> Arc<ListenerTotals> {
+fn listener() -> Arc<ListenerTotals> {
     ListenerTotals::new("sim".into())
 }
 
 /// Where three backends are tried.
-fn pool_of(backends: &[Vec<Endpoint>]) -> Arc<Pool> {
+fn pool_of(backends: &[Backend]) -> Arc<Pool> {
     make_pool(backends, 3).0.pools[0].clone()
 }
 
 /// Where a client waits that long if there is no backend.
-fn waiting_pool(backends: &[Vec<Endpoint>], connect_attempts: u32, wait: Duration) -> Arc<Pool> {
+fn waiting_pool(backends: &[Backend], connect_attempts: u32, wait: Duration) -> Arc<Pool> {
     let no_backend = model::NoBackend::Wait(wait);
     let settings = model::Pool { connect_attempts, no_backend, ..model::Pool::default() };
     make_pool_with(backends, settings, (None, None)).0.pools[0].clone()
@@ -107,23 +122,35 @@ fn rebuild(session: &Session, pool: &Arc<Pool>, now: Tick, offset: u64) -> (Sess
         let at = pool.members.iter().position(|member| member.backend.name == relay.backend).expect("the same pool");
         Lease::take(&pool.members[at].backend, at, u32::MAX).expect("room")
     });
-    (Session::restore(&saved, totals(), pool.clone(), lease, now).expect("it can be rebuilt"), now)
+    (Session::restore(&saved, listener(), pool.clone(), lease, now).expect("it can be rebuilt"), now)
 }
 
 fn relay_life(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
-    let pool = pool_of(&endpoints());
+    let send_proxy = [None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)][random.usize(..3)];
+    let pool = pool_of(&endpoints(send_proxy));
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut now = Tick(1 << 40);
-    let mut session = Session::new(client, totals(), pool.clone(), now);
+    let mut session = Session::new(client, Greeting::None, listener(), pool.clone(), now);
     let lifetime = random.bool().then(|| Duration::from_secs(random.u64(1..120)));
     lifetime.into_iter().for_each(|lifetime| session.expire_at(now + lifetime));
+    assert_eq!(session.begin(now), Effect::Admit);
     assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
     let picked = pick(&pool, &session, &mut random);
     assert_eq!(session.on(picked, now), Effect::Dial);
-    assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Relay);
+    let mut ways = [Expected::default(); 2];
+    let mut ours = 0;
+    match send_proxy {
+        None => assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Relay),
+        Some(version) => {
+            assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Announce(version));
+            ours = random.u64(1..5);
+            assert_eq!(session.on(Input::Announced(ours), now), Effect::Relay);
+            ways[0].held = true;
+        }
+    }
     let expires = lifetime.map(|lifetime| now + lifetime);
-    let mut reference = Reference { ways: [Expected::default(); 2], first_fin: None, last: now, expires };
+    let mut reference = Reference { ways, first_fin: None, last: now, expires, ours, up: 0 };
     for _ in 0..random.u32(1..60) {
         if random.u8(..) < 40 {
             let offset = random.u64(..1 << 30);
@@ -172,6 +199,8 @@ fn relay_life(seed: u64) {
         };
         assert_eq!(effect, expected);
         assert_eq!(session.record().map(|record| record.close), reason);
+        let up = session.record().map_or_else(|| session.bytes(Way::Up), |record| record.bytes_to_backend);
+        assert_eq!(up, reference.up, "our header counted as the client's bytes");
         if reason.is_some() {
             break;
         }
@@ -195,7 +224,8 @@ fn relaying_follows_the_table_and_survives_being_written_down() {
 
 /// A session that has been let in.
 fn admitted(pool: &Arc<Pool>, now: Tick) -> Session {
-    let mut session = Session::new(None, totals(), pool.clone(), now);
+    let mut session = Session::new(None, Greeting::None, listener(), pool.clone(), now);
+    assert_eq!(session.begin(now), Effect::Admit);
     assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
     session
 }
@@ -207,8 +237,8 @@ fn a_client_that_is_not_let_in_is_reset_before_anything_is_chosen() {
         (Reason::SourceLimit, CloseReason::SourceLimit),
         (Reason::SourceRate, CloseReason::SourceRate),
     ] {
-        let pool = pool_of(&endpoints());
-        let mut session = Session::new(None, totals(), pool, Tick(0));
+        let pool = pool_of(&endpoints(None));
+        let mut session = Session::new(None, Greeting::None, listener(), pool, Tick(0));
         assert_eq!(session.on(Input::Admitted(Err(reason)), Tick(1)), Effect::End(Ending::Reset));
         assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((close, 0)));
     }
@@ -217,9 +247,9 @@ fn a_client_that_is_not_let_in_is_reset_before_anything_is_chosen() {
 #[test]
 fn a_place_in_the_source_s_count_is_kept_until_the_end() {
     let rules = Rules { connections: Some(1), per_second: None };
-    let (sources, pool) = (Sources::new(rules), pool_of(&endpoints()));
+    let (sources, pool) = (Sources::new(rules), pool_of(&endpoints(None)));
     let ip = [192, 0, 2, 1].into();
-    let mut session = Session::new(None, totals(), pool, Tick(0));
+    let mut session = Session::new(None, Greeting::None, listener(), pool, Tick(0));
     session.on(Input::Admitted(Ok(sources.enter(ip, Tick(0), false).0)), Tick(0));
     assert!(sources.enter(ip, Tick(0), false).1.is_some());
     session.on(Input::Stop(CloseReason::Forced), Tick(0));
@@ -229,7 +259,7 @@ fn a_place_in_the_source_s_count_is_kept_until_the_end() {
 #[test]
 fn who_waits_has_turns_until_the_time_is_over_and_every_backend_again_at_each() {
     const WAIT: Duration = Duration::from_secs(3);
-    let pool = waiting_pool(&endpoints()[..1], 3, WAIT);
+    let pool = waiting_pool(&endpoints(None)[..1], 3, WAIT);
     let mut now = Tick(7);
     let mut session = admitted(&pool, now);
     assert_eq!(session.on(Input::Picked(Err(NoBackend::AllDown)), now), Effect::Queue);
@@ -253,7 +283,7 @@ fn who_waits_has_turns_until_the_time_is_over_and_every_backend_again_at_each() 
 
 #[test]
 fn a_full_queue_or_a_reset_ends_the_waiting() {
-    let pool = waiting_pool(&endpoints(), 3, Duration::from_secs(3));
+    let pool = waiting_pool(&endpoints(None), 3, Duration::from_secs(3));
     for (input, close) in
         [(Input::NoPlace, CloseReason::NoBackend), (Input::Reset(Side::Client), CloseReason::ClientReset)]
     {
@@ -266,10 +296,10 @@ fn a_full_queue_or_a_reset_ends_the_waiting() {
 
 #[test]
 fn who_waits_looks_in_the_pool_s_successor_as_long_as_it_was_promised() {
-    let old = waiting_pool(&endpoints(), 3, Duration::from_secs(3));
+    let old = waiting_pool(&endpoints(None), 3, Duration::from_secs(3));
     let mut session = admitted(&old, Tick(0));
     assert_eq!(session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(0)), Effect::Queue);
-    let new = pool_of(&endpoints());
+    let new = pool_of(&endpoints(None));
     session.adopt(&new);
     assert!(Arc::ptr_eq(session.pool(), &new));
     assert_eq!(session.deadline(), Some(Tick(0) + Duration::from_secs(3)));
@@ -284,7 +314,7 @@ fn who_waits_looks_in_the_pool_s_successor_as_long_as_it_was_promised() {
 #[test]
 fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = pool_of(&endpoints());
+    let pool = pool_of(&endpoints(None));
     let now = Tick(0);
     let mut session = admitted(&pool, now);
     let mut dialed = Vec::new();
@@ -304,7 +334,7 @@ fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
 #[test]
 fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = pool_of(&endpoints()[..1]);
+    let pool = pool_of(&endpoints(None)[..1]);
     let mut now = Tick(0);
     let mut session = admitted(&pool, now);
     let picked = pick(&pool, &session, &mut random);
@@ -323,4 +353,124 @@ fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over
         }
     }
     assert!(dials > 10 && now >= Tick(0) + CONNECT);
+}
+
+fn header() -> Header {
+    Header::new(Announced::inet(([203, 0, 113, 1], 7).into(), ([198, 51, 100, 1], 443).into()))
+}
+
+/// A session that waits for a header since `now`, on a pool whose backends expect version 2.
+fn waiting(now: Tick) -> (Session, Arc<Pool>) {
+    let pool = pool_of(&endpoints(Some(ProxyVersion::V2)));
+    let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
+    let mut session = Session::new(client, Greeting::ProxyHeader, listener(), pool.clone(), now);
+    assert_eq!(session.begin(now), Effect::ReadHeader);
+    assert_eq!(session.deadline(), Some(now + HEADER_TIMEOUT));
+    (session, pool)
+}
+
+#[test]
+fn without_a_whole_header_every_ending_is_the_table_s() {
+    let now = Tick(1 << 40);
+    let soon = now + Duration::from_millis(4_999);
+    for (input, at, ending, close) in [
+        (Input::Header(Err(NoHeader::Bad)), soon, Ending::Reset, CloseReason::BadProxyHeader),
+        (Input::Header(Err(NoHeader::CutShort)), soon, Ending::Reset, CloseReason::BadProxyHeader),
+        (Input::Header(Err(NoHeader::Silence)), soon, Ending::Fin, CloseReason::ClientFin),
+        (Input::Reset(Side::Client), soon, Ending::Reset, CloseReason::ClientReset),
+        (Input::Deadline, now + HEADER_TIMEOUT, Ending::Reset, CloseReason::BadProxyHeader),
+        (Input::Stop(CloseReason::Shutdown), soon, Ending::Reset, CloseReason::Shutdown),
+    ] {
+        for written_down in [false, true] {
+            let (mut session, pool) = waiting(now);
+            let mut offset = 0;
+            if written_down {
+                offset = 77;
+                session = rebuild(&session, &pool, now, offset).0;
+                assert_eq!(session.begin(Tick(now.0 + offset)), Effect::ReadHeader);
+            }
+            assert_eq!(session.on(Input::Deadline, Tick(soon.0 + offset)), Effect::Wait);
+            let input = match &input {
+                Input::Header(Err(why)) => Input::Header(Err(*why)),
+                Input::Reset(side) => Input::Reset(*side),
+                Input::Stop(reason) => Input::Stop(*reason),
+                _ => Input::Deadline,
+            };
+            assert_eq!(session.on(input, Tick(at.0 + offset)), Effect::End(ending));
+            assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((close, 0)));
+        }
+    }
+    let mut session = Session::new(None, Greeting::NotTrusted, listener(), waiting(now).1, now);
+    assert_eq!(session.begin(now), Effect::End(Ending::Reset));
+    assert_eq!(session.record().map(|record| record.close), Some(CloseReason::BadProxyHeader));
+}
+
+#[test]
+fn who_is_announced_is_the_client_and_every_backend_that_is_tried_is_told() {
+    let mut random = fastrand::Rng::with_seed(1);
+    let now = Tick(1 << 40);
+    let (mut session, pool) = waiting(now);
+    assert_eq!(session.on(Input::Header(Ok(header())), now), Effect::Admit);
+    assert_eq!(session.client(), Some(&Endpoint::Inet(([203, 0, 113, 1], 7).into())));
+    assert_eq!(session.policy_client().ip, Some([203, 0, 113, 1].into()));
+    session = rebuild(&session, &pool, now, 0).0;
+    assert_eq!(session.begin(now), Effect::Admit);
+    assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
+    for _ in 0..2 {
+        let picked = pick(&pool, &session, &mut random);
+        assert_eq!(session.on(picked, now), Effect::Dial);
+        assert_eq!(session.introduction(|| panic!("it was announced")), header());
+        assert_eq!(session.on(Input::Dialed(Err(DialFailure::Backend)), now), Effect::Pick);
+    }
+    let picked = pick(&pool, &session, &mut random);
+    assert_eq!(session.on(picked, now), Effect::Dial);
+    assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Announce(ProxyVersion::V2));
+    assert_eq!(session.introduction(|| None), header());
+    assert_eq!(session.on(Input::Announced(28), now), Effect::Relay);
+}
+
+#[test]
+fn a_header_that_announces_nobody_leaves_the_socket_s_address_and_a_unix_client_has_none() {
+    let now = Tick(0);
+    let local = Some(Endpoint::Inet(([127, 0, 0, 1], 80).into()));
+    for nobody in [Announced::Local, Announced::Unknown] {
+        let (mut session, _) = waiting(now);
+        assert_eq!(session.on(Input::Header(Ok(Header::new(nobody))), now), Effect::Admit);
+        assert_eq!(session.client(), Some(&Endpoint::Inet(([127, 0, 0, 1], 9).into())));
+        let own = Announced::inet(([127, 0, 0, 1], 9).into(), ([127, 0, 0, 1], 80).into());
+        assert_eq!(session.introduction(|| local.clone()), Header::new(own));
+    }
+    let (mut session, _) = waiting(now);
+    let unix = Header::new(Announced::Unix(vec![b'a'; 216].try_into().expect("216 bytes")));
+    assert_eq!(session.on(Input::Header(Ok(unix.clone())), now), Effect::Admit);
+    assert_eq!(session.client(), None);
+    assert_eq!(session.introduction(|| local.clone()), unix);
+    let session = Session::new(None, Greeting::None, listener(), waiting(now).1, now);
+    assert_eq!(session.introduction(|| local), Header::new(Announced::Local));
+}
+
+#[test]
+fn who_is_not_admitted_is_reset_for_the_gate_s_reason() {
+    let now = Tick(0);
+    let (mut session, _) = waiting(now);
+    assert_eq!(session.on(Input::Header(Ok(header())), now), Effect::Admit);
+    assert_eq!(session.on(Input::Admitted(Err(Reason::Denied)), now), Effect::End(Ending::Reset));
+    let record = session.record().expect("it is over");
+    assert_eq!(
+        (record.close, record.client.clone()),
+        (CloseReason::Denied, Some(Endpoint::Inet(([203, 0, 113, 1], 7).into())))
+    );
+}
+
+#[test]
+fn a_reload_during_the_dial_does_not_change_what_the_backend_expects() {
+    let now = Tick(0);
+    let (mut session, pool) = waiting(now);
+    session.on(Input::Header(Ok(header())), now);
+    session.on(Input::Admitted(Ok(None)), now);
+    let picked = pick(&pool, &session, &mut fastrand::Rng::with_seed(1));
+    assert_eq!(session.on(picked, now), Effect::Dial);
+    session.adopt(&pool_of(&endpoints(None)[..1]));
+    assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Announce(ProxyVersion::V2));
+    assert_eq!(session.introduction(|| None), header());
 }

@@ -8,9 +8,13 @@
 //!
 //! A failure prints its seed; `SIM_SEED=n cargo test --test simulation` replays that one. `SIM_SEEDS=n` sets how many run.
 
+mod greeting;
+mod judge;
 mod machine;
 mod world;
 
+use greeting::{DENIED, Greeting, client_ip};
+use judge::{Ended, Judge, check_sockets};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -18,12 +22,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
-use tcplb::config::model::{self, Model};
-use tcplb::policy::health::ConnectFailure;
+use tcplb::config::model::{self, Model, ProxyVersion};
 use tcplb::pool::{self, AdminState, Admission, Backend, Guest, Plan, Resolved, Snapshot};
 use tcplb::relay::{self, Engine};
-use tcplb::session::{CloseReason, Record, Side};
-use tcplb::worker::driver::{Accepted, Driver, Observer};
+use tcplb::session::{self, CloseReason};
+use tcplb::worker::driver::{Accepted, Driver};
 use tcplb::worker::token::Token;
 use world::{Answer, Shared, SimNet, World};
 
@@ -32,105 +35,6 @@ const HALF_CLOSE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(5);
 const WAIT: Duration = Duration::from_secs(4);
 const LIFETIME: Duration = Duration::from_secs(40);
-
-/// Every fifth client comes from where nobody may. The others are one source each two.
-fn client_ip(conn: usize) -> [u8; 4] {
-    if conn % 5 == 4 { [192, 0, 2, 1] } else { [10, 1, 0, conn as u8 / 2] }
-}
-
-fn is_denied(conn: usize) -> bool {
-    client_ip(conn)[0] == 192
-}
-
-/// Checks each ending as it comes.
-struct Judge {
-    world: Shared,
-    failures: Rc<RefCell<u64>>,
-    ended: Rc<RefCell<Vec<Ended>>>,
-    stopped: Rc<RefCell<bool>>,
-    /// How long a client waits for a backend.
-    wait: Duration,
-}
-
-struct Ended {
-    close: CloseReason,
-    conn: usize,
-    held: bool,
-    to_backend: u64,
-    to_client: u64,
-}
-
-impl Observer for Judge {
-    fn connect_failed(&mut self, _: &Backend, _: ConnectFailure) {
-        *self.failures.borrow_mut() += 1;
-    }
-
-    /// One that went down while it was dialled.
-    fn connected_though_down(&mut self, _: &Backend) {}
-
-    /// The sockets are still open here; [`check_sockets`] looks at them once they are not.
-    fn closed(&mut self, record: &Record) {
-        let world = self.world.borrow();
-        let Some(Endpoint::Inet(at)) = &record.client else { panic!("the client's address is lost") };
-        let conn = usize::from(at.port());
-        let facts = &world.conns[conn];
-        let sock = |id: Option<usize>| id.map(|id| &world.socks[id]);
-        let client = sock(facts.client).expect("a client");
-        let backend = sock(facts.backend.filter(|_| facts.connected));
-        let silent = world.now - facts.last_io;
-        match record.close {
-            CloseReason::ClientReset => assert_eq!(facts.first_error, Some(Side::Client)),
-            CloseReason::BackendReset => assert_eq!(facts.first_error, Some(Side::Backend)),
-            CloseReason::ClientFin | CloseReason::BackendFin => {
-                let backend = backend.expect("a backend");
-                assert!(client.fin_read && backend.fin_read, "over before both have finished");
-                assert_eq!((client.read, backend.read), (client.sent, backend.sent), "bytes left unread");
-                assert_eq!((backend.written, client.written), (client.read, backend.read), "bytes undelivered");
-                let first = if record.close == CloseReason::ClientFin { Side::Client } else { Side::Backend };
-                assert_eq!(facts.first_fin, Some(first));
-            }
-            CloseReason::IdleTimeout => assert!(silent >= IDLE && facts.first_fin.is_none(), "{silent:?}"),
-            CloseReason::HalfCloseTimeout => assert!(silent >= HALF_CLOSE && facts.first_fin.is_some(), "{silent:?}"),
-            CloseReason::ConnectFailed => assert!(facts.dials > 0 && !facts.connected && !client.error_given),
-            CloseReason::NoBackend => {
-                assert!(facts.dials == 0 && (world.now - facts.came >= self.wait || self.wait.is_zero()));
-            }
-            CloseReason::Denied => assert!(is_denied(conn) && facts.dials == 0),
-            CloseReason::SourceLimit => assert!(!is_denied(conn) && facts.dials == 0),
-            CloseReason::SourceRate => panic!("there is no rate"),
-            CloseReason::Shutdown => assert!(*self.stopped.borrow()),
-            CloseReason::Forced => {
-                let age = world.now - facts.came;
-                assert!(age >= LIFETIME * 9 / 10 && facts.connected, "{age:?}");
-            }
-        }
-        let to_backend = backend.map_or(0, |sock| sock.written);
-        let to_client = if backend.is_some() { client.written } else { 0 };
-        assert_eq!((record.bytes_to_backend, record.bytes_to_client), (to_backend, to_client), "miscounted");
-        assert_eq!(record.connect.is_some(), facts.connected);
-        let held = backend.is_some_and(|backend| backend.written < client.read || client.written < backend.read);
-        let close = record.close;
-        self.ended.borrow_mut().push(Ended { close, conn, held, to_backend, to_client });
-    }
-}
-
-/// How each reason closes the sockets, as the table says.
-fn check_sockets(world: &World, ended: &Ended) {
-    let in_order = match ended.close {
-        CloseReason::ClientFin | CloseReason::BackendFin => true,
-        CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout | CloseReason::Forced => !ended.held,
-        _ => false,
-    };
-    let conn = &world.conns[ended.conn];
-    for id in [conn.client, conn.backend].into_iter().flatten() {
-        let sock = &world.socks[id];
-        assert!(!sock.open, "{:?} is over, its {:?} socket open", ended.close, sock.side);
-        // A backend that never connected is just closed when another attempt follows it.
-        if sock.side == Side::Client || conn.connected {
-            assert_eq!(sock.closed_by_reset, !in_order, "{:?}: {:?} socket", ended.close, sock.side);
-        }
-    }
-}
 
 struct Simulation {
     driver: Driver<SimNet, Judge>,
@@ -175,12 +79,17 @@ impl Simulation {
     fn connect(&mut self) {
         let conn = self.world.borrow().conns.len() as u16;
         let (socket, unix) = World::connect_client(&self.world);
-        let client = Some(Endpoint::Inet((client_ip(conn.into()), conn).into()));
+        let client = Some(Endpoint::Inet((client_ip(conn), conn).into()));
         let permit = self.admission.enter().expect("room");
+        let greeting = match self.world.borrow().conns[usize::from(conn)].greeting {
+            Greeting::None => session::Greeting::None,
+            Greeting::Header | Greeting::Garbage => session::Greeting::ProxyHeader,
+            Greeting::NotTrusted => session::Greeting::NotTrusted,
+        };
         let listener = &self.snapshot.listeners[0];
         let guest = Guest::new(&listener.gate, listener.gate.room().expect("no limit"));
         let pool = listener.pool.clone();
-        self.driver.serve(Accepted { socket, client, unix, pool, guest, permit });
+        self.driver.serve(Accepted { socket, client, unix, greeting, pool, guest, permit });
     }
 
     /// Delivers announcements to some or all of the sockets, in random order, then does what a worker does after a batch.
@@ -277,12 +186,21 @@ impl Simulation {
             }
         }
         let world = self.world.borrow();
+        for conn in world.conns.iter().filter(|conn| conn.greeting != Greeting::None) {
+            let client = &world.socks[conn.client.expect("a client")];
+            // Once it is read, its client may wait for a backend.
+            let (read, whole) = (client.read >= conn.header.len() as u64, client.sent >= conn.header.len() as u64);
+            assert!(!client.open || read || !whole, "a header is stuck");
+        }
         for conn in world.conns.iter().filter(|conn| conn.connected) {
             let (Some(client), Some(backend)) = (conn.client, conn.backend) else { continue };
+            let streams = (world.stream_written(backend), world.stream_sent(client));
             let (client, backend) = (&world.socks[client], &world.socks[backend]);
             if client.open {
                 assert!(!client.reset && !backend.reset, "a reset went unnoticed");
-                assert_eq!((backend.written, client.written), (client.sent, backend.sent), "bytes are stuck");
+                assert_eq!(streams.0, streams.1, "bytes are stuck");
+                assert_eq!(client.written, backend.sent, "bytes are stuck");
+                assert!(backend.written >= conn.introduction.len() as u64, "a header is stuck");
                 assert_eq!((client.fin, backend.fin), (backend.finished, client.finished), "a FIN is stuck");
             }
         }
@@ -327,23 +245,24 @@ impl Simulation {
     }
 }
 
-/// A pool over these backends, each with the addresses given.
-fn make_pool(backends: &[Vec<Endpoint>], connect_attempts: u32) -> (Snapshot, Model, Resolved) {
+/// A pool over these backends, each with the addresses given and the header that it expects.
+fn make_pool(backends: &[(Vec<Endpoint>, Option<ProxyVersion>)], connect_attempts: u32) -> (Snapshot, Model, Resolved) {
     make_pool_with(backends, model::Pool { connect_attempts, ..model::Pool::default() }, (None, None))
 }
 
 fn make_pool_with(
-    backends: &[Vec<Endpoint>],
+    backends: &[(Vec<Endpoint>, Option<ProxyVersion>)],
     settings: model::Pool,
     (max_connections, max_connections_per_source): (Option<u32>, Option<u32>),
 ) -> (Snapshot, Model, Resolved) {
     let mut resolved = HashMap::new();
     let mut configured = Vec::new();
-    for (number, endpoints) in backends.iter().enumerate() {
-        let name = format!("b{number}");
+    for (number, (endpoints, send_proxy)) in backends.iter().enumerate() {
+        let (name, send_proxy) = (format!("b{number}"), *send_proxy);
         let Endpoint::Inet(at) = endpoints[0] else { unreachable!() };
         configured.push(model::Backend {
             name: name.clone(),
+            send_proxy,
             max_connections,
             ..model::Backend::at(Address::Inet(at))
         });
@@ -357,7 +276,7 @@ fn make_pool_with(
         backends: configured,
         ..settings
     };
-    let deny = vec!["192.0.2.0/24".parse().expect("a prefix")];
+    let deny = vec![DENIED.parse().expect("a prefix")];
     let listener =
         model::Listener { pool: "sim".into(), deny, max_connections_per_source, ..model::Listener::default() };
     let global = model::Global::default();
@@ -365,14 +284,17 @@ fn make_pool_with(
     (pool::build(&model, &resolved), model, resolved)
 }
 
+type Answers = HashMap<Endpoint, (Answer, Option<ProxyVersion>)>;
+
 /// One to three backends of one or two addresses, most of which answer.
-fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), HashMap<Endpoint, Answer>) {
+fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), Answers) {
     let mut answers = HashMap::new();
     let mut backends = Vec::new();
     for number in 0..random.u8(1..4) {
         let endpoints: Vec<Endpoint> = (0..random.u16(1..3))
             .map(|address| Endpoint::Inet(([10, 0, 0, number + 1], 1000 + address).into()))
             .collect();
+        let send_proxy = [None, None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)][random.usize(..4)];
         for endpoint in &endpoints {
             let answer = match random.u8(..20) {
                 0..8 => Answer::Done,
@@ -382,9 +304,9 @@ fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), Hash
                 17..19 => Answer::Refused,
                 _ => Answer::NoDescriptor,
             };
-            answers.insert(endpoint.clone(), answer);
+            answers.insert(endpoint.clone(), (answer, send_proxy));
         }
-        backends.push(endpoints);
+        backends.push((endpoints, send_proxy));
     }
     let settings = model::Pool {
         connect_attempts: random.u32(1..4),
@@ -406,6 +328,12 @@ fn run(seed: u64, engine: Engine, tally: &mut Tally) {
     simulation.live();
     simulation.settle();
     simulation.end();
+    let world = simulation.world.borrow();
+    for conn in world.conns.iter().filter(|conn| conn.connected && conn.announced.is_some()) {
+        *tally
+            .entry(("relayed from an announced client, a header owed:", !conn.introduction.is_empty()))
+            .or_default() += 1;
+    }
     for ended in simulation.ended.borrow().iter() {
         *tally.entry((ended.close.word(), ended.held)).or_default() += 1;
     }
@@ -448,6 +376,10 @@ fn run_seeds(engine: Engine) {
         ("half_close_timeout", false),
         ("half_close_timeout", true),
         ("connect_failed", false),
+        ("bad_proxy_header", false),
+        ("relayed from an announced client, a header owed:", false),
+        ("relayed from an announced client, a header owed:", true),
+        ("forced", false),
         ("shutdown", false),
         ("no_backend", false),
         ("denied", false),

@@ -4,14 +4,20 @@
 //! Bytes are not stored: the byte at a position of a stream is a function of the position, so that what is delivered can
 //! be checked in order and whole, whatever the amounts.
 //!
+//! Before the first byte of a stream may stand a PROXY header, the client's own or the one that a backend is owed; positions
+//! of sockets count it, those of the stream don't.
+//!
 //! Everything illegal that the driver could do panics here.
 
+use crate::greeting::{self, Greeting, LOCAL};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
 use tcplb::base::slots::Key;
 use tcplb::base::{Endpoint, Tick};
+use tcplb::config::model::ProxyVersion;
+use tcplb::proto::proxy::Header;
 use tcplb::relay::Io;
 use tcplb::session::{Side, Way};
 use tcplb::worker::driver::{Event, Net};
@@ -70,16 +76,23 @@ pub struct Sock {
 /// One client connection through its whole life.
 #[derive(Debug, Default)]
 pub struct Conn {
+    pub greeting: Greeting,
+    /// The greeting's bytes.
+    pub header: Vec<u8>,
+    /// What its header announced, if that was addresses.
+    pub announced: Option<Header>,
+    pub at: Option<Endpoint>,
+    pub accepted: Tick,
+    /// The header that the backend dialled last is owed.
+    pub introduction: Vec<u8>,
     pub client: Option<usize>,
     /// The backend socket of the attempt under way, or of the relay.
     pub backend: Option<usize>,
     pub dials: u32,
-    dialed: Vec<Endpoint>,
+    pub dialed: Vec<Endpoint>,
     /// Relay began: a backend connected.
     pub connected: bool,
     pub last_io: Tick,
-    /// When it was accepted.
-    pub came: Tick,
     /// Whose FIN the driver read first.
     pub first_fin: Option<Side>,
     /// The first error that the driver was given while relaying.
@@ -97,7 +110,7 @@ pub struct World {
     /// A client who waits may try a backend again.
     pub redials: bool,
     /// What addresses answer, by endpoint.
-    answers: HashMap<Endpoint, Answer>,
+    answers: HashMap<Endpoint, (Answer, Option<ProxyVersion>)>,
     by_key: HashMap<Key, usize>,
     next_conn: usize,
     /// Bytes in each pipe there ever was; `None` once it is closed.
@@ -141,7 +154,7 @@ impl Drop for SimPipe {
 pub struct SimNet(pub Shared);
 
 impl World {
-    pub fn new(seed: u64, answers: HashMap<Endpoint, Answer>) -> World {
+    pub fn new(seed: u64, answers: HashMap<Endpoint, (Answer, Option<ProxyVersion>)>) -> World {
         World {
             random: fastrand::Rng::with_seed(seed),
             socks: Vec::new(),
@@ -188,16 +201,38 @@ impl World {
         self.socks.len() - 1
     }
 
-    /// A client connects; perhaps it sends something at once.
+    /// A client connects, its port the number of its connection; perhaps it sends something at once.
     pub fn connect_client(world: &Shared) -> (SimSocket, bool) {
         let mut this = world.borrow_mut();
         let conn = this.conns.len();
         let now = this.now;
-        this.conns.push(Conn { last_io: now, came: now, ..Conn::default() });
+        let greeted = greeting::random(&mut this.random, conn as u16);
+        this.conns.push(Conn { last_io: now, accepted: now, ..greeted });
         let id = this.socket(Side::Client, conn, Answer::Done);
         this.conns[conn].client = Some(id);
         this.next_conn = conn;
         (SimSocket { id, world: world.clone() }, this.socks[id].chunky)
+    }
+
+    /// How many bytes of a socket's stream have been read: those behind the client's header.
+    pub fn stream_read(&self, id: usize) -> u64 {
+        let sock = &self.socks[id];
+        let header = if sock.side == Side::Client { self.conns[sock.conn].header.len() } else { 0 };
+        sock.read.saturating_sub(header as u64)
+    }
+
+    /// The same for what its peer has sent.
+    pub fn stream_sent(&self, id: usize) -> u64 {
+        let sock = &self.socks[id];
+        let header = if sock.side == Side::Client { self.conns[sock.conn].header.len() } else { 0 };
+        sock.sent.saturating_sub(header as u64)
+    }
+
+    /// How many bytes of the other side's stream were written: those behind the header for the backend.
+    pub fn stream_written(&self, id: usize) -> u64 {
+        let sock = &self.socks[id];
+        let header = if sock.side == Side::Backend { self.conns[sock.conn].introduction.len() } else { 0 };
+        sock.written.saturating_sub(header as u64)
     }
 
     /// The sockets that are open on our side.
@@ -214,6 +249,9 @@ impl World {
             _ => self.random.u64(1..300_000),
         };
         let sock = &mut self.socks[id];
+        // Headers come in small pieces, or at once with what follows.
+        let in_header = sock.side == Side::Client && sock.sent < self.conns[sock.conn].header.len() as u64;
+        let amount = if in_header && amount % 3 > 0 { amount.min(1 + amount % 20) } else { amount };
         if !sock.open || sock.reset {
             return;
         }
@@ -352,8 +390,10 @@ impl World {
         }
         let sock = &mut self.socks[id];
         sock.read += amount;
-        // A short read up to an announced FIN tells of it without another that says 0.
-        if by_recv && amount > 0 && amount < most && sock.fin_announced && !sock.gaps {
+        // A short read up to an announced FIN tells of it without another that says 0; in a header, where nobody is there to
+        // be told, it is left to be read.
+        let relaying = self.conns[conn].connected;
+        if relaying && by_recv && amount > 0 && amount < most && sock.fin_announced && !sock.gaps {
             assert_eq!(sock.read, sock.sent);
             sock.fin_read = true;
             let side = sock.side;
@@ -367,8 +407,11 @@ impl World {
     fn recv(&mut self, id: usize, buffer: &mut [u8]) -> io::Result<usize> {
         let way = self.way_from(id);
         let (from, amount) = self.read(id, buffer.len() as u64, true)?;
+        let sock = &self.socks[id];
+        let header: &[u8] = if sock.side == Side::Client { &self.conns[sock.conn].header } else { &[] };
         for (position, slot) in (from..from + amount).zip(buffer) {
-            *slot = byte(way, position);
+            let of_header = header.get(position as usize).copied();
+            *slot = of_header.unwrap_or_else(|| byte(way, position - header.len() as u64));
         }
         Ok(amount as usize)
     }
@@ -398,8 +441,12 @@ impl World {
     fn send(&mut self, id: usize, bytes: &[u8]) -> io::Result<usize> {
         let way = if self.way_from(id) == Way::Up { Way::Down } else { Way::Up };
         let (from, amount) = self.write(id, bytes.len() as u64)?;
+        let sock = &self.socks[id];
+        let header: &[u8] = if sock.side == Side::Backend { &self.conns[sock.conn].introduction } else { &[] };
         for (position, got) in (from..from + amount).zip(bytes) {
-            assert_eq!(*got, byte(way, position), "bytes out of order");
+            let of_header = header.get(position as usize).copied();
+            let wanted = of_header.unwrap_or_else(|| byte(way, position - header.len() as u64));
+            assert_eq!(*got, wanted, "bytes out of order");
         }
         Ok(amount as usize)
     }
@@ -416,7 +463,7 @@ impl World {
         let held = self.pipes[pipe].expect("an open pipe");
         assert_eq!(held, bytes as u64, "the engine has lost count of the pipe");
         let source = self.other_end(id).expect("an other end");
-        assert_eq!(self.socks[source].read - held, self.socks[id].written, "bytes out of order");
+        assert_eq!(self.stream_read(source) - held, self.stream_written(id), "bytes out of order");
         // The kernel may take less than there is room for.
         let most = if self.random.bool() { held } else { self.random.u64(1..=held) };
         let (_, amount) = self.write(id, most)?;
@@ -430,11 +477,11 @@ impl World {
     }
 
     fn finish(&mut self, id: usize) {
-        let source = self.other_end(id).expect("a FIN without an other end");
-        let (source, sink) = (&self.socks[source], &self.socks[id]);
+        let from = self.other_end(id).expect("a FIN without an other end");
+        assert_eq!(self.stream_written(id), self.stream_read(from), "a FIN before the last byte");
+        let (source, sink) = (&self.socks[from], &self.socks[id]);
         assert!(sink.open && sink.connected && !sink.finished, "a FIN to a socket that can't take one");
         assert!(source.fin_read, "a FIN that the other side did not send");
-        assert_eq!(sink.written, source.read, "a FIN before the last byte");
         (self.socks[id].finished, self.socks[id].awaits_fin) = (true, false);
     }
 
@@ -496,7 +543,7 @@ impl Net for SimNet {
         Ok(())
     }
 
-    fn dial(&mut self, to: &Endpoint, token: Token) -> io::Result<(SimSocket, bool)> {
+    fn dial(&mut self, to: &Endpoint, token: Token, _: bool) -> io::Result<(SimSocket, bool)> {
         let mut world = self.0.borrow_mut();
         let Token::Connection(Side::Backend, key) = token else { panic!("{token:?} for a backend") };
         let conn = world.by_key[&key];
@@ -505,7 +552,10 @@ impl Net for SimNet {
         }
         assert!(!world.conns[conn].connected, "dials after a backend was connected");
         world.conns[conn].dials += 1;
-        let mut answer = world.answers[to];
+        let (mut answer, version) = world.answers[to];
+        assert!(!world.conns[conn].is_denied(), "dials for a client that may not come in");
+        let introduction = world.conns[conn].introduction(version);
+        world.conns[conn].introduction = introduction;
         if answer == Answer::NoDescriptor && world.random.bool() {
             answer = Answer::Done;
         }
@@ -530,6 +580,19 @@ impl Net for SimNet {
         let sock = &mut world.socks[id];
         (sock.token, sock.announced) = (Some(token), done);
         Ok((SimSocket { id, world: self.0.clone() }, done))
+    }
+
+    fn has_bytes(&mut self, socket: &SimSocket) -> bool {
+        let sock = &self.0.borrow().socks[socket.id];
+        assert!(sock.open && sock.connected, "looks into a socket that is not connected");
+        sock.sent > sock.read
+    }
+
+    fn local(&mut self, socket: &SimSocket) -> Option<Endpoint> {
+        let world = self.0.borrow();
+        let conn = &world.conns[world.socks[socket.id].conn];
+        assert!(!conn.introduction.is_empty() && conn.announced.is_none(), "asks for what it does not need");
+        Some(Endpoint::Inet(LOCAL.into()))
     }
 
     fn outcome(&mut self, socket: &SimSocket) -> Option<io::Error> {

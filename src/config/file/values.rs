@@ -59,7 +59,7 @@ pub fn no_backend(text: &str) -> Result<NoBackend, String> {
 
 /// `v1` or `v2`.
 pub fn proxy(text: &str) -> Result<ProxyVersion, String> {
-    words::one_of(text, &[("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)])
+    words::one_of(text, &ProxyVersion::NAMES)
 }
 
 /// Zero, for which the key has a meaning of its own, or a duration that a timer can measure.

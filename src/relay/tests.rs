@@ -1,0 +1,144 @@
+//! What is held before there is a sink, and what precedes the source's bytes.
+
+use super::*;
+use std::collections::VecDeque;
+
+/// A source that gives these reads, then nothing; a sink that takes so many bytes of each write.
+struct Script {
+    reads: VecDeque<Vec<u8>>,
+    room: usize,
+    writes: Vec<Vec<u8>>,
+    /// The last write was said to be the last.
+    last: bool,
+}
+
+impl Io for Script {
+    type Socket = ();
+    type Pipe = ();
+
+    fn recv(&mut self, (): &(), buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(bytes) = self.reads.pop_front() else { return Err(io::ErrorKind::WouldBlock.into()) };
+        buffer[..bytes.len()].copy_from_slice(&bytes);
+        Ok(bytes.len())
+    }
+
+    fn send(&mut self, (): &(), bytes: &[u8], last: bool) -> io::Result<usize> {
+        self.last = last;
+        let taken = bytes.len().min(self.room);
+        self.writes.push(bytes[..taken].to_vec());
+        Ok(taken)
+    }
+
+    fn pipe(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn fill(&mut self, (): &(), (): &()) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn empty(&mut self, (): &(), (): &(), _: usize) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+fn script(reads: &[&str]) -> Script {
+    Script {
+        reads: reads.iter().map(|read| read.as_bytes().to_vec()).collect(),
+        room: CHUNK,
+        writes: Vec::new(),
+        last: false,
+    }
+}
+
+fn end(readable: bool) -> End<()> {
+    End { socket: (), ready: Ready { readable, writable: true, ..Ready::default() } }
+}
+
+#[test]
+fn what_precedes_leaves_in_one_write_with_what_the_source_has_already() {
+    for (readable, held, writes) in [
+        (true, "", &["HEADERhello"][..]),
+        (false, "", &["HEADER"]),
+        (false, "held", &["HEADERheld"]),
+        (true, "held,", &["HEADERheld,hello"]),
+    ] {
+        let mut shared = Shared::new(Engine::Adaptive, 1);
+        let (mut flow, mut io) = (Flow::default(), script(&[held, "hello"]));
+        if held.is_empty() {
+            io.reads.pop_front();
+        } else {
+            assert!(matches!(take_in(&mut flow, &mut io, &mut end(true), &mut shared), TakenIn::Bytes));
+        }
+        flow.precede(b"HEADER", &mut shared);
+        let report = pump(&mut flow, &mut io, &mut end(readable), &mut end(false), true, &mut shared);
+        let written: Vec<&str> = io.writes.iter().map(|write| std::str::from_utf8(write).unwrap()).collect();
+        assert_eq!(written, writes);
+        assert_eq!(report.written, written.concat().len() as u64);
+        assert_eq!(report.read, if readable { 5 } else { 0 });
+        assert!(!flow.holds() && report.failed.is_none());
+    }
+}
+
+#[test]
+fn a_sink_that_takes_part_of_what_precedes_gets_the_rest_in_order() {
+    let mut shared = Shared::new(Engine::Copy, 1);
+    let (mut flow, mut io) = (Flow::default(), script(&["hello"]));
+    io.room = 4;
+    flow.precede(b"HEADER", &mut shared);
+    let mut source = end(true);
+    while flow.holds() {
+        pump(&mut flow, &mut io, &mut source, &mut end(false), true, &mut shared);
+    }
+    assert_eq!(io.writes.concat(), b"HEADERhello");
+}
+
+#[test]
+fn an_announced_fin_behind_the_first_bytes_is_found_without_another_read_but_not_before_there_is_a_sink() {
+    let mut shared = Shared::new(Engine::Copy, 1);
+    let (mut flow, mut io) = (Flow::default(), script(&["hello"]));
+    flow.precede(b"HEADER", &mut shared);
+    let mut source = end(true);
+    source.ready.finished = true;
+    let report = pump(&mut flow, &mut io, &mut source, &mut end(false), true, &mut shared);
+    assert_eq!(io.writes, [b"HEADERhello"]);
+    assert!(report.fin && report.read == 5 && !source.ready.readable && io.last);
+
+    let (mut flow, mut io) = (Flow::default(), script(&["hello", ""]));
+    let mut source = end(true);
+    source.ready.finished = true;
+    assert!(matches!(take_in(&mut flow, &mut io, &mut source, &mut shared), TakenIn::Bytes));
+    assert!(source.ready.readable, "its FIN is still to be read");
+    let report = pump(&mut flow, &mut io, &mut source, &mut end(false), true, &mut shared);
+    assert_eq!(io.writes, [b"hello"]);
+    assert!(report.fin);
+}
+
+#[test]
+fn a_source_that_has_finished_is_not_read_for_what_precedes() {
+    let mut shared = Shared::new(Engine::Copy, 1);
+    let (mut flow, mut io) = (Flow::default(), script(&["never"]));
+    flow.precede(b"HEADER", &mut shared);
+    pump(&mut flow, &mut io, &mut end(true), &mut end(false), false, &mut shared);
+    assert_eq!(io.writes, [b"HEADER"]);
+    assert_eq!(io.reads.len(), 1);
+}
+
+#[test]
+fn what_is_taken_in_is_held_in_order_and_can_be_skipped_from_the_front() {
+    let mut shared = Shared::<()>::new(Engine::Copy, 1);
+    let (mut flow, mut io) = (Flow::default(), script(&["PRO", "XY UNKNOWN\r\nhel", ""]));
+    let mut source = end(true);
+    assert!(matches!(take_in(&mut flow, &mut io, &mut source, &mut shared), TakenIn::Bytes));
+    assert!(!source.ready.readable, "a short read says that there is no more");
+    assert!(matches!(take_in(&mut flow, &mut io, &mut source, &mut shared), TakenIn::Bytes));
+    assert_eq!(flow.held(), b"PROXY UNKNOWN\r\nhel");
+    flow.skip(15, &mut shared);
+    assert_eq!(flow.held(), b"hel");
+    assert!(matches!(take_in(&mut flow, &mut io, &mut source, &mut shared), TakenIn::Fin));
+    source.ready.readable = true;
+    assert!(matches!(take_in(&mut flow, &mut io, &mut source, &mut shared), TakenIn::Nothing));
+    assert!(!source.ready.readable);
+    flow.skip(3, &mut shared);
+    assert!(!flow.holds() && shared.buffers.len() == 1, "its buffer is spare again");
+}

@@ -1,0 +1,19 @@
+//! PROXY protocol end to end: real sockets, tcplb behind and before itself, HAProxy and nginx as independent peers.
+//!
+//! `chains` has tcplb and fake ends only; `haproxy` and `nginx` need those programs, and say so when they are missing (in
+//! CI that is a failure); `corpus` replays headers from files.
+
+#[cfg(test)]
+mod chains;
+#[cfg(test)]
+mod corpus;
+#[cfg(test)]
+mod endings;
+#[cfg(test)]
+mod haproxy;
+#[cfg(test)]
+mod nginx;
+#[cfg(test)]
+mod probes;
+#[cfg(test)]
+mod support;

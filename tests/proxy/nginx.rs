@@ -1,0 +1,102 @@
+//! nginx behind tcplb and before it.
+
+use super::support::*;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
+use tcplb::config::model::HealthKind;
+use tcplb::proto::proxy::{Announced, Header};
+
+/// One process, so that killing it kills all of nginx; everything that it writes goes to its own folder.
+const COMMON: &str =
+    "daemon off; master_process off; pid nginx.pid; error_log stderr; events { worker_connections 100; }";
+
+fn nginx(config: &str, listens: &[SocketAddr]) -> Option<Server> {
+    let program = need("nginx")?;
+    Some(Server::start(&program, &["-p", ".", "-c", "nginx.conf", "-e", "stderr"], config, "nginx.conf", listens))
+}
+
+/// nginx that wants a header and answers with what it said.
+fn mirror() -> Option<(Server, SocketAddr)> {
+    let at = free_port("127.0.0.1");
+    let config = format!(
+        "{COMMON}
+        http {{
+            access_log off;
+            client_body_temp_path tmp; proxy_temp_path tmp; fastcgi_temp_path tmp; uwsgi_temp_path tmp; scgi_temp_path tmp;
+            server {{
+                listen {at} proxy_protocol;
+                return 200 \"src=$proxy_protocol_addr sport=$proxy_protocol_port dst=$proxy_protocol_server_addr dport=$proxy_protocol_server_port\";
+            }}
+        }}"
+    );
+    Some((nginx(&config, &[at])?, at))
+}
+
+#[test]
+fn nginx_behind_us_understands_both_versions() {
+    let Some((_server, at)) = mirror() else { return };
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        for version in [V1, V2] {
+            let tcplb = plan(&[at]).listen(listen).send(version).start();
+            let mut client = connect(tcplb.at());
+            let (own, local) = (client.local_addr().unwrap(), tcplb.at());
+            let said = words(&get(&mut client));
+            assert_eq!((said["src"].clone(), said["sport"].clone()), (own.ip().to_string(), own.port().to_string()));
+            assert_eq!(
+                (said["dst"].clone(), said["dport"].clone()),
+                (local.ip().to_string(), local.port().to_string())
+            );
+        }
+    }
+}
+
+#[test]
+fn nginx_behind_us_takes_a_unix_client_and_our_probes() {
+    let Some((_server, at)) = mirror() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for (number, version) in [V1, V2].into_iter().enumerate() {
+        let path = folder.path().join(format!("{number}.sock"));
+        let mut plan = plan(&[at]).listen(&format!("unix:{}", path.display())).send(version);
+        plan.health = HealthKind::Http { path: "/".into(), host: None, expect: vec![(200, 200)] };
+        let tcplb = plan.start();
+        assert_eq!(words(&get(&mut connect_unix(&path)))["src"], "");
+        let pool = tcplb.running().snapshot().pools[0].clone();
+        let result = || pool.members[0].backend.health.lock().last_result;
+        assert!(eventually("a probe's result", result).passed());
+    }
+}
+
+#[test]
+fn nginx_before_us_is_understood() {
+    let Some(module) = need("ngx_stream_module.so") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let backend = FakeBackend::new();
+    let tcplb = plan(&[backend.at()]).accept().send(V2).start();
+    for ip in ["127.0.0.1", "::1"] {
+        let (at, path) = (free_port(ip), folder.path().join(format!("{}.sock", ip.len())));
+        let Some(_server) = nginx(&before(&module, &format!("listen {at};"), &path, tcplb.at()), &[]) else { return };
+        let mut client = eventually("nginx listens", || std::net::TcpStream::connect(at).ok());
+        client.write_all(b"hello").unwrap();
+        let mut server = backend.accept();
+        let (header, _) = hear_header(&mut server);
+        assert_eq!(header, Header::new(Announced::inet(client.local_addr().unwrap(), at)));
+        assert_eq!(hear(&mut server, 5), b"hello");
+
+        // Of its unix clients nginx says UNKNOWN: the client is nginx then.
+        let mut client = connect_unix(&path);
+        client.write_all(b"hello").unwrap();
+        let mut server = backend.accept();
+        assert_eq!(hear_ends(&mut server).1, tcplb.at());
+        assert_eq!(hear(&mut server, 5), b"hello");
+    }
+}
+
+/// nginx as a TCP proxy that announces its clients.
+fn before(module: &Path, listen: &str, path: &Path, to: SocketAddr) -> String {
+    let (module, path) = (module.display(), path.display());
+    format!(
+        "load_module {module}; {COMMON}
+        stream {{ server {{ {listen} listen unix:{path}; proxy_pass {to}; proxy_protocol on; }} }}"
+    )
+}

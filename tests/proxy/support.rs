@@ -1,0 +1,268 @@
+//! A tcplb in this process, fake clients and backends, and other people's programs.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tcplb::app::{self, Running};
+use tcplb::base::{Address, Endpoint, Listen};
+use tcplb::config::model::{Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, ProxyVersion};
+use tcplb::proto::proxy::{Announced, Header, Parsed, parse};
+
+pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const V1: Option<ProxyVersion> = Some(ProxyVersion::V1);
+pub const V2: Option<ProxyVersion> = Some(ProxyVersion::V2);
+
+#[track_caller]
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+// ── tcplb ──
+
+/// A balancer that ends with the test.
+pub struct Tcplb(Option<Running>);
+
+/// What it is told. Listens on 127.0.0.1 and probes nobody unless told otherwise.
+pub struct Plan {
+    pub listen: Listen,
+    pub accept: bool,
+    pub trusted: Vec<&'static str>,
+    pub send: Option<ProxyVersion>,
+    pub engine: Engine,
+    pub health: HealthKind,
+    pub backends: Vec<Address>,
+}
+
+pub fn plan(backends: &[SocketAddr]) -> Plan {
+    Plan {
+        listen: Listen::parse("127.0.0.1:0").unwrap(),
+        accept: false,
+        trusted: Vec::new(),
+        send: None,
+        engine: Engine::Adaptive,
+        health: HealthKind::Off,
+        backends: backends.iter().map(|at| Address::Inet(*at)).collect(),
+    }
+}
+
+impl Plan {
+    pub fn listen(mut self, text: &str) -> Plan {
+        self.listen = Listen::parse(text).unwrap();
+        self
+    }
+
+    pub fn accept(mut self) -> Plan {
+        self.accept = true;
+        self
+    }
+
+    pub fn send(mut self, version: Option<ProxyVersion>) -> Plan {
+        self.send = version;
+        self
+    }
+
+    pub fn start(self) -> Tcplb {
+        let health = Health {
+            kind: self.health,
+            interval: Duration::from_millis(50),
+            timeout: Duration::from_millis(50),
+            ..Health::default()
+        };
+        let pool = Pool {
+            health,
+            send_proxy: self.send,
+            backends: self.backends.into_iter().map(Backend::at).collect(),
+            ..Pool::default()
+        };
+        let listener = Listener {
+            bind: vec![self.listen],
+            accept_proxy: self.accept,
+            trusted_proxies: self.trusted.iter().map(|net| net.parse().unwrap()).collect(),
+            ..Listener::default()
+        };
+        let global = Global { relay: self.engine, shutdown_timeout: Duration::ZERO, ..Global::default() };
+        Tcplb(Some(app::start(Model { global, listeners: vec![listener], pools: vec![pool] }).unwrap()))
+    }
+}
+
+impl Tcplb {
+    pub fn running(&self) -> &Running {
+        self.0.as_ref().expect("it runs until it is dropped")
+    }
+
+    pub fn at(&self) -> SocketAddr {
+        match &self.running().listeners()[0].endpoint {
+            Endpoint::Inet(at) => *at,
+            Endpoint::Unix(path) => panic!("it listens on {}", path.display()),
+        }
+    }
+}
+
+impl Drop for Tcplb {
+    fn drop(&mut self) {
+        if let Some(running) = self.0.take() {
+            running.remote().stop();
+            let _ = running.wait();
+        }
+    }
+}
+
+// ── clients and backends ──
+
+pub fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+pub fn connect_unix(to: &Path) -> UnixStream {
+    let stream = UnixStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// A backend whose connections the test plays by hand.
+pub struct FakeBackend(TcpListener);
+
+impl FakeBackend {
+    pub fn new() -> FakeBackend {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        FakeBackend(listener)
+    }
+
+    pub fn at(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    #[track_caller]
+    pub fn accept(&self) -> TcpStream {
+        let stream = eventually("a connection to the backend", || self.0.accept().ok()).0;
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// Nobody waits to be accepted.
+    pub fn is_alone(&self) -> bool {
+        self.0.accept().is_err()
+    }
+}
+
+/// Reads a header and not a byte more; its bytes too.
+#[track_caller]
+pub fn hear_header(stream: &mut impl Read) -> (Header, Vec<u8>) {
+    let mut bytes = Vec::new();
+    loop {
+        match parse(&bytes) {
+            Parsed::Header { header, .. } => return (header, bytes),
+            Parsed::More => bytes.push(hear(stream, 1)[0]),
+            Parsed::Bad(bad) => panic!("{bad}: {}", bytes.escape_ascii()),
+        }
+    }
+}
+
+/// Who is announced to be connected with whom.
+#[track_caller]
+pub fn hear_ends(stream: &mut impl Read) -> (SocketAddr, SocketAddr) {
+    match hear_header(stream).0.announced {
+        Announced::Inet { source, destination } => (source, destination),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[track_caller]
+pub fn hear(stream: &mut impl Read, count: usize) -> Vec<u8> {
+    let mut bytes = vec![0; count];
+    stream.read_exact(&mut bytes).unwrap();
+    bytes
+}
+
+#[track_caller]
+pub fn hear_all(stream: &mut impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// The body of the answer to a GET.
+#[track_caller]
+pub fn get(stream: &mut (impl Read + Write)) -> String {
+    stream.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    let answer = String::from_utf8(hear_all(stream)).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
+    assert!(head.contains(" 200 "), "{answer}");
+    body.trim().to_owned()
+}
+
+// ── other people's programs ──
+
+/// The path of a program or module, or `None` after saying so. In CI all must be there: a skipped test proves nothing.
+pub fn need(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // Debian keeps servers out of a user's PATH.
+    let places = std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/local/sbin", "/usr/lib/nginx/modules"].map(PathBuf::from));
+    let found = places.map(|place| place.join(name)).find(|file| file.is_file());
+    if found.is_none() {
+        assert!(std::env::var_os("CI").is_none(), "{name} is not installed, and in CI no test may be skipped");
+        eprintln!("skipped: {name} is not installed");
+    }
+    found
+}
+
+/// A port that was free a moment ago, for programs that can't say which one the kernel gave them.
+pub fn free_port(ip: &str) -> SocketAddr {
+    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
+}
+
+/// Somebody else's server, ended with the test.
+pub struct Server {
+    child: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Server {
+    /// Starts `command` with `config` written to `file` in a folder of its own, where it also runs, and waits until it
+    /// listens.
+    #[track_caller]
+    pub fn start(program: &Path, arguments: &[&str], config: &str, file: &str, listens: &[SocketAddr]) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(file), config).unwrap();
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(folder.path()).stdin(Stdio::null());
+        let mut server = Server { child: command.spawn().unwrap(), _folder: folder };
+        for at in listens {
+            eventually(&format!("something listens on {at}"), || {
+                assert!(server.child.try_wait().unwrap().is_none(), "{} has ended:\n{config}", program.display());
+                TcpStream::connect(at).ok()
+            });
+        }
+        server
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Words of a line by their names: `a=1 b=2`.
+pub fn words(line: &str) -> HashMap<String, String> {
+    let pairs = line.split_whitespace().filter_map(|word| word.split_once('='));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
