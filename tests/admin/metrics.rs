@@ -197,6 +197,7 @@ fn they_count_what_happens() {
 fn promtool_agrees_where_there_is_one() {
     use std::io::Write;
     let Ok(mut promtool) = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn() else {
+        assert!(std::env::var_os("CI").is_none(), "promtool is not installed, and in CI no test may be skipped");
         eprintln!("skipped: there is no promtool here");
         return;
     };
