@@ -58,15 +58,10 @@ fn watchdog(remote: &Remote) -> Result<(), String> {
 }
 
 fn obey(signals: &Receiver<Signal>, remote: &Remote) {
-    let mut stopping = false;
     for signal in signals {
         match signal {
-            Signal::Stop => {
-                log::info!("{}", if stopping { "stopping now" } else { "stopping: open connections may finish" });
-                stopping = true;
-                remote.stop();
-            }
-            // Control logs what came of it.
+            // Control logs what comes of these two.
+            Signal::Stop => remote.stop(),
             Signal::Hangup => {
                 if remote.reload(false) == Err(ReloadError::NoFile) {
                     log::info!("SIGHUP ignored: there is no file to read again");
