@@ -342,19 +342,6 @@ fn sighup_reads_the_file_again_and_a_wrong_one_changes_nothing() {
 }
 
 #[test]
-fn what_nothing_acts_on_yet_is_refused_instead_of_being_swallowed() {
-    let file =
-        config("[[listener]]\nbind = [':0']\ndeny = ['192.0.2.0/24']\n[[pool]]\nname = 'web'\nslow_start = '10s'\n");
-    let path = file.path().to_str().unwrap();
-    for args in [&["check", path][..], &["--config", path]] {
-        let said = refused(args, 2);
-        for what in ["listener default: `deny` is not in this version yet", "pool web: `slow_start` is not in this"] {
-            assert!(said.contains(what), "{said}");
-        }
-    }
-}
-
-#[test]
 fn a_wrong_config_file_is_told_line_by_line() {
     let file = config("[global]\nworkers = 0\n\n[[listener]]\nbnd = [':80']\n");
     let path = file.path().to_str().unwrap();

@@ -53,6 +53,14 @@ fn listeners(text: &mut Text, snapshot: &Snapshot) {
             text.sample("tcplb_connections_refused_total", &labels, totals.refused(why));
         }
     }
+    let what = "Clients let in that limits would have refused, had they been enforced.";
+    text.family("tcplb_connections_would_refuse_total", "counter", what);
+    for listener in &snapshot.listeners {
+        for why in [Refusal::Denied, Refusal::SourceLimit, Refusal::SourceRate] {
+            let labels = [("listener", listener.name.as_str()), ("reason", why.label())];
+            text.sample("tcplb_connections_would_refuse_total", &labels, listener.gate.would_refuse(why));
+        }
+    }
 }
 
 fn backends(text: &mut Text, snapshot: &Snapshot) {

@@ -6,7 +6,7 @@ use super::args::Balance;
 use super::flags::{Asked, Mistakes};
 use super::values;
 use crate::config::file;
-use crate::config::model::{Model, NoBackend};
+use crate::config::model::Model;
 use log::LevelFilter;
 use std::fs::File;
 use std::io::Read;
@@ -38,40 +38,7 @@ pub fn read(path: &Path, flags: &Balance, cores: usize) -> Result<Asked, Mistake
 pub fn load(path: &Path, cores: usize) -> Result<Model, Mistakes> {
     let text = text(path).map_err(|why| Mistakes(vec![why]))?;
     let parsed = file::parse(&text, &path.display().to_string()).map_err(|mistakes| Mistakes(mistakes.0))?;
-    let model = parsed.on(cores);
-    let unheeded = unheeded(&model);
-    if unheeded.is_empty() {
-        return Ok(model);
-    }
-    let told = |what: String| format!("{}: {what} is not in this version yet", path.display());
-    Err(Mistakes(unheeded.into_iter().map(told).collect()))
-}
-
-/// What the model holds and nothing acts on yet. Refused, since an operator who believes in a limit that is none is worse
-/// off than one who has to do without.
-fn unheeded(model: &Model) -> Vec<String> {
-    let mut found = Vec::new();
-    for listener in &model.listeners {
-        let keys = [
-            ("allow", !listener.allow.is_empty()),
-            ("deny", !listener.deny.is_empty()),
-            ("max_connections", listener.max_connections.is_some()),
-            ("max_connections_per_source", listener.max_connections_per_source.is_some()),
-            ("connection_rate_per_source", listener.connection_rate_per_source.is_some()),
-        ];
-        let set = keys.into_iter().filter(|(_, set)| *set);
-        found.extend(set.map(|(key, _)| format!("listener {}: `{key}`", listener.name)));
-    }
-    for pool in &model.pools {
-        let keys = [
-            ("max_lifetime", pool.max_lifetime.is_some()),
-            ("slow_start", !pool.slow_start.is_zero()),
-            ("no_backend = \"wait …\"", pool.no_backend != NoBackend::Reset),
-        ];
-        let set = keys.into_iter().filter(|(_, set)| *set);
-        found.extend(set.map(|(key, _)| format!("pool {}: `{key}`", pool.name)));
-    }
-    found
+    Ok(parsed.on(cores))
 }
 
 /// What `tcplb check` says about a good one.

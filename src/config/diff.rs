@@ -22,6 +22,7 @@
 //! Listeners, pools and what concerns the process can't be changed at run time: they are as in the new file.
 
 use super::model::{self, Backend, HealthKind, Model, OnDown, OnRemove, Pool, ProxyVersion};
+use super::words;
 use crate::base::duration;
 use std::fmt::{self, Display};
 
@@ -285,6 +286,7 @@ fn of_listener(listener: &model::Listener) -> Vec<Shown> {
         max_connections,
         max_connections_per_source,
         connection_rate_per_source,
+        limits_dry_run,
     } = listener;
     vec![
         ("bind", list(bind)),
@@ -299,6 +301,7 @@ fn of_listener(listener: &model::Listener) -> Vec<Shown> {
             "connection_rate_per_source",
             option(&connection_rate_per_source.map(|rate| format!("{}/s", rate.per_second))),
         ),
+        ("limits", words::of(limits_dry_run, &model::Listener::LIMITS)),
     ]
 }
 
@@ -315,6 +318,8 @@ fn of_pool(pool: &Pool) -> Vec<Shown> {
         on_remove,
         slow_start,
         no_backend,
+        all_down,
+        outlier_failures,
         send_proxy,
         health,
         backends: _,
@@ -350,6 +355,8 @@ fn of_pool(pool: &Pool) -> Vec<Shown> {
                 model::NoBackend::Wait(most) => format!("wait {}", duration::written(*most)),
             },
         ),
+        ("all_down", words::of(all_down, &model::AllDown::NAMES)),
+        ("outlier_failures", outlier_failures.to_string()),
         ("send_proxy", version(*send_proxy)),
         ("health.kind", kind.to_owned()),
         ("health.path", option(&path)),

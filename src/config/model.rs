@@ -90,6 +90,14 @@ pub struct Listener {
     pub max_connections_per_source: Option<u32>,
     /// New connections from one source.
     pub connection_rate_per_source: Option<Rate>,
+    /// Only count what access lists and source limits would refuse (`limits = "count"`), instead of refusing it
+    /// (`"enforce"`).
+    pub limits_dry_run: bool,
+}
+
+impl Listener {
+    /// What users call [`Listener::limits_dry_run`].
+    pub const LIMITS: [(&str, bool); 2] = [("enforce", false), ("count", true)];
 }
 
 /// So many per second, as `50/s` is written; a burst of one second's worth is allowed.
@@ -113,6 +121,7 @@ impl Default for Listener {
             max_connections: None,
             max_connections_per_source: None,
             connection_rate_per_source: None,
+            limits_dry_run: false,
         }
     }
 }
@@ -142,6 +151,10 @@ pub struct Pool {
     pub slow_start: Duration,
     /// What becomes of a client for whom there is no backend.
     pub no_backend: NoBackend,
+    /// What a pool does whose backends are all down.
+    pub all_down: AllDown,
+    /// How many clients in a row must fail for their backend to be left out for a while; 0: never.
+    pub outlier_failures: u32,
     /// What backends are told of the client's address, unless one has a setting of its own.
     pub send_proxy: Option<ProxyVersion>,
     /// How its backends are watched.
@@ -165,6 +178,8 @@ impl Default for Pool {
             on_remove: OnRemove::Keep,
             slow_start: Duration::ZERO,
             no_backend: NoBackend::Reset,
+            all_down: AllDown::Reset,
+            outlier_failures: 0,
             send_proxy: None,
             health: Health::default(),
             backends: Vec::new(),
@@ -199,6 +214,20 @@ pub enum NoBackend {
     Reset,
     /// It waits this long for one.
     Wait(Duration),
+}
+
+/// What a pool does whose backends are all down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AllDown {
+    /// Its clients have no backend.
+    Reset,
+    /// It tries them all the same (`try-all`): probes may be wrong about all of them at once.
+    TryAll,
+}
+
+impl AllDown {
+    /// What users call them.
+    pub const NAMES: [(&str, AllDown); 2] = [("reset", AllDown::Reset), ("try-all", AllDown::TryAll)];
 }
 
 /// A version of the PROXY protocol.

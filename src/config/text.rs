@@ -5,8 +5,10 @@
 
 use crate::base::{Listen, duration};
 use crate::config::model::{
-    Backend, Engine, Global, Health, HealthKind, Listener, Model, NoBackend, OnDown, OnRemove, Pool, ProxyVersion,
+    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, NoBackend, OnDown, OnRemove, Pool,
+    ProxyVersion,
 };
+use crate::config::words;
 use std::fmt::{Display, Write};
 use std::time::Duration;
 
@@ -51,6 +53,7 @@ fn listener(out: &mut Lines, listener: &Listener) {
     out.plain_if("max_connections_per_source", listener.max_connections_per_source);
     let rate = listener.connection_rate_per_source.map(|rate| format!("{}/s", rate.per_second));
     out.text_if("connection_rate_per_source", rate);
+    out.text("limits", words::of(&listener.limits_dry_run, &Listener::LIMITS));
 }
 
 fn pool(out: &mut Lines, pool: &Pool) {
@@ -86,6 +89,8 @@ fn pool(out: &mut Lines, pool: &Pool) {
             NoBackend::Wait(time) => format!("wait {}", duration::written(time)),
         },
     );
+    out.text("all_down", words::of(&pool.all_down, &AllDown::NAMES));
+    out.plain("outlier_failures", pool.outlier_failures);
     health(out, &pool.health);
     for one in &pool.backends {
         backend(out, one);

@@ -13,6 +13,11 @@ pub fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     })
 }
 
+/// The word for a value, of the same list.
+pub fn of<T: PartialEq>(value: &T, words: &[(&str, T)]) -> String {
+    words.iter().find(|(_, other)| other == value).map_or_else(String::new, |(word, _)| (*word).to_owned())
+}
+
 /// An algorithm by its long or short name.
 pub fn algorithm(text: &str) -> Result<&'static Algorithm, String> {
     balance::find(text).ok_or_else(|| {

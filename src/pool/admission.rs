@@ -9,50 +9,61 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// The gate.
 #[derive(Debug)]
 pub struct Admission {
-    active: AtomicUsize,
     limit: usize,
+    count: Arc<Count>,
+}
+
+/// What a gate and its successors share.
+#[derive(Debug, Default)]
+struct Count {
+    active: AtomicUsize,
     waiting: AtomicBool,
 }
 
 /// One client's place; dropped when its connection ends.
 #[derive(Debug)]
-pub struct Permit(Arc<Admission>);
+pub struct Permit(Arc<Count>);
 
 impl Admission {
     /// A gate for `limit` clients at once.
     pub fn new(limit: usize) -> Arc<Admission> {
-        Arc::new(Admission { active: AtomicUsize::new(0), limit, waiting: AtomicBool::new(false) })
+        Arc::new(Admission { limit, count: Arc::default() })
+    }
+
+    /// One with another limit, where those who are in count too.
+    pub fn successor(&self, limit: usize) -> Arc<Admission> {
+        Arc::new(Admission { limit, count: self.count.clone() })
     }
 
     /// A place for one more client, or `None` after noting that somebody waits for one.
-    pub fn enter(self: &Arc<Admission>) -> Option<Permit> {
+    pub fn enter(&self) -> Option<Permit> {
         if let Some(permit) = self.try_enter() {
             return Some(permit);
         }
         // Mark first, then look again: a place freed in between either is seen here or sees the mark.
-        self.waiting.store(true, Ordering::SeqCst);
+        self.count.waiting.store(true, Ordering::SeqCst);
         self.try_enter()
     }
 
-    fn try_enter(self: &Arc<Admission>) -> Option<Permit> {
-        let before = self.active.fetch_add(1, Ordering::SeqCst);
+    fn try_enter(&self) -> Option<Permit> {
+        let before = self.count.active.fetch_add(1, Ordering::SeqCst);
         if before < self.limit {
-            return Some(Permit(self.clone()));
+            return Some(Permit(self.count.clone()));
         }
-        self.active.fetch_sub(1, Ordering::SeqCst);
+        self.count.active.fetch_sub(1, Ordering::SeqCst);
         None
     }
 
     /// Does somebody wait although there is room again? Asked after dropping a permit; true once per wait.
     pub fn should_wake(&self) -> bool {
-        self.waiting.load(Ordering::SeqCst)
-            && self.active.load(Ordering::SeqCst) < self.limit
-            && self.waiting.swap(false, Ordering::SeqCst)
+        self.count.waiting.load(Ordering::SeqCst)
+            && self.count.active.load(Ordering::SeqCst) < self.limit
+            && self.count.waiting.swap(false, Ordering::SeqCst)
     }
 
     /// Clients now served.
     pub fn active(&self) -> usize {
-        self.active.load(Ordering::Relaxed)
+        self.count.active.load(Ordering::Relaxed)
     }
 
     /// The most there may be.
@@ -83,5 +94,16 @@ mod tests {
         assert!(gate.should_wake());
         assert!(!gate.should_wake());
         assert_eq!(gate.active(), 1);
+    }
+
+    #[test]
+    fn who_is_in_counts_under_another_limit() {
+        let gate = Admission::new(2);
+        let _both = (gate.enter().unwrap(), gate.enter().unwrap());
+        assert!(gate.enter().is_none());
+        assert!(gate.successor(1).enter().is_none());
+        let wider = gate.successor(3);
+        assert!(wider.should_wake(), "the one who waits has room now");
+        assert!(wider.enter().is_some());
     }
 }

@@ -4,8 +4,8 @@
 //! object outlives snapshots, so that counters and averages survive a change of configuration.
 
 use super::histogram::{CONNECTS, Histogram};
-use crate::base::Endpoint;
 use crate::base::bits::WORD;
+use crate::base::{Endpoint, Tick};
 use crate::policy::balance::LoadBlock;
 use crate::policy::health::{Class, ConnectFailure, Outcome};
 use parking_lot::Mutex;
@@ -30,6 +30,10 @@ pub struct Backend {
     pub counters: Counters,
     /// What the prober found. It alone writes, and only admin and tests read: never taken on a connection's path.
     pub health: Mutex<HealthReport>,
+    /// When it came up, by [`super::clock`]; 0: it always was.
+    came_up: AtomicU64,
+    /// First bytes that came from it.
+    answers: AtomicU64,
     block: Arc<LoadBlock>,
     lane: usize,
 }
@@ -87,11 +91,23 @@ pub struct HealthReport {
 impl Backend {
     /// A backend whose load is kept in lane `slot % 64` of `block`. Nobody else uses that lane as long as it lives.
     pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, slot: usize) -> Backend {
-        let (counters, health) = (Counters::default(), Mutex::default());
-        let backend = Backend { id, name, endpoints, counters, health, block, lane: slot % WORD };
+        let (counters, health, came_up, answers) = Default::default();
+        let backend = Backend { id, name, endpoints, counters, health, came_up, answers, block, lane: slot % WORD };
         // What the lane's last tenant was measured at says nothing about this one. Its leases are all gone.
         backend.block.latency_us(backend.lane).store(0, Ordering::Relaxed);
         backend
+    }
+
+    /// It has just come up again, or was added to a pool that others serve already: from now on its share grows, where the
+    /// pool wants a slow start.
+    pub fn starts_slowly(&self, now: Tick) {
+        self.came_up.store(now.0, Ordering::Relaxed);
+    }
+
+    /// When it came up; `None`: it always was.
+    pub fn came_up(&self) -> Option<Tick> {
+        let at = self.came_up.load(Ordering::Relaxed);
+        (at > 0).then_some(Tick(at))
     }
 
     /// Connections now open or being dialled.
@@ -111,11 +127,17 @@ impl Backend {
     /// Takes a measured connect + first-byte time into the average, which moves an eighth of the way (as RFC 6298
     /// smooths round-trip times). Two workers measuring at once may lose one sample of the two, which an average bears.
     pub fn measured(&self, sample: Duration) {
+        self.answers.fetch_add(1, Ordering::Relaxed);
         let average = self.block.latency_us(self.lane);
         let sample = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX).max(1);
         let old = average.load(Ordering::Relaxed);
         let new = if old == 0 { sample } else { old - old / 8 + sample / 8 };
         average.store(new.max(1), Ordering::Relaxed);
+    }
+
+    /// How many connections it has answered so far: sent a first byte.
+    pub fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
     }
 
     /// Lets the average shrink while nothing measures it, so that a backend which was slow once is tried again.

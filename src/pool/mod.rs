@@ -10,11 +10,15 @@
 //! | `next` | the next generation out of the last and a model: who stays, which slot everybody has |
 //! | `backend`, `totals`, `histogram` | what is counted; outlives snapshots |
 //! | `lease`, [`mod@admission`] | counts that give themselves back |
+//! | `gate` | who may come in at a listener |
+//! | `clock` | the time that all threads go by |
 //! | `note` | letters to the prober |
 //! | `published` | the newest generation, for readers |
 
 pub mod admission;
 mod backend;
+pub mod clock;
+mod gate;
 pub mod histogram;
 mod lease;
 mod next;
@@ -25,6 +29,7 @@ mod totals;
 
 pub use admission::{Admission, Permit};
 pub use backend::{Backend, BackendId, Counters, HealthReport};
+pub use gate::{Gate, Guest, Place};
 pub use lease::Lease;
 pub use next::{Plan, Resolved, build, next, same_endpoints};
 pub use note::Note;

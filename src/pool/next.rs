@@ -5,7 +5,9 @@
 //! A backend stays if its pool's name, its own name, its address and what that resolved to are the same. It keeps its
 //! `Arc<Backend>`: counters, averages, health, open connections. A new weight, limit or tier does not make it another
 //! one. A pool of which nothing changed is the same `Arc<Pool>` as before, turn and tables included; in any other the
-//! algorithm takes over from its predecessor what clients rely on.
+//! algorithm takes over from its predecessor what clients rely on, and a backend that is new there starts slowly.
+//!
+//! A listener stays if its name does: it keeps its totals, and its gate goes on with what was counted there.
 //!
 //! # Slots
 //!
@@ -22,10 +24,10 @@
 //! connection has tried mean the same backends in the next snapshot.
 
 use super::snapshot::{AdminState, Entrance, Listener, Member, Pool, Snapshot};
-use super::{Backend, BackendId, ListenerTotals};
+use super::{Backend, BackendId, Gate, ListenerTotals, clock};
 use crate::base::bits::WORD;
 use crate::base::{AtomicBits, Endpoint};
-use crate::config::model::{self, HealthKind};
+use crate::config::model::{self, AllDown, HealthKind};
 use crate::policy::balance::{self, Balance, LoadBlock};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -65,8 +67,10 @@ pub fn next(old: Option<&Snapshot>, plan: &Plan<'_>) -> Snapshot {
         let same = old.and_then(|old| old.listeners.iter().find(|old| old.name == settings.name));
         let totals =
             same.map_or_else(|| ListenerTotals::new(settings.name.clone()), |listener| listener.totals.clone());
+        let gate = Gate::next(same.map(|listener| &listener.gate), settings, &totals);
         let entrances = plan.entrances.get(index).cloned().unwrap_or_default();
-        Some(Arc::new(Listener { name: settings.name.clone(), settings: settings.clone(), pool, entrances, totals }))
+        let (name, settings) = (settings.name.clone(), settings.clone());
+        Some(Arc::new(Listener { name, settings, pool, entrances, totals, gate }))
     });
     Snapshot { generation, listeners: listeners.collect(), pools: pools.clone(), unused_id }
 }
@@ -162,13 +166,19 @@ impl<'a> Successor<'a> {
         let endpoints = self.endpoints(backend).cloned().unwrap_or_default();
         let id = BackendId(*unused_id);
         *unused_id += 1;
-        Arc::new(Backend::new(id, backend.name.clone(), endpoints, loads[slot / WORD].clone(), slot))
+        let new = Backend::new(id, backend.name.clone(), endpoints, loads[slot / WORD].clone(), slot);
+        if self.old.is_some() {
+            // The others have clients already; where the pool is new all have an equal start.
+            new.starts_slowly(clock::now());
+        }
+        Arc::new(new)
     }
 
     fn assemble(&self, members: Vec<Member>, tenants: Vec<Weak<Backend>>, loads: Vec<Arc<LoadBlock>>) -> Arc<Pool> {
         let slots = tenants.len();
         let (mut positions, mut limits) = (vec![None; slots], vec![0; slots]);
         let up = AtomicBits::new(slots, false);
+        let ejected = AtomicBits::new(slots, false);
         let regardless = AtomicBits::new(slots, false);
         // Both tiers share one index space; to each, the other's members have no weight.
         let hole = balance::Member { key: String::new(), weight: 0 };
@@ -181,6 +191,7 @@ impl<'a> Successor<'a> {
             // last goes on; a new backend is up until the first result says otherwise.
             let enabled = member.state == AdminState::Enabled;
             up.set(slot, enabled && self.was_up(member).unwrap_or(true));
+            ejected.set(slot, self.before(member).is_some() && self.old.is_some_and(|old| old.ejected.get(slot)));
             regardless.set(slot, enabled);
             for (tier, members) in tiers.iter_mut().enumerate() {
                 let weight = if member.backup == (tier == 1) { member.weight } else { 0 };
@@ -190,7 +201,8 @@ impl<'a> Successor<'a> {
         let [primary, backup] = &tiers;
         Arc::new(Pool {
             up,
-            regardless: (self.settings.health.kind == HealthKind::Off).then_some(regardless),
+            ejected,
+            regardless: has_last_resort(self.settings).then_some(regardless),
             totals: self.old.map(|old| old.totals.clone()).unwrap_or_default(),
             terms: self.terms(),
             primary: self.balance(self.old.map(|old| &*old.primary), primary),
@@ -210,8 +222,11 @@ impl<'a> Successor<'a> {
     /// Was this one up in the last snapshot? `None`: it was not there, or out of use, where the bit says nothing of
     /// health.
     fn was_up(&self, member: &Member) -> Option<bool> {
-        let before = self.old?.member(member.slot).filter(|before| before.backend.id == member.backend.id)?;
-        (before.state == AdminState::Enabled).then(|| self.old.is_some_and(|old| old.up.get(member.slot)))
+        (self.before(member)?.state == AdminState::Enabled).then(|| self.old.is_some_and(|old| old.up.get(member.slot)))
+    }
+
+    fn before(&self, member: &Member) -> Option<&'a Member> {
+        self.old?.member(member.slot).filter(|before| before.backend.id == member.backend.id)
     }
 
     fn terms(&self) -> u64 {
@@ -232,6 +247,11 @@ impl<'a> Successor<'a> {
             None => (algorithm.build)(members, start),
         }
     }
+}
+
+/// Are backends tried that count as down, if it comes to that?
+fn has_last_resort(settings: &model::Pool) -> bool {
+    settings.health.kind == HealthKind::Off || settings.all_down == AllDown::TryAll
 }
 
 /// The first slot from `from` on whose tenant is gone, or one behind the end. Only control makes tenants, so that none

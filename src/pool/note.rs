@@ -31,6 +31,9 @@ pub enum Note {
     /// A client got through to a backend whose health bit was cleared when the worker looked. Only of interest where health
     /// is `off`; other successes need no letter, the prober sees them in the backend's counters.
     Connected(BackendId),
+    /// A client's connection was reset early and without an answer ([`crate::policy::health::outlier`]). Only of interest
+    /// where outliers are ejected.
+    ResetEarly(BackendId),
     /// Close every probe and end.
     Stop,
 }

@@ -1,11 +1,13 @@
 //! The immutable picture of all pools that workers and prober work from.
 
-use super::{Backend, Lease, ListenerTotals, PoolTotals};
-use crate::base::{AtomicBits, Endpoint, Listen};
+use super::{Backend, Gate, Lease, ListenerTotals, PoolTotals};
+use crate::base::{AtomicBits, Endpoint, Listen, Tick};
 use crate::config::model;
 use crate::policy::balance::{Balance, Client, LoadBlock, View};
+use crate::policy::slow_start;
 use std::fmt;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// All pools and listeners of one generation.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub struct Listener {
     pub entrances: Vec<Entrance>,
     /// What it has done so far; survives snapshots that keep the name.
     pub totals: Arc<ListenerTotals>,
+    /// Who may come in there, as its settings say; counts by `totals`.
+    pub gate: Arc<Gate>,
 }
 
 /// One bound address of a listener. Every worker has its own socket there (for a unix socket one of them).
@@ -104,12 +108,15 @@ pub struct Pool {
     pub members: Vec<Member>,
     /// Which slots may be used: the backend there is up and enabled. The prober is the only writer.
     pub up: AtomicBits,
+    /// Which of them are left out as outliers, and for that reason not up. The prober is the only writer.
+    pub ejected: AtomicBits,
     /// What it has done so far; survives snapshots that keep the name.
     pub totals: Arc<PoolTotals>,
     /// The generation since which all settings but the backends are as they are now.
     pub(super) terms: u64,
-    /// Where health is `off`: every enabled backend, for when all are backed off. There is nobody then who could say
-    /// that they are down, so the last resort is to try.
+    /// Every enabled backend, for when there is nobody else. Where health is `off`, nobody can say that those who are
+    /// backed off are down; where `all_down` is `try-all`, nobody is believed who says it of all. So the last resort is
+    /// to try.
     pub(super) regardless: Option<AtomicBits>,
     /// Per slot the position in `members`, if there is one in this snapshot.
     pub(super) positions: Vec<Option<u32>>,
@@ -144,21 +151,55 @@ impl Snapshot {
 
 impl Pool {
     /// Chooses a backend for a client and counts the connection there. `tried` holds the slots of those that this
-    /// connection tried in vain, in this snapshot or an earlier one.
-    pub fn pick(&self, client: Client, tried: &[u32], random: &mut fastrand::Rng) -> Result<Lease, NoBackend> {
-        // A backend that fills up between choice and lease counts as tried, for this choice only.
+    /// connection tried in vain, in this snapshot or an earlier one; `now` is of [`super::clock`].
+    pub fn pick(
+        &self,
+        client: Client,
+        tried: &[u32],
+        now: Tick,
+        random: &mut fastrand::Rng,
+    ) -> Result<Lease, NoBackend> {
+        let whole = self.settings.slow_start;
+        if !whole.is_zero() {
+            let takes = |member: &Member, random: &mut fastrand::Rng| {
+                let age = member.backend.came_up().map_or(Duration::MAX, |since| now - since);
+                slow_start::takes(age, whole, random)
+            };
+            // Backups are not asked: a primary that starts slowly is better than they are.
+            let choose = |excluded: &[u32], random: &mut fastrand::Rng| {
+                self.primary.pick(client, &self.view(&self.up, excluded), random)
+            };
+            if let Some(lease) = self.lease(tried, choose, takes, random) {
+                return Ok(lease);
+            }
+        }
+        let choose = |excluded: &[u32], random: &mut fastrand::Rng| {
+            let choice = self.choose(&self.up, excluded, client, random);
+            choice.or_else(|| self.choose(self.last_resort()?, excluded, client, random))
+        };
+        self.lease(tried, choose, |_, _| true, random).ok_or_else(|| self.why_none(tried))
+    }
+
+    /// The first lease that can be had of those whose slots `choose` gives, one after the other.
+    fn lease(
+        &self,
+        tried: &[u32],
+        choose: impl Fn(&[u32], &mut fastrand::Rng) -> Option<usize>,
+        takes: impl Fn(&Member, &mut fastrand::Rng) -> bool,
+        random: &mut fastrand::Rng,
+    ) -> Option<Lease> {
+        // A backend that fills up between choice and lease, or does not take it, counts as tried, for this choice only.
         let mut lost = Vec::new();
         loop {
-            let excluded = if lost.is_empty() { tried } else { &lost };
-            let choice = self.choose(&self.up, excluded, client, random);
-            let choice = choice.or_else(|| self.choose(self.regardless.as_ref()?, excluded, client, random));
-            let Some(slot) = choice else { return Err(self.why_none(tried)) };
+            let slot = choose(if lost.is_empty() { tried } else { &lost }, random)?;
             let (Some(member), Some(&limit)) = (self.member(slot), self.limits.get(slot)) else {
                 debug_assert!(false, "{:?} chose {slot} of {}", self.settings.algorithm, self.positions.len());
-                return Err(NoBackend::AllDown);
+                return None;
             };
-            if let Some(lease) = Lease::take(&member.backend, slot, limit) {
-                return Ok(lease);
+            if takes(member, random)
+                && let Some(lease) = Lease::take(&member.backend, slot, limit)
+            {
+                return Some(lease);
             }
             if lost.is_empty() {
                 lost.extend_from_slice(tried);
@@ -167,15 +208,27 @@ impl Pool {
         }
     }
 
+    /// Everybody who is enabled, if that is whom to try now.
+    fn last_resort(&self) -> Option<&AtomicBits> {
+        let everybody = self.regardless.as_ref()?;
+        let is_up = |member: &Member| member.weight > 0 && self.up.get(member.slot);
+        let off = self.settings.health.kind == model::HealthKind::Off;
+        (off || !self.members.iter().any(is_up)).then_some(everybody)
+    }
+
     /// A primary out of `up`, or else a backup.
     fn choose(&self, up: &AtomicBits, tried: &[u32], client: Client, random: &mut fastrand::Rng) -> Option<usize> {
-        let view = View { up, loads: &self.loads, limits: &self.limits, tried };
+        let view = self.view(up, tried);
         let choice = self.primary.pick(client, &view, random);
         choice.or_else(|| self.backup.as_ref()?.pick(client, &view, random))
     }
 
+    fn view<'a>(&'a self, up: &'a AtomicBits, tried: &'a [u32]) -> View<'a> {
+        View { up, loads: &self.loads, limits: &self.limits, tried }
+    }
+
     fn why_none(&self, tried: &[u32]) -> NoBackend {
-        let up = self.regardless.as_ref().unwrap_or(&self.up);
+        let up = self.last_resort().unwrap_or(&self.up);
         let open = |member: &Member| member.weight > 0 && up.get(member.slot) && !tried.contains(&(member.slot as u32));
         if self.members.iter().any(open) { NoBackend::AllFull } else { NoBackend::AllDown }
     }
@@ -201,3 +254,6 @@ impl fmt::Debug for Pool {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -45,6 +45,8 @@ pub struct Rounds {
     open_max: usize,
     /// Set while descriptors or memory lack: when to try again.
     lacking: Option<Tick>,
+    /// When the next outlier comes back.
+    readmit: Option<Tick>,
     /// Several pools: log lines name them.
     many: bool,
     random: fastrand::Rng,
@@ -68,6 +70,7 @@ impl Rounds {
             open: Slots::default(),
             open_max: open_max.clamp(1, OPEN_MAX),
             lacking: None,
+            readmit: None,
             many: false,
             random: fastrand::Rng::new(),
             on_down,
@@ -108,6 +111,7 @@ impl Rounds {
             for slot in fired.drain(..) {
                 self.time_has_come(slot);
             }
+            self.readmit_outliers();
             self.begin_probes();
         }
     }
@@ -117,7 +121,29 @@ impl Rounds {
             return Some(Duration::ZERO);
         }
         let retry = self.lacking.filter(|_| !self.queue.is_empty()).map(|at| at - self.now);
-        [self.wheel.sleep(self.now), retry].into_iter().flatten().min()
+        let readmit = self.readmit.map(|at| at - self.now);
+        [self.wheel.sleep(self.now), retry, readmit].into_iter().flatten().min()
+    }
+
+    /// A backend's slot in the wheel is for its probes; outliers are few, and looked for when the first of them is due.
+    fn readmit_outliers(&mut self) {
+        if self.readmit.is_none_or(|at| self.now < at) {
+            return;
+        }
+        self.readmit = None;
+        for key in self.by_id.values() {
+            let Some(watch) = self.watches.get_mut(*key) else { continue };
+            watch.readmit(self.now, self.many);
+            self.readmit = [self.readmit, watch.ejected_until()].into_iter().flatten().min();
+        }
+    }
+
+    fn count_outlier(&mut self, backend: BackendId) {
+        let key = self.by_id.get(&backend);
+        let Some(watch) = key.and_then(|&key| self.watches.get_mut(key)) else { return };
+        if watch.count_outlier(self.now, self.many) {
+            self.readmit = [self.readmit, watch.ejected_until()].into_iter().flatten().min();
+        }
     }
 
     fn read(&mut self, note: Note) {
@@ -127,7 +153,9 @@ impl Rounds {
                 // Whoever asked may have given up waiting.
                 let _ = done.try_send(());
             }
+            Note::ResetEarly(backend) => self.count_outlier(backend),
             Note::ConnectFailed { backend, failure } => {
+                self.count_outlier(backend);
                 let Some(&key) = self.by_id.get(&backend) else { return };
                 let Some(watch) = self.watches.get_mut(key) else { return };
                 if watch.client_failed(failure, self.now, self.many) {

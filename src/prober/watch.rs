@@ -6,8 +6,8 @@ use crate::base::slots::Key;
 use crate::base::{Address, Tick};
 use crate::config::model::{Health, HealthKind, OnDown, ProxyVersion};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
-use crate::policy::health::{ConnectFailure, Outcome, Rules, Verdict, schedule};
-use crate::pool::{AdminState, Backend, Member, Pool};
+use crate::policy::health::{ConnectFailure, Outcome, Outlier, Rules, Verdict, outlier, schedule};
+use crate::pool::{AdminState, Backend, Member, Pool, clock};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -24,6 +24,9 @@ pub struct Watch {
     fallen: bool,
     backend: Arc<Backend>,
     judge: Judge,
+    outlier: Outlier,
+    /// `Backend::answers` when a client last failed.
+    answers: u64,
     /// What is going on.
     pub stage: Stage,
     /// When the last probe began.
@@ -75,8 +78,24 @@ impl Watch {
         let left = (connections(&backend), backend.latency_us());
         let judge = Judge::of(&pool.settings.health);
         let (pool, stage, reached) = (pool.clone(), Stage::Resting, left.0);
-        let (slot, state, fallen, started, probed) = (member.slot, member.state, false, Tick(0), false);
-        let watch = Watch { pool, index, slot, state, fallen, backend, judge, stage, started, probed, reached, left };
+        let (outlier, answers, started) = (Outlier::default(), backend.answers(), Tick(0));
+        let (slot, state, fallen, probed) = (member.slot, member.state, false, false);
+        let watch = Watch {
+            pool,
+            index,
+            slot,
+            state,
+            fallen,
+            backend,
+            judge,
+            outlier,
+            answers,
+            stage,
+            started,
+            probed,
+            reached,
+            left,
+        };
         watch.show();
         watch
     }
@@ -94,6 +113,9 @@ impl Watch {
         let anew = other_judge || back || old.interval != new.interval;
         if other_judge {
             (self.judge, self.probed) = (Judge::of(new), false);
+        }
+        if before != AdminState::Enabled && self.state == AdminState::Enabled && self.judge.is_up() {
+            self.backend.starts_slowly(clock::now());
         }
         self.show();
         anew
@@ -194,6 +216,36 @@ impl Watch {
         }
     }
 
+    /// A client could not connect, or was reset early. True if that makes the backend an outlier, whose return has to be
+    /// waited for.
+    pub fn count_outlier(&mut self, now: Tick, many: bool) -> bool {
+        let answers = self.backend.answers();
+        let answered = std::mem::replace(&mut self.answers, answers) != answers;
+        let room = outlier::has_room(self.pool.ejected.count(), self.pool.members.len());
+        let limit = self.pool.settings.outlier_failures;
+        let ejected = self.outlier.failed(answered, limit, room, now);
+        if let Some(until) = self.outlier.until().filter(|_| ejected) {
+            let (name, time) = (&self.backend.name, until - now);
+            log::warn!("{name} is left out for {time:?}: {limit} clients in a row failed{}", self.suffix(many));
+            self.note_change();
+        }
+        ejected
+    }
+
+    /// When it comes back, if it is left out as an outlier.
+    pub fn ejected_until(&self) -> Option<Tick> {
+        self.outlier.until()
+    }
+
+    /// Time has passed: an outlier may come back.
+    pub fn readmit(&mut self, now: Tick, many: bool) {
+        if self.outlier.elapsed(now) {
+            log::info!("{} is let in again{}", self.backend.name, self.suffix(many));
+            self.backend.starts_slowly(clock::now());
+            self.note_change();
+        }
+    }
+
     /// A client got through to a backend that was thought unusable.
     pub fn client_connected(&mut self) {
         if let Judge::Off(backoff) = &mut self.judge
@@ -223,6 +275,7 @@ impl Watch {
         self.note_change();
         let (name, suffix) = (&self.backend.name, self.suffix(many));
         if self.judge.is_up() {
+            self.backend.starts_slowly(clock::now());
             log::info!("{name} is up: {outcome}{suffix}");
         } else {
             log::warn!("{name} is down: {outcome}{suffix}");
@@ -235,9 +288,13 @@ impl Watch {
         self.show();
     }
 
-    /// Writes the health bit. One that an operator has taken out of use is not usable, whatever its health.
+    /// Writes the bits. One that an operator has taken out of use is not usable, whatever its health.
     fn show(&self) {
-        self.pool.up.set(self.slot, self.judge.is_up() && self.state == AdminState::Enabled);
+        let ejected = self.outlier.until().is_some();
+        let usable = self.judge.is_up() && !ejected && self.state == AdminState::Enabled;
+        // Whoever sees the reason sees what follows from it.
+        self.pool.up.set(self.slot, usable);
+        self.pool.ejected.set(self.slot, ejected);
     }
 
     fn suffix(&self, many: bool) -> String {

@@ -2,7 +2,9 @@
 
 use super::Side;
 use crate::base::Endpoint;
-use crate::pool::{Backend, ListenerTotals, Pool};
+use crate::policy::health::outlier::EARLY;
+use crate::policy::limit::Reason;
+use crate::pool::{Backend, ListenerTotals, Pool, Refusal};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,9 +30,15 @@ pub enum CloseReason {
     NoBackend,
     /// The PROXY header that the client owes was malformed, late, cut short, or not the client's to send.
     BadProxyHeader,
+    /// An access list says so.
+    Denied,
+    /// The client's source has as many connections as it may.
+    SourceLimit,
+    /// The client's source connects too often.
+    SourceRate,
     /// The process stops and the drain took too long.
     Shutdown,
-    /// An operator closed it.
+    /// An operator closed it, or had set a lifetime that was over.
     Forced,
 }
 
@@ -49,6 +57,26 @@ impl CloseReason {
         }
     }
 
+    /// If it means that the client was not served: what the listener counts.
+    pub fn refusal(self) -> Option<Refusal> {
+        match self {
+            CloseReason::NoBackend => Some(Refusal::NoBackend),
+            CloseReason::BadProxyHeader => Some(Refusal::BadProxyHeader),
+            CloseReason::Denied => Some(Refusal::Denied),
+            CloseReason::SourceLimit => Some(Refusal::SourceLimit),
+            CloseReason::SourceRate => Some(Refusal::SourceRate),
+            CloseReason::ClientFin
+            | CloseReason::BackendFin
+            | CloseReason::ClientReset
+            | CloseReason::BackendReset
+            | CloseReason::IdleTimeout
+            | CloseReason::HalfCloseTimeout
+            | CloseReason::ConnectFailed
+            | CloseReason::Shutdown
+            | CloseReason::Forced => None,
+        }
+    }
+
     /// Its word in logs and metrics.
     pub fn word(self) -> &'static str {
         match self {
@@ -61,8 +89,21 @@ impl CloseReason {
             CloseReason::ConnectFailed => "connect_failed",
             CloseReason::NoBackend => "no_backend",
             CloseReason::BadProxyHeader => "bad_proxy_header",
+            CloseReason::Denied => "denied",
+            CloseReason::SourceLimit => "source_limit",
+            CloseReason::SourceRate => "source_rate",
             CloseReason::Shutdown => "shutdown",
             CloseReason::Forced => "forced",
+        }
+    }
+}
+
+impl From<Reason> for CloseReason {
+    fn from(reason: Reason) -> CloseReason {
+        match reason {
+            Reason::Denied => CloseReason::Denied,
+            Reason::SourceLimit => CloseReason::SourceLimit,
+            Reason::SourceRate => CloseReason::SourceRate,
         }
     }
 }
@@ -90,12 +131,22 @@ pub struct Record {
     pub connect: Option<Duration>,
     /// From accept to the end.
     pub duration: Duration,
+    /// Did the backend send anything?
+    pub answered: bool,
     /// The client's bytes delivered to the backend.
     pub bytes_to_backend: u64,
     /// Bytes delivered to the client.
     pub bytes_to_client: u64,
     /// Why it ended.
     pub close: CloseReason,
+}
+
+impl Record {
+    /// Did the backend reset it soon and without an answer? Counted from accept, which is a little stricter than from the
+    /// connect.
+    pub fn was_reset_early(&self) -> bool {
+        self.close == CloseReason::BackendReset && !self.answered && self.duration < EARLY
+    }
 }
 
 /// `CLIENT → POOL/BACKEND: reason after …`, for the debug log.

@@ -14,12 +14,13 @@
 //!
 //! ```text
 //! ReadingHeader (only where the listener wants a PROXY header)
-//!    │ Admit
-//!    ▼       Pick            Dial               connected (Announce)
-//! Choosing ───────► Dialing ───────────────────────────────► Relaying ──► Closed(reason)
-//!    ▲                │ │ ▲                                      FIN both ways, reset,
-//!    └────────────────┘ └─┘ no descriptor: again a little later  time-out, stop
-//!    failed: another      failed: its next address
+//!    │
+//!    ▼     Admit         Pick            Dial              connected (Announce)
+//! Admitting ─► Choosing ───────► Dialing ───────────────────────────────► Relaying ──► Closed(reason)
+//!               ▲ ▲  │              │ │ ▲                                     FIN both ways, reset,
+//!         Turn  │ │  │ Queue        │ └─┘ no descriptor: again a little       time-out, stop
+//!               │ └──┼──────────────┘     later; failed: its next address
+//!             Waiting ◄ failed: another
 //! ```
 //!
 //! [`Effect::Admit`] asks once, as soon as the client's address is known, whether the client may come in. Whoever refuses
@@ -41,12 +42,16 @@
 //! | ReadingHeader | FIN from the client after some bytes | – | reset client | `bad_proxy_header` |
 //! | ReadingHeader | FIN from the client before any byte: nobody meant to talk, as a bare probe does | – | close client | `client_fin` |
 //! | ReadingHeader | reset from the client | – | reset client | `client_reset` |
-//! | ReadingHeader | whole, bytes behind it in the same read | yes | held for the up way; admitted, Choosing | |
-//! | Choosing | not admitted | – | reset client | what whoever refused says |
-//! | Choosing | no backend | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
+//! | ReadingHeader | whole, bytes behind it in the same read | yes | held for the up way; Admitting | |
+//! | Admitting | a list or a limit of the listener says no | – | reset client | `denied`, `source_limit`, `source_rate` |
+//! | Choosing | no backend | – | reset client, or wait (Waiting) if `no_backend` says so | `no_backend`; after a failed attempt `connect_failed` |
+//! | Waiting | client's bytes, client's FIN | – | none: left in the kernel, as when dialing | |
+//! | Waiting | reset from the client | – | reset client, out of the queue | `client_reset` |
+//! | Waiting | its turn | – | choose, all backends as if untried (Choosing) | |
+//! | Waiting | no place in the queue, or `no_backend` is over | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
 //! | Dialing | client's bytes, client's FIN | – | none: left in the kernel until connected, then passed on | |
 //! | Dialing | reset from the client | – | reset both | `client_reset` |
-//! | Dialing | refused, unreachable, timed out | – | next address, else another backend (Choosing) up to `connect_attempts`, else reset client | `connect_failed` |
+//! | Dialing | refused, unreachable, timed out | – | next address, else another backend (Choosing) up to `connect_attempts`, else reset client, or wait (Waiting) | `connect_failed` |
 //! | Dialing | no descriptor or port left here | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
 //! | Relaying | FIN from x, way x→y Open | no | FIN to y; half Shut | |
 //! | Relaying | FIN from x, way x→y Open | yes | none yet; half Draining | |
@@ -58,125 +63,50 @@
 //! | Relaying | no byte either way for `idle_timeout`, both Open | no | close both | `idle_timeout` |
 //! | Relaying | the same | yes | reset both: a FIN would pass off a torso as the whole | `idle_timeout` |
 //! | Relaying | no byte either way for `half_close_timeout`, one Draining or Shut | no / yes | close / reset both | `half_close_timeout` |
+//! | Relaying | `max_lifetime` is over | no / yes | close / reset both | `forced` |
 //! | any | drain deadline, second signal | any | reset both | `shutdown` |
 //! | any | an operator closes it | any | reset both | `forced` |
 //!
 //! `idle_timeout` and `half_close_timeout` count from the last byte read or written either way, or from the FIN if that
-//! came later; once one side has finished, the shorter of the two holds. A FIN from y while x→y is already Shut is the second half's business and finds its row above.
+//! came later; once one side has finished, the shorter of the two holds. A FIN from y while x→y is already Shut is the
+//! second half's business and finds its row above. `max_lifetime` counts from accept; the logs' list of reasons has no word
+//! of its own for it, and it is the operator's will as `forced` is.
+//!
+//! `no_backend = "wait D"` counts from the first time that there was none, whatever was dialled since. A client that could
+//! not be connected anywhere waits too, and tries every backend again at its next turn: it is not its business whether
+//! the prober has found out yet.
 //!
 //! # Invariants
 //!
 //! * Every input yields exactly one effect; after `End` the session is `Closed` and answers `Wait` to everything.
+//! * A client's place in its source's count is kept from Admitting to the end.
 //! * A lease exists exactly while a backend is being dialled or relayed to.
 //! * A half never goes back.
 
 mod close;
 mod half;
+mod input;
 mod proxy;
+mod relaying;
 pub mod saved;
 
 pub use close::{CloseReason, Record};
 pub use half::{Half, Side, Way};
+pub use input::{DialFailure, Effect, Ending, Failed, Input, Moved};
 pub use proxy::{Greeting, HEADER_TIMEOUT, NoHeader};
 
 use crate::base::{Endpoint, Tick};
-use crate::config::model::{Pool as Settings, ProxyVersion};
+use crate::config::model::{self, ProxyVersion};
 use crate::policy::balance::Client;
+use crate::policy::limit::{Held, Reason};
 use crate::pool::{Lease, ListenerTotals, NoBackend, Pool};
 use crate::proto::proxy::Header;
+use relaying::{Direction, Relay};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a dial waits when this process has no descriptor or port to spare, before it tries again.
 pub const STARVED_RETRY: Duration = Duration::from_millis(50);
-
-/// What the driver reports.
-#[derive(Debug)]
-pub enum Input {
-    /// Answer to [`Effect::ReadHeader`], once it is known.
-    Header(Result<Header, NoHeader>),
-    /// Answer to [`Effect::Admit`].
-    Admitted(Result<(), CloseReason>),
-    /// Answer to [`Effect::Pick`].
-    Picked(Result<Lease, NoBackend>),
-    /// Answer to [`Effect::Dial`], at once or later.
-    Dialed(Result<(), DialFailure>),
-    /// Answer to [`Effect::Announce`]: the header's length.
-    Announced(u64),
-    /// Bytes were moved, or at least tried to be, one way.
-    Moved(Way, Moved),
-    /// A reset, or a dead peer, was seen on a socket without reading or writing it.
-    Reset(Side),
-    /// The moment that [`Session::deadline`] named may have come.
-    Deadline,
-    /// It has to end now.
-    Stop(CloseReason),
-}
-
-/// Why a dial gave no connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DialFailure {
-    /// The backend's doing: refused, unreachable, reset.
-    Backend,
-    /// Ours: no descriptor, no memory, no port.
-    Starved,
-}
-
-/// What one round of moving bytes came to.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
-    /// Bytes read from the source.
-    pub read: u64,
-    /// Bytes written to the sink.
-    pub written: u64,
-    /// Are bytes held that the sink did not take?
-    pub held: bool,
-    /// The source's FIN was read.
-    pub fin: bool,
-    /// Whose socket failed.
-    pub failed: Option<Failed>,
-}
-
-/// Which end of a way failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Failed {
-    /// Reading did.
-    Source,
-    /// Writing did.
-    Sink,
-}
-
-/// The one thing to do now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// Nothing until the next input.
-    Wait,
-    /// Read the client's PROXY header; what follows it is held for the up way.
-    ReadHeader,
-    /// Find out whether [`Session::client`] may come in.
-    Admit,
-    /// Choose a backend; a socket of an earlier attempt is closed first.
-    Pick,
-    /// Connect to [`Session::endpoint`]; a socket of an earlier attempt is closed first.
-    Dial,
-    /// Connected: have [`Session::introduction`] held for the backend in this version, before anything of the client's.
-    Announce(ProxyVersion),
-    /// Connected: relay from now on, and look at once for what has come already.
-    Relay,
-    /// Send a FIN to that side.
-    Finish(Side),
-    /// Close both sockets, so; the session is over.
-    End(Ending),
-}
-
-/// How the sockets are closed at the end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// In order: a FIN where none was sent yet.
-    Fin,
-    /// With a reset.
-    Reset,
-}
 
 /// One connection.
 #[derive(Debug)]
@@ -188,12 +118,20 @@ pub struct Session {
     pool: Arc<Pool>,
     started: Tick,
     attempts: u32,
+    /// Its place in its source's count.
+    held: Option<Held>,
+    /// When its lifetime is over.
+    expires: Option<Tick>,
+    /// When waiting for a backend is over; set by the first time that there was none.
+    patience: Option<Tick>,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
     ReadingHeader { trusted: bool },
+    Admitting,
+    Waiting { until: Tick },
     Choosing { tried: Vec<u32> },
     Dialing(Dial),
     Relaying(Relay),
@@ -214,86 +152,8 @@ struct Dial {
     tried: Vec<u32>,
 }
 
-#[derive(Debug)]
-struct Relay {
-    lease: Lease,
-    connect: Duration,
-    up: Direction,
-    down: Direction,
-    /// Whose FIN came first.
-    first_fin: Option<Side>,
-    last_byte: Tick,
-    /// Bytes of the header for the backend that are still held.
-    introduction: u64,
-    /// From here the backend's first byte is waited for; `None` once it has come.
-    asked: Option<Tick>,
-}
-
-/// One way of a relay.
-#[derive(Clone, Copy, Debug)]
-struct Direction {
-    half: Half,
-    held: bool,
-    /// Written to the sink so far.
-    bytes: u64,
-}
-
-impl Direction {
-    const NEW: Direction = Direction { half: Half::Open, held: false, bytes: 0 };
-}
-
-impl Relay {
-    fn way(&self, way: Way) -> &Direction {
-        match way {
-            Way::Up => &self.up,
-            Way::Down => &self.down,
-        }
-    }
-
-    fn way_mut(&mut self, way: Way) -> &mut Direction {
-        match way {
-            Way::Up => &mut self.up,
-            Way::Down => &mut self.down,
-        }
-    }
-
-    /// Counts what was moved and, at the backend's first byte, measures how long it took: from the client's first bytes,
-    /// or from the connect where the server speaks first.
-    fn count(&mut self, way: Way, moved: &Moved, now: Tick) {
-        if moved.read == 0 && moved.written == 0 {
-            return;
-        }
-        self.last_byte = now;
-        let ours = if way == Way::Up { moved.written.min(self.introduction) } else { 0 };
-        self.introduction -= ours;
-        let written = moved.written - ours;
-        let direction = self.way_mut(way);
-        direction.bytes += written;
-        match way {
-            Way::Up if direction.bytes == written => self.asked = self.asked.map(|_| now),
-            Way::Up => {}
-            Way::Down => {
-                if let Some(asked) = self.asked.take() {
-                    self.lease.backend().measured(self.connect + (now - asked));
-                }
-            }
-        }
-    }
-
-    /// How long it may be silent now, and what it is called when that is over.
-    fn silence(&self, settings: &Settings) -> (Duration, CloseReason) {
-        let idle = (settings.idle_timeout, CloseReason::IdleTimeout);
-        if self.up.half == Half::Open && self.down.half == Half::Open {
-            return idle;
-        }
-        // An idle time-out that is shorter holds here too: it promises an end after that much silence.
-        let half_close = (settings.half_close_timeout, CloseReason::HalfCloseTimeout);
-        if half_close.0 <= idle.0 { half_close } else { idle }
-    }
-}
-
 impl Session {
-    /// A connection that has just been accepted, or was rebuilt. `client` is `None` for a unix peer.
+    /// A connection that has just been accepted. `client` is `None` for a unix peer. It goes on with [`Session::begin`].
     pub fn new(
         client: Option<Endpoint>,
         greeting: Greeting,
@@ -302,19 +162,27 @@ impl Session {
         now: Tick,
     ) -> Session {
         let state = match greeting {
-            Greeting::None => State::Choosing { tried: Vec::new() },
+            Greeting::None => State::Admitting,
             Greeting::ProxyHeader => State::ReadingHeader { trusted: true },
             Greeting::NotTrusted => State::ReadingHeader { trusted: false },
         };
-        Session { client, announced: None, listener, pool, started: now, attempts: 0, state }
+        let (announced, attempts, held, expires, patience) = Default::default();
+        Session { client, announced, listener, pool, started: now, attempts, held, expires, patience, state }
     }
 
-    /// The first thing to do.
+    /// Ends it at that time at the latest, once it relays.
+    pub fn expire_at(&mut self, at: Tick) {
+        self.expires = Some(at);
+    }
+
+    /// The first thing to do, also for one that was rebuilt.
     pub fn begin(&mut self, now: Tick) -> Effect {
         match &self.state {
             State::ReadingHeader { trusted: true } => Effect::ReadHeader,
             State::ReadingHeader { trusted: false } => self.end(Ending::Reset, CloseReason::BadProxyHeader, now),
-            State::Choosing { .. } => Effect::Admit,
+            State::Admitting => Effect::Admit,
+            State::Choosing { .. } => Effect::Pick,
+            State::Waiting { .. } => Effect::Queue,
             State::Relaying(_) => Effect::Relay,
             State::Dialing(_) | State::Closed(_) => Effect::Wait,
         }
@@ -325,6 +193,8 @@ impl Session {
         match input {
             Input::Header(header) => self.greeted(header, now),
             Input::Admitted(answer) => self.admitted(answer, now),
+            Input::NoPlace => self.give_up(now),
+            Input::Turn => self.turn(),
             Input::Announced(length) => self.announced(length),
             Input::Picked(choice) => self.picked(choice, now),
             Input::Dialed(outcome) => self.dialed(outcome, now),
@@ -335,13 +205,14 @@ impl Session {
         }
     }
 
-    /// The pool has a successor. Whoever still looks for a backend looks there from now on; a relay goes on under the
+    /// The pool has a successor. Whoever still looks or waits for a backend does so there from now on, though nobody is
+    /// made to wait longer or shorter than it was promised; a relay goes on under the
     /// settings that it began with, and holds on to the old pool only if they are different ones now.
     pub fn adopt(&mut self, pool: &Arc<Pool>) {
         let goes_over = match self.state {
-            State::ReadingHeader { .. } | State::Choosing { .. } | State::Dialing(_) => true,
             State::Relaying(_) => pool.has_terms_of(&self.pool),
             State::Closed(_) => false,
+            _ => true,
         };
         if goes_over {
             self.pool = pool.clone();
@@ -353,9 +224,13 @@ impl Session {
     pub fn deadline(&self) -> Option<Tick> {
         match &self.state {
             State::ReadingHeader { .. } => Some(self.started + HEADER_TIMEOUT),
-            State::Choosing { .. } | State::Closed(_) => None,
+            State::Admitting | State::Choosing { .. } | State::Closed(_) => None,
+            State::Waiting { until } => Some(*until),
             State::Dialing(dial) => Some(dial.again.unwrap_or(dial.since + self.pool.settings.connect_timeout)),
-            State::Relaying(relay) => Some(relay.last_byte + relay.silence(&self.pool.settings).0),
+            State::Relaying(relay) => {
+                let silent = relay.last_byte + relay.silence(&self.pool.settings).0;
+                Some(self.expires.map_or(silent, |expires| expires.min(silent)))
+            }
         }
     }
 
@@ -389,8 +264,13 @@ impl Session {
         match &self.state {
             State::Dialing(dial) => Some(&dial.lease),
             State::Relaying(relay) => Some(&relay.lease),
-            State::ReadingHeader { .. } | State::Choosing { .. } | State::Closed(_) => None,
+            _ => None,
         }
+    }
+
+    /// Does it stand in the pool's queue?
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. })
     }
 
     /// How long the connect took, once relaying.
@@ -440,9 +320,43 @@ impl Session {
                 self.state = State::Dialing(Dial { lease, introduce, endpoint: 0, since: now, again: None, tried });
                 Effect::Dial
             }
-            Err(_) if self.attempts > 0 => self.end(Ending::Reset, CloseReason::ConnectFailed, now),
-            Err(_) => self.end(Ending::Reset, CloseReason::NoBackend, now),
+            Err(_) => self.wait(now),
         }
+    }
+
+    fn admitted(&mut self, answer: Result<Option<Held>, Reason>, now: Tick) -> Effect {
+        let State::Admitting = self.state else { return Effect::Wait };
+        match answer {
+            Ok(held) => {
+                self.held = held;
+                self.state = State::Choosing { tried: Vec::new() };
+                Effect::Pick
+            }
+            Err(reason) => self.end(Ending::Reset, reason.into(), now),
+        }
+    }
+
+    /// There is no backend: waits for one, as long as the pool's settings say.
+    fn wait(&mut self, now: Tick) -> Effect {
+        let model::NoBackend::Wait(time) = self.pool.settings.no_backend else { return self.give_up(now) };
+        let until = *self.patience.get_or_insert(now + time);
+        if now >= until {
+            return self.give_up(now);
+        }
+        self.state = State::Waiting { until };
+        Effect::Queue
+    }
+
+    fn turn(&mut self) -> Effect {
+        let State::Waiting { .. } = self.state else { return Effect::Wait };
+        self.state = State::Choosing { tried: Vec::new() };
+        Effect::Pick
+    }
+
+    /// No backend, and no more waiting for one.
+    fn give_up(&mut self, now: Tick) -> Effect {
+        let reason = if self.attempts > 0 { CloseReason::ConnectFailed } else { CloseReason::NoBackend };
+        self.end(Ending::Reset, reason, now)
     }
 
     fn dialed(&mut self, outcome: Result<(), DialFailure>, now: Tick) -> Effect {
@@ -492,11 +406,11 @@ impl Session {
             dial.again = None;
             return Effect::Dial;
         }
-        if self.attempts >= self.pool.settings.connect_attempts {
-            return self.end(Ending::Reset, CloseReason::ConnectFailed, now);
-        }
         let mut tried = std::mem::take(&mut dial.tried);
         tried.push(dial.lease.index());
+        if tried.len() >= self.pool.settings.connect_attempts as usize {
+            return self.wait(now);
+        }
         self.state = State::Choosing { tried };
         Effect::Pick
     }
@@ -537,7 +451,8 @@ impl Session {
         }
         match &mut self.state {
             State::ReadingHeader { .. } => self.end(Ending::Reset, CloseReason::BadProxyHeader, now),
-            State::Choosing { .. } | State::Closed(_) => Effect::Wait,
+            State::Admitting | State::Choosing { .. } | State::Closed(_) => Effect::Wait,
+            State::Waiting { .. } => self.give_up(now),
             State::Dialing(dial) => {
                 let waits = dial.again.take().is_some();
                 if waits && now < dial.since + self.pool.settings.connect_timeout {
@@ -547,7 +462,8 @@ impl Session {
             }
             State::Relaying(relay) => {
                 let ending = if relay.up.held || relay.down.held { Ending::Reset } else { Ending::Fin };
-                let reason = relay.silence(&self.pool.settings).1;
+                let expired = self.expires.is_some_and(|expires| expires <= now);
+                let reason = if expired { CloseReason::Forced } else { relay.silence(&self.pool.settings).1 };
                 self.end(ending, reason, now)
             }
         }
@@ -558,8 +474,10 @@ impl Session {
         let (connect, up, down) = match &self.state {
             State::Closed(_) => return Effect::Wait,
             State::Relaying(relay) => (Some(relay.connect), relay.up.bytes, relay.down.bytes),
-            State::ReadingHeader { .. } | State::Choosing { .. } | State::Dialing(_) => (None, 0, 0),
+            _ => (None, 0, 0),
         };
+        let answered = matches!(&self.state, State::Relaying(relay) if relay.asked.is_none());
+        self.held = None;
         self.state = State::Closed(Record {
             client: self.client.clone(),
             listener: self.listener.clone(),
@@ -568,6 +486,7 @@ impl Session {
             attempts: self.attempts,
             connect,
             duration: now - self.started,
+            answered,
             bytes_to_backend: up,
             bytes_to_client: down,
             close,

@@ -95,16 +95,8 @@ impl Session {
                 self.announced = Some(Box::new(header));
             }
         }
-        self.state = State::Choosing { tried: Vec::new() };
+        self.state = State::Admitting;
         Effect::Admit
-    }
-
-    pub(super) fn admitted(&mut self, answer: Result<(), CloseReason>, now: Tick) -> Effect {
-        match (&self.state, answer) {
-            (State::Choosing { .. }, Ok(())) => Effect::Pick,
-            (State::Choosing { .. }, Err(reason)) => self.end(Ending::Reset, reason, now),
-            _ => Effect::Wait,
-        }
     }
 
     pub(super) fn announced(&mut self, length: u64) -> Effect {

@@ -1,8 +1,9 @@
 //! A session written down, to be rebuilt by a process that takes its sockets over.
 //!
 //! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
-//! one snapshot. A dial under way is not carried over: the new process chooses again. Held bytes are not here but with the
-//! driver, who has them: that part of a PROXY header which has come, what came behind it, and what a sink did not take.
+//! one snapshot. A dial under way is not carried over, nor is a place in a queue: the new process chooses again. Held bytes
+//! are not here but with the driver, who has them: that part of a PROXY header which has come, what came behind it, and what
+//! a sink did not take.
 
 use super::{Dial, Direction, Half, Relay, Session, Side, State, Way};
 use crate::base::{Endpoint, Tick};
@@ -18,8 +19,8 @@ use std::time::Duration;
 pub struct Saved {
     /// Who connected, or was announced as the client; `None` for a unix client.
     pub client: Option<SocketAddr>,
-    /// Is the client's PROXY header still being read?
-    pub reads_header: bool,
+    /// How far it has come before it relays.
+    pub stage: Stage,
     /// What it said, until a backend has been told.
     pub announced: Option<Header>,
     /// The pool's name.
@@ -30,6 +31,20 @@ pub struct Saved {
     pub age: Duration,
     /// Backends tried so far.
     pub attempts: u32,
+    /// How much of its lifetime is left, if that ends.
+    #[serde(default)]
+    pub left: Option<Duration>,
+}
+
+/// What has been settled of a session that does not relay yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// Nothing: the client's PROXY header is still being read.
+    ReadsHeader,
+    /// Who the client is, but not whether it may come in.
+    Known,
+    /// It is in.
+    Admitted,
 }
 
 /// The part that exists once a backend is connected.
@@ -69,7 +84,11 @@ impl Session {
     pub fn save(&self, now: Tick) -> Option<Saved> {
         let relay = match &self.state {
             State::Closed(_) => return None,
-            State::ReadingHeader { .. } | State::Choosing { .. } | State::Dialing(Dial { .. }) => None,
+            State::ReadingHeader { .. }
+            | State::Admitting
+            | State::Choosing { .. }
+            | State::Waiting { .. }
+            | State::Dialing(Dial { .. }) => None,
             State::Relaying(relay) => Some(SavedRelay {
                 backend: relay.lease.backend().name.clone(),
                 connect: relay.connect,
@@ -86,13 +105,23 @@ impl Session {
             Some(Endpoint::Unix(_)) | None => None,
         };
         let pool = self.pool.settings.name.clone();
-        let (reads_header, announced) = (self.reads_header(), self.announced.as_deref().cloned());
+        let left = self.expires.map(|expires| expires - now);
+        let (stage, announced) = (self.stage(), self.announced.as_deref().cloned());
         let (age, attempts) = (now - self.started, self.attempts);
-        Some(Saved { client, reads_header, announced, pool, relay, age, attempts })
+        Some(Saved { client, stage, announced, pool, relay, age, attempts, left })
+    }
+
+    fn stage(&self) -> Stage {
+        match self.state {
+            State::ReadingHeader { .. } => Stage::ReadsHeader,
+            State::Admitting => Stage::Known,
+            _ => Stage::Admitted,
+        }
     }
 
     /// Rebuilds a session in `pool`, which the caller found by its name. A relay needs the lease on its backend; a session
-    /// that had none chooses again. It goes on with [`Session::begin`].
+    /// that had none goes on where it stood, or chooses again. It goes on with [`Session::begin`]. Who is in is in; its
+    /// place in its source's count stays behind, though: the new process counts only those that come to it.
     pub fn restore(
         saved: &Saved,
         listener: Arc<ListenerTotals>,
@@ -102,8 +131,14 @@ impl Session {
     ) -> Option<Session> {
         let before = |age: Duration| Tick(now.0.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)));
         let (state, attempts) = match (&saved.relay, lease) {
-            (None, _) if saved.reads_header => (State::ReadingHeader { trusted: true }, 0),
-            (None, _) => (State::Choosing { tried: Vec::new() }, 0),
+            (None, _) => {
+                let state = match saved.stage {
+                    Stage::ReadsHeader => State::ReadingHeader { trusted: true },
+                    Stage::Known => State::Admitting,
+                    Stage::Admitted => State::Choosing { tried: Vec::new() },
+                };
+                (state, 0)
+            }
             (Some(_), None) => return None,
             (Some(relay), Some(lease)) => {
                 let state = State::Relaying(Relay {
@@ -120,8 +155,10 @@ impl Session {
             }
         };
         let client = saved.client.map(Endpoint::Inet);
+        let expires = saved.left.map(|left| now + left);
         let announced = saved.announced.clone().map(Box::new);
-        Some(Session { client, announced, listener, pool, started: before(saved.age), attempts, state })
+        let (held, patience, started) = (None, None, before(saved.age));
+        Some(Session { client, announced, listener, pool, started, attempts, held, expires, patience, state })
     }
 }
 

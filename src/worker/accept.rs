@@ -8,7 +8,7 @@ use super::token::Token;
 use super::{Door, Shared};
 use crate::base::Tick;
 use crate::net::Socket;
-use crate::pool::Snapshot;
+use crate::pool::{Guest, Snapshot};
 use crate::session::Greeting;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -28,6 +28,8 @@ pub(super) struct Acceptor {
     doors: Vec<Door>,
     /// Per door: may somebody wait?
     waiting: Vec<bool>,
+    /// Per door: its listener has as many clients as it may. Somebody wakes us.
+    crowded: Vec<bool>,
     taken: u32,
     /// No descriptor left until then.
     paused: Option<Tick>,
@@ -53,6 +55,7 @@ impl Acceptor {
         let mut acceptor = Acceptor {
             doors: Vec::new(),
             waiting: Vec::new(),
+            crowded: Vec::new(),
             taken: 0,
             paused: None,
             now: Tick(0),
@@ -70,6 +73,7 @@ impl Acceptor {
         registry.register(&mut SourceFd(&door.listening.as_fd().as_raw_fd()), token, Interest::READABLE)?;
         self.doors.push(door);
         self.waiting.push(false);
+        self.crowded.push(false);
         Ok(())
     }
 
@@ -100,6 +104,7 @@ impl Acceptor {
     /// There may be room again.
     pub(super) fn resume(&mut self) {
         self.full = false;
+        self.crowded.fill(false);
     }
 
     /// Takes in who waits already, then closes: to those the kernel has said that they are connected.
@@ -112,6 +117,7 @@ impl Acceptor {
     pub(super) fn close(&mut self) {
         self.doors.clear();
         self.waiting.clear();
+        self.crowded.clear();
         self.closed = true;
     }
 
@@ -129,7 +135,7 @@ impl Acceptor {
     pub(super) fn sleep(&self) -> Option<Duration> {
         match self.paused {
             Some(until) => Some(until - self.now),
-            None => (!self.full && self.waiting.contains(&true)).then_some(Duration::ZERO),
+            None => (!self.full && self.knocked().is_some()).then_some(Duration::ZERO),
         }
     }
 
@@ -140,7 +146,7 @@ impl Acceptor {
             return Turn::Over;
         }
         self.paused = None;
-        while let Some(number) = self.waiting.iter().position(|waiting| *waiting) {
+        while let Some(number) = self.knocked() {
             if self.full || self.taken >= BATCH {
                 break;
             }
@@ -149,14 +155,18 @@ impl Acceptor {
                 break;
             };
             let Door { listening, listener, .. } = &self.doors[number];
+            let Some(place) = listener.gate.room() else {
+                self.crowded[number] = true;
+                continue;
+            };
             match listening.accept() {
                 Ok((socket, client)) => {
                     self.taken += 1;
                     self.told = false;
-                    let unix = listening.is_unix();
+                    let guest = Guest::new(&listener.gate, place);
                     let greeting = Greeting::of(&listener.settings, client.as_ref());
-                    let (visit, pool) = (listener.totals.enter(), listener.pool.clone());
-                    return Turn::Client(Accepted { socket, client, unix, greeting, visit, pool, permit }, !unix);
+                    let (unix, pool) = (listening.is_unix(), listener.pool.clone());
+                    return Turn::Client(Accepted { socket, client, unix, greeting, pool, guest, permit }, !unix);
                 }
                 Err(error) => self.failed(number, &error),
             }
@@ -167,16 +177,22 @@ impl Acceptor {
         self.taken = 0;
         // Who finds no room now would not find it later: the drain lets nobody else in.
         let no_room = self.full || self.paused.is_some();
-        if self.closing && (no_room || !self.waiting.contains(&true)) {
+        if self.closing && (no_room || self.knocked().is_none()) {
             self.close();
         }
         for number in (0..self.doors.len()).rev() {
-            if self.doors[number].leaving && (no_room || !self.waiting[number]) {
+            if self.doors[number].leaving && (no_room || self.crowded[number] || !self.waiting[number]) {
                 self.doors.remove(number);
                 self.waiting.remove(number);
+                self.crowded.remove(number);
             }
         }
         Turn::Over
+    }
+
+    /// A door where somebody may wait who may come in.
+    fn knocked(&self) -> Option<usize> {
+        self.waiting.iter().zip(&self.crowded).position(|(waiting, crowded)| *waiting && !crowded)
     }
 
     fn failed(&mut self, number: usize, error: &io::Error) {

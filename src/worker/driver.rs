@@ -10,20 +10,24 @@
 //! * After every step the connection's timer stands at or before its deadline. It is not moved when bytes push the
 //!   deadline back: it fires, finds that it is not time yet, and is set anew. So relaying sets no timers.
 //! * A connection is in the run queue at most once, and only while both ends of some way are ready.
+//! * A connection stands in a queue of [`super::queue`] exactly while its session waits, and not while it has its turn.
 //! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
 
+mod around;
 mod proxy;
+mod waiting;
 
+pub use around::{Accepted, Event, Net, Observer};
+
+use super::queue::Queues;
 use super::token::Token;
+use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
-use crate::base::{Endpoint, Tick};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Backend, BackendId, ListenerTotals, Permit, Pool, Refusal, Snapshot, Visit};
-use crate::relay::{self, End, Flow, Io, Ready};
-use crate::session::{
-    CloseReason, DialFailure, Effect, Ending, Failed, Greeting, Half, Input, Moved, Record, Session, Side, Way,
-};
+use crate::pool::{Backend, BackendId, Guest, Permit, Snapshot};
+use crate::relay::{self, End, Flow, Ready};
+use crate::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Session, Side, Way};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -34,99 +38,7 @@ use std::time::Duration;
 /// sockets inherit it from their listener for nothing.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(5);
 
-/// What the driver needs from the system besides moving bytes.
-pub trait Net: Io {
-    /// Has `token` announce what happens on an accepted socket.
-    fn adopt(&mut self, socket: &Self::Socket, token: Token) -> io::Result<()>;
-
-    /// Begins to connect, with `token` for what happens. True: connected already. With `soon` there are bytes to send as
-    /// soon as it is.
-    fn dial(&mut self, to: &Endpoint, token: Token, soon: bool) -> io::Result<(Self::Socket, bool)>;
-
-    /// Has the peer sent something already?
-    fn has_bytes(&mut self, socket: &Self::Socket) -> bool;
-
-    /// The address that a client's socket was connected to; `None` for a unix socket.
-    fn local(&mut self, socket: &Self::Socket) -> Option<Endpoint>;
-
-    /// The error that waits on a socket, if any.
-    fn outcome(&mut self, socket: &Self::Socket) -> Option<io::Error>;
-
-    /// Has the kernel look after a backend's socket: keepalive, user timeout.
-    fn keep_alive(&mut self, socket: &Self::Socket);
-
-    /// Sends a FIN after the last byte.
-    fn finish(&mut self, socket: &Self::Socket);
-
-    /// Closes with a reset. Dropping a socket instead closes it in order.
-    fn reset(&mut self, socket: Self::Socket);
-
-    /// May a read stop short with more behind? (See [`relay::Ready::gaps`].)
-    fn has_gaps(&self, to: &Endpoint) -> bool;
-}
-
-/// Who may come in. Asked once for each connection, as soon as its client's address is known: after the accept, or, where
-/// a PROXY header announces another address than the socket's, after the header.
-pub trait Gate {
-    /// What an admitted client is counted by. Dropped when its connection is over.
-    type Guard;
-
-    /// Lets a client in, or gives the reason to reset it for. `client` is `None` for a unix client.
-    fn admit(
-        &mut self,
-        listener: &ListenerTotals,
-        client: Option<&Endpoint>,
-        now: Tick,
-    ) -> Result<Self::Guard, CloseReason>;
-}
-
-/// What others learn from connections as they go; the worker sends it on.
-pub trait Observer: Gate {
-    /// A client's connection attempt to `backend` failed, and it was the backend's doing.
-    fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure);
-
-    /// A client got through to a backend that counts as down.
-    fn connected_though_down(&mut self, backend: &Backend);
-
-    /// A connection is over.
-    fn closed(&mut self, record: &Record);
-}
-
-/// Something that poll announced about a socket.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Event {
-    /// There may be something to read.
-    pub readable: bool,
-    /// There may be room to write.
-    pub writable: bool,
-    /// Urgent data has come: reads stop at its mark.
-    pub urgent: bool,
-    /// Its FIN has come.
-    pub finished: bool,
-    /// An error waits on the socket.
-    pub error: bool,
-}
-
-/// A client that was accepted and not served yet.
-#[derive(Debug)]
-pub struct Accepted<S> {
-    /// Its socket.
-    pub socket: S,
-    /// Its address; `None` for a unix client.
-    pub client: Option<Endpoint>,
-    /// Is it a unix socket?
-    pub unix: bool,
-    /// What it has to begin with.
-    pub greeting: Greeting,
-    /// Counts it at the listener that it came in by.
-    pub visit: Visit,
-    /// The pool that serves it.
-    pub pool: Arc<Pool>,
-    /// Its place under `max_connections`.
-    pub permit: Permit,
-}
-
-struct Connection<S, P, G> {
+struct Connection<S, P> {
     session: Session,
     client: End<S>,
     /// Exists while a backend is dialled or relayed to.
@@ -141,9 +53,7 @@ struct Connection<S, P, G> {
     queued: bool,
     /// In the list of those whose counters moved.
     dirty: bool,
-    /// From the gate, once it has let the client in.
-    guard: Option<G>,
-    _visit: Visit,
+    guest: Guest,
     _permit: Permit,
 }
 
@@ -153,10 +63,13 @@ pub struct Driver<N: Net, O: Observer> {
     pub net: N,
     /// Who is told.
     pub observer: O,
-    connections: Slots<Connection<N::Socket, N::Pipe, O::Guard>>,
+    connections: Slots<Connection<N::Socket, N::Pipe>>,
     wheel: Wheel,
     runnable: VecDeque<Key>,
     dirty: Vec<Key>,
+    queues: Queues,
+    /// Who has its turn.
+    served: Option<Key>,
     fired: Vec<u32>,
     shared: relay::Shared<N::Pipe>,
     random: fastrand::Rng,
@@ -173,6 +86,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
             wheel: Wheel::new(now),
             runnable: VecDeque::new(),
             dirty: Vec::new(),
+            queues: Queues::default(),
+            served: None,
             fired: Vec::new(),
             shared,
             random: fastrand::Rng::with_seed(seed),
@@ -180,7 +95,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
         }
     }
 
-    /// Time as of now; to be set before a batch of events.
+    /// Time as of now, by the clock that all workers share; to be set before a batch of events.
     pub fn set_now(&mut self, now: Tick) {
         self.now = now;
     }
@@ -197,13 +112,22 @@ impl<N: Net, O: Observer> Driver<N, O> {
 
     /// How long poll may sleep.
     pub fn sleep(&self) -> Option<Duration> {
-        if self.runnable.is_empty() { self.wheel.sleep(self.now) } else { Some(Duration::ZERO) }
+        if !self.runnable.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let look = self.queues.next_look().map(|look| look - self.now);
+        [self.wheel.sleep(self.now), look].into_iter().flatten().min()
     }
 
     /// Serves an accepted client.
     pub fn serve(&mut self, accepted: Accepted<N::Socket>) {
-        let Accepted { socket, client, unix, greeting, visit, pool, permit } = accepted;
-        let session = Session::new(client, greeting, visit.listener().clone(), pool, self.now);
+        let Accepted { socket, client, unix, greeting, pool, guest, permit } = accepted;
+        let lifetime = pool.settings.max_lifetime;
+        let mut session = Session::new(client, greeting, guest.gate().totals.clone(), pool, self.now);
+        if let Some(lifetime) = lifetime {
+            // Clients that came together (all of them, after a restart) must not leave and come back together.
+            session.expire_at(self.now + (lifetime - lifetime.mul_f64(self.random.f64() / 10.0)));
+        }
         let ready = Ready { writable: true, gaps: unix, ..Ready::default() };
         let key = self.connections.insert_with(|_| Connection {
             session,
@@ -215,8 +139,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             flushed: (0, 0),
             queued: false,
             dirty: false,
-            guard: None,
-            _visit: visit,
+            guest,
             _permit: permit,
         });
         let Some(key) = key else { return };
@@ -278,7 +201,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
         }
     }
 
-    /// Takes the deadlines that have come.
+    /// Takes the deadlines that have come, and serves those who wait for a backend.
     pub fn expire(&mut self) {
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(self.now, &mut fired);
@@ -299,6 +222,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             self.feed(key, Input::Deadline);
         }
         self.fired = fired;
+        self.serve_queues();
     }
 
     /// Adds the bytes moved since the last time to the backends' totals. To be called at least once a second; costs
@@ -327,6 +251,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
 
     /// Sessions of pools that have a successor in `snapshot` go over to it, as far as it concerns them.
     pub fn adopt(&mut self, snapshot: &Snapshot) {
+        self.queues.adopt(snapshot);
         for key in self.connections.keys() {
             let Some(connection) = self.connections.get_mut(key) else { continue };
             let old = connection.session.pool();
@@ -368,18 +293,19 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 Effect::Wait => return self.arm(key),
                 Effect::ReadHeader => return self.read_header(key),
                 Effect::Admit => {
-                    let session = &connection.session;
-                    let admitted = self.observer.admit(session.listener(), session.client(), self.now);
-                    Input::Admitted(admitted.map(|guard| connection.guard = Some(guard)))
+                    let client = connection.session.policy_client().ip;
+                    Input::Admitted(connection.guest.gate().admit(client, self.now))
                 }
                 Effect::Pick => {
                     connection.backend = None;
-                    let session = &connection.session;
-                    let choice = session.pool().pick(session.policy_client(), session.tried(), &mut self.random);
-                    if choice.is_ok() && !session.tried().is_empty() {
-                        session.pool().totals.connect_retries.fetch_add(1, Ordering::Relaxed);
+                    Input::Picked(self.pick(key))
+                }
+                Effect::Queue => {
+                    connection.backend = None;
+                    if self.queue_up(key) {
+                        return self.arm(key);
                     }
-                    Input::Picked(choice)
+                    Input::NoPlace
                 }
                 Effect::Dial => match self.dial(key) {
                     Some(outcome) => self.dialed(key, outcome),
@@ -388,6 +314,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 Effect::Announce(version) => Input::Announced(self.introduce(key, version)),
                 Effect::Relay => {
                     connection.keep_alive_at = Some(self.now + KEEP_ALIVE_AFTER);
+                    self.queues.hint(connection.session.pool());
                     if let Some(lease) = connection.session.lease() {
                         let counters = &lease.backend().counters;
                         counters.connections.fetch_add(1, Ordering::Relaxed);
@@ -506,14 +433,12 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let Some(mut connection) = self.connections.remove(key) else { return };
         connection.up.discard(&mut self.shared);
         connection.down.discard(&mut self.shared);
+        self.queues.leave(connection.session.pool(), key);
+        self.queues.hint(connection.session.pool());
         if let Some(record) = connection.session.record() {
             flush_totals(record.backend.as_ref(), record.bytes_to_backend, record.bytes_to_client, connection.flushed);
             record.pool.totals.durations.add(record.duration);
-            match record.close {
-                CloseReason::NoBackend => record.listener.refuse(Refusal::NoBackend),
-                CloseReason::BadProxyHeader => record.listener.refuse(Refusal::BadProxyHeader),
-                _ => {}
-            }
+            record.close.refusal().into_iter().for_each(|refusal| record.listener.refuse(refusal));
             self.observer.closed(record);
         }
         if ending == Ending::Reset {
@@ -525,7 +450,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
     }
 }
 
-impl<S, P, G> Connection<S, P, G> {
+impl<S, P> Connection<S, P> {
     fn end(&self, side: Side) -> Option<&End<S>> {
         match side {
             Side::Client => Some(&self.client),

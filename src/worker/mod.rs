@@ -13,32 +13,33 @@
 //!
 //! # What bounds it
 //!
-//! Accepting stops at `max_connections` (clients wait in the kernel's backlog) and while the process has no descriptor
-//! left; it goes on when a connection ends anywhere, or a little later. The mailbox holds [`MAILBOX`] letters: a
-//! connection that does not fit stays with the worker that accepted it.
+//! Accepting stops at `max_connections`, the process's or that listener's (clients wait in the kernel's backlog), and
+//! while the process has no descriptor left; it goes on when a connection ends anywhere, or a little later. The mailbox
+//! holds [`MAILBOX`] letters: a connection that does not fit stays with the worker that accepted it.
 
 mod accept;
 pub mod driver;
 mod kernel;
+pub mod queue;
 pub mod token;
 
-use crate::base::{Endpoint, Tick};
+use crate::base::Tick;
 use crate::mailbox::Mailbox;
 use crate::net::Socket;
 use crate::net::listen::Listening;
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Admission, Backend, BackendId, EntranceId, Listener, ListenerTotals, Note, Snapshot};
+use crate::pool::{Admission, Backend, BackendId, EntranceId, Listener, Note, Snapshot, clock};
 use crate::relay::{self, Engine};
 use crate::session::{CloseReason, Record};
 use accept::{Acceptor, Turn};
 use crossbeam_channel::{Receiver, Sender};
-use driver::{Accepted, Driver, Gate, Observer};
+use driver::{Accepted, Driver, Observer};
 use kernel::Kernel;
 use mio::{Events, Poll};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use token::Token;
 
 /// Letters that may wait in a worker's mailbox.
@@ -148,13 +149,12 @@ struct Worker {
     acceptor: Acceptor,
     shared: Shared,
     me: usize,
-    clock: Clock,
+    nap: Nap,
     flushed: Tick,
 }
 
-/// The worker's time, and how much of it went by in waiting.
-struct Clock {
-    started: Instant,
+/// How much of the worker's time went by in waiting.
+struct Nap {
     slept: Duration,
     /// What had been slept when `busy` was last worked out, and when that was.
     mark: (Duration, Tick),
@@ -166,11 +166,10 @@ pub fn run(prepared: Prepared, me: usize, doors: Vec<Door>, shared: Shared) -> i
     let kernel = Kernel::new(registry);
     let reporter = Reporter { prober: shared.prober.clone() };
     let relay = relay::Shared::new(shared.engine, (relay::PIPES / shared.peers.len()).max(1));
-    let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), Tick(0));
+    let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), clock::now());
     let acceptor = Acceptor::new(doors, poll.registry())?;
-    let flushed = Tick(0);
-    let clock = Clock { started: Instant::now(), slept: Duration::ZERO, mark: (Duration::ZERO, Tick(0)) };
-    Worker { poll, mail, driver, acceptor, shared, me, clock, flushed }.run()
+    let (flushed, nap) = (clock::now(), Nap::new(clock::now()));
+    Worker { poll, mail, driver, acceptor, shared, me, nap, flushed }.run()
 }
 
 impl Worker {
@@ -178,13 +177,13 @@ impl Worker {
         let mut events = Events::with_capacity(BATCH);
         loop {
             let timeout = self.sleep();
-            let asleep = self.clock.now();
+            let asleep = clock::now();
             match self.poll.poll(&mut events, timeout) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
-            let now = self.clock.now();
-            self.clock.slept += now - asleep;
+            let now = clock::now();
+            self.nap.slept += now - asleep;
             self.driver.set_now(now);
             for event in &events {
                 match Token::decode(event.token()) {
@@ -203,10 +202,12 @@ impl Worker {
                 self.driver.flush();
                 self.flushed = now;
                 // Without a connection it may sleep for long, and is not to be remembered as busy until then.
-                let busy = if self.driver.is_empty() { 0 } else { self.clock.busy(now) };
+                let busy = if self.driver.is_empty() { 0 } else { self.nap.busy(now) };
                 this.busy.store(busy, Ordering::Relaxed);
             }
-            if self.shared.admission.should_wake() {
+            // Each is asked: a wait is told of once, and by whoever asks first.
+            let gates = self.shared.snapshot.listeners.iter().filter(|listener| listener.gate.should_wake()).count();
+            if self.shared.admission.should_wake() || gates > 0 {
                 self.shared.peers.iter().for_each(|peer| peer.mailbox.wake());
             }
             if self.acceptor.is_closed() && self.driver.is_empty() && self.mail.is_empty() {
@@ -289,9 +290,9 @@ impl Worker {
     }
 }
 
-impl Clock {
-    fn now(&self) -> Tick {
-        Tick::after_start(self.started.elapsed())
+impl Nap {
+    fn new(now: Tick) -> Nap {
+        Nap { slept: Duration::ZERO, mark: (Duration::ZERO, now) }
     }
 
     /// Percent of the time since the last call that was not slept.
@@ -311,14 +312,6 @@ struct Reporter {
 }
 
 /// Everybody may come in.
-impl Gate for Reporter {
-    type Guard = ();
-
-    fn admit(&mut self, _: &ListenerTotals, _: Option<&Endpoint>, _: Tick) -> Result<(), CloseReason> {
-        Ok(())
-    }
-}
-
 impl Observer for Reporter {
     fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure) {
         let _ = self.prober.offer(Note::ConnectFailed { backend: backend.id, failure });
@@ -329,6 +322,12 @@ impl Observer for Reporter {
     }
 
     fn closed(&mut self, record: &Record) {
+        if let Some(backend) = &record.backend
+            && record.was_reset_early()
+            && record.pool.settings.outlier_failures > 0
+        {
+            let _ = self.prober.offer(Note::ResetEarly(backend.id));
+        }
         log::debug!("{record}");
     }
 }

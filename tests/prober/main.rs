@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use support::*;
-use tcplb::base::Endpoint;
+use tcplb::base::{Endpoint, Tick};
 use tcplb::config::model::{Health, HealthKind};
 use tcplb::policy::balance::Client;
 use tcplb::policy::health::Class;
@@ -225,7 +225,7 @@ fn with_health_off_a_failed_client_only_backs_off_and_nobody_is_ever_without_a_b
     let prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
     let random = &mut fastrand::Rng::with_seed(1);
     let mut picks = |tried: &[u32]| -> Vec<u32> {
-        (0..8).map(|_| pool.pick(Client { ip: None }, tried, random).unwrap().index()).collect()
+        (0..8).map(|_| pool.pick(Client { ip: None }, tried, Tick(1), random).unwrap().index()).collect()
     };
 
     // Nothing is done about time in between: a back-off may end under our eyes on a slow machine, so each is begun anew.
@@ -243,7 +243,7 @@ fn with_health_off_a_failed_client_only_backs_off_and_nobody_is_ever_without_a_b
         let both = picks(&[]);
         pool.up.count() == 0 && both.contains(&0) && both.contains(&1) && picks(&[0]) == [1; 8]
     });
-    assert!(pool.pick(Client { ip: None }, &[0, 1], &mut fastrand::Rng::with_seed(1)).is_err());
+    assert!(pool.pick(Client { ip: None }, &[0, 1], Tick(1), &mut fastrand::Rng::with_seed(1)).is_err());
 
     back_off(0);
     assert!(prober.mailbox().offer(Note::Connected(backend(&pool, 0).id)).is_ok());

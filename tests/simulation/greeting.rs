@@ -1,12 +1,21 @@
 //! PROXY headers of the simulated world: what clients begin with, what backends are owed.
 
 use crate::world::Conn;
+use std::net::{IpAddr, Ipv6Addr};
 use tcplb::base::Endpoint;
 use tcplb::config::model::ProxyVersion;
 use tcplb::proto::proxy::{Announced, Header};
 
 /// What every client has connected to.
 pub const LOCAL: ([u8; 4], u16) = ([192, 0, 2, 80], 80);
+
+/// From where nobody may come in.
+pub const DENIED: &str = "192.0.2.0/24";
+
+/// The address of a client's socket: every fifth comes from where nobody may, the others are one source each two.
+pub fn client_ip(conn: u16) -> [u8; 4] {
+    if conn % 5 == 4 { [192, 0, 2, 1] } else { [10, 1, 0, conn as u8 / 2] }
+}
 
 /// What a client begins with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -23,7 +32,7 @@ pub enum Greeting {
 
 /// A client from this port: some begin at once, some with a header, some with what is none.
 pub fn random(random: &mut fastrand::Rng, port: u16) -> Conn {
-    let at = Some(Endpoint::Inet(([127, 0, 0, 1], port).into()));
+    let at = Some(Endpoint::Inet((client_ip(port), port).into()));
     let greeting = match random.u8(..20) {
         0..10 => return Conn { at, ..Conn::default() },
         10..16 => Greeting::Header,
@@ -41,10 +50,12 @@ pub fn random(random: &mut fastrand::Rng, port: u16) -> Conn {
         };
         return Conn { greeting, header: header.to_vec(), at, ..Conn::default() };
     }
-    let source = if random.bool() {
-        ([203, 0, 113, random.u8(..)], port).into()
-    } else {
-        ([0x2001, 0xdb8, 0, 0, 0, 0, 0, random.u16(..)], port).into()
+    // Few, so that they come more than once; who comes from a denied one may stand behind a socket that is none, and
+    // the other way round.
+    let source = match random.u8(..8) {
+        0 => ([192, 0, 2, 9], port).into(),
+        1..5 => ([203, 0, 113, random.u8(..2)], port).into(),
+        _ => ([0x2001, 0xdb8, 0, 0, 0, 0, 0, random.u16(..)], port).into(),
     };
     let header = Header::new(match random.u8(..4) {
         0 => Announced::Local,
@@ -58,6 +69,19 @@ pub fn random(random: &mut fastrand::Rng, port: u16) -> Conn {
 }
 
 impl Conn {
+    /// Whom limits count it with: its address, or its IPv6 /64.
+    pub fn source(&self) -> Option<IpAddr> {
+        Some(match self.at.as_ref().and_then(Endpoint::ip)? {
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+            ip => ip,
+        })
+    }
+
+    /// Is it from where nobody may come in?
+    pub fn is_denied(&self) -> bool {
+        matches!(self.source(), Some(IpAddr::V4(ip)) if ip.octets().starts_with(&[192, 0, 2]))
+    }
+
     /// What a backend that expects this version is owed.
     pub fn introduction(&self, version: Option<ProxyVersion>) -> Vec<u8> {
         let Some(Endpoint::Inet(at)) = self.at else { panic!("every client has an address") };

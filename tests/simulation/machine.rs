@@ -2,18 +2,22 @@
 //! that a relay engine could report, also those that today's engines never do. At any step the session may be written
 //! down and rebuilt, and must then answer as if nothing had happened.
 
-use super::{CONNECT, HALF_CLOSE, IDLE, make_pool};
+use super::{CONNECT, HALF_CLOSE, IDLE, make_pool, make_pool_with};
 use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
-use tcplb::config::model::ProxyVersion;
-use tcplb::pool::{Lease, ListenerTotals, Pool};
+use tcplb::config::model::{self, ProxyVersion};
+use tcplb::policy::limit::{Reason, Rules, Sources};
+use tcplb::pool::{Lease, ListenerTotals, NoBackend, Pool};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
     CloseReason, DialFailure, Effect, Ending, Failed, Greeting, HEADER_TIMEOUT, Half, Input, Moved, NoHeader, Session,
     Side, Way,
 };
+
+/// A backend's addresses, and the header that it expects.
+type Backend = (Vec<Endpoint>, Option<ProxyVersion>);
 
 /// What the table says about one way.
 #[derive(Clone, Copy, Default)]
@@ -27,6 +31,7 @@ struct Reference {
     ways: [Expected; 2],
     first_fin: Option<Side>,
     last: Tick,
+    expires: Option<Tick>,
     /// Of our header for the backend, still held; and the client's bytes delivered.
     ours: u64,
     up: u64,
@@ -66,7 +71,16 @@ impl Reference {
         (Effect::Finish(way.sink()), None)
     }
 
-    fn deadline(&self) -> (Tick, CloseReason) {
+    fn deadline(&self, now: Tick) -> (Tick, CloseReason) {
+        let (silent, reason) = self.silence();
+        match self.expires {
+            Some(expires) if expires <= now => (expires.min(silent), CloseReason::Forced),
+            Some(expires) => (expires.min(silent), reason),
+            None => (silent, reason),
+        }
+    }
+
+    fn silence(&self) -> (Tick, CloseReason) {
         if self.ways.iter().any(|way| way.fin) {
             (self.last + HALF_CLOSE, CloseReason::HalfCloseTimeout)
         } else {
@@ -75,7 +89,7 @@ impl Reference {
     }
 }
 
-fn endpoints(send_proxy: Option<ProxyVersion>) -> Vec<(Vec<Endpoint>, Option<ProxyVersion>)> {
+fn endpoints(send_proxy: Option<ProxyVersion>) -> Vec<Backend> {
     (1..4).map(|host| (vec![Endpoint::Inet(([10, 0, 0, host], 80).into())], send_proxy)).collect()
 }
 
@@ -83,8 +97,20 @@ fn listener() -> Arc<ListenerTotals> {
     ListenerTotals::new("sim".into())
 }
 
+/// Where three backends are tried.
+fn pool_of(backends: &[Backend]) -> Arc<Pool> {
+    make_pool(backends, 3).0.pools[0].clone()
+}
+
+/// Where a client waits that long if there is no backend.
+fn waiting_pool(backends: &[Backend], connect_attempts: u32, wait: Duration) -> Arc<Pool> {
+    let no_backend = model::NoBackend::Wait(wait);
+    let settings = model::Pool { connect_attempts, no_backend, ..model::Pool::default() };
+    make_pool_with(backends, settings, (None, None)).0.pools[0].clone()
+}
+
 fn pick(pool: &Arc<Pool>, session: &Session, random: &mut fastrand::Rng) -> Input {
-    Input::Picked(pool.pick(session.policy_client(), session.tried(), random))
+    Input::Picked(pool.pick(session.policy_client(), session.tried(), Tick(0), random))
 }
 
 /// Through bytes and back, with another clock.
@@ -102,12 +128,14 @@ fn rebuild(session: &Session, pool: &Arc<Pool>, now: Tick, offset: u64) -> (Sess
 fn relay_life(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let send_proxy = [None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)][random.usize(..3)];
-    let pool = make_pool(&endpoints(send_proxy), 3).0.pools[0].clone();
+    let pool = pool_of(&endpoints(send_proxy));
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut now = Tick(1 << 40);
     let mut session = Session::new(client, Greeting::None, listener(), pool.clone(), now);
+    let lifetime = random.bool().then(|| Duration::from_secs(random.u64(1..120)));
+    lifetime.into_iter().for_each(|lifetime| session.expire_at(now + lifetime));
     assert_eq!(session.begin(now), Effect::Admit);
-    assert_eq!(session.on(Input::Admitted(Ok(())), now), Effect::Pick);
+    assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
     let picked = pick(&pool, &session, &mut random);
     assert_eq!(session.on(picked, now), Effect::Dial);
     let mut ways = [Expected::default(); 2];
@@ -121,15 +149,18 @@ fn relay_life(seed: u64) {
             ways[0].held = true;
         }
     }
-    let mut reference = Reference { ways, first_fin: None, last: now, ours, up: 0 };
+    let expires = lifetime.map(|lifetime| now + lifetime);
+    let mut reference = Reference { ways, first_fin: None, last: now, expires, ours, up: 0 };
     for _ in 0..random.u32(1..60) {
         if random.u8(..) < 40 {
             let offset = random.u64(..1 << 30);
             (session, now) = rebuild(&session, &pool, now, offset);
             reference.last = Tick(reference.last.0 + offset);
+            // What is written down is how much is left: a lifetime that is over is over now, however long it has been.
+            reference.expires = reference.expires.map(|at| Tick((at.0 + offset).max(now.0)));
         }
         now = now + Duration::from_millis([0, 1, 700, 9_000, 30_000][random.usize(..5)]);
-        assert_eq!(session.deadline(), Some(reference.deadline().0));
+        assert_eq!(session.deadline(), Some(reference.deadline(now).0));
         let (effect, expected, reason) = match random.u8(..20) {
             0 => (
                 session.on(Input::Reset(Side::Client), now),
@@ -141,7 +172,7 @@ fn relay_life(seed: u64) {
                 (effect, Effect::End(Ending::Reset), Some(CloseReason::Forced))
             }
             2..6 => {
-                let (deadline, reason) = reference.deadline();
+                let (deadline, reason) = reference.deadline(now);
                 let held = reference.ways.iter().any(|way| way.held);
                 let ending = if held { Ending::Reset } else { Ending::Fin };
                 let due = now >= deadline;
@@ -191,12 +222,101 @@ fn relaying_follows_the_table_and_survives_being_written_down() {
     }
 }
 
+/// A session that has been let in.
+fn admitted(pool: &Arc<Pool>, now: Tick) -> Session {
+    let mut session = Session::new(None, Greeting::None, listener(), pool.clone(), now);
+    assert_eq!(session.begin(now), Effect::Admit);
+    assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
+    session
+}
+
+#[test]
+fn a_client_that_is_not_let_in_is_reset_before_anything_is_chosen() {
+    for (reason, close) in [
+        (Reason::Denied, CloseReason::Denied),
+        (Reason::SourceLimit, CloseReason::SourceLimit),
+        (Reason::SourceRate, CloseReason::SourceRate),
+    ] {
+        let pool = pool_of(&endpoints(None));
+        let mut session = Session::new(None, Greeting::None, listener(), pool, Tick(0));
+        assert_eq!(session.on(Input::Admitted(Err(reason)), Tick(1)), Effect::End(Ending::Reset));
+        assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((close, 0)));
+    }
+}
+
+#[test]
+fn a_place_in_the_source_s_count_is_kept_until_the_end() {
+    let rules = Rules { connections: Some(1), per_second: None };
+    let (sources, pool) = (Sources::new(rules), pool_of(&endpoints(None)));
+    let ip = [192, 0, 2, 1].into();
+    let mut session = Session::new(None, Greeting::None, listener(), pool, Tick(0));
+    session.on(Input::Admitted(Ok(sources.enter(ip, Tick(0), false).0)), Tick(0));
+    assert!(sources.enter(ip, Tick(0), false).1.is_some());
+    session.on(Input::Stop(CloseReason::Forced), Tick(0));
+    assert!(sources.is_empty(), "given back at the end, though the session is still there");
+}
+
+#[test]
+fn who_waits_has_turns_until_the_time_is_over_and_every_backend_again_at_each() {
+    const WAIT: Duration = Duration::from_secs(3);
+    let pool = waiting_pool(&endpoints(None)[..1], 3, WAIT);
+    let mut now = Tick(7);
+    let mut session = admitted(&pool, now);
+    assert_eq!(session.on(Input::Picked(Err(NoBackend::AllDown)), now), Effect::Queue);
+    assert!(session.is_waiting() && session.lease().is_none());
+    for _ in 0..5 {
+        now = now + WAIT / 10;
+        assert_eq!(session.on(Input::Deadline, now), Effect::Wait, "not yet");
+        assert_eq!(session.on(Input::Turn, now), Effect::Pick);
+        assert!(session.tried().is_empty());
+        let lease = Lease::take(&pool.members[0].backend, 0, 1).expect("room");
+        assert_eq!(session.on(Input::Picked(Ok(lease)), now), Effect::Dial);
+        assert_eq!(session.on(Input::Turn, now), Effect::Wait, "it does not stand in the queue");
+        assert_eq!(session.on(Input::Dialed(Err(DialFailure::Backend)), now), Effect::Pick);
+        assert_eq!(session.on(Input::Picked(Err(NoBackend::AllDown)), now), Effect::Queue);
+        assert_eq!(session.deadline(), Some(Tick(7) + WAIT));
+    }
+    now = Tick(7) + WAIT;
+    assert_eq!(session.on(Input::Deadline, now), Effect::End(Ending::Reset));
+    assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((CloseReason::ConnectFailed, 5)));
+}
+
+#[test]
+fn a_full_queue_or_a_reset_ends_the_waiting() {
+    let pool = waiting_pool(&endpoints(None), 3, Duration::from_secs(3));
+    for (input, close) in
+        [(Input::NoPlace, CloseReason::NoBackend), (Input::Reset(Side::Client), CloseReason::ClientReset)]
+    {
+        let mut session = admitted(&pool, Tick(0));
+        assert_eq!(session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(0)), Effect::Queue);
+        assert_eq!(session.on(input, Tick(1)), Effect::End(Ending::Reset));
+        assert_eq!(session.record().map(|record| record.close), Some(close));
+    }
+}
+
+#[test]
+fn who_waits_looks_in_the_pool_s_successor_as_long_as_it_was_promised() {
+    let old = waiting_pool(&endpoints(None), 3, Duration::from_secs(3));
+    let mut session = admitted(&old, Tick(0));
+    assert_eq!(session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(0)), Effect::Queue);
+    let new = pool_of(&endpoints(None));
+    session.adopt(&new);
+    assert!(Arc::ptr_eq(session.pool(), &new));
+    assert_eq!(session.deadline(), Some(Tick(0) + Duration::from_secs(3)));
+    assert_eq!(session.on(Input::Turn, Tick(1)), Effect::Pick);
+    assert_eq!(
+        session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(1)),
+        Effect::End(Ending::Reset),
+        "nobody waits there"
+    );
+}
+
 #[test]
 fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = make_pool(&endpoints(None), 3).0.pools[0].clone();
+    let pool = pool_of(&endpoints(None));
     let now = Tick(0);
-    let mut session = Session::new(None, Greeting::None, listener(), pool.clone(), now);
+    let mut session = admitted(&pool, now);
     let mut dialed = Vec::new();
     for attempt in 0..3 {
         let picked = pick(&pool, &session, &mut random);
@@ -214,9 +334,9 @@ fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
 #[test]
 fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = make_pool(&endpoints(None)[..1], 3).0.pools[0].clone();
+    let pool = pool_of(&endpoints(None)[..1]);
     let mut now = Tick(0);
-    let mut session = Session::new(None, Greeting::None, listener(), pool.clone(), now);
+    let mut session = admitted(&pool, now);
     let picked = pick(&pool, &session, &mut random);
     assert_eq!(session.on(picked, now), Effect::Dial);
     let mut dials = 0;
@@ -241,7 +361,7 @@ fn header() -> Header {
 
 /// A session that waits for a header since `now`, on a pool whose backends expect version 2.
 fn waiting(now: Tick) -> (Session, Arc<Pool>) {
-    let pool = make_pool(&endpoints(Some(ProxyVersion::V2)), 3).0.pools[0].clone();
+    let pool = pool_of(&endpoints(Some(ProxyVersion::V2)));
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut session = Session::new(client, Greeting::ProxyHeader, listener(), pool.clone(), now);
     assert_eq!(session.begin(now), Effect::ReadHeader);
@@ -295,7 +415,7 @@ fn who_is_announced_is_the_client_and_every_backend_that_is_tried_is_told() {
     assert_eq!(session.policy_client().ip, Some([203, 0, 113, 1].into()));
     session = rebuild(&session, &pool, now, 0).0;
     assert_eq!(session.begin(now), Effect::Admit);
-    assert_eq!(session.on(Input::Admitted(Ok(())), now), Effect::Pick);
+    assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
     for _ in 0..2 {
         let picked = pick(&pool, &session, &mut random);
         assert_eq!(session.on(picked, now), Effect::Dial);
@@ -334,11 +454,11 @@ fn who_is_not_admitted_is_reset_for_the_gate_s_reason() {
     let now = Tick(0);
     let (mut session, _) = waiting(now);
     assert_eq!(session.on(Input::Header(Ok(header())), now), Effect::Admit);
-    assert_eq!(session.on(Input::Admitted(Err(CloseReason::Forced)), now), Effect::End(Ending::Reset));
+    assert_eq!(session.on(Input::Admitted(Err(Reason::Denied)), now), Effect::End(Ending::Reset));
     let record = session.record().expect("it is over");
     assert_eq!(
         (record.close, record.client.clone()),
-        (CloseReason::Forced, Some(Endpoint::Inet(([203, 0, 113, 1], 7).into())))
+        (CloseReason::Denied, Some(Endpoint::Inet(([203, 0, 113, 1], 7).into())))
     );
 }
 
@@ -347,10 +467,10 @@ fn a_reload_during_the_dial_does_not_change_what_the_backend_expects() {
     let now = Tick(0);
     let (mut session, pool) = waiting(now);
     session.on(Input::Header(Ok(header())), now);
-    session.on(Input::Admitted(Ok(())), now);
+    session.on(Input::Admitted(Ok(None)), now);
     let picked = pick(&pool, &session, &mut fastrand::Rng::with_seed(1));
     assert_eq!(session.on(picked, now), Effect::Dial);
-    session.adopt(&make_pool(&endpoints(None)[..1], 3).0.pools[0]);
+    session.adopt(&pool_of(&endpoints(None)[..1]));
     assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Announce(ProxyVersion::V2));
     assert_eq!(session.introduction(|| None), header());
 }

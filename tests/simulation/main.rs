@@ -9,10 +9,12 @@
 //! A failure prints its seed; `SIM_SEED=n cargo test --test simulation` replays that one. `SIM_SEEDS=n` sets how many run.
 
 mod greeting;
+mod judge;
 mod machine;
 mod world;
 
-use greeting::Greeting;
+use greeting::{DENIED, Greeting, client_ip};
+use judge::{Ended, Judge, check_sockets};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -21,144 +23,18 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model::{self, Model, ProxyVersion};
-use tcplb::policy::health::ConnectFailure;
-use tcplb::pool::{self, Admission, Backend, ListenerTotals, Plan, Resolved, Snapshot};
+use tcplb::pool::{self, AdminState, Admission, Backend, Guest, Plan, Resolved, Snapshot};
 use tcplb::relay::{self, Engine};
-use tcplb::session::{self, CloseReason, HEADER_TIMEOUT, Record, Side};
-use tcplb::worker::driver::{Accepted, Driver, Gate, Observer};
+use tcplb::session::{self, CloseReason};
+use tcplb::worker::driver::{Accepted, Driver};
 use tcplb::worker::token::Token;
 use world::{Answer, Shared, SimNet, World};
 
 const IDLE: Duration = Duration::from_secs(60);
 const HALF_CLOSE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(5);
-
-/// Checks each ending as it comes.
-struct Judge {
-    world: Shared,
-    failures: Rc<RefCell<u64>>,
-    ended: Rc<RefCell<Vec<Ended>>>,
-    stopped: Rc<RefCell<bool>>,
-    places: Rc<()>,
-}
-
-struct Ended {
-    close: CloseReason,
-    conn: usize,
-    held: bool,
-    to_backend: u64,
-    to_client: u64,
-}
-
-/// The number of a connection is its client's port, by whatever address that goes.
-fn number(client: Option<&Endpoint>) -> usize {
-    let Some(Endpoint::Inet(at)) = client else { panic!("the client's address is lost") };
-    usize::from(at.port())
-}
-
-/// Refuses a few; each place is a strong count.
-impl Gate for Judge {
-    type Guard = Rc<()>;
-
-    fn admit(&mut self, _: &ListenerTotals, client: Option<&Endpoint>, _: Tick) -> Result<Rc<()>, CloseReason> {
-        let mut world = self.world.borrow_mut();
-        let refused = world.random.u8(..) < 8;
-        let conn = &mut world.conns[number(client)];
-        assert_eq!(client, conn.at.as_ref(), "asked for somebody else");
-        assert!(!std::mem::replace(&mut conn.asked, true), "asked twice");
-        conn.refused = refused;
-        if refused { Err(CloseReason::Forced) } else { Ok(self.places.clone()) }
-    }
-}
-
-impl Observer for Judge {
-    fn connect_failed(&mut self, _: &Backend, _: ConnectFailure) {
-        *self.failures.borrow_mut() += 1;
-    }
-
-    fn connected_though_down(&mut self, _: &Backend) {
-        panic!("all backends are up");
-    }
-
-    /// The sockets are still open here; [`check_sockets`] looks at them once they are not.
-    fn closed(&mut self, record: &Record) {
-        let world = self.world.borrow();
-        let conn = number(record.client.as_ref());
-        let facts = &world.conns[conn];
-        let sock = |id: Option<usize>| id.map(|id| &world.socks[id]);
-        let client = sock(facts.client).expect("a client");
-        let connected = facts.backend.filter(|_| facts.connected);
-        let backend = sock(connected);
-        let header = facts.header.len() as u64;
-        let greeted = client.read >= header;
-        let delivered = |to: Option<usize>| to.map_or(0, |id| world.stream_written(id));
-        let got = |from: Option<usize>| from.map_or(0, |id| world.stream_read(id));
-        // What was announced in a header that did not come is nobody's.
-        if facts.greeting == Greeting::Header && greeted && record.close != CloseReason::ClientReset {
-            assert_eq!(record.client, facts.at);
-        }
-        let silent = world.now - facts.last_io;
-        match record.close {
-            CloseReason::ClientReset => assert_eq!(facts.first_error, Some(Side::Client)),
-            CloseReason::BackendReset => assert_eq!(facts.first_error, Some(Side::Backend)),
-            CloseReason::ClientFin if client.read == 0 && header > 0 => assert!(client.fin_read && facts.dials == 0),
-            CloseReason::ClientFin | CloseReason::BackendFin => {
-                let backend = backend.expect("a backend");
-                assert!(client.fin_read && backend.fin_read, "over before both have finished");
-                assert_eq!((client.read, backend.read), (client.sent, backend.sent), "bytes left unread");
-                assert_eq!(delivered(connected), got(facts.client), "bytes undelivered");
-                assert_eq!(client.written, backend.read, "bytes undelivered");
-                let first = if record.close == CloseReason::ClientFin { Side::Client } else { Side::Backend };
-                assert_eq!(facts.first_fin, Some(first));
-            }
-            CloseReason::IdleTimeout => assert!(silent >= IDLE && facts.first_fin.is_none(), "{silent:?}"),
-            CloseReason::HalfCloseTimeout => assert!(silent >= HALF_CLOSE && facts.first_fin.is_some(), "{silent:?}"),
-            CloseReason::ConnectFailed => assert!(facts.dials > 0 && !facts.connected && !client.error_given),
-            CloseReason::NoBackend => panic!("all backends are up and have room"),
-            CloseReason::BadProxyHeader => {
-                let late = world.now - facts.accepted >= HEADER_TIMEOUT && client.read < header;
-                let cut = client.fin_read && client.read > 0 && client.read < header;
-                let bad = match facts.greeting {
-                    Greeting::None => false,
-                    Greeting::Header => late || cut,
-                    Greeting::Garbage => late || client.read > 0,
-                    Greeting::NotTrusted => client.read == 0 && record.duration.is_zero(),
-                };
-                assert!(bad && !facts.asked, "a header that was good: {facts:?}");
-            }
-            CloseReason::Shutdown => assert!(*self.stopped.borrow()),
-            CloseReason::Forced => assert!(facts.refused && facts.dials == 0),
-        }
-        assert!(!facts.refused || record.close == CloseReason::Forced);
-        let to_backend = delivered(connected);
-        let to_client = if backend.is_some() { client.written } else { 0 };
-        assert_eq!((record.bytes_to_backend, record.bytes_to_client), (to_backend, to_client), "miscounted");
-        assert_eq!(record.connect.is_some(), facts.connected);
-        let introduced = backend.is_none_or(|backend| backend.written >= facts.introduction.len() as u64);
-        let held = backend
-            .is_some_and(|backend| !introduced || to_backend < got(facts.client) || client.written < backend.read);
-        let close = record.close;
-        self.ended.borrow_mut().push(Ended { close, conn, held, to_backend, to_client });
-    }
-}
-
-/// How each reason closes the sockets, as the table says.
-fn check_sockets(world: &World, ended: &Ended) {
-    let in_order = match ended.close {
-        CloseReason::ClientFin | CloseReason::BackendFin => true,
-        CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout => !ended.held,
-        _ => false,
-    };
-    let conn = &world.conns[ended.conn];
-    for id in [conn.client, conn.backend].into_iter().flatten() {
-        let sock = &world.socks[id];
-        assert!(!sock.open, "{:?} is over, its {:?} socket open", ended.close, sock.side);
-        // A backend that never connected is just closed when another attempt follows it.
-        if sock.side == Side::Client || conn.connected {
-            assert_eq!(sock.closed_by_reset, !in_order, "{:?}: {:?} socket", ended.close, sock.side);
-        }
-    }
-}
+const WAIT: Duration = Duration::from_secs(4);
+const LIFETIME: Duration = Duration::from_secs(40);
 
 struct Simulation {
     driver: Driver<SimNet, Judge>,
@@ -166,12 +42,10 @@ struct Simulation {
     snapshot: Snapshot,
     model: Model,
     resolved: Resolved,
-    listener: Arc<ListenerTotals>,
     admission: Arc<Admission>,
     ended: Rc<RefCell<Vec<Ended>>>,
     failures: Rc<RefCell<u64>>,
     stopped: Rc<RefCell<bool>>,
-    places: Rc<()>,
     checked: usize,
 }
 
@@ -182,53 +56,40 @@ impl Simulation {
         let world = Rc::new(RefCell::new(World::new(seed, answers)));
         let ended = Rc::new(RefCell::new(Vec::new()));
         let failures = Rc::new(RefCell::new(0));
-        let (stopped, places) = (Rc::new(RefCell::new(false)), Rc::new(()));
+        let stopped = Rc::new(RefCell::new(false));
+        let wait = match model.pools[0].no_backend {
+            model::NoBackend::Wait(time) => time,
+            model::NoBackend::Reset => Duration::ZERO,
+        };
+        world.borrow_mut().redials = !wait.is_zero();
         let judge = Judge {
             world: world.clone(),
             failures: failures.clone(),
             ended: ended.clone(),
             stopped: stopped.clone(),
-            places: places.clone(),
+            wait,
         };
         // Few pipes, so that some ways have to do without.
         let relay = relay::Shared::new(engine, 2);
         let driver = Driver::new(SimNet(world.clone()), judge, relay, seed, Tick(0));
-        let (listener, admission) = (ListenerTotals::new("sim".into()), Admission::new(100));
-        Simulation {
-            driver,
-            world,
-            snapshot,
-            model,
-            resolved,
-            listener,
-            admission,
-            ended,
-            failures,
-            stopped,
-            places,
-            checked: 0,
-        }
+        let admission = Admission::new(100);
+        Simulation { driver, world, snapshot, model, resolved, admission, ended, failures, stopped, checked: 0 }
     }
 
     fn connect(&mut self) {
         let conn = self.world.borrow().conns.len() as u16;
         let (socket, unix) = World::connect_client(&self.world);
-        let client = Some(Endpoint::Inet(([127, 0, 0, 1], conn).into()));
+        let client = Some(Endpoint::Inet((client_ip(conn), conn).into()));
         let permit = self.admission.enter().expect("room");
         let greeting = match self.world.borrow().conns[usize::from(conn)].greeting {
             Greeting::None => session::Greeting::None,
             Greeting::Header | Greeting::Garbage => session::Greeting::ProxyHeader,
             Greeting::NotTrusted => session::Greeting::NotTrusted,
         };
-        self.driver.serve(Accepted {
-            socket,
-            client,
-            unix,
-            greeting,
-            visit: self.listener.enter(),
-            pool: self.snapshot.pools[0].clone(),
-            permit,
-        });
+        let listener = &self.snapshot.listeners[0];
+        let guest = Guest::new(&listener.gate, listener.gate.room().expect("no limit"));
+        let pool = listener.pool.clone();
+        self.driver.serve(Accepted { socket, client, unix, greeting, pool, guest, permit });
     }
 
     /// Delivers announcements to some or all of the sockets, in random order, then does what a worker does after a batch.
@@ -261,7 +122,8 @@ impl Simulation {
         self.driver.set_now(world.now);
     }
 
-    /// The operator changes weights, or a setting of the pool, while connections are in any state.
+    /// The operator changes weights, limits, a setting of the pool, or takes a backend out of use, while connections are in
+    /// any state.
     fn change(&mut self) {
         for at in 0..self.model.pools[0].backends.len() {
             self.model.pools[0].backends[at].weight = 1 + self.random(3) as u16;
@@ -269,7 +131,12 @@ impl Simulation {
         if self.random(3) == 0 {
             self.model.pools[0].connect_attempts = 1 + self.random(3);
         }
-        let plan = Plan { model: &self.model, resolved: &self.resolved, entrances: &[], state: None };
+        self.model.listeners[0].max_connections_per_source = Some(1 + self.random(2)).filter(|_| self.random(2) == 0);
+        self.model.listeners[0].max_connections = (self.random(2) == 0).then_some(100);
+        let (_, state) = AdminState::NAMES[self.random(3) as usize];
+        let name = format!("b{}", self.random(3));
+        let state = (self.random(3) == 0).then_some(("sim", name.as_str(), state));
+        let plan = Plan { model: &self.model, resolved: &self.resolved, entrances: &[], state };
         self.snapshot = pool::next(Some(&self.snapshot), &plan);
         self.driver.adopt(&self.snapshot);
     }
@@ -281,7 +148,13 @@ impl Simulation {
     fn live(&mut self) {
         for _ in 0..20 + self.random(150) {
             match self.random(100) {
-                0..5 if self.world.borrow().conns.len() < 4 => self.connect(),
+                0..5 if self.world.borrow().conns.len() < 5 => self.connect(),
+                5..9 => {
+                    // The prober finds something out.
+                    let pool = &self.snapshot.pools[0];
+                    let member = &pool.members[self.random(pool.members.len() as u32) as usize];
+                    pool.up.set(member.slot, member.state == AdminState::Enabled && self.random(2) == 0);
+                }
                 0..60 => {
                     let ids = self.world.borrow().open_sockets();
                     let id = if ids.is_empty() { None } else { Some(ids[self.random(ids.len() as u32) as usize]) };
@@ -301,6 +174,8 @@ impl Simulation {
     /// No more surprises: what is under way must come to rest by itself, and then every byte must have arrived.
     fn settle(&mut self) {
         self.world.borrow_mut().lively = false;
+        let pool = &self.snapshot.pools[0];
+        pool.members.iter().for_each(|member| pool.up.set(member.slot, member.state == AdminState::Enabled));
         for _ in 0..100_000 {
             let ids = self.world.borrow().open_sockets();
             let before = self.progress();
@@ -313,7 +188,9 @@ impl Simulation {
         let world = self.world.borrow();
         for conn in world.conns.iter().filter(|conn| conn.greeting != Greeting::None) {
             let client = &world.socks[conn.client.expect("a client")];
-            assert!(!client.open || conn.dials > 0 || client.sent < conn.header.len() as u64, "a header is stuck");
+            // Once it is read, its client may wait for a backend.
+            let (read, whole) = (client.read >= conn.header.len() as u64, client.sent >= conn.header.len() as u64);
+            assert!(!client.open || read || !whole, "a header is stuck");
         }
         for conn in world.conns.iter().filter(|conn| conn.connected) {
             let (Some(client), Some(backend)) = (conn.client, conn.backend) else { continue };
@@ -340,7 +217,7 @@ impl Simulation {
             *self.stopped.borrow_mut() = true;
             self.driver.stop_all(CloseReason::Shutdown);
         }
-        for _ in 0..200 {
+        for _ in 0..2_000 {
             let Some(sleep) = self.driver.sleep() else { break };
             self.pass(sleep + Duration::from_micros(1));
             self.poll(true);
@@ -350,10 +227,11 @@ impl Simulation {
         assert!(self.world.borrow().open_sockets().is_empty(), "a socket stays open");
         assert_eq!(self.ended.borrow().len(), self.world.borrow().conns.len(), "not one record per connection");
         assert_eq!(self.admission.active(), 0, "a permit is kept");
-        // Ours and the judge's.
-        assert_eq!(Rc::strong_count(&self.places), 2, "a place is kept");
-        assert_eq!(self.listener.active(), 0, "a visit is kept");
-        assert_eq!(self.listener.accepted(), self.world.borrow().conns.len() as u64);
+        let totals = &self.snapshot.listeners[0].totals;
+        assert_eq!(totals.active(), 0, "a guest stays");
+        assert_eq!(totals.accepted(), self.world.borrow().conns.len() as u64);
+        let refused = self.ended.borrow().iter().filter(|ended| ended.close.refusal().is_some()).count();
+        assert_eq!(totals.refused_total(), refused as u64);
         assert_eq!(self.world.borrow().pipes.iter().flatten().sum::<u64>(), 0, "bytes are left in a pipe");
         let sum = |count: fn(&Backend) -> u64| -> u64 {
             self.snapshot.pools[0].members.iter().map(|member| count(&member.backend)).sum()
@@ -369,24 +247,38 @@ impl Simulation {
 
 /// A pool over these backends, each with the addresses given and the header that it expects.
 fn make_pool(backends: &[(Vec<Endpoint>, Option<ProxyVersion>)], connect_attempts: u32) -> (Snapshot, Model, Resolved) {
+    make_pool_with(backends, model::Pool { connect_attempts, ..model::Pool::default() }, (None, None))
+}
+
+fn make_pool_with(
+    backends: &[(Vec<Endpoint>, Option<ProxyVersion>)],
+    settings: model::Pool,
+    (max_connections, max_connections_per_source): (Option<u32>, Option<u32>),
+) -> (Snapshot, Model, Resolved) {
     let mut resolved = HashMap::new();
     let mut configured = Vec::new();
     for (number, (endpoints, send_proxy)) in backends.iter().enumerate() {
         let (name, send_proxy) = (format!("b{number}"), *send_proxy);
         let Endpoint::Inet(at) = endpoints[0] else { unreachable!() };
-        configured.push(model::Backend { name: name.clone(), send_proxy, ..model::Backend::at(Address::Inet(at)) });
+        configured.push(model::Backend {
+            name: name.clone(),
+            send_proxy,
+            max_connections,
+            ..model::Backend::at(Address::Inet(at))
+        });
         resolved.insert(("sim".to_owned(), name), endpoints.clone());
     }
     let settings = model::Pool {
         name: "sim".into(),
         connect_timeout: CONNECT,
-        connect_attempts,
         idle_timeout: IDLE,
         half_close_timeout: HALF_CLOSE,
         backends: configured,
-        ..model::Pool::default()
+        ..settings
     };
-    let listener = model::Listener { pool: "sim".into(), ..model::Listener::default() };
+    let deny = vec![DENIED.parse().expect("a prefix")];
+    let listener =
+        model::Listener { pool: "sim".into(), deny, max_connections_per_source, ..model::Listener::default() };
     let global = model::Global::default();
     let model = Model { global, listeners: vec![listener], pools: vec![settings] };
     (pool::build(&model, &resolved), model, resolved)
@@ -416,7 +308,15 @@ fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), Answ
         }
         backends.push((endpoints, send_proxy));
     }
-    (make_pool(&backends, random.u32(1..4)), answers)
+    let settings = model::Pool {
+        connect_attempts: random.u32(1..4),
+        max_lifetime: (random.u8(..4) == 0).then_some(LIFETIME),
+        no_backend: if random.bool() { model::NoBackend::Wait(WAIT) } else { model::NoBackend::Reset },
+        ..model::Pool::default()
+    };
+    let max_connections = (random.u8(..3) == 0).then_some(1);
+    let per_source = random.bool().then_some(1);
+    (make_pool_with(&backends, settings, (max_connections, per_source)), answers)
 }
 
 /// How often each ending came about, with and without bytes held.
@@ -481,6 +381,11 @@ fn run_seeds(engine: Engine) {
         ("relayed from an announced client, a header owed:", true),
         ("forced", false),
         ("shutdown", false),
+        ("no_backend", false),
+        ("denied", false),
+        ("source_limit", false),
+        ("forced", false),
+        ("forced", true),
     ] {
         assert!(!complete || tally.contains_key(&(close, held)), "no {close} with bytes held: {held}");
     }

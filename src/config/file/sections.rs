@@ -7,7 +7,7 @@ use super::table::{Found, Table};
 use super::{Parsed, values};
 use crate::base::{Address, Listen, duration};
 use crate::config::check::{self, WORKERS_MAX};
-use crate::config::model::{Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, defaults};
+use crate::config::model::{AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, defaults};
 use crate::config::words;
 use std::path::PathBuf;
 
@@ -36,6 +36,7 @@ const LISTENER: &[&str] = &[
     "max_connections",
     "max_connections_per_source",
     "connection_rate_per_source",
+    "limits",
 ];
 
 const POOL: &[&str] = &[
@@ -52,6 +53,8 @@ const POOL: &[&str] = &[
     "slow_start",
     "warm_connections",
     "no_backend",
+    "all_down",
+    "outlier_failures",
     "health",
     "backend",
     "discover",
@@ -143,6 +146,9 @@ fn listener(at: &Table<'_>) -> (Listener, Vec<Found<Listen>>) {
         max_connections: at.number("max_connections", COUNT),
         max_connections_per_source: at.number("max_connections_per_source", COUNT),
         connection_rate_per_source: at.text("connection_rate_per_source", values::rate),
+        limits_dry_run: at
+            .text("limits", |text| words::one_of(text, &Listener::LIMITS))
+            .unwrap_or(default.limits_dry_run),
     };
     (listener, bind)
 }
@@ -171,6 +177,8 @@ fn pool(at: &Table<'_>) -> Pool {
         on_remove: at.text("on_remove", values::on_remove).unwrap_or(default.on_remove),
         slow_start: at.text("slow_start", values::zero_or_more).unwrap_or(default.slow_start),
         no_backend: at.text("no_backend", values::no_backend).unwrap_or(default.no_backend),
+        all_down: at.text("all_down", |text| words::one_of(text, &AllDown::NAMES)).unwrap_or(default.all_down),
+        outlier_failures: at.number("outlier_failures", 0..=u64::from(u32::MAX)).unwrap_or(default.outlier_failures),
         send_proxy: at.text("send_proxy", values::proxy),
         health: at.table("health", HEALTH).map_or(default.health, |at| health(&at)),
         backends: backends.into_iter().map(|(backend, _)| backend).collect(),

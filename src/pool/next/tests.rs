@@ -1,6 +1,6 @@
 use super::super::Lease;
 use super::*;
-use crate::base::Address;
+use crate::base::{Address, Tick};
 use crate::config::model::Model;
 use crate::policy::balance::{Client, find};
 use proptest::prelude::*;
@@ -52,7 +52,7 @@ fn member<'a>(snapshot: &'a Snapshot, name: &str) -> &'a Member {
 
 fn pick(snapshot: &Snapshot, number: u32) -> Option<Lease> {
     let client = Client { ip: Some(std::net::Ipv4Addr::from_bits(number).into()) };
-    snapshot.pools[0].pick(client, &[], &mut fastrand::Rng::with_seed(number.into())).ok()
+    snapshot.pools[0].pick(client, &[], Tick(1), &mut fastrand::Rng::with_seed(number.into())).ok()
 }
 
 fn picked(snapshot: &Snapshot, number: u32) -> String {
@@ -157,13 +157,46 @@ fn an_operators_state_takes_new_clients_away_and_moves_no_others() {
 
 #[test]
 fn a_disabled_backend_is_no_last_resort() {
-    let mut model = model_of(&["b1", "b2"]);
-    model.pools[0].health.kind = HealthKind::Off;
-    let snapshot = set(&first(&model), &model, "b1", AdminState::Disabled);
-    snapshot.pools[0].up.set(member(&snapshot, "b2").slot, false);
-    assert_eq!(picked(&snapshot, 1), "b2", "backed off, but there is nobody else");
-    let none = set(&snapshot, &model, "b2", AdminState::Draining);
-    assert_eq!(picked(&none, 1), "");
+    let (mut off, mut try_all) = (model_of(&["b1", "b2"]), model_of(&["b1", "b2"]));
+    off.pools[0].health.kind = HealthKind::Off;
+    try_all.pools[0].all_down = AllDown::TryAll;
+    for model in [off, try_all] {
+        let snapshot = set(&first(&model), &model, "b1", AdminState::Disabled);
+        snapshot.pools[0].up.set(member(&snapshot, "b2").slot, false);
+        assert_eq!(picked(&snapshot, 1), "b2", "backed off or down, but there is nobody else");
+        let none = set(&snapshot, &model, "b2", AdminState::Draining);
+        assert_eq!(picked(&none, 1), "");
+    }
+}
+
+#[test]
+fn a_backend_that_is_added_starts_slowly_and_the_first_ones_do_not() {
+    let old = first(&model_of(&["b1"]));
+    let new = step(&old, &model_of(&["b2", "b1"]));
+    assert_eq!(member(&new, "b1").backend.came_up(), None);
+    assert!(member(&new, "b2").backend.came_up().is_some());
+}
+
+#[test]
+fn whoever_is_ejected_is_so_in_the_next_snapshot_and_a_new_tenant_of_the_slot_is_not() {
+    let old = first(&model_of(&["b1", "b2"]));
+    let slot = member(&old, "b2").slot;
+    old.pools[0].ejected.set(slot, true);
+    let new = step(&old, &model_of(&["b2"]));
+    assert!(new.pools[0].ejected.get(slot));
+    let without = step(&new, &model_of(&["b3"]));
+    assert_eq!(without.pools[0].ejected.count(), 0);
+}
+
+#[test]
+fn a_listener_that_stays_counts_on_under_other_limits() {
+    let mut model = model_of(&["b1"]);
+    let old = first(&model);
+    let place = old.listeners[0].gate.room();
+    model.listeners[0].max_connections = Some(1);
+    let new = step(&old, &model);
+    assert!(place.is_some() && new.listeners[0].gate.room().is_none());
+    assert!(Arc::ptr_eq(&new.listeners[0].gate.totals, &old.listeners[0].totals));
 }
 
 /// What may happen in between two looks.

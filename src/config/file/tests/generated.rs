@@ -66,8 +66,8 @@ fn listener() -> impl Strategy<Value = (Listener, Vec<u8>, usize)> {
     let limit = || option::of(1_u32..);
     let rate = option::of((1_u32..).prop_map(|per_second| Rate { per_second }));
     let lists = (prefixes(), prefixes(), prefixes());
-    (any::<bool>(), lists, limit(), limit(), rate, vec(0..5_u8, 1..4), any::<usize>()).prop_map(
-        |(accept_proxy, (trusted_proxies, allow, deny), one, other, rate, binds, pool)| {
+    (any::<[bool; 2]>(), lists, limit(), limit(), rate, vec(0..5_u8, 1..4), any::<usize>()).prop_map(
+        |([accept_proxy, limits_dry_run], (trusted_proxies, allow, deny), one, other, rate, binds, pool)| {
             let listener = Listener {
                 accept_proxy,
                 trusted_proxies,
@@ -76,6 +76,7 @@ fn listener() -> impl Strategy<Value = (Listener, Vec<u8>, usize)> {
                 max_connections: one,
                 max_connections_per_source: other,
                 connection_rate_per_source: rate,
+                limits_dry_run,
                 ..Listener::default()
             };
             (listener, binds, pool)
@@ -115,8 +116,11 @@ fn pool() -> impl Strategy<Value = Pool> {
     let removed = prop_oneof![Just(OnRemove::Keep), Just(OnRemove::Reset), time().prop_map(OnRemove::Drain)];
     let ends = (prop_oneof![Just(OnDown::Keep), Just(OnDown::Reset)], removed);
     let none = prop_oneof![Just(NoBackend::Reset), time().prop_map(NoBackend::Wait)];
-    (name(), 0..REGISTRY.len(), times, 1_u32.., ends, none, proxy(), health(), vec(backend(), 0..4)).prop_map(
-        |(name, algorithm, times, connect_attempts, (on_down, on_remove), no_backend, send_proxy, health, backends)| {
+    let all_down = prop_oneof![Just(AllDown::Reset), Just(AllDown::TryAll)];
+    let bad = (none, all_down, any::<u32>());
+    (name(), 0..REGISTRY.len(), times, 1_u32.., ends, bad, proxy(), health(), vec(backend(), 0..4)).prop_map(
+        |(name, algorithm, times, connect_attempts, (on_down, on_remove), bad, send_proxy, health, backends)| {
+            let (no_backend, all_down, outlier_failures) = bad;
             let (connect_timeout, idle_timeout, half_close_timeout, lifetime, slow_start) = times;
             Pool {
                 name,
@@ -130,6 +134,8 @@ fn pool() -> impl Strategy<Value = Pool> {
                 on_remove,
                 slow_start,
                 no_backend,
+                all_down,
+                outlier_failures,
                 send_proxy,
                 health,
                 backends: named(backends, |backend, name| backend.name = name, |backend| &backend.name),

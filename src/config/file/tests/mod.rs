@@ -6,7 +6,7 @@ mod generated;
 
 use super::*;
 use crate::base::{Address, Listen};
-use crate::config::model::{Backend, Engine, Global, Listener};
+use crate::config::model::{AllDown, Backend, Engine, Global, Listener};
 use crate::config::model::{Health, HealthKind, NoBackend, OnDown, OnRemove, Pool, ProxyVersion, Rate};
 use std::time::Duration;
 
@@ -45,6 +45,7 @@ fn every_key_reaches_the_model() {
         max_connections: Some(5000),
         max_connections_per_source: Some(100),
         connection_rate_per_source: Some(Rate { per_second: 50 }),
+        limits_dry_run: true,
     };
     assert_eq!(model.listeners, [listener]);
     let kind = HealthKind::Http {
@@ -73,6 +74,8 @@ fn every_key_reaches_the_model() {
         on_remove: OnRemove::Drain(seconds(30)),
         slow_start: seconds(10),
         no_backend: NoBackend::Wait(seconds(3)),
+        all_down: AllDown::TryAll,
+        outlier_failures: 7,
         send_proxy: Some(ProxyVersion::V2),
         health,
         backends: vec![backend],

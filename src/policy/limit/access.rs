@@ -1,0 +1,231 @@
+//! Access lists: may this address connect?
+//!
+//! The most specific prefix that holds an address decides; on equal ones deny wins. An address that no prefix holds is let
+//! in unless there is an allow list. IPv4 addresses and prefixes written as IPv6 (`::ffff:10.0.0.0/104`) are IPv4; a wider
+//! IPv6 prefix, `::/0` too, says nothing about IPv4.
+//!
+//! # How
+//!
+//! All prefixes of a family are flattened once into the points where the answer changes, so that a lookup is one binary
+//! search in a sorted array, whatever the nesting: 100 000 prefixes are at most 200 000 points, 800 KB for IPv4. Nested
+//! prefixes need no search from the longest length down, and unlike a trie nothing is chased through memory.
+//! `bench/limits.rs` measures it.
+
+use ipnet::IpNet;
+use std::net::IpAddr;
+
+/// The lists of one listener, ready to be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Access {
+    v4: Changes<u32>,
+    v6: Changes<u128>,
+}
+
+/// From each of these on the answer is another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Changes<T> {
+    /// Is the lowest address allowed?
+    first: bool,
+    /// Sorted; every one turns the answer around.
+    at: Vec<T>,
+}
+
+/// A prefix as a range of numbers.
+struct Range {
+    first: u128,
+    last: u128,
+    length: u8,
+    allowed: bool,
+}
+
+impl Default for Access {
+    /// Everybody may.
+    fn default() -> Self {
+        Access::new(&[], &[])
+    }
+}
+
+impl Access {
+    /// Flattens the lists.
+    pub fn new(allow: &[IpNet], deny: &[IpNet]) -> Access {
+        let (mut v4, mut v6) = (Vec::new(), Vec::new());
+        for (nets, allowed) in [(allow, true), (deny, false)] {
+            for net in nets {
+                match canonical(*net) {
+                    IpNet::V4(net) => v4.push(Range {
+                        first: u32::from(net.network()).into(),
+                        last: u32::from(net.broadcast()).into(),
+                        length: net.prefix_len(),
+                        allowed,
+                    }),
+                    IpNet::V6(net) => v6.push(Range {
+                        first: net.network().into(),
+                        last: net.broadcast().into(),
+                        length: net.prefix_len(),
+                        allowed,
+                    }),
+                }
+            }
+        }
+        let otherwise = allow.is_empty();
+        Access { v4: Changes::new(v4, otherwise), v6: Changes::new(v6, otherwise) }
+    }
+
+    /// May this address connect?
+    pub fn allows(&self, ip: IpAddr) -> bool {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => self.v4.allows(ip.into()),
+            IpAddr::V6(ip) => self.v6.allows(ip.into()),
+        }
+    }
+}
+
+/// An IPv4-mapped prefix as the IPv4 prefix it is.
+fn canonical(net: IpNet) -> IpNet {
+    const MAPPED: u8 = 96;
+    let IpNet::V6(v6) = net else { return net };
+    let mapped = v6.prefix_len().checked_sub(MAPPED).zip(v6.network().to_ipv4_mapped());
+    let v4 = mapped.and_then(|(length, at)| IpNet::new(at.into(), length).ok());
+    v4.unwrap_or(net)
+}
+
+impl<T: Ord + TryFrom<u128>> Changes<T> {
+    /// Walks the prefixes in order of their first address, the wider first, with those that are open around it on a stack.
+    fn new(mut ranges: Vec<Range>, otherwise: bool) -> Changes<T> {
+        // Of equal prefixes the denying one sorts first and stays.
+        ranges.sort_unstable_by_key(|range| (range.first, range.length, range.allowed));
+        ranges.dedup_by_key(|range| (range.first, range.length));
+        let mut points = vec![(0, otherwise)];
+        let mut around: Vec<Range> = Vec::new();
+        for range in ranges {
+            while let Some(ended) = around.pop_if(|outer| outer.last < range.first) {
+                resume_after(&mut points, &ended, &around, otherwise);
+            }
+            turn(&mut points, range.first, range.allowed);
+            around.push(range);
+        }
+        while let Some(ended) = around.pop() {
+            resume_after(&mut points, &ended, &around, otherwise);
+        }
+        let first = points.first().is_none_or(|point| point.1);
+        // What lies beyond the last address of the family is no address.
+        Changes { first, at: points.into_iter().skip(1).map_while(|(at, _)| T::try_from(at).ok()).collect() }
+    }
+
+    fn allows(&self, address: T) -> bool {
+        let turns = self.at.partition_point(|at| *at <= address);
+        self.first ^ (turns % 2 == 1)
+    }
+}
+
+/// Behind the end of a prefix what holds around it holds again.
+fn resume_after(points: &mut Vec<(u128, bool)>, ended: &Range, around: &[Range], otherwise: bool) {
+    if let Some(next) = ended.last.checked_add(1) {
+        turn(points, next, around.last().map_or(otherwise, |outer| outer.allowed));
+    }
+}
+
+/// From `at` on the answer is `allowed`; whatever was said of `at` before is overruled.
+fn turn(points: &mut Vec<(u128, bool)>, at: u128, allowed: bool) {
+    points.pop_if(|last| last.0 == at);
+    if points.last().is_none_or(|last| last.1 != allowed) {
+        points.push((at, allowed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::net::Ipv6Addr;
+
+    fn nets(list: &[&str]) -> Vec<IpNet> {
+        list.iter().map(|net| net.parse().unwrap()).collect()
+    }
+
+    fn allowed(access: &Access, ip: &str) -> bool {
+        access.allows(ip.parse().unwrap())
+    }
+
+    #[test]
+    fn the_most_specific_prefix_wins_and_deny_on_equal_ones() {
+        let access =
+            Access::new(&nets(&["10.0.0.0/8", "10.1.2.0/24", "10.9.0.0/16"]), &nets(&["10.1.0.0/16", "10.9.0.0/16"]));
+        for (ip, want) in [
+            ("10.0.0.1", true),
+            ("10.1.0.1", false),
+            ("10.1.2.3", true),
+            ("10.1.3.0", false),
+            ("10.2.0.0", true),
+            ("10.9.1.1", false),
+            ("11.0.0.0", false),
+            ("9.255.255.255", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(allowed(&access, ip), want, "{ip}");
+        }
+    }
+
+    #[test]
+    fn without_an_allow_list_only_the_denied_are_out() {
+        let access = Access::new(&[], &nets(&["192.0.2.0/24", "2001:db8::/32", "255.255.255.255/32"]));
+        assert!(!allowed(&access, "192.0.2.200") && allowed(&access, "192.0.3.0") && allowed(&access, "::1"));
+        assert!(!allowed(&access, "2001:db8:ffff::") && allowed(&access, "2001:db9::"));
+        assert!(!allowed(&access, "255.255.255.255") && allowed(&access, "255.255.255.254"));
+        assert!(allowed(&Access::default(), "192.0.2.200"));
+    }
+
+    #[test]
+    fn mapped_addresses_and_prefixes_are_ipv4() {
+        let access = Access::new(&nets(&["::ffff:10.0.0.0/104", "::/0"]), &nets(&["10.1.0.0/16"]));
+        assert!(allowed(&access, "10.2.0.1") && allowed(&access, "::ffff:10.2.0.1"));
+        assert!(!allowed(&access, "::ffff:10.1.0.1") && !allowed(&access, "192.0.2.1"));
+        assert!(allowed(&access, "2001:db8::1"));
+    }
+
+    #[test]
+    fn bits_behind_the_prefix_do_not_matter() {
+        assert_eq!(Access::new(&nets(&["10.1.2.3/8"]), &[]), Access::new(&nets(&["10.0.0.0/8"]), &[]));
+    }
+
+    /// The definition, word by word.
+    fn by_definition(allow: &[IpNet], deny: &[IpNet], ip: IpAddr) -> bool {
+        let longest = |nets: &[IpNet]| nets.iter().filter(|net| net.contains(&ip)).map(IpNet::prefix_len).max();
+        match (longest(allow), longest(deny)) {
+            (None, None) => allow.is_empty(),
+            (by_allow, by_deny) => by_allow > by_deny,
+        }
+    }
+
+    /// Prefixes crowded into a few bits, so that they nest and touch, at both ends of the address space.
+    fn net() -> impl Strategy<Value = IpNet> {
+        let v4 = (address(), 0u8..=32).prop_map(|(ip, length)| IpNet::new(ip, length).unwrap());
+        let v6 =
+            (address_v6(), prop_oneof![0u8..=10, 120u8..=128]).prop_map(|(ip, length)| IpNet::new(ip, length).unwrap());
+        prop_oneof![3 => v4, 1 => v6]
+    }
+
+    fn address() -> impl Strategy<Value = IpAddr> {
+        let bits = prop_oneof![0u32..64, (u32::MAX - 64)..=u32::MAX, any::<u32>()];
+        bits.prop_map(|bits| IpAddr::V4(bits.into()))
+    }
+
+    fn address_v6() -> impl Strategy<Value = IpAddr> {
+        let bits = prop_oneof![0u128..64, (u128::MAX - 64)..=u128::MAX];
+        bits.prop_map(|bits| IpAddr::V6(Ipv6Addr::from(bits)))
+    }
+
+    proptest! {
+        #[test]
+        fn flattening_changes_no_answer(
+            allow in prop::collection::vec(net(), 0..12),
+            deny in prop::collection::vec(net(), 0..12),
+            asked in prop::collection::vec(prop_oneof![address(), address_v6()], 1..40),
+        ) {
+            let access = Access::new(&allow, &deny);
+            for ip in asked {
+                prop_assert_eq!(access.allows(ip), by_definition(&allow, &deny, ip), "{}", ip);
+            }
+        }
+    }
+}

@@ -1,0 +1,439 @@
+//! How much one source may have: connections at once, and new connections per second.
+//!
+//! A source is an IPv4 address or an IPv6 /64, the least that a network gives to one customer. All workers share a
+//! listener's table; it is asked once per accepted connection, never per byte, so a mutex per shard is cheap enough.
+//!
+//! # The rate
+//!
+//! A token bucket that holds one second's worth and starts full. Its level is kept in millionths of a token: in a
+//! microsecond a rate of N/s gives exactly N of them, so nothing is rounded and nothing drifts. A refused attempt takes none.
+//!
+//! # The bound, and what happens there
+//!
+//! The table holds at most [`SOURCES_MAX`] sources, in [`SHARDS`] equal shards (by a keyed hash, so that nobody can aim at
+//! one).
+//!
+//! * A source that holds connections is never forgotten: its count would be lost.
+//! * One without connections is remembered only for the level of its bucket. Whoever has been idle for a second has a
+//!   full one, as a newcomer has: forgetting it changes nothing, and happens as others come in.
+//! * In a full shard one that is idle is forgotten even so, about the one that has been for longest. It gains the rest of
+//!   one bucket.
+//! * A shard full of sources that all hold connections: a newcomer is **admitted and not counted**, and [`Sources::untracked`]
+//!   counts that. Refusing would let whoever fills the table (a quarter of a million connections) shut out everybody
+//!   else; `max_connections` bounds what comes in this way.
+//!
+//! # Invariants
+//!
+//! * A source's `active` is the number of its [`Held`] that live.
+//! * `idle` names a source at most once, and each one without connections is in it. So it is no longer than the table.
+
+use super::Reason;
+use crate::base::Tick;
+use parking_lot::Mutex;
+use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Sources that a listener remembers.
+pub const SOURCES_MAX: usize = 262_144;
+
+/// Locks that they are spread over.
+pub const SHARDS: usize = 64;
+
+/// Parts of a token that its level is counted in.
+const PARTS: u64 = 1_000_000;
+
+/// A bucket is full again after this long, whatever the rate.
+const REFILL: Duration = Duration::from_secs(1);
+
+/// How many sources that nobody needs are forgotten when one comes in: more than one, so that the table shrinks.
+const FORGET: usize = 2;
+
+/// What a source may have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// Connections at once.
+    pub connections: Option<u32>,
+    /// New connections per second, and at once.
+    pub per_second: Option<u32>,
+}
+
+/// The table of one listener.
+#[derive(Debug)]
+pub struct Sources {
+    rules: Rules,
+    table: Arc<Table>,
+}
+
+/// What outlives a change of the rules.
+#[derive(Debug)]
+struct Table {
+    shards: Box<[Mutex<Shard>]>,
+    /// Sources that a shard may hold.
+    room: usize,
+    hasher: RandomState,
+    untracked: AtomicU64,
+}
+
+/// One connection of a source, counted while this lives.
+#[derive(Debug)]
+pub struct Held {
+    sources: Arc<Sources>,
+    source: Source,
+}
+
+/// Whom connections are counted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Source {
+    V4(u32),
+    /// The upper half of the address.
+    V6(u64),
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    known: HashMap<Source, Entry>,
+    /// Sources without connections, those that were looked at longest ago in front. One that has come back stays until it
+    /// is looked at.
+    idle: VecDeque<Source>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    active: u32,
+    /// Millionths of a token, as of `at`.
+    level: u64,
+    at: Tick,
+    /// It stands in `idle`.
+    listed: bool,
+}
+
+impl Sources {
+    /// An empty table.
+    pub fn new(rules: Rules) -> Arc<Sources> {
+        Sources::with_room(rules, SHARDS, SOURCES_MAX / SHARDS)
+    }
+
+    fn with_room(rules: Rules, shards: usize, room: usize) -> Arc<Sources> {
+        let shards = (0..shards).map(|_| Mutex::default()).collect();
+        let table = Table { shards, room, hasher: RandomState::new(), untracked: AtomicU64::new(0) };
+        Arc::new(Sources { rules, table: Arc::new(table) })
+    }
+
+    /// The same table under other rules. Who is let in by the old ones, as a worker still may for a moment, counts too.
+    pub fn successor(&self, rules: Rules) -> Arc<Sources> {
+        Arc::new(Sources { rules, table: self.table.clone() })
+    }
+
+    /// What was asked for.
+    pub fn rules(&self) -> Rules {
+        self.rules
+    }
+
+    /// Sources remembered now.
+    pub fn len(&self) -> usize {
+        self.table.shards.iter().map(|shard| shard.lock().known.len()).sum()
+    }
+
+    /// Is nobody remembered?
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Clients that were let in uncounted, because the table was full of sources with connections.
+    pub fn untracked(&self) -> u64 {
+        self.table.untracked.load(Ordering::Relaxed)
+    }
+
+    /// One more connection from `ip`, unless its source has too many. With `anyway` it is counted even then, and the reason
+    /// comes beside its place. No place and no reason: let in uncounted.
+    pub fn enter(self: &Arc<Sources>, ip: IpAddr, now: Tick, anyway: bool) -> (Option<Held>, Option<Reason>) {
+        let source = Source::of(ip);
+        let mut shard = self.shard(source).lock();
+        shard.forget(now);
+        let full = self.rules.per_second.map_or(0, |rate| u64::from(rate) * PARTS);
+        if !shard.known.contains_key(&source) && shard.known.len() >= self.table.room && !shard.make_room() {
+            self.table.untracked.fetch_add(1, Ordering::Relaxed);
+            return (None, None);
+        }
+        let new = Entry { active: 0, level: full, at: now, listed: false };
+        let entry = shard.known.entry(source).or_insert(new);
+        let refused = entry.take(self.rules, now);
+        let enters = refused.is_none() || anyway;
+        if enters {
+            entry.active += 1;
+        } else if entry.active == 0 && !entry.listed {
+            // Only a limit of zero refuses a source that nothing is known of.
+            shard.known.remove(&source);
+        }
+        drop(shard);
+        (enters.then(|| Held { sources: self.clone(), source }), refused)
+    }
+
+    fn shard(&self, source: Source) -> &Mutex<Shard> {
+        let hash = self.table.hasher.hash_one(source) as usize;
+        &self.table.shards[hash % self.table.shards.len()]
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let rated = self.sources.rules.per_second.is_some();
+        let mut shard = self.sources.shard(self.source).lock();
+        let Shard { known, idle } = &mut *shard;
+        let Some(entry) = known.get_mut(&self.source) else {
+            debug_assert!(false, "a source that holds connections was forgotten");
+            return;
+        };
+        entry.active = entry.active.saturating_sub(1);
+        if entry.active > 0 {
+            return;
+        }
+        if !rated && !entry.listed {
+            known.remove(&self.source);
+        } else if !std::mem::replace(&mut entry.listed, true) {
+            idle.push_back(self.source);
+        }
+    }
+}
+
+impl Source {
+    fn of(ip: IpAddr) -> Source {
+        match ip.to_canonical() {
+            IpAddr::V4(ip) => Source::V4(ip.into()),
+            IpAddr::V6(ip) => Source::V6((u128::from(ip) >> 64) as u64),
+        }
+    }
+}
+
+impl Entry {
+    /// Takes a token, if the rules let one more connection in.
+    fn take(&mut self, rules: Rules, now: Tick) -> Option<Reason> {
+        if rules.connections.is_some_and(|most| self.active >= most) {
+            return Some(Reason::SourceLimit);
+        }
+        let rate = u64::from(rules.per_second?);
+        // Workers read their clocks one after the other: time may seem to go back a little, and then stands still.
+        let elapsed = (now - self.at).min(REFILL).as_micros() as u64;
+        self.at = self.at.max(now);
+        self.level = (self.level + elapsed * rate).min(rate * PARTS);
+        match self.level.checked_sub(PARTS) {
+            Some(left) => {
+                self.level = left;
+                None
+            }
+            None => Some(Reason::SourceRate),
+        }
+    }
+
+    fn is_refilled(&self, now: Tick) -> bool {
+        now - self.at >= REFILL
+    }
+}
+
+impl Shard {
+    /// Looks at a few that were idle, and forgets those that have been for so long that nothing is lost.
+    fn forget(&mut self, now: Tick) {
+        for _ in 0..FORGET {
+            let Some(source) = self.idle.pop_front() else { return };
+            match self.known.get_mut(&source) {
+                Some(entry) if entry.active > 0 => entry.listed = false,
+                Some(entry) if entry.is_refilled(now) => {
+                    self.known.remove(&source);
+                }
+                // Not yet; it must not keep those behind it from being looked at.
+                Some(_) => self.idle.push_back(source),
+                None => {}
+            }
+        }
+    }
+
+    /// Forgets one that is idle, whatever its level. False if there is none.
+    fn make_room(&mut self) -> bool {
+        while let Some(source) = self.idle.pop_front() {
+            match self.known.get_mut(&source) {
+                Some(entry) if entry.active > 0 => entry.listed = false,
+                Some(_) => {
+                    self.known.remove(&source);
+                    return true;
+                }
+                None => {}
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn at(millis: u64) -> Tick {
+        Tick::after_start(Duration::from_millis(millis))
+    }
+
+    fn v4(number: u32) -> IpAddr {
+        IpAddr::V4(number.into())
+    }
+
+    fn enter(sources: &Arc<Sources>, ip: IpAddr, now: Tick) -> Result<Option<Held>, Reason> {
+        let (held, refused) = sources.enter(ip, now, false);
+        refused.map_or(Ok(held), Err)
+    }
+
+    fn both(connections: u32, per_second: u32) -> Rules {
+        Rules { connections: Some(connections), per_second: Some(per_second) }
+    }
+
+    #[test]
+    fn connections_at_once_are_counted_per_source_until_they_end() {
+        let sources = Sources::new(Rules { connections: Some(2), per_second: None });
+        let first = enter(&sources, v4(1), at(0)).unwrap();
+        let _second = enter(&sources, v4(1), at(0)).unwrap();
+        let _other = enter(&sources, v4(2), at(0)).unwrap();
+        assert_eq!(enter(&sources, v4(1), at(0)).unwrap_err(), Reason::SourceLimit);
+        drop(first);
+        let _third = enter(&sources, v4(1), at(0)).unwrap();
+        assert_eq!(enter(&sources, v4(1), at(0)).unwrap_err(), Reason::SourceLimit);
+    }
+
+    #[test]
+    fn without_a_rate_only_sources_with_connections_are_remembered() {
+        let sources = Sources::new(Rules { connections: Some(1), per_second: None });
+        for number in 0..1_000 {
+            drop(enter(&sources, v4(number), at(0)).unwrap());
+        }
+        assert!(sources.is_empty());
+    }
+
+    #[test]
+    fn a_rate_allows_a_second_s_worth_at_once_and_then_one_by_one() {
+        let sources = Sources::new(Rules { connections: None, per_second: Some(3) });
+        let mut kept = Vec::new();
+        for _ in 0..3 {
+            kept.push(enter(&sources, v4(1), at(5_000)).unwrap());
+        }
+        assert_eq!(enter(&sources, v4(1), at(5_000)).unwrap_err(), Reason::SourceRate);
+        assert_eq!(enter(&sources, v4(1), at(5_333)).unwrap_err(), Reason::SourceRate);
+        kept.push(enter(&sources, v4(1), at(5_334)).unwrap());
+        assert_eq!(enter(&sources, v4(1), at(5_334)).unwrap_err(), Reason::SourceRate);
+        // However long it was silent, one second's worth is all there is.
+        for _ in 0..3 {
+            kept.push(enter(&sources, v4(1), at(600_000)).unwrap());
+        }
+        assert_eq!(enter(&sources, v4(1), at(600_000)).unwrap_err(), Reason::SourceRate);
+    }
+
+    #[test]
+    fn other_rules_go_by_what_is_known() {
+        let sources = Sources::with_room(both(2, 2), 1, 9);
+        let first = enter(&sources, v4(1), at(0)).unwrap();
+        drop(enter(&sources, v4(2), at(0)).unwrap());
+        let unrated = sources.successor(Rules { connections: Some(1), per_second: None });
+        assert_eq!(enter(&unrated, v4(1), at(0)).unwrap_err(), Reason::SourceLimit);
+        drop(first);
+        // One that stands in the list of those to be forgotten must not come there twice.
+        drop(enter(&unrated, v4(2), at(0)).unwrap());
+        let rated = unrated.successor(both(1, 5));
+        drop(enter(&rated, v4(2), at(5_000)).unwrap());
+        drop(enter(&rated, v4(3), at(9_000)).unwrap());
+        drop(enter(&rated, v4(3), at(9_001)).unwrap());
+        assert_eq!(rated.len(), 1, "all others are forgotten");
+    }
+
+    #[test]
+    fn leaving_does_not_give_the_token_back() {
+        let sources = Sources::new(Rules { connections: None, per_second: Some(2) });
+        drop(enter(&sources, v4(1), at(0)).unwrap());
+        drop(enter(&sources, v4(1), at(0)).unwrap());
+        assert_eq!(enter(&sources, v4(1), at(0)).unwrap_err(), Reason::SourceRate);
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_source_and_a_mapped_address_is_ipv4() {
+        let sources = Sources::new(Rules { connections: Some(1), per_second: None });
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let _one = enter(&sources, ip("2001:db8:0:1::1"), at(0)).unwrap();
+        assert!(enter(&sources, ip("2001:db8:0:1:ffff::2"), at(0)).is_err());
+        let _other = enter(&sources, ip("2001:db8:0:2::1"), at(0)).unwrap();
+        let _four = enter(&sources, ip("::ffff:192.0.2.1"), at(0)).unwrap();
+        assert!(enter(&sources, ip("192.0.2.1"), at(0)).is_err());
+    }
+
+    #[test]
+    fn idle_sources_are_forgotten_as_others_come() {
+        let sources = Sources::with_room(both(9, 9), 1, 1_000);
+        for number in 0..500 {
+            drop(enter(&sources, v4(number), at(0)).unwrap());
+        }
+        assert_eq!(sources.len(), 500);
+        for number in 0..500 {
+            drop(enter(&sources, v4(1_000_000 + number), at(2_000)).unwrap());
+        }
+        assert!(sources.len() <= 501, "{} are left", sources.len());
+    }
+
+    #[test]
+    fn a_full_table_forgets_the_idle_and_lets_others_in_uncounted() {
+        let sources = Sources::with_room(both(1, 9), 1, 4);
+        let mut kept: Vec<_> = (0..3).map(|number| enter(&sources, v4(number), at(0)).unwrap()).collect();
+        drop(enter(&sources, v4(3), at(0)).unwrap());
+        kept.push(enter(&sources, v4(4), at(1)).unwrap());
+        assert_eq!((sources.len(), sources.untracked()), (4, 0), "the idle one made room");
+        for _ in 0..5 {
+            assert!(enter(&sources, v4(5), at(2)).unwrap().is_none());
+        }
+        assert_eq!((sources.len(), sources.untracked()), (4, 5));
+        assert!(enter(&sources, v4(0), at(2)).is_err(), "who was there is still counted");
+        kept.pop();
+        assert!(enter(&sources, v4(5), at(2)).unwrap().is_some());
+    }
+
+    proptest! {
+        /// Against a table without bound, and against the counts that must be left when all are gone.
+        #[test]
+        fn it_does_what_a_plain_count_and_an_exact_bucket_do(
+            steps in prop::collection::vec((0u32..6, 0u64..400, 0u8..4), 1..200),
+            connections in 1u32..4,
+            rate in 1u32..6,
+        ) {
+            let sources = Sources::with_room(both(connections, rate), 2, 1_000);
+            let mut now = 0;
+            let mut held: Vec<(u32, Held)> = Vec::new();
+            // Level in millionths, and when.
+            let mut buckets: HashMap<u32, (u64, u64)> = HashMap::new();
+            for (source, pause, leave) in steps {
+                now += pause;
+                if leave == 0 && !held.is_empty() {
+                    held.swap_remove(source as usize % held.len());
+                    continue;
+                }
+                let rate = u64::from(rate);
+                let (level, since) = *buckets.entry(source).or_insert((rate * PARTS, now));
+                let level = (level + (now - since) * 1_000 * rate).min(rate * PARTS);
+                let active = held.iter().filter(|(of, _)| *of == source).count();
+                let expected = match () {
+                    () if active >= connections as usize => Some(Reason::SourceLimit),
+                    () if level < PARTS => Some(Reason::SourceRate),
+                    () => None,
+                };
+                let taken = if expected.is_none() { PARTS } else { 0 };
+                buckets.insert(source, (level - taken, now));
+                let (place, refused) = sources.enter(v4(source), at(now), false);
+                prop_assert_eq!(refused, expected);
+                prop_assert_eq!(place.is_some(), expected.is_none());
+                held.extend(place.map(|place| (source, place)));
+            }
+            drop(held);
+            for shard in &sources.table.shards {
+                let shard = shard.lock();
+                prop_assert!(shard.known.values().all(|entry| entry.active == 0 && entry.listed));
+                prop_assert_eq!(shard.known.len(), shard.idle.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,69 @@
+use super::super::build;
+use super::*;
+use crate::base::Address;
+use crate::policy::balance;
+use std::collections::HashMap;
+
+fn pool(backends: u16, settings: model::Pool) -> Arc<Pool> {
+    let backend = |port| model::Backend::at(Address::Inet(([127, 0, 0, 1], 1 + port).into()));
+    let settings = model::Pool { backends: (0..backends).map(backend).collect(), ..settings };
+    let model = model::Model { global: model::Global::default(), listeners: Vec::new(), pools: vec![settings] };
+    build(&model, &HashMap::new()).pools[0].clone()
+}
+
+fn pick(pool: &Pool, now: Tick, random: &mut fastrand::Rng) -> Result<u32, NoBackend> {
+    pool.pick(Client { ip: None }, &[], now, random).map(|lease| lease.index())
+}
+
+#[test]
+fn every_algorithm_gives_a_backend_that_starts_slowly_a_share_that_grows() {
+    for algorithm in balance::REGISTRY {
+        let settings = model::Pool { algorithm, slow_start: Duration::from_secs(10), ..model::Pool::default() };
+        let pool = pool(4, settings);
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut share = |seconds| {
+            let now = Tick(1) + Duration::from_secs(seconds);
+            let mut picked = 0;
+            for number in 0..8_000u32 {
+                let client = Client { ip: Some(std::net::IpAddr::V4(number.into())) };
+                picked += u32::from(pool.pick(client, &[], now, &mut random).unwrap().index() == 2);
+            }
+            f64::from(picked) / 2_000.0
+        };
+        let before = share(0);
+        pool.members[2].backend.starts_slowly(Tick(1));
+        // Least-time has nothing measured, and the sticky one keeps whom it has; what they share is tested below.
+        let shares = [share(0), share(3), share(20)];
+        let name = algorithm.name;
+        assert!(shares[0] <= before && shares[1] <= before + 0.1, "{name}: {before} then {shares:?}");
+        if !["sticky-round-robin"].contains(&name) {
+            assert_eq!(shares[0], 0.0, "{name}");
+            assert!((shares[1] - 0.3 * before).abs() < 0.15, "{name}: {before} then {shares:?}");
+            assert!((shares[2] - before).abs() < 0.2, "{name}: {before} then {shares:?}");
+        }
+    }
+}
+
+#[test]
+fn a_slow_start_leaves_nobody_without_a_backend() {
+    let pool = pool(2, model::Pool { slow_start: Duration::from_secs(10), ..model::Pool::default() });
+    let mut random = fastrand::Rng::with_seed(7);
+    pool.members.iter().for_each(|member| member.backend.starts_slowly(Tick(1)));
+    let first = (0..100).filter(|_| pick(&pool, Tick(1), &mut random).unwrap() == 0).count();
+    assert!((40..=60).contains(&first), "{first} of 100");
+}
+
+#[test]
+fn try_all_tries_those_that_are_down_only_when_all_are() {
+    let all = pool(2, model::Pool { all_down: model::AllDown::TryAll, ..model::Pool::default() });
+    let mut random = fastrand::Rng::with_seed(7);
+    all.up.set(0, false);
+    assert!((0..10).all(|_| pick(&all, Tick(1), &mut random) == Ok(1)));
+    assert!(all.pick(Client { ip: None }, &[1], Tick(1), &mut random).is_err(), "one is up, though tried in vain");
+    all.up.set(1, false);
+    let picked: Vec<u32> = (0..10).map(|_| pick(&all, Tick(1), &mut random).unwrap()).collect();
+    assert!(picked.contains(&0) && picked.contains(&1));
+    let reset = pool(1, model::Pool::default());
+    reset.up.set(0, false);
+    assert_eq!(pick(&reset, Tick(1), &mut random), Err(NoBackend::AllDown));
+}

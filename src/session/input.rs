@@ -1,0 +1,103 @@
+//! What the driver tells a session, and what a session answers.
+//!
+//! Each effect that asks something names the input that answers it; all other inputs may come at any time.
+
+use super::{CloseReason, NoHeader, Side, Way};
+use crate::config::model::ProxyVersion;
+use crate::policy::limit::{Held, Reason};
+use crate::pool::{Lease, NoBackend};
+use crate::proto::proxy::Header;
+
+/// What the driver reports.
+#[derive(Debug)]
+pub enum Input {
+    /// Answer to [`Effect::ReadHeader`], once it is known.
+    Header(Result<Header, NoHeader>),
+    /// Answer to [`Effect::Admit`].
+    Admitted(Result<Option<Held>, Reason>),
+    /// Answer to [`Effect::Queue`] where the queue has no room.
+    NoPlace,
+    /// Its turn in the queue has come: there may be a backend.
+    Turn,
+    /// Answer to [`Effect::Pick`].
+    Picked(Result<Lease, NoBackend>),
+    /// Answer to [`Effect::Dial`], at once or later.
+    Dialed(Result<(), DialFailure>),
+    /// Answer to [`Effect::Announce`]: the header's length.
+    Announced(u64),
+    /// Bytes were moved, or at least tried to be, one way.
+    Moved(Way, Moved),
+    /// A reset, or a dead peer, was seen on a socket without reading or writing it.
+    Reset(Side),
+    /// The moment that [`super::Session::deadline`] named may have come.
+    Deadline,
+    /// It has to end now.
+    Stop(CloseReason),
+}
+
+/// Why a dial gave no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DialFailure {
+    /// The backend's doing: refused, unreachable, reset.
+    Backend,
+    /// Ours: no descriptor, no memory, no port.
+    Starved,
+}
+
+/// What one round of moving bytes came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Bytes read from the source.
+    pub read: u64,
+    /// Bytes written to the sink.
+    pub written: u64,
+    /// Are bytes held that the sink did not take?
+    pub held: bool,
+    /// The source's FIN was read.
+    pub fin: bool,
+    /// Whose socket failed.
+    pub failed: Option<Failed>,
+}
+
+/// Which end of a way failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// Reading did.
+    Source,
+    /// Writing did.
+    Sink,
+}
+
+/// The one thing to do now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing until the next input.
+    Wait,
+    /// Read the client's PROXY header; what follows it is held for the up way.
+    ReadHeader,
+    /// Ask the listener's gate; the client's address is known.
+    Admit,
+    /// Stand in the pool's queue until it is its turn; a socket of an earlier attempt is closed first.
+    Queue,
+    /// Choose a backend; a socket of an earlier attempt is closed first.
+    Pick,
+    /// Connect to [`super::Session::endpoint`]; a socket of an earlier attempt is closed first.
+    Dial,
+    /// Connected: have [`super::Session::introduction`] held for the backend in this version, before anything of the client's.
+    Announce(ProxyVersion),
+    /// Connected: relay from now on, and look at once for what has come already.
+    Relay,
+    /// Send a FIN to that side.
+    Finish(Side),
+    /// Close both sockets, so; the session is over.
+    End(Ending),
+}
+
+/// How the sockets are closed at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// In order: a FIN where none was sent yet.
+    Fin,
+    /// With a reset.
+    Reset,
+}

@@ -1,0 +1,88 @@
+//! What is known of a session while it relays: how far each way has come, and since when nothing moved.
+//!
+//! Counts and measures; what follows from it is decided in [`super`].
+
+use super::{CloseReason, Half, Moved, Side, Way};
+use crate::base::Tick;
+use crate::config::model::Pool as Settings;
+use crate::pool::Lease;
+use std::time::Duration;
+
+/// A session while it relays.
+#[derive(Debug)]
+pub(super) struct Relay {
+    pub(super) lease: Lease,
+    pub(super) connect: Duration,
+    pub(super) up: Direction,
+    pub(super) down: Direction,
+    /// Whose FIN came first.
+    pub(super) first_fin: Option<Side>,
+    pub(super) last_byte: Tick,
+    /// Bytes of the header for the backend that are still held.
+    pub(super) introduction: u64,
+    /// From here the backend's first byte is waited for; `None` once it has come.
+    pub(super) asked: Option<Tick>,
+}
+
+/// One way of it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Direction {
+    pub(super) half: Half,
+    pub(super) held: bool,
+    /// Written to the sink so far.
+    pub(super) bytes: u64,
+}
+
+impl Direction {
+    pub(super) const NEW: Direction = Direction { half: Half::Open, held: false, bytes: 0 };
+}
+
+impl Relay {
+    pub(super) fn way(&self, way: Way) -> &Direction {
+        match way {
+            Way::Up => &self.up,
+            Way::Down => &self.down,
+        }
+    }
+
+    pub(super) fn way_mut(&mut self, way: Way) -> &mut Direction {
+        match way {
+            Way::Up => &mut self.up,
+            Way::Down => &mut self.down,
+        }
+    }
+
+    /// Counts what was moved and, at the backend's first byte, measures how long it took: from the client's first bytes,
+    /// or from the connect where the server speaks first.
+    pub(super) fn count(&mut self, way: Way, moved: &Moved, now: Tick) {
+        if moved.read == 0 && moved.written == 0 {
+            return;
+        }
+        self.last_byte = now;
+        let ours = if way == Way::Up { moved.written.min(self.introduction) } else { 0 };
+        self.introduction -= ours;
+        let written = moved.written - ours;
+        let direction = self.way_mut(way);
+        direction.bytes += written;
+        match way {
+            Way::Up if direction.bytes == written => self.asked = self.asked.map(|_| now),
+            Way::Up => {}
+            Way::Down => {
+                if let Some(asked) = self.asked.take() {
+                    self.lease.backend().measured(self.connect + (now - asked));
+                }
+            }
+        }
+    }
+
+    /// How long it may be silent now, and what it is called when that is over.
+    pub(super) fn silence(&self, settings: &Settings) -> (Duration, CloseReason) {
+        let idle = (settings.idle_timeout, CloseReason::IdleTimeout);
+        if self.up.half == Half::Open && self.down.half == Half::Open {
+            return idle;
+        }
+        // An idle time-out that is shorter holds here too: it promises an end after that much silence.
+        let half_close = (settings.half_close_timeout, CloseReason::HalfCloseTimeout);
+        if half_close.0 <= idle.0 { half_close } else { idle }
+    }
+}

@@ -1,0 +1,89 @@
+//! What is around the driver: the system below it, whom it tells, and what comes in.
+//!
+//! Traits, so that the simulation can stand in for the kernel and see what others would be told.
+
+use super::super::token::Token;
+use crate::base::Endpoint;
+use crate::policy::health::ConnectFailure;
+use crate::pool::{Backend, Guest, Permit, Pool};
+use crate::relay::Io;
+use crate::session::{Greeting, Record};
+use std::io;
+use std::sync::Arc;
+
+/// What the driver needs from the system besides moving bytes.
+pub trait Net: Io {
+    /// Has `token` announce what happens on an accepted socket.
+    fn adopt(&mut self, socket: &Self::Socket, token: Token) -> io::Result<()>;
+
+    /// Begins to connect, with `token` for what happens. True: connected already. With `soon` there are bytes to send as
+    /// soon as it is.
+    fn dial(&mut self, to: &Endpoint, token: Token, soon: bool) -> io::Result<(Self::Socket, bool)>;
+
+    /// Has the peer sent something already?
+    fn has_bytes(&mut self, socket: &Self::Socket) -> bool;
+
+    /// The address that a client's socket was connected to; `None` for a unix socket.
+    fn local(&mut self, socket: &Self::Socket) -> Option<Endpoint>;
+
+    /// The error that waits on a socket, if any.
+    fn outcome(&mut self, socket: &Self::Socket) -> Option<io::Error>;
+
+    /// Has the kernel look after a backend's socket: keepalive, user timeout.
+    fn keep_alive(&mut self, socket: &Self::Socket);
+
+    /// Sends a FIN after the last byte.
+    fn finish(&mut self, socket: &Self::Socket);
+
+    /// Closes with a reset. Dropping a socket instead closes it in order.
+    fn reset(&mut self, socket: Self::Socket);
+
+    /// May a read stop short with more behind? (See [`crate::relay::Ready::gaps`].)
+    fn has_gaps(&self, to: &Endpoint) -> bool;
+}
+
+/// What others learn from connections as they go; the worker sends it on.
+pub trait Observer {
+    /// A client's connection attempt to `backend` failed, and it was the backend's doing.
+    fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure);
+
+    /// A client got through to a backend that counts as down.
+    fn connected_though_down(&mut self, backend: &Backend);
+
+    /// A connection is over.
+    fn closed(&mut self, record: &Record);
+}
+
+/// Something that poll announced about a socket.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Event {
+    /// There may be something to read.
+    pub readable: bool,
+    /// There may be room to write.
+    pub writable: bool,
+    /// Urgent data has come: reads stop at its mark.
+    pub urgent: bool,
+    /// Its FIN has come.
+    pub finished: bool,
+    /// An error waits on the socket.
+    pub error: bool,
+}
+
+/// A client that was accepted and not served yet.
+#[derive(Debug)]
+pub struct Accepted<S> {
+    /// Its socket.
+    pub socket: S,
+    /// Its address; `None` for a unix client.
+    pub client: Option<Endpoint>,
+    /// Is it a unix socket?
+    pub unix: bool,
+    /// What it has to begin with.
+    pub greeting: Greeting,
+    /// The pool that serves it.
+    pub pool: Arc<Pool>,
+    /// Counts it at the listener that it came in by.
+    pub guest: Guest,
+    /// Its place under `max_connections`.
+    pub permit: Permit,
+}

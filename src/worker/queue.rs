@@ -1,0 +1,200 @@
+//! Clients that wait for a backend: a queue per pool, at each worker.
+//!
+//! Where `no_backend = "wait D"` says so, a client for whom there is no backend is not reset but stands here until one is
+//! usable or its time is over (the session's deadline, not ours).
+//!
+//! # When it is whose turn
+//!
+//! First come, first served, within a worker; a client that comes while others wait goes behind them. The queue is looked
+//! at
+//!
+//! * as soon as a connection of this worker and pool has ended or got through: there may be room, or things look up;
+//! * when the pool gets a successor, which they then wait for;
+//! * every [`LOOK`] otherwise. That is how a backend is noticed that came up, or that another worker left. At this rate
+//!   looking costs one choice per pool, and nobody has to know who waits where.
+//!
+//! A look serves those in front until one finds no backend again (it stays in front): the others would find none either.
+//! It serves at most [`SERVED`], so that a thousand clients who are let go at once do not all dial a backend that turns out
+//! to be dead: the next ones go when the first are connected, or at the next look.
+//!
+//! # The bound
+//!
+//! [`QUEUE_MAX`] clients per worker and pool; whoever comes then is reset. They hold a descriptor and a session each, as
+//! any other client does.
+
+use crate::base::Tick;
+use crate::base::slots::Key;
+use crate::pool::{Pool, Snapshot};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Clients that may wait, per worker and pool.
+pub const QUEUE_MAX: usize = 1024;
+
+/// How often a queue is looked at without cause.
+pub const LOOK: Duration = Duration::from_millis(50);
+
+/// Clients served by one look.
+pub const SERVED: usize = 32;
+
+/// All queues of a worker; only those that somebody stands in exist.
+#[derive(Debug, Default)]
+pub(super) struct Queues(Vec<Queue>);
+
+#[derive(Debug)]
+struct Queue {
+    pool: Arc<Pool>,
+    keys: VecDeque<Key>,
+    /// When to look at it.
+    look: Tick,
+}
+
+impl Queues {
+    /// Puts a connection behind those that wait for the same pool, or in front of them if it was there and had its turn in
+    /// vain. False if there is no room.
+    pub fn join(&mut self, pool: &Arc<Pool>, key: Key, in_front: bool, now: Tick) -> bool {
+        let Some(queue) = self.of(pool) else {
+            self.0.push(Queue { pool: pool.clone(), keys: VecDeque::from([key]), look: now + LOOK });
+            return true;
+        };
+        if in_front {
+            queue.keys.push_front(key);
+        } else if queue.keys.len() < QUEUE_MAX {
+            queue.keys.push_back(key);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    /// Takes out a connection that has ended.
+    pub fn leave(&mut self, pool: &Arc<Pool>, key: Key) {
+        if let Some(queue) = self.of(pool) {
+            queue.keys.retain(|other| *other != key);
+        }
+        self.0.retain(|queue| !queue.keys.is_empty());
+    }
+
+    /// Does anybody wait for this pool?
+    pub fn is_waited_for(&self, pool: &Arc<Pool>) -> bool {
+        self.0.iter().any(|queue| Arc::ptr_eq(&queue.pool, pool))
+    }
+
+    /// There may be a backend for those who wait for this pool, or for its successor: a relay holds on to the pool that it
+    /// began with.
+    pub fn hint(&mut self, pool: &Pool) {
+        for queue in self.0.iter_mut().filter(|queue| queue.pool.settings.name == pool.settings.name) {
+            queue.look = Tick(0);
+        }
+    }
+
+    /// Those who wait for pools that have a successor in `snapshot` wait for that one, as their sessions do. It may have
+    /// new backends, so it is looked at next.
+    pub fn adopt(&mut self, snapshot: &Snapshot) {
+        for mut queue in std::mem::take(&mut self.0) {
+            let newest = snapshot.pool(&queue.pool.settings.name);
+            if let Some(pool) = newest.filter(|pool| !Arc::ptr_eq(pool, &queue.pool)) {
+                (queue.pool, queue.look) = (pool.clone(), Tick(0));
+            }
+            // Who came in by a listener that is gone may have waited for a pool of that time.
+            match self.of(&queue.pool) {
+                Some(other) => other.keys.append(&mut queue.keys),
+                None => self.0.push(queue),
+            }
+        }
+    }
+
+    /// When a queue wants to be looked at.
+    pub fn next_look(&self) -> Option<Tick> {
+        self.0.iter().map(|queue| queue.look).min()
+    }
+
+    /// The pools whose queues are to be looked at now; the next look is in [`LOOK`].
+    pub fn due(&mut self, now: Tick) -> Vec<Arc<Pool>> {
+        let mut due = Vec::new();
+        for queue in self.0.iter_mut().filter(|queue| queue.look <= now) {
+            queue.look = now + LOOK;
+            due.push(queue.pool.clone());
+        }
+        due
+    }
+
+    /// Takes out who is in front.
+    pub fn pop(&mut self, pool: &Arc<Pool>) -> Option<Key> {
+        let key = self.of(pool)?.keys.pop_front();
+        self.0.retain(|queue| !queue.keys.is_empty());
+        key
+    }
+
+    fn of(&mut self, pool: &Arc<Pool>) -> Option<&mut Queue> {
+        self.0.iter_mut().find(|queue| Arc::ptr_eq(&queue.pool, pool))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model::{Global, Model, Pool as Settings};
+    use std::collections::HashMap;
+
+    fn pool() -> Arc<Pool> {
+        let model = Model { global: Global::default(), listeners: Vec::new(), pools: vec![Settings::default()] };
+        crate::pool::build(&model, &HashMap::new()).pools[0].clone()
+    }
+
+    fn key(slot: u32) -> Key {
+        Key { slot, generation: 0 }
+    }
+
+    #[test]
+    fn who_came_first_is_served_first_and_who_found_nothing_stays_in_front() {
+        let (mut queues, pool, other) = (Queues::default(), pool(), pool());
+        for slot in 0..3 {
+            assert!(queues.join(&pool, key(slot), false, Tick(0)));
+        }
+        assert!(queues.is_waited_for(&pool) && !queues.is_waited_for(&other));
+        assert_eq!(queues.pop(&pool), Some(key(0)));
+        assert!(queues.join(&pool, key(0), true, Tick(0)));
+        queues.leave(&pool, key(1));
+        assert_eq!([queues.pop(&pool), queues.pop(&pool), queues.pop(&pool)], [Some(key(0)), Some(key(2)), None]);
+        assert_eq!(queues.next_look(), None);
+    }
+
+    #[test]
+    fn a_queue_is_looked_at_now_and_then_and_at_once_after_a_hint() {
+        let (mut queues, pool) = (Queues::default(), pool());
+        queues.join(&pool, key(1), false, Tick(0));
+        assert!(queues.due(Tick(0)).is_empty());
+        assert_eq!(queues.due(Tick(0) + LOOK).len(), 1);
+        assert!(queues.due(Tick(0) + LOOK).is_empty());
+        queues.hint(&pool);
+        assert_eq!(queues.due(Tick(0) + LOOK).len(), 1);
+    }
+
+    #[test]
+    fn who_waits_goes_over_to_the_pool_s_successor() {
+        let model = |connect_attempts| {
+            let pools = vec![Settings { connect_attempts, ..Settings::default() }];
+            Model { global: Global::default(), listeners: Vec::new(), pools }
+        };
+        let [old, newer, newest] = [1, 2, 3].map(|attempts| crate::pool::build(&model(attempts), &HashMap::new()));
+        let mut queues = Queues::default();
+        queues.join(&old.pools[0], key(1), false, Tick(0));
+        queues.join(&newer.pools[0], key(2), false, Tick(0));
+        queues.adopt(&newest);
+        assert!(queues.is_waited_for(&newest.pools[0]) && !queues.is_waited_for(&old.pools[0]));
+        assert_eq!(queues.due(Tick(0)).len(), 1, "at once");
+        assert_eq!([queues.pop(&newest.pools[0]), queues.pop(&newest.pools[0])], [Some(key(1)), Some(key(2))]);
+    }
+
+    #[test]
+    fn a_full_queue_takes_nobody_but_who_had_a_turn() {
+        let (mut queues, pool) = (Queues::default(), pool());
+        for slot in 0..QUEUE_MAX as u32 {
+            assert!(queues.join(&pool, key(slot), false, Tick(0)));
+        }
+        assert!(!queues.join(&pool, key(u32::MAX), false, Tick(0)));
+        assert!(queues.join(&pool, key(u32::MAX), true, Tick(0)));
+    }
+}

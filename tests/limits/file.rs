@@ -1,0 +1,121 @@
+//! The same from a configuration file, by the program itself: what the file says holds, and a reload changes it.
+
+use super::support::{Balancer, Client, Port, backend, client_of, eventually, greeting, is_reset, is_served, waits};
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, Lines};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, Stdio};
+
+/// tcplb at work; killed at the end of the test.
+struct Process {
+    child: Child,
+    lines: Lines<BufReader<ChildStderr>>,
+}
+
+impl Process {
+    fn start(file: &Path) -> Process {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
+        command.arg("--config").arg(file).env_remove("RUST_LOG").stdin(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        Process { child, lines }
+    }
+
+    /// What follows `start` on the next line that has it.
+    #[track_caller]
+    fn said(&mut self, start: &str) -> String {
+        let mut lines = self.lines.by_ref().map(Result::unwrap);
+        lines.find_map(|line| Some(line.split_once(start)?.1.to_owned())).unwrap_or_else(|| panic!("never: {start}"))
+    }
+
+    #[track_caller]
+    fn address(&mut self) -> SocketAddr {
+        self.said("listening on ").parse().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn limits_in_a_file_hold_and_a_reload_changes_them() {
+    let (server, later) = (backend("a"), Port::reserve());
+    let text = format!(
+        r#"
+[[listener]]
+name = "web"
+bind = ["127.0.0.1:0"]
+pool = "web"
+deny = ["127.0.0.2"]
+connection_rate_per_source = "2/s"
+
+[[listener]]
+name = "later"
+bind = ["127.0.0.1:0"]
+pool = "later"
+
+[[pool]]
+name = "web"
+health.kind = "off"
+backend = [{{ address = "{server}" }}]
+
+[[pool]]
+name = "later"
+no_backend = "wait 20s"
+health.kind = "off"
+backend = [{{ address = "{}" }}]
+"#,
+        later.at
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    std::fs::write(&file, &text).unwrap();
+    let mut process = Process::start(&file);
+    let (web, waiting) = (process.address(), process.address());
+    let connect = |ip: [u8; 4]| -> Client { client_of(web, ip) };
+
+    is_reset(&mut connect([127, 0, 0, 2]));
+    let served = (0..40).filter(|_| greeting(&mut connect([127, 0, 0, 3])).is_ok()).count();
+    assert!((2..40).contains(&served), "{served} of 40");
+    is_served(&mut connect([127, 0, 0, 4]));
+
+    let mut client = client_of(waiting, [127, 0, 0, 1]);
+    waits(&mut client);
+    std::fs::write(&file, text.replace("deny = [\"127.0.0.2\"]", "limits = \"count\"")).unwrap();
+    kill_process(Pid::from_child(&process.child), Signal::HUP).unwrap();
+    let changed = process.said("reload: listener web changed: ");
+    assert!(changed.starts_with("deny 127.0.0.2/32 → none, limits enforce → count"), "{changed}");
+    is_served(&mut connect([127, 0, 0, 2]));
+    (0..10).for_each(|_| is_served(&mut connect([127, 0, 0, 3])));
+    later.serve("b");
+    assert_eq!(greeting(&mut client).unwrap(), 'b', "the reload did not make it leave");
+}
+
+/// In this process, where both sides of a reload can be looked at.
+#[test]
+fn a_reload_counts_on_and_moves_those_who_wait() {
+    let listener = tcplb::config::model::Listener { max_connections_per_source: Some(2), ..Default::default() };
+    let pool = tcplb::config::model::Pool { no_backend: super::WAIT, ..super::unprobed() };
+    let balancer = Balancer::start(listener, pool, &[backend("a")], Some(1));
+    let mut first = balancer.client();
+    is_served(&mut first);
+    let mut second = balancer.client_from([127, 0, 0, 2]);
+    waits(&mut second);
+    let other = backend("b");
+    balancer.reload(|model| {
+        model.listeners[0].max_connections_per_source = Some(1);
+        let added = tcplb::config::model::Backend::at(tcplb::base::Address::Inet(other));
+        model.pools[0].backends.push(added);
+    });
+    assert_eq!(greeting(&mut second).unwrap(), 'b', "the backend is in the new pool only");
+    is_reset(&mut balancer.client());
+    eventually("two are left", || balancer.gate().totals.active() == 2);
+    assert_eq!(balancer.gate().totals.accepted(), 3);
+    drop(first);
+    eventually("its place is free again", || greeting(&mut balancer.client()).is_ok());
+}

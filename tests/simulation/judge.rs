@@ -1,0 +1,138 @@
+//! Checks every ending as it comes, against the table in `session`.
+
+use crate::greeting::Greeting;
+use crate::world::{Shared, World};
+use crate::{HALF_CLOSE, IDLE, LIFETIME};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+use tcplb::base::Endpoint;
+use tcplb::policy::health::ConnectFailure;
+use tcplb::pool::Backend;
+use tcplb::session::{CloseReason, HEADER_TIMEOUT, Record, Side};
+use tcplb::worker::driver::Observer;
+
+/// Checks each ending as it comes.
+pub struct Judge {
+    pub world: Shared,
+    pub failures: Rc<RefCell<u64>>,
+    pub ended: Rc<RefCell<Vec<Ended>>>,
+    pub stopped: Rc<RefCell<bool>>,
+    /// How long a client waits for a backend.
+    pub wait: Duration,
+}
+
+pub struct Ended {
+    pub close: CloseReason,
+    pub conn: usize,
+    pub held: bool,
+    pub to_backend: u64,
+    pub to_client: u64,
+}
+
+/// The number of a connection is its client's port, by whatever address that goes.
+fn number(client: Option<&Endpoint>) -> usize {
+    let Some(Endpoint::Inet(at)) = client else { panic!("the client's address is lost") };
+    usize::from(at.port())
+}
+
+impl Observer for Judge {
+    fn connect_failed(&mut self, _: &Backend, _: ConnectFailure) {
+        *self.failures.borrow_mut() += 1;
+    }
+
+    /// One that went down while it was dialled.
+    fn connected_though_down(&mut self, _: &Backend) {}
+
+    /// The sockets are still open here; [`check_sockets`] looks at them once they are not.
+    fn closed(&mut self, record: &Record) {
+        let world = self.world.borrow();
+        let conn = number(record.client.as_ref());
+        let facts = &world.conns[conn];
+        let sock = |id: Option<usize>| id.map(|id| &world.socks[id]);
+        let client = sock(facts.client).expect("a client");
+        let connected = facts.backend.filter(|_| facts.connected);
+        let backend = sock(connected);
+        let header = facts.header.len() as u64;
+        let greeted = client.read >= header;
+        let delivered = |to: Option<usize>| to.map_or(0, |id| world.stream_written(id));
+        let got = |from: Option<usize>| from.map_or(0, |id| world.stream_read(id));
+        // What was announced in a header that did not come is nobody's.
+        if facts.greeting == Greeting::Header && greeted && record.close != CloseReason::ClientReset {
+            assert_eq!(record.client, facts.at);
+        }
+        let silent = world.now - facts.last_io;
+        match record.close {
+            CloseReason::ClientReset => assert_eq!(facts.first_error, Some(Side::Client)),
+            CloseReason::BackendReset => assert_eq!(facts.first_error, Some(Side::Backend)),
+            CloseReason::ClientFin if client.read == 0 && header > 0 => assert!(client.fin_read && facts.dials == 0),
+            CloseReason::ClientFin | CloseReason::BackendFin => {
+                let backend = backend.expect("a backend");
+                assert!(client.fin_read && backend.fin_read, "over before both have finished");
+                assert_eq!((client.read, backend.read), (client.sent, backend.sent), "bytes left unread");
+                assert_eq!(delivered(connected), got(facts.client), "bytes undelivered");
+                assert_eq!(client.written, backend.read, "bytes undelivered");
+                let first = if record.close == CloseReason::ClientFin { Side::Client } else { Side::Backend };
+                assert_eq!(facts.first_fin, Some(first));
+            }
+            CloseReason::IdleTimeout => assert!(silent >= IDLE && facts.first_fin.is_none(), "{silent:?}"),
+            CloseReason::HalfCloseTimeout => assert!(silent >= HALF_CLOSE && facts.first_fin.is_some(), "{silent:?}"),
+            CloseReason::ConnectFailed => assert!(facts.dials > 0 && !facts.connected && !client.error_given),
+            CloseReason::NoBackend => {
+                assert!(facts.dials == 0 && (world.now - facts.accepted >= self.wait || self.wait.is_zero()));
+            }
+            CloseReason::BadProxyHeader => {
+                let late = world.now - facts.accepted >= HEADER_TIMEOUT && client.read < header;
+                let cut = client.fin_read && client.read > 0 && client.read < header;
+                let bad = match facts.greeting {
+                    Greeting::None => false,
+                    Greeting::Header => late || cut,
+                    Greeting::Garbage => late || client.read > 0,
+                    Greeting::NotTrusted => client.read == 0 && record.duration.is_zero(),
+                };
+                assert!(bad && facts.dials == 0, "a header that was good: {facts:?}");
+            }
+            CloseReason::Denied => assert!(greeted && facts.is_denied() && facts.dials == 0),
+            CloseReason::SourceLimit => {
+                let is_over = |other: usize| self.ended.borrow().iter().any(|ended| ended.conn == other);
+                let mut others = world.conns.iter().enumerate().filter(|(at, _)| *at != conn && !is_over(*at));
+                assert!(others.any(|(_, other)| other.source() == facts.source()), "nobody else is there");
+                assert!(greeted && !facts.is_denied() && facts.dials == 0);
+            }
+            CloseReason::SourceRate => panic!("there is no rate"),
+            CloseReason::Shutdown => assert!(*self.stopped.borrow()),
+            CloseReason::Forced => {
+                let age = world.now - facts.accepted;
+                assert!(age >= LIFETIME * 9 / 10 && facts.connected, "{age:?}");
+            }
+        }
+        assert!(facts.dials == 0 || greeted && !facts.is_denied(), "let in against the list");
+        let to_backend = delivered(connected);
+        let to_client = if backend.is_some() { client.written } else { 0 };
+        assert_eq!((record.bytes_to_backend, record.bytes_to_client), (to_backend, to_client), "miscounted");
+        assert_eq!(record.connect.is_some(), facts.connected);
+        let introduced = backend.is_none_or(|backend| backend.written >= facts.introduction.len() as u64);
+        let held = backend
+            .is_some_and(|backend| !introduced || to_backend < got(facts.client) || client.written < backend.read);
+        let close = record.close;
+        self.ended.borrow_mut().push(Ended { close, conn, held, to_backend, to_client });
+    }
+}
+
+/// How each reason closes the sockets, as the table says.
+pub fn check_sockets(world: &World, ended: &Ended) {
+    let in_order = match ended.close {
+        CloseReason::ClientFin | CloseReason::BackendFin => true,
+        CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout | CloseReason::Forced => !ended.held,
+        _ => false,
+    };
+    let conn = &world.conns[ended.conn];
+    for id in [conn.client, conn.backend].into_iter().flatten() {
+        let sock = &world.socks[id];
+        assert!(!sock.open, "{:?} is over, its {:?} socket open", ended.close, sock.side);
+        // A backend that never connected is just closed when another attempt follows it.
+        if sock.side == Side::Client || conn.connected {
+            assert_eq!(sock.closed_by_reset, !in_order, "{:?}: {:?} socket", ended.close, sock.side);
+        }
+    }
+}
