@@ -342,6 +342,31 @@ fn sighup_reads_the_file_again_and_a_wrong_one_changes_nothing() {
 }
 
 #[test]
+fn a_list_of_prefixes_is_read_with_the_file_and_its_mistakes_are_told_by_its_own_lines() {
+    let lists =
+        [config("# nobody from there\n192.0.2.0/24\n"), config("10.0.0.0/8\n10.0.0.0/99\n"), config("# none\n")];
+    let paths = lists.each_ref().map(|file| file.path().to_str().unwrap());
+    let with = |key: &str, path: &str| {
+        let pool = "[[pool]]\n[[pool.backend]]\naddress = '127.0.0.1:1'";
+        config(&format!("[[listener]]\nbind = [':0']\n{key} = '{path}'\n{pool}\n"))
+    };
+    let check = |file: &tempfile::NamedTempFile| output(&["check", file.path().to_str().unwrap()]);
+    assert_eq!(check(&with("deny_file", paths[0])).status.code(), Some(0));
+    assert_eq!(check(&with("deny_file", paths[2])).status.code(), Some(0), "an empty one denies nobody");
+    for (file, said) in [
+        (with("deny_file", paths[1]), format!("error: {}:2: expected a prefix like", paths[1])),
+        (with("allow_file", paths[2]), format!("error: {}: expected at least one prefix", paths[2])),
+        (
+            with("allow_file", "/nowhere"),
+            "error: listener default: allow_file: can't read /nowhere: No such file".into(),
+        ),
+    ] {
+        let message = refused(&["check", file.path().to_str().unwrap()], 2);
+        assert!(message.lines().any(|line| line.starts_with(&said)), "{message}");
+    }
+}
+
+#[test]
 fn a_wrong_config_file_is_told_line_by_line() {
     let file = config("[global]\nworkers = 0\n\n[[listener]]\nbnd = [':80']\n");
     let path = file.path().to_str().unwrap();

@@ -27,7 +27,7 @@ fn registered(state: &State, body: &[u8]) -> Result<(String, u16), (u16, String)
     let snapshot = state.published.snapshot();
     let pool = snapshot.pools.first().ok_or((400, "there is no pool".to_owned()))?;
     let server = backend.address.to_string();
-    alive::check(&backend.address, &pool.settings.health, backend.send_proxy.or(pool.settings.send_proxy))
+    alive::check(&backend.address, &pool.settings.health, pool.settings.header_for(&backend))
         .map_err(|why| (400, format!("{server} is not alive: {why}")))?;
 
     let pool = pool.settings.name.clone();

@@ -6,7 +6,7 @@ use super::args::Balance;
 use super::flags::{Asked, Mistakes};
 use super::values;
 use crate::config::file;
-use crate::config::model::Model;
+use crate::config::model::{Listener, Model};
 use log::LevelFilter;
 use std::fs::File;
 use std::io::Read;
@@ -34,11 +34,33 @@ pub fn read(path: &Path, flags: &Balance, cores: usize) -> Result<Asked, Mistake
     }
 }
 
-/// Reads a file, opening nothing but it.
+/// Reads a file and the lists of prefixes that it names, opening nothing else.
 pub fn load(path: &Path, cores: usize) -> Result<Model, Mistakes> {
     let text = text(path).map_err(|why| Mistakes(vec![why]))?;
     let parsed = file::parse(&text, &path.display().to_string()).map_err(|mistakes| Mistakes(mistakes.0))?;
-    Ok(parsed.on(cores))
+    let mut model = parsed.on(cores);
+    let mistakes: Vec<String> = model.listeners.iter_mut().flat_map(read_lists).collect();
+    if mistakes.is_empty() { Ok(model) } else { Err(Mistakes(mistakes)) }
+}
+
+/// Fills in what the listener's lists of prefixes hold; what is wrong with them.
+fn read_lists(listener: &mut Listener) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    for (key, file) in [("allow_file", &mut listener.allow_file), ("deny_file", &mut listener.deny_file)] {
+        let Some(file) = file else { continue };
+        let path = file.path.display().to_string();
+        match text(&file.path)
+            .map_err(|why| vec![format!("listener {}: {key}: {why}", listener.name)])
+            .and_then(|text| file::list::prefixes(&text, &path).map_err(|mistakes| mistakes.0))
+        {
+            Ok(prefixes) if prefixes.is_empty() && key == "allow_file" => mistakes.push(format!(
+                "{path}: expected at least one prefix, since a listener with an allow_file denies everybody else"
+            )),
+            Ok(prefixes) => file.prefixes = prefixes,
+            Err(more) => mistakes.extend(more),
+        }
+    }
+    mistakes
 }
 
 /// What `tcplb check` says about a good one.

@@ -21,10 +21,11 @@
 //!
 //! Listeners, pools and what concerns the process can't be changed at run time: they are as in the new file.
 
-use super::model::{self, Backend, HealthKind, Model, OnDown, OnRemove, Pool, ProxyVersion};
+use super::model::{self, Backend, HealthKind, Model, OnDown, OnRemove, Pool, PrefixFile, SendProxy};
 use super::words;
 use crate::base::duration;
 use std::fmt::{self, Display};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// All that changes, in the order of the configuration: what is gone last within its kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -283,6 +284,8 @@ fn of_listener(listener: &model::Listener) -> Vec<Shown> {
         trusted_proxies,
         allow,
         deny,
+        allow_file,
+        deny_file,
         max_connections,
         max_connections_per_source,
         connection_rate_per_source,
@@ -295,6 +298,8 @@ fn of_listener(listener: &model::Listener) -> Vec<Shown> {
         ("trusted_proxies", list(trusted_proxies)),
         ("allow", list(allow)),
         ("deny", list(deny)),
+        ("allow_file", prefix_file(allow_file)),
+        ("deny_file", prefix_file(deny_file)),
         ("max_connections", option(max_connections)),
         ("max_connections_per_source", option(max_connections_per_source)),
         (
@@ -357,7 +362,7 @@ fn of_pool(pool: &Pool) -> Vec<Shown> {
         ),
         ("all_down", words::of(all_down, &model::AllDown::NAMES)),
         ("outlier_failures", outlier_failures.to_string()),
-        ("send_proxy", version(*send_proxy)),
+        ("send_proxy", option(&send_proxy.map(|version| words::of(&SendProxy::As(version), &SendProxy::NAMES)))),
         ("health.kind", kind.to_owned()),
         ("health.path", option(&path)),
         ("health.host", option(&host)),
@@ -377,12 +382,21 @@ fn of_backend(backend: &Backend) -> Vec<Shown> {
         ("weight", weight.to_string()),
         ("max_connections", option(max_connections)),
         ("backup", backup.to_string()),
-        ("send_proxy", version(*send_proxy)),
+        ("send_proxy", option(&send_proxy.map(|send| words::of(&send, &SendProxy::NAMES)))),
     ]
 }
 
-fn version(version: Option<ProxyVersion>) -> String {
-    option(&version.map(|version| if version == ProxyVersion::V1 { "v1" } else { "v2" }))
+/// Nobody wants to see a hundred thousand prefixes: how many there are, and what tells one content from another.
+fn prefix_file(file: &Option<PrefixFile>) -> String {
+    let digest = |file: &PrefixFile| {
+        let mut hasher = DefaultHasher::new();
+        file.prefixes.hash(&mut hasher);
+        hasher.finish()
+    };
+    let shown = |file: &PrefixFile| {
+        format!("{} ({} prefixes, {:016x})", file.path.display(), file.prefixes.len(), digest(file))
+    };
+    option(&file.as_ref().map(shown))
 }
 
 fn option(value: &Option<impl Display>) -> String {

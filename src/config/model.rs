@@ -4,6 +4,7 @@ use crate::base::{Address, Listen};
 use crate::policy::balance::{self, Algorithm};
 use ipnet::IpNet;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything a running tcplb is told.
@@ -84,6 +85,10 @@ pub struct Listener {
     pub allow: Vec<IpNet>,
     /// Who may not.
     pub deny: Vec<IpNet>,
+    /// More of `allow`, from a file of their own.
+    pub allow_file: Option<PrefixFile>,
+    /// More of `deny`.
+    pub deny_file: Option<PrefixFile>,
     /// Clients at once; more wait in the kernel's backlog.
     pub max_connections: Option<u32>,
     /// Clients at once from one source.
@@ -98,6 +103,26 @@ pub struct Listener {
 impl Listener {
     /// What users call [`Listener::limits_dry_run`].
     pub const LIMITS: [(&str, bool); 2] = [("enforce", false), ("count", true)];
+}
+
+impl Listener {
+    /// All of `allow` and all of `deny`, wherever they stand.
+    pub fn lists(&self) -> (impl Iterator<Item = &IpNet>, impl Iterator<Item = &IpNet>) {
+        fn of(file: &Option<PrefixFile>) -> impl Iterator<Item = &IpNet> {
+            file.iter().flat_map(|file| file.prefixes.iter())
+        }
+        (self.allow.iter().chain(of(&self.allow_file)), self.deny.iter().chain(of(&self.deny_file)))
+    }
+}
+
+/// Prefixes that stand in a file of their own, one a line. The path is what was asked for; the prefixes are what the file
+/// held when the configuration was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PrefixFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What it holds; shared, since it may be long and every snapshot has it.
+    pub prefixes: Arc<[IpNet]>,
 }
 
 /// So many per second, as `50/s` is written; a burst of one second's worth is allowed.
@@ -118,6 +143,8 @@ impl Default for Listener {
             trusted_proxies: Vec::new(),
             allow: Vec::new(),
             deny: Vec::new(),
+            allow_file: None,
+            deny_file: None,
             max_connections: None,
             max_connections_per_source: None,
             connection_rate_per_source: None,
@@ -244,6 +271,29 @@ impl ProxyVersion {
     pub const NAMES: [(&str, ProxyVersion); 2] = [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
 }
 
+/// Whether a header is sent, and which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendProxy {
+    /// None.
+    Off,
+    /// One of this version.
+    As(ProxyVersion),
+}
+
+impl SendProxy {
+    /// What users call them.
+    pub const NAMES: [(&str, SendProxy); 3] =
+        [("off", SendProxy::Off), ("v1", SendProxy::As(ProxyVersion::V1)), ("v2", SendProxy::As(ProxyVersion::V2))];
+
+    /// The version, if one is sent.
+    pub fn version(self) -> Option<ProxyVersion> {
+        match self {
+            SendProxy::Off => None,
+            SendProxy::As(version) => Some(version),
+        }
+    }
+}
+
 /// How a pool's backends are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
@@ -293,7 +343,14 @@ pub struct Backend {
     /// Serves only when no primary can.
     pub backup: bool,
     /// Overrides the pool's setting.
-    pub send_proxy: Option<ProxyVersion>,
+    pub send_proxy: Option<SendProxy>,
+}
+
+impl Pool {
+    /// The header that this backend of it expects.
+    pub fn header_for(&self, backend: &Backend) -> Option<ProxyVersion> {
+        backend.send_proxy.map_or(self.send_proxy, SendProxy::version)
+    }
 }
 
 impl Backend {

@@ -5,8 +5,7 @@
 
 use crate::base::{Listen, duration};
 use crate::config::model::{
-    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, NoBackend, OnDown, OnRemove, Pool,
-    ProxyVersion,
+    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, NoBackend, OnDown, OnRemove, Pool, SendProxy,
 };
 use crate::config::words;
 use std::fmt::{Display, Write};
@@ -49,6 +48,9 @@ fn listener(out: &mut Lines, listener: &Listener) {
             out.list(key, prefixes.iter().map(|prefix| prefix.to_string()));
         }
     }
+    for (key, file) in [("allow_file", &listener.allow_file), ("deny_file", &listener.deny_file)] {
+        out.text_if(key, file.as_ref().map(|file| file.path.display()));
+    }
     out.plain_if("max_connections", listener.max_connections);
     out.plain_if("max_connections_per_source", listener.max_connections_per_source);
     let rate = listener.connection_rate_per_source.map(|rate| format!("{}/s", rate.per_second));
@@ -60,7 +62,7 @@ fn pool(out: &mut Lines, pool: &Pool) {
     out.section("[[pool]]");
     out.text("name", &pool.name);
     out.text("algorithm", pool.algorithm.name);
-    out.text_if("send_proxy", pool.send_proxy.map(proxy));
+    out.text_if("send_proxy", pool.send_proxy.map(|version| words::of(&SendProxy::As(version), &SendProxy::NAMES)));
     out.time("connect_timeout", pool.connect_timeout);
     out.plain("connect_attempts", pool.connect_attempts);
     out.time("idle_timeout", pool.idle_timeout);
@@ -129,14 +131,7 @@ fn backend(out: &mut Lines, backend: &Backend) {
     out.plain("weight", backend.weight);
     out.plain_if("max_connections", backend.max_connections);
     out.plain("backup", backend.backup);
-    out.text_if("send_proxy", backend.send_proxy.map(proxy));
-}
-
-fn proxy(version: ProxyVersion) -> &'static str {
-    match version {
-        ProxyVersion::V1 => "v1",
-        ProxyVersion::V2 => "v2",
-    }
+    out.text_if("send_proxy", backend.send_proxy.map(|send| words::of(&send, &SendProxy::NAMES)));
 }
 
 #[derive(Default)]

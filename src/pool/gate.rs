@@ -59,8 +59,9 @@ impl Gate {
         };
         let known = old.and_then(|old| old.limits.sources.as_ref());
         let sources = || known.map_or_else(|| Sources::new(rules), |known| known.successor(rules));
+        let (allow, deny) = settings.lists();
         let limits = Limits {
-            access: Access::new(&settings.allow, &settings.deny),
+            access: Access::new(allow, deny),
             sources: (rules != Rules::default()).then(sources),
             dry_run: settings.limits_dry_run,
         };

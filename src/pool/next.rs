@@ -112,7 +112,7 @@ impl<'a> Successor<'a> {
                 }
             };
             let state = self.state(&backend.name, survivor.map(|member| member.state));
-            let send_proxy = backend.send_proxy.or(self.settings.send_proxy);
+            let send_proxy = self.settings.header_for(backend);
             let (weight, backup) = (backend.weight, backend.backup);
             members.push(Member { backend: kept, slot, weight, backup, send_proxy, state });
         }

@@ -45,6 +45,10 @@ impl Drop for Process {
 #[test]
 fn limits_in_a_file_hold_and_a_reload_changes_them() {
     let (server, later) = (backend("a"), Port::reserve());
+    let directory = tempfile::tempdir().unwrap();
+    let list = directory.path().join("deny.txt");
+    let many: String = (0..100_000).map(|at| format!("10.{}.{}.0/24\n", at / 256 % 256, at % 256)).collect();
+    std::fs::write(&list, format!("{many}127.0.0.5\n")).unwrap();
     let text = format!(
         r#"
 [[listener]]
@@ -52,6 +56,7 @@ name = "web"
 bind = ["127.0.0.1:0"]
 pool = "web"
 deny = ["127.0.0.2"]
+deny_file = "{}"
 connection_rate_per_source = "2/s"
 
 [[listener]]
@@ -70,9 +75,9 @@ no_backend = "wait 20s"
 health.kind = "off"
 backend = [{{ address = "{}" }}]
 "#,
+        list.display(),
         later.at
     );
-    let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tcplb.toml");
     std::fs::write(&file, &text).unwrap();
     let mut process = Process::start(&file);
@@ -83,6 +88,19 @@ backend = [{{ address = "{}" }}]
     let served = (0..40).filter(|_| greeting(&mut connect([127, 0, 0, 3])).is_ok()).count();
     assert!((2..40).contains(&served), "{served} of 40");
     is_served(&mut connect([127, 0, 0, 4]));
+    is_reset(&mut connect([127, 0, 0, 5]));
+
+    std::fs::write(&list, "127.0.0.4\n127.0.0.999\n").unwrap();
+    kill_process(Pid::from_child(&process.child), Signal::HUP).unwrap();
+    process.said("deny.txt:2: expected a prefix");
+    is_reset(&mut connect([127, 0, 0, 5]));
+    is_served(&mut connect([127, 0, 0, 4]));
+    std::fs::write(&list, "127.0.0.4 # moved there\n").unwrap();
+    kill_process(Pid::from_child(&process.child), Signal::HUP).unwrap();
+    let changed = process.said("reload: listener web changed: deny_file ");
+    assert!(changed.contains("(100001 prefixes, ") && changed.contains("(1 prefixes, "), "{changed}");
+    is_served(&mut connect([127, 0, 0, 5]));
+    is_reset(&mut connect([127, 0, 0, 4]));
 
     let mut client = client_of(waiting, [127, 0, 0, 1]);
     waits(&mut client);

@@ -4,7 +4,7 @@ use super::corpus;
 use super::support::*;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
-use tcplb::config::model::Engine;
+use tcplb::config::model::{Engine, ProxyVersion, SendProxy};
 use tcplb::proto::proxy::{Announced, Header};
 
 #[test]
@@ -142,6 +142,26 @@ fn a_header_that_announces_nobody_leaves_the_socket_s_ends() {
         let mut server = backend.accept();
         assert_eq!(hear_ends(&mut server), (client.local_addr().unwrap(), tcplb.at()), "{name}");
     }
+}
+
+#[test]
+fn a_backend_s_own_word_overrides_the_pool_s() {
+    let backends = [FakeBackend::new(), FakeBackend::new(), FakeBackend::new()];
+    let mut plan = plan(&backends.each_ref().map(FakeBackend::at)).send(Some(ProxyVersion::V2));
+    plan.own = vec![SendProxy::Off, SendProxy::As(ProxyVersion::V1)];
+    let tcplb = plan.start();
+    let all: Vec<_> = backends
+        .iter()
+        .map(|backend| {
+            let mut client = connect(tcplb.at());
+            client.write_all(b"hello").unwrap();
+            client.shutdown(Shutdown::Write).unwrap();
+            hear_all(&mut backend.accept())
+        })
+        .collect();
+    assert_eq!(all[0], b"hello");
+    assert!(all[1].starts_with(b"PROXY TCP4 127.0.0.1 127.0.0.1 ") && all[1].ends_with(b"\r\nhello"), "{all:?}");
+    assert!(all[2].starts_with(b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c") && all[2].ends_with(b"hello"), "{all:?}");
 }
 
 #[test]

@@ -9,7 +9,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tcplb::app::{self, Running};
 use tcplb::base::{Address, Endpoint, Listen};
-use tcplb::config::model::{Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, ProxyVersion};
+use tcplb::config::model::{
+    Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, ProxyVersion, SendProxy,
+};
 use tcplb::proto::proxy::{Announced, Header, Parsed, parse};
 
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -42,6 +44,8 @@ pub struct Plan {
     pub engine: Engine,
     pub health: HealthKind,
     pub backends: Vec<Address>,
+    /// What backends say themselves, in their order; those behind the last leave it to the pool.
+    pub own: Vec<SendProxy>,
 }
 
 pub fn plan(backends: &[SocketAddr]) -> Plan {
@@ -53,6 +57,7 @@ pub fn plan(backends: &[SocketAddr]) -> Plan {
         engine: Engine::Adaptive,
         health: HealthKind::Off,
         backends: backends.iter().map(|at| Address::Inet(*at)).collect(),
+        own: Vec::new(),
     }
 }
 
@@ -79,10 +84,12 @@ impl Plan {
             timeout: Duration::from_millis(50),
             ..Health::default()
         };
+        let mut own = self.own.into_iter();
+        let backend = |address| Backend { send_proxy: own.next(), ..Backend::at(address) };
         let pool = Pool {
             health,
             send_proxy: self.send,
-            backends: self.backends.into_iter().map(Backend::at).collect(),
+            backends: self.backends.into_iter().map(backend).collect(),
             ..Pool::default()
         };
         let listener = Listener {

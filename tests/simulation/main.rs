@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
-use tcplb::config::model::{self, Model, ProxyVersion};
+use tcplb::config::model::{self, Model, ProxyVersion, SendProxy};
 use tcplb::pool::{self, AdminState, Admission, Backend, Guest, Plan, Resolved, Snapshot};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{self, CloseReason};
@@ -262,7 +262,7 @@ fn make_pool_with(
         let Endpoint::Inet(at) = endpoints[0] else { unreachable!() };
         configured.push(model::Backend {
             name: name.clone(),
-            send_proxy,
+            send_proxy: send_proxy.map(SendProxy::As),
             max_connections,
             ..model::Backend::at(Address::Inet(at))
         });

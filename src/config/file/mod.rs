@@ -6,12 +6,14 @@
 //! | `values`   | single values that only the file has                            |
 //! | `sections` | `[global]`, `[[listener]]`, `[[pool]]` and what is inside them  |
 //! | `across`   | what must hold between sections: names, addresses, pools        |
+//! | `list`     | the text of a file of prefixes                                  |
 //!
 //! Pure: reading the file, and looking up how many cores there are, is for the caller. It does not stop at the first
 //! mistake: an operator mends a file in one go, not in ten. What this version can't do yet is understood and refused, so
 //! that nobody believes it to be in force.
 
 mod across;
+pub mod list;
 mod sections;
 mod table;
 mod values;

@@ -7,9 +7,12 @@ use super::table::{Found, Table};
 use super::{Parsed, values};
 use crate::base::{Address, Listen, duration};
 use crate::config::check::{self, WORKERS_MAX};
-use crate::config::model::{AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, defaults};
+use crate::config::model::{
+    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, PrefixFile, SendProxy, defaults,
+};
 use crate::config::words;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What stands in no section.
 pub const ROOT: &[&str] = &["global", "listener", "pool"];
@@ -33,6 +36,8 @@ const LISTENER: &[&str] = &[
     "trusted_proxies",
     "allow",
     "deny",
+    "allow_file",
+    "deny_file",
     "max_connections",
     "max_connections_per_source",
     "connection_rate_per_source",
@@ -143,6 +148,8 @@ fn listener(at: &Table<'_>) -> (Listener, Vec<Found<Listen>>) {
         )),
         allow: prefixes(at.filled_list("allow", anybody, values::prefix)),
         deny: prefixes(at.list("deny", values::prefix)),
+        allow_file: at.text("allow_file", prefix_file),
+        deny_file: at.text("deny_file", prefix_file),
         max_connections: at.number("max_connections", COUNT),
         max_connections_per_source: at.number("max_connections_per_source", COUNT),
         connection_rate_per_source: at.text("connection_rate_per_source", values::rate),
@@ -179,7 +186,7 @@ fn pool(at: &Table<'_>) -> Pool {
         no_backend: at.text("no_backend", values::no_backend).unwrap_or(default.no_backend),
         all_down: at.text("all_down", |text| words::one_of(text, &AllDown::NAMES)).unwrap_or(default.all_down),
         outlier_failures: at.number("outlier_failures", 0..=u64::from(u32::MAX)).unwrap_or(default.outlier_failures),
-        send_proxy: at.text("send_proxy", values::proxy),
+        send_proxy: at.text("send_proxy", values::proxy).and_then(SendProxy::version),
         health: at.table("health", HEALTH).map_or(default.health, |at| health(&at)),
         backends: backends.into_iter().map(|(backend, _)| backend).collect(),
     }
@@ -272,6 +279,11 @@ fn backend(at: &Table<'_>) -> Option<Backend> {
 
 fn name(text: &str) -> Result<String, String> {
     check::name(text).map(|()| text.to_owned())
+}
+
+/// What it holds is read by whoever read this file ([`super::list`]).
+fn prefix_file(text: &str) -> Result<PrefixFile, String> {
+    Ok(PrefixFile { path: path(text)?, prefixes: Arc::default() })
 }
 
 fn path(text: &str) -> Result<PathBuf, String> {

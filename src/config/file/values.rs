@@ -1,7 +1,7 @@
 //! Single values that only the file has: rates, prefixes, status ranges, words with a duration.
 
 use crate::base::duration;
-use crate::config::model::{NoBackend, OnDown, OnRemove, ProxyVersion, Rate};
+use crate::config::model::{NoBackend, OnDown, OnRemove, Rate, SendProxy};
 use crate::config::words;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -57,9 +57,9 @@ pub fn no_backend(text: &str) -> Result<NoBackend, String> {
     followed(text, "wait").map_or_else(|| words::one_of(text, &words), |time| time.map(NoBackend::Wait))
 }
 
-/// `v1` or `v2`.
-pub fn proxy(text: &str) -> Result<ProxyVersion, String> {
-    words::one_of(text, &ProxyVersion::NAMES)
+/// `off`, `v1` or `v2`.
+pub fn proxy(text: &str) -> Result<SendProxy, String> {
+    words::one_of(text, &SendProxy::NAMES)
 }
 
 /// Zero, for which the key has a meaning of its own, or a duration that a timer can measure.

@@ -47,27 +47,26 @@ impl Default for Access {
 
 impl Access {
     /// Flattens the lists.
-    pub fn new(allow: &[IpNet], deny: &[IpNet]) -> Access {
+    pub fn new<'a>(allow: impl IntoIterator<Item = &'a IpNet>, deny: impl IntoIterator<Item = &'a IpNet>) -> Access {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for (nets, allowed) in [(allow, true), (deny, false)] {
-            for net in nets {
-                match canonical(*net) {
-                    IpNet::V4(net) => v4.push(Range {
-                        first: u32::from(net.network()).into(),
-                        last: u32::from(net.broadcast()).into(),
-                        length: net.prefix_len(),
-                        allowed,
-                    }),
-                    IpNet::V6(net) => v6.push(Range {
-                        first: net.network().into(),
-                        last: net.broadcast().into(),
-                        length: net.prefix_len(),
-                        allowed,
-                    }),
-                }
+        let mut otherwise = true;
+        let allow = allow.into_iter().inspect(|_| otherwise = false).map(|net| (net, true));
+        for (net, allowed) in allow.chain(deny.into_iter().map(|net| (net, false))) {
+            match canonical(*net) {
+                IpNet::V4(net) => v4.push(Range {
+                    first: u32::from(net.network()).into(),
+                    last: u32::from(net.broadcast()).into(),
+                    length: net.prefix_len(),
+                    allowed,
+                }),
+                IpNet::V6(net) => v6.push(Range {
+                    first: net.network().into(),
+                    last: net.broadcast().into(),
+                    length: net.prefix_len(),
+                    allowed,
+                }),
             }
         }
-        let otherwise = allow.is_empty();
         Access { v4: Changes::new(v4, otherwise), v6: Changes::new(v6, otherwise) }
     }
 

@@ -11,6 +11,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::string::string_regex;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 const EXAMPLE: &str = include_str!("../../../../config.example");
@@ -65,14 +66,24 @@ fn global() -> impl Strategy<Value = Global> {
 fn listener() -> impl Strategy<Value = (Listener, Vec<u8>, usize)> {
     let limit = || option::of(1_u32..);
     let rate = option::of((1_u32..).prop_map(|per_second| Rate { per_second }));
-    let lists = (prefixes(), prefixes(), prefixes());
+    let lists = (prefixes(), prefixes(), prefixes(), [prefix_file(), prefix_file()]);
     (any::<[bool; 2]>(), lists, limit(), limit(), rate, vec(0..5_u8, 1..4), any::<usize>()).prop_map(
-        |([accept_proxy, limits_dry_run], (trusted_proxies, allow, deny), one, other, rate, binds, pool)| {
+        |(
+            [accept_proxy, limits_dry_run],
+            (trusted_proxies, allow, deny, [allow_file, deny_file]),
+            one,
+            other,
+            rate,
+            binds,
+            pool,
+        )| {
             let listener = Listener {
                 accept_proxy,
                 trusted_proxies,
                 allow,
                 deny,
+                allow_file,
+                deny_file,
                 max_connections: one,
                 max_connections_per_source: other,
                 connection_rate_per_source: rate,
@@ -84,8 +95,12 @@ fn listener() -> impl Strategy<Value = (Listener, Vec<u8>, usize)> {
     )
 }
 
-fn proxy() -> impl Strategy<Value = Option<ProxyVersion>> {
-    option::of(prop_oneof![Just(ProxyVersion::V1), Just(ProxyVersion::V2)])
+fn proxy() -> impl Strategy<Value = Option<SendProxy>> {
+    option::of((0..SendProxy::NAMES.len()).prop_map(|at| SendProxy::NAMES[at].1))
+}
+
+fn prefix_file() -> impl Strategy<Value = Option<PrefixFile>> {
+    option::of(name().prop_map(|name| PrefixFile { path: name.into(), prefixes: Arc::default() }))
 }
 
 fn health() -> impl Strategy<Value = Health> {
@@ -136,7 +151,7 @@ fn pool() -> impl Strategy<Value = Pool> {
                 no_backend,
                 all_down,
                 outlier_failures,
-                send_proxy,
+                send_proxy: send_proxy.and_then(SendProxy::version),
                 health,
                 backends: named(backends, |backend, name| backend.name = name, |backend| &backend.name),
             }

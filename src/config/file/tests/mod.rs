@@ -7,7 +7,10 @@ mod generated;
 use super::*;
 use crate::base::{Address, Listen};
 use crate::config::model::{AllDown, Backend, Engine, Global, Listener};
-use crate::config::model::{Health, HealthKind, NoBackend, OnDown, OnRemove, Pool, ProxyVersion, Rate};
+use crate::config::model::{
+    Health, HealthKind, NoBackend, OnDown, OnRemove, Pool, PrefixFile, ProxyVersion, Rate, SendProxy,
+};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The mistakes of a text in a file called `f`.
@@ -42,6 +45,8 @@ fn every_key_reaches_the_model() {
         trusted_proxies: vec!["10.0.0.0/8".parse().unwrap()],
         allow: vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()],
         deny: vec!["192.0.2.0/24".parse().unwrap(), "198.51.100.7/32".parse().unwrap()],
+        allow_file: Some(PrefixFile { path: "/etc/tcplb/allow".into(), prefixes: Arc::default() }),
+        deny_file: Some(PrefixFile { path: "deny.txt".into(), prefixes: Arc::default() }),
         max_connections: Some(5000),
         max_connections_per_source: Some(100),
         connection_rate_per_source: Some(Rate { per_second: 50 }),
@@ -60,7 +65,7 @@ fn every_key_reaches_the_model() {
         weight: 5,
         max_connections: Some(200),
         backup: true,
-        send_proxy: Some(ProxyVersion::V1),
+        send_proxy: Some(SendProxy::Off),
     };
     let pool = Pool {
         name: "app".to_owned(),
