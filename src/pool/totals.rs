@@ -2,8 +2,13 @@
 //! the name keeps the counts.
 
 use super::histogram::{CONNECTIONS, Histogram};
+use crate::base::Tick;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// How often the log tells of refusals for the same reason while they go on.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Totals of one listener. Workers add, everyone reads; all relaxed.
 #[derive(Debug)]
@@ -12,7 +17,17 @@ pub struct ListenerTotals {
     pub name: String,
     accepted: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
+    told: [Told; Refusal::ALL.len()],
     active: AtomicUsize,
+}
+
+/// What the log knows of the refusals for one reason.
+#[derive(Debug, Default)]
+struct Told {
+    /// When it was last told; 0: never.
+    at: AtomicU64,
+    /// How many had been refused by then.
+    refused: AtomicU64,
 }
 
 /// Why a client was not served.
@@ -50,8 +65,8 @@ impl Refusal {
 impl ListenerTotals {
     /// Nothing counted yet.
     pub fn new(name: String) -> Arc<ListenerTotals> {
-        let (accepted, refused, active) = Default::default();
-        Arc::new(ListenerTotals { name, accepted, refused, active })
+        let (accepted, refused, told, active) = Default::default();
+        Arc::new(ListenerTotals { name, accepted, refused, told, active })
     }
 
     /// Counts a client that was accepted; its connection counts as active until the visit is dropped.
@@ -64,6 +79,20 @@ impl ListenerTotals {
     /// Counts one that was then refused.
     pub fn refuse(&self, why: Refusal) {
         self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many clients were refused for this reason since that was last told, if it is to be told again: the first at
+    /// once, the others together, so that a flood does not become one of the log. `now` is of [`super::clock`].
+    pub fn to_tell(&self, why: Refusal, now: Tick) -> Option<u64> {
+        let told = &self.told[why as usize];
+        let last = told.at.load(Ordering::Relaxed);
+        if last != 0 && now - Tick(last) < TELL_EVERY {
+            return None;
+        }
+        // Of several workers one tells.
+        told.at.compare_exchange(last, now.0, Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        let refused = self.refused(why);
+        Some(refused - told.refused.swap(refused, Ordering::Relaxed))
     }
 
     /// Clients accepted, refused ones included.
@@ -128,6 +157,20 @@ mod tests {
         for (index, why) in Refusal::ALL.into_iter().enumerate() {
             assert_eq!(why as usize, index);
         }
+    }
+
+    #[test]
+    fn the_first_refusal_is_told_at_once_and_the_others_together() {
+        let totals = ListenerTotals::new("web".into());
+        let refuse = |now| {
+            totals.refuse(Refusal::Denied);
+            totals.to_tell(Refusal::Denied, now)
+        };
+        assert_eq!(refuse(Tick(1)), Some(1));
+        assert_eq!([refuse(Tick(2)), refuse(Tick(9_999_999))], [None, None]);
+        totals.refuse(Refusal::NoBackend);
+        assert_eq!(totals.to_tell(Refusal::NoBackend, Tick(2)), Some(1), "another reason");
+        assert_eq!(refuse(Tick(10_000_001)), Some(3));
     }
 
     #[test]

@@ -311,7 +311,6 @@ struct Reporter {
     prober: Mailbox<Note>,
 }
 
-/// Everybody may come in.
 impl Observer for Reporter {
     fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure) {
         let _ = self.prober.offer(Note::ConnectFailed { backend: backend.id, failure });
@@ -329,5 +328,12 @@ impl Observer for Reporter {
             let _ = self.prober.offer(Note::ResetEarly(backend.id));
         }
         log::debug!("{record}");
+        if let Some(why) = record.close.refusal()
+            && let Some(count) = record.listener.to_tell(why, clock::now())
+        {
+            let client = record.client.as_ref().map_or_else(|| "a unix client".to_owned(), ToString::to_string);
+            let who = if count == 1 { client } else { format!("{count} more clients, {client} the last") };
+            log::warn!("listener {} refused {who}: {}", record.listener.name, record.close);
+        }
     }
 }

@@ -85,6 +85,8 @@ backend = [{{ address = "{}" }}]
     let connect = |ip: [u8; 4]| -> Client { client_of(web, ip) };
 
     is_reset(&mut connect([127, 0, 0, 2]));
+    let told = process.said("listener web refused 127.0.0.2:");
+    assert!(told.ends_with(": denied"), "{told}");
     let served = (0..40).filter(|_| greeting(&mut connect([127, 0, 0, 3])).is_ok()).count();
     assert!((2..40).contains(&served), "{served} of 40");
     is_served(&mut connect([127, 0, 0, 4]));
