@@ -12,30 +12,47 @@ pub const PIPES: usize = 256;
 /// How many empty pipes a worker keeps open for the next bulk way.
 const SPARE_PIPES: usize = 16;
 
+/// After the system refused a pipe (descriptors are short, or the user's share of pipe memory is used up), so many are not
+/// even asked for: what would have been spliced is copied, and need not pay for asking as well, once a chunk.
+pub(super) const REFUSED: u32 = 256;
+
 /// A worker's pipes.
 #[derive(Debug)]
 pub(super) struct Pool<P> {
     spare: Vec<P>,
     /// How many more may be opened.
     left: usize,
+    /// How many more are not asked for.
+    refused: u32,
 }
 
 impl<P> Pool<P> {
     pub(super) fn new(most: usize) -> Pool<P> {
-        Pool { spare: Vec::new(), left: most }
+        Pool { spare: Vec::new(), left: most, refused: 0 }
     }
 
-    /// An empty pipe, unless the cap is reached or the process is short of descriptors.
-    fn take(&mut self, io: &mut impl Io<Pipe = P>) -> Option<P> {
+    /// An empty pipe, unless the cap is reached or the system has none for us.
+    pub(super) fn take(&mut self, io: &mut impl Io<Pipe = P>) -> Option<P> {
         if let Some(pipe) = self.spare.pop() {
             return Some(pipe);
         }
         if self.left == 0 {
             return None;
         }
-        let pipe = io.pipe().ok()?;
-        self.left -= 1;
-        Some(pipe)
+        if self.refused > 0 {
+            self.refused -= 1;
+            return None;
+        }
+        match io.pipe() {
+            Ok(pipe) => {
+                self.left -= 1;
+                Some(pipe)
+            }
+            Err(_) => {
+                self.refused = REFUSED;
+                None
+            }
+        }
     }
 
     /// Takes an empty pipe back.

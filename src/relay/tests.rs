@@ -10,6 +10,8 @@ struct Script {
     writes: Vec<Vec<u8>>,
     /// The last write was said to be the last.
     last: bool,
+    /// How many pipes were asked for; there is none.
+    pipes: usize,
 }
 
 impl Io for Script {
@@ -30,6 +32,7 @@ impl Io for Script {
     }
 
     fn pipe(&mut self) -> io::Result<()> {
+        self.pipes += 1;
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -48,6 +51,7 @@ fn script(reads: &[&str]) -> Script {
         room: CHUNK,
         writes: Vec::new(),
         last: false,
+        pipes: 0,
     }
 }
 
@@ -141,4 +145,18 @@ fn what_is_taken_in_is_held_in_order_and_can_be_skipped_from_the_front() {
     assert!(!source.ready.readable);
     flow.skip(3, &mut shared);
     assert!(!flow.holds() && shared.buffers.len() == 1, "its buffer is spare again");
+}
+
+#[test]
+fn a_system_that_has_no_pipe_is_not_asked_for_each_chunk() {
+    let (mut io, mut pool) = (script(&[]), splice::Pool::<()>::new(8));
+    let mut ask = |times: u32| {
+        for _ in 0..times {
+            assert!(pool.take(&mut io).is_none());
+        }
+        io.pipes
+    };
+    assert_eq!(ask(1), 1);
+    assert_eq!(ask(splice::REFUSED), 1);
+    assert_eq!(ask(1), 2, "and is asked again after a while");
 }
