@@ -5,8 +5,9 @@
 use crate::admin::{self, Admin};
 use crate::base::Endpoint;
 use crate::config::model::Model;
+use crate::confine::Plan;
 use crate::control::{self, Control, Crew, Opened, Parts, Truth};
-use crate::net::listen::Listening;
+use crate::net::listen::{self, Listening};
 use crate::pool::{Admission, BackendId, Published, Snapshot};
 use crate::prober::{self, Prober};
 use crate::session::CloseReason;
@@ -66,6 +67,15 @@ pub fn start(model: Model) -> Result<Running, StartError> {
 
 /// Starts a balancer. `loader` reads the file that `model` came from again. On return it serves.
 pub fn start_with(model: Model, loader: Option<Loader>) -> Result<Running, StartError> {
+    begin(model, loader, None)
+}
+
+/// As [`start_with`]; once everything is bound this process, from this thread on, gives up what the plan says.
+pub fn start_confined(model: Model, loader: Option<Loader>, plan: Plan) -> Result<Running, StartError> {
+    begin(model, loader, Some(plan))
+}
+
+fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Running, StartError> {
     let descriptors = raise_descriptor_limit();
     let workers = model.global.workers;
     let (truth, opened) = Truth::new(model).map_err(StartError)?;
@@ -76,7 +86,17 @@ pub fn start_with(model: Model, loader: Option<Loader>) -> Result<Running, Start
         let endpoints = listener.entrances.clone().into_iter().map(|entrance| entrance.endpoint);
         endpoints.map(move |endpoint| Bound { name: name.clone(), endpoint })
     };
-    let listeners = snapshot.listeners.iter().flat_map(bound).collect();
+    let listeners: Vec<Bound> = snapshot.listeners.iter().flat_map(bound).collect();
+    if let Some(plan) = plan {
+        let admin = admin.iter().flat_map(|admin| admin.endpoints());
+        let all = listeners.iter().map(|bound| &bound.endpoint).chain(admin);
+        let own: Vec<Endpoint> = all.filter(|endpoint| !listen::is_inherited(endpoint)).cloned().collect();
+        // Threads take over what they start with: there is none yet.
+        if let Err(why) = plan.carry_out(&own) {
+            control::remove_files(&own);
+            return Err(StartError(why));
+        }
+    }
 
     let max_connections = model.global.max_connections.unwrap_or_else(|| connections_for(descriptors));
     let spawn_error = |error: io::Error| StartError(format!("can't start a thread: {error}"));

@@ -14,6 +14,7 @@
 //! | [`worker`]  | threads: event loop, accept, and the driver that applies what sessions decide     |
 //! | [`relay`]   | moves the bytes of one way: copy, splice                                          |
 //! | [`session`] | one connection as a machine without I/O: (input, now) → effect; every ending      |
+//! | [`confine`] | what the process gives up once everything is bound: user, capabilities, Landlock    |
 //! | [`net`]     | sockets and pipes; the one place that is Linux-only                               |
 //! | [`systemd`] | what the service manager is told, and the sockets it handed over                    |
 //! | [`mailbox`] | a channel and the waker of its reader, tied together                              |
@@ -35,6 +36,7 @@ pub mod app;
 pub mod base;
 pub mod cli;
 pub mod config;
+pub mod confine;
 pub mod control;
 pub mod mailbox;
 pub mod net;

@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["access_log"],
     &["relay"],
     &["session", "systemd"],
-    &["net", "mailbox"],
+    &["net", "mailbox", "confine"],
     &["pool"],
     &["config"],
     &["policy"],
@@ -30,6 +30,7 @@ const PURE: &[&str] = &["session", "policy", "proto", "config", "base"];
 /// What a pure module would do it with.
 const IMPURE: &[&str] = &[
     "crate::net",
+    "crate::confine",
     "crate::mailbox",
     "TcpStream",
     "TcpListener",

@@ -8,10 +8,14 @@ use super::http::{Request, Response};
 use crate::base::Endpoint;
 use std::io::Read;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// A longer token is a wrong file.
 const TOKEN_MAX: u64 = 4096;
+
+/// The bit of a file's mode.
+const OTHERS_READ: u32 = 0o004;
 
 /// What a call must bring.
 #[derive(Default)]
@@ -27,7 +31,12 @@ impl Access {
     pub fn new(file: Option<&Path>) -> Result<Access, String> {
         let Some(path) = file else { return Ok(Access::default()) };
         let mut text = Vec::new();
-        let read = std::fs::File::open(path).and_then(|file| file.take(TOKEN_MAX + 1).read_to_end(&mut text));
+        let read = std::fs::File::open(path).and_then(|file| {
+            if file.metadata()?.permissions().mode() & OTHERS_READ != 0 {
+                log::warn!("everybody on this machine can read the admin token: chmod o-r {}", path.display());
+            }
+            file.take(TOKEN_MAX + 1).read_to_end(&mut text)
+        });
         let bad = |why: &str| format!("can't take the admin token from {}: {why}", path.display());
         read.map_err(|error| bad(&error.to_string()))?;
         let token = text.trim_ascii();

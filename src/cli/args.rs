@@ -186,6 +186,23 @@ pub struct Balance {
     #[arg(long, value_name = "FILE", help_heading = "Process")]
     pub admin_token_file: Option<PathBuf>,
 
+    /// Become this user once everything is bound; needs root
+    ///
+    /// A name or a number. The right to bind ports below 1024 is kept, and no other.
+    #[arg(long, value_name = "USER", help_heading = "Process")]
+    pub user: Option<String>,
+
+    /// The group that goes with --user [default: the user's own]
+    #[arg(long, value_name = "GROUP", help_heading = "Process")]
+    pub group: Option<String>,
+
+    /// Give up the file system once everything is bound: auto or off [default: auto]
+    ///
+    /// By Landlock, as far as the kernel has it. What the resolver and a reload read stays readable; nothing can be written
+    /// and no program started.
+    #[arg(long, value_name = "MODE", help_heading = "Process")]
+    pub sandbox: Option<String>,
+
     /// off, error, warn, info, debug or trace [default: info]
     ///
     /// The environment variable RUST_LOG, if set, wins over it.

@@ -7,6 +7,7 @@ use super::flags::{Asked, Mistakes};
 use super::values;
 use crate::config::file;
 use crate::config::model::{Listener, Model};
+use crate::confine;
 use log::LevelFilter;
 use std::fs::File;
 use std::io::Read;
@@ -73,7 +74,8 @@ pub fn summary(path: &Path, model: &Model) -> String {
 
 fn text(path: &Path) -> Result<String, String> {
     let path_shown = path.display();
-    let cannot = |error: std::io::Error| format!("can't read {path_shown}: {error}");
+    let cannot =
+        |error: std::io::Error| format!("can't read {path_shown}: {error}{}", confine::hint_to_reading(path, &error));
     let mut bytes = Vec::new();
     File::open(path).map_err(cannot)?.take(SIZE_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
     if bytes.len() as u64 > SIZE_MAX {
@@ -111,6 +113,9 @@ fn beside(flags: &Balance) -> Vec<&'static str> {
         relay,
         admin,
         admin_token_file,
+        user,
+        group,
+        sandbox,
     } = flags;
     let given = [
         ("--listen", !listen.is_empty()),
@@ -132,6 +137,9 @@ fn beside(flags: &Balance) -> Vec<&'static str> {
         ("--relay", relay.is_some()),
         ("--admin", admin.is_some()),
         ("--admin-token-file", admin_token_file.is_some()),
+        ("--user", user.is_some()),
+        ("--group", group.is_some()),
+        ("--sandbox", sandbox.is_some()),
     ];
     given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
 }

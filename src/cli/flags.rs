@@ -42,6 +42,12 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     let send_proxy = mistakes.read("--send-proxy", &flags.send_proxy, values::proxy_version);
     let relay = mistakes.read("--relay", &flags.relay, values::relay);
     let admin = admin(flags, &bind, &mut mistakes);
+    let name = |text: &str| check::name(text).map(|()| text.to_owned());
+    let (user, group) = (mistakes.read("--user", &flags.user, name), mistakes.read("--group", &flags.group, name));
+    if flags.group.is_some() && flags.user.is_none() {
+        mistakes.note(format!("--group: {}", check::GROUP_ALONE));
+    }
+    let sandbox = mistakes.read("--sandbox", &flags.sandbox, values::sandbox);
     let log_level = mistakes.read("--log-level", &flags.log_level, values::log_level);
     let Some(algorithm) = algorithm.filter(|_| mistakes.0.is_empty()) else { return Err(mistakes) };
 
@@ -61,6 +67,9 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
         relay: relay.unwrap_or_default(),
         admin,
         admin_token_file: flags.admin_token_file.clone(),
+        user,
+        group,
+        sandbox: sandbox.unwrap_or_default(),
     };
     let listeners = vec![model::Listener { bind, accept_proxy: flags.accept_proxy, ..model::Listener::default() }];
     let model = Model { global, listeners, pools: vec![pool] };
@@ -331,6 +340,9 @@ mod tests {
             ("--idle-timeout 1x", &["--idle-timeout: ", "`1x`"]),
             ("--shutdown-timeout 30", &["--shutdown-timeout: ", "`30`"]),
             ("--send-proxy v3", &["--send-proxy: expected v1 or v2, got `v3`"]),
+            ("--user a\u{7f}b", &["--user: expected a name without spaces"]),
+            ("--group web", &["--group: expected a user that it goes with"]),
+            ("--sandbox on", &["--sandbox: expected auto or off, got `on`"]),
             ("--log-level loud", &["--log-level: expected off, error", "`loud`"]),
             ("-l nowhere", &["--listen: expected 127.0.0.1:80", "or :80", "`nowhere`: the port is missing"]),
             ("-b a:1,weight=x", &["--backend: weight: ", "0 to 65535", "`x`"]),

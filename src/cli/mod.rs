@@ -77,10 +77,12 @@ fn balance(flags: &args::Balance) -> ExitCode {
     match asked {
         Ok(asked) => {
             logger::init(asked.log_level);
-            let loader = flags.config.clone().map(|path| -> Loader {
-                Box::new(move || config_file::load(&path, cores()).map_err(|flags::Mistakes(mistakes)| mistakes))
+            let file = flags.config.clone().map(|path| {
+                let file = path.clone();
+                let load = move || config_file::load(&file, cores()).map_err(|flags::Mistakes(mistakes)| mistakes);
+                (path, Box::new(load) as Loader)
             });
-            done(serve::run(asked.model, loader))
+            done(serve::run(asked.model, file))
         }
         Err(flags::Mistakes(mistakes)) => {
             let code = refuse(&mistakes);

@@ -5,18 +5,22 @@ use super::terminal;
 use crate::app::{self, Loader, ReloadError, Remote};
 use crate::base::{Endpoint, duration};
 use crate::config::model::{self, HealthKind, Model};
+use crate::confine::Plan;
 use crate::systemd;
 use crossbeam_channel::Receiver;
 use std::fmt::{self, Write};
+use std::path::PathBuf;
 use std::thread;
 
-/// Runs until a signal stops it. `loader` reads the model's file again, if it came from one. The error says what could
-/// not be started and why.
-pub fn run(model: Model, loader: Option<Loader>) -> Result<(), String> {
+/// Runs until a signal stops it. `file` is where the model came from, if from a file, and reads it again. The error says what
+/// could not be started and why.
+pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> {
     let introduction = introduction(&model);
+    let plan = Plan::new(&model, file.as_ref().map(|(path, _)| path.as_path()))?;
     // Before there is any other thread.
     systemd::take_sockets()?;
-    let running = app::start_with(model, loader).map_err(|error| error.to_string())?;
+    let running =
+        app::start_confined(model, file.map(|(_, loader)| loader), plan).map_err(|error| error.to_string())?;
     for endpoint in crate::net::listen::unclaimed() {
         log::warn!("the service manager opened {endpoint}, but nothing is configured to listen there");
     }

@@ -3,7 +3,7 @@
 //! Each parser's error says what would be accepted and shows the value; naming the flag is the caller's part.
 
 use crate::base::nearest;
-use crate::config::model::{Engine, ProxyVersion};
+use crate::config::model::{Engine, ProxyVersion, Sandbox};
 use crate::config::words;
 use log::LevelFilter;
 
@@ -39,6 +39,11 @@ pub fn log_level(text: &str) -> Result<LevelFilter, String> {
 /// A relay engine, in any case.
 pub fn relay(text: &str) -> Result<Engine, String> {
     words::one_of(text, &Engine::NAMES)
+}
+
+/// Whether to lock itself in, in any case.
+pub fn sandbox(text: &str) -> Result<Sandbox, String> {
+    words::one_of(text, &Sandbox::NAMES)
 }
 
 /// A version of the PROXY protocol, in any case.

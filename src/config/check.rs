@@ -11,6 +11,9 @@ const NAME_MAX: usize = 128;
 /// More threads than any machine has cores for.
 pub const WORKERS_MAX: usize = 1024;
 
+/// What is wrong with a group and no user: it would be ignored.
+pub const GROUP_ALONE: &str = "expected a user that it goes with";
+
 /// A name as it may stand in a log line, a metric label and a URL: not empty, no white space, nothing unprintable.
 pub fn name(text: &str) -> Result<(), String> {
     let why = if text.is_empty() {

@@ -264,7 +264,18 @@ fn live(global: &model::Global) -> Vec<Shown> {
 
 /// What of them takes effect only at the start.
 fn fixed(global: &model::Global) -> Vec<Shown> {
-    let model::Global { workers, max_connections, shutdown_timeout: _, relay, admin, admin_token_file } = global;
+    let model::Global {
+        workers,
+        max_connections,
+        shutdown_timeout: _,
+        relay,
+        admin,
+        admin_token_file,
+        user,
+        group,
+        sandbox,
+    } = global;
+    let sandbox = model::Sandbox::NAMES.iter().find(|(_, other)| other == sandbox).map(|(name, _)| name);
     let relay = model::Engine::NAMES.iter().find(|(_, engine)| engine == relay).map(|(name, _)| name);
     vec![
         ("workers", workers.to_string()),
@@ -272,6 +283,9 @@ fn fixed(global: &model::Global) -> Vec<Shown> {
         ("relay", option(&relay)),
         ("admin", option(admin)),
         ("admin_token_file", option(&admin_token_file.as_ref().map(|path| path.display()))),
+        ("user", option(user)),
+        ("group", option(group)),
+        ("sandbox", option(&sandbox)),
     ]
 }
 

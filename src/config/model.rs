@@ -33,6 +33,12 @@ pub struct Global {
     pub admin: Option<Listen>,
     /// The file with the bearer token that admin calls must carry.
     pub admin_token_file: Option<PathBuf>,
+    /// Whom the process becomes once everything is bound, by name or number; `None`: stays who started it.
+    pub user: Option<String>,
+    /// The group that goes with the user; `None`: the user's own. Never without a user.
+    pub group: Option<String>,
+    /// Does the process give up what it will not need of the file system?
+    pub sandbox: Sandbox,
 }
 
 impl Default for Global {
@@ -45,8 +51,26 @@ impl Default for Global {
             relay: Engine::default(),
             admin: None,
             admin_token_file: None,
+            user: None,
+            group: None,
+            sandbox: Sandbox::default(),
         }
     }
+}
+
+/// Does the process lock itself in?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// As far as the kernel can.
+    #[default]
+    Auto,
+    /// No.
+    Off,
+}
+
+impl Sandbox {
+    /// What users call them.
+    pub const NAMES: [(&str, Sandbox); 2] = [("auto", Sandbox::Auto), ("off", Sandbox::Off)];
 }
 
 /// How bytes are moved from one socket to the other.

@@ -5,7 +5,8 @@
 
 use crate::base::{Listen, duration};
 use crate::config::model::{
-    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, NoBackend, OnDown, OnRemove, Pool, SendProxy,
+    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, NoBackend, OnDown, OnRemove, Pool, Sandbox,
+    SendProxy,
 };
 use crate::config::words;
 use std::fmt::{Display, Write};
@@ -33,6 +34,10 @@ fn global(out: &mut Lines, global: &Global) {
     out.text("relay", name);
     out.text_if("admin", global.admin.as_ref());
     out.text_if("admin_token_file", global.admin_token_file.as_ref().map(|path| path.display()));
+    out.text_if("user", global.user.as_ref());
+    out.text_if("group", global.group.as_ref());
+    let name = Sandbox::NAMES.iter().find(|(_, sandbox)| *sandbox == global.sandbox).map_or("auto", |(name, _)| name);
+    out.text("sandbox", name);
 }
 
 fn listener(out: &mut Lines, listener: &Listener) {

@@ -6,10 +6,11 @@
 use super::command::Edit;
 use super::remote::Refused;
 use super::resolve;
-use crate::base::{Endpoint, Listen};
+use crate::base::{Address, Endpoint, Listen};
 use crate::config::check;
 use crate::config::diff::{self, Changes, Setting, Subject, What};
 use crate::config::model::{self, Model, OnRemove};
+use crate::confine;
 use crate::net::listen::{self, Listening};
 use crate::pool::{
     self, AdminState, BackendId, Entrance, EntranceId, Listener, Plan, Pool, Resolved, Snapshot, same_endpoints,
@@ -250,10 +251,14 @@ impl Truth {
         let mut entrances = self.snapshot.listeners.iter().flat_map(|listener| &listener.entrances);
         let own = entrances.find(|entrance| check::overlap(&entrance.asked, listen));
         // The old address is given up only once the new one is bound.
+        let locked = match &listen.0 {
+            Address::Unix(path) => confine::hint_to_binding(path, error),
+            _ => "",
+        };
         let hint = own.map_or(String::new(), |own| {
             format!(" (tcplb listens on {} itself: take that out first, then put this in)", own.asked)
         });
-        format!("can't listen on {listen}: {error}{hint}")
+        format!("can't listen on {listen}: {error}{locked}{hint}")
     }
 }
 

@@ -4,7 +4,7 @@
 //! Two runs that differ only in the amount of work are compared, so that starting and stopping cancel out.
 
 use crate::support::{Running, Server, Tcplb, need, peers};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
@@ -88,19 +88,12 @@ fn traced(server: &Server, work: impl Fn(&Running)) -> Calls {
     let tcplb = Tcplb::new().wrapped(strace).unprobed().backend(server.at()).args(["--workers", "1"]);
     let mut tcplb = tcplb.start();
     work(&tcplb);
-    let child = child_of(tcplb.pid());
-    kill_process(child, Signal::TERM).expect("end tcplb");
+    tcplb.signal_child(Signal::TERM);
     tcplb.wait_exit();
     read_counts(&counts)
 }
 
 /// tcplb itself: the process that strace runs.
-fn child_of(strace: u32) -> Pid {
-    let children = fs::read_to_string(format!("/proc/{strace}/task/{strace}/children")).expect("its children");
-    let pid = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
-    pid.expect("strace runs tcplb")
-}
-
 /// Lines of `% time, seconds, usecs/call, calls, [errors,] syscall`.
 fn read_counts(file: &Path) -> Calls {
     let text = fs::read_to_string(file).expect("strace has counted");

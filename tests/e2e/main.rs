@@ -16,6 +16,7 @@ mod exhaustion;
 mod failover;
 mod harness;
 mod health;
+mod privileges;
 mod real;
 mod shutdown;
 mod spread;

@@ -8,7 +8,8 @@ use super::{Parsed, values};
 use crate::base::{Address, Listen, duration};
 use crate::config::check::{self, WORKERS_MAX};
 use crate::config::model::{
-    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, PrefixFile, SendProxy, defaults,
+    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, PrefixFile, Sandbox, SendProxy,
+    defaults,
 };
 use crate::config::words;
 use std::path::PathBuf;
@@ -24,6 +25,9 @@ const GLOBAL: &[&str] = &[
     "relay",
     "admin",
     "admin_token_file",
+    "user",
+    "group",
+    "sandbox",
     "access_log",
     "log_format",
 ];
@@ -117,6 +121,10 @@ fn global(at: &Table<'_>) -> Global {
     if let Some(admin) = admin.as_ref().filter(|admin| !check::is_local(admin) && !at.has("admin_token_file")) {
         at.wrong("admin", format!("`{admin}` can be reached from elsewhere, so it needs an admin_token_file"));
     }
+    let (user, group) = (at.text("user", name), at.text("group", name));
+    if group.is_some() && !at.has("user") {
+        at.wrong("group", check::GROUP_ALONE);
+    }
     Global {
         workers: at.number("workers", 1..=WORKERS_MAX as u64).unwrap_or(default.workers),
         max_connections: at.number("max_connections", COUNT),
@@ -125,6 +133,9 @@ fn global(at: &Table<'_>) -> Global {
         relay: at.text("relay", |text| words::one_of(text, &Engine::NAMES)).unwrap_or(default.relay),
         admin,
         admin_token_file: token,
+        user,
+        group,
+        sandbox: at.text("sandbox", |text| words::one_of(text, &Sandbox::NAMES)).unwrap_or(default.sandbox),
     }
 }
 

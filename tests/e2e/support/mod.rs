@@ -15,7 +15,7 @@ pub use conn::{At, Conn, Ending};
 pub use process::Process;
 pub use server::{BlackHole, Server, free_address, fresh_loopback, refusing};
 pub use tcplb::{QUICK_PROBES, Running, Tcplb};
-pub use tools::{account, need, run, wait_until_it_listens};
+pub use tools::{account, need, need_root, run, wait_until_it_listens};
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;

@@ -61,6 +61,14 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("signal the child");
     }
 
+    /// Sends a signal to what it runs, where it is one that lets go of what it runs when it ends, like strace.
+    pub fn signal_child(&self, signal: Signal) {
+        let pid = self.pid();
+        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");
+        let child = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+        kill_process(child.expect("it runs something"), signal).expect("signal its child");
+    }
+
     /// Waits for it to end by itself.
     #[track_caller]
     pub fn wait_exit(&mut self) -> ExitStatus {

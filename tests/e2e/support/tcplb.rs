@@ -3,6 +3,7 @@
 use super::{At, Conn, Ending, Process, Server, eventually, let_pass};
 use std::io::ErrorKind;
 use std::ops::{Deref, DerefMut};
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ pub struct Tcplb {
     listeners: Vec<String>,
     args: Vec<String>,
     wrapper: Vec<String>,
+    /// A file with everything in it, and how many addresses its listeners bind.
+    file: Option<(PathBuf, usize)>,
 }
 
 /// A tcplb that listens. Killed when dropped.
@@ -38,6 +41,11 @@ impl Tcplb {
     pub fn listen(mut self, at: &str) -> Tcplb {
         self.listeners.push(at.to_owned());
         self
+    }
+
+    /// Told everything by a file, whose listeners bind so many addresses.
+    pub fn from_file(path: &Path, addresses: usize) -> Tcplb {
+        Tcplb { file: Some((path.to_owned(), addresses)), ..Tcplb::default() }
     }
 
     /// Adds a backend.
@@ -79,6 +87,10 @@ impl Tcplb {
         let (program, rest) = words.split_first().expect("tcplb itself, at least");
         let mut command = Command::new(program);
         command.args(rest).env_remove("RUST_LOG");
+        if let Some((path, _)) = &self.file {
+            command.arg("--config").arg(path).args(&self.args);
+            return command;
+        }
         let default = ["127.0.0.1:0".to_owned()];
         let listeners = if self.listeners.is_empty() { &default } else { &self.listeners[..] };
         for listener in listeners {
@@ -96,7 +108,8 @@ impl Tcplb {
     #[track_caller]
     pub fn start(self) -> Running {
         let process = Process::spawn(&mut self.command());
-        let lines = process.wait_for_lines("listening on ", self.listeners.len().max(1));
+        let addresses = self.file.as_ref().map_or(self.listeners.len().max(1), |(_, addresses)| *addresses);
+        let lines = process.wait_for_lines("listening on ", addresses);
         let address = |line: &String| {
             let (_, rest) = line.split_once("listening on ").expect("it was waited for");
             At::parse(rest.split_whitespace().next().expect("an address"))

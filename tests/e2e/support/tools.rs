@@ -34,6 +34,16 @@ pub fn run(command: &mut Command) -> String {
     output
 }
 
+/// Is this root, who alone can become somebody else? Says so if not. In CI it must be.
+pub fn need_root() -> bool {
+    let root = rustix::process::geteuid().is_root();
+    assert!(root || env::var_os("CI").is_none(), "this is not root, and in CI no test may be skipped");
+    if !root {
+        eprintln!("skipped: only root can become somebody else");
+    }
+    root
+}
+
 /// The user and group id of an account, for a server that refuses to run as root.
 pub fn account(name: &str) -> Option<(u32, u32)> {
     let accounts = fs::read_to_string("/etc/passwd").ok()?;

@@ -49,8 +49,10 @@ fn prefixes() -> impl Strategy<Value = Vec<IpNet>> {
 fn global() -> impl Strategy<Value = Global> {
     let relay = prop_oneof![Just(Engine::Copy), Just(Engine::Splice), Just(Engine::Adaptive)];
     let token = option::of("/[a-z \"]{1,9}");
-    (1..=1024_usize, option::of(1..=4_294_967_295_usize), zero_or_time(), relay, option::of(0..5_u8), token).prop_map(
-        |(workers, max_connections, shutdown_timeout, relay, admin, token)| Global {
+    let account = (option::of((name(), option::of(name()))), prop_oneof![Just(Sandbox::Auto), Just(Sandbox::Off)]);
+    let limit = option::of(1..=4_294_967_295_usize);
+    (1..=1024_usize, limit, zero_or_time(), relay, option::of(0..5_u8), token, account).prop_map(
+        |(workers, max_connections, shutdown_timeout, relay, admin, token, (account, sandbox))| Global {
             workers,
             max_connections,
             shutdown_timeout,
@@ -58,6 +60,9 @@ fn global() -> impl Strategy<Value = Global> {
             // Without a token only local addresses do.
             admin: admin.map(|kind| Listen(address(if token.is_some() { kind } else { kind % 2 }, 1))),
             admin_token_file: token.map(Into::into),
+            user: account.as_ref().map(|(user, _)| user.clone()),
+            group: account.and_then(|(_, group)| group),
+            sandbox,
         },
     )
 }

@@ -35,6 +35,9 @@ fn every_key_reaches_the_model() {
         relay: Engine::Copy,
         admin: Some(Listen::parse("127.0.0.1:9900").unwrap()),
         admin_token_file: Some("/etc/tcplb/token".into()),
+        user: Some("tcplb".to_owned()),
+        group: Some("33".to_owned()),
+        sandbox: crate::config::model::Sandbox::Off,
     };
     assert_eq!(model.global, global);
     let listener = Listener {

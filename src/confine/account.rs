@@ -1,0 +1,121 @@
+//! Whom the process becomes: a user and his groups, looked up once at the start.
+
+use nix::unistd::{self, Gid, Group, Uid, User};
+use rustix::thread::set_keep_capabilities;
+use std::ffi::CString;
+use std::fmt;
+
+/// Somebody other than root.
+#[derive(Debug)]
+pub struct Account {
+    user: Uid,
+    group: Gid,
+    /// As the system calls him; without one, a number that it does not know, he is in no other group.
+    name: Option<CString>,
+}
+
+impl Account {
+    /// By names or numbers. A number that is nobody's will do, as in a container, where there is no list of users.
+    pub fn find(user: &str, group: Option<&str>) -> Result<Account, String> {
+        let cannot = |what: &str, error: nix::Error| format!("{what}: can't look it up: {error}");
+        let by_name = User::from_name(user).map_err(|error| cannot("user", error))?;
+        let found = match (by_name, user.parse()) {
+            (None, Ok(number)) => User::from_uid(Uid::from_raw(number)).map_err(|error| cannot("user", error))?,
+            (found, _) => found,
+        };
+        let uid = match (&found, user.parse()) {
+            (Some(found), _) => found.uid,
+            (None, Ok(number)) => Uid::from_raw(number),
+            (None, Err(_)) => return Err(format!("user: there is no user called `{user}` on this machine")),
+        };
+        if uid.is_root() {
+            return Err(format!("user: expected somebody other than root, got `{user}`; leave it out to stay root"));
+        }
+        let gid = match (group, &found) {
+            (Some(group), _) => find_group(group)?,
+            (None, Some(found)) => found.gid,
+            (None, None) => return Err(format!("user: nobody has the number {user}, so a group is needed, too")),
+        };
+        let name = found.and_then(|found| CString::new(found.name).ok());
+        Ok(Account { user: uid, group: gid, name })
+    }
+
+    /// Is it who we are already?
+    pub fn is_ours(&self) -> bool {
+        unistd::geteuid() == self.user && unistd::getuid() == self.user && unistd::getegid() == self.group
+    }
+
+    /// As the kernel knows it.
+    pub fn ids(&self) -> (rustix::fs::Uid, rustix::fs::Gid) {
+        (rustix::fs::Uid::from_raw(self.user.as_raw()), rustix::fs::Gid::from_raw(self.group.as_raw()))
+    }
+
+    /// For good. These calls of the C library reach every thread there is. What was permitted stays so, for
+    /// [`super::shed`] to choose from.
+    pub fn become_it(&self) -> nix::Result<()> {
+        let of_rustix = |error: rustix::io::Errno| nix::Error::from_raw(error.raw_os_error());
+        set_keep_capabilities(true).map_err(of_rustix)?;
+        match &self.name {
+            Some(name) => unistd::initgroups(name, self.group)?,
+            None => unistd::setgroups(&[self.group])?,
+        }
+        unistd::setresgid(self.group, self.group, self.group)?;
+        unistd::setresuid(self.user, self.user, self.user)?;
+        set_keep_capabilities(false).map_err(of_rustix)
+    }
+}
+
+fn find_group(group: &str) -> Result<Gid, String> {
+    let found = Group::from_name(group).map_err(|error| format!("group: can't look it up: {error}"))?;
+    match (found, group.parse()) {
+        (Some(found), _) => Ok(found.gid),
+        (None, Ok(number)) => Ok(Gid::from_raw(number)),
+        (None, Err(_)) => Err(format!("group: there is no group called `{group}` on this machine")),
+    }
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&named(self.user, self.group))
+    }
+}
+
+/// Who we are, for people.
+pub fn own() -> String {
+    named(unistd::geteuid(), unistd::getegid())
+}
+
+/// `nobody:nogroup`, with numbers for what has no name.
+fn named(user: Uid, group: Gid) -> String {
+    let user = User::from_uid(user).ok().flatten().map_or_else(|| user.to_string(), |user| user.name);
+    let group = Group::from_gid(group).ok().flatten().map_or_else(|| group.to_string(), |group| group.name);
+    format!("{user}:{group}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_and_groups_go_by_name_or_number() {
+        // The one user that every system has, but who is refused; his group is as good as any.
+        let refused = Account::find("root", None).unwrap_err();
+        assert!(refused.contains("other than root") && refused.contains("`root`"), "{refused}");
+        assert!(Account::find("0", Some("0")).unwrap_err().contains("`0`"));
+        let account = Account::find("4000000001", Some("root")).unwrap();
+        assert_eq!((account.user.as_raw(), account.group.as_raw(), account.name), (4_000_000_001, 0, None));
+        let account = Account::find("4000000001", Some("4000000002")).unwrap();
+        assert_eq!(account.to_string(), "4000000001:4000000002");
+        assert!(!account.is_ours());
+    }
+
+    #[test]
+    fn whoever_does_not_exist_is_told() {
+        let message = Account::find("nobdy-at-all", None).unwrap_err();
+        assert!(message.contains("user: there is no user called `nobdy-at-all`"), "{message}");
+        let message = Account::find("4000000001", Some("no-such-group")).unwrap_err();
+        assert!(message.contains("group: there is no group called `no-such-group`"), "{message}");
+        let message = Account::find("4000000001", None).unwrap_err();
+        assert!(message.contains("a group is needed"), "{message}");
+    }
+}

@@ -1,0 +1,165 @@
+//! Least privilege: what the process gives up once everything is bound, for good. Linux only.
+//!
+//! It is not what decides who may connect or call; it is what is left to somebody who got in through a mistake of ours.
+//! `cli` makes a [`Plan`] before anything is opened, so that an unknown user is told first; `app` carries it out between
+//! the last bind and the first thread. That order is what makes it hold: user, capabilities, no_new_privs and Landlock
+//! belong to a thread, and threads take them over from the one that starts them.
+//!
+//! In this order:
+//!
+//! 1. Files of sockets are given to the user, who would otherwise have an admin socket (mode 0600) that is not his.
+//! 2. The process becomes the user, in his groups as the system lists them, with no way back: real, effective and saved ids.
+//! 3. Of the capabilities CAP_NET_BIND_SERVICE stays, if it was there, so that a reload may add a port below 1024. Root that
+//!    is to stay root keeps all of them, and is told.
+//! 4. no_new_privs, always: no program it could start (it starts none) gets more by a set-user-id bit or file capabilities.
+//! 5. Landlock, see `sandbox`.
+//!
+//! Whoever lets it start programs (a hand-over to a new binary) has to allow the execution of that binary and of its
+//! interpreter (ld.so) in `sandbox`, and to raise CAP_NET_BIND_SERVICE to the ambient set first: no_new_privs ignores the
+//! file's capabilities.
+
+mod account;
+mod sandbox;
+
+pub use sandbox::{hint_to_binding, hint_to_reading};
+
+use crate::base::Endpoint;
+use crate::config::model::{Model, Sandbox};
+use account::Account;
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// The one capability that is of use later.
+const KEPT: CapabilitySet = CapabilitySet::NET_BIND_SERVICE;
+
+/// What becoming somebody else takes.
+const NEEDED: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
+
+/// What is to be given up, known to be possible as far as that can be known.
+#[derive(Debug)]
+pub struct Plan {
+    account: Option<Account>,
+    sandbox: bool,
+    /// What reloads read.
+    files: Vec<PathBuf>,
+}
+
+impl Plan {
+    /// Looks up who is asked for, and opens nothing of ours. `file` is where the model came from, if from a file.
+    pub fn new(model: &Model, file: Option<&Path>) -> Result<Plan, String> {
+        let global = &model.global;
+        let account = global.user.as_deref().map(|user| Account::find(user, global.group.as_deref())).transpose()?;
+        // Started as the right one already, by a service manager for one: nothing to do.
+        let account = account.filter(|account| !account.is_ours());
+        if let Some(account) = &account
+            && !capabilities(None).is_ok_and(|sets| sets.effective.contains(NEEDED))
+        {
+            let own = account::own();
+            return Err(format!(
+                "user: can't become {account}: {own}, who started tcplb, lacks the rights (CAP_SETUID, CAP_SETGID): start it as \
+                 root or as {account}, or leave user out"
+            ));
+        }
+        let lists = model.listeners.iter().flat_map(|listener| [&listener.allow_file, &listener.deny_file]);
+        let lists = lists.flatten().map(|list| list.path.as_path());
+        let files = file.into_iter().chain(lists).map(Path::to_owned).collect();
+        Ok(Plan { account, sandbox: global.sandbox == Sandbox::Auto, files })
+    }
+
+    /// Carries it out, for this thread and those it starts; `sockets` are what we bound. The log says what is in force. An
+    /// error leaves the process half confined: it must end.
+    pub fn carry_out(self, sockets: &[Endpoint]) -> Result<(), String> {
+        let paths: Vec<&Path> = sockets.iter().filter_map(path).collect();
+        // As whoever we were, so that a directory which is closed to the user today may be opened to him tomorrow.
+        let walls = match self.sandbox {
+            true => Some(sandbox::Walls::plan(&self.files, &paths).map_err(|why| off_hint(&why))?),
+            false => None,
+        };
+        if let Some(account) = &self.account {
+            for path in &paths {
+                give(path, account).map_err(|error| format!("can't give {} to {account}: {error}", path.display()))?;
+            }
+            account.become_it().map_err(|error| format!("can't become {account}: {error}"))?;
+        }
+        let root = rustix::process::geteuid().is_root();
+        if !root {
+            shed().map_err(|error| format!("can't give up capabilities: {error}"))?;
+        }
+        let privileges = |error| format!("can't do without new privileges: {error}");
+        rustix::thread::set_no_new_privs(true).map_err(privileges)?;
+        let state = match walls {
+            Some(walls) => walls.enter().map_err(|why| off_hint(&why))?,
+            None => "no sandbox".to_owned(),
+        };
+        let who = account::own();
+        let kept = if root { "every capability it was given" } else { bind_service() };
+        log::info!("runs as {who} with {kept}, no new privileges, {state}");
+        if root {
+            log::warn!("runs as root, which it has no need to: say whom it shall become with user, or --user");
+        }
+        self.foresee(&paths);
+        Ok(())
+    }
+
+    /// What will fail later is told now, when somebody is looking.
+    fn foresee(&self, sockets: &[&Path]) {
+        for file in &self.files {
+            if let Err(error) = std::fs::File::open(file) {
+                let who = account::own();
+                log::warn!("a reload will fail: {who} can't read {}: {error}", file.display());
+            }
+        }
+        for socket in sockets {
+            let directory = directory(socket);
+            if rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).is_err() {
+                let (who, socket, directory) = (account::own(), socket.display(), directory.display());
+                log::warn!("{socket} will stay behind at the end: {who} can't remove files from {directory}");
+            }
+        }
+    }
+}
+
+/// Whoever reads it at night shall know the way out.
+fn off_hint(why: &str) -> String {
+    format!("can't lock itself in: {why}; sandbox = \"off\" (or --sandbox off) does without")
+}
+
+fn path(endpoint: &Endpoint) -> Option<&Path> {
+    match endpoint {
+        Endpoint::Unix(path) => Some(path),
+        Endpoint::Inet(_) => None,
+    }
+}
+
+/// Where a path's last part stands.
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Changes the owner of a socket file, and of nothing that somebody may have put in its place.
+fn give(path: &Path, account: &Account) -> io::Result<()> {
+    let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    if !FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).is_socket() {
+        return Err(io::Error::other("it is no socket any more"));
+    }
+    let (user, group) = account.ids();
+    Ok(rustix::fs::chownat(&file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?)
+}
+
+/// Gives up every capability but the one. Where a service manager did, it makes no call that such a manager's filter may
+/// punish.
+fn shed() -> rustix::io::Result<()> {
+    let now = capabilities(None)?;
+    let kept = now.permitted & KEPT;
+    let wanted = CapabilitySets { effective: kept, permitted: kept, inheritable: now.inheritable & kept };
+    if now == wanted { Ok(()) } else { set_capabilities(None, wanted) }
+}
+
+fn bind_service() -> &'static str {
+    match capabilities(None) {
+        Ok(sets) if sets.effective.contains(KEPT) => "CAP_NET_BIND_SERVICE only",
+        _ => "no capability",
+    }
+}
