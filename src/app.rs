@@ -7,6 +7,7 @@ use crate::base::Endpoint;
 use crate::config::model::Model;
 use crate::confine::Plan;
 use crate::control::{self, Control, Crew, Opened, Parts, Truth};
+use crate::net::Keepalive;
 use crate::net::listen::{self, Listening};
 use crate::pool::{Admission, BackendId, Published, Snapshot};
 use crate::prober::{self, Prober};
@@ -117,6 +118,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
         admission: Admission::new(max_connections),
         peers: crew.0.clone(),
         engine: model.global.relay,
+        keepalive: Keepalive::within(model.global.dead_peer_timeout),
         prober: prober.mailbox(),
     };
     let published = Arc::new(Published::new(snapshot, model));

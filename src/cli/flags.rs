@@ -64,6 +64,7 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
         workers: workers.map_or(cores.clamp(1, WORKERS_MAX), |workers| workers as usize),
         max_connections: max_connections.map(|limit| limit as usize),
         shutdown_timeout: shutdown_timeout.unwrap_or(defaults::SHUTDOWN_TIMEOUT),
+        dead_peer_timeout: defaults::DEAD_PEER_TIMEOUT,
         relay: relay.unwrap_or_default(),
         admin,
         admin_token_file: flags.admin_token_file.clone(),

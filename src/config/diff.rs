@@ -268,6 +268,7 @@ fn fixed(global: &model::Global) -> Vec<Shown> {
         workers,
         max_connections,
         shutdown_timeout: _,
+        dead_peer_timeout,
         relay,
         admin,
         admin_token_file,
@@ -280,6 +281,7 @@ fn fixed(global: &model::Global) -> Vec<Shown> {
     vec![
         ("workers", workers.to_string()),
         ("max_connections", option(max_connections)),
+        ("dead_peer_timeout", duration::written(*dead_peer_timeout)),
         ("relay", option(&relay)),
         ("admin", option(admin)),
         ("admin_token_file", option(&admin_token_file.as_ref().map(|path| path.display()))),

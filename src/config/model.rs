@@ -27,6 +27,8 @@ pub struct Global {
     pub max_connections: Option<usize>,
     /// How long a drain may take before what is left is reset.
     pub shutdown_timeout: Duration,
+    /// How soon a peer that has vanished is noticed; from 2 s to 10 h.
+    pub dead_peer_timeout: Duration,
     /// How bytes are moved.
     pub relay: Engine,
     /// Where the admin API listens.
@@ -48,6 +50,7 @@ impl Default for Global {
             workers: 1,
             max_connections: None,
             shutdown_timeout: defaults::SHUTDOWN_TIMEOUT,
+            dead_peer_timeout: defaults::DEAD_PEER_TIMEOUT,
             relay: Engine::default(),
             admin: None,
             admin_token_file: None,
@@ -416,6 +419,8 @@ pub mod defaults {
     pub const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(300);
     /// How long a drain may take.
     pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
+    /// How soon a peer that has vanished is noticed. The kernel's own defaults take over two hours.
+    pub const DEAD_PEER_TIMEOUT: Duration = Duration::from_secs(120);
     /// A backend's share.
     pub const WEIGHT: u16 = 1;
     /// The path of an HTTP probe.

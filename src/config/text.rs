@@ -30,6 +30,7 @@ fn global(out: &mut Lines, global: &Global) {
     out.plain("workers", global.workers);
     out.plain_if("max_connections", global.max_connections);
     out.time("shutdown_timeout", global.shutdown_timeout);
+    out.time("dead_peer_timeout", global.dead_peer_timeout);
     let name = Engine::NAMES.iter().find(|(_, engine)| *engine == global.relay).map_or("adaptive", |(name, _)| name);
     out.text("relay", name);
     out.text_if("admin", global.admin.as_ref());

@@ -11,6 +11,7 @@ use crate::config::check;
 use crate::config::diff::{self, Changes, Setting, Subject, What};
 use crate::config::model::{self, Model, OnRemove};
 use crate::confine;
+use crate::net::Keepalive;
 use crate::net::listen::{self, Listening};
 use crate::pool::{
     self, AdminState, BackendId, Entrance, EntranceId, Listener, Plan, Pool, Resolved, Snapshot, same_endpoints,
@@ -224,8 +225,10 @@ impl Truth {
                 kept.is_empty()
             });
         }
+        let global = &self.running.global;
+        let keepalive = Keepalive::within(global.dead_peer_timeout);
         for (index, listen) in missing {
-            let sockets = match listen::bind(listen, self.running.global.workers) {
+            let sockets = match listen::bind(listen, global.workers, &keepalive) {
                 Ok(sockets) => sockets,
                 Err(error) => {
                     remove_files(bound.new_endpoints());

@@ -7,10 +7,10 @@
 //! A socket that a service manager opened for us ([`inherit`]) takes the place of one that would be bound to its address.
 //! All workers then share its one accept queue.
 
-use super::Socket;
 use super::inherited;
 use super::pacing;
-use super::socket::{KEEPALIVE, keep_alive};
+use super::socket::keep_alive;
+use super::{Keepalive, Socket};
 use crate::base::{Address, Endpoint, Listen};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -44,54 +44,55 @@ pub struct Listening {
     local: bool,
 }
 
-/// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. The error names the address.
-pub fn bind(to: &Listen, workers: usize) -> io::Result<Vec<Bound>> {
-    bind_with(to, workers, None)
+/// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. What is accepted is looked after
+/// by `keepalive`. The error names the address.
+pub fn bind(to: &Listen, workers: usize, keepalive: &Keepalive) -> io::Result<Vec<Bound>> {
+    bind_with(to, workers, keepalive, None)
 }
 
 /// As [`bind`] for one worker, but a unix socket is its owner's alone (mode 0600) from the moment it exists.
-pub fn bind_private(to: &Listen) -> io::Result<Vec<Bound>> {
-    bind_with(to, 1, Some(Mode::RUSR | Mode::WUSR))
+pub fn bind_private(to: &Listen, keepalive: &Keepalive) -> io::Result<Vec<Bound>> {
+    bind_with(to, 1, keepalive, Some(Mode::RUSR | Mode::WUSR))
 }
 
-fn bind_with(to: &Listen, workers: usize, mode: Option<Mode>) -> io::Result<Vec<Bound>> {
+fn bind_with(to: &Listen, workers: usize, keepalive: &Keepalive, mode: Option<Mode>) -> io::Result<Vec<Bound>> {
     let bound = match &to.0 {
         Address::Unix(path) => vec![bind_unix(path, mode)?],
-        Address::Inet(at) => vec![bind_shared(*at, workers)?],
-        Address::Any(port) => vec![bind_any(*port, workers)?],
+        Address::Inet(at) => vec![bind_shared(*at, workers, keepalive)?],
+        Address::Any(port) => vec![bind_any(*port, workers, keepalive)?],
         Address::Name(host, port) => {
             let mut addresses: Vec<SocketAddr> = (host.as_str(), *port).to_socket_addrs()?.collect();
             addresses.dedup();
-            addresses.iter().map(|at| bind_shared(*at, workers)).collect::<io::Result<_>>()?
+            addresses.iter().map(|at| bind_shared(*at, workers, keepalive)).collect::<io::Result<_>>()?
         }
     };
     Ok(bound)
 }
 
 /// Every interface: one dual-stack socket, or plain IPv4 where the kernel has no IPv6.
-fn bind_any(port: u16, workers: usize) -> io::Result<Bound> {
-    match bind_shared((Ipv6Addr::UNSPECIFIED, port).into(), workers) {
+fn bind_any(port: u16, workers: usize, keepalive: &Keepalive) -> io::Result<Bound> {
+    match bind_shared((Ipv6Addr::UNSPECIFIED, port).into(), workers, keepalive) {
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => {
-            bind_shared((Ipv4Addr::UNSPECIFIED, port).into(), workers)
+            bind_shared((Ipv4Addr::UNSPECIFIED, port).into(), workers, keepalive)
         }
         bound => bound,
     }
 }
 
-fn bind_shared(at: SocketAddr, workers: usize) -> io::Result<Bound> {
+fn bind_shared(at: SocketAddr, workers: usize, keepalive: &Keepalive) -> io::Result<Bound> {
     if let Some(socket) = inherited::take(&Endpoint::Inet(at)) {
-        keep_alive(socket.as_fd(), &KEEPALIVE)?;
+        keep_alive(socket.as_fd(), keepalive)?;
         socket.set_tcp_nodelay(true)?;
         pacing::none_on_loopback(&socket, at.ip());
         let local = at.ip().is_loopback();
         let sockets = (0..workers).map(|_| Ok(Listening { fd: socket.try_clone()?.into(), unix: false, local }));
         return Ok(Bound { endpoint: Endpoint::Inet(at), sockets: sockets.collect::<io::Result<_>>()? });
     }
-    let first = open(at, false)?;
+    let first = open(at, false, keepalive)?;
     let real = first.local_addr()?.as_socket().unwrap_or(at);
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(open(real, true)?);
+        sockets.push(open(real, true, keepalive)?);
     }
     for socket in &sockets {
         socket.listen(BACKLOG)?;
@@ -103,7 +104,7 @@ fn bind_shared(at: SocketAddr, workers: usize) -> io::Result<Bound> {
 
 /// A bound TCP socket with the options that accepted sockets inherit. Listening comes after SO_REUSEPORT: that is when
 /// a socket joins its group.
-fn open(at: SocketAddr, sibling: bool) -> io::Result<socket2::Socket> {
+fn open(at: SocketAddr, sibling: bool, keepalive: &Keepalive) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(Domain::for_address(at), Type::STREAM.nonblocking().cloexec(), None)?;
     // Not in the way of a restart: old connections in TIME_WAIT do not block the port (socket(7)).
     socket.set_reuse_address(true)?;
@@ -117,7 +118,7 @@ fn open(at: SocketAddr, sibling: bool) -> io::Result<socket2::Socket> {
     socket.bind(&SockAddr::from(at))?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
-    keep_alive(socket.as_fd(), &KEEPALIVE)?;
+    keep_alive(socket.as_fd(), keepalive)?;
     pacing::none_on_loopback(&socket, at.ip());
     Ok(socket)
 }

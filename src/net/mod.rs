@@ -10,4 +10,4 @@ mod pipe;
 mod socket;
 
 pub use pipe::{PIPE_SIZE, Pipe};
-pub use socket::{Dialing, KEEPALIVE, Keepalive, Socket};
+pub use socket::{Dialing, Keepalive, Socket};

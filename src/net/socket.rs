@@ -41,14 +41,14 @@ pub struct Keepalive {
     pub user_timeout: Duration,
 }
 
-/// A dead peer is found within about two minutes: 60 s of silence and six probes 10 s apart, or as long with bytes
-/// unacknowledged. The kernel's own defaults take over two hours.
-pub const KEEPALIVE: Keepalive = Keepalive {
-    idle: Duration::from_secs(60),
-    interval: Duration::from_secs(10),
-    probes: 6,
-    user_timeout: Duration::from_secs(120),
-};
+impl Keepalive {
+    /// What finds a dead peer within `time`: half of it in silence, then six probes, or as long with bytes unacknowledged.
+    /// The kernel counts in seconds, so that less than about 8 s is only nearly kept.
+    pub fn within(time: Duration) -> Keepalive {
+        let seconds = |part| Duration::from_secs((time / part).as_secs().max(1));
+        Keepalive { idle: seconds(2), interval: seconds(12), probes: 6, user_timeout: time }
+    }
+}
 
 impl Socket {
     /// Takes over an open stream socket that is already non-blocking.

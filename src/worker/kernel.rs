@@ -5,7 +5,7 @@
 use super::driver::{Event, Net};
 use super::token::Token;
 use crate::base::Endpoint;
-use crate::net::{Dialing, KEEPALIVE, PIPE_SIZE, Pipe, Socket};
+use crate::net::{Dialing, Keepalive, PIPE_SIZE, Pipe, Socket};
 use crate::relay::Io;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -19,12 +19,13 @@ const EVERYTHING: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Inte
 #[derive(Debug)]
 pub struct Kernel {
     registry: Registry,
+    keepalive: Keepalive,
 }
 
 impl Kernel {
-    /// Registers sockets with `registry`.
-    pub fn new(registry: Registry) -> Kernel {
-        Kernel { registry }
+    /// Registers sockets with `registry`; `keepalive` is for those to backends.
+    pub fn new(registry: Registry, keepalive: Keepalive) -> Kernel {
+        Kernel { registry, keepalive }
     }
 
     fn watch(&self, socket: &Socket, token: Token) -> io::Result<()> {
@@ -81,7 +82,7 @@ impl Net for Kernel {
     }
 
     fn keep_alive(&mut self, socket: &Socket) {
-        if let Err(error) = socket.keep_alive(&KEEPALIVE) {
+        if let Err(error) = socket.keep_alive(&self.keepalive) {
             log::debug!("can't turn keepalive on: {error}");
         }
     }

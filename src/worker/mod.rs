@@ -25,8 +25,8 @@ pub mod token;
 
 use crate::base::Tick;
 use crate::mailbox::Mailbox;
-use crate::net::Socket;
 use crate::net::listen::Listening;
+use crate::net::{Keepalive, Socket};
 use crate::policy::health::ConnectFailure;
 use crate::pool::{Admission, Backend, BackendId, EntranceId, Listener, Note, Snapshot, clock};
 use crate::relay::{self, Engine};
@@ -104,6 +104,8 @@ pub struct Shared {
     pub peers: Arc<[Peer]>,
     /// How bytes are moved.
     pub engine: Engine,
+    /// How backends' sockets are looked after.
+    pub keepalive: Keepalive,
     /// Where failed connects are reported.
     pub prober: Mailbox<Note>,
 }
@@ -163,7 +165,7 @@ struct Nap {
 /// Runs a worker until it has been drained or stopped.
 pub fn run(prepared: Prepared, me: usize, doors: Vec<Door>, shared: Shared) -> io::Result<()> {
     let Prepared { poll, registry, mail } = prepared;
-    let kernel = Kernel::new(registry);
+    let kernel = Kernel::new(registry, shared.keepalive);
     let reporter = Reporter { prober: shared.prober.clone() };
     let relay = relay::Shared::new(shared.engine, (relay::PIPES / shared.peers.len()).max(1));
     let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), clock::now());

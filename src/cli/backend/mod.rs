@@ -13,7 +13,8 @@ mod http;
 use super::signals::{self, Signal};
 use super::terminal;
 use crate::base::{Endpoint, Listen};
-use crate::net::listen;
+use crate::config::model::defaults::DEAD_PEER_TIMEOUT;
+use crate::net::{Keepalive, listen};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use socket2::Socket;
@@ -113,7 +114,7 @@ pub fn run(options: Options) -> Result<(), String> {
 impl Server {
     /// Binds and serves.
     pub fn start(options: Options) -> io::Result<Server> {
-        let bound = listen::bind(&options.listen, 1)?;
+        let bound = listen::bind(&options.listen, 1, &Keepalive::within(DEAD_PEER_TIMEOUT))?;
         let mut listening = Vec::new();
         for socket in bound.iter().flat_map(|bound| &bound.sockets) {
             // The balancer's listeners are non-blocking, and so a duplicate is until told otherwise.

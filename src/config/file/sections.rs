@@ -22,6 +22,7 @@ const GLOBAL: &[&str] = &[
     "workers",
     "max_connections",
     "shutdown_timeout",
+    "dead_peer_timeout",
     "relay",
     "admin",
     "admin_token_file",
@@ -130,6 +131,7 @@ fn global(at: &Table<'_>) -> Global {
         max_connections: at.number("max_connections", COUNT),
         // No time at all is a setting here: reset what is open at once.
         shutdown_timeout: at.text("shutdown_timeout", duration::parse).unwrap_or(default.shutdown_timeout),
+        dead_peer_timeout: at.text("dead_peer_timeout", values::dead_peer_timeout).unwrap_or(default.dead_peer_timeout),
         relay: at.text("relay", |text| words::one_of(text, &Engine::NAMES)).unwrap_or(default.relay),
         admin,
         admin_token_file: token,

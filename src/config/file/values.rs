@@ -38,6 +38,13 @@ pub fn status(text: &str) -> Result<(u16, u16), String> {
     }
 }
 
+/// `2m`: what keepalive can do, which counts in seconds and not beyond nine hours of silence (tcp(7)).
+pub fn dead_peer_timeout(text: &str) -> Result<Duration, String> {
+    let time = duration::parse(text)?;
+    let range = Duration::from_secs(2)..=Duration::from_secs(10 * 3600);
+    range.contains(&time).then_some(time).ok_or_else(|| format!("expected a time from 2s to 10h, got `{text}`"))
+}
+
 /// `keep` or `reset`.
 pub fn on_down(text: &str) -> Result<OnDown, String> {
     words::one_of(text, &[("keep", OnDown::Keep), ("reset", OnDown::Reset)])

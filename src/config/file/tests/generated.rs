@@ -51,11 +51,13 @@ fn global() -> impl Strategy<Value = Global> {
     let token = option::of("/[a-z \"]{1,9}");
     let account = (option::of((name(), option::of(name()))), prop_oneof![Just(Sandbox::Auto), Just(Sandbox::Off)]);
     let limit = option::of(1..=4_294_967_295_usize);
-    (1..=1024_usize, limit, zero_or_time(), relay, option::of(0..5_u8), token, account).prop_map(
-        |(workers, max_connections, shutdown_timeout, relay, admin, token, (account, sandbox))| Global {
+    let times = (zero_or_time(), 2..=36_000_u64);
+    (1..=1024_usize, limit, times, relay, option::of(0..5_u8), token, account).prop_map(
+        |(workers, max_connections, (shutdown_timeout, dead_peer), relay, admin, token, (account, sandbox))| Global {
             workers,
             max_connections,
             shutdown_timeout,
+            dead_peer_timeout: Duration::from_secs(dead_peer),
             relay,
             // Without a token only local addresses do.
             admin: admin.map(|kind| Listen(address(if token.is_some() { kind } else { kind % 2 }, 1))),

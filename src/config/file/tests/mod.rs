@@ -32,6 +32,7 @@ fn every_key_reaches_the_model() {
         workers: 2,
         max_connections: Some(10_000),
         shutdown_timeout: seconds(7),
+        dead_peer_timeout: seconds(45),
         relay: Engine::Copy,
         admin: Some(Listen::parse("127.0.0.1:9900").unwrap()),
         admin_token_file: Some("/etc/tcplb/token".into()),
