@@ -8,6 +8,8 @@ pub mod listen;
 mod pacing;
 mod pipe;
 mod socket;
+mod spares;
 
 pub use pipe::{PIPE_SIZE, Pipe};
 pub use socket::{Dialing, Keepalive, Socket};
+pub use spares::Spares;

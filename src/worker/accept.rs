@@ -7,7 +7,7 @@ use super::driver::Accepted;
 use super::token::Token;
 use super::{Door, Shared};
 use crate::base::Tick;
-use crate::net::Socket;
+use crate::net::{Socket, Spares};
 use crate::pool::{Guest, Snapshot};
 use crate::session::Greeting;
 use mio::unix::SourceFd;
@@ -23,6 +23,9 @@ const BATCH: u32 = 64;
 /// How long accepting pauses when the process has no descriptor left, unless a connection ends before.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A shortage is told this often, as long as it lasts: while connections come and go it begins anew many times a second.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
 /// The doors of one worker.
 pub(super) struct Acceptor {
     doors: Vec<Door>,
@@ -34,8 +37,8 @@ pub(super) struct Acceptor {
     /// No descriptor left until then.
     paused: Option<Tick>,
     now: Tick,
-    /// The shortage was told; the next one is, once accepting has worked again.
-    told: bool,
+    /// When a shortage was last told.
+    told: Option<Tick>,
     /// No room under `max_connections`: somebody wakes us.
     full: bool,
     closing: bool,
@@ -59,7 +62,7 @@ impl Acceptor {
             taken: 0,
             paused: None,
             now: Tick(0),
-            told: false,
+            told: None,
             full: false,
             closing: false,
             closed: false,
@@ -107,6 +110,11 @@ impl Acceptor {
         self.crowded.fill(false);
     }
 
+    /// Descriptors have become free: a pause ends.
+    pub(super) fn go_on(&mut self) {
+        self.paused = None;
+    }
+
     /// Takes in who waits already, then closes: to those the kernel has said that they are connected.
     pub(super) fn close_soon(&mut self) {
         self.waiting.fill(true);
@@ -140,7 +148,7 @@ impl Acceptor {
     }
 
     /// The next client, if there is one, there is room, and this is not more than a batch.
-    pub(super) fn next(&mut self, shared: &Shared, now: Tick) -> Turn {
+    pub(super) fn next(&mut self, shared: &Shared, spares: &mut Spares, now: Tick) -> Turn {
         self.now = now;
         if self.paused.is_some_and(|until| now < until) {
             return Turn::Over;
@@ -159,10 +167,9 @@ impl Acceptor {
                 self.crowded[number] = true;
                 continue;
             };
-            match listening.accept() {
+            match spares.hold().and_then(|()| listening.accept()) {
                 Ok((socket, client)) => {
                     self.taken += 1;
-                    self.told = false;
                     let guest = Guest::new(&listener.gate, place);
                     let greeting = Greeting::of(&listener.settings, client.as_ref());
                     let (unix, pool) = (listening.is_unix(), listener.pool.clone());
@@ -215,8 +222,8 @@ impl Acceptor {
             // Out of descriptors or memory: those who wait stay in the backlog.
             _ => {
                 self.paused = Some(self.now + PAUSE);
-                if !self.told {
-                    self.told = true;
+                if self.told.is_none_or(|told| self.now - told >= TELL_AGAIN) {
+                    self.told = Some(self.now);
                     log::warn!("accepting pauses: {error}");
                 }
             }

@@ -5,7 +5,7 @@
 use super::driver::{Event, Net};
 use super::token::Token;
 use crate::base::Endpoint;
-use crate::net::{Dialing, Keepalive, PIPE_SIZE, Pipe, Socket};
+use crate::net::{Dialing, Keepalive, PIPE_SIZE, Pipe, Socket, Spares};
 use crate::relay::Io;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -20,12 +20,14 @@ const EVERYTHING: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Inte
 pub struct Kernel {
     registry: Registry,
     keepalive: Keepalive,
+    /// To be held before a client is accepted.
+    pub(super) spares: Spares,
 }
 
 impl Kernel {
     /// Registers sockets with `registry`; `keepalive` is for those to backends.
     pub fn new(registry: Registry, keepalive: Keepalive) -> Kernel {
-        Kernel { registry, keepalive }
+        Kernel { registry, keepalive, spares: Spares::default() }
     }
 
     fn watch(&self, socket: &Socket, token: Token) -> io::Result<()> {
@@ -64,7 +66,8 @@ impl Net for Kernel {
     }
 
     fn dial(&mut self, to: &Endpoint, token: Token, soon: bool) -> io::Result<(Socket, bool)> {
-        let (socket, dialing) = if soon { Socket::dial_quietly(to)? } else { Socket::dial(to)? };
+        let dial = if soon { Socket::dial_quietly } else { Socket::dial };
+        let (socket, dialing) = self.spares.spend(|| dial(to))?;
         self.watch(&socket, token)?;
         Ok((socket, dialing == Dialing::Done))
     }

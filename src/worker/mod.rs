@@ -14,8 +14,8 @@
 //! # What bounds it
 //!
 //! Accepting stops at `max_connections`, the process's or that listener's (clients wait in the kernel's backlog), and
-//! while the process has no descriptor left; it goes on when a connection ends anywhere, or a little later. The mailbox
-//! holds [`MAILBOX`] letters: a connection that does not fit stays with the worker that accepted it.
+//! while the process has no descriptors left for a client and its backend; it goes on when a connection ends anywhere, or
+//! a little later. The mailbox holds [`MAILBOX`] letters: a connection that does not fit stays with the worker that accepted it.
 
 mod accept;
 pub mod driver;
@@ -153,6 +153,10 @@ struct Worker {
     me: usize,
     nap: Nap,
     flushed: Tick,
+    /// Full batches of events in a row: more may be ready.
+    full_batches: usize,
+    /// Connections after clients were last let in. Fewer now means that descriptors have become free.
+    had: usize,
 }
 
 /// How much of the worker's time went by in waiting.
@@ -171,7 +175,7 @@ pub fn run(prepared: Prepared, me: usize, doors: Vec<Door>, shared: Shared) -> i
     let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), clock::now());
     let acceptor = Acceptor::new(doors, poll.registry())?;
     let (flushed, nap) = (clock::now(), Nap::new(clock::now()));
-    Worker { poll, mail, driver, acceptor, shared, me, nap, flushed }.run()
+    Worker { poll, mail, driver, acceptor, shared, me, nap, flushed, full_batches: 0, had: 0 }.run()
 }
 
 impl Worker {
@@ -181,13 +185,16 @@ impl Worker {
             let timeout = self.sleep();
             let asleep = clock::now();
             match self.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
+                // The process was stopped and goes on (signal(7)): what came meanwhile is heard before time-outs are looked at.
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                outcome => outcome?,
             }
             let now = clock::now();
             self.nap.slept += now - asleep;
             self.driver.set_now(now);
+            let mut count = 0;
             for event in &events {
+                count += 1;
                 match Token::decode(event.token()) {
                     Some(Token::Connection(side, key)) => self.driver.event(side, key, event.into()),
                     Some(Token::Listener(number)) => self.acceptor.ready(number),
@@ -196,7 +203,10 @@ impl Worker {
                 }
             }
             self.driver.run();
-            self.driver.expire();
+            self.full_batches = if count == BATCH { self.full_batches + 1 } else { 0 };
+            if self.has_heard_all() {
+                self.driver.expire();
+            }
             self.accept(now);
             let this = &self.shared.peers[self.me];
             this.connections.store(self.driver.len(), Ordering::Relaxed);
@@ -216,6 +226,13 @@ impl Worker {
                 return Ok(());
             }
         }
+    }
+
+    /// Has everybody who was ready had a turn? After a long pause (the process was stopped, the machine froze) deadlines have
+    /// passed of connections whose bytes have come and wait in a later batch: those must be read first. The kernel hands
+    /// out what is ready in turn, so that after as many full batches as there are sockets nobody is left from before.
+    fn has_heard_all(&self) -> bool {
+        self.full_batches == 0 || self.full_batches * BATCH > 2 * self.driver.len() + BATCH
     }
 
     /// Until the next event at the latest when something is due.
@@ -254,8 +271,16 @@ impl Worker {
     }
 
     fn accept(&mut self, now: Tick) {
+        if self.driver.len() < self.had {
+            self.acceptor.go_on();
+        }
+        self.accept_all(now);
+        self.had = self.driver.len();
+    }
+
+    fn accept_all(&mut self, now: Tick) {
         loop {
-            match self.acceptor.next(&self.shared, now) {
+            match self.acceptor.next(&self.shared, &mut self.driver.net.spares, now) {
                 Turn::Client(accepted, shareable) => match self.host(shareable) {
                     Some(peer) => {
                         peer.connections.fetch_add(1, Ordering::Relaxed);
