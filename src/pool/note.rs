@@ -21,7 +21,7 @@ pub enum Note {
         /// Told once the snapshot's health bits say what is known, so that it may be given to the workers.
         done: Sender<()>,
     },
-    /// A client's connection attempt failed, for a reason that is the backend's ([`ConnectFailure::of`] knows).
+    /// A client's connection attempt failed, for a reason that concerns this backend ([`ConnectFailure::of`] knows).
     ConnectFailed {
         /// Where to.
         backend: BackendId,

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+/// That no port is left for a backend is told this often, as long as it lasts.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
 /// One backend under watch.
 pub struct Watch {
     /// Where it stands in the newest snapshot.
@@ -37,6 +40,8 @@ pub struct Watch {
     reached: u64,
     /// `counters.connections` and the average time as the last visit left them: if both still are, nobody measured.
     left: (u64, u32),
+    /// When it was last told that no port was left to connect to it from.
+    short_of_ports: Option<Instant>,
 }
 
 /// What is going on with a backend. Its slot in the wheel holds the end of it, except while it is queued.
@@ -80,6 +85,7 @@ impl Watch {
         let (pool, stage, reached) = (pool.clone(), Stage::Resting, left.0);
         let (outlier, answers, started) = (Outlier::default(), backend.answers(), Tick(0));
         let (slot, state, fallen, probed) = (member.slot, member.state, false, false);
+        let short_of_ports = None;
         let watch = Watch {
             pool,
             index,
@@ -95,6 +101,7 @@ impl Watch {
             probed,
             reached,
             left,
+            short_of_ports,
         };
         watch.show();
         watch
@@ -171,6 +178,11 @@ impl Watch {
 
     /// A probe ended. `many`: there are several pools, so that a name needs its pool to be unambiguous.
     pub fn probe_ended(&mut self, outcome: Outcome, many: bool) {
+        if let Outcome::NoConnection(failure) = outcome
+            && failure.is_ours()
+        {
+            return self.tell_of_ports(failure, many);
+        }
         let first = !std::mem::replace(&mut self.probed, true);
         let rules = self.rules();
         let Judge::Probed(verdict) = &mut self.judge else {
@@ -193,6 +205,10 @@ impl Watch {
 
     /// A client could not connect. True if that began or prolonged a back-off, whose end has to be waited for.
     pub fn client_failed(&mut self, failure: ConnectFailure, now: Tick, many: bool) -> bool {
+        if failure.is_ours() {
+            self.tell_of_ports(failure, many);
+            return false;
+        }
         let outcome = Outcome::NoConnection(failure);
         self.backend.health.lock().last_result = Some(outcome);
         let reached = connections(&self.backend);
@@ -263,6 +279,16 @@ impl Watch {
             self.note_change();
         }
         self.forget_if_unmeasured();
+    }
+
+    /// Nothing was learned about the backend, whose state stays; but somebody must do something.
+    fn tell_of_ports(&mut self, failure: ConnectFailure, many: bool) {
+        if self.short_of_ports.is_some_and(|told| told.elapsed() < TELL_AGAIN) {
+            return;
+        }
+        self.short_of_ports = Some(Instant::now());
+        let (name, suffix) = (&self.backend.name, self.suffix(many));
+        log::warn!("{name} gets no new connections: {failure} (net.ipv4.ip_local_port_range){suffix}");
     }
 
     fn rules(&self) -> Rules {

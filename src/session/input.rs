@@ -38,9 +38,10 @@ pub enum Input {
 /// Why a dial gave no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DialFailure {
-    /// The backend's doing: refused, unreachable, reset.
+    /// It concerns this backend: refused, unreachable, reset; or no local port is left to connect to it from. Waiting for
+    /// one would cost more than it brings: the kernel searches all of them at each try.
     Backend,
-    /// Ours: no descriptor, no memory, no port.
+    /// It would concern any: no descriptor, no memory.
     Starved,
 }
 

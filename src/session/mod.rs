@@ -51,8 +51,8 @@
 //! | Waiting | no place in the queue, or `no_backend` is over | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
 //! | Dialing | client's bytes, client's FIN | – | none: left in the kernel until connected, then passed on | |
 //! | Dialing | reset from the client | – | reset both | `client_reset` |
-//! | Dialing | refused, unreachable, timed out | – | next address, else another backend (Choosing) up to `connect_attempts`, else reset client, or wait (Waiting) | `connect_failed` |
-//! | Dialing | no descriptor or port left here | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
+//! | Dialing | refused, unreachable, timed out, or no local port left for this address | – | next address, else another backend (Choosing) up to `connect_attempts`, else reset client, or wait (Waiting) | `connect_failed` |
+//! | Dialing | no descriptor left here | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
 //! | Relaying | FIN from x, way x→y Open | no | FIN to y; half Shut | |
 //! | Relaying | FIN from x, way x→y Open | yes | none yet; half Draining | |
 //! | Relaying | last held byte delivered, Draining | – | FIN to y; half Shut | |
@@ -105,7 +105,7 @@ use relaying::{Direction, Relay};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a dial waits when this process has no descriptor or port to spare, before it tries again.
+/// How long a dial waits when this process has no descriptor to spare, before it tries again.
 pub const STARVED_RETRY: Duration = Duration::from_millis(50);
 
 /// One connection.

@@ -76,23 +76,29 @@ impl Outcome {
 
 impl ConnectFailure {
     /// All that [`ConnectFailure::label`] may say.
-    pub const LABELS: [&'static str; 5] = ["refused", "reset", "timeout", "unreachable", "other"];
+    pub const LABELS: [&'static str; 6] = ["refused", "reset", "timeout", "unreachable", "no_port", "other"];
 
-    /// What a failed connect says about the backend: nothing (`None`) if what lacked was our own, descriptors, memory or ports.
+    /// Why a connect failed; `None` if what lacked would lack for any backend: descriptors, memory.
     pub fn of(error: &io::Error) -> Option<ConnectFailure> {
         // A table of numbers instead of names: this layer makes no system calls, so it has no crate for them.
         const ENOMEM: i32 = 12;
         const ENFILE: i32 = 23;
         const EMFILE: i32 = 24;
         const ENOSPC: i32 = 28; // epoll_ctl(2): max_user_watches
-        const EADDRNOTAVAIL: i32 = 99; // ip(7): no local port left for this destination
         const ENOBUFS: i32 = 105;
         const EIO: i32 = 5;
         match error.raw_os_error() {
-            Some(ENOMEM | ENFILE | EMFILE | ENOSPC | EADDRNOTAVAIL | ENOBUFS) => None,
+            Some(ENOMEM | ENFILE | EMFILE | ENOSPC | ENOBUFS) => None,
             Some(code) => Some(ConnectFailure::Os(code)),
             None => Some(ConnectFailure::Os(EIO)),
         }
+    }
+
+    /// No local port is left to connect to this backend from (ip(7), ip_local_port_range): another backend can be had all
+    /// the same, as a port may be used once for each destination, and nothing is said about this one's health.
+    pub fn is_ours(self) -> bool {
+        matches!(self, ConnectFailure::Os(code)
+            if io::Error::from_raw_os_error(code).kind() == io::ErrorKind::AddrNotAvailable)
     }
 
     /// Its value of the metric label `reason`.
@@ -105,6 +111,7 @@ impl ConnectFailure {
                 ConnectionReset => "reset",
                 TimedOut => "timeout",
                 HostUnreachable | NetworkUnreachable | NetworkDown => "unreachable",
+                AddrNotAvailable => "no_port",
                 _ => "other",
             },
         }
@@ -217,6 +224,13 @@ mod tests {
         }
         assert_eq!(of(113).map(ConnectFailure::label), Some("unreachable"));
         assert_eq!(ConnectFailure::TimedOut(Duration::ZERO).label(), "timeout");
+    }
+
+    #[test]
+    fn a_lack_of_ports_concerns_one_destination_and_is_nobodys_illness() {
+        let failure = ConnectFailure::of(&io::Error::from_raw_os_error(99)).unwrap();
+        assert_eq!((failure.label(), failure.is_ours()), ("no_port", true));
+        assert!(!ConnectFailure::Os(111).is_ours() && !ConnectFailure::TimedOut(Duration::ZERO).is_ours());
     }
 
     #[test]

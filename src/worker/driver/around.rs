@@ -44,7 +44,7 @@ pub trait Net: Io {
 
 /// What others learn from connections as they go; the worker sends it on.
 pub trait Observer {
-    /// A client's connection attempt to `backend` failed, and it was the backend's doing.
+    /// A client's connection attempt to `backend` failed, and not for want of what any other would need too.
     fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure);
 
     /// A client got through to a backend that counts as down.
