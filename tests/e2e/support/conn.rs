@@ -91,6 +91,21 @@ impl Conn {
         Conn::dial(at, Some((source, 0).into()))
     }
 
+    /// Begins to connect and does not wait for it: a client that may find the backlog full. Reading and writing wait.
+    pub fn attempt(at: &At) -> Conn {
+        let (socket, address) = at.socket();
+        socket.set_nonblocking(true).expect("set O_NONBLOCK");
+        // Under way, or refused, which reading tells.
+        let _ = socket.connect(&address);
+        socket.set_nonblocking(false).expect("clear O_NONBLOCK");
+        Conn::over(socket)
+    }
+
+    /// Connects from the given local address and port.
+    pub fn from_port(local: SocketAddr, at: &At) -> io::Result<Conn> {
+        Conn::dial(at, Some(local))
+    }
+
     fn dial(at: &At, from: Option<SocketAddr>) -> io::Result<Conn> {
         let (socket, address) = at.socket();
         if let Some(from) = from {

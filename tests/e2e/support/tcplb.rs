@@ -75,11 +75,6 @@ impl Tcplb {
         self
     }
 
-    /// With at most `descriptors` of them open.
-    pub fn descriptor_limit(self, descriptors: usize) -> Tcplb {
-        self.wrapped(["sh", "-c", &format!("ulimit -n {descriptors}; exec \"$@\""), "sh"])
-    }
-
     /// The one place that knows how tests start tcplb.
     fn command(&self) -> Command {
         let mut words = self.wrapper.clone();

@@ -1,0 +1,179 @@
+//! What these tests need beside the helpers of the end-to-end tests: namespaces, root, a configured tcplb with its admin
+//! API, and how much of a core it uses.
+
+use crate::support::{At, Conn, Process, Tcplb, eventually, let_pass, need};
+use rustix::process::Signal;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// More than this share of a core, in percent, is spinning.
+pub const CALM: f64 = 10.0;
+
+/// Are we root? If not, says that the test skips, which in CI it must not.
+pub fn need_root() -> Option<()> {
+    if rustix::process::geteuid().is_root() {
+        return Some(());
+    }
+    assert!(std::env::var_os("CI").is_none(), "not root, and in CI no test may be skipped");
+    eprintln!("skipped: only root can do this");
+    None
+}
+
+/// Has it started under a limit of `ulimit`, like `-n 1024`.
+pub fn limited(tcplb: Tcplb, limit: &str) -> Tcplb {
+    tcplb.wrapped(["sh", "-c", &format!("ulimit {limit}; exec \"$@\""), "sh"])
+}
+
+/// How much of a core the process uses, in percent, over `time`. `beside` is what goes on meanwhile, ten times a second.
+pub fn cpu_percent(process: &Process, time: Duration, mut beside: impl FnMut()) -> f64 {
+    let (ticks, begun) = (process.cpu_ticks(), Instant::now());
+    while begun.elapsed() < time {
+        beside();
+        let_pass(Duration::from_millis(100));
+    }
+    // A tick is a hundredth of a second.
+    (process.cpu_ticks() - ticks) as f64 / begun.elapsed().as_secs_f64()
+}
+
+/// Stops a process as SIGSTOP does, all of its threads, and waits until they stand still.
+#[track_caller]
+pub fn freeze(process: &Process) {
+    process.signal(Signal::STOP);
+    let stands = |stat: String| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'));
+    let tasks = format!("/proc/{}/task", process.pid());
+    eventually("all of its threads stand still", || {
+        let mut tasks = fs::read_dir(&tasks).expect("its threads").flatten();
+        tasks.all(|task| fs::read_to_string(task.path().join("stat")).is_ok_and(stands))
+    });
+}
+
+/// Lets it go on.
+#[track_caller]
+pub fn thaw(process: &Process) {
+    process.signal(Signal::CONT);
+}
+
+/// A network of its own, with a loopback and what is put into it. It ends with its last process and socket.
+pub struct Network {
+    holder: Process,
+}
+
+impl Network {
+    /// A new one, or `None` where that is not possible.
+    pub fn new() -> Option<Network> {
+        need_root()?;
+        need("ip")?;
+        need("unshare")?;
+        let script = "ip link set lo up && echo ready && exec tail -f /dev/null";
+        let holder = Process::spawn(Command::new("unshare").args(["--net", "sh", "-c", script]));
+        holder.wait_for_line("ready");
+        Some(Network { holder })
+    }
+
+    /// A cable from this network to another one; at each end an interface with that name and address.
+    pub fn connect(&self, (name, address): (&str, &str), other: &Network, (their_name, theirs): (&str, &str)) {
+        let (pid, their_pid) = (self.holder.pid().to_string(), other.holder.pid().to_string());
+        ip(&["link", "add", name, "netns", &pid, "type", "veth", "peer", "name", their_name, "netns", &their_pid]);
+        for (network, name, address) in [(self, name, address), (other, their_name, theirs)] {
+            network.inside(|| {
+                ip(&["addr", "add", address, "dev", name]);
+                ip(&["link", "set", name, "up"]);
+            });
+        }
+    }
+
+    /// Pulls the plug: nothing arrives any more, and nobody is told.
+    pub fn unplug(&self, name: &str) {
+        self.inside(|| ip(&["link", "set", name, "down"]));
+    }
+
+    /// Does `work` on a thread inside it. Sockets that are opened, processes and threads that are started there, belong
+    /// to it, wherever they are used later.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        let network = File::open(format!("/proc/{}/ns/net", self.holder.pid())).expect("its network");
+        let work = || {
+            move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network)).expect("enter the network");
+            work()
+        };
+        thread::scope(|scope| scope.spawn(work).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().expect("run ip");
+    assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Restricts what local ports this thread's network gives to those who don't ask for one.
+pub fn set_local_ports(first: u16, last: u16) {
+    fs::write("/proc/sys/net/ipv4/ip_local_port_range", format!("{first} {last}")).expect("set the range of ports");
+}
+
+/// A tcplb with a configuration file and an admin API.
+pub struct Configured {
+    pub process: Process,
+    /// Where its listeners are, in the order of the file.
+    pub at: Vec<At>,
+    pub admin: Admin,
+}
+
+impl Configured {
+    /// Starts it. `text` says nothing of `admin`; flags come after the file.
+    pub fn start(text: &str, flags: &[&str]) -> Configured {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        write!(file, "[global]\nadmin = '127.0.0.1:0'\n{text}").expect("write the file");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
+        command.env_remove("RUST_LOG").arg("--config").arg(file.path()).args(flags);
+        let process = Process::spawn(&mut command);
+        let admin = Admin::of(&process);
+        // It says where it listens before it says where admin is.
+        let lines = process.wait_for_lines("listening on ", 1);
+        let at = lines.iter().filter_map(|line| line.split_once("listening on "));
+        let at = at.map(|(_, rest)| At::parse(rest.split_whitespace().next().expect("an address"))).collect();
+        Configured { process, at, admin }
+    }
+}
+
+/// An admin API.
+#[derive(Clone, Copy)]
+pub struct Admin(pub SocketAddr);
+
+impl Admin {
+    /// As it is announced.
+    pub fn of(process: &Process) -> Admin {
+        let line = process.wait_for_line("admin on http://");
+        let (_, at) = line.split_once("http://").expect("it was waited for");
+        Admin(at.trim().parse().expect("an address"))
+    }
+
+    /// A connection to it.
+    pub fn connect(self) -> Conn {
+        Conn::to(&At::Tcp(self.0))
+    }
+
+    /// What it answers: the status line and the rest.
+    pub fn get(self, path: &str) -> (String, String) {
+        let conn = self.connect();
+        conn.say(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        let answer = String::from_utf8(conn.hear_all()).expect("text");
+        let (status, rest) = answer.split_once("\r\n").unwrap_or((&answer, ""));
+        (status.to_owned(), rest.to_owned())
+    }
+
+    /// The sum of all series of a metric that have these labels, each written as `name="value"`.
+    pub fn metric(self, name: &str, labels: &[&str]) -> u64 {
+        let (status, text) = self.get("/metrics");
+        assert!(status.contains(" 200 "), "{status}");
+        let lines = text.lines().filter_map(|line| line.strip_prefix(name));
+        let lines =
+            lines.filter(|rest| rest.starts_with(['{', ' ']) && labels.iter().all(|label| rest.contains(label)));
+        let values = lines.map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()));
+        values.map(|value| value.expect("a number") as u64).sum()
+    }
+}

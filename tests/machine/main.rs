@@ -1,0 +1,23 @@
+//! The machine fails the balancer, or its peers do at the level of the machine: no descriptors, no ports, little memory,
+//! stopped processes, clocks that jump, floods of nonsense, peers that vanish. The built tcplb, real sockets, real kernel.
+//!
+//! What is promised each time: connections that are established go on, nothing spins, what can't be served is refused
+//! with a reason, and when the cause is gone all is as before without anybody's help.
+//!
+//! Peers that misbehave within the protocol are elsewhere. Where a test needs a tool or root, it says so and skips; in CI
+//! that is a failure.
+#![forbid(unsafe_code)]
+
+#[expect(dead_code, unused_imports, reason = "the helpers of the end-to-end tests; not all of them are needed here")]
+#[path = "../e2e/support/mod.rs"]
+mod support;
+
+mod clocks;
+mod descriptors;
+mod garbage;
+mod lab;
+mod memory;
+mod ports;
+mod slow;
+mod stopped;
+mod vanished;

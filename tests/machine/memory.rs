@@ -1,0 +1,91 @@
+//! Little memory, and small pipes.
+
+use crate::lab::limited;
+use crate::support::{Conn, MIB, Server, Tcplb, eventually, heavy, need, peers, receive, send};
+use std::io::Write;
+use std::thread;
+
+/// Connections on which nobody reads.
+const STALLED: usize = 150;
+
+/// What ARCHITECTURE.md says of one whose both ways are stalled: a buffer of 64 KiB for each, and change.
+const PROMISED_KIB: u64 = 2 * 64 + 8;
+
+/// How much address space it may have: what it needs to start, the promise for all of these, and not much more.
+const LIMIT_KIB: u64 = 320 * 1024;
+
+/// Sends without ever reading, until nobody takes any more.
+fn floods(conn: Conn) -> std::io::Result<()> {
+    let block = [b'x'; 64 * 1024];
+    loop {
+        (&conn).write_all(&block)?;
+    }
+}
+
+#[test]
+fn stalled_connections_hold_what_is_promised_and_no_more() {
+    let _heavy = heavy();
+    for relay in ["copy", "splice", "adaptive"] {
+        let flood = Server::start(floods);
+        let tcplb = Tcplb::new().backend(flood.at()).args(["--relay", relay, "--health", "off"]);
+        let mut tcplb = limited(tcplb, &format!("-v {LIMIT_KIB}")).start();
+        let before = tcplb.rss_kib();
+        // All of them at once: each waits until nothing more is taken.
+        let clients: Vec<Conn> = (0..STALLED).map(|_| tcplb.connect()).collect();
+        thread::scope(|scope| clients.iter().for_each(|client| drop(scope.spawn(|| client.flood()))));
+        let grown = tcplb.rss_kib().saturating_sub(before);
+        println!("{relay}: {grown} KiB more for {STALLED} stalled connections");
+        assert!(grown <= STALLED as u64 * PROMISED_KIB, "{relay}: {grown} KiB more for {STALLED} connections");
+        // They are alive: what the backend sent long ago still comes.
+        clients.iter().for_each(|client| assert_eq!(client.hear(10), [b'x'; 10]));
+        let next = tcplb.connect();
+        assert_eq!(next.hear(10), [b'x'; 10]);
+        drop((clients, next));
+        tcplb.signal(rustix::process::Signal::TERM);
+        assert_eq!(tcplb.wait_exit().code(), Some(0), "{relay}");
+    }
+}
+
+#[test]
+fn with_all_pipe_memory_used_up_bulk_goes_on() {
+    // Root has no limit on pipes: it is taken those rights that lift it.
+    let mut wrapper = Vec::new();
+    if rustix::process::geteuid().is_root() {
+        if need("setpriv").is_none() {
+            return;
+        }
+        wrapper = vec!["setpriv", "--bounding-set=-sys_resource,-sys_admin"];
+    }
+    let soft_limit = std::fs::read_to_string("/proc/sys/fs/pipe-user-pages-soft").expect("every Linux has it");
+    let pages: usize = soft_limit.trim().parse().expect("a number");
+    // Those of 1 MiB that fit, at 4 KiB a page, twice over.
+    let stalled = (2 * pages / 256).clamp(1, 240);
+    let _heavy = heavy();
+    let server = Server::start(peers::echo);
+    let tcplb = Tcplb::new().backend(server.at()).args(["--relay", "splice"]).wrapped(wrapper).start();
+    let clients: Vec<Conn> = (0..stalled).map(|_| tcplb.connect()).collect();
+    thread::scope(|scope| clients.iter().for_each(|client| drop(scope.spawn(|| client.flood()))));
+    let pipes = || {
+        let open = std::fs::read_dir(format!("/proc/{}/fd", tcplb.pid())).expect("its descriptors").flatten();
+        let open = open.filter_map(|fd| std::fs::read_link(fd.path()).ok());
+        open.filter(|target| target.to_string_lossy().starts_with("pipe:")).count() / 2
+    };
+    // As many large ones as there may be; the other streams are copied.
+    assert!((stalled / 4..stalled).contains(&pipes()), "{} pipes for {stalled} stalled streams", pipes());
+
+    // One more stream, checked to the byte, through whatever pipe it gets.
+    let client = tcplb.connect();
+    let (sent, received) = thread::scope(|scope| {
+        let receiving = scope.spawn(|| receive(&client));
+        let sent = send(&client, 7, 16 * MIB).expect("all of it is taken");
+        client.finish();
+        (sent, receiving.join().expect("receiving does not panic").expect("all of it comes"))
+    });
+    assert_eq!(received, (16 * MIB, sent));
+    // Nothing of what stalled is lost either.
+    drop(client);
+    let first = &clients[0];
+    assert_eq!(first.hear(MIB), vec![0; MIB]);
+    drop(clients);
+    eventually("they are gone", || pipes() <= 64);
+}

@@ -1,0 +1,108 @@
+//! A backend that is stopped as a whole (SIGSTOP, a swapping or frozen machine): its kernel still accepts connections.
+
+use crate::lab::{Admin, freeze, thaw};
+use crate::support::{At, Conn, Process, QUICK_PROBES, Running, Tcplb, eventually, tally};
+use std::io::Read;
+use std::process::Command;
+
+/// A test server of our own that can be stopped.
+struct Stoppable {
+    process: Process,
+    at: At,
+}
+
+impl Stoppable {
+    fn start(name: &str) -> Stoppable {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
+        let process = Process::spawn(command.args(["backend", "--listen", "127.0.0.1:0", "--name", name]));
+        let line = process.wait_for_line("listening on ");
+        let (_, at) = line.split_once("listening on ").expect("it was waited for");
+        let at = At::parse(at.split_whitespace().next().expect("an address"));
+        Stoppable { process, at }
+    }
+}
+
+/// Sends `count` requests at once.
+fn ask(client: &Conn, count: usize) {
+    client.say("GET / HTTP/1.1\r\nHost: test\r\n\r\n".repeat(count));
+}
+
+/// Reads that many answers, which are all of the same server: its name.
+fn answers(client: &Conn, count: usize) -> String {
+    let (mut text, mut block) = (String::new(), [0; 4096]);
+    let mut stream = client;
+    while text.matches("HTTP/1.1 200").count() < count || !text.ends_with('\n') {
+        let got = stream.read(&mut block).unwrap_or_else(|error| panic!("after `{text}`: {error}"));
+        assert!(got > 0, "an end after `{text}`");
+        text.push_str(std::str::from_utf8(&block[..got]).expect("text"));
+    }
+    text.lines().last().unwrap_or_default().to_owned()
+}
+
+fn name_of_next(tcplb: &Running) -> String {
+    let client = tcplb.connect();
+    ask(&client, 1);
+    answers(&client, 1)
+}
+
+#[test]
+fn http_probes_find_it_traffic_leaves_it_and_nothing_is_lost_when_it_goes_on() {
+    let (web1, web2) = (Stoppable::start("web1"), Stoppable::start("web2"));
+    let tcplb = Tcplb::new()
+        .backend_with(&web1.at, "name=web1")
+        .backend_with(&web2.at, "name=web2")
+        .args(["--health", "http"])
+        .args(QUICK_PROBES)
+        .start();
+    let clients: Vec<(Conn, String)> = (0..20)
+        .map(|_| {
+            let client = tcplb.connect();
+            ask(&client, 1);
+            let name = answers(&client, 1);
+            (client, name)
+        })
+        .collect();
+    assert_eq!(tally(clients.iter().map(|(_, name)| name.clone())), [("web1".into(), 10), ("web2".into(), 10)].into());
+
+    freeze(&web1.process);
+    for (client, name) in &clients {
+        ask(client, 50);
+        if name == "web2" {
+            assert_eq!(answers(client, 50), "web2", "connections to others go on");
+        }
+    }
+    tcplb.wait_for_line("web1 is down: timed out after 300ms");
+    for _ in 0..10 {
+        assert_eq!(name_of_next(&tcplb), "web2");
+    }
+
+    thaw(&web1.process);
+    tcplb.wait_for_line("web1 is up");
+    // What was asked while it stood still is answered, all of it.
+    for (client, name) in clients.iter().filter(|(_, name)| name == "web1") {
+        assert_eq!(&answers(client, 50), name);
+    }
+    eventually("it gets its share again", || name_of_next(&tcplb) == "web1");
+}
+
+#[test]
+fn tcp_probes_can_t_see_it_and_its_connections_wait() {
+    let (web1, web2) = (Stoppable::start("web1"), Stoppable::start("web2"));
+    let tcplb = Tcplb::new()
+        .backend_with(&web1.at, "name=web1")
+        .backend_with(&web2.at, "name=web2")
+        .args(QUICK_PROBES)
+        .args(["--admin", "127.0.0.1:0"])
+        .start();
+    let admin = Admin::of(&tcplb);
+    freeze(&web1.process);
+    let passed = || admin.metric("tcplb_health_probes_total", &[r#"backend="web1""#, r#"result="success""#]);
+    let before = passed();
+    let clients: Vec<Conn> = (0..10).map(|_| tcplb.connect()).collect();
+    clients.iter().for_each(|client| ask(client, 1));
+    eventually("probes succeed all the same, as README says", || passed() >= before + 5);
+    assert_eq!(tcplb.count_lines("is down"), 0);
+    thaw(&web1.process);
+    let names = tally(clients.iter().map(|client| answers(client, 1)));
+    assert_eq!(names, [("web1".into(), 5), ("web2".into(), 5)].into());
+}
