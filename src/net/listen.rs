@@ -83,6 +83,7 @@ fn bind_shared(at: SocketAddr, workers: usize, keepalive: &Keepalive) -> io::Res
     if let Some(socket) = inherited::take(&Endpoint::Inet(at)) {
         keep_alive(socket.as_fd(), keepalive)?;
         socket.set_tcp_nodelay(true)?;
+        socket.set_out_of_band_inline(true)?;
         pacing::none_on_loopback(&socket, at.ip());
         let local = at.ip().is_loopback();
         let sockets = (0..workers).map(|_| Ok(Listening { fd: socket.try_clone()?.into(), unix: false, local }));
@@ -118,6 +119,8 @@ fn open(at: SocketAddr, sibling: bool, keepalive: &Keepalive) -> io::Result<sock
     socket.bind(&SockAddr::from(at))?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
+    // Urgent bytes stay in their place among the others (see `Socket::dial`).
+    socket.set_out_of_band_inline(true)?;
     keep_alive(socket.as_fd(), keepalive)?;
     pacing::none_on_loopback(&socket, at.ip());
     Ok(socket)

@@ -80,6 +80,8 @@ impl Socket {
                 // Small writes go out at once: the peers, not the balancer, decide how to batch.
                 sockopt::set_tcp_nodelay(&fd, true)?;
                 pacing::none_on_loopback(&fd, at.ip());
+                // An urgent byte stays in its place among the others; otherwise the kernel takes it out of the stream.
+                sockopt::set_socket_oobinline(&fd, true)?;
                 prepare(&fd)?;
                 let connecting = net::connect(&fd, at);
                 (fd, connecting)

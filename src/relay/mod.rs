@@ -80,7 +80,7 @@ pub trait Io {
     /// A new, empty pipe.
     fn pipe(&mut self) -> io::Result<Self::Pipe>;
 
-    /// As [`Io::recv`], into an empty pipe.
+    /// As [`Io::recv`], into an empty pipe; but 0 and `WouldBlock` may mean an urgent mark, which only [`Io::recv`] passes.
     fn fill(&mut self, socket: &Self::Socket, pipe: &Self::Pipe) -> io::Result<usize>;
 
     /// As [`Io::send`], of `bytes` that the pipe holds.

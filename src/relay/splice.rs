@@ -2,8 +2,13 @@
 //!
 //! A pipe is filled only when it is empty. So EAGAIN while filling can only mean that the source has nothing, never that
 //! the pipe is full (the two look alike), and a FIN is only read when everything before it was delivered.
+//!
+//! splice(2) can't pass an urgent mark: there it says that the source has nothing, and, once the source's FIN is in the
+//! queue, that this is the end, whatever stands behind the mark. Only recv passes it and tells the truth. So an end is
+//! always left to recv to confirm, and EAGAIN where a mark was announced ([`super::Ready::gaps`]).
 
 use super::{Books, Flow, Held, Io, Shared};
+use std::io;
 
 /// How many pipes all workers together may have open, two descriptors each. A pipe is in use only while bytes are in it,
 /// so this is the number of bulk ways that may be stalled at the same time; those beyond it are copied.
@@ -85,10 +90,18 @@ pub(super) fn deliver<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>,
     }
 }
 
-/// Fills a pipe once and delivers what it can. False if there is no pipe.
+/// Fills a pipe once and delivers what it can. False if there is no pipe, or if recv has to look.
 pub(super) fn step<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) -> bool {
     let Some(pipe) = shared.pipes.take(books.io) else { return false };
     let outcome = books.io.fill(&books.source.socket, &pipe);
+    let in_doubt = match &outcome {
+        Ok(read) => *read == 0,
+        Err(error) => books.source.ready.gaps && error.kind() == io::ErrorKind::WouldBlock,
+    };
+    if in_doubt {
+        shared.pipes.put_back(pipe);
+        return false;
+    }
     match books.note_read(outcome) {
         Some(read) => {
             flow.learn(shared.engine, read);

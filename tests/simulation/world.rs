@@ -379,10 +379,17 @@ impl World {
         if sock.chunky && stop_short {
             amount = amount.min(7).max(amount / 2);
         }
+        if !by_recv && sock.mark == Some(sock.read) {
+            // A pipe is not filled past a mark: what stands behind it can't be told from nothing.
+            amount = 0;
+        }
         let from = sock.read;
         if amount == 0 {
             if !sock.fin {
                 return Err(ErrorKind::WouldBlock.into());
+            }
+            if !by_recv {
+                return Ok((from, 0));
             }
             sock.fin_read = true;
             let side = sock.side;
