@@ -86,16 +86,20 @@ class Process:
             total += int(re.search(r"^Pss_Anon:\s+(\d+) kB", rollup, re.M)[1]) * 1024
         return total
 
+    def wait(self, seconds):
+        """Returns when it has ended, or when it takes too long."""
+        try:
+            self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+
     def stop(self):
         """Ends it and everything in its group."""
         if self not in _started:
             return
         _started.remove(self)
         _signal_group(self.popen.pid, signal.SIGTERM)
-        try:
-            self.popen.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            pass
+        self.wait(STOP_TIMEOUT)
         _signal_group(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
 
@@ -132,6 +136,14 @@ def free_port():
     raise Failed("no free port")
 
 
+def free_ports(count):
+    """So many different ones."""
+    ports = set()
+    while len(ports) < count:
+        ports.add(free_port())
+    return list(ports)
+
+
 def raise_descriptor_limit():
     """To the hard limit, for us and all we start; what it is then."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -143,6 +155,13 @@ def clean_up_at_exit():
     """Whatever ends us, short of SIGKILL, ends what we started."""
     atexit.register(_stop_all)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+
+def kill_all():
+    """Ends all that we started, at once and without asking."""
+    for process in list(_started):
+        _signal_group(process.popen.pid, signal.SIGKILL)
+        process.stop()
 
 
 def _stop_all():

@@ -41,13 +41,13 @@ class Proxy:
         return process, port
 
 
-def build_tcplb():
-    """The release binary where cargo puts it, built if it is not there."""
+def build_tcplb(fresh=False):
+    """The release binary where cargo puts it, built if it is not there, or in any case to be that of the source."""
     target = subprocess.run(
         ["cargo", "metadata", "--no-deps", "--format-version", "1"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     binary = Path(re.search(r'"target_directory":"([^"]+)"', target.stdout)[1]) / "release" / "tcplb"
-    if not binary.exists():
+    if fresh or not binary.exists():
         subprocess.run(["cargo", "build", "--release"], cwd=ROOT, check=True)
     return binary
 

@@ -1,0 +1,1 @@
+"""The soak: what `bench/soak` is made of."""
