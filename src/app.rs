@@ -2,9 +2,10 @@
 //!
 //! Nothing is spawned before everything is bound, so a port that is taken ends the start with nothing half-done.
 
+use crate::access_log::{AccessLog, Reopener, Target};
 use crate::admin::{self, Admin};
 use crate::base::Endpoint;
-use crate::config::model::Model;
+use crate::config::model::{LogTo, Model};
 use crate::confine::Plan;
 use crate::control::{self, Control, Crew, Opened, Parts, Truth};
 use crate::net::Keepalive;
@@ -38,6 +39,7 @@ pub struct Running {
     control: Control,
     prober: Prober,
     workers: Vec<JoinHandle<()>>,
+    log: Option<AccessLog>,
 }
 
 /// A listener's bound address.
@@ -88,12 +90,21 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
         endpoints.map(move |endpoint| Bound { name: name.clone(), endpoint })
     };
     let listeners: Vec<Bound> = snapshot.listeners.iter().flat_map(bound).collect();
+    // A link is for whoever we are now: it may be another's, who could have root write what it points to.
+    let follow = plan.as_ref().is_none_or(|plan| !plan.changes_user());
+    let open = |to: &LogTo| Target::open(to, follow);
+    let log = model.global.access_log.as_ref().map(open).transpose().map_err(|why| {
+        let sockets: Vec<Endpoint> = listeners.iter().map(|bound| bound.endpoint.clone()).collect();
+        let admin = admin.iter().flat_map(|admin| admin.endpoints());
+        control::remove_files(sockets.iter().chain(admin));
+        StartError(why)
+    })?;
     if let Some(plan) = plan {
         let admin = admin.iter().flat_map(|admin| admin.endpoints());
         let all = listeners.iter().map(|bound| &bound.endpoint).chain(admin);
         let own: Vec<Endpoint> = all.filter(|endpoint| !listen::is_inherited(endpoint)).cloned().collect();
         // Threads take over what they start with: there is none yet.
-        if let Err(why) = plan.carry_out(&own) {
+        if let Err(why) = plan.carry_out(&own, log.as_ref().and_then(Target::file)) {
             control::remove_files(&own);
             return Err(StartError(why));
         }
@@ -113,15 +124,18 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     // Straight to the workers: what is true does not change, and control may be waiting for the prober.
     let on_down = Box::new(move |backend| fallen.reset(&Arc::from([backend])));
     let prober = prober::spawn(snapshot.clone(), on_down).map_err(spawn_error)?;
+    let published = Arc::new(Published::new(snapshot.clone(), model.clone()));
+    let start = |target| AccessLog::start(target, model.global.log_format, published.log().clone());
+    let (log, desk) = log.map(start).transpose().map_err(spawn_error)?.unzip();
     let shared = Shared {
-        snapshot: snapshot.clone(),
+        snapshot,
         admission: Admission::new(max_connections),
         peers: crew.0.clone(),
         engine: model.global.relay,
         keepalive: Keepalive::within(model.global.dead_peer_timeout),
         prober: prober.mailbox(),
+        log: desk,
     };
-    let published = Arc::new(Published::new(snapshot, model));
     // One message a worker: nothing that could grow.
     let (ended, endings) = unbounded();
     let control = Control::spawn(Parts {
@@ -144,7 +158,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     }
     let serve = |admin: admin::Bound| admin.start(published.clone(), control.remote());
     let admin = admin.map(serve).transpose().map_err(spawn_error)?;
-    Ok(Running { listeners, published, max_connections, admin, control, prober, workers: threads })
+    Ok(Running { listeners, published, max_connections, admin, control, prober, workers: threads, log })
 }
 
 fn bind_admin(model: &Model) -> Result<Option<admin::Bound>, StartError> {
@@ -233,12 +247,18 @@ impl Running {
         self.control.remote()
     }
 
+    /// How the access log is opened again, if it is a file.
+    pub fn log_file(&self) -> Option<Reopener> {
+        self.log.as_ref().and_then(AccessLog::reopener)
+    }
+
     /// Waits until it has stopped; the error of a thread that failed.
     pub fn wait(self) -> Result<(), String> {
         let outcome = self.control.wait();
         for worker in self.workers {
             let _ = worker.join();
         }
+        self.log.into_iter().for_each(AccessLog::finish);
         self.prober.stop();
         drop(self.admin);
         let snapshot = self.published.snapshot();

@@ -12,6 +12,7 @@
 //! | [`control`] | thread: every change is a command to it                                           |
 //! | [`prober`]  | thread: health probes; the only writer of the health bits                        |
 //! | [`worker`]  | threads: event loop, accept, and the driver that applies what sessions decide     |
+//! | [`access_log`] | thread: a line per connection, handed over by the sheet                           |
 //! | [`relay`]   | moves the bytes of one way: copy, splice                                          |
 //! | [`session`] | one connection as a machine without I/O: (input, now) → effect; every ending      |
 //! | [`confine`] | what the process gives up once everything is bound: user, capabilities, Landlock    |
@@ -31,6 +32,7 @@
 //! reason → record, counters, lease returned by Drop.
 #![forbid(unsafe_code)]
 
+pub mod access_log;
 pub mod admin;
 pub mod app;
 pub mod base;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Every long flag of the balancer.
-const FLAGS: [&str; 21] = [
+const FLAGS: [&str; 23] = [
     "listen",
     "backend",
     "config",
@@ -31,6 +31,8 @@ const FLAGS: [&str; 21] = [
     "workers",
     "admin",
     "admin-token-file",
+    "access-log",
+    "log-format",
     "log-level",
     "version",
 ];
@@ -211,6 +213,7 @@ fn every_mistake_is_told_with_its_flag_and_value() {
         ("-l :1 -b a:1 --connect-timeout 5", &["--connect-timeout: ", "with a unit", "`5`"]),
         ("-l :1 -b a:1 --idle-timeout never", &["--idle-timeout: ", "`never`"]),
         ("-l :1 -b a:1 --shutdown-timeout 5", &["--shutdown-timeout: ", "`5`"]),
+        ("-l :1 -b a:1 --log-format xml", &["--log-format: expected text or json, got `xml`"]),
         (
             "-l :1 -b a:1 --log-level loud",
             &["--log-level: expected off, error, warn, info, debug or trace, got `loud`"],

@@ -3,15 +3,16 @@
 #![forbid(unsafe_code)]
 
 use rustix::process::{Pid, test_kill_process};
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tcplb::base::Endpoint;
-use tcplb::config::model::{Global, Model, Sandbox};
+use tcplb::config::model::{Global, LogTo, Model, Sandbox};
 use tcplb::confine::Plan;
 
 fn model(global: Global) -> Model {
@@ -23,7 +24,7 @@ fn confined<T: Send + 'static>(config: &Path, socket: &Path, inside: impl FnOnce
     let (config, socket) = (config.to_owned(), Endpoint::Unix(socket.into()));
     let thread = std::thread::spawn(move || {
         Plan::new(&model(Global::default()), Some(&config))
-            .and_then(|plan| plan.carry_out(&[socket]))
+            .and_then(|plan| plan.carry_out(&[socket], None))
             .expect("to be confined");
         inside()
     });
@@ -74,7 +75,7 @@ fn what_the_balancer_does_not_need_is_out_of_reach() {
         assert_denied("change its own file", fs::write(&in_etc, "changed"));
         assert_denied("write beside it", fs::write(in_etc.with_extension("new"), "new"));
         assert_denied("remove it", fs::remove_file(&in_etc));
-        assert_denied("truncate it", fs::File::options().write(true).truncate(true).open(&in_etc));
+        assert_denied("truncate it", File::options().write(true).truncate(true).open(&in_etc));
         assert_denied("rename a file", fs::rename(&in_etc, in_run.join("moved")));
         assert_denied("write among its sockets", fs::write(in_run.join("file"), "new"));
         assert_denied("make a directory there", fs::create_dir(in_run.join("directory")));
@@ -112,6 +113,48 @@ fn what_it_needs_is_there() {
 }
 
 #[test]
+fn only_the_access_log_s_directory_can_be_written() {
+    if !have_landlock() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (etc, logs) = (place.path().join("etc"), place.path().join("logs"));
+    for directory in [&etc, &logs] {
+        fs::create_dir(directory).unwrap();
+    }
+    let (config, log, device) = (etc.join("tcplb.toml"), logs.join("access.log"), Path::new("/dev/null"));
+    fs::write(&config, "text").unwrap();
+    for to in [&log, device] {
+        let global = Global { access_log: Some(LogTo::File(to.to_owned())), ..Global::default() };
+        let open = |path: &Path| File::options().append(true).create(true).open(path);
+        let (config, log, is_file) = (config.clone(), log.clone(), to != device);
+        let to = to.to_owned();
+        let inside = move || {
+            let file = open(&to).expect("it can be opened before");
+            let plan = Plan::new(&model(global), Some(&config));
+            plan.and_then(|plan| plan.carry_out(&[], Some(file.as_fd()))).expect("to be confined");
+            writeln!(&file, "line").expect("what was open stays open");
+            // As after a rename, and as after none.
+            open(&to).expect("it can be opened again");
+            let new = open(&log.with_extension("new"));
+            if is_file {
+                drop(new.expect("another can be made"))
+            } else {
+                assert_denied("a device is alone", new)
+            }
+            assert_denied("write beside the configuration", fs::write(config.with_extension("new"), "new"));
+            assert_denied("write to it", File::options().append(true).open(&config));
+            assert_denied("remove a log", fs::remove_file(&log));
+            assert_denied("read a log", fs::read(&log));
+            assert_denied("make a directory there", fs::create_dir(log.with_extension("directory")));
+            assert_denied("make a link there", std::os::unix::fs::symlink("/etc/shadow", log.with_extension("link")));
+        };
+        std::thread::spawn(inside).join().expect("the confined thread does not panic");
+    }
+    assert_eq!(fs::read_to_string(&log).unwrap(), "line\n");
+}
+
+#[test]
 fn other_processes_are_out_of_reach() {
     if !have_landlock() {
         return;
@@ -126,7 +169,7 @@ fn other_processes_are_out_of_reach() {
     let place = tempfile::tempdir().unwrap();
     let config = place.path().join("tcplb.toml");
     let (signal, reach, peek) = confined(&config, &config, move || {
-        let peek = fs::File::open(format!("/proc/{}/mem", pid.as_raw_nonzero()));
+        let peek = File::open(format!("/proc/{}/mem", pid.as_raw_nonzero()));
         (test_kill_process(pid), UnixStream::connect_addr(&theirs), peek)
     });
     drop(other.stdin.take());
@@ -150,7 +193,7 @@ fn turned_off_it_keeps_nothing_away() {
     let written = file.clone();
     let outcome = std::thread::spawn(move || {
         let global = Global { sandbox: Sandbox::Off, ..Global::default() };
-        Plan::new(&model(global), None).and_then(|plan| plan.carry_out(&[])).expect("nothing can fail");
+        Plan::new(&model(global), None).and_then(|plan| plan.carry_out(&[], None)).expect("nothing can fail");
         fs::write(&written, "text")
     });
     outcome.join().unwrap().unwrap();

@@ -32,6 +32,8 @@ pub fn text(published: &Published) -> String {
     text.sample("tcplb_config_reloads_total", &[("result", "failure")], failed);
     text.family("tcplb_config_generation", "gauge", "Counts changes of the configuration in force, from 1.");
     text.sample("tcplb_config_generation", &[], snapshot.generation);
+    text.family("tcplb_access_log_lost_total", "counter", "Lines of the access log that were not written.");
+    text.sample("tcplb_access_log_lost_total", &[], published.log().lost());
     process(&mut text, &Process::read());
     text.0
 }

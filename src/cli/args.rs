@@ -198,10 +198,21 @@ pub struct Balance {
 
     /// Give up the file system once everything is bound: auto or off [default: auto]
     ///
-    /// By Landlock, as far as the kernel has it. What the resolver and a reload read stays readable; nothing can be written
-    /// and no program started.
+    /// By Landlock, as far as the kernel has it. What the resolver and a reload read stays readable; nothing but the access
+    /// log can be written and no program started.
     #[arg(long, value_name = "MODE", help_heading = "Process")]
     pub sandbox: Option<String>,
+
+    /// A line per connection, when it ends, into this file; - is stdout [default: off]
+    ///
+    /// time listener client pool backend attempts connect_ms duration_ms bytes_to_backend bytes_to_client close. SIGUSR1 opens
+    /// the file again after it was renamed.
+    #[arg(long, value_name = "FILE", help_heading = "Process")]
+    pub access_log: Option<PathBuf>,
+
+    /// How such a line looks: text or json [default: text]
+    #[arg(long, value_name = "FORMAT", help_heading = "Process")]
+    pub log_format: Option<String>,
 
     /// off, error, warn, info, debug or trace [default: info]
     ///

@@ -116,6 +116,8 @@ fn beside(flags: &Balance) -> Vec<&'static str> {
         user,
         group,
         sandbox,
+        access_log,
+        log_format,
     } = flags;
     let given = [
         ("--listen", !listen.is_empty()),
@@ -140,6 +142,8 @@ fn beside(flags: &Balance) -> Vec<&'static str> {
         ("--user", user.is_some()),
         ("--group", group.is_some()),
         ("--sandbox", sandbox.is_some()),
+        ("--access-log", access_log.is_some()),
+        ("--log-format", log_format.is_some()),
     ];
     given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
 }

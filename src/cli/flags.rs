@@ -48,6 +48,7 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
         mistakes.note(format!("--group: {}", check::GROUP_ALONE));
     }
     let sandbox = mistakes.read("--sandbox", &flags.sandbox, values::sandbox);
+    let log_format = mistakes.read("--log-format", &flags.log_format, values::log_format);
     let log_level = mistakes.read("--log-level", &flags.log_level, values::log_level);
     let Some(algorithm) = algorithm.filter(|_| mistakes.0.is_empty()) else { return Err(mistakes) };
 
@@ -71,6 +72,8 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
         user,
         group,
         sandbox: sandbox.unwrap_or_default(),
+        access_log: flags.access_log.clone().map(model::LogTo::from),
+        log_format: log_format.unwrap_or_default(),
     };
     let listeners = vec![model::Listener { bind, accept_proxy: flags.accept_proxy, ..model::Listener::default() }];
     let model = Model { global, listeners, pools: vec![pool] };
@@ -293,6 +296,15 @@ mod tests {
     }
 
     #[test]
+    fn the_access_log_goes_to_a_file_or_with_a_dash_to_stdout() {
+        let log = |line: &str| (good(line).global.access_log, good(line).global.log_format);
+        assert_eq!(log(""), (None, model::LogFormat::Text));
+        assert_eq!(log("--access-log -"), (Some(model::LogTo::Stdout), model::LogFormat::Text));
+        let file = Some(model::LogTo::File("./-".into()));
+        assert_eq!(log("--access-log ./- --log-format JSON"), (file, model::LogFormat::Json));
+    }
+
+    #[test]
     fn a_health_path_implies_http_and_contradicts_the_others() {
         let kind = |line: &str| good(line).pools[0].health.kind.clone();
         let http = |path: &str| HealthKind::Http { path: path.into(), host: None, expect: vec![(200, 200)] };
@@ -344,6 +356,7 @@ mod tests {
             ("--user a\u{7f}b", &["--user: expected a name without spaces"]),
             ("--group web", &["--group: expected a user that it goes with"]),
             ("--sandbox on", &["--sandbox: expected auto or off, got `on`"]),
+            ("--log-format xml", &["--log-format: expected text or json, got `xml`"]),
             ("--log-level loud", &["--log-level: expected off, error", "`loud`"]),
             ("-l nowhere", &["--listen: expected 127.0.0.1:80", "or :80", "`nowhere`: the port is missing"]),
             ("-b a:1,weight=x", &["--backend: weight: ", "0 to 65535", "`x`"]),

@@ -2,6 +2,7 @@
 
 use super::signals::{self, Signal};
 use super::terminal;
+use crate::access_log::Reopener;
 use crate::app::{self, Loader, ReloadError, Remote};
 use crate::base::{Endpoint, duration};
 use crate::config::model::{self, HealthKind, Model};
@@ -36,9 +37,10 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> 
         terminal::tell(format_args!("admin on {}", Reached(endpoint)));
     }
     systemd::ready("running");
-    let remote = running.remote();
+    let (remote, log) = (running.remote(), running.log_file());
     watchdog(&remote)?;
-    let spawned = thread::Builder::new().name("commands".to_owned()).spawn(move || obey(&signals, &remote));
+    let spawned =
+        thread::Builder::new().name("commands".to_owned()).spawn(move || obey(&signals, &remote, log.as_ref()));
     spawned.map_err(|error| format!("can't start a thread: {error}"))?;
     running.wait()
 }
@@ -61,7 +63,7 @@ fn watchdog(remote: &Remote) -> Result<(), String> {
     spawned.map(drop).map_err(|error| format!("can't start a thread: {error}"))
 }
 
-fn obey(signals: &Receiver<Signal>, remote: &Remote) {
+fn obey(signals: &Receiver<Signal>, remote: &Remote, log: Option<&Reopener>) {
     for signal in signals {
         match signal {
             // Control logs what comes of these two.
@@ -71,7 +73,11 @@ fn obey(signals: &Receiver<Signal>, remote: &Remote) {
                     log::info!("SIGHUP ignored: there is no file to read again");
                 }
             }
-            Signal::User1 => log::info!("SIGUSR1 ignored: there is no log file to reopen"),
+            // Its thread logs what comes of it.
+            Signal::User1 => match log {
+                Some(log) => log.reopen(),
+                None => log::info!("SIGUSR1 ignored: there is no log file to reopen"),
+            },
             Signal::User2 => log::info!("SIGUSR2 ignored: this version can't hand over to a new one"),
         }
     }

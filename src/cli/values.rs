@@ -3,7 +3,7 @@
 //! Each parser's error says what would be accepted and shows the value; naming the flag is the caller's part.
 
 use crate::base::nearest;
-use crate::config::model::{Engine, ProxyVersion, Sandbox};
+use crate::config::model::{Engine, LogFormat, ProxyVersion, Sandbox};
 use crate::config::words;
 use log::LevelFilter;
 
@@ -34,6 +34,11 @@ pub fn log_level(text: &str) -> Result<LevelFilter, String> {
         let hint = nearest::hint(text, LOG_LEVELS);
         format!("expected {}, got `{text}`{hint}", alternatives(&LOG_LEVELS))
     })
+}
+
+/// A format of the access log, in any case.
+pub fn log_format(text: &str) -> Result<LogFormat, String> {
+    words::one_of(text, &LogFormat::NAMES)
 }
 
 /// A relay engine, in any case.

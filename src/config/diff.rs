@@ -275,6 +275,8 @@ fn fixed(global: &model::Global) -> Vec<Shown> {
         user,
         group,
         sandbox,
+        access_log,
+        log_format,
     } = global;
     let sandbox = model::Sandbox::NAMES.iter().find(|(_, other)| other == sandbox).map(|(name, _)| name);
     let relay = model::Engine::NAMES.iter().find(|(_, engine)| engine == relay).map(|(name, _)| name);
@@ -288,6 +290,8 @@ fn fixed(global: &model::Global) -> Vec<Shown> {
         ("user", option(user)),
         ("group", option(group)),
         ("sandbox", option(&sandbox)),
+        ("access_log", option(access_log)),
+        ("log_format", words::of(log_format, &model::LogFormat::NAMES)),
     ]
 }
 

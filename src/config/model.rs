@@ -3,6 +3,7 @@
 use crate::base::{Address, Listen};
 use crate::policy::balance::{self, Algorithm};
 use ipnet::IpNet;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +42,10 @@ pub struct Global {
     pub group: Option<String>,
     /// Does the process give up what it will not need of the file system?
     pub sandbox: Sandbox,
+    /// Where a line per connection goes; `None`: nowhere.
+    pub access_log: Option<LogTo>,
+    /// What such a line looks like.
+    pub log_format: LogFormat,
 }
 
 impl Default for Global {
@@ -57,8 +62,49 @@ impl Default for Global {
             user: None,
             group: None,
             sandbox: Sandbox::default(),
+            access_log: None,
+            log_format: LogFormat::default(),
         }
     }
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTo {
+    /// Standard output, written `-`.
+    Stdout,
+    /// A file.
+    File(PathBuf),
+}
+
+impl From<PathBuf> for LogTo {
+    fn from(path: PathBuf) -> LogTo {
+        if path.as_os_str() == "-" { LogTo::Stdout } else { LogTo::File(path) }
+    }
+}
+
+impl fmt::Display for LogTo {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            LogTo::Stdout => out.write_str("-"),
+            LogTo::File(path) => path.display().fmt(out),
+        }
+    }
+}
+
+/// How a line of the access log is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Fields and spaces.
+    #[default]
+    Text,
+    /// An object.
+    Json,
+}
+
+impl LogFormat {
+    /// What users call them.
+    pub const NAMES: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
 }
 
 /// Does the process lock itself in?

@@ -5,8 +5,8 @@
 
 use crate::base::{Listen, duration};
 use crate::config::model::{
-    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, NoBackend, OnDown, OnRemove, Pool, Sandbox,
-    SendProxy,
+    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, LogFormat, Model, NoBackend, OnDown, OnRemove,
+    Pool, Sandbox, SendProxy,
 };
 use crate::config::words;
 use std::fmt::{Display, Write};
@@ -39,6 +39,8 @@ fn global(out: &mut Lines, global: &Global) {
     out.text_if("group", global.group.as_ref());
     let name = Sandbox::NAMES.iter().find(|(_, sandbox)| *sandbox == global.sandbox).map_or("auto", |(name, _)| name);
     out.text("sandbox", name);
+    out.text_if("access_log", global.access_log.as_ref());
+    out.text("log_format", words::of(&global.log_format, &LogFormat::NAMES));
 }
 
 fn listener(out: &mut Lines, listener: &Listener) {

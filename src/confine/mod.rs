@@ -7,7 +7,8 @@
 //!
 //! In this order:
 //!
-//! 1. Files of sockets are given to the user, who would otherwise have an admin socket (mode 0600) that is not his.
+//! 1. Files of sockets are given to the user, who would otherwise have an admin socket (mode 0600) that is not his; so is the
+//!    access log, which was opened before and is opened again by him.
 //! 2. The process becomes the user, in his groups as the system lists them, with no way back: real, effective and saved ids.
 //! 3. Of the capabilities CAP_NET_BIND_SERVICE stays, if it was there, so that a reload may add a port below 1024. Root that
 //!    is to stay root keeps all of them, and is told.
@@ -24,11 +25,12 @@ mod sandbox;
 pub use sandbox::{hint_to_binding, hint_to_reading};
 
 use crate::base::Endpoint;
-use crate::config::model::{Model, Sandbox};
+use crate::config::model::{LogTo, Model, Sandbox};
 use account::Account;
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
 /// The one capability that is of use later.
@@ -44,6 +46,8 @@ pub struct Plan {
     sandbox: bool,
     /// What reloads read.
     files: Vec<PathBuf>,
+    /// The access log, which may be opened again under that name.
+    log: Option<PathBuf>,
 }
 
 impl Plan {
@@ -65,21 +69,34 @@ impl Plan {
         let lists = model.listeners.iter().flat_map(|listener| [&listener.allow_file, &listener.deny_file]);
         let lists = lists.flatten().map(|list| list.path.as_path());
         let files = file.into_iter().chain(lists).map(Path::to_owned).collect();
-        Ok(Plan { account, sandbox: global.sandbox == Sandbox::Auto, files })
+        let log = match &global.access_log {
+            Some(LogTo::File(path)) => Some(path.clone()),
+            Some(LogTo::Stdout) | None => None,
+        };
+        Ok(Plan { account, sandbox: global.sandbox == Sandbox::Auto, files, log })
     }
 
-    /// Carries it out, for this thread and those it starts; `sockets` are what we bound. The log says what is in force. An
-    /// error leaves the process half confined: it must end.
-    pub fn carry_out(self, sockets: &[Endpoint]) -> Result<(), String> {
+    /// Does the process become somebody else?
+    pub fn changes_user(&self) -> bool {
+        self.account.is_some()
+    }
+
+    /// Carries it out, for this thread and those it starts; `sockets` are what we bound, `log` is the access log if it is a file
+    /// and open. stderr says what is in force. An error leaves the process half confined: it must end.
+    pub fn carry_out(self, sockets: &[Endpoint], log: Option<BorrowedFd<'_>>) -> Result<(), String> {
         let paths: Vec<&Path> = sockets.iter().filter_map(path).collect();
         // As whoever we were, so that a directory which is closed to the user today may be opened to him tomorrow.
         let walls = match self.sandbox {
-            true => Some(sandbox::Walls::plan(&self.files, &paths).map_err(|why| off_hint(&why))?),
+            true => Some(sandbox::Walls::plan(&self.files, &paths, self.log.as_deref()).map_err(|why| off_hint(&why))?),
             false => None,
         };
         if let Some(account) = &self.account {
             for path in &paths {
                 give(path, account).map_err(|error| format!("can't give {} to {account}: {error}", path.display()))?;
+            }
+            if let Some((path, log)) = self.log.as_deref().zip(log) {
+                give_log(log, account)
+                    .map_err(|error| format!("can't give {} to {account}: {error}", path.display()))?;
             }
             account.become_it().map_err(|error| format!("can't become {account}: {error}"))?;
         }
@@ -110,6 +127,15 @@ impl Plan {
                 let who = account::own();
                 log::warn!("a reload will fail: {who} can't read {}: {error}", file.display());
             }
+        }
+        if let Some(log) = self.log.as_deref().filter(|log| log.metadata().is_ok_and(|log| log.is_file()))
+            && rustix::fs::access(directory(log), Access::WRITE_OK | Access::EXEC_OK).is_err()
+        {
+            let (who, log, directory) = (account::own(), log.display(), directory(log).display());
+            log::warn!(
+                "once {log} is renamed, SIGUSR1 will fail to open another: {who} can't make files in {directory}; what renames it \
+                 has to make the new one, for him"
+            );
         }
         for socket in sockets {
             let directory = directory(socket);
@@ -146,6 +172,19 @@ fn give(path: &Path, account: &Account) -> io::Result<()> {
     }
     let (user, group) = account.ids();
     Ok(rustix::fs::chownat(&file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?)
+}
+
+/// Changes the owner of a log that is a file. A name that somebody else made for it may stand for something that is not his.
+fn give_log(file: BorrowedFd<'_>, account: &Account) -> io::Result<()> {
+    let found = rustix::fs::fstat(file)?;
+    let (user, group) = account.ids();
+    if !FileType::from_raw_mode(found.st_mode).is_file() || found.st_uid == user.as_raw() {
+        return Ok(());
+    }
+    if found.st_nlink != 1 {
+        return Err(io::Error::other("the file has a second name (a hard link)"));
+    }
+    Ok(rustix::fs::fchown(file, Some(user), Some(group))?)
 }
 
 /// Gives up every capability but the one. Where a service manager did, it makes no call that such a manager's filter may

@@ -4,18 +4,20 @@
 //! |---|---|
 //! | reading | the directories of the configuration file and of the lists it names, since editors and configuration managers replace files by renaming; what the resolver, its modules and the C library read; /proc for the metrics; the number of cores |
 //! | making and removing unix sockets | the directories of the sockets it has at the start |
-//! | writing, other files, starting programs | nowhere |
+//! | writing and making files | the directory of the access log, if there is one; if it is a FIFO or a device, only that |
+//! | everything else with files, starting programs | nowhere |
 //! | signals, abstract unix sockets of others | none, except where `NOTIFY_SOCKET` is such a socket |
 //!
 //! TCP is left alone: a backend may be added on any port, and a listener by a reload. Paths are opened now, so that a
 //! directory which is replaced later is another one. Where the kernel knows less, less is in force; where it knows nothing,
-//! nothing is. A log file will need its directory here.
+//! nothing is.
 
 use super::directory;
 use landlock::{
     ABI, Access, AccessFs, BitFlags, LandlockStatus, RestrictionStatus, Ruleset, RulesetAttr, RulesetCreated,
     RulesetCreatedAttr, RulesetStatus, Scope, path_beneath_rules,
 };
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -53,6 +55,7 @@ static ALLOWED: OnceLock<Allowed> = OnceLock::new();
 struct Allowed {
     read: Vec<PathBuf>,
     sockets: Vec<PathBuf>,
+    logs: Vec<PathBuf>,
 }
 
 /// The rules, made but not in force.
@@ -62,9 +65,9 @@ pub struct Walls {
 }
 
 impl Walls {
-    /// For a process that reads these files again and has these unix sockets.
-    pub fn plan(files: &[PathBuf], sockets: &[&Path]) -> Result<Walls, String> {
-        let allowed = Allowed::of(files, sockets);
+    /// For a process that reads these files again, has these unix sockets, and opens this log again.
+    pub fn plan(files: &[PathBuf], sockets: &[&Path], log: Option<&Path>) -> Result<Walls, String> {
+        let allowed = Allowed::of(files, sockets, log);
         let manager_is_abstract =
             std::env::var_os("NOTIFY_SOCKET").is_some_and(|at| at.as_encoded_bytes().starts_with(b"@"));
         let scopes = match manager_is_abstract {
@@ -80,6 +83,9 @@ impl Walls {
             .and_then(|rules| rules.add_rules(path_beneath_rules(system.chain(files), reading)))
             .and_then(|rules| {
                 rules.add_rules(path_beneath_rules(&allowed.sockets, AccessFs::MakeSock | AccessFs::RemoveFile))
+            })
+            .and_then(|rules| {
+                rules.add_rules(path_beneath_rules(&allowed.logs, AccessFs::WriteFile | AccessFs::MakeReg))
             });
         Ok(Walls { rules: rules.map_err(|error| error.to_string())?, allowed })
     }
@@ -98,7 +104,7 @@ impl Walls {
 }
 
 impl Allowed {
-    fn of(files: &[PathBuf], sockets: &[&Path]) -> Allowed {
+    fn of(files: &[PathBuf], sockets: &[&Path], log: Option<&Path>) -> Allowed {
         let mut read = Vec::new();
         for file in files {
             read.extend(real(directory(file)));
@@ -114,7 +120,16 @@ impl Allowed {
         let mut sockets: Vec<PathBuf> = sockets.iter().filter_map(|socket| real(directory(socket))).collect();
         sockets.sort();
         sockets.dedup();
-        Allowed { read, sockets }
+        // A device is not alone in its directory, and what writes logs has no need for its neighbours.
+        let logs = log.map_or(Vec::new(), |log| match real(log) {
+            Some(file) if !file.is_file() => vec![file],
+            file => [real(directory(log)), file.and_then(|file| Some(file.parent()?.to_owned()))]
+                .into_iter()
+                .flatten()
+                .collect(),
+        });
+        let logs = logs.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
+        Allowed { read, sockets, logs }
     }
 }
 
@@ -139,12 +154,16 @@ fn told(status: &RestrictionStatus, allowed: &Allowed) -> String {
         [] => String::new(),
         sockets => format!(" but sockets in {}", shown(sockets)),
     };
+    let logs = match allowed.logs.as_slice() {
+        [] => String::new(),
+        logs => format!(" but logs in {}", shown(logs)),
+    };
     let abi = match status.landlock {
         LandlockStatus::Available { effective_abi, .. } => effective_abi.min(ABI_KNOWN) as i32,
         _ => 0,
     };
     format!(
-        "sandboxed by Landlock (ABI {abi}{degree}): reads what belongs to the system{reads}, writes nothing{sockets}, starts nothing"
+        "sandboxed by Landlock (ABI {abi}{degree}): reads what belongs to the system{reads}, writes nothing{sockets}{logs}, starts nothing"
     )
 }
 
@@ -191,7 +210,7 @@ mod tests {
         std::fs::create_dir(&there).unwrap();
         std::fs::write(there.join("real.toml"), "").unwrap();
         std::os::unix::fs::symlink(there.join("real.toml"), here.join("tcplb.toml")).unwrap();
-        let allowed = Allowed::of(&[here.join("tcplb.toml")], &[&here.join("a.sock"), &here.join("b.sock")]);
+        let allowed = Allowed::of(&[here.join("tcplb.toml")], &[&here.join("a.sock"), &here.join("b.sock")], None);
         let real = |path: &Path| std::fs::canonicalize(path).unwrap();
         assert!(allowed.read.contains(&real(&here)) && allowed.read.contains(&real(&there)), "{allowed:?}");
         assert_eq!(allowed.sockets, [real(&here)]);

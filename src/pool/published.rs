@@ -2,7 +2,7 @@
 //!
 //! Control writes; admin and command line read. Workers and prober do not: they are sent what concerns them.
 
-use super::Snapshot;
+use super::{LogTotals, Snapshot};
 use crate::config::model::Model;
 use parking_lot::RwLock;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ pub struct Published {
     started: Instant,
     reloads: AtomicU64,
     failed_reloads: AtomicU64,
+    log: Arc<LogTotals>,
 }
 
 impl Published {
@@ -28,6 +29,7 @@ impl Published {
             started: Instant::now(),
             reloads: AtomicU64::new(0),
             failed_reloads: AtomicU64::new(0),
+            log: Arc::default(),
         }
     }
 
@@ -54,6 +56,11 @@ impl Published {
     /// Reloads that were carried out, and those that were refused.
     pub fn reloads(&self) -> (u64, u64) {
         (self.reloads.load(Ordering::Relaxed), self.failed_reloads.load(Ordering::Relaxed))
+    }
+
+    /// What became of the access log's lines.
+    pub fn log(&self) -> &Arc<LogTotals> {
+        &self.log
     }
 
     /// Control's: the next snapshot, once the workers have been told.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// How often the log tells of refusals for the same reason while they go on.
+/// How often the log tells of the same thing while it goes on.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// Totals of one listener. Workers add, everyone reads; all relaxed.
@@ -21,13 +21,57 @@ pub struct ListenerTotals {
     active: AtomicUsize,
 }
 
-/// What the log knows of the refusals for one reason.
+/// What has been told of something that is counted, such as the refusals for one reason.
 #[derive(Debug, Default)]
 struct Told {
     /// When it was last told; 0: never.
     at: AtomicU64,
-    /// How many had been refused by then.
-    refused: AtomicU64,
+    /// How many there had been by then.
+    count: AtomicU64,
+}
+
+impl Told {
+    /// How many of `count` are new, if that is to be told now.
+    fn take(&self, count: u64, now: Tick) -> Option<u64> {
+        let last = self.at.load(Ordering::Relaxed);
+        if last != 0 && now - Tick(last) < TELL_EVERY {
+            return None;
+        }
+        // Of several threads one tells.
+        self.at.compare_exchange(last, now.0, Ordering::Relaxed, Ordering::Relaxed).ok()?;
+        // Another may have told a later count already.
+        Some(count.saturating_sub(self.count.fetch_max(count, Ordering::Relaxed)))
+    }
+}
+
+/// What became of the access log's lines. Workers and its thread add, everyone reads; all relaxed.
+#[derive(Debug, Default)]
+pub struct LogTotals {
+    lost: AtomicU64,
+    told: Told,
+}
+
+impl LogTotals {
+    /// Counts lines that were not written.
+    pub fn lose(&self, lines: u64) {
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// Lines that were not written.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// How many were lost since that was last told, if it is to be told again; as [`ListenerTotals::to_tell`].
+    pub fn to_tell(&self, now: Tick) -> Option<u64> {
+        self.told.take(self.lost(), now)
+    }
+
+    /// How many were lost since that was last told, if any: for the end.
+    pub fn untold(&self) -> Option<u64> {
+        let lost = self.lost();
+        Some(lost - self.told.count.swap(lost, Ordering::Relaxed)).filter(|lines| *lines > 0)
+    }
 }
 
 /// Why a client was not served.
@@ -84,15 +128,7 @@ impl ListenerTotals {
     /// How many clients were refused for this reason since that was last told, if it is to be told again: the first at
     /// once, the others together, so that a flood does not become one of the log. `now` is of [`super::clock`].
     pub fn to_tell(&self, why: Refusal, now: Tick) -> Option<u64> {
-        let told = &self.told[why as usize];
-        let last = told.at.load(Ordering::Relaxed);
-        if last != 0 && now - Tick(last) < TELL_EVERY {
-            return None;
-        }
-        // Of several workers one tells.
-        told.at.compare_exchange(last, now.0, Ordering::Relaxed, Ordering::Relaxed).ok()?;
-        let refused = self.refused(why);
-        Some(refused - told.refused.swap(refused, Ordering::Relaxed))
+        self.told[why as usize].take(self.refused(why), now)
     }
 
     /// Clients accepted, refused ones included.

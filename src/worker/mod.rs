@@ -23,6 +23,7 @@ mod kernel;
 pub mod queue;
 pub mod token;
 
+use crate::access_log::{self, Sheet};
 use crate::base::Tick;
 use crate::mailbox::Mailbox;
 use crate::net::listen::Listening;
@@ -108,6 +109,8 @@ pub struct Shared {
     pub keepalive: Keepalive,
     /// Where failed connects are reported.
     pub prober: Mailbox<Note>,
+    /// Where lines of the access log go, if there is one.
+    pub log: Option<access_log::Desk>,
 }
 
 /// One listening socket and the listener that it belongs to.
@@ -170,7 +173,8 @@ struct Nap {
 pub fn run(prepared: Prepared, me: usize, doors: Vec<Door>, shared: Shared) -> io::Result<()> {
     let Prepared { poll, registry, mail } = prepared;
     let kernel = Kernel::new(registry, shared.keepalive);
-    let reporter = Reporter { prober: shared.prober.clone() };
+    let log = shared.log.as_ref().map(access_log::Desk::sheet);
+    let reporter = Reporter { prober: shared.prober.clone(), log };
     let relay = relay::Shared::new(shared.engine, (relay::PIPES / shared.peers.len()).max(1));
     let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), clock::now());
     let acceptor = Acceptor::new(doors, poll.registry())?;
@@ -217,6 +221,9 @@ impl Worker {
                 let busy = if self.driver.is_empty() { 0 } else { self.nap.busy(now) };
                 this.busy.store(busy, Ordering::Relaxed);
             }
+            if let Some(log) = &mut self.driver.observer.log {
+                log.tend(now);
+            }
             // Each is asked: a wait is told of once, and by whoever asks first.
             let gates = self.shared.snapshot.listeners.iter().filter(|listener| listener.gate.should_wake()).count();
             if self.shared.admission.should_wake() || gates > 0 {
@@ -238,7 +245,8 @@ impl Worker {
     /// Until the next event at the latest when something is due.
     fn sleep(&self) -> Option<Duration> {
         let flush = self.driver.has_unflushed().then_some(FLUSH);
-        [self.driver.sleep(), self.acceptor.sleep(), flush].into_iter().flatten().min()
+        let log = self.driver.observer.log.as_ref().and_then(|log| log.sleep(clock::now()));
+        [self.driver.sleep(), self.acceptor.sleep(), flush, log].into_iter().flatten().min()
     }
 
     fn read_mail(&mut self) {
@@ -332,10 +340,11 @@ impl Nap {
     }
 }
 
-/// Passes on what connections learn. A letter that finds the prober's box full is dropped: a thousand others there say
+/// Passes on what connections learn, and writes their line when they are over. A letter that finds the prober's box full is dropped: a thousand others there say
 /// the same.
 struct Reporter {
     prober: Mailbox<Note>,
+    log: Option<Sheet>,
 }
 
 impl Observer for Reporter {
@@ -355,6 +364,9 @@ impl Observer for Reporter {
             let _ = self.prober.offer(Note::ResetEarly(backend.id));
         }
         log::debug!("{record}");
+        if let Some(log) = &mut self.log {
+            log.write(record, clock::now());
+        }
         if let Some(why) = record.close.refusal()
             && let Some(count) = record.listener.to_tell(why, clock::now())
         {

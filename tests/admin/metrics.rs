@@ -115,7 +115,7 @@ impl Parsed {
     }
 }
 
-const FAMILIES: [&str; 16] = [
+const FAMILIES: [&str; 17] = [
     "tcplb_build_info",
     "tcplb_connections_accepted_total",
     "tcplb_connections_active",
@@ -132,6 +132,7 @@ const FAMILIES: [&str; 16] = [
     "tcplb_connect_retries_total",
     "tcplb_config_reloads_total",
     "tcplb_config_generation",
+    "tcplb_access_log_lost_total",
 ];
 
 #[test]

@@ -8,8 +8,8 @@ use super::{Parsed, values};
 use crate::base::{Address, Listen, duration};
 use crate::config::check::{self, WORKERS_MAX};
 use crate::config::model::{
-    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, PrefixFile, Sandbox, SendProxy,
-    defaults,
+    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, LogFormat, LogTo, Model, Pool, PrefixFile, Sandbox,
+    SendProxy, defaults,
 };
 use crate::config::words;
 use std::path::PathBuf;
@@ -111,11 +111,6 @@ pub fn file(root: &Table<'_>) -> Parsed {
 }
 
 fn global(at: &Table<'_>) -> Global {
-    for key in ["access_log", "log_format"] {
-        if at.has(key) {
-            at.wrong(key, NOT_YET);
-        }
-    }
     let default = Global::default();
     let admin = at.text("admin", Listen::parse);
     let token = at.text("admin_token_file", path);
@@ -138,6 +133,8 @@ fn global(at: &Table<'_>) -> Global {
         user,
         group,
         sandbox: at.text("sandbox", |text| words::one_of(text, &Sandbox::NAMES)).unwrap_or(default.sandbox),
+        access_log: at.text("access_log", path).map(LogTo::from),
+        log_format: at.text("log_format", |text| words::one_of(text, &LogFormat::NAMES)).unwrap_or(default.log_format),
     }
 }
 

@@ -49,11 +49,21 @@ fn prefixes() -> impl Strategy<Value = Vec<IpNet>> {
 fn global() -> impl Strategy<Value = Global> {
     let relay = prop_oneof![Just(Engine::Copy), Just(Engine::Splice), Just(Engine::Adaptive)];
     let token = option::of("/[a-z \"]{1,9}");
+    let log = (option::of("-|/[a-z \"]{1,9}"), prop_oneof![Just(LogFormat::Text), Just(LogFormat::Json)]);
     let account = (option::of((name(), option::of(name()))), prop_oneof![Just(Sandbox::Auto), Just(Sandbox::Off)]);
     let limit = option::of(1..=4_294_967_295_usize);
     let times = (zero_or_time(), 2..=36_000_u64);
-    (1..=1024_usize, limit, times, relay, option::of(0..5_u8), token, account).prop_map(
-        |(workers, max_connections, (shutdown_timeout, dead_peer), relay, admin, token, (account, sandbox))| Global {
+    (1..=1024_usize, limit, times, relay, option::of(0..5_u8), token, account, log).prop_map(
+        |(
+            workers,
+            max_connections,
+            (shutdown_timeout, dead_peer),
+            relay,
+            admin,
+            token,
+            (account, sandbox),
+            (log, log_format),
+        )| Global {
             workers,
             max_connections,
             shutdown_timeout,
@@ -65,6 +75,8 @@ fn global() -> impl Strategy<Value = Global> {
             user: account.as_ref().map(|(user, _)| user.clone()),
             group: account.and_then(|(_, group)| group),
             sandbox,
+            access_log: log.map(|path| std::path::PathBuf::from(path).into()),
+            log_format,
         },
     )
 }

@@ -39,6 +39,8 @@ fn every_key_reaches_the_model() {
         user: Some("tcplb".to_owned()),
         group: Some("33".to_owned()),
         sandbox: crate::config::model::Sandbox::Off,
+        access_log: Some(crate::config::model::LogTo::File("/var/log/tcplb/access.log".into())),
+        log_format: crate::config::model::LogFormat::Json,
     };
     assert_eq!(model.global, global);
     let listener = Listener {

@@ -1,0 +1,192 @@
+//! A connection's line. Pure: the time it ended comes in.
+//!
+//! Times are whole milliseconds, as other balancers log them. A backend's name, which may be its address and that a path,
+//! can hold white space; in the text, where spaces part the fields, `_` stands for each.
+
+use crate::base::Endpoint;
+use crate::config::model::LogFormat;
+use crate::session::Record;
+use serde::{Serialize, Serializer};
+use std::fmt::{self, Display, Write as _};
+use std::io::Write;
+use std::time::{Duration, SystemTime};
+
+/// The fields, in their order.
+#[derive(Serialize)]
+struct Line<'a> {
+    #[serde(serialize_with = "shown")]
+    time: humantime::Rfc3339Timestamp,
+    listener: &'a str,
+    #[serde(serialize_with = "shown_if")]
+    client: Option<&'a Endpoint>,
+    pool: &'a str,
+    backend: Option<&'a str>,
+    attempts: u32,
+    connect_ms: Option<u64>,
+    duration_ms: u64,
+    bytes_to_backend: u64,
+    bytes_to_client: u64,
+    close: &'static str,
+}
+
+/// Adds the line of a connection that ended at `time`, and a newline.
+pub fn write(format: LogFormat, record: &Record, time: SystemTime, out: &mut Vec<u8>) {
+    let line = Line {
+        time: humantime::format_rfc3339_millis(time),
+        listener: &record.listener.name,
+        client: record.client.as_ref(),
+        pool: &record.pool.settings.name,
+        backend: record.backend.as_ref().map(|backend| backend.name.as_str()),
+        attempts: record.attempts,
+        connect_ms: record.connect.map(millis),
+        duration_ms: millis(record.duration),
+        bytes_to_backend: record.bytes_to_backend,
+        bytes_to_client: record.bytes_to_client,
+        close: record.close.word(),
+    };
+    // Writing to memory can't fail.
+    let _ = match format {
+        LogFormat::Text => write!(out, "{line}"),
+        LogFormat::Json => serde_json::to_writer(&mut *out, &line).map_err(Into::into),
+    };
+    out.push(b'\n');
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn shown<S: Serializer>(value: &impl Display, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_str(value)
+}
+
+fn shown_if<S: Serializer>(value: &Option<&Endpoint>, to: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => to.collect_str(value),
+        None => to.serialize_none(),
+    }
+}
+
+impl Display for Line<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Line { time, listener, client, pool, backend, attempts, .. } = self;
+        write!(
+            out,
+            "{time} {} {} {} {} {attempts} ",
+            Word(listener),
+            Field(client),
+            Word(pool),
+            Field(&backend.map(Word))
+        )?;
+        let Line { connect_ms, duration_ms, bytes_to_backend, bytes_to_client, close, .. } = self;
+        write!(out, "{} {duration_ms} {bytes_to_backend} {bytes_to_client} {close}", Field(connect_ms))
+    }
+}
+
+/// A name without white space.
+struct Word<'a>(&'a str);
+
+impl Display for Word<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = |letter: char| letter.is_whitespace() || letter.is_control();
+        if !self.0.contains(parts) {
+            return out.write_str(self.0);
+        }
+        self.0.chars().try_for_each(|letter| out.write_char(if parts(letter) { '_' } else { letter }))
+    }
+}
+
+/// A field that may be empty.
+struct Field<'a, T>(&'a Option<T>);
+
+impl<T: Display> Display for Field<'_, T> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(value) => value.fmt(out),
+            None => out.write_str("-"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Address;
+    use crate::config::model::{Backend, Global, Model, Pool};
+    use crate::pool::{ListenerTotals, Resolved};
+    use crate::session::CloseReason;
+    use std::path::PathBuf;
+
+    fn record(backend_name: &str) -> Record {
+        let address = Address::Unix(PathBuf::from("/run/a.sock"));
+        let backends = vec![Backend { name: backend_name.to_owned(), ..Backend::at(address) }];
+        let pools = vec![Pool { name: "app".to_owned(), backends, ..Pool::default() }];
+        let model = Model { global: Global::default(), listeners: Vec::new(), pools };
+        let pool = crate::pool::build(&model, &Resolved::new()).pools[0].clone();
+        Record {
+            client: Some(Endpoint::Inet("[2001:db8::7]:4711".parse().unwrap())),
+            listener: ListenerTotals::new("web".to_owned()),
+            backend: Some(pool.members[0].backend.clone()),
+            pool,
+            attempts: 2,
+            connect: Some(Duration::from_micros(1_999)),
+            duration: Duration::from_millis(61_003),
+            answered: true,
+            bytes_to_backend: 78,
+            bytes_to_client: 5_000_000_000,
+            close: CloseReason::BackendFin,
+        }
+    }
+
+    fn line(format: LogFormat, record: &Record) -> String {
+        let mut out = b"before\n".to_vec();
+        write(format, record, SystemTime::UNIX_EPOCH + Duration::from_micros(1_767_323_045_678_900), &mut out);
+        let text = String::from_utf8(out).unwrap();
+        text.strip_prefix("before\n").and_then(|line| line.strip_suffix('\n')).unwrap().to_owned()
+    }
+
+    #[test]
+    fn the_text_has_the_fields_in_their_order_with_single_spaces() {
+        let want = "2026-01-02T03:04:05.678Z web [2001:db8::7]:4711 app web1 2 1 61003 78 5000000000 backend_fin";
+        assert_eq!(line(LogFormat::Text, &record("web1")), want);
+    }
+
+    #[test]
+    fn json_has_the_same_names_as_keys_in_the_same_order() {
+        let want = "{\"time\":\"2026-01-02T03:04:05.678Z\",\"listener\":\"web\",\"client\":\"[2001:db8::7]:4711\",\"pool\":\"app\",\
+                    \"backend\":\"web1\",\"attempts\":2,\"connect_ms\":1,\"duration_ms\":61003,\"bytes_to_backend\":78,\
+                    \"bytes_to_client\":5000000000,\"close\":\"backend_fin\"}";
+        assert_eq!(line(LogFormat::Json, &record("web1")), want);
+    }
+
+    #[test]
+    fn what_there_is_not_is_a_dash_or_null() {
+        let nobody = Record {
+            client: None,
+            backend: None,
+            connect: None,
+            attempts: 0,
+            duration: Duration::ZERO,
+            bytes_to_backend: 0,
+            bytes_to_client: 0,
+            close: CloseReason::NoBackend,
+            ..record("web1")
+        };
+        assert_eq!(line(LogFormat::Text, &nobody), "2026-01-02T03:04:05.678Z web - app - 0 - 0 0 0 no_backend");
+        let json: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &nobody)).unwrap();
+        for key in ["client", "backend", "connect_ms"] {
+            assert!(json[key].is_null(), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_name_can_t_break_the_line_or_add_a_field() {
+        let odd = record("unix:/run/a b\n\"c\".sock");
+        let text = line(LogFormat::Text, &odd);
+        assert_eq!((text.split(' ').count(), text.lines().count()), (11, 1), "{text}");
+        assert!(text.contains(" unix:/run/a_b_\"c\".sock "), "{text}");
+        let text = line(LogFormat::Json, &odd);
+        let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        assert_eq!((json["backend"].as_str(), text.lines().count()), (Some("unix:/run/a b\n\"c\".sock"), 1));
+    }
+}

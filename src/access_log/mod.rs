@@ -1,0 +1,151 @@
+//! The access log: a line for each connection, when it ends.
+//!
+//! Workers write lines into a [`Sheet`] of their own, which takes no lock and no system call but a look at the clock, and
+//! hand it over when it is full or [`LINGER`] old. One thread, which may wait as long as a disk does, writes sheets out,
+//! opens the file again when it is told to, and ends when the last worker has.
+//!
+//! It decides nothing about connections ([`crate::session`] does), and it is not the log on stderr, which tells of the
+//! process.
+//!
+//! # The bound
+//!
+//! [`SHEETS`] sheets of [`SHEET`] bytes may wait for the thread. Without room there, a worker goes on with the sheet it has
+//! until that is full, and then starts it anew: nobody waits for a log. What is lost that way, or by a write that fails,
+//! is counted, and told on stderr at once and then at most every ten seconds.
+//!
+//! | file | what |
+//! |---|---|
+//! | `line` | a connection's line, as text and as JSON |
+//! | `sheet` | what a worker has not handed over yet |
+//! | `target` | the file, or stdout |
+//! | `writer` | the thread |
+
+mod line;
+mod sheet;
+mod target;
+mod writer;
+
+pub use sheet::Sheet;
+pub use target::Target;
+
+use crate::config::model::LogFormat;
+use crate::pool::{LogTotals, clock};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+/// Bytes of a sheet that is full: some 150 lines.
+const SHEET: usize = 16 * 1024;
+
+/// Sheets that may wait to be written: 4 MiB, some 40 000 connections.
+const SHEETS: usize = 256;
+
+/// How long a line may stay with a worker.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// How long the end of the process waits: a worker for room for its last sheet, and then the process for the thread.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Workers' lines, each with its newline.
+type Lines = Vec<u8>;
+
+/// The thread, for whoever waits for the end.
+pub struct AccessLog {
+    reopener: Option<Reopener>,
+    /// What has not been written: only to be counted, at the end.
+    left: Receiver<Lines>,
+    /// Nobody ever sends: it is cut when the thread ends.
+    ended: Receiver<()>,
+    totals: Arc<LogTotals>,
+}
+
+/// Where workers get their sheets.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    format: LogFormat,
+    sender: Sender<Lines>,
+    totals: Arc<LogTotals>,
+}
+
+/// Has the file opened again.
+#[derive(Clone, Debug)]
+pub struct Reopener(Sender<()>);
+
+impl AccessLog {
+    /// Starts the thread, which ends when no desk and no sheet is left.
+    pub fn start(target: Target, format: LogFormat, totals: Arc<LogTotals>) -> io::Result<(AccessLog, Desk)> {
+        let (sender, sheets) = bounded(SHEETS);
+        // More than one wish is as good as one.
+        let (reopener, wishes) = bounded(1);
+        let (end, ended) = bounded(0);
+        let left = sheets.clone();
+        let kept = target.is_file().then(|| Reopener(reopener.clone()));
+        let counts = totals.clone();
+        let write = move || {
+            // Held on to, so that `wishes` is never cut.
+            let _reopener = reopener;
+            let _end: Sender<()> = end;
+            writer::run(target, &sheets, &wishes, &counts);
+        };
+        thread::Builder::new().name("access-log".to_owned()).spawn(write)?;
+        let desk = Desk { format, sender, totals: totals.clone() };
+        Ok((AccessLog { reopener: kept, left, ended, totals }, desk))
+    }
+
+    /// How the file is opened again; `None` for stdout.
+    pub fn reopener(&self) -> Option<Reopener> {
+        self.reopener.clone()
+    }
+
+    /// Waits until all is written, once nobody can write any more. Where the thread is stuck, not for ever.
+    pub fn finish(self) {
+        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(FAREWELL) {
+            self.left.try_iter().for_each(|lines| self.totals.lose(count(&lines)));
+            log::error!("access log: gave up waiting for it to be written");
+        }
+        self.totals.untold().into_iter().for_each(tell);
+    }
+}
+
+impl Desk {
+    /// A worker's sheet.
+    pub fn sheet(&self) -> Sheet {
+        Sheet::new(self.clone())
+    }
+
+    /// Hands lines over, or gives them back.
+    fn offer(&self, lines: Lines) -> Result<(), Lines> {
+        self.sender.try_send(lines).map_err(TrySendError::into_inner)
+    }
+
+    /// The same at the end, when there is time.
+    fn deliver(&self, lines: Lines) {
+        if let Err(error) = self.sender.send_timeout(lines, FAREWELL) {
+            lose(&self.totals, count(&error.into_inner()));
+        }
+    }
+}
+
+impl Reopener {
+    /// From soon on lines go to a file that is opened now: the old one may have been renamed.
+    pub fn reopen(&self) {
+        // Full: it will be opened later than now in any case.
+        let _ = self.0.try_send(());
+    }
+}
+
+fn count(lines: &[u8]) -> u64 {
+    lines.iter().filter(|byte| **byte == b'\n').count() as u64
+}
+
+/// Counts lines that are lost, and tells it unless that was done lately.
+fn lose(totals: &LogTotals, lines: u64) {
+    totals.lose(lines);
+    totals.to_tell(clock::now()).into_iter().for_each(tell);
+}
+
+fn tell(lines: u64) {
+    log::warn!("access log: {lines} line{} lost: written too slowly, or not at all", if lines == 1 { "" } else { "s" });
+}
