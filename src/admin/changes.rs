@@ -24,7 +24,7 @@ pub fn add(state: &State, call: &Call<'_>) -> Response {
     let name = call.name(0);
     let added = || {
         pool(state, name)?;
-        let backend = backend(read(call.body)?).map_err(|why| Response::error(400, why))?;
+        let backend = new_backend(call.body)?;
         let added = backend.name.clone();
         state.remote.add_backend(name, backend).map_err(|refused| refusal(&refused))?;
         let location = format!("/v1/pools/{}/backends/{}", target::encode(name), target::encode(&added));
@@ -38,15 +38,7 @@ pub fn change(state: &State, call: &Call<'_>) -> Response {
     let (pool, name) = (call.name(0), call.name(1));
     let changed = || {
         known(state, pool, name)?;
-        let api::Change { weight, state: wish } = read(call.body)?;
-        if weight.is_none() && wish.is_none() {
-            return Err(Response::error(400, "expected `weight`, `state` or both"));
-        }
-        let wish = wish.map(|wish| match wish {
-            api::Wish::Enabled => AdminState::Enabled,
-            api::Wish::Draining => AdminState::Draining,
-            api::Wish::Disabled => AdminState::Disabled,
-        });
+        let (weight, wish) = wish(call.body)?;
         state.remote.change_backend(pool, name, weight, wish).map_err(|refused| refusal(&refused))?;
         Ok(shown(state, 200, pool, name))
     };
@@ -83,6 +75,25 @@ pub fn reload(state: &State, call: &Call<'_>) -> Response {
             Response::json(400, &api::NotReloaded { error: error.to_string(), mistakes })
         }
     }
+}
+
+/// The backend that a body asks to be added.
+pub fn new_backend(body: &[u8]) -> Result<model::Backend, Response> {
+    backend(read(body)?).map_err(|why| Response::error(400, why))
+}
+
+/// The weight and the state that a body wishes for a backend: one of them at least.
+pub fn wish(body: &[u8]) -> Result<(Option<u16>, Option<AdminState>), Response> {
+    let api::Change { weight, state: wish } = read(body)?;
+    if weight.is_none() && wish.is_none() {
+        return Err(Response::error(400, "expected `weight`, `state` or both"));
+    }
+    let wish = wish.map(|wish| match wish {
+        api::Wish::Enabled => AdminState::Enabled,
+        api::Wish::Draining => AdminState::Draining,
+        api::Wish::Disabled => AdminState::Disabled,
+    });
+    Ok((weight, wish))
 }
 
 /// A body as a JSON object of one type and nothing else. To serde an array would do as well, field by field.

@@ -6,7 +6,7 @@
 //! | [`mod@api`]   | the JSON, shared with the command line's clients                  |
 //! | [`routes`]    | the one table of calls: dispatch, 405 and OpenAPI come from it    |
 //! | `status`, `metrics`, `process`, `page` | what is shown, out of the newest snapshot |
-//! | `changes`, `register`, `alive` | what is changed: a command to control, and its answer |
+//! | [`changes`], [`register`], `alive` | what is changed: a command to control, and its answer |
 //! | `openapi`     | the description of the API, generated                             |
 //! | `access`      | who may call                                                      |
 //! | [`target`]    | paths and queries, decoded                                        |
@@ -21,13 +21,13 @@
 mod access;
 mod alive;
 pub mod api;
-mod changes;
+pub mod changes;
 pub mod http;
 mod metrics;
 mod openapi;
 mod page;
 mod process;
-mod register;
+pub mod register;
 pub mod routes;
 pub mod server;
 mod status;

@@ -6,6 +6,7 @@
 use super::http::Response;
 use super::routes::Call;
 use super::{State, alive, api, changes};
+use crate::config::model::Backend;
 use crate::control::Refused;
 use serde_json::Value;
 
@@ -21,9 +22,7 @@ pub fn register(state: &State, call: &Call<'_>) -> Response {
 }
 
 fn registered(state: &State, body: &[u8]) -> Result<(String, u16), (u16, String)> {
-    let api::Registration { address, weight } = read(body)?;
-    let new = api::NewBackend { address, weight, ..api::NewBackend::default() };
-    let backend = changes::backend(new).map_err(|why| (400, why))?;
+    let (backend, weight) = registration(body)?;
     let snapshot = state.published.snapshot();
     let pool = snapshot.pools.first().ok_or((400, "there is no pool".to_owned()))?;
     let server = backend.address.to_string();
@@ -55,6 +54,13 @@ fn registered(state: &State, body: &[u8]) -> Result<(String, u16), (u16, String)
     changed.map_err(|refused| (changes::refusal(&refused).status, refused.to_string()))?;
     let weight = known(state).map_or(backend.weight, |(_, weight)| weight);
     Ok((server, weight))
+}
+
+/// The backend that a body registers, and the weight if it names one.
+pub fn registration(body: &[u8]) -> Result<(Backend, Option<u16>), (u16, String)> {
+    let api::Registration { address, weight } = read(body)?;
+    let new = api::NewBackend { address, weight, ..api::NewBackend::default() };
+    Ok((changes::backend(new).map_err(|why| (400, why))?, weight))
 }
 
 fn read(body: &[u8]) -> Result<api::Registration, (u16, String)> {

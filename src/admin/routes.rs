@@ -231,7 +231,7 @@ pub(super) fn answer(state: &State, access: &Access, request: &Request, peer: Pe
 }
 
 /// The route of a request, or why there is none.
-fn find(request: &Request) -> Result<(&'static Route, Call<'_>), Response> {
+pub fn find(request: &Request) -> Result<(&'static Route, Call<'_>), Response> {
     let malformed = |_| Response::error(400, "expected UTF-8 in the path, percent-encoded like %2F where needed");
     let segments = target::segments(&request.path).map_err(malformed)?;
     let matching: Vec<(&Route, Vec<String>)> =

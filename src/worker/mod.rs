@@ -340,8 +340,8 @@ impl Nap {
     }
 }
 
-/// Passes on what connections learn, and writes their line when they are over. A letter that finds the prober's box full is dropped: a thousand others there say
-/// the same.
+/// Passes on what connections learn, and writes their line when they are over. A letter that finds the prober's box full is
+/// dropped: a thousand others there say the same.
 struct Reporter {
     prober: Mailbox<Note>,
     log: Option<Sheet>,
