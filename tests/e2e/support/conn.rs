@@ -127,6 +127,14 @@ impl Conn {
         Conn(Arc::new(socket))
     }
 
+    /// Waiting for as long as it takes: for servers whose clients are to stall.
+    pub fn patient(self) -> Conn {
+        for set in [Socket::set_read_timeout, Socket::set_write_timeout] {
+            set(&self.0, None).expect("take back a timeout");
+        }
+        self
+    }
+
     pub(super) fn weak(&self) -> Weak<Socket> {
         Arc::downgrade(&self.0)
     }
