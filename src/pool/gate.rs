@@ -95,11 +95,6 @@ impl Gate {
     pub fn would_refuse(&self, why: Refusal) -> u64 {
         self.would_refuse[why as usize].load(Ordering::Relaxed)
     }
-
-    /// Clients let in uncounted since the table of sources was full.
-    pub fn untracked(&self) -> u64 {
-        self.limits.sources.as_ref().map_or(0, |sources| sources.untracked())
-    }
 }
 
 impl Guest {

@@ -156,13 +156,6 @@ impl ListenerTotals {
 #[derive(Debug)]
 pub struct Visit(Arc<ListenerTotals>);
 
-impl Visit {
-    /// Where it came in.
-    pub fn listener(&self) -> &Arc<ListenerTotals> {
-        &self.0
-    }
-}
-
 impl Drop for Visit {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);

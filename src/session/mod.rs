@@ -239,11 +239,6 @@ impl Session {
         self.client.as_ref()
     }
 
-    /// The listener it came in by.
-    pub fn listener(&self) -> &Arc<ListenerTotals> {
-        &self.listener
-    }
-
     /// Who asks, for choosing.
     pub fn policy_client(&self) -> Client {
         Client { ip: self.client.as_ref().and_then(Endpoint::ip) }
