@@ -7,13 +7,15 @@
 //! half of the work: on loopback a send delivers to the receiver before it returns.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use mio::Poll;
 use std::hint::black_box;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
-use tcplb::net::{PIPE_SIZE, Pipe, Socket};
-use tcplb::relay::{End, Engine, Flow, Io, PIPES, Ready, Shared, pump};
+use tcplb::net::{Keepalive, Pipe, Socket};
+use tcplb::relay::{End, Engine, Flow, PIPES, Ready, Shared, pump};
+use tcplb::worker::kernel::Kernel;
 
 const ENGINES: [(&str, Engine); 3] =
     [("copy", Engine::Copy), ("splice", Engine::Splice), ("adaptive", Engine::Adaptive)];
@@ -23,34 +25,6 @@ const SIZES: [(&str, usize); 3] = [("64 B", 64), ("4 KiB", 4 << 10), ("4 MiB", 4
 /// What client and server move in one call.
 const CHUNK: usize = 128 * 1024;
 
-/// The system, without a poll: readiness is not learned but tried.
-struct Kernel;
-
-impl Io for Kernel {
-    type Socket = Socket;
-    type Pipe = Pipe;
-
-    fn recv(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
-        socket.recv(buffer)
-    }
-
-    fn send(&mut self, socket: &Socket, bytes: &[u8], _: bool) -> io::Result<usize> {
-        socket.send(bytes, false)
-    }
-
-    fn pipe(&mut self) -> io::Result<Pipe> {
-        Pipe::new()
-    }
-
-    fn fill(&mut self, socket: &Socket, pipe: &Pipe) -> io::Result<usize> {
-        pipe.fill(socket, PIPE_SIZE)
-    }
-
-    fn empty(&mut self, pipe: &Pipe, socket: &Socket, bytes: usize) -> io::Result<usize> {
-        pipe.empty(socket, bytes)
-    }
-}
-
 /// One way of a connection: client, relay, server.
 struct Way {
     client: TcpStream,
@@ -59,6 +33,8 @@ struct Way {
     server: TcpStream,
     flow: Flow<Pipe>,
     shared: Shared<Pipe>,
+    /// Its poll is never asked: readiness is not learned but tried.
+    kernel: Kernel,
     buffer: Vec<u8>,
 }
 
@@ -74,6 +50,7 @@ impl Way {
             server,
             flow: Flow::default(),
             shared: Shared::new(engine, PIPES),
+            kernel: Kernel::new(Poll::new()?.registry().try_clone()?, Keepalive::within(Duration::from_secs(60))),
             buffer: vec![7; CHUNK],
         })
     }
@@ -87,8 +64,14 @@ impl Way {
             self.source.ready.readable = true;
             self.sink.ready.writable = true;
             let start = Instant::now();
-            let report =
-                pump(&mut self.flow, &mut Kernel, &mut self.source, &mut self.sink, true, black_box(&mut self.shared));
+            let report = pump(
+                &mut self.flow,
+                &mut self.kernel,
+                &mut self.source,
+                &mut self.sink,
+                true,
+                black_box(&mut self.shared),
+            );
             spent += start.elapsed();
             if report.failed.is_some() || report.fin {
                 return Err(ErrorKind::ConnectionAborted.into());

@@ -3,8 +3,12 @@
 //! Reads the source as text: every path that begins with `crate::` (or, in main.rs, `tcplb::`) counts as an import,
 //! wherever it stands. Comments do not count. ARCHITECTURE.md draws the same list.
 
+#[path = "common/sources.rs"]
+mod sources;
+
+use sources::sources;
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Top to bottom. A module may use what stands on a later line; modules on one line don't know each other.
 const LAYERS: &[&[&str]] = &[
@@ -123,19 +127,6 @@ fn heads(group: &str) -> Vec<String> {
 fn word(text: &str) -> Option<String> {
     let word: String = text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect();
     (!word.is_empty()).then_some(word)
-}
-
-fn sources(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(directory).expect("a readable directory") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            files.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files
 }
 
 #[test]

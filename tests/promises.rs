@@ -2,6 +2,10 @@
 //! somewhere has that place, and the compiler holds what the compiler is said to hold.
 #![forbid(unsafe_code)]
 
+#[path = "common/sources.rs"]
+mod sources;
+
+use sources::sources;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,19 +14,6 @@ const PAGE: &str = include_str!("../SECURITY.md");
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn sources(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).expect("a readable directory") {
-        let path = entry.expect("an entry").path();
-        if path.is_dir() {
-            files.extend(sources(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files
 }
 
 /// The texts of all our sources.

@@ -19,7 +19,7 @@
 
 mod accept;
 pub mod driver;
-mod kernel;
+pub mod kernel;
 pub mod queue;
 pub mod token;
 

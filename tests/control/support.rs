@@ -1,12 +1,16 @@
 //! Servers that say who they are, clients that notice everything, and a balancer whose file is in memory.
 
+#[path = "../common/eventually.rs"]
+mod eventually;
+
+pub use eventually::eventually;
 use parking_lot::Mutex;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tcplb::app::{self, Remote, Running};
 use tcplb::base::{Address, Endpoint, Listen};
 use tcplb::config::model::{self, Global, Health, HealthKind, Model};
@@ -14,16 +18,6 @@ use tcplb::pool::{Backend, Published};
 
 /// What only a bug or a stopped machine takes.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// Waits until `seen` is true.
-#[track_caller]
-pub fn eventually(what: &str, mut seen: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !seen() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        thread::park_timeout(Duration::from_millis(2));
-    }
-}
 
 /// Says its name, one byte, to each client and then sends back what it is sent.
 pub struct Server {

@@ -1,12 +1,16 @@
 //! A balancer in this process, backends that tell their name, and clients with addresses of their own.
 
+#[path = "../common/eventually.rs"]
+mod eventually;
+
+pub use eventually::eventually;
 use parking_lot::Mutex;
 use socket2::{Domain, Socket, Type};
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tcplb::app::{self, Running};
 use tcplb::base::{Address, Endpoint, Listen};
 use tcplb::config::model::{self, Global, Health, HealthKind, Model};
@@ -14,16 +18,6 @@ use tcplb::pool::{Gate, Refusal};
 
 /// For what should happen at once, on a machine that may be busy.
 pub const SOON: Duration = Duration::from_secs(20);
-
-/// Waits until `seen` is true; fails after half a minute, which only a bug or a stopped machine takes.
-#[track_caller]
-pub fn eventually(what: &str, mut seen: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !seen() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
-}
 
 /// A port that is ours whether something listens on it or not.
 pub struct Port {

@@ -1,11 +1,15 @@
 //! What is observed, what is probed, and the prober on it.
 
+#[path = "../common/eventually.rs"]
+mod eventually;
+
+pub use eventually::eventually;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tcplb::base::{Address, Endpoint};
 use tcplb::config::model::{self, Global, Health, HealthKind, Model};
 use tcplb::policy::health::ConnectFailure;
@@ -16,16 +20,6 @@ pub const REFUSED: ConnectFailure = ConnectFailure::Os(111);
 pub const HOUR: Duration = Duration::from_secs(3600);
 
 // ── what is observed ──
-
-/// Waits until `seen` is true; fails after half a minute, which only a bug or a stopped machine takes.
-#[track_caller]
-pub fn eventually(what: &str, mut seen: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !seen() {
-        assert!(Instant::now() < deadline, "never: {what}");
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
-}
 
 struct Lines(Mutex<Vec<String>>);
 

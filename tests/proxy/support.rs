@@ -1,10 +1,14 @@
 //! A tcplb in this process, fake clients and backends, and other people's programs.
 
+#[path = "../common/need.rs"]
+mod need;
+
+pub use need::need;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tcplb::app::{self, Running};
@@ -216,20 +220,6 @@ pub fn get(stream: &mut (impl Read + Write)) -> String {
 
 // ── other people's programs ──
 
-/// The path of a program or module, or `None` after saying so. In CI all must be there: a skipped test proves nothing.
-pub fn need(name: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian keeps servers out of a user's PATH.
-    let places = std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/usr/local/sbin", "/usr/lib/nginx/modules"].map(PathBuf::from));
-    let found = places.map(|place| place.join(name)).find(|file| file.is_file());
-    if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "{name} is not installed, and in CI no test may be skipped");
-        eprintln!("skipped: {name} is not installed");
-    }
-    found
-}
-
 /// A port that was free a moment ago, for programs that can't say which one the kernel gave them.
 pub fn free_port(ip: &str) -> SocketAddr {
     TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
@@ -272,4 +262,22 @@ impl Drop for Server {
 pub fn words(line: &str) -> HashMap<String, String> {
     let pairs = line.split_whitespace().filter_map(|word| word.split_once('='));
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// Whoever listens there wants a header, and answers with what it said: the two ends of the client's connection to us.
+#[track_caller]
+pub fn learns_both_ends(at: SocketAddr) {
+    for listen in ["127.0.0.1:0", "[::1]:0"] {
+        for version in [V1, V2] {
+            let tcplb = plan(&[at]).listen(listen).send(version).start();
+            let mut client = connect(tcplb.at());
+            let (own, local) = (client.local_addr().unwrap(), tcplb.at());
+            let said = words(&get(&mut client));
+            assert_eq!((said["src"].clone(), said["sport"].clone()), (own.ip().to_string(), own.port().to_string()));
+            assert_eq!(
+                (said["dst"].clone(), said["dport"].clone()),
+                (local.ip().to_string(), local.port().to_string())
+            );
+        }
+    }
 }
