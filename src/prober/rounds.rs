@@ -155,7 +155,10 @@ impl Rounds {
             }
             Note::ResetEarly(backend) => self.count_outlier(backend),
             Note::ConnectFailed { backend, failure } => {
-                self.count_outlier(backend);
+                // What this process lacks makes nobody an outlier.
+                if !failure.is_ours() {
+                    self.count_outlier(backend);
+                }
                 let Some(&key) = self.by_id.get(&backend) else { return };
                 let Some(watch) = self.watches.get_mut(key) else { return };
                 if watch.client_failed(failure, self.now, self.many) {

@@ -15,7 +15,7 @@ use support::*;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::config::model::{Health, HealthKind};
 use tcplb::policy::balance::Client;
-use tcplb::policy::health::Class;
+use tcplb::policy::health::{Class, ConnectFailure};
 use tcplb::pool::{Backend, Note};
 use tcplb::prober;
 
@@ -290,6 +290,26 @@ fn a_new_snapshot_starts_with_what_is_known() {
 fn backend_like(other: &Backend, id: u64) -> Arc<Backend> {
     let id = tcplb::pool::BackendId(id);
     Arc::new(Backend::new(id, other.name.clone(), other.endpoints.clone(), Arc::default(), 0))
+}
+
+#[test]
+fn a_lack_of_local_ports_makes_nobody_an_outlier() {
+    let ports = [Port::reserve(), Port::reserve()];
+    let _listeners = ports.each_ref().map(Port::listen);
+    let members = [("ports-a", at(ports[0].at)), ("ports-b", at(ports[1].at))];
+    let mut snapshot = snapshot_of(&[("pool", tcp(), &members)]);
+    Arc::get_mut(&mut snapshot.pools[0]).unwrap().settings.outlier_failures = 1;
+    let pool = snapshot.pools[0].clone();
+    let snapshot = Arc::new(snapshot);
+    let prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
+    decided(&pool);
+    // EADDRNOTAVAIL.
+    let failure = ConnectFailure::Os(99);
+    assert!(prober.mailbox().offer(Note::ConnectFailed { backend: backend(&pool, 0).id, failure }).is_ok());
+    all_read(&prober, &snapshot);
+    assert!(pool.up.get(0) && !pool.ejected.get(0));
+    assert!(prober.mailbox().offer(failed(&pool, 0)).is_ok());
+    eventually("a failure of its own does", || pool.ejected.get(0) && !pool.up.get(0));
 }
 
 #[test]
