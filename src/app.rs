@@ -90,24 +90,20 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
         endpoints.map(move |endpoint| Bound { name: name.clone(), endpoint })
     };
     let listeners: Vec<Bound> = snapshot.listeners.iter().flat_map(bound).collect();
+    let of_admin = admin.iter().flat_map(|admin| admin.endpoints());
+    let sockets: Vec<Endpoint> = listeners.iter().map(|bound| &bound.endpoint).chain(of_admin).cloned().collect();
+    let give_up = |why| {
+        control::remove_files(&sockets);
+        StartError(why)
+    };
     // A link is for whoever we are now: it may be another's, who could have root write what it points to.
     let follow = plan.as_ref().is_none_or(|plan| !plan.changes_user());
     let open = |to: &LogTo| Target::open(to, follow);
-    let log = model.global.access_log.as_ref().map(open).transpose().map_err(|why| {
-        let sockets: Vec<Endpoint> = listeners.iter().map(|bound| bound.endpoint.clone()).collect();
-        let admin = admin.iter().flat_map(|admin| admin.endpoints());
-        control::remove_files(sockets.iter().chain(admin));
-        StartError(why)
-    })?;
+    let log = model.global.access_log.as_ref().map(open).transpose().map_err(give_up)?;
     if let Some(plan) = plan {
-        let admin = admin.iter().flat_map(|admin| admin.endpoints());
-        let all = listeners.iter().map(|bound| &bound.endpoint).chain(admin);
-        let own: Vec<Endpoint> = all.filter(|endpoint| !listen::is_inherited(endpoint)).cloned().collect();
+        let own: Vec<Endpoint> = sockets.iter().filter(|socket| !listen::is_inherited(socket)).cloned().collect();
         // Threads take over what they start with: there is none yet.
-        if let Err(why) = plan.carry_out(&own, log.as_ref().and_then(Target::file)) {
-            control::remove_files(&own);
-            return Err(StartError(why));
-        }
+        plan.carry_out(&own, log.as_ref().and_then(Target::file)).map_err(give_up)?;
     }
 
     let max_connections = model.global.max_connections.unwrap_or_else(|| connections_for(descriptors));
