@@ -392,12 +392,19 @@ fn a_log_that_nobody_takes_stops_nobody_and_what_is_lost_is_counted() {
         lost() > 0
     });
     tcplb.wait_for_line("lost: written too slowly");
-    Conn::to(&serves).assert_echoes("undisturbed");
-    // Somebody reads at last, and to the end.
+    let guest = Conn::to(&serves);
+    guest.assert_echoes("undisturbed");
+    // Somebody reads at last, and to the end. The guest stays until there is room for its line.
+    let (begun, beginning) = std::sync::mpsc::channel();
     let reading = thread::spawn(move || {
-        let mut text = String::new();
-        reader.read_to_string(&mut text).map(|_| text)
+        let mut text = vec![0; 1 << 20];
+        reader.read_exact(&mut text)?;
+        begun.send(()).expect("somebody waits for it");
+        reader.read_to_end(&mut text)?;
+        Ok::<_, io::Error>(String::from_utf8(text).expect("text"))
     });
+    beginning.recv().expect("a mebibyte was held back");
+    drop(guest);
     eventually("every connection has ended", || metric(&admin, "tcplb_connections_active{") == 0);
     let (accepted, lost) = (metric(&admin, "tcplb_connections_accepted_total{"), lost());
     assert_ends_well(&mut tcplb);
