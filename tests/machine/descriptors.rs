@@ -16,6 +16,10 @@ const LONG: Duration = Duration::from_secs(6);
 /// What the process may have.
 const DESCRIPTORS: usize = 1024;
 
+/// Each of its two workers holds two descriptors back for clients it has accepted. Whether the crowd finds those spent
+/// is chance, so that as many clients more or fewer have room from one time to the next.
+const HELD_BACK: usize = 4;
+
 #[test]
 fn the_default_limit_fits_the_descriptors() {
     let Some(outcome) = withstand(Tcplb::new(), Duration::from_secs(3)) else { return };
@@ -25,7 +29,9 @@ fn the_default_limit_fits_the_descriptors() {
 
 #[test]
 fn a_limit_far_too_high_meets_that_of_the_kernel() {
-    let Some(outcome) = withstand(Tcplb::new().args(["--max-connections", "1000000"]), LONG) else { return };
+    let Some(outcome) = withstand(Tcplb::new().args(["--workers", "2", "--max-connections", "1000000"]), LONG) else {
+        return;
+    };
     assert!((460..=DESCRIPTORS / 2).contains(&outcome.served), "{} served", outcome.served);
     assert!((1..=10).contains(&outcome.complaints), "{} lines in the log", outcome.complaints);
 }
@@ -85,8 +91,8 @@ fn withstand(tcplb: Tcplb, watched: Duration) -> Option<Outcome> {
     }
     let (others, left) = (inside.len(), Instant::now());
     drop(inside);
-    eventually("as many others are served", || count(&waiting) >= others);
-    println!("{others} others served {:?} after as many had left", left.elapsed());
+    eventually("as many others are served", || count(&waiting) + HELD_BACK >= others);
+    println!("{} served {:?} after {others} had left", count(&waiting), left.elapsed());
     waiting.retain(|client| !has_something(client));
 
     // All that wait give up.
