@@ -6,10 +6,12 @@ pub mod address;
 pub mod bits;
 pub mod duration;
 pub mod nearest;
+pub mod seldom;
 pub mod slots;
 pub mod tick;
 pub mod wheel;
 
 pub use address::{Address, Endpoint, Listen};
 pub use bits::AtomicBits;
+pub use seldom::Seldom;
 pub use tick::Tick;

@@ -3,7 +3,7 @@
 //! A watch outlives snapshots, as its backend does. No socket and no timer in here.
 
 use crate::base::slots::Key;
-use crate::base::{Address, Tick};
+use crate::base::{Address, Seldom, Tick};
 use crate::config::model::{Health, HealthKind, OnDown, ProxyVersion};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::{ConnectFailure, Outcome, Outlier, Rules, Verdict, outlier, schedule};
@@ -11,9 +11,6 @@ use crate::pool::{AdminState, Backend, Member, Pool, clock};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-
-/// That no port is left for a backend is told this often, as long as it lasts.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// One backend under watch.
 pub struct Watch {
@@ -40,8 +37,8 @@ pub struct Watch {
     reached: u64,
     /// `counters.connections` and the average time as the last visit left them: if both still are, nobody measured.
     left: (u64, u32),
-    /// When it was last told that no port was left to connect to it from.
-    short_of_ports: Option<Instant>,
+    /// That no port is left to connect to it from.
+    lack_of_ports: Seldom,
 }
 
 /// What is going on with a backend. Its slot in the wheel holds the end of it, except while it is queued.
@@ -85,7 +82,6 @@ impl Watch {
         let (pool, stage, reached) = (pool.clone(), Stage::Resting, left.0);
         let (outlier, answers, started) = (Outlier::default(), backend.answers(), Tick(0));
         let (slot, state, fallen, probed) = (member.slot, member.state, false, false);
-        let short_of_ports = None;
         let watch = Watch {
             pool,
             index,
@@ -101,7 +97,7 @@ impl Watch {
             probed,
             reached,
             left,
-            short_of_ports,
+            lack_of_ports: Seldom::default(),
         };
         watch.show();
         watch
@@ -283,10 +279,9 @@ impl Watch {
 
     /// Nothing was learned about the backend, whose state stays; but somebody must do something.
     fn tell_of_ports(&mut self, failure: ConnectFailure, many: bool) {
-        if self.short_of_ports.is_some_and(|told| told.elapsed() < TELL_AGAIN) {
+        if !self.lack_of_ports.is_due(clock::now()) {
             return;
         }
-        self.short_of_ports = Some(Instant::now());
         let (name, suffix) = (&self.backend.name, self.suffix(many));
         log::warn!("{name} gets no new connections: {failure} (net.ipv4.ip_local_port_range){suffix}");
     }

@@ -6,7 +6,7 @@
 use super::driver::Accepted;
 use super::token::Token;
 use super::{Door, Shared};
-use crate::base::Tick;
+use crate::base::{Seldom, Tick};
 use crate::net::{Socket, Spares};
 use crate::pool::{Guest, Snapshot};
 use crate::session::Greeting;
@@ -23,9 +23,6 @@ const BATCH: u32 = 64;
 /// How long accepting pauses when the process has no descriptor left, unless a connection ends before.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// A shortage is told this often, as long as it lasts: while connections come and go it begins anew many times a second.
-const TELL_AGAIN: Duration = Duration::from_secs(60);
-
 /// The doors of one worker.
 pub(super) struct Acceptor {
     doors: Vec<Door>,
@@ -37,8 +34,8 @@ pub(super) struct Acceptor {
     /// No descriptor left until then.
     paused: Option<Tick>,
     now: Tick,
-    /// When a shortage was last told.
-    told: Option<Tick>,
+    /// A shortage is never over for good: while connections come and go it begins anew many times a second.
+    shortage: Seldom,
     /// No room under `max_connections`: somebody wakes us.
     full: bool,
     closing: bool,
@@ -62,7 +59,7 @@ impl Acceptor {
             taken: 0,
             paused: None,
             now: Tick(0),
-            told: None,
+            shortage: Seldom::default(),
             full: false,
             closing: false,
             closed: false,
@@ -222,8 +219,7 @@ impl Acceptor {
             // Out of descriptors or memory: those who wait stay in the backlog.
             _ => {
                 self.paused = Some(self.now + PAUSE);
-                if self.told.is_none_or(|told| self.now - told >= TELL_AGAIN) {
-                    self.told = Some(self.now);
+                if self.shortage.is_due(self.now) {
                     log::warn!("accepting pauses: {error}");
                 }
             }
