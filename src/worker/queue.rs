@@ -54,18 +54,21 @@ impl Queues {
     /// Puts a connection behind those that wait for the same pool, or in front of them if it was there and had its turn in
     /// vain. False if there is no room.
     pub fn join(&mut self, pool: &Arc<Pool>, key: Key, in_front: bool, now: Tick) -> bool {
-        let Some(queue) = self.of(pool) else {
-            self.0.push(Queue { pool: pool.clone(), keys: VecDeque::from([key]), look: now + LOOK });
-            return true;
-        };
-        if in_front {
-            queue.keys.push_front(key);
-        } else if queue.keys.len() < QUEUE_MAX {
-            queue.keys.push_back(key);
-        } else {
+        if !in_front && self.waiting(pool) >= QUEUE_MAX {
             return false;
         }
+        match self.of(pool) {
+            None => self.0.push(Queue { pool: pool.clone(), keys: VecDeque::from([key]), look: now + LOOK }),
+            Some(queue) if in_front => queue.keys.push_front(key),
+            Some(queue) => queue.keys.push_back(key),
+        }
         true
+    }
+
+    /// How many wait for this pool and for those it replaced or was replaced by: the next reload may bring them together.
+    fn waiting(&self, pool: &Pool) -> usize {
+        let same = self.0.iter().filter(|queue| queue.pool.settings.name == pool.settings.name);
+        same.map(|queue| queue.keys.len()).sum()
     }
 
     /// Takes out a connection that has ended.
@@ -196,5 +199,8 @@ mod tests {
         }
         assert!(!queues.join(&pool, key(u32::MAX), false, Tick(0)));
         assert!(queues.join(&pool, key(u32::MAX), true, Tick(0)));
+        // A pool of the same name, from before a reload or after: the next one may bring their queues together.
+        let other = self::pool();
+        assert!(!queues.join(&other, key(u32::MAX), false, Tick(0)));
     }
 }
