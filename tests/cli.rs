@@ -1,14 +1,13 @@
 //! The command line from outside: what the built binary prints, and its exit codes.
 
-use rustix::process::{Pid, Signal, kill_process};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::{Duration, Instant};
+#[path = "common/process.rs"]
+mod process;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+use process::{PATIENCE, Process, tcplb};
+use rustix::process::Signal;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Output;
 
 /// Every long flag of the balancer.
 const FLAGS: [&str; 23] = [
@@ -37,12 +36,6 @@ const FLAGS: [&str; 23] = [
     "version",
 ];
 
-fn tcplb(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
-    command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
-    command
-}
-
 fn output(arguments: &[&str]) -> Output {
     tcplb(arguments).output().expect("it runs")
 }
@@ -63,62 +56,6 @@ fn refused(arguments: &[&str], code: i32) -> String {
     assert!(message.starts_with("error: "), "{arguments:?}: {message}");
     assert!(output.stdout.is_empty(), "{arguments:?}");
     message
-}
-
-/// A tcplb at work whose stderr is read; killed when the test ends.
-struct Process {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Process {
-    fn start(arguments: &[&str]) -> Process {
-        let mut child = tcplb(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
-        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
-        let (sender, lines) = channel();
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Process { child, lines }
-    }
-
-    /// The next line that contains `part`.
-    #[track_caller]
-    fn line(&self, part: &str) -> String {
-        let end = Instant::now() + PATIENCE;
-        let mut seen = Vec::new();
-        while let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            if line.contains(part) {
-                return line;
-            }
-            seen.push(line);
-        }
-        panic!("`{part}` did not come, but {seen:?}");
-    }
-
-    /// Where it says that it listens.
-    #[track_caller]
-    fn address(&self) -> String {
-        self.line("listening on ").trim_start_matches("listening on ").to_owned()
-    }
-
-    fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("it still runs");
-    }
-
-    /// Waits for the end: stderr closes then.
-    #[track_caller]
-    fn end(&mut self) -> ExitStatus {
-        let end = Instant::now() + PATIENCE;
-        while self.lines.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {}
-        assert!(Instant::now() < end, "it did not end");
-        self.child.wait().expect("an exit status")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// The answer to one HTTP request on a connection of its own.
@@ -258,10 +195,10 @@ fn a_taken_port_is_told_with_its_address_and_exit_code_1() {
 #[test]
 fn start_up_says_where_it_listens_and_signals_do_what_they_should() {
     let backend = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]);
-    let spec = format!("{},name=web1", backend.address());
+    let spec = format!("{},name=web1", backend.after("listening on "));
     let arguments = ["-l", "127.0.0.1:0", "-l", "127.0.0.1:0", "-b", &spec, "-t", "5", "-w", "1"];
     let mut balancer = Process::start(&arguments);
-    let (first, second) = (balancer.address(), balancer.address());
+    let (first, second) = (balancer.after("listening on "), balancer.after("listening on "));
     assert!(!first.ends_with(":0") && first != second, "{first} {second}");
     assert_eq!(balancer.line("pool "), "pool default: round-robin over 1 backend, tcp health every 5s");
     let spec = spec.split(',').next().unwrap();
@@ -293,7 +230,7 @@ fn config(text: &str) -> tempfile::NamedTempFile {
 #[test]
 fn a_config_file_is_checked_and_run() {
     let backend = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]);
-    let address = backend.address();
+    let address = backend.after("listening on ");
     let file = config(&format!(
         "[[listener]]\nbind = ['127.0.0.1:0', '127.0.0.1:0']\n[[pool]]\nname = 'web'\nhealth.kind = 'off'\n\
          backend = [{{ name = 'one', address = '{address}', weight = 7 }}]\n"
@@ -301,7 +238,7 @@ fn a_config_file_is_checked_and_run() {
     let path = file.path().to_str().unwrap();
     assert_eq!(stdout(&["check", path]), format!("{path}: ok, 1 listener, 1 pool, 1 backend\n"));
     let mut balancer = Process::start(&["--log-level", "warn", "--config", path]);
-    let (first, second) = (balancer.address(), balancer.address());
+    let (first, second) = (balancer.after("listening on "), balancer.after("listening on "));
     assert_eq!(balancer.line("pool "), "pool web: round-robin over 1 backend, health off");
     assert_eq!(balancer.line("backend "), format!("backend one {address} weight 7"));
     for address in [first, second] {
@@ -317,7 +254,7 @@ fn sighup_reads_the_file_again_and_a_wrong_one_changes_nothing() {
         Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]),
         Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web2"]),
     );
-    let (one, two) = (one.address(), two.address());
+    let (one, two) = (one.after("listening on "), two.after("listening on "));
     let text = |backend: &str, rest: &str| {
         format!(
             "[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\nname = 'web'\nhealth.kind = 'off'\n\
@@ -326,7 +263,7 @@ fn sighup_reads_the_file_again_and_a_wrong_one_changes_nothing() {
     };
     let file = config(&text(&one, ""));
     let mut balancer = Process::start(&["--config", file.path().to_str().unwrap()]);
-    let address = balancer.address();
+    let address = balancer.after("listening on ");
     assert!(ask(&address).unwrap().ends_with("web1\n"));
 
     std::fs::write(file.path(), text(&two, "")).unwrap();
@@ -417,7 +354,7 @@ fn a_config_file_says_everything_so_no_other_flag_goes_with_it() {
 #[test]
 fn ctrl_c_ends_it_cleanly() {
     let mut balancer = Process::start(&["-l", "127.0.0.1:0", "-b", "127.0.0.1:1", "--health", "off"]);
-    balancer.address();
+    balancer.after("listening on ");
     balancer.signal(Signal::INT);
     assert_eq!(balancer.end().code(), Some(0));
 }
@@ -426,21 +363,18 @@ fn ctrl_c_ends_it_cleanly() {
 fn the_log_level_does_not_hide_the_start_up_lines() {
     let mut balancer =
         Process::start(&["-l", "127.0.0.1:0", "-b", "127.0.0.1:1", "--health", "off", "--log-level", "OFF"]);
-    balancer.address();
+    balancer.after("listening on ");
     balancer.line("backend 127.0.0.1:1 weight 1");
     balancer.signal(Signal::HUP);
     balancer.signal(Signal::TERM);
-    let end = Instant::now() + PATIENCE;
-    if let Ok(line) = balancer.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-        panic!("logged although it must not: {line}");
-    }
-    assert_eq!(balancer.end().code(), Some(0));
+    let (status, logged) = balancer.last_words();
+    assert_eq!((status.code(), logged), (Some(0), Vec::new()));
 }
 
 #[test]
 fn the_test_server_fails_on_request_and_recovers_on_sigusr1() {
     let mut backend = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1", "--fail-health"]);
-    let address = backend.address();
+    let address = backend.after("listening on ");
     let answer = ask(&address).unwrap();
     assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nweb1\n"), "{answer}");
     for (line, status) in [("web1 now answers 200", "HTTP/1.1 200 OK\r\n"), ("web1 now answers 503", "HTTP/1.1 503 ")] {

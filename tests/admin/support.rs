@@ -1,80 +1,15 @@
 //! A tcplb under test with its admin API, and an HTTP client that shows everything.
 
-use rustix::process::{Pid, Signal, kill_process};
+#[path = "../common/process.rs"]
+mod process;
+
+pub use process::{PATIENCE, Process, tcplb};
 use serde_json::Value;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::process::Output;
 use std::thread;
-use std::time::{Duration, Instant};
-
-pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// The program, without what the environment of the test might tell it.
-pub fn tcplb(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
-    command.args(arguments).stdin(Stdio::null());
-    for variable in
-        ["RUST_LOG", "TCPLB_ADMIN", "TCPLB_TOKEN", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC"]
-    {
-        command.env_remove(variable);
-    }
-    command
-}
-
-/// A tcplb at work whose stderr is read; killed when the test ends.
-pub struct Process {
-    child: Child,
-    lines: Receiver<String>,
-}
-
-impl Process {
-    pub fn start(arguments: &[&str]) -> Process {
-        Process::spawn(&mut tcplb(arguments))
-    }
-
-    pub fn spawn(command: &mut Command) -> Process {
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
-        let stderr = BufReader::new(child.stderr.take().expect("a pipe"));
-        let (sender, lines) = channel();
-        thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
-        Process { child, lines }
-    }
-
-    /// What follows `part` in the next line that contains it.
-    #[track_caller]
-    pub fn after(&self, part: &str) -> String {
-        let end = Instant::now() + PATIENCE;
-        let mut seen = Vec::new();
-        while let Ok(line) = self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            if let Some((_, rest)) = line.split_once(part) {
-                return rest.to_owned();
-            }
-            seen.push(line);
-        }
-        panic!("`{part}` did not come, but {seen:?}");
-    }
-
-    pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).expect("it still runs");
-    }
-
-    #[track_caller]
-    pub fn end(&mut self) -> ExitStatus {
-        let end = Instant::now() + PATIENCE;
-        while self.lines.recv_timeout(end.saturating_duration_since(Instant::now())).is_ok() {}
-        assert!(Instant::now() < end, "it did not end");
-        self.child.wait().expect("an exit status")
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use std::time::Instant;
 
 /// A test server and where it is.
 pub fn backend(name: &str, flags: &[&str]) -> (Process, String) {
