@@ -60,6 +60,7 @@ class Arena:
         self.mismatches = 0
         self.connects = Counter()
         self.refusals = Counter()
+        self.doubtful = Counter()  # Of those: who may have been let in and then cut.
         self.harm = []  # (from, to, pool or None, backend): what may cut a connection.
         self.barred = []  # (from, to, pool, backend): who may not get new clients.
         self.samples = []
@@ -143,9 +144,11 @@ class Arena:
         with self.lock:
             self.connects[listener] += 1
 
-    def refused(self, listener, reason):
+    def refused(self, listener, reason, since=None):
+        """A client was reset. With `since`, when it came: for one who may have been let in, and lost its backend at once."""
         with self.lock:
             self.refusals[listener, reason] += 1
+            self.doubtful[listener, reason] += since is not None and self.harmed(listener, None, since) is not None
 
     def fresh_source(self):
         """An address that nobody used yet."""
@@ -196,17 +199,23 @@ class Arena:
     def judge(self, kind, visit, error):
         """Was it what was done to its backend? If not, it is a failure."""
         now = time.monotonic()
-        if isinstance(error, (*clients.GONE, wire.Short)) or str(error) == "a FIN instead of a reset":
+        if isinstance(error, (*clients.GONE, wire.Short, clients.Suspect)):
             with self.lock:
-                for since, until, pool, name in self.harm:
-                    concerned = pool in (None, self.listener_pool(kind.listener)) and visit.served_by in (None, name)
-                    if concerned and since <= now and visit.began <= until:
-                        self.cut[name] += 1
-                        return "cut: its backend was killed or taken out"
+                if name := self.harmed(kind.listener, visit.served_by, visit.began):
+                    self.cut[name] += 1
+                    return "cut: its backend was killed or taken out"
         when = f"{visit.began - self.zero:.2f}–{now - self.zero:.2f} s, backend {visit.served_by}"
         self.stopping.wait(0.1)  # What goes wrong at once should not become a flood.
         self.fail(kind.name, f"{type(error).__name__}: {error} ({when})", isinstance(error, wire.Mismatch))
         return "unexpected"
+
+    def harmed(self, listener, served_by, since):
+        """What may have cut, since then, a client of this listener and backend (None: of any). The lock is held."""
+        now, pool = time.monotonic(), self.listener_pool(listener)
+        for begun, until, of, name in self.harm:
+            if of in (None, pool) and served_by in (None, name) and begun <= now and since <= until:
+                return name
+        return None
 
     # What is done to tcplb.
 
@@ -319,8 +328,8 @@ class Arena:
                 self.fail("counters", f"{listener}: {accepted} accepted, {self.connects[listener]} connected")
             for reason in ("denied", "source_limit", "source_rate", "bad_proxy_header", "no_backend"):
                 counted = get("tcplb_connections_refused_total", listener=listener, reason=reason)
-                seen = self.refusals[listener, reason]
-                if counted != seen:
+                seen, doubtful = self.refusals[listener, reason], self.doubtful[listener, reason]
+                if not seen - doubtful <= counted <= seen:
                     self.fail("counters", f"{listener}: {counted} refused as {reason}, clients saw {seen}")
         ended["main"] -= disturber.extra_clients
         for pool, left in ended.items():

@@ -24,6 +24,10 @@ class Unexpected(Exception):
     """It ended in another way than promised."""
 
 
+class Suspect(Unexpected):
+    """The same, unless a backend was taken from a client meanwhile."""
+
+
 class Visit:
     """One connection of one client, and what is known of it so far: which backend, how many bytes were right."""
 
@@ -111,7 +115,7 @@ class Visit:
                 pass
         except GONE:
             return
-        raise Unexpected("a FIN instead of a reset")
+        raise Suspect("a FIN instead of a reset")
 
     def is_reset(self):
         """Was it refused? If not, it gets an answer."""
@@ -357,8 +361,9 @@ def crowding(visit):
             visit.compared += other.compared
         visit.connect(source)
         if not visit.is_reset():
-            raise Unexpected("one source had more connections than it may")
-        arena.refused(visit.listener, "source_limit")
+            visit.served_by = None  # Whichever backend it was that one of the others lost, that made room.
+            raise Suspect("one source had more connections than it may")
+        arena.refused(visit.listener, "source_limit", visit.began)
     finally:
         for other in others:
             other.close()
@@ -374,7 +379,7 @@ def hurrying(visit):
         try:
             one.connect(source)
             if one.is_reset():
-                arena.refused(visit.listener, "source_rate")
+                arena.refused(visit.listener, "source_rate", one.began)
             else:
                 served += 1
                 visit.compared += one.compared
@@ -382,7 +387,7 @@ def hurrying(visit):
             one.close()
     most = arena.per_second * (1 + time.monotonic() - visit.began) + 1
     if not arena.per_second <= served <= most:
-        raise Unexpected(f"{served} of {tries} were let in, expected {arena.per_second} to {most:.0f}")
+        raise Suspect(f"{served} of {tries} were let in, expected {arena.per_second} to {most:.0f}")
     return "the burst served, the rest refused"
 
 
