@@ -63,6 +63,11 @@ fn listeners(text: &mut Text, snapshot: &Snapshot) {
             text.sample("tcplb_connections_would_refuse_total", &labels, listener.gate.would_refuse(why));
         }
     }
+    let what = "Clients let in past the limits per source, because the table of sources was full.";
+    text.family("tcplb_connections_untracked_total", "counter", what);
+    for listener in &snapshot.listeners {
+        text.sample("tcplb_connections_untracked_total", &[("listener", &listener.name)], listener.gate.untracked());
+    }
 }
 
 fn backends(text: &mut Text, snapshot: &Snapshot) {

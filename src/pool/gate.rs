@@ -95,6 +95,11 @@ impl Gate {
     pub fn would_refuse(&self, why: Refusal) -> u64 {
         self.would_refuse[why as usize].load(Ordering::Relaxed)
     }
+
+    /// Clients that no limit per source was asked for, because the table of sources was full.
+    pub fn untracked(&self) -> u64 {
+        self.limits.sources.as_ref().map_or(0, |sources| sources.untracked())
+    }
 }
 
 impl Guest {

@@ -115,12 +115,13 @@ impl Parsed {
     }
 }
 
-const FAMILIES: [&str; 17] = [
+const FAMILIES: [&str; 18] = [
     "tcplb_build_info",
     "tcplb_connections_accepted_total",
     "tcplb_connections_active",
     "tcplb_connections_refused_total",
     "tcplb_connections_would_refuse_total",
+    "tcplb_connections_untracked_total",
     "tcplb_backend_up",
     "tcplb_backend_connections_total",
     "tcplb_backend_connections_active",
