@@ -217,7 +217,7 @@ fn start_up_says_where_it_listens_and_signals_do_what_they_should() {
     }
     assert!(ask(&first).unwrap().ends_with("web1\n"));
     balancer.signal(Signal::TERM);
-    assert_eq!(balancer.end().code(), Some(0));
+    assert_eq!(balancer.end().0.code(), Some(0));
 }
 
 /// A file whose name ends with `.toml`, gone when the test ends.
@@ -245,7 +245,7 @@ fn a_config_file_is_checked_and_run() {
         assert!(ask(&address).unwrap().ends_with("\r\n\r\nweb1\n"));
     }
     balancer.signal(Signal::TERM);
-    assert_eq!(balancer.end().code(), Some(0));
+    assert_eq!(balancer.end().0.code(), Some(0));
 }
 
 #[test]
@@ -278,7 +278,7 @@ fn sighup_reads_the_file_again_and_a_wrong_one_changes_nothing() {
     assert!(line.contains("unknown key `wieght`") && line.contains(".toml:7: "), "{line}");
     assert!(ask(&address).unwrap().ends_with("web2\n"));
     balancer.signal(Signal::TERM);
-    assert_eq!(balancer.end().code(), Some(0));
+    assert_eq!(balancer.end().0.code(), Some(0));
 }
 
 #[test]
@@ -356,7 +356,7 @@ fn ctrl_c_ends_it_cleanly() {
     let mut balancer = Process::start(&["-l", "127.0.0.1:0", "-b", "127.0.0.1:1", "--health", "off"]);
     balancer.after("listening on ");
     balancer.signal(Signal::INT);
-    assert_eq!(balancer.end().code(), Some(0));
+    assert_eq!(balancer.end().0.code(), Some(0));
 }
 
 #[test]
@@ -367,7 +367,7 @@ fn the_log_level_does_not_hide_the_start_up_lines() {
     balancer.line("backend 127.0.0.1:1 weight 1");
     balancer.signal(Signal::HUP);
     balancer.signal(Signal::TERM);
-    let (status, logged) = balancer.last_words();
+    let (status, logged) = balancer.end();
     assert_eq!((status.code(), logged), (Some(0), Vec::new()));
 }
 
@@ -383,7 +383,7 @@ fn the_test_server_fails_on_request_and_recovers_on_sigusr1() {
         assert!(ask(&address).unwrap().starts_with(status));
     }
     backend.signal(Signal::TERM);
-    assert_eq!(backend.end().code(), Some(0));
+    assert_eq!(backend.end().0.code(), Some(0));
 }
 
 #[test]

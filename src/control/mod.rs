@@ -12,8 +12,9 @@
 //! | running | the time of a backend that was taken out is over | its connections are reset, reason `forced` |
 //! | running | `Stop` | workers drain: they take in who waits, close their listeners, let connections finish |
 //! | draining | `Reload`, `Edit` | refused |
-//! | draining | last worker has ended | over |
+//! | draining | last worker has ended | over; the log says how many were refused that it has not told of |
 //! | draining | `Stop` again, or `shutdown_timeout` is over | workers reset what is left, reason `shutdown` |
+//! | any | now and then | the log is told of clients that were refused and that no worker has told of |
 //! | any | a worker ended with an error | the others are stopped at once; the error is what [`Control::wait`] gives |
 //!
 //! It may wait: for the file, for the resolver (a bounded time), for prober and workers, none of which waits for it.
@@ -36,15 +37,18 @@ pub use truth::{Opened, Truth, remove_files};
 
 use crate::config::model::{Model, OnRemove};
 use crate::mailbox::Mailbox;
-use crate::pool::{BackendId, Note, Published, Snapshot};
+use crate::pool::{BackendId, ListenerTotals, Note, Published, Refusal, Snapshot, clock};
 use crate::systemd;
 use command::{Command, Edit};
-use crossbeam_channel::{Receiver, after, at, bounded, never, select};
+use crossbeam_channel::{Receiver, after, at, bounded, never, select, tick};
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use truth::Step;
+
+/// How often it looks whether the log is to be told of refusals.
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Commands that may wait; who finds no room waits.
 const QUEUE: usize = 64;
@@ -125,7 +129,7 @@ struct Desk<C> {
 impl<C: Crew> Desk<C> {
     fn run(mut self, mut commands: Receiver<Command>) -> Result<(), String> {
         let ended = self.parts.ended.clone();
-        let mut deadline = never();
+        let (mut deadline, look) = (never(), tick(LOOK));
         let mut outcome = Ok(());
         let mut left = self.parts.truth.running().global.workers;
         while left > 0 {
@@ -153,6 +157,7 @@ impl<C: Crew> Desk<C> {
                     Err(_) => commands = never(),
                 },
                 recv(cut) -> _ => self.cut(),
+                recv(look) -> _ => self.tell_refusals(|totals, why| totals.left_to_tell(why, clock::now())),
                 recv(deadline) -> _ => {
                     log::warn!("the drain took too long: what is left is reset");
                     deadline = never();
@@ -171,7 +176,21 @@ impl<C: Crew> Desk<C> {
                 }
             }
         }
+        self.tell_refusals(ListenerTotals::untold);
         outcome
+    }
+
+    /// Workers look whether there is something to tell when they refuse somebody: of the first, and of those who follow as
+    /// long as it goes on. How many came after that is told here.
+    fn tell_refusals(&self, untold: impl Fn(&ListenerTotals, Refusal) -> Option<u64>) {
+        for listener in &self.parts.published.snapshot().listeners {
+            for why in Refusal::ALL {
+                if let Some(count) = untold(&listener.totals, why) {
+                    let plural = if count == 1 { "" } else { "s" };
+                    log::warn!("listener {} refused {count} more client{plural}: {}", listener.name, why.label());
+                }
+            }
+        }
     }
 
     fn reload(&mut self, dry_run: bool) -> Result<Changes, ReloadError> {

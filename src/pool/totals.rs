@@ -28,19 +28,33 @@ struct Told {
     at: AtomicU64,
     /// How many there had been by then.
     count: AtomicU64,
+    /// How many there had been when somebody last looked whether it goes on.
+    seen: AtomicU64,
 }
 
 impl Told {
-    /// How many of `count` are new, if that is to be told now.
+    /// How many of `count` are new, if there are any and that is to be told now.
     fn take(&self, count: u64, now: Tick) -> Option<u64> {
         let last = self.at.load(Ordering::Relaxed);
-        if last != 0 && now - Tick(last) < TELL_EVERY {
+        let lately = last != 0 && now - Tick(last) < TELL_EVERY;
+        if lately || count <= self.count.load(Ordering::Relaxed) {
             return None;
         }
         // Of several threads one tells.
         self.at.compare_exchange(last, now.0, Ordering::Relaxed, Ordering::Relaxed).ok()?;
-        // Another may have told a later count already.
-        Some(count.saturating_sub(self.count.fetch_max(count, Ordering::Relaxed)))
+        self.rest(count)
+    }
+
+    /// The same once it has come to rest: nothing has been added since the last look.
+    fn take_settled(&self, count: u64, now: Tick) -> Option<u64> {
+        let settled = self.seen.swap(count, Ordering::Relaxed) == count;
+        settled.then(|| self.take(count, now)).flatten()
+    }
+
+    /// How many of `count` are new, if there are any: for the end.
+    fn rest(&self, count: u64) -> Option<u64> {
+        // Another thread may have told a later count already.
+        Some(count.saturating_sub(self.count.fetch_max(count, Ordering::Relaxed))).filter(|new| *new > 0)
     }
 }
 
@@ -69,8 +83,7 @@ impl LogTotals {
 
     /// How many were lost since that was last told, if any: for the end.
     pub fn untold(&self) -> Option<u64> {
-        let lost = self.lost();
-        Some(lost - self.told.count.swap(lost, Ordering::Relaxed)).filter(|lines| *lines > 0)
+        self.told.rest(self.lost())
     }
 }
 
@@ -129,6 +142,17 @@ impl ListenerTotals {
     /// once, the others together, so that a flood does not become one of the log. `now` is of [`super::clock`].
     pub fn to_tell(&self, why: Refusal, now: Tick) -> Option<u64> {
         self.told[why as usize].take(self.refused(why), now)
+    }
+
+    /// The same for one who looks now and then, since the last of a flood may come too early to be told of. None as long as
+    /// it goes on: who refuses can say more about the client.
+    pub fn left_to_tell(&self, why: Refusal, now: Tick) -> Option<u64> {
+        self.told[why as usize].take_settled(self.refused(why), now)
+    }
+
+    /// How many clients were refused for this reason since that was last told, if any: for the end.
+    pub fn untold(&self, why: Refusal) -> Option<u64> {
+        self.told[why as usize].rest(self.refused(why))
     }
 
     /// Clients accepted, refused ones included.
@@ -200,6 +224,26 @@ mod tests {
         totals.refuse(Refusal::NoBackend);
         assert_eq!(totals.to_tell(Refusal::NoBackend, Tick(2)), Some(1), "another reason");
         assert_eq!(refuse(Tick(10_000_001)), Some(3));
+    }
+
+    #[test]
+    fn who_looks_now_and_then_tells_of_those_that_came_last() {
+        let totals = ListenerTotals::new("web".into());
+        let look = |seconds: u64| totals.left_to_tell(Refusal::Denied, Tick(seconds * 1_000_000));
+        totals.refuse(Refusal::Denied);
+        assert_eq!(look(10), None, "whoever refused it is about to tell");
+        assert_eq!(totals.to_tell(Refusal::Denied, Tick(11_000_000)), Some(1));
+        assert_eq!(look(30), None, "nothing new");
+        totals.refuse(Refusal::Denied);
+        totals.refuse(Refusal::Denied);
+        assert_eq!(look(31), None, "it goes on");
+        assert_eq!([look(32), look(33), look(99)], [Some(2), None, None]);
+        totals.refuse(Refusal::Denied);
+        assert_eq!([look(100), look(101)], [None, Some(1)]);
+        totals.refuse(Refusal::Denied);
+        assert_eq!([look(102), look(103), look(110), look(111)], [None, None, None, Some(1)]);
+        totals.refuse(Refusal::Denied);
+        assert_eq!([totals.untold(Refusal::Denied), totals.untold(Refusal::Denied)], [Some(1), None]);
     }
 
     #[test]

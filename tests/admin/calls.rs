@@ -251,7 +251,7 @@ fn readiness_follows_the_backends_and_the_drain() {
     balancer.call("POST", "/v1/reload", "");
     drop(open);
     let Balancer { mut process, .. } = balancer;
-    assert_eq!(process.end().code(), Some(0));
+    assert_eq!(process.end().0.code(), Some(0));
 }
 
 #[test]

@@ -52,7 +52,7 @@ fn the_service_manager_is_told_of_start_reload_life_and_end() {
     assert!(told(&socket, "READY=1").contains("STATUS=running with the old configuration"));
     process.signal(Signal::TERM);
     told(&socket, "STOPPING=1");
-    assert_eq!(process.end().code(), Some(0));
+    assert_eq!(process.end().0.code(), Some(0));
 }
 
 /// tcplb with one inherited socket as descriptor 3, as sd_listen_fds(3) wants it.
@@ -102,7 +102,7 @@ fn an_inherited_unix_socket_is_taken_over_too_and_one_too_many_is_told() {
     let _client = UnixStream::connect(&path).unwrap();
     server.accept().unwrap();
     process.signal(Signal::TERM);
-    assert_eq!(process.end().code(), Some(0));
+    assert_eq!(process.end().0.code(), Some(0));
     assert!(path.exists(), "it is the service manager's");
 
     let unwanted = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -113,5 +113,5 @@ fn an_inherited_unix_socket_is_taken_over_too_and_one_too_many_is_told() {
     let connected = TcpStream::connect(&backend).unwrap();
     let mut process = activated(connected.into(), &["-l", "127.0.0.1:0", "-b", &backend, "--health", "off"]);
     process.after("can't use the socket number 0 of LISTEN_FDS: it does not listen");
-    assert_eq!(process.end().code(), Some(1));
+    assert_eq!(process.end().0.code(), Some(1));
 }

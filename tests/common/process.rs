@@ -65,15 +65,9 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("it still runs");
     }
 
-    /// Waits for the end.
-    #[track_caller]
-    pub fn end(&mut self) -> ExitStatus {
-        self.last_words().0
-    }
-
     /// Waits for the end, and gives what was said till then: stderr closes with the process.
     #[track_caller]
-    pub fn last_words(&mut self) -> (ExitStatus, Vec<String>) {
+    pub fn end(&mut self) -> (ExitStatus, Vec<String>) {
         let end = Instant::now() + PATIENCE;
         let next = || self.lines.recv_timeout(end.saturating_duration_since(Instant::now())).ok();
         let lines = std::iter::from_fn(next).collect();

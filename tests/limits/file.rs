@@ -1,46 +1,9 @@
 //! The same from a configuration file, by the program itself: what the file says holds, and a reload changes it.
 
+use super::process::Process;
 use super::support::{Balancer, Client, Port, backend, client_of, eventually, greeting, is_reset, is_served, waits};
-use rustix::process::{Pid, Signal, kill_process};
-use std::io::{BufRead, BufReader, Lines};
+use rustix::process::Signal;
 use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, ChildStderr, Command, Stdio};
-
-/// tcplb at work; killed at the end of the test.
-struct Process {
-    child: Child,
-    lines: Lines<BufReader<ChildStderr>>,
-}
-
-impl Process {
-    fn start(file: &Path) -> Process {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
-        command.arg("--config").arg(file).env_remove("RUST_LOG").stdin(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        Process { child, lines }
-    }
-
-    /// What follows `start` on the next line that has it.
-    #[track_caller]
-    fn said(&mut self, start: &str) -> String {
-        let mut lines = self.lines.by_ref().map(Result::unwrap);
-        lines.find_map(|line| Some(line.split_once(start)?.1.to_owned())).unwrap_or_else(|| panic!("never: {start}"))
-    }
-
-    #[track_caller]
-    fn address(&mut self) -> SocketAddr {
-        self.said("listening on ").parse().unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 #[test]
 fn limits_in_a_file_hold_and_a_reload_changes_them() {
@@ -80,12 +43,13 @@ backend = [{{ address = "{}" }}]
     );
     let file = directory.path().join("tcplb.toml");
     std::fs::write(&file, &text).unwrap();
-    let mut process = Process::start(&file);
-    let (web, waiting) = (process.address(), process.address());
+    let process = Process::start(&["--config", file.to_str().unwrap()]);
+    let address = || -> SocketAddr { process.after("listening on ").parse().unwrap() };
+    let (web, waiting) = (address(), address());
     let connect = |ip: [u8; 4]| -> Client { client_of(web, ip) };
 
     is_reset(&mut connect([127, 0, 0, 2]));
-    let told = process.said("listener web refused 127.0.0.2:");
+    let told = process.after("listener web refused 127.0.0.2:");
     assert!(told.ends_with(": denied"), "{told}");
     let served = (0..40).filter(|_| greeting(&mut connect([127, 0, 0, 3])).is_ok()).count();
     assert!((2..40).contains(&served), "{served} of 40");
@@ -93,13 +57,13 @@ backend = [{{ address = "{}" }}]
     is_reset(&mut connect([127, 0, 0, 5]));
 
     std::fs::write(&list, "127.0.0.4\n127.0.0.999\n").unwrap();
-    kill_process(Pid::from_child(&process.child), Signal::HUP).unwrap();
-    process.said("deny.txt:2: expected a prefix");
+    process.signal(Signal::HUP);
+    process.after("deny.txt:2: expected a prefix");
     is_reset(&mut connect([127, 0, 0, 5]));
     is_served(&mut connect([127, 0, 0, 4]));
     std::fs::write(&list, "127.0.0.4 # moved there\n").unwrap();
-    kill_process(Pid::from_child(&process.child), Signal::HUP).unwrap();
-    let changed = process.said("reload: listener web changed: deny_file ");
+    process.signal(Signal::HUP);
+    let changed = process.after("reload: listener web changed: deny_file ");
     assert!(changed.contains("(100001 prefixes, ") && changed.contains("(1 prefixes, "), "{changed}");
     is_served(&mut connect([127, 0, 0, 5]));
     is_reset(&mut connect([127, 0, 0, 4]));
@@ -107,13 +71,34 @@ backend = [{{ address = "{}" }}]
     let mut client = client_of(waiting, [127, 0, 0, 1]);
     waits(&mut client);
     std::fs::write(&file, text.replace("deny = [\"127.0.0.2\"]", "limits = \"count\"")).unwrap();
-    kill_process(Pid::from_child(&process.child), Signal::HUP).unwrap();
-    let changed = process.said("reload: listener web changed: ");
+    process.signal(Signal::HUP);
+    let changed = process.after("reload: listener web changed: ");
     assert!(changed.starts_with("deny 127.0.0.2/32 → none, limits enforce → count"), "{changed}");
     is_served(&mut connect([127, 0, 0, 2]));
     (0..10).for_each(|_| is_served(&mut connect([127, 0, 0, 3])));
     later.serve("b");
     assert_eq!(greeting(&mut client).unwrap(), 'b', "the reload did not make it leave");
+}
+
+/// Workers tell of the first; a burst may be over before it is time to tell of the others.
+#[test]
+fn how_many_were_refused_after_the_first_is_told_soon_and_at_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let text = "listener = [{ bind = ['127.0.0.1:0'], deny = ['127.0.0.2'] }]\n\
+                pool = [{ health.kind = 'off', backend = [{ address = '127.0.0.1:1' }] }]\n";
+    std::fs::write(&file, text).unwrap();
+    let mut process = Process::start(&["--config", file.to_str().unwrap()]);
+    let listens: SocketAddr = process.after("listening on ").parse().unwrap();
+    let refused = |times| (0..times).for_each(|_| is_reset(&mut client_of(listens, [127, 0, 0, 2])));
+    refused(5);
+    assert!(process.after("listener default refused ").ends_with(": denied"));
+    assert_eq!(process.after("listener default refused "), "4 more clients: denied");
+    refused(2);
+    process.signal(Signal::TERM);
+    let (status, said) = process.end();
+    assert_eq!(status.code(), Some(0));
+    assert!(said.iter().any(|line| line.ends_with("listener default refused 2 more clients: denied")), "{said:?}");
 }
 
 /// In this process, where both sides of a reload can be looked at.

@@ -4,6 +4,9 @@
 #[cfg(test)]
 mod file;
 #[cfg(test)]
+#[path = "../common/process.rs"]
+mod process;
+#[cfg(test)]
 mod support;
 
 use std::io::{Read, Write};
