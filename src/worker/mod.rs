@@ -186,9 +186,8 @@ impl Worker {
     fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(BATCH);
         loop {
-            let timeout = self.sleep();
             let asleep = clock::now();
-            match self.poll.poll(&mut events, timeout) {
+            match self.poll.poll(&mut events, self.sleep(asleep)) {
                 // The process was stopped and goes on (signal(7)): what came meanwhile is heard before time-outs are looked at.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 outcome => outcome?,
@@ -243,9 +242,9 @@ impl Worker {
     }
 
     /// Until the next event at the latest when something is due.
-    fn sleep(&self) -> Option<Duration> {
+    fn sleep(&self, now: Tick) -> Option<Duration> {
         let flush = self.driver.has_unflushed().then_some(FLUSH);
-        let log = self.driver.observer.log.as_ref().and_then(|log| log.sleep(clock::now()));
+        let log = self.driver.observer.log.as_ref().and_then(|log| log.sleep(now));
         [self.driver.sleep(), self.acceptor.sleep(), flush, log].into_iter().flatten().min()
     }
 
