@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// For what should happen soon, on a machine that may be busy.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The program, without what the environment of the test might tell it.
 pub fn tcplb(arguments: &[&str]) -> Command {

@@ -1,7 +1,7 @@
 //! The access log: a line for each connection, whatever became of it, wherever the file has gone meanwhile.
 
 use crate::support::{
-    At, Conn, Ending, PATIENCE, Running, Server, Tcplb, account, eventually, fresh_loopback, peers, refusing,
+    Admin, At, Conn, Ending, PATIENCE, Running, Server, Tcplb, account, eventually, fresh_loopback, peers, refusing,
 };
 use crate::support::{need_root, tally};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -11,7 +11,7 @@ use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use tempfile::TempDir;
 
@@ -74,6 +74,12 @@ fn parse(text: &str) -> Line {
     NAMES.into_iter().zip(fields).map(|(name, field)| (name, field.to_owned())).collect()
 }
 
+/// How many lines there are, each of them whole.
+#[track_caller]
+fn count(text: &str) -> u64 {
+    text.lines().map(parse).count() as u64
+}
+
 /// The only line there is, once it is there.
 #[track_caller]
 fn only_line(log: &Path) -> Line {
@@ -94,22 +100,6 @@ fn of<'a, const N: usize>(line: &'a Line, names: [&str; N]) -> [&'a str; N] {
 fn assert_ends_well(tcplb: &mut Running) {
     tcplb.signal(Signal::TERM);
     assert!(tcplb.wait_exit().success());
-}
-
-/// A figure of `/metrics`, summed up over its labels.
-fn metric(admin: &At, name: &str) -> usize {
-    let conn = Conn::to(admin);
-    conn.say("GET /metrics HTTP/1.0\r\nHost: localhost\r\n\r\n");
-    let text = String::from_utf8(conn.hear_all()).unwrap();
-    let lines = text.lines().filter(|line| line.starts_with(name));
-    let values: Vec<usize> = lines.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
-    assert!(!values.is_empty(), "{name}: {text}");
-    values.into_iter().sum()
-}
-
-/// Where its admin API is.
-fn admin(tcplb: &Running) -> At {
-    At::parse(tcplb.wait_for_line("admin on http://").trim_start_matches("admin on http://"))
 }
 
 /// Does with its client as the client's first line says.
@@ -298,7 +288,7 @@ fn what_a_stop_cuts_off_is_in_the_file_when_the_process_has_ended() {
 fn a_log_that_is_renamed_under_load_loses_no_line() {
     let (place, server) = (Place::new(), Server::start(peers::answers_then_closes("web1")));
     let mut tcplb = place.tcplb().backend(server.at()).args(["--admin", "127.0.0.1:0"]).start();
-    let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let (over, served) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
@@ -316,13 +306,13 @@ fn a_log_that_is_renamed_under_load_loses_no_line() {
         }
         over.store(true, Ordering::SeqCst);
     });
-    let accepted = metric(&admin(&tcplb), "tcplb_connections_accepted_total{");
+    let accepted = Admin::of(&tcplb).metric("tcplb_connections_accepted_total", &[]);
     assert_eq!(accepted, served.load(Ordering::SeqCst));
     assert_ends_well(&mut tcplb);
     let parts = fs::read_dir(place.0.path()).unwrap().map(|part| fs::read_to_string(part.unwrap().path()).unwrap());
     let parts: Vec<String> = parts.collect();
     assert_eq!(parts.len(), 6);
-    let lines: usize = parts.iter().map(|part| part.lines().map(parse).count()).sum();
+    let lines: u64 = parts.iter().map(|part| count(part)).sum();
     assert_eq!(lines, accepted);
 }
 
@@ -345,10 +335,10 @@ fn a_full_disk_is_told_once_and_stops_nobody() {
     let server = Server::start(peers::echo);
     let flags = ["--access-log", "/dev/full", "--admin", "127.0.0.1:0"];
     let mut tcplb = Tcplb::new().backend(server.at()).unprobed().args(flags).start();
-    let admin = admin(&tcplb);
+    let admin = Admin::of(&tcplb);
     for round in 1..=3 {
         tcplb.connect().assert_echoes("all the same");
-        eventually("it is counted", || metric(&admin, "tcplb_access_log_lost_total") == round);
+        eventually("it is counted", || admin.metric("tcplb_access_log_lost_total", &[]) == round);
     }
     assert_ends_well(&mut tcplb);
     assert_eq!(tcplb.count_lines("can't write the access log /dev/full: No space left on device"), 1);
@@ -385,8 +375,8 @@ fn a_log_that_nobody_takes_stops_nobody_and_what_is_lost_is_counted() {
     );
     let text = text.replace("bind", &format!("pool = \"{pool}\"\nbind"));
     let mut tcplb = place.told_by_file(&text, 2).start();
-    let (denies, serves, admin) = (tcplb.listening()[0].clone(), tcplb.listening()[1].clone(), admin(&tcplb));
-    let lost = || metric(&admin, "tcplb_access_log_lost_total");
+    let (denies, serves, admin) = (tcplb.listening()[0].clone(), tcplb.listening()[1].clone(), Admin::of(&tcplb));
+    let lost = || admin.metric("tcplb_access_log_lost_total", &[]);
     eventually("lines are lost", || {
         (0..500).for_each(|_| drop(Conn::try_to(&denies).and_then(|conn| conn.try_ending())));
         lost() > 0
@@ -405,11 +395,11 @@ fn a_log_that_nobody_takes_stops_nobody_and_what_is_lost_is_counted() {
     });
     beginning.recv().expect("a mebibyte was held back");
     drop(guest);
-    eventually("every connection has ended", || metric(&admin, "tcplb_connections_active{") == 0);
-    let (accepted, lost) = (metric(&admin, "tcplb_connections_accepted_total{"), lost());
+    eventually("every connection has ended", || admin.metric("tcplb_connections_active", &[]) == 0);
+    let (accepted, lost) = (admin.metric("tcplb_connections_accepted_total", &[]), lost());
     assert_ends_well(&mut tcplb);
     let text = reading.join().unwrap().unwrap();
-    assert_eq!(text.lines().map(parse).count() + lost, accepted);
+    assert_eq!(count(&text) + lost, accepted);
     assert!(text.lines().any(|line| parse(line)["listener"] == "open"));
 }
 

@@ -1,7 +1,7 @@
 //! Time jumps: the machine's clock is set, or the balancer itself stands still for a while.
 
-use crate::lab::{Admin, freeze, thaw};
-use crate::support::{Conn, Ending, QUICK_PROBES, Server, Tcplb, eventually, let_pass, need, peers};
+use crate::lab::{freeze, thaw};
+use crate::support::{Admin, Conn, Ending, QUICK_PROBES, Server, Tcplb, eventually, let_pass, need, peers};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

@@ -1,12 +1,11 @@
 //! What these tests need beside the helpers of the end-to-end tests: namespaces, root, a configured tcplb with its admin
 //! API, and how much of a core it uses.
 
-use crate::support::{At, Conn, Process, Tcplb, eventually, let_pass, need};
+use crate::support::{Admin, At, Process, Tcplb, eventually, let_pass, need};
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::thread;
@@ -137,49 +136,5 @@ impl Configured {
         let at = lines.iter().filter_map(|line| line.split_once("listening on "));
         let at = at.map(|(_, rest)| At::parse(rest.split_whitespace().next().expect("an address"))).collect();
         Configured { process, at, admin }
-    }
-}
-
-/// An admin API.
-#[derive(Clone, Copy)]
-pub struct Admin(pub SocketAddr);
-
-impl Admin {
-    /// As it is announced.
-    pub fn of(process: &Process) -> Admin {
-        let line = process.wait_for_line("admin on http://");
-        let (_, at) = line.split_once("http://").expect("it was waited for");
-        Admin(at.trim().parse().expect("an address"))
-    }
-
-    /// A connection to it.
-    pub fn connect(self) -> Conn {
-        Conn::to(&At::Tcp(self.0))
-    }
-
-    /// What it answers: the status line and the rest.
-    pub fn get(self, path: &str) -> (String, String) {
-        let conn = self.connect();
-        conn.say(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
-        let answer = String::from_utf8(conn.hear_all()).expect("text");
-        let (status, rest) = answer.split_once("\r\n").unwrap_or((&answer, ""));
-        (status.to_owned(), rest.to_owned())
-    }
-
-    /// The sum of all series of a metric that have these labels, each written as `name="value"`.
-    pub fn metric(self, name: &str, labels: &[&str]) -> u64 {
-        // In a crowd it says that there are too many calls, or hangs up.
-        let mut answer = <(String, String)>::default();
-        eventually("the admin API has room", || {
-            answer = self.get("/metrics");
-            !answer.0.is_empty() && !answer.0.contains(" 503 ")
-        });
-        let (status, text) = answer;
-        assert!(status.contains(" 200 "), "{status}");
-        let lines = text.lines().filter_map(|line| line.strip_prefix(name));
-        let lines =
-            lines.filter(|rest| rest.starts_with(['{', ' ']) && labels.iter().all(|label| rest.contains(label)));
-        let values = lines.map(|line| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok()));
-        values.map(|value| value.expect("a number") as u64).sum()
     }
 }

@@ -1,7 +1,7 @@
 //! No local port is left to connect to a backend from: a port may be used once for each destination.
 
-use crate::lab::{Admin, CALM, Network, cpu_percent, set_local_ports};
-use crate::support::{Conn, QUICK_PROBES, Running, Server, Tcplb, eventually, peers, tally};
+use crate::lab::{CALM, Network, cpu_percent, set_local_ports};
+use crate::support::{Admin, Conn, QUICK_PROBES, Running, Server, Tcplb, eventually, peers, tally};
 use std::cell::Cell;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;

@@ -1,7 +1,7 @@
 //! A backend that is stopped as a whole (SIGSTOP, a swapping or frozen machine): its kernel still accepts connections.
 
-use crate::lab::{Admin, freeze, thaw};
-use crate::support::{At, Conn, Process, QUICK_PROBES, Running, Tcplb, eventually, tally};
+use crate::lab::{freeze, thaw};
+use crate::support::{Admin, At, Conn, Process, QUICK_PROBES, Running, Tcplb, eventually, tally};
 use std::io::Read;
 use std::process::Command;
 

@@ -2,16 +2,21 @@
 //!
 //! Nothing here asserts how fast something is. [`PATIENCE`] only says when a test gives up.
 
+mod admin;
 mod bulk;
 mod conn;
+#[path = "../../common/eventually.rs"]
+mod eventually;
 pub mod peers;
 mod process;
 mod server;
 mod tcplb;
 mod tools;
 
+pub use admin::Admin;
 pub use bulk::{MIB, receive, send};
 pub use conn::{At, Conn, Ending};
+pub use eventually::{PATIENCE, eventually};
 pub use process::Process;
 pub use server::{BlackHole, Server, free_address, fresh_loopback, refusing};
 pub use tcplb::{QUICK_PROBES, Running, Tcplb};
@@ -21,19 +26,6 @@ use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// How long anything that must happen may take before the test fails: far more than it needs on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Waits until `condition` holds, looking again every few milliseconds.
-#[track_caller]
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < end, "still not so after {PATIENCE:?}: {what}");
-        thread::park_timeout(Duration::from_millis(5));
-    }
-}
 
 /// Lets `time` pass where the test is about nothing happening meanwhile.
 pub fn let_pass(time: Duration) {
