@@ -7,13 +7,13 @@ use crate::admin::{self, Admin};
 use crate::base::Endpoint;
 use crate::config::model::{LogTo, Model};
 use crate::confine::Plan;
-use crate::control::{self, Control, Crew, Opened, Parts, Truth};
+use crate::control::{self, Control, Crew, NewSockets, Parts, Truth};
 use crate::net::Keepalive;
 use crate::net::listen::{self, Listening};
 use crate::pool::{Admission, BackendId, Published, Snapshot};
 use crate::prober::{self, Prober};
 use crate::session::CloseReason;
-use crate::worker::{self, Door, Mail, Peer, Shared};
+use crate::worker::{self, ListenSocket, Mail, Peer, Shared};
 use crossbeam_channel::{bounded, unbounded};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fmt;
@@ -86,7 +86,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     let (model, snapshot) = (truth.running().clone(), truth.snapshot().clone());
     let bound = |listener: &Arc<crate::pool::Listener>| {
         let name = listener.name.clone();
-        let endpoints = listener.entrances.clone().into_iter().map(|entrance| entrance.endpoint);
+        let endpoints = listener.addresses.clone().into_iter().map(|address| address.endpoint);
         endpoints.map(move |endpoint| Bound { name: name.clone(), endpoint })
     };
     let listeners: Vec<Bound> = snapshot.listeners.iter().flat_map(bound).collect();
@@ -144,10 +144,10 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     })
     .map_err(spawn_error)?;
     let mut threads = Vec::new();
-    for (me, (prepared, doors)) in prepared.into_iter().zip(doors(opened, workers)).enumerate() {
+    for (me, (prepared, sockets)) in prepared.into_iter().zip(by_worker(opened, workers)).enumerate() {
         let (shared, ended) = (shared.clone(), ended.clone());
         let work = move || {
-            let outcome = worker::run(prepared, me, doors, shared);
+            let outcome = worker::run(prepared, me, sockets, shared);
             let _ = ended.send((me, outcome));
         };
         threads.push(thread::Builder::new().name(format!("worker-{me}")).spawn(work).map_err(spawn_error)?);
@@ -165,13 +165,13 @@ fn bind_admin(model: &Model) -> Result<Option<admin::Bound>, StartError> {
 }
 
 /// Each worker's own sockets. A unix socket, of which there is one, is the first worker's.
-fn doors(opened: Vec<Opened>, workers: usize) -> Vec<Vec<Door>> {
-    let mut doors: Vec<Vec<Door>> = (0..workers).map(|_| Vec::new()).collect();
-    for Opened { entrance, listener, sockets } in opened {
-        let door = |socket: Listening| Door::new(entrance, listener.clone(), socket);
-        doors.iter_mut().zip(sockets).for_each(|(doors, socket)| doors.push(door(socket)));
+fn by_worker(opened: Vec<NewSockets>, workers: usize) -> Vec<Vec<ListenSocket>> {
+    let mut shares: Vec<Vec<ListenSocket>> = (0..workers).map(|_| Vec::new()).collect();
+    for NewSockets { address, listener, sockets } in opened {
+        let own = |socket: Listening| ListenSocket::new(address, listener.clone(), socket);
+        shares.iter_mut().zip(sockets).for_each(|(share, socket)| share.push(own(socket)));
     }
-    doors
+    shares
 }
 
 /// Carries what control decides to the workers' mailboxes.
@@ -187,10 +187,10 @@ impl Workers {
 }
 
 impl Crew for Workers {
-    fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<Opened>) {
+    fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>) {
         let (done, all_done) = bounded(1);
-        for (peer, doors) in self.0.iter().zip(doors(opened, self.0.len())) {
-            peer.mailbox.send(Mail::Adopt { snapshot: snapshot.clone(), doors, done: done.clone() });
+        for (peer, sockets) in self.0.iter().zip(by_worker(opened, self.0.len())) {
+            peer.mailbox.send(Mail::Adopt { snapshot: snapshot.clone(), sockets, done: done.clone() });
         }
         drop(done);
         // Nobody ever sends: the last letter that is dropped, read or not, ends the wait.
@@ -258,8 +258,8 @@ impl Running {
         self.prober.stop();
         drop(self.admin);
         let snapshot = self.published.snapshot();
-        let entrances = snapshot.listeners.iter().flat_map(|listener| &listener.entrances);
-        control::remove_files(entrances.map(|entrance| &entrance.endpoint));
+        let addresses = snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
+        control::remove_files(addresses.map(|address| &address.endpoint));
         outcome
     }
 }

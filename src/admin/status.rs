@@ -22,7 +22,7 @@ pub fn status(published: &Published, now: Instant) -> api::Status {
 
 fn listeners(snapshot: &Snapshot) -> Vec<api::Listener> {
     let listener = |listener: &std::sync::Arc<crate::pool::Listener>| {
-        let addresses: Vec<String> = listener.entrances.iter().map(|entrance| entrance.endpoint.to_string()).collect();
+        let addresses: Vec<String> = listener.addresses.iter().map(|address| address.endpoint.to_string()).collect();
         api::Listener {
             name: listener.name.clone(),
             address: addresses.join(", "),

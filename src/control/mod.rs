@@ -33,7 +33,7 @@ mod truth;
 
 pub use crate::config::diff::{Change, Changes};
 pub use remote::{Refused, ReloadError, Remote};
-pub use truth::{Opened, Truth, remove_files};
+pub use truth::{NewSockets, Truth, remove_files};
 
 use crate::config::model::{Model, OnRemove};
 use crate::mailbox::Mailbox;
@@ -59,7 +59,7 @@ pub type Loader = Box<dyn Fn() -> Result<Model, Vec<String>> + Send>;
 /// The workers, as control sees them. Threads do not know each other: whoever puts them together carries it there.
 pub trait Crew: Send + 'static {
     /// From now on this is what there is, and these are further sockets to listen on; on return all workers know.
-    fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<Opened>);
+    fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>);
 
     /// Reset the connections of these backends, reason `forced`.
     fn reset(&self, backends: &Arc<[BackendId]>);
@@ -262,9 +262,9 @@ impl<C: Crew> Desk<C> {
         if !(self.parts.prober.send(note) && answer.recv().is_ok()) {
             log::error!("there are no health checks any more: backends keep their state");
         }
-        for Opened { entrance, listener, .. } in &opened {
-            let endpoints = listener.entrances.iter().filter(|other| other.id == *entrance);
-            endpoints.for_each(|entrance| log::info!("listening on {}", entrance.endpoint));
+        for NewSockets { address, listener, .. } in &opened {
+            let endpoints = listener.addresses.iter().filter(|other| other.id == *address);
+            endpoints.for_each(|address| log::info!("listening on {}", address.endpoint));
         }
         // New clients find nobody at the old addresses from here on; workers take in those who wait there already.
         remove_files(&closing);

@@ -14,7 +14,7 @@ use crate::confine;
 use crate::net::Keepalive;
 use crate::net::listen::{self, Listening};
 use crate::pool::{
-    self, AdminState, BackendId, Entrance, EntranceId, Listener, Plan, Pool, Resolved, Snapshot, same_endpoints,
+    self, AdminState, BackendId, BoundAddress, BoundAddressId, Listener, Plan, Pool, Resolved, Snapshot, same_endpoints,
 };
 use std::collections::HashSet;
 use std::io;
@@ -26,14 +26,14 @@ pub struct Truth {
     file: Model,
     running: Arc<Model>,
     snapshot: Arc<Snapshot>,
-    unused_entrance: u32,
+    unused_address: u32,
 }
 
 /// Listening sockets that the workers do not have yet.
 #[derive(Debug)]
-pub struct Opened {
-    /// Which entrance.
-    pub entrance: EntranceId,
+pub struct NewSockets {
+    /// Which address.
+    pub address: BoundAddressId,
     /// Its listener.
     pub listener: Arc<Listener>,
     /// One a worker; for a unix socket exactly one.
@@ -47,7 +47,7 @@ pub struct Step {
     /// The next snapshot.
     pub snapshot: Arc<Snapshot>,
     /// What the workers are to listen on beside what they have.
-    pub opened: Vec<Opened>,
+    pub opened: Vec<NewSockets>,
     /// Backends that leave, and what becomes of their connections.
     pub leaving: Vec<(BackendId, OnRemove)>,
     /// Where nobody listens any more.
@@ -56,15 +56,15 @@ pub struct Step {
 
 impl Truth {
     /// Resolves, binds and builds for the first time.
-    pub fn new(model: Model) -> Result<(Truth, Vec<Opened>), String> {
+    pub fn new(model: Model) -> Result<(Truth, Vec<NewSockets>), String> {
         let resolved = resolve::model(&model, None).map_err(|mistakes| mistakes.join("\n"))?;
         let running = Arc::new(model.clone());
         let nothing = Model { listeners: Vec::new(), pools: Vec::new(), ..model.clone() };
         let snapshot = Arc::new(pool::build(&nothing, &Resolved::new()));
-        let mut truth = Truth { file: model, running: running.clone(), snapshot, unused_entrance: 0 };
+        let mut truth = Truth { file: model, running: running.clone(), snapshot, unused_address: 0 };
         let bound = truth.bind(&running)?;
-        let entrances = bound.entrances;
-        let plan = Plan { model: &running, resolved: &resolved, entrances: &entrances, state: None };
+        let addresses = bound.addresses;
+        let plan = Plan { model: &running, resolved: &resolved, addresses: &addresses, state: None };
         truth.snapshot = Arc::new(pool::next(None, &plan));
         let opened = opened(bound.sockets, &truth.snapshot);
         Ok((truth, opened))
@@ -99,7 +99,7 @@ impl Truth {
         state: Option<(&str, &str, AdminState)>,
     ) -> Result<Step, String> {
         let bound = self.bind(&model)?;
-        let plan = Plan { model: &model, resolved, entrances: &bound.entrances, state };
+        let plan = Plan { model: &model, resolved, addresses: &bound.addresses, state };
         let snapshot = Arc::new(pool::next(Some(&self.snapshot), &plan));
         let opened = opened(bound.sockets, &snapshot);
         let leaving = self.leaving(&snapshot);
@@ -208,11 +208,11 @@ impl Truth {
 
     /// Binds what the model's listeners ask for and is not bound yet. On an error nothing of it stays bound.
     fn bind(&mut self, model: &Model) -> Result<Bound, String> {
-        let mut free: Vec<(&str, Entrance)> = Vec::new();
+        let mut free: Vec<(&str, BoundAddress)> = Vec::new();
         for listener in &self.snapshot.listeners {
-            free.extend(listener.entrances.iter().map(|entrance| (listener.name.as_str(), entrance.clone())));
+            free.extend(listener.addresses.iter().map(|address| (listener.name.as_str(), address.clone())));
         }
-        let mut bound = Bound { entrances: vec![Vec::new(); model.listeners.len()], ..Bound::default() };
+        let mut bound = Bound { addresses: vec![Vec::new(); model.listeners.len()], ..Bound::default() };
         let asked = model.listeners.iter().enumerate();
         let mut missing: Vec<(usize, &Listen)> =
             asked.flat_map(|(index, listener)| listener.bind.iter().map(move |listen| (index, listen))).collect();
@@ -220,8 +220,8 @@ impl Truth {
         for own in [true, false] {
             missing.retain(|&(index, listen)| {
                 let owner = own.then_some(model.listeners[index].name.as_str());
-                let kept = take_entrances(&mut free, listen, owner);
-                bound.entrances[index].extend_from_slice(&kept);
+                let kept = take_addresses(&mut free, listen, owner);
+                bound.addresses[index].extend_from_slice(&kept);
                 kept.is_empty()
             });
         }
@@ -235,24 +235,24 @@ impl Truth {
                     return Err(self.why_not(listen, &error));
                 }
             };
-            let group = EntranceId(self.unused_entrance);
+            let group = BoundAddressId(self.unused_address);
             for listen::Bound { endpoint, sockets } in sockets {
-                let id = EntranceId(self.unused_entrance);
-                self.unused_entrance += 1;
-                bound.entrances[index].push(Entrance { id, group, asked: listen.clone(), endpoint });
+                let id = BoundAddressId(self.unused_address);
+                self.unused_address += 1;
+                bound.addresses[index].push(BoundAddress { id, group, asked: listen.clone(), endpoint });
                 bound.sockets.push((id, sockets));
             }
         }
-        for (listener, entrances) in model.listeners.iter().zip(&mut bound.entrances) {
-            entrances.sort_by_key(|entrance| listener.bind.iter().position(|listen| *listen == entrance.asked));
+        for (listener, addresses) in model.listeners.iter().zip(&mut bound.addresses) {
+            addresses.sort_by_key(|address| listener.bind.iter().position(|listen| *listen == address.asked));
         }
-        bound.unused = free.into_iter().map(|(_, entrance)| entrance.endpoint).collect();
+        bound.unused = free.into_iter().map(|(_, address)| address.endpoint).collect();
         Ok(bound)
     }
 
     fn why_not(&self, listen: &Listen, error: &io::Error) -> String {
-        let mut entrances = self.snapshot.listeners.iter().flat_map(|listener| &listener.entrances);
-        let own = entrances.find(|entrance| check::overlap(&entrance.asked, listen));
+        let mut addresses = self.snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
+        let own = addresses.find(|address| check::overlap(&address.asked, listen));
         // The old address is given up only once the new one is bound.
         let locked = match &listen.0 {
             Address::Unix(path) => confine::hint_to_binding(path, error),
@@ -269,17 +269,17 @@ impl Truth {
 #[derive(Default)]
 struct Bound {
     /// Per listener of the model: kept ones and new ones.
-    entrances: Vec<Vec<Entrance>>,
+    addresses: Vec<Vec<BoundAddress>>,
     /// Of the new ones.
-    sockets: Vec<(EntranceId, Vec<Listening>)>,
+    sockets: Vec<(BoundAddressId, Vec<Listening>)>,
     /// Who is not wanted any more.
     unused: Vec<Endpoint>,
 }
 
 impl Bound {
     fn new_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        let new = |entrance: &&Entrance| self.sockets.iter().any(|(id, _)| *id == entrance.id);
-        self.entrances.iter().flatten().filter(new).map(|entrance| &entrance.endpoint)
+        let new = |address: &&BoundAddress| self.sockets.iter().any(|(id, _)| *id == address.id);
+        self.addresses.iter().flatten().filter(new).map(|address| &address.endpoint)
     }
 }
 
@@ -297,18 +297,18 @@ pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
     }
 }
 
-/// The free entrances (all addresses of the name) that were once bound for `listen`, of `owner` or of whoever is the
+/// The free addresses (all addresses of the name) that were once bound for `listen`, of `owner` or of whoever is the
 /// first. One that asks twice for a port of the kernel's choice has two groups of them.
-fn take_entrances(free: &mut Vec<(&str, Entrance)>, listen: &Listen, owner: Option<&str>) -> Vec<Entrance> {
+fn take_addresses(free: &mut Vec<(&str, BoundAddress)>, listen: &Listen, owner: Option<&str>) -> Vec<BoundAddress> {
     let fits =
-        |(name, entrance): &&(&str, Entrance)| entrance.asked == *listen && owner.is_none_or(|owner| owner == *name);
-    let Some(group) = free.iter().find(fits).map(|(_, entrance)| entrance.group) else { return Vec::new() };
-    free.extract_if(.., |(_, entrance)| entrance.group == group).map(|taken| taken.1).collect()
+        |(name, address): &&(&str, BoundAddress)| address.asked == *listen && owner.is_none_or(|owner| owner == *name);
+    let Some(group) = free.iter().find(fits).map(|(_, address)| address.group) else { return Vec::new() };
+    free.extract_if(.., |(_, address)| address.group == group).map(|taken| taken.1).collect()
 }
 
-fn opened(sockets: Vec<(EntranceId, Vec<Listening>)>, snapshot: &Snapshot) -> Vec<Opened> {
-    let opened = sockets.into_iter().filter_map(|(entrance, sockets)| {
-        Some(Opened { entrance, listener: snapshot.listener_of(entrance)?.clone(), sockets })
+fn opened(sockets: Vec<(BoundAddressId, Vec<Listening>)>, snapshot: &Snapshot) -> Vec<NewSockets> {
+    let opened = sockets.into_iter().filter_map(|(address, sockets)| {
+        Some(NewSockets { address, listener: snapshot.listener_of(address)?.clone(), sockets })
     });
     opened.collect()
 }

@@ -34,5 +34,5 @@ pub use lease::Lease;
 pub use next::{Plan, Resolved, build, next, same_endpoints};
 pub use note::Note;
 pub use published::Published;
-pub use snapshot::{AdminState, Entrance, EntranceId, Listener, Member, NoBackend, Pool, Snapshot};
+pub use snapshot::{AdminState, BoundAddress, BoundAddressId, Listener, Member, NoBackend, Pool, Snapshot};
 pub use totals::{ListenerTotals, LogTotals, PoolTotals, Refusal, Visit};

@@ -23,7 +23,7 @@
 //! `members` is the operator's. Since a slot does not change hands while anybody holds the old pool, slots that a
 //! connection has tried mean the same backends in the next snapshot.
 
-use super::snapshot::{AdminState, Entrance, Listener, Member, Pool, Snapshot};
+use super::snapshot::{AdminState, BoundAddress, Listener, Member, Pool, Snapshot};
 use super::{Backend, BackendId, Gate, ListenerTotals, clock};
 use crate::base::bits::WORD;
 use crate::base::{AtomicBits, Endpoint};
@@ -42,14 +42,14 @@ pub struct Plan<'a> {
     /// Where its backends are.
     pub resolved: &'a Resolved,
     /// The bound addresses, per listener of the model.
-    pub entrances: &'a [Vec<Entrance>],
+    pub addresses: &'a [Vec<BoundAddress>],
     /// A backend (pool, name) whose state changes; all others keep theirs.
     pub state: Option<(&'a str, &'a str, AdminState)>,
 }
 
 /// The first snapshot of a model, bound nowhere. `resolved` gives each backend's endpoints, by pool and backend name.
 pub fn build(model: &model::Model, resolved: &Resolved) -> Snapshot {
-    next(None, &Plan { model, resolved, entrances: &[], state: None })
+    next(None, &Plan { model, resolved, addresses: &[], state: None })
 }
 
 /// The snapshot that follows `old`.
@@ -68,9 +68,9 @@ pub fn next(old: Option<&Snapshot>, plan: &Plan<'_>) -> Snapshot {
         let totals =
             same.map_or_else(|| ListenerTotals::new(settings.name.clone()), |listener| listener.totals.clone());
         let gate = Gate::next(same.map(|listener| &listener.gate), settings, &totals);
-        let entrances = plan.entrances.get(index).cloned().unwrap_or_default();
+        let addresses = plan.addresses.get(index).cloned().unwrap_or_default();
         let (name, settings) = (settings.name.clone(), settings.clone());
-        Some(Arc::new(Listener { name, settings, pool, entrances, totals, gate }))
+        Some(Arc::new(Listener { name, settings, pool, addresses, totals, gate }))
     });
     Snapshot { generation, listeners: listeners.collect(), pools: pools.clone(), unused_id }
 }

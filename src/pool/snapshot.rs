@@ -32,7 +32,7 @@ pub struct Listener {
     /// Its pool.
     pub pool: Arc<Pool>,
     /// The addresses it is bound to.
-    pub entrances: Vec<Entrance>,
+    pub addresses: Vec<BoundAddress>,
     /// What it has done so far; survives snapshots that keep the name.
     pub totals: Arc<ListenerTotals>,
     /// Who may come in there, as its settings say; counts by `totals`.
@@ -41,20 +41,20 @@ pub struct Listener {
 
 /// One bound address of a listener. Every worker has its own socket there (for a unix socket one of them).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entrance {
-    /// Who it is, to the workers.
-    pub id: EntranceId,
+pub struct BoundAddress {
+    /// What the workers know it by.
+    pub id: BoundAddressId,
     /// The first of those that were bound together: a name may have several addresses.
-    pub group: EntranceId,
+    pub group: BoundAddressId,
     /// The address as the operator wrote it. A next snapshot that asks for the same keeps the sockets.
     pub asked: Listen,
     /// What it is bound to, with the real port.
     pub endpoint: Endpoint,
 }
 
-/// Names an entrance for the life of the process; never reused.
+/// Names a bound address for the life of the process; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct EntranceId(pub u32);
+pub struct BoundAddressId(pub u32);
 
 /// A backend with the settings it has in this snapshot.
 #[derive(Debug)]
@@ -143,9 +143,9 @@ impl Snapshot {
         self.pools.iter().find(|pool| pool.settings.name == name)
     }
 
-    /// The listener that an entrance belongs to.
-    pub fn listener_of(&self, entrance: EntranceId) -> Option<&Arc<Listener>> {
-        self.listeners.iter().find(|listener| listener.entrances.iter().any(|own| own.id == entrance))
+    /// The listener that a bound address belongs to.
+    pub fn listener_of(&self, address: BoundAddressId) -> Option<&Arc<Listener>> {
+        self.listeners.iter().find(|listener| listener.addresses.iter().any(|own| own.id == address))
     }
 }
 

@@ -1,11 +1,11 @@
 //! Takes clients from the kernel's backlog, as long as there is room for them.
 //!
-//! Listeners are edge-triggered: a door stays `open` until accept says that nobody waits. It may be looked at again any
+//! Listeners are edge-triggered: a socket stays `open` until accept says that nobody waits. It may be looked at again any
 //! time; that is how accepting goes on after a pause.
 
 use super::driver::Accepted;
 use super::token::Token;
-use super::{Door, Shared};
+use super::{ListenSocket, Shared};
 use crate::base::{Seldom, Tick};
 use crate::net::{Socket, Spares};
 use crate::pool::{Guest, Snapshot};
@@ -23,12 +23,12 @@ const BATCH: u32 = 64;
 /// How long accepting pauses when the process has no descriptor left, unless a connection ends before.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The doors of one worker.
+/// The sockets of one worker.
 pub(super) struct Acceptor {
-    doors: Vec<Door>,
-    /// Per door: may somebody wait?
+    sockets: Vec<ListenSocket>,
+    /// Per socket: may somebody wait?
     waiting: Vec<bool>,
-    /// Per door: its listener has as many clients as it may. Somebody wakes us.
+    /// Per socket: its listener has as many clients as it may. Somebody wakes us.
     crowded: Vec<bool>,
     taken: u32,
     /// No descriptor left until then.
@@ -42,7 +42,7 @@ pub(super) struct Acceptor {
     closed: bool,
 }
 
-/// What the next look at the doors gave.
+/// What the next look at the sockets gave.
 pub(super) enum Turn {
     /// A client; is its listener one that every worker has?
     Client(Accepted<Socket>, bool),
@@ -51,9 +51,9 @@ pub(super) enum Turn {
 }
 
 impl Acceptor {
-    pub(super) fn new(doors: Vec<Door>, registry: &Registry) -> io::Result<Acceptor> {
+    pub(super) fn new(sockets: Vec<ListenSocket>, registry: &Registry) -> io::Result<Acceptor> {
         let mut acceptor = Acceptor {
-            doors: Vec::new(),
+            sockets: Vec::new(),
             waiting: Vec::new(),
             crowded: Vec::new(),
             taken: 0,
@@ -64,40 +64,40 @@ impl Acceptor {
             closing: false,
             closed: false,
         };
-        doors.into_iter().try_for_each(|door| acceptor.open(door, registry))?;
+        sockets.into_iter().try_for_each(|socket| acceptor.open(socket, registry))?;
         Ok(acceptor)
     }
 
-    fn open(&mut self, door: Door, registry: &Registry) -> io::Result<()> {
-        let token = Token::Listener(door.entrance.0).encode();
-        registry.register(&mut SourceFd(&door.listening.as_fd().as_raw_fd()), token, Interest::READABLE)?;
-        self.doors.push(door);
+    fn open(&mut self, socket: ListenSocket, registry: &Registry) -> io::Result<()> {
+        let token = Token::Listener(socket.address.0).encode();
+        registry.register(&mut SourceFd(&socket.listening.as_fd().as_raw_fd()), token, Interest::READABLE)?;
+        self.sockets.push(socket);
         self.waiting.push(false);
         self.crowded.push(false);
         Ok(())
     }
 
-    /// Listens at further doors. Those it has belong to their listeners in `snapshot` from now on; one that no listener
+    /// Listens at further sockets. Those it has belong to their listeners in `snapshot` from now on; one that no listener
     /// wants any more takes in who waits there, for its old listener, and closes.
-    pub(super) fn adopt(&mut self, snapshot: &Snapshot, doors: Vec<Door>, registry: &Registry) {
-        for door in doors {
-            if let Err(error) = self.open(door, registry) {
+    pub(super) fn adopt(&mut self, snapshot: &Snapshot, sockets: Vec<ListenSocket>, registry: &Registry) {
+        for socket in sockets {
+            if let Err(error) = self.open(socket, registry) {
                 // epoll_ctl(2) fails for want of memory or watches; the other workers have a socket there too.
                 log::error!("can't watch a listening socket: {error}");
             }
         }
-        for (door, waiting) in self.doors.iter_mut().zip(&mut self.waiting) {
-            match snapshot.listener_of(door.entrance) {
-                Some(listener) => door.listener = listener.clone(),
-                None => (door.leaving, *waiting) = (true, true),
+        for (socket, waiting) in self.sockets.iter_mut().zip(&mut self.waiting) {
+            match snapshot.listener_of(socket.address) {
+                Some(listener) => socket.listener = listener.clone(),
+                None => (socket.leaving, *waiting) = (true, true),
             }
         }
     }
 
     /// Somebody knocked.
-    pub(super) fn ready(&mut self, entrance: u32) {
-        for (door, waiting) in self.doors.iter().zip(&mut self.waiting) {
-            *waiting |= door.entrance.0 == entrance;
+    pub(super) fn ready(&mut self, address: u32) {
+        for (socket, waiting) in self.sockets.iter().zip(&mut self.waiting) {
+            *waiting |= socket.address.0 == address;
         }
     }
 
@@ -120,7 +120,7 @@ impl Acceptor {
 
     /// Closes at once.
     pub(super) fn close(&mut self) {
-        self.doors.clear();
+        self.sockets.clear();
         self.waiting.clear();
         self.crowded.clear();
         self.closed = true;
@@ -159,7 +159,7 @@ impl Acceptor {
                 self.full = true;
                 break;
             };
-            let Door { listening, listener, .. } = &self.doors[number];
+            let ListenSocket { listening, listener, .. } = &self.sockets[number];
             let Some(place) = listener.gate.room() else {
                 self.crowded[number] = true;
                 continue;
@@ -184,9 +184,9 @@ impl Acceptor {
         if self.closing && (no_room || self.knocked().is_none()) {
             self.close();
         }
-        for number in (0..self.doors.len()).rev() {
-            if self.doors[number].leaving && (no_room || self.crowded[number] || !self.waiting[number]) {
-                self.doors.remove(number);
+        for number in (0..self.sockets.len()).rev() {
+            if self.sockets[number].leaving && (no_room || self.crowded[number] || !self.waiting[number]) {
+                self.sockets.remove(number);
                 self.waiting.remove(number);
                 self.crowded.remove(number);
             }
@@ -194,7 +194,7 @@ impl Acceptor {
         Turn::Over
     }
 
-    /// A door where somebody may wait who may come in.
+    /// A socket where somebody may wait who may come in.
     fn knocked(&self) -> Option<usize> {
         self.waiting.iter().zip(&self.crowded).position(|(waiting, crowded)| *waiting && !crowded)
     }

@@ -29,7 +29,7 @@ use crate::mailbox::Mailbox;
 use crate::net::listen::Listening;
 use crate::net::{Keepalive, Socket};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Admission, Backend, BackendId, EntranceId, Listener, Note, Snapshot, clock};
+use crate::pool::{Admission, Backend, BackendId, BoundAddressId, Listener, Note, Snapshot, clock};
 use crate::relay::{self, Engine};
 use crate::session::{CloseReason, Record};
 use accept::{Acceptor, Turn};
@@ -65,13 +65,13 @@ const FAR_FEWER: usize = 64;
 pub enum Mail {
     /// Serve this client: a busier worker accepted it.
     Serve(Accepted<Socket>),
-    /// From now on this is what there is, and these are further doors to listen at. Read between two batches of events,
+    /// From now on this is what there is, and these are further sockets to listen at. Read between two batches of events,
     /// so that no connection sees a part of it.
     Adopt {
         /// The next snapshot.
         snapshot: Arc<Snapshot>,
         /// Sockets that this worker does not have yet.
-        doors: Vec<Door>,
+        sockets: Vec<ListenSocket>,
         /// Dropped once it is done.
         done: Sender<()>,
     },
@@ -115,20 +115,20 @@ pub struct Shared {
 
 /// One listening socket and the listener that it belongs to.
 #[derive(Debug)]
-pub struct Door {
+pub struct ListenSocket {
     /// The socket.
     listening: Listening,
     /// Which of the listener's addresses it is.
-    entrance: EntranceId,
+    address: BoundAddressId,
     listener: Arc<Listener>,
     /// Its listener is gone: it closes once it has taken in who waits.
     leaving: bool,
 }
 
-impl Door {
-    /// A socket of an entrance of `listener`.
-    pub fn new(entrance: EntranceId, listener: Arc<Listener>, listening: Listening) -> Door {
-        Door { listening, entrance, listener, leaving: false }
+impl ListenSocket {
+    /// A socket of one of the addresses of `listener`.
+    pub fn new(address: BoundAddressId, listener: Arc<Listener>, listening: Listening) -> ListenSocket {
+        ListenSocket { listening, address, listener, leaving: false }
     }
 }
 
@@ -170,14 +170,14 @@ struct Nap {
 }
 
 /// Runs a worker until it has been drained or stopped.
-pub fn run(prepared: Prepared, me: usize, doors: Vec<Door>, shared: Shared) -> io::Result<()> {
+pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Shared) -> io::Result<()> {
     let Prepared { poll, registry, mail } = prepared;
     let kernel = Kernel::new(registry, shared.keepalive);
     let log = shared.log.as_ref().map(access_log::Desk::sheet);
     let reporter = Reporter { prober: shared.prober.clone(), log };
     let relay = relay::Shared::new(shared.engine, (relay::PIPES / shared.peers.len()).max(1));
     let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), clock::now());
-    let acceptor = Acceptor::new(doors, poll.registry())?;
+    let acceptor = Acceptor::new(sockets, poll.registry())?;
     let (flushed, nap) = (clock::now(), Nap::new(clock::now()));
     Worker { poll, mail, driver, acceptor, shared, me, nap, flushed, full_batches: 0, had: 0 }.run()
 }
@@ -261,8 +261,8 @@ impl Worker {
                     }
                     self.driver.serve(accepted);
                 }
-                Mail::Adopt { snapshot, doors, done } => {
-                    self.acceptor.adopt(&snapshot, doors, self.poll.registry());
+                Mail::Adopt { snapshot, sockets, done } => {
+                    self.acceptor.adopt(&snapshot, sockets, self.poll.registry());
                     self.driver.adopt(&snapshot);
                     self.shared.snapshot = snapshot;
                     drop(done);

@@ -15,7 +15,7 @@ use crate::session::Side;
 pub enum Token {
     /// The worker's mailbox.
     Mail,
-    /// A listening socket, by its entrance.
+    /// A listening socket, by its address.
     Listener(u32),
     /// One side's socket of a connection.
     Connection(Side, Key),

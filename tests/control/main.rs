@@ -61,14 +61,14 @@ fn a_listener_whose_pool_changes_keeps_its_sockets_and_its_counts() {
     wanted.listeners[0].bind.push(any_port());
     let balancer = Balancer::start(wanted);
     let at = balancer.address("a");
-    let entrances = || balancer.published.snapshot().listeners[0].entrances.clone();
-    let before_all = entrances();
+    let addresses = || balancer.published.snapshot().listeners[0].addresses.clone();
+    let before_all = addresses();
     let mut before = Client::connect(at);
     balancer.file(|model| model.listeners[0].pool = "b".into());
     let changes = balancer.remote.reload(false).unwrap();
     assert_eq!(changes.to_string(), "listener a changed: pool a → b (1 connection)");
     assert_eq!(Client::connect(at).server, b'2');
-    assert_eq!((entrances(), before_all.len()), (before_all, 2));
+    assert_eq!((addresses(), before_all.len()), (before_all, 2));
     before.exchange();
     let snapshot = balancer.published.snapshot();
     assert_eq!((snapshot.listeners[0].totals.accepted(), snapshot.listeners[0].pool.settings.name.as_str()), (2, "b"));

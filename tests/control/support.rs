@@ -220,7 +220,7 @@ impl Balancer {
     pub fn address(&self, listener: &str) -> SocketAddr {
         let snapshot = self.published.snapshot();
         let listener = snapshot.listeners.iter().find(|other| other.name == listener).unwrap();
-        let Endpoint::Inet(at) = listener.entrances[0].endpoint else { panic!("not TCP") };
+        let Endpoint::Inet(at) = listener.addresses[0].endpoint else { panic!("not TCP") };
         at
     }
 

@@ -136,7 +136,7 @@ impl Simulation {
         let (_, state) = AdminState::NAMES[self.random(3) as usize];
         let name = format!("b{}", self.random(3));
         let state = (self.random(3) == 0).then_some(("sim", name.as_str(), state));
-        let plan = Plan { model: &self.model, resolved: &self.resolved, entrances: &[], state };
+        let plan = Plan { model: &self.model, resolved: &self.resolved, addresses: &[], state };
         self.snapshot = pool::next(Some(&self.snapshot), &plan);
         self.driver.adopt(&self.snapshot);
     }

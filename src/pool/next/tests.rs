@@ -35,11 +35,11 @@ fn resolved(model: &Model) -> Resolved {
 }
 
 fn step(old: &Snapshot, model: &Model) -> Snapshot {
-    next(Some(old), &Plan { model, resolved: &resolved(model), entrances: &[], state: None })
+    next(Some(old), &Plan { model, resolved: &resolved(model), addresses: &[], state: None })
 }
 
 fn set(old: &Snapshot, model: &Model, name: &str, state: AdminState) -> Snapshot {
-    next(Some(old), &Plan { model, resolved: &resolved(model), entrances: &[], state: Some(("web", name, state)) })
+    next(Some(old), &Plan { model, resolved: &resolved(model), addresses: &[], state: Some(("web", name, state)) })
 }
 
 fn first(model: &Model) -> Snapshot {
@@ -90,7 +90,7 @@ fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_
     let at = |last: u8| Endpoint::Inet(([192, 0, 2, last], 80).into());
     let with = |old: Option<&Snapshot>, endpoints: Vec<Endpoint>| {
         let resolved = Resolved::from([(key.clone(), endpoints)]);
-        next(old, &Plan { model: &model, resolved: &resolved, entrances: &[], state: None })
+        next(old, &Plan { model: &model, resolved: &resolved, addresses: &[], state: None })
     };
     let old = with(None, vec![at(1), at(2)]);
     let turned = with(Some(&old), vec![at(2), at(1)]);
@@ -98,7 +98,7 @@ fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_
     let moved = with(Some(&turned), vec![at(3)]);
     assert!(!Arc::ptr_eq(&member(&old, "b1").backend, &member(&moved, "b1").backend));
     assert_ne!(member(&old, "b1").backend.id, member(&moved, "b1").backend.id);
-    let unasked = next(Some(&moved), &Plan { model: &model, resolved: &Resolved::new(), entrances: &[], state: None });
+    let unasked = next(Some(&moved), &Plan { model: &model, resolved: &Resolved::new(), addresses: &[], state: None });
     assert!(Arc::ptr_eq(&member(&unasked, "b1").backend, &member(&moved, "b1").backend), "it is where it was");
 }
 
