@@ -1,14 +1,13 @@
 //! The balancer in the foreground: start it, say what it does, pass signals on, wait for the end.
 
-use super::signals::{self, Signal};
+use super::signals::{self, Signal, Signals};
 use super::terminal;
 use crate::access_log::Reopener;
-use crate::app::{self, Loader, ReloadError, Remote};
+use crate::app::{self, Loader, Remote};
 use crate::base::{Endpoint, duration};
 use crate::config::model::{self, HealthKind, Model};
 use crate::confine::Plan;
 use crate::systemd;
-use crossbeam_channel::Receiver;
 use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::thread;
@@ -40,7 +39,7 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> 
     let (remote, log) = (running.remote(), running.log_file());
     watchdog(&remote)?;
     let spawned =
-        thread::Builder::new().name("commands".to_owned()).spawn(move || obey(&signals, &remote, log.as_ref()));
+        thread::Builder::new().name("commands".to_owned()).spawn(move || obey(signals, &remote, log.as_ref()));
     spawned.map_err(|error| format!("can't start a thread: {error}"))?;
     running.wait()
 }
@@ -63,16 +62,13 @@ fn watchdog(remote: &Remote) -> Result<(), String> {
     spawned.map(drop).map_err(|error| format!("can't start a thread: {error}"))
 }
 
-fn obey(signals: &Receiver<Signal>, remote: &Remote, log: Option<&Reopener>) {
+/// Passes signals on. It waits for nothing but the next signal, so that a stop never stands behind a reload.
+fn obey(signals: Signals, remote: &Remote, log: Option<&Reopener>) {
     for signal in signals {
         match signal {
             // Control logs what comes of these two.
             Signal::Stop => remote.stop(),
-            Signal::Hangup => {
-                if remote.reload(false) == Err(ReloadError::NoFile) {
-                    log::info!("SIGHUP ignored: there is no file to read again");
-                }
-            }
+            Signal::Hangup => remote.reload_soon(),
             // Its thread logs what comes of it.
             Signal::User1 => match log {
                 Some(log) => log.reopen(),

@@ -1,15 +1,15 @@
-//! Signals, as values in a channel: no code of ours runs inside a handler.
+//! Signals, as values: no code of ours runs inside a handler.
 //!
-//! Ctrl-C (SIGINT) comes through the ctrlc crate, the others through signal-hook's thread. A signal that arrives while
-//! the channel is full is dropped: whoever sent sixteen unheard ones sends another.
+//! Ctrl-C (SIGINT) comes through the ctrlc crate, the others through signal-hook's thread. Each kind of signal has a
+//! place of its own, so that no flood of one kind displaces another. Repeated signals of a kind become one, except a
+//! stop: the second one has a meaning of its own. A stop is handed out before anything else.
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select_biased};
 use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook::iterator::Signals;
+use signal_hook::iterator;
 use std::io;
 use std::thread;
-
-const WAITING: usize = 16;
+use std::time::Duration;
 
 /// What the operator wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,29 +24,104 @@ pub enum Signal {
     User2,
 }
 
-/// From here on signals no longer end the process but arrive in the channel. Once per process.
-pub fn receiver() -> io::Result<Receiver<Signal>> {
-    let (sender, receiver) = bounded(WAITING);
-    let interrupted = sender.clone();
-    ctrlc::set_handler(move || tell(&interrupted, Signal::Stop)).map_err(io::Error::other)?;
-    let mut signals = Signals::new([SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])?;
-    thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            tell(
-                &sender,
-                match signal {
-                    SIGHUP => Signal::Hangup,
-                    SIGUSR1 => Signal::User1,
-                    SIGUSR2 => Signal::User2,
-                    _ => Signal::Stop,
-                },
-            );
-        }
-    })?;
-    Ok(receiver)
+/// Where signals arrive.
+pub struct Signals {
+    stops: Receiver<()>,
+    hangups: Receiver<()>,
+    firsts: Receiver<()>,
+    seconds: Receiver<()>,
 }
 
-fn tell(sender: &Sender<Signal>, signal: Signal) {
-    // Full, or nobody listens any more: either way the process is on its way out.
-    let _ = sender.try_send(signal);
+/// Where they are put.
+#[derive(Clone)]
+struct Places {
+    stops: Sender<()>,
+    hangups: Sender<()>,
+    firsts: Sender<()>,
+    seconds: Sender<()>,
+}
+
+/// From here on signals no longer end the process but arrive in what this returns. Once per process.
+pub fn receiver() -> io::Result<Signals> {
+    let (places, signals) = places();
+    let interrupted = places.clone();
+    ctrlc::set_handler(move || interrupted.put(Signal::Stop)).map_err(io::Error::other)?;
+    let mut arriving = iterator::Signals::new([SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])?;
+    thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        for signal in arriving.forever() {
+            places.put(match signal {
+                SIGHUP => Signal::Hangup,
+                SIGUSR1 => Signal::User1,
+                SIGUSR2 => Signal::User2,
+                _ => Signal::Stop,
+            });
+        }
+    })?;
+    Ok(signals)
+}
+
+fn places() -> (Places, Signals) {
+    // The first stop begins a drain and the second one ends it: a third one has nothing to add.
+    let (stops, of_stops) = bounded(2);
+    let ((hangups, of_hangups), (firsts, of_firsts), (seconds, of_seconds)) = (bounded(1), bounded(1), bounded(1));
+    let signals = Signals { stops: of_stops, hangups: of_hangups, firsts: of_firsts, seconds: of_seconds };
+    (Places { stops, hangups, firsts, seconds }, signals)
+}
+
+impl Places {
+    fn put(&self, signal: Signal) {
+        let place = match signal {
+            Signal::Stop => &self.stops,
+            Signal::Hangup => &self.hangups,
+            Signal::User1 => &self.firsts,
+            Signal::User2 => &self.seconds,
+        };
+        // A full place means that the same is asked for already; a closed one that the process is ending.
+        let _ = place.try_send(());
+    }
+}
+
+impl Iterator for Signals {
+    type Item = Signal;
+
+    /// Waits for the next signal, a stop before any other; `None` once no more can come.
+    fn next(&mut self) -> Option<Signal> {
+        select_biased! {
+            recv(self.stops) -> signal => signal.ok().map(|()| Signal::Stop),
+            recv(self.firsts) -> signal => signal.ok().map(|()| Signal::User1),
+            recv(self.seconds) -> signal => signal.ok().map(|()| Signal::User2),
+            recv(self.hangups) -> signal => signal.ok().map(|()| Signal::Hangup),
+        }
+    }
+}
+
+impl Signals {
+    /// Waits for a stop, whatever else comes.
+    pub fn wait_for_stop(&self) {
+        // An error means that no signal can come any more, which ends the wait too.
+        let _ = self.stops.recv();
+    }
+
+    /// Does a stop come within this time?
+    pub fn stops_within(&self, time: Duration) -> bool {
+        self.stops.recv_timeout(time) != Err(RecvTimeoutError::Timeout)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_goes_first_and_floods_become_one() {
+        let (places, mut signals) = places();
+        for _ in 0..100 {
+            [Signal::Hangup, Signal::User1, Signal::User2].into_iter().for_each(|signal| places.put(signal));
+        }
+        (0..3).for_each(|_| places.put(Signal::Stop));
+        let next: Vec<Signal> = (0..5).filter_map(|_| signals.next()).collect();
+        assert_eq!(next, [Signal::Stop, Signal::Stop, Signal::User1, Signal::User2, Signal::Hangup]);
+        drop(places);
+        assert_eq!(signals.next(), None);
+    }
 }

@@ -10,8 +10,6 @@ use std::fmt;
 /// A change that somebody wants, and where the answer goes. Whoever asked may have given up waiting.
 #[derive(Debug)]
 pub enum Command {
-    /// Begin to drain; the second time: end now.
-    Stop,
     /// Only answer: who waits for it knows that control is at work.
     Ping {
         /// Here.

@@ -7,7 +7,7 @@
 //!
 //! | state | command or event | what follows |
 //! |---|---|---|
-//! | running | `Reload` | the file is read; all of it is applied, or nothing if anything in it is wrong |
+//! | running | `Reload`, by a command or SIGHUP | the file is read; all of it is applied, or nothing if anything in it is wrong |
 //! | running | `Edit` | one backend is added, changed, taken out |
 //! | running | the time of a backend that was taken out is over | its connections are reset, reason `forced` |
 //! | running | `Stop` | workers drain: they take in who waits, close their listeners, let connections finish |
@@ -40,7 +40,8 @@ use crate::mailbox::Mailbox;
 use crate::pool::{BackendId, ListenerTotals, Note, Published, Refusal, Snapshot, clock};
 use crate::systemd;
 use command::{Command, Edit};
-use crossbeam_channel::{Receiver, after, at, bounded, never, select, tick};
+use crossbeam_channel::{Receiver, after, at, never, select_biased, tick};
+use remote::Asked;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -49,9 +50,6 @@ use truth::Step;
 
 /// How often it looks whether the log is to be told of refusals.
 const LOOK: Duration = Duration::from_secs(2);
-
-/// Commands that may wait; who finds no room waits.
-const QUEUE: usize = 64;
 
 /// Reads the file: the model it describes, or everything that is wrong with it, a line each.
 pub type Loader = Box<dyn Fn() -> Result<Model, Vec<String>> + Send>;
@@ -100,10 +98,10 @@ pub type Ended = (usize, io::Result<()>);
 impl Control {
     /// Starts the thread.
     pub fn spawn<C: Crew>(parts: Parts<C>) -> io::Result<Control> {
-        let (sender, commands) = bounded(QUEUE);
-        let control = move || Desk { parts, draining: false, cuts: Vec::new() }.run(commands);
+        let (remote, asked) = remote::channels();
+        let control = move || Desk { parts, draining: false, cuts: Vec::new() }.run(asked);
         let thread = thread::Builder::new().name("control".into()).spawn(control)?;
-        Ok(Control { thread, remote: Remote(sender) })
+        Ok(Control { thread, remote })
     }
 
     /// For those who send commands.
@@ -127,16 +125,22 @@ struct Desk<C> {
 }
 
 impl<C: Crew> Desk<C> {
-    fn run(mut self, mut commands: Receiver<Command>) -> Result<(), String> {
+    fn run(mut self, asked: Asked) -> Result<(), String> {
+        let Asked { mut stops, mut reloads, mut commands } = asked;
         let ended = self.parts.ended.clone();
         let (mut deadline, look) = (never(), tick(LOOK));
         let mut outcome = Ok(());
         let mut left = self.parts.truth.running().global.workers;
         while left > 0 {
             let cut = self.cuts.iter().map(|cut| cut.0).min().map_or_else(never, at);
-            select! {
-                recv(commands) -> command => match command {
-                    Ok(Command::Stop) if !self.draining => {
+            // In this order: a stop goes before all that waits to be changed, and so does a time that is over.
+            select_biased! {
+                recv(stops) -> stop => match stop {
+                    Ok(()) if self.draining => {
+                        log::info!("stopping now");
+                        self.parts.crew.stop();
+                    }
+                    Ok(()) => {
                         let time = self.parts.truth.running().global.shutdown_timeout;
                         log::info!("draining: no new connections, {time:?} for those that are open");
                         deadline = after(time);
@@ -145,19 +149,9 @@ impl<C: Crew> Desk<C> {
                         systemd::stopping("draining: open connections may finish");
                         self.parts.crew.drain();
                     }
-                    Ok(Command::Stop) => {
-                        log::info!("stopping now");
-                        self.parts.crew.stop();
-                    }
-                    // Whoever asked may have given up waiting.
-                    Ok(Command::Reload { dry_run, answer }) => drop(answer.try_send(self.reload(dry_run))),
-                    Ok(Command::Ping { answer }) => drop(answer.try_send(())),
-                    Ok(Command::Edit { edit, answer }) => drop(answer.try_send(self.edit(&edit))),
                     // Every remote is gone: nothing can stop us but a worker's failure.
-                    Err(_) => commands = never(),
+                    Err(_) => stops = never(),
                 },
-                recv(cut) -> _ => self.cut(),
-                recv(look) -> _ => self.tell_refusals(|totals, why| totals.left_to_tell(why, clock::now())),
                 recv(deadline) -> _ => {
                     log::warn!("the drain took too long: what is left is reset");
                     deadline = never();
@@ -174,6 +168,22 @@ impl<C: Crew> Desk<C> {
                     outcome = Err(failure);
                     self.parts.crew.stop();
                 }
+                recv(cut) -> _ => self.cut(),
+                recv(look) -> _ => self.tell_refusals(|totals, why| totals.left_to_tell(why, clock::now())),
+                recv(reloads) -> wish => match wish {
+                    Ok(()) if matches!(self.reload(false), Err(ReloadError::NoFile)) => {
+                        log::info!("SIGHUP ignored: there is no file to read again");
+                    }
+                    Ok(()) => {}
+                    Err(_) => reloads = never(),
+                },
+                recv(commands) -> command => match command {
+                    // The caller may have given up waiting.
+                    Ok(Command::Reload { dry_run, answer }) => drop(answer.try_send(self.reload(dry_run))),
+                    Ok(Command::Ping { answer }) => drop(answer.try_send(())),
+                    Ok(Command::Edit { edit, answer }) => drop(answer.try_send(self.edit(&edit))),
+                    Err(_) => commands = never(),
+                },
             }
         }
         self.tell_refusals(ListenerTotals::untold);

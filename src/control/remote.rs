@@ -1,7 +1,8 @@
 //! How others ask for changes: a handle to the control thread, and what it may answer.
 //!
-//! Each call but [`Remote::stop`] waits until the change is carried out everywhere or refused: on return, clients that
-//! connect from now on meet what was asked for.
+//! Each call but [`Remote::stop`] and [`Remote::reload_soon`] waits until the change is carried out everywhere or refused:
+//! on return, clients that connect from now on meet what was asked for. Those two never wait: a stop has a channel of its
+//! own, which control reads first, and a reload that is asked for twice before control gets to it is one reload.
 
 use super::command::{Command, Edit};
 use crate::config::diff::Changes;
@@ -13,7 +14,32 @@ use std::time::Duration;
 
 /// A handle to the control thread. Clone it freely.
 #[derive(Clone, Debug)]
-pub struct Remote(pub(super) Sender<Command>);
+pub struct Remote {
+    commands: Sender<Command>,
+    stops: Sender<()>,
+    reloads: Sender<()>,
+}
+
+/// The receiving side: control's.
+pub(super) struct Asked {
+    /// Begin to drain; the second time: end now.
+    pub stops: Receiver<()>,
+    /// Read the file again; the log says what comes of it.
+    pub reloads: Receiver<()>,
+    /// What is to be answered.
+    pub commands: Receiver<Command>,
+}
+
+/// Commands that may wait; the sender of one that finds no room waits.
+const QUEUE: usize = 64;
+
+pub(super) fn channels() -> (Remote, Asked) {
+    let (commands, of_commands) = bounded(QUEUE);
+    // A third stop adds nothing to the second, which ends the process.
+    let (stops, of_stops) = bounded(2);
+    let (reloads, of_reloads) = bounded(1);
+    (Remote { commands, stops, reloads }, Asked { stops: of_stops, reloads: of_reloads, commands: of_commands })
+}
 
 /// Why a change of backends was refused; nothing was changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,7 +86,14 @@ pub enum ReloadError {
 impl Remote {
     /// Begins to drain; the second call ends at once. Does nothing if it is over already.
     pub fn stop(&self) {
-        let _ = self.0.send(Command::Stop);
+        // Full: the second one is on its way already.
+        let _ = self.stops.try_send(());
+    }
+
+    /// Has the file read again, and the outcome logged.
+    pub fn reload_soon(&self) {
+        // Full: the file is read later than now in any case.
+        let _ = self.reloads.try_send(());
     }
 
     /// Reads the file again and applies it, all or nothing. `dry_run`: only says what would change.
@@ -94,7 +127,7 @@ impl Remote {
     /// Does control answer within this time?
     pub fn ping(&self, patience: Duration) -> bool {
         let (answer, receiver) = bounded(1);
-        let sent = self.0.send_timeout(Command::Ping { answer }, patience);
+        let sent = self.commands.send_timeout(Command::Ping { answer }, patience);
         sent.is_ok() && receiver.recv_timeout(patience).is_ok()
     }
 
@@ -105,7 +138,7 @@ impl Remote {
 
     /// `None` if the control thread has ended, before or after it got the command.
     fn ask<T>(&self, command: Command, answer: &Receiver<T>) -> Option<T> {
-        self.0.send(command).ok()?;
+        self.commands.send(command).ok()?;
         answer.recv().ok()
     }
 }

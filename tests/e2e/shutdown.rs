@@ -1,6 +1,7 @@
 //! Signals: drain, hurry, ignore.
 
 use crate::support::{Conn, Ending, Server, Tcplb, eventually, peers};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use std::io::ErrorKind;
 
@@ -94,4 +95,37 @@ fn without_a_file_sighup_is_ignored_with_a_line() {
     tcplb.signal(Signal::TERM);
     drop(client);
     assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+}
+
+/// Waits until the process has taken a SIGHUP that was sent before, so that the next one is not merged with it.
+fn taken(tcplb: &crate::support::Process) {
+    eventually("the signal is taken", || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", tcplb.pid())).unwrap();
+        let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap().trim();
+        u64::from_str_radix(pending, 16).unwrap() & 1 == 0
+    });
+}
+
+#[test]
+fn sigterm_behind_a_flood_of_sighups_goes_first() {
+    let server = Server::start(peers::echo);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let text =
+        format!("[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n[[pool.backend]]\naddress = '{}'\n", server.at());
+    std::fs::write(&file, &text).unwrap();
+    let mut tcplb = Tcplb::from_file(&file, 1).start();
+    tcplb.connect().assert_echoes("before");
+    // A file that lasts as long as the test wants: a FIFO.
+    std::fs::remove_file(&file).unwrap();
+    mknodat(CWD, &file, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    for _ in 0..100 {
+        tcplb.signal(Signal::HUP);
+        taken(&tcplb);
+    }
+    tcplb.signal(Signal::TERM);
+    // The reload that is under way ends; of the others none begins.
+    std::fs::write(&file, &text).unwrap();
+    assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+    assert_eq!(tcplb.count_lines("reload: nothing changed"), 1, "{}", tcplb.output());
 }

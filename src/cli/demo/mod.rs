@@ -9,14 +9,13 @@ mod client;
 mod spread;
 
 use super::backend::{Options, Server};
-use super::signals::{self, Signal};
+use super::signals::{self, Signals};
 use super::terminal;
 use crate::app::{self, Running};
 use crate::base::{Address, Endpoint, Listen};
 use crate::config::model::{self, Health, HealthKind, Model, defaults};
 use crate::policy::balance;
 use client::{Client, Counts};
-use crossbeam_channel::{Receiver, RecvTimeoutError};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -66,12 +65,7 @@ pub fn run(listen: &Listen, once: bool) -> Result<(), String> {
     }
 }
 
-fn show(
-    running: &Running,
-    backends: &mut [Option<Server>],
-    signals: &Receiver<Signal>,
-    once: bool,
-) -> Result<(), Ended> {
+fn show(running: &Running, backends: &mut [Option<Server>], signals: &Signals, once: bool) -> Result<(), Ended> {
     let Some(front) = running.listeners().first().map(|bound| bound.endpoint.clone()) else {
         return Err(Ended::Failed("the balancer has no listener".to_owned()));
     };
@@ -94,7 +88,7 @@ fn show(
             };
         }
         say(format_args!("\nTry it yourself: {}\nCtrl-C ends the demo.", how_to_ask(&front)))?;
-        while signals.recv().is_ok_and(|signal| signal != Signal::Stop) {}
+        signals.wait_for_stop();
         Ok(())
     })
 }
@@ -103,7 +97,7 @@ fn show(
 struct Tour<'a> {
     running: &'a Running,
     client: &'a Client,
-    signals: &'a Receiver<Signal>,
+    signals: &'a Signals,
     begun: Instant,
     /// When the last line was due.
     shown: Instant,
@@ -193,11 +187,8 @@ impl Tour<'_> {
     }
 }
 
-fn pause(signals: &Receiver<Signal>, time: Duration) -> Result<(), Ended> {
-    match signals.recv_timeout(time) {
-        Ok(Signal::Stop) | Err(RecvTimeoutError::Disconnected) => Err(Ended::ByUser),
-        Ok(_) | Err(RecvTimeoutError::Timeout) => Ok(()),
-    }
+fn pause(signals: &Signals, time: Duration) -> Result<(), Ended> {
+    if signals.stops_within(time) { Err(Ended::ByUser) } else { Ok(()) }
 }
 
 fn say(line: impl std::fmt::Display) -> Result<(), Ended> {
