@@ -5,19 +5,6 @@ use std::io::Write;
 use std::net::SocketAddr;
 use tcplb::proto::proxy::{Announced, Header};
 
-const DEFAULTS: &str = "
-defaults
-    timeout connect 10s
-    timeout client 20s
-    timeout server 20s
-";
-
-fn haproxy(config: &str, listens: &[SocketAddr]) -> Option<Server> {
-    let program = need("haproxy")?;
-    let config = format!("{DEFAULTS}{config}\n");
-    Some(Server::start(&program, &["-db", "-f", "haproxy.cfg"], &config, "haproxy.cfg", listens))
-}
-
 /// HAProxy that wants a header and answers with what it said.
 fn mirror() -> Option<(Server, SocketAddr)> {
     let at = free_port("127.0.0.1");

@@ -7,21 +7,11 @@ use std::path::Path;
 use tcplb::config::model::HealthKind;
 use tcplb::proto::proxy::{Announced, Header};
 
-/// One process, so that killing it kills all of nginx; everything that it writes goes to its own folder.
-const COMMON: &str =
-    "daemon off; master_process off; pid nginx.pid; error_log stderr; events { worker_connections 100; }";
-
-fn nginx(config: &str, listens: &[SocketAddr]) -> Option<Server> {
-    let program = need("nginx")?;
-    Some(Server::start(&program, &["-p", ".", "-c", "nginx.conf", "-e", "stderr"], config, "nginx.conf", listens))
-}
-
 /// nginx that wants a header and answers with what it said.
 fn mirror() -> Option<(Server, SocketAddr)> {
     let at = free_port("127.0.0.1");
     let config = format!(
-        "{COMMON}
-        http {{
+        "http {{
             access_log off;
             client_body_temp_path tmp; proxy_temp_path tmp; fastcgi_temp_path tmp; uwsgi_temp_path tmp; scgi_temp_path tmp;
             server {{
@@ -30,7 +20,7 @@ fn mirror() -> Option<(Server, SocketAddr)> {
             }}
         }}"
     );
-    Some((nginx(&config, &[at])?, at))
+    Some((nginx(&[], &config, &[at])?, at))
 }
 
 #[test]
@@ -63,7 +53,7 @@ fn nginx_before_us_is_understood() {
     let tcplb = plan(&[backend.at()]).accept().send(V2).start();
     for ip in ["127.0.0.1", "::1"] {
         let (at, path) = (free_port(ip), folder.path().join(format!("{}.sock", ip.len())));
-        let Some(_server) = nginx(&before(&module, &format!("listen {at};"), &path, tcplb.at()), &[]) else { return };
+        let Some(_server) = nginx(&[&module], &before(at, &path, tcplb.at()), &[]) else { return };
         let mut client = eventually("nginx listens", || std::net::TcpStream::connect(at).ok());
         client.write_all(b"hello").unwrap();
         let mut server = backend.accept();
@@ -81,10 +71,7 @@ fn nginx_before_us_is_understood() {
 }
 
 /// nginx as a TCP proxy that announces its clients.
-fn before(module: &Path, listen: &str, path: &Path, to: SocketAddr) -> String {
-    let (module, path) = (module.display(), path.display());
-    format!(
-        "load_module {module}; {COMMON}
-        stream {{ server {{ {listen} listen unix:{path}; proxy_pass {to}; proxy_protocol on; }} }}"
-    )
+fn before(at: SocketAddr, path: &Path, to: SocketAddr) -> String {
+    let path = path.display();
+    format!("stream {{ server {{ listen {at}; listen unix:{path}; proxy_pass {to}; proxy_protocol on; }} }}")
 }

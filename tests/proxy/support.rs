@@ -1,15 +1,14 @@
 //! A tcplb in this process, fake clients and backends, and other people's programs.
 
-#[path = "../common/need.rs"]
-mod need;
+#[path = "../common/foreign.rs"]
+mod foreign;
 
-pub use need::need;
+pub use foreign::{Server, haproxy, need, nginx};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tcplb::app::{self, Running};
 use tcplb::base::{Address, Endpoint, Listen};
@@ -218,45 +217,13 @@ pub fn get(stream: &mut (impl Read + Write)) -> String {
     body.trim().to_owned()
 }
 
-// ── other people's programs ──
-
-/// A port that was free a moment ago, for programs that can't say which one the kernel gave them.
+/// A port that was free a moment ago, for programs that cannot say which one the kernel gave them.
 pub fn free_port(ip: &str) -> SocketAddr {
-    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
+    let free = TcpListener::bind((ip, 0)).expect("bind a free port");
+    free.local_addr().expect("its address")
 }
 
-/// Somebody else's server, ended with the test.
-pub struct Server {
-    child: Child,
-    _folder: tempfile::TempDir,
-}
-
-impl Server {
-    /// Starts `command` with `config` written to `file` in a folder of its own, where it also runs, and waits until it
-    /// listens.
-    #[track_caller]
-    pub fn start(program: &Path, arguments: &[&str], config: &str, file: &str, listens: &[SocketAddr]) -> Server {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join(file), config).unwrap();
-        let mut command = Command::new(program);
-        command.args(arguments).current_dir(folder.path()).stdin(Stdio::null());
-        let mut server = Server { child: command.spawn().unwrap(), _folder: folder };
-        for at in listens {
-            eventually(&format!("something listens on {at}"), || {
-                assert!(server.child.try_wait().unwrap().is_none(), "{} has ended:\n{config}", program.display());
-                TcpStream::connect(at).ok()
-            });
-        }
-        server
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+// ── answers of other people's programs ──
 
 /// Words of a line by their names: `a=1 b=2`.
 pub fn words(line: &str) -> HashMap<String, String> {
