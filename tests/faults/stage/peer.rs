@@ -221,13 +221,7 @@ impl Peer {
                     self.saw_fin = true;
                     return;
                 }
-                Ok((count, _)) => {
-                    let wrong = self.ear.differs(self.heard, &chunk[..count]);
-                    let ear = self.ear;
-                    let tell = |at| format!("byte {at} is not what {ear} said there");
-                    self.garbled = self.garbled.take().or(wrong.map(tell));
-                    self.heard += count as u64;
-                }
+                Ok((count, _)) => self.take(&chunk[..count]),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::CONNRESET | Errno::PIPE) => return self.broken(),
                 Err(error) => panic!("{self}: receive: {error}"),
@@ -235,9 +229,23 @@ impl Peer {
         }
     }
 
-    /// The other side, or tcplb, has reset it.
+    /// Compares what it has received with what was said there.
+    fn take(&mut self, bytes: &[u8]) {
+        let (ear, wrong) = (self.ear, self.ear.differs(self.heard, bytes));
+        let describe = |at| format!("byte {at} is not what {ear} said there");
+        self.garbled = self.garbled.take().or(wrong.map(describe));
+        self.heard += bytes.len() as u64;
+    }
+
+    /// The other side, or tcplb, has reset it. What came before the reset can still be read.
     fn broken(&mut self) {
         self.saw_reset = true;
+        let mut chunk = [0; CHUNK];
+        while let Some(Ok((count @ 1.., _))) =
+            self.conn.as_ref().map(|conn| recv(conn, &mut chunk, RecvFlags::DONTWAIT))
+        {
+            self.take(&chunk[..count]);
+        }
         self.conn = None;
     }
 
