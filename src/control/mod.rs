@@ -169,7 +169,10 @@ impl<C: Crew> Desk<C> {
                     self.parts.crew.stop();
                 }
                 recv(cut) -> _ => self.cut(),
-                recv(look) -> _ => self.tell_refusals(|totals, why| totals.left_to_tell(why, clock::now())),
+                recv(look) -> _ => {
+                    self.tell_refusals(|totals, why| totals.left_to_tell(why, clock::now()));
+                    systemd::retry();
+                }
                 recv(reloads) -> wish => match wish {
                     Ok(()) if matches!(self.reload(false), Err(ReloadError::NoFile)) => {
                         log::info!("SIGHUP ignored: there is no file to read again");

@@ -5,7 +5,8 @@ use rustix::process::Signal;
 use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 /// The next message that has this line.
@@ -53,6 +54,46 @@ fn the_service_manager_is_told_of_start_reload_life_and_end() {
     process.signal(Signal::TERM);
     told(&socket, "STOPPING=1");
     assert_eq!(process.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_service_manager_that_does_not_read_holds_up_nothing_and_gets_the_newest_state() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let text = "[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n[[pool.backend]]\naddress = '127.0.0.1:1'\n";
+    std::fs::write(&file, text).unwrap();
+    let mut command = tcplb(&["--config", file.to_str().unwrap()]);
+    command.env("NOTIFY_SOCKET", directory.path().join("notify")).env("WATCHDOG_USEC", "400000");
+    let mut process = Process::spawn(&mut command);
+    process.after("listening on ");
+    // Each reload is two messages: more than find room.
+    let room: usize = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap().trim().parse().unwrap();
+    for _ in 0..room {
+        process.signal(Signal::HUP);
+        process.line("reload: nothing changed");
+    }
+    std::fs::write(&file, "nonsense").unwrap();
+    process.signal(Signal::HUP);
+    process.line("reload refused");
+    // From here on it reads.
+    told(&socket, "STATUS=running with the old configuration: the new one is wrong");
+    told(&socket, "WATCHDOG=1");
+    process.signal(Signal::TERM);
+    told(&socket, "STOPPING=1");
+    assert_eq!(process.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_service_manager_may_listen_on_an_abstract_socket() {
+    let name = format!("tcplb-test-{}", std::process::id());
+    let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = tcplb(&["-l", "127.0.0.1:0", "-b", "127.0.0.1:1"]);
+    command.env("NOTIFY_SOCKET", format!("@{name}"));
+    let _process = Process::spawn(&mut command);
+    told(&socket, "READY=1");
 }
 
 /// tcplb with one inherited socket as descriptor 3, as sd_listen_fds(3) wants it.
