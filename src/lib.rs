@@ -20,6 +20,7 @@
 //! | [`systemd`] | what the service manager is told, and the sockets it handed over                    |
 //! | [`mailbox`] | a channel and the waker of its reader, tied together                              |
 //! | [`pool`]    | what threads share: backends, leases, the immutable snapshot, health bits         |
+//! | [`probe`]   | one health probe: where it goes, what it says, what answer passes                 |
 //! | [`config`]  | what the operator asked for, proven                                               |
 //! | [`policy`]  | every decision, pure: balancing, health                                           |
 //! | [`proto`]   | bytes ↔ values, incremental and pure: PROXY protocol                              |
@@ -44,6 +45,7 @@ pub mod mailbox;
 pub mod net;
 pub mod policy;
 pub mod pool;
+pub mod probe;
 pub mod prober;
 pub mod proto;
 pub mod relay;

@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["session", "systemd"],
     &["net", "mailbox", "confine"],
     &["pool"],
+    &["probe"],
     &["config"],
     &["policy"],
     &["proto"],
@@ -29,7 +30,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Modules that open no socket, start no thread and read no clock. In their tests they may.
-const PURE: &[&str] = &["session", "policy", "proto", "config", "base"];
+const PURE: &[&str] = &["session", "probe", "policy", "proto", "config", "base"];
 
 /// What a pure module would do it with.
 const IMPURE: &[&str] = &[

@@ -1,25 +1,24 @@
-//! Is a backend alive that is not in the pool yet? One probe as the prober would send it, on the calling thread, bounded
-//! by the pool's health time-out.
+//! Is a backend alive that is not in the pool yet? One probe, the same that the prober sends, on the calling thread. The
+//! pool's health time-out bounds it.
 
 use super::http::Deadline;
 use crate::base::{Address, Endpoint};
-use crate::config::model::{Health, HealthKind, ProxyVersion};
+use crate::config::model::{Health, ProxyVersion};
 use crate::policy::health::{ConnectFailure, Outcome};
-use crate::prober::probe::Probe;
+use crate::probe::ProbeTarget;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, Read, Write};
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 
 /// Probes the addresses of `address` until one answers as it should; else why the last did not. `send_proxy` is the PROXY
 /// header that it will be sent by clients' connections.
 pub fn check(address: &Address, health: &Health, send_proxy: Option<ProxyVersion>) -> Result<(), String> {
     let deadline = Deadline::after(health.timeout);
     let endpoints = resolve(address).map_err(|error| error.to_string())?;
-    let send_proxy = send_proxy.filter(|_| health.port.is_none());
     let mut why = Outcome::NoAddress;
     for endpoint in endpoints {
-        let endpoint = at_port(endpoint, health.port);
-        why = match probe(address, &endpoint, health, send_proxy, deadline) {
+        let target = ProbeTarget::of_newcomer(health, send_proxy, address, &endpoint);
+        why = match probe(target, deadline) {
             Ok(outcome) if outcome.passed() => return Ok(()),
             Ok(outcome) => outcome,
             Err(error) if is_slow(&error) => Outcome::TimedOut(health.timeout),
@@ -39,31 +38,14 @@ fn resolve(address: &Address) -> io::Result<Vec<Endpoint>> {
     })
 }
 
-fn at_port(endpoint: Endpoint, port: Option<u16>) -> Endpoint {
-    match (endpoint, port) {
-        (Endpoint::Inet(at), Some(port)) => Endpoint::Inet(SocketAddr::new(at.ip(), port)),
-        (endpoint, _) => endpoint,
-    }
-}
-
-fn probe(
-    address: &Address,
-    endpoint: &Endpoint,
-    health: &Health,
-    send_proxy: Option<ProxyVersion>,
-    deadline: Deadline,
-) -> io::Result<Outcome> {
-    // Without probes in the pool a connection is still the least that is asked of a newcomer.
-    let probe = |kind| Probe::new(kind, send_proxy, Some(address), endpoint);
-    let Some(mut probe) = probe(&health.kind).or_else(|| probe(&HealthKind::Tcp)) else {
-        return Ok(Outcome::Connected);
-    };
-    let (domain, to) = match endpoint {
+fn probe(target: ProbeTarget, deadline: Deadline) -> io::Result<Outcome> {
+    let (domain, to) = match target.endpoint() {
         Endpoint::Inet(at) => (Domain::for_address(*at), SockAddr::from(*at)),
         Endpoint::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
     };
     let mut socket = Socket::new(domain, Type::STREAM.cloexec(), None)?;
     socket.connect_timeout(&to, deadline.left()?)?;
+    let mut probe = target.probe();
     if let Some(outcome) = probe.connected() {
         return Ok(outcome);
     }

@@ -128,12 +128,15 @@ struct Watched<'a>(&'a model::Health);
 
 impl fmt::Display for Watched<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let interval = duration::written(self.0.interval);
         match &self.0.kind {
-            HealthKind::Tcp => write!(out, "tcp health every {interval}"),
-            HealthKind::Http { path, .. } => write!(out, "http health of {path} every {interval}"),
-            HealthKind::Off => out.write_str("health off"),
+            HealthKind::Off => return out.write_str("health off"),
+            HealthKind::Tcp => out.write_str("tcp health")?,
+            HealthKind::Http { path, .. } => write!(out, "http health of {path}")?,
         }
+        if let Some(port) = self.0.port {
+            write!(out, " on port {port}")?;
+        }
+        write!(out, " every {}", duration::written(self.0.interval))
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Each function looks at a value or a pair; saying where it stood (flag, or file and line) is the caller's part.
 
+use super::model::Health;
 use crate::base::{Address, Listen};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -46,6 +47,16 @@ pub fn health_host(text: &str) -> Result<(), String> {
         return Ok(());
     }
     Err(format!("expected a host like web.internal or web.internal:8080, got `{text}`"))
+}
+
+/// Can the port that a pool's probes go to be applied to this backend of it?
+pub fn probe_port(health: &Health, backend: &Address) -> Result<(), String> {
+    match (health.port, backend) {
+        (Some(port), Address::Unix(_)) => {
+            Err(format!("a probe of port {port} needs an IP address or a name, but the backend is `{backend}`"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// May the admin API listen there without a token? Only where nobody but this machine gets in: whoever does can take every

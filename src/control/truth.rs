@@ -156,6 +156,7 @@ impl Truth {
         match edit {
             Edit::Add { backend, .. } => {
                 check::name(&backend.name).map_err(Refused::Invalid)?;
+                check::probe_port(&settings.health, &backend.address).map_err(Refused::Invalid)?;
                 if settings.backends.iter().any(|other| other.name == backend.name) {
                     return Err(Refused::Exists { pool: pool.clone(), name: backend.name.clone() });
                 }

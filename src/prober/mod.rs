@@ -2,7 +2,6 @@
 //!
 //! | file        | what                                                                    |
 //! |-------------|-------------------------------------------------------------------------|
-//! | [`mod@probe`] | one probe as bytes out, bytes in, outcome; no socket                  |
 //! | `open`      | a probe with its socket                                                 |
 //! | `watch`     | what is known of one backend: verdict, bit, report, log line            |
 //! | `rounds`    | the thread: poll, letters, timers, whose turn it is                     |
@@ -22,7 +21,6 @@
 //! * The box holds [`NOTES_MAX`] letters; workers drop theirs when it is full, control waits.
 
 mod open;
-pub mod probe;
 mod rounds;
 mod watch;
 

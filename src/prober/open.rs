@@ -9,11 +9,10 @@
 //! the backend accepts, reads an end of file from, and often complains about. An HTTP probe has been a proper exchange and
 //! closes like any client; so does one that had to send a PROXY header, which says of itself that it is no client's.
 
-use super::probe::Probe;
-use crate::base::Endpoint;
 use crate::base::slots::Key;
 use crate::net::Socket;
 use crate::policy::health::{ConnectFailure, Outcome};
+use crate::probe::{Probe, ProbeTarget};
 use mio::{Interest, Registry, Token};
 use std::io;
 
@@ -31,8 +30,10 @@ pub struct Open {
 
 impl Open {
     /// Begins to connect. Events have to be asked for with [`Open::register`].
-    pub fn dial(watch: Key, endpoint: usize, to: &Endpoint, probe: Probe) -> io::Result<Open> {
-        let (socket, _) = if probe.is_bare() { Socket::dial_quietly(to)? } else { Socket::dial(to)? };
+    pub fn dial(watch: Key, endpoint: usize, target: ProbeTarget) -> io::Result<Open> {
+        let to = target.endpoint().clone();
+        let probe = target.probe();
+        let (socket, _) = if probe.is_bare() { Socket::dial_quietly(&to)? } else { Socket::dial(&to)? };
         Ok(Open { watch, endpoint, probe, socket, connected: false })
     }
 

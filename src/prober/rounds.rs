@@ -5,15 +5,15 @@
 //! one under way.
 
 use super::open::Open;
-use super::probe::Probe;
 use super::watch::{Stage, Watch};
 use super::{NOTES_MAX, OPEN_MAX, OnDown};
+use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
-use crate::base::{Endpoint, Tick};
 use crate::mailbox::Mailbox;
 use crate::policy::health::{ConnectFailure, Outcome, schedule};
 use crate::pool::{BackendId, Note, Snapshot};
+use crate::probe::ProbeTarget;
 use crossbeam_channel::Receiver;
 use mio::{Events, Poll, Token};
 use std::collections::{HashMap, VecDeque};
@@ -269,20 +269,14 @@ impl Rounds {
         loop {
             let Some(watch) = self.watches.get_mut(key) else { return Ok(()) };
             let end = watch.started + watch.health().timeout;
-            let endpoints = &watch.backend().endpoints;
-            let probe = match endpoints.get(endpoint) {
-                Some(to) if endpoint == 0 || self.now < end => {
-                    Probe::new(&watch.health().kind, watch.send_proxy(), watch.address(), to)
-                }
-                _ => None,
-            };
+            let target = watch.target(endpoint).filter(|_| endpoint == 0 || self.now < end);
             // None left, no time left, or health was turned off meanwhile.
-            let (Some(probe), Some(to)) = (probe, endpoints.get(endpoint)) else {
+            let Some(target) = target else {
                 self.probe_over(key, last);
                 return Ok(());
             };
-            let left = u32::try_from(endpoints.len() - endpoint).unwrap_or(u32::MAX);
-            match dial(&self.poll, &mut self.open, key, endpoint, to, probe) {
+            let left = u32::try_from(watch.backend().endpoints.len() - endpoint).unwrap_or(u32::MAX);
+            match dial(&self.poll, &mut self.open, key, endpoint, target) {
                 Ok(open) => {
                     watch.stage = Stage::Open(open);
                     self.wheel.set(key.slot, self.now + (end - self.now) / left);
@@ -361,15 +355,8 @@ fn token_of(key: Key) -> Token {
     Token((key.generation as usize).wrapping_mul(OPEN_MAX) | key.slot as usize)
 }
 
-fn dial(
-    poll: &Poll,
-    table: &mut Slots<Open>,
-    watch: Key,
-    endpoint: usize,
-    to: &Endpoint,
-    probe: Probe,
-) -> io::Result<Key> {
-    let open = Open::dial(watch, endpoint, to, probe)?;
+fn dial(poll: &Poll, table: &mut Slots<Open>, watch: Key, endpoint: usize, target: ProbeTarget) -> io::Result<Key> {
+    let open = Open::dial(watch, endpoint, target)?;
     // As long as the table is bounded by `open_max` there is room.
     let key = table.insert_with(|_| open).ok_or(io::ErrorKind::OutOfMemory)?;
     let registered = table.get_mut(key).map_or(Ok(()), |open| open.register(poll.registry(), token_of(key)));

@@ -4,10 +4,11 @@
 
 use crate::base::slots::Key;
 use crate::base::{Address, Seldom, Tick};
-use crate::config::model::{Health, HealthKind, OnDown, ProxyVersion};
+use crate::config::model::{Health, HealthKind, OnDown};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::{ConnectFailure, Outcome, Outlier, Rules, Verdict, outlier, schedule};
 use crate::pool::{AdminState, Backend, Member, Pool, clock};
+use crate::probe::ProbeTarget;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -134,17 +135,17 @@ impl Watch {
         &self.backend
     }
 
-    /// Its address as configured, if this membership was built from it.
-    pub fn address(&self) -> Option<&Address> {
-        let configured = self.pool.settings.backends.get(self.index)?;
-        (configured.name == self.backend.name).then_some(&configured.address)
+    /// What a probe of its `endpoint`-th address is; `None` if it has no such address, or nothing is probed.
+    pub fn target(&self, endpoint: usize) -> Option<ProbeTarget> {
+        let endpoint = self.backend.endpoints.get(endpoint)?;
+        let send_proxy = self.pool.members.get(self.index).and_then(|member| member.send_proxy);
+        ProbeTarget::new(self.health(), send_proxy, self.address(), endpoint)
     }
 
-    /// The PROXY header that a probe begins with: what the backend expects of clients, unless another port is probed, as
-    /// HAProxy has it (configuration.txt, "check-send-proxy").
-    pub fn send_proxy(&self) -> Option<ProxyVersion> {
-        let member = self.pool.members.get(self.index).filter(|_| self.health().port.is_none())?;
-        member.send_proxy
+    /// Its address as configured, if this membership was built from it.
+    fn address(&self) -> Option<&Address> {
+        let configured = self.pool.settings.backends.get(self.index)?;
+        (configured.name == self.backend.name).then_some(&configured.address)
     }
 
     /// Is it probed at all? Neither where health is `off` nor while an operator has disabled it.

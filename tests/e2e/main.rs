@@ -18,6 +18,7 @@ mod failover;
 mod harness;
 mod health;
 mod privileges;
+mod probes;
 mod real;
 mod shutdown;
 mod spread;

@@ -72,6 +72,9 @@ const POOL: &[&str] = &[
 
 const HEALTH: &[&str] = &["kind", "path", "host", "expect_status", "port", "interval", "timeout", "rise", "fall"];
 
+/// Why a setting of probes is refused beside `kind = "off"`.
+const OFF_HAS_NONE: &str = "expected probes, but kind is `off`";
+
 /// Those that only an HTTP probe has a use for.
 const HTTP_ONLY: [&str; 3] = ["path", "host", "expect_status"];
 
@@ -182,6 +185,12 @@ fn pool(at: &Table<'_>) -> Pool {
     let lifetime = at.text("max_lifetime", values::zero_or_more);
     let backends: Vec<_> = at.tables("backend", BACKEND).iter().filter_map(|at| Some((backend(at)?, *at))).collect();
     across::backends(&backends);
+    let health = at.table("health", HEALTH).map_or(default.health, |at| health(&at));
+    for (backend, at) in &backends {
+        if let Err(why) = check::probe_port(&health, &backend.address) {
+            at.wrong("address", why);
+        }
+    }
     Pool {
         name: at.text("name", name).unwrap_or(default.name),
         algorithm: at.text("algorithm", words::algorithm).unwrap_or(default.algorithm),
@@ -197,7 +206,7 @@ fn pool(at: &Table<'_>) -> Pool {
         all_down: at.text("all_down", |text| words::one_of(text, &AllDown::NAMES)).unwrap_or(default.all_down),
         outlier_failures: at.number("outlier_failures", 0..=u64::from(u32::MAX)).unwrap_or(default.outlier_failures),
         send_proxy: at.text("send_proxy", values::proxy).and_then(SendProxy::version),
-        health: at.table("health", HEALTH).map_or(default.health, |at| health(&at)),
+        health,
         backends: backends.into_iter().map(|(backend, _)| backend).collect(),
     }
 }
@@ -216,14 +225,23 @@ fn health(at: &Table<'_>) -> Health {
             format!("expected at most the interval of {interval}, got `{timeout}`: a probe must end before the next"),
         );
     }
+    let (kind, port) = (health_kind(at), at.number("port", 1..=u64::from(u16::MAX)));
+    if is_off(at) && at.has("port") {
+        at.wrong("port", format!("{OFF_HAS_NONE}: leave one of the two out"));
+    }
     Health {
-        kind: health_kind(at),
-        port: at.number("port", 1..=u64::from(u16::MAX)),
+        kind,
+        port,
         interval,
         timeout: timeout.unwrap_or(default.timeout.min(interval)),
         rise: at.number("rise", COUNT).unwrap_or(default.rise),
         fall: at.number("fall", COUNT).unwrap_or(default.fall),
     }
+}
+
+/// A kind that is wrong counts as `off` in the model, but the file does not say so.
+fn is_off(at: &Table<'_>) -> bool {
+    at.raw("kind").is_some_and(|kind| kind.eq_ignore_ascii_case("off"))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -128,6 +128,8 @@ fn health() -> impl Strategy<Value = Health> {
         .prop_map(|(path, host, expect)| HealthKind::Http { path, host, expect });
     let kind = prop_oneof![Just(HealthKind::Tcp), Just(HealthKind::Off), http];
     (kind, option::of(1_u16..), time(), time(), 1_u32.., 1_u32..).prop_map(|(kind, port, one, other, rise, fall)| {
+        // Without probes there is no port to probe.
+        let port = port.filter(|_| kind != HealthKind::Off);
         Health { kind, port, interval: one.max(other), timeout: one.min(other), rise, fall }
     })
 }
@@ -156,6 +158,9 @@ fn pool() -> impl Strategy<Value = Pool> {
         |(name, algorithm, times, connect_attempts, (on_down, on_remove), bad, send_proxy, health, backends)| {
             let (no_backend, all_down, outlier_failures) = bad;
             let (connect_timeout, idle_timeout, half_close_timeout, lifetime, slow_start) = times;
+            // A unix socket has no port to probe.
+            let unix = backends.iter().any(|backend: &Backend| matches!(backend.address, Address::Unix(_)));
+            let health = Health { port: health.port.filter(|_| !unix), ..health };
             Pool {
                 name,
                 algorithm: &REGISTRY[algorithm],

@@ -11,10 +11,7 @@
 //! It does not know time: whoever drives it gives up when the probe's time is over. Another kind of probe is another
 //! state with what it needs to send and to understand; its driver stays as it is.
 
-use crate::base::{Address, Endpoint};
-use crate::config::model::{HealthKind, ProxyVersion};
 use crate::policy::health::Outcome;
-use crate::proto::proxy::{Announced, Header};
 
 /// How much of an answer is looked at. Only the status line matters, and no server's is near as long.
 pub const STATUS_LINE_MAX: usize = 1024;
@@ -43,34 +40,10 @@ struct Exchange {
 }
 
 impl Probe {
-    /// A probe of the kind that the pool asks for; `None` if it asks for none. `address` is the backend's as configured,
-    /// which is what its Host header names unless the pool says otherwise. `send_proxy` is the version of the header that
-    /// the backend expects; it gets one that announces nobody (`LOCAL`, or `UNKNOWN`), since there is no client.
-    pub fn new(
-        kind: &HealthKind,
-        send_proxy: Option<ProxyVersion>,
-        address: Option<&Address>,
-        endpoint: &Endpoint,
-    ) -> Option<Probe> {
-        let mut words = match send_proxy {
-            None => Vec::new(),
-            Some(ProxyVersion::V1) => Header::new(Announced::Local).v1(),
-            Some(ProxyVersion::V2) => Header::new(Announced::Local).v2(),
-        };
-        let state = match kind {
-            HealthKind::Off => return None,
-            HealthKind::Tcp => State::Tcp,
-            HealthKind::Http { path, host, expect } => {
-                let host = host.clone().unwrap_or_else(|| host_of(address, endpoint));
-                let version = env!("CARGO_PKG_VERSION");
-                let request = format!(
-                    "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tcplb/{version}\r\nConnection: close\r\n\r\n"
-                );
-                words.extend_from_slice(request.as_bytes());
-                State::Http(Exchange { answer: Vec::new(), expect: expect.clone() })
-            }
-        };
-        Some(Probe { words, sent: 0, state })
+    /// A probe that sends `words`, and then expects a status line with a code among `expect`, or nothing.
+    pub(super) fn new(words: Vec<u8>, expect: Option<Vec<(u16, u16)>>) -> Probe {
+        let state = expect.map_or(State::Tcp, |expect| State::Http(Exchange { answer: Vec::new(), expect }));
+        Probe { words, sent: 0, state }
     }
 
     /// Does it end with the connect, so that the backend's process need not see it?
@@ -130,63 +103,25 @@ impl Exchange {
     }
 }
 
-/// A name, if the backend was configured by one, is what its virtual host goes by. A socket file has no name that HTTP
-/// could express.
-fn host_of(address: Option<&Address>, endpoint: &Endpoint) -> String {
-    match (address, endpoint) {
-        (_, Endpoint::Unix(_)) => "localhost".to_owned(),
-        (Some(name @ Address::Name(..)), _) => name.to_string(),
-        (_, Endpoint::Inet(at)) => at.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::ProbeTarget;
     use super::*;
+    use crate::base::Endpoint;
+    use crate::config::model::{Health, HealthKind};
     use proptest::prelude::*;
 
-    fn http(host: Option<&str>) -> HealthKind {
-        HealthKind::Http {
-            path: "/healthz".into(),
-            host: host.map(str::to_owned),
-            expect: vec![(200, 200), (301, 399)],
-        }
-    }
-
     fn probe() -> Probe {
-        Probe::new(&http(None), None, None, &Endpoint::Inet("127.0.0.1:80".parse().unwrap())).unwrap()
+        let health = Health {
+            kind: HealthKind::Http { path: "/healthz".into(), host: None, expect: vec![(200, 200), (301, 399)] },
+            ..Health::default()
+        };
+        let at = Endpoint::Inet("127.0.0.1:80".parse().unwrap());
+        ProbeTarget::new(&health, None, None, &at).unwrap().probe()
     }
 
     fn answered(bytes: &[u8]) -> Option<Outcome> {
         probe().received(bytes)
-    }
-
-    #[test]
-    fn a_tcp_probe_is_over_when_it_is_connected_and_off_probes_nothing() {
-        let at = Endpoint::Inet("127.0.0.1:80".parse().unwrap());
-        let mut probe = Probe::new(&HealthKind::Tcp, None, None, &at).unwrap();
-        assert!(probe.is_bare() && probe.unsent().is_empty());
-        assert_eq!(probe.connected(), Some(Outcome::Connected));
-        assert!(Probe::new(&HealthKind::Off, None, None, &at).is_none());
-    }
-
-    #[test]
-    fn where_a_proxy_header_is_expected_a_probe_begins_with_one_that_announces_nobody() {
-        let at = Endpoint::Inet("127.0.0.1:80".parse().unwrap());
-        let (v1, v2) = (b"PROXY UNKNOWN\r\n".to_vec(), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec());
-        for (version, header) in [(ProxyVersion::V1, v1), (ProxyVersion::V2, v2)] {
-            let mut probe = Probe::new(&HealthKind::Tcp, Some(version), None, &at).unwrap();
-            assert!(!probe.is_bare());
-            assert_eq!(probe.connected(), None);
-            assert_eq!(probe.unsent(), header);
-            assert_eq!(probe.sent(5), None);
-            assert_eq!(probe.sent(header.len() - 5), Some(Outcome::Connected));
-            let mut probe = Probe::new(&http(None), Some(version), None, &at).unwrap();
-            assert!(probe.unsent().starts_with(&[&header, b"GET /healthz ".as_slice()].concat()));
-            let length = probe.unsent().len();
-            assert_eq!(probe.sent(length), None);
-            assert_eq!(probe.received(b"HTTP/1.1 200 OK\r\n"), Some(Outcome::Status(200)));
-        }
     }
 
     #[test]
@@ -203,23 +138,6 @@ mod tests {
             env!("CARGO_PKG_VERSION")
         );
         assert_eq!(String::from_utf8(text).unwrap(), want);
-    }
-
-    #[test]
-    fn the_host_header_is_the_configured_one_or_the_address_or_localhost() {
-        let inet = Endpoint::Inet("192.0.2.1:81".parse().unwrap());
-        let unix = Endpoint::Unix(std::path::Path::new("/run/app.sock").into());
-        let name = Address::Name("web.internal".into(), 81);
-        for (host, address, endpoint, want) in [
-            (None, None, &inet, "192.0.2.1:81"),
-            (None, Some(&name), &inet, "web.internal:81"),
-            (None, None, &unix, "localhost"),
-            (Some("example.org"), Some(&name), &unix, "example.org"),
-        ] {
-            let probe = Probe::new(&http(host), None, address, endpoint).unwrap();
-            let text = String::from_utf8(probe.unsent().to_vec()).unwrap();
-            assert!(text.contains(&format!("\r\nHost: {want}\r\n")), "{text}");
-        }
     }
 
     #[test]

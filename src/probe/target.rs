@@ -1,0 +1,183 @@
+//! What the settings of a pool make of one address of a backend.
+
+use super::Probe;
+use crate::base::{Address, Endpoint};
+use crate::config::model::{Health, HealthKind, ProxyVersion};
+use crate::proto::proxy::{Announced, Header};
+use std::net::SocketAddr;
+
+/// What a probe of one address is. Every probe of that address is a [`ProbeTarget::probe`] of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeTarget {
+    endpoint: Endpoint,
+    /// A PROXY header where one is expected, then the request, if the kind has one.
+    words: Vec<u8>,
+    /// Accepted status codes, inclusive ranges; `None`: the connection is enough.
+    expect: Option<Vec<(u16, u16)>>,
+}
+
+impl ProbeTarget {
+    /// A probe of the kind that the pool asks for; `None` if it asks for none. `send_proxy` is the header that the backend
+    /// expects of clients. `address` is the backend's as configured, which the Host header names unless the pool says
+    /// otherwise; `endpoint` is where that is.
+    pub fn new(
+        health: &Health,
+        send_proxy: Option<ProxyVersion>,
+        address: Option<&Address>,
+        endpoint: &Endpoint,
+    ) -> Option<ProbeTarget> {
+        let endpoint = at_port(endpoint, health.port);
+        // Another port is another service, which expects no header (HAProxy's "check-send-proxy" has the same default).
+        let mut words = match send_proxy.filter(|_| health.port.is_none()) {
+            None => Vec::new(),
+            // There is no client to announce: `UNKNOWN`, or `LOCAL`.
+            Some(ProxyVersion::V1) => Header::new(Announced::Local).v1(),
+            Some(ProxyVersion::V2) => Header::new(Announced::Local).v2(),
+        };
+        let expect = match &health.kind {
+            HealthKind::Off => return None,
+            HealthKind::Tcp => None,
+            HealthKind::Http { path, host, expect } => {
+                let host = host.clone().unwrap_or_else(|| host_of(address, &endpoint));
+                let version = env!("CARGO_PKG_VERSION");
+                let request = format!(
+                    "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tcplb/{version}\r\nConnection: close\r\n\r\n"
+                );
+                words.extend_from_slice(request.as_bytes());
+                Some(expect.clone())
+            }
+        };
+        Some(ProbeTarget { endpoint, words, expect })
+    }
+
+    /// The same, where something has to be asked even if the pool asks nothing: a newcomer must at least accept a
+    /// connection.
+    pub fn of_newcomer(
+        health: &Health,
+        send_proxy: Option<ProxyVersion>,
+        address: &Address,
+        endpoint: &Endpoint,
+    ) -> ProbeTarget {
+        ProbeTarget::new(health, send_proxy, Some(address), endpoint).unwrap_or_else(|| ProbeTarget {
+            endpoint: endpoint.clone(),
+            words: Vec::new(),
+            expect: None,
+        })
+    }
+
+    /// Where it connects.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// One probe of it.
+    pub fn probe(self) -> Probe {
+        Probe::new(self.words, self.expect)
+    }
+}
+
+fn at_port(endpoint: &Endpoint, port: Option<u16>) -> Endpoint {
+    match (endpoint, port) {
+        (Endpoint::Inet(at), Some(port)) => {
+            let mut at: SocketAddr = *at;
+            at.set_port(port);
+            Endpoint::Inet(at)
+        }
+        (endpoint, _) => endpoint.clone(),
+    }
+}
+
+/// The virtual host of a backend that was configured by a name goes by that name, with the port that is probed. A socket
+/// file has no name that HTTP could express.
+fn host_of(address: Option<&Address>, endpoint: &Endpoint) -> String {
+    match (address, endpoint) {
+        (_, Endpoint::Unix(_)) => "localhost".to_owned(),
+        (Some(Address::Name(host, _)), Endpoint::Inet(at)) => Address::Name(host.clone(), at.port()).to_string(),
+        (_, Endpoint::Inet(at)) => at.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::health::Outcome;
+
+    fn http(host: Option<&str>) -> Health {
+        let kind =
+            HealthKind::Http { path: "/healthz".into(), host: host.map(str::to_owned), expect: vec![(200, 200)] };
+        Health { kind, ..Health::default() }
+    }
+
+    fn inet(text: &str) -> Endpoint {
+        Endpoint::Inet(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_tcp_probe_is_over_when_it_is_connected_and_off_probes_nothing() {
+        let at = inet("127.0.0.1:80");
+        let mut probe = ProbeTarget::new(&Health::default(), None, None, &at).unwrap().probe();
+        assert!(probe.is_bare() && probe.unsent().is_empty());
+        assert_eq!(probe.connected(), Some(Outcome::Connected));
+        let off = Health { kind: HealthKind::Off, ..Health::default() };
+        assert_eq!(ProbeTarget::new(&off, Some(ProxyVersion::V1), None, &at), None);
+        let newcomer = ProbeTarget::of_newcomer(&off, Some(ProxyVersion::V1), &Address::Any(80), &at);
+        assert_eq!(newcomer.endpoint(), &at);
+        assert!(newcomer.probe().is_bare());
+    }
+
+    #[test]
+    fn where_a_proxy_header_is_expected_a_probe_begins_with_one_that_announces_nobody() {
+        let at = inet("127.0.0.1:80");
+        let (v1, v2) = (b"PROXY UNKNOWN\r\n".to_vec(), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec());
+        for (version, header) in [(ProxyVersion::V1, v1), (ProxyVersion::V2, v2)] {
+            let mut probe = ProbeTarget::new(&Health::default(), Some(version), None, &at).unwrap().probe();
+            assert!(!probe.is_bare());
+            assert_eq!(probe.connected(), None);
+            assert_eq!(probe.unsent(), header);
+            assert_eq!(probe.sent(5), None);
+            assert_eq!(probe.sent(header.len() - 5), Some(Outcome::Connected));
+            let mut probe = ProbeTarget::new(&http(None), Some(version), None, &at).unwrap().probe();
+            assert!(probe.unsent().starts_with(&[&header, b"GET /healthz ".as_slice()].concat()));
+            let length = probe.unsent().len();
+            assert_eq!(probe.sent(length), None);
+            assert_eq!(probe.received(b"HTTP/1.1 200 OK\r\n"), Some(Outcome::Status(200)));
+        }
+    }
+
+    #[test]
+    fn another_port_is_dialled_and_gets_no_proxy_header() {
+        for (endpoint, dialled) in
+            [("192.0.2.1:81", "192.0.2.1:9000"), ("[2001:db8::1]:81", "[2001:db8::1]:9000"), ("[fe80::1%7]:1", "")]
+        {
+            let health = Health { port: Some(9000), ..http(None) };
+            let target = ProbeTarget::new(&health, Some(ProxyVersion::V2), None, &inet(endpoint)).unwrap();
+            match target.endpoint() {
+                Endpoint::Inet(SocketAddr::V6(at)) if dialled.is_empty() => {
+                    assert_eq!((at.port(), at.scope_id()), (9000, 7), "the zone stays");
+                }
+                other => assert_eq!(other, &inet(dialled)),
+            }
+            assert!(target.probe().unsent().starts_with(b"GET /healthz "));
+        }
+    }
+
+    #[test]
+    fn the_host_header_is_the_configured_one_or_the_address_or_localhost() {
+        let at = inet("192.0.2.1:81");
+        let unix = Endpoint::Unix(std::path::Path::new("/run/app.sock").into());
+        let name = Address::Name("web.internal".into(), 81);
+        for (host, port, address, endpoint, want) in [
+            (None, None, None, &at, "192.0.2.1:81"),
+            (None, None, Some(&name), &at, "web.internal:81"),
+            (None, Some(9000), None, &at, "192.0.2.1:9000"),
+            (None, Some(9000), Some(&name), &at, "web.internal:9000"),
+            (None, None, None, &unix, "localhost"),
+            (Some("example.org"), Some(9000), Some(&name), &unix, "example.org"),
+        ] {
+            let health = Health { port, ..http(host) };
+            let probe = ProbeTarget::new(&health, None, address, endpoint).unwrap().probe();
+            let text = String::from_utf8(probe.unsent().to_vec()).unwrap();
+            assert!(text.contains(&format!("\r\nHost: {want}\r\n")), "{text}");
+        }
+    }
+}

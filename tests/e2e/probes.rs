@@ -1,0 +1,85 @@
+//! Where probes go and what they say, seen from the servers.
+
+use crate::support::{Admin, Conn, Running, Server, Tcplb, eventually, fresh_loopback, peers};
+use parking_lot::Mutex;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+/// tcplb with one pool of these settings, and `web1` at `address`. The directory holds its file.
+fn over(address: &str, pool: &str, health: &str) -> (tempfile::TempDir, Running) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tcplb.toml");
+    let text = format!(
+        "[global]\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n{pool}\n[pool.health]\n{health}\n\
+         [[pool.backend]]\nname = 'web1'\naddress = '{address}'\n"
+    );
+    fs::write(&path, text).unwrap();
+    let tcplb = Tcplb::from_file(&path, 1).start();
+    (folder, tcplb)
+}
+
+/// Answers any request with 200 and keeps what it was sent first.
+fn keeping(heard: &Arc<Mutex<Vec<u8>>>) -> impl Fn(Conn) -> io::Result<()> + Send + Sync + 'static {
+    let heard = heard.clone();
+    move |conn| {
+        let (mut bytes, mut buffer) = (Vec::new(), [0; 512]);
+        while !bytes.ends_with(b"\r\n\r\n") {
+            let got = (&conn).read(&mut buffer)?;
+            bytes.extend_from_slice(&buffer[..got]);
+        }
+        *heard.lock() = bytes;
+        (&conn).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    }
+}
+
+#[test]
+fn a_health_port_is_where_all_probes_go() {
+    for (pool, header) in [("", 0), ("send_proxy = 'v2'", 28)] {
+        let (ip, heard) = (fresh_loopback(), Arc::default());
+        let (served, probed) = (Server::start_on(ip, peers::echo), Server::start_on(ip, keeping(&heard)));
+        let health = format!("kind = 'http'\nport = {}\ninterval = '100ms'\ntimeout = '100ms'", probed.at().port());
+        let (_folder, tcplb) = over(&served.at().to_string(), pool, &health);
+        eventually("some probes are over", || probed.accepted() > 5);
+        let request = String::from_utf8(heard.lock().clone()).unwrap();
+        assert!(request.starts_with("GET / HTTP/1.1\r\n"), "no header goes to another port: {request:?}");
+        assert!(request.contains(&format!("\r\nHost: {}\r\n", probed.at())), "{request}");
+        assert_eq!(served.accepted(), 0, "the served port sees no probe");
+        let client = tcplb.connect();
+        client.say("up");
+        client.hear(header + 2);
+        assert_eq!((served.accepted(), tcplb.count_lines("web1 is down")), (1, 0));
+    }
+}
+
+#[test]
+fn a_health_port_that_refuses_takes_the_backend_down() {
+    let served = Server::start(peers::echo);
+    // Nothing listens on port 1 of a fresh address.
+    let (_folder, tcplb) = over(&served.at().to_string(), "", "port = 1\ninterval = '100ms'\ntimeout = '100ms'");
+    tcplb.wait_for_line("tcp health on port 1 every 100ms");
+    assert!(tcplb.wait_for_line("web1 is down").contains("connection refused"));
+}
+
+/// `POST` to the admin API: the whole answer.
+fn post(tcplb: &Running, path: &str, body: &str) -> String {
+    let conn = Admin::of(tcplb).connect();
+    conn.say(format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    String::from_utf8(conn.hear_all()).unwrap()
+}
+
+#[test]
+fn a_newcomer_is_probed_at_the_health_port_too() {
+    let (ip, heard) = (fresh_loopback(), Arc::default());
+    let probed = Server::start_on(ip, keeping(&heard));
+    let health = format!("kind = 'http'\nport = {}\ninterval = '3600s'", probed.at().port());
+    let (_folder, tcplb) = over(&format!("{ip}:1"), "send_proxy = 'v1'", &health);
+    eventually("the first probe is over", || probed.accepted() == 1);
+    // Nothing listens on the served port, which is not asked.
+    let answer = post(&tcplb, "/register", &format!("{{\"address\":\"{ip}:2\"}}"));
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(heard.lock().starts_with(b"GET / HTTP/1.1\r\n"));
+    // A unix socket has no other port: the setting can't hold for it.
+    let answer = post(&tcplb, "/v1/pools/default/backends", r#"{"address":"unix:/run/app.sock"}"#);
+    assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("needs an IP address"), "{answer}");
+}
