@@ -10,6 +10,7 @@ use crate::base::{Listen, duration};
 use crate::config::check::{self, WORKERS_MAX};
 use crate::config::model::{self, Health, HealthKind, Model, defaults};
 use log::LevelFilter;
+use std::collections::HashSet;
 
 /// What the flags ask for.
 #[derive(Clone, Debug)]
@@ -144,16 +145,17 @@ fn backends(flags: &Balance, mistakes: &mut Mistakes) -> Vec<model::Backend> {
         mistakes.note("no backend: say which servers there are, like --backend 127.0.0.1:8081");
     }
     let mut backends: Vec<model::Backend> = Vec::new();
+    let mut names = HashSet::new();
     for text in &flags.backend {
         match backend_spec::parse(text) {
             Ok(backend) => {
-                if backends.iter().any(|other| other.name == backend.name) {
+                if !names.insert(backend.name.clone()) {
                     let name = &backend.name;
                     mistakes.note(format!(
                         "--backend: `{text}` is the second backend called `{name}`: give it another name, like \
                          `{},name={}`",
                         backend.address,
-                        free_name(&backends)
+                        free_name(&names)
                     ));
                 }
                 backends.push(backend);
@@ -165,9 +167,8 @@ fn backends(flags: &Balance, mistakes: &mut Mistakes) -> Vec<model::Backend> {
 }
 
 /// A name that no backend has, for the message about one that two have.
-fn free_name(backends: &[model::Backend]) -> String {
-    let taken = |name: &String| backends.iter().any(|backend| backend.name == *name);
-    (2..).map(|number| format!("web{number}")).find(|name| !taken(name)).unwrap_or_default()
+fn free_name(taken: &HashSet<String>) -> String {
+    (2..).map(|number| format!("web{number}")).find(|name| !taken.contains(name)).unwrap_or_default()
 }
 
 fn health(flags: &Balance, mistakes: &mut Mistakes) -> Health {

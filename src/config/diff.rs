@@ -21,6 +21,7 @@
 //!
 //! Listeners, pools and what concerns the process can't be changed at run time: they are as in the new file.
 
+use super::by_name;
 use super::model::{self, Backend, HealthKind, Model, OnDown, OnRemove, Pool, PrefixFile, SendProxy};
 use super::words;
 use crate::base::duration;
@@ -151,24 +152,29 @@ pub fn between(old: &Model, new: &Model) -> Changes {
     if let Some(settings) = differing(fixed(&old.global), fixed(&new.global)) {
         note(Subject::Global, What::NeedsRestart(settings));
     }
+    let (old_listeners, new_listeners) = (by_name(&old.listeners), by_name(&new.listeners));
     for listener in &new.listeners {
         let subject = Subject::Listener(listener.name.clone());
-        match old.listeners.iter().find(|other| other.name == listener.name) {
+        match old_listeners.get(listener.name.as_str()) {
             None => note(subject, What::Added),
+            // Turning a long list of prefixes into text takes long.
+            Some(other) if *other == listener => {}
             Some(other) => {
-                differing(of_listener(other), of_listener(listener))
-                    .into_iter()
-                    .for_each(|settings| note(subject.clone(), What::Changed(settings)));
+                if let Some(settings) = differing(of_listener(other), of_listener(listener)) {
+                    note(subject, What::Changed(settings));
+                }
             }
         }
     }
-    for gone in old.listeners.iter().filter(|old| !new.listeners.iter().any(|new| new.name == old.name)) {
+    for gone in old.listeners.iter().filter(|old| !new_listeners.contains_key(old.name.as_str())) {
         note(Subject::Listener(gone.name.clone()), What::Removed(OnRemove::Keep));
     }
+    let (old_pools, new_pools) = (by_name(&old.pools), by_name(&new.pools));
     for pool in &new.pools {
         let subject = Subject::Pool(pool.name.clone());
-        match old.pools.iter().find(|other| other.name == pool.name) {
+        match old_pools.get(pool.name.as_str()) {
             None => note(subject, What::Added),
+            Some(other) if *other == pool => {}
             Some(other) => {
                 if let Some(settings) = differing(of_pool(other), of_pool(pool)) {
                     note(subject, What::Changed(settings));
@@ -177,7 +183,7 @@ pub fn between(old: &Model, new: &Model) -> Changes {
             }
         }
     }
-    for gone in old.pools.iter().filter(|old| !new.pools.iter().any(|new| new.name == old.name)) {
+    for gone in old.pools.iter().filter(|old| !new_pools.contains_key(old.name.as_str())) {
         note(Subject::Pool(gone.name.clone()), What::Removed(gone.on_remove));
     }
     Changes(changes)
@@ -185,9 +191,11 @@ pub fn between(old: &Model, new: &Model) -> Changes {
 
 fn backends(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What)) {
     let subject = |backend: &Backend| Subject::Backend { pool: new.name.clone(), name: backend.name.clone() };
+    let (olds, news) = (by_name(&old.backends), by_name(&new.backends));
     for backend in &new.backends {
-        match old.backends.iter().find(|other| other.name == backend.name) {
+        match olds.get(backend.name.as_str()) {
             None => note(subject(backend), What::Added),
+            Some(other) if *other == backend => {}
             Some(other) => {
                 if let Some(settings) = differing(of_backend(other), of_backend(backend)) {
                     note(subject(backend), What::Changed(settings));
@@ -195,7 +203,7 @@ fn backends(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What)) {
             }
         }
     }
-    for gone in old.backends.iter().filter(|old| !new.backends.iter().any(|new| new.name == old.name)) {
+    for gone in old.backends.iter().filter(|old| !news.contains_key(old.name.as_str())) {
         // What the new settings say is what is done.
         note(subject(gone), What::Removed(new.on_remove));
     }
@@ -203,14 +211,17 @@ fn backends(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What)) {
 
 /// The running model after a reload: see the module.
 pub fn merge(old_file: &Model, new_file: &Model, running: &Model) -> Model {
+    let (old_pools, running_pools) = (by_name(&old_file.pools), by_name(&running.pools));
     let pools = new_file.pools.iter().map(|new| {
-        let find = |model: &'_ Model| model.pools.iter().find(|pool| pool.name == new.name).cloned();
-        match (find(old_file), find(running)) {
-            (Some(old), Some(running)) => Pool { backends: merge_backends(&old, new, &running), ..new.clone() },
+        match (old_pools.get(new.name.as_str()), running_pools.get(new.name.as_str())) {
+            (Some(old), Some(running)) => {
+                let backends = merge_backends(old, new, running);
+                Pool { backends, ..new.clone() }
+            }
             _ => new.clone(),
         }
     });
-    Model { pools: pools.collect(), ..new_file.clone() }
+    Model { global: new_file.global.clone(), listeners: new_file.listeners.clone(), pools: pools.collect() }
 }
 
 /// A merged model without what takes effect only at the start, which stays as it runs.
@@ -220,16 +231,14 @@ pub fn in_force(merged: Model, running: &Model) -> Model {
 }
 
 fn merge_backends(old: &Pool, new: &Pool, running: &Pool) -> Vec<Backend> {
-    fn find<'a>(pool: &'a Pool, name: &str) -> Option<&'a Backend> {
-        pool.backends.iter().find(|backend| backend.name == name)
-    }
-    let of_file = new.backends.iter().filter_map(|new| match (find(old, &new.name), find(running, &new.name)) {
+    let (olds, news, runs) = (by_name(&old.backends), by_name(&new.backends), by_name(&running.backends));
+    let of_file = new.backends.iter().filter_map(|new| match (olds.get(&*new.name), runs.get(&*new.name)) {
         (Some(old), Some(running)) => Some(merge_backend(old, new, running)),
         // Taken out at run time; only a changed entry brings it back.
-        (Some(old), None) => (old != new).then(|| new.clone()),
+        (Some(old), None) => (*old != new).then(|| new.clone()),
         (None, _) => Some(new.clone()),
     });
-    let added = |backend: &&Backend| find(old, &backend.name).is_none() && find(new, &backend.name).is_none();
+    let added = |backend: &&Backend| !olds.contains_key(&*backend.name) && !news.contains_key(&*backend.name);
     of_file.chain(running.backends.iter().filter(added).cloned()).collect()
 }
 

@@ -2,9 +2,12 @@
 //!
 //! Pure: text comes in, a model or all of its mistakes come out. Flags and file produce the same model.
 
+mod by_name;
 pub mod check;
 pub mod diff;
 pub mod file;
 pub mod model;
 pub mod text;
 pub mod words;
+
+pub use by_name::by_name;

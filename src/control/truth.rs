@@ -7,16 +7,17 @@ use super::command::Edit;
 use super::remote::Refused;
 use super::resolve;
 use crate::base::{Address, Endpoint, Listen};
-use crate::config::check;
 use crate::config::diff::{self, Changes, Setting, Subject, What};
 use crate::config::model::{self, Model, OnRemove};
+use crate::config::{by_name, check};
 use crate::confine;
 use crate::net::Keepalive;
 use crate::net::listen::{self, Listening};
 use crate::pool::{
-    self, AdminState, BackendId, BoundAddress, BoundAddressId, Listener, Plan, Pool, Resolved, Snapshot, same_endpoints,
+    self, AdminState, BackendId, BoundAddress, BoundAddressId, Listener, Member, Plan, Pool, Resolved, Snapshot,
+    same_endpoints,
 };
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -84,8 +85,9 @@ impl Truth {
     pub fn merge(&self, file: &Model) -> (Model, Changes) {
         let merged = diff::merge(&self.file, file, &self.running);
         let mut changes = diff::between(&self.running, &merged);
+        let members = Members::of(&self.snapshot);
         for change in &mut changes.0 {
-            change.connections = self.connections(&change.subject);
+            change.connections = self.connections(&change.subject, &members);
         }
         (diff::in_force(merged, &self.running), changes)
     }
@@ -118,21 +120,23 @@ impl Truth {
 
     /// Notes backends that are elsewhere now although their address reads as before.
     pub fn note_moved(&self, model: &Model, resolved: &Resolved, changes: &mut Changes) {
+        let wanted = by_name(&model.pools);
         for pool in &self.snapshot.pools {
+            let Some(wanted) = wanted.get(pool.settings.name.as_str()) else { continue };
+            let wanted = by_name(&wanted.backends);
             for (settings, member) in pool.settings.backends.iter().zip(&pool.members) {
+                if wanted.get(settings.name.as_str()).is_none_or(|other| other.address != settings.address) {
+                    continue;
+                }
                 let key = (pool.settings.name.clone(), settings.name.clone());
-                let wanted = model.pools.iter().find(|pool| pool.name == key.0);
-                let same = wanted.is_some_and(|pool| {
-                    pool.backends.iter().any(|other| other.name == settings.name && other.address == settings.address)
-                });
-                let Some(now) = resolved.get(&key).filter(|_| same) else { continue };
+                let Some(now) = resolved.get(&key) else { continue };
                 if !same_endpoints(now, &member.backend.endpoints) {
                     let text = |endpoints: &[Endpoint]| {
                         endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
                     };
                     let (from, to) = (text(&member.backend.endpoints), text(now));
                     let subject = Subject::Backend { pool: key.0, name: key.1 };
-                    let connections = self.connections(&subject);
+                    let connections = member.backend.active().into();
                     let what = What::Changed(vec![Setting { key: "resolved address", from, to }]);
                     changes.0.push(diff::Change { subject, what, connections });
                 }
@@ -178,19 +182,15 @@ impl Truth {
         self.step(model, &resolved, new_state).map_err(Refused::Invalid)
     }
 
-    fn connections(&self, subject: &Subject) -> u64 {
+    fn connections(&self, subject: &Subject, members: &Members<'_>) -> u64 {
         let of_pool = |pool: &Arc<Pool>| pool.members.iter().map(|member| u64::from(member.backend.active())).sum();
         match subject {
             Subject::Global => self.snapshot.pools.iter().map(of_pool).sum(),
             Subject::Listener(name) => {
-                let listener = self.snapshot.listeners.iter().find(|listener| listener.name == *name);
-                listener.map_or(0, |listener| listener.totals.active() as u64)
+                self.snapshot.listener(name).map_or(0, |listener| listener.totals.active() as u64)
             }
             Subject::Pool(name) => self.snapshot.pool(name).map_or(0, of_pool),
-            Subject::Backend { pool, name } => {
-                let mut members = self.snapshot.pool(pool).into_iter().flat_map(|pool| &pool.members);
-                members.find(|member| member.backend.name == *name).map_or(0, |member| member.backend.active().into())
-            }
+            Subject::Backend { pool, name } => members.find(pool, name).map_or(0, |it| it.backend.active().into()),
         }
     }
 
@@ -209,10 +209,7 @@ impl Truth {
 
     /// Binds what the model's listeners ask for and is not bound yet. On an error nothing of it stays bound.
     fn bind(&mut self, model: &Model) -> Result<Bound, String> {
-        let mut free: Vec<(&str, BoundAddress)> = Vec::new();
-        for listener in &self.snapshot.listeners {
-            free.extend(listener.addresses.iter().map(|address| (listener.name.as_str(), address.clone())));
-        }
+        let mut free = Free::of(&self.snapshot);
         let mut bound = Bound { addresses: vec![Vec::new(); model.listeners.len()], ..Bound::default() };
         let asked = model.listeners.iter().enumerate();
         let mut missing: Vec<(usize, &Listen)> =
@@ -221,7 +218,7 @@ impl Truth {
         for own in [true, false] {
             missing.retain(|&(index, listen)| {
                 let owner = own.then_some(model.listeners[index].name.as_str());
-                let kept = take_addresses(&mut free, listen, owner);
+                let kept = free.take(listen, owner);
                 bound.addresses[index].extend_from_slice(&kept);
                 kept.is_empty()
             });
@@ -247,7 +244,7 @@ impl Truth {
         for (listener, addresses) in model.listeners.iter().zip(&mut bound.addresses) {
             addresses.sort_by_key(|address| listener.bind.iter().position(|listen| *listen == address.asked));
         }
-        bound.unused = free.into_iter().map(|(_, address)| address.endpoint).collect();
+        bound.unused = free.rest();
         Ok(bound)
     }
 
@@ -266,6 +263,23 @@ impl Truth {
     }
 }
 
+/// The members of a snapshot by the names of pool and backend.
+struct Members<'a>(HashMap<(&'a str, &'a str), &'a Member>);
+
+impl<'a> Members<'a> {
+    fn of(snapshot: &'a Snapshot) -> Members<'a> {
+        let pools = snapshot.pools.iter();
+        let named = pools.flat_map(|pool| {
+            pool.members.iter().map(|member| ((pool.settings.name.as_str(), member.backend.name.as_str()), member))
+        });
+        Members(named.collect())
+    }
+
+    fn find(&self, pool: &str, name: &str) -> Option<&'a Member> {
+        self.0.get(&(pool, name)).copied()
+    }
+}
+
 /// What [`Truth::bind`] did.
 #[derive(Default)]
 struct Bound {
@@ -279,7 +293,8 @@ struct Bound {
 
 impl Bound {
     fn new_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        let new = |address: &&BoundAddress| self.sockets.iter().any(|(id, _)| *id == address.id);
+        let ids: HashSet<BoundAddressId> = self.sockets.iter().map(|(id, _)| *id).collect();
+        let new = move |address: &&BoundAddress| ids.contains(&address.id);
         self.addresses.iter().flatten().filter(new).map(|address| &address.endpoint)
     }
 }
@@ -298,13 +313,32 @@ pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
     }
 }
 
-/// The free addresses (all addresses of the name) that were once bound for `listen`, of `owner` or of whoever is the
-/// first. One that asks twice for a port of the kernel's choice has two groups of them.
-fn take_addresses(free: &mut Vec<(&str, BoundAddress)>, listen: &Listen, owner: Option<&str>) -> Vec<BoundAddress> {
-    let fits =
-        |(name, address): &&(&str, BoundAddress)| address.asked == *listen && owner.is_none_or(|owner| owner == *name);
-    let Some(group) = free.iter().find(fits).map(|(_, address)| address.group) else { return Vec::new() };
-    free.extract_if(.., |(_, address)| address.group == group).map(|taken| taken.1).collect()
+/// The bound addresses of a snapshot that no listener of the next one has taken yet, by what was asked for.
+struct Free<'a>(HashMap<&'a Listen, Vec<(&'a str, &'a BoundAddress)>>);
+
+impl<'a> Free<'a> {
+    fn of(snapshot: &'a Snapshot) -> Free<'a> {
+        let mut free: HashMap<_, Vec<_>> = HashMap::new();
+        for listener in &snapshot.listeners {
+            for address in &listener.addresses {
+                free.entry(&address.asked).or_default().push((listener.name.as_str(), address));
+            }
+        }
+        Free(free)
+    }
+
+    /// The bound addresses (all addresses of the name) that were once bound for `listen`, of `owner` or of the first listener
+    /// that has some. One that asks twice for a port of the kernel's choice has two groups of them.
+    fn take(&mut self, listen: &Listen, owner: Option<&str>) -> Vec<BoundAddress> {
+        let Some(free) = self.0.get_mut(listen) else { return Vec::new() };
+        let fits = |(name, _): &&(&str, &BoundAddress)| owner.is_none_or(|owner| owner == *name);
+        let Some(group) = free.iter().find(fits).map(|(_, address)| address.group) else { return Vec::new() };
+        free.extract_if(.., |(_, address)| address.group == group).map(|taken| taken.1.clone()).collect()
+    }
+
+    fn rest(self) -> Vec<Endpoint> {
+        self.0.into_values().flatten().map(|(_, address)| address.endpoint.clone()).collect()
+    }
 }
 
 fn opened(sockets: Vec<(BoundAddressId, Vec<Listening>)>, snapshot: &Snapshot) -> Vec<NewSockets> {

@@ -23,7 +23,7 @@
 //! `members` is the operator's. Since a slot does not change hands while anybody holds the old pool, slots that a
 //! connection has tried mean the same backends in the next snapshot.
 
-use super::snapshot::{AdminState, BoundAddress, Listener, Member, Pool, Snapshot};
+use super::snapshot::{AdminState, BoundAddress, Index, Listener, Member, Pool, Snapshot};
 use super::{Backend, BackendId, Gate, ListenerTotals, clock};
 use crate::base::bits::WORD;
 use crate::base::{AtomicBits, Endpoint};
@@ -62,17 +62,20 @@ pub fn next(old: Option<&Snapshot>, plan: &Plan<'_>) -> Snapshot {
             Successor { settings, old, plan, generation }.build(&mut unused_id)
         })
         .collect();
-    let listeners = plan.model.listeners.iter().enumerate().filter_map(|(index, settings)| {
-        let pool = pools.iter().find(|pool| pool.settings.name == settings.pool)?.clone();
-        let same = old.and_then(|old| old.listeners.iter().find(|old| old.name == settings.name));
+    let index = Index::of_pools(&pools);
+    let listeners = plan.model.listeners.iter().enumerate().filter_map(|(position, settings)| {
+        let pool = index.pool(&pools, &settings.pool)?.clone();
+        let same = old.and_then(|old| old.listener(&settings.name));
         let totals =
             same.map_or_else(|| ListenerTotals::new(settings.name.clone()), |listener| listener.totals.clone());
         let gate = Gate::next(same.map(|listener| &listener.gate), settings, &totals);
-        let addresses = plan.addresses.get(index).cloned().unwrap_or_default();
+        let addresses = plan.addresses.get(position).cloned().unwrap_or_default();
         let (name, settings) = (settings.name.clone(), settings.clone());
         Some(Arc::new(Listener { name, settings, pool, addresses, totals, gate }))
     });
-    Snapshot { generation, listeners: listeners.collect(), pools: pools.clone(), unused_id }
+    let listeners: Vec<Arc<Listener>> = listeners.collect();
+    let index = index.with_listeners(&listeners);
+    Snapshot { generation, listeners, pools, unused_id, index }
 }
 
 /// The same addresses? A name server that gives them in turn has not moved the backend.

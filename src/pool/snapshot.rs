@@ -5,6 +5,7 @@ use crate::base::{AtomicBits, Endpoint, Listen, Tick};
 use crate::config::model;
 use crate::policy::balance::{Balance, Client, LoadBlock, View};
 use crate::policy::slow_start;
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -20,6 +21,35 @@ pub struct Snapshot {
     pub pools: Vec<Arc<Pool>>,
     /// The next [`super::BackendId`] that nobody had.
     pub(super) unused_id: u64,
+    pub(super) index: Index,
+}
+
+/// Where a snapshot's pools, listeners and bound addresses stand in its lists. There may be tens of thousands of each.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    pools: HashMap<String, usize>,
+    listeners: HashMap<String, usize>,
+    addresses: HashMap<BoundAddressId, usize>,
+}
+
+impl Index {
+    pub(super) fn of_pools(pools: &[Arc<Pool>]) -> Index {
+        let pools = pools.iter().enumerate().map(|(position, pool)| (pool.settings.name.clone(), position));
+        Index { pools: pools.collect(), ..Index::default() }
+    }
+
+    pub(super) fn pool<'a>(&self, pools: &'a [Arc<Pool>], name: &str) -> Option<&'a Arc<Pool>> {
+        pools.get(*self.pools.get(name)?)
+    }
+
+    #[must_use]
+    pub(super) fn with_listeners(mut self, listeners: &[Arc<Listener>]) -> Index {
+        for (position, listener) in listeners.iter().enumerate() {
+            self.listeners.insert(listener.name.clone(), position);
+            self.addresses.extend(listener.addresses.iter().map(|address| (address.id, position)));
+        }
+        self
+    }
 }
 
 /// A listener and the pool it serves.
@@ -140,12 +170,17 @@ pub enum NoBackend {
 impl Snapshot {
     /// The pool of this name.
     pub fn pool(&self, name: &str) -> Option<&Arc<Pool>> {
-        self.pools.iter().find(|pool| pool.settings.name == name)
+        self.index.pool(&self.pools, name)
+    }
+
+    /// The listener of this name.
+    pub fn listener(&self, name: &str) -> Option<&Arc<Listener>> {
+        self.listeners.get(*self.index.listeners.get(name)?)
     }
 
     /// The listener that a bound address belongs to.
     pub fn listener_of(&self, address: BoundAddressId) -> Option<&Arc<Listener>> {
-        self.listeners.iter().find(|listener| listener.addresses.iter().any(|own| own.id == address))
+        self.listeners.get(*self.index.addresses.get(&address)?)
     }
 }
 

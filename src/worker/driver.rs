@@ -28,7 +28,7 @@ use crate::policy::health::ConnectFailure;
 use crate::pool::{Backend, BackendId, Guest, Permit, Snapshot};
 use crate::relay::{self, End, Flow, Ready};
 use crate::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Session, Side, Way};
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -266,6 +266,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
     /// Resets the connections of these backends, for this reason. One that is just being dialled goes to another
     /// backend: its client has lost nothing yet.
     pub fn reset(&mut self, backends: &[BackendId], reason: CloseReason) {
+        // A reload may take out tens of thousands of backends at once.
+        let backends: HashSet<BackendId> = backends.iter().copied().collect();
         for key in self.connections.keys() {
             // Once for each address that is left to dial, then once more if it is connected.
             while let Some(connection) = self.connections.get(key)

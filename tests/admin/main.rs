@@ -5,6 +5,7 @@ mod bounds;
 mod calls;
 mod clients;
 mod metrics;
+mod scale;
 mod schema;
 mod support;
 mod systemd;

@@ -1,11 +1,12 @@
 //! What must hold between the sections of a file: names are unique, pools exist, no two listeners want one port.
 
 use super::table::{Found, Table};
-use crate::base::{Listen, nearest};
+use crate::base::{Address, Listen, nearest};
 use crate::config::check;
 use crate::config::model::{Backend, Global, Listener, Pool};
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
+use std::path::Path;
 
 /// A listener, the addresses that it binds, and the table it was read from.
 pub type Listening<'a> = ((Listener, Vec<Found<Listen>>), Table<'a>);
@@ -25,8 +26,11 @@ pub fn check(
     }
     unique("listener", listeners.iter().map(|((listener, _), at)| (listener.name.as_str(), *at)));
     unique("pool", pools.iter().map(|(pool, at)| (pool.name.as_str(), *at)));
+    // Pools whose own name is wrong count with it, so that the mistake is reported once.
+    let names: Vec<&str> = pools.iter().map(|(pool, at)| at.raw("name").unwrap_or(&pool.name)).collect();
+    let known: HashSet<&str> = names.iter().copied().collect();
     for ((listener, _), at) in listeners {
-        pool_of(listener, at, pools);
+        pool_of(listener, at, &names, &known);
     }
     addresses(global, listeners);
 }
@@ -67,19 +71,17 @@ fn unique<'a>(what: &str, named: impl Iterator<Item = (&'a str, Table<'a>)>) {
     }
 }
 
-fn pool_of(listener: &Listener, at: &Table<'_>, pools: &[(Pool, Table<'_>)]) {
-    // Pools whose own name is wrong count with it, so that the mistake is told once.
-    let names = || pools.iter().map(|(pool, at)| at.raw("name").unwrap_or(&pool.name));
+fn pool_of(listener: &Listener, at: &Table<'_>, names: &[&str], known: &HashSet<&str>) {
     let Some(wanted) = at.raw("pool") else {
-        if pools.len() > 1 && !at.has("pool") {
+        if names.len() > 1 && !at.has("pool") {
             let name = &listener.name;
             at.missing(format!("listener `{name}` needs a pool: with several pools it must say which is its own"));
         }
         return;
     };
-    if check::name(wanted).is_ok() && !pools.is_empty() && names().all(|name| name != wanted) {
-        let hint = nearest::hint(wanted, names());
-        let listed = || format!(", there is {}", names().collect::<Vec<_>>().join(", "));
+    if check::name(wanted).is_ok() && !known.is_empty() && !known.contains(wanted) {
+        let hint = nearest::hint(wanted, names.iter().copied());
+        let listed = || format!(", there is {}", names.join(", "));
         let hint = if hint.is_empty() { listed() } else { hint };
         at.notes().missing(at.place("pool"), format!("pool: there is no pool called `{wanted}`{hint}"));
     }
@@ -89,8 +91,19 @@ fn pool_of(listener: &Listener, at: &Table<'_>, pools: &[(Pool, Table<'_>)]) {
 fn addresses(global: Option<(&Global, &Table<'_>)>, listeners: &[Listening<'_>]) {
     let admin = global.and_then(|(global, at)| Some((global.admin.as_ref()?, at.place("admin"), at)));
     let bound = listeners.iter().flat_map(|((_, bind), at)| bind.iter().map(move |found| (&found.value, found.at, at)));
-    let mut seen: Vec<(&Listen, usize)> = Vec::new();
+    // There may be thousands of listeners: only those that can overlap are compared.
+    let mut seen: HashMap<Contested<'_>, Vec<(&Listen, usize)>> = HashMap::new();
     for (listen, here, at) in admin.into_iter().chain(bound) {
+        let contested = match &listen.0 {
+            Address::Inet(at) => Contested::Port(at.port()),
+            Address::Any(port) | Address::Name(_, port) => Contested::Port(*port),
+            Address::Unix(path) => Contested::Path(path),
+        };
+        if contested == Contested::Port(0) {
+            // The kernel picks a free port each time.
+            continue;
+        }
+        let seen = seen.entry(contested).or_default();
         if let Some((other, line)) = seen.iter().find(|(other, _)| check::overlap(other, listen)) {
             let line = at.notes().line(*line);
             let message = if *other == listen {
@@ -102,4 +115,11 @@ fn addresses(global: Option<(&Global, &Table<'_>)>, listeners: &[Listening<'_>])
         }
         seen.push((listen, here));
     }
+}
+
+/// What two listeners compete for.
+#[derive(PartialEq, Eq, Hash)]
+enum Contested<'a> {
+    Port(u16),
+    Path(&'a Path),
 }
