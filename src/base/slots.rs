@@ -1,20 +1,17 @@
 //! Slots with generations: a table whose keys go stale when the entry they named is gone.
 //!
-//! epoll may report an event for a connection that an earlier event of the same batch closed; by then its slot may
-//! belong to someone else. The generation in the key tells the two apart (nginx hides an instance bit in the pointer
-//! for the same reason). Slots never shrink; freed ones are reused, the most recently freed first, while it is warm.
+//! A key may be kept, in a queue or a list, for longer than its entry lives; by then the slot may belong to another. The
+//! generation in the key tells the two apart. Slots never shrink; freed ones are reused, the most recently freed first,
+//! while it is warm.
 
 /// Names one entry for as long as it lives. A key of a removed entry finds nothing, even once the slot is reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Index into the table.
     pub slot: u32,
-    /// How many tenants the slot had before, modulo 2^24: as many bits as a [`crate::worker::token::Token`] carries.
+    /// How many tenants the slot had before, modulo 2^32.
     pub generation: u32,
 }
-
-/// Generations are kept to 24 bits, so that a key fits into a token together with its kind and side.
-pub const GENERATION_MASK: u32 = 0x00ff_ffff;
 
 struct Slot<T> {
     generation: u32,
@@ -69,7 +66,7 @@ impl<T> Slots<T> {
             return None;
         }
         let value = slot.value.take()?;
-        slot.generation = (slot.generation + 1) & GENERATION_MASK;
+        slot.generation = slot.generation.wrapping_add(1);
         self.free.push(key.slot);
         Some(value)
     }
@@ -114,13 +111,13 @@ mod tests {
     }
 
     #[test]
-    fn generations_wrap_within_their_24_bits() {
+    fn generations_wrap() {
         let mut slots = Slots::default();
         let key = slots.insert_with(|_| ()).unwrap();
         slots.remove(key);
-        slots.slots[0].generation = GENERATION_MASK;
+        slots.slots[0].generation = u32::MAX;
         let last = slots.insert_with(|_| ()).unwrap();
-        assert_eq!(last.generation, GENERATION_MASK);
+        assert_eq!(last.generation, u32::MAX);
         slots.remove(last);
         assert_eq!(slots.insert_with(|_| ()).unwrap().generation, 0);
     }

@@ -6,7 +6,8 @@
 //!
 //! # Invariants
 //!
-//! * An event for a connection that has ended finds nothing: its key is stale.
+//! * An event reaches only the socket that it was announced for. One of a socket that is closed finds nothing, be its
+//!   connection over or connected to another backend by now.
 //! * After every step the connection's timer stands at or before its deadline. It is not moved when bytes push the
 //!   deadline back: it fires, finds that it is not time yet, and is set anew. So relaying sets no timers.
 //! * A connection is in the run queue at most once, and only while both ends of some way are ready.
@@ -20,7 +21,7 @@ mod waiting;
 pub use around::{Accepted, Event, Net, Observer};
 
 use super::queue::Queues;
-use super::token::Token;
+use super::token::{Serial, Serials, SocketId, Token};
 use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
@@ -43,6 +44,9 @@ struct Connection<S, P> {
     client: End<S>,
     /// Exists while a backend is dialled or relayed to.
     backend: Option<End<S>>,
+    /// Which sockets these two are: events of any other one do not concern this connection.
+    client_serial: Serial,
+    backend_serial: Option<Serial>,
     up: Flow<P>,
     down: Flow<P>,
     /// When the backend's socket is to be looked after by keepalive, until it is.
@@ -71,6 +75,7 @@ pub struct Driver<N: Net, O: Observer> {
     /// Who has its turn.
     served: Option<Key>,
     fired: Vec<u32>,
+    serials: Serials,
     shared: relay::Shared<N::Pipe>,
     random: fastrand::Rng,
     now: Tick,
@@ -89,6 +94,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             queues: Queues::default(),
             served: None,
             fired: Vec::new(),
+            serials: Serials::default(),
             shared,
             random: fastrand::Rng::with_seed(seed),
             now,
@@ -129,10 +135,13 @@ impl<N: Net, O: Observer> Driver<N, O> {
             session.expire_at(self.now + (lifetime - lifetime.mul_f64(self.random.f64() / 10.0)));
         }
         let ready = Ready { writable: true, gaps: unix, ..Ready::default() };
+        let serial = self.serials.give();
         let key = self.connections.insert_with(|_| Connection {
             session,
             client: End { socket, ready },
             backend: None,
+            client_serial: serial,
+            backend_serial: None,
             up: Flow::default(),
             down: Flow::default(),
             keep_alive_at: None,
@@ -144,7 +153,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
         });
         let Some(key) = key else { return };
         let Some(connection) = self.connections.get_mut(key) else { return };
-        match self.net.adopt(&connection.client.socket, Token::Connection(Side::Client, key)) {
+        let id = SocketId { side: Side::Client, slot: key.slot, serial };
+        match self.net.adopt(&connection.client.socket, Token::Socket(id)) {
             Ok(()) => {
                 let effect = connection.session.begin(self.now);
                 self.carry_out(key, effect);
@@ -157,23 +167,22 @@ impl<N: Net, O: Observer> Driver<N, O> {
         }
     }
 
-    /// Takes an event for a connection's socket.
-    pub fn event(&mut self, side: Side, key: Key, event: Event) {
+    /// Takes an event for a socket, if it is still there.
+    pub fn event(&mut self, socket: SocketId, event: Event) {
+        let Some(key) = self.connections.key_of(socket.slot) else { return };
         let Some(connection) = self.connections.get_mut(key) else { return };
+        let side = socket.side;
         let dialing = side == Side::Backend && connection.session.is_dialing();
-        let end = match side {
-            Side::Client => Some(&mut connection.client),
-            Side::Backend => connection.backend.as_mut(),
-        };
-        let Some(end) = end else { return };
+        let Some(end) = connection.end_of(socket) else { return };
         end.ready.readable |= event.readable;
         end.ready.writable |= event.writable;
         end.ready.gaps |= event.urgent;
         end.ready.finished |= event.finished;
         if dialing {
             if event.writable || event.error {
-                // A connect that failed is announced as an error (connect(2), EINPROGRESS); without one it has worked.
-                let failure = if event.error { self.net.outcome(&end.socket) } else { None };
+                // A connect that failed is announced as an error (connect(2), EINPROGRESS); without one it has worked. A
+                // hang-up has a cause too.
+                let failure = if event.error || event.finished { self.net.outcome(&end.socket) } else { None };
                 let outcome = failure.map_or(Ok(()), Err);
                 let input = self.dialed(key, outcome);
                 self.feed(key, input);
@@ -299,11 +308,11 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     Input::Admitted(connection.guest.gate().admit(client, self.now))
                 }
                 Effect::Pick => {
-                    connection.backend = None;
+                    connection.drop_backend();
                     Input::Picked(self.pick(key))
                 }
                 Effect::Queue => {
-                    connection.backend = None;
+                    connection.drop_backend();
                     if self.queue_up(key) {
                         return self.arm(key);
                     }
@@ -344,15 +353,18 @@ impl<N: Net, O: Observer> Driver<N, O> {
     /// Begins to connect; the outcome, if it is known at once.
     fn dial(&mut self, key: Key) -> Option<io::Result<()>> {
         let connection = self.connections.get_mut(key)?;
-        connection.backend = None;
+        connection.drop_backend();
         let Some(endpoint) = connection.session.endpoint() else {
             return Some(Err(io::ErrorKind::AddrNotAvailable.into()));
         };
         let soon = connection.up.holds() || self.net.has_bytes(&connection.client.socket);
-        match self.net.dial(endpoint, Token::Connection(Side::Backend, key), soon) {
+        let serial = self.serials.give();
+        let id = SocketId { side: Side::Backend, slot: key.slot, serial };
+        match self.net.dial(endpoint, Token::Socket(id), soon) {
             Ok((socket, done)) => {
                 let ready = Ready { writable: done, gaps: self.net.has_gaps(endpoint), ..Ready::default() };
                 connection.backend = Some(End { socket, ready });
+                connection.backend_serial = Some(serial);
                 done.then_some(Ok(()))
             }
             Err(error) => Some(Err(error)),
@@ -458,6 +470,19 @@ impl<S, P> Connection<S, P> {
             Side::Client => Some(&self.client),
             Side::Backend => self.backend.as_ref(),
         }
+    }
+
+    /// The end whose socket this is; `None` if it was another one's.
+    fn end_of(&mut self, socket: SocketId) -> Option<&mut End<S>> {
+        match socket.side {
+            Side::Client => Some(&mut self.client).filter(|_| self.client_serial == socket.serial),
+            Side::Backend => self.backend.as_mut().filter(|_| self.backend_serial == Some(socket.serial)),
+        }
+    }
+
+    /// Closes the socket of a dial.
+    fn drop_backend(&mut self) {
+        (self.backend, self.backend_serial) = (None, None);
     }
 
     fn flush(&mut self) {

@@ -199,7 +199,7 @@ impl Worker {
             for event in &events {
                 count += 1;
                 match Token::decode(event.token()) {
-                    Some(Token::Connection(side, key)) => self.driver.event(side, key, event.into()),
+                    Some(Token::Socket(socket)) => self.driver.event(socket, event.into()),
                     Some(Token::Listener(number)) => self.acceptor.ready(number),
                     Some(Token::Mail) => self.read_mail(),
                     None => {}

@@ -1,13 +1,20 @@
-//! What a poll event carries back: whose it is, and which tenant of the slot was meant.
+//! What a poll event carries back: which socket it is about.
 //!
 //! ```text
-//!  63      56 55             32 31              0
-//! ┌──────────┬─────────────────┬─────────────────┐
-//! │   kind   │   generation    │      slot       │
-//! └──────────┴─────────────────┴─────────────────┘
+//!  63    60 59                 32 31              0
+//! ┌────────┬─────────────────────┬─────────────────┐
+//! │  kind  │       serial        │      slot       │
+//! └────────┴─────────────────────┴─────────────────┘
 //! ```
+//!
+//! The slot finds the connection, and the serial says which of the sockets that the slot ever had is meant. Each socket gets
+//! a serial of its own when it is registered, so a redial within a connection and a new connection in the slot are told
+//! apart in the same way: an event of a socket that was replaced matches nothing.
+//!
+//! The kernel forgets a socket when it is closed. What may still name it are the events of the batch that was fetched before.
+//! A serial of 28 bits repeats after 268 million sockets; the work of one batch registers at most a few for each
+//! connection of the worker, and those are bounded by the process's descriptors.
 
-use crate::base::slots::Key;
 use crate::session::Side;
 
 /// Whose event it is.
@@ -17,36 +24,66 @@ pub enum Token {
     Mail,
     /// A listening socket, by its address.
     Listener(u32),
-    /// One side's socket of a connection.
-    Connection(Side, Key),
+    /// A connection's socket.
+    Socket(SocketId),
 }
+
+/// Names one socket of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketId {
+    /// Which of the connection's two sockets it is.
+    pub side: Side,
+    /// The connection's slot.
+    pub slot: u32,
+    /// Which socket of that slot.
+    pub serial: Serial,
+}
+
+/// The number of a socket among all that a worker has registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Serial(u32);
+
+/// Gives each socket of a worker its serial.
+#[derive(Debug, Default)]
+pub struct Serials(u32);
+
+const SERIAL_BITS: u32 = 28;
+const SERIAL_MASK: u32 = (1 << SERIAL_BITS) - 1;
 
 const MAIL: u64 = 0;
 const LISTENER: u64 = 1;
 const CLIENT: u64 = 2;
 const BACKEND: u64 = 3;
 
+impl Serials {
+    /// The next one.
+    pub fn give(&mut self) -> Serial {
+        self.0 = (self.0 + 1) & SERIAL_MASK;
+        Serial(self.0)
+    }
+}
+
 impl Token {
     /// As mio wants it. 64-bit only, as the whole of tcplb is.
     pub fn encode(self) -> mio::Token {
-        let (kind, generation, slot) = match self {
+        let (kind, serial, slot) = match self {
             Token::Mail => (MAIL, 0, 0),
             Token::Listener(number) => (LISTENER, 0, number),
-            Token::Connection(Side::Client, key) => (CLIENT, key.generation, key.slot),
-            Token::Connection(Side::Backend, key) => (BACKEND, key.generation, key.slot),
+            Token::Socket(SocketId { side: Side::Client, slot, serial }) => (CLIENT, serial.0, slot),
+            Token::Socket(SocketId { side: Side::Backend, slot, serial }) => (BACKEND, serial.0, slot),
         };
-        mio::Token(((kind << 56) | (u64::from(generation) << 32) | u64::from(slot)) as usize)
+        mio::Token(((kind << (32 + SERIAL_BITS)) | (u64::from(serial) << 32) | u64::from(slot)) as usize)
     }
 
     /// `None` for a number that `encode` never gives.
     pub fn decode(token: mio::Token) -> Option<Token> {
         let bits = token.0 as u64;
-        let key = Key { slot: bits as u32, generation: (bits >> 32) as u32 & crate::base::slots::GENERATION_MASK };
-        match bits >> 56 {
+        let (slot, serial) = (bits as u32, Serial((bits >> 32) as u32 & SERIAL_MASK));
+        match bits >> (32 + SERIAL_BITS) {
             MAIL => Some(Token::Mail),
-            LISTENER => Some(Token::Listener(key.slot)),
-            CLIENT => Some(Token::Connection(Side::Client, key)),
-            BACKEND => Some(Token::Connection(Side::Backend, key)),
+            LISTENER => Some(Token::Listener(slot)),
+            CLIENT => Some(Token::Socket(SocketId { side: Side::Client, slot, serial })),
+            BACKEND => Some(Token::Socket(SocketId { side: Side::Backend, slot, serial })),
             _ => None,
         }
     }
@@ -55,17 +92,15 @@ impl Token {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::slots::GENERATION_MASK;
 
     #[test]
     fn every_token_survives_the_round_trip() {
-        let numbers = [0, 1, 63, 1 << 23, GENERATION_MASK];
         let mut tokens = vec![Token::Mail];
         for slot in [0, 1, 77, u32::MAX] {
             tokens.push(Token::Listener(slot));
-            for generation in numbers {
+            for serial in [0, 1, 63, 1 << 27, SERIAL_MASK].map(Serial) {
                 for side in [Side::Client, Side::Backend] {
-                    tokens.push(Token::Connection(side, Key { slot, generation }));
+                    tokens.push(Token::Socket(SocketId { side, slot, serial }));
                 }
             }
         }
@@ -73,5 +108,12 @@ mod tests {
             assert_eq!(Token::decode(token.encode()), Some(token));
         }
         assert_eq!(Token::decode(mio::Token(usize::MAX)), None);
+    }
+
+    #[test]
+    fn serials_differ_and_stay_within_their_bits() {
+        let mut serials = Serials(SERIAL_MASK - 1);
+        let given = [serials.give(), serials.give(), serials.give()];
+        assert_eq!(given, [SERIAL_MASK, 0, 1].map(Serial));
     }
 }

@@ -18,6 +18,8 @@ pub struct Judge {
     pub failures: Rc<RefCell<u64>>,
     pub ended: Rc<RefCell<Vec<Ended>>>,
     pub stopped: Rc<RefCell<bool>>,
+    /// Connections of a backend are being reset.
+    pub dropping: Rc<RefCell<bool>>,
     /// How long a client waits for a backend.
     pub wait: Duration,
 }
@@ -26,6 +28,8 @@ pub struct Ended {
     pub close: CloseReason,
     pub conn: usize,
     pub held: bool,
+    /// Its backend was dropped.
+    pub dropped: bool,
     pub to_backend: u64,
     pub to_client: u64,
 }
@@ -101,6 +105,7 @@ impl Observer for Judge {
             }
             CloseReason::SourceRate => panic!("there is no rate"),
             CloseReason::Shutdown => assert!(*self.stopped.borrow()),
+            CloseReason::Forced if *self.dropping.borrow() => assert!(facts.connected),
             CloseReason::Forced => {
                 let age = world.now - facts.accepted;
                 assert!(age >= LIFETIME * 9 / 10 && facts.connected, "{age:?}");
@@ -114,8 +119,8 @@ impl Observer for Judge {
         let introduced = backend.is_none_or(|backend| backend.written >= facts.introduction.len() as u64);
         let held = backend
             .is_some_and(|backend| !introduced || to_backend < got(facts.client) || client.written < backend.read);
-        let close = record.close;
-        self.ended.borrow_mut().push(Ended { close, conn, held, to_backend, to_client });
+        let (close, dropped) = (record.close, *self.dropping.borrow());
+        self.ended.borrow_mut().push(Ended { close, conn, held, dropped, to_backend, to_client });
     }
 }
 
@@ -123,7 +128,7 @@ impl Observer for Judge {
 pub fn check_sockets(world: &World, ended: &Ended) {
     let in_order = match ended.close {
         CloseReason::ClientFin | CloseReason::BackendFin => true,
-        CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout | CloseReason::Forced => !ended.held,
+        CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout | CloseReason::Forced => !ended.held && !ended.dropped,
         _ => false,
     };
     let conn = &world.conns[ended.conn];

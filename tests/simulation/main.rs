@@ -26,9 +26,9 @@ use tcplb::config::model::{self, Model, ProxyVersion, SendProxy};
 use tcplb::pool::{self, AdminState, Admission, Backend, Guest, Plan, Resolved, Snapshot};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{self, CloseReason};
-use tcplb::worker::driver::{Accepted, Driver};
+use tcplb::worker::driver::{Accepted, Driver, Event};
 use tcplb::worker::token::Token;
-use world::{Answer, Shared, SimNet, World};
+use world::{Answer, Shared, SimNet, World, events_of_every_kind};
 
 const IDLE: Duration = Duration::from_secs(60);
 const HALF_CLOSE: Duration = Duration::from_secs(10);
@@ -46,6 +46,7 @@ struct Simulation {
     ended: Rc<RefCell<Vec<Ended>>>,
     failures: Rc<RefCell<u64>>,
     stopped: Rc<RefCell<bool>>,
+    dropping: Rc<RefCell<bool>>,
     checked: usize,
 }
 
@@ -56,7 +57,7 @@ impl Simulation {
         let world = Rc::new(RefCell::new(World::new(seed, answers)));
         let ended = Rc::new(RefCell::new(Vec::new()));
         let failures = Rc::new(RefCell::new(0));
-        let stopped = Rc::new(RefCell::new(false));
+        let (stopped, dropping) = (Rc::new(RefCell::new(false)), Rc::new(RefCell::new(false)));
         let wait = match model.pools[0].no_backend {
             model::NoBackend::Wait(time) => time,
             model::NoBackend::Reset => Duration::ZERO,
@@ -67,13 +68,15 @@ impl Simulation {
             failures: failures.clone(),
             ended: ended.clone(),
             stopped: stopped.clone(),
+            dropping: dropping.clone(),
             wait,
         };
         // Few pipes, so that some ways have to do without.
         let relay = relay::Shared::new(engine, 2);
         let driver = Driver::new(SimNet(world.clone()), judge, relay, seed, Tick(0));
         let admission = Admission::new(100);
-        Simulation { driver, world, snapshot, model, resolved, admission, ended, failures, stopped, checked: 0 }
+        let checked = 0;
+        Simulation { driver, world, snapshot, model, resolved, admission, ended, failures, stopped, dropping, checked }
     }
 
     fn connect(&mut self) {
@@ -101,13 +104,33 @@ impl Simulation {
                 continue;
             }
             let announcement = self.world.borrow_mut().announcement(id);
-            if let Some((Token::Connection(side, key), event)) = announcement {
-                self.driver.event(side, key, event);
+            if let Some((token, event)) = announcement {
+                self.deliver(token, event);
+                self.deliver_stale();
             }
         }
         self.driver.run();
+        self.deliver_stale();
         self.driver.expire();
+        self.deliver_stale();
         self.check_endings();
+    }
+
+    fn deliver(&mut self, token: Token, event: Event) {
+        if let Token::Socket(socket) = token {
+            self.driver.event(socket, event);
+        }
+    }
+
+    /// What a batch of events may still hold of sockets that were closed since it was fetched, of every kind. Their
+    /// connections, and the slots of those that have ended, may have other sockets by now.
+    fn deliver_stale(&mut self) {
+        let closed = std::mem::take(&mut self.world.borrow_mut().closed_tokens);
+        for token in closed {
+            for event in events_of_every_kind() {
+                self.deliver(token, event);
+            }
+        }
     }
 
     fn check_endings(&mut self) {
@@ -141,6 +164,17 @@ impl Simulation {
         self.driver.adopt(&self.snapshot);
     }
 
+    /// A backend is taken out with force, or goes down where its connections are reset then.
+    fn drop_backend(&mut self) {
+        let members = &self.snapshot.pools[0].members;
+        let id = members[self.random(members.len() as u32) as usize].backend.id;
+        *self.dropping.borrow_mut() = true;
+        self.driver.reset(&[id], CloseReason::Forced);
+        *self.dropping.borrow_mut() = false;
+        self.deliver_stale();
+        self.check_endings();
+    }
+
     fn random(&self, below: u32) -> u32 {
         self.world.borrow_mut().random.u32(..below)
     }
@@ -160,7 +194,8 @@ impl Simulation {
                     let id = if ids.is_empty() { None } else { Some(ids[self.random(ids.len() as u32) as usize]) };
                     id.into_iter().for_each(|id| self.world.borrow_mut().peer_acts(id));
                 }
-                60..95 => self.poll(false),
+                60..94 => self.poll(false),
+                94 => self.drop_backend(),
                 95 => self.change(),
                 96..99 => {
                     let time = [1, 40, 900, 6_000, 11_000][self.random(5) as usize];

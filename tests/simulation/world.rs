@@ -14,14 +14,13 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
-use tcplb::base::slots::Key;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::config::model::ProxyVersion;
 use tcplb::proto::proxy::Header;
 use tcplb::relay::Io;
 use tcplb::session::{Side, Way};
 use tcplb::worker::driver::{Event, Net};
-use tcplb::worker::token::Token;
+use tcplb::worker::token::{SocketId, Token};
 
 /// How a backend's address answers a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,13 +110,28 @@ pub struct World {
     pub redials: bool,
     /// What addresses answer, by endpoint.
     answers: HashMap<Endpoint, (Answer, Option<ProxyVersion>)>,
-    by_key: HashMap<Key, usize>,
+    by_slot: HashMap<u32, usize>,
     next_conn: usize,
     /// Bytes in each pipe there ever was; `None` once it is closed.
     pub pipes: Vec<Option<u64>>,
+    /// Of sockets that were closed since the last look.
+    pub closed_tokens: Vec<Token>,
 }
 
 pub type Shared = Rc<RefCell<World>>;
+
+/// One event of each kind, and one of all kinds at once.
+pub fn events_of_every_kind() -> [Event; 6] {
+    let none = Event::default();
+    [
+        Event { readable: true, ..none },
+        Event { writable: true, ..none },
+        Event { urgent: true, ..none },
+        Event { readable: true, finished: true, ..none },
+        Event { error: true, ..none },
+        Event { readable: true, writable: true, urgent: true, finished: true, error: true },
+    ]
+}
 
 /// The byte at a position of a stream.
 fn byte(way: Way, position: u64) -> u8 {
@@ -163,9 +177,10 @@ impl World {
             lively: true,
             redials: false,
             answers,
-            by_key: HashMap::new(),
+            by_slot: HashMap::new(),
             next_conn: 0,
             pipes: Vec::new(),
+            closed_tokens: Vec::new(),
         }
     }
 
@@ -501,6 +516,7 @@ impl World {
         let sock = &mut self.socks[id];
         assert!(sock.open, "closed twice");
         sock.open = false;
+        self.closed_tokens.extend(sock.token);
     }
 }
 
@@ -542,9 +558,9 @@ impl Io for SimNet {
 impl Net for SimNet {
     fn adopt(&mut self, socket: &SimSocket, token: Token) -> io::Result<()> {
         let mut world = self.0.borrow_mut();
-        let Token::Connection(Side::Client, key) = token else { panic!("{token:?} for a client") };
+        let Token::Socket(SocketId { side: Side::Client, slot, .. }) = token else { panic!("{token:?} for a client") };
         let conn = world.next_conn;
-        world.by_key.insert(key, conn);
+        world.by_slot.insert(slot, conn);
         let sock = &mut world.socks[socket.id];
         (sock.token, sock.announced) = (Some(token), true);
         Ok(())
@@ -552,8 +568,10 @@ impl Net for SimNet {
 
     fn dial(&mut self, to: &Endpoint, token: Token, _: bool) -> io::Result<(SimSocket, bool)> {
         let mut world = self.0.borrow_mut();
-        let Token::Connection(Side::Backend, key) = token else { panic!("{token:?} for a backend") };
-        let conn = world.by_key[&key];
+        let Token::Socket(SocketId { side: Side::Backend, slot, .. }) = token else {
+            panic!("{token:?} for a backend")
+        };
+        let conn = world.by_slot[&slot];
         if let Some(old) = world.conns[conn].backend {
             assert!(!world.socks[old].open, "dials again before the last attempt is closed");
         }
