@@ -8,6 +8,7 @@ use crate::base::Endpoint;
 use crate::config::model::{LogTo, Model};
 use crate::confine::Plan;
 use crate::control::{self, Control, Crew, NewSockets, Parts, Truth};
+use crate::logger;
 use crate::net::Keepalive;
 use crate::net::listen::{self, Listening};
 use crate::pool::{Admission, BackendId, Published, Snapshot};
@@ -96,6 +97,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
         control::remove_files(&sockets);
         StartError(why)
     };
+    let spawn_error = |error: io::Error| StartError(format!("can't start a thread: {error}"));
     // A link is for whoever we are now: it may be another's, who could have root write what it points to.
     let follow = plan.as_ref().is_none_or(|plan| !plan.changes_user());
     let open = |to: &LogTo| Target::open(to, follow);
@@ -105,9 +107,9 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
         // Threads take over what they start with: there is none yet.
         plan.carry_out(&own, log.as_ref().and_then(Target::file)).map_err(give_up)?;
     }
+    logger::start().map_err(spawn_error)?;
 
     let max_connections = model.global.max_connections.unwrap_or_else(|| connections_for(descriptors));
-    let spawn_error = |error: io::Error| StartError(format!("can't start a thread: {error}"));
     let mut prepared = Vec::new();
     let mut peers = Vec::new();
     for _ in 0..workers {

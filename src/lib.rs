@@ -18,6 +18,7 @@
 //! | [`confine`] | what the process gives up once everything is bound: user, capabilities, Landlock    |
 //! | [`net`]     | sockets and pipes; the one place that is Linux-only                               |
 //! | [`systemd`] | what the service manager is told, and the sockets it handed over                    |
+//! | [`logger`]  | the log on stderr: formatter, bounded queue, thread                                   |
 //! | [`mailbox`] | a channel and the waker of its reader, tied together                              |
 //! | [`pool`]    | what threads share: backends, leases, the immutable snapshot, health bits         |
 //! | [`probe`]   | one health probe: where it goes, what it says, what answer passes                 |
@@ -41,6 +42,7 @@ pub mod cli;
 pub mod config;
 pub mod confine;
 pub mod control;
+pub mod logger;
 pub mod mailbox;
 pub mod net;
 pub mod policy;

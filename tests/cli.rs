@@ -200,9 +200,9 @@ fn start_up_says_where_it_listens_and_signals_do_what_they_should() {
     let mut balancer = Process::start(&arguments);
     let (first, second) = (balancer.after("listening on "), balancer.after("listening on "));
     assert!(!first.ends_with(":0") && first != second, "{first} {second}");
-    assert_eq!(balancer.line("pool "), "pool default: round-robin over 1 backend, tcp health every 5s");
+    assert_eq!(balancer.after(" INFO pool "), "default: round-robin over 1 backend, tcp health every 5s");
     let spec = spec.split(',').next().unwrap();
-    assert_eq!(balancer.line("backend "), format!("backend web1 {spec} weight 1"));
+    assert_eq!(balancer.after(" INFO backend "), format!("web1 {spec} weight 1"));
     assert!(ask(&first).unwrap().ends_with("\r\n\r\nweb1\n"));
     assert!(ask(&second).unwrap().ends_with("\r\n\r\nweb1\n"));
 
@@ -239,8 +239,8 @@ fn a_config_file_is_checked_and_run() {
     assert_eq!(stdout(&["check", path]), format!("{path}: ok, 1 listener, 1 pool, 1 backend\n"));
     let mut balancer = Process::start(&["--log-level", "warn", "--config", path]);
     let (first, second) = (balancer.after("listening on "), balancer.after("listening on "));
-    assert_eq!(balancer.line("pool "), "pool web: round-robin over 1 backend, health off");
-    assert_eq!(balancer.line("backend "), format!("backend one {address} weight 7"));
+    assert_eq!(balancer.after(" INFO pool "), "web: round-robin over 1 backend, health off");
+    assert_eq!(balancer.after(" INFO backend "), format!("one {address} weight 7"));
     for address in [first, second] {
         assert!(ask(&address).unwrap().ends_with("\r\n\r\nweb1\n"));
     }

@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["access_log"],
     &["relay"],
     &["session", "systemd"],
-    &["net", "mailbox", "confine"],
+    &["net", "mailbox", "confine", "logger"],
     &["pool"],
     &["probe"],
     &["config"],

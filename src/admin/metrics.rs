@@ -5,6 +5,7 @@
 
 use super::process::Process;
 use super::status;
+use crate::logger;
 use crate::policy::health::{Class, ConnectFailure};
 use crate::pool::histogram::Reading;
 use crate::pool::{Member, Pool, Published, Refusal, Snapshot};
@@ -34,6 +35,9 @@ pub fn text(published: &Published) -> String {
     text.sample("tcplb_config_generation", &[], snapshot.generation);
     text.family("tcplb_access_log_lost_total", "counter", "Lines of the access log that were not written.");
     text.sample("tcplb_access_log_lost_total", &[], published.log().lost());
+    let what = "Lines of the log on stderr that were not written.";
+    text.family("tcplb_log_lines_lost_total", "counter", what);
+    text.sample("tcplb_log_lines_lost_total", &[], logger::lines_lost());
     process(&mut text, &Process::read());
     text.0
 }

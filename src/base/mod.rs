@@ -8,6 +8,7 @@ pub mod duration;
 pub mod nearest;
 pub mod seldom;
 pub mod slots;
+pub mod text;
 pub mod tick;
 pub mod wheel;
 

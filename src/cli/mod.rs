@@ -11,7 +11,7 @@
 //! | [`backend`]     | `tcplb backend`, the test server                                         |
 //! | `demo`          | `tcplb demo`, the tour                                                   |
 //! | `remote`        | `tcplb status`, `backends`, `reload`: clients of the admin API           |
-//! | `logger`, `signals`, `terminal` | the process's own log, its signals, its output           |
+//! | `signals`, `terminal` | the process's signals, its output                                  |
 //!
 //! Everything a user is told before the balancer runs is written here; what it says while it runs goes through the log.
 
@@ -21,7 +21,6 @@ mod backend_spec;
 mod config_file;
 mod demo;
 mod flags;
-mod logger;
 mod remote;
 mod serve;
 mod signals;
@@ -29,20 +28,31 @@ mod terminal;
 mod values;
 
 use crate::app::Loader;
+use crate::logger;
 use args::{Arguments, Command};
 use clap::Parser;
 use log::LevelFilter;
 use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Could not start or run: a port is taken, a permission is missing.
 const COULD_NOT_RUN: u8 = 1;
 /// The command line or the configuration file is wrong.
 const WRONG_USAGE: u8 = 2;
 
+/// How long the end of the process waits for a stderr that is slow or that has no reader.
+const FLUSH: Duration = Duration::from_secs(1);
+
 /// The program: from the process's arguments to its exit code.
 pub fn run() -> ExitCode {
+    let code = obey();
+    logger::flush(FLUSH);
+    code
+}
+
+fn obey() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -62,8 +72,8 @@ pub fn run() -> ExitCode {
         Some(Command::Backends(backends)) => remote::backends(&backends),
         Some(Command::Reload(reload)) => remote::reload(&reload),
         Some(Command::Demo(demo)) => {
-            // The demo tells its own story; the log would tell it twice.
-            logger::init(LevelFilter::Error);
+            // The demo's output has what the log would repeat.
+            logger::init_queued(LevelFilter::Error);
             done(demo::run(&demo.listen, demo.once))
         }
     }
@@ -76,7 +86,7 @@ fn balance(flags: &args::Balance) -> ExitCode {
     };
     match asked {
         Ok(asked) => {
-            logger::init(asked.log_level);
+            logger::init_queued(asked.log_level);
             let file = flags.config.clone().map(|path| {
                 let file = path.clone();
                 let load = move || config_file::load(&file, cores()).map_err(|flags::Mistakes(mistakes)| mistakes);

@@ -1,12 +1,12 @@
 //! The balancer in the foreground: start it, say what it does, pass signals on, wait for the end.
 
 use super::signals::{self, Signal, Signals};
-use super::terminal;
 use crate::access_log::Reopener;
 use crate::app::{self, Loader, Remote};
 use crate::base::{Endpoint, duration};
 use crate::config::model::{self, HealthKind, Model};
 use crate::confine::Plan;
+use crate::logger;
 use crate::systemd;
 use std::fmt::{self, Write};
 use std::path::PathBuf;
@@ -24,16 +24,16 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> 
     for endpoint in crate::net::listen::unclaimed() {
         log::warn!("the service manager opened {endpoint}, but nothing is configured to listen there");
     }
-    // Before the first line is printed: whoever waits for it may send a signal the moment it appears.
+    // Before the first line is printed: a script that waits for it may send a signal the moment it appears.
     let signals = signals::receiver().map_err(|error| format!("can't listen to signals: {error}"))?;
     for listener in running.listeners() {
-        terminal::tell(format_args!("listening on {}", listener.endpoint));
+        log::info!(target: logger::ALWAYS, "listening on {}", listener.endpoint);
     }
     for line in introduction {
-        terminal::tell(line);
+        log::info!(target: logger::ALWAYS, "{line}");
     }
     for endpoint in running.admin() {
-        terminal::tell(format_args!("admin on {}", Reached(endpoint)));
+        log::info!(target: logger::ALWAYS, "admin on {}", Reached(endpoint));
     }
     systemd::ready("running");
     let (remote, log) = (running.remote(), running.log_file());
@@ -79,7 +79,7 @@ fn obey(signals: Signals, remote: &Remote, log: Option<&Reopener>) {
     }
 }
 
-/// What start-up prints after the addresses: a line for each pool, and one for each of its backends.
+/// What the start logs after the addresses: a line for each pool, and one for each of its backends.
 fn introduction(model: &Model) -> Vec<String> {
     let mut lines = Vec::new();
     for pool in &model.pools {
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn start_up_tells_the_pool_and_each_backend() {
+    fn the_start_logs_the_pool_and_each_backend() {
         assert_eq!(
             lines("tcplb -l :80 -b 127.0.0.1:8081,name=web1 -b 127.0.0.1:8082,weight=5,max-connections=9,backup"),
             [

@@ -1,11 +1,12 @@
-//! Lines for people. `eprintln!` and `println!` panic when nobody reads any more (`tcplb demo | head`); these do not.
+//! Lines for people. `eprintln!` and `println!` panic when the reader is gone (`tcplb demo | head`); these do not.
 
+use crate::logger;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
-/// Writes a line to stderr, as it is: start-up and errors. If nobody reads it, nobody misses it.
+/// Writes a line to stderr as it is, in its turn among the log's: an error, a hint.
 pub fn tell(line: impl Display) {
-    let _ = writeln!(io::stderr(), "{line}");
+    logger::plain(line);
 }
 
 /// Writes a line to stdout. An error says that nobody reads any more.

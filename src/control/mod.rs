@@ -36,6 +36,7 @@ pub use remote::{Refused, ReloadError, Remote};
 pub use truth::{NewSockets, Truth, remove_files};
 
 use crate::config::model::{Model, OnRemove};
+use crate::logger;
 use crate::mailbox::Mailbox;
 use crate::pool::{BackendId, ListenerTotals, Note, Published, Refusal, Snapshot, clock};
 use crate::systemd;
@@ -277,7 +278,7 @@ impl<C: Crew> Desk<C> {
         }
         for NewSockets { address, listener, .. } in &opened {
             let endpoints = listener.addresses.iter().filter(|other| other.id == *address);
-            endpoints.for_each(|address| log::info!("listening on {}", address.endpoint));
+            endpoints.for_each(|address| log::info!(target: logger::ALWAYS, "listening on {}", address.endpoint));
         }
         // New clients find nobody at the old addresses from here on; workers take in those who wait there already.
         remove_files(&closing);

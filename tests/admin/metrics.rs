@@ -115,7 +115,7 @@ impl Parsed {
     }
 }
 
-const FAMILIES: [&str; 18] = [
+const FAMILIES: [&str; 19] = [
     "tcplb_build_info",
     "tcplb_connections_accepted_total",
     "tcplb_connections_active",
@@ -134,6 +134,7 @@ const FAMILIES: [&str; 18] = [
     "tcplb_config_reloads_total",
     "tcplb_config_generation",
     "tcplb_access_log_lost_total",
+    "tcplb_log_lines_lost_total",
 ];
 
 #[test]

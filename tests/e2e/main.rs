@@ -17,6 +17,7 @@ mod exhaustion;
 mod failover;
 mod harness;
 mod health;
+mod log;
 mod privileges;
 mod probes;
 mod real;

@@ -11,9 +11,9 @@ mod echo;
 mod http;
 
 use super::signals::{self, Signal};
-use super::terminal;
 use crate::base::{Endpoint, Listen};
 use crate::config::model::defaults::DEAD_PEER_TIMEOUT;
+use crate::logger;
 use crate::net::{Keepalive, listen};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
@@ -95,7 +95,7 @@ pub fn run(options: Options) -> Result<(), String> {
     let server = Server::start(options).map_err(|error| format!("can't listen on {listen}: {error}"))?;
     let signals = signals::receiver().map_err(|error| format!("can't listen to signals: {error}"))?;
     for address in &server.addresses {
-        terminal::tell(format_args!("listening on {address}"));
+        log::info!(target: logger::ALWAYS, "listening on {address}");
     }
     for signal in signals {
         match signal {

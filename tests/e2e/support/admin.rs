@@ -22,8 +22,14 @@ impl Admin {
 
     /// What it answers: the status line and the rest.
     pub fn get(self, path: &str) -> (String, String) {
+        self.call("GET", path, "")
+    }
+
+    /// The same for a call with a body.
+    pub fn call(self, method: &str, path: &str, body: &str) -> (String, String) {
         let conn = self.connect();
-        conn.say(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n"));
+        let length = body.len();
+        conn.say(format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n{body}"));
         let answer = String::from_utf8(conn.hear_all()).expect("text");
         let (status, rest) = answer.split_once("\r\n").unwrap_or((&answer, ""));
         (status.to_owned(), rest.to_owned())

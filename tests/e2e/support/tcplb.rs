@@ -76,7 +76,7 @@ impl Tcplb {
     }
 
     /// The one place that knows how tests start tcplb.
-    fn command(&self) -> Command {
+    pub fn command(&self) -> Command {
         let mut words = self.wrapper.clone();
         words.push(env!("CARGO_BIN_EXE_tcplb").to_owned());
         let (program, rest) = words.split_first().expect("tcplb itself, at least");

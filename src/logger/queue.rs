@@ -1,0 +1,252 @@
+//! The lines that wait to be written: bounded, and counted when they find no room.
+
+use super::stderr;
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Bytes that may wait: the start of some 50 000 backends, a line for each.
+const BYTES: usize = 4 << 20;
+
+/// Lines that may wait. Each costs some bytes of its own.
+const LINES: usize = 64 << 10;
+
+/// Bytes written at once, unless one line is longer.
+const BATCH: usize = 64 << 10;
+
+/// Lines whose place is kept when the queue is empty.
+const KEPT: usize = 256;
+
+/// See the module.
+pub struct Queue {
+    held: Mutex<Held>,
+    /// There is a line.
+    more: Condvar,
+    /// There is none, and none is being written.
+    written: Condvar,
+    /// Lines that were dropped since the start.
+    lost: AtomicU64,
+    bytes_max: usize,
+    lines_max: usize,
+}
+
+struct Held {
+    lines: VecDeque<Box<[u8]>>,
+    bytes: usize,
+    /// Lines that were dropped since the log last reported it.
+    unreported: u64,
+    /// The thread has taken lines and not written them.
+    is_writing: bool,
+}
+
+impl Queue {
+    /// An empty one.
+    pub const fn new() -> Queue {
+        Queue::bounded(BYTES, LINES)
+    }
+
+    const fn bounded(bytes_max: usize, lines_max: usize) -> Queue {
+        let held = Held { lines: VecDeque::new(), bytes: 0, unreported: 0, is_writing: false };
+        Queue {
+            held: Mutex::new(held),
+            more: Condvar::new(),
+            written: Condvar::new(),
+            lost: AtomicU64::new(0),
+            bytes_max,
+            lines_max,
+        }
+    }
+
+    /// Lines that were dropped since the start.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// Adds a line, or drops and counts it. Without room, the thread that writes may still report what was lost: that is one
+    /// line a batch.
+    pub fn push(&self, line: &[u8], is_writer: impl FnOnce() -> bool) {
+        let mut held = self.held.lock();
+        let fits = held.lines.len() < self.lines_max && held.bytes + line.len() <= self.bytes_max;
+        if fits || is_writer() {
+            held.bytes += line.len();
+            held.lines.push_back(line.into());
+            self.more.notify_one();
+        } else {
+            self.lose(&mut held, 1);
+        }
+    }
+
+    /// Writes lines as they come, on the thread that calls it, and reports how many were lost.
+    pub fn write_for_ever(&self, report_lost: impl Fn(u64)) {
+        loop {
+            self.write_batch(stderr::write_all, &report_lost);
+        }
+    }
+
+    /// Waits for lines and writes some of them.
+    fn write_batch<E>(&self, write: impl FnOnce(&[u8]) -> Result<(), E>, report_lost: impl Fn(u64)) {
+        let (batch, count) = self.take();
+        let outcome = write(&batch);
+        let mut held = self.held.lock();
+        let lost = match outcome {
+            Ok(()) => std::mem::take(&mut held.unreported),
+            // A report would fail, too. The next line that is written brings it.
+            Err(_) => {
+                self.lose(&mut held, count);
+                0
+            }
+        };
+        drop(held);
+        if lost > 0 {
+            report_lost(lost);
+        }
+        let mut held = self.held.lock();
+        held.is_writing = false;
+        if held.lines.is_empty() {
+            held.lines.shrink_to(KEPT);
+            self.written.notify_all();
+        }
+    }
+
+    /// The next lines as they are to be written, and how many. Waits until there is one.
+    fn take(&self) -> (Vec<u8>, u64) {
+        let mut held = self.held.lock();
+        self.more.wait_while(&mut held, |held| held.lines.is_empty());
+        let (mut batch, mut count) = (Vec::new(), 0);
+        while let Some(line) = held.lines.front().filter(|line| count == 0 || batch.len() + line.len() <= BATCH) {
+            batch.extend_from_slice(line);
+            held.bytes -= line.len();
+            held.lines.pop_front();
+            count += 1;
+        }
+        held.is_writing = true;
+        (batch, count)
+    }
+
+    /// Waits for the thread that writes; true if nothing is left.
+    pub fn wait_until_written(&self, deadline: Instant) -> bool {
+        let mut held = self.held.lock();
+        let is_busy = |held: &mut Held| held.is_writing || !held.lines.is_empty();
+        !self.written.wait_while_until(&mut held, is_busy, deadline).timed_out()
+    }
+
+    /// Writes what stderr takes until then, where there is no thread that does; true if nothing is left.
+    pub fn write_until(&self, deadline: Instant) -> bool {
+        self.write_some(|line| stderr::write_until(line, deadline))
+    }
+
+    /// `write` gives how much of a line it wrote.
+    fn write_some<E>(&self, mut write: impl FnMut(&[u8]) -> Result<usize, E>) -> bool {
+        let mut held = self.held.lock();
+        while let Some(line) = held.lines.pop_front() {
+            held.bytes -= line.len();
+            match write(&line) {
+                Ok(count) if count >= line.len() => {}
+                Ok(count) => {
+                    let rest: Box<[u8]> = line.get(count..).unwrap_or_default().into();
+                    held.bytes += rest.len();
+                    held.lines.push_front(rest);
+                    return false;
+                }
+                Err(_) => self.lose(&mut held, 1),
+            }
+        }
+        true
+    }
+
+    fn lose(&self, held: &mut Held, lines: u64) {
+        held.unreported += lines;
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::RefCell;
+    use std::thread;
+    use std::time::Duration;
+
+    fn push(queue: &Queue, line: &str) {
+        queue.push(line.as_bytes(), || false);
+    }
+
+    #[test]
+    fn without_room_lines_are_dropped_and_counted_and_with_room_the_count_is_reported() {
+        let queue = Queue::bounded(10, 3);
+        ["a\n", "b\n", "c\n", "d\n", "e\n"].iter().for_each(|line| push(&queue, line));
+        assert_eq!(queue.lost(), 2, "three lines are the most");
+        let (out, reports) = (RefCell::new(String::new()), RefCell::new(Vec::new()));
+        let write = |bytes: &[u8]| -> Result<(), ()> {
+            out.borrow_mut().push_str(str::from_utf8(bytes).unwrap());
+            Ok(())
+        };
+        let report = |lines| {
+            reports.borrow_mut().push(lines);
+            queue.push(b"lost\n", || true);
+        };
+        queue.write_batch(write, report);
+        assert_eq!((out.borrow().as_str(), reports.borrow().as_slice()), ("a\nb\nc\n", &[2][..]));
+        push(&queue, "0123456789\n");
+        assert_eq!(queue.lost(), 3, "with `lost`, ten bytes are too many");
+        queue.write_batch(write, report);
+        queue.write_batch(write, report);
+        assert_eq!((out.borrow().as_str(), reports.borrow().as_slice()), ("a\nb\nc\nlost\nlost\n", &[2, 1][..]));
+        assert!(queue.wait_until_written(Instant::now()));
+    }
+
+    #[test]
+    fn the_report_finds_room_where_nothing_else_does() {
+        let queue = Queue::bounded(4, 1);
+        push(&queue, "a\n");
+        push(&queue, "b\n");
+        queue.push(b"lost\n", || true);
+        let (batch, count) = queue.take();
+        assert_eq!((batch.as_slice(), count), (&b"a\nlost\n"[..], 2));
+    }
+
+    #[test]
+    fn what_fails_is_lost_and_reported_by_the_next_line_that_is_written() {
+        let queue = Queue::bounded(100, 10);
+        push(&queue, "a\n");
+        push(&queue, "b\n");
+        queue.write_batch(|_| Err(()), |_| panic!("a report would fail as well"));
+        assert_eq!(queue.lost(), 2);
+        push(&queue, "c\n");
+        let reported = RefCell::new(0);
+        queue.write_batch(|_| Ok::<_, ()>(()), |lines| *reported.borrow_mut() = lines);
+        assert_eq!(*reported.borrow(), 2);
+    }
+
+    #[test]
+    fn a_flush_waits_for_what_is_being_written_and_not_for_ever() {
+        let queue = Queue::bounded(100, 10);
+        assert!(queue.wait_until_written(Instant::now()), "nothing to write");
+        push(&queue, "a\n");
+        assert!(!queue.wait_until_written(Instant::now() + Duration::from_millis(10)));
+        thread::scope(|scope| {
+            let (begin, begun) = crossbeam_channel::bounded(0);
+            let write = move |_: &[u8]| begun.recv();
+            scope.spawn(|| queue.write_batch(write, |_| {}));
+            assert!(!queue.wait_until_written(Instant::now() + Duration::from_millis(10)), "it is not written");
+            begin.send(()).unwrap();
+            assert!(queue.wait_until_written(Instant::now() + Duration::from_secs(20)));
+        });
+    }
+
+    #[test]
+    fn without_a_thread_a_line_is_written_as_far_as_it_goes_and_goes_on_there() {
+        let queue = Queue::bounded(100, 10);
+        push(&queue, "abc\n");
+        push(&queue, "d\n");
+        assert!(!queue.write_some(|_| Ok::<_, ()>(2)));
+        let mut rest = Vec::new();
+        assert!(queue.write_some(|line| {
+            rest.extend_from_slice(line);
+            Ok::<_, ()>(line.len())
+        }));
+        assert_eq!(rest, b"c\nd\n");
+        assert_eq!(queue.held.lock().bytes, 0);
+    }
+}
