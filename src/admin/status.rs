@@ -99,11 +99,6 @@ pub fn is_up(pool: &Pool, member: &Member) -> bool {
 /// Would a new client find a backend in any pool? Where health is `off` nothing is known to be down, and `try-all` means
 /// that nothing is believed to be.
 pub fn is_ready(published: &Published) -> bool {
-    let usable = |pool: &Pool, member: &Member| {
-        let settings = &pool.settings;
-        let tried = settings.health.kind == model::HealthKind::Off || settings.all_down == model::AllDown::TryAll;
-        member.state == AdminState::Enabled && member.weight > 0 && (tried || pool.up.get(member.slot))
-    };
     let snapshot = published.snapshot();
-    !published.is_draining() && snapshot.pools.iter().any(|pool| pool.members.iter().any(|member| usable(pool, member)))
+    !published.is_draining() && snapshot.pools.iter().any(|pool| pool.has_usable())
 }

@@ -1,5 +1,6 @@
 //! A fixed-size set of indexes that one thread writes and many read, 64 to a word.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How many bits a word holds.
@@ -8,7 +9,7 @@ pub const WORD: usize = 64;
 /// The set. Every operation is one relaxed atomic access: a reader may see a change a moment late, never torn.
 #[derive(Debug, Default)]
 pub struct AtomicBits {
-    words: Box<[AtomicU64]>,
+    words: Box<[Arc<AtomicU64>]>,
 }
 
 impl AtomicBits {
@@ -16,8 +17,15 @@ impl AtomicBits {
     pub fn new(len: usize, value: bool) -> AtomicBits {
         let words = (0..len.div_ceil(WORD)).map(|word| {
             let used = (len - word * WORD).min(WORD);
-            AtomicU64::new(if value { u64::MAX >> (WORD - used) } else { 0 })
+            Arc::new(AtomicU64::new(if value { u64::MAX >> (WORD - used) } else { 0 }))
         });
+        AtomicBits { words: words.collect() }
+    }
+
+    /// A set with room for indexes `0..len` that shares its words with this one: what is written to either is read in both,
+    /// as far as both reach. What this one has no room for is clear.
+    pub fn resized(&self, len: usize) -> AtomicBits {
+        let words = (0..len.div_ceil(WORD)).map(|word| self.words.get(word).cloned().unwrap_or_default());
         AtomicBits { words: words.collect() }
     }
 
@@ -59,6 +67,19 @@ mod tests {
             assert_eq!(bits.count(), len);
             assert_eq!((0..len + 200).filter(|&index| bits.get(index)).count(), len);
         }
+    }
+
+    #[test]
+    fn a_resized_set_shares_its_words() {
+        let small = AtomicBits::new(70, false);
+        let large = small.resized(200);
+        small.set(3, true);
+        large.set(69, true);
+        large.set(150, true);
+        assert_eq!((small.get(69), large.get(3), large.count(), small.count()), (true, true, 3, 2));
+        let one = large.resized(1);
+        large.set(3, false);
+        assert_eq!((one.get(3), one.get(69), one.count(), large.count()), (false, false, 0, 2));
     }
 
     #[test]

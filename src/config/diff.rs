@@ -358,7 +358,7 @@ fn of_pool(pool: &Pool) -> Vec<Shown> {
         health,
         backends: _,
     } = pool;
-    let model::Health { kind, port, interval, timeout, rise, fall } = health;
+    let model::Health { kind, initial, port, interval, timeout, rise, fall } = health;
     let (kind, path, host, expect) = match kind {
         HealthKind::Tcp => ("tcp", None, None, None),
         HealthKind::Http { path, host, expect } => ("http", Some(path), host.as_ref(), Some(expect)),
@@ -396,6 +396,7 @@ fn of_pool(pool: &Pool) -> Vec<Shown> {
         ("health.path", option(&path)),
         ("health.host", option(&host)),
         ("health.expect_status", option(&expect)),
+        ("health.initial", words::of(initial, &model::InitialHealth::NAMES)),
         ("health.port", option(port)),
         ("health.interval", duration::written(*interval)),
         ("health.timeout", duration::written(*timeout)),

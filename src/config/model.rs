@@ -372,6 +372,8 @@ impl SendProxy {
 pub struct Health {
     /// What a probe does.
     pub kind: HealthKind,
+    /// What a backend counts as before its first probe. Never `Down` where nothing is probed.
+    pub initial: InitialHealth,
     /// The port to probe, if it is not the one that is served.
     pub port: Option<u16>,
     /// Time between two probes of one backend.
@@ -382,6 +384,21 @@ pub struct Health {
     pub rise: u32,
     /// Failures in a row that mark it down; at least one.
     pub fall: u32,
+}
+
+/// What a backend counts as before its first probe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum InitialHealth {
+    /// It takes clients.
+    #[default]
+    Up,
+    /// It takes no client until a probe has passed.
+    Down,
+}
+
+impl InitialHealth {
+    /// What users call them.
+    pub const NAMES: [(&str, InitialHealth); 2] = [("up", InitialHealth::Up), ("down", InitialHealth::Down)];
 }
 
 /// What a probe does.
@@ -438,6 +455,7 @@ impl Default for Health {
     fn default() -> Self {
         Health {
             kind: HealthKind::Tcp,
+            initial: InitialHealth::Up,
             port: None,
             interval: Duration::from_secs(2),
             timeout: Duration::from_secs(1),

@@ -5,8 +5,8 @@
 
 use crate::base::{Listen, duration};
 use crate::config::model::{
-    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, LogFormat, Model, NoBackend, OnDown, OnRemove,
-    Pool, Sandbox, SendProxy,
+    AllDown, Backend, Engine, Global, Health, HealthKind, InitialHealth, Listener, LogFormat, Model, NoBackend, OnDown,
+    OnRemove, Pool, Sandbox, SendProxy,
 };
 use crate::config::words;
 use std::fmt::{Display, Write};
@@ -125,6 +125,7 @@ fn health(out: &mut Lines, health: &Health) {
             );
         }
     }
+    out.text("initial", words::of(&health.initial, &InitialHealth::NAMES));
     out.plain_if("port", health.port);
     out.time("interval", health.interval);
     out.time("timeout", health.timeout);

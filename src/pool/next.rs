@@ -19,7 +19,10 @@
 //! count wherever it has moved to meanwhile: one more indirection for every choice, and a moment in which there are two
 //! counts.)
 //!
-//! A slot without a member is a hole: its bit is clear and its weight is 0, so no algorithm sees it. The order of
+//! Health bits go by the slot too, and all generations of a pool share them: a worker that has not adopted the newest snapshot
+//! yet must not work from what was known when that was built.
+//!
+//! A slot without a member is a hole: its weight is 0, so no algorithm sees it. The order of
 //! `members` is the operator's. Since a slot does not change hands while anybody holds the old pool, slots that a
 //! connection has tried mean the same backends in the next snapshot.
 
@@ -27,7 +30,7 @@ use super::snapshot::{AdminState, BoundAddress, Index, Listener, Member, Pool, S
 use super::{Backend, BackendId, Gate, ListenerTotals, clock};
 use crate::base::bits::WORD;
 use crate::base::{AtomicBits, Endpoint};
-use crate::config::model::{self, AllDown, HealthKind};
+use crate::config::model::{self, InitialHealth};
 use crate::policy::balance::{self, Balance, LoadBlock};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -180,9 +183,11 @@ impl<'a> Successor<'a> {
     fn assemble(&self, members: Vec<Member>, tenants: Vec<Weak<Backend>>, loads: Vec<Arc<LoadBlock>>) -> Arc<Pool> {
         let slots = tenants.len();
         let (mut positions, mut limits) = (vec![None; slots], vec![0; slots]);
-        let up = AtomicBits::new(slots, false);
-        let ejected = AtomicBits::new(slots, false);
-        let regardless = AtomicBits::new(slots, false);
+        let bits = |of: fn(&Pool) -> &AtomicBits| {
+            self.old.map_or_else(|| AtomicBits::new(slots, false), |old| of(old).resized(slots))
+        };
+        let (up, ejected) = (bits(|old| &old.up), bits(|old| &old.ejected));
+        let last_resort_mask = bits(|old| &old.last_resort_mask);
         // Both tiers share one index space; to each, the other's members have no weight.
         let hole = balance::Member { key: String::new(), weight: 0 };
         let mut tiers = [vec![hole.clone(); slots], vec![hole; slots]];
@@ -190,12 +195,19 @@ impl<'a> Successor<'a> {
             let slot = member.slot;
             positions[slot] = Some(position as u32);
             limits[slot] = backend.max_connections.unwrap_or(u32::MAX);
-            // The prober writes what it knows before anybody looks. Should there be no prober any more, what was known
-            // last goes on; a new backend is up until the first result says otherwise.
-            let enabled = member.state == AdminState::Enabled;
-            up.set(slot, enabled && self.was_up(member).unwrap_or(true));
-            ejected.set(slot, self.before(member).is_some() && self.old.is_some_and(|old| old.ejected.get(slot)));
-            regardless.set(slot, enabled);
+            // The bits are those of the snapshot before, and in use. A slot that changed hands is nobody's there, so a new
+            // backend may be given its own. What is known of the others stays. Only an operator's no is written here, since
+            // it must hold before the prober takes up the snapshot; his yes is the prober's to write, who knows the rest.
+            if !self.is_known(member) {
+                let initial = self.settings.health.initial == InitialHealth::Up;
+                up.set(slot, initial);
+                last_resort_mask.set(slot, initial);
+                ejected.set(slot, false);
+            }
+            if member.state != AdminState::Enabled {
+                up.set(slot, false);
+                last_resort_mask.set(slot, false);
+            }
             for (tier, members) in tiers.iter_mut().enumerate() {
                 let weight = if member.backup == (tier == 1) { member.weight } else { 0 };
                 members[slot] = balance::Member { key: backend.address.to_string(), weight };
@@ -205,7 +217,7 @@ impl<'a> Successor<'a> {
         Arc::new(Pool {
             up,
             ejected,
-            regardless: has_last_resort(self.settings).then_some(regardless),
+            last_resort_mask,
             totals: self.old.map(|old| old.totals.clone()).unwrap_or_default(),
             terms: self.terms(),
             primary: self.balance(self.old.map(|old| &*old.primary), primary),
@@ -222,14 +234,10 @@ impl<'a> Successor<'a> {
         })
     }
 
-    /// Was this one up in the last snapshot? `None`: it was not there, or out of use, where the bit says nothing of
-    /// health.
-    fn was_up(&self, member: &Member) -> Option<bool> {
-        (self.before(member)?.state == AdminState::Enabled).then(|| self.old.is_some_and(|old| old.up.get(member.slot)))
-    }
-
-    fn before(&self, member: &Member) -> Option<&'a Member> {
-        self.old?.member(member.slot).filter(|before| before.backend.id == member.backend.id)
+    /// Was this backend in the snapshot before?
+    fn is_known(&self, member: &Member) -> bool {
+        let before = self.old.and_then(|old| old.member(member.slot));
+        before.is_some_and(|before| before.backend.id == member.backend.id)
     }
 
     fn terms(&self) -> u64 {
@@ -250,11 +258,6 @@ impl<'a> Successor<'a> {
             None => (algorithm.build)(members, start),
         }
     }
-}
-
-/// Are backends tried that count as down, if it comes to that?
-fn has_last_resort(settings: &model::Pool) -> bool {
-    settings.health.kind == HealthKind::Off || settings.all_down == AllDown::TryAll
 }
 
 /// The first slot from `from` on whose tenant is gone, or one behind the end. Only control makes tenants, so that none

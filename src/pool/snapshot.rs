@@ -136,18 +136,19 @@ pub struct Pool {
     pub settings: model::Pool,
     /// Its backends, in the order of `settings.backends`.
     pub members: Vec<Member>,
-    /// Which slots may be used: the backend there is up and enabled. The prober is the only writer.
+    /// Which slots may be used: the backend there is up and enabled. All generations of a pool share these bits, so that a
+    /// worker reads what is known now even while it holds an older snapshot. The prober is the only writer, but for what
+    /// `next` does.
     pub up: AtomicBits,
-    /// Which of them are left out as outliers, and for that reason not up. The prober is the only writer.
+    /// Which of them are left out as outliers, and for that reason not up. Shared and written as `up` is.
     pub ejected: AtomicBits,
+    /// Which slots may be used as a last resort, whatever probes say of them now: the backend there is enabled, and a probe
+    /// has passed where that is asked of a newcomer (`initial = "down"`). Shared and written as `up` is.
+    pub last_resort_mask: AtomicBits,
     /// What it has done so far; survives snapshots that keep the name.
     pub totals: Arc<PoolTotals>,
     /// The generation since which all settings but the backends are as they are now.
     pub(super) terms: u64,
-    /// Every enabled backend, for when there is nobody else. Where health is `off`, nobody can say that those who are
-    /// backed off are down; where `all_down` is `try-all`, nobody is believed who says it of all. So the last resort is
-    /// to try.
-    pub(super) regardless: Option<AtomicBits>,
     /// Per slot the position in `members`, if there is one in this snapshot.
     pub(super) positions: Vec<Option<u32>>,
     /// Per slot who has it, or had it last: it is free once that backend is gone.
@@ -243,12 +244,20 @@ impl Pool {
         }
     }
 
-    /// Everybody who is enabled, if that is whom to try now.
+    /// The backends to try when no other is left, if the pool tries any. Where health is `off`, a back-off proves nothing;
+    /// with `try-all`, probes that fail everywhere prove nothing either.
     fn last_resort(&self) -> Option<&AtomicBits> {
-        let everybody = self.regardless.as_ref()?;
         let is_up = |member: &Member| member.weight > 0 && self.up.get(member.slot);
         let off = self.settings.health.kind == model::HealthKind::Off;
-        (off || !self.members.iter().any(is_up)).then_some(everybody)
+        let tries_all = self.settings.all_down == model::AllDown::TryAll;
+        (off || (tries_all && !self.members.iter().any(is_up))).then_some(&self.last_resort_mask)
+    }
+
+    /// Would any of its backends serve a client now, if it had room?
+    pub fn has_usable(&self) -> bool {
+        let mask = self.last_resort();
+        let serves = |slot| self.up.get(slot) || mask.is_some_and(|mask| mask.get(slot));
+        self.members.iter().any(|member| member.weight > 0 && serves(member.slot))
     }
 
     /// A primary out of `up`, or else a backup.

@@ -12,7 +12,8 @@
 //!
 //! # Invariants
 //!
-//! * Nobody else writes health bits, and it writes those of the newest snapshot only.
+//! * No other thread writes health bits while it runs. All generations of a pool share them, so that a worker which still
+//!   works from an older snapshot sees every change.
 //! * A backend that stays in the pool keeps its verdict over any number of snapshots ([`Note::Adopt`]).
 //! * At most one probe of a backend at a time, and at most [`OPEN_MAX`] in all; more wait in a queue, first come first
 //!   served, in which a backend stands once. Waiting is not part of a probe's time. With more black holes than that the

@@ -210,9 +210,11 @@ impl Rounds {
         }
         for key in known.into_values() {
             self.wheel.cancel(key.slot);
-            if let Some(Watch { stage: Stage::Open(open), .. }) = self.watches.remove(key) {
+            let Some(watch) = self.watches.remove(key) else { continue };
+            if let Stage::Open(open) = watch.stage {
                 self.open.remove(open);
             }
+            watch.forget();
         }
         for (index, key) in new.iter().enumerate() {
             let Some(watch) = self.watches.get(*key) else { continue };

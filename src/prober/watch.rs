@@ -4,7 +4,7 @@
 
 use crate::base::slots::Key;
 use crate::base::{Address, Seldom, Tick};
-use crate::config::model::{Health, HealthKind, OnDown};
+use crate::config::model::{Health, HealthKind, InitialHealth, OnDown};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::{ConnectFailure, Outcome, Outlier, Rules, Verdict, outlier, schedule};
 use crate::pool::{AdminState, Backend, Member, Pool, clock};
@@ -34,6 +34,8 @@ pub struct Watch {
     pub started: Tick,
     /// Has a probe ended yet?
     probed: bool,
+    /// May it be tried as a last resort? A newcomer of a pool with `initial = "down"` must pass a probe first.
+    admitted: bool,
     /// `counters.connections` when a client last failed: if it has grown by the next failure, others got through.
     reached: u64,
     /// `counters.connections` and the average time as the last visit left them: if both still are, nobody measured.
@@ -62,7 +64,9 @@ impl Judge {
     fn of(health: &Health) -> Judge {
         match health.kind {
             HealthKind::Off => Judge::Off(Backoff::default()),
-            HealthKind::Tcp | HealthKind::Http { .. } => Judge::Probed(Verdict::default()),
+            HealthKind::Tcp | HealthKind::Http { .. } => {
+                Judge::Probed(Verdict::unknown(health.initial == InitialHealth::Up))
+            }
         }
     }
 
@@ -75,14 +79,14 @@ impl Judge {
 }
 
 impl Watch {
-    /// A backend that nothing is known of: up until the first result.
+    /// A backend that nothing is known of: up or down until the first result, as its pool says.
     pub fn new(pool: &Arc<Pool>, index: usize, member: &Member) -> Watch {
         let backend = member.backend.clone();
         let left = (connections(&backend), backend.latency_us());
         let judge = Judge::of(&pool.settings.health);
         let (pool, stage, reached) = (pool.clone(), Stage::Resting, left.0);
         let (outlier, answers, started) = (Outlier::default(), backend.answers(), Tick(0));
-        let (slot, state, fallen, probed) = (member.slot, member.state, false, false);
+        let (slot, state, fallen, probed, admitted) = (member.slot, member.state, false, false, judge.is_up());
         let watch = Watch {
             pool,
             index,
@@ -96,6 +100,7 @@ impl Watch {
             stage,
             started,
             probed,
+            admitted,
             reached,
             left,
             lack_of_ports: Seldom::default(),
@@ -115,14 +120,24 @@ impl Watch {
         let other_judge = (old.kind == HealthKind::Off) != (new.kind == HealthKind::Off);
         let back = before == AdminState::Disabled && self.state != AdminState::Disabled;
         let anew = other_judge || back || old.interval != new.interval;
-        if other_judge {
+        // What was known before an operator disabled it is old, and a pool that wants to know first wants it here too.
+        let unknown = other_judge || (back && new.initial == InitialHealth::Down);
+        if unknown || (!self.probed && old.initial != new.initial) {
             (self.judge, self.probed) = (Judge::of(new), false);
+            self.admitted = self.judge.is_up();
         }
         if before != AdminState::Enabled && self.state == AdminState::Enabled && self.judge.is_up() {
             self.backend.starts_slowly(clock::now());
         }
         self.show();
         anew
+    }
+
+    /// The backend has left its pool, and its slot may go to another. No generation that knows it may use it any more.
+    pub fn forget(self) {
+        for bits in [&self.pool.up, &self.pool.ejected, &self.pool.last_resort_mask] {
+            bits.set(self.slot, false);
+        }
     }
 
     /// How it is watched.
@@ -192,10 +207,17 @@ impl Watch {
             report.last_result = Some(outcome);
             report.probes[outcome.class() as usize] += 1;
         }
+        self.admitted |= outcome.passed();
         if changed {
             self.changed(outcome, many);
         } else if first {
-            log::debug!("{} is up: {outcome}{}", self.backend.name, self.suffix(many));
+            let (name, suffix) = (&self.backend.name, self.suffix(many));
+            if outcome.passed() {
+                log::debug!("{name} is up: {outcome}{suffix}");
+            } else {
+                // It began as down, so that nothing changes; the reason is news all the same.
+                log::warn!("{name} is down: {outcome}{suffix}");
+            }
         }
         self.forget_if_unmeasured();
     }
@@ -317,6 +339,7 @@ impl Watch {
         // Whoever sees the reason sees what follows from it.
         self.pool.up.set(self.slot, usable);
         self.pool.ejected.set(self.slot, ejected);
+        self.pool.last_resort_mask.set(self.slot, self.admitted && self.state == AdminState::Enabled);
     }
 
     fn suffix(&self, many: bool) -> String {

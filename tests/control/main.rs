@@ -268,6 +268,7 @@ fn connections_of_a_backend_that_goes_down_are_reset_where_the_pool_says_so() {
             timeout: Duration::from_millis(20),
             rise: 1,
             fall: 1,
+            ..Health::default()
         };
         let balancer = Balancer::start(model);
         let mut clients: Vec<Client> = (0..4).map(|_| Client::connect(balancer.address("web"))).collect();

@@ -1,6 +1,6 @@
 //! Where probes go and what they say, seen from the servers.
 
-use crate::support::{Admin, Conn, Running, Server, Tcplb, eventually, fresh_loopback, peers};
+use crate::support::{Admin, Conn, Ending, Running, Server, Tcplb, eventually, fresh_loopback, peers, refusing};
 use parking_lot::Mutex;
 use std::fs;
 use std::io::{self, Read, Write};
@@ -82,4 +82,74 @@ fn a_newcomer_is_probed_at_the_health_port_too() {
     // A unix socket has no other port: the setting can't hold for it.
     let answer = post(&tcplb, "/v1/pools/default/backends", r#"{"address":"unix:/run/app.sock"}"#);
     assert!(answer.starts_with("HTTP/1.1 400 ") && answer.contains("needs an IP address"), "{answer}");
+}
+
+/// A gate that holds back the answers to probes, and its key.
+fn gate() -> (crossbeam_channel::Sender<()>, impl Fn(Conn) -> io::Result<()> + Send + Sync + 'static) {
+    let (open, opened) = crossbeam_channel::unbounded();
+    let script = move |conn: Conn| {
+        let conn = conn.patient();
+        while !conn.line()?.is_empty() {}
+        // A probe is let through for each turn of the key.
+        let _ = opened.recv();
+        (&conn).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    };
+    (open, script)
+}
+
+#[test]
+fn with_initial_down_no_client_reaches_a_backend_before_its_first_probe_has_passed() {
+    let (open, script) = gate();
+    let probed = Server::start_on(std::net::Ipv4Addr::UNSPECIFIED, script);
+    let servers = ["web1", "web2", "web3"].map(|name| Server::start(peers::named(name)));
+    // After the first probe none comes for as long as the test may take, and the first one waits that long.
+    let health =
+        format!("initial = 'down'\npath = '/'\nport = {}\ninterval = '1h'\ntimeout = '1h'", probed.at().port());
+    let (folder, tcplb) = over(&servers[0].at().to_string(), "all_down = 'try-all'", &health);
+    let only = |tcplb: &Running, name: &str| {
+        assert!((0..20).all(|_| tcplb.name_of_next() == name), "not {name} alone");
+    };
+    // At the start.
+    eventually("the first probe is under way", || probed.accepted() == 1);
+    assert_eq!(tcplb.ending_of_next(), Ending::Reset);
+    assert!(Admin::of(&tcplb).get("/readyz").0.contains(" 503 "));
+    open.send(()).unwrap();
+    tcplb.wait_for_line("web1 is up");
+    only(&tcplb, "web1");
+
+    // Added by the API.
+    let body = format!("{{\"name\":\"web2\",\"address\":\"{}\"}}", servers[1].at());
+    let answer = post(&tcplb, "/v1/pools/default/backends", &body);
+    assert!(answer.contains("\"state\": \"down\""), "{answer}");
+    eventually("its first probe is under way", || probed.accepted() == 2);
+    only(&tcplb, "web1");
+    open.send(()).unwrap();
+    tcplb.wait_for_line("web2 is up");
+    eventually("it serves", || tcplb.name_of_next() == "web2");
+
+    // Added by a reload, which takes the other one out again.
+    let file = folder.path().join("tcplb.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{text}[[pool.backend]]\nname = 'web3'\naddress = '{}'\n", servers[2].at())).unwrap();
+    tcplb.signal(rustix::process::Signal::HUP);
+    eventually("its first probe is under way", || probed.accepted() == 3);
+    assert!((0..20).all(|_| tcplb.name_of_next() != "web3"));
+    open.send(()).unwrap();
+    tcplb.wait_for_line("web3 is up");
+    eventually("it serves", || tcplb.name_of_next() == "web3");
+}
+
+#[test]
+fn with_initial_up_a_backend_serves_before_its_first_probe_is_over() {
+    let (_open, script) = gate();
+    let (probed, served) = (Server::start_on(std::net::Ipv4Addr::UNSPECIFIED, script), Server::start(peers::echo));
+    let health = format!("path = '/'\nport = {}\ninterval = '1h'\ntimeout = '1h'", probed.at().port());
+    let (_folder, tcplb) = over(&served.at().to_string(), "", &health);
+    tcplb.connect().assert_echoes("at once");
+}
+
+#[test]
+fn a_first_probe_that_fails_is_reported_also_where_the_backend_began_as_down() {
+    let (_folder, tcplb) = over(&refusing().to_string(), "", "initial = 'down'");
+    assert!(tcplb.wait_for_line("web1 is down").contains("connection refused"));
 }

@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use support::*;
-use tcplb::base::{Endpoint, Tick};
-use tcplb::config::model::{Health, HealthKind};
+use tcplb::base::{Address, Endpoint, Tick};
+use tcplb::config::model::{self, Health, HealthKind, Model};
 use tcplb::policy::balance::Client;
 use tcplb::policy::health::{Class, ConnectFailure};
-use tcplb::pool::{Backend, Note};
+use tcplb::pool::{Backend, Note, Plan, Resolved, build, next};
 use tcplb::prober;
 
 #[test]
@@ -284,7 +284,6 @@ fn a_new_snapshot_starts_with_what_is_known() {
         assert!(prober.mailbox().offer(failed(&pool, 0)).is_ok());
     }
     eventually("down", || !pool.up.get(0));
-    assert!(old.up.get(2), "the bits of an old snapshot are not written any more");
 }
 
 fn backend_like(other: &Backend, id: u64) -> Arc<Backend> {
@@ -352,4 +351,36 @@ fn without_descriptors() {
     assert_eq!((lines("health checks wait").len(), lines("health checks go on").len()), (1, 1));
     assert_eq!(report(&pool, 0).probes.iter().sum::<u64>(), report(&pool, 0).probes[Class::Passed as usize]);
     assert!(pool.up.get(0) && lines("lacking").is_empty());
+}
+
+#[test]
+fn a_worker_that_adopts_late_sees_what_probes_find_meanwhile() {
+    let (stays, leaves) = (Port::reserve(), Port::reserve());
+    let (listener, _leaving) = (stays.listen(), leaves.listen());
+    let model = |names: &[(&str, &Port)], weight| {
+        let backends = names.iter().map(|(name, port)| model::Backend {
+            name: (*name).to_owned(),
+            weight,
+            ..model::Backend::at(Address::Inet(port.at))
+        });
+        let pool =
+            model::Pool { name: "pool".into(), health: tcp(), backends: backends.collect(), ..Default::default() };
+        Model { global: Default::default(), listeners: Vec::new(), pools: vec![pool] }
+    };
+    let resolved: Resolved = [("late-stays", &stays), ("late-leaves", &leaves)]
+        .map(|(name, port)| (("pool".to_owned(), name.to_owned()), at(port.at)))
+        .into();
+    let old = Arc::new(build(&model(&[("late-stays", &stays), ("late-leaves", &leaves)], 1), &resolved));
+    let prober = prober::spawn(old.clone(), Box::new(|_| {})).unwrap();
+    decided(&old.pools[0]);
+    // Another weight, and one backend less. The worker still holds `old`.
+    let plan = Plan { model: &model(&[("late-stays", &stays)], 7), resolved: &resolved, addresses: &[], state: None };
+    let new = Arc::new(next(Some(&old), &plan));
+    assert!(prober.adopt(new.clone()));
+    let seen_by_worker = |up| old.pools[0].up.get(0) == up && new.pools[0].up.get(0) == up;
+    assert!(seen_by_worker(true) && !old.pools[0].up.get(1), "the removed backend gets no client any more");
+    drop(listener);
+    eventually("down in both", || seen_by_worker(false));
+    let _listener = stays.listen();
+    eventually("up in both", || seen_by_worker(true));
 }

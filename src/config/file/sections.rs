@@ -8,8 +8,8 @@ use super::{Parsed, values};
 use crate::base::{Address, Listen, duration};
 use crate::config::check::{self, WORKERS_MAX};
 use crate::config::model::{
-    AllDown, Backend, Engine, Global, Health, HealthKind, Listener, LogFormat, LogTo, Model, Pool, PrefixFile, Sandbox,
-    SendProxy, defaults,
+    AllDown, Backend, Engine, Global, Health, HealthKind, InitialHealth, Listener, LogFormat, LogTo, Model, Pool,
+    PrefixFile, Sandbox, SendProxy, defaults,
 };
 use crate::config::words;
 use std::path::PathBuf;
@@ -70,7 +70,8 @@ const POOL: &[&str] = &[
     "discover",
 ];
 
-const HEALTH: &[&str] = &["kind", "path", "host", "expect_status", "port", "interval", "timeout", "rise", "fall"];
+const HEALTH: &[&str] =
+    &["kind", "initial", "path", "host", "expect_status", "port", "interval", "timeout", "rise", "fall"];
 
 /// Why a setting of probes is refused beside `kind = "off"`.
 const OFF_HAS_NONE: &str = "expected probes, but kind is `off`";
@@ -229,8 +230,13 @@ fn health(at: &Table<'_>) -> Health {
     if is_off(at) && at.has("port") {
         at.wrong("port", format!("{OFF_HAS_NONE}: leave one of the two out"));
     }
+    let initial = at.text("initial", |text| words::one_of(text, &InitialHealth::NAMES)).unwrap_or(default.initial);
+    if is_off(at) && initial == InitialHealth::Down {
+        at.wrong("initial", format!("{OFF_HAS_NONE}: no probe would ever let a client in"));
+    }
     Health {
         kind,
+        initial,
         port,
         interval,
         timeout: timeout.unwrap_or(default.timeout.min(interval)),

@@ -25,7 +25,7 @@ pub struct Rules {
     pub fall: u32,
 }
 
-/// What is thought of one backend. Up until told otherwise.
+/// What is thought of one backend. Up before the first probe, unless it was made otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     up: bool,
@@ -46,6 +46,11 @@ impl Default for Verdict {
 }
 
 impl Verdict {
+    /// The verdict before any result.
+    pub fn unknown(up: bool) -> Verdict {
+        Verdict { up, ..Verdict::default() }
+    }
+
     /// Takes in a probe's result. True if that changed the verdict.
     pub fn probed(&mut self, passed: bool, rules: Rules) -> bool {
         if !std::mem::replace(&mut self.decided, true) {
@@ -114,6 +119,17 @@ mod tests {
         assert!(Verdict::default().is_up());
         assert!(Verdict::default().probed(false, RULES));
         assert!(!Verdict::default().probed(true, RULES));
+    }
+
+    #[test]
+    fn a_backend_that_begins_down_comes_up_by_one_probe_whatever_rise_says() {
+        let mut verdict = Verdict::unknown(false);
+        assert!(!verdict.is_up() && !verdict.client_failed(false, RULES));
+        assert!(verdict.probed(true, RULES) && verdict.is_up());
+        let mut verdict = Verdict::unknown(false);
+        assert!(!verdict.probed(false, RULES));
+        assert!(!verdict.probed(true, RULES), "from the second probe on it takes as many as ever");
+        assert!(verdict.probed(true, RULES));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use super::super::Lease;
 use super::*;
 use crate::base::{Address, Tick};
-use crate::config::model::Model;
+use crate::config::model::{AllDown, HealthKind, Model};
 use crate::policy::balance::{Client, find};
 use proptest::prelude::*;
 use std::sync::atomic::Ordering;
@@ -150,7 +150,8 @@ fn an_operators_state_takes_new_clients_away_and_moves_no_others() {
             assert_eq!(member(&later, "b2").state, state);
             assert!(!later.pools[0].up.get(member(&later, "b2").slot));
             let back = set(&later, &model, "b2", AdminState::Enabled);
-            assert!(back.pools[0].up.get(member(&back, "b2").slot));
+            assert!(!back.pools[0].up.get(member(&back, "b2").slot), "only the prober says that it is up");
+            back.pools[0].up.set(member(&back, "b2").slot, true);
         }
     }
 }
@@ -185,7 +186,38 @@ fn whoever_is_ejected_is_so_in_the_next_snapshot_and_a_new_tenant_of_the_slot_is
     let new = step(&old, &model_of(&["b2"]));
     assert!(new.pools[0].ejected.get(slot));
     let without = step(&new, &model_of(&["b3"]));
-    assert_eq!(without.pools[0].ejected.count(), 0);
+    assert!(!without.pools[0].ejected.get(member(&without, "b3").slot));
+}
+
+#[test]
+fn a_snapshot_that_is_still_in_use_reads_the_bits_of_its_successors() {
+    let old = first(&model_of(&["b1", "b2"]));
+    let new = step(&old, &model_of(&["b2", "b3"]));
+    let slot = member(&new, "b2").slot;
+    new.pools[0].up.set(slot, false);
+    assert!(!old.pools[0].up.get(slot));
+    assert!((0..20).all(|number| picked(&old, number) == "b1"));
+    set(&new, &model_of(&["b2", "b3"]), "b3", AdminState::Disabled);
+    assert_eq!(picked(&new, 1), "", "an operator's no holds at once");
+}
+
+#[test]
+fn a_backend_begins_as_its_pool_says_last_resort_or_not() {
+    for (initial, begins) in [(InitialHealth::Up, "b2"), (InitialHealth::Down, "")] {
+        let mut model = model_of(&["b1"]);
+        (model.pools[0].health.initial, model.pools[0].all_down) = (initial, AllDown::TryAll);
+        let old = first(&model);
+        assert_eq!(picked(&old, 1).is_empty(), begins.is_empty());
+        model.pools[0].backends = vec![backend("b2")];
+        let new = step(&old, &model);
+        assert_eq!(picked(&new, 1), begins);
+        assert_eq!(new.pools[0].has_usable(), !begins.is_empty());
+        // As the prober does once a probe has passed, and then none does.
+        let slot = member(&new, "b2").slot;
+        new.pools[0].last_resort_mask.set(slot, true);
+        new.pools[0].up.set(slot, false);
+        assert_eq!(picked(&new, 1), "b2");
+    }
 }
 
 #[test]

@@ -128,9 +128,11 @@ fn health() -> impl Strategy<Value = Health> {
         .prop_map(|(path, host, expect)| HealthKind::Http { path, host, expect });
     let kind = prop_oneof![Just(HealthKind::Tcp), Just(HealthKind::Off), http];
     (kind, option::of(1_u16..), time(), time(), 1_u32.., 1_u32..).prop_map(|(kind, port, one, other, rise, fall)| {
-        // Without probes there is no port to probe.
+        // Without probes there is no port to probe, and no first probe to wait for.
         let port = port.filter(|_| kind != HealthKind::Off);
-        Health { kind, port, interval: one.max(other), timeout: one.min(other), rise, fall }
+        let down = port.is_some_and(|port| port % 2 == 0);
+        let initial = if down { InitialHealth::Down } else { InitialHealth::Up };
+        Health { kind, initial, port, interval: one.max(other), timeout: one.min(other), rise, fall }
     })
 }
 

@@ -8,7 +8,7 @@ use super::*;
 use crate::base::{Address, Listen};
 use crate::config::model::{AllDown, Backend, Engine, Global, Listener};
 use crate::config::model::{
-    Health, HealthKind, NoBackend, OnDown, OnRemove, Pool, PrefixFile, ProxyVersion, Rate, SendProxy,
+    Health, HealthKind, InitialHealth, NoBackend, OnDown, OnRemove, Pool, PrefixFile, ProxyVersion, Rate, SendProxy,
 };
 use std::sync::Arc;
 use std::time::Duration;
@@ -64,7 +64,9 @@ fn every_key_reaches_the_model() {
         host: Some("web.internal".to_owned()),
         expect: vec![(200, 299), (304, 304)],
     };
-    let health = Health { kind, port: Some(8081), interval: seconds(20), timeout: seconds(10), rise: 20, fall: 30 };
+    let initial = InitialHealth::Down;
+    let health =
+        Health { kind, initial, port: Some(8081), interval: seconds(20), timeout: seconds(10), rise: 20, fall: 30 };
     let backend = Backend {
         name: "web1".to_owned(),
         address: Address::parse_backend("127.0.0.1:8081").unwrap(),
