@@ -20,6 +20,8 @@ use crate::pool::{
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// See the module.
 pub struct Truth {
@@ -28,7 +30,16 @@ pub struct Truth {
     running: Arc<Model>,
     snapshot: Arc<Snapshot>,
     unused_address: u32,
+    /// Addresses of removed listeners, and until when a worker may keep one for clients that wait there. As many as are
+    /// removed within [`CLOSING`].
+    closing: Vec<(Endpoint, Instant)>,
 }
+
+/// A worker keeps the socket of a removed listener no longer than this, and only if it has no room for the clients there.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// How often an address that is being closed is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 /// Listening sockets that the workers do not have yet.
 #[derive(Debug)]
@@ -62,7 +73,8 @@ impl Truth {
         let running = Arc::new(model.clone());
         let nothing = Model { listeners: Vec::new(), pools: Vec::new(), ..model.clone() };
         let snapshot = Arc::new(pool::build(&nothing, &Resolved::new()));
-        let mut truth = Truth { file: model, running: running.clone(), snapshot, unused_address: 0 };
+        let mut truth =
+            Truth { file: model, running: running.clone(), snapshot, unused_address: 0, closing: Vec::new() };
         let bound = truth.bind(&running)?;
         let addresses = bound.addresses;
         let plan = Plan { model: &running, resolved: &resolved, addresses: &addresses, state: None };
@@ -111,6 +123,9 @@ impl Truth {
     /// From now on this is what is.
     pub fn take(&mut self, step: &Step) {
         (self.running, self.snapshot) = (step.model.clone(), step.snapshot.clone());
+        let now = Instant::now();
+        self.closing.retain(|(_, until)| *until > now);
+        self.closing.extend(step.closing.iter().map(|endpoint| (endpoint.clone(), now + CLOSING)));
     }
 
     /// From now on this is what the file says.
@@ -226,7 +241,7 @@ impl Truth {
         let global = &self.running.global;
         let keepalive = Keepalive::within(global.dead_peer_timeout);
         for (index, listen) in missing {
-            let sockets = match listen::bind(listen, global.workers, &keepalive) {
+            let sockets = match self.listen(listen, global.workers, &keepalive) {
                 Ok(sockets) => sockets,
                 Err(error) => {
                     remove_files(bound.new_endpoints());
@@ -246,6 +261,28 @@ impl Truth {
         }
         bound.unused = free.rest();
         Ok(bound)
+    }
+
+    /// Binds an address; one that a worker is about to close, as soon as it is closed.
+    fn listen(&self, listen: &Listen, workers: usize, keepalive: &Keepalive) -> io::Result<Vec<listen::Bound>> {
+        let port = match &listen.0 {
+            Address::Inet(at) => Some(at.port()),
+            Address::Any(port) | Address::Name(_, port) => Some(*port),
+            Address::Unix(_) => None,
+        };
+        let same = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Inet(at) if Some(at.port()) == port);
+        let until = self.closing.iter().filter(|(endpoint, _)| same(endpoint)).map(|(_, until)| *until).max();
+        loop {
+            match listen::bind(listen, workers, keepalive) {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && until.is_some_and(|until| Instant::now() < until) =>
+                {
+                    thread::sleep(TRY_AGAIN);
+                }
+                outcome => return outcome,
+            }
+        }
     }
 
     fn why_not(&self, listen: &Listen, error: &io::Error) -> String {

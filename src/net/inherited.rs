@@ -1,21 +1,25 @@
 //! Listening sockets that a service manager opened before it started us (systemd: `LISTEN_FDS`).
 //!
-//! They are offered once, at the start. Whoever binds an address for which one is offered gets it; what nobody asked for
-//! by the end of the start is dropped by [`unclaimed`] and said so. The offers are the process's, like the descriptors
-//! themselves, which is why they are kept in a static.
+//! The manager keeps them open for as long as this process runs, so their addresses cannot be bound. Therefore each of them is
+//! kept here, whether a listener uses it or not: [`claim`] gives a descriptor to the listener that asks for its address, also
+//! to one that a reload adds or puts back. They belong to the process, as descriptors do, and so they are kept in a static.
 
 use crate::base::Endpoint;
 use parking_lot::Mutex;
 use socket2::{Domain, Socket};
 use std::io;
 
-/// At most as many as were inherited; only ever shrinks.
-static OFFERED: Mutex<Vec<(Endpoint, Socket)>> = Mutex::new(Vec::new());
+/// As many as were inherited.
+static INHERITED: Mutex<Vec<Inherited>> = Mutex::new(Vec::new());
 
-/// Those of them that are in use, or were.
-static TAKEN: Mutex<Vec<Endpoint>> = Mutex::new(Vec::new());
+struct Inherited {
+    endpoint: Endpoint,
+    socket: Socket,
+    claimed: bool,
+}
 
-/// Offers a socket. An error if it is none that listens, or its address is none of ours.
+/// Keeps a socket for the listener that asks for its address. An error if the socket does not listen, or has no address that a
+/// listener can ask for.
 pub fn inherit(socket: Socket) -> io::Result<()> {
     let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
     if !socket.is_listener()? {
@@ -28,25 +32,26 @@ pub fn inherit(socket: Socket) -> io::Result<()> {
         _ => return Err(wrong("it has neither an IP address nor a path")),
     };
     socket.set_nonblocking(true)?;
-    OFFERED.lock().push((endpoint, socket));
+    INHERITED.lock().push(Inherited { endpoint, socket, claimed: false });
     Ok(())
 }
 
-/// The socket offered for this address, if there is one.
-pub(super) fn take(endpoint: &Endpoint) -> Option<Socket> {
-    let mut offered = OFFERED.lock();
-    let index = offered.iter().position(|(candidate, _)| candidate == endpoint)?;
-    let (endpoint, socket) = offered.swap_remove(index);
-    TAKEN.lock().push(endpoint);
-    Some(socket)
+/// The socket that was inherited for this address, if there is one.
+pub(super) fn claim(endpoint: &Endpoint) -> io::Result<Option<Socket>> {
+    let mut inherited = INHERITED.lock();
+    let Some(found) = inherited.iter_mut().find(|candidate| candidate.endpoint == *endpoint) else { return Ok(None) };
+    let socket = found.socket.try_clone()?;
+    found.claimed = true;
+    Ok(Some(socket))
 }
 
 /// Was a socket taken over there? Its file, if it has one, is the service manager's: it stays.
 pub fn is_inherited(endpoint: &Endpoint) -> bool {
-    TAKEN.lock().contains(endpoint)
+    INHERITED.lock().iter().any(|inherited| inherited.claimed && inherited.endpoint == *endpoint)
 }
 
-/// Drops what nobody asked for and says where it listened.
+/// The addresses that no listener has asked for.
 pub fn unclaimed() -> Vec<Endpoint> {
-    OFFERED.lock().drain(..).map(|(endpoint, _)| endpoint).collect()
+    let inherited = INHERITED.lock();
+    inherited.iter().filter(|inherited| !inherited.claimed).map(|inherited| inherited.endpoint.clone()).collect()
 }

@@ -20,6 +20,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 
 pub use super::inherited::{inherit, is_inherited, unclaimed};
 
@@ -42,6 +43,8 @@ pub struct Listening {
     unix: bool,
     /// Only this host can connect: what it accepts has inherited what suits that.
     local: bool,
+    /// Opened by the service manager, which keeps it open.
+    inherited: bool,
 }
 
 /// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. What is accepted is looked after
@@ -56,6 +59,7 @@ pub fn bind_private(to: &Listen, keepalive: &Keepalive) -> io::Result<Vec<Bound>
 }
 
 fn bind_with(to: &Listen, workers: usize, keepalive: &Keepalive, mode: Option<Mode>) -> io::Result<Vec<Bound>> {
+    queue_limit();
     let bound = match &to.0 {
         Address::Unix(path) => vec![bind_unix(path, mode)?],
         Address::Inet(at) => vec![bind_shared(*at, workers, keepalive)?],
@@ -80,13 +84,14 @@ fn bind_any(port: u16, workers: usize, keepalive: &Keepalive) -> io::Result<Boun
 }
 
 fn bind_shared(at: SocketAddr, workers: usize, keepalive: &Keepalive) -> io::Result<Bound> {
-    if let Some(socket) = inherited::take(&Endpoint::Inet(at)) {
+    if let Some(socket) = inherited::claim(&Endpoint::Inet(at))? {
         keep_alive(socket.as_fd(), keepalive)?;
         socket.set_tcp_nodelay(true)?;
         socket.set_out_of_band_inline(true)?;
         pacing::none_on_loopback(&socket, at.ip());
         let local = at.ip().is_loopback();
-        let sockets = (0..workers).map(|_| Ok(Listening { fd: socket.try_clone()?.into(), unix: false, local }));
+        let own = |fd: OwnedFd| Listening { fd, unix: false, local, inherited: true };
+        let sockets = (0..workers).map(|_| Ok(own(socket.try_clone()?.into())));
         return Ok(Bound { endpoint: Endpoint::Inet(at), sockets: sockets.collect::<io::Result<_>>()? });
     }
     let first = open(at, false, keepalive)?;
@@ -99,8 +104,8 @@ fn bind_shared(at: SocketAddr, workers: usize, keepalive: &Keepalive) -> io::Res
         socket.listen(BACKLOG)?;
     }
     let local = real.ip().is_loopback();
-    let sockets = sockets.into_iter().map(|socket| Listening { fd: socket.into(), unix: false, local }).collect();
-    Ok(Bound { endpoint: Endpoint::Inet(real), sockets })
+    let own = |socket: socket2::Socket| Listening { fd: socket.into(), unix: false, local, inherited: false };
+    Ok(Bound { endpoint: Endpoint::Inet(real), sockets: sockets.into_iter().map(own).collect() })
 }
 
 /// A bound TCP socket with the options that accepted sockets inherit. Listening comes after SO_REUSEPORT: that is when
@@ -129,8 +134,9 @@ fn open(at: SocketAddr, sibling: bool, keepalive: &Keepalive) -> io::Result<sock
 /// A socket file that nobody listens on is left over from a process that was killed: it is replaced.
 fn bind_unix(path: &Path, mode: Option<Mode>) -> io::Result<Bound> {
     let endpoint = Endpoint::Unix(path.into());
-    if let Some(socket) = inherited::take(&endpoint) {
-        return Ok(Bound { endpoint, sockets: vec![Listening { fd: socket.into(), unix: true, local: true }] });
+    let own = |fd: OwnedFd, inherited| vec![Listening { fd, unix: true, local: true, inherited }];
+    if let Some(socket) = inherited::claim(&endpoint)? {
+        return Ok(Bound { endpoint, sockets: own(socket.into(), true) });
     }
     let address = SockAddr::unix(path)?;
     let socket = || {
@@ -151,8 +157,7 @@ fn bind_unix(path: &Path, mode: Option<Mode>) -> io::Result<Bound> {
         listening.bind(&address)?;
     }
     listening.listen(BACKLOG)?;
-    let sockets = vec![Listening { fd: listening.into(), unix: true, local: true }];
-    Ok(Bound { endpoint, sockets })
+    Ok(Bound { endpoint, sockets: own(listening.into(), false) })
 }
 
 /// Only a socket is ever replaced, and only if connecting to it is refused.
@@ -183,6 +188,34 @@ impl Listening {
     pub fn is_unix(&self) -> bool {
         self.unix
     }
+
+    /// Does the service manager keep it open, whatever becomes of this descriptor?
+    pub fn is_inherited(&self) -> bool {
+        self.inherited
+    }
+
+    /// The most clients that may wait in its queue.
+    pub fn queue_limit(&self) -> u32 {
+        queue_limit()
+    }
+
+    /// Keeps further clients out of the queue while some wait in it: the kernel ignores a SYN to a full queue. An empty
+    /// queue still takes one. A failure leaves the queue as long as it was.
+    pub fn stop_queueing(&self) {
+        if let Err(error) = net::listen(&self.fd, 0) {
+            log::debug!("can't shorten the queue of a listening socket: {error}");
+        }
+    }
+}
+
+/// What a queue of [`BACKLOG`] is in fact. One more fits in than its length says. Read once, since a sandbox may hide it later.
+fn queue_limit() -> u32 {
+    static LIMIT: OnceLock<u32> = OnceLock::new();
+    *LIMIT.get_or_init(|| {
+        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn");
+        let most = most.ok().and_then(|most| most.trim().parse().ok());
+        most.map_or(BACKLOG as u32, |most: u32| most.min(BACKLOG as u32)) + 1
+    })
 }
 
 impl AsFd for Listening {

@@ -1,228 +1,548 @@
-//! Takes clients from the kernel's backlog, as long as there is room for them.
+//! Takes clients from the kernel's backlogs, as long as there is room for them: each listening socket in its turn.
 //!
-//! Listeners are edge-triggered: a socket stays `open` until accept says that nobody waits. It may be looked at again any
-//! time; that is how accepting goes on after a pause.
+//! # The states of a listening socket
+//!
+//! Listening sockets are edge-triggered, so a [`ListenSocket`] stays `Ready` until accept reports an empty queue.
+//!
+//! | state | what is known | event | next |
+//! |---|---|---|---|
+//! | `Idle` | accept reported an empty queue | epoll reports a client | `Ready` |
+//! | `Ready` | clients may wait | a client is accepted | `Ready` |
+//! | | | accept reports an empty queue | `Idle` |
+//! | | | the listener is at its `max_connections` | `Full` |
+//! | | | accept fails for the [`FAILURES`]th time in a row | `Paused` |
+//! | `Full` | clients may wait, the listener has no place | a connection ended somewhere | `Ready` |
+//! | `Paused` | accept fails and would fail again | [`PAUSE`] is over | `Ready` |
+//! | any | its listener left the configuration, or a drain begins | – | the same, in the role `Leaving` |
+//!
+//! | role | what becomes of a client | ends |
+//! |---|---|---|
+//! | `Serving` | it is served | by a reload or a drain: `Leaving` |
+//! | `Leaving { left }` | it is served; all that wait are accepted at once, `left` at most | closed, when the queue is empty or `left` is 0 |
+//! | `Leaving` without room | it waits, no further client may queue | closed after [`LEAVE`], in a drain with the drain |
+//! | `Refusing` | it is reset | closed by a drain, or when the address is served again |
+//!
+//! Two conditions hold for all sockets: the process is at its `max_connections` (`full`, until a connection ends), and the
+//! process has no descriptor (`starved`, for [`PAUSE`] or until a connection of this worker ends).
+//!
+//! # Fairness
+//!
+//! A loop of the worker takes at most [`BATCH`] clients. Each socket that is ready gets an equal share of them, and what
+//! one does not use goes to the others. The next loop begins behind the socket that was served last. So a socket under a
+//! flood delays a client of another one by a loop, whatever the order of the listeners.
+//!
+//! # Leaving
+//!
+//! A socket that leaves accepts all that wait in one go, into `pending`, and is closed before the reload is answered: its
+//! address is free for others, and the kernel refuses new clients. `left` is the most that its queue can hold, so that
+//! clients which come meanwhile cannot keep it open. Pending clients have their places already, and are served by the
+//! batch like others.
+//!
+//! A socket of the service manager cannot be closed: the manager keeps it, and clients would wait in it for ever. It is
+//! kept, in the role `Refusing`, until a reload puts its listener back.
 
 use super::driver::Accepted;
 use super::token::Token;
-use super::{ListenSocket, Shared};
-use crate::base::{Seldom, Tick};
+use crate::base::{Endpoint, Seldom, Tick};
+use crate::net::listen::Listening;
 use crate::net::{Socket, Spares};
-use crate::pool::{Guest, Snapshot};
+use crate::pool::{Admission, BoundAddressId, Guest, Listener, Snapshot};
 use crate::session::Greeting;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::io::Errno;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Clients taken at once before connections have their turn.
 const BATCH: u32 = 64;
 
-/// How long accepting pauses when the process has no descriptor left, unless a connection ends before.
+/// How long a socket rests whose accept fails, or all of them when the process has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// The sockets of one worker.
-pub(super) struct Acceptor {
-    sockets: Vec<ListenSocket>,
-    /// Per socket: may somebody wait?
-    waiting: Vec<bool>,
-    /// Per socket: its listener has as many clients as it may. Somebody wakes us.
-    crowded: Vec<bool>,
+/// So many failures of accept in a row are more than clients that gave up while they waited.
+const FAILURES: u32 = 16;
+
+/// How long the clients of a removed listener wait for room before they are reset.
+const LEAVE: Duration = Duration::from_secs(2);
+
+/// What the acceptor asks of a listening socket; tests have their own.
+pub(super) trait Listen {
+    /// An accepted client's socket.
+    type Socket;
+
+    /// Accepts a client; its address, if it has one. `WouldBlock`: the queue is empty.
+    fn accept(&self) -> io::Result<(Self::Socket, Option<Endpoint>)>;
+
+    /// Is it a unix socket, which only one worker listens on?
+    fn is_unix(&self) -> bool;
+
+    /// Does the service manager keep it open?
+    fn is_inherited(&self) -> bool;
+
+    /// The most clients that its queue can hold.
+    fn queue_limit(&self) -> u32;
+
+    /// Keeps further clients out of the queue.
+    fn stop_queueing(&self);
+
+    /// Resets a client.
+    fn reset(socket: Self::Socket);
+
+    /// Has epoll report clients.
+    fn watch(&self, registry: &Registry, token: Token) -> io::Result<()>;
+
+    /// Ends what `watch` began. Closing is not enough: of an inherited socket, others hold descriptors.
+    fn unwatch(&self, registry: &Registry);
+}
+
+/// A listening socket and the listener that it belongs to. The states stand at the top of the module.
+#[derive(Debug)]
+pub struct ListenSocket<L = Listening> {
+    listening: L,
+    /// Which of the listener's addresses it is bound to.
+    address: BoundAddressId,
+    listener: Arc<Listener>,
+    state: State,
+    role: Role,
+    /// Failures of accept since the last success.
+    failures: u32,
+    log_throttle: Seldom,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Idle,
+    Ready,
+    Full,
+    Paused { until: Tick },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Serving,
+    /// `until`: when it closes whatever waits; `None`: with the drain.
+    Leaving {
+        left: u32,
+        until: Option<Tick>,
+    },
+    Refusing,
+}
+
+/// The listening sockets of one worker.
+pub(super) struct Acceptor<L: Listen = Listening> {
+    registry: Registry,
+    sockets: Vec<ListenSocket<L>>,
+    /// Clients of sockets that have left, not handed out yet.
+    pending: VecDeque<Accepted<L::Socket>>,
+    /// The socket whose turn it is.
+    turn: usize,
+    /// Clients that it took in this turn, and that it may take.
+    used: u32,
+    share: u32,
+    /// Clients taken in this loop; failures count too.
     taken: u32,
-    /// No descriptor left until then.
-    paused: Option<Tick>,
+    /// The process has no descriptor left until then.
+    starved: Option<Tick>,
+    /// The process is at its `max_connections`; the end of a connection wakes this worker.
+    full: bool,
+    draining: bool,
     now: Tick,
     /// A shortage is never over for good: while connections come and go it begins anew many times a second.
     shortage: Seldom,
-    /// No room under `max_connections`: somebody wakes us.
-    full: bool,
-    closing: bool,
-    closed: bool,
 }
 
 /// What the next look at the sockets gave.
-pub(super) enum Turn {
-    /// A client; is its listener one that every worker has?
-    Client(Accepted<Socket>, bool),
-    /// Nobody for now.
+pub(super) enum Turn<S> {
+    /// A client.
+    Client(Accepted<S>),
+    /// None for now.
     Over,
 }
 
-impl Acceptor {
-    pub(super) fn new(sockets: Vec<ListenSocket>, registry: &Registry) -> io::Result<Acceptor> {
+/// What one accept gave.
+enum Step<S> {
+    Client(Accepted<S>),
+    /// No client, but there may be one elsewhere.
+    Nothing,
+    /// No room in the process.
+    NoRoom,
+}
+
+impl<L> ListenSocket<L> {
+    /// A socket of one of the addresses of `listener`.
+    pub fn new(address: BoundAddressId, listener: Arc<Listener>, listening: L) -> ListenSocket<L> {
+        let (state, role, failures, log_throttle) = (State::Idle, Role::Serving, 0, Seldom::default());
+        ListenSocket { listening, address, listener, state, role, failures, log_throttle }
+    }
+
+    /// Where it is bound, as its listener knows it.
+    fn endpoint(&self) -> Option<&Endpoint> {
+        let own = self.listener.addresses.iter().find(|address| address.id == self.address);
+        own.map(|address| &address.endpoint)
+    }
+
+    /// Closes soon, after `left` clients at most. Its queue may hold clients that no event was read for yet.
+    fn leave(&mut self, left: u32, until: Option<Tick>) {
+        let left = if let Role::Leaving { left, .. } = self.role { left } else { left };
+        (self.role, self.state) = (Role::Leaving { left, until }, State::Ready);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.state == State::Ready
+    }
+
+    fn is_leaving(&self) -> bool {
+        matches!(self.role, Role::Leaving { .. })
+    }
+
+    fn failed(&mut self, error: &io::Error, now: Tick) {
+        self.failures += 1;
+        if self.failures < FAILURES {
+            // The client gave up while it waited, or its network failed (accept(2)): on to the next.
+            return;
+        }
+        self.state = State::Paused { until: now + PAUSE };
+        if self.log_throttle.is_due(now) {
+            let at = self.endpoint().map_or_else(String::new, |endpoint| format!(" on {endpoint}"));
+            log::error!(
+                "listener {}: accept fails{at}, and is tried again every {PAUSE:?}: {error}",
+                self.listener.name
+            );
+        }
+    }
+}
+
+impl<L: Listen> Acceptor<L> {
+    pub(super) fn new(sockets: Vec<ListenSocket<L>>, registry: Registry) -> io::Result<Acceptor<L>> {
         let mut acceptor = Acceptor {
+            registry,
             sockets: Vec::new(),
-            waiting: Vec::new(),
-            crowded: Vec::new(),
+            pending: VecDeque::new(),
+            turn: 0,
+            used: 0,
+            share: BATCH,
             taken: 0,
-            paused: None,
+            starved: None,
+            full: false,
+            draining: false,
             now: Tick(0),
             shortage: Seldom::default(),
-            full: false,
-            closing: false,
-            closed: false,
         };
-        sockets.into_iter().try_for_each(|socket| acceptor.open(socket, registry))?;
+        sockets.into_iter().try_for_each(|socket| acceptor.open(socket))?;
         Ok(acceptor)
     }
 
-    fn open(&mut self, socket: ListenSocket, registry: &Registry) -> io::Result<()> {
-        let token = Token::Listener(socket.address.0).encode();
-        registry.register(&mut SourceFd(&socket.listening.as_fd().as_raw_fd()), token, Interest::READABLE)?;
+    fn open(&mut self, socket: ListenSocket<L>) -> io::Result<()> {
+        socket.listening.watch(&self.registry, Token::Listener(socket.address.0))?;
         self.sockets.push(socket);
-        self.waiting.push(false);
-        self.crowded.push(false);
         Ok(())
     }
 
-    /// Listens at further sockets. Those it has belong to their listeners in `snapshot` from now on; one that no listener
-    /// wants any more takes in who waits there, for its old listener, and closes.
-    pub(super) fn adopt(&mut self, snapshot: &Snapshot, sockets: Vec<ListenSocket>, registry: &Registry) {
+    /// Listens on further sockets. Those it has belong to their listeners in `snapshot` from now on; one that no listener
+    /// wants any more takes in the clients that wait there, for its old listener, and closes.
+    pub(super) fn adopt(
+        &mut self,
+        snapshot: &Snapshot,
+        sockets: Vec<ListenSocket<L>>,
+        admission: &Admission,
+        spares: &mut Spares,
+        now: Tick,
+    ) {
         for socket in sockets {
-            if let Err(error) = self.open(socket, registry) {
+            self.close_where(|old| old.role == Role::Refusing && old.endpoint() == socket.endpoint());
+            if let Err(error) = self.open(socket) {
                 // epoll_ctl(2) fails for want of memory or watches; the other workers have a socket there too.
                 log::error!("can't watch a listening socket: {error}");
             }
         }
-        for (socket, waiting) in self.sockets.iter_mut().zip(&mut self.waiting) {
+        for socket in &mut self.sockets {
             match snapshot.listener_of(socket.address) {
                 Some(listener) => socket.listener = listener.clone(),
-                None => (socket.leaving, *waiting) = (true, true),
+                None if socket.role == Role::Serving => {
+                    socket.leave(socket.listening.queue_limit(), Some(now + LEAVE));
+                }
+                None => {}
             }
         }
+        self.take_in_leaving(admission, spares, now);
     }
 
-    /// Somebody knocked.
+    /// Epoll reports a client.
     pub(super) fn ready(&mut self, address: u32) {
-        for (socket, waiting) in self.sockets.iter().zip(&mut self.waiting) {
-            *waiting |= socket.address.0 == address;
-        }
+        let of_address = self.sockets.iter_mut().filter(|socket| socket.address.0 == address);
+        of_address.filter(|socket| socket.state == State::Idle).for_each(|socket| socket.state = State::Ready);
     }
 
     /// There may be room again.
     pub(super) fn resume(&mut self) {
         self.full = false;
-        self.crowded.fill(false);
+        let full = self.sockets.iter_mut().filter(|socket| socket.state == State::Full);
+        full.for_each(|socket| socket.state = State::Ready);
     }
 
-    /// Descriptors have become free: a pause ends.
-    pub(super) fn go_on(&mut self) {
-        self.paused = None;
+    /// Descriptors have become free.
+    pub(super) fn descriptors_freed(&mut self) {
+        self.starved = None;
     }
 
-    /// Takes in who waits already, then closes: to those the kernel has said that they are connected.
-    pub(super) fn close_soon(&mut self) {
-        self.waiting.fill(true);
-        self.closing = true;
+    /// Takes in the clients that wait already, then closes: the kernel has reported them as connected.
+    pub(super) fn drain(&mut self, admission: &Admission, spares: &mut Spares, now: Tick) {
+        self.draining = true;
+        self.close_where(|socket| socket.role == Role::Refusing);
+        self.sockets.iter_mut().for_each(|socket| socket.leave(socket.listening.queue_limit(), None));
+        self.take_in_leaving(admission, spares, now);
     }
 
-    /// Closes at once.
-    pub(super) fn close(&mut self) {
-        self.sockets.clear();
-        self.waiting.clear();
-        self.crowded.clear();
-        self.closed = true;
-    }
-
-    /// Is it taking its last clients?
-    pub(super) fn is_closing(&self) -> bool {
-        self.closing
+    /// Closes at once. The clients that were accepted and not handed out.
+    pub(super) fn close(&mut self) -> impl Iterator<Item = Accepted<L::Socket>> {
+        self.draining = true;
+        self.close_where(|_| true);
+        std::mem::take(&mut self.pending).into_iter()
     }
 
     /// Will it never accept again?
     pub(super) fn is_closed(&self) -> bool {
-        self.closed
+        self.draining && self.sockets.is_empty() && self.pending.is_empty()
     }
 
-    /// When it wants to look again without being told.
+    /// When it wants to look again without an event.
     pub(super) fn sleep(&self) -> Option<Duration> {
-        match self.paused {
-            Some(until) => Some(until - self.now),
-            None => (!self.full && self.knocked().is_some()).then_some(Duration::ZERO),
+        if !self.pending.is_empty() {
+            return Some(Duration::ZERO);
         }
+        let due = |socket: &ListenSocket<L>| {
+            let turn = match socket.state {
+                State::Ready if self.full && socket.role != Role::Refusing => None,
+                State::Ready => Some(self.starved.unwrap_or(self.now)),
+                State::Paused { until } => Some(until),
+                State::Idle | State::Full => None,
+            };
+            let close = if let Role::Leaving { until, .. } = socket.role { until } else { None };
+            [turn, close].into_iter().flatten().min()
+        };
+        self.sockets.iter().filter_map(due).min().map(|at| at - self.now)
     }
 
     /// The next client, if there is one, there is room, and this is not more than a batch.
-    pub(super) fn next(&mut self, shared: &Shared, spares: &mut Spares, now: Tick) -> Turn {
-        self.now = now;
-        if self.paused.is_some_and(|until| now < until) {
-            return Turn::Over;
+    pub(super) fn next(&mut self, admission: &Admission, spares: &mut Spares, now: Tick) -> Turn<L::Socket> {
+        if self.taken == 0 {
+            self.begin_loop(admission, spares, now);
         }
-        self.paused = None;
-        while let Some(number) = self.knocked() {
-            if self.full || self.taken >= BATCH {
-                break;
+        while self.taken < BATCH {
+            // Clients that have their places and clients that still wait: in turn.
+            if self.taken.is_multiple_of(2)
+                && let Some(client) = self.pending.pop_front()
+            {
+                self.taken += 1;
+                return Turn::Client(client);
             }
-            let Some(permit) = shared.admission.enter() else {
-                self.full = true;
-                break;
-            };
-            let ListenSocket { listening, listener, .. } = &self.sockets[number];
-            let Some(place) = listener.gate.room() else {
-                self.crowded[number] = true;
-                continue;
-            };
-            match spares.hold().and_then(|()| listening.accept()) {
-                Ok((socket, client)) => {
-                    self.taken += 1;
-                    let guest = Guest::new(&listener.gate, place);
-                    let greeting = Greeting::of(&listener.settings, client.as_ref());
-                    let (unix, pool) = (listening.is_unix(), listener.pool.clone());
-                    return Turn::Client(Accepted { socket, client, unix, greeting, pool, guest, permit }, !unix);
-                }
-                Err(error) => self.failed(number, &error),
+            match self.step(admission, spares) {
+                Some(Step::Client(client)) => return Turn::Client(client),
+                Some(Step::Nothing) => continue,
+                Some(Step::NoRoom) | None => {}
             }
-            if self.paused.is_some() {
-                break;
-            }
+            let Some(client) = self.pending.pop_front() else { break };
+            self.taken += 1;
+            return Turn::Client(client);
         }
         self.taken = 0;
-        // Who finds no room now would not find it later: the drain lets nobody else in.
-        let no_room = self.full || self.paused.is_some();
-        if self.closing && (no_room || self.knocked().is_none()) {
-            self.close();
-        }
-        for number in (0..self.sockets.len()).rev() {
-            if self.sockets[number].leaving && (no_room || self.crowded[number] || !self.waiting[number]) {
-                self.sockets.remove(number);
-                self.waiting.remove(number);
-                self.crowded.remove(number);
-            }
+        if self.used > 0 {
+            self.pass_on(self.turn);
         }
         Turn::Over
     }
 
-    /// A socket where somebody may wait who may come in.
-    fn knocked(&self) -> Option<usize> {
-        self.waiting.iter().zip(&self.crowded).position(|(waiting, crowded)| *waiting && !crowded)
+    fn begin_loop(&mut self, admission: &Admission, spares: &mut Spares, now: Tick) {
+        self.now = now;
+        self.starved = self.starved.filter(|until| now < *until);
+        for socket in &mut self.sockets {
+            if matches!(socket.state, State::Paused { until } if until <= now) {
+                socket.state = State::Ready;
+            }
+        }
+        self.take_in_leaving(admission, spares, now);
+        let ready = self.sockets.iter().filter(|socket| socket.is_ready()).count();
+        self.share = (BATCH / u32::try_from(ready).unwrap_or(BATCH).max(1)).max(1);
     }
 
-    fn failed(&mut self, number: usize, error: &io::Error) {
-        match Errno::from_io_error(error) {
-            Some(Errno::AGAIN) => self.waiting[number] = false,
-            // The client gave up while it waited, or its network failed (accept(2)): on to the next.
-            Some(
-                Errno::CONNABORTED
-                | Errno::INTR
-                | Errno::PROTO
-                | Errno::NETDOWN
-                | Errno::HOSTDOWN
-                | Errno::NONET
-                | Errno::HOSTUNREACH
-                | Errno::NETUNREACH
-                | Errno::NOPROTOOPT
-                | Errno::OPNOTSUPP
-                | Errno::PERM,
-            ) => {}
-            // Out of descriptors or memory: those who wait stay in the backlog.
-            _ => {
-                self.paused = Some(self.now + PAUSE);
-                if self.shortage.is_due(self.now) {
-                    log::warn!("accepting pauses: {error}");
+    /// Tries the socket whose turn it is; `None` if none is ready.
+    fn step(&mut self, admission: &Admission, spares: &mut Spares) -> Option<Step<L::Socket>> {
+        let count = self.sockets.len();
+        let mut others = (0..count).map(|step| (self.turn + step) % count);
+        // Without room, clients can still be refused.
+        let may = |socket: &ListenSocket<L>| socket.is_ready() && (!self.full || socket.role == Role::Refusing);
+        let number = others.find(|number| may(&self.sockets[*number]) && self.starved.is_none())?;
+        if number != self.turn {
+            (self.turn, self.used) = (number, 0);
+        }
+        let step = self.accept(number, admission, spares);
+        if self.used >= self.share {
+            self.pass_on(number);
+        }
+        Some(step)
+    }
+
+    /// The turn goes to the socket behind this one.
+    fn pass_on(&mut self, number: usize) {
+        (self.turn, self.used) = (number + 1, 0);
+        if self.turn >= self.sockets.len() {
+            self.turn = 0;
+        }
+    }
+
+    fn accept(&mut self, number: usize, admission: &Admission, spares: &mut Spares) -> Step<L::Socket> {
+        let socket = &mut self.sockets[number];
+        let room = if socket.role == Role::Refusing {
+            None
+        } else {
+            let Some(permit) = admission.enter() else {
+                self.full = true;
+                return Step::NoRoom;
+            };
+            let Some(place) = socket.listener.gate.room() else {
+                // The gate of a removed listener wakes no worker any more.
+                socket.state =
+                    if socket.is_leaving() { State::Paused { until: self.now + PAUSE } } else { State::Full };
+                return Step::Nothing;
+            };
+            Some((permit, place))
+        };
+        match spares.hold().and_then(|()| socket.listening.accept()) {
+            Ok((client, peer)) => {
+                self.taken += 1;
+                self.used += 1;
+                socket.failures = 0;
+                if let Role::Leaving { left, .. } = &mut socket.role {
+                    *left = left.saturating_sub(1);
+                }
+                let Some((permit, place)) = room else {
+                    L::reset(client);
+                    return Step::Nothing;
+                };
+                let listener = &socket.listener;
+                let guest = Guest::new(&listener.gate, place);
+                let greeting = Greeting::of(&listener.settings, peer.as_ref());
+                let (unix, pool) = (socket.listening.is_unix(), listener.pool.clone());
+                Step::Client(Accepted { socket: client, client: peer, unix, greeting, pool, guest, permit })
+            }
+            Err(error) => match Errno::from_io_error(&error) {
+                Some(Errno::AGAIN) => {
+                    socket.state = State::Idle;
+                    Step::Nothing
+                }
+                // Clients stay in the backlog.
+                Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                    self.starved = Some(self.now + PAUSE);
+                    if self.shortage.is_due(self.now) {
+                        log::warn!("accepting pauses: {error}");
+                    }
+                    Step::NoRoom
+                }
+                _ => {
+                    self.taken += 1;
+                    self.used += 1;
+                    socket.failed(&error, self.now);
+                    Step::Nothing
+                }
+            },
+        }
+    }
+
+    /// Takes in all that wait at sockets that leave, as far as there is room, and closes those that are done.
+    fn take_in_leaving(&mut self, admission: &Admission, spares: &mut Spares, now: Tick) {
+        if !self.sockets.iter().any(ListenSocket::is_leaving) {
+            return;
+        }
+        self.now = now;
+        let (taken, used) = (self.taken, self.used);
+        for number in 0..self.sockets.len() {
+            while self.starved.is_none()
+                && !self.full
+                && let ListenSocket { state: State::Ready, role: Role::Leaving { left: 1.., .. }, .. } =
+                    self.sockets[number]
+            {
+                if let Step::Client(client) = self.accept(number, admission, spares) {
+                    self.pending.push_back(client);
                 }
             }
         }
+        (self.taken, self.used) = (taken, used);
+        for socket in &mut self.sockets {
+            let Role::Leaving { left, until } = socket.role else { continue };
+            let waits = left > 0 && socket.state != State::Idle && socket.failures < FAILURES;
+            let inherited = socket.listening.is_inherited();
+            // The service manager keeps its clients for the next process.
+            if waits && until.is_none_or(|until| now < until) && !(inherited && self.draining) {
+                if !inherited {
+                    socket.listening.stop_queueing();
+                }
+            } else if inherited && !self.draining {
+                log::info!(
+                    "listener {} is gone: the service manager keeps its socket open, and clients there are reset",
+                    socket.listener.name
+                );
+                (socket.role, socket.state) = (Role::Refusing, State::Ready);
+            } else {
+                (socket.role, socket.state) = (Role::Leaving { left: 0, until }, State::Idle);
+            }
+        }
+        self.close_where(|socket| matches!(socket.role, Role::Leaving { left: 0, .. }));
+    }
+
+    fn close_where(&mut self, goes: impl Fn(&ListenSocket<L>) -> bool) {
+        let registry = &self.registry;
+        self.sockets.retain(|socket| {
+            let goes = goes(socket);
+            if goes {
+                socket.listening.unwatch(registry);
+            }
+            !goes
+        });
+        (self.turn, self.used) = (if self.turn < self.sockets.len() { self.turn } else { 0 }, 0);
     }
 }
+
+impl Listen for Listening {
+    type Socket = Socket;
+
+    fn accept(&self) -> io::Result<(Socket, Option<Endpoint>)> {
+        Listening::accept(self)
+    }
+
+    fn is_unix(&self) -> bool {
+        Listening::is_unix(self)
+    }
+
+    fn is_inherited(&self) -> bool {
+        Listening::is_inherited(self)
+    }
+
+    fn queue_limit(&self) -> u32 {
+        Listening::queue_limit(self)
+    }
+
+    fn stop_queueing(&self) {
+        Listening::stop_queueing(self);
+    }
+
+    fn reset(socket: Socket) {
+        socket.reset();
+    }
+
+    fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
+        registry.register(&mut SourceFd(&self.as_fd().as_raw_fd()), token.encode(), Interest::READABLE)
+    }
+
+    fn unwatch(&self, registry: &Registry) {
+        if let Err(error) = registry.deregister(&mut SourceFd(&self.as_fd().as_raw_fd())) {
+            log::debug!("can't stop watching a listening socket: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

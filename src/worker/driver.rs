@@ -127,6 +127,29 @@ impl<N: Net, O: Observer> Driver<N, O> {
 
     /// Serves an accepted client.
     pub fn serve(&mut self, accepted: Accepted<N::Socket>) {
+        let Some((key, id)) = self.insert(accepted) else { return };
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        match self.net.adopt(&connection.client.socket, Token::Socket(id)) {
+            Ok(()) => {
+                let effect = connection.session.begin(self.now);
+                self.carry_out(key, effect);
+            }
+            Err(error) => {
+                // epoll_ctl fails for want of memory or watches (/proc/sys/fs/epoll): this client can't be served.
+                log::error!("can't watch a client's socket: {error}");
+                self.feed(key, Input::Stop(CloseReason::Forced));
+            }
+        }
+    }
+
+    /// Ends the connection of an accepted client that is not served any more.
+    pub fn turn_away(&mut self, accepted: Accepted<N::Socket>, reason: CloseReason) {
+        if let Some((key, _)) = self.insert(accepted) {
+            self.feed(key, Input::Stop(reason));
+        }
+    }
+
+    fn insert(&mut self, accepted: Accepted<N::Socket>) -> Option<(Key, SocketId)> {
         let Accepted { socket, client, unix, greeting, pool, guest, permit } = accepted;
         let lifetime = pool.settings.max_lifetime;
         let mut session = Session::new(client, greeting, guest.gate().totals.clone(), pool, self.now);
@@ -151,20 +174,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
             guest,
             _permit: permit,
         });
-        let Some(key) = key else { return };
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let id = SocketId { side: Side::Client, slot: key.slot, serial };
-        match self.net.adopt(&connection.client.socket, Token::Socket(id)) {
-            Ok(()) => {
-                let effect = connection.session.begin(self.now);
-                self.carry_out(key, effect);
-            }
-            Err(error) => {
-                // epoll_ctl fails for want of memory or watches (/proc/sys/fs/epoll): this client can't be served.
-                log::error!("can't watch a client's socket: {error}");
-                self.feed(key, Input::Stop(CloseReason::Forced));
-            }
-        }
+        let key = key?;
+        Some((key, SocketId { side: Side::Client, slot: key.slot, serial }))
     }
 
     /// Takes an event for a socket, if it is still there.

@@ -18,6 +18,7 @@
 //! a little later. The mailbox holds [`MAILBOX`] letters: a connection that does not fit stays with the worker that accepted it.
 
 mod accept;
+mod arrivals;
 pub mod driver;
 pub mod kernel;
 pub mod queue;
@@ -26,13 +27,14 @@ pub mod token;
 use crate::access_log::{self, Sheet};
 use crate::base::Tick;
 use crate::mailbox::Mailbox;
-use crate::net::listen::Listening;
 use crate::net::{Keepalive, Socket};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Admission, Backend, BackendId, BoundAddressId, Listener, Note, Snapshot, clock};
+use crate::pool::{Admission, Backend, BackendId, Note, Snapshot, clock};
 use crate::relay::{self, Engine};
 use crate::session::{CloseReason, Record};
+pub use accept::ListenSocket;
 use accept::{Acceptor, Turn};
+use arrivals::Arrivals;
 use crossbeam_channel::{Receiver, Sender};
 use driver::{Accepted, Driver, Observer};
 use kernel::Kernel;
@@ -92,6 +94,23 @@ pub struct Peer {
     pub connections: AtomicUsize,
     /// How much of the last moment it was at work, in percent.
     pub busy: AtomicU32,
+    /// Connections on their way to it.
+    arrivals: Arrivals,
+}
+
+impl Peer {
+    /// Gives it a client to serve; gives the client back if the worker is about to end, or its mailbox is full.
+    fn hand_over(&self, accepted: Accepted<Socket>) -> Result<(), Accepted<Socket>> {
+        if !self.arrivals.announce() {
+            return Err(accepted);
+        }
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        let Err(Mail::Serve(accepted)) = self.mailbox.offer(Mail::Serve(accepted)) else { return Ok(()) };
+        self.arrivals.arrived();
+        // It may have been about to end, and have found that one was on its way.
+        self.mailbox.wake();
+        Err(accepted)
+    }
 }
 
 /// What every worker of the process shares.
@@ -113,25 +132,6 @@ pub struct Shared {
     pub log: Option<access_log::Desk>,
 }
 
-/// One listening socket and the listener that it belongs to.
-#[derive(Debug)]
-pub struct ListenSocket {
-    /// The socket.
-    listening: Listening,
-    /// Which of the listener's addresses it is.
-    address: BoundAddressId,
-    listener: Arc<Listener>,
-    /// Its listener is gone: it closes once it has taken in who waits.
-    leaving: bool,
-}
-
-impl ListenSocket {
-    /// A socket of one of the addresses of `listener`.
-    pub fn new(address: BoundAddressId, listener: Arc<Listener>, listening: Listening) -> ListenSocket {
-        ListenSocket { listening, address, listener, leaving: false }
-    }
-}
-
 /// A worker before its thread starts: its mailbox must exist before any worker runs.
 pub struct Prepared {
     poll: Poll,
@@ -144,7 +144,10 @@ pub fn prepare() -> io::Result<(Prepared, Peer)> {
     let poll = Poll::new()?;
     let (mailbox, mail) = Mailbox::new(&poll, Token::Mail.encode(), MAILBOX)?;
     let registry = poll.registry().try_clone()?;
-    Ok((Prepared { poll, registry, mail }, Peer { mailbox, connections: AtomicUsize::new(0), busy: AtomicU32::new(0) }))
+    Ok((
+        Prepared { poll, registry, mail },
+        Peer { mailbox, connections: AtomicUsize::new(0), busy: AtomicU32::new(0), arrivals: Arrivals::default() },
+    ))
 }
 
 struct Worker {
@@ -160,6 +163,8 @@ struct Worker {
     full_batches: usize,
     /// Connections after clients were last let in. Fewer now means that descriptors have become free.
     had: usize,
+    /// Every connection is ended, also one that a peer still hands over, for this reason.
+    stopped: Option<CloseReason>,
 }
 
 /// How much of the worker's time went by in waiting.
@@ -177,9 +182,9 @@ pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Sh
     let reporter = Reporter { prober: shared.prober.clone(), log };
     let relay = relay::Shared::new(shared.engine, (relay::PIPES / shared.peers.len()).max(1));
     let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), clock::now());
-    let acceptor = Acceptor::new(sockets, poll.registry())?;
+    let acceptor = Acceptor::new(sockets, poll.registry().try_clone()?)?;
     let (flushed, nap) = (clock::now(), Nap::new(clock::now()));
-    Worker { poll, mail, driver, acceptor, shared, me, nap, flushed, full_batches: 0, had: 0 }.run()
+    Worker { poll, mail, driver, acceptor, shared, me, nap, flushed, full_batches: 0, had: 0, stopped: None }.run()
 }
 
 impl Worker {
@@ -228,7 +233,7 @@ impl Worker {
             if self.shared.admission.should_wake() || gates > 0 {
                 self.shared.peers.iter().for_each(|peer| peer.mailbox.wake());
             }
-            if self.acceptor.is_closed() && self.driver.is_empty() && self.mail.is_empty() {
+            if self.acceptor.is_closed() && self.driver.is_empty() && this.arrivals.close() {
                 return Ok(());
             }
         }
@@ -254,23 +259,31 @@ impl Worker {
         while let Ok(mail) = self.mail.try_recv() {
             match mail {
                 Mail::Serve(mut accepted) => {
+                    self.shared.peers[self.me].arrivals.arrived();
                     // Whoever sent it may not have had the newest snapshot yet; whoever reads this may be late too, and
                     // then the snapshot is in the mail.
                     if let Some(pool) = self.shared.snapshot.pool(&accepted.pool.settings.name) {
                         accepted.pool = pool.clone();
                     }
-                    self.driver.serve(accepted);
+                    match self.stopped {
+                        Some(reason) => self.driver.turn_away(accepted, reason),
+                        None => self.driver.serve(accepted),
+                    }
                 }
                 Mail::Adopt { snapshot, sockets, done } => {
-                    self.acceptor.adopt(&snapshot, sockets, self.poll.registry());
+                    let spares = &mut self.driver.net.spares;
+                    self.acceptor.adopt(&snapshot, sockets, &self.shared.admission, spares, clock::now());
                     self.driver.adopt(&snapshot);
                     self.shared.snapshot = snapshot;
                     drop(done);
                 }
                 Mail::Reset(backends) => self.driver.reset(&backends, CloseReason::Forced),
-                Mail::Drain => self.acceptor.close_soon(),
+                Mail::Drain => {
+                    self.acceptor.drain(&self.shared.admission, &mut self.driver.net.spares, clock::now());
+                }
                 Mail::Stop(reason) => {
-                    self.acceptor.close();
+                    self.stopped = Some(reason);
+                    self.acceptor.close().for_each(|accepted| self.driver.turn_away(accepted, reason));
                     self.driver.stop_all(reason);
                 }
             }
@@ -279,7 +292,7 @@ impl Worker {
 
     fn accept(&mut self, now: Tick) {
         if self.driver.len() < self.had {
-            self.acceptor.go_on();
+            self.acceptor.descriptors_freed();
         }
         self.accept_all(now);
         self.had = self.driver.len();
@@ -287,16 +300,14 @@ impl Worker {
 
     fn accept_all(&mut self, now: Tick) {
         loop {
-            match self.acceptor.next(&self.shared, &mut self.driver.net.spares, now) {
-                Turn::Client(accepted, shareable) => match self.host(shareable) {
-                    Some(peer) => {
-                        peer.connections.fetch_add(1, Ordering::Relaxed);
-                        if let Err(Mail::Serve(accepted)) = peer.mailbox.offer(Mail::Serve(accepted)) {
-                            self.driver.serve(accepted);
-                        }
-                    }
-                    None => self.driver.serve(accepted),
-                },
+            match self.acceptor.next(&self.shared.admission, &mut self.driver.net.spares, now) {
+                Turn::Client(accepted) => {
+                    let kept = match self.host(!accepted.unix) {
+                        Some(peer) => peer.hand_over(accepted).err(),
+                        None => Some(accepted),
+                    };
+                    kept.into_iter().for_each(|accepted| self.driver.serve(accepted));
+                }
                 Turn::Over => return,
             }
         }
@@ -308,10 +319,6 @@ impl Worker {
     /// Clearly less busy means that it idles while this one has no time left, or that it has far fewer connections. The
     /// kernel's hash spreads evenly but for chance; below that a hand-over costs more than it gains.
     fn host(&self, spread_by_kernel: bool) -> Option<&Peer> {
-        // A peer may have ended already when all of them drain.
-        if self.acceptor.is_closing() {
-            return None;
-        }
         let (other, theirs) = (self.shared.peers.iter().enumerate())
             .filter(|(index, _)| *index != self.me)
             .map(|(_, peer)| (peer, peer.connections.load(Ordering::Relaxed)))

@@ -7,6 +7,7 @@
 
 mod support;
 
+mod accepting;
 mod access_log;
 mod addresses;
 mod algorithms;
