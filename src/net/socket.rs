@@ -28,7 +28,7 @@ pub enum Dialing {
     Pending,
 }
 
-/// How soon a vanished peer is noticed on an idle connection, and on one with bytes under way.
+/// How soon a vanished peer is found: by keepalive where nothing is under way, elsewhere by [`crate::policy::liveness`].
 #[derive(Clone, Copy, Debug)]
 pub struct Keepalive {
     /// Silence before the first keepalive probe.
@@ -37,16 +37,23 @@ pub struct Keepalive {
     pub interval: Duration,
     /// Unanswered probes after which the peer is dead.
     pub probes: u32,
-    /// How long sent bytes may stay unacknowledged (TCP_USER_TIMEOUT, RFC 5482).
-    pub user_timeout: Duration,
+    /// The time all of that takes, and the most that a peer may owe an acknowledgement.
+    pub within: Duration,
 }
 
+/// More probes than the kernel sends (MAX_TCP_KEEPCNT).
+const PROBES_MAX: u128 = 127;
+
 impl Keepalive {
-    /// What finds a dead peer within `time`: half of it in silence, then six probes, or as long with bytes unacknowledged.
-    /// The kernel counts in seconds, so that less than about 8 s is only nearly kept.
+    /// Finds a dead peer within `time`: half of it passes in silence, then come as many probes as fit, usually six. The
+    /// kernel counts in seconds.
+    ///
+    /// TCP_USER_TIMEOUT is left alone: it ends a peer that keeps its window closed, though it acknowledges every probe.
     pub fn within(time: Duration) -> Keepalive {
         let seconds = |part| Duration::from_secs((time / part).as_secs().max(1));
-        Keepalive { idle: seconds(2), interval: seconds(12), probes: 6, user_timeout: time }
+        let (idle, interval) = (seconds(2), seconds(12));
+        let probes = (time.saturating_sub(idle).as_millis() / interval.as_millis()).clamp(1, PROBES_MAX) as u32;
+        Keepalive { idle, interval, probes, within: time }
     }
 }
 
@@ -142,7 +149,7 @@ impl Socket {
         let _ = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
     }
 
-    /// Turns on keepalive and the user timeout. Does nothing on a unix socket, whose peer can't vanish.
+    /// Turns on keepalive. Does nothing on a unix socket, whose peer can't vanish.
     pub fn keep_alive(&self, keepalive: &Keepalive) -> io::Result<()> {
         keep_alive(self.0.as_fd(), keepalive)
     }
@@ -157,8 +164,6 @@ pub(super) fn keep_alive(fd: BorrowedFd<'_>, keepalive: &Keepalive) -> io::Resul
     sockopt::set_tcp_keepidle(fd, keepalive.idle)?;
     sockopt::set_tcp_keepintvl(fd, keepalive.interval)?;
     sockopt::set_tcp_keepcnt(fd, keepalive.probes)?;
-    let millis = u32::try_from(keepalive.user_timeout.as_millis()).unwrap_or(u32::MAX);
-    sockopt::set_tcp_user_timeout(fd, millis)?;
     Ok(())
 }
 
@@ -189,5 +194,21 @@ impl Source for Socket {
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
         SourceFd(&self.0.as_raw_fd()).deregister(registry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keepalive_gives_a_peer_up_within_its_time() {
+        for seconds in [2, 3, 4, 7, 8, 12, 13, 23, 24, 60, 120, 36_000] {
+            let time = Duration::from_secs(seconds);
+            let keepalive = Keepalive::within(time);
+            let found = keepalive.idle + keepalive.interval * keepalive.probes;
+            assert!(found <= time, "{seconds} s: {keepalive:?}");
+            assert!(found >= time * 3 / 4, "{seconds} s: {keepalive:?}");
+        }
     }
 }

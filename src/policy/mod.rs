@@ -7,4 +7,5 @@
 pub mod balance;
 pub mod health;
 pub mod limit;
+pub mod liveness;
 pub mod slow_start;

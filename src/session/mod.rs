@@ -58,8 +58,8 @@
 //! | Relaying | last held byte delivered, Draining | – | FIN to y; half Shut | |
 //! | Relaying | second half becomes Shut | – | close both | `x_fin`, x the side whose FIN came first |
 //! | Relaying | reset from x, in any half state | any | reset both, at once | `x_reset` |
-//! | Relaying | writing to y fails (it reset, or it is dead: RFC 5482) | any | reset both, at once | `y_reset` |
-//! | Relaying | keepalive finds x dead | any | reset both | `x_reset` |
+//! | Relaying | writing to y fails | any | reset both, at once | `y_reset` |
+//! | Relaying | x is found dead, by keepalive or by [`crate::policy::liveness`] | any | reset both | `x_reset` |
 //! | Relaying | no byte either way for `idle_timeout`, both Open | no | close both | `idle_timeout` |
 //! | Relaying | the same | yes | reset both: a FIN would pass off a torso as the whole | `idle_timeout` |
 //! | Relaying | no byte either way for `half_close_timeout`, one Draining or Shut | no / yes | close / reset both | `half_close_timeout` |

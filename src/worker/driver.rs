@@ -15,6 +15,7 @@
 //! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
 
 mod around;
+mod liveness;
 mod proxy;
 mod waiting;
 
@@ -29,6 +30,7 @@ use crate::policy::health::ConnectFailure;
 use crate::pool::{Backend, BackendId, Guest, Permit, Snapshot};
 use crate::relay::{self, End, Flow, Ready};
 use crate::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Session, Side, Way};
+use liveness::Watch;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -36,7 +38,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Keepalive on a backend's socket costs five system calls; a connection that is over before this goes without. Clients'
-/// sockets inherit it from their listener for nothing.
+/// sockets inherit it from their listener for nothing. A short `dead_peer_timeout` needs it sooner.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(5);
 
 struct Connection<S, P> {
@@ -51,6 +53,10 @@ struct Connection<S, P> {
     down: Flow<P>,
     /// When the backend's socket is to be looked after by keepalive, until it is.
     keep_alive_at: Option<Tick>,
+    /// When the peers' acknowledgements are looked at next, if something was sent to them.
+    look_at: Option<Tick>,
+    /// Of the client's and the backend's acknowledgements.
+    watches: (Watch, Watch),
     /// What has been added to the backend's totals.
     flushed: (u64, u64),
     /// In the run queue.
@@ -168,6 +174,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
             up: Flow::default(),
             down: Flow::default(),
             keep_alive_at: None,
+            look_at: None,
+            watches: Default::default(),
             flushed: (0, 0),
             queued: false,
             dirty: false,
@@ -234,6 +242,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     self.net.keep_alive(&end.socket);
                 }
             }
+            self.look(key);
+            let Some(connection) = self.connections.get(key) else { continue };
             let session = &connection.session;
             if session.is_dialing() && session.deadline().is_some_and(|deadline| deadline <= self.now) {
                 let failure = ConnectFailure::TimedOut(session.pool().settings.connect_timeout);
@@ -249,12 +259,15 @@ impl<N: Net, O: Observer> Driver<N, O> {
     /// nothing for connections that were silent.
     pub fn flush(&mut self) {
         // The list holds one entry for each connection that moved a byte since the last call, ended ones included.
-        for key in self.dirty.drain(..) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for key in dirty.drain(..) {
             if let Some(connection) = self.connections.get_mut(key) {
                 connection.dirty = false;
                 connection.flush();
+                self.watch(key);
             }
         }
+        self.dirty = dirty;
     }
 
     /// Has a byte moved since the last flush?
@@ -335,7 +348,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 },
                 Effect::Announce(version) => Input::Announced(self.introduce(key, version)),
                 Effect::Relay => {
-                    connection.keep_alive_at = Some(self.now + KEEP_ALIVE_AFTER);
+                    let keep_alive_after = KEEP_ALIVE_AFTER.min(self.net.dead_peer_timeout() / 2);
+                    connection.keep_alive_at = Some(self.now + keep_alive_after);
                     self.queues.hint(connection.session.pool());
                     if let Some(lease) = connection.session.lease() {
                         let counters = &lease.backend().counters;
@@ -352,6 +366,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     if let Some(end) = connection.end(side) {
                         self.net.finish(&end.socket);
                     }
+                    connection.watch_mut(side).sent_fin();
+                    self.watch(key);
                     return self.arm(key);
                 }
                 Effect::End(ending) => return self.close(key, ending),
@@ -446,7 +462,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
     /// Sees to it that the timer stands at or before the deadline.
     fn arm(&mut self, key: Key) {
         let Some(connection) = self.connections.get(key) else { return };
-        let deadlines = [connection.session.deadline(), connection.keep_alive_at];
+        let deadlines = [connection.session.deadline(), connection.keep_alive_at, connection.look_at];
         let Some(deadline) = deadlines.into_iter().flatten().min() else { return };
         if self.wheel.deadline(key.slot).is_none_or(|set| deadline < set) {
             self.wheel.set(key.slot, deadline);
@@ -466,6 +482,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             record.close.refusal().into_iter().for_each(|refusal| record.listener.refuse(refusal));
             self.observer.closed(record);
         }
+        self.unwatch(&connection, ending);
         if ending == Ending::Reset {
             self.net.reset(connection.client.socket);
             if let Some(backend) = connection.backend {
@@ -494,6 +511,13 @@ impl<S, P> Connection<S, P> {
     /// Closes the socket of a dial.
     fn drop_backend(&mut self) {
         (self.backend, self.backend_serial) = (None, None);
+    }
+
+    fn watch_mut(&mut self, side: Side) -> &mut Watch {
+        match side {
+            Side::Client => &mut self.watches.0,
+            Side::Backend => &mut self.watches.1,
+        }
     }
 
     fn flush(&mut self) {

@@ -6,11 +6,13 @@ use super::driver::{Event, Net};
 use super::token::Token;
 use crate::base::Endpoint;
 use crate::net::{Dialing, Keepalive, PIPE_SIZE, Pipe, Socket, Spares};
+use crate::policy::liveness::Acknowledgements;
 use crate::relay::Io;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
 
 /// Everything that can happen on a socket. PRIORITY is urgent data, where a read stops short.
 const EVERYTHING: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
@@ -88,6 +90,23 @@ impl Net for Kernel {
         if let Err(error) = socket.keep_alive(&self.keepalive) {
             log::debug!("can't turn keepalive on: {error}");
         }
+    }
+
+    fn dead_peer_timeout(&self) -> Duration {
+        self.keepalive.within
+    }
+
+    fn acknowledgements(&mut self, socket: &Socket) -> Option<Acknowledgements> {
+        socket.acknowledgements()
+    }
+
+    fn limit_probe_interval(&mut self, socket: &Socket, most: Duration) -> Option<Duration> {
+        socket.limit_probe_interval(most)
+    }
+
+    fn set_probe_interval(&mut self, socket: &Socket, most: Duration) {
+        // A kernel that can't has not limited it either.
+        socket.set_probe_interval(most);
     }
 
     fn finish(&mut self, socket: &Socket) {

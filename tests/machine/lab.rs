@@ -92,6 +92,12 @@ impl Network {
         self.inside(|| ip(&["link", "set", name, "down"]));
     }
 
+    /// The machine behind that interface is gone, though the cable and what is at its other end seem fine: packets leave
+    /// without an error, and nothing comes back.
+    pub fn vanish(&self, name: &str) {
+        self.inside(|| ip(&["addr", "flush", "dev", name]));
+    }
+
     /// Does `work` on a thread inside it. Sockets that are opened, processes and threads that are started there, belong
     /// to it, wherever they are used later.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {

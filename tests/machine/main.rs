@@ -20,4 +20,5 @@ mod memory;
 mod ports;
 mod slow;
 mod stopped;
+mod timeouts;
 mod vanished;

@@ -1,5 +1,5 @@
 //! A peer that vanishes without a word: its cable is pulled, nothing comes back, nobody says so. Keepalive finds it where
-//! nothing is sent, TCP_USER_TIMEOUT where bytes wait for their acknowledgement; for clients and backends alike.
+//! nothing is sent, a look at its acknowledgements elsewhere; for clients and backends alike. [`super::timeouts`] has more cases.
 
 use crate::lab::{Configured, Network};
 use crate::support::{Conn, Ending, MIB, Server};

@@ -5,11 +5,13 @@
 use super::super::token::Token;
 use crate::base::Endpoint;
 use crate::policy::health::ConnectFailure;
+use crate::policy::liveness::Acknowledgements;
 use crate::pool::{Backend, Guest, Permit, Pool};
 use crate::relay::Io;
 use crate::session::{Greeting, Record};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What the driver needs from the system besides moving bytes.
 pub trait Net: Io {
@@ -29,8 +31,27 @@ pub trait Net: Io {
     /// The error that waits on a socket, if any.
     fn outcome(&mut self, socket: &Self::Socket) -> Option<io::Error>;
 
-    /// Has the kernel look after a backend's socket: keepalive, user timeout.
+    /// Turns keepalive on for a backend's socket.
     fn keep_alive(&mut self, socket: &Self::Socket);
+
+    /// The time within which a peer that vanished is to be found. Without an answer to this and the next three, peers
+    /// never vanish.
+    fn dead_peer_timeout(&self) -> Duration {
+        Duration::MAX
+    }
+
+    /// What the peer has acknowledged; `None` where the peer can't vanish.
+    fn acknowledgements(&mut self, _socket: &Self::Socket) -> Option<Acknowledgements> {
+        None
+    }
+
+    /// Has a closed window probed at least so often; what held before, unless nothing has changed.
+    fn limit_probe_interval(&mut self, _socket: &Self::Socket, _most: Duration) -> Option<Duration> {
+        None
+    }
+
+    /// Takes that limit back.
+    fn set_probe_interval(&mut self, _socket: &Self::Socket, _most: Duration) {}
 
     /// Sends a FIN after the last byte.
     fn finish(&mut self, socket: &Self::Socket);

@@ -1,0 +1,109 @@
+//! Reads and sets what neither rustix nor socket2 offers of a TCP socket: TCP_INFO, TCP_RTO_MAX_MS.
+//!
+//! `nix` writes the calls ([`nix::sockopt_impl`]); what stands here are the types that pass through them, which are made
+//! of plain integers only.
+
+use super::Socket;
+use crate::policy::liveness::Acknowledgements;
+use nix::sys::socket::{getsockopt, setsockopt};
+use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
+use std::time::Duration;
+
+/// TCP_RTO_MAX_MS (linux/tcp.h), since Linux 6.15; libc does not have it yet.
+const RTO_MAX_MS: libc::c_int = 44;
+
+/// The beginning of `struct tcp_info` (linux/tcp.h). The kernel appends to it and fills as much as is asked for.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TcpInfo {
+    /// state, ca_state, retransmits, probes, backoff, options, two of bit fields.
+    bytes: [u8; 8],
+    /// rto, ato, snd_mss, rcv_mss; unacked, sacked, lost, retrans, fackets; last_data_sent, last_ack_sent,
+    /// last_data_recv, last_ack_recv; all in microseconds, packets and milliseconds respectively.
+    words: [u32; 13],
+}
+
+sockopt_impl!(
+    /// What the kernel knows of a connection.
+    GetTcpInfo,
+    GetOnly,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    TcpInfo
+);
+
+sockopt_impl!(
+    /// The longest time between two retransmissions, or two probes of a closed window, in milliseconds.
+    RtoMax,
+    Both,
+    libc::IPPROTO_TCP,
+    RTO_MAX_MS,
+    libc::c_int
+);
+
+impl Socket {
+    /// What the peer has acknowledged; `None` on a unix socket, whose peer can't vanish.
+    pub fn acknowledgements(&self) -> Option<Acknowledgements> {
+        let TcpInfo { bytes, words } = getsockopt(self, GetTcpInfo).ok()?;
+        let [_, _, _, probes, backoff, ..] = bytes;
+        let [rto, _, _, _, unacked, _, _, _, _, _, _, _, last_ack_recv] = words;
+        let in_flight = unacked > 0;
+        Some(Acknowledgements {
+            in_flight,
+            probes,
+            // Without anything in flight only the probes of a closed window back off.
+            window_closed: backoff > 0 && !in_flight,
+            last: Duration::from_millis(last_ack_recv.into()),
+            rto: Duration::from_micros(rto.into()),
+        })
+    }
+
+    /// Has a closed window probed at least so often; what held before, to be restored later. `None` where the kernel
+    /// can't, or does already.
+    pub fn limit_probe_interval(&self, most: Duration) -> Option<Duration> {
+        let before = Duration::from_millis(getsockopt(self, RtoMax).ok()?.try_into().ok()?);
+        (most < before && self.set_probe_interval(most)).then_some(before)
+    }
+
+    /// The longest time between two probes; false where the kernel can't.
+    pub fn set_probe_interval(&self, most: Duration) -> bool {
+        let millis = i32::try_from(most.as_millis()).unwrap_or(i32::MAX);
+        setsockopt(self, RtoMax, &millis).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Endpoint;
+    use std::net::TcpListener;
+    use std::os::unix::net::UnixListener;
+
+    #[test]
+    fn what_is_acknowledged_is_known_of_tcp_sockets_and_of_no_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (socket, _) = Socket::dial(&Endpoint::Inet(listener.local_addr().unwrap())).unwrap();
+        let seen = socket.acknowledgements().unwrap();
+        assert!(!seen.in_flight && !seen.window_closed && seen.probes == 0, "{seen:?}");
+        assert!(seen.rto >= Duration::from_millis(100) && seen.last < Duration::from_secs(60), "{seen:?}");
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let (socket, _) = Socket::dial(&Endpoint::Unix(path.into())).unwrap();
+        assert_eq!(socket.acknowledgements(), None);
+        assert_eq!(socket.limit_probe_interval(Duration::from_secs(1)), None);
+    }
+
+    #[test]
+    fn a_probe_interval_is_limited_once_and_restored() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (socket, _) = Socket::dial(&Endpoint::Inet(listener.local_addr().unwrap())).unwrap();
+        // Before Linux 6.15 there is nothing to see.
+        let Some(before) = socket.limit_probe_interval(Duration::from_secs(3)) else { return };
+        assert!(before > Duration::from_secs(3));
+        assert_eq!(socket.limit_probe_interval(Duration::from_secs(3)), None);
+        assert!(socket.set_probe_interval(before));
+        assert_eq!(socket.limit_probe_interval(Duration::from_secs(4)), Some(before));
+    }
+}

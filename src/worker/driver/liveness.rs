@@ -1,0 +1,100 @@
+//! Looks at peers that may owe an acknowledgement, and ends the connections of those that are gone.
+//!
+//! A connection is looked at from the timer it has, eight times per `dead_peer_timeout`, from the flush after bytes were
+//! written to a side until that side has acknowledged all of them. An idle connection is not looked at: keepalive covers it.
+//! So relaying a chunk costs nothing, and a connection with traffic at most two system calls per look.
+//!
+//! What a look means is decided in [`crate::policy::liveness`].
+
+use super::{Connection, Driver, Net, Observer};
+use crate::base::slots::Key;
+use crate::policy::liveness::{Liveness, Timing, Verdict};
+use crate::session::{Ending, Input, Side, Way};
+use std::time::Duration;
+
+/// What is known of one side's acknowledgements.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Watch {
+    liveness: Liveness,
+    /// Bytes written to it when it was last looked at.
+    written: u64,
+    /// It had acknowledged all of them, and a FIN if there was one.
+    settled: bool,
+    /// How often its closed window was probed before that was limited.
+    restore: Option<Duration>,
+}
+
+impl Watch {
+    /// A FIN was sent, which no byte count shows.
+    pub(super) fn sent_fin(&mut self) {
+        self.settled = false;
+    }
+}
+
+impl<N: Net, O: Observer> Driver<N, O> {
+    /// Bytes or a FIN were sent: has a relaying connection looked at, unless that is set already.
+    pub(super) fn watch(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.look_at.is_none() && connection.session.half(Way::Up).is_some() {
+            connection.look_at = Some(self.now + Timing::within(self.net.dead_peer_timeout()).look);
+            self.arm(key);
+        }
+    }
+
+    /// Looks at both sides, if it is time.
+    pub(super) fn look(&mut self, key: Key) {
+        let timing = Timing::within(self.net.dead_peer_timeout());
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.look_at.is_none_or(|at| at > self.now) {
+            return;
+        }
+        connection.look_at = None;
+        for (side, way) in [(Side::Client, Way::Down), (Side::Backend, Way::Up)] {
+            let written = connection.session.bytes(way);
+            let (end, watch) = match side {
+                Side::Client => (Some(&connection.client), &mut connection.watches.0),
+                Side::Backend => (connection.backend.as_ref(), &mut connection.watches.1),
+            };
+            let Some(end) = end else { continue };
+            if watch.settled && watch.written == written {
+                continue;
+            }
+            let Some(seen) = self.net.acknowledgements(&end.socket) else {
+                (watch.settled, watch.written) = (true, written);
+                continue;
+            };
+            let verdict = watch.liveness.judge(seen, &timing, self.now);
+            if verdict == Verdict::Dead {
+                return self.feed(key, Input::Reset(side));
+            }
+            // Bytes that are newer than the last look may wait behind a window that has closed and shows nothing yet.
+            watch.settled = verdict == Verdict::Settled && watch.written == written;
+            watch.written = written;
+            if !watch.settled {
+                connection.look_at = Some(self.now + timing.look);
+            }
+            if seen.window_closed && watch.restore.is_none() {
+                watch.restore = self.net.limit_probe_interval(&end.socket, timing.probe);
+            } else if !seen.window_closed
+                && let Some(before) = watch.restore.take()
+            {
+                self.net.set_probe_interval(&end.socket, before);
+            }
+        }
+    }
+
+    /// Before sockets are closed in order: the kernel gives up what it still has to deliver sooner, the shorter the interval
+    /// of its probes is.
+    pub(super) fn unwatch(&mut self, connection: &Connection<N::Socket, N::Pipe>, ending: Ending) {
+        if ending == Ending::Reset {
+            return;
+        }
+        let ends =
+            [(Some(&connection.client), connection.watches.0), (connection.backend.as_ref(), connection.watches.1)];
+        for (end, watch) in ends {
+            if let (Some(end), Some(before)) = (end, watch.restore) {
+                self.net.set_probe_interval(&end.socket, before);
+            }
+        }
+    }
+}
