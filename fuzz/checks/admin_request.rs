@@ -3,63 +3,32 @@
 //!
 //! The first byte says how long the pieces are.
 
-use std::io::{self, Read, Write};
-use std::time::Duration;
-use tcplb::admin::http::{BODY_MAX, Deadline, HEAD_MAX, Refusal, Request, Response, Stream, read};
+use tcplb::admin::http::Response;
+use tcplb::admin::incoming::{BODY_MAX, HEAD_MAX, Incoming, Progress, Refusal, Request};
 use tcplb::admin::{changes, register, routes, target};
 use tcplb::config::check;
 
-/// A peer that sends its bytes in pieces, then finishes.
-struct Peer<'a> {
-    left: &'a [u8],
-    piece: usize,
-}
-
-impl Read for Peer<'_> {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let count = self.piece.min(to.len()).min(self.left.len());
-        let (now, left) = self.left.split_at(count);
-        to[..count].copy_from_slice(now);
-        self.left = left;
-        Ok(count)
+/// Reads a request from a peer that sends these bytes, at most `piece` at a time, and then finishes.
+fn read(sent: &[u8], piece: usize) -> Result<Request, Refusal> {
+    let (mut incoming, mut left, mut continued) = (Incoming::default(), sent, false);
+    while !left.is_empty() {
+        let (now, later) = left.split_at(piece.min(left.len()).min(incoming.room()));
+        left = later;
+        let taken = sent.len() - left.len();
+        assert!(taken <= HEAD_MAX + BODY_MAX, "it read {taken} bytes");
+        match incoming.take(now)? {
+            Progress::More => {}
+            Progress::MoreOnContinue => assert!(!std::mem::replace(&mut continued, true), "leave is given once"),
+            Progress::Whole(request) => return Ok(request),
+        }
     }
-}
-
-impl Write for Peer<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        assert_eq!(bytes, b"HTTP/1.1 100 Continue\r\n\r\n");
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Stream for Peer<'_> {
-    fn limit_read(&mut self, _: Duration) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn limit_write(&mut self, _: Duration) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn finish(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    Err(incoming.cut_short())
 }
 
 /// Fails if a promise is broken.
 pub fn check(bytes: &[u8]) {
     let Some((first, sent)) = bytes.split_first() else { return };
-    let ask = |piece| {
-        let mut peer = Peer { left: sent, piece };
-        let got = read(&mut peer, Deadline::after(Duration::from_secs(60)));
-        let taken = sent.len() - peer.left.len();
-        assert!(taken <= HEAD_MAX + BODY_MAX, "it read {taken} bytes");
-        got
-    };
+    let ask = |piece| read(sent, piece);
     let whole = ask(usize::MAX);
     match (&whole, &ask(usize::from(*first).max(1))) {
         (Ok(one), Ok(other)) => assert_eq!(one, other, "another request in pieces"),

@@ -4,7 +4,8 @@
 //! any page it shows can make it send requests to 127.0.0.1, and a page whose host name is made to resolve to 127.0.0.1
 //! can even read the answers. The first carries an `Origin` that is not ours, the second a `Host` that is not ours.
 
-use super::http::{Request, Response};
+use super::http::Response;
+use super::incoming::Request;
 use crate::base::Endpoint;
 use std::io::Read;
 use std::net::IpAddr;

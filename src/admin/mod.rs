@@ -10,19 +10,24 @@
 //! | `openapi`     | the description of the API, generated                             |
 //! | `access`      | who may call                                                      |
 //! | [`target`]    | paths and queries, decoded                                        |
-//! | [`http`], [`server`] | bytes and threads, all bounded                             |
+//! | [`incoming`], [`http`] | requests and answers as bytes                           |
+//! | [`server`], [`calls`] | sockets and threads, all bounded                         |
 //!
 //! # Invariants
 //!
 //! * Reads take no lock that a worker takes, and writes are commands to the control thread like everybody else's.
-//! * At most [`server::CONNECTIONS_MAX`] calls at once, [`http::BODY_MAX`] bytes each, [`http::PATIENCE`] to be whole.
+//! * At most [`calls::CALLS_MAX`] calls at once and [`calls::QUEUE_MAX`] that wait, [`incoming::BODY_MAX`] bytes each,
+//!   [`http::PATIENCE`] to be whole.
+//! * `/healthz` and `/readyz` are answered whatever other callers do.
 //! * Without a token only this machine reaches it.
 
 mod access;
 mod alive;
 pub mod api;
+pub mod calls;
 pub mod changes;
 pub mod http;
+pub mod incoming;
 mod metrics;
 mod openapi;
 mod page;
@@ -40,7 +45,9 @@ use crate::net::Keepalive;
 use crate::net::listen::{self, Listening};
 use crate::pool::Published;
 use access::Access;
-use server::{Peer, Server};
+use http::Response;
+use incoming::Request;
+use server::{Handler, Peer, Server};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -93,8 +100,23 @@ impl Bound {
     pub fn start(self, published: Arc<Published>, remote: Remote) -> io::Result<Admin> {
         let Bound { listening, endpoints, access } = self;
         let state = State { published, remote };
-        let handler = move |request: &http::Request, peer: Peer| routes::answer(&state, &access, request, peer);
-        Ok(Admin { _server: Server::start(listening, Arc::new(handler))?, endpoints })
+        Ok(Admin { _server: Server::start(listening, Arc::new(Api { state, access }))?, endpoints })
+    }
+}
+
+/// What the server answers with.
+struct Api {
+    state: State,
+    access: Access,
+}
+
+impl Handler for Api {
+    fn is_immediate(&self, request: &Request) -> bool {
+        routes::is_immediate(request)
+    }
+
+    fn answer(&self, request: &Request, peer: Peer) -> Response {
+        routes::answer(&self.state, &self.access, request, peer)
     }
 }
 

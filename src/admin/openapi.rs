@@ -46,7 +46,7 @@ fn operation(route: &Route) -> Value {
         common("401", "The token is missing or wrong.");
         common("403", "Without a token: the call comes from a web page of another origin.");
     }
-    if !route.switches.is_empty() || route.body.is_some() {
+    if !route.switches.is_empty() || !route.values.is_empty() || route.body.is_some() {
         common("400", "The request is wrong; the error says why.");
     }
     common("default", "Too large (413, 431), too slow (408), too many at once (503), or not HTTP as it should be.");
@@ -54,12 +54,17 @@ fn operation(route: &Route) -> Value {
         let schema = json!({ "type": "boolean", "default": false });
         json!({ "name": name, "in": "query", "description": meaning, "required": false, "schema": schema })
     };
+    let value = |(name, meaning): &(&str, &str)| {
+        let schema = json!({ "type": "string", "minLength": 1 });
+        json!({ "name": name, "in": "query", "description": meaning, "required": false, "schema": schema })
+    };
     let name = |name: &str| {
         let schema = json!({ "type": "string", "minLength": 1 });
         json!({ "name": name, "in": "path", "description": "Its name.", "required": true, "schema": schema })
     };
     let names = route.path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
-    let parameters: Vec<Value> = names.map(name).chain(route.switches.iter().map(switch)).collect();
+    let after = route.switches.iter().map(switch).chain(route.values.iter().map(value));
+    let parameters: Vec<Value> = names.map(name).chain(after).collect();
     let mut operation = json!({
         "operationId": format!("{} {}", route.method, route.path),
         "summary": route.summary,

@@ -2,10 +2,12 @@
 //! different stories.
 
 use super::access::Access;
-use super::http::{Request, Response};
+use super::http::Response;
+use super::incoming::Request;
 use super::server::Peer;
 use super::{State, changes, metrics, openapi, page, register, status, target};
 use crate::config::text;
+use crate::control::Refused;
 use std::time::Instant;
 
 /// A row of the table.
@@ -18,12 +20,16 @@ pub struct Route {
     pub summary: &'static str,
     /// Switches after `?`: name and meaning. Only these are taken, `true` or `false`.
     pub switches: &'static [(&'static str, &'static str)],
+    /// Values after `?`: name and meaning. A call that takes some takes no others.
+    pub values: &'static [(&'static str, &'static str)],
     /// The schema of the body, if it takes one.
     pub body: Option<&'static str>,
     /// Answers of its own: status, meaning, what they hold.
     pub answers: &'static [(u16, &'static str, Content)],
     /// Needs no token.
     pub open: bool,
+    /// The answer is there at once and short: the accepting thread gives it, however many other callers there are.
+    pub immediate: bool,
     call: fn(&State, &Call<'_>) -> Response,
 }
 
@@ -48,6 +54,8 @@ pub struct Call<'a> {
     pub names: Vec<String>,
     /// The switches that are on.
     pub on: Vec<&'static str>,
+    /// The values that were given.
+    pub values: Vec<(&'static str, String)>,
     /// The body.
     pub body: &'a [u8],
 }
@@ -62,6 +70,11 @@ impl Call<'_> {
     pub fn has(&self, switch: &str) -> bool {
         self.on.contains(&switch)
     }
+
+    /// This value, if it was given.
+    pub fn value(&self, name: &str) -> Option<&str> {
+        self.values.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str())
+    }
 }
 
 const NO_POOL: (u16, &str, Content) = (404, "There is no such pool.", Content::Json("Error"));
@@ -75,9 +88,11 @@ const PLAIN: Route = Route {
     path: "/",
     summary: "",
     switches: &[],
+    values: &[],
     body: None,
     answers: &[],
     open: false,
+    immediate: false,
     call: |_, _| Response::error(404, "there is nothing here"),
 };
 
@@ -181,16 +196,26 @@ pub static ROUTES: &[Route] = &[
         summary: "Is the process alive?",
         answers: &[(200, "Yes.", Content::Other(PLAIN_TEXT))],
         open: true,
+        immediate: true,
         call: |_, _| Response::text(200, PLAIN_TEXT, "ok\n"),
         ..PLAIN
     },
     Route {
         path: "/readyz",
         summary: "Should clients be sent here?",
+        values: &[("pool", "Only this pool counts.")],
         answers: &[
             (200, "Yes.", Content::Other(PLAIN_TEXT)),
-            (503, "No: no pool has a usable backend, or a drain has begun.", Content::Other(PLAIN_TEXT)),
+            (
+                503,
+                "No: no pool, or not this one, has a usable backend, or a drain has begun.",
+                Content::Other(PLAIN_TEXT),
+            ),
+            NO_POOL,
+            WRONG,
         ],
+        open: true,
+        immediate: true,
         call: ready,
         ..PLAIN
     },
@@ -205,15 +230,27 @@ pub static ROUTES: &[Route] = &[
 
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
-fn ready(state: &State, _: &Call<'_>) -> Response {
-    let (status, text) = if status::is_ready(&state.published) {
-        (200, "ready\n")
-    } else if state.published.is_draining() {
-        (503, "draining\n")
-    } else {
-        (503, "no pool has a usable backend\n")
+fn ready(state: &State, call: &Call<'_>) -> Response {
+    let snapshot = state.published.snapshot();
+    let usable = match call.value("pool") {
+        None => snapshot.pools.iter().any(|pool| pool.has_usable()),
+        Some(name) => match snapshot.pool(name) {
+            Some(pool) => pool.has_usable(),
+            None => return changes::refusal(&Refused::NoPool(name.to_owned())),
+        },
+    };
+    let (status, text) = match call.value("pool") {
+        _ if state.published.is_draining() => (503, "draining\n"),
+        _ if usable => (200, "ready\n"),
+        None => (503, "no pool has a usable backend\n"),
+        Some(_) => (503, "the pool has no usable backend\n"),
     };
     Response::text(status, PLAIN_TEXT, text)
+}
+
+/// Is it a call whose answer is there at once?
+pub(super) fn is_immediate(request: &Request) -> bool {
+    find(request).is_ok_and(|(route, _)| route.immediate)
 }
 
 /// The answer to a request, whatever it is.
@@ -245,8 +282,8 @@ pub fn find(request: &Request) -> Result<(&'static Route, Call<'_>), Response> {
         let error = format!("expected one of these methods: {allow}");
         return Err(Response::error(405, error).with("Allow", allow));
     };
-    let on = switches(route, &request.query).map_err(|why| Response::error(400, why))?;
-    Ok((route, Call { names, on, body: &request.body }))
+    let (on, values) = query(route, &request.query).map_err(|why| Response::error(400, why))?;
+    Ok((route, Call { names, on, values, body: &request.body }))
 }
 
 /// The values of a pattern's `{…}` if it matches.
@@ -277,27 +314,41 @@ fn allow<'a>(methods: impl Iterator<Item = &'a str>) -> String {
     all.join(", ")
 }
 
-/// Strict where something is changed: with `?dryrun=true` the reader of a manual does not want a real reload.
-fn switches(route: &Route, query: &str) -> Result<Vec<&'static str>, String> {
-    if route.method == "GET" {
-        return Ok(Vec::new());
+/// The switches that are on, and the values.
+type Parameters = (Vec<&'static str>, Vec<(&'static str, String)>);
+
+/// Strict where something is changed: with `?dryrun=true` the reader of a manual does not want a real reload. Strict, too,
+/// where a parameter decides what is answered. Other reads ignore what monitoring adds to a URL.
+fn query(route: &Route, query: &str) -> Result<Parameters, String> {
+    let (mut on, mut values) = Parameters::default();
+    if route.method == "GET" && route.values.is_empty() {
+        return Ok((on, values));
     }
     let pairs =
         target::pairs(query).map_err(|_| "expected UTF-8 in the query, percent-encoded where needed".to_owned())?;
-    let mut on = Vec::new();
+    let named = |list: &'static [(&'static str, &'static str)], key: &str| {
+        list.iter().map(|(name, _)| *name).find(|name| *name == key)
+    };
     for (key, value) in pairs {
-        let Some((name, _)) = route.switches.iter().find(|(name, _)| *name == key) else {
-            let known: Vec<&str> = route.switches.iter().map(|(name, _)| *name).collect();
+        if let Some(name) = named(route.values, &key) {
+            if values.iter().any(|(given, _)| *given == name) {
+                return Err(format!("{name}: expected one value, got several"));
+            }
+            values.push((name, value));
+            continue;
+        }
+        let Some(name) = named(route.switches, &key) else {
+            let known: Vec<&str> = route.switches.iter().chain(route.values).map(|(name, _)| *name).collect();
             let known = if known.is_empty() { "nothing".to_owned() } else { known.join(", ") };
             return Err(format!("unknown parameter `{key}`: after ? this call takes {known}"));
         };
         match value.as_str() {
-            "true" => on.push(*name),
+            "true" => on.push(name),
             "false" => {}
             _ => return Err(format!("{name}: expected true or false, got `{value}`")),
         }
     }
-    Ok(on)
+    Ok((on, values))
 }
 
 #[cfg(test)]
@@ -340,7 +391,11 @@ mod tests {
             ("GET", "/%zz", "", 400),
             ("HEAD", "/v1/status", "", 200),
             ("get", "/v1/status", "", 405),
-            ("GET", "/metrics", "collect=all", 200),
+            ("GET", "/healthz", "verbose=1", 200),
+            ("GET", "/readyz", "pool=web", 200),
+            ("GET", "/readyz", "pol=web", 400),
+            ("GET", "/readyz", "pool=web&pool=db", 400),
+            ("GET", "/readyz", "pool=%zz", 400),
             ("POST", "/v1/reload", "dry_run=true", 200),
             ("POST", "/v1/reload", "dryrun=true", 400),
             ("POST", "/v1/reload", "dry_run=yes", 400),

@@ -1,36 +1,59 @@
-//! The threads: one accepts, at most [`CONNECTIONS_MAX`] short-lived ones talk to a client each.
+//! The thread that accepts callers and reads their requests, all of them at once and without waiting for any.
 //!
-//! A client too many gets a written 503. Its connection is kept for a moment, because closing it with an unread request
-//! would send a reset that may overtake the answer; how many are kept is bounded too.
+//! A caller takes a thread only once its request is whole ([`super::calls`]), so one that says nothing holds up no other.
+//! Calls that never wait ([`Handler::is_immediate`]: `/healthz`, `/readyz`) are answered here, whatever the others do.
 //!
-//! Nothing here can hold up the balancer: no thread of it waits for one of these.
+//! | bound | what happens beyond it |
+//! |---|---|
+//! | [`READING_MAX`] callers whose request is not whole | the one that has been silent for longest is refused, or else the one that came first |
+//! | [`http::PATIENCE`] for a request | 408 |
+//! | [`super::calls::QUEUE_MAX`] whole requests that wait for a thread | 503 |
+//! | [`CLOSING_MAX`] answered callers that have not closed | the one that was answered first is closed |
+//!
+//! A refused caller gets a written answer. Its connection is kept for a moment, because closing it with an unread request
+//! would send a reset that may overtake the answer.
+//!
+//! Nothing here can hold up the balancer: no thread of it waits for this one.
 
-use super::http::{self, Deadline, Refusal, Response};
+use super::calls::{CALLS_MAX, Call, Calls, QUEUE_MAX};
+use super::http::{self, Response};
+use super::incoming::{Incoming, Progress, Refusal, Request};
+use crate::base::slots::{Key, Slots};
 use crate::net::listen::Listening;
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use socket2::Socket;
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Clients talked to at once.
-pub const CONNECTIONS_MAX: usize = 16;
-/// Refused clients whose connection is kept for [`KEPT_FOR`]; more are cut off.
-const KEPT_MAX: usize = 64;
-const KEPT_FOR: Duration = Duration::from_secs(1);
+/// Callers whose request is being read.
+pub const READING_MAX: usize = 128;
+/// Callers that have their answer and have not closed.
+pub const CLOSING_MAX: usize = 64;
+/// Descriptors that callers can take up, all together.
+pub const DESCRIPTORS_MAX: usize = READING_MAX + CLOSING_MAX + QUEUE_MAX + CALLS_MAX;
+
+/// Callers accepted before those that are there already have their turn.
+const BATCH: usize = 16;
 /// Without a descriptor to accept with, look again after this long.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Answers are built on the heap; this is for parsing and the JSON of small requests.
-const STACK: usize = 256 * 1024;
 const WAKER: Token = Token(usize::MAX);
+/// Callers' tokens are their slots; these are beyond any slot.
+const LISTENERS: usize = usize::MAX / 2;
 
-/// What answers.
-pub type Handler = dyn Fn(&http::Request, Peer) -> Response + Send + Sync;
+/// What answers requests.
+pub trait Handler: Send + Sync {
+    /// Is the answer there at once? Then the accepting thread gives it, however many callers there are.
+    fn is_immediate(&self, request: &Request) -> bool;
+
+    /// The answer.
+    fn answer(&self, request: &Request, peer: Peer) -> Response;
+}
 
 /// How a client came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,39 +72,68 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
-struct Accept {
+struct AcceptLoop {
     poll: Poll,
+    registry: Registry,
     listening: Vec<(Socket, Peer)>,
-    handler: Arc<Handler>,
+    handler: Arc<dyn Handler>,
     stopping: Arc<AtomicBool>,
-    open: Arc<AtomicUsize>,
-    kept: VecDeque<(Instant, Socket)>,
+    callers: Slots<Caller>,
+    calls: Calls,
+    chunk: Box<[u8]>,
 }
 
-/// One of the [`CONNECTIONS_MAX`] places.
-struct Place(Arc<AtomicUsize>);
+struct Caller {
+    socket: Socket,
+    peer: Peer,
+    stage: Stage,
+    /// When the stage began, and when it is over.
+    since: Instant,
+    until: Instant,
+}
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
-    }
+enum Stage {
+    /// The request is not whole.
+    Reading(Box<Incoming>),
+    /// It has its answer. So many more bytes are read and thrown away.
+    Closing(usize),
+}
+
+/// What accepting came to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accepted {
+    /// Every caller that waited.
+    All,
+    /// A batch: more may wait.
+    Some,
+    /// Nothing can be accepted for now.
+    Failed,
 }
 
 impl Server {
     /// Serves what comes in at `listening`.
-    pub fn start(listening: Vec<Listening>, handler: Arc<Handler>) -> io::Result<Server> {
+    pub fn start(listening: Vec<Listening>, handler: Arc<dyn Handler>) -> io::Result<Server> {
         let poll = Poll::new()?;
-        let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
+        let registry = poll.registry().try_clone()?;
+        let waker = Arc::new(Waker::new(&registry, WAKER)?);
         let mut sockets = Vec::new();
         for (index, socket) in listening.into_iter().enumerate() {
             let peer = if socket.is_unix() { Peer::Unix } else { Peer::Inet };
             let socket = Socket::from(socket.as_fd().try_clone_to_owned()?);
-            poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), Token(index), Interest::READABLE)?;
+            registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(LISTENERS + index), Interest::READABLE)?;
             sockets.push((socket, peer));
         }
         let stopping = Arc::new(AtomicBool::new(false));
-        let (kept, open) = (VecDeque::new(), Arc::new(AtomicUsize::new(0)));
-        let accept = Accept { poll, listening: sockets, handler, stopping: stopping.clone(), open, kept };
+        let accept = AcceptLoop {
+            poll,
+            registry,
+            listening: sockets,
+            calls: Calls::new(handler.clone()),
+            handler,
+            stopping: stopping.clone(),
+            callers: Slots::default(),
+            chunk: vec![0; super::incoming::HEAD_MAX].into(),
+        };
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(move || accept.run())?;
         Ok(Server { stopping, waker, thread: Some(thread) })
     }
@@ -100,13 +152,20 @@ impl Drop for Server {
     }
 }
 
-impl Accept {
+impl AcceptLoop {
     fn run(mut self) {
-        let mut events = Events::with_capacity(16);
-        let mut again = false;
+        let mut events = Events::with_capacity(READING_MAX);
+        let mut accepted = Accepted::All;
         loop {
-            let timeout = if again { Some(PAUSE) } else { (!self.kept.is_empty()).then_some(KEPT_FOR) };
-            match self.poll.poll(&mut events, timeout) {
+            let pause = match accepted {
+                Accepted::All => None,
+                Accepted::Some => Some(Duration::ZERO),
+                Accepted::Failed => Some(PAUSE),
+            };
+            let now = Instant::now();
+            let deadlines = self.callers.keys().into_iter().filter_map(|key| self.callers.get(key));
+            let next = deadlines.map(|caller| caller.until.saturating_duration_since(now)).min();
+            match self.poll.poll(&mut events, [pause, next].into_iter().flatten().min()) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     log::error!("the admin API ends: can't wait for clients: {error}");
                     return;
@@ -116,70 +175,188 @@ impl Accept {
             if self.stopping.load(Ordering::Acquire) {
                 return;
             }
+            for event in &events {
+                // An event of a caller that is gone makes its slot's next one look once too often, no more.
+                let key = u32::try_from(event.token().0).ok().and_then(|slot| self.callers.key_of(slot));
+                if let Some(key) = key {
+                    self.drive(key);
+                }
+            }
+            accepted = Accepted::All;
             // Few and rarely: asking every listener is simpler than matching events to them.
-            again = !(0..self.listening.len()).all(|index| self.accept_all(index));
-            let now = Instant::now();
-            self.kept.retain(|(since, _)| now.duration_since(*since) < KEPT_FOR);
+            for index in 0..self.listening.len() {
+                let now = self.accept(index);
+                if now != Accepted::All {
+                    accepted = now;
+                }
+            }
+            self.expire(Instant::now());
         }
     }
 
-    /// Accepts until nobody waits; false if it has to be tried again.
-    fn accept_all(&mut self, index: usize) -> bool {
-        loop {
-            let Some((listening, peer)) = self.listening.get(index) else { return true };
+    fn accept(&mut self, index: usize) -> Accepted {
+        for _ in 0..BATCH {
+            let Some((listening, peer)) = self.listening.get(index) else { return Accepted::All };
             match listening.accept() {
                 Ok((socket, _)) => {
                     let peer = *peer;
-                    self.take(socket, peer);
+                    self.welcome(socket, peer);
                 }
                 Err(error) => match error.kind() {
-                    io::ErrorKind::WouldBlock => return true,
+                    io::ErrorKind::WouldBlock => return Accepted::All,
                     io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted => {}
-                    _ => return false,
+                    _ => return Accepted::Failed,
                 },
+            }
+        }
+        Accepted::Some
+    }
+
+    fn welcome(&mut self, socket: Socket, peer: Peer) {
+        if self.count(Stage::is_reading) >= READING_MAX
+            && let Some(key) = self.most_idle()
+        {
+            self.close_with(key, &Response::overloaded("too many requests at once"));
+        }
+        if socket.set_nonblocking(true).is_err() {
+            return;
+        }
+        let now = Instant::now();
+        let stage = Stage::Reading(Box::default());
+        let caller = Caller { socket, peer, stage, since: now, until: now + http::PATIENCE };
+        let Some(key) = self.callers.insert_with(|_| caller) else { return };
+        let Some(caller) = self.callers.get(key) else { return };
+        let token = Token(key.slot as usize);
+        if self.registry.register(&mut SourceFd(&caller.socket.as_raw_fd()), token, Interest::READABLE).is_err() {
+            self.callers.remove(key);
+            return;
+        }
+        // Most requests come with the handshake's last packet, or right behind it.
+        self.drive(key);
+    }
+
+    /// Reads what there is.
+    fn drive(&mut self, key: Key) {
+        loop {
+            let Some(caller) = self.callers.get_mut(key) else { return };
+            let room = match &caller.stage {
+                Stage::Reading(incoming) => incoming.room(),
+                Stage::Closing(left) => *left,
+            };
+            let room = room.min(self.chunk.len());
+            let read = match caller.socket.read(&mut self.chunk[..room]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                read => read,
+            };
+            match (&mut caller.stage, read) {
+                (Stage::Reading(incoming), Ok(count)) => {
+                    let progress = if count > 0 {
+                        incoming.take(&self.chunk[..count])
+                    } else {
+                        Err(std::mem::take(incoming).cut_short())
+                    };
+                    match progress {
+                        Ok(Progress::More) => {}
+                        Ok(Progress::MoreOnContinue) => {
+                            // An empty send buffer takes it.
+                            let _ = caller.socket.write(b"HTTP/1.1 100 Continue\r\n\r\n");
+                        }
+                        Ok(Progress::Whole(request)) => return self.answer(key, request),
+                        Err(Refusal::Answer(status, why)) => {
+                            self.close_with(key, &Response::error(status, why));
+                        }
+                        Err(Refusal::Gone) => return self.forget(key),
+                    }
+                }
+                (Stage::Closing(left), Ok(count)) if count > 0 && *left > count => *left -= count,
+                (Stage::Closing(_), Ok(_)) | (_, Err(_)) => return self.forget(key),
             }
         }
     }
 
-    fn take(&mut self, socket: Socket, peer: Peer) {
-        let place = Place(self.open.clone());
-        // The place counts from here on, whatever becomes of it.
-        if self.open.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS_MAX {
-            return self.refuse(socket, "too many requests at once");
+    fn answer(&mut self, key: Key, request: Request) {
+        let Some(caller) = self.callers.get(key) else { return };
+        if self.handler.is_immediate(&request) {
+            let response = self.handler.answer(&request, caller.peer);
+            self.reply(key, &response, request.method == "HEAD");
+            return self.drive(key);
         }
-        let handler = self.handler.clone();
-        let Ok(copy) = socket.try_clone() else { return self.refuse(socket, "too many open files") };
-        let talk = move || {
-            let _place = place;
-            // How a connection ends is its client's business.
-            let _ = talk(copy, peer, &*handler);
-        };
-        let spawned = thread::Builder::new().name("admin-call".to_owned()).stack_size(STACK).spawn(talk);
-        if spawned.is_err() {
-            self.refuse(socket, "no thread can be started");
+        let Some(Caller { socket, peer, .. }) = self.callers.remove(key) else { return };
+        let _ = self.registry.deregister(&mut SourceFd(&socket.as_raw_fd()));
+        if socket.set_nonblocking(false).is_err() {
+            return;
+        }
+        if let Err((mut socket, why)) = self.calls.take(Call { socket, peer, request, since: Instant::now() }) {
+            // Its request is read: nothing is left to read before it is closed.
+            let _ = socket.set_nonblocking(true);
+            let _ = socket.write(&Response::overloaded(why).bytes(false));
         }
     }
 
-    fn refuse(&mut self, mut socket: Socket, why: &str) {
-        let response = Response::error(503, why).with("Retry-After", "1");
-        let mut request = [0; http::HEAD_MAX];
-        // An empty send buffer takes all of it; nobody waits for a client that does not take it.
-        let _ = socket.set_nonblocking(true);
-        let _ = socket.read(&mut request);
-        let _ = socket.write(&response.bytes(false)).and_then(|_| socket.shutdown(std::net::Shutdown::Write));
-        if self.kept.len() >= KEPT_MAX {
-            self.kept.pop_front();
+    fn close_with(&mut self, key: Key, response: &Response) {
+        self.reply(key, response, false);
+    }
+
+    /// Writes an answer, and gives the caller a moment to take it.
+    fn reply(&mut self, key: Key, response: &Response, bodiless: bool) {
+        if self.count(Stage::is_closing) >= CLOSING_MAX
+            && let Some(first) = self.first(Stage::is_closing)
+        {
+            self.forget(first);
         }
-        self.kept.push_back((Instant::now(), socket));
+        let Some(caller) = self.callers.get_mut(key) else { return };
+        // An empty send buffer takes all of it; nothing waits for a client that does not take it.
+        let written = caller.socket.write(&response.bytes(bodiless));
+        if written.and_then(|_| caller.socket.shutdown(Shutdown::Write)).is_err() {
+            return self.forget(key);
+        }
+        let now = Instant::now();
+        (caller.stage, caller.since, caller.until) = (Stage::Closing(http::LINGER_BYTES), now, now + http::LINGER);
+    }
+
+    /// Closing it takes it out of the poll.
+    fn forget(&mut self, key: Key) {
+        self.callers.remove(key);
+    }
+
+    fn expire(&mut self, now: Instant) {
+        for key in self.callers.keys() {
+            let Some(caller) = self.callers.get(key).filter(|caller| caller.until <= now) else { continue };
+            if caller.stage.is_reading() {
+                self.reply(key, &Response::error(408, "the request was not whole within 10 seconds"), false);
+            } else {
+                self.forget(key);
+            }
+        }
+    }
+
+    fn count(&self, is: fn(&Stage) -> bool) -> usize {
+        self.callers.keys().into_iter().filter_map(|key| self.callers.get(key)).filter(|it| is(&it.stage)).count()
+    }
+
+    /// The caller that has been at this stage for longest.
+    fn first(&self, is: fn(&Stage) -> bool) -> Option<Key> {
+        let mut keys = self.callers.keys();
+        keys.retain(|key| self.callers.get(*key).is_some_and(|caller| is(&caller.stage)));
+        keys.into_iter().min_by_key(|key| self.callers.get(*key).map(|caller| caller.since))
+    }
+
+    fn most_idle(&self) -> Option<Key> {
+        self.first(Stage::is_silent).or_else(|| self.first(Stage::is_reading))
     }
 }
 
-fn talk(mut socket: Socket, peer: Peer, handler: &Handler) -> io::Result<()> {
-    socket.set_nonblocking(false)?;
-    let (response, bodiless) = match http::read(&mut socket, Deadline::after(http::PATIENCE)) {
-        Ok(request) => (handler(&request, peer), request.method == "HEAD"),
-        Err(Refusal::Answer(status, why)) => (Response::error(status, why), false),
-        Err(Refusal::Gone) => return Ok(()),
-    };
-    http::answer(&mut socket, &response, bodiless)
+impl Stage {
+    fn is_reading(&self) -> bool {
+        matches!(self, Stage::Reading(_))
+    }
+
+    fn is_silent(&self) -> bool {
+        matches!(self, Stage::Reading(incoming) if incoming.is_silent())
+    }
+
+    fn is_closing(&self) -> bool {
+        matches!(self, Stage::Closing(_))
+    }
 }

@@ -95,10 +95,3 @@ fn state(pool: &Pool, member: &Member) -> &'static str {
 pub fn is_up(pool: &Pool, member: &Member) -> bool {
     member.state == AdminState::Enabled && pool.up.get(member.slot)
 }
-
-/// Would a new client find a backend in any pool? Where health is `off` nothing is known to be down, and `try-all` means
-/// that nothing is believed to be.
-pub fn is_ready(published: &Published) -> bool {
-    let snapshot = published.snapshot();
-    !published.is_draining() && snapshot.pools.iter().any(|pool| pool.has_usable())
-}

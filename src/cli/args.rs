@@ -182,7 +182,7 @@ pub struct Balance {
 
     /// Admin calls must bring the token in this file
     ///
-    /// As the header `Authorization: Bearer TOKEN`. /healthz needs none.
+    /// As the header `Authorization: Bearer TOKEN`. /healthz and /readyz need none.
     #[arg(long, value_name = "FILE", help_heading = "Process")]
     pub admin_token_file: Option<PathBuf>,
 

@@ -1,14 +1,11 @@
 //! What a peer can't do: send too much, take too long, come in too many; and where the API won't listen.
 
-use crate::support::{Balancer, PATIENCE, answer, ask, backend, talk, tcplb};
+use crate::support::{Balancer, PATIENCE, answer, ask, talk, tcplb};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-
-/// As in `tcplb::admin::server`.
-const CALLS: usize = tcplb::admin::server::CONNECTIONS_MAX;
 
 fn connect(balancer: &Balancer) -> TcpStream {
     let stream = TcpStream::connect(&balancer.admin).expect("it listens");
@@ -72,25 +69,6 @@ fn slow_requests_are_closed_after_ten_seconds_however_busy_they_look() {
     assert_eq!(balancer.get("/healthz").status, 200);
     drop(trickling);
     busy.join().unwrap();
-}
-
-#[test]
-fn calls_too_many_are_refused_and_the_balancer_does_not_notice() {
-    let (_web1, at) = backend("web1", &[]);
-    let balancer = Balancer::start(&["-b", &at]);
-    let held: Vec<TcpStream> = (0..CALLS).map(|_| connect(&balancer)).collect();
-    // Those are accepted in order, so this one is too many.
-    for _ in 0..3 {
-        let refused = ask(&balancer.admin, "GET", "/healthz", &[], "");
-        refused.error(503);
-        assert_eq!(refused.header("Retry-After"), Some("1"));
-        assert_eq!(balancer.request().unwrap(), "web1");
-    }
-    drop(held);
-    let end = Instant::now() + PATIENCE;
-    while ask(&balancer.admin, "GET", "/healthz", &[], "").status != 200 {
-        assert!(Instant::now() < end, "it never takes calls again");
-    }
 }
 
 #[test]

@@ -321,7 +321,7 @@ fn the_page_shows_every_backend_and_loads_nothing_from_elsewhere() {
 }
 
 #[test]
-fn with_a_token_every_call_but_healthz_needs_it() {
+fn with_a_token_every_call_but_those_about_health_needs_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("token");
     std::fs::write(&path, "correct-horse\n").unwrap();
@@ -338,7 +338,6 @@ fn with_a_token_every_call_but_healthz_needs_it() {
         ("GET", "/v1/openapi.json"),
         ("POST", "/register"),
         ("GET", "/metrics"),
-        ("GET", "/readyz"),
         ("GET", "/"),
         ("GET", "/nothing"),
         ("BREW", "/v1/status"),
@@ -349,7 +348,9 @@ fn with_a_token_every_call_but_healthz_needs_it() {
             assert!(answer.header("WWW-Authenticate").is_some_and(|scheme| scheme.starts_with("Bearer")), "{answer:?}");
         }
     }
-    assert_eq!(balancer.get("/healthz").status, 200);
+    for path in ["/healthz", "/readyz", "/readyz?pool=default"] {
+        assert_eq!(balancer.get(path).status, 200, "{path}");
+    }
     let right = ["Authorization: Bearer correct-horse"];
     assert_eq!(ask(&balancer.admin, "GET", "/v1/status", &right, "").status, 200);
     assert_eq!(ask(&balancer.admin, "GET", "/", &right, "").status, 200);

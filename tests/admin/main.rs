@@ -4,6 +4,7 @@
 mod bounds;
 mod calls;
 mod clients;
+mod crowd;
 mod metrics;
 mod scale;
 mod schema;

@@ -114,6 +114,9 @@ fn answers_are_what_the_document_says() {
         ("GET", "/metrics", "", &[], "", "200"),
         ("GET", "/healthz", "", &[], "", "200"),
         ("GET", "/readyz", "", &[], "", "200"),
+        ("GET", "/readyz", "?pool=default", &[], "", "200"),
+        ("GET", "/readyz", "?pool=none", &[], "", "404"),
+        ("GET", "/readyz", "?pol=default", &[], "", "400"),
         ("GET", "/", "", &[], "", "200"),
     ] {
         let operation = &document["paths"][path][method.to_lowercase()];

@@ -10,9 +10,6 @@ use std::time::{Duration, Instant};
 
 const SLOW: usize = 100;
 
-/// One place less than there is: see README, "the seventeenth".
-const SLOW_CALLS: usize = tcplb::admin::server::CONNECTIONS_MAX - 1;
-
 /// A PROXY header and a request, for those who take a second for four bytes.
 const HEADER: &[u8] = b"PROXY TCP4 192.0.2.100 192.0.2.200 12345 54321\r\n";
 const REQUEST: &[u8] =
@@ -47,7 +44,7 @@ fn on_every_port_at_once_the_slow_are_bounded_and_the_quick_are_served() {
     let (plain, guarded) = (&tcplb.at[0], &tcplb.at[1]);
     let idle: Vec<Conn> = (0..SLOW).map(|_| Conn::to(plain)).collect();
     let headers: Vec<Conn> = (0..SLOW).map(|_| Conn::to(guarded)).collect();
-    let calls: Vec<Conn> = (0..SLOW_CALLS).map(|_| tcplb.admin.connect()).collect();
+    let calls: Vec<Conn> = (0..SLOW).map(|_| tcplb.admin.connect()).collect();
     let begun = Instant::now();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {

@@ -1,0 +1,125 @@
+//! Calls that take a thread: at most [`CALLS_MAX`] at once, and [`QUEUE_MAX`] that wait for their turn.
+//!
+//! A call may wait for control, and its answer for a peer that reads slowly. So each has a thread while it is worked on.
+//! A thread that has answered takes the next call from the queue and ends when there is none. A call that has waited for
+//! [`http::PATIENCE`] is refused: its caller has probably given up.
+
+use super::http::{self, Response};
+use super::incoming::Request;
+use super::server::{Handler, Peer};
+use parking_lot::Mutex;
+use socket2::Socket;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::thread;
+use std::time::Instant;
+
+/// Calls worked on at once.
+pub const CALLS_MAX: usize = 16;
+/// Calls that wait; one more is refused.
+pub const QUEUE_MAX: usize = 64;
+/// Answers are built on the heap; this is for the JSON of small requests.
+const STACK: usize = 256 * 1024;
+
+/// See the module.
+pub(super) struct Calls(Arc<Shared>);
+
+/// A whole request and the socket that the answer goes to, in blocking mode.
+pub(super) struct Call {
+    pub socket: Socket,
+    pub peer: Peer,
+    pub request: Request,
+    pub since: Instant,
+}
+
+struct Shared {
+    handler: Arc<dyn Handler>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    threads: usize,
+    queue: VecDeque<Call>,
+}
+
+/// One of the [`CALLS_MAX`] places; given back on every way out of a thread.
+struct Place {
+    shared: Arc<Shared>,
+    given_back: bool,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.given_back {
+            self.shared.state.lock().threads -= 1;
+        }
+    }
+}
+
+impl Calls {
+    pub(super) fn new(handler: Arc<dyn Handler>) -> Calls {
+        Calls(Arc::new(Shared { handler, state: Mutex::default() }))
+    }
+
+    /// Has a call answered, now or after those that wait. Gives its socket back with the reason if that can't be.
+    pub(super) fn take(&self, call: Call) -> Result<(), (Socket, &'static str)> {
+        {
+            let mut state = self.0.state.lock();
+            if state.queue.len() >= QUEUE_MAX {
+                return Err((call.socket, "too many requests at once"));
+            }
+            state.queue.push_back(call);
+            if state.threads >= CALLS_MAX {
+                return Ok(());
+            }
+            state.threads += 1;
+        }
+        let place = Place { shared: self.0.clone(), given_back: false };
+        let spawned =
+            thread::Builder::new().name("admin-call".to_owned()).stack_size(STACK).spawn(move || place.work());
+        if spawned.is_ok() {
+            return Ok(());
+        }
+        // The place went with the closure. Threads that run already serve the queue.
+        let mut state = self.0.state.lock();
+        match state.queue.pop_back() {
+            Some(call) if state.threads == 0 => Err((call.socket, "no thread can be started")),
+            other => {
+                state.queue.extend(other);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Place {
+    fn work(mut self) {
+        while let Some(call) = self.next() {
+            // How a connection ends is its client's business.
+            let _ = answer(call, &*self.shared.handler);
+        }
+    }
+
+    /// The next call. If there is none, the place is given back in the same breath: a call that comes now finds it free.
+    fn next(&mut self) -> Option<Call> {
+        let mut state = self.shared.state.lock();
+        let call = state.queue.pop_front();
+        if call.is_none() {
+            state.threads -= 1;
+            self.given_back = true;
+        }
+        call
+    }
+}
+
+fn answer(call: Call, handler: &dyn Handler) -> io::Result<()> {
+    let Call { mut socket, peer, request, since } = call;
+    let response = if since.elapsed() < http::PATIENCE {
+        handler.answer(&request, peer)
+    } else {
+        Response::overloaded("the request waited for 10 seconds for others to end")
+    };
+    http::answer(&mut socket, &response, request.method == "HEAD")
+}
