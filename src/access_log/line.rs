@@ -1,14 +1,16 @@
 //! A connection's line. Pure: the time it ended comes in.
 //!
 //! Times are whole milliseconds, as other balancers log them. A backend's name, which may be its address and that a path,
-//! can hold white space; in the text, where spaces part the fields, `_` stands for each.
+//! can hold white space; in the text, where spaces part the fields, `_` stands for each. It stands for a hidden character, too
+//! (see [`crate::base::text`]); in JSON that is escaped.
 
-use crate::base::Endpoint;
+use crate::base::{Endpoint, text};
 use crate::config::model::LogFormat;
 use crate::session::Record;
 use serde::{Serialize, Serializer};
+use serde_json::ser::Formatter;
 use std::fmt::{self, Display, Write as _};
-use std::io::Write;
+use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
 /// The fields, in their order.
@@ -47,7 +49,9 @@ pub fn write(format: LogFormat, record: &Record, time: SystemTime, out: &mut Vec
     // Writing to memory can't fail.
     let _ = match format {
         LogFormat::Text => write!(out, "{line}"),
-        LogFormat::Json => serde_json::to_writer(&mut *out, &line).map_err(Into::into),
+        LogFormat::Json => {
+            line.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Visible)).map_err(Into::into)
+        }
     };
     out.push(b'\n');
 }
@@ -83,12 +87,31 @@ impl Display for Line<'_> {
     }
 }
 
-/// A name without white space.
+/// JSON whose texts have no hidden character: each is written as `\uXXXX`, which is the same text to a reader of JSON.
+struct Visible;
+
+impl Formatter for Visible {
+    fn write_string_fragment<W: ?Sized + Write>(&mut self, out: &mut W, fragment: &str) -> io::Result<()> {
+        let mut rest = fragment;
+        while let Some(at) = rest.find(text::is_hidden) {
+            let (clean, hidden) = rest.split_at(at);
+            out.write_all(clean.as_bytes())?;
+            let mut letters = hidden.chars();
+            for letter in letters.by_ref().take(1) {
+                letter.encode_utf16(&mut [0; 2]).iter().try_for_each(|unit| write!(out, "\\u{unit:04x}"))?;
+            }
+            rest = letters.as_str();
+        }
+        out.write_all(rest.as_bytes())
+    }
+}
+
+/// A name without white space and without hidden characters.
 struct Word<'a>(&'a str);
 
 impl Display for Word<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = |letter: char| letter.is_whitespace() || letter.is_control();
+        let parts = |letter: char| letter.is_whitespace() || text::is_hidden(letter);
         if !self.0.contains(parts) {
             return out.write_str(self.0);
         }
@@ -181,12 +204,16 @@ mod tests {
 
     #[test]
     fn a_name_can_t_break_the_line_or_add_a_field() {
-        let odd = record("unix:/run/a b\n\"c\".sock");
+        let odd = record("unix:/run/a b\n\"c\"\u{202e}\u{e0041}.sock");
         let text = line(LogFormat::Text, &odd);
         assert_eq!((text.split(' ').count(), text.lines().count()), (11, 1), "{text}");
-        assert!(text.contains(" unix:/run/a_b_\"c\".sock "), "{text}");
+        assert!(text.contains(" unix:/run/a_b_\"c\"__.sock "), "{text}");
         let text = line(LogFormat::Json, &odd);
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        assert_eq!((json["backend"].as_str(), text.lines().count()), (Some("unix:/run/a b\n\"c\".sock"), 1));
+        assert_eq!(
+            (json["backend"].as_str(), text.lines().count()),
+            (Some("unix:/run/a b\n\"c\"\u{202e}\u{e0041}.sock"), 1)
+        );
+        assert!(!text.chars().any(text::is_hidden), "{text:?}");
     }
 }

@@ -125,7 +125,7 @@ fn schemas() -> Value {
     });
     let name = json!({
         "type": "string",
-        "description": "Its address if absent. No white space, at most 128 bytes.",
+        "description": "Its address if absent. No white space or invisible characters, at most 128 bytes.",
         "minLength": 1,
         "maxLength": 128,
         "pattern": "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]+$",

@@ -10,6 +10,7 @@
 //!
 //! Port 0 is for listeners only: the kernel picks.
 
+use super::text::{self, Escaped};
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -80,8 +81,11 @@ fn parse(text: &str, wanted: &str) -> Result<Address, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match path.len() {
             0 => Err(bad(text, wanted, "the path is empty")),
-            1..=UNIX_PATH_MAX if !path.contains('\0') => Ok(Address::Unix(PathBuf::from(path))),
-            _ => Err(bad(text, wanted, "the path of a unix socket has at most 107 bytes and no NUL")),
+            1..=UNIX_PATH_MAX => match text::hidden_in(path) {
+                Some(letter) => Err(bad(text, wanted, &format!("the path contains the hidden character `{letter}`"))),
+                None => Ok(Address::Unix(PathBuf::from(path))),
+            },
+            _ => Err(bad(text, wanted, "the path of a unix socket has at most 107 bytes")),
         };
     }
     if let Ok(at) = text.parse::<SocketAddr>() {
@@ -103,7 +107,7 @@ fn parse(text: &str, wanted: &str) -> Result<Address, String> {
 }
 
 fn bad(text: &str, wanted: &str, why: &str) -> String {
-    format!("expected {wanted}, got `{text}`: {why}")
+    format!("expected {wanted}, got `{}`: {why}", Escaped(text))
 }
 
 /// Digits only: `u16::from_str` would take a leading `+` too.
@@ -216,6 +220,23 @@ mod tests {
         }
         assert!(Listen::parse(":x").unwrap_err().contains("`:x`"));
         assert!(Address::parse_backend(&format!("unix:/{}", "x".repeat(107))).is_err());
+    }
+
+    #[test]
+    fn a_path_holds_no_character_that_a_reader_does_not_see() {
+        for (text, letter) in [
+            ("unix:/a\n2026-01-01T00:00:00.000Z ERROR forged", "\\n"),
+            ("unix:/a\0", "\\u{0}"),
+            ("unix:/a\u{1b}[2K", "\\u{1b}"),
+            ("unix:/a\u{202e}gpj", "\\u{202e}"),
+            ("unix:/a\u{200b}", "\\u{200b}"),
+        ] {
+            for message in [Address::parse_backend(text).unwrap_err(), Listen::parse(text).unwrap_err()] {
+                assert!(message.ends_with(&format!("hidden character `{letter}`")), "{message}");
+                assert!(!message.chars().any(text::is_hidden), "{message:?}");
+            }
+        }
+        assert!(Address::parse_backend("unix:/run/größe 1.sock").is_ok());
     }
 
     #[test]

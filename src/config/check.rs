@@ -3,6 +3,7 @@
 //! Each function looks at a value or a pair; saying where it stood (flag, or file and line) is the caller's part.
 
 use super::model::Health;
+use crate::base::text::{self, Escaped};
 use crate::base::{Address, Listen};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -15,18 +16,21 @@ pub const WORKERS_MAX: usize = 1024;
 /// What is wrong with a group and no user: it would be ignored.
 pub const GROUP_ALONE: &str = "expected a user that it goes with";
 
-/// A name as it may stand in a log line, a metric label and a URL: not empty, no white space, nothing unprintable.
+/// A name as it may stand in a log line, a metric label and a URL: not empty, no white space, and nothing that a reader does
+/// not see.
 pub fn name(text: &str) -> Result<(), String> {
     let why = if text.is_empty() {
-        "it is empty"
+        "it is empty".to_owned()
     } else if text.len() > NAME_MAX {
-        "it is longer than 128 bytes"
+        "it is longer than 128 bytes".to_owned()
     } else if text.chars().any(|letter| letter.is_whitespace() || letter.is_control()) {
-        "it contains white space or control characters"
+        "it contains white space or control characters".to_owned()
+    } else if let Some(letter) = text::hidden_in(text) {
+        format!("it contains the hidden character `{letter}`")
     } else {
         return Ok(());
     };
-    Err(format!("expected a name without spaces, got `{text}`: {why}"))
+    Err(format!("expected a name without spaces, got `{}`: {why}", Escaped(text)))
 }
 
 /// The path of an HTTP probe, as it stands in a request line: `/` first, then visible ASCII.
@@ -70,13 +74,10 @@ pub fn is_local(listen: &Listen) -> bool {
     }
 }
 
-/// A message with the values it shows as they were typed, except that what would break the line or drive the terminal is escaped.
+/// A message with the values it shows as they were typed, except that what would break the line, drive the terminal or change
+/// the direction of the text is escaped.
 pub fn shown(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if letter.is_control() { line.extend(letter.escape_default()) } else { line.push(letter) }
-    }
-    line
+    Escaped(text).to_string()
 }
 
 /// Would the kernel refuse to listen on both? Two listeners on port 0 never meet: each gets a port of its own.
@@ -131,6 +132,10 @@ mod tests {
             let message = name(bad).unwrap_err();
             assert!(message.contains(why), "{message}");
         }
+        for hidden in ["web\u{200b}1", "web\u{202e}1", "web\u{2066}1", "web1\u{fe0f}", "\u{feff}web1", "we\u{ad}b"] {
+            let message = name(hidden).unwrap_err();
+            assert!(message.contains("hidden character `\\u{") && message.is_ascii(), "{message}");
+        }
         assert!(name(&"n".repeat(129)).is_err());
     }
 
@@ -175,6 +180,7 @@ mod tests {
     #[test]
     fn a_message_stays_on_its_line() {
         assert_eq!(shown("got `a\nb\u{1b}[31m`: größer, isn't it"), "got `a\\nb\\u{1b}[31m`: größer, isn't it");
+        assert_eq!(shown("got `a\u{202e}b`"), "got `a\\u{202e}b`");
     }
 
     #[test]

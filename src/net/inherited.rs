@@ -5,6 +5,7 @@
 //! to one that a reload adds or puts back. They belong to the process, as descriptors do, and so they are kept in a static.
 
 use crate::base::Endpoint;
+use crate::base::text::hidden_in;
 use parking_lot::Mutex;
 use socket2::{Domain, Socket};
 use std::io;
@@ -28,6 +29,9 @@ pub fn inherit(socket: Socket) -> io::Result<()> {
     let address = socket.local_addr()?;
     let endpoint = match (socket.domain()?, address.as_socket(), address.as_pathname()) {
         (Domain::IPV4 | Domain::IPV6, Some(at), _) => Endpoint::Inet(at),
+        (Domain::UNIX, _, Some(path)) if hidden_in(&path.to_string_lossy()).is_some() => {
+            return Err(wrong("its path contains a control, direction-changing or invisible character"));
+        }
         (Domain::UNIX, _, Some(path)) => Endpoint::Unix(path.into()),
         _ => return Err(wrong("it has neither an IP address nor a path")),
     };

@@ -368,3 +368,32 @@ fn other_people_s_pages_get_nothing() {
     let rebound = crate::support::talk(stream, b"GET /v1/status HTTP/1.1\r\nHost: evil.example\r\n\r\n");
     assert!(rebound.error(403).contains("Host"));
 }
+
+#[test]
+fn no_address_or_name_forges_a_line_of_the_log() {
+    let mut balancer = Balancer::idle();
+    let forged = "2026-01-01T00:00:00.000Z ERROR forged";
+    for hidden in ["\n", "\r", "\u{1b}[2K", "\u{85}", "\u{2028}", "\u{202e}", "\u{2066}", "\u{200b}", "\u{feff}"] {
+        let address = format!("unix:/a{hidden}{forged}");
+        for (path, body) in [
+            (BACKENDS, json!({ "address": address, "name": "x" })),
+            (BACKENDS, json!({ "address": address })),
+            (BACKENDS, json!({ "address": "127.0.0.1:2", "name": format!("x{hidden}y") })),
+            ("/register", json!({ "address": address })),
+        ] {
+            let answer = balancer.call("POST", path, &body.to_string());
+            assert_eq!(answer.status, 400, "{body}: {answer:?}");
+            let answer: Value = serde_json::from_str(&answer.body).unwrap();
+            let why = answer["error"].as_str().or(answer["data"]["title"].as_str()).expect("a reason");
+            assert!(!why.contains(hidden), "{why:?}");
+        }
+    }
+    // Without anything hidden, such a path is one.
+    balancer
+        .call("POST", BACKENDS, &json!({ "address": format!("unix:/a {forged}"), "name": "x" }).to_string())
+        .json(201);
+    balancer.process.signal(Signal::TERM);
+    let (_, lines) = balancer.process.end();
+    assert!(lines.iter().any(|line| line.contains(" INFO pool default: backend x added: unix:/a 2026")), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.starts_with(forged)), "{lines:?}");
+}

@@ -157,3 +157,16 @@ fn the_start_is_logged_with_time_and_level_whatever_the_level() {
         assert_eq!(quiet, level != "info", "{}", tcplb.output());
     }
 }
+
+#[test]
+fn the_log_escapes_what_comes_from_outside() {
+    let (place, server) = (tempfile::tempdir().unwrap(), Server::start(peers::echo));
+    // A path of the operator's choice: neither a name nor an address, so nothing refuses it.
+    let odd = place.path().join("a\n2026-01-01T00:00:00.000Z ERROR forged\u{202e}\u{1b}[2K.log");
+    let flags = ["--access-log", odd.to_str().unwrap()];
+    let tcplb = Tcplb::new().backend(server.at()).args(flags).start();
+    tcplb.signal(Signal::USR1);
+    let line = tcplb.wait_for_line("reopened");
+    let escaped = "/a\\n2026-01-01T00:00:00.000Z ERROR forged\\u{202e}\\u{1b}[2K.log reopened";
+    assert!(line.contains(" INFO access log ") && line.ends_with(escaped), "{line}");
+}
