@@ -3,6 +3,7 @@
 use super::process::Process;
 use super::support::{Balancer, Client, Port, backend, client_of, eventually, greeting, is_reset, is_served, waits};
 use rustix::process::Signal;
+use std::io::Write;
 use std::net::SocketAddr;
 
 #[test]
@@ -123,4 +124,57 @@ fn a_reload_counts_on_and_moves_those_who_wait() {
     assert_eq!(balancer.gate().totals.accepted(), 3);
     drop(first);
     eventually("its place is free again", || greeting(&mut balancer.client()).is_ok());
+}
+
+#[test]
+fn an_ipv4_mapped_prefix_means_the_ipv4_prefix_in_every_list() {
+    let server = backend("a");
+    let directory = tempfile::tempdir().unwrap();
+    let list = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let (allowed, denied) = (list("allow", "::ffff:127.0.2.0/120\n"), list("deny", "::ffff:127.0.2.9\n"));
+    let text = format!(
+        r#"
+[[listener]]
+name = "trusting"
+bind = ["127.0.0.1:0"]
+accept_proxy = true
+trusted_proxies = ["::ffff:127.0.1.0/120"]
+
+[[listener]]
+name = "listed"
+bind = ["127.0.0.1:0"]
+allow = ["::ffff:127.0.3.0/120"]
+deny = ["::ffff:127.0.3.9"]
+allow_file = {allowed:?}
+deny_file = {denied:?}
+
+[[pool]]
+health.kind = "off"
+backend = [{{ address = "{server}" }}]
+"#
+    );
+    let file = list("tcplb.toml", &text);
+    let process = Process::start(&["--config", file.to_str().unwrap()]);
+    let address = || -> SocketAddr { process.after("listening on ").parse().unwrap() };
+    let (trusting, listed) = (address(), address());
+
+    let proxied = |ip: [u8; 4]| {
+        let mut client = client_of(trusting, ip);
+        // It may be reset before it can say anything.
+        let _ = client.stream.write_all(b"PROXY TCP4 192.0.2.7 192.0.2.1 4711 80\r\n");
+        client
+    };
+    is_served(&mut proxied([127, 0, 1, 1]));
+    assert!(greeting(&mut proxied([127, 0, 3, 1])).is_err(), "it is not trusted");
+
+    for (ip, served) in
+        [([127, 0, 2, 1], true), ([127, 0, 2, 9], false), ([127, 0, 3, 1], true), ([127, 0, 3, 9], false)]
+    {
+        assert_eq!(greeting(&mut client_of(listed, ip)).is_ok(), served, "{ip:?}");
+    }
+    is_reset(&mut client_of(listed, [127, 0, 0, 1]));
 }

@@ -39,6 +39,15 @@ mod tests {
     }
 
     #[test]
+    fn an_ipv4_mapped_prefix_is_the_ipv4_prefix() {
+        let text = "::ffff:10.0.0.0/104\n::ffff:127.0.0.1\n::ffff:0:0/96\n::ffff:10.1.2.3/112\n::/0\n";
+        let want = ["10.0.0.0/8", "127.0.0.1/32", "0.0.0.0/0", "10.1.0.0/16", "::/0"].map(|net| net.parse().unwrap());
+        assert_eq!(*prefixes(text, "list").unwrap(), want);
+        let Mistakes(told) = prefixes("::ffff:10.0.0.0/95\n", "list").unwrap_err();
+        assert!(told[0].contains("expected /96 or longer") && told[0].contains("0.0.0.0/0"), "{told:?}");
+    }
+
+    #[test]
     fn every_mistake_is_told_with_its_line_but_no_more_than_one_can_read() {
         let Mistakes(told) = prefixes("10.0.0.0/8\n10.0.0.0/33\nnobody\n", "list").unwrap_err();
         assert_eq!(told.len(), 2);

@@ -3,9 +3,13 @@
 use crate::base::duration;
 use crate::config::model::{NoBackend, OnDown, OnRemove, Rate, SendProxy};
 use crate::config::words;
-use ipnet::IpNet;
+use crate::policy::limit::canonical;
+use ipnet::{IpNet, Ipv6Net};
 use std::net::IpAddr;
 use std::time::Duration;
+
+/// The bits in front of the IPv4 address in an IPv4-mapped one.
+const MAPPED: u8 = 96;
 
 /// `50/s`.
 pub fn rate(text: &str) -> Result<Rate, String> {
@@ -16,13 +20,21 @@ pub fn rate(text: &str) -> Result<Rate, String> {
     }
 }
 
-/// `10.0.0.0/8`, `2001:db8::/32`, or a single address. Bits beyond the prefix don't count, so they are dropped.
+/// `10.0.0.0/8`, `2001:db8::/32`, or a single address. Bits beyond the prefix don't count, so they are dropped. An IPv4-mapped
+/// one (`::ffff:10.0.0.0/104`) is the IPv4 prefix, since clients are matched by their IPv4 address.
 pub fn prefix(text: &str) -> Result<IpNet, String> {
     let single = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>()
-        .map(|net| net.trunc())
-        .or_else(|_| single())
-        .map_err(|_| format!("expected a prefix like 10.0.0.0/8 or 2001:db8::/32, or a single address, got `{text}`"))
+    let net = text.parse::<IpNet>().or_else(|_| single()).map_err(|_| {
+        format!("expected a prefix like 10.0.0.0/8 or 2001:db8::/32, or a single address, got `{text}`")
+    })?;
+    let short = |net: &Ipv6Net| net.prefix_len() < MAPPED && net.addr().to_ipv4_mapped().is_some();
+    if matches!(&net, IpNet::V6(net) if short(net)) {
+        return Err(format!(
+            "expected /{MAPPED} or longer after an IPv4-mapped address, got `{text}`: write 0.0.0.0/0 for all IPv4 addresses, \
+             ::/0 for all IPv6 addresses"
+        ));
+    }
+    Ok(canonical(net.trunc()))
 }
 
 /// `200` or `200-299`.

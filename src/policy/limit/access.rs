@@ -80,7 +80,7 @@ impl Access {
 }
 
 /// An IPv4-mapped prefix as the IPv4 prefix it is.
-fn canonical(net: IpNet) -> IpNet {
+pub fn canonical(net: IpNet) -> IpNet {
     const MAPPED: u8 = 96;
     let IpNet::V6(v6) = net else { return net };
     let mapped = v6.prefix_len().checked_sub(MAPPED).zip(v6.network().to_ipv4_mapped());

@@ -21,7 +21,7 @@
 pub mod access;
 pub mod source;
 
-pub use access::Access;
+pub use access::{Access, canonical};
 pub use source::{Held, Rules, Sources};
 
 use crate::base::Tick;
