@@ -200,7 +200,7 @@ fn start_up_says_where_it_listens_and_signals_do_what_they_should() {
     let mut balancer = Process::start(&arguments);
     let (first, second) = (balancer.after("listening on "), balancer.after("listening on "));
     assert!(!first.ends_with(":0") && first != second, "{first} {second}");
-    assert_eq!(balancer.after(" INFO pool "), "default: round-robin over 1 backend, tcp health every 5s");
+    assert_eq!(balancer.after(" INFO pool "), "default: weighted-round-robin over 1 backend, tcp health every 5s");
     let spec = spec.split(',').next().unwrap();
     assert_eq!(balancer.after(" INFO backend "), format!("web1 {spec} weight 1"));
     assert!(ask(&first).unwrap().ends_with("\r\n\r\nweb1\n"));
@@ -239,13 +239,46 @@ fn a_config_file_is_checked_and_run() {
     assert_eq!(stdout(&["check", path]), format!("{path}: ok, 1 listener, 1 pool, 1 backend\n"));
     let mut balancer = Process::start(&["--log-level", "warn", "--config", path]);
     let (first, second) = (balancer.after("listening on "), balancer.after("listening on "));
-    assert_eq!(balancer.after(" INFO pool "), "web: round-robin over 1 backend, health off");
+    assert_eq!(balancer.after(" INFO pool "), "web: weighted-round-robin over 1 backend, health off");
     assert_eq!(balancer.after(" INFO backend "), format!("one {address} weight 7"));
     for address in [first, second] {
         assert!(ask(&address).unwrap().ends_with("\r\n\r\nweb1\n"));
     }
     balancer.signal(Signal::TERM);
     assert_eq!(balancer.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_config_that_says_what_is_rarely_meant_is_warned_of_and_accepted() {
+    let file = |pools: &str| config(&format!("[[listener]]\nbind = ['127.0.0.1:0']\npool = 'web'\n{pools}"));
+    let pool = |algorithm: &str, rest: &str| {
+        format!(
+            "[[pool]]\nname = 'web'\nhealth.kind = 'off'\n{algorithm}\nbackend = [{{ address = '127.0.0.1:1', weight = 5 {rest} }}, \
+             {{ address = '127.0.0.1:2' {rest} }}]\n"
+        )
+    };
+    for (pools, warnings) in [
+        (pool("", ""), &[][..]),
+        (pool("algorithm = 'rr'", ""), &["pool web: round-robin ignores weights, but they differ (from 1 to 5)"]),
+        (pool("", ", backup = true"), &["pool web: every backend is a backup"]),
+        (
+            pool("", "") + "[[pool]]\nname = 'spare'\nbackend = [{ address = '127.0.0.1:3', weight = 0 }]\n",
+            &["pool spare: no listener uses it", "pool spare: every backend has weight 0"],
+        ),
+    ] {
+        let file = file(&pools);
+        let path = file.path().to_str().unwrap();
+        let checked = output(&["check", path]);
+        assert_eq!(checked.status.code(), Some(0));
+        let told = String::from_utf8(checked.stderr).unwrap();
+        let told: Vec<&str> = told.lines().collect();
+        assert_eq!(told.len(), warnings.len(), "{pools}: {told:?}");
+        let balancer = Process::start(&["--config", path]);
+        for (line, warning) in told.iter().zip(warnings) {
+            assert!(line.starts_with(&format!("warning: {warning}")), "{line}");
+            assert!(balancer.line(warning).contains(" WARN "));
+        }
+    }
 }
 
 #[test]

@@ -87,6 +87,17 @@ pub struct Backend {
     pub health: Health,
 }
 
+/// A backend that was added or changed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Changed {
+    /// As it is now.
+    #[serde(flatten)]
+    pub backend: Backend,
+    /// What the operator may not have meant, a line each: weights that the algorithm ignores, for one. Absent if there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
 /// How long connecting takes, in milliseconds: estimates from a histogram, null before the first connection.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ConnectMs {
@@ -158,6 +169,9 @@ pub struct Reloaded {
     pub generation: u64,
     /// What changed, a line each; empty if nothing did.
     pub changes: Vec<String>,
+    /// What the operator may not have meant, a line each; empty if there is none.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// A reload that was refused: 400.

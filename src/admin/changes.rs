@@ -4,8 +4,8 @@ use super::http::Response;
 use super::routes::Call;
 use super::{State, api, status, target};
 use crate::base::Address;
-use crate::config::{check, model};
-use crate::control::{Refused, ReloadError};
+use crate::config::{advice, check, model};
+use crate::control::{Refused, ReloadError, Reloaded};
 use crate::pool::{AdminState, Pool};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub fn add(state: &State, call: &Call<'_>) -> Response {
         let added = backend.name.clone();
         state.remote.add_backend(name, backend).map_err(|refused| refusal(&refused))?;
         let location = format!("/v1/pools/{}/backends/{}", target::encode(name), target::encode(&added));
-        Ok(shown(state, 201, name, &added).with("Location", location))
+        Ok(shown(state, 201, name, &added, true).with("Location", location))
     };
     added().unwrap_or_else(|refusal| refusal)
 }
@@ -40,7 +40,7 @@ pub fn change(state: &State, call: &Call<'_>) -> Response {
         known(state, pool, name)?;
         let (weight, wish) = wish(call.body)?;
         state.remote.change_backend(pool, name, weight, wish).map_err(|refused| refusal(&refused))?;
-        Ok(shown(state, 200, pool, name))
+        Ok(shown(state, 200, pool, name, weight.is_some()))
     };
     changed().unwrap_or_else(|refusal| refusal)
 }
@@ -59,11 +59,11 @@ pub fn remove(state: &State, call: &Call<'_>) -> Response {
 /// `POST /v1/reload`.
 pub fn reload(state: &State, call: &Call<'_>) -> Response {
     let dry_run = call.has("dry_run");
-    match state.remote.reload(dry_run) {
-        Ok(changes) => {
+    match state.remote.reload_to_model(dry_run) {
+        Ok(Reloaded { changes, model }) => {
             let generation = state.published.snapshot().generation;
             let changes = changes.0.iter().map(ToString::to_string).collect();
-            Response::json(200, &api::Reloaded { dry_run, generation, changes })
+            Response::json(200, &api::Reloaded { dry_run, generation, changes, warnings: advice::of(&model) })
         }
         Err(ReloadError::Draining) => Response::error(409, ReloadError::Draining.to_string()),
         Err(ReloadError::Gone) => Response::error(503, ReloadError::Gone.to_string()),
@@ -133,9 +133,11 @@ fn known(state: &State, pool_name: &str, name: &str) -> Result<api::Backend, Res
     found.ok_or_else(|| refusal(&Refused::NoBackend { pool: pool_name.to_owned(), name: name.to_owned() }))
 }
 
-/// The backend as it is now; should somebody have been faster and taken it out again, 404.
-fn shown(state: &State, status: u16, pool: &str, name: &str) -> Response {
-    known(state, pool, name).map_or_else(|refusal| refusal, |backend| Response::json(status, &backend))
+/// The backend as it is now; 404 if another call has taken it out since. `warn`: with what the pool's weights warrant.
+fn shown(state: &State, status: u16, pool: &str, name: &str, warn: bool) -> Response {
+    let warnings = if warn { advice::of_pool_called(&state.published.model(), pool) } else { Vec::new() };
+    let changed = |backend| api::Changed { backend, warnings };
+    known(state, pool, name).map_or_else(|refusal| refusal, |backend| Response::json(status, &changed(backend)))
 }
 
 /// The answer when control refused.

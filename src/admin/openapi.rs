@@ -137,6 +137,19 @@ fn schemas() -> Value {
     change["minProperties"] = json!(1);
     let many = |name: &str| json!({ "type": "array", "items": reference(name) });
     let lines = json!({ "type": "array", "items": text });
+    let backend = object(json!({
+        "name": text, "address": text, "weight": weight, "backup": flag,
+        "state": { "type": "string", "enum": ["up", "down", "draining", "disabled"] },
+        "active_connections": count, "connections_total": count, "connect_failures_total": count,
+        "bytes_to_backend_total": count, "bytes_to_client_total": count,
+        "connect_ms": object(json!({ "p50": millis, "p99": millis })),
+        "health": object(json!({
+            "last_result": { "type": ["string", "null"] },
+            "last_change_seconds": { "type": ["integer", "null"], "minimum": 0 },
+        })),
+    }));
+    let mut changed = backend.clone();
+    changed["properties"]["warnings"] = lines.clone();
     json!({
         "Error": object(json!({ "error": text })),
         "Status": object(json!({
@@ -149,17 +162,8 @@ fn schemas() -> Value {
             "active_connections": count, "accepted_total": count, "refused_total": count,
         })),
         "Pool": object(json!({ "name": text, "algorithm": text, "backends": many("Backend") })),
-        "Backend": object(json!({
-            "name": text, "address": text, "weight": weight, "backup": flag,
-            "state": { "type": "string", "enum": ["up", "down", "draining", "disabled"] },
-            "active_connections": count, "connections_total": count, "connect_failures_total": count,
-            "bytes_to_backend_total": count, "bytes_to_client_total": count,
-            "connect_ms": object(json!({ "p50": millis, "p99": millis })),
-            "health": object(json!({
-                "last_result": { "type": ["string", "null"] },
-                "last_change_seconds": { "type": ["integer", "null"], "minimum": 0 },
-            })),
-        })),
+        "Backend": backend,
+        "Changed": changed,
         "NewBackend": body(&["address"], json!({
             "address": address, "weight": optional(weight.clone(), json!(defaults::WEIGHT)),
             "name": name, "max_connections": limit,
@@ -176,7 +180,9 @@ fn schemas() -> Value {
                 object(json!({ "title": text })),
             ] },
         })),
-        "Reloaded": object(json!({ "dry_run": flag, "generation": count, "changes": lines })),
+        "Reloaded": object(json!({
+            "dry_run": flag, "generation": count, "changes": lines, "warnings": lines,
+        })),
         "NotReloaded": object(json!({ "error": text, "mistakes": lines })),
     })
 }

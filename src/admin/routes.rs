@@ -118,7 +118,7 @@ pub static ROUTES: &[Route] = &[
         summary: "Adds a backend.",
         body: Some("NewBackend"),
         answers: &[
-            (201, "It is there and takes connections.", Content::Json("Backend")),
+            (201, "It is there and takes connections.", Content::Json("Changed")),
             WRONG,
             NO_POOL,
             (409, "There is one of that name already, or tcplb is stopping.", Content::Json("Error")),
@@ -131,7 +131,7 @@ pub static ROUTES: &[Route] = &[
         path: "/v1/pools/{pool}/backends/{backend}",
         summary: "Changes a backend's weight, its state, or both.",
         body: Some("Change"),
-        answers: &[(200, "The backend as it is now.", Content::Json("Backend")), WRONG, NO_BACKEND, STOPPING],
+        answers: &[(200, "The backend as it is now.", Content::Json("Changed")), WRONG, NO_BACKEND, STOPPING],
         call: changes::change,
         ..PLAIN
     },

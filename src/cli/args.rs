@@ -90,7 +90,7 @@ pub struct Balance {
     #[arg(short, long, value_name = "FILE", help_heading = "Who talks to whom")]
     pub config: Option<PathBuf>,
 
-    /// How a backend is chosen [default: round-robin]
+    /// How a backend is chosen [default: weighted-round-robin]
     #[arg(short, long, visible_alias = "algo", value_name = "NAME", help_heading = "Who talks to whom",
         long_help = algorithms())]
     pub algorithm: Option<String>,

@@ -262,7 +262,10 @@ mod tests {
         assert_eq!(model.listeners[0].pool, "default");
         assert_eq!(model.listeners[0].bind, [Listen(Address::Any(8080))]);
         let pool = &model.pools[0];
-        assert_eq!((pool.name.as_str(), pool.algorithm.name, pool.connect_attempts), ("default", "round-robin", 3));
+        assert_eq!(
+            (pool.name.as_str(), pool.algorithm.name, pool.connect_attempts),
+            ("default", "weighted-round-robin", 3)
+        );
         assert_eq!((pool.connect_timeout, pool.idle_timeout), (Duration::from_secs(5), Duration::from_secs(3600)));
         assert_eq!(pool.health, Health::default());
         assert_eq!(pool.backends[0].name, "127.0.0.1:8081");

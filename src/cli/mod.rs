@@ -28,6 +28,7 @@ mod terminal;
 mod values;
 
 use crate::app::Loader;
+use crate::config::advice;
 use crate::logger;
 use args::{Arguments, Command};
 use clap::Parser;
@@ -107,8 +108,11 @@ fn balance(flags: &args::Balance) -> ExitCode {
 fn check(path: &Path) -> ExitCode {
     match config_file::load(path, cores()) {
         Ok(model) => {
-            // The exit code says it too, if nobody reads.
+            // The exit code says it too, where stdout is closed.
             let _ = terminal::show(config_file::summary(path, &model));
+            for warning in advice::of(&model) {
+                terminal::tell(format_args!("warning: {warning}"));
+            }
             ExitCode::SUCCESS
         }
         Err(flags::Mistakes(mistakes)) => refuse(&mistakes),

@@ -4,6 +4,7 @@ use super::signals::{self, Signal, Signals};
 use crate::access_log::Reopener;
 use crate::app::{self, Loader, Remote};
 use crate::base::{Endpoint, duration};
+use crate::config::advice;
 use crate::config::model::{self, HealthKind, Model};
 use crate::confine::Plan;
 use crate::logger;
@@ -15,7 +16,7 @@ use std::thread;
 /// Runs until a signal stops it. `file` is where the model came from, if from a file, and reads it again. The error says what
 /// could not be started and why.
 pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> {
-    let introduction = introduction(&model);
+    let (introduction, warnings) = (introduction(&model), advice::of(&model));
     let plan = Plan::new(&model, file.as_ref().map(|(path, _)| path.as_path()))?;
     // Before there is any other thread.
     systemd::take_sockets()?;
@@ -31,6 +32,9 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> 
     }
     for line in introduction {
         log::info!(target: logger::ALWAYS, "{line}");
+    }
+    for warning in warnings {
+        log::warn!("{warning}");
     }
     for endpoint in running.admin() {
         log::info!(target: logger::ALWAYS, "admin on {}", Reached(endpoint));
@@ -157,14 +161,14 @@ mod tests {
         assert_eq!(
             lines("tcplb -l :80 -b 127.0.0.1:8081,name=web1 -b 127.0.0.1:8082,weight=5,max-connections=9,backup"),
             [
-                "pool default: round-robin over 2 backends, tcp health every 2s",
+                "pool default: weighted-round-robin over 2 backends, tcp health every 2s",
                 "backend web1 127.0.0.1:8081 weight 1",
                 "backend 127.0.0.1:8082 weight 5 max-connections 9 backup",
             ]
         );
         assert_eq!(
             lines("tcplb -l :80 -b a:1 --health-path /up -t 500ms")[0],
-            "pool default: round-robin over 1 backend, http health of /up every 500ms"
+            "pool default: weighted-round-robin over 1 backend, http health of /up every 500ms"
         );
         assert!(lines("tcplb -l :80 -b a:1 --health off")[0].ends_with("health off"));
     }

@@ -2,6 +2,7 @@
 //!
 //! Pure: text comes in, a model or all of its mistakes come out. Flags and file produce the same model.
 
+pub mod advice;
 mod by_name;
 pub mod check;
 pub mod diff;

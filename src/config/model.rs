@@ -268,7 +268,7 @@ impl Default for Pool {
     fn default() -> Self {
         Pool {
             name: defaults::NAME.to_owned(),
-            algorithm: &balance::REGISTRY[0],
+            algorithm: &balance::DEFAULT,
             connect_timeout: defaults::CONNECT_TIMEOUT,
             connect_attempts: defaults::CONNECT_ATTEMPTS,
             idle_timeout: defaults::IDLE_TIMEOUT,
@@ -471,8 +471,8 @@ pub mod defaults {
 
     /// The name of the listener and the pool that flags make.
     pub const NAME: &str = "default";
-    /// How a backend is chosen.
-    pub const ALGORITHM: &str = "round-robin";
+    /// How a backend is chosen; with equal weights the same as round-robin.
+    pub const ALGORITHM: &str = crate::policy::balance::DEFAULT.name;
     /// Per connection attempt.
     pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
     /// Different backends tried.

@@ -1,7 +1,6 @@
 //! What may be asked of the control thread.
 
-use super::remote::{Refused, ReloadError};
-use crate::config::diff::Changes;
+use super::remote::{Refused, ReloadError, Reloaded};
 use crate::config::model::Backend;
 use crate::pool::AdminState;
 use crossbeam_channel::Sender;
@@ -20,7 +19,7 @@ pub enum Command {
         /// Only say what would change.
         dry_run: bool,
         /// What changed.
-        answer: Sender<Result<Changes, ReloadError>>,
+        answer: Sender<Result<Reloaded, ReloadError>>,
     },
     /// Change the backends of a pool.
     Edit {
@@ -61,6 +60,14 @@ pub enum Edit {
         /// Reset its connections, whatever the pool's `on_remove`.
         force: bool,
     },
+}
+
+impl Edit {
+    /// The name of the pool that it concerns.
+    pub fn pool(&self) -> &str {
+        let (Edit::Add { pool, .. } | Edit::Change { pool, .. } | Edit::Remove { pool, .. }) = self;
+        pool
+    }
 }
 
 /// As the log tells it.

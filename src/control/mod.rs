@@ -32,9 +32,10 @@ mod resolve;
 mod truth;
 
 pub use crate::config::diff::{Change, Changes};
-pub use remote::{Refused, ReloadError, Remote};
+pub use remote::{Refused, ReloadError, Reloaded, Remote};
 pub use truth::{NewSockets, Truth, remove_files};
 
+use crate::config::advice;
 use crate::config::model::{Model, OnRemove};
 use crate::logger;
 use crate::mailbox::Mailbox;
@@ -207,7 +208,7 @@ impl<C: Crew> Desk<C> {
         }
     }
 
-    fn reload(&mut self, dry_run: bool) -> Result<Changes, ReloadError> {
+    fn reload(&mut self, dry_run: bool) -> Result<Reloaded, ReloadError> {
         if dry_run {
             return self.try_reload(true);
         }
@@ -226,9 +227,10 @@ impl<C: Crew> Desk<C> {
         match &outcome {
             // Not a failure: whoever asked says what he makes of it.
             Err(ReloadError::NoFile) => {}
-            Ok(changes) => {
+            Ok(Reloaded { changes, model }) => {
                 self.parts.published.reloaded(true);
                 changes.to_string().lines().for_each(|line| log::info!("reload: {line}"));
+                advice::of(model).iter().for_each(|warning| log::warn!("reload: {warning}"));
             }
             Err(error) => {
                 self.parts.published.reloaded(false);
@@ -238,7 +240,7 @@ impl<C: Crew> Desk<C> {
         outcome
     }
 
-    fn try_reload(&mut self, dry_run: bool) -> Result<Changes, ReloadError> {
+    fn try_reload(&mut self, dry_run: bool) -> Result<Reloaded, ReloadError> {
         let loader = self.parts.loader.as_ref().ok_or(ReloadError::NoFile)?;
         if self.draining {
             return Err(ReloadError::Draining);
@@ -247,14 +249,15 @@ impl<C: Crew> Desk<C> {
         let truth = &mut self.parts.truth;
         let (model, mut changes) = truth.merge(&file);
         if dry_run {
-            return Ok(changes);
+            return Ok(Reloaded { changes, model: Arc::new(model) });
         }
         let resolved = resolve::model(&model, Some(truth.snapshot())).map_err(ReloadError::Mistakes)?;
         truth.note_moved(&model, &resolved, &mut changes);
         let step = truth.step(model, &resolved, None).map_err(ReloadError::CouldNotListen)?;
         truth.filed(file);
+        let model = step.model.clone();
         self.carry_out(step, false);
-        Ok(changes)
+        Ok(Reloaded { changes, model })
     }
 
     fn edit(&mut self, edit: &Edit) -> Result<(), Refused> {
@@ -263,6 +266,9 @@ impl<C: Crew> Desk<C> {
         }
         let step = self.parts.truth.edit(edit)?;
         log::info!("{edit}");
+        let before = advice::of_pool_called(self.parts.truth.running(), edit.pool());
+        let now = advice::of_pool_called(&step.model, edit.pool());
+        now.iter().filter(|warning| !before.contains(warning)).for_each(|warning| log::warn!("{warning}"));
         self.carry_out(step, matches!(edit, Edit::Remove { force: true, .. }));
         Ok(())
     }

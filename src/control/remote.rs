@@ -6,10 +6,11 @@
 
 use super::command::{Command, Edit};
 use crate::config::diff::Changes;
-use crate::config::model::Backend;
+use crate::config::model::{Backend, Model};
 use crate::pool::AdminState;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A handle to the control thread. Clone it freely.
@@ -68,6 +69,15 @@ pub enum Refused {
     Gone,
 }
 
+/// What a reload did, or would do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reloaded {
+    /// What changes.
+    pub changes: Changes,
+    /// The model as it runs, or would run.
+    pub model: Arc<Model>,
+}
+
 /// Why a reload was refused; the old configuration goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReloadError {
@@ -98,6 +108,11 @@ impl Remote {
 
     /// Reads the file again and applies it, all or nothing. `dry_run`: only says what would change.
     pub fn reload(&self, dry_run: bool) -> Result<Changes, ReloadError> {
+        self.reload_to_model(dry_run).map(|reloaded| reloaded.changes)
+    }
+
+    /// As [`Remote::reload`], with the model that came of it.
+    pub fn reload_to_model(&self, dry_run: bool) -> Result<Reloaded, ReloadError> {
         let (answer, receiver) = bounded(1);
         self.ask(Command::Reload { dry_run, answer }, &receiver).unwrap_or(Err(ReloadError::Gone))
     }

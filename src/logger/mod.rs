@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 
 /// The log target of lines that are printed whatever the level: `log::info!(target: ALWAYS, …)`. Scripts look for them, since
 /// the kernel may have picked the port.
-pub const ALWAYS: &str = "tcplb::always";
+pub const ALWAYS: &str = "tcplb-always";
 
 /// The process has one stderr, and so one queue.
 static QUEUE: Queue = Queue::new();

@@ -23,7 +23,7 @@ fn status_is_a_table_or_json() {
     let balancer = Balancer::start(&["-b", "127.0.0.1:1,name=web1,weight=5", "-b", "127.0.0.1:2", "--health", "off"]);
     let text = shown(&balancer.client(&["status"]));
     assert!(text.starts_with(&format!("tcplb {} running", env!("CARGO_PKG_VERSION"))), "{text}");
-    for want in [balancer.listen.as_str(), "web1", "127.0.0.1:2", "pool default: round-robin", "STATE"] {
+    for want in [balancer.listen.as_str(), "web1", "127.0.0.1:2", "pool default: weighted-round-robin", "STATE"] {
         assert!(text.contains(want), "no {want} in {text}");
     }
     let head = text.lines().find(|line| line.starts_with("BACKEND")).unwrap();

@@ -1,6 +1,7 @@
 //! The admin API from outside: every call and every way to refuse one, over HTTP to the real process; the command line's
 //! clients; what the service manager is told.
 
+mod advice;
 mod bounds;
 mod calls;
 mod clients;

@@ -34,14 +34,17 @@ fn turns_stay_exact_when_clients_come_all_at_once() {
 fn weights_interleave_smoothly() {
     let servers = ["a", "b", "c"].map(named);
     let [a, b, c] = &servers;
-    let tcplb = Tcplb::new()
-        .backend_with(a.at(), "weight=5")
-        .backend_with(b.at(), "weight=1")
-        .backend_with(c.at(), "weight=1")
-        .args(["--algorithm", "weighted-round-robin"])
-        .start();
-    let turns: String = (0..21).map(|_| tcplb.name_of_next()).collect();
-    assert_eq!(turns, "aabacaaaabacaaaabacaa");
+    // It is the default.
+    for algorithm in [&["--algorithm", "weighted-round-robin"][..], &[]] {
+        let tcplb = Tcplb::new()
+            .backend_with(a.at(), "weight=5")
+            .backend_with(b.at(), "weight=1")
+            .backend_with(c.at(), "weight=1")
+            .args(algorithm.iter().copied())
+            .start();
+        let turns: String = (0..21).map(|_| tcplb.name_of_next()).collect();
+        assert_eq!(turns, "aabacaaaabacaaaabacaa", "{algorithm:?}");
+    }
 }
 
 #[test]

@@ -51,7 +51,7 @@ pub fn run(listen: &Listen, once: bool) -> Result<(), String> {
         let started = start_backend(name, Listen(Address::Inet((Ipv4Addr::LOCALHOST, 0).into())));
         backends.push(Some(started.map_err(|error| format!("can't start {name}: {error}"))?));
     }
-    let model = model(listen, &backends).ok_or("round-robin is missing from this build")?;
+    let model = model(listen, &backends).ok_or("the default algorithm is missing from this build")?;
     let running = app::start(model).map_err(|error| error.to_string())?;
     let remote = running.remote();
     let outcome = show(&running, &mut backends, &signals, once);

@@ -2,7 +2,7 @@
 
 use super::args::{Backends, Waiting, What, Which};
 use super::client::Client;
-use super::{REFUSED, TIMED_OUT, Trouble, done, get, read, show, table};
+use super::{REFUSED, TIMED_OUT, Trouble, done, get, read, show, table, warn};
 use crate::admin::{api, target};
 use crate::cli::terminal;
 use serde::Serialize;
@@ -27,7 +27,9 @@ pub fn run(backends: &Backends) -> ExitCode {
                     max_connections: *max_connections,
                     backup: backup.then_some(true),
                 };
-                let added: api::Backend = read(&get(&client, "POST", &all(pool), Some(json(&new)))?)?;
+                let api::Changed { backend: added, warnings } =
+                    read(&get(&client, "POST", &all(pool), Some(json(&new)))?)?;
+                warn(&warnings);
                 show(format!("{} added to pool {pool}, weight {}", added.name, added.weight))
             }
             What::Drain { which, waiting } => {
@@ -121,7 +123,9 @@ fn wish(state: api::Wish) -> api::Change {
 }
 
 fn change(client: &Client, which: &Which, change: api::Change) -> Result<api::Backend, Trouble> {
-    read(&get(client, "PATCH", &one(which), Some(json(&change)))?)
+    let changed: api::Changed = read(&get(client, "PATCH", &one(which), Some(json(&change)))?)?;
+    warn(&changed.warnings);
+    Ok(changed.backend)
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {

@@ -72,19 +72,27 @@ pub fn reload(reload: &Reload) -> ExitCode {
     done(|| {
         let client = Client::new(&reload.reach)?;
         let path = if reload.dry_run { "/v1/reload?dry_run=true" } else { "/v1/reload" };
-        let api::Reloaded { dry_run, generation, changes } = read(&get(&client, "POST", path, None)?)?;
+        let api::Reloaded { dry_run, generation, changes, warnings } = read(&get(&client, "POST", path, None)?)?;
         if changes.is_empty() {
             show("nothing changes")?;
         }
         for change in changes {
             show(change)?;
         }
+        warn(&warnings);
         show(if dry_run {
             "only tried: nothing was changed".to_owned()
         } else {
             format!("generation {generation} is in force")
         })
     })
+}
+
+/// Warnings go to stderr: what reads stdout goes by what was done.
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        terminal::tell(format_args!("warning: {warning}"));
+    }
 }
 
 fn done(command: impl FnOnce() -> Result<(), Trouble>) -> ExitCode {

@@ -132,7 +132,7 @@ fn every_change_is_told_in_a_line() {
             "global: workers 2 → 4 needs a restart",
             "listener web changed: bind :8080 → :8080, :8082, pool web → api (2 connections)",
             "listener old removed (3 connections go on)",
-            "pool web changed: algorithm round-robin → maglev, idle_timeout 1h → 5m (4 connections)",
+            "pool web changed: algorithm weighted-round-robin → maglev, idle_timeout 1h → 5m (4 connections)",
             "pool web: backend web1 changed: weight 1 → 5, max_connections none → 10 (5 connections)",
             "pool web: backend web3 added (6 connections)",
             "pool web: backend web2 removed (7 connections may finish within 30s)",

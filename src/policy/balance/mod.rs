@@ -163,6 +163,11 @@ pub struct Algorithm {
 }
 
 impl Algorithm {
+    /// Whether every backend gets the same share, whatever the weights.
+    pub fn ignores_weights(&self) -> bool {
+        matches!(self.name, "round-robin" | "sticky-round-robin")
+    }
+
     /// Builds it for a changed membership, taking over from `old` (built by this same algorithm) what clients rely on.
     pub fn rebuild(&self, old: &dyn Balance, members: &[Member], start: u64) -> Box<dyn Balance> {
         old.successor(members, start).unwrap_or_else(|| (self.build)(members, start))
@@ -191,15 +196,18 @@ pub fn find(name: &str) -> Option<&'static Algorithm> {
     })
 }
 
+/// The algorithm of a pool that names none.
+pub const DEFAULT: Algorithm = Algorithm {
+    name: "weighted-round-robin",
+    short: &["wrr"],
+    picks: "each in turn, as often as its weight says, smoothly",
+    build: weighted_round_robin::build,
+};
+
 /// Every algorithm there is: a new one is its file and its row here.
 pub const REGISTRY: &[Algorithm] = &[
     Algorithm { name: "round-robin", short: &["rr"], picks: "each healthy backend in turn", build: round_robin::build },
-    Algorithm {
-        name: "weighted-round-robin",
-        short: &["wrr"],
-        picks: "each in turn, as often as its weight says, smoothly",
-        build: weighted_round_robin::build,
-    },
+    DEFAULT,
     Algorithm {
         name: "sticky-round-robin",
         short: &["srr"],

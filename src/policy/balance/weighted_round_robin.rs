@@ -1,4 +1,6 @@
-//! Weighted round robin: turns in the smooth order of [`super::smooth`], passing over whoever is unusable.
+//! Weighted round robin: turns in the smooth order of [`super::smooth`], passing over whoever is unusable. With equal weights
+//! that order is the plain round, and [`RoundRobin`] takes the turns: it passes over any number of unusable backends, 64 at a
+//! time.
 //!
 //! A cursor that all workers share moves over one period of that order. Leaving out a backend's turns leaves those of
 //! the others as they were, so over a period the survivors' shares are exactly their weights, and what a dead one leaves
@@ -9,6 +11,7 @@
 
 use super::candidates::Candidates;
 use super::cursor::Cursor;
+use super::round_robin::RoundRobin;
 use super::{Balance, Client, Member, View, smooth};
 
 /// How many turns a choice passes over before it draws instead. Short periods are always searched to the end.
@@ -23,7 +26,13 @@ pub(super) struct WeightedRoundRobin {
 
 /// See the module.
 pub fn build(members: &[Member], start: u64) -> Box<dyn Balance> {
-    Box::new(WeightedRoundRobin::new(members, start))
+    let mut weights = members.iter().map(|member| member.weight).filter(|weight| *weight > 0);
+    let first = weights.next();
+    if weights.all(|weight| Some(weight) == first) {
+        Box::new(RoundRobin::new(members, start))
+    } else {
+        Box::new(WeightedRoundRobin::new(members, start))
+    }
 }
 
 impl WeightedRoundRobin {

@@ -23,6 +23,20 @@ fn four_workers_together_give_each_backend_the_same_number_of_turns() {
 }
 
 #[test]
+fn with_equal_weights_the_weighted_turns_are_the_plain_ones_however_many_are_down() {
+    let weights: Vec<u16> = (0..3000).map(|index| if index % 7 == 0 { 0 } else { 4 }).collect();
+    let build = |name: &str| (find(name).unwrap().build)(&members(&weights), 5);
+    let (plain, weighted, world) = (build("rr"), build("wrr"), World::new(3000));
+    let (mut random, mut other) = (fastrand::Rng::with_seed(1), fastrand::Rng::with_seed(2));
+    (0..3000).filter(|index| ![10, 1500, 2999].contains(index)).for_each(|index| world.up.set(index, false));
+    for _ in 0..10 {
+        let picks =
+            [plain.pick(client(1), &world.view(), &mut random), weighted.pick(client(1), &world.view(), &mut other)];
+        assert!(picks[0].is_some() && picks[0] == picks[1], "{picks:?}");
+    }
+}
+
+#[test]
 fn five_one_one_is_chosen_smoothly() {
     let (balance, world) = (built("wrr", &[5, 1, 1]), World::new(3));
     let mut random = fastrand::Rng::with_seed(1);
@@ -66,11 +80,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
     #[test]
     fn the_turn_passes_to_the_next_usable_whatever_goes_up_and_down(
+        name in prop::sample::select(vec!["rr", "wrr"]),
         len in 1usize..150,
         start in any::<u64>(),
         flips in prop::collection::vec((0usize..150, any::<bool>()), 1..80),
     ) {
-        let (balance, world) = ((find("rr").unwrap().build)(&members(&vec![9; len]), start), World::new(len));
+        let (balance, world) = ((find(name).unwrap().build)(&members(&vec![9; len]), start), World::new(len));
         let (mut random, mut at) = (fastrand::Rng::with_seed(1), (start % len as u64) as usize);
         for (index, up) in flips {
             world.up.set(index % len, up);

@@ -1,0 +1,96 @@
+//! What a configuration may say, but rarely means: warnings for the operator. Nothing here is refused.
+//!
+//! `tcplb check`, the start, a reload and a change by API ask, and log or show each warning as a line.
+
+use super::model::{Model, Pool};
+use std::collections::HashSet;
+
+/// Every warning about a model.
+pub fn of(model: &Model) -> Vec<String> {
+    let used: HashSet<&str> = model.listeners.iter().map(|listener| listener.pool.as_str()).collect();
+    let mut warnings = Vec::new();
+    for pool in &model.pools {
+        if !used.contains(pool.name.as_str()) {
+            warnings.push(format!("pool {}: no listener uses it", pool.name));
+        }
+        warnings.extend(of_pool(pool));
+    }
+    warnings
+}
+
+/// Every warning about the pool of this name.
+pub fn of_pool_called(model: &Model, name: &str) -> Vec<String> {
+    model.pools.iter().find(|pool| pool.name == name).map(of_pool).unwrap_or_default()
+}
+
+/// Every warning about a pool and its backends.
+pub fn of_pool(pool: &Pool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let mut warn = |what: &str| warnings.push(format!("pool {}: {what}", pool.name));
+    let weights = || pool.backends.iter().map(|backend| backend.weight).filter(|weight| *weight > 0);
+    match (weights().min(), weights().max()) {
+        (Some(least), Some(most)) if least < most && pool.algorithm.ignores_weights() => {
+            let other = if pool.algorithm.name == "round-robin" { "weighted-round-robin" } else { "source-hash" };
+            let name = pool.algorithm.name;
+            warn(&format!("{name} ignores weights, but they differ (from {least} to {most}): {other} goes by weight"));
+        }
+        (None, _) if !pool.backends.is_empty() => warn("every backend has weight 0, so none takes a new connection"),
+        _ => {}
+    }
+    if !pool.backends.is_empty() && pool.backends.iter().all(|backend| backend.backup) {
+        warn("every backend is a backup, so there is none that they stand in for");
+    }
+    warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Address;
+    use crate::config::model::{Backend, Global, Listener};
+    use crate::policy::balance;
+
+    fn pool(algorithm: &str, weights: &[u16], backup: bool) -> Pool {
+        let backend = |(port, weight): (u16, &u16)| {
+            let address = Address::parse_backend(&format!("127.0.0.1:{port}")).unwrap();
+            Backend { weight: *weight, backup, ..Backend::at(address) }
+        };
+        let backends = (1..).zip(weights).map(backend).collect();
+        Pool { name: "web".to_owned(), algorithm: balance::find(algorithm).unwrap(), backends, ..Pool::default() }
+    }
+
+    #[test]
+    fn weights_that_differ_are_warned_of_where_the_algorithm_ignores_them() {
+        for (algorithm, weights, warning) in [
+            (
+                "round-robin",
+                &[5, 1, 0][..],
+                Some("ignores weights, but they differ (from 1 to 5): weighted-round-robin"),
+            ),
+            (
+                "sticky-round-robin",
+                &[5, 1],
+                Some("ignores weights, but they differ (from 1 to 5): source-hash goes by"),
+            ),
+            ("round-robin", &[5, 5, 0], None),
+            ("weighted-round-robin", &[5, 1], None),
+            ("least-connections", &[5, 1], None),
+            ("round-robin", &[0, 0], Some("every backend has weight 0")),
+            ("maglev", &[], None),
+        ] {
+            let warnings = of_pool(&pool(algorithm, weights, false));
+            assert_eq!(warnings.len(), usize::from(warning.is_some()), "{algorithm} {weights:?}: {warnings:?}");
+            assert!(warnings.iter().all(|line| line.contains(warning.unwrap())), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn a_pool_of_backups_and_one_without_a_listener_are_warned_of() {
+        let warnings = of_pool(&pool("random", &[1, 1], true));
+        assert!(warnings.len() == 1 && warnings[0].contains("every backend is a backup"), "{warnings:?}");
+        let pools = vec![pool("random", &[1], false), Pool { name: "spare".to_owned(), ..pool("random", &[1], false) }];
+        let listeners = vec![Listener { pool: "web".to_owned(), ..Listener::default() }];
+        let model = Model { global: Global::default(), listeners, pools };
+        assert_eq!(of(&model), ["pool spare: no listener uses it"]);
+    }
+}
