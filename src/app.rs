@@ -14,6 +14,8 @@ use crate::net::listen::{self, Listening};
 use crate::pool::{Admission, BackendId, Published, Snapshot};
 use crate::prober::{self, Prober};
 use crate::session::CloseReason;
+use crate::systemd;
+use crate::watchdog::{self, Watchdog, Watched};
 use crate::worker::{self, ListenSocket, Mail, Peer, Shared};
 use crossbeam_channel::{bounded, unbounded};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -41,6 +43,7 @@ pub struct Running {
     prober: Prober,
     workers: Vec<JoinHandle<()>>,
     log: Option<AccessLog>,
+    watchdog: Watchdog,
 }
 
 /// A listener's bound address.
@@ -138,7 +141,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     let (ended, endings) = unbounded();
     let control = Control::spawn(Parts {
         truth,
-        crew,
+        crew: crew.clone(),
         prober: prober.mailbox(),
         published: published.clone(),
         loader,
@@ -156,7 +159,18 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     }
     let serve = |admin: admin::Bound| admin.start(published.clone(), control.remote());
     let admin = admin.map(serve).transpose().map_err(spawn_error)?;
-    Ok(Running { listeners, published, max_connections, admin, control, prober, workers: threads, log })
+    let mut watched = vec![control.watched(), prober.watched()];
+    watched.extend((0..workers).map(|number| crew.watched(number)));
+    watched.extend(admin.as_ref().map(Admin::watched));
+    let asked = systemd::watchdog();
+    let alive = Box::new(move || {
+        if asked.is_some() {
+            systemd::alive();
+        }
+    });
+    let watchdog = Watchdog::start(watched, asked.unwrap_or(watchdog::BOUND), published.clone(), alive);
+    let watchdog = watchdog.map_err(spawn_error)?;
+    Ok(Running { listeners, published, max_connections, admin, control, prober, workers: threads, log, watchdog })
 }
 
 fn bind_admin(model: &Model) -> Result<Option<admin::Bound>, StartError> {
@@ -185,6 +199,14 @@ impl Workers {
         for peer in self.0.iter() {
             peer.mailbox.send(mail());
         }
+    }
+}
+
+impl Workers {
+    /// A worker, for the watchdog.
+    fn watched(&self, number: usize) -> Watched {
+        let (peers, heartbeat) = (self.0.clone(), self.0[number].heartbeat.clone());
+        Watched { name: format!("worker-{number}"), heartbeat, wake: Box::new(move || peers[number].mailbox.wake()) }
     }
 }
 
@@ -253,6 +275,7 @@ impl Running {
     /// Waits until it has stopped; the error of a thread that failed.
     pub fn wait(self) -> Result<(), String> {
         let outcome = self.control.wait();
+        drop(self.watchdog);
         for worker in self.workers {
             let _ = worker.join();
         }

@@ -19,6 +19,7 @@
 //! | [`net`]     | sockets and pipes; the one place that is Linux-only                               |
 //! | [`systemd`] | what the service manager is told, and the sockets it handed over                    |
 //! | [`logger`]  | the log on stderr: formatter, bounded queue, thread                                   |
+//! | [`watchdog`] | thread: whether every other thread still comes around                       |
 //! | [`mailbox`] | a channel and the waker of its reader, tied together                              |
 //! | [`pool`]    | what threads share: backends, leases, the immutable snapshot, health bits         |
 //! | [`probe`]   | one health probe: where it goes, what it says, what answer passes                 |
@@ -53,4 +54,5 @@ pub mod proto;
 pub mod relay;
 pub mod session;
 pub mod systemd;
+pub mod watchdog;
 pub mod worker;

@@ -20,7 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["access_log"],
     &["relay"],
     &["session", "systemd"],
-    &["net", "mailbox", "confine", "logger"],
+    &["net", "mailbox", "confine", "logger", "watchdog"],
     &["pool"],
     &["probe"],
     &["config"],

@@ -44,6 +44,7 @@ use crate::control::Remote;
 use crate::net::Keepalive;
 use crate::net::listen::{self, Listening};
 use crate::pool::Published;
+use crate::watchdog::Watched;
 use access::Access;
 use http::Response;
 use incoming::Request;
@@ -70,7 +71,7 @@ pub struct Bound {
 /// The running API. Dropping it ends it.
 #[derive(Debug)]
 pub struct Admin {
-    _server: Server,
+    server: Server,
     endpoints: Vec<Endpoint>,
 }
 
@@ -100,7 +101,7 @@ impl Bound {
     pub fn start(self, published: Arc<Published>, remote: Remote) -> io::Result<Admin> {
         let Bound { listening, endpoints, access } = self;
         let state = State { published, remote };
-        Ok(Admin { _server: Server::start(listening, Arc::new(Api { state, access }))?, endpoints })
+        Ok(Admin { server: Server::start(listening, Arc::new(Api { state, access }))?, endpoints })
     }
 }
 
@@ -124,6 +125,13 @@ impl Admin {
     /// Where it listens, with the real port.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
+    }
+}
+
+impl Admin {
+    /// For the watchdog.
+    pub fn watched(&self) -> Watched {
+        self.server.watched()
     }
 }
 

@@ -208,7 +208,7 @@ pub static ROUTES: &[Route] = &[
             (200, "Yes.", Content::Other(PLAIN_TEXT)),
             (
                 503,
-                "No: no pool, or not this one, has a usable backend, or a drain has begun.",
+                "No: no pool, or not this one, has a usable backend, a thread does not respond, or a drain has begun.",
                 Content::Other(PLAIN_TEXT),
             ),
             NO_POOL,
@@ -239,8 +239,12 @@ fn ready(state: &State, call: &Call<'_>) -> Response {
             None => return changes::refusal(&Refused::NoPool(name.to_owned())),
         },
     };
+    let stuck = state.published.stuck();
     let (status, text) = match call.value("pool") {
         _ if state.published.is_draining() => (503, "draining\n"),
+        _ if !stuck.is_empty() => {
+            return Response::text(503, PLAIN_TEXT, format!("does not respond: {}\n", stuck.join(", ")));
+        }
         _ if usable => (200, "ready\n"),
         None => (503, "no pool has a usable backend\n"),
         Some(_) => (503, "the pool has no usable backend\n"),

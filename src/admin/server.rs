@@ -20,6 +20,7 @@ use super::http::{self, Response};
 use super::incoming::{Incoming, Progress, Refusal, Request};
 use crate::base::slots::{Key, Slots};
 use crate::net::listen::Listening;
+use crate::watchdog::{Heartbeat, Watched};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use socket2::Socket;
@@ -69,6 +70,7 @@ pub enum Peer {
 pub struct Server {
     stopping: Arc<AtomicBool>,
     waker: Arc<Waker>,
+    heartbeat: Heartbeat,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -81,6 +83,7 @@ struct AcceptLoop {
     callers: Slots<Caller>,
     calls: Calls,
     chunk: Box<[u8]>,
+    heartbeat: Heartbeat,
 }
 
 struct Caller {
@@ -124,6 +127,7 @@ impl Server {
             sockets.push((socket, peer));
         }
         let stopping = Arc::new(AtomicBool::new(false));
+        let heartbeat = Heartbeat::default();
         let accept = AcceptLoop {
             poll,
             registry,
@@ -133,9 +137,17 @@ impl Server {
             stopping: stopping.clone(),
             callers: Slots::default(),
             chunk: vec![0; super::incoming::HEAD_MAX].into(),
+            heartbeat: heartbeat.clone(),
         };
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(move || accept.run())?;
-        Ok(Server { stopping, waker, thread: Some(thread) })
+        Ok(Server { stopping, waker, heartbeat, thread: Some(thread) })
+    }
+
+    /// For the watchdog.
+    pub fn watched(&self) -> Watched {
+        let (waker, heartbeat) = (self.waker.clone(), self.heartbeat.clone());
+        // A failure to wake shows itself: the thread does not come around.
+        Watched { name: "admin".to_owned(), heartbeat, wake: Box::new(move || drop(waker.wake())) }
     }
 }
 
@@ -157,6 +169,7 @@ impl AcceptLoop {
         let mut events = Events::with_capacity(READING_MAX);
         let mut accepted = Accepted::All;
         loop {
+            self.heartbeat.beat();
             let pause = match accepted {
                 Accepted::All => None,
                 Accepted::Some => Some(Duration::ZERO),
@@ -173,6 +186,7 @@ impl AcceptLoop {
                 _ => {}
             }
             if self.stopping.load(Ordering::Acquire) {
+                self.heartbeat.end();
                 return;
             }
             for event in &events {

@@ -8,6 +8,7 @@
 //! | `flags`         | flags → model, every mistake at once; pure                               |
 //! | `config_file`   | `--config FILE` and `tcplb check FILE`                                   |
 //! | `serve`         | the balancer in the foreground: start, say so, signals, drain            |
+//! | `crash`         | a panic in any thread ends the process                                   |
 //! | [`backend`]     | `tcplb backend`, the test server                                         |
 //! | `demo`          | `tcplb demo`, the tour                                                   |
 //! | `remote`        | `tcplb status`, `backends`, `reload`: clients of the admin API           |
@@ -19,6 +20,7 @@ mod args;
 pub mod backend;
 mod backend_spec;
 mod config_file;
+mod crash;
 mod demo;
 mod flags;
 mod remote;

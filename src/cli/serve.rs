@@ -1,5 +1,6 @@
 //! The balancer in the foreground: start it, say what it does, pass signals on, wait for the end.
 
+use super::crash;
 use super::signals::{self, Signal, Signals};
 use crate::access_log::Reopener;
 use crate::app::{self, Loader, Remote};
@@ -16,6 +17,7 @@ use std::thread;
 /// Runs until a signal stops it. `file` is where the model came from, if from a file, and reads it again. The error says what
 /// could not be started and why.
 pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> {
+    crash::end_process_on_panic();
     let (introduction, warnings) = (introduction(&model), advice::of(&model));
     let plan = Plan::new(&model, file.as_ref().map(|(path, _)| path.as_path()))?;
     // Before there is any other thread.
@@ -41,29 +43,10 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> 
     }
     systemd::ready("running");
     let (remote, log) = (running.remote(), running.log_file());
-    watchdog(&remote)?;
     let spawned =
         thread::Builder::new().name("commands".to_owned()).spawn(move || obey(signals, &remote, log.as_ref()));
     spawned.map_err(|error| format!("can't start a thread: {error}"))?;
     running.wait()
-}
-
-/// Tells the service manager that all is well, for as long as control is: it waits for prober and workers, so that one of
-/// them that hangs stops the messages too.
-fn watchdog(remote: &Remote) -> Result<(), String> {
-    let Some(interval) = systemd::watchdog() else { return Ok(()) };
-    // Answering may take a pause as well, and two of both fit.
-    let (remote, pause) = (remote.clone(), interval / 4);
-    let watch = move || {
-        loop {
-            if remote.ping(pause) {
-                systemd::alive();
-            }
-            thread::sleep(pause);
-        }
-    };
-    let spawned = thread::Builder::new().name("watchdog".to_owned()).spawn(watch);
-    spawned.map(drop).map_err(|error| format!("can't start a thread: {error}"))
 }
 
 /// Passes signals on. It waits for nothing but the next signal, so that a stop never stands behind a reload.

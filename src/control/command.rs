@@ -9,11 +9,6 @@ use std::fmt;
 /// A change that somebody wants, and where the answer goes. Whoever asked may have given up waiting.
 #[derive(Debug)]
 pub enum Command {
-    /// Only answer: who waits for it knows that control is at work.
-    Ping {
-        /// Here.
-        answer: Sender<()>,
-    },
     /// Read the file again.
     Reload {
         /// Only say what would change.

@@ -41,6 +41,7 @@ use crate::logger;
 use crate::mailbox::Mailbox;
 use crate::pool::{BackendId, ListenerTotals, Note, Published, Refusal, Snapshot, clock};
 use crate::systemd;
+use crate::watchdog::{Heartbeat, Watched};
 use command::{Command, Edit};
 use crossbeam_channel::{Receiver, after, at, never, select_biased, tick};
 use remote::Asked;
@@ -92,6 +93,7 @@ pub struct Parts<C> {
 pub struct Control {
     thread: JoinHandle<Result<(), String>>,
     remote: Remote,
+    heartbeat: Heartbeat,
 }
 
 /// What a worker thread tells when it ends.
@@ -101,14 +103,22 @@ impl Control {
     /// Starts the thread.
     pub fn spawn<C: Crew>(parts: Parts<C>) -> io::Result<Control> {
         let (remote, asked) = remote::channels();
-        let control = move || Desk { parts, draining: false, cuts: Vec::new() }.run(asked);
+        let heartbeat = Heartbeat::default();
+        let of_thread = heartbeat.clone();
+        let control = move || Desk { parts, draining: false, cuts: Vec::new(), heartbeat: of_thread }.run(asked);
         let thread = thread::Builder::new().name("control".into()).spawn(control)?;
-        Ok(Control { thread, remote })
+        Ok(Control { thread, remote, heartbeat })
     }
 
     /// For those who send commands.
     pub fn remote(&self) -> Remote {
         self.remote.clone()
+    }
+
+    /// For the watchdog.
+    pub fn watched(&self) -> Watched {
+        let remote = self.remote.clone();
+        Watched { name: "control".to_owned(), heartbeat: self.heartbeat.clone(), wake: Box::new(move || remote.wake()) }
     }
 
     /// Waits for the end; the error of a worker that failed.
@@ -124,16 +134,18 @@ struct Desk<C> {
     draining: bool,
     /// Backends that were taken out and have some time left. As many entries as removals within that time.
     cuts: Vec<(Instant, Arc<[BackendId]>)>,
+    heartbeat: Heartbeat,
 }
 
 impl<C: Crew> Desk<C> {
     fn run(mut self, asked: Asked) -> Result<(), String> {
-        let Asked { mut stops, mut reloads, mut commands } = asked;
+        let Asked { mut stops, mut reloads, mut wakes, mut commands } = asked;
         let ended = self.parts.ended.clone();
         let (mut deadline, look) = (never(), tick(LOOK));
         let mut outcome = Ok(());
         let mut left = self.parts.truth.running().global.workers;
         while left > 0 {
+            self.heartbeat.beat();
             let cut = self.cuts.iter().map(|cut| cut.0).min().map_or_else(never, at);
             // In this order: a stop goes before all that waits to be changed, and so does a time that is over.
             select_biased! {
@@ -171,6 +183,9 @@ impl<C: Crew> Desk<C> {
                     self.parts.crew.stop();
                 }
                 recv(cut) -> _ => self.cut(),
+                recv(wakes) -> wake => if wake.is_err() {
+                    wakes = never();
+                },
                 recv(look) -> _ => {
                     self.tell_refusals(|totals, why| totals.left_to_tell(why, clock::now()));
                     systemd::retry();
@@ -185,13 +200,13 @@ impl<C: Crew> Desk<C> {
                 recv(commands) -> command => match command {
                     // The caller may have given up waiting.
                     Ok(Command::Reload { dry_run, answer }) => drop(answer.try_send(self.reload(dry_run))),
-                    Ok(Command::Ping { answer }) => drop(answer.try_send(())),
                     Ok(Command::Edit { edit, answer }) => drop(answer.try_send(self.edit(&edit))),
                     Err(_) => commands = never(),
                 },
             }
         }
         self.tell_refusals(ListenerTotals::untold);
+        self.heartbeat.end();
         outcome
     }
 

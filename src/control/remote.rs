@@ -11,7 +11,6 @@ use crate::pool::AdminState;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// A handle to the control thread. Clone it freely.
 #[derive(Clone, Debug)]
@@ -19,6 +18,7 @@ pub struct Remote {
     commands: Sender<Command>,
     stops: Sender<()>,
     reloads: Sender<()>,
+    wakes: Sender<()>,
 }
 
 /// The receiving side: control's.
@@ -27,6 +27,8 @@ pub(super) struct Asked {
     pub stops: Receiver<()>,
     /// Read the file again; the log says what comes of it.
     pub reloads: Receiver<()>,
+    /// Come around.
+    pub wakes: Receiver<()>,
     /// What is to be answered.
     pub commands: Receiver<Command>,
 }
@@ -38,8 +40,9 @@ pub(super) fn channels() -> (Remote, Asked) {
     let (commands, of_commands) = bounded(QUEUE);
     // A third stop adds nothing to the second, which ends the process.
     let (stops, of_stops) = bounded(2);
-    let (reloads, of_reloads) = bounded(1);
-    (Remote { commands, stops, reloads }, Asked { stops: of_stops, reloads: of_reloads, commands: of_commands })
+    let ((reloads, of_reloads), (wakes, of_wakes)) = (bounded(1), bounded(1));
+    let asked = Asked { stops: of_stops, reloads: of_reloads, wakes: of_wakes, commands: of_commands };
+    (Remote { commands, stops, reloads, wakes }, asked)
 }
 
 /// Why a change of backends was refused; nothing was changed.
@@ -139,11 +142,9 @@ impl Remote {
         self.edit(Edit::Remove { pool: pool.to_owned(), name: name.to_owned(), force })
     }
 
-    /// Does control answer within this time?
-    pub fn ping(&self, patience: Duration) -> bool {
-        let (answer, receiver) = bounded(1);
-        let sent = self.commands.send_timeout(Command::Ping { answer }, patience);
-        sent.is_ok() && receiver.recv_timeout(patience).is_ok()
+    /// Makes control come around, without waiting for it.
+    pub(super) fn wake(&self) {
+        let _ = self.wakes.try_send(());
     }
 
     fn edit(&self, edit: Edit) -> Result<(), Refused> {

@@ -1,6 +1,6 @@
 //! What readers may see at any time: the newest snapshot, the model it was built from, and how the process is doing.
 //!
-//! Control writes; admin and command line read. Workers and prober do not: they are sent what concerns them.
+//! Control writes, and the watchdog what concerns it; admin and command line read. Workers and prober do not: they are sent what concerns them.
 
 use super::{LogTotals, Snapshot};
 use crate::config::model::Model;
@@ -14,6 +14,7 @@ use std::time::Instant;
 pub struct Published {
     current: RwLock<(Arc<Snapshot>, Arc<Model>)>,
     draining: AtomicBool,
+    stuck: RwLock<Vec<String>>,
     started: Instant,
     reloads: AtomicU64,
     failed_reloads: AtomicU64,
@@ -26,6 +27,7 @@ impl Published {
         Published {
             current: RwLock::new((snapshot, model)),
             draining: AtomicBool::new(false),
+            stuck: RwLock::default(),
             started: Instant::now(),
             reloads: AtomicU64::new(0),
             failed_reloads: AtomicU64::new(0),
@@ -46,6 +48,11 @@ impl Published {
     /// Has a drain begun?
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
+    }
+
+    /// The threads that have not come around for too long, by name.
+    pub fn stuck(&self) -> Vec<String> {
+        self.stuck.read().clone()
     }
 
     /// When it started.
@@ -71,6 +78,13 @@ impl Published {
     /// Control's: a drain begins.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The watchdog's: the threads that have not come around for too long.
+    pub fn set_stuck(&self, threads: Vec<String>) {
+        if *self.stuck.read() != threads {
+            *self.stuck.write() = threads;
+        }
     }
 
     /// Control's: counts a reload.

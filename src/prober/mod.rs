@@ -27,6 +27,7 @@ mod watch;
 
 use crate::mailbox::Mailbox;
 use crate::pool::{BackendId, Note, Snapshot};
+use crate::watchdog::{Heartbeat, Watched};
 use rounds::Rounds;
 use std::io;
 use std::sync::Arc;
@@ -42,6 +43,7 @@ pub const NOTES_MAX: usize = 1024;
 #[derive(Debug)]
 pub struct Prober {
     mailbox: Mailbox<Note>,
+    heartbeat: Heartbeat,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -59,14 +61,21 @@ pub fn spawn(snapshot: Arc<Snapshot>, on_down: OnDown) -> io::Result<Prober> {
 /// As [`spawn`], with another limit on probes under way at once.
 pub fn spawn_with(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<Prober> {
     let (mailbox, rounds) = Rounds::new(snapshot, on_down, open_max)?;
+    let heartbeat = rounds.heartbeat();
     let thread = std::thread::Builder::new().name("prober".to_owned()).spawn(move || rounds.run())?;
-    Ok(Prober { mailbox, thread: Some(thread) })
+    Ok(Prober { mailbox, heartbeat, thread: Some(thread) })
 }
 
 impl Prober {
     /// Where letters to the prober go.
     pub fn mailbox(&self) -> Mailbox<Note> {
         self.mailbox.clone()
+    }
+
+    /// For the watchdog.
+    pub fn watched(&self) -> Watched {
+        let (mailbox, heartbeat) = (self.mailbox.clone(), self.heartbeat.clone());
+        Watched { name: "prober".to_owned(), heartbeat, wake: Box::new(move || mailbox.wake()) }
     }
 
     /// Gives it the next snapshot and waits until that one's bits say what is known. False if the prober is gone.

@@ -14,6 +14,7 @@ use crate::mailbox::Mailbox;
 use crate::policy::health::{ConnectFailure, Outcome, schedule};
 use crate::pool::{BackendId, Note, Snapshot};
 use crate::probe::ProbeTarget;
+use crate::watchdog::Heartbeat;
 use crossbeam_channel::Receiver;
 use mio::{Events, Poll, Token};
 use std::collections::{HashMap, VecDeque};
@@ -51,6 +52,7 @@ pub struct Rounds {
     many: bool,
     random: fastrand::Rng,
     on_down: OnDown,
+    heartbeat: Heartbeat,
 }
 
 impl Rounds {
@@ -74,9 +76,15 @@ impl Rounds {
             many: false,
             random: fastrand::Rng::new(),
             on_down,
+            heartbeat: Heartbeat::default(),
         };
         rounds.adopt(&snapshot);
         Ok((mailbox, rounds))
+    }
+
+    /// That the thread comes around.
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
     }
 
     /// The thread's life.
@@ -84,6 +92,7 @@ impl Rounds {
         let mut events = Events::with_capacity(256);
         let mut fired = Vec::new();
         loop {
+            self.heartbeat.beat();
             match self.poll.poll(&mut events, self.sleep()) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -103,6 +112,7 @@ impl Rounds {
             for _ in 0..NOTES_MAX {
                 let Ok(note) = self.letters.try_recv() else { break };
                 if let Note::Stop = note {
+                    self.heartbeat.end();
                     return;
                 }
                 self.read(note);

@@ -32,6 +32,7 @@ use crate::policy::health::ConnectFailure;
 use crate::pool::{Admission, Backend, BackendId, Note, Snapshot, clock};
 use crate::relay::{self, Engine};
 use crate::session::{CloseReason, Record};
+use crate::watchdog::Heartbeat;
 pub use accept::ListenSocket;
 use accept::{Acceptor, Turn};
 use arrivals::Arrivals;
@@ -96,6 +97,8 @@ pub struct Peer {
     pub busy: AtomicU32,
     /// Connections on their way to it.
     arrivals: Arrivals,
+    /// That it comes around.
+    pub heartbeat: Heartbeat,
 }
 
 impl Peer {
@@ -146,7 +149,13 @@ pub fn prepare() -> io::Result<(Prepared, Peer)> {
     let registry = poll.registry().try_clone()?;
     Ok((
         Prepared { poll, registry, mail },
-        Peer { mailbox, connections: AtomicUsize::new(0), busy: AtomicU32::new(0), arrivals: Arrivals::default() },
+        Peer {
+            mailbox,
+            connections: AtomicUsize::new(0),
+            busy: AtomicU32::new(0),
+            arrivals: Arrivals::default(),
+            heartbeat: Heartbeat::default(),
+        },
     ))
 }
 
@@ -191,6 +200,7 @@ impl Worker {
     fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(BATCH);
         loop {
+            self.shared.peers[self.me].heartbeat.beat();
             let asleep = clock::now();
             match self.poll.poll(&mut events, self.sleep(asleep)) {
                 // The process was stopped and goes on (signal(7)): what came meanwhile is heard before time-outs are looked at.
@@ -234,6 +244,7 @@ impl Worker {
                 self.shared.peers.iter().for_each(|peer| peer.mailbox.wake());
             }
             if self.acceptor.is_closed() && self.driver.is_empty() && this.arrivals.close() {
+                self.shared.peers[self.me].heartbeat.end();
                 return Ok(());
             }
         }

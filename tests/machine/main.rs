@@ -20,5 +20,6 @@ mod memory;
 mod ports;
 mod slow;
 mod stopped;
+mod stuck;
 mod timeouts;
 mod vanished;

@@ -9,6 +9,7 @@ mod client;
 mod spread;
 
 use super::backend::{Options, Server};
+use super::crash;
 use super::signals::{self, Signals};
 use super::terminal;
 use crate::app::{self, Running};
@@ -45,6 +46,7 @@ enum Ended {
 
 /// Runs the demo. With `once` it ends after the tour, and a lost request is an error.
 pub fn run(listen: &Listen, once: bool) -> Result<(), String> {
+    crash::end_process_on_panic();
     let signals = signals::receiver().map_err(|error| format!("can't listen to signals: {error}"))?;
     let mut backends = Vec::new();
     for name in NAMES {

@@ -1,0 +1,110 @@
+//! A thread of tcplb that stands still while the others go on: strace holds it in a system call.
+
+use crate::support::{Admin, PATIENCE, Process, eventually, need, need_root};
+use rustix::process::Signal;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+/// What the service manager of these tests asks for.
+const WATCHDOG: Duration = Duration::from_secs(2);
+
+/// A thread that is held. It goes on when this is dropped.
+struct Held {
+    strace: Process,
+}
+
+/// Holds the thread of this name at its next wait.
+fn hold(process: &Process, name: &str) -> Held {
+    let tasks = fs::read_dir(format!("/proc/{}/task", process.pid())).expect("its threads");
+    let is_named = |path: &std::path::Path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
+    let task = tasks.flatten().map(|task| task.path()).find(|path| is_named(path)).expect("a thread of that name");
+    let id = task.file_name().and_then(|id| id.to_str()).expect("a number").to_owned();
+    let calls = "epoll_wait,futex";
+    let inject = format!("inject={calls}:delay_exit=1000s");
+    let mut strace = Command::new("strace");
+    let strace = Process::spawn(strace.args(["-e", &format!("trace={calls}"), "-e", &inject, "-p", &id]));
+    strace.wait_for_line("attached");
+    Held { strace: strace.farewell(Signal::TERM) }
+}
+
+impl Held {
+    fn let_go(self) {
+        drop(self.strace);
+    }
+}
+
+/// The service manager's side: reads until a beat comes. `None` if none comes within this time.
+fn beat(manager: &UnixDatagram, within: Duration) -> Option<()> {
+    manager.set_read_timeout(Some(within)).expect("a socket");
+    let mut buffer = [0; 1024];
+    loop {
+        match manager.recv(&mut buffer) {
+            Ok(count) if buffer[..count].starts_with(b"WATCHDOG=1") => return Some(()),
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn start(watched: bool) -> (Process, Admin, UnixDatagram, tempfile::TempDir) {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&path).expect("a socket");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
+    command.args(["-l", "127.0.0.1:0", "-b", "127.0.0.1:1", "--health", "off", "-w", "2", "--admin", "127.0.0.1:0"]);
+    command.env_remove("RUST_LOG");
+    if watched {
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
+    }
+    let process = Process::spawn(&mut command);
+    let admin = Admin::of(&process);
+    (process, admin, manager, directory)
+}
+
+#[test]
+fn a_thread_that_stands_still_stops_the_watchdog_and_readiness_until_it_goes_on() {
+    if need("strace").is_none() || !need_root() {
+        return;
+    }
+    let try_one = |name: &str| {
+        let (process, admin, manager, _directory) = start(true);
+        beat(&manager, PATIENCE).expect("beats while all is well");
+        eventually("it is ready", || admin.get("/readyz").0.contains(" 200 "));
+        let held = hold(&process, name);
+        process.wait_for_line(&format!("{name} has not responded for 2s"));
+        // What had been sent before is read, and then no more comes.
+        while beat(&manager, WATCHDOG / 2).is_some() {}
+        assert!(beat(&manager, 2 * WATCHDOG).is_none(), "a beat while {name} stands still");
+        if name != "admin" {
+            let (status, text) = admin.get("/readyz");
+            assert!(status.contains(" 503 ") && text.contains(&format!("does not respond: {name}")), "{status} {text}");
+            assert!(admin.get("/healthz").0.contains(" 200 "));
+        }
+        held.let_go();
+        process.wait_for_line(&format!("{name} responds again"));
+        beat(&manager, PATIENCE).expect("beats again");
+        eventually("it is ready again", || admin.get("/readyz").0.contains(" 200 "));
+    };
+    thread::scope(|scope| {
+        for name in ["worker-0", "worker-1", "prober", "control", "admin"] {
+            scope.spawn(move || try_one(name));
+        }
+    });
+}
+
+#[test]
+fn without_a_watchdog_of_the_service_manager_readiness_ends_after_ten_seconds() {
+    if need("strace").is_none() || !need_root() {
+        return;
+    }
+    let (process, admin, _manager, _directory) = start(false);
+    let _held = hold(&process, "worker-0");
+    assert!(admin.get("/readyz").0.contains(" 200 "), "it may be at work");
+    process.wait_for_line("worker-0 has not responded for 10s");
+    eventually("it is not ready", || admin.get("/readyz").0.contains(" 503 "));
+}
