@@ -22,6 +22,7 @@ mod log;
 mod privileges;
 mod probes;
 mod real;
+mod settings;
 mod shutdown;
 mod spread;
 mod streams;

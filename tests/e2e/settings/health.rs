@@ -1,0 +1,169 @@
+//! `[pool.health]` and its flags.
+
+use super::{A_WHILE, File, Started, both};
+use crate::support::{Admin, Conn, Server, eventually, let_pass, peers};
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// An HTTP server that hands each request's head to `status`, and answers with what it says.
+fn http(status: impl Fn(&str) -> u16 + Send + Sync + 'static) -> Server {
+    Server::start(move |conn: Conn| -> io::Result<()> {
+        let mut head = String::new();
+        loop {
+            match conn.line()? {
+                line if line.is_empty() => break,
+                line => head.push_str(&(line + "\n")),
+            }
+        }
+        (&conn).write_all(format!("HTTP/1.1 {} Whatever\r\nContent-Length: 0\r\n\r\n", status(&head)).as_bytes())?;
+        conn.finish();
+        conn.try_ending().map(drop)
+    })
+}
+
+const QUICK: &str = "interval = \"150ms\"\ntimeout = \"150ms\"";
+const QUICK_FLAGS: [&str; 4] = ["-t", "150ms", "--health-timeout", "150ms"];
+
+/// With the same probes by the file and by flags, and the admin API.
+#[track_caller]
+fn probed(server: &Server, lines: &str, flags: &[&str]) -> [Started; 2] {
+    let add = |file: File, lines: &str| file.health(lines).global("admin = \"127.0.0.1:0\"");
+    both(&[server.at()], add, lines, &[&["--admin", "127.0.0.1:0"], flags].concat())
+}
+
+/// The first result decides: wait for it.
+#[track_caller]
+fn assert_first_result(tcplb: &Started, up: bool) {
+    if up {
+        let admin = Admin::of(tcplb);
+        eventually("a probe has passed", || admin.metric("tcplb_health_probes_total", &["result=\"success\""]) > 0);
+        assert_eq!(tcplb.count_lines("is down"), 0, "{}", tcplb.output());
+    } else {
+        tcplb.wait_for_line("is down");
+    }
+}
+
+#[test]
+fn kind_says_what_a_probe_does() {
+    let server = Server::start(peers::http("web", Arc::new(AtomicU16::new(503))));
+    for (kind, up) in [("tcp", true), ("http", false)] {
+        let lines = format!("kind = \"{kind}\"\n{QUICK}");
+        for tcplb in probed(&server, &lines, &[&["--health", kind][..], &QUICK_FLAGS].concat()) {
+            assert_first_result(&tcplb, up);
+        }
+    }
+    for tcplb in probed(&server, "kind = \"off\"", &["--health", "off"]) {
+        let seen = server.accepted();
+        let_pass(A_WHILE);
+        assert_eq!((server.accepted(), tcplb.count_lines("is down")), (seen, 0));
+    }
+}
+
+#[test]
+fn path_is_what_a_probe_asks_for() {
+    let server = http(|head| if head.starts_with("GET /good ") { 200 } else { 404 });
+    for (path, up) in [("/good", true), ("/bad", false)] {
+        let lines = format!("path = \"{path}\"\n{QUICK}");
+        for tcplb in probed(&server, &lines, &[&["--health-path", path][..], &QUICK_FLAGS].concat()) {
+            assert_first_result(&tcplb, up);
+        }
+    }
+}
+
+#[test]
+fn host_is_the_header_of_a_probe() {
+    let server = http(|head| if head.to_ascii_lowercase().contains("host: good.test\n") { 200 } else { 404 });
+    for (host, up) in [("good.test", true), ("bad.test", false)] {
+        let file = File::over([server.at()]).global("admin = \"127.0.0.1:0\"");
+        assert_first_result(&file.health(&format!("host = \"{host}\"\n{QUICK}")).start(), up);
+    }
+}
+
+#[test]
+fn expect_status_says_which_answers_are_good() {
+    let server = http(|_| 503);
+    for (list, up) in [("[\"503\"]", true), ("[\"200-299\"]", false)] {
+        let file = File::over([server.at()]).global("admin = \"127.0.0.1:0\"");
+        assert_first_result(&file.health(&format!("expect_status = {list}\n{QUICK}")).start(), up);
+    }
+}
+
+#[test]
+fn interval_is_the_time_between_probes() {
+    for (interval, often) in [("150ms", true), ("1h", false)] {
+        let lines = format!("kind = \"http\"\ninterval = \"{interval}\"");
+        let server = http(|_| 200);
+        for tcplb in probed(&server, &lines, &["--health", "http", "-t", interval]) {
+            assert_first_result(&tcplb, true);
+            let seen = server.accepted();
+            if often {
+                eventually("probes go on", || server.accepted() > seen + 3);
+            } else {
+                let_pass(A_WHILE);
+                assert_eq!(server.accepted(), seen, "one probe an hour");
+            }
+        }
+    }
+}
+
+#[test]
+fn timeout_is_how_long_a_probe_may_take() {
+    let server = Server::start(|conn| {
+        let_pass(Duration::from_millis(500));
+        (&conn).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")?;
+        conn.try_ending().map(drop)
+    });
+    for (timeout, up) in [("10s", true), ("100ms", false)] {
+        let lines = format!("kind = \"http\"\ninterval = \"10s\"\ntimeout = \"{timeout}\"");
+        let flags = ["--health", "http", "-t", "10s", "--health-timeout", timeout];
+        for tcplb in probed(&server, &lines, &flags) {
+            assert_first_result(&tcplb, up);
+        }
+    }
+}
+
+/// Answers the first probe with one status, three with another, and the rest as the first.
+fn three_different(first: u16, then: u16) -> (Server, Arc<AtomicUsize>) {
+    let count = Arc::new(AtomicUsize::new(0));
+    let counted = count.clone();
+    let server = http(move |_| if (1..=3).contains(&counted.fetch_add(1, Ordering::SeqCst)) { then } else { first });
+    (server, count)
+}
+
+#[test]
+fn fall_is_how_many_failures_take_a_backend_out() {
+    for (fall, falls) in [("2", true), ("4", false)] {
+        let lines = format!("kind = \"http\"\n{QUICK}\nfall = {fall}");
+        for flagged in [false, true] {
+            let (server, count) = three_different(200, 503);
+            let flags = [&["--health", "http", "--health-fall", fall][..], &QUICK_FLAGS].concat();
+            let tcplb =
+                if flagged { by_flags(&server, &flags) } else { File::over([server.at()]).health(&lines).start() };
+            eventually("all of them have been answered", || count.load(Ordering::SeqCst) > 5);
+            assert_eq!(tcplb.count_lines("is down") > 0, falls, "fall {fall}: {}", tcplb.output());
+        }
+    }
+}
+
+#[test]
+fn rise_is_how_many_successes_bring_a_backend_back() {
+    for (rise, rises) in [("2", true), ("4", false)] {
+        let lines = format!("kind = \"http\"\n{QUICK}\nrise = {rise}");
+        for flagged in [false, true] {
+            let (server, count) = three_different(503, 200);
+            let flags = [&["--health", "http", "--health-rise", rise][..], &QUICK_FLAGS].concat();
+            let tcplb =
+                if flagged { by_flags(&server, &flags) } else { File::over([server.at()]).health(&lines).start() };
+            eventually("all of them have been answered", || count.load(Ordering::SeqCst) > 5);
+            assert_eq!(tcplb.count_lines("is up") > 0, rises, "rise {rise}: {}", tcplb.output());
+        }
+    }
+}
+
+#[track_caller]
+fn by_flags(server: &Server, flags: &[&str]) -> Started {
+    let running = crate::support::Tcplb::new().backend(server.at()).args(flags.iter().copied()).start();
+    Started { running, _directory: None }
+}

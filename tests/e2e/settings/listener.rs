@@ -1,0 +1,164 @@
+//! `[[listener]]` and the flags that concern clients.
+
+use super::{File, assert_next_is_reset, assert_second, assert_served, both, call, echo, named};
+use crate::support::{At, Conn, Tcplb, fresh_loopback};
+use std::collections::BTreeSet;
+
+#[test]
+fn a_listener_s_name_is_what_status_shows() {
+    let server = echo();
+    for name in ["web", "db"] {
+        let file = File::over([server.at()]).global("admin = \"127.0.0.1:0\"");
+        let tcplb = file.listener(&format!("name = \"{name}\"")).start();
+        let status = call(&tcplb, "GET /v1/status");
+        assert!(status.contains(&format!("\"{name}\"")), "{status}");
+    }
+}
+
+#[test]
+fn bind_says_where_clients_connect() {
+    let server = echo();
+    for ip in [fresh_loopback(), fresh_loopback()] {
+        let by_file = File::over([server.at()]).listener(&format!("bind = [\"{ip}:0\"]")).start();
+        let by_flag = Tcplb::new().listen(&format!("{ip}:0")).backend(server.at()).unprobed().start();
+        for tcplb in [&by_flag, &*by_file] {
+            assert!(matches!(tcplb.at(), At::Tcp(at) if at.ip() == ip), "{}", tcplb.at());
+            assert_served(&tcplb.connect());
+        }
+    }
+}
+
+#[test]
+fn pool_says_who_serves_a_listener() {
+    let (one, other) = (named("one"), named("other"));
+    for pool in ["one", "other"] {
+        let second = format!(
+            "[[pool]]\nname = \"other\"\n[pool.health]\nkind = \"off\"\n[[pool.backend]]\naddress = \"{}\"\n",
+            other.at()
+        );
+        let file = File::over([one.at()]).pool("name = \"one\"").listener(&format!("pool = \"{pool}\"")).and(&second);
+        assert_eq!(file.start().name_of_next(), pool);
+    }
+}
+
+/// A header that announces 192.0.2.7.
+const HEADER: &str = "PROXY TCP4 192.0.2.7 192.0.2.8 1000 2000\r\n";
+
+#[test]
+fn accept_proxy_takes_a_header_off() {
+    let server = echo();
+    for tcplb in both(&[server.at()], File::listener, "accept_proxy = true", &["--accept-proxy"]) {
+        let client = tcplb.connect();
+        client.say(format!("{HEADER}hello\n"));
+        assert_eq!(client.hear_line(), "hello");
+    }
+    for tcplb in both(&[server.at()], File::listener, "accept_proxy = false", &[]) {
+        let client = tcplb.connect();
+        client.say(format!("{HEADER}hello\n"));
+        assert_eq!(client.hear_line(), HEADER.trim_end());
+    }
+}
+
+#[test]
+fn trusted_proxies_may_send_a_header_and_others_may_not() {
+    let server = echo();
+    for (prefix, trusted) in [("127.0.0.0/8", true), ("10.0.0.0/8", false)] {
+        let file = File::over([server.at()]).listener("accept_proxy = true");
+        let tcplb = file.listener(&format!("trusted_proxies = [\"{prefix}\"]")).start();
+        if trusted {
+            let client = tcplb.connect();
+            client.say(format!("{HEADER}hello\n"));
+            assert_eq!(client.hear_line(), "hello");
+        } else {
+            assert_next_is_reset(&tcplb);
+        }
+    }
+}
+
+#[test]
+fn allow_and_deny_decide_by_prefix_wherever_they_stand() {
+    let server = echo();
+    for (key, covers_means_served) in [("allow", true), ("deny", false), ("allow_file", true), ("deny_file", false)] {
+        for (prefix, covers) in [("127.0.0.0/8", true), ("10.0.0.0/8", false)] {
+            let file = File::over([server.at()]);
+            let value = match key {
+                "allow" | "deny" => format!("[\"{prefix}\"]"),
+                _ => format!("\"{}\"", file.beside("prefixes.txt", prefix).display()),
+            };
+            let tcplb = file.listener(&format!("{key} = {value}")).start();
+            if covers == covers_means_served {
+                assert_served(&tcplb.connect());
+            } else {
+                assert_next_is_reset(&tcplb);
+            }
+        }
+    }
+}
+
+#[test]
+fn max_connections_of_a_listener_lets_further_clients_wait() {
+    let server = echo();
+    for limit in [1, 2] {
+        let tcplb = File::over([server.at()]).listener(&format!("max_connections = {limit}")).start();
+        assert_second(&tcplb, limit == 2);
+    }
+}
+
+#[test]
+fn max_connections_per_source_resets_further_clients() {
+    let server = echo();
+    for limit in [1, 2] {
+        let tcplb = File::over([server.at()]).listener(&format!("max_connections_per_source = {limit}")).start();
+        let first = tcplb.connect();
+        assert_served(&first);
+        if limit == 2 {
+            assert_served(&tcplb.connect());
+        } else {
+            assert_next_is_reset(&tcplb);
+        }
+    }
+}
+
+#[test]
+fn connection_rate_per_source_resets_the_second_client() {
+    let server = echo();
+    for (rate, served) in [("1000/s", 5), ("1/s", 1)] {
+        let tcplb = File::over([server.at()]).listener(&format!("connection_rate_per_source = \"{rate}\"")).start();
+        // Another source each time, so that a slow machine earns no second token in between.
+        let source = fresh_loopback();
+        let clients = (0..5).map(|_| Conn::from_source(source, tcplb.at()));
+        let echoes = clients.filter(|client| {
+            client.as_ref().is_ok_and(|client| {
+                let mut stream = client;
+                std::io::Write::write_all(&mut stream, b"served\n").is_ok() && client.line().is_ok()
+            })
+        });
+        let count = echoes.count();
+        assert!(if served == 5 { count == 5 } else { count < 5 }, "{rate}: {count} of 5");
+    }
+}
+
+#[test]
+fn limits_enforces_or_only_counts() {
+    let server = echo();
+    for mode in ["enforce", "count"] {
+        let file = File::over([server.at()]).listener("deny = [\"127.0.0.0/8\"]");
+        let tcplb = file.listener(&format!("limits = \"{mode}\"")).start();
+        if mode == "count" {
+            assert_served(&tcplb.connect());
+        } else {
+            assert_next_is_reset(&tcplb);
+        }
+    }
+}
+
+#[test]
+fn every_address_of_bind_is_served() {
+    let server = echo();
+    let (first, second) = (fresh_loopback(), fresh_loopback());
+    let file = File::over([server.at()]).listener(&format!("bind = [\"{first}:0\", \"{second}:0\"]"));
+    let tcplb = Tcplb::from_file(&file.write(), 2).start();
+    tcplb.listening().iter().for_each(|at| assert_served(&Conn::to(at)));
+    let ips: BTreeSet<String> = tcplb.listening().iter().map(|at| at.to_string()).collect();
+    assert_eq!(ips.len(), 2, "{ips:?}");
+}
