@@ -61,6 +61,8 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.health.path", &["path_is_what_a_probe_asks_for"]),
     ("pool.health.host", &["host_is_the_header_of_a_probe"]),
     ("pool.health.expect_status", &["expect_status_says_which_answers_are_good"]),
+    ("pool.health.port", &["a_health_port_is_where_all_probes_go"]),
+    ("pool.health.initial", &["with_initial_down_no_client_reaches_a_backend_before_its_first_probe_has_passed"]),
     ("pool.health.interval", &["interval_is_the_time_between_probes"]),
     ("pool.health.timeout", &["timeout_is_how_long_a_probe_may_take"]),
     ("pool.health.rise", &["rise_is_how_many_successes_bring_a_backend_back"]),
