@@ -27,9 +27,6 @@ use std::time::Duration;
 
 pub use crate::control::{Changes, Loader, Refused, ReloadError, Remote};
 
-/// Descriptors that are not for connections: polls, listeners, probes, logs. An eighth of the limit, at most this.
-const RESERVED_DESCRIPTORS: u64 = 1024;
-
 /// How long control waits for the workers to take up a snapshot. They do between two batches of events.
 const ADOPTION: Duration = Duration::from_secs(10);
 
@@ -37,7 +34,7 @@ const ADOPTION: Duration = Duration::from_secs(10);
 pub struct Running {
     listeners: Vec<Bound>,
     published: Arc<Published>,
-    max_connections: usize,
+    admission: Arc<Admission>,
     admin: Option<Admin>,
     control: Control,
     prober: Prober,
@@ -85,7 +82,7 @@ pub fn start_confined(model: Model, loader: Option<Loader>, plan: Plan) -> Resul
 fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Running, StartError> {
     let descriptors = raise_descriptor_limit();
     let workers = model.global.workers;
-    let (truth, opened) = Truth::new(model).map_err(StartError)?;
+    let (truth, opened) = Truth::new(model, descriptors).map_err(StartError)?;
     let admin = bind_admin(truth.running())?;
     let (model, snapshot) = (truth.running().clone(), truth.snapshot().clone());
     let bound = |listener: &Arc<crate::pool::Listener>| {
@@ -112,7 +109,13 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     }
     logger::start().map_err(spawn_error)?;
 
-    let max_connections = model.global.max_connections.unwrap_or_else(|| connections_for(descriptors));
+    let share = truth.share();
+    let admission = Admission::new(share.connections);
+    log::info!(
+        "serves at most {} clients at once: of {descriptors} open files that are allowed, {} are kept for everything else",
+        share.connections,
+        share.reserved
+    );
     let mut prepared = Vec::new();
     let mut peers = Vec::new();
     for _ in 0..workers {
@@ -130,9 +133,10 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     let (log, desk) = log.map(start).transpose().map_err(spawn_error)?.unzip();
     let shared = Shared {
         snapshot,
-        admission: Admission::new(max_connections),
+        admission: admission.clone(),
         peers: crew.0.clone(),
         engine: model.global.relay,
+        pipes: share.pipes,
         keepalive: Keepalive::within(model.global.dead_peer_timeout),
         prober: prober.mailbox(),
         log: desk,
@@ -143,6 +147,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
         truth,
         crew: crew.clone(),
         prober: prober.mailbox(),
+        admission: admission.clone(),
         published: published.clone(),
         loader,
         ended: endings,
@@ -170,7 +175,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     });
     let watchdog = Watchdog::start(watched, asked.unwrap_or(watchdog::BOUND), published.clone(), alive);
     let watchdog = watchdog.map_err(spawn_error)?;
-    Ok(Running { listeners, published, max_connections, admin, control, prober, workers: threads, log, watchdog })
+    Ok(Running { listeners, published, admission, admin, control, prober, workers: threads, log, watchdog })
 }
 
 fn bind_admin(model: &Model) -> Result<Option<admin::Bound>, StartError> {
@@ -257,9 +262,9 @@ impl Running {
         self.published.clone()
     }
 
-    /// The most clients at once.
+    /// The most clients at once, now.
     pub fn max_connections(&self) -> usize {
-        self.max_connections
+        self.admission.limit()
     }
 
     /// How it is changed and stopped.
@@ -297,23 +302,4 @@ fn raise_descriptor_limit() -> u64 {
         return limit.maximum.unwrap_or(u64::MAX);
     }
     limit.current.unwrap_or(u64::MAX)
-}
-
-/// Two descriptors a connection, after what the process needs for itself.
-fn connections_for(descriptors: u64) -> usize {
-    let reserved = (descriptors / 8).min(RESERVED_DESCRIPTORS);
-    usize::try_from((descriptors - reserved) / 2).unwrap_or(usize::MAX).max(1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_for_connections_leaves_descriptors_for_the_rest() {
-        assert_eq!(connections_for(1_024), 448);
-        assert_eq!(connections_for(20_000), 9_488);
-        assert_eq!(connections_for(u64::MAX), ((u64::MAX - 1_024) / 2) as usize);
-        assert_eq!(connections_for(0), 1);
-    }
 }

@@ -5,6 +5,7 @@
 pub mod advice;
 mod by_name;
 pub mod check;
+pub mod descriptors;
 pub mod diff;
 pub mod file;
 pub mod model;

@@ -39,7 +39,7 @@ use crate::config::advice;
 use crate::config::model::{Model, OnRemove};
 use crate::logger;
 use crate::mailbox::Mailbox;
-use crate::pool::{BackendId, ListenerTotals, Note, Published, Refusal, Snapshot, clock};
+use crate::pool::{Admission, BackendId, ListenerTotals, Note, Published, Refusal, Snapshot, clock};
 use crate::systemd;
 use crate::watchdog::{Heartbeat, Watched};
 use command::{Command, Edit};
@@ -80,6 +80,8 @@ pub struct Parts<C> {
     pub crew: C,
     /// Where the prober is told of snapshots.
     pub prober: Mailbox<Note>,
+    /// How many clients there may be.
+    pub admission: Arc<Admission>,
     /// What readers see.
     pub published: Arc<Published>,
     /// How the file is read, if there is one.
@@ -292,7 +294,7 @@ impl<C: Crew> Desk<C> {
     /// says.
     fn carry_out(&mut self, step: Step, force: bool) {
         self.parts.truth.take(&step);
-        let Step { model, snapshot, opened, leaving, closing } = step;
+        let Step { model, snapshot, opened, leaving, closing, share } = step;
         let (note, answer) = Note::adopt(snapshot.clone());
         if !(self.parts.prober.send(note) && answer.recv().is_ok()) {
             log::error!("there are no health checks any more: backends keep their state");
@@ -303,6 +305,10 @@ impl<C: Crew> Desk<C> {
         }
         // New clients find nobody at the old addresses from here on; workers take in those who wait there already.
         remove_files(&closing);
+        if self.parts.admission.limit() != share.connections {
+            log::info!("serves at most {} clients at once from now on", share.connections);
+            self.parts.admission.set_limit(share.connections);
+        }
         self.parts.crew.adopt(&snapshot, opened);
         self.parts.published.publish(snapshot, model);
         let mut now = Vec::new();

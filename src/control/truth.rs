@@ -7,6 +7,7 @@ use super::command::Edit;
 use super::remote::Refused;
 use super::resolve;
 use crate::base::{Address, Endpoint, Listen};
+use crate::config::descriptors::{self, Share};
 use crate::config::diff::{self, Changes, Setting, Subject, What};
 use crate::config::model::{self, Model, OnRemove};
 use crate::config::{by_name, check};
@@ -25,6 +26,9 @@ use std::time::{Duration, Instant};
 
 /// See the module.
 pub struct Truth {
+    /// The limit on open files.
+    limit: u64,
+    share: Share,
     /// What the file said when it was last read; the flags if there is none.
     file: Model,
     running: Arc<Model>,
@@ -64,18 +68,29 @@ pub struct Step {
     pub leaving: Vec<(BackendId, OnRemove)>,
     /// Where nobody listens any more.
     pub closing: Vec<Endpoint>,
+    /// How the limit on open files is divided.
+    pub share: Share,
 }
 
 impl Truth {
     /// Resolves, binds and builds for the first time.
-    pub fn new(model: Model) -> Result<(Truth, Vec<NewSockets>), String> {
+    pub fn new(model: Model, limit: u64) -> Result<(Truth, Vec<NewSockets>), String> {
+        let share = descriptors::divide(limit, &model, descriptors::listening_sockets(&model))?;
         let resolved = resolve::model(&model, None).map_err(|mistakes| mistakes.join("\n"))?;
         let running = Arc::new(model.clone());
         let nothing = Model { listeners: Vec::new(), pools: Vec::new(), ..model.clone() };
         let snapshot = Arc::new(pool::build(&nothing, &Resolved::new()));
-        let mut truth =
-            Truth { file: model, running: running.clone(), snapshot, unused_address: 0, closing: Vec::new() };
+        let mut truth = Truth {
+            limit,
+            share,
+            file: model,
+            running: running.clone(),
+            snapshot,
+            unused_address: 0,
+            closing: Vec::new(),
+        };
         let bound = truth.bind(&running)?;
+        truth.share = bound.share.unwrap_or(share);
         let addresses = bound.addresses;
         let plan = Plan { model: &running, resolved: &resolved, addresses: &addresses, state: None };
         truth.snapshot = Arc::new(pool::next(None, &plan));
@@ -86,6 +101,11 @@ impl Truth {
     /// The newest snapshot.
     pub fn snapshot(&self) -> &Arc<Snapshot> {
         &self.snapshot
+    }
+
+    /// How the limit on open files is divided.
+    pub fn share(&self) -> Share {
+        self.share
     }
 
     /// The running model.
@@ -117,12 +137,19 @@ impl Truth {
         let snapshot = Arc::new(pool::next(Some(&self.snapshot), &plan));
         let opened = opened(bound.sockets, &snapshot);
         let leaving = self.leaving(&snapshot);
-        Ok(Step { model: Arc::new(model), snapshot, opened, leaving, closing: bound.unused })
+        Ok(Step {
+            model: Arc::new(model),
+            snapshot,
+            opened,
+            leaving,
+            closing: bound.unused,
+            share: bound.share.unwrap_or(self.share),
+        })
     }
 
     /// From now on this is what is.
     pub fn take(&mut self, step: &Step) {
-        (self.running, self.snapshot) = (step.model.clone(), step.snapshot.clone());
+        (self.running, self.snapshot, self.share) = (step.model.clone(), step.snapshot.clone(), step.share);
         let now = Instant::now();
         self.closing.retain(|(_, until)| *until > now);
         self.closing.extend(step.closing.iter().map(|endpoint| (endpoint.clone(), now + CLOSING)));
@@ -224,6 +251,7 @@ impl Truth {
 
     /// Binds what the model's listeners ask for and is not bound yet. On an error nothing of it stays bound.
     fn bind(&mut self, model: &Model) -> Result<Bound, String> {
+        descriptors::divide(self.limit, model, descriptors::listening_sockets(model))?;
         let mut free = Free::of(&self.snapshot);
         let mut bound = Bound { addresses: vec![Vec::new(); model.listeners.len()], ..Bound::default() };
         let asked = model.listeners.iter().enumerate();
@@ -260,6 +288,14 @@ impl Truth {
             addresses.sort_by_key(|address| listener.bind.iter().position(|listen| *listen == address.asked));
         }
         bound.unused = free.rest();
+        // A name may have had several addresses.
+        let sockets = |address: &BoundAddress| match address.endpoint {
+            Endpoint::Inet(_) => global.workers as u64,
+            Endpoint::Unix(_) => 1,
+        };
+        let listening = bound.addresses.iter().flatten().map(sockets).sum();
+        let share = descriptors::divide(self.limit, model, listening);
+        bound.share = Some(share.inspect_err(|_| remove_files(bound.new_endpoints()))?);
         Ok(bound)
     }
 
@@ -326,6 +362,8 @@ struct Bound {
     sockets: Vec<(BoundAddressId, Vec<Listening>)>,
     /// Who is not wanted any more.
     unused: Vec<Endpoint>,
+    /// With all of them open.
+    share: Option<Share>,
 }
 
 impl Bound {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 /// The gate.
 #[derive(Debug)]
 pub struct Admission {
-    limit: usize,
+    limit: AtomicUsize,
     count: Arc<Count>,
 }
 
@@ -27,12 +27,12 @@ pub struct Permit(Arc<Count>);
 impl Admission {
     /// A gate for `limit` clients at once.
     pub fn new(limit: usize) -> Arc<Admission> {
-        Arc::new(Admission { limit, count: Arc::default() })
+        Arc::new(Admission { limit: limit.into(), count: Arc::default() })
     }
 
     /// One with another limit, where those who are in count too.
     pub fn successor(&self, limit: usize) -> Arc<Admission> {
-        Arc::new(Admission { limit, count: self.count.clone() })
+        Arc::new(Admission { limit: limit.into(), count: self.count.clone() })
     }
 
     /// A place for one more client, or `None` after noting that somebody waits for one.
@@ -46,18 +46,18 @@ impl Admission {
     }
 
     fn try_enter(&self) -> Option<Permit> {
-        let before = self.count.active.fetch_add(1, Ordering::SeqCst);
-        if before < self.limit {
-            return Some(Permit(self.count.clone()));
-        }
-        self.count.active.fetch_sub(1, Ordering::SeqCst);
-        None
+        // Never counted beyond the limit, not even for a moment: another worker would find the place of a client that has
+        // just left taken.
+        let limit = self.limit();
+        let one_more = |active: usize| (active < limit).then(|| active + 1);
+        let entered = self.count.active.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more);
+        entered.is_ok().then(|| Permit(self.count.clone()))
     }
 
     /// Does somebody wait although there is room again? Asked after dropping a permit; true once per wait.
     pub fn should_wake(&self) -> bool {
         self.count.waiting.load(Ordering::SeqCst)
-            && self.count.active.load(Ordering::SeqCst) < self.limit
+            && self.count.active.load(Ordering::SeqCst) < self.limit()
             && self.count.waiting.swap(false, Ordering::SeqCst)
     }
 
@@ -68,7 +68,12 @@ impl Admission {
 
     /// The most there may be.
     pub fn limit(&self) -> usize {
-        self.limit
+        self.limit.load(Ordering::SeqCst)
+    }
+
+    /// Changes it. More clients than that may be in already: they stay, and no further one comes in before they are fewer.
+    pub fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::SeqCst);
     }
 }
 
@@ -81,6 +86,7 @@ impl Drop for Permit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::thread;
 
     #[test]
     fn the_limit_holds_and_a_waiter_is_told_once() {
@@ -94,6 +100,34 @@ mod tests {
         assert!(gate.should_wake());
         assert!(!gate.should_wake());
         assert_eq!(gate.active(), 1);
+    }
+
+    #[test]
+    fn a_refusal_never_takes_a_free_place_from_another_one() {
+        let (gate, refusing) = (Admission::new(1), AtomicBool::new(true));
+        let never = gate.successor(0);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while refusing.load(Ordering::Relaxed) {
+                    assert!(never.try_enter().is_none());
+                }
+            });
+            let refused = (0..200_000).filter(|_| gate.try_enter().is_none()).count();
+            refusing.store(false, Ordering::Relaxed);
+            assert_eq!(refused, 0, "the place was free each time");
+        });
+    }
+
+    #[test]
+    fn a_limit_can_change_while_clients_are_in() {
+        let gate = Admission::new(2);
+        let both = (gate.enter().unwrap(), gate.enter().unwrap());
+        gate.set_limit(1);
+        assert!(gate.enter().is_none());
+        drop(both.0);
+        assert!(gate.enter().is_none() && !gate.should_wake(), "one is still in");
+        gate.set_limit(2);
+        assert!(gate.should_wake() && gate.enter().is_some());
     }
 
     #[test]

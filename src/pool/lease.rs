@@ -15,10 +15,14 @@ impl Lease {
     /// Counts one more connection of `backend`, unless that would exceed `limit`: exact, also when several workers ask
     /// at the same moment.
     pub fn take(backend: &Arc<Backend>, index: usize, limit: u32) -> Option<Lease> {
-        let before = backend.load().fetch_add(1, Ordering::Relaxed);
-        let lease = Lease { backend: backend.clone(), index: index as u32 };
-        // Dropping the lease takes the count back.
-        if before < limit { Some(lease) } else { None }
+        if limit == u32::MAX {
+            backend.load().fetch_add(1, Ordering::Relaxed);
+        } else {
+            // Never counted beyond the limit, not even for a moment: another worker would find a free place taken.
+            let one_more = |active: u32| (active < limit).then(|| active + 1);
+            backend.load().fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        }
+        Some(Lease { backend: backend.clone(), index: index as u32 })
     }
 
     /// Whose it is.
@@ -35,5 +39,36 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.backend.load().fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Address;
+    use crate::config::model::{self, Global, Model};
+    use crate::pool::{Resolved, build};
+    use std::sync::atomic::AtomicBool;
+    use std::thread;
+
+    #[test]
+    fn a_refusal_never_takes_a_free_place_from_another_one() {
+        let backends = vec![model::Backend::at(Address::parse_backend("127.0.0.1:1").unwrap())];
+        let pools = vec![model::Pool { backends, ..model::Pool::default() }];
+        let key = (pools[0].name.clone(), pools[0].backends[0].name.clone());
+        let resolved = Resolved::from([(key, Vec::new())]);
+        let snapshot = build(&Model { global: Global::default(), listeners: Vec::new(), pools }, &resolved);
+        let backend = &snapshot.pools[0].members[0].backend;
+        let refusing = AtomicBool::new(true);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while refusing.load(Ordering::Relaxed) {
+                    assert!(Lease::take(backend, 0, 0).is_none());
+                }
+            });
+            let refused = (0..200_000).filter(|_| Lease::take(backend, 0, 1).is_none()).count();
+            refusing.store(false, Ordering::Relaxed);
+            assert_eq!(refused, 0, "the place was free each time");
+        });
     }
 }

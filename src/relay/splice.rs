@@ -10,9 +10,7 @@
 use super::{Books, Flow, Held, Io, Shared};
 use std::io;
 
-/// How many pipes all workers together may have open, two descriptors each. A pipe is in use only while bytes are in it,
-/// so this is the number of bulk ways that may be stalled at the same time; those beyond it are copied.
-pub const PIPES: usize = 256;
+pub use crate::config::descriptors::PIPES;
 
 /// How many empty pipes a worker keeps open for the next bulk way.
 const SPARE_PIPES: usize = 16;

@@ -127,6 +127,8 @@ pub struct Shared {
     pub peers: Arc<[Peer]>,
     /// How bytes are moved.
     pub engine: Engine,
+    /// The most pipes that all workers together may have open.
+    pub pipes: usize,
     /// How backends' sockets are looked after.
     pub keepalive: Keepalive,
     /// Where failed connects are reported.
@@ -189,7 +191,7 @@ pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Sh
     let kernel = Kernel::new(registry, shared.keepalive);
     let log = shared.log.as_ref().map(access_log::Desk::sheet);
     let reporter = Reporter { prober: shared.prober.clone(), log };
-    let relay = relay::Shared::new(shared.engine, (relay::PIPES / shared.peers.len()).max(1));
+    let relay = relay::Shared::new(shared.engine, (shared.pipes / shared.peers.len()).max(1));
     let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), clock::now());
     let acceptor = Acceptor::new(sockets, poll.registry().try_clone()?)?;
     let (flushed, nap) = (clock::now(), Nap::new(clock::now()));

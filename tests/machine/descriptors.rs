@@ -1,8 +1,11 @@
-//! Ten thousand clients at a process that may have 1024 descriptors.
+//! Ten thousand clients at a process that may have 1024 descriptors, and a division of these that does not fit.
 
 use crate::lab::{CALM, cpu_percent, limited};
-use crate::support::{Conn, Running, Server, Tcplb, eventually, heavy, let_pass, peers, raise_descriptor_limit};
-use rustix::process::{Resource, Signal, getrlimit};
+use crate::support::{
+    Admin, Conn, QUICK_PROBES, Running, Server, Tcplb, eventually, heavy, let_pass, peers, raise_descriptor_limit,
+    refusing,
+};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use std::time::{Duration, Instant};
 
 const ATTEMPTS: usize = 10_000;
@@ -22,16 +25,88 @@ const HELD_BACK: usize = 4;
 
 #[test]
 fn the_default_limit_fits_the_descriptors() {
-    let Some(outcome) = withstand(Tcplb::new(), Duration::from_secs(3)) else { return };
-    assert_eq!(outcome.served, 448, "what README says of --max-connections");
+    let Some(outcome) = withstand(Tcplb::new(), Limited::FromTheStart, Duration::from_secs(3)) else { return };
+    assert_eq!(outcome.served, 448, "an eighth is kept, and each client takes two");
     assert_eq!(outcome.complaints, 0);
 }
 
 #[test]
-fn a_limit_far_too_high_meets_that_of_the_kernel() {
-    let Some(outcome) = withstand(Tcplb::new().args(["--max-connections", "1000000"]), LONG) else { return };
+fn a_limit_that_is_lowered_meanwhile_is_met_without_harm() {
+    let Some(outcome) = withstand(Tcplb::new(), Limited::Meanwhile, LONG) else { return };
     assert!((460..=DESCRIPTORS / 2).contains(&outcome.served), "{} served", outcome.served);
     assert!((1..=10).contains(&outcome.complaints), "{} lines in the log", outcome.complaints);
+}
+
+/// 16 workers with ten listeners each take 160 descriptors before the first client comes.
+#[test]
+fn many_workers_and_listeners_leave_descriptors_for_probes_and_the_admin_api() {
+    raise_descriptor_limit();
+    let _heavy = heavy();
+    let server = Server::start(peers::named("server"));
+    let listeners = (0..10).fold(Tcplb::new(), |tcplb, _| tcplb.listen("127.0.0.1:0"));
+    let tcplb = listeners.backend(server.at()).args(["--workers", "16", "--admin", "127.0.0.1:0"]).args(QUICK_PROBES);
+    let tcplb = limited(tcplb, &format!("-n {DESCRIPTORS}")).start();
+    let line = tcplb.wait_for_line("serves at most ");
+    let admin = Admin::of(&tcplb);
+    let crowd: Vec<Conn> = (0..1500).map(|number| Conn::attempt(&tcplb.listening()[number % 10])).collect();
+    let served = || crowd.iter().filter(|client| has_something(client)).count();
+    let most: usize = line.split("serves at most ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    eventually("as many are served as the log says", || served() == most);
+    let probes = || admin.metric("tcplb_health_probes_total", &["result=\"success\""]);
+    let before = probes();
+    eventually("probes go on", || probes() > before + 3);
+    assert_eq!(tcplb.count_lines("is down"), 0, "no probe failed for want of a descriptor");
+    assert!(admin.get("/healthz").0.contains(" 200 "));
+    assert_eq!(served(), most);
+    assert_eq!(tcplb.count_lines("Too many open files") + tcplb.count_lines("No file descriptors"), 0);
+}
+
+#[test]
+fn listeners_that_a_reload_adds_count_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let write = |global: &str, listeners: usize| {
+        let listener = |number| format!("[[listener]]\nname = \"l{number}\"\nbind = [\"127.0.0.1:0\"]\n");
+        let listeners: String = (0..listeners).map(listener).collect();
+        let pool = format!("[[pool]]\n[[pool.backend]]\naddress = \"{}\"\n", refusing());
+        std::fs::write(&file, format!("[global]\nworkers = 16\n{global}\n{listeners}{pool}")).unwrap();
+    };
+    let start = || limited(Tcplb::from_file(&file, 1), &format!("-n {DESCRIPTORS}")).start();
+    write("", 1);
+    let tcplb = start();
+    tcplb.wait_for_line("serves at most 389 clients at once: of 1024");
+    write("", 11);
+    tcplb.signal(Signal::HUP);
+    tcplb.wait_for_line("serves at most 309 clients at once from now on");
+    write("", 1);
+    tcplb.signal(Signal::HUP);
+    tcplb.wait_for_line("serves at most 389 clients at once from now on");
+    write("max_connections = 350", 1);
+    let tcplb = start();
+    write("max_connections = 350", 11);
+    tcplb.signal(Signal::HUP);
+    tcplb.wait_for_line("reload refused: max_connections: 350 connections need 700");
+}
+
+#[test]
+fn what_does_not_fit_the_limit_is_refused_at_the_start() {
+    let start = |args: &[&str], limit: &str| {
+        let tcplb = Tcplb::new().backend(&refusing()).args(args.iter().copied());
+        limited(tcplb, &format!("-n {limit}")).start_in_vain()
+    };
+    for (args, limit, parts) in [
+        (
+            &["--workers", "40"][..],
+            "256",
+            &["open files is 256", "40 workers, 40 listening sockets", "raise it to"][..],
+        ),
+        (&["--workers", "2", "--max-connections", "449"], "1024", &["449 connections need 898", "448 at most"]),
+    ] {
+        let (status, said) = start(args, limit);
+        assert_eq!(status.code(), Some(1), "{said}");
+        parts.iter().for_each(|part| assert!(said.contains(part), "no `{part}`: {said}"));
+        assert!(!said.contains("listening on"), "{said}");
+    }
 }
 
 /// What became of the crowd.
@@ -42,8 +117,15 @@ struct Outcome {
     complaints: usize,
 }
 
+/// When the process gets its limit.
+#[derive(PartialEq)]
+enum Limited {
+    FromTheStart,
+    Meanwhile,
+}
+
 /// `watched`: for how long the crowd is watched while it waits.
-fn withstand(tcplb: Tcplb, watched: Duration) -> Option<Outcome> {
+fn withstand(tcplb: Tcplb, limit: Limited, watched: Duration) -> Option<Outcome> {
     // Both ends of what is relayed are this process's, the crowd on top.
     if getrlimit(Resource::Nofile).maximum.is_some_and(|limit| limit < ATTEMPTS as u64 + 3000) {
         assert!(std::env::var_os("CI").is_none(), "too few descriptors, and in CI no test may be skipped");
@@ -56,7 +138,12 @@ fn withstand(tcplb: Tcplb, watched: Duration) -> Option<Outcome> {
     let server = Server::start(peers::named("server"));
     // A worker takes some descriptors for itself: with one for each of many cores, fewer clients would be served.
     let tcplb = tcplb.backend(server.at()).args(["--workers", "2"]);
-    let mut tcplb = limited(tcplb, &format!("-n {DESCRIPTORS}")).start();
+    let tcplb = if limit == Limited::FromTheStart { limited(tcplb, &format!("-n {DESCRIPTORS}")) } else { tcplb };
+    let mut tcplb = tcplb.start();
+    if limit == Limited::Meanwhile {
+        let limit = Rlimit { current: Some(DESCRIPTORS as u64), maximum: Some(DESCRIPTORS as u64) };
+        prlimit(Pid::from_raw(tcplb.pid() as i32), Resource::Nofile, limit).expect("its limit is set");
+    }
     let at_rest = tcplb.fds_after_a_crowd();
     let established: Vec<Conn> = (0..ESTABLISHED).map(|_| served(&tcplb)).collect();
 

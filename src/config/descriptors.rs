@@ -1,0 +1,165 @@
+//! How the limit on open files (RLIMIT_NOFILE) is divided: what the process needs for itself, and two for each connection.
+//!
+//! | for | descriptors |
+//! |---|---|
+//! | the process: standard streams, signals, files that are read now and then, look-ups of names | [`PROCESS`] |
+//! | each worker: its poll, its waker, descriptors held back for dials | [`WORKER`] |
+//! | listening sockets | one a worker for each TCP address, one for a unix socket |
+//! | the prober, and a probe of each backend at once | [`PROBER`] and one a backend, for backends that calls add [`SPARE_PROBES`] more; an eighth of the limit at most |
+//! | the admin API, where there is one | [`ADMIN`] |
+//! | the access log, where there is one | 2 |
+//! | pipes of spliced bulk | two for each of [`Share::pipes`] |
+//!
+//! Never less than an eighth of the limit, or 1 024, is kept: the rest of the system may hand descriptors to the process too.
+
+use super::model::{Engine, HealthKind, Model};
+use crate::base::Address;
+
+const PROCESS: u64 = 24;
+const WORKER: u64 = 8;
+const PROBER: u64 = 4;
+const SPARE_PROBES: u64 = 8;
+/// 16 calls with two descriptors each, 64 refused ones that linger, its poll, and look-ups of `/register`.
+const ADMIN: u64 = 120;
+const LOG: u64 = 2;
+const CONNECTION: u64 = 2;
+
+/// The most pipes that all workers together may have open, two descriptors each. A pipe is in use only while bytes are in it,
+/// so this is the number of bulk ways that may be stalled at the same time; those beyond it are copied.
+pub const PIPES: usize = 256;
+
+/// How the limit is divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// The most clients at once.
+    pub connections: usize,
+    /// The most pipes at once.
+    pub pipes: usize,
+    /// Descriptors for everything but connections.
+    pub reserved: u64,
+}
+
+/// The listening sockets that a model asks for. A name may turn out to have several addresses.
+pub fn listening_sockets(model: &Model) -> u64 {
+    let workers = model.global.workers as u64;
+    let binds = model.listeners.iter().flat_map(|listener| &listener.bind);
+    binds.map(|listen| if matches!(listen.0, Address::Unix(_)) { 1 } else { workers }).sum()
+}
+
+/// Divides `limit` for a model with so many listening sockets. The error says what does not fit, and the remedy.
+pub fn divide(limit: u64, model: &Model, listening: u64) -> Result<Share, String> {
+    let (workers, needed) = (model.global.workers, needed(limit, model, listening));
+    let fits = fits(limit, model, listening);
+    let own =
+        format!("{workers} workers, {listening} listening sockets, probes and the rest need {needed} descriptors");
+    let limit_is = format!("the limit on open files is {limit} (ulimit -n, LimitNOFILE=)");
+    let reserved = reserved(limit, model, listening);
+    let share = |connections| Share { connections, pipes: pipes(limit, model) as usize, reserved };
+    match model.global.max_connections {
+        _ if fits == 0 => {
+            let enough = (0..64).map(|power| 1 << power).find(|limit| self::fits(*limit, model, listening) > 0);
+            Err(format!(
+                "{limit_is}, which leaves none for connections: {own}; raise it to {} or more, or use fewer workers",
+                enough.unwrap_or(u64::MAX)
+            ))
+        }
+        Some(wanted) if wanted as u64 > fits => Err(format!(
+            "max_connections: {wanted} connections need {} descriptors, and {own}; {limit_is}: raise it, or set \
+             max_connections to {fits} at most",
+            (wanted as u64).saturating_mul(CONNECTION)
+        )),
+        Some(wanted) => Ok(share(wanted)),
+        None => Ok(share(usize::try_from(fits).unwrap_or(usize::MAX))),
+    }
+}
+
+/// Connections that fit beside everything else.
+fn fits(limit: u64, model: &Model, listening: u64) -> u64 {
+    limit.saturating_sub(reserved(limit, model, listening)) / CONNECTION
+}
+
+fn reserved(limit: u64, model: &Model, listening: u64) -> u64 {
+    needed(limit, model, listening).max((limit / 8).min(1024))
+}
+
+/// Pipes are a matter of speed: under a small limit there are few.
+fn pipes(limit: u64, model: &Model) -> u64 {
+    if model.global.relay == Engine::Copy { 0 } else { (PIPES as u64).min(limit / 32).max(model.global.workers as u64) }
+}
+
+fn needed(limit: u64, model: &Model, listening: u64) -> u64 {
+    let global = &model.global;
+    let probed = model.pools.iter().filter(|pool| pool.health.kind != HealthKind::Off);
+    let probes = probed.map(|pool| pool.backends.len() as u64).sum::<u64>() + SPARE_PROBES;
+    PROCESS
+        + global.workers as u64 * WORKER
+        + listening
+        + PROBER
+        + probes.min(limit / 8)
+        + if global.admin.is_some() { ADMIN } else { 0 }
+        + if global.access_log.is_some() { LOG } else { 0 }
+        + 2 * pipes(limit, model)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model::{Backend, Global, Health, Listener, Pool};
+    use super::*;
+    use crate::base::Listen;
+
+    fn model(workers: usize, listeners: usize, backends: usize) -> Model {
+        let bind = |port| Listen::parse(&format!("127.0.0.1:{port}")).unwrap();
+        let listener = |port| Listener { bind: vec![bind(port)], ..Listener::default() };
+        let backends = vec![Backend::at(Address::parse_backend("a:1").unwrap()); backends];
+        Model {
+            global: Global { workers, ..Global::default() },
+            listeners: (0..listeners).map(listener).collect(),
+            pools: vec![Pool { backends, health: Health::default(), ..Pool::default() }],
+        }
+    }
+
+    fn divided(limit: u64, model: &Model) -> Result<Share, String> {
+        divide(limit, model, listening_sockets(model))
+    }
+
+    #[test]
+    fn the_default_leaves_descriptors_for_everything_else() {
+        assert_eq!(divided(1024, &model(2, 1, 1)).unwrap().connections, 448);
+        assert_eq!(divided(20_000, &model(2, 1, 1)).unwrap().connections, 9_488);
+        let mut large = model(16, 10, 3);
+        large.global.admin = Listen::parse("127.0.0.1:1").ok();
+        assert_eq!(listening_sockets(&large), 160);
+        let share = divided(1024, &large).unwrap();
+        assert_eq!(share.reserved, 24 + 16 * 8 + 160 + 4 + (3 + 8) + 120 + 2 * 32);
+        assert_eq!(share.connections as u64, (1024 - share.reserved) / 2);
+        large.listeners.push(Listener { bind: vec![Listen::parse("unix:/a").unwrap()], ..Listener::default() });
+        assert_eq!(listening_sockets(&large), 161, "a unix socket is one worker's");
+        assert!(divided(u64::MAX, &large).unwrap().connections > 1_000_000);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_an_error_with_the_remedy() {
+        let error = divided(256, &model(16, 10, 1)).unwrap_err();
+        for part in ["is 256", "ulimit -n", "16 workers, 160 listening sockets", "or more"] {
+            assert!(error.contains(part), "{error}");
+        }
+        let mut explicit = model(2, 1, 1);
+        explicit.global.max_connections = Some(448);
+        assert_eq!(divided(1024, &explicit).unwrap().connections, 448);
+        explicit.global.max_connections = Some(449);
+        let error = divided(1024, &explicit).unwrap_err();
+        assert!(error.contains("449 connections need 898 descriptors") && error.contains("448 at most"), "{error}");
+        explicit.global.max_connections = Some(usize::MAX);
+        assert!(divided(1024, &explicit).is_err());
+    }
+
+    #[test]
+    fn the_advised_limit_is_enough() {
+        for (workers, listeners, backends) in [(1, 1, 1), (16, 10, 1), (64, 100, 5000)] {
+            let model = model(workers, listeners, backends);
+            let error = divided(32, &model).unwrap_err();
+            let advised: u64 = error.split("raise it to ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+            assert!(divided(advised, &model).is_ok(), "{error}");
+        }
+    }
+}
