@@ -8,8 +8,9 @@ use std::hint::black_box;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use tcplb::base::AtomicBits;
+use std::time::Duration;
 use tcplb::base::bits::WORD;
+use tcplb::base::{AtomicBits, Tick};
 use tcplb::policy::balance::{Client, LoadBlock, Member, REGISTRY, View};
 
 const CLIENTS: usize = 4096;
@@ -30,10 +31,10 @@ fn choosing(bench: &mut Criterion) {
             for index in 0..len {
                 let block = &loads[index / WORD];
                 block.active(index % WORD).store(random.u32(20..60), Ordering::Relaxed);
-                block.latency_us(index % WORD).store(random.u32(200..5_000), Ordering::Relaxed);
+                block.answered(index % WORD, Duration::from_micros(random.u64(200..5_000)), Tick(1));
                 up.set(index, index % down_every != 1);
             }
-            let view = View { up: &up, loads: &loads, limits: &limits, tried: &[] };
+            let view = View { up: &up, loads: &loads, limits: &limits, tried: &[], now: Tick(1) };
             let clients: Vec<Client> =
                 (0..CLIENTS).map(|_| Client { ip: Some(IpAddr::V4(random.u32(..).into())) }).collect();
             for row in REGISTRY {

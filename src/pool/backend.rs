@@ -7,6 +7,7 @@ use super::histogram::{CONNECTS, Histogram};
 use crate::base::bits::WORD;
 use crate::base::{Endpoint, Tick};
 use crate::policy::balance::LoadBlock;
+use crate::policy::balance::load::Latency;
 use crate::policy::health::{Class, ConnectFailure, Outcome};
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -93,8 +94,8 @@ impl Backend {
     pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, slot: usize) -> Backend {
         let (counters, health, came_up, answers) = Default::default();
         let backend = Backend { id, name, endpoints, counters, health, came_up, answers, block, lane: slot % WORD };
-        // What the lane's last tenant was measured at says nothing about this one. Its leases are all gone.
-        backend.block.latency_us(backend.lane).store(0, Ordering::Relaxed);
+        // The leases of the lane's last tenant are all gone.
+        backend.block.clear(backend.lane);
         backend
     }
 
@@ -119,33 +120,42 @@ impl Backend {
         self.block.active(self.lane)
     }
 
-    /// Smoothed connect + first-byte time in µs; 0 is "not measured yet".
-    pub fn latency_us(&self) -> u32 {
-        self.block.latency_us(self.lane).load(Ordering::Relaxed)
+    /// Smoothed connect + first-byte time in µs, unless nothing was measured of late.
+    pub fn latency_us(&self, now: Tick) -> Option<u32> {
+        if let Latency::Known(average) = self.block.latency(self.lane, now) { Some(average) } else { None }
     }
 
-    /// Takes a measured connect + first-byte time into the average, which moves an eighth of the way (as RFC 6298
-    /// smooths round-trip times). Two workers measuring at once may lose one sample of the two, which an average bears.
-    pub fn measured(&self, sample: Duration) {
+    /// A client got its first byte after this long, connect included.
+    pub fn answered(&self, sample: Duration, now: Tick) {
         self.answers.fetch_add(1, Ordering::Relaxed);
-        let average = self.block.latency_us(self.lane);
-        let sample = u32::try_from(sample.as_micros()).unwrap_or(u32::MAX).max(1);
-        let old = average.load(Ordering::Relaxed);
-        let new = if old == 0 { sample } else { old - old / 8 + sample / 8 };
-        average.store(new.max(1), Ordering::Relaxed);
+        self.block.answered(self.lane, sample, now);
+    }
+
+    /// The backend failed a client after this long, without a byte. `early`: so soon that it would look idle for it.
+    pub fn unanswered(&self, waited: Duration, early: bool, now: Tick) {
+        self.block.unanswered(self.lane, waited, now);
+        if early {
+            self.block.failed(self.lane, now);
+        }
+    }
+
+    /// A client could not be connected.
+    pub fn connect_failed(&self, failure: ConnectFailure, now: Tick) {
+        self.counters.connect_failed(failure);
+        let waited = if let ConnectFailure::TimedOut(after) = failure { after } else { Duration::ZERO };
+        // What this process lacks says nothing about the backend.
+        if !failure.is_ours() {
+            self.unanswered(waited, true, now);
+        }
+    }
+
+    /// A client left that had asked, after waiting this long for an answer.
+    pub fn abandoned(&self, waited: Duration, now: Tick) {
+        self.block.abandoned(self.lane, waited, now);
     }
 
     /// How many connections it has answered so far: sent a first byte.
     pub fn answers(&self) -> u64 {
         self.answers.load(Ordering::Relaxed)
-    }
-
-    /// Lets the average shrink while nothing measures it, so that a backend which was slow once is tried again.
-    pub fn forget_a_little(&self) {
-        let average = self.block.latency_us(self.lane);
-        let old = average.load(Ordering::Relaxed);
-        if old > 1 {
-            average.store(old - (old / 8).max(1), Ordering::Relaxed);
-        }
     }
 }

@@ -203,15 +203,15 @@ impl Pool {
             };
             // Backups are not asked: a primary that starts slowly is better than they are.
             let choose = |excluded: &[u32], random: &mut fastrand::Rng| {
-                self.primary.pick(client, &self.view(&self.up, excluded), random)
+                self.primary.pick(client, &self.view(&self.up, excluded, now), random)
             };
             if let Some(lease) = self.lease(tried, choose, takes, random) {
                 return Ok(lease);
             }
         }
         let choose = |excluded: &[u32], random: &mut fastrand::Rng| {
-            let choice = self.choose(&self.up, excluded, client, random);
-            choice.or_else(|| self.choose(self.last_resort()?, excluded, client, random))
+            let choice = self.choose(&self.up, excluded, client, now, random);
+            choice.or_else(|| self.choose(self.last_resort()?, excluded, client, now, random))
         };
         self.lease(tried, choose, |_, _| true, random).ok_or_else(|| self.why_none(tried))
     }
@@ -261,14 +261,21 @@ impl Pool {
     }
 
     /// A primary out of `up`, or else a backup.
-    fn choose(&self, up: &AtomicBits, tried: &[u32], client: Client, random: &mut fastrand::Rng) -> Option<usize> {
-        let view = self.view(up, tried);
+    fn choose(
+        &self,
+        up: &AtomicBits,
+        tried: &[u32],
+        client: Client,
+        now: Tick,
+        random: &mut fastrand::Rng,
+    ) -> Option<usize> {
+        let view = self.view(up, tried, now);
         let choice = self.primary.pick(client, &view, random);
         choice.or_else(|| self.backup.as_ref()?.pick(client, &view, random))
     }
 
-    fn view<'a>(&'a self, up: &'a AtomicBits, tried: &'a [u32]) -> View<'a> {
-        View { up, loads: &self.loads, limits: &self.limits, tried }
+    fn view<'a>(&'a self, up: &'a AtomicBits, tried: &'a [u32], now: Tick) -> View<'a> {
+        View { up, loads: &self.loads, limits: &self.limits, tried, now }
     }
 
     fn why_none(&self, tried: &[u32]) -> NoBackend {

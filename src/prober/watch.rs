@@ -38,8 +38,6 @@ pub struct Watch {
     admitted: bool,
     /// `counters.connections` when a client last failed: if it has grown by the next failure, others got through.
     reached: u64,
-    /// `counters.connections` and the average time as the last visit left them: if both still are, nobody measured.
-    left: (u64, u32),
     /// That no port is left to connect to it from.
     lack_of_ports: Seldom,
 }
@@ -47,7 +45,7 @@ pub struct Watch {
 /// What is going on with a backend. Its slot in the wheel holds the end of it, except while it is queued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
-    /// Nothing, until the next probe is due (or, where health is `off`, the back-off or the average is looked after).
+    /// Nothing, until the next probe is due (or, where health is `off`, the back-off is over).
     Resting,
     /// A probe is due and waits for its turn.
     Queued,
@@ -82,9 +80,8 @@ impl Watch {
     /// A backend that nothing is known of: up or down until the first result, as its pool says.
     pub fn new(pool: &Arc<Pool>, index: usize, member: &Member) -> Watch {
         let backend = member.backend.clone();
-        let left = (connections(&backend), backend.latency_us());
         let judge = Judge::of(&pool.settings.health);
-        let (pool, stage, reached) = (pool.clone(), Stage::Resting, left.0);
+        let (pool, stage, reached) = (pool.clone(), Stage::Resting, connections(&backend));
         let (outlier, answers, started) = (Outlier::default(), backend.answers(), Tick(0));
         let (slot, state, fallen, probed, admitted) = (member.slot, member.state, false, false, judge.is_up());
         let watch = Watch {
@@ -102,7 +99,6 @@ impl Watch {
             probed,
             admitted,
             reached,
-            left,
             lack_of_ports: Seldom::default(),
         };
         watch.show();
@@ -219,7 +215,6 @@ impl Watch {
                 log::warn!("{name} is down: {outcome}{suffix}");
             }
         }
-        self.forget_if_unmeasured();
     }
 
     /// A client could not connect. True if that began or prolonged a back-off, whose end has to be waited for.
@@ -297,7 +292,6 @@ impl Watch {
         {
             self.note_change();
         }
-        self.forget_if_unmeasured();
     }
 
     /// Nothing was learned about the backend, whose state stays; but somebody must do something.
@@ -344,13 +338,6 @@ impl Watch {
 
     fn suffix(&self, many: bool) -> String {
         if many { format!(" (pool {})", self.pool.settings.name) } else { String::new() }
-    }
-
-    fn forget_if_unmeasured(&mut self) {
-        if self.left == (connections(&self.backend), self.backend.latency_us()) {
-            self.backend.forget_a_little();
-        }
-        self.left = (connections(&self.backend), self.backend.latency_us());
     }
 }
 

@@ -472,6 +472,9 @@ impl Session {
             _ => (None, 0, 0),
         };
         let answered = matches!(&self.state, State::Relaying(relay) if relay.asked.is_none());
+        if let State::Relaying(relay) = &self.state {
+            relay.ended(close, now);
+        }
         self.held = None;
         self.state = State::Closed(Record {
             client: self.client.clone(),

@@ -5,6 +5,7 @@
 use super::{CloseReason, Half, Moved, Side, Way};
 use crate::base::Tick;
 use crate::config::model::Pool as Settings;
+use crate::policy::health::outlier::EARLY;
 use crate::pool::Lease;
 use std::time::Duration;
 
@@ -69,9 +70,27 @@ impl Relay {
             Way::Up => {}
             Way::Down => {
                 if let Some(asked) = self.asked.take() {
-                    self.lease.backend().measured(self.connect + (now - asked));
+                    self.lease.backend().answered(self.connect + (now - asked), now);
                 }
             }
+        }
+    }
+
+    /// It is over. What that says of a backend that has not sent a byte: an end without an answer is a bad answer, unless the
+    /// client never asked or the end is an operator's.
+    pub(super) fn ended(&self, close: CloseReason, now: Tick) {
+        let Some(asked) = self.asked else { return };
+        let (backend, waited) = (self.lease.backend(), self.connect + (now - asked));
+        let backend_first = self.first_fin == Some(Side::Backend) || close == CloseReason::BackendReset;
+        let client_asked = self.up.bytes > 0;
+        match close {
+            CloseReason::Shutdown | CloseReason::Forced => {}
+            _ if backend_first => backend.unanswered(waited, now - asked < EARLY, now),
+            CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout if client_asked => {
+                backend.unanswered(waited, false, now);
+            }
+            CloseReason::ClientFin | CloseReason::ClientReset if client_asked => backend.abandoned(waited, now),
+            _ => {}
         }
     }
 

@@ -247,7 +247,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             let session = &connection.session;
             if session.is_dialing() && session.deadline().is_some_and(|deadline| deadline <= self.now) {
                 let failure = ConnectFailure::TimedOut(session.pool().settings.connect_timeout);
-                note_failure(&mut self.observer, session, failure);
+                note_failure(&mut self.observer, session, failure, self.now);
             }
             self.feed(key, Input::Deadline);
         }
@@ -403,7 +403,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
         Input::Dialed(outcome.map_err(|error| {
             let Some(failure) = ConnectFailure::of(&error) else { return DialFailure::Starved };
             if let Some(connection) = self.connections.get(key) {
-                note_failure(&mut self.observer, &connection.session, failure);
+                note_failure(&mut self.observer, &connection.session, failure, self.now);
             }
             DialFailure::Backend
         }))
@@ -534,9 +534,9 @@ fn flush_totals(backend: Option<&Arc<Backend>>, up: u64, down: u64, flushed: (u6
 }
 
 /// A backend whose name has several addresses has failed when the last of them has.
-fn note_failure(observer: &mut impl Observer, session: &Session, failure: ConnectFailure) {
+fn note_failure(observer: &mut impl Observer, session: &Session, failure: ConnectFailure, now: Tick) {
     if let Some(lease) = session.lease().filter(|_| session.is_at_last_endpoint()) {
-        lease.backend().counters.connect_failed(failure);
+        lease.backend().connect_failed(failure, now);
         observer.connect_failed(lease.backend(), failure);
     }
 }

@@ -15,6 +15,7 @@ mod closing;
 mod costs;
 mod crowds;
 mod exhaustion;
+mod failing_fast;
 mod failover;
 mod harness;
 mod health;

@@ -311,15 +311,6 @@ fn a_lack_of_local_ports_makes_nobody_an_outlier() {
     eventually("a failure of its own does", || pool.ejected.get(0) && !pool.up.get(0));
 }
 
-#[test]
-fn an_average_that_nobody_measures_is_forgotten() {
-    let port = Port::reserve();
-    let _listener = port.listen();
-    let (pool, _prober) = watch(tcp(), &[("average", at(port.at))]);
-    backend(&pool, 0).measured(Duration::from_secs(1));
-    eventually("it shrinks", || backend(&pool, 0).latency_us() < 100_000);
-}
-
 /// Set in the process that takes its own descriptors away.
 const ALONE: &str = "TCPLB_TEST_WITHOUT_DESCRIPTORS";
 

@@ -11,6 +11,7 @@
 mod greeting;
 mod judge;
 mod machine;
+mod measured;
 mod world;
 
 use greeting::{DENIED, Greeting, client_ip};

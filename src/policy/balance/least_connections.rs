@@ -1,10 +1,10 @@
-//! Least connections: the fewest active ones per unit of weight; equals in the order of weighted round robin.
+//! Least connections: the fewest active ones per unit of weight; equals in the order of weighted round robin. Early failures
+//! of late count as active ([`super::load`]), since failing fast must not attract clients.
 
 use super::lightest::Lightest;
 use super::weighted_round_robin::WeightedRoundRobin;
 use super::{Balance, Client, Member, View};
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
 
 struct LeastConnections(WeightedRoundRobin);
 
@@ -18,7 +18,7 @@ impl Balance for LeastConnections {
         let start = self.0.take(view, random)?;
         let mut lightest = Lightest::new();
         self.0.candidates().visit(start, view, |lane| {
-            lightest.offer(&lane, lane.block.active(lane.lane).load(Ordering::Relaxed).into(), view);
+            lightest.offer(&lane, lane.block.load(lane.lane, view.now).into(), view);
             // Nothing is lighter than idle.
             if lightest.load == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });

@@ -1,29 +1,46 @@
-//! Least time: the lowest latency × (active + 1) ÷ weight, which is about how long the next client will wait.
+//! Least time: the lowest latency × (load + 1) ÷ weight, which is about how long the next client will wait.
 //!
-//! A backend that nobody has measured yet counts as fast as the fastest measured one that is up, and goes first among
-//! equals: it is tried soon, but does not get every client until its first answer is in. Since all unmeasured ones share
-//! one latency, the best of them is known before that latency is, and one pass is enough.
+//! A backend that was never measured counts as fast as the fastest measured one that is up, and goes first among equals: it
+//! is tried soon, but does not get every client until its first answer is in. Since all unmeasured ones share one latency,
+//! the best of them is known before that latency is, and one pass is enough.
+//!
+//! A backend whose average is stale ([`super::load`]) is tried in the same way, but by one client in [`TRIALS`] at most:
+//! where clients are few and backends many, most averages are stale, and still tell a slow backend from a fast one.
 
 use super::lightest::{HEAVIEST, Lightest};
+use super::load::Latency;
 use super::weighted_round_robin::WeightedRoundRobin;
 use super::{Balance, Client, Member, View};
 use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-struct LeastTime(WeightedRoundRobin);
+/// One client in so many may try a backend whose average is stale.
+const TRIALS: u32 = 8;
+
+struct LeastTime {
+    turns: WeightedRoundRobin,
+    /// Choices since the last such trial.
+    since_trial: AtomicU32,
+}
 
 /// See the module.
 pub fn build(members: &[Member], start: u64) -> Box<dyn Balance> {
-    Box::new(LeastTime(WeightedRoundRobin::new(members, start)))
+    Box::new(LeastTime { turns: WeightedRoundRobin::new(members, start), since_trial: AtomicU32::new(TRIALS) })
 }
 
 impl Balance for LeastTime {
     fn pick(&self, _: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
-        let start = self.0.take(view, random)?;
+        let start = self.turns.take(view, random)?;
+        let choices = self.since_trial.load(Ordering::Relaxed);
+        let trial = choices >= TRIALS;
         let (mut measured, mut unmeasured, mut fastest) = (Lightest::new(), Lightest::new(), u64::MAX);
-        self.0.candidates().visit(start, view, |lane| {
-            let clients = u64::from(lane.block.active(lane.lane).load(Ordering::Relaxed)) + 1;
-            let latency = u64::from(lane.block.latency_us(lane.lane).load(Ordering::Relaxed));
+        self.turns.candidates().visit(start, view, |lane| {
+            let clients = u64::from(lane.block.load(lane.lane, view.now)) + 1;
+            let latency = match lane.block.latency(lane.lane, view.now) {
+                Latency::Unknown => 0,
+                Latency::Stale(_) if trial => 0,
+                Latency::Stale(average) | Latency::Known(average) => u64::from(average),
+            };
             if latency == 0 {
                 unmeasured.offer(&lane, clients, view);
             } else {
@@ -33,10 +50,16 @@ impl Balance for LeastTime {
             }
             ControlFlow::Continue(())
         });
-        let (Some(old), Some(new)) = (measured.index, unmeasured.index) else {
-            return measured.index.or(unmeasured.index);
+        let new_goes_first = match (measured.index, unmeasured.index) {
+            (Some(_), Some(_)) => {
+                let new_load = fastest.saturating_mul(unmeasured.load).min(HEAVIEST);
+                new_load * measured.weight <= measured.load * unmeasured.weight
+            }
+            (_, new) => new.is_some(),
         };
-        let new_load = fastest.saturating_mul(unmeasured.load).min(HEAVIEST);
-        Some(if new_load * measured.weight <= measured.load * unmeasured.weight { new } else { old })
+        // Two workers may begin a trial at once, or lose a choice: it is a rule of thumb.
+        let choices = if new_goes_first && trial { 0 } else { choices.saturating_add(1) };
+        self.since_trial.store(choices, Ordering::Relaxed);
+        if new_goes_first { unmeasured.index } else { measured.index }
     }
 }

@@ -32,7 +32,7 @@
 //!
 //! impl Balance for PowerOfThree {
 //!     fn pick(&self, _: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
-//!         let load = |&index: &usize| (u64::from(view.active(index)) << 16) / u64::from(self.0.weight(index));
+//!         let load = |&index: &usize| (u64::from(view.load(index)) << 16) / u64::from(self.0.weight(index));
 //!         (0..3).filter_map(|_| self.0.draw(view, random, None)).min_by_key(load)
 //!     }
 //! }
@@ -46,15 +46,15 @@
 //! # The files
 //!
 //! In turn: `round_robin`, `weighted_round_robin`, `sticky_round_robin`, over `cursor` and `smooth`. By chance: `random`,
-//! `power_of_two`, over `alias`. By load: `least_connections`, `least_time`, over `lightest`. By the client's address:
+//! `power_of_two`, over `alias`. By load, which `load` keeps: `least_connections`, `least_time`, over `lightest`. By the client's address:
 //! `source_hash`, `maglev`, over `hash` and `rendezvous`. Whatever looks at many backends does so through `candidates`.
 
-use crate::base::AtomicBits;
 use crate::base::bits::WORD;
+use crate::base::{AtomicBits, Tick};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::Ordering;
 
 /// What an algorithm knows about a backend for as long as a membership lasts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,34 +73,6 @@ pub struct Client {
     pub ip: Option<IpAddr>,
 }
 
-/// How loaded 64 neighbouring backends are. Dense, because least-connections reads all of them for every choice: one
-/// block is eight cache lines, against 64 scattered ones if each backend held its own.
-///
-/// Workers write (a connection began or ended, a time was measured); algorithms read.
-#[derive(Debug)]
-pub struct LoadBlock {
-    active: [AtomicU32; WORD],
-    latency_us: [AtomicU32; WORD],
-}
-
-impl Default for LoadBlock {
-    fn default() -> Self {
-        LoadBlock { active: [const { AtomicU32::new(0) }; WORD], latency_us: [const { AtomicU32::new(0) }; WORD] }
-    }
-}
-
-impl LoadBlock {
-    /// Connections now open or being dialled to the backend in this lane (0–63).
-    pub fn active(&self, lane: usize) -> &AtomicU32 {
-        &self.active[lane % WORD]
-    }
-
-    /// Smoothed connect + first-byte time in microseconds of the backend in this lane; 0 is "not measured yet".
-    pub fn latency_us(&self, lane: usize) -> &AtomicU32 {
-        &self.latency_us[lane % WORD]
-    }
-}
-
 /// The state of a pool at the moment of a choice.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
@@ -112,6 +84,8 @@ pub struct View<'a> {
     pub limits: &'a [u32],
     /// Backends that this connection tried in vain. A handful at most.
     pub tried: &'a [u32],
+    /// When the choice is made, by the clock that measurements go by.
+    pub now: Tick,
 }
 
 impl View<'_> {
@@ -131,9 +105,9 @@ impl View<'_> {
         self.loads.get(index / WORD).map_or(0, |block| block.active(index).load(Ordering::Relaxed))
     }
 
-    /// Smoothed connect + first-byte time of backend `index` in µs; 0 is "not measured yet".
-    pub fn latency_us(&self, index: usize) -> u32 {
-        self.loads.get(index / WORD).map_or(0, |block| block.latency_us(index).load(Ordering::Relaxed))
+    /// What a choice by load goes by: open connections of backend `index`, and early failures of late ([`load`]).
+    pub fn load(&self, index: usize) -> u32 {
+        self.loads.get(index / WORD).map_or(0, |block| block.load(index, self.now))
     }
 }
 
@@ -249,6 +223,7 @@ mod hash;
 mod least_connections;
 mod least_time;
 mod lightest;
+pub mod load;
 mod maglev;
 mod power_of_two;
 mod random;
@@ -261,6 +236,7 @@ mod weighted_round_robin;
 
 pub use alias::Alias;
 pub use candidates::{Candidates, Lane};
+pub use load::LoadBlock;
 
 #[cfg(test)]
 mod tests;

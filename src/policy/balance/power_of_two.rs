@@ -18,8 +18,8 @@ impl Balance for PowerOfTwo {
     fn pick(&self, _: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
         let first = self.0.draw(view, random, None)?;
         let Some(second) = self.0.draw(view, random, Some(first)) else { return Some(first) };
-        // active ÷ weight, multiplied out. Equally loaded, the one drawn first serves: that draw was by weight alone.
-        let load = |index, other| u64::from(view.active(index)) * u64::from(self.0.weight(other));
+        // load ÷ weight, multiplied out. Equally loaded, the one drawn first serves: that draw was by weight alone.
+        let load = |index, other| u64::from(view.load(index)) * u64::from(self.0.weight(other));
         Some(if load(second, first) < load(first, second) { second } else { first })
     }
 }

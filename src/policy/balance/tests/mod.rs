@@ -13,6 +13,7 @@ pub struct World {
     pub loads: Vec<Arc<LoadBlock>>,
     pub limits: Vec<u32>,
     pub tried: Vec<u32>,
+    pub now: Tick,
 }
 
 impl World {
@@ -23,11 +24,12 @@ impl World {
             loads: (0..len.div_ceil(WORD)).map(|_| Arc::default()).collect(),
             limits: vec![u32::MAX; len],
             tried: Vec::new(),
+            now: Tick(1),
         }
     }
 
     pub fn view(&self) -> View<'_> {
-        View { up: &self.up, loads: &self.loads, limits: &self.limits, tried: &self.tried }
+        View { up: &self.up, loads: &self.loads, limits: &self.limits, tried: &self.tried, now: self.now }
     }
 
     pub fn take_down(&self, indexes: &[usize]) {
@@ -39,7 +41,10 @@ impl World {
     }
 
     pub fn set_latency(&self, index: usize, latency_us: u32) {
-        self.loads[index / WORD].latency_us(index % WORD).store(latency_us, Ordering::Relaxed);
+        let block = &self.loads[index / WORD];
+        if latency_us > 0 {
+            block.answered(index % WORD, std::time::Duration::from_micros(latency_us.into()), self.now);
+        }
     }
 }
 
