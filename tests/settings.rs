@@ -19,6 +19,7 @@ use tcplb::config::file::KEYS;
 const OF_KEYS: &[(&str, &[&str])] = &[
     ("global.workers", &["workers_is_the_number_of_event_loops"]),
     ("global.max_connections", &["max_connections_lets_further_clients_wait"]),
+    ("global.shutdown_delay", &["shutdown_delay_lets_clients_in_while_it_is_not_ready"]),
     ("global.shutdown_timeout", &["shutdown_timeout_is_how_long_a_drain_takes"]),
     ("global.dead_peer_timeout", &["dead_peer_timeout_sets_keepalive"]),
     ("global.relay", &["relay_moves_bytes_through_a_buffer_or_a_pipe"]),

@@ -65,6 +65,7 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     let global = model::Global {
         workers: workers.map_or(cores.clamp(1, WORKERS_MAX), |workers| workers as usize),
         max_connections: max_connections.map(|limit| limit as usize),
+        shutdown_delay: model::Global::default().shutdown_delay,
         shutdown_timeout: shutdown_timeout.unwrap_or(defaults::SHUTDOWN_TIMEOUT),
         dead_peer_timeout: defaults::DEAD_PEER_TIMEOUT,
         relay: relay.unwrap_or_default(),

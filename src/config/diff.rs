@@ -226,8 +226,8 @@ pub fn merge(old_file: &Model, new_file: &Model, running: &Model) -> Model {
 
 /// A merged model without what takes effect only at the start, which stays as it runs.
 pub fn in_force(merged: Model, running: &Model) -> Model {
-    let shutdown_timeout = merged.global.shutdown_timeout;
-    Model { global: model::Global { shutdown_timeout, ..running.global.clone() }, ..merged }
+    let model::Global { shutdown_delay, shutdown_timeout, .. } = merged.global;
+    Model { global: model::Global { shutdown_delay, shutdown_timeout, ..running.global.clone() }, ..merged }
 }
 
 fn merge_backends(old: &Pool, new: &Pool, running: &Pool) -> Vec<Backend> {
@@ -268,7 +268,10 @@ fn differing(old: Vec<Shown>, new: Vec<Shown>) -> Option<Vec<Setting>> {
 
 /// What of the process's settings takes effect at once.
 fn live(global: &model::Global) -> Vec<Shown> {
-    vec![("shutdown_timeout", duration::written(global.shutdown_timeout))]
+    vec![
+        ("shutdown_delay", duration::written(global.shutdown_delay)),
+        ("shutdown_timeout", duration::written(global.shutdown_timeout)),
+    ]
 }
 
 /// What of them takes effect only at the start.
@@ -276,6 +279,7 @@ fn fixed(global: &model::Global) -> Vec<Shown> {
     let model::Global {
         workers,
         max_connections,
+        shutdown_delay: _,
         shutdown_timeout: _,
         dead_peer_timeout,
         relay,

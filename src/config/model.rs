@@ -26,6 +26,8 @@ pub struct Global {
     pub workers: usize,
     /// Clients at once; `None`: derived from the descriptor limit.
     pub max_connections: Option<usize>,
+    /// How long listeners stay open after a stop, while `/readyz` says 503 already.
+    pub shutdown_delay: Duration,
     /// How long a drain may take before what is left is reset.
     pub shutdown_timeout: Duration,
     /// How soon a peer that has vanished is noticed; from 2 s to 10 h.
@@ -54,6 +56,7 @@ impl Default for Global {
         Global {
             workers: 1,
             max_connections: None,
+            shutdown_delay: Duration::ZERO,
             shutdown_timeout: defaults::SHUTDOWN_TIMEOUT,
             dead_peer_timeout: defaults::DEAD_PEER_TIMEOUT,
             relay: Engine::default(),

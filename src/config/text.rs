@@ -29,6 +29,7 @@ fn global(out: &mut Lines, global: &Global) {
     out.section("[global]");
     out.plain("workers", global.workers);
     out.plain_if("max_connections", global.max_connections);
+    out.time("shutdown_delay", global.shutdown_delay);
     out.time("shutdown_timeout", global.shutdown_timeout);
     out.time("dead_peer_timeout", global.dead_peer_timeout);
     let name = Engine::NAMES.iter().find(|(_, engine)| *engine == global.relay).map_or("adaptive", |(name, _)| name);

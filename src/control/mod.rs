@@ -10,10 +10,11 @@
 //! | running | `Reload`, by a command or SIGHUP | the file is read; all of it is applied, or nothing if anything in it is wrong |
 //! | running | `Edit` | one backend is added, changed, taken out |
 //! | running | the time of a backend that was taken out is over | its connections are reset, reason `forced` |
-//! | running | `Stop` | workers drain: they take in who waits, close their listeners, let connections finish |
-//! | draining | `Reload`, `Edit` | refused |
+//! | running | `Stop` | not ready any more; after `shutdown_delay` the drain begins |
+//! | delaying or draining | `Reload`, `Edit` | refused |
+//! | delaying | `shutdown_delay` is over | workers drain: they take in who waits, close their listeners, let connections finish |
 //! | draining | last worker has ended | over; the log says how many were refused that it has not told of |
-//! | draining | `Stop` again, or `shutdown_timeout` is over | workers reset what is left, reason `shutdown` |
+//! | delaying or draining | `Stop` again, or `shutdown_timeout` is over | workers reset what is left, reason `shutdown` |
 //! | any | now and then | the log is told of clients that were refused and that no worker has told of |
 //! | any | a worker ended with an error | the others are stopped at once; the error is what [`Control::wait`] gives |
 //!
@@ -35,6 +36,7 @@ pub use crate::config::diff::{Change, Changes};
 pub use remote::{Refused, ReloadError, Reloaded, Remote};
 pub use truth::{NewSockets, Truth, remove_files};
 
+use crate::base::duration;
 use crate::config::advice;
 use crate::config::model::{Model, OnRemove};
 use crate::logger;
@@ -133,6 +135,7 @@ impl Control {
 /// Where commands are worked through, one after the other.
 struct Desk<C> {
     parts: Parts<C>,
+    /// A stop was asked for: nothing is changed any more.
     draining: bool,
     /// Backends that were taken out and have some time left. As many entries as removals within that time.
     cuts: Vec<(Instant, Arc<[BackendId]>)>,
@@ -143,7 +146,7 @@ impl<C: Crew> Desk<C> {
     fn run(mut self, asked: Asked) -> Result<(), String> {
         let Asked { mut stops, mut reloads, mut wakes, mut commands } = asked;
         let ended = self.parts.ended.clone();
-        let (mut deadline, look) = (never(), tick(LOOK));
+        let (mut delay, mut deadline, look) = (never(), never(), tick(LOOK));
         let mut outcome = Ok(());
         let mut left = self.parts.truth.running().global.workers;
         while left > 0 {
@@ -153,21 +156,31 @@ impl<C: Crew> Desk<C> {
             select_biased! {
                 recv(stops) -> stop => match stop {
                     Ok(()) if self.draining => {
+                        delay = never();
                         log::info!("stopping now");
                         self.parts.crew.stop();
                     }
                     Ok(()) => {
-                        let time = self.parts.truth.running().global.shutdown_timeout;
-                        log::info!("draining: no new connections, {time:?} for those that are open");
-                        deadline = after(time);
+                        let time = self.parts.truth.running().global.shutdown_delay;
                         self.draining = true;
                         self.parts.published.drain();
-                        systemd::stopping("draining: open connections may finish");
-                        self.parts.crew.drain();
+                        if !time.is_zero() {
+                            log::info!("not ready any more: listeners stay open for {}", duration::written(time));
+                            systemd::stopping("not ready any more: listeners are still open");
+                        }
+                        delay = after(time);
                     }
                     // Every remote is gone: nothing can stop us but a worker's failure.
                     Err(_) => stops = never(),
                 },
+                recv(delay) -> _ => {
+                    delay = never();
+                    let time = self.parts.truth.running().global.shutdown_timeout;
+                    log::info!("draining: no new connections, {time:?} for those that are open");
+                    deadline = after(time);
+                    systemd::stopping("draining: open connections may finish");
+                    self.parts.crew.drain();
+                }
                 recv(deadline) -> _ => {
                     log::warn!("the drain took too long: what is left is reset");
                     deadline = never();

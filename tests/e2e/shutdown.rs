@@ -1,6 +1,6 @@
 //! Signals: drain, hurry, ignore.
 
-use crate::support::{Conn, Ending, Server, Tcplb, eventually, peers};
+use crate::support::{Admin, Conn, Ending, Server, Tcplb, eventually, peers};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use std::io::ErrorKind;
@@ -128,4 +128,55 @@ fn sigterm_behind_a_flood_of_sighups_goes_first() {
     std::fs::write(&file, &text).unwrap();
     assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
     assert_eq!(tcplb.count_lines("reload: nothing changed"), 1, "{}", tcplb.output());
+}
+
+#[test]
+fn shutdown_delay_lets_clients_in_while_it_is_not_ready() {
+    let server = Server::start(peers::echo);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let text = |delay: &str| {
+        format!(
+            "[global]\nadmin = '127.0.0.1:0'\nshutdown_delay = '{delay}'\n[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n\
+             [pool.health]\nkind = 'off'\n[[pool.backend]]\naddress = '{}'\n",
+            server.at()
+        )
+    };
+    std::fs::write(&file, text("1s")).unwrap();
+    let start = || {
+        let tcplb = Tcplb::from_file(&file, 1).start();
+        let admin = Admin::of(&tcplb);
+        assert!(admin.get("/readyz").0.contains(" 200 "));
+        (tcplb, admin)
+    };
+
+    let (mut tcplb, admin) = start();
+    let early = tcplb.connect();
+    early.assert_echoes("before");
+    tcplb.signal(Signal::TERM);
+    tcplb.wait_for_line("not ready any more: listeners stay open for 1s");
+    let (status, body) = admin.get("/readyz");
+    assert!(status.contains(" 503 ") && body.contains("draining"), "{status} {body}");
+    let late = tcplb.connect();
+    late.assert_echoes("during the delay");
+    tcplb.wait_for_line("draining: no new connections");
+    assert_refuses_soon(tcplb.at());
+    early.assert_echoes("during the drain");
+    late.assert_echoes("during the drain");
+    drop((early, late));
+    assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+
+    // A reload changes it, and a second signal does not wait for it.
+    let (mut tcplb, admin) = start();
+    std::fs::write(&file, text("1h")).unwrap();
+    tcplb.signal(Signal::HUP);
+    tcplb.wait_for_line("shutdown_delay 1s → 1h");
+    let client = tcplb.connect();
+    client.assert_echoes("before");
+    tcplb.signal(Signal::TERM);
+    eventually("it is not ready", || admin.get("/readyz").0.contains(" 503 "));
+    tcplb.connect().assert_echoes("during the delay");
+    tcplb.signal(Signal::TERM);
+    assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+    assert_eq!(client.ending(), Ending::Reset);
 }

@@ -96,6 +96,7 @@ name = "spare"
 const AFTER: &str = r#"
 [global]
 workers = 4
+shutdown_delay = "5s"
 shutdown_timeout = "1m"
 [[listener]]
 name = "web"
@@ -128,7 +129,7 @@ fn every_change_is_told_in_a_line() {
     assert_eq!(
         changes.to_string().lines().collect::<Vec<_>>(),
         [
-            "global changed: shutdown_timeout 30s → 1m (0 connections)",
+            "global changed: shutdown_delay 0s → 5s, shutdown_timeout 30s → 1m (0 connections)",
             "global: workers 2 → 4 needs a restart",
             "listener web changed: bind :8080 → :8080, :8082, pool web → api (2 connections)",
             "listener old removed (3 connections go on)",
@@ -147,6 +148,7 @@ fn every_change_is_told_in_a_line() {
 fn what_needs_a_restart_stays_as_it_runs() {
     let (before, after) = (model_of(BEFORE), model_of(AFTER));
     let running = in_force(after.clone(), &before);
-    assert_eq!((running.global.workers, running.global.shutdown_timeout.as_secs()), (2, 60));
+    let global = &running.global;
+    assert_eq!((global.workers, global.shutdown_delay.as_secs(), global.shutdown_timeout.as_secs()), (2, 5, 60));
     assert_eq!(between(&running, &after).to_string(), "global: workers 2 → 4 needs a restart", "and is told again");
 }

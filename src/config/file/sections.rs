@@ -21,6 +21,7 @@ pub const ROOT: &[&str] = &["global", "listener", "pool"];
 const GLOBAL: &[&str] = &[
     "workers",
     "max_connections",
+    "shutdown_delay",
     "shutdown_timeout",
     "dead_peer_timeout",
     "relay",
@@ -128,6 +129,7 @@ fn global(at: &Table<'_>) -> Global {
     Global {
         workers: at.number("workers", 1..=WORKERS_MAX as u64).unwrap_or(default.workers),
         max_connections: at.number("max_connections", COUNT),
+        shutdown_delay: at.text("shutdown_delay", values::zero_or_more).unwrap_or(default.shutdown_delay),
         // No time at all is a setting here: reset what is open at once.
         shutdown_timeout: at.text("shutdown_timeout", duration::parse).unwrap_or(default.shutdown_timeout),
         dead_peer_timeout: at.text("dead_peer_timeout", values::dead_peer_timeout).unwrap_or(default.dead_peer_timeout),

@@ -52,12 +52,12 @@ fn global() -> impl Strategy<Value = Global> {
     let log = (option::of("-|/[a-z \"]{1,9}"), prop_oneof![Just(LogFormat::Text), Just(LogFormat::Json)]);
     let account = (option::of((name(), option::of(name()))), prop_oneof![Just(Sandbox::Auto), Just(Sandbox::Off)]);
     let limit = option::of(1..=4_294_967_295_usize);
-    let times = (zero_or_time(), 2..=36_000_u64);
+    let times = (zero_or_time(), zero_or_time(), 2..=36_000_u64);
     (1..=1024_usize, limit, times, relay, option::of(0..5_u8), token, account, log).prop_map(
         |(
             workers,
             max_connections,
-            (shutdown_timeout, dead_peer),
+            (shutdown_delay, shutdown_timeout, dead_peer),
             relay,
             admin,
             token,
@@ -66,6 +66,7 @@ fn global() -> impl Strategy<Value = Global> {
         )| Global {
             workers,
             max_connections,
+            shutdown_delay,
             shutdown_timeout,
             dead_peer_timeout: Duration::from_secs(dead_peer),
             relay,

@@ -31,6 +31,7 @@ fn every_key_reaches_the_model() {
     let global = Global {
         workers: 2,
         max_connections: Some(10_000),
+        shutdown_delay: seconds(3),
         shutdown_timeout: seconds(7),
         dead_peer_timeout: seconds(45),
         relay: Engine::Copy,
