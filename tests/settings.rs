@@ -56,6 +56,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.slow_start", &["slow_start_gives_a_backend_that_came_up_a_growing_share"]),
     ("pool.warm_connections", &["warm_connections_are_refused_until_there_are_some"]),
     ("pool.no_backend", &["no_backend_resets_clients_or_lets_them_wait"]),
+    ("pool.abandoned", &["abandoned_serves_a_client_that_has_sent_its_fin_or_drops_it"]),
     ("pool.all_down", &["all_down_resets_clients_or_tries_all"]),
     ("pool.outlier_failures", &["outlier_failures_leaves_out_a_backend_that_resets"]),
     ("pool.health.kind", &["kind_says_what_a_probe_does"]),

@@ -254,6 +254,8 @@ pub struct Pool {
     pub slow_start: Duration,
     /// What becomes of a client for whom there is no backend.
     pub no_backend: NoBackend,
+    /// What becomes of a client that has sent its FIN while it waits for a backend.
+    pub abandoned: Abandoned,
     /// What a pool does whose backends are all down.
     pub all_down: AllDown,
     /// How many clients in a row must fail for their backend to be left out for a while; 0: never.
@@ -281,6 +283,7 @@ impl Default for Pool {
             on_remove: OnRemove::Keep,
             slow_start: Duration::ZERO,
             no_backend: NoBackend::Reset,
+            abandoned: Abandoned::Serve,
             all_down: AllDown::Reset,
             outlier_failures: 0,
             send_proxy: None,
@@ -317,6 +320,20 @@ pub enum NoBackend {
     Reset,
     /// It waits this long for one.
     Wait(Duration),
+}
+
+/// What becomes of a client that has sent its FIN while it waits for a backend. It may wait for an answer, or have given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Abandoned {
+    /// It keeps its place and is served.
+    Serve,
+    /// It is reset, and the clients behind it move up.
+    Drop,
+}
+
+impl Abandoned {
+    /// What users call them.
+    pub const NAMES: [(&str, Abandoned); 2] = [("serve", Abandoned::Serve), ("drop", Abandoned::Drop)];
 }
 
 /// What a pool does whose backends are all down.

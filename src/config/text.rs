@@ -5,8 +5,8 @@
 
 use crate::base::{Listen, duration};
 use crate::config::model::{
-    AllDown, Backend, Engine, Global, Health, HealthKind, InitialHealth, Listener, LogFormat, Model, NoBackend, OnDown,
-    OnRemove, Pool, Sandbox, SendProxy,
+    Abandoned, AllDown, Backend, Engine, Global, Health, HealthKind, InitialHealth, Listener, LogFormat, Model,
+    NoBackend, OnDown, OnRemove, Pool, Sandbox, SendProxy,
 };
 use crate::config::words;
 use std::fmt::{Display, Write};
@@ -100,6 +100,7 @@ fn pool(out: &mut Lines, pool: &Pool) {
             NoBackend::Wait(time) => format!("wait {}", duration::written(time)),
         },
     );
+    out.text("abandoned", words::of(&pool.abandoned, &Abandoned::NAMES));
     out.text("all_down", words::of(&pool.all_down, &AllDown::NAMES));
     out.plain("outlier_failures", pool.outlier_failures);
     health(out, &pool.health);

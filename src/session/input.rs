@@ -19,6 +19,8 @@ pub enum Input {
     NoPlace,
     /// Its turn in the queue has come: there may be a backend.
     Turn,
+    /// The client left, now or before: to be reported while the session waits in a queue.
+    Left(Left),
     /// Answer to [`Effect::Pick`].
     Picked(Result<Lease, NoBackend>),
     /// Answer to [`Effect::Dial`], at once or later.
@@ -33,6 +35,15 @@ pub enum Input {
     Deadline,
     /// It has to end now.
     Stop(CloseReason),
+}
+
+/// How a client left before it was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Left {
+    /// Its FIN has come: it sends nothing more, but may wait for an answer.
+    Finished,
+    /// Its socket is closed in both directions.
+    Gone,
 }
 
 /// Why a dial gave no connection.

@@ -45,11 +45,14 @@
 //! | ReadingHeader | whole, bytes behind it in the same read | yes | held for the up way; Admitting | |
 //! | Admitting | a list or a limit of the listener says no | – | reset client | `denied`, `source_limit`, `source_rate` |
 //! | Choosing | no backend | – | reset client, or wait (Waiting) if `no_backend` says so | `no_backend`; after a failed attempt `connect_failed` |
-//! | Waiting | client's bytes, client's FIN | – | none: left in the kernel, as when dialing | |
+//! | Waiting | client's bytes | – | none: left in the kernel, as when dialing | |
+//! | Waiting | FIN from the client, `abandoned = "serve"` | – | none: it may wait for an answer | |
+//! | Waiting | FIN from the client, now or before, `abandoned = "drop"` | – | reset client, out of the queue: a FIN would pass for an empty answer | `client_fin` |
+//! | Waiting | the client's socket is closed in both directions: no answer could reach it | – | reset client, out of the queue | `client_reset` |
 //! | Waiting | reset from the client | – | reset client, out of the queue | `client_reset` |
 //! | Waiting | its turn | – | choose, all backends as if untried (Choosing) | |
 //! | Waiting | no place in the queue, or `no_backend` is over | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
-//! | Dialing | client's bytes, client's FIN | – | none: left in the kernel until connected, then passed on | |
+//! | Dialing | client's bytes, FIN or hang-up, whatever `abandoned` says | – | none: left in the kernel until connected, then passed on. A backend has been found, and what the client sent before it left may be all that it wanted to say | |
 //! | Dialing | reset from the client | – | reset both | `client_reset` |
 //! | Dialing | refused, unreachable, timed out, or no local port left for this address | – | next address, else another backend (Choosing) up to `connect_attempts`, else reset client, or wait (Waiting) | `connect_failed` |
 //! | Dialing | no descriptor left here | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
@@ -92,11 +95,11 @@ pub mod saved;
 
 pub use close::{CloseReason, Record};
 pub use half::{Half, Side, Way};
-pub use input::{DialFailure, Effect, Ending, Failed, Input, Moved};
+pub use input::{DialFailure, Effect, Ending, Failed, Input, Left, Moved};
 pub use proxy::{Greeting, HEADER_TIMEOUT, NoHeader};
 
 use crate::base::{Endpoint, Tick};
-use crate::config::model::{self, ProxyVersion};
+use crate::config::model::{self, Abandoned, ProxyVersion};
 use crate::policy::balance::Client;
 use crate::policy::limit::{Held, Reason};
 use crate::pool::{Lease, ListenerTotals, NoBackend, Pool};
@@ -195,6 +198,7 @@ impl Session {
             Input::Admitted(answer) => self.admitted(answer, now),
             Input::NoPlace => self.give_up(now),
             Input::Turn => self.turn(),
+            Input::Left(how) => self.left(how, now),
             Input::Announced(length) => self.announced(length),
             Input::Picked(choice) => self.picked(choice, now),
             Input::Dialed(outcome) => self.dialed(outcome, now),
@@ -346,6 +350,16 @@ impl Session {
         let State::Waiting { .. } = self.state else { return Effect::Wait };
         self.state = State::Choosing { tried: Vec::new() };
         Effect::Pick
+    }
+
+    /// Its client left while it waits.
+    fn left(&mut self, how: Left, now: Tick) -> Effect {
+        let State::Waiting { .. } = self.state else { return Effect::Wait };
+        match (how, self.pool.settings.abandoned) {
+            (Left::Gone, _) => self.end(Ending::Reset, CloseReason::ClientReset, now),
+            (Left::Finished, Abandoned::Drop) => self.end(Ending::Reset, CloseReason::ClientFin, now),
+            (Left::Finished, Abandoned::Serve) => Effect::Wait,
+        }
     }
 
     /// No backend, and no more waiting for one.

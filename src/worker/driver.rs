@@ -29,7 +29,7 @@ use crate::base::wheel::Wheel;
 use crate::policy::health::ConnectFailure;
 use crate::pool::{Backend, BackendId, Guest, Permit, Snapshot};
 use crate::relay::{self, End, Flow, Ready};
-use crate::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Moved, Session, Side, Way};
+use crate::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Left, Moved, Session, Side, Way};
 use liveness::Watch;
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -59,6 +59,8 @@ struct Connection<S, P> {
     watches: (Watch, Watch),
     /// What has been added to the backend's totals.
     flushed: (u64, u64),
+    /// How its client left, as far as events said.
+    left: Option<Left>,
     /// In the run queue.
     queued: bool,
     /// In the list of those whose counters moved.
@@ -177,6 +179,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             look_at: None,
             watches: Default::default(),
             flushed: (0, 0),
+            left: None,
             queued: false,
             dirty: false,
             guest,
@@ -192,6 +195,13 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let side = socket.side;
         let dialing = side == Side::Backend && connection.session.is_dialing();
+        if connection.end_of(socket).is_none() {
+            return;
+        }
+        if side == Side::Client && (event.finished || event.hung_up) {
+            let left = if event.hung_up { Left::Gone } else { Left::Finished };
+            connection.left = connection.left.max(Some(left));
+        }
         let Some(end) = connection.end_of(socket) else { return };
         end.ready.readable |= event.readable;
         end.ready.writable |= event.writable;
@@ -208,6 +218,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
             }
         } else if event.error && self.net.outcome(&end.socket).is_some() {
             self.feed(key, Input::Reset(side));
+        } else if connection.session.is_waiting() {
+            self.report_left(key);
         } else if connection.session.reads_header() {
             self.read_header(key);
         } else if connection.up.is_bulk() || connection.down.is_bulk() {
@@ -292,6 +304,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 connection.session.adopt(pool);
                 // A dial may have less time now.
                 self.arm(key);
+                // The new settings may not let it wait for an answer any more.
+                self.report_left(key);
             }
         }
     }
@@ -338,7 +352,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 Effect::Queue => {
                     connection.drop_backend();
                     if self.queue_up(key) {
-                        return self.arm(key);
+                        self.arm(key);
+                        return self.report_left(key);
                     }
                     Input::NoPlace
                 }

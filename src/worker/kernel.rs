@@ -130,6 +130,8 @@ impl From<&mio::event::Event> for Event {
             urgent: event.is_priority(),
             finished: event.is_read_closed(),
             error: event.is_error(),
+            // EPOLLHUP alone gives both.
+            hung_up: event.is_read_closed() && event.is_write_closed(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The accepting side under a flood: other listeners, a drain, a listener that is removed and put back.
 
-use crate::support::{At, Conn, Ending, Server, Tcplb, eventually, free_address, heavy, peers, refusing};
+use crate::support::{Admin, At, Conn, Ending, Server, Tcplb, eventually, free_address, heavy, peers, refusing};
 use rustix::process::Signal;
 use std::collections::VecDeque;
 use std::io::ErrorKind;
@@ -186,4 +186,32 @@ fn a_full_listener_can_be_removed_and_put_back_too() {
     }
     drop(served);
     Conn::to(&at).assert_echoes("put back");
+}
+
+#[test]
+fn a_unix_client_that_closes_while_it_waits_leaves_the_queue() {
+    let server = Server::start(peers::echo);
+    let directory = tempfile::tempdir().unwrap();
+    let (file, path) = (directory.path().join("tcplb.toml"), At::Unix(directory.path().join("tcplb.sock")));
+    let text = format!(
+        "[global]\nadmin = \"127.0.0.1:0\"\n{}{}max_connections = 1\n",
+        listener("unix", &path, "web"),
+        pool("web", server.at()).replacen("[pool.health]", "no_backend = \"wait 1h\"\n[pool.health]", 1)
+    );
+    std::fs::write(&file, text).unwrap();
+    let tcplb = Tcplb::from_file(&file, 1).start();
+    let admin = Admin::of(&tcplb);
+    let first = tcplb.connect();
+    first.assert_echoes("served");
+    let active = || admin.metric("tcplb_connections_active", &[]);
+    // A FIN alone leaves it in its place.
+    let (finished, gone) = (tcplb.connect(), tcplb.connect());
+    finished.say("an answer, please");
+    finished.finish();
+    gone.say("never mind");
+    eventually("both wait", || active() == 3);
+    drop(gone);
+    eventually("one has left", || active() == 2);
+    drop(first);
+    assert_eq!(finished.hear_all(), b"an answer, please");
 }

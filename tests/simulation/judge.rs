@@ -22,6 +22,8 @@ pub struct Judge {
     pub dropping: Rc<RefCell<bool>>,
     /// How long a client waits for a backend.
     pub wait: Duration,
+    /// Does it leave the queue at its FIN?
+    pub drops: bool,
 }
 
 pub struct Ended {
@@ -30,6 +32,8 @@ pub struct Ended {
     pub held: bool,
     /// Its backend was dropped.
     pub dropped: bool,
+    /// Its client sent a FIN while it waited for a backend.
+    pub abandoned: bool,
     pub to_backend: u64,
     pub to_client: u64,
 }
@@ -70,6 +74,12 @@ impl Observer for Judge {
             CloseReason::ClientReset => assert_eq!(facts.first_error, Some(Side::Client)),
             CloseReason::BackendReset => assert_eq!(facts.first_error, Some(Side::Backend)),
             CloseReason::ClientFin if client.read == 0 && header > 0 => assert!(client.fin_read && facts.dials == 0),
+            CloseReason::ClientFin if !facts.connected => {
+                assert!(
+                    self.drops && !self.wait.is_zero() && client.fin && greeted,
+                    "served no more, though it waited"
+                );
+            }
             CloseReason::ClientFin | CloseReason::BackendFin => {
                 let backend = backend.expect("a backend");
                 assert!(client.fin_read && backend.fin_read, "over before both have finished");
@@ -120,14 +130,15 @@ impl Observer for Judge {
         let held = backend
             .is_some_and(|backend| !introduced || to_backend < got(facts.client) || client.written < backend.read);
         let (close, dropped) = (record.close, *self.dropping.borrow());
-        self.ended.borrow_mut().push(Ended { close, conn, held, dropped, to_backend, to_client });
+        let abandoned = close == CloseReason::ClientFin && !facts.connected && greeted;
+        self.ended.borrow_mut().push(Ended { close, conn, held, dropped, abandoned, to_backend, to_client });
     }
 }
 
 /// How each reason closes the sockets, as the table says.
 pub fn check_sockets(world: &World, ended: &Ended) {
     let in_order = match ended.close {
-        CloseReason::ClientFin | CloseReason::BackendFin => true,
+        CloseReason::ClientFin | CloseReason::BackendFin => !ended.abandoned,
         CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout | CloseReason::Forced => !ended.held && !ended.dropped,
         _ => false,
     };

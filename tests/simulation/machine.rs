@@ -12,8 +12,8 @@ use tcplb::pool::{Lease, ListenerTotals, NoBackend, Pool};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
-    CloseReason, DialFailure, Effect, Ending, Failed, Greeting, HEADER_TIMEOUT, Half, Input, Moved, NoHeader, Session,
-    Side, Way,
+    CloseReason, DialFailure, Effect, Ending, Failed, Greeting, HEADER_TIMEOUT, Half, Input, Left, Moved, NoHeader,
+    Session, Side, Way,
 };
 
 /// A backend's addresses, and the header that it expects.
@@ -291,6 +291,27 @@ fn a_full_queue_or_a_reset_ends_the_waiting() {
         assert_eq!(session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(0)), Effect::Queue);
         assert_eq!(session.on(input, Tick(1)), Effect::End(Ending::Reset));
         assert_eq!(session.record().map(|record| record.close), Some(close));
+    }
+}
+
+#[test]
+fn a_client_that_leaves_while_it_waits_leaves_the_queue_as_the_pool_says() {
+    use model::Abandoned::{Drop, Serve};
+    for (abandoned, left, close) in [
+        (Serve, Left::Finished, None),
+        (Serve, Left::Gone, Some(CloseReason::ClientReset)),
+        (Drop, Left::Finished, Some(CloseReason::ClientFin)),
+        (Drop, Left::Gone, Some(CloseReason::ClientReset)),
+    ] {
+        let no_backend = model::NoBackend::Wait(Duration::from_secs(3));
+        let settings = model::Pool { no_backend, abandoned, ..model::Pool::default() };
+        let pool = make_pool_with(&endpoints(None), settings, (None, None)).0.pools[0].clone();
+        let mut session = admitted(&pool, Tick(0));
+        assert_eq!(session.on(Input::Left(left), Tick(0)), Effect::Wait, "it does not wait yet");
+        assert_eq!(session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(0)), Effect::Queue);
+        let expected = close.map_or(Effect::Wait, |_| Effect::End(Ending::Reset));
+        assert_eq!(session.on(Input::Left(left), Tick(1)), expected, "{abandoned:?}, {left:?}");
+        assert_eq!(session.record().map(|record| record.close), close);
     }
 }
 

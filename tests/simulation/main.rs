@@ -71,6 +71,7 @@ impl Simulation {
             stopped: stopped.clone(),
             dropping: dropping.clone(),
             wait,
+            drops: model.pools[0].abandoned == model::Abandoned::Drop,
         };
         // Few pipes, so that some ways have to do without.
         let relay = relay::Shared::new(engine, 2);
@@ -348,6 +349,7 @@ fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), Answ
         connect_attempts: random.u32(1..4),
         max_lifetime: (random.u8(..4) == 0).then_some(LIFETIME),
         no_backend: if random.bool() { model::NoBackend::Wait(WAIT) } else { model::NoBackend::Reset },
+        abandoned: if random.bool() { model::Abandoned::Drop } else { model::Abandoned::Serve },
         ..model::Pool::default()
     };
     let max_connections = (random.u8(..3) == 0).then_some(1);
@@ -372,6 +374,9 @@ fn run(seed: u64, engine: Engine, tally: &mut Tally) {
     }
     for ended in simulation.ended.borrow().iter() {
         *tally.entry((ended.close.word(), ended.held)).or_default() += 1;
+        if ended.abandoned {
+            *tally.entry(("left while it waited, its FIN sent:", true)).or_default() += 1;
+        }
     }
 }
 
@@ -418,6 +423,7 @@ fn run_seeds(engine: Engine) {
         ("forced", false),
         ("shutdown", false),
         ("no_backend", false),
+        ("left while it waited, its FIN sent:", true),
         ("denied", false),
         ("source_limit", false),
         ("forced", false),

@@ -121,7 +121,7 @@ pub struct World {
 pub type Shared = Rc<RefCell<World>>;
 
 /// One event of each kind, and one of all kinds at once.
-pub fn events_of_every_kind() -> [Event; 6] {
+pub fn events_of_every_kind() -> [Event; 7] {
     let none = Event::default();
     [
         Event { readable: true, ..none },
@@ -129,7 +129,8 @@ pub fn events_of_every_kind() -> [Event; 6] {
         Event { urgent: true, ..none },
         Event { readable: true, finished: true, ..none },
         Event { error: true, ..none },
-        Event { readable: true, writable: true, urgent: true, finished: true, error: true },
+        Event { readable: true, finished: true, hung_up: true, ..none },
+        Event { readable: true, writable: true, urgent: true, finished: true, error: true, hung_up: true },
     ]
 }
 
@@ -344,6 +345,7 @@ impl World {
             urgent: has_mark,
             finished: sock.fin || sock.reset,
             error: sock.reset,
+            hung_up: sock.reset,
         };
         if !event.error {
             self.told(id);

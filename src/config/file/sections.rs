@@ -8,8 +8,8 @@ use super::{Parsed, values};
 use crate::base::{Address, Listen, duration};
 use crate::config::check::{self, WORKERS_MAX};
 use crate::config::model::{
-    AllDown, Backend, Engine, Global, Health, HealthKind, InitialHealth, Listener, LogFormat, LogTo, Model, Pool,
-    PrefixFile, Sandbox, SendProxy, defaults,
+    Abandoned, AllDown, Backend, Engine, Global, Health, HealthKind, InitialHealth, Listener, LogFormat, LogTo, Model,
+    Pool, PrefixFile, Sandbox, SendProxy, defaults,
 };
 use crate::config::words;
 use std::path::PathBuf;
@@ -64,6 +64,7 @@ const POOL: &[&str] = &[
     "slow_start",
     "warm_connections",
     "no_backend",
+    "abandoned",
     "all_down",
     "outlier_failures",
     "health",
@@ -206,6 +207,7 @@ fn pool(at: &Table<'_>) -> Pool {
         on_remove: at.text("on_remove", values::on_remove).unwrap_or(default.on_remove),
         slow_start: at.text("slow_start", values::zero_or_more).unwrap_or(default.slow_start),
         no_backend: at.text("no_backend", values::no_backend).unwrap_or(default.no_backend),
+        abandoned: at.text("abandoned", |text| words::one_of(text, &Abandoned::NAMES)).unwrap_or(default.abandoned),
         all_down: at.text("all_down", |text| words::one_of(text, &AllDown::NAMES)).unwrap_or(default.all_down),
         outlier_failures: at.number("outlier_failures", 0..=u64::from(u32::MAX)).unwrap_or(default.outlier_failures),
         send_proxy: at.text("send_proxy", values::proxy).and_then(SendProxy::version),

@@ -88,6 +88,8 @@ pub struct Event {
     pub finished: bool,
     /// An error waits on the socket.
     pub error: bool,
+    /// It is closed in both directions.
+    pub hung_up: bool,
 }
 
 /// A client that was accepted and not served yet.

@@ -28,6 +28,16 @@ impl<N: Net, O: Observer> Driver<N, O> {
         self.queues.join(connection.session.pool(), key, self.served == Some(key), self.now)
     }
 
+    /// Has a session that waits in a queue know that its client has left.
+    pub(super) fn report_left(&mut self, key: Key) {
+        let Some(connection) = self.connections.get(key).filter(|connection| connection.session.is_waiting()) else {
+            return;
+        };
+        if let Some(left) = connection.left {
+            self.feed(key, Input::Left(left));
+        }
+    }
+
     /// Gives those who wait their turns, until one finds no backend.
     pub(super) fn serve_queues(&mut self) {
         for pool in self.queues.due(self.now) {

@@ -211,6 +211,32 @@ fn no_backend_resets_clients_or_lets_them_wait() {
 }
 
 #[test]
+fn abandoned_serves_a_client_that_has_sent_its_fin_or_drops_it() {
+    let server = echo();
+    for value in ["serve", "drop"] {
+        let file = File::empty().pool(&format!("no_backend = \"wait 60s\"\nabandoned = \"{value}\""));
+        let tcplb = file.backend(server.at(), "max_connections = 1").global("workers = 1").start();
+        let first = tcplb.connect();
+        assert_served(&first);
+        let left = tcplb.connect();
+        left.say("an answer, please");
+        left.finish();
+        let third = tcplb.connect();
+        third.say("next");
+        if value == "drop" {
+            assert_eq!(left.ending(), Ending::Reset);
+            drop(first);
+            assert_eq!(third.hear(4), b"next");
+        } else {
+            assert!(!left.has_something_within(A_WHILE));
+            drop(first);
+            assert_eq!(left.hear_all(), b"an answer, please");
+            assert_eq!(third.hear(4), b"next");
+        }
+    }
+}
+
+#[test]
 fn all_down_resets_clients_or_tries_all() {
     let server = Server::start(peers::http("web", Arc::new(AtomicU16::new(503))));
     for value in ["reset", "try-all"] {

@@ -156,10 +156,11 @@ fn pool() -> impl Strategy<Value = Pool> {
     let ends = (prop_oneof![Just(OnDown::Keep), Just(OnDown::Reset)], removed);
     let none = prop_oneof![Just(NoBackend::Reset), time().prop_map(NoBackend::Wait)];
     let all_down = prop_oneof![Just(AllDown::Reset), Just(AllDown::TryAll)];
-    let bad = (none, all_down, any::<u32>());
+    let abandoned = prop_oneof![Just(Abandoned::Serve), Just(Abandoned::Drop)];
+    let bad = (none, (abandoned, all_down), any::<u32>());
     (name(), 0..REGISTRY.len(), times, 1_u32.., ends, bad, proxy(), health(), vec(backend(), 0..4)).prop_map(
         |(name, algorithm, times, connect_attempts, (on_down, on_remove), bad, send_proxy, health, backends)| {
-            let (no_backend, all_down, outlier_failures) = bad;
+            let (no_backend, (abandoned, all_down), outlier_failures) = bad;
             let (connect_timeout, idle_timeout, half_close_timeout, lifetime, slow_start) = times;
             // A unix socket has no port to probe.
             let unix = backends.iter().any(|backend: &Backend| matches!(backend.address, Address::Unix(_)));
@@ -176,6 +177,7 @@ fn pool() -> impl Strategy<Value = Pool> {
                 on_remove,
                 slow_start,
                 no_backend,
+                abandoned,
                 all_down,
                 outlier_failures,
                 send_proxy: send_proxy.and_then(SendProxy::version),

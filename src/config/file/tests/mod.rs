@@ -6,7 +6,7 @@ mod generated;
 
 use super::*;
 use crate::base::{Address, Listen};
-use crate::config::model::{AllDown, Backend, Engine, Global, Listener};
+use crate::config::model::{Abandoned, AllDown, Backend, Engine, Global, Listener};
 use crate::config::model::{
     Health, HealthKind, InitialHealth, NoBackend, OnDown, OnRemove, Pool, PrefixFile, ProxyVersion, Rate, SendProxy,
 };
@@ -88,6 +88,7 @@ fn every_key_reaches_the_model() {
         on_remove: OnRemove::Drain(seconds(30)),
         slow_start: seconds(10),
         no_backend: NoBackend::Wait(seconds(3)),
+        abandoned: Abandoned::Drop,
         all_down: AllDown::TryAll,
         outlier_failures: 7,
         send_proxy: Some(ProxyVersion::V2),
