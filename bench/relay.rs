@@ -50,7 +50,10 @@ impl Way {
             server,
             flow: Flow::default(),
             shared: Shared::new(engine, PIPES),
-            kernel: Kernel::new(Poll::new()?.registry().try_clone()?, Keepalive::within(Duration::from_secs(60))),
+            kernel: Kernel::new(
+                Poll::new()?.registry().try_clone()?,
+                Keepalive::within(Duration::from_secs(60)).into(),
+            ),
             buffer: vec![7; CHUNK],
         })
     }

@@ -4,13 +4,13 @@
 
 use crate::access_log::{AccessLog, Reopener, Target};
 use crate::admin::{self, Admin};
-use crate::base::Endpoint;
+use crate::base::{Endpoint, Size};
 use crate::config::model::{LogTo, Model};
 use crate::confine::Plan;
 use crate::control::{self, Control, Crew, NewSockets, Parts, Truth};
 use crate::logger;
-use crate::net::Keepalive;
 use crate::net::listen::{self, Listening};
+use crate::net::{self, TcpTuning};
 use crate::pool::{Admission, BackendId, Published, Snapshot};
 use crate::prober::{self, Prober};
 use crate::session::CloseReason;
@@ -109,6 +109,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     }
     logger::start().map_err(spawn_error)?;
 
+    model.global.socket_buffer.into_iter().for_each(warn_of_less);
     let share = truth.share();
     let admission = Admission::new(share.connections);
     log::info!(
@@ -137,7 +138,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
         peers: crew.0.clone(),
         engine: model.global.relay,
         pipes: share.pipes,
-        keepalive: Keepalive::within(model.global.dead_peer_timeout),
+        tuning: TcpTuning::of(&model.global),
         prober: prober.mailbox(),
         log: desk,
     };
@@ -176,6 +177,18 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     let watchdog = Watchdog::start(watched, asked.unwrap_or(watchdog::BOUND), published.clone(), alive);
     let watchdog = watchdog.map_err(spawn_error)?;
     Ok(Running { listeners, published, admission, admin, control, prober, workers: threads, log, watchdog })
+}
+
+/// The kernel grants less than `socket_buffer` asks for without a word; the message names the remedy.
+fn warn_of_less(asked: Size) {
+    let Ok(net::Granted { receive, send }) = net::granted(asked) else { return };
+    for (granted, what, limit) in [(receive, "receive", "net.core.rmem_max"), (send, "send", "net.core.wmem_max")] {
+        if granted < asked {
+            log::warn!(
+                "socket_buffer: the kernel grants {what} buffers of {granted} instead of {asked}: raise {limit}"
+            );
+        }
+    }
 }
 
 fn bind_admin(model: &Model) -> Result<Option<admin::Bound>, StartError> {

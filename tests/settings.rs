@@ -22,6 +22,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("global.shutdown_delay", &["shutdown_delay_lets_clients_in_while_it_is_not_ready"]),
     ("global.shutdown_timeout", &["shutdown_timeout_is_how_long_a_drain_takes"]),
     ("global.dead_peer_timeout", &["dead_peer_timeout_sets_keepalive"]),
+    ("global.socket_buffer", &["socket_buffer_caps_what_the_kernel_holds_for_clients_and_backends"]),
     ("global.relay", &["relay_moves_bytes_through_a_buffer_or_a_pipe"]),
     ("global.admin", &["admin_opens_the_api"]),
     ("global.admin_token_file", &["admin_token_file_holds_the_only_token"]),

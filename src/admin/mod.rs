@@ -78,7 +78,8 @@ pub struct Admin {
 /// Binds, and reads the token.
 pub fn bind(to: &Listen, token_file: Option<&Path>) -> Result<Bound, String> {
     let access = Access::new(token_file)?;
-    let bound = listen::bind_private(to, &Keepalive::within(DEAD_PEER_TIMEOUT)).map_err(|error| error.to_string())?;
+    let bound =
+        listen::bind_private(to, &Keepalive::within(DEAD_PEER_TIMEOUT).into()).map_err(|error| error.to_string())?;
     let (mut listening, mut endpoints) = (Vec::new(), Vec::new());
     for listen::Bound { endpoint, sockets } in bound {
         // Flags and file are checked already, but a name may resolve to anything.

@@ -1,4 +1,4 @@
-//! The vocabulary every layer speaks: addresses, durations, ticks, bit sets, timers, slots.
+//! The vocabulary every layer speaks: addresses, durations, sizes, ticks, bit sets, timers, slots.
 //!
 //! Nothing here opens a socket, reads a clock or starts a thread.
 
@@ -7,6 +7,7 @@ pub mod bits;
 pub mod duration;
 pub mod nearest;
 pub mod seldom;
+pub mod size;
 pub mod slots;
 pub mod text;
 pub mod tick;
@@ -15,4 +16,5 @@ pub mod wheel;
 pub use address::{Address, Endpoint, Listen};
 pub use bits::AtomicBits;
 pub use seldom::Seldom;
+pub use size::Size;
 pub use tick::Tick;

@@ -68,6 +68,7 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
         shutdown_delay: model::Global::default().shutdown_delay,
         shutdown_timeout: shutdown_timeout.unwrap_or(defaults::SHUTDOWN_TIMEOUT),
         dead_peer_timeout: defaults::DEAD_PEER_TIMEOUT,
+        socket_buffer: None,
         relay: relay.unwrap_or_default(),
         admin,
         admin_token_file: flags.admin_token_file.clone(),

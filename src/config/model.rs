@@ -1,6 +1,6 @@
 //! The proven model: durations typed, names resolved, no `Option` that "must be there".
 
-use crate::base::{Address, Listen};
+use crate::base::{Address, Listen, Size};
 use crate::policy::balance::{self, Algorithm};
 use ipnet::IpNet;
 use std::fmt;
@@ -32,6 +32,8 @@ pub struct Global {
     pub shutdown_timeout: Duration,
     /// How soon a peer that has vanished is noticed; from 2 s to 10 h.
     pub dead_peer_timeout: Duration,
+    /// The most that each buffer of a client's or backend's TCP socket holds; `None`: the kernel decides.
+    pub socket_buffer: Option<Size>,
     /// How bytes are moved.
     pub relay: Engine,
     /// Where the admin API listens.
@@ -59,6 +61,7 @@ impl Default for Global {
             shutdown_delay: Duration::ZERO,
             shutdown_timeout: defaults::SHUTDOWN_TIMEOUT,
             dead_peer_timeout: defaults::DEAD_PEER_TIMEOUT,
+            socket_buffer: None,
             relay: Engine::default(),
             admin: None,
             admin_token_file: None,

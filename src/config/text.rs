@@ -32,6 +32,7 @@ fn global(out: &mut Lines, global: &Global) {
     out.time("shutdown_delay", global.shutdown_delay);
     out.time("shutdown_timeout", global.shutdown_timeout);
     out.time("dead_peer_timeout", global.dead_peer_timeout);
+    out.text_if("socket_buffer", global.socket_buffer);
     let name = Engine::NAMES.iter().find(|(_, engine)| *engine == global.relay).map_or("adaptive", |(name, _)| name);
     out.text("relay", name);
     out.text_if("admin", global.admin.as_ref());

@@ -12,7 +12,7 @@ use crate::config::diff::{self, Changes, Setting, Subject, What};
 use crate::config::model::{self, Model, OnRemove};
 use crate::config::{by_name, check};
 use crate::confine;
-use crate::net::Keepalive;
+use crate::net::TcpTuning;
 use crate::net::listen::{self, Listening};
 use crate::pool::{
     self, AdminState, BackendId, BoundAddress, BoundAddressId, Listener, Member, Plan, Pool, Resolved, Snapshot,
@@ -267,9 +267,9 @@ impl Truth {
             });
         }
         let global = &self.running.global;
-        let keepalive = Keepalive::within(global.dead_peer_timeout);
+        let tuning = TcpTuning::of(global);
         for (index, listen) in missing {
-            let sockets = match self.listen(listen, global.workers, &keepalive) {
+            let sockets = match self.listen(listen, global.workers, &tuning) {
                 Ok(sockets) => sockets,
                 Err(error) => {
                     remove_files(bound.new_endpoints());
@@ -300,7 +300,7 @@ impl Truth {
     }
 
     /// Binds an address; one that a worker is about to close, as soon as it is closed.
-    fn listen(&self, listen: &Listen, workers: usize, keepalive: &Keepalive) -> io::Result<Vec<listen::Bound>> {
+    fn listen(&self, listen: &Listen, workers: usize, tuning: &TcpTuning) -> io::Result<Vec<listen::Bound>> {
         let port = match &listen.0 {
             Address::Inet(at) => Some(at.port()),
             Address::Any(port) | Address::Name(_, port) => Some(*port),
@@ -309,7 +309,7 @@ impl Truth {
         let same = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Inet(at) if Some(at.port()) == port);
         let until = self.closing.iter().filter(|(endpoint, _)| same(endpoint)).map(|(_, until)| *until).max();
         loop {
-            match listen::bind(listen, workers, keepalive) {
+            match listen::bind(listen, workers, tuning) {
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse
                         && until.is_some_and(|until| Instant::now() < until) =>

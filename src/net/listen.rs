@@ -9,8 +9,7 @@
 
 use super::inherited;
 use super::pacing;
-use super::socket::keep_alive;
-use super::{Keepalive, Socket};
+use super::{Socket, TcpTuning};
 use crate::base::{Address, Endpoint, Listen};
 use rustix::fs::Mode;
 use rustix::io::Errno;
@@ -48,44 +47,44 @@ pub struct Listening {
 }
 
 /// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. What is accepted is looked after
-/// by `keepalive`. The error names the address.
-pub fn bind(to: &Listen, workers: usize, keepalive: &Keepalive) -> io::Result<Vec<Bound>> {
-    bind_with(to, workers, keepalive, None)
+/// by `tuning`. The error names the address.
+pub fn bind(to: &Listen, workers: usize, tuning: &TcpTuning) -> io::Result<Vec<Bound>> {
+    bind_with(to, workers, tuning, None)
 }
 
 /// As [`bind`] for one worker, but a unix socket is its owner's alone (mode 0600) from the moment it exists.
-pub fn bind_private(to: &Listen, keepalive: &Keepalive) -> io::Result<Vec<Bound>> {
-    bind_with(to, 1, keepalive, Some(Mode::RUSR | Mode::WUSR))
+pub fn bind_private(to: &Listen, tuning: &TcpTuning) -> io::Result<Vec<Bound>> {
+    bind_with(to, 1, tuning, Some(Mode::RUSR | Mode::WUSR))
 }
 
-fn bind_with(to: &Listen, workers: usize, keepalive: &Keepalive, mode: Option<Mode>) -> io::Result<Vec<Bound>> {
+fn bind_with(to: &Listen, workers: usize, tuning: &TcpTuning, mode: Option<Mode>) -> io::Result<Vec<Bound>> {
     queue_limit();
     let bound = match &to.0 {
         Address::Unix(path) => vec![bind_unix(path, mode)?],
-        Address::Inet(at) => vec![bind_shared(*at, workers, keepalive)?],
-        Address::Any(port) => vec![bind_any(*port, workers, keepalive)?],
+        Address::Inet(at) => vec![bind_shared(*at, workers, tuning)?],
+        Address::Any(port) => vec![bind_any(*port, workers, tuning)?],
         Address::Name(host, port) => {
             let mut addresses: Vec<SocketAddr> = (host.as_str(), *port).to_socket_addrs()?.collect();
             addresses.dedup();
-            addresses.iter().map(|at| bind_shared(*at, workers, keepalive)).collect::<io::Result<_>>()?
+            addresses.iter().map(|at| bind_shared(*at, workers, tuning)).collect::<io::Result<_>>()?
         }
     };
     Ok(bound)
 }
 
 /// Every interface: one dual-stack socket, or plain IPv4 where the kernel has no IPv6.
-fn bind_any(port: u16, workers: usize, keepalive: &Keepalive) -> io::Result<Bound> {
-    match bind_shared((Ipv6Addr::UNSPECIFIED, port).into(), workers, keepalive) {
+fn bind_any(port: u16, workers: usize, tuning: &TcpTuning) -> io::Result<Bound> {
+    match bind_shared((Ipv6Addr::UNSPECIFIED, port).into(), workers, tuning) {
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => {
-            bind_shared((Ipv4Addr::UNSPECIFIED, port).into(), workers, keepalive)
+            bind_shared((Ipv4Addr::UNSPECIFIED, port).into(), workers, tuning)
         }
         bound => bound,
     }
 }
 
-fn bind_shared(at: SocketAddr, workers: usize, keepalive: &Keepalive) -> io::Result<Bound> {
+fn bind_shared(at: SocketAddr, workers: usize, tuning: &TcpTuning) -> io::Result<Bound> {
     if let Some(socket) = inherited::claim(&Endpoint::Inet(at))? {
-        keep_alive(socket.as_fd(), keepalive)?;
+        tuning.apply(socket.as_fd())?;
         socket.set_tcp_nodelay(true)?;
         socket.set_out_of_band_inline(true)?;
         pacing::none_on_loopback(&socket, at.ip());
@@ -94,11 +93,11 @@ fn bind_shared(at: SocketAddr, workers: usize, keepalive: &Keepalive) -> io::Res
         let sockets = (0..workers).map(|_| Ok(own(socket.try_clone()?.into())));
         return Ok(Bound { endpoint: Endpoint::Inet(at), sockets: sockets.collect::<io::Result<_>>()? });
     }
-    let first = open(at, false, keepalive)?;
+    let first = open(at, false, tuning)?;
     let real = first.local_addr()?.as_socket().unwrap_or(at);
     let mut sockets = vec![first];
     for _ in 1..workers {
-        sockets.push(open(real, true, keepalive)?);
+        sockets.push(open(real, true, tuning)?);
     }
     for socket in &sockets {
         socket.listen(BACKLOG)?;
@@ -110,7 +109,7 @@ fn bind_shared(at: SocketAddr, workers: usize, keepalive: &Keepalive) -> io::Res
 
 /// A bound TCP socket with the options that accepted sockets inherit. Listening comes after SO_REUSEPORT: that is when
 /// a socket joins its group.
-fn open(at: SocketAddr, sibling: bool, keepalive: &Keepalive) -> io::Result<socket2::Socket> {
+fn open(at: SocketAddr, sibling: bool, tuning: &TcpTuning) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(Domain::for_address(at), Type::STREAM.nonblocking().cloexec(), None)?;
     // Not in the way of a restart: old connections in TIME_WAIT do not block the port (socket(7)).
     socket.set_reuse_address(true)?;
@@ -126,7 +125,7 @@ fn open(at: SocketAddr, sibling: bool, keepalive: &Keepalive) -> io::Result<sock
     socket.set_tcp_nodelay(true)?;
     // Urgent bytes stay in their place among the others (see `Socket::dial`).
     socket.set_out_of_band_inline(true)?;
-    keep_alive(socket.as_fd(), keepalive)?;
+    tuning.apply(socket.as_fd())?;
     pacing::none_on_loopback(&socket, at.ip());
     Ok(socket)
 }

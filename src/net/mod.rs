@@ -10,7 +10,9 @@ mod pipe;
 mod socket;
 mod spares;
 mod tcp_info;
+mod tuning;
 
 pub use pipe::{PIPE_SIZE, Pipe};
 pub use socket::{Dialing, Keepalive, Socket};
 pub use spares::Spares;
+pub use tuning::{Granted, TcpTuning, granted};

@@ -1,7 +1,7 @@
 //! A connected, or connecting, non-blocking stream socket.
 
-use super::pacing;
-use crate::base::Endpoint;
+use super::{pacing, tuning};
+use crate::base::{Endpoint, Size};
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -65,7 +65,7 @@ impl Socket {
 
     /// Begins to connect. Errors are the local ones (descriptors, ports) and those known at once (refused on loopback).
     pub fn dial(to: &Endpoint) -> io::Result<(Socket, Dialing)> {
-        Socket::dial_with(to, |_| Ok(()))
+        Socket::dial_with(to, None, |_| Ok(()))
     }
 
     /// As [`Socket::dial`], but the kernel holds back the ACK that completes the handshake (for 200 ms at most): it leaves
@@ -74,11 +74,21 @@ impl Socket {
     /// A [`Socket::reset`] right after connecting even comes first: the backend's kernel has answered, its process has
     /// seen no connection. A bare probe leaves no trace in the backend's log that way.
     pub fn dial_quietly(to: &Endpoint) -> io::Result<(Socket, Dialing)> {
-        Socket::dial_with(to, |fd| sockopt::set_tcp_quickack(fd, false))
+        Socket::dial_capped(to, true, None)
+    }
+
+    /// As [`Socket::dial_quietly`] or, where it is not to be quiet, [`Socket::dial`]; with a cap on a TCP socket's buffers.
+    pub fn dial_capped(to: &Endpoint, quietly: bool, buffer: Option<Size>) -> io::Result<(Socket, Dialing)> {
+        let prepare = |fd: &OwnedFd| if quietly { sockopt::set_tcp_quickack(fd, false) } else { Ok(()) };
+        Socket::dial_with(to, buffer, prepare)
     }
 
     /// `prepare` sets what a TCP socket must know before it connects.
-    fn dial_with(to: &Endpoint, prepare: fn(&OwnedFd) -> Result<(), Errno>) -> io::Result<(Socket, Dialing)> {
+    fn dial_with(
+        to: &Endpoint,
+        buffer: Option<Size>,
+        prepare: impl Fn(&OwnedFd) -> Result<(), Errno>,
+    ) -> io::Result<(Socket, Dialing)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let (fd, connecting) = match to {
             Endpoint::Inet(at) => {
@@ -89,6 +99,8 @@ impl Socket {
                 pacing::none_on_loopback(&fd, at.ip());
                 // An urgent byte stays in its place among the others; otherwise the kernel takes it out of the stream.
                 sockopt::set_socket_oobinline(&fd, true)?;
+                // The window's scale is settled when the connect begins.
+                tuning::cap(&fd, buffer)?;
                 prepare(&fd)?;
                 let connecting = net::connect(&fd, at);
                 (fd, connecting)

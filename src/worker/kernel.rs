@@ -5,7 +5,7 @@
 use super::driver::{Event, Net};
 use super::token::Token;
 use crate::base::Endpoint;
-use crate::net::{Dialing, Keepalive, PIPE_SIZE, Pipe, Socket, Spares};
+use crate::net::{Dialing, PIPE_SIZE, Pipe, Socket, Spares, TcpTuning};
 use crate::policy::liveness::Acknowledgements;
 use crate::relay::Io;
 use mio::unix::SourceFd;
@@ -21,15 +21,15 @@ const EVERYTHING: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Inte
 #[derive(Debug)]
 pub struct Kernel {
     registry: Registry,
-    keepalive: Keepalive,
+    tuning: TcpTuning,
     /// To be held before a client is accepted.
     pub(super) spares: Spares,
 }
 
 impl Kernel {
-    /// Registers sockets with `registry`; `keepalive` is for those to backends.
-    pub fn new(registry: Registry, keepalive: Keepalive) -> Kernel {
-        Kernel { registry, keepalive, spares: Spares::default() }
+    /// Registers sockets with `registry`; `tuning` is for those to backends.
+    pub fn new(registry: Registry, tuning: TcpTuning) -> Kernel {
+        Kernel { registry, tuning, spares: Spares::default() }
     }
 
     fn watch(&self, socket: &Socket, token: Token) -> io::Result<()> {
@@ -68,8 +68,8 @@ impl Net for Kernel {
     }
 
     fn dial(&mut self, to: &Endpoint, token: Token, soon: bool) -> io::Result<(Socket, bool)> {
-        let dial = if soon { Socket::dial_quietly } else { Socket::dial };
-        let (socket, dialing) = self.spares.spend(|| dial(to))?;
+        let buffer = self.tuning.buffer;
+        let (socket, dialing) = self.spares.spend(|| Socket::dial_capped(to, soon, buffer))?;
         self.watch(&socket, token)?;
         Ok((socket, dialing == Dialing::Done))
     }
@@ -87,13 +87,13 @@ impl Net for Kernel {
     }
 
     fn keep_alive(&mut self, socket: &Socket) {
-        if let Err(error) = socket.keep_alive(&self.keepalive) {
+        if let Err(error) = socket.keep_alive(&self.tuning.keepalive) {
             log::debug!("can't turn keepalive on: {error}");
         }
     }
 
     fn dead_peer_timeout(&self) -> Duration {
-        self.keepalive.within
+        self.tuning.keepalive.within
     }
 
     fn acknowledgements(&mut self, socket: &Socket) -> Option<Acknowledgements> {

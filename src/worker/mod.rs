@@ -27,7 +27,7 @@ pub mod token;
 use crate::access_log::{self, Sheet};
 use crate::base::Tick;
 use crate::mailbox::Mailbox;
-use crate::net::{Keepalive, Socket};
+use crate::net::{Socket, TcpTuning};
 use crate::policy::health::ConnectFailure;
 use crate::pool::{Admission, Backend, BackendId, Note, Snapshot, clock};
 use crate::relay::{self, Engine};
@@ -129,8 +129,8 @@ pub struct Shared {
     pub engine: Engine,
     /// The most pipes that all workers together may have open.
     pub pipes: usize,
-    /// How backends' sockets are looked after.
-    pub keepalive: Keepalive,
+    /// What is set on backends' sockets.
+    pub tuning: TcpTuning,
     /// Where failed connects are reported.
     pub prober: Mailbox<Note>,
     /// Where lines of the access log go, if there is one.
@@ -188,7 +188,7 @@ struct Nap {
 /// Runs a worker until it has been drained or stopped.
 pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Shared) -> io::Result<()> {
     let Prepared { poll, registry, mail } = prepared;
-    let kernel = Kernel::new(registry, shared.keepalive);
+    let kernel = Kernel::new(registry, shared.tuning);
     let log = shared.log.as_ref().map(access_log::Desk::sheet);
     let reporter = Reporter { prober: shared.prober.clone(), log };
     let relay = relay::Shared::new(shared.engine, (shared.pipes / shared.peers.len()).max(1));

@@ -12,6 +12,7 @@
 #[path = "../e2e/support/mod.rs"]
 mod support;
 
+mod buffers;
 mod clocks;
 mod descriptors;
 mod garbage;

@@ -114,7 +114,7 @@ pub fn run(options: Options) -> Result<(), String> {
 impl Server {
     /// Binds and serves.
     pub fn start(options: Options) -> io::Result<Server> {
-        let bound = listen::bind(&options.listen, 1, &Keepalive::within(DEAD_PEER_TIMEOUT))?;
+        let bound = listen::bind(&options.listen, 1, &Keepalive::within(DEAD_PEER_TIMEOUT).into())?;
         let mut listening = Vec::new();
         for socket in bound.iter().flat_map(|bound| &bound.sockets) {
             // The balancer's listeners are non-blocking, and so a duplicate is until told otherwise.

@@ -24,6 +24,7 @@ const GLOBAL: &[&str] = &[
     "shutdown_delay",
     "shutdown_timeout",
     "dead_peer_timeout",
+    "socket_buffer",
     "relay",
     "admin",
     "admin_token_file",
@@ -134,6 +135,7 @@ fn global(at: &Table<'_>) -> Global {
         // No time at all is a setting here: reset what is open at once.
         shutdown_timeout: at.text("shutdown_timeout", duration::parse).unwrap_or(default.shutdown_timeout),
         dead_peer_timeout: at.text("dead_peer_timeout", values::dead_peer_timeout).unwrap_or(default.dead_peer_timeout),
+        socket_buffer: at.text("socket_buffer", values::socket_buffer),
         relay: at.text("relay", |text| words::one_of(text, &Engine::NAMES)).unwrap_or(default.relay),
         admin,
         admin_token_file: token,

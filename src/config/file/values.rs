@@ -1,6 +1,6 @@
 //! Single values that only the file has: rates, prefixes, status ranges, words with a duration.
 
-use crate::base::duration;
+use crate::base::{Size, duration};
 use crate::config::model::{NoBackend, OnDown, OnRemove, Rate, SendProxy};
 use crate::config::words;
 use crate::policy::limit::canonical;
@@ -55,6 +55,12 @@ pub fn dead_peer_timeout(text: &str) -> Result<Duration, String> {
     let time = duration::parse(text)?;
     let range = Duration::from_secs(2)..=Duration::from_secs(10 * 3600);
     range.contains(&time).then_some(time).ok_or_else(|| format!("expected a time from 2s to 10h, got `{text}`"))
+}
+
+/// `256KiB`. Less than a quarter of what is moved at once would only cost system calls; the upper end is far beyond what the
+/// longest fat path fills.
+pub fn socket_buffer(text: &str) -> Result<Size, String> {
+    Size::parse(text, Size::kib(16), Size::mib(256))
 }
 
 /// `keep` or `reset`.

@@ -1,7 +1,7 @@
 //! Properties: whatever the model, its print is read as the same; whatever the text, reading it ends with an answer.
 
 use super::super::*;
-use crate::base::{Address, Listen};
+use crate::base::{Address, Listen, Size};
 use crate::config::model::*;
 use crate::config::text;
 use crate::policy::balance::REGISTRY;
@@ -53,10 +53,11 @@ fn global() -> impl Strategy<Value = Global> {
     let account = (option::of((name(), option::of(name()))), prop_oneof![Just(Sandbox::Auto), Just(Sandbox::Off)]);
     let limit = option::of(1..=4_294_967_295_usize);
     let times = (zero_or_time(), zero_or_time(), 2..=36_000_u64);
+    let limit = (limit, option::of((16..=u16::MAX).prop_map(Size::kib)));
     (1..=1024_usize, limit, times, relay, option::of(0..5_u8), token, account, log).prop_map(
         |(
             workers,
-            max_connections,
+            (max_connections, socket_buffer),
             (shutdown_delay, shutdown_timeout, dead_peer),
             relay,
             admin,
@@ -69,6 +70,7 @@ fn global() -> impl Strategy<Value = Global> {
             shutdown_delay,
             shutdown_timeout,
             dead_peer_timeout: Duration::from_secs(dead_peer),
+            socket_buffer,
             relay,
             // Without a token only local addresses do.
             admin: admin.map(|kind| Listen(address(if token.is_some() { kind } else { kind % 2 }, 1))),

@@ -34,6 +34,7 @@ fn every_key_reaches_the_model() {
         shutdown_delay: seconds(3),
         shutdown_timeout: seconds(7),
         dead_peer_timeout: seconds(45),
+        socket_buffer: Some(crate::base::Size::kib(256)),
         relay: Engine::Copy,
         admin: Some(Listen::parse("127.0.0.1:9900").unwrap()),
         admin_token_file: Some("/etc/tcplb/token".into()),
