@@ -15,6 +15,7 @@
 //! | [`access_log`] | thread: a line per connection, handed over by the sheet                           |
 //! | [`relay`]   | moves the bytes of one way: copy, splice                                          |
 //! | [`session`] | one connection as a machine without I/O: (input, now) → effect; every ending      |
+//! | [`preflight`] | what only a start finds out, asked beforehand                                     |
 //! | [`confine`] | what the process gives up once everything is bound: user, capabilities, Landlock    |
 //! | [`net`]     | sockets and pipes; the one place that is Linux-only                               |
 //! | [`systemd`] | what the service manager is told, and the sockets it handed over                    |
@@ -48,6 +49,7 @@ pub mod mailbox;
 pub mod net;
 pub mod policy;
 pub mod pool;
+pub mod preflight;
 pub mod probe;
 pub mod prober;
 pub mod proto;

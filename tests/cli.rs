@@ -324,6 +324,11 @@ fn a_list_of_prefixes_is_read_with_the_file_and_its_mistakes_are_told_by_its_own
         config(&format!("[[listener]]\nbind = [':0']\n{key} = '{path}'\n{pool}\n"))
     };
     let check = |file: &tempfile::NamedTempFile| output(&["check", file.path().to_str().unwrap()]);
+    // A byte-order mark, as editors on Windows write it, is no mistake in either.
+    let marked = config("\u{feff}192.0.2.0/24\n");
+    let marked = with("deny_file", marked.path().to_str().unwrap());
+    std::fs::write(marked.path(), format!("\u{feff}{}", std::fs::read_to_string(marked.path()).unwrap())).unwrap();
+    assert_eq!(check(&marked).status.code(), Some(0), "{:?}", check(&marked));
     assert_eq!(check(&with("deny_file", paths[0])).status.code(), Some(0));
     assert_eq!(check(&with("deny_file", paths[2])).status.code(), Some(0), "an empty one denies nobody");
     for (file, said) in [

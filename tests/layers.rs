@@ -20,6 +20,7 @@ const LAYERS: &[&[&str]] = &[
     &["access_log"],
     &["relay"],
     &["session", "systemd"],
+    &["preflight"],
     &["net", "mailbox", "confine", "logger", "watchdog"],
     &["pool"],
     &["probe"],

@@ -7,6 +7,7 @@ use crate::base::Address;
 use crate::config::{advice, check, model};
 use crate::control::{Refused, ReloadError, Reloaded};
 use crate::pool::{AdminState, Pool};
+use crate::preflight;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Instant;
@@ -63,7 +64,12 @@ pub fn reload(state: &State, call: &Call<'_>) -> Response {
         Ok(Reloaded { changes, model }) => {
             let generation = state.published.snapshot().generation;
             let changes = changes.0.iter().map(ToString::to_string).collect();
-            Response::json(200, &api::Reloaded { dry_run, generation, changes, warnings: advice::of(&model) })
+            let mut warnings = advice::of(&model);
+            if dry_run {
+                let running = state.published.model();
+                warnings.extend(preflight::warnings(&model, &preflight::Before::Reload { running: &running }));
+            }
+            Response::json(200, &api::Reloaded { dry_run, generation, changes, warnings })
         }
         Err(ReloadError::Draining) => Response::error(409, ReloadError::Draining.to_string()),
         Err(ReloadError::Gone) => Response::error(503, ReloadError::Gone.to_string()),

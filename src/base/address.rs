@@ -5,6 +5,7 @@
 //! | `127.0.0.1:80`     | `Inet`                             | that address               | that address        |
 //! | `[::1]:80`         | `Inet`                             | that address               | that address        |
 //! | `:80`              | `Any(80)`                          | every interface, v6 and v4 | refused             |
+//! | `[fe80::1%eth0]:80` | `Name`                            | that address there         | that address there  |
 //! | `name:80`          | `Name`                             | every address of the name  | tried in order      |
 //! | `unix:/path`       | `Unix`                             | that socket file           | that socket file    |
 //!
@@ -22,6 +23,9 @@ pub const EXPECTED: &str = "127.0.0.1:80, [::1]:80, name:80 or unix:/path";
 /// The longest path a `sockaddr_un` holds with its closing NUL (unix(7)).
 const UNIX_PATH_MAX: usize = 107;
 
+/// The longest name of an interface (IFNAMSIZ with its closing NUL).
+const INTERFACE_MAX: usize = 15;
+
 /// An address as written: a name is not resolved yet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
@@ -29,7 +33,8 @@ pub enum Address {
     Inet(SocketAddr),
     /// `:port`, every interface.
     Any(u16),
-    /// A host name to resolve, and a port.
+    /// What the resolver turns into addresses, and a port: a host name, or a link-local address with the name of its interface
+    /// (`fe80::1%eth0`), whose number the kernel gives anew when the interface comes back.
     Name(String, u16),
     /// A unix stream socket.
     Unix(PathBuf),
@@ -88,8 +93,24 @@ fn parse(text: &str, wanted: &str) -> Result<Address, String> {
             _ => Err(bad(text, wanted, "the path of a unix socket has at most 107 bytes")),
         };
     }
+    if let Some((scheme, rest)) = text.split_once("://") {
+        return Err(bad(
+            text,
+            wanted,
+            &format!("an address has no `{scheme}://`: write `{}`", without_scheme(scheme, rest)),
+        ));
+    }
     if let Ok(at) = text.parse::<SocketAddr>() {
-        return Ok(Address::Inet(at));
+        return match at {
+            SocketAddr::V6(v6) if v6.ip().is_unicast_link_local() && v6.scope_id() == 0 => {
+                let why = format!("a link-local address needs its interface, like [{}%eth0]:{}", v6.ip(), v6.port());
+                Err(bad(text, wanted, &why))
+            }
+            _ => Ok(Address::Inet(at)),
+        };
+    }
+    if let Some((ip, rest)) = text.strip_prefix('[').and_then(|rest| rest.split_once('%')) {
+        return scoped(ip, rest).map_err(|why| bad(text, wanted, why));
     }
     let Some((host, port)) = text.rsplit_once(':') else {
         return Err(bad(text, wanted, "the port is missing"));
@@ -104,6 +125,35 @@ fn parse(text: &str, wanted: &str) -> Result<Address, String> {
         return Err(bad(text, wanted, "the host is neither an IP address nor a name"));
     }
     Ok(Address::Name(host.to_owned(), port))
+}
+
+/// `fe80::1` and `eth0]:80`.
+fn scoped(ip: &str, rest: &str) -> Result<Address, &'static str> {
+    let Some((interface, port)) = rest.rsplit_once("]:") else {
+        return Err("an IPv6 address stands in brackets, like [fe80::1%eth0]:80");
+    };
+    let ip: Ipv6Addr = ip.parse().map_err(|_| "there is no IPv6 address before the %")?;
+    let port = parse_port(port).ok_or("the port is not a number from 0 to 65535")?;
+    if !ip.is_unicast_link_local() {
+        return Err("only a link-local address (fe80::…) has an interface");
+    }
+    let is_name = |letter: char| letter.is_ascii_graphic() && !"/[]%:".contains(letter);
+    if !(1..=INTERFACE_MAX).contains(&interface.len()) || !interface.chars().all(is_name) {
+        return Err("the interface after the % has a name of 1 to 15 characters");
+    }
+    Ok(Address::Name(format!("{ip}%{interface}"), port))
+}
+
+/// What to write instead of a URL.
+fn without_scheme(scheme: &str, rest: &str) -> String {
+    let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let has_port = host.rsplit_once(':').is_some_and(|(before, port)| !before.is_empty() && parse_port(port).is_some());
+    match scheme.to_ascii_lowercase().as_str() {
+        _ if has_port => Escaped(host).to_string(),
+        "http" | "ws" => format!("{}:80", Escaped(host)),
+        "https" | "wss" => format!("{}:443", Escaped(host)),
+        _ => format!("{}:PORT", Escaped(host)),
+    }
 }
 
 fn bad(text: &str, wanted: &str, why: &str) -> String {
@@ -152,6 +202,7 @@ impl fmt::Display for Address {
         match self {
             Address::Inet(at) => at.fmt(out),
             Address::Any(port) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port)).fmt(out),
+            Address::Name(host, port) if host.contains('%') => write!(out, "[{host}]:{port}"),
             Address::Name(host, port) => write!(out, "{host}:{port}"),
             Address::Unix(path) => write!(out, "unix:{}", path.display()),
         }
@@ -188,10 +239,13 @@ mod tests {
             ("[::1]:80", Address::Inet("[::1]:80".parse().unwrap())),
             ("web.internal:8081", Address::Name("web.internal".into(), 8081)),
             ("localhost:1", Address::Name("localhost".into(), 1)),
+            ("[fe80::1%eth0]:80", Address::Name("fe80::1%eth0".into(), 80)),
+            ("[fe80::1%3]:80", Address::Inet("[fe80::1%3]:80".parse().unwrap())),
             ("unix:/run/app.sock", Address::Unix("/run/app.sock".into())),
         ] {
             assert_eq!(Address::parse_backend(text), Ok(want.clone()), "{text}");
-            assert_eq!(Listen::parse(text), Ok(Listen(want)), "{text}");
+            assert_eq!(Listen::parse(text), Ok(Listen(want.clone())), "{text}");
+            assert_eq!(want.to_string(), text);
         }
         assert_eq!(Listen::parse(":8080"), Ok(Listen(Address::Any(8080))));
         assert_eq!(Listen::parse("127.0.0.1:0").unwrap().to_string(), "127.0.0.1:0");
@@ -211,6 +265,18 @@ mod tests {
             ("300.0.0.1:80", "neither an IP address nor a name"),
             ("ho st:80", "neither an IP address nor a name"),
             ("unix:", "the path is empty"),
+            ("tcp://127.0.0.1:80", "an address has no `tcp://`: write `127.0.0.1:80`"),
+            ("tcp://[::1]:80/", "an address has no `tcp://`: write `[::1]:80`"),
+            ("http://web.internal/up", "an address has no `http://`: write `web.internal:80`"),
+            ("https://web.internal", "an address has no `https://`: write `web.internal:443`"),
+            ("tcp://web", "an address has no `tcp://`: write `web:PORT`"),
+            ("[fe80::1]:80", "a link-local address needs its interface, like [fe80::1%eth0]:80"),
+            ("[2001:db8::1%eth0]:80", "only a link-local address"),
+            ("[fe80::1%]:80", "the interface after the %"),
+            ("[fe80::1%sixteen-letters-]:80", "the interface after the %"),
+            ("[fe80::1%eth0]", "stands in brackets, like [fe80::1%eth0]:80"),
+            ("[fe80::1%eth0]:x", "the port is not a number"),
+            ("[web%eth0]:80", "no IPv6 address before the %"),
             (":80", "needs a host"),
             ("10.0.0.1:0", "can't be 0"),
             ("name:0", "can't be 0"),

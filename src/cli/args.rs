@@ -51,7 +51,7 @@ pub struct Arguments {
 /// What else the binary does.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Tells what is wrong with a configuration file, and opens no socket
+    /// Says what is wrong with a configuration file and what a start would meet, and listens nowhere
     Check(Check),
     /// A test server: answers every HTTP request with its name
     Backend(Backend),

@@ -8,6 +8,7 @@ use super::values;
 use crate::config::file;
 use crate::config::model::{Listener, Model};
 use crate::confine;
+use crate::preflight;
 use log::LevelFilter;
 use std::fs::File;
 use std::io::Read;
@@ -15,6 +16,9 @@ use std::path::Path;
 
 /// Nobody writes that much by hand; a path that was mistaken (a disk, a log) must not fill the memory.
 const SIZE_MAX: u64 = 16 << 20;
+
+/// What some editors put before a text in UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What the file asks for. Of the flags only `--log-level` goes with it.
 pub fn read(path: &Path, flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
@@ -35,12 +39,13 @@ pub fn read(path: &Path, flags: &Balance, cores: usize) -> Result<Asked, Mistake
     }
 }
 
-/// Reads a file and the lists of prefixes that it names, opening nothing else.
+/// Reads a file and the lists of prefixes that it names, opening no other file.
 pub fn load(path: &Path, cores: usize) -> Result<Model, Mistakes> {
     let text = text(path).map_err(|why| Mistakes(vec![why]))?;
     let parsed = file::parse(&text, &path.display().to_string()).map_err(|mistakes| Mistakes(mistakes.0))?;
     let mut model = parsed.on(cores);
-    let mistakes: Vec<String> = model.listeners.iter_mut().flat_map(read_lists).collect();
+    let mut mistakes: Vec<String> = model.listeners.iter_mut().flat_map(read_lists).collect();
+    mistakes.extend(preflight::mistakes(&model));
     if mistakes.is_empty() { Ok(model) } else { Err(Mistakes(mistakes)) }
 }
 
@@ -80,6 +85,9 @@ fn text(path: &Path) -> Result<String, String> {
     File::open(path).map_err(cannot)?.take(SIZE_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
     if bytes.len() as u64 > SIZE_MAX {
         return Err(format!("can't read {path_shown}: it has more than {} MiB", SIZE_MAX >> 20));
+    }
+    if bytes.starts_with(BYTE_ORDER_MARK) {
+        bytes.drain(..BYTE_ORDER_MARK.len());
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();

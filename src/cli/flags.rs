@@ -29,7 +29,7 @@ pub struct Mistakes(pub Vec<String>);
 pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     let mut mistakes = Mistakes::default();
     let bind = listeners(flags, &mut mistakes);
-    let backends = backends(flags, &mut mistakes);
+    let backends = backends(flags, &bind, &mut mistakes);
     let health = health(flags, &mut mistakes);
     let mut time = |flag, text, default| mistakes.read(flag, text, duration::parse_positive).unwrap_or(default);
     let connect_timeout = time("--connect-timeout", &flags.connect_timeout, defaults::CONNECT_TIMEOUT);
@@ -142,15 +142,19 @@ fn admin(flags: &Balance, listeners: &[Listen], mistakes: &mut Mistakes) -> Opti
     admin
 }
 
-fn backends(flags: &Balance, mistakes: &mut Mistakes) -> Vec<model::Backend> {
+fn backends(flags: &Balance, bind: &[Listen], mistakes: &mut Mistakes) -> Vec<model::Backend> {
     if flags.backend.is_empty() {
         mistakes.note("no backend: say which servers there are, like --backend 127.0.0.1:8081");
     }
     let mut backends: Vec<model::Backend> = Vec::new();
     let mut names = HashSet::new();
+    let own = check::OwnListeners::new(bind.iter().map(|listen| (defaults::NAME, listen)));
     for text in &flags.backend {
         match backend_spec::parse(text) {
             Ok(backend) => {
+                if let Err(why) = own.refuse(&backend.address, |_| false) {
+                    mistakes.note(format!("--backend: `{text}`: {why}"));
+                }
                 if !names.insert(backend.name.clone()) {
                     let name = &backend.name;
                     mistakes.note(format!(

@@ -32,6 +32,7 @@ mod values;
 use crate::app::Loader;
 use crate::config::advice;
 use crate::logger;
+use crate::preflight;
 use args::{Arguments, Command};
 use clap::Parser;
 use log::LevelFilter;
@@ -85,7 +86,10 @@ fn obey() -> ExitCode {
 fn balance(flags: &args::Balance) -> ExitCode {
     let asked = match &flags.config {
         Some(path) => config_file::read(path, flags, cores()),
-        None => flags::read(flags, cores()),
+        None => flags::read(flags, cores()).and_then(|asked| match preflight::mistakes(&asked.model) {
+            mistakes if mistakes.is_empty() => Ok(asked),
+            mistakes => Err(flags::Mistakes(mistakes)),
+        }),
     };
     match asked {
         Ok(asked) => {
@@ -112,7 +116,8 @@ fn check(path: &Path) -> ExitCode {
         Ok(model) => {
             // The exit code says it too, where stdout is closed.
             let _ = terminal::show(config_file::summary(path, &model));
-            for warning in advice::of(&model) {
+            let before = preflight::Before::Start { file: path };
+            for warning in advice::of(&model).into_iter().chain(preflight::warnings(&model, &before)) {
                 terminal::tell(format_args!("warning: {warning}"));
             }
             ExitCode::SUCCESS

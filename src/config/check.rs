@@ -5,7 +5,9 @@
 use super::model::Health;
 use crate::base::text::{self, Escaped};
 use crate::base::{Address, Listen};
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
 
 /// The longest name of a listener, pool or backend.
 const NAME_MAX: usize = 128;
@@ -97,6 +99,81 @@ pub fn overlap(one: &Listen, other: &Listen) -> bool {
     }
 }
 
+/// The listeners of a tcplb, to find backends that are among them. Many backends may be asked about: a listener is looked at
+/// only if it has the backend's port or path.
+pub struct OwnListeners<'a>(HashMap<Place<'a>, Vec<(&'a str, &'a Listen)>>);
+
+/// What two addresses must have in common to be the same place.
+#[derive(PartialEq, Eq, Hash)]
+pub enum Place<'a> {
+    /// A port.
+    Port(u16),
+    /// The path of a unix socket.
+    Path(&'a Path),
+}
+
+impl<'a> Place<'a> {
+    /// Of an address.
+    pub fn of(address: &'a Address) -> Place<'a> {
+        match address {
+            Address::Inet(at) => Place::Port(at.port()),
+            Address::Any(port) | Address::Name(_, port) => Place::Port(*port),
+            Address::Unix(path) => Place::Path(path),
+        }
+    }
+}
+
+impl<'a> OwnListeners<'a> {
+    /// Listeners by their names.
+    pub fn new(listeners: impl IntoIterator<Item = (&'a str, &'a Listen)>) -> OwnListeners<'a> {
+        let mut places: HashMap<Place<'a>, Vec<_>> = HashMap::new();
+        for (name, listen) in listeners {
+            places.entry(Place::of(&listen.0)).or_default().push((name, listen));
+        }
+        OwnListeners(places)
+    }
+
+    /// What is wrong with this backend, if it is one of them. `is_ours`: is an address one of this machine's? Loopback is.
+    pub fn refuse(&self, backend: &Address, is_ours: impl Fn(IpAddr) -> bool) -> Result<(), String> {
+        let candidates = self.0.get(&Place::of(backend)).into_iter().flatten();
+        match candidates.into_iter().find(|(_, listen)| leads_to(listen, backend, &is_ours)) {
+            None => Ok(()),
+            Some((name, listen)) => Err(format!(
+                "this is where listener {name} listens (`{listen}`), so each connection would come back to tcplb"
+            )),
+        }
+    }
+}
+
+/// Would a connection to this backend arrive at this listener? Port 0 leads nowhere yet.
+fn leads_to(listen: &Listen, backend: &Address, is_ours: &impl Fn(IpAddr) -> bool) -> bool {
+    match (&listen.0, backend) {
+        (Address::Unix(a), Address::Unix(b)) => return a == b,
+        (Address::Name(a, p), Address::Name(b, q)) if a.eq_ignore_ascii_case(b) => return p == q && *p != 0,
+        _ => {}
+    }
+    let (there, here) = (literals(&listen.0), literals(backend));
+    let meets = |listen: &SocketAddr, backend: &SocketAddr| {
+        let (wide, ip) = (listen.ip().to_canonical(), backend.ip().to_canonical());
+        let family = wide.is_ipv6() || ip.is_ipv4();
+        let here = || ip.is_loopback() || ip.is_unspecified() || is_ours(ip);
+        listen.port() == backend.port()
+            && listen.port() != 0
+            && (wide == ip || wide.is_unspecified() && family && here())
+    };
+    there.iter().any(|listen| here.iter().any(|backend| meets(listen, backend)))
+}
+
+/// What an address is without asking a resolver.
+fn literals(address: &Address) -> Vec<SocketAddr> {
+    match address {
+        Address::Name(host, port) if host.eq_ignore_ascii_case("localhost") => {
+            vec![(Ipv4Addr::LOCALHOST, *port).into(), (Ipv6Addr::LOCALHOST, *port).into()]
+        }
+        other => inet(other).into_iter().collect(),
+    }
+}
+
 fn inet(address: &Address) -> Option<SocketAddr> {
     match address {
         Address::Inet(at) => Some(SocketAddr::new(at.ip().to_canonical(), at.port())),
@@ -181,6 +258,41 @@ mod tests {
     fn a_message_stays_on_its_line() {
         assert_eq!(shown("got `a\nb\u{1b}[31m`: größer, isn't it"), "got `a\\nb\\u{1b}[31m`: größer, isn't it");
         assert_eq!(shown("got `a\u{202e}b`"), "got `a\\u{202e}b`");
+    }
+
+    #[test]
+    fn a_backend_that_is_a_listener_is_found() {
+        let leads = |listen: &str, backend: &str| {
+            let ours = |ip: IpAddr| ip == "10.0.0.1".parse::<IpAddr>().unwrap();
+            let listen = Listen::parse(listen).unwrap();
+            OwnListeners::new([("web", &listen)]).refuse(&Address::parse_backend(backend).unwrap(), ours).is_err()
+        };
+        for (listen, backend) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            (":80", "127.0.0.1:80"),
+            (":80", "[::1]:80"),
+            ("[::]:80", "10.0.0.1:80"),
+            ("0.0.0.0:80", "10.0.0.1:80"),
+            ("0.0.0.0:80", "[::ffff:127.0.0.1]:80"),
+            (":80", "localhost:80"),
+            ("localhost:80", "127.0.0.1:80"),
+            (":80", "0.0.0.0:80"),
+            ("web:80", "WEB:80"),
+            ("unix:/a", "unix:/a"),
+        ] {
+            assert!(leads(listen, backend), "{listen} {backend}");
+        }
+        for (listen, backend) in [
+            ("127.0.0.1:80", "127.0.0.1:81"),
+            (":0", "127.0.0.1:80"),
+            (":80", "10.0.0.2:80"),
+            ("0.0.0.0:80", "[::1]:80"),
+            ("127.0.0.1:80", "127.0.0.2:80"),
+            (":80", "web:80"),
+            ("unix:/a", "unix:/b"),
+        ] {
+            assert!(!leads(listen, backend), "{listen} {backend}");
+        }
     }
 
     #[test]

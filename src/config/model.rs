@@ -77,7 +77,8 @@ impl Default for Global {
 /// Where the access log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogTo {
-    /// Standard output, written `-`.
+    /// Standard output, written `-` or `/dev/stdout`. It is written to as it was inherited: opening it anew fails for a socket,
+    /// and in the sandbox.
     Stdout,
     /// A file.
     File(PathBuf),
@@ -85,7 +86,9 @@ pub enum LogTo {
 
 impl From<PathBuf> for LogTo {
     fn from(path: PathBuf) -> LogTo {
-        if path.as_os_str() == "-" { LogTo::Stdout } else { LogTo::File(path) }
+        let is_stdout =
+            ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"].iter().any(|name| path.as_os_str() == *name);
+        if is_stdout { LogTo::Stdout } else { LogTo::File(path) }
     }
 }
 

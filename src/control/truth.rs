@@ -18,6 +18,7 @@ use crate::pool::{
     self, AdminState, BackendId, BoundAddress, BoundAddressId, Listener, Member, Plan, Pool, Resolved, Snapshot,
     same_endpoints,
 };
+use crate::preflight;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
@@ -203,6 +204,9 @@ impl Truth {
             Edit::Add { backend, .. } => {
                 check::name(&backend.name).map_err(Refused::Invalid)?;
                 check::probe_port(&settings.health, &backend.address).map_err(Refused::Invalid)?;
+                let bound: Vec<(&str, Listen)> = self.snapshot.listeners.iter().flat_map(bound).collect();
+                let own = check::OwnListeners::new(bound.iter().map(|(listener, listen)| (*listener, listen)));
+                own.refuse(&backend.address, preflight::is_ours).map_err(Refused::Invalid)?;
                 if settings.backends.iter().any(|other| other.name == backend.name) {
                     return Err(Refused::Exists { pool: pool.clone(), name: backend.name.clone() });
                 }
@@ -351,6 +355,15 @@ impl<'a> Members<'a> {
     fn find(&self, pool: &str, name: &str) -> Option<&'a Member> {
         self.0.get(&(pool, name)).copied()
     }
+}
+
+/// Where a listener listens, with the real ports.
+fn bound(listener: &Arc<Listener>) -> impl Iterator<Item = (&str, Listen)> {
+    let at = |endpoint: &Endpoint| match endpoint {
+        Endpoint::Inet(at) => Listen(Address::Inet(*at)),
+        Endpoint::Unix(path) => Listen(Address::Unix(path.to_path_buf())),
+    };
+    listener.addresses.iter().map(move |address| (listener.name.as_str(), at(&address.endpoint)))
 }
 
 /// What [`Truth::bind`] did.

@@ -92,8 +92,11 @@ fn at_port(endpoint: &Endpoint, port: Option<u16>) -> Endpoint {
 fn host_of(address: Option<&Address>, endpoint: &Endpoint) -> String {
     match (address, endpoint) {
         (_, Endpoint::Unix(_)) => "localhost".to_owned(),
-        (Some(Address::Name(host, _)), Endpoint::Inet(at)) => Address::Name(host.clone(), at.port()).to_string(),
-        (_, Endpoint::Inet(at)) => at.to_string(),
+        (Some(Address::Name(host, _)), Endpoint::Inet(at)) if !host.contains('%') => {
+            Address::Name(host.clone(), at.port()).to_string()
+        }
+        // Without the interface, which means nothing to the backend (RFC 6874).
+        (_, Endpoint::Inet(at)) => SocketAddr::new(at.ip(), at.port()).to_string(),
     }
 }
 

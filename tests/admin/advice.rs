@@ -1,7 +1,8 @@
 //! What an operator may not have meant is done and warned of.
 
-use crate::support::Balancer;
+use crate::support::{Balancer, Process};
 use serde_json::{Value, json};
+use std::net::TcpListener;
 
 const BACKENDS: &str = "/v1/pools/default/backends";
 
@@ -27,4 +28,40 @@ fn a_weight_that_the_algorithm_ignores_is_set_and_warned_of() {
     let balancer = Balancer::start(&["-b", "127.0.0.1:1,name=a", "-b", "127.0.0.1:2,name=b", "--health", "off"]);
     let changed = balancer.call("PATCH", &format!("{BACKENDS}/a"), "{\"weight\":5}").json(200);
     assert_eq!(changed.get("warnings"), None);
+}
+
+#[test]
+fn a_reload_that_is_only_tried_says_what_it_would_meet() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let text = |more: &str, backend: &str| {
+        format!(
+            "[global]\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0'{more}]\n[[pool]]\nhealth.kind = 'off'\n\
+             backend = [{{ address = '{backend}' }}]\n"
+        )
+    };
+    std::fs::write(&file, text("", "127.0.0.1:1")).unwrap();
+    let process = Process::start(&["--config", file.to_str().unwrap()]);
+    let (listen, admin) = (process.after("listening on "), process.after("admin on http://"));
+    let balancer = Balancer { process, listen, admin };
+    let tried = || balancer.call("POST", "/v1/reload?dry_run=true", "").json(200)["warnings"].clone();
+    assert_eq!(tried(), json!([]), "what it has bound itself is not busy");
+    let at = taken.local_addr().unwrap();
+    std::fs::write(&file, text(&format!(", '{at}'"), "nowhere.invalid:1")).unwrap();
+    let warnings = tried();
+    let lines: Vec<&str> = warnings.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert_eq!(lines.len(), 2, "{lines:?}");
+    assert!(lines[0].starts_with("pool default: can't resolve nowhere.invalid:1: "), "{lines:?}");
+    assert!(lines[1].starts_with(&format!("listener default: can't listen on {at} now: Address already")), "{lines:?}");
+    let reload = balancer.client(&["reload", "--dry-run"]);
+    assert!(reload.status.success());
+    assert_eq!(
+        String::from_utf8(reload.stderr).unwrap().lines().filter(|line| line.starts_with("warning: ")).count(),
+        2
+    );
+    // With the port that the kernel picked, a backend can be recognised as the listener.
+    let body = json!({ "address": balancer.listen }).to_string();
+    let why = balancer.call("POST", "/v1/pools/default/backends", &body).error(400);
+    assert!(why.contains("this is where listener default listens"), "{why}");
 }

@@ -263,13 +263,16 @@ fn as_json_a_line_is_an_object_with_the_same_names() {
 #[test]
 fn with_a_dash_it_is_on_stdout_and_signals_change_nothing() {
     let server = Server::start(obedient);
-    let mut tcplb = Tcplb::new().backend_with(server.at(), "name=web1").unprobed().args(["--access-log", "-"]).start();
-    tcplb.signal(Signal::USR1);
-    tcplb.wait_for_line("SIGUSR1 ignored");
-    act(&tcplb, "finish\n", |client| client.hear_all().clear());
-    let line = parse(&tcplb.wait_for_line(" backend_fin"));
-    assert_eq!(of(&line, ["backend", "bytes_to_client"]), ["web1", "3"]);
-    assert_ends_well(&mut tcplb);
+    for stdout in ["-", "/dev/stdout"] {
+        let flags = ["--access-log", stdout];
+        let mut tcplb = Tcplb::new().backend_with(server.at(), "name=web1").unprobed().args(flags).start();
+        tcplb.signal(Signal::USR1);
+        tcplb.wait_for_line("SIGUSR1 ignored");
+        act(&tcplb, "finish\n", |client| client.hear_all().clear());
+        let line = parse(&tcplb.wait_for_line(" backend_fin"));
+        assert_eq!(of(&line, ["backend", "bytes_to_client"]), ["web1", "3"]);
+        assert_ends_well(&mut tcplb);
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod accepting;
 mod access_log;
 mod addresses;
 mod algorithms;
+mod check;
 mod closing;
 mod costs;
 mod crowds;

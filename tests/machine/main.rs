@@ -19,6 +19,7 @@ mod garbage;
 mod lab;
 mod memory;
 mod ports;
+mod scopes;
 mod slow;
 mod stopped;
 mod stuck;

@@ -2,11 +2,10 @@
 
 use super::table::{Found, Table};
 use crate::base::{Address, Listen, nearest};
-use crate::config::check;
+use crate::config::check::{self, Place};
 use crate::config::model::{Backend, Global, Listener, Pool};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::path::Path;
 
 /// A listener, the addresses that it binds, and the table it was read from.
 pub type Listening<'a> = ((Listener, Vec<Found<Listen>>), Table<'a>);
@@ -33,6 +32,21 @@ pub fn check(
         pool_of(listener, at, &names, &known);
     }
     addresses(global, listeners);
+    own_listeners(listeners, pools);
+}
+
+/// Notes backends that are listeners of the file. Which other addresses are this machine's, a start finds out.
+fn own_listeners(listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
+    let binds = listeners
+        .iter()
+        .flat_map(|((listener, bind), _)| bind.iter().map(move |listen| (listener.name.as_str(), &listen.value)));
+    let own = check::OwnListeners::new(binds);
+    for at in pools.iter().flat_map(|(_, at)| at.entries("backend")) {
+        let Some(Ok(address)) = at.raw("address").map(Address::parse_backend) else { continue };
+        if let Err(why) = own.refuse(&address, |_| false) {
+            at.wrong("address", why);
+        }
+    }
 }
 
 /// The listeners, each with its pool: one that names none has the only one.
@@ -92,14 +106,10 @@ fn addresses(global: Option<(&Global, &Table<'_>)>, listeners: &[Listening<'_>])
     let admin = global.and_then(|(global, at)| Some((global.admin.as_ref()?, at.place("admin"), at)));
     let bound = listeners.iter().flat_map(|((_, bind), at)| bind.iter().map(move |found| (&found.value, found.at, at)));
     // There may be thousands of listeners: only those that can overlap are compared.
-    let mut seen: HashMap<Contested<'_>, Vec<(&Listen, usize)>> = HashMap::new();
+    let mut seen: HashMap<Place<'_>, Vec<(&Listen, usize)>> = HashMap::new();
     for (listen, here, at) in admin.into_iter().chain(bound) {
-        let contested = match &listen.0 {
-            Address::Inet(at) => Contested::Port(at.port()),
-            Address::Any(port) | Address::Name(_, port) => Contested::Port(*port),
-            Address::Unix(path) => Contested::Path(path),
-        };
-        if contested == Contested::Port(0) {
+        let contested = Place::of(&listen.0);
+        if contested == Place::Port(0) {
             // The kernel picks a free port each time.
             continue;
         }
@@ -115,11 +125,4 @@ fn addresses(global: Option<(&Global, &Table<'_>)>, listeners: &[Listening<'_>])
         }
         seen.push((listen, here));
     }
-}
-
-/// What two listeners compete for.
-#[derive(PartialEq, Eq, Hash)]
-enum Contested<'a> {
-    Port(u16),
-    Path(&'a Path),
 }

@@ -249,6 +249,15 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// The same once more, noting nothing.
+    pub fn entries(&self, key: &str) -> Vec<Table<'a>> {
+        let items = self.table.get(key).and_then(|value| value.get_ref().as_array()).into_iter().flatten();
+        let open = |item: &'a Spanned<DeValue<'a>>| {
+            Some(Table { table: item.get_ref().as_table()?, at: item.span().start, notes: self.notes })
+        };
+        items.filter_map(open).collect()
+    }
+
     fn take<T>(&self, key: &str, value: &Spanned<DeValue<'_>>, result: Result<T, String>) -> Option<T> {
         result.map_err(|why| self.notes.wrong(value.span().start, format!("{key}: {why}"))).ok()
     }

@@ -1,0 +1,168 @@
+//! What only a start or a reload finds out, asked beforehand: names, ports, files, users.
+//!
+//! `tcplb check` and a reload that is only tried show the answers as warnings: by the time of the start, each of them may be
+//! another one. Nothing listens, and nothing is connected to: a port is tried by a bind without a listen, which no client
+//! notices.
+//!
+//! One answer is a mistake, not a warning: a backend that is a listener of this tcplb ([`mistakes`]).
+//!
+//! | file | what |
+//! |---|---|
+//! | `names` | names into addresses, in bounded time |
+//! | `places` | whether an address could be listened on |
+
+mod names;
+mod places;
+
+use crate::base::{Address, Listen, duration};
+use crate::config::check::OwnListeners;
+use crate::config::model::{LogTo, Model};
+use crate::confine;
+use names::Names;
+use rustix::fs::{Access, access};
+use socket2::{Domain, Socket, Type};
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+/// What comes next.
+pub enum Before<'a> {
+    /// A start with this file.
+    Start {
+        /// Where the model came from.
+        file: &'a Path,
+    },
+    /// A reload of a tcplb that runs.
+    Reload {
+        /// What it runs.
+        running: &'a Model,
+    },
+}
+
+/// Everything that would go wrong now, a line each.
+pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
+    let names = Names::of(model);
+    let mut warnings = Vec::new();
+    for pool in &model.pools {
+        for backend in &pool.backends {
+            if let Address::Name(host, _) = &backend.address
+                && let Err(why) = names.addresses(host)
+            {
+                warnings.push(format!("pool {}: can't resolve {}: {why}", pool.name, backend.address));
+            }
+        }
+    }
+    for (listener, listen) in listens(model).filter(|(_, listen)| !before.is_bound(listen)) {
+        if let Err(why) = places::try_bind(listen, &names) {
+            warnings.push(format!("{listener}: can't listen on {listen} now: {why}"));
+        }
+    }
+    if let Before::Start { file } = before {
+        warnings.extend(files(model));
+        warnings.extend(confine::Plan::new(model, Some(file)).err());
+    }
+    warnings
+}
+
+/// Every backend that is a listener of this model on an address of this machine. The file's parser has refused what shows
+/// without asking for this machine's addresses.
+pub fn mistakes(model: &Model) -> Vec<String> {
+    let binds = model
+        .listeners
+        .iter()
+        .flat_map(|listener| listener.bind.iter().map(move |listen| (listener.name.as_str(), listen)));
+    let own = OwnListeners::new(binds);
+    let mut mistakes = Vec::new();
+    for pool in &model.pools {
+        for backend in &pool.backends {
+            if let Err(why) = own.refuse(&backend.address, is_ours) {
+                mistakes.push(format!("pool {}: backend {}: {why}", pool.name, backend.name));
+            }
+        }
+    }
+    mistakes
+}
+
+impl Before<'_> {
+    /// Whether the process has it already, and keeps it.
+    fn is_bound(&self, listen: &Listen) -> bool {
+        match self {
+            Before::Start { .. } => false,
+            Before::Reload { running } => listens(running).any(|(_, bound)| bound == listen),
+        }
+    }
+}
+
+/// Every address that a model listens on, and what for.
+fn listens(model: &Model) -> impl Iterator<Item = (String, &Listen)> {
+    let of_clients = model
+        .listeners
+        .iter()
+        .flat_map(|listener| listener.bind.iter().map(move |listen| (format!("listener {}", listener.name), listen)));
+    of_clients.chain(model.global.admin.iter().map(|listen| ("admin".to_owned(), listen)))
+}
+
+fn files(model: &Model) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(token) = &model.global.admin_token_file
+        && let Err(error) = File::open(token)
+    {
+        warnings.push(format!("admin_token_file: can't read {}: {error}", token.display()));
+    }
+    if let Some(LogTo::File(log)) = &model.global.access_log
+        && let Err(error) = can_write(log)
+    {
+        warnings.push(format!("access_log: can't write {}: {error}", log.display()));
+    }
+    warnings
+}
+
+/// Could it be opened for writing, or made? Opening it to find out would make it.
+fn can_write(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match access(path, Access::WRITE_OK) {
+        Err(rustix::io::Errno::NOENT) => access(directory, Access::WRITE_OK | Access::EXEC_OK)?,
+        outcome => outcome?,
+    }
+    Ok(())
+}
+
+/// Is it an address of this machine? To itself, a machine talks from the address that it talks to. The socket sends nothing.
+pub fn is_ours(ip: IpAddr) -> bool {
+    let to = SocketAddr::new(ip, 1);
+    let from = || {
+        let socket = Socket::new(Domain::for_address(to), Type::DGRAM.cloexec(), None)?;
+        socket.connect(&to.into())?;
+        socket.local_addr()
+    };
+    from().is_ok_and(|from| from.as_socket().is_some_and(|from| from.ip() == ip))
+}
+
+/// As a message has it.
+fn no_answer(time: std::time::Duration) -> String {
+    format!("no answer within {}", duration::written(time))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_s_addresses_are_told_from_others() {
+        assert!(is_ours("127.0.0.1".parse().unwrap()));
+        assert!(!is_ours("192.0.2.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_file_that_could_be_made_is_not_made() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("access.log");
+        assert!(can_write(&path).is_ok() && !path.exists());
+        assert!(can_write(place.path()).is_err());
+        assert!(can_write(&path.join("below")).is_err());
+    }
+}

@@ -1,0 +1,74 @@
+//! Whether an address could be listened on now. A port is bound for a moment and not listened on; the file of a unix socket is
+//! not touched.
+
+use super::names::Names;
+use crate::base::{Address, Listen};
+use rustix::io::Errno;
+use socket2::{Domain, Socket, Type};
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+/// Why a start could not listen there.
+pub fn try_bind(listen: &Listen, names: &Names) -> Result<(), String> {
+    match &listen.0 {
+        Address::Inet(at) => bind(*at).map_err(|error| told(&error)),
+        Address::Any(port) => every_interface(*port).map_err(|error| told(&error)),
+        Address::Name(host, port) => names.addresses(host)?.iter().try_for_each(|at| {
+            let mut at = *at;
+            at.set_port(*port);
+            bind(at).map_err(|error| told(&error))
+        }),
+        Address::Unix(path) => unix(path).map_err(|error| told(&error)),
+    }
+}
+
+fn told(error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        return format!("{error} (by the tcplb that runs with this file, if there is one)");
+    }
+    error.to_string()
+}
+
+/// With SO_REUSEADDR it fails if another socket listens there, and not for what old connections left behind (socket(7)).
+fn bind(at: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM.cloexec(), None)?;
+    socket.set_reuse_address(true)?;
+    if at.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&at.into())
+}
+
+/// As the start does: one dual-stack socket, or plain IPv4 where the kernel has no IPv6.
+fn every_interface(port: u16) -> io::Result<()> {
+    match bind((Ipv6Addr::UNSPECIFIED, port).into()) {
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => {
+            bind((Ipv4Addr::UNSPECIFIED, port).into())
+        }
+        outcome => outcome,
+    }
+}
+
+/// A socket file that no process listens on is replaced by the start. To connect would disturb one that does.
+fn unix(path: &Path) -> io::Result<()> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !directory.is_dir() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() || is_listened_on(path) => Err(io::ErrorKind::AddrInUse.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Looks into the kernel's list, whose fourth column has the flag __SO_ACCEPTCON for sockets that listen (proc(5)).
+fn is_listened_on(path: &Path) -> bool {
+    let all = fs::read_to_string("/proc/net/unix").unwrap_or_default();
+    all.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        fields.nth(3) == Some("00010000") && path.to_str().is_some_and(|path| line.ends_with(&format!(" {path}")))
+    })
+}

@@ -1,0 +1,92 @@
+//! `tcplb check`: what it refuses because of this machine's addresses, and what it foresees of a start.
+
+use crate::support::{Server, Tcplb, peers};
+use std::fs;
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
+use tempfile::TempDir;
+
+/// What `check` makes of a file: its exit code, and its lines on stderr.
+fn check(place: &TempDir, text: &str) -> (Option<i32>, Vec<String>) {
+    let file = place.path().join("tcplb.toml");
+    fs::write(&file, text).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tcplb")).arg("check").arg(&file).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    (output.status.code(), said.lines().map(str::to_owned).collect())
+}
+
+fn file(global: &str, bind: &str, backend: &str) -> String {
+    format!(
+        "[global]\n{global}\n[[listener]]\nname = \"web\"\nbind = [\"{bind}\"]\n[[pool]]\nname = \"app\"\n\
+         [[pool.backend]]\nname = \"web1\"\naddress = \"{backend}\"\n"
+    )
+}
+
+#[test]
+fn check_warns_of_what_only_a_start_finds() {
+    let place = tempfile::tempdir().unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = taken.local_addr().unwrap();
+    let missing = place.path().join("missing");
+    let global = format!(
+        "admin = \"192.0.2.1:1\"\nadmin_token_file = {:?}\naccess_log = {:?}\nuser = \"no-such-user\"\n",
+        missing.join("token"),
+        missing.join("log")
+    );
+    let (code, said) = check(&place, &file(&global, &at.to_string(), "nowhere.invalid:80"));
+    assert_eq!(code, Some(0), "{said:?}");
+    for wanted in [
+        "warning: pool app: can't resolve nowhere.invalid:80: ".to_owned(),
+        format!("warning: listener web: can't listen on {at} now: Address already in use"),
+        "warning: admin: can't listen on 192.0.2.1:1 now: Cannot assign requested address".to_owned(),
+        format!("warning: admin_token_file: can't read {}: No such file", missing.join("token").display()),
+        format!("warning: access_log: can't write {}: No such file", missing.join("log").display()),
+        "warning: user: ".to_owned(),
+    ] {
+        assert_eq!(said.iter().filter(|line| line.starts_with(&wanted)).count(), 1, "no `{wanted}` in {said:#?}");
+    }
+    assert_eq!(said.len(), 6, "{said:#?}");
+    // It was not disturbed.
+    TcpStream::connect(at).unwrap();
+    assert!(taken.accept().is_ok());
+    // A socket file that a process listens on is busy; one that is left over is not.
+    let server = Server::start_unix(&place.path().join("a.sock"), peers::echo);
+    let bind = server.at().to_string();
+    let (code, said) = check(&place, &file("", &bind, "127.0.0.1:1"));
+    assert_eq!(code, Some(0));
+    assert!(said.len() == 1 && said[0].starts_with("warning: listener web: can't listen on unix:"), "{said:#?}");
+    assert_eq!(server.accepted(), 0);
+    assert_eq!(check(&place, &file("", "127.0.0.1:0", "localhost:1")), (Some(0), Vec::new()));
+}
+
+#[test]
+fn a_backend_that_is_a_listener_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    // This machine's own address towards others, if it has one.
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let own = socket.connect("192.0.2.1:1").and_then(|()| socket.local_addr()).map(|at| at.ip());
+    let mut cases = vec![
+        (":4711", "127.0.0.1:4711"),
+        (":4711", "[::1]:4711"),
+        ("0.0.0.0:4711", "localhost:4711"),
+        ("127.0.0.1:4711", "127.0.0.1:4711"),
+        ("unix:/tmp/x.sock", "unix:/tmp/x.sock"),
+    ];
+    let own = own.map(|ip| format!("{ip}:4711"));
+    cases.extend(own.iter().map(|own| ("[::]:4711", own.as_str())));
+    for (bind, backend) in cases {
+        let why = format!("this is where listener web listens (`{bind}`)");
+        let (code, said) = check(&place, &file("", bind, backend));
+        assert!(code == Some(2) && said.len() == 1 && said[0].contains(&why), "{bind} {backend}: {said:#?}");
+        let flags = ["--listen", bind, "--backend", backend];
+        let output = Command::new(env!("CARGO_BIN_EXE_tcplb")).args(flags).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let why = why.replace("web", "default");
+        assert!(output.status.code() == Some(2) && said.contains(&why), "{bind} {backend}: {said}");
+    }
+    for (bind, backend) in [(":0", "127.0.0.1:4711"), (":4711", "192.0.2.1:4711"), (":4711", "127.0.0.1:4712")] {
+        assert_eq!(check(&place, &file("", bind, backend)).0, Some(0), "{bind} {backend}");
+    }
+    let said = Tcplb::new().listen("127.0.0.1:4711").args(["-b", "tcp://127.0.0.1:80"]).start_in_vain().1;
+    assert!(said.contains("an address has no `tcp://`: write `127.0.0.1:80`"), "{said}");
+}
