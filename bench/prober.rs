@@ -10,6 +10,7 @@ use std::error::Error;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tcplb::base::{Address, Endpoint};
 use tcplb::config::model::{self, Global, Health, HealthKind, Model};
@@ -34,7 +35,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     let prober = prober::spawn(snapshot.clone(), Box::new(|_| {}))?;
     let stat = stat_of_prober()?;
     let probes = || -> u64 {
-        let of = |member: &pool::Member| member.backend.health.lock().probes.iter().sum::<u64>();
+        let of = |member: &pool::Member| {
+            member.backend.counters.probes.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>()
+        };
         snapshot.pools[0].members.iter().map(of).sum()
     };
 

@@ -31,6 +31,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("global.sandbox", &["sandbox_shuts_out_what_is_not_needed"]),
     ("global.access_log", &["access_log_names_the_file_and_log_format_its_lines"]),
     ("global.log_format", &["access_log_names_the_file_and_log_format_its_lines"]),
+    ("global.metrics_per_backend", &["without_series_per_backend_the_sums_of_each_pool_remain_and_never_fall"]),
     ("listener.name", &["a_listener_s_name_is_what_status_shows"]),
     ("listener.bind", &["bind_says_where_clients_connect", "every_address_of_bind_is_served"]),
     ("listener.pool", &["pool_says_who_serves_a_listener"]),

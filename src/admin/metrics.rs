@@ -8,8 +8,9 @@ use super::status;
 use crate::logger;
 use crate::policy::health::{Class, ConnectFailure};
 use crate::pool::histogram::Reading;
-use crate::pool::{Member, Pool, Published, Refusal, Snapshot};
+use crate::pool::{Counters, Member, Pool, Published, Refusal, Snapshot};
 use std::fmt::{Display, Write};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 /// The media type of the answer.
@@ -18,15 +19,24 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The text under construction.
 struct Text(String);
 
-/// Everything there is to count.
-pub fn text(published: &Published) -> String {
+/// What the series of a backend, or of a pool where backends have none, are made of.
+struct Row<'a> {
+    /// The labels as they stand between the braces.
+    labels: String,
+    counters: &'a Counters,
+    up: u64,
+    active: u64,
+}
+
+/// Everything there is to count. `per_backend`: each backend has series of its own; otherwise the same families hold the
+/// sums of each pool.
+pub fn text(published: &Published, per_backend: bool) -> String {
     let mut text = Text(String::with_capacity(16 * 1024));
     let snapshot = published.snapshot();
     text.family("tcplb_build_info", "gauge", "The version; the value is always 1.");
     text.sample("tcplb_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     listeners(&mut text, &snapshot);
-    backends(&mut text, &snapshot);
-    pools(&mut text, &snapshot);
+    part(&mut text, &snapshot.pools, per_backend);
     let (worked, failed) = published.reloads();
     text.family("tcplb_config_reloads_total", "counter", "Reloads of the configuration file by their result.");
     text.sample("tcplb_config_reloads_total", &[("result", "success")], worked);
@@ -40,6 +50,41 @@ pub fn text(published: &Published) -> String {
     text.sample("tcplb_log_lines_lost_total", &[], logger::lines_lost());
     process(&mut text, &Process::read());
     text.0
+}
+
+/// What of it is about this pool.
+pub fn of_pool(pool: &Arc<Pool>, per_backend: bool) -> String {
+    let mut text = Text(String::with_capacity(16 * 1024));
+    part(&mut text, std::slice::from_ref(pool), per_backend);
+    text.0
+}
+
+fn part(text: &mut Text, pools: &[Arc<Pool>], per_backend: bool) {
+    let rows: Vec<Row<'_>> = if per_backend {
+        pools.iter().flat_map(|pool| pool.members.iter().map(|member| of_backend(pool, member))).collect()
+    } else {
+        pools.iter().map(|pool| sums(pool)).collect()
+    };
+    backends(text, &rows);
+    self::pools(text, pools);
+}
+
+fn of_backend<'a>(pool: &Pool, member: &'a Member) -> Row<'a> {
+    Row {
+        labels: labels(&[("pool", &pool.settings.name), ("backend", &member.backend.name)]),
+        counters: &member.backend.counters,
+        up: u64::from(status::is_up(pool, member)),
+        active: u64::from(member.backend.active()),
+    }
+}
+
+fn sums(pool: &Pool) -> Row<'_> {
+    Row {
+        labels: labels(&[("pool", &pool.settings.name)]),
+        counters: &pool.totals.counters,
+        up: pool.members.iter().filter(|member| status::is_up(pool, member)).count() as u64,
+        active: pool.members.iter().map(|member| u64::from(member.backend.active())).sum(),
+    }
 }
 
 fn listeners(text: &mut Text, snapshot: &Snapshot) {
@@ -74,70 +119,55 @@ fn listeners(text: &mut Text, snapshot: &Snapshot) {
     }
 }
 
-fn backends(text: &mut Text, snapshot: &Snapshot) {
-    let all = || snapshot.pools.iter().flat_map(|pool| pool.members.iter().map(move |member| (&**pool, member)));
-    let labels = |pool: &Pool, member: &Member| [pool.settings.name.clone(), member.backend.name.clone()];
-    let mut each = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Pool, &Member) -> u64| {
+fn backends(text: &mut Text, rows: &[Row<'_>]) {
+    let mut each = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Row<'_>) -> u64| {
         text.family(name, kind, help);
-        for (pool, member) in all() {
-            let [pool_name, backend] = labels(pool, member);
-            text.sample(name, &[("pool", &pool_name), ("backend", &backend)], value(pool, member));
-        }
+        rows.iter().for_each(|row| text.line(name, &row.labels, &[], value(row)));
     };
-    each("tcplb_backend_up", "gauge", "1 if it takes new connections: healthy and enabled.", &|pool, member| {
-        u64::from(status::is_up(pool, member))
+    each("tcplb_backend_up", "gauge", "1 if it takes new connections: healthy and enabled.", &|row| row.up);
+    each("tcplb_backend_connections_total", "counter", "Connections that reached it.", &|row| {
+        row.counters.connections.load(Relaxed)
     });
-    each("tcplb_backend_connections_total", "counter", "Connections that reached it.", &|_, member| {
-        member.backend.counters.connections.load(Relaxed)
-    });
-    each("tcplb_backend_connections_active", "gauge", "Connections open to it now, or being dialled.", &|_, member| {
-        u64::from(member.backend.active())
+    each("tcplb_backend_connections_active", "gauge", "Connections open to it now, or being dialled.", &|row| {
+        row.active
     });
     text.family("tcplb_backend_connect_failures_total", "counter", "Connection attempts that failed.");
-    for (pool, member) in all() {
-        let [pool_name, backend] = labels(pool, member);
-        for (reason, count) in ConnectFailure::LABELS.iter().zip(&member.backend.counters.connect_failures) {
-            let labels = [("pool", pool_name.as_str()), ("backend", &backend), ("reason", reason)];
-            text.sample("tcplb_backend_connect_failures_total", &labels, count.load(Relaxed));
+    for row in rows {
+        for (reason, count) in ConnectFailure::LABELS.iter().zip(&row.counters.connect_failures) {
+            let count = count.load(Relaxed);
+            text.line("tcplb_backend_connect_failures_total", &row.labels, &[("reason", reason)], count);
         }
     }
     text.family("tcplb_backend_bytes_total", "counter", "Bytes relayed.");
-    for (pool, member) in all() {
-        let [pool_name, backend] = labels(pool, member);
-        let counters = &member.backend.counters;
+    for row in rows {
+        let counters = row.counters;
         for (direction, count) in [("to_backend", &counters.bytes_to_backend), ("to_client", &counters.bytes_to_client)]
         {
-            let labels = [("pool", pool_name.as_str()), ("backend", &backend), ("direction", direction)];
-            text.sample("tcplb_backend_bytes_total", &labels, count.load(Relaxed));
+            let more = [("direction", direction)];
+            text.line("tcplb_backend_bytes_total", &row.labels, &more, count.load(Relaxed));
         }
     }
     text.family("tcplb_backend_connect_duration_seconds", "histogram", "How long connecting took.");
-    for (pool, member) in all() {
-        let [pool_name, backend] = labels(pool, member);
-        let reading = member.backend.counters.connect_times.read();
-        let labels = [("pool", pool_name.as_str()), ("backend", &backend)];
-        text.histogram("tcplb_backend_connect_duration_seconds", &labels, &reading);
+    for row in rows {
+        text.histogram("tcplb_backend_connect_duration_seconds", &row.labels, &row.counters.connect_times.read());
     }
     text.family("tcplb_health_probes_total", "counter", "Health probes by their result.");
-    for (pool, member) in all() {
-        let [pool_name, backend] = labels(pool, member);
-        let probes = member.backend.health.lock().probes;
-        for (class, count) in Class::ALL.iter().zip(probes) {
-            let labels = [("pool", pool_name.as_str()), ("backend", &backend), ("result", class.label())];
-            text.sample("tcplb_health_probes_total", &labels, count);
+    for row in rows {
+        for (class, count) in Class::ALL.iter().zip(&row.counters.probes) {
+            text.line("tcplb_health_probes_total", &row.labels, &[("result", class.label())], count.load(Relaxed));
         }
     }
 }
 
-fn pools(text: &mut Text, snapshot: &Snapshot) {
+fn pools(text: &mut Text, pools: &[Arc<Pool>]) {
     let help = "How long connections lasted, from accept to the end.";
     text.family("tcplb_connection_duration_seconds", "histogram", help);
-    for pool in &snapshot.pools {
-        let reading = pool.totals.durations.read();
-        text.histogram("tcplb_connection_duration_seconds", &[("pool", &pool.settings.name)], &reading);
+    for pool in pools {
+        let labels = labels(&[("pool", &pool.settings.name)]);
+        text.histogram("tcplb_connection_duration_seconds", &labels, &pool.totals.durations.read());
     }
     text.family("tcplb_connect_retries_total", "counter", "Attempts with another backend after one had failed.");
-    for pool in &snapshot.pools {
+    for pool in pools {
         let retries = pool.totals.connect_retries.load(Relaxed);
         text.sample("tcplb_connect_retries_total", &[("pool", &pool.settings.name)], retries);
     }
@@ -165,43 +195,62 @@ impl Text {
         self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
+    fn sample(&mut self, name: &str, more: &[(&str, &str)], value: impl Display) {
+        self.line(name, &labels(more), &[], value);
+    }
+
+    /// A series whose labels are these, escaped already, and some more, whose values need no escape.
+    fn line(&mut self, name: &str, labels: &str, more: &[(&str, &str)], value: impl Display) {
         self.0.push_str(name);
-        for (index, (key, label)) in labels.iter().enumerate() {
-            self.push(format_args!("{}{key}=\"", if index == 0 { '{' } else { ',' }));
-            for letter in label.chars() {
-                match letter {
-                    '\\' => self.0.push_str("\\\\"),
-                    '"' => self.0.push_str("\\\""),
-                    '\n' => self.0.push_str("\\n"),
-                    other => self.0.push(other),
-                }
+        if !(labels.is_empty() && more.is_empty()) {
+            self.0.push('{');
+            self.0.push_str(labels);
+            for (index, (key, value)) in more.iter().enumerate() {
+                let comma = if index == 0 && labels.is_empty() { "" } else { "," };
+                self.push(format_args!("{comma}{key}=\"{value}\""));
             }
-            self.0.push('"');
-        }
-        if !labels.is_empty() {
             self.0.push('}');
         }
         self.push(format_args!(" {value}\n"));
     }
 
-    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], reading: &Reading) {
+    fn histogram(&mut self, name: &str, labels: &str, reading: &Reading) {
         let bucket = format!("{name}_bucket");
         let mut below = 0;
         for (bound, count) in reading.bounds.iter().zip(&reading.counts) {
             below += count;
             let bound = bound.as_secs_f64().to_string();
-            self.sample(&bucket, &[labels, &[("le", bound.as_str())]].concat(), below);
+            self.line(&bucket, labels, &[("le", bound.as_str())], below);
         }
-        self.sample(&bucket, &[labels, &[("le", "+Inf")]].concat(), reading.count());
-        self.sample(&format!("{name}_sum"), labels, reading.sum.as_secs_f64());
-        self.sample(&format!("{name}_count"), labels, reading.count());
+        self.line(&bucket, labels, &[("le", "+Inf")], reading.count());
+        self.line(&format!("{name}_sum"), labels, &[], reading.sum.as_secs_f64());
+        self.line(&format!("{name}_count"), labels, &[], reading.count());
     }
 
     fn push(&mut self, part: std::fmt::Arguments<'_>) {
         // Writing to a string can't fail.
         let _ = self.0.write_fmt(part);
     }
+}
+
+/// Labels as they stand between the braces.
+fn labels(pairs: &[(&str, &str)]) -> String {
+    let mut text = String::new();
+    for (index, (key, value)) in pairs.iter().enumerate() {
+        text.push_str(if index == 0 { "" } else { "," });
+        text.push_str(key);
+        text.push_str("=\"");
+        for letter in value.chars() {
+            match letter {
+                '\\' => text.push_str("\\\\"),
+                '"' => text.push_str("\\\""),
+                '\n' => text.push_str("\\n"),
+                other => text.push(other),
+            }
+        }
+        text.push('"');
+    }
+    text
 }
 
 #[cfg(test)]

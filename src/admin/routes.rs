@@ -187,8 +187,9 @@ pub static ROUTES: &[Route] = &[
     Route {
         path: "/metrics",
         summary: "Figures for Prometheus.",
-        answers: &[(200, "Prometheus text 0.0.4.", Content::Other(metrics::CONTENT_TYPE))],
-        call: |state, _| Response::text(200, metrics::CONTENT_TYPE, metrics::text(&state.published)),
+        values: &[("pool", "Only what is about this pool.")],
+        answers: &[(200, "Prometheus text 0.0.4.", Content::Other(metrics::CONTENT_TYPE)), NO_POOL, WRONG],
+        call: figures,
         ..PLAIN
     },
     Route {
@@ -229,6 +230,18 @@ pub static ROUTES: &[Route] = &[
 ];
 
 const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
+
+fn figures(state: &State, call: &Call<'_>) -> Response {
+    let per_backend = state.published.model().global.metrics_per_backend;
+    let text = match call.value("pool") {
+        None => metrics::text(&state.published, per_backend),
+        Some(name) => match state.published.snapshot().pool(name) {
+            Some(pool) => metrics::of_pool(pool, per_backend),
+            None => return changes::refusal(&Refused::NoPool(name.to_owned())),
+        },
+    };
+    Response::text(200, metrics::CONTENT_TYPE, text)
+}
 
 fn ready(state: &State, call: &Call<'_>) -> Response {
     let snapshot = state.published.snapshot();
@@ -396,6 +409,8 @@ mod tests {
             ("HEAD", "/v1/status", "", 200),
             ("get", "/v1/status", "", 405),
             ("GET", "/healthz", "verbose=1", 200),
+            ("GET", "/metrics", "pool=web", 200),
+            ("GET", "/metrics", "collect=all", 400),
             ("GET", "/readyz", "pool=web", 200),
             ("GET", "/readyz", "pol=web", 400),
             ("GET", "/readyz", "pool=web&pool=db", 400),

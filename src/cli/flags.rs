@@ -77,6 +77,7 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
         sandbox: sandbox.unwrap_or_default(),
         access_log: flags.access_log.clone().map(model::LogTo::from),
         log_format: log_format.unwrap_or_default(),
+        metrics_per_backend: true,
     };
     let listeners = vec![model::Listener { bind, accept_proxy: flags.accept_proxy, ..model::Listener::default() }];
     let model = Model { global, listeners, pools: vec![pool] };

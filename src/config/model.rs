@@ -50,6 +50,8 @@ pub struct Global {
     pub access_log: Option<LogTo>,
     /// What such a line looks like.
     pub log_format: LogFormat,
+    /// Do metrics have series for each backend? Otherwise their sums per pool.
+    pub metrics_per_backend: bool,
 }
 
 impl Default for Global {
@@ -70,6 +72,7 @@ impl Default for Global {
             sandbox: Sandbox::default(),
             access_log: None,
             log_format: LogFormat::default(),
+            metrics_per_backend: true,
         }
     }
 }

@@ -43,6 +43,7 @@ fn global(out: &mut Lines, global: &Global) {
     out.text("sandbox", name);
     out.text_if("access_log", global.access_log.as_ref());
     out.text("log_format", words::of(&global.log_format, &LogFormat::NAMES));
+    out.plain("metrics_per_backend", global.metrics_per_backend);
 }
 
 fn listener(out: &mut Lines, listener: &Listener) {

@@ -3,6 +3,7 @@
 //! Settings that an operator may change (weight, limit) are not here but in the snapshot's [`super::Member`]; this
 //! object outlives snapshots, so that counters and averages survive a change of configuration.
 
+use super::PoolTotals;
 use super::histogram::{CONNECTS, Histogram};
 use crate::base::bits::WORD;
 use crate::base::{Endpoint, Tick};
@@ -39,7 +40,7 @@ pub struct Backend {
     lane: usize,
 }
 
-/// Totals since the backend was added. Workers add, everyone reads; all relaxed.
+/// Totals of a backend since it was added, or of a pool. Workers and the prober add, everyone reads; all relaxed.
 #[derive(Debug)]
 pub struct Counters {
     /// Connections that reached the backend.
@@ -52,29 +53,68 @@ pub struct Counters {
     pub bytes_to_backend: AtomicU64,
     /// Bytes relayed from the backend to clients.
     pub bytes_to_client: AtomicU64,
+    /// Probes by [`Class`], in the order of [`Class::ALL`].
+    pub probes: [AtomicU64; Class::ALL.len()],
+    /// The pool's totals, which count everything too. A sum over the backends would fall when one leaves.
+    of_pool: Option<Arc<Counters>>,
 }
 
 impl Default for Counters {
     fn default() -> Self {
-        let (connections, connect_failures, bytes_to_backend, bytes_to_client) = Default::default();
-        let connect_times = Histogram::new(CONNECTS);
-        Counters { connections, connect_times, connect_failures, bytes_to_backend, bytes_to_client }
+        Counters {
+            connections: AtomicU64::new(0),
+            connect_times: Histogram::new(CONNECTS),
+            connect_failures: Default::default(),
+            bytes_to_backend: AtomicU64::new(0),
+            bytes_to_client: AtomicU64::new(0),
+            probes: Default::default(),
+            of_pool: None,
+        }
     }
 }
 
 impl Counters {
+    /// Counts a connection that reached the backend, and how long that took.
+    pub fn connected(&self, took: Option<Duration>) {
+        for counters in self.and_of_pool() {
+            counters.connections.fetch_add(1, Ordering::Relaxed);
+            if let Some(took) = took {
+                counters.connect_times.add(took);
+            }
+        }
+    }
+
     /// Counts a connection attempt that failed.
     pub fn connect_failed(&self, failure: ConnectFailure) {
         let label = failure.label();
-        let counted = ConnectFailure::LABELS.iter().zip(&self.connect_failures).find(|(name, _)| **name == label);
-        if let Some((_, count)) = counted {
-            count.fetch_add(1, Ordering::Relaxed);
+        let Some(reason) = ConnectFailure::LABELS.iter().position(|name| *name == label) else { return };
+        for counters in self.and_of_pool() {
+            counters.connect_failures[reason].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts relayed bytes.
+    pub fn relayed(&self, to_backend: u64, to_client: u64) {
+        for counters in self.and_of_pool() {
+            counters.bytes_to_backend.fetch_add(to_backend, Ordering::Relaxed);
+            counters.bytes_to_client.fetch_add(to_client, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a probe.
+    pub fn probed(&self, class: Class) {
+        for counters in self.and_of_pool() {
+            counters.probes[class as usize].fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Connection attempts that failed, whatever the reason.
     pub fn connect_failures_total(&self) -> u64 {
         self.connect_failures.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    fn and_of_pool(&self) -> impl Iterator<Item = &Counters> {
+        std::iter::once(self).chain(self.of_pool.as_deref())
     }
 }
 
@@ -85,8 +125,6 @@ pub struct HealthReport {
     pub last_result: Option<Outcome>,
     /// When it last went down or came up; `None` if it never did.
     pub last_change: Option<Instant>,
-    /// Probes by [`Class`], in the order of [`Class::ALL`].
-    pub probes: [u64; Class::ALL.len()],
 }
 
 impl Backend {
@@ -97,6 +135,13 @@ impl Backend {
         // The leases of the lane's last tenant are all gone.
         backend.block.clear(backend.lane);
         backend
+    }
+
+    /// What it does from now on counts for the pool, too.
+    #[must_use]
+    pub fn counted_in(mut self, pool: &PoolTotals) -> Backend {
+        self.counters.of_pool = Some(pool.counters.clone());
+        self
     }
 
     /// It has just come up again, or was added to a pool that others serve already: from now on its share grows, where the

@@ -1,35 +1,46 @@
 //! How long something took, counted in a few fixed buckets: what metrics show, and enough to estimate p50 and p99 from.
 //!
-//! Workers add, everyone reads; all relaxed. Adding costs a search among eleven bounds and two atomic additions.
+//! Workers add, everyone reads; all relaxed. Adding costs a search among a few bounds and two atomic additions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Bounds of a histogram; what is above the last has a bucket of its own.
-pub const BOUNDS: usize = 11;
+/// The most bounds that a histogram has; what is above the last has a bucket of its own.
+pub const BOUNDS_MAX: usize = 11;
 
-const fn millis(millis: [u64; BOUNDS]) -> [Duration; BOUNDS] {
-    let mut bounds = [Duration::ZERO; BOUNDS];
+const fn micros<const COUNT: usize>(micros: [u64; COUNT]) -> [Duration; COUNT] {
+    let mut bounds = [Duration::ZERO; COUNT];
     let mut at = 0;
-    while at < BOUNDS {
-        bounds[at] = Duration::from_millis(millis[at]);
+    while at < COUNT {
+        bounds[at] = Duration::from_micros(micros[at]);
         at += 1;
     }
     bounds
 }
 
-/// For connects: from one machine to the next, and up to the time-out.
-pub const CONNECTS: &[Duration; BOUNDS] = &millis([1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 5_000]);
+/// For connects: from one process to the next, and up to the time-out. Few, since every backend has them.
+pub const CONNECTS: &[Duration] = &micros([100, 500, 2_000, 10_000, 50_000, 250_000, 1_000_000, 5_000_000]);
 
 /// For whole connections: from a request to a day.
-pub const CONNECTIONS: &[Duration; BOUNDS] =
-    &millis([10, 100, 500, 1_000, 10_000, 60_000, 300_000, 1_800_000, 3_600_000, 21_600_000, 86_400_000]);
+pub const CONNECTIONS: &[Duration] = &micros([
+    10_000,
+    100_000,
+    500_000,
+    1_000_000,
+    10_000_000,
+    60_000_000,
+    300_000_000,
+    1_800_000_000,
+    3_600_000_000,
+    21_600_000_000,
+    86_400_000_000,
+]);
 
 /// The counts.
 #[derive(Debug)]
 pub struct Histogram {
-    bounds: &'static [Duration; BOUNDS],
-    counts: [AtomicU64; BOUNDS + 1],
+    bounds: &'static [Duration],
+    counts: [AtomicU64; BOUNDS_MAX + 1],
     sum_us: AtomicU64,
 }
 
@@ -37,23 +48,24 @@ pub struct Histogram {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
     /// Upper bounds of all buckets but the last, which has none.
-    pub bounds: &'static [Duration; BOUNDS],
-    /// How many samples fell into each bucket (not cumulative).
-    pub counts: [u64; BOUNDS + 1],
+    pub bounds: &'static [Duration],
+    /// How many samples fell into each bucket (not cumulative): one more than there are bounds, the others are 0.
+    pub counts: [u64; BOUNDS_MAX + 1],
     /// All samples together.
     pub sum: Duration,
 }
 
 impl Histogram {
-    /// Nothing counted yet. `bounds` ascend.
-    pub fn new(bounds: &'static [Duration; BOUNDS]) -> Histogram {
+    /// Nothing counted yet. `bounds` ascend; those beyond [`BOUNDS_MAX`] are not used.
+    pub fn new(bounds: &'static [Duration]) -> Histogram {
+        let bounds = bounds.get(..BOUNDS_MAX).unwrap_or(bounds);
         Histogram { bounds, counts: Default::default(), sum_us: AtomicU64::new(0) }
     }
 
     /// Counts a sample.
     pub fn add(&self, sample: Duration) {
         let bucket = self.bounds.partition_point(|bound| *bound < sample);
-        self.counts[bucket.min(BOUNDS)].fetch_add(1, Ordering::Relaxed);
+        self.counts[bucket.min(BOUNDS_MAX)].fetch_add(1, Ordering::Relaxed);
         self.sum_us.fetch_add(u64::try_from(sample.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
@@ -98,12 +110,20 @@ mod tests {
     fn samples_fall_into_the_bucket_that_bounds_them() {
         let histogram = Histogram::new(CONNECTS);
         assert_eq!(histogram.read().quantile(0.5), None);
-        for micros in [0, 1_000, 1_001, 5_000_000, 5_000_001] {
+        for micros in [0, 100, 101, 5_000_000, 5_000_001] {
             histogram.add(Duration::from_micros(micros));
         }
         let reading = histogram.read();
-        assert_eq!(reading.counts, [2, 1, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1]);
-        assert_eq!((reading.count(), reading.sum), (5, Duration::from_micros(10_002_002)));
+        assert_eq!(reading.counts, [2, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0]);
+        assert_eq!((reading.count(), reading.sum), (5, Duration::from_micros(10_000_202)));
+    }
+
+    #[test]
+    fn no_histogram_has_more_than_twelve_buckets_and_all_bounds_ascend() {
+        for bounds in [CONNECTS, CONNECTIONS] {
+            assert!(bounds.len() <= BOUNDS_MAX && bounds.is_sorted(), "{bounds:?}");
+        }
+        assert_eq!(CONNECTS[0], Duration::from_micros(100));
     }
 
     #[test]
@@ -112,8 +132,8 @@ mod tests {
         (0..99).for_each(|_| histogram.add(Duration::from_millis(3)));
         histogram.add(Duration::from_secs(60));
         let quantile = |share| histogram.read().quantile(share).unwrap();
-        assert!((2..=5).contains(&quantile(0.5).as_millis()) && quantile(0.5) < quantile(0.9));
-        assert_eq!(quantile(0.99), Duration::from_millis(5));
+        assert!((2..10).contains(&quantile(0.5).as_millis()) && quantile(0.5) < quantile(0.9));
+        assert!(quantile(0.9) < Duration::from_millis(10), "between the edges, not one of them");
         assert_eq!(quantile(1.0), Duration::from_secs(5), "the last bucket has no upper end");
     }
 }

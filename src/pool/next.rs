@@ -27,7 +27,7 @@
 //! connection has tried mean the same backends in the next snapshot.
 
 use super::snapshot::{AdminState, BoundAddress, Index, Listener, Member, Pool, Snapshot};
-use super::{Backend, BackendId, Gate, ListenerTotals, clock};
+use super::{Backend, BackendId, Gate, ListenerTotals, PoolTotals, clock};
 use crate::base::bits::WORD;
 use crate::base::{AtomicBits, Endpoint};
 use crate::config::model::{self, InitialHealth};
@@ -62,7 +62,8 @@ pub fn next(old: Option<&Snapshot>, plan: &Plan<'_>) -> Snapshot {
     let pools: Vec<Arc<Pool>> = (plan.model.pools.iter())
         .map(|settings| {
             let old = old.and_then(|old| old.pool(&settings.name));
-            Successor { settings, old, plan, generation }.build(&mut unused_id)
+            let totals = old.map(|old| old.totals.clone()).unwrap_or_default();
+            Successor { settings, old, plan, generation, totals }.build(&mut unused_id)
         })
         .collect();
     let index = Index::of_pools(&pools);
@@ -92,6 +93,7 @@ struct Successor<'a> {
     old: Option<&'a Arc<Pool>>,
     plan: &'a Plan<'a>,
     generation: u64,
+    totals: Arc<PoolTotals>,
 }
 
 impl<'a> Successor<'a> {
@@ -173,6 +175,7 @@ impl<'a> Successor<'a> {
         let id = BackendId(*unused_id);
         *unused_id += 1;
         let new = Backend::new(id, backend.name.clone(), endpoints, loads[slot / WORD].clone(), slot);
+        let new = new.counted_in(&self.totals);
         if self.old.is_some() {
             // The others have clients already; where the pool is new all have an equal start.
             new.starts_slowly(clock::now());
@@ -218,7 +221,7 @@ impl<'a> Successor<'a> {
             up,
             ejected,
             last_resort_mask,
-            totals: self.old.map(|old| old.totals.clone()).unwrap_or_default(),
+            totals: self.totals.clone(),
             terms: self.terms(),
             primary: self.balance(self.old.map(|old| &*old.primary), primary),
             backup: members.iter().any(|member| member.backup).then(|| {

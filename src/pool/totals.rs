@@ -1,6 +1,7 @@
 //! What listeners and pools have done so far. As with backends, these objects outlive snapshots: a reload that keeps
 //! the name keeps the counts.
 
+use super::Counters;
 use super::histogram::{CONNECTIONS, Histogram};
 use crate::base::Tick;
 use std::sync::Arc;
@@ -193,11 +194,17 @@ pub struct PoolTotals {
     pub connect_retries: AtomicU64,
     /// How long connections lasted, from accept to the end.
     pub durations: Histogram,
+    /// All that its backends counted, those that have left too.
+    pub counters: Arc<Counters>,
 }
 
 impl Default for PoolTotals {
     fn default() -> Self {
-        PoolTotals { connect_retries: AtomicU64::new(0), durations: Histogram::new(CONNECTIONS) }
+        PoolTotals {
+            connect_retries: AtomicU64::new(0),
+            durations: Histogram::new(CONNECTIONS),
+            counters: Arc::default(),
+        }
     }
 }
 

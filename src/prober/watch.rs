@@ -198,11 +198,8 @@ impl Watch {
             return;
         };
         let changed = verdict.probed(outcome.passed(), rules);
-        {
-            let mut report = self.backend.health.lock();
-            report.last_result = Some(outcome);
-            report.probes[outcome.class() as usize] += 1;
-        }
+        self.backend.counters.probed(outcome.class());
+        self.backend.health.lock().last_result = Some(outcome);
         self.admitted |= outcome.passed();
         if changed {
             self.changed(outcome, many);

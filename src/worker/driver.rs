@@ -34,7 +34,6 @@ use liveness::Watch;
 use std::collections::{HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Keepalive on a backend's socket costs five system calls; a connection that is over before this goes without. Clients'
@@ -368,8 +367,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     self.queues.hint(connection.session.pool());
                     if let Some(lease) = connection.session.lease() {
                         let counters = &lease.backend().counters;
-                        counters.connections.fetch_add(1, Ordering::Relaxed);
-                        connection.session.connect_time().into_iter().for_each(|time| counters.connect_times.add(time));
+                        counters.connected(connection.session.connect_time());
                         if !connection.session.pool().up.get(lease.index() as usize) {
                             self.observer.connected_though_down(lease.backend());
                         }
@@ -544,8 +542,7 @@ impl<S, P> Connection<S, P> {
 
 fn flush_totals(backend: Option<&Arc<Backend>>, up: u64, down: u64, flushed: (u64, u64)) {
     let Some(backend) = backend else { return };
-    backend.counters.bytes_to_backend.fetch_add(up - flushed.0, Ordering::Relaxed);
-    backend.counters.bytes_to_client.fetch_add(down - flushed.1, Ordering::Relaxed);
+    backend.counters.relayed(up - flushed.0, down - flushed.1);
 }
 
 /// A backend whose name has several addresses has failed when the last of them has.

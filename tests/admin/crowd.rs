@@ -1,6 +1,6 @@
 //! Many callers at once: those that say nothing, those that take long, and those that must be answered all the same.
 
-use crate::support::{Answer, Balancer, PATIENCE, Process, answer, ask, backend};
+use crate::support::{Answer, Balancer, PATIENCE, answer, ask, backend};
 use serde_json::json;
 use std::fs;
 use std::io::Write;
@@ -123,10 +123,7 @@ fn readiness_can_be_asked_of_one_pool() {
          [[pool]]\nname = 'bad/pool'\n[[pool.backend]]\naddress = '127.0.0.1:1'\n"
     );
     fs::write(&path, text).unwrap();
-    let process = Process::start(&["--config", path.to_str().unwrap()]);
-    let listen = process.after("listening on ");
-    let admin = process.after("admin on http://");
-    let balancer = Balancer { process, listen, admin };
+    let balancer = Balancer::from_file(&path);
     balancer.wait("down", |status| status["pools"][1]["backends"][0]["state"] == "down");
     for (path, status) in [
         ("/readyz", 200),

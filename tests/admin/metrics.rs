@@ -196,15 +196,104 @@ fn they_count_what_happens() {
     assert!(bytes("to_backend") > 100.0 && bytes("to_client") > 100.0);
 }
 
+/// Two pools: `a` with two backends, `b` with one.
+fn two_pools(at: &str, global: &str) -> String {
+    format!(
+        "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\n{global}\n[[listener]]\nbind = ['127.0.0.1:0']\npool = 'a'\n\
+         [[pool]]\nname = 'a'\n[pool.health]\nkind = 'off'\n[[pool.backend]]\nname = 'web1'\naddress = '{at}'\n\
+         [[pool.backend]]\nname = 'dead'\naddress = '127.0.0.1:1'\n\
+         [[pool]]\nname = 'b'\n[[pool.backend]]\nname = 'web1'\naddress = '{at}'\n"
+    )
+}
+
+#[test]
+fn one_pool_s_part_is_about_that_pool_alone() {
+    let (_web1, at) = backend("web1", &[]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tcplb.toml");
+    std::fs::write(&path, two_pools(&at, "")).unwrap();
+    let balancer = Balancer::from_file(&path);
+    let whole = parse(&balancer.get("/metrics").body);
+    let part = balancer.get("/metrics?pool=a");
+    promtool(&part.body);
+    let part = parse(&part.body);
+    part.check_histograms();
+    let in_a = |labels: &BTreeMap<String, String>| labels.get("pool").is_some_and(|pool| pool == "a");
+    let of_a = |parsed: &Parsed| -> BTreeSet<(String, BTreeMap<String, String>)> {
+        parsed.samples.keys().filter(|(_, labels)| in_a(labels)).cloned().collect()
+    };
+    assert_eq!(of_a(&part).len(), part.samples.len(), "another pool's series");
+    assert_eq!(of_a(&part), of_a(&whole));
+    assert!(balancer.get("/metrics?pool=c").error(404).contains("`c`"));
+    assert!(balancer.get("/metrics?pol=a").error(400).contains("pool"));
+}
+
+#[test]
+fn without_series_per_backend_the_sums_of_each_pool_remain_and_never_fall() {
+    let (_web1, at) = backend("web1", &[]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tcplb.toml");
+    std::fs::write(&path, two_pools(&at, "")).unwrap();
+    let balancer = Balancer::from_file(&path);
+    for _ in 0..4 {
+        assert_eq!(balancer.request().unwrap(), "web1");
+    }
+    balancer.wait("over and probed", |status| {
+        status["pools"][0]["backends"][0]["active_connections"] == 0
+            && status["pools"][1]["backends"][0]["health"]["last_result"] == "connected"
+    });
+    let each = parse(&balancer.get("/metrics").body);
+    std::fs::write(&path, two_pools(&at, "metrics_per_backend = false")).unwrap();
+    let changes = balancer.call("POST", "/v1/reload", "").json(200)["changes"].to_string();
+    assert!(changes.contains("metrics_per_backend true → false"), "{changes}");
+
+    let sums_of = |parsed: &Parsed, name: &str| {
+        let of_a = |((other, labels), _): &(&(String, BTreeMap<String, String>), &f64)| {
+            other == name && labels.get("pool").is_some_and(|pool| pool == "a")
+        };
+        parsed.samples.iter().filter(of_a).map(|(_, value)| value).sum::<f64>()
+    };
+    let check = |parsed: &Parsed| {
+        parsed.check_histograms();
+        assert!(parsed.samples.keys().all(|(_, labels)| !labels.contains_key("backend")));
+        for name in [
+            "tcplb_backend_connections_total",
+            "tcplb_backend_connections_active",
+            "tcplb_backend_connect_failures_total",
+            "tcplb_backend_bytes_total",
+            "tcplb_backend_connect_duration_seconds_bucket",
+            "tcplb_backend_connect_duration_seconds_count",
+            "tcplb_connect_retries_total",
+        ] {
+            assert_eq!(sums_of(parsed, name), sums_of(&each, name), "{name}");
+        }
+    };
+    let answer = balancer.get("/metrics").body;
+    promtool(&answer);
+    let sums = parse(&answer);
+    check(&sums);
+    assert_eq!(sums.value("tcplb_backend_connections_total", &[("pool", "a")]), 4.0);
+    assert_eq!(sums.value("tcplb_backend_up", &[("pool", "b")]), 1.0);
+    let in_b = [("pool", "b"), ("result", "success")];
+    assert!(sums.value("tcplb_health_probes_total", &in_b) >= 1.0);
+    // A sum over the backends that are left would look like a restart to Prometheus.
+    balancer.call("DELETE", "/v1/pools/a/backends/web1", "").json(200);
+    check(&parse(&balancer.get("/metrics").body));
+}
+
 #[test]
 fn promtool_agrees_where_there_is_one() {
+    promtool(&Balancer::idle().get("/metrics").body);
+}
+
+/// Has Prometheus's own checker look at a text, where it is installed.
+fn promtool(text: &str) {
     use std::io::Write;
     let Ok(mut promtool) = Command::new("promtool").args(["check", "metrics"]).stdin(Stdio::piped()).spawn() else {
         assert!(std::env::var_os("CI").is_none(), "promtool is not installed, and in CI no test may be skipped");
         eprintln!("skipped: there is no promtool here");
         return;
     };
-    let text = Balancer::idle().get("/metrics").body;
-    promtool.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
-    assert!(promtool.wait().unwrap().success());
+    promtool.stdin.take().expect("a pipe").write_all(text.as_bytes()).expect("it reads");
+    assert!(promtool.wait().expect("an exit").success());
 }

@@ -1,6 +1,6 @@
 //! Many backends: what grows with their number, and what must not grow faster.
 
-use crate::support::{Balancer, Process};
+use crate::support::Balancer;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -31,10 +31,8 @@ fn file(backends: usize, pools: usize) -> String {
 /// Starts from a file; how long that took.
 fn start(path: &Path) -> (Balancer, Duration) {
     let begun = Instant::now();
-    let process = Process::start(&["--config", path.to_str().expect("a path in UTF-8")]);
-    let listen = process.after("listening on ");
-    let admin = process.after("admin on http://");
-    (Balancer { process, listen, admin }, begun.elapsed())
+    let balancer = Balancer::from_file(path);
+    (balancer, begun.elapsed())
 }
 
 #[test]

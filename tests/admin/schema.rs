@@ -112,6 +112,8 @@ fn answers_are_what_the_document_says() {
         ("GET", "/v1/openapi.json", "", &[], "", "200"),
         ("GET", "/v1/config", "", &[], "", "200"),
         ("GET", "/metrics", "", &[], "", "200"),
+        ("GET", "/metrics", "?pool=none", &[], "", "404"),
+        ("GET", "/metrics", "?collect=all", &[], "", "400"),
         ("GET", "/healthz", "", &[], "", "200"),
         ("GET", "/readyz", "", &[], "", "200"),
         ("GET", "/readyz", "?pool=default", &[], "", "200"),

@@ -7,6 +7,7 @@ pub use process::{PATIENCE, Process, tcplb};
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::Output;
 use std::thread;
 use std::time::Instant;
@@ -29,6 +30,14 @@ impl Balancer {
     /// With these flags beside `--listen` and `--admin`.
     pub fn start(flags: &[&str]) -> Balancer {
         let process = Process::start(&[&["-l", "127.0.0.1:0", "-w", "1", "--admin", "127.0.0.1:0"], flags].concat());
+        let listen = process.after("listening on ");
+        let admin = process.after("admin on http://");
+        Balancer { process, listen, admin }
+    }
+
+    /// From a file, whose one listener and admin API are on free ports.
+    pub fn from_file(path: &Path) -> Balancer {
+        let process = Process::start(&["--config", path.to_str().expect("a path in UTF-8")]);
         let listen = process.after("listening on ");
         let admin = process.after("admin on http://");
         Balancer { process, listen, admin }

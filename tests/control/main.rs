@@ -4,6 +4,7 @@
 mod support;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use support::*;
 use tcplb::base::Address;
@@ -89,11 +90,11 @@ fn a_backend_drained_under_load_ends_with_no_connection_cut() {
         eventually("only the long ones are left", || {
             drained.active() as usize == long.iter().filter(|client| client.server == b'1').count()
         });
-        let before = drained.counters.connections.load(std::sync::atomic::Ordering::Relaxed);
+        let before = drained.counters.connections.load(Ordering::Relaxed);
         load.served(50);
         long.iter_mut().for_each(Client::exchange);
         assert!((0..10).all(|_| Client::connect(at).server == b'2'), "{shown}");
-        assert_eq!(drained.counters.connections.load(std::sync::atomic::Ordering::Relaxed), before);
+        assert_eq!(drained.counters.connections.load(Ordering::Relaxed), before);
         let snapshot = balancer.published.snapshot();
         assert_eq!(snapshot.pools[0].members[0].state.word(), shown);
     }
@@ -111,7 +112,8 @@ fn a_disabled_backend_is_not_probed_and_one_that_is_enabled_again_is_at_once() {
     let mut model = model(&[("web", &[&one])]);
     model.pools[0].health = Health { interval: Duration::from_millis(5), ..Health::default() };
     let balancer = Balancer::start(model);
-    let probes = || balancer.backend("web", "1").health.lock().probes.iter().sum::<u64>();
+    let probes =
+        || balancer.backend("web", "1").counters.probes.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>();
     eventually("it is probed", || probes() > 2);
     balancer.remote.change_backend("web", "1", None, Some(AdminState::Disabled)).unwrap();
     // One may have been under way. Any other would have its turn while changes go by for twenty intervals.

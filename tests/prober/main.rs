@@ -31,13 +31,13 @@ fn tcp_goes_down_after_fall_failures_and_up_after_rise_successes() {
     eventually("down", || !pool.up.get(0));
     eventually("a failure after that", || probes(&pool, 0) > 3);
     let down = report(&pool, 0);
-    assert!(down.probes[Class::Connect as usize] >= 3 && down.last_change.is_some(), "{down:?}");
+    assert!(probes_of(&pool, 0, Class::Connect) >= 3 && down.last_change.is_some(), "{down:?}");
     assert_eq!(down.last_result.unwrap().to_string(), "connection refused");
 
-    let before = down.probes[Class::Passed as usize];
+    let before = probes_of(&pool, 0, Class::Passed);
     let listener = port.listen();
     eventually("up", || pool.up.get(0));
-    assert!(report(&pool, 0).probes[Class::Passed as usize] >= before + 2);
+    assert!(probes_of(&pool, 0, Class::Passed) >= before + 2);
     prober.stop();
     assert_eq!(
         lines("tcp-updown"),
@@ -64,7 +64,7 @@ fn a_tcp_probe_is_not_seen_by_the_backends_process() {
     let listener = port.listen();
     listener.set_nonblocking(true).unwrap();
     let (pool, prober) = watch(tcp(), &[("unseen", at(port.at))]);
-    eventually("some probes passed", || report(&pool, 0).probes[Class::Passed as usize] >= 5);
+    eventually("some probes passed", || probes_of(&pool, 0, Class::Passed) >= 5);
     prober.stop();
     assert_eq!(listener.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
 }
@@ -142,7 +142,7 @@ fn a_black_hole_times_out() {
     let (pool, _prober) = watch(health, &[("hole", at(hole))]);
     eventually("down", || !pool.up.get(0));
     assert_eq!(lines("hole"), ["WARN hole is down: timed out after 200ms"]);
-    assert!(report(&pool, 0).probes[Class::Timeout as usize] > 0);
+    assert!(probes_of(&pool, 0, Class::Timeout) > 0);
 }
 
 #[test]
@@ -340,7 +340,7 @@ fn without_descriptors() {
     setrlimit(Resource::Nofile, limit).expect("as many as before");
     eventually("it goes on", || probes(&pool, 0) > before + 3);
     assert_eq!((lines("health checks wait").len(), lines("health checks go on").len()), (1, 1));
-    assert_eq!(report(&pool, 0).probes.iter().sum::<u64>(), report(&pool, 0).probes[Class::Passed as usize]);
+    assert_eq!(probes(&pool, 0), probes_of(&pool, 0, Class::Passed));
     assert!(pool.up.get(0) && lines("lacking").is_empty());
 }
 

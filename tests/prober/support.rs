@@ -9,10 +9,11 @@ use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tcplb::base::{Address, Endpoint};
 use tcplb::config::model::{self, Global, Health, HealthKind, Model};
-use tcplb::policy::health::ConnectFailure;
+use tcplb::policy::health::{Class, ConnectFailure};
 use tcplb::pool::{Backend, HealthReport, Note, Pool, Snapshot, build};
 use tcplb::prober::{self, Prober};
 
@@ -193,8 +194,12 @@ pub fn report(pool: &Pool, index: usize) -> HealthReport {
     backend(pool, index).health.lock().clone()
 }
 
+pub fn probes_of(pool: &Pool, index: usize, class: Class) -> u64 {
+    backend(pool, index).counters.probes[class as usize].load(Ordering::Relaxed)
+}
+
 pub fn probes(pool: &Pool, index: usize) -> u64 {
-    report(pool, index).probes.iter().sum()
+    Class::ALL.into_iter().map(|class| probes_of(pool, index, class)).sum()
 }
 
 #[track_caller]

@@ -33,6 +33,7 @@ const GLOBAL: &[&str] = &[
     "sandbox",
     "access_log",
     "log_format",
+    "metrics_per_backend",
 ];
 
 const LISTENER: &[&str] = &[
@@ -144,6 +145,7 @@ fn global(at: &Table<'_>) -> Global {
         sandbox: at.text("sandbox", |text| words::one_of(text, &Sandbox::NAMES)).unwrap_or(default.sandbox),
         access_log: at.text("access_log", path).map(LogTo::from),
         log_format: at.text("log_format", |text| words::one_of(text, &LogFormat::NAMES)).unwrap_or(default.log_format),
+        metrics_per_backend: at.yes_or_no("metrics_per_backend").unwrap_or(default.metrics_per_backend),
     }
 }
 

@@ -54,6 +54,7 @@ fn global() -> impl Strategy<Value = Global> {
     let limit = option::of(1..=4_294_967_295_usize);
     let times = (zero_or_time(), zero_or_time(), 2..=36_000_u64);
     let limit = (limit, option::of((16..=u16::MAX).prop_map(Size::kib)));
+    let log = (log, any::<bool>());
     (1..=1024_usize, limit, times, relay, option::of(0..5_u8), token, account, log).prop_map(
         |(
             workers,
@@ -63,7 +64,7 @@ fn global() -> impl Strategy<Value = Global> {
             admin,
             token,
             (account, sandbox),
-            (log, log_format),
+            ((log, log_format), metrics_per_backend),
         )| Global {
             workers,
             max_connections,
@@ -80,6 +81,7 @@ fn global() -> impl Strategy<Value = Global> {
             sandbox,
             access_log: log.map(|path| std::path::PathBuf::from(path).into()),
             log_format,
+            metrics_per_backend,
         },
     )
 }

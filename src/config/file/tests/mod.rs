@@ -43,6 +43,7 @@ fn every_key_reaches_the_model() {
         sandbox: crate::config::model::Sandbox::Off,
         access_log: Some(crate::config::model::LogTo::File("/var/log/tcplb/access.log".into())),
         log_format: crate::config::model::LogFormat::Json,
+        metrics_per_backend: false,
     };
     assert_eq!(model.global, global);
     let listener = Listener {
