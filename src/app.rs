@@ -7,28 +7,25 @@ use crate::admin::{self, Admin};
 use crate::base::{Endpoint, Size};
 use crate::config::model::{LogTo, Model};
 use crate::confine::Plan;
-use crate::control::{self, Control, Crew, NewSockets, Parts, Truth};
+use crate::control::{self, Control, Crew, NewSockets, Outcome, Parts, Truth};
 use crate::logger;
 use crate::net::listen::{self, Listening};
 use crate::net::{self, TcpTuning};
-use crate::pool::{Admission, BackendId, Published, Snapshot};
+use crate::pool::{Admission, BackendId, EndCounts, Published, Snapshot};
 use crate::prober::{self, Prober};
 use crate::session::CloseReason;
 use crate::systemd;
 use crate::watchdog::{self, Watchdog, Watched};
-use crate::worker::{self, ListenSocket, Mail, Peer, Shared};
-use crossbeam_channel::{bounded, unbounded};
+use crate::worker::orders::{Adopt, Orders};
+use crate::worker::{self, ListenSocket, Peer, Shared};
+use crossbeam_channel::{Receiver, bounded, unbounded};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 pub use crate::control::{Changes, Loader, Refused, ReloadError, Remote};
-
-/// How long control waits for the workers to take up a snapshot. They do between two batches of events.
-const ADOPTION: Duration = Duration::from_secs(10);
 
 /// A running balancer.
 pub struct Running {
@@ -127,7 +124,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     let crew = Workers(peers.into());
     let fallen = crew.clone();
     // Straight to the workers: what is true does not change, and control may be waiting for the prober.
-    let on_down = Box::new(move |backend| fallen.reset(&Arc::from([backend])));
+    let on_down = Box::new(move |backend| fallen.reset(&[backend]));
     let prober = prober::spawn(snapshot.clone(), on_down).map_err(spawn_error)?;
     let published = Arc::new(Published::new(snapshot.clone(), model.clone()));
     let start = |target| AccessLog::start(target, model.global.log_format, published.log().clone());
@@ -208,19 +205,15 @@ fn by_worker(opened: Vec<NewSockets>, workers: usize) -> Vec<Vec<ListenSocket>> 
     shares
 }
 
-/// Carries what control decides to the workers' mailboxes.
+/// Carries what control decides to the workers. No call waits for one of them.
 #[derive(Clone)]
 struct Workers(Arc<[Peer]>);
 
 impl Workers {
-    fn tell(&self, mail: impl Fn() -> Mail) {
-        for peer in self.0.iter() {
-            peer.mailbox.send(mail());
-        }
+    fn order(&self, order: impl Fn() -> Orders) {
+        self.0.iter().for_each(|peer| peer.orders.put(order()));
     }
-}
 
-impl Workers {
     /// A worker, for the watchdog.
     fn watched(&self, number: usize) -> Watched {
         let (peers, heartbeat) = (self.0.clone(), self.0[number].heartbeat.clone());
@@ -229,28 +222,26 @@ impl Workers {
 }
 
 impl Crew for Workers {
-    fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>) {
-        let (done, all_done) = bounded(1);
+    fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>) -> Receiver<()> {
+        // Nothing is ever sent: the last worker that drops its end cuts the channel.
+        let (done, all_done) = bounded(0);
         for (peer, sockets) in self.0.iter().zip(by_worker(opened, self.0.len())) {
-            peer.mailbox.send(Mail::Adopt { snapshot: snapshot.clone(), sockets, done: done.clone() });
+            let adopt = Adopt { snapshot: snapshot.clone(), sockets, done: done.clone() };
+            peer.orders.put(Orders { adopt: Some(adopt), ..Orders::default() });
         }
-        drop(done);
-        // Nobody ever sends: the last letter that is dropped, read or not, ends the wait.
-        if let Err(crossbeam_channel::RecvTimeoutError::Timeout) = all_done.recv_timeout(ADOPTION) {
-            log::error!("a worker did not take up the new configuration within {ADOPTION:?}");
-        }
+        all_done
     }
 
-    fn reset(&self, backends: &Arc<[BackendId]>) {
-        self.tell(|| Mail::Reset(backends.clone()));
+    fn reset(&self, backends: &[BackendId]) {
+        self.order(|| Orders::reset(backends));
     }
 
     fn drain(&self) {
-        self.tell(|| Mail::Drain);
+        self.order(|| Orders { drain: true, ..Orders::default() });
     }
 
     fn stop(&self) {
-        self.tell(|| Mail::Stop(CloseReason::Shutdown));
+        self.order(|| Orders { stop: Some(CloseReason::Shutdown), ..Orders::default() });
     }
 }
 
@@ -292,10 +283,12 @@ impl Running {
 
     /// Waits until it has stopped; the error of a thread that failed.
     pub fn wait(self) -> Result<(), String> {
-        let outcome = self.control.wait();
+        let Outcome { counts, stuck } = self.control.wait();
         drop(self.watchdog);
-        for worker in self.workers {
-            let _ = worker.join();
+        for (number, worker) in self.workers.into_iter().enumerate() {
+            if !stuck.contains(&number) {
+                let _ = worker.join();
+            }
         }
         self.log.into_iter().for_each(AccessLog::finish);
         self.prober.stop();
@@ -303,7 +296,10 @@ impl Running {
         let snapshot = self.published.snapshot();
         let addresses = snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
         control::remove_files(addresses.map(|address| &address.endpoint));
-        outcome
+        let EndCounts { finished, reset } = counts?;
+        let plural = if finished == 1 { "" } else { "s" };
+        log::info!("stopped: {finished} connection{plural} finished, {reset} reset");
+        Ok(())
     }
 }
 

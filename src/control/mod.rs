@@ -15,18 +15,21 @@
 //! | delaying | `shutdown_delay` is over | workers drain: they take in who waits, close their listeners, let connections finish |
 //! | draining | last worker has ended | over; the log says how many were refused that it has not told of |
 //! | delaying or draining | `Stop` again, or `shutdown_timeout` is over | workers reset what is left, reason `shutdown` |
+//! | stopping | a worker has not ended after five seconds | over without it, with an error |
 //! | any | now and then | the log is told of clients that were refused and that no worker has told of |
 //! | any | a worker ended with an error | the others are stopped at once; the error is what [`Control::wait`] gives |
 //!
-//! It may wait: for the file, for the resolver (a bounded time), for prober and workers, none of which waits for it.
+//! It may wait for the file and, a bounded time, for the resolver. It never waits for prober and workers: see `change`.
 //!
 //! | file | what |
 //! |---|---|
 //! | `remote` | how others ask, and what they are told |
 //! | `command` | what may be asked |
+//! | `change` | a change on its way to prober, workers and readers |
 //! | `truth` | what is, and how the next step is prepared |
 //! | `resolve` | names into addresses |
 
+mod change;
 mod command;
 mod remote;
 mod resolve;
@@ -38,20 +41,24 @@ pub use truth::{NewSockets, Truth, remove_files};
 
 use crate::base::duration;
 use crate::config::advice;
-use crate::config::model::{Model, OnRemove};
-use crate::logger;
+use crate::config::model::Model;
 use crate::mailbox::Mailbox;
-use crate::pool::{Admission, BackendId, ListenerTotals, Note, Published, Refusal, Snapshot, clock};
+use crate::pool::{Admission, BackendId, EndCounts, ListenerTotals, Note, Published, Refusal, Snapshot, clock};
 use crate::systemd;
 use crate::watchdog::{Heartbeat, Watched};
+use change::{InFlight, Reply};
 use command::{Command, Edit};
-use crossbeam_channel::{Receiver, after, at, never, select_biased, tick};
+use crossbeam_channel::{Receiver, Sender, after, at, never, select_biased, tick};
 use remote::Asked;
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use truth::Step;
+
+/// How long workers may take to end once they are told to reset what is left.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// How often it looks whether the log is to be told of refusals.
 const LOOK: Duration = Duration::from_secs(2);
@@ -59,13 +66,15 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Reads the file: the model it describes, or everything that is wrong with it, a line each.
 pub type Loader = Box<dyn Fn() -> Result<Model, Vec<String>> + Send>;
 
-/// The workers, as control sees them. Threads do not know each other: whoever puts them together carries it there.
+/// The workers, as control sees them. Threads do not know each other: the composition root carries orders to them. No call
+/// waits for a worker; one that stands still finds its orders when it goes on.
 pub trait Crew: Send + 'static {
-    /// From now on this is what there is, and these are further sockets to listen on; on return all workers know.
-    fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>);
+    /// From now on this is what there is, and these are further sockets to listen on. The channel is cut once all workers
+    /// have it.
+    fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>) -> Receiver<()>;
 
     /// Reset the connections of these backends, reason `forced`.
-    fn reset(&self, backends: &Arc<[BackendId]>);
+    fn reset(&self, backends: &[BackendId]);
 
     /// No new connections; end with the last one.
     fn drain(&self);
@@ -95,13 +104,22 @@ pub struct Parts<C> {
 /// The thread.
 #[derive(Debug)]
 pub struct Control {
-    thread: JoinHandle<Result<(), String>>,
+    thread: JoinHandle<Outcome>,
     remote: Remote,
     heartbeat: Heartbeat,
 }
 
 /// What a worker thread tells when it ends.
-pub type Ended = (usize, io::Result<()>);
+pub type Ended = (usize, io::Result<EndCounts>);
+
+/// How it ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// What became of connections; the error of a thread that failed.
+    pub counts: Result<EndCounts, String>,
+    /// Workers that did not end in time.
+    pub stuck: Vec<usize>,
+}
 
 impl Control {
     /// Starts the thread.
@@ -109,7 +127,7 @@ impl Control {
         let (remote, asked) = remote::channels();
         let heartbeat = Heartbeat::default();
         let of_thread = heartbeat.clone();
-        let control = move || Desk { parts, draining: false, cuts: Vec::new(), heartbeat: of_thread }.run(asked);
+        let control = move || Desk::new(parts, of_thread).run(asked);
         let thread = thread::Builder::new().name("control".into()).spawn(control)?;
         Ok(Control { thread, remote, heartbeat })
     }
@@ -125,104 +143,158 @@ impl Control {
         Watched { name: "control".to_owned(), heartbeat: self.heartbeat.clone(), wake: Box::new(move || remote.wake()) }
     }
 
-    /// Waits for the end; the error of a worker that failed.
-    pub fn wait(self) -> Result<(), String> {
+    /// Waits for the end.
+    pub fn wait(self) -> Outcome {
         drop(self.remote);
-        self.thread.join().unwrap_or_else(|_| Err("the control thread panicked".into()))
+        let panicked = |_| Outcome { counts: Err("the control thread panicked".into()), stuck: Vec::new() };
+        self.thread.join().unwrap_or_else(panicked)
     }
 }
+
+/// Where a reload's outcome goes.
+type ReloadAnswer = Sender<Result<Reloaded, ReloadError>>;
 
 /// Where commands are worked through, one after the other.
 struct Desk<C> {
     parts: Parts<C>,
     /// A stop was asked for: nothing is changed any more.
     draining: bool,
+    /// The change that prober and workers are taking up. Commands wait until it has arrived.
+    change: Option<InFlight>,
+    /// The prober has not been given the newest snapshot.
+    prober_lags: bool,
     /// Backends that were taken out and have some time left. As many entries as removals within that time.
     cuts: Vec<(Instant, Arc<[BackendId]>)>,
     heartbeat: Heartbeat,
 }
 
 impl<C: Crew> Desk<C> {
-    fn run(mut self, asked: Asked) -> Result<(), String> {
+    fn new(parts: Parts<C>, heartbeat: Heartbeat) -> Desk<C> {
+        Desk { parts, draining: false, change: None, prober_lags: false, cuts: Vec::new(), heartbeat }
+    }
+
+    fn run(mut self, asked: Asked) -> Outcome {
         let Asked { mut stops, mut reloads, mut wakes, mut commands } = asked;
         let ended = self.parts.ended.clone();
-        let (mut delay, mut deadline, look) = (never(), never(), tick(LOOK));
-        let mut outcome = Ok(());
-        let mut left = self.parts.truth.running().global.workers;
-        while left > 0 {
+        let (mut delay, mut deadline, mut farewell, look) = (never(), never(), never(), tick(LOOK));
+        let mut left: BTreeSet<usize> = (0..self.parts.truth.running().global.workers).collect();
+        let mut counts = Ok(EndCounts::default());
+        while !left.is_empty() {
             self.heartbeat.beat();
             let cut = self.cuts.iter().map(|cut| cut.0).min().map_or_else(never, at);
+            let change = self.waits();
+            let (next_reload, next_command) = match self.change {
+                Some(_) => (never(), never()),
+                None => (reloads.clone(), commands.clone()),
+            };
             // In this order: a stop goes before all that waits to be changed, and so does a time that is over.
             select_biased! {
                 recv(stops) -> stop => match stop {
                     Ok(()) if self.draining => {
                         delay = never();
                         log::info!("stopping now");
-                        self.parts.crew.stop();
+                        self.stop(&mut farewell);
                     }
-                    Ok(()) => {
-                        let time = self.parts.truth.running().global.shutdown_delay;
-                        self.draining = true;
-                        self.parts.published.drain();
-                        if !time.is_zero() {
-                            log::info!("not ready any more: listeners stay open for {}", duration::written(time));
-                            systemd::stopping("not ready any more: listeners are still open");
-                        }
-                        delay = after(time);
-                    }
+                    Ok(()) => delay = self.begin_to_stop(),
                     // Every remote is gone: nothing can stop us but a worker's failure.
                     Err(_) => stops = never(),
                 },
                 recv(delay) -> _ => {
                     delay = never();
-                    let time = self.parts.truth.running().global.shutdown_timeout;
-                    log::info!("draining: no new connections, {time:?} for those that are open");
-                    deadline = after(time);
-                    systemd::stopping("draining: open connections may finish");
-                    self.parts.crew.drain();
+                    deadline = self.drain();
                 }
                 recv(deadline) -> _ => {
                     log::warn!("the drain took too long: what is left is reset");
                     deadline = never();
-                    self.parts.crew.stop();
+                    self.stop(&mut farewell);
+                }
+                recv(farewell) -> _ => {
+                    let names: Vec<String> = left.iter().map(|worker| format!("worker-{worker}")).collect();
+                    let failure = format!("did not stop within {FAREWELL:?}: {}", names.join(", "));
+                    log::error!("{failure}");
+                    counts = counts.and(Err(failure));
+                    break;
                 }
                 recv(ended) -> message => {
-                    left -= 1;
                     let failure = match message {
-                        Ok((_, Ok(()))) => continue,
-                        Ok((worker, Err(error))) => format!("worker {worker} failed: {error}"),
-                        Err(_) => "a worker panicked".to_owned(),
+                        Ok((worker, outcome)) => {
+                            left.remove(&worker);
+                            match outcome {
+                                Ok(EndCounts { finished, reset }) => {
+                                    if let Ok(all) = &mut counts {
+                                        all.finished += finished;
+                                        all.reset += reset;
+                                    }
+                                    continue;
+                                }
+                                Err(error) => format!("worker {worker} failed: {error}"),
+                            }
+                        }
+                        Err(_) => {
+                            left.clear();
+                            "a worker panicked".to_owned()
+                        }
                     };
                     log::error!("{failure}");
-                    outcome = Err(failure);
-                    self.parts.crew.stop();
+                    counts = Err(failure);
+                    self.stop(&mut farewell);
                 }
+                recv(change.answer) -> answer => self.answered(answer.is_ok()),
+                recv(change.retry) -> _ => self.retry(),
+                recv(change.over) -> _ => self.too_late(),
                 recv(cut) -> _ => self.cut(),
                 recv(wakes) -> wake => if wake.is_err() {
                     wakes = never();
                 },
                 recv(look) -> _ => {
                     self.tell_refusals(|totals, why| totals.left_to_tell(why, clock::now()));
+                    self.help_prober();
                     systemd::retry();
                 }
-                recv(reloads) -> wish => match wish {
-                    Ok(()) if matches!(self.reload(false), Err(ReloadError::NoFile)) => {
-                        log::info!("SIGHUP ignored: there is no file to read again");
-                    }
-                    Ok(()) => {}
+                recv(next_reload) -> wish => match wish {
+                    Ok(()) => self.reload(false, None),
                     Err(_) => reloads = never(),
                 },
-                recv(commands) -> command => match command {
-                    // The caller may have given up waiting.
-                    Ok(Command::Reload { dry_run, answer }) => drop(answer.try_send(self.reload(dry_run))),
-                    Ok(Command::Edit { edit, answer }) => drop(answer.try_send(self.edit(&edit))),
+                recv(next_command) -> command => match command {
+                    Ok(Command::Reload { dry_run, answer }) => self.reload(dry_run, Some(answer)),
+                    Ok(Command::Edit { edit, answer }) => self.edit(&edit, answer),
                     Err(_) => commands = never(),
                 },
             }
         }
         self.tell_refusals(ListenerTotals::untold);
         self.heartbeat.end();
-        outcome
+        Outcome { counts, stuck: left.into_iter().collect() }
+    }
+
+    /// Readiness ends. Gives when the drain begins.
+    fn begin_to_stop(&mut self) -> Receiver<Instant> {
+        let time = self.parts.truth.running().global.shutdown_delay;
+        self.draining = true;
+        self.parts.published.drain();
+        if !time.is_zero() {
+            log::info!("not ready any more: listeners stay open for {}", duration::written(time));
+            systemd::stopping("not ready any more: listeners are still open");
+        }
+        after(time)
+    }
+
+    /// Listeners close. Gives when the connections that are left are reset.
+    fn drain(&mut self) -> Receiver<Instant> {
+        let time = self.parts.truth.running().global.shutdown_timeout;
+        log::info!("draining: no new connections, {time:?} for those that are open");
+        systemd::stopping("draining: open connections may finish");
+        // No socket is opened after those that are open have closed.
+        self.hand_to_workers();
+        self.parts.crew.drain();
+        after(time)
+    }
+
+    /// All connections are reset. The workers have until `farewell` to end.
+    fn stop(&mut self, farewell: &mut Receiver<Instant>) {
+        self.hand_to_workers();
+        self.parts.crew.stop();
+        *farewell = after(FAREWELL);
     }
 
     /// Workers look whether there is something to tell when they refuse somebody: of the first, and of those who follow as
@@ -238,112 +310,79 @@ impl<C: Crew> Desk<C> {
         }
     }
 
-    fn reload(&mut self, dry_run: bool) -> Result<Reloaded, ReloadError> {
+    fn reload(&mut self, dry_run: bool, answer: Option<ReloadAnswer>) {
+        let refused = match &self.parts.loader {
+            None => Some(ReloadError::NoFile),
+            Some(_) if self.draining => Some(ReloadError::Draining),
+            Some(_) => None,
+        };
+        if let Some(error) = refused {
+            if error == ReloadError::NoFile && answer.is_none() {
+                log::info!("SIGHUP ignored: there is no file to read again");
+            }
+            return reply(answer, Err(error));
+        }
         if dry_run {
-            return self.try_reload(true);
+            return reply(answer, self.merged().map(|(_, reloaded)| reloaded));
         }
-        let told = !self.draining && self.parts.loader.is_some();
-        if told {
-            systemd::reloading();
+        systemd::reloading();
+        match self.prepare_reload() {
+            Ok((step, reloaded)) => self.begin(step, false, Reply::Reload(answer, reloaded)),
+            Err(error) => self.reload_is_over(answer, Err(error)),
         }
-        let outcome = self.try_reload(false);
-        if told {
-            systemd::ready(if outcome.is_ok() {
-                "running"
-            } else {
-                "running with the old configuration: the new one is wrong"
+    }
+
+    /// The file, and what it would change.
+    fn merged(&self) -> Result<(Model, Reloaded), ReloadError> {
+        let loader = self.parts.loader.as_ref().ok_or(ReloadError::NoFile)?;
+        let file = loader().map_err(ReloadError::Mistakes)?;
+        let (model, changes) = self.parts.truth.merge(&file);
+        Ok((file, Reloaded { changes, model: Arc::new(model) }))
+    }
+
+    fn prepare_reload(&mut self) -> Result<(Step, Reloaded), ReloadError> {
+        let (file, mut reloaded) = self.merged()?;
+        let (truth, model) = (&mut self.parts.truth, Model::clone(&reloaded.model));
+        let resolved = resolve::model(&model, Some(truth.snapshot())).map_err(ReloadError::Mistakes)?;
+        truth.note_moved(&model, &resolved, &mut reloaded.changes);
+        let step = truth.step(model, &resolved, None).map_err(ReloadError::CouldNotListen)?;
+        truth.filed(file);
+        Ok((step, reloaded))
+    }
+
+    /// Says how a reload ended: to the service manager, the log and the caller.
+    fn reload_is_over(&mut self, answer: Option<ReloadAnswer>, outcome: Result<Reloaded, ReloadError>) {
+        // A drain that has begun meanwhile is what the service manager knows.
+        if !self.draining {
+            systemd::ready(match outcome {
+                Ok(_) => "running",
+                Err(_) => "running with the old configuration: the new one is wrong",
             });
         }
+        self.parts.published.reloaded(outcome.is_ok());
         match &outcome {
-            // Not a failure: whoever asked says what he makes of it.
-            Err(ReloadError::NoFile) => {}
             Ok(Reloaded { changes, model }) => {
-                self.parts.published.reloaded(true);
                 changes.to_string().lines().for_each(|line| log::info!("reload: {line}"));
                 advice::of(model).iter().for_each(|warning| log::warn!("reload: {warning}"));
             }
-            Err(error) => {
-                self.parts.published.reloaded(false);
-                error.to_string().lines().for_each(|line| log::error!("reload refused: {line}"));
-            }
+            Err(error) => error.to_string().lines().for_each(|line| log::error!("reload refused: {line}")),
         }
-        outcome
+        reply(answer, outcome);
     }
 
-    fn try_reload(&mut self, dry_run: bool) -> Result<Reloaded, ReloadError> {
-        let loader = self.parts.loader.as_ref().ok_or(ReloadError::NoFile)?;
+    fn edit(&mut self, edit: &Edit, answer: Sender<Result<(), Refused>>) {
         if self.draining {
-            return Err(ReloadError::Draining);
+            return drop(answer.try_send(Err(Refused::Draining)));
         }
-        let file = loader().map_err(ReloadError::Mistakes)?;
-        let truth = &mut self.parts.truth;
-        let (model, mut changes) = truth.merge(&file);
-        if dry_run {
-            return Ok(Reloaded { changes, model: Arc::new(model) });
-        }
-        let resolved = resolve::model(&model, Some(truth.snapshot())).map_err(ReloadError::Mistakes)?;
-        truth.note_moved(&model, &resolved, &mut changes);
-        let step = truth.step(model, &resolved, None).map_err(ReloadError::CouldNotListen)?;
-        truth.filed(file);
-        let model = step.model.clone();
-        self.carry_out(step, false);
-        Ok(Reloaded { changes, model })
-    }
-
-    fn edit(&mut self, edit: &Edit) -> Result<(), Refused> {
-        if self.draining {
-            return Err(Refused::Draining);
-        }
-        let step = self.parts.truth.edit(edit)?;
+        let step = match self.parts.truth.edit(edit) {
+            Ok(step) => step,
+            Err(refused) => return drop(answer.try_send(Err(refused))),
+        };
         log::info!("{edit}");
         let before = advice::of_pool_called(self.parts.truth.running(), edit.pool());
         let now = advice::of_pool_called(&step.model, edit.pool());
         now.iter().filter(|warning| !before.contains(warning)).for_each(|warning| log::warn!("{warning}"));
-        self.carry_out(step, matches!(edit, Edit::Remove { force: true, .. }));
-        Ok(())
-    }
-
-    /// Gives a step to everybody, in order. `force`: connections of backends that leave are reset, whatever the pool
-    /// says.
-    fn carry_out(&mut self, step: Step, force: bool) {
-        self.parts.truth.take(&step);
-        let Step { model, snapshot, opened, leaving, closing, share } = step;
-        let (note, answer) = Note::adopt(snapshot.clone());
-        if !(self.parts.prober.send(note) && answer.recv().is_ok()) {
-            log::error!("there are no health checks any more: backends keep their state");
-        }
-        for NewSockets { address, listener, .. } in &opened {
-            let endpoints = listener.addresses.iter().filter(|other| other.id == *address);
-            endpoints.for_each(|address| log::info!(target: logger::ALWAYS, "listening on {}", address.endpoint));
-        }
-        // New clients find nobody at the old addresses from here on; workers take in those who wait there already.
-        remove_files(&closing);
-        if self.parts.admission.limit() != share.connections {
-            log::info!("serves at most {} clients at once from now on", share.connections);
-            self.parts.admission.set_limit(share.connections);
-        }
-        self.parts.crew.adopt(&snapshot, opened);
-        self.parts.published.publish(snapshot, model);
-        let mut now = Vec::new();
-        let mut later: Vec<(Duration, Vec<BackendId>)> = Vec::new();
-        for (id, on_remove) in leaving {
-            match on_remove {
-                _ if force => now.push(id),
-                OnRemove::Keep => {}
-                OnRemove::Reset => now.push(id),
-                OnRemove::Drain(time) => match later.iter_mut().find(|(other, _)| *other == time) {
-                    Some((_, ids)) => ids.push(id),
-                    None => later.push((time, vec![id])),
-                },
-            }
-        }
-        if !now.is_empty() {
-            self.parts.crew.reset(&now.into());
-        }
-        let started = Instant::now();
-        // A time that no clock can count is for ever.
-        let timed = |(time, ids): (Duration, Vec<BackendId>)| Some((started.checked_add(time)?, ids.into()));
-        self.cuts.extend(later.into_iter().filter_map(timed));
+        self.begin(step, matches!(edit, Edit::Remove { force: true, .. }), Reply::Edit(answer));
     }
 
     /// Resets the connections of backends whose time is over.
@@ -352,5 +391,12 @@ impl<C: Crew> Desk<C> {
         for (_, ids) in self.cuts.extract_if(.., |cut| cut.0 <= now) {
             self.parts.crew.reset(&ids);
         }
+    }
+}
+
+/// Answers a caller, who may have given up waiting.
+fn reply<T>(answer: Option<Sender<T>>, outcome: T) {
+    if let Some(answer) = answer {
+        let _ = answer.try_send(outcome);
     }
 }

@@ -35,4 +35,4 @@ pub use next::{Plan, Resolved, build, next, same_endpoints};
 pub use note::Note;
 pub use published::Published;
 pub use snapshot::{AdminState, BoundAddress, BoundAddressId, Listener, Member, NoBackend, Pool, Snapshot};
-pub use totals::{ListenerTotals, LogTotals, PoolTotals, Refusal, Visit};
+pub use totals::{EndCounts, ListenerTotals, LogTotals, PoolTotals, Refusal, Visit};

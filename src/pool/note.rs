@@ -11,7 +11,7 @@ use std::sync::Arc;
 /// A letter to the prober.
 ///
 /// Workers *offer* theirs and let them go if the box is full: the prober then has a thousand such letters to read, and one
-/// more would tell it nothing new. Control *sends*, and waits for room.
+/// more would tell it nothing new. Control tries again.
 #[derive(Debug)]
 pub enum Note {
     /// From now on this is what there is. Backends that stay keep what is known of them.

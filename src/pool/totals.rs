@@ -187,6 +187,15 @@ impl Drop for Visit {
     }
 }
 
+/// What became of the connections that were open when the end of the process began, at one worker or all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndCounts {
+    /// Those that ended by themselves.
+    pub finished: u64,
+    /// Those that the end cut.
+    pub reset: u64,
+}
+
 /// Totals of one pool. Workers add, everyone reads; all relaxed.
 #[derive(Debug)]
 pub struct PoolTotals {

@@ -19,7 +19,7 @@
 //!   served, in which a backend stands once. Waiting is not part of a probe's time. With more black holes than that the
 //!   interval grows for everyone, which is what can be done with a bounded number of sockets.
 //! * Lacking descriptors or memory is not the backend's failure: the probe waits for better times.
-//! * The box holds [`NOTES_MAX`] letters; workers drop theirs when it is full, control waits.
+//! * The box holds [`NOTES_MAX`] letters; workers drop theirs when it is full, control tries again.
 
 mod open;
 mod rounds;
@@ -28,10 +28,12 @@ mod watch;
 use crate::mailbox::Mailbox;
 use crate::pool::{BackendId, Note, Snapshot};
 use crate::watchdog::{Heartbeat, Watched};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use rounds::Rounds;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Probes under way at once; a quarter of the descriptors that the process may have, if that is less.
 pub const OPEN_MAX: usize = 1024;
@@ -39,11 +41,18 @@ pub const OPEN_MAX: usize = 1024;
 /// Letters that wait to be read.
 pub const NOTES_MAX: usize = 1024;
 
+/// How long [`Prober::adopt`] waits.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long dropping it waits for the thread to end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// The running thread. Dropping it stops it.
 #[derive(Debug)]
 pub struct Prober {
     mailbox: Mailbox<Note>,
     heartbeat: Heartbeat,
+    ended: Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -62,8 +71,13 @@ pub fn spawn(snapshot: Arc<Snapshot>, on_down: OnDown) -> io::Result<Prober> {
 pub fn spawn_with(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<Prober> {
     let (mailbox, rounds) = Rounds::new(snapshot, on_down, open_max)?;
     let heartbeat = rounds.heartbeat();
-    let thread = std::thread::Builder::new().name("prober".to_owned()).spawn(move || rounds.run())?;
-    Ok(Prober { mailbox, heartbeat, thread: Some(thread) })
+    let (end, ended) = bounded(0);
+    let work = move || {
+        let _end: Sender<()> = end;
+        rounds.run();
+    };
+    let thread = std::thread::Builder::new().name("prober".to_owned()).spawn(work)?;
+    Ok(Prober { mailbox, heartbeat, ended, thread: Some(thread) })
 }
 
 impl Prober {
@@ -78,10 +92,11 @@ impl Prober {
         Watched { name: "prober".to_owned(), heartbeat, wake: Box::new(move || mailbox.wake()) }
     }
 
-    /// Gives it the next snapshot and waits until that one's bits say what is known. False if the prober is gone.
+    /// Gives it the next snapshot and waits until that one's bits say what is known. False if the prober is gone, or stands
+    /// still.
     pub fn adopt(&self, snapshot: Arc<Snapshot>) -> bool {
         let (note, answer) = Note::adopt(snapshot);
-        self.mailbox.send(note) && answer.recv().is_ok()
+        self.mailbox.send_within(note, PATIENCE) && answer.recv_timeout(PATIENCE).is_ok()
     }
 
     /// Ends the thread and waits for it.
@@ -92,7 +107,11 @@ impl Prober {
 
 impl Drop for Prober {
     fn drop(&mut self) {
-        self.mailbox.send(Note::Stop);
+        self.mailbox.send_within(Note::Stop, FAREWELL);
+        // Nothing is ever sent: the channel is cut when the thread ends.
+        if self.ended.recv_timeout(FAREWELL) == Err(RecvTimeoutError::Timeout) {
+            return log::error!("the prober did not end within {FAREWELL:?}");
+        }
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

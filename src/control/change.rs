@@ -1,0 +1,177 @@
+//! A change on its way: the prober has it first, so that the health bits say what is known; then the workers, who adopt it
+//! between two batches of events; then readers. Then the command is answered.
+//!
+//! Control waits for none of them. It carries on with stops, time-outs and beats meanwhile, and takes the next command when
+//! the change has arrived. A thread that does not take the change up within [`ADOPTION`] gets it once it comes around; the
+//! others have it by then.
+
+use super::remote::{Refused, ReloadError, Reloaded};
+use super::truth::{NewSockets, Step, remove_files};
+use super::{Crew, Desk};
+use crate::config::model::{Model, OnRemove};
+use crate::logger;
+use crate::pool::{BackendId, Note, Snapshot};
+use crossbeam_channel::{Receiver, Sender, after, at, never};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long prober and workers may take for a change. They need no more than a turn of their loop.
+pub const ADOPTION: Duration = Duration::from_secs(10);
+
+/// When a full mailbox of the prober is tried again.
+const RETRY: Duration = Duration::from_millis(50);
+
+/// Where the answer goes. The caller may have given up waiting.
+pub enum Reply {
+    /// To a change of one backend.
+    Edit(Sender<Result<(), Refused>>),
+    /// To a reload; without a sender the log has it.
+    Reload(Option<Sender<Result<Reloaded, ReloadError>>>, Reloaded),
+}
+
+/// A change that prober and workers are taking up.
+pub struct InFlight {
+    stage: Stage,
+    until: Instant,
+    snapshot: Arc<Snapshot>,
+    model: Arc<Model>,
+    opened: Vec<NewSockets>,
+    leaving: Vec<(BackendId, OnRemove)>,
+    /// Connections of backends that leave are reset, whatever the pool says.
+    force: bool,
+    reply: Reply,
+}
+
+enum Stage {
+    /// The note that found no room yet, and where the prober answers.
+    Prober(Option<Note>, Receiver<()>),
+    /// Cut once every worker has it.
+    Workers(Receiver<()>),
+}
+
+/// What a change waits for.
+pub struct Waits {
+    /// The thread whose turn it is answers, or its channel is cut.
+    pub answer: Receiver<()>,
+    /// A full mailbox is tried again.
+    pub retry: Receiver<Instant>,
+    /// The time is over.
+    pub over: Receiver<Instant>,
+}
+
+impl<C: Crew> Desk<C> {
+    /// Sends a step on its way.
+    pub(super) fn begin(&mut self, step: Step, force: bool, reply: Reply) {
+        self.parts.truth.take(&step);
+        let Step { model, snapshot, opened, leaving, closing, share } = step;
+        for NewSockets { address, listener, .. } in &opened {
+            let endpoints = listener.addresses.iter().filter(|other| other.id == *address);
+            endpoints.for_each(|address| log::info!(target: logger::ALWAYS, "listening on {}", address.endpoint));
+        }
+        // New clients find no listener at the old addresses from here on; workers take in those that wait there already.
+        remove_files(&closing);
+        if self.parts.admission.limit() != share.connections {
+            log::info!("serves at most {} clients at once from now on", share.connections);
+            self.parts.admission.set_limit(share.connections);
+        }
+        let (note, answer) = Note::adopt(snapshot.clone());
+        let note = self.parts.prober.offer(note).err();
+        let (stage, until) = (Stage::Prober(note, answer), Instant::now() + ADOPTION);
+        self.change = Some(InFlight { stage, until, snapshot, model, opened, leaving, force, reply });
+    }
+
+    /// What the change on its way waits for, if there is one.
+    pub(super) fn waits(&self) -> Waits {
+        let Some(change) = &self.change else { return Waits { answer: never(), retry: never(), over: never() } };
+        let (answer, retry) = match &change.stage {
+            Stage::Prober(Some(_), _) => (never(), after(RETRY)),
+            Stage::Prober(None, answer) | Stage::Workers(answer) => (answer.clone(), never()),
+        };
+        Waits { answer, retry, over: at(change.until) }
+    }
+
+    /// Offers the prober its note again.
+    pub(super) fn retry(&mut self) {
+        if let Some(InFlight { stage: Stage::Prober(note, _), .. }) = &mut self.change {
+            *note = note.take().and_then(|note| self.parts.prober.offer(note).err());
+        }
+    }
+
+    /// The prober's answer has come, or the channel of the thread whose turn it is was cut.
+    pub(super) fn answered(&mut self, answered: bool) {
+        match &self.change {
+            Some(InFlight { stage: Stage::Prober(..), .. }) => {
+                if !answered {
+                    log::error!("there are no health checks any more: backends keep their state");
+                }
+                self.hand_to_workers();
+            }
+            Some(InFlight { stage: Stage::Workers(_), .. }) => self.arrived(),
+            None => {}
+        }
+    }
+
+    /// A thread has not taken the change up in time.
+    pub(super) fn too_late(&mut self) {
+        match &self.change {
+            Some(InFlight { stage: Stage::Prober(note, _), .. }) => {
+                log::error!("the prober did not take up the new configuration within {ADOPTION:?}");
+                self.prober_lags |= note.is_some();
+                self.hand_to_workers();
+            }
+            Some(InFlight { stage: Stage::Workers(_), .. }) => {
+                log::error!("a worker did not take up the new configuration within {ADOPTION:?}");
+                self.arrived();
+            }
+            None => {}
+        }
+    }
+
+    /// Gives the change to the workers, whether the prober has it or not.
+    pub(super) fn hand_to_workers(&mut self) {
+        if let Some(change) = &mut self.change
+            && let Stage::Prober(..) = change.stage
+        {
+            let adopted = self.parts.crew.adopt(&change.snapshot, std::mem::take(&mut change.opened));
+            (change.stage, change.until) = (Stage::Workers(adopted), Instant::now() + ADOPTION);
+        }
+    }
+
+    /// The prober had no room for the newest snapshot in time: now it may have.
+    pub(super) fn help_prober(&mut self) {
+        if self.prober_lags && self.change.is_none() {
+            let (note, _) = Note::adopt(self.parts.truth.snapshot().clone());
+            self.prober_lags = self.parts.prober.offer(note).is_err();
+        }
+    }
+
+    /// All threads have it, as far as they come around.
+    fn arrived(&mut self) {
+        let Some(InFlight { snapshot, model, leaving, force, reply, .. }) = self.change.take() else { return };
+        self.parts.published.publish(snapshot, model);
+        let mut now = Vec::new();
+        let mut later: Vec<(Duration, Vec<BackendId>)> = Vec::new();
+        for (id, on_remove) in leaving {
+            match on_remove {
+                _ if force => now.push(id),
+                OnRemove::Keep => {}
+                OnRemove::Reset => now.push(id),
+                OnRemove::Drain(time) => match later.iter_mut().find(|(other, _)| *other == time) {
+                    Some((_, ids)) => ids.push(id),
+                    None => later.push((time, vec![id])),
+                },
+            }
+        }
+        if !now.is_empty() {
+            self.parts.crew.reset(&now);
+        }
+        let started = Instant::now();
+        // A time that no clock can count is for ever.
+        let timed = |(time, ids): (Duration, Vec<BackendId>)| Some((started.checked_add(time)?, ids.into()));
+        self.cuts.extend(later.into_iter().filter_map(timed));
+        match reply {
+            Reply::Edit(answer) => drop(answer.try_send(Ok(()))),
+            Reply::Reload(answer, reloaded) => self.reload_is_over(answer, Ok(reloaded)),
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! What control and the prober want of a worker. Orders that the worker has not read are merged into one, so that nobody
+//! waits for a worker that stands still, and what it missed is there when it goes on.
+
+use super::ListenSocket;
+use crate::mailbox::Merge;
+use crate::pool::{BackendId, Snapshot};
+use crate::session::CloseReason;
+use crossbeam_channel::Sender;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Backends whose connections a worker that stands still may have to reset once it goes on.
+pub const RESETS_MAX: usize = 65_536;
+
+/// In the order in which they are carried out.
+#[derive(Debug, Default)]
+pub struct Orders {
+    /// From now on this is what there is.
+    pub adopt: Option<Adopt>,
+    /// Reset the connections of these backends, reason `forced`.
+    pub reset: HashSet<BackendId>,
+    /// Accept what waits already, then close the listeners; end when the last connection has.
+    pub drain: bool,
+    /// End every connection now, for this reason.
+    pub stop: Option<CloseReason>,
+}
+
+/// A snapshot, and further sockets to listen on. Taken up between two batches of events, so that no connection sees a part
+/// of it.
+#[derive(Debug)]
+pub struct Adopt {
+    /// The next snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// Sockets that this worker does not have yet.
+    pub sockets: Vec<ListenSocket>,
+    /// Dropped once it is done, or once a newer snapshot takes its place.
+    pub done: Sender<()>,
+}
+
+impl Orders {
+    /// To reset the connections of these backends.
+    pub fn reset(backends: &[BackendId]) -> Orders {
+        Orders { reset: backends.iter().copied().collect(), ..Orders::default() }
+    }
+}
+
+impl Merge for Orders {
+    fn merge(&mut self, later: Orders) {
+        if let Some(mut adopt) = later.adopt {
+            if let Some(earlier) = self.adopt.take() {
+                let listens = |socket: &ListenSocket| adopt.snapshot.listener_of(socket.address()).is_some();
+                // A socket whose listener is gone already would be closed at once.
+                let mut sockets: Vec<ListenSocket> = earlier.sockets.into_iter().filter(listens).collect();
+                sockets.append(&mut adopt.sockets);
+                adopt.sockets = sockets;
+            }
+            self.adopt = Some(adopt);
+        }
+        self.reset.extend(later.reset);
+        if self.reset.len() > RESETS_MAX {
+            log::error!("a worker does not respond: connections of removed backends go on there");
+            self.reset = self.reset.drain().take(RESETS_MAX).collect();
+        }
+        self.drain |= later.drain;
+        self.stop = self.stop.or(later.stop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::model::Model;
+    use crate::pool;
+    use crossbeam_channel::{TryRecvError, bounded};
+
+    fn adopt(done: Sender<()>) -> Orders {
+        let model = Model { global: Default::default(), listeners: Vec::new(), pools: Vec::new() };
+        let snapshot = Arc::new(pool::build(&model, &Default::default()));
+        Orders { adopt: Some(Adopt { snapshot, sockets: Vec::new(), done }), ..Orders::default() }
+    }
+
+    #[test]
+    fn the_newest_snapshot_wins_and_nothing_else_is_lost() {
+        let ((first, of_first), (second, of_second)) = (bounded(1), bounded(1));
+        let mut orders = adopt(first);
+        orders.merge(Orders::reset(&[BackendId(1)]));
+        orders.merge(adopt(second));
+        orders.merge(Orders::reset(&[BackendId(2), BackendId(1)]));
+        orders.merge(Orders { drain: true, ..Orders::default() });
+        orders.merge(Orders { stop: Some(CloseReason::Shutdown), ..Orders::default() });
+        assert_eq!(of_first.try_recv(), Err(TryRecvError::Disconnected));
+        assert_eq!(of_second.try_recv(), Err(TryRecvError::Empty));
+        assert_eq!((orders.reset.len(), orders.drain, orders.stop), (2, true, Some(CloseReason::Shutdown)));
+    }
+
+    #[test]
+    fn resets_are_bounded() {
+        let mut orders = Orders::default();
+        for id in 0..=RESETS_MAX as u64 {
+            orders.merge(Orders::reset(&[BackendId(id)]));
+        }
+        assert_eq!(orders.reset.len(), RESETS_MAX);
+    }
+}
