@@ -85,6 +85,21 @@ pub struct Backend {
     pub connect_ms: ConnectMs,
     /// What probes say.
     pub health: Health,
+    /// Where its name leads; empty while the name is not resolved.
+    pub addresses: Vec<BackendAddress>,
+}
+
+/// One address of a backend.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BackendAddress {
+    /// Where it is.
+    pub address: String,
+    /// `up`: it takes its turn. `backoff`: clients failed there, and it is left out for a while. `down`: probes fail there.
+    pub state: String,
+    /// Connections that reached it.
+    pub connections_total: u64,
+    /// Of the last probe, in words; null before the first.
+    pub last_result: Option<String>,
 }
 
 /// A backend that was added or changed.

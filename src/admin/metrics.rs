@@ -8,7 +8,7 @@ use super::status;
 use crate::logger;
 use crate::policy::health::{Class, ConnectFailure};
 use crate::pool::histogram::Reading;
-use crate::pool::{Counters, Member, Pool, Published, Refusal, Snapshot};
+use crate::pool::{AddressState, Counters, Member, Pool, Published, Refusal, Snapshot, clock};
 use std::fmt::{Display, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -66,6 +66,9 @@ fn part(text: &mut Text, pools: &[Arc<Pool>], per_backend: bool) {
         pools.iter().map(|pool| sums(pool)).collect()
     };
     backends(text, &rows);
+    if per_backend {
+        addresses(text, pools);
+    }
     self::pools(text, pools);
 }
 
@@ -116,6 +119,21 @@ fn listeners(text: &mut Text, snapshot: &Snapshot) {
     text.family("tcplb_connections_untracked_total", "counter", what);
     for listener in &snapshot.listeners {
         text.sample("tcplb_connections_untracked_total", &[("listener", &listener.name)], listener.gate.untracked());
+    }
+}
+
+/// Nothing for a backend with one address, of which all is said already.
+fn addresses(text: &mut Text, pools: &[Arc<Pool>]) {
+    let (name, now) = ("tcplb_backend_address_up", clock::now());
+    text.family(name, "gauge", "Of a backend with several addresses: 1 if this one takes its turn.");
+    for pool in pools {
+        for backend in pool.members.iter().map(|member| &member.backend).filter(|backend| backend.addresses.len() > 1) {
+            for address in backend.addresses.iter() {
+                let (at, up) = (address.endpoint.to_string(), address.state(now) == AddressState::Up);
+                let labels = [("pool", pool.settings.name.as_str()), ("backend", &backend.name), ("address", &at)];
+                text.sample(name, &labels, u64::from(up));
+            }
+        }
     }
 }
 

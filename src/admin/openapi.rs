@@ -147,6 +147,7 @@ fn schemas() -> Value {
             "last_result": { "type": ["string", "null"] },
             "last_change_seconds": { "type": ["integer", "null"], "minimum": 0 },
         })),
+        "addresses": many("BackendAddress"),
     }));
     let mut changed = backend.clone();
     changed["properties"]["warnings"] = lines.clone();
@@ -163,6 +164,10 @@ fn schemas() -> Value {
         })),
         "Pool": object(json!({ "name": text, "algorithm": text, "backends": many("Backend") })),
         "Backend": backend,
+        "BackendAddress": object(json!({
+            "address": text, "state": { "type": "string", "enum": ["up", "backoff", "down"] },
+            "connections_total": count, "last_result": { "type": ["string", "null"] },
+        })),
         "Changed": changed,
         "NewBackend": body(&["address"], json!({
             "address": address, "weight": optional(weight.clone(), json!(defaults::WEIGHT)),

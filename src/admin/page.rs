@@ -115,6 +115,7 @@ mod tests {
             bytes_to_client_total: 0,
             connect_ms: Default::default(),
             health: Default::default(),
+            addresses: Vec::new(),
         };
         let pools = vec![Pool { name: "a&b".into(), algorithm: "round-robin".into(), backends: vec![backend] }];
         let status = Status {

@@ -3,7 +3,7 @@
 
 use super::api;
 use crate::config::model;
-use crate::pool::{AdminState, Member, Pool, Published, Snapshot};
+use crate::pool::{AdminState, Backend, BackendAddress, HealthReport, Member, Pool, Published, Snapshot, clock};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -80,7 +80,19 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Instant
             last_result: health.last_result.map(|outcome| outcome.to_string()),
             last_change_seconds: health.last_change.map(|at| now.saturating_duration_since(at).as_secs()),
         },
+        addresses: addresses(backend, &health),
     }
+}
+
+fn addresses(backend: &Backend, health: &HealthReport) -> Vec<api::BackendAddress> {
+    let now = clock::now();
+    let address = |(number, address): (usize, &BackendAddress)| api::BackendAddress {
+        address: address.endpoint.to_string(),
+        state: address.state(now).word().to_owned(),
+        connections_total: backend.connections_at(number),
+        last_result: health.addresses.get(number).copied().flatten().map(|outcome| outcome.to_string()),
+    };
+    backend.addresses.iter().enumerate().map(address).collect()
 }
 
 fn state(pool: &Pool, member: &Member) -> &'static str {

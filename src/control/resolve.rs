@@ -79,7 +79,7 @@ fn before(pool: &str, backend: &model::Backend, old: Option<&Snapshot>) -> Optio
     let pool = old?.pool(pool)?;
     let position = pool.settings.backends.iter().position(|other| other.name == backend.name)?;
     let same = pool.settings.backends.get(position)?.address == backend.address;
-    Some(pool.members.get(position).filter(|_| same)?.backend.endpoints.clone())
+    Some(pool.members.get(position).filter(|_| same)?.backend.endpoints())
 }
 
 /// An address that needs no resolver, or the name and port that do.

@@ -173,11 +173,11 @@ impl Truth {
                 }
                 let key = (pool.settings.name.clone(), settings.name.clone());
                 let Some(now) = resolved.get(&key) else { continue };
-                if !same_endpoints(now, &member.backend.endpoints) {
+                if !same_endpoints(now, &member.backend.endpoints()) {
                     let text = |endpoints: &[Endpoint]| {
                         endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
                     };
-                    let (from, to) = (text(&member.backend.endpoints), text(now));
+                    let (from, to) = (text(&member.backend.endpoints()), text(now));
                     let subject = Subject::Backend { pool: key.0, name: key.1 };
                     let connections = member.backend.active().into();
                     let what = What::Changed(vec![Setting { key: "resolved address", from, to }]);

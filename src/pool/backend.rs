@@ -4,6 +4,7 @@
 //! object outlives snapshots, so that counters and averages survive a change of configuration.
 
 use super::PoolTotals;
+use super::addresses::Addresses;
 use super::histogram::{CONNECTS, Histogram};
 use crate::base::bits::WORD;
 use crate::base::{Endpoint, Tick};
@@ -26,8 +27,8 @@ pub struct Backend {
     pub id: BackendId,
     /// Unique in the pool.
     pub name: String,
-    /// Where to connect: the addresses its name resolved to, tried in order; at least one.
-    pub endpoints: Vec<Endpoint>,
+    /// Where to connect: the addresses that its name resolved to, used in turn.
+    pub addresses: Addresses,
     /// What it has done so far.
     pub counters: Counters,
     /// What the prober found. It alone writes, and only admin and tests read: never taken on a connection's path.
@@ -125,13 +126,16 @@ pub struct HealthReport {
     pub last_result: Option<Outcome>,
     /// When it last went down or came up; `None` if it never did.
     pub last_change: Option<Instant>,
+    /// How the last probe of each address ended, by its number; shorter where none has been probed yet.
+    pub addresses: Vec<Option<Outcome>>,
 }
 
 impl Backend {
     /// A backend whose load is kept in lane `slot % 64` of `block`. Nobody else uses that lane as long as it lives.
     pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, slot: usize) -> Backend {
         let (counters, health, came_up, answers) = Default::default();
-        let backend = Backend { id, name, endpoints, counters, health, came_up, answers, block, lane: slot % WORD };
+        let addresses = Addresses::new(endpoints);
+        let backend = Backend { id, name, addresses, counters, health, came_up, answers, block, lane: slot % WORD };
         // The leases of the lane's last tenant are all gone.
         backend.block.clear(backend.lane);
         backend
@@ -142,6 +146,20 @@ impl Backend {
     pub fn counted_in(mut self, pool: &PoolTotals) -> Backend {
         self.counters.of_pool = Some(pool.counters.clone());
         self
+    }
+
+    /// Where it is, without what is known of each address.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        self.addresses.iter().map(|address| address.endpoint.clone()).collect()
+    }
+
+    /// Connections that reached its address of this number.
+    pub fn connections_at(&self, number: usize) -> u64 {
+        match self.addresses.get(number) {
+            Some(address) if self.addresses.len() > 1 => address.connections(),
+            Some(_) => self.counters.connections.load(Ordering::Relaxed),
+            None => 0,
+        }
     }
 
     /// It has just come up again, or was added to a pool that others serve already: from now on its share grows, where the

@@ -9,12 +9,14 @@
 //! | `snapshot` | the picture of one generation, and the choice of a backend in it |
 //! | `next` | the next generation out of the last and a model: who stays, which slot everybody has |
 //! | `backend`, `totals`, `histogram` | what is counted; outlives snapshots |
+//! | [`mod@addresses`] | where a backend is, and which of its addresses serve |
 //! | `lease`, [`mod@admission`] | counts that give themselves back |
 //! | `gate` | who may come in at a listener |
 //! | `clock` | the time that all threads go by |
 //! | `note` | letters to the prober |
 //! | `published` | the newest generation, for readers |
 
+pub mod addresses;
 pub mod admission;
 mod backend;
 pub mod clock;
@@ -27,6 +29,7 @@ mod published;
 mod snapshot;
 mod totals;
 
+pub use addresses::{AddressState, Addresses, BackendAddress};
 pub use admission::{Admission, Permit};
 pub use backend::{Backend, BackendId, Counters, HealthReport};
 pub use gate::{Gate, Guest, Place};

@@ -138,7 +138,7 @@ impl<'a> Successor<'a> {
         let survivor = |backend: &model::Backend| {
             let (settings, member) = known.get(backend.name.as_str())?;
             let same = settings.address == backend.address
-                && self.endpoints(backend).is_none_or(|now| same_endpoints(now, &member.backend.endpoints));
+                && self.endpoints(backend).is_none_or(|now| same_endpoints(now, &member.backend.endpoints()));
             same.then_some(*member)
         };
         self.settings.backends.iter().map(survivor).collect()

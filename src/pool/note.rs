@@ -21,7 +21,17 @@ pub enum Note {
         /// Told once the snapshot's health bits say what is known, so that it may be given to the workers.
         done: Sender<()>,
     },
-    /// A client's connection attempt failed, for a reason that concerns this backend ([`ConnectFailure::of`] knows).
+    /// A client could not connect to one address of a backend that has others.
+    AddressFailed {
+        /// Whose address.
+        backend: BackendId,
+        /// Its number among the backend's addresses.
+        address: usize,
+        /// Why.
+        failure: ConnectFailure,
+    },
+    /// A client's connection attempt failed, for a reason that concerns this backend ([`ConnectFailure::of`] knows). If it
+    /// has several addresses, the last that was left has failed.
     ConnectFailed {
         /// Where to.
         backend: BackendId,

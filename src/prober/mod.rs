@@ -15,8 +15,8 @@
 //! * No other thread writes health bits while it runs. All generations of a pool share them, so that a worker which still
 //!   works from an older snapshot sees every change.
 //! * A backend that stays in the pool keeps its verdict over any number of snapshots ([`Note::Adopt`]).
-//! * At most one probe of a backend at a time, and at most [`OPEN_MAX`] in all; more wait in a queue, first come first
-//!   served, in which a backend stands once. Waiting is not part of a probe's time. With more black holes than that the
+//! * At most one probe of an address at a time, and at most [`OPEN_MAX`] in all; more wait in a queue, first come first
+//!   served, in which a backend stands once. A backend is up while one of its addresses is. Waiting is not part of a probe's time. With more black holes than that the
 //!   interval grows for everyone, which is what can be done with a bounded number of sockets.
 //! * Lacking descriptors or memory is not the backend's failure: the probe waits for better times.
 //! * The box holds [`NOTES_MAX`] letters; workers drop theirs when it is full, control tries again.

@@ -9,6 +9,7 @@
 //! the backend accepts, reads an end of file from, and often complains about. An HTTP probe has been a proper exchange and
 //! closes like any client; so does one that had to send a PROXY header, which says of itself that it is no client's.
 
+use crate::base::Tick;
 use crate::base::slots::Key;
 use crate::net::Socket;
 use crate::policy::health::{ConnectFailure, Outcome};
@@ -21,8 +22,10 @@ use std::io;
 pub struct Open {
     /// Whose it is.
     pub watch: Key,
-    /// Which of the backend's endpoints it tries.
-    pub endpoint: usize,
+    /// The number of the backend's address that it tries.
+    pub address: usize,
+    /// When its time is over.
+    pub until: Tick,
     probe: Probe,
     socket: Socket,
     connected: bool,
@@ -30,11 +33,11 @@ pub struct Open {
 
 impl Open {
     /// Begins to connect. Events have to be asked for with [`Open::register`].
-    pub fn dial(watch: Key, endpoint: usize, target: ProbeTarget) -> io::Result<Open> {
+    pub fn dial((watch, address): (Key, usize), until: Tick, target: ProbeTarget) -> io::Result<Open> {
         let to = target.endpoint().clone();
         let probe = target.probe();
         let (socket, _) = if probe.is_bare() { Socket::dial_quietly(&to)? } else { Socket::dial(&to)? };
-        Ok(Open { watch, endpoint, probe, socket, connected: false })
+        Ok(Open { watch, address, until, probe, socket, connected: false })
     }
 
     /// Asks for events. One comes in any case, even if the connection is there already.

@@ -1,8 +1,8 @@
 //! The thread itself: waits for sockets, letters and time, and gives every backend its turn.
 //!
 //! One turn of the loop: events → letters → timers → begin what is due, as far as there is room. A backend's slot in
-//! `watches` is also its slot in the wheel; it has one deadline at a time: the next probe's start, or the end of the
-//! one under way.
+//! `watches` is also its slot in the wheel; it has one deadline at a time: the next round's start, or the end of the
+//! first probe under way. A round is a probe of each of its addresses, all at once as far as there is room.
 
 use super::open::Open;
 use super::watch::{Stage, Watch};
@@ -176,6 +176,13 @@ impl Rounds {
                 }
                 self.tell(key);
             }
+            Note::AddressFailed { backend, address, failure } => {
+                let Some(&key) = self.by_id.get(&backend) else { return };
+                if let Some(watch) = self.watches.get_mut(key) {
+                    watch.address_failed(address, failure, self.many);
+                }
+                self.tell(key);
+            }
             Note::Connected(backend) => {
                 let key = self.by_id.get(&backend);
                 if let Some(watch) = key.and_then(|&key| self.watches.get_mut(key)) {
@@ -221,8 +228,8 @@ impl Rounds {
         for key in known.into_values() {
             self.wheel.cancel(key.slot);
             let Some(watch) = self.watches.remove(key) else { continue };
-            if let Stage::Open(open) = watch.stage {
-                self.open.remove(open);
+            for open in &watch.probing {
+                self.open.remove(*open);
             }
             watch.forget();
         }
@@ -245,10 +252,12 @@ impl Rounds {
                 watch.stage = Stage::Queued;
                 self.queue.push_back(key);
             }
-            Stage::Queued => {}
-            Stage::Open(open) => {
+            Stage::Queued | Stage::Probing => {
                 let timeout = watch.health().timeout;
-                self.attempt_over(open, Outcome::TimedOut(timeout));
+                let late = |open: &&Key| self.open.get(**open).is_some_and(|open| open.until <= self.now);
+                let late: Vec<Key> = watch.probing.iter().filter(late).copied().collect();
+                late.into_iter().for_each(|open| self.probe_over(open, Outcome::TimedOut(timeout)));
+                self.arm(key);
             }
         }
     }
@@ -259,48 +268,51 @@ impl Rounds {
         }
         while self.open.len() < self.open_max {
             let Some(key) = self.queue.pop_front() else { return };
-            let Some(watch) = self.watches.get_mut(key) else { continue };
-            watch.started = self.now;
-            if !watch.is_probed() {
-                // Disabled, or health turned off, while it waited for its turn.
-                watch.stage = Stage::Resting;
-                self.wheel.set(key.slot, watch.next_visit(self.now));
-                continue;
-            }
-            if let Err(error) = self.attempt(key, 0, Outcome::NoAddress) {
+            if let Err(error) = self.begin_probe(key) {
                 self.postpone(key, &error);
                 return;
             }
         }
     }
 
-    /// Tries the backend's endpoints from `endpoint` on, until one is being probed or none is left, in which case `last`
-    /// (or what replaced it) is the probe's outcome. Each gets an equal share of the time that is left, so that one black
-    /// hole does not use it up for those after it. An error is of our own making, not the backend's.
-    fn attempt(&mut self, key: Key, mut endpoint: usize, mut last: Outcome) -> io::Result<()> {
-        loop {
-            let Some(watch) = self.watches.get_mut(key) else { return Ok(()) };
-            let end = watch.started + watch.health().timeout;
-            let target = watch.target(endpoint).filter(|_| endpoint == 0 || self.now < end);
-            // None left, no time left, or health was turned off meanwhile.
-            let Some(target) = target else {
-                self.probe_over(key, last);
-                return Ok(());
-            };
-            let left = u32::try_from(watch.backend().endpoints.len() - endpoint).unwrap_or(u32::MAX);
-            match dial(&self.poll, &mut self.open, key, endpoint, target) {
+    /// Begins the probe of the next address of a backend's round. An error is of our own making, not the backend's.
+    fn begin_probe(&mut self, key: Key) -> io::Result<()> {
+        let Some(watch) = self.watches.get_mut(key) else { return Ok(()) };
+        let address = watch.begun;
+        if address == 0 {
+            watch.started = self.now;
+        }
+        if !watch.is_probed() {
+            // Disabled, or health turned off, while it waited for its turn.
+            watch.begun = watch.round();
+        } else if let Some(target) = watch.target(address) {
+            let until = self.now + watch.health().timeout;
+            match dial(&self.poll, &mut self.open, (key, address), until, target) {
                 Ok(open) => {
-                    watch.stage = Stage::Open(open);
-                    self.wheel.set(key.slot, self.now + (end - self.now) / left);
+                    watch.probing.push(open);
+                    watch.begun += 1;
                     if self.lacking.take().is_some() {
                         log::info!("health checks go on");
                     }
-                    return Ok(());
                 }
-                Err(error) => last = Outcome::NoConnection(ConnectFailure::of(&error).ok_or(error)?),
+                Err(error) => {
+                    let failure = ConnectFailure::of(&error).ok_or(error)?;
+                    watch.begun += 1;
+                    watch.probe_ended(address, Outcome::NoConnection(failure), self.many);
+                }
             }
-            endpoint += 1;
+        } else {
+            watch.begun += 1;
+            watch.probe_ended(address, Outcome::NoAddress, self.many);
         }
+        if watch.begun < watch.round() {
+            self.queue.push_front(key);
+        } else {
+            watch.stage = Stage::Probing;
+        }
+        self.tell(key);
+        self.arm(key);
+        Ok(())
     }
 
     /// Back to the head of the queue; one line for as long as it lasts.
@@ -308,38 +320,44 @@ impl Rounds {
         if self.lacking.replace(self.now + LACK).is_none() {
             log::warn!("health checks wait, backends keep their state: {error}");
         }
-        if let Some(watch) = self.watches.get_mut(key) {
-            watch.stage = Stage::Queued;
-            self.wheel.cancel(key.slot);
-            self.queue.push_front(key);
-        }
+        self.queue.push_front(key);
     }
 
     fn drive(&mut self, open: Key, writable: bool) {
         let Some(outcome) = self.open.get_mut(open).and_then(|open| open.drive(writable)) else { return };
-        self.attempt_over(open, outcome);
+        self.probe_over(open, outcome);
     }
 
-    fn attempt_over(&mut self, open: Key, outcome: Outcome) {
-        let Some(open) = self.open.remove(open) else { return };
-        let (key, endpoint) = (open.watch, open.endpoint);
-        open.close();
-        if outcome.passed() {
-            self.probe_over(key, outcome);
-        } else if let Err(error) = self.attempt(key, endpoint + 1, outcome) {
-            self.postpone(key, &error);
+    fn probe_over(&mut self, open: Key, outcome: Outcome) {
+        let Some(closed) = self.open.remove(open) else { return };
+        let (key, address) = (closed.watch, closed.address);
+        closed.close();
+        if let Some(watch) = self.watches.get_mut(key) {
+            watch.probing.retain(|other| *other != open);
+            watch.probe_ended(address, outcome, self.many);
         }
+        self.tell(key);
+        self.arm(key);
     }
 
-    fn probe_over(&mut self, key: Key, outcome: Outcome) {
+    /// Sets the timer to what comes first: the end of a probe, or, if all of the round are over, the next round.
+    fn arm(&mut self, key: Key) {
         let Some(watch) = self.watches.get_mut(key) else { return };
-        let due = watch.started + watch.delay(&mut self.random);
-        watch.stage = Stage::Resting;
-        watch.probe_ended(outcome, self.many);
-        let due = due.max(self.now).0;
+        let ends = watch.probing.iter().filter_map(|open| Some(self.open.get(*open)?.until));
+        if let Some(until) = ends.min() {
+            return self.wheel.set(key.slot, until);
+        }
+        if watch.stage != Stage::Probing {
+            return;
+        }
+        (watch.stage, watch.begun) = (Stage::Resting, 0);
+        if !watch.is_probed() {
+            return self.wheel.set(key.slot, watch.next_visit(self.now));
+        }
+        let due = (watch.started + watch.delay(&mut self.random)).max(self.now).0;
+        watch.round_ended(self.many);
         let grain = GRAIN.as_micros() as u64;
         self.wheel.set(key.slot, Tick(due.checked_next_multiple_of(grain).unwrap_or(due)));
-        self.tell(key);
     }
 
     /// A backend that has gone down may have connections that nobody wants to keep.
@@ -367,8 +385,8 @@ fn token_of(key: Key) -> Token {
     Token((key.generation as usize).wrapping_mul(OPEN_MAX) | key.slot as usize)
 }
 
-fn dial(poll: &Poll, table: &mut Slots<Open>, watch: Key, endpoint: usize, target: ProbeTarget) -> io::Result<Key> {
-    let open = Open::dial(watch, endpoint, target)?;
+fn dial(poll: &Poll, table: &mut Slots<Open>, of: (Key, usize), until: Tick, target: ProbeTarget) -> io::Result<Key> {
+    let open = Open::dial(of, until, target)?;
     // As long as the table is bounded by `open_max` there is room.
     let key = table.insert_with(|_| open).ok_or(io::ErrorKind::OutOfMemory)?;
     let registered = table.get_mut(key).map_or(Ok(()), |open| open.register(poll.registry(), token_of(key)));

@@ -10,7 +10,6 @@ use crate::policy::health::{ConnectFailure, Outcome, Outlier, Rules, Verdict, ou
 use crate::pool::{AdminState, Backend, Member, Pool, clock};
 use crate::probe::ProbeTarget;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// One backend under watch.
@@ -30,47 +29,55 @@ pub struct Watch {
     answers: u64,
     /// What is going on.
     pub stage: Stage,
-    /// When the last probe began.
+    /// When the last round of probes began: one of each address.
     pub started: Tick,
-    /// Has a probe ended yet?
+    /// How many addresses of the round have been begun, and the probes of it that are under way.
+    pub begun: usize,
+    pub probing: Vec<Key>,
+    /// Has a round ended yet?
     probed: bool,
+    /// Did it count as up before anything was known?
+    began_up: bool,
     /// May it be tried as a last resort? A newcomer of a pool with `initial = "down"` must pass a probe first.
     admitted: bool,
-    /// `counters.connections` when a client last failed: if it has grown by the next failure, others got through.
-    reached: u64,
+    /// Per address, connections that had reached it when a client last failed there: if there are more by the next failure,
+    /// others got through.
+    reached: Vec<u64>,
     /// That no port is left to connect to it from.
     lack_of_ports: Seldom,
 }
 
-/// What is going on with a backend. Its slot in the wheel holds the end of it, except while it is queued.
+/// What is going on with a backend. Its slot in the wheel holds the end of what comes first: the rest, or a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// Nothing, until the next probe is due (or, where health is `off`, the back-off is over).
     Resting,
-    /// A probe is due and waits for its turn.
+    /// A round is due, and some address of it waits for its turn; others may be under way.
     Queued,
-    /// A probe is under way.
-    Open(Key),
+    /// All probes of the round have begun.
+    Probing,
 }
 
 enum Judge {
-    Probed(Verdict),
+    /// A verdict on each address. The backend is up while one is.
+    Probed(Vec<Verdict>),
     Off(Backoff),
 }
 
 impl Judge {
-    fn of(health: &Health) -> Judge {
+    /// A backend whose name has no address has one verdict all the same.
+    fn of(health: &Health, addresses: usize) -> Judge {
         match health.kind {
             HealthKind::Off => Judge::Off(Backoff::default()),
             HealthKind::Tcp | HealthKind::Http { .. } => {
-                Judge::Probed(Verdict::unknown(health.initial == InitialHealth::Up))
+                Judge::Probed(vec![Verdict::unknown(health.initial == InitialHealth::Up); addresses.max(1)])
             }
         }
     }
 
     fn is_up(&self) -> bool {
         match self {
-            Judge::Probed(verdict) => verdict.is_up(),
+            Judge::Probed(verdicts) => verdicts.iter().any(Verdict::is_up),
             Judge::Off(backoff) => backoff.until().is_none(),
         }
     }
@@ -80,8 +87,8 @@ impl Watch {
     /// A backend that nothing is known of: up or down until the first result, as its pool says.
     pub fn new(pool: &Arc<Pool>, index: usize, member: &Member) -> Watch {
         let backend = member.backend.clone();
-        let judge = Judge::of(&pool.settings.health);
-        let (pool, stage, reached) = (pool.clone(), Stage::Resting, connections(&backend));
+        let judge = Judge::of(&pool.settings.health, backend.addresses.len());
+        let (pool, stage, reached) = (pool.clone(), Stage::Resting, vec![0; backend.addresses.len().max(1)]);
         let (outlier, answers, started) = (Outlier::default(), backend.answers(), Tick(0));
         let (slot, state, fallen, probed, admitted) = (member.slot, member.state, false, false, judge.is_up());
         let watch = Watch {
@@ -96,12 +103,16 @@ impl Watch {
             answers,
             stage,
             started,
+            begun: 0,
+            probing: Vec::new(),
             probed,
+            began_up: admitted,
             admitted,
             reached,
             lack_of_ports: Seldom::default(),
         };
         watch.show();
+        watch.show_addresses();
         watch
     }
 
@@ -119,8 +130,9 @@ impl Watch {
         // What was known before an operator disabled it is old, and a pool that wants to know first wants it here too.
         let unknown = other_judge || (back && new.initial == InitialHealth::Down);
         if unknown || (!self.probed && old.initial != new.initial) {
-            (self.judge, self.probed) = (Judge::of(new), false);
-            self.admitted = self.judge.is_up();
+            (self.judge, self.probed) = (Judge::of(new, self.backend.addresses.len()), false);
+            (self.admitted, self.began_up) = (self.judge.is_up(), self.judge.is_up());
+            self.show_addresses();
         }
         if before != AdminState::Enabled && self.state == AdminState::Enabled && self.judge.is_up() {
             self.backend.starts_slowly(clock::now());
@@ -146,11 +158,16 @@ impl Watch {
         &self.backend
     }
 
-    /// What a probe of its `endpoint`-th address is; `None` if it has no such address, or nothing is probed.
-    pub fn target(&self, endpoint: usize) -> Option<ProbeTarget> {
-        let endpoint = self.backend.endpoints.get(endpoint)?;
+    /// What a probe of its address of this number is; `None` if it has no such address, or nothing is probed.
+    pub fn target(&self, number: usize) -> Option<ProbeTarget> {
+        let endpoint = &self.backend.addresses.get(number)?.endpoint;
         let send_proxy = self.pool.members.get(self.index).and_then(|member| member.send_proxy);
         ProbeTarget::new(self.health(), send_proxy, self.address(), endpoint)
+    }
+
+    /// How many probes make a round. A name without an address is one that fails.
+    pub fn round(&self) -> usize {
+        self.backend.addresses.len().max(1)
     }
 
     /// Its address as configured, if this membership was built from it.
@@ -184,37 +201,40 @@ impl Watch {
         }
     }
 
-    /// A probe ended. `many`: there are several pools, so that a name needs its pool to be unambiguous.
-    pub fn probe_ended(&mut self, outcome: Outcome, many: bool) {
+    /// A probe of one address ended. `many`: there are several pools, so that a name needs its pool to be unambiguous.
+    pub fn probe_ended(&mut self, address: usize, outcome: Outcome, many: bool) {
         if let Outcome::NoConnection(failure) = outcome
             && failure.is_ours()
         {
             return self.tell_of_ports(failure, many);
         }
-        let first = !std::mem::replace(&mut self.probed, true);
-        let rules = self.rules();
-        let Judge::Probed(verdict) = &mut self.judge else {
+        if let Judge::Off(_) = self.judge {
             // Health was turned off while the probe was under way.
             return;
-        };
-        let changed = verdict.probed(outcome.passed(), rules);
-        self.backend.counters.probed(outcome.class());
-        self.backend.health.lock().last_result = Some(outcome);
+        }
         self.admitted |= outcome.passed();
-        if changed {
-            self.changed(outcome, many);
-        } else if first {
-            let (name, suffix) = (&self.backend.name, self.suffix(many));
-            if outcome.passed() {
-                log::debug!("{name} is up: {outcome}{suffix}");
-            } else {
-                // It began as down, so that nothing changes; the reason is news all the same.
-                log::warn!("{name} is down: {outcome}{suffix}");
-            }
+        self.report(address, outcome);
+        let rules = self.rules();
+        self.judge_address(address, outcome, many, |verdict| verdict.probed(outcome.passed(), rules));
+    }
+
+    /// Every address has been probed.
+    pub fn round_ended(&mut self, many: bool) {
+        if std::mem::replace(&mut self.probed, true) {
+            return;
+        }
+        let Some(outcome) = self.backend.health.lock().last_result else { return };
+        let (name, suffix) = (&self.backend.name, self.suffix(many));
+        if self.judge.is_up() {
+            log::debug!("{name} is up: {outcome}{suffix}");
+        } else if !self.began_up {
+            // It began as down, so that nothing changes; the reason is news all the same.
+            log::warn!("{name} is down: {outcome}{suffix}");
         }
     }
 
-    /// A client could not connect. True if that began or prolonged a back-off, whose end has to be waited for.
+    /// A client could not connect, at any address. True if that began or prolonged a back-off, whose end has to be waited
+    /// for.
     pub fn client_failed(&mut self, failure: ConnectFailure, now: Tick, many: bool) -> bool {
         if failure.is_ours() {
             self.tell_of_ports(failure, many);
@@ -222,14 +242,11 @@ impl Watch {
         }
         let outcome = Outcome::NoConnection(failure);
         self.backend.health.lock().last_result = Some(outcome);
-        let reached = connections(&self.backend);
-        let others_reached = std::mem::replace(&mut self.reached, reached) != reached;
-        let rules = self.rules();
         match &mut self.judge {
-            Judge::Probed(verdict) => {
-                if verdict.client_failed(others_reached, rules) {
-                    self.changed(outcome, many);
-                }
+            // Where there are several addresses, each has been reported.
+            Judge::Probed(verdicts) if verdicts.len() > 1 => false,
+            Judge::Probed(_) => {
+                self.address_failed(0, failure, many);
                 false
             }
             Judge::Off(backoff) => {
@@ -240,6 +257,67 @@ impl Watch {
                 }
                 true
             }
+        }
+    }
+
+    /// A client could not connect to one address.
+    pub fn address_failed(&mut self, address: usize, failure: ConnectFailure, many: bool) {
+        let reached = self.backend.connections_at(address);
+        let Some(last) = self.reached.get_mut(address) else { return };
+        let others_reached = std::mem::replace(last, reached) != reached;
+        let rules = self.rules();
+        let outcome = Outcome::NoConnection(failure);
+        self.judge_address(address, outcome, many, |verdict| verdict.client_failed(others_reached, rules));
+    }
+
+    /// Has the verdict on an address take something in, which says whether that changed it, and reports what changed.
+    fn judge_address(
+        &mut self,
+        address: usize,
+        outcome: Outcome,
+        many: bool,
+        judge: impl FnOnce(&mut Verdict) -> bool,
+    ) {
+        let was_up = self.judge.is_up();
+        let Judge::Probed(verdicts) = &mut self.judge else { return };
+        let Some(verdict) = verdicts.get_mut(address) else { return };
+        if judge(verdict) {
+            let up = verdict.is_up();
+            if let Some(address) = self.backend.addresses.get(address) {
+                address.set_up(up);
+                if self.backend.addresses.len() > 1 {
+                    let (name, endpoint, suffix) = (&self.backend.name, &address.endpoint, self.suffix(many));
+                    let (level, word) = if up { (log::Level::Info, "up") } else { (log::Level::Warn, "down") };
+                    log::log!(level, "{name}: address {endpoint} is {word}: {outcome}{suffix}");
+                }
+            }
+        }
+        if self.judge.is_up() != was_up {
+            self.changed(outcome, many);
+        } else {
+            self.show();
+        }
+    }
+
+    /// Of several addresses one that answers is what matters.
+    fn report(&self, address: usize, outcome: Outcome) {
+        self.backend.counters.probed(outcome.class());
+        let mut report = self.backend.health.lock();
+        if report.addresses.len() <= address {
+            report.addresses.resize(address + 1, None);
+        }
+        report.addresses[address] = Some(outcome);
+        if outcome.passed() || !report.addresses.iter().flatten().any(|outcome| outcome.passed()) {
+            report.last_result = Some(outcome);
+        }
+    }
+
+    fn show_addresses(&self) {
+        for (number, address) in self.backend.addresses.iter().enumerate() {
+            address.set_up(match &self.judge {
+                Judge::Probed(verdicts) => verdicts.get(number).is_none_or(Verdict::is_up),
+                Judge::Off(_) => true,
+            });
         }
     }
 
@@ -336,8 +414,4 @@ impl Watch {
     fn suffix(&self, many: bool) -> String {
         if many { format!(" (pool {})", self.pool.settings.name) } else { String::new() }
     }
-}
-
-fn connections(backend: &Backend) -> u64 {
-    backend.counters.connections.load(Ordering::Relaxed)
 }

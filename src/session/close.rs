@@ -127,7 +127,7 @@ pub struct Record {
     pub backend: Option<Arc<Backend>>,
     /// Backends tried.
     pub attempts: u32,
-    /// How long the successful connect took.
+    /// How long it took to connect, failed attempts included.
     pub connect: Option<Duration>,
     /// From accept to the end.
     pub duration: Duration,

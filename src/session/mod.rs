@@ -87,6 +87,7 @@
 //! * A half never goes back.
 
 mod close;
+mod dialing;
 mod half;
 mod input;
 mod proxy;
@@ -99,11 +100,12 @@ pub use input::{DialFailure, Effect, Ending, Failed, Input, Left, Moved};
 pub use proxy::{Greeting, HEADER_TIMEOUT, NoHeader};
 
 use crate::base::{Endpoint, Tick};
-use crate::config::model::{self, Abandoned, ProxyVersion};
+use crate::config::model::{self, Abandoned};
 use crate::policy::balance::Client;
 use crate::policy::limit::{Held, Reason};
 use crate::pool::{Lease, ListenerTotals, NoBackend, Pool};
 use crate::proto::proxy::Header;
+use dialing::Dial;
 use relaying::{Direction, Relay};
 use std::sync::Arc;
 use std::time::Duration;
@@ -121,6 +123,8 @@ pub struct Session {
     pool: Arc<Pool>,
     started: Tick,
     attempts: u32,
+    /// What failed attempts to connect took.
+    spent: Duration,
     /// Its place in its source's count.
     held: Option<Held>,
     /// When its lifetime is over.
@@ -141,20 +145,6 @@ enum State {
     Closed(Record),
 }
 
-#[derive(Debug)]
-struct Dial {
-    lease: Lease,
-    /// The header that the backend expects. From the pool that the lease was taken in: it may be gone from the next one.
-    introduce: Option<ProxyVersion>,
-    /// Which of the backend's addresses is tried.
-    endpoint: usize,
-    since: Tick,
-    /// Set while the process has no descriptor for the socket: when to try again.
-    again: Option<Tick>,
-    /// Backends that failed before this one.
-    tried: Vec<u32>,
-}
-
 impl Session {
     /// A connection that has just been accepted. `client` is `None` for a unix peer. It goes on with [`Session::begin`].
     pub fn new(
@@ -169,8 +159,8 @@ impl Session {
             Greeting::ProxyHeader => State::ReadingHeader { trusted: true },
             Greeting::NotTrusted => State::ReadingHeader { trusted: false },
         };
-        let (announced, attempts, held, expires, patience) = Default::default();
-        Session { client, announced, listener, pool, started: now, attempts, held, expires, patience, state }
+        let (announced, attempts, spent, held, expires, patience) = Default::default();
+        Session { client, announced, listener, pool, started: now, attempts, spent, held, expires, patience, state }
     }
 
     /// Ends it at that time at the latest, once it relays.
@@ -272,20 +262,24 @@ impl Session {
         matches!(self.state, State::Waiting { .. })
     }
 
-    /// How long the connect took, once relaying.
+    /// How long the attempt took that worked, once relaying.
     pub fn connect_time(&self) -> Option<Duration> {
-        if let State::Relaying(relay) = &self.state { Some(relay.connect) } else { None }
+        if let State::Relaying(relay) = &self.state { Some(relay.attempt) } else { None }
     }
 
     /// What [`Effect::Dial`] means.
     pub fn endpoint(&self) -> Option<&Endpoint> {
-        let State::Dialing(dial) = &self.state else { return None };
-        dial.lease.backend().endpoints.get(dial.endpoint)
+        Some(self.address()?.1)
     }
 
-    /// Is the address being dialled the backend's last? Only its failure is the backend's.
-    pub fn is_at_last_endpoint(&self) -> bool {
-        matches!(&self.state, State::Dialing(dial) if dial.endpoint + 1 >= dial.lease.backend().endpoints.len())
+    /// The same, with its number among the backend's addresses.
+    pub fn address(&self) -> Option<(usize, &Endpoint)> {
+        if let State::Dialing(dial) = &self.state { dial.target() } else { None }
+    }
+
+    /// Is it the last of the backend's addresses for this client? Only its failure is the backend's.
+    pub fn is_at_last_address(&self) -> bool {
+        matches!(&self.state, State::Dialing(dial) if dial.is_last())
     }
 
     /// Is a dial under way, whose outcome the driver owes?
@@ -316,7 +310,7 @@ impl Session {
                 let tried = std::mem::take(tried);
                 self.attempts += 1;
                 let introduce = self.pool.member(lease.index() as usize).and_then(|member| member.send_proxy);
-                self.state = State::Dialing(Dial { lease, introduce, endpoint: 0, since: now, again: None, tried });
+                self.state = State::Dialing(Dial::begin(lease, introduce, tried, &self.pool.settings, now));
                 Effect::Dial
             }
             Err(_) => self.wait(now),
@@ -389,9 +383,12 @@ impl Session {
                 return Effect::Wait;
             }
         };
+        dial.reached();
+        let attempt = now - dial.since;
         self.state = State::Relaying(Relay {
             lease: dial.lease,
-            connect: now - dial.since,
+            attempt,
+            connect: self.spent + attempt,
             up: Direction::NEW,
             down: Direction::NEW,
             first_fin: None,
@@ -409,10 +406,8 @@ impl Session {
     /// The backend's next address, or another backend, or the end.
     fn dial_failed(&mut self, now: Tick) -> Effect {
         let State::Dialing(dial) = &mut self.state else { return Effect::Wait };
-        if dial.endpoint + 1 < dial.lease.backend().endpoints.len() {
-            dial.endpoint += 1;
-            dial.since = now;
-            dial.again = None;
+        self.spent += now - dial.since;
+        if dial.goes_on(&self.pool.settings, now) {
             return Effect::Dial;
         }
         let mut tried = std::mem::take(&mut dial.tried);

@@ -13,6 +13,9 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Relay {
     pub(super) lease: Lease,
+    /// How long the attempt took that worked.
+    pub(super) attempt: Duration,
+    /// The same, with all that failed before it.
     pub(super) connect: Duration,
     pub(super) up: Direction,
     pub(super) down: Direction,
@@ -70,7 +73,7 @@ impl Relay {
             Way::Up => {}
             Way::Down => {
                 if let Some(asked) = self.asked.take() {
-                    self.lease.backend().answered(self.connect + (now - asked), now);
+                    self.lease.backend().answered(self.attempt + (now - asked), now);
                 }
             }
         }
@@ -80,7 +83,7 @@ impl Relay {
     /// client never asked or the end is an operator's.
     pub(super) fn ended(&self, close: CloseReason, now: Tick) {
         let Some(asked) = self.asked else { return };
-        let (backend, waited) = (self.lease.backend(), self.connect + (now - asked));
+        let (backend, waited) = (self.lease.backend(), self.attempt + (now - asked));
         let backend_first = self.first_fin == Some(Side::Backend) || close == CloseReason::BackendReset;
         let client_asked = self.up.bytes > 0;
         match close {

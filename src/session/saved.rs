@@ -5,7 +5,7 @@
 //! are not here but with the driver, who has them: that part of a PROXY header which has come, what came behind it, and what
 //! a sink did not take.
 
-use super::{Dial, Direction, Half, Relay, Session, Side, State, Way};
+use super::{Direction, Half, Relay, Session, Side, State, Way};
 use crate::base::{Endpoint, Tick};
 use crate::pool::{Lease, ListenerTotals, Pool};
 use crate::proto::proxy::Header;
@@ -88,7 +88,7 @@ impl Session {
             | State::Admitting
             | State::Choosing { .. }
             | State::Waiting { .. }
-            | State::Dialing(Dial { .. }) => None,
+            | State::Dialing(_) => None,
             State::Relaying(relay) => Some(SavedRelay {
                 backend: relay.lease.backend().name.clone(),
                 connect: relay.connect,
@@ -143,6 +143,7 @@ impl Session {
             (Some(relay), Some(lease)) => {
                 let state = State::Relaying(Relay {
                     lease,
+                    attempt: relay.connect,
                     connect: relay.connect,
                     up: relay.up.restore(),
                     down: relay.down.restore(),
@@ -157,8 +158,8 @@ impl Session {
         let client = saved.client.map(Endpoint::Inet);
         let expires = saved.left.map(|left| now + left);
         let announced = saved.announced.clone().map(Box::new);
-        let (held, patience, started) = (None, None, before(saved.age));
-        Some(Session { client, announced, listener, pool, started, attempts, held, expires, patience, state })
+        let (spent, held, patience, started) = (Duration::ZERO, None, None, before(saved.age));
+        Some(Session { client, announced, listener, pool, started, attempts, spent, held, expires, patience, state })
     }
 }
 

@@ -15,6 +15,7 @@
 //! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
 
 mod around;
+mod failures;
 mod liveness;
 mod proxy;
 mod waiting;
@@ -30,6 +31,7 @@ use crate::policy::health::ConnectFailure;
 use crate::pool::{Backend, BackendId, Guest, Permit, Snapshot};
 use crate::relay::{self, End, Flow, Ready};
 use crate::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Left, Moved, Session, Side, Way};
+use failures::note_failure;
 use liveness::Watch;
 use std::collections::{HashSet, VecDeque};
 use std::io;
@@ -543,12 +545,4 @@ impl<S, P> Connection<S, P> {
 fn flush_totals(backend: Option<&Arc<Backend>>, up: u64, down: u64, flushed: (u64, u64)) {
     let Some(backend) = backend else { return };
     backend.counters.relayed(up - flushed.0, down - flushed.1);
-}
-
-/// A backend whose name has several addresses has failed when the last of them has.
-fn note_failure(observer: &mut impl Observer, session: &Session, failure: ConnectFailure, now: Tick) {
-    if let Some(lease) = session.lease().filter(|_| session.is_at_last_endpoint()) {
-        lease.backend().connect_failed(failure, now);
-        observer.connect_failed(lease.backend(), failure);
-    }
 }

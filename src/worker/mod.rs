@@ -370,6 +370,10 @@ impl Observer for Reporter {
         let _ = self.prober.offer(Note::ConnectFailed { backend: backend.id, failure });
     }
 
+    fn address_failed(&mut self, backend: &Backend, address: usize, failure: ConnectFailure) {
+        let _ = self.prober.offer(Note::AddressFailed { backend: backend.id, address, failure });
+    }
+
     fn connected_though_down(&mut self, backend: &Backend) {
         let _ = self.prober.offer(Note::Connected(backend.id));
     }

@@ -99,7 +99,7 @@ fn a_restart_after_a_kill_finds_its_unix_socket_again() {
 }
 
 /// Runs tcplb where names mean what `hosts` says.
-fn with_hosts(hosts: &str) -> Option<(tempfile::TempDir, Tcplb)> {
+pub fn with_hosts(hosts: &str) -> Option<(tempfile::TempDir, Tcplb)> {
     need("unshare")?;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("hosts");

@@ -25,6 +25,7 @@ mod privileges;
 mod probes;
 mod real;
 mod settings;
+mod several_addresses;
 mod shutdown;
 mod spread;
 mod streams;

@@ -288,7 +288,7 @@ fn a_new_snapshot_starts_with_what_is_known() {
 
 fn backend_like(other: &Backend, id: u64) -> Arc<Backend> {
     let id = tcplb::pool::BackendId(id);
-    Arc::new(Backend::new(id, other.name.clone(), other.endpoints.clone(), Arc::default(), 0))
+    Arc::new(Backend::new(id, other.name.clone(), other.endpoints(), Arc::default(), 0))
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Columns for people: as wide as they have to be, numbers to the right.
 
-use crate::admin::api::{Backend, Listener};
+use crate::admin::api::{Backend, BackendAddress, Listener};
 use std::fmt::Write;
 
 /// Text to the left, numbers to the right.
@@ -45,6 +45,25 @@ pub fn backends(backends: &[Backend]) -> String {
         ("CONNECT P50/P99", Right),
         ("HEALTH", Left),
     ];
+    // Each address of a name with several has a line of its own below the backend's.
+    let addresses = |backend: &Backend| {
+        let several = if backend.addresses.len() > 1 { &backend.addresses[..] } else { &[] };
+        let row = |one: &BackendAddress| {
+            let (total, result) = (one.connections_total.to_string(), one.last_result.clone());
+            let mut row = vec![String::new(); heads.len()];
+            for (head, cell) in [
+                ("ADDRESS", format!("  {}", one.address)),
+                ("STATE", one.state.clone()),
+                ("TOTAL", total),
+                ("HEALTH", result.unwrap_or_else(|| "-".to_owned())),
+            ] {
+                let cells = heads.iter().zip(&mut row).filter(|((name, _), _)| *name == head);
+                cells.for_each(|(_, place)| place.clone_from(&cell));
+            }
+            row
+        };
+        several.iter().map(row).collect::<Vec<_>>()
+    };
     let row = |backend: &Backend| {
         let millis = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
         let connect = match backend.connect_ms.p50 {
@@ -65,7 +84,7 @@ pub fn backends(backends: &[Backend]) -> String {
             backend.health.last_result.clone().unwrap_or_else(|| "-".to_owned()),
         ]
     };
-    table(&heads, backends.iter().map(row).collect())
+    table(&heads, backends.iter().flat_map(|backend| std::iter::once(row(backend)).chain(addresses(backend))).collect())
 }
 
 /// Three digits and a unit are what one reads at a glance.

@@ -68,6 +68,9 @@ pub trait Observer {
     /// A client's connection attempt to `backend` failed, and not for want of what any other would need too.
     fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure);
 
+    /// A client could not connect to this address of a backend that has others.
+    fn address_failed(&mut self, _backend: &Backend, _address: usize, _failure: ConnectFailure) {}
+
     /// A client got through to a backend that counts as down.
     fn connected_though_down(&mut self, backend: &Backend);
 

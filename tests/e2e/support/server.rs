@@ -58,6 +58,11 @@ impl Server {
         Server::start_at(At::Tcp((ip.into(), 0).into()), script)
     }
 
+    /// Starts on `at`, whose port nobody else has.
+    pub fn start_at_address(at: SocketAddr, script: impl Fn(Conn) -> io::Result<()> + Send + Sync + 'static) -> Server {
+        Server::start_at(At::Tcp(at), script)
+    }
+
     /// Starts on a unix socket.
     pub fn start_unix(path: &Path, script: impl Fn(Conn) -> io::Result<()> + Send + Sync + 'static) -> Server {
         Server::start_at(At::Unix(path.into()), script)
@@ -155,9 +160,14 @@ pub struct BlackHole {
 impl BlackHole {
     /// Listens on a fresh loopback address and fills its own backlog.
     pub fn start() -> BlackHole {
-        let at = At::Tcp((fresh_loopback(), 0).into());
+        BlackHole::start_on((fresh_loopback(), 0).into())
+    }
+
+    /// Listens there and fills its own backlog.
+    pub fn start_on(at: SocketAddr) -> BlackHole {
+        let at = At::Tcp(at);
         let (listening, address) = at.socket();
-        listening.bind(&address).expect("bind a fresh loopback address");
+        listening.bind(&address).unwrap_or_else(|error| panic!("bind {at}: {error}"));
         listening.listen(0).expect("listen");
         let at = At::Tcp(listening.local_addr().expect("its address").as_socket().expect("a TCP address"));
         let mut queued = Vec::new();

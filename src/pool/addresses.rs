@@ -1,0 +1,314 @@
+//! Where a backend is: the addresses of its name, which of them serve, and whose turn it is.
+//!
+//! Addresses are used in turn. One that fails a client is left out for [`SHORTEST`], twice as long each time, up to
+//! [`LONGEST`]; after that one client tries it, and the others do once that has worked. One whose probes fail is left out
+//! until they pass. An address that is left out is still tried by a client that could connect to no other.
+//!
+//! Workers write back-offs, the prober what probes say; all of it is relaxed atomics in the `Arc<Backend>`, so that what one
+//! worker finds out spares the others. A backend with one address has nothing to choose, and none of this costs it
+//! anything.
+
+use crate::base::{Endpoint, Tick};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How long an address is left out after its first failure, and at most.
+pub const SHORTEST: Duration = Duration::from_secs(1);
+/// See [`SHORTEST`].
+pub const LONGEST: Duration = Duration::from_secs(60);
+
+/// The addresses of one backend.
+#[derive(Debug)]
+pub struct Addresses {
+    list: Box<[BackendAddress]>,
+    /// Choices so far.
+    turn: AtomicU32,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct BackendAddress {
+    /// Where it is.
+    pub endpoint: Endpoint,
+    /// Connections that reached it.
+    connections: AtomicU64,
+    /// Probes pass, or nothing is known of it.
+    up: AtomicBool,
+    /// A [`Backoff`], packed.
+    backoff: AtomicU64,
+}
+
+/// Does an address serve?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressState {
+    /// In its turn.
+    Up,
+    /// Clients failed there: left out for a while.
+    BackOff,
+    /// Probes fail there.
+    Down,
+}
+
+/// Until when an address is left out: microseconds in the upper 55 bits, failures in a row in the lower 8, and between
+/// them whether one client is trying it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Backoff {
+    until: Tick,
+    trial: bool,
+    failures: u8,
+}
+
+impl Addresses {
+    /// All of them serve until something else is known.
+    pub fn new(endpoints: Vec<Endpoint>) -> Addresses {
+        let address = |endpoint| BackendAddress {
+            endpoint,
+            connections: AtomicU64::new(0),
+            up: AtomicBool::new(true),
+            backoff: AtomicU64::new(0),
+        };
+        Addresses { list: endpoints.into_iter().map(address).collect(), turn: AtomicU32::new(0) }
+    }
+
+    /// All of them, in the order of the name's answer.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &BackendAddress> {
+        self.list.iter()
+    }
+
+    /// How many there are; none while the name is not resolved.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// None at all?
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// By its number.
+    pub fn get(&self, number: usize) -> Option<&BackendAddress> {
+        self.list.get(number)
+    }
+
+    /// The number of the address that a client is to try now, which tried those in `tried` in vain; `None`: there is no
+    /// other. A trial of one whose back-off is over keeps other clients away for `trial`.
+    pub fn choose(&self, tried: &[usize], now: Tick, trial: Duration) -> Option<usize> {
+        let len = self.list.len();
+        if len <= 1 {
+            return (len == 1 && tried.is_empty()).then_some(0);
+        }
+        let start = match tried.last() {
+            Some(last) => last + 1,
+            None => self.turn.fetch_add(1, Ordering::Relaxed) as usize % len,
+        };
+        let round = || (0..len).map(|step| (start + step) % len).filter(|number| !tried.contains(number));
+        let serves = round().find(|&number| self.list[number].begins(now, trial));
+        // The one that may soonest serve again; of those whose probes fail only if there is no other.
+        let last_resort = || {
+            round().min_by_key(|&number| {
+                let address = &self.list[number];
+                (!address.up.load(Ordering::Relaxed), address.backoff().until)
+            })
+        };
+        serves.or_else(last_resort)
+    }
+
+    /// A client could not connect there.
+    pub fn failed(&self, number: usize, now: Tick) {
+        let Some(address) = self.list.get(number).filter(|_| self.list.len() > 1) else { return };
+        address.update(|backoff| {
+            // Others that failed at the same time say nothing new.
+            if backoff.until > now && !backoff.trial {
+                return None;
+            }
+            let time = SHORTEST.saturating_mul(1 << u32::from(backoff.failures).min(16)).min(LONGEST);
+            Some(Backoff { until: now + time, trial: false, failures: backoff.failures.saturating_add(1) })
+        });
+    }
+
+    /// A client is connected there.
+    pub fn reached(&self, number: usize) {
+        let Some(address) = self.list.get(number).filter(|_| self.list.len() > 1) else { return };
+        address.connections.fetch_add(1, Ordering::Relaxed);
+        if address.backoff.load(Ordering::Relaxed) != 0 {
+            address.backoff.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl BackendAddress {
+    /// Does it serve?
+    pub fn state(&self, now: Tick) -> AddressState {
+        let backoff = self.backoff();
+        match self.up.load(Ordering::Relaxed) {
+            false => AddressState::Down,
+            true if backoff.until > now || backoff.trial => AddressState::BackOff,
+            true => AddressState::Up,
+        }
+    }
+
+    /// Connections that reached it; counted only where the backend has others.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// The prober's: what probes say of it. One that comes up serves at once, whatever clients found before.
+    pub fn set_up(&self, up: bool) {
+        if !self.up.swap(up, Ordering::Relaxed) && up {
+            self.backoff.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// May a client try it now? If its back-off is over, this client is the one that finds out.
+    fn begins(&self, now: Tick, trial: Duration) -> bool {
+        if !self.up.load(Ordering::Relaxed) {
+            return false;
+        }
+        self.backoff.load(Ordering::Relaxed) == 0
+            || self.update(|backoff| {
+                (backoff.until <= now).then_some(Backoff { until: now + trial, trial: true, ..backoff })
+            })
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::unpack(self.backoff.load(Ordering::Relaxed))
+    }
+
+    /// False if there was nothing to change.
+    fn update(&self, change: impl Fn(Backoff) -> Option<Backoff>) -> bool {
+        let change = |packed| Some(change(Backoff::unpack(packed))?.pack());
+        self.backoff.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change).is_ok()
+    }
+}
+
+impl AddressState {
+    /// Its word in API and command line.
+    pub fn word(self) -> &'static str {
+        match self {
+            AddressState::Up => "up",
+            AddressState::BackOff => "backoff",
+            AddressState::Down => "down",
+        }
+    }
+}
+
+impl Backoff {
+    fn pack(self) -> u64 {
+        (self.until.0 << 9) | (u64::from(self.trial) << 8) | u64::from(self.failures)
+    }
+
+    fn unpack(packed: u64) -> Backoff {
+        Backoff { until: Tick(packed >> 9), trial: packed & 0x100 != 0, failures: packed as u8 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const TRIAL: Duration = Duration::from_secs(6);
+
+    fn addresses(count: u8) -> Addresses {
+        Addresses::new((0..count).map(|host| Endpoint::Inet(([10, 0, 0, host], 80).into())).collect())
+    }
+
+    fn at(millis: u64) -> Tick {
+        Tick::after_start(Duration::from_millis(millis))
+    }
+
+    fn states(addresses: &Addresses, now: Tick) -> Vec<&'static str> {
+        addresses.iter().map(|address| address.state(now).word()).collect()
+    }
+
+    #[test]
+    fn addresses_are_used_in_turn_and_a_client_tries_each_once() {
+        let three = addresses(3);
+        let firsts: Vec<_> = (0..6).map(|_| three.choose(&[], at(0), TRIAL).unwrap()).collect();
+        assert_eq!(firsts, [0, 1, 2, 0, 1, 2]);
+        assert_eq!(three.choose(&[1], at(0), TRIAL), Some(2));
+        assert_eq!(three.choose(&[1, 2], at(0), TRIAL), Some(0));
+        assert_eq!(three.choose(&[1, 2, 0], at(0), TRIAL), None);
+        let one = addresses(1);
+        one.failed(0, at(0));
+        assert_eq!((one.choose(&[], at(0), TRIAL), one.choose(&[0], at(0), TRIAL)), (Some(0), None));
+        assert_eq!(addresses(0).choose(&[], at(0), TRIAL), None);
+    }
+
+    #[test]
+    fn one_that_fails_is_left_out_then_tried_by_one_client_and_then_by_all() {
+        let two = addresses(2);
+        let firsts = |now| -> Vec<usize> { (0..4).map(|_| two.choose(&[], now, TRIAL).unwrap()).collect() };
+        two.failed(0, at(1_000));
+        // Others had begun before.
+        two.failed(0, at(1_001));
+        assert_eq!(firsts(at(1_999)), [1; 4]);
+        assert_eq!(states(&two, at(1_999)), ["backoff", "up"]);
+        assert_eq!(two.choose(&[1], at(1_999), TRIAL), Some(0), "if there is no other");
+        let trial = firsts(at(2_000));
+        assert_eq!(trial.iter().filter(|&&number| number == 0).count(), 1, "{trial:?}");
+        assert_eq!(states(&two, at(2_000)), ["backoff", "up"]);
+        two.failed(0, at(7_000));
+        assert_eq!((firsts(at(8_999)), firsts(at(9_000)).contains(&0)), (vec![1; 4], true), "twice as long");
+        two.reached(0);
+        assert_eq!((states(&two, at(9_001)), two.get(0).unwrap().connections()), (vec!["up", "up"], 1));
+        assert_eq!(firsts(at(9_001)).iter().filter(|&&number| number == 0).count(), 2);
+        two.failed(0, at(10_000));
+        assert_eq!(states(&two, at(11_000)), ["up", "up"], "from a second again");
+    }
+
+    #[test]
+    fn the_longest_back_off_is_a_minute_and_a_trial_that_is_never_heard_of_ends() {
+        let two = addresses(2);
+        let (mut now, mut lengths) = (at(1_000), Vec::new());
+        for _ in 0..300 {
+            two.failed(0, now);
+            let until = two.list[0].backoff().until;
+            lengths.push((until - now).as_secs());
+            now = until;
+        }
+        assert_eq!((&lengths[..8], lengths[299]), (&[1, 2, 4, 8, 16, 32, 60, 60][..], 60));
+        let tries = |now| (0..2).any(|_| two.choose(&[], now, TRIAL) == Some(0));
+        assert!(tries(now) && !tries(now));
+        assert!(tries(now + TRIAL));
+    }
+
+    #[test]
+    fn one_whose_probes_fail_is_the_last_resort_and_serves_at_once_when_they_pass() {
+        let three = addresses(3);
+        three.list[0].set_up(false);
+        three.failed(1, at(1_000));
+        assert_eq!(states(&three, at(1_000)), ["down", "backoff", "up"]);
+        assert_eq!(three.choose(&[2], at(1_000), TRIAL), Some(1));
+        assert_eq!(three.choose(&[2, 1], at(1_000), TRIAL), Some(0));
+        three.failed(0, at(1_000));
+        three.list[0].set_up(true);
+        assert_eq!(states(&three, at(1_000)), ["up", "backoff", "up"]);
+        three.list[1].set_up(true);
+        assert_eq!(states(&three, at(1_000)), ["up", "backoff", "up"], "a probe that passes as before is no news");
+    }
+
+    proptest! {
+        /// Whatever happens, a client gets every address exactly once.
+        #[test]
+        fn every_address_is_tried_once(
+            count in 0u8..6, events in prop::collection::vec((0usize..6, 0u8..4, 0u64..5_000), 0..40),
+        ) {
+            let (all, mut now) = (addresses(count), 1_000);
+            for (number, what, pause) in events {
+                now += pause;
+                match what {
+                    0 => all.failed(number, at(now)),
+                    1 => all.reached(number),
+                    what => all.iter().skip(number).take(1).for_each(|address| address.set_up(what == 2)),
+                }
+                let mut tried = Vec::new();
+                while let Some(next) = all.choose(&tried, at(now), TRIAL) {
+                    prop_assert!(!tried.contains(&next));
+                    tried.push(next);
+                }
+                prop_assert_eq!(tried.len(), usize::from(count));
+            }
+        }
+    }
+}
