@@ -4,6 +4,7 @@
 use super::http::Deadline;
 use crate::base::{Address, Endpoint};
 use crate::config::model::{Health, ProxyVersion};
+use crate::net::listen::unix_address;
 use crate::policy::health::{ConnectFailure, Outcome};
 use crate::probe::ProbeTarget;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -41,7 +42,7 @@ fn resolve(address: &Address) -> io::Result<Vec<Endpoint>> {
 fn probe(target: ProbeTarget, deadline: Deadline) -> io::Result<Outcome> {
     let (domain, to) = match target.endpoint() {
         Endpoint::Inet(at) => (Domain::for_address(*at), SockAddr::from(*at)),
-        Endpoint::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+        Endpoint::Unix(path) => (Domain::UNIX, unix_address(path)?),
     };
     let mut socket = Socket::new(domain, Type::STREAM.cloexec(), None)?;
     socket.connect_timeout(&to, deadline.left()?)?;

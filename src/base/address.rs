@@ -8,8 +8,10 @@
 //! | `[fe80::1%eth0]:80` | `Name`                            | that address there         | that address there  |
 //! | `name:80`          | `Name`                             | every address of the name  | tried in order      |
 //! | `unix:/path`       | `Unix`                             | that socket file           | that socket file    |
+//! | `unix:@name`       | `Unix`                             | that abstract socket       | that abstract socket |
 //!
-//! Port 0 is for listeners only: the kernel picks.
+//! Port 0 is for listeners only: the kernel picks. An abstract socket (unix(7)) has a name and no file, and so no mode and no
+//! owner: every process of the network namespace may connect. A file called `@name` is written `unix:./@name`.
 
 use super::text::{self, Escaped};
 use std::fmt;
@@ -82,10 +84,23 @@ impl Address {
     }
 }
 
+impl Address {
+    /// Is it a unix socket without a file?
+    pub fn is_abstract(&self) -> bool {
+        matches!(self, Address::Unix(path) if abstract_name(path).is_some())
+    }
+}
+
+/// The name of the abstract socket that a path of the form `@name` stands for.
+pub fn abstract_name(path: &Path) -> Option<&[u8]> {
+    path.as_os_str().as_encoded_bytes().strip_prefix(b"@")
+}
+
 fn parse(text: &str, wanted: &str) -> Result<Address, String> {
     if let Some(path) = text.strip_prefix("unix:") {
         return match path.len() {
             0 => Err(bad(text, wanted, "the path is empty")),
+            1 if path == "@" => Err(bad(text, wanted, "the name of the abstract socket is empty")),
             1..=UNIX_PATH_MAX => match text::hidden_in(path) {
                 Some(letter) => Err(bad(text, wanted, &format!("the path contains the hidden character `{letter}`"))),
                 None => Ok(Address::Unix(PathBuf::from(path))),
@@ -277,6 +292,7 @@ mod tests {
             ("[fe80::1%eth0]", "stands in brackets, like [fe80::1%eth0]:80"),
             ("[fe80::1%eth0]:x", "the port is not a number"),
             ("[web%eth0]:80", "no IPv6 address before the %"),
+            ("unix:@", "the name of the abstract socket is empty"),
             (":80", "needs a host"),
             ("10.0.0.1:0", "can't be 0"),
             ("name:0", "can't be 0"),

@@ -328,6 +328,7 @@ fn of_listener(listener: &model::Listener) -> Vec<Shown> {
         max_connections_per_source,
         connection_rate_per_source,
         limits_dry_run,
+        socket_file: model::SocketFile { mode, owner, group },
     } = listener;
     vec![
         ("bind", list(bind)),
@@ -344,6 +345,9 @@ fn of_listener(listener: &model::Listener) -> Vec<Shown> {
             "connection_rate_per_source",
             option(&connection_rate_per_source.map(|rate| format!("{}/s", rate.per_second))),
         ),
+        ("mode", option(&mode.map(|mode| format!("{mode:04o}")))),
+        ("owner", option(owner)),
+        ("group", option(group)),
         ("limits", words::of(limits_dry_run, &model::Listener::LIMITS)),
     ]
 }

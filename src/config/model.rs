@@ -180,6 +180,8 @@ pub struct Listener {
     pub max_connections_per_source: Option<u32>,
     /// New connections from one source.
     pub connection_rate_per_source: Option<Rate>,
+    /// Who may connect to its socket files.
+    pub socket_file: SocketFile,
     /// Only count what access lists and source limits would refuse (`limits = "count"`), instead of refusing it
     /// (`"enforce"`).
     pub limits_dry_run: bool,
@@ -197,6 +199,27 @@ impl Listener {
             file.iter().flat_map(|file| file.prefixes.iter())
         }
         (self.allow.iter().chain(of(&self.allow_file)), self.deny.iter().chain(of(&self.deny_file)))
+    }
+}
+
+/// The permissions of a listener's socket files. What is `None` is as the system makes a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SocketFile {
+    /// Permission bits, at most 0777. To connect takes the right to write.
+    pub mode: Option<u32>,
+    /// The owner, by name or number.
+    pub owner: Option<String>,
+    /// The group, by name or number.
+    pub group: Option<String>,
+}
+
+impl Listener {
+    /// The socket files that it binds.
+    pub fn socket_files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.bind.iter().filter_map(|listen| match &listen.0 {
+            Address::Unix(path) if !listen.0.is_abstract() => Some(path),
+            _ => None,
+        })
     }
 }
 
@@ -233,6 +256,7 @@ impl Default for Listener {
             max_connections: None,
             max_connections_per_source: None,
             connection_rate_per_source: None,
+            socket_file: SocketFile::default(),
             limits_dry_run: false,
         }
     }

@@ -66,6 +66,9 @@ fn listener(out: &mut Lines, listener: &Listener) {
     out.plain_if("max_connections_per_source", listener.max_connections_per_source);
     let rate = listener.connection_rate_per_source.map(|rate| format!("{}/s", rate.per_second));
     out.text_if("connection_rate_per_source", rate);
+    out.text_if("mode", listener.socket_file.mode.map(|mode| format!("{mode:04o}")));
+    out.text_if("owner", listener.socket_file.owner.as_ref());
+    out.text_if("group", listener.socket_file.group.as_ref());
     out.text("limits", words::of(&listener.limits_dry_run, &Listener::LIMITS));
 }
 

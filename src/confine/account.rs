@@ -1,5 +1,6 @@
 //! Whom the process becomes: a user and his groups, looked up once at the start.
 
+use crate::config::model::SocketFile;
 use nix::unistd::{self, Gid, Group, Uid, User};
 use rustix::thread::set_keep_capabilities;
 use std::ffi::CString;
@@ -63,6 +64,20 @@ impl Account {
         unistd::setresuid(self.user, self.user, self.user)?;
         set_keep_capabilities(false).map_err(of_rustix)
     }
+}
+
+/// The owner and the group of a socket file, by their numbers.
+pub fn owners(file: &SocketFile) -> Result<(Option<u32>, Option<u32>), String> {
+    let owner = |owner: &String| {
+        let found = User::from_name(owner).map_err(|error| format!("owner: can't look it up: {error}"))?;
+        match (found, owner.parse()) {
+            (Some(found), _) => Ok(found.uid.as_raw()),
+            (None, Ok(number)) => Ok(number),
+            (None, Err(_)) => Err(format!("owner: there is no user called `{owner}` on this machine")),
+        }
+    };
+    let group = file.group.as_deref().map(|group| find_group(group).map(Gid::as_raw)).transpose()?;
+    Ok((file.owner.as_ref().map(owner).transpose()?, group))
 }
 
 fn find_group(group: &str) -> Result<Gid, String> {

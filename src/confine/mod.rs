@@ -22,9 +22,11 @@
 mod account;
 mod sandbox;
 
-pub use sandbox::{hint_to_binding, hint_to_reading};
+pub use account::owners;
+pub use sandbox::{hint_to_binding, hint_to_reading, shuts_out_abstract_sockets};
 
 use crate::base::Endpoint;
+use crate::base::address::abstract_name;
 use crate::config::model::{LogTo, Model, Sandbox};
 use account::Account;
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
@@ -44,6 +46,10 @@ const NEEDED: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID)
 pub struct Plan {
     account: Option<Account>,
     sandbox: bool,
+    /// Is a backend an abstract socket?
+    abstract_backend: bool,
+    /// Socket files whose owner, and whose group, the configuration names.
+    owned: Vec<(PathBuf, bool, bool)>,
     /// What reloads read.
     files: Vec<PathBuf>,
     /// The access log, which may be opened again under that name.
@@ -73,7 +79,14 @@ impl Plan {
             Some(LogTo::File(path)) => Some(path.clone()),
             Some(LogTo::Stdout) | None => None,
         };
-        Ok(Plan { account, sandbox: global.sandbox == Sandbox::Auto, files, log })
+        let owned = model.listeners.iter().flat_map(|listener| {
+            let (owner, group) = (listener.socket_file.owner.is_some(), listener.socket_file.group.is_some());
+            listener.socket_files().map(move |path| (path.clone(), owner, group))
+        });
+        let owned = owned.collect();
+        let mut backends = model.pools.iter().flat_map(|pool| &pool.backends);
+        let abstract_backend = backends.any(|backend| backend.address.is_abstract());
+        Ok(Plan { account, sandbox: global.sandbox == Sandbox::Auto, abstract_backend, owned, files, log })
     }
 
     /// Does the process become somebody else?
@@ -87,12 +100,18 @@ impl Plan {
         let paths: Vec<&Path> = sockets.iter().filter_map(path).collect();
         // As whoever we were, so that a directory which is closed to the user today may be opened to him tomorrow.
         let walls = match self.sandbox {
-            true => Some(sandbox::Walls::plan(&self.files, &paths, self.log.as_deref()).map_err(|why| off_hint(&why))?),
+            true => Some(
+                sandbox::Walls::plan(&self.files, &paths, self.log.as_deref(), self.abstract_backend)
+                    .map_err(|why| off_hint(&why))?,
+            ),
             false => None,
         };
         if let Some(account) = &self.account {
             for path in &paths {
-                give(path, account).map_err(|error| format!("can't give {} to {account}: {error}", path.display()))?;
+                let named = self.owned.iter().find(|(owned, ..)| owned == path);
+                let (owner, group) = named.map_or((false, false), |(_, owner, group)| (*owner, *group));
+                give(path, account, (!owner, !group))
+                    .map_err(|error| format!("can't give {} to {account}: {error}", path.display()))?;
             }
             if let Some((path, log)) = self.log.as_deref().zip(log) {
                 give_log(log, account)
@@ -154,7 +173,7 @@ fn off_hint(why: &str) -> String {
 
 fn path(endpoint: &Endpoint) -> Option<&Path> {
     match endpoint {
-        Endpoint::Unix(path) => Some(path),
+        Endpoint::Unix(path) => abstract_name(path).is_none().then_some(path),
         Endpoint::Inet(_) => None,
     }
 }
@@ -164,14 +183,15 @@ fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Changes the owner of a socket file, and of nothing that somebody may have put in its place.
-fn give(path: &Path, account: &Account) -> io::Result<()> {
+/// Changes the owner and the group of a socket file, as far as wanted, and of nothing that somebody may have put in its place.
+fn give(path: &Path, account: &Account, (owner, in_group): (bool, bool)) -> io::Result<()> {
     let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     if !FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).is_socket() {
         return Err(io::Error::other("it is no socket any more"));
     }
     let (user, group) = account.ids();
-    Ok(rustix::fs::chownat(&file, "", Some(user), Some(group), AtFlags::EMPTY_PATH)?)
+    let (user, group) = (Some(user).filter(|_| owner), Some(group).filter(|_| in_group));
+    Ok(rustix::fs::chownat(&file, "", user, group, AtFlags::EMPTY_PATH)?)
 }
 
 /// Changes the owner of a log that is a file. A name that somebody else made for it may stand for something that is not his.

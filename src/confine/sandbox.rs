@@ -6,7 +6,7 @@
 //! | making and removing unix sockets | the directories of the sockets it has at the start |
 //! | writing and making files | the directory of the access log, if there is one; if it is a FIFO or a device, only that |
 //! | everything else with files, starting programs | nowhere |
-//! | signals, abstract unix sockets of others | none, except where `NOTIFY_SOCKET` is such a socket |
+//! | signals, abstract unix sockets of others | none, except where `NOTIFY_SOCKET` or a backend is such a socket at the start |
 //!
 //! TCP is left alone: a backend may be added on any port, and a listener by a reload. Paths are opened now, so that a
 //! directory which is replaced later is another one. Where the kernel knows less, less is in force; where it knows nothing,
@@ -56,6 +56,13 @@ struct Allowed {
     read: Vec<PathBuf>,
     sockets: Vec<PathBuf>,
     logs: Vec<PathBuf>,
+    abstract_sockets: bool,
+}
+
+/// Are abstract sockets of other processes out of reach? Kernels before Landlock's ABI 6 do not know how; what they would
+/// allow is not asked for either, so that a configuration does not depend on the kernel.
+pub fn shuts_out_abstract_sockets() -> bool {
+    ALLOWED.get().is_some_and(|allowed| !allowed.abstract_sockets)
 }
 
 /// The rules, made but not in force.
@@ -66,14 +73,22 @@ pub struct Walls {
 
 impl Walls {
     /// For a process that reads these files again, has these unix sockets, and opens this log again.
-    pub fn plan(files: &[PathBuf], sockets: &[&Path], log: Option<&Path>) -> Result<Walls, String> {
-        let allowed = Allowed::of(files, sockets, log);
+    /// With `abstract_backend` it connects to abstract sockets of other processes.
+    pub fn plan(
+        files: &[PathBuf],
+        sockets: &[&Path],
+        log: Option<&Path>,
+        abstract_backend: bool,
+    ) -> Result<Walls, String> {
+        let mut allowed = Allowed::of(files, sockets, log);
         let manager_is_abstract =
             std::env::var_os("NOTIFY_SOCKET").is_some_and(|at| at.as_encoded_bytes().starts_with(b"@"));
-        let scopes = match manager_is_abstract {
+        let reaches_abstract = manager_is_abstract || abstract_backend;
+        let scopes = match reaches_abstract {
             true => BitFlags::from(Scope::Signal),
             false => Scope::from_all(ABI_KNOWN),
         };
+        allowed.abstract_sockets = reaches_abstract;
         let reading = AccessFs::ReadFile | AccessFs::ReadDir;
         let (system, files) = (SYSTEM.iter().map(PathBuf::from), allowed.read.clone());
         let rules = Ruleset::default()
@@ -129,7 +144,7 @@ impl Allowed {
                 .collect(),
         });
         let logs = logs.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
-        Allowed { read, sockets, logs }
+        Allowed { read, sockets, logs, abstract_sockets: false }
     }
 }
 

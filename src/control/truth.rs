@@ -6,14 +6,15 @@
 use super::command::Edit;
 use super::remote::Refused;
 use super::resolve;
+use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
 use crate::config::descriptors::{self, Share};
 use crate::config::diff::{self, Changes, Setting, Subject, What};
-use crate::config::model::{self, Model, OnRemove};
+use crate::config::model::{self, Model, OnRemove, SocketFile};
 use crate::config::{by_name, check};
 use crate::confine;
 use crate::net::TcpTuning;
-use crate::net::listen::{self, Listening};
+use crate::net::listen::{self, Listening, Permissions};
 use crate::pool::{
     self, AdminState, BackendId, BoundAddress, BoundAddressId, Listener, Member, Plan, Pool, Resolved, Snapshot,
     same_endpoints,
@@ -21,6 +22,7 @@ use crate::pool::{
 use crate::preflight;
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -256,6 +258,8 @@ impl Truth {
     /// Binds what the model's listeners ask for and is not bound yet. On an error nothing of it stays bound.
     fn bind(&mut self, model: &Model) -> Result<Bound, String> {
         descriptors::divide(self.limit, model, descriptors::listening_sockets(model))?;
+        self.within_reach(model)?;
+        let permissions: Vec<Permissions> = model.listeners.iter().map(permissions).collect::<Result<_, _>>()?;
         let mut free = Free::of(&self.snapshot);
         let mut bound = Bound { addresses: vec![Vec::new(); model.listeners.len()], ..Bound::default() };
         let asked = model.listeners.iter().enumerate();
@@ -273,7 +277,8 @@ impl Truth {
         let global = &self.running.global;
         let tuning = TcpTuning::of(global);
         for (index, listen) in missing {
-            let sockets = match self.listen(listen, global.workers, &tuning) {
+            let permissions = permissions[index];
+            let sockets = match self.listen(listen, global.workers, &tuning, &permissions) {
                 Ok(sockets) => sockets,
                 Err(error) => {
                     remove_files(bound.new_endpoints());
@@ -300,11 +305,18 @@ impl Truth {
         let listening = bound.addresses.iter().flatten().map(sockets).sum();
         let share = descriptors::divide(self.limit, model, listening);
         bound.share = Some(share.inspect_err(|_| remove_files(bound.new_endpoints()))?);
+        self.permit(model, &permissions, &bound).inspect_err(|_| remove_files(bound.new_endpoints()))?;
         Ok(bound)
     }
 
     /// Binds an address; one that a worker is about to close, as soon as it is closed.
-    fn listen(&self, listen: &Listen, workers: usize, tuning: &TcpTuning) -> io::Result<Vec<listen::Bound>> {
+    fn listen(
+        &self,
+        listen: &Listen,
+        workers: usize,
+        tuning: &TcpTuning,
+        permissions: &Permissions,
+    ) -> io::Result<Vec<listen::Bound>> {
         let port = match &listen.0 {
             Address::Inet(at) => Some(at.port()),
             Address::Any(port) | Address::Name(_, port) => Some(*port),
@@ -313,7 +325,7 @@ impl Truth {
         let same = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Inet(at) if Some(at.port()) == port);
         let until = self.closing.iter().filter(|(endpoint, _)| same(endpoint)).map(|(_, until)| *until).max();
         loop {
-            match listen::bind(listen, workers, tuning) {
+            match listen::bind_permitting(listen, workers, tuning, permissions) {
                 Err(error)
                     if error.kind() == io::ErrorKind::AddrInUse
                         && until.is_some_and(|until| Instant::now() < until) =>
@@ -323,6 +335,51 @@ impl Truth {
                 outcome => return outcome,
             }
         }
+    }
+
+    /// Gives socket files that stay the permissions that the model names now.
+    fn permit(&self, model: &Model, permissions: &[Permissions], bound: &Bound) -> Result<(), String> {
+        for ((listener, permissions), addresses) in model.listeners.iter().zip(permissions).zip(&bound.addresses) {
+            for address in addresses {
+                let Some(old) = self.snapshot.listener_of(address.id).map(|old| &old.settings.socket_file) else {
+                    continue;
+                };
+                let Endpoint::Unix(path) = &address.endpoint else { continue };
+                let new = &listener.socket_file;
+                if old == new || abstract_name(path).is_some() {
+                    continue;
+                }
+                let lost = [("mode", old.mode.is_some() && new.mode.is_none())];
+                let lost = lost.into_iter().chain([("owner", old.owner.is_some() && new.owner.is_none())]);
+                let mut lost = lost.chain([("group", old.group.is_some() && new.group.is_none())]);
+                if let Some((key, _)) = lost.find(|(_, lost)| *lost) {
+                    let name = &listener.name;
+                    return Err(format!(
+                        "listener {name}: {key} can't be taken out while it runs: name another, or restart"
+                    ));
+                }
+                permissions
+                    .apply(path)
+                    .map_err(|error| format!("listener {}: can't change {}: {error}", listener.name, path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Abstract sockets of other processes are out of reach in the sandbox, unless the start knew of one.
+    fn within_reach(&self, model: &Model) -> Result<(), String> {
+        if !confine::shuts_out_abstract_sockets() {
+            return Ok(());
+        }
+        let backends = model.pools.iter().flat_map(|pool| &pool.backends);
+        let mut out_of_reach = backends.filter(|backend| backend.address.is_abstract());
+        out_of_reach.next().map_or(Ok(()), |backend| {
+            Err(format!(
+                "backend {}: {} is an abstract socket, which the sandbox reaches only if the configuration has one at the \
+                 start: restart tcplb with it, or use a socket file",
+                backend.name, backend.address
+            ))
+        })
     }
 
     fn why_not(&self, listen: &Listen, error: &io::Error) -> String {
@@ -366,6 +423,23 @@ fn bound(listener: &Arc<Listener>) -> impl Iterator<Item = (&str, Listen)> {
     listener.addresses.iter().map(move |address| (listener.name.as_str(), at(&address.endpoint)))
 }
 
+/// The permissions of a listener's socket files, with users and groups looked up. Those of the service manager's files are its
+/// own business.
+fn permissions(listener: &model::Listener) -> Result<Permissions, String> {
+    let file = &listener.socket_file;
+    let owners = confine::owners(file).map_err(|why| format!("listener {}: {why}", listener.name))?;
+    let inherited = |path: &&PathBuf| listen::is_offered(&Endpoint::Unix(path.as_path().into()));
+    if let Some(path) = listener.socket_files().find(inherited).filter(|_| *file != SocketFile::default()) {
+        let path = path.display();
+        return Err(format!(
+            "listener {}: mode, owner and group of {path} are set by the service manager (SocketMode=, SocketUser=, \
+             SocketGroup=), which opened it",
+            listener.name
+        ));
+    }
+    Ok(Permissions { mode: file.mode, owner: owners.0, group: owners.1 })
+}
+
 /// What [`Truth::bind`] did.
 #[derive(Default)]
 struct Bound {
@@ -392,6 +466,7 @@ impl Bound {
 pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
     for endpoint in endpoints {
         if let Endpoint::Unix(path) = endpoint
+            && abstract_name(path).is_none()
             && !listen::is_inherited(endpoint)
             && let Err(error) = std::fs::remove_file(path)
             && error.kind() != io::ErrorKind::NotFound

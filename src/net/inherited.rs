@@ -8,7 +8,10 @@ use crate::base::Endpoint;
 use crate::base::text::hidden_in;
 use parking_lot::Mutex;
 use socket2::{Domain, Socket};
+use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 /// As many as were inherited.
 static INHERITED: Mutex<Vec<Inherited>> = Mutex::new(Vec::new());
@@ -27,13 +30,15 @@ pub fn inherit(socket: Socket) -> io::Result<()> {
         return Err(wrong("it does not listen"));
     }
     let address = socket.local_addr()?;
-    let endpoint = match (socket.domain()?, address.as_socket(), address.as_pathname()) {
+    let named = |name: &[u8]| Path::new(OsStr::from_bytes(&[b"@", name].concat())).to_owned();
+    let unix = address.as_pathname().map(Path::to_owned).or_else(|| address.as_abstract_namespace().map(named));
+    let endpoint = match (socket.domain()?, address.as_socket(), unix) {
         (Domain::IPV4 | Domain::IPV6, Some(at), _) => Endpoint::Inet(at),
         (Domain::UNIX, _, Some(path)) if hidden_in(&path.to_string_lossy()).is_some() => {
             return Err(wrong("its path contains a control, direction-changing or invisible character"));
         }
         (Domain::UNIX, _, Some(path)) => Endpoint::Unix(path.into()),
-        _ => return Err(wrong("it has neither an IP address nor a path")),
+        _ => return Err(wrong("it has neither an IP address nor a path nor a name")),
     };
     socket.set_nonblocking(true)?;
     INHERITED.lock().push(Inherited { endpoint, socket, claimed: false });
@@ -47,6 +52,11 @@ pub(super) fn claim(endpoint: &Endpoint) -> io::Result<Option<Socket>> {
     let socket = found.socket.try_clone()?;
     found.claimed = true;
     Ok(Some(socket))
+}
+
+/// Did the service manager open a socket there?
+pub fn is_offered(endpoint: &Endpoint) -> bool {
+    INHERITED.lock().iter().any(|inherited| inherited.endpoint == *endpoint)
 }
 
 /// Was a socket taken over there? Its file, if it has one, is the service manager's: it stays.

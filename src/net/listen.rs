@@ -10,18 +10,21 @@
 use super::inherited;
 use super::pacing;
 use super::{Socket, TcpTuning};
+use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
 use rustix::net::{self, SocketFlags};
 use socket2::{Domain, SockAddr, Type};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-pub use super::inherited::{inherit, is_inherited, unclaimed};
+pub use super::inherited::{inherit, is_inherited, is_offered, unclaimed};
 
 /// What the kernel may queue for us to accept; it takes the smaller of this and net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 65_535;
@@ -46,21 +49,64 @@ pub struct Listening {
     inherited: bool,
 }
 
+/// Who may connect to a socket file; what is `None` is as the system makes it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Permissions {
+    /// Permission bits.
+    pub mode: Option<u32>,
+    /// The owner's number.
+    pub owner: Option<u32>,
+    /// The group's.
+    pub group: Option<u32>,
+}
+
+impl Permissions {
+    /// Gives them to a socket file, and to nothing that another process may have put in its place.
+    pub fn apply(&self, path: &Path) -> io::Result<()> {
+        if *self == Permissions::default() {
+            return Ok(());
+        }
+        let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+        if !FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).is_socket() {
+            return Err(io::Error::other("it is no socket any more"));
+        }
+        let (owner, group) = (self.owner.map(Uid::from_raw), self.group.map(Gid::from_raw));
+        if owner.is_some() || group.is_some() {
+            rustix::fs::chownat(&file, "", owner, group, AtFlags::EMPTY_PATH)?;
+        }
+        // After the owner: others must not have what is meant for that one. The descriptor itself takes no mode (open(2), O_PATH).
+        self.mode.map_or(Ok(()), |mode| {
+            let file = format!("/proc/self/fd/{}", file.as_raw_fd());
+            std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode))
+        })
+    }
+}
+
 /// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. What is accepted is looked after
 /// by `tuning`. The error names the address.
 pub fn bind(to: &Listen, workers: usize, tuning: &TcpTuning) -> io::Result<Vec<Bound>> {
-    bind_with(to, workers, tuning, None)
+    bind_with(to, workers, tuning, &Permissions::default())
+}
+
+/// As [`bind`]; a socket file has these permissions before the first client can connect.
+pub fn bind_permitting(
+    to: &Listen,
+    workers: usize,
+    tuning: &TcpTuning,
+    permissions: &Permissions,
+) -> io::Result<Vec<Bound>> {
+    bind_with(to, workers, tuning, permissions)
 }
 
 /// As [`bind`] for one worker, but a unix socket is its owner's alone (mode 0600) from the moment it exists.
 pub fn bind_private(to: &Listen, tuning: &TcpTuning) -> io::Result<Vec<Bound>> {
-    bind_with(to, 1, tuning, Some(Mode::RUSR | Mode::WUSR))
+    bind_with(to, 1, tuning, &Permissions { mode: Some(0o600), ..Permissions::default() })
 }
 
-fn bind_with(to: &Listen, workers: usize, tuning: &TcpTuning, mode: Option<Mode>) -> io::Result<Vec<Bound>> {
+fn bind_with(to: &Listen, workers: usize, tuning: &TcpTuning, permissions: &Permissions) -> io::Result<Vec<Bound>> {
     queue_limit();
     let bound = match &to.0 {
-        Address::Unix(path) => vec![bind_unix(path, mode)?],
+        Address::Unix(path) => vec![bind_unix(path, permissions)?],
         Address::Inet(at) => vec![bind_shared(*at, workers, tuning)?],
         Address::Any(port) => vec![bind_any(*port, workers, tuning)?],
         Address::Name(host, port) => {
@@ -131,32 +177,46 @@ fn open(at: SocketAddr, sibling: bool, tuning: &TcpTuning) -> io::Result<socket2
 }
 
 /// A socket file that nobody listens on is left over from a process that was killed: it is replaced.
-fn bind_unix(path: &Path, mode: Option<Mode>) -> io::Result<Bound> {
+fn bind_unix(path: &Path, permissions: &Permissions) -> io::Result<Bound> {
     let endpoint = Endpoint::Unix(path.into());
     let own = |fd: OwnedFd, inherited| vec![Listening { fd, unix: true, local: true, inherited }];
     if let Some(socket) = inherited::claim(&endpoint)? {
         return Ok(Bound { endpoint, sockets: own(socket.into(), true) });
     }
-    let address = SockAddr::unix(path)?;
+    let address = unix_address(path)?;
     let socket = || {
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-        // The file gets the mode that the socket has when it is bound: there is no moment in which others could connect.
-        if let Some(mode) = mode {
-            rustix::fs::fchmod(&socket, mode)?;
+        // The file gets the mode that the socket has when it is bound, less the umask: it is never open to more than it shall
+        // be.
+        if let Some(mode) = permissions.mode {
+            rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode & 0o700))?;
         }
         Ok::<_, io::Error>(socket)
     };
     let mut listening = socket()?;
     if let Err(error) = listening.bind(&address) {
-        if error.kind() != io::ErrorKind::AddrInUse || !is_dead_socket(path, &socket()?, &address)? {
+        let taken = error.kind() != io::ErrorKind::AddrInUse || abstract_name(path).is_some();
+        if taken || !is_dead_socket(path, &socket()?, &address)? {
             return Err(error);
         }
         std::fs::remove_file(path)?;
         listening = socket()?;
         listening.bind(&address)?;
     }
+    if abstract_name(path).is_none() {
+        permissions.apply(path).inspect_err(|_| drop(std::fs::remove_file(path)))?;
+    }
     listening.listen(BACKLOG)?;
     Ok(Bound { endpoint, sockets: own(listening.into(), false) })
+}
+
+/// The address of a unix socket: a file's, or an abstract one's.
+pub fn unix_address(path: &Path) -> io::Result<SockAddr> {
+    match abstract_name(path) {
+        // The kernel tells the two apart by a leading NUL (unix(7)).
+        Some(name) => SockAddr::unix(std::ffi::OsStr::from_bytes(&[b"\0", name].concat())),
+        None => SockAddr::unix(path),
+    }
 }
 
 /// Only a socket is ever replaced, and only if connecting to it is refused.

@@ -1,6 +1,7 @@
 //! A connected, or connecting, non-blocking stream socket.
 
 use super::{pacing, tuning};
+use crate::base::address::abstract_name;
 use crate::base::{Endpoint, Size};
 use mio::event::Source;
 use mio::unix::SourceFd;
@@ -107,7 +108,13 @@ impl Socket {
             }
             Endpoint::Unix(path) => {
                 let fd = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-                let connecting = net::connect(&fd, &SocketAddrUnix::new(&**path)?);
+                let connecting = net::connect(
+                    &fd,
+                    &match abstract_name(path) {
+                        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+                        None => SocketAddrUnix::new(&**path)?,
+                    },
+                );
                 (fd, connecting)
             }
         };

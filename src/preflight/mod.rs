@@ -58,6 +58,10 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
             warnings.push(format!("{listener}: can't listen on {listen} now: {why}"));
         }
     }
+    for listener in &model.listeners {
+        let owners = confine::owners(&listener.socket_file);
+        warnings.extend(owners.err().map(|why| format!("listener {}: {why}", listener.name)));
+    }
     if let Before::Start { file } = before {
         warnings.extend(files(model));
         warnings.extend(confine::Plan::new(model, Some(file)).err());

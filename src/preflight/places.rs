@@ -2,6 +2,7 @@
 //! not touched.
 
 use super::names::Names;
+use crate::base::address::abstract_name;
 use crate::base::{Address, Listen};
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
@@ -54,6 +55,10 @@ fn every_interface(port: u16) -> io::Result<()> {
 
 /// A socket file that no process listens on is replaced by the start. To connect would disturb one that does.
 fn unix(path: &Path) -> io::Result<()> {
+    if abstract_name(path).is_some() {
+        // The list shows it as it is written here.
+        return if is_listened_on(path) { Err(io::ErrorKind::AddrInUse.into()) } else { Ok(()) };
+    }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !directory.is_dir() {
         return Err(io::ErrorKind::NotFound.into());

@@ -156,3 +156,42 @@ fn an_inherited_unix_socket_is_taken_over_too_and_one_too_many_is_told() {
     process.after("can't use the socket number 0 of LISTEN_FDS: it does not listen");
     assert_eq!(process.end().0.code(), Some(1));
 }
+
+#[test]
+fn a_listener_on_an_inherited_socket_can_be_removed_and_put_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let write = |inherited: bool| {
+        let inherited =
+            if inherited { format!("[[listener]]\nname = \"web\"\nbind = [\"{at}\"]\n") } else { String::new() };
+        let other = "[[listener]]\nname = \"other\"\nbind = [\"127.0.0.1:0\"]\n";
+        let address = server.local_addr().unwrap();
+        let pool = format!("[[pool]]\n[pool.health]\nkind = \"off\"\n[[pool.backend]]\naddress = \"{address}\"\n");
+        std::fs::write(&file, format!("[global]\nworkers = 2\n{inherited}{other}{pool}")).unwrap();
+    };
+    let is_served = || {
+        let _client = TcpStream::connect(at).unwrap();
+        server.accept().unwrap();
+    };
+    // It does not have to be wanted at the start.
+    write(false);
+    let process = activated(listener.into(), &["--config", file.to_str().unwrap()]);
+    process.line("nothing is configured to listen there");
+    process.line("listening on ");
+    for _ in 0..2 {
+        write(true);
+        process.signal(Signal::HUP);
+        process.line("listener web added");
+        (0..10).for_each(|_| is_served());
+        write(false);
+        process.signal(Signal::HUP);
+        process.line("listener web removed");
+        let mut refused = TcpStream::connect(at).unwrap();
+        refused.set_read_timeout(Some(PATIENCE)).unwrap();
+        let outcome = refused.read(&mut [0]);
+        assert_eq!(outcome.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset), "it does not hang");
+    }
+}

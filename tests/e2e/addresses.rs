@@ -1,6 +1,7 @@
 //! Every kind of address, on both sides.
 
-use crate::support::{At, Conn, Ending, Server, Tcplb, fresh_loopback, need, peers};
+use crate::support::{At, Conn, Ending, Process, Server, Tcplb, fresh_loopback, need, peers, run};
+use rustix::process::Signal;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixListener;
@@ -156,5 +157,52 @@ fn a_name_whose_server_listens_on_one_family_only_works_with_either() {
         for _ in 0..200 {
             tcplb.connect().assert_echoes(family);
         }
+    }
+}
+
+#[test]
+fn an_abstract_socket_has_a_name_and_no_file_on_every_side() {
+    let directory = tempfile::tempdir().unwrap();
+    let name = |side: &str| format!("@tcplb-test-{}-{side}", std::process::id());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
+    command.args(["backend", "--echo", "--listen", &format!("unix:{}", name("back"))]);
+    let backend = Process::spawn(command.current_dir(directory.path()));
+    backend.wait_for_line("listening on ");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
+    command.args(["--listen", &format!("unix:{}", name("front")), "--backend", &format!("unix:{}", name("back"))]);
+    let mut tcplb =
+        Process::spawn(command.args(["--admin", &format!("unix:{}", name("admin"))]).current_dir(directory.path()));
+    tcplb.wait_for_line(&format!("listening on unix:{}", name("front")));
+    tcplb.wait_for_line("admin on ");
+    Conn::to(&At::Unix(name("front").into())).assert_echoes("no file");
+    let admin = Conn::to(&At::Unix(name("admin").into()));
+    admin.say("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(admin.hear_line().contains(" 200 "));
+    let status = ["status", "--admin", &format!("unix:{}", name("admin"))];
+    run(Command::new(env!("CARGO_BIN_EXE_tcplb")).args(status));
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "no file was made");
+    tcplb.signal(Signal::TERM);
+    assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+}
+
+#[test]
+fn an_abstract_backend_that_comes_later_is_refused_if_the_sandbox_cannot_reach_it() {
+    let server = Server::start(peers::echo);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let write = |backend: &str| {
+        let pool = format!("[[pool]]\n[pool.health]\nkind = \"off\"\n[[pool.backend]]\naddress = \"{backend}\"\n");
+        fs::write(&file, format!("[[listener]]\nbind = [\"127.0.0.1:0\"]\n{pool}")).unwrap();
+    };
+    for (first, refused) in [(server.at().to_string(), true), ("unix:@tcplb-test-first".to_owned(), false)] {
+        write(&first);
+        let tcplb = Tcplb::from_file(&file, 1).start();
+        if tcplb.count_lines("no sandbox") > 0 {
+            return;
+        }
+        write("unix:@tcplb-test-later");
+        tcplb.signal(Signal::HUP);
+        tcplb.wait_for_line("reload");
+        assert_eq!(tcplb.count_lines("is an abstract socket, which the sandbox reaches only") > 0, refused);
     }
 }

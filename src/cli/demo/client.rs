@@ -3,6 +3,7 @@
 //! One request at a time; a slow answer delays the next request instead of piling up behind it.
 
 use crate::base::Endpoint;
+use crate::net::listen::unix_address;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, MutexGuard};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -123,7 +124,7 @@ impl Shared {
     fn ask(&self) -> io::Result<String> {
         let (domain, address) = match &self.target {
             Endpoint::Inet(at) => (Domain::for_address(*at), SockAddr::from(*at)),
-            Endpoint::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+            Endpoint::Unix(path) => (Domain::UNIX, unix_address(path)?),
         };
         let mut socket = Socket::new(domain, Type::STREAM.cloexec(), None)?;
         socket.connect_timeout(&address, PATIENCE)?;

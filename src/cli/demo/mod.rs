@@ -13,6 +13,7 @@ use super::crash;
 use super::signals::{self, Signals};
 use super::terminal;
 use crate::app::{self, Running};
+use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
 use crate::config::model::{self, Health, HealthKind, Model, defaults};
 use crate::policy::balance;
@@ -258,7 +259,10 @@ fn reachable(front: &Endpoint) -> Endpoint {
 fn how_to_ask(front: &Endpoint) -> String {
     match reachable(front) {
         Endpoint::Inet(at) => format!("curl http://{at}/"),
-        Endpoint::Unix(path) => format!("curl --unix-socket {} http://localhost/", path.display()),
+        Endpoint::Unix(path) => match abstract_name(&path) {
+            Some(name) => format!("curl --abstract-unix-socket {} http://localhost/", String::from_utf8_lossy(name)),
+            None => format!("curl --unix-socket {} http://localhost/", path.display()),
+        },
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::args::Reach;
 use crate::admin::http::Deadline;
+use crate::net::listen::unix_address;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -103,7 +104,7 @@ impl Client {
 
     fn connect(&self) -> io::Result<Socket> {
         let endpoints: Vec<(Domain, SockAddr)> = match &self.to {
-            To::Unix(path) => vec![(Domain::UNIX, SockAddr::unix(path)?)],
+            To::Unix(path) => vec![(Domain::UNIX, unix_address(path)?)],
             To::Inet(host) => {
                 host.to_socket_addrs()?.map(|at: SocketAddr| (Domain::for_address(at), SockAddr::from(at))).collect()
             }

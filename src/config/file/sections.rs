@@ -9,7 +9,7 @@ use crate::base::{Address, Listen, duration};
 use crate::config::check::{self, WORKERS_MAX};
 use crate::config::model::{
     Abandoned, AllDown, Backend, Engine, Global, Health, HealthKind, InitialHealth, Listener, LogFormat, LogTo, Model,
-    Pool, PrefixFile, Sandbox, SendProxy, defaults,
+    Pool, PrefixFile, Sandbox, SendProxy, SocketFile, defaults,
 };
 use crate::config::words;
 use std::path::PathBuf;
@@ -50,6 +50,9 @@ const LISTENER: &[&str] = &[
     "max_connections_per_source",
     "connection_rate_per_source",
     "limits",
+    "mode",
+    "owner",
+    "group",
 ];
 
 const POOL: &[&str] = &[
@@ -177,7 +180,20 @@ fn listener(at: &Table<'_>) -> (Listener, Vec<Found<Listen>>) {
         limits_dry_run: at
             .text("limits", |text| words::one_of(text, &Listener::LIMITS))
             .unwrap_or(default.limits_dry_run),
+        socket_file: SocketFile {
+            mode: at.text("mode", values::mode),
+            owner: at.text("owner", values::account),
+            group: at.text("group", values::account),
+        },
     };
+    if !bind.is_empty() && listener.socket_files().next().is_none() {
+        let SocketFile { mode, owner, group } = &listener.socket_file;
+        let given = [("mode", mode.is_some()), ("owner", owner.is_some()), ("group", group.is_some())];
+        for (key, _) in given.into_iter().filter(|(_, given)| *given) {
+            let addresses = listener.bind.iter().map(Listen::to_string).collect::<Vec<_>>().join(", ");
+            at.wrong(key, format!("only a socket file (unix:/path) has one, and this listener binds {addresses}"));
+        }
+    }
     (listener, bind)
 }
 

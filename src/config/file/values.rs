@@ -101,3 +101,18 @@ fn followed(text: &str, word: &str) -> Option<Result<Duration, String>> {
     }
     Some(duration::parse_positive(rest).map_err(|why| format!("after `{word}`: {why}")))
 }
+
+/// Permission bits as chmod(1) takes them.
+pub(super) fn mode(text: &str) -> Result<u32, String> {
+    let octal = (3..=4).contains(&text.len()).then(|| u32::from_str_radix(text, 8).ok()).flatten();
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    octal
+        .filter(|mode| digits && *mode <= 0o777)
+        .ok_or_else(|| format!("expected octal digits, like 0660, got `{text}`"))
+}
+
+/// A user or a group, by name or number. Whether it exists is known where it is used.
+pub(super) fn account(text: &str) -> Result<String, String> {
+    let good = !text.is_empty() && !text.contains([' ', ':', '\0']);
+    good.then(|| text.to_owned()).ok_or_else(|| format!("expected a name or a number, got `{text}`"))
+}

@@ -1,8 +1,11 @@
 //! `[[listener]]` and the flags that concern clients.
 
 use super::{File, assert_next_is_reset, assert_second, assert_served, both, call, echo, named};
-use crate::support::{At, Conn, Tcplb, fresh_loopback};
+use crate::support::{At, Conn, Tcplb, account, fresh_loopback, need_root};
+use rustix::process::Signal;
 use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 
 #[test]
 fn a_listener_s_name_is_what_status_shows() {
@@ -161,4 +164,67 @@ fn every_address_of_bind_is_served() {
     tcplb.listening().iter().for_each(|at| assert_served(&Conn::to(at)));
     let ips: BTreeSet<String> = tcplb.listening().iter().map(|at| at.to_string()).collect();
     assert_eq!(ips.len(), 2, "{ips:?}");
+}
+
+/// A listener at a socket file with this line: its mode, owner and group.
+fn socket_file(line: &str) -> (u32, u32, u32) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("web.sock");
+    let server = echo();
+    let bind = format!("bind = [\"unix:{}\"]\n{line}", path.display());
+    let tcplb = File::over([server.at()]).listener(&bind).start();
+    assert_served(&tcplb.connect());
+    let found = fs::metadata(&path).unwrap();
+    (found.mode() & 0o777, found.uid(), found.gid())
+}
+
+#[test]
+fn mode_says_who_may_connect_to_a_socket_file() {
+    for mode in ["0600", "0666", "0770"] {
+        let (found, ..) = socket_file(&format!("mode = \"{mode}\""));
+        assert_eq!(format!("{found:04o}"), mode);
+    }
+}
+
+#[test]
+fn owner_and_group_of_a_socket_file_go_by_name_or_number() {
+    if !need_root() {
+        return;
+    }
+    for (owner, uid) in [("daemon", account("daemon").unwrap().0), ("4321", 4321)] {
+        assert_eq!(socket_file(&format!("owner = \"{owner}\"")).1, uid);
+    }
+    for (group, gid) in [("daemon", account("daemon").unwrap().1), ("4321", 4321)] {
+        let line = format!("group = \"{group}\"\nmode = \"0660\"");
+        assert_eq!(socket_file(&line), (0o660, 0, gid));
+    }
+    let server = echo();
+    let file = File::over([server.at()]).listener("bind = [\"unix:/nowhere/a\"]\nowner = \"no-such-user\"");
+    let (status, said) = Tcplb::from_file(&file.write(), 1).start_in_vain();
+    assert_eq!(status.code(), Some(1));
+    assert!(said.contains("owner: there is no user called `no-such-user`"), "{said}");
+}
+
+#[test]
+fn a_reload_changes_the_mode_of_a_socket_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("web.sock");
+    let server = echo();
+    let file = directory.path().join("tcplb.toml");
+    let write = |mode: &str| {
+        let listener = format!("[[listener]]\nbind = [\"unix:{}\"]\n{mode}\n", path.display());
+        let pool =
+            format!("[[pool]]\n[pool.health]\nkind = \"off\"\n[[pool.backend]]\naddress = \"{}\"\n", server.at());
+        fs::write(&file, listener + &pool).unwrap();
+    };
+    write("mode = \"0600\"");
+    let tcplb = Tcplb::from_file(&file, 1).start();
+    write("mode = \"0666\"");
+    tcplb.signal(Signal::HUP);
+    tcplb.wait_for_line("mode 0600 → 0666");
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o666);
+    write("");
+    tcplb.signal(Signal::HUP);
+    tcplb.wait_for_line("reload refused: listener default: mode can't be taken out while it runs");
+    assert_served(&tcplb.connect());
 }

@@ -60,7 +60,13 @@ impl At {
     pub(super) fn socket(&self) -> (Socket, SockAddr) {
         let (domain, address) = match self {
             At::Tcp(at) => (Domain::for_address(*at), SockAddr::from(*at)),
-            At::Unix(path) => (Domain::UNIX, SockAddr::unix(path).expect("a path that fits")),
+            At::Unix(path) => {
+                // `@name` is an abstract socket, which the kernel knows by a leading NUL.
+                let abstract_name =
+                    path.to_str().and_then(|path| path.strip_prefix('@')).map(|name| format!("\0{name}"));
+                let address = abstract_name.map_or_else(|| SockAddr::unix(path), SockAddr::unix);
+                (Domain::UNIX, address.expect("a path that fits"))
+            }
         };
         (Socket::new(domain, Type::STREAM, None).expect("a socket"), address)
     }

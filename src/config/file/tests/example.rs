@@ -9,7 +9,7 @@ fn with(mark: &str) -> (String, usize) {
     let mut count = 0;
     let mut text = String::new();
     for line in EXAMPLE.lines() {
-        let setting = line.trim_start().strip_prefix(mark).filter(|rest| is_setting(rest));
+        let setting = line.trim_start().strip_prefix(mark).filter(|rest| is_setting(rest) || rest.starts_with("[["));
         count += usize::from(setting.is_some());
         text.push_str(setting.unwrap_or(line));
         text.push('\n');

@@ -60,6 +60,11 @@ fn every_key_reaches_the_model() {
         max_connections_per_source: Some(100),
         connection_rate_per_source: Some(Rate { per_second: 50 }),
         limits_dry_run: true,
+        socket_file: crate::config::model::SocketFile {
+            mode: Some(0o640),
+            owner: Some("root".to_owned()),
+            group: Some("33".to_owned()),
+        },
     };
     assert_eq!(model.listeners, [listener]);
     let kind = HealthKind::Http {
