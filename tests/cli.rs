@@ -101,24 +101,36 @@ fn help_names_every_flag_and_says_more_when_asked_for_more() {
 }
 
 #[test]
-fn the_readme_names_the_flags_and_algorithms_there_are() {
-    let readme = include_str!("../README.md");
+fn the_pages_name_the_flags_and_algorithms_there_are() {
+    let (flags, algorithms) = (include_str!("../docs/configuration.md"), include_str!("../docs/algorithms.md"));
     for flag in FLAGS {
-        assert!(readme.contains(&format!("--{flag}")), "README does not name --{flag}");
+        assert!(flags.contains(&format!("--{flag}")), "docs/configuration.md does not name --{flag}");
     }
     for row in tcplb::policy::balance::REGISTRY {
         let mut names = [row.name].into_iter().chain(row.short.iter().copied());
-        assert!(names.all(|name| readme.contains(&format!("`{name}`"))), "README does not name {}", row.name);
+        assert!(names.all(|name| algorithms.contains(&format!("`{name}`"))), "docs/algorithms.md lacks {}", row.name);
     }
     let help = stdout(&["--help"]) + &stdout(&["backend", "--help"]) + &stdout(&["demo", "--help"]);
-    // The table of flags: what it names, there is.
-    let table = readme.lines().filter(|line| line.starts_with("| `-"));
+    // Each flag in the tables exists.
+    let table = [flags, include_str!("../docs/operations.md")].map(str::lines).into_iter().flatten();
+    let table = table.filter(|line| line.starts_with("| `-"));
     let mut named = 0;
     for flag in table.flat_map(|line| line.split(['`', ' ', ',', '|'])).filter(|word| word.starts_with("--")) {
-        assert!(help.contains(flag), "README names {flag}, which is no flag");
+        assert!(help.contains(flag), "the tables name {flag}, which is no flag");
         named += 1;
     }
-    assert!(named >= FLAGS.len() - 1, "only {named} flags found in README's table");
+    assert!(named >= FLAGS.len() + 4, "only {named} flags found in the tables");
+}
+
+/// README shows the demo's output. Its sentences are those that the demo prints; the figures are those of one run.
+fn is_in_readme(output: &str) {
+    let readme = include_str!("../README.md");
+    let without_figures = |line: &str| line.replace(|letter: char| letter.is_ascii_digit(), "").replace(' ', "");
+    let printed: Vec<String> = output.lines().map(without_figures).collect();
+    let block = readme.split("-- demo\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the demo's output");
+    for line in block.lines() {
+        assert!(printed.contains(&without_figures(line)), "README shows `{line}`, the demo prints {output}");
+    }
 }
 
 #[test]
@@ -433,4 +445,5 @@ fn the_demo_s_tour_loses_no_request() {
         assert!(out.contains(want), "no `{want}` in {out}{err}");
     }
     assert!(!out.contains('\u{1b}'), "colours although nobody sees them: {out}");
+    is_in_readme(&out);
 }

@@ -100,7 +100,7 @@ fn tcp_probes_can_t_see_it_and_its_connections_wait() {
     let before = passed();
     let clients: Vec<Conn> = (0..10).map(|_| tcplb.connect()).collect();
     clients.iter().for_each(|client| ask(client, 1));
-    eventually("probes succeed all the same, as README says", || passed() >= before + 5);
+    eventually("probes succeed all the same, as docs/health.md says", || passed() >= before + 5);
     assert_eq!(tcplb.count_lines("is down"), 0);
     thaw(&web1.process);
     let names = tally(clients.iter().map(|client| answers(client, 1)));
