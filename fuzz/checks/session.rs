@@ -15,7 +15,8 @@ use tcplb::pool::{self, Lease, ListenerTotals, NoBackend, Pool};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
-    CloseReason, DialFailure, Effect, Ending, Failed, Greeting, Half, Input, Moved, NoHeader, Session, Side, Way,
+    CloseReason, DialFailure, Effect, Ending, Failed, Greeting, Half, Input, Moved, NoHeader, RESET_PATIENCE, Session,
+    Side, Way,
 };
 
 const WAIT: Duration = Duration::from_secs(4);
@@ -90,6 +91,7 @@ enum Owed {
     Place,
     Dial,
     Introduction,
+    Measure,
     Nothing,
 }
 
@@ -97,9 +99,26 @@ enum Owed {
 #[derive(Clone, Copy, Default)]
 struct Stream {
     fin: bool,
+    /// Its source has failed, and sent no FIN before.
+    cut: bool,
     held: bool,
     finished: bool,
+    /// Its sink has failed.
+    dropped: bool,
     written: u64,
+}
+
+/// A side has failed while it relays.
+#[derive(Clone, Copy)]
+struct Failure {
+    /// The one that did so first.
+    side: Side,
+    /// When the other side was last seen to take something.
+    taken: Tick,
+    /// The least that its kernel still had for it.
+    least: u64,
+    /// The connection may end by this input.
+    may_end: bool,
 }
 
 struct Life {
@@ -110,6 +129,7 @@ struct Life {
     /// Up and down, once it relays.
     streams: [Stream; 2],
     relays: bool,
+    failed: Option<Failure>,
     /// Bytes of our own header for the backend that are still held.
     introduction: u64,
     /// Backends tried since it last waited, or began.
@@ -126,8 +146,8 @@ impl Life {
             session.expire_at(now + Duration::from_secs(30));
         }
         let streams = [Stream::default(); 2];
-        let (relays, introduction, tried) = (false, 0, Vec::new());
-        let mut life = Life { session, pool, now, owed: Owed::Nothing, streams, relays, introduction, tried };
+        let (relays, failed, introduction, tried) = (false, None, 0, Vec::new());
+        let mut life = Life { session, pool, now, owed: Owed::Nothing, streams, relays, failed, introduction, tried };
         let effect = life.session.begin(now);
         life.take(effect);
         life
@@ -140,9 +160,14 @@ impl Life {
             0 => return self.rebuild(choices),
             1 => return self.pass(choices),
             2 => match choices.below(3) {
-                0 => Input::Reset(Side::Client),
-                1 => Input::Reset(Side::Backend),
-                _ => Input::Stop(CloseReason::Forced),
+                2 => Input::Stop(CloseReason::Forced),
+                // The answer to this one comes at once.
+                _ if self.owed == Owed::Introduction => return,
+                side => {
+                    let side = [Side::Client, Side::Backend][usize::from(side)];
+                    self.fails(side);
+                    Input::Reset(side)
+                }
             },
             3 => return self.nonsense(choices),
             _ if self.owed == Owed::Nothing => self.moved(choices),
@@ -199,6 +224,16 @@ impl Life {
                 self.streams[0].held = choice > 0;
                 Input::Announced(self.introduction)
             }
+            Owed::Measure => {
+                let unsent = u64::from(choice % 4);
+                if let Some(failure) = &mut self.failed {
+                    if unsent < failure.least {
+                        (failure.least, failure.taken) = (unsent, self.now);
+                    }
+                    failure.may_end |= unsent == 0;
+                }
+                Input::Unsent(unsent)
+            }
             Owed::Nothing => Input::Deadline,
         }
     }
@@ -207,23 +242,51 @@ impl Life {
     fn moved(&mut self, choices: &mut Choices<'_>) -> Input {
         let way = Way::BOTH[usize::from(choices.below(2))];
         let stream = &mut self.streams[usize::from(way == Way::Down)];
-        if !self.relays || stream.finished {
+        let over = stream.fin || stream.cut;
+        if !self.relays || stream.finished || stream.dropped || (over && !stream.held) {
             return Input::Deadline;
         }
         let bits = choices.next();
+        let fails = bits >> 6 == 3;
+        let source_fails = fails && bits & 1 == 1 && !over;
         let moved = Moved {
-            read: if stream.fin { 0 } else { u64::from(bits & 3) },
+            read: if over { 0 } else { u64::from(bits & 3) },
             written: u64::from(bits >> 2 & 3),
             held: bits >> 4 & 1 == 1,
-            fin: bits >> 5 & 1 == 1 && !stream.fin,
-            failed: (bits >> 6 == 3).then_some(if bits & 1 == 1 { Failed::Source } else { Failed::Sink }),
+            fin: bits >> 5 & 1 == 1 && !over && !source_fails,
+            failed: fails.then_some(if source_fails { Failed::Source } else { Failed::Sink }),
         };
         let ours = if way == Way::Up { moved.written.min(self.introduction) } else { 0 };
         self.introduction -= ours;
         stream.written += moved.written - ours;
         stream.held = moved.held;
         stream.fin |= moved.fin;
+        stream.cut |= moved.failed == Some(Failed::Source) && !stream.fin;
+        match moved.failed {
+            Some(Failed::Source) => self.fails(way.source()),
+            Some(Failed::Sink) => self.fails(way.sink()),
+            None => {}
+        }
+        if let Some(failure) = self.failed.as_mut().filter(|_| moved.written > 0) {
+            failure.taken = self.now;
+        }
         Input::Moved(way, moved)
+    }
+
+    /// A side fails. What the first one sent before is delivered; a second one ends the connection.
+    fn fails(&mut self, side: Side) {
+        if !self.relays || self.session.record().is_some() {
+            return;
+        }
+        match &mut self.failed {
+            Some(failure) => failure.may_end |= failure.side != side,
+            None => {
+                let least = u64::MAX;
+                self.failed = Some(Failure { side, taken: self.now, least, may_end: false });
+                let dropped = &mut self.streams[usize::from(Way::to(side) == Way::Down)];
+                (dropped.held, dropped.dropped) = (false, true);
+            }
+        }
     }
 
     /// Time passes, and the timer fires.
@@ -242,7 +305,8 @@ impl Life {
 
     /// What no driver reports at this moment must not move it.
     fn nonsense(&mut self, choices: &mut Choices<'_>) {
-        let input = match choices.below(7) {
+        let input = match choices.below(8) {
+            7 if self.failed.is_none() => Input::Unsent(0),
             0 if self.owed != Owed::Header => Input::Header(Err(NoHeader::Bad)),
             1 if self.owed != Owed::Admission => Input::Admitted(Err(Reason::Denied)),
             2 if self.owed != Owed::Choice => Input::Picked(Err(NoBackend::AllFull)),
@@ -286,6 +350,9 @@ impl Life {
             assert!(early || self.session.deadline() == expected, "another deadline");
         }
         self.now = now;
+        if let Some(failure) = &mut self.failed {
+            failure.taken = Tick(failure.taken.0 + later);
+        }
         self.tried.clear();
         if self.relays || self.owed == Owed::Introduction {
             // Who had to announce itself has done so before anything else is looked at.
@@ -301,7 +368,9 @@ impl Life {
             Effect::Wait if self.session.is_dialing() => Owed::Dial,
             Effect::Wait if self.session.is_waiting() => Owed::Place,
             Effect::Wait if self.session.reads_header() => Owed::Header,
-            Effect::Wait if self.owed == Owed::Dial || self.session.record().is_some() => Owed::Nothing,
+            Effect::Wait if matches!(self.owed, Owed::Dial | Owed::Measure) || self.session.record().is_some() => {
+                Owed::Nothing
+            }
             Effect::Wait => self.owed,
             Effect::ReadHeader => Owed::Header,
             Effect::Admit => Owed::Admission,
@@ -327,10 +396,26 @@ impl Life {
                 stream.finished = true;
                 Owed::Nothing
             }
+            Effect::ReadOut(side) => {
+                assert!(self.failed.is_some_and(|failure| failure.side == side), "it has not failed first");
+                Owed::Nothing
+            }
+            Effect::Measure(side) => {
+                assert!(self.failed.is_some_and(|failure| failure.side == side.other()), "it has failed itself");
+                let stream = self.streams[usize::from(side == Side::Client)];
+                assert!(!stream.held && (stream.cut || stream.finished), "not all is written");
+                Owed::Measure
+            }
             Effect::End(ending) => {
                 let held = self.streams.iter().any(|stream| stream.held);
                 assert!(ending == Ending::Reset || !held, "a FIN behind half of the bytes");
                 let record = self.session.record().expect("it is over");
+                let by_reset = matches!(record.close, CloseReason::ClientReset | CloseReason::BackendReset);
+                if let Some(failure) = self.failed {
+                    assert_eq!(ending, Ending::Reset, "a FIN for a reset");
+                    let stalled = self.now - failure.taken >= RESET_PATIENCE;
+                    assert!(failure.may_end || stalled || !by_reset, "a reset before its time");
+                }
                 let written = if self.relays { self.streams.map(|stream| stream.written) } else { [0; 2] };
                 assert_eq!([record.bytes_to_backend, record.bytes_to_client], written, "miscounted");
                 Owed::Nothing
@@ -347,6 +432,8 @@ impl Life {
         assert!(over || asked || self.session.deadline().is_some(), "nobody will ever wake it");
         if self.relays && !over {
             assert_eq!(Way::BOTH.map(|way| self.session.bytes(way)), self.streams.map(|stream| stream.written));
+            let dropped = Way::BOTH.map(|way| self.session.half(way) == Some(Half::Dropped));
+            assert_eq!(dropped, self.streams.map(|stream| stream.dropped));
         }
     }
 }

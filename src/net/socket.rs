@@ -139,9 +139,14 @@ impl Socket {
         Ok(retry(|| net::recv(&self.0, &mut *buffer, RecvFlags::empty()))?.0)
     }
 
-    /// Has the peer sent something that was not read yet? Its FIN alone does not count.
-    pub fn has_bytes(&self) -> bool {
-        net::recv(&self.0, &mut [0; 1], RecvFlags::PEEK).is_ok_and(|(read, _)| read > 0)
+    /// Has the peer sent something that was not read yet? Its FIN alone does not count. With nothing to read, an error that
+    /// waits on the socket is returned, and the kernel forgets it.
+    pub fn has_bytes(&self) -> io::Result<bool> {
+        match retry(|| net::recv(&self.0, &mut [0; 1], RecvFlags::PEEK)) {
+            Ok((read, _)) => Ok(read > 0),
+            Err(Errno::AGAIN) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Writes what the kernel takes. `WouldBlock`: no room. With `more`, what does not fill a packet waits for what is sent

@@ -7,20 +7,26 @@ use super::Socket;
 use crate::policy::liveness::Acknowledgements;
 use nix::sys::socket::{getsockopt, setsockopt};
 use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
+use std::mem::offset_of;
 use std::time::Duration;
 
 /// TCP_RTO_MAX_MS (linux/tcp.h), since Linux 6.15; libc does not have it yet.
 const RTO_MAX_MS: libc::c_int = 44;
 
-/// The beginning of `struct tcp_info` (linux/tcp.h). The kernel appends to it and fills as much as is asked for.
+/// Of the words in [`TcpInfo`].
+const NOT_SENT: usize = (offset_of!(libc::tcp_info, tcpi_notsent_bytes) - 8) / size_of::<u32>();
+
+/// The beginning of `struct tcp_info` (linux/tcp.h), up to `tcpi_notsent_bytes`, which is there since Linux 4.6. The kernel
+/// appends to it and fills as much as is asked for.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct TcpInfo {
     /// state, ca_state, retransmits, probes, backoff, options, two of bit fields.
     bytes: [u8; 8],
     /// rto, ato, snd_mss, rcv_mss; unacked, sacked, lost, retrans, fackets; last_data_sent, last_ack_sent,
-    /// last_data_recv, last_ack_recv; all in microseconds, packets and milliseconds respectively.
-    words: [u32; 13],
+    /// last_data_recv, last_ack_recv; all in microseconds, packets and milliseconds respectively. Then what is not used, and
+    /// notsent_bytes at [`NOT_SENT`].
+    words: [u32; NOT_SENT + 1],
 }
 
 sockopt_impl!(
@@ -46,7 +52,7 @@ impl Socket {
     pub fn acknowledgements(&self) -> Option<Acknowledgements> {
         let TcpInfo { bytes, words } = getsockopt(self, GetTcpInfo).ok()?;
         let [_, _, _, probes, backoff, ..] = bytes;
-        let [rto, _, _, _, unacked, _, _, _, _, _, _, _, last_ack_recv] = words;
+        let [rto, _, _, _, unacked, _, _, _, _, _, _, _, last_ack_recv, ..] = words;
         let in_flight = unacked > 0;
         Some(Acknowledgements {
             in_flight,
@@ -56,6 +62,14 @@ impl Socket {
             last: Duration::from_millis(last_ack_recv.into()),
             rto: Duration::from_micros(rto.into()),
         })
+    }
+
+    /// About how many bytes the peer's kernel has not acknowledged: exact for those that were not sent, and whole segments for
+    /// those that were; a FIN counts as one. 0 only if there is nothing. On a unix socket there never is.
+    pub fn unsent(&self) -> u64 {
+        let Ok(TcpInfo { words, .. }) = getsockopt(self, GetTcpInfo) else { return 0 };
+        let [_, _, mss, _, unacked, ..] = words;
+        u64::from(words[NOT_SENT]) + u64::from(unacked) * u64::from(mss).max(1)
     }
 
     /// Has a closed window probed at least so often; what held before, to be restored later. `None` where the kernel
@@ -76,6 +90,7 @@ impl Socket {
 mod tests {
     use super::*;
     use crate::base::Endpoint;
+    use std::io::Read;
     use std::net::TcpListener;
     use std::os::unix::net::UnixListener;
 
@@ -105,5 +120,37 @@ mod tests {
         assert_eq!(socket.limit_probe_interval(Duration::from_secs(3)), None);
         assert!(socket.set_probe_interval(before));
         assert_eq!(socket.limit_probe_interval(Duration::from_secs(4)), Some(before));
+    }
+
+    #[test]
+    fn what_the_peer_has_no_room_for_is_unsent_until_it_reads() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (socket, _) = Socket::dial(&Endpoint::Inet(listener.local_addr().unwrap())).unwrap();
+        let (mut peer, _) = listener.accept().unwrap();
+        assert_eq!(socket.unsent(), 0);
+        let mut sent = 0;
+        while let Ok(more) = socket.send(&[7; 65536], false) {
+            sent += more;
+        }
+        let before = socket.unsent();
+        assert!(before > 0 && before <= 2 * sent as u64, "{before} of {sent}");
+        socket.finish();
+        let mut all = Vec::new();
+        peer.read_to_end(&mut all).unwrap();
+        assert_eq!(all.len(), sent);
+        // The FIN's acknowledgement may take a moment.
+        while socket.unsent() > 0 {
+            std::thread::yield_now();
+        }
+    }
+
+    #[test]
+    fn a_unix_socket_has_nothing_unsent() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let (socket, _) = Socket::dial(&Endpoint::Unix(path.into())).unwrap();
+        socket.send(b"waits for accept", false).unwrap();
+        assert_eq!(socket.unsent(), 0);
     }
 }

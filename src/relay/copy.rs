@@ -16,14 +16,14 @@ pub(super) fn append<I: Io>(
     let buffer = &mut shared.scratch[..room];
     let read = io.recv(&source.socket, buffer)?;
     let emptied = (1..room).contains(&read) && !source.ready.gaps;
-    source.ready.readable &= !emptied || source.ready.finished;
+    source.ready.readable &= !emptied || source.ready.finished || source.ready.failed;
     let bytes = &buffer[..read];
     match &mut flow.held {
         Held::Buffer { bytes: held, .. } => held.extend_from_slice(bytes),
         Held::Nothing if read > 0 => flow.keep(bytes, shared.buffers.pop()),
         Held::Nothing | Held::Pipe(..) => {}
     }
-    Ok((read, emptied && source.ready.finished))
+    Ok((read, emptied && source.ready.finished && !source.ready.failed))
 }
 
 /// Adds what the source has already to what is held, so that it leaves with it.
@@ -56,7 +56,7 @@ pub(super) fn deliver<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>,
 pub(super) fn step<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) {
     let outcome = books.io.recv(&books.source.socket, &mut shared.scratch);
     let Some(read) = books.note_read(outcome) else { return };
-    if read < shared.scratch.len() && !books.source.ready.gaps {
+    if read < shared.scratch.len() && !books.source.ready.gaps && !books.source.ready.failed {
         books.source.ready.readable = false;
         books.report.fin = books.source.ready.finished;
     }

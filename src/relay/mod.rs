@@ -33,6 +33,9 @@
 //! socket (recv may stop between two messages), or into a pipe (whose slots may be full). [`Ready::gaps`] is set in the
 //! first two cases, and reading goes on to EAGAIN or the end.
 //!
+//! Of a connection that has failed, the queue is read to its end, which is an error, a FIN that came before, or EAGAIN (a peer
+//! that is dead, and of which the kernel does not know it yet).
+//!
 //! Once the peer's FIN was announced (EPOLLRDHUP: everything before it is in the queue), a short read has emptied the queue
 //! up to the FIN, and the recv that would say 0 is saved. The bytes before it are sent as the last ones (MSG_MORE), so that
 //! the FIN that the session passes on next goes out in the same packet: the other side wakes once instead of twice.
@@ -107,6 +110,11 @@ pub struct Ready {
     pub gaps: bool,
     /// The peer's FIN is in the queue.
     pub finished: bool,
+    /// The connection has failed: what is in the queue is the last of it.
+    pub failed: bool,
+    /// The kernel has handed its error out, which it does once. From then on it reports the end of the queue as a FIN, though
+    /// there was none.
+    pub error_taken: bool,
 }
 
 /// The state of one way. Nothing held is the normal case and owns nothing.
@@ -154,7 +162,7 @@ pub struct Report {
     pub fin: bool,
     /// The turn is over, but both ends are still ready.
     pub again: bool,
-    /// Reading or writing failed, and with what.
+    /// Reading or writing failed, and with what. The source has failed when all that it sent before has been read.
     pub failed: Option<Failed>,
 }
 
@@ -361,6 +369,10 @@ impl<I: Io> Books<'_, I> {
     /// Books a read; the bytes read, if any.
     fn note_read(&mut self, outcome: io::Result<usize>) -> Option<usize> {
         match outcome {
+            Ok(0) if self.source.ready.error_taken => {
+                self.report.failed = Some(Failed::Source(io::ErrorKind::ConnectionReset.into()));
+                None
+            }
             Ok(0) => {
                 self.source.ready.readable = false;
                 self.report.fin = true;
@@ -370,7 +382,7 @@ impl<I: Io> Books<'_, I> {
                 self.report.read += read as u64;
                 Some(read)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !self.source.ready.failed => {
                 self.source.ready.readable = false;
                 None
             }
@@ -392,6 +404,8 @@ impl<I: Io> Books<'_, I> {
             Err(error) => {
                 self.sink.ready.writable = false;
                 if error.kind() != io::ErrorKind::WouldBlock {
+                    // EPIPE stands for a FIN that came before the reset, and that a read still reports.
+                    self.sink.ready.error_taken |= error.kind() != io::ErrorKind::BrokenPipe;
                     self.report.failed = Some(Failed::Sink(error));
                 }
                 0

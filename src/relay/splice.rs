@@ -94,7 +94,10 @@ pub(super) fn step<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, sh
     let outcome = books.io.fill(&books.source.socket, &pipe);
     let in_doubt = match &outcome {
         Ok(read) => *read == 0,
-        Err(error) => books.source.ready.gaps && error.kind() == io::ErrorKind::WouldBlock,
+        Err(error) => {
+            let ready = books.source.ready;
+            (ready.gaps || ready.failed) && error.kind() == io::ErrorKind::WouldBlock
+        }
     };
     if in_doubt {
         shared.pipes.put_back(pipe);

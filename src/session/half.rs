@@ -25,10 +25,12 @@ pub enum Way {
 pub enum Half {
     /// Its source may still send.
     Open,
-    /// Its source has sent its FIN; held bytes are still to be delivered before it is passed on.
+    /// Its source has ended, with a FIN or by failing; held bytes are still to be delivered.
     Draining,
-    /// The FIN has been passed on.
+    /// All bytes of its source have been delivered, and the FIN if there was one.
     Shut,
+    /// Its sink has failed: what is left of its bytes is dropped.
+    Dropped,
 }
 
 impl Way {
@@ -41,6 +43,19 @@ impl Way {
             Way::Up => Side::Client,
             Way::Down => Side::Backend,
         }
+    }
+
+    /// The way whose bytes come from that side.
+    pub fn from(source: Side) -> Way {
+        match source {
+            Side::Client => Way::Up,
+            Side::Backend => Way::Down,
+        }
+    }
+
+    /// The way whose bytes go to that side.
+    pub fn to(sink: Side) -> Way {
+        Way::from(sink.other())
     }
 
     /// Where they go.

@@ -27,10 +27,13 @@ pub enum Input {
     Dialed(Result<(), DialFailure>),
     /// Answer to [`Effect::Announce`]: the header's length.
     Announced(u64),
-    /// Bytes were moved, or at least tried to be, one way.
+    /// Bytes were moved, or at least tried to be, one way. From a side that has failed, a source that fails is the end of what
+    /// it sent.
     Moved(Way, Moved),
     /// A reset, or a dead peer, was seen on a socket without reading or writing it.
     Reset(Side),
+    /// Answer to [`Effect::Measure`].
+    Unsent(u64),
     /// The moment that [`super::Session::deadline`] named may have come.
     Deadline,
     /// It has to end now.
@@ -67,7 +70,7 @@ pub struct Moved {
     pub held: bool,
     /// The source's FIN was read.
     pub fin: bool,
-    /// Whose socket failed.
+    /// Whose socket failed. A source that fails has sent no FIN.
     pub failed: Option<Failed>,
 }
 
@@ -101,6 +104,10 @@ pub enum Effect {
     Relay,
     /// Send a FIN to that side.
     Finish(Side),
+    /// That side has failed: drop what is held for it, and relay what it sent before to its end.
+    ReadOut(Side),
+    /// Ask how many bytes, a FIN included, that side's kernel has not acknowledged yet.
+    Measure(Side),
     /// Close both sockets, so; the session is over.
     End(Ending),
 }

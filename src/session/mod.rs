@@ -53,22 +53,28 @@
 //! | Waiting | its turn | – | choose, all backends as if untried (Choosing) | |
 //! | Waiting | no place in the queue, or `no_backend` is over | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
 //! | Dialing | client's bytes, FIN or hang-up, whatever `abandoned` says | – | none: left in the kernel until connected, then passed on. A backend has been found, and what the client sent before it left may be all that it wanted to say | |
-//! | Dialing | reset from the client | – | reset both | `client_reset` |
+//! | Dialing | reset from the client, nothing of it left to read | no | reset both | `client_reset` |
+//! | Dialing | reset from the client behind bytes | yes | none: the dial goes on, and x = client fails as soon as it relays | |
 //! | Dialing | refused, unreachable, timed out, or no local port left for this address | – | next address, else another backend (Choosing) up to `connect_attempts`, else reset client, or wait (Waiting) | `connect_failed` |
 //! | Dialing | no descriptor left here | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
 //! | Relaying | FIN from x, way x→y Open | no | FIN to y; half Shut | |
 //! | Relaying | FIN from x, way x→y Open | yes | none yet; half Draining | |
 //! | Relaying | last held byte delivered, Draining | – | FIN to y; half Shut | |
 //! | Relaying | second half becomes Shut | – | close both | `x_fin`, x the side whose FIN came first |
-//! | Relaying | reset from x, in any half state | any | reset both, at once | `x_reset` |
-//! | Relaying | writing to y fails | any | reset both, at once | `y_reset` |
-//! | Relaying | x is found dead, by keepalive or by [`crate::policy::liveness`] | any | reset both | `x_reset` |
+//! | Relaying | x fails, in any half state: it resets, writing to it fails, or it is found dead by keepalive or by [`crate::policy::liveness`] | any | way y→x is dropped; way x→y goes on to the end of what x sent before, its FIN included if it sent one | |
+//! | Relaying, x has failed | way x→y is delivered, and y's kernel has acknowledged all of it | no | reset both | `x_reset` |
+//! | Relaying, x has failed | y takes no byte for [`RESET_PATIENCE`] | any | reset both, at once | `x_reset` |
+//! | Relaying, x has failed | y fails too | any | reset both, at once | `x_reset` |
 //! | Relaying | no byte either way for `idle_timeout`, both Open | no | close both | `idle_timeout` |
 //! | Relaying | the same | yes | reset both: a FIN would pass off a torso as the whole | `idle_timeout` |
 //! | Relaying | no byte either way for `half_close_timeout`, one Draining or Shut | no / yes | close / reset both | `half_close_timeout` |
 //! | Relaying | `max_lifetime` is over | no / yes | close / reset both | `forced` |
 //! | any | drain deadline, second signal | any | reset both | `shutdown` |
 //! | any | an operator closes it | any | reset both | `forced` |
+//!
+//! A reset is passed on last, since it drops what the kernel still has to send: [`Effect::Measure`] asks for how much that
+//! is, and again after a while until it is nothing. The other time-outs but `max_lifetime` do not apply meanwhile. A reset
+//! never becomes a FIN: where x sent no FIN, none is sent to y.
 //!
 //! `idle_timeout` and `half_close_timeout` count from the last byte read or written either way, or from the FIN if that
 //! came later; once one side has finished, the shorter of the two holds. A FIN from y while x→y is already Shut is the
@@ -84,10 +90,11 @@
 //! * Every input yields exactly one effect; after `End` the session is `Closed` and answers `Wait` to everything.
 //! * A client's place in its source's count is kept from Admitting to the end.
 //! * A lease exists exactly while a backend is being dialled or relayed to.
-//! * A half never goes back.
+//! * A half never goes back. Nothing is read, written or held for one that is `Dropped`.
 
 mod close;
 mod dialing;
+mod failing;
 mod half;
 mod input;
 mod proxy;
@@ -95,6 +102,7 @@ mod relaying;
 pub mod saved;
 
 pub use close::{CloseReason, Record};
+pub use failing::RESET_PATIENCE;
 pub use half::{Half, Side, Way};
 pub use input::{DialFailure, Effect, Ending, Failed, Input, Left, Moved};
 pub use proxy::{Greeting, HEADER_TIMEOUT, NoHeader};
@@ -176,7 +184,10 @@ impl Session {
             State::Admitting => Effect::Admit,
             State::Choosing { .. } => Effect::Pick,
             State::Waiting { .. } => Effect::Queue,
-            State::Relaying(_) => Effect::Relay,
+            State::Relaying(relay) => match relay.failed {
+                Some(failure) => Effect::ReadOut(failure.side),
+                None => Effect::Relay,
+            },
             State::Dialing(_) | State::Closed(_) => Effect::Wait,
         }
     }
@@ -193,7 +204,8 @@ impl Session {
             Input::Picked(choice) => self.picked(choice, now),
             Input::Dialed(outcome) => self.dialed(outcome, now),
             Input::Moved(way, moved) => self.moved(way, moved, now),
-            Input::Reset(side) => self.end(Ending::Reset, CloseReason::reset(side), now),
+            Input::Reset(side) => self.side_failed(side, now),
+            Input::Unsent(bytes) => self.unsent(bytes, now),
             Input::Deadline => self.due(now),
             Input::Stop(reason) => self.end(Ending::Reset, reason, now),
         }
@@ -222,8 +234,11 @@ impl Session {
             State::Waiting { until } => Some(*until),
             State::Dialing(dial) => Some(dial.again.unwrap_or(dial.since + self.pool.settings.connect_timeout)),
             State::Relaying(relay) => {
-                let silent = relay.last_byte + relay.silence(&self.pool.settings).0;
-                Some(self.expires.map_or(silent, |expires| expires.min(silent)))
+                let due = match &relay.failed {
+                    Some(failure) => failure.deadline(),
+                    None => relay.last_byte + relay.silence(&self.pool.settings).0,
+                };
+                Some(self.expires.map_or(due, |expires| expires.min(due)))
             }
         }
     }
@@ -255,6 +270,11 @@ impl Session {
             State::Relaying(relay) => Some(&relay.lease),
             _ => None,
         }
+    }
+
+    /// Is a backend connected?
+    pub fn is_relaying(&self) -> bool {
+        matches!(self.state, State::Relaying(_))
     }
 
     /// Does it stand in the pool's queue?
@@ -392,6 +412,7 @@ impl Session {
             up: Direction::NEW,
             down: Direction::NEW,
             first_fin: None,
+            failed: None,
             last_byte: now,
             introduction: 0,
             asked: Some(now),
@@ -419,36 +440,6 @@ impl Session {
         Effect::Pick
     }
 
-    fn moved(&mut self, way: Way, moved: Moved, now: Tick) -> Effect {
-        let State::Relaying(relay) = &mut self.state else { return Effect::Wait };
-        relay.count(way, &moved, now);
-        if let Some(failed) = moved.failed {
-            let side = if failed == Failed::Source { way.source() } else { way.sink() };
-            return self.end(Ending::Reset, CloseReason::reset(side), now);
-        }
-        let direction = relay.way_mut(way);
-        direction.held = moved.held;
-        let new_fin = moved.fin && direction.half == Half::Open;
-        if new_fin {
-            direction.half = Half::Draining;
-        }
-        let delivered = direction.half == Half::Draining && !moved.held;
-        if delivered {
-            direction.half = Half::Shut;
-        }
-        if new_fin {
-            relay.first_fin.get_or_insert(way.source());
-            relay.last_byte = now;
-        }
-        match relay.first_fin {
-            Some(first) if relay.up.half == Half::Shut && relay.down.half == Half::Shut => {
-                self.end(Ending::Fin, CloseReason::fin(first), now)
-            }
-            _ if delivered => Effect::Finish(way.sink()),
-            _ => Effect::Wait,
-        }
-    }
-
     fn due(&mut self, now: Tick) -> Effect {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Effect::Wait;
@@ -465,8 +456,12 @@ impl Session {
                 self.dial_failed(now)
             }
             State::Relaying(relay) => {
-                let ending = if relay.up.held || relay.down.held { Ending::Reset } else { Ending::Fin };
                 let expired = self.expires.is_some_and(|expires| expires <= now);
+                if relay.failed.is_some() && !expired {
+                    return self.failure_due(now);
+                }
+                let held = relay.up.held || relay.down.held || relay.failed.is_some();
+                let ending = if held { Ending::Reset } else { Ending::Fin };
                 let reason = if expired { CloseReason::Forced } else { relay.silence(&self.pool.settings).1 };
                 self.end(ending, reason, now)
             }

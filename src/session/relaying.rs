@@ -2,6 +2,7 @@
 //!
 //! Counts and measures; what follows from it is decided in [`super`].
 
+use super::failing::Failure;
 use super::{CloseReason, Half, Moved, Side, Way};
 use crate::base::Tick;
 use crate::config::model::Pool as Settings;
@@ -21,6 +22,8 @@ pub(super) struct Relay {
     pub(super) down: Direction,
     /// Whose FIN came first.
     pub(super) first_fin: Option<Side>,
+    /// The side that has failed, while what it sent before is delivered.
+    pub(super) failed: Option<Failure>,
     pub(super) last_byte: Tick,
     /// Bytes of the header for the backend that are still held.
     pub(super) introduction: u64,

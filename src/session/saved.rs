@@ -5,6 +5,7 @@
 //! are not here but with the driver, who has them: that part of a PROXY header which has come, what came behind it, and what
 //! a sink did not take.
 
+use super::failing::{Failure, SendQueue};
 use super::{Direction, Half, Relay, Session, Side, State, Way};
 use crate::base::{Endpoint, Tick};
 use crate::pool::{Lease, ListenerTotals, Pool};
@@ -58,6 +59,9 @@ pub struct SavedRelay {
     pub silent: Duration,
     /// Whose FIN came first.
     pub first_fin: Option<Side>,
+    /// The side that has failed, while what it sent before is delivered.
+    #[serde(default)]
+    pub failed: Option<SavedFailure>,
     /// Client to backend.
     pub up: SavedWay,
     /// Backend to client.
@@ -66,6 +70,20 @@ pub struct SavedRelay {
     pub introduction: u64,
     /// How long the backend's first byte has been waited for.
     pub asked: Option<Duration>,
+}
+
+/// A side that has failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedFailure {
+    /// Which one.
+    pub side: Side,
+    /// What it sent ends without a FIN.
+    pub without_fin: bool,
+    /// How long ago the other side last took a byte.
+    pub silent: Duration,
+    /// Once everything has been written: how long ago that was, when to measure the kernel's queue next, and the least that
+    /// was in it.
+    pub queue: Option<(Duration, Duration, u64)>,
 }
 
 /// One way of it.
@@ -94,6 +112,7 @@ impl Session {
                 connect: relay.connect,
                 silent: now - relay.last_byte,
                 first_fin: relay.first_fin,
+                failed: relay.failed.as_ref().map(|failure| failure.save(now)),
                 up: relay.way(Way::Up).save(),
                 down: relay.way(Way::Down).save(),
                 introduction: relay.introduction,
@@ -148,6 +167,7 @@ impl Session {
                     up: relay.up.restore(),
                     down: relay.down.restore(),
                     first_fin: relay.first_fin,
+                    failed: relay.failed.map(|failure| failure.restore(now, before)),
                     last_byte: before(relay.silent),
                     introduction: relay.introduction,
                     asked: relay.asked.map(before),
@@ -160,6 +180,21 @@ impl Session {
         let announced = saved.announced.clone().map(Box::new);
         let (spent, held, patience, started) = (Duration::ZERO, None, None, before(saved.age));
         Some(Session { client, announced, listener, pool, started, attempts, spent, held, expires, patience, state })
+    }
+}
+
+impl Failure {
+    fn save(&self, now: Tick) -> SavedFailure {
+        let queue = self.queue.map(|queue| (now - queue.since, queue.measure - now, queue.least));
+        SavedFailure { side: self.side, without_fin: self.without_fin, silent: now - self.taken, queue }
+    }
+}
+
+impl SavedFailure {
+    fn restore(self, now: Tick, before: impl Fn(Duration) -> Tick) -> Failure {
+        let queue =
+            self.queue.map(|(since, measure, least)| SendQueue { since: before(since), measure: now + measure, least });
+        Failure { side: self.side, without_fin: self.without_fin, taken: before(self.silent), queue }
     }
 }
 

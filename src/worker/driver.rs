@@ -18,6 +18,7 @@ mod around;
 mod failures;
 mod liveness;
 mod proxy;
+mod resets;
 mod waiting;
 
 pub use around::{Accepted, Event, Net, Observer};
@@ -210,15 +211,12 @@ impl<N: Net, O: Observer> Driver<N, O> {
         end.ready.finished |= event.finished;
         if dialing {
             if event.writable || event.error {
-                // A connect that failed is announced as an error (connect(2), EINPROGRESS); without one it has worked. A
-                // hang-up has a cause too.
-                let failure = if event.error || event.finished { self.net.outcome(&end.socket) } else { None };
-                let outcome = failure.map_or(Ok(()), Err);
+                let outcome = self.outcome_of_dial(key, event);
                 let input = self.dialed(key, outcome);
                 self.feed(key, input);
             }
-        } else if event.error && self.net.outcome(&end.socket).is_some() {
-            self.feed(key, Input::Reset(side));
+        } else if event.error {
+            self.failed(key, side);
         } else if connection.session.is_waiting() {
             self.report_left(key);
         } else if connection.session.reads_header() {
@@ -352,15 +350,21 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 }
                 Effect::Queue => {
                     connection.drop_backend();
-                    if self.queue_up(key) {
+                    if connection.client.ready.failed {
+                        Input::Reset(Side::Client)
+                    } else if self.queue_up(key) {
                         self.arm(key);
                         return self.report_left(key);
+                    } else {
+                        Input::NoPlace
                     }
-                    Input::NoPlace
                 }
-                Effect::Dial => match self.dial(key) {
-                    Some(outcome) => self.dialed(key, outcome),
-                    None => return self.arm(key),
+                Effect::Dial => match self.has_said_something(key) {
+                    Err(_) => Input::Reset(Side::Client),
+                    Ok(soon) => match self.dial(key, soon) {
+                        Some(outcome) => self.dialed(key, outcome),
+                        None => return self.arm(key),
+                    },
                 },
                 Effect::Announce(version) => Input::Announced(self.introduce(key, version)),
                 Effect::Relay => {
@@ -375,6 +379,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                         }
                     }
                     self.arm(key);
+                    self.tell_failures(key);
                     return self.relay(key);
                 }
                 Effect::Finish(side) => {
@@ -385,6 +390,11 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     self.watch(key);
                     return self.arm(key);
                 }
+                Effect::ReadOut(side) => {
+                    self.read_out(key, side);
+                    return self.arm(key);
+                }
+                Effect::Measure(side) => Input::Unsent(self.unsent(key, side)),
                 Effect::End(ending) => return self.close(key, ending),
             };
             let Some(connection) = self.connections.get_mut(key) else { return };
@@ -393,13 +403,12 @@ impl<N: Net, O: Observer> Driver<N, O> {
     }
 
     /// Begins to connect; the outcome, if it is known at once.
-    fn dial(&mut self, key: Key) -> Option<io::Result<()>> {
+    fn dial(&mut self, key: Key, soon: bool) -> Option<io::Result<()>> {
         let connection = self.connections.get_mut(key)?;
         connection.drop_backend();
         let Some(endpoint) = connection.session.endpoint() else {
             return Some(Err(io::ErrorKind::AddrNotAvailable.into()));
         };
-        let soon = connection.up.holds() || self.net.has_bytes(&connection.client.socket);
         let serial = self.serials.give();
         let id = SocketId { side: Side::Backend, slot: key.slot, serial };
         match self.net.dial(endpoint, Token::Socket(id), soon) {
@@ -455,8 +464,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 self.dirty.push(key);
             }
             match connection.session.on(Input::Moved(way, moved), self.now) {
-                // Bytes only push the deadline back; a FIN may bring it nearer.
-                Effect::Wait if !moved.fin => {}
+                // Bytes only push the deadline back; an end may bring it nearer.
+                Effect::Wait if !moved.fin && moved.failed.is_none() => {}
                 effect => self.carry_out(key, effect),
             }
             if again {

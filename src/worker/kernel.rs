@@ -74,7 +74,7 @@ impl Net for Kernel {
         Ok((socket, dialing == Dialing::Done))
     }
 
-    fn has_bytes(&mut self, socket: &Socket) -> bool {
+    fn has_bytes(&mut self, socket: &Socket) -> io::Result<bool> {
         socket.has_bytes()
     }
 
@@ -111,6 +111,10 @@ impl Net for Kernel {
 
     fn finish(&mut self, socket: &Socket) {
         socket.finish();
+    }
+
+    fn unsent(&mut self, socket: &Socket) -> u64 {
+        socket.unsent()
     }
 
     fn reset(&mut self, socket: Socket) {

@@ -149,17 +149,3 @@ fn a_reset_after_the_other_sides_fin_is_still_a_reset() {
     client.reset();
     assert_eq!(next(&told), Ending::Reset);
 }
-
-#[test]
-fn a_reset_overtakes_what_a_stalled_backend_has_not_read() {
-    let (resume, resumed) = unbounded::<()>();
-    let (_server, tcplb, told) = with_backend!(move |conn: Conn, tell: &Sender<_>| {
-        let _ = resumed.recv();
-        tell.send(conn.try_ending()?).map_err(io::Error::other)
-    });
-    let client = tcplb.connect();
-    client.flood();
-    client.reset();
-    resume.send(()).unwrap();
-    assert_eq!(next(&told), Ending::Reset);
-}

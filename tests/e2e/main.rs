@@ -24,6 +24,7 @@ mod log;
 mod privileges;
 mod probes;
 mod real;
+mod resets;
 mod settings;
 mod several_addresses;
 mod shutdown;

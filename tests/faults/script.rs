@@ -71,6 +71,7 @@ pub fn everybody() -> Vec<Script> {
         ("says a word urgently", &[Send(10), Urgent, Hear(10), Urgent, Send(10)]),
         ("floods urgently", &[Send(MIB), Urgent, Send(MIB), Settle, Urgent]),
         ("resets at once", &[Reset]),
+        ("answers and resets", &[Hear(100), Send(20_000), Reset]),
         ("resets in its flood", &[Send(MIB), Reset]),
         ("resets after its FIN", &[Send(10), Finish, Hear(10), Reset]),
         ("leaves at once", &[Leave]),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tcplb::base::Endpoint;
 use tcplb::policy::health::ConnectFailure;
 use tcplb::pool::Backend;
-use tcplb::session::{CloseReason, HEADER_TIMEOUT, Record, Side};
+use tcplb::session::{CloseReason, HEADER_TIMEOUT, RESET_PATIENCE, Record, Side};
 use tcplb::worker::driver::Observer;
 
 /// Checks each ending as it comes.
@@ -34,8 +34,39 @@ pub struct Ended {
     pub dropped: bool,
     /// Its client sent a FIN while it waited for a backend.
     pub abandoned: bool,
+    pub after_reset: Option<AfterReset>,
     pub to_backend: u64,
     pub to_client: u64,
+}
+
+/// What became of the bytes that a side had sent before it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AfterReset {
+    /// No backend was connected.
+    NotRelayed,
+    /// The other side had failed too, or took nothing for too long.
+    GivenUp,
+    /// They have all arrived: some, or none, and a FIN behind them, or none.
+    Delivered { some: bool, fin: bool },
+}
+
+impl AfterReset {
+    fn of(world: &World, failed: Option<usize>, other: Option<usize>) -> AfterReset {
+        let (Some(failed), Some(other)) = (failed, other) else { return AfterReset::NotRelayed };
+        let (from, to) = (&world.socks[failed], &world.socks[other]);
+        let facts = &world.conns[from.conn];
+        let all = world.stream_read(failed) == world.stream_sent(failed)
+            && world.stream_written(other) == world.stream_sent(failed);
+        let last = if all { to.last_write.max(to.last_take) } else { to.last_write };
+        let stalled = world.now - last.max(facts.failed_at) >= RESET_PATIENCE;
+        if stalled || to.reset {
+            return AfterReset::GivenUp;
+        }
+        assert!(all, "bytes that were sent before a reset are lost");
+        assert_eq!(to.taken, to.written, "the reset overtakes bytes in the kernel's queue");
+        assert_eq!(from.fin, to.finished, "a FIN before the reset, or none");
+        AfterReset::Delivered { some: world.stream_sent(failed) > 0, fin: from.fin }
+    }
 }
 
 /// The number of a connection is its client's port, by whatever address that goes.
@@ -70,9 +101,16 @@ impl Observer for Judge {
             assert_eq!(record.client, facts.at);
         }
         let silent = world.now - facts.last_io;
+        let mut after_reset = None;
         match record.close {
-            CloseReason::ClientReset => assert_eq!(facts.first_error, Some(Side::Client)),
-            CloseReason::BackendReset => assert_eq!(facts.first_error, Some(Side::Backend)),
+            CloseReason::ClientReset => {
+                assert_eq!(facts.first_error, Some(Side::Client));
+                after_reset = Some(AfterReset::of(&world, facts.client, connected));
+            }
+            CloseReason::BackendReset => {
+                assert_eq!(facts.first_error, Some(Side::Backend));
+                after_reset = Some(AfterReset::of(&world, connected, facts.client));
+            }
             CloseReason::ClientFin if client.read == 0 && header > 0 => assert!(client.fin_read && facts.dials == 0),
             CloseReason::ClientFin if !facts.connected => {
                 assert!(
@@ -91,7 +129,10 @@ impl Observer for Judge {
             }
             CloseReason::IdleTimeout => assert!(silent >= IDLE && facts.first_fin.is_none(), "{silent:?}"),
             CloseReason::HalfCloseTimeout => assert!(silent >= HALF_CLOSE && facts.first_fin.is_some(), "{silent:?}"),
-            CloseReason::ConnectFailed => assert!(facts.dials > 0 && !facts.connected && !client.error_given),
+            CloseReason::ConnectFailed => {
+                assert!(facts.dials > 0 && !facts.connected);
+                assert!(!client.error_given || world.stream_sent(facts.client.expect("a client")) > 0);
+            }
             CloseReason::NoBackend => {
                 assert!(facts.dials == 0 && (world.now - facts.accepted >= self.wait || self.wait.is_zero()));
             }
@@ -131,7 +172,16 @@ impl Observer for Judge {
             .is_some_and(|backend| !introduced || to_backend < got(facts.client) || client.written < backend.read);
         let (close, dropped) = (record.close, *self.dropping.borrow());
         let abandoned = close == CloseReason::ClientFin && !facts.connected && greeted;
-        self.ended.borrow_mut().push(Ended { close, conn, held, dropped, abandoned, to_backend, to_client });
+        self.ended.borrow_mut().push(Ended {
+            close,
+            conn,
+            held,
+            dropped,
+            abandoned,
+            after_reset,
+            to_backend,
+            to_client,
+        });
     }
 }
 
@@ -139,7 +189,9 @@ impl Observer for Judge {
 pub fn check_sockets(world: &World, ended: &Ended) {
     let in_order = match ended.close {
         CloseReason::ClientFin | CloseReason::BackendFin => !ended.abandoned,
-        CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout | CloseReason::Forced => !ended.held && !ended.dropped,
+        CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout | CloseReason::Forced => {
+            !ended.held && !ended.dropped && world.conns[ended.conn].first_error.is_none()
+        }
         _ => false,
     };
     let conn = &world.conns[ended.conn];

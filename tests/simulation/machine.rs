@@ -2,7 +2,10 @@
 //! that a relay engine could report, also those that today's engines never do. At any step the session may be written
 //! down and rebuilt, and must then answer as if nothing had happened.
 
-use super::{CONNECT, HALF_CLOSE, IDLE, make_pool, make_pool_with};
+mod reference;
+
+use super::{CONNECT, make_pool, make_pool_with};
+use reference::{Expected, Reference, index_of};
 use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
@@ -18,76 +21,6 @@ use tcplb::session::{
 
 /// A backend's addresses, and the header that it expects.
 type Backend = (Vec<Endpoint>, Option<ProxyVersion>);
-
-/// What the table says about one way.
-#[derive(Clone, Copy, Default)]
-struct Expected {
-    fin: bool,
-    held: bool,
-    shut: bool,
-}
-
-struct Reference {
-    ways: [Expected; 2],
-    first_fin: Option<Side>,
-    last: Tick,
-    expires: Option<Tick>,
-    /// Of our header for the backend, still held; and the client's bytes delivered.
-    ours: u64,
-    up: u64,
-}
-
-impl Reference {
-    fn moved(&mut self, way: Way, moved: &Moved, now: Tick) -> (Effect, Option<CloseReason>) {
-        let index = usize::from(way == Way::Down);
-        if way == Way::Up {
-            let ours = self.ours.min(moved.written);
-            self.ours -= ours;
-            self.up += moved.written - ours;
-        }
-        if moved.read > 0 || moved.written > 0 || (moved.fin && !self.ways[index].fin) {
-            self.last = now;
-        }
-        if let Some(failed) = moved.failed {
-            let side = if failed == Failed::Source { way.source() } else { way.sink() };
-            let reason = if side == Side::Client { CloseReason::ClientReset } else { CloseReason::BackendReset };
-            return (Effect::End(Ending::Reset), Some(reason));
-        }
-        let this = &mut self.ways[index];
-        this.held = moved.held;
-        this.fin |= moved.fin;
-        if this.fin && self.first_fin.is_none() {
-            self.first_fin = Some(way.source());
-        }
-        if !this.fin || this.held || this.shut {
-            return (Effect::Wait, None);
-        }
-        this.shut = true;
-        if self.ways.iter().all(|way| way.shut) {
-            let first = self.first_fin.expect("somebody finished");
-            let reason = if first == Side::Client { CloseReason::ClientFin } else { CloseReason::BackendFin };
-            return (Effect::End(Ending::Fin), Some(reason));
-        }
-        (Effect::Finish(way.sink()), None)
-    }
-
-    fn deadline(&self, now: Tick) -> (Tick, CloseReason) {
-        let (silent, reason) = self.silence();
-        match self.expires {
-            Some(expires) if expires <= now => (expires.min(silent), CloseReason::Forced),
-            Some(expires) => (expires.min(silent), reason),
-            None => (silent, reason),
-        }
-    }
-
-    fn silence(&self) -> (Tick, CloseReason) {
-        if self.ways.iter().any(|way| way.fin) {
-            (self.last + HALF_CLOSE, CloseReason::HalfCloseTimeout)
-        } else {
-            (self.last + IDLE, CloseReason::IdleTimeout)
-        }
-    }
-}
 
 fn endpoints(send_proxy: Option<ProxyVersion>) -> Vec<Backend> {
     (1..4).map(|host| (vec![Endpoint::Inet(([10, 0, 0, host], 80).into())], send_proxy)).collect()
@@ -150,53 +83,56 @@ fn relay_life(seed: u64) {
         }
     }
     let expires = lifetime.map(|lifetime| now + lifetime);
-    let mut reference = Reference { ways, first_fin: None, last: now, expires, ours, up: 0 };
+    let mut reference = Reference { ways, first_fin: None, failed: None, last: now, expires, ours, up: 0 };
+    let mut asked = false;
     for _ in 0..random.u32(1..60) {
-        if random.u8(..) < 40 {
+        if random.u8(..) < 40 && !asked {
             let offset = random.u64(..1 << 30);
             (session, now) = rebuild(&session, &pool, now, offset);
-            reference.last = Tick(reference.last.0 + offset);
-            // What is written down is how much is left: a lifetime that is over is over now, however long it has been.
-            reference.expires = reference.expires.map(|at| Tick((at.0 + offset).max(now.0)));
+            reference.shift(offset, now);
         }
-        now = now + Duration::from_millis([0, 1, 700, 9_000, 30_000][random.usize(..5)]);
+        if !asked {
+            now = now + Duration::from_millis([0, 1, 40, 700, 9_000, 30_000][random.usize(..6)]);
+        }
         assert_eq!(session.deadline(), Some(reference.deadline(now).0));
-        let (effect, expected, reason) = match random.u8(..20) {
-            0 => (
-                session.on(Input::Reset(Side::Client), now),
-                Effect::End(Ending::Reset),
-                Some(CloseReason::ClientReset),
-            ),
+        let (effect, (expected, reason)) = match random.u8(..20) {
+            _ if asked => {
+                let bytes = random.u64(..4);
+                (session.on(Input::Unsent(bytes), now), reference.unsent(bytes, now))
+            }
+            0 => {
+                let side = if random.bool() { Side::Client } else { Side::Backend };
+                (session.on(Input::Reset(side), now), reference.fails(side, now))
+            }
             1 => {
                 let effect = session.on(Input::Stop(CloseReason::Forced), now);
-                (effect, Effect::End(Ending::Reset), Some(CloseReason::Forced))
+                (effect, (Effect::End(Ending::Reset), Some(CloseReason::Forced)))
             }
-            2..6 => {
-                let (deadline, reason) = reference.deadline(now);
-                let held = reference.ways.iter().any(|way| way.held);
-                let ending = if held { Ending::Reset } else { Ending::Fin };
-                let due = now >= deadline;
-                let expected = if due { Effect::End(ending) } else { Effect::Wait };
-                (session.on(Input::Deadline, now), expected, due.then_some(reason))
-            }
+            2..8 => (session.on(Input::Deadline, now), reference.on_deadline(now)),
             _ => {
                 let way = Way::BOTH[random.usize(..2)];
-                let this = reference.ways[usize::from(way == Way::Down)];
-                if this.shut {
-                    assert_eq!(session.half(way), Some(Half::Shut));
+                let this = reference.ways[index_of(way)];
+                if this.shut || this.dropped {
+                    assert_eq!(session.half(way), Some(if this.shut { Half::Shut } else { Half::Dropped }));
                     continue;
                 }
+                let open = !this.fin && !this.cut;
+                let source_fails = open && random.u8(..) < 6;
                 let moved = Moved {
-                    read: if this.fin { 0 } else { random.u64(..3) },
+                    read: if open { random.u64(..3) } else { 0 },
                     written: random.u64(..3),
                     held: random.bool(),
-                    fin: !this.fin && random.u8(..) < 60,
-                    failed: (random.u8(..) < 8).then(|| if random.bool() { Failed::Source } else { Failed::Sink }),
+                    fin: open && !source_fails && random.u8(..) < 60,
+                    failed: match random.u8(..) {
+                        _ if source_fails => Some(Failed::Source),
+                        dice => (dice < 6).then_some(Failed::Sink),
+                    },
                 };
-                let (expected, reason) = reference.moved(way, &moved, now);
-                (session.on(Input::Moved(way, moved), now), expected, reason)
+                let expected = reference.moved(way, &moved, now);
+                (session.on(Input::Moved(way, moved), now), expected)
             }
         };
+        asked = matches!(effect, Effect::Measure(_));
         assert_eq!(effect, expected);
         assert_eq!(session.record().map(|record| record.close), reason);
         let up = session.record().map_or_else(|| session.bytes(Way::Up), |record| record.bytes_to_backend);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::policy::balance::LoadBlock;
 use tcplb::pool::{Backend, BackendId, Lease, ListenerTotals};
-use tcplb::session::{CloseReason, Effect, Greeting, Input, Moved, Session, Side, Way};
+use tcplb::session::{CloseReason, Effect, Failed, Greeting, Input, Moved, Session, Side, Way};
 
 const BEGUN: Tick = Tick(10_000_000);
 const ASKS: (Way, u64, bool) = (Way::Up, 5, false);
@@ -35,7 +35,17 @@ fn after(moves: &[(Way, u64, bool)], later: Duration, end: Option<Input>) -> (Op
     }
     now = BEGUN + later;
     if let Some(input) = end {
-        session.on(input, now);
+        let mut effect = session.on(input, now);
+        // What a side sent before it failed is read first, and there is nothing of it.
+        while session.record().is_none() {
+            let source_failed = Moved { failed: Some(Failed::Source), ..Moved::default() };
+            effect = match effect {
+                Effect::ReadOut(side) => session.on(Input::Moved(Way::from(side), source_failed), now),
+                Effect::Measure(_) => session.on(Input::Unsent(0), now),
+                Effect::Wait => session.on(Input::Deadline, now),
+                effect => panic!("{effect:?}"),
+            };
+        }
     }
     assert!(session.record().is_some(), "it is over");
     drop(session);

@@ -9,7 +9,9 @@
 //!
 //! Everything illegal that the driver could do panics here.
 
-use crate::greeting::{self, Greeting, LOCAL};
+mod net;
+
+use crate::greeting::{self, Greeting};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -17,10 +19,9 @@ use std::rc::Rc;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::config::model::ProxyVersion;
 use tcplb::proto::proxy::Header;
-use tcplb::relay::Io;
 use tcplb::session::{Side, Way};
-use tcplb::worker::driver::{Event, Net};
-use tcplb::worker::token::{SocketId, Token};
+use tcplb::worker::driver::Event;
+use tcplb::worker::token::Token;
 
 /// How a backend's address answers a dial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,15 +50,19 @@ pub struct Sock {
     pub fin: bool,
     pub fin_read: bool,
     pub reset: bool,
+    /// Its reset was not handed out as an error yet.
+    error: bool,
     /// A position at which a read stops short (urgent data).
     mark: Option<u64>,
     /// To the peer: written by us, taken by it, room in between.
     pub written: u64,
-    taken: u64,
+    pub taken: u64,
+    pub last_write: Tick,
+    pub last_take: Tick,
     capacity: u64,
     no_space: bool,
     pub finished: bool,
-    /// The driver was given an error of this socket.
+    /// The driver knows that this socket has failed.
     pub error_given: bool,
     /// Closed by the driver with a reset.
     pub closed_by_reset: bool,
@@ -94,8 +99,10 @@ pub struct Conn {
     pub last_io: Tick,
     /// Whose FIN the driver read first.
     pub first_fin: Option<Side>,
-    /// The first error that the driver was given while relaying.
+    /// The side that failed first, as far as the driver knows: of a backend's socket, only while relaying.
     pub first_error: Option<Side>,
+    /// When that was.
+    pub failed_at: Tick,
 }
 
 #[derive(Debug)]
@@ -168,6 +175,12 @@ impl Drop for SimPipe {
 
 pub struct SimNet(pub Shared);
 
+impl Sock {
+    fn resets(&mut self) {
+        (self.reset, self.error) = (true, true);
+    }
+}
+
 impl World {
     pub fn new(seed: u64, answers: HashMap<Endpoint, (Answer, Option<ProxyVersion>)>) -> World {
         World {
@@ -200,9 +213,12 @@ impl World {
             fin: false,
             fin_read: false,
             reset: false,
+            error: false,
             mark: None,
             written: 0,
             taken: 0,
+            last_write: self.now,
+            last_take: self.now,
             capacity,
             no_space: false,
             finished: false,
@@ -282,7 +298,7 @@ impl World {
             }
             44..80 => return self.peer_takes(id, amount),
             80..86 => sock.fin = true,
-            86..87 => sock.reset = true,
+            86..88 => sock.resets(),
             // An event without a cause.
             _ => {}
         }
@@ -293,7 +309,7 @@ impl World {
         let sock = &mut self.socks[id];
         match sock.answer {
             Answer::Later if dice < 50 => sock.connected = true,
-            Answer::LaterRefused if dice < 50 => sock.reset = true,
+            Answer::LaterRefused if dice < 50 => sock.resets(),
             _ => return,
         }
         sock.announced = true;
@@ -310,9 +326,13 @@ impl World {
 
     /// The peer reads; if we were told that there was no room, now we are told that there is.
     fn peer_takes(&mut self, id: usize, amount: u64) {
+        let now = self.now;
         let sock = &mut self.socks[id];
         let before = sock.taken;
         sock.taken = (sock.taken + amount).min(sock.written);
+        if sock.taken > before {
+            sock.last_take = now;
+        }
         if sock.taken > before && sock.no_space {
             sock.no_space = false;
             sock.announced = true;
@@ -338,16 +358,18 @@ impl World {
         let token = sock.token?;
         let has_mark = sock.mark.is_some_and(|mark| mark >= sock.read);
         sock.gaps |= has_mark;
-        sock.fin_announced |= sock.fin;
+        sock.fin_announced |= sock.fin && !sock.error;
         let event = Event {
             readable: sock.connected && (sock.read < sock.sent || sock.fin) || sock.reset,
             writable: sock.connected && sock.written - sock.taken < sock.capacity || sock.reset,
             urgent: has_mark,
             finished: sock.fin || sock.reset,
-            error: sock.reset,
+            error: sock.error,
             hung_up: sock.reset,
         };
-        if !event.error {
+        if event.error {
+            self.fails(id);
+        } else {
             self.told(id);
         }
         Some((token, event))
@@ -370,13 +392,27 @@ impl World {
         if self.socks[id].side == Side::Client { Way::Up } else { Way::Down }
     }
 
-    fn give_error(&mut self, id: usize) -> io::Error {
-        let (conn, side) = (self.socks[id].conn, self.socks[id].side);
+    /// The driver learns that a socket has failed.
+    fn fails(&mut self, id: usize) {
+        let (conn, side, now) = (self.socks[id].conn, self.socks[id].side, self.now);
         self.socks[id].error_given = true;
-        if self.conns[conn].connected || side == Side::Client {
-            self.conns[conn].first_error.get_or_insert(side);
+        let conn = &mut self.conns[conn];
+        if (conn.connected || side == Side::Client) && conn.first_error.is_none() {
+            (conn.first_error, conn.failed_at) = (Some(side), now);
         }
-        ErrorKind::ConnectionReset.into()
+    }
+
+    /// Hands the error of a socket out, which the kernel does once.
+    fn give_error(&mut self, id: usize) -> io::Error {
+        self.fails(id);
+        let sock = &mut self.socks[id];
+        sock.error = false;
+        let kind = match (sock.connected, sock.fin) {
+            (false, _) => ErrorKind::ConnectionRefused,
+            (true, false) => ErrorKind::ConnectionReset,
+            (true, true) => ErrorKind::BrokenPipe,
+        };
+        kind.into()
     }
 
     /// Reads up to `most` bytes, by recv or into a pipe; the position of the first, and how many.
@@ -386,9 +422,6 @@ impl World {
         let sock = &mut self.socks[id];
         assert!(sock.open && sock.connected, "read from a socket that is not connected");
         assert!(!sock.fin_read, "read past the FIN");
-        if sock.reset && (stop_short || sock.read == sock.sent) {
-            return Err(self.give_error(id));
-        }
         let mut amount = (sock.sent - sock.read).min(most);
         if let Some(mark) = sock.mark.filter(|&mark| mark > sock.read) {
             amount = amount.min(mark - sock.read);
@@ -402,6 +435,11 @@ impl World {
         }
         let from = sock.read;
         if amount == 0 {
+            // A FIN that came before the reset is reported instead of it; without one the end looks like a FIN, once the error
+            // was handed out.
+            if !sock.fin && sock.read == sock.sent && sock.reset {
+                return if sock.error { Err(self.give_error(id)) } else { Ok((from, 0)) };
+            }
             if !sock.fin {
                 return Err(ErrorKind::WouldBlock.into());
             }
@@ -417,7 +455,7 @@ impl World {
         // A short read up to an announced FIN tells of it without another that says 0; in a header, where nobody is there to
         // be told, it is left to be read.
         let relaying = self.conns[conn].connected;
-        if relaying && by_recv && amount > 0 && amount < most && sock.fin_announced && !sock.gaps {
+        if relaying && by_recv && amount > 0 && amount < most && sock.fin_announced && !sock.gaps && !sock.error_given {
             assert_eq!(sock.read, sock.sent);
             sock.fin_read = true;
             let side = sock.side;
@@ -442,15 +480,19 @@ impl World {
 
     /// Takes up to `most` bytes; the position of the first, and how many.
     fn write(&mut self, id: usize, most: u64) -> io::Result<(u64, u64)> {
+        let now = self.now;
         let sock = &mut self.socks[id];
         assert!(sock.open && sock.connected, "write to a socket that is not connected");
         assert!(!sock.finished, "write after the FIN");
         assert!(most > 0, "an empty write");
         if sock.reset {
-            return Err(self.give_error(id));
+            return Err(if sock.error { self.give_error(id) } else { ErrorKind::BrokenPipe.into() });
         }
         let room = sock.capacity - (sock.written - sock.taken);
         let (from, amount) = (sock.written, room.min(most));
+        if amount > 0 {
+            sock.last_write = now;
+        }
         sock.no_space |= amount < most;
         sock.written += amount;
         if amount == 0 {
@@ -519,133 +561,5 @@ impl World {
         assert!(sock.open, "closed twice");
         sock.open = false;
         self.closed_tokens.extend(sock.token);
-    }
-}
-
-impl Io for SimNet {
-    type Socket = SimSocket;
-    type Pipe = SimPipe;
-
-    fn recv(&mut self, socket: &SimSocket, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.borrow_mut().recv(socket.id, buffer)
-    }
-
-    fn send(&mut self, socket: &SimSocket, bytes: &[u8], last: bool) -> io::Result<usize> {
-        let mut world = self.0.borrow_mut();
-        let sent = world.send(socket.id, bytes)?;
-        if last && sent == bytes.len() {
-            world.await_fin(socket.id);
-        }
-        Ok(sent)
-    }
-
-    fn pipe(&mut self) -> io::Result<SimPipe> {
-        let mut world = self.0.borrow_mut();
-        if world.random.u8(..) < 20 {
-            return Err(rustix::io::Errno::MFILE.into());
-        }
-        world.pipes.push(Some(0));
-        Ok(SimPipe { id: world.pipes.len() - 1, world: self.0.clone() })
-    }
-
-    fn fill(&mut self, socket: &SimSocket, pipe: &SimPipe) -> io::Result<usize> {
-        self.0.borrow_mut().fill(socket.id, pipe.id)
-    }
-
-    fn empty(&mut self, pipe: &SimPipe, socket: &SimSocket, bytes: usize) -> io::Result<usize> {
-        self.0.borrow_mut().empty(pipe.id, socket.id, bytes)
-    }
-}
-
-impl Net for SimNet {
-    fn adopt(&mut self, socket: &SimSocket, token: Token) -> io::Result<()> {
-        let mut world = self.0.borrow_mut();
-        let Token::Socket(SocketId { side: Side::Client, slot, .. }) = token else { panic!("{token:?} for a client") };
-        let conn = world.next_conn;
-        world.by_slot.insert(slot, conn);
-        let sock = &mut world.socks[socket.id];
-        (sock.token, sock.announced) = (Some(token), true);
-        Ok(())
-    }
-
-    fn dial(&mut self, to: &Endpoint, token: Token, _: bool) -> io::Result<(SimSocket, bool)> {
-        let mut world = self.0.borrow_mut();
-        let Token::Socket(SocketId { side: Side::Backend, slot, .. }) = token else {
-            panic!("{token:?} for a backend")
-        };
-        let conn = world.by_slot[&slot];
-        if let Some(old) = world.conns[conn].backend {
-            assert!(!world.socks[old].open, "dials again before the last attempt is closed");
-        }
-        assert!(!world.conns[conn].connected, "dials after a backend was connected");
-        world.conns[conn].dials += 1;
-        let (mut answer, version) = world.answers[to];
-        assert!(!world.conns[conn].is_denied(), "dials for a client that may not come in");
-        let introduction = world.conns[conn].introduction(version);
-        world.conns[conn].introduction = introduction;
-        if answer == Answer::NoDescriptor && world.random.bool() {
-            answer = Answer::Done;
-        }
-        if answer != Answer::NoDescriptor {
-            // Only a dial that never left this process is repeated.
-            assert!(world.redials || !world.conns[conn].dialed.contains(to), "dials {to} twice");
-            world.conns[conn].dialed.push(to.clone());
-        }
-        match answer {
-            Answer::NoDescriptor => return Err(rustix::io::Errno::MFILE.into()),
-            Answer::Refused => return Err(ErrorKind::ConnectionRefused.into()),
-            _ => {}
-        }
-        let id = world.socket(Side::Backend, conn, answer);
-        world.conns[conn].backend = Some(id);
-        let done = answer == Answer::Done;
-        world.conns[conn].connected = done;
-        if done {
-            let now = world.now;
-            world.conns[conn].last_io = now;
-        }
-        let sock = &mut world.socks[id];
-        (sock.token, sock.announced) = (Some(token), done);
-        Ok((SimSocket { id, world: self.0.clone() }, done))
-    }
-
-    fn has_bytes(&mut self, socket: &SimSocket) -> bool {
-        let sock = &self.0.borrow().socks[socket.id];
-        assert!(sock.open && sock.connected, "looks into a socket that is not connected");
-        sock.sent > sock.read
-    }
-
-    fn local(&mut self, socket: &SimSocket) -> Option<Endpoint> {
-        let world = self.0.borrow();
-        let conn = &world.conns[world.socks[socket.id].conn];
-        assert!(!conn.introduction.is_empty() && conn.announced.is_none(), "asks for what it does not need");
-        Some(Endpoint::Inet(LOCAL.into()))
-    }
-
-    fn outcome(&mut self, socket: &SimSocket) -> Option<io::Error> {
-        let mut world = self.0.borrow_mut();
-        let id = socket.id;
-        if world.socks[id].reset {
-            return Some(world.give_error(id));
-        }
-        None
-    }
-
-    fn keep_alive(&mut self, socket: &SimSocket) {
-        let sock = &self.0.borrow().socks[socket.id];
-        assert!(sock.open && sock.connected, "keepalive on a socket that is not connected");
-    }
-
-    fn finish(&mut self, socket: &SimSocket) {
-        self.0.borrow_mut().finish(socket.id);
-    }
-
-    fn reset(&mut self, socket: SimSocket) {
-        self.0.borrow_mut().socks[socket.id].closed_by_reset = true;
-    }
-
-    fn has_gaps(&self, _: &Endpoint) -> bool {
-        // Asked right after dialling: the newest socket is meant.
-        self.0.borrow().socks.last().is_some_and(|sock| sock.chunky)
     }
 }

@@ -22,8 +22,8 @@ pub trait Net: Io {
     /// soon as it is.
     fn dial(&mut self, to: &Endpoint, token: Token, soon: bool) -> io::Result<(Self::Socket, bool)>;
 
-    /// Has the peer sent something already?
-    fn has_bytes(&mut self, socket: &Self::Socket) -> bool;
+    /// Has the peer sent something that was not read yet? With nothing to read, an error that waits is handed out.
+    fn has_bytes(&mut self, socket: &Self::Socket) -> io::Result<bool>;
 
     /// The address that a client's socket was connected to; `None` for a unix socket.
     fn local(&mut self, socket: &Self::Socket) -> Option<Endpoint>;
@@ -55,6 +55,9 @@ pub trait Net: Io {
 
     /// Sends a FIN after the last byte.
     fn finish(&mut self, socket: &Self::Socket);
+
+    /// How many bytes, a FIN included, were sent and are not acknowledged by the peer's kernel.
+    fn unsent(&mut self, socket: &Self::Socket) -> u64;
 
     /// Closes with a reset. Dropping a socket instead closes it in order.
     fn reset(&mut self, socket: Self::Socket);

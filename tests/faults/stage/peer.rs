@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 /// The most that is said or heard at once.
 const CHUNK: usize = 64 * 1024;
 
+/// So much leaves a peer's kernel as soon as it is said, whatever the other side does.
+const SENT_AT_ONCE: u64 = 32 * 1024;
+
 /// What [`Narrow`] asks for.
 const WINDOW: usize = 128 * 1024;
 
@@ -252,7 +255,8 @@ impl Peer {
     /// The oracle: whether what it heard and saw is what the other side said and did; if not, what is wrong.
     ///
     /// A FIN is seen only of one who finishes, after its last byte; a reset only of one who cuts. Who does not cut sees
-    /// the other's end for certain, and that in kind; after a FIN *and* a cut, what comes first.
+    /// the other's end for certain, and that in kind; after a FIN *and* a cut, what comes first. A cut drops what the kernel
+    /// of the one who cuts has not sent yet; everything else that was said before is heard.
     pub fn judge(&self, other: &Peer) -> Option<String> {
         let (finishes, cuts) = (other.script.finishes(), other.script.cuts());
         let wrong = if let Some(garbled) = &self.garbled {
@@ -265,6 +269,8 @@ impl Peer {
             "sees a FIN before the last byte"
         } else if self.saw_reset && !cuts {
             "sees a reset that nobody sent"
+        } else if !self.script.cuts() && self.heard < other.said && other.said <= SENT_AT_ONCE {
+            "does not hear all that was said before a reset"
         } else if !self.script.cuts() && !self.saw_fin && !self.saw_reset {
             "sees no end"
         } else {

@@ -1,0 +1,168 @@
+//! What becomes of a relay as bytes move and sides fail.
+//!
+//! A side fails when it resets the connection, when writing to it fails, or when it is found dead. What it sent before is
+//! still in our kernel's receive queue (tcp(7) drops what is to be sent, and keeps what came), so the other side gets all of
+//! it, and the reset after that.
+
+use super::relaying::Relay;
+use super::{CloseReason, Effect, Ending, Failed, Half, Moved, Session, Side, State, Way};
+use crate::base::Tick;
+use std::time::Duration;
+
+/// How long a side may take no byte of what the other one sent before it failed.
+pub const RESET_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The kernel's send queue is measured at intervals between these two: each as long as the first measurement is ago.
+const MEASURE_AFTER: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+
+/// A side that has failed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Failure {
+    pub(super) side: Side,
+    /// What it sent ends without a FIN.
+    pub(super) without_fin: bool,
+    /// When the other side last took a byte; at first, when the failure was noticed.
+    pub(super) taken: Tick,
+    /// Set once everything has been written to the other side.
+    pub(super) queue: Option<SendQueue>,
+}
+
+/// What the kernel still has to deliver.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SendQueue {
+    /// Since when nothing is added to it.
+    pub(super) since: Tick,
+    /// When to measure it next.
+    pub(super) measure: Tick,
+    /// The least that was in it.
+    pub(super) least: u64,
+}
+
+impl Failure {
+    pub(super) fn deadline(&self) -> Tick {
+        let patience = self.taken + RESET_PATIENCE;
+        self.queue.map_or(patience, |queue| queue.measure.min(patience))
+    }
+
+    /// Everything has been written: from now on the kernel's queue counts.
+    fn written_out(&mut self, now: Tick) {
+        self.queue = Some(SendQueue { since: now, measure: now, least: u64::MAX });
+    }
+}
+
+impl Relay {
+    fn fail(&mut self, side: Side, now: Tick) {
+        let mut failure = Failure { side, without_fin: false, taken: now, queue: None };
+        if self.way(Way::from(side)).half == Half::Shut {
+            failure.written_out(now);
+        }
+        self.failed = Some(failure);
+        let dropped = self.way_mut(Way::to(side));
+        (dropped.half, dropped.held) = (Half::Dropped, false);
+    }
+}
+
+impl Session {
+    pub(super) fn moved(&mut self, way: Way, moved: Moved, now: Tick) -> Effect {
+        let State::Relaying(relay) = &mut self.state else { return Effect::Wait };
+        if relay.way(way).half == Half::Dropped {
+            return Effect::Wait;
+        }
+        relay.count(way, &moved, now);
+        let direction = relay.way_mut(way);
+        direction.held = moved.held;
+        let source_failed = moved.failed == Some(Failed::Source);
+        let fin = moved.fin && !source_failed;
+        let new_end = direction.half == Half::Open && (fin || source_failed);
+        if new_end {
+            direction.half = Half::Draining;
+        }
+        if new_end && fin {
+            relay.first_fin.get_or_insert(way.source());
+            relay.last_byte = now;
+        }
+        if moved.failed == Some(Failed::Sink) {
+            return self.side_failed(way.sink(), now);
+        }
+        let fails_now = source_failed && relay.failed.is_none();
+        if fails_now {
+            relay.fail(way.source(), now);
+        }
+        let direction = relay.way_mut(way);
+        let delivered = direction.half == Half::Draining && !moved.held;
+        if delivered {
+            direction.half = Half::Shut;
+        }
+        if let Some(failure) = &mut relay.failed {
+            failure.without_fin |= new_end && !fin;
+            if moved.written > 0 {
+                failure.taken = now;
+            }
+            if delivered {
+                failure.written_out(now);
+            }
+            return match failure {
+                _ if fails_now => Effect::ReadOut(way.source()),
+                _ if !delivered => Effect::Wait,
+                Failure { without_fin: true, .. } => Effect::Measure(way.sink()),
+                Failure { without_fin: false, .. } => Effect::Finish(way.sink()),
+            };
+        }
+        match relay.first_fin {
+            Some(first) if relay.up.half == Half::Shut && relay.down.half == Half::Shut => {
+                self.end(Ending::Fin, CloseReason::fin(first), now)
+            }
+            _ if delivered => Effect::Finish(way.sink()),
+            _ => Effect::Wait,
+        }
+    }
+
+    /// Delivers what it sent before; ends at once where nothing is relayed, or where the other side has failed already.
+    pub(super) fn side_failed(&mut self, side: Side, now: Tick) -> Effect {
+        let State::Relaying(relay) = &mut self.state else {
+            return self.end(Ending::Reset, CloseReason::reset(side), now);
+        };
+        match relay.failed {
+            None => {
+                relay.fail(side, now);
+                Effect::ReadOut(side)
+            }
+            Some(failure) if failure.side == side => Effect::Wait,
+            Some(failure) => self.end(Ending::Reset, CloseReason::reset(failure.side), now),
+        }
+    }
+
+    /// So much is in the send queue of the side that has not failed.
+    pub(super) fn unsent(&mut self, bytes: u64, now: Tick) -> Effect {
+        let State::Relaying(Relay { failed: Some(failure), .. }) = &mut self.state else { return Effect::Wait };
+        let Some(queue) = &mut failure.queue else { return Effect::Wait };
+        if bytes == 0 {
+            let reason = CloseReason::reset(failure.side);
+            return self.end(Ending::Reset, reason, now);
+        }
+        // The first measurement may come late: what was taken before it is not known.
+        if bytes < queue.least {
+            failure.taken = now;
+        }
+        queue.least = queue.least.min(bytes);
+        queue.measure = now + (now - queue.since).clamp(MEASURE_AFTER.0, MEASURE_AFTER.1);
+        if now >= failure.taken + RESET_PATIENCE {
+            let reason = CloseReason::reset(failure.side);
+            return self.end(Ending::Reset, reason, now);
+        }
+        Effect::Wait
+    }
+
+    /// The deadline of a failure has come.
+    pub(super) fn failure_due(&mut self, now: Tick) -> Effect {
+        let State::Relaying(Relay { failed: Some(failure), .. }) = &self.state else { return Effect::Wait };
+        match failure.queue {
+            // What it has taken meanwhile shows only here.
+            Some(_) => Effect::Measure(failure.side.other()),
+            None => {
+                let reason = CloseReason::reset(failure.side);
+                self.end(Ending::Reset, reason, now)
+            }
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! What the table in `session` says of a relay, written down a second time.
+
+use crate::{HALF_CLOSE, IDLE};
+use std::time::Duration;
+use tcplb::base::Tick;
+use tcplb::session::{CloseReason, Effect, Ending, Failed, Moved, RESET_PATIENCE, Side, Way};
+
+/// What the table says about one way.
+#[derive(Clone, Copy, Default)]
+pub struct Expected {
+    pub fin: bool,
+    pub held: bool,
+    pub shut: bool,
+    /// Its source has failed without a FIN, or its sink has.
+    pub cut: bool,
+    pub dropped: bool,
+}
+
+/// A side that has failed.
+#[derive(Clone, Copy)]
+pub struct Failure {
+    side: Side,
+    taken: Tick,
+    /// Once all is written: since when, when to measure the kernel's queue, and the least that was in it.
+    queue: Option<(Tick, Tick, u64)>,
+}
+
+pub struct Reference {
+    pub ways: [Expected; 2],
+    pub first_fin: Option<Side>,
+    pub failed: Option<Failure>,
+    pub last: Tick,
+    pub expires: Option<Tick>,
+    /// Of our header for the backend, still held; and the client's bytes delivered.
+    pub ours: u64,
+    pub up: u64,
+}
+
+type Answer = (Effect, Option<CloseReason>);
+
+const NOTHING: Answer = (Effect::Wait, None);
+
+fn reset_by(side: Side) -> Answer {
+    let reason = if side == Side::Client { CloseReason::ClientReset } else { CloseReason::BackendReset };
+    (Effect::End(Ending::Reset), Some(reason))
+}
+
+pub fn index_of(way: Way) -> usize {
+    usize::from(way == Way::Down)
+}
+
+impl Reference {
+    pub fn moved(&mut self, way: Way, moved: &Moved, now: Tick) -> Answer {
+        if way == Way::Up {
+            let ours = self.ours.min(moved.written);
+            self.ours -= ours;
+            self.up += moved.written - ours;
+        }
+        if moved.read > 0 || moved.written > 0 || (moved.fin && !self.ways[index_of(way)].fin) {
+            self.last = now;
+        }
+        let this = &mut self.ways[index_of(way)];
+        this.held = moved.held;
+        this.fin |= moved.fin;
+        if this.fin && self.first_fin.is_none() {
+            self.first_fin = Some(way.source());
+        }
+        if moved.failed == Some(Failed::Sink) {
+            return self.fails(way.sink(), now);
+        }
+        this.cut |= moved.failed == Some(Failed::Source) && !this.fin;
+        let is_over = (this.fin || this.cut) && !this.held && !this.shut;
+        this.shut |= is_over;
+        let (fin, cut) = (this.fin, this.cut);
+        let mut answer = if is_over && !cut { (Effect::Finish(way.sink()), None) } else { NOTHING };
+        if moved.failed == Some(Failed::Source) && self.failed.is_none() {
+            answer = self.fails(way.source(), now);
+        } else if is_over && cut {
+            answer = (Effect::Measure(way.sink()), None);
+        }
+        if let Some(failure) = &mut self.failed {
+            if moved.written > 0 {
+                failure.taken = now;
+            }
+            if is_over {
+                failure.queue = Some((now, now, u64::MAX));
+            }
+        } else if fin && self.ways.iter().all(|way| way.shut) {
+            let first = self.first_fin.expect("somebody finished");
+            let reason = if first == Side::Client { CloseReason::ClientFin } else { CloseReason::BackendFin };
+            return (Effect::End(Ending::Fin), Some(reason));
+        }
+        answer
+    }
+
+    pub fn fails(&mut self, side: Side, now: Tick) -> Answer {
+        if let Some(failure) = self.failed {
+            return if failure.side == side { NOTHING } else { reset_by(failure.side) };
+        }
+        let queue = self.ways[index_of(Way::from(side))].shut.then_some((now, now, u64::MAX));
+        self.failed = Some(Failure { side, taken: now, queue });
+        self.ways[index_of(Way::to(side))] = Expected { dropped: true, ..Expected::default() };
+        (Effect::ReadOut(side), None)
+    }
+
+    pub fn unsent(&mut self, bytes: u64, now: Tick) -> Answer {
+        let failure = self.failed.as_mut().expect("a side has failed");
+        let (since, measure, least) = failure.queue.as_mut().expect("all is written");
+        if bytes == 0 {
+            return reset_by(failure.side);
+        }
+        if bytes < *least {
+            (*least, failure.taken) = (bytes, now);
+        }
+        *measure = now + (now - *since).clamp(Duration::from_millis(1), Duration::from_millis(100));
+        if now >= failure.taken + RESET_PATIENCE { reset_by(failure.side) } else { NOTHING }
+    }
+
+    pub fn on_deadline(&self, now: Tick) -> Answer {
+        let (deadline, reason) = self.deadline(now);
+        if now < deadline {
+            return NOTHING;
+        }
+        match self.failed {
+            Some(Failure { queue: None, side, .. }) if reason != CloseReason::Forced => reset_by(side),
+            Some(failure) if reason != CloseReason::Forced => (Effect::Measure(failure.side.other()), None),
+            failed => {
+                let held = failed.is_some() || self.ways.iter().any(|way| way.held);
+                let ending = if held { Ending::Reset } else { Ending::Fin };
+                (Effect::End(ending), Some(reason))
+            }
+        }
+    }
+
+    pub fn deadline(&self, now: Tick) -> (Tick, CloseReason) {
+        let (due, reason) = self.due();
+        match self.expires {
+            Some(expires) if expires <= now => (expires.min(due), CloseReason::Forced),
+            Some(expires) => (expires.min(due), reason),
+            None => (due, reason),
+        }
+    }
+
+    fn due(&self) -> (Tick, CloseReason) {
+        if let Some(failure) = self.failed {
+            let patience = failure.taken + RESET_PATIENCE;
+            let due = failure.queue.map_or(patience, |(_, measure, _)| measure.min(patience));
+            (due, CloseReason::BackendReset)
+        } else if self.ways.iter().any(|way| way.fin) {
+            (self.last + HALF_CLOSE, CloseReason::HalfCloseTimeout)
+        } else {
+            (self.last + IDLE, CloseReason::IdleTimeout)
+        }
+    }
+
+    /// Another clock, which shows so much more.
+    pub fn shift(&mut self, offset: u64, now: Tick) {
+        let shifted = |at: Tick| Tick(at.0 + offset);
+        self.last = shifted(self.last);
+        // What is written down is how much is left: what is over is over now, however long it has been.
+        self.expires = self.expires.map(|at| shifted(at).max(now));
+        if let Some(failure) = &mut self.failed {
+            failure.taken = shifted(failure.taken);
+            failure.queue =
+                failure.queue.map(|(since, measure, least)| (shifted(since), shifted(measure).max(now), least));
+        }
+    }
+}
