@@ -7,7 +7,7 @@ use crate::admin::{self, Admin};
 use crate::base::{Endpoint, Size};
 use crate::config::model::{LogTo, Model};
 use crate::confine::Plan;
-use crate::control::{self, Control, Crew, NewSockets, Outcome, Parts, Truth};
+use crate::control::{self, Control, Crew, Lookups, NewSockets, Outcome, Parts, Truth};
 use crate::logger;
 use crate::net::listen::{self, Listening};
 use crate::net::{self, TcpTuning};
@@ -79,15 +79,11 @@ pub fn start_confined(model: Model, loader: Option<Loader>, plan: Plan) -> Resul
 fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Running, StartError> {
     let descriptors = raise_descriptor_limit();
     let workers = model.global.workers;
-    let (truth, opened) = Truth::new(model, descriptors).map_err(StartError)?;
-    let admin = bind_admin(truth.running())?;
-    let (model, snapshot) = (truth.running().clone(), truth.snapshot().clone());
-    let bound = |listener: &Arc<crate::pool::Listener>| {
-        let name = listener.name.clone();
-        let endpoints = listener.addresses.clone().into_iter().map(|address| address.endpoint);
-        endpoints.map(move |endpoint| Bound { name: name.clone(), endpoint })
-    };
-    let listeners: Vec<Bound> = snapshot.listeners.iter().flat_map(bound).collect();
+    let beginning = Truth::bind_first(model, descriptors).map_err(StartError)?;
+    let admin = bind_admin(beginning.running())?;
+    let model = beginning.running().clone();
+    let bound = |(name, endpoint): (&str, &Endpoint)| Bound { name: name.to_owned(), endpoint: endpoint.clone() };
+    let listeners: Vec<Bound> = beginning.bound().map(bound).collect();
     let of_admin = admin.iter().flat_map(|admin| admin.endpoints());
     let sockets: Vec<Endpoint> = listeners.iter().map(|bound| &bound.endpoint).chain(of_admin).cloned().collect();
     let give_up = |why| {
@@ -107,6 +103,11 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     logger::start().map_err(spawn_error)?;
 
     model.global.socket_buffer.into_iter().for_each(warn_of_less);
+    // Not before: a thread of the resolver may outlast the start, and keeps the privileges that it starts with.
+    let mut lookups = Lookups::default();
+    let found = lookups.wait_for(control::names(&model));
+    let (truth, opened) = beginning.build(&found).map_err(give_up)?;
+    let snapshot = truth.snapshot().clone();
     let share = truth.share();
     let admission = Admission::new(share.connections);
     log::info!(
@@ -148,6 +149,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
         admission: admission.clone(),
         published: published.clone(),
         loader,
+        lookups,
         ended: endings,
     })
     .map_err(spawn_error)?;

@@ -24,6 +24,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("global.dead_peer_timeout", &["dead_peer_timeout_sets_keepalive"]),
     ("global.socket_buffer", &["socket_buffer_caps_what_the_kernel_holds_for_clients_and_backends"]),
     ("global.relay", &["relay_moves_bytes_through_a_buffer_or_a_pipe"]),
+    ("global.names", &["names_later_starts_beside_a_silent_name_server_and_required_does_not"]),
     ("global.admin", &["admin_opens_the_api"]),
     ("global.admin_token_file", &["admin_token_file_holds_the_only_token"]),
     ("global.user", &["started_as_root_every_thread_becomes_the_user_for_good"]),

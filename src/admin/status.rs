@@ -77,7 +77,7 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Instant
             p99: connects.quantile(0.99).map(millis),
         },
         health: api::Health {
-            last_result: health.last_result.map(|outcome| outcome.to_string()),
+            last_result: backend.unresolved().or_else(|| health.last_result.map(|outcome| outcome.to_string())),
             last_change_seconds: health.last_change.map(|at| now.saturating_duration_since(at).as_secs()),
         },
         addresses: addresses(backend, &health),

@@ -70,6 +70,7 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
         dead_peer_timeout: defaults::DEAD_PEER_TIMEOUT,
         socket_buffer: None,
         relay: relay.unwrap_or_default(),
+        names: model::Names::default(),
         admin,
         admin_token_file: flags.admin_token_file.clone(),
         user,

@@ -39,6 +39,7 @@ use log::LevelFilter;
 use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Could not start or run: a port is taken, a permission is missing.
@@ -97,7 +98,7 @@ fn balance(flags: &args::Balance) -> ExitCode {
             let file = flags.config.clone().map(|path| {
                 let file = path.clone();
                 let load = move || config_file::load(&file, cores()).map_err(|flags::Mistakes(mistakes)| mistakes);
-                (path, Box::new(load) as Loader)
+                (path, Arc::new(load) as Loader)
             });
             done(serve::run(asked.model, file))
         }

@@ -226,8 +226,8 @@ pub fn merge(old_file: &Model, new_file: &Model, running: &Model) -> Model {
 
 /// A merged model without what takes effect only at the start, which stays as it runs.
 pub fn in_force(merged: Model, running: &Model) -> Model {
-    let model::Global { shutdown_delay, shutdown_timeout, metrics_per_backend, .. } = merged.global;
-    let live = model::Global { shutdown_delay, shutdown_timeout, metrics_per_backend, ..running.global.clone() };
+    let model::Global { shutdown_delay, shutdown_timeout, names, metrics_per_backend, .. } = merged.global;
+    let live = model::Global { shutdown_delay, shutdown_timeout, names, metrics_per_backend, ..running.global.clone() };
     Model { global: live, ..merged }
 }
 
@@ -272,6 +272,7 @@ fn live(global: &model::Global) -> Vec<Shown> {
     vec![
         ("shutdown_delay", duration::written(global.shutdown_delay)),
         ("shutdown_timeout", duration::written(global.shutdown_timeout)),
+        ("names", words::of(&global.names, &model::Names::NAMES)),
         ("metrics_per_backend", global.metrics_per_backend.to_string()),
     ]
 }
@@ -283,6 +284,7 @@ fn fixed(global: &model::Global) -> Vec<Shown> {
         max_connections,
         shutdown_delay: _,
         shutdown_timeout: _,
+        names: _,
         metrics_per_backend: _,
         dead_peer_timeout,
         socket_buffer,

@@ -36,6 +36,8 @@ pub struct Global {
     pub socket_buffer: Option<Size>,
     /// How bytes are moved.
     pub relay: Engine,
+    /// What becomes of a backend whose name can't be resolved.
+    pub names: Names,
     /// Where the admin API listens.
     pub admin: Option<Listen>,
     /// The file with the bearer token that admin calls must carry.
@@ -65,6 +67,7 @@ impl Default for Global {
             dead_peer_timeout: defaults::DEAD_PEER_TIMEOUT,
             socket_buffer: None,
             relay: Engine::default(),
+            names: Names::default(),
             admin: None,
             admin_token_file: None,
             user: None,
@@ -132,6 +135,21 @@ pub enum Sandbox {
 impl Sandbox {
     /// What users call them.
     pub const NAMES: [(&str, Sandbox); 2] = [("auto", Sandbox::Auto), ("off", Sandbox::Off)];
+}
+
+/// What becomes of a backend whose name can't be resolved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Names {
+    /// It is down until its name can be resolved.
+    #[default]
+    Later,
+    /// The start, or the reload, is refused.
+    Required,
+}
+
+impl Names {
+    /// What users call them.
+    pub const NAMES: [(&str, Names); 2] = [("later", Names::Later), ("required", Names::Required)];
 }
 
 /// How bytes are moved from one socket to the other.

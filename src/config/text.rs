@@ -5,7 +5,7 @@
 
 use crate::base::{Listen, duration};
 use crate::config::model::{
-    Abandoned, AllDown, Backend, Engine, Global, Health, HealthKind, InitialHealth, Listener, LogFormat, Model,
+    Abandoned, AllDown, Backend, Engine, Global, Health, HealthKind, InitialHealth, Listener, LogFormat, Model, Names,
     NoBackend, OnDown, OnRemove, Pool, Sandbox, SendProxy,
 };
 use crate::config::words;
@@ -35,6 +35,7 @@ fn global(out: &mut Lines, global: &Global) {
     out.text_if("socket_buffer", global.socket_buffer);
     let name = Engine::NAMES.iter().find(|(_, engine)| *engine == global.relay).map_or("adaptive", |(name, _)| name);
     out.text("relay", name);
+    out.text("names", words::of(&global.names, &Names::NAMES));
     out.text_if("admin", global.admin.as_ref());
     out.text_if("admin_token_file", global.admin_token_file.as_ref().map(|path| path.display()));
     out.text_if("user", global.user.as_ref());

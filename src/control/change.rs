@@ -5,7 +5,8 @@
 //! the change has arrived. A thread that does not take the change up within [`ADOPTION`] gets it once it comes around; the
 //! others have it by then.
 
-use super::remote::{Refused, ReloadError, Reloaded};
+use super::reload::Waiting;
+use super::remote::{Refused, Reloaded};
 use super::truth::{NewSockets, Step, remove_files};
 use super::{Crew, Desk};
 use crate::config::model::{Model, OnRemove};
@@ -25,8 +26,10 @@ const RETRY: Duration = Duration::from_millis(50);
 pub enum Reply {
     /// To a change of one backend.
     Edit(Sender<Result<(), Refused>>),
-    /// To a reload; without a sender the log has it.
-    Reload(Option<Sender<Result<Reloaded, ReloadError>>>, Reloaded),
+    /// To those who asked for a reload, and to the log.
+    Reload(Vec<Waiting>, Reloaded),
+    /// To nobody: control found out by itself.
+    None,
 }
 
 /// A change that prober and workers are taking up.
@@ -63,6 +66,7 @@ impl<C: Crew> Desk<C> {
     /// Sends a step on its way.
     pub(super) fn begin(&mut self, step: Step, force: bool, reply: Reply) {
         self.parts.truth.take(&step);
+        self.plan_retries();
         let Step { model, snapshot, opened, leaving, closing, share } = step;
         for NewSockets { address, listener, .. } in &opened {
             let endpoints = listener.addresses.iter().filter(|other| other.id == *address);
@@ -171,7 +175,8 @@ impl<C: Crew> Desk<C> {
         self.cuts.extend(later.into_iter().filter_map(timed));
         match reply {
             Reply::Edit(answer) => drop(answer.try_send(Ok(()))),
-            Reply::Reload(answer, reloaded) => self.reload_is_over(answer, Ok(reloaded)),
+            Reply::Reload(waiting, reloaded) => self.reload_is_over(waiting, Ok(reloaded)),
+            Reply::None => {}
         }
     }
 }

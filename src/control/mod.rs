@@ -8,7 +8,8 @@
 //! | state | command or event | what follows |
 //! |---|---|---|
 //! | running | `Reload`, by a command or SIGHUP | the file is read; all of it is applied, or nothing if anything in it is wrong |
-//! | running | `Edit` | one backend is added, changed, taken out |
+//! | running | `Edit` | one backend is added, once its name is resolved; changed, taken out |
+//! | running | a name that could not be resolved can be | its backends get their address |
 //! | running | the time of a backend that was taken out is over | its connections are reset, reason `forced` |
 //! | running | `Stop` | not ready any more; after `shutdown_delay` the drain begins |
 //! | delaying or draining | `Reload`, `Edit` | refused |
@@ -19,43 +20,55 @@
 //! | any | now and then | the log is told of clients that were refused and that no worker has told of |
 //! | any | a worker ended with an error | the others are stopped at once; the error is what [`Control::wait`] gives |
 //!
-//! It may wait for the file and, a bounded time, for the resolver. It never waits for prober and workers: see `change`.
+//! It waits for nothing but what is sent to it: files are read and names looked up on threads of their own, each in bounded
+//! time, and a change takes its way to prober and workers while control goes on.
 //!
 //! | file | what |
 //! |---|---|
 //! | `remote` | how others ask, and what they are told |
 //! | `command` | what may be asked |
 //! | `change` | a change on its way to prober, workers and readers |
+//! | `bind` | listeners' addresses: what is kept, what is opened |
 //! | `truth` | what is, and how the next step is prepared |
+//! | `reload` | a reload on its way to a change |
+//! | `names` | what waits for names, and is tried again |
+//! | `lookup` | threads that ask the resolver |
 //! | `resolve` | names into addresses |
 
+mod bind;
 mod change;
 mod command;
+mod lookup;
+mod names;
+mod reload;
 mod remote;
 mod resolve;
 mod truth;
 
 pub use crate::config::diff::{Change, Changes};
+pub use lookup::Lookups;
 pub use remote::{Refused, ReloadError, Reloaded, Remote};
-pub use truth::{NewSockets, Truth, remove_files};
+pub use resolve::names;
+pub use truth::{Beginning, NewSockets, Truth, remove_files};
 
 use crate::base::duration;
-use crate::config::advice;
 use crate::config::model::Model;
 use crate::mailbox::Mailbox;
 use crate::pool::{Admission, BackendId, EndCounts, ListenerTotals, Note, Published, Refusal, Snapshot, clock};
 use crate::systemd;
 use crate::watchdog::{Heartbeat, Watched};
-use change::{InFlight, Reply};
-use command::{Command, Edit};
-use crossbeam_channel::{Receiver, Sender, after, at, never, select_biased, tick};
+use change::InFlight;
+use command::Command;
+use crossbeam_channel::{Receiver, after, at, never, select_biased, tick};
+use lookup::Found;
+use names::{Add, Retries};
+use reload::{Read, Reload, Waiting};
 use remote::Asked;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-use truth::Step;
 
 /// How long workers may take to end once they are told to reset what is left.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -64,7 +77,7 @@ const FAREWELL: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(2);
 
 /// Reads the file: the model it describes, or everything that is wrong with it, a line each.
-pub type Loader = Box<dyn Fn() -> Result<Model, Vec<String>> + Send>;
+pub type Loader = Arc<dyn Fn() -> Result<Model, Vec<String>> + Send + Sync>;
 
 /// The workers, as control sees them. Threads do not know each other: the composition root carries orders to them. No call
 /// waits for a worker; one that stands still finds its orders when it goes on.
@@ -97,6 +110,8 @@ pub struct Parts<C> {
     pub published: Arc<Published>,
     /// How the file is read, if there is one.
     pub loader: Option<Loader>,
+    /// Who looks names up, with what the start left under way.
+    pub lookups: Lookups,
     /// Receives one message from each worker.
     pub ended: Receiver<Ended>,
 }
@@ -151,9 +166,6 @@ impl Control {
     }
 }
 
-/// Where a reload's outcome goes.
-type ReloadAnswer = Sender<Result<Reloaded, ReloadError>>;
-
 /// Where commands are worked through, one after the other.
 struct Desk<C> {
     parts: Parts<C>,
@@ -163,6 +175,16 @@ struct Desk<C> {
     change: Option<InFlight>,
     /// The prober has not been given the newest snapshot.
     prober_lags: bool,
+    /// The reload that is on its way to a change, and those that become the next one.
+    reload: Option<Reload>,
+    next_reload: Vec<Waiting>,
+    /// The thread that reads the file, while it does.
+    read: Option<Receiver<Read>>,
+    /// Backends that are added once their name is resolved.
+    adds: Vec<Add>,
+    /// Names of backends without an address, and what came of those that can be resolved by now.
+    retries: Retries,
+    late: Found,
     /// Backends that were taken out and have some time left. As many entries as removals within that time.
     cuts: Vec<(Instant, Arc<[BackendId]>)>,
     heartbeat: Heartbeat,
@@ -170,7 +192,20 @@ struct Desk<C> {
 
 impl<C: Crew> Desk<C> {
     fn new(parts: Parts<C>, heartbeat: Heartbeat) -> Desk<C> {
-        Desk { parts, draining: false, change: None, prober_lags: false, cuts: Vec::new(), heartbeat }
+        Desk {
+            parts,
+            draining: false,
+            change: None,
+            prober_lags: false,
+            reload: None,
+            next_reload: Vec::new(),
+            read: None,
+            adds: Vec::new(),
+            retries: Retries::new(),
+            late: Found::new(),
+            cuts: Vec::new(),
+            heartbeat,
+        }
     }
 
     fn run(mut self, asked: Asked) -> Outcome {
@@ -179,10 +214,18 @@ impl<C: Crew> Desk<C> {
         let (mut delay, mut deadline, mut farewell, look) = (never(), never(), never(), tick(LOOK));
         let mut left: BTreeSet<usize> = (0..self.parts.truth.running().global.workers).collect();
         let mut counts = Ok(EndCounts::default());
+        let answers = self.parts.lookups.answers().clone();
+        self.plan_retries();
         while !left.is_empty() {
             self.heartbeat.beat();
             let cut = self.cuts.iter().map(|cut| cut.0).min().map_or_else(never, at);
+            if self.change.is_none() {
+                self.go_on();
+            }
             let change = self.waits();
+            let read = self.read.clone().unwrap_or_else(never);
+            let (reading_is_over, retry) = (self.reading_is_over(), self.next_retry());
+            let unanswered = self.parts.lookups.deadline().map_or_else(never, at);
             let (next_reload, next_command) = match self.change {
                 Some(_) => (never(), never()),
                 None => (reloads.clone(), commands.clone()),
@@ -243,6 +286,18 @@ impl<C: Crew> Desk<C> {
                 recv(change.retry) -> _ => self.retry(),
                 recv(change.over) -> _ => self.too_late(),
                 recv(cut) -> _ => self.cut(),
+                recv(read) -> read => {
+                    self.read = None;
+                    // Cut without a word: the thread has panicked.
+                    let read = read.unwrap_or_else(|_| Err(vec!["the file could not be read".to_owned()]));
+                    self.file_is_read(Some(read));
+                }
+                recv(reading_is_over) -> _ => self.file_is_read(None),
+                recv(answers) -> answer => if let Ok((name, outcome)) = answer {
+                    self.resolved(&name, &outcome);
+                },
+                recv(unanswered) -> _ => self.not_resolved(),
+                recv(retry) -> _ => self.retry_names(),
                 recv(wakes) -> wake => if wake.is_err() {
                     wakes = never();
                 },
@@ -252,12 +307,12 @@ impl<C: Crew> Desk<C> {
                     systemd::retry();
                 }
                 recv(next_reload) -> wish => match wish {
-                    Ok(()) => self.reload(false, None),
+                    Ok(()) => self.reload(Waiting { dry_run: false, answer: None }),
                     Err(_) => reloads = never(),
                 },
                 recv(next_command) -> command => match command {
-                    Ok(Command::Reload { dry_run, answer }) => self.reload(dry_run, Some(answer)),
-                    Ok(Command::Edit { edit, answer }) => self.edit(&edit, answer),
+                    Ok(Command::Reload { dry_run, answer }) => self.reload(Waiting { dry_run, answer: Some(answer) }),
+                    Ok(Command::Edit { edit, answer }) => self.edit(edit, answer),
                     Err(_) => commands = never(),
                 },
             }
@@ -271,6 +326,8 @@ impl<C: Crew> Desk<C> {
     fn begin_to_stop(&mut self) -> Receiver<Instant> {
         let time = self.parts.truth.running().global.shutdown_delay;
         self.draining = true;
+        self.give_up_reloads();
+        self.give_up_adds();
         self.parts.published.drain();
         if !time.is_zero() {
             log::info!("not ready any more: listeners stay open for {}", duration::written(time));
@@ -310,93 +367,11 @@ impl<C: Crew> Desk<C> {
         }
     }
 
-    fn reload(&mut self, dry_run: bool, answer: Option<ReloadAnswer>) {
-        let refused = match &self.parts.loader {
-            None => Some(ReloadError::NoFile),
-            Some(_) if self.draining => Some(ReloadError::Draining),
-            Some(_) => None,
-        };
-        if let Some(error) = refused {
-            if error == ReloadError::NoFile && answer.is_none() {
-                log::info!("SIGHUP ignored: there is no file to read again");
-            }
-            return reply(answer, Err(error));
-        }
-        if dry_run {
-            return reply(answer, self.merged().map(|(_, reloaded)| reloaded));
-        }
-        systemd::reloading();
-        match self.prepare_reload() {
-            Ok((step, reloaded)) => self.begin(step, false, Reply::Reload(answer, reloaded)),
-            Err(error) => self.reload_is_over(answer, Err(error)),
-        }
-    }
-
-    /// The file, and what it would change.
-    fn merged(&self) -> Result<(Model, Reloaded), ReloadError> {
-        let loader = self.parts.loader.as_ref().ok_or(ReloadError::NoFile)?;
-        let file = loader().map_err(ReloadError::Mistakes)?;
-        let (model, changes) = self.parts.truth.merge(&file);
-        Ok((file, Reloaded { changes, model: Arc::new(model) }))
-    }
-
-    fn prepare_reload(&mut self) -> Result<(Step, Reloaded), ReloadError> {
-        let (file, mut reloaded) = self.merged()?;
-        let (truth, model) = (&mut self.parts.truth, Model::clone(&reloaded.model));
-        let resolved = resolve::model(&model, Some(truth.snapshot())).map_err(ReloadError::Mistakes)?;
-        truth.note_moved(&model, &resolved, &mut reloaded.changes);
-        let step = truth.step(model, &resolved, None).map_err(ReloadError::CouldNotListen)?;
-        truth.filed(file);
-        Ok((step, reloaded))
-    }
-
-    /// Says how a reload ended: to the service manager, the log and the caller.
-    fn reload_is_over(&mut self, answer: Option<ReloadAnswer>, outcome: Result<Reloaded, ReloadError>) {
-        // A drain that has begun meanwhile is what the service manager knows.
-        if !self.draining {
-            systemd::ready(match outcome {
-                Ok(_) => "running",
-                Err(_) => "running with the old configuration: the new one is wrong",
-            });
-        }
-        self.parts.published.reloaded(outcome.is_ok());
-        match &outcome {
-            Ok(Reloaded { changes, model }) => {
-                changes.to_string().lines().for_each(|line| log::info!("reload: {line}"));
-                advice::of(model).iter().for_each(|warning| log::warn!("reload: {warning}"));
-            }
-            Err(error) => error.to_string().lines().for_each(|line| log::error!("reload refused: {line}")),
-        }
-        reply(answer, outcome);
-    }
-
-    fn edit(&mut self, edit: &Edit, answer: Sender<Result<(), Refused>>) {
-        if self.draining {
-            return drop(answer.try_send(Err(Refused::Draining)));
-        }
-        let step = match self.parts.truth.edit(edit) {
-            Ok(step) => step,
-            Err(refused) => return drop(answer.try_send(Err(refused))),
-        };
-        log::info!("{edit}");
-        let before = advice::of_pool_called(self.parts.truth.running(), edit.pool());
-        let now = advice::of_pool_called(&step.model, edit.pool());
-        now.iter().filter(|warning| !before.contains(warning)).for_each(|warning| log::warn!("{warning}"));
-        self.begin(step, matches!(edit, Edit::Remove { force: true, .. }), Reply::Edit(answer));
-    }
-
     /// Resets the connections of backends whose time is over.
     fn cut(&mut self) {
         let now = Instant::now();
         for (_, ids) in self.cuts.extract_if(.., |cut| cut.0 <= now) {
             self.parts.crew.reset(&ids);
         }
-    }
-}
-
-/// Answers a caller, who may have given up waiting.
-fn reply<T>(answer: Option<Sender<T>>, outcome: T) {
-    if let Some(answer) = answer {
-        let _ = answer.try_send(outcome);
     }
 }

@@ -1,121 +1,135 @@
-//! Where backends are: names into addresses, in bounded time.
+//! Where backends are: their addresses into endpoints, by what is known of names.
 //!
-//! The system's resolver can't be interrupted and may take half a minute for a name that nobody answers for. So a
-//! thread of its own asks it, and is left to itself when the time is over.
+//! Pure: [`super::lookup`] finds the names out.
 
+use super::lookup::Found;
 use crate::base::{Address, Endpoint};
 use crate::config::model::{self, Model};
 use crate::pool::{Resolved, Snapshot};
-use crossbeam_channel::{Receiver, unbounded};
-use std::io;
-use std::net::{Ipv6Addr, ToSocketAddrs};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::collections::{BTreeSet, HashMap};
+use std::net::{Ipv6Addr, SocketAddr};
 
-/// How long all the names of one change may take together.
-const PATIENCE: Duration = Duration::from_secs(10);
-
-/// A backend's pool and name, and what came of its address.
-type Answer = ((String, String), io::Result<Vec<Endpoint>>);
-
-/// All backends of a model. A name that can't be resolved now is where it was in `old`, if it was there; the others are
-/// mistakes, a line each.
-pub fn model(model: &Model, old: Option<&Snapshot>) -> Result<Resolved, Vec<String>> {
-    let backends =
-        model.pools.iter().flat_map(|pool| pool.backends.iter().map(|backend| (pool.name.as_str(), backend)));
-    of(backends.collect(), old)
+/// What came of a model's backends.
+#[derive(Debug, Default)]
+pub struct Endpoints {
+    /// By pool and backend. One without endpoints is down until its name is resolved.
+    pub resolved: Resolved,
+    /// Those without endpoints.
+    pub unresolved: Vec<Unresolved>,
+    /// Backends that stay where they were, since their name can't be resolved now; a line each.
+    pub kept: Vec<String>,
 }
 
-/// One new backend.
-pub fn backend(pool: &str, backend: &model::Backend) -> Result<Resolved, String> {
-    of(vec![(pool, backend)], None).map_err(|mistakes| mistakes.join("; "))
+/// A backend whose name can't be resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unresolved {
+    /// Its pool.
+    pub pool: String,
+    /// Its name in the pool.
+    pub backend: String,
+    /// The name that can't be resolved.
+    pub name: String,
+    /// What can't be resolved, and why.
+    pub why: String,
 }
 
-fn of(backends: Vec<(&str, &model::Backend)>, old: Option<&Snapshot>) -> Result<Resolved, Vec<String>> {
-    let mut resolved = Resolved::new();
-    let mut mistakes = Vec::new();
-    let mut names = Vec::new();
-    for (pool, backend) in &backends {
-        let key = ((*pool).to_owned(), backend.name.clone());
-        match literal(&backend.address) {
-            Ok(endpoint) => drop(resolved.insert(key, vec![endpoint])),
-            Err((host, port)) => names.push((key, host.to_owned(), port)),
-        }
-    }
-    if !names.is_empty() {
-        let mut answers: Resolved = Resolved::new();
-        let mut reasons = std::collections::HashMap::new();
-        for (key, answer) in ask(names) {
-            match answer {
-                Ok(endpoints) => drop(answers.insert(key, endpoints)),
-                Err(error) => drop(reasons.insert(key, error.to_string())),
-            }
-        }
-        for (pool, backend) in &backends {
-            let key = ((*pool).to_owned(), backend.name.clone());
-            if resolved.contains_key(&key) {
-                continue;
-            }
-            if let Some(endpoints) = answers.remove(&key) {
-                resolved.insert(key, endpoints);
-                continue;
-            }
-            let address = &backend.address;
-            let why = reasons.remove(&key).unwrap_or_else(|| format!("no answer within {PATIENCE:?}"));
-            match before(pool, backend, old) {
-                Some(endpoints) => {
-                    log::warn!("can't resolve {address}, {} stays where it was: {why}", backend.name);
-                    resolved.insert(key, endpoints);
-                }
-                None => mistakes.push(format!("can't resolve {address}: {why}")),
-            }
-        }
-    }
-    if mistakes.is_empty() { Ok(resolved) } else { Err(mistakes) }
+/// The names that the addresses of a model's backends have.
+pub fn names(model: &Model) -> BTreeSet<String> {
+    let backends = model.pools.iter().flat_map(|pool| &pool.backends);
+    backends.filter_map(|backend| name(&backend.address)).map(str::to_owned).collect()
 }
 
-/// Where a backend of this address was.
-fn before(pool: &str, backend: &model::Backend, old: Option<&Snapshot>) -> Option<Vec<Endpoint>> {
-    let pool = old?.pool(pool)?;
-    let position = pool.settings.backends.iter().position(|other| other.name == backend.name)?;
-    let same = pool.settings.backends.get(position)?.address == backend.address;
-    Some(pool.members.get(position).filter(|_| same)?.backend.endpoints())
-}
-
-/// An address that needs no resolver, or the name and port that do.
-fn literal(address: &Address) -> Result<Endpoint, (&str, u16)> {
+/// The name in an address.
+pub fn name(address: &Address) -> Option<&str> {
     match address {
-        Address::Inet(at) => Ok(Endpoint::Inet(*at)),
-        Address::Unix(path) => Ok(Endpoint::Unix(path.as_path().into())),
-        Address::Any(port) => Ok(Endpoint::Inet((Ipv6Addr::LOCALHOST, *port).into())),
-        Address::Name(host, port) => Err((host, *port)),
+        Address::Name(host, _) => Some(host),
+        Address::Inet(_) | Address::Unix(_) | Address::Any(_) => None,
     }
 }
 
-/// Asks the resolver, name after name; what it says in time.
-fn ask(names: Vec<((String, String), String, u16)>) -> Vec<Answer> {
-    let until = Instant::now() + PATIENCE;
-    // One answer a name: nothing that could grow.
-    let (sender, answers): (_, Receiver<Answer>) = unbounded();
-    let ask = move || {
-        for (key, host, port) in names {
-            if sender.send((key, lookup(&host, port))).is_err() {
-                // Nobody waits any more.
-                return;
+/// All backends of a model. A backend whose name can't be resolved stays where it was in `old`, if it was there.
+pub fn model(model: &Model, found: &Found, old: Option<&Snapshot>) -> Endpoints {
+    let mut endpoints = Endpoints::default();
+    let before = old.map(resolved_before).unwrap_or_default();
+    for pool in &model.pools {
+        for backend in &pool.backends {
+            let key = || (pool.name.clone(), backend.name.clone());
+            let why = match one(backend, found) {
+                Ok(at) => {
+                    endpoints.resolved.insert(key(), at);
+                    continue;
+                }
+                Err(why) => why,
+            };
+            let host = name(&backend.address).unwrap_or_default();
+            if before.get(&(pool.name.as_str(), backend.name.as_str())) == Some(&&backend.address) {
+                // Without an entry it stays where it was. A name that was not asked for is no news.
+                if found.contains_key(host) {
+                    endpoints
+                        .kept
+                        .push(format!("pool {}: backend {} stays where it was: {why}", pool.name, backend.name));
+                }
+                continue;
+            }
+            endpoints.resolved.insert(key(), Vec::new());
+            let (pool, backend) = key();
+            endpoints.unresolved.push(Unresolved { pool, backend, name: host.to_owned(), why });
+        }
+    }
+    endpoints
+}
+
+/// One backend, or why its name can't be resolved.
+pub fn one(backend: &model::Backend, found: &Found) -> Result<Vec<Endpoint>, String> {
+    match &backend.address {
+        Address::Inet(at) => Ok(vec![Endpoint::Inet(*at)]),
+        Address::Unix(path) => Ok(vec![Endpoint::Unix(path.as_path().into())]),
+        Address::Any(port) => Ok(vec![Endpoint::Inet((Ipv6Addr::LOCALHOST, *port).into())]),
+        Address::Name(host, port) => match found.get(host) {
+            Some(Ok(addresses)) => Ok(addresses.iter().map(|at| Endpoint::Inet(with_port(*at, *port))).collect()),
+            Some(Err(why)) => Err(format!("can't resolve {host}: {why}")),
+            None => Err(format!("{host} is not resolved yet")),
+        },
+    }
+}
+
+/// The addresses of a listener that has a name, or why there are none; `None` if it has no name, or nothing is known.
+pub fn known(address: &Address, found: &Found) -> Option<Result<Vec<SocketAddr>, String>> {
+    let Address::Name(host, port) = address else { return None };
+    let outcome = found.get(host)?;
+    Some(outcome.clone().map(|addresses| addresses.into_iter().map(|at| with_port(at, *port)).collect()))
+}
+
+fn with_port(mut at: SocketAddr, port: u16) -> SocketAddr {
+    at.set_port(port);
+    at
+}
+
+/// Notes why backends have no address, where people look for it; the log has each reason once.
+pub fn note(snapshot: &Snapshot, unresolved: &[Unresolved]) {
+    let reasons: HashMap<(&str, &str), &str> =
+        unresolved.iter().map(|it| ((it.pool.as_str(), it.backend.as_str()), it.why.as_str())).collect();
+    if reasons.is_empty() {
+        return;
+    }
+    for pool in &snapshot.pools {
+        for member in pool.members.iter().filter(|member| member.backend.addresses.is_empty()) {
+            let (pool, name) = (pool.settings.name.as_str(), member.backend.name.as_str());
+            let Some(why) = reasons.get(&(pool, name)) else { continue };
+            if member.backend.unresolved().as_deref() != Some(*why) {
+                log::warn!("pool {pool}: backend {name} is down: {why}; the name is tried again");
+                member.backend.set_unresolved(why);
             }
         }
-    };
-    if let Err(error) = thread::Builder::new().name("resolver".into()).spawn(ask) {
-        log::error!("can't start a thread: {error}");
     }
-    std::iter::from_fn(|| answers.recv_deadline(until).ok()).collect()
 }
 
-fn lookup(host: &str, port: u16) -> io::Result<Vec<Endpoint>> {
-    let mut endpoints: Vec<Endpoint> = (host, port).to_socket_addrs()?.map(Endpoint::Inet).collect();
-    endpoints.dedup();
-    if endpoints.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    }
-    Ok(endpoints)
+/// The backends that had endpoints: by pool and name the address that was resolved.
+fn resolved_before(old: &Snapshot) -> HashMap<(&str, &str), &Address> {
+    let all = old.pools.iter().flat_map(|pool| {
+        let both = pool.settings.backends.iter().zip(&pool.members);
+        both.map(|(settings, member)| (pool.settings.name.as_str(), settings, member))
+    });
+    let resolved = all.filter(|(_, _, member)| !member.backend.addresses.is_empty());
+    resolved.map(|(pool, settings, _)| ((pool, settings.name.as_str()), &settings.address)).collect()
 }

@@ -3,50 +3,44 @@
 //! A change is a [`Step`]: prepared without touching anything (names resolved, new addresses bound, the next snapshot
 //! built), so that what fails leaves nothing half-done, and then taken.
 
+use super::bind::Bound;
 use super::command::Edit;
+use super::lookup::Found;
 use super::remote::Refused;
-use super::resolve;
+use super::resolve::{self, Endpoints};
 use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
 use crate::config::descriptors::{self, Share};
 use crate::config::diff::{self, Changes, Setting, Subject, What};
-use crate::config::model::{self, Model, OnRemove, SocketFile};
+use crate::config::model::{Model, Names, OnRemove};
 use crate::config::{by_name, check};
-use crate::confine;
-use crate::net::TcpTuning;
-use crate::net::listen::{self, Listening, Permissions};
+use crate::net::listen::{self, Listening};
 use crate::pool::{
-    self, AdminState, BackendId, BoundAddress, BoundAddressId, Listener, Member, Plan, Pool, Resolved, Snapshot,
-    same_endpoints,
+    self, AdminState, BackendId, BoundAddressId, Listener, Member, Plan, Pool, Resolved, Snapshot, same_endpoints,
 };
 use crate::preflight;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 /// See the module.
 pub struct Truth {
     /// The limit on open files.
-    limit: u64,
+    pub(super) limit: u64,
     share: Share,
     /// What the file said when it was last read; the flags if there is none.
     file: Model,
-    running: Arc<Model>,
-    snapshot: Arc<Snapshot>,
-    unused_address: u32,
+    pub(super) running: Arc<Model>,
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) unused_address: u32,
     /// Addresses of removed listeners, and until when a worker may keep one for clients that wait there. As many as are
     /// removed within [`CLOSING`].
-    closing: Vec<(Endpoint, Instant)>,
+    pub(super) closing: Vec<(Endpoint, Instant)>,
 }
 
 /// A worker keeps the socket of a removed listener no longer than this, and only if it has no room for the clients there.
 const CLOSING: Duration = Duration::from_secs(3);
-
-/// How often an address that is being closed is tried again.
-const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 /// Listening sockets that the workers do not have yet.
 #[derive(Debug)]
@@ -76,10 +70,9 @@ pub struct Step {
 }
 
 impl Truth {
-    /// Resolves, binds and builds for the first time.
-    pub fn new(model: Model, limit: u64) -> Result<(Truth, Vec<NewSockets>), String> {
+    /// Binds for the first time. The caller waits for the names that listeners have.
+    pub fn bind_first(model: Model, limit: u64) -> Result<Beginning, String> {
         let share = descriptors::divide(limit, &model, descriptors::listening_sockets(&model))?;
-        let resolved = resolve::model(&model, None).map_err(|mistakes| mistakes.join("\n"))?;
         let running = Arc::new(model.clone());
         let nothing = Model { listeners: Vec::new(), pools: Vec::new(), ..model.clone() };
         let snapshot = Arc::new(pool::build(&nothing, &Resolved::new()));
@@ -92,13 +85,19 @@ impl Truth {
             unused_address: 0,
             closing: Vec::new(),
         };
-        let bound = truth.bind(&running)?;
+        let bound = truth.bind(&running, &Found::new())?;
         truth.share = bound.share.unwrap_or(share);
-        let addresses = bound.addresses;
-        let plan = Plan { model: &running, resolved: &resolved, addresses: &addresses, state: None };
-        truth.snapshot = Arc::new(pool::next(None, &plan));
-        let opened = opened(bound.sockets, &truth.snapshot);
-        Ok((truth, opened))
+        Ok(Beginning { truth, bound })
+    }
+
+    /// The names that a step to `model` needs: those of its backends, and of listeners that are not bound yet.
+    pub fn names(&self, model: &Model) -> BTreeSet<String> {
+        let bound = self.snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
+        let bound: HashSet<String> = bound.map(|address| address.asked.to_string()).collect();
+        let wanted = model.listeners.iter().flat_map(|listener| &listener.bind);
+        let new = wanted.filter(|listen| !bound.contains(&listen.to_string()));
+        let new = new.filter_map(|listen| resolve::name(&listen.0)).map(str::to_owned);
+        resolve::names(model).into_iter().chain(new).collect()
     }
 
     /// The newest snapshot.
@@ -127,15 +126,16 @@ impl Truth {
         (diff::in_force(merged, &self.running), changes)
     }
 
-    /// Prepares a step to `model`. `resolved` holds the endpoints of backends that are new or may have moved. The error
-    /// says what could not be listened on, and why.
+    /// Prepares a step to `model`. `resolved` holds the endpoints of backends that are new or may have moved, `found` what is
+    /// known of the names of listeners that are not bound yet. The error says what could not be listened on, and why.
     pub fn step(
         &mut self,
         model: Model,
         resolved: &Resolved,
+        found: &Found,
         state: Option<(&str, &str, AdminState)>,
     ) -> Result<Step, String> {
-        let bound = self.bind(&model)?;
+        let bound = self.bind(&model, found)?;
         let plan = Plan { model: &model, resolved, addresses: &bound.addresses, state };
         let snapshot = Arc::new(pool::next(Some(&self.snapshot), &plan));
         let opened = opened(bound.sockets, &snapshot);
@@ -177,6 +177,9 @@ impl Truth {
                 let Some(now) = resolved.get(&key) else { continue };
                 if !same_endpoints(now, &member.backend.endpoints()) {
                     let text = |endpoints: &[Endpoint]| {
+                        if endpoints.is_empty() {
+                            return "none".to_owned();
+                        }
                         endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
                     };
                     let (from, to) = (text(&member.backend.endpoints()), text(now));
@@ -189,19 +192,12 @@ impl Truth {
         }
     }
 
-    /// Prepares a change of one backend.
-    pub fn edit(&mut self, edit: &Edit) -> Result<Step, Refused> {
-        let mut model = Model::clone(&self.running);
-        let (Edit::Add { pool, .. } | Edit::Change { pool, .. } | Edit::Remove { pool, .. }) = edit;
-        let Some(settings) = model.pools.iter_mut().find(|other| other.name == *pool) else {
-            return Err(Refused::NoPool(pool.clone()));
-        };
-        let find = |backends: &[model::Backend], name: &String| {
-            let position = backends.iter().position(|backend| backend.name == *name);
-            position.ok_or_else(|| Refused::NoBackend { pool: pool.clone(), name: name.clone() })
-        };
-        let mut resolved = Resolved::new();
-        let mut new_state = None;
+    /// Can this be done, as far as is known before a name is looked up?
+    pub fn check(&self, edit: &Edit) -> Result<(), Refused> {
+        let name = edit.pool();
+        let pool = self.running.pools.iter().find(|pool| pool.name == name);
+        let Some(settings) = pool else { return Err(Refused::NoPool(name.to_owned())) };
+        let has = |name: &str| settings.backends.iter().any(|backend| backend.name == name);
         match edit {
             Edit::Add { backend, .. } => {
                 check::name(&backend.name).map_err(Refused::Invalid)?;
@@ -209,25 +205,45 @@ impl Truth {
                 let bound: Vec<(&str, Listen)> = self.snapshot.listeners.iter().flat_map(bound).collect();
                 let own = check::OwnListeners::new(bound.iter().map(|(listener, listen)| (*listener, listen)));
                 own.refuse(&backend.address, preflight::is_ours).map_err(Refused::Invalid)?;
-                if settings.backends.iter().any(|other| other.name == backend.name) {
-                    return Err(Refused::Exists { pool: pool.clone(), name: backend.name.clone() });
+                if has(&backend.name) {
+                    return Err(Refused::Exists { pool: name.to_owned(), name: backend.name.clone() });
                 }
-                resolved = resolve::backend(pool, backend).map_err(Refused::Invalid)?;
+            }
+            Edit::Change { name: backend, .. } | Edit::Remove { name: backend, .. } => {
+                if !has(backend) {
+                    return Err(Refused::NoBackend { pool: name.to_owned(), name: backend.clone() });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Prepares a change of one backend. `found` has its name, if it is a new one that has a name.
+    pub fn edit(&mut self, edit: &Edit, found: &Found) -> Result<Step, Refused> {
+        self.check(edit)?;
+        let mut model = Model::clone(&self.running);
+        let pool = edit.pool();
+        let Some(settings) = model.pools.iter_mut().find(|other| other.name == pool) else {
+            return Err(Refused::NoPool(pool.to_owned()));
+        };
+        let mut resolved = Resolved::new();
+        let mut new_state = None;
+        match edit {
+            Edit::Add { backend, .. } => {
+                let endpoints = resolve::one(backend, found).map_err(Refused::Invalid)?;
+                resolved.insert((pool.to_owned(), backend.name.clone()), endpoints);
                 settings.backends.push(backend.clone());
             }
             Edit::Change { name, weight, state, .. } => {
-                let position = find(&settings.backends, name)?;
-                if let (Some(backend), Some(weight)) = (settings.backends.get_mut(position), weight) {
+                let backend = settings.backends.iter_mut().find(|backend| backend.name == *name);
+                if let (Some(backend), Some(weight)) = (backend, weight) {
                     backend.weight = *weight;
                 }
-                new_state = state.map(|state| (pool.as_str(), name.as_str(), state));
+                new_state = state.map(|state| (pool, name.as_str(), state));
             }
-            Edit::Remove { name, .. } => {
-                let position = find(&settings.backends, name)?;
-                settings.backends.remove(position);
-            }
+            Edit::Remove { name, .. } => settings.backends.retain(|backend| backend.name != *name),
         }
-        self.step(model, &resolved, new_state).map_err(Refused::Invalid)
+        self.step(model, &resolved, &Found::new(), new_state).map_err(Refused::Invalid)
     }
 
     fn connections(&self, subject: &Subject, members: &Members<'_>) -> u64 {
@@ -253,147 +269,6 @@ impl Truth {
             leaving.extend(gone.map(|id| (id, settings.on_remove)));
         }
         leaving
-    }
-
-    /// Binds what the model's listeners ask for and is not bound yet. On an error nothing of it stays bound.
-    fn bind(&mut self, model: &Model) -> Result<Bound, String> {
-        descriptors::divide(self.limit, model, descriptors::listening_sockets(model))?;
-        self.within_reach(model)?;
-        let permissions: Vec<Permissions> = model.listeners.iter().map(permissions).collect::<Result<_, _>>()?;
-        let mut free = Free::of(&self.snapshot);
-        let mut bound = Bound { addresses: vec![Vec::new(); model.listeners.len()], ..Bound::default() };
-        let asked = model.listeners.iter().enumerate();
-        let mut missing: Vec<(usize, &Listen)> =
-            asked.flat_map(|(index, listener)| listener.bind.iter().map(move |listen| (index, listen))).collect();
-        // A listener keeps its own sockets before another one may have them: with port 0 both may ask for the same.
-        for own in [true, false] {
-            missing.retain(|&(index, listen)| {
-                let owner = own.then_some(model.listeners[index].name.as_str());
-                let kept = free.take(listen, owner);
-                bound.addresses[index].extend_from_slice(&kept);
-                kept.is_empty()
-            });
-        }
-        let global = &self.running.global;
-        let tuning = TcpTuning::of(global);
-        for (index, listen) in missing {
-            let permissions = permissions[index];
-            let sockets = match self.listen(listen, global.workers, &tuning, &permissions) {
-                Ok(sockets) => sockets,
-                Err(error) => {
-                    remove_files(bound.new_endpoints());
-                    return Err(self.why_not(listen, &error));
-                }
-            };
-            let group = BoundAddressId(self.unused_address);
-            for listen::Bound { endpoint, sockets } in sockets {
-                let id = BoundAddressId(self.unused_address);
-                self.unused_address += 1;
-                bound.addresses[index].push(BoundAddress { id, group, asked: listen.clone(), endpoint });
-                bound.sockets.push((id, sockets));
-            }
-        }
-        for (listener, addresses) in model.listeners.iter().zip(&mut bound.addresses) {
-            addresses.sort_by_key(|address| listener.bind.iter().position(|listen| *listen == address.asked));
-        }
-        bound.unused = free.rest();
-        // A name may have had several addresses.
-        let sockets = |address: &BoundAddress| match address.endpoint {
-            Endpoint::Inet(_) => global.workers as u64,
-            Endpoint::Unix(_) => 1,
-        };
-        let listening = bound.addresses.iter().flatten().map(sockets).sum();
-        let share = descriptors::divide(self.limit, model, listening);
-        bound.share = Some(share.inspect_err(|_| remove_files(bound.new_endpoints()))?);
-        self.permit(model, &permissions, &bound).inspect_err(|_| remove_files(bound.new_endpoints()))?;
-        Ok(bound)
-    }
-
-    /// Binds an address; one that a worker is about to close, as soon as it is closed.
-    fn listen(
-        &self,
-        listen: &Listen,
-        workers: usize,
-        tuning: &TcpTuning,
-        permissions: &Permissions,
-    ) -> io::Result<Vec<listen::Bound>> {
-        let port = match &listen.0 {
-            Address::Inet(at) => Some(at.port()),
-            Address::Any(port) | Address::Name(_, port) => Some(*port),
-            Address::Unix(_) => None,
-        };
-        let same = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Inet(at) if Some(at.port()) == port);
-        let until = self.closing.iter().filter(|(endpoint, _)| same(endpoint)).map(|(_, until)| *until).max();
-        loop {
-            match listen::bind_permitting(listen, workers, tuning, permissions) {
-                Err(error)
-                    if error.kind() == io::ErrorKind::AddrInUse
-                        && until.is_some_and(|until| Instant::now() < until) =>
-                {
-                    thread::sleep(TRY_AGAIN);
-                }
-                outcome => return outcome,
-            }
-        }
-    }
-
-    /// Gives socket files that stay the permissions that the model names now.
-    fn permit(&self, model: &Model, permissions: &[Permissions], bound: &Bound) -> Result<(), String> {
-        for ((listener, permissions), addresses) in model.listeners.iter().zip(permissions).zip(&bound.addresses) {
-            for address in addresses {
-                let Some(old) = self.snapshot.listener_of(address.id).map(|old| &old.settings.socket_file) else {
-                    continue;
-                };
-                let Endpoint::Unix(path) = &address.endpoint else { continue };
-                let new = &listener.socket_file;
-                if old == new || abstract_name(path).is_some() {
-                    continue;
-                }
-                let lost = [("mode", old.mode.is_some() && new.mode.is_none())];
-                let lost = lost.into_iter().chain([("owner", old.owner.is_some() && new.owner.is_none())]);
-                let mut lost = lost.chain([("group", old.group.is_some() && new.group.is_none())]);
-                if let Some((key, _)) = lost.find(|(_, lost)| *lost) {
-                    let name = &listener.name;
-                    return Err(format!(
-                        "listener {name}: {key} can't be taken out while it runs: name another, or restart"
-                    ));
-                }
-                permissions
-                    .apply(path)
-                    .map_err(|error| format!("listener {}: can't change {}: {error}", listener.name, path.display()))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Abstract sockets of other processes are out of reach in the sandbox, unless the start knew of one.
-    fn within_reach(&self, model: &Model) -> Result<(), String> {
-        if !confine::shuts_out_abstract_sockets() {
-            return Ok(());
-        }
-        let backends = model.pools.iter().flat_map(|pool| &pool.backends);
-        let mut out_of_reach = backends.filter(|backend| backend.address.is_abstract());
-        out_of_reach.next().map_or(Ok(()), |backend| {
-            Err(format!(
-                "backend {}: {} is an abstract socket, which the sandbox reaches only if the configuration has one at the \
-                 start: restart tcplb with it, or use a socket file",
-                backend.name, backend.address
-            ))
-        })
-    }
-
-    fn why_not(&self, listen: &Listen, error: &io::Error) -> String {
-        let mut addresses = self.snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
-        let own = addresses.find(|address| check::overlap(&address.asked, listen));
-        // The old address is given up only once the new one is bound.
-        let locked = match &listen.0 {
-            Address::Unix(path) => confine::hint_to_binding(path, error),
-            _ => "",
-        };
-        let hint = own.map_or(String::new(), |own| {
-            format!(" (tcplb listens on {} itself: take that out first, then put this in)", own.asked)
-        });
-        format!("can't listen on {listen}: {error}{locked}{hint}")
     }
 }
 
@@ -423,41 +298,41 @@ fn bound(listener: &Arc<Listener>) -> impl Iterator<Item = (&str, Listen)> {
     listener.addresses.iter().map(move |address| (listener.name.as_str(), at(&address.endpoint)))
 }
 
-/// The permissions of a listener's socket files, with users and groups looked up. Those of the service manager's files are its
-/// own business.
-fn permissions(listener: &model::Listener) -> Result<Permissions, String> {
-    let file = &listener.socket_file;
-    let owners = confine::owners(file).map_err(|why| format!("listener {}: {why}", listener.name))?;
-    let inherited = |path: &&PathBuf| listen::is_offered(&Endpoint::Unix(path.as_path().into()));
-    if let Some(path) = listener.socket_files().find(inherited).filter(|_| *file != SocketFile::default()) {
-        let path = path.display();
-        return Err(format!(
-            "listener {}: mode, owner and group of {path} are set by the service manager (SocketMode=, SocketUser=, \
-             SocketGroup=), which opened it",
-            listener.name
-        ));
+/// What is bound at the start, before the names of backends are known.
+pub struct Beginning {
+    truth: Truth,
+    bound: Bound,
+}
+
+impl Beginning {
+    /// The model.
+    pub fn running(&self) -> &Arc<Model> {
+        &self.truth.running
     }
-    Ok(Permissions { mode: file.mode, owner: owners.0, group: owners.1 })
-}
 
-/// What [`Truth::bind`] did.
-#[derive(Default)]
-struct Bound {
-    /// Per listener of the model: kept ones and new ones.
-    addresses: Vec<Vec<BoundAddress>>,
-    /// Of the new ones.
-    sockets: Vec<(BoundAddressId, Vec<Listening>)>,
-    /// Who is not wanted any more.
-    unused: Vec<Endpoint>,
-    /// With all of them open.
-    share: Option<Share>,
-}
+    /// Every listener's name, with what it is bound to.
+    pub fn bound(&self) -> impl Iterator<Item = (&str, &Endpoint)> {
+        let both = self.truth.running.listeners.iter().zip(&self.bound.addresses);
+        both.flat_map(|(listener, addresses)| {
+            addresses.iter().map(|address| (listener.name.as_str(), &address.endpoint))
+        })
+    }
 
-impl Bound {
-    fn new_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        let ids: HashSet<BoundAddressId> = self.sockets.iter().map(|(id, _)| *id).collect();
-        let new = move |address: &&BoundAddress| ids.contains(&address.id);
-        self.addresses.iter().flatten().filter(new).map(|address| &address.endpoint)
+    /// Builds the first snapshot by what is known of the names of backends. The error names each that can't be resolved, if
+    /// the model requires all of them.
+    pub fn build(self, found: &Found) -> Result<(Truth, Vec<NewSockets>), String> {
+        let Beginning { mut truth, bound } = self;
+        let model = truth.running.clone();
+        let Endpoints { resolved, unresolved, .. } = resolve::model(&model, found, None);
+        if model.global.names == Names::Required && !unresolved.is_empty() {
+            let why: Vec<String> = unresolved.into_iter().map(|it| it.why).collect();
+            return Err(why.join("\n"));
+        }
+        let plan = Plan { model: &model, resolved: &resolved, addresses: &bound.addresses, state: None };
+        truth.snapshot = Arc::new(pool::next(None, &plan));
+        resolve::note(&truth.snapshot, &unresolved);
+        let opened = opened(bound.sockets, &truth.snapshot);
+        Ok((truth, opened))
     }
 }
 
@@ -473,34 +348,6 @@ pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
         {
             log::warn!("can't remove {}: {error}", path.display());
         }
-    }
-}
-
-/// The bound addresses of a snapshot that no listener of the next one has taken yet, by what was asked for.
-struct Free<'a>(HashMap<&'a Listen, Vec<(&'a str, &'a BoundAddress)>>);
-
-impl<'a> Free<'a> {
-    fn of(snapshot: &'a Snapshot) -> Free<'a> {
-        let mut free: HashMap<_, Vec<_>> = HashMap::new();
-        for listener in &snapshot.listeners {
-            for address in &listener.addresses {
-                free.entry(&address.asked).or_default().push((listener.name.as_str(), address));
-            }
-        }
-        Free(free)
-    }
-
-    /// The bound addresses (all addresses of the name) that were once bound for `listen`, of `owner` or of the first listener
-    /// that has some. One that asks twice for a port of the kernel's choice has two groups of them.
-    fn take(&mut self, listen: &Listen, owner: Option<&str>) -> Vec<BoundAddress> {
-        let Some(free) = self.0.get_mut(listen) else { return Vec::new() };
-        let fits = |(name, _): &&(&str, &BoundAddress)| owner.is_none_or(|owner| owner == *name);
-        let Some(group) = free.iter().find(fits).map(|(_, address)| address.group) else { return Vec::new() };
-        free.extract_if(.., |(_, address)| address.group == group).map(|taken| taken.1.clone()).collect()
-    }
-
-    fn rest(self) -> Vec<Endpoint> {
-        self.0.into_values().flatten().map(|(_, address)| address.endpoint.clone()).collect()
     }
 }
 

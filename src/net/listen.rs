@@ -112,10 +112,16 @@ fn bind_with(to: &Listen, workers: usize, tuning: &TcpTuning, permissions: &Perm
         Address::Name(host, port) => {
             let mut addresses: Vec<SocketAddr> = (host.as_str(), *port).to_socket_addrs()?.collect();
             addresses.dedup();
-            addresses.iter().map(|at| bind_shared(*at, workers, tuning)).collect::<io::Result<_>>()?
+            bind_each(&addresses, workers, tuning)?
         }
     };
     Ok(bound)
+}
+
+/// As [`bind`] for the addresses of a name that is resolved already.
+pub fn bind_each(addresses: &[SocketAddr], workers: usize, tuning: &TcpTuning) -> io::Result<Vec<Bound>> {
+    queue_limit();
+    addresses.iter().map(|at| bind_shared(*at, workers, tuning)).collect()
 }
 
 /// Every interface: one dual-stack socket, or plain IPv4 where the kernel has no IPv6.

@@ -27,12 +27,15 @@ pub struct Backend {
     pub id: BackendId,
     /// Unique in the pool.
     pub name: String,
-    /// Where to connect: the addresses that its name resolved to, used in turn.
+    /// Where to connect: the addresses that its name resolved to, used in turn. Without one it is down; another backend takes
+    /// its place once the name is resolved.
     pub addresses: Addresses,
     /// What it has done so far.
     pub counters: Counters,
     /// What the prober found. It alone writes, and only admin and tests read: never taken on a connection's path.
     pub health: Mutex<HealthReport>,
+    /// Why its name has no address, where it has none. Control writes, admin reads.
+    unresolved: Mutex<String>,
     /// When it came up, by [`super::clock`]; 0: it always was.
     came_up: AtomicU64,
     /// First bytes that came from it.
@@ -133,9 +136,9 @@ pub struct HealthReport {
 impl Backend {
     /// A backend whose load is kept in lane `slot % 64` of `block`. Nobody else uses that lane as long as it lives.
     pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, slot: usize) -> Backend {
-        let (counters, health, came_up, answers) = Default::default();
-        let addresses = Addresses::new(endpoints);
-        let backend = Backend { id, name, addresses, counters, health, came_up, answers, block, lane: slot % WORD };
+        let (counters, health, unresolved, came_up, answers) = Default::default();
+        let (addresses, lane) = (Addresses::new(endpoints), slot % WORD);
+        let backend = Backend { id, name, addresses, counters, health, unresolved, came_up, answers, block, lane };
         // The leases of the lane's last tenant are all gone.
         backend.block.clear(backend.lane);
         backend
@@ -166,6 +169,16 @@ impl Backend {
     /// pool wants a slow start.
     pub fn starts_slowly(&self, now: Tick) {
         self.came_up.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Why its name has no address, if it has none.
+    pub fn unresolved(&self) -> Option<String> {
+        self.addresses.is_empty().then(|| self.unresolved.lock().clone())
+    }
+
+    /// Notes why its name has no address.
+    pub fn set_unresolved(&self, why: &str) {
+        why.clone_into(&mut self.unresolved.lock());
     }
 
     /// When it came up; `None`: it always was.

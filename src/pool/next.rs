@@ -108,6 +108,7 @@ impl<'a> Successor<'a> {
         };
         let mut members = Vec::with_capacity(survivors.len());
         let mut looked_at = 0;
+        let unresolved = self.unresolved();
         for (backend, survivor) in self.settings.backends.iter().zip(&survivors) {
             let (kept, slot) = match survivor {
                 Some(member) => (member.backend.clone(), member.slot),
@@ -119,7 +120,8 @@ impl<'a> Successor<'a> {
                     (new, slot)
                 }
             };
-            let state = self.state(&backend.name, survivor.map(|member| member.state));
+            let before = survivor.map(|member| member.state).or_else(|| unresolved.get(backend.name.as_str()).copied());
+            let state = self.state(&backend.name, before);
             let send_proxy = self.settings.header_for(backend);
             let (weight, backup) = (backend.weight, backend.backup);
             members.push(Member { backend: kept, slot, weight, backup, send_proxy, state });
@@ -128,6 +130,13 @@ impl<'a> Successor<'a> {
         tenants.truncate(tenants.iter().rposition(|tenant| tenant.strong_count() > 0).map_or(0, |last| last + 1));
         loads.truncate(tenants.len().div_ceil(WORD));
         self.assemble(members, tenants, loads)
+    }
+
+    /// What operators said of backends that had no address: it holds once their names are resolved.
+    fn unresolved(&self) -> HashMap<&'a str, AdminState> {
+        let members = self.old.into_iter().flat_map(|old| &old.members);
+        let unresolved = members.filter(|member| member.backend.addresses.is_empty());
+        unresolved.map(|member| (member.backend.name.as_str(), member.state)).collect()
     }
 
     /// Per backend of the new settings who it was so far.
@@ -202,7 +211,8 @@ impl<'a> Successor<'a> {
             // backend may be given its own. What is known of the others stays. Only an operator's no is written here, since
             // it must hold before the prober takes up the snapshot; his yes is the prober's to write, who knows the rest.
             if !self.is_known(member) {
-                let initial = self.settings.health.initial == InitialHealth::Up;
+                let resolved = !member.backend.addresses.is_empty();
+                let initial = resolved && self.settings.health.initial == InitialHealth::Up;
                 up.set(slot, initial);
                 last_resort_mask.set(slot, initial);
                 ejected.set(slot, false);

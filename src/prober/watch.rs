@@ -176,9 +176,14 @@ impl Watch {
         (configured.name == self.backend.name).then_some(&configured.address)
     }
 
-    /// Is it probed at all? Neither where health is `off` nor while an operator has disabled it.
+    /// Is its name resolved? If not, it is down, and control tries again.
+    fn has_address(&self) -> bool {
+        !self.backend.addresses.is_empty()
+    }
+
+    /// Is it probed at all? Neither where health is `off` nor while an operator has disabled it, nor without an address.
     pub fn is_probed(&self) -> bool {
-        matches!(self.judge, Judge::Probed(_)) && self.state != AdminState::Disabled
+        matches!(self.judge, Judge::Probed(_)) && self.state != AdminState::Disabled && self.has_address()
     }
 
     /// Has it gone down since the last call, in a pool where that resets its connections?
@@ -404,11 +409,12 @@ impl Watch {
     /// Writes the bits. One that an operator has taken out of use is not usable, whatever its health.
     fn show(&self) {
         let ejected = self.outlier.until().is_some();
-        let usable = self.judge.is_up() && !ejected && self.state == AdminState::Enabled;
+        let enabled = self.state == AdminState::Enabled && self.has_address();
+        let usable = self.judge.is_up() && !ejected && enabled;
         // Whoever sees the reason sees what follows from it.
         self.pool.up.set(self.slot, usable);
         self.pool.ejected.set(self.slot, ejected);
-        self.pool.last_resort_mask.set(self.slot, self.admitted && self.state == AdminState::Enabled);
+        self.pool.last_resort_mask.set(self.slot, self.admitted && enabled);
     }
 
     fn suffix(&self, many: bool) -> String {

@@ -200,7 +200,7 @@ impl Balancer {
     pub fn start(model: Model) -> Balancer {
         let file: File = Arc::new(Mutex::new(Ok(model.clone())));
         let read = file.clone();
-        let running = app::start_with(model.clone(), Some(Box::new(move || read.lock().clone()))).unwrap();
+        let running = app::start_with(model.clone(), Some(Arc::new(move || read.lock().clone()))).unwrap();
         let (remote, published) = (running.remote(), running.published());
         Balancer { running, remote, published, good: Mutex::new(model), file }
     }

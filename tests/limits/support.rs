@@ -110,7 +110,7 @@ impl Balancer {
         };
         let file = Arc::new(Mutex::new(model.clone()));
         let read = file.clone();
-        let running = app::start_with(model, Some(Box::new(move || Ok(read.lock().clone())))).unwrap();
+        let running = app::start_with(model, Some(Arc::new(move || Ok(read.lock().clone())))).unwrap();
         let Endpoint::Inet(at) = running.listeners()[0].endpoint else { unreachable!() };
         Balancer { at, running: Some(running), file }
     }

@@ -18,6 +18,7 @@ mod descriptors;
 mod garbage;
 mod lab;
 mod memory;
+mod names;
 mod ports;
 mod scopes;
 mod slow;

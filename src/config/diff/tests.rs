@@ -98,6 +98,7 @@ const AFTER: &str = r#"
 workers = 4
 shutdown_delay = "5s"
 shutdown_timeout = "1m"
+names = "required"
 [[listener]]
 name = "web"
 bind = [":8080", ":8082"]
@@ -129,7 +130,7 @@ fn every_change_is_told_in_a_line() {
     assert_eq!(
         changes.to_string().lines().collect::<Vec<_>>(),
         [
-            "global changed: shutdown_delay 0s → 5s, shutdown_timeout 30s → 1m (0 connections)",
+            "global changed: shutdown_delay 0s → 5s, shutdown_timeout 30s → 1m, names later → required (0 connections)",
             "global: workers 2 → 4 needs a restart",
             "listener web changed: bind :8080 → :8080, :8082, pool web → api (2 connections)",
             "listener old removed (3 connections go on)",

@@ -9,7 +9,7 @@ use crate::base::{Address, Listen, duration};
 use crate::config::check::{self, WORKERS_MAX};
 use crate::config::model::{
     Abandoned, AllDown, Backend, Engine, Global, Health, HealthKind, InitialHealth, Listener, LogFormat, LogTo, Model,
-    Pool, PrefixFile, Sandbox, SendProxy, SocketFile, defaults,
+    Names, Pool, PrefixFile, Sandbox, SendProxy, SocketFile, defaults,
 };
 use crate::config::words;
 use std::path::PathBuf;
@@ -26,6 +26,7 @@ const GLOBAL: &[&str] = &[
     "dead_peer_timeout",
     "socket_buffer",
     "relay",
+    "names",
     "admin",
     "admin_token_file",
     "user",
@@ -141,6 +142,7 @@ fn global(at: &Table<'_>) -> Global {
         dead_peer_timeout: at.text("dead_peer_timeout", values::dead_peer_timeout).unwrap_or(default.dead_peer_timeout),
         socket_buffer: at.text("socket_buffer", values::socket_buffer),
         relay: at.text("relay", |text| words::one_of(text, &Engine::NAMES)).unwrap_or(default.relay),
+        names: at.text("names", |text| words::one_of(text, &Names::NAMES)).unwrap_or(default.names),
         admin,
         admin_token_file: token,
         user,

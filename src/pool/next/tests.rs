@@ -103,6 +103,31 @@ fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_
 }
 
 #[test]
+fn a_backend_without_an_address_is_down_until_it_has_one_and_what_an_operator_says_of_it_holds() {
+    let model = model_of(&["b1", "b2"]);
+    let without = |name: &str| {
+        let mut resolved = resolved(&model);
+        resolved.insert(("web".to_owned(), name.to_owned()), Vec::new());
+        resolved
+    };
+    let after = |old: Option<&Snapshot>, resolved: &Resolved, state| {
+        next(old, &Plan { model: &model, resolved, addresses: &[], state })
+    };
+    let old = after(None, &without("b1"), None);
+    let pool = &old.pools[0];
+    let bits = |pool: &Pool, slot| (pool.up.get(slot), pool.last_resort_mask.get(slot));
+    assert_eq!((bits(pool, 0), bits(pool, 1)), ((false, false), (true, true)));
+    let drained = after(Some(&old), &without("b1"), Some(("web", "b1", AdminState::Draining)));
+    assert!(Arc::ptr_eq(&member(&drained, "b1").backend, &member(&old, "b1").backend));
+    let new = after(Some(&drained), &resolved(&model), None);
+    assert_eq!(member(&new, "b1").state, AdminState::Draining);
+    assert_eq!(bits(&new.pools[0], member(&new, "b1").slot), (false, false));
+    let enabled = after(Some(&old), &resolved(&model), None);
+    assert_eq!(bits(&enabled.pools[0], member(&enabled, "b1").slot), (true, true));
+    assert!(Arc::ptr_eq(&member(&enabled, "b2").backend, &member(&old, "b2").backend));
+}
+
+#[test]
 fn a_slot_is_given_away_only_when_nobody_can_count_there() {
     let old = first(&model_of(&["b1", "b2"]));
     let lease = Lease::take(&member(&old, "b1").backend, 0, 9).unwrap();

@@ -2,13 +2,18 @@ use super::super::build;
 use super::*;
 use crate::base::Address;
 use crate::policy::balance;
-use std::collections::HashMap;
 
 fn pool(backends: u16, settings: model::Pool) -> Arc<Pool> {
     let backend = |port| model::Backend::at(Address::Inet(([127, 0, 0, 1], 1 + port).into()));
     let settings = model::Pool { backends: (0..backends).map(backend).collect(), ..settings };
+    let at = |backend: &model::Backend| match backend.address {
+        Address::Inet(at) => Endpoint::Inet(at),
+        _ => unreachable!("all of them are"),
+    };
+    let key = |backend: &model::Backend| (settings.name.clone(), backend.name.clone());
+    let resolved = settings.backends.iter().map(|backend| (key(backend), vec![at(backend)])).collect();
     let model = model::Model { global: model::Global::default(), listeners: Vec::new(), pools: vec![settings] };
-    build(&model, &HashMap::new()).pools[0].clone()
+    build(&model, &resolved).pools[0].clone()
 }
 
 fn pick(pool: &Pool, now: Tick, random: &mut fastrand::Rng) -> Result<u32, NoBackend> {

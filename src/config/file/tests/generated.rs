@@ -48,6 +48,7 @@ fn prefixes() -> impl Strategy<Value = Vec<IpNet>> {
 
 fn global() -> impl Strategy<Value = Global> {
     let relay = prop_oneof![Just(Engine::Copy), Just(Engine::Splice), Just(Engine::Adaptive)];
+    let relay = (relay, prop_oneof![Just(Names::Later), Just(Names::Required)]);
     let token = option::of("/[a-z \"]{1,9}");
     let log = (option::of("-|/[a-z \"]{1,9}"), prop_oneof![Just(LogFormat::Text), Just(LogFormat::Json)]);
     let account = (option::of((name(), option::of(name()))), prop_oneof![Just(Sandbox::Auto), Just(Sandbox::Off)]);
@@ -60,7 +61,7 @@ fn global() -> impl Strategy<Value = Global> {
             workers,
             (max_connections, socket_buffer),
             (shutdown_delay, shutdown_timeout, dead_peer),
-            relay,
+            (relay, names),
             admin,
             token,
             (account, sandbox),
@@ -73,6 +74,7 @@ fn global() -> impl Strategy<Value = Global> {
             dead_peer_timeout: Duration::from_secs(dead_peer),
             socket_buffer,
             relay,
+            names,
             // Without a token only local addresses do.
             admin: admin.map(|kind| Listen(address(if token.is_some() { kind } else { kind % 2 }, 1))),
             admin_token_file: token.map(Into::into),

@@ -36,6 +36,7 @@ fn every_key_reaches_the_model() {
         dead_peer_timeout: seconds(45),
         socket_buffer: Some(crate::base::Size::kib(256)),
         relay: Engine::Copy,
+        names: crate::config::model::Names::Required,
         admin: Some(Listen::parse("127.0.0.1:9900").unwrap()),
         admin_token_file: Some("/etc/tcplb/token".into()),
         user: Some("tcplb".to_owned()),

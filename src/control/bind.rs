@@ -1,0 +1,237 @@
+//! Where listeners are bound: what the model asks for and is not bound yet.
+
+use super::lookup::Found;
+use super::resolve;
+use super::truth::{Truth, remove_files};
+use crate::base::address::abstract_name;
+use crate::base::{Address, Endpoint, Listen};
+use crate::config::check;
+use crate::config::descriptors::{self, Share};
+use crate::config::model::{self, Model, SocketFile};
+use crate::confine;
+use crate::net::TcpTuning;
+use crate::net::listen::{self, Listening, Permissions};
+use crate::pool::{BoundAddress, BoundAddressId, Snapshot};
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How often an address that is being closed is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+impl Truth {
+    /// Binds what the model's listeners ask for and is not bound yet. On an error nothing of it stays bound.
+    pub(super) fn bind(&mut self, model: &Model, found: &Found) -> Result<Bound, String> {
+        descriptors::divide(self.limit, model, descriptors::listening_sockets(model))?;
+        self.within_reach(model)?;
+        let permissions: Vec<Permissions> = model.listeners.iter().map(permissions).collect::<Result<_, _>>()?;
+        let mut free = Free::of(&self.snapshot);
+        let mut bound = Bound { addresses: vec![Vec::new(); model.listeners.len()], ..Bound::default() };
+        let asked = model.listeners.iter().enumerate();
+        let mut missing: Vec<(usize, &Listen)> =
+            asked.flat_map(|(index, listener)| listener.bind.iter().map(move |listen| (index, listen))).collect();
+        // A listener keeps its own sockets before another one may have them: with port 0 both may ask for the same.
+        for own in [true, false] {
+            missing.retain(|&(index, listen)| {
+                let owner = own.then_some(model.listeners[index].name.as_str());
+                let kept = free.take(listen, owner);
+                bound.addresses[index].extend_from_slice(&kept);
+                kept.is_empty()
+            });
+        }
+        let global = &self.running.global;
+        let tuning = TcpTuning::of(global);
+        for (index, listen) in missing {
+            let permissions = permissions[index];
+            let sockets = match self.listen(listen, found, global.workers, &tuning, &permissions) {
+                Ok(sockets) => sockets,
+                Err(error) => {
+                    remove_files(bound.new_endpoints());
+                    return Err(self.why_not(listen, &error));
+                }
+            };
+            let group = BoundAddressId(self.unused_address);
+            for listen::Bound { endpoint, sockets } in sockets {
+                let id = BoundAddressId(self.unused_address);
+                self.unused_address += 1;
+                bound.addresses[index].push(BoundAddress { id, group, asked: listen.clone(), endpoint });
+                bound.sockets.push((id, sockets));
+            }
+        }
+        for (listener, addresses) in model.listeners.iter().zip(&mut bound.addresses) {
+            addresses.sort_by_key(|address| listener.bind.iter().position(|listen| *listen == address.asked));
+        }
+        bound.unused = free.rest();
+        // A name may have had several addresses.
+        let sockets = |address: &BoundAddress| match address.endpoint {
+            Endpoint::Inet(_) => global.workers as u64,
+            Endpoint::Unix(_) => 1,
+        };
+        let listening = bound.addresses.iter().flatten().map(sockets).sum();
+        let share = descriptors::divide(self.limit, model, listening);
+        bound.share = Some(share.inspect_err(|_| remove_files(bound.new_endpoints()))?);
+        self.permit(model, &permissions, &bound).inspect_err(|_| remove_files(bound.new_endpoints()))?;
+        Ok(bound)
+    }
+
+    /// Binds an address; one that a worker is about to close, as soon as it is closed.
+    fn listen(
+        &self,
+        listen: &Listen,
+        found: &Found,
+        workers: usize,
+        tuning: &TcpTuning,
+        permissions: &Permissions,
+    ) -> io::Result<Vec<listen::Bound>> {
+        let port = match &listen.0 {
+            Address::Inet(at) => Some(at.port()),
+            Address::Any(port) | Address::Name(_, port) => Some(*port),
+            Address::Unix(_) => None,
+        };
+        let same = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Inet(at) if Some(at.port()) == port);
+        let until = self.closing.iter().filter(|(endpoint, _)| same(endpoint)).map(|(_, until)| *until).max();
+        loop {
+            let bound = match resolve::known(&listen.0, found) {
+                Some(Ok(addresses)) => listen::bind_each(&addresses, workers, tuning),
+                Some(Err(why)) => Err(io::Error::other(why)),
+                None => listen::bind_permitting(listen, workers, tuning, permissions),
+            };
+            match bound {
+                Err(error)
+                    if error.kind() == io::ErrorKind::AddrInUse
+                        && until.is_some_and(|until| Instant::now() < until) =>
+                {
+                    thread::sleep(TRY_AGAIN);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Gives socket files that stay the permissions that the model names now.
+    fn permit(&self, model: &Model, permissions: &[Permissions], bound: &Bound) -> Result<(), String> {
+        for ((listener, permissions), addresses) in model.listeners.iter().zip(permissions).zip(&bound.addresses) {
+            for address in addresses {
+                let Some(old) = self.snapshot.listener_of(address.id).map(|old| &old.settings.socket_file) else {
+                    continue;
+                };
+                let Endpoint::Unix(path) = &address.endpoint else { continue };
+                let new = &listener.socket_file;
+                if old == new || abstract_name(path).is_some() {
+                    continue;
+                }
+                let lost = [("mode", old.mode.is_some() && new.mode.is_none())];
+                let lost = lost.into_iter().chain([("owner", old.owner.is_some() && new.owner.is_none())]);
+                let mut lost = lost.chain([("group", old.group.is_some() && new.group.is_none())]);
+                if let Some((key, _)) = lost.find(|(_, lost)| *lost) {
+                    let name = &listener.name;
+                    return Err(format!(
+                        "listener {name}: {key} can't be taken out while it runs: name another, or restart"
+                    ));
+                }
+                permissions
+                    .apply(path)
+                    .map_err(|error| format!("listener {}: can't change {}: {error}", listener.name, path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Abstract sockets of other processes are out of reach in the sandbox, unless the start knew of one.
+    fn within_reach(&self, model: &Model) -> Result<(), String> {
+        if !confine::shuts_out_abstract_sockets() {
+            return Ok(());
+        }
+        let backends = model.pools.iter().flat_map(|pool| &pool.backends);
+        let mut out_of_reach = backends.filter(|backend| backend.address.is_abstract());
+        out_of_reach.next().map_or(Ok(()), |backend| {
+            Err(format!(
+                "backend {}: {} is an abstract socket, which the sandbox reaches only if the configuration has one at the \
+                 start: restart tcplb with it, or use a socket file",
+                backend.name, backend.address
+            ))
+        })
+    }
+
+    fn why_not(&self, listen: &Listen, error: &io::Error) -> String {
+        let mut addresses = self.snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
+        let own = addresses.find(|address| check::overlap(&address.asked, listen));
+        // The old address is given up only once the new one is bound.
+        let locked = match &listen.0 {
+            Address::Unix(path) => confine::hint_to_binding(path, error),
+            _ => "",
+        };
+        let hint = own.map_or(String::new(), |own| {
+            format!(" (tcplb listens on {} itself: take that out first, then put this in)", own.asked)
+        });
+        format!("can't listen on {listen}: {error}{locked}{hint}")
+    }
+}
+
+/// The permissions of a listener's socket files, with users and groups looked up. Those of the service manager's files are its
+/// own business.
+fn permissions(listener: &model::Listener) -> Result<Permissions, String> {
+    let file = &listener.socket_file;
+    let owners = confine::owners(file).map_err(|why| format!("listener {}: {why}", listener.name))?;
+    let inherited = |path: &&PathBuf| listen::is_offered(&Endpoint::Unix(path.as_path().into()));
+    if let Some(path) = listener.socket_files().find(inherited).filter(|_| *file != SocketFile::default()) {
+        let path = path.display();
+        return Err(format!(
+            "listener {}: mode, owner and group of {path} are set by the service manager (SocketMode=, SocketUser=, \
+             SocketGroup=), which opened it",
+            listener.name
+        ));
+    }
+    Ok(Permissions { mode: file.mode, owner: owners.0, group: owners.1 })
+}
+
+/// What [`Truth::bind`] did.
+#[derive(Default)]
+pub(super) struct Bound {
+    /// Per listener of the model: kept ones and new ones.
+    pub addresses: Vec<Vec<BoundAddress>>,
+    /// Of the new ones.
+    pub sockets: Vec<(BoundAddressId, Vec<Listening>)>,
+    /// Who is not wanted any more.
+    pub unused: Vec<Endpoint>,
+    /// With all of them open.
+    pub share: Option<Share>,
+}
+
+impl Bound {
+    fn new_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        let ids: HashSet<BoundAddressId> = self.sockets.iter().map(|(id, _)| *id).collect();
+        let new = move |address: &&BoundAddress| ids.contains(&address.id);
+        self.addresses.iter().flatten().filter(new).map(|address| &address.endpoint)
+    }
+}
+
+/// The bound addresses of a snapshot that no listener of the next one has taken yet, by what was asked for.
+struct Free<'a>(HashMap<&'a Listen, Vec<(&'a str, &'a BoundAddress)>>);
+
+impl<'a> Free<'a> {
+    fn of(snapshot: &'a Snapshot) -> Free<'a> {
+        let mut free: HashMap<_, Vec<_>> = HashMap::new();
+        for listener in &snapshot.listeners {
+            for address in &listener.addresses {
+                free.entry(&address.asked).or_default().push((listener.name.as_str(), address));
+            }
+        }
+        Free(free)
+    }
+
+    /// The bound addresses (all addresses of the name) that were once bound for `listen`, of `owner` or of the first listener
+    /// that has some. One that asks twice for a port of the kernel's choice has two groups of them.
+    fn take(&mut self, listen: &Listen, owner: Option<&str>) -> Vec<BoundAddress> {
+        let Some(free) = self.0.get_mut(listen) else { return Vec::new() };
+        let fits = |(name, _): &&(&str, &BoundAddress)| owner.is_none_or(|owner| owner == *name);
+        let Some(group) = free.iter().find(fits).map(|(_, address)| address.group) else { return Vec::new() };
+        free.extract_if(.., |(_, address)| address.group == group).map(|taken| taken.1.clone()).collect()
+    }
+
+    fn rest(self) -> Vec<Endpoint> {
+        self.0.into_values().flatten().map(|(_, address)| address.endpoint.clone()).collect()
+    }
+}

@@ -1,0 +1,194 @@
+//! What waits for names: backends that are added by the API, and backends that are down because their name could not be
+//! resolved. Those are tried again, after a second and then less and less often, until it can.
+
+use super::change::Reply;
+use super::command::Edit;
+use super::lookup::{Found, Outcome, Question};
+use super::remote::Refused;
+use super::resolve;
+use super::{Crew, Desk};
+use crate::config::advice;
+use crate::pool::{Resolved, Snapshot};
+use crossbeam_channel::{Receiver, Sender, at, never};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// When a name is tried again at first, and at last.
+const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// Backends that may wait for their names at once.
+const ADDS_MAX: usize = 64;
+
+/// A backend that is to be added once its name is resolved.
+pub struct Add {
+    edit: Edit,
+    answer: Sender<Result<(), Refused>>,
+    question: Question,
+}
+
+/// When a name that could not be resolved is tried again.
+#[derive(Clone, Copy)]
+pub struct Retry {
+    at: Instant,
+    pause: Duration,
+}
+
+impl<C: Crew> Desk<C> {
+    /// A change of one backend is asked for.
+    pub(super) fn edit(&mut self, edit: Edit, answer: Sender<Result<(), Refused>>) {
+        let name = match &edit {
+            Edit::Add { backend, .. } => resolve::name(&backend.address).map(str::to_owned),
+            Edit::Change { .. } | Edit::Remove { .. } => None,
+        };
+        let checked = match self.draining {
+            true => Err(Refused::Draining),
+            false => self.parts.truth.check(&edit),
+        };
+        let refused = match (checked, &name) {
+            (Err(refused), _) => Some(refused),
+            (Ok(()), Some(_)) if self.adds.len() >= ADDS_MAX => {
+                Some(Refused::Invalid("too many names are being looked up already".to_owned()))
+            }
+            (Ok(()), _) => None,
+        };
+        if let Some(refused) = refused {
+            let _ = answer.try_send(Err(refused));
+        } else if let Some(name) = name {
+            self.parts.lookups.ask(&name, Instant::now());
+            self.adds.push(Add { edit, answer, question: Question::new([name]) });
+        } else {
+            self.carry_out(&edit, answer, &Found::new());
+        }
+    }
+
+    fn carry_out(&mut self, edit: &Edit, answer: Sender<Result<(), Refused>>, found: &Found) {
+        let step = match self.parts.truth.edit(edit, found) {
+            Ok(step) => step,
+            Err(refused) => return drop(answer.try_send(Err(refused))),
+        };
+        log::info!("{edit}");
+        let before = advice::of_pool_called(self.parts.truth.running(), edit.pool());
+        let now = advice::of_pool_called(&step.model, edit.pool());
+        now.iter().filter(|warning| !before.contains(warning)).for_each(|warning| log::warn!("{warning}"));
+        self.begin(step, matches!(edit, Edit::Remove { force: true, .. }), Reply::Edit(answer));
+    }
+
+    /// A thread of the resolver has answered.
+    pub(super) fn resolved(&mut self, name: &str, outcome: &Outcome) {
+        self.parts.lookups.received(name, outcome, Instant::now());
+        self.hear(name, outcome);
+    }
+
+    /// Names have not been answered in time.
+    pub(super) fn not_resolved(&mut self) {
+        let overdue = self.parts.lookups.overdue(Instant::now());
+        overdue.iter().for_each(|(name, outcome)| self.hear(name, outcome));
+    }
+
+    fn hear(&mut self, name: &str, outcome: &Outcome) {
+        self.adds.iter_mut().for_each(|add| add.question.hear(name, outcome));
+        self.reload.iter_mut().for_each(|reload| reload.hear(name, outcome));
+        if !self.retries.contains_key(name) || self.draining {
+            return;
+        }
+        match outcome {
+            Ok(addresses) => drop(self.late.insert(name.to_owned(), Ok(addresses.clone()))),
+            Err(_) => {
+                let found = Found::from([(name.to_owned(), outcome.clone())]);
+                let (model, snapshot) = (self.parts.truth.running(), self.parts.truth.snapshot());
+                let mut endpoints = resolve::model(model, &found, Some(snapshot));
+                endpoints.unresolved.retain(|it| it.name == name);
+                resolve::note(snapshot, &endpoints.unresolved);
+            }
+        }
+    }
+
+    /// Carries out what has become ready, one thing at a time: called when no change is on its way.
+    pub(super) fn go_on(&mut self) {
+        while self.change.is_none()
+            && let Some(ready) = self.adds.iter().position(|add| add.question.is_answered())
+        {
+            let Add { edit, answer, question } = self.adds.remove(ready);
+            self.carry_out(&edit, answer, &question.found);
+        }
+        if self.change.is_none() {
+            self.apply_reload();
+        }
+        if self.change.is_none() {
+            self.apply_late();
+        }
+        if self.change.is_none() {
+            self.begin_reload();
+        }
+    }
+
+    /// Gives backends that had no address the one that their name has now.
+    fn apply_late(&mut self) {
+        let late = std::mem::take(&mut self.late);
+        if late.is_empty() {
+            return;
+        }
+        let mut resolved = Resolved::new();
+        for (pool, settings) in without_address(self.parts.truth.snapshot()) {
+            let known = resolve::name(&settings.address).is_some_and(|name| late.contains_key(name));
+            if let Some(endpoints) = known.then(|| resolve::one(settings, &late).ok()).flatten() {
+                let shown: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+                log::info!("pool {pool}: backend {} is resolved: {}", settings.name, shown.join(", "));
+                resolved.insert((pool.to_owned(), settings.name.clone()), endpoints);
+            }
+        }
+        if resolved.is_empty() {
+            return;
+        }
+        let model = self.parts.truth.running().as_ref().clone();
+        match self.parts.truth.step(model, &resolved, &Found::new(), None) {
+            Ok(step) => self.begin(step, false, Reply::None),
+            Err(why) => log::error!("can't take up resolved names: {why}"),
+        }
+    }
+
+    /// Notes which names are to be tried again. Called whenever there is another snapshot.
+    pub(super) fn plan_retries(&mut self) {
+        let first = Retry { at: Instant::now() + RETRY.0, pause: RETRY.0 };
+        let mut before = std::mem::take(&mut self.retries);
+        for (_, settings) in without_address(self.parts.truth.snapshot()) {
+            if let Some(name) = resolve::name(&settings.address) {
+                let retry = before.remove(name).unwrap_or(first);
+                self.retries.entry(name.to_owned()).or_insert(retry);
+            }
+        }
+    }
+
+    /// When the next name is tried again.
+    pub(super) fn next_retry(&self) -> Receiver<Instant> {
+        self.retries.values().map(|retry| retry.at).min().filter(|_| !self.draining).map_or_else(never, at)
+    }
+
+    /// Tries the names whose time has come.
+    pub(super) fn retry_names(&mut self) {
+        let now = Instant::now();
+        for (name, retry) in self.retries.iter_mut().filter(|(_, retry)| retry.at <= now) {
+            self.parts.lookups.ask(name, now);
+            let pause = (retry.pause * 2).min(RETRY.1);
+            *retry = Retry { at: now + pause, pause };
+        }
+    }
+
+    /// A drain begins: no backend is added any more.
+    pub(super) fn give_up_adds(&mut self) {
+        self.adds.drain(..).for_each(|add| drop(add.answer.try_send(Err(Refused::Draining))));
+        self.late.clear();
+    }
+}
+
+/// The names that are to be tried again.
+pub type Retries = HashMap<String, Retry>;
+
+/// The backends that have no address, with the names of their pools.
+fn without_address(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &crate::config::model::Backend)> {
+    snapshot.pools.iter().flat_map(|pool| {
+        let both = pool.settings.backends.iter().zip(&pool.members);
+        let without = both.filter(|(_, member)| member.backend.addresses.is_empty());
+        without.map(|(settings, _)| (pool.settings.name.as_str(), settings))
+    })
+}

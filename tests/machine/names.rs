@@ -1,0 +1,206 @@
+//! Name servers that do not answer, or say that there is no such name.
+
+use crate::lab::Network;
+use crate::support::{Admin, Conn, Running, Server, Tcplb, eventually, need, peers};
+use parking_lot::Mutex;
+use rustix::process::Signal;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+use tempfile::TempDir;
+
+/// A name server at 127.0.0.1. Names that begin with `silent` get no answer, those with `gone` do not exist, all others have
+/// one address.
+struct NameServer {
+    address: Ipv4Addr,
+    asked: Mutex<BTreeSet<String>>,
+    /// Silent no more.
+    answers: Mutex<BTreeSet<String>>,
+}
+
+impl NameServer {
+    fn start(address: Ipv4Addr) -> Arc<NameServer> {
+        let socket = UdpSocket::bind("127.0.0.1:53").expect("a network of its own has this port free");
+        let server = Arc::new(NameServer { address, asked: Mutex::default(), answers: Mutex::default() });
+        let serving = server.clone();
+        thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((count, from)) = socket.recv_from(&mut query) {
+                if let Some(answer) = serving.answer(&query[..count]) {
+                    let _ = socket.send_to(&answer, from);
+                }
+            }
+        });
+        server
+    }
+
+    /// RFC 1035, as far as a resolver asks for one address.
+    fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
+        let (mut at, mut labels) = (12, Vec::new());
+        while let Some(&length @ 1..) = query.get(at) {
+            let label = query.get(at + 1..at + 1 + usize::from(length))?;
+            labels.push(String::from_utf8(label.to_vec()).ok()?);
+            at += 1 + usize::from(length);
+        }
+        let (end, name) = (at + 5, labels.join("."));
+        let is_ipv4 = query.get(at + 1..at + 3)? == [0, 1];
+        self.asked.lock().insert(name.clone());
+        if name.starts_with("silent") && !self.answers.lock().contains(&name) {
+            return None;
+        }
+        let gone = name.starts_with("gone");
+        let records = u8::from(is_ipv4 && !gone);
+        let mut answer = query.get(..2)?.to_vec();
+        answer.extend([0x81, if gone { 0x83 } else { 0x80 }, 0, 1, 0, records, 0, 0, 0, 0]);
+        answer.extend(query.get(12..end)?);
+        if records == 1 {
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
+            answer.extend(self.address.octets());
+        }
+        Some(answer)
+    }
+
+    #[track_caller]
+    fn is_asked_for(&self, name: &str) {
+        eventually("the name server is asked", || self.asked.lock().contains(name));
+    }
+}
+
+/// A tcplb whose only name server is that one.
+struct Setup {
+    directory: TempDir,
+    port: u16,
+    names: Arc<NameServer>,
+    _server: Server,
+}
+
+impl Setup {
+    fn new() -> Setup {
+        let server = Server::start(peers::echo);
+        let at = server.at().to_string();
+        let (ip, port) = at.split_once(':').expect("an address");
+        let names = NameServer::start(ip.parse().expect("IPv4"));
+        let directory = tempfile::tempdir().expect("a directory");
+        // Longer than tcplb waits for a name.
+        let text = "nameserver 127.0.0.1\noptions timeout:12 attempts:1\n";
+        std::fs::write(directory.path().join("resolv.conf"), text).expect("a file");
+        Setup { directory, port: port.parse().expect("a port"), names, _server: server }
+    }
+
+    fn file(&self, global: &str, names: &[&str]) -> PathBuf {
+        let mut text = format!(
+            "[global]\nadmin = '127.0.0.1:0'\n{global}\n[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n[pool.health]\nkind = 'off'\n"
+        );
+        for name in names {
+            let (short, port) = (name.split('.').next().unwrap_or_default(), self.port);
+            text.push_str(&format!("[[pool.backend]]\nname = '{short}'\naddress = '{name}:{port}'\n"));
+        }
+        let file = self.directory.path().join("tcplb.toml");
+        std::fs::write(&file, text).expect("a file");
+        file
+    }
+
+    fn tcplb(&self, global: &str, names: &[&str]) -> Tcplb {
+        let script = "mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
+        let resolv = self.directory.path().join("resolv.conf");
+        let resolv = resolv.to_str().expect("a path in UTF-8");
+        Tcplb::from_file(&self.file(global, names), 1).wrapped(["unshare", "--mount", "sh", "-c", script, "sh", resolv])
+    }
+}
+
+/// State and reason of a backend, as the API shows them.
+fn shown(admin: Admin, backend: &str) -> (String, String) {
+    let (_, rest) = admin.get("/v1/pools/default/backends");
+    let (_, body) = rest.split_once("\r\n\r\n").expect("a body");
+    let all: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    let one = all.as_array().expect("an array").iter().find(|one| one["name"] == backend).expect("the backend");
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    (text(&one["state"]), text(&one["health"]["last_result"]))
+}
+
+fn change_weight(admin: Admin, backend: &str, weight: u16) -> String {
+    let (conn, body) = (admin.connect(), format!("{{\"weight\":{weight}}}"));
+    let head = format!("PATCH /v1/pools/default/backends/{backend} HTTP/1.1\r\nHost: localhost");
+    conn.say(format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+    String::from_utf8(conn.hear_all()).expect("text").lines().next().unwrap_or_default().to_owned()
+}
+
+#[track_caller]
+fn assert_served(tcplb: &Running) {
+    (0..10).for_each(|_| tcplb.connect().assert_echoes("served"));
+}
+
+#[test]
+fn names_later_starts_beside_a_silent_name_server_and_required_does_not() {
+    let Some(network) = Network::new() else { return };
+    if need("unshare").is_none() {
+        return;
+    }
+    network.inside(|| {
+        let setup = Setup::new();
+        let backends = ["good1.test", "silent.test", "gone.test", "good2.test"];
+        let tcplb = setup.tcplb("", &backends).start();
+        let admin = Admin::of(&tcplb);
+        assert_served(&tcplb);
+        let (state, why) = shown(admin, "silent");
+        assert_eq!((state.as_str(), why.as_str()), ("down", "can't resolve silent.test: no answer within 10s"));
+        let (state, why) = shown(admin, "gone");
+        assert!(state == "down" && why.starts_with("can't resolve gone.test: "), "{state} {why}");
+        assert_eq!([shown(admin, "good1").0, shown(admin, "good2").0], ["up", "up"]);
+        tcplb.wait_for_line("backend silent is down: can't resolve silent.test: no answer within 10s");
+        tcplb.wait_for_line("backend gone is down: can't resolve gone.test: ");
+        assert_eq!(tcplb.count_lines("can't resolve good"), 0);
+        // What an operator says of it holds once it can be resolved.
+        assert!(change_weight(admin, "silent", 7).contains(" 200 "));
+        setup.names.answers.lock().insert("silent.test".to_owned());
+        tcplb.wait_for_line("backend silent is resolved: ");
+        eventually("it is up", || shown(admin, "silent").0 == "up");
+        assert_served(&tcplb);
+
+        setup.names.answers.lock().clear();
+        let (status, said) = setup.tcplb("names = 'required'", &backends).start_in_vain();
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("can't resolve silent.test") && said.contains("can't resolve gone.test"), "{said}");
+        assert!(!said.contains("can't resolve good"), "{said}");
+    });
+}
+
+#[test]
+fn a_reload_that_waits_for_a_name_holds_up_neither_changes_nor_the_end() {
+    let Some(network) = Network::new() else { return };
+    if need("unshare").is_none() {
+        return;
+    }
+    network.inside(|| {
+        let setup = Setup::new();
+        let mut tcplb = setup.tcplb("", &["good1.test"]).start();
+        let admin = Admin::of(&tcplb);
+        // One reload goes through, with the new name as the only culprit.
+        setup.file("", &["good1.test", "gone.test", "good2.test"]);
+        tcplb.signal(Signal::HUP);
+        tcplb.wait_for_line("reload: pool default: backend good2 added");
+        assert_eq!([shown(admin, "gone").0, shown(admin, "good2").0], ["down", "up"]);
+        // The next one waits for the name server.
+        setup.file("", &["good1.test", "good2.test", "silent.test"]);
+        tcplb.signal(Signal::HUP);
+        setup.names.is_asked_for("silent.test");
+        for weight in 2..5 {
+            assert!(change_weight(admin, "good1", weight).contains(" 200 "));
+        }
+        let adding = admin.connect();
+        let body = format!("{{\"name\":\"new\",\"address\":\"silent2.test:{}\"}}", setup.port);
+        let head = "POST /v1/pools/default/backends HTTP/1.1\r\nHost: localhost";
+        adding.say(format!("{head}\r\nContent-Length: {}\r\n\r\n{body}", body.len()));
+        setup.names.is_asked_for("silent2.test");
+        assert!(change_weight(admin, "good1", 9).contains(" 200 "));
+        assert_served(&tcplb);
+        assert_eq!(tcplb.count_lines("backend silent"), 0, "the reload still waits");
+        tcplb.signal(Signal::TERM);
+        assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+        assert_eq!(tcplb.count_lines("backend silent"), 0, "it is not carried out");
+        assert!(tcplb.count_lines("draining") >= 1);
+        let _: &Conn = &adding;
+    });
+}
