@@ -162,6 +162,8 @@ fn every_mistake_is_told_with_its_flag_and_value() {
         ("-l :1 -b a:1 --connect-timeout 5", &["--connect-timeout: ", "with a unit", "`5`"]),
         ("-l :1 -b a:1 --idle-timeout never", &["--idle-timeout: ", "`never`"]),
         ("-l :1 -b a:1 --shutdown-timeout 5", &["--shutdown-timeout: ", "`5`"]),
+        ("-l :1 -b a:1 --idle-timeout 584542046090y", &["--idle-timeout: expected at most 1year", "`584542046090y`"]),
+        ("-l :1 -b a:1 -t 31557601", &["--health-interval: expected at most 1year", "`31557601`"]),
         ("-l :1 -b a:1 --log-format xml", &["--log-format: expected text or json, got `xml`"]),
         (
             "-l :1 -b a:1 --log-level loud",
@@ -372,7 +374,7 @@ fn a_wrong_config_file_is_told_line_by_line() {
     std::fs::write(bad.path(), b"# a\n# \xff\n").unwrap();
     for (path, why) in [
         ("/nowhere/tcplb.toml", "can't read /nowhere/tcplb.toml: No such file"),
-        ("/dev/zero", "can't read /dev/zero: it has more than 16 MiB"),
+        ("/dev/zero", "can't read /dev/zero: expected at most 8 MiB, but it has more"),
         ("/", "can't read /: Is a directory"),
         (bad.path().to_str().unwrap(), ":2: not a text in UTF-8"),
     ] {
@@ -380,6 +382,29 @@ fn a_wrong_config_file_is_told_line_by_line() {
             let message = refused(&arguments, 2);
             assert!(message.contains(why) && message.lines().count() == 1, "{message}");
         }
+    }
+}
+
+#[test]
+fn of_millions_of_mistakes_a_hundred_are_reported_within_bounded_memory() {
+    let many = 2_000_000;
+    for (text, first) in [
+        ("=\n".repeat(many), ":1: not TOML: "),
+        ("a = 1\n".repeat(many / 2), ":1: unknown key `a`"),
+        (format!("x = {}\n", "[=,".repeat(many)), ":1: "),
+        ((0..many / 10).map(|number| format!("k{number}=1\n")).collect(), ":1: unknown key `k0`"),
+        ("[[listener]]\nbind = [':0']\npool = 'x'\n".repeat(many / 20), ":1: "),
+    ] {
+        let file = config(&text);
+        let path = file.path().to_str().unwrap();
+        // In KiB. Keeping every mistake would take two to three times as much.
+        let script = format!("ulimit -v 1048576; exec {} check {path}", env!("CARGO_BIN_EXE_tcplb"));
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().expect("it runs");
+        let message = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<&str> = message.lines().collect();
+        assert_eq!(output.status.code(), Some(2), "{:.200}", message);
+        assert!(lines.len() <= 101 && lines[0].contains(first), "{} lines: {:.200}", lines.len(), message);
+        assert!(lines.len() == 1 || lines.last().is_some_and(|line| line.ends_with(": … and more")), "{message}");
     }
 }
 

@@ -22,9 +22,9 @@ pub fn check(bytes: &[u8]) {
 }
 
 fn told_with_their_lines(mistakes: &file::Mistakes, written: &str) {
-    assert!(!mistakes.0.is_empty());
+    assert!(!mistakes.0.is_empty() && mistakes.0.len() <= file::MISTAKES_MAX + 1);
     let mut last = 1;
-    for told in &mistakes.0 {
+    for told in mistakes.0.iter().filter(|told| *told != "f: … and more") {
         let line: Option<usize> = told.strip_prefix("f:").and_then(|rest| rest.split(':').next()?.parse().ok());
         let line = line.unwrap_or_else(|| panic!("without a line: {told}"));
         assert!(line >= last && line <= written.lines().count() + 1, "{told}");

@@ -8,22 +8,26 @@ use std::time::Duration;
 /// What every message about a bad duration says would be accepted.
 pub const EXPECTED: &str = "a number with a unit, like 500ms, 2s, 5m or 1h";
 
+/// The longest duration that is accepted, `1y`. Any clock reading plus this stays far from its end, so that no sum of a time
+/// and a setting can overflow.
+pub const MAX: Duration = Duration::from_secs(31_557_600);
+
 /// Parses a duration that must carry its unit.
 pub fn parse(text: &str) -> Result<Duration, String> {
     // humantime takes a bare 0.
     if text.trim() == "0" {
         return Err(format!("expected {EXPECTED}, got `{text}`"));
     }
-    humantime::parse_duration(text.trim()).map_err(|_| format!("expected {EXPECTED}, got `{text}`"))
+    let duration = humantime::parse_duration(text.trim()).map_err(|_| format!("expected {EXPECTED}, got `{text}`"))?;
+    bounded(duration, text)
 }
 
 /// As [`parse`], but a bare number counts as seconds: only `-t/--health-interval` reads it so.
 pub fn parse_or_seconds(text: &str) -> Result<Duration, String> {
-    match text.trim().parse::<u64>() {
-        Ok(seconds) => Ok(Duration::from_secs(seconds)),
-        Err(_) => humantime::parse_duration(text.trim())
-            .map_err(|_| format!("expected a number of seconds or {EXPECTED}, got `{text}`")),
-    }
+    let seconds = text.trim().parse::<u64>().map(Duration::from_secs);
+    let duration = seconds.or_else(|_| humantime::parse_duration(text.trim()));
+    let wrong = |_| format!("expected a number of seconds or {EXPECTED}, got `{text}`");
+    bounded(duration.map_err(wrong)?, text)
 }
 
 /// As [`parse`], refusing zero: for time-outs and intervals, where zero is no setting.
@@ -39,6 +43,13 @@ pub fn parse_positive_or_seconds(text: &str) -> Result<Duration, String> {
 /// A duration as [`parse`] reads it.
 pub fn written(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
+}
+
+fn bounded(duration: Duration, text: &str) -> Result<Duration, String> {
+    if duration > MAX {
+        return Err(format!("expected at most {}, got `{text}`", written(MAX)));
+    }
+    Ok(duration)
 }
 
 fn positive(duration: Duration, text: &str) -> Result<Duration, String> {
@@ -69,6 +80,19 @@ mod tests {
         assert_eq!(parse_or_seconds("10"), Ok(Duration::from_secs(10)));
         assert_eq!(parse_or_seconds("10ms"), Ok(Duration::from_millis(10)));
         assert!(parse_or_seconds("-3").is_err());
+    }
+
+    #[test]
+    fn no_duration_is_longer_than_a_year() {
+        for text in ["1y", "365d", "31557600s"] {
+            assert!(parse(text).is_ok() && parse_positive(text).is_ok(), "{text}");
+        }
+        assert_eq!(parse_or_seconds("31557600"), Ok(MAX));
+        for text in ["1y 1ns", "584542046090y", "18446744073709551615s"] {
+            assert_eq!(parse(text), Err(format!("expected at most 1year, got `{text}`")));
+            assert_eq!(parse_or_seconds(text), parse(text));
+        }
+        assert!(parse_or_seconds("18446744073709551615").unwrap_err().contains("at most 1year"));
     }
 
     #[test]

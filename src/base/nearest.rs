@@ -15,7 +15,15 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         let candidate: Vec<char> = candidate.chars().flat_map(char::to_lowercase).collect();
         // The first three letters and nothing wrong after them: cut short, not mistyped.
         let begun = word.len() >= 3 && candidate.starts_with(&word);
-        if begun { 1 } else { edits(&word, &candidate) }
+        // Each letter more or less is an edit.
+        let hopeless = word.len().abs_diff(candidate.len()) > allowed;
+        if begun {
+            1
+        } else if hopeless {
+            usize::MAX
+        } else {
+            edits(&word, &candidate)
+        }
     };
     let scored = candidates.into_iter().map(|candidate| (distance(candidate), candidate));
     scored.filter(|(edits, _)| *edits <= allowed).min_by_key(|(edits, _)| *edits).map(|(_, candidate)| candidate)

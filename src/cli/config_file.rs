@@ -14,8 +14,12 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-/// Nobody writes that much by hand; a path that was mistaken (a disk, a log) must not fill the memory.
-const SIZE_MAX: u64 = 16 << 20;
+/// The largest configuration: several times what 30 000 backends take. The parser needs up to 80 bytes of memory for each
+/// byte of a file, and a path that was mistaken (a disk, a log) must not fill the memory.
+const SIZE_MAX: u64 = 8 << 20;
+
+/// The largest list of prefixes: about a million.
+const LIST_SIZE_MAX: u64 = 16 << 20;
 
 /// What some editors put before a text in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -41,12 +45,16 @@ pub fn read(path: &Path, flags: &Balance, cores: usize) -> Result<Asked, Mistake
 
 /// Reads a file and the lists of prefixes that it names, opening no other file.
 pub fn load(path: &Path, cores: usize) -> Result<Model, Mistakes> {
-    let text = text(path).map_err(|why| Mistakes(vec![why]))?;
+    let text = text(path, SIZE_MAX).map_err(|why| Mistakes(vec![why]))?;
     let parsed = file::parse(&text, &path.display().to_string()).map_err(|mistakes| Mistakes(mistakes.0))?;
     let mut model = parsed.on(cores);
     let mut mistakes: Vec<String> = model.listeners.iter_mut().flat_map(read_lists).collect();
     mistakes.extend(preflight::mistakes(&model));
-    if mistakes.is_empty() { Ok(model) } else { Err(Mistakes(mistakes)) }
+    if mistakes.is_empty() {
+        Ok(model)
+    } else {
+        Err(Mistakes(file::readable(mistakes, &path.display().to_string(), false)))
+    }
 }
 
 /// Fills in what the listener's lists of prefixes hold; what is wrong with them.
@@ -55,7 +63,7 @@ fn read_lists(listener: &mut Listener) -> Vec<String> {
     for (key, file) in [("allow_file", &mut listener.allow_file), ("deny_file", &mut listener.deny_file)] {
         let Some(file) = file else { continue };
         let path = file.path.display().to_string();
-        match text(&file.path)
+        match text(&file.path, LIST_SIZE_MAX)
             .map_err(|why| vec![format!("listener {}: {key}: {why}", listener.name)])
             .and_then(|text| file::list::prefixes(&text, &path).map_err(|mistakes| mistakes.0))
         {
@@ -77,14 +85,14 @@ pub fn summary(path: &Path, model: &Model) -> String {
     format!("{}: ok, {listeners}, {pools}, {}", path.display(), counted(backends, "backend"))
 }
 
-fn text(path: &Path) -> Result<String, String> {
+fn text(path: &Path, most: u64) -> Result<String, String> {
     let path_shown = path.display();
     let cannot =
         |error: std::io::Error| format!("can't read {path_shown}: {error}{}", confine::hint_to_reading(path, &error));
     let mut bytes = Vec::new();
-    File::open(path).map_err(cannot)?.take(SIZE_MAX + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() as u64 > SIZE_MAX {
-        return Err(format!("can't read {path_shown}: it has more than {} MiB", SIZE_MAX >> 20));
+    File::open(path).map_err(cannot)?.take(most + 1).read_to_end(&mut bytes).map_err(cannot)?;
+    if bytes.len() as u64 > most {
+        return Err(format!("can't read {path_shown}: expected at most {} MiB, but it has more", most >> 20));
     }
     if bytes.starts_with(BYTE_ORDER_MARK) {
         bytes.drain(..BYTE_ORDER_MARK.len());

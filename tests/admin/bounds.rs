@@ -1,6 +1,6 @@
 //! What a peer can't do: send too much, take too long, come in too many; and where the API won't listen.
 
-use crate::support::{Balancer, PATIENCE, answer, ask, talk, tcplb};
+use crate::support::{Balancer, PATIENCE, answer, ask, backend, talk, tcplb};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
@@ -121,4 +121,38 @@ fn without_a_token_it_listens_on_this_machine_only() {
         assert_eq!(output.status.code(), Some(1), "{flags:?}: {message}");
         assert!(message.starts_with("error: can't serve the admin API on ") && message.contains(want), "{message}");
     }
+}
+
+#[test]
+fn the_longest_durations_overflow_nothing() {
+    let (_web1, at) = backend("web1", &[]);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("tcplb.toml");
+    let text = format!(
+        "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\nshutdown_timeout = 'LONG'\n\
+         [[listener]]\nbind = ['127.0.0.1:0']\n\
+         [[pool]]\nname = 'p'\nconnect_timeout = 'LONG'\nidle_timeout = 'LONG'\nhalf_close_timeout = 'LONG'\n\
+         max_lifetime = 'LONG'\non_remove = 'drain LONG'\nslow_start = 'LONG'\nno_backend = 'wait LONG'\n\
+         [pool.health]\nkind = 'http'\ninterval = 'LONG'\ntimeout = 'LONG'\n\
+         [[pool.backend]]\nname = 'web1'\naddress = '{at}'\n"
+    );
+    std::fs::write(&path, text.replace("LONG", "584542046090y")).unwrap();
+    let refused = tcplb(&["check", path.to_str().unwrap()]).output().unwrap();
+    let message = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), message.matches("expected at most 1year").count()), (Some(2), 10), "{message}");
+
+    std::fs::write(&path, text.replace("LONG", "1y")).unwrap();
+    let balancer = Balancer::from_file(&path);
+    assert_eq!(balancer.request().unwrap(), "web1");
+    let open = TcpStream::connect(&balancer.listen).unwrap();
+    balancer.wait("open", |status| status["pools"][0]["backends"][0]["active_connections"] == 1);
+    balancer.call("POST", "/register", &format!(r#"{{"address":"{at}"}}"#)).json(200);
+    balancer.call("DELETE", "/v1/pools/p/backends/web1", "").json(200);
+    balancer.process.signal(rustix::process::Signal::TERM);
+    balancer.wait("draining", |status| status["state"] == "draining");
+    drop(open);
+    let Balancer { mut process, .. } = balancer;
+    let (status, lines) = process.end();
+    assert_eq!(status.code(), Some(0), "{lines:?}");
+    assert!(!lines.iter().any(|line| line.contains("panicked")), "{lines:?}");
 }

@@ -10,6 +10,9 @@ use std::collections::{HashMap, HashSet};
 /// A listener, the addresses that it binds, and the table it was read from.
 pub type Listening<'a> = ((Listener, Vec<Found<Listen>>), Table<'a>);
 
+/// Pools that a message lists.
+const LISTED: usize = 20;
+
 /// Notes what does not fit together.
 pub fn check(
     root: &Table<'_>,
@@ -94,8 +97,12 @@ fn pool_of(listener: &Listener, at: &Table<'_>, names: &[&str], known: &HashSet<
         return;
     };
     if check::name(wanted).is_ok() && !known.is_empty() && !known.contains(wanted) {
-        let hint = nearest::hint(wanted, names.iter().copied());
-        let listed = || format!(", there is {}", names.join(", "));
+        // Among many pools, looking for the nearest name takes long.
+        let hint = if at.notes().is_full() { String::new() } else { nearest::hint(wanted, names.iter().copied()) };
+        let listed = || {
+            let (some, more) = (&names[..names.len().min(LISTED)], if names.len() > LISTED { ", …" } else { "" });
+            format!(", there is {}{more}", some.join(", "))
+        };
         let hint = if hint.is_empty() { listed() } else { hint };
         at.notes().missing(at.place("pool"), format!("pool: there is no pool called `{wanted}`{hint}"));
     }

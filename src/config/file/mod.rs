@@ -24,6 +24,7 @@ use crate::config::check::WORKERS_MAX;
 use crate::config::model::Model;
 use std::fmt;
 use table::{Notes, Table};
+use toml::Spanned;
 use toml::de::DeTable;
 
 /// What a file asks for.
@@ -58,17 +59,66 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
+/// Mistakes that are reported one by one. A path that was mistaken may have one in each of a million lines.
+pub const MISTAKES_MAX: usize = 100;
+
+/// Where the text is not TOML, mistakes are looked for so far behind the first one. The parser keeps every one that it finds.
+const LOOK: usize = 64 * 1024;
+
 /// Reads a file's text; `name` is what messages call the file.
 pub fn parse(text: &str, name: &str) -> Result<Parsed, Mistakes> {
-    let notes = Notes::new(text);
-    let (document, errors) = DeTable::parse_recoverable(text);
+    match DeTable::parse(text) {
+        Ok(document) => read(&document, Notes::new(text), name, false),
+        Err(first) => broken(text, name, &first),
+    }
+}
+
+/// Finds the mistakes of a text that is not TOML.
+fn broken(text: &str, name: &str, first: &toml::de::Error) -> Result<Parsed, Mistakes> {
+    let start = first.span().map_or(0, |span| span.start);
+    let part = until(text, start.saturating_add(LOOK));
+    let notes = Notes::new(part);
+    let (document, mut errors) = DeTable::parse_recoverable(part);
+    if errors.is_empty() {
+        errors.push(first.clone());
+    }
     for error in errors {
-        let at = error.span().map_or(text.len(), |span| span.start);
+        let at = error.span().map_or(part.len(), |span| span.start);
         notes.syntax(at, format!("not TOML: {}", error.message()));
     }
+    read(&document, notes, name, part.len() < text.len())
+}
+
+/// About as much of the text as [`LOOK`] says, from its begin on. It ends before a header if there is one near, since no value
+/// is cut there, or else behind a line.
+fn until(text: &str, from: usize) -> &str {
+    let near = from.min(text.len())..from.saturating_add(LOOK).min(text.len());
+    if near.end == text.len() {
+        return text;
+    }
+    let bytes = &text.as_bytes()[near.clone()];
+    let header = bytes.windows(2).position(|two| two == b"\n[");
+    let line = header.or_else(|| bytes.iter().position(|byte| *byte == b'\n'));
+    let mut end = line.map_or(near.end, |line| near.start + line + 1);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
+fn read(document: &Spanned<DeTable<'_>>, notes: Notes<'_>, name: &str, cut: bool) -> Result<Parsed, Mistakes> {
     let parsed = sections::file(&Table::new(document.get_ref(), 0, sections::ROOT, &notes));
     let lines = notes.lines(name);
-    if lines.is_empty() { Ok(parsed) } else { Err(Mistakes(lines)) }
+    if lines.is_empty() { Ok(parsed) } else { Err(Mistakes(readable(lines, name, cut))) }
+}
+
+/// As many mistakes as a person reads, and whether there are more.
+pub fn readable(mut mistakes: Vec<String>, name: &str, cut: bool) -> Vec<String> {
+    if cut || mistakes.len() > MISTAKES_MAX {
+        mistakes.truncate(MISTAKES_MAX);
+        mistakes.push(format!("{name}: … and more"));
+    }
+    mistakes
 }
 
 #[cfg(test)]

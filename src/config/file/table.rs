@@ -3,6 +3,7 @@
 //! The answer about a missing key and about a wrong one is the same, `None`: with the note the model is never used, so
 //! the reader above need not care which of the two it was.
 
+use super::MISTAKES_MAX;
 use crate::base::nearest;
 use crate::config::check;
 use std::cell::RefCell;
@@ -61,7 +62,7 @@ impl<'a> Notes<'a> {
         self.line_starts.partition_point(|start| *start <= at) + 1
     }
 
-    /// Every mistake as `name:line: message`, in the order of the file.
+    /// Every mistake as `name:line: message`, in the order of the file; one more than [`MISTAKES_MAX`] at most.
     ///
     /// Where the text is not TOML, what was read of the broken line is a guess, and what seems to be missing may have been
     /// lost there: nothing is said about either. A bracket that is never closed swallows the rest of the file: then the first
@@ -86,8 +87,16 @@ impl<'a> Notes<'a> {
             if sure && swallowed.is_none_or(|last| line <= last) {
                 lines.push(check::shown(&format!("{name}:{line}: {}", note.message)));
             }
+            if lines.len() > MISTAKES_MAX {
+                break;
+            }
         }
         lines
+    }
+
+    /// Are there more mistakes already than are reported? Then no hint needs to be looked for any more.
+    pub fn is_full(&self) -> bool {
+        self.noted.borrow().len() > MISTAKES_MAX
     }
 
     fn push(&self, at: usize, about: About, message: String) {
