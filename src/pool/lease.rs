@@ -59,15 +59,17 @@ mod tests {
         let resolved = Resolved::from([(key, Vec::new())]);
         let snapshot = build(&Model { global: Global::default(), listeners: Vec::new(), pools }, &resolved);
         let backend = &snapshot.pools[0].members[0].backend;
-        let refusing = AtomicBool::new(true);
+        let over = AtomicBool::new(false);
         thread::scope(|scope| {
+            // Both are at it all the time: neither ends before the other has begun.
             scope.spawn(|| {
-                while refusing.load(Ordering::Relaxed) {
-                    assert!(Lease::take(backend, 0, 0).is_none());
-                }
+                (0..1_000_000).for_each(|_| assert!(Lease::take(backend, 0, 0).is_none()));
+                over.store(true, Ordering::Relaxed);
             });
-            let refused = (0..200_000).filter(|_| Lease::take(backend, 0, 1).is_none()).count();
-            refusing.store(false, Ordering::Relaxed);
+            let mut refused = 0;
+            while !over.load(Ordering::Relaxed) {
+                refused += u32::from(Lease::take(backend, 0, 1).is_none());
+            }
             assert_eq!(refused, 0, "the place was free each time");
         });
     }
