@@ -21,6 +21,7 @@ use super::incoming::{Incoming, Progress, Refusal, Request};
 use crate::base::slots::{Key, Slots};
 use crate::net::listen::Listening;
 use crate::watchdog::{Heartbeat, Watched};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token, Waker};
 use socket2::Socket;
@@ -43,6 +44,8 @@ pub const DESCRIPTORS_MAX: usize = READING_MAX + CLOSING_MAX + QUEUE_MAX + CALLS
 const BATCH: usize = 16;
 /// Without a descriptor to accept with, look again after this long.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long the end of the process waits for the thread.
+const FAREWELL: Duration = Duration::from_secs(2);
 const WAKER: Token = Token(usize::MAX);
 /// Callers' tokens are their slots; these are beyond any slot.
 const LISTENERS: usize = usize::MAX / 2;
@@ -71,6 +74,7 @@ pub struct Server {
     stopping: Arc<AtomicBool>,
     waker: Arc<Waker>,
     heartbeat: Heartbeat,
+    ended: Receiver<()>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -139,8 +143,13 @@ impl Server {
             chunk: vec![0; super::incoming::HEAD_MAX].into(),
             heartbeat: heartbeat.clone(),
         };
-        let thread = thread::Builder::new().name("admin".to_owned()).spawn(move || accept.run())?;
-        Ok(Server { stopping, waker, heartbeat, thread: Some(thread) })
+        let (end, ended) = bounded(0);
+        let work = move || {
+            let _end: Sender<()> = end;
+            accept.run();
+        };
+        let thread = thread::Builder::new().name("admin".to_owned()).spawn(work)?;
+        Ok(Server { stopping, waker, heartbeat, ended, thread: Some(thread) })
     }
 
     /// For the watchdog.
@@ -154,8 +163,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
-        // If waking fails, the thread is left behind: better than waiting for it for ever.
+        // If waking fails, or the thread stands still, it is left behind: better than waiting for it for ever. Nothing is ever
+        // sent: the channel is cut when the thread ends.
         if self.waker.wake().is_ok()
+            && self.ended.recv_timeout(FAREWELL) != Err(RecvTimeoutError::Timeout)
             && let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

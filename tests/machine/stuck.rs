@@ -147,19 +147,28 @@ fn control_goes_on_beside_a_worker_that_stands_still_which_has_all_changes_once_
 }
 
 #[test]
-fn a_worker_that_stands_still_does_not_hold_up_the_end() {
+fn no_thread_that_stands_still_holds_up_the_end() {
     if need("strace").is_none() || !need_root() {
         return;
     }
-    let server = Server::start(peers::echo);
-    let mut tcplb = Tcplb::new().backend(server.at()).unprobed().args(["-w", "2"]).start();
-    tcplb.connect().assert_echoes("before");
-    let held = hold(&tcplb, "worker-1");
-    tcplb.signal(Signal::TERM);
-    tcplb.wait_for_line("draining");
-    tcplb.signal(Signal::TERM);
-    tcplb.wait_for_line("did not stop within 5s: worker-1");
-    // A process does not end before its tracer lets go.
-    held.let_go();
-    assert_eq!(tcplb.wait_exit().code(), Some(1), "{}", tcplb.output());
+    let try_one = |name: &str, code: i32, line: &str| {
+        let server = Server::start(peers::echo);
+        let flags = ["-w", "2", "--admin", "127.0.0.1:0"];
+        let mut tcplb = Tcplb::new().backend(server.at()).unprobed().args(flags).start();
+        let _ = Admin::of(&tcplb);
+        tcplb.connect().assert_echoes("before");
+        let held = hold(&tcplb, name);
+        tcplb.signal(Signal::TERM);
+        tcplb.wait_for_line("draining");
+        tcplb.signal(Signal::TERM);
+        tcplb.wait_for_line(line);
+        // A process does not end before its tracer lets go.
+        held.let_go();
+        assert_eq!(tcplb.wait_exit().code(), Some(code), "{name}: {}", tcplb.output());
+    };
+    thread::scope(|scope| {
+        scope.spawn(|| try_one("worker-1", 1, "did not stop within 5s: worker-1"));
+        scope.spawn(|| try_one("prober", 0, "stopped: "));
+        scope.spawn(|| try_one("admin", 0, "stopped: "));
+    });
 }
