@@ -73,9 +73,15 @@ impl<P> Pool<P> {
 /// Delivers from a pipe that is held.
 pub(super) fn deliver<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) {
     let Held::Pipe(pipe, bytes) = &mut flow.held else { return };
+    let mut in_part = false;
     // The kernel may take a pipe's pages one lot at a time: only EAGAIN says that there is no room.
     while *bytes > 0 {
         let outcome = books.io.empty(pipe, &books.sink.socket, *bytes);
+        if in_part && outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            // A splice that takes a part hides the error that stopped it, and the kernel hands it out only once.
+            books.sink.ready.error_taken = true;
+        }
+        in_part = outcome.as_ref().is_ok_and(|written| written < bytes);
         let written = books.note_written(outcome, *bytes);
         if written == 0 {
             return;

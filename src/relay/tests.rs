@@ -160,3 +160,51 @@ fn a_system_that_has_no_pipe_is_not_asked_for_each_chunk() {
     assert_eq!(ask(splice::REFUSED), 1);
     assert_eq!(ask(1), 2, "and is asked again after a while");
 }
+
+/// A sink whose connection fails in the middle of a splice.
+struct Fails {
+    /// What each splice to the sink comes to.
+    taken: VecDeque<io::Result<usize>>,
+}
+
+impl Io for Fails {
+    type Socket = ();
+    type Pipe = ();
+
+    fn recv(&mut self, (): &(), _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
+
+    fn send(&mut self, (): &(), _: &[u8], _: bool) -> io::Result<usize> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    fn pipe(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn fill(&mut self, (): &(), (): &()) -> io::Result<usize> {
+        Ok(10)
+    }
+
+    fn empty(&mut self, (): &(), (): &(), _: usize) -> io::Result<usize> {
+        self.taken.pop_front().unwrap_or(Err(io::ErrorKind::WouldBlock.into()))
+    }
+}
+
+#[test]
+fn a_splice_that_takes_a_part_may_have_hidden_the_error_that_stopped_it() {
+    let broken = || Err(io::ErrorKind::BrokenPipe.into());
+    let reset = || Err(io::ErrorKind::ConnectionReset.into());
+    // Without a part before it, EPIPE says that the reset came behind a FIN, which a read still reports.
+    for (taken, hidden) in
+        [(vec![broken()], false), (vec![reset()], true), (vec![Ok(4), broken()], true), (vec![Ok(10), broken()], false)]
+    {
+        let mut shared = Shared::new(Engine::Splice, 1);
+        let (mut source, mut sink) = (end(true), end(false));
+        let mut io = Fails { taken: taken.into() };
+        let report = pump(&mut Flow::default(), &mut io, &mut source, &mut sink, true, &mut shared);
+        assert!(matches!(report.failed, Some(Failed::Sink(_))));
+        assert_eq!(sink.ready.error_taken, hidden);
+    }
+}
