@@ -1,12 +1,8 @@
-//! HAProxy, nginx and other servers that are not ours, each in a folder of its own, ended with the test.
+//! HAProxy, nginx and other servers that are not ours, each in a folder of its own, ended with the test. The module around this
+//! one has `need` and, in `waiting`, `eventually`.
 
-#[path = "eventually.rs"]
-mod eventually;
-#[path = "need.rs"]
-mod need;
-
-use eventually::eventually;
-pub use need::need;
+use super::need;
+use super::waiting::eventually;
 use std::fs::File;
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;

@@ -9,36 +9,51 @@ use crate::stage::Stage;
 const EDGES: [u64; 6] = [4 << 10, 16 << 10, 64 << 10, 128 << 10, 256 << 10, 1 << 20];
 
 pub fn an_end_at_any_byte(relay: &str) {
-    let seed = std::env::var("FAULTS_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().expect("a number"));
-    println!("again with FAULTS_SEED={seed}");
-    let mut random = fastrand::Rng::with_seed(seed);
-    let mut places = vec![0, 1, 2];
-    places.extend(EDGES.iter().flat_map(|edge| [edge - 1, *edge, edge + 1]));
-    places.extend((0..8).map(|_| random.u64(3..2 << 20)));
-
+    let mut random = random();
     let house = House::open(relay);
     house.with_a_guest(|| {
         let mut stage = Stage::default();
-        let listens = Script::new("only listens", &[Hear(ALL)]);
-        let floods = Script::new("floods", &[Send(600_000)]);
-        let slow = Script::new("hears slowly", &[Narrow, Stall, Hear(ALL)]);
-        for place in places {
-            let cut = |name: &str, steps: &[_]| Script::new(format!("{name} after {place}"), steps);
-            let abrupt = cut("resets", &[Send(place), Reset]);
-            let heard = cut("resets when it was heard", &[Send(place), Settle, Reset]);
-            let fin = cut("finishes", &[Send(place)]);
-            for (one, other) in [(&abrupt, &listens), (&abrupt, &floods), (&heard, &listens), (&fin, &floods)] {
-                stage.add(house.pair(), one, other);
-                stage.add(house.pair(), other, one);
-            }
-        }
-        // More than the sockets hold: the end has come when the last bytes still wait for room.
-        for length in (0..24).map(|_| random.u64(3 << 20..6 << 20)) {
-            let fin = Script::new(format!("finishes after {length}"), &[Send(length)]);
-            stage.add(house.pair(), &fin, &slow);
-            stage.add(house.pair(), &slow, &fin);
+        for (client, backend) in pairs(&mut random) {
+            stage.add(house.pair(), &client, &backend);
         }
         stage.play();
     });
     house.close();
+}
+
+/// Says how to get the same random places again.
+pub fn random() -> fastrand::Rng {
+    let seed = std::env::var("FAULTS_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().expect("a number"));
+    println!("again with FAULTS_SEED={seed}");
+    fastrand::Rng::with_seed(seed)
+}
+
+/// Clients and backends.
+pub fn pairs(random: &mut fastrand::Rng) -> Vec<(Script, Script)> {
+    let mut places = vec![0, 1, 2];
+    places.extend(EDGES.iter().flat_map(|edge| [edge - 1, *edge, edge + 1]));
+    places.extend((0..8).map(|_| random.u64(3..2 << 20)));
+    let listens = Script::new("only listens", &[Hear(ALL)]);
+    let floods = Script::new("floods", &[Send(600_000)]);
+    let slow = Script::new("hears slowly", &[Narrow, Stall, Hear(ALL)]);
+    let mut pairs = Vec::new();
+    let mut both_ways = |one: &Script, other: &Script| {
+        pairs.push((one.clone(), other.clone()));
+        pairs.push((other.clone(), one.clone()));
+    };
+    for place in places {
+        let cut = |name: &str, steps: &[_]| Script::new(format!("{name} after {place}"), steps);
+        let abrupt = cut("resets", &[Send(place), Reset]);
+        let heard = cut("resets when it was heard", &[Send(place), Settle, Reset]);
+        let fin = cut("finishes", &[Send(place)]);
+        for (one, other) in [(&abrupt, &listens), (&abrupt, &floods), (&heard, &listens), (&fin, &floods)] {
+            both_ways(one, other);
+        }
+    }
+    // More than the sockets hold: the end has come when the last bytes still wait for room.
+    for length in (0..24).map(|_| random.u64(3 << 20..6 << 20)) {
+        let fin = Script::new(format!("finishes after {length}"), &[Send(length)]);
+        both_ways(&fin, &slow);
+    }
+    pairs
 }

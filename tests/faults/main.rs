@@ -11,6 +11,8 @@ mod support;
 
 mod calm;
 mod cuts;
+#[path = "../differential/mod.rs"]
+mod differential;
 mod doors;
 mod house;
 mod script;

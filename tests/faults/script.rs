@@ -16,6 +16,10 @@ pub enum Step {
     Settle,
     /// Stops reading, until the other side can say no more: every buffer on the way is full, or it has nothing to say.
     Stall,
+    /// Reads nothing from now on, until its next [`Hear`].
+    Deaf,
+    /// Waits until there is something to read. Given up when the other side can say no more.
+    Await,
     /// From now on reads through a small window, so that every buffer before it fills.
     Narrow,
     /// A FIN; reading goes on. Comes at the end of a script by itself.
@@ -46,6 +50,12 @@ impl Script {
     /// May the other side see a FIN?
     pub fn finishes(&self) -> bool {
         !self.cuts() || self.steps.iter().any(|step| matches!(step, Finish | Leave))
+    }
+
+    /// How many bytes it hears, if the other side sends as many, before it is over.
+    pub fn awaits(&self) -> u64 {
+        let heard = |step: &Step| if let Hear(count) = step { *count } else { 0 };
+        self.steps.iter().map(heard).max().unwrap_or(0)
     }
 
     /// May the other side see a reset?

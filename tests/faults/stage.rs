@@ -1,6 +1,9 @@
 //! Plays scripts: all pairs at once, both sides of each, in one thread, over sockets that never block it.
 
+mod observation;
 mod peer;
+
+pub use observation::Observation;
 
 use crate::script::Script;
 use crate::support::{Conn, PATIENCE};
@@ -14,18 +17,33 @@ const STUCK: Duration = Duration::from_millis(400);
 /// The longest that it waits for the kernel before it looks at its peers again.
 const NAP: Duration = Duration::from_millis(20);
 
+/// The same where the order is random: most rounds find nothing to do.
+const SHORT_NAP: Duration = Duration::from_millis(1);
+
 /// Pairs of peers, each with a tcplb in between.
 #[derive(Default)]
 pub struct Stage {
     pairs: Vec<[Peer; 2]>,
     held: bool,
+    /// Whose turn it is.
+    random: Option<fastrand::Rng>,
 }
 
 impl Stage {
+    /// Peers act and listen in a random order, each in about every second round, and say little at a time, as over a network
+    /// that takes random times.
+    pub fn shuffled(random: fastrand::Rng) -> Stage {
+        Stage { random: Some(random), ..Stage::default() }
+    }
+
     /// Adds a pair that is connected already: client and backend.
     pub fn add(&mut self, (client, backend): (Conn, Conn), one: &Script, other: &Script) {
         let number = self.pairs.len();
-        self.pairs.push([Peer::new(client, number, true, one), Peer::new(backend, number, false, other)]);
+        let mut pair = [Peer::new(client, number, true, one), Peer::new(backend, number, false, other)];
+        if let Some(random) = &mut self.random {
+            pair.iter_mut().for_each(|peer| peer.hesitate(random.fork()));
+        }
+        self.pairs.push(pair);
     }
 
     /// From now on nobody ends a pause because nothing happens.
@@ -58,35 +76,73 @@ impl Stage {
         self.pairs.clear();
     }
 
+    /// Plays until all scripts are over, or nothing has moved for `patience`: what each side has seen, client first.
+    pub fn observe(&mut self, patience: Duration) -> Vec<[Observation; 2]> {
+        let since = Instant::now();
+        self.run(patience, |stage| stage.pairs.iter().flatten().all(Peer::is_over));
+        self.pairs.drain(..).map(|pair| pair.map(|peer| peer.observation(since))).collect()
+    }
+
     /// Plays until `condition` holds. Fails where nothing has moved for longer than anybody's patience.
     #[track_caller]
     pub fn play_until(&mut self, what: &str, condition: impl Fn(&Stage) -> bool) {
-        let (mut moved, mut last) = (self.moved(), Instant::now());
+        if !self.run(PATIENCE, condition) {
+            let open = self.pairs.iter().filter(|pair| !pair.iter().all(Peer::is_over));
+            let open: Vec<String> = open.map(|[one, other]| format!("{one}\n    {other}")).collect();
+            panic!("nothing moves any more, but not: {what}\n{}", first_lines(&open));
+        }
+    }
+
+    /// Plays until `condition` holds; false: nothing has moved for `patience` before.
+    fn run(&mut self, patience: Duration, condition: impl Fn(&Stage) -> bool) -> bool {
+        let (mut moved, mut last, mut round) = (self.moved(), Instant::now(), Instant::now());
         while !condition(self) {
             self.listen();
+            if round.elapsed() > STUCK {
+                self.note_starved(round);
+            }
+            round = Instant::now();
             for [one, other] in &mut self.pairs {
-                one.act(&Look::at(other, STUCK, self.held));
-                other.act(&Look::at(one, STUCK, self.held));
+                if has_turn(&mut self.random) {
+                    one.act(&Look::at(other, STUCK, self.held));
+                }
+                if has_turn(&mut self.random) {
+                    other.act(&Look::at(one, STUCK, self.held));
+                }
             }
             let now = self.moved();
             if now != moved {
                 (moved, last) = (now, Instant::now());
             }
-            if last.elapsed() > PATIENCE {
-                let open = self.pairs.iter().filter(|pair| !pair.iter().all(Peer::is_over));
-                let open: Vec<String> = open.map(|[one, other]| format!("{one}\n    {other}")).collect();
-                panic!("nothing moves any more, but not: {what}\n{}", first_lines(&open));
+            if last.elapsed() > patience {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// For lack of a processor nobody has read since then. That may cost bytes once the other side has gone.
+    fn note_starved(&mut self, since: Instant) {
+        for [one, other] in &mut self.pairs {
+            if one.conn().is_none() {
+                other.note_starved(since);
+            }
+            if other.conn().is_none() {
+                one.note_starved(since);
             }
         }
     }
 
     /// Waits for the kernel, and takes what it has for those who read.
     fn listen(&mut self) {
-        let mut peers: Vec<&mut Peer> = self.pairs.iter_mut().flatten().filter(|peer| !peer.is_over()).collect();
+        let nap = if self.random.is_some() { SHORT_NAP } else { NAP };
+        let random = &mut self.random;
+        let mut peers: Vec<&mut Peer> =
+            self.pairs.iter_mut().flatten().filter(|peer| !peer.is_over() && has_turn(random)).collect();
         let ready: Vec<PollFlags> = {
             let mut asked: Vec<PollFd<'_>> =
                 peers.iter().filter_map(|peer| Some(PollFd::new(peer.conn()?, peer.interest()))).collect();
-            let nap = Timespec::try_from(NAP).expect("a short time");
+            let nap = Timespec::try_from(nap).expect("a short time");
             poll(&mut asked, Some(&nap)).expect("poll the stage's sockets");
             asked.iter().map(PollFd::revents).collect()
         };
@@ -99,6 +155,10 @@ impl Stage {
     fn moved(&self) -> u64 {
         self.pairs.iter().flatten().map(Peer::moved).sum()
     }
+}
+
+fn has_turn(random: &mut Option<fastrand::Rng>) -> bool {
+    random.as_mut().is_none_or(fastrand::Rng::bool)
 }
 
 fn first_lines(all: &[String]) -> String {

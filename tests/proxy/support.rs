@@ -2,35 +2,39 @@
 
 #[path = "../common/foreign.rs"]
 mod foreign;
+#[path = "../common/need.rs"]
+mod need;
+#[path = "../common/eventually.rs"]
+mod waiting;
 
-pub use foreign::{Server, haproxy, need, nginx};
+pub use foreign::{Server, haproxy, nginx};
+pub use need::need;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tcplb::app::{self, Running};
 use tcplb::base::{Address, Endpoint, Listen};
 use tcplb::config::model::{
     Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, ProxyVersion, SendProxy,
 };
 use tcplb::proto::proxy::{Announced, Header, Parsed, parse};
+pub use waiting::PATIENCE;
 
-pub const PATIENCE: Duration = Duration::from_secs(20);
 pub const V1: Option<ProxyVersion> = Some(ProxyVersion::V1);
 pub const V2: Option<ProxyVersion> = Some(ProxyVersion::V2);
 
+/// What `look` finds, as soon as it finds something.
 #[track_caller]
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        assert!(Instant::now() < end, "never: {what}");
-        std::thread::park_timeout(Duration::from_millis(2));
-    }
+    let mut seen = None;
+    waiting::eventually(what, || {
+        seen = look();
+        seen.is_some()
+    });
+    seen.expect("it was waited for")
 }
 
 // ── tcplb ──

@@ -27,7 +27,7 @@ pub enum At {
 pub struct Conn(Arc<Socket>);
 
 /// How a peer ended its direction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Ending {
     /// In order, after its last byte.
     Fin,

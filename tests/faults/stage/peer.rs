@@ -1,8 +1,9 @@
 //! One peer and how far it is in its script.
 
-use crate::script::Step::{Finish, Hear, Leave, Narrow, Reset, Send, Settle, Stall, Trickle, Urgent};
+use super::observation::{Observation, unacknowledged};
+use crate::script::Step::{Await, Deaf, Finish, Hear, Leave, Narrow, Reset, Send, Settle, Stall, Trickle, Urgent};
 use crate::script::{Script, Step};
-use crate::support::Conn;
+use crate::support::{Conn, Ending};
 use crate::voice::Voice;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -34,6 +35,16 @@ pub struct Peer {
     finished: bool,
     saw_fin: bool,
     saw_reset: bool,
+    /// What it saw first of these, and when.
+    first_end: Option<(Ending, Instant)>,
+    /// What its kernel had sent before it cut the connection.
+    sent: Option<u64>,
+    /// It reads nothing until its next [`Hear`].
+    deaf: bool,
+    /// It could not read in time.
+    starved: bool,
+    /// It says a random part of what it may say, and the rest in later turns.
+    hesitates: Option<fastrand::Rng>,
     /// What it heard that nobody said.
     garbled: Option<String>,
     /// The kernel takes no more of what it says, since then.
@@ -78,9 +89,19 @@ impl Peer {
             finished: false,
             saw_fin: false,
             saw_reset: false,
+            first_end: None,
+            sent: None,
+            deaf: false,
+            starved: false,
+            hesitates: None,
             garbled: None,
             blocked: None,
         }
+    }
+
+    /// From now on speaks as if over a network that delivers little at a time.
+    pub fn hesitate(&mut self, random: fastrand::Rng) {
+        self.hesitates = Some(random);
     }
 
     pub fn conn(&self) -> Option<&Conn> {
@@ -98,7 +119,7 @@ impl Peer {
 
     /// Does it wait for the other side?
     pub fn waits(&self) -> bool {
-        matches!(self.step(), None | Some(Hear(_) | Settle | Stall | Trickle(_)))
+        matches!(self.step(), None | Some(Hear(_) | Settle | Stall | Await | Trickle(_)))
     }
 
     pub fn blocked_for(&self, time: Duration) -> bool {
@@ -107,7 +128,7 @@ impl Peer {
 
     /// What poll is to tell of it.
     pub fn interest(&self) -> PollFlags {
-        let reads = !self.saw_fin && self.step() != Some(Stall);
+        let reads = !self.saw_fin && !self.deaf && self.step() != Some(Stall);
         let writes = self.blocked.is_some();
         let flag = |wanted, flag| if wanted { flag } else { PollFlags::empty() };
         flag(reads, PollFlags::IN) | flag(writes, PollFlags::OUT)
@@ -142,15 +163,22 @@ impl Peer {
                 return self.finish();
             };
             let all_heard = other.heard == self.said || other.gone;
+            let all_arrived = self.heard == other.said;
             let done = match step {
                 Send(_) | Urgent => self.blocked.is_none() && self.say(),
                 Trickle(_) => all_heard && self.say(),
                 Hear(count) => {
-                    let deadlock = other.hears && all_heard && self.heard == other.said && !other.held;
+                    self.deaf = false;
+                    let deadlock = other.hears && all_heard && all_arrived && !other.held;
                     self.heard >= count || self.saw_fin || deadlock
                 }
                 Settle => all_heard,
                 Stall => other.quiet && !other.held,
+                Deaf => {
+                    self.deaf = true;
+                    true
+                }
+                Await => self.has_unread() || other.gone || (other.quiet && all_arrived && !other.held),
                 Narrow => {
                     let set = self.conn.as_ref().map(|conn| sockopt::set_socket_recv_buffer_size(conn, WINDOW));
                     set.is_some_and(|set| set.is_ok())
@@ -160,10 +188,12 @@ impl Peer {
                     true
                 }
                 Reset => {
+                    self.note_sent();
                     self.conn.take().into_iter().for_each(Conn::reset);
                     true
                 }
                 Leave => {
+                    self.note_sent();
                     self.conn = None;
                     true
                 }
@@ -184,12 +214,15 @@ impl Peer {
 
     /// Says what the step has left and the kernel takes; true: nothing is left.
     fn say(&mut self) -> bool {
-        let (most, total, flags) = match self.step() {
+        let (mut most, total, flags) = match self.step() {
             Some(Send(total)) => (CHUNK, total, SendFlags::empty()),
             Some(Trickle(total)) => (1, total, SendFlags::empty()),
             Some(Urgent) => (1, 1, SendFlags::OOB),
             _ => return true,
         };
+        if let Some(random) = &mut self.hesitates {
+            most = random.usize(1..=most);
+        }
         let mut chunk = [0; CHUNK];
         while let Some(conn) = self.conn.as_ref().filter(|_| self.part < total) {
             let bytes = &mut chunk[..most.min(usize::try_from(total - self.part).unwrap_or(most))];
@@ -207,7 +240,7 @@ impl Peer {
                 Err(Errno::CONNRESET | Errno::PIPE) => self.broken(),
                 Err(error) => panic!("{self}: send: {error}"),
             }
-            if most == 1 {
+            if most == 1 || self.hesitates.is_some() {
                 break;
             }
         }
@@ -222,6 +255,7 @@ impl Peer {
             match recv(conn, &mut chunk, RecvFlags::DONTWAIT) {
                 Ok((0, _)) => {
                     self.saw_fin = true;
+                    self.first_end.get_or_insert((Ending::Fin, Instant::now()));
                     return;
                 }
                 Ok((count, _)) => self.take(&chunk[..count]),
@@ -243,6 +277,7 @@ impl Peer {
     /// The other side, or tcplb, has reset it. What came before the reset can still be read.
     fn broken(&mut self) {
         self.saw_reset = true;
+        self.first_end.get_or_insert((Ending::Reset, Instant::now()));
         let mut chunk = [0; CHUNK];
         while let Some(Ok((count @ 1.., _))) =
             self.conn.as_ref().map(|conn| recv(conn, &mut chunk, RecvFlags::DONTWAIT))
@@ -250,6 +285,38 @@ impl Peer {
             self.take(&chunk[..count]);
         }
         self.conn = None;
+    }
+
+    /// Is there something that it has not read?
+    fn has_unread(&self) -> bool {
+        let peek = |conn| recv(conn, &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        self.conn.as_ref().is_none_or(|conn| peek(conn) != Err(Errno::AGAIN))
+    }
+
+    /// Its own cut discards what its kernel has not sent by now. Acknowledged bytes have arrived at the next hop for certain.
+    fn note_sent(&mut self) {
+        let held = self.conn.as_ref().filter(|_| self.said > SENT_AT_ONCE).map_or(0, unacknowledged);
+        self.sent = Some(self.said.saturating_sub(held));
+    }
+
+    /// It has not read since then, for lack of a processor.
+    pub fn note_starved(&mut self, since: Instant) {
+        self.starved |= self.first_end.is_none_or(|(_, at)| at >= since);
+    }
+
+    /// What it has seen, with times counted from `since`.
+    pub fn observation(&self, since: Instant) -> Observation {
+        Observation {
+            said: self.said,
+            sent: self.sent.unwrap_or(self.said),
+            heard: self.heard,
+            garbled: self.garbled.clone(),
+            end: self.first_end.map(|(end, _)| end),
+            took: self.first_end.map(|(_, at)| at.duration_since(since)),
+            cut: self.script.cuts(),
+            awaited: self.script.awaits(),
+            starved: self.starved,
+        }
     }
 
     /// The oracle: whether what it heard and saw is what the other side said and did; if not, what is wrong.

@@ -1,0 +1,65 @@
+//! What is played over every route.
+
+use crate::cuts;
+use crate::script::Step::{Await, Deaf, Hear, Narrow, Reset, Send, Settle, Stall};
+use crate::script::{ALL, Script, Step, everybody};
+
+/// Who plays with whom.
+#[derive(Clone)]
+pub struct Case {
+    pub client: Script,
+    pub backend: Script,
+    /// Under which name it is counted, where many cases are one.
+    pub crowd: &'static str,
+}
+
+impl Case {
+    /// The script of a side, and that of the other one.
+    pub fn sides(&self, side: usize) -> (&Script, &Script) {
+        if side == 0 { (&self.client, &self.backend) } else { (&self.backend, &self.client) }
+    }
+}
+
+fn case((client, backend): (Script, Script)) -> Case {
+    Case { client, backend, crowd: "" }
+}
+
+/// Each script as a client with each script as a backend.
+pub fn every_pair() -> Vec<Case> {
+    let with_all = |client: Script| everybody().into_iter().map(move |backend| case((client.clone(), backend)));
+    everybody().into_iter().flat_map(with_all).collect()
+}
+
+/// FINs and resets at the edges of buffers and anywhere else, from both sides.
+pub fn an_end_after_any_byte() -> Vec<Case> {
+    cuts::pairs(&mut cuts::random()).into_iter().map(case).collect()
+}
+
+/// Crowds whose servers close with unread input, as Redis does at `maxclients` and a web server with an early 413, and
+/// crowds of clients that reset.
+pub fn crowds() -> Vec<Case> {
+    use {Hear as H, Send as S};
+    let (answers, mib) = (20_000, 1 << 20);
+    let refuses = |answer| [Deaf, Await, S(answer), Step::Leave];
+    let rejects = [H(1000), Deaf, Await, S(answers), Step::Leave];
+    let slowly = [Narrow, Stall, H(ALL)];
+    let crowds: [(&str, usize, &[Step], &[Step]); 10] = [
+        ("a backend answers 20 000 bytes and closes with unread input", 100, &[S(100), H(ALL)], &refuses(answers)),
+        ("20 000 bytes, and the client reads late", 100, &[Narrow, S(100), Stall, H(ALL)], &refuses(answers)),
+        ("a backend answers 1 MiB and closes with unread input", 30, &[S(100), H(ALL)], &refuses(mib)),
+        ("1 MiB, and the client reads late", 30, &[Narrow, S(100), Stall, H(ALL)], &refuses(mib)),
+        ("an early answer during an upload of 3 MB", 60, &[S(3 * mib), H(ALL)], &rejects),
+        ("an early answer, and the client reads when it cannot send", 60, &[Deaf, S(3 * mib), H(ALL)], &rejects),
+        ("a client sends 20 000 bytes and resets", 100, &[S(answers), Reset], &[H(ALL)]),
+        ("20 000 bytes, and the backend reads late", 100, &[S(answers), Reset], &slowly),
+        ("a client sends 1 MiB and resets when it was heard", 30, &[S(mib), Settle, Reset], &[H(ALL)]),
+        ("a client sends 1 MiB and resets, the backend reads late", 30, &[S(mib), Reset], &slowly),
+    ];
+    let mut cases = Vec::new();
+    for (crowd, size, client, backend) in crowds {
+        let (client, backend) = (Script::new("client", client), Script::new("backend", backend));
+        let one = Case { client, backend, crowd };
+        cases.extend(std::iter::repeat_n(one, size));
+    }
+    cases
+}
