@@ -1,8 +1,16 @@
 //! The right to use a backend: counted when taken, uncounted when dropped, on every path there is.
 
-use super::Backend;
+use super::{Backend, BackendId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+/// A backend that a connection tried in vain. The slot finds it; the id says whether it is still that one, since a slot gets
+/// another backend when the first is gone, and an id never does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tried {
+    pub(super) id: BackendId,
+    pub(super) slot: usize,
+}
 
 /// One connection's claim on a backend. While it lives, the backend's active count includes it.
 #[derive(Debug)]
@@ -28,6 +36,11 @@ impl Lease {
     /// Whose it is.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
+    }
+
+    /// What is remembered of it if it was leased in vain.
+    pub fn tried(&self) -> Tried {
+        Tried { id: self.backend.id, slot: self.index as usize }
     }
 
     /// The backend's index in the snapshot that the lease was taken from.

@@ -33,7 +33,7 @@ pub use addresses::{AddressState, Addresses, BackendAddress};
 pub use admission::{Admission, Permit};
 pub use backend::{Backend, BackendId, Counters, HealthReport};
 pub use gate::{Gate, Guest, Place};
-pub use lease::Lease;
+pub use lease::{Lease, Tried};
 pub use next::{Plan, Resolved, build, next, same_endpoints};
 pub use note::Note;
 pub use published::Published;

@@ -23,8 +23,7 @@
 //! yet must not work from what was known when that was built.
 //!
 //! A slot without a member is a hole: its weight is 0, so no algorithm sees it. The order of
-//! `members` is the operator's. Since a slot does not change hands while anybody holds the old pool, slots that a
-//! connection has tried mean the same backends in the next snapshot.
+//! `members` is the operator's.
 
 use super::snapshot::{AdminState, BoundAddress, Index, Listener, Member, Pool, Snapshot};
 use super::{Backend, BackendId, Gate, ListenerTotals, PoolTotals, clock};

@@ -1,6 +1,6 @@
 //! The immutable picture of all pools that workers and prober work from.
 
-use super::{Backend, Gate, Lease, ListenerTotals, PoolTotals};
+use super::{Backend, Gate, Lease, ListenerTotals, PoolTotals, Tried};
 use crate::base::{AtomicBits, Endpoint, Listen, Tick};
 use crate::config::model;
 use crate::policy::balance::{Balance, Client, LoadBlock, View};
@@ -115,6 +115,13 @@ pub enum AdminState {
     Disabled,
 }
 
+impl Member {
+    /// What a connection remembers of it after an attempt in vain.
+    pub fn tried(&self) -> Tried {
+        Tried { id: self.backend.id, slot: self.slot }
+    }
+}
+
 impl AdminState {
     /// All of them, with what users call them.
     pub const NAMES: [(&'static str, AdminState); 3] =
@@ -186,15 +193,19 @@ impl Snapshot {
 }
 
 impl Pool {
-    /// Chooses a backend for a client and counts the connection there. `tried` holds the slots of those that this
-    /// connection tried in vain, in this snapshot or an earlier one; `now` is of [`super::clock`].
+    /// Chooses a backend for a client and counts the connection there. `tried` holds those that this connection tried in
+    /// vain, in this snapshot or an earlier one; `now` is of [`super::clock`].
     pub fn pick(
         &self,
         client: Client,
-        tried: &[u32],
+        tried: &[Tried],
         now: Tick,
         random: &mut fastrand::Rng,
     ) -> Result<Lease, NoBackend> {
+        let is_here = |tried: &&Tried| self.member(tried.slot).is_some_and(|member| member.backend.id == tried.id);
+        // Nothing is allocated for the first attempt.
+        let tried: Vec<u32> = tried.iter().filter(is_here).map(|tried| tried.slot as u32).collect();
+        let tried = &tried[..];
         let whole = self.settings.slow_start;
         if !whole.is_zero() {
             let takes = |member: &Member, random: &mut fastrand::Rng| {

@@ -2,7 +2,7 @@
 
 use crate::base::{Endpoint, Tick};
 use crate::config::model::{Pool as Settings, ProxyVersion};
-use crate::pool::Lease;
+use crate::pool::{Lease, Tried};
 use std::time::Duration;
 
 /// How much longer than a connect may take a trial of an address keeps other clients away from it.
@@ -22,7 +22,7 @@ pub(super) struct Dial {
     /// Set while the process has no descriptor for the socket: when to try again.
     pub(super) again: Option<Tick>,
     /// Backends that failed before this one.
-    pub(super) tried: Vec<u32>,
+    pub(super) tried: Vec<Tried>,
 }
 
 impl Dial {
@@ -30,7 +30,7 @@ impl Dial {
     pub(super) fn begin(
         lease: Lease,
         introduce: Option<ProxyVersion>,
-        tried: Vec<u32>,
+        tried: Vec<Tried>,
         settings: &Settings,
         now: Tick,
     ) -> Dial {

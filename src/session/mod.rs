@@ -111,7 +111,7 @@ use crate::base::{Endpoint, Tick};
 use crate::config::model::{self, Abandoned};
 use crate::policy::balance::Client;
 use crate::policy::limit::{Held, Reason};
-use crate::pool::{Lease, ListenerTotals, NoBackend, Pool};
+use crate::pool::{Lease, ListenerTotals, NoBackend, Pool, Tried};
 use crate::proto::proxy::Header;
 use dialing::Dial;
 use relaying::{Direction, Relay};
@@ -147,7 +147,7 @@ enum State {
     ReadingHeader { trusted: bool },
     Admitting,
     Waiting { until: Tick },
-    Choosing { tried: Vec<u32> },
+    Choosing { tried: Vec<Tried> },
     Dialing(Dial),
     Relaying(Relay),
     Closed(Record),
@@ -254,7 +254,7 @@ impl Session {
     }
 
     /// Backends tried in vain, while choosing.
-    pub fn tried(&self) -> &[u32] {
+    pub fn tried(&self) -> &[Tried] {
         if let State::Choosing { tried } = &self.state { tried } else { &[] }
     }
 
@@ -432,7 +432,7 @@ impl Session {
             return Effect::Dial;
         }
         let mut tried = std::mem::take(&mut dial.tried);
-        tried.push(dial.lease.index());
+        tried.push(dial.lease.tried());
         if tried.len() >= self.pool.settings.connect_attempts as usize {
             return self.wait(now);
         }

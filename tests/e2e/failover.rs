@@ -1,7 +1,8 @@
 //! A connect that fails is the balancer's problem, not the client's.
 
 use crate::support::{
-    BlackHole, Ending, QUICK_PROBES, Running, Server, Tcplb, eventually, peers, receive, refusing, send, tally,
+    Admin, BlackHole, Conn, Ending, QUICK_PROBES, Running, Server, Tcplb, eventually, peers, receive, refusing, send,
+    tally,
 };
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -110,4 +111,35 @@ fn one_of_three_is_killed_and_comes_back_while_no_connection_fails() {
     eventually("web2 serves again", || next() == "web2");
     tcplb.wait_for_line("web2 is up");
     assert_eq!(tally((0..300).map(|_| next())).into_values().collect::<Vec<usize>>(), [100, 100, 100]);
+}
+
+#[test]
+fn a_backend_in_the_place_of_one_that_was_tried_is_tried() {
+    let (hole, server) = (BlackHole::start(), Server::start(peers::named("c")));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tcplb.toml");
+    let text = format!(
+        "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\npool = 'web'\n\
+         [[pool]]\nname = 'web'\nconnect_timeout = '2s'\nhealth.kind = 'off'\n\
+         [[pool.backend]]\nname = 'a'\naddress = '{}'\n[[pool.backend]]\nname = 'b'\naddress = '{}'\n",
+        refusing(),
+        hole.at()
+    );
+    std::fs::write(&file, text).unwrap();
+    let tcplb = Tcplb::from_file(&file, 1).start();
+    let admin = Admin::of(&tcplb);
+    // The first one at least is refused by a, and then waits for b.
+    let clients: Vec<Conn> = (0..4).map(|_| tcplb.connect()).collect();
+    let refused = || admin.metric("tcplb_backend_connect_failures_total", &["backend=\"a\"", "reason=\"refused\""]);
+    eventually("a has refused a client", || refused() >= 1);
+    let backend = format!("{{\"name\": \"c\", \"address\": \"{}\"}}", server.at());
+    for (method, path, body) in
+        [("DELETE", "/v1/pools/web/backends/a", ""), ("POST", "/v1/pools/web/backends", &backend)]
+    {
+        let (status, answer) = admin.call(method, path, body);
+        assert!(status.contains(" 20"), "{method} {path}: {status} {answer}");
+    }
+    for client in clients {
+        assert_eq!(client.hear_line(), "c");
+    }
 }

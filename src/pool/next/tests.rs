@@ -143,6 +143,21 @@ fn a_slot_is_given_away_only_when_nobody_can_count_there() {
 }
 
 #[test]
+fn a_backend_in_the_slot_of_one_that_was_tried_was_not_tried() {
+    let old = first(&model_of(&["b1", "b2"]));
+    let tried = [member(&old, "b1").tried(), member(&old, "b2").tried()];
+    let without = step(&old, &model_of(&["b2"]));
+    drop(old);
+    let new = step(&without, &model_of(&["b2", "b3"]));
+    assert_eq!(member(&new, "b3").slot, tried[0].slot, "the slot is used again");
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..10 {
+        let lease = new.pools[0].pick(Client { ip: None }, &tried, Tick(1), &mut random).expect("b3 is free");
+        assert_eq!(lease.backend().name, "b3");
+    }
+}
+
+#[test]
 fn what_does_not_change_is_the_very_same_pool() {
     let mut model = model_of(&["b1"]);
     model.pools.push(model::Pool { name: "other".into(), backends: vec![backend("b9")], ..model.pools[0].clone() });
