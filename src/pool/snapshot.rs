@@ -186,6 +186,13 @@ impl Snapshot {
         self.listeners.get(*self.index.listeners.get(name)?)
     }
 
+    /// The pool for a client of a listener that was to be served by `pool` so far: the listener's, or, if that is gone, the
+    /// successor of its pool.
+    pub fn pool_for(&self, listener: &str, pool: &Pool) -> Option<&Arc<Pool>> {
+        let listener = self.listener(listener).map(|listener| &listener.pool);
+        listener.or_else(|| self.pool(&pool.settings.name))
+    }
+
     /// The listener that a bound address belongs to.
     pub fn listener_of(&self, address: BoundAddressId) -> Option<&Arc<Listener>> {
         self.listeners.get(*self.index.addresses.get(&address)?)
@@ -293,6 +300,13 @@ impl Pool {
         let up = self.last_resort().unwrap_or(&self.up);
         let open = |member: &Member| member.weight > 0 && up.get(member.slot) && !tried.contains(&(member.slot as u32));
         if self.members.iter().any(open) { NoBackend::AllFull } else { NoBackend::AllDown }
+    }
+
+    /// Is this backend up? False, too, for one of another pool.
+    pub fn is_up(&self, lease: &Lease) -> bool {
+        let slot = lease.index() as usize;
+        let is_here = self.member(slot).is_some_and(|member| member.backend.id == lease.backend().id);
+        is_here && self.up.get(slot)
     }
 
     /// Who has this slot.

@@ -51,11 +51,13 @@
 //! | Waiting | the client's socket is closed in both directions: no answer could reach it | – | reset client, out of the queue | `client_reset` |
 //! | Waiting | reset from the client | – | reset client, out of the queue | `client_reset` |
 //! | Waiting | its turn | – | choose, all backends as if untried (Choosing) | |
+//! | Waiting | its pool is gone, and its listener has no other | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
 //! | Waiting | no place in the queue, or `no_backend` is over | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
 //! | Dialing | client's bytes, FIN or hang-up, whatever `abandoned` says | – | none: left in the kernel until connected, then passed on. A backend has been found, and what the client sent before it left may be all that it wanted to say | |
 //! | Dialing | reset from the client, nothing of it left to read | no | reset both | `client_reset` |
 //! | Dialing | reset from the client behind bytes | yes | none: the dial goes on, and x = client fails as soon as it relays | |
 //! | Dialing | refused, unreachable, timed out, or no local port left for this address | – | next address, else another backend (Choosing) up to `connect_attempts`, else reset client, or wait (Waiting) | `connect_failed` |
+//! | Dialing | its pool is gone, and its listener has no other | – | none: the attempt goes on; if it fails, reset client | `connect_failed` |
 //! | Dialing | no descriptor left here | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
 //! | Relaying | FIN from x, way x→y Open | no | FIN to y; half Shut | |
 //! | Relaying | FIN from x, way x→y Open | yes | none yet; half Draining | |
@@ -100,6 +102,7 @@ mod input;
 mod proxy;
 mod relaying;
 pub mod saved;
+mod waiting;
 
 pub use close::{CloseReason, Record};
 pub use failing::RESET_PATIENCE;
@@ -108,7 +111,6 @@ pub use input::{DialFailure, Effect, Ending, Failed, Input, Left, Moved};
 pub use proxy::{Greeting, HEADER_TIMEOUT, NoHeader};
 
 use crate::base::{Endpoint, Tick};
-use crate::config::model::{self, Abandoned};
 use crate::policy::balance::Client;
 use crate::policy::limit::{Held, Reason};
 use crate::pool::{Lease, ListenerTotals, NoBackend, Pool, Tried};
@@ -139,6 +141,8 @@ pub struct Session {
     expires: Option<Tick>,
     /// When waiting for a backend is over; set by the first time that there was none.
     patience: Option<Tick>,
+    /// Its pool is gone and has no successor: no backend is chosen there any more.
+    orphaned: bool,
     state: State,
 }
 
@@ -167,8 +171,20 @@ impl Session {
             Greeting::ProxyHeader => State::ReadingHeader { trusted: true },
             Greeting::NotTrusted => State::ReadingHeader { trusted: false },
         };
-        let (announced, attempts, spent, held, expires, patience) = Default::default();
-        Session { client, announced, listener, pool, started: now, attempts, spent, held, expires, patience, state }
+        Session {
+            client,
+            announced: None,
+            listener,
+            pool,
+            started: now,
+            attempts: 0,
+            spent: Duration::ZERO,
+            held: None,
+            expires: None,
+            patience: None,
+            orphaned: false,
+            state,
+        }
     }
 
     /// Ends it at that time at the latest, once it relays.
@@ -221,7 +237,7 @@ impl Session {
             _ => true,
         };
         if goes_over {
-            self.pool = pool.clone();
+            (self.pool, self.orphaned) = (pool.clone(), false);
         }
     }
 
@@ -342,44 +358,14 @@ impl Session {
         match answer {
             Ok(held) => {
                 self.held = held;
+                if self.orphaned {
+                    return self.give_up(now);
+                }
                 self.state = State::Choosing { tried: Vec::new() };
                 Effect::Pick
             }
             Err(reason) => self.end(Ending::Reset, reason.into(), now),
         }
-    }
-
-    /// There is no backend: waits for one, as long as the pool's settings say.
-    fn wait(&mut self, now: Tick) -> Effect {
-        let model::NoBackend::Wait(time) = self.pool.settings.no_backend else { return self.give_up(now) };
-        let until = *self.patience.get_or_insert(now + time);
-        if now >= until {
-            return self.give_up(now);
-        }
-        self.state = State::Waiting { until };
-        Effect::Queue
-    }
-
-    fn turn(&mut self) -> Effect {
-        let State::Waiting { .. } = self.state else { return Effect::Wait };
-        self.state = State::Choosing { tried: Vec::new() };
-        Effect::Pick
-    }
-
-    /// Its client left while it waits.
-    fn left(&mut self, how: Left, now: Tick) -> Effect {
-        let State::Waiting { .. } = self.state else { return Effect::Wait };
-        match (how, self.pool.settings.abandoned) {
-            (Left::Gone, _) => self.end(Ending::Reset, CloseReason::ClientReset, now),
-            (Left::Finished, Abandoned::Drop) => self.end(Ending::Reset, CloseReason::ClientFin, now),
-            (Left::Finished, Abandoned::Serve) => Effect::Wait,
-        }
-    }
-
-    /// No backend, and no more waiting for one.
-    fn give_up(&mut self, now: Tick) -> Effect {
-        let reason = if self.attempts > 0 { CloseReason::ConnectFailed } else { CloseReason::NoBackend };
-        self.end(Ending::Reset, reason, now)
     }
 
     fn dialed(&mut self, outcome: Result<(), DialFailure>, now: Tick) -> Effect {
@@ -428,12 +414,12 @@ impl Session {
     fn dial_failed(&mut self, now: Tick) -> Effect {
         let State::Dialing(dial) = &mut self.state else { return Effect::Wait };
         self.spent += now - dial.since;
-        if dial.goes_on(&self.pool.settings, now) {
+        if !self.orphaned && dial.goes_on(&self.pool.settings, now) {
             return Effect::Dial;
         }
         let mut tried = std::mem::take(&mut dial.tried);
         tried.push(dial.lease.tried());
-        if tried.len() >= self.pool.settings.connect_attempts as usize {
+        if self.orphaned || tried.len() >= self.pool.settings.connect_attempts as usize {
             return self.wait(now);
         }
         self.state = State::Choosing { tried };

@@ -179,7 +179,21 @@ impl Session {
         let expires = saved.left.map(|left| now + left);
         let announced = saved.announced.clone().map(Box::new);
         let (spent, held, patience, started) = (Duration::ZERO, None, None, before(saved.age));
-        Some(Session { client, announced, listener, pool, started, attempts, spent, held, expires, patience, state })
+        let orphaned = false;
+        Some(Session {
+            client,
+            announced,
+            listener,
+            pool,
+            started,
+            attempts,
+            spent,
+            held,
+            expires,
+            patience,
+            orphaned,
+            state,
+        })
     }
 }
 

@@ -29,7 +29,7 @@ use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Backend, BackendId, Guest, Permit, Snapshot};
+use crate::pool::{Backend, BackendId, Guest, Permit};
 use crate::relay::{self, End, Flow, Ready};
 use crate::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Left, Moved, Session, Side, Way};
 use failures::note_failure;
@@ -293,22 +293,6 @@ impl<N: Net, O: Observer> Driver<N, O> {
         }
     }
 
-    /// Sessions of pools that have a successor in `snapshot` go over to it, as far as it concerns them.
-    pub fn adopt(&mut self, snapshot: &Snapshot) {
-        self.queues.adopt(snapshot);
-        for key in self.connections.keys() {
-            let Some(connection) = self.connections.get_mut(key) else { continue };
-            let old = connection.session.pool();
-            if let Some(pool) = snapshot.pool(&old.settings.name).filter(|pool| !Arc::ptr_eq(pool, old)) {
-                connection.session.adopt(pool);
-                // A dial may have less time now.
-                self.arm(key);
-                // The new settings may not let it wait for an answer any more.
-                self.report_left(key);
-            }
-        }
-    }
-
     /// Resets the connections of these backends, for this reason. One that is just being dialled goes to another
     /// backend: its client has lost nothing yet.
     pub fn reset(&mut self, backends: &[BackendId], reason: CloseReason) {
@@ -374,7 +358,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                     if let Some(lease) = connection.session.lease() {
                         let counters = &lease.backend().counters;
                         counters.connected(connection.session.connect_time());
-                        if !connection.session.pool().up.get(lease.index() as usize) {
+                        if !connection.session.pool().is_up(lease) {
                             self.observer.connected_though_down(lease.backend());
                         }
                     }

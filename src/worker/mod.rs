@@ -261,7 +261,8 @@ impl Worker {
         while let Ok(mut accepted) = self.mail.try_recv() {
             self.shared.peers[self.me].arrivals.arrived();
             // The peer may not have had the newest snapshot yet, or have it before this worker, which then reads it soon.
-            if let Some(pool) = self.shared.snapshot.pool(&accepted.pool.settings.name) {
+            let listener = &accepted.guest.gate().totals.name;
+            if let Some(pool) = self.shared.snapshot.pool_for(listener, &accepted.pool) {
                 accepted.pool = pool.clone();
             }
             match self.stopped {

@@ -9,7 +9,7 @@
 //! at
 //!
 //! * as soon as a connection of this worker and pool has ended or got through: there may be room, or things look up;
-//! * when the pool gets a successor, which they then wait for;
+//! * when the pool gets a successor, or the listener another pool, which they then wait for;
 //! * every [`LOOK`] otherwise. That is how a backend is noticed that came up, or that another worker left. At this rate
 //!   looking costs one choice per pool, and nobody has to know who waits where.
 //!
@@ -24,7 +24,7 @@
 
 use crate::base::Tick;
 use crate::base::slots::Key;
-use crate::pool::{Pool, Snapshot};
+use crate::pool::Pool;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,20 +92,9 @@ impl Queues {
         }
     }
 
-    /// Those who wait for pools that have a successor in `snapshot` wait for that one, as their sessions do. It may have
-    /// new backends, so it is looked at next.
-    pub fn adopt(&mut self, snapshot: &Snapshot) {
-        for mut queue in std::mem::take(&mut self.0) {
-            let newest = snapshot.pool(&queue.pool.settings.name);
-            if let Some(pool) = newest.filter(|pool| !Arc::ptr_eq(pool, &queue.pool)) {
-                (queue.pool, queue.look) = (pool.clone(), Tick(0));
-            }
-            // Who came in by a listener that is gone may have waited for a pool of that time.
-            match self.of(&queue.pool) {
-                Some(other) => other.keys.append(&mut queue.keys),
-                None => self.0.push(queue),
-            }
-        }
+    /// Takes out everybody, in the order in which they wait: where they go from here follows from the next snapshot.
+    pub fn take_all(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.0).into_iter().flat_map(|queue| queue.keys).collect()
     }
 
     /// When a queue wants to be looked at.
@@ -176,19 +165,13 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_goes_over_to_the_pool_s_successor() {
-        let model = |connect_attempts| {
-            let pools = vec![Settings { connect_attempts, ..Settings::default() }];
-            Model { global: Global::default(), listeners: Vec::new(), pools }
-        };
-        let [old, newer, newest] = [1, 2, 3].map(|attempts| crate::pool::build(&model(attempts), &HashMap::new()));
-        let mut queues = Queues::default();
-        queues.join(&old.pools[0], key(1), false, Tick(0));
-        queues.join(&newer.pools[0], key(2), false, Tick(0));
-        queues.adopt(&newest);
-        assert!(queues.is_waited_for(&newest.pools[0]) && !queues.is_waited_for(&old.pools[0]));
-        assert_eq!(queues.due(Tick(0)).len(), 1, "at once");
-        assert_eq!([queues.pop(&newest.pools[0]), queues.pop(&newest.pools[0])], [Some(key(1)), Some(key(2))]);
+    fn all_are_taken_out_in_the_order_in_which_they_wait() {
+        let (mut queues, pools) = (Queues::default(), [pool(), pool()]);
+        for (pool, slot) in [(0, 1), (1, 2), (0, 3)] {
+            queues.join(&pools[pool], key(slot), false, Tick(0));
+        }
+        assert_eq!(queues.take_all(), [key(1), key(3), key(2)]);
+        assert!(pools.iter().all(|pool| !queues.is_waited_for(pool)) && queues.next_look().is_none());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 mod support;
+mod waiting;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -87,7 +87,11 @@ impl Client {
     }
 
     fn try_connect(to: SocketAddr) -> std::io::Result<Client> {
-        let mut stream = TcpStream::connect(to)?;
+        Client::over(TcpStream::connect(to)?)
+    }
+
+    /// Waits until it is served.
+    pub fn over(mut stream: TcpStream) -> std::io::Result<Client> {
         stream.set_read_timeout(Some(PATIENCE))?;
         let mut server = [0];
         stream.read_exact(&mut server)?;

@@ -269,6 +269,39 @@ fn who_waits_looks_in_the_pool_s_successor_as_long_as_it_was_promised() {
 }
 
 #[test]
+fn without_its_pool_a_client_is_connected_nowhere_but_where_it_is_being_dialled() {
+    let pool = waiting_pool(&endpoints(None), 3, Duration::from_secs(3));
+    let end = Effect::End(Ending::Reset);
+    let closed = |session: &Session| session.record().map(|record| record.close);
+    let dialing = || {
+        let mut session = admitted(&pool, Tick(0));
+        let picked = pick(&pool, &session, &mut fastrand::Rng::with_seed(1));
+        assert_eq!(session.on(picked, Tick(0)), Effect::Dial);
+        assert_eq!(session.orphan(Tick(1)), Effect::Wait);
+        session
+    };
+    let mut session = admitted(&pool, Tick(0));
+    assert_eq!(session.on(Input::Picked(Err(NoBackend::AllDown)), Tick(0)), Effect::Queue);
+    assert_eq!((session.orphan(Tick(1)), closed(&session)), (end, Some(CloseReason::NoBackend)));
+
+    let mut session = dialing();
+    assert_eq!(session.on(Input::Dialed(Ok(())), Tick(1)), Effect::Relay);
+
+    let mut session = dialing();
+    let failed = session.on(Input::Dialed(Err(DialFailure::Backend)), Tick(1));
+    assert_eq!((failed, closed(&session)), (end, Some(CloseReason::ConnectFailed)));
+
+    let mut session = dialing();
+    session.adopt(&pool_of(&endpoints(None)));
+    assert_eq!(session.on(Input::Dialed(Err(DialFailure::Backend)), Tick(1)), Effect::Pick, "there is a pool again");
+
+    let mut session = Session::new(None, Greeting::None, listener(), pool.clone(), Tick(0));
+    assert_eq!(session.orphan(Tick(0)), Effect::Wait);
+    assert_eq!(session.on(Input::Admitted(Ok(None)), Tick(0)), end);
+    assert_eq!(closed(&session), Some(CloseReason::NoBackend));
+}
+
+#[test]
 fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
     let mut random = fastrand::Rng::with_seed(1);
     let pool = pool_of(&endpoints(None));

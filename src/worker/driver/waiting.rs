@@ -2,9 +2,10 @@
 
 use super::{Driver, Net, Observer};
 use crate::base::slots::Key;
-use crate::pool::{Lease, NoBackend};
+use crate::pool::{Lease, NoBackend, Snapshot};
 use crate::session::Input;
 use crate::worker::queue::SERVED;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 impl<N: Net, O: Observer> Driver<N, O> {
@@ -26,6 +27,46 @@ impl<N: Net, O: Observer> Driver<N, O> {
     pub(super) fn queue_up(&mut self, key: Key) -> bool {
         let Some(connection) = self.connections.get(key) else { return false };
         self.queues.join(connection.session.pool(), key, self.served == Some(key), self.now)
+    }
+
+    /// Goes over to `snapshot`: who does not relay yet, to the pool that its listener has there; who relays, to the successor
+    /// of its pool, as far as it concerns it.
+    pub fn adopt(&mut self, snapshot: &Snapshot) {
+        let waiting = self.queues.take_all();
+        for key in self.connections.keys() {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            let session = &mut connection.session;
+            let old = session.pool().clone();
+            let next = if session.is_relaying() {
+                snapshot.pool(&old.settings.name)
+            } else {
+                snapshot.pool_for(&connection.guest.gate().totals.name, &old)
+            };
+            match next {
+                Some(pool) if Arc::ptr_eq(pool, &old) => {}
+                Some(pool) => {
+                    session.adopt(pool);
+                    // A dial may have less time now.
+                    self.arm(key);
+                }
+                None if session.is_relaying() => {}
+                None => {
+                    let effect = session.orphan(self.now);
+                    self.carry_out(key, effect);
+                }
+            }
+        }
+        for key in waiting {
+            let Some(connection) = self.connections.get(key) else { continue };
+            let pool = connection.session.pool().clone();
+            if self.queues.join(&pool, key, false, self.now) {
+                // There may be new backends; and the new settings may not let it wait for an answer any more.
+                self.queues.hint(&pool);
+                self.report_left(key);
+            } else {
+                self.feed(key, Input::NoPlace);
+            }
+        }
     }
 
     /// Has a session that waits in a queue know that its client has left.
