@@ -15,8 +15,8 @@ use tcplb::pool::{self, Lease, ListenerTotals, NoBackend, Pool};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
-    CloseReason, DialFailure, Effect, Ending, Failed, Greeting, Half, Input, Moved, NoHeader, RESET_PATIENCE, Session,
-    Side, Way,
+    CloseReason, DialFailure, Effect, Ending, Failed, Greeting, Half, Input, Moved, NoHeader, QUIET, RESET_PATIENCE,
+    Session, Side, Way,
 };
 
 const WAIT: Duration = Duration::from_secs(4);
@@ -130,6 +130,8 @@ struct Life {
     streams: [Stream; 2],
     relays: bool,
     failed: Option<Failure>,
+    /// When a byte, or a FIN, was last moved.
+    last: Tick,
     /// Bytes of our own header for the backend that are still held.
     introduction: u64,
     /// Backends tried since it last waited, or began.
@@ -143,11 +145,12 @@ impl Life {
         let now = Tick(1 << 40);
         let mut session = Session::new(client, greeting, ListenerTotals::new("l".into()), pool.clone(), now);
         if choices.below(2) == 0 {
-            session.expire_at(now + Duration::from_secs(30));
+            session.expire_between(now + Duration::from_secs(30), now + Duration::from_secs(33));
         }
         let streams = [Stream::default(); 2];
-        let (relays, failed, introduction, tried) = (false, None, 0, Vec::new());
-        let mut life = Life { session, pool, now, owed: Owed::Nothing, streams, relays, failed, introduction, tried };
+        let (relays, failed, last, introduction, tried) = (false, None, now, 0, Vec::new());
+        let mut life =
+            Life { session, pool, now, owed: Owed::Nothing, streams, relays, failed, last, introduction, tried };
         let effect = life.session.begin(now);
         life.take(effect);
         life
@@ -267,6 +270,9 @@ impl Life {
             Some(Failed::Sink) => self.fails(way.sink()),
             None => {}
         }
+        if moved.read > 0 || moved.written > 0 || moved.fin {
+            self.last = self.now;
+        }
         if let Some(failure) = self.failed.as_mut().filter(|_| moved.written > 0) {
             failure.taken = self.now;
         }
@@ -350,6 +356,7 @@ impl Life {
             assert!(early || self.session.deadline() == expected, "another deadline");
         }
         self.now = now;
+        self.last = Tick(self.last.0 + later);
         if let Some(failure) = &mut self.failed {
             failure.taken = Tick(failure.taken.0 + later);
         }
@@ -386,6 +393,7 @@ impl Life {
             }
             Effect::Announce(_) => Owed::Introduction,
             Effect::Relay => {
+                self.last = self.now;
                 assert!(!self.relays && Way::BOTH.iter().all(|way| self.session.half(*way) == Some(Half::Open)));
                 self.relays = true;
                 Owed::Nothing
@@ -410,6 +418,8 @@ impl Life {
                 let held = self.streams.iter().any(|stream| stream.held);
                 assert!(ending == Ending::Reset || !held, "a FIN behind half of the bytes");
                 let record = self.session.record().expect("it is over");
+                let is_quiet = self.now - self.last >= QUIET;
+                assert!(record.close != CloseReason::Forced || ending == Ending::Reset || is_quiet, "busy, and a FIN");
                 let by_reset = matches!(record.close, CloseReason::ClientReset | CloseReason::BackendReset);
                 if let Some(failure) = self.failed {
                     assert_eq!(ending, Ending::Reset, "a FIN for a reset");

@@ -70,7 +70,9 @@
 //! | Relaying | no byte either way for `idle_timeout`, both Open | no | close both | `idle_timeout` |
 //! | Relaying | the same | yes | reset both: a FIN would pass off a torso as the whole | `idle_timeout` |
 //! | Relaying | no byte either way for `half_close_timeout`, one Draining or Shut | no / yes | close / reset both | `half_close_timeout` |
-//! | Relaying | `max_lifetime` is over | no / yes | close / reset both | `forced` |
+//! | Relaying | `max_lifetime` is over, and no byte has moved for [`QUIET`] | no | close both | `forced` |
+//! | Relaying | `max_lifetime` is over, bytes move | any | none: such a moment is waited for, at most a tenth of the lifetime | |
+//! | Relaying | that tenth is over too | any | reset both: a FIN would pass off a torso as the whole | `forced` |
 //! | any | drain deadline, second signal | any | reset both | `shutdown` |
 //! | any | an operator closes it | any | reset both | `forced` |
 //!
@@ -96,6 +98,7 @@
 
 mod close;
 mod dialing;
+mod expiry;
 mod failing;
 mod half;
 mod input;
@@ -105,6 +108,7 @@ pub mod saved;
 mod waiting;
 
 pub use close::{CloseReason, Record};
+pub use expiry::QUIET;
 pub use failing::RESET_PATIENCE;
 pub use half::{Half, Side, Way};
 pub use input::{DialFailure, Effect, Ending, Failed, Input, Left, Moved};
@@ -116,6 +120,7 @@ use crate::policy::limit::{Held, Reason};
 use crate::pool::{Lease, ListenerTotals, NoBackend, Pool, Tried};
 use crate::proto::proxy::Header;
 use dialing::Dial;
+use expiry::Expiry;
 use relaying::{Direction, Relay};
 use std::sync::Arc;
 use std::time::Duration;
@@ -138,7 +143,7 @@ pub struct Session {
     /// Its place in its source's count.
     held: Option<Held>,
     /// When its lifetime is over.
-    expires: Option<Tick>,
+    expires: Option<Expiry>,
     /// When waiting for a backend is over; set by the first time that there was none.
     patience: Option<Tick>,
     /// Its pool is gone and has no successor: no backend is chosen there any more.
@@ -187,9 +192,9 @@ impl Session {
         }
     }
 
-    /// Ends it at that time at the latest, once it relays.
-    pub fn expire_at(&mut self, at: Tick) {
-        self.expires = Some(at);
+    /// Once it relays, ends it in the first quiet moment from then on, and at that other time at the latest.
+    pub fn expire_between(&mut self, from: Tick, until: Tick) {
+        self.expires = Some(Expiry { from, until, look: from });
     }
 
     /// The first thing to do, also for one that was rebuilt.
@@ -254,7 +259,7 @@ impl Session {
                     Some(failure) => failure.deadline(),
                     None => relay.last_byte + relay.silence(&self.pool.settings).0,
                 };
-                Some(self.expires.map_or(due, |expires| expires.min(due)))
+                Some(self.expires.map_or(due, |expiry| expiry.deadline(relay).min(due)))
             }
         }
     }
@@ -441,16 +446,7 @@ impl Session {
                 }
                 self.dial_failed(now)
             }
-            State::Relaying(relay) => {
-                let expired = self.expires.is_some_and(|expires| expires <= now);
-                if relay.failed.is_some() && !expired {
-                    return self.failure_due(now);
-                }
-                let held = relay.up.held || relay.down.held || relay.failed.is_some();
-                let ending = if held { Ending::Reset } else { Ending::Fin };
-                let reason = if expired { CloseReason::Forced } else { relay.silence(&self.pool.settings).1 };
-                self.end(ending, reason, now)
-            }
+            State::Relaying(_) => self.relay_due(now),
         }
     }
 

@@ -5,6 +5,7 @@
 //! are not here but with the driver, who has them: that part of a PROXY header which has come, what came behind it, and what
 //! a sink did not take.
 
+use super::expiry::Expiry;
 use super::failing::{Failure, SendQueue};
 use super::{Direction, Half, Relay, Session, Side, State, Way};
 use crate::base::{Endpoint, Tick};
@@ -34,7 +35,18 @@ pub struct Saved {
     pub attempts: u32,
     /// How much of its lifetime is left, if that ends.
     #[serde(default)]
-    pub left: Option<Duration>,
+    pub left: Option<SavedExpiry>,
+}
+
+/// What is left of a lifetime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedExpiry {
+    /// Until a quiet moment ends it.
+    pub from: Duration,
+    /// Until anything does.
+    pub until: Duration,
+    /// Until a quiet moment is looked for next.
+    pub look: Duration,
 }
 
 /// What has been settled of a session that does not relay yet.
@@ -124,7 +136,11 @@ impl Session {
             Some(Endpoint::Unix(_)) | None => None,
         };
         let pool = self.pool.settings.name.clone();
-        let left = self.expires.map(|expires| expires - now);
+        let left = self.expires.map(|expiry| SavedExpiry {
+            from: expiry.from - now,
+            until: expiry.until - now,
+            look: expiry.look - now,
+        });
         let (stage, announced) = (self.stage(), self.announced.as_deref().cloned());
         let (age, attempts) = (now - self.started, self.attempts);
         Some(Saved { client, stage, announced, pool, relay, age, attempts, left })
@@ -176,7 +192,8 @@ impl Session {
             }
         };
         let client = saved.client.map(Endpoint::Inet);
-        let expires = saved.left.map(|left| now + left);
+        let expires =
+            saved.left.map(|left| Expiry { from: now + left.from, until: now + left.until, look: now + left.look });
         let announced = saved.announced.clone().map(Box::new);
         let (spent, held, patience, started) = (Duration::ZERO, None, None, before(saved.age));
         let orphaned = false;

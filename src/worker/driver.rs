@@ -165,7 +165,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let mut session = Session::new(client, greeting, guest.gate().totals.clone(), pool, self.now);
         if let Some(lifetime) = lifetime {
             // Clients that came together (all of them, after a restart) must not leave and come back together.
-            session.expire_at(self.now + (lifetime - lifetime.mul_f64(self.random.f64() / 10.0)));
+            let (from, grace) = (self.now + (lifetime - lifetime.mul_f64(self.random.f64() / 10.0)), lifetime / 10);
+            session.expire_between(from, from + grace);
         }
         let ready = Ready { writable: true, gaps: unix, ..Ready::default() };
         let serial = self.serials.give();

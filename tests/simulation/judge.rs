@@ -9,7 +9,7 @@ use std::time::Duration;
 use tcplb::base::Endpoint;
 use tcplb::policy::health::ConnectFailure;
 use tcplb::pool::Backend;
-use tcplb::session::{CloseReason, HEADER_TIMEOUT, RESET_PATIENCE, Record, Side};
+use tcplb::session::{CloseReason, HEADER_TIMEOUT, QUIET, RESET_PATIENCE, Record, Side};
 use tcplb::worker::driver::Observer;
 
 /// Checks each ending as it comes.
@@ -35,6 +35,8 @@ pub struct Ended {
     /// Its client sent a FIN while it waited for a backend.
     pub abandoned: bool,
     pub after_reset: Option<AfterReset>,
+    /// Its lifetime was over, and bytes moved all the time.
+    pub busy: bool,
     pub to_backend: u64,
     pub to_client: u64,
 }
@@ -101,7 +103,7 @@ impl Observer for Judge {
             assert_eq!(record.client, facts.at);
         }
         let silent = world.now - facts.last_io;
-        let mut after_reset = None;
+        let (mut after_reset, mut quiet) = (None, true);
         match record.close {
             CloseReason::ClientReset => {
                 assert_eq!(facts.first_error, Some(Side::Client));
@@ -159,6 +161,7 @@ impl Observer for Judge {
             CloseReason::Forced if *self.dropping.borrow() => assert!(facts.connected),
             CloseReason::Forced => {
                 let age = world.now - facts.accepted;
+                quiet = silent >= QUIET;
                 assert!(age >= LIFETIME * 9 / 10 && facts.connected, "{age:?}");
             }
         }
@@ -170,6 +173,9 @@ impl Observer for Judge {
         let introduced = backend.is_none_or(|backend| backend.written >= facts.introduction.len() as u64);
         let held = backend
             .is_some_and(|backend| !introduced || to_backend < got(facts.client) || client.written < backend.read);
+        if record.close == CloseReason::Forced && !*self.dropping.borrow() && (held || !quiet) {
+            assert!(world.now - facts.accepted >= LIFETIME, "no quiet moment was waited for");
+        }
         let (close, dropped) = (record.close, *self.dropping.borrow());
         let abandoned = close == CloseReason::ClientFin && !facts.connected && greeted;
         self.ended.borrow_mut().push(Ended {
@@ -179,6 +185,7 @@ impl Observer for Judge {
             dropped,
             abandoned,
             after_reset,
+            busy: !quiet,
             to_backend,
             to_client,
         });
@@ -190,7 +197,7 @@ pub fn check_sockets(world: &World, ended: &Ended) {
     let in_order = match ended.close {
         CloseReason::ClientFin | CloseReason::BackendFin => !ended.abandoned,
         CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout | CloseReason::Forced => {
-            !ended.held && !ended.dropped && world.conns[ended.conn].first_error.is_none()
+            !ended.held && !ended.dropped && !ended.busy && world.conns[ended.conn].first_error.is_none()
         }
         _ => false,
     };

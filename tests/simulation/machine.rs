@@ -66,7 +66,8 @@ fn relay_life(seed: u64) {
     let mut now = Tick(1 << 40);
     let mut session = Session::new(client, Greeting::None, listener(), pool.clone(), now);
     let lifetime = random.bool().then(|| Duration::from_secs(random.u64(1..120)));
-    lifetime.into_iter().for_each(|lifetime| session.expire_at(now + lifetime));
+    let expires = lifetime.map(|lifetime| (now + lifetime, now + lifetime + lifetime / 10, now + lifetime));
+    expires.into_iter().for_each(|(from, until, _)| session.expire_between(from, until));
     assert_eq!(session.begin(now), Effect::Admit);
     assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
     let picked = pick(&pool, &session, &mut random);
@@ -82,7 +83,6 @@ fn relay_life(seed: u64) {
             ways[0].held = true;
         }
     }
-    let expires = lifetime.map(|lifetime| now + lifetime);
     let mut reference = Reference { ways, first_fin: None, failed: None, last: now, expires, ours, up: 0 };
     let mut asked = false;
     for _ in 0..random.u32(1..60) {
@@ -94,7 +94,7 @@ fn relay_life(seed: u64) {
         if !asked {
             now = now + Duration::from_millis([0, 1, 40, 700, 9_000, 30_000][random.usize(..6)]);
         }
-        assert_eq!(session.deadline(), Some(reference.deadline(now).0));
+        assert_eq!(session.deadline(), Some(reference.deadline()));
         let (effect, (expected, reason)) = match random.u8(..20) {
             _ if asked => {
                 let bytes = random.u64(..4);

@@ -385,6 +385,9 @@ fn run(seed: u64, engine: Engine, tally: &mut Tally) {
     }
     for ended in simulation.ended.borrow().iter() {
         *tally.entry((ended.close.word(), ended.held)).or_default() += 1;
+        if ended.busy {
+            *tally.entry(("busy until the last moment of its lifetime:", true)).or_default() += 1;
+        }
         if ended.abandoned {
             *tally.entry(("left while it waited, its FIN sent:", true)).or_default() += 1;
         }

@@ -3,7 +3,7 @@
 use crate::{HALF_CLOSE, IDLE};
 use std::time::Duration;
 use tcplb::base::Tick;
-use tcplb::session::{CloseReason, Effect, Ending, Failed, Moved, RESET_PATIENCE, Side, Way};
+use tcplb::session::{CloseReason, Effect, Ending, Failed, Moved, QUIET, RESET_PATIENCE, Side, Way};
 
 /// What the table says about one way.
 #[derive(Clone, Copy, Default)]
@@ -30,7 +30,8 @@ pub struct Reference {
     pub first_fin: Option<Side>,
     pub failed: Option<Failure>,
     pub last: Tick,
-    pub expires: Option<Tick>,
+    /// From when on its lifetime is over, until when it lasts at most, and when to look next.
+    pub expires: Option<(Tick, Tick, Tick)>,
     /// Of our header for the backend, still held; and the client's bytes delivered.
     pub ours: u64,
     pub up: u64,
@@ -116,28 +117,35 @@ impl Reference {
         if now >= failure.taken + RESET_PATIENCE { reset_by(failure.side) } else { NOTHING }
     }
 
-    pub fn on_deadline(&self, now: Tick) -> Answer {
-        let (deadline, reason) = self.deadline(now);
-        if now < deadline {
+    pub fn on_deadline(&mut self, now: Tick) -> Answer {
+        if now < self.deadline() {
             return NOTHING;
         }
-        match self.failed {
-            Some(Failure { queue: None, side, .. }) if reason != CloseReason::Forced => reset_by(side),
-            Some(failure) if reason != CloseReason::Forced => (Effect::Measure(failure.side.other()), None),
-            failed => {
-                let held = failed.is_some() || self.ways.iter().any(|way| way.held);
-                let ending = if held { Ending::Reset } else { Ending::Fin };
-                (Effect::End(ending), Some(reason))
+        let held = self.ways.iter().any(|way| way.held);
+        if let Some((from, until, look)) = &mut self.expires {
+            if now >= *from && !held && self.failed.is_none() && now - self.last >= QUIET {
+                return (Effect::End(Ending::Fin), Some(CloseReason::Forced));
             }
+            if now >= *until {
+                return (Effect::End(Ending::Reset), Some(CloseReason::Forced));
+            }
+            *look = now + QUIET;
+        }
+        let (due, reason) = self.due();
+        match self.failed {
+            Some(Failure { queue: None, side, .. }) => reset_by(side),
+            Some(failure) => (Effect::Measure(failure.side.other()), None),
+            None if now < due => NOTHING,
+            None => (Effect::End(if held { Ending::Reset } else { Ending::Fin }), Some(reason)),
         }
     }
 
-    pub fn deadline(&self, now: Tick) -> (Tick, CloseReason) {
-        let (due, reason) = self.due();
+    pub fn deadline(&self) -> Tick {
+        let due = self.due().0;
         match self.expires {
-            Some(expires) if expires <= now => (expires.min(due), CloseReason::Forced),
-            Some(expires) => (expires.min(due), reason),
-            None => (due, reason),
+            Some((_, until, _)) if self.failed.is_some() => until.min(due),
+            Some((_, until, look)) => look.max(self.last + QUIET).min(until).min(due),
+            None => due,
         }
     }
 
@@ -158,7 +166,8 @@ impl Reference {
         let shifted = |at: Tick| Tick(at.0 + offset);
         self.last = shifted(self.last);
         // What is written down is how much is left: what is over is over now, however long it has been.
-        self.expires = self.expires.map(|at| shifted(at).max(now));
+        let left = |at| shifted(at).max(now);
+        self.expires = self.expires.map(|(from, until, look)| (left(from), left(until), left(look)));
         if let Some(failure) = &mut self.failed {
             failure.taken = shifted(failure.taken);
             failure.queue =

@@ -1,0 +1,62 @@
+//! The time-outs of a relay: its lifetime, and silence.
+
+use super::relaying::Relay;
+use super::{CloseReason, Effect, Ending, Session, State};
+use crate::base::Tick;
+use std::time::Duration;
+
+/// Without a byte for so long, and with nothing held, a connection whose lifetime is over is between two messages, as far as
+/// can be known.
+pub const QUIET: Duration = Duration::from_millis(100);
+
+/// When a lifetime is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expiry {
+    /// From here on the connection ends in a quiet moment,
+    pub(super) from: Tick,
+    /// and here in any.
+    pub(super) until: Tick,
+    /// When to look for one next.
+    pub(super) look: Tick,
+}
+
+impl Expiry {
+    pub(super) fn deadline(&self, relay: &Relay) -> Tick {
+        match relay.failed {
+            // It has a deadline of its own, and a reset to deliver.
+            Some(_) => self.until,
+            None => self.look.max(relay.last_byte + QUIET).min(self.until),
+        }
+    }
+}
+
+impl Relay {
+    fn holds(&self) -> bool {
+        self.up.held || self.down.held
+    }
+}
+
+impl Session {
+    pub(super) fn relay_due(&mut self, now: Tick) -> Effect {
+        let State::Relaying(relay) = &self.state else { return Effect::Wait };
+        let silence = relay.silence(&self.pool.settings);
+        let ending = if relay.holds() { Ending::Reset } else { Ending::Fin };
+        let is_quiet = !relay.holds() && now >= relay.last_byte + QUIET;
+        let failed = relay.failed.is_some();
+        let is_silent = !failed && now >= relay.last_byte + silence.0;
+        match &mut self.expires {
+            Some(expiry) if now >= expiry.from && is_quiet && !failed => {
+                self.end(Ending::Fin, CloseReason::Forced, now)
+            }
+            Some(expiry) if now >= expiry.until => self.end(Ending::Reset, CloseReason::Forced, now),
+            _ if failed => self.failure_due(now),
+            _ if is_silent => self.end(ending, silence.1, now),
+            Some(expiry) => {
+                // What is held may be delivered without another look at the deadline.
+                expiry.look = now + QUIET;
+                Effect::Wait
+            }
+            None => Effect::Wait,
+        }
+    }
+}
