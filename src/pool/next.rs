@@ -31,6 +31,7 @@ use crate::base::bits::WORD;
 use crate::base::{AtomicBits, Endpoint};
 use crate::config::model::{self, InitialHealth};
 use crate::policy::balance::{self, Balance, LoadBlock};
+use crate::policy::slow_start;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
@@ -199,6 +200,7 @@ impl<'a> Successor<'a> {
         };
         let (up, ejected) = (bits(|old| &old.up), bits(|old| &old.ejected));
         let last_resort_mask = bits(|old| &old.last_resort_mask);
+        let warm = self.warm(slots);
         // Both tiers share one index space; to each, the other's members have no weight.
         let hole = balance::Member { key: String::new(), weight: 0 };
         let mut tiers = [vec![hole.clone(); slots], vec![hole; slots]];
@@ -215,6 +217,8 @@ impl<'a> Successor<'a> {
                 up.set(slot, initial);
                 last_resort_mask.set(slot, initial);
                 ejected.set(slot, false);
+                let whole = member.backend.came_up().is_none();
+                warm.iter().for_each(|members| members.set(slot, whole));
             }
             if member.state != AdminState::Enabled {
                 up.set(slot, false);
@@ -243,7 +247,18 @@ impl<'a> Successor<'a> {
             tenants,
             loads,
             limits,
+            warm,
         })
+    }
+
+    /// Who takes part in which group of choices, as it was. Where slow start is new, the prober looks who starts.
+    fn warm(&self, slots: usize) -> Vec<AtomicBits> {
+        if self.settings.slow_start.is_zero() {
+            return Vec::new();
+        }
+        let old = |group: usize| self.old.and_then(|old| old.warm.get(group));
+        let group = |group| old(group).map_or_else(|| AtomicBits::new(slots, true), |old| old.resized(slots));
+        (0..slow_start::GROUPS).map(group).collect()
     }
 
     /// Was this backend in the snapshot before?

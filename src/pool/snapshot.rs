@@ -162,6 +162,8 @@ pub struct Pool {
     pub(super) tenants: Vec<Weak<Backend>>,
     pub(super) loads: Vec<Arc<LoadBlock>>,
     pub(super) limits: Vec<u32>,
+    /// Per group of choices the slots that take part in it; empty without a slow start. See [`slow_start`].
+    pub(super) warm: Vec<AtomicBits>,
     pub(super) primary: Box<dyn Balance>,
     pub(super) backup: Option<Box<dyn Balance>>,
 }
@@ -213,17 +215,14 @@ impl Pool {
         // Nothing is allocated for the first attempt.
         let tried: Vec<u32> = tried.iter().filter(is_here).map(|tried| tried.slot as u32).collect();
         let tried = &tried[..];
-        let whole = self.settings.slow_start;
-        if !whole.is_zero() {
-            let takes = |member: &Member, random: &mut fastrand::Rng| {
-                let age = member.backend.came_up().map_or(Duration::MAX, |since| now - since);
-                slow_start::takes(age, whole, random)
-            };
+        if !self.warm.is_empty() {
+            let group = self.primary.group(client, random);
             // Backups are not asked: a primary that starts slowly is better than they are.
             let choose = |excluded: &[u32], random: &mut fastrand::Rng| {
-                self.primary.pick(client, &self.view(&self.up, excluded, now), random)
+                let view = View { warm: self.warm.get(group), ..self.view(&self.up, excluded, now) };
+                self.primary.pick(client, &view, random)
             };
-            if let Some(lease) = self.lease(tried, choose, takes, random) {
+            if let Some(lease) = self.lease(tried, choose, random) {
                 return Ok(lease);
             }
         }
@@ -231,7 +230,7 @@ impl Pool {
             let choice = self.choose(&self.up, excluded, client, now, random);
             choice.or_else(|| self.choose(self.last_resort()?, excluded, client, now, random))
         };
-        self.lease(tried, choose, |_, _| true, random).ok_or_else(|| self.why_none(tried))
+        self.lease(tried, choose, random).ok_or_else(|| self.why_none(tried))
     }
 
     /// The first lease that can be had of those whose slots `choose` gives, one after the other.
@@ -239,10 +238,9 @@ impl Pool {
         &self,
         tried: &[u32],
         choose: impl Fn(&[u32], &mut fastrand::Rng) -> Option<usize>,
-        takes: impl Fn(&Member, &mut fastrand::Rng) -> bool,
         random: &mut fastrand::Rng,
     ) -> Option<Lease> {
-        // A backend that fills up between choice and lease, or does not take it, counts as tried, for this choice only.
+        // A backend that fills up between choice and lease counts as tried, for this choice only.
         let mut lost = Vec::new();
         loop {
             let slot = choose(if lost.is_empty() { tried } else { &lost }, random)?;
@@ -250,9 +248,7 @@ impl Pool {
                 debug_assert!(false, "{:?} chose {slot} of {}", self.settings.algorithm, self.positions.len());
                 return None;
             };
-            if takes(member, random)
-                && let Some(lease) = Lease::take(&member.backend, slot, limit)
-            {
+            if let Some(lease) = Lease::take(&member.backend, slot, limit) {
                 return Some(lease);
             }
             if lost.is_empty() {
@@ -293,7 +289,7 @@ impl Pool {
     }
 
     fn view<'a>(&'a self, up: &'a AtomicBits, tried: &'a [u32], now: Tick) -> View<'a> {
-        View { up, loads: &self.loads, limits: &self.limits, tried, now }
+        View { up, warm: None, loads: &self.loads, limits: &self.limits, tried, now }
     }
 
     fn why_none(&self, tried: &[u32]) -> NoBackend {
@@ -307,6 +303,21 @@ impl Pool {
         let slot = lease.index() as usize;
         let is_here = self.member(slot).is_some_and(|member| member.backend.id == lease.backend().id);
         is_here && self.up.get(slot)
+    }
+
+    /// The prober's: gives a member the share that it has by now in a slow start, `now` being of [`super::clock`].
+    pub fn warm_up(&self, slot: usize, backend: &Backend, now: Tick) {
+        if self.warm.is_empty() {
+            return;
+        }
+        let age = backend.came_up().map_or(Duration::MAX, |since| now - since);
+        let groups = slow_start::groups(backend.id.0, age, self.settings.slow_start);
+        for (group, members) in self.warm.iter().enumerate() {
+            let takes_part = groups & (1 << group) != 0;
+            if members.get(slot) != takes_part {
+                members.set(slot, takes_part);
+            }
+        }
     }
 
     /// Who has this slot.

@@ -12,7 +12,8 @@ use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::mailbox::Mailbox;
 use crate::policy::health::{ConnectFailure, Outcome, schedule};
-use crate::pool::{BackendId, Note, Snapshot};
+use crate::policy::slow_start;
+use crate::pool::{BackendId, Note, Snapshot, clock};
 use crate::probe::ProbeTarget;
 use crate::watchdog::Heartbeat;
 use crossbeam_channel::Receiver;
@@ -48,6 +49,8 @@ pub struct Rounds {
     lacking: Option<Tick>,
     /// When the next outlier comes back.
     readmit: Option<Tick>,
+    /// When the shares of backends that start slowly grow next; `None`: no pool has a slow start.
+    warm_up: Option<Tick>,
     /// Several pools: log lines name them.
     many: bool,
     random: fastrand::Rng,
@@ -73,6 +76,7 @@ impl Rounds {
             open_max: open_max.clamp(1, OPEN_MAX),
             lacking: None,
             readmit: None,
+            warm_up: None,
             many: false,
             random: fastrand::Rng::new(),
             on_down,
@@ -122,6 +126,7 @@ impl Rounds {
                 self.time_has_come(slot);
             }
             self.readmit_outliers();
+            self.warm_up();
             self.begin_probes();
         }
     }
@@ -132,7 +137,18 @@ impl Rounds {
         }
         let retry = self.lacking.filter(|_| !self.queue.is_empty()).map(|at| at - self.now);
         let readmit = self.readmit.map(|at| at - self.now);
-        [self.wheel.sleep(self.now), retry, readmit].into_iter().flatten().min()
+        let warm_up = self.warm_up.map(|at| at - self.now);
+        [self.wheel.sleep(self.now), retry, readmit, warm_up].into_iter().flatten().min()
+    }
+
+    /// Lets shares grow, where a pool has a slow start.
+    fn warm_up(&mut self) {
+        if self.warm_up.is_none_or(|at| self.now < at) {
+            return;
+        }
+        self.warm_up = Some(self.now + slow_start::STEP);
+        let now = clock::now();
+        self.by_id.values().filter_map(|key| self.watches.get(*key)).for_each(|watch| watch.warm_up(now));
     }
 
     /// A backend's slot in the wheel is for its probes; outliers are few, and looked for when the first of them is due.
@@ -197,6 +213,8 @@ impl Rounds {
     /// those that left are forgotten, probes under way and all.
     fn adopt(&mut self, snapshot: &Snapshot) {
         self.many = snapshot.pools.len() > 1;
+        let starts_slowly = snapshot.pools.iter().any(|pool| !pool.settings.slow_start.is_zero());
+        self.warm_up = starts_slowly.then(|| self.warm_up.unwrap_or(self.now));
         let mut known = std::mem::take(&mut self.by_id);
         let mut new = Vec::new();
         for pool in &snapshot.pools {

@@ -390,10 +390,12 @@ impl Watch {
 
     /// The one log line of a change.
     fn changed(&mut self, outcome: Outcome, many: bool) {
+        if self.judge.is_up() {
+            self.backend.starts_slowly(clock::now());
+        }
         self.note_change();
         let (name, suffix) = (&self.backend.name, self.suffix(many));
         if self.judge.is_up() {
-            self.backend.starts_slowly(clock::now());
             log::info!("{name} is up: {outcome}{suffix}");
         } else {
             log::warn!("{name} is down: {outcome}{suffix}");
@@ -411,10 +413,17 @@ impl Watch {
         let ejected = self.outlier.until().is_some();
         let enabled = self.state == AdminState::Enabled && self.has_address();
         let usable = self.judge.is_up() && !ejected && enabled;
+        // Before the backend counts as up: it may start slowly.
+        self.warm_up(clock::now());
         // Whoever sees the reason sees what follows from it.
         self.pool.up.set(self.slot, usable);
         self.pool.ejected.set(self.slot, ejected);
         self.pool.last_resort_mask.set(self.slot, self.admitted && enabled);
+    }
+
+    /// In a slow start its share grows.
+    pub fn warm_up(&self, now: Tick) {
+        self.pool.warm_up(self.slot, &self.backend, now);
     }
 
     fn suffix(&self, many: bool) -> String {

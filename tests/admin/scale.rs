@@ -3,7 +3,10 @@
 use crate::support::Balancer;
 use std::fmt::Write as _;
 use std::fs;
+use std::io::{Read, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 /// Far beyond what an operator has, so that work that is not proportional stands out.
@@ -57,5 +60,42 @@ fn a_reload_of_many_backends_takes_no_longer_than_a_start_does() {
         fs::write(&path, text.replace("weight = 1", "weight = 2")).unwrap();
         let took = reload(MANY);
         assert!(took < most, "{pools} pools: started in {started:?}, but new weights took {took:?}");
+    }
+}
+
+#[test]
+fn clients_are_served_at_once_while_two_thousand_backends_start_slowly() {
+    // One server, which every address of 127.0.0.0/8 leads to.
+    let server = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    // A request is read before the answer, or closing would reset the connection.
+    let serve = |mut client: TcpStream| client.read(&mut [0; 1024]).and_then(|_| client.write_all(b"served\n"));
+    thread::spawn(move || server.incoming().flatten().for_each(|client| drop(serve(client))));
+    let directory = tempfile::tempdir().unwrap();
+    for algorithm in ["source-hash", "maglev", "round-robin"] {
+        let path = directory.path().join(format!("{algorithm}.toml"));
+        let text = |backends: u32| {
+            let mut text = format!(
+                "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\n\
+                 [[pool]]\nname = 'p'\nalgorithm = '{algorithm}'\nslow_start = '10h'\n[pool.health]\nkind = 'off'\n"
+            );
+            for number in 0..backends {
+                let [_, _, high, low] = number.to_be_bytes();
+                write!(text, "[[pool.backend]]\naddress = '127.1.{high}.{low}:{port}'\n").unwrap();
+            }
+            text
+        };
+        fs::write(&path, text(1)).unwrap();
+        let (balancer, _) = start(&path);
+        fs::write(&path, text(2_001)).unwrap();
+        assert_eq!(balancer.call("POST", "/v1/reload", "").json(200)["changes"].as_array().unwrap().len(), 2_000);
+        // The one that is warm leaves: all others have just begun.
+        balancer.call("PATCH", &format!("/v1/pools/p/backends/127.1.0.0:{port}"), r#"{"state":"disabled"}"#).json(200);
+        let begun = Instant::now();
+        for _ in 0..40 {
+            assert_eq!(balancer.request().unwrap(), "served");
+        }
+        // A choice took half a second and more.
+        assert!(begun.elapsed() < Duration::from_secs(15), "{algorithm}: {:?}", begun.elapsed());
     }
 }

@@ -99,7 +99,7 @@ impl Candidates {
         (0..=words).map(move |step| {
             let word = start / WORD + step;
             let word = if word < words { word } else { word - words };
-            let bits = self.bits.get(word).map_or(0, |bits| bits & view.up.word(word));
+            let bits = self.bits.get(word).map_or(0, |bits| bits & view.up_word(word));
             let mask = match step {
                 0 => after,
                 step if step == words => !after,

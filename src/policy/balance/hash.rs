@@ -7,6 +7,7 @@
 //! hash that instances share.
 
 use super::Member;
+use crate::policy::slow_start::GROUPS;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -41,6 +42,11 @@ pub fn address(ip: IpAddr) -> u128 {
 pub fn client(ip: Option<IpAddr>) -> u64 {
     let bits = ip.map_or(0, address);
     mix(mix((bits >> 64) as u64).wrapping_add(bits as u64))
+}
+
+/// The group of choices that a client's belong to, whatever backend it is tied to.
+pub fn group(ip: Option<IpAddr>) -> usize {
+    reduce(nth(client(ip), u64::MAX), GROUPS)
 }
 
 /// What each member is known by: the hash of its key, whatever its index. Several with one key (two names for one

@@ -51,6 +51,10 @@ impl Balance for Maglev {
         }
         self.rendezvous.best(client, view)
     }
+
+    fn group(&self, client: Client, _: &mut fastrand::Rng) -> usize {
+        hash::group(client.ip)
+    }
 }
 
 /// One backend while the table is filled.

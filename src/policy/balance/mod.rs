@@ -49,6 +49,7 @@
 //! `power_of_two`, over `alias`. By load, which `load` keeps: `least_connections`, `least_time`, over `lightest`. By the client's address:
 //! `source_hash`, `maglev`, over `hash` and `rendezvous`. Whatever looks at many backends does so through `candidates`.
 
+use super::slow_start::GROUPS;
 use crate::base::bits::WORD;
 use crate::base::{AtomicBits, Tick};
 use std::fmt;
@@ -78,6 +79,8 @@ pub struct Client {
 pub struct View<'a> {
     /// Which backends may be used as far as health and operators are concerned.
     pub up: &'a AtomicBits,
+    /// Which of them take part in this choice as far as slow start is concerned; `None`: all.
+    pub warm: Option<&'a AtomicBits>,
     /// Loads, 64 backends a block: backend `i` is lane `i % 64` of block `i / 64`.
     pub loads: &'a [Arc<LoadBlock>],
     /// Most connections each backend may have, `u32::MAX` for no limit.
@@ -91,7 +94,12 @@ pub struct View<'a> {
 impl View<'_> {
     /// May backend `index` get this connection?
     pub fn usable(&self, index: usize) -> bool {
-        self.up.get(index) && self.has_room(index)
+        self.up_word(index / WORD) & (1 << (index % WORD)) != 0 && self.has_room(index)
+    }
+
+    /// The `index`-th word of 64 backends that are up and take part.
+    pub fn up_word(&self, index: usize) -> u64 {
+        self.up.word(index) & self.warm.map_or(u64::MAX, |warm| warm.word(index))
     }
 
     /// Usable apart from health: below its limit and not tried by this connection.
@@ -115,6 +123,12 @@ impl View<'_> {
 pub trait Balance: Send + Sync {
     /// The index of a backend for `client`, or `None` if none is usable.
     fn pick(&self, client: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize>;
+
+    /// The group that a choice for this client belongs to: see [`super::slow_start`]. One that ties clients to backends by
+    /// address has the same group for an address each time.
+    fn group(&self, _client: Client, random: &mut fastrand::Rng) -> usize {
+        random.usize(..GROUPS)
+    }
 
     /// The same algorithm for a changed membership, keeping what it has learnt about clients. `None` if it learns nothing
     /// that outlives a membership: then a new one does as well.

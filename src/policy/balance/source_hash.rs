@@ -40,6 +40,10 @@ impl Balance for SourceHash {
         let usable = self.first(bucket, key).into_iter().flatten().find(|&index| view.usable(index));
         usable.or_else(|| self.rendezvous.best(key, view))
     }
+
+    fn group(&self, client: Client, _: &mut fastrand::Rng) -> usize {
+        hash::group(client.ip)
+    }
 }
 
 impl SourceHash {

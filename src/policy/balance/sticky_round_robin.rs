@@ -77,6 +77,10 @@ impl Balance for StickyRoundRobin {
         Some(index)
     }
 
+    fn group(&self, client: Client, _: &mut fastrand::Rng) -> usize {
+        hash::group(client.ip)
+    }
+
     fn successor(&self, members: &[Member], start: u64) -> Option<Box<dyn Balance>> {
         Some(Box::new(StickyRoundRobin::new(members, start, self.pins.clone())))
     }

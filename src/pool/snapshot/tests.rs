@@ -28,6 +28,7 @@ fn every_algorithm_gives_a_backend_that_starts_slowly_a_share_that_grows() {
         let mut random = fastrand::Rng::with_seed(7);
         let mut share = |seconds| {
             let now = Tick(1) + Duration::from_secs(seconds);
+            pool.warm_up(2, &pool.members[2].backend, now);
             let mut picked = 0;
             for number in 0..8_000u32 {
                 let client = Client { ip: Some(std::net::IpAddr::V4(number.into())) };
@@ -53,9 +54,63 @@ fn every_algorithm_gives_a_backend_that_starts_slowly_a_share_that_grows() {
 fn a_slow_start_leaves_nobody_without_a_backend() {
     let pool = pool(2, model::Pool { slow_start: Duration::from_secs(10), ..model::Pool::default() });
     let mut random = fastrand::Rng::with_seed(7);
-    pool.members.iter().for_each(|member| member.backend.starts_slowly(Tick(1)));
+    start_slowly(&pool);
     let first = (0..100).filter(|_| pick(&pool, Tick(1), &mut random).unwrap() == 0).count();
     assert!((40..=60).contains(&first), "{first} of 100");
+}
+
+/// All backends have just come up.
+fn start_slowly(pool: &Pool) {
+    for member in &pool.members {
+        member.backend.starts_slowly(Tick(1));
+        pool.warm_up(member.slot, &member.backend, Tick(1) + Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn a_choice_costs_little_however_many_backends_start_slowly() {
+    for algorithm in balance::REGISTRY {
+        let (slow_start, name) = (Duration::from_secs(36_000), algorithm.name);
+        let pool = pool(2_000, model::Pool { algorithm, slow_start, ..model::Pool::default() });
+        start_slowly(&pool);
+        let (mut random, begun) = (fastrand::Rng::with_seed(7), std::time::Instant::now());
+        for number in 0..500u32 {
+            let client = Client { ip: Some(std::net::IpAddr::V4(number.into())) };
+            assert!(pool.pick(client, &[], Tick(1), &mut random).is_ok());
+        }
+        // Asking one backend after the other took half a second and more for each choice.
+        let took = begun.elapsed();
+        assert!(took < Duration::from_secs(20), "{name}: {took:?}");
+    }
+}
+
+#[test]
+fn a_client_that_is_tied_to_a_backend_moves_once_as_it_warms_up_and_others_stay() {
+    for name in ["source-hash", "maglev"] {
+        let settings = model::Pool {
+            algorithm: balance::find(name).unwrap(),
+            slow_start: Duration::from_secs(100),
+            ..model::Pool::default()
+        };
+        let pool = pool(5, settings);
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut served = |now: Tick| -> Vec<u32> {
+            pool.warm_up(2, &pool.members[2].backend, now);
+            let client = |number: u32| Client { ip: Some(std::net::IpAddr::V4(number.into())) };
+            (0..500).map(|number| pool.pick(client(number), &[], now, &mut random).unwrap().index()).collect()
+        };
+        let warm = served(Tick(1));
+        pool.members[2].backend.starts_slowly(Tick(1));
+        let mut back = vec![false; warm.len()];
+        for seconds in 0..=100 {
+            for (client, index) in served(Tick(1) + Duration::from_secs(seconds)).into_iter().enumerate() {
+                assert!(index == warm[client] || warm[client] == 2, "{name}: a client of another backend moved");
+                assert!(!back[client] || index == 2, "{name}: a client moved twice");
+                back[client] |= index == 2;
+            }
+        }
+        assert_eq!(served(Tick(1) + Duration::from_secs(100)), warm, "{name}");
+    }
 }
 
 #[test]
