@@ -155,8 +155,10 @@ fn assert_next_is_reset(tcplb: &Running) {
 /// A second client beside a first one: served at once, or left to wait.
 #[track_caller]
 fn assert_second(tcplb: &Running, served: bool) {
-    let (first, second) = (tcplb.connect(), Conn::attempt(tcplb.at()));
+    let first = tcplb.connect();
     assert_served(&first);
+    // Only now: another worker may accept the later one first.
+    let second = Conn::attempt(tcplb.at());
     second.say("served\n");
     if served {
         assert_eq!(second.hear_line(), "served");
