@@ -211,6 +211,15 @@ impl Listener {
 }
 
 impl Listener {
+    /// Are all of `allow` and `deny` the same? Files that were not read again are compared at once.
+    pub fn has_lists_of(&self, other: &Listener) -> bool {
+        let prefixes = |file: &Option<PrefixFile>| file.as_ref().map(|file| file.prefixes.clone());
+        self.allow == other.allow
+            && self.deny == other.deny
+            && prefixes(&self.allow_file) == prefixes(&other.allow_file)
+            && prefixes(&self.deny_file) == prefixes(&other.deny_file)
+    }
+
     /// All of `allow` and all of `deny`, wherever they stand.
     pub fn lists(&self) -> (impl Iterator<Item = &IpNet>, impl Iterator<Item = &IpNet>) {
         fn of(file: &Option<PrefixFile>) -> impl Iterator<Item = &IpNet> {

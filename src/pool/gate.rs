@@ -50,21 +50,28 @@ impl Gate {
         Gate::next(None, settings, &ListenerTotals::new(settings.name.clone()))
     }
 
-    /// The gate of a listener that had `old` so far. It goes on with what was counted there: connections, the places they
-    /// hold, and the sources they come from.
-    pub fn next(old: Option<&Arc<Gate>>, settings: &model::Listener, totals: &Arc<ListenerTotals>) -> Arc<Gate> {
+    /// The gate of a listener that had the gate and the settings of `before` so far. It goes on with what was counted there:
+    /// connections, the places they hold, and the sources they come from. Lists that are the same are not built again: a
+    /// million prefixes take a fifth of a second.
+    pub fn next(
+        before: Option<(&Arc<Gate>, &model::Listener)>,
+        settings: &model::Listener,
+        totals: &Arc<ListenerTotals>,
+    ) -> Arc<Gate> {
+        let old = before.map(|(gate, _)| gate);
         let rules = Rules {
             connections: settings.max_connections_per_source,
             per_second: settings.connection_rate_per_source.map(|rate| rate.per_second),
         };
         let known = old.and_then(|old| old.limits.sources.as_ref());
         let sources = || known.map_or_else(|| Sources::new(rules), |known| known.successor(rules));
-        let (allow, deny) = settings.lists();
-        let limits = Limits {
-            access: Access::new(allow, deny),
-            sources: (rules != Rules::default()).then(sources),
-            dry_run: settings.limits_dry_run,
-        };
+        let same = before.filter(|(_, old)| old.has_lists_of(settings));
+        let access = same.map(|(gate, _)| gate.limits.access.clone()).unwrap_or_else(|| {
+            let (allow, deny) = settings.lists();
+            Arc::new(Access::new(allow, deny))
+        });
+        let limits =
+            Limits { access, sources: (rules != Rules::default()).then(sources), dry_run: settings.limits_dry_run };
         let most = settings.max_connections.map_or(usize::MAX, |most| most as usize);
         let room = old.map_or_else(|| Admission::new(most), |old| old.room.successor(most));
         let would_refuse = old.map(|old| old.would_refuse.clone()).unwrap_or_default();
@@ -129,6 +136,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn lists_that_stay_the_same_are_shared() {
+        let prefixes = |text: &str| vec![text.parse().unwrap()];
+        let file = |text| model::PrefixFile { path: "list".into(), prefixes: prefixes(text).into() };
+        let settings = |deny, max_connections| model::Listener {
+            deny: prefixes(deny),
+            allow_file: Some(file("192.0.2.0/24")),
+            max_connections,
+            ..model::Listener::default()
+        };
+        let (before, other_limit) = (settings("192.0.2.1/32", None), settings("192.0.2.1/32", Some(7)));
+        let old = Gate::new(&before);
+        let next = |settings: &model::Listener| Gate::next(Some((&old, &before)), settings, &old.totals);
+        assert!(Arc::ptr_eq(&old.limits.access, &next(&other_limit).limits.access));
+        let read_again = model::Listener { allow_file: Some(file("192.0.2.0/24")), ..before.clone() };
+        assert!(Arc::ptr_eq(&old.limits.access, &next(&read_again).limits.access));
+        let other_file = model::Listener { allow_file: Some(file("192.0.2.0/25")), ..before.clone() };
+        for other in [settings("192.0.2.2/32", None), other_file] {
+            assert_ne!(old.limits.access, next(&other).limits.access);
+        }
+    }
+
+    #[test]
     fn a_listener_has_its_own_room_and_the_one_who_waits_is_told() {
         let gate = Gate::new(&model::Listener { max_connections: Some(1), ..model::Listener::default() });
         let guest = Guest::new(&gate, gate.room().unwrap());
@@ -149,7 +178,7 @@ mod tests {
         let held = old.admit(client, Tick(1)).unwrap();
         let settings =
             model::Listener { max_connections_per_source: Some(1), max_connections: Some(1), ..settings.clone() };
-        let new = Gate::next(Some(&old), &settings, &old.totals);
+        let new = Gate::next(Some((&old, &settings)), &settings, &old.totals);
         assert!(new.room().is_none(), "the guest of the old gate has the place");
         assert_eq!(new.admit(client, Tick(1)).unwrap_err(), Reason::SourceLimit);
         assert_eq!(new.totals.active(), 1);

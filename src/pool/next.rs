@@ -72,7 +72,7 @@ pub fn next(old: Option<&Snapshot>, plan: &Plan<'_>) -> Snapshot {
         let same = old.and_then(|old| old.listener(&settings.name));
         let totals =
             same.map_or_else(|| ListenerTotals::new(settings.name.clone()), |listener| listener.totals.clone());
-        let gate = Gate::next(same.map(|listener| &listener.gate), settings, &totals);
+        let gate = Gate::next(same.map(|listener| (&listener.gate, &listener.settings)), settings, &totals);
         let addresses = plan.addresses.get(position).cloned().unwrap_or_default();
         let (name, settings) = (settings.name.clone(), settings.clone());
         Some(Arc::new(Listener { name, settings, pool, addresses, totals, gate }))

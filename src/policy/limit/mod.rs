@@ -42,8 +42,8 @@ pub enum Reason {
 /// All of a listener's limits on who comes in.
 #[derive(Debug, Default)]
 pub struct Limits {
-    /// The lists.
-    pub access: Access,
+    /// The lists, which may be long. A change that does not concern them keeps them.
+    pub access: Arc<Access>,
     /// The table of sources; `None` where sources have no limit. It outlives a change of the lists.
     pub sources: Option<Arc<Sources>>,
     /// Let everybody in, and say what would have been refused.
@@ -86,7 +86,7 @@ mod tests {
     fn limits(dry_run: bool) -> Limits {
         let rules = Rules { connections: Some(1), per_second: Some(2) };
         let deny = ["192.0.2.0/24".parse().unwrap()];
-        Limits { access: Access::new(&[], &deny), sources: Some(Sources::new(rules)), dry_run }
+        Limits { access: Arc::new(Access::new(&[], &deny)), sources: Some(Sources::new(rules)), dry_run }
     }
 
     #[test]
@@ -116,7 +116,8 @@ mod tests {
 
     #[test]
     fn a_unix_client_is_nobodys_source() {
-        let limits = Limits { access: Access::new(&["10.0.0.0/8".parse().unwrap()], &[]), ..limits(false) };
+        let access = Arc::new(Access::new(&["10.0.0.0/8".parse().unwrap()], &[]));
+        let limits = Limits { access, ..limits(false) };
         let all: Vec<_> = (0..10).map(|_| limits.admit(None, Tick(0)).unwrap()).collect();
         assert!(all.iter().all(|admitted| admitted.held.is_none()));
     }
