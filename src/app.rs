@@ -5,6 +5,7 @@
 use crate::access_log::{AccessLog, Reopener, Target};
 use crate::admin::{self, Admin};
 use crate::base::{Endpoint, Size};
+use crate::config::descriptors::AdminShare;
 use crate::config::model::{LogTo, Model};
 use crate::confine::Plan;
 use crate::control::{self, Control, Crew, Lookups, NewSockets, Outcome, Parts, Truth};
@@ -162,7 +163,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
         };
         threads.push(thread::Builder::new().name(format!("worker-{me}")).spawn(work).map_err(spawn_error)?);
     }
-    let serve = |admin: admin::Bound| admin.start(published.clone(), control.remote());
+    let serve = |admin: admin::Bound| admin.start(published.clone(), control.remote(), AdminShare::of(descriptors));
     let admin = admin.map(serve).transpose().map_err(spawn_error)?;
     let mut watched = vec![control.watched(), prober.watched()];
     watched.extend((0..workers).map(|number| crew.watched(number)));

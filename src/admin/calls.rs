@@ -1,4 +1,4 @@
-//! Calls that take a thread: at most [`CALLS_MAX`] at once, and [`QUEUE_MAX`] that wait for their turn.
+//! Calls that take a thread: at most [`CALLS_MAX`] at once, and as many as [`AdminShare`] grants wait for their turn.
 //!
 //! A call may wait for control, and its answer for a peer that reads slowly. So each has a thread while it is worked on.
 //! A thread that has answered takes the next call from the queue and ends when there is none. A call that has waited for
@@ -7,6 +7,7 @@
 use super::http::{self, Response};
 use super::incoming::Request;
 use super::server::{Handler, Peer};
+use crate::config::descriptors::AdminShare;
 use parking_lot::Mutex;
 use socket2::Socket;
 use std::collections::VecDeque;
@@ -15,10 +16,8 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-/// Calls worked on at once.
-pub const CALLS_MAX: usize = 16;
-/// Calls that wait; one more is refused.
-pub const QUEUE_MAX: usize = 64;
+pub use crate::config::descriptors::ADMIN_CALLS as CALLS_MAX;
+
 /// Answers are built on the heap; this is for the JSON of small requests.
 const STACK: usize = 256 * 1024;
 
@@ -35,6 +34,8 @@ pub(super) struct Call {
 
 struct Shared {
     handler: Arc<dyn Handler>,
+    /// Calls that may wait; one more is refused.
+    queue_max: usize,
     state: Mutex<State>,
 }
 
@@ -59,15 +60,15 @@ impl Drop for Place {
 }
 
 impl Calls {
-    pub(super) fn new(handler: Arc<dyn Handler>) -> Calls {
-        Calls(Arc::new(Shared { handler, state: Mutex::default() }))
+    pub(super) fn new(handler: Arc<dyn Handler>, share: AdminShare) -> Calls {
+        Calls(Arc::new(Shared { handler, queue_max: share.queued, state: Mutex::default() }))
     }
 
     /// Has a call answered, now or after those that wait. Gives its socket back with the reason if that can't be.
     pub(super) fn take(&self, call: Call) -> Result<(), (Socket, &'static str)> {
         {
             let mut state = self.0.state.lock();
-            if state.queue.len() >= QUEUE_MAX {
+            if state.queue.len() >= self.0.queue_max {
                 return Err((call.socket, "too many requests at once"));
             }
             state.queue.push_back(call);

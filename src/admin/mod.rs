@@ -16,7 +16,7 @@
 //! # Invariants
 //!
 //! * Reads take no lock that a worker takes, and writes are commands to the control thread like everybody else's.
-//! * At most [`calls::CALLS_MAX`] calls at once and [`calls::QUEUE_MAX`] that wait, [`incoming::BODY_MAX`] bytes each,
+//! * At most [`calls::CALLS_MAX`] calls at once and [`AdminShare::queued`] that wait, [`incoming::BODY_MAX`] bytes each,
 //!   [`http::PATIENCE`] to be whole.
 //! * `/healthz` and `/readyz` are answered whatever other callers do.
 //! * Without a token only this machine reaches it.
@@ -39,6 +39,7 @@ mod status;
 pub mod target;
 
 use crate::base::{Endpoint, Listen};
+use crate::config::descriptors::AdminShare;
 use crate::config::model::defaults::DEAD_PEER_TIMEOUT;
 use crate::control::Remote;
 use crate::net::Keepalive;
@@ -98,11 +99,11 @@ impl Bound {
         &self.endpoints
     }
 
-    /// Starts to serve.
-    pub fn start(self, published: Arc<Published>, remote: Remote) -> io::Result<Admin> {
+    /// Starts to serve as many callers as the share grants.
+    pub fn start(self, published: Arc<Published>, remote: Remote, share: AdminShare) -> io::Result<Admin> {
         let Bound { listening, endpoints, access } = self;
         let state = State { published, remote };
-        Ok(Admin { server: Server::start(listening, Arc::new(Api { state, access }))?, endpoints })
+        Ok(Admin { server: Server::start(listening, Arc::new(Api { state, access }), share)?, endpoints })
     }
 }
 

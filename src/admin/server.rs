@@ -5,20 +5,21 @@
 //!
 //! | bound | what happens beyond it |
 //! |---|---|
-//! | [`READING_MAX`] callers whose request is not whole | the one that has been silent for longest is refused, or else the one that came first |
+//! | [`AdminShare::reading`] callers whose request is not whole | the one that has been silent for longest is refused, or else the one that came first |
 //! | [`http::PATIENCE`] for a request | 408 |
-//! | [`super::calls::QUEUE_MAX`] whole requests that wait for a thread | 503 |
-//! | [`CLOSING_MAX`] answered callers that have not closed | the one that was answered first is closed |
+//! | [`AdminShare::queued`] whole requests that wait for a thread | 503 |
+//! | [`AdminShare::closing`] answered callers that have not closed | the one that was answered first is closed |
 //!
 //! A refused caller gets a written answer. Its connection is kept for a moment, because closing it with an unread request
 //! would send a reset that may overtake the answer.
 //!
 //! Nothing here can hold up the balancer: no thread of it waits for this one.
 
-use super::calls::{CALLS_MAX, Call, Calls, QUEUE_MAX};
+use super::calls::{Call, Calls};
 use super::http::{self, Response};
 use super::incoming::{Incoming, Progress, Refusal, Request};
 use crate::base::slots::{Key, Slots};
+use crate::config::descriptors::AdminShare;
 use crate::net::listen::Listening;
 use crate::watchdog::{Heartbeat, Watched};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -32,13 +33,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
-
-/// Callers whose request is being read.
-pub const READING_MAX: usize = 128;
-/// Callers that have their answer and have not closed.
-pub const CLOSING_MAX: usize = 64;
-/// Descriptors that callers can take up, all together.
-pub const DESCRIPTORS_MAX: usize = READING_MAX + CLOSING_MAX + QUEUE_MAX + CALLS_MAX;
 
 /// Callers accepted before those that are there already have their turn.
 const BATCH: usize = 16;
@@ -85,6 +79,7 @@ struct AcceptLoop {
     handler: Arc<dyn Handler>,
     stopping: Arc<AtomicBool>,
     callers: Slots<Caller>,
+    share: AdminShare,
     calls: Calls,
     chunk: Box<[u8]>,
     heartbeat: Heartbeat,
@@ -118,8 +113,8 @@ enum Accepted {
 }
 
 impl Server {
-    /// Serves what comes in at `listening`.
-    pub fn start(listening: Vec<Listening>, handler: Arc<dyn Handler>) -> io::Result<Server> {
+    /// Serves what comes in at `listening`, and as many callers at once as the share grants.
+    pub fn start(listening: Vec<Listening>, handler: Arc<dyn Handler>, share: AdminShare) -> io::Result<Server> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
         let waker = Arc::new(Waker::new(&registry, WAKER)?);
@@ -136,10 +131,11 @@ impl Server {
             poll,
             registry,
             listening: sockets,
-            calls: Calls::new(handler.clone()),
+            calls: Calls::new(handler.clone(), share),
             handler,
             stopping: stopping.clone(),
             callers: Slots::default(),
+            share,
             chunk: vec![0; super::incoming::HEAD_MAX].into(),
             heartbeat: heartbeat.clone(),
         };
@@ -177,7 +173,7 @@ impl Drop for Server {
 
 impl AcceptLoop {
     fn run(mut self) {
-        let mut events = Events::with_capacity(READING_MAX);
+        let mut events = Events::with_capacity(self.share.reading);
         let mut accepted = Accepted::All;
         loop {
             self.heartbeat.beat();
@@ -238,7 +234,7 @@ impl AcceptLoop {
     }
 
     fn welcome(&mut self, socket: Socket, peer: Peer) {
-        if self.count(Stage::is_reading) >= READING_MAX
+        if self.count(Stage::is_reading) >= self.share.reading
             && let Some(key) = self.most_idle()
         {
             self.close_with(key, &Response::overloaded("too many requests at once"));
@@ -325,7 +321,7 @@ impl AcceptLoop {
 
     /// Writes an answer, and gives the caller a moment to take it.
     fn reply(&mut self, key: Key, response: &Response, bodiless: bool) {
-        if self.count(Stage::is_closing) >= CLOSING_MAX
+        if self.count(Stage::is_closing) >= self.share.closing
             && let Some(first) = self.first(Stage::is_closing)
         {
             self.forget(first);

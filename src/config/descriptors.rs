@@ -6,7 +6,7 @@
 //! | each worker: its poll, its waker, descriptors held back for dials | [`WORKER`] |
 //! | listening sockets | one a worker for each TCP address, one for a unix socket |
 //! | the prober, and a probe of each backend at once | [`PROBER`] and one a backend, for backends that calls add [`SPARE_PROBES`] more; an eighth of the limit at most |
-//! | the admin API, where there is one | [`ADMIN`] |
+//! | the admin API, where there is one | [`AdminShare::descriptors`] |
 //! | the access log, where there is one | 2 |
 //! | pipes of spliced bulk | two for each of [`Share::pipes`] |
 //!
@@ -19,14 +19,46 @@ const PROCESS: u64 = 24;
 const WORKER: u64 = 8;
 const PROBER: u64 = 4;
 const SPARE_PROBES: u64 = 8;
-/// 16 calls with two descriptors each, 64 refused ones that linger, its poll, and look-ups of `/register`.
-const ADMIN: u64 = 120;
+/// The least and the most that the admin API gets of the limit.
+const ADMIN: std::ops::RangeInclusive<u64> = 104..=296;
+/// Of the admin API's descriptors: its poll, its waker and its listening sockets.
+const ADMIN_OWN: u64 = 8;
 const LOG: u64 = 2;
 const CONNECTION: u64 = 2;
 
 /// The most pipes that all workers together may have open, two descriptors each. A pipe is in use only while bytes are in it,
 /// so this is the number of bulk ways that may be stalled at the same time; those beyond it are copied.
 pub const PIPES: usize = 256;
+
+/// Calls of the admin API that are worked on at once. Each has its caller and a probe or a look-up.
+pub const ADMIN_CALLS: usize = 16;
+
+/// The most callers that the admin API keeps. A small limit on open files leaves it fewer, so that callers cannot take the
+/// descriptors of probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdminShare {
+    /// Callers whose request is not whole.
+    pub reading: usize,
+    /// Callers that have their answer and have not closed.
+    pub closing: usize,
+    /// Whole requests that wait for a thread.
+    pub queued: usize,
+}
+
+impl AdminShare {
+    /// What a limit on open files grants.
+    pub fn of(limit: u64) -> AdminShare {
+        let fixed = ADMIN_OWN + 2 * ADMIN_CALLS as u64;
+        let callers = (limit / 8).clamp(*ADMIN.start(), *ADMIN.end()) - fixed;
+        let quarter = (callers / 4) as usize;
+        AdminShare { reading: 2 * quarter, closing: quarter, queued: quarter }
+    }
+
+    /// What these callers, the calls and the server itself need.
+    pub fn descriptors(self) -> u64 {
+        ADMIN_OWN + (self.reading + self.closing + self.queued + 2 * ADMIN_CALLS) as u64
+    }
+}
 
 /// How the limit is divided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,7 +128,7 @@ fn needed(limit: u64, model: &Model, listening: u64) -> u64 {
         + listening
         + PROBER
         + probes.min(limit / 8)
-        + if global.admin.is_some() { ADMIN } else { 0 }
+        + if global.admin.is_some() { AdminShare::of(limit).descriptors() } else { 0 }
         + if global.access_log.is_some() { LOG } else { 0 }
         + 2 * pipes(limit, model)
 }
@@ -130,11 +162,22 @@ mod tests {
         large.global.admin = Listen::parse("127.0.0.1:1").ok();
         assert_eq!(listening_sockets(&large), 160);
         let share = divided(1024, &large).unwrap();
-        assert_eq!(share.reserved, 24 + 16 * 8 + 160 + 4 + (3 + 8) + 120 + 2 * 32);
+        assert_eq!(share.reserved, 24 + 16 * 8 + 160 + 4 + (3 + 8) + 128 + 2 * 32);
         assert_eq!(share.connections as u64, (1024 - share.reserved) / 2);
         large.listeners.push(Listener { bind: vec![Listen::parse("unix:/a").unwrap()], ..Listener::default() });
         assert_eq!(listening_sockets(&large), 161, "a unix socket is one worker's");
         assert!(divided(u64::MAX, &large).unwrap().connections > 1_000_000);
+    }
+
+    #[test]
+    fn the_admin_api_has_callers_by_the_limit() {
+        let most = AdminShare { reading: 128, closing: 64, queued: 64 };
+        assert_eq!((AdminShare::of(u64::MAX), most.descriptors()), (most, 296));
+        assert_eq!(AdminShare::of(256), AdminShare { reading: 32, closing: 16, queued: 16 });
+        for limit in 0..4096 {
+            let share = AdminShare::of(limit);
+            assert!(share.queued >= 16 && share.descriptors() <= (limit / 8).max(104), "{limit}: {share:?}");
+        }
     }
 
     #[test]

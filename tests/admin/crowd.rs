@@ -8,8 +8,13 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Barrier;
 use std::sync::mpsc::channel;
 use std::thread;
-use tcplb::admin::calls::{CALLS_MAX, QUEUE_MAX};
-use tcplb::admin::server::READING_MAX;
+use tcplb::admin::calls::CALLS_MAX;
+use tcplb::config::descriptors::AdminShare;
+
+/// What a process with a large limit on open files grants its callers.
+fn most() -> AdminShare {
+    AdminShare::of(u64::MAX)
+}
 
 fn connect(balancer: &Balancer) -> TcpStream {
     let stream = TcpStream::connect(&balancer.admin).expect("it listens");
@@ -47,7 +52,7 @@ fn assert_alive(balancer: &Balancer) {
 #[test]
 fn silent_callers_hold_up_no_other() {
     let balancer = Balancer::idle();
-    let silent: Vec<TcpStream> = (0..READING_MAX + 20).map(|_| connect(&balancer)).collect();
+    let silent: Vec<TcpStream> = (0..most().reading + 20).map(|_| connect(&balancer)).collect();
     let trickling: Vec<TcpStream> = (0..CALLS_MAX).map(|_| connect(&balancer)).collect();
     trickling.iter().for_each(|mut stream| stream.write_all(b"GET /v1/status HT").unwrap());
     for _ in 0..20 {
@@ -89,7 +94,7 @@ fn calls_too_many_are_refused_and_the_balancer_does_not_notice() {
     let balancer = Balancer::start(&[&["-b", &at], &SLOW_PROBES[..]].concat());
     let (calls, silent, probes) = occupied(&balancer);
     let (sender, answers) = channel::<Answer>();
-    for _ in 0..QUEUE_MAX + 8 {
+    for _ in 0..most().queued + 8 {
         let (sender, admin) = (sender.clone(), balancer.admin.clone());
         // The test ends without those that it has no use for.
         thread::spawn(move || drop(sender.send(ask(&admin, "GET", "/v1/status", &[], ""))));
@@ -103,7 +108,7 @@ fn calls_too_many_are_refused_and_the_balancer_does_not_notice() {
     assert_eq!(balancer.request().unwrap(), "web1");
     assert!(answers.try_recv().is_err(), "the others wait for their turn");
     drop((silent, probes));
-    for _ in 0..QUEUE_MAX {
+    for _ in 0..most().queued {
         answers.recv_timeout(PATIENCE).expect("a call that waited is answered").json(200);
     }
     for call in calls {

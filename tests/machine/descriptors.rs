@@ -2,11 +2,12 @@
 
 use crate::lab::{CALM, cpu_percent, limited};
 use crate::support::{
-    Admin, Conn, QUICK_PROBES, Running, Server, Tcplb, eventually, heavy, let_pass, peers, raise_descriptor_limit,
+    Admin, At, Conn, QUICK_PROBES, Running, Server, Tcplb, eventually, heavy, let_pass, peers, raise_descriptor_limit,
     refusing,
 };
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use std::time::{Duration, Instant};
+use tcplb::config::descriptors::AdminShare;
 
 const ATTEMPTS: usize = 10_000;
 
@@ -58,6 +59,30 @@ fn many_workers_and_listeners_leave_descriptors_for_probes_and_the_admin_api() {
     assert_eq!(tcplb.count_lines("is down"), 0, "no probe failed for want of a descriptor");
     assert!(admin.get("/healthz").0.contains(" 200 "));
     assert_eq!(served(), most);
+    assert_eq!(tcplb.count_lines("Too many open files") + tcplb.count_lines("No file descriptors"), 0);
+}
+
+/// Silent callers of the admin API stay within what is kept for it, so probes find their descriptors.
+#[test]
+fn silent_callers_of_the_admin_api_leave_descriptors_for_probes() {
+    raise_descriptor_limit();
+    let server = Server::start(peers::named("server"));
+    let tcplb = Tcplb::new().backend(server.at()).args(["--workers", "2", "--admin", "127.0.0.1:0"]).args(QUICK_PROBES);
+    let tcplb = limited(tcplb, "-n 256").start();
+    let admin = Admin::of(&tcplb);
+    let probes = || admin.metric("tcplb_health_probes_total", &["result=\"success\""]);
+    eventually("probes begin", || probes() > 0);
+    let at_rest = tcplb.open_fds();
+    let silent: Vec<Conn> = (0..200).map(|_| Conn::attempt(&At::Tcp(admin.0))).collect();
+    let refused = || silent.iter().filter(|caller| has_something(caller)).count();
+    let share = AdminShare::of(256);
+    eventually("the oldest silent callers are refused", || refused() >= 200 - share.reading);
+    let before = probes();
+    eventually("probes go on", || probes() > before + 3);
+    assert!(admin.get("/healthz").0.contains(" 200 "));
+    let (open, granted) = (tcplb.open_fds(), share.descriptors() as usize);
+    assert!(open <= at_rest + granted, "{open} descriptors are open, {at_rest} before, and {granted} are granted");
+    assert_eq!(tcplb.count_lines("is down"), 0, "no probe failed for want of a descriptor");
     assert_eq!(tcplb.count_lines("Too many open files") + tcplb.count_lines("No file descriptors"), 0);
 }
 
