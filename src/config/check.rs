@@ -3,11 +3,12 @@
 //! Each function looks at a value or a pair; saying where it stood (flag, or file and line) is the caller's part.
 
 use super::model::Health;
+use crate::base::address::abstract_name;
 use crate::base::text::{self, Escaped};
 use crate::base::{Address, Listen};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
 /// The longest name of a listener, pool or backend.
 const NAME_MAX: usize = 128;
@@ -87,7 +88,7 @@ pub fn shown(text: &str) -> String {
 /// A name is compared as a name: whether it resolves to another listener's address shows when it is bound.
 pub fn overlap(one: &Listen, other: &Listen) -> bool {
     match (&one.0, &other.0) {
-        (Address::Unix(a), Address::Unix(b)) => a == b,
+        (Address::Unix(_), Address::Unix(_)) => Place::of(&one.0) == Place::of(&other.0),
         (Address::Name(a, p), Address::Name(b, q)) => p == q && *p != 0 && a.eq_ignore_ascii_case(b),
         // Every address that a name can resolve to is one of ours, or can't be bound at all.
         (Address::Name(_, p), b) => inet(b).is_some_and(|b| b.port() == *p && *p != 0 && is_every_interface(b.ip())),
@@ -108,8 +109,10 @@ pub struct OwnListeners<'a>(HashMap<Place<'a>, Vec<(&'a str, &'a Listen)>>);
 pub enum Place<'a> {
     /// A port.
     Port(u16),
-    /// The path of a unix socket.
-    Path(&'a Path),
+    /// The name of an abstract socket. Its bytes are compared as they are.
+    Abstract(&'a [u8]),
+    /// The path of a unix socket, normalised.
+    Path(PathBuf),
 }
 
 impl<'a> Place<'a> {
@@ -118,7 +121,7 @@ impl<'a> Place<'a> {
         match address {
             Address::Inet(at) => Place::Port(at.port()),
             Address::Any(port) | Address::Name(_, port) => Place::Port(*port),
-            Address::Unix(path) => Place::Path(path),
+            Address::Unix(path) => abstract_name(path).map_or_else(|| Place::Path(normalised(path)), Place::Abstract),
         }
     }
 }
@@ -148,7 +151,7 @@ impl<'a> OwnListeners<'a> {
 /// Would a connection to this backend arrive at this listener? Port 0 leads nowhere yet.
 fn leads_to(listen: &Listen, backend: &Address, is_ours: &impl Fn(IpAddr) -> bool) -> bool {
     match (&listen.0, backend) {
-        (Address::Unix(a), Address::Unix(b)) => return a == b,
+        (Address::Unix(_), Address::Unix(_)) => return Place::of(&listen.0) == Place::of(backend),
         (Address::Name(a, p), Address::Name(b, q)) if a.eq_ignore_ascii_case(b) => return p == q && *p != 0,
         _ => {}
     }
@@ -162,6 +165,20 @@ fn leads_to(listen: &Listen, backend: &Address, is_ours: &impl Fn(IpAddr) -> boo
             && (wide == ip || wide.is_unspecified() && family && here())
     };
     there.iter().any(|listen| here.iter().any(|backend| meets(listen, backend)))
+}
+
+/// A path without `.`, `..` and doubled slashes, by its text alone: a configuration is checked without its file system. A `..`
+/// after a symbolic link may lead elsewhere, and the paths then count as the same.
+fn normalised(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match (part, normal.components().next_back()) {
+            (Component::CurDir, _) | (Component::ParentDir, Some(Component::RootDir)) => {}
+            (Component::ParentDir, Some(Component::Normal(_))) => drop(normal.pop()),
+            (part, _) => normal.push(part),
+        }
+    }
+    normal
 }
 
 /// What an address is without asking a resolver.
@@ -292,6 +309,38 @@ mod tests {
             ("unix:/a", "unix:/b"),
         ] {
             assert!(!leads(listen, backend), "{listen} {backend}");
+        }
+    }
+
+    #[test]
+    fn the_spelling_of_a_unix_path_hides_no_listener() {
+        let same = |listen: &str, other: &str| {
+            let (listen, other) = (Listen::parse(listen).unwrap(), Listen::parse(other).unwrap());
+            let found = OwnListeners::new([("web", &listen)]).refuse(&other.0, |_| false).is_err();
+            assert_eq!(overlap(&listen, &other), found, "{listen} {other}");
+            found
+        };
+        for (listen, other) in [
+            ("unix:/tmp/a/q.sock", "unix:/tmp/a/../a/q.sock"),
+            ("unix:/tmp/a/q.sock", "unix:/tmp/./a/q.sock"),
+            ("unix:/tmp/a/q.sock", "unix://tmp//a/q.sock"),
+            ("unix:/q.sock", "unix:/../q.sock"),
+            ("unix:q.sock", "unix:./a/../q.sock"),
+            ("unix:../q.sock", "unix:a/../../q.sock"),
+            ("unix:@a", "unix:@a"),
+        ] {
+            assert!(same(listen, other), "{listen} {other}");
+        }
+        for (listen, other) in [
+            ("unix:/tmp/q.sock", "unix:/tmp/a/q.sock"),
+            ("unix:q.sock", "unix:../q.sock"),
+            ("unix:q.sock", "unix:../../q.sock"),
+            ("unix:../q.sock", "unix:../../q.sock"),
+            ("unix:q.sock", "unix:/q.sock"),
+            ("unix:@a", "unix:./@a"),
+            ("unix:@a/b", "unix:@a/./b"),
+        ] {
+            assert!(!same(listen, other), "{listen} {other}");
         }
     }
 
