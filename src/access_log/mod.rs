@@ -28,13 +28,16 @@ mod writer;
 pub use sheet::Sheet;
 pub use target::Target;
 
+use crate::base::Seldom;
 use crate::config::model::LogFormat;
 use crate::pool::{LogTotals, clock};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
+use writer::Writer;
 
 /// Bytes of a sheet that is full: some 150 lines.
 const SHEET: usize = 16 * 1024;
@@ -45,8 +48,10 @@ const SHEETS: usize = 256;
 /// How long a line may stay with a worker.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// How long the end of the process waits: a worker for room for its last sheet, and then the process for the thread.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the end of the process waits for a log that takes nothing: a worker for room for its last sheet,
+const ROOM: Duration = Duration::from_millis(200);
+/// and then the process for the thread, first to write all, and then to count what it could not write.
+const FAREWELL: Duration = Duration::from_millis(600);
 
 /// Workers' lines, each with its newline.
 type Lines = Vec<u8>;
@@ -58,6 +63,7 @@ pub struct AccessLog {
     left: Receiver<Lines>,
     /// Nobody ever sends: it is cut when the thread ends.
     ended: Receiver<()>,
+    ending: Arc<AtomicBool>,
     totals: Arc<LogTotals>,
 }
 
@@ -82,16 +88,18 @@ impl AccessLog {
         let (end, ended) = bounded(0);
         let left = sheets.clone();
         let kept = target.is_file().then(|| Reopener(reopener.clone()));
-        let counts = totals.clone();
+        let ending = Arc::new(AtomicBool::new(false));
+        let (counts, over) = (totals.clone(), ending.clone());
         let write = move || {
             // Held on to, so that `wishes` is never cut.
             let _reopener = reopener;
             let _end: Sender<()> = end;
-            writer::run(target, &sheets, &wishes, &counts);
+            let failure = Seldom::default();
+            Writer { target, reopen: &wishes, ending: &over, totals: &counts, failure }.run(&sheets);
         };
         thread::Builder::new().name("access-log".to_owned()).spawn(write)?;
         let desk = Desk { format, sender, totals: totals.clone() };
-        Ok((AccessLog { reopener: kept, left, ended, totals }, desk))
+        Ok((AccessLog { reopener: kept, left, ended, ending, totals }, desk))
     }
 
     /// How the file is opened again; `None` for stdout.
@@ -101,9 +109,13 @@ impl AccessLog {
 
     /// Waits until all is written, once nobody can write any more. Where the thread is stuck, not for ever.
     pub fn finish(self) {
-        if let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(FAREWELL) {
-            self.left.try_iter().for_each(|lines| self.totals.lose(count(&lines)));
+        let is_late = |time| self.ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
+        if is_late(FAREWELL) {
+            self.ending.store(true, Ordering::Relaxed);
             log::error!("access log: gave up waiting for it to be written");
+            if is_late(ROOM) {
+                self.left.try_iter().for_each(|lines| self.totals.lose(count(&lines)));
+            }
         }
         self.totals.untold().into_iter().for_each(tell);
     }
@@ -122,7 +134,7 @@ impl Desk {
 
     /// The same at the end, when there is time.
     fn deliver(&self, lines: Lines) {
-        if let Err(error) = self.sender.send_timeout(lines, FAREWELL) {
+        if let Err(error) = self.sender.send_timeout(lines, ROOM) {
             lose(&self.totals, count(&error.into_inner()));
         }
     }

@@ -4,7 +4,7 @@
 //! that hangs); writing does wait, which is what the thread is for.
 
 use crate::config::model::LogTo;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use std::fmt;
@@ -14,6 +14,12 @@ use std::path::PathBuf;
 
 /// Clients' addresses are nobody else's business.
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP);
+
+/// What a pipe that has room takes without blocking.
+const PIPE_BUF: usize = 4096;
+
+/// How often it is asked whether to wait on.
+const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// See the module.
 #[derive(Debug)]
@@ -57,40 +63,57 @@ impl Target {
         }
     }
 
-    /// Opens the file by its name again; on an error it stays as it was.
-    pub(super) fn reopen(&mut self) -> Result<(), String> {
+    /// Opens the file by its name again; on an error it stays as it was. True if the old one ends with a part of a line.
+    pub(super) fn reopen(&mut self) -> Result<bool, String> {
         if let Place::File { path, follow, file } = &mut self.place {
             *file = open(path, *follow).map_err(|error| format!("{error}{}", hint(error)))?;
-            self.torn = false;
+            return Ok(std::mem::take(&mut self.torn));
         }
-        Ok(())
+        Ok(false)
     }
 
-    /// Writes all of it. An error comes with what was not written, but for the rest of a line that was torn.
-    pub(super) fn write<'a>(&mut self, mut lines: &'a [u8]) -> Result<(), (&'a [u8], Errno)> {
-        if self.torn {
-            self.write_some(b"\n").map_err(|error| (lines, error))?;
+    /// Writes all of it. An error comes with what was not written, the rest of a line that was torn included; it may be
+    /// written later with `goes_on`. Otherwise a torn line is ended first. Where nothing can be written for now, it waits for
+    /// as long as `wait` says; then the error is [`Errno::AGAIN`].
+    pub(super) fn write<'a>(
+        &mut self,
+        mut lines: &'a [u8],
+        goes_on: bool,
+        wait: impl Fn() -> bool,
+    ) -> Result<(), (&'a [u8], Errno)> {
+        if self.torn && !goes_on {
+            self.write_some(b"\n", &wait).map_err(|error| (lines, error))?;
             self.torn = false;
         }
         while !lines.is_empty() {
-            let count = self.write_some(lines).map_err(|error| (lines, error))?;
+            let count = self.write_some(lines, &wait).map_err(|error| (lines, error))?;
             self.torn = count.checked_sub(1).and_then(|last| lines.get(last)).is_some_and(|last| *last != b'\n');
             lines = lines.get(count..).unwrap_or_default();
         }
         Ok(())
     }
 
-    fn write_some(&self, bytes: &[u8]) -> Result<usize, Errno> {
+    fn write_some(&self, bytes: &[u8], wait: &impl Fn() -> bool) -> Result<usize, Errno> {
         let stdout = io::stdout();
         let to = self.file().unwrap_or_else(|| stdout.as_fd());
+        // Stdout is others' too, so it is not made non-blocking. A pipe with room takes this much at once (pipe(7)).
+        let (bytes, mut full) = match self.place {
+            Place::Stdout => (&bytes[..bytes.len().min(PIPE_BUF)], true),
+            Place::File { .. } => (bytes, false),
+        };
         loop {
+            if full {
+                match poll(&mut [PollFd::from_borrowed_fd(to, PollFlags::OUT)], Some(&LOOK)) {
+                    Ok(0) if !wait() => return Err(Errno::AGAIN),
+                    Ok(0) | Err(Errno::INTR) => continue,
+                    Ok(_) => {}
+                    Err(error) => return Err(error),
+                }
+            }
             match rustix::io::write(to, bytes) {
                 Err(Errno::INTR) => {}
                 // A FIFO or a terminal that is full.
-                Err(Errno::AGAIN) => match poll(&mut [PollFd::from_borrowed_fd(to, PollFlags::OUT)], None) {
-                    Ok(_) | Err(Errno::INTR) => {}
-                    Err(error) => return Err(error),
-                },
+                Err(Errno::AGAIN) => full = true,
                 outcome => return outcome,
             }
         }
@@ -131,7 +154,7 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("access.log");
         for line in ["one\n", "two\n"] {
-            Target::open(&LogTo::File(path.clone()), true).unwrap().write(line.as_bytes()).unwrap();
+            Target::open(&LogTo::File(path.clone()), true).unwrap().write(line.as_bytes(), false, || true).unwrap();
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
@@ -142,16 +165,16 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let (path, old) = (place.path().join("log"), place.path().join("log.1"));
         let mut target = Target::open(&LogTo::File(path.clone()), true).unwrap();
-        target.write(b"one\n").unwrap();
+        target.write(b"one\n", false, || true).unwrap();
         fs::rename(&path, &old).unwrap();
-        target.write(b"two\n").unwrap();
+        target.write(b"two\n", false, || true).unwrap();
         fs::create_dir(&path).unwrap();
         let told = target.reopen().unwrap_err();
         assert!(told.contains("directory"), "{told}");
-        target.write(b"three\n").unwrap();
+        target.write(b"three\n", false, || true).unwrap();
         fs::remove_dir(&path).unwrap();
         target.reopen().unwrap();
-        target.write(b"four\n").unwrap();
+        target.write(b"four\n", false, || true).unwrap();
         assert_eq!(fs::read_to_string(&old).unwrap(), "one\ntwo\nthree\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "four\n");
     }
@@ -163,7 +186,7 @@ mod tests {
         symlink(&real, &link).unwrap();
         let told = Target::open(&LogTo::File(link.clone()), false).unwrap_err();
         assert!(told.contains("symbolic link") && !real.exists(), "{told}");
-        Target::open(&LogTo::File(link), true).unwrap().write(b"one\n").unwrap();
+        Target::open(&LogTo::File(link), true).unwrap().write(b"one\n", false, || true).unwrap();
         assert_eq!(fs::read_to_string(&real).unwrap(), "one\n");
     }
 
@@ -171,6 +194,6 @@ mod tests {
     fn what_was_not_written_comes_back_with_the_error() {
         // Every write to it fails as on a full disk.
         let mut full = Target::open(&LogTo::File("/dev/full".into()), true).unwrap();
-        assert_eq!(full.write(b"one\ntwo\n"), Err((&b"one\ntwo\n"[..], Errno::NOSPC)));
+        assert_eq!(full.write(b"one\ntwo\n", false, || true), Err((&b"one\ntwo\n"[..], Errno::NOSPC)));
     }
 }

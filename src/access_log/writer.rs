@@ -1,29 +1,76 @@
-//! The thread: sheets out, the file opened again when somebody wishes it.
+//! The thread: sheets out, the file opened again on request.
+//!
+//! A target that takes nothing for a while (a FIFO whose reader stalls) is waited for, but not against a request to open the
+//! file again, and not against the end of the process.
 
 use super::{Lines, Target, count, lose};
 use crate::base::Seldom;
 use crate::pool::{LogTotals, clock};
 use crossbeam_channel::{Receiver, select_biased};
+use rustix::io::Errno;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Runs until no worker is left that could send a sheet. `wishes` must stay connected meanwhile.
-pub fn run(mut target: Target, sheets: &Receiver<Lines>, wishes: &Receiver<()>, totals: &LogTotals) {
-    let mut failure = Seldom::default();
-    loop {
-        select_biased! {
-            recv(wishes) -> _ => match target.reopen() {
-                Ok(()) => {
-                    log::info!("access log {target} reopened");
-                    failure.forget();
+/// What the thread works with.
+pub struct Writer<'a> {
+    pub target: Target,
+    /// Requests to open the file again. They must stay connected while it runs.
+    pub reopen: &'a Receiver<()>,
+    /// Set once nothing more is waited for: what can't be written at once is lost.
+    pub ending: &'a AtomicBool,
+    pub totals: &'a LogTotals,
+    pub failure: Seldom,
+}
+
+impl Writer<'_> {
+    /// Runs until no worker is left that could send a sheet.
+    pub fn run(mut self, sheets: &Receiver<Lines>) {
+        loop {
+            select_biased! {
+                recv(self.reopen) -> _ => { self.reopen(); }
+                recv(sheets) -> sheet => match sheet {
+                    Ok(lines) => self.write(&lines),
+                    Err(_) => return,
+                },
+            }
+        }
+    }
+
+    fn write(&mut self, lines: &[u8]) {
+        let mut rest = lines;
+        loop {
+            let (reopen, ending) = (self.reopen, self.ending);
+            let wait = || reopen.is_empty() && !ending.load(Ordering::Relaxed);
+            let begun = rest.len() < lines.len();
+            let Err((left, error)) = self.target.write(rest, begun, wait) else { return };
+            rest = left;
+            if error == Errno::AGAIN && self.reopen.try_recv().is_ok() {
+                if self.reopen() && rest.len() < lines.len() {
+                    // The rest of a torn line says nothing in another file.
+                    let next = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |end| end + 1);
+                    lose(self.totals, count(&rest[..next]));
+                    rest = &rest[next..];
                 }
-                Err(error) => log::error!("can't reopen the access log {target}: {error}; the file that is open stays in use"),
-            },
-            recv(sheets) -> sheet => {
-                let Ok(lines) = sheet else { return };
-                let Err((rest, error)) = target.write(&lines) else { continue };
-                if failure.is_due(clock::now()) {
-                    log::error!("can't write the access log {target}: {error}");
-                }
-                lose(totals, count(rest));
+                continue;
+            }
+            if error != Errno::AGAIN && self.failure.is_due(clock::now()) {
+                log::error!("can't write the access log {}: {error}", self.target);
+            }
+            return lose(self.totals, count(rest));
+        }
+    }
+
+    /// True if what was written last was the beginning of a line, whose rest is still to be written.
+    fn reopen(&mut self) -> bool {
+        let target = &mut self.target;
+        match target.reopen() {
+            Ok(torn) => {
+                log::info!("access log {target} reopened");
+                self.failure.forget();
+                torn
+            }
+            Err(error) => {
+                log::error!("can't reopen the access log {target}: {error}; the file that is open stays in use");
+                false
             }
         }
     }

@@ -13,6 +13,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Instant;
 use tempfile::TempDir;
 
 /// The names of the fields, in their order.
@@ -406,15 +407,56 @@ fn a_log_that_nobody_takes_stops_nobody_and_what_is_lost_is_counted() {
     assert!(text.lines().any(|line| parse(line)["listener"] == "open"));
 }
 
+/// The whole lines that a FIFO holds; nothing more comes.
+fn lines_left(mut reader: File) -> usize {
+    let mut text = Vec::new();
+    let flags = rustix::fs::fcntl_getfl(&reader).unwrap();
+    rustix::fs::fcntl_setfl(&reader, flags | OFlags::NONBLOCK).unwrap();
+    // At the end of what is there it is either over or would block.
+    let _ = reader.read_to_end(&mut text);
+    text.iter().filter(|byte| **byte == b'\n').count()
+}
+
 #[test]
-fn a_log_that_is_stuck_does_not_keep_the_process_from_ending() {
+fn a_log_that_is_stuck_does_not_keep_the_process_from_ending_and_every_line_is_counted() {
     let (place, server) = (Place::new(), Server::start(peers::answers_then_closes("web1")));
-    let _reader = fifo(&place);
+    let reader = fifo(&place);
     let mut tcplb = place.tcplb().backend(server.at()).start();
     // More than the kernel holds.
     (0..200).for_each(|_| drop(tcplb.connect().hear_all()));
+    let begun = Instant::now();
     assert_ends_well(&mut tcplb);
+    // A second, on a machine with nothing else to do.
+    assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
     tcplb.wait_for_line("access log: gave up waiting");
+    let output = tcplb.output();
+    let lost = output.lines().filter(|line| line.contains(" lost: written too slowly"));
+    let lost = lost.filter_map(|line| line.split_once("access log: ")?.1.split(' ').next()?.parse::<usize>().ok());
+    assert_eq!(lines_left(reader) + lost.sum::<usize>(), 200, "{output}");
+}
+
+#[test]
+fn a_file_that_takes_the_place_of_a_stuck_log_gets_the_lines() {
+    let (place, server) = (Place::new(), Server::start(peers::answers_then_closes("web1")));
+    let reader = fifo(&place);
+    // The sandbox would let it open that FIFO again, and nothing else of that name.
+    let tcplb = place.tcplb().backend(server.at()).args(["--sandbox", "off"]).start();
+    (0..200).for_each(|_| drop(tcplb.connect().hear_all()));
+    eventually("the pipe is full", || rustix::io::ioctl_fionread(&reader).unwrap() > 3_000);
+    fs::rename(place.log(), place.path("old")).unwrap();
+    tcplb.signal(Signal::USR1);
+    tcplb.wait_for_line("reopened");
+    let whole = |text: &str| text.lines().filter(|line| line.split(' ').count() == NAMES.len()).count();
+    eventually("the others are in the file", || {
+        whole(&fs::read_to_string(place.log()).unwrap_or_default()) >= 200 - 50
+    });
+    // One line may have been torn; its end is not written into another file.
+    let (old, new) = (lines_left(reader), fs::read_to_string(place.log()).unwrap());
+    assert_eq!(whole(&new), new.lines().count(), "{new:.300}");
+    eventually("no line is missing", || {
+        let new = fs::read_to_string(place.log()).unwrap().lines().count();
+        (199..=200).contains(&(old + new))
+    });
 }
 
 #[test]
