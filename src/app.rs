@@ -80,8 +80,9 @@ pub fn start_confined(model: Model, loader: Option<Loader>, plan: Plan) -> Resul
 fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Running, StartError> {
     let descriptors = raise_descriptor_limit();
     let workers = model.global.workers;
-    let beginning = Truth::bind_first(model, descriptors).map_err(StartError)?;
+    let mut beginning = Truth::bind_first(model, descriptors).map_err(StartError)?;
     let admin = bind_admin(beginning.running())?;
+    beginning.serve_admin_at(admin.as_ref().map_or(&[], |admin| admin.endpoints()));
     let model = beginning.running().clone();
     let bound = |(name, endpoint): (&str, &Endpoint)| Bound { name: name.to_owned(), endpoint: endpoint.clone() };
     let listeners: Vec<Bound> = beginning.bound().map(bound).collect();

@@ -150,7 +150,9 @@ fn backends(flags: &Balance, bind: &[Listen], mistakes: &mut Mistakes) -> Vec<mo
     }
     let mut backends: Vec<model::Backend> = Vec::new();
     let mut names = HashSet::new();
-    let own = check::OwnListeners::new(bind.iter().map(|listen| (defaults::NAME, listen)));
+    // What is wrong with the address itself is reported with its flag.
+    let admin = flags.admin.as_deref().and_then(|text| Listen::parse(text).ok());
+    let own = check::OwnListeners::new(bind.iter().map(|listen| (defaults::NAME, listen))).with_admin(&admin);
     for text in &flags.backend {
         match backend_spec::parse(text) {
             Ok(backend) => {

@@ -100,9 +100,15 @@ pub fn overlap(one: &Listen, other: &Listen) -> bool {
     }
 }
 
-/// The listeners of a tcplb, to find backends that are among them. Many backends may be asked about: a listener is looked at
+/// The listeners and the admin API of a tcplb, to find backends that are among them. Many backends may be asked about: a listener is looked at
 /// only if it has the backend's port or path.
-pub struct OwnListeners<'a>(HashMap<Place<'a>, Vec<(&'a str, &'a Listen)>>);
+pub struct OwnListeners<'a>(HashMap<Place<'a>, Vec<(Owner<'a>, &'a Listen)>>);
+
+/// What listens at an address.
+enum Owner<'a> {
+    Listener(&'a str),
+    Admin,
+}
 
 /// What two addresses must have in common to be the same place.
 #[derive(PartialEq, Eq, Hash)]
@@ -131,9 +137,17 @@ impl<'a> OwnListeners<'a> {
     pub fn new(listeners: impl IntoIterator<Item = (&'a str, &'a Listen)>) -> OwnListeners<'a> {
         let mut places: HashMap<Place<'a>, Vec<_>> = HashMap::new();
         for (name, listen) in listeners {
-            places.entry(Place::of(&listen.0)).or_default().push((name, listen));
+            places.entry(Place::of(&listen.0)).or_default().push((Owner::Listener(name), listen));
         }
         OwnListeners(places)
+    }
+
+    /// And where the admin API listens.
+    pub fn with_admin(mut self, admin: impl IntoIterator<Item = &'a Listen>) -> OwnListeners<'a> {
+        for listen in admin {
+            self.0.entry(Place::of(&listen.0)).or_default().push((Owner::Admin, listen));
+        }
+        self
     }
 
     /// What is wrong with this backend, if it is one of them. `is_ours`: is an address one of this machine's? Loopback is.
@@ -141,7 +155,10 @@ impl<'a> OwnListeners<'a> {
         let candidates = self.0.get(&Place::of(backend)).into_iter().flatten();
         match candidates.into_iter().find(|(_, listen)| leads_to(listen, backend, &is_ours)) {
             None => Ok(()),
-            Some((name, listen)) => Err(format!(
+            Some((Owner::Admin, listen)) => Err(format!(
+                "this is where the admin API listens (`{listen}`), so each client would reach the admin API"
+            )),
+            Some((Owner::Listener(name), listen)) => Err(format!(
                 "this is where listener {name} listens (`{listen}`), so each connection would come back to tcplb"
             )),
         }

@@ -34,6 +34,8 @@ pub struct Truth {
     pub(super) running: Arc<Model>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) unused_address: u32,
+    /// Where the admin API listens, with the real port.
+    admin: Vec<Listen>,
     /// Addresses of removed listeners, and until when a worker may keep one for clients that wait there. As many as are
     /// removed within [`CLOSING`].
     pub(super) closing: Vec<(Endpoint, Instant)>,
@@ -83,6 +85,7 @@ impl Truth {
             running: running.clone(),
             snapshot,
             unused_address: 0,
+            admin: Vec::new(),
             closing: Vec::new(),
         };
         let bound = truth.bind(&running, &Found::new())?;
@@ -203,7 +206,8 @@ impl Truth {
                 check::name(&backend.name).map_err(Refused::Invalid)?;
                 check::probe_port(&settings.health, &backend.address).map_err(Refused::Invalid)?;
                 let bound: Vec<(&str, Listen)> = self.snapshot.listeners.iter().flat_map(bound).collect();
-                let own = check::OwnListeners::new(bound.iter().map(|(listener, listen)| (*listener, listen)));
+                let own = check::OwnListeners::new(bound.iter().map(|(listener, listen)| (*listener, listen)))
+                    .with_admin(&self.admin);
                 own.refuse(&backend.address, preflight::is_ours).map_err(Refused::Invalid)?;
                 if has(&backend.name) {
                     return Err(Refused::Exists { pool: name.to_owned(), name: backend.name.clone() });
@@ -291,11 +295,14 @@ impl<'a> Members<'a> {
 
 /// Where a listener listens, with the real ports.
 fn bound(listener: &Arc<Listener>) -> impl Iterator<Item = (&str, Listen)> {
-    let at = |endpoint: &Endpoint| match endpoint {
+    listener.addresses.iter().map(|address| (listener.name.as_str(), listen_at(&address.endpoint)))
+}
+
+fn listen_at(endpoint: &Endpoint) -> Listen {
+    match endpoint {
         Endpoint::Inet(at) => Listen(Address::Inet(*at)),
         Endpoint::Unix(path) => Listen(Address::Unix(path.to_path_buf())),
-    };
-    listener.addresses.iter().map(move |address| (listener.name.as_str(), at(&address.endpoint)))
+    }
 }
 
 /// What is bound at the start, before the names of backends are known.
@@ -308,6 +315,11 @@ impl Beginning {
     /// The model.
     pub fn running(&self) -> &Arc<Model> {
         &self.truth.running
+    }
+
+    /// Notes where the admin API listens: a backend cannot be there.
+    pub fn serve_admin_at(&mut self, endpoints: &[Endpoint]) {
+        self.truth.admin = endpoints.iter().map(listen_at).collect();
     }
 
     /// Every listener's name, with what it is bound to.

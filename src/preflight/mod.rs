@@ -69,14 +69,14 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
     warnings
 }
 
-/// Every backend that is a listener of this model on an address of this machine. The file's parser has refused what shows
+/// Every backend that is a listener or the admin API of this model on an address of this machine. The file's parser has refused what shows
 /// without asking for this machine's addresses.
 pub fn mistakes(model: &Model) -> Vec<String> {
     let binds = model
         .listeners
         .iter()
         .flat_map(|listener| listener.bind.iter().map(move |listen| (listener.name.as_str(), listen)));
-    let own = OwnListeners::new(binds);
+    let own = OwnListeners::new(binds).with_admin(&model.global.admin);
     let mut mistakes = Vec::new();
     for pool in &model.pools {
         for backend in &pool.backends {

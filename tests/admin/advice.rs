@@ -64,4 +64,7 @@ fn a_reload_that_is_only_tried_says_what_it_would_meet() {
     let body = json!({ "address": balancer.listen }).to_string();
     let why = balancer.call("POST", "/v1/pools/default/backends", &body).error(400);
     assert!(why.contains("this is where listener default listens"), "{why}");
+    let body = json!({ "address": balancer.admin }).to_string();
+    let why = balancer.call("POST", "/v1/pools/default/backends", &body).error(400);
+    assert!(why.contains("this is where the admin API listens"), "{why}");
 }

@@ -60,6 +60,26 @@ fn check_warns_of_what_only_a_start_finds() {
 }
 
 #[test]
+fn a_backend_that_is_the_admin_api_is_refused() {
+    let place = tempfile::tempdir().unwrap();
+    for (admin, backend) in [
+        ("127.0.0.1:4712", "127.0.0.1:4712"),
+        ("localhost:4712", "127.0.0.1:4712"),
+        ("unix:/tmp/x.sock", "unix:/tmp/./x.sock"),
+    ] {
+        let why = format!("this is where the admin API listens (`{admin}`)");
+        let (code, said) = check(&place, &file(&format!("admin = \"{admin}\""), ":4711", backend));
+        assert!(code == Some(2) && said.len() == 1 && said[0].contains(&why), "{admin} {backend}: {said:#?}");
+        let flags = ["--listen", ":4711", "--admin", admin, "--backend", backend];
+        let output = Command::new(env!("CARGO_BIN_EXE_tcplb")).args(flags).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && said.contains(&why), "{admin} {backend}: {said}");
+    }
+    let admin = "admin = \"127.0.0.1:4712\"";
+    assert_eq!(check(&place, &file(admin, ":4711", "127.0.0.1:4713")).0, Some(0));
+}
+
+#[test]
 fn a_backend_that_is_a_listener_is_refused() {
     let place = tempfile::tempdir().unwrap();
     // This machine's own address towards others, if it has one.

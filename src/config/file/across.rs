@@ -35,15 +35,15 @@ pub fn check(
         pool_of(listener, at, &names, &known);
     }
     addresses(global, listeners);
-    own_listeners(listeners, pools);
+    own_listeners(global.and_then(|(global, _)| global.admin.as_ref()), listeners, pools);
 }
 
-/// Notes backends that are listeners of the file. Which other addresses are this machine's, a start finds out.
-fn own_listeners(listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
+/// Notes backends that are listeners or the admin API of the file. Which other addresses are this machine's, a start finds out.
+fn own_listeners(admin: Option<&Listen>, listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
     let binds = listeners
         .iter()
         .flat_map(|((listener, bind), _)| bind.iter().map(move |listen| (listener.name.as_str(), &listen.value)));
-    let own = check::OwnListeners::new(binds);
+    let own = check::OwnListeners::new(binds).with_admin(admin);
     for at in pools.iter().flat_map(|(_, at)| at.entries("backend")) {
         let Some(Ok(address)) = at.raw("address").map(Address::parse_backend) else { continue };
         if let Err(why) = own.refuse(&address, |_| false) {
