@@ -115,8 +115,8 @@ struct Failure {
     side: Side,
     /// When the other side was last seen to take something.
     taken: Tick,
-    /// The least that its kernel still had for it.
-    least: u64,
+    /// What its kernel still had for it at the last look, and what was written since.
+    filled: u64,
     /// The connection may end by this input.
     may_end: bool,
 }
@@ -230,10 +230,13 @@ impl Life {
             Owed::Measure => {
                 let unsent = u64::from(choice % 4);
                 if let Some(failure) = &mut self.failed {
-                    if unsent < failure.least {
-                        (failure.least, failure.taken) = (unsent, self.now);
+                    if unsent < failure.filled {
+                        failure.taken = self.now;
                     }
-                    failure.may_end |= unsent == 0;
+                    failure.filled = unsent;
+                    let stream = self.streams[usize::from(Way::from(failure.side) == Way::Down)];
+                    let written_out = !stream.held && (stream.cut || stream.finished);
+                    failure.may_end |= written_out && unsent == 0;
                 }
                 Input::Unsent(unsent)
             }
@@ -275,6 +278,7 @@ impl Life {
         }
         if let Some(failure) = self.failed.as_mut().filter(|_| moved.written > 0) {
             failure.taken = self.now;
+            failure.filled = failure.filled.saturating_add(moved.written);
         }
         Input::Moved(way, moved)
     }
@@ -287,8 +291,7 @@ impl Life {
         match &mut self.failed {
             Some(failure) => failure.may_end |= failure.side != side,
             None => {
-                let least = u64::MAX;
-                self.failed = Some(Failure { side, taken: self.now, least, may_end: false });
+                self.failed = Some(Failure { side, taken: self.now, filled: u64::MAX, may_end: false });
                 let dropped = &mut self.streams[usize::from(Way::to(side) == Way::Down)];
                 (dropped.held, dropped.dropped) = (false, true);
             }
@@ -410,8 +413,6 @@ impl Life {
             }
             Effect::Measure(side) => {
                 assert!(self.failed.is_some_and(|failure| failure.side == side.other()), "it has failed itself");
-                let stream = self.streams[usize::from(side == Side::Client)];
-                assert!(!stream.held && (stream.cut || stream.finished), "not all is written");
                 Owed::Measure
             }
             Effect::End(ending) => {

@@ -49,7 +49,7 @@ impl Session {
                 self.end(Ending::Fin, CloseReason::Forced, now)
             }
             Some(expiry) if now >= expiry.until => self.end(Ending::Reset, CloseReason::Forced, now),
-            _ if failed => self.failure_due(now),
+            _ if failed => self.failure_due(),
             _ if is_silent => self.end(ending, silence.1, now),
             Some(expiry) => {
                 // What is held may be delivered without another look at the deadline.

@@ -23,40 +23,36 @@ pub(super) struct Failure {
     pub(super) without_fin: bool,
     /// When the other side last took a byte; at first, when the failure was noticed.
     pub(super) taken: Tick,
-    /// Set once everything has been written to the other side.
-    pub(super) queue: Option<SendQueue>,
+    pub(super) queue: SendQueue,
 }
 
-/// What the kernel still has to deliver.
+/// What the kernel still has to deliver to the other side. It may accept nothing more for long while it shrinks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SendQueue {
-    /// Since when nothing is added to it.
+    /// When everything had been written; before that, when the failure was noticed.
     pub(super) since: Tick,
     /// When to measure it next.
     pub(super) measure: Tick,
-    /// The least that was in it.
-    pub(super) least: u64,
+    /// What was in it at the last measurement, and what was added since.
+    pub(super) filled: u64,
+}
+
+impl SendQueue {
+    /// One that has not been measured.
+    pub(super) fn begin(now: Tick) -> SendQueue {
+        SendQueue { since: now, measure: now, filled: u64::MAX }
+    }
 }
 
 impl Failure {
     pub(super) fn deadline(&self) -> Tick {
-        let patience = self.taken + RESET_PATIENCE;
-        self.queue.map_or(patience, |queue| queue.measure.min(patience))
-    }
-
-    /// Everything has been written: from now on the kernel's queue counts.
-    fn written_out(&mut self, now: Tick) {
-        self.queue = Some(SendQueue { since: now, measure: now, least: u64::MAX });
+        self.queue.measure.min(self.taken + RESET_PATIENCE)
     }
 }
 
 impl Relay {
     fn fail(&mut self, side: Side, now: Tick) {
-        let mut failure = Failure { side, without_fin: false, taken: now, queue: None };
-        if self.way(Way::from(side)).half == Half::Shut {
-            failure.written_out(now);
-        }
-        self.failed = Some(failure);
+        self.failed = Some(Failure { side, without_fin: false, taken: now, queue: SendQueue::begin(now) });
         let dropped = self.way_mut(Way::to(side));
         (dropped.half, dropped.held) = (Half::Dropped, false);
     }
@@ -98,8 +94,10 @@ impl Session {
             if moved.written > 0 {
                 failure.taken = now;
             }
+            let fin_follows = delivered && !failure.without_fin;
+            failure.queue.filled = failure.queue.filled.saturating_add(moved.written + u64::from(fin_follows));
             if delivered {
-                failure.written_out(now);
+                (failure.queue.since, failure.queue.measure) = (now, now);
             }
             return match failure {
                 _ if fails_now => Effect::ReadOut(way.source()),
@@ -134,35 +132,27 @@ impl Session {
 
     /// So much is in the send queue of the side that has not failed.
     pub(super) fn unsent(&mut self, bytes: u64, now: Tick) -> Effect {
-        let State::Relaying(Relay { failed: Some(failure), .. }) = &mut self.state else { return Effect::Wait };
-        let Some(queue) = &mut failure.queue else { return Effect::Wait };
-        if bytes == 0 {
-            let reason = CloseReason::reset(failure.side);
-            return self.end(Ending::Reset, reason, now);
-        }
+        let State::Relaying(relay) = &mut self.state else { return Effect::Wait };
+        let Some(side) = relay.failed.map(|failure| failure.side) else { return Effect::Wait };
+        let written_out = relay.way(Way::from(side)).half == Half::Shut;
+        let Some(failure) = &mut relay.failed else { return Effect::Wait };
+        let queue = &mut failure.queue;
         // The first measurement may come late: what was taken before it is not known.
-        if bytes < queue.least {
+        if bytes < queue.filled {
             failure.taken = now;
         }
-        queue.least = queue.least.min(bytes);
+        queue.filled = bytes;
         queue.measure = now + (now - queue.since).clamp(MEASURE_AFTER.0, MEASURE_AFTER.1);
-        if now >= failure.taken + RESET_PATIENCE {
-            let reason = CloseReason::reset(failure.side);
-            return self.end(Ending::Reset, reason, now);
+        let delivered = written_out && bytes == 0;
+        if delivered || now >= failure.taken + RESET_PATIENCE {
+            return self.end(Ending::Reset, CloseReason::reset(side), now);
         }
         Effect::Wait
     }
 
-    /// The deadline of a failure has come.
-    pub(super) fn failure_due(&mut self, now: Tick) -> Effect {
+    /// The deadline of a failure has come. Only a measurement shows what the other side has taken meanwhile.
+    pub(super) fn failure_due(&self) -> Effect {
         let State::Relaying(Relay { failed: Some(failure), .. }) = &self.state else { return Effect::Wait };
-        match failure.queue {
-            // What it has taken meanwhile shows only here.
-            Some(_) => Effect::Measure(failure.side.other()),
-            None => {
-                let reason = CloseReason::reset(failure.side);
-                self.end(Ending::Reset, reason, now)
-            }
-        }
+        Effect::Measure(failure.side.other())
     }
 }

@@ -65,7 +65,7 @@
 //! | Relaying | second half becomes Shut | – | close both | `x_fin`, x the side whose FIN came first |
 //! | Relaying | x fails, in any half state: it resets, writing to it fails, or it is found dead by keepalive or by [`crate::policy::liveness`] | any | way y→x is dropped; way x→y goes on to the end of what x sent before, its FIN included if it sent one | |
 //! | Relaying, x has failed | way x→y is delivered, and y's kernel has acknowledged all of it | no | reset both | `x_reset` |
-//! | Relaying, x has failed | y takes no byte for [`RESET_PATIENCE`] | any | reset both, at once | `x_reset` |
+//! | Relaying, x has failed | for [`RESET_PATIENCE`] no byte is written to y, and y's kernel acknowledges none | any | reset both, at once | `x_reset` |
 //! | Relaying, x has failed | y fails too | any | reset both, at once | `x_reset` |
 //! | Relaying | no byte either way for `idle_timeout`, both Open | no | close both | `idle_timeout` |
 //! | Relaying | the same | yes | reset both: a FIN would pass off a torso as the whole | `idle_timeout` |
@@ -79,6 +79,9 @@
 //! A reset is passed on last, since it drops what the kernel still has to send: [`Effect::Measure`] asks for how much that
 //! is, and again after a while until it is nothing. The other time-outs but `max_lifetime` do not apply meanwhile. A reset
 //! never becomes a FIN: where x sent no FIN, none is sent to y.
+//!
+//! The session measures y's send queue from the failure of x on, also while bytes are held. A full send queue accepts
+//! bytes again only after about a third of it is acknowledged, and a slow y needs longer than [`RESET_PATIENCE`] for that.
 //!
 //! `idle_timeout` and `half_close_timeout` count from the last byte read or written either way, or from the FIN if that
 //! came later; once one side has finished, the shorter of the two holds. A FIN from y while x→y is already Shut is the

@@ -93,8 +93,9 @@ pub struct SavedFailure {
     pub without_fin: bool,
     /// How long ago the other side last took a byte.
     pub silent: Duration,
-    /// Once everything has been written: how long ago that was, when to measure the kernel's queue next, and the least that
-    /// was in it.
+    /// How long ago everything had been written, or else the failure was noticed; when to measure the kernel's queue next;
+    /// and what was in it at the last measurement, with what was added since. Versions that measure only what has been
+    /// written whole write `None` before that.
     pub queue: Option<(Duration, Duration, u64)>,
 }
 
@@ -216,15 +217,17 @@ impl Session {
 
 impl Failure {
     fn save(&self, now: Tick) -> SavedFailure {
-        let queue = self.queue.map(|queue| (now - queue.since, queue.measure - now, queue.least));
+        let queue = Some((now - self.queue.since, self.queue.measure - now, self.queue.filled));
         SavedFailure { side: self.side, without_fin: self.without_fin, silent: now - self.taken, queue }
     }
 }
 
 impl SavedFailure {
     fn restore(self, now: Tick, before: impl Fn(Duration) -> Tick) -> Failure {
-        let queue =
-            self.queue.map(|(since, measure, least)| SendQueue { since: before(since), measure: now + measure, least });
+        let queue = self.queue.map_or_else(
+            || SendQueue::begin(now),
+            |(since, measure, filled)| SendQueue { since: before(since), measure: now + measure, filled },
+        );
         Failure { side: self.side, without_fin: self.without_fin, taken: before(self.silent), queue }
     }
 }

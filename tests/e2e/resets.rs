@@ -1,9 +1,11 @@
 //! What a peer said before its reset arrives, for each way to move the bytes; the reset comes after it, in kind.
 
-use crate::support::{Conn, Ending, PATIENCE, Running, Server, Tcplb, eventually};
+use crate::support::{Conn, Ending, PATIENCE, Running, Server, Tcplb, eventually, let_pass};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
+use std::thread;
+use std::time::Duration;
 
 /// Few enough to be on their way before the reset: no peer's own queue is part of the test.
 const ANSWER: usize = 20_000;
@@ -143,6 +145,48 @@ fn a_slow_reader_gets_all_that_was_said_before_a_reset() {
         assert_eq!(next(&told), (300_000, Ending::Reset), "{relay}");
         tcplb.wait_for_line(": client_reset after");
     }
+}
+
+/// A backend that fills every buffer on the way to its client, reports how much of that has left it, and resets.
+fn fills_and_resets() -> (Server, Receiver<usize>) {
+    let (tell, told) = unbounded();
+    let server = Server::start(move |conn| {
+        let sent = conn.fill();
+        let kernel = tcplb::net::Socket::from_fd(conn.as_fd().try_clone_to_owned()?);
+        let left = sent.saturating_sub(usize::try_from(kernel.unsent()).map_err(io::Error::other)?);
+        drop(kernel);
+        conn.reset();
+        tell.send(left).map_err(io::Error::other)
+    });
+    (server, told)
+}
+
+#[test]
+fn a_reader_that_takes_a_little_at_a_time_gets_all_that_was_said_before_a_reset() {
+    // The kernel's send buffer for the client accepts more only after a third of it is acknowledged. The reads
+    // take less than that, for longer than a reader that takes nothing is given.
+    const READS: usize = 32;
+    const READ: usize = 16 * 1024;
+    let one = |relay: &str| {
+        let (server, told) = fills_and_resets();
+        let tcplb = tcplb(&server, relay);
+        let client = tcplb.connect();
+        let left = next(&told);
+        for _ in 0..READS {
+            let_pass(Duration::from_millis(50));
+            client.hear(READ);
+        }
+        let (rest, ending) = got(&client).unwrap();
+        assert_eq!(ending, Ending::Reset, "{relay}");
+        let arrived = READS * READ + rest;
+        assert!(arrived >= left, "{relay}: {arrived} of {left} bytes arrive");
+        tcplb.wait_for_line(": backend_reset after");
+    };
+    thread::scope(|scope| {
+        for relay in RELAYS {
+            scope.spawn(move || one(relay));
+        }
+    });
 }
 
 #[test]

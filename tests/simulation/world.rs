@@ -61,6 +61,8 @@ pub struct Sock {
     pub last_take: Tick,
     capacity: u64,
     no_space: bool,
+    /// A write took a part: a splice hides the error that follows, and with it whether a FIN came before.
+    pub took_part: bool,
     pub finished: bool,
     /// The driver knows that this socket has failed.
     pub error_given: bool,
@@ -221,6 +223,7 @@ impl World {
             last_take: self.now,
             capacity,
             no_space: false,
+            took_part: false,
             finished: false,
             error_given: false,
             closed_by_reset: false,
@@ -494,6 +497,7 @@ impl World {
             sock.last_write = now;
         }
         sock.no_space |= amount < most;
+        sock.took_part |= amount < most;
         sock.written += amount;
         if amount == 0 {
             self.interfere(id);

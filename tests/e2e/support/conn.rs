@@ -217,10 +217,16 @@ impl Conn {
 
     /// Sends until every buffer on the way to the peer is full.
     pub fn flood(&self) {
-        let bytes = [0; 64 * 1024];
+        self.fill();
+    }
+
+    /// The same; how many bytes that were.
+    pub fn fill(&self) -> usize {
+        let (bytes, mut sent) = ([0; 64 * 1024], 0);
         while self.is_writable_within(Duration::from_millis(500)) {
-            rustix::net::send(&*self.0, &bytes, SendFlags::DONTWAIT).expect("send what fits");
+            sent += rustix::net::send(&*self.0, &bytes, SendFlags::DONTWAIT).expect("send what fits");
         }
+        sent
     }
 
     /// Reads and drops what still comes, until the peer ends its direction.

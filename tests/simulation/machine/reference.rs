@@ -21,8 +21,9 @@ pub struct Expected {
 pub struct Failure {
     side: Side,
     taken: Tick,
-    /// Once all is written: since when, when to measure the kernel's queue, and the least that was in it.
-    queue: Option<(Tick, Tick, u64)>,
+    /// Since when all is written, or else the failure; when to measure the kernel's queue; what is in it if the other
+    /// side takes nothing.
+    queue: (Tick, Tick, u64),
 }
 
 pub struct Reference {
@@ -84,8 +85,10 @@ impl Reference {
                 failure.taken = now;
             }
             if is_over {
-                failure.queue = Some((now, now, u64::MAX));
+                failure.queue = (now, now, failure.queue.2);
             }
+            let added = moved.written + u64::from(is_over && !cut);
+            failure.queue.2 = failure.queue.2.saturating_add(added);
         } else if fin && self.ways.iter().all(|way| way.shut) {
             let first = self.first_fin.expect("somebody finished");
             let reason = if first == Side::Client { CloseReason::ClientFin } else { CloseReason::BackendFin };
@@ -98,21 +101,21 @@ impl Reference {
         if let Some(failure) = self.failed {
             return if failure.side == side { NOTHING } else { reset_by(failure.side) };
         }
-        let queue = self.ways[index_of(Way::from(side))].shut.then_some((now, now, u64::MAX));
-        self.failed = Some(Failure { side, taken: now, queue });
+        self.failed = Some(Failure { side, taken: now, queue: (now, now, u64::MAX) });
         self.ways[index_of(Way::to(side))] = Expected { dropped: true, ..Expected::default() };
         (Effect::ReadOut(side), None)
     }
 
     pub fn unsent(&mut self, bytes: u64, now: Tick) -> Answer {
         let failure = self.failed.as_mut().expect("a side has failed");
-        let (since, measure, least) = failure.queue.as_mut().expect("all is written");
-        if bytes == 0 {
+        let (since, measure, expected) = &mut failure.queue;
+        if bytes == 0 && self.ways[index_of(Way::from(failure.side))].shut {
             return reset_by(failure.side);
         }
-        if bytes < *least {
-            (*least, failure.taken) = (bytes, now);
+        if bytes < *expected {
+            failure.taken = now;
         }
+        *expected = bytes;
         *measure = now + (now - *since).clamp(Duration::from_millis(1), Duration::from_millis(100));
         if now >= failure.taken + RESET_PATIENCE { reset_by(failure.side) } else { NOTHING }
     }
@@ -133,7 +136,6 @@ impl Reference {
         }
         let (due, reason) = self.due();
         match self.failed {
-            Some(Failure { queue: None, side, .. }) => reset_by(side),
             Some(failure) => (Effect::Measure(failure.side.other()), None),
             None if now < due => NOTHING,
             None => (Effect::End(if held { Ending::Reset } else { Ending::Fin }), Some(reason)),
@@ -151,9 +153,7 @@ impl Reference {
 
     fn due(&self) -> (Tick, CloseReason) {
         if let Some(failure) = self.failed {
-            let patience = failure.taken + RESET_PATIENCE;
-            let due = failure.queue.map_or(patience, |(_, measure, _)| measure.min(patience));
-            (due, CloseReason::BackendReset)
+            (failure.queue.1.min(failure.taken + RESET_PATIENCE), CloseReason::BackendReset)
         } else if self.ways.iter().any(|way| way.fin) {
             (self.last + HALF_CLOSE, CloseReason::HalfCloseTimeout)
         } else {
@@ -170,8 +170,8 @@ impl Reference {
         self.expires = self.expires.map(|(from, until, look)| (left(from), left(until), left(look)));
         if let Some(failure) = &mut self.failed {
             failure.taken = shifted(failure.taken);
-            failure.queue =
-                failure.queue.map(|(since, measure, least)| (shifted(since), shifted(measure).max(now), least));
+            let (since, measure, expected) = failure.queue;
+            failure.queue = (shifted(since), shifted(measure).max(now), expected);
         }
     }
 }
