@@ -40,6 +40,7 @@ fn backends_are_listed_added_changed_and_removed() {
     let balancer = Balancer::idle();
     let run = |arguments: &[&str]| balancer.client(&[&["backends"], arguments].concat());
     assert!(shown(&run(&["list"])).contains("web1"));
+    assert_eq!(shown(&run(&[])), shown(&run(&["list"])), "without a verb they are listed");
     let added = shown(&run(&[
         "add",
         "default",

@@ -44,9 +44,9 @@ pub struct Reload {
 /// `tcplb backends`.
 #[derive(Args, Debug)]
 pub struct Backends {
-    /// What to do with them.
+    /// What to do with them; without it they are listed.
     #[command(subcommand)]
-    pub what: What,
+    pub what: Option<What>,
 
     /// Where it is.
     #[command(flatten)]

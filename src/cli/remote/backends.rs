@@ -17,7 +17,8 @@ const EVERY: Duration = Duration::from_millis(250);
 pub fn run(backends: &Backends) -> ExitCode {
     done(|| {
         let client = Client::new(&backends.reach)?;
-        match &backends.what {
+        let Some(what) = &backends.what else { return list(&client, None, false) };
+        match what {
             What::List { pool, json } => list(&client, pool.as_deref(), *json),
             What::Add { pool, address, weight, name, max_connections, backup } => {
                 let new = api::NewBackend {
