@@ -43,7 +43,7 @@ impl Baselines {
         baselines
     }
 
-    /// The run in which nobody's packets were delayed.
+    /// The run without random delays.
     pub fn plain(&self) -> &[Pair] {
         &self.plain
     }

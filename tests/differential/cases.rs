@@ -4,7 +4,7 @@ use crate::cuts;
 use crate::script::Step::{Await, Deaf, Hear, Narrow, Reset, Send, Settle, Stall};
 use crate::script::{ALL, Script, Step, everybody};
 
-/// Who plays with whom.
+/// A client and a backend that play with each other.
 #[derive(Clone)]
 pub struct Case {
     pub client: Script,

@@ -69,7 +69,7 @@ impl Report {
         )
     }
 
-    /// A row for each script that is heard: how often somebody falls short of it.
+    /// A row for each script that is heard: how often a receiver falls short of it.
     pub fn shortfalls(&self) -> String {
         let mut table = self.head("is heard by the other side", "sides");
         let mut rows: BTreeMap<&str, usize> = BTreeMap::new();

@@ -121,7 +121,7 @@ impl Stage {
         true
     }
 
-    /// For lack of a processor nobody has read since then. That may cost bytes once the other side has gone.
+    /// No peer has read since then, for lack of a processor. That may cost bytes once the other side has gone.
     fn note_starved(&mut self, since: Instant) {
         for [one, other] in &mut self.pairs {
             if one.conn().is_none() {
