@@ -2,6 +2,7 @@
 //!
 //! `tcplb check`, the start, a reload and a change by API ask, and log or show each warning as a line.
 
+use super::file::MISTAKES_MAX;
 use super::model::{Model, Pool};
 use std::collections::HashSet;
 
@@ -14,6 +15,15 @@ pub fn of(model: &Model) -> Vec<String> {
             warnings.push(format!("pool {}: no listener uses it", pool.name));
         }
         warnings.extend(of_pool(pool));
+    }
+    readable(warnings)
+}
+
+/// As many warnings as a person reads, and whether there are more.
+pub fn readable(mut warnings: Vec<String>) -> Vec<String> {
+    if warnings.len() > MISTAKES_MAX {
+        warnings.truncate(MISTAKES_MAX);
+        warnings.push("… and more".to_owned());
     }
     warnings
 }
@@ -57,6 +67,16 @@ mod tests {
         };
         let backends = (1..).zip(weights).map(backend).collect();
         Pool { name: "web".to_owned(), algorithm: balance::find(algorithm).unwrap(), backends, ..Pool::default() }
+    }
+
+    #[test]
+    fn of_thousands_of_warnings_a_hundred_are_reported() {
+        let pool = |number| Pool { name: format!("p{number}"), ..pool("random", &[1], false) };
+        let model =
+            |count| Model { pools: (0..count).map(pool).collect(), listeners: Vec::new(), global: Global::default() };
+        assert_eq!(of(&model(100)).len(), 100);
+        let warnings = of(&model(5_000));
+        assert_eq!((warnings.len(), warnings[100].as_str()), (101, "… and more"));
     }
 
     #[test]

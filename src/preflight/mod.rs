@@ -15,6 +15,7 @@ mod names;
 mod places;
 
 use crate::base::{Address, Listen, duration};
+use crate::config::advice;
 use crate::config::check::OwnListeners;
 use crate::config::model::{LogTo, Model};
 use crate::confine;
@@ -66,7 +67,7 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
         warnings.extend(files(model));
         warnings.extend(confine::Plan::new(model, Some(file)).err());
     }
-    warnings
+    advice::readable(warnings)
 }
 
 /// Every backend that is a listener or the admin API of this model on an address of this machine. The file's parser has refused what shows

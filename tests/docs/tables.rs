@@ -101,7 +101,7 @@ fn the_page_states_what_needs_a_restart() {
         "'required'",
         "'64KiB'",
         "'/a'",
-        "'127.0.0.1:1'",
+        "'127.0.0.1:2'",
     ];
     for ((section, key), row) in rows().iter().filter(|((section, _), _)| section == "global") {
         // A group goes with a user only.
