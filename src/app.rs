@@ -6,7 +6,7 @@ use crate::access_log::{AccessLog, Reopener, Target};
 use crate::admin::{self, Admin};
 use crate::base::{Endpoint, Size};
 use crate::config::descriptors::AdminShare;
-use crate::config::model::{LogTo, Model};
+use crate::config::model::{LogTo, Model, Names};
 use crate::confine::Plan;
 use crate::control::{self, Control, Crew, Lookups, NewSockets, Outcome, Parts, Truth};
 use crate::logger;
@@ -19,14 +19,18 @@ use crate::systemd;
 use crate::watchdog::{self, Watchdog, Watched};
 use crate::worker::orders::{Adopt, Orders};
 use crate::worker::{self, ListenSocket, Peer, Shared};
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::{Receiver, bounded, never, unbounded};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 pub use crate::control::{Changes, Loader, Refused, ReloadError, Remote};
+
+/// How long the start waits for names, all together, if it can do without them.
+const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running balancer.
 pub struct Running {
@@ -69,15 +73,27 @@ pub fn start(model: Model) -> Result<Running, StartError> {
 
 /// Starts a balancer. `loader` reads the file that `model` came from again. On return it serves.
 pub fn start_with(model: Model, loader: Option<Loader>) -> Result<Running, StartError> {
-    begin(model, loader, None)
+    let running = begin(model, loader, None, || Ok(never()))?;
+    running.ok_or_else(|| StartError("stopped before it served".to_owned()))
 }
 
-/// As [`start_with`]; once everything is bound this process, from this thread on, gives up what the plan says.
-pub fn start_confined(model: Model, loader: Option<Loader>, plan: Plan) -> Result<Running, StartError> {
-    begin(model, loader, Some(plan))
+/// As [`start_with`]; once everything is bound this process, from this thread on, gives up what the plan says. Then `listen`
+/// gives where a stop arrives. `None` means that a stop came while names were looked up.
+pub fn start_confined(
+    model: Model,
+    loader: Option<Loader>,
+    plan: Plan,
+    listen: impl FnOnce() -> io::Result<Receiver<()>>,
+) -> Result<Option<Running>, StartError> {
+    begin(model, loader, Some(plan), listen)
 }
 
-fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Running, StartError> {
+fn begin(
+    model: Model,
+    loader: Option<Loader>,
+    plan: Option<Plan>,
+    listen: impl FnOnce() -> io::Result<Receiver<()>>,
+) -> Result<Option<Running>, StartError> {
     let descriptors = raise_descriptor_limit();
     let workers = model.global.workers;
     let mut beginning = Truth::bind_first(model, descriptors).map_err(StartError)?;
@@ -103,11 +119,17 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
         plan.carry_out(&own, log.as_ref().and_then(Target::file)).map_err(give_up)?;
     }
     logger::start().map_err(spawn_error)?;
+    let stops = listen().map_err(|error| give_up(format!("can't listen to signals: {error}")))?;
 
     model.global.socket_buffer.into_iter().for_each(warn_of_less);
     // Not before: a thread of the resolver may outlast the start, and keeps the privileges that it starts with.
     let mut lookups = Lookups::default();
-    let found = lookups.wait_for(control::names(&model));
+    let end = (model.global.names == Names::Later).then(|| Instant::now() + NAMES_PATIENCE);
+    let Some(found) = lookups.wait_for(control::names(&model), end, &stops) else {
+        log::info!("stopped before it served: names were still looked up");
+        control::remove_files(&sockets);
+        return Ok(None);
+    };
     let (truth, opened) = beginning.build(&found).map_err(give_up)?;
     let snapshot = truth.snapshot().clone();
     let share = truth.share();
@@ -177,7 +199,7 @@ fn begin(model: Model, loader: Option<Loader>, plan: Option<Plan>) -> Result<Run
     });
     let watchdog = Watchdog::start(watched, asked.unwrap_or(watchdog::BOUND), published.clone(), alive);
     let watchdog = watchdog.map_err(spawn_error)?;
-    Ok(Running { listeners, published, admission, admin, control, prober, workers: threads, log, watchdog })
+    Ok(Some(Running { listeners, published, admission, admin, control, prober, workers: threads, log, watchdog }))
 }
 
 /// The kernel grants less than `socket_buffer` asks for without a word; the message names the remedy.

@@ -22,13 +22,19 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> 
     let plan = Plan::new(&model, file.as_ref().map(|(path, _)| path.as_path()))?;
     // Before there is any other thread.
     systemd::take_sockets()?;
-    let running =
-        app::start_confined(model, file.map(|(_, loader)| loader), plan).map_err(|error| error.to_string())?;
+    let mut signals = None;
+    // Before the first line is printed: a script that waits for it may send a signal the moment it appears.
+    let listen = || {
+        let arriving = signals::receiver()?;
+        let stops = arriving.stops();
+        signals = Some(arriving);
+        Ok(stops)
+    };
+    let started = app::start_confined(model, file.map(|(_, loader)| loader), plan, listen);
+    let (Some(running), Some(signals)) = (started.map_err(|error| error.to_string())?, signals) else { return Ok(()) };
     for endpoint in crate::net::listen::unclaimed() {
         log::warn!("the service manager opened {endpoint}, but nothing is configured to listen there");
     }
-    // Before the first line is printed: a script that waits for it may send a signal the moment it appears.
-    let signals = signals::receiver().map_err(|error| format!("can't listen to signals: {error}"))?;
     for listener in running.listeners() {
         log::info!(target: logger::ALWAYS, "listening on {}", listener.endpoint);
     }

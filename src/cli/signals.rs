@@ -96,6 +96,11 @@ impl Iterator for Signals {
 }
 
 impl Signals {
+    /// Where stops arrive. One that is taken from there is not handed out again.
+    pub fn stops(&self) -> Receiver<()> {
+        self.stops.clone()
+    }
+
     /// Waits for a stop, whatever else comes.
     pub fn wait_for_stop(&self) {
         // An error means that no signal can come any more, which ends the wait too.

@@ -1,4 +1,4 @@
-//! Looks names up on threads of its own, all at once, and gives each a bounded time.
+//! Looks names up on threads of its own, [`THREADS`] at once, and gives each a bounded time.
 //!
 //! The system's resolver can't be interrupted, and may take half a minute for a name that no server answers for. So a
 //! thread asks it for one name and ends; control only receives. A name without an answer within [`PATIENCE`] counts as
@@ -6,12 +6,16 @@
 //!
 //! | bound | what happens beyond it |
 //! |---|---|
-//! | [`THREADS`] names at once | further ones wait, and those that failed last time wait behind the others |
-//! | [`PATIENCE`] for a name, from when it is asked for | it has failed |
-//! | [`QUEUE_PATIENCE`] in the queue | it has failed |
+//! | [`THREADS`] names at once | further ones wait in the order of their requests |
+//! | `THREADS` less [`SPARE`] names that failed last time | they wait behind the others |
+//! | [`PATIENCE`] for a name, from when its thread starts | it has failed |
+//! | [`QUEUE_PATIENCE`] in the queue | it has failed for the caller that waits, and keeps its place |
+//! | [`QUEUE`] names in the queue | a name that has failed loses its place |
+//!
+//! The order is fair: a name keeps its place until its thread starts. So silent names delay the others, and never for good.
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use std::collections::{HashMap, HashSet, VecDeque};
+use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::thread;
@@ -20,11 +24,17 @@ use std::time::{Duration, Instant};
 /// Names looked up at once.
 pub const THREADS: usize = 16;
 
+/// Threads that a name which failed last time never takes: a silent name holds its thread for long.
+const SPARE: usize = 4;
+
 /// How long a name may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a name may wait for a thread, where silent names hold all of them.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Names in the queue that keep their places without a caller.
+const QUEUE: usize = 10_000;
 
 /// Enough for the C library's resolver.
 const STACK: usize = 256 * 1024;
@@ -42,7 +52,10 @@ type Resolver = fn(&str) -> io::Result<Vec<SocketAddr>>;
 pub struct Lookups {
     resolver: Resolver,
     names: HashMap<String, Asked>,
-    waiting: VecDeque<String>,
+    /// Names without a thread, the oldest request first.
+    fresh: VecDeque<String>,
+    /// The same, of those that failed last time.
+    again: VecDeque<String>,
     threads: usize,
     /// Those that failed last time: they may hold a thread for long.
     doubtful: HashSet<String>,
@@ -51,14 +64,16 @@ pub struct Lookups {
 }
 
 struct Asked {
-    /// When it has failed; `None` once that is known.
+    /// When it has failed; `None` once that is known, or if no caller waits.
     until: Option<Instant>,
+    /// It has a thread.
+    running: bool,
 }
 
 /// Names that somebody waits for, and what came of them so far.
 #[derive(Debug, Default)]
 pub struct Question {
-    pending: HashSet<String>,
+    pending: BTreeSet<String>,
     /// What is known.
     pub found: Found,
 }
@@ -98,21 +113,25 @@ impl Lookups {
     fn with(resolver: Resolver) -> Lookups {
         // A thread sends one answer and ends, so that none finds the channel full.
         let (sender, answers) = bounded(THREADS);
-        let (names, waiting, doubtful) = (HashMap::new(), VecDeque::new(), HashSet::new());
-        Lookups { resolver, names, waiting, threads: 0, doubtful, sender, answers }
+        let (names, doubtful) = (HashMap::new(), HashSet::new());
+        let (fresh, again) = (VecDeque::new(), VecDeque::new());
+        Lookups { resolver, names, fresh, again, threads: 0, doubtful, sender, answers }
     }
 
-    /// Asks for a name. One that is being looked up already is not asked for twice.
+    /// Asks for a name, for a caller that waits for it. One that is being looked up already is not asked for twice.
     pub fn ask(&mut self, name: &str, now: Instant) {
+        self.retry(name, now);
         if let Some(asked) = self.names.get_mut(name) {
-            asked.until.get_or_insert(now + PATIENCE);
-            return;
+            asked.until.get_or_insert(now + if asked.running { PATIENCE } else { QUEUE_PATIENCE });
         }
-        self.names.insert(name.to_owned(), Asked { until: Some(now + QUEUE_PATIENCE) });
-        if self.doubtful.contains(name) {
-            self.waiting.push_back(name.to_owned());
-        } else {
-            self.waiting.push_front(name.to_owned());
+    }
+
+    /// Asks for a name that no caller waits for: it may stay in the queue for any time.
+    pub fn retry(&mut self, name: &str, now: Instant) {
+        if !self.names.contains_key(name) {
+            self.names.insert(name.to_owned(), Asked { until: None, running: false });
+            let queue = if self.doubtful.contains(name) { &mut self.again } else { &mut self.fresh };
+            queue.push_back(name.to_owned());
         }
         self.start(now);
     }
@@ -122,12 +141,13 @@ impl Lookups {
         &self.answers
     }
 
-    /// A thread has ended with the outcome of this name.
-    pub fn received(&mut self, name: &str, outcome: &Outcome, now: Instant) {
+    /// A thread has ended with the outcome of this name. Is that news? A failure is not, if the name has failed by time.
+    pub fn received(&mut self, name: &str, outcome: &Outcome, now: Instant) -> bool {
         self.threads = self.threads.saturating_sub(1);
-        self.names.remove(name);
+        let waited_for = self.names.remove(name).is_some_and(|asked| asked.until.is_some());
         self.note(name, outcome.is_ok());
         self.start(now);
+        waited_for || outcome.is_ok()
     }
 
     /// When the next name has failed for want of an answer.
@@ -137,40 +157,66 @@ impl Lookups {
 
     /// The names whose time is over.
     pub fn overdue(&mut self, now: Instant) -> Vec<(String, Outcome)> {
-        let over = |asked: &Asked| asked.until.is_some_and(|until| until <= now);
-        let over: Vec<String> =
-            self.names.iter().filter(|(_, asked)| over(asked)).map(|(name, _)| name.clone()).collect();
-        for name in &over {
-            self.note(name, false);
-            if let Some(position) = self.waiting.iter().position(|waiting| waiting == name) {
-                self.waiting.remove(position);
-                self.names.remove(name);
-            } else if let Some(asked) = self.names.get_mut(name) {
-                asked.until = None;
+        let (mut over, mut lost) = (Vec::new(), HashSet::new());
+        let keeps_places = self.fresh.len() + self.again.len() <= QUEUE;
+        for (name, asked) in &mut self.names {
+            if asked.until.take_if(|until| *until <= now).is_none() {
+                continue;
+            }
+            let why = match asked.running {
+                true => format!("no answer within {PATIENCE:?}"),
+                false => format!("other names without an answer held it up for {QUEUE_PATIENCE:?}"),
+            };
+            over.push((name.clone(), Err(why)));
+            if !asked.running && !keeps_places {
+                lost.insert(name.clone());
             }
         }
-        over.into_iter().map(|name| (name, Err(format!("no answer within {PATIENCE:?}")))).collect()
+        for (name, _) in &over {
+            // A name without a thread has not failed: its server may well answer.
+            if self.names.get(name).is_some_and(|asked| asked.running) {
+                self.note(name, false);
+            }
+        }
+        if !lost.is_empty() {
+            self.names.retain(|name, _| !lost.contains(name));
+            [&mut self.fresh, &mut self.again].into_iter().for_each(|queue| queue.retain(|name| !lost.contains(name)));
+        }
+        over
     }
 
-    /// Looks all of these up and waits: for the start, when nothing else is to be done.
-    pub fn wait_for(&mut self, names: impl IntoIterator<Item = String>) -> Found {
+    /// Looks all of these up and waits for their outcomes, at most until `end`: for the start, when nothing else is to be
+    /// done. What is unknown by then goes on. `None` means that a stop came first.
+    pub fn wait_for(
+        &mut self,
+        names: impl IntoIterator<Item = String>,
+        end: Option<Instant>,
+        stops: &Receiver<()>,
+    ) -> Option<Found> {
         let mut question = Question::new(names);
-        question.pending().for_each(|name| self.ask(name, Instant::now()));
-        while !question.is_answered() {
-            let heard = match self.deadline() {
-                Some(deadline) => self.answers.recv_deadline(deadline).ok(),
-                None => self.answers.recv().ok(),
-            };
-            let now = Instant::now();
-            match heard {
-                Some((name, outcome)) => {
-                    self.received(&name, &outcome, now);
-                    question.hear(&name, &outcome);
-                }
-                None => self.overdue(now).iter().for_each(|(name, outcome)| question.hear(name, outcome)),
+        let now = Instant::now();
+        for name in question.pending() {
+            match end {
+                Some(_) => self.retry(name, now),
+                None => self.ask(name, now),
             }
         }
-        question.found
+        let (answers, end) = (self.answers.clone(), end.map_or_else(never, at));
+        while !question.is_answered() {
+            let deadline = self.deadline().map_or_else(never, at);
+            select_biased! {
+                recv(stops) -> _ => return None,
+                recv(answers) -> answer => if let Ok((name, outcome)) = answer {
+                    self.received(&name, &outcome, Instant::now());
+                    question.hear(&name, &outcome);
+                },
+                recv(end) -> _ => break,
+                recv(deadline) -> _ => {
+                    self.overdue(Instant::now()).iter().for_each(|(name, outcome)| question.hear(name, outcome));
+                }
+            }
+        }
+        Some(question.found)
     }
 
     fn note(&mut self, name: &str, worked: bool) {
@@ -184,24 +230,24 @@ impl Lookups {
     /// Starts threads for the names that wait, as long as there may be more.
     fn start(&mut self, now: Instant) {
         while self.threads < THREADS {
-            let Some(name) = self.waiting.pop_front() else { return };
+            let may_retry = self.threads < THREADS - SPARE;
+            let next = self.fresh.pop_front();
+            let Some(name) = next.or_else(|| may_retry.then(|| self.again.pop_front()).flatten()) else { return };
             let (sender, resolver, asked) = (self.sender.clone(), self.resolver, name.clone());
             let look = move || {
                 let outcome = resolver(&asked).map_err(|error| error.to_string());
-                // An error means that nobody waits any more.
+                // An error means that control has ended.
                 let _ = sender.send((asked, outcome));
             };
             match thread::Builder::new().name("resolver".to_owned()).stack_size(STACK).spawn(look) {
                 Ok(_) => {
                     self.threads += 1;
-                    if let Some(asked) = self.names.get_mut(&name) {
-                        asked.until = Some(now + PATIENCE);
-                    }
+                    self.names.insert(name, Asked { until: Some(now + PATIENCE), running: true });
                 }
                 Err(error) => {
                     log::error!("can't start a thread: {error}");
-                    // It is tried again with the next answer, or fails when its time is over.
-                    return self.waiting.push_front(name);
+                    // It is tried again with the next answer or request.
+                    return self.fresh.push_front(name);
                 }
             }
         }
@@ -269,9 +315,44 @@ mod tests {
         let now = Instant::now();
         names("silent", THREADS + 1).iter().for_each(|name| lookups.ask(name, now));
         lookups.ask("good", now);
-        assert_eq!((lookups.threads, lookups.waiting.len()), (THREADS, 2));
+        assert_eq!((lookups.threads, lookups.fresh.len()), (THREADS, 2));
         assert_eq!(lookups.overdue(now + PATIENCE).len(), THREADS);
         assert_eq!(lookups.overdue(now + QUEUE_PATIENCE).len(), 2);
-        assert_eq!((lookups.threads, lookups.waiting.len(), lookups.deadline()), (THREADS, 0, None));
+        assert_eq!((lookups.threads, lookups.fresh.len(), lookups.deadline()), (THREADS, 2, None));
+    }
+
+    #[test]
+    fn names_keep_their_order_and_retries_leave_threads_to_other_names() {
+        let mut lookups = Lookups::with(fake);
+        let now = Instant::now();
+        let silent = names("silent", 3 * THREADS);
+        silent.iter().for_each(|name| lookups.note(name, false));
+        silent.iter().for_each(|name| lookups.retry(name, now));
+        assert_eq!((lookups.threads, lookups.again.len()), (THREADS - SPARE, 2 * THREADS + SPARE));
+        // A request does not lose its place when it is repeated or has waited for long.
+        silent.iter().rev().for_each(|name| lookups.ask(name, now));
+        lookups.overdue(now + QUEUE_PATIENCE);
+        silent.iter().rev().for_each(|name| lookups.retry(name, now));
+        assert!(lookups.again.iter().eq(silent.iter().skip(THREADS - SPARE)));
+        lookups.ask("good", now);
+        let (name, outcome) = lookups.answers().recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!((name.as_str(), outcome.is_ok()), ("good", true));
+        assert!(lookups.received(&name, &outcome, now));
+        // The thread of a silent name ends: the oldest request takes it. The failure was known.
+        assert!(!lookups.received(&silent[0], &Err("no answer".to_owned()), now));
+        assert!(lookups.names[&silent[THREADS - SPARE]].running);
+        assert!(!lookups.names[&silent[THREADS - SPARE + 1]].running);
+    }
+
+    #[test]
+    fn the_start_waits_no_longer_than_it_should_and_a_stop_ends_the_wait() {
+        let mut lookups = Lookups::with(fake);
+        let all = [names("good", 3), names("silent", 2 * THREADS)].concat();
+        let end = Instant::now() + Duration::from_secs(1);
+        let found = lookups.wait_for(all.clone(), Some(end), &never()).unwrap();
+        assert!(found.len() <= 3 && found.values().all(Result::is_ok), "{found:?}");
+        let (stop, stops) = bounded(1);
+        stop.send(()).unwrap();
+        assert_eq!(Lookups::with(fake).wait_for(all, None, &stops), None);
     }
 }

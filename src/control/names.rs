@@ -75,8 +75,9 @@ impl<C: Crew> Desk<C> {
 
     /// A thread of the resolver has answered.
     pub(super) fn resolved(&mut self, name: &str, outcome: &Outcome) {
-        self.parts.lookups.received(name, outcome, Instant::now());
-        self.hear(name, outcome);
+        if self.parts.lookups.received(name, outcome, Instant::now()) {
+            self.hear(name, outcome);
+        }
     }
 
     /// Names have not been answered in time.
@@ -168,7 +169,7 @@ impl<C: Crew> Desk<C> {
     pub(super) fn retry_names(&mut self) {
         let now = Instant::now();
         for (name, retry) in self.retries.iter_mut().filter(|(_, retry)| retry.at <= now) {
-            self.parts.lookups.ask(name, now);
+            self.parts.lookups.retry(name, now);
             let pause = (retry.pause * 2).min(RETRY.1);
             *retry = Retry { at: now + pause, pause };
         }

@@ -117,8 +117,8 @@ pub fn note(snapshot: &Snapshot, unresolved: &[Unresolved]) {
             let (pool, name) = (pool.settings.name.as_str(), member.backend.name.as_str());
             let Some(why) = reasons.get(&(pool, name)) else { continue };
             if member.backend.unresolved().as_deref() != Some(*why) {
-                log::warn!("pool {pool}: backend {name} is down: {why}; the name is tried again");
                 member.backend.set_unresolved(why);
+                log::warn!("pool {pool}: backend {name} is down: {why}; the name is tried again");
             }
         }
     }

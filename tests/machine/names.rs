@@ -1,7 +1,7 @@
 //! Name servers that do not answer, or say that there is no such name.
 
 use crate::lab::Network;
-use crate::support::{Admin, Conn, Running, Server, Tcplb, eventually, need, peers};
+use crate::support::{Admin, Conn, Process, Running, Server, Tcplb, eventually, need, peers};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use std::collections::BTreeSet;
@@ -9,6 +9,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A name server at 127.0.0.1. Names that begin with `silent` get no answer, those with `gone` do not exist, all others have
@@ -144,12 +145,13 @@ fn names_later_starts_beside_a_silent_name_server_and_required_does_not() {
         let tcplb = setup.tcplb("", &backends).start();
         let admin = Admin::of(&tcplb);
         assert_served(&tcplb);
-        let (state, why) = shown(admin, "silent");
-        assert_eq!((state.as_str(), why.as_str()), ("down", "can't resolve silent.test: no answer within 10s"));
+        assert_eq!(shown(admin, "silent"), ("down".to_owned(), "silent.test is not resolved yet".to_owned()));
+        tcplb.wait_for_line("backend silent is down: silent.test is not resolved yet");
         let (state, why) = shown(admin, "gone");
         assert!(state == "down" && why.starts_with("can't resolve gone.test: "), "{state} {why}");
         assert_eq!([shown(admin, "good1").0, shown(admin, "good2").0], ["up", "up"]);
         tcplb.wait_for_line("backend silent is down: can't resolve silent.test: no answer within 10s");
+        assert_eq!(shown(admin, "silent").1, "can't resolve silent.test: no answer within 10s");
         tcplb.wait_for_line("backend gone is down: can't resolve gone.test: ");
         assert_eq!(tcplb.count_lines("can't resolve good"), 0);
         // What an operator says of it holds once it can be resolved.
@@ -202,5 +204,58 @@ fn a_reload_that_waits_for_a_name_holds_up_neither_changes_nor_the_end() {
         assert_eq!(tcplb.count_lines("backend silent"), 0, "it is not carried out");
         assert!(tcplb.count_lines("draining") >= 1);
         let _: &Conn = &adding;
+    });
+}
+
+#[test]
+fn many_silent_names_delay_neither_the_first_client_nor_other_names_for_long() {
+    let Some(network) = Network::new() else { return };
+    if need("unshare").is_none() {
+        return;
+    }
+    network.inside(|| {
+        let setup = Setup::new();
+        let silent: Vec<String> = (0..24).map(|number| format!("silent{number}.test")).collect();
+        let (address, mut names) = (setup.names.address.to_string(), vec!["ahead.test"]);
+        names.extend(silent.iter().map(String::as_str));
+        // So that threads become free within the patience of this test.
+        let text = "nameserver 127.0.0.1\nsearch .\noptions timeout:3 attempts:1\n";
+        std::fs::write(setup.directory.path().join("resolv.conf"), text).expect("a file");
+        // In alphabetical order, the last name is looked up last.
+        names.extend([address.as_str(), "zlast.test"]);
+        let begun = Instant::now();
+        let tcplb = setup.tcplb("", &names).start();
+        assert_served(&tcplb);
+        let elapsed = begun.elapsed();
+        assert!(elapsed < Duration::from_secs(7), "the first client waits for {elapsed:?}");
+        let admin = Admin::of(&tcplb);
+        assert_eq!(shown(admin, "ahead").0, "up");
+        assert_eq!(shown(admin, "silent0").0, "down");
+        // The silent names hold all threads for a while. Then the last name has its turn.
+        tcplb.wait_for_line("backend zlast is resolved: ");
+        eventually("it is up", || shown(admin, "zlast").0 == "up");
+        assert_served(&tcplb);
+        assert_eq!(tcplb.count_lines("can't resolve zlast"), 0);
+    });
+}
+
+#[test]
+fn a_stop_ends_a_start_that_waits_for_names() {
+    let Some(network) = Network::new() else { return };
+    if need("unshare").is_none() {
+        return;
+    }
+    network.inside(|| {
+        let setup = Setup::new();
+        for signal in [Signal::TERM, Signal::INT] {
+            setup.names.asked.lock().clear();
+            let tcplb = setup.tcplb("names = 'required'", &["good1.test", "silent.test"]);
+            let mut process = Process::spawn(&mut tcplb.command());
+            setup.names.is_asked_for("silent.test");
+            process.signal(signal);
+            assert_eq!(process.wait_exit().code(), Some(0), "{}", process.output());
+            process.wait_for_line("stopped before it served: names were still looked up");
+            assert_eq!(process.count_lines("listening on"), 0);
+        }
     });
 }
