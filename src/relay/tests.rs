@@ -208,3 +208,22 @@ fn a_splice_that_takes_a_part_may_have_hidden_the_error_that_stopped_it() {
         assert_eq!(sink.ready.error_taken, hidden);
     }
 }
+
+#[test]
+fn the_queue_of_a_connection_that_has_failed_is_read_to_an_end_of_some_kind() {
+    for (reads, error_taken, fin) in [
+        // A peer of whose death the kernel does not know has no end in the queue.
+        (&["last words"][..], false, false),
+        (&["last words", ""], false, true),
+        // The kernel has reported its error before, and calls the end a FIN.
+        (&["last words", ""], true, false),
+    ] {
+        let mut shared = Shared::new(Engine::Copy, 1);
+        let (mut flow, mut io) = (Flow::default(), script(reads));
+        let mut source = end(true);
+        (source.ready.failed, source.ready.error_taken) = (true, error_taken);
+        let report = pump(&mut flow, &mut io, &mut source, &mut end(false), true, &mut shared);
+        assert_eq!(io.writes.concat(), b"last words");
+        assert_eq!((report.fin, matches!(report.failed, Some(Failed::Source(_)))), (fin, !fin));
+    }
+}

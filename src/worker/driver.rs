@@ -335,14 +335,12 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 }
                 Effect::Queue => {
                     connection.drop_backend();
-                    if connection.client.ready.failed {
-                        Input::Reset(Side::Client)
-                    } else if self.queue_up(key) {
+                    if self.queue_up(key) {
                         self.arm(key);
+                        // A client that has reset has hung up, too.
                         return self.report_left(key);
-                    } else {
-                        Input::NoPlace
                     }
+                    Input::NoPlace
                 }
                 Effect::Dial => match self.has_said_something(key) {
                     Err(_) => Input::Reset(Side::Client),

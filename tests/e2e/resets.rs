@@ -33,10 +33,9 @@ fn got(conn: &Conn) -> io::Result<Got> {
     }
 }
 
-/// Sends as much as is taken: a peer that has reset takes no more.
+/// Sends all of it.
 fn send(conn: &Conn, length: usize) {
-    let mut stream = conn;
-    let _ = stream.write_all(&vec![b'q'; length]);
+    conn.say(vec![b'q'; length]);
 }
 
 /// A backend that reads a little, answers, and leaves with the rest unread, so that its kernel sends a reset.
@@ -76,8 +75,11 @@ fn an_early_answer_to_an_upload_arrives_whole() {
         let tcplb = tcplb(&server, relay);
         for _ in 0..20 {
             let client = tcplb.connect();
-            send(&client, 3_000_000);
-            assert_eq!(got(&client).unwrap(), (ANSWER, Ending::Reset), "{relay}");
+            // The reset may come while it sends. The kernel reports a reset once, and an end after that.
+            let sent = (&client).write_all(&vec![b'q'; 3_000_000]);
+            let (length, ending) = got(&client).unwrap();
+            assert_eq!(length, ANSWER, "{relay}: {sent:?}, {ending:?}");
+            assert!(sent.is_err() || ending == Ending::Reset, "{relay}");
         }
     }
 }

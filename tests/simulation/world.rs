@@ -77,6 +77,8 @@ pub struct Sock {
     fin_announced: bool,
     /// Bytes were written with the promise of a FIN.
     awaits_fin: bool,
+    /// It had connected, said something and reset before the driver looked.
+    spoke_early: bool,
 }
 
 /// One client connection through its whole life.
@@ -232,6 +234,7 @@ impl World {
             gaps: chunky,
             fin_announced: false,
             awaits_fin: false,
+            spoke_early: false,
         });
         self.socks.len() - 1
     }
@@ -564,6 +567,8 @@ impl World {
         let sock = &mut self.socks[id];
         assert!(sock.open, "closed twice");
         sock.open = false;
+        let connected = self.conns[sock.conn].connected;
+        assert!(connected || !sock.spoke_early, "what it said before its reset is lost");
         self.closed_tokens.extend(sock.token);
     }
 }

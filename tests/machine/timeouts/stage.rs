@@ -117,7 +117,8 @@ impl Stage {
             Cable::OfClients => (&self.clients_that_vanish, FOR_CLIENTS_THAT_VANISH),
             Cable::Stays | Cable::OfBackends => (&self.clients, FOR_CLIENTS),
         };
-        network.inside(|| Conn::to(&at.on(ip))).patient()
+        // A reset may come before the call that connects returns; reading reports it.
+        network.inside(|| Conn::attempt(&at.on(ip))).patient()
     }
 
     /// What the access log says of the connection of a client, once it is over: why it ended, after how long.

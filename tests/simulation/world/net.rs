@@ -122,7 +122,9 @@ impl Net for SimNet {
     fn outcome(&mut self, socket: &SimSocket) -> Option<io::Error> {
         let mut world = self.0.borrow_mut();
         let id = socket.id;
-        world.socks[id].error.then(|| world.give_error(id))
+        let sock = &mut world.socks[id];
+        sock.spoke_early |= sock.error && sock.connected && sock.sent > sock.read;
+        sock.error.then(|| world.give_error(id))
     }
 
     fn unsent(&mut self, socket: &SimSocket) -> u64 {
