@@ -23,7 +23,8 @@ fn hold(process: &Process, name: &str) -> Held {
     let is_named = |path: &std::path::Path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
     let task = tasks.flatten().map(|task| task.path()).find(|path| is_named(path)).expect("a thread of that name");
     let id = task.file_name().and_then(|id| id.to_str()).expect("a number").to_owned();
-    let calls = "epoll_wait,futex";
+    // Control waits in futex(2). The others must not be held there: a futex wake may happen inside a lock of a channel.
+    let calls = if name == "control" { "futex" } else { "epoll_wait" };
     let inject = format!("inject={calls}:delay_exit=1000s");
     let mut strace = Command::new("strace");
     let strace = Process::spawn(strace.args(["-e", &format!("trace={calls}"), "-e", &inject, "-p", &id]));
