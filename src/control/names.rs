@@ -5,10 +5,10 @@ use super::change::Reply;
 use super::command::Edit;
 use super::lookup::{Found, Outcome, Question};
 use super::remote::Refused;
-use super::resolve;
+use super::resolve::{self, without_address};
 use super::{Crew, Desk};
 use crate::config::advice;
-use crate::pool::{Resolved, Snapshot};
+use crate::pool::Resolved;
 use crossbeam_channel::{Receiver, Sender, at, never};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -95,11 +95,15 @@ impl<C: Crew> Desk<C> {
         match outcome {
             Ok(addresses) => drop(self.late.insert(name.to_owned(), Ok(addresses.clone()))),
             Err(_) => {
+                // Only the backends with this name: with all of them, many names that fail would cost the square.
                 let found = Found::from([(name.to_owned(), outcome.clone())]);
-                let (model, snapshot) = (self.parts.truth.running(), self.parts.truth.snapshot());
-                let mut endpoints = resolve::model(model, &found, Some(snapshot));
-                endpoints.unresolved.retain(|it| it.name == name);
-                resolve::note(snapshot, &endpoints.unresolved);
+                for (pool, settings, backend) in without_address(self.parts.truth.snapshot()) {
+                    if resolve::name(&settings.address) == Some(name)
+                        && let Err(why) = resolve::one(settings, &found)
+                    {
+                        resolve::note_one(pool, backend, &why);
+                    }
+                }
             }
         }
     }
@@ -130,7 +134,7 @@ impl<C: Crew> Desk<C> {
             return;
         }
         let mut resolved = Resolved::new();
-        for (pool, settings) in without_address(self.parts.truth.snapshot()) {
+        for (pool, settings, _) in without_address(self.parts.truth.snapshot()) {
             let known = resolve::name(&settings.address).is_some_and(|name| late.contains_key(name));
             if let Some(endpoints) = known.then(|| resolve::one(settings, &late).ok()).flatten() {
                 let shown: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
@@ -152,7 +156,7 @@ impl<C: Crew> Desk<C> {
     pub(super) fn plan_retries(&mut self) {
         let first = Retry { at: Instant::now() + RETRY.0, pause: RETRY.0 };
         let mut before = std::mem::take(&mut self.retries);
-        for (_, settings) in without_address(self.parts.truth.snapshot()) {
+        for (_, settings, _) in without_address(self.parts.truth.snapshot()) {
             if let Some(name) = resolve::name(&settings.address) {
                 let retry = before.remove(name).unwrap_or(first);
                 self.retries.entry(name.to_owned()).or_insert(retry);
@@ -184,12 +188,3 @@ impl<C: Crew> Desk<C> {
 
 /// The names that are to be tried again.
 pub type Retries = HashMap<String, Retry>;
-
-/// The backends that have no address, with the names of their pools.
-fn without_address(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &crate::config::model::Backend)> {
-    snapshot.pools.iter().flat_map(|pool| {
-        let both = pool.settings.backends.iter().zip(&pool.members);
-        let without = both.filter(|(_, member)| member.backend.addresses.is_empty());
-        without.map(|(settings, _)| (pool.settings.name.as_str(), settings))
-    })
-}

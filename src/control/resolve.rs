@@ -5,9 +5,10 @@
 use super::lookup::Found;
 use crate::base::{Address, Endpoint};
 use crate::config::model::{self, Model};
-use crate::pool::{Resolved, Snapshot};
+use crate::pool::{Backend, Resolved, Snapshot};
 use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 
 /// What came of a model's backends.
 #[derive(Debug, Default)]
@@ -112,24 +113,36 @@ pub fn note(snapshot: &Snapshot, unresolved: &[Unresolved]) {
     if reasons.is_empty() {
         return;
     }
-    for pool in &snapshot.pools {
-        for member in pool.members.iter().filter(|member| member.backend.addresses.is_empty()) {
-            let (pool, name) = (pool.settings.name.as_str(), member.backend.name.as_str());
-            let Some(why) = reasons.get(&(pool, name)) else { continue };
-            if member.backend.unresolved().as_deref() != Some(*why) {
-                member.backend.set_unresolved(why);
-                log::warn!("pool {pool}: backend {name} is down: {why}; the name is tried again");
-            }
+    for (pool, _, backend) in without_address(snapshot) {
+        if let Some(why) = reasons.get(&(pool, backend.name.as_str())) {
+            note_one(pool, backend, why);
         }
     }
 }
 
+/// The same for one backend.
+pub fn note_one(pool: &str, backend: &Backend, why: &str) {
+    if backend.unresolved().as_deref() != Some(why) {
+        backend.set_unresolved(why);
+        log::warn!("pool {pool}: backend {} is down: {why}; the name is tried again", backend.name);
+    }
+}
+
+/// The backends that have no address: the name of the pool, the settings, and the backend itself.
+pub fn without_address(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &model::Backend, &Arc<Backend>)> {
+    with_settings(snapshot).filter(|(_, _, backend)| backend.addresses.is_empty())
+}
+
+/// All backends, the same way.
+fn with_settings(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &model::Backend, &Arc<Backend>)> {
+    snapshot.pools.iter().flat_map(|pool| {
+        let both = pool.settings.backends.iter().zip(&pool.members);
+        both.map(|(settings, member)| (pool.settings.name.as_str(), settings, &member.backend))
+    })
+}
+
 /// The backends that had endpoints: by pool and name the address that was resolved.
 fn resolved_before(old: &Snapshot) -> HashMap<(&str, &str), &Address> {
-    let all = old.pools.iter().flat_map(|pool| {
-        let both = pool.settings.backends.iter().zip(&pool.members);
-        both.map(|(settings, member)| (pool.settings.name.as_str(), settings, member))
-    });
-    let resolved = all.filter(|(_, _, member)| !member.backend.addresses.is_empty());
+    let resolved = with_settings(old).filter(|(_, _, backend)| !backend.addresses.is_empty());
     resolved.map(|(pool, settings, _)| ((pool, settings.name.as_str()), &settings.address)).collect()
 }
