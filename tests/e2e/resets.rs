@@ -125,8 +125,8 @@ fn a_fin_before_a_reset_is_passed_on_before_it() {
     }
 }
 
-#[test]
-fn a_slow_reader_gets_all_that_was_said_before_a_reset() {
+/// A backend that reads nothing until it is resumed, once for each connection, and reports what it got.
+fn reads_when_resumed() -> (Server, Sender<()>, Receiver<Got>) {
     let (resume, resumed) = unbounded::<()>();
     let (tell, told) = unbounded();
     let server = Server::start(move |conn| {
@@ -134,6 +134,12 @@ fn a_slow_reader_gets_all_that_was_said_before_a_reset() {
         let _ = resumed.recv();
         tell.send(got(&conn)?).map_err(io::Error::other)
     });
+    (server, resume, told)
+}
+
+#[test]
+fn a_slow_reader_gets_all_that_was_said_before_a_reset() {
+    let (server, resume, told) = reads_when_resumed();
     for relay in RELAYS {
         let tcplb = tcplb(&server, relay);
         let client = tcplb.connect();
@@ -193,13 +199,7 @@ fn a_reader_that_takes_a_little_at_a_time_gets_all_that_was_said_before_a_reset(
 
 #[test]
 fn a_reader_that_takes_nothing_is_reset_after_a_second() {
-    let (resume, resumed) = unbounded::<()>();
-    let (tell, told) = unbounded();
-    let server = Server::start(move |conn| {
-        let conn = conn.patient();
-        let _ = resumed.recv();
-        tell.send(got(&conn)?).map_err(io::Error::other)
-    });
+    let (server, resume, told) = reads_when_resumed();
     for relay in RELAYS {
         let tcplb = tcplb(&server, relay);
         let client = tcplb.connect();

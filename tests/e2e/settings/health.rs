@@ -132,33 +132,31 @@ fn three_different(first: u16, then: u16) -> (Server, Arc<AtomicUsize>) {
     (server, count)
 }
 
+/// Does the log have this line with so many in a row, by the file and by the flag? The first probe is answered with one
+/// status, three with another.
+#[track_caller]
+fn assert_in_a_row((key, flag): (&str, &str), count: &str, (first, then): (u16, u16), line: &str, expected: bool) {
+    let lines = format!("kind = \"http\"\n{QUICK}\n{key} = {count}");
+    for flagged in [false, true] {
+        let (server, probes) = three_different(first, then);
+        let flags = [&["--health", "http", flag, count][..], &QUICK_FLAGS].concat();
+        let tcplb = if flagged { by_flags(&server, &flags) } else { File::over([server.at()]).health(&lines).start() };
+        eventually("all of them have been answered", || probes.load(Ordering::SeqCst) > 5);
+        assert_eq!(tcplb.count_lines(line) > 0, expected, "{key} {count}: {}", tcplb.output());
+    }
+}
+
 #[test]
 fn fall_is_how_many_failures_take_a_backend_out() {
     for (fall, falls) in [("2", true), ("4", false)] {
-        let lines = format!("kind = \"http\"\n{QUICK}\nfall = {fall}");
-        for flagged in [false, true] {
-            let (server, count) = three_different(200, 503);
-            let flags = [&["--health", "http", "--health-fall", fall][..], &QUICK_FLAGS].concat();
-            let tcplb =
-                if flagged { by_flags(&server, &flags) } else { File::over([server.at()]).health(&lines).start() };
-            eventually("all of them have been answered", || count.load(Ordering::SeqCst) > 5);
-            assert_eq!(tcplb.count_lines("is down") > 0, falls, "fall {fall}: {}", tcplb.output());
-        }
+        assert_in_a_row(("fall", "--health-fall"), fall, (200, 503), "is down", falls);
     }
 }
 
 #[test]
 fn rise_is_how_many_successes_bring_a_backend_back() {
     for (rise, rises) in [("2", true), ("4", false)] {
-        let lines = format!("kind = \"http\"\n{QUICK}\nrise = {rise}");
-        for flagged in [false, true] {
-            let (server, count) = three_different(503, 200);
-            let flags = [&["--health", "http", "--health-rise", rise][..], &QUICK_FLAGS].concat();
-            let tcplb =
-                if flagged { by_flags(&server, &flags) } else { File::over([server.at()]).health(&lines).start() };
-            eventually("all of them have been answered", || count.load(Ordering::SeqCst) > 5);
-            assert_eq!(tcplb.count_lines("is up") > 0, rises, "rise {rise}: {}", tcplb.output());
-        }
+        assert_in_a_row(("rise", "--health-rise"), rise, (503, 200), "is up", rises);
     }
 }
 
