@@ -115,9 +115,12 @@ fn a_drain_at_the_limit_serves_the_clients_that_wait_as_places_become_free() {
     tcplb.wait_for_line("draining");
     served.iter().for_each(|client| client.assert_echoes("not disturbed"));
     drop(served);
-    for client in waiting {
-        client.assert_echoes("it waited");
-    }
+    // All at once: each worker has a queue, and a client that has a place keeps it until it leaves.
+    thread::scope(|scope| {
+        for client in waiting {
+            scope.spawn(move || client.assert_echoes("it waited"));
+        }
+    });
     assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
     assert_eq!(Conn::try_to(tcplb.at()).map(drop).map_err(|error| error.kind()), Err(ErrorKind::ConnectionRefused));
 }
