@@ -91,8 +91,9 @@ impl Tcplb {
         for listener in listeners {
             command.args(["--listen", listener]);
         }
-        // The same suite, run for each way to move the bytes.
-        if let Ok(relay) = std::env::var("TCPLB_TEST_RELAY") {
+        // The same suite runs for each way to move the bytes; a test that names its own way keeps it.
+        let own_relay = self.args.iter().any(|arg| arg == "--relay");
+        if let (false, Ok(relay)) = (own_relay, std::env::var("TCPLB_TEST_RELAY")) {
             command.args(["--relay", &relay]);
         }
         command.args(&self.args);
