@@ -14,7 +14,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 use tcplb::net::{Keepalive, Pipe, Socket};
-use tcplb::relay::{End, Engine, Flow, PIPES, Ready, Shared, pump};
+use tcplb::relay::{End, Engine, PIPES, Ready, RelayBuffer, RelayResources, pump};
 use tcplb::worker::kernel::Kernel;
 
 const ENGINES: [(&str, Engine); 3] =
@@ -26,30 +26,30 @@ const SIZES: [(&str, usize); 3] = [("64 B", 64), ("4 KiB", 4 << 10), ("4 MiB", 4
 const CHUNK: usize = 128 * 1024;
 
 /// One way of a connection: client, relay, server.
-struct Way {
+struct Direction {
     client: TcpStream,
     source: End<Socket>,
     sink: End<Socket>,
     server: TcpStream,
-    flow: Flow<Pipe>,
-    shared: Shared<Pipe>,
+    flow: RelayBuffer<Pipe>,
+    shared: RelayResources<Pipe>,
     /// Its poll is never asked: readiness is not learned but tried.
     kernel: Kernel,
     buffer: Vec<u8>,
 }
 
-impl Way {
-    fn new(engine: Engine) -> io::Result<Way> {
+impl Direction {
+    fn new(engine: Engine) -> io::Result<Direction> {
         let (client, source) = connection()?;
         let (sink, server) = connection()?;
         let end = |stream| End { socket: Socket::from_fd(OwnedFd::from(stream)), ready: Ready::default() };
-        Ok(Way {
+        Ok(Direction {
             client,
             source: end(source),
             sink: end(sink),
             server,
-            flow: Flow::default(),
-            shared: Shared::new(engine, PIPES),
+            flow: RelayBuffer::default(),
+            shared: RelayResources::new(engine, PIPES),
             kernel: Kernel::new(
                 Poll::new()?.registry().try_clone()?,
                 Keepalive::within(Duration::from_secs(60)).into(),
@@ -109,7 +109,7 @@ fn relay(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("relay {size}"));
         group.throughput(Throughput::Bytes(bytes as u64));
         for (name, engine) in ENGINES {
-            let mut way = Way::new(engine).expect("loopback connections");
+            let mut way = Direction::new(engine).expect("loopback connections");
             group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
                 bencher.iter_custom(|times| {
                     (0..times).map(|_| way.carry(bytes).expect("an open connection")).sum::<Duration>()

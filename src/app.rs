@@ -7,8 +7,8 @@ use crate::admin::{self, Admin};
 use crate::base::{Endpoint, Size};
 use crate::config::descriptors::AdminShare;
 use crate::config::model::{LogTo, Model, Names};
-use crate::confine::Plan;
-use crate::control::{self, Control, Crew, Lookups, NewSockets, Outcome, Parts, Truth};
+use crate::confine::Confinement;
+use crate::control::{self, ConfigState, Control, DataPlane, Lookups, NewSockets, Outcome, Parts};
 use crate::logger;
 use crate::net::listen::{self, Listening};
 use crate::net::{self, TcpTuning};
@@ -18,7 +18,7 @@ use crate::session::CloseReason;
 use crate::systemd;
 use crate::watchdog::{self, Watchdog, Watched};
 use crate::worker::orders::{Adopt, Orders};
-use crate::worker::{self, ListenSocket, Peer, Shared};
+use crate::worker::{self, ListenSocket, Peer, WorkerContext};
 use crossbeam_channel::{Receiver, bounded, never, unbounded};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fmt;
@@ -34,7 +34,7 @@ const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running balancer.
 pub struct Running {
-    listeners: Vec<Bound>,
+    listeners: Vec<ListenerAddress>,
     published: Arc<Published>,
     admission: Arc<Admission>,
     admin: Option<Admin>,
@@ -47,7 +47,7 @@ pub struct Running {
 
 /// A listener's bound address.
 #[derive(Clone, Debug)]
-pub struct Bound {
+pub struct ListenerAddress {
     /// The listener's name.
     pub name: String,
     /// Where it listens, with the real port.
@@ -77,31 +77,32 @@ pub fn start_with(model: Model, loader: Option<Loader>) -> Result<Running, Start
     running.ok_or_else(|| StartError("stopped before it served".to_owned()))
 }
 
-/// As [`start_with`]; once everything is bound this process, from this thread on, gives up what the plan says. Then `listen`
+/// As [`start_with`]; once everything is bound this process, from this thread on, gives up what the confinement says. Then `listen`
 /// gives where a stop arrives. `None` means that a stop came while names were looked up.
 pub fn start_confined(
     model: Model,
     loader: Option<Loader>,
-    plan: Plan,
+    confinement: Confinement,
     listen: impl FnOnce() -> io::Result<Receiver<()>>,
 ) -> Result<Option<Running>, StartError> {
-    begin(model, loader, Some(plan), listen)
+    begin(model, loader, Some(confinement), listen)
 }
 
 fn begin(
     model: Model,
     loader: Option<Loader>,
-    plan: Option<Plan>,
+    confinement: Option<Confinement>,
     listen: impl FnOnce() -> io::Result<Receiver<()>>,
 ) -> Result<Option<Running>, StartError> {
     let descriptors = raise_descriptor_limit();
     let workers = model.global.workers;
-    let mut beginning = Truth::bind_first(model, descriptors).map_err(StartError)?;
+    let mut beginning = ConfigState::bind_first(model, descriptors).map_err(StartError)?;
     let admin = bind_admin(beginning.running())?;
     beginning.serve_admin_at(admin.as_ref().map_or(&[], |admin| admin.endpoints()));
     let model = beginning.running().clone();
-    let bound = |(name, endpoint): (&str, &Endpoint)| Bound { name: name.to_owned(), endpoint: endpoint.clone() };
-    let listeners: Vec<Bound> = beginning.bound().map(bound).collect();
+    let bound =
+        |(name, endpoint): (&str, &Endpoint)| ListenerAddress { name: name.to_owned(), endpoint: endpoint.clone() };
+    let listeners: Vec<ListenerAddress> = beginning.bound().map(bound).collect();
     let of_admin = admin.iter().flat_map(|admin| admin.endpoints());
     let sockets: Vec<Endpoint> = listeners.iter().map(|bound| &bound.endpoint).chain(of_admin).cloned().collect();
     let give_up = |why| {
@@ -110,13 +111,13 @@ fn begin(
     };
     let spawn_error = |error: io::Error| StartError(format!("can't start a thread: {error}"));
     // A link is for whoever we are now: it may be another's, who could have root write what it points to.
-    let follow = plan.as_ref().is_none_or(|plan| !plan.changes_user());
+    let follow = confinement.as_ref().is_none_or(|confinement| !confinement.changes_user());
     let open = |to: &LogTo| Target::open(to, follow);
     let log = model.global.access_log.as_ref().map(open).transpose().map_err(give_up)?;
-    if let Some(plan) = plan {
+    if let Some(confinement) = confinement {
         let own: Vec<Endpoint> = sockets.iter().filter(|socket| !listen::is_inherited(socket)).cloned().collect();
         // Threads take over what they start with: there is none yet.
-        plan.carry_out(&own, log.as_ref().and_then(Target::file)).map_err(give_up)?;
+        confinement.carry_out(&own, log.as_ref().and_then(Target::file)).map_err(give_up)?;
     }
     logger::start().map_err(spawn_error)?;
     let stops = listen().map_err(|error| give_up(format!("can't listen to signals: {error}")))?;
@@ -130,9 +131,9 @@ fn begin(
         control::remove_files(&sockets);
         return Ok(None);
     };
-    let (truth, opened) = beginning.build(&found).map_err(give_up)?;
-    let snapshot = truth.snapshot().clone();
-    let share = truth.share();
+    let (config_state, opened) = beginning.build(&found).map_err(give_up)?;
+    let snapshot = config_state.snapshot().clone();
+    let share = config_state.share();
     let admission = Admission::new(share.connections);
     log::info!(
         "serves at most {} clients at once: of {descriptors} open files that are allowed, {} are kept for everything else",
@@ -146,29 +147,29 @@ fn begin(
         prepared.push(ready);
         peers.push(peer);
     }
-    let crew = Workers(peers.into());
-    let fallen = crew.clone();
+    let data_plane = Workers(peers.into());
+    let fallen = data_plane.clone();
     // Straight to the workers: what is true does not change, and control may be waiting for the prober.
     let on_down = Box::new(move |backend| fallen.reset(&[backend]));
     let prober = prober::spawn(snapshot.clone(), on_down).map_err(spawn_error)?;
     let published = Arc::new(Published::new(snapshot.clone(), model.clone()));
     let start = |target| AccessLog::start(target, model.global.log_format, published.log().clone());
-    let (log, desk) = log.map(start).transpose().map_err(spawn_error)?.unzip();
-    let shared = Shared {
+    let (log, log_handle) = log.map(start).transpose().map_err(spawn_error)?.unzip();
+    let shared = WorkerContext {
         snapshot,
         admission: admission.clone(),
-        peers: crew.0.clone(),
+        peers: data_plane.0.clone(),
         engine: model.global.relay,
         pipes: share.pipes,
         tuning: TcpTuning::of(&model.global),
         prober: prober.mailbox(),
-        log: desk,
+        log: log_handle,
     };
     // One message a worker: nothing that could grow.
     let (ended, endings) = unbounded();
     let control = Control::spawn(Parts {
-        truth,
-        crew: crew.clone(),
+        config_state,
+        data_plane: data_plane.clone(),
         prober: prober.mailbox(),
         admission: admission.clone(),
         published: published.clone(),
@@ -186,10 +187,11 @@ fn begin(
         };
         threads.push(thread::Builder::new().name(format!("worker-{me}")).spawn(work).map_err(spawn_error)?);
     }
-    let serve = |admin: admin::Bound| admin.start(published.clone(), control.remote(), AdminShare::of(descriptors));
+    let serve =
+        |admin: admin::BoundAdmin| admin.start(published.clone(), control.remote(), AdminShare::of(descriptors));
     let admin = admin.map(serve).transpose().map_err(spawn_error)?;
     let mut watched = vec![control.watched(), prober.watched()];
-    watched.extend((0..workers).map(|number| crew.watched(number)));
+    watched.extend((0..workers).map(|number| data_plane.watched(number)));
     watched.extend(admin.as_ref().map(Admin::watched));
     let asked = systemd::watchdog();
     let alive = Box::new(move || {
@@ -214,7 +216,7 @@ fn warn_of_less(asked: Size) {
     }
 }
 
-fn bind_admin(model: &Model) -> Result<Option<admin::Bound>, StartError> {
+fn bind_admin(model: &Model) -> Result<Option<admin::BoundAdmin>, StartError> {
     let Model { global, .. } = model;
     let Some(to) = &global.admin else { return Ok(None) };
     let bound = admin::bind(to, global.admin_token_file.as_deref());
@@ -247,7 +249,7 @@ impl Workers {
     }
 }
 
-impl Crew for Workers {
+impl DataPlane for Workers {
     fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>) -> Receiver<()> {
         // Nothing is ever sent: the last worker that drops its end cuts the channel.
         let (done, all_done) = bounded(0);
@@ -273,7 +275,7 @@ impl Crew for Workers {
 
 impl Running {
     /// Where it listened when it started, in the order of the configuration.
-    pub fn listeners(&self) -> &[Bound] {
+    pub fn listeners(&self) -> &[ListenerAddress] {
         &self.listeners
     }
 

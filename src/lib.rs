@@ -12,7 +12,7 @@
 //! | [`control`] | thread: every change is a command to it                                           |
 //! | [`prober`]  | thread: health probes; the only writer of the health bits                        |
 //! | [`worker`]  | threads: event loop, accept, and the driver that applies what sessions decide     |
-//! | [`access_log`] | thread: a line per connection, handed over by the sheet                           |
+//! | [`access_log`] | thread: a line per connection, handed over by the buffer                         |
 //! | [`relay`]   | moves the bytes of one way: copy, splice                                          |
 //! | [`session`] | one connection as a machine without I/O: (input, now) → effect; every ending      |
 //! | [`preflight`] | what only a start finds out, asked beforehand                                     |

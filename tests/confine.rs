@@ -13,7 +13,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use tcplb::base::Endpoint;
 use tcplb::config::model::{Global, LogTo, Model, Sandbox};
-use tcplb::confine::Plan;
+use tcplb::confine::Confinement;
 
 fn model(global: Global) -> Model {
     Model { global, listeners: Vec::new(), pools: Vec::new() }
@@ -23,8 +23,8 @@ fn model(global: Global) -> Model {
 fn confined<T: Send + 'static>(config: &Path, socket: &Path, inside: impl FnOnce() -> T + Send + 'static) -> T {
     let (config, socket) = (config.to_owned(), Endpoint::Unix(socket.into()));
     let thread = std::thread::spawn(move || {
-        Plan::new(&model(Global::default()), Some(&config))
-            .and_then(|plan| plan.carry_out(&[socket], None))
+        Confinement::new(&model(Global::default()), Some(&config))
+            .and_then(|confinement| confinement.carry_out(&[socket], None))
             .expect("to be confined");
         inside()
     });
@@ -131,8 +131,8 @@ fn only_the_access_log_s_directory_can_be_written() {
         let to = to.to_owned();
         let inside = move || {
             let file = open(&to).expect("it can be opened before");
-            let plan = Plan::new(&model(global), Some(&config));
-            plan.and_then(|plan| plan.carry_out(&[], Some(file.as_fd()))).expect("to be confined");
+            let confinement = Confinement::new(&model(global), Some(&config));
+            confinement.and_then(|confinement| confinement.carry_out(&[], Some(file.as_fd()))).expect("to be confined");
             writeln!(&file, "line").expect("what was open stays open");
             // As after a rename, and as after none.
             open(&to).expect("it can be opened again");
@@ -193,7 +193,9 @@ fn turned_off_it_keeps_nothing_away() {
     let written = file.clone();
     let outcome = std::thread::spawn(move || {
         let global = Global { sandbox: Sandbox::Off, ..Global::default() };
-        Plan::new(&model(global), None).and_then(|plan| plan.carry_out(&[], None)).expect("nothing can fail");
+        Confinement::new(&model(global), None)
+            .and_then(|confinement| confinement.carry_out(&[], None))
+            .expect("nothing can fail");
         fs::write(&written, "text")
     });
     outcome.join().unwrap().unwrap();

@@ -56,7 +56,7 @@ fn understand(request: &Request) {
             Ok(backend) => assert_eq!(check::name(&backend.name), Ok(()), "a name that the file would not take"),
             Err(refusal) => is_whole(&refusal),
         },
-        Some("Change") => match changes::wish(call.body) {
+        Some("Change") => match changes::weight_and_state(call.body) {
             Ok(wish) => assert_ne!(wish, (None, None)),
             Err(refusal) => is_whole(&refusal),
         },

@@ -11,12 +11,12 @@ use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model::{self, Model, ProxyVersion};
 use tcplb::policy::limit::Reason;
-use tcplb::pool::{self, Lease, ListenerTotals, NoBackend, Pool};
+use tcplb::pool::{self, Lease, ListenerTotals, PickError, Pool};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
-    CloseReason, DialFailure, Effect, Ending, Failed, Greeting, Half, Input, Moved, NoHeader, QUIET, RESET_PATIENCE,
-    Session, Side, Way,
+    CloseReason, DialFailure, Direction, Effect, Ending, Failed, Greeting, HalfState, Input, Moved, NoHeader, QUIET,
+    RESET_PATIENCE, Session, Side,
 };
 
 const WAIT: Duration = Duration::from_secs(4);
@@ -202,7 +202,7 @@ impl Life {
                 2 => Err(Reason::SourceRate),
                 _ => Ok(None),
             }),
-            Owed::Choice if choice.is_multiple_of(4) => Input::Picked(Err(NoBackend::AllDown)),
+            Owed::Choice if choice.is_multiple_of(4) => Input::Picked(Err(PickError::AllDown)),
             Owed::Choice => {
                 let (client, tried) = (self.session.policy_client(), self.session.tried());
                 let mut random = fastrand::Rng::with_seed(choice.into());
@@ -234,7 +234,7 @@ impl Life {
                         failure.taken = self.now;
                     }
                     failure.filled = unsent;
-                    let stream = self.streams[usize::from(Way::from(failure.side) == Way::Down)];
+                    let stream = self.streams[usize::from(Direction::from(failure.side) == Direction::Down)];
                     let written_out = !stream.held && (stream.cut || stream.finished);
                     failure.may_end |= written_out && unsent == 0;
                 }
@@ -246,8 +246,8 @@ impl Life {
 
     /// What a relay engine reports, or a look at the clock where nothing is relayed.
     fn moved(&mut self, choices: &mut Choices<'_>) -> Input {
-        let way = Way::BOTH[usize::from(choices.below(2))];
-        let stream = &mut self.streams[usize::from(way == Way::Down)];
+        let way = Direction::BOTH[usize::from(choices.below(2))];
+        let stream = &mut self.streams[usize::from(way == Direction::Down)];
         let over = stream.fin || stream.cut;
         if !self.relays || stream.finished || stream.dropped || (over && !stream.held) {
             return Input::Deadline;
@@ -262,7 +262,7 @@ impl Life {
             fin: bits >> 5 & 1 == 1 && !over && !source_fails,
             failed: fails.then_some(if source_fails { Failed::Source } else { Failed::Sink }),
         };
-        let ours = if way == Way::Up { moved.written.min(self.introduction) } else { 0 };
+        let ours = if way == Direction::Up { moved.written.min(self.introduction) } else { 0 };
         self.introduction -= ours;
         stream.written += moved.written - ours;
         stream.held = moved.held;
@@ -292,7 +292,7 @@ impl Life {
             Some(failure) => failure.may_end |= failure.side != side,
             None => {
                 self.failed = Some(Failure { side, taken: self.now, filled: u64::MAX, may_end: false });
-                let dropped = &mut self.streams[usize::from(Way::to(side) == Way::Down)];
+                let dropped = &mut self.streams[usize::from(Direction::to(side) == Direction::Down)];
                 (dropped.held, dropped.dropped) = (false, true);
             }
         }
@@ -318,12 +318,12 @@ impl Life {
             7 if self.failed.is_none() => Input::Unsent(0),
             0 if self.owed != Owed::Header => Input::Header(Err(NoHeader::Bad)),
             1 if self.owed != Owed::Admission => Input::Admitted(Err(Reason::Denied)),
-            2 if self.owed != Owed::Choice => Input::Picked(Err(NoBackend::AllFull)),
+            2 if self.owed != Owed::Choice => Input::Picked(Err(PickError::AllFull)),
             3 if self.owed != Owed::Place => Input::Turn,
             4 if self.owed != Owed::Dial => Input::Dialed(Err(DialFailure::Backend)),
             5 if self.owed != Owed::Dial => Input::Dialed(Ok(())),
             6 if !self.relays && self.owed != Owed::Introduction => {
-                Input::Moved(Way::Up, Moved { fin: true, ..Moved::default() })
+                Input::Moved(Direction::Up, Moved { fin: true, ..Moved::default() })
             }
             _ => return,
         };
@@ -397,7 +397,9 @@ impl Life {
             Effect::Announce(_) => Owed::Introduction,
             Effect::Relay => {
                 self.last = self.now;
-                assert!(!self.relays && Way::BOTH.iter().all(|way| self.session.half(*way) == Some(Half::Open)));
+                assert!(
+                    !self.relays && Direction::BOTH.iter().all(|way| self.session.half(*way) == Some(HalfState::Open))
+                );
                 self.relays = true;
                 Owed::Nothing
             }
@@ -442,8 +444,8 @@ impl Life {
         let asked = matches!(self.owed, Owed::Admission | Owed::Choice);
         assert!(over || asked || self.session.deadline().is_some(), "nobody will ever wake it");
         if self.relays && !over {
-            assert_eq!(Way::BOTH.map(|way| self.session.bytes(way)), self.streams.map(|stream| stream.written));
-            let dropped = Way::BOTH.map(|way| self.session.half(way) == Some(Half::Dropped));
+            assert_eq!(Direction::BOTH.map(|way| self.session.bytes(way)), self.streams.map(|stream| stream.written));
+            let dropped = Direction::BOTH.map(|way| self.session.half(way) == Some(HalfState::Dropped));
             assert_eq!(dropped, self.streams.map(|stream| stream.dropped));
         }
     }

@@ -1,7 +1,7 @@
 //! The access log: a line for each connection, when it ends.
 //!
-//! Workers write lines into a [`Sheet`] of their own, which takes no lock and no system call but a look at the clock, and
-//! hand it over when it is full or [`LINGER`] old. One thread, which may wait as long as a disk does, writes sheets out,
+//! Workers write lines into a [`LogBuffer`] of their own, which takes no lock and no system call but a look at the clock, and
+//! hand it over when it is full or [`LINGER`] old. One thread, which may wait as long as a disk does, writes buffers out,
 //! opens the file again when it is told to, and ends when the last worker has.
 //!
 //! It decides nothing about connections ([`crate::session`] does), and it is not the log on stderr, which tells of the
@@ -9,26 +9,26 @@
 //!
 //! # The bound
 //!
-//! [`SHEETS`] sheets of [`SHEET`] bytes may wait for the thread. Without room there, a worker goes on with the sheet it has
+//! [`BUFFERS`] buffers of [`BUFFER`] bytes may wait for the thread. Without room there, a worker goes on with the buffer it has
 //! until that is full, and then starts it anew: nobody waits for a log. What is lost that way, or by a write that fails,
 //! is counted, and told on stderr at once and then at most every ten seconds.
 //!
 //! | file | what |
 //! |---|---|
 //! | `line` | a connection's line, as text and as JSON |
-//! | `sheet` | what a worker has not handed over yet |
+//! | `buffer` | what a worker has not handed over yet |
 //! | `target` | the file, or stdout |
 //! | `writer` | the thread |
 
+mod buffer;
 mod line;
-mod sheet;
 mod target;
 mod writer;
 
-pub use sheet::Sheet;
+pub use buffer::LogBuffer;
 pub use target::Target;
 
-use crate::base::Seldom;
+use crate::base::LogThrottle;
 use crate::config::model::LogFormat;
 use crate::pool::{LogTotals, clock};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
@@ -39,16 +39,16 @@ use std::thread;
 use std::time::Duration;
 use writer::Writer;
 
-/// Bytes of a sheet that is full: some 150 lines.
-const SHEET: usize = 16 * 1024;
+/// Bytes of a buffer that is full: some 150 lines.
+const BUFFER: usize = 16 * 1024;
 
-/// Sheets that may wait to be written: 4 MiB, some 40 000 connections.
-const SHEETS: usize = 256;
+/// Buffers that may wait to be written: 4 MiB, some 40 000 connections.
+const BUFFERS: usize = 256;
 
 /// How long a line may stay with a worker.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// How long the end of the process waits for a log that takes nothing: a worker for room for its last sheet,
+/// How long the end of the process waits for a log that takes nothing: a worker for room for its last buffer,
 const ROOM: Duration = Duration::from_millis(200);
 /// and then the process for the thread, first to write all, and then to count what it could not write.
 const FAREWELL: Duration = Duration::from_millis(600);
@@ -67,9 +67,9 @@ pub struct AccessLog {
     totals: Arc<LogTotals>,
 }
 
-/// Where workers get their sheets.
+/// Where workers get their buffers.
 #[derive(Clone, Debug)]
-pub struct Desk {
+pub struct LogHandle {
     format: LogFormat,
     sender: Sender<Lines>,
     totals: Arc<LogTotals>,
@@ -80,26 +80,26 @@ pub struct Desk {
 pub struct Reopener(Sender<()>);
 
 impl AccessLog {
-    /// Starts the thread, which ends when no desk and no sheet is left.
-    pub fn start(target: Target, format: LogFormat, totals: Arc<LogTotals>) -> io::Result<(AccessLog, Desk)> {
-        let (sender, sheets) = bounded(SHEETS);
-        // More than one wish is as good as one.
-        let (reopener, wishes) = bounded(1);
+    /// Starts the thread, which ends when no handle and no buffer is left.
+    pub fn start(target: Target, format: LogFormat, totals: Arc<LogTotals>) -> io::Result<(AccessLog, LogHandle)> {
+        let (sender, buffers) = bounded(BUFFERS);
+        // Several requests have the effect of one.
+        let (reopener, requests) = bounded(1);
         let (end, ended) = bounded(0);
-        let left = sheets.clone();
+        let left = buffers.clone();
         let kept = target.is_file().then(|| Reopener(reopener.clone()));
         let ending = Arc::new(AtomicBool::new(false));
         let (counts, over) = (totals.clone(), ending.clone());
         let write = move || {
-            // Held on to, so that `wishes` is never cut.
+            // Held on to, so that `requests` is never cut.
             let _reopener = reopener;
             let _end: Sender<()> = end;
-            let failure = Seldom::default();
-            Writer { target, reopen: &wishes, ending: &over, totals: &counts, failure }.run(&sheets);
+            let failure = LogThrottle::default();
+            Writer { target, reopen: &requests, ending: &over, totals: &counts, failure }.run(&buffers);
         };
         thread::Builder::new().name("access-log".to_owned()).spawn(write)?;
-        let desk = Desk { format, sender, totals: totals.clone() };
-        Ok((AccessLog { reopener: kept, left, ended, ending, totals }, desk))
+        let handle = LogHandle { format, sender, totals: totals.clone() };
+        Ok((AccessLog { reopener: kept, left, ended, ending, totals }, handle))
     }
 
     /// How the file is opened again; `None` for stdout.
@@ -121,10 +121,10 @@ impl AccessLog {
     }
 }
 
-impl Desk {
-    /// A worker's sheet.
-    pub fn sheet(&self) -> Sheet {
-        Sheet::new(self.clone())
+impl LogHandle {
+    /// A worker's buffer.
+    pub fn buffer(&self) -> LogBuffer {
+        LogBuffer::new(self.clone())
     }
 
     /// Hands lines over, or gives them back.

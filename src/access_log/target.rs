@@ -24,13 +24,13 @@ const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 /// See the module.
 #[derive(Debug)]
 pub struct Target {
-    place: Place,
+    destination: Destination,
     /// The last byte written was not the end of a line.
     torn: bool,
 }
 
 #[derive(Debug)]
-enum Place {
+enum Destination {
     Stdout,
     File { path: PathBuf, follow: bool, file: OwnedFd },
 }
@@ -39,33 +39,33 @@ impl Target {
     /// Opens it. Where `follow` is false a symbolic link is refused: whoever could put one there could have root write, and
     /// give away, what it points to.
     pub fn open(to: &LogTo, follow: bool) -> Result<Target, String> {
-        let place = match to {
-            LogTo::Stdout => Place::Stdout,
+        let destination = match to {
+            LogTo::Stdout => Destination::Stdout,
             LogTo::File(path) => {
                 let file = open(path, follow)
                     .map_err(|error| format!("can't open the access log {}: {error}{}", path.display(), hint(error)))?;
-                Place::File { path: path.clone(), follow, file }
+                Destination::File { path: path.clone(), follow, file }
             }
         };
-        Ok(Target { place, torn: false })
+        Ok(Target { destination, torn: false })
     }
 
     /// Can it be opened again?
     pub fn is_file(&self) -> bool {
-        matches!(self.place, Place::File { .. })
+        matches!(self.destination, Destination::File { .. })
     }
 
     /// The file, if it is one.
     pub fn file(&self) -> Option<BorrowedFd<'_>> {
-        match &self.place {
-            Place::Stdout => None,
-            Place::File { file, .. } => Some(file.as_fd()),
+        match &self.destination {
+            Destination::Stdout => None,
+            Destination::File { file, .. } => Some(file.as_fd()),
         }
     }
 
     /// Opens the file by its name again; on an error it stays as it was. True if the old one ends with a part of a line.
     pub(super) fn reopen(&mut self) -> Result<bool, String> {
-        if let Place::File { path, follow, file } = &mut self.place {
+        if let Destination::File { path, follow, file } = &mut self.destination {
             *file = open(path, *follow).map_err(|error| format!("{error}{}", hint(error)))?;
             return Ok(std::mem::take(&mut self.torn));
         }
@@ -97,9 +97,9 @@ impl Target {
         let stdout = io::stdout();
         let to = self.file().unwrap_or_else(|| stdout.as_fd());
         // Stdout is others' too, so it is not made non-blocking. A pipe with room takes this much at once (pipe(7)).
-        let (bytes, mut full) = match self.place {
-            Place::Stdout => (&bytes[..bytes.len().min(PIPE_BUF)], true),
-            Place::File { .. } => (bytes, false),
+        let (bytes, mut full) = match self.destination {
+            Destination::Stdout => (&bytes[..bytes.len().min(PIPE_BUF)], true),
+            Destination::File { .. } => (bytes, false),
         };
         loop {
             if full {
@@ -122,9 +122,9 @@ impl Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Place::Stdout => out.write_str("on stdout"),
-            Place::File { path, .. } => path.display().fmt(out),
+        match &self.destination {
+            Destination::Stdout => out.write_str("on stdout"),
+            Destination::File { path, .. } => path.display().fmt(out),
         }
     }
 }
@@ -151,8 +151,8 @@ mod tests {
 
     #[test]
     fn a_file_is_appended_to_and_readable_to_few() {
-        let place = tempfile::tempdir().unwrap();
-        let path = place.path().join("access.log");
+        let destination = tempfile::tempdir().unwrap();
+        let path = destination.path().join("access.log");
         for line in ["one\n", "two\n"] {
             Target::open(&LogTo::File(path.clone()), true).unwrap().write(line.as_bytes(), false, || true).unwrap();
         }
@@ -162,8 +162,8 @@ mod tests {
 
     #[test]
     fn after_a_rename_the_next_lines_are_in_a_new_file_and_one_that_can_t_be_opened_changes_nothing() {
-        let place = tempfile::tempdir().unwrap();
-        let (path, old) = (place.path().join("log"), place.path().join("log.1"));
+        let destination = tempfile::tempdir().unwrap();
+        let (path, old) = (destination.path().join("log"), destination.path().join("log.1"));
         let mut target = Target::open(&LogTo::File(path.clone()), true).unwrap();
         target.write(b"one\n", false, || true).unwrap();
         fs::rename(&path, &old).unwrap();
@@ -181,8 +181,8 @@ mod tests {
 
     #[test]
     fn a_link_is_followed_only_where_nobody_is_tricked_by_it() {
-        let place = tempfile::tempdir().unwrap();
-        let (real, link) = (place.path().join("real"), place.path().join("link"));
+        let destination = tempfile::tempdir().unwrap();
+        let (real, link) = (destination.path().join("real"), destination.path().join("link"));
         symlink(&real, &link).unwrap();
         let told = Target::open(&LogTo::File(link.clone()), false).unwrap_err();
         assert!(told.contains("symbolic link") && !real.exists(), "{told}");

@@ -1,10 +1,10 @@
-//! The thread: sheets out, the file opened again on request.
+//! The thread: buffers out, the file opened again on request.
 //!
 //! A target that takes nothing for a while (a FIFO whose reader stalls) is waited for, but not against a request to open the
 //! file again, and not against the end of the process.
 
 use super::{Lines, Target, count, lose};
-use crate::base::Seldom;
+use crate::base::LogThrottle;
 use crate::pool::{LogTotals, clock};
 use crossbeam_channel::{Receiver, select_biased};
 use rustix::io::Errno;
@@ -18,16 +18,16 @@ pub struct Writer<'a> {
     /// Set once nothing more is waited for: what can't be written at once is lost.
     pub ending: &'a AtomicBool,
     pub totals: &'a LogTotals,
-    pub failure: Seldom,
+    pub failure: LogThrottle,
 }
 
 impl Writer<'_> {
-    /// Runs until no worker is left that could send a sheet.
-    pub fn run(mut self, sheets: &Receiver<Lines>) {
+    /// Runs until no worker is left that could send a buffer.
+    pub fn run(mut self, buffers: &Receiver<Lines>) {
         loop {
             select_biased! {
                 recv(self.reopen) -> _ => { self.reopen(); }
-                recv(sheets) -> sheet => match sheet {
+                recv(buffers) -> buffer => match buffer {
                     Ok(lines) => self.write(&lines),
                     Err(_) => return,
                 },
@@ -65,7 +65,7 @@ impl Writer<'_> {
         match target.reopen() {
             Ok(torn) => {
                 log::info!("access log {target} reopened");
-                self.failure.forget();
+                self.failure.reset();
                 torn
             }
             Err(error) => {

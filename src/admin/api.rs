@@ -3,6 +3,7 @@
 //! Requests are strict: an unknown field is a mistake, not noise. Answers are read leniently, so that a client understands
 //! a newer server.
 
+use crate::pool::AdminState;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -27,7 +28,7 @@ pub struct Status {
     /// Where clients come in.
     pub listeners: Vec<Listener>,
     /// What they are balanced over.
-    pub pools: Vec<Pool>,
+    pub pools: Vec<PoolView>,
 }
 
 /// A listener.
@@ -49,18 +50,18 @@ pub struct Listener {
 
 /// A pool.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Pool {
+pub struct PoolView {
     /// Its name.
     pub name: String,
     /// How a backend is chosen.
     pub algorithm: String,
     /// Its backends.
-    pub backends: Vec<Backend>,
+    pub backends: Vec<BackendView>,
 }
 
 /// A backend.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Backend {
+pub struct BackendView {
     /// Its name; its address if it was given none.
     pub name: String,
     /// As configured.
@@ -107,7 +108,7 @@ pub struct BackendAddress {
 pub struct Changed {
     /// As it is now.
     #[serde(flatten)]
-    pub backend: Backend,
+    pub backend: BackendView,
     /// What the operator may not have meant, a line each: weights that the algorithm ignores, for one. Absent if there is none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
@@ -160,19 +161,7 @@ pub struct Change {
     pub weight: Option<u16>,
     /// May it be used?
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    pub state: Option<Wish>,
-}
-
-/// What an operator may say of a backend.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Wish {
-    /// As its health allows.
-    Enabled,
-    /// No new connections.
-    Draining,
-    /// No new connections, no probes.
-    Disabled,
+    pub state: Option<AdminState>,
 }
 
 /// `POST /v1/reload`.

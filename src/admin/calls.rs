@@ -22,7 +22,7 @@ pub use crate::config::descriptors::ADMIN_CALLS as CALLS_MAX;
 const STACK: usize = 256 * 1024;
 
 /// See the module.
-pub(super) struct Calls(Arc<Shared>);
+pub(super) struct Calls(Arc<CallQueue>);
 
 /// A whole request and the socket that the answer goes to, in blocking mode.
 pub(super) struct Call {
@@ -32,7 +32,7 @@ pub(super) struct Call {
     pub since: Instant,
 }
 
-struct Shared {
+struct CallQueue {
     handler: Arc<dyn Handler>,
     /// Calls that may wait; one more is refused.
     queue_max: usize,
@@ -46,12 +46,12 @@ struct State {
 }
 
 /// One of the [`CALLS_MAX`] places; given back on every way out of a thread.
-struct Place {
-    shared: Arc<Shared>,
+struct CallGuard {
+    shared: Arc<CallQueue>,
     given_back: bool,
 }
 
-impl Drop for Place {
+impl Drop for CallGuard {
     fn drop(&mut self) {
         if !self.given_back {
             self.shared.state.lock().threads -= 1;
@@ -61,7 +61,7 @@ impl Drop for Place {
 
 impl Calls {
     pub(super) fn new(handler: Arc<dyn Handler>, share: AdminShare) -> Calls {
-        Calls(Arc::new(Shared { handler, queue_max: share.queued, state: Mutex::default() }))
+        Calls(Arc::new(CallQueue { handler, queue_max: share.queued, state: Mutex::default() }))
     }
 
     /// Has a call answered, now or after those that wait. Gives its socket back with the reason if that can't be.
@@ -77,7 +77,7 @@ impl Calls {
             }
             state.threads += 1;
         }
-        let place = Place { shared: self.0.clone(), given_back: false };
+        let place = CallGuard { shared: self.0.clone(), given_back: false };
         let spawned =
             thread::Builder::new().name("admin-call".to_owned()).stack_size(STACK).spawn(move || place.work());
         if spawned.is_ok() {
@@ -95,7 +95,7 @@ impl Calls {
     }
 }
 
-impl Place {
+impl CallGuard {
     fn work(mut self) {
         while let Some(call) = self.next() {
             // How a connection ends is its client's business.

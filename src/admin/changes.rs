@@ -39,8 +39,8 @@ pub fn change(state: &State, call: &Call<'_>) -> Response {
     let (pool, name) = (call.name(0), call.name(1));
     let changed = || {
         known(state, pool, name)?;
-        let (weight, wish) = wish(call.body)?;
-        state.remote.change_backend(pool, name, weight, wish).map_err(|refused| refusal(&refused))?;
+        let (weight, admin_state) = weight_and_state(call.body)?;
+        state.remote.change_backend(pool, name, weight, admin_state).map_err(|refused| refusal(&refused))?;
         Ok(shown(state, 200, pool, name, weight.is_some()))
     };
     changed().unwrap_or_else(|refusal| refusal)
@@ -88,18 +88,13 @@ pub fn new_backend(body: &[u8]) -> Result<model::Backend, Response> {
     backend(read(body)?).map_err(|why| Response::error(400, why))
 }
 
-/// The weight and the state that a body wishes for a backend: one of them at least.
-pub fn wish(body: &[u8]) -> Result<(Option<u16>, Option<AdminState>), Response> {
-    let api::Change { weight, state: wish } = read(body)?;
-    if weight.is_none() && wish.is_none() {
+/// The weight and the state that a body asks for: one of them at least.
+pub fn weight_and_state(body: &[u8]) -> Result<(Option<u16>, Option<AdminState>), Response> {
+    let api::Change { weight, state } = read(body)?;
+    if weight.is_none() && state.is_none() {
         return Err(Response::error(400, "expected `weight`, `state` or both"));
     }
-    let wish = wish.map(|wish| match wish {
-        api::Wish::Enabled => AdminState::Enabled,
-        api::Wish::Draining => AdminState::Draining,
-        api::Wish::Disabled => AdminState::Disabled,
-    });
-    Ok((weight, wish))
+    Ok((weight, state))
 }
 
 /// A body as a JSON object of one type and nothing else. To serde an array would do as well, field by field.
@@ -134,7 +129,7 @@ fn pool(state: &State, name: &str) -> Result<Arc<Pool>, Response> {
 }
 
 /// The backend as it is now, or 404.
-fn known(state: &State, pool_name: &str, name: &str) -> Result<api::Backend, Response> {
+fn known(state: &State, pool_name: &str, name: &str) -> Result<api::BackendView, Response> {
     let found = status::find(&*pool(state, pool_name)?, name, Instant::now());
     found.ok_or_else(|| refusal(&Refused::NoBackend { pool: pool_name.to_owned(), name: name.to_owned() }))
 }

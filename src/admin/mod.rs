@@ -62,8 +62,8 @@ pub struct State {
     pub remote: Remote,
 }
 
-/// Bound, but not serving yet: everything that can go wrong for the operator's fault has gone right.
-pub struct Bound {
+/// BoundAdmin, but not serving yet: everything that can go wrong for the operator's fault has gone right.
+pub struct BoundAdmin {
     listening: Vec<Listening>,
     endpoints: Vec<Endpoint>,
     access: Access,
@@ -77,12 +77,12 @@ pub struct Admin {
 }
 
 /// Binds, and reads the token.
-pub fn bind(to: &Listen, token_file: Option<&Path>) -> Result<Bound, String> {
+pub fn bind(to: &Listen, token_file: Option<&Path>) -> Result<BoundAdmin, String> {
     let access = Access::new(token_file)?;
     let bound =
         listen::bind_private(to, &Keepalive::within(DEAD_PEER_TIMEOUT).into()).map_err(|error| error.to_string())?;
     let (mut listening, mut endpoints) = (Vec::new(), Vec::new());
-    for listen::Bound { endpoint, sockets } in bound {
+    for listen::ListeningSockets { endpoint, sockets } in bound {
         // Flags and file are checked already, but a name may resolve to anything.
         if !access.has_token() && !access::is_local(&endpoint) {
             return Err(format!("{endpoint} can be reached from elsewhere, so it needs a token file"));
@@ -90,10 +90,10 @@ pub fn bind(to: &Listen, token_file: Option<&Path>) -> Result<Bound, String> {
         listening.extend(sockets);
         endpoints.push(endpoint);
     }
-    Ok(Bound { listening, endpoints, access })
+    Ok(BoundAdmin { listening, endpoints, access })
 }
 
-impl Bound {
+impl BoundAdmin {
     /// Where it listens, with the real port.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
@@ -101,7 +101,7 @@ impl Bound {
 
     /// Starts to serve as many callers as the share grants.
     pub fn start(self, published: Arc<Published>, remote: Remote, share: AdminShare) -> io::Result<Admin> {
-        let Bound { listening, endpoints, access } = self;
+        let BoundAdmin { listening, endpoints, access } = self;
         let state = State { published, remote };
         Ok(Admin { server: Server::start(listening, Arc::new(Api { state, access }), share)?, endpoints })
     }

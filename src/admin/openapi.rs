@@ -132,8 +132,8 @@ fn schemas() -> Value {
     });
     let limit = json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX });
     let millis = json!({ "type": ["number", "null"], "minimum": 0 });
-    let wishes = json!({ "type": "string", "enum": ["enabled", "draining", "disabled"] });
-    let mut change = body(&[], json!({ "weight": weight, "state": wishes }));
+    let states = json!({ "type": "string", "enum": ["enabled", "draining", "disabled"] });
+    let mut change = body(&[], json!({ "weight": weight, "state": states }));
     change["minProperties"] = json!(1);
     let many = |name: &str| json!({ "type": "array", "items": reference(name) });
     let lines = json!({ "type": "array", "items": text });

@@ -4,7 +4,7 @@
 //! Self-contained, and forbidden by its own policy to load or send anything elsewhere. Names are data: they are escaped here
 //! and go through `textContent` there.
 
-use super::api::{Backend, Listener, Pool, Status};
+use super::api::{BackendView, Listener, PoolView, Status};
 use super::http::Response;
 use std::fmt::Write;
 
@@ -18,7 +18,7 @@ pub fn page(status: &Status) -> Response {
     let mut main = String::from("<h2>Listeners</h2>");
     let heads = ["name", "address", "pool", "active", "accepted", "refused"];
     table(&mut main, &heads, status.listeners.iter().map(listener));
-    for Pool { name, algorithm, backends } in &status.pools {
+    for PoolView { name, algorithm, backends } in &status.pools {
         push(&mut main, format_args!("<h2>{} <small>{}</small></h2>", Escaped(name), Escaped(algorithm)));
         let heads = ["backend", "address", "state", "weight", "active", "connections", "failed", "health"];
         table(&mut main, &heads, backends.iter().map(backend));
@@ -43,7 +43,7 @@ fn listener(listener: &Listener) -> Vec<String> {
     [name, address, pool].map(String::clone).into_iter().chain(counts).collect()
 }
 
-fn backend(backend: &Backend) -> Vec<String> {
+fn backend(backend: &BackendView) -> Vec<String> {
     vec![
         backend.name.clone(),
         backend.address.clone(),
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn names_are_data_even_if_they_look_like_html_or_like_the_template() {
-        let backend = Backend {
+        let backend = BackendView {
             name: "<script>alert(1)</script>".into(),
             address: "{{nonce}}".into(),
             weight: 1,
@@ -117,7 +117,7 @@ mod tests {
             health: Default::default(),
             addresses: Vec::new(),
         };
-        let pools = vec![Pool { name: "a&b".into(), algorithm: "round-robin".into(), backends: vec![backend] }];
+        let pools = vec![PoolView { name: "a&b".into(), algorithm: "round-robin".into(), backends: vec![backend] }];
         let status = Status {
             version: "0".into(),
             uptime_seconds: 1,

@@ -88,13 +88,13 @@ struct AcceptLoop {
 struct Caller {
     socket: Socket,
     peer: Peer,
-    stage: Stage,
-    /// When the stage began, and when it is over.
+    phase: CallerPhase,
+    /// When the phase began, and when it is over.
     since: Instant,
     until: Instant,
 }
 
-enum Stage {
+enum CallerPhase {
     /// The request is not whole.
     Reading(Box<Incoming>),
     /// It has its answer. So many more bytes are read and thrown away.
@@ -234,7 +234,7 @@ impl AcceptLoop {
     }
 
     fn welcome(&mut self, socket: Socket, peer: Peer) {
-        if self.count(Stage::is_reading) >= self.share.reading
+        if self.count(CallerPhase::is_reading) >= self.share.reading
             && let Some(key) = self.most_idle()
         {
             self.close_with(key, &Response::overloaded("too many requests at once"));
@@ -243,8 +243,8 @@ impl AcceptLoop {
             return;
         }
         let now = Instant::now();
-        let stage = Stage::Reading(Box::default());
-        let caller = Caller { socket, peer, stage, since: now, until: now + http::PATIENCE };
+        let phase = CallerPhase::Reading(Box::default());
+        let caller = Caller { socket, peer, phase, since: now, until: now + http::PATIENCE };
         let Some(key) = self.callers.insert_with(|_| caller) else { return };
         let Some(caller) = self.callers.get(key) else { return };
         let token = Token(key.slot as usize);
@@ -260,9 +260,9 @@ impl AcceptLoop {
     fn drive(&mut self, key: Key) {
         loop {
             let Some(caller) = self.callers.get_mut(key) else { return };
-            let room = match &caller.stage {
-                Stage::Reading(incoming) => incoming.room(),
-                Stage::Closing(left) => *left,
+            let room = match &caller.phase {
+                CallerPhase::Reading(incoming) => incoming.room(),
+                CallerPhase::Closing(left) => *left,
             };
             let room = room.min(self.chunk.len());
             let read = match caller.socket.read(&mut self.chunk[..room]) {
@@ -270,8 +270,8 @@ impl AcceptLoop {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 read => read,
             };
-            match (&mut caller.stage, read) {
-                (Stage::Reading(incoming), Ok(count)) => {
+            match (&mut caller.phase, read) {
+                (CallerPhase::Reading(incoming), Ok(count)) => {
                     let progress = if count > 0 {
                         incoming.take(&self.chunk[..count])
                     } else {
@@ -290,8 +290,8 @@ impl AcceptLoop {
                         Err(Refusal::Gone) => return self.forget(key),
                     }
                 }
-                (Stage::Closing(left), Ok(count)) if count > 0 && *left > count => *left -= count,
-                (Stage::Closing(_), Ok(_)) | (_, Err(_)) => return self.forget(key),
+                (CallerPhase::Closing(left), Ok(count)) if count > 0 && *left > count => *left -= count,
+                (CallerPhase::Closing(_), Ok(_)) | (_, Err(_)) => return self.forget(key),
             }
         }
     }
@@ -321,8 +321,8 @@ impl AcceptLoop {
 
     /// Writes an answer, and gives the caller a moment to take it.
     fn reply(&mut self, key: Key, response: &Response, bodiless: bool) {
-        if self.count(Stage::is_closing) >= self.share.closing
-            && let Some(first) = self.first(Stage::is_closing)
+        if self.count(CallerPhase::is_closing) >= self.share.closing
+            && let Some(first) = self.first(CallerPhase::is_closing)
         {
             self.forget(first);
         }
@@ -333,7 +333,8 @@ impl AcceptLoop {
             return self.forget(key);
         }
         let now = Instant::now();
-        (caller.stage, caller.since, caller.until) = (Stage::Closing(http::LINGER_BYTES), now, now + http::LINGER);
+        (caller.phase, caller.since, caller.until) =
+            (CallerPhase::Closing(http::LINGER_BYTES), now, now + http::LINGER);
     }
 
     /// Closing it takes it out of the poll.
@@ -344,7 +345,7 @@ impl AcceptLoop {
     fn expire(&mut self, now: Instant) {
         for key in self.callers.keys() {
             let Some(caller) = self.callers.get(key).filter(|caller| caller.until <= now) else { continue };
-            if caller.stage.is_reading() {
+            if caller.phase.is_reading() {
                 self.reply(key, &Response::error(408, "the request was not whole within 10 seconds"), false);
             } else {
                 self.forget(key);
@@ -352,32 +353,32 @@ impl AcceptLoop {
         }
     }
 
-    fn count(&self, is: fn(&Stage) -> bool) -> usize {
-        self.callers.keys().into_iter().filter_map(|key| self.callers.get(key)).filter(|it| is(&it.stage)).count()
+    fn count(&self, is: fn(&CallerPhase) -> bool) -> usize {
+        self.callers.keys().into_iter().filter_map(|key| self.callers.get(key)).filter(|it| is(&it.phase)).count()
     }
 
-    /// The caller that has been at this stage for longest.
-    fn first(&self, is: fn(&Stage) -> bool) -> Option<Key> {
+    /// The caller that has been at this phase for longest.
+    fn first(&self, is: fn(&CallerPhase) -> bool) -> Option<Key> {
         let mut keys = self.callers.keys();
-        keys.retain(|key| self.callers.get(*key).is_some_and(|caller| is(&caller.stage)));
+        keys.retain(|key| self.callers.get(*key).is_some_and(|caller| is(&caller.phase)));
         keys.into_iter().min_by_key(|key| self.callers.get(*key).map(|caller| caller.since))
     }
 
     fn most_idle(&self) -> Option<Key> {
-        self.first(Stage::is_silent).or_else(|| self.first(Stage::is_reading))
+        self.first(CallerPhase::is_silent).or_else(|| self.first(CallerPhase::is_reading))
     }
 }
 
-impl Stage {
+impl CallerPhase {
     fn is_reading(&self) -> bool {
-        matches!(self, Stage::Reading(_))
+        matches!(self, CallerPhase::Reading(_))
     }
 
     fn is_silent(&self) -> bool {
-        matches!(self, Stage::Reading(incoming) if incoming.is_silent())
+        matches!(self, CallerPhase::Reading(incoming) if incoming.is_silent())
     }
 
     fn is_closing(&self) -> bool {
-        matches!(self, Stage::Closing(_))
+        matches!(self, CallerPhase::Closing(_))
     }
 }

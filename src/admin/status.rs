@@ -35,9 +35,9 @@ fn listeners(snapshot: &Snapshot) -> Vec<api::Listener> {
     snapshot.listeners.iter().map(listener).collect()
 }
 
-fn pool(pool: &Pool, now: Instant) -> api::Pool {
+fn pool(pool: &Pool, now: Instant) -> api::PoolView {
     let settings = &pool.settings;
-    api::Pool {
+    api::PoolView {
         name: settings.name.clone(),
         algorithm: settings.algorithm.name.to_owned(),
         backends: backends(pool, now),
@@ -45,23 +45,23 @@ fn pool(pool: &Pool, now: Instant) -> api::Pool {
 }
 
 /// `GET /v1/pools/P/backends`.
-pub fn backends(pool: &Pool, now: Instant) -> Vec<api::Backend> {
+pub fn backends(pool: &Pool, now: Instant) -> Vec<api::BackendView> {
     let both = pool.members.iter().zip(&pool.settings.backends);
     both.map(|(member, settings)| backend(pool, member, settings, now)).collect()
 }
 
 /// The backend of this name.
-pub fn find(pool: &Pool, name: &str, now: Instant) -> Option<api::Backend> {
+pub fn find(pool: &Pool, name: &str, now: Instant) -> Option<api::BackendView> {
     let mut both = pool.members.iter().zip(&pool.settings.backends);
     both.find(|(_, settings)| settings.name == name).map(|(member, settings)| backend(pool, member, settings, now))
 }
 
-fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Instant) -> api::Backend {
+fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Instant) -> api::BackendView {
     let (backend, counters) = (&member.backend, &member.backend.counters);
     let connects = counters.connect_times.read();
     let health = backend.health.lock().clone();
     let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
-    api::Backend {
+    api::BackendView {
         name: settings.name.clone(),
         address: settings.address.to_string(),
         weight: member.weight,

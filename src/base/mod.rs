@@ -5,8 +5,8 @@
 pub mod address;
 pub mod bits;
 pub mod duration;
+pub mod log_throttle;
 pub mod nearest;
-pub mod seldom;
 pub mod size;
 pub mod slots;
 pub mod text;
@@ -15,6 +15,6 @@ pub mod wheel;
 
 pub use address::{Address, Endpoint, Listen};
 pub use bits::AtomicBits;
-pub use seldom::Seldom;
+pub use log_throttle::LogThrottle;
 pub use size::Size;
 pub use tick::Tick;

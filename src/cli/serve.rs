@@ -7,7 +7,7 @@ use crate::app::{self, Loader, Remote};
 use crate::base::{Endpoint, duration};
 use crate::config::advice;
 use crate::config::model::{self, HealthKind, Model};
-use crate::confine::Plan;
+use crate::confine::Confinement;
 use crate::logger;
 use crate::systemd;
 use std::fmt::{self, Write};
@@ -19,7 +19,7 @@ use std::thread;
 pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> {
     crash::end_process_on_panic();
     let (introduction, warnings) = (introduction(&model), advice::of(&model));
-    let plan = Plan::new(&model, file.as_ref().map(|(path, _)| path.as_path()))?;
+    let confinement = Confinement::new(&model, file.as_ref().map(|(path, _)| path.as_path()))?;
     // Before there is any other thread.
     systemd::take_sockets()?;
     let mut signals = None;
@@ -30,7 +30,7 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> 
         signals = Some(arriving);
         Ok(stops)
     };
-    let started = app::start_confined(model, file.map(|(_, loader)| loader), plan, listen);
+    let started = app::start_confined(model, file.map(|(_, loader)| loader), confinement, listen);
     let (Some(running), Some(signals)) = (started.map_err(|error| error.to_string())?, signals) else { return Ok(()) };
     for endpoint in crate::net::listen::unclaimed() {
         log::warn!("the service manager opened {endpoint}, but nothing is configured to listen there");

@@ -88,7 +88,7 @@ pub fn shown(text: &str) -> String {
 /// A name is compared as a name: whether it resolves to another listener's address shows when it is bound.
 pub fn overlap(one: &Listen, other: &Listen) -> bool {
     match (&one.0, &other.0) {
-        (Address::Unix(_), Address::Unix(_)) => Place::of(&one.0) == Place::of(&other.0),
+        (Address::Unix(_), Address::Unix(_)) => AddressKey::of(&one.0) == AddressKey::of(&other.0),
         (Address::Name(a, p), Address::Name(b, q)) => p == q && *p != 0 && a.eq_ignore_ascii_case(b),
         // Every address that a name can resolve to is one of ours, or can't be bound at all.
         (Address::Name(_, p), b) => inet(b).is_some_and(|b| b.port() == *p && *p != 0 && is_every_interface(b.ip())),
@@ -102,7 +102,7 @@ pub fn overlap(one: &Listen, other: &Listen) -> bool {
 
 /// The listeners and the admin API of a tcplb, to find backends that are among them. Many backends may be asked about: a listener is looked at
 /// only if it has the backend's port or path.
-pub struct OwnListeners<'a>(HashMap<Place<'a>, Vec<(Owner<'a>, &'a Listen)>>);
+pub struct OwnListeners<'a>(HashMap<AddressKey<'a>, Vec<(Owner<'a>, &'a Listen)>>);
 
 /// What listens at an address.
 enum Owner<'a> {
@@ -112,7 +112,7 @@ enum Owner<'a> {
 
 /// What two addresses must have in common to be the same place.
 #[derive(PartialEq, Eq, Hash)]
-pub enum Place<'a> {
+pub enum AddressKey<'a> {
     /// A port.
     Port(u16),
     /// The name of an abstract socket. Its bytes are compared as they are.
@@ -121,13 +121,15 @@ pub enum Place<'a> {
     Path(PathBuf),
 }
 
-impl<'a> Place<'a> {
+impl<'a> AddressKey<'a> {
     /// Of an address.
-    pub fn of(address: &'a Address) -> Place<'a> {
+    pub fn of(address: &'a Address) -> AddressKey<'a> {
         match address {
-            Address::Inet(at) => Place::Port(at.port()),
-            Address::Any(port) | Address::Name(_, port) => Place::Port(*port),
-            Address::Unix(path) => abstract_name(path).map_or_else(|| Place::Path(normalised(path)), Place::Abstract),
+            Address::Inet(at) => AddressKey::Port(at.port()),
+            Address::Any(port) | Address::Name(_, port) => AddressKey::Port(*port),
+            Address::Unix(path) => {
+                abstract_name(path).map_or_else(|| AddressKey::Path(normalised(path)), AddressKey::Abstract)
+            }
         }
     }
 }
@@ -135,9 +137,9 @@ impl<'a> Place<'a> {
 impl<'a> OwnListeners<'a> {
     /// Listeners by their names.
     pub fn new(listeners: impl IntoIterator<Item = (&'a str, &'a Listen)>) -> OwnListeners<'a> {
-        let mut places: HashMap<Place<'a>, Vec<_>> = HashMap::new();
+        let mut places: HashMap<AddressKey<'a>, Vec<_>> = HashMap::new();
         for (name, listen) in listeners {
-            places.entry(Place::of(&listen.0)).or_default().push((Owner::Listener(name), listen));
+            places.entry(AddressKey::of(&listen.0)).or_default().push((Owner::Listener(name), listen));
         }
         OwnListeners(places)
     }
@@ -145,14 +147,14 @@ impl<'a> OwnListeners<'a> {
     /// And where the admin API listens.
     pub fn with_admin(mut self, admin: impl IntoIterator<Item = &'a Listen>) -> OwnListeners<'a> {
         for listen in admin {
-            self.0.entry(Place::of(&listen.0)).or_default().push((Owner::Admin, listen));
+            self.0.entry(AddressKey::of(&listen.0)).or_default().push((Owner::Admin, listen));
         }
         self
     }
 
     /// What is wrong with this backend, if it is one of them. `is_ours`: is an address one of this machine's? Loopback is.
     pub fn refuse(&self, backend: &Address, is_ours: impl Fn(IpAddr) -> bool) -> Result<(), String> {
-        let candidates = self.0.get(&Place::of(backend)).into_iter().flatten();
+        let candidates = self.0.get(&AddressKey::of(backend)).into_iter().flatten();
         match candidates.into_iter().find(|(_, listen)| leads_to(listen, backend, &is_ours)) {
             None => Ok(()),
             Some((Owner::Admin, listen)) => Err(format!(
@@ -168,7 +170,7 @@ impl<'a> OwnListeners<'a> {
 /// Would a connection to this backend arrive at this listener? Port 0 leads nowhere yet.
 fn leads_to(listen: &Listen, backend: &Address, is_ours: &impl Fn(IpAddr) -> bool) -> bool {
     match (&listen.0, backend) {
-        (Address::Unix(_), Address::Unix(_)) => return Place::of(&listen.0) == Place::of(backend),
+        (Address::Unix(_), Address::Unix(_)) => return AddressKey::of(&listen.0) == AddressKey::of(backend),
         (Address::Name(a, p), Address::Name(b, q)) if a.eq_ignore_ascii_case(b) => return p == q && *p != 0,
         _ => {}
     }

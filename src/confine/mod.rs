@@ -1,7 +1,7 @@
 //! Least privilege: what the process gives up once everything is bound, for good. Linux only.
 //!
 //! It is not what decides who may connect or call; it is what is left to somebody who got in through a mistake of ours.
-//! `cli` makes a [`Plan`] before anything is opened, so that an unknown user is told first; `app` carries it out between
+//! `cli` makes a [`Confinement`] before anything is opened, so that an unknown user is told first; `app` carries it out between
 //! the last bind and the first thread. That order is what makes it hold: user, capabilities, no_new_privs and Landlock
 //! belong to a thread, and threads take them over from the one that starts them.
 //!
@@ -43,7 +43,7 @@ const NEEDED: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID)
 
 /// What is to be given up, known to be possible as far as that can be known.
 #[derive(Debug)]
-pub struct Plan {
+pub struct Confinement {
     account: Option<Account>,
     sandbox: bool,
     /// Is a backend an abstract socket?
@@ -56,9 +56,9 @@ pub struct Plan {
     log: Option<PathBuf>,
 }
 
-impl Plan {
+impl Confinement {
     /// Looks up who is asked for, and opens nothing of ours. `file` is where the model came from, if from a file.
-    pub fn new(model: &Model, file: Option<&Path>) -> Result<Plan, String> {
+    pub fn new(model: &Model, file: Option<&Path>) -> Result<Confinement, String> {
         let global = &model.global;
         let account = global.user.as_deref().map(|user| Account::find(user, global.group.as_deref())).transpose()?;
         // Started as the right one already, by a service manager for one: nothing to do.
@@ -86,7 +86,7 @@ impl Plan {
         let owned = owned.collect();
         let mut backends = model.pools.iter().flat_map(|pool| &pool.backends);
         let abstract_backend = backends.any(|backend| backend.address.is_abstract());
-        Ok(Plan { account, sandbox: global.sandbox == Sandbox::Auto, abstract_backend, owned, files, log })
+        Ok(Confinement { account, sandbox: global.sandbox == Sandbox::Auto, abstract_backend, owned, files, log })
     }
 
     /// Does the process become somebody else?
@@ -99,9 +99,9 @@ impl Plan {
     pub fn carry_out(self, sockets: &[Endpoint], log: Option<BorrowedFd<'_>>) -> Result<(), String> {
         let paths: Vec<&Path> = sockets.iter().filter_map(path).collect();
         // As whoever we were, so that a directory which is closed to the user today may be opened to him tomorrow.
-        let walls = match self.sandbox {
+        let rules = match self.sandbox {
             true => Some(
-                sandbox::Walls::plan(&self.files, &paths, self.log.as_deref(), self.abstract_backend)
+                sandbox::SandboxRules::plan(&self.files, &paths, self.log.as_deref(), self.abstract_backend)
                     .map_err(|why| off_hint(&why))?,
             ),
             false => None,
@@ -125,8 +125,8 @@ impl Plan {
         }
         let privileges = |error| format!("can't do without new privileges: {error}");
         rustix::thread::set_no_new_privs(true).map_err(privileges)?;
-        let state = match walls {
-            Some(walls) => walls.enter().map_err(|why| off_hint(&why))?,
+        let state = match rules {
+            Some(rules) => rules.enter().map_err(|why| off_hint(&why))?,
             None => "no sandbox".to_owned(),
         };
         let who = account::own();

@@ -66,12 +66,12 @@ pub fn shuts_out_abstract_sockets() -> bool {
 }
 
 /// The rules, made but not in force.
-pub struct Walls {
+pub struct SandboxRules {
     rules: RulesetCreated,
     allowed: Allowed,
 }
 
-impl Walls {
+impl SandboxRules {
     /// For a process that reads these files again, has these unix sockets, and opens this log again.
     /// With `abstract_backend` it connects to abstract sockets of other processes.
     pub fn plan(
@@ -79,7 +79,7 @@ impl Walls {
         sockets: &[&Path],
         log: Option<&Path>,
         abstract_backend: bool,
-    ) -> Result<Walls, String> {
+    ) -> Result<SandboxRules, String> {
         let mut allowed = Allowed::of(files, sockets, log);
         let manager_is_abstract =
             std::env::var_os("NOTIFY_SOCKET").is_some_and(|at| at.as_encoded_bytes().starts_with(b"@"));
@@ -102,7 +102,7 @@ impl Walls {
             .and_then(|rules| {
                 rules.add_rules(path_beneath_rules(&allowed.logs, AccessFs::WriteFile | AccessFs::MakeReg))
             });
-        Ok(Walls { rules: rules.map_err(|error| error.to_string())?, allowed })
+        Ok(SandboxRules { rules: rules.map_err(|error| error.to_string())?, allowed })
     }
 
     /// From here on they hold. Says how far.

@@ -1,8 +1,8 @@
 //! Where listeners are bound: what the model asks for and is not bound yet.
 
+use super::config_state::{ConfigState, remove_files};
 use super::lookup::Found;
 use super::resolve;
-use super::truth::{Truth, remove_files};
 use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
 use crate::config::check;
@@ -21,14 +21,14 @@ use std::time::{Duration, Instant};
 /// How often an address that is being closed is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
-impl Truth {
+impl ConfigState {
     /// Binds what the model's listeners ask for and is not bound yet. On an error nothing of it stays bound.
-    pub(super) fn bind(&mut self, model: &Model, found: &Found) -> Result<Bound, String> {
+    pub(super) fn bind(&mut self, model: &Model, found: &Found) -> Result<Binding, String> {
         descriptors::divide(self.limit, model, descriptors::listening_sockets(model))?;
         self.within_reach(model)?;
         let permissions: Vec<Permissions> = model.listeners.iter().map(permissions).collect::<Result<_, _>>()?;
         let mut free = Free::of(&self.snapshot);
-        let mut bound = Bound { addresses: vec![Vec::new(); model.listeners.len()], ..Bound::default() };
+        let mut bound = Binding { addresses: vec![Vec::new(); model.listeners.len()], ..Binding::default() };
         let asked = model.listeners.iter().enumerate();
         let mut missing: Vec<(usize, &Listen)> =
             asked.flat_map(|(index, listener)| listener.bind.iter().map(move |listen| (index, listen))).collect();
@@ -53,7 +53,7 @@ impl Truth {
                 }
             };
             let group = BoundAddressId(self.unused_address);
-            for listen::Bound { endpoint, sockets } in sockets {
+            for listen::ListeningSockets { endpoint, sockets } in sockets {
                 let id = BoundAddressId(self.unused_address);
                 self.unused_address += 1;
                 bound.addresses[index].push(BoundAddress { id, group, asked: listen.clone(), endpoint });
@@ -84,7 +84,7 @@ impl Truth {
         workers: usize,
         tuning: &TcpTuning,
         permissions: &Permissions,
-    ) -> io::Result<Vec<listen::Bound>> {
+    ) -> io::Result<Vec<listen::ListeningSockets>> {
         let port = match &listen.0 {
             Address::Inet(at) => Some(at.port()),
             Address::Any(port) | Address::Name(_, port) => Some(*port),
@@ -111,7 +111,7 @@ impl Truth {
     }
 
     /// Gives socket files that stay the permissions that the model names now.
-    fn permit(&self, model: &Model, permissions: &[Permissions], bound: &Bound) -> Result<(), String> {
+    fn permit(&self, model: &Model, permissions: &[Permissions], bound: &Binding) -> Result<(), String> {
         for ((listener, permissions), addresses) in model.listeners.iter().zip(permissions).zip(&bound.addresses) {
             for address in addresses {
                 let Some(old) = self.snapshot.listener_of(address.id).map(|old| &old.settings.socket_file) else {
@@ -187,9 +187,9 @@ fn permissions(listener: &model::Listener) -> Result<Permissions, String> {
     Ok(Permissions { mode: file.mode, owner: owners.0, group: owners.1 })
 }
 
-/// What [`Truth::bind`] did.
+/// What [`ConfigState::bind`] did.
 #[derive(Default)]
-pub(super) struct Bound {
+pub(super) struct Binding {
     /// Per listener of the model: kept ones and new ones.
     pub addresses: Vec<Vec<BoundAddress>>,
     /// Of the new ones.
@@ -200,7 +200,7 @@ pub(super) struct Bound {
     pub share: Option<Share>,
 }
 
-impl Bound {
+impl Binding {
     fn new_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         let ids: HashSet<BoundAddressId> = self.sockets.iter().map(|(id, _)| *id).collect();
         let new = move |address: &&BoundAddress| ids.contains(&address.id);

@@ -5,10 +5,10 @@
 //! the change has arrived. A thread that does not take the change up within [`ADOPTION`] gets it once it comes around; the
 //! others have it by then.
 
+use super::config_state::{NewSockets, Transition, remove_files};
 use super::reload::Waiting;
 use super::remote::{Refused, Reloaded};
-use super::truth::{NewSockets, Step, remove_files};
-use super::{Crew, Desk};
+use super::{ControlLoop, DataPlane};
 use crate::config::model::{Model, OnRemove};
 use crate::logger;
 use crate::pool::{BackendId, Note, Snapshot};
@@ -34,7 +34,7 @@ pub enum Reply {
 
 /// A change that prober and workers are taking up.
 pub struct InFlight {
-    stage: Stage,
+    phase: ChangePhase,
     until: Instant,
     snapshot: Arc<Snapshot>,
     model: Arc<Model>,
@@ -45,7 +45,7 @@ pub struct InFlight {
     reply: Reply,
 }
 
-enum Stage {
+enum ChangePhase {
     /// The note that found no room yet, and where the prober answers.
     Prober(Option<Note>, Receiver<()>),
     /// Cut once every worker has it.
@@ -62,12 +62,12 @@ pub struct Waits {
     pub over: Receiver<Instant>,
 }
 
-impl<C: Crew> Desk<C> {
+impl<C: DataPlane> ControlLoop<C> {
     /// Sends a step on its way.
-    pub(super) fn begin(&mut self, step: Step, force: bool, reply: Reply) {
-        self.parts.truth.take(&step);
+    pub(super) fn begin(&mut self, step: Transition, force: bool, reply: Reply) {
+        self.parts.config_state.take(&step);
         self.plan_retries();
-        let Step { model, snapshot, opened, leaving, closing, share } = step;
+        let Transition { model, snapshot, opened, leaving, closing, share } = step;
         for NewSockets { address, listener, .. } in &opened {
             let endpoints = listener.addresses.iter().filter(|other| other.id == *address);
             endpoints.for_each(|address| log::info!(target: logger::ALWAYS, "listening on {}", address.endpoint));
@@ -80,23 +80,23 @@ impl<C: Crew> Desk<C> {
         }
         let (note, answer) = Note::adopt(snapshot.clone());
         let note = self.parts.prober.offer(note).err();
-        let (stage, until) = (Stage::Prober(note, answer), Instant::now() + ADOPTION);
-        self.change = Some(InFlight { stage, until, snapshot, model, opened, leaving, force, reply });
+        let (phase, until) = (ChangePhase::Prober(note, answer), Instant::now() + ADOPTION);
+        self.change = Some(InFlight { phase, until, snapshot, model, opened, leaving, force, reply });
     }
 
     /// What the change on its way waits for, if there is one.
     pub(super) fn waits(&self) -> Waits {
         let Some(change) = &self.change else { return Waits { answer: never(), retry: never(), over: never() } };
-        let (answer, retry) = match &change.stage {
-            Stage::Prober(Some(_), _) => (never(), after(RETRY)),
-            Stage::Prober(None, answer) | Stage::Workers(answer) => (answer.clone(), never()),
+        let (answer, retry) = match &change.phase {
+            ChangePhase::Prober(Some(_), _) => (never(), after(RETRY)),
+            ChangePhase::Prober(None, answer) | ChangePhase::Workers(answer) => (answer.clone(), never()),
         };
         Waits { answer, retry, over: at(change.until) }
     }
 
     /// Offers the prober its note again.
     pub(super) fn retry(&mut self) {
-        if let Some(InFlight { stage: Stage::Prober(note, _), .. }) = &mut self.change {
+        if let Some(InFlight { phase: ChangePhase::Prober(note, _), .. }) = &mut self.change {
             *note = note.take().and_then(|note| self.parts.prober.offer(note).err());
         }
     }
@@ -104,13 +104,13 @@ impl<C: Crew> Desk<C> {
     /// The prober's answer has come, or the channel of the thread whose turn it is was cut.
     pub(super) fn answered(&mut self, answered: bool) {
         match &self.change {
-            Some(InFlight { stage: Stage::Prober(..), .. }) => {
+            Some(InFlight { phase: ChangePhase::Prober(..), .. }) => {
                 if !answered {
                     log::error!("there are no health checks any more: backends keep their state");
                 }
                 self.hand_to_workers();
             }
-            Some(InFlight { stage: Stage::Workers(_), .. }) => self.arrived(),
+            Some(InFlight { phase: ChangePhase::Workers(_), .. }) => self.arrived(),
             None => {}
         }
     }
@@ -118,12 +118,12 @@ impl<C: Crew> Desk<C> {
     /// A thread has not taken the change up in time.
     pub(super) fn too_late(&mut self) {
         match &self.change {
-            Some(InFlight { stage: Stage::Prober(note, _), .. }) => {
+            Some(InFlight { phase: ChangePhase::Prober(note, _), .. }) => {
                 log::error!("the prober did not take up the new configuration within {ADOPTION:?}");
                 self.prober_lags |= note.is_some();
                 self.hand_to_workers();
             }
-            Some(InFlight { stage: Stage::Workers(_), .. }) => {
+            Some(InFlight { phase: ChangePhase::Workers(_), .. }) => {
                 log::error!("a worker did not take up the new configuration within {ADOPTION:?}");
                 self.arrived();
             }
@@ -134,17 +134,17 @@ impl<C: Crew> Desk<C> {
     /// Gives the change to the workers, whether the prober has it or not.
     pub(super) fn hand_to_workers(&mut self) {
         if let Some(change) = &mut self.change
-            && let Stage::Prober(..) = change.stage
+            && let ChangePhase::Prober(..) = change.phase
         {
-            let adopted = self.parts.crew.adopt(&change.snapshot, std::mem::take(&mut change.opened));
-            (change.stage, change.until) = (Stage::Workers(adopted), Instant::now() + ADOPTION);
+            let adopted = self.parts.data_plane.adopt(&change.snapshot, std::mem::take(&mut change.opened));
+            (change.phase, change.until) = (ChangePhase::Workers(adopted), Instant::now() + ADOPTION);
         }
     }
 
     /// The prober had no room for the newest snapshot in time: now it may have.
     pub(super) fn help_prober(&mut self) {
         if self.prober_lags && self.change.is_none() {
-            let (note, _) = Note::adopt(self.parts.truth.snapshot().clone());
+            let (note, _) = Note::adopt(self.parts.config_state.snapshot().clone());
             self.prober_lags = self.parts.prober.offer(note).is_err();
         }
     }
@@ -167,7 +167,7 @@ impl<C: Crew> Desk<C> {
             }
         }
         if !now.is_empty() {
-            self.parts.crew.reset(&now);
+            self.parts.data_plane.reset(&now);
         }
         let started = Instant::now();
         // A time that no clock can count is for ever.

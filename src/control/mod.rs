@@ -29,7 +29,7 @@
 //! | `command` | what may be asked |
 //! | `change` | a change on its way to prober, workers and readers |
 //! | `bind` | listeners' addresses: what is kept, what is opened |
-//! | `truth` | what is, and how the next step is prepared |
+//! | `config_state` | what is, and how the next step is prepared |
 //! | `reload` | a reload on its way to a change |
 //! | `names` | what waits for names, and is tried again |
 //! | `lookup` | threads that ask the resolver |
@@ -38,18 +38,18 @@
 mod bind;
 mod change;
 mod command;
+mod config_state;
 mod lookup;
 mod names;
 mod reload;
 mod remote;
 mod resolve;
-mod truth;
 
 pub use crate::config::diff::{Change, Changes};
+pub use config_state::{Beginning, ConfigState, NewSockets, remove_files};
 pub use lookup::Lookups;
 pub use remote::{Refused, ReloadError, Reloaded, Remote};
 pub use resolve::names;
-pub use truth::{Beginning, NewSockets, Truth, remove_files};
 
 use crate::base::duration;
 use crate::config::model::Model;
@@ -81,7 +81,7 @@ pub type Loader = Arc<dyn Fn() -> Result<Model, Vec<String>> + Send + Sync>;
 
 /// The workers, as control sees them. Threads do not know each other: the composition root carries orders to them. No call
 /// waits for a worker; one that stands still finds its orders when it goes on.
-pub trait Crew: Send + 'static {
+pub trait DataPlane: Send + 'static {
     /// From now on this is what there is, and these are further sockets to listen on. The channel is cut once all workers
     /// have it.
     fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>) -> Receiver<()>;
@@ -99,9 +99,9 @@ pub trait Crew: Send + 'static {
 /// What the thread needs.
 pub struct Parts<C> {
     /// What is at the start.
-    pub truth: Truth,
+    pub config_state: ConfigState,
     /// The workers, and how many there are.
-    pub crew: C,
+    pub data_plane: C,
     /// Where the prober is told of snapshots.
     pub prober: Mailbox<Note>,
     /// How many clients there may be.
@@ -138,11 +138,11 @@ pub struct Outcome {
 
 impl Control {
     /// Starts the thread.
-    pub fn spawn<C: Crew>(parts: Parts<C>) -> io::Result<Control> {
+    pub fn spawn<C: DataPlane>(parts: Parts<C>) -> io::Result<Control> {
         let (remote, asked) = remote::channels();
         let heartbeat = Heartbeat::default();
         let of_thread = heartbeat.clone();
-        let control = move || Desk::new(parts, of_thread).run(asked);
+        let control = move || ControlLoop::new(parts, of_thread).run(asked);
         let thread = thread::Builder::new().name("control".into()).spawn(control)?;
         Ok(Control { thread, remote, heartbeat })
     }
@@ -167,7 +167,7 @@ impl Control {
 }
 
 /// Where commands are worked through, one after the other.
-struct Desk<C> {
+struct ControlLoop<C> {
     parts: Parts<C>,
     /// A stop was asked for: nothing is changed any more.
     draining: bool,
@@ -190,9 +190,9 @@ struct Desk<C> {
     heartbeat: Heartbeat,
 }
 
-impl<C: Crew> Desk<C> {
-    fn new(parts: Parts<C>, heartbeat: Heartbeat) -> Desk<C> {
-        Desk {
+impl<C: DataPlane> ControlLoop<C> {
+    fn new(parts: Parts<C>, heartbeat: Heartbeat) -> ControlLoop<C> {
+        ControlLoop {
             parts,
             draining: false,
             change: None,
@@ -212,7 +212,7 @@ impl<C: Crew> Desk<C> {
         let Asked { mut stops, mut reloads, mut wakes, mut commands } = asked;
         let ended = self.parts.ended.clone();
         let (mut delay, mut deadline, mut farewell, look) = (never(), never(), never(), tick(LOOK));
-        let mut left: BTreeSet<usize> = (0..self.parts.truth.running().global.workers).collect();
+        let mut left: BTreeSet<usize> = (0..self.parts.config_state.running().global.workers).collect();
         let mut counts = Ok(EndCounts::default());
         let answers = self.parts.lookups.answers().clone();
         self.plan_retries();
@@ -306,7 +306,7 @@ impl<C: Crew> Desk<C> {
                     self.help_prober();
                     systemd::retry();
                 }
-                recv(next_reload) -> wish => match wish {
+                recv(next_reload) -> request => match request {
                     Ok(()) => self.reload(Waiting { dry_run: false, answer: None }),
                     Err(_) => reloads = never(),
                 },
@@ -324,7 +324,7 @@ impl<C: Crew> Desk<C> {
 
     /// Readiness ends. Gives when the drain begins.
     fn begin_to_stop(&mut self) -> Receiver<Instant> {
-        let time = self.parts.truth.running().global.shutdown_delay;
+        let time = self.parts.config_state.running().global.shutdown_delay;
         self.draining = true;
         self.give_up_reloads();
         self.give_up_adds();
@@ -338,19 +338,19 @@ impl<C: Crew> Desk<C> {
 
     /// Listeners close. Gives when the connections that are left are reset.
     fn drain(&mut self) -> Receiver<Instant> {
-        let time = self.parts.truth.running().global.shutdown_timeout;
+        let time = self.parts.config_state.running().global.shutdown_timeout;
         log::info!("draining: no new connections, {time:?} for those that are open");
         systemd::stopping("draining: open connections may finish");
         // No socket is opened after those that are open have closed.
         self.hand_to_workers();
-        self.parts.crew.drain();
+        self.parts.data_plane.drain();
         after(time)
     }
 
     /// All connections are reset. The workers have until `farewell` to end.
     fn stop(&mut self, farewell: &mut Receiver<Instant>) {
         self.hand_to_workers();
-        self.parts.crew.stop();
+        self.parts.data_plane.stop();
         *farewell = after(FAREWELL);
     }
 
@@ -371,7 +371,7 @@ impl<C: Crew> Desk<C> {
     fn cut(&mut self) {
         let now = Instant::now();
         for (_, ids) in self.cuts.extract_if(.., |cut| cut.0 <= now) {
-            self.parts.crew.reset(&ids);
+            self.parts.data_plane.reset(&ids);
         }
     }
 }

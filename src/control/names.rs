@@ -6,7 +6,7 @@ use super::command::Edit;
 use super::lookup::{Found, Outcome, Question};
 use super::remote::Refused;
 use super::resolve::{self, without_address};
-use super::{Crew, Desk};
+use super::{ControlLoop, DataPlane};
 use crate::config::advice;
 use crate::pool::Resolved;
 use crossbeam_channel::{Receiver, Sender, at, never};
@@ -33,7 +33,7 @@ pub struct Retry {
     pause: Duration,
 }
 
-impl<C: Crew> Desk<C> {
+impl<C: DataPlane> ControlLoop<C> {
     /// A change of one backend is asked for.
     pub(super) fn edit(&mut self, edit: Edit, answer: Sender<Result<(), Refused>>) {
         let name = match &edit {
@@ -42,7 +42,7 @@ impl<C: Crew> Desk<C> {
         };
         let checked = match self.draining {
             true => Err(Refused::Draining),
-            false => self.parts.truth.check(&edit),
+            false => self.parts.config_state.check(&edit),
         };
         let refused = match (checked, &name) {
             (Err(refused), _) => Some(refused),
@@ -62,12 +62,12 @@ impl<C: Crew> Desk<C> {
     }
 
     fn carry_out(&mut self, edit: &Edit, answer: Sender<Result<(), Refused>>, found: &Found) {
-        let step = match self.parts.truth.edit(edit, found) {
+        let step = match self.parts.config_state.edit(edit, found) {
             Ok(step) => step,
             Err(refused) => return drop(answer.try_send(Err(refused))),
         };
         log::info!("{edit}");
-        let before = advice::of_pool_called(self.parts.truth.running(), edit.pool());
+        let before = advice::of_pool_called(self.parts.config_state.running(), edit.pool());
         let now = advice::of_pool_called(&step.model, edit.pool());
         now.iter().filter(|warning| !before.contains(warning)).for_each(|warning| log::warn!("{warning}"));
         self.begin(step, matches!(edit, Edit::Remove { force: true, .. }), Reply::Edit(answer));
@@ -97,7 +97,7 @@ impl<C: Crew> Desk<C> {
             Err(_) => {
                 // Only the backends with this name: with all of them, many names that fail would cost the square.
                 let found = Found::from([(name.to_owned(), outcome.clone())]);
-                for (pool, settings, backend) in without_address(self.parts.truth.snapshot()) {
+                for (pool, settings, backend) in without_address(self.parts.config_state.snapshot()) {
                     if resolve::name(&settings.address) == Some(name)
                         && let Err(why) = resolve::one(settings, &found)
                     {
@@ -134,7 +134,7 @@ impl<C: Crew> Desk<C> {
             return;
         }
         let mut resolved = Resolved::new();
-        for (pool, settings, _) in without_address(self.parts.truth.snapshot()) {
+        for (pool, settings, _) in without_address(self.parts.config_state.snapshot()) {
             let known = resolve::name(&settings.address).is_some_and(|name| late.contains_key(name));
             if let Some(endpoints) = known.then(|| resolve::one(settings, &late).ok()).flatten() {
                 let shown: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
@@ -145,8 +145,8 @@ impl<C: Crew> Desk<C> {
         if resolved.is_empty() {
             return;
         }
-        let model = self.parts.truth.running().as_ref().clone();
-        match self.parts.truth.step(model, &resolved, &Found::new(), None) {
+        let model = self.parts.config_state.running().as_ref().clone();
+        match self.parts.config_state.step(model, &resolved, &Found::new(), None) {
             Ok(step) => self.begin(step, false, Reply::None),
             Err(why) => log::error!("can't take up resolved names: {why}"),
         }
@@ -156,7 +156,7 @@ impl<C: Crew> Desk<C> {
     pub(super) fn plan_retries(&mut self) {
         let first = Retry { at: Instant::now() + RETRY.0, pause: RETRY.0 };
         let mut before = std::mem::take(&mut self.retries);
-        for (_, settings, _) in without_address(self.parts.truth.snapshot()) {
+        for (_, settings, _) in without_address(self.parts.config_state.snapshot()) {
             if let Some(name) = resolve::name(&settings.address) {
                 let retry = before.remove(name).unwrap_or(first);
                 self.retries.entry(name.to_owned()).or_insert(retry);

@@ -4,11 +4,11 @@
 //! One reload is on its way at a time. Those that are asked for meanwhile become the next one.
 
 use super::change::Reply;
+use super::config_state::Transition;
 use super::lookup::{Found, Question};
 use super::remote::{ReloadError, Reloaded};
 use super::resolve::{self, Endpoints};
-use super::truth::Step;
-use super::{Crew, Desk};
+use super::{ControlLoop, DataPlane};
 use crate::config::advice;
 use crate::config::model::{Model, Names};
 use crate::systemd;
@@ -37,10 +37,10 @@ pub type Read = Result<Model, Vec<String>>;
 /// A reload that is on its way.
 pub struct Reload {
     waiting: Vec<Waiting>,
-    stage: Stage,
+    phase: ReloadPhase,
 }
 
-enum Stage {
+enum ReloadPhase {
     /// The file is read.
     Reading { until: Instant },
     /// Its names are looked up.
@@ -58,18 +58,18 @@ impl Waiting {
 impl Reload {
     /// Takes what came of a name.
     pub fn hear(&mut self, name: &str, outcome: &super::lookup::Outcome) {
-        if let Stage::Asking { question, .. } = &mut self.stage {
+        if let ReloadPhase::Asking { question, .. } = &mut self.phase {
             question.hear(name, outcome);
         }
     }
 
     /// Is all known that is needed to apply it?
     pub fn is_ready(&self) -> bool {
-        matches!(&self.stage, Stage::Asking { question, .. } if question.is_answered())
+        matches!(&self.phase, ReloadPhase::Asking { question, .. } if question.is_answered())
     }
 }
 
-impl<C: Crew> Desk<C> {
+impl<C: DataPlane> ControlLoop<C> {
     /// A reload is asked for.
     pub(super) fn reload(&mut self, waiting: Waiting) {
         if self.parts.loader.is_none() {
@@ -105,7 +105,7 @@ impl<C: Crew> Desk<C> {
         match thread::Builder::new().name("reload".to_owned()).spawn(work) {
             Ok(_) => {
                 self.read = Some(read);
-                self.reload = Some(Reload { waiting, stage: Stage::Reading { until: Instant::now() + READING } });
+                self.reload = Some(Reload { waiting, phase: ReloadPhase::Reading { until: Instant::now() + READING } });
             }
             Err(error) => {
                 let why = format!("can't start a thread: {error}");
@@ -117,7 +117,7 @@ impl<C: Crew> Desk<C> {
     /// When the file has taken too long to be read.
     pub(super) fn reading_is_over(&self) -> Receiver<Instant> {
         match &self.reload {
-            Some(Reload { stage: Stage::Reading { until }, .. }) => at(*until),
+            Some(Reload { phase: ReloadPhase::Reading { until }, .. }) => at(*until),
             _ => never(),
         }
     }
@@ -125,7 +125,8 @@ impl<C: Crew> Desk<C> {
     /// The file has been read, or the thread has ended without a word; or it has taken too long, and is given up.
     pub(super) fn file_is_read(&mut self, read: Option<Read>) {
         let given_up = read.is_none();
-        let Some(Reload { waiting, .. }) = self.reload.take_if(|reload| matches!(reload.stage, Stage::Reading { .. }))
+        let Some(Reload { waiting, .. }) =
+            self.reload.take_if(|reload| matches!(reload.phase, ReloadPhase::Reading { .. }))
         else {
             return;
         };
@@ -137,7 +138,7 @@ impl<C: Crew> Desk<C> {
             Ok(file) => file,
             Err(mistakes) => return self.reload_is_over(waiting, Err(ReloadError::Mistakes(mistakes))),
         };
-        let (model, changes) = self.parts.truth.merge(&file);
+        let (model, changes) = self.parts.config_state.merge(&file);
         let reloaded = Reloaded { changes, model: Arc::new(model) };
         let mut real = Vec::new();
         for waiting in waiting {
@@ -150,33 +151,33 @@ impl<C: Crew> Desk<C> {
         if real.is_empty() {
             return;
         }
-        let question = Question::new(self.parts.truth.names(&reloaded.model));
+        let question = Question::new(self.parts.config_state.names(&reloaded.model));
         let now = Instant::now();
         question.pending().for_each(|name| self.parts.lookups.ask(name, now));
-        self.reload = Some(Reload { waiting: real, stage: Stage::Asking { file: Box::new(file), question } });
+        self.reload = Some(Reload { waiting: real, phase: ReloadPhase::Asking { file: Box::new(file), question } });
     }
 
     /// Applies a reload that is ready.
     pub(super) fn apply_reload(&mut self) {
-        let Some(Reload { waiting, stage }) = self.reload.take_if(|reload| reload.is_ready()) else { return };
-        let Stage::Asking { file, question } = stage else { return };
+        let Some(Reload { waiting, phase }) = self.reload.take_if(|reload| reload.is_ready()) else { return };
+        let ReloadPhase::Asking { file, question } = phase else { return };
         match self.prepare(*file, &question.found) {
             Ok((step, reloaded)) => self.begin(step, false, Reply::Reload(waiting, reloaded)),
             Err(error) => self.reload_is_over(waiting, Err(error)),
         }
     }
 
-    fn prepare(&mut self, file: Model, found: &Found) -> Result<(Step, Reloaded), ReloadError> {
-        let truth = &mut self.parts.truth;
-        let (model, mut changes) = truth.merge(&file);
-        let Endpoints { resolved, unresolved, kept } = resolve::model(&model, found, Some(truth.snapshot()));
+    fn prepare(&mut self, file: Model, found: &Found) -> Result<(Transition, Reloaded), ReloadError> {
+        let config_state = &mut self.parts.config_state;
+        let (model, mut changes) = config_state.merge(&file);
+        let Endpoints { resolved, unresolved, kept } = resolve::model(&model, found, Some(config_state.snapshot()));
         if model.global.names == Names::Required && !unresolved.is_empty() {
             let mistake = |it: resolve::Unresolved| format!("pool {}: backend {}: {}", it.pool, it.backend, it.why);
             return Err(ReloadError::Mistakes(unresolved.into_iter().map(mistake).collect()));
         }
-        truth.note_moved(&model, &resolved, &mut changes);
-        let step = truth.step(model, &resolved, found, None).map_err(ReloadError::CouldNotListen)?;
-        truth.filed(file);
+        config_state.note_moved(&model, &resolved, &mut changes);
+        let step = config_state.step(model, &resolved, found, None).map_err(ReloadError::CouldNotListen)?;
+        config_state.filed(file);
         kept.iter().for_each(|line| log::warn!("{line}"));
         resolve::note(&step.snapshot, &unresolved);
         let model = step.model.clone();

@@ -20,7 +20,7 @@ const KEPT: usize = 256;
 
 /// See the module.
 pub struct Queue {
-    held: Mutex<Held>,
+    held: Mutex<Pending>,
     /// There is a line.
     more: Condvar,
     /// There is none, and none is being written.
@@ -31,7 +31,7 @@ pub struct Queue {
     lines_max: usize,
 }
 
-struct Held {
+struct Pending {
     lines: VecDeque<Box<[u8]>>,
     bytes: usize,
     /// Lines that were dropped since the log last reported it.
@@ -47,7 +47,7 @@ impl Queue {
     }
 
     const fn bounded(bytes_max: usize, lines_max: usize) -> Queue {
-        let held = Held { lines: VecDeque::new(), bytes: 0, unreported: 0, is_writing: false };
+        let held = Pending { lines: VecDeque::new(), bytes: 0, unreported: 0, is_writing: false };
         Queue {
             held: Mutex::new(held),
             more: Condvar::new(),
@@ -127,7 +127,7 @@ impl Queue {
     /// Waits for the thread that writes; true if nothing is left.
     pub fn wait_until_written(&self, deadline: Instant) -> bool {
         let mut held = self.held.lock();
-        let is_busy = |held: &mut Held| held.is_writing || !held.lines.is_empty();
+        let is_busy = |held: &mut Pending| held.is_writing || !held.lines.is_empty();
         !self.written.wait_while_until(&mut held, is_busy, deadline).timed_out()
     }
 
@@ -155,7 +155,7 @@ impl Queue {
         true
     }
 
-    fn lose(&self, held: &mut Held, lines: u64) {
+    fn lose(&self, held: &mut Pending, lines: u64) {
         held.unreported += lines;
         self.lost.fetch_add(lines, Ordering::Relaxed);
     }

@@ -31,7 +31,7 @@ const BACKLOG: i32 = 65_535;
 
 /// A bound, listening address: one socket per worker, or a single one where the address can't be shared.
 #[derive(Debug)]
-pub struct Bound {
+pub struct ListeningSockets {
     /// What it is bound to, with the real port.
     pub endpoint: Endpoint,
     /// One per worker for TCP; exactly one for a unix socket.
@@ -84,7 +84,7 @@ impl Permissions {
 
 /// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. What is accepted is looked after
 /// by `tuning`. The error names the address.
-pub fn bind(to: &Listen, workers: usize, tuning: &TcpTuning) -> io::Result<Vec<Bound>> {
+pub fn bind(to: &Listen, workers: usize, tuning: &TcpTuning) -> io::Result<Vec<ListeningSockets>> {
     bind_with(to, workers, tuning, &Permissions::default())
 }
 
@@ -94,16 +94,21 @@ pub fn bind_permitting(
     workers: usize,
     tuning: &TcpTuning,
     permissions: &Permissions,
-) -> io::Result<Vec<Bound>> {
+) -> io::Result<Vec<ListeningSockets>> {
     bind_with(to, workers, tuning, permissions)
 }
 
 /// As [`bind`] for one worker, but a unix socket is its owner's alone (mode 0600) from the moment it exists.
-pub fn bind_private(to: &Listen, tuning: &TcpTuning) -> io::Result<Vec<Bound>> {
+pub fn bind_private(to: &Listen, tuning: &TcpTuning) -> io::Result<Vec<ListeningSockets>> {
     bind_with(to, 1, tuning, &Permissions { mode: Some(0o600), ..Permissions::default() })
 }
 
-fn bind_with(to: &Listen, workers: usize, tuning: &TcpTuning, permissions: &Permissions) -> io::Result<Vec<Bound>> {
+fn bind_with(
+    to: &Listen,
+    workers: usize,
+    tuning: &TcpTuning,
+    permissions: &Permissions,
+) -> io::Result<Vec<ListeningSockets>> {
     queue_limit();
     let bound = match &to.0 {
         Address::Unix(path) => vec![bind_unix(path, permissions)?],
@@ -119,13 +124,13 @@ fn bind_with(to: &Listen, workers: usize, tuning: &TcpTuning, permissions: &Perm
 }
 
 /// As [`bind`] for the addresses of a name that is resolved already.
-pub fn bind_each(addresses: &[SocketAddr], workers: usize, tuning: &TcpTuning) -> io::Result<Vec<Bound>> {
+pub fn bind_each(addresses: &[SocketAddr], workers: usize, tuning: &TcpTuning) -> io::Result<Vec<ListeningSockets>> {
     queue_limit();
     addresses.iter().map(|at| bind_shared(*at, workers, tuning)).collect()
 }
 
 /// Every interface: one dual-stack socket, or plain IPv4 where the kernel has no IPv6.
-fn bind_any(port: u16, workers: usize, tuning: &TcpTuning) -> io::Result<Bound> {
+fn bind_any(port: u16, workers: usize, tuning: &TcpTuning) -> io::Result<ListeningSockets> {
     match bind_shared((Ipv6Addr::UNSPECIFIED, port).into(), workers, tuning) {
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => {
             bind_shared((Ipv4Addr::UNSPECIFIED, port).into(), workers, tuning)
@@ -134,7 +139,7 @@ fn bind_any(port: u16, workers: usize, tuning: &TcpTuning) -> io::Result<Bound> 
     }
 }
 
-fn bind_shared(at: SocketAddr, workers: usize, tuning: &TcpTuning) -> io::Result<Bound> {
+fn bind_shared(at: SocketAddr, workers: usize, tuning: &TcpTuning) -> io::Result<ListeningSockets> {
     if let Some(socket) = inherited::claim(&Endpoint::Inet(at))? {
         tuning.apply(socket.as_fd())?;
         socket.set_tcp_nodelay(true)?;
@@ -143,7 +148,7 @@ fn bind_shared(at: SocketAddr, workers: usize, tuning: &TcpTuning) -> io::Result
         let local = at.ip().is_loopback();
         let own = |fd: OwnedFd| Listening { fd, unix: false, local, inherited: true };
         let sockets = (0..workers).map(|_| Ok(own(socket.try_clone()?.into())));
-        return Ok(Bound { endpoint: Endpoint::Inet(at), sockets: sockets.collect::<io::Result<_>>()? });
+        return Ok(ListeningSockets { endpoint: Endpoint::Inet(at), sockets: sockets.collect::<io::Result<_>>()? });
     }
     let first = open(at, false, tuning)?;
     let real = first.local_addr()?.as_socket().unwrap_or(at);
@@ -156,7 +161,7 @@ fn bind_shared(at: SocketAddr, workers: usize, tuning: &TcpTuning) -> io::Result
     }
     let local = real.ip().is_loopback();
     let own = |socket: socket2::Socket| Listening { fd: socket.into(), unix: false, local, inherited: false };
-    Ok(Bound { endpoint: Endpoint::Inet(real), sockets: sockets.into_iter().map(own).collect() })
+    Ok(ListeningSockets { endpoint: Endpoint::Inet(real), sockets: sockets.into_iter().map(own).collect() })
 }
 
 /// A bound TCP socket with the options that accepted sockets inherit. Listening comes after SO_REUSEPORT: that is when
@@ -183,11 +188,11 @@ fn open(at: SocketAddr, sibling: bool, tuning: &TcpTuning) -> io::Result<socket2
 }
 
 /// A socket file that nobody listens on is left over from a process that was killed: it is replaced.
-fn bind_unix(path: &Path, permissions: &Permissions) -> io::Result<Bound> {
+fn bind_unix(path: &Path, permissions: &Permissions) -> io::Result<ListeningSockets> {
     let endpoint = Endpoint::Unix(path.into());
     let own = |fd: OwnedFd, inherited| vec![Listening { fd, unix: true, local: true, inherited }];
     if let Some(socket) = inherited::claim(&endpoint)? {
-        return Ok(Bound { endpoint, sockets: own(socket.into(), true) });
+        return Ok(ListeningSockets { endpoint, sockets: own(socket.into(), true) });
     }
     let address = unix_address(path)?;
     let socket = || {
@@ -213,7 +218,7 @@ fn bind_unix(path: &Path, permissions: &Permissions) -> io::Result<Bound> {
         permissions.apply(path).inspect_err(|_| drop(std::fs::remove_file(path)))?;
     }
     listening.listen(BACKLOG)?;
-    Ok(Bound { endpoint, sockets: own(listening.into(), false) })
+    Ok(ListeningSockets { endpoint, sockets: own(listening.into(), false) })
 }
 
 /// The address of a unix socket: a file's, or an abstract one's.

@@ -61,7 +61,7 @@ pub struct Timing {
 
 /// What a look at a peer concludes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum PeerState {
     /// Everything is acknowledged: no further look is needed until something is sent.
     Settled,
     /// It is alive or may be: look again.
@@ -87,17 +87,17 @@ impl Timing {
 
 impl Liveness {
     /// Takes what a look has seen.
-    pub fn judge(&mut self, seen: Acknowledgements, timing: &Timing, now: Tick) -> Verdict {
+    pub fn judge(&mut self, seen: Acknowledgements, timing: &Timing, now: Tick) -> PeerState {
         if !seen.in_flight && seen.probes == 0 {
             self.owes_since = None;
             // A window may have closed too recently for a probe to show it.
             let probed_by_now = seen.last > 2 * seen.rto.max(RTO_MIN);
-            return if probed_by_now && !seen.window_closed { Verdict::Settled } else { Verdict::Open };
+            return if probed_by_now && !seen.window_closed { PeerState::Settled } else { PeerState::Open };
         }
         let silent = self.owes_since.filter(|since| seen.last > now - *since + BLUR);
         let since = *self.owes_since.insert(silent.unwrap_or(now));
         let is_asked = seen.in_flight || seen.probes >= PROBES;
-        if is_asked && now - since >= timing.patience { Verdict::Dead } else { Verdict::Open }
+        if is_asked && now - since >= timing.patience { PeerState::Dead } else { PeerState::Open }
     }
 }
 
@@ -122,7 +122,7 @@ mod tests {
         let mut liveness = Liveness::default();
         let dead = |second: &u64| {
             let age = Duration::from_secs(*second);
-            liveness.judge(seen(age), &TIMING(), Tick(second * SECOND)) == Verdict::Dead
+            liveness.judge(seen(age), &TIMING(), Tick(second * SECOND)) == PeerState::Dead
         };
         (first_look..100).find(dead).expect("found")
     }
@@ -140,7 +140,7 @@ mod tests {
         let mut liveness = Liveness::default();
         for second in 1..100 {
             let verdict = liveness.judge(closed(1, Duration::from_secs(second)), &TIMING(), Tick(second * SECOND));
-            assert_eq!(verdict, Verdict::Open);
+            assert_eq!(verdict, PeerState::Open);
         }
     }
 
@@ -149,7 +149,7 @@ mod tests {
         let mut liveness = Liveness::default();
         for second in 1..1_000 {
             let verdict = liveness.judge(closed(0, Duration::from_millis(900)), &TIMING(), Tick(second * SECOND));
-            assert_eq!(verdict, Verdict::Open);
+            assert_eq!(verdict, PeerState::Open);
         }
     }
 
@@ -158,9 +158,9 @@ mod tests {
         let mut liveness = Liveness::default();
         let quiet = |last| Acknowledgements { in_flight: false, ..owing(last) };
         let mut judge = |seen| liveness.judge(seen, &TIMING(), Tick(SECOND));
-        assert_eq!(judge(quiet(Duration::from_millis(100))), Verdict::Open);
-        assert_eq!(judge(quiet(Duration::from_secs(1))), Verdict::Settled);
-        assert_eq!(judge(owing(Duration::from_secs(1))), Verdict::Open);
+        assert_eq!(judge(quiet(Duration::from_millis(100))), PeerState::Open);
+        assert_eq!(judge(quiet(Duration::from_secs(1))), PeerState::Settled);
+        assert_eq!(judge(owing(Duration::from_secs(1))), PeerState::Open);
     }
 
     proptest! {
@@ -178,7 +178,7 @@ mod tests {
                 let now = second * 1_000;
                 let last = acked.iter().rev().find(|acked| **acked <= now).copied().unwrap_or(0);
                 let seen = Acknowledgements { probes, ..owing(Duration::from_millis(now - last)) };
-                prop_assert_ne!(liveness.judge(seen, &TIMING(), Tick(now * 1_000)), Verdict::Dead);
+                prop_assert_ne!(liveness.judge(seen, &TIMING(), Tick(now * 1_000)), PeerState::Dead);
             }
         }
 
@@ -193,7 +193,7 @@ mod tests {
                 } else {
                     owing(Duration::from_micros(now - vanished))
                 };
-                if liveness.judge(seen, &TIMING(), Tick(now)) == Verdict::Dead {
+                if liveness.judge(seen, &TIMING(), Tick(now)) == PeerState::Dead {
                     break;
                 }
                 now += SECOND;

@@ -14,7 +14,7 @@
 use super::{Admission, ListenerTotals, Permit, Refusal, Visit};
 use crate::base::Tick;
 use crate::config::model;
-use crate::policy::limit::{Access, Held, Limits, Reason, Rules, Sources};
+use crate::policy::limit::{Access, Limits, Reason, Rules, SourceGuard, Sources};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -90,7 +90,7 @@ impl Gate {
 
     /// May this client be served? `now` is of [`super::clock`]. What is given has to be kept for as long as it is served.
     /// The caller tells [`ListenerTotals`] of a refusal, as of any other.
-    pub fn admit(&self, client: Option<IpAddr>, now: Tick) -> Result<Option<Held>, Reason> {
+    pub fn admit(&self, client: Option<IpAddr>, now: Tick) -> Result<Option<SourceGuard>, Reason> {
         let admitted = self.limits.admit(client, now)?;
         if let Some(reason) = admitted.would_refuse {
             self.would_refuse[Refusal::from(reason) as usize].fetch_add(1, Ordering::Relaxed);

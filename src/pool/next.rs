@@ -39,7 +39,7 @@ use std::sync::{Arc, Weak};
 pub type Resolved = HashMap<(String, String), Vec<Endpoint>>;
 
 /// What the next snapshot is made from.
-pub struct Plan<'a> {
+pub struct SnapshotPlan<'a> {
     /// What is wanted.
     pub model: &'a model::Model,
     /// Where its backends are.
@@ -52,11 +52,11 @@ pub struct Plan<'a> {
 
 /// The first snapshot of a model, bound nowhere. `resolved` gives each backend's endpoints, by pool and backend name.
 pub fn build(model: &model::Model, resolved: &Resolved) -> Snapshot {
-    next(None, &Plan { model, resolved, addresses: &[], state: None })
+    next(None, &SnapshotPlan { model, resolved, addresses: &[], state: None })
 }
 
 /// The snapshot that follows `old`.
-pub fn next(old: Option<&Snapshot>, plan: &Plan<'_>) -> Snapshot {
+pub fn next(old: Option<&Snapshot>, plan: &SnapshotPlan<'_>) -> Snapshot {
     let generation = old.map_or(0, |old| old.generation) + 1;
     let mut unused_id = old.map_or(0, |old| old.unused_id);
     let pools: Vec<Arc<Pool>> = (plan.model.pools.iter())
@@ -91,7 +91,7 @@ pub fn same_endpoints(one: &[Endpoint], other: &[Endpoint]) -> bool {
 struct Successor<'a> {
     settings: &'a model::Pool,
     old: Option<&'a Arc<Pool>>,
-    plan: &'a Plan<'a>,
+    plan: &'a SnapshotPlan<'a>,
     generation: u64,
     totals: Arc<PoolTotals>,
 }
@@ -235,7 +235,7 @@ impl<'a> Successor<'a> {
             ejected,
             last_resort_mask,
             totals: self.totals.clone(),
-            terms: self.terms(),
+            settings_generation: self.settings_generation(),
             primary: self.balance(self.old.map(|old| &*old.primary), primary),
             backup: members.iter().any(|member| member.backup).then(|| {
                 let old = self.old.and_then(|old| old.backup.as_deref());
@@ -267,12 +267,12 @@ impl<'a> Successor<'a> {
         before.is_some_and(|before| before.backend.id == member.backend.id)
     }
 
-    fn terms(&self) -> u64 {
+    fn settings_generation(&self) -> u64 {
         let same = |old: &&Arc<Pool>| {
             model::Pool { backends: Vec::new(), ..old.settings.clone() }
                 == model::Pool { backends: Vec::new(), ..self.settings.clone() }
         };
-        self.old.filter(same).map_or(self.generation, |old| old.terms)
+        self.old.filter(same).map_or(self.generation, |old| old.settings_generation)
     }
 
     fn balance(&self, old: Option<&dyn Balance>, members: &[balance::Member]) -> Box<dyn Balance> {

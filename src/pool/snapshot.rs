@@ -5,6 +5,7 @@ use crate::base::{AtomicBits, Endpoint, Listen, Tick};
 use crate::config::model;
 use crate::policy::balance::{Balance, Client, LoadBlock, View};
 use crate::policy::slow_start;
+use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -104,7 +105,8 @@ pub struct Member {
 }
 
 /// May a backend be used, as far as operators are concerned? Connections that are open go on in any state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AdminState {
     /// As its health allows.
     #[default]
@@ -155,7 +157,7 @@ pub struct Pool {
     /// What it has done so far; survives snapshots that keep the name.
     pub totals: Arc<PoolTotals>,
     /// The generation since which all settings but the backends are as they are now.
-    pub(super) terms: u64,
+    pub(super) settings_generation: u64,
     /// Per slot the position in `members`, if there is one in this snapshot.
     pub(super) positions: Vec<Option<u32>>,
     /// Per slot who has it, or had it last: it is free once that backend is gone.
@@ -170,7 +172,7 @@ pub struct Pool {
 
 /// Why there is no backend for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum NoBackend {
+pub enum PickError {
     /// None is up and enabled that was not tried before.
     AllDown,
     /// Some are up, but each has reached its `max_connections`.
@@ -210,7 +212,7 @@ impl Pool {
         tried: &[Tried],
         now: Tick,
         random: &mut fastrand::Rng,
-    ) -> Result<Lease, NoBackend> {
+    ) -> Result<Lease, PickError> {
         let is_here = |tried: &&Tried| self.member(tried.slot).is_some_and(|member| member.backend.id == tried.id);
         // Nothing is allocated for the first attempt.
         let tried: Vec<u32> = tried.iter().filter(is_here).map(|tried| tried.slot as u32).collect();
@@ -292,10 +294,10 @@ impl Pool {
         View { up, warm: None, loads: &self.loads, limits: &self.limits, tried, now }
     }
 
-    fn why_none(&self, tried: &[u32]) -> NoBackend {
+    fn why_none(&self, tried: &[u32]) -> PickError {
         let up = self.last_resort().unwrap_or(&self.up);
         let open = |member: &Member| member.weight > 0 && up.get(member.slot) && !tried.contains(&(member.slot as u32));
-        if self.members.iter().any(open) { NoBackend::AllFull } else { NoBackend::AllDown }
+        if self.members.iter().any(open) { PickError::AllFull } else { PickError::AllDown }
     }
 
     /// Is this backend up? False, too, for one of another pool.
@@ -328,8 +330,8 @@ impl Pool {
 
     /// Do connections that began under `other`, an earlier pool of this name, have the same settings as new ones?
     /// Backends may differ.
-    pub fn has_terms_of(&self, other: &Pool) -> bool {
-        self.terms == other.terms && self.settings.name == other.settings.name
+    pub fn has_settings_of(&self, other: &Pool) -> bool {
+        self.settings_generation == other.settings_generation && self.settings.name == other.settings.name
     }
 }
 

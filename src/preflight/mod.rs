@@ -65,7 +65,7 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
     }
     if let Before::Start { file } = before {
         warnings.extend(files(model));
-        warnings.extend(confine::Plan::new(model, Some(file)).err());
+        warnings.extend(confine::Confinement::new(model, Some(file)).err());
     }
     advice::readable(warnings)
 }

@@ -22,14 +22,14 @@
 //! * The box holds [`NOTES_MAX`] letters; workers drop theirs when it is full, control tries again.
 
 mod open;
-mod rounds;
+mod probe_loop;
 mod watch;
 
 use crate::mailbox::Mailbox;
 use crate::pool::{BackendId, Note, Snapshot};
 use crate::watchdog::{Heartbeat, Watched};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
-use rounds::Rounds;
+use probe_loop::ProbeLoop;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -69,7 +69,7 @@ pub fn spawn(snapshot: Arc<Snapshot>, on_down: OnDown) -> io::Result<Prober> {
 
 /// As [`spawn`], with another limit on probes under way at once.
 pub fn spawn_with(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<Prober> {
-    let (mailbox, rounds) = Rounds::new(snapshot, on_down, open_max)?;
+    let (mailbox, rounds) = ProbeLoop::new(snapshot, on_down, open_max)?;
     let heartbeat = rounds.heartbeat();
     let (end, ended) = bounded(0);
     let work = move || {

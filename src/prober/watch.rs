@@ -3,10 +3,10 @@
 //! A watch outlives snapshots, as its backend does. No socket and no timer in here.
 
 use crate::base::slots::Key;
-use crate::base::{Address, Seldom, Tick};
+use crate::base::{Address, LogThrottle, Tick};
 use crate::config::model::{Health, HealthKind, InitialHealth, OnDown};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
-use crate::policy::health::{ConnectFailure, Outcome, Outlier, Rules, Verdict, outlier, schedule};
+use crate::policy::health::{ConnectFailure, HealthState, Outcome, Outlier, Rules, outlier, schedule};
 use crate::pool::{AdminState, Backend, Member, Pool, clock};
 use crate::probe::ProbeTarget;
 use std::sync::Arc;
@@ -23,12 +23,12 @@ pub struct Watch {
     /// It went down, and its connections are to be reset; nobody has been told yet.
     fallen: bool,
     backend: Arc<Backend>,
-    judge: Judge,
+    judge: HealthPolicy,
     outlier: Outlier,
     /// `Backend::answers` when a client last failed.
     answers: u64,
     /// What is going on.
-    pub stage: Stage,
+    pub phase: ProbePhase,
     /// When the last round of probes began: one of each address.
     pub started: Tick,
     /// How many addresses of the round have been begun, and the probes of it that are under way.
@@ -44,12 +44,12 @@ pub struct Watch {
     /// others got through.
     reached: Vec<u64>,
     /// That no port is left to connect to it from.
-    lack_of_ports: Seldom,
+    lack_of_ports: LogThrottle,
 }
 
 /// What is going on with a backend. Its slot in the wheel holds the end of what comes first: the rest, or a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
+pub enum ProbePhase {
     /// Nothing, until the next probe is due (or, where health is `off`, the back-off is over).
     Resting,
     /// A round is due, and some address of it waits for its turn; others may be under way.
@@ -58,27 +58,27 @@ pub enum Stage {
     Probing,
 }
 
-enum Judge {
-    /// A verdict on each address. The backend is up while one is.
-    Probed(Vec<Verdict>),
+enum HealthPolicy {
+    /// A state on each address. The backend is up while one is.
+    Probed(Vec<HealthState>),
     Off(Backoff),
 }
 
-impl Judge {
-    /// A backend whose name has no address has one verdict all the same.
-    fn of(health: &Health, addresses: usize) -> Judge {
+impl HealthPolicy {
+    /// A backend whose name has no address has one state all the same.
+    fn of(health: &Health, addresses: usize) -> HealthPolicy {
         match health.kind {
-            HealthKind::Off => Judge::Off(Backoff::default()),
+            HealthKind::Off => HealthPolicy::Off(Backoff::default()),
             HealthKind::Tcp | HealthKind::Http { .. } => {
-                Judge::Probed(vec![Verdict::unknown(health.initial == InitialHealth::Up); addresses.max(1)])
+                HealthPolicy::Probed(vec![HealthState::unknown(health.initial == InitialHealth::Up); addresses.max(1)])
             }
         }
     }
 
     fn is_up(&self) -> bool {
         match self {
-            Judge::Probed(verdicts) => verdicts.iter().any(Verdict::is_up),
-            Judge::Off(backoff) => backoff.until().is_none(),
+            HealthPolicy::Probed(verdicts) => verdicts.iter().any(HealthState::is_up),
+            HealthPolicy::Off(backoff) => backoff.until().is_none(),
         }
     }
 }
@@ -87,8 +87,8 @@ impl Watch {
     /// A backend that nothing is known of: up or down until the first result, as its pool says.
     pub fn new(pool: &Arc<Pool>, index: usize, member: &Member) -> Watch {
         let backend = member.backend.clone();
-        let judge = Judge::of(&pool.settings.health, backend.addresses.len());
-        let (pool, stage, reached) = (pool.clone(), Stage::Resting, vec![0; backend.addresses.len().max(1)]);
+        let judge = HealthPolicy::of(&pool.settings.health, backend.addresses.len());
+        let (pool, phase, reached) = (pool.clone(), ProbePhase::Resting, vec![0; backend.addresses.len().max(1)]);
         let (outlier, answers, started) = (Outlier::default(), backend.answers(), Tick(0));
         let (slot, state, fallen, probed, admitted) = (member.slot, member.state, false, false, judge.is_up());
         let watch = Watch {
@@ -101,7 +101,7 @@ impl Watch {
             judge,
             outlier,
             answers,
-            stage,
+            phase,
             started,
             begun: 0,
             probing: Vec::new(),
@@ -109,7 +109,7 @@ impl Watch {
             began_up: admitted,
             admitted,
             reached,
-            lack_of_ports: Seldom::default(),
+            lack_of_ports: LogThrottle::default(),
         };
         watch.show();
         watch.show_addresses();
@@ -130,7 +130,7 @@ impl Watch {
         // What was known before an operator disabled it is old, and a pool that wants to know first wants it here too.
         let unknown = other_judge || (back && new.initial == InitialHealth::Down);
         if unknown || (!self.probed && old.initial != new.initial) {
-            (self.judge, self.probed) = (Judge::of(new, self.backend.addresses.len()), false);
+            (self.judge, self.probed) = (HealthPolicy::of(new, self.backend.addresses.len()), false);
             (self.admitted, self.began_up) = (self.judge.is_up(), self.judge.is_up());
             self.show_addresses();
         }
@@ -183,7 +183,7 @@ impl Watch {
 
     /// Is it probed at all? Neither where health is `off` nor while an operator has disabled it, nor without an address.
     pub fn is_probed(&self) -> bool {
-        matches!(self.judge, Judge::Probed(_)) && self.state != AdminState::Disabled && self.has_address()
+        matches!(self.judge, HealthPolicy::Probed(_)) && self.state != AdminState::Disabled && self.has_address()
     }
 
     /// Has it gone down since the last call, in a pool where that resets its connections?
@@ -201,8 +201,8 @@ impl Watch {
     pub fn next_visit(&self, now: Tick) -> Tick {
         let visit = now + self.health().interval;
         match &self.judge {
-            Judge::Off(backoff) => backoff.until().map_or(visit, |until| until.min(visit)),
-            Judge::Probed(_) => visit,
+            HealthPolicy::Off(backoff) => backoff.until().map_or(visit, |until| until.min(visit)),
+            HealthPolicy::Probed(_) => visit,
         }
     }
 
@@ -213,14 +213,14 @@ impl Watch {
         {
             return self.tell_of_ports(failure, many);
         }
-        if let Judge::Off(_) = self.judge {
+        if let HealthPolicy::Off(_) = self.judge {
             // Health was turned off while the probe was under way.
             return;
         }
         self.admitted |= outcome.passed();
         self.report(address, outcome);
         let rules = self.rules();
-        self.judge_address(address, outcome, many, |verdict| verdict.probed(outcome.passed(), rules));
+        self.judge_address(address, outcome, many, |state| state.probed(outcome.passed(), rules));
     }
 
     /// Every address has been probed.
@@ -249,12 +249,12 @@ impl Watch {
         self.backend.health.lock().last_result = Some(outcome);
         match &mut self.judge {
             // Where there are several addresses, each has been reported.
-            Judge::Probed(verdicts) if verdicts.len() > 1 => false,
-            Judge::Probed(_) => {
+            HealthPolicy::Probed(verdicts) if verdicts.len() > 1 => false,
+            HealthPolicy::Probed(_) => {
                 self.address_failed(0, failure, many);
                 false
             }
-            Judge::Off(backoff) => {
+            HealthPolicy::Off(backoff) => {
                 if backoff.failed(now) {
                     let name = &self.backend.name;
                     log::debug!("{name} is left out for {BACK_OFF:?}: {outcome}{}", self.suffix(many));
@@ -272,22 +272,22 @@ impl Watch {
         let others_reached = std::mem::replace(last, reached) != reached;
         let rules = self.rules();
         let outcome = Outcome::NoConnection(failure);
-        self.judge_address(address, outcome, many, |verdict| verdict.client_failed(others_reached, rules));
+        self.judge_address(address, outcome, many, |state| state.client_failed(others_reached, rules));
     }
 
-    /// Has the verdict on an address take something in, which says whether that changed it, and reports what changed.
+    /// Has the state on an address take something in, which says whether that changed it, and reports what changed.
     fn judge_address(
         &mut self,
         address: usize,
         outcome: Outcome,
         many: bool,
-        judge: impl FnOnce(&mut Verdict) -> bool,
+        judge: impl FnOnce(&mut HealthState) -> bool,
     ) {
         let was_up = self.judge.is_up();
-        let Judge::Probed(verdicts) = &mut self.judge else { return };
-        let Some(verdict) = verdicts.get_mut(address) else { return };
-        if judge(verdict) {
-            let up = verdict.is_up();
+        let HealthPolicy::Probed(verdicts) = &mut self.judge else { return };
+        let Some(state) = verdicts.get_mut(address) else { return };
+        if judge(state) {
+            let up = state.is_up();
             if let Some(address) = self.backend.addresses.get(address) {
                 address.set_up(up);
                 if self.backend.addresses.len() > 1 {
@@ -320,8 +320,8 @@ impl Watch {
     fn show_addresses(&self) {
         for (number, address) in self.backend.addresses.iter().enumerate() {
             address.set_up(match &self.judge {
-                Judge::Probed(verdicts) => verdicts.get(number).is_none_or(Verdict::is_up),
-                Judge::Off(_) => true,
+                HealthPolicy::Probed(verdicts) => verdicts.get(number).is_none_or(HealthState::is_up),
+                HealthPolicy::Off(_) => true,
             });
         }
     }
@@ -358,7 +358,7 @@ impl Watch {
 
     /// A client got through to a backend that was thought unusable.
     pub fn client_connected(&mut self) {
-        if let Judge::Off(backoff) = &mut self.judge
+        if let HealthPolicy::Off(backoff) = &mut self.judge
             && backoff.succeeded()
         {
             self.note_change();
@@ -367,7 +367,7 @@ impl Watch {
 
     /// The visit of a backend that is not probed.
     pub fn visit(&mut self, now: Tick) {
-        if let Judge::Off(backoff) = &mut self.judge
+        if let HealthPolicy::Off(backoff) = &mut self.judge
             && backoff.elapsed(now)
         {
             self.note_change();

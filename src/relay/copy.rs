@@ -1,51 +1,59 @@
 //! The copy engine: recv into the worker's buffer, send from it. What the sink does not take is kept in a buffer of its
 //! own until it does.
 
-use super::{Books, CHUNK, End, Flow, Held, Io, Shared};
+use super::{CHUNK, End, HeldBytes, Io, RelayBuffer, RelayResources, Transfer};
 use std::io;
 
 /// One read, added to what a buffer holds: never more than makes a [`CHUNK`], and at least a byte. `true` with it: nothing
 /// is left before the source's FIN, which has not been read.
 pub(super) fn append<I: Io>(
-    flow: &mut Flow<I::Pipe>,
+    flow: &mut RelayBuffer<I::Pipe>,
     io: &mut I,
     source: &mut End<I::Socket>,
-    shared: &mut Shared<I::Pipe>,
+    shared: &mut RelayResources<I::Pipe>,
 ) -> io::Result<(usize, bool)> {
     let room = CHUNK.saturating_sub(flow.held().len()).max(1);
     let buffer = &mut shared.scratch[..room];
     let read = io.recv(&source.socket, buffer)?;
-    let emptied = (1..room).contains(&read) && !source.ready.gaps;
+    let emptied = (1..room).contains(&read) && !source.ready.short_read_inconclusive;
     source.ready.readable &= !emptied || source.ready.finished || source.ready.failed;
     let bytes = &buffer[..read];
     match &mut flow.held {
-        Held::Buffer { bytes: held, .. } => held.extend_from_slice(bytes),
-        Held::Nothing if read > 0 => flow.keep(bytes, shared.buffers.pop()),
-        Held::Nothing | Held::Pipe(..) => {}
+        HeldBytes::Buffer { bytes: held, .. } => held.extend_from_slice(bytes),
+        HeldBytes::Nothing if read > 0 => flow.keep(bytes, shared.buffers.pop()),
+        HeldBytes::Nothing | HeldBytes::Pipe(..) => {}
     }
     Ok((read, emptied && source.ready.finished && !source.ready.failed))
 }
 
 /// Adds what the source has already to what is held, so that it leaves with it.
-pub(super) fn join<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) {
-    let (outcome, finished) = match append(flow, books.io, books.source, shared) {
+pub(super) fn join<I: Io>(
+    flow: &mut RelayBuffer<I::Pipe>,
+    transfer: &mut Transfer<'_, I>,
+    shared: &mut RelayResources<I::Pipe>,
+) {
+    let (outcome, finished) = match append(flow, transfer.io, transfer.source, shared) {
         Ok((read, finished)) => (Ok(read), finished),
         Err(error) => (Err(error), false),
     };
-    books.note_read(outcome);
+    transfer.note_read(outcome);
     if finished {
-        books.source.ready.readable = false;
-        books.report.fin = true;
+        transfer.source.ready.readable = false;
+        transfer.report.fin = true;
     }
 }
 
 /// Delivers from a buffer that is held.
-pub(super) fn deliver<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) {
-    let Held::Buffer { bytes, start } = &mut flow.held else { return };
+pub(super) fn deliver<I: Io>(
+    flow: &mut RelayBuffer<I::Pipe>,
+    transfer: &mut Transfer<'_, I>,
+    shared: &mut RelayResources<I::Pipe>,
+) {
+    let HeldBytes::Buffer { bytes, start } = &mut flow.held else { return };
     let rest = &bytes[*start..];
-    let outcome = books.io.send(&books.sink.socket, rest, books.report.fin);
+    let outcome = transfer.io.send(&transfer.sink.socket, rest, transfer.report.fin);
     let wanted = rest.len();
-    let written = books.note_written(outcome, wanted);
+    let written = transfer.note_written(outcome, wanted);
     *start += written;
     if written == wanted {
         flow.discard(shared);
@@ -53,17 +61,21 @@ pub(super) fn deliver<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>,
 }
 
 /// One read and one write.
-pub(super) fn step<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) {
-    let outcome = books.io.recv(&books.source.socket, &mut shared.scratch);
-    let Some(read) = books.note_read(outcome) else { return };
-    if read < shared.scratch.len() && !books.source.ready.gaps && !books.source.ready.failed {
-        books.source.ready.readable = false;
-        books.report.fin = books.source.ready.finished;
+pub(super) fn step<I: Io>(
+    flow: &mut RelayBuffer<I::Pipe>,
+    transfer: &mut Transfer<'_, I>,
+    shared: &mut RelayResources<I::Pipe>,
+) {
+    let outcome = transfer.io.recv(&transfer.source.socket, &mut shared.scratch);
+    let Some(read) = transfer.note_read(outcome) else { return };
+    if read < shared.scratch.len() && !transfer.source.ready.short_read_inconclusive && !transfer.source.ready.failed {
+        transfer.source.ready.readable = false;
+        transfer.report.fin = transfer.source.ready.finished;
     }
     flow.learn(shared.engine, read);
     let bytes = &shared.scratch[..read];
-    let outcome = books.io.send(&books.sink.socket, bytes, books.report.fin);
-    let written = books.note_written(outcome, read);
+    let outcome = transfer.io.send(&transfer.sink.socket, bytes, transfer.report.fin);
+    let written = transfer.note_written(outcome, read);
     if written < read {
         flow.keep(&bytes[written..], shared.buffers.pop());
     }

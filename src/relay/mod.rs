@@ -8,15 +8,15 @@
 //! *copy*: recv into the worker's buffer, send from it. Cheapest for small messages.
 //! *splice*: through a pipe in the kernel, [`crate::net::Pipe`]. Cheapest for bulk: half the CPU of copying.
 //!
-//! An engine is a function that, given a [`Flow`] and the two ends, first delivers what is held, then moves bytes while
-//! both ends are ready, holds what the sink did not take, and keeps the books in the [`Report`]. Under
+//! An engine is a function that, given a [`RelayBuffer`] and the two ends, first delivers what is held, then moves bytes while
+//! both ends are ready, holds what the sink did not take, and keeps the transfer in the [`Report`]. Under
 //! [`Engine::Adaptive`] every way begins with copy, moves to splice after a few large reads in a row, and back after a few
 //! small ones. No pipe to be had (descriptors short, or the cap reached) means copy.
 //!
 //! # Before there is a sink
 //!
 //! What a connection begins with (a PROXY header) is read with [`take_in`] into what the way holds, and looked at there.
-//! What we have to say before the source's first byte is put in front of it with [`Flow::precede`]; the next [`pump`] reads
+//! What we have to say before the source's first byte is put in front of it with [`RelayBuffer::precede`]; the next [`pump`] reads
 //! once before it writes, so that both leave in one segment.
 //!
 //! # Bounds
@@ -30,7 +30,7 @@
 //! epoll is used edge-triggered: [`Ready`] remembers what was announced, and is cleared only by what proves it spent:
 //! EAGAIN, a short write (the kernel then announces room), or a short read, which saves the recv that would say EAGAIN.
 //! A short read proves nothing where more may follow in the same queue: at an urgent mark (recv stops there), on a unix
-//! socket (recv may stop between two messages), or into a pipe (whose slots may be full). [`Ready::gaps`] is set in the
+//! socket (recv may stop between two messages), or into a pipe (whose slots may be full). [`Ready::short_read_inconclusive`] is set in the
 //! first two cases, and reading goes on to EAGAIN or the end.
 //!
 //! Of a connection that has failed, the queue is read to its end, which is an error, a FIN that came before, or EAGAIN (a peer
@@ -107,7 +107,7 @@ pub struct Ready {
     /// There may be room to write.
     pub writable: bool,
     /// A short read does not mean that the queue is empty.
-    pub gaps: bool,
+    pub short_read_inconclusive: bool,
     /// The peer's FIN is in the queue.
     pub finished: bool,
     /// The connection has failed: what is in the queue is the last of it.
@@ -119,8 +119,8 @@ pub struct Ready {
 
 /// The state of one way. Nothing held is the normal case and owns nothing.
 #[derive(Debug)]
-pub struct Flow<P> {
-    held: Held<P>,
+pub struct RelayBuffer<P> {
+    held: HeldBytes<P>,
     /// What is held is to leave together with what the source has already.
     joins: bool,
     /// Moved by splice, as far as there are pipes.
@@ -131,7 +131,7 @@ pub struct Flow<P> {
 
 /// Bytes that were read and not taken yet.
 #[derive(Debug)]
-enum Held<P> {
+enum HeldBytes<P> {
     Nothing,
     /// `bytes[start..]`, never empty.
     Buffer {
@@ -144,11 +144,11 @@ enum Held<P> {
 
 /// What the ways of one worker share: the buffer that bytes pass through, and spares for those that must wait.
 #[derive(Debug)]
-pub struct Shared<P> {
+pub struct RelayResources<P> {
     engine: Engine,
     scratch: Box<[u8]>,
     buffers: Vec<Vec<u8>>,
-    pipes: splice::Pool<P>,
+    pipes: splice::PipePool<P>,
 }
 
 /// What one call of [`pump`] came to.
@@ -163,40 +163,40 @@ pub struct Report {
     /// The turn is over, but both ends are still ready.
     pub again: bool,
     /// Reading or writing failed, and with what. The source has failed when all that it sent before has been read.
-    pub failed: Option<Failed>,
+    pub failed: Option<RelayError>,
 }
 
 /// Which end failed.
 #[derive(Debug)]
-pub enum Failed {
+pub enum RelayError {
     /// Reading.
     Source(io::Error),
     /// Writing.
     Sink(io::Error),
 }
 
-impl<P> Default for Flow<P> {
+impl<P> Default for RelayBuffer<P> {
     fn default() -> Self {
-        Flow { held: Held::Nothing, joins: false, bulk: false, evidence: 0 }
+        RelayBuffer { held: HeldBytes::Nothing, joins: false, bulk: false, evidence: 0 }
     }
 }
 
-impl<P> Shared<P> {
+impl<P> RelayResources<P> {
     /// For a worker that may have `pipes` pipes open at once.
-    pub fn new(engine: Engine, pipes: usize) -> Shared<P> {
-        Shared {
+    pub fn new(engine: Engine, pipes: usize) -> RelayResources<P> {
+        RelayResources {
             engine,
             scratch: vec![0; CHUNK].into_boxed_slice(),
             buffers: Vec::new(),
-            pipes: splice::Pool::new(pipes),
+            pipes: splice::PipePool::new(pipes),
         }
     }
 }
 
-impl<P> Flow<P> {
+impl<P> RelayBuffer<P> {
     /// Is there anything that the sink has not taken yet?
     pub fn holds(&self) -> bool {
-        !matches!(self.held, Held::Nothing)
+        !matches!(self.held, HeldBytes::Nothing)
     }
 
     /// Is it moving bulk? Then others go first.
@@ -212,14 +212,14 @@ impl<P> Flow<P> {
     /// What is held, as far as it is in a buffer.
     pub fn held(&self) -> &[u8] {
         match &self.held {
-            Held::Buffer { bytes, start } => &bytes[*start..],
-            Held::Nothing | Held::Pipe(..) => &[],
+            HeldBytes::Buffer { bytes, start } => &bytes[*start..],
+            HeldBytes::Nothing | HeldBytes::Pipe(..) => &[],
         }
     }
 
-    /// Drops the first `count` bytes of [`Flow::held`].
-    pub fn skip(&mut self, count: usize, shared: &mut Shared<P>) {
-        let Held::Buffer { bytes, start } = &mut self.held else { return };
+    /// Drops the first `count` bytes of [`RelayBuffer::held`].
+    pub fn skip(&mut self, count: usize, shared: &mut RelayResources<P>) {
+        let HeldBytes::Buffer { bytes, start } = &mut self.held else { return };
         *start = (*start + count).min(bytes.len());
         if *start == bytes.len() {
             self.discard(shared);
@@ -227,7 +227,7 @@ impl<P> Flow<P> {
     }
 
     /// Puts `bytes` before everything else that goes this way. Only before the first [`pump`], when no pipe is held yet.
-    pub fn precede(&mut self, bytes: &[u8], shared: &mut Shared<P>) {
+    pub fn precede(&mut self, bytes: &[u8], shared: &mut RelayResources<P>) {
         if bytes.is_empty() {
             return;
         }
@@ -235,17 +235,17 @@ impl<P> Flow<P> {
         buffer.extend_from_slice(bytes);
         buffer.extend_from_slice(self.held());
         self.discard(shared);
-        self.held = Held::Buffer { bytes: buffer, start: 0 };
+        self.held = HeldBytes::Buffer { bytes: buffer, start: 0 };
         self.joins = true;
     }
 
     /// Drops what is held.
-    pub fn discard(&mut self, shared: &mut Shared<P>) {
-        match std::mem::replace(&mut self.held, Held::Nothing) {
-            Held::Nothing => {}
-            Held::Buffer { bytes, .. } => shared.put_back(bytes),
+    pub fn discard(&mut self, shared: &mut RelayResources<P>) {
+        match std::mem::replace(&mut self.held, HeldBytes::Nothing) {
+            HeldBytes::Nothing => {}
+            HeldBytes::Buffer { bytes, .. } => shared.put_back(bytes),
             // Its bytes would come out again at the next user: the pipe goes with them.
-            Held::Pipe(pipe, _) => shared.pipes.discard(pipe),
+            HeldBytes::Pipe(pipe, _) => shared.pipes.discard(pipe),
         }
     }
 
@@ -253,7 +253,7 @@ impl<P> Flow<P> {
     fn keep(&mut self, bytes: &[u8], spare: Option<Vec<u8>>) {
         let mut buffer = spare.unwrap_or_default();
         buffer.extend_from_slice(bytes);
-        self.held = Held::Buffer { bytes: buffer, start: 0 };
+        self.held = HeldBytes::Buffer { bytes: buffer, start: 0 };
     }
 
     /// Takes the size of a read as evidence for one engine or the other.
@@ -273,7 +273,7 @@ impl<P> Flow<P> {
     }
 }
 
-impl<P> Shared<P> {
+impl<P> RelayResources<P> {
     fn put_back(&mut self, mut buffer: Vec<u8>) {
         if self.buffers.len() < SPARE_BUFFERS {
             buffer.clear();
@@ -297,10 +297,10 @@ pub enum TakenIn {
 
 /// Reads once from the source into what is held: for what must be looked at before there is a sink.
 pub fn take_in<I: Io>(
-    flow: &mut Flow<I::Pipe>,
+    flow: &mut RelayBuffer<I::Pipe>,
     io: &mut I,
     source: &mut End<I::Socket>,
-    shared: &mut Shared<I::Pipe>,
+    shared: &mut RelayResources<I::Pipe>,
 ) -> TakenIn {
     match copy::append(flow, io, source, shared) {
         Ok((0, _)) => TakenIn::Fin,
@@ -317,45 +317,45 @@ pub fn take_in<I: Io>(
 /// Moves bytes from `source` to `sink`. With `open` false, the source's FIN was read before: only what is held is
 /// delivered.
 pub fn pump<I: Io>(
-    flow: &mut Flow<I::Pipe>,
+    flow: &mut RelayBuffer<I::Pipe>,
     io: &mut I,
     source: &mut End<I::Socket>,
     sink: &mut End<I::Socket>,
     open: bool,
-    shared: &mut Shared<I::Pipe>,
+    shared: &mut RelayResources<I::Pipe>,
 ) -> Report {
-    let mut books = Books { io, source, sink, report: Report::default() };
-    if std::mem::take(&mut flow.joins) && open && books.source.ready.readable {
-        copy::join(flow, &mut books, shared);
-        if books.report.failed.is_some() {
-            return books.report;
+    let mut transfer = Transfer { io, source, sink, report: Report::default() };
+    if std::mem::take(&mut flow.joins) && open && transfer.source.ready.readable {
+        copy::join(flow, &mut transfer, shared);
+        if transfer.report.failed.is_some() {
+            return transfer.report;
         }
     }
-    copy::deliver(flow, &mut books, shared);
-    splice::deliver(flow, &mut books, shared);
+    copy::deliver(flow, &mut transfer, shared);
+    splice::deliver(flow, &mut transfer, shared);
     // The engine may change on the way; each goes on where the other stopped.
-    while open && books.may_read() && !flow.holds() {
+    while open && transfer.may_read() && !flow.holds() {
         let spliced = match shared.engine {
             Engine::Copy => false,
             Engine::Splice => true,
             Engine::Adaptive => flow.bulk,
-        } && splice::step(flow, &mut books, shared);
+        } && splice::step(flow, &mut transfer, shared);
         if !spliced {
-            copy::step(flow, &mut books, shared);
+            copy::step(flow, &mut transfer, shared);
         }
     }
-    books.report
+    transfer.report
 }
 
 /// The two ends while bytes move, with what has come of it.
-struct Books<'a, I: Io> {
+struct Transfer<'a, I: Io> {
     io: &'a mut I,
     source: &'a mut End<I::Socket>,
     sink: &'a mut End<I::Socket>,
     report: Report,
 }
 
-impl<I: Io> Books<'_, I> {
+impl<I: Io> Transfer<'_, I> {
     /// Both ends are ready, nothing is over, and it is still our turn.
     fn may_read(&mut self) -> bool {
         let report = &mut self.report;
@@ -366,11 +366,11 @@ impl<I: Io> Books<'_, I> {
         !report.again
     }
 
-    /// Books a read; the bytes read, if any.
+    /// Counts a read; the bytes read, if any.
     fn note_read(&mut self, outcome: io::Result<usize>) -> Option<usize> {
         match outcome {
             Ok(0) if self.source.ready.error_taken => {
-                self.report.failed = Some(Failed::Source(io::ErrorKind::ConnectionReset.into()));
+                self.report.failed = Some(RelayError::Source(io::ErrorKind::ConnectionReset.into()));
                 None
             }
             Ok(0) => {
@@ -387,13 +387,13 @@ impl<I: Io> Books<'_, I> {
                 None
             }
             Err(error) => {
-                self.report.failed = Some(Failed::Source(error));
+                self.report.failed = Some(RelayError::Source(error));
                 None
             }
         }
     }
 
-    /// Books a write of `wanted` bytes; how many were taken. After a failure it makes no difference.
+    /// Counts a write of `wanted` bytes; how many were taken. After a failure it makes no difference.
     fn note_written(&mut self, outcome: io::Result<usize>, wanted: usize) -> usize {
         match outcome {
             Ok(written) => {
@@ -406,7 +406,7 @@ impl<I: Io> Books<'_, I> {
                 if error.kind() != io::ErrorKind::WouldBlock {
                     // EPIPE stands for a FIN that came before the reset, and that a read still reports.
                     self.sink.ready.error_taken |= error.kind() != io::ErrorKind::BrokenPipe;
-                    self.report.failed = Some(Failed::Sink(error));
+                    self.report.failed = Some(RelayError::Sink(error));
                 }
                 0
             }

@@ -5,9 +5,9 @@
 //!
 //! splice(2) can't pass an urgent mark: there it says that the source has nothing, and, once the source's FIN is in the
 //! queue, that this is the end, whatever stands behind the mark. Only recv passes it and tells the truth. So an end is
-//! always left to recv to confirm, and EAGAIN where a mark was announced ([`super::Ready::gaps`]).
+//! always left to recv to confirm, and EAGAIN where a mark was announced ([`super::Ready::short_read_inconclusive`]).
 
-use super::{Books, Flow, Held, Io, Shared};
+use super::{HeldBytes, Io, RelayBuffer, RelayResources, Transfer};
 use std::io;
 
 pub use crate::config::descriptors::PIPES;
@@ -21,7 +21,7 @@ pub(super) const REFUSED: u32 = 256;
 
 /// A worker's pipes.
 #[derive(Debug)]
-pub(super) struct Pool<P> {
+pub(super) struct PipePool<P> {
     spare: Vec<P>,
     /// How many more may be opened.
     left: usize,
@@ -29,9 +29,9 @@ pub(super) struct Pool<P> {
     refused: u32,
 }
 
-impl<P> Pool<P> {
-    pub(super) fn new(most: usize) -> Pool<P> {
-        Pool { spare: Vec::new(), left: most, refused: 0 }
+impl<P> PipePool<P> {
+    pub(super) fn new(most: usize) -> PipePool<P> {
+        PipePool { spare: Vec::new(), left: most, refused: 0 }
     }
 
     /// An empty pipe, unless the cap is reached or the system has none for us.
@@ -71,49 +71,57 @@ impl<P> Pool<P> {
 }
 
 /// Delivers from a pipe that is held.
-pub(super) fn deliver<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) {
-    let Held::Pipe(pipe, bytes) = &mut flow.held else { return };
+pub(super) fn deliver<I: Io>(
+    flow: &mut RelayBuffer<I::Pipe>,
+    transfer: &mut Transfer<'_, I>,
+    shared: &mut RelayResources<I::Pipe>,
+) {
+    let HeldBytes::Pipe(pipe, bytes) = &mut flow.held else { return };
     let mut in_part = false;
     // The kernel may take a pipe's pages one lot at a time: only EAGAIN says that there is no room.
     while *bytes > 0 {
-        let outcome = books.io.empty(pipe, &books.sink.socket, *bytes);
+        let outcome = transfer.io.empty(pipe, &transfer.sink.socket, *bytes);
         if in_part && outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
             // A splice that takes a part hides the error that stopped it, and the kernel hands it out only once.
-            books.sink.ready.error_taken = true;
+            transfer.sink.ready.error_taken = true;
         }
         in_part = outcome.as_ref().is_ok_and(|written| written < bytes);
-        let written = books.note_written(outcome, *bytes);
+        let written = transfer.note_written(outcome, *bytes);
         if written == 0 {
             return;
         }
         *bytes -= written;
-        books.sink.ready.writable = true;
+        transfer.sink.ready.writable = true;
     }
-    if let Held::Pipe(pipe, _) = std::mem::replace(&mut flow.held, Held::Nothing) {
+    if let HeldBytes::Pipe(pipe, _) = std::mem::replace(&mut flow.held, HeldBytes::Nothing) {
         shared.pipes.put_back(pipe);
     }
 }
 
 /// Fills a pipe once and delivers what it can. False if there is no pipe, or if recv has to look.
-pub(super) fn step<I: Io>(flow: &mut Flow<I::Pipe>, books: &mut Books<'_, I>, shared: &mut Shared<I::Pipe>) -> bool {
-    let Some(pipe) = shared.pipes.take(books.io) else { return false };
-    let outcome = books.io.fill(&books.source.socket, &pipe);
+pub(super) fn step<I: Io>(
+    flow: &mut RelayBuffer<I::Pipe>,
+    transfer: &mut Transfer<'_, I>,
+    shared: &mut RelayResources<I::Pipe>,
+) -> bool {
+    let Some(pipe) = shared.pipes.take(transfer.io) else { return false };
+    let outcome = transfer.io.fill(&transfer.source.socket, &pipe);
     let in_doubt = match &outcome {
         Ok(read) => *read == 0,
         Err(error) => {
-            let ready = books.source.ready;
-            (ready.gaps || ready.failed) && error.kind() == io::ErrorKind::WouldBlock
+            let ready = transfer.source.ready;
+            (ready.short_read_inconclusive || ready.failed) && error.kind() == io::ErrorKind::WouldBlock
         }
     };
     if in_doubt {
         shared.pipes.put_back(pipe);
         return false;
     }
-    match books.note_read(outcome) {
+    match transfer.note_read(outcome) {
         Some(read) => {
             flow.learn(shared.engine, read);
-            flow.held = Held::Pipe(pipe, read);
-            deliver(flow, books, shared);
+            flow.held = HeldBytes::Pipe(pipe, read);
+            deliver(flow, transfer, shared);
         }
         None => shared.pipes.put_back(pipe),
     }

@@ -67,8 +67,8 @@ fn what_precedes_leaves_in_one_write_with_what_the_source_has_already() {
         (false, "held", &["HEADERheld"]),
         (true, "held,", &["HEADERheld,hello"]),
     ] {
-        let mut shared = Shared::new(Engine::Adaptive, 1);
-        let (mut flow, mut io) = (Flow::default(), script(&[held, "hello"]));
+        let mut shared = RelayResources::new(Engine::Adaptive, 1);
+        let (mut flow, mut io) = (RelayBuffer::default(), script(&[held, "hello"]));
         if held.is_empty() {
             io.reads.pop_front();
         } else {
@@ -86,8 +86,8 @@ fn what_precedes_leaves_in_one_write_with_what_the_source_has_already() {
 
 #[test]
 fn a_sink_that_takes_part_of_what_precedes_gets_the_rest_in_order() {
-    let mut shared = Shared::new(Engine::Copy, 1);
-    let (mut flow, mut io) = (Flow::default(), script(&["hello"]));
+    let mut shared = RelayResources::new(Engine::Copy, 1);
+    let (mut flow, mut io) = (RelayBuffer::default(), script(&["hello"]));
     io.room = 4;
     flow.precede(b"HEADER", &mut shared);
     let mut source = end(true);
@@ -99,8 +99,8 @@ fn a_sink_that_takes_part_of_what_precedes_gets_the_rest_in_order() {
 
 #[test]
 fn an_announced_fin_behind_the_first_bytes_is_found_without_another_read_but_not_before_there_is_a_sink() {
-    let mut shared = Shared::new(Engine::Copy, 1);
-    let (mut flow, mut io) = (Flow::default(), script(&["hello"]));
+    let mut shared = RelayResources::new(Engine::Copy, 1);
+    let (mut flow, mut io) = (RelayBuffer::default(), script(&["hello"]));
     flow.precede(b"HEADER", &mut shared);
     let mut source = end(true);
     source.ready.finished = true;
@@ -108,7 +108,7 @@ fn an_announced_fin_behind_the_first_bytes_is_found_without_another_read_but_not
     assert_eq!(io.writes, [b"HEADERhello"]);
     assert!(report.fin && report.read == 5 && !source.ready.readable && io.last);
 
-    let (mut flow, mut io) = (Flow::default(), script(&["hello", ""]));
+    let (mut flow, mut io) = (RelayBuffer::default(), script(&["hello", ""]));
     let mut source = end(true);
     source.ready.finished = true;
     assert!(matches!(take_in(&mut flow, &mut io, &mut source, &mut shared), TakenIn::Bytes));
@@ -120,8 +120,8 @@ fn an_announced_fin_behind_the_first_bytes_is_found_without_another_read_but_not
 
 #[test]
 fn a_source_that_has_finished_is_not_read_for_what_precedes() {
-    let mut shared = Shared::new(Engine::Copy, 1);
-    let (mut flow, mut io) = (Flow::default(), script(&["never"]));
+    let mut shared = RelayResources::new(Engine::Copy, 1);
+    let (mut flow, mut io) = (RelayBuffer::default(), script(&["never"]));
     flow.precede(b"HEADER", &mut shared);
     pump(&mut flow, &mut io, &mut end(true), &mut end(false), false, &mut shared);
     assert_eq!(io.writes, [b"HEADER"]);
@@ -130,8 +130,8 @@ fn a_source_that_has_finished_is_not_read_for_what_precedes() {
 
 #[test]
 fn what_is_taken_in_is_held_in_order_and_can_be_skipped_from_the_front() {
-    let mut shared = Shared::<()>::new(Engine::Copy, 1);
-    let (mut flow, mut io) = (Flow::default(), script(&["PRO", "XY UNKNOWN\r\nhel", ""]));
+    let mut shared = RelayResources::<()>::new(Engine::Copy, 1);
+    let (mut flow, mut io) = (RelayBuffer::default(), script(&["PRO", "XY UNKNOWN\r\nhel", ""]));
     let mut source = end(true);
     assert!(matches!(take_in(&mut flow, &mut io, &mut source, &mut shared), TakenIn::Bytes));
     assert!(!source.ready.readable, "a short read says that there is no more");
@@ -149,7 +149,7 @@ fn what_is_taken_in_is_held_in_order_and_can_be_skipped_from_the_front() {
 
 #[test]
 fn a_system_that_has_no_pipe_is_not_asked_for_each_chunk() {
-    let (mut io, mut pool) = (script(&[]), splice::Pool::<()>::new(8));
+    let (mut io, mut pool) = (script(&[]), splice::PipePool::<()>::new(8));
     let mut ask = |times: u32| {
         for _ in 0..times {
             assert!(pool.take(&mut io).is_none());
@@ -200,11 +200,11 @@ fn a_splice_that_takes_a_part_may_have_hidden_the_error_that_stopped_it() {
     for (taken, hidden) in
         [(vec![broken()], false), (vec![reset()], true), (vec![Ok(4), broken()], true), (vec![Ok(10), broken()], false)]
     {
-        let mut shared = Shared::new(Engine::Splice, 1);
+        let mut shared = RelayResources::new(Engine::Splice, 1);
         let (mut source, mut sink) = (end(true), end(false));
         let mut io = Fails { taken: taken.into() };
-        let report = pump(&mut Flow::default(), &mut io, &mut source, &mut sink, true, &mut shared);
-        assert!(matches!(report.failed, Some(Failed::Sink(_))));
+        let report = pump(&mut RelayBuffer::default(), &mut io, &mut source, &mut sink, true, &mut shared);
+        assert!(matches!(report.failed, Some(RelayError::Sink(_))));
         assert_eq!(sink.ready.error_taken, hidden);
     }
 }
@@ -218,12 +218,12 @@ fn the_queue_of_a_connection_that_has_failed_is_read_to_an_end_of_some_kind() {
         // The kernel has reported its error before, and calls the end a FIN.
         (&["last words", ""], true, false),
     ] {
-        let mut shared = Shared::new(Engine::Copy, 1);
-        let (mut flow, mut io) = (Flow::default(), script(reads));
+        let mut shared = RelayResources::new(Engine::Copy, 1);
+        let (mut flow, mut io) = (RelayBuffer::default(), script(reads));
         let mut source = end(true);
         (source.ready.failed, source.ready.error_taken) = (true, error_taken);
         let report = pump(&mut flow, &mut io, &mut source, &mut end(false), true, &mut shared);
         assert_eq!(io.writes.concat(), b"last words");
-        assert_eq!((report.fin, matches!(report.failed, Some(Failed::Source(_)))), (fin, !fin));
+        assert_eq!((report.fin, matches!(report.failed, Some(RelayError::Source(_)))), (fin, !fin));
     }
 }

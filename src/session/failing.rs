@@ -5,7 +5,7 @@
 //! it, and the reset after that.
 
 use super::relaying::Relay;
-use super::{CloseReason, Effect, Ending, Failed, Half, Moved, Session, Side, State, Way};
+use super::{CloseReason, Direction, Effect, Ending, Failed, HalfState, Moved, Session, Side, State};
 use crate::base::Tick;
 use std::time::Duration;
 
@@ -53,15 +53,15 @@ impl Failure {
 impl Relay {
     fn fail(&mut self, side: Side, now: Tick) {
         self.failed = Some(Failure { side, without_fin: false, taken: now, queue: SendQueue::begin(now) });
-        let dropped = self.way_mut(Way::to(side));
-        (dropped.half, dropped.held) = (Half::Dropped, false);
+        let dropped = self.way_mut(Direction::to(side));
+        (dropped.half, dropped.held) = (HalfState::Dropped, false);
     }
 }
 
 impl Session {
-    pub(super) fn moved(&mut self, way: Way, moved: Moved, now: Tick) -> Effect {
+    pub(super) fn moved(&mut self, way: Direction, moved: Moved, now: Tick) -> Effect {
         let State::Relaying(relay) = &mut self.state else { return Effect::Wait };
-        if relay.way(way).half == Half::Dropped {
+        if relay.way(way).half == HalfState::Dropped {
             return Effect::Wait;
         }
         relay.count(way, &moved, now);
@@ -69,9 +69,9 @@ impl Session {
         direction.held = moved.held;
         let source_failed = moved.failed == Some(Failed::Source);
         let fin = moved.fin && !source_failed;
-        let new_end = direction.half == Half::Open && (fin || source_failed);
+        let new_end = direction.half == HalfState::Open && (fin || source_failed);
         if new_end {
-            direction.half = Half::Draining;
+            direction.half = HalfState::Draining;
         }
         if new_end && fin {
             relay.first_fin.get_or_insert(way.source());
@@ -85,9 +85,9 @@ impl Session {
             relay.fail(way.source(), now);
         }
         let direction = relay.way_mut(way);
-        let delivered = direction.half == Half::Draining && !moved.held;
+        let delivered = direction.half == HalfState::Draining && !moved.held;
         if delivered {
-            direction.half = Half::Shut;
+            direction.half = HalfState::Shut;
         }
         if let Some(failure) = &mut relay.failed {
             failure.without_fin |= new_end && !fin;
@@ -107,7 +107,7 @@ impl Session {
             };
         }
         match relay.first_fin {
-            Some(first) if relay.up.half == Half::Shut && relay.down.half == Half::Shut => {
+            Some(first) if relay.up.half == HalfState::Shut && relay.down.half == HalfState::Shut => {
                 self.end(Ending::Fin, CloseReason::fin(first), now)
             }
             _ if delivered => Effect::Finish(way.sink()),
@@ -134,7 +134,7 @@ impl Session {
     pub(super) fn unsent(&mut self, bytes: u64, now: Tick) -> Effect {
         let State::Relaying(relay) = &mut self.state else { return Effect::Wait };
         let Some(side) = relay.failed.map(|failure| failure.side) else { return Effect::Wait };
-        let written_out = relay.way(Way::from(side)).half == Half::Shut;
+        let written_out = relay.way(Direction::from(side)).half == HalfState::Shut;
         let Some(failure) = &mut relay.failed else { return Effect::Wait };
         let queue = &mut failure.queue;
         // The first measurement may come late: what was taken before it is not known.

@@ -13,7 +13,7 @@ pub enum Side {
 
 /// A direction of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Direction {
     /// From client to backend.
     Up,
     /// From backend to client.
@@ -22,7 +22,7 @@ pub enum Way {
 
 /// How far one way has come. It only goes forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Half {
+pub enum HalfState {
     /// Its source may still send.
     Open,
     /// Its source has ended, with a FIN or by failing; held bytes are still to be delivered.
@@ -33,29 +33,29 @@ pub enum Half {
     Dropped,
 }
 
-impl Way {
+impl Direction {
     /// Both, for those who do the same with each.
-    pub const BOTH: [Way; 2] = [Way::Up, Way::Down];
+    pub const BOTH: [Direction; 2] = [Direction::Up, Direction::Down];
 
     /// Where its bytes come from.
     pub fn source(self) -> Side {
         match self {
-            Way::Up => Side::Client,
-            Way::Down => Side::Backend,
+            Direction::Up => Side::Client,
+            Direction::Down => Side::Backend,
         }
     }
 
     /// The way whose bytes come from that side.
-    pub fn from(source: Side) -> Way {
+    pub fn from(source: Side) -> Direction {
         match source {
-            Side::Client => Way::Up,
-            Side::Backend => Way::Down,
+            Side::Client => Direction::Up,
+            Side::Backend => Direction::Down,
         }
     }
 
     /// The way whose bytes go to that side.
-    pub fn to(sink: Side) -> Way {
-        Way::from(sink.other())
+    pub fn to(sink: Side) -> Direction {
+        Direction::from(sink.other())
     }
 
     /// Where they go.

@@ -2,10 +2,10 @@
 //!
 //! Each effect that asks something names the input that answers it; all other inputs may come at any time.
 
-use super::{CloseReason, NoHeader, Side, Way};
+use super::{CloseReason, Direction, NoHeader, Side};
 use crate::config::model::ProxyVersion;
-use crate::policy::limit::{Held, Reason};
-use crate::pool::{Lease, NoBackend};
+use crate::policy::limit::{Reason, SourceGuard};
+use crate::pool::{Lease, PickError};
 use crate::proto::proxy::Header;
 
 /// What the driver reports.
@@ -14,7 +14,7 @@ pub enum Input {
     /// Answer to [`Effect::ReadHeader`], once it is known.
     Header(Result<Header, NoHeader>),
     /// Answer to [`Effect::Admit`].
-    Admitted(Result<Option<Held>, Reason>),
+    Admitted(Result<Option<SourceGuard>, Reason>),
     /// Answer to [`Effect::Queue`] where the queue has no room.
     NoPlace,
     /// Its turn in the queue has come: there may be a backend.
@@ -22,14 +22,14 @@ pub enum Input {
     /// The client left, now or before: to be reported while the session waits in a queue.
     Left(Left),
     /// Answer to [`Effect::Pick`].
-    Picked(Result<Lease, NoBackend>),
+    Picked(Result<Lease, PickError>),
     /// Answer to [`Effect::Dial`], at once or later.
     Dialed(Result<(), DialFailure>),
     /// Answer to [`Effect::Announce`]: the header's length.
     Announced(u64),
     /// Bytes were moved, or at least tried to be, one way. From a side that has failed, a source that fails is the end of what
     /// it sent.
-    Moved(Way, Moved),
+    Moved(Direction, Moved),
     /// A reset, or a dead peer, was seen on a socket without reading or writing it.
     Reset(Side),
     /// Answer to [`Effect::Measure`].

@@ -6,9 +6,9 @@
 //!
 //! # Words
 //!
-//! *Side*: client or backend. *Way*: up (client → backend) or down. Each way is one [`Half`]: `Open`, then `Draining` when
+//! *Side*: client or backend. *Direction*: up (client → backend) or down. Each way is one [`HalfState`]: `Open`, then `Draining` when
 //! its source has sent its FIN but bytes are still held for the sink, then `Shut` when the FIN has been passed on.
-//! *Held*: bytes read from the source that the sink did not take yet.
+//! *SourceGuard*: bytes read from the source that the sink did not take yet.
 //!
 //! # States
 //!
@@ -113,18 +113,18 @@ mod waiting;
 pub use close::{CloseReason, Record};
 pub use expiry::QUIET;
 pub use failing::RESET_PATIENCE;
-pub use half::{Half, Side, Way};
+pub use half::{Direction, HalfState, Side};
 pub use input::{DialFailure, Effect, Ending, Failed, Input, Left, Moved};
 pub use proxy::{Greeting, HEADER_TIMEOUT, NoHeader};
 
 use crate::base::{Endpoint, Tick};
 use crate::policy::balance::Client;
-use crate::policy::limit::{Held, Reason};
-use crate::pool::{Lease, ListenerTotals, NoBackend, Pool, Tried};
+use crate::policy::limit::{Reason, SourceGuard};
+use crate::pool::{Lease, ListenerTotals, PickError, Pool, Tried};
 use crate::proto::proxy::Header;
 use dialing::Dial;
 use expiry::Expiry;
-use relaying::{Direction, Relay};
+use relaying::{DirectionState, Relay};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,7 +144,7 @@ pub struct Session {
     /// What failed attempts to connect took.
     spent: Duration,
     /// Its place in its source's count.
-    held: Option<Held>,
+    held: Option<SourceGuard>,
     /// When its lifetime is over.
     expires: Option<Expiry>,
     /// When waiting for a backend is over; set by the first time that there was none.
@@ -240,7 +240,7 @@ impl Session {
     /// settings that it began with, and holds on to the old pool only if they are different ones now.
     pub fn adopt(&mut self, pool: &Arc<Pool>) {
         let goes_over = match self.state {
-            State::Relaying(_) => pool.has_terms_of(&self.pool),
+            State::Relaying(_) => pool.has_settings_of(&self.pool),
             State::Closed(_) => false,
             _ => true,
         };
@@ -332,13 +332,13 @@ impl Session {
     }
 
     /// May this way still read from its source? `None` before and after relaying.
-    pub fn half(&self, way: Way) -> Option<Half> {
+    pub fn half(&self, way: Direction) -> Option<HalfState> {
         let State::Relaying(relay) = &self.state else { return None };
         Some(relay.way(way).half)
     }
 
     /// Bytes written so far this way.
-    pub fn bytes(&self, way: Way) -> u64 {
+    pub fn bytes(&self, way: Direction) -> u64 {
         if let State::Relaying(relay) = &self.state { relay.way(way).bytes } else { 0 }
     }
 
@@ -347,7 +347,7 @@ impl Session {
         if let State::Closed(record) = &self.state { Some(record) } else { None }
     }
 
-    fn picked(&mut self, choice: Result<Lease, NoBackend>, now: Tick) -> Effect {
+    fn picked(&mut self, choice: Result<Lease, PickError>, now: Tick) -> Effect {
         let State::Choosing { tried } = &mut self.state else { return Effect::Wait };
         match choice {
             Ok(lease) => {
@@ -361,7 +361,7 @@ impl Session {
         }
     }
 
-    fn admitted(&mut self, answer: Result<Option<Held>, Reason>, now: Tick) -> Effect {
+    fn admitted(&mut self, answer: Result<Option<SourceGuard>, Reason>, now: Tick) -> Effect {
         let State::Admitting = self.state else { return Effect::Wait };
         match answer {
             Ok(held) => {
@@ -403,8 +403,8 @@ impl Session {
             lease: dial.lease,
             attempt,
             connect: self.spent + attempt,
-            up: Direction::NEW,
-            down: Direction::NEW,
+            up: DirectionState::NEW,
+            down: DirectionState::NEW,
             first_fin: None,
             failed: None,
             last_byte: now,

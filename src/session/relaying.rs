@@ -3,7 +3,7 @@
 //! Counts and measures; what follows from it is decided in [`super`].
 
 use super::failing::Failure;
-use super::{CloseReason, Half, Moved, Side, Way};
+use super::{CloseReason, Direction, HalfState, Moved, Side};
 use crate::base::Tick;
 use crate::config::model::Pool as Settings;
 use crate::policy::health::outlier::EARLY;
@@ -18,8 +18,8 @@ pub(super) struct Relay {
     pub(super) attempt: Duration,
     /// The same, with all that failed before it.
     pub(super) connect: Duration,
-    pub(super) up: Direction,
-    pub(super) down: Direction,
+    pub(super) up: DirectionState,
+    pub(super) down: DirectionState,
     /// Whose FIN came first.
     pub(super) first_fin: Option<Side>,
     /// The side that has failed, while what it sent before is delivered.
@@ -33,48 +33,48 @@ pub(super) struct Relay {
 
 /// One way of it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Direction {
-    pub(super) half: Half,
+pub(super) struct DirectionState {
+    pub(super) half: HalfState,
     pub(super) held: bool,
     /// Written to the sink so far.
     pub(super) bytes: u64,
 }
 
-impl Direction {
-    pub(super) const NEW: Direction = Direction { half: Half::Open, held: false, bytes: 0 };
+impl DirectionState {
+    pub(super) const NEW: DirectionState = DirectionState { half: HalfState::Open, held: false, bytes: 0 };
 }
 
 impl Relay {
-    pub(super) fn way(&self, way: Way) -> &Direction {
+    pub(super) fn way(&self, way: Direction) -> &DirectionState {
         match way {
-            Way::Up => &self.up,
-            Way::Down => &self.down,
+            Direction::Up => &self.up,
+            Direction::Down => &self.down,
         }
     }
 
-    pub(super) fn way_mut(&mut self, way: Way) -> &mut Direction {
+    pub(super) fn way_mut(&mut self, way: Direction) -> &mut DirectionState {
         match way {
-            Way::Up => &mut self.up,
-            Way::Down => &mut self.down,
+            Direction::Up => &mut self.up,
+            Direction::Down => &mut self.down,
         }
     }
 
     /// Counts what was moved and, at the backend's first byte, measures how long it took: from the client's first bytes,
     /// or from the connect where the server speaks first.
-    pub(super) fn count(&mut self, way: Way, moved: &Moved, now: Tick) {
+    pub(super) fn count(&mut self, way: Direction, moved: &Moved, now: Tick) {
         if moved.read == 0 && moved.written == 0 {
             return;
         }
         self.last_byte = now;
-        let ours = if way == Way::Up { moved.written.min(self.introduction) } else { 0 };
+        let ours = if way == Direction::Up { moved.written.min(self.introduction) } else { 0 };
         self.introduction -= ours;
         let written = moved.written - ours;
         let direction = self.way_mut(way);
         direction.bytes += written;
         match way {
-            Way::Up if direction.bytes == written => self.asked = self.asked.map(|_| now),
-            Way::Up => {}
-            Way::Down => {
+            Direction::Up if direction.bytes == written => self.asked = self.asked.map(|_| now),
+            Direction::Up => {}
+            Direction::Down => {
                 if let Some(asked) = self.asked.take() {
                     self.lease.backend().answered(self.attempt + (now - asked), now);
                 }
@@ -103,7 +103,7 @@ impl Relay {
     /// How long it may be silent now, and what it is called when that is over.
     pub(super) fn silence(&self, settings: &Settings) -> (Duration, CloseReason) {
         let idle = (settings.idle_timeout, CloseReason::IdleTimeout);
-        if self.up.half == Half::Open && self.down.half == Half::Open {
+        if self.up.half == HalfState::Open && self.down.half == HalfState::Open {
             return idle;
         }
         // An idle time-out that is shorter holds here too: it promises an end after that much silence.

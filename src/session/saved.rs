@@ -1,13 +1,13 @@
 //! A session written down, to be rebuilt by a process that takes its sockets over.
 //!
 //! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
-//! one snapshot. A dial under way is not carried over, nor is a place in a queue: the new process chooses again. Held bytes
+//! one snapshot. A dial under way is not carried over, nor is a place in a queue: the new process chooses again. SourceGuard bytes
 //! are not here but with the driver, who has them: that part of a PROXY header which has come, what came behind it, and what
 //! a sink did not take.
 
 use super::expiry::Expiry;
 use super::failing::{Failure, SendQueue};
-use super::{Direction, Half, Relay, Session, Side, State, Way};
+use super::{Direction, DirectionState, HalfState, Relay, Session, Side, State};
 use crate::base::{Endpoint, Tick};
 use crate::pool::{Lease, ListenerTotals, Pool};
 use crate::proto::proxy::Header;
@@ -103,7 +103,7 @@ pub struct SavedFailure {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedWay {
     /// How far it has come.
-    pub half: Half,
+    pub half: HalfState,
     /// Are bytes held?
     pub held: bool,
     /// Bytes delivered.
@@ -126,8 +126,8 @@ impl Session {
                 silent: now - relay.last_byte,
                 first_fin: relay.first_fin,
                 failed: relay.failed.as_ref().map(|failure| failure.save(now)),
-                up: relay.way(Way::Up).save(),
-                down: relay.way(Way::Down).save(),
+                up: relay.way(Direction::Up).save(),
+                down: relay.way(Direction::Down).save(),
                 introduction: relay.introduction,
                 asked: relay.asked.map(|asked| now - asked),
             }),
@@ -232,14 +232,14 @@ impl SavedFailure {
     }
 }
 
-impl Direction {
+impl DirectionState {
     fn save(&self) -> SavedWay {
         SavedWay { half: self.half, held: self.held, bytes: self.bytes }
     }
 }
 
 impl SavedWay {
-    fn restore(self) -> Direction {
-        Direction { half: self.half, held: self.held, bytes: self.bytes }
+    fn restore(self) -> DirectionState {
+        DirectionState { half: self.half, held: self.held, bytes: self.bytes }
     }
 }

@@ -43,7 +43,7 @@
 
 use super::driver::Accepted;
 use super::token::Token;
-use crate::base::{Endpoint, Seldom, Tick};
+use crate::base::{Endpoint, LogThrottle, Tick};
 use crate::net::listen::Listening;
 use crate::net::{Socket, Spares};
 use crate::pool::{Admission, BoundAddressId, Guest, Listener, Snapshot};
@@ -110,7 +110,7 @@ pub struct ListenSocket<L = Listening> {
     role: Role,
     /// Failures of accept since the last success.
     failures: u32,
-    log_throttle: Seldom,
+    log_throttle: LogThrottle,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,7 +152,7 @@ pub(super) struct Acceptor<L: Listen = Listening> {
     draining: bool,
     now: Tick,
     /// A shortage is never over for good: while connections come and go it begins anew many times a second.
-    shortage: Seldom,
+    shortage: LogThrottle,
 }
 
 /// What the next look at the sockets gave.
@@ -180,7 +180,7 @@ impl<L> ListenSocket<L> {
 
     /// A socket of one of the addresses of `listener`.
     pub fn new(address: BoundAddressId, listener: Arc<Listener>, listening: L) -> ListenSocket<L> {
-        let (state, role, failures, log_throttle) = (State::Idle, Role::Serving, 0, Seldom::default());
+        let (state, role, failures, log_throttle) = (State::Idle, Role::Serving, 0, LogThrottle::default());
         ListenSocket { listening, address, listener, state, role, failures, log_throttle }
     }
 
@@ -235,7 +235,7 @@ impl<L: Listen> Acceptor<L> {
             full: false,
             draining: false,
             now: Tick(0),
-            shortage: Seldom::default(),
+            shortage: LogThrottle::default(),
         };
         sockets.into_iter().try_for_each(|socket| acceptor.open(socket))?;
         Ok(acceptor)

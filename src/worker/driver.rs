@@ -14,14 +14,14 @@
 //! * A connection stands in a queue of [`super::queue`] exactly while its session waits, and not while it has its turn.
 //! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
 
-mod around;
 mod failures;
 mod liveness;
+mod ports;
 mod proxy;
 mod resets;
 mod waiting;
 
-pub use around::{Accepted, Event, Net, Observer};
+pub use ports::{Accepted, Event, Net, Observer};
 
 use super::queue::Queues;
 use super::token::{Serial, Serials, SocketId, Token};
@@ -30,8 +30,10 @@ use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::policy::health::ConnectFailure;
 use crate::pool::{Backend, BackendId, Guest, Permit};
-use crate::relay::{self, End, Flow, Ready};
-use crate::session::{CloseReason, DialFailure, Effect, Ending, Failed, Half, Input, Left, Moved, Session, Side, Way};
+use crate::relay::{self, End, Ready, RelayBuffer};
+use crate::session::{
+    CloseReason, DialFailure, Direction, Effect, Ending, Failed, HalfState, Input, Left, Moved, Session, Side,
+};
 use failures::note_failure;
 use liveness::Watch;
 use std::collections::{HashSet, VecDeque};
@@ -51,8 +53,8 @@ struct Connection<S, P> {
     /// Which sockets these two are: events of any other one do not concern this connection.
     client_serial: Serial,
     backend_serial: Option<Serial>,
-    up: Flow<P>,
-    down: Flow<P>,
+    up: RelayBuffer<P>,
+    down: RelayBuffer<P>,
     /// When the backend's socket is to be looked after by keepalive, until it is.
     keep_alive_at: Option<Tick>,
     /// When the peers' acknowledgements are looked at next, if something was sent to them.
@@ -86,14 +88,14 @@ pub struct Driver<N: Net, O: Observer> {
     served: Option<Key>,
     fired: Vec<u32>,
     serials: Serials,
-    shared: relay::Shared<N::Pipe>,
+    shared: relay::RelayResources<N::Pipe>,
     random: fastrand::Rng,
     now: Tick,
 }
 
 impl<N: Net, O: Observer> Driver<N, O> {
     /// No connections yet. `seed` decides every random choice.
-    pub fn new(net: N, observer: O, shared: relay::Shared<N::Pipe>, seed: u64, now: Tick) -> Driver<N, O> {
+    pub fn new(net: N, observer: O, shared: relay::RelayResources<N::Pipe>, seed: u64, now: Tick) -> Driver<N, O> {
         Driver {
             net,
             observer,
@@ -168,7 +170,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             let (from, grace) = (self.now + (lifetime - lifetime.mul_f64(self.random.f64() / 10.0)), lifetime / 10);
             session.expire_between(from, from + grace);
         }
-        let ready = Ready { writable: true, gaps: unix, ..Ready::default() };
+        let ready = Ready { writable: true, short_read_inconclusive: unix, ..Ready::default() };
         let serial = self.serials.give();
         let key = self.connections.insert_with(|_| Connection {
             session,
@@ -176,8 +178,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
             backend: None,
             client_serial: serial,
             backend_serial: None,
-            up: Flow::default(),
-            down: Flow::default(),
+            up: RelayBuffer::default(),
+            down: RelayBuffer::default(),
             keep_alive_at: None,
             look_at: None,
             watches: Default::default(),
@@ -208,7 +210,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let Some(end) = connection.end_of(socket) else { return };
         end.ready.readable |= event.readable;
         end.ready.writable |= event.writable;
-        end.ready.gaps |= event.urgent;
+        end.ready.short_read_inconclusive |= event.urgent;
         end.ready.finished |= event.finished;
         if dialing {
             if event.writable || event.error {
@@ -305,7 +307,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 && let Some(lease) = connection.session.lease()
                 && backends.contains(&lease.backend().id)
             {
-                let relaying = connection.session.half(Way::Up).is_some();
+                let relaying = connection.session.half(Direction::Up).is_some();
                 let failed = Input::Dialed(Err(DialFailure::Backend));
                 self.feed(key, if relaying { Input::Stop(reason) } else { failed });
             }
@@ -396,7 +398,11 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let id = SocketId { side: Side::Backend, slot: key.slot, serial };
         match self.net.dial(endpoint, Token::Socket(id), soon) {
             Ok((socket, done)) => {
-                let ready = Ready { writable: done, gaps: self.net.has_gaps(endpoint), ..Ready::default() };
+                let ready = Ready {
+                    writable: done,
+                    short_read_inconclusive: self.net.has_urgent_gaps(endpoint),
+                    ..Ready::default()
+                };
                 connection.backend = Some(End { socket, ready });
                 connection.backend_serial = Some(serial);
                 done.then_some(Ok(()))
@@ -418,15 +424,15 @@ impl<N: Net, O: Observer> Driver<N, O> {
 
     /// Moves bytes both ways for one turn.
     fn relay(&mut self, key: Key) {
-        for way in Way::BOTH {
+        for way in Direction::BOTH {
             let Some(connection) = self.connections.get_mut(key) else { return };
             let Some(half) = connection.session.half(way) else { return };
             let Some(backend) = &mut connection.backend else { return };
             let (flow, source, sink) = match way {
-                Way::Up => (&mut connection.up, &mut connection.client, backend),
-                Way::Down => (&mut connection.down, backend, &mut connection.client),
+                Direction::Up => (&mut connection.up, &mut connection.client, backend),
+                Direction::Down => (&mut connection.down, backend, &mut connection.client),
             };
-            let open = half == Half::Open;
+            let open = half == HalfState::Open;
             if !flow.can_move(source.ready, sink.ready, open) {
                 continue;
             }
@@ -437,8 +443,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 held: flow.holds(),
                 fin: report.fin,
                 failed: report.failed.map(|failed| match failed {
-                    relay::Failed::Source(_) => Failed::Source,
-                    relay::Failed::Sink(_) => Failed::Sink,
+                    relay::RelayError::Source(_) => Failed::Source,
+                    relay::RelayError::Sink(_) => Failed::Sink,
                 }),
             };
             let again = report.again;
@@ -528,7 +534,7 @@ impl<S, P> Connection<S, P> {
     }
 
     fn flush(&mut self) {
-        let now = (self.session.bytes(Way::Up), self.session.bytes(Way::Down));
+        let now = (self.session.bytes(Direction::Up), self.session.bytes(Direction::Down));
         flush_totals(self.session.lease().map(|lease| lease.backend()), now.0, now.1, self.flushed);
         self.flushed = now;
     }

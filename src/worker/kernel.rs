@@ -121,7 +121,7 @@ impl Net for Kernel {
         socket.reset();
     }
 
-    fn has_gaps(&self, to: &Endpoint) -> bool {
+    fn has_urgent_gaps(&self, to: &Endpoint) -> bool {
         matches!(to, Endpoint::Unix(_))
     }
 }

@@ -25,7 +25,7 @@ pub mod orders;
 pub mod queue;
 pub mod token;
 
-use crate::access_log::{self, Sheet};
+use crate::access_log::{self, LogBuffer};
 use crate::base::Tick;
 use crate::mailbox::{Mailbox, Slot};
 use crate::net::{Socket, TcpTuning};
@@ -102,7 +102,7 @@ impl Peer {
 
 /// What every worker of the process shares.
 #[derive(Clone)]
-pub struct Shared {
+pub struct WorkerContext {
     /// All pools and listeners.
     pub snapshot: Arc<Snapshot>,
     /// How many clients there may be.
@@ -118,7 +118,7 @@ pub struct Shared {
     /// Where failed connects are reported.
     pub prober: Mailbox<Note>,
     /// Where lines of the access log go, if there is one.
-    pub log: Option<access_log::Desk>,
+    pub log: Option<access_log::LogHandle>,
 }
 
 /// A worker before its thread starts: its mailbox must exist before any worker runs.
@@ -152,9 +152,9 @@ struct Worker {
     mail: Receiver<Handed>,
     driver: Driver<Kernel, Reporter>,
     acceptor: Acceptor,
-    shared: Shared,
+    shared: WorkerContext,
     me: usize,
-    nap: Nap,
+    utilization: Utilization,
     flushed: Tick,
     /// Full batches of events in a row: more may be ready.
     full_batches: usize,
@@ -165,23 +165,24 @@ struct Worker {
 }
 
 /// How much of the worker's time went by in waiting.
-struct Nap {
+struct Utilization {
     slept: Duration,
     /// What had been slept when `busy` was last worked out, and when that was.
     mark: (Duration, Tick),
 }
 
 /// Runs a worker until it has been drained or stopped.
-pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Shared) -> io::Result<EndCounts> {
+pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: WorkerContext) -> io::Result<EndCounts> {
     let Prepared { poll, registry, mail } = prepared;
     let kernel = Kernel::new(registry, shared.tuning);
-    let log = shared.log.as_ref().map(access_log::Desk::sheet);
+    let log = shared.log.as_ref().map(access_log::LogHandle::buffer);
     let reporter = Reporter { prober: shared.prober.clone(), log, draining: false, ended: EndCounts::default() };
-    let relay = relay::Shared::new(shared.engine, (shared.pipes / shared.peers.len()).max(1));
+    let relay = relay::RelayResources::new(shared.engine, (shared.pipes / shared.peers.len()).max(1));
     let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), clock::now());
     let acceptor = Acceptor::new(sockets, poll.registry().try_clone()?)?;
-    let (flushed, nap) = (clock::now(), Nap::new(clock::now()));
-    Worker { poll, mail, driver, acceptor, shared, me, nap, flushed, full_batches: 0, had: 0, stopped: None }.run()
+    let (flushed, utilization) = (clock::now(), Utilization::new(clock::now()));
+    Worker { poll, mail, driver, acceptor, shared, me, utilization, flushed, full_batches: 0, had: 0, stopped: None }
+        .run()
 }
 
 impl Worker {
@@ -196,7 +197,7 @@ impl Worker {
                 outcome => outcome?,
             }
             let now = clock::now();
-            self.nap.slept += now - asleep;
+            self.utilization.slept += now - asleep;
             self.driver.set_now(now);
             let mut count = 0;
             for event in &events {
@@ -220,7 +221,7 @@ impl Worker {
                 self.driver.flush();
                 self.flushed = now;
                 // Without a connection it may sleep for long, and is not to be remembered as busy until then.
-                let busy = if self.driver.is_empty() { 0 } else { self.nap.busy(now) };
+                let busy = if self.driver.is_empty() { 0 } else { self.utilization.busy(now) };
                 this.busy.store(busy, Ordering::Relaxed);
             }
             if let Some(log) = &mut self.driver.observer.log {
@@ -336,9 +337,9 @@ impl Worker {
     }
 }
 
-impl Nap {
-    fn new(now: Tick) -> Nap {
-        Nap { slept: Duration::ZERO, mark: (Duration::ZERO, now) }
+impl Utilization {
+    fn new(now: Tick) -> Utilization {
+        Utilization { slept: Duration::ZERO, mark: (Duration::ZERO, now) }
     }
 
     /// Percent of the time since the last call that was not slept.
@@ -355,7 +356,7 @@ impl Nap {
 /// dropped: a thousand others there say the same.
 struct Reporter {
     prober: Mailbox<Note>,
-    log: Option<Sheet>,
+    log: Option<LogBuffer>,
     draining: bool,
     ended: EndCounts,
 }

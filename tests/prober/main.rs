@@ -16,7 +16,7 @@ use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model::{self, Health, HealthKind, Model};
 use tcplb::policy::balance::Client;
 use tcplb::policy::health::{Class, ConnectFailure};
-use tcplb::pool::{Backend, Note, Plan, Resolved, Tried, build, next};
+use tcplb::pool::{Backend, Note, Resolved, SnapshotPlan, Tried, build, next};
 use tcplb::prober;
 
 #[test]
@@ -368,7 +368,8 @@ fn a_worker_that_adopts_late_sees_what_probes_find_meanwhile() {
     let prober = prober::spawn(old.clone(), Box::new(|_| {})).unwrap();
     decided(&old.pools[0]);
     // Another weight, and one backend less. The worker still holds `old`.
-    let plan = Plan { model: &model(&[("late-stays", &stays)], 7), resolved: &resolved, addresses: &[], state: None };
+    let plan =
+        SnapshotPlan { model: &model(&[("late-stays", &stays)], 7), resolved: &resolved, addresses: &[], state: None };
     let new = Arc::new(next(Some(&old), &plan));
     assert!(prober.adopt(new.clone()));
     let seen_by_worker = |up| old.pools[0].up.get(0) == up && new.pools[0].up.get(0) == up;

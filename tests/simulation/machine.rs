@@ -11,12 +11,12 @@ use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::config::model::{self, ProxyVersion};
 use tcplb::policy::limit::{Reason, Rules, Sources};
-use tcplb::pool::{Lease, ListenerTotals, NoBackend, Pool};
+use tcplb::pool::{Lease, ListenerTotals, PickError, Pool};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
-    CloseReason, DialFailure, Effect, Ending, Failed, Greeting, HEADER_TIMEOUT, Half, Input, Left, Moved, NoHeader,
-    Session, Side, Way,
+    CloseReason, DialFailure, Direction, Effect, Ending, Failed, Greeting, HEADER_TIMEOUT, HalfState, Input, Left,
+    Moved, NoHeader, Session, Side,
 };
 
 /// A backend's addresses, and the header that it expects.
@@ -110,10 +110,10 @@ fn relay_life(seed: u64) {
             }
             2..8 => (session.on(Input::Deadline, now), reference.on_deadline(now)),
             _ => {
-                let way = Way::BOTH[random.usize(..2)];
+                let way = Direction::BOTH[random.usize(..2)];
                 let this = reference.ways[index_of(way)];
                 if this.shut || this.dropped {
-                    assert_eq!(session.half(way), Some(if this.shut { Half::Shut } else { Half::Dropped }));
+                    assert_eq!(session.half(way), Some(if this.shut { HalfState::Shut } else { HalfState::Dropped }));
                     continue;
                 }
                 let open = !this.fin && !this.cut;
@@ -135,7 +135,7 @@ fn relay_life(seed: u64) {
         asked = matches!(effect, Effect::Measure(_));
         assert_eq!(effect, expected);
         assert_eq!(session.record().map(|record| record.close), reason);
-        let up = session.record().map_or_else(|| session.bytes(Way::Up), |record| record.bytes_to_backend);
+        let up = session.record().map_or_else(|| session.bytes(Direction::Up), |record| record.bytes_to_backend);
         assert_eq!(up, reference.up, "our header counted as the client's bytes");
         if reason.is_some() {
             break;
@@ -198,7 +198,7 @@ fn who_waits_has_turns_until_the_time_is_over_and_every_backend_again_at_each() 
     let pool = waiting_pool(&endpoints(None)[..1], 3, WAIT);
     let mut now = Tick(7);
     let mut session = admitted(&pool, now);
-    assert_eq!(session.on(Input::Picked(Err(NoBackend::AllDown)), now), Effect::Queue);
+    assert_eq!(session.on(Input::Picked(Err(PickError::AllDown)), now), Effect::Queue);
     assert!(session.is_waiting() && session.lease().is_none());
     for _ in 0..5 {
         now = now + WAIT / 10;
@@ -209,7 +209,7 @@ fn who_waits_has_turns_until_the_time_is_over_and_every_backend_again_at_each() 
         assert_eq!(session.on(Input::Picked(Ok(lease)), now), Effect::Dial);
         assert_eq!(session.on(Input::Turn, now), Effect::Wait, "it does not stand in the queue");
         assert_eq!(session.on(Input::Dialed(Err(DialFailure::Backend)), now), Effect::Pick);
-        assert_eq!(session.on(Input::Picked(Err(NoBackend::AllDown)), now), Effect::Queue);
+        assert_eq!(session.on(Input::Picked(Err(PickError::AllDown)), now), Effect::Queue);
         assert_eq!(session.deadline(), Some(Tick(7) + WAIT));
     }
     now = Tick(7) + WAIT;
@@ -224,7 +224,7 @@ fn a_full_queue_or_a_reset_ends_the_waiting() {
         [(Input::NoPlace, CloseReason::NoBackend), (Input::Reset(Side::Client), CloseReason::ClientReset)]
     {
         let mut session = admitted(&pool, Tick(0));
-        assert_eq!(session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(0)), Effect::Queue);
+        assert_eq!(session.on(Input::Picked(Err(PickError::AllFull)), Tick(0)), Effect::Queue);
         assert_eq!(session.on(input, Tick(1)), Effect::End(Ending::Reset));
         assert_eq!(session.record().map(|record| record.close), Some(close));
     }
@@ -244,7 +244,7 @@ fn a_client_that_leaves_while_it_waits_leaves_the_queue_as_the_pool_says() {
         let pool = make_pool_with(&endpoints(None), settings, (None, None)).0.pools[0].clone();
         let mut session = admitted(&pool, Tick(0));
         assert_eq!(session.on(Input::Left(left), Tick(0)), Effect::Wait, "it does not wait yet");
-        assert_eq!(session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(0)), Effect::Queue);
+        assert_eq!(session.on(Input::Picked(Err(PickError::AllFull)), Tick(0)), Effect::Queue);
         let expected = close.map_or(Effect::Wait, |_| Effect::End(Ending::Reset));
         assert_eq!(session.on(Input::Left(left), Tick(1)), expected, "{abandoned:?}, {left:?}");
         assert_eq!(session.record().map(|record| record.close), close);
@@ -255,14 +255,14 @@ fn a_client_that_leaves_while_it_waits_leaves_the_queue_as_the_pool_says() {
 fn who_waits_looks_in_the_pool_s_successor_as_long_as_it_was_promised() {
     let old = waiting_pool(&endpoints(None), 3, Duration::from_secs(3));
     let mut session = admitted(&old, Tick(0));
-    assert_eq!(session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(0)), Effect::Queue);
+    assert_eq!(session.on(Input::Picked(Err(PickError::AllFull)), Tick(0)), Effect::Queue);
     let new = pool_of(&endpoints(None));
     session.adopt(&new);
     assert!(Arc::ptr_eq(session.pool(), &new));
     assert_eq!(session.deadline(), Some(Tick(0) + Duration::from_secs(3)));
     assert_eq!(session.on(Input::Turn, Tick(1)), Effect::Pick);
     assert_eq!(
-        session.on(Input::Picked(Err(NoBackend::AllFull)), Tick(1)),
+        session.on(Input::Picked(Err(PickError::AllFull)), Tick(1)),
         Effect::End(Ending::Reset),
         "nobody waits there"
     );
@@ -281,7 +281,7 @@ fn without_its_pool_a_client_is_connected_nowhere_but_where_it_is_being_dialled(
         session
     };
     let mut session = admitted(&pool, Tick(0));
-    assert_eq!(session.on(Input::Picked(Err(NoBackend::AllDown)), Tick(0)), Effect::Queue);
+    assert_eq!(session.on(Input::Picked(Err(PickError::AllDown)), Tick(0)), Effect::Queue);
     assert_eq!((session.orphan(Tick(1)), closed(&session)), (end, Some(CloseReason::NoBackend)));
 
     let mut session = dialing();

@@ -24,7 +24,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model::{self, Model, ProxyVersion, SendProxy};
-use tcplb::pool::{self, AdminState, Admission, Backend, Guest, Plan, Resolved, Snapshot};
+use tcplb::pool::{self, AdminState, Admission, Backend, Guest, Resolved, Snapshot, SnapshotPlan};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{self, CloseReason};
 use tcplb::worker::driver::{Accepted, Driver, Event};
@@ -76,7 +76,7 @@ impl Simulation {
             drops: model.pools[0].abandoned == model::Abandoned::Drop,
         };
         // Few pipes, so that some ways have to do without.
-        let relay = relay::Shared::new(engine, 2);
+        let relay = relay::RelayResources::new(engine, 2);
         let driver = Driver::new(SimNet(world.clone()), judge, relay, seed, Tick(0));
         let admission = Admission::new(100);
         let checked = 0;
@@ -163,7 +163,7 @@ impl Simulation {
         let (_, state) = AdminState::NAMES[self.random(3) as usize];
         let name = format!("b{}", self.random(3));
         let state = (self.random(3) == 0).then_some(("sim", name.as_str(), state));
-        let plan = Plan { model: &self.model, resolved: &self.resolved, addresses: &[], state };
+        let plan = SnapshotPlan { model: &self.model, resolved: &self.resolved, addresses: &[], state };
         self.snapshot = pool::next(Some(&self.snapshot), &plan);
         self.driver.adopt(&self.snapshot);
     }

@@ -6,17 +6,17 @@ use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::policy::balance::LoadBlock;
 use tcplb::pool::{Backend, BackendId, Lease, ListenerTotals};
-use tcplb::session::{CloseReason, Effect, Failed, Greeting, Input, Moved, Session, Side, Way};
+use tcplb::session::{CloseReason, Direction, Effect, Failed, Greeting, Input, Moved, Session, Side};
 
 const BEGUN: Tick = Tick(10_000_000);
-const ASKS: (Way, u64, bool) = (Way::Up, 5, false);
-const LEAVES: (Way, u64, bool) = (Way::Up, 0, true);
-const CLOSES: (Way, u64, bool) = (Way::Down, 0, true);
-const ANSWERS: (Way, u64, bool) = (Way::Down, 5, false);
+const ASKS: (Direction, u64, bool) = (Direction::Up, 5, false);
+const LEAVES: (Direction, u64, bool) = (Direction::Up, 0, true);
+const CLOSES: (Direction, u64, bool) = (Direction::Down, 0, true);
+const ANSWERS: (Direction, u64, bool) = (Direction::Down, 5, false);
 
 /// A connection on which these bytes and FINs move at once, and which is over so much later by `end`, if it is not
 /// already: the average in milliseconds, and the failures that count as load.
-fn after(moves: &[(Way, u64, bool)], later: Duration, end: Option<Input>) -> (Option<u32>, u32) {
+fn after(moves: &[(Direction, u64, bool)], later: Duration, end: Option<Input>) -> (Option<u32>, u32) {
     let (block, at) = (Arc::new(LoadBlock::default()), vec![Endpoint::Inet(([10, 0, 0, 1], 80).into())]);
     let pool = make_pool(&[(at.clone(), None)], 1).0.pools[0].clone();
     let backend = Arc::new(Backend::new(BackendId(77), "measured".into(), at, block.clone(), 5));
@@ -40,7 +40,7 @@ fn after(moves: &[(Way, u64, bool)], later: Duration, end: Option<Input>) -> (Op
         while session.record().is_none() {
             let source_failed = Moved { failed: Some(Failed::Source), ..Moved::default() };
             effect = match effect {
-                Effect::ReadOut(side) => session.on(Input::Moved(Way::from(side), source_failed), now),
+                Effect::ReadOut(side) => session.on(Input::Moved(Direction::from(side), source_failed), now),
                 Effect::Measure(_) => session.on(Input::Unsent(0), now),
                 Effect::Wait => session.on(Input::Deadline, now),
                 effect => panic!("{effect:?}"),

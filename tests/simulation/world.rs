@@ -19,7 +19,7 @@ use std::rc::Rc;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::config::model::ProxyVersion;
 use tcplb::proto::proxy::Header;
-use tcplb::session::{Side, Way};
+use tcplb::session::{Direction, Side};
 use tcplb::worker::driver::Event;
 use tcplb::worker::token::Token;
 
@@ -72,7 +72,7 @@ pub struct Sock {
     /// A read may stop anywhere, as on unix sockets.
     chunky: bool,
     /// The driver knows that a short read proves nothing.
-    gaps: bool,
+    short_read_inconclusive: bool,
     /// The driver knows that the FIN is in the queue.
     fin_announced: bool,
     /// Bytes were written with the promise of a FIN.
@@ -146,8 +146,8 @@ pub fn events_of_every_kind() -> [Event; 7] {
 }
 
 /// The byte at a position of a stream.
-fn byte(way: Way, position: u64) -> u8 {
-    let salt = if way == Way::Up { 0x5b } else { 0xa7 };
+fn byte(way: Direction, position: u64) -> u8 {
+    let salt = if way == Direction::Up { 0x5b } else { 0xa7 };
     (position.wrapping_mul(31) ^ (position >> 7)) as u8 ^ salt
 }
 
@@ -231,7 +231,7 @@ impl World {
             closed_by_reset: false,
             announced: false,
             chunky,
-            gaps: chunky,
+            short_read_inconclusive: chunky,
             fin_announced: false,
             awaits_fin: false,
             spoke_early: false,
@@ -363,7 +363,7 @@ impl World {
         sock.announced = false;
         let token = sock.token?;
         let has_mark = sock.mark.is_some_and(|mark| mark >= sock.read);
-        sock.gaps |= has_mark;
+        sock.short_read_inconclusive |= has_mark;
         sock.fin_announced |= sock.fin && !sock.error;
         let event = Event {
             readable: sock.connected && (sock.read < sock.sent || sock.fin) || sock.reset,
@@ -394,8 +394,8 @@ impl World {
     }
 
     /// The way whose source this socket is.
-    fn way_from(&self, id: usize) -> Way {
-        if self.socks[id].side == Side::Client { Way::Up } else { Way::Down }
+    fn way_from(&self, id: usize) -> Direction {
+        if self.socks[id].side == Side::Client { Direction::Up } else { Direction::Down }
     }
 
     /// The driver learns that a socket has failed.
@@ -461,7 +461,14 @@ impl World {
         // A short read up to an announced FIN tells of it without another that says 0; in a header, where nobody is there to
         // be told, it is left to be read.
         let relaying = self.conns[conn].connected;
-        if relaying && by_recv && amount > 0 && amount < most && sock.fin_announced && !sock.gaps && !sock.error_given {
+        if relaying
+            && by_recv
+            && amount > 0
+            && amount < most
+            && sock.fin_announced
+            && !sock.short_read_inconclusive
+            && !sock.error_given
+        {
             assert_eq!(sock.read, sock.sent);
             sock.fin_read = true;
             let side = sock.side;
@@ -512,7 +519,7 @@ impl World {
     }
 
     fn send(&mut self, id: usize, bytes: &[u8]) -> io::Result<usize> {
-        let way = if self.way_from(id) == Way::Up { Way::Down } else { Way::Up };
+        let way = if self.way_from(id) == Direction::Up { Direction::Down } else { Direction::Up };
         let (from, amount) = self.write(id, bytes.len() as u64)?;
         let sock = &self.socks[id];
         let header: &[u8] = if sock.side == Side::Backend { &self.conns[sock.conn].introduction } else { &[] };

@@ -5,7 +5,7 @@
 //! thrown away in constant memory, so their length needs no limit; the read time-out bounds how long one may trickle
 //! without a byte.
 
-use super::Shared;
+use super::ServerState;
 use socket2::Socket;
 use std::fmt::Write as _;
 use std::io::{self, Read, Write};
@@ -41,7 +41,7 @@ enum Refusal {
 }
 
 /// Answers requests until the client has had enough.
-pub fn talk(mut socket: &Socket, shared: &Shared) -> io::Result<()> {
+pub fn talk(mut socket: &Socket, shared: &ServerState) -> io::Result<()> {
     socket.set_read_timeout(Some(SILENCE))?;
     let mut buffer = Vec::new();
     loop {
@@ -162,7 +162,7 @@ fn skip_body(mut socket: &Socket, buffer: &mut Vec<u8>, length: u64) -> io::Resu
 }
 
 /// What the operator wants done before each answer. True if the server stopped meanwhile.
-fn prepare(shared: &Shared) -> bool {
+fn prepare(shared: &ServerState) -> bool {
     let begun = Instant::now();
     while begun.elapsed() < shared.work && !shared.stopping.now() {
         std::hint::spin_loop();

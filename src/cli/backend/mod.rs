@@ -59,14 +59,14 @@ pub struct Server {
     addresses: Vec<Endpoint>,
     listening: Vec<Arc<Socket>>,
     accepting: Vec<JoinHandle<()>>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerState>,
     /// Dropped when the server stops, which ends every pause.
     running: Option<Sender<()>>,
 }
 
 /// What a server's threads share.
 #[derive(Debug)]
-struct Shared {
+struct ServerState {
     name: String,
     latency: Duration,
     work: Duration,
@@ -124,7 +124,7 @@ impl Server {
         }
         let addresses: Vec<Endpoint> = bound.into_iter().map(|bound| bound.endpoint).collect();
         let (running, stopping) = bounded(0);
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerState {
             name: options.name.or_else(|| addresses.first().map(Endpoint::to_string)).unwrap_or_default(),
             latency: options.latency,
             work: options.work,
@@ -210,7 +210,7 @@ impl Stopping {
     }
 }
 
-fn accept(listening: &Socket, shared: &Arc<Shared>) {
+fn accept(listening: &Socket, shared: &Arc<ServerState>) {
     loop {
         match listening.accept() {
             Ok((socket, _)) => serve(socket, shared),
@@ -228,7 +228,7 @@ fn accept(listening: &Socket, shared: &Arc<Shared>) {
     }
 }
 
-fn serve(socket: Socket, shared: &Arc<Shared>) {
+fn serve(socket: Socket, shared: &Arc<ServerState>) {
     let socket = Arc::new(socket);
     let Some(id) = shared.enter(&socket) else {
         if !shared.echo {
@@ -251,7 +251,7 @@ fn serve(socket: Socket, shared: &Arc<Shared>) {
     }
 }
 
-impl Shared {
+impl ServerState {
     /// Notes a connection so that it can be closed; `None` if there are too many or the server has stopped.
     fn enter(&self, socket: &Arc<Socket>) -> Option<u64> {
         let mut open = self.open.lock();

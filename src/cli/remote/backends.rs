@@ -5,6 +5,7 @@ use super::client::Client;
 use super::{REFUSED, TIMED_OUT, Trouble, done, get, read, show, table, warn};
 use crate::admin::{api, target};
 use crate::cli::terminal;
+use crate::pool::AdminState;
 use serde::Serialize;
 use std::process::ExitCode;
 use std::thread;
@@ -34,11 +35,11 @@ pub fn run(backends: &Backends) -> ExitCode {
                 show(format!("{} added to pool {pool}, weight {}", added.name, added.weight))
             }
             What::Drain { which, waiting } => {
-                let left = change(&client, which, wish(api::Wish::Draining))?.active_connections;
+                let left = change(&client, which, set_state(AdminState::Draining))?.active_connections;
                 if waiting.wait { wait(&client, which, waiting, left) } else { show(draining(which, left)) }
             }
-            What::Enable { which } => said(&change(&client, which, wish(api::Wish::Enabled))?, "enabled"),
-            What::Disable { which } => said(&change(&client, which, wish(api::Wish::Disabled))?, "disabled"),
+            What::Enable { which } => said(&change(&client, which, set_state(AdminState::Enabled))?, "enabled"),
+            What::Disable { which } => said(&change(&client, which, set_state(AdminState::Disabled))?, "disabled"),
             What::Weight { which, weight } => {
                 let changed = api::Change { weight: Some(*weight), state: None };
                 let now = change(&client, which, changed)?;
@@ -46,11 +47,11 @@ pub fn run(backends: &Backends) -> ExitCode {
             }
             What::Remove { which, force, waiting } => {
                 if waiting.wait {
-                    let left = change(&client, which, wish(api::Wish::Draining))?.active_connections;
+                    let left = change(&client, which, set_state(AdminState::Draining))?.active_connections;
                     wait(&client, which, waiting, left)?;
                 }
                 let force = if *force { "?force=true" } else { "" };
-                let was: api::Backend = read(&get(&client, "DELETE", &format!("{}{force}", one(which)), None)?)?;
+                let was: api::BackendView = read(&get(&client, "DELETE", &format!("{}{force}", one(which)), None)?)?;
                 show(format!("{} removed from pool {}", was.name, which.pool))
             }
         }
@@ -74,7 +75,7 @@ fn list(client: &Client, pool: Option<&str>, json: bool) -> Result<(), Trouble> 
     if json {
         return show(String::from_utf8_lossy(&body).trim_end());
     }
-    show(table::backends(&read::<Vec<api::Backend>>(&body)?))
+    show(table::backends(&read::<Vec<api::BackendView>>(&body)?))
 }
 
 /// Asks until no connection is left; each change is a line on stderr.
@@ -92,7 +93,7 @@ fn wait(client: &Client, which: &Which, waiting: &Waiting, mut left: u64) -> Res
             return Err(Trouble(TIMED_OUT, format!("after {timeout} {}", draining(which, left))));
         }
         thread::sleep(over.map_or(EVERY, |over| over.min(EVERY)));
-        let all: Vec<api::Backend> = read(&get(client, "GET", &all(&which.pool), None)?)?;
+        let all: Vec<api::BackendView> = read(&get(client, "GET", &all(&which.pool), None)?)?;
         let Some(now) = all.iter().find(|backend| backend.name == which.backend) else {
             return show(format!("{} is gone: somebody else took it out", which.backend));
         };
@@ -114,16 +115,16 @@ fn draining(which: &Which, left: u64) -> String {
     }
 }
 
-fn said(now: &api::Backend, word: &str) -> Result<(), Trouble> {
+fn said(now: &api::BackendView, word: &str) -> Result<(), Trouble> {
     let state = if now.state == word { String::new() } else { format!(", now {}", now.state) };
     show(format!("{} {word}{state}", now.name))
 }
 
-fn wish(state: api::Wish) -> api::Change {
+fn set_state(state: AdminState) -> api::Change {
     api::Change { weight: None, state: Some(state) }
 }
 
-fn change(client: &Client, which: &Which, change: api::Change) -> Result<api::Backend, Trouble> {
+fn change(client: &Client, which: &Which, change: api::Change) -> Result<api::BackendView, Trouble> {
     let changed: api::Changed = read(&get(client, "PATCH", &one(which), Some(json(&change)))?)?;
     warn(&changed.warnings);
     Ok(changed.backend)

@@ -1,6 +1,6 @@
 //! Columns for people: as wide as they have to be, numbers to the right.
 
-use crate::admin::api::{Backend, BackendAddress, Listener};
+use crate::admin::api::{BackendAddress, BackendView, Listener};
 use std::fmt::Write;
 
 /// Text to the left, numbers to the right.
@@ -30,7 +30,7 @@ pub fn listeners(listeners: &[Listener]) -> String {
 }
 
 /// A table of backends.
-pub fn backends(backends: &[Backend]) -> String {
+pub fn backends(backends: &[BackendView]) -> String {
     use Align::{Left, Right};
     let heads = [
         ("BACKEND", Left),
@@ -46,7 +46,7 @@ pub fn backends(backends: &[Backend]) -> String {
         ("HEALTH", Left),
     ];
     // Each address of a name with several has a line of its own below the backend's.
-    let addresses = |backend: &Backend| {
+    let addresses = |backend: &BackendView| {
         let several = if backend.addresses.len() > 1 { &backend.addresses[..] } else { &[] };
         let row = |one: &BackendAddress| {
             let (total, result) = (one.connections_total.to_string(), one.last_result.clone());
@@ -64,7 +64,7 @@ pub fn backends(backends: &[Backend]) -> String {
         };
         several.iter().map(row).collect::<Vec<_>>()
     };
-    let row = |backend: &Backend| {
+    let row = |backend: &BackendView| {
         let millis = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"));
         let connect = match backend.connect_ms.p50 {
             None => "-".to_owned(),

@@ -2,7 +2,7 @@
 
 use super::table::{Found, Table};
 use crate::base::{Address, Listen, nearest};
-use crate::config::check::{self, Place};
+use crate::config::check::{self, AddressKey};
 use crate::config::model::{Backend, Global, Listener, Pool};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -113,10 +113,10 @@ fn addresses(global: Option<(&Global, &Table<'_>)>, listeners: &[Listening<'_>])
     let admin = global.and_then(|(global, at)| Some((global.admin.as_ref()?, at.place("admin"), at)));
     let bound = listeners.iter().flat_map(|((_, bind), at)| bind.iter().map(move |found| (&found.value, found.at, at)));
     // There may be thousands of listeners: only those that can overlap are compared.
-    let mut seen: HashMap<Place<'_>, Vec<(&Listen, usize)>> = HashMap::new();
+    let mut seen: HashMap<AddressKey<'_>, Vec<(&Listen, usize)>> = HashMap::new();
     for (listen, here, at) in admin.into_iter().chain(bound) {
-        let contested = Place::of(&listen.0);
-        if contested == Place::Port(0) {
+        let contested = AddressKey::of(&listen.0);
+        if contested == AddressKey::Port(0) {
             // The kernel picks a free port each time.
             continue;
         }

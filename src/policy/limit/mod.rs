@@ -22,7 +22,7 @@ pub mod access;
 pub mod source;
 
 pub use access::{Access, canonical};
-pub use source::{Held, Rules, Sources};
+pub use source::{Rules, SourceGuard, Sources};
 
 use crate::base::Tick;
 use std::net::IpAddr;
@@ -54,7 +54,7 @@ pub struct Limits {
 #[derive(Debug, Default)]
 pub struct Admitted {
     /// Its place in the table, if it is counted there.
-    pub held: Option<Held>,
+    pub held: Option<SourceGuard>,
     /// In a dry run: why it would have been refused.
     pub would_refuse: Option<Reason>,
 }

@@ -24,7 +24,7 @@
 //!
 //! # Invariants
 //!
-//! * A source's `active` is the number of its [`Held`] that live.
+//! * A source's `active` is the number of its [`SourceGuard`] that live.
 //! * `idle` names a source at most once, and each one without connections is in it. So it is no longer than the table.
 
 use super::Reason;
@@ -80,7 +80,7 @@ struct Table {
 
 /// One connection of a source, counted while this lives.
 #[derive(Debug)]
-pub struct Held {
+pub struct SourceGuard {
     sources: Arc<Sources>,
     source: Source,
 }
@@ -150,7 +150,7 @@ impl Sources {
 
     /// One more connection from `ip`, unless its source has too many. With `anyway` it is counted even then, and the reason
     /// comes beside its place. No place and no reason: let in uncounted.
-    pub fn enter(self: &Arc<Sources>, ip: IpAddr, now: Tick, anyway: bool) -> (Option<Held>, Option<Reason>) {
+    pub fn enter(self: &Arc<Sources>, ip: IpAddr, now: Tick, anyway: bool) -> (Option<SourceGuard>, Option<Reason>) {
         let source = Source::of(ip);
         let mut shard = self.shard(source).lock();
         shard.forget(now);
@@ -170,7 +170,7 @@ impl Sources {
             shard.known.remove(&source);
         }
         drop(shard);
-        (enters.then(|| Held { sources: self.clone(), source }), refused)
+        (enters.then(|| SourceGuard { sources: self.clone(), source }), refused)
     }
 
     fn shard(&self, source: Source) -> &Mutex<Shard> {
@@ -179,7 +179,7 @@ impl Sources {
     }
 }
 
-impl Drop for Held {
+impl Drop for SourceGuard {
     fn drop(&mut self) {
         let rated = self.sources.rules.per_second.is_some();
         let mut shard = self.sources.shard(self.source).lock();
@@ -280,7 +280,7 @@ mod tests {
         IpAddr::V4(number.into())
     }
 
-    fn enter(sources: &Arc<Sources>, ip: IpAddr, now: Tick) -> Result<Option<Held>, Reason> {
+    fn enter(sources: &Arc<Sources>, ip: IpAddr, now: Tick) -> Result<Option<SourceGuard>, Reason> {
         let (held, refused) = sources.enter(ip, now, false);
         refused.map_or(Ok(held), Err)
     }
@@ -403,7 +403,7 @@ mod tests {
         ) {
             let sources = Sources::with_room(both(connections, rate), 2, 1_000);
             let mut now = 0;
-            let mut held: Vec<(u32, Held)> = Vec::new();
+            let mut held: Vec<(u32, SourceGuard)> = Vec::new();
             // Level in millionths, and when.
             let mut buckets: HashMap<u32, (u64, u64)> = HashMap::new();
             for (source, pause, leave) in steps {

@@ -35,11 +35,14 @@ fn resolved(model: &Model) -> Resolved {
 }
 
 fn step(old: &Snapshot, model: &Model) -> Snapshot {
-    next(Some(old), &Plan { model, resolved: &resolved(model), addresses: &[], state: None })
+    next(Some(old), &SnapshotPlan { model, resolved: &resolved(model), addresses: &[], state: None })
 }
 
 fn set(old: &Snapshot, model: &Model, name: &str, state: AdminState) -> Snapshot {
-    next(Some(old), &Plan { model, resolved: &resolved(model), addresses: &[], state: Some(("web", name, state)) })
+    next(
+        Some(old),
+        &SnapshotPlan { model, resolved: &resolved(model), addresses: &[], state: Some(("web", name, state)) },
+    )
 }
 
 fn first(model: &Model) -> Snapshot {
@@ -90,7 +93,7 @@ fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_
     let at = |last: u8| Endpoint::Inet(([192, 0, 2, last], 80).into());
     let with = |old: Option<&Snapshot>, endpoints: Vec<Endpoint>| {
         let resolved = Resolved::from([(key.clone(), endpoints)]);
-        next(old, &Plan { model: &model, resolved: &resolved, addresses: &[], state: None })
+        next(old, &SnapshotPlan { model: &model, resolved: &resolved, addresses: &[], state: None })
     };
     let old = with(None, vec![at(1), at(2)]);
     let turned = with(Some(&old), vec![at(2), at(1)]);
@@ -98,7 +101,8 @@ fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_
     let moved = with(Some(&turned), vec![at(3)]);
     assert!(!Arc::ptr_eq(&member(&old, "b1").backend, &member(&moved, "b1").backend));
     assert_ne!(member(&old, "b1").backend.id, member(&moved, "b1").backend.id);
-    let unasked = next(Some(&moved), &Plan { model: &model, resolved: &Resolved::new(), addresses: &[], state: None });
+    let unasked =
+        next(Some(&moved), &SnapshotPlan { model: &model, resolved: &Resolved::new(), addresses: &[], state: None });
     assert!(Arc::ptr_eq(&member(&unasked, "b1").backend, &member(&moved, "b1").backend), "it is where it was");
 }
 
@@ -111,7 +115,7 @@ fn a_backend_without_an_address_is_down_until_it_has_one_and_what_an_operator_sa
         resolved
     };
     let after = |old: Option<&Snapshot>, resolved: &Resolved, state| {
-        next(old, &Plan { model: &model, resolved, addresses: &[], state })
+        next(old, &SnapshotPlan { model: &model, resolved, addresses: &[], state })
     };
     let old = after(None, &without("b1"), None);
     let pool = &old.pools[0];
@@ -165,9 +169,9 @@ fn what_does_not_change_is_the_very_same_pool() {
     model.pools[0].backends.push(backend("b2"));
     let new = step(&old, &model);
     assert!(Arc::ptr_eq(&old.pools[1], &new.pools[1]) && !Arc::ptr_eq(&old.pools[0], &new.pools[0]));
-    assert!(new.pools[0].has_terms_of(&old.pools[0]), "only backends differ");
+    assert!(new.pools[0].has_settings_of(&old.pools[0]), "only backends differ");
     model.pools[0].connect_attempts += 1;
-    assert!(!step(&new, &model).pools[0].has_terms_of(&new.pools[0]));
+    assert!(!step(&new, &model).pools[0].has_settings_of(&new.pools[0]));
 }
 
 #[test]

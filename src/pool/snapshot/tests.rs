@@ -16,7 +16,7 @@ fn pool(backends: u16, settings: model::Pool) -> Arc<Pool> {
     build(&model, &resolved).pools[0].clone()
 }
 
-fn pick(pool: &Pool, now: Tick, random: &mut fastrand::Rng) -> Result<u32, NoBackend> {
+fn pick(pool: &Pool, now: Tick, random: &mut fastrand::Rng) -> Result<u32, PickError> {
     pool.pick(Client { ip: None }, &[], now, random).map(|lease| lease.index())
 }
 
@@ -128,5 +128,5 @@ fn try_all_tries_those_that_are_down_only_when_all_are() {
     assert!(picked.contains(&0) && picked.contains(&1));
     let reset = pool(1, model::Pool::default());
     reset.up.set(0, false);
-    assert_eq!(pick(&reset, Tick(1), &mut random), Err(NoBackend::AllDown));
+    assert_eq!(pick(&reset, Tick(1), &mut random), Err(PickError::AllDown));
 }

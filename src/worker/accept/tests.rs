@@ -1,7 +1,7 @@
 use super::*;
 use crate::base::Listen as Asked;
 use crate::config::model::{self, Global, Model};
-use crate::pool::{self, BoundAddress, Plan, Resolved};
+use crate::pool::{self, BoundAddress, Resolved, SnapshotPlan};
 use mio::Poll;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -106,7 +106,7 @@ fn snapshot(limits: &[Option<u32>]) -> Arc<Snapshot> {
         vec![BoundAddress { id, group: id, asked: asked(number), endpoint }]
     };
     let addresses: Vec<_> = (0..limits.len()).map(address).collect();
-    let plan = Plan { model: &model, resolved: &Resolved::new(), addresses: &addresses, state: None };
+    let plan = SnapshotPlan { model: &model, resolved: &Resolved::new(), addresses: &addresses, state: None };
     Arc::new(pool::next(None, &plan))
 }
 

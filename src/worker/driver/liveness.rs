@@ -8,8 +8,8 @@
 
 use super::{Connection, Driver, Net, Observer};
 use crate::base::slots::Key;
-use crate::policy::liveness::{Liveness, Timing, Verdict};
-use crate::session::{Ending, Input, Side, Way};
+use crate::policy::liveness::{Liveness, PeerState, Timing};
+use crate::session::{Direction, Ending, Input, Side};
 use std::time::Duration;
 
 /// What is known of one side's acknowledgements.
@@ -35,7 +35,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
     /// Bytes or a FIN were sent: has a relaying connection looked at, unless that is set already.
     pub(super) fn watch(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.look_at.is_none() && connection.session.half(Way::Up).is_some() {
+        if connection.look_at.is_none() && connection.session.half(Direction::Up).is_some() {
             connection.look_at = Some(self.now + Timing::within(self.net.dead_peer_timeout()).look);
             self.arm(key);
         }
@@ -49,7 +49,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             return;
         }
         connection.look_at = None;
-        for (side, way) in [(Side::Client, Way::Down), (Side::Backend, Way::Up)] {
+        for (side, way) in [(Side::Client, Direction::Down), (Side::Backend, Direction::Up)] {
             let written = connection.session.bytes(way);
             let (end, watch) = match side {
                 Side::Client => (Some(&connection.client), &mut connection.watches.0),
@@ -64,11 +64,11 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 continue;
             };
             let verdict = watch.liveness.judge(seen, &timing, self.now);
-            if verdict == Verdict::Dead {
+            if verdict == PeerState::Dead {
                 return self.feed(key, Input::Reset(side));
             }
             // Bytes that are newer than the last look may wait behind a window that has closed and shows nothing yet.
-            watch.settled = verdict == Verdict::Settled && watch.written == written;
+            watch.settled = verdict == PeerState::Settled && watch.written == written;
             watch.written = written;
             if !watch.settled {
                 connection.look_at = Some(self.now + timing.look);

@@ -2,7 +2,7 @@
 
 use super::{Driver, Net, Observer};
 use crate::base::slots::Key;
-use crate::pool::{Lease, NoBackend, Snapshot};
+use crate::pool::{Lease, PickError, Snapshot};
 use crate::session::Input;
 use crate::worker::queue::SERVED;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use std::sync::atomic::Ordering;
 
 impl<N: Net, O: Observer> Driver<N, O> {
     /// A backend for this connection, unless others waited for one before it.
-    pub(super) fn pick(&mut self, key: Key) -> Result<Lease, NoBackend> {
-        let Some(connection) = self.connections.get(key) else { return Err(NoBackend::AllFull) };
+    pub(super) fn pick(&mut self, key: Key) -> Result<Lease, PickError> {
+        let Some(connection) = self.connections.get(key) else { return Err(PickError::AllFull) };
         let session = &connection.session;
         if self.served != Some(key) && self.queues.is_waited_for(session.pool()) {
-            return Err(NoBackend::AllFull);
+            return Err(PickError::AllFull);
         }
         let choice = session.pool().pick(session.policy_client(), session.tried(), self.now, &mut self.random);
         if choice.is_ok() && !session.tried().is_empty() {

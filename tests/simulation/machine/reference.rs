@@ -3,7 +3,7 @@
 use crate::{HALF_CLOSE, IDLE};
 use std::time::Duration;
 use tcplb::base::Tick;
-use tcplb::session::{CloseReason, Effect, Ending, Failed, Moved, QUIET, RESET_PATIENCE, Side, Way};
+use tcplb::session::{CloseReason, Direction, Effect, Ending, Failed, Moved, QUIET, RESET_PATIENCE, Side};
 
 /// What the table says about one way.
 #[derive(Clone, Copy, Default)]
@@ -47,13 +47,13 @@ fn reset_by(side: Side) -> Answer {
     (Effect::End(Ending::Reset), Some(reason))
 }
 
-pub fn index_of(way: Way) -> usize {
-    usize::from(way == Way::Down)
+pub fn index_of(way: Direction) -> usize {
+    usize::from(way == Direction::Down)
 }
 
 impl Reference {
-    pub fn moved(&mut self, way: Way, moved: &Moved, now: Tick) -> Answer {
-        if way == Way::Up {
+    pub fn moved(&mut self, way: Direction, moved: &Moved, now: Tick) -> Answer {
+        if way == Direction::Up {
             let ours = self.ours.min(moved.written);
             self.ours -= ours;
             self.up += moved.written - ours;
@@ -102,14 +102,14 @@ impl Reference {
             return if failure.side == side { NOTHING } else { reset_by(failure.side) };
         }
         self.failed = Some(Failure { side, taken: now, queue: (now, now, u64::MAX) });
-        self.ways[index_of(Way::to(side))] = Expected { dropped: true, ..Expected::default() };
+        self.ways[index_of(Direction::to(side))] = Expected { dropped: true, ..Expected::default() };
         (Effect::ReadOut(side), None)
     }
 
     pub fn unsent(&mut self, bytes: u64, now: Tick) -> Answer {
         let failure = self.failed.as_mut().expect("a side has failed");
         let (since, measure, expected) = &mut failure.queue;
-        if bytes == 0 && self.ways[index_of(Way::from(failure.side))].shut {
+        if bytes == 0 && self.ways[index_of(Direction::from(failure.side))].shut {
             return reset_by(failure.side);
         }
         if bytes < *expected {

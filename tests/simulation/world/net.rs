@@ -146,7 +146,7 @@ impl Net for SimNet {
         self.0.borrow_mut().socks[socket.id].closed_by_reset = true;
     }
 
-    fn has_gaps(&self, _: &Endpoint) -> bool {
+    fn has_urgent_gaps(&self, _: &Endpoint) -> bool {
         // Asked right after dialling: the newest socket is meant.
         self.0.borrow().socks.last().is_some_and(|sock| sock.chunky)
     }

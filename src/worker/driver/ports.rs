@@ -62,8 +62,8 @@ pub trait Net: Io {
     /// Closes with a reset. Dropping a socket instead closes it in order.
     fn reset(&mut self, socket: Self::Socket);
 
-    /// May a read stop short with more behind? (See [`crate::relay::Ready::gaps`].)
-    fn has_gaps(&self, to: &Endpoint) -> bool;
+    /// May a read stop short with more behind? (See [`crate::relay::Ready::short_read_inconclusive`].)
+    fn has_urgent_gaps(&self, to: &Endpoint) -> bool;
 }
 
 /// What others learn from connections as they go; the worker sends it on.

@@ -5,7 +5,7 @@
 //! first probe under way. A round is a probe of each of its addresses, all at once as far as there is room.
 
 use super::open::Open;
-use super::watch::{Stage, Watch};
+use super::watch::{ProbePhase, Watch};
 use super::{NOTES_MAX, OPEN_MAX, OnDown};
 use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
@@ -32,7 +32,7 @@ const LACK: Duration = Duration::from_millis(100);
 const GRAIN: Duration = Duration::from_millis(8);
 
 /// All that the thread owns.
-pub struct Rounds {
+pub struct ProbeLoop {
     poll: Poll,
     letters: Receiver<Note>,
     started: Instant,
@@ -58,12 +58,12 @@ pub struct Rounds {
     heartbeat: Heartbeat,
 }
 
-impl Rounds {
-    /// Takes up the first snapshot; nothing is probed before [`Rounds::run`].
-    pub fn new(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<(Mailbox<Note>, Rounds)> {
+impl ProbeLoop {
+    /// Takes up the first snapshot; nothing is probed before [`ProbeLoop::run`].
+    pub fn new(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<(Mailbox<Note>, ProbeLoop)> {
         let poll = Poll::new()?;
         let (mailbox, letters) = Mailbox::new(&poll, LETTERS, NOTES_MAX)?;
-        let mut rounds = Rounds {
+        let mut rounds = ProbeLoop {
             poll,
             letters,
             started: Instant::now(),
@@ -227,7 +227,7 @@ impl Rounds {
                 let kept = known.remove(&id).and_then(|key| Some((key, self.watches.get_mut(key)?)));
                 let key = match kept {
                     Some((key, watch)) => {
-                        if watch.adopt(pool, index, member) && watch.stage == Stage::Resting {
+                        if watch.adopt(pool, index, member) && watch.phase == ProbePhase::Resting {
                             // All of them changed at once: what spreads new backends spreads these.
                             new.push(key);
                         }
@@ -261,16 +261,16 @@ impl Rounds {
     fn time_has_come(&mut self, slot: u32) {
         let Some(key) = self.watches.key_of(slot) else { return };
         let Some(watch) = self.watches.get_mut(key) else { return };
-        match watch.stage {
-            Stage::Resting if !watch.is_probed() => {
+        match watch.phase {
+            ProbePhase::Resting if !watch.is_probed() => {
                 watch.visit(self.now);
                 self.wheel.set(slot, watch.next_visit(self.now));
             }
-            Stage::Resting => {
-                watch.stage = Stage::Queued;
+            ProbePhase::Resting => {
+                watch.phase = ProbePhase::Queued;
                 self.queue.push_back(key);
             }
-            Stage::Queued | Stage::Probing => {
+            ProbePhase::Queued | ProbePhase::Probing => {
                 let timeout = watch.health().timeout;
                 let late = |open: &&Key| self.open.get(**open).is_some_and(|open| open.until <= self.now);
                 let late: Vec<Key> = watch.probing.iter().filter(late).copied().collect();
@@ -326,7 +326,7 @@ impl Rounds {
         if watch.begun < watch.round() {
             self.queue.push_front(key);
         } else {
-            watch.stage = Stage::Probing;
+            watch.phase = ProbePhase::Probing;
         }
         self.tell(key);
         self.arm(key);
@@ -365,10 +365,10 @@ impl Rounds {
         if let Some(until) = ends.min() {
             return self.wheel.set(key.slot, until);
         }
-        if watch.stage != Stage::Probing {
+        if watch.phase != ProbePhase::Probing {
             return;
         }
-        (watch.stage, watch.begun) = (Stage::Resting, 0);
+        (watch.phase, watch.begun) = (ProbePhase::Resting, 0);
         if !watch.is_probed() {
             return self.wheel.set(key.slot, watch.next_visit(self.now));
         }

@@ -1,9 +1,9 @@
 //! What is: the file's model, the running model, and the snapshot made from it. Only the control thread has it.
 //!
-//! A change is a [`Step`]: prepared without touching anything (names resolved, new addresses bound, the next snapshot
+//! A change is a [`Transition`]: prepared without touching anything (names resolved, new addresses bound, the next snapshot
 //! built), so that what fails leaves nothing half-done, and then taken.
 
-use super::bind::Bound;
+use super::bind::Binding;
 use super::command::Edit;
 use super::lookup::Found;
 use super::remote::Refused;
@@ -16,7 +16,8 @@ use crate::config::model::{Model, Names, OnRemove};
 use crate::config::{by_name, check};
 use crate::net::listen::{self, Listening};
 use crate::pool::{
-    self, AdminState, BackendId, BoundAddressId, Listener, Member, Plan, Pool, Resolved, Snapshot, same_endpoints,
+    self, AdminState, BackendId, BoundAddressId, Listener, Member, Pool, Resolved, Snapshot, SnapshotPlan,
+    same_endpoints,
 };
 use crate::preflight;
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -25,7 +26,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// See the module.
-pub struct Truth {
+pub struct ConfigState {
     /// The limit on open files.
     pub(super) limit: u64,
     share: Share,
@@ -56,7 +57,7 @@ pub struct NewSockets {
 }
 
 /// A change that is prepared: nothing can go wrong any more.
-pub struct Step {
+pub struct Transition {
     /// The model as it will run.
     pub model: Arc<Model>,
     /// The next snapshot.
@@ -71,14 +72,14 @@ pub struct Step {
     pub share: Share,
 }
 
-impl Truth {
+impl ConfigState {
     /// Binds for the first time. The caller waits for the names that listeners have.
     pub fn bind_first(model: Model, limit: u64) -> Result<Beginning, String> {
         let share = descriptors::divide(limit, &model, descriptors::listening_sockets(&model))?;
         let running = Arc::new(model.clone());
         let nothing = Model { listeners: Vec::new(), pools: Vec::new(), ..model.clone() };
         let snapshot = Arc::new(pool::build(&nothing, &Resolved::new()));
-        let mut truth = Truth {
+        let mut config_state = ConfigState {
             limit,
             share,
             file: model,
@@ -88,9 +89,9 @@ impl Truth {
             admin: Vec::new(),
             closing: Vec::new(),
         };
-        let bound = truth.bind(&running, &Found::new())?;
-        truth.share = bound.share.unwrap_or(share);
-        Ok(Beginning { truth, bound })
+        let bound = config_state.bind(&running, &Found::new())?;
+        config_state.share = bound.share.unwrap_or(share);
+        Ok(Beginning { config_state, bound })
     }
 
     /// The names that a step to `model` needs: those of its backends, and of listeners that are not bound yet.
@@ -137,13 +138,13 @@ impl Truth {
         resolved: &Resolved,
         found: &Found,
         state: Option<(&str, &str, AdminState)>,
-    ) -> Result<Step, String> {
+    ) -> Result<Transition, String> {
         let bound = self.bind(&model, found)?;
-        let plan = Plan { model: &model, resolved, addresses: &bound.addresses, state };
+        let plan = SnapshotPlan { model: &model, resolved, addresses: &bound.addresses, state };
         let snapshot = Arc::new(pool::next(Some(&self.snapshot), &plan));
         let opened = opened(bound.sockets, &snapshot);
         let leaving = self.leaving(&snapshot);
-        Ok(Step {
+        Ok(Transition {
             model: Arc::new(model),
             snapshot,
             opened,
@@ -154,7 +155,7 @@ impl Truth {
     }
 
     /// From now on this is what is.
-    pub fn take(&mut self, step: &Step) {
+    pub fn take(&mut self, step: &Transition) {
         (self.running, self.snapshot, self.share) = (step.model.clone(), step.snapshot.clone(), step.share);
         let now = Instant::now();
         self.closing.retain(|(_, until)| *until > now);
@@ -223,7 +224,7 @@ impl Truth {
     }
 
     /// Prepares a change of one backend. `found` has its name, if it is a new one that has a name.
-    pub fn edit(&mut self, edit: &Edit, found: &Found) -> Result<Step, Refused> {
+    pub fn edit(&mut self, edit: &Edit, found: &Found) -> Result<Transition, Refused> {
         self.check(edit)?;
         let mut model = Model::clone(&self.running);
         let pool = edit.pool();
@@ -307,24 +308,24 @@ fn listen_at(endpoint: &Endpoint) -> Listen {
 
 /// What is bound at the start, before the names of backends are known.
 pub struct Beginning {
-    truth: Truth,
-    bound: Bound,
+    config_state: ConfigState,
+    bound: Binding,
 }
 
 impl Beginning {
     /// The model.
     pub fn running(&self) -> &Arc<Model> {
-        &self.truth.running
+        &self.config_state.running
     }
 
     /// Notes where the admin API listens: a backend cannot be there.
     pub fn serve_admin_at(&mut self, endpoints: &[Endpoint]) {
-        self.truth.admin = endpoints.iter().map(listen_at).collect();
+        self.config_state.admin = endpoints.iter().map(listen_at).collect();
     }
 
     /// Every listener's name, with what it is bound to.
     pub fn bound(&self) -> impl Iterator<Item = (&str, &Endpoint)> {
-        let both = self.truth.running.listeners.iter().zip(&self.bound.addresses);
+        let both = self.config_state.running.listeners.iter().zip(&self.bound.addresses);
         both.flat_map(|(listener, addresses)| {
             addresses.iter().map(|address| (listener.name.as_str(), &address.endpoint))
         })
@@ -332,19 +333,19 @@ impl Beginning {
 
     /// Builds the first snapshot by what is known of the names of backends. The error names each that can't be resolved, if
     /// the model requires all of them.
-    pub fn build(self, found: &Found) -> Result<(Truth, Vec<NewSockets>), String> {
-        let Beginning { mut truth, bound } = self;
-        let model = truth.running.clone();
+    pub fn build(self, found: &Found) -> Result<(ConfigState, Vec<NewSockets>), String> {
+        let Beginning { mut config_state, bound } = self;
+        let model = config_state.running.clone();
         let Endpoints { resolved, unresolved, .. } = resolve::model(&model, found, None);
         if model.global.names == Names::Required && !unresolved.is_empty() {
             let why: Vec<String> = unresolved.into_iter().map(|it| it.why).collect();
             return Err(why.join("\n"));
         }
-        let plan = Plan { model: &model, resolved: &resolved, addresses: &bound.addresses, state: None };
-        truth.snapshot = Arc::new(pool::next(None, &plan));
-        resolve::note(&truth.snapshot, &unresolved);
-        let opened = opened(bound.sockets, &truth.snapshot);
-        Ok((truth, opened))
+        let plan = SnapshotPlan { model: &model, resolved: &resolved, addresses: &bound.addresses, state: None };
+        config_state.snapshot = Arc::new(pool::next(None, &plan));
+        resolve::note(&config_state.snapshot, &unresolved);
+        let opened = opened(bound.sockets, &config_state.snapshot);
+        Ok((config_state, opened))
     }
 }
 

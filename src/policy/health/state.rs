@@ -27,7 +27,7 @@ pub struct Rules {
 
 /// What is thought of one backend. Up before the first probe, unless it was made otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
+pub struct HealthState {
     up: bool,
     /// A probe has been heard.
     decided: bool,
@@ -39,19 +39,19 @@ pub struct Verdict {
     refused: u32,
 }
 
-impl Default for Verdict {
+impl Default for HealthState {
     fn default() -> Self {
-        Verdict { up: true, decided: false, passed: 0, failed: 0, refused: 0 }
+        HealthState { up: true, decided: false, passed: 0, failed: 0, refused: 0 }
     }
 }
 
-impl Verdict {
-    /// The verdict before any result.
-    pub fn unknown(up: bool) -> Verdict {
-        Verdict { up, ..Verdict::default() }
+impl HealthState {
+    /// The state before any result.
+    pub fn unknown(up: bool) -> HealthState {
+        HealthState { up, ..HealthState::default() }
     }
 
-    /// Takes in a probe's result. True if that changed the verdict.
+    /// Takes in a probe's result. True if that changed the state.
     pub fn probed(&mut self, passed: bool, rules: Rules) -> bool {
         if !std::mem::replace(&mut self.decided, true) {
             return self.become_up(passed);
@@ -71,7 +71,7 @@ impl Verdict {
     }
 
     /// Takes in that a client could not connect. `others_reached`: some client did, since the last time this was called.
-    /// True if that changed the verdict.
+    /// True if that changed the state.
     pub fn client_failed(&mut self, others_reached: bool, rules: Rules) -> bool {
         if !self.up {
             return self.become_up(false);
@@ -95,7 +95,7 @@ impl Verdict {
     /// Settles on a state with all streaks forgotten. True if it is another one.
     fn become_up(&mut self, up: bool) -> bool {
         let changed = self.up != up;
-        *self = Verdict { up, decided: self.decided, ..Verdict::default() };
+        *self = HealthState { up, decided: self.decided, ..HealthState::default() };
         changed
     }
 }
@@ -107,90 +107,90 @@ mod tests {
 
     const RULES: Rules = Rules { rise: 2, fall: 3 };
 
-    fn settled(up: bool) -> Verdict {
-        let mut verdict = Verdict::default();
-        verdict.probed(up, RULES);
-        assert_eq!(verdict.is_up(), up);
-        verdict
+    fn settled(up: bool) -> HealthState {
+        let mut state = HealthState::default();
+        state.probed(up, RULES);
+        assert_eq!(state.is_up(), up);
+        state
     }
 
     #[test]
     fn the_first_probe_decides_at_once() {
-        assert!(Verdict::default().is_up());
-        assert!(Verdict::default().probed(false, RULES));
-        assert!(!Verdict::default().probed(true, RULES));
+        assert!(HealthState::default().is_up());
+        assert!(HealthState::default().probed(false, RULES));
+        assert!(!HealthState::default().probed(true, RULES));
     }
 
     #[test]
     fn a_backend_that_begins_down_comes_up_by_one_probe_whatever_rise_says() {
-        let mut verdict = Verdict::unknown(false);
-        assert!(!verdict.is_up() && !verdict.client_failed(false, RULES));
-        assert!(verdict.probed(true, RULES) && verdict.is_up());
-        let mut verdict = Verdict::unknown(false);
-        assert!(!verdict.probed(false, RULES));
-        assert!(!verdict.probed(true, RULES), "from the second probe on it takes as many as ever");
-        assert!(verdict.probed(true, RULES));
+        let mut state = HealthState::unknown(false);
+        assert!(!state.is_up() && !state.client_failed(false, RULES));
+        assert!(state.probed(true, RULES) && state.is_up());
+        let mut state = HealthState::unknown(false);
+        assert!(!state.probed(false, RULES));
+        assert!(!state.probed(true, RULES), "from the second probe on it takes as many as ever");
+        assert!(state.probed(true, RULES));
     }
 
     #[test]
     fn a_client_before_the_first_probe_counts_as_one_failure_only() {
-        let mut verdict = Verdict::default();
-        assert!(!verdict.client_failed(false, RULES));
-        assert!(!verdict.client_failed(false, RULES));
-        assert!(verdict.client_failed(false, RULES));
-        assert!(verdict.probed(true, RULES), "and the first probe still decides");
+        let mut state = HealthState::default();
+        assert!(!state.client_failed(false, RULES));
+        assert!(!state.client_failed(false, RULES));
+        assert!(state.client_failed(false, RULES));
+        assert!(state.probed(true, RULES), "and the first probe still decides");
     }
 
     #[test]
     fn fall_and_rise_are_counted_in_a_row() {
-        let mut verdict = settled(true);
+        let mut state = settled(true);
         let steps = [false, false, true, false, false, false, true, false, true, true];
-        let ups: Vec<bool> = steps.map(|passed| (verdict.probed(passed, RULES), verdict.is_up()).1).to_vec();
+        let ups: Vec<bool> = steps.map(|passed| (state.probed(passed, RULES), state.is_up()).1).to_vec();
         assert_eq!(ups, [true, true, true, true, true, false, false, false, false, true]);
     }
 
     #[test]
     fn clients_and_probes_add_up() {
-        let mut verdict = settled(true);
-        assert!(!verdict.probed(false, RULES));
-        assert!(!verdict.client_failed(false, RULES));
-        assert!(verdict.client_failed(false, RULES));
+        let mut state = settled(true);
+        assert!(!state.probed(false, RULES));
+        assert!(!state.client_failed(false, RULES));
+        assert!(state.client_failed(false, RULES));
     }
 
     #[test]
     fn clients_that_get_through_excuse_those_that_do_not_but_no_probe() {
-        let mut verdict = settled(true);
+        let mut state = settled(true);
         for _ in 0..100 {
-            assert!(!verdict.client_failed(true, RULES));
+            assert!(!state.client_failed(true, RULES));
         }
-        assert!(!verdict.probed(false, RULES), "one client, one probe");
-        assert!(!verdict.client_failed(true, RULES), "one probe, one client again");
-        assert!(verdict.probed(false, RULES), "two probes, one client");
+        assert!(!state.probed(false, RULES), "one client, one probe");
+        assert!(!state.client_failed(true, RULES), "one probe, one client again");
+        assert!(state.probed(false, RULES), "two probes, one client");
     }
 
     #[test]
     fn a_client_that_fails_while_down_starts_the_rise_anew() {
-        let mut verdict = settled(false);
-        verdict.probed(true, RULES);
-        assert!(!verdict.client_failed(false, RULES));
-        assert!(!verdict.probed(true, RULES));
-        assert!(verdict.probed(true, RULES));
+        let mut state = settled(false);
+        state.probed(true, RULES);
+        assert!(!state.client_failed(false, RULES));
+        assert!(!state.probed(true, RULES));
+        assert!(state.probed(true, RULES));
     }
 
     proptest! {
         /// The rule as one would say it, on the whole history, for probes alone.
         #[test]
         fn probes_follow_the_rule(history in prop::collection::vec(any::<bool>(), 1..60), rise in 1u32..5, fall in 1u32..5) {
-            let mut verdict = Verdict::default();
+            let mut state = HealthState::default();
             let mut up = history[0];
             for end in 1..=history.len() {
-                let changed = verdict.probed(history[end - 1], Rules { rise, fall });
+                let changed = state.probed(history[end - 1], Rules { rise, fall });
                 let need = if up { fall } else { rise } as usize;
                 let streak = history[..end].iter().rev().take_while(|&&passed| passed != up).count();
                 let flips = end > 1 && streak >= need;
                 prop_assert_eq!(changed, flips || (end == 1 && !up));
                 up ^= flips;
-                prop_assert_eq!(verdict.is_up(), up);
+                prop_assert_eq!(state.is_up(), up);
             }
         }
 
@@ -199,13 +199,13 @@ mod tests {
         fn a_change_is_reported_exactly_when_there_is_one(
             steps in prop::collection::vec((any::<bool>(), any::<bool>()), 0..60), rise in 0u32..4, fall in 0u32..4,
         ) {
-            let mut verdict = Verdict::default();
+            let mut state = HealthState::default();
             for (client, good) in steps {
-                let before = verdict.is_up();
+                let before = state.is_up();
                 let rules = Rules { rise, fall };
-                let changed = if client { verdict.client_failed(good, rules) } else { verdict.probed(good, rules) };
-                prop_assert_eq!(changed, before != verdict.is_up());
-                prop_assert!(!(client && changed && verdict.is_up()), "a failure never marks up");
+                let changed = if client { state.client_failed(good, rules) } else { state.probed(good, rules) };
+                prop_assert_eq!(changed, before != state.is_up());
+                prop_assert!(!(client && changed && state.is_up()), "a failure never marks up");
             }
         }
     }

@@ -1,35 +1,35 @@
 //! What a worker has written and not handed over yet.
 
-use super::{Desk, LINGER, Lines, SHEET, count, line, lose};
+use super::{BUFFER, LINGER, Lines, LogHandle, count, line, lose};
 use crate::base::Tick;
 use crate::session::Record;
 use std::time::{Duration, SystemTime};
 
-/// A line may be longer than the rest of a sheet; most fit here, so that the sheet does not grow.
+/// A line may be longer than the rest of a buffer; most fit here, so that the buffer does not grow.
 const MARGIN: usize = 1024;
 
 /// See the module. Dropping it hands over what it holds.
 #[derive(Debug)]
-pub struct Sheet {
-    desk: Desk,
+pub struct LogBuffer {
+    handle: LogHandle,
     lines: Lines,
     /// When it is to be handed over; `None` while it is empty.
     due: Option<Tick>,
 }
 
-impl Sheet {
-    pub(super) fn new(desk: Desk) -> Sheet {
-        Sheet { desk, lines: Lines::new(), due: None }
+impl LogBuffer {
+    pub(super) fn new(handle: LogHandle) -> LogBuffer {
+        LogBuffer { handle, lines: Lines::new(), due: None }
     }
 
     /// Writes the line of a connection that has just ended.
     pub fn write(&mut self, record: &Record, now: Tick) {
         if self.lines.is_empty() {
-            self.lines.reserve(SHEET + MARGIN);
+            self.lines.reserve(BUFFER + MARGIN);
         }
-        line::write(self.desk.format, record, SystemTime::now(), &mut self.lines);
+        line::write(self.handle.format, record, SystemTime::now(), &mut self.lines);
         self.due.get_or_insert(now + LINGER);
-        if self.lines.len() >= SHEET {
+        if self.lines.len() >= BUFFER {
             self.hand_over(now);
         }
     }
@@ -41,20 +41,20 @@ impl Sheet {
         }
     }
 
-    /// How long until [`Sheet::tend`] has something to do.
+    /// How long until [`LogBuffer::tend`] has something to do.
     pub fn sleep(&self, now: Tick) -> Option<Duration> {
         self.due.map(|due| due - now)
     }
 
     fn hand_over(&mut self, now: Tick) {
-        match self.desk.offer(std::mem::take(&mut self.lines)) {
+        match self.handle.offer(std::mem::take(&mut self.lines)) {
             Ok(()) => self.due = None,
-            Err(lines) if lines.len() < SHEET => {
+            Err(lines) if lines.len() < BUFFER => {
                 self.lines = lines;
                 self.due = Some(now + LINGER);
             }
             Err(mut lines) => {
-                lose(&self.desk.totals, count(&lines));
+                lose(&self.handle.totals, count(&lines));
                 lines.clear();
                 self.lines = lines;
                 self.due = None;
@@ -63,10 +63,10 @@ impl Sheet {
     }
 }
 
-impl Drop for Sheet {
+impl Drop for LogBuffer {
     fn drop(&mut self) {
         if !self.lines.is_empty() {
-            self.desk.deliver(std::mem::take(&mut self.lines));
+            self.handle.deliver(std::mem::take(&mut self.lines));
         }
     }
 }
