@@ -2,7 +2,7 @@
 //!
 //! # Layers
 //!
-//! Imports point down this list only (`tests/layers.rs` sees to it); the threads never import each other.
+//! Imports point down this list only (`tests/model/layers.rs` sees to it); the threads never import each other.
 //!
 //! | module      | part                                                                              |
 //! |-------------|-----------------------------------------------------------------------------------|

@@ -1,6 +1,6 @@
 //! The description of the API for machines: paths from the table of calls, schemas from here.
 //!
-//! A test in `tests/admin` compares each schema with what the process really answers.
+//! A test in `tests/features/admin` compares each schema with what the process really answers.
 
 use super::routes::{Content, Route};
 use crate::config::model::defaults;

@@ -11,7 +11,6 @@ mod support;
 
 mod calm;
 mod cuts;
-#[path = "../differential/mod.rs"]
 mod differential;
 mod doors;
 mod house;

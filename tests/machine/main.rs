@@ -14,6 +14,7 @@ mod support;
 
 mod buffers;
 mod clocks;
+mod confine;
 mod descriptors;
 mod garbage;
 mod lab;

@@ -1,7 +1,7 @@
 //! Every setting takes effect: each test starts the real process with two values of a setting and observes the difference
 //! from outside. Where a setting has a flag, the flag and the file must do the same.
 //!
-//! `tests/settings.rs` holds the list of keys and flags, and fails for one without a test.
+//! `tests/model/settings.rs` holds the list of keys and flags, and fails for one without a test.
 
 mod backend;
 mod global;

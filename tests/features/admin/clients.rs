@@ -1,0 +1,124 @@
+//! `tcplb status`, `backends` and `reload` against a running tcplb, and against none.
+
+use crate::admin::support::{Balancer, backend, tcplb};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Output, Stdio};
+
+#[track_caller]
+fn shown(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).expect("UTF-8")
+}
+
+#[track_caller]
+fn refused(output: &Output, code: i32) -> String {
+    assert_eq!(output.status.code(), Some(code), "{output:?}");
+    let message = String::from_utf8(output.stderr.clone()).expect("UTF-8");
+    assert!(message.lines().last().is_some_and(|line| line.starts_with("error: ")), "{message}");
+    message
+}
+
+#[test]
+fn status_is_a_table_or_json() {
+    let balancer = Balancer::start(&["-b", "127.0.0.1:1,name=web1,weight=5", "-b", "127.0.0.1:2", "--health", "off"]);
+    let text = shown(&balancer.client(&["status"]));
+    assert!(text.starts_with(&format!("tcplb {} running", env!("CARGO_PKG_VERSION"))), "{text}");
+    for want in [balancer.listen.as_str(), "web1", "127.0.0.1:2", "pool default: weighted-round-robin", "STATE"] {
+        assert!(text.contains(want), "no {want} in {text}");
+    }
+    let head = text.lines().find(|line| line.starts_with("BACKEND")).unwrap();
+    let row = text.lines().find(|line| line.starts_with("web1")).unwrap();
+    assert_eq!(head.find("STATE"), row.find("up"), "{text}");
+    let json: serde_json::Value = serde_json::from_str(&shown(&balancer.client(&["status", "--json"]))).unwrap();
+    assert_eq!(json["pools"][0]["backends"][0]["weight"], 5);
+    let url = format!("http://{}/", balancer.admin);
+    assert!(tcplb(&["status", "--admin", &url]).output().unwrap().status.success());
+}
+
+#[test]
+fn backends_are_listed_added_changed_and_removed() {
+    let balancer = Balancer::idle();
+    let run = |arguments: &[&str]| balancer.client(&[&["backends"], arguments].concat());
+    assert!(shown(&run(&["list"])).contains("web1"));
+    assert_eq!(shown(&run(&[])), shown(&run(&["list"])), "without a verb they are listed");
+    let added = shown(&run(&[
+        "add",
+        "default",
+        "[::1]:7",
+        "--weight",
+        "4",
+        "--name",
+        "x",
+        "--backup",
+        "--max-connections",
+        "2",
+    ]));
+    assert_eq!(added, "x added to pool default, weight 4\n");
+    let row = shown(&run(&["list", "default"]));
+    assert!(row.lines().any(|line| line.starts_with("x ") && line.contains("up (backup)")), "{row}");
+    assert_eq!(shown(&run(&["weight", "default", "x", "9"])), "x has weight 9\n");
+    assert_eq!(shown(&run(&["disable", "default", "x"])), "x disabled\n");
+    assert_eq!(shown(&run(&["enable", "default", "x"])), "x enabled, now up\n");
+    assert_eq!(shown(&run(&["drain", "default", "x"])), "x is drained: no connection is left\n");
+    assert!(shown(&run(&["list", "default", "--json"])).contains("\"draining\""));
+    assert_eq!(shown(&run(&["remove", "default", "x", "--force"])), "x removed from pool default\n");
+    assert!(refused(&run(&["remove", "default", "x"]), 1).contains("answers 404"));
+    assert!(refused(&run(&["add", "default", "nowhere"]), 1).contains("port is missing"));
+    assert!(refused(&run(&["list", "none"]), 1).contains("none"));
+    assert!(refused(&balancer.client(&["reload", "--dry-run"]), 1).contains("flags"));
+}
+
+#[test]
+fn a_drain_waits_for_the_last_connection_or_for_its_time_out() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let spec = format!("{},name=web1", server.local_addr().unwrap());
+    let balancer = Balancer::start(&["-b", &spec, "--health", "off"]);
+    let client = TcpStream::connect(&balancer.listen).unwrap();
+    let (kept, _) = server.accept().unwrap();
+    balancer.wait("open", |status| status["pools"][0]["backends"][0]["active_connections"] == 1);
+    let message =
+        refused(&balancer.client(&["backends", "drain", "default", "web1", "--wait", "--timeout", "300ms"]), 5);
+    assert!(message.contains("1 connection left") && message.contains("300ms"), "{message}");
+
+    let waiting = tcplb(&["backends", "remove", "default", "web1", "--wait"])
+        .env("TCPLB_ADMIN", &balancer.admin)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    balancer.wait("draining", |status| status["pools"][0]["backends"][0]["state"] == "draining");
+    drop((client, kept));
+    let output = waiting.wait_with_output().unwrap();
+    let text = shown(&output);
+    assert!(text.ends_with("web1 is drained: no connection is left\nweb1 removed from pool default\n"), "{output:?}");
+}
+
+#[test]
+fn silence_and_wrong_addresses_have_exit_codes_of_their_own() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let at = |admin: &str| tcplb(&["status", "--admin", admin]).output().unwrap();
+    assert!(refused(&at(&nobody), 4).contains(&nobody));
+    assert!(refused(&at("unix:/nowhere/admin.sock"), 4).contains("/nowhere/admin.sock"));
+    for wrong in ["https://localhost:1", "localhost", "unix:"] {
+        assert!(refused(&at(wrong), 2).contains("expected 127.0.0.1:9900"), "{wrong}");
+    }
+    // A backend answers HTTP, but is no tcplb.
+    let (_web1, web1) = backend("web1", &[]);
+    assert!(refused(&at(&web1), 1).contains("not tcplb"));
+    let output = tcplb(&["backends", "drain", "p", "b", "--timeout", "1s"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "--timeout needs --wait");
+}
+
+#[test]
+fn the_token_comes_from_a_file_or_the_environment() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    std::fs::write(&path, "correct-horse\n").unwrap();
+    let path = path.to_str().unwrap();
+    let balancer = Balancer::start(&["-b", "127.0.0.1:1", "--health", "off", "--admin-token-file", path]);
+    assert!(refused(&balancer.client(&["status"]), 1).contains("401"));
+    shown(&balancer.client(&["status", "--token-file", path]));
+    let output = tcplb(&["status", "--admin", &balancer.admin]).env("TCPLB_TOKEN", "correct-horse").output().unwrap();
+    shown(&output);
+    refused(&balancer.client(&["status", "--token-file", "/nowhere/token"]), 2);
+}

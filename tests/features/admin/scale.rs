@@ -1,0 +1,101 @@
+//! Many backends: what grows with their number, and what must not grow faster.
+
+use crate::admin::support::Balancer;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{Read, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Far beyond what an operator has, so that work that is not proportional stands out.
+const MANY: usize = 40_000;
+
+/// A configuration with so many backends, spread evenly over so many pools.
+fn file(backends: usize, pools: usize) -> String {
+    let mut text = "[global]\nworkers = 1\nadmin = \"127.0.0.1:0\"\n\
+                    [[listener]]\nbind = [\"127.0.0.1:0\"]\npool = \"p0\"\n"
+        .to_owned();
+    let mut number = 0_u32;
+    for pool in 0..pools {
+        write!(text, "[[pool]]\nname = \"p{pool}\"\n[pool.health]\nkind = \"off\"\n").expect("a string takes all");
+        for _ in 0..backends / pools {
+            let [_, high, middle, low] = number.to_be_bytes();
+            let address = format!("10.{high}.{middle}.{low}:80");
+            write!(text, "[[pool.backend]]\nname = \"b{number}\"\naddress = \"{address}\"\nweight = 1\n")
+                .expect("a string takes all");
+            number += 1;
+        }
+    }
+    text
+}
+
+/// Starts from a file; how long that took.
+fn start(path: &Path) -> (Balancer, Duration) {
+    let begun = Instant::now();
+    let balancer = Balancer::from_file(path);
+    (balancer, begun.elapsed())
+}
+
+#[test]
+fn a_reload_of_many_backends_takes_no_longer_than_a_start_does() {
+    let directory = tempfile::tempdir().unwrap();
+    for pools in [1, MANY] {
+        let path = directory.path().join(format!("{pools}.toml"));
+        let text = file(MANY, pools);
+        fs::write(&path, &text).unwrap();
+        let (balancer, started) = start(&path);
+        // Both read, check, build and publish everything once. A search per backend costs twenty times as much.
+        let most = started.max(Duration::from_millis(200)) * 6;
+        let reload = |expected: usize| {
+            let begun = Instant::now();
+            let answer = balancer.call("POST", "/v1/reload", "").json(200);
+            assert_eq!(answer["changes"].as_array().unwrap().len(), expected);
+            begun.elapsed()
+        };
+        // The machine may be busy with something else for a while.
+        let took = (0..3).map(|_| reload(0)).min().unwrap();
+        assert!(took < most, "{pools} pools: started in {started:?}, but a reload took {took:?}");
+        fs::write(&path, text.replace("weight = 1", "weight = 2")).unwrap();
+        let took = reload(MANY);
+        assert!(took < most, "{pools} pools: started in {started:?}, but new weights took {took:?}");
+    }
+}
+
+#[test]
+fn clients_are_served_at_once_while_two_thousand_backends_start_slowly() {
+    // One server, which every address of 127.0.0.0/8 leads to.
+    let server = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = server.local_addr().unwrap().port();
+    // A request is read before the answer, or closing would reset the connection.
+    let serve = |mut client: TcpStream| client.read(&mut [0; 1024]).and_then(|_| client.write_all(b"served\n"));
+    thread::spawn(move || server.incoming().flatten().for_each(|client| drop(serve(client))));
+    let directory = tempfile::tempdir().unwrap();
+    for algorithm in ["source-hash", "maglev", "round-robin"] {
+        let path = directory.path().join(format!("{algorithm}.toml"));
+        let text = |backends: u32| {
+            let mut text = format!(
+                "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\n\
+                 [[pool]]\nname = 'p'\nalgorithm = '{algorithm}'\nslow_start = '10h'\n[pool.health]\nkind = 'off'\n"
+            );
+            for number in 0..backends {
+                let [_, _, high, low] = number.to_be_bytes();
+                write!(text, "[[pool.backend]]\naddress = '127.1.{high}.{low}:{port}'\n").unwrap();
+            }
+            text
+        };
+        fs::write(&path, text(1)).unwrap();
+        let (balancer, _) = start(&path);
+        fs::write(&path, text(2_001)).unwrap();
+        assert_eq!(balancer.call("POST", "/v1/reload", "").json(200)["changes"].as_array().unwrap().len(), 2_000);
+        // The one that is warm leaves: all others have just begun.
+        balancer.call("PATCH", &format!("/v1/pools/p/backends/127.1.0.0:{port}"), r#"{"state":"disabled"}"#).json(200);
+        let begun = Instant::now();
+        for _ in 0..40 {
+            assert_eq!(balancer.request().unwrap(), "served");
+        }
+        // A choice took half a second and more.
+        assert!(begun.elapsed() < Duration::from_secs(15), "{algorithm}: {:?}", begun.elapsed());
+    }
+}

@@ -1,0 +1,197 @@
+//! What a service manager is told, and what it hands over: played by the test.
+
+use crate::admin::support::{PATIENCE, Process, tcplb};
+use rustix::process::Signal;
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
+use std::process::{Command, Stdio};
+
+/// The next message that has this line.
+#[track_caller]
+fn told(socket: &UnixDatagram, line: &str) -> String {
+    let mut seen = Vec::new();
+    loop {
+        let mut buffer = [0; 4096];
+        let Ok(count) = socket.recv(&mut buffer) else { panic!("`{line}` was not told, but {seen:?}") };
+        let message = String::from_utf8(buffer[..count].to_vec()).expect("UTF-8");
+        if message.lines().any(|told| told == line) {
+            return message;
+        }
+        seen.push(message);
+    }
+}
+
+#[test]
+fn the_service_manager_is_told_of_start_reload_life_and_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let text = "[[listener]]\nname = \"web\"\nbind = [\"127.0.0.1:0\"]\npool = \"web\"\n[[pool]]\nname = \"web\"\n\
+                [[pool.backend]]\naddress = \"127.0.0.1:1\"\n";
+    std::fs::write(&file, text).unwrap();
+    let mut command = tcplb(&["--config", file.to_str().unwrap()]);
+    command.env("NOTIFY_SOCKET", directory.path().join("notify")).env("WATCHDOG_USEC", "400000");
+    let mut process = Process::spawn(&mut command);
+    let ready = told(&socket, "READY=1");
+    assert!(ready.lines().any(|line| line.starts_with("STATUS=")), "{ready}");
+    // By then it listens.
+    TcpStream::connect(process.after("listening on ")).unwrap();
+    told(&socket, "WATCHDOG=1");
+    told(&socket, "WATCHDOG=1");
+    process.signal(Signal::HUP);
+    let reloading = told(&socket, "RELOADING=1");
+    let when = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).expect("when");
+    assert!(when.parse::<u64>().is_ok_and(|usec| usec > 0), "{reloading}");
+    told(&socket, "READY=1");
+    std::fs::write(&file, "nonsense").unwrap();
+    process.signal(Signal::HUP);
+    told(&socket, "RELOADING=1");
+    assert!(told(&socket, "READY=1").contains("STATUS=running with the old configuration"));
+    process.signal(Signal::TERM);
+    told(&socket, "STOPPING=1");
+    assert_eq!(process.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_service_manager_that_does_not_read_holds_up_nothing_and_gets_the_newest_state() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let text = "[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n[[pool.backend]]\naddress = '127.0.0.1:1'\n";
+    std::fs::write(&file, text).unwrap();
+    let mut command = tcplb(&["--config", file.to_str().unwrap()]);
+    command.env("NOTIFY_SOCKET", directory.path().join("notify")).env("WATCHDOG_USEC", "400000");
+    let mut process = Process::spawn(&mut command);
+    process.after("listening on ");
+    // Each reload is two messages: more than find room.
+    let room: usize = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap().trim().parse().unwrap();
+    for _ in 0..room {
+        process.signal(Signal::HUP);
+        process.line("reload: nothing changed");
+    }
+    std::fs::write(&file, "nonsense").unwrap();
+    process.signal(Signal::HUP);
+    process.line("reload refused");
+    // From here on it reads.
+    told(&socket, "STATUS=running with the old configuration: the new one is wrong");
+    told(&socket, "WATCHDOG=1");
+    process.signal(Signal::TERM);
+    told(&socket, "STOPPING=1");
+    assert_eq!(process.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_service_manager_may_listen_on_an_abstract_socket() {
+    let name = format!("tcplb-test-{}", std::process::id());
+    let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = tcplb(&["-l", "127.0.0.1:0", "-b", "127.0.0.1:1"]);
+    command.env("NOTIFY_SOCKET", format!("@{name}"));
+    let _process = Process::spawn(&mut command);
+    told(&socket, "READY=1");
+}
+
+/// tcplb with one inherited socket as descriptor 3, as sd_listen_fds(3) wants it.
+fn activated(socket: OwnedFd, arguments: &[&str]) -> Process {
+    let mut command = Command::new("/bin/sh");
+    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
+    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tcplb")]).args(arguments).stdin(Stdio::from(socket));
+    Process::spawn(&mut command)
+}
+
+#[test]
+fn an_inherited_socket_is_taken_over_by_the_listener_of_its_address() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    // Whoever connects before tcplb runs is served by it.
+    let mut early = TcpStream::connect(&at).unwrap();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let backend = server.local_addr().unwrap().to_string();
+    let arguments = ["-l", &at, "-l", "127.0.0.1:0", "-b", &backend, "--health", "off", "-w", "2"];
+    let process = activated(listener.into(), &arguments);
+    assert_eq!(process.after("listening on "), at);
+    let mut inside = server.accept().unwrap().0;
+    std::io::Write::write_all(&mut inside, b"hello").unwrap();
+    drop(inside);
+    let mut text = String::new();
+    early.set_read_timeout(Some(PATIENCE)).unwrap();
+    early.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hello");
+    // Both workers share its queue.
+    for _ in 0..20 {
+        let _client = TcpStream::connect(&at).unwrap();
+        server.accept().unwrap();
+    }
+}
+
+#[test]
+fn an_inherited_unix_socket_is_taken_over_too_and_one_too_many_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("web.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let backend = server.local_addr().unwrap().to_string();
+    let listen = format!("unix:{}", path.display());
+    let arguments = ["-l", &listen, "-b", &backend, "--health", "off", "--shutdown-timeout", "0s"];
+    let mut process = activated(listener.into(), &arguments);
+    assert_eq!(process.after("listening on "), listen);
+    let _client = UnixStream::connect(&path).unwrap();
+    server.accept().unwrap();
+    process.signal(Signal::TERM);
+    assert_eq!(process.end().0.code(), Some(0));
+    assert!(path.exists(), "it is the service manager's");
+
+    let unwanted = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = unwanted.local_addr().unwrap().to_string();
+    let process = activated(unwanted.into(), &["-l", "127.0.0.1:0", "-b", &backend, "--health", "off"]);
+    assert!(process.after("the service manager opened ").starts_with(&at));
+
+    let connected = TcpStream::connect(&backend).unwrap();
+    let mut process = activated(connected.into(), &["-l", "127.0.0.1:0", "-b", &backend, "--health", "off"]);
+    process.after("can't use the socket number 0 of LISTEN_FDS: it does not listen");
+    assert_eq!(process.end().0.code(), Some(1));
+}
+
+#[test]
+fn a_listener_on_an_inherited_socket_can_be_removed_and_put_back() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap();
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let write = |inherited: bool| {
+        let inherited =
+            if inherited { format!("[[listener]]\nname = \"web\"\nbind = [\"{at}\"]\n") } else { String::new() };
+        let other = "[[listener]]\nname = \"other\"\nbind = [\"127.0.0.1:0\"]\n";
+        let address = server.local_addr().unwrap();
+        let pool = format!("[[pool]]\n[pool.health]\nkind = \"off\"\n[[pool.backend]]\naddress = \"{address}\"\n");
+        std::fs::write(&file, format!("[global]\nworkers = 2\n{inherited}{other}{pool}")).unwrap();
+    };
+    let is_served = || {
+        let _client = TcpStream::connect(at).unwrap();
+        server.accept().unwrap();
+    };
+    // It does not have to be wanted at the start.
+    write(false);
+    let process = activated(listener.into(), &["--config", file.to_str().unwrap()]);
+    process.line("nothing is configured to listen there");
+    process.line("listening on ");
+    for _ in 0..2 {
+        write(true);
+        process.signal(Signal::HUP);
+        process.line("listener web added");
+        (0..10).for_each(|_| is_served());
+        write(false);
+        process.signal(Signal::HUP);
+        process.line("listener web removed");
+        let mut refused = TcpStream::connect(at).unwrap();
+        refused.set_read_timeout(Some(PATIENCE)).unwrap();
+        let outcome = refused.read(&mut [0]);
+        assert_eq!(outcome.map_err(|error| error.kind()), Err(std::io::ErrorKind::ConnectionReset), "it does not hang");
+    }
+}

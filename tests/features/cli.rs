@@ -1,0 +1,471 @@
+//! The command line from outside: what the built binary prints, and its exit codes.
+
+use crate::process::{PATIENCE, Process, tcplb};
+use rustix::process::Signal;
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::Output;
+
+/// Every long flag of the balancer.
+const FLAGS: [&str; 23] = [
+    "listen",
+    "backend",
+    "config",
+    "algorithm",
+    "send-proxy",
+    "accept-proxy",
+    "health",
+    "health-path",
+    "health-interval",
+    "health-timeout",
+    "health-rise",
+    "health-fall",
+    "connect-timeout",
+    "idle-timeout",
+    "shutdown-timeout",
+    "max-connections",
+    "workers",
+    "admin",
+    "admin-token-file",
+    "access-log",
+    "log-format",
+    "log-level",
+    "version",
+];
+
+fn output(arguments: &[&str]) -> Output {
+    tcplb(arguments).output().expect("it runs")
+}
+
+fn stdout(arguments: &[&str]) -> String {
+    let output = output(arguments);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// What a command line that must fail says.
+#[track_caller]
+fn refused(arguments: &[&str], code: i32) -> String {
+    let output = output(arguments);
+    let message = String::from_utf8(output.stderr).expect("UTF-8");
+    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
+    assert!(message.starts_with("error: "), "{arguments:?}: {message}");
+    assert!(output.stdout.is_empty(), "{arguments:?}");
+    message
+}
+
+/// The answer to one HTTP request on a connection of its own.
+fn ask(address: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+#[test]
+fn version_is_one_line() {
+    let want = format!("tcplb {}\n", env!("CARGO_PKG_VERSION"));
+    assert_eq!(stdout(&["--version"]), want);
+    assert_eq!(stdout(&["-V"]), want);
+}
+
+#[test]
+fn help_names_every_flag_and_says_more_when_asked_for_more() {
+    let (short, long) = (stdout(&["-h"]), stdout(&["--help"]));
+    for flag in FLAGS {
+        assert!(short.contains(&format!("--{flag}")), "{flag}: {short}");
+        assert!(long.contains(&format!("--{flag}")), "{flag}: {long}");
+    }
+    for heading in ["Who talks to whom:", "Health:", "Limits:", "Process:", "Commands:"] {
+        assert!(short.contains(heading), "{heading}: {short}");
+    }
+    assert!(short.lines().count() < long.lines().count());
+    assert!(long.contains("tcplb --listen :8080 --backend 127.0.0.1:8081 --backend 127.0.0.1:8082"), "{long}");
+    for row in tcplb::policy::balance::REGISTRY {
+        assert!(long.contains(row.name), "{long}");
+    }
+    for (command, flags) in [
+        ("backend", &["--listen", "--name", "--latency", "--work", "--fail-health", "--echo"][..]),
+        ("demo", &["--once"]),
+        ("check", &["FILE"]),
+    ] {
+        let help = stdout(&[command, "--help"]);
+        assert!(flags.iter().all(|flag| help.contains(flag)), "{help}");
+    }
+}
+
+#[test]
+fn the_pages_name_the_flags_and_algorithms_there_are() {
+    let (flags, algorithms) = (include_str!("../../docs/configuration.md"), include_str!("../../docs/algorithms.md"));
+    for flag in FLAGS {
+        assert!(flags.contains(&format!("--{flag}")), "docs/configuration.md does not name --{flag}");
+    }
+    for row in tcplb::policy::balance::REGISTRY {
+        let mut names = [row.name].into_iter().chain(row.short.iter().copied());
+        assert!(names.all(|name| algorithms.contains(&format!("`{name}`"))), "docs/algorithms.md lacks {}", row.name);
+    }
+    let help = stdout(&["--help"]) + &stdout(&["backend", "--help"]) + &stdout(&["demo", "--help"]);
+    // Each flag in the tables exists.
+    let table = [flags, include_str!("../../docs/operations.md")].map(str::lines).into_iter().flatten();
+    let table = table.filter(|line| line.starts_with("| `-"));
+    let mut named = 0;
+    for flag in table.flat_map(|line| line.split(['`', ' ', ',', '|'])).filter(|word| word.starts_with("--")) {
+        assert!(help.contains(flag), "the tables name {flag}, which is no flag");
+        named += 1;
+    }
+    assert!(named >= FLAGS.len() + 4, "only {named} flags found in the tables");
+}
+
+/// README shows the demo's output. Its sentences are those that the demo prints; the figures are those of one run.
+fn is_in_readme(output: &str) {
+    let readme = include_str!("../../README.md");
+    let without_figures = |line: &str| line.replace(|letter: char| letter.is_ascii_digit(), "").replace(' ', "");
+    let printed: Vec<String> = output.lines().map(without_figures).collect();
+    let block = readme.split("-- demo\n").nth(1).and_then(|rest| rest.split("```").next()).expect("the demo's output");
+    for line in block.lines() {
+        assert!(printed.contains(&without_figures(line)), "README shows `{line}`, the demo prints {output}");
+    }
+}
+
+#[test]
+fn every_mistake_is_told_with_its_flag_and_value() {
+    for (line, wants) in [
+        ("-b a:1", &["no listener", "--listen :8080"][..]),
+        ("-l :1", &["no backend", "--backend 127.0.0.1:8081"]),
+        ("-l nowhere -b a:1", &["--listen: expected 127.0.0.1:80", "got `nowhere`: the port is missing"]),
+        ("-l :1 -b :2", &["--backend: expected ", "got `:2`: a backend needs a host"]),
+        ("-l :1 -b a:1,wieght=2", &["--backend: unknown key `wieght`, did you mean `weight`?", "max-connections=N"]),
+        ("-l :1 -b a:1,weight=70000", &["--backend: weight: expected a number from 0 to 65535, got `70000`"]),
+        ("-l :1 -b a:1,name=", &["--backend: name: ", "it is empty"]),
+        ("-l :1 -b a:1,backup,backup", &["--backend: `backup` is given twice"]),
+        ("-l :1 -b a:1 -b a:1", &["--backend: ", "second backend called `a:1`", "name="]),
+        ("-l :1 -b a:1,name=x -b b:1,name=x", &["--backend: ", "second backend called `x`"]),
+        ("-l :80 -l 127.0.0.1:80 -b a:1", &["--listen: `127.0.0.1:80` overlaps `:80`"]),
+        ("-l :80 -l :80 -b a:1", &["--listen: `:80` is given twice"]),
+        ("-l :1 -b a:1 --algo rond-robin", &["--algorithm: expected ", "`rond-robin`, did you mean `round-robin`?"]),
+        ("-l :1 -b a:1 -w 0", &["--workers: expected a number from 1 to 1024, got `0`"]),
+        ("-l :1 -b a:1 --workers -3", &["--workers: ", "`-3`"]),
+        ("-l :1 -b a:1 --max-connections 0", &["--max-connections: ", "from 1", "`0`"]),
+        ("-l :1 -b a:1 --health icmp", &["--health: expected tcp, http or off, got `icmp`"]),
+        ("-l :1 -b a:1 --health-path up", &["--health-path: ", "`up`", "does not begin with /"]),
+        ("-l :1 -b a:1 --health tcp --health-path /", &["--health-path: `/` needs HTTP probes", "--health is `tcp`"]),
+        ("-l :1 -b a:1 -t 1s --health-timeout 2s", &["--health-timeout: ", "--health-interval of 1s", "`2s`"]),
+        ("-l :1 -b a:1 -t 0", &["--health-interval: expected at least 1ms, got `0`"]),
+        ("-l :1 -b a:1 --health-rise 0", &["--health-rise: ", "`0`"]),
+        ("-l :1 -b a:1 --health-fall -1", &["--health-fall: ", "`-1`"]),
+        ("-l :1 -b a:1 --connect-timeout 5", &["--connect-timeout: ", "with a unit", "`5`"]),
+        ("-l :1 -b a:1 --idle-timeout never", &["--idle-timeout: ", "`never`"]),
+        ("-l :1 -b a:1 --shutdown-timeout 5", &["--shutdown-timeout: ", "`5`"]),
+        ("-l :1 -b a:1 --idle-timeout 584542046090y", &["--idle-timeout: expected at most 1year", "`584542046090y`"]),
+        ("-l :1 -b a:1 -t 31557601", &["--health-interval: expected at most 1year", "`31557601`"]),
+        ("-l :1 -b a:1 --log-format xml", &["--log-format: expected text or json, got `xml`"]),
+        (
+            "-l :1 -b a:1 --log-level loud",
+            &["--log-level: expected off, error, warn, info, debug or trace, got `loud`"],
+        ),
+        ("--lisen :1", &["--lisen", "--listen"]),
+        ("-l :1 -b a:1 extra", &["'extra'"]),
+        ("backend", &["--listen"]),
+        ("backend --listen x", &["'x' for '--listen", "the port is missing"]),
+        ("backend --listen :0 --latency 5", &["'5' for '--latency", "with a unit"]),
+        ("backend --listen :0 --echo --work 1ms", &["--echo", "--work"]),
+        ("demo --listen x", &["'x' for '--listen"]),
+        ("-l :1 demo", &["demo", "--listen"]),
+    ] {
+        let message = refused(&line.split(' ').collect::<Vec<_>>(), 2);
+        for want in wants {
+            assert!(message.contains(want), "{line}: no `{want}` in {message}");
+        }
+    }
+}
+
+#[test]
+fn all_mistakes_are_told_in_one_message() {
+    let message = refused(&["-w", "0", "-t", "soon", "--log-level", "x", "--health-rise", "0"], 2);
+    assert_eq!(message.lines().filter(|line| line.starts_with("error: ")).count(), 6, "{message}");
+}
+
+#[test]
+fn a_taken_port_is_told_with_its_address_and_exit_code_1() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for arguments in [
+        &["--listen", &address, "--backend", "127.0.0.1:1"][..],
+        &["backend", "--listen", &address],
+        &["demo", "--once", "--listen", &address],
+    ] {
+        let message = refused(arguments, 1);
+        assert!(message.contains(&address) && message.contains("in use"), "{arguments:?}: {message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn start_up_says_where_it_listens_and_signals_do_what_they_should() {
+    let backend = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]);
+    let spec = format!("{},name=web1", backend.after("listening on "));
+    let arguments = ["-l", "127.0.0.1:0", "-l", "127.0.0.1:0", "-b", &spec, "-t", "5", "-w", "1"];
+    let mut balancer = Process::start(&arguments);
+    let (first, second) = (balancer.after("listening on "), balancer.after("listening on "));
+    assert!(!first.ends_with(":0") && first != second, "{first} {second}");
+    assert_eq!(balancer.after(" INFO pool "), "default: weighted-round-robin over 1 backend, tcp health every 5s");
+    let spec = spec.split(',').next().unwrap();
+    assert_eq!(balancer.after(" INFO backend "), format!("web1 {spec} weight 1"));
+    assert!(ask(&first).unwrap().ends_with("\r\n\r\nweb1\n"));
+    assert!(ask(&second).unwrap().ends_with("\r\n\r\nweb1\n"));
+
+    balancer.signal(Signal::HUP);
+    let line = balancer.line("SIGHUP");
+    let (time, rest) = line.split_once(' ').unwrap();
+    assert!(time.len() == "2026-01-02T03:04:05.678Z".len() && time.ends_with('Z'), "{line}");
+    assert!(rest.starts_with("INFO SIGHUP ignored"), "{line}");
+    for signal in [Signal::USR1, Signal::USR2] {
+        balancer.signal(signal);
+        balancer.line("ignored");
+    }
+    assert!(ask(&first).unwrap().ends_with("web1\n"));
+    balancer.signal(Signal::TERM);
+    assert_eq!(balancer.end().0.code(), Some(0));
+}
+
+/// A file whose name ends with `.toml`, gone when the test ends.
+fn config(text: &str) -> tempfile::NamedTempFile {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().expect("a file");
+    std::fs::write(file.path(), text).expect("it is written");
+    file
+}
+
+#[test]
+fn a_config_file_is_checked_and_run() {
+    let backend = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]);
+    let address = backend.after("listening on ");
+    let file = config(&format!(
+        "[[listener]]\nbind = ['127.0.0.1:0', '127.0.0.1:0']\n[[pool]]\nname = 'web'\nhealth.kind = 'off'\n\
+         backend = [{{ name = 'one', address = '{address}', weight = 7 }}]\n"
+    ));
+    let path = file.path().to_str().unwrap();
+    assert_eq!(stdout(&["check", path]), format!("{path}: ok, 1 listener, 1 pool, 1 backend\n"));
+    let mut balancer = Process::start(&["--log-level", "warn", "--config", path]);
+    let (first, second) = (balancer.after("listening on "), balancer.after("listening on "));
+    assert_eq!(balancer.after(" INFO pool "), "web: weighted-round-robin over 1 backend, health off");
+    assert_eq!(balancer.after(" INFO backend "), format!("one {address} weight 7"));
+    for address in [first, second] {
+        assert!(ask(&address).unwrap().ends_with("\r\n\r\nweb1\n"));
+    }
+    balancer.signal(Signal::TERM);
+    assert_eq!(balancer.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_config_that_says_what_is_rarely_meant_is_warned_of_and_accepted() {
+    let file = |pools: &str| config(&format!("[[listener]]\nbind = ['127.0.0.1:0']\npool = 'web'\n{pools}"));
+    let pool = |algorithm: &str, rest: &str| {
+        format!(
+            "[[pool]]\nname = 'web'\nhealth.kind = 'off'\n{algorithm}\nbackend = [{{ address = '127.0.0.1:1', weight = 5 {rest} }}, \
+             {{ address = '127.0.0.1:2' {rest} }}]\n"
+        )
+    };
+    for (pools, warnings) in [
+        (pool("", ""), &[][..]),
+        (pool("algorithm = 'rr'", ""), &["pool web: round-robin ignores weights, but they differ (from 1 to 5)"]),
+        (pool("", ", backup = true"), &["pool web: every backend is a backup"]),
+        (
+            pool("", "") + "[[pool]]\nname = 'spare'\nbackend = [{ address = '127.0.0.1:3', weight = 0 }]\n",
+            &["pool spare: no listener uses it", "pool spare: every backend has weight 0"],
+        ),
+    ] {
+        let file = file(&pools);
+        let path = file.path().to_str().unwrap();
+        let checked = output(&["check", path]);
+        assert_eq!(checked.status.code(), Some(0));
+        let told = String::from_utf8(checked.stderr).unwrap();
+        let told: Vec<&str> = told.lines().collect();
+        assert_eq!(told.len(), warnings.len(), "{pools}: {told:?}");
+        let balancer = Process::start(&["--config", path]);
+        for (line, warning) in told.iter().zip(warnings) {
+            assert!(line.starts_with(&format!("warning: {warning}")), "{line}");
+            assert!(balancer.line(warning).contains(" WARN "));
+        }
+    }
+}
+
+#[test]
+fn sighup_reads_the_file_again_and_a_wrong_one_changes_nothing() {
+    let (one, two) = (
+        Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]),
+        Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web2"]),
+    );
+    let (one, two) = (one.after("listening on "), two.after("listening on "));
+    let text = |backend: &str, rest: &str| {
+        format!(
+            "[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\nname = 'web'\nhealth.kind = 'off'\n\
+             backend = [{{ name = 'it', address = '{backend}' }}]\n{rest}"
+        )
+    };
+    let file = config(&text(&one, ""));
+    let mut balancer = Process::start(&["--config", file.path().to_str().unwrap()]);
+    let address = balancer.after("listening on ");
+    assert!(ask(&address).unwrap().ends_with("web1\n"));
+
+    std::fs::write(file.path(), text(&two, "")).unwrap();
+    balancer.signal(Signal::HUP);
+    let line = balancer.line("reload: ");
+    assert!(line.contains(&format!("backend it changed: address {one} → {two}")), "{line}");
+    assert!(ask(&address).unwrap().ends_with("web2\n"));
+
+    std::fs::write(file.path(), text(&one, "wieght = 1\n")).unwrap();
+    balancer.signal(Signal::HUP);
+    let line = balancer.line("reload refused: ");
+    assert!(line.contains("unknown key `wieght`") && line.contains(".toml:7: "), "{line}");
+    assert!(ask(&address).unwrap().ends_with("web2\n"));
+    balancer.signal(Signal::TERM);
+    assert_eq!(balancer.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_list_of_prefixes_is_read_with_the_file_and_its_mistakes_are_told_by_its_own_lines() {
+    let lists =
+        [config("# nobody from there\n192.0.2.0/24\n"), config("10.0.0.0/8\n10.0.0.0/99\n"), config("# none\n")];
+    let paths = lists.each_ref().map(|file| file.path().to_str().unwrap());
+    let with = |key: &str, path: &str| {
+        let pool = "[[pool]]\n[[pool.backend]]\naddress = '127.0.0.1:1'";
+        config(&format!("[[listener]]\nbind = [':0']\n{key} = '{path}'\n{pool}\n"))
+    };
+    let check = |file: &tempfile::NamedTempFile| output(&["check", file.path().to_str().unwrap()]);
+    // A byte-order mark, as editors on Windows write it, is no mistake in either.
+    let marked = config("\u{feff}192.0.2.0/24\n");
+    let marked = with("deny_file", marked.path().to_str().unwrap());
+    std::fs::write(marked.path(), format!("\u{feff}{}", std::fs::read_to_string(marked.path()).unwrap())).unwrap();
+    assert_eq!(check(&marked).status.code(), Some(0), "{:?}", check(&marked));
+    assert_eq!(check(&with("deny_file", paths[0])).status.code(), Some(0));
+    assert_eq!(check(&with("deny_file", paths[2])).status.code(), Some(0), "an empty one denies nobody");
+    for (file, said) in [
+        (with("deny_file", paths[1]), format!("error: {}:2: expected a prefix like", paths[1])),
+        (with("allow_file", paths[2]), format!("error: {}: expected at least one prefix", paths[2])),
+        (
+            with("allow_file", "/nowhere"),
+            "error: listener default: allow_file: can't read /nowhere: No such file".into(),
+        ),
+    ] {
+        let message = refused(&["check", file.path().to_str().unwrap()], 2);
+        assert!(message.lines().any(|line| line.starts_with(&said)), "{message}");
+    }
+}
+
+#[test]
+fn a_wrong_config_file_is_told_line_by_line() {
+    let file = config("[global]\nworkers = 0\n\n[[listener]]\nbnd = [':80']\n");
+    let path = file.path().to_str().unwrap();
+    for arguments in [&["check", path][..], &["--config", path], &["-c", path]] {
+        let message = refused(arguments, 2);
+        let wants =
+            [":2: workers: expected a number from 1 to 1024, got `0`", ":5: unknown key `bnd`, did you mean `bind`?"];
+        for want in wants {
+            assert!(message.lines().any(|line| line == format!("error: {path}{want}")), "{message}");
+        }
+    }
+    let bad = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(bad.path(), b"# a\n# \xff\n").unwrap();
+    for (path, why) in [
+        ("/nowhere/tcplb.toml", "can't read /nowhere/tcplb.toml: No such file"),
+        ("/dev/zero", "can't read /dev/zero: expected at most 8 MiB, but it has more"),
+        ("/", "can't read /: Is a directory"),
+        (bad.path().to_str().unwrap(), ":2: not a text in UTF-8"),
+    ] {
+        for arguments in [["check", path], ["--config", path]] {
+            let message = refused(&arguments, 2);
+            assert!(message.contains(why) && message.lines().count() == 1, "{message}");
+        }
+    }
+}
+
+#[test]
+fn of_millions_of_mistakes_a_hundred_are_reported_within_bounded_memory() {
+    let many = 2_000_000;
+    for (text, first) in [
+        ("=\n".repeat(many), ":1: not TOML: "),
+        ("a = 1\n".repeat(many / 2), ":1: unknown key `a`"),
+        (format!("x = {}\n", "[=,".repeat(many)), ":1: "),
+        ((0..many / 10).map(|number| format!("k{number}=1\n")).collect(), ":1: unknown key `k0`"),
+        ("[[listener]]\nbind = [':0']\npool = 'x'\n".repeat(many / 20), ":1: "),
+    ] {
+        let file = config(&text);
+        let path = file.path().to_str().unwrap();
+        // In KiB. Keeping every mistake would take two to three times as much.
+        let script = format!("ulimit -v 1048576; exec {} check {path}", env!("CARGO_BIN_EXE_tcplb"));
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().expect("it runs");
+        let message = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<&str> = message.lines().collect();
+        assert_eq!(output.status.code(), Some(2), "{:.200}", message);
+        assert!(lines.len() <= 101 && lines[0].contains(first), "{} lines: {:.200}", lines.len(), message);
+        assert!(lines.len() == 1 || lines.last().is_some_and(|line| line.ends_with(": … and more")), "{message}");
+    }
+}
+
+#[test]
+fn a_config_file_says_everything_so_no_other_flag_goes_with_it() {
+    let file = config("[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n");
+    let path = file.path().to_str().unwrap();
+    for flag in FLAGS.iter().filter(|flag| !["config", "log-level", "version"].contains(flag)) {
+        let flag_typed = format!("--{flag}");
+        let value = (*flag != "accept-proxy").then_some("1");
+        let arguments: Vec<&str> = ["--config", path, &flag_typed].into_iter().chain(value).collect();
+        let message = refused(&arguments, 2);
+        assert!(
+            message.starts_with("error: --config: ") && message.contains(&format!("leave out --{flag},")),
+            "{message}"
+        );
+    }
+    let message = refused(&["-c", path, "-l", ":1", "-b", "a:1", "--log-level", "loud"], 2);
+    assert!(message.contains("leave out --listen, --backend, or") && message.contains("--log-level: "), "{message}");
+}
+
+#[test]
+fn ctrl_c_ends_it_cleanly() {
+    let mut balancer = Process::start(&["-l", "127.0.0.1:0", "-b", "127.0.0.1:1", "--health", "off"]);
+    balancer.after("listening on ");
+    balancer.signal(Signal::INT);
+    assert_eq!(balancer.end().0.code(), Some(0));
+}
+
+#[test]
+fn the_log_level_does_not_hide_the_start_up_lines() {
+    let mut balancer =
+        Process::start(&["-l", "127.0.0.1:0", "-b", "127.0.0.1:1", "--health", "off", "--log-level", "OFF"]);
+    balancer.after("listening on ");
+    balancer.line("backend 127.0.0.1:1 weight 1");
+    balancer.signal(Signal::HUP);
+    balancer.signal(Signal::TERM);
+    let (status, logged) = balancer.end();
+    assert_eq!((status.code(), logged), (Some(0), Vec::new()));
+}
+
+#[test]
+fn the_test_server_fails_on_request_and_recovers_on_sigusr1() {
+    let mut backend = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1", "--fail-health"]);
+    let address = backend.after("listening on ");
+    let answer = ask(&address).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\nweb1\n"), "{answer}");
+    for (line, status) in [("web1 now answers 200", "HTTP/1.1 200 OK\r\n"), ("web1 now answers 503", "HTTP/1.1 503 ")] {
+        backend.signal(Signal::USR1);
+        backend.line(line);
+        assert!(ask(&address).unwrap().starts_with(status));
+    }
+    backend.signal(Signal::TERM);
+    assert_eq!(backend.end().0.code(), Some(0));
+}
+
+#[test]
+fn the_demo_s_tour_loses_no_request() {
+    let output = output(&["demo", "--once"]);
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    for want in ["- stopping web2", "web2 is down", "- starting web2 again", "web2 is up", " requests, 0 failed."] {
+        assert!(out.contains(want), "no `{want}` in {out}{err}");
+    }
+    assert!(!out.contains('\u{1b}'), "colours although nobody sees them: {out}");
+    is_in_readme(&out);
+}

@@ -1,0 +1,60 @@
+//! Replays what the fuzzers have kept, by the checks that they run (`fuzz/checks`): every input that reached code of its
+//! own, and every one that once broke a promise. `fuzz/README.md` says how to run them and what to do with a finding.
+
+#[path = "../../fuzz/checks/admin_request.rs"]
+mod admin_request;
+#[path = "../../fuzz/checks/config.rs"]
+mod config;
+#[path = "../../fuzz/checks/proxy_header.rs"]
+mod proxy_header;
+#[path = "../../fuzz/checks/session.rs"]
+mod session;
+
+use std::path::Path;
+
+/// Names the input if the check fails.
+struct Replay<'a>(&'a Path);
+
+impl Drop for Replay<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failed with {}", self.0.display());
+        }
+    }
+}
+
+/// Runs a check on every file in these directories.
+fn replay(directories: &[&str], at_least: usize, check: fn(&[u8])) {
+    let mut count = 0;
+    for directory in directories {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
+        for entry in std::fs::read_dir(&directory).unwrap_or_else(|why| panic!("{}: {why}", directory.display())) {
+            let path = entry.expect("an entry").path();
+            let _replay = Replay(&path);
+            check(&std::fs::read(&path).expect("a file"));
+            count += 1;
+        }
+    }
+    assert!(count >= at_least, "only {count} inputs");
+}
+
+#[test]
+fn proxy_headers() {
+    replay(&["fuzz/corpus/proxy_header", "tests/data/proxy"], 100, proxy_header::check);
+}
+
+#[test]
+fn configurations() {
+    replay(&["fuzz/corpus/config", "tests/data/config/valid", "tests/data/config/invalid"], 500, config::check);
+    config::check(include_bytes!("../../config.example"));
+}
+
+#[test]
+fn admin_requests() {
+    replay(&["fuzz/corpus/admin_request"], 500, admin_request::check);
+}
+
+#[test]
+fn sessions() {
+    replay(&["fuzz/corpus/session"], 500, session::check);
+}

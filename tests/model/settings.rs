@@ -1,0 +1,222 @@
+//! Every key of the file and every flag has a test that starts the real process with two values of it and observes the
+//! difference from outside. A setting that is parsed, checked and printed, and changes nothing, has no such test.
+//!
+//! The list names the tests. This file fails for a key or a flag without a row, for a row without a key or a flag, for a test that
+//! does not exist, and for a test whose text does not name the setting.
+
+use crate::sources::sources;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use tcplb::config::file::KEYS;
+
+/// A key, as `section.key`, and the tests that show its effect.
+const OF_KEYS: &[(&str, &[&str])] = &[
+    ("global.workers", &["workers_is_the_number_of_event_loops"]),
+    ("global.max_connections", &["max_connections_lets_further_clients_wait"]),
+    ("global.shutdown_delay", &["shutdown_delay_lets_clients_in_while_it_is_not_ready"]),
+    ("global.shutdown_timeout", &["shutdown_timeout_is_how_long_a_drain_takes"]),
+    ("global.dead_peer_timeout", &["dead_peer_timeout_sets_keepalive"]),
+    ("global.socket_buffer", &["socket_buffer_caps_what_the_kernel_holds_for_clients_and_backends"]),
+    ("global.relay", &["relay_moves_bytes_through_a_buffer_or_a_pipe"]),
+    ("global.names", &["names_later_starts_beside_a_silent_name_server_and_required_does_not"]),
+    ("global.admin", &["admin_opens_the_api"]),
+    ("global.admin_token_file", &["admin_token_file_holds_the_only_token"]),
+    ("global.user", &["started_as_root_every_thread_becomes_the_user_for_good"]),
+    ("global.group", &["a_group_of_its_own_may_be_given_and_numbers_will_do"]),
+    ("global.sandbox", &["sandbox_shuts_out_what_is_not_needed"]),
+    ("global.access_log", &["access_log_names_the_file_and_log_format_its_lines"]),
+    ("global.log_format", &["access_log_names_the_file_and_log_format_its_lines"]),
+    ("global.metrics_per_backend", &["without_series_per_backend_the_sums_of_each_pool_remain_and_never_fall"]),
+    ("listener.name", &["a_listener_s_name_is_what_status_shows"]),
+    ("listener.bind", &["bind_says_where_clients_connect", "every_address_of_bind_is_served"]),
+    ("listener.pool", &["pool_says_who_serves_a_listener"]),
+    ("listener.accept_proxy", &["accept_proxy_takes_a_header_off"]),
+    ("listener.trusted_proxies", &["trusted_proxies_may_send_a_header_and_others_may_not"]),
+    ("listener.mode", &["mode_says_who_may_connect_to_a_socket_file", "a_reload_changes_the_mode_of_a_socket_file"]),
+    ("listener.owner", &["owner_and_group_of_a_socket_file_go_by_name_or_number"]),
+    ("listener.group", &["owner_and_group_of_a_socket_file_go_by_name_or_number"]),
+    ("listener.allow", &["allow_and_deny_decide_by_prefix_wherever_they_stand"]),
+    ("listener.deny", &["allow_and_deny_decide_by_prefix_wherever_they_stand"]),
+    ("listener.allow_file", &["allow_and_deny_decide_by_prefix_wherever_they_stand"]),
+    ("listener.deny_file", &["allow_and_deny_decide_by_prefix_wherever_they_stand"]),
+    ("listener.max_connections", &["max_connections_of_a_listener_lets_further_clients_wait"]),
+    ("listener.max_connections_per_source", &["max_connections_per_source_resets_further_clients"]),
+    ("listener.connection_rate_per_source", &["connection_rate_per_source_resets_the_second_client"]),
+    ("listener.limits", &["limits_enforces_or_only_counts"]),
+    ("pool.name", &["a_pool_s_name_is_what_status_shows"]),
+    ("pool.algorithm", &["algorithm_decides_which_backend_is_next"]),
+    ("pool.send_proxy", &["send_proxy_is_the_version_of_the_header"]),
+    ("pool.connect_timeout", &["connect_timeout_ends_an_attempt"]),
+    ("pool.connect_attempts", &["connect_attempts_is_how_many_backends_are_tried"]),
+    ("pool.idle_timeout", &["idle_timeout_ends_a_silent_connection"]),
+    ("pool.half_close_timeout", &["half_close_timeout_ends_what_one_side_has_finished"]),
+    ("pool.max_lifetime", &["max_lifetime_ends_a_connection"]),
+    ("pool.on_down", &["on_down_keeps_connections_or_resets_them"]),
+    ("pool.on_remove", &["on_remove_keeps_connections_or_resets_them"]),
+    ("pool.slow_start", &["slow_start_gives_a_backend_that_came_up_a_growing_share"]),
+    ("pool.warm_connections", &["warm_connections_are_refused_until_there_are_some"]),
+    ("pool.no_backend", &["no_backend_resets_clients_or_lets_them_wait"]),
+    ("pool.abandoned", &["abandoned_serves_a_client_that_has_sent_its_fin_or_drops_it"]),
+    ("pool.all_down", &["all_down_resets_clients_or_tries_all"]),
+    ("pool.outlier_failures", &["outlier_failures_leaves_out_a_backend_that_resets"]),
+    ("pool.health.kind", &["kind_says_what_a_probe_does"]),
+    ("pool.health.path", &["path_is_what_a_probe_asks_for"]),
+    ("pool.health.host", &["host_is_the_header_of_a_probe"]),
+    ("pool.health.expect_status", &["expect_status_says_which_answers_are_good"]),
+    ("pool.health.port", &["a_health_port_is_where_all_probes_go"]),
+    ("pool.health.initial", &["with_initial_down_no_client_reaches_a_backend_before_its_first_probe_has_passed"]),
+    ("pool.health.interval", &["interval_is_the_time_between_probes"]),
+    ("pool.health.timeout", &["timeout_is_how_long_a_probe_may_take"]),
+    ("pool.health.rise", &["rise_is_how_many_successes_bring_a_backend_back"]),
+    ("pool.health.fall", &["fall_is_how_many_failures_take_a_backend_out"]),
+    ("pool.backend.name", &["a_backend_s_name_is_what_the_api_shows"]),
+    ("pool.backend.address", &["address_is_where_a_backend_is"]),
+    ("pool.backend.weight", &["weight_is_a_backend_s_share"]),
+    ("pool.backend.max_connections", &["max_connections_of_a_backend_is_how_many_it_has_at_once"]),
+    ("pool.backend.backup", &["backup_serves_only_when_no_primary_can"]),
+    ("pool.backend.send_proxy", &["send_proxy_of_a_backend_overrides_the_pool_s"]),
+    // Refused as a whole, so its keys are too.
+    ("pool.discover.kind", &["discover_is_refused_until_there_is_some"]),
+    ("pool.discover.name", &["discover_is_refused_until_there_is_some"]),
+];
+
+/// A flag of the balancer, and the same.
+const OF_FLAGS: &[(&str, &[&str])] = &[
+    ("--listen", &["bind_says_where_clients_connect"]),
+    ("--backend", &["three_backends_take_exact_turns", "weight_is_a_backend_s_share"]),
+    ("--config", &["a_config_file_is_checked_and_run"]),
+    ("--algorithm", &["algorithm_decides_which_backend_is_next"]),
+    ("--send-proxy", &["send_proxy_is_the_version_of_the_header"]),
+    ("--accept-proxy", &["accept_proxy_takes_a_header_off"]),
+    ("--health", &["kind_says_what_a_probe_does"]),
+    ("--health-path", &["path_is_what_a_probe_asks_for"]),
+    ("--health-interval", &["interval_is_the_time_between_probes"]),
+    ("--health-timeout", &["timeout_is_how_long_a_probe_may_take"]),
+    ("--health-rise", &["rise_is_how_many_successes_bring_a_backend_back"]),
+    ("--health-fall", &["fall_is_how_many_failures_take_a_backend_out"]),
+    ("--connect-timeout", &["connect_timeout_ends_an_attempt"]),
+    ("--idle-timeout", &["idle_timeout_ends_a_silent_connection"]),
+    ("--shutdown-timeout", &["shutdown_timeout_is_how_long_a_drain_takes"]),
+    ("--max-connections", &["max_connections_lets_further_clients_wait"]),
+    ("--workers", &["workers_is_the_number_of_event_loops"]),
+    ("--relay", &["relay_moves_bytes_through_a_buffer_or_a_pipe"]),
+    ("--admin", &["admin_opens_the_api"]),
+    ("--admin-token-file", &["admin_token_file_holds_the_only_token"]),
+    ("--user", &["a_group_of_its_own_may_be_given_and_numbers_will_do"]),
+    ("--group", &["a_group_of_its_own_may_be_given_and_numbers_will_do"]),
+    ("--sandbox", &["sandbox_shuts_out_what_is_not_needed"]),
+    ("--access-log", &["access_log_names_the_file_and_log_format_its_lines"]),
+    ("--log-format", &["access_log_names_the_file_and_log_format_its_lines"]),
+    ("--log-level", &["log_level_decides_what_is_logged"]),
+];
+
+/// The body of every function that a text marks as a test, by name.
+fn tests(text: &str) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        if line.trim() != "#[test]" {
+            continue;
+        }
+        // Other attributes may follow.
+        let Some(head) = lines.find(|line| line.trim().starts_with("fn ")) else { break };
+        let indent = &head[..head.len() - head.trim_start().len()];
+        let end = format!("{indent}}}");
+        let name = head.trim().trim_start_matches("fn ").split('(').next().unwrap_or_default();
+        let body: Vec<&str> = lines.by_ref().take_while(|line| *line != end).collect();
+        found.push((name.to_owned(), body.join("\n")));
+    }
+    found
+}
+
+fn all_tests() -> BTreeMap<String, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let texts = sources(&root).into_iter().map(|path| fs::read_to_string(path).expect("a text"));
+    texts.flat_map(|text| tests(&text)).collect()
+}
+
+/// What is wrong with the rows for these settings; `words` are what a test's text may call a setting.
+fn mistakes(settings: &[String], rows: &[(&str, &[&str])], words: impl Fn(&str) -> Vec<String>) -> Vec<String> {
+    let there = all_tests();
+    let mut wrong = Vec::new();
+    for setting in settings.iter().filter(|setting| !rows.iter().any(|(row, _)| row == setting)) {
+        wrong.push(format!("{setting} has no row: which test shows its effect?"));
+    }
+    for (row, names) in rows {
+        if !settings.iter().any(|setting| setting == row) {
+            wrong.push(format!("{row} is no setting"));
+        }
+        if names.is_empty() {
+            wrong.push(format!("{row} names no test"));
+        }
+        for name in *names {
+            match there.get(*name) {
+                None => wrong.push(format!("{row}: there is no test called {name}")),
+                Some(body) if !words(row).iter().any(|word| body.contains(word.as_str())) => {
+                    wrong.push(format!("{row}: {name} does not mention it"));
+                }
+                Some(_) => {}
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn every_key_has_a_test_that_shows_its_effect() {
+    let of_section = |(section, keys): (&str, &[&str])| -> Vec<String> {
+        // Sections within a section have rows of their own.
+        let keys = keys.iter().filter(|key| !KEYS.iter().any(|(other, _)| *other == format!("{section}.{key}")));
+        keys.map(|key| format!("{section}.{key}")).collect()
+    };
+    let keys: Vec<String> = KEYS.into_iter().flat_map(of_section).collect();
+    assert!(keys.len() > 50, "only {} keys were found", keys.len());
+    let last = |row: &str| vec![row.rsplit('.').next().unwrap_or(row).to_owned()];
+    let wrong = mistakes(&keys, OF_KEYS, last);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_flag_has_a_test_that_shows_its_effect() {
+    let help = Command::new(env!("CARGO_BIN_EXE_tcplb")).arg("-h").output().expect("it runs");
+    let help = String::from_utf8(help.stdout).expect("text");
+    // "  -l, --listen <ADDR>  Where clients connect", once each.
+    let flag = |line: &str| {
+        let line = line.strip_prefix("  ")?.trim_start();
+        let line = line.split_once(", --").map_or(line, |(_, rest)| rest).trim_start_matches("--");
+        let name: String = line.chars().take_while(|letter| letter.is_ascii_alphanumeric() || *letter == '-').collect();
+        Some(format!("--{name}"))
+    };
+    // Wrapped descriptions stand further right, and may begin with an alias.
+    let is_flag = |line: &&str| line.starts_with("  -") || line.starts_with("      --");
+    let mut flags: Vec<String> = help.lines().filter(is_flag).filter_map(flag).collect();
+    flags.retain(|flag| flag != "--help" && flag != "--version");
+    assert!(flags.len() > 20, "only {flags:?} were found in\n{help}");
+    let wrong = mistakes(&flags, OF_FLAGS, |flag| match flag {
+        // The suite's own way to write them.
+        "--listen" => vec![".listen(".to_owned()],
+        "--backend" => vec![".backend(".to_owned(), "Tcplb::over(".to_owned(), "each(".to_owned()],
+        "--health-interval" => vec!["\"-t\"".to_owned()],
+        _ => vec![format!("\"{flag}\"")],
+    });
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_row_is_held_to_its_setting_and_its_tests() {
+    let settings = ["global.workers".to_owned(), "global.new".to_owned()];
+    let rows: &[(&str, &[&str])] =
+        &[("global.workers", &["no_such_test", "on_down_keeps_connections_or_resets_them"]), ("global.old", &[])];
+    let wrong = mistakes(&settings, rows, |row| vec![row.trim_start_matches("global.").to_owned()]).join("\n");
+    for want in [
+        "global.new has no row",
+        "global.workers: there is no test called no_such_test",
+        "global.workers: on_down_keeps_connections_or_resets_them does not mention it",
+        "global.old is no setting",
+        "global.old names no test",
+    ] {
+        assert!(wrong.contains(want), "{want}: {wrong}");
+    }
+}

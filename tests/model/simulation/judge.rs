@@ -1,0 +1,214 @@
+//! Checks every ending as it comes, against the table in `session`.
+
+use crate::simulation::greeting::Greeting;
+use crate::simulation::world::{Shared, World};
+use crate::simulation::{HALF_CLOSE, IDLE, LIFETIME};
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+use tcplb::base::Endpoint;
+use tcplb::policy::health::ConnectFailure;
+use tcplb::pool::Backend;
+use tcplb::session::{CloseReason, HEADER_TIMEOUT, QUIET, RESET_PATIENCE, Record, Side};
+use tcplb::worker::driver::Observer;
+
+/// Checks each ending as it comes.
+pub struct Judge {
+    pub world: Shared,
+    pub failures: Rc<RefCell<u64>>,
+    pub ended: Rc<RefCell<Vec<Ended>>>,
+    pub stopped: Rc<RefCell<bool>>,
+    /// Connections of a backend are being reset.
+    pub dropping: Rc<RefCell<bool>>,
+    /// How long a client waits for a backend.
+    pub wait: Duration,
+    /// Does it leave the queue at its FIN?
+    pub drops: bool,
+}
+
+pub struct Ended {
+    pub close: CloseReason,
+    pub conn: usize,
+    pub held: bool,
+    /// Its backend was dropped.
+    pub dropped: bool,
+    /// Its client sent a FIN while it waited for a backend.
+    pub abandoned: bool,
+    pub after_reset: Option<AfterReset>,
+    /// Its lifetime was over, and bytes moved all the time.
+    pub busy: bool,
+    pub to_backend: u64,
+    pub to_client: u64,
+}
+
+/// What became of the bytes that a side had sent before it failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AfterReset {
+    /// No backend was connected.
+    NotRelayed,
+    /// The other side had failed too, or took nothing for too long.
+    GivenUp,
+    /// They have all arrived: some, or none, and a FIN behind them, or none.
+    Delivered { some: bool, fin: bool },
+}
+
+impl AfterReset {
+    fn of(world: &World, failed: Option<usize>, other: Option<usize>) -> AfterReset {
+        let (Some(failed), Some(other)) = (failed, other) else { return AfterReset::NotRelayed };
+        let (from, to) = (&world.socks[failed], &world.socks[other]);
+        let facts = &world.conns[from.conn];
+        let all = world.stream_read(failed) == world.stream_sent(failed)
+            && world.stream_written(other) == world.stream_sent(failed);
+        let last = to.last_write.max(to.last_take);
+        let stalled = world.now - last.max(facts.failed_at) >= RESET_PATIENCE;
+        if stalled || to.reset {
+            return AfterReset::GivenUp;
+        }
+        assert!(all, "bytes that were sent before a reset are lost");
+        assert_eq!(to.taken, to.written, "the reset overtakes bytes in the kernel's queue");
+        let fin_hidden = from.fin && from.took_part;
+        assert!(from.fin == to.finished || fin_hidden, "a FIN before the reset, or none");
+        AfterReset::Delivered { some: world.stream_sent(failed) > 0, fin: to.finished }
+    }
+}
+
+/// The number of a connection is its client's port, by whatever address that goes.
+fn number(client: Option<&Endpoint>) -> usize {
+    let Some(Endpoint::Inet(at)) = client else { panic!("the client's address is lost") };
+    usize::from(at.port())
+}
+
+impl Observer for Judge {
+    fn connect_failed(&mut self, _: &Backend, _: ConnectFailure) {
+        *self.failures.borrow_mut() += 1;
+    }
+
+    /// One that went down while it was dialled.
+    fn connected_though_down(&mut self, _: &Backend) {}
+
+    /// The sockets are still open here; [`check_sockets`] looks at them once they are not.
+    fn closed(&mut self, record: &Record) {
+        let world = self.world.borrow();
+        let conn = number(record.client.as_ref());
+        let facts = &world.conns[conn];
+        let sock = |id: Option<usize>| id.map(|id| &world.socks[id]);
+        let client = sock(facts.client).expect("a client");
+        let connected = facts.backend.filter(|_| facts.connected);
+        let backend = sock(connected);
+        let header = facts.header.len() as u64;
+        let greeted = client.read >= header;
+        let delivered = |to: Option<usize>| to.map_or(0, |id| world.stream_written(id));
+        let got = |from: Option<usize>| from.map_or(0, |id| world.stream_read(id));
+        // What was announced in a header that did not come is nobody's.
+        if facts.greeting == Greeting::Header && greeted && record.close != CloseReason::ClientReset {
+            assert_eq!(record.client, facts.at);
+        }
+        let silent = world.now - facts.last_io;
+        let (mut after_reset, mut quiet) = (None, true);
+        match record.close {
+            CloseReason::ClientReset => {
+                assert_eq!(facts.first_error, Some(Side::Client));
+                after_reset = Some(AfterReset::of(&world, facts.client, connected));
+            }
+            CloseReason::BackendReset => {
+                assert_eq!(facts.first_error, Some(Side::Backend));
+                after_reset = Some(AfterReset::of(&world, connected, facts.client));
+            }
+            CloseReason::ClientFin if client.read == 0 && header > 0 => assert!(client.fin_read && facts.dials == 0),
+            CloseReason::ClientFin if !facts.connected => {
+                assert!(
+                    self.drops && !self.wait.is_zero() && client.fin && greeted,
+                    "served no more, though it waited"
+                );
+            }
+            CloseReason::ClientFin | CloseReason::BackendFin => {
+                let backend = backend.expect("a backend");
+                assert!(client.fin_read && backend.fin_read, "over before both have finished");
+                assert_eq!((client.read, backend.read), (client.sent, backend.sent), "bytes left unread");
+                assert_eq!(delivered(connected), got(facts.client), "bytes undelivered");
+                assert_eq!(client.written, backend.read, "bytes undelivered");
+                let first = if record.close == CloseReason::ClientFin { Side::Client } else { Side::Backend };
+                assert_eq!(facts.first_fin, Some(first));
+            }
+            CloseReason::IdleTimeout => assert!(silent >= IDLE && facts.first_fin.is_none(), "{silent:?}"),
+            CloseReason::HalfCloseTimeout => assert!(silent >= HALF_CLOSE && facts.first_fin.is_some(), "{silent:?}"),
+            CloseReason::ConnectFailed => {
+                assert!(facts.dials > 0 && !facts.connected);
+                assert!(!client.error_given || world.stream_sent(facts.client.expect("a client")) > 0);
+            }
+            CloseReason::NoBackend => {
+                assert!(facts.dials == 0 && (world.now - facts.accepted >= self.wait || self.wait.is_zero()));
+            }
+            CloseReason::BadProxyHeader => {
+                let late = world.now - facts.accepted >= HEADER_TIMEOUT && client.read < header;
+                let cut = client.fin_read && client.read > 0 && client.read < header;
+                let bad = match facts.greeting {
+                    Greeting::None => false,
+                    Greeting::Header => late || cut,
+                    Greeting::Garbage => late || client.read > 0,
+                    Greeting::NotTrusted => client.read == 0 && record.duration.is_zero(),
+                };
+                assert!(bad && facts.dials == 0, "a header that was good: {facts:?}");
+            }
+            CloseReason::Denied => assert!(greeted && facts.is_denied() && facts.dials == 0),
+            CloseReason::SourceLimit => {
+                let is_over = |other: usize| self.ended.borrow().iter().any(|ended| ended.conn == other);
+                let mut others = world.conns.iter().enumerate().filter(|(at, _)| *at != conn && !is_over(*at));
+                assert!(others.any(|(_, other)| other.source() == facts.source()), "nobody else is there");
+                assert!(greeted && !facts.is_denied() && facts.dials == 0);
+            }
+            CloseReason::SourceRate => panic!("there is no rate"),
+            CloseReason::Shutdown => assert!(*self.stopped.borrow()),
+            CloseReason::Forced if *self.dropping.borrow() => assert!(facts.connected),
+            CloseReason::Forced => {
+                let age = world.now - facts.accepted;
+                quiet = silent >= QUIET;
+                assert!(age >= LIFETIME * 9 / 10 && facts.connected, "{age:?}");
+            }
+        }
+        assert!(facts.dials == 0 || greeted && !facts.is_denied(), "let in against the list");
+        let to_backend = delivered(connected);
+        let to_client = if backend.is_some() { client.written } else { 0 };
+        assert_eq!((record.bytes_to_backend, record.bytes_to_client), (to_backend, to_client), "miscounted");
+        assert_eq!(record.connect.is_some(), facts.connected);
+        let introduced = backend.is_none_or(|backend| backend.written >= facts.introduction.len() as u64);
+        let held = backend
+            .is_some_and(|backend| !introduced || to_backend < got(facts.client) || client.written < backend.read);
+        if record.close == CloseReason::Forced && !*self.dropping.borrow() && (held || !quiet) {
+            assert!(world.now - facts.accepted >= LIFETIME, "no quiet moment was waited for");
+        }
+        let (close, dropped) = (record.close, *self.dropping.borrow());
+        let abandoned = close == CloseReason::ClientFin && !facts.connected && greeted;
+        self.ended.borrow_mut().push(Ended {
+            close,
+            conn,
+            held,
+            dropped,
+            abandoned,
+            after_reset,
+            busy: !quiet,
+            to_backend,
+            to_client,
+        });
+    }
+}
+
+/// How each reason closes the sockets, as the table says.
+pub fn check_sockets(world: &World, ended: &Ended) {
+    let in_order = match ended.close {
+        CloseReason::ClientFin | CloseReason::BackendFin => !ended.abandoned,
+        CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout | CloseReason::Forced => {
+            !ended.held && !ended.dropped && !ended.busy && world.conns[ended.conn].first_error.is_none()
+        }
+        _ => false,
+    };
+    let conn = &world.conns[ended.conn];
+    for id in [conn.client, conn.backend].into_iter().flatten() {
+        let sock = &world.socks[id];
+        assert!(!sock.open, "{:?} is over, its {:?} socket open", ended.close, sock.side);
+        // A backend that never connected is just closed when another attempt follows it.
+        if sock.side == Side::Client || conn.connected {
+            assert_eq!(sock.closed_by_reset, !in_order, "{:?}: {:?} socket", ended.close, sock.side);
+        }
+    }
+}

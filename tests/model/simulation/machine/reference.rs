@@ -1,0 +1,177 @@
+//! What the table in `session` says of a relay, written down a second time.
+
+use crate::simulation::{HALF_CLOSE, IDLE};
+use std::time::Duration;
+use tcplb::base::Tick;
+use tcplb::session::{CloseReason, Direction, Effect, Ending, Failed, Moved, QUIET, RESET_PATIENCE, Side};
+
+/// What the table says about one way.
+#[derive(Clone, Copy, Default)]
+pub struct Expected {
+    pub fin: bool,
+    pub held: bool,
+    pub shut: bool,
+    /// Its source has failed without a FIN, or its sink has.
+    pub cut: bool,
+    pub dropped: bool,
+}
+
+/// A side that has failed.
+#[derive(Clone, Copy)]
+pub struct Failure {
+    side: Side,
+    taken: Tick,
+    /// Since when all is written, or else the failure; when to measure the kernel's queue; what is in it if the other
+    /// side takes nothing.
+    queue: (Tick, Tick, u64),
+}
+
+pub struct Reference {
+    pub ways: [Expected; 2],
+    pub first_fin: Option<Side>,
+    pub failed: Option<Failure>,
+    pub last: Tick,
+    /// From when on its lifetime is over, until when it lasts at most, and when to look next.
+    pub expires: Option<(Tick, Tick, Tick)>,
+    /// Of our header for the backend, still held; and the client's bytes delivered.
+    pub ours: u64,
+    pub up: u64,
+}
+
+type Answer = (Effect, Option<CloseReason>);
+
+const NOTHING: Answer = (Effect::Wait, None);
+
+fn reset_by(side: Side) -> Answer {
+    let reason = if side == Side::Client { CloseReason::ClientReset } else { CloseReason::BackendReset };
+    (Effect::End(Ending::Reset), Some(reason))
+}
+
+pub fn index_of(way: Direction) -> usize {
+    usize::from(way == Direction::Down)
+}
+
+impl Reference {
+    pub fn moved(&mut self, way: Direction, moved: &Moved, now: Tick) -> Answer {
+        if way == Direction::Up {
+            let ours = self.ours.min(moved.written);
+            self.ours -= ours;
+            self.up += moved.written - ours;
+        }
+        if moved.read > 0 || moved.written > 0 || (moved.fin && !self.ways[index_of(way)].fin) {
+            self.last = now;
+        }
+        let this = &mut self.ways[index_of(way)];
+        this.held = moved.held;
+        this.fin |= moved.fin;
+        if this.fin && self.first_fin.is_none() {
+            self.first_fin = Some(way.source());
+        }
+        if moved.failed == Some(Failed::Sink) {
+            return self.fails(way.sink(), now);
+        }
+        this.cut |= moved.failed == Some(Failed::Source) && !this.fin;
+        let is_over = (this.fin || this.cut) && !this.held && !this.shut;
+        this.shut |= is_over;
+        let (fin, cut) = (this.fin, this.cut);
+        let mut answer = if is_over && !cut { (Effect::Finish(way.sink()), None) } else { NOTHING };
+        if moved.failed == Some(Failed::Source) && self.failed.is_none() {
+            answer = self.fails(way.source(), now);
+        } else if is_over && cut {
+            answer = (Effect::Measure(way.sink()), None);
+        }
+        if let Some(failure) = &mut self.failed {
+            if moved.written > 0 {
+                failure.taken = now;
+            }
+            if is_over {
+                failure.queue = (now, now, failure.queue.2);
+            }
+            let added = moved.written + u64::from(is_over && !cut);
+            failure.queue.2 = failure.queue.2.saturating_add(added);
+        } else if fin && self.ways.iter().all(|way| way.shut) {
+            let first = self.first_fin.expect("somebody finished");
+            let reason = if first == Side::Client { CloseReason::ClientFin } else { CloseReason::BackendFin };
+            return (Effect::End(Ending::Fin), Some(reason));
+        }
+        answer
+    }
+
+    pub fn fails(&mut self, side: Side, now: Tick) -> Answer {
+        if let Some(failure) = self.failed {
+            return if failure.side == side { NOTHING } else { reset_by(failure.side) };
+        }
+        self.failed = Some(Failure { side, taken: now, queue: (now, now, u64::MAX) });
+        self.ways[index_of(Direction::to(side))] = Expected { dropped: true, ..Expected::default() };
+        (Effect::ReadOut(side), None)
+    }
+
+    pub fn unsent(&mut self, bytes: u64, now: Tick) -> Answer {
+        let failure = self.failed.as_mut().expect("a side has failed");
+        let (since, measure, expected) = &mut failure.queue;
+        if bytes == 0 && self.ways[index_of(Direction::from(failure.side))].shut {
+            return reset_by(failure.side);
+        }
+        if bytes < *expected {
+            failure.taken = now;
+        }
+        *expected = bytes;
+        *measure = now + (now - *since).clamp(Duration::from_millis(1), Duration::from_millis(100));
+        if now >= failure.taken + RESET_PATIENCE { reset_by(failure.side) } else { NOTHING }
+    }
+
+    pub fn on_deadline(&mut self, now: Tick) -> Answer {
+        if now < self.deadline() {
+            return NOTHING;
+        }
+        let held = self.ways.iter().any(|way| way.held);
+        if let Some((from, until, look)) = &mut self.expires {
+            if now >= *from && !held && self.failed.is_none() && now - self.last >= QUIET {
+                return (Effect::End(Ending::Fin), Some(CloseReason::Forced));
+            }
+            if now >= *until {
+                return (Effect::End(Ending::Reset), Some(CloseReason::Forced));
+            }
+            *look = now + QUIET;
+        }
+        let (due, reason) = self.due();
+        match self.failed {
+            Some(failure) => (Effect::Measure(failure.side.other()), None),
+            None if now < due => NOTHING,
+            None => (Effect::End(if held { Ending::Reset } else { Ending::Fin }), Some(reason)),
+        }
+    }
+
+    pub fn deadline(&self) -> Tick {
+        let due = self.due().0;
+        match self.expires {
+            Some((_, until, _)) if self.failed.is_some() => until.min(due),
+            Some((_, until, look)) => look.max(self.last + QUIET).min(until).min(due),
+            None => due,
+        }
+    }
+
+    fn due(&self) -> (Tick, CloseReason) {
+        if let Some(failure) = self.failed {
+            (failure.queue.1.min(failure.taken + RESET_PATIENCE), CloseReason::BackendReset)
+        } else if self.ways.iter().any(|way| way.fin) {
+            (self.last + HALF_CLOSE, CloseReason::HalfCloseTimeout)
+        } else {
+            (self.last + IDLE, CloseReason::IdleTimeout)
+        }
+    }
+
+    /// Another clock, which shows so much more.
+    pub fn shift(&mut self, offset: u64, now: Tick) {
+        let shifted = |at: Tick| Tick(at.0 + offset);
+        self.last = shifted(self.last);
+        // What is written down is how much is left: what is over is over now, however long it has been.
+        let left = |at| shifted(at).max(now);
+        self.expires = self.expires.map(|(from, until, look)| (left(from), left(until), left(look)));
+        if let Some(failure) = &mut self.failed {
+            failure.taken = shifted(failure.taken);
+            let (since, measure, expected) = failure.queue;
+            failure.queue = (shifted(since), shifted(measure).max(now), expected);
+        }
+    }
+}

@@ -1,0 +1,581 @@
+//! The world that the simulated connections live in: sockets made of counters, peers that do anything at any time, and a
+//! kernel that announces readiness only once, as epoll does edge-triggered.
+//!
+//! Bytes are not stored: the byte at a position of a stream is a function of the position, so that what is delivered can
+//! be checked in order and whole, whatever the amounts.
+//!
+//! Before the first byte of a stream may stand a PROXY header, the client's own or the one that a backend is owed; positions
+//! of sockets count it, those of the stream don't.
+//!
+//! Everything illegal that the driver could do panics here.
+
+mod net;
+
+use crate::simulation::greeting::{self, Greeting};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io::{self, ErrorKind};
+use std::rc::Rc;
+use tcplb::base::{Endpoint, Tick};
+use tcplb::config::model::ProxyVersion;
+use tcplb::proto::proxy::Header;
+use tcplb::session::{Direction, Side};
+use tcplb::worker::driver::Event;
+use tcplb::worker::token::Token;
+
+/// How a backend's address answers a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Done,
+    Later,
+    LaterRefused,
+    Never,
+    Refused,
+    NoDescriptor,
+}
+
+/// One socket of ours, with what its peer has done to it.
+#[derive(Debug)]
+pub struct Sock {
+    pub side: Side,
+    pub conn: usize,
+    token: Option<Token>,
+    pub open: bool,
+    /// Backend sockets: has the handshake ended, and how?
+    pub connected: bool,
+    answer: Answer,
+    /// From the peer: sent by it, read by us, FIN sent, reset sent.
+    pub sent: u64,
+    pub read: u64,
+    pub fin: bool,
+    pub fin_read: bool,
+    pub reset: bool,
+    /// Its reset was not handed out as an error yet.
+    error: bool,
+    /// A position at which a read stops short (urgent data).
+    mark: Option<u64>,
+    /// To the peer: written by us, taken by it, room in between.
+    pub written: u64,
+    pub taken: u64,
+    pub last_write: Tick,
+    pub last_take: Tick,
+    capacity: u64,
+    no_space: bool,
+    /// A write took a part: a splice hides the error that follows, and with it whether a FIN came before.
+    pub took_part: bool,
+    pub finished: bool,
+    /// The driver knows that this socket has failed.
+    pub error_given: bool,
+    /// Closed by the driver with a reset.
+    pub closed_by_reset: bool,
+    announced: bool,
+    /// A read may stop anywhere, as on unix sockets.
+    chunky: bool,
+    /// The driver knows that a short read proves nothing.
+    short_read_inconclusive: bool,
+    /// The driver knows that the FIN is in the queue.
+    fin_announced: bool,
+    /// Bytes were written with the promise of a FIN.
+    awaits_fin: bool,
+    /// It had connected, said something and reset before the driver looked.
+    spoke_early: bool,
+}
+
+/// One client connection through its whole life.
+#[derive(Debug, Default)]
+pub struct Conn {
+    pub greeting: Greeting,
+    /// The greeting's bytes.
+    pub header: Vec<u8>,
+    /// What its header announced, if that was addresses.
+    pub announced: Option<Header>,
+    pub at: Option<Endpoint>,
+    pub accepted: Tick,
+    /// The header that the backend dialled last is owed.
+    pub introduction: Vec<u8>,
+    pub client: Option<usize>,
+    /// The backend socket of the attempt under way, or of the relay.
+    pub backend: Option<usize>,
+    pub dials: u32,
+    pub dialed: Vec<Endpoint>,
+    /// Relay began: a backend connected.
+    pub connected: bool,
+    pub last_io: Tick,
+    /// Whose FIN the driver read first.
+    pub first_fin: Option<Side>,
+    /// The side that failed first, as far as the driver knows: of a backend's socket, only while relaying.
+    pub first_error: Option<Side>,
+    /// When that was.
+    pub failed_at: Tick,
+}
+
+#[derive(Debug)]
+pub struct World {
+    pub random: fastrand::Rng,
+    pub socks: Vec<Sock>,
+    pub conns: Vec<Conn>,
+    pub now: Tick,
+    /// Peers may act in the middle of a system call.
+    pub lively: bool,
+    /// A client who waits may try a backend again.
+    pub redials: bool,
+    /// What addresses answer, by endpoint.
+    answers: HashMap<Endpoint, (Answer, Option<ProxyVersion>)>,
+    by_slot: HashMap<u32, usize>,
+    next_conn: usize,
+    /// Bytes in each pipe there ever was; `None` once it is closed.
+    pub pipes: Vec<Option<u64>>,
+    /// Of sockets that were closed since the last look.
+    pub closed_tokens: Vec<Token>,
+}
+
+pub type Shared = Rc<RefCell<World>>;
+
+/// One event of each kind, and one of all kinds at once.
+pub fn events_of_every_kind() -> [Event; 7] {
+    let none = Event::default();
+    [
+        Event { readable: true, ..none },
+        Event { writable: true, ..none },
+        Event { urgent: true, ..none },
+        Event { readable: true, finished: true, ..none },
+        Event { error: true, ..none },
+        Event { readable: true, finished: true, hung_up: true, ..none },
+        Event { readable: true, writable: true, urgent: true, finished: true, error: true, hung_up: true },
+    ]
+}
+
+/// The byte at a position of a stream.
+fn byte(way: Direction, position: u64) -> u8 {
+    let salt = if way == Direction::Up { 0x5b } else { 0xa7 };
+    (position.wrapping_mul(31) ^ (position >> 7)) as u8 ^ salt
+}
+
+/// A socket as the driver holds it; dropping it closes it in order.
+#[derive(Debug)]
+pub struct SimSocket {
+    id: usize,
+    world: Shared,
+}
+
+impl Drop for SimSocket {
+    fn drop(&mut self) {
+        self.world.borrow_mut().close(self.id);
+    }
+}
+
+/// A pipe as the engine holds it.
+#[derive(Debug)]
+pub struct SimPipe {
+    id: usize,
+    world: Shared,
+}
+
+impl Drop for SimPipe {
+    fn drop(&mut self) {
+        self.world.borrow_mut().pipes[self.id] = None;
+    }
+}
+
+pub struct SimNet(pub Shared);
+
+impl Sock {
+    fn resets(&mut self) {
+        (self.reset, self.error) = (true, true);
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, answers: HashMap<Endpoint, (Answer, Option<ProxyVersion>)>) -> World {
+        World {
+            random: fastrand::Rng::with_seed(seed),
+            socks: Vec::new(),
+            conns: Vec::new(),
+            now: Tick(0),
+            lively: true,
+            redials: false,
+            answers,
+            by_slot: HashMap::new(),
+            next_conn: 0,
+            pipes: Vec::new(),
+            closed_tokens: Vec::new(),
+        }
+    }
+
+    fn socket(&mut self, side: Side, conn: usize, answer: Answer) -> usize {
+        let capacity = *self.random.choice([50, 2_000, 20_000, 70_000, 400_000].iter()).unwrap_or(&1);
+        let chunky = self.random.u8(..) < 40;
+        self.socks.push(Sock {
+            side,
+            conn,
+            token: None,
+            open: true,
+            connected: side == Side::Client || answer == Answer::Done,
+            answer,
+            sent: 0,
+            read: 0,
+            fin: false,
+            fin_read: false,
+            reset: false,
+            error: false,
+            mark: None,
+            written: 0,
+            taken: 0,
+            last_write: self.now,
+            last_take: self.now,
+            capacity,
+            no_space: false,
+            took_part: false,
+            finished: false,
+            error_given: false,
+            closed_by_reset: false,
+            announced: false,
+            chunky,
+            short_read_inconclusive: chunky,
+            fin_announced: false,
+            awaits_fin: false,
+            spoke_early: false,
+        });
+        self.socks.len() - 1
+    }
+
+    /// A client connects, its port the number of its connection; perhaps it sends something at once.
+    pub fn connect_client(world: &Shared) -> (SimSocket, bool) {
+        let mut this = world.borrow_mut();
+        let conn = this.conns.len();
+        let now = this.now;
+        let greeted = greeting::random(&mut this.random, conn as u16);
+        this.conns.push(Conn { last_io: now, accepted: now, ..greeted });
+        let id = this.socket(Side::Client, conn, Answer::Done);
+        this.conns[conn].client = Some(id);
+        this.next_conn = conn;
+        (SimSocket { id, world: world.clone() }, this.socks[id].chunky)
+    }
+
+    /// How many bytes of a socket's stream have been read: those behind the client's header.
+    pub fn stream_read(&self, id: usize) -> u64 {
+        let sock = &self.socks[id];
+        let header = if sock.side == Side::Client { self.conns[sock.conn].header.len() } else { 0 };
+        sock.read.saturating_sub(header as u64)
+    }
+
+    /// The same for what its peer has sent.
+    pub fn stream_sent(&self, id: usize) -> u64 {
+        let sock = &self.socks[id];
+        let header = if sock.side == Side::Client { self.conns[sock.conn].header.len() } else { 0 };
+        sock.sent.saturating_sub(header as u64)
+    }
+
+    /// How many bytes of the other side's stream were written: those behind the header for the backend.
+    pub fn stream_written(&self, id: usize) -> u64 {
+        let sock = &self.socks[id];
+        let header = if sock.side == Side::Backend { self.conns[sock.conn].introduction.len() } else { 0 };
+        sock.written.saturating_sub(header as u64)
+    }
+
+    /// The sockets that are open on our side.
+    pub fn open_sockets(&self) -> Vec<usize> {
+        (0..self.socks.len()).filter(|&id| self.socks[id].open).collect()
+    }
+
+    /// One thing that the peer of a socket does.
+    pub fn peer_acts(&mut self, id: usize) {
+        let dice = self.random.u8(..100);
+        let amount = match self.random.u8(..10) {
+            0..6 => self.random.u64(1..300),
+            6..9 => self.random.u64(1..20_000),
+            _ => self.random.u64(1..300_000),
+        };
+        let sock = &mut self.socks[id];
+        // Headers come in small pieces, or at once with what follows.
+        let in_header = sock.side == Side::Client && sock.sent < self.conns[sock.conn].header.len() as u64;
+        let amount = if in_header && amount % 3 > 0 { amount.min(1 + amount % 20) } else { amount };
+        if !sock.open || sock.reset {
+            return;
+        }
+        if !sock.connected {
+            return self.handshake(id, dice);
+        }
+        match dice {
+            0..40 if !sock.fin => sock.sent += amount,
+            40..44 if !sock.fin => {
+                sock.mark = Some(sock.sent);
+                sock.sent += amount;
+            }
+            44..80 => return self.peer_takes(id, amount),
+            80..86 => sock.fin = true,
+            86..88 => sock.resets(),
+            // An event without a cause.
+            _ => {}
+        }
+        sock.announced = true;
+    }
+
+    fn handshake(&mut self, id: usize, dice: u8) {
+        let sock = &mut self.socks[id];
+        match sock.answer {
+            Answer::Later if dice < 50 => sock.connected = true,
+            Answer::LaterRefused if dice < 50 => sock.resets(),
+            _ => return,
+        }
+        sock.announced = true;
+    }
+
+    /// The driver is told that a backend is connected: from now on it may be used.
+    fn told(&mut self, id: usize) {
+        let (conn, now) = (self.socks[id].conn, self.now);
+        if self.socks[id].side == Side::Backend && self.socks[id].connected && !self.conns[conn].connected {
+            self.conns[conn].connected = true;
+            self.conns[conn].last_io = now;
+        }
+    }
+
+    /// The peer reads; if we were told that there was no room, now we are told that there is.
+    fn peer_takes(&mut self, id: usize, amount: u64) {
+        let now = self.now;
+        let sock = &mut self.socks[id];
+        let before = sock.taken;
+        sock.taken = (sock.taken + amount).min(sock.written);
+        if sock.taken > before {
+            sock.last_take = now;
+        }
+        if sock.taken > before && sock.no_space {
+            sock.no_space = false;
+            sock.announced = true;
+        }
+    }
+
+    /// Lets the peer finish what it began in good order: handshakes end, everything written to it is read.
+    pub fn peer_settles(&mut self, id: usize) {
+        if !self.socks[id].connected {
+            return self.handshake(id, 0);
+        }
+        self.peer_takes(id, u64::MAX / 2);
+    }
+
+    /// The next announcement for a socket, if there is one: what poll would say now.
+    pub fn announcement(&mut self, id: usize) -> Option<(Token, Event)> {
+        let sock = &mut self.socks[id];
+        if !sock.open || !sock.announced {
+            return None;
+        }
+        assert!(!sock.awaits_fin, "the FIN that was promised did not come at once");
+        sock.announced = false;
+        let token = sock.token?;
+        let has_mark = sock.mark.is_some_and(|mark| mark >= sock.read);
+        sock.short_read_inconclusive |= has_mark;
+        sock.fin_announced |= sock.fin && !sock.error;
+        let event = Event {
+            readable: sock.connected && (sock.read < sock.sent || sock.fin) || sock.reset,
+            writable: sock.connected && sock.written - sock.taken < sock.capacity || sock.reset,
+            urgent: has_mark,
+            finished: sock.fin || sock.reset,
+            error: sock.error,
+            hung_up: sock.reset,
+        };
+        if event.error {
+            self.fails(id);
+        } else {
+            self.told(id);
+        }
+        Some((token, event))
+    }
+
+    fn interfere(&mut self, id: usize) {
+        if self.lively && self.random.u8(..) < 20 {
+            let other = if self.random.bool() { self.random.usize(..self.socks.len()) } else { id };
+            self.peer_acts(other);
+        }
+    }
+
+    fn touched(&mut self, id: usize) {
+        let (conn, now) = (self.socks[id].conn, self.now);
+        self.conns[conn].last_io = now;
+    }
+
+    /// The way whose source this socket is.
+    fn way_from(&self, id: usize) -> Direction {
+        if self.socks[id].side == Side::Client { Direction::Up } else { Direction::Down }
+    }
+
+    /// The driver learns that a socket has failed.
+    fn fails(&mut self, id: usize) {
+        let (conn, side, now) = (self.socks[id].conn, self.socks[id].side, self.now);
+        self.socks[id].error_given = true;
+        let conn = &mut self.conns[conn];
+        if (conn.connected || side == Side::Client) && conn.first_error.is_none() {
+            (conn.first_error, conn.failed_at) = (Some(side), now);
+        }
+    }
+
+    /// Hands the error of a socket out, which the kernel does once.
+    fn give_error(&mut self, id: usize) -> io::Error {
+        self.fails(id);
+        let sock = &mut self.socks[id];
+        sock.error = false;
+        let kind = match (sock.connected, sock.fin) {
+            (false, _) => ErrorKind::ConnectionRefused,
+            (true, false) => ErrorKind::ConnectionReset,
+            (true, true) => ErrorKind::BrokenPipe,
+        };
+        kind.into()
+    }
+
+    /// Reads up to `most` bytes, by recv or into a pipe; the position of the first, and how many.
+    fn read(&mut self, id: usize, most: u64, by_recv: bool) -> io::Result<(u64, u64)> {
+        let stop_short = self.random.bool();
+        let conn = self.socks[id].conn;
+        let sock = &mut self.socks[id];
+        assert!(sock.open && sock.connected, "read from a socket that is not connected");
+        assert!(!sock.fin_read, "read past the FIN");
+        let mut amount = (sock.sent - sock.read).min(most);
+        if let Some(mark) = sock.mark.filter(|&mark| mark > sock.read) {
+            amount = amount.min(mark - sock.read);
+        }
+        if sock.chunky && stop_short {
+            amount = amount.min(7).max(amount / 2);
+        }
+        if !by_recv && sock.mark == Some(sock.read) {
+            // A pipe is not filled past a mark: what stands behind it can't be told from nothing.
+            amount = 0;
+        }
+        let from = sock.read;
+        if amount == 0 {
+            // A FIN that came before the reset is reported instead of it; without one the end looks like a FIN, once the error
+            // was handed out.
+            if !sock.fin && sock.read == sock.sent && sock.reset {
+                return if sock.error { Err(self.give_error(id)) } else { Ok((from, 0)) };
+            }
+            if !sock.fin {
+                return Err(ErrorKind::WouldBlock.into());
+            }
+            if !by_recv {
+                return Ok((from, 0));
+            }
+            sock.fin_read = true;
+            let side = sock.side;
+            self.conns[conn].first_fin.get_or_insert(side);
+        }
+        let sock = &mut self.socks[id];
+        sock.read += amount;
+        // A short read up to an announced FIN tells of it without another that says 0; in a header, where nobody is there to
+        // be told, it is left to be read.
+        let relaying = self.conns[conn].connected;
+        if relaying
+            && by_recv
+            && amount > 0
+            && amount < most
+            && sock.fin_announced
+            && !sock.short_read_inconclusive
+            && !sock.error_given
+        {
+            assert_eq!(sock.read, sock.sent);
+            sock.fin_read = true;
+            let side = sock.side;
+            self.conns[conn].first_fin.get_or_insert(side);
+        }
+        self.touched(id);
+        self.interfere(id);
+        Ok((from, amount))
+    }
+
+    fn recv(&mut self, id: usize, buffer: &mut [u8]) -> io::Result<usize> {
+        let way = self.way_from(id);
+        let (from, amount) = self.read(id, buffer.len() as u64, true)?;
+        let sock = &self.socks[id];
+        let header: &[u8] = if sock.side == Side::Client { &self.conns[sock.conn].header } else { &[] };
+        for (position, slot) in (from..from + amount).zip(buffer) {
+            let of_header = header.get(position as usize).copied();
+            *slot = of_header.unwrap_or_else(|| byte(way, position - header.len() as u64));
+        }
+        Ok(amount as usize)
+    }
+
+    /// Takes up to `most` bytes; the position of the first, and how many.
+    fn write(&mut self, id: usize, most: u64) -> io::Result<(u64, u64)> {
+        let now = self.now;
+        let sock = &mut self.socks[id];
+        assert!(sock.open && sock.connected, "write to a socket that is not connected");
+        assert!(!sock.finished, "write after the FIN");
+        assert!(most > 0, "an empty write");
+        if sock.reset {
+            return Err(if sock.error { self.give_error(id) } else { ErrorKind::BrokenPipe.into() });
+        }
+        let room = sock.capacity - (sock.written - sock.taken);
+        let (from, amount) = (sock.written, room.min(most));
+        if amount > 0 {
+            sock.last_write = now;
+        }
+        sock.no_space |= amount < most;
+        sock.took_part |= amount < most;
+        sock.written += amount;
+        if amount == 0 {
+            self.interfere(id);
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        self.touched(id);
+        self.interfere(id);
+        Ok((from, amount))
+    }
+
+    fn send(&mut self, id: usize, bytes: &[u8]) -> io::Result<usize> {
+        let way = if self.way_from(id) == Direction::Up { Direction::Down } else { Direction::Up };
+        let (from, amount) = self.write(id, bytes.len() as u64)?;
+        let sock = &self.socks[id];
+        let header: &[u8] = if sock.side == Side::Backend { &self.conns[sock.conn].introduction } else { &[] };
+        for (position, got) in (from..from + amount).zip(bytes) {
+            let of_header = header.get(position as usize).copied();
+            let wanted = of_header.unwrap_or_else(|| byte(way, position - header.len() as u64));
+            assert_eq!(*got, wanted, "bytes out of order");
+        }
+        Ok(amount as usize)
+    }
+
+    fn fill(&mut self, id: usize, pipe: usize) -> io::Result<usize> {
+        assert_eq!(self.pipes[pipe], Some(0), "fills a pipe that is not empty");
+        let most = self.random.u64(1..300_000);
+        let (_, amount) = self.read(id, most, false)?;
+        self.pipes[pipe] = Some(amount);
+        Ok(amount as usize)
+    }
+
+    fn empty(&mut self, pipe: usize, id: usize, bytes: usize) -> io::Result<usize> {
+        let held = self.pipes[pipe].expect("an open pipe");
+        assert_eq!(held, bytes as u64, "the engine has lost count of the pipe");
+        let source = self.other_end(id).expect("an other end");
+        assert_eq!(self.stream_read(source) - held, self.stream_written(id), "bytes out of order");
+        // The kernel may take less than there is room for.
+        let most = if self.random.bool() { held } else { self.random.u64(1..=held) };
+        let (_, amount) = self.write(id, most)?;
+        self.pipes[pipe] = Some(held - amount);
+        Ok(amount as usize)
+    }
+
+    fn other_end(&self, id: usize) -> Option<usize> {
+        let conn = &self.conns[self.socks[id].conn];
+        if self.socks[id].side == Side::Client { conn.backend } else { conn.client }
+    }
+
+    fn finish(&mut self, id: usize) {
+        let from = self.other_end(id).expect("a FIN without an other end");
+        assert_eq!(self.stream_written(id), self.stream_read(from), "a FIN before the last byte");
+        let (source, sink) = (&self.socks[from], &self.socks[id]);
+        assert!(sink.open && sink.connected && !sink.finished, "a FIN to a socket that can't take one");
+        assert!(source.fin_read, "a FIN that the other side did not send");
+        (self.socks[id].finished, self.socks[id].awaits_fin) = (true, false);
+    }
+
+    /// The kernel keeps the last bytes back for the FIN that was promised.
+    fn await_fin(&mut self, id: usize) {
+        self.socks[id].awaits_fin = true;
+    }
+
+    fn close(&mut self, id: usize) {
+        let sock = &mut self.socks[id];
+        assert!(sock.open, "closed twice");
+        sock.open = false;
+        let connected = self.conns[sock.conn].connected;
+        assert!(connected || !sock.spoke_early, "what it said before its reset is lost");
+        self.closed_tokens.extend(sock.token);
+    }
+}

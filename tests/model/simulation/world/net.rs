@@ -1,0 +1,153 @@
+//! The world as the driver's system: what it may ask, and what it must not do.
+
+use super::{Answer, SimNet, SimPipe, SimSocket};
+use crate::simulation::greeting::LOCAL;
+use std::io::{self, ErrorKind};
+use tcplb::base::Endpoint;
+use tcplb::relay::Io;
+use tcplb::session::Side;
+use tcplb::worker::driver::Net;
+use tcplb::worker::token::{SocketId, Token};
+
+impl Io for SimNet {
+    type Socket = SimSocket;
+    type Pipe = SimPipe;
+
+    fn recv(&mut self, socket: &SimSocket, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.borrow_mut().recv(socket.id, buffer)
+    }
+
+    fn send(&mut self, socket: &SimSocket, bytes: &[u8], last: bool) -> io::Result<usize> {
+        let mut world = self.0.borrow_mut();
+        let sent = world.send(socket.id, bytes)?;
+        if last && sent == bytes.len() {
+            world.await_fin(socket.id);
+        }
+        Ok(sent)
+    }
+
+    fn pipe(&mut self) -> io::Result<SimPipe> {
+        let mut world = self.0.borrow_mut();
+        if world.random.u8(..) < 20 {
+            return Err(rustix::io::Errno::MFILE.into());
+        }
+        world.pipes.push(Some(0));
+        Ok(SimPipe { id: world.pipes.len() - 1, world: self.0.clone() })
+    }
+
+    fn fill(&mut self, socket: &SimSocket, pipe: &SimPipe) -> io::Result<usize> {
+        self.0.borrow_mut().fill(socket.id, pipe.id)
+    }
+
+    fn empty(&mut self, pipe: &SimPipe, socket: &SimSocket, bytes: usize) -> io::Result<usize> {
+        self.0.borrow_mut().empty(pipe.id, socket.id, bytes)
+    }
+}
+
+impl Net for SimNet {
+    fn adopt(&mut self, socket: &SimSocket, token: Token) -> io::Result<()> {
+        let mut world = self.0.borrow_mut();
+        let Token::Socket(SocketId { side: Side::Client, slot, .. }) = token else { panic!("{token:?} for a client") };
+        let conn = world.next_conn;
+        world.by_slot.insert(slot, conn);
+        let sock = &mut world.socks[socket.id];
+        (sock.token, sock.announced) = (Some(token), true);
+        Ok(())
+    }
+
+    fn dial(&mut self, to: &Endpoint, token: Token, _: bool) -> io::Result<(SimSocket, bool)> {
+        let mut world = self.0.borrow_mut();
+        let Token::Socket(SocketId { side: Side::Backend, slot, .. }) = token else {
+            panic!("{token:?} for a backend")
+        };
+        let conn = world.by_slot[&slot];
+        if let Some(old) = world.conns[conn].backend {
+            assert!(!world.socks[old].open, "dials again before the last attempt is closed");
+        }
+        assert!(!world.conns[conn].connected, "dials after a backend was connected");
+        world.conns[conn].dials += 1;
+        let (mut answer, version) = world.answers[to];
+        assert!(!world.conns[conn].is_denied(), "dials for a client that may not come in");
+        let introduction = world.conns[conn].introduction(version);
+        world.conns[conn].introduction = introduction;
+        if answer == Answer::NoDescriptor && world.random.bool() {
+            answer = Answer::Done;
+        }
+        if answer != Answer::NoDescriptor {
+            // Only a dial that never left this process is repeated.
+            assert!(world.redials || !world.conns[conn].dialed.contains(to), "dials {to} twice");
+            world.conns[conn].dialed.push(to.clone());
+        }
+        match answer {
+            Answer::NoDescriptor => return Err(rustix::io::Errno::MFILE.into()),
+            Answer::Refused => return Err(ErrorKind::ConnectionRefused.into()),
+            _ => {}
+        }
+        let id = world.socket(Side::Backend, conn, answer);
+        world.conns[conn].backend = Some(id);
+        let done = answer == Answer::Done;
+        world.conns[conn].connected = done;
+        if done {
+            let now = world.now;
+            world.conns[conn].last_io = now;
+        }
+        let sock = &mut world.socks[id];
+        (sock.token, sock.announced) = (Some(token), done);
+        Ok((SimSocket { id, world: self.0.clone() }, done))
+    }
+
+    fn has_bytes(&mut self, socket: &SimSocket) -> io::Result<bool> {
+        let mut world = self.0.borrow_mut();
+        let id = socket.id;
+        let sock = &world.socks[id];
+        assert!(sock.open && sock.connected, "looks into a socket that is not connected");
+        if sock.sent > sock.read {
+            if sock.reset && sock.side == Side::Backend {
+                // It has been connected after all.
+                world.told(id);
+                world.fails(id);
+            }
+            return Ok(true);
+        }
+        if sock.error && !sock.fin { Err(world.give_error(id)) } else { Ok(false) }
+    }
+
+    fn local(&mut self, socket: &SimSocket) -> Option<Endpoint> {
+        let world = self.0.borrow();
+        let conn = &world.conns[world.socks[socket.id].conn];
+        assert!(!conn.introduction.is_empty() && conn.announced.is_none(), "asks for what it does not need");
+        Some(Endpoint::Inet(LOCAL.into()))
+    }
+
+    fn outcome(&mut self, socket: &SimSocket) -> Option<io::Error> {
+        let mut world = self.0.borrow_mut();
+        let id = socket.id;
+        let sock = &mut world.socks[id];
+        sock.spoke_early |= sock.error && sock.connected && sock.sent > sock.read;
+        sock.error.then(|| world.give_error(id))
+    }
+
+    fn unsent(&mut self, socket: &SimSocket) -> u64 {
+        let sock = &self.0.borrow().socks[socket.id];
+        assert!(sock.open && sock.connected, "asks a socket that is not connected");
+        if sock.reset { 0 } else { sock.written - sock.taken }
+    }
+
+    fn keep_alive(&mut self, socket: &SimSocket) {
+        let sock = &self.0.borrow().socks[socket.id];
+        assert!(sock.open && sock.connected, "keepalive on a socket that is not connected");
+    }
+
+    fn finish(&mut self, socket: &SimSocket) {
+        self.0.borrow_mut().finish(socket.id);
+    }
+
+    fn reset(&mut self, socket: SimSocket) {
+        self.0.borrow_mut().socks[socket.id].closed_by_reset = true;
+    }
+
+    fn has_urgent_gaps(&self, _: &Endpoint) -> bool {
+        // Asked right after dialling: the newest socket is meant.
+        self.0.borrow().socks.last().is_some_and(|sock| sock.chunky)
+    }
+}
