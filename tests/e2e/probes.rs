@@ -153,3 +153,19 @@ fn a_first_probe_that_fails_is_reported_also_where_the_backend_began_as_down() {
     let (_folder, tcplb) = over(&refusing().to_string(), "", "initial = 'down'");
     assert!(tcplb.wait_for_line("web1 is down").contains("connection refused"));
 }
+
+#[test]
+fn try_all_leaves_out_a_backend_that_began_as_down_and_has_passed_no_probe() {
+    let server = Server::start(peers::echo);
+    let probed = format!("port = {}", refusing().port());
+    for (initial, served) in [("down", false), ("up", true)] {
+        let health = format!("initial = '{initial}'\n{probed}");
+        let (_folder, tcplb) = over(&server.at().to_string(), "all_down = 'try-all'", &health);
+        tcplb.wait_for_line("web1 is down");
+        if served {
+            tcplb.connect().assert_echoes("tried all the same");
+        } else {
+            assert_eq!(tcplb.ending_of_next(), Ending::Reset);
+        }
+    }
+}
