@@ -5,7 +5,7 @@
 use crate::access_log::{AccessLog, Reopener, Target};
 use crate::admin::{self, Admin};
 use crate::base::{Endpoint, Size};
-use crate::config::descriptors::AdminShare;
+use crate::config::descriptors::{self, AdminShare};
 use crate::config::model::{LogTo, Model, Names};
 use crate::confine::Confinement;
 use crate::control::{self, ConfigState, Control, DataPlane, Lookups, NewSockets, Outcome, Parts};
@@ -140,6 +140,7 @@ fn begin(
         share.connections,
         share.reserved
     );
+    descriptors::listeners_beyond(share, &model).iter().for_each(|warning| log::warn!("{warning}"));
     let mut prepared = Vec::new();
     let mut peers = Vec::new();
     for _ in 0..workers {

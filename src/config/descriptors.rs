@@ -12,7 +12,7 @@
 //!
 //! Never less than an eighth of the limit, or 1 024, is kept: the rest of the system may hand descriptors to the process too.
 
-use super::model::{Engine, HealthKind, Model};
+use super::model::{Engine, HealthKind, Listener, Model};
 use crate::base::Address;
 
 const PROCESS: u64 = 24;
@@ -105,6 +105,19 @@ pub fn divide(limit: u64, model: &Model, listening: u64) -> Result<Share, String
     }
 }
 
+/// A warning for each listener that allows more clients than the process serves: its limit has no effect.
+pub fn listeners_beyond(share: Share, model: &Model) -> Vec<String> {
+    let most = share.connections;
+    let beyond = |listener: &Listener| {
+        let wanted = listener.max_connections.filter(|wanted| *wanted as usize > most)?;
+        let name = &listener.name;
+        Some(format!(
+            "listener {name}: max_connections: {wanted} has no effect, as tcplb serves at most {most} clients"
+        ))
+    };
+    model.listeners.iter().filter_map(beyond).collect()
+}
+
 /// Connections that fit beside everything else.
 fn fits(limit: u64, model: &Model, listening: u64) -> u64 {
     limit.saturating_sub(reserved(limit, model, listening)) / CONNECTION
@@ -135,7 +148,7 @@ fn needed(limit: u64, model: &Model, listening: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::{Backend, Global, Health, Listener, Pool};
+    use super::super::model::{Backend, Global, Health, Pool};
     use super::*;
     use crate::base::Listen;
 
@@ -194,6 +207,20 @@ mod tests {
         assert!(error.contains("449 connections need 898 descriptors") && error.contains("448 at most"), "{error}");
         explicit.global.max_connections = Some(usize::MAX);
         assert!(divided(1024, &explicit).is_err());
+    }
+
+    #[test]
+    fn a_listener_that_allows_more_than_the_process_serves_is_warned_of() {
+        let mut model = model(2, 2, 1);
+        let share = divided(1024, &model).unwrap();
+        let most = u32::try_from(share.connections).unwrap();
+        model.listeners[0].max_connections = Some(most);
+        assert_eq!(listeners_beyond(share, &model), Vec::<String>::new());
+        model.listeners[0].max_connections = Some(most + 1);
+        assert_eq!(listeners_beyond(share, &model).len(), 1);
+        model.global.max_connections = Some(10);
+        model.listeners[1].max_connections = Some(11);
+        assert_eq!(listeners_beyond(divided(1024, &model).unwrap(), &model).len(), 2);
     }
 
     #[test]

@@ -1,20 +1,21 @@
 //! Where listeners are bound: what the model asks for and is not bound yet.
 
-use super::config_state::{ConfigState, remove_files};
+use super::config_state::{ConfigState, listen_at, remove_files};
 use super::lookup::Found;
 use super::resolve;
 use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
-use crate::config::check;
+use crate::config::check::{self, OwnListeners};
 use crate::config::descriptors::{self, Share};
 use crate::config::model::{self, Model, SocketFile};
 use crate::confine;
 use crate::net::TcpTuning;
 use crate::net::listen::{self, Listening, Permissions};
 use crate::pool::{BoundAddress, BoundAddressId, Snapshot};
+use crate::preflight;
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -72,8 +73,30 @@ impl ConfigState {
         let listening = bound.addresses.iter().flatten().map(sockets).sum();
         let share = descriptors::divide(self.limit, model, listening);
         bound.share = Some(share.inspect_err(|_| remove_files(bound.new_endpoints()))?);
+        self.refuse_loops(model, &bound).inspect_err(|_| remove_files(bound.new_endpoints()))?;
         self.permit(model, &permissions, &bound).inspect_err(|_| remove_files(bound.new_endpoints()))?;
         Ok(bound)
+    }
+
+    /// Refuses a backend that is one of our own listeners, by the addresses that are really bound. A pair that runs already is
+    /// not asked about again: a change that does not concern it must not fail because this machine has got another address.
+    fn refuse_loops(&self, model: &Model, bound: &Binding) -> Result<(), String> {
+        let running = self.running.pools.iter().flat_map(|pool| &pool.backends).map(|backend| &backend.address);
+        let known: HashSet<&Address> = if bound.sockets.is_empty() { running.collect() } else { HashSet::new() };
+        let listens: Vec<(&str, Listen)> = (model.listeners.iter().zip(&bound.addresses))
+            .flat_map(|(listener, addresses)| {
+                addresses.iter().map(|address| (&*listener.name, listen_at(&address.endpoint)))
+            })
+            .collect();
+        let own =
+            OwnListeners::new(listens.iter().map(|(listener, listen)| (*listener, listen))).with_admin(&self.admin);
+        for pool in &model.pools {
+            for backend in pool.backends.iter().filter(|backend| !known.contains(&backend.address)) {
+                own.refuse(&backend.address, preflight::is_ours)
+                    .map_err(|why| format!("pool {}: backend {}: {why}", pool.name, backend.name))?;
+            }
+        }
+        Ok(())
     }
 
     /// Binds an address; one that a worker is about to close, as soon as it is closed.
@@ -110,8 +133,26 @@ impl ConfigState {
         }
     }
 
-    /// Gives socket files that stay the permissions that the model names now.
+    /// Gives socket files that stay the permissions that the model names now. On an error each has those that it had.
     fn permit(&self, model: &Model, permissions: &[Permissions], bound: &Binding) -> Result<(), String> {
+        let mut given: Vec<(&Path, Permissions)> = Vec::new();
+        self.give(model, permissions, bound, &mut given).inspect_err(|_| {
+            for (path, before) in &given {
+                if let Err(error) = before.apply(path) {
+                    log::error!("can't give {} its permissions back: {error}", path.display());
+                }
+            }
+        })
+    }
+
+    /// `given` takes each file whose permissions are changed, with those that it had.
+    fn give<'a>(
+        &self,
+        model: &Model,
+        permissions: &[Permissions],
+        bound: &'a Binding,
+        given: &mut Vec<(&'a Path, Permissions)>,
+    ) -> Result<(), String> {
         for ((listener, permissions), addresses) in model.listeners.iter().zip(permissions).zip(&bound.addresses) {
             for address in addresses {
                 let Some(old) = self.snapshot.listener_of(address.id).map(|old| &old.settings.socket_file) else {
@@ -131,9 +172,10 @@ impl ConfigState {
                         "listener {name}: {key} can't be taken out while it runs: name another, or restart"
                     ));
                 }
-                permissions
+                let before = permissions
                     .apply(path)
                     .map_err(|error| format!("listener {}: can't change {}: {error}", listener.name, path.display()))?;
+                given.push((path, before));
             }
         }
         Ok(())

@@ -19,7 +19,6 @@ use crate::pool::{
     self, AdminState, BackendId, BoundAddressId, Listener, Member, Pool, Resolved, Snapshot, SnapshotPlan,
     same_endpoints,
 };
-use crate::preflight;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
@@ -36,7 +35,7 @@ pub struct ConfigState {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) unused_address: u32,
     /// Where the admin API listens, with the real port.
-    admin: Vec<Listen>,
+    pub(super) admin: Vec<Listen>,
     /// Addresses of removed listeners, and until when a worker may keep one for clients that wait there. As many as are
     /// removed within [`CLOSING`].
     pub(super) closing: Vec<(Endpoint, Instant)>,
@@ -206,10 +205,6 @@ impl ConfigState {
             Edit::Add { backend, .. } => {
                 check::name(&backend.name).map_err(Refused::Invalid)?;
                 check::probe_port(&settings.health, &backend.address).map_err(Refused::Invalid)?;
-                let bound: Vec<(&str, Listen)> = self.snapshot.listeners.iter().flat_map(bound).collect();
-                let own = check::OwnListeners::new(bound.iter().map(|(listener, listen)| (*listener, listen)))
-                    .with_admin(&self.admin);
-                own.refuse(&backend.address, preflight::is_ours).map_err(Refused::Invalid)?;
                 if has(&backend.name) {
                     return Err(Refused::Exists { pool: name.to_owned(), name: backend.name.clone() });
                 }
@@ -294,12 +289,8 @@ impl<'a> Members<'a> {
     }
 }
 
-/// Where a listener listens, with the real ports.
-fn bound(listener: &Arc<Listener>) -> impl Iterator<Item = (&str, Listen)> {
-    listener.addresses.iter().map(|address| (listener.name.as_str(), listen_at(&address.endpoint)))
-}
-
-fn listen_at(endpoint: &Endpoint) -> Listen {
+/// An address that is bound, as one to listen on.
+pub(super) fn listen_at(endpoint: &Endpoint) -> Listen {
     match endpoint {
         Endpoint::Inet(at) => Listen(Address::Inet(*at)),
         Endpoint::Unix(path) => Listen(Address::Unix(path.to_path_buf())),

@@ -9,8 +9,8 @@ use super::lookup::{Found, Question};
 use super::remote::{ReloadError, Reloaded};
 use super::resolve::{self, Endpoints};
 use super::{ControlLoop, DataPlane};
-use crate::config::advice;
 use crate::config::model::{Model, Names};
+use crate::config::{advice, descriptors};
 use crate::systemd;
 use crossbeam_channel::{Receiver, Sender, at, bounded, never};
 use std::sync::Arc;
@@ -204,7 +204,8 @@ impl<C: DataPlane> ControlLoop<C> {
         match outcome {
             Ok(Reloaded { changes, model }) => {
                 changes.to_string().lines().for_each(|line| log::info!("reload: {line}"));
-                advice::of(model).iter().for_each(|warning| log::warn!("reload: {warning}"));
+                let beyond = descriptors::listeners_beyond(self.parts.config_state.share(), model);
+                advice::of(model).iter().chain(&beyond).for_each(|warning| log::warn!("reload: {warning}"));
             }
             Err(error) => error.to_string().lines().for_each(|line| log::error!("reload refused: {line}")),
         }

@@ -61,18 +61,30 @@ pub struct Permissions {
 }
 
 impl Permissions {
-    /// Gives them to a socket file, and to nothing that another process may have put in its place.
-    pub fn apply(&self, path: &Path) -> io::Result<()> {
+    /// Gives them to a socket file, and to nothing that another process may have put in its place. Returns what they replace.
+    /// On an error the file has those that it had.
+    pub fn apply(&self, path: &Path) -> io::Result<Permissions> {
         if *self == Permissions::default() {
-            return Ok(());
+            return Ok(*self);
         }
         let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        if !FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).is_socket() {
+        let found = rustix::fs::fstat(&file)?;
+        if !FileType::from_raw_mode(found.st_mode).is_socket() {
             return Err(io::Error::other("it is no socket any more"));
         }
+        let before = Permissions {
+            mode: self.mode.and(Some(found.st_mode & 0o777)),
+            owner: self.owner.and(Some(found.st_uid)),
+            group: self.group.and(Some(found.st_gid)),
+        };
+        self.set(&file).inspect_err(|_| drop(before.set(&file)))?;
+        Ok(before)
+    }
+
+    fn set(&self, file: &OwnedFd) -> io::Result<()> {
         let (owner, group) = (self.owner.map(Uid::from_raw), self.group.map(Gid::from_raw));
         if owner.is_some() || group.is_some() {
-            rustix::fs::chownat(&file, "", owner, group, AtFlags::EMPTY_PATH)?;
+            rustix::fs::chownat(file, "", owner, group, AtFlags::EMPTY_PATH)?;
         }
         // After the owner: others must not have what is meant for that one. The descriptor itself takes no mode (open(2), O_PATH).
         self.mode.map_or(Ok(()), |mode| {

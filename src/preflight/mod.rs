@@ -17,10 +17,12 @@ mod places;
 use crate::base::{Address, Listen, duration};
 use crate::config::advice;
 use crate::config::check::OwnListeners;
+use crate::config::descriptors;
 use crate::config::model::{LogTo, Model};
 use crate::confine;
 use names::Names;
 use rustix::fs::{Access, access};
+use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Socket, Type};
 use std::fs::File;
 use std::io;
@@ -62,6 +64,12 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
     for listener in &model.listeners {
         let owners = confine::owners(&listener.socket_file);
         warnings.extend(owners.err().map(|why| format!("listener {}: {why}", listener.name)));
+    }
+    // The start raises its limit to the hard one.
+    let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    match descriptors::divide(limit, model, descriptors::listening_sockets(model)) {
+        Ok(share) => warnings.extend(descriptors::listeners_beyond(share, model)),
+        Err(why) => warnings.push(why),
     }
     if let Before::Start { file } = before {
         warnings.extend(files(model));

@@ -1,6 +1,7 @@
 //! `tcplb check`: what it refuses because of this machine's addresses, and what it foresees of a start.
 
 use crate::support::{Server, Tcplb, peers};
+use rustix::process::Signal;
 use std::fs;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
@@ -109,4 +110,55 @@ fn a_backend_that_is_a_listener_is_refused() {
     }
     let said = Tcplb::new().listen("127.0.0.1:4711").args(["-b", "tcp://127.0.0.1:80"]).start_in_vain().1;
     assert!(said.contains("an address has no `tcp://`: write `127.0.0.1:80`"), "{said}");
+}
+
+#[test]
+fn a_mode_and_a_unix_path_out_of_bounds_are_refused_with_place_and_bound() {
+    let place = tempfile::tempdir().unwrap();
+    let path = format!("unix:/{}", "x".repeat(107));
+    let longest = &path[..path.len() - 1];
+    let with_mode = |bind: &str, mode: &str| {
+        file("", bind, "127.0.0.1:1").replace("[[pool]]", &format!("mode = {mode:?}\n[[pool]]"))
+    };
+    for (text, line, why) in [
+        (
+            with_mode("unix:/a", "7777"),
+            6,
+            "mode: expected permissions in octal from 0000 to 0777, like 0660, got `7777`",
+        ),
+        (
+            with_mode("unix:/a", "0888"),
+            6,
+            "mode: expected permissions in octal from 0000 to 0777, like 0660, got `0888`",
+        ),
+        (file("", &path, "127.0.0.1:1"), 5, "the path of a unix socket has at most 107 bytes"),
+        (file("", "127.0.0.1:0", &path), 10, "the path of a unix socket has at most 107 bytes"),
+    ] {
+        let (code, said) = check(&place, &text);
+        let is_it = |line_said: &String| line_said.contains(&format!("tcplb.toml:{line}: ")) && line_said.contains(why);
+        assert!(code == Some(2) && said.len() == 1 && said.iter().all(is_it), "{line}: {why}: {said:#?}");
+    }
+    assert_eq!(check(&place, &file("", "127.0.0.1:0", longest)).0, Some(0));
+}
+
+#[test]
+fn a_limit_beyond_the_open_files_is_warned_of_by_check_the_start_and_a_reload() {
+    let place = tempfile::tempdir().unwrap();
+    let with_limit = |limit: &str| {
+        let text = file("workers = 1", "127.0.0.1:0", "127.0.0.1:1");
+        text.replace("[[pool]]", &format!("max_connections = {limit}\n[[pool]]"))
+    };
+    let why = "listener web: max_connections: 4000000000 has no effect, as tcplb serves at most ";
+    let (code, said) = check(&place, &with_limit("4000000000"));
+    assert!(code == Some(0) && said.len() == 1 && said[0].starts_with(&format!("warning: {why}")), "{said:#?}");
+    let (code, said) = check(&place, &file("max_connections = 4000000000", "127.0.0.1:0", "127.0.0.1:1"));
+    let global = "warning: max_connections: 4000000000 connections need ";
+    assert!(code == Some(0) && said.len() == 1 && said[0].starts_with(global), "{said:#?}");
+    check(&place, &with_limit("4000000000"));
+    let path = place.path().join("tcplb.toml");
+    let tcplb = Tcplb::from_file(&path, 1).start();
+    tcplb.wait_for_line(why);
+    check(&place, &with_limit("4000000001"));
+    tcplb.signal(Signal::HUP);
+    tcplb.wait_for_line("reload: listener web: max_connections: 4000000001 has no effect");
 }

@@ -102,13 +102,13 @@ fn followed(text: &str, word: &str) -> Option<Result<Duration, String>> {
     Some(duration::parse_positive(rest).map_err(|why| format!("after `{word}`: {why}")))
 }
 
-/// Permission bits as chmod(1) takes them.
+/// Permission bits as chmod(1) takes them, less those that a socket has no use for.
 pub(super) fn mode(text: &str) -> Result<u32, String> {
     let octal = (3..=4).contains(&text.len()).then(|| u32::from_str_radix(text, 8).ok()).flatten();
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     octal
         .filter(|mode| digits && *mode <= 0o777)
-        .ok_or_else(|| format!("expected octal digits, like 0660, got `{text}`"))
+        .ok_or_else(|| format!("expected permissions in octal from 0000 to 0777, like 0660, got `{text}`"))
 }
 
 /// A user or a group, by name or number. Whether it exists is known where it is used.

@@ -6,6 +6,7 @@ use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 
 #[test]
 fn a_listener_s_name_is_what_status_shows() {
@@ -227,4 +228,27 @@ fn a_reload_changes_the_mode_of_a_socket_file() {
     tcplb.signal(Signal::HUP);
     tcplb.wait_for_line("reload refused: listener default: mode can't be taken out while it runs");
     assert_served(&tcplb.connect());
+}
+
+#[test]
+fn a_reload_that_fails_at_one_socket_file_changes_the_mode_of_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let paths = ["a.sock", "b.sock"].map(|name| directory.path().join(name));
+    let file = directory.path().join("tcplb.toml");
+    let write = |mode: &str| {
+        let listener = |path: &PathBuf| {
+            let (name, path) = (path.file_stem().unwrap().display(), path.display());
+            format!("[[listener]]\nname = \"{name}\"\nbind = [\"unix:{path}\"]\nmode = \"{mode}\"\n")
+        };
+        let pool = "[[pool]]\n[pool.health]\nkind = \"off\"\n[[pool.backend]]\naddress = \"127.0.0.1:1\"\n";
+        fs::write(&file, paths.iter().map(listener).collect::<String>() + pool).unwrap();
+    };
+    let mode = || fs::metadata(&paths[0]).unwrap().mode() & 0o777;
+    write("0600");
+    let tcplb = Tcplb::from_file(&file, 1).start();
+    fs::remove_file(&paths[1]).unwrap();
+    write("0666");
+    tcplb.signal(Signal::HUP);
+    tcplb.wait_for_line(&format!("reload refused: listener b: can't change {}", paths[1].display()));
+    assert_eq!(mode(), 0o600);
 }

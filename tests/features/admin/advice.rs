@@ -68,3 +68,35 @@ fn a_reload_that_is_only_tried_says_what_it_would_meet() {
     let why = balancer.call("POST", "/v1/pools/default/backends", &body).error(400);
     assert!(why.contains("this is where the admin API listens"), "{why}");
 }
+
+#[test]
+fn a_reload_refuses_a_backend_that_is_a_bound_address_of_a_listener_or_the_admin_api() {
+    let directory = tempfile::tempdir().unwrap();
+    let (file, socket) = (directory.path().join("tcplb.toml"), directory.path().join("a.sock"));
+    let write = |bind: &str, backend: &str| {
+        let text = format!(
+            "[global]\nadmin = '127.0.0.1:0'\nsandbox = 'off'\n[[listener]]\nbind = ['127.0.0.1:0'{bind}]\n[[pool]]\nhealth.kind = 'off'\n\
+             backend = [{{ address = '{backend}' }}]\n"
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write("", "127.0.0.1:1");
+    let balancer = Balancer::from_file(&file);
+    let refused = |why: &str| {
+        let answer = balancer.call("POST", "/v1/reload", "");
+        assert!(answer.status == 400 && answer.body.contains(why), "{answer:?}");
+    };
+    write("", &balancer.listen);
+    refused("this is where listener default listens");
+    write("", &balancer.admin);
+    refused("this is where the admin API listens");
+    // A backend that the API adds, and a listener of the file that comes later.
+    let address = format!("unix:{}", socket.display());
+    let body = json!({ "address": address, "name": "late" }).to_string();
+    balancer.call("POST", "/v1/pools/default/backends", &body).json(201);
+    write(&format!(", '{address}'"), "127.0.0.1:1");
+    refused("pool default: backend late: this is where listener default listens");
+    assert!(!socket.exists(), "a refused reload leaves no socket file");
+    write("", "127.0.0.1:2");
+    balancer.call("POST", "/v1/reload", "").json(200);
+}
