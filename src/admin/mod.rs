@@ -41,6 +41,7 @@ pub mod target;
 use crate::base::{Endpoint, Listen};
 use crate::config::descriptors::AdminShare;
 use crate::config::model::defaults::DEAD_PEER_TIMEOUT;
+use crate::confine;
 use crate::control::Remote;
 use crate::net::Keepalive;
 use crate::net::listen::{self, Listening};
@@ -79,8 +80,8 @@ pub struct Admin {
 /// Binds, and reads the token.
 pub fn bind(to: &Listen, token_file: Option<&Path>) -> Result<BoundAdmin, String> {
     let access = Access::new(token_file)?;
-    let bound =
-        listen::bind_private(to, &Keepalive::within(DEAD_PEER_TIMEOUT).into()).map_err(|error| error.to_string())?;
+    let why = |error: io::Error| format!("{error}{}", confine::hint_to_binding(to, &error));
+    let bound = listen::bind_private(to, &Keepalive::within(DEAD_PEER_TIMEOUT).into()).map_err(why)?;
     let (mut listening, mut endpoints) = (Vec::new(), Vec::new());
     for listen::ListeningSockets { endpoint, sockets } in bound {
         // Flags and file are checked already, but a name may resolve to anything.

@@ -5,6 +5,7 @@
 pub mod address;
 pub mod bits;
 pub mod duration;
+pub mod familiar;
 pub mod log_throttle;
 pub mod nearest;
 pub mod size;

@@ -1,5 +1,7 @@
 //! "Did you mean …?": the word a user most likely wanted, for messages about unknown names.
 
+use super::familiar;
+
 /// Longer words are not compared: nobody mistypes 64 letters, and the cost is the product of the lengths.
 const LONGEST: usize = 64;
 
@@ -29,9 +31,11 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     scored.filter(|(edits, _)| *edits <= allowed).min_by_key(|(edits, _)| *edits).map(|(_, candidate)| candidate)
 }
 
-/// `, did you mean X?` or nothing, to append to a message.
-pub fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> String {
-    nearest(word, candidates).map_or_else(String::new, |candidate| format!(", did you mean `{candidate}`?"))
+/// `, did you mean X?` or nothing, to append to a message: X is what another balancer's word means here, or the nearest.
+pub fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str, IntoIter: Clone>) -> String {
+    let candidates = candidates.into_iter();
+    let meant = familiar::ours(word, candidates.clone()).or_else(|| nearest(word, candidates));
+    meant.map_or_else(String::new, |candidate| format!(", did you mean `{candidate}`?"))
 }
 
 /// Levenshtein's distance: insertions, deletions and replacements that turn `from` into `to`. One row of the table at
@@ -93,6 +97,7 @@ mod tests {
         }
         assert_eq!(hint("bakup", known), ", did you mean `backup`?");
         assert_eq!(hint("zone", known), "");
+        assert_eq!(hint("maxconn", known), ", did you mean `max-connections`?");
         assert_eq!(nearest(&"w".repeat(100_000), known), None);
     }
 

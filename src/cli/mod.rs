@@ -30,11 +30,13 @@ mod terminal;
 mod values;
 
 use crate::app::Loader;
+use crate::base::familiar;
 use crate::config::advice;
 use crate::logger;
 use crate::preflight;
 use args::{Arguments, Command};
-use clap::Parser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, Parser};
 use log::LevelFilter;
 use std::fmt::Display;
 use std::path::Path;
@@ -60,7 +62,8 @@ pub fn run() -> ExitCode {
 fn obey() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
+        Err(mut error) => {
+            suggest(&mut error);
             // Help and version are errors to clap too, with exit code 0. Nobody is left to tell if printing fails.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE));
@@ -81,6 +84,18 @@ fn obey() -> ExitCode {
             logger::init_queued(LevelFilter::Error);
             done(demo::run(&demo.listen, demo.once))
         }
+    }
+}
+
+/// clap knows a mistyped flag. A flag that another balancer has gets ours as a suggestion, too.
+fn suggest(error: &mut clap::Error) {
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return };
+    let command = Arguments::command();
+    let flags = command.get_arguments().filter_map(clap::Arg::get_long);
+    if error.kind() == ErrorKind::UnknownArgument
+        && let Some(ours) = familiar::ours(flag.trim_start_matches('-'), flags)
+    {
+        error.insert(ContextKind::SuggestedArg, ContextValue::String(format!("--{ours}")));
     }
 }
 
@@ -150,4 +165,27 @@ fn done(result: Result<(), impl Display>) -> ExitCode {
 
 fn complain(error: impl Display) {
     terminal::tell(format_args!("error: {error}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::balance;
+
+    #[test]
+    fn every_word_of_another_balancer_leads_to_a_word_that_is_accepted() {
+        let example = include_str!("../../config.example");
+        let is_in_file = |word: &str| {
+            let lines = example.lines().map(|line| line.trim_start_matches(['#', ':', ' ', '[']));
+            lines.clone().any(|line| line.starts_with(&format!("{word} =")) || line.contains(&format!("{word}]]")))
+                || example.contains(&format!(".{word}]"))
+        };
+        let command = Arguments::command();
+        for (theirs, ours) in familiar::words() {
+            for word in *ours {
+                let is_flag = command.get_arguments().any(|flag| flag.get_long() == Some(word));
+                assert!(is_flag || is_in_file(word) || balance::find(word).is_some(), "{theirs}: {word}");
+            }
+        }
+    }
 }

@@ -23,10 +23,10 @@ mod account;
 mod sandbox;
 
 pub use account::owners;
-pub use sandbox::{hint_to_binding, hint_to_reading, shuts_out_abstract_sockets};
+pub use sandbox::{hint_to_reading, shuts_out_abstract_sockets};
 
-use crate::base::Endpoint;
 use crate::base::address::abstract_name;
+use crate::base::{Address, Endpoint, Listen};
 use crate::config::model::{LogTo, Model, Sandbox};
 use account::Account;
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
@@ -40,6 +40,22 @@ const KEPT: CapabilitySet = CapabilitySet::NET_BIND_SERVICE;
 
 /// What becoming somebody else takes.
 const NEEDED: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
+
+/// What to add to an error about listening there: the remedy, where a permission is missing.
+pub fn hint_to_binding(listen: &Listen, error: &io::Error) -> String {
+    let port = match &listen.0 {
+        Address::Unix(path) => return sandbox::hint_to_binding_file(path, error).to_owned(),
+        Address::Any(port) | Address::Name(_, port) => *port,
+        Address::Inet(at) => at.port(),
+    };
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            " (port {port} takes CAP_NET_BIND_SERVICE: `setcap cap_net_bind_service=+ep` on the binary, AmbientCapabilities= in \
+             a service, or a start as root with `user`)"
+        ),
+        _ => String::new(),
+    }
+}
 
 /// What is to be given up, known to be possible as far as that can be known.
 #[derive(Debug)]

@@ -191,8 +191,8 @@ pub fn hint_to_reading(path: &Path, error: &io::Error) -> &'static str {
     blame(error, inside)
 }
 
-/// The same about binding this socket.
-pub fn hint_to_binding(path: &Path, error: &io::Error) -> &'static str {
+/// What to add to an error about binding this socket file: that the sandbox shuts it out, if so.
+pub fn hint_to_binding_file(path: &Path, error: &io::Error) -> &'static str {
     let inside = |allowed: &Allowed| {
         let places = allowed.sockets.iter().map(PathBuf::as_path);
         real(directory(path)).is_none_or(|path| beneath(&path, places))
@@ -235,6 +235,6 @@ mod tests {
     fn without_rules_nothing_is_blamed_on_them() {
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
         assert_eq!(hint_to_reading(Path::new("/root/secret"), &denied), "");
-        assert_eq!(hint_to_binding(Path::new("/root/a.sock"), &denied), "");
+        assert_eq!(hint_to_binding_file(Path::new("/root/a.sock"), &denied), "");
     }
 }

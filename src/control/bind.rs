@@ -201,14 +201,11 @@ impl ConfigState {
         let mut addresses = self.snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
         let own = addresses.find(|address| check::overlap(&address.asked, listen));
         // The old address is given up only once the new one is bound.
-        let locked = match &listen.0 {
-            Address::Unix(path) => confine::hint_to_binding(path, error),
-            _ => "",
-        };
+        let remedy = confine::hint_to_binding(listen, error);
         let hint = own.map_or(String::new(), |own| {
             format!(" (tcplb listens on {} itself: take that out first, then put this in)", own.asked)
         });
-        format!("can't listen on {listen}: {error}{locked}{hint}")
+        format!("can't listen on {listen}: {error}{remedy}{hint}")
     }
 }
 

@@ -4,6 +4,7 @@
 use super::names::Names;
 use crate::base::address::abstract_name;
 use crate::base::{Address, Listen};
+use crate::confine;
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 use std::fs;
@@ -14,6 +15,7 @@ use std::path::Path;
 
 /// Why a start could not listen there.
 pub fn try_bind(listen: &Listen, names: &Names) -> Result<(), String> {
+    let told = |error: &io::Error| told(listen, error);
     match &listen.0 {
         Address::Inet(at) => bind(*at).map_err(|error| told(&error)),
         Address::Any(port) => every_interface(*port).map_err(|error| told(&error)),
@@ -26,11 +28,11 @@ pub fn try_bind(listen: &Listen, names: &Names) -> Result<(), String> {
     }
 }
 
-fn told(error: &io::Error) -> String {
+fn told(listen: &Listen, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::AddrInUse {
         return format!("{error} (by the tcplb that runs with this file, if there is one)");
     }
-    error.to_string()
+    format!("{error}{}", confine::hint_to_binding(listen, error))
 }
 
 /// With SO_REUSEADDR it fails if another socket listens there, and not for what old connections left behind (socket(7)).

@@ -378,6 +378,19 @@ fn what_can_t_be_done_is_told_before_anything_is_opened() {
 }
 
 #[test]
+fn a_low_port_without_the_right_to_it_names_the_remedies() {
+    let (server, place, low) = (Server::start(peers::echo), Place::new(), fresh_loopback());
+    for arguments in [vec!["--listen".to_owned(), format!("{low}:80")], vec!["--admin".to_owned(), format!("{low}:81")]]
+    {
+        let Some(tcplb) = unprivileged(&place, &[]) else { return };
+        let (status, said) = tcplb.backend(server.at()).args(arguments.iter().map(String::as_str)).start_in_vain();
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains("Permission denied") && said.contains("takes CAP_NET_BIND_SERVICE: `setcap "), "{said}");
+        assert!(said.contains("AmbientCapabilities=") && said.contains("as root with `user`"), "{said}");
+    }
+}
+
+#[test]
 fn root_that_stays_root_is_told() {
     if !need_root() {
         return;

@@ -469,3 +469,34 @@ fn the_demo_s_tour_loses_no_request() {
     assert!(!out.contains('\u{1b}'), "colours although nobody sees them: {out}");
     is_in_readme(&out);
 }
+
+#[test]
+fn words_of_other_balancers_get_a_hint() {
+    for (flag, ours) in
+        [("--maxconn=5", "--max-connections"), ("--frontend=:80", "--listen"), ("--server=a:1", "--backend")]
+    {
+        let message = refused(&[flag], 2);
+        assert!(message.contains(ours), "{message}");
+    }
+    let base = ["--listen", "127.0.0.1:0", "--backend"];
+    let message = refused(&[&base[..], &["127.0.0.1:1", "--algorithm", "leastconn"]].concat(), 2);
+    assert!(message.contains("did you mean `least-connections`?"), "{message}");
+    let message = refused(&[&base[..], &["http://web/"]].concat(), 2);
+    assert!(message.contains("an address has no `http://`: write `web:80`"), "{message}");
+
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let text =
+        "[[frontend]]\n[[listener]]\nmaxconn = 1\nproxy_pass = \"p\"\n[[pool]]\nslowstart = \"1s\"\n[[pool.server]]\n";
+    std::fs::write(&file, text).expect("it is written");
+    let message = refused(&["check", file.path().to_str().expect("UTF-8")], 2);
+    for (line, theirs, ours) in [
+        (1, "frontend", "listener"),
+        (3, "maxconn", "max_connections"),
+        (4, "proxy_pass", "pool"),
+        (6, "slowstart", "slow_start"),
+        (7, "server", "backend"),
+    ] {
+        let wanted = format!(":{line}: unknown key `{theirs}`, did you mean `{ours}`?");
+        assert!(message.contains(&wanted), "{wanted} is not in {message}");
+    }
+}
