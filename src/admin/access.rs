@@ -1,8 +1,8 @@
-//! Who may call: the token, and what keeps other people's web pages out.
+//! Decides which calls are allowed: checks the token, or the request's `Host` and `Origin`.
 //!
-//! Without a token the API listens on loopback only, where everybody who has an account is trusted but a browser is not:
-//! any page it shows can make it send requests to 127.0.0.1, and a page whose host name is made to resolve to 127.0.0.1
-//! can even read the answers. The first carries an `Origin` that is not ours, the second a `Host` that is not ours.
+//! Without a token the API listens on loopback only, where every local user is trusted. A browser is not: any page can
+//! make it send requests to 127.0.0.1, with an `Origin` that is not ours. A page whose host name resolves to 127.0.0.1
+//! (DNS rebinding) can also read the answers; its `Host` is not ours.
 
 use super::http::Response;
 use super::incoming::Request;
@@ -12,23 +12,23 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// A longer token is a wrong file.
+/// A file with more bytes than this is not a token file.
 const TOKEN_MAX: u64 = 4096;
 
-/// The bit of a file's mode.
+/// The mode bit that lets other users read a file (`S_IROTH`).
 const OTHERS_READ: u32 = 0o004;
 
-/// What a call must bring.
+/// The credentials that calls need.
 #[derive(Default)]
 pub struct Access {
     token: Option<Token>,
 }
 
-/// A secret; it is shown nowhere.
+/// A secret, so it has no `Debug`.
 struct Token(Vec<u8>);
 
 impl Access {
-    /// What `file` holds is what calls must bring as `Authorization: Bearer …`; without a file they need not.
+    /// Reads the token that calls must send as `Authorization: Bearer …`. Without a file, calls need none.
     pub fn new(file: Option<&Path>) -> Result<Access, String> {
         let Some(path) = file else { return Ok(Access::default()) };
         let mut text = Vec::new();
@@ -50,12 +50,12 @@ impl Access {
         Ok(Access { token: Some(Token(token.to_vec())) })
     }
 
-    /// Must calls bring a token?
+    /// Whether calls need a token.
     pub fn has_token(&self) -> bool {
         self.token.is_some()
     }
 
-    /// The answer to a call that may not be, `None` to one that may. `inet`: it came by TCP, as a browser's would.
+    /// The answer to a call that is not allowed, `None` if it is. `inet`: the call came by TCP, as a browser's would.
     pub fn refuse(&self, request: &Request, inet: bool) -> Option<Response> {
         if let Some(token) = &self.token {
             let brought = request.authorization.as_deref().and_then(bearer).unwrap_or_default();
@@ -81,7 +81,7 @@ impl Access {
     }
 }
 
-/// An endpoint that needs no token: only this machine reaches it.
+/// Whether the endpoint is reachable from this machine only, so that it needs no token.
 pub fn is_local(endpoint: &Endpoint) -> bool {
     endpoint.ip().is_none_or(|ip| ip.is_loopback())
 }
@@ -91,7 +91,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token.trim_ascii())
 }
 
-/// Compares in a time that depends on the lengths only, so that a token can't be guessed a letter at a time.
+/// Compares in a time that depends on the lengths only, so that timing does not reveal the token.
 fn same(brought: &[u8], wanted: &[u8]) -> bool {
     let mut different = u8::from(brought.len() != wanted.len());
     for (index, byte) in wanted.iter().enumerate() {
@@ -102,7 +102,7 @@ fn same(brought: &[u8], wanted: &[u8]) -> bool {
     different == 0
 }
 
-/// Is it a name that nobody else's domain can have? `host`, `host:port`, `[v6]:port`.
+/// Whether no foreign domain can have this name. Takes `host`, `host:port` and `[v6]:port`.
 fn is_ours(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_token_opens() {
+    fn only_the_right_token_is_accepted() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token");
         std::fs::write(&path, "s3cret-token\n").unwrap();
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_other_people_s_pages_stay_out() {
+    fn without_a_token_foreign_web_pages_are_refused() {
         let access = Access::default();
         for (host, origin, want) in [
             ("127.0.0.1:9900", None, None),
@@ -176,6 +176,10 @@ mod tests {
             assert_eq!(status(&access, &request(host, origin, None)), want, "{host} {origin:?}");
         }
         assert_eq!(status(&access, &Request::default()), None, "HTTP/1.0 has no Host");
-        assert_eq!(access.refuse(&request("tcplb", None, None), false), None, "over a unix socket any name will do");
+        assert_eq!(
+            access.refuse(&request("tcplb", None, None), false),
+            None,
+            "over a unix socket every Host is accepted"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Is a backend alive that is not in the pool yet? One probe, the same that the prober sends, on the calling thread. The
-//! pool's health time-out bounds it.
+//! Checks, before a backend is added, whether it is alive. Runs one probe, the same as the prober's, on the calling
+//! thread. The pool's health time-out bounds it.
 
 use super::http::Deadline;
 use crate::base::{Address, Endpoint};
@@ -11,8 +11,8 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::ToSocketAddrs;
 
-/// Probes the addresses of `address` until one answers as it should; else why the last did not. `send_proxy` is the PROXY
-/// header that it will be sent by clients' connections.
+/// Probes the addresses of `address` until one passes; otherwise returns why the last one failed. `send_proxy` is the
+/// PROXY header that connections of clients to this backend will carry.
 pub fn check(address: &Address, health: &Health, send_proxy: Option<ProxyVersion>) -> Result<(), String> {
     let deadline = Deadline::after(health.timeout);
     let endpoints = resolve(address).map_err(|error| error.to_string())?;
@@ -34,7 +34,7 @@ fn resolve(address: &Address) -> io::Result<Vec<Endpoint>> {
         Address::Inet(at) => vec![Endpoint::Inet(*at)],
         Address::Unix(path) => vec![Endpoint::Unix(path.as_path().into())],
         Address::Name(host, port) => (host.as_str(), *port).to_socket_addrs()?.map(Endpoint::Inet).collect(),
-        // No backend has such an address.
+        // A backend never has such an address.
         Address::Any(_) => Vec::new(),
     })
 }

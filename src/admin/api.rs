@@ -1,134 +1,135 @@
-//! What goes over the wire, both ways: the server writes what the command line's clients read, and the other way round.
+//! The JSON types of the API, shared by the server and the command line's clients.
 //!
-//! Requests are strict: an unknown field is a mistake, not noise. Answers are read leniently, so that a client understands
+//! Requests are strict: an unknown field is an error. Clients ignore unknown fields of answers, so that they understand
 //! a newer server.
 
 use crate::pool::AdminState;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// `{"error": "…"}`: every answer that is not a success, but for `/register`.
+/// `{"error": "…"}`: every failure, except those of `/register`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Error {
-    /// What was wrong and what would have been right.
+    /// What is wrong and what was expected.
     pub error: String,
 }
 
 /// `GET /v1/status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
-    /// Of the program.
+    /// The program's version.
     pub version: String,
-    /// Since the start.
+    /// Seconds since the start.
     pub uptime_seconds: u64,
     /// Counts changes of the configuration.
     pub generation: u64,
     /// `running` or `draining`.
     pub state: String,
-    /// Where clients come in.
+    /// All listeners.
     pub listeners: Vec<Listener>,
-    /// What they are balanced over.
+    /// All pools.
     pub pools: Vec<PoolView>,
 }
 
 /// A listener.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Listener {
-    /// Its name.
+    /// The listener's name.
     pub name: String,
-    /// Where it listens, with the real port; several are separated by a comma and a space.
+    /// Where it listens, with the real port. A comma and a space separate several addresses.
     pub address: String,
-    /// The name of its pool.
+    /// The pool's name.
     pub pool: String,
-    /// Open now.
+    /// Connections open now.
     pub active_connections: u64,
-    /// Since the start, refused ones included.
+    /// Connections accepted since the start, refused ones included.
     pub accepted_total: u64,
-    /// Since the start.
+    /// Connections refused since the start.
     pub refused_total: u64,
 }
 
 /// A pool.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PoolView {
-    /// Its name.
+    /// The pool's name.
     pub name: String,
-    /// How a backend is chosen.
+    /// The balancing algorithm.
     pub algorithm: String,
-    /// Its backends.
+    /// The pool's backends.
     pub backends: Vec<BackendView>,
 }
 
 /// A backend.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackendView {
-    /// Its name; its address if it was given none.
+    /// Its name; the default is its address.
     pub name: String,
-    /// As configured.
+    /// The address, as configured.
     pub address: String,
-    /// Its share.
+    /// Its share of new connections, relative to other backends.
     pub weight: u16,
-    /// Serves only when no primary can.
+    /// Whether it serves only when no primary can.
     pub backup: bool,
     /// `up`, `down`, `draining` or `disabled`.
     pub state: String,
-    /// Open now, or being dialled.
+    /// Connections open now, or being dialled.
     pub active_connections: u64,
-    /// Since it was added.
+    /// Connections since it was added.
     pub connections_total: u64,
-    /// Attempts that failed.
+    /// Connection attempts that failed.
     pub connect_failures_total: u64,
-    /// Bytes.
+    /// Bytes that clients sent to it.
     pub bytes_to_backend_total: u64,
-    /// Bytes.
+    /// Bytes that it sent to clients.
     pub bytes_to_client_total: u64,
     /// How long connecting takes.
     pub connect_ms: ConnectMs,
-    /// What probes say.
+    /// Results of health probes.
     pub health: Health,
-    /// Where its name leads; empty while the name is not resolved.
+    /// The addresses of its name; empty while the name is not resolved.
     pub addresses: Vec<BackendAddress>,
 }
 
 /// One address of a backend.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackendAddress {
-    /// Where it is.
+    /// The address and port.
     pub address: String,
-    /// `up`: it takes its turn. `backoff`: clients failed there, and it is left out for a while. `down`: probes fail there.
+    /// `up`: it takes its turn. `backoff`: connections of clients failed, so it is skipped for a while. `down`: probes
+    /// fail.
     pub state: String,
     /// Connections that reached it.
     pub connections_total: u64,
-    /// Of the last probe, in words; null before the first.
+    /// The result of its last probe; null before the first.
     pub last_result: Option<String>,
 }
 
 /// A backend that was added or changed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Changed {
-    /// As it is now.
+    /// The backend's current state.
     #[serde(flatten)]
     pub backend: BackendView,
-    /// What the operator may not have meant, a line each: weights that the algorithm ignores, for one. Absent if there is none.
+    /// Likely mistakes, one a line, such as weights that the algorithm ignores. Absent if there is none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
 
-/// How long connecting takes, in milliseconds: estimates from a histogram, null before the first connection.
+/// Time to connect, in milliseconds: estimates from a histogram, null before the first connection.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ConnectMs {
-    /// Half of all are faster.
+    /// The median.
     pub p50: Option<f64>,
-    /// All but a hundredth are.
+    /// The 99th percentile.
     pub p99: Option<f64>,
 }
 
-/// What probes say of a backend.
+/// Results of a backend's health probes.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Health {
-    /// Of the last probe, in words; null before the first.
+    /// The result of the last probe; null before the first.
     pub last_result: Option<String>,
-    /// How long ago it last came up or went down; null if it never did.
+    /// Seconds since it last went up or down; null if it never did.
     pub last_change_seconds: Option<u64>,
 }
 
@@ -136,18 +137,18 @@ pub struct Health {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewBackend {
-    /// Where it is.
+    /// The address and port.
     pub address: String,
-    /// Its share; 1 if absent.
+    /// Its weight; the default is 1.
     #[serde(default, deserialize_with = "count", skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
-    /// Its name; its address if absent.
+    /// Its name; the default is its address.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// Most connections at once.
+    /// Most connections at once; the default is no limit.
     #[serde(default, deserialize_with = "count", skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<u32>,
-    /// Serves only when no primary can.
+    /// Whether it serves only when no primary can.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub backup: Option<bool>,
 }
@@ -156,10 +157,10 @@ pub struct NewBackend {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Change {
-    /// Its share.
+    /// The new weight.
     #[serde(default, deserialize_with = "count", skip_serializing_if = "Option::is_none")]
     pub weight: Option<u16>,
-    /// May it be used?
+    /// The new administrative state.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub state: Option<AdminState>,
 }
@@ -167,13 +168,13 @@ pub struct Change {
 /// `POST /v1/reload`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Reloaded {
-    /// Was it only tried?
+    /// Whether nothing was applied.
     pub dry_run: bool,
     /// The generation in force afterwards.
     pub generation: u64,
-    /// What changed, a line each; empty if nothing did.
+    /// What changed, one change a line; empty if nothing did.
     pub changes: Vec<String>,
-    /// What the operator may not have meant, a line each; empty if there is none.
+    /// Likely mistakes, one a line; empty if there is none.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
@@ -183,54 +184,53 @@ pub struct Reloaded {
 pub struct NotReloaded {
     /// All mistakes in one text.
     pub error: String,
-    /// Every mistake, a line each.
+    /// All mistakes, one a line.
     pub mistakes: Vec<String>,
 }
 
-/// `POST /register`. Unknown fields are told apart from other mistakes, so they are collected instead of refused.
+/// `POST /register`. An unknown field has its own status, so `register` checks for it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Registration {
-    /// Where the backend is.
+    /// The backend's address.
     pub address: String,
-    /// Its share.
+    /// Its weight.
     #[serde(default, deserialize_with = "count")]
     pub weight: Option<u16>,
 }
 
-/// What `/register` answers: JSend.
+/// The answer of `/register`, in JSend's form.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Registered {
     /// `success` or `fail`.
     pub status: String,
-    /// What is registered now, or why it is not.
+    /// What is registered, or why it failed.
     pub data: RegisteredData,
 }
 
-/// See [`Registered`].
+/// The `data` of [`Registered`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum RegisteredData {
-    /// It is registered.
+    /// The backend is registered.
     Success {
-        /// Its address.
+        /// The backend's address.
         server: String,
-        /// Its share.
+        /// Its weight.
         weight: u16,
     },
-    /// It is not.
+    /// The backend is not registered.
     Fail {
-        /// Why.
+        /// The reason.
         title: String,
     },
 }
 
-/// A field that may be absent but not null: a client that sends null has lost a value.
+/// Accepts an absent field but not null: a client that sends null has lost a value.
 fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(from: D) -> Result<Option<T>, D::Error> {
     T::deserialize(from).map(Some)
 }
 
-/// As [`present`] for a whole number, however it is written (JSON has but one kind of number), with a message in the user's
-/// words.
+/// As [`present`], for a whole number in any notation, since JSON has one number type. The error gives the range.
 fn count<'de, D: Deserializer<'de>, T: TryFrom<u64> + Bounded>(from: D) -> Result<Option<T>, D::Error> {
     let number = serde_json::Number::deserialize(from)?;
     let whole = |float: &f64| float.fract() == 0.0 && (0.0..=T::MAX as f64).contains(float);
@@ -239,7 +239,7 @@ fn count<'de, D: Deserializer<'de>, T: TryFrom<u64> + Bounded>(from: D) -> Resul
     value.and_then(|value| T::try_from(value).ok()).map(Some).ok_or_else(wrong)
 }
 
-/// Numbers that know their end.
+/// Number types with a largest value.
 trait Bounded {
     const MAX: u64;
 }
@@ -257,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_strict_and_say_what_would_be_right() {
+    fn requests_are_strict_and_errors_say_what_is_expected() {
         let read = |body: &str| serde_json::from_str::<NewBackend>(body).map_err(|error| error.to_string());
         let good = read(r#"{"address":"a:1","weight":5.0,"max_connections":7,"backup":true,"name":"x"}"#).unwrap();
         assert_eq!((good.weight, good.max_connections, good.backup), (Some(5), Some(7), Some(true)));

@@ -1,8 +1,8 @@
-//! Calls that take a thread: at most [`CALLS_MAX`] at once, and as many as [`AdminShare`] grants wait for their turn.
+//! Runs calls on threads: at most [`CALLS_MAX`] at once. As many as [`AdminShare`] grants wait in a queue.
 //!
-//! A call may wait for control, and its answer for a peer that reads slowly. So each has a thread while it is worked on.
-//! A thread that has answered takes the next call from the queue and ends when there is none. A call that has waited for
-//! [`http::PATIENCE`] is refused: its caller has probably given up.
+//! A call may wait for control, and its answer for a peer that reads slowly, so each call has a thread while it runs. A
+//! thread that has answered takes the next call from the queue, and ends when the queue is empty. A call that has
+//! waited for [`http::PATIENCE`] is refused: its caller has probably given up.
 
 use super::http::{self, Response};
 use super::incoming::Request;
@@ -21,10 +21,9 @@ pub use crate::config::descriptors::ADMIN_CALLS as CALLS_MAX;
 /// Answers are built on the heap; this is for the JSON of small requests.
 const STACK: usize = 256 * 1024;
 
-/// See the module.
 pub(super) struct Calls(Arc<CallQueue>);
 
-/// A whole request and the socket that the answer goes to, in blocking mode.
+/// A whole request, and the blocking socket for its answer.
 pub(super) struct Call {
     pub socket: Socket,
     pub peer: Peer,
@@ -45,7 +44,7 @@ struct State {
     queue: VecDeque<Call>,
 }
 
-/// One of the [`CALLS_MAX`] places; given back on every way out of a thread.
+/// One of the [`CALLS_MAX`] places. Every way out of a thread gives it back.
 struct CallGuard {
     shared: Arc<CallQueue>,
     given_back: bool,
@@ -64,7 +63,7 @@ impl Calls {
         Calls(Arc::new(CallQueue { handler, queue_max: share.queued, state: Mutex::default() }))
     }
 
-    /// Has a call answered, now or after those that wait. Gives its socket back with the reason if that can't be.
+    /// Runs a call now or queues it. If neither is possible, gives the socket back with the reason.
     pub(super) fn take(&self, call: Call) -> Result<(), (Socket, &'static str)> {
         {
             let mut state = self.0.state.lock();
@@ -83,7 +82,7 @@ impl Calls {
         if spawned.is_ok() {
             return Ok(());
         }
-        // The place went with the closure. Threads that run already serve the queue.
+        // The failed spawn dropped the place with the closure. Threads that run already serve the queue.
         let mut state = self.0.state.lock();
         match state.queue.pop_back() {
             Some(call) if state.threads == 0 => Err((call.socket, "no thread can be started")),
@@ -98,12 +97,13 @@ impl Calls {
 impl CallGuard {
     fn work(mut self) {
         while let Some(call) = self.next() {
-            // How a connection ends is its client's business.
+            // An error here is the client's: it has closed or reads too slowly.
             let _ = answer(call, &*self.shared.handler);
         }
     }
 
-    /// The next call. If there is none, the place is given back in the same breath: a call that comes now finds it free.
+    /// The next call. If there is none, the place is given back under the same lock, so a call that comes now finds it
+    /// free.
     fn next(&mut self) -> Option<Call> {
         let mut state = self.shared.state.lock();
         let call = state.queue.pop_front();

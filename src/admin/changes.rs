@@ -83,12 +83,12 @@ pub fn reload(state: &State, call: &Call<'_>) -> Response {
     }
 }
 
-/// The backend that a body asks to be added.
+/// Parses the body of a request that adds a backend.
 pub fn new_backend(body: &[u8]) -> Result<model::Backend, Response> {
     backend(read(body)?).map_err(|why| Response::error(400, why))
 }
 
-/// The weight and the state that a body asks for: one of them at least.
+/// Parses the body of a change: a weight, a state, or both.
 pub fn weight_and_state(body: &[u8]) -> Result<(Option<u16>, Option<AdminState>), Response> {
     let api::Change { weight, state } = read(body)?;
     if weight.is_none() && state.is_none() {
@@ -97,7 +97,7 @@ pub fn weight_and_state(body: &[u8]) -> Result<(Option<u16>, Option<AdminState>)
     Ok((weight, state))
 }
 
-/// A body as a JSON object of one type and nothing else. To serde an array would do as well, field by field.
+/// Parses a body as a JSON object. serde alone would also accept an array, field by field.
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Response> {
     if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(Response::error(400, "the body is not as expected: it is no JSON object"));
@@ -105,7 +105,7 @@ fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Response> {
     serde_json::from_slice(body).map_err(|error| Response::error(400, format!("the body is not as expected: {error}")))
 }
 
-/// A backend as the API describes it, proven.
+/// Converts and checks a backend as the API describes it.
 pub fn backend(new: api::NewBackend) -> Result<model::Backend, String> {
     let api::NewBackend { address, weight, name, max_connections, backup } = new;
     let address = Address::parse_backend(&address).map_err(|why| format!("address: {why}"))?;
@@ -128,20 +128,21 @@ fn pool(state: &State, name: &str) -> Result<Arc<Pool>, Response> {
     found.ok_or_else(|| refusal(&Refused::NoPool(name.to_owned())))
 }
 
-/// The backend as it is now, or 404.
+/// The backend's current state, or 404.
 fn known(state: &State, pool_name: &str, name: &str) -> Result<api::BackendView, Response> {
     let found = status::find(&*pool(state, pool_name)?, name, Instant::now());
     found.ok_or_else(|| refusal(&Refused::NoBackend { pool: pool_name.to_owned(), name: name.to_owned() }))
 }
 
-/// The backend as it is now; 404 if another call has taken it out since. `warn`: with what the pool's weights warrant.
+/// The backend's current state, or 404 if another call has removed it since. `warn` adds the warnings about the pool's
+/// weights.
 fn shown(state: &State, status: u16, pool: &str, name: &str, warn: bool) -> Response {
     let warnings = if warn { advice::of_pool_called(&state.published.model(), pool) } else { Vec::new() };
     let changed = |backend| api::Changed { backend, warnings };
     known(state, pool, name).map_or_else(|refusal| refusal, |backend| Response::json(status, &changed(backend)))
 }
 
-/// The answer when control refused.
+/// The answer to a command that control refused.
 pub fn refusal(refused: &Refused) -> Response {
     let status = match refused {
         Refused::NoPool(_) | Refused::NoBackend { .. } => 404,

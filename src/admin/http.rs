@@ -1,7 +1,7 @@
-//! Answers of just enough HTTP/1.1 for an API: one request, one answer, then the connection closes. Requests are read by
-//! [`super::incoming`].
+//! Answers in the subset of HTTP/1.1 that the API needs: one request, one answer, then the connection closes.
+//! [`super::incoming`] reads requests.
 //!
-//! One [`Deadline`] holds for the whole answer, however small the pieces are that the peer takes. A time-out per write
+//! One [`Deadline`] bounds the whole answer, whatever the size of the pieces that the peer takes. A time-out per write
 //! alone would let a peer that takes a byte a second stay for a day.
 //!
 //! Not here: keep-alive, TLS, routes.
@@ -11,18 +11,18 @@ use std::time::{Duration, Instant};
 
 /// How long a request may take to be whole, and an answer to be taken.
 pub const PATIENCE: Duration = Duration::from_secs(10);
-/// What is read and thrown away after an answer that was given before the request was read, and how long that may take.
+/// Bytes read and discarded after an answer that precedes the end of the request.
 pub const LINGER_BYTES: usize = 1024 * 1024;
-/// See [`LINGER_BYTES`].
+/// How long discarding may take; see [`LINGER_BYTES`].
 pub const LINGER: Duration = Duration::from_secs(1);
 
-/// A connection whose reads and writes can be given a time limit.
+/// A connection whose reads and writes can have a time limit.
 pub trait Stream: Read + Write {
-    /// From now on no read blocks longer than this.
+    /// Sets the time after which a read fails.
     fn limit_read(&mut self, time: Duration) -> io::Result<()>;
-    /// From now on no write blocks longer than this.
+    /// Sets the time after which a write fails.
     fn limit_write(&mut self, time: Duration) -> io::Result<()>;
-    /// Says that no more will be written.
+    /// Ends the stream's output with a FIN.
     fn finish(&mut self) -> io::Result<()>;
 }
 
@@ -40,74 +40,74 @@ impl Stream for socket2::Socket {
     }
 }
 
-/// A point in time by which something is over.
+/// A point in time by which an operation must end.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Instant);
 
 impl Deadline {
-    /// So far from now.
+    /// The deadline this far from now.
     pub fn after(time: Duration) -> Deadline {
         Deadline(Instant::now() + time)
     }
 
-    /// What is left, never zero (which would be "for ever" to a socket); an error when nothing is.
+    /// The time left, at least 1 ms, since zero means no limit to a socket. Fails with `TimedOut` when no time is left.
     pub fn left(self) -> io::Result<Duration> {
         let left = self.0.saturating_duration_since(Instant::now());
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left.max(Duration::from_millis(1))) }
     }
 }
 
-/// An answer.
+/// An HTTP answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Response {
-    /// 200 and so on.
+    /// The status code.
     pub status: u16,
-    /// What the body is.
+    /// The media type of the body.
     pub content_type: &'static str,
-    /// More headers. Values are ours or checked: no line breaks.
+    /// Further headers. Values are ours or checked: they hold no line breaks.
     pub headers: Vec<(&'static str, String)>,
     /// The body.
     pub body: Vec<u8>,
 }
 
 impl Response {
-    /// A JSON document.
+    /// A JSON document, indented.
     pub fn json(status: u16, value: &impl serde::Serialize) -> Response {
-        // Our own types: no map with keys that aren't text, nothing that fails on its own.
+        // Serializing our own types can't fail: none has a map with keys that are not text.
         let mut body = serde_json::to_vec_pretty(value).unwrap_or_default();
         body.push(b'\n');
         Response { status, content_type: "application/json", headers: Vec::new(), body }
     }
 
-    /// A JSON document without a space in it, for readers that compare texts.
+    /// A JSON document without spaces, for clients that compare texts.
     pub fn compact(status: u16, value: &impl serde::Serialize) -> Response {
         let body = serde_json::to_vec(value).unwrap_or_default();
         Response { status, content_type: "application/json", headers: Vec::new(), body }
     }
 
-    /// `{"error": why}`.
+    /// An answer `{"error": why}`.
     pub fn error(status: u16, why: impl Into<String>) -> Response {
         Response::json(status, &super::api::Error { error: why.into() })
     }
 
-    /// There is no room for the request now; there may be soon.
+    /// 503 with `Retry-After`: the request may succeed soon.
     pub fn overloaded(why: &str) -> Response {
         Response::error(503, why).with("Retry-After", "1")
     }
 
-    /// Text of a given type.
+    /// Text of the given media type.
     pub fn text(status: u16, content_type: &'static str, text: impl Into<Vec<u8>>) -> Response {
         Response { status, content_type, headers: Vec::new(), body: text.into() }
     }
 
-    /// With one more header.
+    /// Adds a header.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Response {
         self.headers.push((name, value.into()));
         self
     }
 
-    /// As it goes out. `bodiless`: the answer to HEAD.
+    /// The answer's bytes on the wire. `bodiless`: the answer to HEAD.
     pub fn bytes(&self, bodiless: bool) -> Vec<u8> {
         let mut head = format!(
             "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
@@ -132,7 +132,7 @@ impl Response {
     }
 }
 
-/// Sends an answer and closes, in a way that lets the peer read it.
+/// Sends an answer and closes, so that the peer can read the whole answer.
 pub fn answer(stream: &mut impl Stream, response: &Response, bodiless: bool) -> io::Result<()> {
     let bytes = response.bytes(bodiless);
     let mut rest = bytes.as_slice();
@@ -147,7 +147,8 @@ pub fn answer(stream: &mut impl Stream, response: &Response, bodiless: bool) -> 
         }
     }
     stream.finish()?;
-    // Closing with unread bytes sends a reset, which may overtake the answer: let the peer finish first, within limits.
+    // Closing with unread bytes sends a reset, which may overtake the answer. So the peer finishes first, within
+    // limits.
     let deadline = Deadline::after(LINGER);
     let mut thrown_away = [0; 4096];
     let mut left = LINGER_BYTES;
@@ -161,7 +162,7 @@ pub fn answer(stream: &mut impl Stream, response: &Response, bodiless: bool) -> 
     Ok(())
 }
 
-/// The reason phrase, for people who look at the wire.
+/// The reason phrase, for people who read a trace of the connection.
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
@@ -186,7 +187,7 @@ fn reason(status: u16) -> &'static str {
 mod tests {
     use super::*;
 
-    /// A peer that has sent all it will and takes what comes.
+    /// A peer that has finished sending and takes every byte.
     #[derive(Default)]
     struct Script {
         written: Vec<u8>,
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_says_how_long_it_is_and_that_it_is_the_last() {
+    fn an_answer_has_its_length_and_closes_the_connection() {
         let mut peer = Script::default();
         let response = Response::error(404, "there is no `x`\"").with("Allow", "GET");
         answer(&mut peer, &response, false).unwrap();

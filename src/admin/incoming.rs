@@ -1,32 +1,32 @@
-//! A request as it arrives, piece by piece: bytes in, a whole request or a refusal out. No socket and no clock.
+//! Parses a request piece by piece: bytes in, a whole request or a refusal out. No socket and no clock.
 //!
-//! [`super::server`] reads from many callers on one thread, so nothing here waits. What a peer can make us keep is
-//! bounded: [`HEAD_MAX`] bytes of head and [`BODY_MAX`] of body. How long it may take is the server's part.
+//! [`super::server`] reads from many callers on one thread, so nothing here waits. Memory per peer is bounded by
+//! [`HEAD_MAX`] and [`BODY_MAX`]. The server bounds the time.
 //!
-//! Not here: keep-alive, chunked bodies (411: a client that knows its body's length says so), routes.
+//! Not here: keep-alive, chunked bodies (411: the client must send a Content-Length), routes.
 
 use httparse::Status;
 
-/// The longest head: request line and headers.
+/// The longest head (request line and headers), in bytes.
 pub const HEAD_MAX: usize = 16 * 1024;
-/// The longest body.
+/// The longest body, in bytes.
 pub const BODY_MAX: usize = 64 * 1024;
 /// The most headers.
 const HEADERS_MAX: usize = 64;
 const CUT_SHORT: Refusal = Refusal::Answer(400, "the request ended before it was whole");
 
-/// A request as it came: the target is not decoded yet.
+/// A request as received; its target is not decoded yet.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Request {
-    /// `GET` and so on, as sent.
+    /// The method, as sent.
     pub method: String,
-    /// What the target has before `?`.
+    /// The part of the target before `?`.
     pub path: String,
-    /// What it has after `?`; empty if nothing.
+    /// The part of the target after `?`, or empty.
     pub query: String,
     /// The Host header.
     pub host: Option<String>,
-    /// The Origin header, which browsers send with what a page makes them send.
+    /// The Origin header; a browser sends it with requests that a page makes.
     pub origin: Option<String>,
     /// The Authorization header.
     pub authorization: Option<Vec<u8>>,
@@ -34,12 +34,12 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-/// Why there is no request.
+/// Why a request can't be served.
 #[derive(Debug)]
 pub enum Refusal {
-    /// The peer is gone, or finished without asking anything: there is nobody to answer.
+    /// The peer has closed, or has finished without sending anything. There is no answer to send.
     Gone,
-    /// It is answered with this status and reason.
+    /// The answer's status and reason.
     Answer(u16, &'static str),
 }
 
@@ -47,41 +47,41 @@ pub enum Refusal {
 #[derive(Debug)]
 struct Head {
     request: Request,
-    /// Where the body begins.
+    /// Offset of the body.
     end: usize,
     length: usize,
-    /// The client waits for leave to send it.
+    /// The client waits for `100 Continue` before it sends the body.
     expects_continue: bool,
 }
 
-/// What has come so far of one request.
+/// The bytes received of one request.
 #[derive(Debug, Default)]
 pub struct Incoming {
-    /// The head, or, once that is whole, the body.
+    /// The head; once the head is parsed, the body.
     bytes: Vec<u8>,
     head: Option<Head>,
-    /// So many bytes were there when the head was last looked at in vain.
+    /// Length of `bytes` at the last parse that did not find a whole head.
     looked_at: usize,
 }
 
-/// What more bytes led to.
+/// What the bytes received so far amount to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// There is more to come.
+    /// The request is not whole.
     More,
-    /// There is more to come, and the client waits for `100 Continue` before it sends that.
+    /// The request is not whole, and the client waits for `100 Continue`.
     MoreOnContinue,
-    /// The request.
+    /// The request is whole.
     Whole(Request),
 }
 
 impl Incoming {
-    /// Has the peer sent nothing yet?
+    /// Whether the peer has sent nothing yet.
     pub fn is_silent(&self) -> bool {
         self.bytes.is_empty() && self.head.is_none()
     }
 
-    /// The most bytes that [`Incoming::take`] has a use for.
+    /// The most bytes that [`Incoming::take`] accepts.
     pub fn room(&self) -> usize {
         self.head.as_ref().map_or(HEAD_MAX, |head| head.length) - self.bytes.len()
     }
@@ -113,7 +113,7 @@ impl Incoming {
         }
     }
 
-    /// The peer sends no more, although the request is not whole: why there is none.
+    /// The refusal when the peer sends no more before the request is whole.
     pub fn cut_short(mut self) -> Refusal {
         if self.is_silent() {
             return Refusal::Gone;
@@ -122,8 +122,8 @@ impl Incoming {
         looked.err().unwrap_or(CUT_SHORT)
     }
 
-    /// A head is looked at when it may have ended, and now and then before: what is no HTTP need not end as a head does.
-    /// Looking at each byte of a peer that sends one at a time would cost the square of the head's length.
+    /// The head is parsed when it may have ended, and each time its length has doubled, since bytes that are not HTTP
+    /// may never end a head. Parsing after each byte would cost the square of the head's length.
     fn is_worth_a_look(&self, from: usize) -> bool {
         let recent = &self.bytes[from.saturating_sub(2)..];
         let length = self.bytes.len();
@@ -144,7 +144,7 @@ impl Incoming {
     }
 }
 
-/// `None`: there is more to come.
+/// `None`: the head is not whole.
 fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
@@ -186,7 +186,7 @@ fn parse(bytes: &[u8]) -> Result<Option<Head>, Refusal> {
     Ok(Some(Head { request, end, length: length as usize, expects_continue }))
 }
 
-/// Digits only. More of them than a number holds are a length all the same, and too long.
+/// Accepts digits only. A number that overflows is returned as `u64::MAX`, which is too long.
 fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     let value = value.trim_ascii();
     if value.is_empty() || !value.iter().all(u8::is_ascii_digit) {
@@ -195,7 +195,7 @@ fn content_length(value: &[u8]) -> Result<u64, Refusal> {
     Ok(std::str::from_utf8(value).ok().and_then(|digits| digits.parse().ok()).unwrap_or(u64::MAX))
 }
 
-/// Path and query of `/path?query` or of `http://host/path?query`, which proxies' clients send.
+/// Path and query of `/path?query` or of the absolute form `http://host/path?query` (RFC 9112, 3.2.2).
 fn target(text: &str) -> Result<(String, String), Refusal> {
     let rest = match text.find("://") {
         Some(at) if !text.starts_with('/') => {
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_read_in_any_pieces() {
+    fn a_request_parses_in_any_pieces() {
         let text =
             b"POST /v1/x?a=b HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\nAuthorization: Bearer t\r\n\r\nhelloEXTRA";
         for cut in 0..text.len() {
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_much_or_nonsense_is_refused_with_its_status() {
+    fn oversized_and_malformed_requests_get_their_status() {
         refused(&format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(HEAD_MAX)), 431);
         refused(&format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(65)), 431);
         for length in ["65537", "99999999999999999999999999"] {
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn both_forms_of_a_target_are_understood() {
+    fn origin_form_and_absolute_form_both_parse() {
         for (target, path, query) in [
             ("/", "/", ""),
             ("/a?b?c", "/a", "b?c"),
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_leave_to_send_a_body_gets_it_once() {
+    fn expect_100_continue_is_answered_once() {
         let head = b"POST / HTTP/1.1\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
         let mut incoming = Incoming::default();
         assert_eq!(incoming.take(head).unwrap(), Progress::MoreOnContinue);
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_comes_a_byte_at_a_time_is_looked_at_a_few_times() {
+    fn a_head_that_comes_a_byte_at_a_time_is_parsed_a_few_times() {
         let mut incoming = Incoming::default();
         let mut looks = 0;
         for byte in format!("GET / HTTP/1.1\r\nX: {}", "y".repeat(10_000)).bytes() {

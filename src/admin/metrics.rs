@@ -1,7 +1,7 @@
 //! `GET /metrics`: the Prometheus text format, version 0.0.4.
 //!
-//! Every family is always there, with zeros before anything happened: an alert on an absent series never fires. Label
-//! values come from the configuration and from small fixed lists, never from clients.
+//! Every family is always present, with zeros before the first event, because an alert on an absent series never fires.
+//! Label values come from the configuration and from short fixed lists, never from clients.
 
 use super::process::Process;
 use super::status;
@@ -16,10 +16,10 @@ use std::sync::atomic::Ordering::Relaxed;
 /// The media type of the answer.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The text under construction.
+/// The text being built.
 struct Text(String);
 
-/// What the series of a backend, or of a pool where backends have none, are made of.
+/// The values of a backend's series, or of a pool's where backends have none.
 struct Row<'a> {
     /// The labels as they stand between the braces.
     labels: String,
@@ -28,8 +28,7 @@ struct Row<'a> {
     active: u64,
 }
 
-/// Everything there is to count. `per_backend`: each backend has series of its own; otherwise the same families hold the
-/// sums of each pool.
+/// All metrics. `per_backend`: each backend has series of its own; otherwise the same families hold sums per pool.
 pub fn text(published: &Published, per_backend: bool) -> String {
     let mut text = Text(String::with_capacity(16 * 1024));
     let snapshot = published.snapshot();
@@ -52,7 +51,7 @@ pub fn text(published: &Published, per_backend: bool) -> String {
     text.0
 }
 
-/// What of it is about this pool.
+/// The metrics of one pool.
 pub fn of_pool(pool: &Arc<Pool>, per_backend: bool) -> String {
     let mut text = Text(String::with_capacity(16 * 1024));
     part(&mut text, std::slice::from_ref(pool), per_backend);
@@ -107,7 +106,7 @@ fn listeners(text: &mut Text, snapshot: &Snapshot) {
             text.sample("tcplb_connections_refused_total", &labels, totals.refused(why));
         }
     }
-    let what = "Clients let in that limits would have refused, had they been enforced.";
+    let what = "Clients admitted under limits = \"count\" that \"enforce\" would have refused.";
     text.family("tcplb_connections_would_refuse_total", "counter", what);
     for listener in &snapshot.listeners {
         for why in [Refusal::Denied, Refusal::SourceLimit, Refusal::SourceRate] {
@@ -115,14 +114,14 @@ fn listeners(text: &mut Text, snapshot: &Snapshot) {
             text.sample("tcplb_connections_would_refuse_total", &labels, listener.gate.would_refuse(why));
         }
     }
-    let what = "Clients let in past the limits per source, because the table of sources was full.";
+    let what = "Clients admitted without the limits per source, because the table of sources was full.";
     text.family("tcplb_connections_untracked_total", "counter", what);
     for listener in &snapshot.listeners {
         text.sample("tcplb_connections_untracked_total", &[("listener", &listener.name)], listener.gate.untracked());
     }
 }
 
-/// Nothing for a backend with one address, of which all is said already.
+/// Series of the addresses of backends that have several; backends with one address have `tcplb_backend_up`.
 fn addresses(text: &mut Text, pools: &[Arc<Pool>]) {
     let (name, now) = ("tcplb_backend_address_up", clock::now());
     text.family(name, "gauge", "Of a backend with several addresses: 1 if this one takes its turn.");
@@ -217,7 +216,7 @@ impl Text {
         self.line(name, &labels(more), &[], value);
     }
 
-    /// A series whose labels are these, escaped already, and some more, whose values need no escape.
+    /// Writes a sample: `labels` are escaped already; the values of `more` need no escape.
     fn line(&mut self, name: &str, labels: &str, more: &[(&str, &str)], value: impl Display) {
         self.0.push_str(name);
         if !(labels.is_empty() && more.is_empty()) {

@@ -1,25 +1,25 @@
-//! The admin API: HTTP for operators, scripts, Prometheus and a browser. Threads of their own; the balancer does not need
-//! them, and nothing they are sent can hold it up.
+//! The admin API: HTTP for operators, scripts, Prometheus and browsers, on threads of its own. The balancer waits for
+//! none of them.
 //!
 //! | file          | what                                                              |
 //! |---------------|-------------------------------------------------------------------|
 //! | [`mod@api`]   | the JSON, shared with the command line's clients                  |
 //! | [`routes`]    | the one table of calls: dispatch, 405 and OpenAPI come from it    |
-//! | `status`, `metrics`, `process`, `page` | what is shown, out of the newest snapshot |
-//! | [`changes`], [`register`], `alive` | what is changed: a command to control, and its answer |
+//! | `status`, `metrics`, `process`, `page` | what the API shows, read from the newest snapshot |
+//! | [`changes`], [`register`], `alive` | what the API changes: a command to control, and its answer |
 //! | `openapi`     | the description of the API, generated                             |
-//! | `access`      | who may call                                                      |
-//! | [`target`]    | paths and queries, decoded                                        |
+//! | `access`      | token, `Host` and `Origin` checks                                                      |
+//! | [`target`]    | decodes paths and queries                                        |
 //! | [`incoming`], [`http`] | requests and answers as bytes                           |
 //! | [`server`], [`calls`] | sockets and threads, all bounded                         |
 //!
 //! # Invariants
 //!
-//! * Reads take no lock that a worker takes, and writes are commands to the control thread like everybody else's.
-//! * At most [`calls::CALLS_MAX`] calls at once and [`AdminShare::queued`] that wait, [`incoming::BODY_MAX`] bytes each,
-//!   [`http::PATIENCE`] to be whole.
+//! * Reads take no lock that a worker takes. Writes are commands to the control thread, like those of any other source.
+//! * At most [`calls::CALLS_MAX`] calls run at once and [`AdminShare::queued`] wait. A body has at most
+//!   [`incoming::BODY_MAX`] bytes, and a request must be whole within [`http::PATIENCE`].
 //! * `/healthz` and `/readyz` are answered whatever other callers do.
-//! * Without a token only this machine reaches it.
+//! * Without a token, only local callers reach the API.
 
 mod access;
 mod alive;
@@ -55,36 +55,36 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-/// What calls work with.
+/// What calls read and change.
 pub struct State {
-    /// What is in force.
+    /// The snapshot and the model in force.
     pub published: Arc<Published>,
-    /// How it is changed.
+    /// Sends commands to control.
     pub remote: Remote,
 }
 
-/// BoundAdmin, but not serving yet: everything that can go wrong for the operator's fault has gone right.
+/// Listens, but does not serve yet. Everything that an operator can get wrong is checked by now.
 pub struct BoundAdmin {
     listening: Vec<Listening>,
     endpoints: Vec<Endpoint>,
     access: Access,
 }
 
-/// The running API. Dropping it ends it.
+/// The running API; dropping it stops it.
 #[derive(Debug)]
 pub struct Admin {
     server: Server,
     endpoints: Vec<Endpoint>,
 }
 
-/// Binds, and reads the token.
+/// Binds the API's sockets and reads the token file. Fails if an address is not local and there is no token.
 pub fn bind(to: &Listen, token_file: Option<&Path>) -> Result<BoundAdmin, String> {
     let access = Access::new(token_file)?;
     let why = |error: io::Error| format!("{error}{}", confine::hint_to_binding(to, &error));
     let bound = listen::bind_private(to, &Keepalive::within(DEAD_PEER_TIMEOUT).into()).map_err(why)?;
     let (mut listening, mut endpoints) = (Vec::new(), Vec::new());
     for listen::ListeningSockets { endpoint, sockets } in bound {
-        // Flags and file are checked already, but a name may resolve to anything.
+        // The configuration is checked already, but a name may resolve to any address.
         if !access.has_token() && !access::is_local(&endpoint) {
             return Err(format!("{endpoint} can be reached from elsewhere, so it needs a token file"));
         }
@@ -95,7 +95,7 @@ pub fn bind(to: &Listen, token_file: Option<&Path>) -> Result<BoundAdmin, String
 }
 
 impl BoundAdmin {
-    /// Where it listens, with the real port.
+    /// The addresses that the API listens on, with the ports that the kernel picked.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
@@ -108,7 +108,7 @@ impl BoundAdmin {
     }
 }
 
-/// What the server answers with.
+/// Answers the server's requests.
 struct Api {
     state: State,
     access: Access,
@@ -125,14 +125,14 @@ impl Handler for Api {
 }
 
 impl Admin {
-    /// Where it listens, with the real port.
+    /// The addresses that the API listens on, with the ports that the kernel picked.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
 }
 
 impl Admin {
-    /// For the watchdog.
+    /// The heartbeat that the watchdog checks.
     pub fn watched(&self) -> Watched {
         self.server.watched()
     }

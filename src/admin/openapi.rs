@@ -1,12 +1,12 @@
-//! The description of the API for machines: paths from the table of calls, schemas from here.
+//! The OpenAPI document: paths from the table of calls, schemas from this file.
 //!
-//! A test in `tests/features/admin` compares each schema with what the process really answers.
+//! A test in `tests/features/admin` compares each schema with the answers of the running process.
 
 use super::routes::{Content, Route};
 use crate::config::model::defaults;
 use serde_json::{Map, Value, json};
 
-/// The document.
+/// The OpenAPI document of these routes.
 pub fn document(routes: &[Route]) -> Value {
     let mut paths = Map::new();
     for route in routes {
@@ -27,7 +27,7 @@ pub fn document(routes: &[Route]) -> Value {
             "schemas": schemas(),
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
         },
-        // Without --admin-token-file none is needed.
+        // Without --admin-token-file, calls need no token.
         "security": [{}, { "token": [] }],
     })
 }
@@ -49,7 +49,7 @@ fn operation(route: &Route) -> Value {
     if !route.switches.is_empty() || !route.values.is_empty() || route.body.is_some() {
         common("400", "The request is wrong; the error says why.");
     }
-    common("default", "Too large (413, 431), too slow (408), too many at once (503), or not HTTP as it should be.");
+    common("default", "Too large (413, 431), too slow (408), too many at once (503), or malformed HTTP.");
     let switch = |(name, meaning): &(&str, &str)| {
         let schema = json!({ "type": "boolean", "default": false });
         json!({ "name": name, "in": "query", "description": meaning, "required": false, "schema": schema })
@@ -95,13 +95,13 @@ fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-/// An object of which all fields are there, and no others.
+/// The schema of an object with exactly these fields.
 fn object(properties: Value) -> Value {
     let required: Vec<&String> = properties.as_object().map(|all| all.keys().collect()).unwrap_or_default();
     json!({ "type": "object", "required": required, "additionalProperties": false, "properties": properties })
 }
 
-/// A body: few of its fields have to be there.
+/// The schema of a body, of whose fields only some are required.
 fn body(required: &[&str], properties: Value) -> Value {
     let mut schema = object(properties);
     schema["required"] = json!(required);
@@ -125,7 +125,7 @@ fn schemas() -> Value {
     });
     let name = json!({
         "type": "string",
-        "description": "Its address if absent. No white space or invisible characters, at most 128 bytes.",
+        "description": "The default is the address. No white space or invisible characters, at most 128 bytes.",
         "minLength": 1,
         "maxLength": 128,
         "pattern": "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]+$",

@@ -1,19 +1,19 @@
-//! `GET /`: the state for people. The first picture is in the page, so that it reads without JavaScript too; with it, the
-//! page asks `/v1/status` again and again.
+//! `GET /`: the status page. The page contains the first state, so it reads without JavaScript. With JavaScript, the
+//! page polls `/v1/status`.
 //!
-//! Self-contained, and forbidden by its own policy to load or send anything elsewhere. Names are data: they are escaped here
-//! and go through `textContent` there.
+//! Self-contained: its Content-Security-Policy forbids loading or sending anything elsewhere. Names are data: escaped
+//! here, set through `textContent` in the script.
 
 use super::api::{BackendView, Listener, PoolView, Status};
 use super::http::Response;
 use std::fmt::Write;
 
-/// The media type.
+/// The media type of the page.
 pub const CONTENT_TYPE: &str = "text/html; charset=utf-8";
 
 const TEMPLATE: &str = include_str!("page.html");
 
-/// The page, with this state as its first picture.
+/// Renders the page with this state.
 pub fn page(status: &Status) -> Response {
     let mut main = String::from("<h2>Listeners</h2>");
     let heads = ["name", "address", "pool", "active", "accepted", "refused"];
@@ -26,7 +26,7 @@ pub fn page(status: &Status) -> Response {
     let Status { version, state, uptime_seconds, generation, .. } = status;
     let process = format!("{version} · {state} · up {uptime_seconds} s · generation {generation}");
     let nonce = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-    // What is filled in last is looked at by nobody after it: no name can stand for another part.
+    // `main` is substituted last, so a name that looks like a placeholder is never substituted.
     let html = TEMPLATE.replace("{{nonce}}", &nonce).replace("{{process}}", &process).replace("{{main}}", &main);
     let policy = format!(
         "default-src 'none'; img-src data:; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; \
@@ -77,7 +77,7 @@ fn push(html: &mut String, part: std::fmt::Arguments<'_>) {
     let _ = html.write_fmt(part);
 }
 
-/// Text between two tags.
+/// Escapes text for HTML content.
 struct Escaped<'a>(&'a str);
 
 impl std::fmt::Display for Escaped<'_> {
@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_data_even_if_they_look_like_html_or_like_the_template() {
+    fn names_that_look_like_html_or_placeholders_stay_text() {
         let backend = BackendView {
             name: "<script>alert(1)</script>".into(),
             address: "{{nonce}}".into(),

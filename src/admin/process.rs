@@ -1,29 +1,29 @@
-//! The standard `process_*` figures, from /proc (proc(5)). What can't be read is left out.
+//! The standard `process_*` metrics, from /proc (proc(5)). A figure that can't be read is absent.
 
 use rustix::process::{Resource, getrlimit};
 use std::fs;
 
-/// The figures.
+/// What /proc reports about this process.
 #[derive(Debug, Default)]
 pub struct Process {
-    /// User and system time.
+    /// User and system CPU time, in seconds.
     pub cpu_seconds: Option<f64>,
     /// Open file descriptors.
     pub open_fds: Option<f64>,
-    /// The limit on them.
+    /// The limit on open file descriptors (RLIMIT_NOFILE).
     pub max_fds: Option<f64>,
-    /// Virtual memory.
+    /// Virtual memory, in bytes.
     pub virtual_bytes: Option<f64>,
-    /// The limit on it.
+    /// The limit on virtual memory (RLIMIT_AS), in bytes; -1 if there is none.
     pub max_virtual_bytes: Option<f64>,
-    /// Resident memory.
+    /// Resident memory, in bytes.
     pub resident_bytes: Option<f64>,
-    /// Seconds since the epoch.
+    /// Start time, in seconds since the Unix epoch.
     pub started: Option<f64>,
 }
 
 impl Process {
-    /// The figures as they are now.
+    /// Reads the figures now.
     pub fn read() -> Process {
         let ticks = rustix::param::clock_ticks_per_second() as f64;
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
@@ -46,13 +46,13 @@ impl Process {
     }
 }
 
-/// Since Linux 6.2 the directory's size says it; counting takes long with a hundred thousand of them.
+/// Since Linux 6.2 the directory's size is the count. Counting entries takes long with a hundred thousand of them.
 fn open_fds() -> Option<f64> {
     let size = fs::metadata("/proc/self/fd").ok()?.len();
     if size > 0 {
         return Some(size as f64);
     }
-    // One of them is the directory that is being read.
+    // One of the entries is the descriptor of this read.
     Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
 }
 

@@ -1,7 +1,7 @@
 //! `POST /register`: a backend registers itself in the first pool.
 //!
-//! Its answers have a form of their own (JSend), and an unknown field is 403 here, not 400. The backend is probed before it
-//! is taken: one that is not alive yet would only be taken out again.
+//! Answers follow JSend, and an unknown field is 403 here, not 400. The backend is probed before it is added: the
+//! prober would mark a dead one down at once.
 
 use super::http::Response;
 use super::routes::Call;
@@ -12,7 +12,7 @@ use serde_json::Value;
 
 const FIELDS: [&str; 2] = ["address", "weight"];
 
-/// The call.
+/// Answers the call.
 pub fn register(state: &State, call: &Call<'_>) -> Response {
     let (status, answer) = match registered(state, call.body) {
         Ok((server, weight)) => (200, ("success", api::RegisteredData::Success { server, weight })),
@@ -44,7 +44,7 @@ fn registered(state: &State, body: &[u8]) -> Result<(String, u16), (u16, String)
             None => Ok(()),
         },
         None => match state.remote.add_backend(&pool, backend.clone()) {
-            // Registered twice at the same moment: the other call was faster.
+            // Two calls registered the same backend at once, and the other one was faster.
             Err(Refused::Exists { name, .. }) if known(state).is_some_and(|(known, _)| known == name) => {
                 state.remote.change_backend(&pool, &name, Some(backend.weight), None)
             }
@@ -56,7 +56,7 @@ fn registered(state: &State, body: &[u8]) -> Result<(String, u16), (u16, String)
     Ok((server, weight))
 }
 
-/// The backend that a body registers, and the weight if it names one.
+/// The backend that a body registers, and its weight if the body has one.
 pub fn registration(body: &[u8]) -> Result<(Backend, Option<u16>), (u16, String)> {
     let api::Registration { address, weight } = read(body)?;
     let new = api::NewBackend { address, weight, ..api::NewBackend::default() };
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_unknown_field_is_told_from_other_mistakes() {
+    fn an_unknown_field_is_403_and_other_mistakes_are_400() {
         for (body, want) in [
             (r#"{"address":"a:1"}"#, None),
             (r#"{"address":"a:1","weight":5}"#, None),

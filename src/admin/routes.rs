@@ -1,5 +1,5 @@
-//! The one table of calls. Dispatch, 404, 405 with `Allow` and the OpenAPI document all come from it, so they can't tell
-//! different stories.
+//! The one table of calls. Dispatch, 404, 405 with `Allow` and the OpenAPI document all come from it, so they always
+//! agree.
 
 use super::access::Access;
 use super::http::Response;
@@ -12,28 +12,28 @@ use std::time::Instant;
 
 /// A row of the table.
 pub struct Route {
-    /// `GET` (which serves HEAD, too), `POST` and so on.
+    /// The method; `GET` serves HEAD too.
     pub method: &'static str,
-    /// With `{name}` for a segment that is data.
+    /// The path, with `{name}` for a segment that is data.
     pub path: &'static str,
-    /// What it does, in a line.
+    /// One line on what the call does.
     pub summary: &'static str,
-    /// Switches after `?`: name and meaning. Only these are taken, `true` or `false`.
+    /// Switches after `?`: name and meaning. The call takes only these, with `true` or `false`.
     pub switches: &'static [(&'static str, &'static str)],
-    /// Values after `?`: name and meaning. A call that takes some takes no others.
+    /// Values after `?`: name and meaning. A call that takes values refuses other parameters.
     pub values: &'static [(&'static str, &'static str)],
-    /// The schema of the body, if it takes one.
+    /// The schema of the body, if the call takes one.
     pub body: Option<&'static str>,
-    /// Answers of its own: status, meaning, what they hold.
+    /// The call's own answers: status, meaning, content.
     pub answers: &'static [(u16, &'static str, Content)],
-    /// Needs no token.
+    /// Whether the call needs no token.
     pub open: bool,
-    /// The answer is there at once and short: the accepting thread gives it, however many other callers there are.
+    /// Whether the answer neither waits nor takes long: the accepting thread gives it, however many callers there are.
     pub immediate: bool,
     call: fn(&State, &Call<'_>) -> Response,
 }
 
-/// What an answer holds.
+/// What an answer contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     /// JSON of this schema.
@@ -44,19 +44,19 @@ pub enum Content {
     Either(&'static str, &'static str),
     /// Any JSON object.
     Object,
-    /// Something else.
+    /// Text of this media type.
     Other(&'static str),
 }
 
-/// A request that found its route.
+/// A request with its route's parameters.
 pub struct Call<'a> {
     /// The values of the path's `{…}`, decoded, in order.
     pub names: Vec<String>,
-    /// The switches that are on.
+    /// The names of the switches that are `true`.
     pub on: Vec<&'static str>,
-    /// The values that were given.
+    /// The values after `?`.
     pub values: Vec<(&'static str, String)>,
-    /// The body.
+    /// The body of the request.
     pub body: &'a [u8],
 }
 
@@ -66,12 +66,12 @@ impl Call<'_> {
         self.names.get(index).map_or("", String::as_str)
     }
 
-    /// Is this switch on?
+    /// Whether this switch is `true`.
     pub fn has(&self, switch: &str) -> bool {
         self.on.contains(&switch)
     }
 
-    /// This value, if it was given.
+    /// The value after `?` of this name, if the request has it.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.values.iter().find(|(given, _)| *given == name).map(|(_, value)| value.as_str())
     }
@@ -80,9 +80,9 @@ impl Call<'_> {
 const NO_POOL: (u16, &str, Content) = (404, "There is no such pool.", Content::Json("Error"));
 const NO_BACKEND: (u16, &str, Content) = (404, "There is no such pool or backend.", Content::Json("Error"));
 const WRONG: (u16, &str, Content) = (400, "The request is wrong; the error says why.", Content::Json("Error"));
-const STOPPING: (u16, &str, Content) = (409, "tcplb is stopping: nothing is changed any more.", Content::Json("Error"));
+const STOPPING: (u16, &str, Content) = (409, "tcplb is stopping and takes no more changes.", Content::Json("Error"));
 
-/// What a row is, but for the few that need more.
+/// The defaults of a row.
 const PLAIN: Route = Route {
     method: "GET",
     path: "/",
@@ -96,7 +96,7 @@ const PLAIN: Route = Route {
     call: |_, _| Response::error(404, "there is nothing here"),
 };
 
-/// Every call there is.
+/// All calls.
 pub static ROUTES: &[Route] = &[
     Route {
         path: "/v1/status",
@@ -118,10 +118,10 @@ pub static ROUTES: &[Route] = &[
         summary: "Adds a backend.",
         body: Some("NewBackend"),
         answers: &[
-            (201, "It is there and takes connections.", Content::Json("Changed")),
+            (201, "The backend is added and takes connections.", Content::Json("Changed")),
             WRONG,
             NO_POOL,
-            (409, "There is one of that name already, or tcplb is stopping.", Content::Json("Error")),
+            (409, "The pool has a backend of that name already, or tcplb is stopping.", Content::Json("Error")),
         ],
         call: changes::add,
         ..PLAIN
@@ -138,8 +138,8 @@ pub static ROUTES: &[Route] = &[
     Route {
         method: "DELETE",
         path: "/v1/pools/{pool}/backends/{backend}",
-        summary: "Takes a backend out; what becomes of its connections is the pool's `on_remove`.",
-        switches: &[("force", "Close its connections, too.")],
+        summary: "Removes a backend; the pool's `on_remove` decides on its connections.",
+        switches: &[("force", "Also close its connections.")],
         answers: &[(200, "The backend as it was.", Content::Json("Backend")), WRONG, NO_BACKEND, STOPPING],
         call: changes::remove,
         ..PLAIN
@@ -148,7 +148,7 @@ pub static ROUTES: &[Route] = &[
         method: "POST",
         path: "/v1/reload",
         summary: "Reads the configuration file again and applies it, all or nothing.",
-        switches: &[("dry_run", "Only say what would change.")],
+        switches: &[("dry_run", "Only report what would change.")],
         answers: &[
             (200, "What changed.", Content::Json("Reloaded")),
             (400, "Nothing changed: every mistake.", Content::Either("NotReloaded", "Error")),
@@ -159,7 +159,7 @@ pub static ROUTES: &[Route] = &[
     },
     Route {
         path: "/v1/config",
-        summary: "The configuration in force, as the file would say it.",
+        summary: "The configuration in force, as a file.",
         answers: &[(200, "TOML.", Content::Other("application/toml"))],
         call: |state, _| Response::text(200, "application/toml", text::print(&state.published.model())),
         ..PLAIN
@@ -174,7 +174,7 @@ pub static ROUTES: &[Route] = &[
     Route {
         method: "POST",
         path: "/register",
-        summary: "A backend registers itself in the first pool. It is probed before it is taken.",
+        summary: "A backend registers itself in the first pool. It is probed before it is added.",
         body: Some("Registration"),
         answers: &[
             (200, "It is registered.", Content::Json("Registered")),
@@ -187,7 +187,7 @@ pub static ROUTES: &[Route] = &[
     Route {
         path: "/metrics",
         summary: "Figures for Prometheus.",
-        values: &[("pool", "Only what is about this pool.")],
+        values: &[("pool", "Only the metrics of this pool.")],
         answers: &[(200, "Prometheus text 0.0.4.", Content::Other(metrics::CONTENT_TYPE)), NO_POOL, WRONG],
         call: figures,
         ..PLAIN
@@ -265,12 +265,12 @@ fn ready(state: &State, call: &Call<'_>) -> Response {
     Response::text(status, PLAIN_TEXT, text)
 }
 
-/// Is it a call whose answer is there at once?
+/// Whether the answer to this request neither waits nor takes long.
 pub(super) fn is_immediate(request: &Request) -> bool {
     find(request).is_ok_and(|(route, _)| route.immediate)
 }
 
-/// The answer to a request, whatever it is.
+/// Answers a request, whatever it contains.
 pub(super) fn answer(state: &State, access: &Access, request: &Request, peer: Peer) -> Response {
     let found = find(request);
     if !matches!(found, Ok((route, _)) if route.open)
@@ -284,7 +284,7 @@ pub(super) fn answer(state: &State, access: &Access, request: &Request, peer: Pe
     }
 }
 
-/// The route of a request, or why there is none.
+/// The route of a request, or the refusal.
 pub fn find(request: &Request) -> Result<(&'static Route, Call<'_>), Response> {
     let malformed = |_| Response::error(400, "expected UTF-8 in the path, percent-encoded like %2F where needed");
     let segments = target::segments(&request.path).map_err(malformed)?;
@@ -303,7 +303,7 @@ pub fn find(request: &Request) -> Result<(&'static Route, Call<'_>), Response> {
     Ok((route, Call { names, on, values, body: &request.body }))
 }
 
-/// The values of a pattern's `{…}` if it matches.
+/// The values of a pattern's `{…}`, if the path matches.
 fn names(pattern: &str, segments: &[String]) -> Option<Vec<String>> {
     let wanted: Vec<&str> = pattern.split('/').skip(1).filter(|segment| !segment.is_empty()).collect();
     if wanted.len() != segments.len() {
@@ -331,11 +331,11 @@ fn allow<'a>(methods: impl Iterator<Item = &'a str>) -> String {
     all.join(", ")
 }
 
-/// The switches that are on, and the values.
+/// The switches that are `true`, and the values.
 type Parameters = (Vec<&'static str>, Vec<(&'static str, String)>);
 
-/// Strict where something is changed: with `?dryrun=true` the reader of a manual does not want a real reload. Strict, too,
-/// where a parameter decides what is answered. Other reads ignore what monitoring adds to a URL.
+/// Calls that change something refuse unknown parameters: a misspelt `?dryrun=true` must not reload. So do calls whose
+/// parameters decide on the answer. Other reads ignore what monitoring adds to a URL.
 fn query(route: &Route, query: &str) -> Result<Parameters, String> {
     let (mut on, mut values) = Parameters::default();
     if route.method == "GET" && route.values.is_empty() {
@@ -399,7 +399,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn requests_that_match_no_route_are_refused() {
         for (method, path, query, want) in [
             ("GET", "/v1", "", 404),
             ("GET", "/v1/status/", "", 404),

@@ -1,19 +1,19 @@
-//! The thread that accepts callers and reads their requests, all of them at once and without waiting for any.
+//! The thread that accepts callers and reads all their requests, without blocking on any.
 //!
-//! A caller takes a thread only once its request is whole ([`super::calls`]), so one that says nothing holds up no other.
-//! Calls that never wait ([`Handler::is_immediate`]: `/healthz`, `/readyz`) are answered here, whatever the others do.
+//! A caller takes a thread only once its request is whole ([`super::calls`]), so a silent caller delays no other. Calls
+//! that never wait ([`Handler::is_immediate`]: `/healthz`, `/readyz`) are answered here, whatever the others do.
 //!
-//! | bound | what happens beyond it |
+//! | bound | beyond it |
 //! |---|---|
-//! | [`AdminShare::reading`] callers whose request is not whole | the one that has been silent for longest is refused, or else the one that came first |
+//! | [`AdminShare::reading`] callers whose request is not whole | the caller that has been silent longest is refused; if none is silent, the oldest one |
 //! | [`http::PATIENCE`] for a request | 408 |
 //! | [`AdminShare::queued`] whole requests that wait for a thread | 503 |
-//! | [`AdminShare::closing`] answered callers that have not closed | the one that was answered first is closed |
+//! | [`AdminShare::closing`] answered callers that have not closed | the caller that was answered first is closed |
 //!
-//! A refused caller gets a written answer. Its connection is kept for a moment, because closing it with an unread request
-//! would send a reset that may overtake the answer.
+//! A refused caller gets an answer. Its connection stays open for a moment: closing it with unread bytes would send a
+//! reset, which may overtake the answer.
 //!
-//! Nothing here can hold up the balancer: no thread of it waits for this one.
+//! No thread of the balancer waits for this one.
 
 use super::calls::{Call, Calls};
 use super::http::{self, Response};
@@ -34,31 +34,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// Callers accepted before those that are there already have their turn.
+/// Callers accepted at once, before callers that are already connected get their turn.
 const BATCH: usize = 16;
-/// Without a descriptor to accept with, look again after this long.
+/// The pause after accept fails, for example for lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How long the end of the process waits for the thread.
+/// How long the end of the process waits for this thread.
 const FAREWELL: Duration = Duration::from_secs(2);
 const WAKER: Token = Token(usize::MAX);
-/// Callers' tokens are their slots; these are beyond any slot.
+/// A caller's token is its slot; listeners' tokens lie beyond every slot.
 const LISTENERS: usize = usize::MAX / 2;
 
-/// What answers requests.
+/// Answers requests.
 pub trait Handler: Send + Sync {
-    /// Is the answer there at once? Then the accepting thread gives it, however many callers there are.
+    /// Whether the answer neither waits nor takes long. The accepting thread then gives it, however many callers there
+    /// are.
     fn is_immediate(&self, request: &Request) -> bool;
 
-    /// The answer.
+    /// Answers a whole request.
     fn answer(&self, request: &Request, peer: Peer) -> Response;
 }
 
-/// How a client came.
+/// The transport that a caller used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// By TCP.
+    /// TCP.
     Inet,
-    /// By a unix socket.
+    /// A unix socket.
     Unix,
 }
 
@@ -89,7 +90,7 @@ struct Caller {
     socket: Socket,
     peer: Peer,
     phase: CallerPhase,
-    /// When the phase began, and when it is over.
+    /// When the phase began, and its deadline.
     since: Instant,
     until: Instant,
 }
@@ -97,23 +98,23 @@ struct Caller {
 enum CallerPhase {
     /// The request is not whole.
     Reading(Box<Incoming>),
-    /// It has its answer. So many more bytes are read and thrown away.
+    /// The caller has its answer. Up to this many more bytes are read and discarded.
     Closing(usize),
 }
 
-/// What accepting came to.
+/// The result of accepting at one listener.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Accepted {
-    /// Every caller that waited.
+    /// No caller waits any more.
     All,
-    /// A batch: more may wait.
+    /// A full batch: more may wait.
     Some,
-    /// Nothing can be accepted for now.
+    /// Accepting failed; try again after [`PAUSE`].
     Failed,
 }
 
 impl Server {
-    /// Serves what comes in at `listening`, and as many callers at once as the share grants.
+    /// Serves callers of `listening`, as many at once as the share grants.
     pub fn start(listening: Vec<Listening>, handler: Arc<dyn Handler>, share: AdminShare) -> io::Result<Server> {
         let poll = Poll::new()?;
         let registry = poll.registry().try_clone()?;
@@ -148,10 +149,10 @@ impl Server {
         Ok(Server { stopping, waker, heartbeat, ended, thread: Some(thread) })
     }
 
-    /// For the watchdog.
+    /// The heartbeat that the watchdog checks.
     pub fn watched(&self) -> Watched {
         let (waker, heartbeat) = (self.waker.clone(), self.heartbeat.clone());
-        // A failure to wake shows itself: the thread does not come around.
+        // A failure to wake needs no report: the heartbeat stops.
         Watched { name: "admin".to_owned(), heartbeat, wake: Box::new(move || drop(waker.wake())) }
     }
 }
@@ -159,14 +160,14 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
-        // If waking fails, or the thread stands still, it is left behind: better than waiting for it for ever. Nothing is ever
-        // sent: the channel is cut when the thread ends.
+        // If waking fails or the thread is stuck, it is left behind instead of being joined for ever. Nothing is ever
+        // sent: the channel disconnects when the thread ends.
         if self.waker.wake().is_ok()
             && self.ended.recv_timeout(FAREWELL) != Err(RecvTimeoutError::Timeout)
             && let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            log::error!("the admin thread had panicked");
+            log::error!("the admin thread panicked");
         }
     }
 }
@@ -197,14 +198,14 @@ impl AcceptLoop {
                 return;
             }
             for event in &events {
-                // An event of a caller that is gone makes its slot's next one look once too often, no more.
+                // A stale event of a caller that is gone costs the slot's next caller one spurious read.
                 let key = u32::try_from(event.token().0).ok().and_then(|slot| self.callers.key_of(slot));
                 if let Some(key) = key {
                     self.drive(key);
                 }
             }
             accepted = Accepted::All;
-            // Few and rarely: asking every listener is simpler than matching events to them.
+            // There are few listeners, so trying all is simpler than matching events to them.
             for index in 0..self.listening.len() {
                 let now = self.accept(index);
                 if now != Accepted::All {
@@ -221,7 +222,7 @@ impl AcceptLoop {
             match listening.accept() {
                 Ok((socket, _)) => {
                     let peer = *peer;
-                    self.welcome(socket, peer);
+                    self.add_caller(socket, peer);
                 }
                 Err(error) => match error.kind() {
                     io::ErrorKind::WouldBlock => return Accepted::All,
@@ -233,7 +234,7 @@ impl AcceptLoop {
         Accepted::Some
     }
 
-    fn welcome(&mut self, socket: Socket, peer: Peer) {
+    fn add_caller(&mut self, socket: Socket, peer: Peer) {
         if self.count(CallerPhase::is_reading) >= self.share.reading
             && let Some(key) = self.most_idle()
         {
@@ -252,11 +253,11 @@ impl AcceptLoop {
             self.callers.remove(key);
             return;
         }
-        // Most requests come with the handshake's last packet, or right behind it.
+        // Most requests arrive with the handshake's last packet, or right after it.
         self.drive(key);
     }
 
-    /// Reads what there is.
+    /// Reads until the socket is empty, the request is whole, or the caller is done.
     fn drive(&mut self, key: Key) {
         loop {
             let Some(caller) = self.callers.get_mut(key) else { return };
@@ -309,7 +310,7 @@ impl AcceptLoop {
             return;
         }
         if let Err((mut socket, why)) = self.calls.take(Call { socket, peer, request, since: Instant::now() }) {
-            // Its request is read: nothing is left to read before it is closed.
+            // The whole request is read, so closing sends no reset.
             let _ = socket.set_nonblocking(true);
             let _ = socket.write(&Response::overloaded(why).bytes(false));
         }
@@ -319,7 +320,7 @@ impl AcceptLoop {
         self.reply(key, response, false);
     }
 
-    /// Writes an answer, and gives the caller a moment to take it.
+    /// Writes an answer, then lets the caller read it for at most [`http::LINGER`].
     fn reply(&mut self, key: Key, response: &Response, bodiless: bool) {
         if self.count(CallerPhase::is_closing) >= self.share.closing
             && let Some(first) = self.first(CallerPhase::is_closing)
@@ -327,7 +328,7 @@ impl AcceptLoop {
             self.forget(first);
         }
         let Some(caller) = self.callers.get_mut(key) else { return };
-        // An empty send buffer takes all of it; nothing waits for a client that does not take it.
+        // An empty send buffer takes all of it. The thread does not wait for a client that does not read.
         let written = caller.socket.write(&response.bytes(bodiless));
         if written.and_then(|_| caller.socket.shutdown(Shutdown::Write)).is_err() {
             return self.forget(key);
@@ -337,7 +338,7 @@ impl AcceptLoop {
             (CallerPhase::Closing(http::LINGER_BYTES), now, now + http::LINGER);
     }
 
-    /// Closing it takes it out of the poll.
+    /// Dropping the socket also removes it from the poll.
     fn forget(&mut self, key: Key) {
         self.callers.remove(key);
     }
@@ -357,7 +358,7 @@ impl AcceptLoop {
         self.callers.keys().into_iter().filter_map(|key| self.callers.get(key)).filter(|it| is(&it.phase)).count()
     }
 
-    /// The caller that has been at this phase for longest.
+    /// The caller that has been in this phase longest.
     fn first(&self, is: fn(&CallerPhase) -> bool) -> Option<Key> {
         let mut keys = self.callers.keys();
         keys.retain(|key| self.callers.get(*key).is_some_and(|caller| is(&caller.phase)));

@@ -1,5 +1,5 @@
-//! The state of the balancer as the API tells it, out of the newest snapshot. Reads atomics and nothing else: asking costs
-//! the workers nothing.
+//! The balancer's state for the API, from the newest snapshot. It reads atomics only, so a call costs the workers
+//! nothing.
 
 use super::api;
 use crate::config::model;
@@ -103,7 +103,7 @@ fn state(pool: &Pool, member: &Member) -> &'static str {
     }
 }
 
-/// Is it up? What metrics show, whatever an operator has said.
+/// Whether the backend is enabled and healthy.
 pub fn is_up(pool: &Pool, member: &Member) -> bool {
     member.state == AdminState::Enabled && pool.up.get(member.slot)
 }

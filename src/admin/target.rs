@@ -1,12 +1,12 @@
-//! Paths and queries of requests, taken apart: segments first, then percent-decoding, so that a name may contain `/`.
+//! Decodes paths and queries: first splits into segments, then percent-decodes, so that a name may contain `/`.
 //!
-//! Names of pools and backends are data here: any text a client writes comes through as it is, or as [`Malformed`].
+//! Names of pools and backends are data: any text that a client encodes is decoded unchanged, or is [`Malformed`].
 
-/// A `%` without two hex digits after it, or bytes that are no UTF-8.
+/// A `%` without two hex digits after it, or bytes that are not UTF-8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Malformed;
 
-/// The decoded segments of `/a/b`: `a` and `b`; of `/` none.
+/// The decoded segments of a path: `a` and `b` for `/a/b`, none for `/`.
 pub fn segments(path: &str) -> Result<Vec<String>, Malformed> {
     let path = path.strip_prefix('/').unwrap_or(path);
     if path.is_empty() {
@@ -15,7 +15,7 @@ pub fn segments(path: &str) -> Result<Vec<String>, Malformed> {
     path.split('/').map(decode).collect()
 }
 
-/// The decoded pairs of `a=b&c`.
+/// The decoded pairs of a query like `a=b&c`.
 pub fn pairs(query: &str) -> Result<Vec<(String, String)>, Malformed> {
     query
         .split('&')
@@ -41,7 +41,7 @@ fn hex(byte: Option<u8>) -> Result<u8, Malformed> {
     u8::try_from(digit).map_err(|_| Malformed)
 }
 
-/// A name as one segment of a path.
+/// Encodes a name as one segment of a path.
 pub fn encode(name: &str) -> String {
     let mut encoded = String::with_capacity(name.len());
     for byte in name.bytes() {
@@ -61,7 +61,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn addresses_are_names_whichever_way_they_are_written() {
+    fn addresses_decode_as_names_in_every_encoding() {
         for (path, want) in [
             ("/", &[][..]),
             ("/healthz", &["healthz"]),
@@ -82,7 +82,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_name_survives_being_a_segment(name in "\\PC{1,40}") {
+        fn any_name_round_trips_as_a_segment(name in "\\PC{1,40}") {
             prop_assert_eq!(segments(&format!("/a/{}", encode(&name))), Ok(vec!["a".to_owned(), name]));
         }
 

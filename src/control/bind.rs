@@ -1,4 +1,4 @@
-//! Where listeners are bound: what the model asks for and is not bound yet.
+//! Binds the addresses of the model's listeners that are not bound yet.
 
 use super::config_state::{ConfigState, listen_at, remove_files};
 use super::lookup::Found;
@@ -19,11 +19,11 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often an address that is being closed is tried again.
+/// The pause before an address that is being closed is tried again.
 const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 impl ConfigState {
-    /// Binds what the model's listeners ask for and is not bound yet. On an error nothing of it stays bound.
+    /// Binds the addresses that the model asks for and that are not bound yet. On an error, none of them stays bound.
     pub(super) fn bind(&mut self, model: &Model, found: &Found) -> Result<Binding, String> {
         descriptors::divide(self.limit, model, descriptors::listening_sockets(model))?;
         self.within_reach(model)?;
@@ -33,7 +33,7 @@ impl ConfigState {
         let asked = model.listeners.iter().enumerate();
         let mut missing: Vec<(usize, &Listen)> =
             asked.flat_map(|(index, listener)| listener.bind.iter().map(move |listen| (index, listen))).collect();
-        // A listener keeps its own sockets before another one may have them: with port 0 both may ask for the same.
+        // A listener keeps its own sockets before another listener gets them: both may ask for port 0.
         for own in [true, false] {
             missing.retain(|&(index, listen)| {
                 let owner = own.then_some(model.listeners[index].name.as_str());
@@ -65,7 +65,7 @@ impl ConfigState {
             addresses.sort_by_key(|address| listener.bind.iter().position(|listen| *listen == address.asked));
         }
         bound.unused = free.rest();
-        // A name may have had several addresses.
+        // A name may have resolved to several addresses.
         let sockets = |address: &BoundAddress| match address.endpoint {
             Endpoint::Inet(_) => global.workers as u64,
             Endpoint::Unix(_) => 1,
@@ -78,8 +78,8 @@ impl ConfigState {
         Ok(bound)
     }
 
-    /// Refuses a backend that is one of our own listeners, by the addresses that are really bound. A pair that runs already is
-    /// not asked about again: a change that does not concern it must not fail because this machine has got another address.
+    /// Refuses a backend that is one of our own listeners, by the bound addresses. A pair that runs already is not checked
+    /// again: other changes must not fail because this machine has a new address.
     fn refuse_loops(&self, model: &Model, bound: &Binding) -> Result<(), String> {
         let running = self.running.pools.iter().flat_map(|pool| &pool.backends).map(|backend| &backend.address);
         let known: HashSet<&Address> = if bound.sockets.is_empty() { running.collect() } else { HashSet::new() };
@@ -99,7 +99,7 @@ impl ConfigState {
         Ok(())
     }
 
-    /// Binds an address; one that a worker is about to close, as soon as it is closed.
+    /// Binds an address. One that a worker is about to close is retried until it is closed.
     fn listen(
         &self,
         listen: &Listen,
@@ -133,19 +133,19 @@ impl ConfigState {
         }
     }
 
-    /// Gives socket files that stay the permissions that the model names now. On an error each has those that it had.
+    /// Applies the model's permissions to socket files that stay. On an error the files get their old permissions back.
     fn permit(&self, model: &Model, permissions: &[Permissions], bound: &Binding) -> Result<(), String> {
         let mut given: Vec<(&Path, Permissions)> = Vec::new();
         self.give(model, permissions, bound, &mut given).inspect_err(|_| {
             for (path, before) in &given {
                 if let Err(error) = before.apply(path) {
-                    log::error!("can't give {} its permissions back: {error}", path.display());
+                    log::error!("can't restore the permissions of {}: {error}", path.display());
                 }
             }
         })
     }
 
-    /// `given` takes each file whose permissions are changed, with those that it had.
+    /// Adds each changed file to `given`, with its old permissions.
     fn give<'a>(
         &self,
         model: &Model,
@@ -169,7 +169,7 @@ impl ConfigState {
                 if let Some((key, _)) = lost.find(|(_, lost)| *lost) {
                     let name = &listener.name;
                     return Err(format!(
-                        "listener {name}: {key} can't be taken out while it runs: name another, or restart"
+                        "listener {name}: {key} can't be taken out while it runs: set another value, or restart"
                     ));
                 }
                 let before = permissions
@@ -181,7 +181,8 @@ impl ConfigState {
         Ok(())
     }
 
-    /// Abstract sockets of other processes are out of reach in the sandbox, unless the start knew of one.
+    /// The sandbox (Landlock) cuts off abstract sockets of other processes, unless the configuration had one at the
+    /// start.
     fn within_reach(&self, model: &Model) -> Result<(), String> {
         if !confine::shuts_out_abstract_sockets() {
             return Ok(());
@@ -200,17 +201,17 @@ impl ConfigState {
     fn why_not(&self, listen: &Listen, error: &io::Error) -> String {
         let mut addresses = self.snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
         let own = addresses.find(|address| check::overlap(&address.asked, listen));
-        // The old address is given up only once the new one is bound.
+        // The old address stays bound until the new one is, so an overlap fails.
         let remedy = confine::hint_to_binding(listen, error);
         let hint = own.map_or(String::new(), |own| {
-            format!(" (tcplb listens on {} itself: take that out first, then put this in)", own.asked)
+            format!(" (tcplb listens on {} itself: remove that address first, then add this one)", own.asked)
         });
         format!("can't listen on {listen}: {error}{remedy}{hint}")
     }
 }
 
-/// The permissions of a listener's socket files, with users and groups looked up. Those of the service manager's files are its
-/// own business.
+/// The permissions of a listener's socket files, with users and groups looked up. Files that the service manager opened
+/// keep theirs, so settings for them are an error.
 fn permissions(listener: &model::Listener) -> Result<Permissions, String> {
     let file = &listener.socket_file;
     let owners = confine::owners(file).map_err(|why| format!("listener {}: {why}", listener.name))?;
@@ -226,16 +227,16 @@ fn permissions(listener: &model::Listener) -> Result<Permissions, String> {
     Ok(Permissions { mode: file.mode, owner: owners.0, group: owners.1 })
 }
 
-/// What [`ConfigState::bind`] did.
+/// The result of [`ConfigState::bind`].
 #[derive(Default)]
 pub(super) struct Binding {
-    /// Per listener of the model: kept ones and new ones.
+    /// Per listener of the model: its kept and new addresses.
     pub addresses: Vec<Vec<BoundAddress>>,
-    /// Of the new ones.
+    /// The sockets of the new addresses.
     pub sockets: Vec<(BoundAddressId, Vec<Listening>)>,
-    /// Who is not wanted any more.
+    /// Endpoints that no listener uses any more.
     pub unused: Vec<Endpoint>,
-    /// With all of them open.
+    /// The division of the descriptor limit with all of them open.
     pub share: Option<Share>,
 }
 
@@ -247,7 +248,7 @@ impl Binding {
     }
 }
 
-/// The bound addresses of a snapshot that no listener of the next one has taken yet, by what was asked for.
+/// The bound addresses of a snapshot that no listener of the next one has taken yet, by the configured address.
 struct Free<'a>(HashMap<&'a Listen, Vec<(&'a str, &'a BoundAddress)>>);
 
 impl<'a> Free<'a> {
@@ -261,8 +262,8 @@ impl<'a> Free<'a> {
         Free(free)
     }
 
-    /// The bound addresses (all addresses of the name) that were once bound for `listen`, of `owner` or of the first listener
-    /// that has some. One that asks twice for a port of the kernel's choice has two groups of them.
+    /// Takes the bound addresses for `listen`: those of `owner`, or of the first listener that has some. A name has
+    /// several, as one group. A listener that asks for port 0 twice has two groups.
     fn take(&mut self, listen: &Listen, owner: Option<&str>) -> Vec<BoundAddress> {
         let Some(free) = self.0.get_mut(listen) else { return Vec::new() };
         let fits = |(name, _): &&(&str, &BoundAddress)| owner.is_none_or(|owner| owner == *name);

@@ -1,9 +1,9 @@
-//! A change on its way: the prober has it first, so that the health bits say what is known; then the workers, who adopt it
-//! between two batches of events; then readers. Then the command is answered.
+//! A change in flight. The prober gets it first and sets the health bits; then the workers, which adopt it between two
+//! batches of events; then readers. Then the command is answered.
 //!
-//! Control waits for none of them. It carries on with stops, time-outs and beats meanwhile, and takes the next command when
-//! the change has arrived. A thread that does not take the change up within [`ADOPTION`] gets it once it comes around; the
-//! others have it by then.
+//! Control waits for none of them. Meanwhile it handles stops, time-outs and heartbeats, and takes the next command
+//! when the change has arrived. A thread that does not take the change up within [`ADOPTION`] gets it when it runs
+//! again; the others have it by then.
 
 use super::config_state::{NewSockets, Transition, remove_files};
 use super::reload::Waiting;
@@ -16,19 +16,19 @@ use crossbeam_channel::{Receiver, Sender, after, at, never};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long prober and workers may take for a change. They need no more than a turn of their loop.
+/// How long prober and workers may take for a change. A turn of their loop is enough.
 pub const ADOPTION: Duration = Duration::from_secs(10);
 
-/// When a full mailbox of the prober is tried again.
+/// The pause before a full mailbox of the prober is tried again.
 const RETRY: Duration = Duration::from_millis(50);
 
-/// Where the answer goes. The caller may have given up waiting.
+/// The receivers of the answer. A caller may have stopped waiting.
 pub enum Reply {
-    /// To a change of one backend.
+    /// The caller of a change of one backend.
     Edit(Sender<Result<(), Refused>>),
-    /// To those who asked for a reload, and to the log.
+    /// The callers of a reload, and the log.
     Reload(Vec<Waiting>, Reloaded),
-    /// To nobody: control found out by itself.
+    /// None: the change comes from control itself.
     None,
 }
 
@@ -40,30 +40,30 @@ pub struct InFlight {
     model: Arc<Model>,
     opened: Vec<NewSockets>,
     leaving: Vec<(BackendId, OnRemove)>,
-    /// Connections of backends that leave are reset, whatever the pool says.
+    /// Reset the connections of backends that leave, whatever the pool's `on_remove` says.
     force: bool,
     reply: Reply,
 }
 
 enum ChangePhase {
-    /// The note that found no room yet, and where the prober answers.
+    /// The note, if the mailbox had no room yet, and the channel of the prober's answer.
     Prober(Option<Note>, Receiver<()>),
-    /// Cut once every worker has it.
+    /// Disconnects once every worker has the change.
     Workers(Receiver<()>),
 }
 
-/// What a change waits for.
+/// The events that a change in flight waits for.
 pub struct Waits {
-    /// The thread whose turn it is answers, or its channel is cut.
+    /// The thread whose turn it is answers, or its channel disconnects.
     pub answer: Receiver<()>,
     /// A full mailbox is tried again.
     pub retry: Receiver<Instant>,
-    /// The time is over.
+    /// The time for this phase is over.
     pub over: Receiver<Instant>,
 }
 
 impl<C: DataPlane> ControlLoop<C> {
-    /// Sends a step on its way.
+    /// Starts to hand out a prepared change.
     pub(super) fn begin(&mut self, step: Transition, force: bool, reply: Reply) {
         self.parts.config_state.take(&step);
         self.plan_retries();
@@ -72,7 +72,8 @@ impl<C: DataPlane> ControlLoop<C> {
             let endpoints = listener.addresses.iter().filter(|other| other.id == *address);
             endpoints.for_each(|address| log::info!(target: logger::ALWAYS, "listening on {}", address.endpoint));
         }
-        // New clients find no listener at the old addresses from here on; workers take in those that wait there already.
+        // From here on, new clients find no listener at the old addresses. Workers accept the clients that wait there
+        // already.
         remove_files(&closing);
         if self.parts.admission.limit() != share.connections {
             log::info!("serves at most {} clients at once from now on", share.connections);
@@ -84,7 +85,7 @@ impl<C: DataPlane> ControlLoop<C> {
         self.change = Some(InFlight { phase, until, snapshot, model, opened, leaving, force, reply });
     }
 
-    /// What the change on its way waits for, if there is one.
+    /// The events that the change in flight waits for.
     pub(super) fn waits(&self) -> Waits {
         let Some(change) = &self.change else { return Waits { answer: never(), retry: never(), over: never() } };
         let (answer, retry) = match &change.phase {
@@ -101,12 +102,12 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// The prober's answer has come, or the channel of the thread whose turn it is was cut.
+    /// Handles the prober's answer, or the disconnect of the channel of the thread whose turn it is.
     pub(super) fn answered(&mut self, answered: bool) {
         match &self.change {
             Some(InFlight { phase: ChangePhase::Prober(..), .. }) => {
                 if !answered {
-                    log::error!("there are no health checks any more: backends keep their state");
+                    log::error!("the prober has ended: health checks stop, and backends keep their state");
                 }
                 self.hand_to_workers();
             }
@@ -115,7 +116,7 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// A thread has not taken the change up in time.
+    /// Handles a thread that has not taken the change up in time.
     pub(super) fn too_late(&mut self) {
         match &self.change {
             Some(InFlight { phase: ChangePhase::Prober(note, _), .. }) => {
@@ -131,7 +132,7 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// Gives the change to the workers, whether the prober has it or not.
+    /// Gives the change to the workers, whether or not the prober has it.
     pub(super) fn hand_to_workers(&mut self) {
         if let Some(change) = &mut self.change
             && let ChangePhase::Prober(..) = change.phase
@@ -141,15 +142,15 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// The prober had no room for the newest snapshot in time: now it may have.
-    pub(super) fn help_prober(&mut self) {
+    /// Offers the prober the newest snapshot again, if its mailbox was full before.
+    pub(super) fn update_prober(&mut self) {
         if self.prober_lags && self.change.is_none() {
             let (note, _) = Note::adopt(self.parts.config_state.snapshot().clone());
             self.prober_lags = self.parts.prober.offer(note).is_err();
         }
     }
 
-    /// All threads have it, as far as they come around.
+    /// Publishes the change and answers: all threads that run have it.
     fn arrived(&mut self) {
         let Some(InFlight { snapshot, model, leaving, force, reply, .. }) = self.change.take() else { return };
         self.parts.published.publish(snapshot, model);
@@ -170,7 +171,7 @@ impl<C: DataPlane> ControlLoop<C> {
             self.parts.data_plane.reset(&now);
         }
         let started = Instant::now();
-        // A time that no clock can count is for ever.
+        // A time that overflows the clock never comes.
         let timed = |(time, ids): (Duration, Vec<BackendId>)| Some((started.checked_add(time)?, ids.into()));
         self.cuts.extend(later.into_iter().filter_map(timed));
         match reply {

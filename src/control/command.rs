@@ -1,4 +1,4 @@
-//! What may be asked of the control thread.
+//! The commands of the control thread.
 
 use super::remote::{Refused, ReloadError, Reloaded};
 use crate::config::model::Backend;
@@ -6,21 +6,21 @@ use crate::pool::AdminState;
 use crossbeam_channel::Sender;
 use std::fmt;
 
-/// A change that somebody wants, and where the answer goes. Whoever asked may have given up waiting.
+/// A command and the channel for its answer. The caller may have stopped waiting.
 #[derive(Debug)]
 pub enum Command {
     /// Read the file again.
     Reload {
-        /// Only say what would change.
+        /// Only report what would change.
         dry_run: bool,
-        /// What changed.
+        /// Receives what changed.
         answer: Sender<Result<Reloaded, ReloadError>>,
     },
     /// Change the backends of a pool.
     Edit {
-        /// How.
+        /// The change.
         edit: Edit,
-        /// Done?
+        /// Receives the result, once every thread has the change.
         answer: Sender<Result<(), Refused>>,
     },
 }
@@ -30,42 +30,42 @@ pub enum Command {
 pub enum Edit {
     /// Add it.
     Add {
-        /// To this pool.
+        /// The pool's name.
         pool: String,
-        /// The backend.
+        /// The new backend.
         backend: Backend,
     },
-    /// Give it another weight or state.
+    /// Change its weight, its state, or both.
     Change {
-        /// The pool.
+        /// The pool's name.
         pool: String,
-        /// The backend.
+        /// The backend's name.
         name: String,
         /// The weight, if it changes.
         weight: Option<u16>,
         /// The state, if it changes.
         state: Option<AdminState>,
     },
-    /// Take it out.
+    /// Remove it.
     Remove {
-        /// The pool.
+        /// The pool's name.
         pool: String,
-        /// The backend.
+        /// The backend's name.
         name: String,
-        /// Reset its connections, whatever the pool's `on_remove`.
+        /// Reset its connections, whatever the pool's `on_remove` says.
         force: bool,
     },
 }
 
 impl Edit {
-    /// The name of the pool that it concerns.
+    /// The name of the pool it changes.
     pub fn pool(&self) -> &str {
         let (Edit::Add { pool, .. } | Edit::Change { pool, .. } | Edit::Remove { pool, .. }) = self;
         pool
     }
 }
 
-/// As the log tells it.
+/// The text of the log line.
 impl fmt::Display for Edit {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,7 +1,7 @@
-//! What is: the file's model, the running model, and the snapshot made from it. Only the control thread has it.
+//! The state that only control has: the file's model, the running model, and the snapshot made from it.
 //!
-//! A change is a [`Transition`]: prepared without touching anything (names resolved, new addresses bound, the next snapshot
-//! built), so that what fails leaves nothing half-done, and then taken.
+//! A change is a [`Transition`]. It is prepared without side effects on the running state: names resolved, new
+//! addresses bound, the next snapshot built. A failure leaves nothing half-applied.
 
 use super::bind::Binding;
 use super::command::Edit;
@@ -24,55 +24,56 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// See the module.
+/// The current configuration; see the module.
 pub struct ConfigState {
-    /// The limit on open files.
+    /// The limit on open file descriptors.
     pub(super) limit: u64,
     share: Share,
-    /// What the file said when it was last read; the flags if there is none.
+    /// The model of the file when it was last read; of the flags if there is no file.
     file: Model,
     pub(super) running: Arc<Model>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) unused_address: u32,
     /// Where the admin API listens, with the real port.
     pub(super) admin: Vec<Listen>,
-    /// Addresses of removed listeners, and until when a worker may keep one for clients that wait there. As many as are
-    /// removed within [`CLOSING`].
+    /// Addresses of removed listeners, and until when a worker may keep a socket for clients that wait there. Bounded
+    /// by the removals within [`CLOSING`].
     pub(super) closing: Vec<(Endpoint, Instant)>,
 }
 
-/// A worker keeps the socket of a removed listener no longer than this, and only if it has no room for the clients there.
+/// How long a worker may keep the socket of a removed listener. It does so only if it has no room for the clients that
+/// wait.
 const CLOSING: Duration = Duration::from_secs(3);
 
-/// Listening sockets that the workers do not have yet.
+/// New listening sockets that the workers do not have yet.
 #[derive(Debug)]
 pub struct NewSockets {
-    /// Which address.
+    /// The bound address.
     pub address: BoundAddressId,
-    /// Its listener.
+    /// The listener.
     pub listener: Arc<Listener>,
-    /// One a worker; for a unix socket exactly one.
+    /// One socket per worker; for a unix socket exactly one.
     pub sockets: Vec<Listening>,
 }
 
-/// A change that is prepared: nothing can go wrong any more.
+/// A prepared change; applying it can't fail.
 pub struct Transition {
-    /// The model as it will run.
+    /// The next running model.
     pub model: Arc<Model>,
     /// The next snapshot.
     pub snapshot: Arc<Snapshot>,
-    /// What the workers are to listen on beside what they have.
+    /// New sockets for the workers.
     pub opened: Vec<NewSockets>,
-    /// Backends that leave, and what becomes of their connections.
+    /// Backends that leave, and how their connections end.
     pub leaving: Vec<(BackendId, OnRemove)>,
-    /// Where nobody listens any more.
+    /// Endpoints that are closed.
     pub closing: Vec<Endpoint>,
-    /// How the limit on open files is divided.
+    /// The division of the limit on open descriptors.
     pub share: Share,
 }
 
 impl ConfigState {
-    /// Binds for the first time. The caller waits for the names that listeners have.
+    /// Binds for the first time; resolves listeners' names itself. Fails with the address that can't be bound.
     pub fn bind_first(model: Model, limit: u64) -> Result<Beginning, String> {
         let share = descriptors::divide(limit, &model, descriptors::listening_sockets(&model))?;
         let running = Arc::new(model.clone());
@@ -93,7 +94,7 @@ impl ConfigState {
         Ok(Beginning { config_state, bound })
     }
 
-    /// The names that a step to `model` needs: those of its backends, and of listeners that are not bound yet.
+    /// The names that a change to `model` needs: those of its backends, and of listeners that are not bound yet.
     pub fn names(&self, model: &Model) -> BTreeSet<String> {
         let bound = self.snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
         let bound: HashSet<String> = bound.map(|address| address.asked.to_string()).collect();
@@ -108,7 +109,7 @@ impl ConfigState {
         &self.snapshot
     }
 
-    /// How the limit on open files is divided.
+    /// The division of the limit on open descriptors.
     pub fn share(&self) -> Share {
         self.share
     }
@@ -118,7 +119,7 @@ impl ConfigState {
         &self.running
     }
 
-    /// What a new file changes: the model as it would run, and the changes with the connections that each concerns.
+    /// What a new file changes: the next running model, and the changes with the number of connections each concerns.
     pub fn merge(&self, file: &Model) -> (Model, Changes) {
         let merged = diff::merge(&self.file, file, &self.running);
         let mut changes = diff::between(&self.running, &merged);
@@ -129,8 +130,8 @@ impl ConfigState {
         (diff::in_force(merged, &self.running), changes)
     }
 
-    /// Prepares a step to `model`. `resolved` holds the endpoints of backends that are new or may have moved, `found` what is
-    /// known of the names of listeners that are not bound yet. The error says what could not be listened on, and why.
+    /// Prepares a change to `model`. `resolved` holds the endpoints of backends that are new or may have moved, `found`
+    /// the outcomes for names of listeners that are not bound yet. Fails with the address that can't be bound.
     pub fn step(
         &mut self,
         model: Model,
@@ -153,7 +154,7 @@ impl ConfigState {
         })
     }
 
-    /// From now on this is what is.
+    /// Makes a prepared change the current state.
     pub fn take(&mut self, step: &Transition) {
         (self.running, self.snapshot, self.share) = (step.model.clone(), step.snapshot.clone(), step.share);
         let now = Instant::now();
@@ -161,12 +162,12 @@ impl ConfigState {
         self.closing.extend(step.closing.iter().map(|endpoint| (endpoint.clone(), now + CLOSING)));
     }
 
-    /// From now on this is what the file says.
+    /// Stores the model of the file.
     pub fn filed(&mut self, file: Model) {
         self.file = file;
     }
 
-    /// Notes backends that are elsewhere now although their address reads as before.
+    /// Adds a change for each backend whose name resolves to other addresses than before.
     pub fn note_moved(&self, model: &Model, resolved: &Resolved, changes: &mut Changes) {
         let wanted = by_name(&model.pools);
         for pool in &self.snapshot.pools {
@@ -195,7 +196,7 @@ impl ConfigState {
         }
     }
 
-    /// Can this be done, as far as is known before a name is looked up?
+    /// Checks a change before names are looked up.
     pub fn check(&self, edit: &Edit) -> Result<(), Refused> {
         let name = edit.pool();
         let pool = self.running.pools.iter().find(|pool| pool.name == name);
@@ -218,7 +219,7 @@ impl ConfigState {
         Ok(())
     }
 
-    /// Prepares a change of one backend. `found` has its name, if it is a new one that has a name.
+    /// Prepares a change of one backend. `found` has the outcome for a new backend's name.
     pub fn edit(&mut self, edit: &Edit, found: &Found) -> Result<Transition, Refused> {
         self.check(edit)?;
         let mut model = Model::clone(&self.running);
@@ -263,7 +264,7 @@ impl ConfigState {
         let staying: HashSet<BackendId> = members.map(|member| member.backend.id).collect();
         let mut leaving = Vec::new();
         for pool in &self.snapshot.pools {
-            // What the new settings say is what is done; a pool that is gone goes by its own.
+            // The new settings of a pool decide; a pool that is gone uses its old ones.
             let settings = next.pool(&pool.settings.name).map_or(&pool.settings, |next| &next.settings);
             let gone = pool.members.iter().map(|member| member.backend.id).filter(|id| !staying.contains(id));
             leaving.extend(gone.map(|id| (id, settings.on_remove)));
@@ -289,7 +290,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// An address that is bound, as one to listen on.
+/// A bound endpoint as an address to listen on.
 pub(super) fn listen_at(endpoint: &Endpoint) -> Listen {
     match endpoint {
         Endpoint::Inet(at) => Listen(Address::Inet(*at)),
@@ -297,24 +298,24 @@ pub(super) fn listen_at(endpoint: &Endpoint) -> Listen {
     }
 }
 
-/// What is bound at the start, before the names of backends are known.
+/// The listeners bound at the start, before the names of backends are resolved.
 pub struct Beginning {
     config_state: ConfigState,
     bound: Binding,
 }
 
 impl Beginning {
-    /// The model.
+    /// The running model.
     pub fn running(&self) -> &Arc<Model> {
         &self.config_state.running
     }
 
-    /// Notes where the admin API listens: a backend cannot be there.
+    /// Stores where the admin API listens, since a backend must not be there.
     pub fn serve_admin_at(&mut self, endpoints: &[Endpoint]) {
         self.config_state.admin = endpoints.iter().map(listen_at).collect();
     }
 
-    /// Every listener's name, with what it is bound to.
+    /// The listeners' names and bound endpoints.
     pub fn bound(&self) -> impl Iterator<Item = (&str, &Endpoint)> {
         let both = self.config_state.running.listeners.iter().zip(&self.bound.addresses);
         both.flat_map(|(listener, addresses)| {
@@ -322,8 +323,8 @@ impl Beginning {
         })
     }
 
-    /// Builds the first snapshot by what is known of the names of backends. The error names each that can't be resolved, if
-    /// the model requires all of them.
+    /// Builds the first snapshot from the outcomes for the names of backends. Fails with each unresolved name, if the
+    /// model requires all names.
     pub fn build(self, found: &Found) -> Result<(ConfigState, Vec<NewSockets>), String> {
         let Beginning { mut config_state, bound } = self;
         let model = config_state.running.clone();
@@ -340,8 +341,7 @@ impl Beginning {
     }
 }
 
-/// The files of unix sockets where nobody listens any more: left behind, they would look like a server that does not
-/// answer.
+/// Removes the files of unix sockets that are closed. A file left behind would look like a server that does not answer.
 pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
     for endpoint in endpoints {
         if let Endpoint::Unix(path) = endpoint

@@ -1,18 +1,19 @@
-//! Looks names up on threads of its own, [`THREADS`] at once, and gives each a bounded time.
+//! Looks names up on its own threads, [`THREADS`] at once, each in bounded time.
 //!
-//! The system's resolver can't be interrupted, and may take half a minute for a name that no server answers for. So a
-//! thread asks it for one name and ends; control only receives. A name without an answer within [`PATIENCE`] counts as
-//! failed. Its thread is left to itself, and an answer that comes later is still of use.
+//! The system's resolver can't be interrupted, and takes up to half a minute when no server answers. So a thread
+//! resolves one name and ends; control only receives the outcome. A name without an answer within [`PATIENCE`] counts
+//! as failed. Its thread runs on, and a later answer is still used.
 //!
-//! | bound | what happens beyond it |
+//! | bound | beyond it |
 //! |---|---|
-//! | [`THREADS`] names at once | further ones wait in the order of their requests |
+//! | [`THREADS`] names at once | further names wait in the order of their requests |
 //! | `THREADS` less [`SPARE`] names that failed last time | they wait behind the others |
-//! | [`PATIENCE`] for a name, from when its thread starts | it has failed |
-//! | [`QUEUE_PATIENCE`] in the queue | it has failed for the caller that waits, and keeps its place |
-//! | [`QUEUE`] names in the queue | a name that has failed loses its place |
+//! | [`PATIENCE`] for a name, from when its thread starts | the lookup fails |
+//! | [`QUEUE_PATIENCE`] in the queue | the lookup fails for its caller; the name keeps its place |
+//! | [`QUEUE`] names in the queue | a failed name loses its place |
 //!
-//! The order is fair: a name keeps its place until its thread starts. So silent names delay the others, and never for good.
+//! The order is fair: a name keeps its place until its thread starts. So names without an answer delay others only for
+//! a bounded time.
 
 use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
@@ -24,86 +25,86 @@ use std::time::{Duration, Instant};
 /// Names looked up at once.
 pub const THREADS: usize = 16;
 
-/// Threads that a name which failed last time never takes: a silent name holds its thread for long.
+/// Threads that retries of failed names never take, since such a name may hold its thread for long.
 const SPARE: usize = 4;
 
-/// How long a name may take.
+/// How long the lookup of a name may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a name may wait for a thread, where silent names hold all of them.
+/// How long a name may wait for a thread.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Names in the queue that keep their places without a caller.
+/// Names in the queue that keep their places although no caller waits.
 const QUEUE: usize = 10_000;
 
 /// Enough for the C library's resolver.
 const STACK: usize = 256 * 1024;
 
-/// A name's addresses, without a port, or why there are none.
+/// A name's addresses (port 0), or the error text.
 pub type Outcome = Result<Vec<SocketAddr>, String>;
 
-/// What came of names.
+/// Outcomes by name.
 pub type Found = HashMap<String, Outcome>;
 
-/// The system's resolver, or what a test puts in its place.
+/// Resolves a name: the system's resolver, or a fake in tests.
 type Resolver = fn(&str) -> io::Result<Vec<SocketAddr>>;
 
-/// All names that are being looked up.
+/// All lookups in progress.
 pub struct Lookups {
     resolver: Resolver,
     names: HashMap<String, Asked>,
-    /// Names without a thread, the oldest request first.
+    /// Names that wait for a thread, the oldest request first.
     fresh: VecDeque<String>,
-    /// The same, of those that failed last time.
+    /// Names that wait for a thread and failed last time.
     again: VecDeque<String>,
     threads: usize,
-    /// Those that failed last time: they may hold a thread for long.
+    /// Names that failed last time: each may hold a thread for long.
     doubtful: HashSet<String>,
     sender: Sender<(String, Outcome)>,
     answers: Receiver<(String, Outcome)>,
 }
 
 struct Asked {
-    /// When it has failed; `None` once that is known, or if no caller waits.
+    /// When the lookup counts as failed; `None` once it has, or if no caller waits.
     until: Option<Instant>,
-    /// It has a thread.
+    /// Whether a thread resolves it.
     running: bool,
 }
 
-/// Names that somebody waits for, and what came of them so far.
+/// Names that a caller waits for, and the outcomes so far.
 #[derive(Debug, Default)]
 pub struct Question {
     pending: BTreeSet<String>,
-    /// What is known.
+    /// The outcomes so far.
     pub found: Found,
 }
 
 impl Question {
-    /// About these names.
+    /// Waits for these names.
     pub fn new(names: impl IntoIterator<Item = String>) -> Question {
         Question { pending: names.into_iter().collect(), found: Found::new() }
     }
 
-    /// The names that nothing is known of yet.
+    /// The names without an outcome yet.
     pub fn pending(&self) -> impl Iterator<Item = &String> {
         self.pending.iter()
     }
 
-    /// Takes the outcome of a name, if it is one of these.
-    pub fn hear(&mut self, name: &str, outcome: &Outcome) {
+    /// Records the outcome of a name, if the caller waits for it.
+    pub fn record(&mut self, name: &str, outcome: &Outcome) {
         if self.pending.remove(name) {
             self.found.insert(name.to_owned(), outcome.clone());
         }
     }
 
-    /// Is everything known?
+    /// Whether all outcomes are known.
     pub fn is_answered(&self) -> bool {
         self.pending.is_empty()
     }
 }
 
 impl Default for Lookups {
-    /// None yet; by the system's resolver.
+    /// No lookups; uses the system's resolver.
     fn default() -> Lookups {
         Lookups::with(system)
     }
@@ -111,14 +112,14 @@ impl Default for Lookups {
 
 impl Lookups {
     fn with(resolver: Resolver) -> Lookups {
-        // A thread sends one answer and ends, so that none finds the channel full.
+        // A thread sends one answer and ends, so the channel always has room.
         let (sender, answers) = bounded(THREADS);
         let (names, doubtful) = (HashMap::new(), HashSet::new());
         let (fresh, again) = (VecDeque::new(), VecDeque::new());
         Lookups { resolver, names, fresh, again, threads: 0, doubtful, sender, answers }
     }
 
-    /// Asks for a name, for a caller that waits for it. One that is being looked up already is not asked for twice.
+    /// Starts or queues a lookup that a caller waits for. A name that is being looked up is not looked up twice.
     pub fn ask(&mut self, name: &str, now: Instant) {
         self.retry(name, now);
         if let Some(asked) = self.names.get_mut(name) {
@@ -126,7 +127,7 @@ impl Lookups {
         }
     }
 
-    /// Asks for a name that no caller waits for: it may stay in the queue for any time.
+    /// Starts or queues a lookup that no caller waits for; it may stay in the queue for any time.
     pub fn retry(&mut self, name: &str, now: Instant) {
         if !self.names.contains_key(name) {
             self.names.insert(name.to_owned(), Asked { until: None, running: false });
@@ -136,12 +137,12 @@ impl Lookups {
         self.start(now);
     }
 
-    /// Where answers come; each is to be given to [`Lookups::received`].
+    /// The channel of answers; pass each to [`Lookups::received`].
     pub fn answers(&self) -> &Receiver<(String, Outcome)> {
         &self.answers
     }
 
-    /// A thread has ended with the outcome of this name. Is that news? A failure is not, if the name has failed by time.
+    /// Handles the end of a lookup's thread. Returns whether the outcome is new: a failure after the time-out is not.
     pub fn received(&mut self, name: &str, outcome: &Outcome, now: Instant) -> bool {
         self.threads = self.threads.saturating_sub(1);
         let waited_for = self.names.remove(name).is_some_and(|asked| asked.until.is_some());
@@ -150,12 +151,12 @@ impl Lookups {
         waited_for || outcome.is_ok()
     }
 
-    /// When the next name has failed for want of an answer.
+    /// When the next lookup times out.
     pub fn deadline(&self) -> Option<Instant> {
         self.names.values().filter_map(|asked| asked.until).min()
     }
 
-    /// The names whose time is over.
+    /// The names whose time is over, with their errors.
     pub fn overdue(&mut self, now: Instant) -> Vec<(String, Outcome)> {
         let (mut over, mut lost) = (Vec::new(), HashSet::new());
         let keeps_places = self.fresh.len() + self.again.len() <= QUEUE;
@@ -165,7 +166,7 @@ impl Lookups {
             }
             let why = match asked.running {
                 true => format!("no answer within {PATIENCE:?}"),
-                false => format!("other names without an answer held it up for {QUEUE_PATIENCE:?}"),
+                false => format!("no thread was free for {QUEUE_PATIENCE:?}: lookups of other names got no answer"),
             };
             over.push((name.clone(), Err(why)));
             if !asked.running && !keeps_places {
@@ -173,7 +174,7 @@ impl Lookups {
             }
         }
         for (name, _) in &over {
-            // A name without a thread has not failed: its server may well answer.
+            // A name that never had a thread has not failed: its server may answer.
             if self.names.get(name).is_some_and(|asked| asked.running) {
                 self.note(name, false);
             }
@@ -185,8 +186,8 @@ impl Lookups {
         over
     }
 
-    /// Looks all of these up and waits for their outcomes, at most until `end`: for the start, when nothing else is to be
-    /// done. What is unknown by then goes on. `None` means that a stop came first.
+    /// Looks these names up and waits for the outcomes, at most until `end`. For the start, when control does not run
+    /// yet. Unfinished lookups go on. `None`: a stop came first.
     pub fn wait_for(
         &mut self,
         names: impl IntoIterator<Item = String>,
@@ -208,11 +209,11 @@ impl Lookups {
                 recv(stops) -> _ => return None,
                 recv(answers) -> answer => if let Ok((name, outcome)) = answer {
                     self.received(&name, &outcome, Instant::now());
-                    question.hear(&name, &outcome);
+                    question.record(&name, &outcome);
                 },
                 recv(end) -> _ => break,
                 recv(deadline) -> _ => {
-                    self.overdue(Instant::now()).iter().for_each(|(name, outcome)| question.hear(name, outcome));
+                    self.overdue(Instant::now()).iter().for_each(|(name, outcome)| question.record(name, outcome));
                 }
             }
         }
@@ -227,7 +228,7 @@ impl Lookups {
         }
     }
 
-    /// Starts threads for the names that wait, as long as there may be more.
+    /// Starts threads for names in the queue, up to [`THREADS`].
     fn start(&mut self, now: Instant) {
         while self.threads < THREADS {
             let may_retry = self.threads < THREADS - SPARE;
@@ -236,7 +237,7 @@ impl Lookups {
             let (sender, resolver, asked) = (self.sender.clone(), self.resolver, name.clone());
             let look = move || {
                 let outcome = resolver(&asked).map_err(|error| error.to_string());
-                // An error means that control has ended.
+                // Sending fails when control has ended.
                 let _ = sender.send((asked, outcome));
             };
             match thread::Builder::new().name("resolver".to_owned()).stack_size(STACK).spawn(look) {
@@ -246,7 +247,7 @@ impl Lookups {
                 }
                 Err(error) => {
                     log::error!("can't start a thread: {error}");
-                    // It is tried again with the next answer or request.
+                    // The next answer or request tries again.
                     return self.fresh.push_front(name);
                 }
             }
@@ -267,7 +268,7 @@ fn system(name: &str) -> io::Result<Vec<SocketAddr>> {
 mod tests {
     use super::*;
 
-    /// Names that begin with `silent` are never answered, those with `gone` do not exist.
+    /// Names that begin with `silent` get no answer; those that begin with `gone` do not exist.
     fn fake(name: &str) -> io::Result<Vec<SocketAddr>> {
         if name.starts_with("silent") {
             loop {
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn silent_names_hold_up_no_other_and_only_they_fail() {
+    fn silent_names_fail_and_delay_no_other_name() {
         let mut lookups = Lookups::with(fake);
         let now = Instant::now();
         let asked = [names("silent", THREADS - 1), names("good", 100), names("gone", 3)].concat();
@@ -295,7 +296,7 @@ mod tests {
         for _ in 0..103 {
             let (name, outcome) = lookups.answers().recv_timeout(Duration::from_secs(20)).unwrap();
             lookups.received(&name, &outcome, now);
-            question.hear(&name, &outcome);
+            question.record(&name, &outcome);
         }
         assert_eq!(question.pending().count(), THREADS - 1);
         assert!(question.found.iter().all(|(name, outcome)| outcome.is_ok() == name.starts_with("good")));
@@ -303,14 +304,14 @@ mod tests {
         assert!(lookups.overdue(now).is_empty());
         let over = lookups.overdue(now + PATIENCE);
         assert_eq!(over.len(), THREADS - 1);
-        over.iter().for_each(|(name, outcome)| question.hear(name, outcome));
+        over.iter().for_each(|(name, outcome)| question.record(name, outcome));
         assert!(question.is_answered());
         assert_eq!(question.found["silent0"], Err("no answer within 10s".to_owned()));
         assert_eq!((lookups.deadline(), lookups.threads), (None, THREADS - 1));
     }
 
     #[test]
-    fn a_name_that_finds_no_thread_fails_in_bounded_time_and_no_thread_is_too_many() {
+    fn a_name_without_a_free_thread_fails_in_bounded_time() {
         let mut lookups = Lookups::with(fake);
         let now = Instant::now();
         names("silent", THREADS + 1).iter().for_each(|name| lookups.ask(name, now));
@@ -322,14 +323,14 @@ mod tests {
     }
 
     #[test]
-    fn names_keep_their_order_and_retries_leave_threads_to_other_names() {
+    fn names_keep_their_order_and_retries_leave_threads_free() {
         let mut lookups = Lookups::with(fake);
         let now = Instant::now();
         let silent = names("silent", 3 * THREADS);
         silent.iter().for_each(|name| lookups.note(name, false));
         silent.iter().for_each(|name| lookups.retry(name, now));
         assert_eq!((lookups.threads, lookups.again.len()), (THREADS - SPARE, 2 * THREADS + SPARE));
-        // A request does not lose its place when it is repeated or has waited for long.
+        // A name keeps its place when its request is repeated or has waited for long.
         silent.iter().rev().for_each(|name| lookups.ask(name, now));
         lookups.overdue(now + QUEUE_PATIENCE);
         silent.iter().rev().for_each(|name| lookups.retry(name, now));
@@ -338,14 +339,14 @@ mod tests {
         let (name, outcome) = lookups.answers().recv_timeout(Duration::from_secs(20)).unwrap();
         assert_eq!((name.as_str(), outcome.is_ok()), ("good", true));
         assert!(lookups.received(&name, &outcome, now));
-        // The thread of a silent name ends: the oldest request takes it. The failure was known.
+        // The thread of a silent name ends, and the oldest request takes it. The failure was reported already.
         assert!(!lookups.received(&silent[0], &Err("no answer".to_owned()), now));
         assert!(lookups.names[&silent[THREADS - SPARE]].running);
         assert!(!lookups.names[&silent[THREADS - SPARE + 1]].running);
     }
 
     #[test]
-    fn the_start_waits_no_longer_than_it_should_and_a_stop_ends_the_wait() {
+    fn the_start_waits_until_its_deadline_and_a_stop_ends_the_wait() {
         let mut lookups = Lookups::with(fake);
         let all = [names("good", 3), names("silent", 2 * THREADS)].concat();
         let end = Instant::now() + Duration::from_secs(1);

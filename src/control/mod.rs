@@ -1,37 +1,37 @@
-//! The control thread: the only one that changes what the others do.
+//! The control thread: the only thread that changes what the others do.
 //!
-//! Every change, whatever its source (file, API, signal), is a command from a [`Remote`]. Control checks it, prepares
-//! the next [`Snapshot`] without touching anything, and then carries it out: the prober first,
-//! so that the health bits say what is known; then the workers, who adopt it between two batches of events; then
-//! readers. Only when all of them have it is the command answered.
+//! Every change, whatever its source (file, API, signal), is a command from a [`Remote`]. Control checks it and
+//! prepares the next [`Snapshot`] without side effects. Then the change goes to the prober, which sets the health bits;
+//! to the workers, which adopt it between two batches of events; and to readers. The command is answered once all of
+//! them have it.
 //!
 //! | state | command or event | what follows |
 //! |---|---|---|
-//! | running | `Reload`, by a command or SIGHUP | the file is read; all of it is applied, or nothing if anything in it is wrong |
-//! | running | `Edit` | one backend is added, once its name is resolved; changed, taken out |
-//! | running | a name that could not be resolved can be | its backends get their address |
-//! | running | the time of a backend that was taken out is over | its connections are reset, reason `forced` |
-//! | running | `Stop` | not ready any more; after `shutdown_delay` the drain begins |
+//! | running | `Reload`, by a command or SIGHUP | the file is read and applied, all or nothing |
+//! | running | `Edit` | one backend is changed, removed, or added once its name is resolved |
+//! | running | a retried name resolves | its backends get their address |
+//! | running | the drain time of a removed backend is over | its connections are reset, reason `forced` |
+//! | running | `Stop` | readiness ends; after `shutdown_delay` the drain begins |
 //! | delaying or draining | `Reload`, `Edit` | refused |
-//! | delaying | `shutdown_delay` is over | workers drain: they take in who waits, close their listeners, let connections finish |
-//! | draining | last worker has ended | over; the log says how many were refused that it has not told of |
-//! | delaying or draining | `Stop` again, or `shutdown_timeout` is over | workers reset what is left, reason `shutdown` |
-//! | stopping | a worker has not ended after five seconds | over without it, with an error |
-//! | any | now and then | the log is told of clients that were refused and that no worker has told of |
-//! | any | a worker ended with an error | the others are stopped at once; the error is what [`Control::wait`] gives |
+//! | delaying | `shutdown_delay` is over | workers drain: they accept the clients that wait, close their listeners, let connections finish |
+//! | draining | last worker has ended | control ends; the log reports refusals not reported yet |
+//! | delaying or draining | `Stop` again, or `shutdown_timeout` is over | workers reset the connections that are left, reason `shutdown` |
+//! | stopping | a worker has not ended after five seconds | control ends without it, with an error |
+//! | any | every 2 s | the log reports refused clients that no worker has reported |
+//! | any | a worker ended with an error | the others are stopped at once; [`Control::wait`] returns the error |
 //!
-//! It waits for nothing but what is sent to it: files are read and names looked up on threads of their own, each in bounded
-//! time, and a change takes its way to prober and workers while control goes on.
+//! Control blocks on nothing but its channels. Short-lived threads read files and look names up, each in bounded time,
+//! and control goes on while prober and workers take up a change.
 //!
 //! | file | what |
 //! |---|---|
-//! | `remote` | how others ask, and what they are told |
-//! | `command` | what may be asked |
-//! | `change` | a change on its way to prober, workers and readers |
-//! | `bind` | listeners' addresses: what is kept, what is opened |
-//! | `config_state` | what is, and how the next step is prepared |
-//! | `reload` | a reload on its way to a change |
-//! | `names` | what waits for names, and is tried again |
+//! | `remote` | the handle that sends commands, and the answers |
+//! | `command` | the commands |
+//! | `change` | a change in flight to prober, workers and readers |
+//! | `bind` | listeners' addresses: which stay, which are opened |
+//! | `config_state` | the current state, and how the next one is prepared |
+//! | `reload` | a reload until it becomes a change |
+//! | `names` | changes that wait for names, and retries |
 //! | `lookup` | threads that ask the resolver |
 //! | `resolve` | names into addresses |
 
@@ -70,53 +70,53 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// How long workers may take to end once they are told to reset what is left.
+/// How long workers may take to end after the order to reset all connections.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// How often it looks whether the log is to be told of refusals.
+/// How often refusals that are not reported yet are looked for.
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Reads the file: the model it describes, or everything that is wrong with it, a line each.
+/// Reads the file: the model it describes, or all mistakes, one a line.
 pub type Loader = Arc<dyn Fn() -> Result<Model, Vec<String>> + Send + Sync>;
 
-/// The workers, as control sees them. Threads do not know each other: the composition root carries orders to them. No call
-/// waits for a worker; one that stands still finds its orders when it goes on.
+/// The workers, as control sees them. Threads do not know each other: the composition root carries orders to them. A
+/// call never waits for a worker; a worker that is stuck finds its orders when it goes on.
 pub trait DataPlane: Send + 'static {
-    /// From now on this is what there is, and these are further sockets to listen on. The channel is cut once all workers
-    /// have it.
+    /// Hands out the snapshot, and further sockets to listen on. The channel disconnects once all workers have adopted
+    /// it.
     fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>) -> Receiver<()>;
 
-    /// Reset the connections of these backends, reason `forced`.
+    /// Resets the connections of these backends, reason `forced`.
     fn reset(&self, backends: &[BackendId]);
 
-    /// No new connections; end with the last one.
+    /// Takes no new connections, and ends with the last one.
     fn drain(&self);
 
-    /// End now.
+    /// Resets all connections and ends.
     fn stop(&self);
 }
 
 /// What the thread needs.
 pub struct Parts<C> {
-    /// What is at the start.
+    /// The state at the start.
     pub config_state: ConfigState,
-    /// The workers, and how many there are.
+    /// The workers.
     pub data_plane: C,
-    /// Where the prober is told of snapshots.
+    /// The prober's mailbox, for snapshots.
     pub prober: Mailbox<Note>,
-    /// How many clients there may be.
+    /// The limit on connected clients.
     pub admission: Arc<Admission>,
-    /// What readers see.
+    /// The snapshot, model and counters that readers see.
     pub published: Arc<Published>,
-    /// How the file is read, if there is one.
+    /// Reads the file; `None` if tcplb was started with flags.
     pub loader: Option<Loader>,
-    /// Who looks names up, with what the start left under way.
+    /// Looks names up; some lookups of the start may still run.
     pub lookups: Lookups,
     /// Receives one message from each worker.
     pub ended: Receiver<Ended>,
 }
 
-/// The thread.
+/// A handle to the running thread.
 #[derive(Debug)]
 pub struct Control {
     thread: JoinHandle<Outcome>,
@@ -124,13 +124,13 @@ pub struct Control {
     heartbeat: Heartbeat,
 }
 
-/// What a worker thread tells when it ends.
+/// The message of a worker thread that ends: its number and its result.
 pub type Ended = (usize, io::Result<EndCounts>);
 
-/// How it ended.
+/// The result of the control thread.
 #[derive(Debug)]
 pub struct Outcome {
-    /// What became of connections; the error of a thread that failed.
+    /// How connections ended, or the error of the thread that failed.
     pub counts: Result<EndCounts, String>,
     /// Workers that did not end in time.
     pub stuck: Vec<usize>,
@@ -147,18 +147,18 @@ impl Control {
         Ok(Control { thread, remote, heartbeat })
     }
 
-    /// For those who send commands.
+    /// A handle that sends commands.
     pub fn remote(&self) -> Remote {
         self.remote.clone()
     }
 
-    /// For the watchdog.
+    /// The heartbeat that the watchdog checks.
     pub fn watched(&self) -> Watched {
         let remote = self.remote.clone();
         Watched { name: "control".to_owned(), heartbeat: self.heartbeat.clone(), wake: Box::new(move || remote.wake()) }
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the thread.
     pub fn wait(self) -> Outcome {
         drop(self.remote);
         let panicked = |_| Outcome { counts: Err("the control thread panicked".into()), stuck: Vec::new() };
@@ -166,26 +166,26 @@ impl Control {
     }
 }
 
-/// Where commands are worked through, one after the other.
+/// Works through commands, one after the other.
 struct ControlLoop<C> {
     parts: Parts<C>,
-    /// A stop was asked for: nothing is changed any more.
+    /// A stop has begun: changes are refused.
     draining: bool,
-    /// The change that prober and workers are taking up. Commands wait until it has arrived.
+    /// The change that prober and workers are taking up. Commands wait until all of them have it.
     change: Option<InFlight>,
-    /// The prober has not been given the newest snapshot.
+    /// The prober's mailbox was full when the newest snapshot was offered.
     prober_lags: bool,
-    /// The reload that is on its way to a change, and those that become the next one.
+    /// The reload in progress, and the requests that form the next one.
     reload: Option<Reload>,
     next_reload: Vec<Waiting>,
-    /// The thread that reads the file, while it does.
+    /// The channel of the thread that reads the file.
     read: Option<Receiver<Read>>,
     /// Backends that are added once their name is resolved.
     adds: Vec<Add>,
-    /// Names of backends without an address, and what came of those that can be resolved by now.
+    /// When to retry the names of backends without an address, and the outcomes of retries that worked.
     retries: Retries,
     late: Found,
-    /// Backends that were taken out and have some time left. As many entries as removals within that time.
+    /// When to reset the connections of removed backends. One entry per removal within the drain time.
     cuts: Vec<(Instant, Arc<[BackendId]>)>,
     heartbeat: Heartbeat,
 }
@@ -230,7 +230,7 @@ impl<C: DataPlane> ControlLoop<C> {
                 Some(_) => (never(), never()),
                 None => (reloads.clone(), commands.clone()),
             };
-            // In this order: a stop goes before all that waits to be changed, and so does a time that is over.
+            // Priority order: a stop goes before pending changes, and so does a deadline.
             select_biased! {
                 recv(stops) -> stop => match stop {
                     Ok(()) if self.draining => {
@@ -239,7 +239,7 @@ impl<C: DataPlane> ControlLoop<C> {
                         self.stop(&mut farewell);
                     }
                     Ok(()) => delay = self.begin_to_stop(),
-                    // Every remote is gone: nothing can stop us but a worker's failure.
+                    // All remotes are dropped: only a worker's failure can end the loop now.
                     Err(_) => stops = never(),
                 },
                 recv(delay) -> _ => {
@@ -247,7 +247,7 @@ impl<C: DataPlane> ControlLoop<C> {
                     deadline = self.drain();
                 }
                 recv(deadline) -> _ => {
-                    log::warn!("the drain took too long: what is left is reset");
+                    log::warn!("the drain took too long: open connections are reset");
                     deadline = never();
                     self.stop(&mut farewell);
                 }
@@ -288,7 +288,7 @@ impl<C: DataPlane> ControlLoop<C> {
                 recv(cut) -> _ => self.cut(),
                 recv(read) -> read => {
                     self.read = None;
-                    // Cut without a word: the thread has panicked.
+                    // Disconnected without a message: the thread panicked.
                     let read = read.unwrap_or_else(|_| Err(vec!["the file could not be read".to_owned()]));
                     self.file_is_read(Some(read));
                 }
@@ -302,8 +302,8 @@ impl<C: DataPlane> ControlLoop<C> {
                     wakes = never();
                 },
                 recv(look) -> _ => {
-                    self.tell_refusals(|totals, why| totals.left_to_tell(why, clock::now()));
-                    self.help_prober();
+                    self.report_refusals(|totals, why| totals.left_to_tell(why, clock::now()));
+                    self.update_prober();
                     systemd::retry();
                 }
                 recv(next_reload) -> request => match request {
@@ -317,12 +317,12 @@ impl<C: DataPlane> ControlLoop<C> {
                 },
             }
         }
-        self.tell_refusals(ListenerTotals::untold);
+        self.report_refusals(ListenerTotals::untold);
         self.heartbeat.end();
         Outcome { counts, stuck: left.into_iter().collect() }
     }
 
-    /// Readiness ends. Gives when the drain begins.
+    /// Ends readiness. The channel fires when the drain begins.
     fn begin_to_stop(&mut self) -> Receiver<Instant> {
         let time = self.parts.config_state.running().global.shutdown_delay;
         self.draining = true;
@@ -336,30 +336,30 @@ impl<C: DataPlane> ControlLoop<C> {
         after(time)
     }
 
-    /// Listeners close. Gives when the connections that are left are reset.
+    /// Closes the listeners. The channel fires when the remaining connections are reset.
     fn drain(&mut self) -> Receiver<Instant> {
         let time = self.parts.config_state.running().global.shutdown_timeout;
         log::info!("draining: no new connections, {time:?} for those that are open");
         systemd::stopping("draining: open connections may finish");
-        // No socket is opened after those that are open have closed.
+        // Workers get pending sockets first, so that none opens after the drain has closed them.
         self.hand_to_workers();
         self.parts.data_plane.drain();
         after(time)
     }
 
-    /// All connections are reset. The workers have until `farewell` to end.
+    /// Resets all connections. The workers have until `farewell` to end.
     fn stop(&mut self, farewell: &mut Receiver<Instant>) {
         self.hand_to_workers();
         self.parts.data_plane.stop();
         *farewell = after(FAREWELL);
     }
 
-    /// Workers look whether there is something to tell when they refuse somebody: of the first, and of those who follow as
-    /// long as it goes on. How many came after that is told here.
-    fn tell_refusals(&self, untold: impl Fn(&ListenerTotals, Refusal) -> Option<u64>) {
+    /// Logs refusals that no worker has reported. Workers report when they refuse a client: the first one, then at
+    /// intervals while refusals go on. This covers those after the last such report.
+    fn report_refusals(&self, unreported: impl Fn(&ListenerTotals, Refusal) -> Option<u64>) {
         for listener in &self.parts.published.snapshot().listeners {
             for why in Refusal::ALL {
-                if let Some(count) = untold(&listener.totals, why) {
+                if let Some(count) = unreported(&listener.totals, why) {
                     let plural = if count == 1 { "" } else { "s" };
                     log::warn!("listener {} refused {count} more client{plural}: {}", listener.name, why.label());
                 }
@@ -367,7 +367,7 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// Resets the connections of backends whose time is over.
+    /// Resets the connections of removed backends whose drain time is over.
     fn cut(&mut self) {
         let now = Instant::now();
         for (_, ids) in self.cuts.extract_if(.., |cut| cut.0 <= now) {

@@ -1,5 +1,5 @@
-//! What waits for names: backends that are added by the API, and backends that are down because their name could not be
-//! resolved. Those are tried again, after a second and then less and less often, until it can.
+//! Changes that wait for names: backends added by the API, and backends that are down because their name did not
+//! resolve. Those names are retried after 1 s, then with doubling pauses up to 30 s.
 
 use super::change::Reply;
 use super::command::Edit;
@@ -13,20 +13,20 @@ use crossbeam_channel::{Receiver, Sender, at, never};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// When a name is tried again at first, and at last.
+/// The first and the longest pause before a name is retried.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Backends that may wait for their names at once.
+/// Backends whose names may be looked up for additions at once.
 const ADDS_MAX: usize = 64;
 
-/// A backend that is to be added once its name is resolved.
+/// A backend to be added once its name is resolved.
 pub struct Add {
     edit: Edit,
     answer: Sender<Result<(), Refused>>,
     question: Question,
 }
 
-/// When a name that could not be resolved is tried again.
+/// When a name is retried.
 #[derive(Clone, Copy)]
 pub struct Retry {
     at: Instant,
@@ -34,7 +34,7 @@ pub struct Retry {
 }
 
 impl<C: DataPlane> ControlLoop<C> {
-    /// A change of one backend is asked for.
+    /// Checks a change of one backend and carries it out, or looks the backend's name up first.
     pub(super) fn edit(&mut self, edit: Edit, answer: Sender<Result<(), Refused>>) {
         let name = match &edit {
             Edit::Add { backend, .. } => resolve::name(&backend.address).map(str::to_owned),
@@ -73,29 +73,30 @@ impl<C: DataPlane> ControlLoop<C> {
         self.begin(step, matches!(edit, Edit::Remove { force: true, .. }), Reply::Edit(answer));
     }
 
-    /// A thread of the resolver has answered.
+    /// Handles an answer of a resolver thread.
     pub(super) fn resolved(&mut self, name: &str, outcome: &Outcome) {
         if self.parts.lookups.received(name, outcome, Instant::now()) {
-            self.hear(name, outcome);
+            self.record(name, outcome);
         }
     }
 
-    /// Names have not been answered in time.
+    /// Handles names whose time is over.
     pub(super) fn not_resolved(&mut self) {
         let overdue = self.parts.lookups.overdue(Instant::now());
-        overdue.iter().for_each(|(name, outcome)| self.hear(name, outcome));
+        overdue.iter().for_each(|(name, outcome)| self.record(name, outcome));
     }
 
-    fn hear(&mut self, name: &str, outcome: &Outcome) {
-        self.adds.iter_mut().for_each(|add| add.question.hear(name, outcome));
-        self.reload.iter_mut().for_each(|reload| reload.hear(name, outcome));
+    fn record(&mut self, name: &str, outcome: &Outcome) {
+        self.adds.iter_mut().for_each(|add| add.question.record(name, outcome));
+        self.reload.iter_mut().for_each(|reload| reload.record(name, outcome));
         if !self.retries.contains_key(name) || self.draining {
             return;
         }
         match outcome {
             Ok(addresses) => drop(self.late.insert(name.to_owned(), Ok(addresses.clone()))),
             Err(_) => {
-                // Only the backends with this name: with all of them, many names that fail would cost the square.
+                // Looks only at the backends with this name. Looking at all would make many failing names cost the
+                // square.
                 let found = Found::from([(name.to_owned(), outcome.clone())]);
                 for (pool, settings, backend) in without_address(self.parts.config_state.snapshot()) {
                     if resolve::name(&settings.address) == Some(name)
@@ -108,7 +109,7 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// Carries out what has become ready, one thing at a time: called when no change is on its way.
+    /// Carries out the next pending change, if no other is in flight.
     pub(super) fn go_on(&mut self) {
         while self.change.is_none()
             && let Some(ready) = self.adds.iter().position(|add| add.question.is_answered())
@@ -127,7 +128,7 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// Gives backends that had no address the one that their name has now.
+    /// Gives backends without an address the addresses that their names have now.
     fn apply_late(&mut self) {
         let late = std::mem::take(&mut self.late);
         if late.is_empty() {
@@ -148,11 +149,11 @@ impl<C: DataPlane> ControlLoop<C> {
         let model = self.parts.config_state.running().as_ref().clone();
         match self.parts.config_state.step(model, &resolved, &Found::new(), None) {
             Ok(step) => self.begin(step, false, Reply::None),
-            Err(why) => log::error!("can't take up resolved names: {why}"),
+            Err(why) => log::error!("can't apply resolved names: {why}"),
         }
     }
 
-    /// Notes which names are to be tried again. Called whenever there is another snapshot.
+    /// Schedules retries for all names without an address. Called for every new snapshot.
     pub(super) fn plan_retries(&mut self) {
         let first = Retry { at: Instant::now() + RETRY.0, pause: RETRY.0 };
         let mut before = std::mem::take(&mut self.retries);
@@ -164,12 +165,12 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// When the next name is tried again.
+    /// Fires when the next name is due.
     pub(super) fn next_retry(&self) -> Receiver<Instant> {
         self.retries.values().map(|retry| retry.at).min().filter(|_| !self.draining).map_or_else(never, at)
     }
 
-    /// Tries the names whose time has come.
+    /// Looks the names up that are due.
     pub(super) fn retry_names(&mut self) {
         let now = Instant::now();
         for (name, retry) in self.retries.iter_mut().filter(|(_, retry)| retry.at <= now) {
@@ -179,12 +180,12 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// A drain begins: no backend is added any more.
+    /// Refuses pending additions, since a drain begins.
     pub(super) fn give_up_adds(&mut self) {
         self.adds.drain(..).for_each(|add| drop(add.answer.try_send(Err(Refused::Draining))));
         self.late.clear();
     }
 }
 
-/// The names that are to be tried again.
+/// Retries by name.
 pub type Retries = HashMap<String, Retry>;

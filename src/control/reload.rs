@@ -1,7 +1,7 @@
-//! A reload on its way to a step: the file is read on a thread of its own, then its names are looked up, then all of it is
-//! applied to what runs by then, or nothing. Control does other things meanwhile: changes, a drain, a stop.
+//! A reload: a thread reads the file, then its names are looked up, then all of it is applied to the running model, or
+//! nothing. Control handles changes, drains and stops meanwhile.
 //!
-//! One reload is on its way at a time. Those that are asked for meanwhile become the next one.
+//! One reload is in progress at a time. Requests that come meanwhile form the next one.
 
 use super::change::Reply;
 use super::config_state::Transition;
@@ -17,33 +17,33 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long the file may take to be read: it may stand on a network, or be a pipe that nothing is written to.
+/// How long reading the file may take: it may be on a network file system, or a pipe that never gets data.
 const READING: Duration = Duration::from_secs(30);
 
-/// Reloads that may wait for the one that is on its way.
+/// Requests that may wait for the reload in progress.
 const WAITING_MAX: usize = 64;
 
-/// A reload that was asked for.
+/// A request for a reload.
 pub struct Waiting {
-    /// Only say what would change.
+    /// Only report what would change.
     pub dry_run: bool,
-    /// Where the outcome goes; without it only to the log. The caller may have given up waiting.
+    /// Receives the outcome; `None`: only the log does. The caller may have stopped waiting.
     pub answer: Option<Sender<Result<Reloaded, ReloadError>>>,
 }
 
-/// What was read: a model, or everything that is wrong with the file.
+/// The result of reading the file: a model, or all mistakes.
 pub type Read = Result<Model, Vec<String>>;
 
-/// A reload that is on its way.
+/// The reload in progress.
 pub struct Reload {
     waiting: Vec<Waiting>,
     phase: ReloadPhase,
 }
 
 enum ReloadPhase {
-    /// The file is read.
+    /// A thread reads the file.
     Reading { until: Instant },
-    /// Its names are looked up.
+    /// The file's names are looked up.
     Asking { file: Box<Model>, question: Question },
 }
 
@@ -56,21 +56,21 @@ impl Waiting {
 }
 
 impl Reload {
-    /// Takes what came of a name.
-    pub fn hear(&mut self, name: &str, outcome: &super::lookup::Outcome) {
+    /// Records the outcome of a name.
+    pub fn record(&mut self, name: &str, outcome: &super::lookup::Outcome) {
         if let ReloadPhase::Asking { question, .. } = &mut self.phase {
-            question.hear(name, outcome);
+            question.record(name, outcome);
         }
     }
 
-    /// Is all known that is needed to apply it?
+    /// Whether all names have an outcome.
     pub fn is_ready(&self) -> bool {
         matches!(&self.phase, ReloadPhase::Asking { question, .. } if question.is_answered())
     }
 }
 
 impl<C: DataPlane> ControlLoop<C> {
-    /// A reload is asked for.
+    /// Queues a request, or refuses it.
     pub(super) fn reload(&mut self, waiting: Waiting) {
         if self.parts.loader.is_none() {
             if waiting.answer.is_none() {
@@ -86,7 +86,7 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// Begins the next reload, if one is asked for and none is on its way.
+    /// Starts the next reload, if there is a request and none is in progress.
     pub(super) fn begin_reload(&mut self) {
         let Some(loader) = self.parts.loader.clone() else { return };
         if self.reload.is_some() || self.next_reload.is_empty() {
@@ -114,7 +114,7 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// When the file has taken too long to be read.
+    /// Fires when reading the file times out.
     pub(super) fn reading_is_over(&self) -> Receiver<Instant> {
         match &self.reload {
             Some(Reload { phase: ReloadPhase::Reading { until }, .. }) => at(*until),
@@ -122,7 +122,7 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// The file has been read, or the thread has ended without a word; or it has taken too long, and is given up.
+    /// Handles the file's model or mistakes; `None`: reading timed out.
     pub(super) fn file_is_read(&mut self, read: Option<Read>) {
         let given_up = read.is_none();
         let Some(Reload { waiting, .. }) =
@@ -132,7 +132,7 @@ impl<C: DataPlane> ControlLoop<C> {
         };
         let read = read.unwrap_or_else(|| Err(vec![format!("the file was not read within {READING:?}")]));
         if given_up {
-            log::warn!("the file takes long to be read");
+            log::warn!("reading the file takes more than {READING:?}");
         }
         let file = match read {
             Ok(file) => file,
@@ -157,7 +157,7 @@ impl<C: DataPlane> ControlLoop<C> {
         self.reload = Some(Reload { waiting: real, phase: ReloadPhase::Asking { file: Box::new(file), question } });
     }
 
-    /// Applies a reload that is ready.
+    /// Applies a reload whose names are resolved.
     pub(super) fn apply_reload(&mut self) {
         let Some(Reload { waiting, phase }) = self.reload.take_if(|reload| reload.is_ready()) else { return };
         let ReloadPhase::Asking { file, question } = phase else { return };
@@ -184,7 +184,7 @@ impl<C: DataPlane> ControlLoop<C> {
         Ok((step, Reloaded { changes, model }))
     }
 
-    /// Says how a reload ended: to the service manager, the log and the callers.
+    /// Reports the end of a reload to the service manager, the log and the callers.
     pub(super) fn reload_is_over(&mut self, waiting: Vec<Waiting>, outcome: Result<Reloaded, ReloadError>) {
         if waiting.iter().any(|waiting| !waiting.dry_run) {
             self.report_reload(&outcome);
@@ -193,11 +193,11 @@ impl<C: DataPlane> ControlLoop<C> {
     }
 
     fn report_reload(&self, outcome: &Result<Reloaded, ReloadError>) {
-        // A drain that has begun meanwhile is what the service manager knows.
+        // A drain has begun meanwhile: its status stands.
         if !self.draining {
             systemd::ready(match outcome {
                 Ok(_) => "running",
-                Err(_) => "running with the old configuration: the new one is wrong",
+                Err(_) => "running with the old configuration: the new one was refused",
             });
         }
         self.parts.published.reloaded(outcome.is_ok());
@@ -211,7 +211,7 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// A drain begins: nothing that is on its way to a step is carried out.
+    /// Refuses the reload in progress and all waiting requests, since a drain begins.
     pub(super) fn give_up_reloads(&mut self) {
         let waiting = self.reload.take().into_iter().flat_map(|reload| reload.waiting);
         let waiting: Vec<Waiting> = waiting.chain(std::mem::take(&mut self.next_reload)).collect();

@@ -1,8 +1,8 @@
-//! How others ask for changes: a handle to the control thread, and what it may answer.
+//! The handle through which other threads change the balancer, and the errors it returns.
 //!
-//! Each call but [`Remote::stop`] and [`Remote::reload_soon`] waits until the change is carried out everywhere or refused:
-//! on return, clients that connect from now on meet what was asked for. Those two never wait: a stop has a channel of its
-//! own, which control reads first, and a reload that is asked for twice before control gets to it is one reload.
+//! Each call except [`Remote::stop`] and [`Remote::reload_soon`] waits until the change is in force everywhere or
+//! refused: clients that connect after it returns meet the new state. The other two never wait. A stop has a channel of
+//! its own, which control reads first, and reloads requested before control reads the first one become one.
 
 use super::command::{Command, Edit};
 use crate::config::diff::Changes;
@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use std::fmt;
 use std::sync::Arc;
 
-/// A handle to the control thread. Clone it freely.
+/// A handle to the control thread; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Remote {
     commands: Sender<Command>,
@@ -21,100 +21,100 @@ pub struct Remote {
     wakes: Sender<()>,
 }
 
-/// The receiving side: control's.
+/// The receiving ends, for control.
 pub(super) struct Asked {
-    /// Begin to drain; the second time: end now.
+    /// The first message begins a drain, the second ends it.
     pub stops: Receiver<()>,
-    /// Read the file again; the log says what comes of it.
+    /// Reloads without an answer; the log reports the outcome.
     pub reloads: Receiver<()>,
-    /// Come around.
+    /// Wakes control, for the watchdog.
     pub wakes: Receiver<()>,
-    /// What is to be answered.
+    /// Commands with an answer.
     pub commands: Receiver<Command>,
 }
 
-/// Commands that may wait; the sender of one that finds no room waits.
+/// Commands that may wait; a sender that finds the queue full waits.
 const QUEUE: usize = 64;
 
 pub(super) fn channels() -> (Remote, Asked) {
     let (commands, of_commands) = bounded(QUEUE);
-    // A third stop adds nothing to the second, which ends the process.
+    // The second stop ends the process, so a third one adds nothing.
     let (stops, of_stops) = bounded(2);
     let ((reloads, of_reloads), (wakes, of_wakes)) = (bounded(1), bounded(1));
     let asked = Asked { stops: of_stops, reloads: of_reloads, wakes: of_wakes, commands: of_commands };
     (Remote { commands, stops, reloads, wakes }, asked)
 }
 
-/// Why a change of backends was refused; nothing was changed.
+/// Why a change of backends was refused. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
     /// There is no pool of that name.
     NoPool(String),
     /// The pool has no backend of that name.
     NoBackend {
-        /// The pool.
+        /// The pool's name.
         pool: String,
-        /// The name asked for.
+        /// The backend's name.
         name: String,
     },
     /// The pool has a backend of that name already.
     Exists {
-        /// The pool.
+        /// The pool's name.
         pool: String,
-        /// The name asked for.
+        /// The backend's name.
         name: String,
     },
-    /// What was asked for can't be; the text says what, expected, got.
+    /// The request is invalid; the text says what is wrong and what was expected.
     Invalid(String),
-    /// A drain has begun: nothing is changed any more.
+    /// A drain has begun, and changes are refused.
     Draining,
     /// tcplb has stopped.
     Gone,
 }
 
-/// What a reload did, or would do.
+/// What a reload changed, or would change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reloaded {
-    /// What changes.
+    /// All changes.
     pub changes: Changes,
-    /// The model as it runs, or would run.
+    /// The model in force, or what would be in force.
     pub model: Arc<Model>,
 }
 
-/// Why a reload was refused; the old configuration goes on.
+/// Why a reload was refused. The old configuration stays in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReloadError {
-    /// tcplb was started with flags: there is no file to read again.
+    /// tcplb was started with flags, so there is no file.
     NoFile,
-    /// Everything that is wrong with the file, a line each.
+    /// All mistakes of the file, one a line.
     Mistakes(Vec<String>),
-    /// An address can't be listened on; the text says which and why.
+    /// tcplb can't listen on an address; the text says which and why.
     CouldNotListen(String),
-    /// A drain has begun: nothing is changed any more.
+    /// A drain has begun, and changes are refused.
     Draining,
     /// tcplb has stopped.
     Gone,
 }
 
 impl Remote {
-    /// Begins to drain; the second call ends at once. Does nothing if it is over already.
+    /// Begins to drain; the second call ends at once. Does nothing after the end.
     pub fn stop(&self) {
-        // Full: the second one is on its way already.
+        // Full: the second stop is queued already.
         let _ = self.stops.try_send(());
     }
 
-    /// Has the file read again, and the outcome logged.
+    /// Requests a reload without waiting; the log reports the outcome.
     pub fn reload_soon(&self) {
-        // Full: the file is read later than now in any case.
+        // Full: a queued reload reads the file later than now.
         let _ = self.reloads.try_send(());
     }
 
-    /// Reads the file again and applies it, all or nothing. `dry_run`: only says what would change.
+    /// Reads the file again and applies it, all or nothing. With `dry_run` only reports what would change.
     pub fn reload(&self, dry_run: bool) -> Result<Changes, ReloadError> {
         self.reload_to_model(dry_run).map(|reloaded| reloaded.changes)
     }
 
-    /// As [`Remote::reload`], with the model that came of it.
+    /// As [`Remote::reload`], with the resulting model.
     pub fn reload_to_model(&self, dry_run: bool) -> Result<Reloaded, ReloadError> {
         let (answer, receiver) = bounded(1);
         self.ask(Command::Reload { dry_run, answer }, &receiver).unwrap_or(Err(ReloadError::Gone))
@@ -136,13 +136,12 @@ impl Remote {
         self.edit(Edit::Change { pool: pool.to_owned(), name: name.to_owned(), weight, state })
     }
 
-    /// Takes a backend out of its pool. What becomes of its connections is the pool's `on_remove`; with `force` they
-    /// are reset at once.
+    /// Removes a backend from its pool. The pool's `on_remove` decides on its connections; `force` resets them at once.
     pub fn remove_backend(&self, pool: &str, name: &str, force: bool) -> Result<(), Refused> {
         self.edit(Edit::Remove { pool: pool.to_owned(), name: name.to_owned(), force })
     }
 
-    /// Makes control come around, without waiting for it.
+    /// Wakes control without waiting for it.
     pub(super) fn wake(&self) {
         let _ = self.wakes.try_send(());
     }
@@ -152,7 +151,7 @@ impl Remote {
         self.ask(Command::Edit { edit, answer }, &receiver).unwrap_or(Err(Refused::Gone))
     }
 
-    /// `None` if the control thread has ended, before or after it got the command.
+    /// `None` if the control thread has ended, before or after it received the command.
     fn ask<T>(&self, command: Command, answer: &Receiver<T>) -> Option<T> {
         self.commands.send(command).ok()?;
         answer.recv().ok()
@@ -166,7 +165,7 @@ impl fmt::Display for Refused {
             Refused::NoBackend { pool, name } => write!(out, "pool `{pool}` has no backend `{name}`"),
             Refused::Exists { pool, name } => write!(out, "pool `{pool}` has a backend `{name}` already"),
             Refused::Invalid(why) => out.write_str(why),
-            Refused::Draining => out.write_str("tcplb is stopping: nothing is changed any more"),
+            Refused::Draining => out.write_str("tcplb is stopping and takes no more changes"),
             Refused::Gone => out.write_str("tcplb has stopped"),
         }
     }

@@ -1,6 +1,6 @@
-//! Where backends are: their addresses into endpoints, by what is known of names.
+//! Turns the addresses of backends into endpoints, given the outcomes of name lookups.
 //!
-//! Pure: [`super::lookup`] finds the names out.
+//! Pure: [`super::lookup`] does the lookups.
 
 use super::lookup::Found;
 use crate::base::{Address, Endpoint};
@@ -10,37 +10,37 @@ use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-/// What came of a model's backends.
+/// The endpoints of a model's backends.
 #[derive(Debug, Default)]
 pub struct Endpoints {
-    /// By pool and backend. One without endpoints is down until its name is resolved.
+    /// Endpoints by pool and backend. A backend without endpoints is down until its name is resolved.
     pub resolved: Resolved,
-    /// Those without endpoints.
+    /// Backends without endpoints.
     pub unresolved: Vec<Unresolved>,
-    /// Backends that stay where they were, since their name can't be resolved now; a line each.
+    /// Backends that keep their endpoints because their name does not resolve now, one a line.
     pub kept: Vec<String>,
 }
 
 /// A backend whose name can't be resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unresolved {
-    /// Its pool.
+    /// The pool's name.
     pub pool: String,
-    /// Its name in the pool.
+    /// The backend's name.
     pub backend: String,
-    /// The name that can't be resolved.
+    /// The host name.
     pub name: String,
-    /// What can't be resolved, and why.
+    /// The error text.
     pub why: String,
 }
 
-/// The names that the addresses of a model's backends have.
+/// The host names in the addresses of a model's backends.
 pub fn names(model: &Model) -> BTreeSet<String> {
     let backends = model.pools.iter().flat_map(|pool| &pool.backends);
     backends.filter_map(|backend| name(&backend.address)).map(str::to_owned).collect()
 }
 
-/// The name in an address.
+/// The host name in an address.
 pub fn name(address: &Address) -> Option<&str> {
     match address {
         Address::Name(host, _) => Some(host),
@@ -48,7 +48,7 @@ pub fn name(address: &Address) -> Option<&str> {
     }
 }
 
-/// All backends of a model. A backend whose name can't be resolved stays where it was in `old`, if it was there.
+/// Resolves all backends of a model. A backend of `old` whose name does not resolve keeps its endpoints.
 pub fn model(model: &Model, found: &Found, old: Option<&Snapshot>) -> Endpoints {
     let mut endpoints = Endpoints::default();
     let before = old.map(resolved_before).unwrap_or_default();
@@ -64,11 +64,11 @@ pub fn model(model: &Model, found: &Found, old: Option<&Snapshot>) -> Endpoints 
             };
             let host = name(&backend.address).unwrap_or_default();
             if before.get(&(pool.name.as_str(), backend.name.as_str())) == Some(&&backend.address) {
-                // Without an entry it stays where it was. A name that was not asked for is no news.
+                // Without an entry, a backend keeps its endpoints. A name that was not looked up is not reported.
                 if found.contains_key(host) {
                     endpoints
                         .kept
-                        .push(format!("pool {}: backend {} stays where it was: {why}", pool.name, backend.name));
+                        .push(format!("pool {}: backend {} keeps its addresses: {why}", pool.name, backend.name));
                 }
                 continue;
             }
@@ -80,7 +80,7 @@ pub fn model(model: &Model, found: &Found, old: Option<&Snapshot>) -> Endpoints 
     endpoints
 }
 
-/// One backend, or why its name can't be resolved.
+/// Resolves one backend. Fails with the reason if its name does not resolve.
 pub fn one(backend: &model::Backend, found: &Found) -> Result<Vec<Endpoint>, String> {
     match &backend.address {
         Address::Inet(at) => Ok(vec![Endpoint::Inet(*at)]),
@@ -94,7 +94,8 @@ pub fn one(backend: &model::Backend, found: &Found) -> Result<Vec<Endpoint>, Str
     }
 }
 
-/// The addresses of a listener that has a name, or why there are none; `None` if it has no name, or nothing is known.
+/// The addresses of a listener with a host name, or the error of the lookup. `None` if it has no host name, or the
+/// outcome is unknown.
 pub fn known(address: &Address, found: &Found) -> Option<Result<Vec<SocketAddr>, String>> {
     let Address::Name(host, port) = address else { return None };
     let outcome = found.get(host)?;
@@ -106,7 +107,7 @@ fn with_port(mut at: SocketAddr, port: u16) -> SocketAddr {
     at
 }
 
-/// Notes why backends have no address, where people look for it; the log has each reason once.
+/// Stores, for the API, why backends have no address, and logs each reason once.
 pub fn note(snapshot: &Snapshot, unresolved: &[Unresolved]) {
     let reasons: HashMap<(&str, &str), &str> =
         unresolved.iter().map(|it| ((it.pool.as_str(), it.backend.as_str()), it.why.as_str())).collect();
@@ -120,7 +121,7 @@ pub fn note(snapshot: &Snapshot, unresolved: &[Unresolved]) {
     }
 }
 
-/// The same for one backend.
+/// As [`note`], for one backend.
 pub fn note_one(pool: &str, backend: &Backend, why: &str) {
     if backend.unresolved().as_deref() != Some(why) {
         backend.set_unresolved(why);
@@ -128,12 +129,12 @@ pub fn note_one(pool: &str, backend: &Backend, why: &str) {
     }
 }
 
-/// The backends that have no address: the name of the pool, the settings, and the backend itself.
+/// The backends without an address: the pool's name, the settings, and the backend.
 pub fn without_address(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &model::Backend, &Arc<Backend>)> {
     with_settings(snapshot).filter(|(_, _, backend)| backend.addresses.is_empty())
 }
 
-/// All backends, the same way.
+/// All backends in the same form.
 fn with_settings(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &model::Backend, &Arc<Backend>)> {
     snapshot.pools.iter().flat_map(|pool| {
         let both = pool.settings.backends.iter().zip(&pool.members);
@@ -141,7 +142,7 @@ fn with_settings(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &model::Bac
     })
 }
 
-/// The backends that had endpoints: by pool and name the address that was resolved.
+/// The backends that had endpoints: their address, by the names of pool and backend.
 fn resolved_before(old: &Snapshot) -> HashMap<(&str, &str), &Address> {
     let resolved = with_settings(old).filter(|(_, _, backend)| !backend.addresses.is_empty());
     resolved.map(|(pool, settings, _)| ((pool, settings.name.as_str()), &settings.address)).collect()
