@@ -23,6 +23,7 @@ mod names;
 mod ports;
 mod scopes;
 mod slow;
+mod stale;
 mod stopped;
 mod stuck;
 mod timeouts;
