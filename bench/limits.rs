@@ -9,7 +9,7 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::hint::black_box;
 use std::net::IpAddr;
 use tcplb::base::Tick;
-use tcplb::policy::limit::{Access, Rules, Sources};
+use tcplb::policy::limit::{Access, Enforcement, Rules, Sources};
 
 const ASKED: usize = 65_536;
 
@@ -51,12 +51,13 @@ fn access(bench: &mut Criterion) {
 fn sources(bench: &mut Criterion) {
     let sources = Sources::new(Rules { connections: Some(100), per_second: Some(1_000_000) });
     let ip = |number: u32| IpAddr::V4(number.wrapping_mul(2_654_435_761).into());
-    let _held: Vec<_> = (0..200_000).map(|number| sources.enter(ip(number), Tick(1), false)).collect();
+    let _held: Vec<_> = (0..200_000).map(|number| sources.enter(ip(number), Tick(1), Enforcement::Enforced)).collect();
     let mut number = 0;
     bench.bench_function("source_enter_and_leave", |bench| {
         bench.iter(|| {
             number = (number + 7_919) % 200_000;
-            black_box(sources.enter(ip(number), Tick(1), false))
+            let admitted = sources.enter(ip(number), Tick(1), Enforcement::Enforced);
+            admitted.into_iter().filter_map(|admitted| admitted.source).for_each(|source| sources.leave(source));
         });
     });
 }

@@ -4,6 +4,7 @@
 
 use crate::access_log::{AccessLog, Reopener, Target};
 use crate::admin::{self, Admin};
+use crate::admission::ConnectionLimit;
 use crate::base::{Endpoint, Size};
 use crate::config::descriptors::{self, AdminShare};
 use crate::config::model::{LogTo, Model, Names};
@@ -12,10 +13,11 @@ use crate::control::{self, ConfigState, Control, DataPlane, Lookups, NewSockets,
 use crate::logger;
 use crate::net::listen::{self, Listening};
 use crate::net::{self, TcpTuning};
-use crate::pool::{Admission, BackendId, EndCounts, Published, Snapshot};
+use crate::pool::{BackendId, Published, Snapshot};
 use crate::prober::{self, Prober};
 use crate::session::CloseReason;
 use crate::systemd;
+use crate::telemetry::EndCounts;
 use crate::watchdog::{self, Watchdog, Watched};
 use crate::worker::orders::{Adopt, Orders};
 use crate::worker::{self, ListenSocket, Peer, WorkerContext};
@@ -36,7 +38,7 @@ const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Running {
     listeners: Vec<ListenerAddress>,
     published: Arc<Published>,
-    admission: Arc<Admission>,
+    connection_limit: Arc<ConnectionLimit>,
     admin: Option<Admin>,
     control: Control,
     prober: Prober,
@@ -134,7 +136,7 @@ fn begin(
     let (config_state, opened) = beginning.build(&found).map_err(give_up)?;
     let snapshot = config_state.snapshot().clone();
     let share = config_state.share();
-    let admission = Admission::new(share.connections);
+    let connection_limit = ConnectionLimit::new(share.connections);
     log::info!(
         "serves at most {} clients at once: of {descriptors} open files that are allowed, {} are kept for everything else",
         share.connections,
@@ -158,7 +160,7 @@ fn begin(
     let (log, log_handle) = log.map(start).transpose().map_err(spawn_error)?.unzip();
     let shared = WorkerContext {
         snapshot,
-        admission: admission.clone(),
+        connection_limit: connection_limit.clone(),
         peers: data_plane.0.clone(),
         engine: model.global.relay,
         pipes: share.pipes,
@@ -172,7 +174,7 @@ fn begin(
         config_state,
         data_plane: data_plane.clone(),
         prober: prober.mailbox(),
-        admission: admission.clone(),
+        connection_limit: connection_limit.clone(),
         published: published.clone(),
         loader,
         lookups,
@@ -202,7 +204,17 @@ fn begin(
     });
     let watchdog = Watchdog::start(watched, asked.unwrap_or(watchdog::BOUND), published.clone(), alive);
     let watchdog = watchdog.map_err(spawn_error)?;
-    Ok(Some(Running { listeners, published, admission, admin, control, prober, workers: threads, log, watchdog }))
+    Ok(Some(Running {
+        listeners,
+        published,
+        connection_limit,
+        admin,
+        control,
+        prober,
+        workers: threads,
+        log,
+        watchdog,
+    }))
 }
 
 /// The kernel grants less than `socket_buffer` asks for without a word; the message names the remedy.
@@ -297,7 +309,7 @@ impl Running {
 
     /// The most clients at once, now.
     pub fn max_connections(&self) -> usize {
-        self.admission.limit()
+        self.connection_limit.limit()
     }
 
     /// How it is changed and stopped.

@@ -22,7 +22,10 @@
 //! | [`logger`]  | the log on stderr: formatter, bounded queue, thread                                   |
 //! | [`watchdog`] | thread: whether every other thread still comes around                       |
 //! | [`mailbox`] | a channel and the waker of its reader, tied together                              |
+//! | [`clock`]   | the one clock of all threads                                                      |
 //! | [`pool`]    | what threads share: backends, leases, the immutable snapshot, health bits         |
+//! | [`admission`] | which clients come in, and where each one is counted                             |
+//! | [`telemetry`] | what is counted: totals, counters, histograms                                    |
 //! | [`probe`]   | one health probe: where it goes, what it says, what answer passes                 |
 //! | [`config`]  | what the operator asked for, proven                                               |
 //! | [`policy`]  | every decision, pure: balancing, health                                           |
@@ -38,9 +41,11 @@
 
 pub mod access_log;
 pub mod admin;
+pub mod admission;
 pub mod app;
 pub mod base;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod confine;
 pub mod control;
@@ -56,5 +61,6 @@ pub mod proto;
 pub mod relay;
 pub mod session;
 pub mod systemd;
+pub mod telemetry;
 pub mod watchdog;
 pub mod worker;

@@ -11,13 +11,14 @@ use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model::{self, Model, ProxyVersion};
 use tcplb::policy::limit::Reason;
-use tcplb::pool::{self, Lease, ListenerTotals, PickError, Pool};
+use tcplb::pool::{self, Lease, PickError, Pool};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
     CloseReason, DialFailure, Direction, Effect, Ending, Failed, Greeting, HalfState, Input, Moved, NoHeader, QUIET,
     RESET_PATIENCE, Session, Side,
 };
+use tcplb::telemetry::ListenerTotals;
 
 const WAIT: Duration = Duration::from_secs(4);
 
@@ -200,7 +201,7 @@ impl Life {
                 0 => Err(Reason::Denied),
                 1 => Err(Reason::SourceLimit),
                 2 => Err(Reason::SourceRate),
-                _ => Ok(None),
+                _ => Ok(()),
             }),
             Owed::Choice if choice.is_multiple_of(4) => Input::Picked(Err(PickError::AllDown)),
             Owed::Choice => {

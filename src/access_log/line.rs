@@ -136,8 +136,9 @@ mod tests {
     use super::*;
     use crate::base::Address;
     use crate::config::model::{Backend, Global, Model, Pool};
-    use crate::pool::{ListenerTotals, Resolved};
+    use crate::pool::Resolved;
     use crate::session::CloseReason;
+    use crate::telemetry::ListenerTotals;
     use std::path::PathBuf;
 
     fn record(backend_name: &str) -> Record {

@@ -11,7 +11,7 @@
 //!
 //! [`BUFFERS`] buffers of [`BUFFER`] bytes may wait for the thread. Without room there, a worker goes on with the buffer it has
 //! until that is full, and then starts it anew: nobody waits for a log. What is lost that way, or by a write that fails,
-//! is counted, and told on stderr at once and then at most every ten seconds.
+//! is counted, and logged on stderr at once and then at most every ten seconds.
 //!
 //! | file | what |
 //! |---|---|
@@ -29,8 +29,9 @@ pub use buffer::LogBuffer;
 pub use target::Target;
 
 use crate::base::LogThrottle;
+use crate::clock;
 use crate::config::model::LogFormat;
-use crate::pool::{LogTotals, clock};
+use crate::telemetry::AccessLogTotals;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use std::io;
 use std::sync::Arc;
@@ -64,7 +65,7 @@ pub struct AccessLog {
     /// Nobody ever sends: it is cut when the thread ends.
     ended: Receiver<()>,
     ending: Arc<AtomicBool>,
-    totals: Arc<LogTotals>,
+    totals: Arc<AccessLogTotals>,
 }
 
 /// Where workers get their buffers.
@@ -72,7 +73,7 @@ pub struct AccessLog {
 pub struct LogHandle {
     format: LogFormat,
     sender: Sender<Lines>,
-    totals: Arc<LogTotals>,
+    totals: Arc<AccessLogTotals>,
 }
 
 /// Has the file opened again.
@@ -81,7 +82,11 @@ pub struct Reopener(Sender<()>);
 
 impl AccessLog {
     /// Starts the thread, which ends when no handle and no buffer is left.
-    pub fn start(target: Target, format: LogFormat, totals: Arc<LogTotals>) -> io::Result<(AccessLog, LogHandle)> {
+    pub fn start(
+        target: Target,
+        format: LogFormat,
+        totals: Arc<AccessLogTotals>,
+    ) -> io::Result<(AccessLog, LogHandle)> {
         let (sender, buffers) = bounded(BUFFERS);
         // Several requests have the effect of one.
         let (reopener, requests) = bounded(1);
@@ -117,7 +122,7 @@ impl AccessLog {
                 self.left.try_iter().for_each(|lines| self.totals.lose(count(&lines)));
             }
         }
-        self.totals.untold().into_iter().for_each(tell);
+        self.totals.unlogged().into_iter().for_each(log_loss);
     }
 }
 
@@ -152,12 +157,12 @@ fn count(lines: &[u8]) -> u64 {
     lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// Counts lines that are lost, and tells it unless that was done lately.
-fn lose(totals: &LogTotals, lines: u64) {
+/// Counts lines that are lost, and logs it unless that was done lately.
+fn lose(totals: &AccessLogTotals, lines: u64) {
     totals.lose(lines);
-    totals.to_tell(clock::now()).into_iter().for_each(tell);
+    totals.to_log(clock::now()).into_iter().for_each(log_loss);
 }
 
-fn tell(lines: u64) {
+fn log_loss(lines: u64) {
     log::warn!("access log: {lines} line{} lost: written too slowly, or not at all", if lines == 1 { "" } else { "s" });
 }

@@ -5,7 +5,8 @@
 
 use super::{Lines, Target, count, lose};
 use crate::base::LogThrottle;
-use crate::pool::{LogTotals, clock};
+use crate::clock;
+use crate::telemetry::AccessLogTotals;
 use crossbeam_channel::{Receiver, select_biased};
 use rustix::io::Errno;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,7 @@ pub struct Writer<'a> {
     pub reopen: &'a Receiver<()>,
     /// Set once nothing more is waited for: what can't be written at once is lost.
     pub ending: &'a AtomicBool,
-    pub totals: &'a LogTotals,
+    pub totals: &'a AccessLogTotals,
     pub failure: LogThrottle,
 }
 

@@ -5,10 +5,12 @@
 
 use super::process::Process;
 use super::status;
+use crate::clock;
 use crate::logger;
 use crate::policy::health::{Class, ConnectFailure};
-use crate::pool::histogram::Reading;
-use crate::pool::{AddressState, Counters, Member, Pool, Published, Refusal, Snapshot, clock};
+use crate::pool::{AddressState, Member, Pool, Published, Snapshot};
+use crate::telemetry::histogram::Reading;
+use crate::telemetry::{Counters, Refusal};
 use std::fmt::{Display, Write};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -111,13 +113,17 @@ fn listeners(text: &mut Text, snapshot: &Snapshot) {
     for listener in &snapshot.listeners {
         for why in [Refusal::Denied, Refusal::SourceLimit, Refusal::SourceRate] {
             let labels = [("listener", listener.name.as_str()), ("reason", why.label())];
-            text.sample("tcplb_connections_would_refuse_total", &labels, listener.gate.would_refuse(why));
+            text.sample("tcplb_connections_would_refuse_total", &labels, listener.admission.would_refuse(why));
         }
     }
     let what = "Clients admitted without the limits per source, because the table of sources was full.";
     text.family("tcplb_connections_untracked_total", "counter", what);
     for listener in &snapshot.listeners {
-        text.sample("tcplb_connections_untracked_total", &[("listener", &listener.name)], listener.gate.untracked());
+        text.sample(
+            "tcplb_connections_untracked_total",
+            &[("listener", &listener.name)],
+            listener.admission.untracked(),
+        );
     }
 }
 

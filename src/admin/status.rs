@@ -2,8 +2,9 @@
 //! nothing.
 
 use super::api;
+use crate::clock;
 use crate::config::model;
-use crate::pool::{AdminState, Backend, BackendAddress, HealthReport, Member, Pool, Published, Snapshot, clock};
+use crate::pool::{AdminState, Backend, BackendAddress, HealthReport, Member, Pool, Published, Snapshot};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 

@@ -16,6 +16,6 @@ pub mod wheel;
 
 pub use address::{Address, Endpoint, Listen};
 pub use bits::AtomicBits;
-pub use log_throttle::LogThrottle;
+pub use log_throttle::{LogThrottle, SharedLogThrottle};
 pub use size::Size;
 pub use tick::Tick;

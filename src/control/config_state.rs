@@ -10,6 +10,7 @@ use super::remote::Refused;
 use super::resolve::{self, Endpoints};
 use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
+use crate::clock;
 use crate::config::descriptors::{self, Share};
 use crate::config::diff::{self, Changes, Setting, Subject, What};
 use crate::config::model::{Model, Names, OnRemove};
@@ -140,7 +141,7 @@ impl ConfigState {
         state: Option<(&str, &str, AdminState)>,
     ) -> Result<Transition, String> {
         let bound = self.bind(&model, found)?;
-        let plan = SnapshotPlan { model: &model, resolved, addresses: &bound.addresses, state };
+        let plan = SnapshotPlan { model: &model, resolved, addresses: &bound.addresses, state, now: clock::now() };
         let snapshot = Arc::new(pool::next(Some(&self.snapshot), &plan));
         let opened = opened(bound.sockets, &snapshot);
         let leaving = self.leaving(&snapshot);
@@ -333,7 +334,13 @@ impl Beginning {
             let why: Vec<String> = unresolved.into_iter().map(|it| it.why).collect();
             return Err(why.join("\n"));
         }
-        let plan = SnapshotPlan { model: &model, resolved: &resolved, addresses: &bound.addresses, state: None };
+        let plan = SnapshotPlan {
+            model: &model,
+            resolved: &resolved,
+            addresses: &bound.addresses,
+            state: None,
+            now: clock::now(),
+        };
         config_state.snapshot = Arc::new(pool::next(None, &plan));
         resolve::note(&config_state.snapshot, &unresolved);
         let opened = opened(bound.sockets, &config_state.snapshot);

@@ -51,11 +51,14 @@ pub use lookup::Lookups;
 pub use remote::{Refused, ReloadError, Reloaded, Remote};
 pub use resolve::names;
 
+use crate::admission::ConnectionLimit;
 use crate::base::duration;
+use crate::clock;
 use crate::config::model::Model;
 use crate::mailbox::Mailbox;
-use crate::pool::{Admission, BackendId, EndCounts, ListenerTotals, Note, Published, Refusal, Snapshot, clock};
+use crate::pool::{BackendId, Note, Published, Snapshot};
 use crate::systemd;
+use crate::telemetry::{EndCounts, ListenerTotals, Refusal};
 use crate::watchdog::{Heartbeat, Watched};
 use change::InFlight;
 use command::Command;
@@ -105,7 +108,7 @@ pub struct Parts<C> {
     /// The prober's mailbox, for snapshots.
     pub prober: Mailbox<Note>,
     /// The limit on connected clients.
-    pub admission: Arc<Admission>,
+    pub connection_limit: Arc<ConnectionLimit>,
     /// The snapshot, model and counters that readers see.
     pub published: Arc<Published>,
     /// Reads the file; `None` if tcplb was started with flags.
@@ -302,7 +305,7 @@ impl<C: DataPlane> ControlLoop<C> {
                     wakes = never();
                 },
                 recv(look) -> _ => {
-                    self.report_refusals(|totals, why| totals.left_to_tell(why, clock::now()));
+                    self.report_refusals(|totals, why| totals.settled_to_log(why, clock::now()));
                     self.update_prober();
                     systemd::retry();
                 }
@@ -317,7 +320,7 @@ impl<C: DataPlane> ControlLoop<C> {
                 },
             }
         }
-        self.report_refusals(ListenerTotals::untold);
+        self.report_refusals(ListenerTotals::unlogged);
         self.heartbeat.end();
         Outcome { counts, stuck: left.into_iter().collect() }
     }

@@ -3,14 +3,13 @@
 //! Settings that an operator may change (weight, limit) are not here but in the snapshot's [`super::Member`]; this
 //! object outlives snapshots, so that counters and averages survive a change of configuration.
 
-use super::PoolTotals;
 use super::addresses::Addresses;
-use super::histogram::{CONNECTS, Histogram};
 use crate::base::bits::WORD;
 use crate::base::{Endpoint, Tick};
 use crate::policy::balance::LoadBlock;
 use crate::policy::balance::load::Latency;
-use crate::policy::health::{Class, ConnectFailure, Outcome};
+use crate::policy::health::{ConnectFailure, Outcome};
+use crate::telemetry::{Counters, PoolTotals};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -36,90 +35,12 @@ pub struct Backend {
     pub health: Mutex<HealthReport>,
     /// Why its name has no address, where it has none. Control writes, admin reads.
     unresolved: Mutex<String>,
-    /// When it came up, by [`super::clock`]; 0: it always was.
+    /// When it came up, by [`crate::clock`]; 0: it always was.
     came_up: AtomicU64,
     /// First bytes that came from it.
     answers: AtomicU64,
     block: Arc<LoadBlock>,
     lane: usize,
-}
-
-/// Totals of a backend since it was added, or of a pool. Workers and the prober add, everyone reads; all relaxed.
-#[derive(Debug)]
-pub struct Counters {
-    /// Connections that reached the backend.
-    pub connections: AtomicU64,
-    /// How long it took to connect, of those.
-    pub connect_times: Histogram,
-    /// Connection attempts that failed, by [`ConnectFailure::label`], in the order of [`ConnectFailure::LABELS`].
-    pub connect_failures: [AtomicU64; ConnectFailure::LABELS.len()],
-    /// Bytes relayed from clients to the backend.
-    pub bytes_to_backend: AtomicU64,
-    /// Bytes relayed from the backend to clients.
-    pub bytes_to_client: AtomicU64,
-    /// Probes by [`Class`], in the order of [`Class::ALL`].
-    pub probes: [AtomicU64; Class::ALL.len()],
-    /// The pool's totals, which count everything too. A sum over the backends would fall when one leaves.
-    of_pool: Option<Arc<Counters>>,
-}
-
-impl Default for Counters {
-    fn default() -> Self {
-        Counters {
-            connections: AtomicU64::new(0),
-            connect_times: Histogram::new(CONNECTS),
-            connect_failures: Default::default(),
-            bytes_to_backend: AtomicU64::new(0),
-            bytes_to_client: AtomicU64::new(0),
-            probes: Default::default(),
-            of_pool: None,
-        }
-    }
-}
-
-impl Counters {
-    /// Counts a connection that reached the backend, and how long that took.
-    pub fn connected(&self, took: Option<Duration>) {
-        for counters in self.and_of_pool() {
-            counters.connections.fetch_add(1, Ordering::Relaxed);
-            if let Some(took) = took {
-                counters.connect_times.add(took);
-            }
-        }
-    }
-
-    /// Counts a connection attempt that failed.
-    pub fn connect_failed(&self, failure: ConnectFailure) {
-        let label = failure.label();
-        let Some(reason) = ConnectFailure::LABELS.iter().position(|name| *name == label) else { return };
-        for counters in self.and_of_pool() {
-            counters.connect_failures[reason].fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Counts relayed bytes.
-    pub fn relayed(&self, to_backend: u64, to_client: u64) {
-        for counters in self.and_of_pool() {
-            counters.bytes_to_backend.fetch_add(to_backend, Ordering::Relaxed);
-            counters.bytes_to_client.fetch_add(to_client, Ordering::Relaxed);
-        }
-    }
-
-    /// Counts a probe.
-    pub fn probed(&self, class: Class) {
-        for counters in self.and_of_pool() {
-            counters.probes[class as usize].fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Connection attempts that failed, whatever the reason.
-    pub fn connect_failures_total(&self) -> u64 {
-        self.connect_failures.iter().map(|count| count.load(Ordering::Relaxed)).sum()
-    }
-
-    fn and_of_pool(&self) -> impl Iterator<Item = &Counters> {
-        std::iter::once(self).chain(self.of_pool.as_deref())
-    }
 }
 
 /// What the prober found out about a backend, for people and metrics to read.
@@ -136,9 +57,18 @@ pub struct HealthReport {
 impl Backend {
     /// A backend whose load is kept in lane `slot % 64` of `block`. Nobody else uses that lane as long as it lives.
     pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, slot: usize) -> Backend {
-        let (counters, health, unresolved, came_up, answers) = Default::default();
-        let (addresses, lane) = (Addresses::new(endpoints), slot % WORD);
-        let backend = Backend { id, name, addresses, counters, health, unresolved, came_up, answers, block, lane };
+        let backend = Backend {
+            id,
+            name,
+            addresses: Addresses::new(endpoints),
+            counters: Counters::default(),
+            health: Mutex::default(),
+            unresolved: Mutex::default(),
+            came_up: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
+            block,
+            lane: slot % WORD,
+        };
         // The leases of the lane's last tenant are all gone.
         backend.block.clear(backend.lane);
         backend
@@ -147,7 +77,7 @@ impl Backend {
     /// What it does from now on counts for the pool, too.
     #[must_use]
     pub fn counted_in(mut self, pool: &PoolTotals) -> Backend {
-        self.counters.of_pool = Some(pool.counters.clone());
+        self.counters = Counters::counted_in(&pool.counters);
         self
     }
 

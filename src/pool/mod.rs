@@ -1,4 +1,4 @@
-//! What the threads share: backends with their counters, leases, and the immutable snapshot that names them.
+//! What the threads share: backends, leases, and the immutable snapshot that names them.
 //!
 //! The control thread builds a [`Snapshot`] and gives it to the prober and the workers. It never changes, except for
 //! what is atomic in it: the health bits (written by the prober only), loads and counters (written by the workers).
@@ -8,34 +8,24 @@
 //! |---|---|
 //! | `snapshot` | the picture of one generation, and the choice of a backend in it |
 //! | `next` | the next generation out of the last and a model: who stays, which slot everybody has |
-//! | `backend`, `totals`, `histogram` | what is counted; outlives snapshots |
+//! | `backend` | a backend, with what is counted of it; outlives snapshots |
 //! | [`mod@addresses`] | where a backend is, and which of its addresses serve |
-//! | `lease`, [`mod@admission`] | counts that give themselves back |
-//! | `gate` | who may come in at a listener |
-//! | `clock` | the time that all threads go by |
+//! | `lease` | the right to use a backend, counted while it lives |
 //! | `note` | letters to the prober |
 //! | `published` | the newest generation, for readers |
 
 pub mod addresses;
-pub mod admission;
 mod backend;
-pub mod clock;
-mod gate;
-pub mod histogram;
 mod lease;
 mod next;
 mod note;
 mod published;
 mod snapshot;
-mod totals;
 
 pub use addresses::{AddressState, Addresses, BackendAddress};
-pub use admission::{Admission, Permit};
-pub use backend::{Backend, BackendId, Counters, HealthReport};
-pub use gate::{Gate, Guest, Place};
+pub use backend::{Backend, BackendId, HealthReport};
 pub use lease::{Lease, Tried};
 pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints};
 pub use note::Note;
 pub use published::Published;
 pub use snapshot::{AdminState, BoundAddress, BoundAddressId, Listener, Member, PickError, Pool, Snapshot};
-pub use totals::{EndCounts, ListenerTotals, LogTotals, PoolTotals, Refusal, Visit};

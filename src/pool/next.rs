@@ -7,7 +7,7 @@
 //! one. A pool of which nothing changed is the same `Arc<Pool>` as before, turn and tables included; in any other the
 //! algorithm takes over from its predecessor what clients rely on, and a backend that is new there starts slowly.
 //!
-//! A listener stays if its name does: it keeps its totals, and its gate goes on with what was counted there.
+//! A listener stays if its name does: it keeps its totals, and its admission goes on with what was counted there.
 //!
 //! # Slots
 //!
@@ -26,12 +26,14 @@
 //! `members` is the operator's.
 
 use super::snapshot::{AdminState, BoundAddress, Index, Listener, Member, Pool, Snapshot};
-use super::{Backend, BackendId, Gate, ListenerTotals, PoolTotals, clock};
+use super::{Backend, BackendId};
+use crate::admission::ListenerAdmission;
 use crate::base::bits::WORD;
-use crate::base::{AtomicBits, Endpoint};
+use crate::base::{AtomicBits, Endpoint, Tick};
 use crate::config::model::{self, InitialHealth};
 use crate::policy::balance::{self, Balance, LoadBlock};
 use crate::policy::slow_start;
+use crate::telemetry::{ListenerTotals, PoolTotals};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
@@ -48,11 +50,14 @@ pub struct SnapshotPlan<'a> {
     pub addresses: &'a [Vec<BoundAddress>],
     /// A backend (pool, name) whose state changes; all others keep theirs.
     pub state: Option<(&'a str, &'a str, AdminState)>,
+    /// When it is made, by [`crate::clock`]: backends that are new in a pool start slowly from here on.
+    pub now: Tick,
 }
 
 /// The first snapshot of a model, bound nowhere. `resolved` gives each backend's endpoints, by pool and backend name.
 pub fn build(model: &model::Model, resolved: &Resolved) -> Snapshot {
-    next(None, &SnapshotPlan { model, resolved, addresses: &[], state: None })
+    // In the first snapshot no backend starts slowly.
+    next(None, &SnapshotPlan { model, resolved, addresses: &[], state: None, now: Tick(0) })
 }
 
 /// The snapshot that follows `old`.
@@ -72,10 +77,11 @@ pub fn next(old: Option<&Snapshot>, plan: &SnapshotPlan<'_>) -> Snapshot {
         let same = old.and_then(|old| old.listener(&settings.name));
         let totals =
             same.map_or_else(|| ListenerTotals::new(settings.name.clone()), |listener| listener.totals.clone());
-        let gate = Gate::next(same.map(|listener| (&listener.gate, &listener.settings)), settings, &totals);
+        let before = same.map(|listener| (&listener.admission, &listener.settings));
+        let admission = ListenerAdmission::next(before, settings, &totals);
         let addresses = plan.addresses.get(position).cloned().unwrap_or_default();
         let (name, settings) = (settings.name.clone(), settings.clone());
-        Some(Arc::new(Listener { name, settings, pool, addresses, totals, gate }))
+        Some(Arc::new(Listener { name, settings, pool, addresses, totals, admission }))
     });
     let listeners: Vec<Arc<Listener>> = listeners.collect();
     let index = index.with_listeners(&listeners);
@@ -187,7 +193,7 @@ impl<'a> Successor<'a> {
         let new = new.counted_in(&self.totals);
         if self.old.is_some() {
             // The others have clients already; where the pool is new all have an equal start.
-            new.starts_slowly(clock::now());
+            new.starts_slowly(self.plan.now);
         }
         Arc::new(new)
     }

@@ -2,8 +2,9 @@
 //!
 //! Control writes, and the watchdog what concerns it; admin and command line read. Workers and prober do not: they are sent what concerns them.
 
-use super::{LogTotals, Snapshot};
+use super::Snapshot;
 use crate::config::model::Model;
+use crate::telemetry::AccessLogTotals;
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,7 +19,7 @@ pub struct Published {
     started: Instant,
     reloads: AtomicU64,
     failed_reloads: AtomicU64,
-    log: Arc<LogTotals>,
+    log: Arc<AccessLogTotals>,
 }
 
 impl Published {
@@ -66,7 +67,7 @@ impl Published {
     }
 
     /// What became of the access log's lines.
-    pub fn log(&self) -> &Arc<LogTotals> {
+    pub fn log(&self) -> &Arc<AccessLogTotals> {
         &self.log
     }
 

@@ -1,10 +1,12 @@
 //! The immutable picture of all pools that workers and prober work from.
 
-use super::{Backend, Gate, Lease, ListenerTotals, PoolTotals, Tried};
+use super::{Backend, Lease, Tried};
+use crate::admission::ListenerAdmission;
 use crate::base::{AtomicBits, Endpoint, Listen, Tick};
 use crate::config::model;
 use crate::policy::balance::{Balance, Client, LoadBlock, View};
 use crate::policy::slow_start;
+use crate::telemetry::{ListenerTotals, PoolTotals};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
@@ -66,8 +68,8 @@ pub struct Listener {
     pub addresses: Vec<BoundAddress>,
     /// What it has done so far; survives snapshots that keep the name.
     pub totals: Arc<ListenerTotals>,
-    /// Who may come in there, as its settings say; counts by `totals`.
-    pub gate: Arc<Gate>,
+    /// Which clients come in there, as its settings say; counts by `totals`.
+    pub admission: Arc<ListenerAdmission>,
 }
 
 /// One bound address of a listener. Every worker has its own socket there (for a unix socket one of them).
@@ -205,7 +207,7 @@ impl Snapshot {
 
 impl Pool {
     /// Chooses a backend for a client and counts the connection there. `tried` holds those that this connection tried in
-    /// vain, in this snapshot or an earlier one; `now` is of [`super::clock`].
+    /// vain, in this snapshot or an earlier one; `now` is of [`crate::clock`].
     pub fn pick(
         &self,
         client: Client,
@@ -307,7 +309,7 @@ impl Pool {
         is_here && self.up.get(slot)
     }
 
-    /// The prober's: gives a member the share that it has by now in a slow start, `now` being of [`super::clock`].
+    /// The prober's: gives a member the share that it has by now in a slow start, `now` being of [`crate::clock`].
     pub fn warm_up(&self, slot: usize, backend: &Backend, now: Tick) {
         if self.warm.is_empty() {
             return;

@@ -4,10 +4,11 @@
 
 use crate::base::slots::Key;
 use crate::base::{Address, LogThrottle, Tick};
+use crate::clock;
 use crate::config::model::{Health, HealthKind, InitialHealth, OnDown};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::{ConnectFailure, HealthState, Outcome, Outlier, Rules, outlier, schedule};
-use crate::pool::{AdminState, Backend, Member, Pool, clock};
+use crate::pool::{AdminState, Backend, Member, Pool};
 use crate::probe::ProbeTarget;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

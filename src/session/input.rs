@@ -4,7 +4,7 @@
 
 use super::{CloseReason, Direction, NoHeader, Side};
 use crate::config::model::ProxyVersion;
-use crate::policy::limit::{Reason, SourceGuard};
+use crate::policy::limit::Reason;
 use crate::pool::{Lease, PickError};
 use crate::proto::proxy::Header;
 
@@ -14,7 +14,7 @@ pub enum Input {
     /// Answer to [`Effect::ReadHeader`], once it is known.
     Header(Result<Header, NoHeader>),
     /// Answer to [`Effect::Admit`].
-    Admitted(Result<Option<SourceGuard>, Reason>),
+    Admitted(Result<(), Reason>),
     /// Answer to [`Effect::Queue`] where the queue has no room.
     NoPlace,
     /// Its turn in the queue has come: there may be a backend.
@@ -90,7 +90,7 @@ pub enum Effect {
     Wait,
     /// Read the client's PROXY header; what follows it is held for the up way.
     ReadHeader,
-    /// Ask the listener's gate; the client's address is known.
+    /// Ask whether the listener admits the client, whose address is known.
     Admit,
     /// Stand in the pool's queue until it is its turn; a socket of an earlier attempt is closed first.
     Queue,

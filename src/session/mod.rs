@@ -8,7 +8,7 @@
 //!
 //! *Side*: client or backend. *Direction*: up (client → backend) or down. Each way is one [`HalfState`]: `Open`, then `Draining` when
 //! its source has sent its FIN but bytes are still held for the sink, then `Shut` when the FIN has been passed on.
-//! *SourceGuard*: bytes read from the source that the sink did not take yet.
+//! *Held*: bytes read from the source that the sink did not take yet.
 //!
 //! # States
 //!
@@ -95,7 +95,6 @@
 //! # Invariants
 //!
 //! * Every input yields exactly one effect; after `End` the session is `Closed` and answers `Wait` to everything.
-//! * A client's place in its source's count is kept from Admitting to the end.
 //! * A lease exists exactly while a backend is being dialled or relayed to.
 //! * A half never goes back. Nothing is read, written or held for one that is `Dropped`.
 
@@ -119,9 +118,10 @@ pub use proxy::{Greeting, HEADER_TIMEOUT, NoHeader};
 
 use crate::base::{Endpoint, Tick};
 use crate::policy::balance::Client;
-use crate::policy::limit::{Reason, SourceGuard};
-use crate::pool::{Lease, ListenerTotals, PickError, Pool, Tried};
+use crate::policy::limit::Reason;
+use crate::pool::{Lease, PickError, Pool, Tried};
 use crate::proto::proxy::Header;
+use crate::telemetry::ListenerTotals;
 use dialing::Dial;
 use expiry::Expiry;
 use relaying::{DirectionState, Relay};
@@ -143,8 +143,6 @@ pub struct Session {
     attempts: u32,
     /// What failed attempts to connect took.
     spent: Duration,
-    /// Its place in its source's count.
-    held: Option<SourceGuard>,
     /// When its lifetime is over.
     expires: Option<Expiry>,
     /// When waiting for a backend is over; set by the first time that there was none.
@@ -187,7 +185,6 @@ impl Session {
             started: now,
             attempts: 0,
             spent: Duration::ZERO,
-            held: None,
             expires: None,
             patience: None,
             orphaned: false,
@@ -361,11 +358,10 @@ impl Session {
         }
     }
 
-    fn admitted(&mut self, answer: Result<Option<SourceGuard>, Reason>, now: Tick) -> Effect {
+    fn admitted(&mut self, answer: Result<(), Reason>, now: Tick) -> Effect {
         let State::Admitting = self.state else { return Effect::Wait };
         match answer {
-            Ok(held) => {
-                self.held = held;
+            Ok(()) => {
                 if self.orphaned {
                     return self.give_up(now);
                 }
@@ -464,7 +460,6 @@ impl Session {
         if let State::Relaying(relay) = &self.state {
             relay.ended(close, now);
         }
-        self.held = None;
         self.state = State::Closed(Record {
             client: self.client.clone(),
             listener: self.listener.clone(),

@@ -1,7 +1,7 @@
 //! A session written down, to be rebuilt by a process that takes its sockets over.
 //!
 //! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
-//! one snapshot. A dial under way is not carried over, nor is a place in a queue: the new process chooses again. SourceGuard bytes
+//! one snapshot. A dial under way is not carried over, nor is a place in a queue: the new process chooses again. Held bytes
 //! are not here but with the driver, who has them: that part of a PROXY header which has come, what came behind it, and what
 //! a sink did not take.
 
@@ -9,8 +9,9 @@ use super::expiry::Expiry;
 use super::failing::{Failure, SendQueue};
 use super::{Direction, DirectionState, HalfState, Relay, Session, Side, State};
 use crate::base::{Endpoint, Tick};
-use crate::pool::{Lease, ListenerTotals, Pool};
+use crate::pool::{Lease, Pool};
 use crate::proto::proxy::Header;
+use crate::telemetry::ListenerTotals;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -196,7 +197,7 @@ impl Session {
         let expires =
             saved.left.map(|left| Expiry { from: now + left.from, until: now + left.until, look: now + left.look });
         let announced = saved.announced.clone().map(Box::new);
-        let (spent, held, patience, started) = (Duration::ZERO, None, None, before(saved.age));
+        let (spent, patience, started) = (Duration::ZERO, None, before(saved.age));
         let orphaned = false;
         Some(Session {
             client,
@@ -206,7 +207,6 @@ impl Session {
             started,
             attempts,
             spent,
-            held,
             expires,
             patience,
             orphaned,

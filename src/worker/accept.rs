@@ -43,10 +43,11 @@
 
 use super::driver::Accepted;
 use super::token::Token;
+use crate::admission::{ConnectionLimit, NoRoom};
 use crate::base::{Endpoint, LogThrottle, Tick};
 use crate::net::listen::Listening;
 use crate::net::{Socket, Spares};
-use crate::pool::{Admission, BoundAddressId, Guest, Listener, Snapshot};
+use crate::pool::{BoundAddressId, Listener, Snapshot};
 use crate::session::Greeting;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
@@ -253,7 +254,7 @@ impl<L: Listen> Acceptor<L> {
         &mut self,
         snapshot: &Snapshot,
         sockets: Vec<ListenSocket<L>>,
-        admission: &Admission,
+        process: &ConnectionLimit,
         spares: &mut Spares,
         now: Tick,
     ) {
@@ -273,7 +274,7 @@ impl<L: Listen> Acceptor<L> {
                 None => {}
             }
         }
-        self.take_in_leaving(admission, spares, now);
+        self.take_in_leaving(process, spares, now);
     }
 
     /// Epoll reports a client.
@@ -295,11 +296,11 @@ impl<L: Listen> Acceptor<L> {
     }
 
     /// Takes in the clients that wait already, then closes: the kernel has reported them as connected.
-    pub(super) fn drain(&mut self, admission: &Admission, spares: &mut Spares, now: Tick) {
+    pub(super) fn drain(&mut self, process: &ConnectionLimit, spares: &mut Spares, now: Tick) {
         self.draining = true;
         self.close_where(|socket| socket.role == Role::Refusing);
         self.sockets.iter_mut().for_each(|socket| socket.leave(socket.listening.queue_limit(), None));
-        self.take_in_leaving(admission, spares, now);
+        self.take_in_leaving(process, spares, now);
     }
 
     /// Closes at once. The clients that were accepted and not handed out.
@@ -333,9 +334,9 @@ impl<L: Listen> Acceptor<L> {
     }
 
     /// The next client, if there is one, there is room, and this is not more than a batch.
-    pub(super) fn next(&mut self, admission: &Admission, spares: &mut Spares, now: Tick) -> Turn<L::Socket> {
+    pub(super) fn next(&mut self, process: &ConnectionLimit, spares: &mut Spares, now: Tick) -> Turn<L::Socket> {
         if self.taken == 0 {
-            self.begin_loop(admission, spares, now);
+            self.begin_loop(process, spares, now);
         }
         while self.taken < BATCH {
             // Clients that have their places and clients that still wait: in turn.
@@ -345,7 +346,7 @@ impl<L: Listen> Acceptor<L> {
                 self.taken += 1;
                 return Turn::Client(client);
             }
-            match self.step(admission, spares) {
+            match self.step(process, spares) {
                 Some(Step::Client(client)) => return Turn::Client(client),
                 Some(Step::Nothing) => continue,
                 Some(Step::NoRoom) | None => {}
@@ -361,7 +362,7 @@ impl<L: Listen> Acceptor<L> {
         Turn::Over
     }
 
-    fn begin_loop(&mut self, admission: &Admission, spares: &mut Spares, now: Tick) {
+    fn begin_loop(&mut self, process: &ConnectionLimit, spares: &mut Spares, now: Tick) {
         self.now = now;
         self.starved = self.starved.filter(|until| now < *until);
         for socket in &mut self.sockets {
@@ -369,13 +370,13 @@ impl<L: Listen> Acceptor<L> {
                 socket.state = State::Ready;
             }
         }
-        self.take_in_leaving(admission, spares, now);
+        self.take_in_leaving(process, spares, now);
         let ready = self.sockets.iter().filter(|socket| socket.is_ready()).count();
         self.share = (BATCH / u32::try_from(ready).unwrap_or(BATCH).max(1)).max(1);
     }
 
     /// Tries the socket whose turn it is; `None` if none is ready.
-    fn step(&mut self, admission: &Admission, spares: &mut Spares) -> Option<Step<L::Socket>> {
+    fn step(&mut self, process: &ConnectionLimit, spares: &mut Spares) -> Option<Step<L::Socket>> {
         let count = self.sockets.len();
         let mut others = (0..count).map(|step| (self.turn + step) % count);
         // Without room, clients can still be refused.
@@ -384,7 +385,7 @@ impl<L: Listen> Acceptor<L> {
         if number != self.turn {
             (self.turn, self.used) = (number, 0);
         }
-        let step = self.accept(number, admission, spares);
+        let step = self.accept(number, process, spares);
         if self.used >= self.share {
             self.pass_on(number);
         }
@@ -399,22 +400,21 @@ impl<L: Listen> Acceptor<L> {
         }
     }
 
-    fn accept(&mut self, number: usize, admission: &Admission, spares: &mut Spares) -> Step<L::Socket> {
+    fn accept(&mut self, number: usize, process: &ConnectionLimit, spares: &mut Spares) -> Step<L::Socket> {
         let socket = &mut self.sockets[number];
-        let room = if socket.role == Role::Refusing {
-            None
-        } else {
-            let Some(permit) = admission.enter() else {
+        let serves = socket.role != Role::Refusing;
+        let guard = match serves.then(|| socket.listener.admission.reserve(process)).transpose() {
+            Ok(guard) => guard,
+            Err(NoRoom::Process) => {
                 self.full = true;
                 return Step::NoRoom;
-            };
-            let Some(place) = socket.listener.gate.room() else {
-                // The gate of a removed listener wakes no worker any more.
+            }
+            Err(NoRoom::Listener) => {
+                // A removed listener wakes no worker any more.
                 socket.state =
                     if socket.is_leaving() { State::Paused { until: self.now + PAUSE } } else { State::Full };
                 return Step::Nothing;
-            };
-            Some((permit, place))
+            }
         };
         match spares.hold().and_then(|()| socket.listening.accept()) {
             Ok((client, peer)) => {
@@ -424,15 +424,15 @@ impl<L: Listen> Acceptor<L> {
                 if let Role::Leaving { left, .. } = &mut socket.role {
                     *left = left.saturating_sub(1);
                 }
-                let Some((permit, place)) = room else {
+                let Some(mut guard) = guard else {
                     L::reset(client);
                     return Step::Nothing;
                 };
                 let listener = &socket.listener;
-                let guest = Guest::new(&listener.gate, place);
+                guard.accepted();
                 let greeting = Greeting::of(&listener.settings, peer.as_ref());
                 let (unix, pool) = (socket.listening.is_unix(), listener.pool.clone());
-                Step::Client(Accepted { socket: client, client: peer, unix, greeting, pool, guest, permit })
+                Step::Client(Accepted { socket: client, client: peer, unix, greeting, pool, guard })
             }
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN) => {
@@ -458,7 +458,7 @@ impl<L: Listen> Acceptor<L> {
     }
 
     /// Takes in all that wait at sockets that leave, as far as there is room, and closes those that are done.
-    fn take_in_leaving(&mut self, admission: &Admission, spares: &mut Spares, now: Tick) {
+    fn take_in_leaving(&mut self, process: &ConnectionLimit, spares: &mut Spares, now: Tick) {
         if !self.sockets.iter().any(ListenSocket::is_leaving) {
             return;
         }
@@ -470,7 +470,7 @@ impl<L: Listen> Acceptor<L> {
                 && let ListenSocket { state: State::Ready, role: Role::Leaving { left: 1.., .. }, .. } =
                     self.sockets[number]
             {
-                if let Step::Client(client) = self.accept(number, admission, spares) {
+                if let Step::Client(client) = self.accept(number, process, spares) {
                     self.pending.push_back(client);
                 }
             }

@@ -25,11 +25,12 @@ pub use ports::{Accepted, Event, Net, Observer};
 
 use super::queue::Queues;
 use super::token::{Serial, Serials, SocketId, Token};
+use crate::admission::AdmissionGuard;
 use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Backend, BackendId, Guest, Permit};
+use crate::pool::{Backend, BackendId};
 use crate::relay::{self, End, Ready, RelayBuffer};
 use crate::session::{
     CloseReason, DialFailure, Direction, Effect, Ending, Failed, HalfState, Input, Left, Moved, Session, Side,
@@ -69,8 +70,7 @@ struct Connection<S, P> {
     queued: bool,
     /// In the list of those whose counters moved.
     dirty: bool,
-    guest: Guest,
-    _permit: Permit,
+    guard: AdmissionGuard,
 }
 
 /// All connections of one worker.
@@ -162,9 +162,9 @@ impl<N: Net, O: Observer> Driver<N, O> {
     }
 
     fn insert(&mut self, accepted: Accepted<N::Socket>) -> Option<(Key, SocketId)> {
-        let Accepted { socket, client, unix, greeting, pool, guest, permit } = accepted;
+        let Accepted { socket, client, unix, greeting, pool, guard } = accepted;
         let lifetime = pool.settings.max_lifetime;
-        let mut session = Session::new(client, greeting, guest.gate().totals.clone(), pool, self.now);
+        let mut session = Session::new(client, greeting, guard.listener().totals.clone(), pool, self.now);
         if let Some(lifetime) = lifetime {
             // Clients that came together (all of them, after a restart) must not leave and come back together.
             let (from, grace) = (self.now + (lifetime - lifetime.mul_f64(self.random.f64() / 10.0)), lifetime / 10);
@@ -187,8 +187,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             left: None,
             queued: false,
             dirty: false,
-            guest,
-            _permit: permit,
+            guard,
         });
         let key = key?;
         Some((key, SocketId { side: Side::Client, slot: key.slot, serial }))
@@ -329,7 +328,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 Effect::ReadHeader => return self.read_header(key),
                 Effect::Admit => {
                     let client = connection.session.policy_client().ip;
-                    Input::Admitted(connection.guest.gate().admit(client, self.now))
+                    Input::Admitted(connection.guard.admit(client, self.now))
                 }
                 Effect::Pick => {
                     connection.drop_backend();
@@ -496,6 +495,8 @@ impl<N: Net, O: Observer> Driver<N, O> {
             self.observer.closed(record);
         }
         self.unwatch(&connection, ending);
+        // Before the sockets close: a client that has seen the end may come back at once, and is not to find itself counted.
+        drop(connection.guard);
         if ending == Ending::Reset {
             self.net.reset(connection.client.socket);
             if let Some(backend) = connection.backend {

@@ -26,13 +26,16 @@ pub mod queue;
 pub mod token;
 
 use crate::access_log::{self, LogBuffer};
+use crate::admission::ConnectionLimit;
 use crate::base::Tick;
+use crate::clock;
 use crate::mailbox::{Mailbox, Slot};
 use crate::net::{Socket, TcpTuning};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Admission, Backend, EndCounts, Note, Snapshot, clock};
+use crate::pool::{Backend, Note, Snapshot};
 use crate::relay::{self, Engine};
 use crate::session::{CloseReason, Record};
+use crate::telemetry::EndCounts;
 use crate::watchdog::Heartbeat;
 pub use accept::ListenSocket;
 use accept::{Acceptor, Turn};
@@ -106,7 +109,7 @@ pub struct WorkerContext {
     /// All pools and listeners.
     pub snapshot: Arc<Snapshot>,
     /// How many clients there may be.
-    pub admission: Arc<Admission>,
+    pub connection_limit: Arc<ConnectionLimit>,
     /// All workers, this one included.
     pub peers: Arc<[Peer]>,
     /// How bytes are moved.
@@ -228,8 +231,9 @@ impl Worker {
                 log.tend(now);
             }
             // Each is asked: a wait is told of once, and by whoever asks first.
-            let gates = self.shared.snapshot.listeners.iter().filter(|listener| listener.gate.should_wake()).count();
-            if self.shared.admission.should_wake() || gates > 0 {
+            let listeners = &self.shared.snapshot.listeners;
+            let with_room = listeners.iter().filter(|listener| listener.admission.should_wake()).count();
+            if self.shared.connection_limit.should_wake() || with_room > 0 {
                 self.shared.peers.iter().for_each(|peer| peer.mailbox.wake());
             }
             if self.acceptor.is_closed() && self.driver.is_empty() && this.arrivals.close() {
@@ -262,7 +266,7 @@ impl Worker {
         while let Ok(mut accepted) = self.mail.try_recv() {
             self.shared.peers[self.me].arrivals.arrived();
             // The peer may not have had the newest snapshot yet, or have it before this worker, which then reads it soon.
-            let listener = &accepted.guest.gate().totals.name;
+            let listener = &accepted.guard.listener().totals.name;
             if let Some(pool) = self.shared.snapshot.pool_for(listener, &accepted.pool) {
                 accepted.pool = pool.clone();
             }
@@ -277,7 +281,7 @@ impl Worker {
         let Orders { adopt, reset, drain, stop } = orders;
         if let Some(Adopt { snapshot, sockets, done }) = adopt {
             let spares = &mut self.driver.net.spares;
-            self.acceptor.adopt(&snapshot, sockets, &self.shared.admission, spares, clock::now());
+            self.acceptor.adopt(&snapshot, sockets, &self.shared.connection_limit, spares, clock::now());
             self.driver.adopt(&snapshot);
             self.shared.snapshot = snapshot;
             drop(done);
@@ -287,7 +291,7 @@ impl Worker {
         }
         if drain {
             self.driver.observer.begin_drain();
-            self.acceptor.drain(&self.shared.admission, &mut self.driver.net.spares, clock::now());
+            self.acceptor.drain(&self.shared.connection_limit, &mut self.driver.net.spares, clock::now());
         }
         if let Some(reason) = stop {
             self.stopped = Some(reason);
@@ -306,7 +310,7 @@ impl Worker {
 
     fn accept_all(&mut self, now: Tick) {
         loop {
-            match self.acceptor.next(&self.shared.admission, &mut self.driver.net.spares, now) {
+            match self.acceptor.next(&self.shared.connection_limit, &mut self.driver.net.spares, now) {
                 Turn::Client(accepted) => {
                     let kept = match self.host(!accepted.unix) {
                         Some(peer) => peer.hand_over(accepted).err(),
@@ -397,7 +401,7 @@ impl Observer for Reporter {
             log.write(record, clock::now());
         }
         if let Some(why) = record.close.refusal()
-            && let Some(count) = record.listener.to_tell(why, clock::now())
+            && let Some(count) = record.listener.to_log(why, clock::now())
         {
             let client = record.client.as_ref().map_or_else(|| "a unix client".to_owned(), ToString::to_string);
             let who = if count == 1 { client } else { format!("{count} more clients, {client} the last") };

@@ -22,7 +22,7 @@ pub mod access;
 pub mod source;
 
 pub use access::{Access, canonical};
-pub use source::{Rules, SourceGuard, Sources};
+pub use source::{Rules, SourceId, Sources};
 
 use crate::base::Tick;
 use std::net::IpAddr;
@@ -46,15 +46,25 @@ pub struct Limits {
     pub access: Arc<Access>,
     /// The table of sources; `None` where sources have no limit. It outlives a change of the lists.
     pub sources: Option<Arc<Sources>>,
-    /// Let everybody in, and say what would have been refused.
-    pub dry_run: bool,
+    /// What a refusal does.
+    pub enforcement: Enforcement,
 }
 
-/// Let in. Dropping it takes the connection off its source's count.
+/// What a limit does about a client that it refuses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    /// The client is refused.
+    #[default]
+    Enforced,
+    /// The client is let in; the answer has the reason.
+    DryRun,
+}
+
+/// The client is let in.
 #[derive(Debug, Default)]
 pub struct Admitted {
-    /// Its place in the table, if it is counted there.
-    pub held: Option<SourceGuard>,
+    /// The source that the client is counted for, if there is one: [`Sources::leave`] takes it off the count.
+    pub source: Option<SourceId>,
     /// In a dry run: why it would have been refused.
     pub would_refuse: Option<Reason>,
 }
@@ -63,18 +73,17 @@ impl Limits {
     /// May a client with this address come in? `now` is of the clock that all workers share.
     pub fn admit(&self, client: Option<IpAddr>, now: Tick) -> Result<Admitted, Reason> {
         let Some(ip) = client else { return Ok(Admitted::default()) };
-        let denied = (!self.access.allows(ip)).then_some(Reason::Denied);
-        match (denied, self.dry_run) {
-            (Some(reason), false) => return Err(reason),
+        match (self.access.allows(ip), self.enforcement) {
+            (true, _) => {}
+            (false, Enforcement::Enforced) => return Err(Reason::Denied),
             // It would not have come to the table, so it leaves no trace there.
-            (Some(reason), true) => return Ok(Admitted { held: None, would_refuse: Some(reason) }),
-            (None, _) => {}
+            (false, Enforcement::DryRun) => {
+                return Ok(Admitted { source: None, would_refuse: Some(Reason::Denied) });
+            }
         }
-        let Some(sources) = &self.sources else { return Ok(Admitted::default()) };
-        let (held, refused) = sources.enter(ip, now, self.dry_run);
-        match refused {
-            Some(reason) if !self.dry_run => Err(reason),
-            would_refuse => Ok(Admitted { held, would_refuse }),
+        match &self.sources {
+            Some(sources) => sources.enter(ip, now, self.enforcement),
+            None => Ok(Admitted::default()),
         }
     }
 }
@@ -83,42 +92,46 @@ impl Limits {
 mod tests {
     use super::*;
 
-    fn limits(dry_run: bool) -> Limits {
+    fn limits(enforcement: Enforcement) -> Limits {
         let rules = Rules { connections: Some(1), per_second: Some(2) };
         let deny = ["192.0.2.0/24".parse().unwrap()];
-        Limits { access: Arc::new(Access::new(&[], &deny)), sources: Some(Sources::new(rules)), dry_run }
+        Limits { access: Arc::new(Access::new(&[], &deny)), sources: Some(Sources::new(rules)), enforcement }
+    }
+
+    fn leave(limits: &Limits, admitted: Admitted) {
+        limits.sources.as_ref().unwrap().leave(admitted.source.unwrap());
     }
 
     #[test]
     fn the_first_refusal_in_order_is_the_reason() {
-        let limits = limits(false);
+        let limits = limits(Enforcement::Enforced);
         let (denied, client) = ("192.0.2.1".parse().ok(), "198.51.100.1".parse().ok());
         assert_eq!(limits.admit(denied, Tick(0)).unwrap_err(), Reason::Denied);
         let first = limits.admit(client, Tick(0)).unwrap();
         assert_eq!(limits.admit(client, Tick(0)).unwrap_err(), Reason::SourceLimit);
-        drop(first);
-        drop(limits.admit(client, Tick(0)).unwrap());
+        leave(&limits, first);
+        leave(&limits, limits.admit(client, Tick(0)).unwrap());
         assert_eq!(limits.admit(client, Tick(0)).unwrap_err(), Reason::SourceRate, "the refused one took no token");
     }
 
     #[test]
     fn a_dry_run_lets_everybody_in_and_says_why_not() {
-        let limits = limits(true);
+        let limits = limits(Enforcement::DryRun);
         let (denied, client) = ("192.0.2.1".parse().ok(), "198.51.100.1".parse().ok());
         assert_eq!(limits.admit(denied, Tick(0)).unwrap().would_refuse, Some(Reason::Denied));
         let first = limits.admit(client, Tick(0)).unwrap();
         assert_eq!(first.would_refuse, None);
         let second = limits.admit(client, Tick(0)).unwrap();
         assert_eq!(second.would_refuse, Some(Reason::SourceLimit));
-        drop(first);
+        leave(&limits, first);
         assert_eq!(limits.admit(client, Tick(0)).unwrap().would_refuse, Some(Reason::SourceLimit), "the second counts");
     }
 
     #[test]
     fn a_unix_client_is_nobodys_source() {
         let access = Arc::new(Access::new(&["10.0.0.0/8".parse().unwrap()], &[]));
-        let limits = Limits { access, ..limits(false) };
+        let limits = Limits { access, ..limits(Enforcement::Enforced) };
         let all: Vec<_> = (0..10).map(|_| limits.admit(None, Tick(0)).unwrap()).collect();
-        assert!(all.iter().all(|admitted| admitted.held.is_none()));
+        assert!(all.iter().all(|admitted| admitted.source.is_none()));
     }
 }

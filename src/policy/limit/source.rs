@@ -24,10 +24,10 @@
 //!
 //! # Invariants
 //!
-//! * A source's `active` is the number of its [`SourceGuard`] that live.
+//! * A source's `active` is the number of its [`SourceId`]s that were not given back.
 //! * `idle` names a source at most once, and each one without connections is in it. So it is no longer than the table.
 
-use super::Reason;
+use super::{Admitted, Enforcement, Reason};
 use crate::base::Tick;
 use parking_lot::Mutex;
 use std::collections::{HashMap, VecDeque};
@@ -78,14 +78,12 @@ struct Table {
     untracked: AtomicU64,
 }
 
-/// One connection of a source, counted while this lives.
-#[derive(Debug)]
-pub struct SourceGuard {
-    sources: Arc<Sources>,
-    source: Source,
-}
+/// A source that one more connection was counted for. Its holder gives it back with [`Sources::leave`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use]
+pub struct SourceId(Source);
 
-/// Whom connections are counted for.
+/// What connections are counted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Source {
     V4(u32),
@@ -148,43 +146,40 @@ impl Sources {
         self.table.untracked.load(Ordering::Relaxed)
     }
 
-    /// One more connection from `ip`, unless its source has too many. With `anyway` it is counted even then, and the reason
-    /// comes beside its place. No place and no reason: let in uncounted.
-    pub fn enter(self: &Arc<Sources>, ip: IpAddr, now: Tick, anyway: bool) -> (Option<SourceGuard>, Option<Reason>) {
+    /// One more connection from `ip`, unless its source has too many. In a dry run it is counted even then, and the answer
+    /// has the reason. An answer without source and reason: let in uncounted.
+    pub fn enter(&self, ip: IpAddr, now: Tick, enforcement: Enforcement) -> Result<Admitted, Reason> {
         let source = Source::of(ip);
         let mut shard = self.shard(source).lock();
         shard.forget(now);
         let full = self.rules.per_second.map_or(0, |rate| u64::from(rate) * PARTS);
         if !shard.known.contains_key(&source) && shard.known.len() >= self.table.room && !shard.make_room() {
             self.table.untracked.fetch_add(1, Ordering::Relaxed);
-            return (None, None);
+            return Ok(Admitted::default());
         }
         let new = Entry { active: 0, level: full, at: now, listed: false };
         let entry = shard.known.entry(source).or_insert(new);
-        let refused = entry.take(self.rules, now);
-        let enters = refused.is_none() || anyway;
-        if enters {
-            entry.active += 1;
-        } else if entry.active == 0 && !entry.listed {
-            // Only a limit of zero refuses a source that nothing is known of.
-            shard.known.remove(&source);
+        match entry.take(self.rules, now) {
+            Some(reason) if enforcement == Enforcement::Enforced => {
+                if entry.active == 0 && !entry.listed {
+                    // Only a limit of zero refuses a source that nothing is known of.
+                    shard.known.remove(&source);
+                }
+                Err(reason)
+            }
+            would_refuse => {
+                entry.active += 1;
+                Ok(Admitted { source: Some(SourceId(source)), would_refuse })
+            }
         }
-        drop(shard);
-        (enters.then(|| SourceGuard { sources: self.clone(), source }), refused)
     }
 
-    fn shard(&self, source: Source) -> &Mutex<Shard> {
-        let hash = self.table.hasher.hash_one(source) as usize;
-        &self.table.shards[hash % self.table.shards.len()]
-    }
-}
-
-impl Drop for SourceGuard {
-    fn drop(&mut self) {
-        let rated = self.sources.rules.per_second.is_some();
-        let mut shard = self.sources.shard(self.source).lock();
+    /// A connection that [`Sources::enter`] counted, of this table or of one it succeeded, is over.
+    pub fn leave(&self, SourceId(source): SourceId) {
+        let rated = self.rules.per_second.is_some();
+        let mut shard = self.shard(source).lock();
         let Shard { known, idle } = &mut *shard;
-        let Some(entry) = known.get_mut(&self.source) else {
+        let Some(entry) = known.get_mut(&source) else {
             debug_assert!(false, "a source that holds connections was forgotten");
             return;
         };
@@ -193,10 +188,15 @@ impl Drop for SourceGuard {
             return;
         }
         if !rated && !entry.listed {
-            known.remove(&self.source);
+            known.remove(&source);
         } else if !std::mem::replace(&mut entry.listed, true) {
-            idle.push_back(self.source);
+            idle.push_back(source);
         }
+    }
+
+    fn shard(&self, source: Source) -> &Mutex<Shard> {
+        let hash = self.table.hasher.hash_one(source) as usize;
+        &self.table.shards[hash % self.table.shards.len()]
     }
 }
 
@@ -280,9 +280,20 @@ mod tests {
         IpAddr::V4(number.into())
     }
 
-    fn enter(sources: &Arc<Sources>, ip: IpAddr, now: Tick) -> Result<Option<SourceGuard>, Reason> {
-        let (held, refused) = sources.enter(ip, now, false);
-        refused.map_or(Ok(held), Err)
+    /// A connection, counted until it is dropped.
+    #[derive(Debug)]
+    struct Held(Arc<Sources>, Option<SourceId>);
+
+    impl Drop for Held {
+        fn drop(&mut self) {
+            self.1.take().into_iter().for_each(|source| self.0.leave(source));
+        }
+    }
+
+    fn enter(sources: &Arc<Sources>, ip: IpAddr, now: Tick) -> Result<Option<Held>, Reason> {
+        let admitted = sources.enter(ip, now, Enforcement::Enforced)?;
+        assert_eq!(admitted.would_refuse, None);
+        Ok(admitted.source.map(|source| Held(sources.clone(), Some(source))))
     }
 
     fn both(connections: u32, per_second: u32) -> Rules {
@@ -403,7 +414,7 @@ mod tests {
         ) {
             let sources = Sources::with_room(both(connections, rate), 2, 1_000);
             let mut now = 0;
-            let mut held: Vec<(u32, SourceGuard)> = Vec::new();
+            let mut held: Vec<(u32, Held)> = Vec::new();
             // Level in millionths, and when.
             let mut buckets: HashMap<u32, (u64, u64)> = HashMap::new();
             for (source, pause, leave) in steps {
@@ -423,8 +434,9 @@ mod tests {
                 };
                 let taken = if expected.is_none() { PARTS } else { 0 };
                 buckets.insert(source, (level - taken, now));
-                let (place, refused) = sources.enter(v4(source), at(now), false);
-                prop_assert_eq!(refused, expected);
+                let entered = enter(&sources, v4(source), at(now));
+                prop_assert_eq!(entered.as_ref().err().copied(), expected);
+                let place = entered.ok().flatten();
                 prop_assert_eq!(place.is_some(), expected.is_none());
                 held.extend(place.map(|place| (source, place)));
             }

@@ -1,10 +1,13 @@
 use super::super::Lease;
 use super::*;
-use crate::base::{Address, Tick};
+use crate::admission::ConnectionLimit;
+use crate::base::Address;
 use crate::config::model::{AllDown, HealthKind, Model};
 use crate::policy::balance::{Client, find};
 use proptest::prelude::*;
 use std::sync::atomic::Ordering;
+
+const NOW: Tick = Tick(7);
 
 fn backend(name: &str) -> model::Backend {
     let number: u8 = name.trim_start_matches(|letter: char| !letter.is_ascii_digit()).parse().unwrap_or(0);
@@ -35,13 +38,19 @@ fn resolved(model: &Model) -> Resolved {
 }
 
 fn step(old: &Snapshot, model: &Model) -> Snapshot {
-    next(Some(old), &SnapshotPlan { model, resolved: &resolved(model), addresses: &[], state: None })
+    next(Some(old), &SnapshotPlan { model, resolved: &resolved(model), addresses: &[], state: None, now: NOW })
 }
 
 fn set(old: &Snapshot, model: &Model, name: &str, state: AdminState) -> Snapshot {
     next(
         Some(old),
-        &SnapshotPlan { model, resolved: &resolved(model), addresses: &[], state: Some(("web", name, state)) },
+        &SnapshotPlan {
+            model,
+            resolved: &resolved(model),
+            addresses: &[],
+            state: Some(("web", name, state)),
+            now: NOW,
+        },
     )
 }
 
@@ -67,7 +76,7 @@ fn who_stays_keeps_counters_health_and_place_in_the_loads() {
     let old = first(&model_of(&["b1", "b2", "b3"]));
     old.pools[0].up.set(member(&old, "b3").slot, false);
     member(&old, "b2").backend.counters.connections.store(7, Ordering::Relaxed);
-    old.listeners[0].totals.enter();
+    old.listeners[0].totals.accept();
 
     let mut model = model_of(&["b4", "b3", "b2"]);
     (model.pools[0].backends[2].weight, model.pools[0].backends[2].backup) = (5, true);
@@ -93,7 +102,7 @@ fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_
     let at = |last: u8| Endpoint::Inet(([192, 0, 2, last], 80).into());
     let with = |old: Option<&Snapshot>, endpoints: Vec<Endpoint>| {
         let resolved = Resolved::from([(key.clone(), endpoints)]);
-        next(old, &SnapshotPlan { model: &model, resolved: &resolved, addresses: &[], state: None })
+        next(old, &SnapshotPlan { model: &model, resolved: &resolved, addresses: &[], state: None, now: NOW })
     };
     let old = with(None, vec![at(1), at(2)]);
     let turned = with(Some(&old), vec![at(2), at(1)]);
@@ -101,8 +110,10 @@ fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_
     let moved = with(Some(&turned), vec![at(3)]);
     assert!(!Arc::ptr_eq(&member(&old, "b1").backend, &member(&moved, "b1").backend));
     assert_ne!(member(&old, "b1").backend.id, member(&moved, "b1").backend.id);
-    let unasked =
-        next(Some(&moved), &SnapshotPlan { model: &model, resolved: &Resolved::new(), addresses: &[], state: None });
+    let unasked = next(
+        Some(&moved),
+        &SnapshotPlan { model: &model, resolved: &Resolved::new(), addresses: &[], state: None, now: NOW },
+    );
     assert!(Arc::ptr_eq(&member(&unasked, "b1").backend, &member(&moved, "b1").backend), "it is where it was");
 }
 
@@ -115,7 +126,7 @@ fn a_backend_without_an_address_is_down_until_it_has_one_and_what_an_operator_sa
         resolved
     };
     let after = |old: Option<&Snapshot>, resolved: &Resolved, state| {
-        next(old, &SnapshotPlan { model: &model, resolved, addresses: &[], state })
+        next(old, &SnapshotPlan { model: &model, resolved, addresses: &[], state, now: NOW })
     };
     let old = after(None, &without("b1"), None);
     let pool = &old.pools[0];
@@ -219,7 +230,7 @@ fn a_backend_that_is_added_starts_slowly_and_the_first_ones_do_not() {
     let old = first(&model_of(&["b1"]));
     let new = step(&old, &model_of(&["b2", "b1"]));
     assert_eq!(member(&new, "b1").backend.came_up(), None);
-    assert!(member(&new, "b2").backend.came_up().is_some());
+    assert_eq!(member(&new, "b2").backend.came_up(), Some(NOW));
 }
 
 #[test]
@@ -268,11 +279,12 @@ fn a_backend_begins_as_its_pool_says_last_resort_or_not() {
 fn a_listener_that_stays_counts_on_under_other_limits() {
     let mut model = model_of(&["b1"]);
     let old = first(&model);
-    let place = old.listeners[0].gate.room();
+    let process = ConnectionLimit::new(9);
+    let guard = old.listeners[0].admission.reserve(&process);
     model.listeners[0].max_connections = Some(1);
     let new = step(&old, &model);
-    assert!(place.is_some() && new.listeners[0].gate.room().is_none());
-    assert!(Arc::ptr_eq(&new.listeners[0].gate.totals, &old.listeners[0].totals));
+    assert!(guard.is_ok() && new.listeners[0].admission.reserve(&process).is_err());
+    assert!(Arc::ptr_eq(&new.listeners[0].admission.totals, &old.listeners[0].totals));
 }
 
 /// What may happen in between two looks.

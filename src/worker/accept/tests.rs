@@ -83,7 +83,7 @@ const FLOOD: u32 = 1_000_000;
 struct Bench {
     acceptor: Acceptor<Fake>,
     queues: Vec<Rc<Queue>>,
-    admission: Arc<Admission>,
+    process: Arc<ConnectionLimit>,
     spares: Spares,
     now: Tick,
     served: RefCell<Vec<Accepted<Client>>>,
@@ -106,7 +106,8 @@ fn snapshot(limits: &[Option<u32>]) -> Arc<Snapshot> {
         vec![BoundAddress { id, group: id, asked: asked(number), endpoint }]
     };
     let addresses: Vec<_> = (0..limits.len()).map(address).collect();
-    let plan = SnapshotPlan { model: &model, resolved: &Resolved::new(), addresses: &addresses, state: None };
+    let plan =
+        SnapshotPlan { model: &model, resolved: &Resolved::new(), addresses: &addresses, state: None, now: Tick(1) };
     Arc::new(pool::next(None, &plan))
 }
 
@@ -123,7 +124,7 @@ impl Bench {
         let registry = Poll::new().unwrap().registry().try_clone().unwrap();
         let acceptor = Acceptor::new(sockets, registry).unwrap();
         let (spares, served) = (Spares::default(), RefCell::default());
-        Bench { acceptor, queues, admission: Admission::new(room), spares, now: Tick(1_000_000), served }
+        Bench { acceptor, queues, process: ConnectionLimit::new(room), spares, now: Tick(1_000_000), served }
     }
 
     fn knock(&mut self, number: usize, clients: u32) {
@@ -134,7 +135,7 @@ impl Bench {
     /// One loop of the worker, whose clients stay; how many it took.
     fn turn(&mut self) -> usize {
         let mut taken = 0;
-        while let Turn::Client(client) = self.acceptor.next(&self.admission, &mut self.spares, self.now) {
+        while let Turn::Client(client) = self.acceptor.next(&self.process, &mut self.spares, self.now) {
             self.served.borrow_mut().push(client);
             taken += 1;
         }
@@ -146,13 +147,13 @@ impl Bench {
     }
 
     fn remove(&mut self, rest: &[Option<u32>]) {
-        let (admission, spares) = (self.admission.clone(), &mut self.spares);
-        self.acceptor.adopt(&snapshot(rest), Vec::new(), &admission, spares, self.now);
+        let (process, spares) = (self.process.clone(), &mut self.spares);
+        self.acceptor.adopt(&snapshot(rest), Vec::new(), &process, spares, self.now);
     }
 
     fn drain(&mut self) {
-        let admission = self.admission.clone();
-        self.acceptor.drain(&admission, &mut self.spares, self.now);
+        let process = self.process.clone();
+        self.acceptor.drain(&process, &mut self.spares, self.now);
     }
 }
 
@@ -363,8 +364,8 @@ fn a_socket_of_the_service_manager_refuses_clients_until_its_listener_is_put_bac
     let (queue, next) = (Rc::new(Queue::default()), snapshot(&[None, None]));
     let id = BoundAddressId(1);
     let socket = ListenSocket::new(id, next.listener_of(id).unwrap().clone(), Fake(queue.clone()));
-    let admission = bench.admission.clone();
-    bench.acceptor.adopt(&next, vec![socket], &admission, &mut bench.spares, bench.now);
+    let process = bench.process.clone();
+    bench.acceptor.adopt(&next, vec![socket], &process, &mut bench.spares, bench.now);
     assert!(bench.queues[1].closed.get() && !queue.closed.get());
     bench.served.borrow_mut().clear();
     bench.acceptor.resume();

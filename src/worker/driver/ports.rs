@@ -3,10 +3,11 @@
 //! Traits, so that the simulation can stand in for the kernel and see what others would be told.
 
 use super::super::token::Token;
+use crate::admission::AdmissionGuard;
 use crate::base::Endpoint;
 use crate::policy::health::ConnectFailure;
 use crate::policy::liveness::Acknowledgements;
-use crate::pool::{Backend, Guest, Permit, Pool};
+use crate::pool::{Backend, Pool};
 use crate::relay::Io;
 use crate::session::{Greeting, Record};
 use std::io;
@@ -111,8 +112,6 @@ pub struct Accepted<S> {
     pub greeting: Greeting,
     /// The pool that serves it.
     pub pool: Arc<Pool>,
-    /// Counts it at the listener that it came in by.
-    pub guest: Guest,
-    /// Its place under `max_connections`.
-    pub permit: Permit,
+    /// Counts it, at the listener that it came in by and elsewhere.
+    pub guard: AdmissionGuard,
 }

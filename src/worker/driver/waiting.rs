@@ -40,7 +40,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             let next = if session.is_relaying() {
                 snapshot.pool(&old.settings.name)
             } else {
-                snapshot.pool_for(&connection.guest.gate().totals.name, &old)
+                snapshot.pool_for(&connection.guard.listener().totals.name, &old)
             };
             match next {
                 Some(pool) if Arc::ptr_eq(pool, &old) => {}

@@ -120,8 +120,8 @@ fn a_reload_counts_on_and_moves_those_who_wait() {
     });
     assert_eq!(greeting(&mut second).unwrap(), 'b', "the backend is in the new pool only");
     is_reset(&mut balancer.client());
-    eventually("two are left", || balancer.gate().totals.active() == 2);
-    assert_eq!(balancer.gate().totals.accepted(), 3);
+    eventually("two are left", || balancer.admission().totals.active() == 2);
+    assert_eq!(balancer.admission().totals.accepted(), 3);
     drop(first);
     eventually("its place is free again", || greeting(&mut balancer.client()).is_ok());
 }

@@ -12,7 +12,7 @@ use support::{
     Balancer, Port, SOON, backend, eventually, greeting, is_reset, is_served, resetting_backend, tally, unprobed, waits,
 };
 use tcplb::config::model::{AllDown, Health, Listener, NoBackend, Pool, Rate};
-use tcplb::pool::Refusal;
+use tcplb::telemetry::Refusal;
 
 const WAIT: NoBackend = NoBackend::Wait(SOON);
 
@@ -29,7 +29,7 @@ fn lists_decide_by_the_most_specific_prefix() {
     is_reset(&mut balancer.client_from([127, 0, 1, 1]));
     is_served(&mut balancer.client_from([127, 0, 0, 16]));
     eventually("counted", || balancer.refused(Refusal::Denied) == 2);
-    assert_eq!(balancer.gate().totals.accepted(), 4, "refused ones count as accepted");
+    assert_eq!(balancer.admission().totals.accepted(), 4, "refused ones count as accepted");
 }
 
 #[test]
@@ -101,9 +101,9 @@ fn a_dry_run_only_counts() {
     let balancer = Balancer::start(listener, unprobed(), &[backend("a")], None);
     let mut clients = [balancer.client(), balancer.client(), balancer.client_from([127, 0, 0, 2])];
     clients.iter_mut().for_each(is_served);
-    let gate = balancer.gate();
-    assert_eq!((gate.would_refuse(Refusal::SourceLimit), gate.would_refuse(Refusal::Denied)), (1, 1));
-    assert_eq!(gate.totals.refused_total(), 0);
+    let admission = balancer.admission();
+    assert_eq!((admission.would_refuse(Refusal::SourceLimit), admission.would_refuse(Refusal::Denied)), (1, 1));
+    assert_eq!(admission.totals.refused_total(), 0);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_full_listener_lets_clients_wait_in_the_backlog() {
     held.iter_mut().for_each(is_served);
     let mut third = balancer.client();
     waits(&mut third);
-    assert_eq!(balancer.gate().totals.accepted(), 2);
+    assert_eq!(balancer.admission().totals.accepted(), 2);
     held.pop();
     is_served(&mut third);
     held.push(third);
@@ -125,14 +125,14 @@ fn a_full_listener_lets_clients_wait_in_the_backlog() {
         // The kernel spreads them over the workers' backlogs, so whose turn it is nobody knows.
         client.stream.set_nonblocking(true).unwrap();
         match greeting(&mut client) {
-            Ok(_) => assert!(balancer.gate().totals.active() <= 2),
+            Ok(_) => assert!(balancer.admission().totals.active() <= 2),
             Err(_) => {
                 crowd.insert(0, client);
                 std::thread::park_timeout(Duration::from_millis(1));
             }
         }
     }
-    assert_eq!(balancer.gate().totals.accepted(), 23);
+    assert_eq!(balancer.admission().totals.accepted(), 23);
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn a_waiting_client_that_is_gone_takes_nobody_s_turn() {
     waits(&mut second);
     socket2::SockRef::from(&second.stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(second);
-    eventually("its reset is noticed", || balancer.gate().totals.active() == 1);
+    eventually("its reset is noticed", || balancer.admission().totals.active() == 1);
     let mut third = balancer.client();
     waits(&mut third);
     drop(first);
@@ -217,7 +217,7 @@ fn a_lifetime_ends_a_connection_that_is_in_use() {
         std::thread::park_timeout(Duration::from_millis(5));
     }
     assert!(started.elapsed() >= Duration::from_millis(360), "{:?}", started.elapsed());
-    eventually("nothing is left of it", || balancer.gate().totals.active() == 0);
+    eventually("nothing is left of it", || balancer.admission().totals.active() == 0);
 }
 
 #[test]

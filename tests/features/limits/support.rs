@@ -8,10 +8,11 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
+use tcplb::admission::ListenerAdmission;
 use tcplb::app::{self, Running};
 use tcplb::base::{Address, Endpoint, Listen};
 use tcplb::config::model::{self, Global, Health, HealthKind, Model};
-use tcplb::pool::{Gate, Refusal};
+use tcplb::telemetry::Refusal;
 
 /// For what should happen at once, on a machine that may be busy.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -112,12 +113,12 @@ impl Balancer {
         Balancer { at, running: Some(running), file }
     }
 
-    pub fn gate(&self) -> Arc<Gate> {
-        self.running.as_ref().unwrap().snapshot().listeners[0].gate.clone()
+    pub fn admission(&self) -> Arc<ListenerAdmission> {
+        self.running.as_ref().unwrap().snapshot().listeners[0].admission.clone()
     }
 
     pub fn refused(&self, why: Refusal) -> u64 {
-        self.gate().totals.refused(why)
+        self.admission().totals.refused(why)
     }
 
     /// A client from 127.0.0.1.

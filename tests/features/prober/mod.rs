@@ -368,8 +368,13 @@ fn a_worker_that_adopts_late_sees_what_probes_find_meanwhile() {
     let prober = prober::spawn(old.clone(), Box::new(|_| {})).unwrap();
     decided(&old.pools[0]);
     // Another weight, and one backend less. The worker still holds `old`.
-    let plan =
-        SnapshotPlan { model: &model(&[("late-stays", &stays)], 7), resolved: &resolved, addresses: &[], state: None };
+    let plan = SnapshotPlan {
+        model: &model(&[("late-stays", &stays)], 7),
+        resolved: &resolved,
+        addresses: &[],
+        state: None,
+        now: Tick(1),
+    };
     let new = Arc::new(next(Some(&old), &plan));
     assert!(prober.adopt(new.clone()));
     let seen_by_worker = |up| old.pools[0].up.get(0) == up && new.pools[0].up.get(0) == up;

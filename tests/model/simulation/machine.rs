@@ -10,14 +10,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::config::model::{self, ProxyVersion};
-use tcplb::policy::limit::{Reason, Rules, Sources};
-use tcplb::pool::{Lease, ListenerTotals, PickError, Pool};
+use tcplb::policy::limit::Reason;
+use tcplb::pool::{Lease, PickError, Pool};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
     CloseReason, DialFailure, Direction, Effect, Ending, Failed, Greeting, HEADER_TIMEOUT, HalfState, Input, Left,
     Moved, NoHeader, Session, Side,
 };
+use tcplb::telemetry::ListenerTotals;
 
 /// A backend's addresses, and the header that it expects.
 type Backend = (Vec<Endpoint>, Option<ProxyVersion>);
@@ -69,7 +70,7 @@ fn relay_life(seed: u64) {
     let expires = lifetime.map(|lifetime| (now + lifetime, now + lifetime + lifetime / 10, now + lifetime));
     expires.into_iter().for_each(|(from, until, _)| session.expire_between(from, until));
     assert_eq!(session.begin(now), Effect::Admit);
-    assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
+    assert_eq!(session.on(Input::Admitted(Ok(())), now), Effect::Pick);
     let picked = pick(&pool, &session, &mut random);
     assert_eq!(session.on(picked, now), Effect::Dial);
     let mut ways = [Expected::default(); 2];
@@ -162,7 +163,7 @@ fn relaying_follows_the_table_and_survives_being_written_down() {
 fn admitted(pool: &Arc<Pool>, now: Tick) -> Session {
     let mut session = Session::new(None, Greeting::None, listener(), pool.clone(), now);
     assert_eq!(session.begin(now), Effect::Admit);
-    assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
+    assert_eq!(session.on(Input::Admitted(Ok(())), now), Effect::Pick);
     session
 }
 
@@ -178,18 +179,6 @@ fn a_client_that_is_not_let_in_is_reset_before_anything_is_chosen() {
         assert_eq!(session.on(Input::Admitted(Err(reason)), Tick(1)), Effect::End(Ending::Reset));
         assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((close, 0)));
     }
-}
-
-#[test]
-fn a_place_in_the_source_s_count_is_kept_until_the_end() {
-    let rules = Rules { connections: Some(1), per_second: None };
-    let (sources, pool) = (Sources::new(rules), pool_of(&endpoints(None)));
-    let ip = [192, 0, 2, 1].into();
-    let mut session = Session::new(None, Greeting::None, listener(), pool, Tick(0));
-    session.on(Input::Admitted(Ok(sources.enter(ip, Tick(0), false).0)), Tick(0));
-    assert!(sources.enter(ip, Tick(0), false).1.is_some());
-    session.on(Input::Stop(CloseReason::Forced), Tick(0));
-    assert!(sources.is_empty(), "given back at the end, though the session is still there");
 }
 
 #[test]
@@ -297,7 +286,7 @@ fn without_its_pool_a_client_is_connected_nowhere_but_where_it_is_being_dialled(
 
     let mut session = Session::new(None, Greeting::None, listener(), pool.clone(), Tick(0));
     assert_eq!(session.orphan(Tick(0)), Effect::Wait);
-    assert_eq!(session.on(Input::Admitted(Ok(None)), Tick(0)), end);
+    assert_eq!(session.on(Input::Admitted(Ok(())), Tick(0)), end);
     assert_eq!(closed(&session), Some(CloseReason::NoBackend));
 }
 
@@ -405,7 +394,7 @@ fn who_is_announced_is_the_client_and_every_backend_that_is_tried_is_told() {
     assert_eq!(session.policy_client().ip, Some([203, 0, 113, 1].into()));
     session = rebuild(&session, &pool, now, 0).0;
     assert_eq!(session.begin(now), Effect::Admit);
-    assert_eq!(session.on(Input::Admitted(Ok(None)), now), Effect::Pick);
+    assert_eq!(session.on(Input::Admitted(Ok(())), now), Effect::Pick);
     for _ in 0..2 {
         let picked = pick(&pool, &session, &mut random);
         assert_eq!(session.on(picked, now), Effect::Dial);
@@ -440,7 +429,7 @@ fn a_header_that_announces_nobody_leaves_the_socket_s_address_and_a_unix_client_
 }
 
 #[test]
-fn who_is_not_admitted_is_reset_for_the_gate_s_reason() {
+fn a_client_that_is_not_admitted_is_reset_for_the_listener_s_reason() {
     let now = Tick(0);
     let (mut session, _) = waiting(now);
     assert_eq!(session.on(Input::Header(Ok(header())), now), Effect::Admit);
@@ -457,7 +446,7 @@ fn a_reload_during_the_dial_does_not_change_what_the_backend_expects() {
     let now = Tick(0);
     let (mut session, pool) = waiting(now);
     session.on(Input::Header(Ok(header())), now);
-    session.on(Input::Admitted(Ok(None)), now);
+    session.on(Input::Admitted(Ok(())), now);
     let picked = pick(&pool, &session, &mut fastrand::Rng::with_seed(1));
     assert_eq!(session.on(picked, now), Effect::Dial);
     session.adopt(&pool_of(&endpoints(None)[..1]));

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::policy::balance::LoadBlock;
-use tcplb::pool::{Backend, BackendId, Lease, ListenerTotals};
+use tcplb::pool::{Backend, BackendId, Lease};
 use tcplb::session::{CloseReason, Direction, Effect, Failed, Greeting, Input, Moved, Session, Side};
+use tcplb::telemetry::ListenerTotals;
 
 const BEGUN: Tick = Tick(10_000_000);
 const ASKS: (Direction, u64, bool) = (Direction::Up, 5, false);
@@ -22,7 +23,7 @@ fn after(moves: &[(Direction, u64, bool)], later: Duration, end: Option<Input>) 
     let backend = Arc::new(Backend::new(BackendId(77), "measured".into(), at, block.clone(), 5));
     let mut session = Session::new(None, Greeting::None, ListenerTotals::new("sim".into()), pool, BEGUN);
     session.begin(BEGUN);
-    session.on(Input::Admitted(Ok(None)), BEGUN);
+    session.on(Input::Admitted(Ok(())), BEGUN);
     session.on(Input::Picked(Ok(Lease::take(&backend, 0, u32::MAX).expect("room"))), BEGUN);
     assert_eq!(session.on(Input::Dialed(Ok(())), BEGUN), Effect::Relay);
     let mut now = BEGUN;

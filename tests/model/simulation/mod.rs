@@ -22,9 +22,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tcplb::admission::ConnectionLimit;
 use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model::{self, Model, ProxyVersion, SendProxy};
-use tcplb::pool::{self, AdminState, Admission, Backend, Guest, Resolved, Snapshot, SnapshotPlan};
+use tcplb::pool::{self, AdminState, Backend, Resolved, Snapshot, SnapshotPlan};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{self, CloseReason};
 use tcplb::worker::driver::{Accepted, Driver, Event};
@@ -45,7 +46,7 @@ struct Simulation {
     snapshot: Snapshot,
     model: Model,
     resolved: Resolved,
-    admission: Arc<Admission>,
+    connection_limit: Arc<ConnectionLimit>,
     ended: Rc<RefCell<Vec<Ended>>>,
     failures: Rc<RefCell<u64>>,
     stopped: Rc<RefCell<bool>>,
@@ -78,25 +79,37 @@ impl Simulation {
         // Few pipes, so that some ways have to do without.
         let relay = relay::RelayResources::new(engine, 2);
         let driver = Driver::new(SimNet(world.clone()), judge, relay, seed, Tick(0));
-        let admission = Admission::new(100);
+        let connection_limit = ConnectionLimit::new(100);
         let checked = 0;
-        Simulation { driver, world, snapshot, model, resolved, admission, ended, failures, stopped, dropping, checked }
+        Simulation {
+            driver,
+            world,
+            snapshot,
+            model,
+            resolved,
+            connection_limit,
+            ended,
+            failures,
+            stopped,
+            dropping,
+            checked,
+        }
     }
 
     fn connect(&mut self) {
         let conn = self.world.borrow().conns.len() as u16;
         let (socket, unix) = World::connect_client(&self.world);
         let client = Some(Endpoint::Inet((client_ip(conn), conn).into()));
-        let permit = self.admission.enter().expect("room");
         let greeting = match self.world.borrow().conns[usize::from(conn)].greeting {
             Greeting::None => session::Greeting::None,
             Greeting::Header | Greeting::Garbage => session::Greeting::ProxyHeader,
             Greeting::NotTrusted => session::Greeting::NotTrusted,
         };
         let listener = &self.snapshot.listeners[0];
-        let guest = Guest::new(&listener.gate, listener.gate.room().expect("no limit"));
+        let mut guard = listener.admission.reserve(&self.connection_limit).expect("room");
+        guard.accepted();
         let pool = listener.pool.clone();
-        self.driver.serve(Accepted { socket, client, unix, greeting, pool, guest, permit });
+        self.driver.serve(Accepted { socket, client, unix, greeting, pool, guard });
     }
 
     /// Delivers announcements to some or all of the sockets, in random order, then does what a worker does after a batch.
@@ -163,7 +176,7 @@ impl Simulation {
         let (_, state) = AdminState::NAMES[self.random(3) as usize];
         let name = format!("b{}", self.random(3));
         let state = (self.random(3) == 0).then_some(("sim", name.as_str(), state));
-        let plan = SnapshotPlan { model: &self.model, resolved: &self.resolved, addresses: &[], state };
+        let plan = SnapshotPlan { model: &self.model, resolved: &self.resolved, addresses: &[], state, now: Tick(1) };
         self.snapshot = pool::next(Some(&self.snapshot), &plan);
         self.driver.adopt(&self.snapshot);
     }
@@ -274,9 +287,9 @@ impl Simulation {
         assert!(self.driver.is_empty(), "a connection never ends");
         assert!(self.world.borrow().open_sockets().is_empty(), "a socket stays open");
         assert_eq!(self.ended.borrow().len(), self.world.borrow().conns.len(), "not one record per connection");
-        assert_eq!(self.admission.active(), 0, "a permit is kept");
+        assert_eq!(self.connection_limit.active(), 0, "a guard is kept");
         let totals = &self.snapshot.listeners[0].totals;
-        assert_eq!(totals.active(), 0, "a guest stays");
+        assert_eq!(totals.active(), 0, "a client stays counted");
         assert_eq!(totals.accepted(), self.world.borrow().conns.len() as u64);
         let refused = self.ended.borrow().iter().filter(|ended| ended.close.refusal().is_some()).count();
         assert_eq!(totals.refused_total(), refused as u64);

@@ -1,0 +1,193 @@
+//! Admission at one listener: its settings, and what is counted there.
+
+use super::{AdmissionGuard, ConnectionLimit, NoRoom};
+use crate::base::Tick;
+use crate::config::model;
+use crate::policy::limit::{Access, Admitted, Enforcement, Limits, Reason, Rules, SourceId, Sources};
+use crate::telemetry::{ListenerTotals, Refusal};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Admission at one listener.
+#[derive(Debug)]
+pub struct ListenerAdmission {
+    /// What has happened here.
+    pub totals: Arc<ListenerTotals>,
+    /// Also where there is no limit: should one be set, clients that are in already count.
+    pub(super) room: Arc<ConnectionLimit>,
+    limits: Limits,
+    would_refuse: Arc<[AtomicU64; Refusal::ALL.len()]>,
+}
+
+impl ListenerAdmission {
+    /// With these settings, and no client yet.
+    pub fn new(settings: &model::Listener) -> Arc<ListenerAdmission> {
+        ListenerAdmission::next(None, settings, &ListenerTotals::new(settings.name.clone()))
+    }
+
+    /// The successor of a listener's admission under the settings of `before`. It goes on with what was counted there:
+    /// connections, and the sources they come from. Lists that are the same are not built again: a million prefixes take a
+    /// fifth of a second.
+    pub fn next(
+        before: Option<(&Arc<ListenerAdmission>, &model::Listener)>,
+        settings: &model::Listener,
+        totals: &Arc<ListenerTotals>,
+    ) -> Arc<ListenerAdmission> {
+        let old = before.map(|(admission, _)| admission);
+        let rules = Rules {
+            connections: settings.max_connections_per_source,
+            per_second: settings.connection_rate_per_source.map(|rate| rate.per_second),
+        };
+        let known = old.and_then(|old| old.limits.sources.as_ref());
+        let sources = || known.map_or_else(|| Sources::new(rules), |known| known.successor(rules));
+        let same = before.filter(|(_, old)| old.has_lists_of(settings));
+        let access = same.map(|(admission, _)| admission.limits.access.clone()).unwrap_or_else(|| {
+            let (allow, deny) = settings.lists();
+            Arc::new(Access::new(allow, deny))
+        });
+        let enforcement = if settings.limits_dry_run { Enforcement::DryRun } else { Enforcement::Enforced };
+        let limits = Limits { access, sources: (rules != Rules::default()).then(sources), enforcement };
+        let most = settings.max_connections.map_or(usize::MAX, |most| most as usize);
+        let room = old.map_or_else(|| ConnectionLimit::new(most), |old| old.room.successor(most));
+        let would_refuse = old.map(|old| old.would_refuse.clone()).unwrap_or_default();
+        Arc::new(ListenerAdmission { totals: totals.clone(), room, limits, would_refuse })
+    }
+
+    /// Room for one more client in the process and here, or which of them has none. The guard is to be told of the accept
+    /// ([`AdmissionGuard::accepted`]); dropped before that, it leaves no trace.
+    pub fn reserve(self: &Arc<Self>, process: &ConnectionLimit) -> Result<AdmissionGuard, NoRoom> {
+        AdmissionGuard::reserve(self, process)
+    }
+
+    /// Does a worker wait although there is room again? True once per wait.
+    pub fn should_wake(&self) -> bool {
+        self.room.should_wake()
+    }
+
+    pub(super) fn admit(&self, client: Option<IpAddr>, now: Tick) -> Result<Option<SourceId>, Reason> {
+        let Admitted { source, would_refuse } = self.limits.admit(client, now)?;
+        if let Some(reason) = would_refuse {
+            self.would_refuse[Refusal::from(reason) as usize].fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(source)
+    }
+
+    pub(super) fn leave(&self, source: SourceId) {
+        if let Some(sources) = &self.limits.sources {
+            sources.leave(source);
+        }
+    }
+
+    /// Clients that would have been refused for this reason if limits were enforced.
+    pub fn would_refuse(&self, why: Refusal) -> u64 {
+        self.would_refuse[why as usize].load(Ordering::Relaxed)
+    }
+
+    /// Clients that no limit per source was asked for, because the table of sources was full.
+    pub fn untracked(&self) -> u64 {
+        self.limits.sources.as_ref().map_or(0, |sources| sources.untracked())
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Refusal {
+        match reason {
+            Reason::Denied => Refusal::Denied,
+            Reason::SourceLimit => Refusal::SourceLimit,
+            Reason::SourceRate => Refusal::SourceRate,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reserve(admission: &Arc<ListenerAdmission>) -> Result<AdmissionGuard, NoRoom> {
+        admission.reserve(&ConnectionLimit::new(usize::MAX))
+    }
+
+    fn accept(admission: &Arc<ListenerAdmission>) -> AdmissionGuard {
+        let mut guard = reserve(admission).unwrap();
+        guard.accepted();
+        guard
+    }
+
+    #[test]
+    fn lists_that_stay_the_same_are_shared() {
+        let prefixes = |text: &str| vec![text.parse().unwrap()];
+        let file = |text| model::PrefixFile { path: "list".into(), prefixes: prefixes(text).into() };
+        let settings = |deny, max_connections| model::Listener {
+            deny: prefixes(deny),
+            allow_file: Some(file("192.0.2.0/24")),
+            max_connections,
+            ..model::Listener::default()
+        };
+        let (before, other_limit) = (settings("192.0.2.1/32", None), settings("192.0.2.1/32", Some(7)));
+        let old = ListenerAdmission::new(&before);
+        let next = |settings: &model::Listener| ListenerAdmission::next(Some((&old, &before)), settings, &old.totals);
+        assert!(Arc::ptr_eq(&old.limits.access, &next(&other_limit).limits.access));
+        let read_again = model::Listener { allow_file: Some(file("192.0.2.0/24")), ..before.clone() };
+        assert!(Arc::ptr_eq(&old.limits.access, &next(&read_again).limits.access));
+        let other_file = model::Listener { allow_file: Some(file("192.0.2.0/25")), ..before.clone() };
+        for other in [settings("192.0.2.2/32", None), other_file] {
+            assert_ne!(old.limits.access, next(&other).limits.access);
+        }
+    }
+
+    #[test]
+    fn the_process_is_asked_first_and_a_listener_without_room_takes_none_of_the_process() {
+        let process = ConnectionLimit::new(2);
+        let settings = model::Listener { max_connections: Some(1), ..model::Listener::default() };
+        let [one, other] = [(); 2].map(|()| ListenerAdmission::new(&settings));
+        let first = one.reserve(&process).unwrap();
+        assert_eq!((one.reserve(&process).unwrap_err(), process.active()), (NoRoom::Listener, 1));
+        let second = other.reserve(&process).unwrap();
+        assert_eq!(one.reserve(&process).unwrap_err(), NoRoom::Process);
+        drop((first, second));
+        assert!(process.should_wake() && one.should_wake() && !other.should_wake());
+        assert_eq!((process.active(), one.totals.accepted()), (0, 0), "no client was accepted");
+    }
+
+    #[test]
+    fn a_listener_has_its_own_room_and_a_waiting_worker_is_woken_once() {
+        let admission =
+            ListenerAdmission::new(&model::Listener { max_connections: Some(1), ..model::Listener::default() });
+        let guard = accept(&admission);
+        assert!(reserve(&admission).is_err() && !admission.should_wake());
+        assert_eq!((admission.totals.active(), admission.totals.accepted()), (1, 1));
+        drop(guard);
+        assert!(admission.should_wake() && !admission.should_wake());
+        assert!(reserve(&admission).is_ok());
+        assert_eq!((admission.totals.active(), admission.totals.accepted()), (0, 1));
+    }
+
+    #[test]
+    fn other_limits_go_on_with_what_was_counted() {
+        let client: Option<IpAddr> = "192.0.2.1".parse().ok();
+        let settings = model::Listener { max_connections_per_source: Some(2), ..model::Listener::default() };
+        let old = ListenerAdmission::new(&settings);
+        let mut first = accept(&old);
+        first.admit(client, Tick(1)).unwrap();
+        let settings =
+            model::Listener { max_connections_per_source: Some(1), max_connections: Some(1), ..settings.clone() };
+        let new = ListenerAdmission::next(Some((&old, &settings)), &settings, &old.totals);
+        assert!(reserve(&new).is_err(), "the client of the old listener has the place");
+        assert_eq!(new.admit(client, Tick(1)).unwrap_err(), Reason::SourceLimit);
+        assert_eq!(new.totals.active(), 1);
+        drop(first);
+        assert!(new.should_wake());
+        assert!(accept(&new).admit(client, Tick(1)).is_ok());
+        assert!(accept(&new).admit(client, Tick(1)).is_ok(), "the guard has given the source's place back");
+    }
+
+    #[test]
+    fn a_dry_run_counts_what_it_would_have_refused() {
+        let deny = vec!["192.0.2.0/24".parse().unwrap()];
+        let admission =
+            ListenerAdmission::new(&model::Listener { deny, limits_dry_run: true, ..model::Listener::default() });
+        assert!(accept(&admission).admit("192.0.2.1".parse().ok(), Tick(1)).is_ok());
+        assert_eq!((admission.would_refuse(Refusal::Denied), admission.totals.refused_total()), (1, 0));
+    }
+}

@@ -1,0 +1,26 @@
+//! Which clients come in, and where each one is counted while it stays.
+//!
+//! # The order of checks
+//!
+//! | when | checked | a client without room |
+//! |---|---|---|
+//! | before accept | `max_connections` of the process, then of the listener ([`ListenerAdmission::reserve`]) | waits in the kernel's backlog |
+//! | once its address is known | access lists, then limits of its source ([`AdmissionGuard::admit`]; [`crate::policy::limit`] decides) | is reset; the reason is counted |
+//!
+//! The address is known at once, or, where the listener takes PROXY headers, when the header has been read.
+//!
+//! # One guard
+//!
+//! An [`AdmissionGuard`] counts its client in four places: the process, the listener, the source, and the gauge of active
+//! connections. Dropping the guard gives all of them back, on every path. A worker that drops guards asks
+//! [`ConnectionLimit::should_wake`] and [`ListenerAdmission::should_wake`] afterwards.
+//!
+//! All workers share these counts. Nothing here runs per byte; a source's count takes the lock of one shard.
+
+mod connection_limit;
+mod guard;
+mod listener;
+
+pub use connection_limit::ConnectionLimit;
+pub use guard::{AdmissionGuard, NoRoom};
+pub use listener::ListenerAdmission;

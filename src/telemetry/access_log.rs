@@ -1,0 +1,33 @@
+//! What became of the access log's lines.
+
+use crate::base::{SharedLogThrottle, Tick};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Lines that were lost.
+#[derive(Debug, Default)]
+pub struct AccessLogTotals {
+    lost: AtomicU64,
+    logged: SharedLogThrottle,
+}
+
+impl AccessLogTotals {
+    /// Counts lines that were not written.
+    pub fn lose(&self, lines: u64) {
+        self.lost.fetch_add(lines, Ordering::Relaxed);
+    }
+
+    /// Lines that were not written.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
+    }
+
+    /// How many lines were lost since that was last logged, if it is due to be logged.
+    pub fn to_log(&self, now: Tick) -> Option<u64> {
+        self.logged.due(self.lost(), now)
+    }
+
+    /// How many lines were lost since that was last logged, if any: for the end.
+    pub fn unlogged(&self) -> Option<u64> {
+        self.logged.rest(self.lost())
+    }
+}

@@ -1,0 +1,161 @@
+//! What happened at a listener, and why clients were refused there.
+
+use crate::base::{SharedLogThrottle, Tick};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Totals of one listener.
+#[derive(Debug)]
+pub struct ListenerTotals {
+    /// The listener's name.
+    pub name: String,
+    accepted: AtomicU64,
+    refused: [AtomicU64; Refusal::ALL.len()],
+    logged: [SharedLogThrottle; Refusal::ALL.len()],
+    active: AtomicUsize,
+}
+
+/// Why a client was not served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// An access list says so.
+    Denied,
+    /// Its source has as many connections as it may.
+    SourceLimit,
+    /// Its source connects too often.
+    SourceRate,
+    /// There was no backend.
+    NoBackend,
+    /// Its PROXY header was missing, broken, late or not its to send.
+    BadProxyHeader,
+}
+
+impl Refusal {
+    /// All of them, in the order in which they are counted.
+    pub const ALL: [Refusal; 5] =
+        [Refusal::Denied, Refusal::SourceLimit, Refusal::SourceRate, Refusal::NoBackend, Refusal::BadProxyHeader];
+
+    /// Its value of the metric label `reason`.
+    pub fn label(self) -> &'static str {
+        match self {
+            Refusal::Denied => "denied",
+            Refusal::SourceLimit => "source_limit",
+            Refusal::SourceRate => "source_rate",
+            Refusal::NoBackend => "no_backend",
+            Refusal::BadProxyHeader => "bad_proxy_header",
+        }
+    }
+}
+
+impl ListenerTotals {
+    /// Nothing counted yet.
+    pub fn new(name: String) -> Arc<ListenerTotals> {
+        Arc::new(ListenerTotals {
+            name,
+            accepted: AtomicU64::new(0),
+            refused: Default::default(),
+            logged: Default::default(),
+            active: AtomicUsize::new(0),
+        })
+    }
+
+    /// Counts a client that was accepted. It is active until [`ListenerTotals::leave`].
+    pub fn accept(&self) {
+        self.accepted.fetch_add(1, Ordering::Relaxed);
+        self.active.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The connection of a client that was accepted is over.
+    pub fn leave(&self) {
+        self.active.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a client that was refused after it was accepted.
+    pub fn refuse(&self, why: Refusal) {
+        self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many clients were refused for this reason since that was last logged, if it is due to be logged: the first at
+    /// once, the others together, so that a flood of clients does not become one of the log.
+    pub fn to_log(&self, why: Refusal, now: Tick) -> Option<u64> {
+        self.logged[why as usize].due(self.refused(why), now)
+    }
+
+    /// The same for a thread that looks now and then, since the last refusals of a flood may come too early to be logged.
+    /// `None` while the flood goes on: the worker that refuses can say more about the client.
+    pub fn settled_to_log(&self, why: Refusal, now: Tick) -> Option<u64> {
+        self.logged[why as usize].due_once_settled(self.refused(why), now)
+    }
+
+    /// How many clients were refused for this reason since that was last logged, if any: for the end.
+    pub fn unlogged(&self, why: Refusal) -> Option<u64> {
+        self.logged[why as usize].rest(self.refused(why))
+    }
+
+    /// Clients accepted, refused ones included.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Clients refused for this reason.
+    pub fn refused(&self, why: Refusal) -> u64 {
+        self.refused[why as usize].load(Ordering::Relaxed)
+    }
+
+    /// Clients refused, whatever the reason.
+    pub fn refused_total(&self) -> u64 {
+        Refusal::ALL.into_iter().map(|why| self.refused(why)).sum()
+    }
+
+    /// Connections that came in here and are open.
+    pub fn active(&self) -> usize {
+        self.active.load(Ordering::Relaxed)
+    }
+}
+
+/// What became of the connections that were open when the end of the process began, at one worker or all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EndCounts {
+    /// Those that ended by themselves.
+    pub finished: u64,
+    /// Those that the end cut.
+    pub reset: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_counted_in_the_order_of_their_list() {
+        for (index, why) in Refusal::ALL.into_iter().enumerate() {
+            assert_eq!(why as usize, index);
+        }
+    }
+
+    #[test]
+    fn each_reason_is_logged_by_itself() {
+        let totals = ListenerTotals::new("web".into());
+        totals.refuse(Refusal::Denied);
+        totals.refuse(Refusal::Denied);
+        assert_eq!(totals.to_log(Refusal::Denied, Tick(1)), Some(2));
+        totals.refuse(Refusal::Denied);
+        totals.refuse(Refusal::NoBackend);
+        let log = |why| totals.to_log(why, Tick(2));
+        assert_eq!([log(Refusal::Denied), log(Refusal::NoBackend)], [None, Some(1)]);
+        assert_eq!(totals.settled_to_log(Refusal::Denied, Tick(99_000_000)), None);
+        assert_eq!(totals.unlogged(Refusal::Denied), Some(1));
+    }
+
+    #[test]
+    fn a_client_is_active_until_it_leaves() {
+        let totals = ListenerTotals::new("web".into());
+        totals.accept();
+        totals.accept();
+        totals.leave();
+        totals.refuse(Refusal::NoBackend);
+        assert_eq!((totals.accepted(), totals.active(), totals.refused_total()), (2, 1, 1));
+        totals.leave();
+        assert_eq!(totals.active(), 0);
+    }
+}

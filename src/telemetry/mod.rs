@@ -1,0 +1,20 @@
+//! What is counted: totals, counters and histograms of listeners, pools and backends.
+//!
+//! They outlive snapshots: a reload that keeps the name keeps the counts. Workers and the prober add, every thread reads; all
+//! relaxed. Nothing here knows what a figure is for: `admin` makes metrics and the status of it.
+//!
+//! | file | what |
+//! |---|---|
+//! | `listener` | clients accepted, refused, active |
+//! | `counters` | what a backend did, and its pool with it |
+//! | `histogram` | how long something took |
+//! | `access_log` | lines of the access log that were lost |
+
+mod access_log;
+mod counters;
+pub mod histogram;
+mod listener;
+
+pub use access_log::AccessLogTotals;
+pub use counters::{Counters, PoolTotals};
+pub use listener::{EndCounts, ListenerTotals, Refusal};
