@@ -66,7 +66,7 @@ impl AfterReset {
         }
         assert!(all, "bytes that were sent before a reset are lost");
         assert_eq!(to.taken, to.written, "the reset overtakes bytes in the kernel's queue");
-        let fin_hidden = from.fin && from.took_part;
+        let fin_hidden = from.fin && from.fin_hidden;
         assert!(from.fin == to.finished || fin_hidden, "a FIN before the reset, or none");
         AfterReset::Delivered { some: world.stream_sent(failed) > 0, fin: to.finished }
     }

@@ -139,14 +139,14 @@ impl Simulation {
         }
     }
 
-    /// What a batch of events may still hold of sockets that were closed since it was fetched, of every kind. Their
-    /// connections, and the slots of those that have ended, may have other sockets by now.
+    /// What a batch of events may still hold of sockets that were closed since it was fetched. Their connections, and the slots
+    /// of those that have ended, may have other sockets by now. Each closed socket has one event of one kind, so that the
+    /// effect of one kind does not hide behind another.
     fn deliver_stale(&mut self) {
         let closed = std::mem::take(&mut self.world.borrow_mut().closed_tokens);
         for token in closed {
-            for event in events_of_every_kind() {
-                self.deliver(token, event);
-            }
+            let kind = self.random(events_of_every_kind().len() as u32) as usize;
+            self.deliver(token, events_of_every_kind()[kind]);
         }
     }
 

@@ -61,8 +61,12 @@ pub struct Sock {
     pub last_take: Tick,
     capacity: u64,
     no_space: bool,
-    /// A write took a part: a splice hides the error that follows, and with it whether a FIN came before.
-    pub took_part: bool,
+    /// The last splice to it took a part, so that the next one's error may not be the one that stopped it.
+    took_part: bool,
+    /// Such an error leaves open whether a FIN came before the reset.
+    pub fin_hidden: bool,
+    /// An announcement said that there is something to read, and no read has found nothing since.
+    announced_readable: bool,
     pub finished: bool,
     /// The driver knows that this socket has failed.
     pub error_given: bool,
@@ -180,6 +184,12 @@ impl Drop for SimPipe {
 pub struct SimNet(pub Shared);
 
 impl Sock {
+    /// The kernel announces room once a third of it is free (sk_stream_is_writeable).
+    fn is_writable(&self) -> bool {
+        let queued = self.written - self.taken;
+        2 * (self.capacity - queued) >= queued
+    }
+
     fn resets(&mut self) {
         (self.reset, self.error) = (true, true);
     }
@@ -226,6 +236,8 @@ impl World {
             capacity,
             no_space: false,
             took_part: false,
+            fin_hidden: false,
+            announced_readable: false,
             finished: false,
             error_given: false,
             closed_by_reset: false,
@@ -339,7 +351,7 @@ impl World {
         if sock.taken > before {
             sock.last_take = now;
         }
-        if sock.taken > before && sock.no_space {
+        if sock.taken > before && sock.no_space && sock.is_writable() {
             sock.no_space = false;
             sock.announced = true;
         }
@@ -367,12 +379,14 @@ impl World {
         sock.fin_announced |= sock.fin && !sock.error;
         let event = Event {
             readable: sock.connected && (sock.read < sock.sent || sock.fin) || sock.reset,
-            writable: sock.connected && sock.written - sock.taken < sock.capacity || sock.reset,
+            writable: sock.connected && sock.is_writable() || sock.reset,
             urgent: has_mark,
             finished: sock.fin || sock.reset,
             error: sock.error,
             hung_up: sock.reset,
         };
+        sock.no_space |= !event.writable;
+        sock.announced_readable |= event.readable;
         if event.error {
             self.fails(id);
         } else {
@@ -447,6 +461,10 @@ impl World {
                 return if sock.error { Err(self.give_error(id)) } else { Ok((from, 0)) };
             }
             if !sock.fin {
+                let was_announced = sock.announced_readable || sock.mark == Some(sock.read);
+                assert!(was_announced || sock.error_given, "reads what was not announced");
+                // Only recv proves that there is nothing: it may follow a splice that found nothing.
+                sock.announced_readable &= !by_recv;
                 return Err(ErrorKind::WouldBlock.into());
             }
             if !by_recv {
@@ -499,7 +517,11 @@ impl World {
         assert!(!sock.finished, "write after the FIN");
         assert!(most > 0, "an empty write");
         if sock.reset {
-            return Err(if sock.error { self.give_error(id) } else { ErrorKind::BrokenPipe.into() });
+            if sock.error {
+                return Err(self.give_error(id));
+            }
+            self.fails(id);
+            return Err(ErrorKind::BrokenPipe.into());
         }
         let room = sock.capacity - (sock.written - sock.taken);
         let (from, amount) = (sock.written, room.min(most));
@@ -507,7 +529,6 @@ impl World {
             sock.last_write = now;
         }
         sock.no_space |= amount < most;
-        sock.took_part |= amount < most;
         sock.written += amount;
         if amount == 0 {
             self.interfere(id);
@@ -546,7 +567,15 @@ impl World {
         assert_eq!(self.stream_read(source) - held, self.stream_written(id), "bytes out of order");
         // The kernel may take less than there is room for.
         let most = if self.random.bool() { held } else { self.random.u64(1..=held) };
-        let (_, amount) = self.write(id, most)?;
+        let took_part = std::mem::take(&mut self.socks[id].took_part);
+        let written = self.write(id, most);
+        let sock = &mut self.socks[id];
+        let broken = written.as_ref().is_err_and(|error| error.kind() == ErrorKind::BrokenPipe);
+        sock.fin_hidden |= took_part && broken;
+        let (_, amount) = written?;
+        sock.took_part = amount < held;
+        // The reset that stopped it is not reported, not even later.
+        sock.error &= !(sock.took_part && sock.reset);
         self.pipes[pipe] = Some(held - amount);
         Ok(amount as usize)
     }
