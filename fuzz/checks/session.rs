@@ -15,8 +15,8 @@ use tcplb::pool::{self, Lease, PickError, Pool};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
-    CloseReason, DialFailure, Direction, Effect, Ending, Failed, Greeting, HalfState, Input, Moved, NoHeader, QUIET,
-    RESET_PATIENCE, Session, Side,
+    CloseReason, DialFailure, Direction, Effect, Ending, Failed, Greeting, HalfState, Input, Left, Moved, NoHeader,
+    QUIET, RESET_PATIENCE, Session, Side,
 };
 use tcplb::telemetry::ListenerTotals;
 
@@ -64,10 +64,12 @@ fn pool(choices: &mut Choices<'_>) -> Arc<Pool> {
         resolved.insert((String::from("p"), name.clone()), [Endpoint::Inet(at)].into_iter().chain(second).collect());
         backends.push(model::Backend { name, ..model::Backend::at(Address::Inet(at)) });
     }
+    let (connect_attempts, waiting) = (1 + u32::from(choices.below(3)), choices.next());
     let settings = model::Pool {
         name: "p".into(),
-        connect_attempts: 1 + u32::from(choices.below(3)),
-        no_backend: if choices.below(2) == 0 { model::NoBackend::Reset } else { model::NoBackend::Wait(WAIT) },
+        connect_attempts,
+        no_backend: if waiting & 1 == 0 { model::NoBackend::Reset } else { model::NoBackend::Wait(WAIT) },
+        abandoned: if waiting & 2 == 0 { model::Abandoned::Serve } else { model::Abandoned::Drop },
         send_proxy: [None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)][usize::from(choices.below(3))],
         half_close_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(60),
@@ -177,7 +179,11 @@ impl Life {
             _ if self.owed == Owed::Nothing => self.moved(choices),
             _ => self.answer(choices),
         };
+        let left = if let Input::Left(how) = &input { Some(*how) } else { None };
         let effect = self.session.on(input, self.now);
+        if let Some(how) = left {
+            self.check_left(how, effect);
+        }
         if ended {
             assert_eq!(effect, Effect::Wait, "it is over");
         }
@@ -216,8 +222,12 @@ impl Life {
                 }
                 Input::Picked(picked)
             }
-            Owed::Place if choice.is_multiple_of(4) => Input::NoPlace,
-            Owed::Place => Input::Turn,
+            Owed::Place => match choice % 8 {
+                0 | 4 => Input::NoPlace,
+                1 => Input::Left(Left::Finished),
+                2 => Input::Left(Left::Gone),
+                _ => Input::Turn,
+            },
             Owed::Dial => Input::Dialed(match choice % 4 {
                 0 => Err(DialFailure::Backend),
                 1 => Err(DialFailure::Starved),
@@ -299,6 +309,17 @@ impl Life {
         }
     }
 
+    /// A client that leaves while it waits ends its connection, unless it sent a FIN and its pool serves such clients.
+    fn check_left(&self, how: Left, effect: Effect) {
+        let close = match (how, self.pool.settings.abandoned) {
+            (Left::Gone, _) => Some(CloseReason::ClientReset),
+            (Left::Finished, model::Abandoned::Drop) => Some(CloseReason::ClientFin),
+            (Left::Finished, model::Abandoned::Serve) => None,
+        };
+        assert_eq!(self.session.record().map(|record| record.close), close, "its client has left: {how:?}");
+        assert_eq!(effect, close.map_or(Effect::Wait, |_| Effect::End(Ending::Reset)));
+    }
+
     /// Time passes, and the timer fires.
     fn pass(&mut self, choices: &mut Choices<'_>) {
         let time = [0, 1, 60, 900, 4_100, 11_000, 61_000][usize::from(choices.below(7))];
@@ -315,12 +336,17 @@ impl Life {
 
     /// What no driver reports at this moment must not move it.
     fn nonsense(&mut self, choices: &mut Choices<'_>) {
-        let input = match choices.below(8) {
+        let byte = choices.next();
+        let input = match byte % 8 {
             7 if self.failed.is_none() => Input::Unsent(0),
             0 if self.owed != Owed::Header => Input::Header(Err(NoHeader::Bad)),
             1 if self.owed != Owed::Admission => Input::Admitted(Err(Reason::Denied)),
             2 if self.owed != Owed::Choice => Input::Picked(Err(PickError::AllFull)),
-            3 if self.owed != Owed::Place => Input::Turn,
+            3 if self.owed != Owed::Place => match byte >> 3 & 3 {
+                0 => Input::Left(Left::Finished),
+                1 => Input::Left(Left::Gone),
+                _ => Input::Turn,
+            },
             4 if self.owed != Owed::Dial => Input::Dialed(Err(DialFailure::Backend)),
             5 if self.owed != Owed::Dial => Input::Dialed(Ok(())),
             6 if !self.relays && self.owed != Owed::Introduction => {
