@@ -10,6 +10,7 @@ use crate::config::check;
 use crate::config::model::defaults;
 use crate::policy::balance;
 use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -63,6 +64,16 @@ pub enum Command {
     Backends(remote::Backends),
     /// Makes a running tcplb read its file again
     Reload(remote::Reload),
+    /// Prints a man page: of tcplb, or of one of its commands
+    Man {
+        /// The command; without it the page of tcplb itself
+        command: Option<String>,
+    },
+    /// Prints the completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
 }
 
 /// The balancer's flags, as typed.

@@ -11,6 +11,7 @@
 //! | `crash`         | a panic in any thread ends the process                                   |
 //! | [`backend`]     | `tcplb backend`, the test server                                         |
 //! | `demo`          | `tcplb demo`, the tour                                                   |
+//! | `pages`         | `tcplb man` and `tcplb completions`                                      |
 //! | `remote`        | `tcplb status`, `backends`, `reload`: clients of the admin API           |
 //! | `signals`, `terminal` | the process's signals, its output                                  |
 //!
@@ -23,6 +24,7 @@ mod config_file;
 mod crash;
 mod demo;
 mod flags;
+mod pages;
 mod remote;
 mod serve;
 mod signals;
@@ -79,6 +81,11 @@ fn obey() -> ExitCode {
         Some(Command::Status(status)) => remote::status(&status),
         Some(Command::Backends(backends)) => remote::backends(&backends),
         Some(Command::Reload(reload)) => remote::reload(&reload),
+        Some(Command::Man { command }) => match pages::find(command.as_deref()) {
+            Ok(command) => done(pages::man(command)),
+            Err(mistake) => refuse(&[mistake]),
+        },
+        Some(Command::Completions { shell }) => done(pages::completions(shell)),
         Some(Command::Demo(demo)) => {
             // The demo's output has what the log would repeat.
             logger::init_queued(LevelFilter::Error);

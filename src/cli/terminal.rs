@@ -9,10 +9,15 @@ pub fn tell(line: impl Display) {
     logger::plain(line);
 }
 
-/// Writes a line to stdout. An error says that nobody reads any more.
+/// Writes a line to stdout. It fails once the reader is gone.
 pub fn show(line: impl Display) -> io::Result<()> {
+    write(format!("{line}\n").as_bytes())
+}
+
+/// Writes bytes to stdout. It fails once the reader is gone.
+pub fn write(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{line}")?;
+    out.write_all(bytes)?;
     out.flush()
 }
 

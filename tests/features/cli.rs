@@ -500,3 +500,31 @@ fn words_of_other_balancers_get_a_hint() {
         assert!(message.contains(&wanted), "{wanted} is not in {message}");
     }
 }
+
+#[test]
+fn man_prints_a_page_with_every_flag_and_one_per_command() {
+    let page = stdout(&["man"]);
+    assert!(page.starts_with(".ie") && page.contains(".TH tcplb 1"), "{page}");
+    for flag in FLAGS {
+        assert!(page.contains(&flag.replace('-', "\\-")), "--{flag} is not in the page");
+    }
+    assert!(stdout(&["man", "check"]).contains(".TH tcplb-check 1"));
+    assert!(refused(&["man", "nothing"], 2).contains("expected one of check, "));
+}
+
+#[test]
+fn completions_are_scripts_that_the_shell_accepts() {
+    for (shell, word) in [("bash", "complete "), ("zsh", "#compdef tcplb"), ("fish", "complete -c tcplb")] {
+        let script = stdout(&["completions", shell]);
+        assert!(
+            script.contains(word) && script.contains("least-connections") || script.contains("algorithm"),
+            "{shell}"
+        );
+    }
+    let script = stdout(&["completions", "bash"]);
+    let mut bash =
+        std::process::Command::new("bash").arg("-n").stdin(std::process::Stdio::piped()).spawn().expect("bash");
+    bash.stdin.take().expect("a pipe").write_all(script.as_bytes()).expect("it is read");
+    assert!(bash.wait().expect("it ends").success(), "bash -n");
+    assert!(refused(&["completions", "tcsh"], 2).contains("tcsh"));
+}

@@ -58,6 +58,12 @@ fn check(words: &[String], directory: &Path) -> Result<(), String> {
             (0, None)
         }
         "status" | "backends" | "reload" => (4, None),
+        // They are run as they stand, but not into the file that they are redirected to.
+        "man" | "completions" => {
+            let end = arguments.iter().position(|argument| *argument == ">").unwrap_or(arguments.len());
+            arguments.truncate(end);
+            (0, None)
+        }
         "backend" | "demo" => {
             arguments.push("--help");
             (0, None)
