@@ -168,12 +168,13 @@ mod tests {
     fn the_host_header_is_the_configured_one_or_the_address_or_localhost() {
         let at = inet("192.0.2.1:81");
         let unix = Endpoint::Unix(std::path::Path::new("/run/app.sock").into());
-        let name = Address::Name("web.internal".into(), 81);
+        let (name, zone) = (Address::Name("web.internal".into(), 81), Address::Name("fe80::1%eth0".into(), 81));
         for (host, port, address, endpoint, want) in [
             (None, None, None, &at, "192.0.2.1:81"),
             (None, None, Some(&name), &at, "web.internal:81"),
             (None, Some(9000), None, &at, "192.0.2.1:9000"),
             (None, Some(9000), Some(&name), &at, "web.internal:9000"),
+            (None, None, Some(&zone), &inet("[fe80::1%7]:81"), "[fe80::1]:81"),
             (None, None, None, &unix, "localhost"),
             (Some("example.org"), Some(9000), Some(&name), &unix, "example.org"),
         ] {

@@ -1,53 +1,17 @@
 //! The accepting side under a flood: other listeners, a drain, a listener that is removed and put back.
 
-use crate::support::{Admin, At, Conn, Ending, Server, Tcplb, eventually, free_address, heavy, peers, refusing};
+use crate::support::{
+    Admin, At, Conn, Ending, Flood, Server, Tcplb, eventually, free_address, heavy, let_pass, peers,
+    raise_descriptor_limit, refusing,
+};
 use rustix::process::Signal;
-use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
-/// Clients that connect as fast as they can, and reset their connections a little later; until dropped.
-struct Flood {
-    over: Arc<AtomicBool>,
-    clients: Arc<AtomicU64>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Flood {
-    fn at(at: &At) -> Flood {
-        let (over, clients) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let (at, stop, count) = (at.clone(), over.clone(), clients.clone());
-        let connect = move || {
-            let mut open = VecDeque::new();
-            while !stop.load(Ordering::Relaxed) {
-                open.push_back(Conn::attempt(&at));
-                count.fetch_add(1, Ordering::Relaxed);
-                if open.len() > 50 {
-                    open.pop_front().into_iter().for_each(Conn::reset);
-                }
-            }
-            open.into_iter().for_each(Conn::reset);
-        };
-        Flood { over, clients, thread: Some(thread::spawn(connect)) }
-    }
-
-    /// Waits until it has gone on for a while.
-    fn rises(&self, by: u64) {
-        let before = self.clients.load(Ordering::Relaxed);
-        eventually("the flood goes on", || self.clients.load(Ordering::Relaxed) > before + by);
-    }
-}
-
-impl Drop for Flood {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        self.thread.take().into_iter().for_each(|thread| thread.join().unwrap());
-    }
-}
+/// Clients that wait at one listener when another one gets a client. Less than the kernel's default of net.core.somaxconn.
+const BACKLOG: usize = 3000;
 
 #[test]
 fn a_flood_at_one_listener_leaves_its_turn_to_another_one_of_the_same_worker() {
@@ -79,6 +43,40 @@ fn a_flood_at_one_listener_leaves_its_turn_to_another_one_of_the_same_worker() {
     }
 }
 
+/// The access log of one worker has connections in the order of their ends: no clock is needed to see who was served first.
+#[test]
+fn a_client_is_served_before_the_backlog_of_another_listener_is_empty() {
+    let _alone = heavy();
+    raise_descriptor_limit();
+    let server = Server::start(peers::answers_then_closes("beside it"));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let free = || At::Tcp(free_address());
+    let (flooded, other) = (listener("flooded", &free(), "flooded"), listener("other", &free(), "other"));
+    for first_is_flooded in [true, false] {
+        let (first, second) = if first_is_flooded { (&flooded, &other) } else { (&other, &flooded) };
+        let pools = pool("flooded", &refusing()) + &pool("other", server.at());
+        let global = "[global]\nworkers = 1\naccess_log = \"-\"\n";
+        std::fs::write(&file, format!("{global}{first}{second}{pools}")).unwrap();
+        let tcplb = Tcplb::from_file(&file, 2).start();
+        let numbers = if first_is_flooded { (0, 1) } else { (1, 0) };
+        // The kernel completes their handshakes while the process stands still.
+        tcplb.signal(Signal::STOP);
+        let waiting: Vec<Conn> = (0..BACKLOG).map(|_| Conn::attempt(&tcplb.listening()[numbers.0])).collect();
+        let client = Conn::to(&tcplb.listening()[numbers.1]);
+        tcplb.signal(Signal::CONT);
+        assert_eq!(client.hear_line(), "beside it");
+        drop(client);
+        tcplb.wait_for_lines(" connect_failed", BACKLOG);
+        drop(waiting);
+        let output = tcplb.output();
+        let is_end = |line: &&str| line.ends_with(" connect_failed") || line.ends_with("_fin");
+        let before = output.lines().filter(is_end).take_while(|line| !line.ends_with("_fin")).count();
+        println!("{before} of {BACKLOG} clients of the other listener ended first");
+        assert!(before < BACKLOG / 2, "{before} of {BACKLOG} clients of the other listener were served first");
+    }
+}
+
 #[test]
 fn a_drain_serves_the_clients_that_wait_and_ends_while_others_still_come() {
     let _alone = heavy();
@@ -106,7 +104,7 @@ fn a_drain_at_the_limit_serves_the_clients_that_wait_as_places_become_free() {
     let mut tcplb = Tcplb::new()
         .backend(server.at())
         .unprobed()
-        .args(["--max-connections", "2", "--shutdown-timeout", "1h"])
+        .args(["--workers", "2", "--max-connections", "2", "--shutdown-timeout", "1h"])
         .start();
     let served = [tcplb.connect(), tcplb.connect()];
     served.iter().for_each(|client| client.assert_echoes("served"));
@@ -114,6 +112,13 @@ fn a_drain_at_the_limit_serves_the_clients_that_wait_as_places_become_free() {
     tcplb.signal(Signal::TERM);
     tcplb.wait_for_line("draining");
     served.iter().for_each(|client| client.assert_echoes("not disturbed"));
+    // The kernel ignores further clients. A queue that still took them would not be full before the patience is over.
+    eventually("no further client may wait", || {
+        let mut late = (0..10).map(|_| Conn::attempt(tcplb.at()));
+        let waits = late.any(|late| late.is_writable_within(Duration::from_millis(20)));
+        let_pass(Duration::from_millis(10));
+        !waits
+    });
     drop(served);
     // All at once: each worker has a queue, and a client that has a place keeps it until it leaves.
     thread::scope(|scope| {

@@ -57,6 +57,11 @@ fn check_warns_of_what_only_a_start_finds() {
     assert_eq!(code, Some(0));
     assert!(said.len() == 1 && said[0].starts_with("warning: listener web: can't listen on unix:"), "{said:#?}");
     assert_eq!(server.accepted(), 0);
+    let free = format!("unix:{}", place.path().join("b.sock").display());
+    let owned = file("", &free, "127.0.0.1:1").replace("[[pool]]", "owner = \"no-such-user\"\n[[pool]]");
+    let (code, said) = check(&place, &owned);
+    assert_eq!(code, Some(0));
+    assert_eq!(said, ["warning: listener web: owner: there is no user called `no-such-user` on this machine"]);
     assert_eq!(check(&place, &file("", "127.0.0.1:0", "localhost:1")), (Some(0), Vec::new()));
 }
 

@@ -117,11 +117,23 @@ fn with_initial_down_no_client_reaches_a_backend_before_its_first_probe_has_pass
     tcplb.wait_for_line("web1 is up");
     only(&tcplb, "web1");
 
+    // Enabled again after an operator has disabled it: what was known of it is old.
+    for state in ["disabled", "enabled"] {
+        let body = format!("{{\"state\":\"{state}\"}}");
+        let (status, _) = Admin::of(&tcplb).call("PATCH", "/v1/pools/default/backends/web1", &body);
+        assert!(status.contains(" 200 "), "{status}");
+    }
+    eventually("it is probed again", || probed.accepted() == 2);
+    assert_eq!(tcplb.ending_of_next(), Ending::Reset);
+    open.send(()).unwrap();
+    tcplb.wait_for_lines("web1 is up", 2);
+    only(&tcplb, "web1");
+
     // Added by the API.
     let body = format!("{{\"name\":\"web2\",\"address\":\"{}\"}}", servers[1].at());
     let answer = post(&tcplb, "/v1/pools/default/backends", &body);
     assert!(answer.contains("\"state\": \"down\""), "{answer}");
-    eventually("its first probe is under way", || probed.accepted() == 2);
+    eventually("its first probe is under way", || probed.accepted() == 3);
     only(&tcplb, "web1");
     open.send(()).unwrap();
     tcplb.wait_for_line("web2 is up");
@@ -132,7 +144,7 @@ fn with_initial_down_no_client_reaches_a_backend_before_its_first_probe_has_pass
     let text = fs::read_to_string(&file).unwrap();
     fs::write(&file, format!("{text}[[pool.backend]]\nname = 'web3'\naddress = '{}'\n", servers[2].at())).unwrap();
     tcplb.signal(rustix::process::Signal::HUP);
-    eventually("its first probe is under way", || probed.accepted() == 3);
+    eventually("its first probe is under way", || probed.accepted() == 4);
     assert!((0..20).all(|_| tcplb.name_of_next() != "web3"));
     open.send(()).unwrap();
     tcplb.wait_for_line("web3 is up");

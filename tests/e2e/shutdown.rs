@@ -45,8 +45,14 @@ fn a_drain_lets_connections_finish_and_then_exits_0() {
 fn with_nothing_open_it_exits_0_at_once() {
     let server = Server::start(peers::echo);
     let mut tcplb = Tcplb::over([&server]);
+    let client = tcplb.connect();
+    client.assert_echoes("before");
+    client.finish();
+    assert_eq!(client.ending(), Ending::Fin);
     tcplb.signal(Signal::TERM);
     assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+    // What ended before the drain is not counted.
+    assert_last_line(&tcplb, "stopped: 0 connections finished, 0 reset");
 }
 
 #[test]

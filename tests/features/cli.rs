@@ -289,6 +289,10 @@ fn a_config_that_says_what_is_rarely_meant_is_warned_of_and_accepted() {
             assert!(line.starts_with(&format!("warning: {warning}")), "{line}");
             assert!(balancer.line(warning).contains(" WARN "));
         }
+        balancer.signal(Signal::HUP);
+        for warning in warnings {
+            assert!(balancer.line(&format!("reload: {warning}")).contains(" WARN "));
+        }
     }
 }
 

@@ -12,6 +12,7 @@
 #[path = "../e2e/support/mod.rs"]
 mod support;
 
+mod backlog;
 mod buffers;
 mod clocks;
 mod confine;

@@ -158,6 +158,8 @@ fn names_later_starts_beside_a_silent_name_server_and_required_does_not() {
         assert!(change_weight(admin, "silent", 7).contains(" 200 "));
         setup.names.answers.lock().insert("silent.test".to_owned());
         tcplb.wait_for_line("backend silent is resolved: ");
+        // A name that fails says nothing of the others.
+        assert_eq!(tcplb.count_lines("gone.test is not resolved yet"), 0);
         eventually("it is up", || shown(admin, "silent").0 == "up");
         assert_served(&tcplb);
 
@@ -166,6 +168,12 @@ fn names_later_starts_beside_a_silent_name_server_and_required_does_not() {
         assert_eq!(status.code(), Some(1), "{said}");
         assert!(said.contains("can't resolve silent.test") && said.contains("can't resolve gone.test"), "{said}");
         assert!(!said.contains("can't resolve good"), "{said}");
+
+        let tcplb = setup.tcplb("names = 'required'", &["good1.test"]).start();
+        setup.file("names = 'required'", &["good1.test", "gone.test"]);
+        tcplb.signal(Signal::HUP);
+        tcplb.wait_for_line("reload refused: pool default: backend gone: can't resolve gone.test: ");
+        assert_served(&tcplb);
     });
 }
 

@@ -7,6 +7,7 @@ mod bulk;
 mod conn;
 #[path = "../../common/eventually.rs"]
 mod eventually;
+mod flood;
 pub mod peers;
 mod process;
 mod server;
@@ -17,6 +18,7 @@ pub use admin::Admin;
 pub use bulk::{MIB, receive, send};
 pub use conn::{At, Conn, Ending};
 pub use eventually::{PATIENCE, eventually};
+pub use flood::Flood;
 pub use process::Process;
 pub use server::{BlackHole, Server, free_address, fresh_loopback, refusing};
 pub use tcplb::{QUICK_PROBES, Running, Tcplb};

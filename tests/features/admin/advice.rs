@@ -35,9 +35,11 @@ fn a_reload_that_is_only_tried_says_what_it_would_meet() {
     let directory = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let file = directory.path().join("tcplb.toml");
+    // No other test takes a port there.
+    let own = TcpListener::bind("127.80.1.1:0").unwrap().local_addr().unwrap();
     let text = |more: &str, backend: &str| {
         format!(
-            "[global]\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0'{more}]\n[[pool]]\nhealth.kind = 'off'\n\
+            "[global]\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['{own}', '127.0.0.1:0'{more}]\n[[pool]]\nhealth.kind = 'off'\n\
              backend = [{{ address = '{backend}' }}]\n"
         )
     };

@@ -52,14 +52,14 @@ fn assert_alive(balancer: &Balancer) {
 #[test]
 fn silent_callers_hold_up_no_other() {
     let balancer = Balancer::idle();
-    let silent: Vec<TcpStream> = (0..most().reading + 20).map(|_| connect(&balancer)).collect();
     let trickling: Vec<TcpStream> = (0..CALLS_MAX).map(|_| connect(&balancer)).collect();
     trickling.iter().for_each(|mut stream| stream.write_all(b"GET /v1/status HT").unwrap());
+    let silent: Vec<TcpStream> = (0..most().reading + 20).map(|_| connect(&balancer)).collect();
     for _ in 0..20 {
         assert_alive(&balancer);
         balancer.status();
     }
-    // The silent ones went first, the oldest before the others, with an answer.
+    // The silent callers went first, the oldest before the others, with an answer. Callers that came before them stay.
     for stream in silent.into_iter().take(20) {
         let refused = answer(stream);
         refused.error(503);

@@ -158,6 +158,19 @@ fn an_inherited_unix_socket_is_taken_over_too_and_one_too_many_is_told() {
 }
 
 #[test]
+fn a_mode_for_a_socket_file_of_the_service_manager_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, file) = (directory.path().join("web.sock"), directory.path().join("tcplb.toml"));
+    let listener = UnixListener::bind(&path).unwrap();
+    let bind = format!("[[listener]]\nbind = [\"unix:{}\"]\nmode = \"0600\"\n", path.display());
+    std::fs::write(&file, bind + "[[pool]]\n[[pool.backend]]\naddress = \"127.0.0.1:1\"\n").unwrap();
+    let mut process = activated(listener.into(), &["--config", file.to_str().unwrap()]);
+    process.after("listener default: mode, owner and group of ");
+    assert_eq!(process.end().0.code(), Some(1));
+    assert!(path.exists(), "it is the service manager's");
+}
+
+#[test]
 fn a_listener_on_an_inherited_socket_can_be_removed_and_put_back() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
