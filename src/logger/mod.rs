@@ -88,15 +88,14 @@ pub fn lines_lost() -> u64 {
     QUEUE.lost()
 }
 
-/// Writes what the queue holds, for at most this long; true if all of it is written. For the end of the process: an exit or a
-/// panic.
+/// Writes what the queue holds, for at most this long; true if all of it is written. A stderr that has taken nothing for
+/// that long already gets no more time. For the end of the process: an exit or a panic.
 pub fn flush(within: Duration) -> bool {
-    let deadline = Instant::now() + within;
     match THREAD.get() {
         // It can't wait for itself.
         Some(own) if *own == thread::current().id() => false,
-        Some(_) => QUEUE.wait_until_written(deadline),
-        None => QUEUE.write_until(deadline),
+        Some(_) => QUEUE.wait_until_written(within),
+        None => QUEUE.write_until(Instant::now() + within),
     }
 }
 

@@ -4,7 +4,7 @@ use super::stderr;
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Bytes that may wait: the start of some 50 000 backends, a line for each.
 const BYTES: usize = 4 << 20;
@@ -12,8 +12,9 @@ const BYTES: usize = 4 << 20;
 /// Lines that may wait. Each costs some bytes of its own.
 const LINES: usize = 64 << 10;
 
-/// Bytes written at once, unless one line is longer.
-const BATCH: usize = 64 << 10;
+/// Bytes written at once, unless one line is longer: what a pipe takes whole or not at all (PIPE_BUF, pipe(7)), so that a
+/// batch shows whether stderr takes anything.
+const BATCH: usize = 4 << 10;
 
 /// Lines whose place is kept when the queue is empty.
 const KEPT: usize = 256;
@@ -36,8 +37,14 @@ struct Pending {
     bytes: usize,
     /// Lines that were dropped since the log last reported it.
     unreported: u64,
-    /// The thread has taken lines and not written them.
-    is_writing: bool,
+    /// Since when the thread has lines that it has taken and not written.
+    writing_since: Option<Instant>,
+}
+
+impl Pending {
+    fn is_busy(&self) -> bool {
+        self.writing_since.is_some() || !self.lines.is_empty()
+    }
 }
 
 impl Queue {
@@ -47,7 +54,7 @@ impl Queue {
     }
 
     const fn bounded(bytes_max: usize, lines_max: usize) -> Queue {
-        let held = Pending { lines: VecDeque::new(), bytes: 0, unreported: 0, is_writing: false };
+        let held = Pending { lines: VecDeque::new(), bytes: 0, unreported: 0, writing_since: None };
         Queue {
             held: Mutex::new(held),
             more: Condvar::new(),
@@ -102,7 +109,7 @@ impl Queue {
             report_lost(lost);
         }
         let mut held = self.held.lock();
-        held.is_writing = false;
+        held.writing_since = None;
         if held.lines.is_empty() {
             held.lines.shrink_to(KEPT);
             self.written.notify_all();
@@ -120,15 +127,23 @@ impl Queue {
             held.lines.pop_front();
             count += 1;
         }
-        held.is_writing = true;
+        held.writing_since = Some(Instant::now());
         (batch, count)
     }
 
-    /// Waits for the thread that writes; true if nothing is left.
-    pub fn wait_until_written(&self, deadline: Instant) -> bool {
+    /// Waits for the thread that writes, for at most this long; true if nothing is left. A stderr that has taken nothing for
+    /// that long already gets no more time.
+    pub fn wait_until_written(&self, within: Duration) -> bool {
         let mut held = self.held.lock();
-        let is_busy = |held: &mut Pending| held.is_writing || !held.lines.is_empty();
-        !self.written.wait_while_until(&mut held, is_busy, deadline).timed_out()
+        let deadline = Instant::now() + within;
+        while held.is_busy() {
+            let end = |held: &Pending| held.writing_since.map_or(deadline, |since| deadline.min(since + within));
+            let until = end(&held);
+            if self.written.wait_until(&mut held, until).timed_out() && end(&held) <= Instant::now() {
+                return !held.is_busy();
+            }
+        }
+        true
     }
 
     /// Writes what stderr takes until then, where there is no thread that does; true if nothing is left.
@@ -193,7 +208,7 @@ mod tests {
         queue.write_batch(write, report);
         queue.write_batch(write, report);
         assert_eq!((out.borrow().as_str(), reports.borrow().as_slice()), ("a\nb\nc\nlost\nlost\n", &[2, 1][..]));
-        assert!(queue.wait_until_written(Instant::now()));
+        assert!(queue.wait_until_written(Duration::ZERO));
     }
 
     #[test]
@@ -222,17 +237,30 @@ mod tests {
     #[test]
     fn a_flush_waits_for_what_is_being_written_and_not_for_ever() {
         let queue = Queue::bounded(100, 10);
-        assert!(queue.wait_until_written(Instant::now()), "nothing to write");
+        assert!(queue.wait_until_written(Duration::ZERO), "nothing to write");
         push(&queue, "a\n");
-        assert!(!queue.wait_until_written(Instant::now() + Duration::from_millis(10)));
+        assert!(!queue.wait_until_written(Duration::from_millis(10)));
         thread::scope(|scope| {
             let (begin, begun) = crossbeam_channel::bounded(0);
             let write = move |_: &[u8]| begun.recv();
             scope.spawn(|| queue.write_batch(write, |_| {}));
-            assert!(!queue.wait_until_written(Instant::now() + Duration::from_millis(10)), "it is not written");
+            assert!(!queue.wait_until_written(Duration::from_millis(10)), "it is not written");
             begin.send(()).unwrap();
-            assert!(queue.wait_until_written(Instant::now() + Duration::from_secs(20)));
+            assert!(queue.wait_until_written(Duration::from_secs(20)));
         });
+    }
+
+    #[test]
+    fn a_flush_does_not_wait_for_a_stderr_that_is_stuck_already() {
+        let (queue, long) = (Queue::bounded(100, 10), Duration::from_secs(20));
+        push(&queue, "a\n");
+        push(&queue, "b\n");
+        queue.take();
+        queue.held.lock().writing_since =
+            Some(Instant::now().checked_sub(long).expect("a machine that is up for so long"));
+        let begun = Instant::now();
+        assert!(!queue.wait_until_written(long));
+        assert!(begun.elapsed() < long / 2);
     }
 
     #[test]
