@@ -140,7 +140,7 @@ impl Sandbox {
 /// What becomes of a backend whose name can't be resolved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Names {
-    /// It is down until its name can be resolved.
+    /// It is down until its name can be resolved. The start waits at most two seconds for all names together.
     #[default]
     Later,
     /// The start, or the reload, is refused.

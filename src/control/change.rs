@@ -3,7 +3,7 @@
 //!
 //! Control waits for none of them. Meanwhile it handles stops, time-outs and heartbeats, and takes the next command
 //! when the change has arrived. A thread that does not take the change up within [`ADOPTION`] gets it when it runs
-//! again; the others have it by then.
+//! again. The others have it by then, and the command is answered: nothing can undo the change any more.
 
 use super::config_state::{NewSockets, Transition, remove_files};
 use super::reload::Waiting;
@@ -16,8 +16,8 @@ use crossbeam_channel::{Receiver, Sender, after, at, never};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long prober and workers may take for a change. A turn of their loop is enough.
-pub const ADOPTION: Duration = Duration::from_secs(10);
+/// How long prober and workers may take for a change before control goes on. A turn of their loop is enough.
+pub const ADOPTION: Duration = Duration::from_secs(1);
 
 /// The pause before a full mailbox of the prober is tried again.
 const RETRY: Duration = Duration::from_millis(50);
@@ -120,12 +120,12 @@ impl<C: DataPlane> ControlLoop<C> {
     pub(super) fn too_late(&mut self) {
         match &self.change {
             Some(InFlight { phase: ChangePhase::Prober(note, _), .. }) => {
-                log::error!("the prober did not take up the new configuration within {ADOPTION:?}");
+                log::warn!("the prober has not taken up a change within {ADOPTION:?}: it does once it responds");
                 self.prober_lags |= note.is_some();
                 self.hand_to_workers();
             }
             Some(InFlight { phase: ChangePhase::Workers(_), .. }) => {
-                log::error!("a worker did not take up the new configuration within {ADOPTION:?}");
+                log::warn!("a worker has not taken up a change within {ADOPTION:?}: it does once it responds");
                 self.arrived();
             }
             None => {}

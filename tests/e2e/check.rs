@@ -1,10 +1,12 @@
 //! `tcplb check`: what it refuses because of this machine's addresses, and what it foresees of a start.
 
 use crate::support::{Server, Tcplb, peers};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use std::fs;
+use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 /// What `check` makes of a file: its exit code, and its lines on stderr.
@@ -166,4 +168,28 @@ fn a_limit_beyond_the_open_files_is_warned_of_by_check_the_start_and_a_reload() 
     check(&place, &with_limit("4000000001"));
     tcplb.signal(Signal::HUP);
     tcplb.wait_for_line("reload: listener web: max_connections: 4000000001 has no effect");
+}
+
+#[test]
+fn a_configuration_may_be_a_pipe_and_one_without_a_writer_is_given_up() {
+    let place = tempfile::tempdir().unwrap();
+    let fifo = place.path().join("fifo");
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let program = || Command::new(env!("CARGO_BIN_EXE_tcplb"));
+    // At the same time: each takes as long as tcplb waits for the pipe.
+    let given_up = ["check", "--config"].map(|how| {
+        let mut command = program();
+        command.arg(how).arg(&fifo).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    for child in given_up {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let why = format!("error: can't read {}: its writer did not write and close it within 10s\n", fifo.display());
+        assert_eq!((output.status.code(), said), (Some(2), why));
+    }
+    let mut check = program();
+    let mut check = check.args(["check", "/dev/stdin"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    check.stdin.take().unwrap().write_all(file("", "127.0.0.1:0", "127.0.0.1:1").as_bytes()).unwrap();
+    let output = check.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "/dev/stdin: ok, 1 listener, 1 pool, 1 backend\n");
 }

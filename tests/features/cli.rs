@@ -373,10 +373,13 @@ fn a_wrong_config_file_is_told_line_by_line() {
     }
     let bad = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(bad.path(), b"# a\n# \xff\n").unwrap();
+    let large = tempfile::NamedTempFile::new().unwrap();
+    large.as_file().set_len((8 << 20) + 1).unwrap();
     for (path, why) in [
         ("/nowhere/tcplb.toml", "can't read /nowhere/tcplb.toml: No such file"),
-        ("/dev/zero", "can't read /dev/zero: expected at most 8 MiB, but it has more"),
-        ("/", "can't read /: Is a directory"),
+        (large.path().to_str().unwrap(), ": expected at most 8 MiB, but it has more"),
+        ("/dev/zero", "can't read /dev/zero: expected a file or a pipe, but it is a device"),
+        ("/", "can't read /: expected a file or a pipe, but it is a directory"),
         (bad.path().to_str().unwrap(), ":2: not a text in UTF-8"),
     ] {
         for arguments in [["check", path], ["--config", path]] {

@@ -7,7 +7,7 @@ use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// What the service manager of these tests asks for.
 const WATCHDOG: Duration = Duration::from_secs(2);
@@ -131,9 +131,14 @@ fn control_goes_on_beside_a_worker_that_stands_still_which_has_all_changes_once_
     for (name, states) in [("worker-0", &["draining", "disabled"][..]), ("prober", &["disabled"])] {
         let held = hold(&tcplb, name);
         for state in states {
+            let begun = Instant::now();
             let status = change(admin, state);
             assert!(status.contains(" 200 "), "{name}: {state}: {status}");
+            let took = begun.elapsed();
+            assert!(took < Duration::from_secs(8), "{name}: {state}: the answer took {took:?}");
         }
+        let (who, _) = name.split_once('-').unwrap_or((name, ""));
+        tcplb.wait_for_line(&format!("{who} has not taken up a change within 1s: it does once it responds"));
         tcplb.wait_for_line(&format!("{name} has not responded for 10s"));
         assert_eq!(tcplb.count_lines("control has not responded"), 0);
         held.let_go();
