@@ -1,6 +1,6 @@
-//! The composition root: spawns the threads and carries letters between those that must not know each other.
+//! The composition root: spawns the threads and connects those that must not know each other.
 //!
-//! Nothing is spawned before everything is bound, so a port that is taken ends the start with nothing half-done.
+//! It binds everything before it spawns a thread, so a taken port ends the start with nothing half-done.
 
 use crate::access_log::{AccessLog, Reopener, Target};
 use crate::admin::{self, Admin};
@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 pub use crate::control::{Changes, Loader, Refused, ReloadError, Remote};
 
-/// How long the start waits for names, all together, if it can do without them.
+/// How long the start waits for all names together, if it can go on without them.
 const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A running balancer.
@@ -52,11 +52,11 @@ pub struct Running {
 pub struct ListenerAddress {
     /// The listener's name.
     pub name: String,
-    /// Where it listens, with the real port.
+    /// The address that it listens on, with the real port.
     pub endpoint: Endpoint,
 }
 
-/// Why it could not start: what, which address, why.
+/// Why the start failed: the step, the address, the cause.
 #[derive(Debug)]
 pub struct StartError(String);
 
@@ -68,19 +68,20 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Starts a balancer whose configuration is not in a file. On return it serves.
+/// Starts a balancer whose configuration is not from a file. It serves when this returns.
 pub fn start(model: Model) -> Result<Running, StartError> {
     start_with(model, None)
 }
 
-/// Starts a balancer. `loader` reads the file that `model` came from again. On return it serves.
+/// Starts a balancer. `loader` reads the file of `model` again. It serves when this returns.
 pub fn start_with(model: Model, loader: Option<Loader>) -> Result<Running, StartError> {
     let running = begin(model, loader, None, || Ok(never()))?;
     running.ok_or_else(|| StartError("stopped before it served".to_owned()))
 }
 
-/// As [`start_with`]; once everything is bound this process, from this thread on, gives up what the confinement says. Then `listen`
-/// gives where a stop arrives. `None` means that a stop came while names were looked up.
+/// As [`start_with`]. Once everything is bound, the process gives up the privileges that `confinement` names, for this
+/// thread and all later ones. Then `listen` returns the channel of stops. `None`: a stop came while names were looked
+/// up.
 pub fn start_confined(
     model: Model,
     loader: Option<Loader>,
@@ -112,20 +113,22 @@ fn begin(
         StartError(why)
     };
     let spawn_error = |error: io::Error| StartError(format!("can't start a thread: {error}"));
-    // A link is for whoever we are now: it may be another's, who could have root write what it points to.
+    // A user who may create names in the log's directory could make root follow a link. So links are followed only if
+    // the process keeps its user.
     let follow = confinement.as_ref().is_none_or(|confinement| !confinement.changes_user());
     let open = |to: &LogTo| Target::open(to, follow);
     let log = model.global.access_log.as_ref().map(open).transpose().map_err(give_up)?;
     if let Some(confinement) = confinement {
         let own: Vec<Endpoint> = sockets.iter().filter(|socket| !listen::is_inherited(socket)).cloned().collect();
-        // Threads take over what they start with: there is none yet.
+        // Threads inherit their privileges, so none may run yet.
         confinement.carry_out(&own, log.as_ref().and_then(Target::file)).map_err(give_up)?;
     }
     logger::start().map_err(spawn_error)?;
-    let stops = listen().map_err(|error| give_up(format!("can't listen to signals: {error}")))?;
+    let stops = listen().map_err(|error| give_up(format!("can't handle signals: {error}")))?;
 
     model.global.socket_buffer.into_iter().for_each(warn_of_less);
-    // Not before: a thread of the resolver may outlast the start, and keeps the privileges that it starts with.
+    // Resolver threads may outlast the start and keep the privileges that they start with, so they start after
+    // confinement.
     let mut lookups = Lookups::default();
     let end = (model.global.names == Names::Later).then(|| Instant::now() + NAMES_PATIENCE);
     let Some(found) = lookups.wait_for(control::names(&model), end, &stops) else {
@@ -138,7 +141,7 @@ fn begin(
     let share = config_state.share();
     let connection_limit = ConnectionLimit::new(share.connections);
     log::info!(
-        "serves at most {} clients at once: of {descriptors} open files that are allowed, {} are kept for everything else",
+        "serves at most {} clients at once: of {descriptors} open files allowed, {} are reserved for other uses",
         share.connections,
         share.reserved
     );
@@ -152,7 +155,7 @@ fn begin(
     }
     let data_plane = Workers(peers.into());
     let fallen = data_plane.clone();
-    // Straight to the workers: what is true does not change, and control may be waiting for the prober.
+    // Resets go straight to the workers, since control may be waiting for the prober.
     let on_down = Box::new(move |backend| fallen.reset(&[backend]));
     let prober = prober::spawn(snapshot.clone(), on_down).map_err(spawn_error)?;
     let published = Arc::new(Published::new(snapshot.clone(), model.clone()));
@@ -168,7 +171,7 @@ fn begin(
         prober: prober.mailbox(),
         log: log_handle,
     };
-    // One message a worker: nothing that could grow.
+    // Bounded by the number of workers: each sends one message.
     let (ended, endings) = unbounded();
     let control = Control::spawn(Parts {
         config_state,
@@ -217,7 +220,8 @@ fn begin(
     }))
 }
 
-/// The kernel grants less than `socket_buffer` asks for without a word; the message names the remedy.
+/// Warns where the kernel grants less than `socket_buffer` asks for, which it does not report. The message names the
+/// remedy.
 fn warn_of_less(asked: Size) {
     let Ok(net::Granted { receive, send }) = net::granted(asked) else { return };
     for (granted, what, limit) in [(receive, "receive", "net.core.rmem_max"), (send, "send", "net.core.wmem_max")] {
@@ -236,7 +240,7 @@ fn bind_admin(model: &Model) -> Result<Option<admin::BoundAdmin>, StartError> {
     bound.map(Some).map_err(|why| StartError(format!("can't serve the admin API on {to}: {why}")))
 }
 
-/// Each worker's own sockets. A unix socket, of which there is one, is the first worker's.
+/// Distributes the sockets. A unix socket is a single one, for the first worker.
 fn by_worker(opened: Vec<NewSockets>, workers: usize) -> Vec<Vec<ListenSocket>> {
     let mut shares: Vec<Vec<ListenSocket>> = (0..workers).map(|_| Vec::new()).collect();
     for NewSockets { address, listener, sockets } in opened {
@@ -246,7 +250,7 @@ fn by_worker(opened: Vec<NewSockets>, workers: usize) -> Vec<Vec<ListenSocket>> 
     shares
 }
 
-/// Carries what control decides to the workers. No call waits for one of them.
+/// Sends control's orders to the workers. No call waits for a worker.
 #[derive(Clone)]
 struct Workers(Arc<[Peer]>);
 
@@ -255,7 +259,7 @@ impl Workers {
         self.0.iter().for_each(|peer| peer.orders.put(order()));
     }
 
-    /// A worker, for the watchdog.
+    /// The heartbeat of a worker, for the watchdog.
     fn watched(&self, number: usize) -> Watched {
         let (peers, heartbeat) = (self.0.clone(), self.0[number].heartbeat.clone());
         Watched { name: format!("worker-{number}"), heartbeat, wake: Box::new(move || peers[number].mailbox.wake()) }
@@ -264,7 +268,7 @@ impl Workers {
 
 impl DataPlane for Workers {
     fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>) -> Receiver<()> {
-        // Nothing is ever sent: the last worker that drops its end cuts the channel.
+        // Nothing is ever sent: the channel disconnects when the last worker drops its end.
         let (done, all_done) = bounded(0);
         for (peer, sockets) in self.0.iter().zip(by_worker(opened, self.0.len())) {
             let adopt = Adopt { snapshot: snapshot.clone(), sockets, done: done.clone() };
@@ -287,42 +291,42 @@ impl DataPlane for Workers {
 }
 
 impl Running {
-    /// Where it listened when it started, in the order of the configuration.
+    /// The addresses at the start, in the order of the configuration.
     pub fn listeners(&self) -> &[ListenerAddress] {
         &self.listeners
     }
 
-    /// Where the admin API listens, with the real port; empty without one.
+    /// The addresses of the admin API, with the real ports; empty without an admin API.
     pub fn admin(&self) -> &[Endpoint] {
         self.admin.as_ref().map_or(&[], Admin::endpoints)
     }
 
-    /// The pools and their backends, as they are now.
+    /// The current pools and backends.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.published.snapshot()
     }
 
-    /// What may be read at any time.
+    /// The state that any thread may read.
     pub fn published(&self) -> Arc<Published> {
         self.published.clone()
     }
 
-    /// The most clients at once, now.
+    /// The current limit on connected clients.
     pub fn max_connections(&self) -> usize {
         self.connection_limit.limit()
     }
 
-    /// How it is changed and stopped.
+    /// The handle that changes and stops it.
     pub fn remote(&self) -> Remote {
         self.control.remote()
     }
 
-    /// How the access log is opened again, if it is a file.
+    /// The handle that reopens the access log, if it is a file.
     pub fn log_file(&self) -> Option<Reopener> {
         self.log.as_ref().and_then(AccessLog::reopener)
     }
 
-    /// Waits until it has stopped; the error of a thread that failed.
+    /// Waits for the end. Fails with the error of the thread that failed.
     pub fn wait(self) -> Result<(), String> {
         let Outcome { counts, stuck } = self.control.wait();
         drop(self.watchdog);
@@ -344,7 +348,7 @@ impl Running {
     }
 }
 
-/// Raises the soft limit of open files to the hard one, as servers may; gives what is in force.
+/// Raises the soft limit on open files to the hard one, and returns the limit in force.
 fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };

@@ -1,36 +1,37 @@
-//! tcplb: a Layer-4 TCP connection balancer. This is the map; ARCHITECTURE.md tells the story.
+//! tcplb: a Layer-4 TCP connection balancer. This page lists the modules; ARCHITECTURE.md describes how they work
+//! together.
 //!
 //! # Layers
 //!
-//! Imports point down this list only (`tests/model/layers.rs` sees to it); the threads never import each other.
+//! Imports point down this list only, and the threads never import each other; `tests/model/layers.rs` checks both.
 //!
-//! | module      | part                                                                              |
-//! |-------------|-----------------------------------------------------------------------------------|
-//! | [`cli`]     | what the user types: flags and subcommands                                        |
-//! | [`app`]     | composition root: spawn, carry letters between threads, wait                      |
-//! | [`admin`]   | threads: the HTTP API, metrics, status page                                        |
-//! | [`control`] | thread: every change is a command to it                                           |
-//! | [`prober`]  | thread: health probes; the only writer of the health bits                        |
-//! | [`worker`]  | threads: event loop, accept, and the driver that applies what sessions decide     |
-//! | [`access_log`] | thread: a line per connection, handed over by the buffer                         |
-//! | [`relay`]   | moves the bytes of one way: copy, splice                                          |
-//! | [`session`] | one connection as a machine without I/O: (input, now) → effect; every ending      |
-//! | [`preflight`] | what only a start finds out, asked beforehand                                     |
-//! | [`confine`] | what the process gives up once everything is bound: user, capabilities, Landlock    |
-//! | [`net`]     | sockets and pipes; the one place that is Linux-only                               |
-//! | [`systemd`] | what the service manager is told, and the sockets it handed over                    |
-//! | [`logger`]  | the log on stderr: formatter, bounded queue, thread                                   |
-//! | [`watchdog`] | thread: whether every other thread still comes around                       |
-//! | [`mailbox`] | a channel and the waker of its reader, tied together                              |
-//! | [`clock`]   | the one clock of all threads                                                      |
-//! | [`pool`]    | what threads share: backends, leases, the immutable snapshot, health bits         |
-//! | [`admission`] | which clients come in, and where each one is counted                             |
-//! | [`telemetry`] | what is counted: totals, counters, histograms                                    |
-//! | [`probe`]   | one health probe: where it goes, what it says, what answer passes                 |
-//! | [`config`]  | what the operator asked for, proven                                               |
-//! | [`policy`]  | every decision, pure: balancing, health                                           |
-//! | [`proto`]   | bytes ↔ values, incremental and pure: PROXY protocol                              |
-//! | [`base`]    | vocabulary: addresses, durations, ticks, timer wheel, slots                       |
+//! | module         | part                                                                             |
+//! |----------------|----------------------------------------------------------------------------------|
+//! | [`cli`]        | the command line: flags and subcommands                                          |
+//! | [`app`]        | composition root: spawn, connect threads, wait                                   |
+//! | [`admin`]      | threads: the HTTP API, metrics, status page                                      |
+//! | [`control`]    | thread: every change is a command to it                                          |
+//! | [`prober`]     | thread: health probes; the only writer of the health bits                        |
+//! | [`worker`]     | threads: event loop, accept, and the driver that applies what sessions decide    |
+//! | [`access_log`] | thread: writes a line per connection                                             |
+//! | [`relay`]      | moves the bytes of one direction: copy, splice                                   |
+//! | [`session`]    | one connection as a state machine without I/O: (input, now) → effects            |
+//! | [`preflight`]  | checks what otherwise only a start finds out                                     |
+//! | [`confine`]    | what the process gives up once everything is bound: user, capabilities, Landlock |
+//! | [`net`]        | sockets and pipes; the one place that is Linux-only                              |
+//! | [`systemd`]    | messages to the service manager, and its sockets                                 |
+//! | [`logger`]     | the log on stderr: formatter, bounded queue, thread                              |
+//! | [`watchdog`]   | thread: checks that every other thread still runs its loop                       |
+//! | [`mailbox`]    | a channel and the waker of its reader, tied together                             |
+//! | [`clock`]      | the one clock of all threads                                                     |
+//! | [`pool`]       | what threads share: backends, leases, the snapshot, health bits                  |
+//! | [`admission`]  | decides which clients are accepted, and where each is counted                    |
+//! | [`telemetry`]  | counters, totals, histograms                                                     |
+//! | [`probe`]      | one health probe: target, bytes sent, expected answer                            |
+//! | [`config`]     | the validated configuration                                                      |
+//! | [`policy`]     | all decisions, pure: balancing, health, limits                                   |
+//! | [`proto`]      | bytes ↔ values, incremental and pure: PROXY protocol                             |
+//! | [`base`]       | vocabulary: addresses, durations, ticks, timer wheel, slots                      |
 //!
 //! # Life of a connection
 //!

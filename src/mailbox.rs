@@ -1,9 +1,8 @@
-//! How threads talk: a bounded channel and the waker of the receiver's poll loop, tied together, so that nobody can send
-//! and forget to wake.
+//! How threads communicate: a bounded channel with the waker of the receiver's poll loop, so that every send wakes.
 //!
-//! No sender waits for a receiver without a bound. A letter that finds no room comes back ([`Mailbox::offer`]), or waits for
-//! a stated time ([`Mailbox::send_within`]). What must not be lost goes into a [`Slot`] beside the mailbox, which has room
-//! always: an order that has not been read is merged with the next one.
+//! Each wait of a sender is bounded. A letter that finds no room comes back ([`Mailbox::offer`]), or waits for a stated
+//! time ([`Mailbox::send_within`]). Orders that must not be lost go into a [`Slot`], which always has room: an unread
+//! order is merged with the next one.
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use mio::{Poll, Token, Waker};
@@ -13,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// The sending side; clone it freely.
+/// The sending side; cheap to clone.
 #[derive(Debug)]
 pub struct Mailbox<T> {
     sender: Sender<T>,
@@ -27,27 +26,27 @@ impl<T> Clone for Mailbox<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// A mailbox for the owner of `poll`, who sees `token` whenever mail has come. At most `size` letters wait.
-    /// mio allows one waker per poll.
+    /// A mailbox for the owner of `poll`, which sees `token` when letters arrive. At most `size` letters wait. mio
+    /// allows one waker per poll.
     pub fn new(poll: &Poll, token: Token, size: usize) -> io::Result<(Mailbox<T>, Receiver<T>)> {
         let waker = Arc::new(Waker::new(poll.registry(), token)?);
         let (sender, receiver) = bounded(size);
         Ok((Mailbox { sender, waker }, receiver))
     }
 
-    /// A slot for orders to the same owner, who sees the same token.
+    /// A slot for orders to the same owner, which sees the same token.
     pub fn slot<O: Merge>(&self) -> Slot<O> {
         Slot { waiting: Mutex::new(None), any: AtomicBool::new(false), waker: self.waker.clone() }
     }
 
-    /// Sends without waiting; gives the letter back when the box is full or its owner gone.
+    /// Sends without waiting. Returns the letter if the mailbox is full or the owner is gone.
     pub fn offer(&self, letter: T) -> Result<(), T> {
         self.sender.try_send(letter).map_err(TrySendError::into_inner)?;
         self.wake();
         Ok(())
     }
 
-    /// Sends, waiting at most this long for room. False if there was none, or the owner is gone.
+    /// Sends, and waits at most this long for room. False if there was none or the owner is gone.
     pub fn send_within(&self, letter: T, patience: Duration) -> bool {
         let sent = self.sender.send_timeout(letter, patience).is_ok();
         self.wake();
@@ -60,23 +59,23 @@ impl<T> Mailbox<T> {
     }
 }
 
-/// Orders of which two make one.
+/// Orders that can be merged into one.
 pub trait Merge {
-    /// Adds an order that was given after this one. The result is bounded, however many are added.
+    /// Adds a later order. The result must stay bounded, however many are merged.
     fn merge(&mut self, later: Self);
 }
 
-/// Room for one order, which waits until its owner comes around.
+/// Room for one order, until the owner takes it.
 #[derive(Debug)]
 pub struct Slot<O> {
     waiting: Mutex<Option<O>>,
-    /// Is there one? So that the owner takes the lock only then.
+    /// Whether there is an order, so that the owner locks only then.
     any: AtomicBool,
     waker: Arc<Waker>,
 }
 
 impl<O: Merge> Slot<O> {
-    /// Gives an order, without waiting for the owner to read it.
+    /// Adds an order without waiting for the owner.
     pub fn put(&self, order: O) {
         let mut waiting = self.waiting.lock();
         match &mut *waiting {
@@ -88,7 +87,7 @@ impl<O: Merge> Slot<O> {
         wake(&self.waker);
     }
 
-    /// The owner's: all that was put since the last call.
+    /// Takes all orders since the last call, merged; called by the owner.
     pub fn take(&self) -> Option<O> {
         if !self.any.swap(false, Ordering::Acquire) {
             return None;
@@ -114,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_mailbox_makes_no_sender_wait_and_a_slot_always_has_room() {
+    fn a_full_mailbox_blocks_no_sender_and_a_slot_always_has_room() {
         let (mailbox, letters) = Mailbox::new(&Poll::new().unwrap(), Token(0), 1).unwrap();
         let slot: Slot<Vec<u8>> = mailbox.slot();
         assert_eq!((mailbox.offer(1), mailbox.offer(2)), (Ok(()), Err(2)));

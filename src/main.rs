@@ -1,4 +1,4 @@
-//! Arguments → logger → run → exit code. All of it is in the library, where tests can reach it.
+//! Calls the library, where tests can reach all of it, and returns the exit code.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;

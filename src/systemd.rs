@@ -1,8 +1,8 @@
-//! Messages to the service manager (sd_notify(3)), and the sockets that it handed over (sd_listen_fds(3)).
+//! Messages to the service manager (sd_notify(3)), and the sockets that it passes (sd_listen_fds(3)).
 //!
-//! Without a service manager, that is without `NOTIFY_SOCKET`, nothing happens. No message makes a thread wait: one that
-//! finds the manager's queue full is kept, and [`retry`] delivers it later. A newer state takes the place of the one that
-//! is kept. Any other failure is logged, and the manager notices that the message is missing.
+//! Without a service manager, that is without `NOTIFY_SOCKET`, nothing is sent. No message blocks a thread: a state
+//! that finds the manager's queue full is kept, and [`retry`] sends it later. A newer state replaces a kept one. Other
+//! failures are logged.
 
 use crate::net::listen;
 use parking_lot::Mutex;
@@ -17,29 +17,30 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
-/// The newest state that the manager's queue had no room for.
+/// The newest state that did not fit into the manager's queue.
 static KEPT: Mutex<Option<String>> = Mutex::new(None);
 
-/// Everything listens.
+/// Reports that all listeners serve (READY=1).
 pub fn ready(status: &str) {
-    tell(&[NotifyState::Ready, NotifyState::Status(&line(status))]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&line(status))]);
 }
 
-/// A reload begins; [`ready`] says that it is over.
+/// Reports that a reload begins (RELOADING=1); [`ready`] ends it.
 pub fn reloading() {
-    // systemd 253 and later wants to know when, so as to tell two reloads apart.
+    // systemd 253 and later needs the time, to match READY=1 to a reload.
     match NotifyState::monotonic_usec_now() {
-        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
         Err(error) => log::warn!("can't notify the service manager of the reload: {error}"),
     }
 }
 
-/// A drain begins.
+/// Reports that a drain begins (STOPPING=1).
 pub fn stopping(status: &str) {
-    tell(&[NotifyState::Stopping, NotifyState::Status(&line(status))]);
+    notify(&[NotifyState::Stopping, NotifyState::Status(&line(status))]);
 }
 
-/// All is well. A beat that finds no room is left out: the next one says the same.
+/// Reports that no thread is stuck (WATCHDOG=1). A message that finds no room is dropped, since the next one replaces
+/// it.
 pub fn alive() {
     retry();
     if KEPT.lock().is_none() {
@@ -47,7 +48,7 @@ pub fn alive() {
     }
 }
 
-/// Delivers the state that found no room, if there is room now. Called every few seconds.
+/// Sends the kept state, if there is room now. Called every few seconds.
 pub fn retry() {
     let mut kept = KEPT.lock();
     let Some(state) = kept.as_ref() else { return };
@@ -59,13 +60,13 @@ pub fn retry() {
     log_failure(sent.map(drop));
 }
 
-/// How often the manager wants to hear [`alive`]; `None`: not at all.
+/// How often the manager expects [`alive`]; `None`: never.
 pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }
 
-/// Takes the listening sockets that were handed over; whoever binds their addresses gets them. Once, at the very start of the
-/// process: it changes the environment, which no other thread may be reading.
+/// Takes the listening sockets that the manager passes; listeners on their addresses get them. Call it once, before any
+/// other thread runs: it changes the environment.
 pub fn take_sockets() -> Result<(), String> {
     let mut handed = listenfd::ListenFd::from_env();
     for index in 0..handed.len() {
@@ -80,14 +81,14 @@ pub fn take_sockets() -> Result<(), String> {
 }
 
 /// Sends a state, or keeps it for [`retry`].
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     let state = text(state);
     let mut kept = KEPT.lock();
     let sent = send(&state);
     let had = kept.is_some();
     *kept = matches!(sent, Ok(false)).then_some(state);
     if kept.is_some() && !had {
-        log::warn!("the service manager does not read its notifications: it gets the newest state once it does");
+        log::warn!("the service manager does not read its notifications; the newest state is sent later");
     }
     drop(kept);
     log_failure(sent.map(drop));
@@ -102,7 +103,7 @@ fn text(state: &[NotifyState<'_>]) -> String {
     text
 }
 
-/// Sends a message without waiting. False if there is no room for it.
+/// Sends a message without blocking. False if there is no room for it.
 fn send(message: &str) -> io::Result<bool> {
     let Some(path) = env::var_os("NOTIFY_SOCKET") else { return Ok(true) };
     let to = address(&path)?;
@@ -115,7 +116,7 @@ fn send(message: &str) -> io::Result<bool> {
     }
 }
 
-/// A leading `@` stands for the zero byte that an abstract address begins with.
+/// A leading `@` stands for the zero byte of an abstract address.
 fn address(path: &OsStr) -> io::Result<SocketAddr> {
     match path.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name),
@@ -129,7 +130,7 @@ fn log_failure(outcome: io::Result<()>) {
     }
 }
 
-/// A status is a line; another line would be another message.
+/// A status is one line; a second line would be another message.
 fn line(status: &str) -> String {
     status.lines().next().unwrap_or_default().to_owned()
 }

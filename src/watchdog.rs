@@ -1,13 +1,14 @@
-//! Whether every thread still comes around.
+//! Checks that every thread still runs its loop.
 //!
-//! A thread that serves counts the turns of its loop in a [`Heartbeat`]. The watchdog thread looks at all counts four times
-//! per bound. It wakes each thread whose count has not moved, so that an idle one takes a turn too: a busy thread costs one
-//! atomic store a turn, an idle one a wake-up per look. A thread whose count stands still for four looks in a row is
-//! *stuck*. While one is, `/readyz` says 503 and the service manager hears nothing.
+//! A thread that serves counts the turns of its loop in a [`Heartbeat`]. The watchdog thread reads all counts four
+//! times per bound. It wakes each thread whose count has not moved, so that an idle one takes a turn too. This costs a
+//! busy thread one atomic store a turn, an idle one a wake-up per check. A thread whose count stays the same for four
+//! checks in a row is *stuck*. While one is, `/readyz` answers 503 and the service manager gets no watchdog message.
 //!
-//! Looks are counted, not time: after the whole process stood still (SIGSTOP, a suspended machine), nothing is stuck.
+//! The watchdog counts checks instead of time: after a pause of the whole process (SIGSTOP, suspend), no thread is
+//! stuck.
 //!
-//! What is not watched: threads that may wait for a disk or a name server, which no other thread waits for.
+//! Threads that may wait for a disk or a name server are not watched; no other thread waits for them.
 
 use crate::pool::Published;
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
@@ -17,32 +18,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// How long a thread may take for a turn where the service manager sets no bound.
+/// How long a turn may take where the service manager sets no bound.
 pub const BOUND: Duration = Duration::from_secs(10);
 
-/// Looks in a row without a turn that make a thread stuck; so many fit into the bound.
+/// Checks in a row without a turn that make a thread stuck; this many fit into the bound.
 const LOOKS: u32 = 4;
 
-/// A thread that has ended in an orderly way, and is watched no more.
+/// The count of a thread that has ended normally and is no longer watched.
 const ENDED: u64 = u64::MAX;
 
-/// The turns that a thread has taken. Clone it freely; the thread alone writes.
+/// The turns that a thread has taken. Cheap to clone; only the thread writes it.
 #[derive(Clone, Debug, Default)]
 pub struct Heartbeat(Arc<Turns>);
 
-/// Alone on its cache lines: workers write theirs all the time.
+/// Alone on its cache lines, since workers write theirs often.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 struct Turns(AtomicU64);
 
 impl Heartbeat {
-    /// The thread has come around.
+    /// Counts a turn.
     pub fn beat(&self) {
         let Turns(turns) = &*self.0;
         turns.store(turns.load(Ordering::Relaxed).wrapping_add(1) % ENDED, Ordering::Relaxed);
     }
 
-    /// The thread has nothing left to do and ends.
+    /// Marks the thread as ended.
     pub fn end(&self) {
         self.0.0.store(ENDED, Ordering::Relaxed);
     }
@@ -54,15 +55,15 @@ impl Heartbeat {
 
 /// A thread to watch.
 pub struct Watched {
-    /// What the log and `/readyz` call it.
+    /// Its name in the log and in `/readyz`.
     pub name: String,
-    /// Its turns.
+    /// The thread's turns.
     pub heartbeat: Heartbeat,
-    /// Makes it take one. Must not wait for it.
+    /// Makes the thread take a turn. Must not wait for it.
     pub wake: Box<dyn Fn() + Send>,
 }
 
-/// The running watchdog. Dropping it ends it.
+/// The running watchdog; dropping it stops it.
 #[derive(Debug)]
 pub struct Watchdog {
     stop: Option<Sender<()>>,
@@ -70,8 +71,8 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts to watch. A thread may take `bound` for a turn; those that take longer stand in `published`. `alive` is called
-    /// at each look at which none does.
+    /// Starts to watch. A turn may take `bound`; threads that exceed it are stored in `published` as stuck. Each check
+    /// that finds no stuck thread calls `alive`.
     pub fn start(
         watched: Vec<Watched>,
         bound: Duration,
@@ -98,19 +99,19 @@ impl Drop for Watchdog {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // An error means that it panicked, which has been logged.
+            // An error means that the thread panicked, which has been logged.
             let _ = thread.join();
         }
     }
 }
 
-/// All threads, with what the last looks found.
+/// All threads, with the results of the last checks.
 struct Looks(Vec<(Watched, Found)>);
 
 #[derive(Default)]
 struct Found {
     turns: u64,
-    /// Looks since the count moved.
+    /// Checks since the count moved.
     still: u32,
 }
 
@@ -119,7 +120,7 @@ impl Looks {
         Looks(watched.into_iter().map(|watched| (watched, Found::default())).collect())
     }
 
-    /// Looks at each thread, wakes those that have not moved, and returns the names of those that are stuck.
+    /// Checks each thread, wakes those that have not moved, and returns the names of stuck ones.
     fn look(&mut self, bound: Duration) -> Vec<String> {
         let mut stuck = Vec::new();
         for (Watched { name, heartbeat, wake }, found) in &mut self.0 {

@@ -34,7 +34,7 @@ impl Access {
         let mut text = Vec::new();
         let read = std::fs::File::open(path).and_then(|file| {
             if file.metadata()?.permissions().mode() & OTHERS_READ != 0 {
-                log::warn!("everybody on this machine can read the admin token: chmod o-r {}", path.display());
+                log::warn!("every user of this machine can read the admin token: chmod o-r {}", path.display());
             }
             file.take(TOKEN_MAX + 1).read_to_end(&mut text)
         });

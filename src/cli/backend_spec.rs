@@ -1,6 +1,6 @@
-//! `--backend ADDR[,weight=N][,name=S][,max-connections=N][,backup]`, to a backend of the model.
+//! Parses `--backend ADDR[,weight=N][,name=S][,max-connections=N][,backup]` into a backend of the model.
 //!
-//! Pure. Names must be unique among backends; that is for whoever sees all of them.
+//! Pure. The caller checks that names are unique.
 
 use super::values;
 use crate::base::{Address, nearest};
@@ -10,7 +10,7 @@ use crate::config::model::Backend;
 const KEYS: [&str; 4] = ["weight", "name", "max-connections", "backup"];
 const ACCEPTED: &str = "weight=N, name=S, max-connections=N and backup";
 
-/// Parses one backend. The error shows the part that is wrong and says what would be accepted in its place.
+/// Parses one backend. The error shows the wrong part and what is accepted in its place.
 pub fn parse(text: &str) -> Result<Backend, String> {
     let mut parts = text.split(',');
     let address = parts.next().unwrap_or_default();
@@ -33,7 +33,7 @@ pub fn parse(text: &str) -> Result<Backend, String> {
 }
 
 fn set(backend: &mut Backend, key: &str, value: Option<&str>) -> Result<(), String> {
-    let told = |why: String| format!("{key}: {why}");
+    let prefixed = |why: String| format!("{key}: {why}");
     match (key, value) {
         ("backup", None) => backend.backup = true,
         ("backup", Some(value)) => {
@@ -41,12 +41,12 @@ fn set(backend: &mut Backend, key: &str, value: Option<&str>) -> Result<(), Stri
         }
         (_, None) => return Err(format!("`{key}` needs a value, like `{key}={}`", example(key))),
         ("weight", Some(value)) => {
-            let weight = values::number(value, 0, u64::from(u16::MAX)).map_err(told)?;
+            let weight = values::number(value, 0, u64::from(u16::MAX)).map_err(prefixed)?;
             backend.weight = u16::try_from(weight).unwrap_or(u16::MAX);
         }
-        ("max-connections", Some(value)) => backend.max_connections = Some(values::count(value).map_err(told)?),
+        ("max-connections", Some(value)) => backend.max_connections = Some(values::count(value).map_err(prefixed)?),
         (_, Some(value)) => {
-            check::name(value).map_err(told)?;
+            check::name(value).map_err(prefixed)?;
             backend.name = value.to_owned();
         }
     }
@@ -64,7 +64,7 @@ fn example(key: &str) -> &'static str {
 fn unknown(key: &str) -> String {
     if key.is_empty() {
         return format!(
-            "there is nothing between two commas or after the last; what may follow the address is {ACCEPTED}"
+            "a key is missing between two commas or after the last one; accepted after the address: {ACCEPTED}"
         );
     }
     let hint = nearest::hint(key, KEYS);
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn every_key_is_understood_in_any_order() {
+    fn every_key_is_parsed_in_any_order() {
         for text in [
             "[::1]:80,weight=5,name=web1,max-connections=200,backup",
             "[::1]:80, backup , max-connections = 200, name=web1, weight=5",
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_is_told() {
+    fn each_mistake_is_reported() {
         for (text, wants) in [
             ("", &["the port is missing", "127.0.0.1:80"][..]),
             (":80", &["a backend needs a host", "`:80`"]),
@@ -119,8 +119,8 @@ mod tests {
             ("a:1,backup=yes", &["`backup` takes no value, got `backup=yes`"]),
             ("a:1,weight=1,weight=2", &["`weight` is given twice"]),
             ("a:1,backup,backup", &["`backup` is given twice"]),
-            ("a:1,", &["nothing", "weight=N"]),
-            ("a:1,,backup", &["nothing"]),
+            ("a:1,", &["a key is missing", "weight=N"]),
+            ("a:1,,backup", &["a key is missing"]),
         ] {
             let message = parse(text).unwrap_err();
             for want in wants {
@@ -146,7 +146,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_what_is_read(weight: u16, limit in 1u32.., name in "[a-z0-9.-]{1,20}", backup: bool) {
+        fn every_backend_round_trips(weight: u16, limit in 1u32.., name in "[a-z0-9.-]{1,20}", backup: bool) {
             let flag = if backup { ",backup" } else { "" };
             let text = format!("web:80,name={name},weight={weight},max-connections={limit}{flag}");
             let at = Backend::at(Address::Name("web".into(), 80));

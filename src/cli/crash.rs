@@ -1,5 +1,5 @@
-//! A panic in any thread ends the process: a balancer without one of its threads serves some clients and loses others,
-//! and a service manager restarts only what has ended.
+//! A panic in any thread ends the process. A balancer that lacks a thread would lose some of its clients, and a service
+//! manager restarts only what has ended.
 
 use crate::logger;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -8,14 +8,14 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
-/// The exit code, which is that of a panic in the main thread too.
+/// The exit code after a panic, the same as std's after a panic of the main thread.
 pub const PANICKED: i32 = 101;
 
 /// How long the end waits for the log to be written.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// From here on a panic in any thread is logged and ends the process. The stack is logged where `RUST_BACKTRACE` asks for
-/// it. Once per process.
+/// From here on a panic in any thread is logged and ends the process. `RUST_BACKTRACE` adds the stack. Call it once per
+/// process.
 pub fn end_process_on_panic() {
     panic::set_hook(Box::new(|panic| {
         log::error!("{}", message(panic));
@@ -28,7 +28,7 @@ pub fn end_process_on_panic() {
     }));
 }
 
-/// Names the thread, the place and the cause.
+/// The log line: thread, place and cause.
 fn message(panic: &PanicHookInfo<'_>) -> String {
     let thread = thread::current().name().unwrap_or("without a name").to_owned();
     let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
@@ -50,10 +50,10 @@ mod tests {
     use std::net::TcpStream;
     use std::process::{Command, Stdio};
 
-    /// Set in the process that is to panic.
+    /// The variable that marks the child process, which panics.
     const CHILD: &str = "TCPLB_TEST_CHILD";
 
-    /// Panics on the worker that asks it.
+    /// Panics on the worker that calls it.
     struct Broken;
 
     static BROKEN: Algorithm =
@@ -65,7 +65,7 @@ mod tests {
         }
     }
 
-    /// In a child process: the balancer as the program runs it, with an algorithm that panics.
+    /// Runs in a child process: the balancer as the program starts it, with an algorithm that panics.
     #[test]
     fn serve_with_a_broken_algorithm_in_a_child_process() {
         if std::env::var_os(CHILD).is_none() {
@@ -82,7 +82,7 @@ mod tests {
         let listener = model::Listener { bind: vec![Listen(at(0))], ..model::Listener::default() };
         let global = Global { workers: 2, sandbox: Sandbox::Off, ..Global::default() };
         let outcome = serve::run(Model { global, listeners: vec![listener], pools: vec![pool] }, None);
-        panic!("it goes on after a panic: {outcome:?}");
+        panic!("the balancer survived a panic: {outcome:?}");
     }
 
     #[test]
@@ -105,6 +105,6 @@ mod tests {
         assert_eq!(child.wait().unwrap().code(), Some(PANICKED), "{said}");
         let line = said.lines().find(|line| line.contains("tcplb ends: thread worker-")).expect(&said);
         assert!(line.contains("ERROR") && line.ends_with("on purpose"), "{line}");
-        assert!(!said.contains("it goes on after"), "{said}");
+        assert!(!said.contains("the balancer survived"), "{said}");
     }
 }

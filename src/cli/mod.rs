@@ -1,21 +1,21 @@
-//! What the user types: flags, subcommands, messages and exit codes.
+//! The command line: flags, subcommands, messages and exit codes.
 //!
 //! | module          | part                                                                     |
 //! |-----------------|--------------------------------------------------------------------------|
-//! | `args`          | the command line as clap sees it                                         |
+//! | `args`          | the command line, as clap parses it                                      |
 //! | `values`        | single values: numbers, algorithm names, log levels                      |
 //! | `backend_spec`  | `--backend ADDR[,weight=N]…`                                             |
-//! | `flags`         | flags → model, every mistake at once; pure                               |
+//! | `flags`         | flags → model, all mistakes at once; pure                                 |
 //! | `config_file`   | `--config FILE` and `tcplb check FILE`                                   |
-//! | `serve`         | the balancer in the foreground: start, say so, signals, drain            |
+//! | `serve`         | the balancer in the foreground: start, log, signals, drain                |
 //! | `crash`         | a panic in any thread ends the process                                   |
 //! | [`backend`]     | `tcplb backend`, the test server                                         |
-//! | `demo`          | `tcplb demo`, the tour                                                   |
+//! | `demo`          | `tcplb demo`                                                             |
 //! | `pages`         | `tcplb man` and `tcplb completions`                                      |
 //! | `remote`        | `tcplb status`, `backends`, `reload`: clients of the admin API           |
 //! | `signals`, `terminal` | the process's signals, its output                                  |
 //!
-//! Everything a user is told before the balancer runs is written here; what it says while it runs goes through the log.
+//! Messages before the balancer runs are written here; later ones go through the log.
 
 mod args;
 pub mod backend;
@@ -46,27 +46,27 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Could not start or run: a port is taken, a permission is missing.
+/// Exit code: tcplb could not start or run, for example because a port is taken or a permission is missing.
 const COULD_NOT_RUN: u8 = 1;
-/// The command line or the configuration file is wrong.
+/// Exit code: the command line or the configuration file is wrong.
 const WRONG_USAGE: u8 = 2;
 
-/// How long the end of the process waits for a stderr that is slow or that has no reader.
+/// How long the end of the process waits for a stderr that is slow or has no reader.
 const FLUSH: Duration = Duration::from_secs(1);
 
-/// The program: from the process's arguments to its exit code.
+/// Runs the program: from the process's arguments to its exit code.
 pub fn run() -> ExitCode {
-    let code = obey();
+    let code = dispatch();
     logger::flush(FLUSH);
     code
 }
 
-fn obey() -> ExitCode {
+fn dispatch() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(mut error) => {
             suggest(&mut error);
-            // Help and version are errors to clap too, with exit code 0. Nobody is left to tell if printing fails.
+            // Help and version are errors to clap too, with exit code 0. A failure to print can't be reported.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE));
         }
@@ -87,14 +87,14 @@ fn obey() -> ExitCode {
         },
         Some(Command::Completions { shell }) => done(pages::completions(shell)),
         Some(Command::Demo(demo)) => {
-            // The demo's output has what the log would repeat.
+            // The demo's own output reports the same events.
             logger::init_queued(LevelFilter::Error);
             done(demo::run(&demo.listen, demo.once))
         }
     }
 }
 
-/// clap knows a mistyped flag. A flag that another balancer has gets ours as a suggestion, too.
+/// Adds a suggestion where the unknown flag is one of another balancer's; clap itself suggests for mistyped flags.
 fn suggest(error: &mut clap::Error) {
     let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return };
     let command = Arguments::command();
@@ -127,7 +127,7 @@ fn balance(flags: &args::Balance) -> ExitCode {
         Err(flags::Mistakes(mistakes)) => {
             let code = refuse(&mistakes);
             if flags.config.is_none() {
-                terminal::tell("For more information, try '--help'; to see tcplb at work, 'tcplb demo'.");
+                terminal::report("For more information, try '--help'; to see tcplb at work, 'tcplb demo'.");
             }
             code
         }
@@ -137,11 +137,11 @@ fn balance(flags: &args::Balance) -> ExitCode {
 fn check(path: &Path) -> ExitCode {
     match config_file::load(path, cores()) {
         Ok(model) => {
-            // The exit code says it too, where stdout is closed.
+            // Where stdout is closed, the exit code is the answer.
             let _ = terminal::show(config_file::summary(path, &model));
             let before = preflight::Before::Start { file: path };
             for warning in advice::of(&model).into_iter().chain(preflight::warnings(&model, &before)) {
-                terminal::tell(format_args!("warning: {warning}"));
+                terminal::report(format_args!("warning: {warning}"));
             }
             ExitCode::SUCCESS
         }
@@ -155,7 +155,7 @@ fn cores() -> usize {
 
 fn refuse(mistakes: &[String]) -> ExitCode {
     for mistake in mistakes {
-        complain(mistake);
+        report_error(mistake);
     }
     ExitCode::from(WRONG_USAGE)
 }
@@ -164,14 +164,14 @@ fn done(result: Result<(), impl Display>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            complain(error);
+            report_error(error);
             ExitCode::from(COULD_NOT_RUN)
         }
     }
 }
 
-fn complain(error: impl Display) {
-    terminal::tell(format_args!("error: {error}"));
+fn report_error(error: impl Display) {
+    terminal::report(format_args!("error: {error}"));
 }
 
 #[cfg(test)]
@@ -180,7 +180,7 @@ mod tests {
     use crate::policy::balance;
 
     #[test]
-    fn every_word_of_another_balancer_leads_to_a_word_that_is_accepted() {
+    fn every_word_of_another_balancer_maps_to_an_accepted_word() {
         let example = include_str!("../../config.example");
         let is_in_file = |word: &str| {
             let lines = example.lines().map(|line| line.trim_start_matches(['#', ':', ' ', '[']));

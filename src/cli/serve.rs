@@ -1,4 +1,4 @@
-//! The balancer in the foreground: start it, say what it does, pass signals on, wait for the end.
+//! The balancer in the foreground: starts it, logs what it serves, forwards signals, waits for the end.
 
 use super::crash;
 use super::signals::{self, Signal, Signals};
@@ -14,16 +14,16 @@ use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::thread;
 
-/// Runs until a signal stops it. `file` is where the model came from, if from a file, and reads it again. The error says what
-/// could not be started and why.
+/// Runs until a signal stops it. `file` has the path of the model's file and its loader, if there is one. Fails with
+/// what could not be started and why.
 pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> {
     crash::end_process_on_panic();
     let (introduction, warnings) = (introduction(&model), advice::of(&model));
     let confinement = Confinement::new(&model, file.as_ref().map(|(path, _)| path.as_path()))?;
-    // Before there is any other thread.
+    // This changes the environment, so it runs before any other thread.
     systemd::take_sockets()?;
     let mut signals = None;
-    // Before the first line is printed: a script that waits for it may send a signal the moment it appears.
+    // Signals are handled before the first line is logged: a script that waits for the line may send one at once.
     let listen = || {
         let arriving = signals::receiver()?;
         let stops = arriving.stops();
@@ -49,20 +49,21 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> 
     }
     systemd::ready("running");
     let (remote, log) = (running.remote(), running.log_file());
-    let spawned =
-        thread::Builder::new().name("commands".to_owned()).spawn(move || obey(signals, &remote, log.as_ref()));
+    let spawned = thread::Builder::new()
+        .name("commands".to_owned())
+        .spawn(move || forward_signals(signals, &remote, log.as_ref()));
     spawned.map_err(|error| format!("can't start a thread: {error}"))?;
     running.wait()
 }
 
-/// Passes signals on. It waits for nothing but the next signal, so that a stop never stands behind a reload.
-fn obey(signals: Signals, remote: &Remote, log: Option<&Reopener>) {
+/// Forwards signals to control and the access log. It waits only for signals, so a reload never delays a stop.
+fn forward_signals(signals: Signals, remote: &Remote, log: Option<&Reopener>) {
     for signal in signals {
         match signal {
-            // Control logs what comes of these two.
+            // Control logs the outcome of these two.
             Signal::Stop => remote.stop(),
             Signal::Hangup => remote.reload_soon(),
-            // Its thread logs what comes of it.
+            // The access log's thread logs the outcome.
             Signal::User1 => match log {
                 Some(log) => log.reopen(),
                 None => log::info!("SIGUSR1 ignored: there is no log file to reopen"),
@@ -72,7 +73,7 @@ fn obey(signals: Signals, remote: &Remote, log: Option<&Reopener>) {
     }
 }
 
-/// What the start logs after the addresses: a line for each pool, and one for each of its backends.
+/// The lines logged after the addresses: one per pool, and one per backend.
 fn introduction(model: &Model) -> Vec<String> {
     let mut lines = Vec::new();
     for pool in &model.pools {
@@ -105,7 +106,7 @@ fn push(line: &mut String, part: fmt::Arguments<'_>) {
     let _ = line.write_fmt(part);
 }
 
-/// An address as a browser or `--admin` would take it.
+/// An address in the form that a browser or `--admin` takes.
 struct Reached<'a>(&'a Endpoint);
 
 impl fmt::Display for Reached<'_> {

@@ -1,8 +1,8 @@
-//! Signals, as values: no code of ours runs inside a handler.
+//! Signals as values; none of our code runs inside a signal handler.
 //!
-//! Ctrl-C (SIGINT) comes through the ctrlc crate, the others through signal-hook's thread. Each kind of signal has a
-//! place of its own, so that no flood of one kind displaces another. Repeated signals of a kind become one, except a
-//! stop: the second one has a meaning of its own. A stop is handed out before anything else.
+//! SIGINT comes through the ctrlc crate, the others through signal-hook's thread. Each kind has a queue of its own, so
+//! that one kind can't displace another. Repeated signals of a kind become one, except a stop, whose second one ends
+//! the drain. A stop is delivered before all others.
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, select_biased};
 use signal_hook::consts::{SIGHUP, SIGTERM, SIGUSR1, SIGUSR2};
@@ -11,7 +11,7 @@ use std::io;
 use std::thread;
 use std::time::Duration;
 
-/// What the operator wants.
+/// A signal to the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
     /// SIGINT or SIGTERM.
@@ -24,7 +24,7 @@ pub enum Signal {
     User2,
 }
 
-/// Where signals arrive.
+/// The receiving ends.
 pub struct Signals {
     stops: Receiver<()>,
     hangups: Receiver<()>,
@@ -32,7 +32,7 @@ pub struct Signals {
     seconds: Receiver<()>,
 }
 
-/// Where they are put.
+/// The sending ends.
 #[derive(Clone)]
 struct Places {
     stops: Sender<()>,
@@ -41,7 +41,8 @@ struct Places {
     seconds: Sender<()>,
 }
 
-/// From here on signals no longer end the process but arrive in what this returns. Once per process.
+/// Installs the handlers: from here on signals arrive in the returned value instead of ending the process. Call it once
+/// per process. Fails if a handler or the thread can't be installed.
 pub fn receiver() -> io::Result<Signals> {
     let (places, signals) = places();
     let interrupted = places.clone();
@@ -61,7 +62,7 @@ pub fn receiver() -> io::Result<Signals> {
 }
 
 fn places() -> (Places, Signals) {
-    // The first stop begins a drain and the second one ends it: a third one has nothing to add.
+    // The first stop begins a drain and the second ends it; a third adds nothing.
     let (stops, of_stops) = bounded(2);
     let ((hangups, of_hangups), (firsts, of_firsts), (seconds, of_seconds)) = (bounded(1), bounded(1), bounded(1));
     let signals = Signals { stops: of_stops, hangups: of_hangups, firsts: of_firsts, seconds: of_seconds };
@@ -76,7 +77,7 @@ impl Places {
             Signal::User1 => &self.firsts,
             Signal::User2 => &self.seconds,
         };
-        // A full place means that the same is asked for already; a closed one that the process is ending.
+        // A full queue holds the same signal already; a disconnected one means that the process ends.
         let _ = place.try_send(());
     }
 }
@@ -84,7 +85,7 @@ impl Places {
 impl Iterator for Signals {
     type Item = Signal;
 
-    /// Waits for the next signal, a stop before any other; `None` once no more can come.
+    /// Waits for the next signal, a stop before all others; `None` once no signal can come.
     fn next(&mut self) -> Option<Signal> {
         select_biased! {
             recv(self.stops) -> signal => signal.ok().map(|()| Signal::Stop),
@@ -96,18 +97,18 @@ impl Iterator for Signals {
 }
 
 impl Signals {
-    /// Where stops arrive. One that is taken from there is not handed out again.
+    /// The channel of stops. A stop received there is not delivered by the iterator.
     pub fn stops(&self) -> Receiver<()> {
         self.stops.clone()
     }
 
-    /// Waits for a stop, whatever else comes.
+    /// Waits for a stop and ignores other signals.
     pub fn wait_for_stop(&self) {
-        // An error means that no signal can come any more, which ends the wait too.
+        // An error means that no signal can come any more.
         let _ = self.stops.recv();
     }
 
-    /// Does a stop come within this time?
+    /// Whether a stop comes within this time.
     pub fn stops_within(&self, time: Duration) -> bool {
         self.stops.recv_timeout(time) != Err(RecvTimeoutError::Timeout)
     }
@@ -118,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stop_goes_first_and_floods_become_one() {
+    fn a_stop_comes_first_and_repeated_signals_become_one() {
         let (places, mut signals) = places();
         for _ in 0..100 {
             [Signal::Hangup, Signal::User1, Signal::User2].into_iter().for_each(|signal| places.put(signal));

@@ -1,4 +1,4 @@
-//! Whom the process becomes: a user and his groups, looked up once at the start.
+//! The account that the process changes to: a user and its groups, looked up once at the start.
 
 use crate::config::model::SocketFile;
 use nix::unistd::{self, Gid, Group, Uid, User};
@@ -6,17 +6,18 @@ use rustix::thread::set_keep_capabilities;
 use std::ffi::CString;
 use std::fmt;
 
-/// Somebody other than root.
+/// A user other than root.
 #[derive(Debug)]
 pub struct Account {
     user: Uid,
     group: Gid,
-    /// As the system calls him; without one, a number that it does not know, he is in no other group.
+    /// The user's name in the system's list. A user without a name has no supplementary groups.
     name: Option<CString>,
 }
 
 impl Account {
-    /// By names or numbers. A number that is nobody's will do, as in a container, where there is no list of users.
+    /// Looks up a user and a group by name or number. A number need not be in the system's list, since containers often
+    /// have none.
     pub fn find(user: &str, group: Option<&str>) -> Result<Account, String> {
         let cannot = |what: &str, error: nix::Error| format!("{what}: can't look it up: {error}");
         let by_name = User::from_name(user).map_err(|error| cannot("user", error))?;
@@ -30,29 +31,33 @@ impl Account {
             (None, Err(_)) => return Err(format!("user: there is no user called `{user}` on this machine")),
         };
         if uid.is_root() {
-            return Err(format!("user: expected somebody other than root, got `{user}`; leave it out to stay root"));
+            return Err(format!("user: expected a user other than root, got `{user}`; leave it out to stay root"));
         }
         let gid = match (group, &found) {
             (Some(group), _) => find_group(group)?,
             (None, Some(found)) => found.gid,
-            (None, None) => return Err(format!("user: nobody has the number {user}, so a group is needed, too")),
+            (None, None) => {
+                return Err(format!(
+                    "user: this machine has no user with the number {user}, so a group is needed, too"
+                ));
+            }
         };
         let name = found.and_then(|found| CString::new(found.name).ok());
         Ok(Account { user: uid, group: gid, name })
     }
 
-    /// Is it who we are already?
+    /// Whether the process runs as this account already.
     pub fn is_ours(&self) -> bool {
         unistd::geteuid() == self.user && unistd::getuid() == self.user && unistd::getegid() == self.group
     }
 
-    /// As the kernel knows it.
+    /// The user and group ids.
     pub fn ids(&self) -> (rustix::fs::Uid, rustix::fs::Gid) {
         (rustix::fs::Uid::from_raw(self.user.as_raw()), rustix::fs::Gid::from_raw(self.group.as_raw()))
     }
 
-    /// For good. These calls of the C library reach every thread there is. What was permitted stays so, for
-    /// [`super::shed`] to choose from.
+    /// Changes the process's user and groups, with no way back. These calls of the C library reach every thread.
+    /// Permitted capabilities are kept, for [`super::shed`] to reduce.
     pub fn become_it(&self) -> nix::Result<()> {
         let of_rustix = |error: rustix::io::Errno| nix::Error::from_raw(error.raw_os_error());
         set_keep_capabilities(true).map_err(of_rustix)?;
@@ -66,7 +71,7 @@ impl Account {
     }
 }
 
-/// The owner and the group of a socket file, by their numbers.
+/// The owner and group of a socket file, as numbers. Fails if a name is unknown.
 pub fn owners(file: &SocketFile) -> Result<(Option<u32>, Option<u32>), String> {
     let owner = |owner: &String| {
         let found = User::from_name(owner).map_err(|error| format!("owner: can't look it up: {error}"))?;
@@ -95,12 +100,12 @@ impl fmt::Display for Account {
     }
 }
 
-/// Who we are, for people.
+/// The process's own user and group, for messages.
 pub fn own() -> String {
     named(unistd::geteuid(), unistd::getegid())
 }
 
-/// `nobody:nogroup`, with numbers for what has no name.
+/// Text like `nobody:nogroup`, with numbers where there is no name.
 fn named(user: Uid, group: Gid) -> String {
     let user = User::from_uid(user).ok().flatten().map_or_else(|| user.to_string(), |user| user.name);
     let group = Group::from_gid(group).ok().flatten().map_or_else(|| group.to_string(), |group| group.name);
@@ -112,8 +117,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn users_and_groups_go_by_name_or_number() {
-        // The one user that every system has, but who is refused; his group is as good as any.
+    fn users_and_groups_are_found_by_name_or_number() {
+        // Root is the one user that every system has; it is refused, but its group will do.
         let refused = Account::find("root", None).unwrap_err();
         assert!(refused.contains("other than root") && refused.contains("`root`"), "{refused}");
         assert!(Account::find("0", Some("0")).unwrap_err().contains("`0`"));
@@ -125,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_does_not_exist_is_told() {
+    fn unknown_users_and_groups_are_errors() {
         let message = Account::find("nobdy-at-all", None).unwrap_err();
         assert!(message.contains("user: there is no user called `nobdy-at-all`"), "{message}");
         let message = Account::find("4000000001", Some("no-such-group")).unwrap_err();

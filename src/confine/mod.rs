@@ -1,23 +1,24 @@
-//! Least privilege: what the process gives up once everything is bound, for good. Linux only.
+//! Least privilege: privileges that the process gives up, for good, once everything is bound. Linux only.
 //!
-//! It is not what decides who may connect or call; it is what is left to somebody who got in through a mistake of ours.
-//! `cli` makes a [`Confinement`] before anything is opened, so that an unknown user is told first; `app` carries it out between
-//! the last bind and the first thread. That order is what makes it hold: user, capabilities, no_new_privs and Landlock
-//! belong to a thread, and threads take them over from the one that starts them.
+//! It does not decide who may connect or call; it limits what an attacker gains from a fault of ours. `cli` creates a
+//! [`Confinement`] before anything is opened, so that an unknown user is an early error. `app` carries it out between
+//! the last bind and the first thread. That order matters: user, capabilities, no_new_privs and Landlock belong to a
+//! thread, and threads inherit them from the one that starts them.
 //!
-//! In this order:
+//! The steps, in this order:
 //!
-//! 1. Files of sockets are given to the user, who would otherwise have an admin socket (mode 0600) that is not his; so is the
-//!    access log, which was opened before and is opened again by him.
-//! 2. The process becomes the user, in his groups as the system lists them, with no way back: real, effective and saved ids.
-//! 3. Of the capabilities CAP_NET_BIND_SERVICE stays, if it was there, so that a reload may add a port below 1024. Root that
-//!    is to stay root keeps all of them, and is told.
-//! 4. no_new_privs, always: no program it could start (it starts none) gets more by a set-user-id bit or file capabilities.
+//! 1. Socket files get the user as their owner: otherwise the user could not use an admin socket (mode 0600). So does
+//!    the access log, which root opened and the user opens again.
+//! 2. The process changes to the user and its groups, with no way back: real, effective and saved ids.
+//! 3. Of the capabilities, CAP_NET_BIND_SERVICE stays if it was there, so that a reload may add a port below 1024. A
+//!    process that stays root keeps all of them, and logs a warning.
+//! 4. no_new_privs, always: a program that it starts (it starts none) gains nothing by a set-user-id bit or file
+//!    capabilities.
 //! 5. Landlock, see `sandbox`.
 //!
-//! Whoever lets it start programs (a hand-over to a new binary) has to allow the execution of that binary and of its
-//! interpreter (ld.so) in `sandbox`, and to raise CAP_NET_BIND_SERVICE to the ambient set first: no_new_privs ignores the
-//! file's capabilities.
+//! A future version that starts programs (a hand-over to a new binary) must allow the execution of that binary and of
+//! its interpreter (ld.so) in `sandbox`. It must also raise CAP_NET_BIND_SERVICE to the ambient set first, since
+//! no_new_privs ignores the file's capabilities.
 
 mod account;
 mod sandbox;
@@ -35,13 +36,13 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 
-/// The one capability that is of use later.
+/// The one capability that is needed later.
 const KEPT: CapabilitySet = CapabilitySet::NET_BIND_SERVICE;
 
-/// What becoming somebody else takes.
+/// The capabilities that a change of user needs.
 const NEEDED: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
 
-/// What to add to an error about listening there: the remedy, where a permission is missing.
+/// The text to add to an error about listening: the remedy for a missing permission, or nothing.
 pub fn hint_to_binding(listen: &Listen, error: &io::Error) -> String {
     let port = match &listen.0 {
         Address::Unix(path) => return sandbox::hint_to_binding_file(path, error).to_owned(),
@@ -50,41 +51,42 @@ pub fn hint_to_binding(listen: &Listen, error: &io::Error) -> String {
     };
     match error.kind() {
         io::ErrorKind::PermissionDenied => format!(
-            " (port {port} takes CAP_NET_BIND_SERVICE: `setcap cap_net_bind_service=+ep` on the binary, AmbientCapabilities= in \
+            " (port {port} needs CAP_NET_BIND_SERVICE: `setcap cap_net_bind_service=+ep` on the binary, AmbientCapabilities= in \
              a service, or a start as root with `user`)"
         ),
         _ => String::new(),
     }
 }
 
-/// What is to be given up, known to be possible as far as that can be known.
+/// The privileges to give up, checked as far as possible.
 #[derive(Debug)]
 pub struct Confinement {
     account: Option<Account>,
     sandbox: bool,
-    /// Is a backend an abstract socket?
+    /// Whether a backend is an abstract socket.
     abstract_backend: bool,
-    /// Socket files whose owner, and whose group, the configuration names.
+    /// Socket files, and whether the configuration names their owner and their group.
     owned: Vec<(PathBuf, bool, bool)>,
-    /// What reloads read.
+    /// Files that reloads read.
     files: Vec<PathBuf>,
-    /// The access log, which may be opened again under that name.
+    /// The access log, which may be opened again by its path.
     log: Option<PathBuf>,
 }
 
 impl Confinement {
-    /// Looks up who is asked for, and opens nothing of ours. `file` is where the model came from, if from a file.
+    /// Looks up the account and opens none of our files. `file` is the path of the configuration file. Fails if the
+    /// user is unknown or the process may not change to it.
     pub fn new(model: &Model, file: Option<&Path>) -> Result<Confinement, String> {
         let global = &model.global;
         let account = global.user.as_deref().map(|user| Account::find(user, global.group.as_deref())).transpose()?;
-        // Started as the right one already, by a service manager for one: nothing to do.
+        // A service manager may have started the process as this account already.
         let account = account.filter(|account| !account.is_ours());
         if let Some(account) = &account
             && !capabilities(None).is_ok_and(|sets| sets.effective.contains(NEEDED))
         {
             let own = account::own();
             return Err(format!(
-                "user: can't become {account}: {own}, who started tcplb, lacks the rights (CAP_SETUID, CAP_SETGID): start it as \
+                "user: can't become {account}: tcplb was started by {own}, which lacks CAP_SETUID and CAP_SETGID: start it as \
                  root or as {account}, or leave user out"
             ));
         }
@@ -105,16 +107,18 @@ impl Confinement {
         Ok(Confinement { account, sandbox: global.sandbox == Sandbox::Auto, abstract_backend, owned, files, log })
     }
 
-    /// Does the process become somebody else?
+    /// Whether the process changes to another user.
     pub fn changes_user(&self) -> bool {
         self.account.is_some()
     }
 
-    /// Carries it out, for this thread and those it starts; `sockets` are what we bound, `log` is the access log if it is a file
-    /// and open. stderr says what is in force. An error leaves the process half confined: it must end.
+    /// Carries it out, for this thread and those that it starts, and logs what is in force. `sockets` are the endpoints
+    /// that we bound, `log` is the open access log if it is a file. After an error the process is half confined and
+    /// must end.
     pub fn carry_out(self, sockets: &[Endpoint], log: Option<BorrowedFd<'_>>) -> Result<(), String> {
         let paths: Vec<&Path> = sockets.iter().filter_map(path).collect();
-        // As whoever we were, so that a directory which is closed to the user today may be opened to him tomorrow.
+        // Planned with the original user, so that the rules also cover directories that become accessible to the new
+        // user later.
         let rules = match self.sandbox {
             true => Some(
                 sandbox::SandboxRules::plan(&self.files, &paths, self.log.as_deref(), self.abstract_backend)
@@ -139,7 +143,7 @@ impl Confinement {
         if !root {
             shed().map_err(|error| format!("can't give up capabilities: {error}"))?;
         }
-        let privileges = |error| format!("can't do without new privileges: {error}");
+        let privileges = |error| format!("can't set no_new_privs: {error}");
         rustix::thread::set_no_new_privs(true).map_err(privileges)?;
         let state = match rules {
             Some(rules) => rules.enter().map_err(|why| off_hint(&why))?,
@@ -149,14 +153,14 @@ impl Confinement {
         let kept = if root { "every capability it was given" } else { bind_service() };
         log::info!("runs as {who} with {kept}, no new privileges, {state}");
         if root {
-            log::warn!("runs as root, which it has no need to: say whom it shall become with user, or --user");
+            log::warn!("runs as root without need: name an unprivileged user with user, or --user");
         }
-        self.foresee(&paths);
+        self.warn_of_failures(&paths);
         Ok(())
     }
 
-    /// What will fail later is told now, when somebody is looking.
-    fn foresee(&self, sockets: &[&Path]) {
+    /// Warns of what will fail later, while an operator is likely to read the log.
+    fn warn_of_failures(&self, sockets: &[&Path]) {
         for file in &self.files {
             if let Err(error) = std::fs::File::open(file) {
                 let who = account::own();
@@ -168,8 +172,8 @@ impl Confinement {
         {
             let (who, log, directory) = (account::own(), log.display(), directory(log).display());
             log::warn!(
-                "once {log} is renamed, SIGUSR1 will fail to open another: {who} can't make files in {directory}; what renames it \
-                 has to make the new one, for him"
+                "once {log} is renamed, SIGUSR1 will fail to open another: {who} can't create files in {directory}; the tool that renames \
+                 the log must create the new file, owned by {who}"
             );
         }
         for socket in sockets {
@@ -182,9 +186,9 @@ impl Confinement {
     }
 }
 
-/// Whoever reads it at night shall know the way out.
+/// The error names the setting that turns the sandbox off.
 fn off_hint(why: &str) -> String {
-    format!("can't lock itself in: {why}; sandbox = \"off\" (or --sandbox off) does without")
+    format!("can't set up the sandbox: {why}; sandbox = \"off\" (or --sandbox off) turns it off")
 }
 
 fn path(endpoint: &Endpoint) -> Option<&Path> {
@@ -194,23 +198,24 @@ fn path(endpoint: &Endpoint) -> Option<&Path> {
     }
 }
 
-/// Where a path's last part stands.
+/// The directory of a path.
 fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Changes the owner and the group of a socket file, as far as wanted, and of nothing that somebody may have put in its place.
+/// Changes the owner or the group of a socket file, never of a file of another kind in its place.
 fn give(path: &Path, account: &Account, (owner, in_group): (bool, bool)) -> io::Result<()> {
     let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
     if !FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).is_socket() {
-        return Err(io::Error::other("it is no socket any more"));
+        return Err(io::Error::other("it is no longer a socket"));
     }
     let (user, group) = account.ids();
     let (user, group) = (Some(user).filter(|_| owner), Some(group).filter(|_| in_group));
     Ok(rustix::fs::chownat(&file, "", user, group, AtFlags::EMPTY_PATH)?)
 }
 
-/// Changes the owner of a log that is a file. A name that somebody else made for it may stand for something that is not his.
+/// Changes the owner of the log, if it is a regular file. A file with a second name (a hard link) may belong to another
+/// user's directory and is refused.
 fn give_log(file: BorrowedFd<'_>, account: &Account) -> io::Result<()> {
     let found = rustix::fs::fstat(file)?;
     let (user, group) = account.ids();
@@ -223,8 +228,8 @@ fn give_log(file: BorrowedFd<'_>, account: &Account) -> io::Result<()> {
     Ok(rustix::fs::fchown(file, Some(user), Some(group))?)
 }
 
-/// Gives up every capability but the one. Where a service manager did, it makes no call that such a manager's filter may
-/// punish.
+/// Drops every capability but [`KEPT`]. If there is nothing to drop, it makes no call: a service manager's seccomp
+/// filter may kill the process for it.
 fn shed() -> rustix::io::Result<()> {
     let now = capabilities(None)?;
     let kept = now.permitted & KEPT;

@@ -1,16 +1,15 @@
-//! Landlock: the process gives up what it will not need of the file system (landlock(7)).
+//! Landlock (landlock(7)): the process gives up access to files that it does not need.
 //!
 //! | what | allowed |
 //! |---|---|
-//! | reading | the directories of the configuration file and of the lists it names, since editors and configuration managers replace files by renaming; what the resolver, its modules and the C library read; /proc for the metrics; the number of cores |
-//! | making and removing unix sockets | the directories of the sockets it has at the start |
-//! | writing and making files | the directory of the access log, if there is one; if it is a FIFO or a device, only that |
-//! | everything else with files, starting programs | nowhere |
+//! | reading | the directories of the configuration file and of the lists it names, since editors replace files by renaming; the files of the resolver, its modules and the C library; /proc for the metrics; the number of cores |
+//! | creating and removing unix sockets | the directories of the sockets it has at the start |
+//! | writing and creating files | the directory of the access log, if there is one; if it is a FIFO or a device, only that |
+//! | other access to files, starting programs | nowhere |
 //! | signals, abstract unix sockets of others | none, except where `NOTIFY_SOCKET` or a backend is such a socket at the start |
 //!
-//! TCP is left alone: a backend may be added on any port, and a listener by a reload. Paths are opened now, so that a
-//! directory which is replaced later is another one. Where the kernel knows less, less is in force; where it knows nothing,
-//! nothing is.
+//! TCP is not restricted: a backend or a listener may be added on any port. Directories are opened at the start, so a
+//! directory that replaces one of them later is not covered. An older kernel enforces a part of the rules, or none.
 
 use super::directory;
 use landlock::{
@@ -22,33 +21,34 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-/// What is asked of the kernel: what this page was written for and tested with. Later rights would come unasked.
+/// The version of Landlock's rules that this module was written for and tested with. Rights of later versions are not
+/// handled.
 const ABI_KNOWN: ABI = ABI::V6;
 
-/// What the system's own parts read; those that are missing are left out.
+/// Paths that system libraries read; missing ones are left out.
 const SYSTEM: &[&str] = &[
-    // hosts, resolv.conf, nsswitch.conf, passwd, ld.so.cache; all of it, since they are replaced by renaming.
+    // hosts, resolv.conf, nsswitch.conf, passwd, ld.so.cache. The whole directory, since they are replaced by renaming.
     "/etc",
-    // Where resolv.conf is a link to.
+    // resolv.conf is often a link to one of these.
     "/run/systemd/resolve",
     "/run/resolvconf",
     "/run/NetworkManager",
     "/run/nscd",
-    // Modules of the resolver are loaded when they are first asked.
+    // The C library loads modules of the resolver at the first look-up.
     "/usr",
     "/lib",
     "/lib32",
     "/lib64",
     "/nix/store",
     "/gnu/store",
-    // Metrics. Landlock itself keeps other processes' memory out of reach.
+    // For metrics. Landlock itself denies access to other processes' memory.
     "/proc",
-    // How many cores there are.
+    // The number of cores.
     "/sys/fs/cgroup",
     "/sys/devices/system/cpu",
 ];
 
-/// What is allowed, for the hints. The process's, like the rules themselves; absent while there are none.
+/// The rules in force, for hints in errors; unset without rules.
 static ALLOWED: OnceLock<Allowed> = OnceLock::new();
 
 #[derive(Debug)]
@@ -59,21 +59,21 @@ struct Allowed {
     abstract_sockets: bool,
 }
 
-/// Are abstract sockets of other processes out of reach? Kernels before Landlock's ABI 6 do not know how; what they would
-/// allow is not asked for either, so that a configuration does not depend on the kernel.
+/// Whether abstract sockets of other processes are out of reach. Kernels before Landlock's ABI 6 can't enforce it; such
+/// sockets are refused there too, so that a configuration does not depend on the kernel.
 pub fn shuts_out_abstract_sockets() -> bool {
     ALLOWED.get().is_some_and(|allowed| !allowed.abstract_sockets)
 }
 
-/// The rules, made but not in force.
+/// The rules, created but not in force.
 pub struct SandboxRules {
     rules: RulesetCreated,
     allowed: Allowed,
 }
 
 impl SandboxRules {
-    /// For a process that reads these files again, has these unix sockets, and opens this log again.
-    /// With `abstract_backend` it connects to abstract sockets of other processes.
+    /// Rules for a process that reads these files again, has these unix sockets and opens this log again. With
+    /// `abstract_backend` it may connect to abstract sockets of other processes.
     pub fn plan(
         files: &[PathBuf],
         sockets: &[&Path],
@@ -105,14 +105,14 @@ impl SandboxRules {
         Ok(SandboxRules { rules: rules.map_err(|error| error.to_string())?, allowed })
     }
 
-    /// From here on they hold. Says how far.
+    /// Puts the rules in force. Returns the log's text on how far they are.
     pub fn enter(self) -> Result<String, String> {
         let status = self.rules.restrict_self().map_err(|error| error.to_string())?;
         if status.ruleset == RulesetStatus::NotEnforced {
-            return Ok(told(&status, &self.allowed));
+            return Ok(description(&status, &self.allowed));
         }
-        let text = told(&status, &self.allowed);
-        // Set once a process: a second plan would only narrow the first.
+        let text = description(&status, &self.allowed);
+        // Set once per process: a second plan would only narrow the first.
         let _ = ALLOWED.set(self.allowed);
         Ok(text)
     }
@@ -123,10 +123,10 @@ impl Allowed {
         let mut read = Vec::new();
         for file in files {
             read.extend(real(directory(file)));
-            // A link may lead elsewhere.
+            // The file may be a link to another directory.
             read.extend(real(file).and_then(|file| Some(file.parent()?.to_owned())));
         }
-        // The same for the file that every look-up begins with.
+        // The resolver's configuration, which every look-up reads, may be a link too.
         let resolver = real(Path::new("/etc/resolv.conf"));
         read.extend(resolver.and_then(|file| Some(file.parent()?.to_owned())));
         read.retain(|place| !beneath(place, SYSTEM.iter().map(Path::new)));
@@ -135,7 +135,7 @@ impl Allowed {
         let mut sockets: Vec<PathBuf> = sockets.iter().filter_map(|socket| real(directory(socket))).collect();
         sockets.sort();
         sockets.dedup();
-        // A device is not alone in its directory, and what writes logs has no need for its neighbours.
+        // A device shares its directory with other devices, so it alone is writable.
         let logs = log.map_or(Vec::new(), |log| match real(log) {
             Some(file) if !file.is_file() => vec![file],
             file => [real(directory(log)), file.and_then(|file| Some(file.parent()?.to_owned()))]
@@ -152,8 +152,8 @@ fn real(path: &Path) -> Option<PathBuf> {
     std::fs::canonicalize(path).ok()
 }
 
-/// What is in force, for the log.
-fn told(status: &RestrictionStatus, allowed: &Allowed) -> String {
+/// The log's text on the rules in force.
+fn description(status: &RestrictionStatus, allowed: &Allowed) -> String {
     let degree = match (&status.ruleset, &status.landlock) {
         (RulesetStatus::NotEnforced, LandlockStatus::NotEnabled) => {
             return "no sandbox: Landlock is turned off".to_owned();
@@ -182,32 +182,32 @@ fn told(status: &RestrictionStatus, allowed: &Allowed) -> String {
     )
 }
 
-/// What to add to an error about reading this file: that it is we who locked ourselves out, if so.
+/// The text to add to an error about reading this file, if the sandbox denies it.
 pub fn hint_to_reading(path: &Path, error: &io::Error) -> &'static str {
     let inside = |allowed: &Allowed| {
         let places = SYSTEM.iter().map(Path::new).chain(allowed.read.iter().map(PathBuf::as_path));
         real(path).is_none_or(|path| beneath(&path, places))
     };
-    blame(error, inside)
+    explain(error, inside)
 }
 
-/// What to add to an error about binding this socket file: that the sandbox shuts it out, if so.
+/// The text to add to an error about binding this socket file, if the sandbox denies it.
 pub fn hint_to_binding_file(path: &Path, error: &io::Error) -> &'static str {
     let inside = |allowed: &Allowed| {
         let places = allowed.sockets.iter().map(PathBuf::as_path);
         real(directory(path)).is_none_or(|path| beneath(&path, places))
     };
-    blame(error, inside)
+    explain(error, inside)
 }
 
 fn beneath<'a>(path: &Path, mut places: impl Iterator<Item = &'a Path>) -> bool {
     places.any(|place| path.starts_with(place))
 }
 
-fn blame(error: &io::Error, inside: impl FnOnce(&Allowed) -> bool) -> &'static str {
+fn explain(error: &io::Error, inside: impl FnOnce(&Allowed) -> bool) -> &'static str {
     match ALLOWED.get() {
         Some(allowed) if error.kind() == io::ErrorKind::PermissionDenied && !inside(allowed) => {
-            " (tcplb locked itself out of there when it started; a restart lets it in)"
+            " (the sandbox of this process excludes that path; a restart includes it)"
         }
         _ => "",
     }
@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_s_directory_and_that_of_what_it_links_to_are_read() {
+    fn the_directories_of_a_file_and_of_its_link_target_are_readable() {
         let place = tempfile::tempdir().unwrap();
         let (here, there) = (place.path().join("here"), place.path().join("there"));
         std::fs::create_dir(&here).unwrap();
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn without_rules_nothing_is_blamed_on_them() {
+    fn without_rules_errors_get_no_hint() {
         let denied = io::Error::from(io::ErrorKind::PermissionDenied);
         assert_eq!(hint_to_reading(Path::new("/root/secret"), &denied), "");
         assert_eq!(hint_to_binding_file(Path::new("/root/a.sock"), &denied), "");

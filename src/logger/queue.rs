@@ -1,4 +1,4 @@
-//! The lines that wait to be written: bounded, and counted when they find no room.
+//! The queue of log lines: bounded; a line without room is dropped and counted.
 
 use super::stderr;
 use parking_lot::{Condvar, Mutex};
@@ -6,27 +6,27 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Bytes that may wait: the start of some 50 000 backends, a line for each.
+/// The most bytes that may wait: enough for the start's lines of about 50,000 backends.
 const BYTES: usize = 4 << 20;
 
-/// Lines that may wait. Each costs some bytes of its own.
+/// The most lines that may wait, since each one costs an allocation too.
 const LINES: usize = 64 << 10;
 
 /// Bytes written at once, unless one line is longer: what a pipe takes whole or not at all (PIPE_BUF, pipe(7)), so that a
 /// batch shows whether stderr takes anything.
 const BATCH: usize = 4 << 10;
 
-/// Lines whose place is kept when the queue is empty.
+/// The capacity in lines that an empty queue keeps.
 const KEPT: usize = 256;
 
-/// See the module.
+/// The queue; see the module.
 pub struct Queue {
     held: Mutex<Pending>,
-    /// There is a line.
+    /// Signalled when there is a line.
     more: Condvar,
-    /// There is none, and none is being written.
+    /// Signalled when there is no line, and none is being written.
     written: Condvar,
-    /// Lines that were dropped since the start.
+    /// Lines dropped since the start.
     lost: AtomicU64,
     bytes_max: usize,
     lines_max: usize,
@@ -35,9 +35,9 @@ pub struct Queue {
 struct Pending {
     lines: VecDeque<Box<[u8]>>,
     bytes: usize,
-    /// Lines that were dropped since the log last reported it.
+    /// Lines dropped since the log last reported it.
     unreported: u64,
-    /// Since when the thread has lines that it has taken and not written.
+    /// When the thread took lines that are not written yet.
     writing_since: Option<Instant>,
 }
 
@@ -48,7 +48,7 @@ impl Pending {
 }
 
 impl Queue {
-    /// An empty one.
+    /// An empty queue with the default bounds.
     pub const fn new() -> Queue {
         Queue::bounded(BYTES, LINES)
     }
@@ -65,12 +65,12 @@ impl Queue {
         }
     }
 
-    /// Lines that were dropped since the start.
+    /// Lines dropped since the start.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)
     }
 
-    /// Adds a line, or drops and counts it. Without room, the thread that writes may still report what was lost: that is one
+    /// Adds a line, or drops and counts it. The writing thread may exceed the bounds, to report lost lines: that is one
     /// line a batch.
     pub fn push(&self, line: &[u8], is_writer: impl FnOnce() -> bool) {
         let mut held = self.held.lock();
@@ -84,7 +84,7 @@ impl Queue {
         }
     }
 
-    /// Writes lines as they come, on the thread that calls it, and reports how many were lost.
+    /// Writes lines as they come, on the calling thread, and reports how many were lost.
     pub fn write_for_ever(&self, report_lost: impl Fn(u64)) {
         loop {
             self.write_batch(stderr::write_all, &report_lost);
@@ -98,7 +98,7 @@ impl Queue {
         let mut held = self.held.lock();
         let lost = match outcome {
             Ok(()) => std::mem::take(&mut held.unreported),
-            // A report would fail, too. The next line that is written brings it.
+            // A report would fail too. A later batch that succeeds reports the loss.
             Err(_) => {
                 self.lose(&mut held, count);
                 0
@@ -116,7 +116,7 @@ impl Queue {
         }
     }
 
-    /// The next lines as they are to be written, and how many. Waits until there is one.
+    /// Waits for a line, and takes a batch of lines and their number.
     fn take(&self) -> (Vec<u8>, u64) {
         let mut held = self.held.lock();
         self.more.wait_while(&mut held, |held| held.lines.is_empty());
@@ -131,8 +131,8 @@ impl Queue {
         (batch, count)
     }
 
-    /// Waits for the thread that writes, for at most this long; true if nothing is left. A stderr that has taken nothing for
-    /// that long already gets no more time.
+    /// Waits until the thread has written all lines, for at most this long; false if some are left. A stderr that has taken
+    /// nothing for that long already gets no more time.
     pub fn wait_until_written(&self, within: Duration) -> bool {
         let mut held = self.held.lock();
         let deadline = Instant::now() + within;
@@ -146,12 +146,12 @@ impl Queue {
         true
     }
 
-    /// Writes what stderr takes until then, where there is no thread that does; true if nothing is left.
+    /// Writes until the deadline, where no thread writes; true if no line is left.
     pub fn write_until(&self, deadline: Instant) -> bool {
         self.write_some(|line| stderr::write_until(line, deadline))
     }
 
-    /// `write` gives how much of a line it wrote.
+    /// `write` returns how many bytes of a line it wrote.
     fn write_some<E>(&self, mut write: impl FnMut(&[u8]) -> Result<usize, E>) -> bool {
         let mut held = self.held.lock();
         while let Some(line) = held.lines.pop_front() {
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn without_room_lines_are_dropped_and_counted_and_with_room_the_count_is_reported() {
+    fn lines_without_room_are_dropped_counted_and_reported_later() {
         let queue = Queue::bounded(10, 3);
         ["a\n", "b\n", "c\n", "d\n", "e\n"].iter().for_each(|line| push(&queue, line));
         assert_eq!(queue.lost(), 2, "three lines are the most");
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn the_report_finds_room_where_nothing_else_does() {
+    fn the_report_of_lost_lines_always_has_room() {
         let queue = Queue::bounded(4, 1);
         push(&queue, "a\n");
         push(&queue, "b\n");
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_is_lost_and_reported_by_the_next_line_that_is_written() {
+    fn a_failed_write_loses_lines_and_the_next_success_reports_them() {
         let queue = Queue::bounded(100, 10);
         push(&queue, "a\n");
         push(&queue, "b\n");
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_waits_for_what_is_being_written_and_not_for_ever() {
+    fn a_flush_waits_for_a_write_in_progress_up_to_its_deadline() {
         let queue = Queue::bounded(100, 10);
         assert!(queue.wait_until_written(Duration::ZERO), "nothing to write");
         push(&queue, "a\n");
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_thread_a_line_is_written_as_far_as_it_goes_and_goes_on_there() {
+    fn without_a_thread_a_partly_written_line_continues_later() {
         let queue = Queue::bounded(100, 10);
         push(&queue, "abc\n");
         push(&queue, "d\n");

@@ -1,5 +1,4 @@
-//! The descriptor itself. std's own writes hold a lock: a thread that waits in one would keep all others
-//! waiting.
+//! Writes to the descriptor of stderr. std's writes hold a lock, so one thread that waits would block all others.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -7,10 +6,10 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// What a pipe that poll calls writable takes at once, without waiting (PIPE_BUF, pipe(7)).
+/// The bytes that a pipe which poll reports writable takes without blocking (PIPE_BUF, pipe(7)).
 const AT_ONCE: usize = 4096;
 
-/// Writes all of it, however long that takes.
+/// Writes all bytes, however long that takes. Fails with the error of write(2).
 pub fn write_all(mut bytes: &[u8]) -> rustix::io::Result<()> {
     while !bytes.is_empty() {
         match rustix::io::write(io::stderr(), bytes) {
@@ -24,7 +23,7 @@ pub fn write_all(mut bytes: &[u8]) -> rustix::io::Result<()> {
     Ok(())
 }
 
-/// Writes what it takes until then, and gives how much that was.
+/// Writes until the deadline, and returns the count of written bytes.
 pub fn write_until(bytes: &[u8], deadline: Instant) -> rustix::io::Result<usize> {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -48,7 +47,7 @@ fn wait(time: Option<Duration>) -> rustix::io::Result<()> {
     is_writable(time).map(drop)
 }
 
-/// Waits for at most this long. A descriptor with an error is writable: the write says what is wrong.
+/// Waits for at most this long. A descriptor with an error counts as writable: the write returns the error.
 fn is_writable(time: Option<Duration>) -> rustix::io::Result<bool> {
     let time = time.map(|time| Timespec { tv_sec: time.as_secs() as i64, tv_nsec: i64::from(time.subsec_nanos()) });
     let stderr = io::stderr();

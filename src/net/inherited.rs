@@ -1,8 +1,8 @@
-//! Listening sockets that a service manager opened before it started us (systemd: `LISTEN_FDS`).
+//! Listening sockets that the service manager opened and passed to this process (systemd: `LISTEN_FDS`).
 //!
-//! The manager keeps them open for as long as this process runs, so their addresses cannot be bound. Therefore each of them is
-//! kept here, whether a listener uses it or not: [`claim`] gives a descriptor to the listener that asks for its address, also
-//! to one that a reload adds or puts back. They belong to the process, as descriptors do, and so they are kept in a static.
+//! The manager keeps them open while this process runs, so their addresses can't be bound. All of them are kept here,
+//! whether a listener uses them or not. [`claim`] gives a descriptor to the listener with that address, also to one
+//! that a reload adds. Descriptors belong to the process, so the list is a static.
 
 use crate::base::Endpoint;
 use crate::base::text::hidden_in;
@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// As many as were inherited.
+/// Bounded by the number of inherited sockets.
 static INHERITED: Mutex<Vec<Inherited>> = Mutex::new(Vec::new());
 
 struct Inherited {
@@ -22,8 +22,8 @@ struct Inherited {
     claimed: bool,
 }
 
-/// Keeps a socket for the listener that asks for its address. An error if the socket does not listen, or has no address that a
-/// listener can ask for.
+/// Keeps a socket for the listener with its address. Fails if the socket does not listen, or has no address that a
+/// listener can have.
 pub fn inherit(socket: Socket) -> io::Result<()> {
     let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
     if !socket.is_listener()? {
@@ -45,7 +45,7 @@ pub fn inherit(socket: Socket) -> io::Result<()> {
     Ok(())
 }
 
-/// The socket that was inherited for this address, if there is one.
+/// The inherited socket with this address, if there is one.
 pub(super) fn claim(endpoint: &Endpoint) -> io::Result<Option<Socket>> {
     let mut inherited = INHERITED.lock();
     let Some(found) = inherited.iter_mut().find(|candidate| candidate.endpoint == *endpoint) else { return Ok(None) };
@@ -54,17 +54,17 @@ pub(super) fn claim(endpoint: &Endpoint) -> io::Result<Option<Socket>> {
     Ok(Some(socket))
 }
 
-/// Did the service manager open a socket there?
+/// Whether the service manager opened a socket with this address.
 pub fn is_offered(endpoint: &Endpoint) -> bool {
     INHERITED.lock().iter().any(|inherited| inherited.endpoint == *endpoint)
 }
 
-/// Was a socket taken over there? Its file, if it has one, is the service manager's: it stays.
+/// Whether a listener uses the inherited socket with this address. Its file belongs to the service manager and stays.
 pub fn is_inherited(endpoint: &Endpoint) -> bool {
     INHERITED.lock().iter().any(|inherited| inherited.claimed && inherited.endpoint == *endpoint)
 }
 
-/// The addresses that no listener has asked for.
+/// The addresses that no listener has claimed.
 pub fn unclaimed() -> Vec<Endpoint> {
     let inherited = INHERITED.lock();
     inherited.iter().filter(|inherited| !inherited.claimed).map(|inherited| inherited.endpoint.clone()).collect()

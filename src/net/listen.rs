@@ -1,11 +1,11 @@
-//! Opening listeners so that workers share a port among themselves and with nobody else.
+//! Opens listeners so that workers share a port, but no other process can.
 //!
-//! SO_REUSEPORT lets every worker have its own accept queue on one port, but the kernel would also let a second tcplb of
-//! the same user join in and take half of the connections. So the first socket is bound without it, which fails if
-//! anybody at all listens there, and is given the option only then; its siblings are bound with it.
+//! SO_REUSEPORT (socket(7)) gives every worker an accept queue of its own on one port. The kernel would also let a
+//! second tcplb of the same user join and take half of the connections. So the first socket is bound without the
+//! option, which fails if any process listens there, and gets it afterwards. Its siblings are bound with the option.
 //!
-//! A socket that a service manager opened for us ([`inherit`]) takes the place of one that would be bound to its address.
-//! All workers then share its one accept queue.
+//! A socket that the service manager opened ([`inherit`]) replaces one that would be bound to its address. All workers
+//! then share its one accept queue.
 
 use super::inherited;
 use super::pacing;
@@ -26,15 +26,15 @@ use std::sync::OnceLock;
 
 pub use super::inherited::{inherit, is_inherited, is_offered, unclaimed};
 
-/// What the kernel may queue for us to accept; it takes the smaller of this and net.core.somaxconn (listen(2)).
+/// The accept queue's length; the kernel caps it at net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 65_535;
 
-/// A bound, listening address: one socket per worker, or a single one where the address can't be shared.
+/// A bound, listening address: one socket per worker, or a single one where workers can't share it.
 #[derive(Debug)]
 pub struct ListeningSockets {
-    /// What it is bound to, with the real port.
+    /// The bound address, with the real port.
     pub endpoint: Endpoint,
-    /// One per worker for TCP; exactly one for a unix socket.
+    /// One socket per worker for TCP; exactly one for a unix socket.
     pub sockets: Vec<Listening>,
 }
 
@@ -43,26 +43,26 @@ pub struct ListeningSockets {
 pub struct Listening {
     fd: OwnedFd,
     unix: bool,
-    /// Only this host can connect: what it accepts has inherited what suits that.
+    /// Only this host can connect, so that accepted sockets have inherited the right options.
     local: bool,
     /// Opened by the service manager, which keeps it open.
     inherited: bool,
 }
 
-/// Who may connect to a socket file; what is `None` is as the system makes it.
+/// The permissions of a socket file; `None` keeps the system's default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
-    /// Permission bits.
+    /// The permission bits.
     pub mode: Option<u32>,
-    /// The owner's number.
+    /// The owner's user id.
     pub owner: Option<u32>,
-    /// The group's.
+    /// The group's id.
     pub group: Option<u32>,
 }
 
 impl Permissions {
-    /// Gives them to a socket file, and to nothing that another process may have put in its place. Returns what they replace.
-    /// On an error the file has those that it had.
+    /// Applies them to a socket file, never to a file of another kind in its place. Returns the permissions that they
+    /// replace. On an error the file keeps its old ones.
     pub fn apply(&self, path: &Path) -> io::Result<Permissions> {
         if *self == Permissions::default() {
             return Ok(*self);
@@ -70,7 +70,7 @@ impl Permissions {
         let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let found = rustix::fs::fstat(&file)?;
         if !FileType::from_raw_mode(found.st_mode).is_socket() {
-            return Err(io::Error::other("it is no socket any more"));
+            return Err(io::Error::other("it is no longer a socket"));
         }
         let before = Permissions {
             mode: self.mode.and(Some(found.st_mode & 0o777)),
@@ -86,7 +86,8 @@ impl Permissions {
         if owner.is_some() || group.is_some() {
             rustix::fs::chownat(file, "", owner, group, AtFlags::EMPTY_PATH)?;
         }
-        // After the owner: others must not have what is meant for that one. The descriptor itself takes no mode (open(2), O_PATH).
+        // The mode comes last: before, users other than the new owner could use it. An O_PATH descriptor takes no mode
+        // (open(2)).
         self.mode.map_or(Ok(()), |mode| {
             let file = format!("/proc/self/fd/{}", file.as_raw_fd());
             std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode))
@@ -94,8 +95,8 @@ impl Permissions {
     }
 }
 
-/// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. What is accepted is looked after
-/// by `tuning`. The error names the address.
+/// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. Accepted sockets inherit
+/// `tuning`. The error names the address.
 pub fn bind(to: &Listen, workers: usize, tuning: &TcpTuning) -> io::Result<Vec<ListeningSockets>> {
     bind_with(to, workers, tuning, &Permissions::default())
 }
@@ -110,7 +111,7 @@ pub fn bind_permitting(
     bind_with(to, workers, tuning, permissions)
 }
 
-/// As [`bind`] for one worker, but a unix socket is its owner's alone (mode 0600) from the moment it exists.
+/// As [`bind`] for one worker; a unix socket has mode 0600 from the moment it exists.
 pub fn bind_private(to: &Listen, tuning: &TcpTuning) -> io::Result<Vec<ListeningSockets>> {
     bind_with(to, 1, tuning, &Permissions { mode: Some(0o600), ..Permissions::default() })
 }
@@ -135,13 +136,13 @@ fn bind_with(
     Ok(bound)
 }
 
-/// As [`bind`] for the addresses of a name that is resolved already.
+/// As [`bind`], for the addresses of a resolved name.
 pub fn bind_each(addresses: &[SocketAddr], workers: usize, tuning: &TcpTuning) -> io::Result<Vec<ListeningSockets>> {
     queue_limit();
     addresses.iter().map(|at| bind_shared(*at, workers, tuning)).collect()
 }
 
-/// Every interface: one dual-stack socket, or plain IPv4 where the kernel has no IPv6.
+/// Binds every interface: one dual-stack socket, or IPv4 alone where the kernel has no IPv6.
 fn bind_any(port: u16, workers: usize, tuning: &TcpTuning) -> io::Result<ListeningSockets> {
     match bind_shared((Ipv6Addr::UNSPECIFIED, port).into(), workers, tuning) {
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => {
@@ -176,30 +177,30 @@ fn bind_shared(at: SocketAddr, workers: usize, tuning: &TcpTuning) -> io::Result
     Ok(ListeningSockets { endpoint: Endpoint::Inet(real), sockets: sockets.into_iter().map(own).collect() })
 }
 
-/// A bound TCP socket with the options that accepted sockets inherit. Listening comes after SO_REUSEPORT: that is when
-/// a socket joins its group.
+/// A bound TCP socket with the options that accepted sockets inherit. The listen comes after SO_REUSEPORT, since that
+/// is when a socket joins its group.
 fn open(at: SocketAddr, sibling: bool, tuning: &TcpTuning) -> io::Result<socket2::Socket> {
     let socket = socket2::Socket::new(Domain::for_address(at), Type::STREAM.nonblocking().cloexec(), None)?;
-    // Not in the way of a restart: old connections in TIME_WAIT do not block the port (socket(7)).
+    // A restart can bind the port although old connections are in TIME_WAIT (socket(7)).
     socket.set_reuse_address(true)?;
     if sibling {
         socket.set_reuse_port(true)?;
     }
     if at.is_ipv6() {
-        // `[::]` alone is dual-stack; a specific IPv6 address has no IPv4 side anyway.
+        // Only `[::]` is dual-stack; a specific IPv6 address has no IPv4 side.
         socket.set_only_v6(false)?;
     }
     socket.bind(&SockAddr::from(at))?;
     socket.set_reuse_port(true)?;
     socket.set_tcp_nodelay(true)?;
-    // Urgent bytes stay in their place among the others (see `Socket::dial`).
+    // Urgent bytes stay at their place in the stream (see `Socket::dial`).
     socket.set_out_of_band_inline(true)?;
     tuning.apply(socket.as_fd())?;
     pacing::none_on_loopback(&socket, at.ip());
     Ok(socket)
 }
 
-/// A socket file that nobody listens on is left over from a process that was killed: it is replaced.
+/// Binds a unix socket. A file on which no process listens is left from a killed process, and is replaced.
 fn bind_unix(path: &Path, permissions: &Permissions) -> io::Result<ListeningSockets> {
     let endpoint = Endpoint::Unix(path.into());
     let own = |fd: OwnedFd, inherited| vec![Listening { fd, unix: true, local: true, inherited }];
@@ -209,8 +210,7 @@ fn bind_unix(path: &Path, permissions: &Permissions) -> io::Result<ListeningSock
     let address = unix_address(path)?;
     let socket = || {
         let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-        // The file gets the mode that the socket has when it is bound, less the umask: it is never open to more than it shall
-        // be.
+        // The file gets the socket's mode at the bind, less the umask, so it is never more open than configured.
         if let Some(mode) = permissions.mode {
             rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode & 0o700))?;
         }
@@ -233,16 +233,16 @@ fn bind_unix(path: &Path, permissions: &Permissions) -> io::Result<ListeningSock
     Ok(ListeningSockets { endpoint, sockets: own(listening.into(), false) })
 }
 
-/// The address of a unix socket: a file's, or an abstract one's.
+/// The address of a unix socket, with a file or abstract.
 pub fn unix_address(path: &Path) -> io::Result<SockAddr> {
     match abstract_name(path) {
-        // The kernel tells the two apart by a leading NUL (unix(7)).
+        // A leading NUL marks an abstract address (unix(7)).
         Some(name) => SockAddr::unix(std::ffi::OsStr::from_bytes(&[b"\0", name].concat())),
         None => SockAddr::unix(path),
     }
 }
 
-/// Only a socket is ever replaced, and only if connecting to it is refused.
+/// Whether the file is a socket that refuses connections. Files of other kinds are never replaced.
 fn is_dead_socket(path: &Path, probe: &socket2::Socket, address: &SockAddr) -> io::Result<bool> {
     use std::os::unix::fs::FileTypeExt;
     Ok(std::fs::symlink_metadata(path)?.file_type().is_socket()
@@ -250,8 +250,8 @@ fn is_dead_socket(path: &Path, probe: &socket2::Socket, address: &SockAddr) -> i
 }
 
 impl Listening {
-    /// Accepts one connection, non-blocking. `None` as the peer: a unix client, which has no address.
-    /// `WouldBlock`: nobody waits.
+    /// Accepts one connection, non-blocking. The peer is `None` for a unix client, which has no address. `WouldBlock`:
+    /// no client waits.
     pub fn accept(&self) -> io::Result<(Socket, Option<Endpoint>)> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         if self.unix {
@@ -266,23 +266,23 @@ impl Listening {
         Ok((Socket::from_fd(fd), peer))
     }
 
-    /// Is it a unix socket, which only one worker can listen on?
+    /// Whether it is a unix socket, on which only one worker can listen.
     pub fn is_unix(&self) -> bool {
         self.unix
     }
 
-    /// Does the service manager keep it open, whatever becomes of this descriptor?
+    /// Whether the service manager keeps it open after this descriptor is closed.
     pub fn is_inherited(&self) -> bool {
         self.inherited
     }
 
-    /// The most clients that may wait in its queue.
+    /// The most clients that the accept queue holds.
     pub fn queue_limit(&self) -> u32 {
         queue_limit()
     }
 
-    /// Keeps further clients out of the queue while some wait in it: the kernel ignores a SYN to a full queue. An empty
-    /// queue still takes one. A failure leaves the queue as long as it was.
+    /// Keeps further clients out of an accept queue that is not empty: the kernel ignores a SYN to a full queue. An
+    /// empty queue still takes one. A failure leaves the length unchanged.
     pub fn stop_queueing(&self) {
         if let Err(error) = net::listen(&self.fd, 0) {
             log::debug!("can't shorten the queue of a listening socket: {error}");
@@ -290,7 +290,8 @@ impl Listening {
     }
 }
 
-/// What a queue of [`BACKLOG`] is in fact. One more fits in than its length says. Read once, since a sandbox may hide it later.
+/// The length of an accept queue of [`BACKLOG`]: the kernel's cap plus one. Read once, since the sandbox may hide the
+/// file later.
 fn queue_limit() -> u32 {
     static LIMIT: OnceLock<u32> = OnceLock::new();
     *LIMIT.get_or_init(|| {

@@ -1,7 +1,7 @@
-//! Sockets as tcplb uses them: non-blocking stream sockets, TCP or unix, behind one type.
+//! Non-blocking stream sockets, TCP or unix, behind one type.
 //!
-//! Everything that is Linux-only stands in this module: `accept4`, `SOCK_NONBLOCK`, `TCP_INFO`, `SO_REUSEPORT` that
-//! spreads, splice(2).
+//! All Linux-only code is in this module: `accept4`, `SOCK_NONBLOCK`, `TCP_INFO`, load-balancing `SO_REUSEPORT`,
+//! splice(2).
 
 mod inherited;
 pub mod listen;

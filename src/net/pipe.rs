@@ -1,5 +1,5 @@
-//! Kernel pipes, and splice(2) between them and sockets: bytes move by reference to their pages, without passing through
-//! user space. Linux only.
+//! Kernel pipes, and splice(2) between pipes and sockets: bytes move by reference to their pages, not through user
+//! space. Linux only.
 
 use super::Socket;
 use super::socket::retry;
@@ -7,12 +7,12 @@ use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
-/// How much a pipe is asked to hold: the most that an unprivileged process may ask for (pipe(7), pipe-max-size). Measured
-/// against 256 KiB it saves a quarter of the CPU per byte, since each lot wakes both peers once. The kernel counts pages,
-/// not bytes: a page with one byte in it fills a whole slot, so this is a hint.
+/// The requested size of a pipe, in bytes: the most that an unprivileged process gets (pipe(7), pipe-max-size).
+/// Compared with 256 KiB it saves a quarter of the CPU per byte, since each fill wakes both peers once. It is a hint:
+/// the kernel counts pages, and a page with one byte takes a whole slot.
 pub const PIPE_SIZE: usize = 1024 * 1024;
 
-/// A pipe that both ends of are ours.
+/// A pipe with both ends.
 #[derive(Debug)]
 pub struct Pipe {
     read: OwnedFd,
@@ -20,23 +20,23 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// A new one of a useful size, or none. Once the pipes of a user together exceed pipe-user-pages-soft (pipe(7): 64 MiB,
-    /// not for root), the kernel makes them two pages small and refuses to enlarge them; through such a pipe a byte costs
-    /// three times the CPU that it does through a large one, and a fifth more than copied.
+    /// Opens a pipe; fails if it can't have a useful size. Once a user's pipes exceed pipe-user-pages-soft (pipe(7): 64
+    /// MiB, not for root), the kernel makes new ones two pages small and refuses to enlarge them. Through such a pipe a
+    /// byte costs three times the CPU of a large one, and a fifth more than a copy.
     pub fn new() -> io::Result<Pipe> {
         let (read, write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         fcntl_setpipe_size(&write, PIPE_SIZE).or_else(|_| fcntl_setpipe_size(&write, PIPE_SIZE / 4))?;
         Ok(Pipe { read, write })
     }
 
-    /// Takes up to `most` bytes from the socket into the pipe. 0: the peer's FIN. `WouldBlock`: the socket has nothing, or
-    /// the pipe has no slot left; into an empty pipe it can only be the socket.
+    /// Moves up to `most` bytes from the socket into the pipe. 0: the peer's FIN. `WouldBlock`: the socket has no
+    /// bytes, or the pipe has no free slot. With an empty pipe it is always the socket.
     pub fn fill(&self, from: &Socket, most: usize) -> io::Result<usize> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
         Ok(retry(|| splice(from.as_fd(), None, &self.write, None, most, flags))?)
     }
 
-    /// Writes up to `most` bytes from the pipe to the socket. `WouldBlock`: the socket has no room.
+    /// Moves up to `most` bytes from the pipe to the socket. `WouldBlock`: the socket has no room.
     pub fn empty(&self, to: &Socket, most: usize) -> io::Result<usize> {
         let flags = SpliceFlags::NONBLOCK | SpliceFlags::MOVE;
         Ok(retry(|| splice(&self.read, None, to.as_fd(), None, most, flags))?)

@@ -20,36 +20,37 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Socket(OwnedFd);
 
-/// How far a non-blocking connect has come when the call returns.
+/// The state of a non-blocking connect when the call returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialing {
     /// Connected already, as is usual on loopback and for unix sockets.
     Done,
-    /// The socket becomes writable when it is known; [`Socket::outcome`] tells.
+    /// The socket becomes writable when the result is known; [`Socket::outcome`] returns it.
     Pending,
 }
 
-/// How soon a vanished peer is found: by keepalive where nothing is under way, elsewhere by [`crate::policy::liveness`].
+/// How soon a vanished peer is found. Keepalive covers idle connections, [`crate::policy::liveness`] the others.
 #[derive(Clone, Copy, Debug)]
 pub struct Keepalive {
-    /// Silence before the first keepalive probe.
+    /// The idle time before the first keepalive probe.
     pub idle: Duration,
-    /// Time between probes.
+    /// The time between probes.
     pub interval: Duration,
-    /// Unanswered probes after which the peer is dead.
+    /// Unanswered probes after which the peer counts as dead.
     pub probes: u32,
-    /// The time all of that takes, and the most that a peer may owe an acknowledgement.
+    /// The time that all of it takes, and the most that a peer may delay an acknowledgement.
     pub within: Duration,
 }
 
-/// More probes than the kernel sends (MAX_TCP_KEEPCNT).
+/// The most probes that the kernel sends (MAX_TCP_KEEPCNT).
 const PROBES_MAX: u128 = 127;
 
 impl Keepalive {
-    /// Finds a dead peer within `time`: half of it passes in silence, then come as many probes as fit, usually six. The
-    /// kernel counts in seconds.
+    /// Finds a dead peer within `time`: half of it idle, then as many probes as fit, usually six. The kernel counts in
+    /// whole seconds.
     ///
-    /// TCP_USER_TIMEOUT is left alone: it ends a peer that keeps its window closed, though it acknowledges every probe.
+    /// TCP_USER_TIMEOUT is not set: it also ends a connection whose peer acknowledges every probe but keeps its window
+    /// closed.
     pub fn within(time: Duration) -> Keepalive {
         let seconds = |part| Duration::from_secs((time / part).as_secs().max(1));
         let (idle, interval) = (seconds(2), seconds(12));
@@ -59,32 +60,32 @@ impl Keepalive {
 }
 
 impl Socket {
-    /// Takes over an open stream socket that is already non-blocking.
+    /// Wraps an open stream socket that is already non-blocking.
     pub fn from_fd(fd: OwnedFd) -> Socket {
         Socket(fd)
     }
 
-    /// Begins to connect. Errors are the local ones (descriptors, ports) and those known at once (refused on loopback).
+    /// Starts to connect. Fails with local errors (descriptors, ports) and those known at once (refused on loopback).
     pub fn dial(to: &Endpoint) -> io::Result<(Socket, Dialing)> {
         Socket::dial_with(to, None, |_| Ok(()))
     }
 
-    /// As [`Socket::dial`], but the kernel holds back the ACK that completes the handshake (for 200 ms at most): it leaves
-    /// with the first bytes sent. That saves a packet, and the backend wakes once, for a connection that has bytes already.
+    /// As [`Socket::dial`], but the kernel delays the handshake's last ACK, for at most 200 ms: it leaves with the
+    /// first bytes. That saves a packet, and the backend wakes once, for a connection that has bytes already.
     ///
-    /// A [`Socket::reset`] right after connecting even comes first: the backend's kernel has answered, its process has
-    /// seen no connection. A bare probe leaves no trace in the backend's log that way.
+    /// A [`Socket::reset`] right after connecting even precedes that ACK: the backend's kernel has answered, but its
+    /// process sees no connection. So a bare probe leaves no trace in the backend's log.
     pub fn dial_quietly(to: &Endpoint) -> io::Result<(Socket, Dialing)> {
         Socket::dial_capped(to, true, None)
     }
 
-    /// As [`Socket::dial_quietly`] or, where it is not to be quiet, [`Socket::dial`]; with a cap on a TCP socket's buffers.
+    /// As [`Socket::dial_quietly`] if `quietly`, else as [`Socket::dial`]; with a cap on a TCP socket's buffers.
     pub fn dial_capped(to: &Endpoint, quietly: bool, buffer: Option<Size>) -> io::Result<(Socket, Dialing)> {
         let prepare = |fd: &OwnedFd| if quietly { sockopt::set_tcp_quickack(fd, false) } else { Ok(()) };
         Socket::dial_with(to, buffer, prepare)
     }
 
-    /// `prepare` sets what a TCP socket must know before it connects.
+    /// `prepare` sets options of a TCP socket before it connects.
     fn dial_with(
         to: &Endpoint,
         buffer: Option<Size>,
@@ -95,12 +96,12 @@ impl Socket {
             Endpoint::Inet(at) => {
                 let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
                 let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
-                // Small writes go out at once: the peers, not the balancer, decide how to batch.
+                // Small writes leave at once: the peers decide how to batch, not the balancer.
                 sockopt::set_tcp_nodelay(&fd, true)?;
                 pacing::none_on_loopback(&fd, at.ip());
-                // An urgent byte stays in its place among the others; otherwise the kernel takes it out of the stream.
+                // Without this option the kernel takes an urgent byte out of the stream.
                 sockopt::set_socket_oobinline(&fd, true)?;
-                // The window's scale is settled when the connect begins.
+                // The window scale is fixed when the connect starts.
                 tuning::cap(&fd, buffer)?;
                 prepare(&fd)?;
                 let connecting = net::connect(&fd, at);
@@ -125,8 +126,8 @@ impl Socket {
         }
     }
 
-    /// The pending error of the socket, if there is one (SO_ERROR); asking clears it. After [`Dialing::Pending`] and a
-    /// writable event, none means connected.
+    /// Takes the pending error of the socket (SO_ERROR). After [`Dialing::Pending`] and a writable event, `None` means
+    /// connected.
     pub fn outcome(&self) -> Option<io::Error> {
         match sockopt::socket_error(&self.0) {
             Ok(Ok(())) => None,
@@ -134,13 +135,13 @@ impl Socket {
         }
     }
 
-    /// Reads what is there, up to `buffer`. 0 is the peer's FIN; `WouldBlock`: nothing there.
+    /// Reads available bytes into `buffer`. 0: the peer's FIN. `WouldBlock`: no bytes.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(retry(|| net::recv(&self.0, &mut *buffer, RecvFlags::empty()))?.0)
     }
 
-    /// Has the peer sent something that was not read yet? Its FIN alone does not count. With nothing to read, an error that
-    /// waits on the socket is returned, and the kernel forgets it.
+    /// Whether the peer has sent bytes that are not read yet; a FIN alone does not count. Without bytes, a pending
+    /// error is returned and cleared.
     pub fn has_bytes(&self) -> io::Result<bool> {
         match retry(|| net::recv(&self.0, &mut [0; 1], RecvFlags::PEEK)) {
             Ok((read, _)) => Ok(read > 0),
@@ -149,37 +150,38 @@ impl Socket {
         }
     }
 
-    /// Writes what the kernel takes. `WouldBlock`: no room. With `more`, what does not fill a packet waits for what is sent
-    /// next, a FIN for one, or for 200 ms (tcp(7), TCP_CORK).
+    /// Writes what the kernel takes. `WouldBlock`: no room. With `more`, a part of a packet waits for further bytes or
+    /// a FIN, for at most 200 ms (tcp(7), TCP_CORK).
     pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
         let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
         Ok(retry(|| net::send(&self.0, bytes, flags))?)
     }
 
-    /// The address of our end, IPv4 in its own form; `None` for a unix socket.
+    /// The local address, an IPv4-mapped one as IPv4; `None` for a unix socket.
     pub fn local(&self) -> Option<Endpoint> {
         let at = net::getsockname(&self.0).ok()?;
         SocketAddr::try_from(at).ok().map(Endpoint::canonical)
     }
 
-    /// Sends a FIN after the last byte; reading goes on. An error means that the peer is gone, which reading tells too.
+    /// Sends a FIN after the last byte; reading goes on. An error means that the peer is gone, which reading reports
+    /// too.
     pub fn finish(&self) {
         let _ = net::shutdown(&self.0, Shutdown::Write);
     }
 
-    /// Closes with a reset, dropping whatever the kernel still holds (SO_LINGER with zero, socket(7)). On a unix socket
-    /// the peer sees an end of file: unix(7) knows no reset.
+    /// Closes with a reset and drops the bytes that the kernel still holds (SO_LINGER of zero, socket(7)). On a unix
+    /// socket the peer sees an end of file: unix(7) has no reset.
     pub fn reset(self) {
         let _ = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
     }
 
-    /// Turns on keepalive. Does nothing on a unix socket, whose peer can't vanish.
+    /// Turns keepalive on. Does nothing on a unix socket, whose peer can't vanish.
     pub fn keep_alive(&self, keepalive: &Keepalive) -> io::Result<()> {
         keep_alive(self.0.as_fd(), keepalive)
     }
 }
 
-/// Sets keepalive on any TCP socket; listeners hand it down to the sockets they accept.
+/// Sets keepalive on a TCP socket; accepted sockets inherit it from listeners.
 pub(super) fn keep_alive(fd: BorrowedFd<'_>, keepalive: &Keepalive) -> io::Result<()> {
     if sockopt::socket_domain(fd)? == AddressFamily::UNIX {
         return Ok(());
@@ -206,7 +208,7 @@ impl AsFd for Socket {
     }
 }
 
-/// Closing the descriptor takes it out of the poll: nothing needs to deregister.
+/// Closing the descriptor also removes it from the poll, so nothing deregisters.
 impl Source for Socket {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
         SourceFd(&self.0.as_raw_fd()).register(registry, token, interests)
@@ -226,7 +228,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keepalive_gives_a_peer_up_within_its_time() {
+    fn keepalive_finds_a_dead_peer_within_its_time() {
         for seconds in [2, 3, 4, 7, 8, 12, 13, 23, 24, 60, 120, 36_000] {
             let time = Duration::from_secs(seconds);
             let keepalive = Keepalive::within(time);

@@ -1,23 +1,23 @@
-//! Descriptors held back, so that a client which was accepted with the last one can still be connected to a backend.
+//! Reserved descriptors, so that a client accepted with the last free one can still be connected to a backend.
 //!
-//! A connection takes two descriptors, one after the other. Out of them after the first, its client would wait inside, for
-//! somebody else to leave, and in the end be reset; in the kernel's backlog it could have waited for as long as it likes.
-//! So each worker holds a few back before it accepts, and lets go of one when a dial finds none.
+//! A connection takes two descriptors, one after the other. If none is left after the first, the client would be reset
+//! at last; in the kernel's accept queue it could have waited. So each worker reserves some before it accepts, and
+//! frees one when a dial fails for lack of descriptors.
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// One would do if there were nobody else: another thread may be quicker to take what is let go of.
+/// One would suffice, but another thread may take a freed descriptor first.
 const SPARES: usize = 2;
 
-/// What one worker holds back.
+/// The reserved descriptors of one worker.
 #[derive(Debug, Default)]
 pub struct Spares(Vec<OwnedFd>);
 
 impl Spares {
-    /// Holds back as many as it should. No system call if it has them.
+    /// Refills the reserve. Makes no system call if it is full. Fails if no descriptor is left.
     pub fn hold(&mut self) -> io::Result<()> {
         while self.0.len() < SPARES {
             self.0.push(eventfd(0, EventfdFlags::CLOEXEC)?);
@@ -25,7 +25,7 @@ impl Spares {
         Ok(())
     }
 
-    /// Does `open`, and again if that failed for want of a descriptor, as long as there is one to let go of.
+    /// Calls `open`; while it fails for lack of descriptors, frees a reserved one and calls again.
     pub fn spend<T>(&mut self, mut open: impl FnMut() -> io::Result<T>) -> io::Result<T> {
         loop {
             match open() {
@@ -36,7 +36,7 @@ impl Spares {
     }
 }
 
-/// Is it the descriptors, of the process or of the system, that lack?
+/// Whether the error is a lack of descriptors, of the process or of the system.
 fn is_lack(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lack_is_met_with_what_was_held_back_and_told_when_that_is_spent() {
+    fn a_lack_of_descriptors_uses_the_reserve_and_fails_once_it_is_empty() {
         let mut spares = Spares::default();
         spares.hold().unwrap();
         let mut lacking = SPARES;

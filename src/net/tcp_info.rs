@@ -1,7 +1,6 @@
-//! Reads and sets what neither rustix nor socket2 offers of a TCP socket: TCP_INFO, TCP_RTO_MAX_MS.
+//! Socket options that neither rustix nor socket2 offers: TCP_INFO, TCP_RTO_MAX_MS (tcp(7)).
 //!
-//! `nix` writes the calls ([`nix::sockopt_impl`]); what stands here are the types that pass through them, which are made
-//! of plain integers only.
+//! `nix` makes the calls ([`nix::sockopt_impl`]); this file has the types, made of plain integers only.
 
 use super::Socket;
 use crate::policy::liveness::Acknowledgements;
@@ -10,27 +9,27 @@ use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
 use std::mem::offset_of;
 use std::time::Duration;
 
-/// TCP_RTO_MAX_MS (linux/tcp.h), since Linux 6.15; libc does not have it yet.
+/// TCP_RTO_MAX_MS (linux/tcp.h), since Linux 6.15; libc lacks it.
 const RTO_MAX_MS: libc::c_int = 44;
 
-/// Of the words in [`TcpInfo`].
+/// The index of tcpi_notsent_bytes in [`TcpInfo::words`].
 const NOT_SENT: usize = (offset_of!(libc::tcp_info, tcpi_notsent_bytes) - 8) / size_of::<u32>();
 
-/// The beginning of `struct tcp_info` (linux/tcp.h), up to `tcpi_notsent_bytes`, which is there since Linux 4.6. The kernel
-/// appends to it and fills as much as is asked for.
+/// The beginning of `struct tcp_info` (linux/tcp.h), up to `tcpi_notsent_bytes`, which exists since Linux 4.6. The
+/// kernel fills as much as the caller asks for.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct TcpInfo {
-    /// state, ca_state, retransmits, probes, backoff, options, two of bit fields.
+    /// state, ca_state, retransmits, probes, backoff, options, and two bytes of bit fields.
     bytes: [u8; 8],
-    /// rto, ato, snd_mss, rcv_mss; unacked, sacked, lost, retrans, fackets; last_data_sent, last_ack_sent,
-    /// last_data_recv, last_ack_recv; all in microseconds, packets and milliseconds respectively. Then what is not used, and
+    /// rto, ato, snd_mss, rcv_mss (microseconds, bytes); unacked, sacked, lost, retrans, fackets (packets);
+    /// last_data_sent, last_ack_sent, last_data_recv, last_ack_recv (milliseconds). Then unused words, and
     /// notsent_bytes at [`NOT_SENT`].
     words: [u32; NOT_SENT + 1],
 }
 
 sockopt_impl!(
-    /// What the kernel knows of a connection.
+    /// The kernel's state of a connection (TCP_INFO).
     GetTcpInfo,
     GetOnly,
     libc::IPPROTO_TCP,
@@ -39,7 +38,7 @@ sockopt_impl!(
 );
 
 sockopt_impl!(
-    /// The longest time between two retransmissions, or two probes of a closed window, in milliseconds.
+    /// The longest time between two retransmissions, or between two probes of a closed window, in milliseconds.
     RtoMax,
     Both,
     libc::IPPROTO_TCP,
@@ -48,7 +47,7 @@ sockopt_impl!(
 );
 
 impl Socket {
-    /// What the peer has acknowledged; `None` on a unix socket, whose peer can't vanish.
+    /// The state of the peer's acknowledgements; `None` on a unix socket, whose peer can't vanish.
     pub fn acknowledgements(&self) -> Option<Acknowledgements> {
         let TcpInfo { bytes, words } = getsockopt(self, GetTcpInfo).ok()?;
         let [_, _, _, probes, backoff, ..] = bytes;
@@ -57,29 +56,29 @@ impl Socket {
         Some(Acknowledgements {
             in_flight,
             probes,
-            // Without anything in flight only the probes of a closed window back off.
+            // With nothing in flight, only probes of a closed window back off.
             window_closed: backoff > 0 && !in_flight,
             last: Duration::from_millis(last_ack_recv.into()),
             rto: Duration::from_micros(rto.into()),
         })
     }
 
-    /// About how many bytes the peer's kernel has not acknowledged: exact for those that were not sent, and whole segments for
-    /// those that were; a FIN counts as one. 0 only if there is nothing. On a unix socket there never is.
+    /// About how many bytes the peer's kernel has not acknowledged: exact for bytes not sent yet, whole segments for
+    /// sent ones; a FIN counts as one. 0 only if there are none, and always on a unix socket.
     pub fn unsent(&self) -> u64 {
         let Ok(TcpInfo { words, .. }) = getsockopt(self, GetTcpInfo) else { return 0 };
         let [_, _, mss, _, unacked, ..] = words;
         u64::from(words[NOT_SENT]) + u64::from(unacked) * u64::from(mss).max(1)
     }
 
-    /// Has a closed window probed at least so often; what held before, to be restored later. `None` where the kernel
-    /// can't, or does already.
+    /// Limits the time between probes of a closed window. Returns the former limit, to be restored later; `None` where
+    /// the kernel can't set it or has a lower one.
     pub fn limit_probe_interval(&self, most: Duration) -> Option<Duration> {
         let before = Duration::from_millis(getsockopt(self, RtoMax).ok()?.try_into().ok()?);
         (most < before && self.set_probe_interval(most)).then_some(before)
     }
 
-    /// The longest time between two probes; false where the kernel can't.
+    /// Sets the longest time between two probes; false where the kernel can't.
     pub fn set_probe_interval(&self, most: Duration) -> bool {
         let millis = i32::try_from(most.as_millis()).unwrap_or(i32::MAX);
         setsockopt(self, RtoMax, &millis).is_ok()
@@ -95,7 +94,7 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     #[test]
-    fn what_is_acknowledged_is_known_of_tcp_sockets_and_of_no_others() {
+    fn acknowledgements_are_known_for_tcp_sockets_only() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (socket, _) = Socket::dial(&Endpoint::Inet(listener.local_addr().unwrap())).unwrap();
         let seen = socket.acknowledgements().unwrap();
@@ -114,7 +113,7 @@ mod tests {
     fn a_probe_interval_is_limited_once_and_restored() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (socket, _) = Socket::dial(&Endpoint::Inet(listener.local_addr().unwrap())).unwrap();
-        // Before Linux 6.15 there is nothing to see.
+        // Before Linux 6.15 there is nothing to test.
         let Some(before) = socket.limit_probe_interval(Duration::from_secs(3)) else { return };
         assert!(before > Duration::from_secs(3));
         assert_eq!(socket.limit_probe_interval(Duration::from_secs(3)), None);
@@ -123,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_peer_has_no_room_for_is_unsent_until_it_reads() {
+    fn bytes_beyond_the_peer_s_window_are_unsent_until_it_reads() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (socket, _) = Socket::dial(&Endpoint::Inet(listener.local_addr().unwrap())).unwrap();
         let (mut peer, _) = listener.accept().unwrap();

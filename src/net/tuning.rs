@@ -1,8 +1,8 @@
-//! What is set on the TCP sockets of clients and backends: keepalive, and a cap on their buffers.
+//! The options of clients' and backends' TCP sockets: keepalive, and a cap on buffers.
 //!
-//! Left alone, Linux grows a socket's buffers with what is under way, up to net.ipv4.tcp_rmem and tcp_wmem: fast on long
-//! paths, and megabytes for each connection whose receiver stalls. A cap fixes both buffers instead. It is set before a socket
-//! connects or listens; accepted sockets inherit it. Unix sockets are not tuned by the kernel and stay as they are.
+//! By default Linux grows a socket's buffers with the bytes in flight, up to net.ipv4.tcp_rmem and tcp_wmem. That is
+//! fast on long paths, but costs megabytes for each connection whose receiver stalls. A cap fixes both buffers. It is
+//! set before a socket connects or listens; accepted sockets inherit it. Unix sockets keep their defaults.
 
 use super::Keepalive;
 use super::socket::keep_alive;
@@ -13,31 +13,31 @@ use rustix::net::{AddressFamily, SocketType, sockopt};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// What all sockets of clients and backends get.
+/// The options of all sockets of clients and backends.
 #[derive(Clone, Copy, Debug)]
 pub struct TcpTuning {
     /// How vanished peers are found.
     pub keepalive: Keepalive,
-    /// The most that each buffer holds; `None`: the kernel decides.
+    /// The cap on each buffer; `None`: the kernel decides.
     pub buffer: Option<Size>,
 }
 
-/// The buffers that the kernel grants where a cap was asked for.
+/// The buffers that the kernel grants for a cap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Granted {
-    /// For what has arrived and was not read yet.
+    /// The buffer for bytes that arrived and are not read yet.
     pub receive: Size,
-    /// For what was written and not acknowledged yet.
+    /// The buffer for bytes that were written and are not acknowledged yet.
     pub send: Size,
 }
 
 impl TcpTuning {
-    /// As the configuration says.
+    /// The options that the configuration sets.
     pub fn of(global: &Global) -> TcpTuning {
         TcpTuning { keepalive: Keepalive::within(global.dead_peer_timeout), buffer: global.socket_buffer }
     }
 
-    /// For a listener, whose clients inherit it.
+    /// Sets the options on a listener; accepted sockets inherit them.
     pub(super) fn apply(&self, listener: BorrowedFd<'_>) -> io::Result<()> {
         keep_alive(listener, &self.keepalive)?;
         Ok(cap(listener, self.buffer)?)
@@ -45,7 +45,7 @@ impl TcpTuning {
 }
 
 impl From<Keepalive> for TcpTuning {
-    /// With buffers as the kernel likes.
+    /// Keepalive alone; the kernel decides on buffers.
     fn from(keepalive: Keepalive) -> TcpTuning {
         TcpTuning { keepalive, buffer: None }
     }
@@ -58,11 +58,11 @@ pub(super) fn cap(socket: impl AsFd, buffer: Option<Size>) -> Result<(), Errno> 
     sockopt::set_socket_send_buffer_size(&socket, size.bytes())
 }
 
-/// What the kernel makes of a cap: it grants at most net.core.rmem_max and net.core.wmem_max, and says nothing.
+/// The buffers for a cap: the kernel silently grants at most net.core.rmem_max and net.core.wmem_max.
 pub fn granted(asked: Size) -> io::Result<Granted> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
     cap(&socket, Some(asked))?;
-    // The kernel doubles what is asked for, as room for its bookkeeping, and answers with the double (socket(7)).
+    // The kernel doubles the value for its bookkeeping, and returns the double (socket(7)).
     let half = |doubled: usize| Size::of_bytes(doubled / 2);
     Ok(Granted {
         receive: half(sockopt::socket_recv_buffer_size(&socket)?),

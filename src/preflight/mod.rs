@@ -1,15 +1,14 @@
-//! What only a start or a reload finds out, asked beforehand: names, ports, files, users.
+//! Checks what otherwise only a start or a reload finds out: names, ports, files, users.
 //!
-//! `tcplb check` and a reload that is only tried show the answers as warnings: by the time of the start, each of them may be
-//! another one. Nothing listens, and nothing is connected to: a port is tried by a bind without a listen, which no client
-//! notices.
+//! `tcplb check` and a dry-run reload show the results as warnings: each may change until the start. Nothing listens or
+//! connects: a port is tried by a bind without a listen, which clients can't notice.
 //!
-//! One answer is a mistake, not a warning: a backend that is a listener of this tcplb ([`mistakes`]).
+//! One result is an error: a backend that is a listener of this tcplb ([`mistakes`]).
 //!
 //! | file | what |
 //! |---|---|
-//! | `names` | names into addresses, in bounded time |
-//! | `places` | whether an address could be listened on |
+//! | `names` | resolves names, in bounded time |
+//! | `places` | checks whether an address can be bound |
 
 mod names;
 mod places;
@@ -29,21 +28,21 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-/// What comes next.
+/// The operation that the checks precede.
 pub enum Before<'a> {
     /// A start with this file.
     Start {
-        /// Where the model came from.
+        /// The path of the file.
         file: &'a Path,
     },
     /// A reload of a tcplb that runs.
     Reload {
-        /// What it runs.
+        /// The running model.
         running: &'a Model,
     },
 }
 
-/// Everything that would go wrong now, a line each.
+/// Everything that would fail now, one a line.
 pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
     let names = Names::of(model);
     let mut warnings = Vec::new();
@@ -65,7 +64,7 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
         let owners = confine::owners(&listener.socket_file);
         warnings.extend(owners.err().map(|why| format!("listener {}: {why}", listener.name)));
     }
-    // The start raises its limit to the hard one.
+    // The start raises the soft limit to the hard one.
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     match descriptors::divide(limit, model, descriptors::listening_sockets(model)) {
         Ok(share) => warnings.extend(descriptors::listeners_beyond(share, model)),
@@ -78,8 +77,8 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
     advice::readable(warnings)
 }
 
-/// Every backend that is a listener or the admin API of this model on an address of this machine. The file's parser has refused what shows
-/// without asking for this machine's addresses.
+/// Every backend that is a listener or the admin API of this model, on an address of this machine. The file's parser
+/// has refused the cases that need no look at this machine's addresses.
 pub fn mistakes(model: &Model) -> Vec<String> {
     let binds = model
         .listeners
@@ -98,7 +97,7 @@ pub fn mistakes(model: &Model) -> Vec<String> {
 }
 
 impl Before<'_> {
-    /// Whether the process has it already, and keeps it.
+    /// Whether the process has bound it already, and keeps it.
     fn is_bound(&self, listen: &Listen) -> bool {
         match self {
             Before::Start { .. } => false,
@@ -107,7 +106,7 @@ impl Before<'_> {
     }
 }
 
-/// Every address that a model listens on, and what for.
+/// All addresses that a model listens on, with the listener's name for messages.
 fn listens(model: &Model) -> impl Iterator<Item = (String, &Listen)> {
     let of_clients = model
         .listeners
@@ -131,7 +130,7 @@ fn files(model: &Model) -> Vec<String> {
     warnings
 }
 
-/// Could it be opened for writing, or made? Opening it to find out would make it.
+/// Whether the file can be opened for writing or created. Opening it would create it.
 fn can_write(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
@@ -144,7 +143,8 @@ fn can_write(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Is it an address of this machine? To itself, a machine talks from the address that it talks to. The socket sends nothing.
+/// Whether it is an address of this machine: then a socket connected to it has it as its local address too. A UDP
+/// socket sends nothing on connect.
 pub fn is_ours(ip: IpAddr) -> bool {
     let to = SocketAddr::new(ip, 1);
     let from = || {
@@ -155,7 +155,7 @@ pub fn is_ours(ip: IpAddr) -> bool {
     from().is_ok_and(|from| from.as_socket().is_some_and(|from| from.ip() == ip))
 }
 
-/// As a message has it.
+/// The error text of a lookup without an answer.
 fn no_answer(time: std::time::Duration) -> String {
     format!("no answer within {}", duration::written(time))
 }
@@ -165,13 +165,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_machine_s_addresses_are_told_from_others() {
+    fn addresses_of_this_machine_are_recognized() {
         assert!(is_ours("127.0.0.1".parse().unwrap()));
         assert!(!is_ours("192.0.2.1".parse().unwrap()));
     }
 
     #[test]
-    fn a_file_that_could_be_made_is_not_made() {
+    fn checking_a_file_does_not_create_it() {
         let place = tempfile::tempdir().unwrap();
         let path = place.path().join("access.log");
         assert!(can_write(&path).is_ok() && !path.exists());

@@ -1,5 +1,5 @@
-//! Names into addresses, in bounded time: the system's resolver can't be interrupted, so threads of their own ask it and are
-//! left to themselves when the time is over.
+//! Resolves names in bounded time. The system's resolver can't be interrupted, so separate threads call it, and are
+//! left running when the time is over.
 
 use super::no_answer;
 use crate::base::Address;
@@ -10,23 +10,23 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long all names may take together.
+/// The time limit for all names together.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Threads that ask. One name without an answer holds up one of them.
+/// Resolver threads. A name without an answer blocks one of them.
 const THREADS: usize = 16;
 
-/// What came of each name.
+/// The outcome of each name.
 pub struct Names(HashMap<String, Result<Vec<SocketAddr>, String>>);
 
 impl Names {
-    /// Looks up every name of a model, of backends, listeners and admin.
+    /// Looks up all names of a model: backends, listeners and admin.
     pub fn of(model: &Model) -> Names {
         let backends = model.pools.iter().flat_map(|pool| pool.backends.iter().map(|backend| &backend.address));
         let binds = model.listeners.iter().flat_map(|listener| &listener.bind).chain(&model.global.admin);
         let hosts: BTreeSet<String> = backends.chain(binds.map(|listen| &listen.0)).filter_map(host).collect();
         let until = Instant::now() + PATIENCE;
-        // As many entries as names: neither grows.
+        // Both channels are bounded by the number of names.
         let (ask, asked) = unbounded::<String>();
         let (answer, answers) = unbounded();
         let threads = THREADS.min(hosts.len());
@@ -39,14 +39,14 @@ impl Names {
                     answer.send((host, found))
                 })
             };
-            // Without a thread its names stay without an answer, and are reported.
+            // If no thread starts, its names have no answer and are reported.
             let _ = thread::Builder::new().name("resolver".to_owned()).spawn(work).map(drop);
         }
         drop(answer);
         Names(std::iter::from_fn(|| answers.recv_deadline(until).ok()).collect())
     }
 
-    /// The addresses of a name, or why there are none.
+    /// The addresses of a name, or the error text.
     pub fn addresses(&self, host: &str) -> Result<&[SocketAddr], String> {
         match self.0.get(host) {
             Some(Ok(addresses)) => Ok(addresses),
@@ -63,7 +63,7 @@ fn host(address: &Address) -> Option<String> {
     }
 }
 
-/// The port of the answers means nothing.
+/// The ports of the addresses are 0.
 fn lookup(host: &str) -> Result<Vec<SocketAddr>, String> {
     let found: Vec<SocketAddr> = (host, 0).to_socket_addrs().map_err(|error| error.to_string())?.collect();
     if found.is_empty() {

@@ -1,4 +1,4 @@
-//! Whether an address could be listened on now. A port is bound for a moment and not listened on; the file of a unix socket is
+//! Checks whether an address can be bound. A port is bound for a moment without a listen; the file of a unix socket is
 //! not touched.
 
 use super::names::Names;
@@ -13,29 +13,29 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-/// Why a start could not listen there.
+/// Returns why a start could not listen on the address.
 pub fn try_bind(listen: &Listen, names: &Names) -> Result<(), String> {
-    let told = |error: &io::Error| told(listen, error);
+    let explain = |error: &io::Error| explain(listen, error);
     match &listen.0 {
-        Address::Inet(at) => bind(*at).map_err(|error| told(&error)),
-        Address::Any(port) => every_interface(*port).map_err(|error| told(&error)),
+        Address::Inet(at) => bind(*at).map_err(|error| explain(&error)),
+        Address::Any(port) => every_interface(*port).map_err(|error| explain(&error)),
         Address::Name(host, port) => names.addresses(host)?.iter().try_for_each(|at| {
             let mut at = *at;
             at.set_port(*port);
-            bind(at).map_err(|error| told(&error))
+            bind(at).map_err(|error| explain(&error))
         }),
-        Address::Unix(path) => unix(path).map_err(|error| told(&error)),
+        Address::Unix(path) => unix(path).map_err(|error| explain(&error)),
     }
 }
 
-fn told(listen: &Listen, error: &io::Error) -> String {
+fn explain(listen: &Listen, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::AddrInUse {
         return format!("{error} (by the tcplb that runs with this file, if there is one)");
     }
     format!("{error}{}", confine::hint_to_binding(listen, error))
 }
 
-/// With SO_REUSEADDR it fails if another socket listens there, and not for what old connections left behind (socket(7)).
+/// With SO_REUSEADDR, bind fails if another socket listens there, but not because of old connections (socket(7)).
 fn bind(at: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM.cloexec(), None)?;
     socket.set_reuse_address(true)?;
@@ -45,7 +45,7 @@ fn bind(at: SocketAddr) -> io::Result<()> {
     socket.bind(&at.into())
 }
 
-/// As the start does: one dual-stack socket, or plain IPv4 where the kernel has no IPv6.
+/// As the start does: one dual-stack socket, or IPv4 alone where the kernel has no IPv6.
 fn every_interface(port: u16) -> io::Result<()> {
     match bind((Ipv6Addr::UNSPECIFIED, port).into()) {
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => {
@@ -55,10 +55,11 @@ fn every_interface(port: u16) -> io::Result<()> {
     }
 }
 
-/// A socket file that no process listens on is replaced by the start. To connect would disturb one that does.
+/// The start replaces a socket file on which no process listens. Connecting to find out would disturb a process that
+/// does.
 fn unix(path: &Path) -> io::Result<()> {
     if abstract_name(path).is_some() {
-        // The list shows it as it is written here.
+        // /proc/net/unix shows abstract names with a leading `@`, as the configuration does.
         return if is_listened_on(path) { Err(io::ErrorKind::AddrInUse.into()) } else { Ok(()) };
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -71,7 +72,7 @@ fn unix(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Looks into the kernel's list, whose fourth column has the flag __SO_ACCEPTCON for sockets that listen (proc(5)).
+/// Reads the kernel's list of unix sockets. Its fourth column has the flag __SO_ACCEPTCON for listening ones (proc(5)).
 fn is_listened_on(path: &Path) -> bool {
     let all = fs::read_to_string("/proc/net/unix").unwrap_or_default();
     all.lines().any(|line| {

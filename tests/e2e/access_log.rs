@@ -491,7 +491,7 @@ fn the_user_that_root_becomes_has_the_log_and_opens_it_again_in_the_sandbox() {
     // A directory that is root's: the file is his, but a new one can't be made there.
     let tcplb = start();
     let told = tcplb.wait_for_line("SIGUSR1 will fail");
-    assert!(told.contains("nobody:nogroup can't make files in"), "{told}");
+    assert!(told.contains("nobody:nogroup can't create files in"), "{told}");
     serve(&tcplb);
     assert_eq!(only_line(&place.log())["close"], "backend_fin");
     let log = fs::metadata(place.log()).unwrap();

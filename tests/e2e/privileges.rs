@@ -224,7 +224,10 @@ fn a_token_that_others_can_read_is_told() {
         // Read while tcplb is who it was, so that the user need not be able to.
         let tcplb = Tcplb::from_file(&place.file(), 1).start();
         tcplb.wait_for_line("admin on ");
-        assert_eq!(tcplb.count_lines("everybody on this machine can read the admin token"), usize::from(mode == 0o644));
+        assert_eq!(
+            tcplb.count_lines("every user of this machine can read the admin token"),
+            usize::from(mode == 0o644)
+        );
     }
 }
 
@@ -243,9 +246,9 @@ fn what_the_user_will_not_be_able_to_do_is_told_at_the_start() {
     assert!(told.contains(&place.file().display().to_string()) && told.contains("Permission denied"), "{told}");
     let told = tcplb.wait_for_line("will stay behind at the end");
     assert!(told.contains(&socket.display().to_string()), "{told}");
-    // It says the same when it happens, and blames nobody else: the operator may still open the file.
+    // It says the same when it happens, and has no hint: the operator may still open the file.
     let refused = reload(&tcplb, "reload refused");
-    assert!(refused.contains("can't read") && !refused.contains("locked itself out"), "{refused}");
+    assert!(refused.contains("can't read") && !refused.contains("the sandbox of this process"), "{refused}");
     fs::set_permissions(place.file(), Permissions::from_mode(0o644)).unwrap();
     reload(&tcplb, "reload: nothing changed");
 }
@@ -264,7 +267,7 @@ fn a_reload_that_leads_out_of_the_sandbox_is_refused_and_told_why() {
         // A listener where there was none.
         let socket = place.path("elsewhere/web.sock");
         place.write(&global, &[bind, &unix(&socket)], server.at());
-        let why = "tcplb locked itself out of there when it started";
+        let why = "the sandbox of this process excludes that path";
         if free {
             reload(&tcplb, "reload: listener default changed");
         } else {
@@ -371,10 +374,10 @@ fn what_can_t_be_done_is_told_before_anything_is_opened() {
     };
     refused(Tcplb::new(), &["--user", "nobdy-at-all"], 1, "error: user: there is no user called `nobdy-at-all`");
     refused(Tcplb::new(), &["--user", "nobody", "--group", "no-such"], 1, "there is no group called `no-such`");
-    refused(Tcplb::new(), &["--user", "root"], 1, "expected somebody other than root, got `root`");
+    refused(Tcplb::new(), &["--user", "root"], 1, "expected a user other than root, got `root`");
     refused(Tcplb::new(), &["--group", "nogroup"], 2, "--group: expected a user that it goes with");
     let Some(tcplb) = unprivileged(&place, &[]) else { return };
-    refused(tcplb, &["--user", "daemon"], 1, "who started tcplb, lacks the rights (CAP_SETUID, CAP_SETGID)");
+    refused(tcplb, &["--user", "daemon"], 1, "lacks CAP_SETUID and CAP_SETGID");
 }
 
 #[test]
@@ -385,7 +388,7 @@ fn a_low_port_without_the_right_to_it_names_the_remedies() {
         let Some(tcplb) = unprivileged(&place, &[]) else { return };
         let (status, said) = tcplb.backend(server.at()).args(arguments.iter().map(String::as_str)).start_in_vain();
         assert_eq!(status.code(), Some(1), "{said}");
-        assert!(said.contains("Permission denied") && said.contains("takes CAP_NET_BIND_SERVICE: `setcap "), "{said}");
+        assert!(said.contains("Permission denied") && said.contains("needs CAP_NET_BIND_SERVICE: `setcap "), "{said}");
         assert!(said.contains("AmbientCapabilities=") && said.contains("as root with `user`"), "{said}");
     }
 }

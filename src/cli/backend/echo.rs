@@ -1,4 +1,4 @@
-//! The raw echo server: every byte goes back, then the FIN.
+//! The echo server: sends every byte back, then the FIN.
 
 use super::ServerState;
 use socket2::Socket;
@@ -7,7 +7,7 @@ use std::net::Shutdown;
 
 const CHUNK: usize = 64 * 1024;
 
-/// Echoes until the client has finished. No time-out: a silent client is what idle time-outs are tested with.
+/// Echoes until the client has finished. There is no time-out, since silent clients test the balancer's idle time-outs.
 pub fn talk(mut socket: &Socket, shared: &ServerState) -> io::Result<()> {
     shared.count();
     let mut chunk = vec![0; CHUNK];

@@ -1,9 +1,8 @@
-//! Just enough HTTP/1.1 for a test server: any method, any path, the same answer.
+//! The subset of HTTP/1.1 that a test server needs: any method, any path, the same answer.
 //!
-//! Keep-alive, HTTP/1.0, HEAD, pipelined requests and bodies with a length are understood. A chunked body is refused
-//! (501), a head over 16 KiB too (431), nonsense as well (400); each of these ends the connection. Bodies are read and
-//! thrown away in constant memory, so their length needs no limit; the read time-out bounds how long one may trickle
-//! without a byte.
+//! Supported: keep-alive, HTTP/1.0, HEAD, pipelined requests, and bodies with a length. Refused, with the connection
+//! closed: a chunked body (501), a head over 16 KiB (431), malformed requests (400). Bodies are discarded in constant
+//! memory, so their length has no limit; the read time-out bounds each wait for a byte.
 
 use super::ServerState;
 use socket2::Socket;
@@ -14,20 +13,20 @@ use std::time::{Duration, Instant};
 const HEAD_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 const CHUNK: usize = 4096;
-/// Silence after which a connection is closed, in the middle of a request or between two.
+/// Silence after which a connection is closed, within a request or between two.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// What of a request matters for the answer.
+/// The parts of a request that the answer depends on.
 #[derive(Debug, PartialEq, Eq)]
 struct Request {
-    /// Where the head ends in the buffer.
+    /// Offset of the end of the head.
     head: usize,
-    /// Bytes of body that follow.
+    /// Length of the body, in bytes.
     body: u64,
-    /// HEAD: the answer has no body.
+    /// The method is HEAD: the answer has no body.
     headers_only: bool,
     keep_alive: bool,
-    /// The client waits for leave to send the body.
+    /// The client waits for `100 Continue` before it sends the body.
     expects_continue: bool,
 }
 
@@ -40,7 +39,7 @@ enum Refusal {
     Chunked,
 }
 
-/// Answers requests until the client has had enough.
+/// Answers requests until the client closes or a request is refused.
 pub fn talk(mut socket: &Socket, shared: &ServerState) -> io::Result<()> {
     socket.set_read_timeout(Some(SILENCE))?;
     let mut buffer = Vec::new();
@@ -67,7 +66,7 @@ pub fn talk(mut socket: &Socket, shared: &ServerState) -> io::Result<()> {
     }
 }
 
-/// The answer to a connection too many.
+/// The answer when there are too many connections.
 pub fn full(name: &str) -> Vec<u8> {
     answer(503, name, false, false)
 }
@@ -77,7 +76,7 @@ enum Failure {
     Refused(Refusal),
 }
 
-/// Reads until a request's head is there. `None`: the client finished, or said nothing for too long, between requests.
+/// Reads until a head is whole. `None`: between requests, the client finished or was silent for too long.
 fn next_request(mut socket: &Socket, buffer: &mut Vec<u8>) -> Result<Option<Request>, Failure> {
     let mut chunk = [0; CHUNK];
     loop {
@@ -99,7 +98,7 @@ fn next_request(mut socket: &Socket, buffer: &mut Vec<u8>) -> Result<Option<Requ
     }
 }
 
-/// The request at the start of the buffer; `None` if its head is not whole yet.
+/// Parses the request at the start of the buffer; `None` if its head is not whole.
 fn parse(buffer: &[u8]) -> Result<Option<Request>, Refusal> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut head = httparse::Request::new(&mut headers);
@@ -112,7 +111,7 @@ fn parse(buffer: &[u8]) -> Result<Option<Request>, Refusal> {
     if length > HEAD_MAX {
         return Err(Refusal::HeadTooLarge);
     }
-    // HTTP/1.1 keeps the connection unless told otherwise, HTTP/1.0 the other way round.
+    // The default is to keep the connection in HTTP/1.1, and to close it in HTTP/1.0.
     let mut keep_alive = head.version == Some(1);
     let (mut body, mut expects_continue) = (None, false);
     for header in head.headers.iter() {
@@ -120,7 +119,7 @@ fn parse(buffer: &[u8]) -> Result<Option<Request>, Refusal> {
         if header.name.eq_ignore_ascii_case("content-length") {
             let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
             let length = value.parse::<u64>().ok().filter(|_| digits).ok_or(Refusal::Bad)?;
-            // Two lengths that differ would let two servers disagree where the next request begins.
+            // Two different lengths would let two servers disagree on where the next request begins (RFC 9112, 6.3).
             if body.replace(length).is_some_and(|other| other != length) {
                 return Err(Refusal::Bad);
             }
@@ -142,14 +141,14 @@ fn parse(buffer: &[u8]) -> Result<Option<Request>, Refusal> {
     Ok(Some(Request { head: length, body: body.unwrap_or(0), headers_only, keep_alive, expects_continue }))
 }
 
-/// Throws a body away, leaving in the buffer what comes after it. False if the client finished before its end.
+/// Discards a body; bytes after it stay in the buffer. False if the client finished before its end.
 fn skip_body(mut socket: &Socket, buffer: &mut Vec<u8>, length: u64) -> io::Result<bool> {
     let there = usize::try_from(length).map_or(buffer.len(), |length| length.min(buffer.len()));
     buffer.drain(..there);
     let mut missing = length - there as u64;
     let mut chunk = [0; CHUNK];
     while missing > 0 {
-        // Never beyond the body: the next request stays in the socket.
+        // Never reads beyond the body: the next request stays in the socket.
         let want = usize::try_from(missing).map_or(CHUNK, |missing| missing.min(CHUNK));
         match socket.read(&mut chunk[..want]) {
             Ok(0) => return Ok(false),
@@ -161,7 +160,7 @@ fn skip_body(mut socket: &Socket, buffer: &mut Vec<u8>, length: u64) -> io::Resu
     Ok(true)
 }
 
-/// What the operator wants done before each answer. True if the server stopped meanwhile.
+/// Delays the answer by the configured work and latency. True if the server stops meanwhile.
 fn prepare(shared: &ServerState) -> bool {
     let begun = Instant::now();
     while begun.elapsed() < shared.work && !shared.stopping.now() {
@@ -179,7 +178,7 @@ fn refuse(mut socket: &Socket, name: &str, refusal: Refusal) -> io::Result<()> {
     };
     socket.write_all(&answer(status, name, false, false))?;
     socket.shutdown(std::net::Shutdown::Write)?;
-    // Closing with bytes unread would be a reset, which may overtake the answer: take in a little more first.
+    // Closing with unread bytes sends a reset, which may overtake the answer. So some more bytes are read first.
     socket.set_read_timeout(Some(Duration::from_secs(1)))?;
     let mut chunk = [0; CHUNK];
     for _ in 0..HEAD_MAX / CHUNK {
@@ -227,7 +226,7 @@ mod tests {
         parse(text.as_bytes()).unwrap().unwrap()
     }
 
-    /// Sends bytes, finishes, and returns everything that comes back.
+    /// Sends bytes and a FIN, and returns the whole answer.
     fn exchange(server: &Server, bytes: &[u8]) -> String {
         let mut stream = connect(server);
         stream.write_all(bytes).unwrap();
@@ -238,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_kept_as_each_version_has_it() {
+    fn keep_alive_follows_the_http_version() {
         for (text, keep) in [
             ("GET / HTTP/1.1\r\n\r\n", true),
             ("GET / HTTP/1.1\r\nConnection: Close\r\n\r\n", false),
@@ -251,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_s_length_is_read_strictly() {
+    fn content_length_is_parsed_strictly() {
         assert_eq!(request("POST / HTTP/1.1\r\nContent-Length: 12\r\n\r\n").body, 12);
         assert_eq!(request("POST / HTTP/1.1\r\ncontent-length: 3\r\nContent-Length: 3\r\n\r\n").body, 3);
         for value in ["", "-1", "+1", "1x", "99999999999999999999999", "3\r\nContent-Length: 4"] {
@@ -284,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_leave_gets_it() {
+    fn expect_100_continue_is_answered() {
         let server = Server::start(options()).unwrap();
         let mut stream = connect(&server);
         stream.write_all(b"PUT / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n").unwrap();
@@ -298,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused_in_writing() {
+    fn malformed_requests_get_an_error_status() {
         let server = Server::start(options()).unwrap();
         for (bytes, status) in [
             (b"\x16\x03\x01 tls\r\n\r\n".to_vec(), 400),

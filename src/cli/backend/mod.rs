@@ -1,11 +1,11 @@
-//! `tcplb backend`: a server to put behind the balancer in demos, tests and benchmarks. It answers every HTTP request
-//! with its name, or echoes bytes.
+//! `tcplb backend`: a server for demos, tests and benchmarks. It answers every HTTP request with its name, or echoes
+//! bytes.
 //!
-//! It is a test server, not a part of the balancer: blocking sockets, a thread per connection, at most
-//! [`CONNECTIONS_MAX`] of them. [`Server`] is the same thing as an object: the demo and the tests start it, make it fail,
-//! kill it and start it again on its port.
+//! It is a test server, not a part of the balancer: blocking sockets, and a thread per connection, at most
+//! [`CONNECTIONS_MAX`]. [`Server`] is the same server as an object. The demo and the tests start it, make it fail, stop
+//! it and start it again on its port.
 //!
-//! Every wait of a connection ends when the server stops: its sockets are shut down, and pauses listen to [`Stopping`].
+//! Every wait ends when the server stops: sockets are shut down, and pauses watch [`Stopping`].
 
 mod echo;
 mod http;
@@ -27,44 +27,45 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-/// Connections served at once; one more gets a written answer and is closed.
+/// Connections served at once; one more gets a 503 and is closed.
 pub const CONNECTIONS_MAX: usize = 4096;
 
-/// Enough for a request head and a few frames; 4 096 times the default of 2 MiB would be a lot of address space.
+/// Enough for a request head and a few frames. With the default of 2 MiB, 4,096 stacks would take 8 GiB of address
+/// space.
 const STACK: usize = 256 * 1024;
 
-/// Without a descriptor to accept with, look again after this long.
+/// The pause after accept fails, for example for lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What a server does.
+/// The settings of a server.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Where it listens; a name is bound on each of its addresses.
+    /// The address to listen on; a name is bound on each of its addresses.
     pub listen: Listen,
-    /// What it answers with; `None`: its address.
+    /// The name in its answers; `None`: its address.
     pub name: Option<String>,
-    /// How long it waits before each answer.
+    /// The pause before each answer.
     pub latency: Duration,
     /// How long it keeps a core busy before each answer.
     pub work: Duration,
-    /// Whether it begins by answering 503.
+    /// Whether it starts by answering 503.
     pub failing: bool,
     /// Whether it echoes bytes instead of speaking HTTP.
     pub echo: bool,
 }
 
-/// A server at work; dropping it stops it.
+/// A running server; dropping it stops it.
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<Endpoint>,
     listening: Vec<Arc<Socket>>,
     accepting: Vec<JoinHandle<()>>,
     shared: Arc<ServerState>,
-    /// Dropped when the server stops, which ends every pause.
+    /// Dropped when the server stops; that ends every pause.
     running: Option<Sender<()>>,
 }
 
-/// What a server's threads share.
+/// The state that a server's threads share.
 #[derive(Debug)]
 struct ServerState {
     name: String,
@@ -77,7 +78,7 @@ struct ServerState {
     stopping: Stopping,
 }
 
-/// The connections now open.
+/// The open connections.
 #[derive(Debug, Default)]
 struct Open {
     closed: bool,
@@ -85,15 +86,16 @@ struct Open {
     sockets: HashMap<u64, Arc<Socket>>,
 }
 
-/// Ends a pause when the server stops.
+/// Disconnected when the server stops.
 #[derive(Clone, Debug)]
 struct Stopping(Receiver<()>);
 
-/// Runs a server in the foreground until a signal stops it; SIGUSR1 makes it fail, or well again.
+/// Runs a server in the foreground until a signal stops it. SIGUSR1 toggles between 200 and 503. Fails if it can't
+/// listen.
 pub fn run(options: Options) -> Result<(), String> {
     let listen = options.listen.clone();
     let server = Server::start(options).map_err(|error| format!("can't listen on {listen}: {error}"))?;
-    let signals = signals::receiver().map_err(|error| format!("can't listen to signals: {error}"))?;
+    let signals = signals::receiver().map_err(|error| format!("can't handle signals: {error}"))?;
     for address in &server.addresses {
         log::info!(target: logger::ALWAYS, "listening on {address}");
     }
@@ -112,12 +114,12 @@ pub fn run(options: Options) -> Result<(), String> {
 }
 
 impl Server {
-    /// Binds and serves.
+    /// Binds and serves. Fails if the address can't be bound or no thread can be started.
     pub fn start(options: Options) -> io::Result<Server> {
         let bound = listen::bind(&options.listen, 1, &Keepalive::within(DEAD_PEER_TIMEOUT).into())?;
         let mut listening = Vec::new();
         for socket in bound.iter().flat_map(|bound| &bound.sockets) {
-            // The balancer's listeners are non-blocking, and so a duplicate is until told otherwise.
+            // Listeners are non-blocking, and a duplicate shares that flag.
             let socket = Socket::from(socket.as_fd().try_clone_to_owned()?);
             socket.set_nonblocking(false)?;
             listening.push(Arc::new(socket));
@@ -134,7 +136,7 @@ impl Server {
             open: Mutex::default(),
             stopping: Stopping(stopping),
         });
-        // From here on dropping the server undoes what was done.
+        // From here on, dropping the server cleans up.
         let mut server = Server { addresses, listening, accepting: Vec::new(), shared, running: Some(running) };
         for socket in &server.listening {
             let (socket, shared) = (socket.clone(), server.shared.clone());
@@ -145,12 +147,12 @@ impl Server {
         Ok(server)
     }
 
-    /// The (first) address it listens on, with the real port.
+    /// The (first) address that it listens on, with the real port.
     pub fn addr(&self) -> Option<&Endpoint> {
         self.addresses.first()
     }
 
-    /// What it answers with.
+    /// The name in its answers.
     pub fn name(&self) -> &str {
         &self.shared.name
     }
@@ -165,12 +167,12 @@ impl Server {
         self.shared.failing.store(failing, Ordering::Relaxed);
     }
 
-    /// Requests answered so far, 503 included; echo connections accepted.
+    /// Requests answered so far, 503 included; as an echo server, connections accepted.
     pub fn served(&self) -> u64 {
         self.shared.served.load(Ordering::Relaxed)
     }
 
-    /// Closes the listeners, then the connections. When it returns, the port is free.
+    /// Closes listeners and connections. The port is free when it returns.
     pub fn stop(self) {
         drop(self);
     }
@@ -180,24 +182,24 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.running.take();
         for socket in self.listening.drain(..) {
-            // Closing alone would not wake the thread that waits in accept(2).
+            // Closing alone would not wake the thread that blocks in accept(2).
             let _ = socket.shutdown(Shutdown::Both);
         }
         for thread in self.accepting.drain(..) {
-            // A panic in there has been reported already.
+            // A panic has been reported already.
             let _ = thread.join();
         }
         let mut open = self.shared.open.lock();
         open.closed = true;
         for socket in open.sockets.values() {
-            // Fails if the peer was faster.
+            // Fails if the peer closed first.
             let _ = socket.shutdown(Shutdown::Both);
         }
     }
 }
 
 impl Stopping {
-    /// Waits; true if the server stopped meanwhile.
+    /// Pauses; true if the server stops meanwhile.
     fn pause(&self, time: Duration) -> bool {
         if time.is_zero() {
             return self.now();
@@ -218,7 +220,7 @@ fn accept(listening: &Socket, shared: &Arc<ServerState>) {
                 if shared.stopping.now() {
                     return;
                 }
-                // A client that left the queue is nothing; anything else (descriptors) takes a while to mend.
+                // A client that left the queue costs nothing. Other failures (descriptors) last a while.
                 let gone = matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted);
                 if !gone && shared.stopping.pause(PAUSE) {
                     return;
@@ -232,7 +234,7 @@ fn serve(socket: Socket, shared: &Arc<ServerState>) {
     let socket = Arc::new(socket);
     let Some(id) = shared.enter(&socket) else {
         if !shared.echo {
-            // Fits into the empty send buffer; there is nobody to wait for the answer in any case.
+            // The answer fits into the empty send buffer, so nothing waits for the client.
             let _ = socket.set_nonblocking(true).and_then(|()| (&*socket).write_all(&http::full(&shared.name)));
         }
         return;
@@ -241,7 +243,7 @@ fn serve(socket: Socket, shared: &Arc<ServerState>) {
         let shared = shared.clone();
         thread::Builder::new().name("connection".to_owned()).stack_size(STACK).spawn(move || {
             let talk = if shared.echo { echo::talk } else { http::talk };
-            // A connection ends as its client likes; how is of no interest to a test server.
+            // An error is the client's; a test server ignores it.
             let _ = talk(&socket, &shared);
             shared.leave(id);
         })
@@ -252,7 +254,7 @@ fn serve(socket: Socket, shared: &Arc<ServerState>) {
 }
 
 impl ServerState {
-    /// Notes a connection so that it can be closed; `None` if there are too many or the server has stopped.
+    /// Stores a connection, so that stopping closes it; `None` if there are too many or the server has stopped.
     fn enter(&self, socket: &Arc<Socket>) -> Option<u64> {
         let mut open = self.open.lock();
         if open.closed || open.sockets.len() >= CONNECTIONS_MAX {
@@ -306,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn it_answers_with_its_name_and_fails_when_told_to() {
+    fn it_answers_with_its_name_and_fails_on_request() {
         let server = Server::start(options()).unwrap();
         let answer = ask(&server);
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\n\r\nweb1\n"), "{answer}");

@@ -1,6 +1,7 @@
-//! The demo's client: a new connection per request, at a steady rate, counting who answered.
+//! The demo's client: sends requests at a steady rate, each on a new connection, and counts the answers of each
+//! backend.
 //!
-//! One request at a time; a slow answer delays the next request instead of piling up behind it.
+//! It sends one request at a time: a slow answer delays the next request.
 
 use crate::base::Endpoint;
 use crate::net::listen::unix_address;
@@ -12,26 +13,26 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-/// An answer that takes longer counts as a failure.
+/// How long a request may take before it counts as failed.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// Far more than a test server's answer.
+/// The longest answer, in bytes; far more than a test server sends.
 const ANSWER_MAX: u64 = 4096;
 
-/// The client at work; dropping it stops it.
+/// The running client; dropping it stops it.
 pub struct Client {
     shared: Arc<Shared>,
     running: Option<Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Who answered so far.
+/// Answers and failures so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// By backend, in the order of the names given.
+    /// Answers by backend, in the order of the given names.
     pub answered: Vec<u64>,
     /// Requests without a good answer.
     pub failed: u64,
-    /// What went wrong with the last request that failed.
+    /// The error of the last request that failed.
     pub why: Option<String>,
 }
 
@@ -39,13 +40,13 @@ struct Shared {
     target: Endpoint,
     names: Vec<&'static str>,
     interval: Duration,
-    /// Held during a request.
+    /// Locked during a request.
     asking: Mutex<()>,
     counts: Mutex<Counts>,
 }
 
 impl Client {
-    /// Starts asking `target`, `rate` times a second.
+    /// Starts to send `rate` requests a second to `target`.
     pub fn start(target: Endpoint, names: Vec<&'static str>, rate: u32) -> io::Result<Client> {
         let counts = Mutex::new(Counts { answered: vec![0; names.len()], ..Counts::default() });
         let interval = Duration::from_secs(1) / rate.max(1);
@@ -56,17 +57,17 @@ impl Client {
         Ok(Client { shared, running: Some(running), thread: Some(thread) })
     }
 
-    /// Who answered so far.
+    /// The counts so far.
     pub fn counts(&self) -> Counts {
         self.shared.counts.lock().clone()
     }
 
-    /// No request is under way while this is held.
+    /// While the guard is held, no request is in progress.
     pub fn between_requests(&self) -> MutexGuard<'_, ()> {
         self.shared.asking.lock()
     }
 
-    /// Stops, and says who answered in all.
+    /// Stops, and returns the final counts.
     pub fn stop(mut self) -> Counts {
         self.end();
         self.counts()
@@ -75,7 +76,7 @@ impl Client {
     fn end(&mut self) {
         self.running.take();
         if let Some(thread) = self.thread.take() {
-            // A panic in there has been reported already.
+            // A panic has been reported already.
             let _ = thread.join();
         }
     }
@@ -96,7 +97,7 @@ impl Shared {
                 self.ask()
             };
             self.note(result);
-            // Late: go on from here, a burst would not be steady.
+            // When late, it continues from now: catching up would send a burst.
             due = (due + self.interval).max(Instant::now());
             let stopped = stopping.recv_deadline(due).is_err_and(|error| error.is_disconnected());
             if stopped {
@@ -106,12 +107,12 @@ impl Shared {
     }
 
     fn note(&self, result: io::Result<String>) {
-        let who = result.map_err(|error| error.to_string()).and_then(|body| {
-            let who = self.names.iter().position(|name| *name == body.trim_end());
-            who.ok_or_else(|| format!("got `{}`", body.escape_debug()))
+        let answered = result.map_err(|error| error.to_string()).and_then(|body| {
+            let index = self.names.iter().position(|name| *name == body.trim_end());
+            index.ok_or_else(|| format!("got `{}`", body.escape_debug()))
         });
         let mut counts = self.counts.lock();
-        match who {
+        match answered {
             Ok(index) => counts.answered[index] += 1,
             Err(why) => {
                 counts.failed += 1;
@@ -120,7 +121,7 @@ impl Shared {
         }
     }
 
-    /// One request; the body of a good answer.
+    /// Sends one request and returns the body of a good answer.
     fn ask(&self) -> io::Result<String> {
         let (domain, address) = match &self.target {
             Endpoint::Inet(at) => (Domain::for_address(*at), SockAddr::from(*at)),
@@ -155,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn it_counts_who_answered_and_who_did_not() {
+    fn it_counts_answers_per_backend_and_failures() {
         let server = start_backend("web2", Listen::parse("127.0.0.1:0").unwrap()).unwrap();
         let client = Client::start(server.addr().unwrap().clone(), vec!["web1", "web2"], 1000).unwrap();
         wait_until(&client, |counts| counts.answered[1] >= 3);

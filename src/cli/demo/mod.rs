@@ -1,9 +1,9 @@
-//! `tcplb demo`: three backends, the balancer over them and a client, all in one process, and a tour of about ten
-//! seconds: serve, lose a backend, notice, serve on, see it come back.
+//! `tcplb demo`: three backends, the balancer and a client in one process, and a demonstration of about ten seconds:
+//! all serve, one backend stops, the balancer notices, the backend returns.
 //!
-//! Nothing is staged: backends, balancer and client talk over real sockets, and the balancer is the one that
-//! `tcplb --listen … --backend …` runs. Only the moment of the "crash" is chosen, between two requests of the client: a
-//! request that a server has already begun to answer dies with it, whoever balances.
+//! Nothing is simulated: all parts use real sockets, and the balancer is the one that `tcplb --listen … --backend …`
+//! runs. Only the moment of the stop is chosen, between two requests: with any balancer, a request that a server has
+//! begun to answer is lost with the server.
 
 mod client;
 mod spread;
@@ -23,32 +23,32 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 const NAMES: [&str; 3] = ["web1", "web2", "web3"];
-/// Which of them dies.
+/// The index of the backend that stops.
 const VICTIM: usize = 1;
 const HEALTH_INTERVAL: Duration = Duration::from_millis(300);
 const REQUESTS_PER_SECOND: u32 = 150;
-/// How often the spread is shown.
+/// How often the spread is printed.
 const LINE: Duration = Duration::from_millis(500);
-/// How often the tour looks whether something has happened.
+/// How often the demonstration checks for events.
 const LOOK: Duration = Duration::from_millis(20);
-/// How long each chapter lasts.
+/// How long each part lasts.
 const CHAPTER: Duration = Duration::from_secs(3);
 /// How long the balancer may take to notice.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Why a tour ended early.
+/// Why the demonstration ended early.
 #[derive(Debug)]
 enum Ended {
-    /// A signal, or nobody reads the output any more.
+    /// A signal came, or stdout has no reader any more.
     ByUser,
-    /// Something did not happen, or could not be done.
+    /// An expected event did not happen, or a step failed.
     Failed(String),
 }
 
-/// Runs the demo. With `once` it ends after the tour, and a lost request is an error.
+/// Runs the demo. With `once` it ends after the demonstration, and a lost request is an error.
 pub fn run(listen: &Listen, once: bool) -> Result<(), String> {
     crash::end_process_on_panic();
-    let signals = signals::receiver().map_err(|error| format!("can't listen to signals: {error}"))?;
+    let signals = signals::receiver().map_err(|error| format!("can't handle signals: {error}"))?;
     let mut backends = Vec::new();
     for name in NAMES {
         let started = start_backend(name, Listen(Address::Inet((Ipv4Addr::LOCALHOST, 0).into())));
@@ -62,7 +62,7 @@ pub fn run(listen: &Listen, once: bool) -> Result<(), String> {
     let ended = running.wait();
     match outcome {
         Ok(()) => ended,
-        Err(Ended::ByUser) if once => Err("the tour was interrupted".to_owned()),
+        Err(Ended::ByUser) if once => Err("the demonstration was interrupted".to_owned()),
         Err(Ended::ByUser) => Ok(()),
         Err(Ended::Failed(why)) => Err(why),
     }
@@ -90,13 +90,13 @@ fn show(running: &Running, backends: &mut [Option<Server>], signals: &Signals, o
                 ))),
             };
         }
-        say(format_args!("\nTry it yourself: {}\nCtrl-C ends the demo.", how_to_ask(&front)))?;
+        say(format_args!("\nTry it yourself: {}\nCtrl-C ends the demo.", example_command(&front)))?;
         signals.wait_for_stop();
         Ok(())
     })
 }
 
-/// The tour itself: what happens when, and what is shown of it.
+/// The demonstration: its steps and its output.
 struct Tour<'a> {
     running: &'a Running,
     client: &'a Client,
@@ -140,7 +140,7 @@ impl Tour<'_> {
         self.running.snapshot().pools.first().is_some_and(|pool| pool.up.get(VICTIM))
     }
 
-    /// Waits until the balancer has noticed something; says how long it took.
+    /// Waits until `noticed` holds, and returns how long that took.
     fn notice(&mut self, noticed: impl Fn(&Self) -> bool, what: &str) -> Result<Duration, Ended> {
         let begun = Instant::now();
         if self.watch(PATIENCE, noticed)? {
@@ -150,7 +150,7 @@ impl Tour<'_> {
         Err(Ended::Failed(format!("tcplb did not notice about {name} {what} within {patience} s")))
     }
 
-    /// Shows the spread for this long, or until something is so; says whether it is.
+    /// Prints the spread for this long, or until `so` holds; returns whether it does.
     fn watch(&mut self, time: Duration, so: impl Fn(&Self) -> bool) -> Result<bool, Ended> {
         let end = Instant::now() + time;
         loop {
@@ -171,8 +171,8 @@ impl Tour<'_> {
         }
     }
 
-    /// Starts the backend on the port it had. Somebody else may hold the port for a moment: a connection made to it
-    /// while nobody listened can, by a quirk of TCP, have met itself.
+    /// Starts the backend on its former port. The port may be busy for a moment: a connect to it while it was closed
+    /// may have connected to itself (a TCP simultaneous open).
     fn restart(&self, name: &str, address: Option<Endpoint>) -> Result<Server, Ended> {
         let Some(Endpoint::Inet(at)) = address else {
             return Err(Ended::Failed(format!("{name} had no address")));
@@ -199,14 +199,14 @@ fn say(line: impl std::fmt::Display) -> Result<(), Ended> {
 }
 
 fn introduce(front: &Endpoint, backends: &[Option<Server>]) -> Result<(), Ended> {
-    say("Three backends, started for the occasion:")?;
+    say("Three backends:")?;
     for server in backends.iter().flatten() {
         let address = server.addr().map(Endpoint::to_string).unwrap_or_default();
         say(format_args!("  {} on {address}", server.name()))?;
     }
-    say(format_args!("tcplb listens on {front} and gives each client to the next one in turn."))?;
+    say(format_args!("tcplb listens on {front} and gives each connection to the next backend in turn."))?;
     say(format_args!(
-        "A client asks {REQUESTS_PER_SECOND} times a second, on a new connection each time. Who answers it:"
+        "A client sends {REQUESTS_PER_SECOND} requests a second, each on a new connection. Share of answers:"
     ))?;
     say("")
 }
@@ -236,14 +236,14 @@ fn model(listen: &Listen, backends: &[Option<Server>]) -> Option<Model> {
         backends: members.collect(),
         ..model::Pool::default()
     };
-    // Two event loops, to be like the real thing on any machine; a drain that does not keep Ctrl-C waiting.
+    // Two event loops, so that it runs alike on any machine; a short drain, so that Ctrl-C ends it soon.
     let shutdown_timeout = Duration::from_millis(500);
     let global = model::Global { workers: 2, shutdown_timeout, ..model::Global::default() };
     let listeners = vec![model::Listener { bind: vec![listen.clone()], ..model::Listener::default() }];
     Some(Model { global, listeners, pools: vec![pool] })
 }
 
-/// The address to connect to in order to reach what listens on `front`, which may be every interface.
+/// The address that reaches a listener on `front`, which may be every interface.
 fn reachable(front: &Endpoint) -> Endpoint {
     match front {
         Endpoint::Inet(at) if at.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) => {
@@ -256,7 +256,7 @@ fn reachable(front: &Endpoint) -> Endpoint {
     }
 }
 
-fn how_to_ask(front: &Endpoint) -> String {
+fn example_command(front: &Endpoint) -> String {
     match reachable(front) {
         Endpoint::Inet(at) => format!("curl http://{at}/"),
         Endpoint::Unix(path) => match abstract_name(&path) {
@@ -271,17 +271,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_listens_everywhere_is_asked_on_loopback() {
-        let ask = |at: &str| how_to_ask(&Endpoint::Inet(at.parse().unwrap()));
+    fn a_listener_on_every_interface_is_reached_on_loopback() {
+        let ask = |at: &str| example_command(&Endpoint::Inet(at.parse().unwrap()));
         assert_eq!(ask("[::]:80"), "curl http://127.0.0.1:80/");
         assert_eq!(ask("0.0.0.0:80"), "curl http://127.0.0.1:80/");
         assert_eq!(ask("[::1]:80"), "curl http://[::1]:80/");
         let unix = Endpoint::Unix(std::path::Path::new("/run/a.sock").into());
-        assert_eq!(how_to_ask(&unix), "curl --unix-socket /run/a.sock http://localhost/");
+        assert_eq!(example_command(&unix), "curl --unix-socket /run/a.sock http://localhost/");
     }
 
     #[test]
-    fn the_demo_s_model_has_all_three() {
+    fn the_demo_s_model_has_all_three_backends() {
         let backends: Vec<_> = NAMES
             .iter()
             .map(|name| Some(start_backend(name, Listen::parse("127.0.0.1:0").unwrap()).unwrap()))

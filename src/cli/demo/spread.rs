@@ -4,13 +4,13 @@ use super::client::Counts;
 use std::fmt::Write;
 use std::time::Duration;
 
-/// Cells of a bar that stands for every request.
+/// Cells of the bar for 100 %.
 const FULL: u64 = 10;
-/// Cells a bar takes at least, so that columns stay in place up to a half.
+/// The least width of a bar, so that columns stay aligned up to 50 %.
 const WIDTH: usize = 6;
 const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
 
-/// The share of each backend in the answers between two counts. `fancy`: bars and colours, for a terminal.
+/// Each backend's share of the answers between two counts. `fancy`: with bars and colours.
 pub fn line(since: Duration, names: &[&str], before: &Counts, now: &Counts, fancy: bool) -> String {
     let delta = |index: usize| {
         let at = |counts: &Counts| counts.answered.get(index).copied().unwrap_or(0);
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_shows_what_happened_since_the_last() {
+    fn a_line_shows_the_answers_since_the_last_line() {
         let names = ["web1", "web2", "web3"];
         let (before, now) = (counts(&[10, 10, 10], 0), counts(&[35, 35, 35], 0));
         let time = Duration::from_millis(4500);

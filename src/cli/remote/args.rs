@@ -1,18 +1,18 @@
-//! What can be typed after `tcplb status`, `tcplb backends` and `tcplb reload`.
+//! The arguments of `tcplb status`, `tcplb backends` and `tcplb reload`.
 
 use crate::base::duration;
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where the running tcplb is.
+/// How to reach the running tcplb.
 #[derive(Args, Clone, Debug)]
 pub struct Reach {
     /// The admin address of the running tcplb: 127.0.0.1:9900, http://host:9900 or unix:/path
     #[arg(long, value_name = "ADDR", env = "TCPLB_ADMIN", default_value = "127.0.0.1:9900", global = true)]
     pub admin: String,
 
-    /// The file with its token [or the token itself in TCPLB_TOKEN]
+    /// A file with the API's token [default: the variable TCPLB_TOKEN holds the token itself]
     #[arg(long, value_name = "FILE", global = true)]
     pub token_file: Option<PathBuf>,
 }
@@ -20,11 +20,11 @@ pub struct Reach {
 /// `tcplb status`.
 #[derive(Args, Debug)]
 pub struct Status {
-    /// What the API says, instead of tables
+    /// Prints the API's JSON instead of tables
     #[arg(long)]
     pub json: bool,
 
-    /// Where it is.
+    /// How to reach it.
     #[command(flatten)]
     pub reach: Reach,
 }
@@ -32,11 +32,11 @@ pub struct Status {
 /// `tcplb reload`.
 #[derive(Args, Debug)]
 pub struct Reload {
-    /// Only say what would change
+    /// Only reports what would change
     #[arg(long)]
     pub dry_run: bool,
 
-    /// Where it is.
+    /// How to reach it.
     #[command(flatten)]
     pub reach: Reach,
 }
@@ -44,23 +44,23 @@ pub struct Reload {
 /// `tcplb backends`.
 #[derive(Args, Debug)]
 pub struct Backends {
-    /// What to do with them; without it they are listed.
+    /// The action; without one, the backends are listed.
     #[command(subcommand)]
     pub what: Option<What>,
 
-    /// Where it is.
+    /// How to reach it.
     #[command(flatten)]
     pub reach: Reach,
 }
 
-/// What can be done with backends.
+/// The actions on backends.
 #[derive(Debug, Subcommand)]
 pub enum What {
-    /// Shows the backends of a pool, or of all
+    /// Lists the backends of a pool, or of all pools
     List {
         /// The pool
         pool: Option<String>,
-        /// What the API says, instead of tables
+        /// Prints the API's JSON instead of tables
         #[arg(long)]
         json: bool,
     },
@@ -68,59 +68,59 @@ pub enum What {
     Add {
         /// The pool
         pool: String,
-        /// Where the backend is
+        /// The backend's address
         address: String,
-        /// Its share
+        /// Its weight [default: 1]
         #[arg(long, value_name = "N")]
         weight: Option<u16>,
-        /// What to call it, if not by its address
+        /// Its name [default: its address]
         #[arg(long)]
         name: Option<String>,
         /// Most connections at once
         #[arg(long, value_name = "N")]
         max_connections: Option<u32>,
-        /// Serves only when no other can
+        /// Serves only when no primary can
         #[arg(long)]
         backup: bool,
     },
-    /// Gives a backend no new connections; those it has go on
+    /// Stops new connections to a backend; open ones go on
     Drain {
-        /// Which one
+        /// The backend
         #[command(flatten)]
         which: Which,
-        /// How long to wait
+        /// How long to wait.
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Uses a backend again, as its health allows
+    /// Enables a backend again, as its health allows
     Enable {
-        /// Which one
+        /// The backend
         #[command(flatten)]
         which: Which,
     },
-    /// Gives a backend no new connections and no probes
+    /// Stops new connections to a backend, and its probes
     Disable {
-        /// Which one
+        /// The backend
         #[command(flatten)]
         which: Which,
     },
-    /// Gives a backend another share
+    /// Changes a backend's weight
     Weight {
-        /// Which one
+        /// The backend
         #[command(flatten)]
         which: Which,
-        /// The share, 0 to 65535; 0 takes no new connections
+        /// The weight, 0 to 65535; 0 takes no new connections
         weight: u16,
     },
-    /// Takes a backend out; what becomes of its connections is the pool's on_remove
+    /// Removes a backend; the pool's on_remove decides on its connections
     Remove {
-        /// Which one
+        /// The backend
         #[command(flatten)]
         which: Which,
-        /// Close its connections, too
+        /// Also closes its connections
         #[arg(long, conflicts_with = "wait")]
         force: bool,
-        /// How long to wait
+        /// How long to wait.
         #[command(flatten)]
         waiting: Waiting,
     },
@@ -131,17 +131,17 @@ pub enum What {
 pub struct Which {
     /// The pool
     pub pool: String,
-    /// The backend's name, which is its address if it has no other
+    /// The backend's name; without one, its address
     pub backend: String,
 }
 
-/// For the last connection.
+/// Options that wait for the last connection.
 #[derive(Args, Clone, Debug)]
 pub struct Waiting {
-    /// Drain it first, and return when its last connection is gone
+    /// First drains the backend, and returns when its last connection has ended
     #[arg(long)]
     pub wait: bool,
-    /// Wait no longer than this; exit code 5 then
+    /// Waits no longer than this, then exits with code 5
     #[arg(long, value_name = "TIME", value_parser = duration::parse, requires = "wait")]
     pub timeout: Option<Duration>,
 }

@@ -1,4 +1,4 @@
-//! `tcplb backends …`: each subcommand is one call, but for `--wait`, which asks until the last connection is gone.
+//! `tcplb backends …`: each subcommand is one call; with `--wait` it also polls until the last connection has ended.
 
 use super::args::{Backends, Waiting, What, Which};
 use super::client::Client;
@@ -11,10 +11,10 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often a waiting command asks.
+/// How often a waiting command polls.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// Does it.
+/// Runs the subcommand.
 pub fn run(backends: &Backends) -> ExitCode {
     done(|| {
         let client = Client::new(&backends.reach)?;
@@ -78,14 +78,14 @@ fn list(client: &Client, pool: Option<&str>, json: bool) -> Result<(), Trouble> 
     show(table::backends(&read::<Vec<api::BackendView>>(&body)?))
 }
 
-/// Asks until no connection is left; each change is a line on stderr.
+/// Polls until no connection is left; each change is a line on stderr.
 fn wait(client: &Client, which: &Which, waiting: &Waiting, mut left: u64) -> Result<(), Trouble> {
     let begun = Instant::now();
-    let mut told = None;
+    let mut reported = None;
     while left > 0 {
-        if told != Some(left) {
-            terminal::tell(draining(which, left));
-            told = Some(left);
+        if reported != Some(left) {
+            terminal::report(draining(which, left));
+            reported = Some(left);
         }
         let over = waiting.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
         if over == Some(Duration::ZERO) {
@@ -95,11 +95,11 @@ fn wait(client: &Client, which: &Which, waiting: &Waiting, mut left: u64) -> Res
         thread::sleep(over.map_or(EVERY, |over| over.min(EVERY)));
         let all: Vec<api::BackendView> = read(&get(client, "GET", &all(&which.pool), None)?)?;
         let Some(now) = all.iter().find(|backend| backend.name == which.backend) else {
-            return show(format!("{} is gone: somebody else took it out", which.backend));
+            return show(format!("{} is gone: another API client removed it", which.backend));
         };
         left = now.active_connections;
         if now.state != "draining" && now.state != "disabled" {
-            let why = format!("{} takes connections again: somebody else said so", which.backend);
+            let why = format!("{} takes connections again: another API client changed its state", which.backend);
             return Err(Trouble(REFUSED, why));
         }
     }
@@ -131,7 +131,7 @@ fn change(client: &Client, which: &Which, change: api::Change) -> Result<api::Ba
 }
 
 fn json(value: &impl Serialize) -> Vec<u8> {
-    // Plain structs of text and numbers.
+    // Plain structs of text and numbers always serialize.
     serde_json::to_vec(value).unwrap_or_default()
 }
 

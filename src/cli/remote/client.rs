@@ -1,4 +1,4 @@
-//! A small HTTP client for the admin API: one request a connection, bounded in time and size, no TLS.
+//! An HTTP client for the admin API: one request per connection, bounded in time and size, no TLS.
 
 use super::args::Reach;
 use crate::admin::http::Deadline;
@@ -9,23 +9,23 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// For connecting.
+/// The time limit for connecting.
 const CONNECT: Duration = Duration::from_secs(5);
-/// For a whole call. A reload may wait for name servers and workers.
+/// The time limit for a whole call. A reload may wait for name servers and workers.
 const CALL: Duration = Duration::from_secs(60);
-/// The longest answer: the status of ten thousand backends is some 5 MiB.
+/// The longest answer, in bytes: the status of ten thousand backends is about 5 MiB.
 const ANSWER_MAX: u64 = 64 << 20;
 
-/// Why there is no answer.
+/// Why a call got no answer.
 #[derive(Debug)]
 pub enum Failure {
-    /// What the user said about where and how.
+    /// The user's options are wrong.
     Wrong(String),
-    /// Nobody answers there as a tcplb would.
+    /// No tcplb answers at the address.
     Unreachable(String),
 }
 
-/// The way to one tcplb.
+/// The address of one tcplb, and its token.
 #[derive(Debug)]
 pub struct Client {
     to: To,
@@ -40,7 +40,7 @@ enum To {
 }
 
 impl Client {
-    /// Reads the token; connects to nobody yet.
+    /// Reads the token; does not connect yet. Fails if an option is wrong.
     pub fn new(reach: &Reach) -> Result<Client, Failure> {
         let shown = reach.admin.clone();
         let to = place(&reach.admin).map_err(|why| Failure::Wrong(format!("--admin: {why}")))?;
@@ -58,7 +58,7 @@ impl Client {
         Ok(Client { to, shown, token })
     }
 
-    /// One call: status and body of the answer.
+    /// Makes one call and returns the answer's status and body.
     pub fn ask(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<(u16, Vec<u8>), Failure> {
         let unreachable =
             |error: io::Error| Failure::Unreachable(format!("can't reach tcplb at {}: {error}", self.shown));
@@ -82,7 +82,7 @@ impl Client {
         }
         request.push_str("\r\n");
         socket.set_write_timeout(Some(deadline.left()?))?;
-        // An answer may come before all of the request is out: reading tells.
+        // The answer may come before the whole request is sent; reading it shows an error.
         let _ = socket.write_all(&[request.as_bytes(), body].concat());
         let mut answer = Vec::new();
         let mut chunk = [0; 16 * 1024];
@@ -121,7 +121,7 @@ impl Client {
     }
 }
 
-/// Where `ADDR` or `URL` is.
+/// Parses the value of `--admin`: an address, a URL or a socket's path.
 fn place(text: &str) -> Result<To, String> {
     let wanted = "127.0.0.1:9900, http://host:9900 or unix:/path";
     if let Some(path) = text.strip_prefix("unix:").filter(|path| !path.is_empty()) {
@@ -138,7 +138,7 @@ fn place(text: &str) -> Result<To, String> {
     if !clean || port.parse::<u16>().is_err() {
         return Err(format!("expected {wanted}, got `{text}`"));
     }
-    // As listeners are written: every interface is this machine, too.
+    // An address without a host is every interface, which includes localhost.
     Ok(To::Inet(if name.is_empty() { format!("localhost:{port}") } else { host.to_owned() }))
 }
 
@@ -150,8 +150,8 @@ fn parse(answer: Vec<u8>) -> io::Result<(u16, Vec<u8>)> {
         let mut parsed = httparse::Response::new(&mut headers);
         let end = match parsed.parse(rest) {
             Ok(httparse::Status::Complete(end)) => end,
-            Ok(httparse::Status::Partial) => return Err(strange("it hung up in the middle of its answer")),
-            Err(_) => return Err(strange("what answers there does not speak HTTP")),
+            Ok(httparse::Status::Partial) => return Err(strange("the connection closed in the middle of the answer")),
+            Err(_) => return Err(strange("the answer is not HTTP")),
         };
         let status = parsed.code.unwrap_or_default();
         let length = parsed.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"));
@@ -161,7 +161,7 @@ fn parse(answer: Vec<u8>) -> io::Result<(u16, Vec<u8>)> {
             continue;
         }
         if length.is_some_and(|length| length > rest.len()) {
-            return Err(strange("it hung up in the middle of its answer"));
+            return Err(strange("the connection closed in the middle of the answer"));
         }
         return Ok((status, rest.get(..length.unwrap_or(rest.len())).unwrap_or_default().to_vec()));
     }
@@ -173,7 +173,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn addresses_and_urls_are_understood() {
+    fn addresses_and_urls_are_parsed() {
         for (text, want) in [
             ("127.0.0.1:9900", "127.0.0.1:9900"),
             ("http://localhost:1/", "localhost:1"),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_whole_or_none() {
+    fn an_incomplete_answer_is_an_error() {
         let parsed = |text: &str| parse(text.as_bytes().to_vec()).ok();
         assert_eq!(parsed("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nabc"), Some((200, b"ab".to_vec())));
         assert_eq!(parsed("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 404 x\r\n\r\nabc"), Some((404, b"abc".to_vec())));

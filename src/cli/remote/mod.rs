@@ -1,13 +1,14 @@
-//! Commands that talk to a running tcplb through its admin API.
+//! Commands that call a running tcplb's admin API.
 //!
 //! | module     | part                                              |
 //! |------------|---------------------------------------------------|
-//! | [`args`]   | what can be typed                                 |
+//! | [`args`]   | the arguments                                      |
 //! | `client`   | HTTP over a socket, bounded                       |
 //! | `backends` | `tcplb backends …`                                |
 //! | `table`    | columns for people                                |
 //!
-//! Exit codes beside 0: 1 tcplb refused, 2 wrong usage, [`UNREACHABLE`] nobody answers, [`TIMED_OUT`] `--wait` took too long.
+//! Exit codes other than 0: 1 tcplb refused, 2 wrong usage, [`UNREACHABLE`] no answer, [`TIMED_OUT`] `--wait` took too
+//! long.
 
 pub mod args;
 mod backends;
@@ -23,16 +24,16 @@ use std::process::ExitCode;
 
 pub use backends::run as backends;
 
-/// tcplb refused what was asked for.
+/// Exit code: tcplb refused the request.
 pub const REFUSED: u8 = 1;
-/// The way to reach it is wrong: address or token file.
+/// Exit code: the address or the token file is wrong.
 pub const WRONG_USAGE: u8 = 2;
-/// Nobody answers there.
+/// Exit code: no tcplb answers at the address.
 pub const UNREACHABLE: u8 = 4;
-/// `--wait` took longer than `--timeout`.
+/// Exit code: `--wait` took longer than `--timeout`.
 pub const TIMED_OUT: u8 = 5;
 
-/// Why a command did not do what it should: exit code and message.
+/// Why a command failed: exit code and message.
 #[derive(Debug)]
 pub struct Trouble(u8, String);
 
@@ -45,7 +46,7 @@ impl From<Failure> for Trouble {
     }
 }
 
-/// `tcplb status`.
+/// Runs `tcplb status`.
 pub fn status(status: &Status) -> ExitCode {
     done(|| {
         let client = Client::new(&status.reach)?;
@@ -67,7 +68,7 @@ pub fn status(status: &Status) -> ExitCode {
     })
 }
 
-/// `tcplb reload`.
+/// Runs `tcplb reload`.
 pub fn reload(reload: &Reload) -> ExitCode {
     done(|| {
         let client = Client::new(&reload.reach)?;
@@ -81,17 +82,17 @@ pub fn reload(reload: &Reload) -> ExitCode {
         }
         warn(&warnings);
         show(if dry_run {
-            "only tried: nothing was changed".to_owned()
+            "dry run: nothing was changed".to_owned()
         } else {
             format!("generation {generation} is in force")
         })
     })
 }
 
-/// Warnings go to stderr: what reads stdout goes by what was done.
+/// Warnings go to stderr, since scripts read the result on stdout.
 fn warn(warnings: &[String]) {
     for warning in warnings {
-        terminal::tell(format_args!("warning: {warning}"));
+        terminal::report(format_args!("warning: {warning}"));
     }
 }
 
@@ -99,13 +100,13 @@ fn done(command: impl FnOnce() -> Result<(), Trouble>) -> ExitCode {
     match command() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Trouble(code, why)) => {
-            terminal::tell(format_args!("error: {why}"));
+            terminal::report(format_args!("error: {why}"));
             ExitCode::from(code)
         }
     }
 }
 
-/// The body of a good answer.
+/// The body of a successful answer.
 fn get(client: &Client, method: &str, path: &str, body: Option<Vec<u8>>) -> Result<Vec<u8>, Trouble> {
     let (status, answer) = client.ask(method, path, body.as_deref())?;
     if (200..300).contains(&status) {
@@ -113,18 +114,19 @@ fn get(client: &Client, method: &str, path: &str, body: Option<Vec<u8>>) -> Resu
     }
     let why = match serde_json::from_slice::<api::Error>(&answer) {
         Ok(api::Error { error }) => error,
-        Err(_) => "it does not say why: is that tcplb's admin address?".to_owned(),
+        Err(_) => "no reason given; is that tcplb's admin address?".to_owned(),
     };
     Err(Trouble(REFUSED, format!("tcplb answers {status}: {why}")))
 }
 
 fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Trouble> {
-    let strange = |error| Trouble(REFUSED, format!("what answers there is not tcplb, or of another time: {error}"));
+    let strange =
+        |error| Trouble(REFUSED, format!("the answer is not from tcplb, or from an incompatible version: {error}"));
     serde_json::from_slice(body).map_err(strange)
 }
 
 fn show(line: impl std::fmt::Display) -> Result<(), Trouble> {
-    // Nobody reads any more: what was asked for is done all the same.
+    // The call has taken effect, even if stdout has no reader any more.
     let _ = terminal::show(line);
     Ok(())
 }

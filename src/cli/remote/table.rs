@@ -1,9 +1,9 @@
-//! Columns for people: as wide as they have to be, numbers to the right.
+//! Tables for the terminal: columns as wide as their content, numbers aligned right.
 
 use crate::admin::api::{BackendAddress, BackendView, Listener};
 use std::fmt::Write;
 
-/// Text to the left, numbers to the right.
+/// The alignment of a column.
 #[derive(Clone, Copy)]
 enum Align {
     Left,
@@ -45,7 +45,7 @@ pub fn backends(backends: &[BackendView]) -> String {
         ("CONNECT P50/P99", Right),
         ("HEALTH", Left),
     ];
-    // Each address of a name with several has a line of its own below the backend's.
+    // Each address of a backend that has several gets a line below the backend's.
     let addresses = |backend: &BackendView| {
         let several = if backend.addresses.len() > 1 { &backend.addresses[..] } else { &[] };
         let row = |one: &BackendAddress| {
@@ -87,7 +87,7 @@ pub fn backends(backends: &[BackendView]) -> String {
     table(&heads, backends.iter().flat_map(|backend| std::iter::once(row(backend)).chain(addresses(backend))).collect())
 }
 
-/// Three digits and a unit are what one reads at a glance.
+/// Shows three digits and a unit.
 fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     let mut value = bytes as f64;
@@ -113,8 +113,7 @@ fn table(heads: &[(&str, Align)], rows: Vec<Vec<String>>) -> String {
     for line in &lines {
         let mut row = String::new();
         for ((cell, (_, align)), width) in line.iter().zip(heads).zip(&widths) {
-            // A name may hold anything printable; control characters are refused where it is made.
-            // Writing to a string can't fail.
+            // A name has no control characters: the configuration refuses them. Writing to a string can't fail.
             let _ = match align {
                 Align::Left => write!(row, "{cell:<width$}  "),
                 Align::Right => write!(row, "{cell:>width$}  "),
