@@ -16,6 +16,8 @@ pub enum Step {
     Settle,
     /// Stops reading, until the other side can say no more: every buffer on the way is full, or it has nothing to say.
     Stall,
+    /// Stops reading until the other side has been gone for a while, shorter than tcplb is patient with it.
+    Pause,
     /// Reads nothing from now on, until its next [`Hear`].
     Deaf,
     /// Waits until there is something to read. Given up when the other side can say no more.

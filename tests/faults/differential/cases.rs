@@ -1,7 +1,7 @@
 //! What is played over every route.
 
 use crate::cuts;
-use crate::script::Step::{Await, Deaf, Hear, Narrow, Reset, Send, Settle, Stall};
+use crate::script::Step::{Await, Deaf, Finish, Hear, Narrow, Pause, Reset, Send, Settle, Stall};
 use crate::script::{ALL, Script, Step, everybody};
 
 /// A client and a backend that play with each other.
@@ -55,8 +55,33 @@ pub fn crowds() -> Vec<Case> {
         ("a client sends 1 MiB and resets when it was heard", 30, &[S(mib), Settle, Reset], &[H(ALL)]),
         ("a client sends 1 MiB and resets, the backend reads late", 30, &[S(mib), Reset], &slowly),
     ];
+    cases_of(&crowds)
+}
+
+/// One rule each about a side that fails, often enough that a breach shows in every run.
+pub fn rules() -> Vec<Case> {
+    use {Hear as H, Send as S};
+    let pauses = [Narrow, Pause, H(ALL)];
+    let late = [Narrow, Stall, H(ALL)];
+    // More than the receiver takes while it does not read.
+    let more = 400_000;
+    let rejects = [H(1000), Deaf, Await, S(20_000), Step::Leave];
+    let rules: [(&str, usize, &[Step], &[Step]); 8] = [
+        ("a client's FIN before its reset arrives", 40, &[S(20_000), Finish, Reset], &late),
+        ("a backend's FIN before its reset arrives", 40, &late, &[S(20_000), Finish, Reset]),
+        ("a client's reset waits for a backend that pauses", 10, &[S(more), Reset], &pauses),
+        ("a backend's reset waits for a client that pauses", 10, &pauses, &[S(more), Reset]),
+        ("a client's reset waits for a backend that reads late", 20, &[S(more), Settle, Reset], &late),
+        ("a client's bytes arrive though writing to it fails", 80, &rejects, &[S(3 << 20), H(ALL)]),
+        ("a backend's bytes arrive though writing to it fails", 80, &[S(3 << 20), H(ALL)], &rejects),
+        ("a FIN stays a FIN", 10, &[S(more)], &[Narrow, Stall, H(ALL), S(10)]),
+    ];
+    cases_of(&rules)
+}
+
+fn cases_of(crowds: &[(&'static str, usize, &[Step], &[Step])]) -> Vec<Case> {
     let mut cases = Vec::new();
-    for (crowd, size, client, backend) in crowds {
+    for &(crowd, size, client, backend) in crowds {
         let (client, backend) = (Script::new("client", client), Script::new("backend", backend));
         let one = Case { client, backend, crowd };
         cases.extend(std::iter::repeat_n(one, size));

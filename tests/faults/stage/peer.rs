@@ -1,7 +1,9 @@
 //! One peer and how far it is in its script.
 
 use super::observation::{Observation, unacknowledged};
-use crate::script::Step::{Await, Deaf, Finish, Hear, Leave, Narrow, Reset, Send, Settle, Stall, Trickle, Urgent};
+use crate::script::Step::{
+    Await, Deaf, Finish, Hear, Leave, Narrow, Pause, Reset, Send, Settle, Stall, Trickle, Urgent,
+};
 use crate::script::{Script, Step};
 use crate::support::{Conn, Ending};
 use crate::voice::Voice;
@@ -19,6 +21,9 @@ const SENT_AT_ONCE: u64 = 32 * 1024;
 
 /// What [`Narrow`] asks for.
 const WINDOW: usize = 128 * 1024;
+
+/// How long a [`Pause`] lasts once the other side has gone.
+const PAUSE: Duration = Duration::from_millis(300);
 
 pub struct Peer {
     /// `None` once it has closed.
@@ -41,6 +46,8 @@ pub struct Peer {
     sent: Option<u64>,
     /// It reads nothing until its next [`Hear`].
     deaf: bool,
+    /// Since when it has paused without the other side.
+    paused: Option<Instant>,
     /// It could not read in time.
     starved: bool,
     /// It says a random part of what it may say, and the rest in later turns.
@@ -92,6 +99,7 @@ impl Peer {
             first_end: None,
             sent: None,
             deaf: false,
+            paused: None,
             starved: false,
             hesitates: None,
             garbled: None,
@@ -119,7 +127,7 @@ impl Peer {
 
     /// Does it wait for the other side?
     pub fn waits(&self) -> bool {
-        matches!(self.step(), None | Some(Hear(_) | Settle | Stall | Await | Trickle(_)))
+        matches!(self.step(), None | Some(Hear(_) | Settle | Stall | Pause | Await | Trickle(_)))
     }
 
     pub fn blocked_for(&self, time: Duration) -> bool {
@@ -128,7 +136,7 @@ impl Peer {
 
     /// What poll is to tell of it.
     pub fn interest(&self) -> PollFlags {
-        let reads = !self.saw_fin && !self.deaf && self.step() != Some(Stall);
+        let reads = !self.saw_fin && !self.deaf && !matches!(self.step(), Some(Stall | Pause));
         let writes = self.blocked.is_some();
         let flag = |wanted, flag| if wanted { flag } else { PollFlags::empty() };
         flag(reads, PollFlags::IN) | flag(writes, PollFlags::OUT)
@@ -174,6 +182,7 @@ impl Peer {
                 }
                 Settle => all_heard,
                 Stall => other.quiet && !other.held,
+                Pause => other.gone && self.paused.get_or_insert_with(Instant::now).elapsed() >= PAUSE,
                 Deaf => {
                     self.deaf = true;
                     true
