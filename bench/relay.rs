@@ -25,13 +25,13 @@ const SIZES: [(&str, usize); 3] = [("64 B", 64), ("4 KiB", 4 << 10), ("4 MiB", 4
 /// What client and server move in one call.
 const CHUNK: usize = 128 * 1024;
 
-/// One way of a connection: client, relay, server.
+/// One direction of a connection: client, relay, server.
 struct Direction {
     client: TcpStream,
     source: End<Socket>,
     sink: End<Socket>,
     server: TcpStream,
-    flow: RelayBuffer<Pipe>,
+    relay_buffer: RelayBuffer<Pipe>,
     shared: RelayResources<Pipe>,
     /// Its poll is never asked: readiness is not learned but tried.
     kernel: Kernel,
@@ -48,7 +48,7 @@ impl Direction {
             source: end(source),
             sink: end(sink),
             server,
-            flow: RelayBuffer::default(),
+            relay_buffer: RelayBuffer::default(),
             shared: RelayResources::new(engine, PIPES),
             kernel: Kernel::new(
                 Poll::new()?.registry().try_clone()?,
@@ -68,11 +68,10 @@ impl Direction {
             self.sink.ready.writable = true;
             let start = Instant::now();
             let report = pump(
-                &mut self.flow,
+                &mut self.relay_buffer,
                 &mut self.kernel,
                 &mut self.source,
                 &mut self.sink,
-                true,
                 black_box(&mut self.shared),
             );
             spent += start.elapsed();
@@ -109,10 +108,10 @@ fn relay(criterion: &mut Criterion) {
         let mut group = criterion.benchmark_group(format!("relay {size}"));
         group.throughput(Throughput::Bytes(bytes as u64));
         for (name, engine) in ENGINES {
-            let mut way = Direction::new(engine).expect("loopback connections");
+            let mut direction = Direction::new(engine).expect("loopback connections");
             group.bench_function(BenchmarkId::from_parameter(name), |bencher| {
                 bencher.iter_custom(|times| {
-                    (0..times).map(|_| way.carry(bytes).expect("an open connection")).sum::<Duration>()
+                    (0..times).map(|_| direction.carry(bytes).expect("an open connection")).sum::<Duration>()
                 });
             });
         }

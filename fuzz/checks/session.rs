@@ -5,22 +5,28 @@
 //!
 //! What makes it different from the simulation: nothing here is a socket, a queue or a relay, so no order is impossible.
 
+#[path = "machine.rs"]
+pub mod machine;
+
+use machine::{Asked, Machine};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model::{self, Model, ProxyVersion};
+use tcplb::policy::health::ConnectFailure;
 use tcplb::policy::limit::Reason;
-use tcplb::pool::{self, Lease, PickError, Pool};
+use tcplb::pool::{self, Lease, Listener, PickError, Pool, Resolved};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
-    CloseReason, DialFailure, Direction, Effect, Ending, Failed, Greeting, HalfState, Input, Left, Moved, NoHeader,
-    QUIET, RESET_PATIENCE, Session, Side,
+    CloseReason, DialFailure, Direction, Ending, Failed, HalfState, Input, Left, Moved, NoHeader, Preamble, QUIET,
+    RESET_PATIENCE, Route, Session, Side, Stage,
 };
-use tcplb::telemetry::ListenerTotals;
 
 const WAIT: Duration = Duration::from_secs(4);
+const LIFETIME: Duration = Duration::from_secs(30);
+const REFUSED: DialFailure = DialFailure::Failed(ConnectFailure::Os(111));
 
 /// Choices, a byte each; all zero once they are used up.
 struct Choices<'a>(std::slice::Iter<'a, u8>);
@@ -42,19 +48,19 @@ impl Choices<'_> {
 /// Fails if a promise is broken.
 pub fn check(bytes: &[u8]) {
     let mut choices = Choices(bytes.iter());
-    let pool = pool(&mut choices);
-    let mut life = Life::begin(&mut choices, pool);
+    let mut life = Life::begin(&mut choices);
+    let pool = life.listener.pool.clone();
     while !choices.is_over() {
         life.step(&mut choices);
     }
     life.session.on(Input::Stop(CloseReason::Shutdown), life.now);
-    assert!(life.session.record().is_some(), "it does not stop");
-    drop(life.session);
-    assert_eq!(leases(&life.pool), 0, "a lease is left");
+    assert!(life.session.over.is_some(), "it does not stop");
+    drop(life);
+    assert_eq!(leases(&pool), 0, "a lease is left");
 }
 
 /// Up to three backends, the first with two addresses.
-fn pool(choices: &mut Choices<'_>) -> Arc<Pool> {
+fn settings(choices: &mut Choices<'_>) -> (model::Pool, Resolved) {
     let mut resolved = HashMap::new();
     let mut backends = Vec::new();
     for number in 0..=choices.below(3) {
@@ -76,9 +82,13 @@ fn pool(choices: &mut Choices<'_>) -> Arc<Pool> {
         backends,
         ..model::Pool::default()
     };
+    (settings, resolved)
+}
+
+fn listener(settings: model::Pool, resolved: &Resolved) -> Arc<Listener> {
     let listener = model::Listener { pool: "p".into(), ..model::Listener::default() };
     let model = Model { global: model::Global::default(), listeners: vec![listener], pools: vec![settings] };
-    pool::build(&model, &resolved).pools[0].clone()
+    pool::build(&model, resolved).listeners[0].clone()
 }
 
 fn leases(pool: &Pool) -> u32 {
@@ -93,12 +103,12 @@ enum Owed {
     Choice,
     Place,
     Dial,
-    Introduction,
+    Preamble,
     Measure,
     Nothing,
 }
 
-/// What has come and gone one way.
+/// What has come and gone in one direction.
 #[derive(Clone, Copy, Default)]
 struct Stream {
     fin: bool,
@@ -125,8 +135,8 @@ struct Failure {
 }
 
 struct Life {
-    session: Session,
-    pool: Arc<Pool>,
+    session: Machine,
+    listener: Arc<Listener>,
     now: Tick,
     owed: Owed,
     /// Up and down, once it relays.
@@ -135,32 +145,45 @@ struct Life {
     failed: Option<Failure>,
     /// When a byte, or a FIN, was last moved.
     last: Tick,
-    /// Bytes of our own header for the backend that are still held.
-    introduction: u64,
+    /// Bytes of the preamble for the backend that are still held.
+    preamble: u64,
     /// Backends tried since it last waited, or began.
     tried: Vec<u32>,
 }
 
 impl Life {
-    fn begin(choices: &mut Choices<'_>, pool: Arc<Pool>) -> Life {
-        let greeting = [Greeting::None, Greeting::ProxyHeader, Greeting::NotTrusted][usize::from(choices.below(3))];
+    fn begin(choices: &mut Choices<'_>) -> Life {
+        let (mut settings, resolved) = settings(choices);
+        let preamble = [Preamble::None, Preamble::ProxyHeader, Preamble::NotTrusted][usize::from(choices.below(3))];
         let client = (choices.below(2) == 0).then(|| Endpoint::Inet(([127, 0, 0, 1], 9).into()));
-        let now = Tick(1 << 40);
-        let mut session = Session::new(client, greeting, ListenerTotals::new("l".into()), pool.clone(), now);
-        if choices.below(2) == 0 {
-            session.expire_between(now + Duration::from_secs(30), now + Duration::from_secs(33));
-        }
-        let streams = [Stream::default(); 2];
-        let (relays, failed, last, introduction, tried) = (false, None, now, 0, Vec::new());
-        let mut life =
-            Life { session, pool, now, owed: Owed::Nothing, streams, relays, failed, last, introduction, tried };
-        let effect = life.session.begin(now);
-        life.take(effect);
+        settings.max_lifetime = (choices.below(2) == 0).then_some(LIFETIME);
+        let (listener, now) = (listener(settings, &resolved), Tick(1 << 40));
+        let session = Machine::new(Session::new(client, preamble, listener.clone(), 0, now));
+        let mut life = Life {
+            session,
+            listener,
+            now,
+            owed: Owed::Nothing,
+            streams: [Stream::default(); 2],
+            relays: false,
+            failed: None,
+            last: now,
+            preamble: 0,
+            tried: Vec::new(),
+        };
+        life.give(Input::Begin);
         life
     }
 
+    /// Gives the session an input, and notes what it asks for.
+    fn give(&mut self, input: Input<'_>) -> Asked {
+        let asked = self.session.on(input, self.now);
+        self.take(asked);
+        asked
+    }
+
     fn step(&mut self, choices: &mut Choices<'_>) {
-        let ended = self.session.record().is_some();
+        let ended = self.session.over.is_some();
         let chosen = choices.below(8);
         let input = match chosen {
             0 => return self.rebuild(choices),
@@ -168,7 +191,7 @@ impl Life {
             2 => match choices.below(3) {
                 2 => Input::Stop(CloseReason::Forced),
                 // The answer to this one comes at once.
-                _ if self.owed == Owed::Introduction => return,
+                _ if self.owed == Owed::Preamble => return,
                 side => {
                     let side = [Side::Client, Side::Backend][usize::from(side)];
                     self.fails(side);
@@ -180,29 +203,29 @@ impl Life {
             _ => self.answer(choices),
         };
         let left = if let Input::Left(how) = &input { Some(*how) } else { None };
-        let effect = self.session.on(input, self.now);
+        let asked = self.give(input);
         if let Some(how) = left {
-            self.check_left(how, effect);
+            self.check_left(how, asked);
         }
-        if ended {
-            assert_eq!(effect, Effect::Wait, "it is over");
-        }
-        self.take(effect);
+        assert!(!ended || asked == Asked::Wait, "it is over");
     }
 
     /// What the driver owes.
-    fn answer(&mut self, choices: &mut Choices<'_>) -> Input {
+    fn answer(&mut self, choices: &mut Choices<'_>) -> Input<'static> {
         let choice = choices.next();
         match self.owed {
-            Owed::Header => Input::Header(match choice % 7 {
-                0 => Err(NoHeader::Bad),
-                1 => Err(NoHeader::CutShort),
-                2 => Err(NoHeader::Silence),
-                3 => Ok(Header::new(Announced::Local)),
-                4 => Ok(Header::new(Announced::Unknown)),
-                5 => Ok(Header::new(Announced::inet(([203, 0, 113, 1], 7).into(), ([198, 51, 100, 1], 443).into()))),
-                _ => Ok(Header::new(Announced::Unix(vec![7; 216].try_into().expect("a pair of paths")))),
-            }),
+            Owed::Header => {
+                let announced = match choice % 7 {
+                    0 => Err(NoHeader::Bad),
+                    1 => Err(NoHeader::CutShort),
+                    2 => Err(NoHeader::Silence),
+                    3 => Ok(Announced::Local),
+                    4 => Ok(Announced::Unknown),
+                    5 => Ok(Announced::inet(([203, 0, 113, 1], 7).into(), ([198, 51, 100, 1], 443).into())),
+                    _ => Ok(Announced::Unix(vec![7; 216].try_into().expect("a pair of paths"))),
+                };
+                Input::Header(announced.map(|announced| Box::new(Header::new(announced))))
+            }
             Owed::Admission => Input::Admitted(match choice % 6 {
                 0 => Err(Reason::Denied),
                 1 => Err(Reason::SourceLimit),
@@ -211,13 +234,13 @@ impl Life {
             }),
             Owed::Choice if choice.is_multiple_of(4) => Input::Picked(Err(PickError::AllDown)),
             Owed::Choice => {
-                let (client, tried) = (self.session.policy_client(), self.session.tried());
                 let mut random = fastrand::Rng::with_seed(choice.into());
-                let picked = self.pool.pick(client, tried, Tick(1), &mut random);
+                let pool = &self.listener.pool;
+                let picked = pool.pick(self.session.client, &self.session.tried, Tick(1), &mut random);
                 if let Ok(lease) = &picked {
                     assert!(!self.tried.contains(&lease.index()), "tried in vain, and again");
                     self.tried.push(lease.index());
-                    let most = self.pool.settings.connect_attempts as usize;
+                    let most = pool.settings.connect_attempts as usize;
                     assert!(self.tried.len() <= most, "tries on and on");
                 }
                 Input::Picked(picked)
@@ -229,14 +252,14 @@ impl Life {
                 _ => Input::Turn,
             },
             Owed::Dial => Input::Dialed(match choice % 4 {
-                0 => Err(DialFailure::Backend),
+                0 => Err(REFUSED),
                 1 => Err(DialFailure::Starved),
                 _ => Ok(()),
             }),
-            Owed::Introduction => {
-                self.introduction = u64::from(choice);
+            Owed::Preamble => {
+                self.preamble = u64::from(choice);
                 self.streams[0].held = choice > 0;
-                Input::Announced(self.introduction)
+                Input::Announced(self.preamble)
             }
             Owed::Measure => {
                 let unsent = u64::from(choice % 4);
@@ -256,9 +279,9 @@ impl Life {
     }
 
     /// What a relay engine reports, or a look at the clock where nothing is relayed.
-    fn moved(&mut self, choices: &mut Choices<'_>) -> Input {
-        let way = Direction::BOTH[usize::from(choices.below(2))];
-        let stream = &mut self.streams[usize::from(way == Direction::Down)];
+    fn moved(&mut self, choices: &mut Choices<'_>) -> Input<'static> {
+        let direction = Direction::BOTH[usize::from(choices.below(2))];
+        let stream = &mut self.streams[usize::from(direction == Direction::Down)];
         let over = stream.fin || stream.cut;
         if !self.relays || stream.finished || stream.dropped || (over && !stream.held) {
             return Input::Deadline;
@@ -273,15 +296,15 @@ impl Life {
             fin: bits >> 5 & 1 == 1 && !over && !source_fails,
             failed: fails.then_some(if source_fails { Failed::Source } else { Failed::Sink }),
         };
-        let ours = if way == Direction::Up { moved.written.min(self.introduction) } else { 0 };
-        self.introduction -= ours;
-        stream.written += moved.written - ours;
+        let of_preamble = if direction == Direction::Up { moved.written.min(self.preamble) } else { 0 };
+        self.preamble -= of_preamble;
+        stream.written += moved.written - of_preamble;
         stream.held = moved.held;
         stream.fin |= moved.fin;
         stream.cut |= moved.failed == Some(Failed::Source) && !stream.fin;
         match moved.failed {
-            Some(Failed::Source) => self.fails(way.source()),
-            Some(Failed::Sink) => self.fails(way.sink()),
+            Some(Failed::Source) => self.fails(direction.source()),
+            Some(Failed::Sink) => self.fails(direction.sink()),
             None => {}
         }
         if moved.read > 0 || moved.written > 0 || moved.fin {
@@ -291,12 +314,12 @@ impl Life {
             failure.taken = self.now;
             failure.filled = failure.filled.saturating_add(moved.written);
         }
-        Input::Moved(way, moved)
+        Input::Moved(direction, moved)
     }
 
     /// A side fails. What the first one sent before is delivered; a second one ends the connection.
     fn fails(&mut self, side: Side) {
-        if !self.relays || self.session.record().is_some() {
+        if !self.relays || self.session.over.is_some() {
             return;
         }
         match &mut self.failed {
@@ -310,14 +333,14 @@ impl Life {
     }
 
     /// A client that leaves while it waits ends its connection, unless it sent a FIN and its pool serves such clients.
-    fn check_left(&self, how: Left, effect: Effect) {
-        let close = match (how, self.pool.settings.abandoned) {
+    fn check_left(&self, how: Left, asked: Asked) {
+        let close = match (how, self.listener.pool.settings.abandoned) {
             (Left::Gone, _) => Some(CloseReason::ClientReset),
             (Left::Finished, model::Abandoned::Drop) => Some(CloseReason::ClientFin),
             (Left::Finished, model::Abandoned::Serve) => None,
         };
-        assert_eq!(self.session.record().map(|record| record.close), close, "its client has left: {how:?}");
-        assert_eq!(effect, close.map_or(Effect::Wait, |_| Effect::End(Ending::Reset)));
+        assert_eq!(self.session.closed().map(|(close, _)| close), close, "its client has left: {how:?}");
+        assert_eq!(asked, close.map_or(Asked::Wait, |_| Asked::End(Ending::Reset)));
     }
 
     /// Time passes, and the timer fires.
@@ -325,13 +348,12 @@ impl Life {
         let time = [0, 1, 60, 900, 4_100, 11_000, 61_000][usize::from(choices.below(7))];
         self.now = self.now + Duration::from_millis(time);
         let before = self.session.deadline();
-        let effect = self.session.on(Input::Deadline, self.now);
+        let asked = self.give(Input::Deadline);
         if before.is_some_and(|deadline| deadline <= self.now) {
-            assert!(effect != Effect::Wait || self.session.deadline() > Some(self.now), "a deadline without effect");
+            assert!(asked != Asked::Wait || self.session.deadline() > Some(self.now), "a deadline without effect");
         } else {
-            assert_eq!(effect, Effect::Wait, "before its time");
+            assert_eq!(asked, Asked::Wait, "before its time");
         }
-        self.take(effect);
     }
 
     /// What no driver reports at this moment must not move it.
@@ -347,39 +369,47 @@ impl Life {
                 1 => Input::Left(Left::Gone),
                 _ => Input::Turn,
             },
-            4 if self.owed != Owed::Dial => Input::Dialed(Err(DialFailure::Backend)),
+            4 if self.owed != Owed::Dial => Input::Dialed(Err(REFUSED)),
             5 if self.owed != Owed::Dial => Input::Dialed(Ok(())),
-            6 if !self.relays && self.owed != Owed::Introduction => {
+            6 if !self.relays && self.owed != Owed::Preamble => {
                 Input::Moved(Direction::Up, Moved { fin: true, ..Moved::default() })
             }
             _ => return,
         };
         // One that waits for a descriptor has no dial under way, but is still about to.
-        if matches!(input, Input::Dialed(_)) && self.session.endpoint().is_some() {
+        if matches!(input, Input::Dialed(_)) && self.session.stage() == Stage::Dialing {
             return;
         }
-        let before = (self.session.deadline(), leases(&self.pool), self.session.record().is_some());
-        assert_eq!(self.session.on(input, self.now), Effect::Wait, "nobody asked");
-        let after = (self.session.deadline(), leases(&self.pool), self.session.record().is_some());
+        let before = (self.session.deadline(), leases(&self.listener.pool), self.session.stage(), self.session.facts);
+        assert_eq!(self.session.on(input, self.now), Asked::Wait, "it asked for nothing of the kind");
+        let after = (self.session.deadline(), leases(&self.listener.pool), self.session.stage(), self.session.facts);
         assert_eq!(before, after);
     }
 
     /// Written down and rebuilt with another clock: a dial or a place in a queue is lost, nothing else.
     fn rebuild(&mut self, choices: &mut Choices<'_>) {
-        let Some(saved) = self.session.save(self.now) else { return assert!(self.session.record().is_some()) };
+        let Some(saved) = self.session.save(self.now) else { return assert!(self.session.over.is_some()) };
         let text = serde_json::to_string(&saved).expect("it can be written");
         let saved: Saved = serde_json::from_str(&text).expect("it can be read");
+        assert_eq!(saved.listener, self.listener.name);
         let later = u64::from(choices.next()) << 20;
         let before = self.session.deadline();
+        let pool = &self.listener.pool;
         let lease = saved.relay.as_ref().map(|relay| {
-            let at = self.pool.members.iter().position(|member| member.backend.name == relay.backend);
+            let at = pool.members.iter().position(|member| member.backend.name == relay.backend);
             let at = at.expect("the same pool");
-            Lease::take(&self.pool.members[at].backend, at, u32::MAX).expect("room")
+            Lease::take(&pool.members[at].backend, at, u32::MAX).expect("room")
         });
         let now = Tick(self.now.0 + later);
-        let listener = ListenerTotals::new("l".into());
-        let rebuilt = Session::restore(&saved, listener, self.pool.clone(), lease, now).expect("it can be rebuilt");
-        self.session = rebuilt;
+        let route = match &saved.pool {
+            Some(name) if *name == pool.settings.name => Route::Pool(pool.clone()),
+            Some(name) => panic!("a pool called {name}"),
+            None => Route::Listener(self.listener.clone()),
+        };
+        let rebuilt =
+            Session::restore(&saved, self.listener.totals.clone(), route, lease, now).expect("it can be rebuilt");
+        let facts = self.session.facts;
+        self.session = Machine { facts, ..Machine::new(rebuilt) };
         if self.relays {
             let expected = before.map(|deadline| Tick(deadline.0 + later));
             let early = before.is_some_and(|deadline| deadline < self.now);
@@ -391,88 +421,102 @@ impl Life {
             failure.taken = Tick(failure.taken.0 + later);
         }
         self.tried.clear();
-        if self.relays || self.owed == Owed::Introduction {
-            // Who had to announce itself has done so before anything else is looked at.
+        if self.relays || self.owed == Owed::Preamble {
+            // Where a preamble was due, it is held before anything else is looked at.
             return self.look();
         }
-        let effect = self.session.begin(now);
-        self.take(effect);
+        self.give(Input::Begin);
     }
 
     /// Notes what an effect asks for, and whether it may.
-    fn take(&mut self, effect: Effect) {
-        self.owed = match effect {
-            Effect::Wait if self.session.is_dialing() => Owed::Dial,
-            Effect::Wait if self.session.is_waiting() => Owed::Place,
-            Effect::Wait if self.session.reads_header() => Owed::Header,
-            Effect::Wait if matches!(self.owed, Owed::Dial | Owed::Measure) || self.session.record().is_some() => {
-                Owed::Nothing
-            }
-            Effect::Wait => self.owed,
-            Effect::ReadHeader => Owed::Header,
-            Effect::Admit => Owed::Admission,
-            Effect::Pick => Owed::Choice,
-            Effect::Queue => {
-                assert!(self.session.is_waiting());
+    fn take(&mut self, asked: Asked) {
+        self.owed = match asked {
+            Asked::Wait => match self.session.stage() {
+                Stage::Dialing => Owed::Dial,
+                Stage::Waiting => Owed::Place,
+                Stage::Preamble => Owed::Header,
+                Stage::Closed => Owed::Nothing,
+                _ if matches!(self.owed, Owed::Dial | Owed::Measure) => Owed::Nothing,
+                _ => self.owed,
+            },
+            Asked::ReadPreamble => Owed::Header,
+            Asked::Admit => Owed::Admission,
+            Asked::Pick => Owed::Choice,
+            Asked::Queue => {
+                assert_eq!(self.session.stage(), Stage::Waiting);
                 self.tried.clear();
                 Owed::Place
             }
-            Effect::Dial => {
-                assert!(self.session.endpoint().is_some() && !self.relays);
+            Asked::Dial => {
+                assert!(self.session.address.is_some() && !self.relays);
                 Owed::Dial
             }
-            Effect::Announce(_) => Owed::Introduction,
-            Effect::Relay => {
+            Asked::Announce => Owed::Preamble,
+            Asked::Relay => {
                 self.last = self.now;
-                assert!(
-                    !self.relays && Direction::BOTH.iter().all(|way| self.session.half(*way) == Some(HalfState::Open))
-                );
+                assert!(!self.relays && self.halves() == [Some(HalfState::Open); 2]);
                 self.relays = true;
                 Owed::Nothing
             }
-            Effect::Finish(side) => {
+            Asked::Finish(side) => {
                 let stream = &mut self.streams[usize::from(side == Side::Client)];
                 assert!(stream.fin && !stream.held && !stream.finished, "a FIN that is not due");
                 stream.finished = true;
                 Owed::Nothing
             }
-            Effect::ReadOut(side) => {
+            Asked::ReadOut(side) => {
                 assert!(self.failed.is_some_and(|failure| failure.side == side), "it has not failed first");
                 Owed::Nothing
             }
-            Effect::Measure(side) => {
+            Asked::Measure(side) => {
                 assert!(self.failed.is_some_and(|failure| failure.side == side.other()), "it has failed itself");
                 Owed::Measure
             }
-            Effect::End(ending) => {
+            Asked::End(ending) => {
                 let held = self.streams.iter().any(|stream| stream.held);
                 assert!(ending == Ending::Reset || !held, "a FIN behind half of the bytes");
-                let record = self.session.record().expect("it is over");
+                let over = self.session.over.as_ref().expect("it is over");
                 let is_quiet = self.now - self.last >= QUIET;
-                assert!(record.close != CloseReason::Forced || ending == Ending::Reset || is_quiet, "busy, and a FIN");
-                let by_reset = matches!(record.close, CloseReason::ClientReset | CloseReason::BackendReset);
+                assert!(over.close != CloseReason::Forced || ending == Ending::Reset || is_quiet, "busy, and a FIN");
+                let by_reset = matches!(over.close, CloseReason::ClientReset | CloseReason::BackendReset);
                 if let Some(failure) = self.failed {
                     assert_eq!(ending, Ending::Reset, "a FIN for a reset");
                     let stalled = self.now - failure.taken >= RESET_PATIENCE;
                     assert!(failure.may_end || stalled || !by_reset, "a reset before its time");
                 }
                 let written = if self.relays { self.streams.map(|stream| stream.written) } else { [0; 2] };
-                assert_eq!([record.bytes_to_backend, record.bytes_to_client], written, "miscounted");
+                assert_eq!(over.bytes, written, "miscounted");
+                assert_eq!(
+                    u32::from(over.answered),
+                    self.session.facts.answered,
+                    "an answer and no fact, or the reverse"
+                );
                 Owed::Nothing
             }
         };
         self.look();
     }
 
+    /// How far each direction has come, once it relays.
+    fn halves(&self) -> [Option<HalfState>; 2] {
+        let relay = self.session.save(self.now).and_then(|saved| saved.relay);
+        [relay.as_ref().map(|relay| relay.up.half), relay.as_ref().map(|relay| relay.down.half)]
+    }
+
     /// What holds after each step.
     fn look(&self) {
-        let over = self.session.record().is_some();
-        assert_eq!(leases(&self.pool), u32::from(self.session.lease().is_some()), "a lease without a backend");
+        let over = self.session.over.is_some();
+        assert_eq!(over, self.session.stage() == Stage::Closed);
+        let leases = leases(&self.listener.pool);
+        assert_eq!(leases, u32::from(self.session.backend().is_some()), "a lease without a backend");
         let asked = matches!(self.owed, Owed::Admission | Owed::Choice);
-        assert!(over || asked || self.session.deadline().is_some(), "nobody will ever wake it");
+        assert!(over || asked || self.session.deadline().is_some(), "nothing will ever wake it");
+        let connected = self.relays || self.owed == Owed::Preamble;
+        assert!(over || self.session.facts.connected == u32::from(connected), "a connect and no fact, or the reverse");
         if self.relays && !over {
-            assert_eq!(Direction::BOTH.map(|way| self.session.bytes(way)), self.streams.map(|stream| stream.written));
-            let dropped = Direction::BOTH.map(|way| self.session.half(way) == Some(HalfState::Dropped));
+            let written = Direction::BOTH.map(|direction| self.session.bytes(direction));
+            assert_eq!(written, self.streams.map(|stream| stream.written));
+            let dropped = self.halves().map(|half| half == Some(HalfState::Dropped));
             assert_eq!(dropped, self.streams.map(|stream| stream.dropped));
         }
     }

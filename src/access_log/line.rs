@@ -156,6 +156,7 @@ mod tests {
             connect: Some(Duration::from_micros(1_999)),
             duration: Duration::from_millis(61_003),
             answered: true,
+            unanswered: None,
             bytes_to_backend: 78,
             bytes_to_client: 5_000_000_000,
             close: CloseReason::BackendFin,

@@ -192,13 +192,6 @@ impl Snapshot {
         self.listeners.get(*self.index.listeners.get(name)?)
     }
 
-    /// The pool for a client of a listener that was to be served by `pool` so far: the listener's, or, if that is gone, the
-    /// successor of its pool.
-    pub fn pool_for(&self, listener: &str, pool: &Pool) -> Option<&Arc<Pool>> {
-        let listener = self.listener(listener).map(|listener| &listener.pool);
-        listener.or_else(|| self.pool(&pool.settings.name))
-    }
-
     /// The listener that a bound address belongs to.
     pub fn listener_of(&self, address: BoundAddressId) -> Option<&Arc<Listener>> {
         self.listeners.get(*self.index.addresses.get(&address)?)

@@ -7,20 +7,20 @@ use std::io;
 /// One read, added to what a buffer holds: never more than makes a [`CHUNK`], and at least a byte. `true` with it: nothing
 /// is left before the source's FIN, which has not been read.
 pub(super) fn append<I: Io>(
-    flow: &mut RelayBuffer<I::Pipe>,
+    buffer: &mut RelayBuffer<I::Pipe>,
     io: &mut I,
     source: &mut End<I::Socket>,
     shared: &mut RelayResources<I::Pipe>,
 ) -> io::Result<(usize, bool)> {
-    let room = CHUNK.saturating_sub(flow.held().len()).max(1);
-    let buffer = &mut shared.scratch[..room];
-    let read = io.recv(&source.socket, buffer)?;
+    let room = CHUNK.saturating_sub(buffer.held().len()).max(1);
+    let scratch = &mut shared.scratch[..room];
+    let read = io.recv(&source.socket, scratch)?;
     let emptied = (1..room).contains(&read) && !source.ready.short_read_inconclusive;
     source.ready.readable &= !emptied || source.ready.finished || source.ready.failed;
-    let bytes = &buffer[..read];
-    match &mut flow.held {
+    let bytes = &scratch[..read];
+    match &mut buffer.held {
         HeldBytes::Buffer { bytes: held, .. } => held.extend_from_slice(bytes),
-        HeldBytes::Nothing if read > 0 => flow.keep(bytes, shared.buffers.pop()),
+        HeldBytes::Nothing if read > 0 => buffer.keep(bytes, shared.buffers.pop()),
         HeldBytes::Nothing | HeldBytes::Pipe(..) => {}
     }
     Ok((read, emptied && source.ready.finished && !source.ready.failed))
@@ -28,11 +28,11 @@ pub(super) fn append<I: Io>(
 
 /// Adds what the source has already to what is held, so that it leaves with it.
 pub(super) fn join<I: Io>(
-    flow: &mut RelayBuffer<I::Pipe>,
+    buffer: &mut RelayBuffer<I::Pipe>,
     transfer: &mut Transfer<'_, I>,
     shared: &mut RelayResources<I::Pipe>,
 ) {
-    let (outcome, finished) = match append(flow, transfer.io, transfer.source, shared) {
+    let (outcome, finished) = match append(buffer, transfer.io, transfer.source, shared) {
         Ok((read, finished)) => (Ok(read), finished),
         Err(error) => (Err(error), false),
     };
@@ -45,24 +45,24 @@ pub(super) fn join<I: Io>(
 
 /// Delivers from a buffer that is held.
 pub(super) fn deliver<I: Io>(
-    flow: &mut RelayBuffer<I::Pipe>,
+    buffer: &mut RelayBuffer<I::Pipe>,
     transfer: &mut Transfer<'_, I>,
     shared: &mut RelayResources<I::Pipe>,
 ) {
-    let HeldBytes::Buffer { bytes, start } = &mut flow.held else { return };
+    let HeldBytes::Buffer { bytes, start } = &mut buffer.held else { return };
     let rest = &bytes[*start..];
     let outcome = transfer.io.send(&transfer.sink.socket, rest, transfer.report.fin);
     let wanted = rest.len();
     let written = transfer.note_written(outcome, wanted);
     *start += written;
     if written == wanted {
-        flow.discard(shared);
+        buffer.discard(shared);
     }
 }
 
 /// One read and one write.
 pub(super) fn step<I: Io>(
-    flow: &mut RelayBuffer<I::Pipe>,
+    buffer: &mut RelayBuffer<I::Pipe>,
     transfer: &mut Transfer<'_, I>,
     shared: &mut RelayResources<I::Pipe>,
 ) {
@@ -72,11 +72,11 @@ pub(super) fn step<I: Io>(
         transfer.source.ready.readable = false;
         transfer.report.fin = transfer.source.ready.finished;
     }
-    flow.learn(shared.engine, read);
+    buffer.learn(shared.engine, read);
     let bytes = &shared.scratch[..read];
     let outcome = transfer.io.send(&transfer.sink.socket, bytes, transfer.report.fin);
     let written = transfer.note_written(outcome, read);
     if written < read {
-        flow.keep(&bytes[written..], shared.buffers.pop());
+        buffer.keep(&bytes[written..], shared.buffers.pop());
     }
 }

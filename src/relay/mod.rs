@@ -1,6 +1,6 @@
-//! Moves the bytes of one way of a connection: from a source socket to a sink socket.
+//! Moves the bytes of one direction of a connection: from a source socket to a sink socket.
 //!
-//! The same code serves both ways. It knows nothing of sessions, timers or polls: [`pump`] is given the two ends and moves
+//! The same code serves both directions. It knows nothing of sessions, timers or polls: [`pump`] is given the two ends and moves
 //! what it can until the source has nothing, the sink takes nothing, or the turn is over, and reports which.
 //!
 //! # Two engines, one contract
@@ -10,20 +10,20 @@
 //!
 //! An engine is a function that, given a [`RelayBuffer`] and the two ends, first delivers what is held, then moves bytes while
 //! both ends are ready, holds what the sink did not take, and keeps the transfer in the [`Report`]. Under
-//! [`Engine::Adaptive`] every way begins with copy, moves to splice after a few large reads in a row, and back after a few
+//! [`Engine::Adaptive`] every direction begins with copy, moves to splice after a few large reads in a row, and back after a few
 //! small ones. No pipe to be had (descriptors short, or the cap reached) means copy.
 //!
 //! # Before there is a sink
 //!
-//! What a connection begins with (a PROXY header) is read with [`take_in`] into what the way holds, and looked at there.
+//! What a connection begins with (a PROXY header) is read with [`take_in`] into the direction's buffer, and looked at there.
 //! What we have to say before the source's first byte is put in front of it with [`RelayBuffer::precede`]; the next [`pump`] reads
 //! once before it writes, so that both leave in one segment.
 //!
 //! # Bounds
 //!
-//! A way holds at most one [`CHUNK`] in a buffer (and what precedes it) or one pipe's worth, and only while its sink takes
-//! none; then its source is not read, which is the back-pressure. A way with nothing held owns no buffer and no pipe. One turn moves about
-//! [`TURN`] bytes, so that a bulk flow does not starve the others on its worker.
+//! A direction holds at most one [`CHUNK`] in a buffer (and what precedes it) or one pipe's worth, and only while its sink takes
+//! none; then its source is not read, which is the back-pressure. A direction with nothing held owns no buffer and no pipe. One turn moves about
+//! [`TURN`] bytes, so that a bulk transfer does not starve the others on its worker.
 //!
 //! # Readiness
 //!
@@ -53,10 +53,10 @@ use std::io;
 /// The most that is copied at once, and the most a buffer holds.
 pub const CHUNK: usize = 64 * 1024;
 
-/// The most that one way moves before the others of its worker have their turn.
+/// The most that one direction moves before the others of its worker have their turn.
 pub const TURN: u64 = 4 * CHUNK as u64;
 
-/// How many buffers a worker keeps for the next way that needs one.
+/// How many buffers a worker keeps for the next direction that needs one.
 const SPARE_BUFFERS: usize = 32;
 
 /// A read of at least this much counts as bulk.
@@ -112,12 +112,14 @@ pub struct Ready {
     pub finished: bool,
     /// The connection has failed: what is in the queue is the last of it.
     pub failed: bool,
+    /// Nothing more is read from it: its end has been read, or what it sends can't be delivered.
+    pub ended: bool,
     /// The kernel has handed its error out, which it does once. From then on it reports the end of the queue as a FIN, though
     /// there was none.
     pub error_taken: bool,
 }
 
-/// The state of one way. Nothing held is the normal case and owns nothing.
+/// The state of one direction. Nothing held is the normal case and owns nothing.
 #[derive(Debug)]
 pub struct RelayBuffer<P> {
     held: HeldBytes<P>,
@@ -142,7 +144,7 @@ enum HeldBytes<P> {
     Pipe(P, usize),
 }
 
-/// What the ways of one worker share: the buffer that bytes pass through, and spares for those that must wait.
+/// What the directions of one worker share: the buffer that bytes pass through, and spares for those that must wait.
 #[derive(Debug)]
 pub struct RelayResources<P> {
     engine: Engine,
@@ -205,8 +207,8 @@ impl<P> RelayBuffer<P> {
     }
 
     /// Would [`pump`] have something to do?
-    pub fn can_move(&self, source: Ready, sink: Ready, open: bool) -> bool {
-        sink.writable && (self.holds() || (open && source.readable))
+    pub fn can_move(&self, source: Ready, sink: Ready) -> bool {
+        sink.writable && (self.holds() || (source.readable && !source.ended))
     }
 
     /// What is held, as far as it is in a buffer.
@@ -226,7 +228,7 @@ impl<P> RelayBuffer<P> {
         }
     }
 
-    /// Puts `bytes` before everything else that goes this way. Only before the first [`pump`], when no pipe is held yet.
+    /// Puts `bytes` before everything else in this direction. Only before the first [`pump`], when no pipe is held yet.
     pub fn precede(&mut self, bytes: &[u8], shared: &mut RelayResources<P>) {
         if bytes.is_empty() {
             return;
@@ -297,12 +299,12 @@ pub enum TakenIn {
 
 /// Reads once from the source into what is held: for what must be looked at before there is a sink.
 pub fn take_in<I: Io>(
-    flow: &mut RelayBuffer<I::Pipe>,
+    buffer: &mut RelayBuffer<I::Pipe>,
     io: &mut I,
     source: &mut End<I::Socket>,
     shared: &mut RelayResources<I::Pipe>,
 ) -> TakenIn {
-    match copy::append(flow, io, source, shared) {
+    match copy::append(buffer, io, source, shared) {
         Ok((0, _)) => TakenIn::Fin,
         // A FIN behind them stays to be read: there is nobody yet to pass it on to.
         Ok(_) => TakenIn::Bytes,
@@ -314,37 +316,37 @@ pub fn take_in<I: Io>(
     }
 }
 
-/// Moves bytes from `source` to `sink`. With `open` false, the source's FIN was read before: only what is held is
-/// delivered.
+/// Moves bytes from `source` to `sink`. Of a source that has ended, only what is held is delivered.
 pub fn pump<I: Io>(
-    flow: &mut RelayBuffer<I::Pipe>,
+    buffer: &mut RelayBuffer<I::Pipe>,
     io: &mut I,
     source: &mut End<I::Socket>,
     sink: &mut End<I::Socket>,
-    open: bool,
     shared: &mut RelayResources<I::Pipe>,
 ) -> Report {
     let mut transfer = Transfer { io, source, sink, report: Report::default() };
-    if std::mem::take(&mut flow.joins) && open && transfer.source.ready.readable {
-        copy::join(flow, &mut transfer, shared);
-        if transfer.report.failed.is_some() {
-            return transfer.report;
-        }
+    let open = !transfer.source.ready.ended;
+    if std::mem::take(&mut buffer.joins) && open && transfer.source.ready.readable {
+        copy::join(buffer, &mut transfer, shared);
     }
-    copy::deliver(flow, &mut transfer, shared);
-    splice::deliver(flow, &mut transfer, shared);
+    if transfer.report.failed.is_none() {
+        copy::deliver(buffer, &mut transfer, shared);
+        splice::deliver(buffer, &mut transfer, shared);
+    }
     // The engine may change on the way; each goes on where the other stopped.
-    while open && transfer.may_read() && !flow.holds() {
+    while open && transfer.may_read() && !buffer.holds() {
         let spliced = match shared.engine {
             Engine::Copy => false,
             Engine::Splice => true,
-            Engine::Adaptive => flow.bulk,
-        } && splice::step(flow, &mut transfer, shared);
+            Engine::Adaptive => buffer.bulk,
+        } && splice::step(buffer, &mut transfer, shared);
         if !spliced {
-            copy::step(flow, &mut transfer, shared);
+            copy::step(buffer, &mut transfer, shared);
         }
     }
-    transfer.report
+    let report = transfer.report;
+    source.ready.ended |= report.fin || matches!(report.failed, Some(RelayError::Source(_)));
+    report
 }
 
 /// The two ends while bytes move, with what has come of it.

@@ -12,7 +12,7 @@ use std::io;
 
 pub use crate::config::descriptors::PIPES;
 
-/// How many empty pipes a worker keeps open for the next bulk way.
+/// How many empty pipes a worker keeps open for the next direction that carries bulk.
 const SPARE_PIPES: usize = 16;
 
 /// After the system refused a pipe (descriptors are short, or the user's share of pipe memory is used up), so many are not
@@ -72,11 +72,11 @@ impl<P> PipePool<P> {
 
 /// Delivers from a pipe that is held.
 pub(super) fn deliver<I: Io>(
-    flow: &mut RelayBuffer<I::Pipe>,
+    buffer: &mut RelayBuffer<I::Pipe>,
     transfer: &mut Transfer<'_, I>,
     shared: &mut RelayResources<I::Pipe>,
 ) {
-    let HeldBytes::Pipe(pipe, bytes) = &mut flow.held else { return };
+    let HeldBytes::Pipe(pipe, bytes) = &mut buffer.held else { return };
     let mut in_part = false;
     // The kernel may take a pipe's pages one lot at a time: only EAGAIN says that there is no room.
     while *bytes > 0 {
@@ -93,14 +93,14 @@ pub(super) fn deliver<I: Io>(
         *bytes -= written;
         transfer.sink.ready.writable = true;
     }
-    if let HeldBytes::Pipe(pipe, _) = std::mem::replace(&mut flow.held, HeldBytes::Nothing) {
+    if let HeldBytes::Pipe(pipe, _) = std::mem::replace(&mut buffer.held, HeldBytes::Nothing) {
         shared.pipes.put_back(pipe);
     }
 }
 
 /// Fills a pipe once and delivers what it can. False if there is no pipe, or if recv has to look.
 pub(super) fn step<I: Io>(
-    flow: &mut RelayBuffer<I::Pipe>,
+    buffer: &mut RelayBuffer<I::Pipe>,
     transfer: &mut Transfer<'_, I>,
     shared: &mut RelayResources<I::Pipe>,
 ) -> bool {
@@ -119,9 +119,9 @@ pub(super) fn step<I: Io>(
     }
     match transfer.note_read(outcome) {
         Some(read) => {
-            flow.learn(shared.engine, read);
-            flow.held = HeldBytes::Pipe(pipe, read);
-            deliver(flow, transfer, shared);
+            buffer.learn(shared.engine, read);
+            buffer.held = HeldBytes::Pipe(pipe, read);
+            deliver(buffer, transfer, shared);
         }
         None => shared.pipes.put_back(pipe),
     }

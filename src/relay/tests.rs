@@ -68,31 +68,31 @@ fn what_precedes_leaves_in_one_write_with_what_the_source_has_already() {
         (true, "held,", &["HEADERheld,hello"]),
     ] {
         let mut shared = RelayResources::new(Engine::Adaptive, 1);
-        let (mut flow, mut io) = (RelayBuffer::default(), script(&[held, "hello"]));
+        let (mut buffer, mut io) = (RelayBuffer::default(), script(&[held, "hello"]));
         if held.is_empty() {
             io.reads.pop_front();
         } else {
-            assert!(matches!(take_in(&mut flow, &mut io, &mut end(true), &mut shared), TakenIn::Bytes));
+            assert!(matches!(take_in(&mut buffer, &mut io, &mut end(true), &mut shared), TakenIn::Bytes));
         }
-        flow.precede(b"HEADER", &mut shared);
-        let report = pump(&mut flow, &mut io, &mut end(readable), &mut end(false), true, &mut shared);
+        buffer.precede(b"HEADER", &mut shared);
+        let report = pump(&mut buffer, &mut io, &mut end(readable), &mut end(false), &mut shared);
         let written: Vec<&str> = io.writes.iter().map(|write| std::str::from_utf8(write).unwrap()).collect();
         assert_eq!(written, writes);
         assert_eq!(report.written, written.concat().len() as u64);
         assert_eq!(report.read, if readable { 5 } else { 0 });
-        assert!(!flow.holds() && report.failed.is_none());
+        assert!(!buffer.holds() && report.failed.is_none());
     }
 }
 
 #[test]
 fn a_sink_that_takes_part_of_what_precedes_gets_the_rest_in_order() {
     let mut shared = RelayResources::new(Engine::Copy, 1);
-    let (mut flow, mut io) = (RelayBuffer::default(), script(&["hello"]));
+    let (mut buffer, mut io) = (RelayBuffer::default(), script(&["hello"]));
     io.room = 4;
-    flow.precede(b"HEADER", &mut shared);
+    buffer.precede(b"HEADER", &mut shared);
     let mut source = end(true);
-    while flow.holds() {
-        pump(&mut flow, &mut io, &mut source, &mut end(false), true, &mut shared);
+    while buffer.holds() {
+        pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared);
     }
     assert_eq!(io.writes.concat(), b"HEADERhello");
 }
@@ -100,20 +100,20 @@ fn a_sink_that_takes_part_of_what_precedes_gets_the_rest_in_order() {
 #[test]
 fn an_announced_fin_behind_the_first_bytes_is_found_without_another_read_but_not_before_there_is_a_sink() {
     let mut shared = RelayResources::new(Engine::Copy, 1);
-    let (mut flow, mut io) = (RelayBuffer::default(), script(&["hello"]));
-    flow.precede(b"HEADER", &mut shared);
+    let (mut buffer, mut io) = (RelayBuffer::default(), script(&["hello"]));
+    buffer.precede(b"HEADER", &mut shared);
     let mut source = end(true);
     source.ready.finished = true;
-    let report = pump(&mut flow, &mut io, &mut source, &mut end(false), true, &mut shared);
+    let report = pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared);
     assert_eq!(io.writes, [b"HEADERhello"]);
     assert!(report.fin && report.read == 5 && !source.ready.readable && io.last);
 
-    let (mut flow, mut io) = (RelayBuffer::default(), script(&["hello", ""]));
+    let (mut buffer, mut io) = (RelayBuffer::default(), script(&["hello", ""]));
     let mut source = end(true);
     source.ready.finished = true;
-    assert!(matches!(take_in(&mut flow, &mut io, &mut source, &mut shared), TakenIn::Bytes));
+    assert!(matches!(take_in(&mut buffer, &mut io, &mut source, &mut shared), TakenIn::Bytes));
     assert!(source.ready.readable, "its FIN is still to be read");
-    let report = pump(&mut flow, &mut io, &mut source, &mut end(false), true, &mut shared);
+    let report = pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared);
     assert_eq!(io.writes, [b"hello"]);
     assert!(report.fin);
 }
@@ -121,9 +121,10 @@ fn an_announced_fin_behind_the_first_bytes_is_found_without_another_read_but_not
 #[test]
 fn a_source_that_has_finished_is_not_read_for_what_precedes() {
     let mut shared = RelayResources::new(Engine::Copy, 1);
-    let (mut flow, mut io) = (RelayBuffer::default(), script(&["never"]));
-    flow.precede(b"HEADER", &mut shared);
-    pump(&mut flow, &mut io, &mut end(true), &mut end(false), false, &mut shared);
+    let (mut buffer, mut io) = (RelayBuffer::default(), script(&["never"]));
+    buffer.precede(b"HEADER", &mut shared);
+    let mut source = End { socket: (), ready: Ready { ended: true, ..end(true).ready } };
+    pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared);
     assert_eq!(io.writes, [b"HEADER"]);
     assert_eq!(io.reads.len(), 1);
 }
@@ -131,20 +132,20 @@ fn a_source_that_has_finished_is_not_read_for_what_precedes() {
 #[test]
 fn what_is_taken_in_is_held_in_order_and_can_be_skipped_from_the_front() {
     let mut shared = RelayResources::<()>::new(Engine::Copy, 1);
-    let (mut flow, mut io) = (RelayBuffer::default(), script(&["PRO", "XY UNKNOWN\r\nhel", ""]));
+    let (mut buffer, mut io) = (RelayBuffer::default(), script(&["PRO", "XY UNKNOWN\r\nhel", ""]));
     let mut source = end(true);
-    assert!(matches!(take_in(&mut flow, &mut io, &mut source, &mut shared), TakenIn::Bytes));
+    assert!(matches!(take_in(&mut buffer, &mut io, &mut source, &mut shared), TakenIn::Bytes));
     assert!(!source.ready.readable, "a short read says that there is no more");
-    assert!(matches!(take_in(&mut flow, &mut io, &mut source, &mut shared), TakenIn::Bytes));
-    assert_eq!(flow.held(), b"PROXY UNKNOWN\r\nhel");
-    flow.skip(15, &mut shared);
-    assert_eq!(flow.held(), b"hel");
-    assert!(matches!(take_in(&mut flow, &mut io, &mut source, &mut shared), TakenIn::Fin));
+    assert!(matches!(take_in(&mut buffer, &mut io, &mut source, &mut shared), TakenIn::Bytes));
+    assert_eq!(buffer.held(), b"PROXY UNKNOWN\r\nhel");
+    buffer.skip(15, &mut shared);
+    assert_eq!(buffer.held(), b"hel");
+    assert!(matches!(take_in(&mut buffer, &mut io, &mut source, &mut shared), TakenIn::Fin));
     source.ready.readable = true;
-    assert!(matches!(take_in(&mut flow, &mut io, &mut source, &mut shared), TakenIn::Nothing));
+    assert!(matches!(take_in(&mut buffer, &mut io, &mut source, &mut shared), TakenIn::Nothing));
     assert!(!source.ready.readable);
-    flow.skip(3, &mut shared);
-    assert!(!flow.holds() && shared.buffers.len() == 1, "its buffer is spare again");
+    buffer.skip(3, &mut shared);
+    assert!(!buffer.holds() && shared.buffers.len() == 1, "its buffer is spare again");
 }
 
 #[test]
@@ -203,7 +204,7 @@ fn a_splice_that_takes_a_part_may_have_hidden_the_error_that_stopped_it() {
         let mut shared = RelayResources::new(Engine::Splice, 1);
         let (mut source, mut sink) = (end(true), end(false));
         let mut io = Fails { taken: taken.into() };
-        let report = pump(&mut RelayBuffer::default(), &mut io, &mut source, &mut sink, true, &mut shared);
+        let report = pump(&mut RelayBuffer::default(), &mut io, &mut source, &mut sink, &mut shared);
         assert!(matches!(report.failed, Some(RelayError::Sink(_))));
         assert_eq!(sink.ready.error_taken, hidden);
     }
@@ -219,10 +220,10 @@ fn the_queue_of_a_connection_that_has_failed_is_read_to_an_end_of_some_kind() {
         (&["last words", ""], true, false),
     ] {
         let mut shared = RelayResources::new(Engine::Copy, 1);
-        let (mut flow, mut io) = (RelayBuffer::default(), script(reads));
+        let (mut buffer, mut io) = (RelayBuffer::default(), script(reads));
         let mut source = end(true);
         (source.ready.failed, source.ready.error_taken) = (true, error_taken);
-        let report = pump(&mut flow, &mut io, &mut source, &mut end(false), true, &mut shared);
+        let report = pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared);
         assert_eq!(io.writes.concat(), b"last words");
         assert_eq!((report.fin, matches!(report.failed, Some(RelayError::Source(_)))), (fin, !fin));
     }

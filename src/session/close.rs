@@ -21,7 +21,7 @@ pub enum CloseReason {
     ClientReset,
     /// The backend did.
     BackendReset,
-    /// No byte either way for too long.
+    /// No byte in either direction for too long.
     IdleTimeout,
     /// The same after one side had finished.
     HalfCloseTimeout,
@@ -134,12 +134,31 @@ pub struct Record {
     pub duration: Duration,
     /// Did the backend send anything?
     pub answered: bool,
+    /// What it says of the backend that it did not, if anything.
+    pub unanswered: Option<Unanswered>,
     /// The client's bytes delivered to the backend.
     pub bytes_to_backend: u64,
     /// Bytes delivered to the client.
     pub bytes_to_client: u64,
     /// Why it ended.
     pub close: CloseReason,
+}
+
+/// A backend's silence, as the end of the connection shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unanswered {
+    /// The backend's doing.
+    ByBackend {
+        /// How long the client waited, connect included.
+        waited: Duration,
+        /// So soon that the backend would look idle for it.
+        early: bool,
+    },
+    /// The client left, after it had asked.
+    Abandoned {
+        /// How long it had waited.
+        waited: Duration,
+    },
 }
 
 impl Record {

@@ -1,65 +1,158 @@
-//! What is known of a session while it dials: the backend, which of its addresses, and which of them failed.
+//! A session that dials: the backend, which of its addresses, and which of them failed.
 
+use super::relaying::Relay;
+use super::{CloseReason, DialFailure, Ending, Fact, Ledger, Next, STARVED_RETRY, Session, State};
 use crate::base::{Endpoint, Tick};
 use crate::config::model::{Pool as Settings, ProxyVersion};
-use crate::pool::{Lease, Tried};
+use crate::policy::health::ConnectFailure;
+use crate::pool::{BackendId, Lease, Tried};
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// How much longer than a connect may take a trial of an address keeps other clients away from it.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// What an attempt at a backend counts as whose name has no address: EIO.
+pub(super) const NO_ADDRESS: ConnectFailure = ConnectFailure::Os(5);
+
 #[derive(Debug)]
 pub(super) struct Dial {
     pub(super) lease: Lease,
-    /// The header that the backend expects. From the pool that the lease was taken in: it may be gone from the next one.
-    pub(super) introduce: Option<ProxyVersion>,
+    /// The preamble that the backend expects. From the pool that the lease was taken in: the next one may lack the backend.
+    preamble: Option<ProxyVersion>,
     /// The number of the address that is tried; `None`: the backend has none.
     address: Option<usize>,
     /// Addresses that failed before this one.
-    failed: Vec<usize>,
+    failed_addresses: Vec<usize>,
     /// When this attempt began.
     pub(super) since: Tick,
     /// Set while the process has no descriptor for the socket: when to try again.
     pub(super) again: Option<Tick>,
     /// Backends that failed before this one.
-    pub(super) tried: Vec<Tried>,
+    tried: Vec<Tried>,
 }
 
 impl Dial {
     /// To the address of this backend whose turn it is.
     pub(super) fn begin(
         lease: Lease,
-        introduce: Option<ProxyVersion>,
+        preamble: Option<ProxyVersion>,
         tried: Vec<Tried>,
         settings: &Settings,
         now: Tick,
     ) -> Dial {
         let address = lease.backend().addresses.choose(&[], now, settings.connect_timeout.saturating_add(GRACE));
-        Dial { lease, introduce, address, failed: Vec::new(), since: now, again: None, tried }
+        Dial { lease, preamble, address, failed_addresses: Vec::new(), since: now, again: None, tried }
     }
 
-    /// The attempt failed: goes on to the backend's next address. False if there is none.
-    pub(super) fn goes_on(&mut self, settings: &Settings, now: Tick) -> bool {
-        self.failed.extend(self.address);
+    /// The address that is tried.
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        Some(&self.lease.backend().addresses.get(self.address?)?.endpoint)
+    }
+
+    /// Notes the failure at the address; the fact to be counted.
+    fn failed(&self, failure: ConnectFailure, now: Tick) -> Fact<'_> {
+        let backend = self.lease.backend();
+        let addresses = &backend.addresses;
+        // What this process lacks says nothing about any address.
+        let address = self.address.filter(|_| addresses.len() > 1 && !failure.is_ours());
+        if let Some(address) = address {
+            addresses.failed(address, now);
+        }
+        Fact::AttemptFailed { backend, address, failure, is_last: self.failed_addresses.len() + 1 >= addresses.len() }
+    }
+
+    /// Goes on to the backend's next address. False if there is none.
+    fn next_address(&mut self, settings: &Settings, now: Tick) -> bool {
+        self.failed_addresses.extend(self.address);
         let trial = settings.connect_timeout.saturating_add(GRACE);
-        self.address = self.lease.backend().addresses.choose(&self.failed, now, trial);
-        (self.since, self.again) = (now, None);
+        self.address = self.lease.backend().addresses.choose(&self.failed_addresses, now, trial);
+        self.again = None;
         self.address.is_some()
     }
+}
 
-    /// It is connected.
-    pub(super) fn reached(&self) {
-        self.address.into_iter().for_each(|address| self.lease.backend().addresses.reached(address));
+impl Session {
+    pub(super) fn dialed(&mut self, outcome: Result<(), DialFailure>, now: Tick, ledger: &mut dyn Ledger) -> Next {
+        match (outcome, &mut self.state) {
+            (Ok(()), State::Dialing(_)) => self.connected(now, ledger),
+            (Err(DialFailure::Starved), State::Dialing(dial)) => {
+                dial.again = Some(now + STARVED_RETRY);
+                Next::Wait
+            }
+            (Err(DialFailure::Failed(failure)), State::Dialing(_)) => self.attempt_failed(failure, now, ledger),
+            _ => Next::Wait,
+        }
     }
 
-    /// The number of the address that is tried, and where that is.
-    pub(super) fn target(&self) -> Option<(usize, &Endpoint)> {
-        let number = self.address?;
-        Some((number, &self.lease.backend().addresses.get(number)?.endpoint))
+    fn connected(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
+        // The lease moves from one state to the next; in between stands a state that owns nothing.
+        let dial = match std::mem::replace(&mut self.state, State::Choosing { tried: Vec::new() }) {
+            State::Dialing(dial) => dial,
+            other => {
+                self.state = other;
+                return Next::Wait;
+            }
+        };
+        if let Some(address) = dial.address {
+            dial.lease.backend().addresses.reached(address);
+        }
+        let after = now - dial.since;
+        ledger.note(Fact::Connected { pool: self.route.pool(), lease: &dial.lease, after }, now);
+        self.state = State::Relaying(Relay::begin(dial.lease, after, self.spent + after, now));
+        if dial.preamble.is_none() {
+            self.announced = None;
+        }
+        dial.preamble.map_or(Next::Enter, Next::Announce)
     }
 
-    /// Is no address left after this one?
-    pub(super) fn is_last(&self) -> bool {
-        self.failed.len() + 1 >= self.lease.backend().addresses.len()
+    /// Notes the failure and goes on.
+    pub(super) fn attempt_failed(&mut self, failure: ConnectFailure, now: Tick, ledger: &mut dyn Ledger) -> Next {
+        let State::Dialing(dial) = &mut self.state else { return Next::Wait };
+        ledger.note(dial.failed(failure, now), now);
+        self.dial_on(now)
+    }
+
+    /// The backend's next address, or another backend, or the end.
+    fn dial_on(&mut self, now: Tick) -> Next {
+        let State::Dialing(dial) = &mut self.state else { return Next::Wait };
+        self.spent += now - dial.since;
+        dial.since = now;
+        if !self.orphaned && dial.next_address(&self.route.pool().settings, now) {
+            return Next::Enter;
+        }
+        self.dial_another(now)
+    }
+
+    /// Another backend, or the end.
+    fn dial_another(&mut self, now: Tick) -> Next {
+        let State::Dialing(dial) = &mut self.state else { return Next::Wait };
+        self.spent += now - dial.since;
+        let mut tried = std::mem::take(&mut dial.tried);
+        tried.push(dial.lease.tried());
+        if self.orphaned || tried.len() >= self.route.pool().settings.connect_attempts as usize {
+            return self.wait(now);
+        }
+        self.state = State::Choosing { tried };
+        Next::Enter
+    }
+
+    pub(super) fn dial_due(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
+        let timeout = self.route.pool().settings.connect_timeout;
+        let State::Dialing(dial) = &mut self.state else { return Next::Wait };
+        match dial.again.take() {
+            None => self.attempt_failed(ConnectFailure::TimedOut(timeout), now, ledger),
+            Some(_) if now < dial.since + timeout => Next::Enter,
+            // This process lacked a descriptor all the time, which says nothing about the backend.
+            Some(_) => self.dial_on(now),
+        }
+    }
+
+    /// Backends are removed with force. A client that is only being connected to one has lost nothing yet.
+    pub(super) fn backends_removed(&mut self, backends: &HashSet<BackendId>, reason: CloseReason, now: Tick) -> Next {
+        if !self.backend().is_some_and(|backend| backends.contains(&backend.id)) {
+            return Next::Wait;
+        }
+        if let State::Dialing(_) = self.state { self.dial_another(now) } else { self.end(Ending::Reset, reason, now) }
     }
 }

@@ -1,7 +1,7 @@
 //! The time-outs of a relay: its lifetime, and silence.
 
 use super::relaying::Relay;
-use super::{CloseReason, Effect, Ending, Session, State};
+use super::{CloseReason, Ending, Next, Session, State};
 use crate::base::Tick;
 use std::time::Duration;
 
@@ -21,6 +21,13 @@ pub(super) struct Expiry {
 }
 
 impl Expiry {
+    /// Of a lifetime that began at `started`. `jitter` shortens it by up to a tenth, in 65536ths of that.
+    pub(super) fn of(lifetime: Duration, jitter: u16, started: Tick) -> Expiry {
+        let grace = lifetime / 10;
+        let from = started + (lifetime - grace.mul_f64(f64::from(jitter) / 65_536.0));
+        Expiry { from, until: from + grace, look: from }
+    }
+
     pub(super) fn deadline(&self, relay: &Relay) -> Tick {
         match relay.failed {
             // It has a deadline of its own, and a reset to deliver.
@@ -37,26 +44,26 @@ impl Relay {
 }
 
 impl Session {
-    pub(super) fn relay_due(&mut self, now: Tick) -> Effect {
-        let State::Relaying(relay) = &self.state else { return Effect::Wait };
-        let silence = relay.silence(&self.pool.settings);
+    pub(super) fn relay_due(&mut self, now: Tick) -> Next {
+        let State::Relaying(relay) = &self.state else { return Next::Wait };
+        let silence = relay.silence(&self.route.pool().settings);
         let ending = if relay.holds() { Ending::Reset } else { Ending::Fin };
         let is_quiet = !relay.holds() && now >= relay.last_byte + QUIET;
         let failed = relay.failed.is_some();
-        let is_silent = !failed && now >= relay.last_byte + silence.0;
+        let is_silent = !failed && now >= relay.last_byte + silence.limit;
         match &mut self.expires {
             Some(expiry) if now >= expiry.from && is_quiet && !failed => {
                 self.end(Ending::Fin, CloseReason::Forced, now)
             }
             Some(expiry) if now >= expiry.until => self.end(Ending::Reset, CloseReason::Forced, now),
             _ if failed => self.failure_due(),
-            _ if is_silent => self.end(ending, silence.1, now),
+            _ if is_silent => self.end(ending, silence.close, now),
             Some(expiry) => {
                 // What is held may be delivered without another look at the deadline.
                 expiry.look = now + QUIET;
-                Effect::Wait
+                Next::Wait
             }
-            None => Effect::Wait,
+            None => Next::Wait,
         }
     }
 }

@@ -5,7 +5,7 @@
 //! it, and the reset after that.
 
 use super::relaying::Relay;
-use super::{CloseReason, Direction, Effect, Ending, Failed, HalfState, Moved, Session, Side, State};
+use super::{CloseReason, Direction, Ending, Failed, HalfState, Ledger, Moved, Next, Session, Side, State};
 use crate::base::Tick;
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ use std::time::Duration;
 pub const RESET_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The kernel's send queue is measured at intervals between these two: each as long as the first measurement is ago.
-const MEASURE_AFTER: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
+const MEASURE_SOONEST: Duration = Duration::from_millis(1);
+const MEASURE_LATEST: Duration = Duration::from_millis(100);
 
 /// A side that has failed.
 #[derive(Clone, Copy, Debug)]
@@ -53,41 +54,41 @@ impl Failure {
 impl Relay {
     fn fail(&mut self, side: Side, now: Tick) {
         self.failed = Some(Failure { side, without_fin: false, taken: now, queue: SendQueue::begin(now) });
-        let dropped = self.way_mut(Direction::to(side));
+        let dropped = self.direction_mut(Direction::to(side));
         (dropped.half, dropped.held) = (HalfState::Dropped, false);
     }
 }
 
 impl Session {
-    pub(super) fn moved(&mut self, way: Direction, moved: Moved, now: Tick) -> Effect {
-        let State::Relaying(relay) = &mut self.state else { return Effect::Wait };
-        if relay.way(way).half == HalfState::Dropped {
-            return Effect::Wait;
+    pub(super) fn moved(&mut self, direction: Direction, moved: Moved, now: Tick, ledger: &mut dyn Ledger) -> Next {
+        let State::Relaying(relay) = &mut self.state else { return Next::Wait };
+        if relay.direction(direction).half == HalfState::Dropped {
+            return Next::Wait;
         }
-        relay.count(way, &moved, now);
-        let direction = relay.way_mut(way);
-        direction.held = moved.held;
+        relay.count(direction, &moved, now, ledger);
+        let state = relay.direction_mut(direction);
+        state.held = moved.held;
         let source_failed = moved.failed == Some(Failed::Source);
         let fin = moved.fin && !source_failed;
-        let new_end = direction.half == HalfState::Open && (fin || source_failed);
+        let new_end = state.half == HalfState::Open && (fin || source_failed);
         if new_end {
-            direction.half = HalfState::Draining;
+            state.half = HalfState::Draining;
         }
         if new_end && fin {
-            relay.first_fin.get_or_insert(way.source());
+            relay.first_fin.get_or_insert(direction.source());
             relay.last_byte = now;
         }
         if moved.failed == Some(Failed::Sink) {
-            return self.side_failed(way.sink(), now);
+            return self.side_failed(direction.sink(), now);
         }
         let fails_now = source_failed && relay.failed.is_none();
         if fails_now {
-            relay.fail(way.source(), now);
+            relay.fail(direction.source(), now);
         }
-        let direction = relay.way_mut(way);
-        let delivered = direction.half == HalfState::Draining && !moved.held;
+        let state = relay.direction_mut(direction);
+        let delivered = state.half == HalfState::Draining && !moved.held;
         if delivered {
-            direction.half = HalfState::Shut;
+            state.half = HalfState::Shut;
         }
         if let Some(failure) = &mut relay.failed {
             failure.without_fin |= new_end && !fin;
@@ -100,59 +101,59 @@ impl Session {
                 (failure.queue.since, failure.queue.measure) = (now, now);
             }
             return match failure {
-                _ if fails_now => Effect::ReadOut(way.source()),
-                _ if !delivered => Effect::Wait,
-                Failure { without_fin: true, .. } => Effect::Measure(way.sink()),
-                Failure { without_fin: false, .. } => Effect::Finish(way.sink()),
+                _ if fails_now => Next::ReadOut(direction.source()),
+                _ if !delivered => Next::Wait,
+                Failure { without_fin: true, .. } => Next::Measure(direction.sink()),
+                Failure { without_fin: false, .. } => Next::Finish(direction.sink()),
             };
         }
         match relay.first_fin {
             Some(first) if relay.up.half == HalfState::Shut && relay.down.half == HalfState::Shut => {
                 self.end(Ending::Fin, CloseReason::fin(first), now)
             }
-            _ if delivered => Effect::Finish(way.sink()),
-            _ => Effect::Wait,
+            _ if delivered => Next::Finish(direction.sink()),
+            _ => Next::Wait,
         }
     }
 
     /// Delivers what it sent before; ends at once where nothing is relayed, or where the other side has failed already.
-    pub(super) fn side_failed(&mut self, side: Side, now: Tick) -> Effect {
+    pub(super) fn side_failed(&mut self, side: Side, now: Tick) -> Next {
         let State::Relaying(relay) = &mut self.state else {
             return self.end(Ending::Reset, CloseReason::reset(side), now);
         };
         match relay.failed {
             None => {
                 relay.fail(side, now);
-                Effect::ReadOut(side)
+                Next::ReadOut(side)
             }
-            Some(failure) if failure.side == side => Effect::Wait,
+            Some(failure) if failure.side == side => Next::Wait,
             Some(failure) => self.end(Ending::Reset, CloseReason::reset(failure.side), now),
         }
     }
 
     /// So much is in the send queue of the side that has not failed.
-    pub(super) fn unsent(&mut self, bytes: u64, now: Tick) -> Effect {
-        let State::Relaying(relay) = &mut self.state else { return Effect::Wait };
-        let Some(side) = relay.failed.map(|failure| failure.side) else { return Effect::Wait };
-        let written_out = relay.way(Direction::from(side)).half == HalfState::Shut;
-        let Some(failure) = &mut relay.failed else { return Effect::Wait };
+    pub(super) fn unsent(&mut self, bytes: u64, now: Tick) -> Next {
+        let State::Relaying(relay) = &mut self.state else { return Next::Wait };
+        let Some(side) = relay.failed.map(|failure| failure.side) else { return Next::Wait };
+        let written_out = relay.direction(Direction::from(side)).half == HalfState::Shut;
+        let Some(failure) = &mut relay.failed else { return Next::Wait };
         let queue = &mut failure.queue;
         // The first measurement may come late: what was taken before it is not known.
         if bytes < queue.filled {
             failure.taken = now;
         }
         queue.filled = bytes;
-        queue.measure = now + (now - queue.since).clamp(MEASURE_AFTER.0, MEASURE_AFTER.1);
+        queue.measure = now + (now - queue.since).clamp(MEASURE_SOONEST, MEASURE_LATEST);
         let delivered = written_out && bytes == 0;
         if delivered || now >= failure.taken + RESET_PATIENCE {
             return self.end(Ending::Reset, CloseReason::reset(side), now);
         }
-        Effect::Wait
+        Next::Wait
     }
 
     /// The deadline of a failure has come. Only a measurement shows what the other side has taken meanwhile.
-    pub(super) fn failure_due(&self) -> Effect {
-        let State::Relaying(Relay { failed: Some(failure), .. }) = &self.state else { return Effect::Wait };
-        Effect::Measure(failure.side.other())
+    pub(super) fn failure_due(&self) -> Next {
+        let State::Relaying(Relay { failed: Some(failure), .. }) = &self.state else { return Next::Wait };
+        Next::Measure(failure.side.other())
     }
 }

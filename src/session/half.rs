@@ -1,13 +1,13 @@
-//! Sides, ways, and one direction of a connection.
+//! Sides, directions, and how far a direction has come.
 
 use serde::{Deserialize, Serialize};
 
 /// One of the two peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Side {
-    /// Who connected to us.
+    /// The peer that connected to a listener.
     Client,
-    /// Whom we connected to.
+    /// The peer that tcplb connected to.
     Backend,
 }
 
@@ -20,7 +20,7 @@ pub enum Direction {
     Down,
 }
 
-/// How far one way has come. It only goes forward.
+/// How far one direction has come. It only goes forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HalfState {
     /// Its source may still send.
@@ -34,7 +34,7 @@ pub enum HalfState {
 }
 
 impl Direction {
-    /// Both, for those who do the same with each.
+    /// Both.
     pub const BOTH: [Direction; 2] = [Direction::Up, Direction::Down];
 
     /// Where its bytes come from.
@@ -45,7 +45,7 @@ impl Direction {
         }
     }
 
-    /// The way whose bytes come from that side.
+    /// The direction whose bytes come from that side.
     pub fn from(source: Side) -> Direction {
         match source {
             Side::Client => Direction::Up,
@@ -53,7 +53,7 @@ impl Direction {
         }
     }
 
-    /// The way whose bytes go to that side.
+    /// The direction whose bytes go to that side.
     pub fn to(sink: Side) -> Direction {
         Direction::from(sink.other())
     }

@@ -1,18 +1,25 @@
-//! What the driver tells a session, and what a session answers.
+//! What the driver reports to a session, and what a session answers.
 //!
-//! Each effect that asks something names the input that answers it; all other inputs may come at any time.
+//! Each effect that asks for something names the input that answers it. All other inputs may come at any time.
 
-use super::{CloseReason, Direction, NoHeader, Side};
-use crate::config::model::ProxyVersion;
+use super::{BackendPreamble, CloseReason, Direction, NoHeader, Record, Side};
+use crate::base::Endpoint;
+use crate::policy::balance::Client;
+use crate::policy::health::ConnectFailure;
 use crate::policy::limit::Reason;
-use crate::pool::{Lease, PickError};
+use crate::pool::{BackendId, Lease, PickError, Pool, Snapshot, Tried};
 use crate::proto::proxy::Header;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::sync::Arc;
 
 /// What the driver reports.
 #[derive(Debug)]
-pub enum Input {
-    /// Answer to [`Effect::ReadHeader`], once it is known.
-    Header(Result<Header, NoHeader>),
+pub enum Input<'a> {
+    /// The sockets are watched: the first input, also of a session that was rebuilt.
+    Begin,
+    /// Answer to [`Effect::ReadPreamble`], once it is known.
+    Header(Result<Box<Header>, NoHeader>),
     /// Answer to [`Effect::Admit`].
     Admitted(Result<(), Reason>),
     /// Answer to [`Effect::Queue`] where the queue has no room.
@@ -25,10 +32,10 @@ pub enum Input {
     Picked(Result<Lease, PickError>),
     /// Answer to [`Effect::Dial`], at once or later.
     Dialed(Result<(), DialFailure>),
-    /// Answer to [`Effect::Announce`]: the header's length.
+    /// Answer to [`Effect::Announce`]: the preamble's length.
     Announced(u64),
-    /// Bytes were moved, or at least tried to be, one way. From a side that has failed, a source that fails is the end of what
-    /// it sent.
+    /// Bytes were moved in this direction, or at least tried to be. From a side that has failed, a source that fails is the
+    /// end of what it sent.
     Moved(Direction, Moved),
     /// A reset, or a dead peer, was seen on a socket without reading or writing it.
     Reset(Side),
@@ -36,6 +43,15 @@ pub enum Input {
     Unsent(u64),
     /// The moment that [`super::Session::deadline`] named may have come.
     Deadline,
+    /// From now on this snapshot holds. A session that waits is in no queue at that moment.
+    Adopt(&'a Snapshot),
+    /// These backends are removed with force. A relay to one of them ends for this reason.
+    Remove {
+        /// Which ones.
+        backends: &'a HashSet<BackendId>,
+        /// Why.
+        reason: CloseReason,
+    },
     /// It has to end now.
     Stop(CloseReason),
 }
@@ -52,9 +68,9 @@ pub enum Left {
 /// Why a dial gave no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DialFailure {
-    /// It concerns this backend: refused, unreachable, reset; or no local port is left to connect to it from. Waiting for
-    /// one would cost more than it brings: the kernel searches all of them at each try.
-    Backend,
+    /// It concerns this address: refused, unreachable, reset, or no local port is left to connect to it from. Waiting for a
+    /// port would cost more than it brings: the kernel searches all of them at each try.
+    Failed(ConnectFailure),
     /// It would concern any: no descriptor, no memory.
     Starved,
 }
@@ -74,7 +90,14 @@ pub struct Moved {
     pub failed: Option<Failed>,
 }
 
-/// Which end of a way failed.
+impl Moved {
+    /// Did neither end of the direction end or fail? Then the deadline has not come nearer.
+    pub fn goes_on(&self) -> bool {
+        !self.fin && self.failed.is_none()
+    }
+}
+
+/// Which end of a direction failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {
     /// Reading did.
@@ -83,33 +106,81 @@ pub enum Failed {
     Sink,
 }
 
-/// The one thing to do now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
+/// How far a session has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    /// The client's preamble is being read.
+    Preamble,
+    /// The client is known, but not whether the listener admits it.
+    Admitting,
+    /// It has no backend, and is to be given one.
+    Choosing,
+    /// It has no backend, and is in the pool's queue.
+    Waiting,
+    /// A backend is being connected, or will be once there is a descriptor.
+    Dialing,
+    /// A backend is connected.
+    Relaying,
+    /// It is over.
+    Closed,
+}
+
+/// The one thing to do now. Before [`Effect::Pick`], [`Effect::Queue`] and [`Effect::Dial`] the socket of an earlier attempt
+/// is closed.
+#[derive(Debug)]
+pub enum Effect<'a> {
     /// Nothing until the next input.
     Wait,
-    /// Read the client's PROXY header; what follows it is held for the up way.
-    ReadHeader,
-    /// Ask whether the listener admits the client, whose address is known.
-    Admit,
-    /// Stand in the pool's queue until it is its turn; a socket of an earlier attempt is closed first.
-    Queue,
-    /// Choose a backend; a socket of an earlier attempt is closed first.
-    Pick,
-    /// Connect to [`super::Session::endpoint`]; a socket of an earlier attempt is closed first.
-    Dial,
-    /// Connected: have [`super::Session::introduction`] held for the backend in this version, before anything of the client's.
-    Announce(ProxyVersion),
+    /// Read the client's preamble. What follows it is held for the up direction.
+    ReadPreamble,
+    /// Ask whether the listener admits this client.
+    Admit(Client),
+    /// Choose a backend for this client, unless others waited for one before it.
+    Pick {
+        /// Out of these.
+        pool: &'a Arc<Pool>,
+        /// The client.
+        client: Client,
+        /// Backends tried in vain.
+        tried: &'a [Tried],
+    },
+    /// Stand in the queue of this pool until it is its turn.
+    Queue {
+        /// The pool.
+        pool: &'a Arc<Pool>,
+    },
+    /// Connect to this address.
+    Dial {
+        /// The address.
+        to: &'a Endpoint,
+    },
+    /// Connected: have this held for the backend, before anything of the client's.
+    Announce(BackendPreamble<'a>),
     /// Connected: relay from now on, and look at once for what has come already.
-    Relay,
+    Relay {
+        /// The pool that the backend serves.
+        pool: &'a Arc<Pool>,
+    },
     /// Send a FIN to that side.
     Finish(Side),
     /// That side has failed: drop what is held for it, and relay what it sent before to its end.
     ReadOut(Side),
     /// Ask how many bytes, a FIN included, that side's kernel has not acknowledged yet.
     Measure(Side),
-    /// Close both sockets, so; the session is over.
-    End(Ending),
+    /// The session is over.
+    End {
+        /// How to close both sockets.
+        ending: Ending,
+        /// What is left of it.
+        record: &'a Record,
+    },
+}
+
+impl Effect<'_> {
+    /// Is a backend's socket of an earlier attempt to be closed first?
+    pub fn leaves_attempt(&self) -> bool {
+        matches!(self, Effect::Pick { .. } | Effect::Queue { .. } | Effect::Dial { .. })
+    }
 }
 
 /// How the sockets are closed at the end.

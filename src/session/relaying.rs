@@ -1,9 +1,9 @@
-//! What is known of a session while it relays: how far each way has come, and since when nothing moved.
+//! A session that relays: how far each direction has come, and since when nothing moved.
 //!
-//! Counts and measures; what follows from it is decided in [`super`].
+//! Counts and measures; [`super`] decides what follows.
 
 use super::failing::Failure;
-use super::{CloseReason, Direction, HalfState, Moved, Side};
+use super::{CloseReason, Direction, Fact, HalfState, Ledger, Moved, Side, Unanswered};
 use crate::base::Tick;
 use crate::config::model::Pool as Settings;
 use crate::policy::health::outlier::EARLY;
@@ -14,7 +14,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Relay {
     pub(super) lease: Lease,
-    /// How long the attempt took that worked.
+    /// How long the attempt took that succeeded.
     pub(super) attempt: Duration,
     /// The same, with all that failed before it.
     pub(super) connect: Duration,
@@ -25,13 +25,13 @@ pub(super) struct Relay {
     /// The side that has failed, while what it sent before is delivered.
     pub(super) failed: Option<Failure>,
     pub(super) last_byte: Tick,
-    /// Bytes of the header for the backend that are still held.
-    pub(super) introduction: u64,
+    /// Bytes of the preamble for the backend that are still held.
+    pub(super) preamble: u64,
     /// From here the backend's first byte is waited for; `None` once it has come.
     pub(super) asked: Option<Tick>,
 }
 
-/// One way of it.
+/// One direction of it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct DirectionState {
     pub(super) half: HalfState,
@@ -40,20 +40,43 @@ pub(super) struct DirectionState {
     pub(super) bytes: u64,
 }
 
+/// How long no byte may move.
+pub(super) struct Silence {
+    pub(super) limit: Duration,
+    /// The reason of an end after that.
+    pub(super) close: CloseReason,
+}
+
 impl DirectionState {
     pub(super) const NEW: DirectionState = DirectionState { half: HalfState::Open, held: false, bytes: 0 };
 }
 
 impl Relay {
-    pub(super) fn way(&self, way: Direction) -> &DirectionState {
-        match way {
+    /// With a backend that was connected by an attempt that took `attempt`, after all of them took `connect`.
+    pub(super) fn begin(lease: Lease, attempt: Duration, connect: Duration, now: Tick) -> Relay {
+        Relay {
+            lease,
+            attempt,
+            connect,
+            up: DirectionState::NEW,
+            down: DirectionState::NEW,
+            first_fin: None,
+            failed: None,
+            last_byte: now,
+            preamble: 0,
+            asked: Some(now),
+        }
+    }
+
+    pub(super) fn direction(&self, direction: Direction) -> &DirectionState {
+        match direction {
             Direction::Up => &self.up,
             Direction::Down => &self.down,
         }
     }
 
-    pub(super) fn way_mut(&mut self, way: Direction) -> &mut DirectionState {
-        match way {
+    pub(super) fn direction_mut(&mut self, direction: Direction) -> &mut DirectionState {
+        match direction {
             Direction::Up => &mut self.up,
             Direction::Down => &mut self.down,
         }
@@ -61,53 +84,54 @@ impl Relay {
 
     /// Counts what was moved and, at the backend's first byte, measures how long it took: from the client's first bytes,
     /// or from the connect where the server speaks first.
-    pub(super) fn count(&mut self, way: Direction, moved: &Moved, now: Tick) {
+    pub(super) fn count(&mut self, direction: Direction, moved: &Moved, now: Tick, ledger: &mut dyn Ledger) {
         if moved.read == 0 && moved.written == 0 {
             return;
         }
         self.last_byte = now;
-        let ours = if way == Direction::Up { moved.written.min(self.introduction) } else { 0 };
-        self.introduction -= ours;
-        let written = moved.written - ours;
-        let direction = self.way_mut(way);
-        direction.bytes += written;
-        match way {
-            Direction::Up if direction.bytes == written => self.asked = self.asked.map(|_| now),
+        let of_preamble = if direction == Direction::Up { moved.written.min(self.preamble) } else { 0 };
+        self.preamble -= of_preamble;
+        let written = moved.written - of_preamble;
+        let state = self.direction_mut(direction);
+        state.bytes += written;
+        match direction {
+            Direction::Up if state.bytes == written => self.asked = self.asked.map(|_| now),
             Direction::Up => {}
             Direction::Down => {
                 if let Some(asked) = self.asked.take() {
-                    self.lease.backend().answered(self.attempt + (now - asked), now);
+                    let (backend, after) = (self.lease.backend(), self.attempt + (now - asked));
+                    ledger.note(Fact::Answered { backend, after }, now);
                 }
             }
         }
     }
 
-    /// It is over. What that says of a backend that has not sent a byte: an end without an answer is a bad answer, unless the
+    /// What this end says of a backend that has not sent a byte: an end without an answer is a bad answer, unless the
     /// client never asked or the end is an operator's.
-    pub(super) fn ended(&self, close: CloseReason, now: Tick) {
-        let Some(asked) = self.asked else { return };
-        let (backend, waited) = (self.lease.backend(), self.attempt + (now - asked));
+    pub(super) fn unanswered(&self, close: CloseReason, now: Tick) -> Option<Unanswered> {
+        let asked = self.asked?;
+        let waited = self.attempt + (now - asked);
         let backend_first = self.first_fin == Some(Side::Backend) || close == CloseReason::BackendReset;
         let client_asked = self.up.bytes > 0;
         match close {
-            CloseReason::Shutdown | CloseReason::Forced => {}
-            _ if backend_first => backend.unanswered(waited, now - asked < EARLY, now),
+            CloseReason::Shutdown | CloseReason::Forced => None,
+            _ if backend_first => Some(Unanswered::ByBackend { waited, early: now - asked < EARLY }),
             CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout if client_asked => {
-                backend.unanswered(waited, false, now);
+                Some(Unanswered::ByBackend { waited, early: false })
             }
-            CloseReason::ClientFin | CloseReason::ClientReset if client_asked => backend.abandoned(waited, now),
-            _ => {}
+            CloseReason::ClientFin | CloseReason::ClientReset if client_asked => Some(Unanswered::Abandoned { waited }),
+            _ => None,
         }
     }
 
     /// How long it may be silent now, and what it is called when that is over.
-    pub(super) fn silence(&self, settings: &Settings) -> (Duration, CloseReason) {
-        let idle = (settings.idle_timeout, CloseReason::IdleTimeout);
+    pub(super) fn silence(&self, settings: &Settings) -> Silence {
+        let idle = Silence { limit: settings.idle_timeout, close: CloseReason::IdleTimeout };
         if self.up.half == HalfState::Open && self.down.half == HalfState::Open {
             return idle;
         }
         // An idle time-out that is shorter holds here too: it promises an end after that much silence.
-        let half_close = (settings.half_close_timeout, CloseReason::HalfCloseTimeout);
-        if half_close.0 <= idle.0 { half_close } else { idle }
+        let half_close = Silence { limit: settings.half_close_timeout, close: CloseReason::HalfCloseTimeout };
+        if half_close.limit <= idle.limit { half_close } else { idle }
     }
 }

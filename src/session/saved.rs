@@ -2,14 +2,15 @@
 //!
 //! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
 //! one snapshot. A dial under way is not carried over, nor is a place in a queue: the new process chooses again. Held bytes
-//! are not here but with the driver, who has them: that part of a PROXY header which has come, what came behind it, and what
-//! a sink did not take.
+//! are not here but with the driver: that part of a preamble which has come, what came behind it, and what a sink did not
+//! take.
 
 use super::expiry::Expiry;
 use super::failing::{Failure, SendQueue};
-use super::{Direction, DirectionState, HalfState, Relay, Session, Side, State};
+use super::relaying::DirectionState;
+use super::{HalfState, Relay, Route, Session, Side, Stage, State};
 use crate::base::{Endpoint, Tick};
-use crate::pool::{Lease, Pool};
+use crate::pool::Lease;
 use crate::proto::proxy::Header;
 use crate::telemetry::ListenerTotals;
 use serde::{Deserialize, Serialize};
@@ -20,20 +21,24 @@ use std::time::Duration;
 /// Everything a session knows, but for its sockets and the bytes held between them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
-    /// Who connected, or was announced as the client; `None` for a unix client.
+    /// The client's address, the announced one if it announced one; `None` for a unix client.
     pub client: Option<SocketAddr>,
-    /// How far it has come before it relays.
+    /// The listener's name.
+    pub listener: String,
+    /// How far it has come.
     pub stage: Stage,
-    /// What it said, until a backend has been told.
+    /// The client's own header if it announced addresses, until the backend has it.
     pub announced: Option<Header>,
-    /// The pool's name.
-    pub pool: String,
+    /// The chosen pool's name; `None` until one is chosen.
+    pub pool: Option<String>,
     /// The backend's name, if connected.
     pub relay: Option<SavedRelay>,
     /// How long ago it was accepted.
     pub age: Duration,
     /// Backends tried so far.
     pub attempts: u32,
+    /// By how much its lifetime is shortened, in 65536ths of a tenth of it.
+    pub jitter: u16,
     /// How much of its lifetime is left, if that ends.
     #[serde(default)]
     pub left: Option<SavedExpiry>,
@@ -48,17 +53,6 @@ pub struct SavedExpiry {
     pub until: Duration,
     /// Until a quiet moment is looked for next.
     pub look: Duration,
-}
-
-/// What has been settled of a session that does not relay yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stage {
-    /// Nothing: the client's PROXY header is still being read.
-    ReadsHeader,
-    /// Who the client is, but not whether it may come in.
-    Known,
-    /// It is in.
-    Admitted,
 }
 
 /// The part that exists once a backend is connected.
@@ -76,11 +70,11 @@ pub struct SavedRelay {
     #[serde(default)]
     pub failed: Option<SavedFailure>,
     /// Client to backend.
-    pub up: SavedWay,
+    pub up: SavedDirection,
     /// Backend to client.
-    pub down: SavedWay,
-    /// Bytes of the PROXY header for the backend that are still held.
-    pub introduction: u64,
+    pub down: SavedDirection,
+    /// Bytes of the preamble for the backend that are still held.
+    pub preamble: u64,
     /// How long the backend's first byte has been waited for.
     pub asked: Option<Duration>,
 }
@@ -94,15 +88,24 @@ pub struct SavedFailure {
     pub without_fin: bool,
     /// How long ago the other side last took a byte.
     pub silent: Duration,
-    /// How long ago everything had been written, or else the failure was noticed; when to measure the kernel's queue next;
-    /// and what was in it at the last measurement, with what was added since. Versions that measure only what has been
-    /// written whole write `None` before that.
-    pub queue: Option<(Duration, Duration, u64)>,
+    /// What the kernel still has to deliver to the other side.
+    pub queue: SavedQueue,
 }
 
-/// One way of it.
+/// A send queue of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SavedWay {
+pub struct SavedQueue {
+    /// How long ago everything had been written, or else the failure was noticed.
+    pub since: Duration,
+    /// Until it is measured next.
+    pub measure: Duration,
+    /// What was in it at the last measurement, with what was added since.
+    pub filled: u64,
+}
+
+/// One direction of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedDirection {
     /// How far it has come.
     pub half: HalfState,
     /// Are bytes held?
@@ -115,69 +118,63 @@ impl Session {
     /// Writes the session down; `None` once it is closed.
     pub fn save(&self, now: Tick) -> Option<Saved> {
         let relay = match &self.state {
-            State::Closed(_) => return None,
-            State::ReadingHeader { .. }
-            | State::Admitting
-            | State::Choosing { .. }
-            | State::Waiting { .. }
-            | State::Dialing(_) => None,
+            State::Closed { .. } => return None,
             State::Relaying(relay) => Some(SavedRelay {
                 backend: relay.lease.backend().name.clone(),
                 connect: relay.connect,
                 silent: now - relay.last_byte,
                 first_fin: relay.first_fin,
                 failed: relay.failed.as_ref().map(|failure| failure.save(now)),
-                up: relay.way(Direction::Up).save(),
-                down: relay.way(Direction::Down).save(),
-                introduction: relay.introduction,
+                up: relay.up.save(),
+                down: relay.down.save(),
+                preamble: relay.preamble,
                 asked: relay.asked.map(|asked| now - asked),
             }),
+            _ => None,
         };
         let client = match &self.client {
             Some(Endpoint::Inet(at)) => Some(*at),
             Some(Endpoint::Unix(_)) | None => None,
         };
-        let pool = self.pool.settings.name.clone();
+        let pool = match &self.route {
+            Route::Listener(_) => None,
+            Route::Pool(pool) => Some(pool.settings.name.clone()),
+        };
         let left = self.expires.map(|expiry| SavedExpiry {
             from: expiry.from - now,
             until: expiry.until - now,
             look: expiry.look - now,
         });
-        let (stage, announced) = (self.stage(), self.announced.as_deref().cloned());
-        let (age, attempts) = (now - self.started, self.attempts);
-        Some(Saved { client, stage, announced, pool, relay, age, attempts, left })
+        Some(Saved {
+            client,
+            listener: self.listener.name.clone(),
+            stage: self.stage(),
+            announced: self.announced.as_deref().cloned(),
+            pool,
+            relay,
+            age: now - self.started,
+            attempts: self.attempts,
+            jitter: self.jitter,
+            left,
+        })
     }
 
-    fn stage(&self) -> Stage {
-        match self.state {
-            State::ReadingHeader { .. } => Stage::ReadsHeader,
-            State::Admitting => Stage::Known,
-            _ => Stage::Admitted,
-        }
-    }
-
-    /// Rebuilds a session in `pool`, which the caller found by its name. A relay needs the lease on its backend; a session
-    /// that had none goes on where it stood, or chooses again. It goes on with [`Session::begin`]. Who is in is in; its
-    /// place in its source's count stays behind, though: the new process counts only those that come to it.
+    /// Rebuilds a session. The caller found `listener` by its name, and so the pool of `route` if one was chosen. A relay
+    /// needs the lease on its backend; a session that had none goes on where it stood, or chooses again. It goes on with
+    /// [`super::Input::Begin`]. A client that was admitted stays so; the limits of its source do not count it any more.
     pub fn restore(
         saved: &Saved,
         listener: Arc<ListenerTotals>,
-        pool: Arc<Pool>,
+        route: Route,
         lease: Option<Lease>,
         now: Tick,
     ) -> Option<Session> {
         let before = |age: Duration| Tick(now.0.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)));
-        let (state, attempts) = match (&saved.relay, lease) {
-            (None, _) => {
-                let state = match saved.stage {
-                    Stage::ReadsHeader => State::ReadingHeader { trusted: true },
-                    Stage::Known => State::Admitting,
-                    Stage::Admitted => State::Choosing { tried: Vec::new() },
-                };
-                (state, 0)
-            }
-            (Some(_), None) => return None,
-            (Some(relay), Some(lease)) => {
+        let (state, attempts) = match (saved.stage, &saved.relay, lease) {
+            (Stage::Preamble, ..) => (State::ReadingPreamble { trusted: true }, 0),
+            (Stage::Admitting, ..) => (State::Admitting, 0),
+            (Stage::Choosing | Stage::Waiting | Stage::Dialing, ..) => (State::Choosing { tried: Vec::new() }, 0),
+            (Stage::Relaying, Some(relay), Some(lease)) => {
                 let state = State::Relaying(Relay {
                     lease,
                     attempt: relay.connect,
@@ -187,29 +184,29 @@ impl Session {
                     first_fin: relay.first_fin,
                     failed: relay.failed.map(|failure| failure.restore(now, before)),
                     last_byte: before(relay.silent),
-                    introduction: relay.introduction,
+                    preamble: relay.preamble,
                     asked: relay.asked.map(before),
                 });
                 (state, saved.attempts)
             }
+            (Stage::Relaying | Stage::Closed, ..) => return None,
         };
-        let client = saved.client.map(Endpoint::Inet);
-        let expires =
-            saved.left.map(|left| Expiry { from: now + left.from, until: now + left.until, look: now + left.look });
-        let announced = saved.announced.clone().map(Box::new);
-        let (spent, patience, started) = (Duration::ZERO, None, before(saved.age));
-        let orphaned = false;
         Some(Session {
-            client,
-            announced,
+            client: saved.client.map(Endpoint::Inet),
+            announced: saved.announced.clone().map(Box::new),
             listener,
-            pool,
-            started,
+            route,
+            started: before(saved.age),
             attempts,
-            spent,
-            expires,
-            patience,
-            orphaned,
+            spent: Duration::ZERO,
+            jitter: saved.jitter,
+            expires: saved.left.map(|left| Expiry {
+                from: now + left.from,
+                until: now + left.until,
+                look: now + left.look,
+            }),
+            patience: None,
+            orphaned: false,
             state,
         })
     }
@@ -217,28 +214,27 @@ impl Session {
 
 impl Failure {
     fn save(&self, now: Tick) -> SavedFailure {
-        let queue = Some((now - self.queue.since, self.queue.measure - now, self.queue.filled));
+        let SendQueue { since, measure, filled } = self.queue;
+        let queue = SavedQueue { since: now - since, measure: measure - now, filled };
         SavedFailure { side: self.side, without_fin: self.without_fin, silent: now - self.taken, queue }
     }
 }
 
 impl SavedFailure {
     fn restore(self, now: Tick, before: impl Fn(Duration) -> Tick) -> Failure {
-        let queue = self.queue.map_or_else(
-            || SendQueue::begin(now),
-            |(since, measure, filled)| SendQueue { since: before(since), measure: now + measure, filled },
-        );
+        let SavedQueue { since, measure, filled } = self.queue;
+        let queue = SendQueue { since: before(since), measure: now + measure, filled };
         Failure { side: self.side, without_fin: self.without_fin, taken: before(self.silent), queue }
     }
 }
 
 impl DirectionState {
-    fn save(&self) -> SavedWay {
-        SavedWay { half: self.half, held: self.held, bytes: self.bytes }
+    fn save(&self) -> SavedDirection {
+        SavedDirection { half: self.half, held: self.held, bytes: self.bytes }
     }
 }
 
-impl SavedWay {
+impl SavedDirection {
     fn restore(self) -> DirectionState {
         DirectionState { half: self.half, held: self.held, bytes: self.bytes }
     }

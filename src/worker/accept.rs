@@ -48,7 +48,7 @@ use crate::base::{Endpoint, LogThrottle, Tick};
 use crate::net::listen::Listening;
 use crate::net::{Socket, Spares};
 use crate::pool::{BoundAddressId, Listener, Snapshot};
-use crate::session::Greeting;
+use crate::session::Preamble;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use rustix::io::Errno;
@@ -428,11 +428,10 @@ impl<L: Listen> Acceptor<L> {
                     L::reset(client);
                     return Step::Nothing;
                 };
-                let listener = &socket.listener;
                 guard.accepted();
-                let greeting = Greeting::of(&listener.settings, peer.as_ref());
-                let (unix, pool) = (socket.listening.is_unix(), listener.pool.clone());
-                Step::Client(Accepted { socket: client, client: peer, unix, greeting, pool, guard })
+                let (unix, listener) = (socket.listening.is_unix(), socket.listener.clone());
+                let preamble = Preamble::of(&listener.settings, peer.as_ref());
+                Step::Client(Accepted { socket: client, client: peer, unix, preamble, listener, guard })
             }
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN) => {

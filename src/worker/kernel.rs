@@ -2,7 +2,7 @@
 //!
 //! Each socket is registered once, for everything, edge-triggered, and never deregistered: closing it does that.
 
-use super::driver::{Event, Net};
+use super::driver::{Dialed, Event, Net};
 use super::token::Token;
 use crate::base::Endpoint;
 use crate::net::{Dialing, PIPE_SIZE, Pipe, Socket, Spares, TcpTuning};
@@ -67,11 +67,11 @@ impl Net for Kernel {
         self.watch(socket, token)
     }
 
-    fn dial(&mut self, to: &Endpoint, token: Token, soon: bool) -> io::Result<(Socket, bool)> {
+    fn dial(&mut self, to: &Endpoint, token: Token, has_bytes: bool) -> io::Result<Dialed<Socket>> {
         let buffer = self.tuning.buffer;
-        let (socket, dialing) = self.spares.spend(|| Socket::dial_capped(to, soon, buffer))?;
+        let (socket, dialing) = self.spares.spend(|| Socket::dial_capped(to, has_bytes, buffer))?;
         self.watch(&socket, token)?;
-        Ok((socket, dialing == Dialing::Done))
+        Ok(Dialed { socket, is_connected: dialing == Dialing::Done })
     }
 
     fn has_bytes(&mut self, socket: &Socket) -> io::Result<bool> {

@@ -263,16 +263,11 @@ impl Worker {
         if let Some(orders) = self.shared.peers[self.me].orders.take() {
             self.carry_out(orders);
         }
-        while let Ok(mut accepted) = self.mail.try_recv() {
+        while let Ok(accepted) = self.mail.try_recv() {
             self.shared.peers[self.me].arrivals.arrived();
-            // The peer may not have had the newest snapshot yet, or have it before this worker, which then reads it soon.
-            let listener = &accepted.guard.listener().totals.name;
-            if let Some(pool) = self.shared.snapshot.pool_for(listener, &accepted.pool) {
-                accepted.pool = pool.clone();
-            }
             match self.stopped {
                 Some(reason) => self.driver.turn_away(accepted, reason),
-                None => self.driver.serve(accepted),
+                None => self.driver.serve_handed(accepted, &self.shared.snapshot),
             }
         }
     }

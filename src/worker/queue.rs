@@ -1,7 +1,7 @@
 //! Clients that wait for a backend: a queue per pool, at each worker.
 //!
-//! Where `no_backend = "wait D"` says so, a client for whom there is no backend is not reset but stands here until one is
-//! usable or its time is over (the session's deadline, not ours).
+//! Where `no_backend = "wait D"` says so, a client without a backend is not reset but stands here until one is usable or
+//! its time is over (the session's deadline, not the queue's).
 //!
 //! # When it is whose turn
 //!
@@ -11,15 +11,15 @@
 //! * as soon as a connection of this worker and pool has ended or got through: there may be room, or things look up;
 //! * when the pool gets a successor, or the listener another pool, which they then wait for;
 //! * every [`LOOK`] otherwise. That is how a backend is noticed that came up, or that another worker left. At this rate
-//!   looking costs one choice per pool, and nobody has to know who waits where.
+//!   looking costs one choice per pool, and no thread has to know which client waits where.
 //!
 //! A look serves those in front until one finds no backend again (it stays in front): the others would find none either.
-//! It serves at most [`SERVED`], so that a thousand clients who are let go at once do not all dial a backend that turns out
+//! It serves at most [`SERVED`], so that a thousand clients that are let go at once do not all dial a backend that turns out
 //! to be dead: the next ones go when the first are connected, or at the next look.
 //!
 //! # The bound
 //!
-//! [`QUEUE_MAX`] clients per worker and pool; whoever comes then is reset. They hold a descriptor and a session each, as
+//! [`QUEUE_MAX`] clients per worker and pool; the next one is reset. They hold a descriptor and a session each, as
 //! any other client does.
 
 use crate::base::Tick;
@@ -38,9 +38,17 @@ pub const LOOK: Duration = Duration::from_millis(50);
 /// Clients served by one look.
 pub const SERVED: usize = 32;
 
-/// All queues of a worker; only those that somebody stands in exist.
+/// All queues of a worker; only those with a client in them exist.
 #[derive(Debug, Default)]
 pub(super) struct Queues(Vec<Queue>);
+
+/// Where a connection goes in its queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Position {
+    /// It was there, and had its turn in vain.
+    Front,
+    Back,
+}
 
 #[derive(Debug)]
 struct Queue {
@@ -51,15 +59,14 @@ struct Queue {
 }
 
 impl Queues {
-    /// Puts a connection behind those that wait for the same pool, or in front of them if it was there and had its turn in
-    /// vain. False if there is no room.
-    pub fn join(&mut self, pool: &Arc<Pool>, key: Key, in_front: bool, now: Tick) -> bool {
-        if !in_front && self.waiting(pool) >= QUEUE_MAX {
+    /// Has a connection wait for this pool. False if there is no room behind those that do.
+    pub fn join(&mut self, pool: &Arc<Pool>, key: Key, position: Position, now: Tick) -> bool {
+        if position == Position::Back && self.waiting(pool) >= QUEUE_MAX {
             return false;
         }
         match self.of(pool) {
             None => self.0.push(Queue { pool: pool.clone(), keys: VecDeque::from([key]), look: now + LOOK }),
-            Some(queue) if in_front => queue.keys.push_front(key),
+            Some(queue) if position == Position::Front => queue.keys.push_front(key),
             Some(queue) => queue.keys.push_back(key),
         }
         true
@@ -84,7 +91,7 @@ impl Queues {
         self.0.iter().any(|queue| Arc::ptr_eq(&queue.pool, pool))
     }
 
-    /// There may be a backend for those who wait for this pool, or for its successor: a relay holds on to the pool that it
+    /// There may be a backend for the clients of this pool, or for its successor: a relay holds on to the pool that it
     /// began with.
     pub fn hint(&mut self, pool: &Pool) {
         for queue in self.0.iter_mut().filter(|queue| queue.pool.settings.name == pool.settings.name) {
@@ -92,7 +99,12 @@ impl Queues {
         }
     }
 
-    /// Takes out everybody, in the order in which they wait: where they go from here follows from the next snapshot.
+    /// The same for all pools.
+    pub fn hint_all(&mut self) {
+        self.0.iter_mut().for_each(|queue| queue.look = Tick(0));
+    }
+
+    /// Takes out all connections, in the order in which they wait: where they go from here follows from the next snapshot.
     pub fn take_all(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.0).into_iter().flat_map(|queue| queue.keys).collect()
     }
@@ -112,7 +124,7 @@ impl Queues {
         due
     }
 
-    /// Takes out who is in front.
+    /// Takes out the connection in front.
     pub fn pop(&mut self, pool: &Arc<Pool>) -> Option<Key> {
         let key = self.of(pool)?.keys.pop_front();
         self.0.retain(|queue| !queue.keys.is_empty());
@@ -143,11 +155,11 @@ mod tests {
     fn who_came_first_is_served_first_and_who_found_nothing_stays_in_front() {
         let (mut queues, pool, other) = (Queues::default(), pool(), pool());
         for slot in 0..3 {
-            assert!(queues.join(&pool, key(slot), false, Tick(0)));
+            assert!(queues.join(&pool, key(slot), Position::Back, Tick(0)));
         }
         assert!(queues.is_waited_for(&pool) && !queues.is_waited_for(&other));
         assert_eq!(queues.pop(&pool), Some(key(0)));
-        assert!(queues.join(&pool, key(0), true, Tick(0)));
+        assert!(queues.join(&pool, key(0), Position::Front, Tick(0)));
         queues.leave(&pool, key(1));
         assert_eq!([queues.pop(&pool), queues.pop(&pool), queues.pop(&pool)], [Some(key(0)), Some(key(2)), None]);
         assert_eq!(queues.next_look(), None);
@@ -156,7 +168,7 @@ mod tests {
     #[test]
     fn a_queue_is_looked_at_now_and_then_and_at_once_after_a_hint() {
         let (mut queues, pool) = (Queues::default(), pool());
-        queues.join(&pool, key(1), false, Tick(0));
+        queues.join(&pool, key(1), Position::Back, Tick(0));
         assert!(queues.due(Tick(0)).is_empty());
         assert_eq!(queues.due(Tick(0) + LOOK).len(), 1);
         assert!(queues.due(Tick(0) + LOOK).is_empty());
@@ -168,22 +180,22 @@ mod tests {
     fn all_are_taken_out_in_the_order_in_which_they_wait() {
         let (mut queues, pools) = (Queues::default(), [pool(), pool()]);
         for (pool, slot) in [(0, 1), (1, 2), (0, 3)] {
-            queues.join(&pools[pool], key(slot), false, Tick(0));
+            queues.join(&pools[pool], key(slot), Position::Back, Tick(0));
         }
         assert_eq!(queues.take_all(), [key(1), key(3), key(2)]);
         assert!(pools.iter().all(|pool| !queues.is_waited_for(pool)) && queues.next_look().is_none());
     }
 
     #[test]
-    fn a_full_queue_takes_nobody_but_who_had_a_turn() {
+    fn a_full_queue_takes_only_a_connection_that_had_a_turn() {
         let (mut queues, pool) = (Queues::default(), pool());
         for slot in 0..QUEUE_MAX as u32 {
-            assert!(queues.join(&pool, key(slot), false, Tick(0)));
+            assert!(queues.join(&pool, key(slot), Position::Back, Tick(0)));
         }
-        assert!(!queues.join(&pool, key(u32::MAX), false, Tick(0)));
-        assert!(queues.join(&pool, key(u32::MAX), true, Tick(0)));
+        assert!(!queues.join(&pool, key(u32::MAX), Position::Back, Tick(0)));
+        assert!(queues.join(&pool, key(u32::MAX), Position::Front, Tick(0)));
         // A pool of the same name, from before a reload or after: the next one may bring their queues together.
         let other = self::pool();
-        assert!(!queues.join(&other, key(u32::MAX), false, Tick(0)));
+        assert!(!queues.join(&other, key(u32::MAX), Position::Back, Tick(0)));
     }
 }

@@ -8,7 +8,7 @@ mod config;
 #[path = "../../fuzz/checks/proxy_header.rs"]
 mod proxy_header;
 #[path = "../../fuzz/checks/session.rs"]
-mod session;
+pub mod session;
 
 use std::path::Path;
 

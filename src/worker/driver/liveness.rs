@@ -6,10 +6,11 @@
 //!
 //! What a look means is decided in [`crate::policy::liveness`].
 
-use super::{Connection, Driver, Net, Observer};
+use super::sockets::{Attached, Sockets};
+use super::{Driver, Net, Observer};
 use crate::base::slots::Key;
 use crate::policy::liveness::{Liveness, PeerState, Timing};
-use crate::session::{Direction, Ending, Input, Side};
+use crate::session::{Direction, Input, Side, Stage};
 use std::time::Duration;
 
 /// What is known of one side's acknowledgements.
@@ -32,12 +33,12 @@ impl Watch {
 }
 
 impl<N: Net, O: Observer> Driver<N, O> {
-    /// Bytes or a FIN were sent: has a relaying connection looked at, unless that is set already.
+    /// Bytes were sent: has a relaying connection looked at, unless that is set already.
     pub(super) fn watch(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.look_at.is_none() && connection.session.half(Direction::Up).is_some() {
+        if connection.session.stage() == Stage::Relaying && connection.look_at.is_none() {
             connection.look_at = Some(self.now + Timing::within(self.net.dead_peer_timeout()).look);
-            self.arm(key);
+            self.reconcile(key);
         }
     }
 
@@ -49,13 +50,9 @@ impl<N: Net, O: Observer> Driver<N, O> {
             return;
         }
         connection.look_at = None;
-        for (side, way) in [(Side::Client, Direction::Down), (Side::Backend, Direction::Up)] {
-            let written = connection.session.bytes(way);
-            let (end, watch) = match side {
-                Side::Client => (Some(&connection.client), &mut connection.watches.0),
-                Side::Backend => (connection.backend.as_ref(), &mut connection.watches.1),
-            };
-            let Some(end) = end else { continue };
+        for side in [Side::Client, Side::Backend] {
+            let written = connection.session.bytes(Direction::to(side));
+            let Some(Attached { end, watch, .. }) = connection.sockets.of(side) else { continue };
             if watch.settled && watch.written == written {
                 continue;
             }
@@ -65,7 +62,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             };
             let verdict = watch.liveness.judge(seen, &timing, self.now);
             if verdict == PeerState::Dead {
-                return self.feed(key, Input::Reset(side));
+                return self.step(key, Input::Reset(side));
             }
             // Bytes that are newer than the last look may wait behind a window that has closed and shows nothing yet.
             watch.settled = verdict == PeerState::Settled && watch.written == written;
@@ -82,18 +79,17 @@ impl<N: Net, O: Observer> Driver<N, O> {
             }
         }
     }
+}
 
+impl<S, P> Sockets<S, P> {
     /// Before sockets are closed in order: the kernel gives up what it still has to deliver sooner, the shorter the interval
     /// of its probes is.
-    pub(super) fn unwatch(&mut self, connection: &Connection<N::Socket, N::Pipe>, ending: Ending) {
-        if ending == Ending::Reset {
-            return;
-        }
-        let ends =
-            [(Some(&connection.client), connection.watches.0), (connection.backend.as_ref(), connection.watches.1)];
-        for (end, watch) in ends {
-            if let (Some(end), Some(before)) = (end, watch.restore) {
-                self.net.set_probe_interval(&end.socket, before);
+    pub(super) fn unwatch(&mut self, net: &mut impl Net<Socket = S, Pipe = P>) {
+        for side in [Side::Client, Side::Backend] {
+            if let Some(Attached { end, watch, .. }) = self.of(side)
+                && let Some(before) = watch.restore
+            {
+                net.set_probe_interval(&end.socket, before);
             }
         }
     }

@@ -1,15 +1,15 @@
-//! What is around the driver: the system below it, whom it tells, and what comes in.
+//! What is around the driver: the system below it, the observer of its connections, and what comes in.
 //!
-//! Traits, so that the simulation can stand in for the kernel and see what others would be told.
+//! Traits, so that the simulation can stand in for the kernel and for the observer.
 
 use super::super::token::Token;
 use crate::admission::AdmissionGuard;
 use crate::base::Endpoint;
 use crate::policy::health::ConnectFailure;
 use crate::policy::liveness::Acknowledgements;
-use crate::pool::{Backend, Pool};
+use crate::pool::{Backend, Listener};
 use crate::relay::Io;
-use crate::session::{Greeting, Record};
+use crate::session::{Preamble, Record};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,9 +19,8 @@ pub trait Net: Io {
     /// Has `token` announce what happens on an accepted socket.
     fn adopt(&mut self, socket: &Self::Socket, token: Token) -> io::Result<()>;
 
-    /// Begins to connect, with `token` for what happens. True: connected already. With `soon` there are bytes to send as
-    /// soon as it is.
-    fn dial(&mut self, to: &Endpoint, token: Token, soon: bool) -> io::Result<(Self::Socket, bool)>;
+    /// Begins to connect, with `token` for what happens. With `has_bytes` there are bytes to send as soon as it is connected.
+    fn dial(&mut self, to: &Endpoint, token: Token, has_bytes: bool) -> io::Result<Dialed<Self::Socket>>;
 
     /// Has the peer sent something that was not read yet? With nothing to read, an error that waits is handed out.
     fn has_bytes(&mut self, socket: &Self::Socket) -> io::Result<bool>;
@@ -67,6 +66,15 @@ pub trait Net: Io {
     fn has_urgent_gaps(&self, to: &Endpoint) -> bool;
 }
 
+/// A socket that connects, or that is connected already.
+#[derive(Debug)]
+pub struct Dialed<S> {
+    /// The socket.
+    pub socket: S,
+    /// Is it connected?
+    pub is_connected: bool,
+}
+
 /// What others learn from connections as they go; the worker sends it on.
 pub trait Observer {
     /// A client's connection attempt to `backend` failed, and not for want of what any other would need too.
@@ -109,9 +117,9 @@ pub struct Accepted<S> {
     /// Is it a unix socket?
     pub unix: bool,
     /// What it has to begin with.
-    pub greeting: Greeting,
-    /// The pool that serves it.
-    pub pool: Arc<Pool>,
+    pub preamble: Preamble,
+    /// The listener that it came in by.
+    pub listener: Arc<Listener>,
     /// Counts it, at the listener that it came in by and elsewhere.
     pub guard: AdmissionGuard,
 }

@@ -5,7 +5,7 @@ use super::support::*;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
-use tcplb::session::HEADER_TIMEOUT;
+use tcplb::session::PREAMBLE_TIMEOUT;
 
 /// The next thing that a client hears is a reset.
 #[track_caller]
@@ -29,7 +29,7 @@ fn what_is_no_header_is_reset_at_once_and_reaches_no_backend() {
         client.write_all(bytes).unwrap();
         is_reset(&client);
     }
-    assert!(begun.elapsed() < HEADER_TIMEOUT, "they were judged, not waited for");
+    assert!(begun.elapsed() < PREAMBLE_TIMEOUT, "they were judged, not waited for");
     assert!(backend.is_alone());
 }
 
@@ -44,7 +44,7 @@ fn a_header_that_is_not_whole_in_time_is_reset() {
     is_reset(&silent);
     is_reset(&halfway);
     let waited = begun.elapsed();
-    assert!(waited > HEADER_TIMEOUT - Duration::from_millis(500), "{waited:?}");
+    assert!(waited > PREAMBLE_TIMEOUT - Duration::from_millis(500), "{waited:?}");
     assert!(backend.is_alone());
 }
 

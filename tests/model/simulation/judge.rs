@@ -9,7 +9,7 @@ use std::time::Duration;
 use tcplb::base::Endpoint;
 use tcplb::policy::health::ConnectFailure;
 use tcplb::pool::Backend;
-use tcplb::session::{CloseReason, HEADER_TIMEOUT, QUIET, RESET_PATIENCE, Record, Side};
+use tcplb::session::{CloseReason, PREAMBLE_TIMEOUT, QUIET, RESET_PATIENCE, Record, Side};
 use tcplb::worker::driver::Observer;
 
 /// Checks each ending as it comes.
@@ -140,7 +140,7 @@ impl Observer for Judge {
                 assert!(facts.dials == 0 && (world.now - facts.accepted >= self.wait || self.wait.is_zero()));
             }
             CloseReason::BadProxyHeader => {
-                let late = world.now - facts.accepted >= HEADER_TIMEOUT && client.read < header;
+                let late = world.now - facts.accepted >= PREAMBLE_TIMEOUT && client.read < header;
                 let cut = client.fin_read && client.read > 0 && client.read < header;
                 let bad = match facts.greeting {
                     Greeting::None => false,

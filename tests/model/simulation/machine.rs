@@ -5,99 +5,116 @@
 mod reference;
 
 use super::{CONNECT, make_pool, make_pool_with};
+use crate::corpora::session::machine::{Asked, Facts, Machine};
 use reference::{Expected, Reference, index_of};
 use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
-use tcplb::config::model::{self, ProxyVersion};
+use tcplb::config::model::{self, Model, ProxyVersion};
+use tcplb::policy::health::ConnectFailure;
 use tcplb::policy::limit::Reason;
-use tcplb::pool::{Lease, PickError, Pool};
+use tcplb::pool::{self, Lease, Listener, PickError, Resolved, Snapshot};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
-    CloseReason, DialFailure, Direction, Effect, Ending, Failed, Greeting, HEADER_TIMEOUT, HalfState, Input, Left,
-    Moved, NoHeader, Session, Side,
+    CloseReason, DialFailure, Direction, Ending, Failed, HalfState, Input, Left, Moved, NoHeader, PREAMBLE_TIMEOUT,
+    Preamble, Route, Session, Side, Stage,
 };
-use tcplb::telemetry::ListenerTotals;
 
 /// A backend's addresses, and the header that it expects.
 type Backend = (Vec<Endpoint>, Option<ProxyVersion>);
+
+const REFUSED: DialFailure = DialFailure::Failed(ConnectFailure::Os(111));
 
 fn endpoints(send_proxy: Option<ProxyVersion>) -> Vec<Backend> {
     (1..4).map(|host| (vec![Endpoint::Inet(([10, 0, 0, host], 80).into())], send_proxy)).collect()
 }
 
-fn listener() -> Arc<ListenerTotals> {
-    ListenerTotals::new("sim".into())
+/// With a pool where three backends are tried.
+fn snapshot_of(backends: &[Backend]) -> Snapshot {
+    make_pool(backends, 3).0
 }
 
-/// Where three backends are tried.
-fn pool_of(backends: &[Backend]) -> Arc<Pool> {
-    make_pool(backends, 3).0.pools[0].clone()
+fn listener_of(backends: &[Backend]) -> Arc<Listener> {
+    snapshot_of(backends).listeners[0].clone()
 }
 
-/// Where a client waits that long if there is no backend.
-fn waiting_pool(backends: &[Backend], connect_attempts: u32, wait: Duration) -> Arc<Pool> {
+/// With a pool where a client waits that long if there is no backend.
+fn waiting_listener(backends: &[Backend], wait: Duration) -> Arc<Listener> {
     let no_backend = model::NoBackend::Wait(wait);
-    let settings = model::Pool { connect_attempts, no_backend, ..model::Pool::default() };
-    make_pool_with(backends, settings, (None, None)).0.pools[0].clone()
+    let settings = model::Pool { connect_attempts: 3, no_backend, ..model::Pool::default() };
+    make_pool_with(backends, settings, (None, None)).0.listeners[0].clone()
 }
 
-fn pick(pool: &Arc<Pool>, session: &Session, random: &mut fastrand::Rng) -> Input {
-    Input::Picked(pool.pick(session.policy_client(), session.tried(), Tick(0), random))
+/// A snapshot without any listener or pool.
+fn nothing() -> Snapshot {
+    let model = Model { global: model::Global::default(), listeners: Vec::new(), pools: Vec::new() };
+    pool::build(&model, &Resolved::new())
+}
+
+fn machine(client: Option<Endpoint>, preamble: Preamble, listener: &Arc<Listener>, now: Tick) -> Machine {
+    Machine::new(Session::new(client, preamble, listener.clone(), 0, now))
+}
+
+/// What its pool answers to what it asked.
+fn pick(listener: &Listener, session: &Machine, random: &mut fastrand::Rng) -> Input<'static> {
+    Input::Picked(listener.pool.pick(session.client, &session.tried, Tick(0), random))
 }
 
 /// Through bytes and back, with another clock.
-fn rebuild(session: &Session, pool: &Arc<Pool>, now: Tick, offset: u64) -> (Session, Tick) {
+fn rebuild(session: &Machine, listener: &Arc<Listener>, now: Tick, offset: u64) -> (Machine, Tick) {
     let text = serde_json::to_string(&session.save(now).expect("it lives")).expect("it can be written");
     let saved: Saved = serde_json::from_str(&text).expect("it can be read");
-    let now = Tick(now.0 + offset);
+    assert_eq!(saved.listener, listener.name);
+    let (now, pool) = (Tick(now.0 + offset), &listener.pool);
     let lease = saved.relay.as_ref().map(|relay| {
         let at = pool.members.iter().position(|member| member.backend.name == relay.backend).expect("the same pool");
         Lease::take(&pool.members[at].backend, at, u32::MAX).expect("room")
     });
-    (Session::restore(&saved, listener(), pool.clone(), lease, now).expect("it can be rebuilt"), now)
+    let chosen = saved.pool.is_some();
+    let route = if chosen { Route::Pool(pool.clone()) } else { Route::Listener(listener.clone()) };
+    let rebuilt = Session::restore(&saved, listener.totals.clone(), route, lease, now).expect("it can be rebuilt");
+    (Machine { facts: session.facts, ..Machine::new(rebuilt) }, now)
 }
 
 fn relay_life(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     let send_proxy = [None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)][random.usize(..3)];
-    let pool = pool_of(&endpoints(send_proxy));
-    let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut now = Tick(1 << 40);
-    let mut session = Session::new(client, Greeting::None, listener(), pool.clone(), now);
     let lifetime = random.bool().then(|| Duration::from_secs(random.u64(1..120)));
+    let settings = model::Pool { connect_attempts: 3, max_lifetime: lifetime, ..model::Pool::default() };
+    let listener = make_pool_with(&endpoints(send_proxy), settings, (None, None)).0.listeners[0].clone();
+    let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
+    let mut session = machine(client, Preamble::None, &listener, now);
     let expires = lifetime.map(|lifetime| (now + lifetime, now + lifetime + lifetime / 10, now + lifetime));
-    expires.into_iter().for_each(|(from, until, _)| session.expire_between(from, until));
-    assert_eq!(session.begin(now), Effect::Admit);
-    assert_eq!(session.on(Input::Admitted(Ok(())), now), Effect::Pick);
-    let picked = pick(&pool, &session, &mut random);
-    assert_eq!(session.on(picked, now), Effect::Dial);
-    let mut ways = [Expected::default(); 2];
-    let mut ours = 0;
-    match send_proxy {
-        None => assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Relay),
-        Some(version) => {
-            assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Announce(version));
-            ours = random.u64(1..5);
-            assert_eq!(session.on(Input::Announced(ours), now), Effect::Relay);
-            ways[0].held = true;
-        }
+    assert_eq!(session.on(Input::Begin, now), Asked::Admit);
+    assert_eq!(session.on(Input::Admitted(Ok(())), now), Asked::Pick);
+    let picked = pick(&listener, &session, &mut random);
+    assert_eq!(session.on(picked, now), Asked::Dial);
+    let mut directions = [Expected::default(); 2];
+    let mut preamble = 0;
+    if send_proxy.is_none() {
+        assert_eq!(session.on(Input::Dialed(Ok(())), now), Asked::Relay);
+    } else {
+        assert_eq!(session.on(Input::Dialed(Ok(())), now), Asked::Announce);
+        preamble = random.u64(1..5);
+        assert_eq!(session.on(Input::Announced(preamble), now), Asked::Relay);
+        directions[0].held = true;
     }
-    let mut reference = Reference { ways, first_fin: None, failed: None, last: now, expires, ours, up: 0 };
-    let mut asked = false;
+    let mut reference = Reference { directions, first_fin: None, failed: None, last: now, expires, preamble, up: 0 };
+    let mut measures = false;
     for _ in 0..random.u32(1..60) {
-        if random.u8(..) < 40 && !asked {
+        if random.u8(..) < 40 && !measures {
             let offset = random.u64(..1 << 30);
-            (session, now) = rebuild(&session, &pool, now, offset);
+            (session, now) = rebuild(&session, &listener, now, offset);
             reference.shift(offset, now);
         }
-        if !asked {
+        if !measures {
             now = now + Duration::from_millis([0, 1, 40, 700, 9_000, 30_000][random.usize(..6)]);
         }
         assert_eq!(session.deadline(), Some(reference.deadline()));
-        let (effect, (expected, reason)) = match random.u8(..20) {
-            _ if asked => {
+        let (asked, (expected, reason)) = match random.u8(..20) {
+            _ if measures => {
                 let bytes = random.u64(..4);
                 (session.on(Input::Unsent(bytes), now), reference.unsent(bytes, now))
             }
@@ -106,15 +123,17 @@ fn relay_life(seed: u64) {
                 (session.on(Input::Reset(side), now), reference.fails(side, now))
             }
             1 => {
-                let effect = session.on(Input::Stop(CloseReason::Forced), now);
-                (effect, (Effect::End(Ending::Reset), Some(CloseReason::Forced)))
+                let asked = session.on(Input::Stop(CloseReason::Forced), now);
+                (asked, (Asked::End(Ending::Reset), Some(CloseReason::Forced)))
             }
             2..8 => (session.on(Input::Deadline, now), reference.on_deadline(now)),
             _ => {
-                let way = Direction::BOTH[random.usize(..2)];
-                let this = reference.ways[index_of(way)];
+                let direction = Direction::BOTH[random.usize(..2)];
+                let this = reference.directions[index_of(direction)];
                 if this.shut || this.dropped {
-                    assert_eq!(session.half(way), Some(if this.shut { HalfState::Shut } else { HalfState::Dropped }));
+                    let saved = session.save(now).and_then(|saved| saved.relay).expect("it relays");
+                    let half = if direction == Direction::Up { saved.up.half } else { saved.down.half };
+                    assert_eq!(half, if this.shut { HalfState::Shut } else { HalfState::Dropped });
                     continue;
                 }
                 let open = !this.fin && !this.cut;
@@ -129,24 +148,24 @@ fn relay_life(seed: u64) {
                         dice => (dice < 6).then_some(Failed::Sink),
                     },
                 };
-                let expected = reference.moved(way, &moved, now);
-                (session.on(Input::Moved(way, moved), now), expected)
+                let expected = reference.moved(direction, &moved, now);
+                (session.on(Input::Moved(direction, moved), now), expected)
             }
         };
-        asked = matches!(effect, Effect::Measure(_));
-        assert_eq!(effect, expected);
-        assert_eq!(session.record().map(|record| record.close), reason);
-        let up = session.record().map_or_else(|| session.bytes(Direction::Up), |record| record.bytes_to_backend);
-        assert_eq!(up, reference.up, "our header counted as the client's bytes");
+        measures = matches!(asked, Asked::Measure(_));
+        assert_eq!(asked, expected);
+        assert_eq!(session.over.as_ref().map(|over| over.close), reason);
+        let up = session.over.as_ref().map_or_else(|| session.bytes(Direction::Up), |over| over.bytes[0]);
+        assert_eq!(up, reference.up, "the preamble counted as the client's bytes");
         if reason.is_some() {
             break;
         }
     }
-    let over = session.record().is_some();
-    assert_eq!(pool.members.iter().map(|member| member.backend.active()).sum::<u32>(), u32::from(!over));
+    let over = session.over.is_some();
+    assert_eq!(listener.pool.members.iter().map(|member| member.backend.active()).sum::<u32>(), u32::from(!over));
     if over {
-        assert_eq!(session.on(Input::Deadline, now), Effect::Wait);
-        assert_eq!(session.on(Input::Stop(CloseReason::Forced), now), Effect::Wait);
+        assert_eq!(session.on(Input::Deadline, now), Asked::Wait);
+        assert_eq!(session.on(Input::Stop(CloseReason::Forced), now), Asked::Wait);
         assert!(session.save(now).is_none());
     }
 }
@@ -159,63 +178,71 @@ fn relaying_follows_the_table_and_survives_being_written_down() {
     }
 }
 
-/// A session that has been let in.
-fn admitted(pool: &Arc<Pool>, now: Tick) -> Session {
-    let mut session = Session::new(None, Greeting::None, listener(), pool.clone(), now);
-    assert_eq!(session.begin(now), Effect::Admit);
-    assert_eq!(session.on(Input::Admitted(Ok(())), now), Effect::Pick);
+/// A session that has been admitted.
+fn admitted(listener: &Arc<Listener>, now: Tick) -> Machine {
+    let mut session = machine(None, Preamble::None, listener, now);
+    assert_eq!(session.on(Input::Begin, now), Asked::Admit);
+    assert_eq!(session.on(Input::Admitted(Ok(())), now), Asked::Pick);
+    session
+}
+
+/// One that dials the first backend that its pool chose.
+fn dialing(listener: &Arc<Listener>, now: Tick) -> Machine {
+    let mut session = admitted(listener, now);
+    let picked = pick(listener, &session, &mut fastrand::Rng::with_seed(1));
+    assert_eq!(session.on(picked, now), Asked::Dial);
     session
 }
 
 #[test]
-fn a_client_that_is_not_let_in_is_reset_before_anything_is_chosen() {
+fn a_refused_client_is_reset_before_anything_is_chosen() {
     for (reason, close) in [
         (Reason::Denied, CloseReason::Denied),
         (Reason::SourceLimit, CloseReason::SourceLimit),
         (Reason::SourceRate, CloseReason::SourceRate),
     ] {
-        let pool = pool_of(&endpoints(None));
-        let mut session = Session::new(None, Greeting::None, listener(), pool, Tick(0));
-        assert_eq!(session.on(Input::Admitted(Err(reason)), Tick(1)), Effect::End(Ending::Reset));
-        assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((close, 0)));
+        let mut session = machine(None, Preamble::None, &listener_of(&endpoints(None)), Tick(0));
+        assert_eq!(session.on(Input::Admitted(Err(reason)), Tick(1)), Asked::End(Ending::Reset));
+        assert_eq!(session.closed(), Some((close, 0)));
     }
 }
 
 #[test]
-fn who_waits_has_turns_until_the_time_is_over_and_every_backend_again_at_each() {
+fn a_waiting_client_has_turns_until_the_time_is_over_and_every_backend_again_at_each() {
     const WAIT: Duration = Duration::from_secs(3);
-    let pool = waiting_pool(&endpoints(None)[..1], 3, WAIT);
+    let listener = waiting_listener(&endpoints(None)[..1], WAIT);
     let mut now = Tick(7);
-    let mut session = admitted(&pool, now);
-    assert_eq!(session.on(Input::Picked(Err(PickError::AllDown)), now), Effect::Queue);
-    assert!(session.is_waiting() && session.lease().is_none());
+    let mut session = admitted(&listener, now);
+    assert_eq!(session.on(Input::Picked(Err(PickError::AllDown)), now), Asked::Queue);
+    assert!(session.stage() == Stage::Waiting && session.backend().is_none());
     for _ in 0..5 {
         now = now + WAIT / 10;
-        assert_eq!(session.on(Input::Deadline, now), Effect::Wait, "not yet");
-        assert_eq!(session.on(Input::Turn, now), Effect::Pick);
-        assert!(session.tried().is_empty());
-        let lease = Lease::take(&pool.members[0].backend, 0, 1).expect("room");
-        assert_eq!(session.on(Input::Picked(Ok(lease)), now), Effect::Dial);
-        assert_eq!(session.on(Input::Turn, now), Effect::Wait, "it does not stand in the queue");
-        assert_eq!(session.on(Input::Dialed(Err(DialFailure::Backend)), now), Effect::Pick);
-        assert_eq!(session.on(Input::Picked(Err(PickError::AllDown)), now), Effect::Queue);
+        assert_eq!(session.on(Input::Deadline, now), Asked::Wait, "not yet");
+        assert_eq!(session.on(Input::Turn, now), Asked::Pick);
+        assert!(session.tried.is_empty());
+        let lease = Lease::take(&listener.pool.members[0].backend, 0, 1).expect("room");
+        assert_eq!(session.on(Input::Picked(Ok(lease)), now), Asked::Dial);
+        assert_eq!(session.on(Input::Turn, now), Asked::Wait, "it does not stand in the queue");
+        assert_eq!(session.on(Input::Dialed(Err(REFUSED)), now), Asked::Pick);
+        assert_eq!(session.on(Input::Picked(Err(PickError::AllDown)), now), Asked::Queue);
         assert_eq!(session.deadline(), Some(Tick(7) + WAIT));
     }
     now = Tick(7) + WAIT;
-    assert_eq!(session.on(Input::Deadline, now), Effect::End(Ending::Reset));
-    assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((CloseReason::ConnectFailed, 5)));
+    assert_eq!(session.on(Input::Deadline, now), Asked::End(Ending::Reset));
+    assert_eq!(session.closed(), Some((CloseReason::ConnectFailed, 5)));
+    assert_eq!(session.facts, Facts { failed: 5, ..Facts::default() });
 }
 
 #[test]
 fn a_full_queue_or_a_reset_ends_the_waiting() {
-    let pool = waiting_pool(&endpoints(None), 3, Duration::from_secs(3));
+    let listener = waiting_listener(&endpoints(None), Duration::from_secs(3));
     for (input, close) in
         [(Input::NoPlace, CloseReason::NoBackend), (Input::Reset(Side::Client), CloseReason::ClientReset)]
     {
-        let mut session = admitted(&pool, Tick(0));
-        assert_eq!(session.on(Input::Picked(Err(PickError::AllFull)), Tick(0)), Effect::Queue);
-        assert_eq!(session.on(input, Tick(1)), Effect::End(Ending::Reset));
-        assert_eq!(session.record().map(|record| record.close), Some(close));
+        let mut session = admitted(&listener, Tick(0));
+        assert_eq!(session.on(Input::Picked(Err(PickError::AllFull)), Tick(0)), Asked::Queue);
+        assert_eq!(session.on(input, Tick(1)), Asked::End(Ending::Reset));
+        assert_eq!(session.closed(), Some((close, 0)));
     }
 }
 
@@ -230,122 +257,155 @@ fn a_client_that_leaves_while_it_waits_leaves_the_queue_as_the_pool_says() {
     ] {
         let no_backend = model::NoBackend::Wait(Duration::from_secs(3));
         let settings = model::Pool { no_backend, abandoned, ..model::Pool::default() };
-        let pool = make_pool_with(&endpoints(None), settings, (None, None)).0.pools[0].clone();
-        let mut session = admitted(&pool, Tick(0));
-        assert_eq!(session.on(Input::Left(left), Tick(0)), Effect::Wait, "it does not wait yet");
-        assert_eq!(session.on(Input::Picked(Err(PickError::AllFull)), Tick(0)), Effect::Queue);
-        let expected = close.map_or(Effect::Wait, |_| Effect::End(Ending::Reset));
+        let listener = make_pool_with(&endpoints(None), settings, (None, None)).0.listeners[0].clone();
+        let mut session = admitted(&listener, Tick(0));
+        assert_eq!(session.on(Input::Left(left), Tick(0)), Asked::Wait, "it does not wait yet");
+        assert_eq!(session.on(Input::Picked(Err(PickError::AllFull)), Tick(0)), Asked::Queue);
+        let expected = close.map_or(Asked::Wait, |_| Asked::End(Ending::Reset));
         assert_eq!(session.on(Input::Left(left), Tick(1)), expected, "{abandoned:?}, {left:?}");
-        assert_eq!(session.record().map(|record| record.close), close);
+        assert_eq!(session.closed(), close.map(|close| (close, 0)));
     }
 }
 
 #[test]
-fn who_waits_looks_in_the_pool_s_successor_as_long_as_it_was_promised() {
-    let old = waiting_pool(&endpoints(None), 3, Duration::from_secs(3));
+fn a_waiting_client_looks_in_the_pool_s_successor_as_long_as_it_was_promised() {
+    let old = waiting_listener(&endpoints(None), Duration::from_secs(3));
     let mut session = admitted(&old, Tick(0));
-    assert_eq!(session.on(Input::Picked(Err(PickError::AllFull)), Tick(0)), Effect::Queue);
-    let new = pool_of(&endpoints(None));
-    session.adopt(&new);
-    assert!(Arc::ptr_eq(session.pool(), &new));
+    assert_eq!(session.on(Input::Picked(Err(PickError::AllFull)), Tick(0)), Asked::Queue);
+    let new = snapshot_of(&endpoints(None));
+    assert_eq!(session.on(Input::Adopt(&new), Tick(0)), Asked::Queue, "its place is in another queue");
     assert_eq!(session.deadline(), Some(Tick(0) + Duration::from_secs(3)));
-    assert_eq!(session.on(Input::Turn, Tick(1)), Effect::Pick);
+    assert_eq!(session.on(Input::Turn, Tick(1)), Asked::Pick);
     assert_eq!(
         session.on(Input::Picked(Err(PickError::AllFull)), Tick(1)),
-        Effect::End(Ending::Reset),
-        "nobody waits there"
+        Asked::End(Ending::Reset),
+        "no client waits there"
     );
 }
 
 #[test]
+fn a_snapshot_before_the_pool_is_chosen_brings_its_route() {
+    let old = listener_of(&endpoints(None));
+    let settings = model::Pool { max_lifetime: Some(Duration::from_secs(9)), ..model::Pool::default() };
+    let new = make_pool_with(&endpoints(None)[..1], settings, (None, None)).0;
+    let expires = |session: &Machine| session.save(Tick(0)).and_then(|saved| saved.left).map(|left| left.from);
+    let mut session = machine(None, Preamble::None, &old, Tick(0));
+    assert_eq!(session.on(Input::Begin, Tick(0)), Asked::Admit);
+    assert_eq!(session.on(Input::Adopt(&new), Tick(0)), Asked::Wait);
+    assert_eq!(session.save(Tick(0)).map(|saved| saved.pool), Some(None), "not chosen yet");
+    assert_eq!(session.on(Input::Admitted(Ok(())), Tick(0)), Asked::Pick);
+    assert_eq!(expires(&session), Some(Duration::from_secs(9)));
+
+    let mut session = admitted(&old, Tick(0));
+    assert_eq!(session.on(Input::Adopt(&new), Tick(0)), Asked::Wait);
+    assert_eq!(expires(&session), None, "the lifetime is that of the chosen pool");
+}
+
+#[test]
 fn without_its_pool_a_client_is_connected_nowhere_but_where_it_is_being_dialled() {
-    let pool = waiting_pool(&endpoints(None), 3, Duration::from_secs(3));
-    let end = Effect::End(Ending::Reset);
-    let closed = |session: &Session| session.record().map(|record| record.close);
-    let dialing = || {
-        let mut session = admitted(&pool, Tick(0));
-        let picked = pick(&pool, &session, &mut fastrand::Rng::with_seed(1));
-        assert_eq!(session.on(picked, Tick(0)), Effect::Dial);
-        assert_eq!(session.orphan(Tick(1)), Effect::Wait);
+    let listener = waiting_listener(&endpoints(None), Duration::from_secs(3));
+    let (end, nothing) = (Asked::End(Ending::Reset), nothing());
+    let orphaned = || {
+        let mut session = dialing(&listener, Tick(0));
+        assert_eq!(session.on(Input::Adopt(&nothing), Tick(1)), Asked::Wait);
         session
     };
-    let mut session = admitted(&pool, Tick(0));
-    assert_eq!(session.on(Input::Picked(Err(PickError::AllDown)), Tick(0)), Effect::Queue);
-    assert_eq!((session.orphan(Tick(1)), closed(&session)), (end, Some(CloseReason::NoBackend)));
+    let mut session = admitted(&listener, Tick(0));
+    assert_eq!(session.on(Input::Picked(Err(PickError::AllDown)), Tick(0)), Asked::Queue);
+    assert_eq!(session.on(Input::Adopt(&nothing), Tick(1)), end);
+    assert_eq!(session.closed(), Some((CloseReason::NoBackend, 0)));
 
-    let mut session = dialing();
-    assert_eq!(session.on(Input::Dialed(Ok(())), Tick(1)), Effect::Relay);
+    let mut session = orphaned();
+    assert_eq!(session.on(Input::Dialed(Ok(())), Tick(1)), Asked::Relay);
 
-    let mut session = dialing();
-    let failed = session.on(Input::Dialed(Err(DialFailure::Backend)), Tick(1));
-    assert_eq!((failed, closed(&session)), (end, Some(CloseReason::ConnectFailed)));
+    let mut session = orphaned();
+    assert_eq!(session.on(Input::Dialed(Err(REFUSED)), Tick(1)), end);
+    assert_eq!(session.closed(), Some((CloseReason::ConnectFailed, 1)));
 
-    let mut session = dialing();
-    session.adopt(&pool_of(&endpoints(None)));
-    assert_eq!(session.on(Input::Dialed(Err(DialFailure::Backend)), Tick(1)), Effect::Pick, "there is a pool again");
+    let mut session = orphaned();
+    assert_eq!(session.on(Input::Adopt(&snapshot_of(&endpoints(None))), Tick(1)), Asked::Wait);
+    assert_eq!(session.on(Input::Dialed(Err(REFUSED)), Tick(1)), Asked::Pick, "there is a pool again");
 
-    let mut session = Session::new(None, Greeting::None, listener(), pool.clone(), Tick(0));
-    assert_eq!(session.orphan(Tick(0)), Effect::Wait);
+    let mut session = machine(None, Preamble::None, &listener, Tick(0));
+    assert_eq!(session.on(Input::Adopt(&nothing), Tick(0)), Asked::Wait);
     assert_eq!(session.on(Input::Admitted(Ok(())), Tick(0)), end);
-    assert_eq!(closed(&session), Some(CloseReason::NoBackend));
+    assert_eq!(session.closed(), Some((CloseReason::NoBackend, 0)));
+}
+
+#[test]
+fn a_backend_that_is_removed_is_left_while_it_is_dialled_and_ends_a_relay() {
+    let listener = listener_of(&endpoints(None));
+    let reason = CloseReason::Forced;
+    let id = |session: &Machine| session.backend().map(|backend| backend.id);
+    let mut session = dialing(&listener, Tick(0));
+    let backends = &id(&session).into_iter().collect();
+    assert_eq!(session.on(Input::Remove { backends, reason }, Tick(1)), Asked::Pick);
+    assert_eq!(session.tried.len(), 1);
+    assert_eq!(session.facts, Facts::default(), "it has not failed");
+    let picked = pick(&listener, &session, &mut fastrand::Rng::with_seed(1));
+    assert_eq!(session.on(picked, Tick(1)), Asked::Dial);
+    assert_eq!(session.on(Input::Dialed(Ok(())), Tick(1)), Asked::Relay);
+    assert_eq!(session.on(Input::Remove { backends, reason }, Tick(1)), Asked::Wait, "another one");
+    let backends = &id(&session).into_iter().collect();
+    assert_eq!(session.on(Input::Remove { backends, reason }, Tick(1)), Asked::End(Ending::Reset));
+    assert_eq!(session.closed(), Some((CloseReason::Forced, 2)));
 }
 
 #[test]
 fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
     let mut random = fastrand::Rng::with_seed(1);
-    let pool = pool_of(&endpoints(None));
+    let listener = listener_of(&endpoints(None));
     let now = Tick(0);
-    let mut session = admitted(&pool, now);
+    let mut session = admitted(&listener, now);
     let mut dialed = Vec::new();
     for attempt in 0..3 {
-        let picked = pick(&pool, &session, &mut random);
-        assert_eq!(session.on(picked, now), Effect::Dial);
-        dialed.push(session.lease().map(Lease::index));
-        let expected = if attempt < 2 { Effect::Pick } else { Effect::End(Ending::Reset) };
-        assert_eq!(session.on(Input::Dialed(Err(DialFailure::Backend)), now), expected);
+        let picked = pick(&listener, &session, &mut random);
+        assert_eq!(session.on(picked, now), Asked::Dial);
+        dialed.push(session.address.take().map(|address| address.to_string()));
+        let expected = if attempt < 2 { Asked::Pick } else { Asked::End(Ending::Reset) };
+        assert_eq!(session.on(Input::Dialed(Err(REFUSED)), now), expected);
     }
     dialed.sort();
     dialed.dedup();
     assert_eq!(dialed.len(), 3, "three different backends");
-    assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((CloseReason::ConnectFailed, 3)));
+    assert_eq!(session.closed(), Some((CloseReason::ConnectFailed, 3)));
+    assert_eq!(session.facts, Facts { failed: 3, retried: 2, ..Facts::default() });
 }
 
 #[test]
 fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over() {
-    let mut random = fastrand::Rng::with_seed(1);
-    let pool = pool_of(&endpoints(None)[..1]);
+    let listener = listener_of(&endpoints(None)[..1]);
     let mut now = Tick(0);
-    let mut session = admitted(&pool, now);
-    let picked = pick(&pool, &session, &mut random);
-    assert_eq!(session.on(picked, now), Effect::Dial);
+    let mut session = dialing(&listener, now);
     let mut dials = 0;
     loop {
-        assert_eq!(session.on(Input::Dialed(Err(DialFailure::Starved)), now), Effect::Wait);
-        assert!(!session.is_dialing());
+        assert_eq!(session.on(Input::Dialed(Err(DialFailure::Starved)), now), Asked::Wait);
         now = session.deadline().expect("it tries again");
         match session.on(Input::Deadline, now) {
-            Effect::Dial => dials += 1,
-            effect => {
-                assert_eq!(effect, Effect::Pick, "its time is over: another backend");
+            Asked::Dial => dials += 1,
+            asked => {
+                assert_eq!(asked, Asked::Pick, "its time is over: another backend");
                 break;
             }
         }
     }
     assert!(dials > 10 && now >= Tick(0) + CONNECT);
+    assert_eq!(session.facts, Facts::default(), "no backend has failed");
 }
 
 fn header() -> Header {
     Header::new(Announced::inet(([203, 0, 113, 1], 7).into(), ([198, 51, 100, 1], 443).into()))
 }
 
-/// A session that waits for a header since `now`, on a pool whose backends expect version 2.
-fn waiting(now: Tick) -> (Session, Arc<Pool>) {
-    let pool = pool_of(&endpoints(Some(ProxyVersion::V2)));
+/// A session that waits for a header since `now`, with a pool whose backends expect version 2.
+fn reading(now: Tick) -> (Machine, Arc<Listener>) {
+    let listener = listener_of(&endpoints(Some(ProxyVersion::V2)));
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
-    let mut session = Session::new(client, Greeting::ProxyHeader, listener(), pool.clone(), now);
-    assert_eq!(session.begin(now), Effect::ReadHeader);
-    assert_eq!(session.deadline(), Some(now + HEADER_TIMEOUT));
-    (session, pool)
+    let mut session = machine(client, Preamble::ProxyHeader, &listener, now);
+    session.local = Some(Endpoint::Inet(([127, 0, 0, 1], 80).into()));
+    assert_eq!(session.on(Input::Begin, now), Asked::ReadPreamble);
+    assert_eq!(session.deadline(), Some(now + PREAMBLE_TIMEOUT));
+    (session, listener)
 }
 
 #[test]
@@ -357,99 +417,103 @@ fn without_a_whole_header_every_ending_is_the_table_s() {
         (Input::Header(Err(NoHeader::CutShort)), soon, Ending::Reset, CloseReason::BadProxyHeader),
         (Input::Header(Err(NoHeader::Silence)), soon, Ending::Fin, CloseReason::ClientFin),
         (Input::Reset(Side::Client), soon, Ending::Reset, CloseReason::ClientReset),
-        (Input::Deadline, now + HEADER_TIMEOUT, Ending::Reset, CloseReason::BadProxyHeader),
+        (Input::Deadline, now + PREAMBLE_TIMEOUT, Ending::Reset, CloseReason::BadProxyHeader),
         (Input::Stop(CloseReason::Shutdown), soon, Ending::Reset, CloseReason::Shutdown),
     ] {
         for written_down in [false, true] {
-            let (mut session, pool) = waiting(now);
+            let (mut session, listener) = reading(now);
             let mut offset = 0;
             if written_down {
                 offset = 77;
-                session = rebuild(&session, &pool, now, offset).0;
-                assert_eq!(session.begin(Tick(now.0 + offset)), Effect::ReadHeader);
+                session = rebuild(&session, &listener, now, offset).0;
+                assert_eq!(session.on(Input::Begin, Tick(now.0 + offset)), Asked::ReadPreamble);
             }
-            assert_eq!(session.on(Input::Deadline, Tick(soon.0 + offset)), Effect::Wait);
+            assert_eq!(session.on(Input::Deadline, Tick(soon.0 + offset)), Asked::Wait);
             let input = match &input {
                 Input::Header(Err(why)) => Input::Header(Err(*why)),
                 Input::Reset(side) => Input::Reset(*side),
                 Input::Stop(reason) => Input::Stop(*reason),
                 _ => Input::Deadline,
             };
-            assert_eq!(session.on(input, Tick(at.0 + offset)), Effect::End(ending));
-            assert_eq!(session.record().map(|record| (record.close, record.attempts)), Some((close, 0)));
+            assert_eq!(session.on(input, Tick(at.0 + offset)), Asked::End(ending));
+            assert_eq!(session.closed(), Some((close, 0)));
         }
     }
-    let mut session = Session::new(None, Greeting::NotTrusted, listener(), waiting(now).1, now);
-    assert_eq!(session.begin(now), Effect::End(Ending::Reset));
-    assert_eq!(session.record().map(|record| record.close), Some(CloseReason::BadProxyHeader));
+    let mut session = machine(None, Preamble::NotTrusted, &reading(now).1, now);
+    assert_eq!(session.on(Input::Begin, now), Asked::End(Ending::Reset));
+    assert_eq!(session.closed(), Some((CloseReason::BadProxyHeader, 0)));
 }
 
 #[test]
-fn who_is_announced_is_the_client_and_every_backend_that_is_tried_is_told() {
+fn the_announced_client_is_the_client_and_its_header_goes_to_the_backend_that_is_connected() {
     let mut random = fastrand::Rng::with_seed(1);
     let now = Tick(1 << 40);
-    let (mut session, pool) = waiting(now);
-    assert_eq!(session.on(Input::Header(Ok(header())), now), Effect::Admit);
-    assert_eq!(session.client(), Some(&Endpoint::Inet(([203, 0, 113, 1], 7).into())));
-    assert_eq!(session.policy_client().ip, Some([203, 0, 113, 1].into()));
-    session = rebuild(&session, &pool, now, 0).0;
-    assert_eq!(session.begin(now), Effect::Admit);
-    assert_eq!(session.on(Input::Admitted(Ok(())), now), Effect::Pick);
+    let (mut session, listener) = reading(now);
+    assert_eq!(session.on(Input::Header(Ok(Box::new(header()))), now), Asked::Admit);
+    assert_eq!(session.client.ip, Some([203, 0, 113, 1].into()));
+    session = rebuild(&session, &listener, now, 0).0;
+    assert_eq!(session.on(Input::Begin, now), Asked::Admit);
+    assert_eq!(session.client.ip, Some([203, 0, 113, 1].into()));
+    assert_eq!(session.on(Input::Admitted(Ok(())), now), Asked::Pick);
     for _ in 0..2 {
-        let picked = pick(&pool, &session, &mut random);
-        assert_eq!(session.on(picked, now), Effect::Dial);
-        assert_eq!(session.introduction(|| panic!("it was announced")), header());
-        assert_eq!(session.on(Input::Dialed(Err(DialFailure::Backend)), now), Effect::Pick);
+        let picked = pick(&listener, &session, &mut random);
+        assert_eq!(session.on(picked, now), Asked::Dial);
+        assert_eq!(session.on(Input::Dialed(Err(REFUSED)), now), Asked::Pick);
     }
-    let picked = pick(&pool, &session, &mut random);
-    assert_eq!(session.on(picked, now), Effect::Dial);
-    assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Announce(ProxyVersion::V2));
-    assert_eq!(session.introduction(|| None), header());
-    assert_eq!(session.on(Input::Announced(28), now), Effect::Relay);
+    let picked = pick(&listener, &session, &mut random);
+    assert_eq!(session.on(picked, now), Asked::Dial);
+    assert_eq!(session.on(Input::Dialed(Ok(())), now), Asked::Announce);
+    assert_eq!(session.preamble, header().v2());
+    assert_eq!(session.on(Input::Announced(28), now), Asked::Relay);
+    assert_eq!(session.facts, Facts { failed: 2, retried: 2, connected: 1, answered: 0 });
 }
 
 #[test]
-fn a_header_that_announces_nobody_leaves_the_socket_s_address_and_a_unix_client_has_none() {
+fn a_header_without_addresses_leaves_the_socket_s_and_a_unix_client_has_none() {
     let now = Tick(0);
-    let local = Some(Endpoint::Inet(([127, 0, 0, 1], 80).into()));
-    for nobody in [Announced::Local, Announced::Unknown] {
-        let (mut session, _) = waiting(now);
-        assert_eq!(session.on(Input::Header(Ok(Header::new(nobody))), now), Effect::Admit);
-        assert_eq!(session.client(), Some(&Endpoint::Inet(([127, 0, 0, 1], 9).into())));
+    let connected = |mut session: Machine, listener: &Listener| {
+        assert_eq!(session.on(Input::Admitted(Ok(())), now), Asked::Pick);
+        let picked = pick(listener, &session, &mut fastrand::Rng::with_seed(1));
+        assert_eq!(session.on(picked, now), Asked::Dial);
+        assert_eq!(session.on(Input::Dialed(Ok(())), now), Asked::Announce);
+        session
+    };
+    for announced in [Announced::Local, Announced::Unknown] {
+        let (mut session, listener) = reading(now);
+        assert_eq!(session.on(Input::Header(Ok(Box::new(Header::new(announced)))), now), Asked::Admit);
+        assert_eq!(session.client.ip, Some([127, 0, 0, 1].into()));
         let own = Announced::inet(([127, 0, 0, 1], 9).into(), ([127, 0, 0, 1], 80).into());
-        assert_eq!(session.introduction(|| local.clone()), Header::new(own));
+        assert_eq!(connected(session, &listener).preamble, Header::new(own).v2());
     }
-    let (mut session, _) = waiting(now);
+    let (mut session, listener) = reading(now);
     let unix = Header::new(Announced::Unix(vec![b'a'; 216].try_into().expect("216 bytes")));
-    assert_eq!(session.on(Input::Header(Ok(unix.clone())), now), Effect::Admit);
-    assert_eq!(session.client(), None);
-    assert_eq!(session.introduction(|| local.clone()), unix);
-    let session = Session::new(None, Greeting::None, listener(), waiting(now).1, now);
-    assert_eq!(session.introduction(|| local), Header::new(Announced::Local));
+    assert_eq!(session.on(Input::Header(Ok(Box::new(unix.clone()))), now), Asked::Admit);
+    assert_eq!(session.client.ip, None);
+    assert_eq!(connected(session, &listener).preamble, unix.v2());
+    let mut session = machine(None, Preamble::None, &listener, now);
+    assert_eq!(session.on(Input::Begin, now), Asked::Admit);
+    assert_eq!(connected(session, &listener).preamble, Header::new(Announced::Local).v2());
 }
 
 #[test]
-fn a_client_that_is_not_admitted_is_reset_for_the_listener_s_reason() {
+fn a_refused_client_is_logged_by_its_announced_address() {
     let now = Tick(0);
-    let (mut session, _) = waiting(now);
-    assert_eq!(session.on(Input::Header(Ok(header())), now), Effect::Admit);
-    assert_eq!(session.on(Input::Admitted(Err(Reason::Denied)), now), Effect::End(Ending::Reset));
-    let record = session.record().expect("it is over");
-    assert_eq!(
-        (record.close, record.client.clone()),
-        (CloseReason::Denied, Some(Endpoint::Inet(([203, 0, 113, 1], 7).into())))
-    );
+    let (mut session, _) = reading(now);
+    assert_eq!(session.on(Input::Header(Ok(Box::new(header()))), now), Asked::Admit);
+    assert_eq!(session.on(Input::Admitted(Err(Reason::Denied)), now), Asked::End(Ending::Reset));
+    let over = session.over.expect("it is over");
+    assert_eq!((over.close, over.client), (CloseReason::Denied, Some(Endpoint::Inet(([203, 0, 113, 1], 7).into()))));
 }
 
 #[test]
 fn a_reload_during_the_dial_does_not_change_what_the_backend_expects() {
     let now = Tick(0);
-    let (mut session, pool) = waiting(now);
-    session.on(Input::Header(Ok(header())), now);
+    let (mut session, listener) = reading(now);
+    session.on(Input::Header(Ok(Box::new(header()))), now);
     session.on(Input::Admitted(Ok(())), now);
-    let picked = pick(&pool, &session, &mut fastrand::Rng::with_seed(1));
-    assert_eq!(session.on(picked, now), Effect::Dial);
-    session.adopt(&pool_of(&endpoints(None)[..1]));
-    assert_eq!(session.on(Input::Dialed(Ok(())), now), Effect::Announce(ProxyVersion::V2));
-    assert_eq!(session.introduction(|| None), header());
+    let picked = pick(&listener, &session, &mut fastrand::Rng::with_seed(1));
+    assert_eq!(session.on(picked, now), Asked::Dial);
+    assert_eq!(session.on(Input::Adopt(&snapshot_of(&endpoints(None)[..1])), now), Asked::Wait);
+    assert_eq!(session.on(Input::Dialed(Ok(())), now), Asked::Announce);
+    assert_eq!(session.preamble, header().v2());
 }

@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::policy::balance::LoadBlock;
+use tcplb::policy::health::ConnectFailure;
 use tcplb::pool::{Backend, BackendId, Lease};
-use tcplb::session::{CloseReason, Direction, Effect, Failed, Greeting, Input, Moved, Session, Side};
-use tcplb::telemetry::ListenerTotals;
+use tcplb::session::{
+    CloseReason, Direction, Effect, Fact, Failed, Input, Ledger, Moved, Preamble, Record, Session, Side,
+};
+use tcplb::worker::driver::{Counted, Observer};
 
 const BEGUN: Tick = Tick(10_000_000);
 const ASKS: (Direction, u64, bool) = (Direction::Up, 5, false);
@@ -15,40 +18,75 @@ const LEAVES: (Direction, u64, bool) = (Direction::Up, 0, true);
 const CLOSES: (Direction, u64, bool) = (Direction::Down, 0, true);
 const ANSWERS: (Direction, u64, bool) = (Direction::Down, 5, false);
 
+/// Learns nothing.
+struct Unobserved;
+
+impl Observer for Unobserved {
+    fn connect_failed(&mut self, _: &Backend, _: ConnectFailure) {}
+
+    fn connected_though_down(&mut self, _: &Backend) {}
+
+    fn closed(&mut self, _: &Record) {}
+}
+
+/// What the session asks for when it gets this, and what is reported at its end.
+fn give(session: &mut Session, input: Input<'_>, now: Tick) -> Next {
+    let (observer, mut next) = (&mut Unobserved, Next::Nothing);
+    let mut ledger = Counted(observer);
+    match session.on(input, now, &mut ledger) {
+        Effect::ReadOut(side) => next = Next::ReadOut(side),
+        Effect::Measure(_) => next = Next::Measure,
+        Effect::End { record, .. } => {
+            ledger.note(Fact::Closed(record), now);
+            next = Next::Over;
+        }
+        _ => {}
+    }
+    next
+}
+
+#[derive(PartialEq)]
+enum Next {
+    Nothing,
+    ReadOut(Side),
+    Measure,
+    Over,
+}
+
 /// A connection on which these bytes and FINs move at once, and which is over so much later by `end`, if it is not
 /// already: the average in milliseconds, and the failures that count as load.
-fn after(moves: &[(Direction, u64, bool)], later: Duration, end: Option<Input>) -> (Option<u32>, u32) {
+fn after(moves: &[(Direction, u64, bool)], later: Duration, end: Option<Input<'static>>) -> (Option<u32>, u32) {
     let (block, at) = (Arc::new(LoadBlock::default()), vec![Endpoint::Inet(([10, 0, 0, 1], 80).into())]);
-    let pool = make_pool(&[(at.clone(), None)], 1).0.pools[0].clone();
+    let listener = make_pool(&[(at.clone(), None)], 1).0.listeners[0].clone();
     let backend = Arc::new(Backend::new(BackendId(77), "measured".into(), at, block.clone(), 5));
-    let mut session = Session::new(None, Greeting::None, ListenerTotals::new("sim".into()), pool, BEGUN);
-    session.begin(BEGUN);
-    session.on(Input::Admitted(Ok(())), BEGUN);
-    session.on(Input::Picked(Ok(Lease::take(&backend, 0, u32::MAX).expect("room"))), BEGUN);
-    assert_eq!(session.on(Input::Dialed(Ok(())), BEGUN), Effect::Relay);
-    let mut now = BEGUN;
-    for (way, bytes, fin) in moves {
+    let mut session = Session::new(None, Preamble::None, listener, 0, BEGUN);
+    let lease = Lease::take(&backend, 0, u32::MAX).expect("room");
+    for input in [Input::Begin, Input::Admitted(Ok(())), Input::Picked(Ok(lease)), Input::Dialed(Ok(()))] {
+        give(&mut session, input, BEGUN);
+    }
+    let (mut now, mut next) = (BEGUN, Next::Nothing);
+    for (direction, bytes, fin) in moves {
         if *fin {
             now = BEGUN + later;
         }
-        session
-            .on(Input::Moved(*way, Moved { read: *bytes, written: *bytes, held: false, fin: *fin, failed: None }), now);
+        let moved = Moved { read: *bytes, written: *bytes, held: false, fin: *fin, failed: None };
+        next = give(&mut session, Input::Moved(*direction, moved), now);
     }
     now = BEGUN + later;
     if let Some(input) = end {
-        let mut effect = session.on(input, now);
+        next = give(&mut session, input, now);
         // What a side sent before it failed is read first, and there is nothing of it.
-        while session.record().is_none() {
+        while next != Next::Over {
             let source_failed = Moved { failed: Some(Failed::Source), ..Moved::default() };
-            effect = match effect {
-                Effect::ReadOut(side) => session.on(Input::Moved(Direction::from(side), source_failed), now),
-                Effect::Measure(_) => session.on(Input::Unsent(0), now),
-                Effect::Wait => session.on(Input::Deadline, now),
-                effect => panic!("{effect:?}"),
+            let input = match next {
+                Next::ReadOut(side) => Input::Moved(Direction::from(side), source_failed),
+                Next::Measure => Input::Unsent(0),
+                _ => Input::Deadline,
             };
+            next = give(&mut session, input, now);
         }
     }
-    assert!(session.record().is_some(), "it is over");
+    assert!(next == Next::Over, "it is over");
     drop(session);
     (backend.latency_us(now).map(|micros| micros.div_ceil(1_000)), block.load(5, now))
 }

@@ -76,7 +76,7 @@ impl Simulation {
             wait,
             drops: model.pools[0].abandoned == model::Abandoned::Drop,
         };
-        // Few pipes, so that some ways have to do without.
+        // Few pipes, so that some directions have to do without.
         let relay = relay::RelayResources::new(engine, 2);
         let driver = Driver::new(SimNet(world.clone()), judge, relay, seed, Tick(0));
         let connection_limit = ConnectionLimit::new(100);
@@ -100,16 +100,16 @@ impl Simulation {
         let conn = self.world.borrow().conns.len() as u16;
         let (socket, unix) = World::connect_client(&self.world);
         let client = Some(Endpoint::Inet((client_ip(conn), conn).into()));
-        let greeting = match self.world.borrow().conns[usize::from(conn)].greeting {
-            Greeting::None => session::Greeting::None,
-            Greeting::Header | Greeting::Garbage => session::Greeting::ProxyHeader,
-            Greeting::NotTrusted => session::Greeting::NotTrusted,
+        let preamble = match self.world.borrow().conns[usize::from(conn)].greeting {
+            Greeting::None => session::Preamble::None,
+            Greeting::Header | Greeting::Garbage => session::Preamble::ProxyHeader,
+            Greeting::NotTrusted => session::Preamble::NotTrusted,
         };
         let listener = &self.snapshot.listeners[0];
         let mut guard = listener.admission.reserve(&self.connection_limit).expect("room");
         guard.accepted();
-        let pool = listener.pool.clone();
-        self.driver.serve(Accepted { socket, client, unix, greeting, pool, guard });
+        let listener = listener.clone();
+        self.driver.serve(Accepted { socket, client, unix, preamble, listener, guard });
     }
 
     /// Delivers announcements to some or all of the sockets, in random order, then does what a worker does after a batch.

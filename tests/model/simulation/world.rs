@@ -150,8 +150,8 @@ pub fn events_of_every_kind() -> [Event; 7] {
 }
 
 /// The byte at a position of a stream.
-fn byte(way: Direction, position: u64) -> u8 {
-    let salt = if way == Direction::Up { 0x5b } else { 0xa7 };
+fn byte(direction: Direction, position: u64) -> u8 {
+    let salt = if direction == Direction::Up { 0x5b } else { 0xa7 };
     (position.wrapping_mul(31) ^ (position >> 7)) as u8 ^ salt
 }
 
@@ -407,8 +407,8 @@ impl World {
         self.conns[conn].last_io = now;
     }
 
-    /// The way whose source this socket is.
-    fn way_from(&self, id: usize) -> Direction {
+    /// The direction whose source this socket is.
+    fn direction_from(&self, id: usize) -> Direction {
         if self.socks[id].side == Side::Client { Direction::Up } else { Direction::Down }
     }
 
@@ -498,13 +498,13 @@ impl World {
     }
 
     fn recv(&mut self, id: usize, buffer: &mut [u8]) -> io::Result<usize> {
-        let way = self.way_from(id);
+        let direction = self.direction_from(id);
         let (from, amount) = self.read(id, buffer.len() as u64, true)?;
         let sock = &self.socks[id];
         let header: &[u8] = if sock.side == Side::Client { &self.conns[sock.conn].header } else { &[] };
         for (position, slot) in (from..from + amount).zip(buffer) {
             let of_header = header.get(position as usize).copied();
-            *slot = of_header.unwrap_or_else(|| byte(way, position - header.len() as u64));
+            *slot = of_header.unwrap_or_else(|| byte(direction, position - header.len() as u64));
         }
         Ok(amount as usize)
     }
@@ -540,13 +540,13 @@ impl World {
     }
 
     fn send(&mut self, id: usize, bytes: &[u8]) -> io::Result<usize> {
-        let way = if self.way_from(id) == Direction::Up { Direction::Down } else { Direction::Up };
+        let direction = if self.direction_from(id) == Direction::Up { Direction::Down } else { Direction::Up };
         let (from, amount) = self.write(id, bytes.len() as u64)?;
         let sock = &self.socks[id];
         let header: &[u8] = if sock.side == Side::Backend { &self.conns[sock.conn].introduction } else { &[] };
         for (position, got) in (from..from + amount).zip(bytes) {
             let of_header = header.get(position as usize).copied();
-            let wanted = of_header.unwrap_or_else(|| byte(way, position - header.len() as u64));
+            let wanted = of_header.unwrap_or_else(|| byte(direction, position - header.len() as u64));
             assert_eq!(*got, wanted, "bytes out of order");
         }
         Ok(amount as usize)

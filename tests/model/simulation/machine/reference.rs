@@ -1,11 +1,12 @@
 //! What the table in `session` says of a relay, written down a second time.
 
+use crate::corpora::session::machine::Asked;
 use crate::simulation::{HALF_CLOSE, IDLE};
 use std::time::Duration;
 use tcplb::base::Tick;
-use tcplb::session::{CloseReason, Direction, Effect, Ending, Failed, Moved, QUIET, RESET_PATIENCE, Side};
+use tcplb::session::{CloseReason, Direction, Ending, Failed, Moved, QUIET, RESET_PATIENCE, Side};
 
-/// What the table says about one way.
+/// What the table says about one direction.
 #[derive(Clone, Copy, Default)]
 pub struct Expected {
     pub fin: bool,
@@ -27,58 +28,58 @@ pub struct Failure {
 }
 
 pub struct Reference {
-    pub ways: [Expected; 2],
+    pub directions: [Expected; 2],
     pub first_fin: Option<Side>,
     pub failed: Option<Failure>,
     pub last: Tick,
     /// From when on its lifetime is over, until when it lasts at most, and when to look next.
     pub expires: Option<(Tick, Tick, Tick)>,
-    /// Of our header for the backend, still held; and the client's bytes delivered.
-    pub ours: u64,
+    /// Bytes of the preamble for the backend that are still held, and bytes of the client that were delivered.
+    pub preamble: u64,
     pub up: u64,
 }
 
-type Answer = (Effect, Option<CloseReason>);
+type Answer = (Asked, Option<CloseReason>);
 
-const NOTHING: Answer = (Effect::Wait, None);
+const NOTHING: Answer = (Asked::Wait, None);
 
 fn reset_by(side: Side) -> Answer {
     let reason = if side == Side::Client { CloseReason::ClientReset } else { CloseReason::BackendReset };
-    (Effect::End(Ending::Reset), Some(reason))
+    (Asked::End(Ending::Reset), Some(reason))
 }
 
-pub fn index_of(way: Direction) -> usize {
-    usize::from(way == Direction::Down)
+pub fn index_of(direction: Direction) -> usize {
+    usize::from(direction == Direction::Down)
 }
 
 impl Reference {
-    pub fn moved(&mut self, way: Direction, moved: &Moved, now: Tick) -> Answer {
-        if way == Direction::Up {
-            let ours = self.ours.min(moved.written);
-            self.ours -= ours;
-            self.up += moved.written - ours;
+    pub fn moved(&mut self, direction: Direction, moved: &Moved, now: Tick) -> Answer {
+        if direction == Direction::Up {
+            let of_preamble = self.preamble.min(moved.written);
+            self.preamble -= of_preamble;
+            self.up += moved.written - of_preamble;
         }
-        if moved.read > 0 || moved.written > 0 || (moved.fin && !self.ways[index_of(way)].fin) {
+        if moved.read > 0 || moved.written > 0 || (moved.fin && !self.directions[index_of(direction)].fin) {
             self.last = now;
         }
-        let this = &mut self.ways[index_of(way)];
+        let this = &mut self.directions[index_of(direction)];
         this.held = moved.held;
         this.fin |= moved.fin;
         if this.fin && self.first_fin.is_none() {
-            self.first_fin = Some(way.source());
+            self.first_fin = Some(direction.source());
         }
         if moved.failed == Some(Failed::Sink) {
-            return self.fails(way.sink(), now);
+            return self.fails(direction.sink(), now);
         }
         this.cut |= moved.failed == Some(Failed::Source) && !this.fin;
         let is_over = (this.fin || this.cut) && !this.held && !this.shut;
         this.shut |= is_over;
         let (fin, cut) = (this.fin, this.cut);
-        let mut answer = if is_over && !cut { (Effect::Finish(way.sink()), None) } else { NOTHING };
+        let mut answer = if is_over && !cut { (Asked::Finish(direction.sink()), None) } else { NOTHING };
         if moved.failed == Some(Failed::Source) && self.failed.is_none() {
-            answer = self.fails(way.source(), now);
+            answer = self.fails(direction.source(), now);
         } else if is_over && cut {
-            answer = (Effect::Measure(way.sink()), None);
+            answer = (Asked::Measure(direction.sink()), None);
         }
         if let Some(failure) = &mut self.failed {
             if moved.written > 0 {
@@ -89,10 +90,10 @@ impl Reference {
             }
             let added = moved.written + u64::from(is_over && !cut);
             failure.queue.2 = failure.queue.2.saturating_add(added);
-        } else if fin && self.ways.iter().all(|way| way.shut) {
+        } else if fin && self.directions.iter().all(|direction| direction.shut) {
             let first = self.first_fin.expect("somebody finished");
             let reason = if first == Side::Client { CloseReason::ClientFin } else { CloseReason::BackendFin };
-            return (Effect::End(Ending::Fin), Some(reason));
+            return (Asked::End(Ending::Fin), Some(reason));
         }
         answer
     }
@@ -102,14 +103,14 @@ impl Reference {
             return if failure.side == side { NOTHING } else { reset_by(failure.side) };
         }
         self.failed = Some(Failure { side, taken: now, queue: (now, now, u64::MAX) });
-        self.ways[index_of(Direction::to(side))] = Expected { dropped: true, ..Expected::default() };
-        (Effect::ReadOut(side), None)
+        self.directions[index_of(Direction::to(side))] = Expected { dropped: true, ..Expected::default() };
+        (Asked::ReadOut(side), None)
     }
 
     pub fn unsent(&mut self, bytes: u64, now: Tick) -> Answer {
         let failure = self.failed.as_mut().expect("a side has failed");
         let (since, measure, expected) = &mut failure.queue;
-        if bytes == 0 && self.ways[index_of(Direction::from(failure.side))].shut {
+        if bytes == 0 && self.directions[index_of(Direction::from(failure.side))].shut {
             return reset_by(failure.side);
         }
         if bytes < *expected {
@@ -124,21 +125,21 @@ impl Reference {
         if now < self.deadline() {
             return NOTHING;
         }
-        let held = self.ways.iter().any(|way| way.held);
+        let held = self.directions.iter().any(|direction| direction.held);
         if let Some((from, until, look)) = &mut self.expires {
             if now >= *from && !held && self.failed.is_none() && now - self.last >= QUIET {
-                return (Effect::End(Ending::Fin), Some(CloseReason::Forced));
+                return (Asked::End(Ending::Fin), Some(CloseReason::Forced));
             }
             if now >= *until {
-                return (Effect::End(Ending::Reset), Some(CloseReason::Forced));
+                return (Asked::End(Ending::Reset), Some(CloseReason::Forced));
             }
             *look = now + QUIET;
         }
         let (due, reason) = self.due();
         match self.failed {
-            Some(failure) => (Effect::Measure(failure.side.other()), None),
+            Some(failure) => (Asked::Measure(failure.side.other()), None),
             None if now < due => NOTHING,
-            None => (Effect::End(if held { Ending::Reset } else { Ending::Fin }), Some(reason)),
+            None => (Asked::End(if held { Ending::Reset } else { Ending::Fin }), Some(reason)),
         }
     }
 
@@ -154,7 +155,7 @@ impl Reference {
     fn due(&self) -> (Tick, CloseReason) {
         if let Some(failure) = self.failed {
             (failure.queue.1.min(failure.taken + RESET_PATIENCE), CloseReason::BackendReset)
-        } else if self.ways.iter().any(|way| way.fin) {
+        } else if self.directions.iter().any(|direction| direction.fin) {
             (self.last + HALF_CLOSE, CloseReason::HalfCloseTimeout)
         } else {
             (self.last + IDLE, CloseReason::IdleTimeout)

@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use tcplb::base::Endpoint;
 use tcplb::relay::Io;
 use tcplb::session::Side;
-use tcplb::worker::driver::Net;
+use tcplb::worker::driver::{Dialed, Net};
 use tcplb::worker::token::{SocketId, Token};
 
 impl Io for SimNet {
@@ -55,7 +55,7 @@ impl Net for SimNet {
         Ok(())
     }
 
-    fn dial(&mut self, to: &Endpoint, token: Token, _: bool) -> io::Result<(SimSocket, bool)> {
+    fn dial(&mut self, to: &Endpoint, token: Token, _: bool) -> io::Result<Dialed<SimSocket>> {
         let mut world = self.0.borrow_mut();
         let Token::Socket(SocketId { side: Side::Backend, slot, .. }) = token else {
             panic!("{token:?} for a backend")
@@ -93,7 +93,7 @@ impl Net for SimNet {
         }
         let sock = &mut world.socks[id];
         (sock.token, sock.announced) = (Some(token), done);
-        Ok((SimSocket { id, world: self.0.clone() }, done))
+        Ok(Dialed { socket: SimSocket { id, world: self.0.clone() }, is_connected: done })
     }
 
     fn has_bytes(&mut self, socket: &SimSocket) -> io::Result<bool> {

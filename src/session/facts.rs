@@ -1,0 +1,61 @@
+//! What is to be counted of sessions, reported at the moment when a session knows it.
+//!
+//! Counters, histograms, the access log and what outlier detection learns of clients all derive from these facts. A session
+//! counts nothing itself.
+
+use super::Record;
+use crate::base::Tick;
+use crate::policy::health::ConnectFailure;
+use crate::pool::{Backend, Lease, Pool};
+use std::time::Duration;
+
+/// Something that happened to a connection.
+#[derive(Debug)]
+pub enum Fact<'a> {
+    /// An attempt to connect failed.
+    AttemptFailed {
+        /// To which backend.
+        backend: &'a Backend,
+        /// The number of the address that failed, if the backend has several and the failure is the address's.
+        address: Option<usize>,
+        /// Why.
+        failure: ConnectFailure,
+        /// No address is left: the backend has failed.
+        is_last: bool,
+    },
+    /// An attempt with another backend follows one that failed.
+    Retried(&'a Pool),
+    /// A backend is connected. The attempt that succeeded took this long.
+    Connected {
+        /// The pool that it serves.
+        pool: &'a Pool,
+        /// The right to use it.
+        lease: &'a Lease,
+        /// From the dial on.
+        after: Duration,
+    },
+    /// The backend sent its first byte.
+    Answered {
+        /// Which one.
+        backend: &'a Backend,
+        /// How long that took, connect included.
+        after: Duration,
+    },
+    /// Bytes were delivered since the last such fact of this connection.
+    Relayed {
+        /// To and from which backend.
+        backend: &'a Backend,
+        /// From the client.
+        to_backend: u64,
+        /// From the backend.
+        to_client: u64,
+    },
+    /// A connection is over.
+    Closed(&'a Record),
+}
+
+/// Takes facts.
+pub trait Ledger {
+    /// Counts one.
+    fn note(&mut self, fact: Fact<'_>, now: Tick);
+}

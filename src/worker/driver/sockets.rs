@@ -1,0 +1,113 @@
+//! The two sockets of a connection, and the bytes held between them.
+
+use super::liveness::Watch;
+use super::{Dialed, Event, Net};
+use crate::base::Endpoint;
+use crate::base::slots::Key;
+use crate::policy::health::ConnectFailure;
+use crate::relay::{End, Ready, RelayBuffer};
+use crate::session::{DialFailure, Direction, Input, Left, Side};
+use crate::worker::token::{Serial, SocketId, Token};
+use std::io;
+
+/// The two sockets of a connection, and the bytes held between them.
+pub(super) struct Sockets<S, P> {
+    pub(super) client: Attached<S>,
+    /// Exists while a backend is dialled or relayed to.
+    pub(super) backend: Option<Attached<S>>,
+    pub(super) up: RelayBuffer<P>,
+    pub(super) down: RelayBuffer<P>,
+    /// How the client left, as far as events said.
+    pub(super) left: Option<Left>,
+    /// Bytes may be moved without another event: it is to have a turn of the run queue.
+    pub(super) wants_turn: bool,
+}
+
+/// A socket that poll watches.
+pub(super) struct Attached<S> {
+    pub(super) end: End<S>,
+    /// Which socket of the connection's slot it is: events of any other one do not concern it.
+    serial: Serial,
+    pub(super) watch: Watch,
+}
+
+impl<S> Attached<S> {
+    fn new(socket: S, ready: Ready, serial: Serial) -> Attached<S> {
+        Attached { end: End { socket, ready }, serial, watch: Watch::default() }
+    }
+
+    /// What its events are announced by.
+    pub(super) fn id(&self, side: Side, key: Key) -> SocketId {
+        SocketId { side, slot: key.slot, serial: self.serial }
+    }
+}
+
+impl<S, P> Sockets<S, P> {
+    /// Those of a client without a backend. A read of a unix socket may stop short with more behind.
+    pub(super) fn new(client: S, is_unix: bool, serial: Serial) -> Sockets<S, P> {
+        let ready = Ready { writable: true, short_read_inconclusive: is_unix, ..Ready::default() };
+        Sockets {
+            client: Attached::new(client, ready, serial),
+            backend: None,
+            up: RelayBuffer::default(),
+            down: RelayBuffer::default(),
+            left: None,
+            wants_turn: false,
+        }
+    }
+
+    pub(super) fn of(&mut self, side: Side) -> Option<&mut Attached<S>> {
+        match side {
+            Side::Client => Some(&mut self.client),
+            Side::Backend => self.backend.as_mut(),
+        }
+    }
+
+    /// What moves bytes in this direction: buffer, source, sink.
+    pub(super) fn path(&mut self, direction: Direction) -> Option<(&mut RelayBuffer<P>, &mut End<S>, &mut End<S>)> {
+        let (client, backend) = (&mut self.client.end, &mut self.backend.as_mut()?.end);
+        Some(match direction {
+            Direction::Up => (&mut self.up, client, backend),
+            Direction::Down => (&mut self.down, backend, client),
+        })
+    }
+
+    /// Takes what poll announces of a socket; false if that is neither of these two.
+    pub(super) fn announced(&mut self, socket: SocketId, event: &Event) -> bool {
+        let attached = self.of(socket.side).filter(|attached| attached.serial == socket.serial);
+        let Some(Attached { end: End { ready, .. }, .. }) = attached else { return false };
+        ready.readable |= event.readable;
+        ready.writable |= event.writable;
+        ready.short_read_inconclusive |= event.urgent;
+        ready.finished |= event.finished;
+        if socket.side == Side::Client && (event.finished || event.hung_up) {
+            let left = if event.hung_up { Left::Gone } else { Left::Finished };
+            self.left = self.left.max(Some(left));
+        }
+        true
+    }
+
+    /// Begins to connect; the outcome, if it is known at once.
+    pub(super) fn dial(
+        &mut self,
+        to: &Endpoint,
+        id: SocketId,
+        net: &mut impl Net<Socket = S, Pipe = P>,
+    ) -> Option<Input<'static>> {
+        let Ok(has_bytes) = self.has_client_bytes(net) else { return Some(Input::Reset(Side::Client)) };
+        match net.dial(to, Token::Socket(id), has_bytes) {
+            Ok(Dialed { socket, is_connected }) => {
+                let short_read_inconclusive = net.has_urgent_gaps(to);
+                let ready = Ready { writable: is_connected, short_read_inconclusive, ..Ready::default() };
+                self.backend = Some(Attached::new(socket, ready, id.serial));
+                is_connected.then_some(Input::Dialed(Ok(())))
+            }
+            Err(error) => Some(dialed(Err(error))),
+        }
+    }
+}
+
+/// What the outcome of a dial means to the session.
+pub(super) fn dialed(outcome: io::Result<()>) -> Input<'static> {
+    Input::Dialed(outcome.map_err(|error| ConnectFailure::of(&error).map_or(DialFailure::Starved, DialFailure::Failed)))
+}
