@@ -52,10 +52,11 @@ def build_tcplb(fresh=False):
     return binary
 
 
-def found(tcplb):
-    """tcplb and the peers on this machine, in the order of the report."""
+def found(tcplb, before=None):
+    """tcplb, an earlier one if there is a binary of it, and the peers on this machine, in the order of the report."""
     every = [
         Proxy("tcplb", str(tcplb), _tcplb, ["--version"]),
+        Proxy("before", before and str(before), _tcplb, ["--version"]),
         Proxy("haproxy", shutil.which("haproxy"), _haproxy(["splice-auto"]), ["-v"]),
         Proxy("haproxy-splice", shutil.which("haproxy"), _haproxy(["splice-request", "splice-response"]), ["-v"]),
         Proxy("nginx", shutil.which("nginx"), _nginx, ["-v"]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 
 OURS = "tcplb"
+BEFORE = "before"
 NONE = "none"
 
 
@@ -31,7 +32,7 @@ class Results:
 
     def peers(self):
         """Those that tcplb is compared with."""
-        return [name for name in self.proxies if name not in (OURS, NONE)]
+        return [name for name in self.proxies if name not in (OURS, BEFORE, NONE)]
 
     def values(self, row, figure, proxy):
         """A figure round by round; `None` where there is none."""
@@ -56,8 +57,10 @@ class Results:
     def ratio(self, row, figure):
         """tcplb against the best peer, if both were measured in the same rounds."""
         peer = self.best_peer(row, figure)
-        if peer is None:
-            return None
+        return peer and self.against(row, figure, peer)
+
+    def against(self, row, figure, peer):
+        """tcplb against another proxy, if both were measured in the same rounds."""
         pairs = zip(self.values(row, figure, OURS), self.values(row, figure, peer))
         ratios = [ours / theirs for ours, theirs in pairs if ours is not None and theirs]
         return Ratio(peer, median(ratios), min(ratios), max(ratios)) if ratios else None
@@ -115,7 +118,10 @@ def markdown(results, machine, seconds, rounds, skipped):
         "rates (↑). A goal is the most that this ratio may be. “None” is the client on the backend, without a proxy.",
         "",
     ]
-    lines += _goals(results)
+    if results.peers():
+        lines += _goals(results)
+    if BEFORE in results.proxies:
+        lines += _changes(results)
     lines += _everything(results)
     for title, notes in (("Not measured", skipped), ("What went wrong", list(results.troubles()))):
         if notes:
@@ -135,6 +141,17 @@ def _goals(results):
                 f"| {row.title}: {figure.title}, {figure.unit} | {_cell(results, row, figure, OURS)} | {peer} "
                 f"| {_ratio(ratio)} | {_goal(figure)} | {_verdict(results.reached(row, figure))} |"
             )
+    return lines + [""]
+
+
+def _changes(results):
+    lines = ["## Against the binary before", "", "| work | tcplb | before | against before |", "|---|--:|--:|--:|"]
+    for row in results.rows:
+        for figure in row.figures:
+            cells = " | ".join(_cell(results, row, figure, name) for name in (OURS, BEFORE))
+            arrow = " ↑" if figure.higher_is_better else ""
+            ratio = _ratio(results.against(row, figure, BEFORE))
+            lines.append(f"| {row.title}: {figure.title}, {figure.unit}{arrow} | {cells} | {ratio} |")
     return lines + [""]
 
 
