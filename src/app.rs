@@ -2,10 +2,11 @@
 //!
 //! It binds everything before it spawns a thread, so a taken port ends the start with nothing half-done.
 
-use crate::access_log::{AccessLog, Reopener, Target};
+use crate::access_log::{AccessLog, Links, Reopener, Target};
 use crate::admin::{self, Admin};
 use crate::admission::ConnectionLimit;
 use crate::base::{Endpoint, Size};
+use crate::clock;
 use crate::config::descriptors::{self, AdminShare};
 use crate::config::model::{LogTo, Model, Names};
 use crate::confine::Confinement;
@@ -115,8 +116,9 @@ fn begin(
     let spawn_error = |error: io::Error| StartError(format!("can't start a thread: {error}"));
     // A user who may create names in the log's directory could make root follow a link. So links are followed only if
     // the process keeps its user.
-    let follow = confinement.as_ref().is_none_or(|confinement| !confinement.changes_user());
-    let open = |to: &LogTo| Target::open(to, follow);
+    let changes_user = confinement.as_ref().is_some_and(Confinement::changes_user);
+    let links = if changes_user { Links::Refuse } else { Links::Follow };
+    let open = |to: &LogTo| Target::open(to, links);
     let log = model.global.access_log.as_ref().map(open).transpose().map_err(give_up)?;
     if let Some(confinement) = confinement {
         let own: Vec<Endpoint> = sockets.iter().filter(|socket| !listen::is_inherited(socket)).cloned().collect();
@@ -158,7 +160,7 @@ fn begin(
     // Resets go straight to the workers, since control may be waiting for the prober.
     let on_down = Box::new(move |backend| fallen.reset(&[backend]));
     let prober = prober::spawn(snapshot.clone(), on_down).map_err(spawn_error)?;
-    let published = Arc::new(Published::new(snapshot.clone(), model.clone()));
+    let published = Arc::new(Published::new(snapshot.clone(), model.clone(), clock::now()));
     let start = |target| AccessLog::start(target, model.global.log_format, published.log().clone());
     let (log, log_handle) = log.map(start).transpose().map_err(spawn_error)?.unzip();
     let shared = WorkerContext {

@@ -61,7 +61,7 @@ fn understand(request: &Request) {
             Err(refusal) => is_whole(&refusal),
         },
         Some("Registration") => {
-            if let Err((status, why)) = register::registration(call.body) {
+            if let Err(register::Rejected { status, title: why }) = register::registration(call.body) {
                 assert!(matches!(status, 400 | 403) && !why.is_empty());
             }
         }

@@ -26,7 +26,7 @@ mod target;
 mod writer;
 
 pub use buffer::LogBuffer;
-pub use target::Target;
+pub use target::{Links, Target};
 
 use crate::base::LogThrottle;
 use crate::clock;

@@ -29,22 +29,40 @@ pub struct Target {
     torn: bool,
 }
 
+/// What a symbolic link in place of the file means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Links {
+    /// The file that it points to.
+    Follow,
+    /// An error.
+    Refuse,
+}
+
+/// What the bytes to be written begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// A line.
+    Line,
+    /// The rest of the line that was written last.
+    RestOfLine,
+}
+
 #[derive(Debug)]
 enum Destination {
     Stdout,
-    File { path: PathBuf, follow: bool, file: OwnedFd },
+    File { path: PathBuf, links: Links, file: OwnedFd },
 }
 
 impl Target {
-    /// Opens it. Where `follow` is false a symbolic link is refused: whoever could put one there could have root write, and
-    /// give away, what it points to.
-    pub fn open(to: &LogTo, follow: bool) -> Result<Target, String> {
+    /// Opens it. A user who may put a symbolic link there could have root write, and give away, what it points to: see
+    /// [`Links`].
+    pub fn open(to: &LogTo, links: Links) -> Result<Target, String> {
         let destination = match to {
             LogTo::Stdout => Destination::Stdout,
             LogTo::File(path) => {
-                let file = open(path, follow)
+                let file = open(path, links)
                     .map_err(|error| format!("can't open the access log {}: {error}{}", path.display(), hint(error)))?;
-                Destination::File { path: path.clone(), follow, file }
+                Destination::File { path: path.clone(), links, file }
             }
         };
         Ok(Target { destination, torn: false })
@@ -65,23 +83,23 @@ impl Target {
 
     /// Opens the file by its name again; on an error it stays as it was. True if the old one ends with a part of a line.
     pub(super) fn reopen(&mut self) -> Result<bool, String> {
-        if let Destination::File { path, follow, file } = &mut self.destination {
-            *file = open(path, *follow).map_err(|error| format!("{error}{}", hint(error)))?;
+        if let Destination::File { path, links, file } = &mut self.destination {
+            *file = open(path, *links).map_err(|error| format!("{error}{}", hint(error)))?;
             return Ok(std::mem::take(&mut self.torn));
         }
         Ok(false)
     }
 
     /// Writes all of it. An error comes with what was not written, the rest of a line that was torn included; it may be
-    /// written later with `goes_on`. Otherwise a torn line is ended first. Where nothing can be written for now, it waits for
+    /// written later as [`Start::RestOfLine`]. Before a line that begins, a torn one is ended first. Where nothing can be written for now, it waits for
     /// as long as `wait` says; then the error is [`Errno::AGAIN`].
     pub(super) fn write<'a>(
         &mut self,
         mut lines: &'a [u8],
-        goes_on: bool,
+        start: Start,
         wait: impl Fn() -> bool,
     ) -> Result<(), (&'a [u8], Errno)> {
-        if self.torn && !goes_on {
+        if self.torn && start == Start::Line {
             self.write_some(b"\n", &wait).map_err(|error| (lines, error))?;
             self.torn = false;
         }
@@ -129,9 +147,9 @@ impl fmt::Display for Target {
     }
 }
 
-fn open(path: &PathBuf, follow: bool) -> Result<OwnedFd, Errno> {
+fn open(path: &PathBuf, links: Links) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    let flags = if follow { flags } else { flags | OFlags::NOFOLLOW };
+    let flags = if links == Links::Follow { flags } else { flags | OFlags::NOFOLLOW };
     rustix::fs::open(path, flags, MODE)
 }
 
@@ -154,7 +172,10 @@ mod tests {
         let destination = tempfile::tempdir().unwrap();
         let path = destination.path().join("access.log");
         for line in ["one\n", "two\n"] {
-            Target::open(&LogTo::File(path.clone()), true).unwrap().write(line.as_bytes(), false, || true).unwrap();
+            Target::open(&LogTo::File(path.clone()), Links::Follow)
+                .unwrap()
+                .write(line.as_bytes(), Start::Line, || true)
+                .unwrap();
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o137, 0);
@@ -164,17 +185,17 @@ mod tests {
     fn after_a_rename_the_next_lines_are_in_a_new_file_and_one_that_can_t_be_opened_changes_nothing() {
         let destination = tempfile::tempdir().unwrap();
         let (path, old) = (destination.path().join("log"), destination.path().join("log.1"));
-        let mut target = Target::open(&LogTo::File(path.clone()), true).unwrap();
-        target.write(b"one\n", false, || true).unwrap();
+        let mut target = Target::open(&LogTo::File(path.clone()), Links::Follow).unwrap();
+        target.write(b"one\n", Start::Line, || true).unwrap();
         fs::rename(&path, &old).unwrap();
-        target.write(b"two\n", false, || true).unwrap();
+        target.write(b"two\n", Start::Line, || true).unwrap();
         fs::create_dir(&path).unwrap();
         let told = target.reopen().unwrap_err();
         assert!(told.contains("directory"), "{told}");
-        target.write(b"three\n", false, || true).unwrap();
+        target.write(b"three\n", Start::Line, || true).unwrap();
         fs::remove_dir(&path).unwrap();
         target.reopen().unwrap();
-        target.write(b"four\n", false, || true).unwrap();
+        target.write(b"four\n", Start::Line, || true).unwrap();
         assert_eq!(fs::read_to_string(&old).unwrap(), "one\ntwo\nthree\n");
         assert_eq!(fs::read_to_string(&path).unwrap(), "four\n");
     }
@@ -184,16 +205,16 @@ mod tests {
         let destination = tempfile::tempdir().unwrap();
         let (real, link) = (destination.path().join("real"), destination.path().join("link"));
         symlink(&real, &link).unwrap();
-        let told = Target::open(&LogTo::File(link.clone()), false).unwrap_err();
+        let told = Target::open(&LogTo::File(link.clone()), Links::Refuse).unwrap_err();
         assert!(told.contains("symbolic link") && !real.exists(), "{told}");
-        Target::open(&LogTo::File(link), true).unwrap().write(b"one\n", false, || true).unwrap();
+        Target::open(&LogTo::File(link), Links::Follow).unwrap().write(b"one\n", Start::Line, || true).unwrap();
         assert_eq!(fs::read_to_string(&real).unwrap(), "one\n");
     }
 
     #[test]
     fn what_was_not_written_comes_back_with_the_error() {
         // Every write to it fails as on a full disk.
-        let mut full = Target::open(&LogTo::File("/dev/full".into()), true).unwrap();
-        assert_eq!(full.write(b"one\ntwo\n", false, || true), Err((&b"one\ntwo\n"[..], Errno::NOSPC)));
+        let mut full = Target::open(&LogTo::File("/dev/full".into()), Links::Follow).unwrap();
+        assert_eq!(full.write(b"one\ntwo\n", Start::Line, || true), Err((&b"one\ntwo\n"[..], Errno::NOSPC)));
     }
 }

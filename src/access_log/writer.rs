@@ -3,6 +3,7 @@
 //! A target that takes nothing for a while (a FIFO whose reader stalls) is waited for, but not against a request to open the
 //! file again, and not against the end of the process.
 
+use super::target::Start;
 use super::{Lines, Target, count, lose};
 use crate::base::LogThrottle;
 use crate::clock;
@@ -41,8 +42,8 @@ impl Writer<'_> {
         loop {
             let (reopen, ending) = (self.reopen, self.ending);
             let wait = || reopen.is_empty() && !ending.load(Ordering::Relaxed);
-            let begun = rest.len() < lines.len();
-            let Err((left, error)) = self.target.write(rest, begun, wait) else { return };
+            let start = if rest.len() < lines.len() { Start::RestOfLine } else { Start::Line };
+            let Err((left, error)) = self.target.write(rest, start, wait) else { return };
             rest = left;
             if error == Errno::AGAIN && self.reopen.try_recv().is_ok() {
                 if self.reopen() && rest.len() < lines.len() {

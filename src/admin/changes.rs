@@ -4,18 +4,18 @@ use super::http::Response;
 use super::routes::Call;
 use super::{State, api, status, target};
 use crate::base::Address;
+use crate::clock;
 use crate::config::{advice, check, model};
 use crate::control::{Refused, ReloadError, Reloaded};
 use crate::pool::{AdminState, Pool};
 use crate::preflight;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// `GET /v1/pools/P/backends`.
 pub fn list(state: &State, call: &Call<'_>) -> Response {
     match pool(state, call.name(0)) {
-        Ok(pool) => Response::json(200, &status::backends(&pool, Instant::now())),
+        Ok(pool) => Response::json(200, &status::backends(&pool, clock::now())),
         Err(refusal) => refusal,
     }
 }
@@ -130,7 +130,7 @@ fn pool(state: &State, name: &str) -> Result<Arc<Pool>, Response> {
 
 /// The backend's current state, or 404.
 fn known(state: &State, pool_name: &str, name: &str) -> Result<api::BackendView, Response> {
-    let found = status::find(&*pool(state, pool_name)?, name, Instant::now());
+    let found = status::find(&*pool(state, pool_name)?, name, clock::now());
     found.ok_or_else(|| refusal(&Refused::NoBackend { pool: pool_name.to_owned(), name: name.to_owned() }))
 }
 

@@ -4,8 +4,7 @@
 //! Label values come from the configuration and from short fixed lists, never from clients.
 
 use super::process::Process;
-use super::status;
-use crate::clock;
+use crate::base::Tick;
 use crate::logger;
 use crate::policy::health::{Class, ConnectFailure};
 use crate::pool::{AddressState, Member, Pool, Published, Snapshot};
@@ -31,13 +30,13 @@ struct Row<'a> {
 }
 
 /// All metrics. `per_backend`: each backend has series of its own; otherwise the same families hold sums per pool.
-pub fn text(published: &Published, per_backend: bool) -> String {
+pub fn text(published: &Published, per_backend: bool, now: Tick) -> String {
     let mut text = Text(String::with_capacity(16 * 1024));
     let snapshot = published.snapshot();
     text.family("tcplb_build_info", "gauge", "The version; the value is always 1.");
     text.sample("tcplb_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     listeners(&mut text, &snapshot);
-    part(&mut text, &snapshot.pools, per_backend);
+    part(&mut text, &snapshot.pools, per_backend, now);
     let (worked, failed) = published.reloads();
     text.family("tcplb_config_reloads_total", "counter", "Reloads of the configuration file by their result.");
     text.sample("tcplb_config_reloads_total", &[("result", "success")], worked);
@@ -54,13 +53,13 @@ pub fn text(published: &Published, per_backend: bool) -> String {
 }
 
 /// The metrics of one pool.
-pub fn of_pool(pool: &Arc<Pool>, per_backend: bool) -> String {
+pub fn of_pool(pool: &Arc<Pool>, per_backend: bool, now: Tick) -> String {
     let mut text = Text(String::with_capacity(16 * 1024));
-    part(&mut text, std::slice::from_ref(pool), per_backend);
+    part(&mut text, std::slice::from_ref(pool), per_backend, now);
     text.0
 }
 
-fn part(text: &mut Text, pools: &[Arc<Pool>], per_backend: bool) {
+fn part(text: &mut Text, pools: &[Arc<Pool>], per_backend: bool, now: Tick) {
     let rows: Vec<Row<'_>> = if per_backend {
         pools.iter().flat_map(|pool| pool.members.iter().map(|member| of_backend(pool, member))).collect()
     } else {
@@ -68,7 +67,7 @@ fn part(text: &mut Text, pools: &[Arc<Pool>], per_backend: bool) {
     };
     backends(text, &rows);
     if per_backend {
-        addresses(text, pools);
+        addresses(text, pools, now);
     }
     self::pools(text, pools);
 }
@@ -77,7 +76,7 @@ fn of_backend<'a>(pool: &Pool, member: &'a Member) -> Row<'a> {
     Row {
         labels: labels(&[("pool", &pool.settings.name), ("backend", &member.backend.name)]),
         counters: &member.backend.counters,
-        up: u64::from(status::is_up(pool, member)),
+        up: u64::from(pool.is_usable(member)),
         active: u64::from(member.backend.active()),
     }
 }
@@ -86,7 +85,7 @@ fn sums(pool: &Pool) -> Row<'_> {
     Row {
         labels: labels(&[("pool", &pool.settings.name)]),
         counters: &pool.totals.counters,
-        up: pool.members.iter().filter(|member| status::is_up(pool, member)).count() as u64,
+        up: pool.members.iter().filter(|member| pool.is_usable(member)).count() as u64,
         active: pool.members.iter().map(|member| u64::from(member.backend.active())).sum(),
     }
 }
@@ -128,8 +127,8 @@ fn listeners(text: &mut Text, snapshot: &Snapshot) {
 }
 
 /// Series of the addresses of backends that have several; backends with one address have `tcplb_backend_up`.
-fn addresses(text: &mut Text, pools: &[Arc<Pool>]) {
-    let (name, now) = ("tcplb_backend_address_up", clock::now());
+fn addresses(text: &mut Text, pools: &[Arc<Pool>], now: Tick) {
+    let name = "tcplb_backend_address_up";
     text.family(name, "gauge", "Of a backend with several addresses: 1 if this one takes its turn.");
     for pool in pools {
         for backend in pool.members.iter().map(|member| &member.backend).filter(|backend| backend.addresses.len() > 1) {

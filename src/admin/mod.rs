@@ -26,6 +26,7 @@ mod alive;
 pub mod api;
 pub mod calls;
 pub mod changes;
+pub mod figures;
 pub mod http;
 pub mod incoming;
 mod metrics;

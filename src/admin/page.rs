@@ -4,7 +4,8 @@
 //! Self-contained: its Content-Security-Policy forbids loading or sending anything elsewhere. Names are data: escaped
 //! here, set through `textContent` in the script.
 
-use super::api::{BackendView, Listener, PoolView, Status};
+use super::api::{PoolView, Status};
+use super::figures::{BACKENDS, Column, LISTENERS};
 use super::http::Response;
 use std::fmt::Write;
 
@@ -16,12 +17,10 @@ const TEMPLATE: &str = include_str!("page.html");
 /// Renders the page with this state.
 pub fn page(status: &Status) -> Response {
     let mut main = String::from("<h2>Listeners</h2>");
-    let heads = ["name", "address", "pool", "active", "accepted", "refused"];
-    table(&mut main, &heads, status.listeners.iter().map(listener));
+    table(&mut main, LISTENERS, &status.listeners);
     for PoolView { name, algorithm, backends } in &status.pools {
         push(&mut main, format_args!("<h2>{} <small>{}</small></h2>", Escaped(name), Escaped(algorithm)));
-        let heads = ["backend", "address", "state", "weight", "active", "connections", "failed", "health"];
-        table(&mut main, &heads, backends.iter().map(backend));
+        table(&mut main, BACKENDS, backends);
     }
     let Status { version, state, uptime_seconds, generation, .. } = status;
     let process = format!("{version} · {state} · up {uptime_seconds} s · generation {generation}");
@@ -37,35 +36,17 @@ pub fn page(status: &Status) -> Response {
         .with("Referrer-Policy", "no-referrer")
 }
 
-fn listener(listener: &Listener) -> Vec<String> {
-    let Listener { name, address, pool, active_connections, accepted_total, refused_total } = listener;
-    let counts = [active_connections, accepted_total, refused_total].map(u64::to_string);
-    [name, address, pool].map(String::clone).into_iter().chain(counts).collect()
-}
-
-fn backend(backend: &BackendView) -> Vec<String> {
-    vec![
-        backend.name.clone(),
-        backend.address.clone(),
-        format!("{}{}", backend.state, if backend.backup { " (backup)" } else { "" }),
-        backend.weight.to_string(),
-        backend.active_connections.to_string(),
-        backend.connections_total.to_string(),
-        backend.connect_failures_total.to_string(),
-        backend.health.last_result.clone().unwrap_or_else(|| "–".to_owned()),
-    ]
-}
-
-fn table(html: &mut String, heads: &[&str], rows: impl Iterator<Item = Vec<String>>) {
+fn table<T>(html: &mut String, columns: &[Column<T>], rows: &[T]) {
     html.push_str("<div class=\"scroll\"><table><thead><tr>");
-    for head in heads {
-        push(html, format_args!("<th>{head}</th>"));
+    for column in columns {
+        push(html, format_args!("<th>{}</th>", column.head));
     }
     html.push_str("</tr></thead><tbody>");
     for row in rows {
         html.push_str("<tr>");
-        for cell in row {
-            push(html, format_args!("<td>{}</td>", Escaped(&cell)));
+        for column in columns {
+            let cell = (column.cell)(row);
+            push(html, format_args!("<td>{}</td>", Escaped(cell.as_deref().unwrap_or("–"))));
         }
         html.push_str("</tr>");
     }
@@ -98,6 +79,7 @@ impl std::fmt::Display for Escaped<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::api::BackendView;
     use super::*;
 
     #[test]

@@ -12,22 +12,38 @@ use serde_json::Value;
 
 const FIELDS: [&str; 2] = ["address", "weight"];
 
+/// Why a backend is not registered.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The answer's status.
+    pub status: u16,
+    /// What is wrong, for people.
+    pub title: String,
+}
+
+impl Rejected {
+    /// The caller's mistake.
+    fn bad(title: String) -> Rejected {
+        Rejected { status: 400, title }
+    }
+}
+
 /// Answers the call.
 pub fn register(state: &State, call: &Call<'_>) -> Response {
     let (status, answer) = match registered(state, call.body) {
         Ok((server, weight)) => (200, ("success", api::RegisteredData::Success { server, weight })),
-        Err((status, title)) => (status, ("fail", api::RegisteredData::Fail { title })),
+        Err(Rejected { status, title }) => (status, ("fail", api::RegisteredData::Fail { title })),
     };
     Response::compact(status, &api::Registered { status: answer.0.to_owned(), data: answer.1 })
 }
 
-fn registered(state: &State, body: &[u8]) -> Result<(String, u16), (u16, String)> {
+fn registered(state: &State, body: &[u8]) -> Result<(String, u16), Rejected> {
     let (backend, weight) = registration(body)?;
     let snapshot = state.published.snapshot();
-    let pool = snapshot.pools.first().ok_or((400, "there is no pool".to_owned()))?;
+    let pool = snapshot.pools.first().ok_or_else(|| Rejected::bad("there is no pool".to_owned()))?;
     let server = backend.address.to_string();
     alive::check(&backend.address, &pool.settings.health, pool.settings.header_for(&backend))
-        .map_err(|why| (400, format!("{server} is not alive: {why}")))?;
+        .map_err(|why| Rejected::bad(format!("{server} is not alive: {why}")))?;
 
     let pool = pool.settings.name.clone();
     let known = |state: &State| {
@@ -51,24 +67,25 @@ fn registered(state: &State, body: &[u8]) -> Result<(String, u16), (u16, String)
             outcome => outcome,
         },
     };
-    changed.map_err(|refused| (changes::refusal(&refused).status, refused.to_string()))?;
+    changed.map_err(|refused| Rejected { status: changes::refusal(&refused).status, title: refused.to_string() })?;
     let weight = known(state).map_or(backend.weight, |(_, weight)| weight);
     Ok((server, weight))
 }
 
 /// The backend that a body registers, and its weight if the body has one.
-pub fn registration(body: &[u8]) -> Result<(Backend, Option<u16>), (u16, String)> {
+pub fn registration(body: &[u8]) -> Result<(Backend, Option<u16>), Rejected> {
     let api::Registration { address, weight } = read(body)?;
     let new = api::NewBackend { address, weight, ..api::NewBackend::default() };
-    Ok((changes::backend(new).map_err(|why| (400, why))?, weight))
+    Ok((changes::backend(new).map_err(Rejected::bad)?, weight))
 }
 
-fn read(body: &[u8]) -> Result<api::Registration, (u16, String)> {
-    let malformed = |why: &dyn std::fmt::Display| (400, format!("the body is not as expected: {why}"));
+fn read(body: &[u8]) -> Result<api::Registration, Rejected> {
+    let malformed = |why: &dyn std::fmt::Display| Rejected::bad(format!("the body is not as expected: {why}"));
     let value: Value = serde_json::from_slice(body).map_err(|error| malformed(&error))?;
     let fields = value.as_object().ok_or_else(|| malformed(&"it is no JSON object"))?;
     if let Some(unknown) = fields.keys().find(|key| !FIELDS.contains(&key.as_str())) {
-        return Err((403, format!("unknown field `{unknown}`: expected address and weight")));
+        let title = format!("unknown field `{unknown}`: expected address and weight");
+        return Err(Rejected { status: 403, title });
     }
     serde_json::from_value(value).map_err(|error| malformed(&error))
 }
@@ -95,7 +112,7 @@ mod tests {
             ("{", Some(400)),
             ("{} {}", Some(400)),
         ] {
-            assert_eq!(read(body.as_bytes()).err().map(|(status, _)| status), want, "{body}");
+            assert_eq!(read(body.as_bytes()).err().map(|rejected| rejected.status), want, "{body}");
         }
     }
 }

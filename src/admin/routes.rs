@@ -6,9 +6,9 @@ use super::http::Response;
 use super::incoming::Request;
 use super::server::Peer;
 use super::{State, changes, metrics, openapi, page, register, status, target};
+use crate::clock;
 use crate::config::text;
 use crate::control::Refused;
-use std::time::Instant;
 
 /// A row of the table.
 pub struct Route {
@@ -102,7 +102,7 @@ pub static ROUTES: &[Route] = &[
         path: "/v1/status",
         summary: "The state of the balancer: listeners, pools, backends.",
         answers: &[(200, "The state.", Content::Json("Status"))],
-        call: |state, _| Response::json(200, &status::status(&state.published, Instant::now())),
+        call: |state, _| Response::json(200, &status::status(&state.published, clock::now())),
         ..PLAIN
     },
     Route {
@@ -224,7 +224,7 @@ pub static ROUTES: &[Route] = &[
         path: "/",
         summary: "The status page, for a browser.",
         answers: &[(200, "HTML.", Content::Other(page::CONTENT_TYPE))],
-        call: |state, _| page::page(&status::status(&state.published, Instant::now())),
+        call: |state, _| page::page(&status::status(&state.published, clock::now())),
         ..PLAIN
     },
 ];
@@ -234,9 +234,9 @@ const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 fn figures(state: &State, call: &Call<'_>) -> Response {
     let per_backend = state.published.model().global.metrics_per_backend;
     let text = match call.value("pool") {
-        None => metrics::text(&state.published, per_backend),
+        None => metrics::text(&state.published, per_backend, clock::now()),
         Some(name) => match state.published.snapshot().pool(name) {
-            Some(pool) => metrics::of_pool(pool, per_backend),
+            Some(pool) => metrics::of_pool(pool, per_backend, clock::now()),
             None => return changes::refusal(&Refused::NoPool(name.to_owned())),
         },
     };

@@ -2,18 +2,18 @@
 //! nothing.
 
 use super::api;
-use crate::clock;
+use crate::base::Tick;
 use crate::config::model;
 use crate::pool::{AdminState, Backend, BackendAddress, HealthReport, Member, Pool, Published, Snapshot};
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// `GET /v1/status`.
-pub fn status(published: &Published, now: Instant) -> api::Status {
+pub fn status(published: &Published, now: Tick) -> api::Status {
     let snapshot = published.snapshot();
     api::Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        uptime_seconds: now.saturating_duration_since(published.started()).as_secs(),
+        uptime_seconds: (now - published.started()).as_secs(),
         generation: snapshot.generation,
         state: if published.is_draining() { "draining" } else { "running" }.to_owned(),
         listeners: listeners(&snapshot),
@@ -36,7 +36,7 @@ fn listeners(snapshot: &Snapshot) -> Vec<api::Listener> {
     snapshot.listeners.iter().map(listener).collect()
 }
 
-fn pool(pool: &Pool, now: Instant) -> api::PoolView {
+fn pool(pool: &Pool, now: Tick) -> api::PoolView {
     let settings = &pool.settings;
     api::PoolView {
         name: settings.name.clone(),
@@ -46,18 +46,18 @@ fn pool(pool: &Pool, now: Instant) -> api::PoolView {
 }
 
 /// `GET /v1/pools/P/backends`.
-pub fn backends(pool: &Pool, now: Instant) -> Vec<api::BackendView> {
+pub fn backends(pool: &Pool, now: Tick) -> Vec<api::BackendView> {
     let both = pool.members.iter().zip(&pool.settings.backends);
     both.map(|(member, settings)| backend(pool, member, settings, now)).collect()
 }
 
 /// The backend of this name.
-pub fn find(pool: &Pool, name: &str, now: Instant) -> Option<api::BackendView> {
+pub fn find(pool: &Pool, name: &str, now: Tick) -> Option<api::BackendView> {
     let mut both = pool.members.iter().zip(&pool.settings.backends);
     both.find(|(_, settings)| settings.name == name).map(|(member, settings)| backend(pool, member, settings, now))
 }
 
-fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Instant) -> api::BackendView {
+fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -> api::BackendView {
     let (backend, counters) = (&member.backend, &member.backend.counters);
     let connects = counters.connect_times.read();
     let health = backend.health.lock().clone();
@@ -79,14 +79,13 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Instant
         },
         health: api::Health {
             last_result: backend.unresolved().or_else(|| health.last_result.map(|outcome| outcome.to_string())),
-            last_change_seconds: health.last_change.map(|at| now.saturating_duration_since(at).as_secs()),
+            last_change_seconds: health.last_change.map(|at| (now - at).as_secs()),
         },
-        addresses: addresses(backend, &health),
+        addresses: addresses(backend, &health, now),
     }
 }
 
-fn addresses(backend: &Backend, health: &HealthReport) -> Vec<api::BackendAddress> {
-    let now = clock::now();
+fn addresses(backend: &Backend, health: &HealthReport, now: Tick) -> Vec<api::BackendAddress> {
     let address = |(number, address): (usize, &BackendAddress)| api::BackendAddress {
         address: address.endpoint.to_string(),
         state: address.state(now).word().to_owned(),
@@ -98,13 +97,8 @@ fn addresses(backend: &Backend, health: &HealthReport) -> Vec<api::BackendAddres
 
 fn state(pool: &Pool, member: &Member) -> &'static str {
     match member.state {
-        AdminState::Enabled if pool.up.get(member.slot) => "up",
+        AdminState::Enabled if pool.is_usable(member) => "up",
         AdminState::Enabled => "down",
         state => state.word(),
     }
-}
-
-/// Whether the backend is enabled and healthy.
-pub fn is_up(pool: &Pool, member: &Member) -> bool {
-    member.state == AdminState::Enabled && pool.up.get(member.slot)
 }

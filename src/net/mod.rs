@@ -7,6 +7,7 @@ mod inherited;
 pub mod listen;
 mod pacing;
 mod pipe;
+pub mod probe;
 mod socket;
 mod spares;
 mod tcp_info;

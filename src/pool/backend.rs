@@ -13,7 +13,7 @@ use crate::telemetry::{Counters, PoolTotals};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Names a backend for the life of the process; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -49,7 +49,7 @@ pub struct HealthReport {
     /// How the last probe ended, or the last client's connect if that failed later; `None` before the first.
     pub last_result: Option<Outcome>,
     /// When it last went down or came up; `None` if it never did.
-    pub last_change: Option<Instant>,
+    pub last_change: Option<Tick>,
     /// How the last probe of each address ended, by its number; shorter where none has been probed yet.
     pub addresses: Vec<Option<Outcome>>,
 }

@@ -11,6 +11,7 @@
 //! | `backend` | a backend, with what is counted of it; outlives snapshots |
 //! | [`mod@addresses`] | where a backend is, and which of its addresses serve |
 //! | `lease` | the right to use a backend, counted while it lives |
+//! | `standing` | which backends may be used |
 //! | `note` | letters to the prober |
 //! | `published` | the newest generation, for readers |
 
@@ -21,6 +22,7 @@ mod next;
 mod note;
 mod published;
 mod snapshot;
+mod standing;
 
 pub use addresses::{AddressState, Addresses, BackendAddress};
 pub use backend::{Backend, BackendId, HealthReport};
@@ -29,3 +31,4 @@ pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints};
 pub use note::Note;
 pub use published::Published;
 pub use snapshot::{AdminState, BoundAddress, BoundAddressId, Listener, Member, PickError, Pool, Snapshot};
+pub use standing::Standing;

@@ -26,7 +26,7 @@
 //! `members` is the operator's.
 
 use super::snapshot::{AdminState, BoundAddress, Index, Listener, Member, Pool, Snapshot};
-use super::{Backend, BackendId};
+use super::{Backend, BackendId, Standing};
 use crate::admission::ListenerAdmission;
 use crate::base::bits::WORD;
 use crate::base::{AtomicBits, Endpoint, Tick};
@@ -204,9 +204,6 @@ impl<'a> Successor<'a> {
         let bits = |of: fn(&Pool) -> &AtomicBits| {
             self.old.map_or_else(|| AtomicBits::new(slots, false), |old| of(old).resized(slots))
         };
-        let (up, ejected) = (bits(|old| &old.up), bits(|old| &old.ejected));
-        let last_resort_mask = bits(|old| &old.last_resort_mask);
-        let warm = self.warm(slots);
         // Both tiers share one index space; to each, the other's members have no weight.
         let hole = balance::Member { key: String::new(), weight: 0 };
         let mut tiers = [vec![hole.clone(); slots], vec![hole; slots]];
@@ -214,32 +211,16 @@ impl<'a> Successor<'a> {
             let slot = member.slot;
             positions[slot] = Some(position as u32);
             limits[slot] = backend.max_connections.unwrap_or(u32::MAX);
-            // The bits are those of the snapshot before, and in use. A slot that changed hands is nobody's there, so a new
-            // backend may be given its own. What is known of the others stays. Only an operator's no is written here, since
-            // it must hold before the prober takes up the snapshot; his yes is the prober's to write, who knows the rest.
-            if !self.is_known(member) {
-                let resolved = !member.backend.addresses.is_empty();
-                let initial = resolved && self.settings.health.initial == InitialHealth::Up;
-                up.set(slot, initial);
-                last_resort_mask.set(slot, initial);
-                ejected.set(slot, false);
-                let whole = member.backend.came_up().is_none();
-                warm.iter().for_each(|members| members.set(slot, whole));
-            }
-            if member.state != AdminState::Enabled {
-                up.set(slot, false);
-                last_resort_mask.set(slot, false);
-            }
             for (tier, members) in tiers.iter_mut().enumerate() {
                 let weight = if member.backup == (tier == 1) { member.weight } else { 0 };
                 members[slot] = balance::Member { key: backend.address.to_string(), weight };
             }
         }
         let [primary, backup] = &tiers;
-        Arc::new(Pool {
-            up,
-            ejected,
-            last_resort_mask,
+        let pool = Pool {
+            up: bits(|old| &old.up),
+            ejected: bits(|old| &old.ejected),
+            last_resort_mask: bits(|old| &old.last_resort_mask),
             totals: self.totals.clone(),
             settings_generation: self.settings_generation(),
             primary: self.balance(self.old.map(|old| &*old.primary), primary),
@@ -253,8 +234,26 @@ impl<'a> Successor<'a> {
             tenants,
             loads,
             limits,
-            warm,
-        })
+            warm: self.warm(slots),
+        };
+        pool.members.iter().for_each(|member| self.show(&pool, member));
+        Arc::new(pool)
+    }
+
+    /// The bits are those of the snapshot before, and in use. No backend has a slot there that changed hands, so a new backend may
+    /// be given its own. What is known of the others stays. Only an operator's no is written here, since it must hold before
+    /// the prober takes up the snapshot; the prober, which knows the rest, writes the yes.
+    fn show(&self, pool: &Pool, member: &Member) {
+        if !self.is_known(member) {
+            let resolved = !member.backend.addresses.is_empty();
+            let initial = self.settings.health.initial == InitialHealth::Up;
+            let state = member.state;
+            pool.show(member.slot, Standing { state, resolved, healthy: initial, ejected: false, admitted: initial });
+            let whole = member.backend.came_up().is_none();
+            pool.warm.iter().for_each(|members| members.set(member.slot, whole));
+        } else if member.state != AdminState::Enabled {
+            pool.withdraw(member.slot);
+        }
     }
 
     /// Who takes part in which group of choices, as it was. Where slow start is new, the prober looks who starts.

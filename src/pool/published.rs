@@ -3,12 +3,12 @@
 //! Control writes, and the watchdog what concerns it; admin and command line read. Workers and prober do not: they are sent what concerns them.
 
 use super::Snapshot;
+use crate::base::Tick;
 use crate::config::model::Model;
 use crate::telemetry::AccessLogTotals;
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
 
 /// See the module.
 #[derive(Debug)]
@@ -16,20 +16,20 @@ pub struct Published {
     current: RwLock<(Arc<Snapshot>, Arc<Model>)>,
     draining: AtomicBool,
     stuck: RwLock<Vec<String>>,
-    started: Instant,
+    started: Tick,
     reloads: AtomicU64,
     failed_reloads: AtomicU64,
     log: Arc<AccessLogTotals>,
 }
 
 impl Published {
-    /// The first snapshot and its model. The process counts as started now.
-    pub fn new(snapshot: Arc<Snapshot>, model: Arc<Model>) -> Published {
+    /// The first snapshot and its model. The process counts as started at `now`, by [`crate::clock`].
+    pub fn new(snapshot: Arc<Snapshot>, model: Arc<Model>, now: Tick) -> Published {
         Published {
             current: RwLock::new((snapshot, model)),
             draining: AtomicBool::new(false),
             stuck: RwLock::default(),
-            started: Instant::now(),
+            started: now,
             reloads: AtomicU64::new(0),
             failed_reloads: AtomicU64::new(0),
             log: Arc::default(),
@@ -57,7 +57,7 @@ impl Published {
     }
 
     /// When it started.
-    pub fn started(&self) -> Instant {
+    pub fn started(&self) -> Tick {
         self.started
     }
 

@@ -1,6 +1,6 @@
 //! The immutable picture of all pools that workers and prober work from.
 
-use super::{Backend, Lease, Tried};
+use super::{Backend, Lease, Standing, Tried};
 use crate::admission::ListenerAdmission;
 use crate::base::{AtomicBits, Endpoint, Listen, Tick};
 use crate::config::model;
@@ -300,6 +300,27 @@ impl Pool {
         let slot = lease.index() as usize;
         let is_here = self.member(slot).is_some_and(|member| member.backend.id == lease.backend().id);
         is_here && self.up.get(slot)
+    }
+
+    /// Shows what is known of the backend in a slot. Called by the prober, and for a newcomer by `next`.
+    pub fn show(&self, slot: usize, standing: Standing) {
+        // A thread that sees the reason sees what follows from it.
+        self.up.set(slot, standing.is_usable());
+        self.ejected.set(slot, standing.ejected);
+        self.last_resort_mask.set(slot, standing.is_last_resort());
+    }
+
+    /// The backend in a slot must not get new connections: an operator says so, or it has left. Whether it is an outlier
+    /// stays as it is.
+    pub fn withdraw(&self, slot: usize) {
+        self.up.set(slot, false);
+        self.last_resort_mask.set(slot, false);
+    }
+
+    /// Does a member take new connections?
+    pub fn is_usable(&self, member: &Member) -> bool {
+        // The bit is that of the newest snapshot, which may say something else of the member.
+        member.state == AdminState::Enabled && self.up.get(member.slot)
     }
 
     /// The prober's: gives a member the share that it has by now in a slow start, `now` being of [`crate::clock`].

@@ -2,9 +2,10 @@
 //!
 //! | file        | what                                                                    |
 //! |-------------|-------------------------------------------------------------------------|
-//! | `open`      | a probe with its socket                                                 |
-//! | `watch`     | what is known of one backend: verdict, bit, report, log line            |
-//! | `rounds`    | the thread: poll, letters, timers, whose turn it is                     |
+//! | `watch`     | what is known of one backend: health state, bits, report, log line       |
+//! | `probe_loop` | the thread: poll, messages, timers, whose turn it is                    |
+//!
+//! [`crate::net::probe`] moves the bytes of a probe.
 //!
 //! What it does: probes every backend of the newest snapshot, all concurrently on one poll loop; counts the failed
 //! connects that workers report; writes `Pool::up`, [`crate::pool::HealthReport`] and one log line per change.
@@ -21,7 +22,6 @@
 //! * Lacking descriptors or memory is not the backend's failure: the probe waits for better times.
 //! * The box holds [`NOTES_MAX`] letters; workers drop theirs when it is full, control tries again.
 
-mod open;
 mod probe_loop;
 mod watch;
 

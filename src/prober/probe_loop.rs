@@ -4,14 +4,14 @@
 //! `watches` is also its slot in the wheel; it has one deadline at a time: the next round's start, or the end of the
 //! first probe under way. A round is a probe of each of its addresses, all at once as far as there is room.
 
-use super::open::Open;
-use super::watch::{ProbePhase, Watch};
+use super::watch::{Membership, ProbePhase, Watch};
 use super::{NOTES_MAX, OPEN_MAX, OnDown};
 use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::clock;
 use crate::mailbox::Mailbox;
+use crate::net::probe::{ProbeSocket, Readiness};
 use crate::policy::health::{ConnectFailure, Outcome, schedule};
 use crate::policy::slow_start;
 use crate::pool::{BackendId, Note, Snapshot};
@@ -22,7 +22,7 @@ use mio::{Events, Poll, Token};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const LETTERS: Token = Token(usize::MAX);
 
@@ -32,12 +32,23 @@ const LACK: Duration = Duration::from_millis(100);
 /// Probes are timed to this. Ten probes begun in one turn cost one wait of the kernel's instead of ten.
 const GRAIN: Duration = Duration::from_millis(8);
 
+/// A probe under way.
+#[derive(Debug)]
+struct Open {
+    /// Whose it is.
+    watch: Key,
+    /// The number of the backend's address that it tries.
+    address: usize,
+    /// When its time is over.
+    until: Tick,
+    socket: ProbeSocket,
+}
+
 /// All that the thread owns.
 pub struct ProbeLoop {
     poll: Poll,
     letters: Receiver<Note>,
-    started: Instant,
-    /// When this turn of the loop began.
+    /// When this turn of the loop began, by [`clock`].
     now: Tick,
     watches: Slots<Watch>,
     by_id: HashMap<BackendId, Key>,
@@ -52,8 +63,6 @@ pub struct ProbeLoop {
     readmit: Option<Tick>,
     /// When the shares of backends that start slowly grow next; `None`: no pool has a slow start.
     warm_up: Option<Tick>,
-    /// Several pools: log lines name them.
-    many: bool,
     random: fastrand::Rng,
     on_down: OnDown,
     heartbeat: Heartbeat,
@@ -64,27 +73,26 @@ impl ProbeLoop {
     pub fn new(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<(Mailbox<Note>, ProbeLoop)> {
         let poll = Poll::new()?;
         let (mailbox, letters) = Mailbox::new(&poll, LETTERS, NOTES_MAX)?;
-        let mut rounds = ProbeLoop {
+        let now = clock::now();
+        let mut probe_loop = ProbeLoop {
             poll,
             letters,
-            started: Instant::now(),
-            now: Tick(0),
+            now,
             watches: Slots::default(),
             by_id: HashMap::new(),
-            wheel: Wheel::new(Tick(0)),
+            wheel: Wheel::new(now),
             queue: VecDeque::new(),
             open: Slots::default(),
             open_max: open_max.clamp(1, OPEN_MAX),
             lacking: None,
             readmit: None,
             warm_up: None,
-            many: false,
             random: fastrand::Rng::new(),
             on_down,
             heartbeat: Heartbeat::default(),
         };
-        rounds.adopt(&snapshot);
-        Ok((mailbox, rounds))
+        probe_loop.adopt(&snapshot);
+        Ok((mailbox, probe_loop))
     }
 
     /// That the thread comes around.
@@ -107,10 +115,11 @@ impl ProbeLoop {
                     return;
                 }
             }
-            self.now = Tick::after_start(self.started.elapsed());
+            self.now = clock::now();
             for event in &events {
                 if let Some(key) = self.key_of(event.token()) {
-                    self.drive(key, event.is_writable());
+                    let readiness = if event.is_writable() { Readiness::Writable } else { Readiness::Other };
+                    self.drive(key, readiness);
                 }
             }
             // As many as fit into the box: a flood of letters does not keep probes waiting.
@@ -148,8 +157,7 @@ impl ProbeLoop {
             return;
         }
         self.warm_up = Some(self.now + slow_start::STEP);
-        let now = clock::now();
-        self.by_id.values().filter_map(|key| self.watches.get(*key)).for_each(|watch| watch.warm_up(now));
+        self.by_id.values().filter_map(|key| self.watches.get(*key)).for_each(|watch| watch.warm_up(self.now));
     }
 
     /// A backend's slot in the wheel is for its probes; outliers are few, and looked for when the first of them is due.
@@ -160,7 +168,7 @@ impl ProbeLoop {
         self.readmit = None;
         for key in self.by_id.values() {
             let Some(watch) = self.watches.get_mut(*key) else { continue };
-            watch.readmit(self.now, self.many);
+            watch.readmit(self.now);
             self.readmit = [self.readmit, watch.ejected_until()].into_iter().flatten().min();
         }
     }
@@ -168,7 +176,7 @@ impl ProbeLoop {
     fn count_outlier(&mut self, backend: BackendId) {
         let key = self.by_id.get(&backend);
         let Some(watch) = key.and_then(|&key| self.watches.get_mut(key)) else { return };
-        if watch.count_outlier(self.now, self.many) {
+        if watch.count_outlier(self.now) {
             self.readmit = [self.readmit, watch.ejected_until()].into_iter().flatten().min();
         }
     }
@@ -188,22 +196,22 @@ impl ProbeLoop {
                 }
                 let Some(&key) = self.by_id.get(&backend) else { return };
                 let Some(watch) = self.watches.get_mut(key) else { return };
-                if watch.client_failed(failure, self.now, self.many) {
+                if watch.client_failed(failure, self.now) {
                     self.wheel.set(key.slot, watch.next_visit(self.now));
                 }
-                self.tell(key);
+                self.report_down(key);
             }
             Note::AddressFailed { backend, address, failure } => {
                 let Some(&key) = self.by_id.get(&backend) else { return };
                 if let Some(watch) = self.watches.get_mut(key) {
-                    watch.address_failed(address, failure, self.many);
+                    watch.address_failed(address, failure, self.now);
                 }
-                self.tell(key);
+                self.report_down(key);
             }
             Note::Connected(backend) => {
                 let key = self.by_id.get(&backend);
                 if let Some(watch) = key.and_then(|&key| self.watches.get_mut(key)) {
-                    watch.client_connected();
+                    watch.client_connected(self.now);
                 }
             }
             Note::Stop => {}
@@ -213,7 +221,6 @@ impl ProbeLoop {
     /// Takes up the backends of a snapshot: those that stay keep all that is known of them, new ones are probed soon,
     /// those that left are forgotten, probes under way and all.
     fn adopt(&mut self, snapshot: &Snapshot) {
-        self.many = snapshot.pools.len() > 1;
         let starts_slowly = snapshot.pools.iter().any(|pool| !pool.settings.slow_start.is_zero());
         self.warm_up = starts_slowly.then(|| self.warm_up.unwrap_or(self.now));
         let mut known = std::mem::take(&mut self.by_id);
@@ -221,6 +228,7 @@ impl ProbeLoop {
         for pool in &snapshot.pools {
             for (index, member) in pool.members.iter().enumerate() {
                 let id = member.backend.id;
+                let membership = Membership { pool, index, member, among_several: snapshot.pools.len() > 1 };
                 if self.by_id.contains_key(&id) {
                     debug_assert!(false, "{id:?} is twice in a snapshot");
                     continue;
@@ -228,14 +236,14 @@ impl ProbeLoop {
                 let kept = known.remove(&id).and_then(|key| Some((key, self.watches.get_mut(key)?)));
                 let key = match kept {
                     Some((key, watch)) => {
-                        if watch.adopt(pool, index, member) && watch.phase == ProbePhase::Resting {
+                        if watch.adopt(membership, self.now) && watch.phase == ProbePhase::Resting {
                             // All of them changed at once: what spreads new backends spreads these.
                             new.push(key);
                         }
                         Some(key)
                     }
                     None => {
-                        let key = self.watches.insert_with(|_| Watch::new(pool, index, member));
+                        let key = self.watches.insert_with(|_| Watch::new(membership, self.now));
                         new.extend(key);
                         key
                     }
@@ -306,7 +314,7 @@ impl ProbeLoop {
             watch.begun = watch.round();
         } else if let Some(target) = watch.target(address) {
             let until = self.now + watch.health().timeout;
-            match dial(&self.poll, &mut self.open, (key, address), until, target) {
+            match dial(&self.poll, &mut self.open, target, |socket| Open { watch: key, address, until, socket }) {
                 Ok(open) => {
                     watch.probing.push(open);
                     watch.begun += 1;
@@ -317,19 +325,19 @@ impl ProbeLoop {
                 Err(error) => {
                     let failure = ConnectFailure::of(&error).ok_or(error)?;
                     watch.begun += 1;
-                    watch.probe_ended(address, Outcome::NoConnection(failure), self.many);
+                    watch.probe_ended(address, Outcome::NoConnection(failure), self.now);
                 }
             }
         } else {
             watch.begun += 1;
-            watch.probe_ended(address, Outcome::NoAddress, self.many);
+            watch.probe_ended(address, Outcome::NoAddress, self.now);
         }
         if watch.begun < watch.round() {
             self.queue.push_front(key);
         } else {
             watch.phase = ProbePhase::Probing;
         }
-        self.tell(key);
+        self.report_down(key);
         self.arm(key);
         Ok(())
     }
@@ -342,20 +350,20 @@ impl ProbeLoop {
         self.queue.push_front(key);
     }
 
-    fn drive(&mut self, open: Key, writable: bool) {
-        let Some(outcome) = self.open.get_mut(open).and_then(|open| open.drive(writable)) else { return };
+    fn drive(&mut self, open: Key, readiness: Readiness) {
+        let Some(outcome) = self.open.get_mut(open).and_then(|open| open.socket.drive(readiness)) else { return };
         self.probe_over(open, outcome);
     }
 
     fn probe_over(&mut self, open: Key, outcome: Outcome) {
         let Some(closed) = self.open.remove(open) else { return };
         let (key, address) = (closed.watch, closed.address);
-        closed.close();
+        closed.socket.close();
         if let Some(watch) = self.watches.get_mut(key) {
             watch.probing.retain(|other| *other != open);
-            watch.probe_ended(address, outcome, self.many);
+            watch.probe_ended(address, outcome, self.now);
         }
-        self.tell(key);
+        self.report_down(key);
         self.arm(key);
     }
 
@@ -374,13 +382,13 @@ impl ProbeLoop {
             return self.wheel.set(key.slot, watch.next_visit(self.now));
         }
         let due = (watch.started + watch.delay(&mut self.random)).max(self.now).0;
-        watch.round_ended(self.many);
+        watch.round_ended();
         let grain = GRAIN.as_micros() as u64;
         self.wheel.set(key.slot, Tick(due.checked_next_multiple_of(grain).unwrap_or(due)));
     }
 
     /// A backend that has gone down may have connections that nobody wants to keep.
-    fn tell(&mut self, key: Key) {
+    fn report_down(&mut self, key: Key) {
         if let Some(watch) = self.watches.get_mut(key)
             && watch.take_fallen()
         {
@@ -404,11 +412,16 @@ fn token_of(key: Key) -> Token {
     Token((key.generation as usize).wrapping_mul(OPEN_MAX) | key.slot as usize)
 }
 
-fn dial(poll: &Poll, table: &mut Slots<Open>, of: (Key, usize), until: Tick, target: ProbeTarget) -> io::Result<Key> {
-    let open = Open::dial(of, until, target)?;
+fn dial(
+    poll: &Poll,
+    table: &mut Slots<Open>,
+    target: ProbeTarget,
+    open: impl FnOnce(ProbeSocket) -> Open,
+) -> io::Result<Key> {
+    let open = open(ProbeSocket::dial(target)?);
     // As long as the table is bounded by `open_max` there is room.
     let key = table.insert_with(|_| open).ok_or(io::ErrorKind::OutOfMemory)?;
-    let registered = table.get_mut(key).map_or(Ok(()), |open| open.register(poll.registry(), token_of(key)));
+    let registered = table.get_mut(key).map_or(Ok(()), |open| open.socket.register(poll.registry(), token_of(key)));
     if let Err(error) = registered {
         table.remove(key);
         return Err(error);

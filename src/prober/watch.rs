@@ -4,14 +4,27 @@
 
 use crate::base::slots::Key;
 use crate::base::{Address, LogThrottle, Tick};
-use crate::clock;
 use crate::config::model::{Health, HealthKind, InitialHealth, OnDown};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
-use crate::policy::health::{ConnectFailure, HealthState, Outcome, Outlier, Rules, outlier, schedule};
-use crate::pool::{AdminState, Backend, Member, Pool};
+use crate::policy::health::outlier::{self, ClientFailure, Outlier};
+use crate::policy::health::{ConnectFailure, HealthState, Outcome, Rules, schedule};
+use crate::pool::{AdminState, Backend, Member, Pool, Standing};
 use crate::probe::ProbeTarget;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+/// Where a backend stands in a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub struct Membership<'a> {
+    /// Its pool.
+    pub pool: &'a Arc<Pool>,
+    /// Its position in `pool.members`.
+    pub index: usize,
+    /// What stands there.
+    pub member: &'a Member,
+    /// There are several pools: a log line names the backend's, since others may have a backend of the same name.
+    pub among_several: bool,
+}
 
 /// One backend under watch.
 pub struct Watch {
@@ -19,6 +32,8 @@ pub struct Watch {
     pool: Arc<Pool>,
     /// Its position in `pool.members`.
     index: usize,
+    /// Do log lines name the pool?
+    names_pool: bool,
     slot: usize,
     state: AdminState,
     /// It went down, and its connections are to be reset; nobody has been told yet.
@@ -86,33 +101,32 @@ impl HealthPolicy {
 
 impl Watch {
     /// A backend that nothing is known of: up or down until the first result, as its pool says.
-    pub fn new(pool: &Arc<Pool>, index: usize, member: &Member) -> Watch {
+    pub fn new(Membership { pool, index, member, among_several }: Membership<'_>, now: Tick) -> Watch {
         let backend = member.backend.clone();
         let judge = HealthPolicy::of(&pool.settings.health, backend.addresses.len());
-        let (pool, phase, reached) = (pool.clone(), ProbePhase::Resting, vec![0; backend.addresses.len().max(1)]);
-        let (outlier, answers, started) = (Outlier::default(), backend.answers(), Tick(0));
-        let (slot, state, fallen, probed, admitted) = (member.slot, member.state, false, false, judge.is_up());
+        let up = judge.is_up();
         let watch = Watch {
-            pool,
+            pool: pool.clone(),
             index,
-            slot,
-            state,
-            fallen,
+            names_pool: among_several,
+            slot: member.slot,
+            state: member.state,
+            fallen: false,
+            answers: backend.answers(),
+            reached: vec![0; backend.addresses.len().max(1)],
             backend,
             judge,
-            outlier,
-            answers,
-            phase,
-            started,
+            outlier: Outlier::default(),
+            phase: ProbePhase::Resting,
+            started: now,
             begun: 0,
             probing: Vec::new(),
-            probed,
-            began_up: admitted,
-            admitted,
-            reached,
+            probed: false,
+            began_up: up,
+            admitted: up,
             lack_of_ports: LogThrottle::default(),
         };
-        watch.show();
+        watch.show(now);
         watch.show_addresses();
         watch
     }
@@ -120,9 +134,9 @@ impl Watch {
     /// The backend's place in a new snapshot. What is known stays known, and the new snapshot's bit says so. True if the
     /// next probe should come soon, as a new backend's does: the interval is another one now, or it is another judge, who
     /// knows nothing yet.
-    pub fn adopt(&mut self, pool: &Arc<Pool>, index: usize, member: &Member) -> bool {
+    pub fn adopt(&mut self, Membership { pool, index, member, among_several }: Membership<'_>, now: Tick) -> bool {
         let old = std::mem::replace(&mut self.pool, pool.clone());
-        (self.index, self.slot) = (index, member.slot);
+        (self.index, self.slot, self.names_pool) = (index, member.slot, among_several);
         let before = std::mem::replace(&mut self.state, member.state);
         let (old, new) = (&old.settings.health, &self.pool.settings.health);
         let other_judge = (old.kind == HealthKind::Off) != (new.kind == HealthKind::Off);
@@ -136,17 +150,16 @@ impl Watch {
             self.show_addresses();
         }
         if before != AdminState::Enabled && self.state == AdminState::Enabled && self.judge.is_up() {
-            self.backend.starts_slowly(clock::now());
+            self.backend.starts_slowly(now);
         }
-        self.show();
+        self.show(now);
         anew
     }
 
     /// The backend has left its pool, and its slot may go to another. No generation that knows it may use it any more.
     pub fn forget(self) {
-        for bits in [&self.pool.up, &self.pool.ejected, &self.pool.last_resort_mask] {
-            bits.set(self.slot, false);
-        }
+        self.pool.withdraw(self.slot);
+        self.pool.ejected.set(self.slot, false);
     }
 
     /// How it is watched.
@@ -207,12 +220,12 @@ impl Watch {
         }
     }
 
-    /// A probe of one address ended. `many`: there are several pools, so that a name needs its pool to be unambiguous.
-    pub fn probe_ended(&mut self, address: usize, outcome: Outcome, many: bool) {
+    /// A probe of one address ended.
+    pub fn probe_ended(&mut self, address: usize, outcome: Outcome, now: Tick) {
         if let Outcome::NoConnection(failure) = outcome
             && failure.is_ours()
         {
-            return self.tell_of_ports(failure, many);
+            return self.log_lack_of_ports(failure, now);
         }
         if let HealthPolicy::Off(_) = self.judge {
             // Health was turned off while the probe was under way.
@@ -221,16 +234,16 @@ impl Watch {
         self.admitted |= outcome.passed();
         self.report(address, outcome);
         let rules = self.rules();
-        self.judge_address(address, outcome, many, |state| state.probed(outcome.passed(), rules));
+        self.judge_address(address, outcome, now, |state| state.probed(outcome.passed(), rules));
     }
 
     /// Every address has been probed.
-    pub fn round_ended(&mut self, many: bool) {
+    pub fn round_ended(&mut self) {
         if std::mem::replace(&mut self.probed, true) {
             return;
         }
         let Some(outcome) = self.backend.health.lock().last_result else { return };
-        let (name, suffix) = (&self.backend.name, self.suffix(many));
+        let (name, suffix) = (&self.backend.name, self.suffix());
         if self.judge.is_up() {
             log::debug!("{name} is up: {outcome}{suffix}");
         } else if !self.began_up {
@@ -241,9 +254,9 @@ impl Watch {
 
     /// A client could not connect, at any address. True if that began or prolonged a back-off, whose end has to be waited
     /// for.
-    pub fn client_failed(&mut self, failure: ConnectFailure, now: Tick, many: bool) -> bool {
+    pub fn client_failed(&mut self, failure: ConnectFailure, now: Tick) -> bool {
         if failure.is_ours() {
-            self.tell_of_ports(failure, many);
+            self.log_lack_of_ports(failure, now);
             return false;
         }
         let outcome = Outcome::NoConnection(failure);
@@ -252,14 +265,14 @@ impl Watch {
             // Where there are several addresses, each has been reported.
             HealthPolicy::Probed(verdicts) if verdicts.len() > 1 => false,
             HealthPolicy::Probed(_) => {
-                self.address_failed(0, failure, many);
+                self.address_failed(0, failure, now);
                 false
             }
             HealthPolicy::Off(backoff) => {
                 if backoff.failed(now) {
                     let name = &self.backend.name;
-                    log::debug!("{name} is left out for {BACK_OFF:?}: {outcome}{}", self.suffix(many));
-                    self.note_change();
+                    log::debug!("{name} is left out for {BACK_OFF:?}: {outcome}{}", self.suffix());
+                    self.note_change(now);
                 }
                 true
             }
@@ -267,13 +280,13 @@ impl Watch {
     }
 
     /// A client could not connect to one address.
-    pub fn address_failed(&mut self, address: usize, failure: ConnectFailure, many: bool) {
+    pub fn address_failed(&mut self, address: usize, failure: ConnectFailure, now: Tick) {
         let reached = self.backend.connections_at(address);
         let Some(last) = self.reached.get_mut(address) else { return };
         let others_reached = std::mem::replace(last, reached) != reached;
         let rules = self.rules();
         let outcome = Outcome::NoConnection(failure);
-        self.judge_address(address, outcome, many, |state| state.client_failed(others_reached, rules));
+        self.judge_address(address, outcome, now, |state| state.client_failed(others_reached, rules));
     }
 
     /// Has the state on an address take something in, which says whether that changed it, and reports what changed.
@@ -281,7 +294,7 @@ impl Watch {
         &mut self,
         address: usize,
         outcome: Outcome,
-        many: bool,
+        now: Tick,
         judge: impl FnOnce(&mut HealthState) -> bool,
     ) {
         let was_up = self.judge.is_up();
@@ -292,16 +305,16 @@ impl Watch {
             if let Some(address) = self.backend.addresses.get(address) {
                 address.set_up(up);
                 if self.backend.addresses.len() > 1 {
-                    let (name, endpoint, suffix) = (&self.backend.name, &address.endpoint, self.suffix(many));
+                    let (name, endpoint, suffix) = (&self.backend.name, &address.endpoint, self.suffix());
                     let (level, word) = if up { (log::Level::Info, "up") } else { (log::Level::Warn, "down") };
                     log::log!(level, "{name}: address {endpoint} is {word}: {outcome}{suffix}");
                 }
             }
         }
         if self.judge.is_up() != was_up {
-            self.changed(outcome, many);
+            self.changed(outcome, now);
         } else {
-            self.show();
+            self.show(now);
         }
     }
 
@@ -329,16 +342,19 @@ impl Watch {
 
     /// A client could not connect, or was reset early. True if that makes the backend an outlier, whose return has to be
     /// waited for.
-    pub fn count_outlier(&mut self, now: Tick, many: bool) -> bool {
+    pub fn count_outlier(&mut self, now: Tick) -> bool {
         let answers = self.backend.answers();
-        let answered = std::mem::replace(&mut self.answers, answers) != answers;
-        let room = outlier::has_room(self.pool.ejected.count(), self.pool.members.len());
         let limit = self.pool.settings.outlier_failures;
-        let ejected = self.outlier.failed(answered, limit, room, now);
+        let failure = ClientFailure {
+            answered_before: std::mem::replace(&mut self.answers, answers) != answers,
+            limit,
+            has_room: outlier::has_room(self.pool.ejected.count(), self.pool.members.len()),
+        };
+        let ejected = self.outlier.failed(failure, now);
         if let Some(until) = self.outlier.until().filter(|_| ejected) {
             let (name, time) = (&self.backend.name, until - now);
-            log::warn!("{name} is left out for {time:?}: {limit} clients in a row failed{}", self.suffix(many));
-            self.note_change();
+            log::warn!("{name} is left out for {time:?}: {limit} clients in a row failed{}", self.suffix());
+            self.note_change(now);
         }
         ejected
     }
@@ -349,20 +365,20 @@ impl Watch {
     }
 
     /// Time has passed: an outlier may come back.
-    pub fn readmit(&mut self, now: Tick, many: bool) {
+    pub fn readmit(&mut self, now: Tick) {
         if self.outlier.elapsed(now) {
-            log::info!("{} is let in again{}", self.backend.name, self.suffix(many));
-            self.backend.starts_slowly(clock::now());
-            self.note_change();
+            log::info!("{} is let in again{}", self.backend.name, self.suffix());
+            self.backend.starts_slowly(now);
+            self.note_change(now);
         }
     }
 
     /// A client got through to a backend that was thought unusable.
-    pub fn client_connected(&mut self) {
+    pub fn client_connected(&mut self, now: Tick) {
         if let HealthPolicy::Off(backoff) = &mut self.judge
             && backoff.succeeded()
         {
-            self.note_change();
+            self.note_change(now);
         }
     }
 
@@ -371,16 +387,16 @@ impl Watch {
         if let HealthPolicy::Off(backoff) = &mut self.judge
             && backoff.elapsed(now)
         {
-            self.note_change();
+            self.note_change(now);
         }
     }
 
-    /// Nothing was learned about the backend, whose state stays; but somebody must do something.
-    fn tell_of_ports(&mut self, failure: ConnectFailure, many: bool) {
-        if !self.lack_of_ports.is_due(clock::now()) {
+    /// This says nothing about the backend, whose state stays; but the operator has to act.
+    fn log_lack_of_ports(&mut self, failure: ConnectFailure, now: Tick) {
+        if !self.lack_of_ports.is_due(now) {
             return;
         }
-        let (name, suffix) = (&self.backend.name, self.suffix(many));
+        let (name, suffix) = (&self.backend.name, self.suffix());
         log::warn!("{name} gets no new connections: {failure} (net.ipv4.ip_local_port_range){suffix}");
     }
 
@@ -390,12 +406,12 @@ impl Watch {
     }
 
     /// The one log line of a change.
-    fn changed(&mut self, outcome: Outcome, many: bool) {
+    fn changed(&mut self, outcome: Outcome, now: Tick) {
         if self.judge.is_up() {
-            self.backend.starts_slowly(clock::now());
+            self.backend.starts_slowly(now);
         }
-        self.note_change();
-        let (name, suffix) = (&self.backend.name, self.suffix(many));
+        self.note_change(now);
+        let (name, suffix) = (&self.backend.name, self.suffix());
         if self.judge.is_up() {
             log::info!("{name} is up: {outcome}{suffix}");
         } else {
@@ -404,22 +420,23 @@ impl Watch {
         }
     }
 
-    fn note_change(&self) {
-        self.backend.health.lock().last_change = Some(Instant::now());
-        self.show();
+    fn note_change(&self, now: Tick) {
+        self.backend.health.lock().last_change = Some(now);
+        self.show(now);
     }
 
-    /// Writes the bits. One that an operator has taken out of use is not usable, whatever its health.
-    fn show(&self) {
-        let ejected = self.outlier.until().is_some();
-        let enabled = self.state == AdminState::Enabled && self.has_address();
-        let usable = self.judge.is_up() && !ejected && enabled;
+    /// Writes the bits.
+    fn show(&self, now: Tick) {
         // Before the backend counts as up: it may start slowly.
-        self.warm_up(clock::now());
-        // Whoever sees the reason sees what follows from it.
-        self.pool.up.set(self.slot, usable);
-        self.pool.ejected.set(self.slot, ejected);
-        self.pool.last_resort_mask.set(self.slot, self.admitted && enabled);
+        self.warm_up(now);
+        let standing = Standing {
+            state: self.state,
+            resolved: self.has_address(),
+            healthy: self.judge.is_up(),
+            ejected: self.outlier.until().is_some(),
+            admitted: self.admitted,
+        };
+        self.pool.show(self.slot, standing);
     }
 
     /// In a slow start its share grows.
@@ -427,7 +444,7 @@ impl Watch {
         self.pool.warm_up(self.slot, &self.backend, now);
     }
 
-    fn suffix(&self, many: bool) -> String {
-        if many { format!(" (pool {})", self.pool.settings.name) } else { String::new() }
+    fn suffix(&self) -> String {
+        if self.names_pool { format!(" (pool {})", self.pool.settings.name) } else { String::new() }
     }
 }

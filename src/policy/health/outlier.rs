@@ -38,19 +38,30 @@ pub fn has_room(ejected: usize, members: usize) -> bool {
     (ejected + 1) * 2 <= members
 }
 
+/// A client that failed at a backend, and under which circumstances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClientFailure {
+    /// Another client got an answer since the failure before.
+    pub answered_before: bool,
+    /// So many failures in a row are too many; 0: none are.
+    pub limit: u32,
+    /// The pool can do without one more backend ([`has_room`]).
+    pub has_room: bool,
+}
+
 impl Outlier {
-    /// A client failed. `answered`: another one got an answer since the last call. `limit` in a row are too many, none if it
-    /// is 0. True if that ejects it, for which there must be `room`.
-    pub fn failed(&mut self, answered: bool, limit: u32, room: bool, now: Tick) -> bool {
+    /// A client failed. True if that ejects the backend.
+    pub fn failed(&mut self, failure: ClientFailure, now: Tick) -> bool {
+        let ClientFailure { answered_before, limit, has_room } = failure;
         if limit == 0 || self.until.is_some() {
             return false;
         }
-        if answered || now - self.last >= FORGET {
+        if answered_before || now - self.last >= FORGET {
             self.failures = 0;
         }
         self.last = now;
         self.failures = self.failures.saturating_add(1);
-        if self.failures < limit || !room {
+        if self.failures < limit || !has_room {
             return false;
         }
         if now - self.back >= FORGET {
@@ -87,24 +98,31 @@ mod tests {
         Tick::after_start(Duration::from_secs(seconds))
     }
 
+    fn failure(limit: u32) -> ClientFailure {
+        ClientFailure { answered_before: false, limit, has_room: true }
+    }
+
     #[test]
     fn so_many_in_a_row_eject_and_an_answer_breaks_the_row() {
         let mut outlier = Outlier::default();
-        assert!(!outlier.failed(false, 3, true, at(100)) && !outlier.failed(false, 3, true, at(100)));
-        assert!(!outlier.failed(true, 3, true, at(100)), "somebody was answered");
-        assert!(!outlier.failed(false, 3, true, at(100)));
-        assert!(!outlier.failed(false, 3, true, at(161)), "the last ones are forgotten");
-        assert!(!outlier.failed(false, 3, true, at(161)) && outlier.failed(false, 3, true, at(161)));
+        assert!(!outlier.failed(failure(3), at(100)) && !outlier.failed(failure(3), at(100)));
+        assert!(
+            !outlier.failed(ClientFailure { answered_before: true, ..failure(3) }, at(100)),
+            "a client was answered"
+        );
+        assert!(!outlier.failed(failure(3), at(100)));
+        assert!(!outlier.failed(failure(3), at(161)), "the last ones are forgotten");
+        assert!(!outlier.failed(failure(3), at(161)) && outlier.failed(failure(3), at(161)));
         assert_eq!(outlier.until(), Some(at(162)));
-        assert!(!outlier.failed(false, 3, true, at(161)), "it is out already");
+        assert!(!outlier.failed(failure(3), at(161)), "it is out already");
     }
 
     #[test]
     fn off_means_never_and_without_room_it_stays() {
         let mut outlier = Outlier::default();
-        assert!((0..100).all(|_| !outlier.failed(false, 0, true, at(1))));
-        assert!((0..100).all(|_| !outlier.failed(false, 3, false, at(1))));
-        assert!(outlier.failed(false, 3, true, at(1)), "once there is room");
+        assert!((0..100).all(|_| !outlier.failed(failure(0), at(1))));
+        assert!((0..100).all(|_| !outlier.failed(ClientFailure { has_room: false, ..failure(3) }, at(1))));
+        assert!(outlier.failed(failure(3), at(1)), "once there is room");
     }
 
     #[test]
@@ -112,7 +130,7 @@ mod tests {
         let (mut outlier, mut now) = (Outlier::default(), at(1_000));
         let mut lengths = Vec::new();
         for _ in 0..40 {
-            assert!(outlier.failed(false, 1, true, now));
+            assert!(outlier.failed(failure(1), now));
             let until = outlier.until().unwrap();
             lengths.push((until - now).as_secs());
             now = until;
@@ -120,7 +138,7 @@ mod tests {
         }
         assert_eq!(lengths[..8], [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(lengths[39], 60);
-        assert!(outlier.failed(false, 1, true, now + FORGET));
+        assert!(outlier.failed(failure(1), now + FORGET));
         assert_eq!(outlier.until(), Some(now + FORGET + SHORTEST));
     }
 

@@ -78,7 +78,7 @@ fn a_service_manager_that_does_not_read_holds_up_nothing_and_gets_the_newest_sta
     process.signal(Signal::HUP);
     process.line("reload refused");
     // From here on it reads.
-    told(&socket, "STATUS=running with the old configuration: the new one is wrong");
+    told(&socket, "STATUS=running with the old configuration: the new one was refused");
     told(&socket, "WATCHDOG=1");
     process.signal(Signal::TERM);
     told(&socket, "STOPPING=1");

@@ -1,7 +1,8 @@
-//! A probe with its socket: the only place of the prober that reads and writes.
+//! A probe on its socket: the only place where probes read and write, for every thread that sends one.
 //!
-//! Driven by edge-triggered events: each call sends and reads until the kernel has no more or the probe is decided.
-//! The probe itself bounds what is read, so a backend that never stops talking holds up nobody.
+//! Driven by events: each call of [`ProbeSocket::drive`] sends and reads until the kernel has no more or the probe is decided.
+//! The probe itself bounds what is read, so a backend that never stops talking holds up nothing. The prober drives many at
+//! once from its poll loop; [`run`] drives one on the calling thread.
 //!
 //! How a probe hangs up: one that only connects resets, before the handshake is complete if the kernel can be told so
 //! ([`Socket::dial_quietly`]). The backend's process never learns of it, so there is no empty connection in its log, no
@@ -9,35 +10,40 @@
 //! the backend accepts, reads an end of file from, and often complains about. An HTTP probe has been a proper exchange and
 //! closes like any client; so does one that had to send a PROXY header, which says of itself that it is no client's.
 
+use super::Socket;
 use crate::base::Tick;
-use crate::base::slots::Key;
-use crate::net::Socket;
+use crate::clock;
 use crate::policy::health::{ConnectFailure, Outcome};
 use crate::probe::{Probe, ProbeTarget};
 use mio::{Interest, Registry, Token};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use std::io;
 
-/// A probe under way on a socket.
+/// A probe under way.
 #[derive(Debug)]
-pub struct Open {
-    /// Whose it is.
-    pub watch: Key,
-    /// The number of the backend's address that it tries.
-    pub address: usize,
-    /// When its time is over.
-    pub until: Tick,
+pub struct ProbeSocket {
     probe: Probe,
     socket: Socket,
     connected: bool,
 }
 
-impl Open {
-    /// Begins to connect. Events have to be asked for with [`Open::register`].
-    pub fn dial((watch, address): (Key, usize), until: Tick, target: ProbeTarget) -> io::Result<Open> {
+/// What an event says of a probe's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    /// It can be written, or is closed.
+    Writable,
+    /// Anything else.
+    Other,
+}
+
+impl ProbeSocket {
+    /// Begins to connect. Events have to be asked for with [`ProbeSocket::register`].
+    pub fn dial(target: ProbeTarget) -> io::Result<ProbeSocket> {
         let to = target.endpoint().clone();
         let probe = target.probe();
         let (socket, _) = if probe.is_bare() { Socket::dial_quietly(&to)? } else { Socket::dial(&to)? };
-        Ok(Open { watch, address, until, probe, socket, connected: false })
+        Ok(ProbeSocket { probe, socket, connected: false })
     }
 
     /// Asks for events. One comes in any case, even if the connection is there already.
@@ -48,12 +54,12 @@ impl Open {
     }
 
     /// Does what can be done now. An outcome once there is one.
-    pub fn drive(&mut self, writable: bool) -> Option<Outcome> {
+    pub fn drive(&mut self, readiness: Readiness) -> Option<Outcome> {
         if !self.connected {
             if let Some(error) = self.socket.outcome() {
                 return Some(Outcome::NoConnection(ConnectFailure::Os(error.raw_os_error().unwrap_or_default())));
             }
-            if !writable {
+            if readiness != Readiness::Writable {
                 return None;
             }
             self.connected = true;
@@ -79,7 +85,7 @@ impl Open {
                         return Some(outcome);
                     }
                 }
-                // No room now, or the peer is gone, which reading tells with the better reason.
+                // No room now, or the peer is gone, for which reading has the better reason.
                 Err(_) => return None,
             }
         }
@@ -101,4 +107,45 @@ impl Open {
             }
         }
     }
+
+    /// Waits for an event; `None` if there is none by then.
+    fn wait(&self, until: Tick) -> Result<Option<Readiness>, Errno> {
+        let writes = !self.connected || !self.probe.unsent().is_empty();
+        let flags = if writes { PollFlags::OUT | PollFlags::IN } else { PollFlags::IN };
+        let mut fds = [PollFd::new(&self.socket, flags)];
+        loop {
+            // It fits: no time-out is longer than a year.
+            let left = Timespec::try_from(until - clock::now()).unwrap_or_default();
+            match poll(&mut fds, Some(&left)) {
+                Ok(0) => return Ok(None),
+                Err(Errno::INTR) => {}
+                Ok(_) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        let writable = fds[0].revents().contains(PollFlags::OUT);
+        Ok(Some(if writable { Readiness::Writable } else { Readiness::Other }))
+    }
+}
+
+/// Runs one probe on the calling thread. `None`: it was not decided by `until`, by [`crate::clock`].
+pub fn run(target: ProbeTarget, until: Tick) -> Option<Outcome> {
+    let no_connection = |code: Option<i32>| Outcome::NoConnection(ConnectFailure::Os(code.unwrap_or_default()));
+    let mut probe = match ProbeSocket::dial(target) {
+        Ok(probe) => probe,
+        Err(error) => return Some(no_connection(error.raw_os_error())),
+    };
+    let outcome = loop {
+        match probe.wait(until) {
+            Ok(Some(readiness)) => {
+                if let Some(outcome) = probe.drive(readiness) {
+                    break Some(outcome);
+                }
+            }
+            Ok(None) => break None,
+            Err(error) => break Some(no_connection(Some(error.raw_os_error()))),
+        }
+    };
+    probe.close();
+    outcome
 }

@@ -1,0 +1,99 @@
+//! The figures of listeners and backends as people read them: one list of columns for the status page and the command line.
+
+use super::api::{BackendAddress, BackendView, Listener};
+
+/// One column.
+pub struct Column<T> {
+    /// What it is called.
+    pub head: &'static str,
+    /// Where its text stands.
+    pub align: Align,
+    /// The text; `None` where there is nothing to show.
+    pub cell: fn(&T) -> Option<String>,
+}
+
+/// Text to the left, numbers to the right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Align {
+    /// Text.
+    Left,
+    /// A number.
+    Right,
+}
+
+const fn text<T>(head: &'static str, cell: fn(&T) -> Option<String>) -> Column<T> {
+    Column { head, align: Align::Left, cell }
+}
+
+const fn number<T>(head: &'static str, cell: fn(&T) -> Option<String>) -> Column<T> {
+    Column { head, align: Align::Right, cell }
+}
+
+/// Of a listener.
+pub const LISTENERS: &[Column<Listener>] = &[
+    text("listener", |listener| Some(listener.name.clone())),
+    text("address", |listener| Some(listener.address.clone())),
+    text("pool", |listener| Some(listener.pool.clone())),
+    number("active", |listener| Some(listener.active_connections.to_string())),
+    number("accepted", |listener| Some(listener.accepted_total.to_string())),
+    number("refused", |listener| Some(listener.refused_total.to_string())),
+];
+
+/// Of a backend.
+pub const BACKENDS: &[Column<BackendView>] = &[
+    text("backend", |backend| Some(backend.name.clone())),
+    text("address", |backend| Some(backend.address.clone())),
+    text("state", |backend| Some(format!("{}{}", backend.state, if backend.backup { " (backup)" } else { "" }))),
+    number("weight", |backend| Some(backend.weight.to_string())),
+    number("active", |backend| Some(backend.active_connections.to_string())),
+    number("total", |backend| Some(backend.connections_total.to_string())),
+    number("failed", |backend| Some(backend.connect_failures_total.to_string())),
+    number("to backend", |backend| Some(size(backend.bytes_to_backend_total))),
+    number("to client", |backend| Some(size(backend.bytes_to_client_total))),
+    number("connect p50/p99", |backend| {
+        let connect = &backend.connect_ms;
+        Some(format!("{:.1}/{:.1} ms", connect.p50?, connect.p99?))
+    }),
+    text("health", |backend| backend.health.last_result.clone()),
+];
+
+/// What the column of this head shows of one address of a backend that has several.
+pub fn of_address(head: &str, address: &BackendAddress) -> Option<String> {
+    match head {
+        "address" => Some(address.address.clone()),
+        "state" => Some(address.state.clone()),
+        "total" => Some(address.connections_total.to_string()),
+        "health" => address.last_result.clone(),
+        _ => Some(String::new()),
+    }
+}
+
+/// Three digits and a unit are what a reader takes in at a glance.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in UNITS {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" || value >= 100.0 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        for (bytes, want) in
+            [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (5 << 30, "5.0 GiB"), (200 << 20, "200 MiB")]
+        {
+            assert_eq!(size(bytes), want);
+        }
+        assert_eq!(size(u64::MAX), "16384 PiB");
+    }
+}

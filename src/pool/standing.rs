@@ -1,0 +1,56 @@
+//! Which backends may be used: the one rule, out of what the prober knows and what an operator says.
+
+use super::AdminState;
+
+/// What is known of a backend of a pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// What an operator says.
+    pub state: AdminState,
+    /// Its name has an address.
+    pub resolved: bool,
+    /// Its health state is up.
+    pub healthy: bool,
+    /// It is left out as an outlier.
+    pub ejected: bool,
+    /// It may be tried as a last resort: it has passed a probe, or its pool asks for none of a newcomer.
+    pub admitted: bool,
+}
+
+impl Standing {
+    /// Does it take new connections?
+    pub fn is_usable(self) -> bool {
+        self.is_offered() && self.healthy && !self.ejected
+    }
+
+    /// May it be tried when no other backend is left?
+    pub fn is_last_resort(self) -> bool {
+        self.is_offered() && self.admitted
+    }
+
+    /// Whatever its health, an operator may have taken it out of use, or its name may have no address.
+    fn is_offered(self) -> bool {
+        self.state == AdminState::Enabled && self.resolved
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_is_not_enough_and_a_last_resort_needs_none() {
+        let up = Standing { state: AdminState::Enabled, resolved: true, healthy: true, ejected: false, admitted: true };
+        for (standing, usable, last_resort) in [
+            (up, true, true),
+            (Standing { healthy: false, ..up }, false, true),
+            (Standing { ejected: true, ..up }, false, true),
+            (Standing { admitted: false, ..up }, true, false),
+            (Standing { resolved: false, ..up }, false, false),
+            (Standing { state: AdminState::Draining, ..up }, false, false),
+            (Standing { state: AdminState::Disabled, ..up }, false, false),
+        ] {
+            assert_eq!((standing.is_usable(), standing.is_last_resort()), (usable, last_resort), "{standing:?}");
+        }
+    }
+}
