@@ -1,8 +1,8 @@
 //! The one clock that threads share.
 //!
-//! Ticks of different clocks must not be compared, but a source's token bucket is filled by one worker and emptied by
-//! another, and a backend that the prober brings up is given a growing share by the workers. So whatever threads share is
-//! timed by this.
+//! Ticks of different clocks must not be compared. But threads share timed state: one worker fills a source's token
+//! bucket and another one empties it, and workers give a growing share to a backend that the prober brought up. So all
+//! shared state uses this clock.
 
 use crate::base::Tick;
 use std::sync::LazyLock;
@@ -10,7 +10,7 @@ use std::time::Instant;
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Now. Never less than it was, and never 0, which some use for "not yet".
+/// The current time. Never decreases, and is never 0, which some callers use for "not yet".
 pub fn now() -> Tick {
     Tick(Tick::after_start(START.elapsed()).0.saturating_add(1))
 }

@@ -1,4 +1,4 @@
-//! Addresses as users write them, and what they become once resolved.
+//! Addresses as users write them, and their resolved form.
 //!
 //! | written            | [`Address`]                        | as a listener              | as a backend        |
 //! |--------------------|------------------------------------|----------------------------|---------------------|
@@ -10,8 +10,9 @@
 //! | `unix:/path`       | `Unix`                             | that socket file           | that socket file    |
 //! | `unix:@name`       | `Unix`                             | that abstract socket       | that abstract socket |
 //!
-//! Port 0 is for listeners only: the kernel picks. An abstract socket (unix(7)) has a name and no file, and so no mode and no
-//! owner: every process of the network namespace may connect. A file called `@name` is written `unix:./@name`.
+//! Port 0 is for listeners only: the kernel picks a port. An abstract socket (unix(7)) has a name but no file, so it
+//! has no mode or owner: every process of the network namespace may connect. A file called `@name` is written
+//! `unix:./@name`.
 
 use super::text::{self, Escaped};
 use std::fmt;
@@ -19,24 +20,24 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// What every message about a bad address says would be accepted.
+/// The accepted forms, for every error about an address.
 pub const EXPECTED: &str = "127.0.0.1:80, [::1]:80, name:80 or unix:/path";
 
-/// The longest path a `sockaddr_un` holds with its closing NUL (unix(7)).
+/// The longest path in a `sockaddr_un`, in bytes, without its closing NUL (unix(7)).
 const UNIX_PATH_MAX: usize = 107;
 
-/// The longest name of an interface (IFNAMSIZ with its closing NUL).
+/// The longest name of an interface, in bytes (IFNAMSIZ without its closing NUL).
 const INTERFACE_MAX: usize = 15;
 
-/// An address as written: a name is not resolved yet.
+/// An address as written; a name is not resolved yet.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// A literal IP address and port.
     Inet(SocketAddr),
     /// `:port`, every interface.
     Any(u16),
-    /// What the resolver turns into addresses, and a port: a host name, or a link-local address with the name of its interface
-    /// (`fe80::1%eth0`), whose number the kernel gives anew when the interface comes back.
+    /// A name for the resolver, and a port: a host name, or a link-local address with its interface (`fe80::1%eth0`).
+    /// The kernel renumbers an interface that comes back, so its name is resolved each time.
     Name(String, u16),
     /// A unix stream socket.
     Unix(PathBuf),
@@ -46,7 +47,7 @@ pub enum Address {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Listen(pub Address);
 
-/// Something that can be connected to or bound: a resolved address. Cheap to clone.
+/// A resolved address, to connect to or to bind. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// An IP address and port.
@@ -56,7 +57,7 @@ pub enum Endpoint {
 }
 
 impl Listen {
-    /// Parses an address to listen on.
+    /// Parses an address to listen on. The error says what is expected.
     pub fn parse(text: &str) -> Result<Listen, String> {
         let wanted = format!("{EXPECTED}, or :80 for every interface");
         if let Some(port) = text.strip_prefix(':').filter(|port| !port.contains(':')) {
@@ -70,7 +71,7 @@ impl Listen {
 }
 
 impl Address {
-    /// Parses the address of a backend: a port other than 0, and not "every interface".
+    /// Parses the address of a backend: with a host, and a port other than 0. The error says what is expected.
     pub fn parse_backend(text: &str) -> Result<Address, String> {
         if text.starts_with(':') && text.matches(':').count() == 1 {
             return Err(format!("expected {EXPECTED}, got `{text}`: a backend needs a host"));
@@ -85,13 +86,13 @@ impl Address {
 }
 
 impl Address {
-    /// Is it a unix socket without a file?
+    /// Whether it is an abstract unix socket.
     pub fn is_abstract(&self) -> bool {
         matches!(self, Address::Unix(path) if abstract_name(path).is_some())
     }
 }
 
-/// The name of the abstract socket that a path of the form `@name` stands for.
+/// The name of an abstract socket, from a path of the form `@name`.
 pub fn abstract_name(path: &Path) -> Option<&[u8]> {
     path.as_os_str().as_encoded_bytes().strip_prefix(b"@")
 }
@@ -142,7 +143,7 @@ fn parse(text: &str, wanted: &str) -> Result<Address, String> {
     Ok(Address::Name(host.to_owned(), port))
 }
 
-/// `fe80::1` and `eth0]:80`.
+/// Parses the parts of a link-local address: `fe80::1` and `eth0]:80`.
 fn scoped(ip: &str, rest: &str) -> Result<Address, &'static str> {
     let Some((interface, port)) = rest.rsplit_once("]:") else {
         return Err("an IPv6 address stands in brackets, like [fe80::1%eth0]:80");
@@ -159,7 +160,7 @@ fn scoped(ip: &str, rest: &str) -> Result<Address, &'static str> {
     Ok(Address::Name(format!("{ip}%{interface}"), port))
 }
 
-/// What to write instead of a URL.
+/// The address to write instead of a URL.
 fn without_scheme(scheme: &str, rest: &str) -> String {
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     let has_port = host.rsplit_once(':').is_some_and(|(before, port)| !before.is_empty() && parse_port(port).is_some());
@@ -175,7 +176,7 @@ fn bad(text: &str, wanted: &str, why: &str) -> String {
     format!("expected {wanted}, got `{}`: {why}", Escaped(text))
 }
 
-/// Digits only: `u16::from_str` would take a leading `+` too.
+/// Accepts digits only: `u16::from_str` would also accept a leading `+`.
 fn parse_port(text: &str) -> Option<u16> {
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
@@ -183,7 +184,7 @@ fn parse_port(text: &str) -> Option<u16> {
     text.parse().ok()
 }
 
-/// RFC 1123 labels, plus the underscore that service names use. A name of digits and dots only is a mistyped address.
+/// RFC 1123 labels, plus the underscore of service names. A name of digits and dots only is a mistyped address.
 fn is_host_name(host: &str) -> bool {
     let label_ok = |label: &str| {
         (1..=63).contains(&label.len())
@@ -198,7 +199,7 @@ fn is_host_name(host: &str) -> bool {
 }
 
 impl Endpoint {
-    /// The IP address behind it, if it has one; IPv4 in its own form even when a dual-stack socket showed it mapped.
+    /// The IP address, if there is one; an IPv4-mapped IPv6 address as IPv4.
     pub fn ip(&self) -> Option<IpAddr> {
         match self {
             Endpoint::Inet(at) => Some(at.ip().to_canonical()),
@@ -206,7 +207,7 @@ impl Endpoint {
         }
     }
 
-    /// An accepted peer's address, with IPv4-mapped IPv6 (`::ffff:10.0.0.1`) written as the IPv4 address it is.
+    /// The endpoint of an accepted peer, with an IPv4-mapped IPv6 address (`::ffff:10.0.0.1`) as IPv4.
     pub fn canonical(at: SocketAddr) -> Endpoint {
         Endpoint::Inet(SocketAddr::new(at.ip().to_canonical(), at.port()))
     }
@@ -248,7 +249,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn every_written_form_is_understood() {
+    fn every_written_form_is_parsed() {
         for (text, want) in [
             ("127.0.0.1:80", Address::Inet("127.0.0.1:80".parse().unwrap())),
             ("[::1]:80", Address::Inet("[::1]:80".parse().unwrap())),
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_address_is_told_with_the_reason() {
+    fn a_bad_address_is_an_error_with_its_reason() {
         for (text, why) in [
             ("", "the port is missing"),
             ("10.0.0.1", "the port is missing"),
@@ -305,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_holds_no_character_that_a_reader_does_not_see() {
+    fn a_path_with_a_hidden_character_is_an_error() {
         for (text, letter) in [
             ("unix:/a\n2026-01-01T00:00:00.000Z ERROR forged", "\\n"),
             ("unix:/a\0", "\\u{0}"),

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many bits a word holds.
+/// Bits in a word.
 pub const WORD: usize = 64;
 
-/// The set. Every operation is one relaxed atomic access: a reader may see a change a moment late, never torn.
+/// A set of indexes. Every operation is one relaxed atomic access: a reader may see a change late.
 #[derive(Debug, Default)]
 pub struct AtomicBits {
     words: Box<[Arc<AtomicU64>]>,
 }
 
 impl AtomicBits {
-    /// Room for indexes `0..len`, all set (`true`) or all clear.
+    /// A set with room for indexes `0..len`, all set (`true`) or all clear.
     pub fn new(len: usize, value: bool) -> AtomicBits {
         let words = (0..len.div_ceil(WORD)).map(|word| {
             let used = (len - word * WORD).min(WORD);
@@ -22,19 +22,19 @@ impl AtomicBits {
         AtomicBits { words: words.collect() }
     }
 
-    /// A set with room for indexes `0..len` that shares its words with this one: what is written to either is read in both,
-    /// as far as both reach. What this one has no room for is clear.
+    /// A set with room for indexes `0..len` that shares its words with this one: a write to either is read in both, as
+    /// far as both reach. Further words are clear.
     pub fn resized(&self, len: usize) -> AtomicBits {
         let words = (0..len.div_ceil(WORD)).map(|word| self.words.get(word).cloned().unwrap_or_default());
         AtomicBits { words: words.collect() }
     }
 
-    /// Is `index` in the set? An index outside is not.
+    /// Whether `index` is in the set; false beyond the end.
     pub fn get(&self, index: usize) -> bool {
         self.word(index / WORD) & (1 << (index % WORD)) != 0
     }
 
-    /// Puts `index` in or takes it out; an index outside is ignored.
+    /// Adds or removes `index`; ignored beyond the end.
     pub fn set(&self, index: usize, value: bool) {
         let Some(word) = self.words.get(index / WORD) else { return };
         let bit = 1 << (index % WORD);
@@ -50,7 +50,7 @@ impl AtomicBits {
         self.words.get(index).map_or(0, |word| word.load(Ordering::Relaxed))
     }
 
-    /// How many indexes are in the set.
+    /// The number of indexes in the set.
     pub fn count(&self) -> usize {
         self.words.iter().map(|word| word.load(Ordering::Relaxed).count_ones() as usize).sum()
     }

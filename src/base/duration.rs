@@ -1,20 +1,19 @@
 //! Durations as users write them: `500ms`, `2s`, `5m`, `1h`, `1h 30m`.
 //!
-//! A bare number is refused: HAProxy would read it as milliseconds and nginx as seconds, and a balancer that guesses
-//! wrong by a factor of a thousand is worse than one that asks.
+//! A bare number is refused: HAProxy reads it as milliseconds and nginx as seconds, and a wrong guess is off by a
+//! factor of a thousand.
 
 use std::time::Duration;
 
-/// What every message about a bad duration says would be accepted.
+/// The accepted form, for every error about a duration.
 pub const EXPECTED: &str = "a number with a unit, like 500ms, 2s, 5m or 1h";
 
-/// The longest duration that is accepted, `1y`. Any clock reading plus this stays far from its end, so that no sum of a time
-/// and a setting can overflow.
+/// The longest accepted duration, `1y`. A clock reading plus this never overflows.
 pub const MAX: Duration = Duration::from_secs(31_557_600);
 
-/// Parses a duration that must carry its unit.
+/// Parses a duration with a unit. The error says what is expected.
 pub fn parse(text: &str) -> Result<Duration, String> {
-    // humantime takes a bare 0.
+    // humantime accepts a bare 0.
     if text.trim() == "0" {
         return Err(format!("expected {EXPECTED}, got `{text}`"));
     }
@@ -22,7 +21,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
     bounded(duration, text)
 }
 
-/// As [`parse`], but a bare number counts as seconds: only `-t/--health-interval` reads it so.
+/// As [`parse`], but a bare number counts as seconds; only `-t/--health-interval` uses it.
 pub fn parse_or_seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.trim().parse::<u64>().map(Duration::from_secs);
     let duration = seconds.or_else(|_| humantime::parse_duration(text.trim()));
@@ -30,17 +29,17 @@ pub fn parse_or_seconds(text: &str) -> Result<Duration, String> {
     bounded(duration.map_err(wrong)?, text)
 }
 
-/// As [`parse`], refusing zero: for time-outs and intervals, where zero is no setting.
+/// As [`parse`], but at least 1 ms: for time-outs and intervals, which can't be zero.
 pub fn parse_positive(text: &str) -> Result<Duration, String> {
     positive(parse(text)?, text)
 }
 
-/// As [`parse_or_seconds`], refusing zero.
+/// As [`parse_or_seconds`], but at least 1 ms.
 pub fn parse_positive_or_seconds(text: &str) -> Result<Duration, String> {
     positive(parse_or_seconds(text)?, text)
 }
 
-/// A duration as [`parse`] reads it.
+/// The duration in the form that [`parse`] accepts.
 pub fn written(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
@@ -53,7 +52,7 @@ fn bounded(duration: Duration, text: &str) -> Result<Duration, String> {
 }
 
 fn positive(duration: Duration, text: &str) -> Result<Duration, String> {
-    // Timers tick in milliseconds: less than one is as good as none.
+    // Timers tick in milliseconds, so a shorter duration would be zero.
     if duration < Duration::from_millis(1) {
         return Err(format!("expected at least 1ms, got `{text}`"));
     }
@@ -65,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn units_are_required_and_understood() {
+    fn units_are_required_and_parsed() {
         for (text, want) in [("500ms", 500), ("2s", 2_000), ("5m", 300_000), ("1h", 3_600_000), (" 1m 30s ", 90_000)] {
             assert_eq!(parse(text), Ok(Duration::from_millis(want)), "{text}");
         }
@@ -96,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_no_time_out() {
+    fn zero_is_not_a_time_out() {
         for text in ["0s", "0ms", "10us"] {
             assert!(parse_positive(text).unwrap_err().contains("at least 1ms"));
         }

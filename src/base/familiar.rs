@@ -1,10 +1,10 @@
-//! What other balancers call a thing, and what it is called here: HAProxy's, nginx's, Envoy's and Traefik's words.
+//! Words of HAProxy, nginx, Envoy and Traefik, and tcplb's words for them.
 //!
-//! The pages docs/from-haproxy.md and docs/from-nginx.md go through whole configurations. This table only has words that an
-//! operator types out of habit where tcplb expects its own.
+//! docs/from-haproxy.md and docs/from-nginx.md cover whole configurations. This table has only words that an operator
+//! may type where tcplb expects its own.
 
-/// A word of another balancer, and tcplb's words for it, the most likely first. A word may stand for a key in one table and for
-/// another key, or a value, elsewhere: the first that is accepted in the place counts.
+/// A word of another balancer and tcplb's words for it, the most likely first. A word may stand for different keys or
+/// values in different places; the first one that is accepted in the place counts.
 const WORDS: &[(&str, &[&str])] = &[
     // Ways to choose a backend.
     ("leastconn", &["least-connections"]),
@@ -72,12 +72,12 @@ const WORDS: &[(&str, &[&str])] = &[
     ("src", &["allow"]),
 ];
 
-/// Every word of the tables of other balancers, with tcplb's words for it.
+/// All words of other balancers, with tcplb's words for them.
 pub fn words() -> &'static [(&'static str, &'static [&'static str])] {
     WORDS
 }
 
-/// tcplb's word among `candidates` for another balancer's `word`. Case is ignored, and `-` counts as `_`.
+/// tcplb's word among `candidates` for another balancer's `word`. Ignores case, and treats `-` as `_`.
 pub fn ours<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let same = |theirs: &str| {
         let fold = |byte: u8| if byte == b'-' { b'_' } else { byte.to_ascii_lowercase() };
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_balancer_s_word_finds_ours_where_it_is_accepted() {
+    fn a_word_of_another_balancer_maps_to_ours_where_it_is_accepted() {
         let keys = ["name", "max_connections", "max_connections_per_source", "bind"];
         assert_eq!(ours("maxconn", keys), Some("max_connections"));
         assert_eq!(ours("MaxConn", keys), Some("max_connections"));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn no_word_stands_there_twice() {
+    fn no_word_is_in_the_table_twice() {
         let mut seen = std::collections::HashSet::new();
         for (theirs, ours) in WORDS {
             assert!(seen.insert(theirs.replace('-', "_")), "{theirs}");

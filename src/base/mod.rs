@@ -1,4 +1,4 @@
-//! The vocabulary every layer speaks: addresses, durations, sizes, ticks, bit sets, timers, slots.
+//! The vocabulary of all layers: addresses, durations, sizes, ticks, bit sets, timers, slots.
 //!
 //! Nothing here opens a socket, reads a clock or starts a thread.
 

@@ -1,12 +1,12 @@
-//! "Did you mean …?": the word a user most likely wanted, for messages about unknown names.
+//! "Did you mean …?": the known word closest to an unknown one, for error messages.
 
 use super::familiar;
 
-/// Longer words are not compared: nobody mistypes 64 letters, and the cost is the product of the lengths.
+/// Longer words are not compared: the cost is the product of the lengths.
 const LONGEST: usize = 64;
 
-/// The candidate that `word` is most likely a mistyping of: the one fewest edits away, at most one edit per three
-/// letters; or one that begins with `word`. Case is ignored. `None` if nothing is close.
+/// The candidate that `word` most likely stands for: the one with the fewest edits, at most one edit per three letters,
+/// or one that begins with `word`. Ignores case. `None` if no candidate is close.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word: Vec<char> = word.chars().take(LONGEST + 1).flat_map(char::to_lowercase).collect();
     if word.len() > LONGEST {
@@ -15,9 +15,9 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     let allowed = word.len() / 3;
     let distance = |candidate: &str| {
         let candidate: Vec<char> = candidate.chars().flat_map(char::to_lowercase).collect();
-        // The first three letters and nothing wrong after them: cut short, not mistyped.
+        // The word is an abbreviation if it has three letters or more and the candidate begins with it.
         let begun = word.len() >= 3 && candidate.starts_with(&word);
-        // Each letter more or less is an edit.
+        // Each letter of difference in length is an edit.
         let hopeless = word.len().abs_diff(candidate.len()) > allowed;
         if begun {
             1
@@ -31,15 +31,16 @@ pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     scored.filter(|(edits, _)| *edits <= allowed).min_by_key(|(edits, _)| *edits).map(|(_, candidate)| candidate)
 }
 
-/// `, did you mean X?` or nothing, to append to a message: X is what another balancer's word means here, or the nearest.
+/// `, did you mean X?` or nothing, to append to an error. X is our word for another balancer's, or the nearest
+/// candidate.
 pub fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str, IntoIter: Clone>) -> String {
     let candidates = candidates.into_iter();
     let meant = familiar::ours(word, candidates.clone()).or_else(|| nearest(word, candidates));
     meant.map_or_else(String::new, |candidate| format!(", did you mean `{candidate}`?"))
 }
 
-/// Levenshtein's distance: insertions, deletions and replacements that turn `from` into `to`. One row of the table at
-/// a time: `row[j]` is the distance of the letters of `from` seen so far to the first `j` of `to`.
+/// The Levenshtein distance: the least number of insertions, deletions and replacements that turn `from` into `to`.
+/// Keeps one row of the table: `row[j]` is the distance between the letters of `from` so far and the first `j` of `to`.
 fn edits(from: &[char], to: &[char]) -> usize {
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (i, a) in from.iter().enumerate() {
@@ -81,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn mistypings_find_their_word_and_strangers_do_not() {
+    fn mistyped_words_find_their_candidate_and_others_do_not() {
         let known = ["weight", "name", "max-connections", "backup", "round-robin"];
         for (word, want) in [
             ("wieght", Some("weight")),

@@ -1,14 +1,14 @@
 //! Sizes as operators write them: `256KiB`, `4MiB`.
 //!
-//! A bare number is refused: a reader takes it for bytes, the next one for KiB. So are KB and MB, which mean a thousand to
-//! some and 1024 to others.
+//! A bare number is refused, since its unit is unclear. KB and MB are refused too: some read them as powers of 1000,
+//! others of 1024.
 
 use std::fmt;
 
 const KIB: u32 = 1 << 10;
 const MIB: u32 = 1 << 20;
 
-/// Units, and how many bytes each has; the largest first.
+/// Units and their bytes; the largest first.
 const UNITS: [(&str, u32); 2] = [("MiB", MIB), ("KiB", KIB)];
 
 /// A number of bytes, a multiple of 1024.
@@ -16,27 +16,27 @@ const UNITS: [(&str, u32); 2] = [("MiB", MIB), ("KiB", KIB)];
 pub struct Size(u32);
 
 impl Size {
-    /// So many KiB.
+    /// A size in KiB.
     pub const fn kib(count: u16) -> Size {
         Size(count as u32 * KIB)
     }
 
-    /// So many MiB, at most 4095.
+    /// A size in MiB, at most 4095.
     pub const fn mib(count: u16) -> Size {
         Size((count as u32).saturating_mul(MIB))
     }
 
-    /// Bytes, rounded down to KiB.
+    /// A size in bytes, rounded down to KiB.
     pub fn of_bytes(bytes: usize) -> Size {
         Size(u32::try_from(bytes).unwrap_or(u32::MAX) / KIB * KIB)
     }
 
-    /// In bytes.
+    /// The size in bytes.
     pub fn bytes(self) -> usize {
         self.0 as usize
     }
 
-    /// Parses a size that must carry its unit and lie between `min` and `max`.
+    /// Parses a size with a unit, from `min` to `max`. The error says what is expected.
     pub fn parse(text: &str, min: Size, max: Size) -> Result<Size, String> {
         let trimmed = text.trim();
         let bytes = UNITS.iter().find_map(|(unit, bytes)| Some((trimmed.strip_suffix(unit)?.trim_end(), *bytes)));
@@ -44,7 +44,7 @@ impl Size {
         let Some((digits, unit)) = digits else {
             return Err(format!("expected a size with a unit, KiB or MiB, like 256KiB, got `{text}`"));
         };
-        // Digits that are no u32 are too many.
+        // Digits that overflow a u32 are too many.
         let size = digits.parse::<u32>().ok().and_then(|count| count.checked_mul(unit)).map(Size);
         let size = size.filter(|size| (min..=max).contains(size));
         size.ok_or_else(|| format!("expected a size from {min} to {max}, got `{text}`"))
@@ -52,7 +52,7 @@ impl Size {
 }
 
 impl fmt::Display for Size {
-    /// As [`Size::parse`] reads it.
+    /// The form that [`Size::parse`] accepts.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (unit, bytes) = if self.0 >= MIB && self.0.is_multiple_of(MIB) { UNITS[0] } else { UNITS[1] };
         write!(out, "{}{unit}", self.0 / bytes)
@@ -91,13 +91,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_is_read(kib in 16_u32..=256 << 10) {
+        fn every_size_round_trips(kib in 16_u32..=256 << 10) {
             let size = Size(kib * KIB);
             prop_assert_eq!(parse(&size.to_string()), Ok(size));
         }
 
         #[test]
-        fn any_text_gets_an_answer(text in "\\PC{0,12}") {
+        fn no_text_panics(text in "\\PC{0,12}") {
             let _ = parse(&text);
         }
     }

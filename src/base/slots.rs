@@ -1,15 +1,15 @@
-//! Slots with generations: a table whose keys go stale when the entry they named is gone.
+//! Slots with generations: a table whose keys expire with their entries.
 //!
-//! A key may be kept, in a queue or a list, for longer than its entry lives; by then the slot may belong to another. The
-//! generation in the key tells the two apart. Slots never shrink; freed ones are reused, the most recently freed first,
-//! while it is warm.
+//! A key may be kept, in a queue or a list, for longer than its entry lives, and another entry may take the slot. The
+//! key's generation tells the entries apart. The table never shrinks. Freed slots are reused, the most recently freed
+//! first, since it is in the cache.
 
-/// Names one entry for as long as it lives. A key of a removed entry finds nothing, even once the slot is reused.
+/// Identifies one entry for its lifetime. The key of a removed entry finds nothing, even once its slot is reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Key {
     /// Index into the table.
     pub slot: u32,
-    /// How many tenants the slot had before, modulo 2^32.
+    /// How many entries the slot had before, modulo 2^32.
     pub generation: u32,
 }
 
@@ -18,7 +18,7 @@ struct Slot<T> {
     value: Option<T>,
 }
 
-/// The table.
+/// A table of entries with keys.
 pub struct Slots<T> {
     slots: Vec<Slot<T>>,
     free: Vec<u32>,
@@ -31,7 +31,7 @@ impl<T> Default for Slots<T> {
 }
 
 impl<T> Slots<T> {
-    /// Stores what `make` builds from the key it will have. Gives the value back as an error if the table has 2^32 entries.
+    /// Stores the value that `make` builds from its key. `None` if the table has 2^32 entries.
     pub fn insert_with(&mut self, make: impl FnOnce(Key) -> T) -> Option<Key> {
         let slot = match self.free.pop() {
             Some(slot) => slot,
@@ -47,19 +47,19 @@ impl<T> Slots<T> {
         Some(key)
     }
 
-    /// The entry, unless it is gone.
+    /// The entry, unless it was removed.
     pub fn get(&self, key: Key) -> Option<&T> {
         let slot = self.slots.get(key.slot as usize)?;
         if slot.generation == key.generation { slot.value.as_ref() } else { None }
     }
 
-    /// The entry, unless it is gone.
+    /// The entry, unless it was removed.
     pub fn get_mut(&mut self, key: Key) -> Option<&mut T> {
         let slot = self.slots.get_mut(key.slot as usize)?;
         if slot.generation == key.generation { slot.value.as_mut() } else { None }
     }
 
-    /// Takes the entry out and retires its key.
+    /// Removes the entry and invalidates its key.
     pub fn remove(&mut self, key: Key) -> Option<T> {
         let slot = self.slots.get_mut(key.slot as usize)?;
         if slot.generation != key.generation {
@@ -71,23 +71,23 @@ impl<T> Slots<T> {
         Some(value)
     }
 
-    /// The key of the entry that now lives in `slot`.
+    /// The key of the slot's current entry.
     pub fn key_of(&self, slot: u32) -> Option<Key> {
         let entry = self.slots.get(slot as usize)?;
         entry.value.as_ref().map(|_| Key { slot, generation: entry.generation })
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// Is it empty?
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The keys of all entries, collected, so that the table may change while they are worked through.
+    /// The keys of all entries, collected, so that the table may change during the iteration.
     pub fn keys(&self) -> Vec<Key> {
         (0..self.slots.len() as u32).filter_map(|slot| self.key_of(slot)).collect()
     }
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stale_key_does_not_reach_the_next_tenant() {
+    fn a_stale_key_does_not_reach_the_slot_s_next_entry() {
         let mut slots = Slots::default();
         let first = slots.insert_with(|_| "first").unwrap();
         assert_eq!(slots.remove(first), Some("first"));

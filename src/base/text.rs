@@ -1,13 +1,13 @@
-//! Text that comes from outside and that people read: which characters it may not hold, and how they are shown.
+//! Text from outside that people read: the characters that are refused, and their escapes.
 //!
-//! A control character starts a forged log line or drives a terminal. A direction-changing character makes a line read
-//! otherwise than it is. An invisible character makes two names look the same.
+//! A control character can forge a log line or control a terminal. A direction-changing character makes a line read
+//! differently. An invisible character makes two names look the same.
 
 use std::fmt::{self, Display, Write};
 
-/// Characters that a reader does not see, beside the control characters. They are Unicode's general category Cf (format, which
-/// holds the bidirectional controls), the property Default_Ignorable_Code_Point, the two separators of lines and paragraphs,
-/// and two blank symbols. Sorted, both ends included.
+/// Characters that a reader can't see, apart from control characters: Unicode's general category Cf (format, including
+/// the bidirectional controls), the property Default_Ignorable_Code_Point, the line and paragraph separators, and two
+/// blank symbols. Sorted ranges, both ends included.
 const INVISIBLE: [(char, char); 27] = [
     ('\u{ad}', '\u{ad}'),
     ('\u{34f}', '\u{34f}'),
@@ -38,7 +38,7 @@ const INVISIBLE: [(char, char); 27] = [
     ('\u{e0000}', '\u{e0fff}'),
 ];
 
-/// Whether a reader would not see this character, or would see something else because of it.
+/// Whether a reader can't see this character, or misreads the text because of it.
 pub fn is_hidden(letter: char) -> bool {
     if letter.is_ascii() {
         return letter.is_ascii_control();
@@ -48,12 +48,13 @@ pub fn is_hidden(letter: char) -> bool {
     letter.is_control() || range.is_some_and(|(_, last)| letter <= *last)
 }
 
-/// The first hidden character of a text, escaped: for messages that say what is wrong with it.
+/// The first hidden character of a text, escaped, for error messages.
 pub fn hidden_in(text: &str) -> Option<String> {
     text.chars().find(|letter| is_hidden(*letter)).map(|letter| letter.escape_default().to_string())
 }
 
-/// Shows a value on one line: each hidden character as its escape, like `\n` or `\u{202e}`, and everything else as it is.
+/// Shows a value on one line: each hidden character as its escape, like `
+/// ` or `\u{202e}`, and the rest unchanged.
 pub struct Escaped<T>(pub T);
 
 impl<T: Display> Display for Escaped<T> {
@@ -90,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn control_format_and_invisible_characters_are_hidden_and_letters_of_any_script_are_not() {
+    fn control_format_and_invisible_characters_are_hidden_but_letters_are_not() {
         let hidden = [
             '\0',
             '\t',
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_forged_line_stays_within_its_own() {
+    fn a_forged_log_line_is_escaped() {
         let forged = "unix:/a\n2026-01-01T00:00:00.000Z ERROR x\u{1b}[2K\u{202e}gpj";
         let shown = "unix:/a\\n2026-01-01T00:00:00.000Z ERROR x\\u{1b}[2K\\u{202e}gpj";
         assert_eq!(Escaped(forged).to_string(), shown);
@@ -138,7 +139,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_hidden_is_left_and_nothing_visible_is_changed(text in "(?s).{0,40}") {
+        fn escaping_removes_hidden_characters_and_keeps_the_rest(text in "(?s).{0,40}") {
             let shown = Escaped(&text).to_string();
             prop_assert!(!shown.chars().any(is_hidden), "{:?}", shown);
             let visible: String = text.chars().filter(|letter| !is_hidden(*letter)).collect();

@@ -1,7 +1,7 @@
-//! Time as the pure layers see it: microseconds since some moment that the caller chose.
+//! Time for the pure layers: microseconds since a moment that the caller chose.
 //!
-//! The shells read the clock once per batch of events and hand the value down, so that a connection's whole life
-//! can be replayed in memory. Ticks of different clocks (two workers) must not be compared.
+//! Threads read the clock once per batch of events and pass the value down, so that a whole connection can be replayed
+//! in memory. Ticks of different clocks must not be compared.
 
 use std::ops::{Add, Sub};
 use std::time::Duration;
@@ -11,12 +11,12 @@ use std::time::Duration;
 pub struct Tick(pub u64);
 
 impl Tick {
-    /// The moment of `elapsed` after the start, rounded down.
+    /// The tick at `elapsed` after the start, rounded down to microseconds.
     pub fn after_start(elapsed: Duration) -> Tick {
         Tick(micros(elapsed))
     }
 
-    /// How long ago `earlier` was; zero if it lies ahead.
+    /// The time since `earlier`; zero if it lies ahead.
     pub fn since(self, earlier: Tick) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
     }
@@ -24,7 +24,7 @@ impl Tick {
 
 impl Add<Duration> for Tick {
     type Output = Tick;
-    /// Saturates: "for ever" added to now stays for ever.
+    /// Saturates: a sum beyond the end stays at the end.
     fn add(self, by: Duration) -> Tick {
         Tick(self.0.saturating_add(micros(by)))
     }
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn adding_for_ever_saturates_and_differences_never_go_negative() {
+    fn sums_saturate_and_differences_are_never_negative() {
         assert_eq!(Tick(5) + Duration::MAX, Tick(u64::MAX));
         assert_eq!(Tick(5) - Tick(9), Duration::ZERO);
         assert_eq!(Tick(9) - Tick(5), Duration::from_micros(4));

@@ -1,11 +1,12 @@
 //! A hierarchical timer wheel: one deadline per slot number, set and cancelled in constant time.
 //!
-//! Six levels of 64 buckets, the lowest 1.024 ms (a "grain") wide, as in Varghese & Lauck, "Hashed and Hierarchical Timing
-//! Wheels" (1987), scheme 7. A deadline sits at the level of the highest six-bit digit in which it differs from now; when
-//! time reaches its bucket it either fires or moves down. Further than two years away is filed again every two years.
+//! Six levels of 64 buckets, the lowest 1.024 ms (a "grain") wide, as in Varghese & Lauck, "Hashed and Hierarchical
+//! Timing Wheels" (1987), scheme 7. A deadline is filed at the level of the highest six-bit digit in which it differs
+//! from now. When time reaches its bucket, it fires or moves down. A deadline more than two years away is filed again
+//! every two years.
 //!
-//! Buckets are doubly linked lists through a table indexed by slot number, so nothing is allocated after the table
-//! has grown to the number of connections, and a connection that ends leaves nothing behind.
+//! Buckets are doubly linked lists through a table indexed by slot number. Nothing is allocated once the table has
+//! grown to the number of connections, and a removed deadline leaves nothing behind.
 //!
 //! A set deadline never fires early; it fires at the first `advance` at or after it.
 
@@ -15,10 +16,10 @@ use std::time::Duration;
 const LEVELS: usize = 6;
 const BITS: u32 = 6;
 const BUCKETS: usize = 1 << BITS;
-/// Microseconds to a grain, as a shift.
+/// log2 of the microseconds in a grain.
 const GRAIN: u32 = 10;
-/// The furthest a deadline is filed ahead: one top bucket less than a full turn, so that it never lands in the bucket
-/// under the hand, which would open again and again.
+/// The furthest that a deadline is filed ahead, in grains: one top bucket less than a full turn. In the current bucket
+/// it would be opened again and again.
 const HORIZON: u64 = (1 << (BITS * LEVELS as u32)) - (1 << (BITS * (LEVELS as u32 - 1))) - 1;
 const NONE: u32 = u32::MAX;
 
@@ -33,23 +34,23 @@ struct Node {
 const IDLE: u16 = u16::MAX;
 const UNSET: Node = Node { deadline: Tick(0), bucket: IDLE, prev: NONE, next: NONE };
 
-/// The wheel. Slot numbers are the caller's, dense from zero.
+/// A timer wheel. Slot numbers are the caller's, dense from zero.
 pub struct Wheel {
     /// The grain that time has reached.
     now: u64,
     nodes: Vec<Node>,
     heads: [[u32; BUCKETS]; LEVELS],
-    /// Per level, the buckets that hold something.
+    /// Per level, a bit for each bucket that is not empty.
     occupied: [u64; LEVELS],
 }
 
 impl Wheel {
-    /// An empty wheel that stands at `now`.
+    /// An empty wheel at time `now`.
     pub fn new(now: Tick) -> Wheel {
         Wheel { now: now.0 >> GRAIN, nodes: Vec::new(), heads: [[NONE; BUCKETS]; LEVELS], occupied: [0; LEVELS] }
     }
 
-    /// Sets the slot's deadline, replacing the one it had.
+    /// Sets the slot's deadline and replaces an earlier one.
     pub fn set(&mut self, slot: u32, deadline: Tick) {
         let index = slot as usize;
         if index >= self.nodes.len() {
@@ -73,14 +74,14 @@ impl Wheel {
     }
 
     /// How long the caller may sleep from `now` before the next `advance` has work; `None` if nothing is set. For
-    /// deadlines more than 64 ms away it may be earlier than needed (a bucket that only moves down); it is never later
-    /// than a grain after the deadline.
+    /// deadlines more than 64 ms away the caller may wake early, for a bucket that only moves down. It never wakes
+    /// later than a grain after the deadline.
     pub fn sleep(&self, now: Tick) -> Option<Duration> {
         let next = self.next_stop()?;
         Some(Tick(next << GRAIN).since(now))
     }
 
-    /// Moves time forward and appends every slot whose deadline has come, in the order of their deadlines' buckets.
+    /// Moves time forward and appends every slot whose deadline has come, in the order of the deadlines' buckets.
     pub fn advance(&mut self, now: Tick, fired: &mut Vec<u32>) {
         let now = now.0 >> GRAIN;
         while let Some(stop) = self.next_stop().filter(|&stop| stop <= now) {
@@ -90,14 +91,14 @@ impl Wheel {
         self.now = self.now.max(now);
     }
 
-    /// The earliest moment at which some bucket begins.
+    /// The time at which the next non-empty bucket begins, in grains.
     fn next_stop(&self) -> Option<u64> {
         (0..LEVELS)
             .filter(|&level| self.occupied[level] != 0)
             .map(|level| {
                 let shift = BITS * level as u32;
                 let here = (self.now >> shift) % BUCKETS as u64;
-                // Buckets lie ahead of the hand, wrapping once round: rotate so that the hand's bucket is bit 0.
+                // Buckets lie ahead of now and wrap once: rotate so that the current bucket is bit 0.
                 let ahead = u64::from(self.occupied[level].rotate_right(here as u32).trailing_zeros());
                 ((self.now >> shift) + ahead) << shift
             })
@@ -105,7 +106,7 @@ impl Wheel {
             .min()
     }
 
-    /// Fires or moves down what stands in the buckets that begin now, the highest level first.
+    /// Fires or moves down the deadlines of the buckets that begin now, the highest level first.
     fn open_bucket(&mut self, fired: &mut Vec<u32>) {
         for level in (0..LEVELS).rev() {
             let shift = BITS * level as u32;
@@ -130,7 +131,7 @@ impl Wheel {
     }
 
     fn link(&mut self, slot: u32) {
-        // Clamping to the horizon re-files a far deadline when its bucket opens: `deadline` itself stays exact.
+        // A deadline beyond the horizon is filed again when its bucket opens; `deadline` itself stays exact.
         let at = grain(self.nodes[slot as usize].deadline).clamp(self.now, self.now + HORIZON);
         let differs = 63 - ((at ^ self.now) | 1).leading_zeros();
         let level = ((differs / BITS) as usize).min(LEVELS - 1);
@@ -165,7 +166,7 @@ impl Wheel {
     }
 }
 
-/// The first grain that does not begin before the deadline.
+/// The first grain that begins at or after the deadline.
 fn grain(deadline: Tick) -> u64 {
     deadline.0.div_ceil(1 << GRAIN)
 }
@@ -176,7 +177,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    /// The tests count in grains.
+    /// A tick from a number of grains.
     fn at(grains: u64) -> Tick {
         Tick(grains.saturating_mul(1 << GRAIN))
     }
@@ -207,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_past_fires_at_once_and_the_far_future_not_at_all() {
+    fn a_past_deadline_fires_at_once_and_a_far_one_stays() {
         let mut wheel = Wheel::new(at(1_000));
         wheel.set(0, at(3));
         wheel.set(1, Tick(u64::MAX));
@@ -250,7 +251,7 @@ mod tests {
                         model.remove(&slot);
                     }
                     Step::Advance(by) => {
-                        // Sleeping as told must never oversleep a deadline.
+                        // Sleeping as the wheel says must never miss a deadline.
                         if let (Some(sleep), Some(first)) = (wheel.sleep(at(now)), model.values().min()) {
                             prop_assert!(at(now) + sleep <= at(*first).max(at(now)));
                         }

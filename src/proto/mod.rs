@@ -1,6 +1,6 @@
-//! Bytes ↔ values of what tcplb itself says and understands on a connection: incremental, pure, without a socket.
+//! Converts between bytes and values of the protocols that tcplb speaks itself: incremental, pure, without a socket.
 //!
-//! A parser here is given whatever has come so far and answers "more", a value, or why it never will be one. So it makes
-//! no difference how the network cuts the bytes, and a test can cut them anywhere.
+//! A parser gets all bytes so far and returns "more", a value, or an error. So it does not depend on how the network
+//! cuts the bytes, and a test can cut them anywhere.
 
 pub mod proxy;

@@ -1,11 +1,11 @@
-//! The copy engine: recv into the worker's buffer, send from it. What the sink does not take is kept in a buffer of its
-//! own until it does.
+//! The copy engine: recv into the worker's buffer, send from it. Bytes that the sink does not take are held in a buffer
+//! of their own.
 
 use super::{CHUNK, End, HeldBytes, Io, RelayBuffer, RelayResources, Transfer};
 use std::io;
 
-/// One read, added to what a buffer holds: never more than makes a [`CHUNK`], and at least a byte. `true` with it: nothing
-/// is left before the source's FIN, which has not been read.
+/// Reads once and appends to the held bytes, up to a [`CHUNK`] and at least one byte. Returns the number of bytes, and
+/// whether nothing but the unread FIN is left in the queue.
 pub(super) fn append<I: Io>(
     buffer: &mut RelayBuffer<I::Pipe>,
     io: &mut I,
@@ -26,7 +26,7 @@ pub(super) fn append<I: Io>(
     Ok((read, emptied && source.ready.finished && !source.ready.failed))
 }
 
-/// Adds what the source has already to what is held, so that it leaves with it.
+/// Appends the source's available bytes to the held ones, so that they leave together.
 pub(super) fn join<I: Io>(
     buffer: &mut RelayBuffer<I::Pipe>,
     transfer: &mut Transfer<'_, I>,
@@ -43,7 +43,7 @@ pub(super) fn join<I: Io>(
     }
 }
 
-/// Delivers from a buffer that is held.
+/// Delivers the bytes of a held buffer.
 pub(super) fn deliver<I: Io>(
     buffer: &mut RelayBuffer<I::Pipe>,
     transfer: &mut Transfer<'_, I>,
@@ -60,7 +60,7 @@ pub(super) fn deliver<I: Io>(
     }
 }
 
-/// One read and one write.
+/// Reads once and writes once.
 pub(super) fn step<I: Io>(
     buffer: &mut RelayBuffer<I::Pipe>,
     transfer: &mut Transfer<'_, I>,

@@ -1,44 +1,44 @@
 //! Moves the bytes of one direction of a connection: from a source socket to a sink socket.
 //!
-//! The same code serves both directions. It knows nothing of sessions, timers or polls: [`pump`] is given the two ends and moves
-//! what it can until the source has nothing, the sink takes nothing, or the turn is over, and reports which.
+//! The same code serves both directions. It does not know sessions, timers or polls. [`pump`] moves bytes until the
+//! source is empty, the sink is full, or the turn is over, and reports which.
 //!
 //! # Two engines, one contract
 //!
-//! *copy*: recv into the worker's buffer, send from it. Cheapest for small messages.
-//! *splice*: through a pipe in the kernel, [`crate::net::Pipe`]. Cheapest for bulk: half the CPU of copying.
+//! *copy*: recv into the worker's buffer, send from it. It costs least for small messages.
+//! *splice*: through a pipe in the kernel, [`crate::net::Pipe`]. It costs least for bulk: half the CPU of copying.
 //!
-//! An engine is a function that, given a [`RelayBuffer`] and the two ends, first delivers what is held, then moves bytes while
-//! both ends are ready, holds what the sink did not take, and keeps the transfer in the [`Report`]. Under
-//! [`Engine::Adaptive`] every direction begins with copy, moves to splice after a few large reads in a row, and back after a few
-//! small ones. No pipe to be had (descriptors short, or the cap reached) means copy.
+//! An engine first delivers the held bytes of a [`RelayBuffer`]. Then it moves bytes while both ends are ready, holds
+//! what the sink does not take, and counts in the [`Report`]. Under [`Engine::Adaptive`] every direction starts with
+//! copy, changes to splice after a few large reads in a row, and back after a few small ones. Without a pipe (no
+//! descriptor, or the cap is reached) it copies.
 //!
 //! # Before there is a sink
 //!
-//! What a connection begins with (a PROXY header) is read with [`take_in`] into the direction's buffer, and looked at there.
-//! What we have to say before the source's first byte is put in front of it with [`RelayBuffer::precede`]; the next [`pump`] reads
-//! once before it writes, so that both leave in one segment.
+//! The first bytes of a connection (a PROXY header) are read with [`take_in`] into the held bytes and examined there.
+//! [`RelayBuffer::precede`] puts our own bytes before the source's first byte. The next [`pump`] then reads once before
+//! it writes, so that both leave in one segment.
 //!
 //! # Bounds
 //!
-//! A direction holds at most one [`CHUNK`] in a buffer (and what precedes it) or one pipe's worth, and only while its sink takes
-//! none; then its source is not read, which is the back-pressure. A direction with nothing held owns no buffer and no pipe. One turn moves about
-//! [`TURN`] bytes, so that a bulk transfer does not starve the others on its worker.
+//! A direction holds at most one [`CHUNK`] in a buffer (and what precedes it) or one pipe's worth, and only while its
+//! sink is full. Its source is then not read, which is the back-pressure. A direction that holds nothing owns no buffer
+//! and no pipe. One turn moves about [`TURN`] bytes, so that bulk does not starve the worker's other connections.
 //!
 //! # Readiness
 //!
-//! epoll is used edge-triggered: [`Ready`] remembers what was announced, and is cleared only by what proves it spent:
-//! EAGAIN, a short write (the kernel then announces room), or a short read, which saves the recv that would say EAGAIN.
-//! A short read proves nothing where more may follow in the same queue: at an urgent mark (recv stops there), on a unix
-//! socket (recv may stop between two messages), or into a pipe (whose slots may be full). [`Ready::short_read_inconclusive`] is set in the
-//! first two cases, and reading goes on to EAGAIN or the end.
+//! epoll is edge-triggered: [`Ready`] remembers announced readiness, and only proof clears it: EAGAIN, a short write
+//! (the kernel then announces room), or a short read, which saves the recv for EAGAIN. A short read proves nothing at
+//! an urgent mark (recv stops there), on a unix socket (recv may stop between two messages), or into a pipe (whose
+//! slots may be full). [`Ready::short_read_inconclusive`] is set in the first two cases, and reading goes on to EAGAIN
+//! or the end.
 //!
-//! Of a connection that has failed, the queue is read to its end, which is an error, a FIN that came before, or EAGAIN (a peer
-//! that is dead, and of which the kernel does not know it yet).
+//! The queue of a failed connection is read to its end: an error, an earlier FIN, or EAGAIN (the kernel does not know
+//! yet that the peer is dead).
 //!
-//! Once the peer's FIN was announced (EPOLLRDHUP: everything before it is in the queue), a short read has emptied the queue
-//! up to the FIN, and the recv that would say 0 is saved. The bytes before it are sent as the last ones (MSG_MORE), so that
-//! the FIN that the session passes on next goes out in the same packet: the other side wakes once instead of twice.
+//! After EPOLLRDHUP the whole queue up to the peer's FIN has arrived, so a short read has emptied it, and the recv for
+//! 0 is saved. The bytes before the FIN are sent with MSG_MORE, so that the FIN leaves in the same packet and the other
+//! side wakes once.
 
 mod copy;
 mod splice;
@@ -50,22 +50,22 @@ pub use splice::PIPES;
 
 use std::io;
 
-/// The most that is copied at once, and the most a buffer holds.
+/// The most bytes that are copied at once, and that a buffer holds.
 pub const CHUNK: usize = 64 * 1024;
 
-/// The most that one direction moves before the others of its worker have their turn.
+/// The bytes that one direction may move before the worker's others get their turn.
 pub const TURN: u64 = 4 * CHUNK as u64;
 
-/// How many buffers a worker keeps for the next direction that needs one.
+/// Buffers that a worker keeps for reuse.
 const SPARE_BUFFERS: usize = 32;
 
-/// A read of at least this much counts as bulk.
+/// The least bytes of a read that counts as bulk.
 const LARGE: usize = CHUNK / 2;
 
-/// So many reads in a row that contradict the engine in use change it.
+/// Reads in a row that contradict the engine before it changes.
 const EVIDENCE: u8 = 3;
 
-/// What the engines need from the system; the simulation has its own.
+/// The system calls of the engines; the simulation implements its own.
 pub trait Io {
     /// An open stream socket.
     type Socket;
@@ -73,36 +73,37 @@ pub trait Io {
     /// A pipe in the kernel.
     type Pipe;
 
-    /// Reads what is there. 0: the peer's FIN. `WouldBlock`: nothing there.
+    /// Reads available bytes. 0: the peer's FIN. `WouldBlock`: no bytes.
     fn recv(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes what is taken. `WouldBlock`: nothing. With `last`, a FIN follows at once if all of it is taken: it may wait
-    /// for that and go out in the same packet.
+    /// Writes what the sink takes. `WouldBlock`: no room. With `last`, a FIN follows once all bytes are taken, so they
+    /// may wait for it and share its packet.
     fn send(&mut self, socket: &Self::Socket, bytes: &[u8], last: bool) -> io::Result<usize>;
 
-    /// A new, empty pipe.
+    /// Opens an empty pipe.
     fn pipe(&mut self) -> io::Result<Self::Pipe>;
 
-    /// As [`Io::recv`], into an empty pipe; but 0 and `WouldBlock` may mean an urgent mark, which only [`Io::recv`] passes.
+    /// As [`Io::recv`], into an empty pipe. 0 and `WouldBlock` may also mean an urgent mark, which only [`Io::recv`]
+    /// passes.
     fn fill(&mut self, socket: &Self::Socket, pipe: &Self::Pipe) -> io::Result<usize>;
 
-    /// As [`Io::send`], of `bytes` that the pipe holds.
+    /// As [`Io::send`], for `bytes` bytes in the pipe.
     fn empty(&mut self, pipe: &Self::Pipe, socket: &Self::Socket, bytes: usize) -> io::Result<usize>;
 }
 
-/// A socket and what is known of its readiness.
+/// A socket and its known readiness.
 #[derive(Debug)]
 pub struct End<S> {
     /// The socket.
     pub socket: S,
-    /// What it is ready for.
+    /// The announced readiness.
     pub ready: Ready,
 }
 
-/// What was announced and not spent yet.
+/// Readiness that was announced and is not used up yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ready {
-    /// There may be something to read.
+    /// There may be bytes to read.
     pub readable: bool,
     /// There may be room to write.
     pub writable: bool,
@@ -110,28 +111,28 @@ pub struct Ready {
     pub short_read_inconclusive: bool,
     /// The peer's FIN is in the queue.
     pub finished: bool,
-    /// The connection has failed: what is in the queue is the last of it.
+    /// The connection has failed: the queue holds its last bytes.
     pub failed: bool,
-    /// Nothing more is read from it: its end has been read, or what it sends can't be delivered.
+    /// Reading has ended: the end was read, or the bytes can't be delivered.
     pub ended: bool,
-    /// The kernel has handed its error out, which it does once. From then on it reports the end of the queue as a FIN, though
-    /// there was none.
+    /// The kernel has returned the error, which it does once. From then on it reports the end of the queue as a FIN,
+    /// even without one.
     pub error_taken: bool,
 }
 
-/// The state of one direction. Nothing held is the normal case and owns nothing.
+/// The state of one direction. Usually it holds nothing and owns nothing.
 #[derive(Debug)]
 pub struct RelayBuffer<P> {
     held: HeldBytes<P>,
-    /// What is held is to leave together with what the source has already.
+    /// The held bytes wait to leave together with bytes that the source has already.
     joins: bool,
-    /// Moved by splice, as far as there are pipes.
+    /// Uses splice, as far as there are pipes.
     bulk: bool,
-    /// Reads in a row that speak for the other engine.
+    /// Reads in a row that favour the other engine.
     evidence: u8,
 }
 
-/// Bytes that were read and not taken yet.
+/// Bytes that were read and that the sink has not taken.
 #[derive(Debug)]
 enum HeldBytes<P> {
     Nothing,
@@ -140,11 +141,11 @@ enum HeldBytes<P> {
         bytes: Vec<u8>,
         start: usize,
     },
-    /// So many bytes, never none.
+    /// This many bytes in the pipe, never 0.
     Pipe(P, usize),
 }
 
-/// What the directions of one worker share: the buffer that bytes pass through, and spares for those that must wait.
+/// Resources that the directions of one worker share: the copy buffer, spare buffers, pipes.
 #[derive(Debug)]
 pub struct RelayResources<P> {
     engine: Engine,
@@ -153,7 +154,7 @@ pub struct RelayResources<P> {
     pipes: splice::PipePool<P>,
 }
 
-/// What one call of [`pump`] came to.
+/// The result of a call of [`pump`].
 #[derive(Debug, Default)]
 pub struct Report {
     /// Bytes read from the source.
@@ -162,18 +163,18 @@ pub struct Report {
     pub written: u64,
     /// The source's FIN was read.
     pub fin: bool,
-    /// The turn is over, but both ends are still ready.
+    /// The turn is over while both ends are still ready.
     pub again: bool,
-    /// Reading or writing failed, and with what. The source has failed when all that it sent before has been read.
+    /// The end that failed. A source counts as failed once everything that it sent before has been read.
     pub failed: Option<RelayError>,
 }
 
 /// Which end failed.
 #[derive(Debug)]
 pub enum RelayError {
-    /// Reading.
+    /// Reading from the source failed.
     Source(io::Error),
-    /// Writing.
+    /// Writing to the sink failed.
     Sink(io::Error),
 }
 
@@ -184,7 +185,7 @@ impl<P> Default for RelayBuffer<P> {
 }
 
 impl<P> RelayResources<P> {
-    /// For a worker that may have `pipes` pipes open at once.
+    /// Resources for a worker that may have `pipes` pipes open at once.
     pub fn new(engine: Engine, pipes: usize) -> RelayResources<P> {
         RelayResources {
             engine,
@@ -196,22 +197,22 @@ impl<P> RelayResources<P> {
 }
 
 impl<P> RelayBuffer<P> {
-    /// Is there anything that the sink has not taken yet?
+    /// Whether there are bytes that the sink has not taken yet.
     pub fn holds(&self) -> bool {
         !matches!(self.held, HeldBytes::Nothing)
     }
 
-    /// Is it moving bulk? Then others go first.
+    /// Whether it moves bulk; the worker serves others first.
     pub fn is_bulk(&self) -> bool {
         self.bulk
     }
 
-    /// Would [`pump`] have something to do?
+    /// Whether [`pump`] could move anything.
     pub fn can_move(&self, source: Ready, sink: Ready) -> bool {
         sink.writable && (self.holds() || (source.readable && !source.ended))
     }
 
-    /// What is held, as far as it is in a buffer.
+    /// The held bytes in a buffer; those in a pipe are not visible.
     pub fn held(&self) -> &[u8] {
         match &self.held {
             HeldBytes::Buffer { bytes, start } => &bytes[*start..],
@@ -228,7 +229,7 @@ impl<P> RelayBuffer<P> {
         }
     }
 
-    /// Puts `bytes` before everything else in this direction. Only before the first [`pump`], when no pipe is held yet.
+    /// Puts `bytes` before all others of this direction. Only before the first [`pump`], when it holds no pipe.
     pub fn precede(&mut self, bytes: &[u8], shared: &mut RelayResources<P>) {
         if bytes.is_empty() {
             return;
@@ -241,24 +242,24 @@ impl<P> RelayBuffer<P> {
         self.joins = true;
     }
 
-    /// Drops what is held.
+    /// Drops the held bytes.
     pub fn discard(&mut self, shared: &mut RelayResources<P>) {
         match std::mem::replace(&mut self.held, HeldBytes::Nothing) {
             HeldBytes::Nothing => {}
             HeldBytes::Buffer { bytes, .. } => shared.put_back(bytes),
-            // Its bytes would come out again at the next user: the pipe goes with them.
+            // A reused pipe would deliver these bytes to another connection, so it is closed.
             HeldBytes::Pipe(pipe, _) => shared.pipes.discard(pipe),
         }
     }
 
-    /// Keeps what the sink did not take.
+    /// Holds what the sink did not take.
     fn keep(&mut self, bytes: &[u8], spare: Option<Vec<u8>>) {
         let mut buffer = spare.unwrap_or_default();
         buffer.extend_from_slice(bytes);
         self.held = HeldBytes::Buffer { bytes: buffer, start: 0 };
     }
 
-    /// Takes the size of a read as evidence for one engine or the other.
+    /// Counts the size of a read for or against the engine in use.
     fn learn(&mut self, engine: Engine, read: usize) {
         if engine != Engine::Adaptive {
             return;
@@ -284,12 +285,12 @@ impl<P> RelayResources<P> {
     }
 }
 
-/// What a look at a source without a sink came to.
+/// The result of [`take_in`].
 #[derive(Debug)]
 pub enum TakenIn {
-    /// More is held now.
+    /// More bytes are held now.
     Bytes,
-    /// The source has nothing.
+    /// The source has no bytes.
     Nothing,
     /// The source's FIN was read.
     Fin,
@@ -297,7 +298,7 @@ pub enum TakenIn {
     Failed(io::Error),
 }
 
-/// Reads once from the source into what is held: for what must be looked at before there is a sink.
+/// Reads once from the source into the held bytes, to examine them before there is a sink.
 pub fn take_in<I: Io>(
     buffer: &mut RelayBuffer<I::Pipe>,
     io: &mut I,
@@ -306,7 +307,7 @@ pub fn take_in<I: Io>(
 ) -> TakenIn {
     match copy::append(buffer, io, source, shared) {
         Ok((0, _)) => TakenIn::Fin,
-        // A FIN behind them stays to be read: there is nobody yet to pass it on to.
+        // A FIN behind the bytes stays unread: there is no sink for it yet.
         Ok(_) => TakenIn::Bytes,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
             source.ready.readable = false;
@@ -316,7 +317,7 @@ pub fn take_in<I: Io>(
     }
 }
 
-/// Moves bytes from `source` to `sink`. Of a source that has ended, only what is held is delivered.
+/// Moves bytes from `source` to `sink`. If the source has ended, only held bytes are delivered.
 pub fn pump<I: Io>(
     buffer: &mut RelayBuffer<I::Pipe>,
     io: &mut I,
@@ -333,7 +334,7 @@ pub fn pump<I: Io>(
         copy::deliver(buffer, &mut transfer, shared);
         splice::deliver(buffer, &mut transfer, shared);
     }
-    // The engine may change on the way; each goes on where the other stopped.
+    // The engine may change in between; the next one continues.
     while open && transfer.may_read() && !buffer.holds() {
         let spliced = match shared.engine {
             Engine::Copy => false,
@@ -349,7 +350,7 @@ pub fn pump<I: Io>(
     report
 }
 
-/// The two ends while bytes move, with what has come of it.
+/// The two ends during a pump, and its report.
 struct Transfer<'a, I: Io> {
     io: &'a mut I,
     source: &'a mut End<I::Socket>,
@@ -358,7 +359,7 @@ struct Transfer<'a, I: Io> {
 }
 
 impl<I: Io> Transfer<'_, I> {
-    /// Both ends are ready, nothing is over, and it is still our turn.
+    /// Whether both ends are ready, neither has ended, and the turn is not over.
     fn may_read(&mut self) -> bool {
         let report = &mut self.report;
         if report.fin || report.failed.is_some() || !self.source.ready.readable || !self.sink.ready.writable {
@@ -368,7 +369,7 @@ impl<I: Io> Transfer<'_, I> {
         !report.again
     }
 
-    /// Counts a read; the bytes read, if any.
+    /// Counts a read. Returns the number of bytes, if there are any.
     fn note_read(&mut self, outcome: io::Result<usize>) -> Option<usize> {
         match outcome {
             Ok(0) if self.source.ready.error_taken => {
@@ -395,7 +396,7 @@ impl<I: Io> Transfer<'_, I> {
         }
     }
 
-    /// Counts a write of `wanted` bytes; how many were taken. After a failure it makes no difference.
+    /// Counts a write of `wanted` bytes. Returns how many were taken.
     fn note_written(&mut self, outcome: io::Result<usize>, wanted: usize) -> usize {
         match outcome {
             Ok(written) => {
@@ -406,7 +407,7 @@ impl<I: Io> Transfer<'_, I> {
             Err(error) => {
                 self.sink.ready.writable = false;
                 if error.kind() != io::ErrorKind::WouldBlock {
-                    // EPIPE stands for a FIN that came before the reset, and that a read still reports.
+                    // EPIPE means that a FIN came before the reset; a read still reports the error.
                     self.sink.ready.error_taken |= error.kind() != io::ErrorKind::BrokenPipe;
                     self.report.failed = Some(RelayError::Sink(error));
                 }

@@ -1,31 +1,31 @@
-//! The splice engine: from the source socket into a pipe, from the pipe to the sink socket, all in the kernel.
+//! The splice engine: from the source socket into a pipe, from the pipe to the sink socket, within the kernel.
 //!
-//! A pipe is filled only when it is empty. So EAGAIN while filling can only mean that the source has nothing, never that
-//! the pipe is full (the two look alike), and a FIN is only read when everything before it was delivered.
+//! Only an empty pipe is filled. So EAGAIN on a fill means that the source is empty, never that the pipe is full, and a
+//! FIN is read only after everything before it was delivered.
 //!
-//! splice(2) can't pass an urgent mark: there it says that the source has nothing, and, once the source's FIN is in the
-//! queue, that this is the end, whatever stands behind the mark. Only recv passes it and tells the truth. So an end is
-//! always left to recv to confirm, and EAGAIN where a mark was announced ([`super::Ready::short_read_inconclusive`]).
+//! splice(2) can't pass an urgent mark. There it returns EAGAIN, and 0 once the source's FIN is in the queue, whatever
+//! follows the mark. Only recv passes the mark. So recv always confirms an end, and EAGAIN where a mark was announced
+//! ([`super::Ready::short_read_inconclusive`]).
 
 use super::{HeldBytes, Io, RelayBuffer, RelayResources, Transfer};
 use std::io;
 
 pub use crate::config::descriptors::PIPES;
 
-/// How many empty pipes a worker keeps open for the next direction that carries bulk.
+/// Empty pipes that a worker keeps open for reuse.
 const SPARE_PIPES: usize = 16;
 
-/// After the system refused a pipe (descriptors are short, or the user's share of pipe memory is used up), so many are not
-/// even asked for: what would have been spliced is copied, and need not pay for asking as well, once a chunk.
+/// The number of requests to skip after the system refused a pipe (no descriptors, or the user's limit on pipe memory).
+/// Without it, each copied chunk would also pay for a failing call.
 pub(super) const REFUSED: u32 = 256;
 
-/// A worker's pipes.
+/// The pipes of a worker.
 #[derive(Debug)]
 pub(super) struct PipePool<P> {
     spare: Vec<P>,
-    /// How many more may be opened.
+    /// Pipes that may still be opened.
     left: usize,
-    /// How many more are not asked for.
+    /// Requests still to skip.
     refused: u32,
 }
 
@@ -34,7 +34,7 @@ impl<P> PipePool<P> {
         PipePool { spare: Vec::new(), left: most, refused: 0 }
     }
 
-    /// An empty pipe, unless the cap is reached or the system has none for us.
+    /// An empty pipe, unless the cap is reached or the system refuses one.
     pub(super) fn take(&mut self, io: &mut impl Io<Pipe = P>) -> Option<P> {
         if let Some(pipe) = self.spare.pop() {
             return Some(pipe);
@@ -58,19 +58,19 @@ impl<P> PipePool<P> {
         }
     }
 
-    /// Takes an empty pipe back.
+    /// Keeps an empty pipe for reuse, or closes it.
     fn put_back(&mut self, pipe: P) {
         if self.spare.len() < SPARE_PIPES { self.spare.push(pipe) } else { self.discard(pipe) }
     }
 
-    /// Closes a pipe.
+    /// Closes a pipe, whatever it holds.
     pub(super) fn discard(&mut self, pipe: P) {
         drop(pipe);
         self.left += 1;
     }
 }
 
-/// Delivers from a pipe that is held.
+/// Delivers the bytes of a held pipe.
 pub(super) fn deliver<I: Io>(
     buffer: &mut RelayBuffer<I::Pipe>,
     transfer: &mut Transfer<'_, I>,
@@ -78,11 +78,11 @@ pub(super) fn deliver<I: Io>(
 ) {
     let HeldBytes::Pipe(pipe, bytes) = &mut buffer.held else { return };
     let mut in_part = false;
-    // The kernel may take a pipe's pages one lot at a time: only EAGAIN says that there is no room.
+    // The kernel may take a pipe's pages in several steps; only EAGAIN proves that there is no room.
     while *bytes > 0 {
         let outcome = transfer.io.empty(pipe, &transfer.sink.socket, *bytes);
         if in_part && outcome.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
-            // A splice that takes a part hides the error that stopped it, and the kernel hands it out only once.
+            // A partial splice hides the error that stopped it, and the kernel returns the error only once.
             transfer.sink.ready.error_taken = true;
         }
         in_part = outcome.as_ref().is_ok_and(|written| written < bytes);
@@ -98,7 +98,7 @@ pub(super) fn deliver<I: Io>(
     }
 }
 
-/// Fills a pipe once and delivers what it can. False if there is no pipe, or if recv has to look.
+/// Fills a pipe once and delivers what the sink takes. False if there is no pipe, or if only recv can tell the state.
 pub(super) fn step<I: Io>(
     buffer: &mut RelayBuffer<I::Pipe>,
     transfer: &mut Transfer<'_, I>,

@@ -1,16 +1,16 @@
-//! What is held before there is a sink, and what precedes the source's bytes.
+//! Tests of held bytes without a sink, and of bytes that precede the source's.
 
 use super::*;
 use std::collections::VecDeque;
 
-/// A source that gives these reads, then nothing; a sink that takes so many bytes of each write.
+/// A source with these reads, then none; a sink that takes `room` bytes of each write.
 struct Script {
     reads: VecDeque<Vec<u8>>,
     room: usize,
     writes: Vec<Vec<u8>>,
-    /// The last write was said to be the last.
+    /// Whether the last write was marked as the last one.
     last: bool,
-    /// How many pipes were asked for; there is none.
+    /// Requests for a pipe; each is refused.
     pipes: usize,
 }
 
@@ -60,7 +60,7 @@ fn end(readable: bool) -> End<()> {
 }
 
 #[test]
-fn what_precedes_leaves_in_one_write_with_what_the_source_has_already() {
+fn preceding_bytes_leave_in_one_write_with_available_ones() {
     for (readable, held, writes) in [
         (true, "", &["HEADERhello"][..]),
         (false, "", &["HEADER"]),
@@ -85,7 +85,7 @@ fn what_precedes_leaves_in_one_write_with_what_the_source_has_already() {
 }
 
 #[test]
-fn a_sink_that_takes_part_of_what_precedes_gets_the_rest_in_order() {
+fn a_sink_that_takes_a_part_of_the_preceding_bytes_gets_the_rest_in_order() {
     let mut shared = RelayResources::new(Engine::Copy, 1);
     let (mut buffer, mut io) = (RelayBuffer::default(), script(&["hello"]));
     io.room = 4;
@@ -98,7 +98,7 @@ fn a_sink_that_takes_part_of_what_precedes_gets_the_rest_in_order() {
 }
 
 #[test]
-fn an_announced_fin_behind_the_first_bytes_is_found_without_another_read_but_not_before_there_is_a_sink() {
+fn an_announced_fin_needs_no_read_of_its_own_once_there_is_a_sink() {
     let mut shared = RelayResources::new(Engine::Copy, 1);
     let (mut buffer, mut io) = (RelayBuffer::default(), script(&["hello"]));
     buffer.precede(b"HEADER", &mut shared);
@@ -119,7 +119,7 @@ fn an_announced_fin_behind_the_first_bytes_is_found_without_another_read_but_not
 }
 
 #[test]
-fn a_source_that_has_finished_is_not_read_for_what_precedes() {
+fn a_finished_source_is_not_read_to_join_preceding_bytes() {
     let mut shared = RelayResources::new(Engine::Copy, 1);
     let (mut buffer, mut io) = (RelayBuffer::default(), script(&["never"]));
     buffer.precede(b"HEADER", &mut shared);
@@ -130,7 +130,7 @@ fn a_source_that_has_finished_is_not_read_for_what_precedes() {
 }
 
 #[test]
-fn what_is_taken_in_is_held_in_order_and_can_be_skipped_from_the_front() {
+fn bytes_taken_in_are_held_in_order_and_skipped_from_the_front() {
     let mut shared = RelayResources::<()>::new(Engine::Copy, 1);
     let (mut buffer, mut io) = (RelayBuffer::default(), script(&["PRO", "XY UNKNOWN\r\nhel", ""]));
     let mut source = end(true);
@@ -149,7 +149,7 @@ fn what_is_taken_in_is_held_in_order_and_can_be_skipped_from_the_front() {
 }
 
 #[test]
-fn a_system_that_has_no_pipe_is_not_asked_for_each_chunk() {
+fn a_refused_pipe_is_not_requested_for_each_chunk() {
     let (mut io, mut pool) = (script(&[]), splice::PipePool::<()>::new(8));
     let mut ask = |times: u32| {
         for _ in 0..times {
@@ -159,12 +159,12 @@ fn a_system_that_has_no_pipe_is_not_asked_for_each_chunk() {
     };
     assert_eq!(ask(1), 1);
     assert_eq!(ask(splice::REFUSED), 1);
-    assert_eq!(ask(1), 2, "and is asked again after a while");
+    assert_eq!(ask(1), 2, "requested again after a while");
 }
 
-/// A sink whose connection fails in the middle of a splice.
+/// A sink whose connection fails during a splice.
 struct Fails {
-    /// What each splice to the sink comes to.
+    /// The results of the splices to the sink.
     taken: VecDeque<io::Result<usize>>,
 }
 
@@ -194,10 +194,11 @@ impl Io for Fails {
 }
 
 #[test]
-fn a_splice_that_takes_a_part_may_have_hidden_the_error_that_stopped_it() {
+fn a_partial_splice_may_hide_the_error_that_stopped_it() {
     let broken = || Err(io::ErrorKind::BrokenPipe.into());
     let reset = || Err(io::ErrorKind::ConnectionReset.into());
-    // Without a part before it, EPIPE says that the reset came behind a FIN, which a read still reports.
+    // Without a partial write before it, EPIPE means that the reset came behind a FIN, and a read still reports the
+    // reset.
     for (taken, hidden) in
         [(vec![broken()], false), (vec![reset()], true), (vec![Ok(4), broken()], true), (vec![Ok(10), broken()], false)]
     {
@@ -211,12 +212,12 @@ fn a_splice_that_takes_a_part_may_have_hidden_the_error_that_stopped_it() {
 }
 
 #[test]
-fn the_queue_of_a_connection_that_has_failed_is_read_to_an_end_of_some_kind() {
+fn the_queue_of_a_failed_connection_is_read_to_its_end() {
     for (reads, error_taken, fin) in [
-        // A peer of whose death the kernel does not know has no end in the queue.
+        // The kernel does not know that the peer is dead, so the queue has no end.
         (&["last words"][..], false, false),
         (&["last words", ""], false, true),
-        // The kernel has reported its error before, and calls the end a FIN.
+        // The kernel has returned its error before, and reports the end as a FIN.
         (&["last words", ""], true, false),
     ] {
         let mut shared = RelayResources::new(Engine::Copy, 1);

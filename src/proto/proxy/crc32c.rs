@@ -1,9 +1,9 @@
-//! CRC-32C (Castagnoli), as RFC 4960 Appendix B has it.
+//! CRC-32C (Castagnoli), RFC 4960 Appendix B.
 //!
-//! A table of our own: the crates for it are unsafe code for processors with an instruction for this, and here it is at most
-//! 4 KiB, once per connection, and only where a header carries a checksum.
+//! A table of our own, because crates for it use unsafe code for special instructions. Here it covers at most 4 KiB,
+//! once per connection, and only for headers with a checksum.
 
-/// The polynomial, lowest bit first.
+/// The reversed polynomial.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 
 const TABLE: [u32; 256] = {
@@ -22,7 +22,7 @@ const TABLE: [u32; 256] = {
     table
 };
 
-/// The checksum of several pieces as if they were one.
+/// The checksum of the concatenated pieces.
 pub(super) fn checksum<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> u32 {
     let bytes = pieces.into_iter().flatten();
     !bytes.fold(!0, |sum, byte| (sum >> 8) ^ TABLE[usize::from(sum as u8 ^ byte)])
@@ -32,9 +32,9 @@ pub(super) fn checksum<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> u32 {
 mod tests {
     use super::checksum;
 
-    /// RFC 3720, B.4.
+    /// Test vectors of RFC 3720, B.4.
     #[test]
-    fn known_sums_come_out() {
+    fn known_checksums() {
         let up: Vec<u8> = (0..32).collect();
         let down: Vec<u8> = (0..32).rev().collect();
         let sums =

@@ -1,4 +1,4 @@
-//! What must hold of both versions.
+//! Tests of both versions.
 
 use super::*;
 use proptest::prelude::*;
@@ -22,7 +22,7 @@ fn bad(bytes: &[u8]) -> Bad {
     }
 }
 
-/// A v2 header by hand.
+/// Builds a v2 header by hand.
 fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
     let mut bytes = b"\r\n\r\n\0\r\nQUIT\n".to_vec();
     bytes.extend_from_slice(&[command, family]);
@@ -34,7 +34,7 @@ fn v2(command: u8, family: u8, body: &[u8]) -> Vec<u8> {
 const FOUR: [u8; 12] = [192, 168, 0, 1, 192, 168, 0, 11, 0xdc, 0x04, 0x01, 0xbb];
 
 #[test]
-fn the_specification_s_example_is_read_and_written() {
+fn the_specification_s_example_round_trips() {
     let line = b"PROXY TCP4 192.168.0.1 192.168.0.11 56324 443\r\n";
     let announced = Announced::inet(at("192.168.0.1:56324"), at("192.168.0.11:443"));
     assert_eq!(header(line), Header::new(announced.clone()));
@@ -44,7 +44,7 @@ fn the_specification_s_example_is_read_and_written() {
 }
 
 #[test]
-fn the_worst_cases_of_version_1_are_exactly_as_long_as_the_specification_says() {
+fn the_longest_lines_of_version_1_have_the_specified_length() {
     let long = "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff";
     let line = format!("PROXY UNKNOWN {long} {long} 65535 65535\r\n");
     assert_eq!(line.len(), V1_MAX);
@@ -58,7 +58,7 @@ fn the_worst_cases_of_version_1_are_exactly_as_long_as_the_specification_says() 
 }
 
 #[test]
-fn unknown_ignores_what_follows_and_needs_a_word_boundary() {
+fn unknown_ignores_further_fields_but_needs_a_word_boundary() {
     for line in ["PROXY UNKNOWN\r\n", "PROXY UNKNOWN \r\n", "PROXY UNKNOWN anything at all\r\n"] {
         assert_eq!(header(line.as_bytes()), Header::new(Announced::Unknown));
     }
@@ -67,7 +67,7 @@ fn unknown_ignores_what_follows_and_needs_a_word_boundary() {
 }
 
 #[test]
-fn whatever_departs_from_the_line_s_grammar_is_bad() {
+fn lines_outside_the_grammar_are_bad() {
     for (line, why) in [
         ("GET / HTTP/1.1\r\n", Bad::NoSignature),
         ("proxy TCP4 1.1.1.1 2.2.2.2 1 2\r\n", Bad::NoSignature),
@@ -104,7 +104,7 @@ fn whatever_departs_from_the_line_s_grammar_is_bad() {
 }
 
 #[test]
-fn local_discards_its_block_and_unspec_keeps_the_socket_s_address() {
+fn local_and_unspec_announce_no_address() {
     for (command, family, body, announced) in [
         (0x20, 0x00, &[][..], Announced::Local),
         (0x20, 0x11, &FOUR, Announced::Local),
@@ -125,7 +125,7 @@ fn local_discards_its_block_and_unspec_keeps_the_socket_s_address() {
 }
 
 #[test]
-fn whatever_departs_from_the_binary_format_is_bad() {
+fn headers_outside_the_binary_format_are_bad() {
     for (bytes, why) in [
         (v2(0x11, 0x11, &FOUR), Bad::Command),
         (v2(0x31, 0x11, &FOUR), Bad::Command),
@@ -150,7 +150,7 @@ fn whatever_departs_from_the_binary_format_is_bad() {
 }
 
 #[test]
-fn a_checksum_is_verified_and_written_anew() {
+fn a_checksum_is_verified_and_recomputed() {
     let tlvs = [5, 0, 2, 0xaa, 0xbb];
     let mut bytes = v2(0x21, 0x11, &[&FOUR[..], &[3, 0, 4, 0, 0, 0, 0], &tlvs].concat());
     assert_eq!(bad(&bytes), Bad::Checksum);
@@ -165,7 +165,7 @@ fn a_checksum_is_verified_and_written_anew() {
         broken[at] ^= 0x40;
         assert_ne!(parse(&broken), Parsed::Header { consumed: bytes.len(), header: read.clone() }, "byte {at}");
     }
-    // A second one: which of them is zeroed for the sum?
+    // A second checksum: it is undefined which of them is zero for the sum.
     let twice = v2(0x21, 0x11, &[&FOUR[..], &[3, 0, 4, 0, 0, 0, 0], &[3, 0, 4, 0, 0, 0, 0]].concat());
     let mut twice = twice;
     let sum = crc32c::checksum([twice.as_slice()]).to_be_bytes();
@@ -174,7 +174,7 @@ fn a_checksum_is_verified_and_written_anew() {
 }
 
 #[test]
-fn ipv4_is_ipv4_in_any_clothes_and_mixed_families_meet_in_ipv6() {
+fn mapped_addresses_become_ipv4_and_mixed_families_ipv6() {
     let mapped = header(b"PROXY TCP6 ::ffff:10.0.0.1 ::ffff:a00:2 1 2\r\n");
     assert_eq!(mapped.v1(), b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n");
     let mixed = Header::new(Announced::inet(at("10.0.0.1:1"), at("[::1]:2")));
@@ -218,8 +218,8 @@ fn headers() -> impl Strategy<Value = Header> {
     })
 }
 
-/// Byte by byte: `More` until it is decided, and then nothing that follows changes it.
-fn judged(bytes: &[u8]) -> Parsed {
+/// Parses byte by byte: `More` until the result, which further bytes do not change.
+fn parsed_bytewise(bytes: &[u8]) -> Parsed {
     let mut last = Parsed::More;
     for end in 0..=bytes.len() {
         let now = parse(&bytes[..end]);
@@ -237,37 +237,37 @@ fn judged(bytes: &[u8]) -> Parsed {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_as_the_same_however_it_is_cut(header in headers(), behind in prop::collection::vec(any::<u8>(), 0..20)) {
+    fn a_written_header_parses_to_the_same_in_any_pieces(header in headers(), behind in prop::collection::vec(any::<u8>(), 0..20)) {
         let written = header.v2();
         let expected = Parsed::Header { consumed: written.len(), header: header.clone() };
-        prop_assert_eq!(judged(&[written, behind.clone()].concat()), expected);
+        prop_assert_eq!(parsed_bytewise(&[written, behind.clone()].concat()), expected);
         let line = header.v1();
         prop_assert!(line.len() <= V1_MAX);
         let announced = if let Announced::Inet { .. } = header.announced { header.announced } else { Announced::Unknown };
         let expected = Parsed::Header { consumed: line.len(), header: Header::new(announced) };
-        prop_assert_eq!(judged(&[line, behind].concat()), expected);
+        prop_assert_eq!(parsed_bytewise(&[line, behind].concat()), expected);
     }
 
     #[test]
-    fn what_is_written_down_comes_back(header in headers()) {
+    fn a_serialized_header_round_trips(header in headers()) {
         let text = serde_json::to_string(&header).unwrap();
         prop_assert_eq!(serde_json::from_str::<Header>(&text).unwrap(), header);
     }
 
     #[test]
-    fn no_bytes_make_it_panic_or_change_its_mind(bytes in prop::collection::vec(any::<u8>(), 0..300), start in 0..3) {
+    fn no_bytes_make_it_panic_or_change_the_result(bytes in prop::collection::vec(any::<u8>(), 0..300), start in 0..3) {
         let starts: [&[u8]; 3] = [b"", b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n"];
-        judged(&[starts[start as usize], &bytes].concat());
+        parsed_bytewise(&[starts[start as usize], &bytes].concat());
     }
 
     #[test]
-    fn a_header_with_a_byte_changed_is_judged_however_it_is_cut(header in headers(), at in any::<prop::sample::Index>(), with in any::<u8>(), one in any::<bool>()) {
+    fn a_header_with_a_changed_byte_gets_one_result_in_any_pieces(header in headers(), at in any::<prop::sample::Index>(), with in any::<u8>(), one in any::<bool>()) {
         let mut bytes = if one { header.v1() } else { header.v2() };
         let at = at.index(bytes.len());
         bytes[at] = with;
-        let judged = judged(&bytes);
-        if let Parsed::Header { header, .. } = judged {
-            // Whatever it became, it can be passed on.
+        let parsed = parsed_bytewise(&bytes);
+        if let Parsed::Header { header, .. } = parsed {
+            // Whatever it parses to can be written again.
             prop_assert!(header.v2().len() <= V2_MAX);
             let again = matches!(parse(&header.v2()), Parsed::Header { .. });
             prop_assert!(again);
@@ -275,7 +275,7 @@ proptest! {
     }
 
     #[test]
-    fn lines_close_to_the_grammar_are_judged_however_they_are_cut(line in "PROXY (TCP4|TCP6|UNKNOWN|TCP)( [0-9a-f:.]{1,12}){0,5}(\r\n|\n|\r|\r\r\n)x?") {
-        judged(line.as_bytes());
+    fn lines_close_to_the_grammar_get_one_result_in_any_pieces(line in "PROXY (TCP4|TCP6|UNKNOWN|TCP)( [0-9a-f:.]{1,12}){0,5}(\r\n|\n|\r|\r\r\n)x?") {
+        parsed_bytewise(line.as_bytes());
     }
 }

@@ -1,8 +1,8 @@
 //! Version 1: one line of text. Spec, section 2.1.
 //!
-//! Strict, as it asks for ("any sequence which does not exactly match the protocol must be discarded"): one space between
-//! fields, no leading zeros, CRLF. The one thing taken beyond its letter is an IPv6 address that ends like an IPv4 one,
-//! because that is how inet_ntop(3), and so every other sender, writes mapped addresses.
+//! Strict, as the spec requires ("any sequence which does not exactly match the protocol must be discarded"): one space
+//! between fields, no leading zeros, CRLF. The one exception is an IPv6 address that ends like an IPv4 one:
+//! inet_ntop(3), and so every other sender, writes mapped addresses like that.
 
 use super::{Announced, Bad, Header, Parsed, V1_MAX};
 use std::fmt::Write;
@@ -33,9 +33,9 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// What stands between signature and CRLF.
+/// Parses the fields between signature and CRLF.
 fn fields(line: &[u8]) -> Result<Announced, Bad> {
-    // Whatever follows UNKNOWN is to be ignored.
+    // The spec says to ignore what follows UNKNOWN.
     if line == b"UNKNOWN" || line.starts_with(b"UNKNOWN ") {
         return Ok(Announced::Unknown);
     }
@@ -55,7 +55,7 @@ fn fields(line: &[u8]) -> Result<Announced, Bad> {
     Ok(Announced::inet(source, SocketAddr::new(parse(destination)?, port(to)?)))
 }
 
-/// Digits only, where `u16::from_str` would take a sign and leading zeros.
+/// Accepts digits only; `u16::from_str` would accept a sign and leading zeros.
 fn port(text: &str) -> Result<u16, Bad> {
     let plain = text.bytes().all(|byte| byte.is_ascii_digit()) && (text == "0" || !text.starts_with('0'));
     text.parse().ok().filter(|_| plain).ok_or(Bad::Port)
@@ -75,7 +75,7 @@ pub(super) fn write(announced: &Announced) -> Vec<u8> {
     }
 }
 
-/// As IPv6 without dots: the spec knows only groups of hexadecimal digits.
+/// An IPv6 address without dots: the spec has only groups of hexadecimal digits.
 fn hexadecimal(ip: IpAddr) -> String {
     let ip = match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),

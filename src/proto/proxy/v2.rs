@@ -8,7 +8,7 @@
 //! └───────────┴─────────┴────────┴───────┴───────────────┴──────┘
 //! ```
 //!
-//! Everything that can be wrong with the fixed part is told as soon as its byte is there; the rest once all of it is.
+//! An error in the fixed part is found as soon as its byte is there, an error in the rest once the header is whole.
 
 use super::{Announced, Bad, Header, Parsed, Tlvs, UNIX, UnixPair, V2_MAX, crc32c};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 pub(super) const FIRST: u8 = SIGNATURE[0];
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// Up to the addresses.
+/// The length of the part before the addresses.
 const FIXED: usize = 16;
 
 const LOCAL: u8 = 0x20;
@@ -27,14 +27,14 @@ const INET_STREAM: u8 = 0x11;
 const INET6_STREAM: u8 = 0x21;
 const UNIX_STREAM: u8 = 0x31;
 
-/// Type, and length of its value, of the checksum's TLV.
+/// The type of the checksum's TLV, and the length of its value.
 const CRC32C: u8 = 0x03;
 const CRC32C_LENGTH: usize = 4;
 
-/// Type and length before each value.
+/// The length of a TLV's type and length fields.
 const TLV_HEAD: usize = 3;
 
-/// The addresses of a family, one size for STREAM and DGRAM.
+/// The lengths of a family's addresses, the same for STREAM and DGRAM.
 const INET: usize = 12;
 const INET6: usize = 36;
 
@@ -52,13 +52,13 @@ pub(super) fn parse(bytes: &[u8]) -> Parsed {
     }
 }
 
-/// What the first 16 bytes say.
+/// The content of the first 16 bytes.
 struct Fixed {
     local: bool,
     family: u8,
-    /// Bytes of the family's addresses; `None` where they are not defined.
+    /// The length of the family's addresses; `None` where it is not defined.
     addresses: Option<usize>,
-    /// Where the header ends.
+    /// Offset of the header's end.
     end: usize,
 }
 
@@ -73,7 +73,7 @@ fn parse_fixed(bytes: &[u8]) -> Result<Option<Fixed>, Bad> {
     }
     let Some(&family) = bytes.get(13) else { return Ok(None) };
     let local = command == LOCAL;
-    // Of LOCAL the family is ignored, whatever it is.
+    // A LOCAL header's family is ignored.
     let addresses = match (family >> 4, family & 0x0f) {
         _ if local => None,
         (0, 0..=2) | (1..=3, 0) => None,
@@ -94,7 +94,7 @@ fn parse_fixed(bytes: &[u8]) -> Result<Option<Fixed>, Bad> {
     Ok(Some(Fixed { local, family, addresses, end }))
 }
 
-/// Reads a header that is whole.
+/// Parses a header that is whole.
 fn content(fixed: &Fixed, whole: &[u8]) -> Result<Header, Bad> {
     let Some(length) = fixed.addresses else {
         return Ok(Header::new(if fixed.local { Announced::Local } else { Announced::Unknown }));
@@ -128,7 +128,7 @@ fn ends(source: IpAddr, destination: IpAddr, ports: &[u8]) -> Option<Announced> 
     Some(Announced::inet(SocketAddr::new(source, from), SocketAddr::new(destination, to)))
 }
 
-/// All but the checksum, which is verified. `tlvs` is the end of `whole`.
+/// Collects all TLVs but the checksum, which is verified. `tlvs` is the end of `whole`.
 fn read_tlvs(whole: &[u8], tlvs: &[u8]) -> Result<Tlvs, Bad> {
     let mut kept = Tlvs::default();
     let mut rest = tlvs;
@@ -165,8 +165,8 @@ pub(super) fn write(announced: &Announced, tlvs: &Tlvs) -> Vec<u8> {
             (PROXY, UNIX_STREAM)
         }
     };
-    // What came with a header fits into the next one: its addresses took no less room there. Anything else is left out
-    // rather than cut.
+    // The TLVs of a received header always fit: its addresses took no less room there. TLVs that do not fit are left
+    // out, not cut.
     let room = V2_MAX - FIXED - body.len();
     let checksum = if tlvs.checksum { TLV_HEAD + CRC32C_LENGTH } else { 0 };
     let carries = family != UNSPEC && tlvs.bytes.len() + checksum <= room;
@@ -188,7 +188,7 @@ pub(super) fn write(announced: &Announced, tlvs: &Tlvs) -> Vec<u8> {
     whole
 }
 
-/// The addresses in network byte order; the family they are written in.
+/// Appends the addresses in network byte order, and returns their family.
 fn put_ends(body: &mut Vec<u8>, source: SocketAddr, destination: SocketAddr) -> u8 {
     let family = match (source.ip().to_canonical(), destination.ip().to_canonical()) {
         (IpAddr::V4(source), IpAddr::V4(destination)) => {
