@@ -7,13 +7,11 @@
 use super::http::Response;
 use super::incoming::Request;
 use crate::base::Endpoint;
+use crate::config::check::{self, TOKEN_MAX};
 use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-
-/// A file with more bytes than this is not a token file.
-const TOKEN_MAX: u64 = 4096;
 
 /// The mode bit that lets other users read a file (`S_IROTH`).
 const OTHERS_READ: u32 = 0o004;
@@ -40,13 +38,7 @@ impl Access {
         });
         let bad = |why: &str| format!("can't take the admin token from {}: {why}", path.display());
         read.map_err(|error| bad(&error.to_string()))?;
-        let token = text.trim_ascii();
-        if token.is_empty() {
-            return Err(bad("the file is empty"));
-        }
-        if text.len() as u64 > TOKEN_MAX || !token.iter().all(u8::is_ascii_graphic) {
-            return Err(bad("expected one word of visible ASCII, at most 4 KiB"));
-        }
+        let token = check::admin_token(&text).map_err(bad)?;
         Ok(Access { token: Some(Token(token.to_vec())) })
     }
 

@@ -3,7 +3,7 @@
 use super::{AdmissionGuard, ConnectionLimit, NoRoom};
 use crate::base::Tick;
 use crate::config::model;
-use crate::policy::limit::{Access, Admitted, Enforcement, Limits, Reason, Rules, SourceId, Sources};
+use crate::policy::limit::{Access, Admitted, Limits, Reason, Rules, SourceId, Sources};
 use crate::telemetry::{ListenerTotals, Refusal};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -46,8 +46,8 @@ impl ListenerAdmission {
             let (allow, deny) = settings.lists();
             Arc::new(Access::new(allow, deny))
         });
-        let enforcement = if settings.limits_dry_run { Enforcement::DryRun } else { Enforcement::Enforced };
-        let limits = Limits { access, sources: (rules != Rules::default()).then(sources), enforcement };
+        let sources = (rules != Rules::default()).then(sources);
+        let limits = Limits { access, sources, enforcement: settings.limits };
         let most = settings.max_connections.map_or(usize::MAX, |most| most as usize);
         let room = old.map_or_else(|| ConnectionLimit::new(most), |old| old.room.successor(most));
         let would_refuse = old.map(|old| old.would_refuse.clone()).unwrap_or_default();
@@ -103,6 +103,7 @@ impl From<Reason> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::limit::Enforcement;
 
     fn reserve(admission: &Arc<ListenerAdmission>) -> Result<AdmissionGuard, NoRoom> {
         admission.reserve(&ConnectionLimit::new(usize::MAX))
@@ -185,8 +186,11 @@ mod tests {
     #[test]
     fn a_dry_run_counts_what_it_would_have_refused() {
         let deny = vec!["192.0.2.0/24".parse().unwrap()];
-        let admission =
-            ListenerAdmission::new(&model::Listener { deny, limits_dry_run: true, ..model::Listener::default() });
+        let admission = ListenerAdmission::new(&model::Listener {
+            deny,
+            limits: Enforcement::DryRun,
+            ..model::Listener::default()
+        });
         assert!(accept(&admission).admit("192.0.2.1".parse().ok(), Tick(1)).is_ok());
         assert_eq!((admission.would_refuse(Refusal::Denied), admission.totals.refused_total()), (1, 0));
     }

@@ -4,12 +4,14 @@
 //! stop at the first; the flags of the small subcommands are read by clap.
 
 use super::remote::args as remote;
-use super::{backend, values};
+use super::{backend, backend_spec};
 use crate::base::{Listen, duration};
 use crate::config::check;
-use crate::config::model::defaults;
+use crate::config::settings::kinds::Values;
+use crate::config::settings::{BACKEND, Flag, GLOBAL, HEALTH, LISTENER, POOL, Row, Typed, reference};
+use crate::config::words::alternatives;
 use crate::policy::balance;
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,6 +56,9 @@ pub struct Arguments {
 pub enum Command {
     /// Says what is wrong with a configuration file and what a start would meet, and listens nowhere
     Check(Check),
+    /// Shows what a configuration file may hold
+    #[command(subcommand)]
+    Config(Config),
     /// A test server: answers every HTTP request with its name
     Backend(Backend),
     /// A ten-second tour: three backends, one dies and comes back
@@ -76,160 +81,155 @@ pub enum Command {
     },
 }
 
-/// The balancer's flags, as typed.
-#[derive(Args, Clone, Debug, Default)]
+/// The balancer's flags, as typed. Those that are settings come from the tables of `config::settings`.
+#[derive(Clone, Debug, Default)]
 pub struct Balance {
-    /// Where clients connect (repeatable)
-    ///
-    /// 127.0.0.1:80, [::1]:80, name:80, unix:/path, or :80 for every interface, IPv6 and IPv4. With port 0 the kernel
-    /// picks one; start-up says which.
-    #[arg(short, long, value_name = "ADDR", help_heading = "Who talks to whom")]
-    pub listen: Vec<String>,
-
-    /// A server, with its settings after commas (repeatable)
-    ///
-    /// ADDR[,weight=N][,name=S][,max-connections=N][,backup], like 10.0.0.1:80,name=web1,weight=5. weight, 0 to 65535, is its share relative to the others (1 if not given; 0 takes no new connections). name is
-    /// what logs call it, else its address. max-connections limits the connections open to it at once. A backup serves
-    /// only when no other backend can.
-    #[arg(short, long, value_name = "ADDR[,…]", help_heading = "Who talks to whom")]
-    pub backend: Vec<String>,
-
-    /// Read all of it from a TOML file instead
-    ///
-    /// Listeners, pools, limits: config.example explains every key. Of the flags only --log-level goes with it. 'tcplb check
-    /// FILE' tells what is wrong with a file.
-    #[arg(short, long, value_name = "FILE", help_heading = "Who talks to whom")]
+    /// The file that takes their place.
     pub config: Option<PathBuf>,
-
-    /// How a backend is chosen [default: weighted-round-robin]
-    #[arg(short, long, visible_alias = "algo", value_name = "NAME", help_heading = "Who talks to whom",
-        long_help = algorithms())]
-    pub algorithm: Option<String>,
-
-    /// Tell backends who the client is, by a PROXY header: v1 or v2
-    ///
-    /// Each connection to a backend begins with the header, which the backend must expect. v1 is a line of text, v2 is
-    /// binary and passes on what came with a client's own header.
-    #[arg(long, value_name = "VERSION", help_heading = "Who talks to whom")]
-    pub send_proxy: Option<String>,
-
-    /// Clients are proxies: each begins with a PROXY header, v1 or v2
-    ///
-    /// The header says who the client is. A connection without one, or with one that is not whole within 5 s, is reset.
-    /// Anyone who can connect may send it: only for listeners that no one but proxies can reach.
-    #[arg(long, help_heading = "Who talks to whom")]
-    pub accept_proxy: bool,
-
-    /// What a health probe does: tcp, http or off [default: tcp]
-    ///
-    /// tcp connects; http connects and sends GET, and only a 200 counts as a success. With off no probe is sent; a
-    /// backend that refuses a connection is left out for a moment.
-    #[arg(long, value_name = "KIND", help_heading = "Health")]
-    pub health: Option<String>,
-
-    /// The path http probes ask for; implies --health http [default: /]
-    #[arg(long, value_name = "PATH", help_heading = "Health")]
-    pub health_path: Option<String>,
-
-    /// Time between probes; a plain number is seconds [default: 2s]
-    #[arg(short = 't', long, value_name = "TIME", help_heading = "Health")]
-    pub health_interval: Option<String>,
-
-    /// How long a probe may take [default: 1s]
-    ///
-    /// At most the interval. If only the interval is given and it is shorter than a second, so is the timeout.
-    #[arg(long, value_name = "TIME", help_heading = "Health")]
-    pub health_timeout: Option<String>,
-
-    /// Successes in a row that bring a backend back [default: 2]
-    #[arg(long, value_name = "N", help_heading = "Health")]
-    pub health_rise: Option<String>,
-
-    /// Failures in a row that take a backend out [default: 3]
-    ///
-    /// The first result after the start decides at once.
-    #[arg(long, value_name = "N", help_heading = "Health")]
-    pub health_fall: Option<String>,
-
-    /// How long an attempt to reach a backend may take [default: 5s]
-    #[arg(long, value_name = "TIME", help_heading = "Limits")]
-    pub connect_timeout: Option<String>,
-
-    /// Close a connection after this much silence [default: 1h]
-    ///
-    /// Silence is no byte either way.
-    #[arg(long, value_name = "TIME", help_heading = "Limits")]
-    pub idle_timeout: Option<String>,
-
-    /// How long a drain may take [default: 30s]
-    ///
-    /// After SIGTERM or Ctrl-C open connections may go on for this long; what is left then is reset. A second signal
-    /// ends tcplb at once.
-    #[arg(long, value_name = "TIME", help_heading = "Limits")]
-    pub shutdown_timeout: Option<String>,
-
-    /// Clients at once [default: from the limit on open files]
-    ///
-    /// More wait in the kernel's backlog until one leaves.
-    #[arg(long, value_name = "N", help_heading = "Limits")]
-    pub max_connections: Option<String>,
-
-    /// Event-loop threads [default: one per core]
-    #[arg(short, long, value_name = "N", help_heading = "Process")]
-    pub workers: Option<String>,
-
-    /// How bytes are moved: copy, splice or adaptive [default: adaptive]
-    ///
-    /// Adaptive copies small messages and splices bulk, each way on its own. The other two force one of them.
-    #[arg(long, value_name = "ENGINE", help_heading = "Process")]
-    pub relay: Option<String>,
-
-    /// Where the admin API, metrics and status page are [default: off]
-    ///
-    /// An address of this machine only, like 127.0.0.1:9900 or unix:/run/tcplb/admin.sock (then only its owner may connect),
-    /// unless there is an --admin-token-file.
-    #[arg(long, value_name = "ADDR", help_heading = "Process")]
-    pub admin: Option<String>,
-
-    /// Admin calls must bring the token in this file
-    ///
-    /// As the header `Authorization: Bearer TOKEN`. /healthz and /readyz need none.
-    #[arg(long, value_name = "FILE", help_heading = "Process")]
-    pub admin_token_file: Option<PathBuf>,
-
-    /// Become this user once everything is bound; needs root
-    ///
-    /// A name or a number. The right to bind ports below 1024 is kept, and no other.
-    #[arg(long, value_name = "USER", help_heading = "Process")]
-    pub user: Option<String>,
-
-    /// The group that goes with --user [default: the user's own]
-    #[arg(long, value_name = "GROUP", help_heading = "Process")]
-    pub group: Option<String>,
-
-    /// Give up the file system once everything is bound: auto or off [default: auto]
-    ///
-    /// By Landlock, as far as the kernel has it. What the resolver and a reload read stays readable; nothing but the access
-    /// log can be written and no program started.
-    #[arg(long, value_name = "MODE", help_heading = "Process")]
-    pub sandbox: Option<String>,
-
-    /// A line per connection, when it ends, into this file; - is stdout [default: off]
-    ///
-    /// time listener client pool backend attempts connect_ms duration_ms bytes_to_backend bytes_to_client close. SIGUSR1 opens
-    /// the file again after it was renamed.
-    #[arg(long, value_name = "FILE", help_heading = "Process")]
-    pub access_log: Option<PathBuf>,
-
-    /// How such a line looks: text or json [default: text]
-    #[arg(long, value_name = "FORMAT", help_heading = "Process")]
-    pub log_format: Option<String>,
-
-    /// off, error, warn, info, debug or trace [default: info]
-    ///
-    /// The environment variable RUST_LOG, if set, wins over it.
-    #[arg(long, value_name = "LEVEL", help_heading = "Process")]
+    /// How much to log.
     pub log_level: Option<String>,
+    /// All others.
+    pub typed: Typed,
+}
+
+const PEERS: &str = "Who talks to whom";
+
+/// The settings that have a flag.
+fn settings() -> impl Iterator<Item = (Flag, Row)> {
+    let sections = [LISTENER.listed(), POOL.listed(), HEALTH.listed(), GLOBAL.listed()].into_iter();
+    sections.flat_map(|section| section.rows).filter_map(|row| Some((row.about.flag?, row)))
+}
+
+fn flag(flag: &Flag, row: &Row) -> Arg {
+    let (values, repeated) = (row.values, row.values.is_list());
+    let doc = reference::plain(row.about.doc.trim_end_matches('.'));
+    let doc = format!("{doc}{}{}", values.few_words(&doc), if repeated { " (repeatable)" } else { "" });
+    let default = match (&row.default, row.about.absent) {
+        (Some(default), "") if !matches!(values, Values::Switch) => {
+            format!(" [default: {}]", default.trim_matches('"'))
+        }
+        (_, "" | "required") => String::new(),
+        (_, absent) => format!(" [default: {}]", reference::plain(absent)),
+    };
+    let more = if row.about.key == "algorithm" { algorithms() } else { reference::plain(row.about.more) };
+    let more = if more.is_empty() { more } else { format!("\n\n{more}") };
+    let arg = Arg::new(flag.long).long(flag.long).help_heading(flag.heading);
+    let arg = arg.help(format!("{doc}{default}")).long_help(format!("{doc}{default}{more}"));
+    let arg = match flag.short {
+        Some(letter) => arg.short(letter),
+        None => arg,
+    };
+    let arg = match flag.alias {
+        Some(name) => arg.visible_alias(name),
+        None => arg,
+    };
+    match values {
+        Values::Switch => arg.action(ArgAction::SetTrue),
+        _ => arg.value_name(values.placeholder()).action(if repeated { ArgAction::Append } else { ArgAction::Set }),
+    }
+}
+
+impl Args for Balance {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let backend = Arg::new("backend")
+            .short('b')
+            .long("backend")
+            .value_name("ADDR[,…]")
+            .action(ArgAction::Append)
+            .help_heading(PEERS)
+            .help("A server, with its settings behind commas (repeatable)")
+            .long_help(format!(
+                "A server, with its settings behind commas (repeatable)\n\nADDR[,{}], like \
+                 10.0.0.1:80,name=web1,weight=5.{}",
+                backend_spec::accepted().join("][,"),
+                backend_settings()
+            ));
+        let config = Arg::new("config")
+            .short('c')
+            .long("config")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help_heading(PEERS)
+            .help("Read all of it from a TOML file instead")
+            .long_help(
+                "Read all of it from a TOML file instead\n\nOf the flags only --log-level goes with it. 'tcplb config \
+                 reference' explains every key, 'tcplb check FILE' reports what is wrong with a file.",
+            );
+        let log_level = Arg::new("log-level")
+            .long("log-level")
+            .value_name("LEVEL")
+            .help_heading("Process")
+            .help("off, error, warn, info, debug or trace [default: info]")
+            .long_help(
+                "off, error, warn, info, debug or trace [default: info]\n\nThe environment variable RUST_LOG, if set, wins \
+                 over it.",
+            );
+        let mut settings: Vec<Arg> = settings().map(|(name, row)| flag(&name, &row)).collect();
+        let rest = settings.split_off(1);
+        command.args(settings).args([backend, config]).args(rest).arg(log_level)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Balance {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let texts = |name: &'static str| {
+            let texts = matches.get_many::<String>(name)?;
+            Some((name, texts.cloned().collect()))
+        };
+        let of_setting = |(flag, row): (Flag, Row)| match row.values {
+            Values::Switch => matches.get_flag(flag.long).then(|| (flag.long, Vec::new())),
+            _ => texts(flag.long),
+        };
+        let mut typed: Vec<(&'static str, Vec<String>)> = settings().filter_map(of_setting).collect();
+        // As in the help.
+        let behind = typed.iter().filter(|(name, _)| *name == "listen").count();
+        typed.splice(behind..behind, texts("backend"));
+        Ok(Balance {
+            config: matches.get_one("config").cloned(),
+            log_level: matches.get_one("log-level").cloned(),
+            typed: Typed::new("--", typed),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+/// Every flag, in Markdown.
+pub fn reference() -> String {
+    let mut page = String::from("| flag | meaning | default |\n|---|---|---|\n");
+    let mut command = Arguments::command();
+    // That adds --help and --version.
+    command.build();
+    for arg in command.get_arguments() {
+        let row = settings().find(|(flag, _)| flag.long == arg.get_id().as_str());
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        let (meaning, default) = help.split_once(" [default: ").unwrap_or((&help, ""));
+        let value = arg.get_value_names().and_then(|names| names.first()).filter(|_| arg.get_action().takes_values());
+        let value = value.map(|name| format!(" {name}")).unwrap_or_default().replace('|', "\\|");
+        let short = arg.get_short().map(|letter| format!("-{letter}, ")).unwrap_or_default();
+        let alias = arg.get_visible_aliases().unwrap_or_default().into_iter().map(|name| format!(", `--{name}`"));
+        page.push_str(&format!(
+            "| `{short}--{}{value}`{} | {} | {} |\n",
+            arg.get_long().unwrap_or_default(),
+            alias.collect::<String>(),
+            reference::seen(meaning, row.map_or("", |(_, row)| row.about.see)),
+            default.trim_end_matches(']')
+        ));
+    }
+    page
+}
+
+/// What stands behind the commas of `--backend`, a sentence each.
+fn backend_settings() -> String {
+    let rows = BACKEND.listed().rows.into_iter().filter_map(|row| Some((row.about.flag?.long, row)));
+    rows.map(|(name, row)| format!("\n\n{name}: {}", reference::plain(row.about.doc))).collect()
 }
 
 /// What is to be checked.
@@ -240,6 +240,13 @@ pub struct Check {
     /// Exit code 0: it is good. 2: it is not, or can't be read; every mistake is told with its line.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
+}
+
+/// What is shown of the configuration.
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Prints every flag and every key, in Markdown: its meaning, its default, and what a reload does with it
+    Reference,
 }
 
 /// The test server's flags.
@@ -302,20 +309,18 @@ fn name(text: &str) -> Result<String, String> {
 
 fn algorithms() -> String {
     let width = balance::REGISTRY.iter().map(|row| row.name.len()).max().unwrap_or(0);
-    let mut help = String::from("How a backend is chosen; names and short forms ignore case\n");
+    let mut help = String::from("Names and short forms ignore case.\n");
     for row in balance::REGISTRY {
-        let short = values::alternatives(row.short);
+        let short = alternatives(row.short);
         let short = if short.is_empty() { short } else { format!(" ({short})") };
         help.push_str(&format!("\n  {:width$}  {}{short}", row.name, row.picks));
     }
-    help.push_str(&format!("\n\n[default: {}]", defaults::ALGORITHM));
     help
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_definition_is_sound() {

@@ -1,75 +1,75 @@
 //! Parses `--backend ADDR[,weight=N][,name=S][,max-connections=N][,backup]` into a backend of the model.
 //!
-//! Pure. The caller checks that names are unique.
+//! Pure. The keys are those of `[[pool.backend]]` that have a flag. The caller checks that names are unique.
 
-use super::values;
 use crate::base::{Address, nearest};
 use crate::config::check;
 use crate::config::model::Backend;
-
-const KEYS: [&str; 4] = ["weight", "name", "max-connections", "backup"];
-const ACCEPTED: &str = "weight=N, name=S, max-connections=N and backup";
+use crate::config::settings::kinds::Values;
+use crate::config::settings::{BACKEND, Listed, Row, Source, Typed};
+use crate::config::words::alternatives;
 
 /// Parses one backend. The error shows the wrong part and what is accepted in its place.
 pub fn parse(text: &str) -> Result<Backend, String> {
     let mut parts = text.split(',');
-    let address = parts.next().unwrap_or_default();
-    let address = Address::parse_backend(address)?;
-    let mut backend = Backend::at(address);
-    let mut seen = Vec::new();
+    let mut backend = Backend::at(Address::parse_backend(parts.next().unwrap_or_default())?);
+    let listed = BACKEND.listed();
+    let mut given: Vec<(&'static str, Vec<String>)> = Vec::new();
     for part in parts {
         let (key, value) = match part.split_once('=') {
             Some((key, value)) => (key.trim(), Some(value.trim())),
             None => (part.trim(), None),
         };
-        let known = KEYS.iter().find(|known| **known == key).ok_or_else(|| unknown(key))?;
-        if seen.contains(known) {
+        let (known, row) = rows(&listed).find(|(known, _)| *known == key).ok_or_else(|| unknown(key, &listed))?;
+        if given.iter().any(|(other, _)| *other == known) {
             return Err(format!("`{known}` is given twice in `{text}`"));
         }
-        seen.push(known);
-        set(&mut backend, known, value)?;
-    }
-    Ok(backend)
-}
-
-fn set(backend: &mut Backend, key: &str, value: Option<&str>) -> Result<(), String> {
-    let prefixed = |why: String| format!("{key}: {why}");
-    match (key, value) {
-        ("backup", None) => backend.backup = true,
-        ("backup", Some(value)) => {
-            return Err(format!("`backup` takes no value, got `backup={value}`"));
-        }
-        (_, None) => return Err(format!("`{key}` needs a value, like `{key}={}`", example(key))),
-        ("weight", Some(value)) => {
-            let weight = values::number(value, 0, u64::from(u16::MAX)).map_err(prefixed)?;
-            backend.weight = u16::try_from(weight).unwrap_or(u16::MAX);
-        }
-        ("max-connections", Some(value)) => backend.max_connections = Some(values::count(value).map_err(prefixed)?),
-        (_, Some(value)) => {
-            check::name(value).map_err(prefixed)?;
-            backend.name = value.to_owned();
+        match (row.values, value) {
+            (Values::Switch, Some(value)) => return Err(format!("`{known}` takes no value, got `{known}={value}`")),
+            (Values::Switch, None) | (_, Some(_)) => {
+                given.push((known, value.map(str::to_owned).into_iter().collect()))
+            }
+            (_, None) => {
+                let example = row.example().trim_matches('"');
+                return Err(format!("`{known}` needs a value, like `{known}={example}`"));
+            }
         }
     }
-    Ok(())
-}
-
-fn example(key: &str) -> &'static str {
-    match key {
-        "weight" => "5",
-        "max-connections" => "200",
-        _ => "web1",
+    let typed = Typed::new("", given);
+    BACKEND.read(&Source::Flags { typed: &typed, flag_of: |key| BACKEND.flag_of(key) }, &mut backend);
+    match typed.into_mistakes().into_iter().next() {
+        Some(why) => Err(why),
+        // Without a name it is called by its address, and the path of a unix socket may hold white space.
+        None => check::name(&backend.name).map(|()| backend),
     }
 }
 
-fn unknown(key: &str) -> String {
+/// What may follow the address, each by its name there.
+fn rows(listed: &Listed) -> impl Iterator<Item = (&'static str, &Row)> + Clone {
+    listed.rows.iter().filter_map(|row| Some((row.about.flag?.long, row)))
+}
+
+/// `weight=N`, …
+pub fn accepted() -> Vec<String> {
+    let listed = BACKEND.listed();
+    let shown = |(name, row): (&str, &Row)| match row.values {
+        Values::Switch => name.to_owned(),
+        values => format!("{name}={}", values.placeholder()),
+    };
+    rows(&listed).map(shown).collect()
+}
+
+fn unknown(key: &str, listed: &Listed) -> String {
+    let accepted = accepted();
+    let accepted = alternatives(&accepted.iter().map(String::as_str).collect::<Vec<_>>()).replace(" or ", " and ");
     if key.is_empty() {
         return format!(
-            "a key is missing between two commas or after the last one; accepted after the address: {ACCEPTED}"
+            "a key is missing between two commas or after the last one; accepted after the address: {accepted}"
         );
     }
-    let hint = nearest::hint(key, KEYS);
+    let hint = nearest::hint(key, rows(listed).map(|(name, _)| name));
     let stop = if hint.is_empty() { ";" } else { "" };
-    format!("unknown key `{key}`{hint}{stop} accepted after the address: {ACCEPTED}")
+    format!("unknown key `{key}`{hint}{stop} accepted after the address: {accepted}")
 }
 
 #[cfg(test)]
@@ -108,7 +108,7 @@ mod tests {
             (":80", &["a backend needs a host", "`:80`"]),
             ("a:0", &["can't be 0"]),
             ("a:1,wieght=3", &["unknown key `wieght`", "did you mean `weight`?", "max-connections=N"]),
-            ("a:1,zone=b", &["unknown key `zone`;", "weight=N, name=S, max-connections=N and backup"]),
+            ("a:1,zone=b", &["unknown key `zone`;", "name=NAME, weight=N, max-connections=N and backup"]),
             ("a:1,weight=65536", &["weight: expected a number from 0 to 65535, got `65536`"]),
             ("a:1,weight=-1", &["weight: ", "`-1`"]),
             ("a:1,weight=", &["weight: ", "got ``"]),
@@ -116,6 +116,7 @@ mod tests {
             ("a:1,name=", &["name: ", "it is empty"]),
             ("a:1,name=a b", &["name: ", "white space"]),
             ("a:1,max-connections=0", &["max-connections: expected a number from 1", "`0`"]),
+            ("unix:/a b", &["expected a name without spaces"]),
             ("a:1,backup=yes", &["`backup` takes no value, got `backup=yes`"]),
             ("a:1,weight=1,weight=2", &["`weight` is given twice"]),
             ("a:1,backup,backup", &["`backup` is given twice"]),

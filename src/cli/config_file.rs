@@ -3,8 +3,7 @@
 //! A file that can't be read counts as a wrong one: nothing was started, and another file is what helps.
 
 use super::args::Balance;
-use super::flags::{Asked, Mistakes};
-use super::values;
+use super::flags::{self, Asked, Mistakes};
 use crate::config::file;
 use crate::config::model::{Listener, Model};
 use crate::confine;
@@ -33,17 +32,16 @@ const PIPE_TIME: Duration = Duration::from_secs(10);
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What the file asks for. Of the flags only `--log-level` goes with it.
-pub fn read(path: &Path, flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
+pub fn read(path: &Path, balance: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     let mut mistakes = Vec::new();
-    let given = beside(flags);
+    let given: Vec<String> = balance.typed.flags().map(|flag| format!("--{flag}")).collect();
     if !given.is_empty() {
         let (given, path) = (given.join(", "), path.display());
         mistakes.push(format!(
             "--config: `{path}` says all there is to say, so leave out {given}, or put it into the file"
         ));
     }
-    let level = flags.log_level.as_deref().map_or(Ok(LevelFilter::Info), values::log_level);
-    let log_level = level.map_err(|why| mistakes.push(format!("--log-level: {why}"))).unwrap_or(LevelFilter::Info);
+    let log_level = flags::log_level(balance).map_err(|why| mistakes.push(why)).unwrap_or(LevelFilter::Info);
     match load(path, cores) {
         Ok(model) if mistakes.is_empty() => Ok(Asked { model, log_level }),
         Ok(_) => Err(Mistakes(mistakes)),
@@ -145,64 +143,4 @@ impl Read for Patient {
             }
         }
     }
-}
-
-/// The flags that were given although the file leaves no room for them. Taken apart without `..`, so that a new flag can't
-/// be forgotten here.
-fn beside(flags: &Balance) -> Vec<&'static str> {
-    let Balance {
-        config: _,
-        log_level: _,
-        listen,
-        backend,
-        algorithm,
-        send_proxy,
-        accept_proxy,
-        health,
-        health_path,
-        health_interval,
-        health_timeout,
-        health_rise,
-        health_fall,
-        connect_timeout,
-        idle_timeout,
-        shutdown_timeout,
-        max_connections,
-        workers,
-        relay,
-        admin,
-        admin_token_file,
-        user,
-        group,
-        sandbox,
-        access_log,
-        log_format,
-    } = flags;
-    let given = [
-        ("--listen", !listen.is_empty()),
-        ("--backend", !backend.is_empty()),
-        ("--algorithm", algorithm.is_some()),
-        ("--send-proxy", send_proxy.is_some()),
-        ("--accept-proxy", *accept_proxy),
-        ("--health", health.is_some()),
-        ("--health-path", health_path.is_some()),
-        ("--health-interval", health_interval.is_some()),
-        ("--health-timeout", health_timeout.is_some()),
-        ("--health-rise", health_rise.is_some()),
-        ("--health-fall", health_fall.is_some()),
-        ("--connect-timeout", connect_timeout.is_some()),
-        ("--idle-timeout", idle_timeout.is_some()),
-        ("--shutdown-timeout", shutdown_timeout.is_some()),
-        ("--max-connections", max_connections.is_some()),
-        ("--workers", workers.is_some()),
-        ("--relay", relay.is_some()),
-        ("--admin", admin.is_some()),
-        ("--admin-token-file", admin_token_file.is_some()),
-        ("--user", user.is_some()),
-        ("--group", group.is_some()),
-        ("--sandbox", sandbox.is_some()),
-        ("--access-log", access_log.is_some()),
-        ("--log-format", log_format.is_some()),
-    ];
-    given.into_iter().filter(|(_, given)| *given).map(|(flag, _)| flag).collect()
 }

@@ -5,10 +5,12 @@
 //! a command line is mended in one go.
 
 use super::args::Balance;
-use super::{backend_spec, values};
-use crate::base::{Listen, duration};
+use super::backend_spec;
+use crate::base::{Listen, nearest};
 use crate::config::check::{self, WORKERS_MAX};
-use crate::config::model::{self, Health, HealthKind, Model, defaults};
+use crate::config::model::{self, Model, defaults};
+use crate::config::settings::{self, GLOBAL, HEALTH, LISTENER, POOL, Source, Typed};
+use crate::config::words::alternatives;
 use log::LevelFilter;
 use std::collections::HashSet;
 
@@ -27,141 +29,80 @@ pub struct Mistakes(pub Vec<String>);
 
 /// Reads the flags. `cores` is how many workers there are if `--workers` does not say.
 pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
-    let mut mistakes = Mistakes::default();
-    let bind = listeners(flags, &mut mistakes);
-    let backends = backends(flags, &bind, &mut mistakes);
-    let health = health(flags, &mut mistakes);
-    let mut time = |flag, text, default| mistakes.read(flag, text, duration::parse_positive).unwrap_or(default);
-    let connect_timeout = time("--connect-timeout", &flags.connect_timeout, defaults::CONNECT_TIMEOUT);
-    let idle_timeout = time("--idle-timeout", &flags.idle_timeout, defaults::IDLE_TIMEOUT);
-    // No time at all is a setting here: reset what is open at once.
-    let shutdown_timeout = mistakes.read("--shutdown-timeout", &flags.shutdown_timeout, duration::parse);
-    let algorithm = flags.algorithm.clone().or_else(|| Some(defaults::ALGORITHM.to_owned()));
-    let algorithm = mistakes.read("--algorithm", &algorithm, values::algorithm);
-    let workers = mistakes.read("--workers", &flags.workers, |text| values::number(text, 1, WORKERS_MAX as u64));
-    let max_connections = mistakes.read("--max-connections", &flags.max_connections, values::count);
-    let send_proxy = mistakes.read("--send-proxy", &flags.send_proxy, values::proxy_version);
-    let relay = mistakes.read("--relay", &flags.relay, values::relay);
-    let admin = admin(flags, &bind, &mut mistakes);
-    let name = |text: &str| check::name(text).map(|()| text.to_owned());
-    let (user, group) = (mistakes.read("--user", &flags.user, name), mistakes.read("--group", &flags.group, name));
-    if flags.group.is_some() && flags.user.is_none() {
-        mistakes.note(format!("--group: {}", check::GROUP_ALONE));
+    let typed = flags.typed.clone();
+    let listener = settings::read_listener(&Source::Flags { typed: &typed, flag_of: |key| LISTENER.flag_of(key) });
+    listens(&listener.bind, &typed);
+    let mut pool = settings::read_pool(&Source::Flags { typed: &typed, flag_of: |key| POOL.flag_of(key) });
+    pool.health = settings::read_health(&Source::Flags { typed: &typed, flag_of: |key| HEALTH.flag_of(key) });
+    let mut global = settings::read_global(&Source::Flags { typed: &typed, flag_of: |key| GLOBAL.flag_of(key) });
+    if typed.values("workers").is_none() {
+        global.workers = cores.clamp(1, WORKERS_MAX);
     }
-    let sandbox = mistakes.read("--sandbox", &flags.sandbox, values::sandbox);
-    let log_format = mistakes.read("--log-format", &flags.log_format, values::log_format);
-    let log_level = mistakes.read("--log-level", &flags.log_level, values::log_level);
-    let Some(algorithm) = algorithm.filter(|_| mistakes.0.is_empty()) else { return Err(mistakes) };
-
-    let pool = model::Pool {
-        algorithm,
-        connect_timeout,
-        idle_timeout,
-        send_proxy,
-        health,
-        backends,
-        ..model::Pool::default()
-    };
-    let global = model::Global {
-        workers: workers.map_or(cores.clamp(1, WORKERS_MAX), |workers| workers as usize),
-        max_connections: max_connections.map(|limit| limit as usize),
-        shutdown_delay: model::Global::default().shutdown_delay,
-        shutdown_timeout: shutdown_timeout.unwrap_or(defaults::SHUTDOWN_TIMEOUT),
-        dead_peer_timeout: defaults::DEAD_PEER_TIMEOUT,
-        socket_buffer: None,
-        relay: relay.unwrap_or_default(),
-        names: model::Names::default(),
-        admin,
-        admin_token_file: flags.admin_token_file.clone(),
-        user,
-        group,
-        sandbox: sandbox.unwrap_or_default(),
-        access_log: flags.access_log.clone().map(model::LogTo::from),
-        log_format: log_format.unwrap_or_default(),
-        metrics_per_backend: true,
-    };
-    let listeners = vec![model::Listener { bind, accept_proxy: flags.accept_proxy, ..model::Listener::default() }];
-    let model = Model { global, listeners, pools: vec![pool] };
-    Ok(Asked { model, log_level: log_level.unwrap_or(LevelFilter::Info) })
+    pool.backends = backends(&typed, &listener.bind, &global.admin);
+    admin(&global, &listener.bind, &typed);
+    let log_level = log_level(flags).map_err(|why| typed.note(why)).unwrap_or(LevelFilter::Info);
+    let mistakes = typed.into_mistakes();
+    if mistakes.is_empty() {
+        Ok(Asked { model: Model { global, listeners: vec![listener], pools: vec![pool] }, log_level })
+    } else {
+        Err(Mistakes(mistakes))
+    }
 }
 
-impl Mistakes {
-    fn note(&mut self, line: impl AsRef<str>) {
-        self.0.push(check::shown(line.as_ref()));
-    }
+/// The levels of `--log-level`, quietest first.
+const LOG_LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
-    /// Parses a flag if it was given; what is wrong with it is noted and the answer is as if it was not given.
-    fn read<T>(&mut self, flag: &str, text: &Option<String>, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        match parse(text.as_ref()?) {
-            Ok(value) => Some(value),
-            Err(why) => {
-                self.note(format!("{flag}: {why}"));
-                None
-            }
+/// What `--log-level` says.
+pub fn log_level(flags: &Balance) -> Result<LevelFilter, String> {
+    let Some(text) = &flags.log_level else { return Ok(LevelFilter::Info) };
+    text.parse().map_err(|_| {
+        let hint = nearest::hint(text, LOG_LEVELS);
+        format!("--log-level: expected {}, got `{text}`{hint}", alternatives(&LOG_LEVELS))
+    })
+}
+
+fn listens(bind: &[Listen], typed: &Typed) {
+    if typed.values("listen").is_none() {
+        typed.note("no listener: say where clients connect, like --listen :8080");
+    }
+    for (index, listen) in bind.iter().enumerate() {
+        if let Some(other) = bind[..index].iter().find(|other| check::overlap(other, listen)) {
+            typed.note(if other == listen {
+                format!("--listen: `{listen}` is given twice")
+            } else {
+                format!("--listen: `{listen}` overlaps `{other}`: only one of them can have the port")
+            });
         }
     }
 }
 
-fn listeners(flags: &Balance, mistakes: &mut Mistakes) -> Vec<Listen> {
-    if flags.listen.is_empty() {
-        mistakes.note("no listener: say where clients connect, like --listen :8080");
-    }
-    let mut bind: Vec<Listen> = Vec::new();
-    for text in &flags.listen {
-        match Listen::parse(text) {
-            Ok(listen) => {
-                if let Some(other) = bind.iter().find(|other| check::overlap(other, &listen)) {
-                    mistakes.note(if *other == listen {
-                        format!("--listen: `{listen}` is given twice")
-                    } else {
-                        format!("--listen: `{listen}` overlaps `{other}`: only one of them can have the port")
-                    });
-                }
-                bind.push(listen);
-            }
-            Err(why) => mistakes.note(format!("--listen: {why}")),
-        }
-    }
-    bind
-}
-
-fn admin(flags: &Balance, listeners: &[Listen], mistakes: &mut Mistakes) -> Option<Listen> {
-    let admin = mistakes.read("--admin", &flags.admin, Listen::parse);
-    if let Some(admin) = &admin {
-        if !check::is_local(admin) && flags.admin_token_file.is_none() {
-            mistakes.note(format!(
-                "--admin: `{admin}` can be reached from elsewhere, so it needs an --admin-token-file; without one expected \
-                 an address of this machine only, like 127.0.0.1:9900 or unix:/run/tcplb/admin.sock"
-            ));
-        }
+fn admin(global: &model::Global, listeners: &[Listen], typed: &Typed) {
+    if let Some(admin) = &global.admin {
         if let Some(other) = listeners.iter().find(|other| check::overlap(other, admin)) {
-            mistakes
-                .note(format!("--admin: `{admin}` overlaps --listen `{other}`: only one of them can have the port"));
+            typed.note(format!("--admin: `{admin}` overlaps --listen `{other}`: only one of them can have the port"));
         }
-    } else if flags.admin.is_none() && flags.admin_token_file.is_some() {
-        mistakes.note("--admin-token-file: expected an --admin address that it belongs to");
+    } else if typed.values("admin").is_none() && global.admin_token_file.is_some() {
+        typed.note("--admin-token-file: expected an --admin address that it belongs to");
     }
-    admin
 }
 
-fn backends(flags: &Balance, bind: &[Listen], mistakes: &mut Mistakes) -> Vec<model::Backend> {
-    if flags.backend.is_empty() {
-        mistakes.note("no backend: say which servers there are, like --backend 127.0.0.1:8081");
-    }
+fn backends(typed: &Typed, bind: &[Listen], admin: &Option<Listen>) -> Vec<model::Backend> {
+    let Some(texts) = typed.values("backend") else {
+        typed.note("no backend: say which servers there are, like --backend 127.0.0.1:8081");
+        return Vec::new();
+    };
     let mut backends: Vec<model::Backend> = Vec::new();
     let mut names = HashSet::new();
-    // What is wrong with the address itself is reported with its flag.
-    let admin = flags.admin.as_deref().and_then(|text| Listen::parse(text).ok());
-    let own = check::OwnListeners::new(bind.iter().map(|listen| (defaults::NAME, listen))).with_admin(&admin);
-    for text in &flags.backend {
+    let own = check::OwnListeners::new(bind.iter().map(|listen| (defaults::NAME, listen))).with_admin(admin);
+    for text in texts {
         match backend_spec::parse(text) {
             Ok(backend) => {
                 if let Err(why) = own.refuse(&backend.address, |_| false) {
-                    mistakes.note(format!("--backend: `{text}`: {why}"));
+                    typed.note(format!("--backend: `{text}`: {why}"));
                 }
                 if !names.insert(backend.name.clone()) {
                     let name = &backend.name;
-                    mistakes.note(format!(
+                    typed.note(format!(
                         "--backend: `{text}` is the second backend called `{name}`: give it another name, like \
                          `{},name={}`",
                         backend.address,
@@ -170,7 +111,7 @@ fn backends(flags: &Balance, bind: &[Listen], mistakes: &mut Mistakes) -> Vec<mo
                 }
                 backends.push(backend);
             }
-            Err(why) => mistakes.note(format!("--backend: {why}")),
+            Err(why) => typed.note(format!("--backend: {why}")),
         }
     }
     backends
@@ -181,67 +122,12 @@ fn free_name(taken: &HashSet<String>) -> String {
     (2..).map(|number| format!("web{number}")).find(|name| !taken.contains(name)).unwrap_or_default()
 }
 
-fn health(flags: &Balance, mistakes: &mut Mistakes) -> Health {
-    let defaults = Health::default();
-    let interval = mistakes.read("--health-interval", &flags.health_interval, duration::parse_positive_or_seconds);
-    let timeout = mistakes.read("--health-timeout", &flags.health_timeout, duration::parse_positive);
-    let rise = mistakes.read("--health-rise", &flags.health_rise, values::count);
-    let fall = mistakes.read("--health-fall", &flags.health_fall, values::count);
-    let kind = health_kind(flags, mistakes);
-    // A mistaken interval is reported already; comparing with its default would only confuse.
-    let known = interval.is_some() || flags.health_interval.is_none();
-    let interval = interval.unwrap_or(defaults.interval);
-    if let Some(timeout) = timeout.filter(|timeout| known && *timeout > interval) {
-        mistakes.note(format!(
-            "--health-timeout: expected at most the --health-interval of {}, got `{}`: a probe must end before the next",
-            duration::written(interval),
-            duration::written(timeout)
-        ));
-    }
-    Health {
-        kind,
-        interval,
-        timeout: timeout.unwrap_or(defaults.timeout.min(interval)),
-        rise: rise.unwrap_or(defaults.rise),
-        fall: fall.unwrap_or(defaults.fall),
-        ..defaults
-    }
-}
-
-fn health_kind(flags: &Balance, mistakes: &mut Mistakes) -> HealthKind {
-    let path =
-        mistakes.read("--health-path", &flags.health_path, |path| check::health_path(path).map(|()| path.to_owned()));
-    let http = |path: Option<String>| HealthKind::Http {
-        path: path.unwrap_or_else(|| defaults::HEALTH_PATH.to_owned()),
-        host: None,
-        expect: vec![defaults::EXPECT_STATUS],
-    };
-    let Some(kind) = &flags.health else {
-        return if flags.health_path.is_some() { http(path) } else { HealthKind::Tcp };
-    };
-    let chosen = match kind.to_ascii_lowercase().as_str() {
-        "http" => return http(path),
-        "tcp" => HealthKind::Tcp,
-        "off" => HealthKind::Off,
-        _ => {
-            mistakes.note(format!("--health: expected tcp, http or off, got `{kind}`"));
-            return HealthKind::Off;
-        }
-    };
-    if let Some(path) = &flags.health_path {
-        mistakes.note(format!(
-            "--health-path: `{path}` needs HTTP probes, but --health is `{kind}`: leave one of the two out, or say --health \
-             http"
-        ));
-    }
-    chosen
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::args::Arguments;
     use super::*;
     use crate::base::Address;
+    use crate::config::model::{Health, HealthKind};
     use clap::Parser;
     use std::time::Duration;
 
@@ -366,7 +252,7 @@ mod tests {
             ("--connect-timeout 0s", &["--connect-timeout: expected at least 1ms, got `0s`"]),
             ("--idle-timeout 1x", &["--idle-timeout: ", "`1x`"]),
             ("--shutdown-timeout 30", &["--shutdown-timeout: ", "`30`"]),
-            ("--send-proxy v3", &["--send-proxy: expected v1 or v2, got `v3`"]),
+            ("--send-proxy v3", &["--send-proxy: expected off, v1 or v2, got `v3`"]),
             ("--user a\u{7f}b", &["--user: expected a name without spaces"]),
             ("--group web", &["--group: expected a user that it goes with"]),
             ("--sandbox on", &["--sandbox: expected auto or off, got `on`"]),

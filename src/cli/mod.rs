@@ -3,7 +3,6 @@
 //! | module          | part                                                                     |
 //! |-----------------|--------------------------------------------------------------------------|
 //! | `args`          | the command line, as clap parses it                                      |
-//! | `values`        | single values: numbers, algorithm names, log levels                      |
 //! | `backend_spec`  | `--backend ADDR[,weight=N]…`                                             |
 //! | `flags`         | flags → model, all mistakes at once; pure                                 |
 //! | `config_file`   | `--config FILE` and `tcplb check FILE`                                   |
@@ -29,11 +28,11 @@ mod remote;
 mod serve;
 mod signals;
 mod terminal;
-mod values;
 
 use crate::app::Loader;
 use crate::base::familiar;
 use crate::config::advice;
+use crate::config::settings::reference;
 use crate::logger;
 use crate::preflight;
 use args::{Arguments, Command};
@@ -74,6 +73,10 @@ fn dispatch() -> ExitCode {
     match arguments.command {
         None => balance(&arguments.balance),
         Some(Command::Check(check)) => self::check(&check.file),
+        Some(Command::Config(args::Config::Reference)) => {
+            let text = format!("{}\n{}", args::reference(), reference::keys());
+            done(terminal::show(text.trim_end()).map_err(|error| format!("can't print: {error}")))
+        }
         Some(Command::Backend(backend)) => {
             logger::init(LevelFilter::Info);
             done(backend::run(backend.options()))

@@ -4,12 +4,16 @@
 
 use super::file::MISTAKES_MAX;
 use super::model::{Model, Pool};
+use super::settings::{GLOBAL, LISTENER, POOL, Section};
 use std::collections::HashSet;
 
 /// Every warning about a model.
 pub fn of(model: &Model) -> Vec<String> {
     let used: HashSet<&str> = model.listeners.iter().map(|listener| listener.pool.as_str()).collect();
-    let mut warnings = Vec::new();
+    let mut warnings = without_effect(&GLOBAL, "global", &model.global);
+    for listener in &model.listeners {
+        warnings.extend(without_effect(&LISTENER, &format!("listener {}", listener.name), listener));
+    }
     for pool in &model.pools {
         if !used.contains(pool.name.as_str()) {
             warnings.push(format!("pool {}: no listener uses it", pool.name));
@@ -17,6 +21,14 @@ pub fn of(model: &Model) -> Vec<String> {
         warnings.extend(of_pool(pool));
     }
     readable(warnings)
+}
+
+/// Settings that have no effect without another one.
+fn without_effect<S>(section: &Section<S>, which: &str, values: &S) -> Vec<String> {
+    let defaults = (section.defaults)();
+    let lacks =
+        section.settings.iter().filter_map(|setting| Some((setting.about.key, setting.lacks(values, &defaults)?)));
+    lacks.map(|(key, what)| format!("{which}: {key} has no effect without {what}")).collect()
 }
 
 /// As many warnings as a person reads, and whether there are more.
@@ -35,7 +47,7 @@ pub fn of_pool_called(model: &Model, name: &str) -> Vec<String> {
 
 /// Every warning about a pool and its backends.
 pub fn of_pool(pool: &Pool) -> Vec<String> {
-    let mut warnings = Vec::new();
+    let mut warnings = without_effect(&POOL, &format!("pool {}", pool.name), pool);
     let mut warn = |what: &str| warnings.push(format!("pool {}: {what}", pool.name));
     let weights = || pool.backends.iter().map(|backend| backend.weight).filter(|weight| *weight > 0);
     match (weights().min(), weights().max()) {
@@ -102,6 +114,33 @@ mod tests {
             assert_eq!(warnings.len(), usize::from(warning.is_some()), "{algorithm} {weights:?}: {warnings:?}");
             assert!(warnings.iter().all(|line| line.contains(warning.unwrap())), "{warnings:?}");
         }
+    }
+
+    #[test]
+    fn a_setting_without_the_one_it_needs_is_warned_of() {
+        let warnings = |global: &str, listener: &str, pool: &str| {
+            let text = format!("[global]\n{global}\n[[listener]]\nbind = [':80']\n{listener}\n[[pool]]\n{pool}\n");
+            of(&super::super::file::parse(&text, "f").unwrap().model)
+        };
+        for (global, listener, pool, warning) in [
+            ("admin_token_file = '/t'", "", "", "global: admin_token_file has no effect without admin"),
+            ("metrics_per_backend = false", "", "", "global: metrics_per_backend has no effect without admin"),
+            ("log_format = 'json'", "", "", "global: log_format has no effect without access_log"),
+            (
+                "",
+                "trusted_proxies = ['::/0']",
+                "",
+                "listener default: trusted_proxies has no effect without accept_proxy",
+            ),
+            ("", "", "abandoned = 'drop'", "pool default: abandoned has no effect without no_backend = \"wait …\""),
+        ] {
+            assert_eq!(warnings(global, listener, pool), [warning]);
+        }
+        let global = "admin = 'unix:/a'\nadmin_token_file = '/t'\nmetrics_per_backend = false\naccess_log = '-'\n\
+                      log_format = 'json'";
+        let listener = "accept_proxy = true\ntrusted_proxies = ['::/0']";
+        assert_eq!(warnings(global, listener, "no_backend = 'wait 1s'\nabandoned = 'drop'"), [""; 0]);
+        assert_eq!(warnings("log_format = 'text'", "", "abandoned = 'serve'"), [""; 0], "the defaults");
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What changes from one model to another, and what of a new file applies to a model that was changed at run time.
 //!
-//! Pure. Each setting has one line here, which says how it is shown; the patterns that take a struct apart name every
-//! field, so that a new setting can't be forgotten.
+//! Pure. Which settings there are, and which of them take effect at once, say the tables of `config::settings`.
 //!
 //! # A reload when something was changed at run time
 //!
@@ -22,11 +21,11 @@
 //! Listeners, pools and what concerns the process can't be changed at run time: they are as in the new file.
 
 use super::by_name;
-use super::model::{self, Backend, HealthKind, Model, OnDown, OnRemove, Pool, PrefixFile, SendProxy};
-use super::words;
+use super::model::{Backend, Model, OnRemove, Pool};
+use super::settings::kinds::Written;
+use super::settings::{BACKEND, GLOBAL, HEALTH, LISTENER, POOL, Reload, Section};
 use crate::base::duration;
 use std::fmt::{self, Display};
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// All that changes, in the order of the configuration: what is gone last within its kind.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,16 +68,16 @@ pub enum What {
     /// It is gone; this becomes of its connections.
     Removed(OnRemove),
     /// These settings are other ones.
-    Changed(Vec<Setting>),
+    Changed(Vec<Difference>),
     /// These settings are other ones in the file, but take effect only when tcplb starts.
-    NeedsRestart(Vec<Setting>),
+    NeedsRestart(Vec<Difference>),
 }
 
 /// A setting with its old and its new value, as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
+pub struct Difference {
     /// As the file calls it.
-    pub key: &'static str,
+    pub key: String,
     /// What it was.
     pub from: String,
     /// What it is.
@@ -117,8 +116,8 @@ impl Display for Change {
             What::Removed(OnRemove::Drain(time)) => {
                 write!(out, " removed ({connections} may finish within {})", duration::written(*time))
             }
-            What::Changed(settings) => write!(out, " changed: {} ({connections})", Settings(settings)),
-            What::NeedsRestart(settings) => write!(out, ": {} needs a restart", Settings(settings)),
+            What::Changed(settings) => write!(out, " changed: {} ({connections})", Differences(settings)),
+            What::NeedsRestart(settings) => write!(out, ": {} needs a restart", Differences(settings)),
         }
     }
 }
@@ -131,11 +130,11 @@ impl Display for Connections {
     }
 }
 
-struct Settings<'a>(&'a [Setting]);
+struct Differences<'a>(&'a [Difference]);
 
-impl Display for Settings<'_> {
+impl Display for Differences<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Setting { key, from, to }) in self.0.iter().enumerate() {
+        for (index, Difference { key, from, to }) in self.0.iter().enumerate() {
             write!(out, "{}{key} {from} → {to}", if index > 0 { ", " } else { "" })?;
         }
         Ok(())
@@ -145,13 +144,13 @@ impl Display for Settings<'_> {
 /// What changes from `old` to `new`.
 pub fn between(old: &Model, new: &Model) -> Changes {
     let mut changes = Vec::new();
-    let mut note = |subject, what| changes.push(Change { subject, what, connections: 0 });
-    if let Some(settings) = differing(live(&old.global), live(&new.global)) {
-        note(Subject::Global, What::Changed(settings));
-    }
-    if let Some(settings) = differing(fixed(&old.global), fixed(&new.global)) {
-        note(Subject::Global, What::NeedsRestart(settings));
-    }
+    let mut note = |subject, what: What| {
+        if !matches!(&what, What::Changed(settings) | What::NeedsRestart(settings) if settings.is_empty()) {
+            changes.push(Change { subject, what, connections: 0 });
+        }
+    };
+    note(Subject::Global, What::Changed(differing(&GLOBAL, Reload::Live, &old.global, &new.global)));
+    note(Subject::Global, What::NeedsRestart(differing(&GLOBAL, Reload::Restart, &old.global, &new.global)));
     let (old_listeners, new_listeners) = (by_name(&old.listeners), by_name(&new.listeners));
     for listener in &new.listeners {
         let subject = Subject::Listener(listener.name.clone());
@@ -159,11 +158,7 @@ pub fn between(old: &Model, new: &Model) -> Changes {
             None => note(subject, What::Added),
             // Turning a long list of prefixes into text takes long.
             Some(other) if *other == listener => {}
-            Some(other) => {
-                if let Some(settings) = differing(of_listener(other), of_listener(listener)) {
-                    note(subject, What::Changed(settings));
-                }
-            }
+            Some(other) => note(subject, What::Changed(differing(&LISTENER, Reload::Live, other, listener))),
         }
     }
     for gone in old.listeners.iter().filter(|old| !new_listeners.contains_key(old.name.as_str())) {
@@ -176,9 +171,7 @@ pub fn between(old: &Model, new: &Model) -> Changes {
             None => note(subject, What::Added),
             Some(other) if *other == pool => {}
             Some(other) => {
-                if let Some(settings) = differing(of_pool(other), of_pool(pool)) {
-                    note(subject, What::Changed(settings));
-                }
+                note(subject, What::Changed(of_pool(other, pool)));
                 backends(other, pool, &mut note);
             }
         }
@@ -197,9 +190,7 @@ fn backends(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What)) {
             None => note(subject(backend), What::Added),
             Some(other) if *other == backend => {}
             Some(other) => {
-                if let Some(settings) = differing(of_backend(other), of_backend(backend)) {
-                    note(subject(backend), What::Changed(settings));
-                }
+                note(subject(backend), What::Changed(differing(&BACKEND, Reload::Live, other, backend)));
             }
         }
     }
@@ -226,9 +217,11 @@ pub fn merge(old_file: &Model, new_file: &Model, running: &Model) -> Model {
 
 /// A merged model without what takes effect only at the start, which stays as it runs.
 pub fn in_force(merged: Model, running: &Model) -> Model {
-    let model::Global { shutdown_delay, shutdown_timeout, names, metrics_per_backend, .. } = merged.global;
-    let live = model::Global { shutdown_delay, shutdown_timeout, names, metrics_per_backend, ..running.global.clone() };
-    Model { global: live, ..merged }
+    let mut global = running.global.clone();
+    for setting in GLOBAL.settings.iter().filter(|setting| setting.about.reload == Reload::Live) {
+        setting.copy(&mut global, &merged.global);
+    }
+    Model { global, ..merged }
 }
 
 fn merge_backends(old: &Pool, new: &Pool, running: &Pool) -> Vec<Backend> {
@@ -244,215 +237,34 @@ fn merge_backends(old: &Pool, new: &Pool, running: &Pool) -> Vec<Backend> {
 }
 
 fn merge_backend(old: &Backend, new: &Backend, running: &Backend) -> Backend {
-    fn choose<T: PartialEq + Clone>(old: &T, new: &T, running: &T) -> T {
-        if old == new { running.clone() } else { new.clone() }
+    let mut merged = running.clone();
+    // As long as most of tens of thousands stay as they are, there is little to turn into text.
+    if old != new {
+        for setting in BACKEND.settings.iter().filter(|setting| setting.write(old) != setting.write(new)) {
+            setting.copy(&mut merged, new);
+        }
     }
-    let Backend { name, address, weight, max_connections, backup, send_proxy } = new;
-    Backend {
-        name: name.clone(),
-        address: choose(&old.address, address, &running.address),
-        weight: choose(&old.weight, weight, &running.weight),
-        max_connections: choose(&old.max_connections, max_connections, &running.max_connections),
-        backup: choose(&old.backup, backup, &running.backup),
-        send_proxy: choose(&old.send_proxy, send_proxy, &running.send_proxy),
-    }
+    merged
 }
 
-/// A setting and its value as text.
-type Shown = (&'static str, String);
-
-fn differing(old: Vec<Shown>, new: Vec<Shown>) -> Option<Vec<Setting>> {
-    let both = old.into_iter().zip(new).filter(|((_, from), (_, to))| from != to);
-    let settings: Vec<Setting> = both.map(|((key, from), (_, to))| Setting { key, from, to }).collect();
-    (!settings.is_empty()).then_some(settings)
+/// The settings of a section whose values differ and that a reload treats like this.
+fn differing<S>(section: &Section<S>, reload: Reload, old: &S, new: &S) -> Vec<Difference> {
+    let settings = section.settings.iter().filter(|setting| setting.about.reload == reload);
+    let differences = settings.filter_map(|setting| {
+        let (from, to) = (setting.write(old), setting.write(new));
+        (from != to).then(|| Difference { key: setting.about.key.to_owned(), from: plain(from), to: plain(to) })
+    });
+    differences.collect()
 }
 
-/// What of the process's settings takes effect at once.
-fn live(global: &model::Global) -> Vec<Shown> {
-    vec![
-        ("shutdown_delay", duration::written(global.shutdown_delay)),
-        ("shutdown_timeout", duration::written(global.shutdown_timeout)),
-        ("names", words::of(&global.names, &model::Names::NAMES)),
-        ("metrics_per_backend", global.metrics_per_backend.to_string()),
-    ]
+fn of_pool(old: &Pool, new: &Pool) -> Vec<Difference> {
+    let of_health = differing(&HEALTH, Reload::Live, &old.health, &new.health).into_iter();
+    let of_health = of_health.map(|it| Difference { key: format!("health.{}", it.key), ..it });
+    differing(&POOL, Reload::Live, old, new).into_iter().chain(of_health).collect()
 }
 
-/// What of them takes effect only at the start.
-fn fixed(global: &model::Global) -> Vec<Shown> {
-    let model::Global {
-        workers,
-        max_connections,
-        shutdown_delay: _,
-        shutdown_timeout: _,
-        names: _,
-        metrics_per_backend: _,
-        dead_peer_timeout,
-        socket_buffer,
-        relay,
-        admin,
-        admin_token_file,
-        user,
-        group,
-        sandbox,
-        access_log,
-        log_format,
-    } = global;
-    let sandbox = model::Sandbox::NAMES.iter().find(|(_, other)| other == sandbox).map(|(name, _)| name);
-    let relay = model::Engine::NAMES.iter().find(|(_, engine)| engine == relay).map(|(name, _)| name);
-    vec![
-        ("workers", workers.to_string()),
-        ("max_connections", option(max_connections)),
-        ("dead_peer_timeout", duration::written(*dead_peer_timeout)),
-        ("socket_buffer", option(socket_buffer)),
-        ("relay", option(&relay)),
-        ("admin", option(admin)),
-        ("admin_token_file", option(&admin_token_file.as_ref().map(|path| path.display()))),
-        ("user", option(user)),
-        ("group", option(group)),
-        ("sandbox", option(&sandbox)),
-        ("access_log", option(access_log)),
-        ("log_format", words::of(log_format, &model::LogFormat::NAMES)),
-    ]
-}
-
-fn of_listener(listener: &model::Listener) -> Vec<Shown> {
-    let model::Listener {
-        name: _,
-        bind,
-        pool,
-        accept_proxy,
-        trusted_proxies,
-        allow,
-        deny,
-        allow_file,
-        deny_file,
-        max_connections,
-        max_connections_per_source,
-        connection_rate_per_source,
-        limits_dry_run,
-        socket_file: model::SocketFile { mode, owner, group },
-    } = listener;
-    vec![
-        ("bind", list(bind)),
-        ("pool", pool.clone()),
-        ("accept_proxy", accept_proxy.to_string()),
-        ("trusted_proxies", list(trusted_proxies)),
-        ("allow", list(allow)),
-        ("deny", list(deny)),
-        ("allow_file", prefix_file(allow_file)),
-        ("deny_file", prefix_file(deny_file)),
-        ("max_connections", option(max_connections)),
-        ("max_connections_per_source", option(max_connections_per_source)),
-        (
-            "connection_rate_per_source",
-            option(&connection_rate_per_source.map(|rate| format!("{}/s", rate.per_second))),
-        ),
-        ("mode", option(&mode.map(|mode| format!("{mode:04o}")))),
-        ("owner", option(owner)),
-        ("group", option(group)),
-        ("limits", words::of(limits_dry_run, &model::Listener::LIMITS)),
-    ]
-}
-
-fn of_pool(pool: &Pool) -> Vec<Shown> {
-    let Pool {
-        name: _,
-        algorithm,
-        connect_timeout,
-        connect_attempts,
-        idle_timeout,
-        half_close_timeout,
-        max_lifetime,
-        on_down,
-        on_remove,
-        slow_start,
-        no_backend,
-        abandoned,
-        all_down,
-        outlier_failures,
-        send_proxy,
-        health,
-        backends: _,
-    } = pool;
-    let model::Health { kind, initial, port, interval, timeout, rise, fall } = health;
-    let (kind, path, host, expect) = match kind {
-        HealthKind::Tcp => ("tcp", None, None, None),
-        HealthKind::Http { path, host, expect } => ("http", Some(path), host.as_ref(), Some(expect)),
-        HealthKind::Off => ("off", None, None, None),
-    };
-    let expect = expect.map(|ranges| list(ranges.iter().map(|(low, high)| format!("{low}-{high}"))));
-    vec![
-        ("algorithm", algorithm.name.to_owned()),
-        ("connect_timeout", duration::written(*connect_timeout)),
-        ("connect_attempts", connect_attempts.to_string()),
-        ("idle_timeout", duration::written(*idle_timeout)),
-        ("half_close_timeout", duration::written(*half_close_timeout)),
-        ("max_lifetime", option(&max_lifetime.map(duration::written))),
-        ("on_down", if *on_down == OnDown::Keep { "keep" } else { "reset" }.to_owned()),
-        (
-            "on_remove",
-            match on_remove {
-                OnRemove::Keep => "keep".to_owned(),
-                OnRemove::Reset => "reset".to_owned(),
-                OnRemove::Drain(after) => format!("drain {}", duration::written(*after)),
-            },
-        ),
-        ("slow_start", duration::written(*slow_start)),
-        (
-            "no_backend",
-            match no_backend {
-                model::NoBackend::Reset => "reset".to_owned(),
-                model::NoBackend::Wait(most) => format!("wait {}", duration::written(*most)),
-            },
-        ),
-        ("abandoned", words::of(abandoned, &model::Abandoned::NAMES)),
-        ("all_down", words::of(all_down, &model::AllDown::NAMES)),
-        ("outlier_failures", outlier_failures.to_string()),
-        ("send_proxy", option(&send_proxy.map(|version| words::of(&SendProxy::As(version), &SendProxy::NAMES)))),
-        ("health.kind", kind.to_owned()),
-        ("health.path", option(&path)),
-        ("health.host", option(&host)),
-        ("health.expect_status", option(&expect)),
-        ("health.initial", words::of(initial, &model::InitialHealth::NAMES)),
-        ("health.port", option(port)),
-        ("health.interval", duration::written(*interval)),
-        ("health.timeout", duration::written(*timeout)),
-        ("health.rise", rise.to_string()),
-        ("health.fall", fall.to_string()),
-    ]
-}
-
-fn of_backend(backend: &Backend) -> Vec<Shown> {
-    let Backend { name: _, address, weight, max_connections, backup, send_proxy } = backend;
-    vec![
-        ("address", address.to_string()),
-        ("weight", weight.to_string()),
-        ("max_connections", option(max_connections)),
-        ("backup", backup.to_string()),
-        ("send_proxy", option(&send_proxy.map(|send| words::of(&send, &SendProxy::NAMES)))),
-    ]
-}
-
-/// Nobody wants to see a hundred thousand prefixes: how many there are, and what tells one content from another.
-fn prefix_file(file: &Option<PrefixFile>) -> String {
-    let digest = |file: &PrefixFile| {
-        let mut hasher = DefaultHasher::new();
-        file.prefixes.hash(&mut hasher);
-        hasher.finish()
-    };
-    let shown = |file: &PrefixFile| {
-        format!("{} ({} prefixes, {:016x})", file.path.display(), file.prefixes.len(), digest(file))
-    };
-    option(&file.as_ref().map(shown))
-}
-
-fn option(value: &Option<impl Display>) -> String {
-    value.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string)
-}
-
-fn list(items: impl IntoIterator<Item = impl Display>) -> String {
-    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
-    if items.is_empty() { "none".to_owned() } else { items.join(", ") }
+fn plain(written: Option<Written>) -> String {
+    written.map_or_else(|| "none".to_owned(), |written| written.plain())
 }
 
 #[cfg(test)]

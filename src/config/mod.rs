@@ -9,6 +9,7 @@ pub mod descriptors;
 pub mod diff;
 pub mod file;
 pub mod model;
+pub mod settings;
 pub mod text;
 pub mod words;
 

@@ -1,7 +1,9 @@
 //! The proven model: durations typed, names resolved, no `Option` that "must be there".
 
+use super::words::Words;
 use crate::base::{Address, Listen, Size};
 use crate::policy::balance::{self, Algorithm};
+use crate::policy::limit::Enforcement;
 use ipnet::IpNet;
 use std::fmt;
 use std::path::PathBuf;
@@ -63,7 +65,7 @@ impl Default for Global {
             workers: 1,
             max_connections: None,
             shutdown_delay: Duration::ZERO,
-            shutdown_timeout: defaults::SHUTDOWN_TIMEOUT,
+            shutdown_timeout: Duration::from_secs(30),
             dead_peer_timeout: defaults::DEAD_PEER_TIMEOUT,
             socket_buffer: None,
             relay: Engine::default(),
@@ -117,9 +119,8 @@ pub enum LogFormat {
     Json,
 }
 
-impl LogFormat {
-    /// What users call them.
-    pub const NAMES: [(&str, LogFormat); 2] = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+impl Words for LogFormat {
+    const NAMES: &'static [(&'static str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 }
 
 /// Does the process lock itself in?
@@ -132,9 +133,8 @@ pub enum Sandbox {
     Off,
 }
 
-impl Sandbox {
-    /// What users call them.
-    pub const NAMES: [(&str, Sandbox); 2] = [("auto", Sandbox::Auto), ("off", Sandbox::Off)];
+impl Words for Sandbox {
+    const NAMES: &'static [(&'static str, Sandbox)] = &[("auto", Sandbox::Auto), ("off", Sandbox::Off)];
 }
 
 /// What becomes of a backend whose name can't be resolved.
@@ -147,9 +147,8 @@ pub enum Names {
     Required,
 }
 
-impl Names {
-    /// What users call them.
-    pub const NAMES: [(&str, Names); 2] = [("later", Names::Later), ("required", Names::Required)];
+impl Words for Names {
+    const NAMES: &'static [(&'static str, Names)] = &[("later", Names::Later), ("required", Names::Required)];
 }
 
 /// How bytes are moved from one socket to the other.
@@ -164,10 +163,9 @@ pub enum Engine {
     Adaptive,
 }
 
-impl Engine {
-    /// What users call them.
-    pub const NAMES: [(&str, Engine); 3] =
-        [("copy", Engine::Copy), ("splice", Engine::Splice), ("adaptive", Engine::Adaptive)];
+impl Words for Engine {
+    const NAMES: &'static [(&'static str, Engine)] =
+        &[("copy", Engine::Copy), ("splice", Engine::Splice), ("adaptive", Engine::Adaptive)];
 }
 
 /// A place where clients connect.
@@ -200,14 +198,13 @@ pub struct Listener {
     pub connection_rate_per_source: Option<Rate>,
     /// Who may connect to its socket files.
     pub socket_file: SocketFile,
-    /// Only count what access lists and source limits would refuse (`limits = "count"`), instead of refusing it
-    /// (`"enforce"`).
-    pub limits_dry_run: bool,
+    /// What becomes of clients beyond access lists and source limits.
+    pub limits: Enforcement,
 }
 
-impl Listener {
-    /// What users call [`Listener::limits_dry_run`].
-    pub const LIMITS: [(&str, bool); 2] = [("enforce", false), ("count", true)];
+impl Words for Enforcement {
+    const NAMES: &'static [(&'static str, Enforcement)] =
+        &[("enforce", Enforcement::Enforced), ("count", Enforcement::DryRun)];
 }
 
 impl Listener {
@@ -284,7 +281,7 @@ impl Default for Listener {
             max_connections_per_source: None,
             connection_rate_per_source: None,
             socket_file: SocketFile::default(),
-            limits_dry_run: false,
+            limits: Enforcement::Enforced,
         }
     }
 }
@@ -334,10 +331,10 @@ impl Default for Pool {
         Pool {
             name: defaults::NAME.to_owned(),
             algorithm: &balance::DEFAULT,
-            connect_timeout: defaults::CONNECT_TIMEOUT,
-            connect_attempts: defaults::CONNECT_ATTEMPTS,
-            idle_timeout: defaults::IDLE_TIMEOUT,
-            half_close_timeout: defaults::HALF_CLOSE_TIMEOUT,
+            connect_timeout: Duration::from_secs(5),
+            connect_attempts: 3,
+            idle_timeout: Duration::from_secs(3600),
+            half_close_timeout: Duration::from_secs(300),
             max_lifetime: None,
             on_down: OnDown::Keep,
             on_remove: OnRemove::Keep,
@@ -360,6 +357,10 @@ pub enum OnDown {
     Keep,
     /// They are reset.
     Reset,
+}
+
+impl Words for OnDown {
+    const NAMES: &'static [(&'static str, OnDown)] = &[("keep", OnDown::Keep), ("reset", OnDown::Reset)];
 }
 
 /// What becomes of the connections of a backend that is taken out.
@@ -391,9 +392,8 @@ pub enum Abandoned {
     Drop,
 }
 
-impl Abandoned {
-    /// What users call them.
-    pub const NAMES: [(&str, Abandoned); 2] = [("serve", Abandoned::Serve), ("drop", Abandoned::Drop)];
+impl Words for Abandoned {
+    const NAMES: &'static [(&'static str, Abandoned)] = &[("serve", Abandoned::Serve), ("drop", Abandoned::Drop)];
 }
 
 /// What a pool does whose backends are all down.
@@ -405,9 +405,8 @@ pub enum AllDown {
     TryAll,
 }
 
-impl AllDown {
-    /// What users call them.
-    pub const NAMES: [(&str, AllDown); 2] = [("reset", AllDown::Reset), ("try-all", AllDown::TryAll)];
+impl Words for AllDown {
+    const NAMES: &'static [(&'static str, AllDown)] = &[("reset", AllDown::Reset), ("try-all", AllDown::TryAll)];
 }
 
 /// A version of the PROXY protocol.
@@ -419,11 +418,6 @@ pub enum ProxyVersion {
     V2,
 }
 
-impl ProxyVersion {
-    /// What users call them.
-    pub const NAMES: [(&str, ProxyVersion); 2] = [("v1", ProxyVersion::V1), ("v2", ProxyVersion::V2)];
-}
-
 /// Whether a header is sent, and which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendProxy {
@@ -433,11 +427,12 @@ pub enum SendProxy {
     As(ProxyVersion),
 }
 
-impl SendProxy {
-    /// What users call them.
-    pub const NAMES: [(&str, SendProxy); 3] =
-        [("off", SendProxy::Off), ("v1", SendProxy::As(ProxyVersion::V1)), ("v2", SendProxy::As(ProxyVersion::V2))];
+impl Words for SendProxy {
+    const NAMES: &'static [(&'static str, SendProxy)] =
+        &[("off", SendProxy::Off), ("v1", SendProxy::As(ProxyVersion::V1)), ("v2", SendProxy::As(ProxyVersion::V2))];
+}
 
+impl SendProxy {
     /// The version, if one is sent.
     pub fn version(self) -> Option<ProxyVersion> {
         match self {
@@ -476,9 +471,8 @@ pub enum InitialHealth {
     Down,
 }
 
-impl InitialHealth {
-    /// What users call them.
-    pub const NAMES: [(&str, InitialHealth); 2] = [("up", InitialHealth::Up), ("down", InitialHealth::Down)];
+impl Words for InitialHealth {
+    const NAMES: &'static [(&'static str, InitialHealth)] = &[("up", InitialHealth::Up), ("down", InitialHealth::Down)];
 }
 
 /// What a probe does.
@@ -497,6 +491,37 @@ pub enum HealthKind {
     },
     /// Nothing marks a backend down; a failed connect keeps it out for a short back-off.
     Off,
+}
+
+impl HealthKind {
+    /// An HTTP probe with the defaults.
+    pub fn http() -> HealthKind {
+        HealthKind::Http { path: "/".to_owned(), host: None, expect: vec![(200, 200)] }
+    }
+
+    /// What a probe does, without how.
+    pub fn probe(&self) -> Probe {
+        match self {
+            HealthKind::Tcp => Probe::Tcp,
+            HealthKind::Http { .. } => Probe::Http,
+            HealthKind::Off => Probe::Off,
+        }
+    }
+}
+
+/// What users call the kinds of probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// [`HealthKind::Tcp`].
+    Tcp,
+    /// [`HealthKind::Http`].
+    Http,
+    /// [`HealthKind::Off`].
+    Off,
+}
+
+impl Words for Probe {
+    const NAMES: &'static [(&'static str, Probe)] = &[("tcp", Probe::Tcp), ("http", Probe::Http), ("off", Probe::Off)];
 }
 
 /// A server.
@@ -545,30 +570,14 @@ impl Default for Health {
     }
 }
 
-/// The defaults of the contract, in one place: flags, file and documentation all take them from here.
+/// Defaults that are wanted where there is no model.
 pub mod defaults {
     use std::time::Duration;
 
     /// The name of the listener and the pool that flags make.
     pub const NAME: &str = "default";
-    /// How a backend is chosen; with equal weights the same as round-robin.
-    pub const ALGORITHM: &str = crate::policy::balance::DEFAULT.name;
-    /// Per connection attempt.
-    pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-    /// Different backends tried.
-    pub const CONNECT_ATTEMPTS: u32 = 3;
-    /// No byte either way.
-    pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
-    /// Silence after one side has finished.
-    pub const HALF_CLOSE_TIMEOUT: Duration = Duration::from_secs(300);
-    /// How long a drain may take.
-    pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(30);
     /// How soon a peer that has vanished is noticed. The kernel's own defaults take over two hours.
     pub const DEAD_PEER_TIMEOUT: Duration = Duration::from_secs(120);
     /// A backend's share.
     pub const WEIGHT: u16 = 1;
-    /// The path of an HTTP probe.
-    pub const HEALTH_PATH: &str = "/";
-    /// The statuses an HTTP probe accepts.
-    pub const EXPECT_STATUS: (u16, u16) = (200, 200);
 }

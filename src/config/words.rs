@@ -3,6 +3,12 @@
 use crate::base::nearest;
 use crate::policy::balance::{self, Algorithm};
 
+/// What users call the values of a type.
+pub trait Words: Copy + PartialEq + 'static {
+    /// Each value, behind its word.
+    const NAMES: &'static [(&'static str, Self)];
+}
+
 /// The value that goes with a word; case is ignored.
 pub fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
     let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
@@ -14,8 +20,8 @@ pub fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
 }
 
 /// The word for a value, of the same list.
-pub fn of<T: PartialEq>(value: &T, words: &[(&str, T)]) -> String {
-    words.iter().find(|(_, other)| other == value).map_or_else(String::new, |(word, _)| (*word).to_owned())
+pub fn of<T: PartialEq>(value: &T, words: &[(&'static str, T)]) -> &'static str {
+    words.iter().find(|(_, other)| other == value).map_or("", |(word, _)| word)
 }
 
 /// An algorithm by its long or short name.

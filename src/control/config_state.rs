@@ -12,7 +12,7 @@ use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
 use crate::clock;
 use crate::config::descriptors::{self, Share};
-use crate::config::diff::{self, Changes, Setting, Subject, What};
+use crate::config::diff::{self, Changes, Difference, Subject, What};
 use crate::config::model::{Model, Names, OnRemove};
 use crate::config::{by_name, check};
 use crate::net::listen::{self, Listening};
@@ -190,7 +190,7 @@ impl ConfigState {
                     let (from, to) = (text(&member.backend.endpoints()), text(now));
                     let subject = Subject::Backend { pool: key.0, name: key.1 };
                     let connections = member.backend.active().into();
-                    let what = What::Changed(vec![Setting { key: "resolved address", from, to }]);
+                    let what = What::Changed(vec![Difference { key: "resolved address".to_owned(), from, to }]);
                     changes.0.push(diff::Change { subject, what, connections });
                 }
             }

@@ -1,4 +1,4 @@
-//! Checks what otherwise only a start or a reload finds out: names, ports, files, users.
+//! Checks what otherwise only a start or a reload finds out: names, ports, files, users, the limit on open files.
 //!
 //! `tcplb check` and a dry-run reload show the results as warnings: each may change until the start. Nothing listens or
 //! connects: a port is tried by a bind without a listen, which clients can't notice.
@@ -14,17 +14,16 @@ mod names;
 mod places;
 
 use crate::base::{Address, Listen, duration};
-use crate::config::advice;
-use crate::config::check::OwnListeners;
-use crate::config::descriptors;
+use crate::config::check::{self, OwnListeners, TOKEN_MAX};
 use crate::config::model::{LogTo, Model};
+use crate::config::{advice, descriptors};
 use crate::confine;
 use names::Names;
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Socket, Type};
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -117,10 +116,17 @@ fn listens(model: &Model) -> impl Iterator<Item = (String, &Listen)> {
 
 fn files(model: &Model) -> Vec<String> {
     let mut warnings = Vec::new();
-    if let Some(token) = &model.global.admin_token_file
-        && let Err(error) = File::open(token)
-    {
-        warnings.push(format!("admin_token_file: can't read {}: {error}", token.display()));
+    if let Some(path) = &model.global.admin_token_file {
+        let mut text = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(TOKEN_MAX + 1).read_to_end(&mut text));
+        let path = path.display();
+        match read {
+            Err(error) => warnings.push(format!("admin_token_file: can't read {path}: {error}")),
+            Ok(_) => {
+                let wrong = check::admin_token(&text).err();
+                warnings.extend(wrong.map(|why| format!("admin_token_file: can't take the token from {path}: {why}")));
+            }
+        }
     }
     if let Some(LogTo::File(log)) = &model.global.access_log
         && let Err(error) = can_write(log)

@@ -67,6 +67,30 @@ fn check_warns_of_what_only_a_start_finds() {
     assert_eq!(check(&place, &file("", "127.0.0.1:0", "localhost:1")), (Some(0), Vec::new()));
 }
 
+/// Both are refused by a start.
+#[test]
+fn check_warns_of_an_empty_token_and_of_more_connections_than_descriptors() {
+    let place = tempfile::tempdir().unwrap();
+    let (token, path) = (place.path().join("token"), place.path().join("tcplb.toml"));
+    fs::write(&token, "\n").unwrap();
+    let global = format!("admin = \"127.0.0.1:0\"\nadmin_token_file = {token:?}\nmax_connections = 100000\n");
+    fs::write(&path, file(&global, "127.0.0.1:0", "127.0.0.1:1")).unwrap();
+    let script = "ulimit -n 1024 && exec \"$0\" \"$1\" \"$2\"";
+    let tcplb = env!("CARGO_BIN_EXE_tcplb");
+    for (command, code, mark) in [("check", Some(0), "warning: "), ("--config", Some(1), "error: ")] {
+        let output = Command::new("sh").args(["-c", script, tcplb, command]).arg(&path).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), code, "{said}");
+        let told: Vec<&str> = said.lines().filter(|line| line.starts_with(mark)).collect();
+        let has = |part: &str| told.iter().any(|line| line.contains(part));
+        assert!(has("max_connections: 100000 connections need 200000 descriptors"), "{said}");
+        assert!(
+            command == "--config" || has(&format!("the token from {}: the file is empty", token.display())),
+            "{said}"
+        );
+    }
+}
+
 #[test]
 fn a_backend_that_is_the_admin_api_is_refused() {
     let place = tempfile::tempdir().unwrap();

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use tcplb::config::file::KEYS;
+use tcplb::config::settings::{self, Listed};
 
 /// A key, as `section.key`, and the tests that show its effect.
 const OF_KEYS: &[(&str, &[&str])] = &[
@@ -166,16 +166,38 @@ fn mistakes(settings: &[String], rows: &[(&str, &[&str])], words: impl Fn(&str) 
 
 #[test]
 fn every_key_has_a_test_that_shows_its_effect() {
-    let of_section = |(section, keys): (&str, &[&str])| -> Vec<String> {
-        // Sections within a section have rows of their own.
-        let keys = keys.iter().filter(|key| !KEYS.iter().any(|(other, _)| *other == format!("{section}.{key}")));
-        keys.map(|key| format!("{section}.{key}")).collect()
+    let sections = settings::sections();
+    let of = |section: &Listed| -> Vec<String> {
+        section.rows.iter().map(|row| format!("{}.{}", section.name, row.about.key)).collect()
     };
-    let keys: Vec<String> = KEYS.into_iter().flat_map(of_section).collect();
+    let keys: Vec<String> = sections.iter().flat_map(of).collect();
     assert!(keys.len() > 50, "only {} keys were found", keys.len());
     let last = |row: &str| vec![row.rsplit('.').next().unwrap_or(row).to_owned()];
     let wrong = mistakes(&keys, OF_KEYS, last);
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Code without comments, texts and tests.
+fn code(text: &str) -> String {
+    let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    lines.map(|line| line.split('"').step_by(2).collect::<Vec<_>>().join(" ") + "\n").collect()
+}
+
+/// The field with its default, the row of the table, and the use. Everything else about a setting comes from the row.
+#[test]
+fn a_setting_is_declared_once_and_used_once() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let places: Vec<String> = sources(&root.join("src"))
+        .into_iter()
+        .filter(|path| !path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs"))
+        .filter(|path| code(&fs::read_to_string(path).expect("a text")).contains("half_close_timeout"))
+        .map(|path| path.strip_prefix(root).expect("ours").display().to_string())
+        .collect();
+    assert_eq!(places.len(), 3, "{places:?}");
+    assert!(places.contains(&"src/config/model.rs".to_owned()), "{places:?}");
+    assert!(places.contains(&"src/config/settings/pool.rs".to_owned()), "{places:?}");
+    assert!(places.iter().any(|place| place.starts_with("src/session/")), "{places:?}");
 }
 
 #[test]

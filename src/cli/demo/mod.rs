@@ -15,8 +15,7 @@ use super::terminal;
 use crate::app::{self, Running};
 use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
-use crate::config::model::{self, Health, HealthKind, Model, defaults};
-use crate::policy::balance;
+use crate::config::model::{self, Health, HealthKind, Model};
 use client::{Client, Counts};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -54,7 +53,7 @@ pub fn run(listen: &Listen, once: bool) -> Result<(), String> {
         let started = start_backend(name, Listen(Address::Inet((Ipv4Addr::LOCALHOST, 0).into())));
         backends.push(Some(started.map_err(|error| format!("can't start {name}: {error}"))?));
     }
-    let model = model(listen, &backends).ok_or("the default algorithm is missing from this build")?;
+    let model = model(listen, &backends);
     let running = app::start(model).map_err(|error| error.to_string())?;
     let remote = running.remote();
     let outcome = show(&running, &mut backends, &signals, once);
@@ -223,15 +222,13 @@ fn start_backend(name: &str, listen: Listen) -> io::Result<Server> {
     Server::start(Options { listen, name, latency, work, failing: false, echo: false })
 }
 
-fn model(listen: &Listen, backends: &[Option<Server>]) -> Option<Model> {
+fn model(listen: &Listen, backends: &[Option<Server>]) -> Model {
     let members = backends.iter().flatten().filter_map(|server| {
         let Some(Endpoint::Inet(at)) = server.addr() else { return None };
         Some(model::Backend { name: server.name().to_owned(), ..model::Backend::at(Address::Inet(*at)) })
     });
-    let path = defaults::HEALTH_PATH.to_owned();
-    let kind = HealthKind::Http { path, host: None, expect: vec![defaults::EXPECT_STATUS] };
+    let kind = HealthKind::http();
     let pool = model::Pool {
-        algorithm: balance::find(defaults::ALGORITHM)?,
         health: Health { kind, interval: HEALTH_INTERVAL, timeout: HEALTH_INTERVAL, ..Health::default() },
         backends: members.collect(),
         ..model::Pool::default()
@@ -240,7 +237,7 @@ fn model(listen: &Listen, backends: &[Option<Server>]) -> Option<Model> {
     let shutdown_timeout = Duration::from_millis(500);
     let global = model::Global { workers: 2, shutdown_timeout, ..model::Global::default() };
     let listeners = vec![model::Listener { bind: vec![listen.clone()], ..model::Listener::default() }];
-    Some(Model { global, listeners, pools: vec![pool] })
+    Model { global, listeners, pools: vec![pool] }
 }
 
 /// The address that reaches a listener on `front`, which may be every interface.
@@ -286,7 +283,7 @@ mod tests {
             .iter()
             .map(|name| Some(start_backend(name, Listen::parse("127.0.0.1:0").unwrap()).unwrap()))
             .collect();
-        let model = model(&Listen::parse("127.0.0.1:0").unwrap(), &backends).unwrap();
+        let model = model(&Listen::parse("127.0.0.1:0").unwrap(), &backends);
         let names: Vec<&str> = model.pools[0].backends.iter().map(|backend| backend.name.as_str()).collect();
         assert_eq!(names, NAMES);
     }

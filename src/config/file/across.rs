@@ -1,14 +1,14 @@
 //! What must hold between the sections of a file: names are unique, pools exist, no two listeners want one port.
 
-use super::table::{Found, Table};
+use super::table::Table;
 use crate::base::{Address, Listen, nearest};
 use crate::config::check::{self, AddressKey};
 use crate::config::model::{Backend, Global, Listener, Pool};
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
-/// A listener, the addresses that it binds, and the table it was read from.
-pub type Listening<'a> = ((Listener, Vec<Found<Listen>>), Table<'a>);
+/// A listener, and the table it was read from.
+pub type Listening<'a> = (Listener, Table<'a>);
 
 /// Pools that a message lists.
 const LISTED: usize = 20;
@@ -26,12 +26,12 @@ pub fn check(
     if pools.is_empty() {
         root.missing("no pool: say which servers there are, in a [[pool]] with a [[pool.backend]] for each".to_owned());
     }
-    unique("listener", listeners.iter().map(|((listener, _), at)| (listener.name.as_str(), *at)));
+    unique("listener", listeners.iter().map(|(listener, at)| (listener.name.as_str(), *at)));
     unique("pool", pools.iter().map(|(pool, at)| (pool.name.as_str(), *at)));
     // Pools whose own name is wrong count with it, so that the mistake is reported once.
     let names: Vec<&str> = pools.iter().map(|(pool, at)| at.raw("name").unwrap_or(&pool.name)).collect();
     let known: HashSet<&str> = names.iter().copied().collect();
-    for ((listener, _), at) in listeners {
+    for (listener, at) in listeners {
         pool_of(listener, at, &names, &known);
     }
     addresses(global, listeners);
@@ -40,9 +40,7 @@ pub fn check(
 
 /// Notes backends that are listeners or the admin API of the file. Which other addresses are this machine's, a start finds out.
 fn own_listeners(admin: Option<&Listen>, listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
-    let binds = listeners
-        .iter()
-        .flat_map(|((listener, bind), _)| bind.iter().map(move |listen| (listener.name.as_str(), &listen.value)));
+    let binds = listeners.iter().flat_map(|(listener, _)| listener.bind.iter().map(|listen| (&*listener.name, listen)));
     let own = check::OwnListeners::new(binds).with_admin(admin);
     for at in pools.iter().flat_map(|(_, at)| at.entries("backend")) {
         let Some(Ok(address)) = at.raw("address").map(Address::parse_backend) else { continue };
@@ -54,7 +52,7 @@ fn own_listeners(admin: Option<&Listen>, listeners: &[Listening<'_>], pools: &[(
 
 /// The listeners, each with its pool: one that names none has the only one.
 pub fn with_pools(listeners: Vec<Listening<'_>>, pools: &[(Pool, Table<'_>)]) -> Vec<Listener> {
-    let with_pool = |((mut listener, _), at): Listening<'_>| {
+    let with_pool = |(mut listener, at): Listening<'_>| {
         if let ([(only, _)], false) = (pools, at.has("pool")) {
             listener.pool.clone_from(&only.name);
         }
@@ -111,7 +109,11 @@ fn pool_of(listener: &Listener, at: &Table<'_>, names: &[&str], known: &HashSet<
 /// The admin API is a listener like the others as far as the kernel is concerned.
 fn addresses(global: Option<(&Global, &Table<'_>)>, listeners: &[Listening<'_>]) {
     let admin = global.and_then(|(global, at)| Some((global.admin.as_ref()?, at.place("admin"), at)));
-    let bound = listeners.iter().flat_map(|((_, bind), at)| bind.iter().map(move |found| (&found.value, found.at, at)));
+    let bound = listeners.iter().flat_map(|(listener, at)| {
+        // Those of the list that are no addresses are not in the model.
+        let good = at.items("bind").filter(|(text, _)| Listen::parse(text).is_ok());
+        listener.bind.iter().zip(good).map(move |(listen, (_, here))| (listen, here, at))
+    });
     // There may be thousands of listeners: only those that can overlap are compared.
     let mut seen: HashMap<AddressKey<'_>, Vec<(&Listen, usize)>> = HashMap::new();
     for (listen, here, at) in admin.into_iter().chain(bound) {

@@ -1,6 +1,7 @@
 //! The text of an `allow_file` or a `deny_file`: one prefix or address a line; what follows a `#` is a comment.
 
-use super::{Mistakes, values};
+use super::Mistakes;
+use crate::config::settings::kinds;
 use ipnet::IpNet;
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ pub fn prefixes(text: &str, name: &str) -> Result<Arc<[IpNet]>, Mistakes> {
         if entry.is_empty() {
             continue;
         }
-        match values::prefix(entry) {
+        match kinds::prefix(entry) {
             Ok(prefix) => found.push(prefix),
             Err(why) if wrong.len() < TOLD => wrong.push(format!("{name}:{}: {why}", number + 1)),
             Err(_) => untold += 1,

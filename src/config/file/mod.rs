@@ -2,9 +2,8 @@
 //!
 //! | module     | part                                                            |
 //! |------------|-----------------------------------------------------------------|
-//! | `table`    | one table, key by key; collects what is wrong                   |
-//! | `values`   | single values that only the file has                            |
-//! | `sections` | `[global]`, `[[listener]]`, `[[pool]]` and what is inside them  |
+//! | `table`    | one table, and what is wrong in the file                        |
+//! | `sections` | the sections, put together                                      |
 //! | `across`   | what must hold between sections: names, addresses, pools        |
 //! | `list`     | the text of a file of prefixes                                  |
 //!
@@ -15,13 +14,11 @@
 mod across;
 pub mod list;
 mod sections;
-mod table;
-mod values;
-
-pub use sections::KEYS;
+pub mod table;
 
 use crate::config::check::WORKERS_MAX;
 use crate::config::model::Model;
+use crate::config::settings;
 use std::fmt;
 use table::{Notes, Table};
 use toml::Spanned;
@@ -107,7 +104,7 @@ fn until(text: &str, from: usize) -> &str {
 }
 
 fn read(document: &Spanned<DeTable<'_>>, notes: Notes<'_>, name: &str, cut: bool) -> Result<Parsed, Mistakes> {
-    let parsed = sections::file(&Table::new(document.get_ref(), 0, sections::ROOT, &notes));
+    let parsed = sections::file(&Table::new(document.get_ref(), 0, &settings::ROOT, &notes));
     let lines = notes.lines(name);
     if lines.is_empty() { Ok(parsed) } else { Err(Mistakes(readable(lines, name, cut))) }
 }

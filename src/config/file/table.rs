@@ -1,13 +1,9 @@
-//! A table of the file, read key by key; what is wrong with one key is noted and the next one is read.
-//!
-//! The answer about a missing key and about a wrong one is the same, `None`: with the note the model is never used, so
-//! the reader above need not care which of the two it was.
+//! A table of the file, and the notes of what is wrong in the file. A mistake ends nothing: the next key is read.
 
 use super::MISTAKES_MAX;
 use crate::base::nearest;
 use crate::config::check;
 use std::cell::RefCell;
-use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -99,19 +95,27 @@ impl<'a> Notes<'a> {
         self.noted.borrow().len() > MISTAKES_MAX
     }
 
+    /// A value, as a message shows it.
+    pub fn shown(&self, value: &Spanned<DeValue<'_>>) -> String {
+        match value.get_ref() {
+            DeValue::Array(_) => "a list".to_owned(),
+            DeValue::Table(_) => "a table".to_owned(),
+            _ => format!("`{}`", self.source(value)),
+        }
+    }
+
+    /// A value as it is written in the file.
+    pub fn source(&self, value: &Spanned<DeValue<'_>>) -> &'a str {
+        self.text.get(value.span()).unwrap_or_default()
+    }
+
     fn push(&self, at: usize, about: About, message: String) {
         self.noted.borrow_mut().push(Note { at, about, message });
     }
 }
 
-/// A value of a list, and where it stands.
-#[derive(Clone, Debug)]
-pub struct Found<T> {
-    /// The value.
-    pub value: T,
-    /// Its offset in the file.
-    pub at: usize,
-}
+/// What may stand in a table.
+pub type Keys = Vec<&'static str>;
 
 /// A table.
 #[derive(Clone, Copy)]
@@ -135,6 +139,11 @@ impl<'a> Table<'a> {
         Table { table, at, notes }
     }
 
+    /// What stands behind a key.
+    pub fn value(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.table.get(key)
+    }
+
     /// Is there such a key?
     pub fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
@@ -143,6 +152,12 @@ impl<'a> Table<'a> {
     /// Where the table begins.
     pub fn start(&self) -> usize {
         self.at
+    }
+
+    /// The texts of a list and where they stand.
+    pub fn items(&self, key: &str) -> impl Iterator<Item = (&'a str, usize)> {
+        let items = self.table.get(key).and_then(|value| value.get_ref().as_array()).into_iter().flatten();
+        items.filter_map(|item| Some((item.get_ref().as_str()?, item.span().start)))
     }
 
     /// Where a key's value stands; where the table begins if there is none.
@@ -170,69 +185,11 @@ impl<'a> Table<'a> {
         self.notes
     }
 
-    /// A key whose value is a text with a meaning.
-    pub fn text<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-        let value = self.table.get(key)?;
-        self.take(key, value, self.parsed(value, parse))
-    }
-
-    /// A key whose value is a whole number.
-    pub fn number<T: TryFrom<u64>>(&self, key: &str, range: RangeInclusive<u64>) -> Option<T> {
-        let value = self.table.get(key)?;
-        let number = match value.get_ref() {
-            DeValue::Integer(digits) => u64::from_str_radix(digits.as_str(), digits.radix()).ok(),
-            _ => None,
-        };
-        let number = number.filter(|number| range.contains(number)).and_then(|number| T::try_from(number).ok());
-        let (min, max) = range.into_inner();
-        let number = number.ok_or_else(|| match max {
-            u64::MAX => format!("expected a number, at least {min}, got {}", self.shown(value)),
-            _ => format!("expected a number from {min} to {max}, got {}", self.shown(value)),
-        });
-        self.take(key, value, number)
-    }
-
-    /// A key whose value is `true` or `false`.
-    pub fn yes_or_no(&self, key: &str) -> Option<bool> {
-        let value = self.table.get(key)?;
-        let answer = value.get_ref().as_bool();
-        let answer = answer.ok_or_else(|| format!("expected true or false without quotes, got {}", self.shown(value)));
-        self.take(key, value, answer)
-    }
-
-    /// A key whose value is a list of texts; those that are good.
-    pub fn list<T>(&self, key: &str, parse: impl Fn(&str) -> Result<T, String>) -> Option<Vec<Found<T>>> {
-        let value = self.table.get(key)?;
-        let Some(items) = value.get_ref().as_array() else {
-            self.wrong(key, format!("expected a list, like [\"…\", \"…\"], got {}", self.shown(value)));
-            return None;
-        };
-        let found = items.iter().filter_map(|item| {
-            let parsed = self.take(key, item, self.parsed(item, &parse))?;
-            Some(Found { value: parsed, at: item.span().start })
-        });
-        Some(found.collect())
-    }
-
-    /// As [`Table::list`], where an empty one is no setting: `why` says so.
-    pub fn filled_list<T>(
-        &self,
-        key: &str,
-        why: &str,
-        parse: impl Fn(&str) -> Result<T, String>,
-    ) -> Option<Vec<Found<T>>> {
-        let list = self.list(key, parse)?;
-        if self.table.get(key)?.get_ref().as_array().is_some_and(|items| items.is_empty()) {
-            self.wrong(key, format!("the list is empty: {why}"));
-        }
-        Some(list)
-    }
-
     /// A table within this one: `[name]`.
     pub fn table(&self, key: &str, keys: &[&str]) -> Option<Table<'a>> {
         let value = self.table.get(key)?;
         let Some(table) = value.get_ref().as_table() else {
-            self.wrong(key, format!("expected a table with one pair of brackets, got {}", self.shown(value)));
+            self.wrong(key, format!("expected a table with one pair of brackets, got {}", self.notes.shown(value)));
             return None;
         };
         Some(Table::new(table, value.span().start, keys, self.notes))
@@ -244,7 +201,8 @@ impl<'a> Table<'a> {
         let open = |value: &'a Spanned<DeValue<'a>>| match value.get_ref() {
             DeValue::Table(table) => Some(Table::new(table, value.span().start, keys, self.notes)),
             _ => {
-                self.notes.wrong(value.span().start, format!("{key}: expected a table, got {}", self.shown(value)));
+                self.notes
+                    .wrong(value.span().start, format!("{key}: expected a table, got {}", self.notes.shown(value)));
                 None
             }
         };
@@ -265,34 +223,5 @@ impl<'a> Table<'a> {
             Some(Table { table: item.get_ref().as_table()?, at: item.span().start, notes: self.notes })
         };
         items.filter_map(open).collect()
-    }
-
-    fn take<T>(&self, key: &str, value: &Spanned<DeValue<'_>>, result: Result<T, String>) -> Option<T> {
-        result.map_err(|why| self.notes.wrong(value.span().start, format!("{key}: {why}"))).ok()
-    }
-
-    fn parsed<T>(&self, value: &Spanned<DeValue<'_>>, parse: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
-        match value.get_ref() {
-            DeValue::String(text) => parse(text),
-            DeValue::Array(_) | DeValue::Table(_) => Err(format!("expected a text, got {}", self.shown(value))),
-            // What the parser says about `5` is more to the point than that a number is no text.
-            _ => match parse(self.source(value)) {
-                Ok(_) => Err(format!("expected a text in quotes, got {}", self.shown(value))),
-                Err(why) => Err(why),
-            },
-        }
-    }
-
-    fn shown(&self, value: &Spanned<DeValue<'_>>) -> String {
-        match value.get_ref() {
-            DeValue::Array(_) => "a list".to_owned(),
-            DeValue::Table(_) => "a table".to_owned(),
-            _ => format!("`{}`", self.source(value)),
-        }
-    }
-
-    /// A value as it is written in the file.
-    fn source(&self, value: &Spanned<DeValue<'_>>) -> &'a str {
-        self.notes.text.get(value.span()).unwrap_or_default()
     }
 }

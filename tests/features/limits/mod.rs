@@ -12,6 +12,7 @@ use support::{
     Balancer, Port, SOON, backend, eventually, greeting, is_reset, is_served, resetting_backend, tally, unprobed, waits,
 };
 use tcplb::config::model::{AllDown, Health, Listener, NoBackend, Pool, Rate};
+use tcplb::policy::limit::Enforcement;
 use tcplb::telemetry::Refusal;
 
 const WAIT: NoBackend = NoBackend::Wait(SOON);
@@ -95,7 +96,7 @@ fn a_dry_run_only_counts() {
     let listener = Listener {
         deny: vec!["127.0.0.2/32".parse().unwrap()],
         max_connections_per_source: Some(1),
-        limits_dry_run: true,
+        limits: Enforcement::DryRun,
         ..Listener::default()
     };
     let balancer = Balancer::start(listener, unprobed(), &[backend("a")], None);

@@ -1,126 +1,39 @@
-//! The tables of the pages against the program: every key with its default and what a reload does with it, every metric, every
-//! call of the admin API.
+//! The tables of the pages against the program: every flag and every key, every metric, every call of the admin API.
 
 use super::pages::root;
 use crate::sources::sources;
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use tcplb::config::diff::{self, What};
-use tcplb::config::file::{self, KEYS};
-use tcplb::config::model::Model;
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::{env, fs};
+use tcplb::config::settings;
 
-const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
-const EXAMPLE: &str = include_str!("../../../config.example");
 const METRICS: &str = include_str!("../../../docs/metrics.md");
 const ADMIN_API: &str = include_str!("../../../docs/admin-api.md");
 
-/// What the page says of a key.
-struct Row {
-    default: String,
-    reload: String,
+/// A page with the lines between `<!-- name -->` and `<!-- end -->` replaced.
+fn with(page: &str, name: &str, lines: &str) -> String {
+    let begin = format!("<!-- {name} -->\n");
+    let (before, rest) = page.split_once(&begin).unwrap_or_else(|| panic!("the page lacks {begin}"));
+    let (_, after) = rest.split_once("<!-- end -->").expect("an end");
+    format!("{before}{begin}{}\n<!-- end -->{after}", lines.trim_end())
 }
 
-/// Section and key, as in `pool.health` and `port`.
-type Key = (String, String);
-
-/// The rows of the page's tables of keys.
-fn rows() -> BTreeMap<Key, Row> {
-    let (mut section, mut rows) = (String::new(), BTreeMap::new());
-    for line in CONFIGURATION.lines() {
-        if let Some(heading) = line.strip_prefix("### `[") {
-            section = heading.trim_matches(['[', ']', '`']).to_owned();
-        } else if let Some(row) = line.strip_prefix("| `").filter(|_| !section.is_empty()) {
-            let cells: Vec<&str> = row.trim_end_matches('|').split(" | ").map(str::trim).collect();
-            let [key, _, default, reload] = cells[..] else { panic!("expected four cells in {line}") };
-            let row = Row { default: default.to_owned(), reload: reload.trim_matches('|').trim().to_owned() };
-            let twice = rows.insert((section.clone(), key.trim_end_matches('`').to_owned()), row);
-            assert!(twice.is_none(), "{section} {key} stands there twice");
+/// Pages that the table of settings makes. `TCPLB_WRITE=1 cargo test --test model generated` writes them.
+#[test]
+fn generated_pages_are_those_of_the_settings() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tcplb")).args(["config", "reference"]).output().expect("it runs");
+    let reference = String::from_utf8(output.stdout).expect("a text");
+    let (flags, keys) = reference.split_at(reference.find("### ").expect("a section"));
+    let read = |name: &str| fs::read_to_string(root().join(name)).expect("a text");
+    let page = with(&with(&read("docs/configuration.md"), "flags", flags), "keys", keys);
+    let example = settings::reference::example(&read("config.example")).expect("a head and a tail");
+    for (name, want) in [("docs/configuration.md", page), ("config.example", example)] {
+        if env::var_os("TCPLB_WRITE").is_some() {
+            fs::write(root().join(name), want).expect("it is written");
+        } else {
+            let same = read(name) == want;
+            assert!(same, "{name} is not that of the settings: TCPLB_WRITE=1 cargo test --test model generated");
         }
-    }
-    rows
-}
-
-/// The keys that `tcplb` reads. A section within a section is no key of its own.
-fn keys() -> BTreeSet<Key> {
-    let is_section = |section: &str, key: &str| KEYS.iter().any(|(other, _)| *other == format!("{section}.{key}"));
-    let all = KEYS.iter().flat_map(|(section, keys)| keys.iter().map(move |key| (*section, *key)));
-    all.filter(|(section, key)| !is_section(section, key)).map(|(section, key)| (section.into(), key.into())).collect()
-}
-
-/// The settings of config.example behind one of its marks. Where a key stands twice, the first one counts.
-fn example(mark: &str) -> BTreeMap<Key, String> {
-    let (mut section, mut found) = (String::new(), BTreeMap::new());
-    for line in EXAMPLE.lines().map(str::trim_start) {
-        if let Some(header) = line.strip_prefix('[') {
-            section = header.trim_matches(['[', ']']).to_owned();
-        } else if let Some((key, value)) = line.strip_prefix(mark).and_then(|rest| rest.split_once(" = "))
-            && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
-        {
-            found.entry((section.clone(), key.to_owned())).or_insert_with(|| value.to_owned());
-        }
-    }
-    found
-}
-
-#[test]
-fn the_page_has_every_key_and_no_other() {
-    let (rows, keys) = (rows(), keys());
-    let missing: Vec<&Key> = keys.iter().filter(|key| !rows.contains_key(key)).collect();
-    let invented: Vec<&Key> = rows.keys().filter(|key| !keys.contains(key)).collect();
-    assert!(missing.is_empty() && invented.is_empty(), "docs/configuration.md lacks {missing:?}, invents {invented:?}");
-}
-
-#[test]
-fn the_page_states_the_defaults() {
-    let (rows, defaults) = (rows(), example("#"));
-    assert!(defaults.len() >= 20, "only {} defaults were found", defaults.len());
-    for (key, default) in defaults {
-        let row = rows.get(&key).unwrap_or_else(|| panic!("docs/configuration.md lacks {key:?}"));
-        let states = row.default.starts_with(&format!("`{default}`"));
-        assert!(states, "{key:?} in docs/configuration.md: expected the default {default}, got {}", row.default);
-    }
-}
-
-fn with_global(line: &str) -> Option<Model> {
-    let rest = "[[listener]]\nbind = [':0']\n[[pool]]\nbackend = [{ address = '127.0.0.1:1' }]\n";
-    file::parse(&format!("[global]\n{line}\n{rest}"), "f").ok().map(|parsed| parsed.model)
-}
-
-/// `restart` in the table is what a reload reports of that key.
-#[test]
-fn the_page_states_what_needs_a_restart() {
-    const VALUES: [&str; 12] = [
-        "7",
-        "true",
-        "false",
-        "'7s'",
-        "'copy'",
-        "'off'",
-        "'json'",
-        "'later'",
-        "'required'",
-        "'64KiB'",
-        "'/a'",
-        "'127.0.0.1:2'",
-    ];
-    for ((section, key), row) in rows().iter().filter(|((section, _), _)| section == "global") {
-        // A group goes with a user only.
-        let beside = if key == "group" { "user = 'u'\n" } else { "" };
-        let base = with_global(beside).expect("a file");
-        let what = VALUES.iter().find_map(|value| {
-            let changes = diff::between(&base, &with_global(&format!("{beside}{key} = {value}"))?);
-            changes.0.into_iter().map(|change| change.what).next()
-        });
-        let reload = match what {
-            Some(What::Changed(_)) => "yes",
-            Some(What::NeedsRestart(_)) => "restart",
-            _ => panic!("none of {VALUES:?} is another value of {section} {key}: add one that is"),
-        };
-        assert_eq!(row.reload, reload, "what a reload does with {key} of [global] in docs/configuration.md");
-    }
-    for ((section, key), row) in rows().iter().filter(|((section, _), _)| section != "global") {
-        let fits = if key == "name" { ["new", ""] } else { ["yes", ""] };
-        assert!(fits.contains(&row.reload.as_str()), "{section} {key}: {}", row.reload);
     }
 }
 

@@ -1,226 +1,152 @@
-//! Properties: whatever the model, its print is read as the same; whatever the text, reading it ends with an answer.
+//! Properties: whatever a file without mistakes says, its model prints as a file of the same model; whatever the text, reading
+//! it ends with an answer.
 
 use super::super::*;
-use crate::base::{Address, Listen, Size};
-use crate::config::model::*;
-use crate::config::text;
-use crate::policy::balance::REGISTRY;
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use crate::config::settings::kinds::Values;
+use crate::config::settings::{BACKEND, GLOBAL, HEALTH, LISTENER, POOL, Row, Section};
+use crate::config::text::print;
 use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use proptest::string::string_regex;
-use std::net::{Ipv6Addr, SocketAddr};
-use std::sync::Arc;
-use std::time::Duration;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 const EXAMPLE: &str = include_str!("../../../../config.example");
 
-/// Letters that TOML has a meaning for, too.
-fn name() -> impl Strategy<Value = String> {
-    "[a-z0-9.ü\"'\\\\#=\\[\\]{},-]{1,12}"
+/// A text as TOML has it.
+fn quoted(text: impl AsRef<str>) -> String {
+    toml::Value::String(text.as_ref().to_owned()).to_string()
 }
 
-fn time() -> impl Strategy<Value = Duration> {
-    prop_oneof![(1..10_000_000_000_u64).prop_map(Duration::from_millis), (1..100_000_u64).prop_map(Duration::from_secs)]
+fn text(pattern: &str) -> BoxedStrategy<String> {
+    string_regex(pattern).unwrap().prop_map(quoted).boxed()
 }
 
-fn zero_or_time() -> impl Strategy<Value = Duration> {
-    prop_oneof![Just(Duration::ZERO), time()]
+fn texts(items: BoxedStrategy<String>) -> BoxedStrategy<String> {
+    vec(items, 1..4).prop_map(|items| format!("[{}]", items.join(", "))).boxed()
 }
 
-/// An address of some kind whose port nobody else has.
-fn address(kind: u8, port: u16) -> Address {
-    match kind % 5 {
-        0 => Address::Inet(SocketAddr::from(([127, 0, 0, 1], port))),
-        1 => Address::Inet(SocketAddr::from((Ipv6Addr::LOCALHOST, port))),
-        2 => Address::Name(format!("host-{kind}.internal"), port),
-        3 => Address::Unix(format!("/run/a \"quoted\" ü/{port}.sock").into()),
-        _ => Address::Any(port),
+fn millis(range: std::ops::Range<u64>) -> BoxedStrategy<String> {
+    range.prop_map(|millis| quoted(format!("{millis}ms"))).boxed()
+}
+
+fn prefix() -> BoxedStrategy<String> {
+    let four = (any::<[u8; 4]>(), 0..=32_u8).prop_map(|(ip, bits)| format!("{}/{bits}", Ipv4Addr::from(ip)));
+    let six = (any::<[u8; 16]>(), 0..=128_u8).prop_map(|(ip, bits)| format!("{}/{bits}", Ipv6Addr::from(ip)));
+    prop_oneof![four, six].prop_map(quoted).boxed()
+}
+
+/// Any good value of a key, as TOML.
+fn value(row: &Row) -> BoxedStrategy<String> {
+    let (name, placeholder) = match row.values {
+        Values::Words(words) => return prop::sample::select(words()).prop_map(quoted).boxed(),
+        Values::Number(min, max) => return (min..=max).prop_map(|number| number.to_string()).boxed(),
+        Values::Switch => return any::<bool>().prop_map(|value| value.to_string()).boxed(),
+        Values::Other { name, placeholder, .. } => (name, placeholder),
+    };
+    match placeholder {
+        // A probe ends before the next one begins.
+        "TIME" if row.about.key == "interval" => millis(1_000_000..1_000_000_000),
+        "TIME" if row.about.key == "timeout" => millis(1..2_000),
+        "TIME" if name.contains("10h") => millis(2_000..36_000_000),
+        "TIME" if name.contains("0s") => prop_oneof![Just(quoted("0s")), millis(1..10_000_000_000)].boxed(),
+        "TIME" => millis(1..1_000_000),
+        "SIZE" => (16..262_144_u32).prop_map(|kib| quoted(format!("{kib}KiB"))).boxed(),
+        // Letters that TOML has a meaning for, too.
+        "NAME" => text("[a-z0-9.ü\"'\\\\#=\\[\\]{},-]{1,12}"),
+        "ADDR" => prop::sample::select(vec!["127.0.0.1:1", "[::1]:1", "unix:/a \"b\" ü/1", "localhost:1"])
+            .prop_map(quoted)
+            .boxed(),
+        "FILE" => text("-|/[a-z \"]{1,9}"),
+        "PREFIX" => texts(prefix()),
+        "RATE" => (1_u32..).prop_map(|rate| quoted(format!("{rate}/s"))).boxed(),
+        "MODE" => text("0?[0-7]{3}"),
+        "PATH" => text("/[a-z?\"\\\\]{0,9}"),
+        "HOST" => text("[a-z.:]{1,9}"),
+        "STATUS" => texts(prop_oneof![text("[1-5][0-9]{2}"), text("[12][0-9]{2}-[3-5][0-9]{2}")].boxed()),
+        _ => panic!("the kind of {} needs a strategy here", row.about.key),
     }
 }
 
-fn prefixes() -> impl Strategy<Value = Vec<IpNet>> {
-    let four = (any::<[u8; 4]>(), 0..=32_u8).prop_map(|(ip, bits)| Ipv4Net::new(ip.into(), bits).map(IpNet::from));
-    let six = (any::<[u8; 16]>(), 0..=128_u8).prop_map(|(ip, bits)| Ipv6Net::new(ip.into(), bits).map(IpNet::from));
-    vec(prop_oneof![four, six].prop_map(|net| net.unwrap().trunc()), 0..3)
+/// Any good lines of a section: each key or none. Keys that the file must agree on are left out.
+fn lines<S>(section: &'static Section<S>, without: &'static [&'static str]) -> BoxedStrategy<Vec<String>> {
+    let rows = section.listed().rows.into_iter().filter(|row| !without.contains(&row.about.key));
+    let lines: Vec<_> = rows
+        .map(|row| {
+            let key = row.about.key;
+            option::of(value(&row)).prop_map(move |value| value.map(|value| format!("{key} = {value}")))
+        })
+        .collect();
+    lines.prop_map(|lines| lines.into_iter().flatten().collect()).boxed()
 }
 
-fn global() -> impl Strategy<Value = Global> {
-    let relay = prop_oneof![Just(Engine::Copy), Just(Engine::Splice), Just(Engine::Adaptive)];
-    let relay = (relay, prop_oneof![Just(Names::Later), Just(Names::Required)]);
-    let token = option::of("/[a-z \"]{1,9}");
-    let log = (option::of("-|/[a-z \"]{1,9}"), prop_oneof![Just(LogFormat::Text), Just(LogFormat::Json)]);
-    let account = (option::of((name(), option::of(name()))), prop_oneof![Just(Sandbox::Auto), Just(Sandbox::Off)]);
-    let limit = option::of(1..=4_294_967_295_usize);
-    let times = (zero_or_time(), zero_or_time(), 2..=36_000_u64);
-    let limit = (limit, option::of((16..=u16::MAX).prop_map(Size::kib)));
-    let log = (log, any::<bool>());
-    (1..=1024_usize, limit, times, relay, option::of(0..5_u8), token, account, log).prop_map(
-        |(
-            workers,
-            (max_connections, socket_buffer),
-            (shutdown_delay, shutdown_timeout, dead_peer),
-            (relay, names),
-            admin,
-            token,
-            (account, sandbox),
-            ((log, log_format), metrics_per_backend),
-        )| Global {
-            workers,
-            max_connections,
-            shutdown_delay,
-            shutdown_timeout,
-            dead_peer_timeout: Duration::from_secs(dead_peer),
-            socket_buffer,
-            relay,
-            names,
-            // Without a token only local addresses do.
-            admin: admin.map(|kind| Listen(address(if token.is_some() { kind } else { kind % 2 }, 1))),
-            admin_token_file: token.map(Into::into),
-            user: account.as_ref().map(|(user, _)| user.clone()),
-            group: account.and_then(|(_, group)| group),
-            sandbox,
-            access_log: log.map(|path| std::path::PathBuf::from(path).into()),
-            log_format,
-            metrics_per_backend,
-        },
-    )
+/// Lines without those of these keys.
+fn without(lines: Vec<String>, keys: &[&str]) -> Vec<String> {
+    let of = |line: &String, key: &&str| line.starts_with(&format!("{key} = "));
+    lines.into_iter().filter(|line| !keys.iter().any(|key| of(line, key))).collect()
 }
 
-/// What a listener has besides its name, addresses and pool.
-fn listener() -> impl Strategy<Value = (Listener, Vec<u8>, usize)> {
-    let limit = || option::of(1_u32..);
-    let rate = option::of((1_u32..).prop_map(|per_second| Rate { per_second }));
-    let lists = (prefixes(), prefixes(), prefixes(), [prefix_file(), prefix_file()]);
-    (any::<[bool; 2]>(), lists, limit(), limit(), rate, vec(0..5_u8, 1..4), any::<usize>()).prop_map(
-        |(
-            [accept_proxy, limits_dry_run],
-            (trusted_proxies, allow, deny, [allow_file, deny_file]),
-            one,
-            other,
-            rate,
-            binds,
-            pool,
-        )| {
-            let listener = Listener {
-                accept_proxy,
-                trusted_proxies,
-                allow,
-                deny,
-                allow_file,
-                deny_file,
-                max_connections: one,
-                max_connections_per_source: other,
-                connection_rate_per_source: rate,
-                limits_dry_run,
-                ..Listener::default()
-            };
-            (listener, binds, pool)
-        },
-    )
+fn has(lines: &[String], start: &str) -> bool {
+    lines.iter().any(|line| line.starts_with(start))
 }
 
-fn proxy() -> impl Strategy<Value = Option<SendProxy>> {
-    option::of((0..SendProxy::NAMES.len()).prop_map(|at| SendProxy::NAMES[at].1))
+fn global() -> BoxedStrategy<String> {
+    let lines = lines(&GLOBAL, &[]);
+    lines.prop_map(|lines| if has(&lines, "user") { lines } else { without(lines, &["group"]) }.join("\n")).boxed()
 }
 
-fn prefix_file() -> impl Strategy<Value = Option<PrefixFile>> {
-    option::of(name().prop_map(|name| PrefixFile { path: name.into(), prefixes: Arc::default() }))
+fn health() -> BoxedStrategy<Vec<String>> {
+    let beside_kind = |lines: Vec<String>| match lines.iter().find(|line| line.starts_with("kind")).map(String::as_str)
+    {
+        None | Some("kind = \"http\"") => lines,
+        Some("kind = \"off\"") => without(lines, &["path", "host", "expect_status", "port", "initial"]),
+        Some(_) => without(lines, &["path", "host", "expect_status"]),
+    };
+    lines(&HEALTH, &[]).prop_map(beside_kind).boxed()
 }
 
-fn health() -> impl Strategy<Value = Health> {
-    let expect = vec((100..=599_u16, 0..100_u16).prop_map(|(first, more)| (first, (first + more).min(599))), 1..4);
-    let http = ("/[a-z?\"\\\\]{0,9}", option::of("[a-z.:]{1,9}"), expect)
-        .prop_map(|(path, host, expect)| HealthKind::Http { path, host, expect });
-    let kind = prop_oneof![Just(HealthKind::Tcp), Just(HealthKind::Off), http];
-    (kind, option::of(1_u16..), time(), time(), 1_u32.., 1_u32..).prop_map(|(kind, port, one, other, rise, fall)| {
-        // Without probes there is no port to probe, and no first probe to wait for.
-        let port = port.filter(|_| kind != HealthKind::Off);
-        let down = port.is_some_and(|port| port % 2 == 0);
-        let initial = if down { InitialHealth::Down } else { InitialHealth::Up };
-        Health { kind, initial, port, interval: one.max(other), timeout: one.min(other), rise, fall }
+/// An address that no other listener or backend of the file has.
+fn address(kind: u8, port: usize) -> String {
+    quoted(match kind % 4 {
+        0 => format!("127.0.0.1:{}", 100 + port),
+        1 => format!("[::1]:{}", 100 + port),
+        2 => format!("host-{kind}.internal:{}", 100 + port),
+        _ => format!("unix:/run/a \"quoted\" ü/{port}.sock"),
     })
 }
 
-fn backend() -> impl Strategy<Value = Backend> {
-    (name(), 0..4_u8, 1_u16.., any::<u16>(), option::of(1_u32..), any::<bool>(), proxy()).prop_map(
-        |(name, kind, port, weight, max_connections, backup, send_proxy)| Backend {
-            name,
-            address: address(kind, port),
-            weight,
-            max_connections,
-            backup,
-            send_proxy,
-        },
-    )
-}
-
-fn pool() -> impl Strategy<Value = Pool> {
-    let times = (time(), time(), time(), zero_or_time(), zero_or_time());
-    let removed = prop_oneof![Just(OnRemove::Keep), Just(OnRemove::Reset), time().prop_map(OnRemove::Drain)];
-    let ends = (prop_oneof![Just(OnDown::Keep), Just(OnDown::Reset)], removed);
-    let none = prop_oneof![Just(NoBackend::Reset), time().prop_map(NoBackend::Wait)];
-    let all_down = prop_oneof![Just(AllDown::Reset), Just(AllDown::TryAll)];
-    let abandoned = prop_oneof![Just(Abandoned::Serve), Just(Abandoned::Drop)];
-    let bad = (none, (abandoned, all_down), any::<u32>());
-    (name(), 0..REGISTRY.len(), times, 1_u32.., ends, bad, proxy(), health(), vec(backend(), 0..4)).prop_map(
-        |(name, algorithm, times, connect_attempts, (on_down, on_remove), bad, send_proxy, health, backends)| {
-            let (no_backend, (abandoned, all_down), outlier_failures) = bad;
-            let (connect_timeout, idle_timeout, half_close_timeout, lifetime, slow_start) = times;
-            // A unix socket has no port to probe.
-            let unix = backends.iter().any(|backend: &Backend| matches!(backend.address, Address::Unix(_)));
-            let health = Health { port: health.port.filter(|_| !unix), ..health };
-            Pool {
-                name,
-                algorithm: &REGISTRY[algorithm],
-                connect_timeout,
-                connect_attempts,
-                idle_timeout,
-                half_close_timeout,
-                max_lifetime: Some(lifetime).filter(|time| !time.is_zero()),
-                on_down,
-                on_remove,
-                slow_start,
-                no_backend,
-                abandoned,
-                all_down,
-                outlier_failures,
-                send_proxy: send_proxy.and_then(SendProxy::version),
-                health,
-                backends: named(backends, |backend, name| backend.name = name, |backend| &backend.name),
-            }
-        },
-    )
-}
-
-fn model() -> impl Strategy<Value = Model> {
-    (global(), vec((name(), listener()), 1..4), vec(pool(), 1..4)).prop_map(|(global, listeners, pools)| {
-        let pools = named(pools, |pool, name| pool.name = name, |pool| &pool.name);
-        let mut port = 1;
-        let listeners = listeners.into_iter().map(|(name, (mut listener, kinds, pool))| {
-            listener.name = name;
-            listener.pool.clone_from(&pools[pool % pools.len()].name);
-            for kind in kinds {
+/// A file without a mistake.
+fn file() -> BoxedStrategy<String> {
+    let listener = (lines(&LISTENER, &["name", "bind", "pool"]), any::<u8>(), any::<usize>());
+    let backend = (lines(&BACKEND, &["name", "address"]), any::<u8>(), any::<bool>());
+    let pool = (lines(&POOL, &["name", "warm_connections"]), health(), vec(backend, 0..4));
+    let all = (global(), vec(listener, 1..4), vec(pool, 1..4));
+    all.prop_map(|(global, listeners, pools)| {
+        let (mut file, mut port) = (format!("[global]\n{global}\n"), 0);
+        for (number, (lines, kind, pool)) in listeners.into_iter().enumerate() {
+            let pool = pool % pools.len();
+            port += 2;
+            let lines = if kind % 4 == 3 { lines } else { without(lines, &["mode", "owner", "group"]) };
+            let bind = [address(kind, port - 1), address(kind / 4, port)];
+            file += &format!("[[listener]]\nname = 'l{number}'\npool = 'p{pool}'\nbind = [{}]\n", bind.join(", "));
+            file += &(lines.join("\n") + "\n");
+        }
+        for (number, (lines, health, backends)) in pools.into_iter().enumerate() {
+            file += &format!("[[pool]]\nname = 'p{number}'\n{}\n", lines.join("\n"));
+            // A unix socket has no other port to probe.
+            let unix = backends.iter().any(|(_, kind, _)| kind % 4 == 3);
+            let health = if unix { without(health, &["port"]) } else { health };
+            file += &format!("[pool.health]\n{}\n", health.join("\n"));
+            for (lines, kind, named) in backends {
                 port += 1;
-                listener.bind.push(Listen(address(kind, port)));
+                file += &format!("[[pool.backend]]\naddress = {}\n{}\n", address(kind, port), lines.join("\n"));
+                // A path with white space is no name.
+                file += &if named || kind % 4 == 3 { format!("name = 'b{port}'\n") } else { String::new() };
             }
-            listener
-        });
-        let listeners = listeners.collect();
-        let listeners =
-            named(listeners, |listener: &mut Listener, name| listener.name = name, |listener| &listener.name);
-        Model { global, listeners, pools }
+        }
+        file
     })
-}
-
-/// With names that are all different: a number goes before each.
-fn named<T>(mut all: Vec<T>, set: impl Fn(&mut T, String), get: impl Fn(&T) -> &String) -> Vec<T> {
-    for (number, one) in all.iter_mut().enumerate() {
-        let name = format!("{number}{}", get(one));
-        set(one, name);
-    }
-    all
+    .boxed()
 }
 
 /// A header or a setting, whole or with something missing.
@@ -233,8 +159,10 @@ fn line() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn what_is_printed_is_read_as_the_same(model in model()) {
-        let printed = text::print(&model);
+    fn what_is_printed_is_read_as_the_same(file in file()) {
+        let parsed = parse(&file, "file").map_err(|mistakes| TestCaseError::fail(format!("{mistakes}\n{file}")))?;
+        let model = parsed.on(3);
+        let printed = print(&model);
         let parsed = parse(&printed, "printed").map_err(|mistakes| TestCaseError::fail(format!("{mistakes}\n{printed}")))?;
         prop_assert!(!parsed.workers_per_core);
         prop_assert_eq!(parsed.model, model);

@@ -1,0 +1,125 @@
+//! `[[listener]]`: where clients connect.
+
+use super::kinds::{self, count, word};
+use super::{Section, Source, setting};
+use crate::base::Listen;
+use crate::config::model::Listener;
+
+const PEERS: &str = "Who talks to whom";
+
+/// The table.
+pub static LISTENER: Section<Listener> = Section {
+    name: "listener",
+    many: true,
+    doc: "Where clients connect; as many as you like.",
+    within: &[],
+    defaults: Listener::default,
+    settings: &[
+        setting!(Listener.name: kinds::NAME, "Its name in logs, metrics and API.")
+            .more("Two listeners cannot share a name.")
+            .set("\"web\"")
+            .makes_another(),
+        setting!(Listener.bind: kinds::LISTENS, "The addresses where clients connect; at least one.")
+            .more(
+                "Like 127.0.0.1:80, [::1]:80, name:80, unix:/path, or :80 for every interface, IPv6 and IPv4. With port 0 the \
+                 kernel picks a port, and the log names it. Two listeners, or a listener and the admin API, cannot have the \
+                 same port of the same interface.",
+            )
+            .absent("required")
+            .set("[\":8080\"]")
+            .flag("listen", PEERS)
+            .short('l'),
+        setting!(Listener.pool: kinds::NAME, "The pool that serves it.")
+            .absent("the only pool")
+            .set("\"web\""),
+        setting!(
+            Listener.accept_proxy: kinds::SWITCH,
+            "Every client must begin with a PROXY header, version 1 or 2, which holds the client's address."
+        )
+        .more(
+            "The address in the header is the client's everywhere else. A connection without a header, or with one that is \
+             not whole within 5 s, is reset. Every peer can claim any address by it, so set it only behind a proxy.",
+        )
+        .see("operations.md#the-clients-address-proxy-protocol")
+        .flag("accept-proxy", PEERS),
+        setting!(Listener.trusted_proxies: kinds::PREFIXES, "The socket addresses that may send such a header.")
+            .absent("any")
+            .needs("accept_proxy", |listener| listener.accept_proxy)
+            .example("[\"10.0.0.0/8\"]"),
+        setting!(Listener.allow: kinds::PREFIXES, "The clients that may connect: prefixes or single addresses.")
+            .more(
+                "With it, a client that matches no prefix is denied. Of `allow` and `deny` the most specific prefix decides, \
+                 on equal ones `deny`. In every list an IPv4-mapped prefix (::ffff:10.0.0.0/104) means the IPv4 prefix; an \
+                 IPv6 prefix, ::/0 too, matches no IPv4 client.",
+            )
+            .absent("every address"),
+        setting!(Listener.deny: kinds::PREFIXES, "The clients that may not.")
+            .absent("no address")
+            .example("[\"192.0.2.0/24\"]"),
+        setting!(Listener.allow_file: kinds::PREFIX_FILE, "More of `allow`, from a file of its own.")
+            .more(
+                "A line holds a prefix or an address; a comment begins with \"#\". The start and each reload read the file.",
+            )
+            .absent("none")
+            .example("\"/etc/tcplb/allow.txt\""),
+        setting!(Listener.deny_file: kinds::PREFIX_FILE, "More of `deny`, likewise.")
+            .absent("none")
+            .example("\"/etc/tcplb/deny.txt\""),
+        setting!(Listener.max_connections: count::<u32>(), "Clients at once on this listener.")
+            .more("Further clients wait in the kernel's backlog.")
+            .absent("the global limit")
+            .example("5000"),
+        setting!(Listener.max_connections_per_source: count::<u32>(), "Connections at once from one source.")
+            .more(
+                "A source is an IPv4 address or an IPv6 /64. Further connections are refused. The listener remembers 262144 \
+                 sources. If all of them are connected, further sources are admitted uncounted (the metric \
+                 tcplb_connections_untracked_total), bounded by `max_connections`.",
+            )
+            .absent("no limit")
+            .example("100"),
+        setting!(
+            Listener.connection_rate_per_source: kinds::RATE,
+            "New connections per second from one source, with a burst of one second's worth."
+        )
+        .more("Further connections are refused.")
+        .absent("no limit"),
+        setting!(Listener.limits: word(), "What becomes of clients that the lists and the limits per source keep out.")
+            .more(
+                "`enforce` refuses them. `count` admits every client and counts those that `enforce` would refuse: for \
+                 limits that are new. `max_connections` holds in any case.",
+            ),
+        setting!("mode", Listener.socket_file.mode: kinds::MODE, "The permissions of its socket file.")
+            .more(
+                "A client needs the right to write to the file. Only a listener at a file, like unix:/run/tcplb/web.sock, has \
+                 permissions, an owner and a group. They are set before the first client can connect.",
+            )
+            .absent("as the system makes a file"),
+        setting!("owner", Listener.socket_file.owner: kinds::ACCOUNT, "The owner of its socket file.")
+            .absent("the user of the process")
+            .example("\"tcplb\""),
+        setting!("group", Listener.socket_file.group: kinds::ACCOUNT, "The group of its socket file.")
+            .absent("the group of the process"),
+    ],
+};
+
+/// Reads the section.
+pub fn read(source: &Source<'_>) -> Listener {
+    let mut listener = Listener::default();
+    let taken = LISTENER.read(source, &mut listener);
+    for (key, why) in [
+        ("bind", "say where clients connect, like [\":8080\"]"),
+        ("trusted_proxies", "leave the key out to trust anybody"),
+        ("allow", "leave the key out to let anybody in"),
+    ] {
+        if source.given(key).is_some_and(|given| given.is_empty_list()) {
+            source.wrong(key, format!("the list is empty: {why}"));
+        }
+    }
+    if !listener.bind.is_empty() && listener.socket_files().next().is_none() {
+        for key in ["mode", "owner", "group"].into_iter().filter(|key| taken.has(key)) {
+            let addresses = listener.bind.iter().map(Listen::to_string).collect::<Vec<_>>().join(", ");
+            source.wrong(key, format!("only a socket file (unix:/path) has one, and this listener binds {addresses}"));
+        }
+    }
+    listener
+}

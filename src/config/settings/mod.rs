@@ -1,0 +1,365 @@
+//! Each setting, declared once: a row in the table of its section.
+//!
+//! A row holds the key, its documentation, its kind (which reads and writes the value), its place in the model, what a
+//! reload does with it, and its flag if it has one. The default is that of the model. Derived from the tables:
+//!
+//! | what | where |
+//! |---|---|
+//! | reading a file, hints to unknown keys | [`Section::read`] with [`Source::File`], called by `config::file` |
+//! | flags, their help, what may stand beside `--config` | [`Source::Flags`], called by `cli::args` and `cli::flags` |
+//! | the configuration in force as a file | `config::text` |
+//! | what a reload changes, and what needs a restart | `config::diff` |
+//! | warnings of settings without effect | `config::advice` |
+//! | `tcplb config reference`, docs/configuration.md, config.example | [`reference`] |
+//!
+//! | module | part |
+//! |---|---|
+//! | `global`, `listener`, `pool`, `health`, `backend` | a table each, and the rules between its keys |
+//! | [`kinds`] | how each kind of value is read and written |
+//! | [`given`] | a value as the user gave it, and where a mistake in it is noted |
+//! | [`reference`] | the tables as pages |
+//!
+//! A new setting is a field with its default in `config::model`, a row here, its use and its test. A command then writes
+//! the pages: `TCPLB_WRITE=1 cargo test --test model generated`.
+
+mod backend;
+pub mod given;
+mod global;
+mod health;
+pub mod kinds;
+mod listener;
+mod pool;
+pub mod reference;
+
+pub use backend::BACKEND;
+pub use given::{Source, Typed};
+pub use global::GLOBAL;
+pub use health::HEALTH;
+pub use listener::LISTENER;
+pub use pool::{DISCOVER, POOL};
+
+pub(super) use backend::read as read_backend;
+pub use global::read as read_global;
+pub use health::read as read_health;
+pub use listener::read as read_listener;
+pub use pool::read as read_pool;
+
+use given::Given;
+use kinds::{Kind, Values, Written};
+
+/// What stands in no section.
+pub const ROOT: [&str; 3] = ["global", "listener", "pool"];
+
+/// Why a key is refused that a later version has a use for.
+pub const NOT_YET: &str = "is not in this version yet";
+
+/// A section of the file, or the entry of a list of sections, which becomes an `S` of the model.
+pub struct Section<S: 'static> {
+    /// As in a header, like `pool.health`.
+    pub name: &'static str,
+    /// Whether there may be several: `[[…]]`.
+    pub many: bool,
+    /// What it is.
+    pub doc: &'static str,
+    /// Sections within it.
+    pub within: &'static [&'static str],
+    /// Its keys.
+    pub settings: &'static [Setting<S>],
+    /// An `S` whose values are the defaults.
+    pub defaults: fn() -> S,
+}
+
+/// A key of a section.
+pub struct Setting<S: 'static> {
+    /// Everything but its place in the model.
+    pub about: About,
+    place: &'static dyn Place<S>,
+    need: Option<Need<S>>,
+}
+
+/// What a setting is, whatever section it is in.
+#[derive(Clone, Copy)]
+pub struct About {
+    /// As the file has it.
+    pub key: &'static str,
+    /// One sentence, in Markdown.
+    pub doc: &'static str,
+    /// Further sentences: consequences, limits.
+    pub more: &'static str,
+    /// The page that has more about it, and a heading of it.
+    pub see: &'static str,
+    /// What happens without the key, where that is no value.
+    pub absent: &'static str,
+    /// An example of a value, as TOML; empty: that of the kind.
+    pub example: &'static str,
+    /// config.example sets it to this.
+    pub set: &'static str,
+    /// What a reload does with another value.
+    pub reload: Reload,
+    /// Its flag.
+    pub flag: Option<Flag>,
+}
+
+/// What a reload does with another value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reload {
+    /// Applies it.
+    Live,
+    /// Reports that it needs a restart.
+    Restart,
+    /// Makes another listener, pool or backend of it.
+    New,
+}
+
+/// A flag that sets the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Flag {
+    /// Without the dashes.
+    pub long: &'static str,
+    /// One letter.
+    pub short: Option<char>,
+    /// Another name.
+    pub alias: Option<&'static str>,
+    /// What it stands under in the help.
+    pub heading: &'static str,
+}
+
+/// Another setting that one has no effect without.
+struct Need<S> {
+    what: &'static str,
+    is_met: fn(&S) -> bool,
+}
+
+/// Where a value is in the model.
+trait Place<S>: Sync {
+    fn read(&self, into: &mut S, given: &Given<'_>) -> bool;
+    fn write(&self, from: &S) -> Option<Written>;
+    fn copy(&self, to: &mut S, from: &S);
+    fn values(&self) -> &Values;
+}
+
+/// A value of one kind in the model.
+struct Lens<S, T: 'static> {
+    kind: Kind<T>,
+    /// `None`: there is no value, so no line of a file.
+    get: fn(&S) -> Option<T>,
+    set: fn(&mut S, T),
+    copy: fn(&mut S, &S),
+}
+
+impl<S, T> Place<S> for Lens<S, T> {
+    fn read(&self, into: &mut S, given: &Given<'_>) -> bool {
+        let value = (self.kind.read)(given);
+        value.map(|value| (self.set)(into, value)).is_some()
+    }
+
+    fn write(&self, from: &S) -> Option<Written> {
+        (self.get)(from).map(|value| (self.kind.write)(&value)).filter(|written| !written.is_empty())
+    }
+
+    fn copy(&self, to: &mut S, from: &S) {
+        (self.copy)(to, from);
+    }
+
+    fn values(&self) -> &Values {
+        &self.kind.values
+    }
+}
+
+/// A row: `setting!(Pool.idle_timeout: kinds::TIME, "doc")`. A key that is not called like its field stands before it; where the
+/// field is not simply the value, two functions follow: model to value, and value to model.
+macro_rules! setting {
+    ($section:ident . $key:ident : $kind:expr, $doc:expr) => {
+        setting!(stringify!($key), $section.$key: $kind, $doc)
+    };
+    ($key:expr, $section:ident $(. $field:ident)+ : $kind:expr, $doc:expr) => {
+        setting!(
+            $key, $section $(. $field)+ : $kind,
+            |model| Clone::clone(&model $(. $field)+).into(), |model, value| model $(. $field)+ = value.into(), $doc
+        )
+    };
+    ($key:expr, $section:ident $(. $field:ident)+ : $kind:expr, $get:expr, $set:expr, $doc:expr) => {
+        $crate::config::settings::Setting::<$section>::new(
+            $key,
+            const {
+                &$crate::config::settings::Lens::<$section, _> {
+                    kind: $kind,
+                    get: $get,
+                    set: $set,
+                    copy: |to, from| to $(. $field)+ .clone_from(&from $(. $field)+),
+                }
+            },
+            $doc,
+        )
+    };
+}
+use setting;
+
+impl<S> Setting<S> {
+    const fn new(key: &'static str, place: &'static dyn Place<S>, doc: &'static str) -> Self {
+        let about =
+            About { key, doc, more: "", see: "", absent: "", example: "", set: "", reload: Reload::Live, flag: None };
+        Setting { about, place, need: None }
+    }
+
+    const fn more(mut self, more: &'static str) -> Self {
+        self.about.more = more;
+        self
+    }
+
+    const fn see(mut self, page: &'static str) -> Self {
+        self.about.see = page;
+        self
+    }
+
+    const fn absent(mut self, absent: &'static str) -> Self {
+        self.about.absent = absent;
+        self
+    }
+
+    const fn example(mut self, example: &'static str) -> Self {
+        self.about.example = example;
+        self
+    }
+
+    const fn set(mut self, value: &'static str) -> Self {
+        self.about.set = value;
+        self
+    }
+
+    const fn restart(mut self) -> Self {
+        self.about.reload = Reload::Restart;
+        self
+    }
+
+    const fn makes_another(mut self) -> Self {
+        self.about.reload = Reload::New;
+        self
+    }
+
+    /// It has no effect without another setting of its section.
+    const fn needs(mut self, what: &'static str, is_met: fn(&S) -> bool) -> Self {
+        self.need = Some(Need { what, is_met });
+        self
+    }
+
+    const fn flag(mut self, long: &'static str, heading: &'static str) -> Self {
+        self.about.flag = Some(Flag { long, short: None, alias: None, heading });
+        self
+    }
+
+    const fn short(mut self, letter: char) -> Self {
+        if let Some(flag) = &mut self.about.flag {
+            flag.short = Some(letter);
+        }
+        self
+    }
+
+    const fn alias(mut self, name: &'static str) -> Self {
+        if let Some(flag) = &mut self.about.flag {
+            flag.alias = Some(name);
+        }
+        self
+    }
+
+    /// What may be given.
+    pub fn values(&self) -> &Values {
+        self.place.values()
+    }
+
+    /// Its value; `None` if there is none.
+    pub fn write(&self, from: &S) -> Option<Written> {
+        self.place.write(from)
+    }
+
+    /// What it has no effect without, if it is set and that is not.
+    pub fn lacks(&self, values: &S, defaults: &S) -> Option<&'static str> {
+        let need = self.need.as_ref().filter(|need| !(need.is_met)(values))?;
+        (self.write(values) != self.write(defaults)).then_some(need.what)
+    }
+
+    /// Takes the value of another model.
+    pub fn copy(&self, to: &mut S, from: &S) {
+        self.place.copy(to, from);
+    }
+}
+
+impl<S> Section<S> {
+    /// Its header: `[global]`, `[[pool]]`.
+    pub fn header(&self) -> String {
+        if self.many { format!("[[{}]]", self.name) } else { format!("[{}]", self.name) }
+    }
+
+    /// What may stand in it, sections too.
+    pub fn keys(&self) -> Vec<&'static str> {
+        self.settings.iter().map(|setting| setting.about.key).chain(self.within.iter().copied()).collect()
+    }
+
+    /// The flag of a key.
+    pub fn flag_of(&self, key: &str) -> Option<&'static str> {
+        let setting = self.settings.iter().find(|setting| setting.about.key == key)?;
+        setting.about.flag.map(|flag| flag.long)
+    }
+
+    /// Takes over every value that is given and good; the others are noted. The answer: which were taken.
+    pub fn read(&self, source: &Source<'_>, into: &mut S) -> Taken {
+        let given = self.settings.iter().filter_map(|setting| Some((setting, source.given(setting.about.key)?)));
+        let taken = given.filter(|(setting, given)| setting.place.read(into, given));
+        Taken(taken.map(|(setting, _)| setting.about.key).collect())
+    }
+
+    /// Its settings without their places in the model.
+    pub fn listed(&self) -> Listed {
+        let defaults = (self.defaults)();
+        let row = |setting: &'static Setting<S>| Row {
+            about: setting.about,
+            values: *setting.values(),
+            default: setting.write(&defaults).map(|written| written.to_string()),
+        };
+        Listed { name: self.name, header: self.header(), doc: self.doc, rows: self.settings.iter().map(row).collect() }
+    }
+}
+
+/// The keys whose values were good.
+pub struct Taken(Vec<&'static str>);
+
+impl Taken {
+    /// Whether this one was.
+    pub fn has(&self, key: &str) -> bool {
+        self.0.contains(&key)
+    }
+}
+
+/// A section as its readers know it.
+pub struct Listed {
+    /// Like `pool.health`.
+    pub name: &'static str,
+    /// Like `[pool.health]`.
+    pub header: String,
+    /// What it is.
+    pub doc: &'static str,
+    /// Its keys.
+    pub rows: Vec<Row>,
+}
+
+/// A key as its readers know it.
+pub struct Row {
+    /// What it is.
+    pub about: About,
+    /// What may be given.
+    pub values: Values,
+    /// What it is without the key, as TOML, where that is a value.
+    pub default: Option<String>,
+}
+
+impl Row {
+    /// An example of a value, as TOML.
+    pub fn example(&self) -> &'static str {
+        if self.about.example.is_empty() { self.values.example() } else { self.about.example }
+    }
+}
+
+/// Every section, in the order of a file.
+pub fn sections() -> [Listed; 6] {
+    [GLOBAL.listed(), LISTENER.listed(), POOL.listed(), HEALTH.listed(), BACKEND.listed(), DISCOVER.listed()]
+}

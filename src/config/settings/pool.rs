@@ -1,0 +1,127 @@
+//! `[[pool]]`: servers that serve the same thing, and how they are chosen.
+
+use super::kinds::{self, Kind, count, number, word};
+use super::{Lens, Section, Setting, Source, setting};
+use crate::config::model::{NoBackend, Pool, SendProxy};
+
+const PEERS: &str = "Who talks to whom";
+const LIMITS: &str = "Limits";
+
+/// The table.
+pub static POOL: Section<Pool> = Section {
+    name: "pool",
+    many: true,
+    doc: "Servers that serve the same thing; as many pools as you like. Open connections keep the time-outs they began with.",
+    within: &["health", "backend", "discover"],
+    defaults: Pool::default,
+    settings: &[
+        setting!(Pool.name: kinds::NAME, "Its name in listeners, logs, metrics and API.")
+            .more("Two pools cannot share a name.")
+            .set("\"web\"")
+            .makes_another(),
+        setting!(Pool.algorithm: kinds::ALGORITHM, "How a backend is chosen.")
+            .see("algorithms.md")
+            .flag("algorithm", PEERS)
+            .short('a')
+            .alias("algo"),
+        setting!(
+            "send_proxy", Pool.send_proxy: word::<SendProxy>(),
+            |pool| Some(pool.send_proxy.map_or(SendProxy::Off, SendProxy::As)),
+            |pool, send| pool.send_proxy = send.version(),
+            "The PROXY header that connections to backends begin with, which holds the client's address."
+        )
+        .more(
+            "`v1` is a line of text. `v2` is binary and passes on what came with a client's own header. Without a header \
+             backends see tcplb's address. A backend that does not expect the header takes it for garbage.",
+        )
+        .flag("send-proxy", PEERS),
+        setting!(Pool.connect_timeout: kinds::TIME, "How long one attempt to connect to a backend may take.")
+            .more("After it tcplb tries another backend.")
+            .flag("connect-timeout", LIMITS),
+        setting!(Pool.connect_attempts: count::<u32>(), "How many different backends tcplb tries before it resets the client."),
+        setting!(Pool.idle_timeout: kinds::TIME, "tcplb closes a connection after this long without a byte either way.")
+            .more("It finds dead peers earlier, within `dead_peer_timeout`.")
+            .flag("idle-timeout", LIMITS),
+        setting!(Pool.half_close_timeout: kinds::TIME, "The same, once one of the two sides has sent its FIN."),
+        setting!(
+            "max_lifetime", Pool.max_lifetime: kinds::TIME_OR_ZERO,
+            |pool| Some(pool.max_lifetime.unwrap_or_default()),
+            |pool, time| pool.max_lifetime = Some(time).filter(|time| !time.is_zero()),
+            "tcplb closes a connection after this long, spread by a tenth; `\"0s\"`: never."
+        )
+        .more(
+            "The spread keeps clients from coming back all at once. tcplb waits for 100 ms without a byte, at most a tenth \
+             longer; a connection that is busy even then is reset.",
+        ),
+        setting!(Pool.on_down: word(), "What becomes of the connections of a backend that goes down.")
+            .more(
+                "`keep` lets them go on, since the backend may only have been slow to answer. `reset` resets them, so that \
+                 clients connect again at once.",
+            ),
+        setting!(Pool.on_remove: kinds::ON_REMOVE, "The same for a backend that is removed.")
+            .more("`drain 30s` resets what is open after that time."),
+        setting!(
+            Pool.slow_start: kinds::TIME_OR_ZERO,
+            "The time over which a backend that comes up, or is added, grows to its whole share."
+        ),
+        Setting::new(
+            "warm_connections",
+            const {
+                &Lens::<Pool, u32> {
+                    kind: kinds::NOT_YET_A_NUMBER,
+                    get: |_| Some(0),
+                    set: |_, _| {},
+                    copy: |_, _| {},
+                }
+            },
+            "Spare connections that are kept ready per backend. More than 0 is not in this version yet.",
+        ),
+        setting!(Pool.no_backend: kinds::NO_BACKEND, "What becomes of a client that no backend can take.")
+            .more("`reset` resets it at once. `wait 3s` lets it wait for a backend and resets it after that."),
+        setting!(
+            Pool.abandoned: word(),
+            "What becomes of a client that has sent its FIN while it waits for a backend."
+        )
+        .more("`serve` keeps its place, since it may wait for an answer. `drop` resets it, as a client that has given up.")
+        .needs("no_backend = \"wait …\"", |pool| matches!(pool.no_backend, NoBackend::Wait(_))),
+        setting!(Pool.all_down: word(), "What the pool does when all of its backends are down.")
+            .more(
+                "`reset` treats clients as `no_backend` says. `try-all` tries the backends all the same, since probes may be \
+                 wrong about all of them at once.",
+            ),
+        setting!(
+            Pool.outlier_failures: number::<u32, 0, { u32::MAX as u64 }>(),
+            "After this many failed clients in a row a backend is left out for a while; 0: never."
+        )
+        .more(
+            "The first time is a second, then twice as long each time, up to a minute. A client fails if it cannot reach the \
+             backend, or if the backend resets its connection within a second without a byte. At least half of the pool \
+             stays in service.",
+        )
+        .see("health.md"),
+    ],
+};
+
+/// What stands in a section that is refused as a whole.
+const TEXT: Kind<String> = kinds::NAME;
+const NOWHERE: &Lens<(), String> = &Lens { kind: TEXT, get: |()| None, set: |(), _| {}, copy: |(), ()| {} };
+
+/// Known, but not in this version.
+pub static DISCOVER: Section<()> = Section {
+    name: "pool.discover",
+    many: true,
+    doc: "Backends from a name, a registry or a file. It is not in this version yet: a file with such a section is refused.",
+    within: &[],
+    defaults: || (),
+    settings: &[
+        Setting::new("kind", NOWHERE, "`dns`, `etcd`, `consul` or `file`.").absent("not yet").example("\"dns\""),
+        Setting::new("name", NOWHERE, "What to look up.").absent("not yet").example("\"web.internal:8081\""),
+    ],
+};
+
+/// Reads what stands in the section itself.
+pub fn read(source: &Source<'_>) -> Pool {
+    let mut pool = Pool::default();
+    POOL.read(source, &mut pool);
+    pool
+}
