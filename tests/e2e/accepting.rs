@@ -1,14 +1,14 @@
 //! The accepting side under a flood: other listeners, a drain, a listener that is removed and put back.
 
-use crate::support::{
-    Admin, At, Conn, Ending, Flood, Server, Tcplb, eventually, free_address, heavy, let_pass, peers,
-    raise_descriptor_limit, refusing,
-};
 use rustix::process::Signal;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
+use testkit::{
+    Admin, At, Conn, Ending, Flood, Server, Tcplb, eventually, free_address, heavy, let_pass, peers,
+    raise_descriptor_limit, refusing,
+};
 
 /// Clients that wait at one listener when another one gets a client. Less than the kernel's default of net.core.somaxconn.
 const BACKLOG: usize = 3000;

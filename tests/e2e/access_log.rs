@@ -1,9 +1,5 @@
 //! The access log: a line for each connection, whatever became of it, wherever the file has gone meanwhile.
 
-use crate::support::{
-    Admin, At, Conn, Ending, PATIENCE, Running, Server, Tcplb, account, eventually, fresh_loopback, peers, refusing,
-};
-use crate::support::{need_root, tally};
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
@@ -15,6 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Instant;
 use tempfile::TempDir;
+use testkit::{
+    Admin, At, Conn, Ending, PATIENCE, Running, Server, Tcplb, account, eventually, fresh_loopback, peers, refusing,
+};
+use testkit::{need_root, tally};
 
 /// The names of the fields, in their order.
 const NAMES: [&str; 11] = [

@@ -1,11 +1,11 @@
 //! Every kind of address, on both sides.
 
-use crate::support::{At, Conn, Ending, Process, Server, Tcplb, fresh_loopback, need, peers, run};
 use rustix::process::Signal;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
+use testkit::{At, Conn, Ending, Process, Server, Tcplb, fresh_loopback, need, peers, run};
 
 #[test]
 fn ipv6_on_both_sides() {

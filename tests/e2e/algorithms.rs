@@ -1,8 +1,8 @@
 //! What the algorithms promise beyond turns: load, stickiness, and that each of them serves.
 
-use crate::support::{At, Conn, Server, Tcplb, eventually, peers, tally};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use testkit::{At, Conn, Server, Tcplb, eventually, peers, tally};
 
 fn three() -> [Server; 3] {
     ["a", "b", "c"].map(|name| Server::start(peers::named(name)))

@@ -1,6 +1,5 @@
 //! `tcplb check`: what it refuses because of this machine's addresses, and what it foresees of a start.
 
-use crate::support::{Server, Tcplb, peers};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use std::fs;
@@ -8,6 +7,7 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
+use testkit::{Server, Tcplb, peers};
 
 /// What `check` makes of a file: its exit code, and its lines on stderr.
 fn check(place: &TempDir, text: &str) -> (Option<i32>, Vec<String>) {

@@ -1,8 +1,8 @@
 //! How one side ends is how the other side sees it end: FIN as FIN, reset as reset, each direction on its own.
 
-use crate::support::{Conn, Ending, MIB, PATIENCE, Server, Tcplb, peers, receive, send};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::io::{self, Write};
+use testkit::{Conn, Ending, MIB, PATIENCE, Server, Tcplb, peers, receive, send};
 
 /// A backend that tells the test how its clients end, and a tcplb in front of it.
 macro_rules! with_backend {

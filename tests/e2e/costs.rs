@@ -3,11 +3,11 @@
 //!
 //! Two runs that differ only in the amount of work are compared, so that starting and stopping cancel out.
 
-use crate::support::{Running, Server, Tcplb, need, peers};
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use testkit::{Running, Server, Tcplb, need, peers};
 
 /// Units of work by which the two runs differ.
 const UNITS: u32 = 400;

@@ -1,7 +1,7 @@
 //! Many connections: at once, and one after another.
 
-use crate::support::{Conn, Ending, Server, Tcplb, eventually, heavy, peers, raise_descriptor_limit};
 use std::thread;
+use testkit::{Conn, Ending, Server, Tcplb, eventually, heavy, peers, raise_descriptor_limit};
 
 #[test]
 fn two_thousand_connections_at_once_echo_correctly() {

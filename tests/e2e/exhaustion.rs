@@ -1,7 +1,7 @@
 //! At a limit, clients wait in the kernel's backlog; nobody who is served notices. Out of descriptors: `tests/machine`.
 
-use crate::support::{Conn, Server, Tcplb, eventually, let_pass, peers};
 use std::time::Duration;
+use testkit::{Conn, Server, Tcplb, eventually, let_pass, peers};
 
 const A_WHILE: Duration = Duration::from_millis(500);
 

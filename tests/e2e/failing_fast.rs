@@ -1,10 +1,10 @@
 //! A backend that fails its clients fast must not attract them, and one slow answer must not shun a backend for long.
 
-use crate::support::{Conn, Running, Server, Tcplb, eventually, let_pass, peers};
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use testkit::{Conn, Running, Server, Tcplb, eventually, let_pass, peers};
 
 const CLIENTS: usize = 300;
 

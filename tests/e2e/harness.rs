@@ -1,13 +1,13 @@
 //! The scripted peers themselves, without tcplb in between: a suite whose own parts are wrong proves nothing.
 
-use crate::support::{
-    At, BlackHole, Conn, Ending, MIB, PATIENCE, Process, Server, eventually, fresh_loopback, peers, receive, refusing,
-    send,
-};
 use crossbeam_channel::unbounded;
 use std::io::ErrorKind;
 use std::process::Command;
 use std::time::Duration;
+use testkit::{
+    At, BlackHole, Conn, Ending, MIB, PATIENCE, Process, Server, eventually, fresh_loopback, peers, receive, refusing,
+    send,
+};
 
 #[test]
 fn an_echo_server_echoes_and_finishes_after_its_client() {

@@ -1,9 +1,9 @@
 //! Probes, and clients' own failures, decide who is up; each change is one log line.
 
-use crate::support::{QUICK_PROBES, Running, Server, Tcplb, eventually, let_pass, peers, refusing, tally};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
+use testkit::{QUICK_PROBES, Running, Server, Tcplb, eventually, let_pass, peers, refusing, tally};
 
 /// A server that is well as long as it runs.
 fn well(name: &str) -> Server {

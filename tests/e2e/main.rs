@@ -5,8 +5,6 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails; helpers are tests too")]
 
-mod support;
-
 mod accepting;
 mod access_log;
 mod addresses;

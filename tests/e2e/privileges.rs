@@ -1,8 +1,5 @@
 //! Whom it runs as, what it may still do, and that everything it promises works that way. Most of it takes root.
 
-use crate::support::{
-    At, Conn, Ending, Process, Running, Server, Tcplb, account, fresh_loopback, need, need_root, peers,
-};
 use rustix::process::{Signal, geteuid};
 use std::fmt::Display;
 use std::fs::{self, Permissions};
@@ -11,6 +8,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+use testkit::{At, Conn, Ending, Process, Running, Server, Tcplb, account, fresh_loopback, need, need_root, peers};
 
 /// CAP_NET_BIND_SERVICE, as /proc/PID/status writes it.
 const BIND_SERVICE: &str = "0000000000000400";

@@ -1,10 +1,10 @@
 //! Where probes go and what they say, seen from the servers.
 
-use crate::support::{Admin, Conn, Ending, Running, Server, Tcplb, eventually, fresh_loopback, peers, refusing};
 use parking_lot::Mutex;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
+use testkit::{Admin, Conn, Ending, Running, Server, Tcplb, eventually, fresh_loopback, peers, refusing};
 
 /// tcplb with one pool of these settings, and `web1` at `address`. The directory holds its file.
 fn over(address: &str, pool: &str, health: &str) -> (tempfile::TempDir, Running) {
@@ -112,7 +112,7 @@ fn with_initial_down_no_client_reaches_a_backend_before_its_first_probe_has_pass
     // At the start.
     eventually("the first probe is under way", || probed.accepted() == 1);
     assert_eq!(tcplb.ending_of_next(), Ending::Reset);
-    assert!(Admin::of(&tcplb).get("/readyz").0.contains(" 503 "));
+    assert_eq!(Admin::of(&tcplb).get("/readyz").status, 503);
     open.send(()).unwrap();
     tcplb.wait_for_line("web1 is up");
     only(&tcplb, "web1");

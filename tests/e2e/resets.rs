@@ -1,11 +1,11 @@
 //! What a peer said before its reset arrives, for each way to move the bytes; the reset comes after it, in kind.
 
-use crate::support::{Conn, Ending, PATIENCE, Running, Server, Tcplb, eventually, let_pass};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::thread;
 use std::time::Duration;
+use testkit::{Conn, Ending, PATIENCE, Running, Server, Tcplb, eventually, let_pass};
 
 /// Few enough to be on their way before the reset: no peer's own queue is part of the test.
 const ANSWER: usize = 20_000;

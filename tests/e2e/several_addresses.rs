@@ -1,9 +1,9 @@
 //! A name with several addresses: all of them are used, and one that does not answer costs few clients a wait.
 
 use crate::addresses::with_hosts;
-use crate::support::{Admin, BlackHole, QUICK_PROBES, Running, Server, eventually, fresh_loopback, peers, tally};
 use std::net::IpAddr;
 use std::process::Command;
+use testkit::{Admin, BlackHole, QUICK_PROBES, Running, Server, eventually, fresh_loopback, peers, tally};
 
 /// How long a client waits for an address that does not answer.
 const CONNECT: [&str; 2] = ["--connect-timeout", "500ms"];
@@ -39,9 +39,7 @@ fn ip(server: &Server) -> String {
 
 /// The state of each address, by the API.
 fn states(tcplb: &Running) -> Vec<(String, String)> {
-    let (_, answer) = Admin::of(tcplb).get("/v1/pools/default/backends");
-    let body = answer.split_once("\r\n\r\n").unwrap().1;
-    let backends: serde_json::Value = serde_json::from_str(body).unwrap();
+    let backends = Admin::of(tcplb).get("/v1/pools/default/backends").json(200);
     let text = |value: &serde_json::Value| value.as_str().unwrap().to_owned();
     let addresses = backends[0]["addresses"].as_array().unwrap();
     addresses.iter().map(|address| (text(&address["address"]), text(&address["state"]))).collect()

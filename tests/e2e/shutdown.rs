@@ -1,12 +1,12 @@
 //! Signals: drain, hurry, ignore.
 
-use crate::support::{Admin, Conn, Ending, Server, Tcplb, eventually, peers};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use std::io::ErrorKind;
+use testkit::{Admin, Conn, Ending, Server, Tcplb, eventually, peers};
 
 #[track_caller]
-fn assert_refuses_soon(at: &crate::support::At) {
+fn assert_refuses_soon(at: &testkit::At) {
     eventually(
         "new connections are refused",
         || matches!(Conn::try_to(at), Err(error) if error.kind() == ErrorKind::ConnectionRefused),
@@ -14,7 +14,7 @@ fn assert_refuses_soon(at: &crate::support::At) {
 }
 
 #[track_caller]
-fn assert_last_line(tcplb: &crate::support::Process, want: &str) {
+fn assert_last_line(tcplb: &testkit::Process, want: &str) {
     let output = tcplb.output();
     let last = output.lines().last().unwrap_or_default();
     assert!(last.ends_with(want), "the last line is `{last}`: {output}");
@@ -107,7 +107,7 @@ fn a_second_signal_ends_it_now() {
 
 #[test]
 fn a_client_whose_backend_is_still_being_connected_does_not_hold_up_the_drain() {
-    let hole = crate::support::BlackHole::start();
+    let hole = testkit::BlackHole::start();
     let mut tcplb = Tcplb::new()
         .backend(hole.at())
         .unprobed()
@@ -136,7 +136,7 @@ fn without_a_file_sighup_is_ignored_with_a_line() {
 }
 
 /// Waits until the process has taken a SIGHUP that was sent before, so that the next one is not merged with it.
-fn taken(tcplb: &crate::support::Process) {
+fn taken(tcplb: &testkit::Process) {
     eventually("the signal is taken", || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", tcplb.pid())).unwrap();
         let pending = status.lines().find_map(|line| line.strip_prefix("ShdPnd:")).unwrap().trim();
@@ -183,7 +183,7 @@ fn shutdown_delay_lets_clients_in_while_it_is_not_ready() {
     let start = || {
         let tcplb = Tcplb::from_file(&file, 1).start();
         let admin = Admin::of(&tcplb);
-        assert!(admin.get("/readyz").0.contains(" 200 "));
+        assert_eq!(admin.get("/readyz").status, 200);
         (tcplb, admin)
     };
 
@@ -192,8 +192,8 @@ fn shutdown_delay_lets_clients_in_while_it_is_not_ready() {
     early.assert_echoes("before");
     tcplb.signal(Signal::TERM);
     tcplb.wait_for_line("not ready any more: listeners stay open for 1s");
-    let (status, body) = admin.get("/readyz");
-    assert!(status.contains(" 503 ") && body.contains("draining"), "{status} {body}");
+    let ready = admin.get("/readyz");
+    assert!(ready.status == 503 && ready.body.contains("draining"), "{ready:?}");
     let late = tcplb.connect();
     late.assert_echoes("during the delay");
     tcplb.wait_for_line("draining: no new connections");
@@ -211,7 +211,7 @@ fn shutdown_delay_lets_clients_in_while_it_is_not_ready() {
     let client = tcplb.connect();
     client.assert_echoes("before");
     tcplb.signal(Signal::TERM);
-    eventually("it is not ready", || admin.get("/readyz").0.contains(" 503 "));
+    eventually("it is not ready", || admin.get("/readyz").status == 503);
     tcplb.connect().assert_echoes("during the delay");
     tcplb.signal(Signal::TERM);
     assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());

@@ -1,7 +1,7 @@
 //! Who gets the next connection: turns, weights, backups, limits.
 
-use crate::support::{Conn, Ending, QUICK_PROBES, Server, Tcplb, eventually, peers, refusing, tally};
 use std::thread;
+use testkit::{Conn, Ending, QUICK_PROBES, Server, Tcplb, eventually, peers, refusing, tally};
 
 fn named(name: &str) -> Server {
     Server::start(peers::named(name))

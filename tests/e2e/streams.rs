@@ -1,10 +1,10 @@
 //! Long streams: every byte, in order, both ways at once, at the reader's pace and in bounded memory.
 
-use crate::support::{Conn, MIB, PATIENCE, Process, Server, Tcplb, eventually, heavy, let_pass, peers, receive, send};
 use crossbeam_channel::{Receiver, unbounded};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
+use testkit::{Conn, MIB, PATIENCE, Process, Server, Tcplb, eventually, heavy, let_pass, peers, receive, send};
 
 /// A server that hands its connections to the test, which then plays the backend itself.
 fn handing_over() -> (Server, Receiver<Conn>) {
@@ -12,7 +12,7 @@ fn handing_over() -> (Server, Receiver<Conn>) {
     (Server::start(move |conn| give.send(conn).map_err(std::io::Error::other)), given)
 }
 
-fn pair(tcplb: &crate::support::Running, given: &Receiver<Conn>) -> (Conn, Conn) {
+fn pair(tcplb: &testkit::Running, given: &Receiver<Conn>) -> (Conn, Conn) {
     let client = tcplb.connect();
     (client, given.recv_timeout(PATIENCE).expect("the client's connection reaches the backend"))
 }

@@ -1,8 +1,8 @@
 //! An address that somebody uses is not taken from them: exit code 1, and the message says which.
 
-use crate::support::{Conn, Server, Tcplb, peers, refusing};
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
+use testkit::{Conn, Server, Tcplb, peers, refusing};
 
 #[track_caller]
 fn assert_refuses(listen: &str, named: &str) {

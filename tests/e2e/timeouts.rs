@@ -1,11 +1,11 @@
 //! Silence ends a connection; a byte either way is no silence.
 
-use crate::support::{Ending, Running, Server, Tcplb, eventually, peers};
 use crossbeam_channel::unbounded;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use testkit::{Ending, Running, Server, Tcplb, eventually, peers};
 
 #[test]
 fn a_silent_connection_is_closed_and_a_busy_one_is_not() {

@@ -4,7 +4,7 @@ use crate::house::House;
 use crate::script::Step::{Finish, Hear, Send, Stall, Urgent};
 use crate::script::{ALL, Script};
 use crate::stage::Stage;
-use crate::support::eventually;
+use testkit::eventually;
 
 /// More than all buffers on the way can hold.
 const FLOOD: u64 = 40 << 20;

@@ -1,8 +1,8 @@
 //! Backends that can't be connected to: whoever is behind them is served by the next, with every byte.
 
 use crate::house::House;
-use crate::support::{Conn, Ending};
 use crate::voice::Voice;
+use testkit::{Conn, Ending};
 
 const CLIENTS: usize = 12;
 const LENGTH: usize = 40_000;

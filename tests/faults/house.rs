@@ -1,9 +1,5 @@
 //! A tcplb with a stage, a guest who must notice nothing, two doors that do not open, and books that must add up.
 
-use crate::support::{
-    BlackHole, Conn, Ending, PATIENCE, Running, Server, Tcplb, eventually, heavy, peers, raise_descriptor_limit,
-    refusing,
-};
 use crossbeam_channel::{Receiver, unbounded};
 use parking_lot::MutexGuard;
 use serde_json::Value;
@@ -13,6 +9,10 @@ use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
+use testkit::{
+    Admin, BlackHole, Conn, Ending, PATIENCE, Running, Server, Tcplb, eventually, heavy, peers, raise_descriptor_limit,
+    refusing,
+};
 
 /// What two workers keep is no leak: 16 empty pipes each for the next bulk, of two descriptors, and two that are held back
 /// for times of need. Sockets are counted exactly.
@@ -23,7 +23,7 @@ const LATE: usize = 8;
 
 pub struct House {
     tcplb: Running,
-    admin: String,
+    admin: Admin,
     given: Receiver<Conn>,
     /// Pairs that were connected.
     pairs: Cell<u64>,
@@ -77,9 +77,7 @@ impl House {
         }
         file.write_all(text.as_bytes()).expect("write the configuration");
         let tcplb = Tcplb::from_file(file.path(), 5).start();
-        let admin = tcplb.wait_for_line("admin on http://");
-        let (_, admin) = admin.rsplit_once('/').expect("an address behind it");
-        let (admin, before) = (admin.to_owned(), Descriptors { sockets: 0, others: 0 });
+        let (admin, before) = (Admin::of(&tcplb), Descriptors { sockets: 0, others: 0 });
         let (_servers, pairs) = ([stage, echo], Cell::new(0));
         let mut house = House { tcplb, admin, given, pairs, before, _servers, _hole: hole, _alone: alone };
         house.before = house.descriptors();
@@ -176,11 +174,7 @@ impl House {
     }
 
     fn ask(&self) -> Value {
-        let admin = Conn::to(&crate::support::At::parse(&self.admin));
-        admin.say("GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        let answer = String::from_utf8(admin.hear_all()).expect("an answer in UTF-8");
-        let (_, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
-        serde_json::from_str(body).expect("JSON")
+        self.admin.get("/v1/status").json(200)
     }
 
     fn descriptors(&self) -> Descriptors {

@@ -5,10 +5,6 @@
 //! guest who must notice nothing, and with books that must add up once everybody has left.
 #![forbid(unsafe_code)]
 
-#[expect(dead_code, unused_imports, reason = "shared with the end-to-end tests, which use all of it")]
-#[path = "../e2e/support/mod.rs"]
-mod support;
-
 mod calm;
 mod cuts;
 mod differential;

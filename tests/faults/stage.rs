@@ -6,10 +6,10 @@ mod peer;
 pub use observation::Observation;
 
 use crate::script::Script;
-use crate::support::{Conn, PATIENCE};
 use peer::{Look, Peer};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::time::{Duration, Instant};
+use testkit::{Conn, PATIENCE};
 
 /// Who could say nothing for so long is blocked by full buffers, not by a busy machine.
 const STUCK: Duration = Duration::from_millis(400);

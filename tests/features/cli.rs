@@ -1,10 +1,10 @@
 //! The command line from outside: what the built binary prints, and its exit codes.
 
-use crate::process::{PATIENCE, Process, tcplb};
 use rustix::process::Signal;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Output;
+use testkit::{PATIENCE, Process, tcplb};
 
 /// Every long flag of the balancer.
 const FLAGS: [&str; 23] = [

@@ -3,20 +3,11 @@
 //!
 //! `tests/e2e` observes the built program alone, and runs once for each way to move the bytes.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails; helpers are tests too")]
 
 mod admin;
 mod cli;
 mod control;
-#[path = "../common/foreign.rs"]
-mod foreign;
 mod limits;
-#[path = "../common/need.rs"]
-mod need;
 mod prober;
-#[path = "../common/process.rs"]
-mod process;
 mod proxy;
-#[path = "../common/eventually.rs"]
-mod waiting;
-
-use need::need;

@@ -1,7 +1,7 @@
 //! Clients that come faster than they are accepted: strace delays each accept, so the backlog is never empty.
 
 use crate::lab::Network;
-use crate::support::{At, Conn, Flood, Process, Server, Tcplb, free_address, need, peers, refusing};
+use testkit::{At, Conn, Flood, Process, Server, Tcplb, free_address, need, peers, refusing};
 use rustix::process::Signal;
 use std::fs;
 use std::path::Path;

@@ -1,10 +1,10 @@
 //! Time jumps: the machine's clock is set, or the balancer itself stands still for a while.
 
 use crate::lab::{freeze, thaw};
-use crate::support::{Admin, Conn, Ending, QUICK_PROBES, Server, Tcplb, eventually, let_pass, need, peers};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
+use testkit::{Admin, Conn, Ending, QUICK_PROBES, Server, Tcplb, eventually, let_pass, need, peers};
 
 /// The library that changes what a program takes for the time of day.
 fn libfaketime() -> Option<PathBuf> {

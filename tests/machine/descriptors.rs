@@ -1,13 +1,13 @@
 //! Ten thousand clients at a process that may have 1024 descriptors, and a division of these that does not fit.
 
 use crate::lab::{CALM, cpu_percent, limited};
-use crate::support::{
-    Admin, At, Conn, QUICK_PROBES, Running, Server, Tcplb, eventually, heavy, let_pass, peers, raise_descriptor_limit,
-    refusing,
-};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use std::time::{Duration, Instant};
 use tcplb::config::descriptors::AdminShare;
+use testkit::{
+    Admin, At, Conn, QUICK_PROBES, Running, Server, Tcplb, eventually, heavy, let_pass, peers, raise_descriptor_limit,
+    refusing,
+};
 
 const ATTEMPTS: usize = 10_000;
 
@@ -57,7 +57,7 @@ fn many_workers_and_listeners_leave_descriptors_for_probes_and_the_admin_api() {
     let before = probes();
     eventually("probes go on", || probes() > before + 3);
     assert_eq!(tcplb.count_lines("is down"), 0, "no probe failed for want of a descriptor");
-    assert!(admin.get("/healthz").0.contains(" 200 "));
+    assert_eq!(admin.get("/healthz").status, 200);
     assert_eq!(served(), most);
     assert_eq!(tcplb.count_lines("Too many open files") + tcplb.count_lines("No file descriptors"), 0);
 }
@@ -79,7 +79,7 @@ fn silent_callers_of_the_admin_api_leave_descriptors_for_probes() {
     eventually("the oldest silent callers are refused", || refused() >= 200 - share.reading);
     let before = probes();
     eventually("probes go on", || probes() > before + 3);
-    assert!(admin.get("/healthz").0.contains(" 200 "));
+    assert_eq!(admin.get("/healthz").status, 200);
     let (open, granted) = (tcplb.open_fds(), share.descriptors() as usize);
     assert!(open <= at_rest + granted, "{open} descriptors are open, {at_rest} before, and {granted} are granted");
     assert_eq!(tcplb.count_lines("is down"), 0, "no probe failed for want of a descriptor");

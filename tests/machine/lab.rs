@@ -1,7 +1,6 @@
 //! What these tests need beside the helpers of the end-to-end tests: namespaces, root, a configured tcplb with its admin
 //! API, and how much of a core it uses.
 
-use crate::support::{Admin, At, Process, Tcplb, eventually, let_pass, need};
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::{self, File};
@@ -10,19 +9,10 @@ use std::os::fd::AsFd;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
+use testkit::{Admin, At, Process, Tcplb, eventually, let_pass, need, need_root, tcplb};
 
 /// More than this share of a core, in percent, is spinning.
 pub const CALM: f64 = 10.0;
-
-/// Are we root? If not, says that the test skips, which in CI it must not.
-pub fn need_root() -> Option<()> {
-    if rustix::process::geteuid().is_root() {
-        return Some(());
-    }
-    assert!(std::env::var_os("CI").is_none(), "not root, and in CI no test may be skipped");
-    eprintln!("skipped: only root can do this");
-    None
-}
 
 /// Has it started under a limit of `ulimit`, like `-n 1024`.
 pub fn limited(tcplb: Tcplb, limit: &str) -> Tcplb {
@@ -66,7 +56,7 @@ pub struct Network {
 impl Network {
     /// A new one, or `None` where that is not possible.
     pub fn new() -> Option<Network> {
-        need_root()?;
+        need_root().then_some(())?;
         need("ip")?;
         need("unshare")?;
         let script = "ip link set lo up && echo ready && exec tail -f /dev/null";
@@ -133,8 +123,8 @@ impl Configured {
     pub fn start(text: &str, flags: &[&str]) -> Configured {
         let mut file = tempfile::NamedTempFile::new().expect("a file");
         write!(file, "[global]\nadmin = '127.0.0.1:0'\n{text}").expect("write the file");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
-        command.env_remove("RUST_LOG").arg("--config").arg(file.path()).args(flags);
+        let mut command = tcplb(&["--config"]);
+        command.arg(file.path()).args(flags);
         let process = Process::spawn(&mut command);
         let admin = Admin::of(&process);
         // It says where it listens before it says where admin is.

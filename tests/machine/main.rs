@@ -8,10 +8,6 @@
 //! that is a failure.
 #![forbid(unsafe_code)]
 
-#[expect(dead_code, unused_imports, reason = "the helpers of the end-to-end tests; not all of them are needed here")]
-#[path = "../e2e/support/mod.rs"]
-mod support;
-
 mod backlog;
 mod buffers;
 mod clocks;

@@ -1,11 +1,11 @@
 //! Little memory, and small pipes.
 
 use crate::lab::limited;
-use crate::support::{Conn, MIB, Server, Tcplb, heavy, need, peers, receive, send};
 use rustix::pipe::PipeFlags;
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::thread;
+use testkit::{Conn, MIB, Server, Tcplb, heavy, need, peers, receive, send};
 
 /// Connections on which nobody reads.
 const STALLED: usize = 150;

@@ -1,7 +1,6 @@
 //! Name servers that do not answer, or say that there is no such name.
 
 use crate::lab::Network;
-use crate::support::{Admin, Conn, Process, Running, Server, Tcplb, eventually, need, peers};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use std::collections::BTreeSet;
@@ -11,6 +10,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+use testkit::{Admin, Conn, Process, Running, Server, Tcplb, eventually, need, peers};
 
 /// A name server at 127.0.0.1. Names that begin with `silent` get no answer, those with `gone` do not exist, all others have
 /// one address.
@@ -113,9 +113,7 @@ impl Setup {
 
 /// State and reason of a backend, as the API shows them.
 fn shown(admin: Admin, backend: &str) -> (String, String) {
-    let (_, rest) = admin.get("/v1/pools/default/backends");
-    let (_, body) = rest.split_once("\r\n\r\n").expect("a body");
-    let all: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    let all = admin.get("/v1/pools/default/backends").json(200);
     let one = all.as_array().expect("an array").iter().find(|one| one["name"] == backend).expect("the backend");
     let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
     (text(&one["state"]), text(&one["health"]["last_result"]))

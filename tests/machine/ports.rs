@@ -1,11 +1,11 @@
 //! No local port is left to connect to a backend from: a port may be used once for each destination.
 
 use crate::lab::{CALM, Network, cpu_percent, set_local_ports};
-use crate::support::{Admin, Conn, QUICK_PROBES, Running, Server, Tcplb, eventually, peers, tally};
 use std::cell::Cell;
 use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::time::Duration;
+use testkit::{Admin, Conn, QUICK_PROBES, Running, Server, Tcplb, eventually, peers, tally};
 
 /// Ports that tcplb may use for one backend.
 const PORTS: usize = 32;

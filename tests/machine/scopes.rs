@@ -1,8 +1,8 @@
 //! Link-local addresses with the name of their interface.
 
 use super::lab::Network;
-use crate::support::{At, Conn, Process, Tcplb, run};
 use std::process::Command;
+use testkit::{At, Conn, Process, Tcplb, run};
 
 #[test]
 fn a_link_local_address_is_reached_through_the_interface_that_it_names() {

@@ -6,7 +6,7 @@
 //! itself does not answer, because a listening socket with a full backlog holds the port.
 
 use crate::lab::{Configured, Network};
-use crate::support::{At, Conn, PATIENCE, Server, heavy, raise_descriptor_limit};
+use testkit::{At, Conn, PATIENCE, Server, heavy, raise_descriptor_limit};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};

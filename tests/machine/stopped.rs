@@ -1,9 +1,9 @@
 //! A backend that is stopped as a whole (SIGSTOP, a swapping or frozen machine): its kernel still accepts connections.
 
 use crate::lab::{freeze, thaw};
-use crate::support::{Admin, At, Conn, Process, QUICK_PROBES, Running, Tcplb, eventually, tally};
 use std::io::Read;
 use std::process::Command;
+use testkit::{Admin, At, Conn, Process, QUICK_PROBES, Running, Tcplb, eventually, tally};
 
 /// A test server of our own that can be stopped.
 struct Stoppable {

@@ -1,6 +1,5 @@
 //! A thread of tcplb that stands still while the others go on: strace holds it in a system call.
 
-use crate::support::{Admin, Ending, PATIENCE, Process, Server, Tcplb, eventually, need, need_root, peers};
 use rustix::process::Signal;
 use std::fs;
 use std::io::ErrorKind;
@@ -8,6 +7,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
+use testkit::{Admin, Ending, PATIENCE, Process, Server, Tcplb, eventually, need, need_root, peers};
 
 /// What the service manager of these tests asks for.
 const WATCHDOG: Duration = Duration::from_secs(2);
@@ -75,21 +75,21 @@ fn a_thread_that_stands_still_stops_the_watchdog_and_readiness_until_it_goes_on(
     let try_one = |name: &str| {
         let (process, admin, manager, _directory) = start(true);
         beat(&manager, PATIENCE).expect("beats while all is well");
-        eventually("it is ready", || admin.get("/readyz").0.contains(" 200 "));
+        eventually("it is ready", || admin.get("/readyz").status == 200);
         let held = hold(&process, name);
         process.wait_for_line(&format!("{name} has not responded for 2s"));
         // What had been sent before is read, and then no more comes.
         while beat(&manager, WATCHDOG / 2).is_some() {}
         assert!(beat(&manager, 2 * WATCHDOG).is_none(), "a beat while {name} stands still");
         if name != "admin" {
-            let (status, text) = admin.get("/readyz");
-            assert!(status.contains(" 503 ") && text.contains(&format!("does not respond: {name}")), "{status} {text}");
-            assert!(admin.get("/healthz").0.contains(" 200 "));
+            let ready = admin.get("/readyz");
+            assert!(ready.status == 503 && ready.body.contains(&format!("does not respond: {name}")), "{ready:?}");
+            assert_eq!(admin.get("/healthz").status, 200);
         }
         held.let_go();
         process.wait_for_line(&format!("{name} responds again"));
         beat(&manager, PATIENCE).expect("beats again");
-        eventually("it is ready again", || admin.get("/readyz").0.contains(" 200 "));
+        eventually("it is ready again", || admin.get("/readyz").status == 200);
     };
     thread::scope(|scope| {
         for name in ["worker-0", "worker-1", "prober", "control", "admin"] {
@@ -105,9 +105,9 @@ fn without_a_watchdog_of_the_service_manager_readiness_ends_after_ten_seconds() 
     }
     let (process, admin, _manager, _directory) = start(false);
     let _held = hold(&process, "worker-0");
-    assert!(admin.get("/readyz").0.contains(" 200 "), "it may be at work");
+    assert_eq!(admin.get("/readyz").status, 200, "it may be at work");
     process.wait_for_line("worker-0 has not responded for 10s");
-    eventually("it is not ready", || admin.get("/readyz").0.contains(" 503 "));
+    eventually("it is not ready", || admin.get("/readyz").status == 503);
 }
 
 /// Changes the backend's state: the status line.

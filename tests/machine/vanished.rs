@@ -2,10 +2,10 @@
 //! nothing is sent, a look at its acknowledgements elsewhere; for clients and backends alike. [`super::timeouts`] has more cases.
 
 use crate::lab::{Configured, Network};
-use crate::support::{Conn, Ending, MIB, Server};
 use std::io::{ErrorKind, Write};
 use std::net::Ipv4Addr;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use testkit::{Conn, Ending, MIB, Server};
 
 const BACKEND: Ipv4Addr = Ipv4Addr::new(10, 2, 0, 1);
 /// tcplb's side of the cable to the client.

@@ -8,5 +8,3 @@ mod layers;
 mod promises;
 mod settings;
 mod simulation;
-#[path = "../common/sources.rs"]
-mod sources;

@@ -1,9 +1,9 @@
 //! Each promise of SECURITY.md has its place in the source and its tests.
 
-use crate::sources::sources;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use testkit::sources;
 
 const PAGE: &str = include_str!("../../SECURITY.md");
 
@@ -13,7 +13,7 @@ fn root() -> &'static Path {
 
 /// The texts of all our sources.
 fn texts() -> Vec<(PathBuf, String)> {
-    let files = ["src", "tests"].into_iter().flat_map(|directory| sources(&root().join(directory)));
+    let files = ["src", "tests", "testkit"].into_iter().flat_map(|directory| sources(&root().join(directory)));
     files.map(|path| (path.clone(), fs::read_to_string(&path).expect("a text"))).collect()
 }
 
@@ -62,7 +62,9 @@ fn every_promise_names_a_place_and_tests_that_exist() {
 
 #[test]
 fn no_unsafe_code_and_no_lint_is_silenced() {
-    assert!(include_str!("../../Cargo.toml").contains("\nunsafe_code = \"forbid\"\n"));
+    let manifests = [include_str!("../../Cargo.toml"), include_str!("../../testkit/Cargo.toml")];
+    assert!(manifests[0].contains("[workspace.lints.rust]\nunsafe_code = \"forbid\"\n"));
+    assert!(manifests.iter().all(|manifest| manifest.contains("\n[lints]\nworkspace = true\n")));
     // Put together here, so that this file is not found itself.
     let words = [format!("{} {{", "unsafe"), format!("{} fn", "unsafe"), format!("{} impl", "unsafe")];
     let words = words.into_iter().chain([format!("[{}(", "allow"), format!("#[{}", "ignore")]);

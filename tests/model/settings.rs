@@ -4,12 +4,12 @@
 //! The list names the tests. This file fails for a key or a flag without a row, for a row without a key or a flag, for a test that
 //! does not exist, and for a test whose text does not name the setting.
 
-use crate::sources::sources;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use tcplb::config::settings::{self, Listed};
+use testkit::sources;
 
 /// A key, as `section.key`, and the tests that show its effect.
 const OF_KEYS: &[(&str, &[&str])] = &[
@@ -30,11 +30,11 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("global.log_format", &["access_log_names_the_file_and_log_format_its_lines"]),
     ("global.metrics_per_backend", &["without_series_per_backend_the_sums_of_each_pool_remain_and_never_fall"]),
     ("listener.name", &["a_listener_s_name_is_what_status_shows"]),
-    ("listener.bind", &["bind_says_where_clients_connect", "every_address_of_bind_is_served"]),
-    ("listener.pool", &["pool_says_who_serves_a_listener"]),
+    ("listener.bind", &["bind_decides_where_clients_connect", "every_address_of_bind_is_served"]),
+    ("listener.pool", &["pool_decides_which_backends_serve_a_listener"]),
     ("listener.accept_proxy", &["accept_proxy_takes_a_header_off"]),
     ("listener.trusted_proxies", &["trusted_proxies_may_send_a_header_and_others_may_not"]),
-    ("listener.mode", &["mode_says_who_may_connect_to_a_socket_file", "a_reload_changes_the_mode_of_a_socket_file"]),
+    ("listener.mode", &["mode_decides_which_users_may_connect_to_a_socket_file", "a_reload_changes_the_mode_of_a_socket_file"]),
     ("listener.owner", &["owner_and_group_of_a_socket_file_go_by_name_or_number"]),
     ("listener.group", &["owner_and_group_of_a_socket_file_go_by_name_or_number"]),
     ("listener.allow", &["allow_and_deny_decide_by_prefix_wherever_they_stand"]),
@@ -61,10 +61,10 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.abandoned", &["abandoned_serves_a_client_that_has_sent_its_fin_or_drops_it"]),
     ("pool.all_down", &["all_down_resets_clients_or_tries_all"]),
     ("pool.outlier_failures", &["outlier_failures_leaves_out_a_backend_that_resets"]),
-    ("pool.health.kind", &["kind_says_what_a_probe_does"]),
+    ("pool.health.kind", &["kind_decides_what_a_probe_does"]),
     ("pool.health.path", &["path_is_what_a_probe_asks_for"]),
     ("pool.health.host", &["host_is_the_header_of_a_probe"]),
-    ("pool.health.expect_status", &["expect_status_says_which_answers_are_good"]),
+    ("pool.health.expect_status", &["expect_status_decides_which_answers_are_good"]),
     ("pool.health.port", &["a_health_port_is_where_all_probes_go"]),
     ("pool.health.initial", &["with_initial_down_no_client_reaches_a_backend_before_its_first_probe_has_passed"]),
     ("pool.health.interval", &["interval_is_the_time_between_probes"]),
@@ -84,13 +84,13 @@ const OF_KEYS: &[(&str, &[&str])] = &[
 
 /// A flag of the balancer, and the same.
 const OF_FLAGS: &[(&str, &[&str])] = &[
-    ("--listen", &["bind_says_where_clients_connect"]),
+    ("--listen", &["bind_decides_where_clients_connect"]),
     ("--backend", &["three_backends_take_exact_turns", "weight_is_a_backend_s_share"]),
     ("--config", &["a_config_file_is_checked_and_run"]),
     ("--algorithm", &["algorithm_decides_which_backend_is_next"]),
     ("--send-proxy", &["send_proxy_is_the_version_of_the_header"]),
     ("--accept-proxy", &["accept_proxy_takes_a_header_off"]),
-    ("--health", &["kind_says_what_a_probe_does"]),
+    ("--health", &["kind_decides_what_a_probe_does"]),
     ("--health-path", &["path_is_what_a_probe_asks_for"]),
     ("--health-interval", &["interval_is_the_time_between_probes"]),
     ("--health-timeout", &["timeout_is_how_long_a_probe_may_take"]),

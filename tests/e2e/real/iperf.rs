@@ -1,7 +1,7 @@
 //! iperf3, both ways.
 
-use crate::support::{At, Process, Tcplb, free_address, heavy, need, run};
 use std::process::Command;
+use testkit::{At, Process, Tcplb, free_address, heavy, need, run};
 
 #[test]
 fn iperf3_runs_both_ways() {

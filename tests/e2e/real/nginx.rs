@@ -1,12 +1,12 @@
 //! wrk against nginx.
 
-use crate::support::{At, Process, Running, Tcplb, free_address, heavy, need, wait_until_it_listens};
-use crate::support::{QUICK_PROBES, run};
 use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use tempfile::TempDir;
+use testkit::{At, Process, Running, Tcplb, free_address, heavy, need, wait_until_it_listens};
+use testkit::{QUICK_PROBES, run};
 
 /// One nginx that answers every request with its name.
 struct Nginx {
@@ -84,12 +84,12 @@ fn one_of_three_nginx_is_killed_and_comes_back_under_wrk() {
         client.say("GET / HTTP/1.0\r\n\r\n");
         String::from_utf8(client.hear_all()).unwrap()
     };
-    crate::support::eventually("web2 serves", || ask().ends_with("web2"));
+    testkit::eventually("web2 serves", || ask().ends_with("web2"));
     servers[1].kill();
     tcplb.wait_for_line("web2 is down");
     servers[1].start_again();
     tcplb.wait_for_line("web2 is up");
-    crate::support::eventually("web2 serves again", || ask().ends_with("web2"));
+    testkit::eventually("web2 serves again", || ask().ends_with("web2"));
 
     assert!(load.wait_exit().success());
     let said = load.output();

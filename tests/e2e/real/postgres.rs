@@ -1,11 +1,11 @@
 //! pgbench against PostgreSQL.
 
-use crate::support::{At, Process, Tcplb, account, free_address, heavy, need, run, wait_until_it_listens};
 use rustix::process::Signal;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
+use testkit::{At, Process, Tcplb, account, free_address, heavy, need, run, wait_until_it_listens};
 
 /// PostgreSQL refuses to run as root: there, it runs as its own account.
 fn unprivileged(program: &Path, folder: &Path) -> Option<Command> {

@@ -1,7 +1,7 @@
 //! redis-benchmark against redis-server.
 
-use crate::support::{At, Process, Tcplb, free_address, heavy, need, run, wait_until_it_listens};
 use std::process::Command;
+use testkit::{At, Process, Tcplb, free_address, heavy, need, run, wait_until_it_listens};
 
 #[test]
 fn redis_benchmark_runs_clean() {

@@ -1,14 +1,14 @@
 //! `[[pool.backend]]` and what may stand behind `--backend ADDR`.
 
-use super::{File, assert_next_is_reset, assert_served, call, echo, named};
-use crate::support::{Running, Server, Tcplb, tally};
+use super::{assert_next_is_reset, assert_served, call, echo, named};
 use std::collections::BTreeMap;
+use testkit::{ConfigFile, Running, Server, Tcplb, tally};
 
 /// The same backend by the file and by a flag: `lines` in its section, `options` after its address.
 #[track_caller]
 fn each(server: &Server, lines: &str, options: &str, others: &[&Server], check: impl Fn(&Running)) {
     let admin = ["--admin", "127.0.0.1:0", "--health", "off"];
-    let mut file = File::empty().global("admin = \"127.0.0.1:0\"").backend(server.at(), lines);
+    let mut file = ConfigFile::empty().global("admin = \"127.0.0.1:0\"").backend(server.at(), lines);
     let mut flags = Tcplb::new().args(admin);
     flags = if options.is_empty() { flags.backend(server.at()) } else { flags.backend_with(server.at(), options) };
     for other in others {
@@ -84,7 +84,7 @@ fn send_proxy_of_a_backend_overrides_the_pool_s() {
     let server = echo();
     for (value, begins) in [("off", &b"served\n"[..]), ("v1", b"PROXY TCP4 "), ("v2", b"\r\n\r\n\0\r\nQUIT\n")] {
         let pool = if value == "v2" { "v1" } else { "v2" };
-        let file = File::empty().pool(&format!("send_proxy = \"{pool}\""));
+        let file = ConfigFile::empty().pool(&format!("send_proxy = \"{pool}\""));
         let tcplb = file.backend(server.at(), &format!("send_proxy = \"{value}\"")).start();
         let client = tcplb.connect();
         client.say("served\n");

@@ -1,10 +1,10 @@
 //! `[global]` and the flags of the process.
 
-use super::{File, assert_served, both, call, echo};
-use crate::support::{Ending, MIB, Process, Running, Tcplb, eventually, need, run, send};
+use super::{assert_served, both, call, echo};
 use rustix::process::Signal;
 use std::fs;
 use std::process::Command;
+use testkit::{ConfigFile, Ending, MIB, Process, Running, Tcplb, eventually, need, run, send};
 
 fn threads(process: &Process, prefix: &str) -> usize {
     let tasks = fs::read_dir(format!("/proc/{}/task", process.pid())).expect("its threads");
@@ -17,7 +17,7 @@ fn workers_is_the_number_of_event_loops() {
     let server = echo();
     for count in [1, 3] {
         let flags = ["--workers", &count.to_string()];
-        for tcplb in both(&[server.at()], File::global, &format!("workers = {count}"), &flags) {
+        for tcplb in both(&[server.at()], ConfigFile::global, &format!("workers = {count}"), &flags) {
             eventually("its workers run", || threads(&tcplb, "worker-") == count);
             assert_served(&tcplb.connect());
         }
@@ -29,7 +29,7 @@ fn max_connections_lets_further_clients_wait() {
     let server = echo();
     for limit in [1, 2] {
         let (line, value) = (format!("max_connections = {limit}"), limit.to_string());
-        for tcplb in both(&[server.at()], File::global, &line, &["--max-connections", &value]) {
+        for tcplb in both(&[server.at()], ConfigFile::global, &line, &["--max-connections", &value]) {
             super::assert_second(&tcplb, limit == 2);
         }
     }
@@ -40,7 +40,7 @@ fn shutdown_timeout_is_how_long_a_drain_takes() {
     let server = echo();
     for time in ["0s", "60s"] {
         let line = format!("shutdown_timeout = \"{time}\"");
-        for mut tcplb in both(&[server.at()], File::global, &line, &["--shutdown-timeout", time]) {
+        for mut tcplb in both(&[server.at()], ConfigFile::global, &line, &["--shutdown-timeout", time]) {
             let client = tcplb.connect();
             assert_served(&client);
             tcplb.signal(Signal::TERM);
@@ -61,7 +61,7 @@ fn dead_peer_timeout_sets_keepalive() {
     let Some(ss) = need("ss") else { return };
     let server = echo();
     for (time, units) in [("2s", ["ms", "sec"]), ("10h", ["min", "hour"])] {
-        let tcplb = File::over([server.at()]).global(&format!("dead_peer_timeout = \"{time}\"")).start();
+        let tcplb = ConfigFile::over([server.at()]).global(&format!("dead_peer_timeout = \"{time}\"")).start();
         let client = tcplb.connect();
         assert_served(&client);
         let filter = format!("sport = :{}", tcplb.at().port());
@@ -88,9 +88,9 @@ fn relay_moves_bytes_through_a_buffer_or_a_pipe() {
         let by_flag = if std::env::var_os("TCPLB_TEST_RELAY").is_none() {
             by_flag.args(["--relay", engine]).start()
         } else {
-            File::over([server.at()]).global(&line).start().running
+            ConfigFile::over([server.at()]).global(&line).start().running
         };
-        let by_file = File::over([server.at()]).global(&line).start();
+        let by_file = ConfigFile::over([server.at()]).global(&line).start();
         for tcplb in [&by_flag, &*by_file] {
             let tcplb: &Running = tcplb;
             let before = pipes(tcplb);
@@ -109,10 +109,10 @@ fn relay_moves_bytes_through_a_buffer_or_a_pipe() {
 fn admin_opens_the_api() {
     let server = echo();
     let line = "admin = \"127.0.0.1:0\"";
-    for tcplb in both(&[server.at()], File::global, line, &["--admin", "127.0.0.1:0"]) {
+    for tcplb in both(&[server.at()], ConfigFile::global, line, &["--admin", "127.0.0.1:0"]) {
         assert!(call(&tcplb, "GET /healthz").starts_with("HTTP/1.1 200 "));
     }
-    for mut tcplb in both(&[server.at()], File::global, "", &[]) {
+    for mut tcplb in both(&[server.at()], ConfigFile::global, "", &[]) {
         tcplb.signal(Signal::TERM);
         assert!(tcplb.running.wait_exit().success());
         assert!(!tcplb.output().contains("admin on"), "{}", tcplb.output());
@@ -126,7 +126,7 @@ fn admin_token_file_holds_the_only_token() {
         ("one-token-of-16-letters", "another-token-of-16-letters"),
         ("another-token-of-16-letters", "one-token-of-16-letters"),
     ] {
-        let file = File::over([server.at()]).global("admin = \"127.0.0.1:0\"");
+        let file = ConfigFile::over([server.at()]).global("admin = \"127.0.0.1:0\"");
         let path = file.beside("token", token);
         let path = path.to_str().expect("a path in ASCII");
         let flags = ["--admin", "127.0.0.1:0", "--admin-token-file", path, "--health", "off"];
@@ -145,7 +145,7 @@ fn admin_token_file_holds_the_only_token() {
 fn access_log_names_the_file_and_log_format_its_lines() {
     let server = echo();
     for format in ["text", "json"] {
-        let file = File::over([server.at()]);
+        let file = ConfigFile::over([server.at()]);
         let path = |name: &str| file.beside(name, "").to_str().expect("a path in ASCII").to_owned();
         let (by_file, by_flag) = (path("by-file.log"), path("by-flag.log"));
         let flags = ["--access-log", &by_flag, "--log-format", format, "--health", "off"];
@@ -175,9 +175,9 @@ fn log_level_decides_what_is_logged() {
 fn sandbox_shuts_out_what_is_not_needed() {
     let server = echo();
     for mode in ["auto", "off"] {
-        let elsewhere = File::empty();
+        let elsewhere = ConfigFile::empty();
         let list = elsewhere.beside("deny.txt", "192.0.2.1\n");
-        let file = File::over([server.at()]).global(&format!("sandbox = \"{mode}\""));
+        let file = ConfigFile::over([server.at()]).global(&format!("sandbox = \"{mode}\""));
         let path = file.write();
         let tcplb = Tcplb::from_file(&path, 1).start();
         if mode == "auto" && tcplb.output().contains("Landlock is not") {

@@ -1,11 +1,11 @@
 //! `[pool.health]` and its flags.
 
-use super::{A_WHILE, File, Started, both};
-use crate::support::{Admin, Conn, Server, eventually, let_pass, peers};
+use super::{A_WHILE, both};
 use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
+use testkit::{Admin, ConfigFile, Conn, Server, Started, eventually, let_pass, peers};
 
 /// An HTTP server that hands each request's head to `status`, and answers with what it says.
 fn http(status: impl Fn(&str) -> u16 + Send + Sync + 'static) -> Server {
@@ -29,7 +29,7 @@ const QUICK_FLAGS: [&str; 4] = ["-t", "150ms", "--health-timeout", "150ms"];
 /// With the same probes by the file and by flags, and the admin API.
 #[track_caller]
 fn probed(server: &Server, lines: &str, flags: &[&str]) -> [Started; 2] {
-    let add = |file: File, lines: &str| file.health(lines).global("admin = \"127.0.0.1:0\"");
+    let add = |file: ConfigFile, lines: &str| file.health(lines).global("admin = \"127.0.0.1:0\"");
     both(&[server.at()], add, lines, &[&["--admin", "127.0.0.1:0"], flags].concat())
 }
 
@@ -76,7 +76,7 @@ fn path_is_what_a_probe_asks_for() {
 fn host_is_the_header_of_a_probe() {
     let server = http(|head| if head.to_ascii_lowercase().contains("host: good.test\n") { 200 } else { 404 });
     for (host, up) in [("good.test", true), ("bad.test", false)] {
-        let file = File::over([server.at()]).global("admin = \"127.0.0.1:0\"");
+        let file = ConfigFile::over([server.at()]).global("admin = \"127.0.0.1:0\"");
         assert_first_result(&file.health(&format!("host = \"{host}\"\n{QUICK}")).start(), up);
     }
 }
@@ -85,7 +85,7 @@ fn host_is_the_header_of_a_probe() {
 fn expect_status_says_which_answers_are_good() {
     let server = http(|_| 503);
     for (list, up) in [("[\"503\"]", true), ("[\"200-299\"]", false)] {
-        let file = File::over([server.at()]).global("admin = \"127.0.0.1:0\"");
+        let file = ConfigFile::over([server.at()]).global("admin = \"127.0.0.1:0\"");
         assert_first_result(&file.health(&format!("expect_status = {list}\n{QUICK}")).start(), up);
     }
 }
@@ -140,7 +140,8 @@ fn assert_in_a_row((key, flag): (&str, &str), count: &str, (first, then): (u16, 
     for flagged in [false, true] {
         let (server, probes) = three_different(first, then);
         let flags = [&["--health", "http", flag, count][..], &QUICK_FLAGS].concat();
-        let tcplb = if flagged { by_flags(&server, &flags) } else { File::over([server.at()]).health(&lines).start() };
+        let tcplb =
+            if flagged { by_flags(&server, &flags) } else { ConfigFile::over([server.at()]).health(&lines).start() };
         eventually("all of them have been answered", || probes.load(Ordering::SeqCst) > 5);
         assert_eq!(tcplb.count_lines(line) > 0, expected, "{key} {count}: {}", tcplb.output());
     }
@@ -162,6 +163,6 @@ fn rise_is_how_many_successes_bring_a_backend_back() {
 
 #[track_caller]
 fn by_flags(server: &Server, flags: &[&str]) -> Started {
-    let running = crate::support::Tcplb::new().backend(server.at()).args(flags.iter().copied()).start();
-    Started { running, _directory: None }
+    let running = testkit::Tcplb::new().backend(server.at()).args(flags.iter().copied()).start();
+    running.into()
 }

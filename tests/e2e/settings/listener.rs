@@ -1,18 +1,18 @@
 //! `[[listener]]` and the flags that concern clients.
 
-use super::{File, assert_next_is_reset, assert_second, assert_served, both, call, echo, named};
-use crate::support::{At, Conn, Tcplb, account, fresh_loopback, need_root};
+use super::{assert_next_is_reset, assert_second, assert_served, both, call, echo, named};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use testkit::{At, ConfigFile, Conn, Tcplb, account, fresh_loopback, need_root};
 
 #[test]
 fn a_listener_s_name_is_what_status_shows() {
     let server = echo();
     for name in ["web", "db"] {
-        let file = File::over([server.at()]).global("admin = \"127.0.0.1:0\"");
+        let file = ConfigFile::over([server.at()]).global("admin = \"127.0.0.1:0\"");
         let tcplb = file.listener(&format!("name = \"{name}\"")).start();
         let status = call(&tcplb, "GET /v1/status");
         assert!(status.contains(&format!("\"{name}\"")), "{status}");
@@ -23,7 +23,7 @@ fn a_listener_s_name_is_what_status_shows() {
 fn bind_says_where_clients_connect() {
     let server = echo();
     for ip in [fresh_loopback(), fresh_loopback()] {
-        let by_file = File::over([server.at()]).listener(&format!("bind = [\"{ip}:0\"]")).start();
+        let by_file = ConfigFile::over([server.at()]).listener(&format!("bind = [\"{ip}:0\"]")).start();
         let by_flag = Tcplb::new().listen(&format!("{ip}:0")).backend(server.at()).unprobed().start();
         for tcplb in [&by_flag, &*by_file] {
             assert!(matches!(tcplb.at(), At::Tcp(at) if at.ip() == ip), "{}", tcplb.at());
@@ -40,7 +40,8 @@ fn pool_says_who_serves_a_listener() {
             "[[pool]]\nname = \"other\"\n[pool.health]\nkind = \"off\"\n[[pool.backend]]\naddress = \"{}\"\n",
             other.at()
         );
-        let file = File::over([one.at()]).pool("name = \"one\"").listener(&format!("pool = \"{pool}\"")).and(&second);
+        let file =
+            ConfigFile::over([one.at()]).pool("name = \"one\"").listener(&format!("pool = \"{pool}\"")).and(&second);
         assert_eq!(file.start().name_of_next(), pool);
     }
 }
@@ -51,12 +52,12 @@ const HEADER: &str = "PROXY TCP4 192.0.2.7 192.0.2.8 1000 2000\r\n";
 #[test]
 fn accept_proxy_takes_a_header_off() {
     let server = echo();
-    for tcplb in both(&[server.at()], File::listener, "accept_proxy = true", &["--accept-proxy"]) {
+    for tcplb in both(&[server.at()], ConfigFile::listener, "accept_proxy = true", &["--accept-proxy"]) {
         let client = tcplb.connect();
         client.say(format!("{HEADER}hello\n"));
         assert_eq!(client.hear_line(), "hello");
     }
-    for tcplb in both(&[server.at()], File::listener, "accept_proxy = false", &[]) {
+    for tcplb in both(&[server.at()], ConfigFile::listener, "accept_proxy = false", &[]) {
         let client = tcplb.connect();
         client.say(format!("{HEADER}hello\n"));
         assert_eq!(client.hear_line(), HEADER.trim_end());
@@ -67,7 +68,7 @@ fn accept_proxy_takes_a_header_off() {
 fn trusted_proxies_may_send_a_header_and_others_may_not() {
     let server = echo();
     for (prefix, trusted) in [("127.0.0.0/8", true), ("10.0.0.0/8", false)] {
-        let file = File::over([server.at()]).listener("accept_proxy = true");
+        let file = ConfigFile::over([server.at()]).listener("accept_proxy = true");
         let tcplb = file.listener(&format!("trusted_proxies = [\"{prefix}\"]")).start();
         if trusted {
             let client = tcplb.connect();
@@ -84,7 +85,7 @@ fn allow_and_deny_decide_by_prefix_wherever_they_stand() {
     let server = echo();
     for (key, covers_means_served) in [("allow", true), ("deny", false), ("allow_file", true), ("deny_file", false)] {
         for (prefix, covers) in [("127.0.0.0/8", true), ("10.0.0.0/8", false)] {
-            let file = File::over([server.at()]);
+            let file = ConfigFile::over([server.at()]);
             let value = match key {
                 "allow" | "deny" => format!("[\"{prefix}\"]"),
                 _ => format!("\"{}\"", file.beside("prefixes.txt", prefix).display()),
@@ -103,7 +104,7 @@ fn allow_and_deny_decide_by_prefix_wherever_they_stand() {
 fn max_connections_of_a_listener_lets_further_clients_wait() {
     let server = echo();
     for limit in [1, 2] {
-        let tcplb = File::over([server.at()]).listener(&format!("max_connections = {limit}")).start();
+        let tcplb = ConfigFile::over([server.at()]).listener(&format!("max_connections = {limit}")).start();
         assert_second(&tcplb, limit == 2);
     }
 }
@@ -112,7 +113,7 @@ fn max_connections_of_a_listener_lets_further_clients_wait() {
 fn max_connections_per_source_resets_further_clients() {
     let server = echo();
     for limit in [1, 2] {
-        let tcplb = File::over([server.at()]).listener(&format!("max_connections_per_source = {limit}")).start();
+        let tcplb = ConfigFile::over([server.at()]).listener(&format!("max_connections_per_source = {limit}")).start();
         let first = tcplb.connect();
         assert_served(&first);
         if limit == 2 {
@@ -127,7 +128,8 @@ fn max_connections_per_source_resets_further_clients() {
 fn connection_rate_per_source_resets_the_second_client() {
     let server = echo();
     for (rate, served) in [("1000/s", 5), ("1/s", 1)] {
-        let tcplb = File::over([server.at()]).listener(&format!("connection_rate_per_source = \"{rate}\"")).start();
+        let tcplb =
+            ConfigFile::over([server.at()]).listener(&format!("connection_rate_per_source = \"{rate}\"")).start();
         // Another source each time, so that a slow machine earns no second token in between.
         let source = fresh_loopback();
         let clients = (0..5).map(|_| Conn::from_source(source, tcplb.at()));
@@ -146,7 +148,7 @@ fn connection_rate_per_source_resets_the_second_client() {
 fn limits_enforces_or_only_counts() {
     let server = echo();
     for mode in ["enforce", "count"] {
-        let file = File::over([server.at()]).listener("deny = [\"127.0.0.0/8\"]");
+        let file = ConfigFile::over([server.at()]).listener("deny = [\"127.0.0.0/8\"]");
         let tcplb = file.listener(&format!("limits = \"{mode}\"")).start();
         if mode == "count" {
             assert_served(&tcplb.connect());
@@ -160,7 +162,7 @@ fn limits_enforces_or_only_counts() {
 fn every_address_of_bind_is_served() {
     let server = echo();
     let (first, second) = (fresh_loopback(), fresh_loopback());
-    let file = File::over([server.at()]).listener(&format!("bind = [\"{first}:0\", \"{second}:0\"]"));
+    let file = ConfigFile::over([server.at()]).listener(&format!("bind = [\"{first}:0\", \"{second}:0\"]"));
     let tcplb = Tcplb::from_file(&file.write(), 2).start();
     tcplb.listening().iter().for_each(|at| assert_served(&Conn::to(at)));
     let ips: BTreeSet<String> = tcplb.listening().iter().map(|at| at.to_string()).collect();
@@ -173,7 +175,7 @@ fn socket_file(line: &str) -> (u32, u32, u32) {
     let path = directory.path().join("web.sock");
     let server = echo();
     let bind = format!("bind = [\"unix:{}\"]\n{line}", path.display());
-    let tcplb = File::over([server.at()]).listener(&bind).start();
+    let tcplb = ConfigFile::over([server.at()]).listener(&bind).start();
     assert_served(&tcplb.connect());
     let found = fs::metadata(&path).unwrap();
     (found.mode() & 0o777, found.uid(), found.gid())
@@ -200,7 +202,7 @@ fn owner_and_group_of_a_socket_file_go_by_name_or_number() {
         assert_eq!(socket_file(&line), (0o660, 0, gid));
     }
     let server = echo();
-    let file = File::over([server.at()]).listener("bind = [\"unix:/nowhere/a\"]\nowner = \"no-such-user\"");
+    let file = ConfigFile::over([server.at()]).listener("bind = [\"unix:/nowhere/a\"]\nowner = \"no-such-user\"");
     let (status, said) = Tcplb::from_file(&file.write(), 1).start_in_vain();
     assert_eq!(status.code(), Some(1));
     assert!(said.contains("owner: there is no user called `no-such-user`"), "{said}");

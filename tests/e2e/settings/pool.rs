@@ -1,17 +1,17 @@
 //! `[[pool]]` and the flags that concern choosing and time-outs.
 
-use super::{A_WHILE, File, Started, assert_next_is_reset, assert_served, both, call, echo, named};
-use crate::support::{BlackHole, Ending, Server, Tcplb, peers, refusing, tally};
+use super::{A_WHILE, assert_next_is_reset, assert_served, both, call, echo, named};
 use crossbeam_channel::bounded;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
+use testkit::{BlackHole, ConfigFile, Ending, Server, Started, Tcplb, peers, refusing, tally};
 
 #[test]
 fn a_pool_s_name_is_what_status_shows() {
     let server = echo();
     for name in ["web", "db"] {
-        let file = File::over([server.at()]).global("admin = \"127.0.0.1:0\"");
+        let file = ConfigFile::over([server.at()]).global("admin = \"127.0.0.1:0\"");
         let tcplb = file.pool(&format!("name = \"{name}\"")).start();
         assert!(call(&tcplb, &format!("GET /v1/pools/{name}/backends")).starts_with("HTTP/1.1 200 "));
         assert!(call(&tcplb, "GET /v1/pools/other/backends").starts_with("HTTP/1.1 404 "));
@@ -23,7 +23,7 @@ fn algorithm_decides_which_backend_is_next() {
     let servers = [named("a"), named("b")];
     let at = [servers[0].at(), servers[1].at()];
     for (algorithm, different) in [("round-robin", 2), ("source-hash", 1)] {
-        for tcplb in both(&at, File::pool, &format!("algorithm = \"{algorithm}\""), &["--algorithm", algorithm]) {
+        for tcplb in both(&at, ConfigFile::pool, &format!("algorithm = \"{algorithm}\""), &["--algorithm", algorithm]) {
             assert_eq!(tally((0..6).map(|_| tcplb.name_of_next())).len(), different, "{algorithm}");
         }
     }
@@ -34,12 +34,12 @@ fn send_proxy_is_the_version_of_the_header() {
     let server = echo();
     for (version, begins) in [("v1", &b"PROXY TCP4 "[..]), ("v2", b"\r\n\r\n\0\r\nQUIT\n")] {
         for tcplb in
-            both(&[server.at()], File::pool, &format!("send_proxy = \"{version}\""), &["--send-proxy", version])
+            both(&[server.at()], ConfigFile::pool, &format!("send_proxy = \"{version}\""), &["--send-proxy", version])
         {
             assert_eq!(tcplb.connect().hear(begins.len()), begins, "{version}");
         }
     }
-    for tcplb in both(&[server.at()], File::pool, "send_proxy = \"off\"", &[]) {
+    for tcplb in both(&[server.at()], ConfigFile::pool, "send_proxy = \"off\"", &[]) {
         assert_served(&tcplb.connect());
     }
 }
@@ -49,7 +49,7 @@ fn connect_timeout_ends_an_attempt() {
     let hole = BlackHole::start();
     for time in ["200ms", "60s"] {
         for tcplb in
-            both(&[hole.at()], File::pool, &format!("connect_timeout = \"{time}\""), &["--connect-timeout", time])
+            both(&[hole.at()], ConfigFile::pool, &format!("connect_timeout = \"{time}\""), &["--connect-timeout", time])
         {
             let client = tcplb.connect();
             if time == "60s" {
@@ -65,7 +65,7 @@ fn connect_timeout_ends_an_attempt() {
 fn connect_attempts_is_how_many_backends_are_tried() {
     let server = named("last");
     for attempts in [1, 3] {
-        let file = File::over([&refusing(), &refusing(), server.at()]);
+        let file = ConfigFile::over([&refusing(), &refusing(), server.at()]);
         let tcplb = file.pool(&format!("connect_attempts = {attempts}")).start();
         if attempts == 3 {
             assert_eq!(tcplb.name_of_next(), "last");
@@ -92,7 +92,8 @@ fn assert_silence_ends(tcplb: &Started, soon: bool) {
 fn idle_timeout_ends_a_silent_connection() {
     let server = echo();
     for (time, soon) in [("200ms", true), ("1h", false)] {
-        for tcplb in both(&[server.at()], File::pool, &format!("idle_timeout = \"{time}\""), &["--idle-timeout", time])
+        for tcplb in
+            both(&[server.at()], ConfigFile::pool, &format!("idle_timeout = \"{time}\""), &["--idle-timeout", time])
         {
             assert_silence_ends(&tcplb, soon);
         }
@@ -103,7 +104,7 @@ fn idle_timeout_ends_a_silent_connection() {
 fn max_lifetime_ends_a_connection() {
     let server = echo();
     for (time, soon) in [("300ms", true), ("0s", false)] {
-        assert_silence_ends(&File::over([server.at()]).pool(&format!("max_lifetime = \"{time}\"")).start(), soon);
+        assert_silence_ends(&ConfigFile::over([server.at()]).pool(&format!("max_lifetime = \"{time}\"")).start(), soon);
     }
 }
 
@@ -116,7 +117,7 @@ fn half_close_timeout_ends_what_one_side_has_finished() {
         last.recv().map_err(io::Error::other)
     });
     for (time, soon) in [("200ms", true), ("5m", false)] {
-        let tcplb = File::over([server.at()]).pool(&format!("half_close_timeout = \"{time}\"")).start();
+        let tcplb = ConfigFile::over([server.at()]).pool(&format!("half_close_timeout = \"{time}\"")).start();
         let client = tcplb.connect();
         client.finish();
         if soon {
@@ -132,7 +133,7 @@ fn half_close_timeout_ends_what_one_side_has_finished() {
 fn on_down_keeps_connections_or_resets_them() {
     for value in ["keep", "reset"] {
         let mut server = echo();
-        let file = File::over([server.at()]).pool(&format!("on_down = \"{value}\""));
+        let file = ConfigFile::over([server.at()]).pool(&format!("on_down = \"{value}\""));
         let tcplb = file.health("interval = \"200ms\"\ntimeout = \"200ms\"\nfall = 1").start();
         let client = tcplb.connect();
         assert_served(&client);
@@ -150,7 +151,7 @@ fn on_down_keeps_connections_or_resets_them() {
 fn on_remove_keeps_connections_or_resets_them() {
     let server = echo();
     for value in ["keep", "reset", "drain 200ms", "drain 1h"] {
-        let file = File::over([server.at()]).pool(&format!("on_remove = \"{value}\""));
+        let file = ConfigFile::over([server.at()]).pool(&format!("on_remove = \"{value}\""));
         let tcplb = file.global("admin = \"127.0.0.1:0\"").start();
         let client = tcplb.connect();
         assert_served(&client);
@@ -169,7 +170,7 @@ fn slow_start_gives_a_backend_that_came_up_a_growing_share() {
     for (time, slow) in [("10h", true), ("0s", false)] {
         let (old, mut new) = (named("old"), named("new"));
         new.stop();
-        let file = File::over([old.at(), new.at()]).pool(&format!("slow_start = \"{time}\""));
+        let file = ConfigFile::over([old.at(), new.at()]).pool(&format!("slow_start = \"{time}\""));
         let tcplb = file.health("interval = \"200ms\"\ntimeout = \"200ms\"\nrise = 1").start();
         tcplb.wait_for_line("b2 is down");
         new.start_again();
@@ -182,8 +183,8 @@ fn slow_start_gives_a_backend_that_came_up_a_growing_share() {
 #[test]
 fn warm_connections_are_refused_until_there_are_some() {
     let server = echo();
-    assert_served(&File::over([server.at()]).pool("warm_connections = 0").start().connect());
-    let file = File::over([server.at()]).pool("warm_connections = 1");
+    assert_served(&ConfigFile::over([server.at()]).pool("warm_connections = 0").start().connect());
+    let file = ConfigFile::over([server.at()]).pool("warm_connections = 1");
     let (status, said) = Tcplb::from_file(&file.write(), 1).start_in_vain();
     assert_eq!(status.code(), Some(2));
     assert!(said.contains("warm_connections: more than 0 is not in this version yet"), "{said}");
@@ -192,7 +193,7 @@ fn warm_connections_are_refused_until_there_are_some() {
 #[test]
 fn discover_is_refused_until_there_is_some() {
     let server = echo();
-    let file = File::over([server.at()]).and("[[pool.discover]]\nkind = \"dns\"\nname = \"web.internal:80\"\n");
+    let file = ConfigFile::over([server.at()]).and("[[pool.discover]]\nkind = \"dns\"\nname = \"web.internal:80\"\n");
     let (status, said) = Tcplb::from_file(&file.write(), 1).start_in_vain();
     assert_eq!(status.code(), Some(2));
     assert!(said.contains("[[pool.discover]] is not in this version yet"), "{said}");
@@ -201,7 +202,7 @@ fn discover_is_refused_until_there_is_some() {
 #[test]
 fn no_backend_resets_clients_or_lets_them_wait() {
     for value in ["reset", "wait 60s"] {
-        let tcplb = File::empty().pool(&format!("no_backend = \"{value}\"")).start();
+        let tcplb = ConfigFile::empty().pool(&format!("no_backend = \"{value}\"")).start();
         if value == "reset" {
             assert_next_is_reset(&tcplb);
         } else {
@@ -214,7 +215,7 @@ fn no_backend_resets_clients_or_lets_them_wait() {
 fn abandoned_serves_a_client_that_has_sent_its_fin_or_drops_it() {
     let server = echo();
     for value in ["serve", "drop"] {
-        let file = File::empty().pool(&format!("no_backend = \"wait 60s\"\nabandoned = \"{value}\""));
+        let file = ConfigFile::empty().pool(&format!("no_backend = \"wait 60s\"\nabandoned = \"{value}\""));
         let tcplb = file.backend(server.at(), "max_connections = 1").global("workers = 1").start();
         let first = tcplb.connect();
         assert_served(&first);
@@ -240,7 +241,7 @@ fn abandoned_serves_a_client_that_has_sent_its_fin_or_drops_it() {
 fn all_down_resets_clients_or_tries_all() {
     let server = Server::start(peers::http("web", Arc::new(AtomicU16::new(503))));
     for value in ["reset", "try-all"] {
-        let file = File::over([server.at()]).pool(&format!("all_down = \"{value}\""));
+        let file = ConfigFile::over([server.at()]).pool(&format!("all_down = \"{value}\""));
         let tcplb = file.health("kind = \"http\"\ninterval = \"200ms\"\ntimeout = \"200ms\"").start();
         tcplb.wait_for_line("b1 is down");
         if value == "reset" {
@@ -259,7 +260,7 @@ fn outlier_failures_leaves_out_a_backend_that_resets() {
     let bad = Server::start(|conn| conn.line().map(|_| conn.reset()));
     let good = Server::start(|conn| conn.line().map(|_| conn.finish()));
     for (limit, exact) in [(0, true), (1, false)] {
-        let tcplb = File::over([good.at(), bad.at()]).pool(&format!("outlier_failures = {limit}")).start();
+        let tcplb = ConfigFile::over([good.at(), bad.at()]).pool(&format!("outlier_failures = {limit}")).start();
         let is_reset = |_: &i32| {
             let client = tcplb.connect();
             client.say("hello\n");

@@ -4,8 +4,8 @@ use super::cases::Case;
 use super::compare::certain;
 use super::route::{Pair, Plain};
 use crate::stage::{Observation, Stage};
-use crate::support::{Ending, PATIENCE};
 use std::collections::BTreeSet;
+use testkit::{Ending, PATIENCE};
 
 /// How often all cases are played in a random order.
 const SHUFFLED: u64 = 3;

@@ -3,10 +3,10 @@
 use super::baseline::{Baseline, Baselines};
 use super::route::{Pair, Route};
 use crate::stage::Observation;
-use crate::support::Ending;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
+use testkit::Ending;
 
 /// tcplb is late where it takes so much longer than a peer, which no busy machine explains.
 const LATE: Duration = Duration::from_secs(8);

@@ -11,13 +11,9 @@ mod accepted;
 mod baseline;
 mod cases;
 mod compare;
-#[path = "../../common/foreign.rs"]
-mod foreign;
 mod report;
 mod route;
 
-use crate::support as waiting;
-use crate::support::need;
 use baseline::Baselines;
 use cases::Case;
 use compare::{Finding, findings};

@@ -3,11 +3,11 @@
 use super::cases::Case;
 use super::compare::{Finding, Shortfall};
 use super::route::{Pair, Route};
-use crate::support::Ending;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 use std::{env, fs};
+use testkit::Ending;
 
 pub struct Report {
     name: &'static str,

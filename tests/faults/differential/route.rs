@@ -1,13 +1,13 @@
 //! The ways from a client to a backend.
 
 use super::cases::Case;
-use super::foreign::{self, haproxy, nginx};
 use crate::house::House;
 use crate::stage::{Observation, Stage};
-use crate::support::{At, Conn, PATIENCE, Server, eventually, free_address, need, raise_descriptor_limit};
 use crossbeam_channel::{Receiver, unbounded};
 use rustix::net::sockopt;
 use std::time::Duration;
+use testkit::foreign::{Foreign, haproxy, nginx};
+use testkit::{At, Conn, PATIENCE, Server, eventually, free_address, need, raise_descriptor_limit};
 
 /// The client's side, then the backend's.
 pub type Pair = [Observation; 2];
@@ -85,7 +85,7 @@ pub struct Plain {
     at: At,
     given: Receiver<Conn>,
     _backend: Server,
-    balancer: Option<foreign::Server>,
+    balancer: Option<Foreign>,
 }
 
 impl Plain {

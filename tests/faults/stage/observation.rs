@@ -1,11 +1,11 @@
 //! What one side of a connection has seen of the other.
 
-use crate::support::{Conn, Ending};
 use rustix::net::{getpeername, getsockname};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::io::Read;
 use std::net::SocketAddrV4;
 use std::time::Duration;
+use testkit::{Conn, Ending};
 
 #[derive(Clone, Debug)]
 pub struct Observation {

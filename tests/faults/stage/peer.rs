@@ -5,13 +5,13 @@ use crate::script::Step::{
     Await, Deaf, Finish, Hear, Leave, Narrow, Pause, Reset, Send, Settle, Stall, Trickle, Urgent,
 };
 use crate::script::{Script, Step};
-use crate::support::{Conn, Ending};
 use crate::voice::Voice;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
 use std::fmt;
 use std::time::{Duration, Instant};
+use testkit::{Conn, Ending};
 
 /// The most that is said or heard at once.
 const CHUNK: usize = 64 * 1024;

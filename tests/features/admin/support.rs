@@ -1,6 +1,5 @@
-//! A tcplb under test with its admin API, and an HTTP client that shows everything.
+//! A tcplb under test with its admin API.
 
-pub use crate::process::{PATIENCE, Process, tcplb};
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -8,6 +7,7 @@ use std::path::Path;
 use std::process::Output;
 use std::thread;
 use std::time::Instant;
+pub use testkit::{Answer, PATIENCE, Process, answer, ask, talk, tcplb};
 
 /// A test server and where it is.
 pub fn backend(name: &str, flags: &[&str]) -> (Process, String) {
@@ -88,62 +88,4 @@ impl Balancer {
     pub fn client(&self, arguments: &[&str]) -> Output {
         tcplb(arguments).env("TCPLB_ADMIN", &self.admin).output().expect("it runs")
     }
-}
-
-/// An answer, taken apart.
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub head: String,
-    pub body: String,
-}
-
-impl Answer {
-    /// The body, if the status is as it should be.
-    #[track_caller]
-    pub fn json(&self, status: u16) -> Value {
-        assert_eq!(self.status, status, "{self:?}");
-        assert_eq!(self.header("Content-Type"), Some("application/json"), "{self:?}");
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
-    }
-
-    /// The text of `{"error": …}`, if that is all there is and the status is as it should be.
-    #[track_caller]
-    pub fn error(&self, status: u16) -> String {
-        let value = self.json(status);
-        let fields: Vec<&String> = value.as_object().expect("an object").keys().collect();
-        assert_eq!(fields, ["error"]);
-        value["error"].as_str().expect("a text").to_owned()
-    }
-
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-    }
-}
-
-/// One call with further header lines.
-#[track_caller]
-pub fn ask(address: &str, method: &str, path: &str, headers: &[&str], body: &str) -> Answer {
-    let mut request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: {}\r\n", body.len());
-    headers.iter().for_each(|header| request.push_str(&format!("{header}\r\n")));
-    let stream = TcpStream::connect(address).expect("it listens");
-    talk(stream, &[request.as_bytes(), b"\r\n", body.as_bytes()].concat())
-}
-
-/// Sends bytes and reads the answer.
-#[track_caller]
-pub fn talk(mut stream: TcpStream, bytes: &[u8]) -> Answer {
-    stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
-    stream.write_all(bytes).expect("it takes a request");
-    answer(stream)
-}
-
-/// Reads an answer up to its end.
-#[track_caller]
-pub fn answer(mut stream: impl Read) -> Answer {
-    let mut text = String::new();
-    stream.read_to_string(&mut text).expect("a whole answer");
-    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer but {text:?}"));
-    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
-    Answer { status, head: head.to_owned(), body: body.to_owned() }
 }

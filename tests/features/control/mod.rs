@@ -1,6 +1,5 @@
 //! Changes under way: real sockets, a balancer in this process, and clients that must not notice.
 
-#[cfg(test)]
 mod support;
 mod waiting;
 

@@ -1,20 +1,17 @@
 //! Servers that say who they are, clients that notice everything, and a balancer whose file is in memory.
 
-pub use crate::waiting::eventually;
 use parking_lot::Mutex;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 use tcplb::app::{self, Remote, Running};
 use tcplb::base::{Address, Endpoint, Listen};
 use tcplb::config::model::{self, Global, Health, HealthKind, Model};
 use tcplb::pool::{Backend, Published};
-
-/// What only a bug or a stopped machine takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+use testkit::PATIENCE;
+pub use testkit::eventually;
 
 /// Says its name, one byte, to each client and then sends back what it is sent.
 pub struct Server {

@@ -1,10 +1,12 @@
 //! The same from a configuration file, by the program itself: what the file says holds, and a reload changes it.
 
-use super::support::{Balancer, Client, Port, backend, client_of, eventually, greeting, is_reset, is_served, waits};
-use crate::process::Process;
+use super::support::{
+    Balancer, Client, Port, backend, client_of, eventually, greeting, is_reset, is_served, serve, waits,
+};
 use rustix::process::Signal;
 use std::io::Write;
 use std::net::SocketAddr;
+use testkit::Process;
 
 #[test]
 fn limits_in_a_file_hold_and_a_reload_changes_them() {
@@ -77,7 +79,7 @@ backend = [{{ address = "{}" }}]
     assert!(changed.starts_with("deny 127.0.0.2/32 → none, limits enforce → count"), "{changed}");
     is_served(&mut connect([127, 0, 0, 2]));
     (0..10).for_each(|_| is_served(&mut connect([127, 0, 0, 3])));
-    later.serve("b");
+    serve(later.listen(), "b");
     assert_eq!(greeting(&mut client).unwrap(), 'b', "the reload did not make it leave");
 }
 

@@ -1,15 +1,14 @@
 //! Limits and what becomes of clients without a backend, over real sockets: a whole balancer in this process, clients from
 //! several addresses of 127.0.0.0/8.
 
-#[cfg(test)]
 mod file;
-#[cfg(test)]
 mod support;
 
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 use support::{
-    Balancer, Port, SOON, backend, eventually, greeting, is_reset, is_served, resetting_backend, tally, unprobed, waits,
+    Balancer, Port, SOON, backend, eventually, greeting, is_reset, is_served, resetting_backend, serve, tally,
+    unprobed, waits,
 };
 use tcplb::config::model::{AllDown, Health, Listener, NoBackend, Pool, Rate};
 use tcplb::policy::limit::Enforcement;
@@ -179,7 +178,7 @@ fn a_waiting_client_is_served_when_a_backend_comes_back() {
         }
         let mut client = balancer.client();
         waits(&mut client);
-        port.serve("b");
+        serve(port.listen(), "b");
         is_served(&mut client);
     }
 }
@@ -229,7 +228,7 @@ fn a_backend_that_came_up_gets_a_small_share_at_first() {
     let balancer = Balancer::start(Listener::default(), pool, &[backend("a"), port.at], None);
     let snapshot = balancer.running.as_ref().unwrap().snapshot();
     eventually("it is down", || !snapshot.pools[0].up.get(1));
-    port.serve("b");
+    serve(port.listen(), "b");
     eventually("it is up", || snapshot.pools[0].up.get(1));
     let tally = tally(&balancer, 200);
     // Half a minute would be a twentieth of the slow start, and a share of a fortieth.
@@ -244,7 +243,7 @@ fn all_down_may_mean_try_them_all() {
     let balancer = Balancer::start(Listener::default(), pool, &[port.at], None);
     let snapshot = balancer.running.as_ref().unwrap().snapshot();
     eventually("it is down", || !snapshot.pools[0].up.get(0));
-    port.serve("b");
+    serve(port.listen(), "b");
     is_served(&mut balancer.client());
     assert!(!snapshot.pools[0].up.get(0), "and nobody has probed it since");
 }

@@ -1,6 +1,5 @@
 //! A balancer in this process, backends that tell their name, and clients with addresses of their own.
 
-pub use crate::waiting::eventually;
 use parking_lot::Mutex;
 use socket2::{Domain, Socket, Type};
 use std::collections::HashMap;
@@ -13,39 +12,13 @@ use tcplb::app::{self, Running};
 use tcplb::base::{Address, Endpoint, Listen};
 use tcplb::config::model::{self, Global, Health, HealthKind, Model};
 use tcplb::telemetry::Refusal;
+pub use testkit::{Port, eventually};
 
 /// For what should happen at once, on a machine that may be busy.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// A port that is ours whether something listens on it or not.
-pub struct Port {
-    pub at: SocketAddr,
-    _reserved: Socket,
-}
-
-impl Port {
-    pub fn reserve() -> Port {
-        let reserved = reusable();
-        reserved.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
-        Port { at: reserved.local_addr().unwrap().as_socket().unwrap(), _reserved: reserved }
-    }
-
-    /// A backend that greets with `name` and echoes after that.
-    pub fn serve(&self, name: &'static str) {
-        let socket = reusable();
-        socket.bind(&self.at.into()).unwrap();
-        socket.listen(128).unwrap();
-        serve(socket.into(), name);
-    }
-}
-
-fn reusable() -> Socket {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_reuse_address(true).unwrap();
-    socket
-}
-
-fn serve(listener: TcpListener, name: &'static str) {
+/// Serves there, as a backend that greets with `name` and echoes after that.
+pub fn serve(listener: TcpListener, name: &'static str) {
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
             std::thread::spawn(move || greet_and_echo(stream, name));

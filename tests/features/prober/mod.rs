@@ -2,7 +2,6 @@
 //!
 //! Nothing here waits for a length of time: every wait is for something that can be observed, by [`support::eventually`].
 
-#[cfg(test)]
 mod support;
 
 use parking_lot::Mutex;
@@ -139,9 +138,9 @@ fn a_unix_socket_is_probed_and_called_localhost() {
 
 #[test]
 fn a_black_hole_times_out() {
-    let (hole, _held) = black_hole();
+    let hole = BlackHole::start();
     let health = Health { timeout: Duration::from_millis(200), interval: Duration::from_millis(200), ..tcp() };
-    let (pool, _prober) = watch(health, &[("hole", at(hole))]);
+    let (pool, _prober) = watch(health, &[("hole", at(hole.at().tcp()))]);
     eventually("down", || !pool.up.get(0));
     assert_eq!(lines("hole"), ["WARN hole is down: timed out after 200ms"]);
     assert!(probes_of(&pool, 0, Class::Timeout) > 0);
@@ -149,10 +148,10 @@ fn a_black_hole_times_out() {
 
 #[test]
 fn a_backend_is_up_if_one_of_its_endpoints_answers() {
-    let (hole, _held) = black_hole();
+    let hole = BlackHole::start();
     let (refused, port) = (Port::reserve(), Port::reserve());
     let _listener = port.listen();
-    let endpoints = [hole, refused.at, port.at].map(Endpoint::Inet).to_vec();
+    let endpoints = [hole.at().tcp(), refused.at, port.at].map(Endpoint::Inet).to_vec();
     let health = Health { timeout: Duration::from_secs(1), interval: HOUR, ..tcp() };
     let (pool, _prober) = watch(health, &[("several", endpoints)]);
     decided(&pool);

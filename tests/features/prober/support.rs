@@ -1,6 +1,5 @@
 //! What is observed, what is probed, and the prober on it.
 
-pub use crate::waiting::eventually;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -13,6 +12,7 @@ use tcplb::config::model::{self, Global, Health, HealthKind, Model};
 use tcplb::policy::health::{Class, ConnectFailure};
 use tcplb::pool::{Backend, HealthReport, Note, Pool, Snapshot, build};
 use tcplb::prober::{self, Prober};
+pub use testkit::{BlackHole, Port, eventually};
 
 pub const REFUSED: ConnectFailure = ConnectFailure::Os(111);
 pub const HOUR: Duration = Duration::from_secs(3600);
@@ -44,38 +44,6 @@ pub fn lines(name: &str) -> Vec<String> {
 }
 
 // ── what is probed ──
-
-/// A port that is ours whether something listens on it or not: the bound socket keeps others away, its option lets a
-/// listener of ours join.
-pub struct Port {
-    pub at: SocketAddr,
-    _reserved: socket2::Socket,
-}
-
-impl Port {
-    pub fn reserve() -> Port {
-        let reserved = reusable();
-        reserved.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        Port { at: reserved.local_addr().unwrap().as_socket().unwrap(), _reserved: reserved }
-    }
-
-    pub fn listen(&self) -> TcpListener {
-        self.listen_with(128)
-    }
-
-    pub fn listen_with(&self, backlog: i32) -> TcpListener {
-        let socket = reusable();
-        socket.bind(&self.at.into()).unwrap();
-        socket.listen(backlog).unwrap();
-        socket.into()
-    }
-}
-
-fn reusable() -> socket2::Socket {
-    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    socket.set_reuse_address(true).unwrap();
-    socket
-}
 
 /// Answers each request with what `answer` holds at that time; `None` keeps silent with the connection open.
 pub fn http_server(answer: &Arc<Mutex<Option<&'static str>>>) -> SocketAddr {
@@ -110,24 +78,6 @@ pub fn read_request(stream: &mut impl Read) -> String {
         }
     }
     String::from_utf8(text).unwrap()
-}
-
-/// A listener whose accept queue is full, so that the kernel drops what comes: a black hole without a firewall.
-pub fn black_hole() -> (SocketAddr, impl Drop) {
-    struct Held(#[expect(dead_code, reason = "held, not read")] (TcpListener, Vec<socket2::Socket>));
-    impl Drop for Held {
-        fn drop(&mut self) {}
-    }
-    let port = Port::reserve();
-    let listener = port.listen_with(0);
-    let fill = (0..4).map(|_| {
-        let socket = reusable();
-        socket.set_nonblocking(true).unwrap();
-        let _ = socket.connect(&port.at.into());
-        socket
-    });
-    let fill: Vec<_> = fill.collect();
-    (port.at, Held((listener, fill)))
 }
 
 // ── the prober on it ──

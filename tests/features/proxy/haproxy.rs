@@ -6,8 +6,8 @@ use std::net::SocketAddr;
 use tcplb::proto::proxy::{Announced, Header};
 
 /// HAProxy that wants a header and answers with what it said.
-fn mirror() -> Option<(Server, SocketAddr)> {
-    let at = free_port("127.0.0.1");
+fn mirror() -> Option<(Foreign, SocketAddr)> {
+    let at = free_address_on("127.0.0.1");
     let config = format!(
         "
 frontend mirror
@@ -55,7 +55,7 @@ fn haproxy_before_us_is_understood_with_all_of_its_options() {
         for ip in ["127.0.0.1", "::1"] {
             let backend = FakeBackend::new();
             let tcplb = plan(&[backend.at()]).accept().send(V2).start();
-            let at = free_port(ip);
+            let at = free_address_on(ip);
             let config = format!(
                 "
 listen relay
@@ -67,7 +67,7 @@ listen relay
                 tcplb.at()
             );
             let Some(_server) = haproxy(&config, &[]) else { return };
-            let mut client = eventually("HAProxy listens", || std::net::TcpStream::connect(at).ok());
+            let mut client = eventually_some("HAProxy listens", || std::net::TcpStream::connect(at).ok());
             client.write_all(b"hello").unwrap();
             let mut server = backend.accept();
             let (header, bytes) = hear_header(&mut server);
@@ -86,7 +86,7 @@ listen relay
 fn haproxy_s_own_checks_are_local_and_go_through() {
     let backend = FakeBackend::new();
     let tcplb = plan(&[backend.at()]).accept().send(V2).start();
-    let at = free_port("127.0.0.1");
+    let at = free_address_on("127.0.0.1");
     let config = format!(
         "
 listen relay

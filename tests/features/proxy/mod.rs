@@ -3,17 +3,10 @@
 //! `chains` has tcplb and fake ends only; `haproxy` and `nginx` need those programs, and say so when they are missing (in
 //! CI that is a failure); `corpus` replays headers from files.
 
-#[cfg(test)]
 mod chains;
-#[cfg(test)]
 mod corpus;
-#[cfg(test)]
 mod endings;
-#[cfg(test)]
 mod haproxy;
-#[cfg(test)]
 mod nginx;
-#[cfg(test)]
 mod probes;
-#[cfg(test)]
 mod support;

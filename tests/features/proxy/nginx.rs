@@ -8,8 +8,8 @@ use tcplb::config::model::HealthKind;
 use tcplb::proto::proxy::{Announced, Header};
 
 /// nginx that wants a header and answers with what it said.
-fn mirror() -> Option<(Server, SocketAddr)> {
-    let at = free_port("127.0.0.1");
+fn mirror() -> Option<(Foreign, SocketAddr)> {
+    let at = free_address_on("127.0.0.1");
     let config = format!(
         "http {{
             access_log off;
@@ -41,7 +41,7 @@ fn nginx_behind_us_takes_a_unix_client_and_our_probes() {
         assert_eq!(words(&get(&mut connect_unix(&path)))["src"], "");
         let pool = tcplb.running().snapshot().pools[0].clone();
         let result = || pool.members[0].backend.health.lock().last_result;
-        assert!(eventually("a probe's result", result).passed());
+        assert!(eventually_some("a probe's result", result).passed());
     }
 }
 
@@ -52,9 +52,9 @@ fn nginx_before_us_is_understood() {
     let backend = FakeBackend::new();
     let tcplb = plan(&[backend.at()]).accept().send(V2).start();
     for ip in ["127.0.0.1", "::1"] {
-        let (at, path) = (free_port(ip), folder.path().join(format!("{}.sock", ip.len())));
+        let (at, path) = (free_address_on(ip), folder.path().join(format!("{}.sock", ip.len())));
         let Some(_server) = nginx(&[&module], &before(at, &path, tcplb.at()), &[]) else { return };
-        let mut client = eventually("nginx listens", || std::net::TcpStream::connect(at).ok());
+        let mut client = eventually_some("nginx listens", || std::net::TcpStream::connect(at).ok());
         client.write_all(b"hello").unwrap();
         let mut server = backend.accept();
         let (header, _) = hear_header(&mut server);

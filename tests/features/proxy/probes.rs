@@ -36,6 +36,6 @@ fn an_http_probe_asks_behind_its_header() {
         assert_eq!(hear(&mut server, 8), b"GET /up ");
         server.write_all(b"HTTP/1.1 500 Dead\r\n\r\n").unwrap();
         let pool = tcplb.running().snapshot().pools[0].clone();
-        eventually("the backend is down", || (!pool.up.get(0)).then_some(()));
+        eventually_some("the backend is down", || (!pool.up.get(0)).then_some(()));
     }
 }

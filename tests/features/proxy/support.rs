@@ -1,8 +1,5 @@
 //! A tcplb in this process, fake clients and backends, and other people's programs.
 
-pub use crate::foreign::{Server, haproxy, nginx};
-pub use crate::need::need;
-pub use crate::waiting::PATIENCE;
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,20 +12,11 @@ use tcplb::config::model::{
     Backend, Engine, Global, Health, HealthKind, Listener, Model, Pool, ProxyVersion, SendProxy,
 };
 use tcplb::proto::proxy::{Announced, Header, Parsed, parse};
+pub use testkit::foreign::{Foreign, haproxy, nginx};
+pub use testkit::{PATIENCE, eventually_some, free_address_on, need};
 
 pub const V1: Option<ProxyVersion> = Some(ProxyVersion::V1);
 pub const V2: Option<ProxyVersion> = Some(ProxyVersion::V2);
-
-/// What `look` finds, as soon as it finds something.
-#[track_caller]
-pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let mut seen = None;
-    crate::waiting::eventually(what, || {
-        seen = look();
-        seen.is_some()
-    });
-    seen.expect("it was waited for")
-}
 
 // ── tcplb ──
 
@@ -156,7 +144,7 @@ impl FakeBackend {
 
     #[track_caller]
     pub fn accept(&self) -> TcpStream {
-        let stream = eventually("a connection to the backend", || self.0.accept().ok()).0;
+        let stream = eventually_some("a connection to the backend", || self.0.accept().ok()).0;
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
@@ -212,12 +200,6 @@ pub fn get(stream: &mut (impl Read + Write)) -> String {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{answer}"));
     assert!(head.contains(" 200 "), "{answer}");
     body.trim().to_owned()
-}
-
-/// A port that was free a moment ago, for programs that cannot say which one the kernel gave them.
-pub fn free_port(ip: &str) -> SocketAddr {
-    let free = TcpListener::bind((ip, 0)).expect("bind a free port");
-    free.local_addr().expect("its address")
 }
 
 // ── answers of other people's programs ──

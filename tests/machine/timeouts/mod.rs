@@ -7,11 +7,11 @@
 mod rows;
 mod stage;
 
-use crate::support::{Ending, MIB, PATIENCE, let_pass, receive, send};
 use rows::{Cable, Fate, Row, rows};
 use stage::{Backends, Stage};
 use std::thread;
 use std::time::{Duration, Instant};
+use testkit::{Ending, MIB, PATIENCE, let_pass, receive, send};
 
 /// When the cables are pulled. Windows that are closed by then have been closed for long enough that the kernel on its own
 /// probes them only every few seconds.

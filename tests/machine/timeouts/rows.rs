@@ -1,10 +1,10 @@
 //! The rows: which time-out, which peer, what it does, and what is expected of it.
 
 use super::stage::{Backends, CONNECT, DEAD_PEER, HALF_CLOSE, IDLE, LIFETIME};
-use crate::support::Conn;
 use std::fmt;
 use std::io::{Read, Write};
 use std::time::Duration;
+use testkit::Conn;
 
 /// Between two bytes of a peer that sends a few.
 pub const PACE: Duration = Duration::from_millis(400);

@@ -3,7 +3,6 @@
 use super::rows::{Cable, PACE, Row};
 use super::{MUCH, OVER};
 use crate::lab::{Configured, Network};
-use crate::support::{At, BlackHole, Conn, Server, eventually, let_pass, receive, refusing, send};
 use parking_lot::Mutex;
 use rustix::net::getsockname;
 use std::collections::HashMap;
@@ -13,6 +12,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
+use testkit::{At, BlackHole, Conn, Server, eventually, let_pass, receive, refusing, send};
 
 /// As the configuration below has them.
 pub const DEAD_PEER: Duration = Duration::from_secs(4);

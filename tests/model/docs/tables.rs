@@ -1,11 +1,11 @@
 //! The tables of the pages against the program: every flag and every key, every metric, every call of the admin API.
 
 use super::pages::root;
-use crate::sources::sources;
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::{env, fs};
 use tcplb::config::settings;
+use testkit::sources;
 
 const METRICS: &str = include_str!("../../../docs/metrics.md");
 const ADMIN_API: &str = include_str!("../../../docs/admin-api.md");

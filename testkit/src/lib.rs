@@ -1,42 +1,40 @@
-//! What every test stands on: tcplb as a process, scripted peers for both sides of it, and waiting without sleeping.
+//! What the suites share: the built tcplb as a process, scripted peers for both sides of it, other servers, and waiting without
+//! sleeping.
 //!
-//! Nothing here asserts how fast something is. [`PATIENCE`] only says when a test gives up.
+//! Nothing here asserts how fast something is. [`PATIENCE`] only says when a test gives up. A panic is how a test fails.
 
 mod admin;
 mod bulk;
+mod config;
 mod conn;
-#[path = "../../common/eventually.rs"]
-mod eventually;
 mod flood;
+pub mod foreign;
+mod http;
 pub mod peers;
+mod port;
 mod process;
 mod server;
+mod sources;
 mod tcplb;
 mod tools;
+mod wait;
 
 pub use admin::Admin;
 pub use bulk::{MIB, receive, send};
+pub use config::{ConfigFile, Started};
 pub use conn::{At, Conn, Ending};
-pub use eventually::{PATIENCE, eventually};
 pub use flood::Flood;
+pub use http::{Answer, answer, ask, talk};
+pub use port::Port;
 pub use process::Process;
-pub use server::{BlackHole, Server, free_address, fresh_loopback, refusing};
-pub use tcplb::{QUICK_PROBES, Running, Tcplb};
+pub use server::{BlackHole, Server, free_address, free_address_on, fresh_loopback, refusing};
+pub use sources::sources;
+pub use tcplb::{QUICK_PROBES, Running, Tcplb, tcplb};
 pub use tools::{account, need, need_root, run, wait_until_it_listens};
+pub use wait::{PATIENCE, eventually, eventually_some, let_pass};
 
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
-use std::thread;
-use std::time::{Duration, Instant};
-
-/// Lets `time` pass where the test is about nothing happening meanwhile.
-pub fn let_pass(time: Duration) {
-    let end = Instant::now() + time;
-    // A park may end early.
-    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-        thread::park_timeout(left);
-    }
-}
 
 /// Held by the tests that keep both cores or much memory busy, so that only one of them runs at a time and the
 /// light ones beside it are not slowed past their patience.

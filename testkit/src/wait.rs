@@ -15,3 +15,23 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         thread::park_timeout(Duration::from_millis(2));
     }
 }
+
+/// Waits until `look` finds something, and returns it.
+#[track_caller]
+pub fn eventually_some<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let mut seen = None;
+    eventually(what, || {
+        seen = look();
+        seen.is_some()
+    });
+    seen.expect("it was waited for")
+}
+
+/// Lets `time` pass where the test is about nothing happening meanwhile.
+pub fn let_pass(time: Duration) {
+    let end = Instant::now() + time;
+    // A park may end early.
+    while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        thread::park_timeout(left);
+    }
+}

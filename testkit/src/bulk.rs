@@ -1,6 +1,6 @@
 //! Large, checkable streams: what arrives is compared by SHA-256, so that nothing large is kept.
 
-use super::Conn;
+use crate::Conn;
 use sha2::Digest as _;
 use std::io::{self, Read, Write};
 

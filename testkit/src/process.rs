@@ -1,6 +1,6 @@
 //! A child process whose output is kept line by line: waited for, and shown when the test fails.
 
-use super::{PATIENCE, eventually};
+use crate::{PATIENCE, eventually, tcplb};
 use parking_lot::{Condvar, Mutex};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader, Read};
@@ -19,6 +19,8 @@ struct Log {
 #[derive(Default)]
 struct Kept {
     lines: Vec<String>,
+    /// How many of them [`Process::line`] has passed.
+    read: usize,
     /// Of the two streams; with both, nothing more comes.
     closed: usize,
 }
@@ -43,6 +45,11 @@ impl Process {
         readers.extend(child.stdout.take().map(|out| keep(out, log.clone())));
         readers.extend(child.stderr.take().map(|out| keep(out, log.clone())));
         Process { name, child, log, readers, farewell: None }
+    }
+
+    /// Starts `tcplb ARGUMENTS`.
+    pub fn start(arguments: &[&str]) -> Process {
+        Process::spawn(&mut tcplb(arguments))
     }
 
     /// Ends it with `signal` when dropped, for what would leave a mess if it were killed.
@@ -113,6 +120,38 @@ impl Process {
             let over = kept.closed == 2 || self.log.grown.wait_until(&mut kept, end).timed_out();
             assert!(!over, "{} never said `{text}` {count} times; it said:\n{}", self.name, kept.lines.join("\n"));
         }
+    }
+
+    /// The next line with `text` in it, behind the one that was returned last.
+    #[track_caller]
+    pub fn line(&self, text: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        let mut kept = self.log.kept.lock();
+        let begun = kept.read;
+        loop {
+            while let Some(line) = kept.lines.get(kept.read).cloned() {
+                kept.read += 1;
+                if line.contains(text) {
+                    return line;
+                }
+            }
+            let over = kept.closed == 2 || self.log.grown.wait_until(&mut kept, end).timed_out();
+            assert!(!over, "`{text}` did not come, but {:?}", &kept.lines[begun..]);
+        }
+    }
+
+    /// What follows `text` in the next line that contains it.
+    #[track_caller]
+    pub fn after(&self, text: &str) -> String {
+        self.line(text).split_once(text).map(|(_, rest)| rest.to_owned()).expect("it was waited for")
+    }
+
+    /// Waits for it to end by itself; its status, and the lines that [`Process::line`] has not passed.
+    #[track_caller]
+    pub fn end(&mut self) -> (ExitStatus, Vec<String>) {
+        let status = self.wait_exit();
+        let kept = self.log.kept.lock();
+        (status, kept.lines[kept.read..].to_vec())
     }
 
     /// Resident memory, in KiB.

@@ -1,6 +1,6 @@
-//! Scripts for [`super::Server`]: what a backend does with one connection. An error ends the script.
+//! Scripts for [`crate::Server`]: what a backend does with one connection. An error ends the script.
 
-use super::Conn;
+use crate::Conn;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};

@@ -1,6 +1,6 @@
 //! Clients that never stop coming.
 
-use super::{At, Conn, eventually};
+use crate::{At, Conn, eventually};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,6 +1,6 @@
 //! One stream connection, TCP or unix, as clients and scripted servers use it alike.
 
-use super::PATIENCE;
+use crate::PATIENCE;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::SendFlags;
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -44,12 +44,19 @@ impl At {
         }
     }
 
-    /// The port, for tools that want it apart.
-    pub fn port(&self) -> u16 {
+    /// The address, for what knows no unix socket.
+    #[track_caller]
+    pub fn tcp(&self) -> SocketAddr {
         match self {
-            At::Tcp(at) => at.port(),
-            At::Unix(path) => panic!("{} has no port", path.display()),
+            At::Tcp(at) => *at,
+            At::Unix(path) => panic!("{} is a unix socket", path.display()),
         }
+    }
+
+    /// The port, for tools that want it apart.
+    #[track_caller]
+    pub fn port(&self) -> u16 {
+        self.tcp().port()
     }
 
     /// The same port on another IP address: how one reaches a listener of every interface.
@@ -57,7 +64,7 @@ impl At {
         At::Tcp((ip.into(), self.port()).into())
     }
 
-    pub(super) fn socket(&self) -> (Socket, SockAddr) {
+    pub(crate) fn socket(&self) -> (Socket, SockAddr) {
         let (domain, address) = match self {
             At::Tcp(at) => (Domain::for_address(*at), SockAddr::from(*at)),
             At::Unix(path) => {
@@ -125,7 +132,7 @@ impl Conn {
         Ok(Conn::over(socket))
     }
 
-    pub(super) fn over(socket: Socket) -> Conn {
+    pub(crate) fn over(socket: Socket) -> Conn {
         socket.set_read_timeout(Some(PATIENCE)).expect("set the read timeout");
         socket.set_write_timeout(Some(PATIENCE)).expect("set the write timeout");
         // Unix sockets know no Nagle.
@@ -141,7 +148,7 @@ impl Conn {
         self
     }
 
-    pub(super) fn weak(&self) -> Weak<Socket> {
+    pub(crate) fn weak(&self) -> Weak<Socket> {
         Arc::downgrade(&self.0)
     }
 

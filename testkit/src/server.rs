@@ -1,7 +1,7 @@
 //! A scripted server: one thread accepts, one per connection runs the script. It can be stopped and started again on
 //! the same port, as a server that crashes and comes back.
 
-use super::{At, Conn, eventually};
+use crate::{At, Conn, eventually};
 use parking_lot::Mutex;
 use socket2::Socket;
 use std::io;
@@ -38,7 +38,12 @@ pub fn fresh_loopback() -> IpAddr {
 
 /// An address that nobody listens on, for a server which cannot choose its port itself.
 pub fn free_address() -> SocketAddr {
-    let free = TcpListener::bind((fresh_loopback(), 0)).expect("bind a fresh loopback address");
+    free_address_on(&fresh_loopback().to_string())
+}
+
+/// The same on a given IP address.
+pub fn free_address_on(ip: &str) -> SocketAddr {
+    let free = TcpListener::bind((ip, 0)).expect("bind a free port");
     free.local_addr().expect("its address")
 }
 

@@ -1,14 +1,47 @@
 //! tcplb as its users start it: the built program, with flags.
 
-use super::{At, Conn, Ending, Process, Server, eventually, let_pass};
+use crate::{At, Conn, Ending, Process, Server, eventually, let_pass};
+use std::env;
+use std::ffi::OsStr;
 use std::io::ErrorKind;
 use std::ops::{Deref, DerefMut};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 /// Probes often enough for a test to wait for them.
 pub const QUICK_PROBES: [&str; 4] = ["-t", "300ms", "--health-timeout", "300ms"];
+
+/// What in the environment of a test would change what tcplb does.
+const VARIABLES: [&str; 7] =
+    ["RUST_LOG", "TCPLB_ADMIN", "TCPLB_TOKEN", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC"];
+
+/// `tcplb ARGUMENTS`, without what the environment of the test might tell it.
+pub fn tcplb(arguments: &[&str]) -> Command {
+    let mut command = without_variables(binary());
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn without_variables(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    for variable in VARIABLES {
+        command.env_remove(variable);
+    }
+    command
+}
+
+/// The program that cargo built for the tests. Cargo names it to the tests that it runs; where another runs them, as before
+/// cargo 1.94, it stands above the directory of the test's own program.
+fn binary() -> PathBuf {
+    let named = env::var_os("CARGO_BIN_EXE_tcplb").map(PathBuf::from);
+    let path = named.unwrap_or_else(|| {
+        let own = env::current_exe().expect("the path of this program");
+        own.ancestors().nth(2).expect("it stands in target/PROFILE/deps").join("tcplb")
+    });
+    assert!(path.is_file(), "there is no {}: build the tests with `cargo test`", path.display());
+    path
+}
 
 /// Flags being collected.
 #[derive(Default)]
@@ -77,11 +110,14 @@ impl Tcplb {
 
     /// The one place that knows how tests start tcplb.
     pub fn command(&self) -> Command {
-        let mut words = self.wrapper.clone();
-        words.push(env!("CARGO_BIN_EXE_tcplb").to_owned());
-        let (program, rest) = words.split_first().expect("tcplb itself, at least");
-        let mut command = Command::new(program);
-        command.args(rest).env_remove("RUST_LOG");
+        let mut command = match self.wrapper.split_first() {
+            None => tcplb(&[]),
+            Some((program, rest)) => {
+                let mut command = without_variables(program);
+                command.args(rest).arg(binary());
+                command
+            }
+        };
         if let Some((path, _)) = &self.file {
             command.arg("--config").arg(path).args(&self.args);
             return command;
@@ -93,7 +129,7 @@ impl Tcplb {
         }
         // The same suite runs for each way to move the bytes; a test that names its own way keeps it.
         let own_relay = self.args.iter().any(|arg| arg == "--relay");
-        if let (false, Ok(relay)) = (own_relay, std::env::var("TCPLB_TEST_RELAY")) {
+        if let (false, Ok(relay)) = (own_relay, env::var("TCPLB_TEST_RELAY")) {
             command.args(["--relay", &relay]);
         }
         command.args(&self.args);
