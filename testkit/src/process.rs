@@ -35,10 +35,17 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts it, with standard output and standard error going to one log.
+    /// Starts it without input, with standard output and standard error going to one log.
+    #[track_caller]
     pub fn spawn(command: &mut Command) -> Process {
+        Process::spawn_with_input(command, Stdio::null())
+    }
+
+    /// The same with an input.
+    #[track_caller]
+    pub fn spawn_with_input(command: &mut Command, input: impl Into<Stdio>) -> Process {
         let name = command.get_program().to_string_lossy().into_owned();
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| panic!("start {name}: {error}"));
         let log = Arc::new(Log::default());
         let mut readers = Vec::new();

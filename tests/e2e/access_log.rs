@@ -129,7 +129,7 @@ fn act(tcplb: &Running, line: &str, then: impl FnOnce(Conn)) -> Conn {
 }
 
 #[test]
-fn who_ended_a_connection_and_what_went_through_it_stands_in_its_line() {
+fn a_line_has_the_side_that_ended_a_connection_and_its_bytes() {
     let server = Server::start(obedient);
     type Act = fn(Conn);
     let endings: [(&str, &str, Act, [&str; 2]); 4] = [
@@ -170,7 +170,7 @@ fn who_ended_a_connection_and_what_went_through_it_stands_in_its_line() {
 }
 
 #[test]
-fn who_was_not_served_has_a_line_with_the_reason() {
+fn a_client_that_was_not_served_has_a_line_with_the_reason() {
     let (place, server) = (Place::new(), Server::start(peers::echo));
     let listeners = [
         ("closed", "deny = [\"0.0.0.0/0\"]", "good"),
@@ -227,7 +227,7 @@ fn who_was_not_served_has_a_line_with_the_reason() {
 }
 
 #[test]
-fn the_client_is_the_announced_one_or_nobody_at_a_unix_socket() {
+fn the_client_of_a_line_is_the_announced_one_or_none_at_a_unix_socket() {
     let server = Server::start(peers::echo);
     for accepts in [true, false] {
         let place = Place::new();
@@ -335,7 +335,7 @@ fn a_file_that_can_t_be_opened_again_leaves_the_old_one_in_use() {
 }
 
 #[test]
-fn a_full_disk_is_told_once_and_stops_nobody() {
+fn a_full_disk_is_logged_once_and_stops_no_client() {
     let server = Server::start(peers::echo);
     let flags = ["--access-log", "/dev/full", "--admin", "127.0.0.1:0"];
     let mut tcplb = Tcplb::new().backend(server.at()).unprobed().args(flags).start();
@@ -366,7 +366,7 @@ fn fifo(place: &Place) -> File {
 }
 
 #[test]
-fn a_log_that_nobody_takes_stops_nobody_and_what_is_lost_is_counted() {
+fn an_access_log_without_a_reader_stops_no_client_and_counts_lost_lines() {
     let (place, server) = (Place::new(), Server::start(peers::echo));
     let mut reader = fifo(&place);
     // Long names make long lines, so that it takes fewer clients.

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixListener;
 use std::process::Command;
-use testkit::{At, Conn, Ending, Process, Server, Tcplb, fresh_loopback, need, peers, run};
+use testkit::{At, Conn, Ending, Process, Server, Tcplb, fresh_loopback, need, peers, run, tcplb};
 
 #[test]
 fn ipv6_on_both_sides() {
@@ -164,25 +164,24 @@ fn a_name_whose_server_listens_on_one_family_only_works_with_either() {
 fn an_abstract_socket_has_a_name_and_no_file_on_every_side() {
     let directory = tempfile::tempdir().unwrap();
     let name = |side: &str| format!("@tcplb-test-{}-{side}", std::process::id());
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
-    command.args(["backend", "--echo", "--listen", &format!("unix:{}", name("back"))]);
+    let mut command = tcplb(&["backend", "--echo", "--listen", &format!("unix:{}", name("back"))]);
     let backend = Process::spawn(command.current_dir(directory.path()));
     backend.wait_for_line("listening on ");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
-    command.args(["--listen", &format!("unix:{}", name("front")), "--backend", &format!("unix:{}", name("back"))]);
-    let mut tcplb =
+    let (front, back) = (format!("unix:{}", name("front")), format!("unix:{}", name("back")));
+    let mut command = tcplb(&["--listen", &front, "--backend", &back]);
+    let mut running =
         Process::spawn(command.args(["--admin", &format!("unix:{}", name("admin"))]).current_dir(directory.path()));
-    tcplb.wait_for_line(&format!("listening on unix:{}", name("front")));
-    tcplb.wait_for_line("admin on ");
+    running.wait_for_line(&format!("listening on {front}"));
+    running.wait_for_line("admin on ");
     Conn::to(&At::Unix(name("front").into())).assert_echoes("no file");
     let admin = Conn::to(&At::Unix(name("admin").into()));
     admin.say("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(admin.hear_line().contains(" 200 "));
     let status = ["status", "--admin", &format!("unix:{}", name("admin"))];
-    run(Command::new(env!("CARGO_BIN_EXE_tcplb")).args(status));
+    run(&mut tcplb(&status));
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "no file was made");
-    tcplb.signal(Signal::TERM);
-    assert_eq!(tcplb.wait_exit().code(), Some(0), "{}", tcplb.output());
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait_exit().code(), Some(0), "{}", running.output());
 }
 
 #[test]

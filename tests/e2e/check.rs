@@ -7,13 +7,13 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
-use testkit::{Server, Tcplb, peers};
+use testkit::{Server, Tcplb, peers, tcplb};
 
 /// What `check` makes of a file: its exit code, and its lines on stderr.
 fn check(place: &TempDir, text: &str) -> (Option<i32>, Vec<String>) {
     let file = place.path().join("tcplb.toml");
     fs::write(&file, text).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_tcplb")).arg("check").arg(&file).output().unwrap();
+    let output = tcplb(&["check"]).arg(&file).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     (output.status.code(), said.lines().map(str::to_owned).collect())
 }
@@ -103,7 +103,7 @@ fn a_backend_that_is_the_admin_api_is_refused() {
         let (code, said) = check(&place, &file(&format!("admin = \"{admin}\""), ":4711", backend));
         assert!(code == Some(2) && said.len() == 1 && said[0].contains(&why), "{admin} {backend}: {said:#?}");
         let flags = ["--listen", ":4711", "--admin", admin, "--backend", backend];
-        let output = Command::new(env!("CARGO_BIN_EXE_tcplb")).args(flags).output().unwrap();
+        let output = tcplb(&flags).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.code() == Some(2) && said.contains(&why), "{admin} {backend}: {said}");
     }
@@ -131,7 +131,7 @@ fn a_backend_that_is_a_listener_is_refused() {
         let (code, said) = check(&place, &file("", bind, backend));
         assert!(code == Some(2) && said.len() == 1 && said[0].contains(&why), "{bind} {backend}: {said:#?}");
         let flags = ["--listen", bind, "--backend", backend];
-        let output = Command::new(env!("CARGO_BIN_EXE_tcplb")).args(flags).output().unwrap();
+        let output = tcplb(&flags).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         let why = why.replace("web", "default");
         assert!(output.status.code() == Some(2) && said.contains(&why), "{bind} {backend}: {said}");

@@ -31,7 +31,7 @@ fn a_connect_that_gets_no_answer_goes_to_another_backend() {
 }
 
 #[test]
-fn a_client_that_leaves_during_the_connect_harms_nobody() {
+fn a_client_that_leaves_during_the_connect_harms_no_other() {
     let (hole, server) = (BlackHole::start(), Server::start(peers::echo));
     let tcplb =
         Tcplb::new().backend(hole.at()).backend(server.at()).unprobed().args(["--connect-timeout", "500ms"]).start();

@@ -19,7 +19,7 @@ fn an_echo_server_echoes_and_finishes_after_its_client() {
 }
 
 #[test]
-fn a_reset_is_told_from_a_fin() {
+fn a_reset_differs_from_a_fin() {
     let server = Server::start(peers::resets);
     assert_eq!(Conn::to(server.at()).ending(), Ending::Reset);
     let (tell, told) = unbounded();
@@ -50,7 +50,7 @@ fn a_stopped_server_refuses_and_comes_back_on_its_port() {
 }
 
 #[test]
-fn a_refusing_address_refuses_and_a_black_hole_says_nothing() {
+fn a_refusing_address_refuses_and_a_black_hole_stays_silent() {
     assert_eq!(Conn::try_to(&refusing()).unwrap_err().kind(), ErrorKind::ConnectionRefused);
     let hole = BlackHole::start();
     let At::Tcp(at) = hole.at() else { panic!("a TCP address") };

@@ -210,7 +210,7 @@ fn socket_files_are_the_user_s_and_gone_at_the_end() {
 }
 
 #[test]
-fn a_token_that_others_can_read_is_told() {
+fn a_token_file_that_others_can_read_is_logged() {
     let (server, place) = (Server::start(peers::echo), Place::new());
     let token = place.path("etc/token");
     fs::write(&token, "secret\n").unwrap();
@@ -230,7 +230,7 @@ fn a_token_that_others_can_read_is_told() {
 }
 
 #[test]
-fn what_the_user_will_not_be_able_to_do_is_told_at_the_start() {
+fn a_start_reports_what_the_user_will_not_be_able_to_do() {
     if !need_root() {
         return;
     }
@@ -252,7 +252,7 @@ fn what_the_user_will_not_be_able_to_do_is_told_at_the_start() {
 }
 
 #[test]
-fn a_reload_that_leads_out_of_the_sandbox_is_refused_and_told_why() {
+fn a_reload_that_leads_out_of_the_sandbox_is_refused_with_the_reason() {
     let (server, place) = (Server::start(peers::echo), Place::new());
     let bind = "127.0.0.1:0";
     for (sandbox, free) in [("auto", false), ("off", true)] {
@@ -363,7 +363,7 @@ fn without_any_privilege_it_serves_high_ports() {
 }
 
 #[test]
-fn what_can_t_be_done_is_told_before_anything_is_opened() {
+fn a_start_reports_what_it_can_t_do_before_it_opens_anything() {
     let (server, place) = (Server::start(peers::echo), Place::new());
     let refused = |tcplb: Tcplb, args: &[&str], code: i32, wants: &str| {
         let (status, said) = tcplb.backend(server.at()).args(args.iter().copied()).start_in_vain();
@@ -392,7 +392,7 @@ fn a_low_port_without_the_right_to_it_names_the_remedies() {
 }
 
 #[test]
-fn root_that_stays_root_is_told() {
+fn staying_root_is_logged() {
     if !need_root() {
         return;
     }
@@ -404,7 +404,7 @@ fn root_that_stays_root_is_told() {
 }
 
 #[test]
-fn a_kernel_without_landlock_is_told_and_lived_with() {
+fn a_kernel_without_landlock_is_logged_and_tcplb_serves() {
     let Some(strace) = need("strace") else { return };
     let (server, place) = (Server::start(peers::echo), Place::new());
     let strace = strace.display().to_string();

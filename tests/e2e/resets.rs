@@ -85,7 +85,7 @@ fn an_early_answer_to_an_upload_arrives_whole() {
 }
 
 #[test]
-fn what_a_client_said_before_its_reset_arrives_whole() {
+fn what_a_client_sends_before_its_reset_arrives_whole() {
     let (server, told) = reports();
     for relay in RELAYS {
         let tcplb = tcplb(&server, relay);
@@ -138,7 +138,7 @@ fn reads_when_resumed() -> (Server, Sender<()>, Receiver<Got>) {
 }
 
 #[test]
-fn a_slow_reader_gets_all_that_was_said_before_a_reset() {
+fn a_slow_reader_gets_all_that_was_sent_before_a_reset() {
     let (server, resume, told) = reads_when_resumed();
     for relay in RELAYS {
         let tcplb = tcplb(&server, relay);
@@ -170,7 +170,7 @@ fn fills_and_resets() -> (Server, Receiver<usize>) {
 }
 
 #[test]
-fn a_reader_that_takes_a_little_at_a_time_gets_all_that_was_said_before_a_reset() {
+fn a_reader_that_takes_a_little_at_a_time_gets_all_that_was_sent_before_a_reset() {
     // The kernel's send buffer for the client accepts more only after a third of it is acknowledged. The reads
     // take less than that, for longer than a reader that takes nothing is given.
     const READS: usize = 32;

@@ -2,7 +2,6 @@
 
 use crate::addresses::with_hosts;
 use std::net::IpAddr;
-use std::process::Command;
 use testkit::{Admin, BlackHole, QUICK_PROBES, Running, Server, eventually, fresh_loopback, peers, tally};
 
 /// How long a client waits for an address that does not answer.
@@ -103,7 +102,7 @@ fn probes_look_at_every_address_and_clients_wait_for_none_that_fails() {
 
     // The command line shows it, below the backend.
     let admin = Admin::of(&tcplb).0.to_string();
-    let shown = Command::new(env!("CARGO_BIN_EXE_tcplb")).args(["status"]).env("TCPLB_ADMIN", admin).output().unwrap();
+    let shown = testkit::tcplb(&["status"]).env("TCPLB_ADMIN", admin).output().unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();
     let row = shown.lines().find(|line| line.trim_start().starts_with(&hole)).unwrap_or_else(|| panic!("{shown}"));
     assert!(row.contains("down") && row.contains("timed out after 300ms"), "{shown}");

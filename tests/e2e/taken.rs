@@ -37,7 +37,7 @@ fn a_port_that_any_program_has_is_taken() {
 }
 
 #[test]
-fn a_unix_socket_that_somebody_listens_on_is_taken() {
+fn a_unix_socket_with_a_listener_is_taken() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("live.sock");
     let theirs = Server::start_unix(&path, peers::echo);

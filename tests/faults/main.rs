@@ -1,19 +1,19 @@
 //! Peers that misbehave, on both sides of one tcplb at once, for each way to move the bytes.
 //!
-//! A peer follows a script ([`script`]); a stage ([`stage`]) plays hundreds of pairs of them in one thread, compares each
-//! byte that arrives with what was said there, and judges each ending. A house ([`house`]) is a tcplb with a well-behaved
-//! guest who must notice nothing, and with books that must add up once everybody has left.
+//! A peer follows a script ([`script`]). A scenario ([`scenario`]) plays hundreds of pairs of peers in one thread, compares each
+//! byte that arrives with what was sent there ([`byte_pattern`]), and checks each ending against its oracle. The harness
+//! ([`harness`]) is a tcplb with a canary: a well-behaved client that must notice nothing. Its counters must add up at the end.
 #![forbid(unsafe_code)]
 
-mod calm;
-mod cuts;
+mod byte_pattern;
 mod differential;
-mod doors;
-mod house;
+mod ends;
+mod harness;
+mod scenario;
 mod script;
-mod stage;
+mod stalled;
 mod table;
-mod voice;
+mod unreachable;
 
 macro_rules! for_each_relay {
     ($($relay:ident)*) => {$(
@@ -21,23 +21,23 @@ macro_rules! for_each_relay {
             const RELAY: &str = stringify!($relay);
 
             #[test]
-            fn everybody_with_everybody() {
-                crate::table::everybody_with_everybody(RELAY);
+            fn every_script_plays_with_every_script() {
+                crate::table::every_script_plays_with_every_script(RELAY);
             }
 
             #[test]
-            fn an_end_at_any_byte() {
-                crate::cuts::an_end_at_any_byte(RELAY);
+            fn a_fin_or_reset_after_any_byte_arrives() {
+                crate::ends::a_fin_or_reset_after_any_byte_arrives(RELAY);
             }
 
             #[test]
-            fn who_is_stalled_costs_nothing_and_loses_nothing() {
-                crate::calm::who_is_stalled_costs_nothing_and_loses_nothing(RELAY);
+            fn a_stalled_peer_costs_no_cpu_or_memory_and_loses_no_byte() {
+                crate::stalled::a_stalled_peer_costs_no_cpu_or_memory_and_loses_no_byte(RELAY);
             }
 
             #[test]
-            fn behind_a_closed_door_is_another() {
-                crate::doors::behind_a_closed_door_is_another(RELAY);
+            fn a_client_of_an_unreachable_backend_is_served_by_the_next() {
+                crate::unreachable::a_client_of_an_unreachable_backend_is_served_by_the_next(RELAY);
             }
         }
     )*};

@@ -1,19 +1,19 @@
 //! Each script as a client with each script as a backend, all at once.
 
-use crate::house::House;
-use crate::script::everybody;
-use crate::stage::Stage;
+use crate::harness::Harness;
+use crate::scenario::Scenario;
+use crate::script::all_scripts;
 
-pub fn everybody_with_everybody(relay: &str) {
-    let house = House::open(relay);
-    house.with_a_guest(|| {
-        let mut stage = Stage::default();
-        for client in everybody() {
-            for backend in everybody() {
-                stage.add(house.pair(), &client, &backend);
+pub fn every_script_plays_with_every_script(relay: &str) {
+    let harness = Harness::start(relay);
+    harness.with_canary(|| {
+        let mut scenario = Scenario::default();
+        for client in all_scripts() {
+            for backend in all_scripts() {
+                scenario.add(harness.pair(), &client, &backend);
             }
         }
-        stage.play();
+        scenario.play();
     });
-    house.close();
+    harness.close();
 }

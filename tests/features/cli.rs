@@ -73,7 +73,7 @@ fn version_is_one_line() {
 }
 
 #[test]
-fn help_names_every_flag_and_says_more_when_asked_for_more() {
+fn help_names_every_flag_and_long_help_explains_more() {
     let (short, long) = (stdout(&["-h"]), stdout(&["--help"]));
     for flag in FLAGS {
         assert!(short.contains(&format!("--{flag}")), "{flag}: {short}");
@@ -131,7 +131,7 @@ fn is_in_readme(output: &str) {
 }
 
 #[test]
-fn every_mistake_is_told_with_its_flag_and_value() {
+fn every_mistake_is_reported_with_its_flag_and_value() {
     for (line, wants) in [
         ("-b a:1", &["no listener", "--listen :8080"][..]),
         ("-l :1", &["no backend", "--backend 127.0.0.1:8081"]),
@@ -183,13 +183,13 @@ fn every_mistake_is_told_with_its_flag_and_value() {
 }
 
 #[test]
-fn all_mistakes_are_told_in_one_message() {
+fn one_message_reports_all_mistakes() {
     let message = refused(&["-w", "0", "-t", "soon", "--log-level", "x", "--health-rise", "0"], 2);
     assert_eq!(message.lines().filter(|line| line.starts_with("error: ")).count(), 6, "{message}");
 }
 
 #[test]
-fn a_taken_port_is_told_with_its_address_and_exit_code_1() {
+fn a_taken_port_is_reported_with_its_address_and_exit_code_1() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     for arguments in [
@@ -204,7 +204,7 @@ fn a_taken_port_is_told_with_its_address_and_exit_code_1() {
 }
 
 #[test]
-fn start_up_says_where_it_listens_and_signals_do_what_they_should() {
+fn start_up_logs_where_it_listens_and_signals_do_what_they_should() {
     let backend = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]);
     let spec = format!("{},name=web1", backend.after("listening on "));
     let arguments = ["-l", "127.0.0.1:0", "-l", "127.0.0.1:0", "-b", &spec, "-t", "5", "-w", "1"];
@@ -260,7 +260,7 @@ fn a_config_file_is_checked_and_run() {
 }
 
 #[test]
-fn a_config_that_says_what_is_rarely_meant_is_warned_of_and_accepted() {
+fn a_config_with_a_likely_mistake_is_accepted_with_a_warning() {
     let file = |pools: &str| config(&format!("[[listener]]\nbind = ['127.0.0.1:0']\npool = 'web'\n{pools}"));
     let pool = |algorithm: &str, rest: &str| {
         format!(
@@ -330,7 +330,7 @@ fn sighup_reads_the_file_again_and_a_wrong_one_changes_nothing() {
 }
 
 #[test]
-fn a_list_of_prefixes_is_read_with_the_file_and_its_mistakes_are_told_by_its_own_lines() {
+fn mistakes_in_a_list_of_prefixes_are_reported_by_its_own_lines() {
     let lists =
         [config("# nobody from there\n192.0.2.0/24\n"), config("10.0.0.0/8\n10.0.0.0/99\n"), config("# none\n")];
     let paths = lists.each_ref().map(|file| file.path().to_str().unwrap());
@@ -360,7 +360,7 @@ fn a_list_of_prefixes_is_read_with_the_file_and_its_mistakes_are_told_by_its_own
 }
 
 #[test]
-fn a_wrong_config_file_is_told_line_by_line() {
+fn mistakes_in_a_config_file_are_reported_line_by_line() {
     let file = config("[global]\nworkers = 0\n\n[[listener]]\nbnd = [':80']\n");
     let path = file.path().to_str().unwrap();
     for arguments in [&["check", path][..], &["--config", path], &["-c", path]] {
@@ -413,7 +413,7 @@ fn of_millions_of_mistakes_a_hundred_are_reported_within_bounded_memory() {
 }
 
 #[test]
-fn a_config_file_says_everything_so_no_other_flag_goes_with_it() {
+fn no_flag_of_the_balancer_goes_with_a_config_file() {
     let file = config("[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n");
     let path = file.path().to_str().unwrap();
     for flag in FLAGS.iter().filter(|flag| !["config", "log-level", "version"].contains(flag)) {

@@ -68,7 +68,7 @@ fn setting_the_clock_changes_nothing() {
 const CLIENTS: usize = 700;
 
 #[test]
-fn after_a_stop_whoever_has_spoken_meanwhile_stays_and_who_was_silent_times_out() {
+fn after_a_stop_busy_clients_stay_and_silent_ones_time_out() {
     const IDLE: Duration = Duration::from_secs(5);
     let server = Server::start(peers::named("web1"));
     let tcplb = Tcplb::new()

@@ -9,8 +9,7 @@ fn a_link_local_address_is_reached_through_the_interface_that_it_names() {
     let Some(network) = Network::new() else { return };
     network.inside(|| {
         run(Command::new("ip").args(["-6", "addr", "add", "fe80::1/64", "dev", "lo", "nodad"]));
-        let mut backend = Command::new(env!("CARGO_BIN_EXE_tcplb"));
-        let backend = Process::spawn(backend.args(["backend", "--listen", "[fe80::1%lo]:0", "--name", "web1"]));
+        let backend = Process::start(&["backend", "--listen", "[fe80::1%lo]:0", "--name", "web1"]);
         let line = backend.wait_for_line("listening on ");
         let port = line.rsplit_once(':').expect("a port").1.to_owned();
 

@@ -6,11 +6,11 @@
 //! itself does not answer, because a listening socket with a full backlog holds the port.
 
 use crate::lab::{Configured, Network};
-use testkit::{At, Conn, PATIENCE, Server, heavy, raise_descriptor_limit};
 use socket2::{Domain, Protocol, Socket, Type};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
+use testkit::{At, Conn, PATIENCE, Server, heavy, raise_descriptor_limit};
 
 /// Clients of the first pool. Their refusals keep a worker busy, so that the next batch of events is long.
 const BUSY: usize = 600;

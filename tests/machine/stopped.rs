@@ -2,7 +2,6 @@
 
 use crate::lab::{freeze, thaw};
 use std::io::Read;
-use std::process::Command;
 use testkit::{Admin, At, Conn, Process, QUICK_PROBES, Running, Tcplb, eventually, tally};
 
 /// A test server of our own that can be stopped.
@@ -13,8 +12,7 @@ struct Stoppable {
 
 impl Stoppable {
     fn start(name: &str) -> Stoppable {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
-        let process = Process::spawn(command.args(["backend", "--listen", "127.0.0.1:0", "--name", name]));
+        let process = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", name]);
         let line = process.wait_for_line("listening on ");
         let (_, at) = line.split_once("listening on ").expect("it was waited for");
         let at = At::parse(at.split_whitespace().next().expect("an address"));

@@ -56,9 +56,8 @@ fn start(watched: bool) -> (Process, Admin, UnixDatagram, tempfile::TempDir) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("notify");
     let manager = UnixDatagram::bind(&path).expect("a socket");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tcplb"));
-    command.args(["-l", "127.0.0.1:0", "-b", "127.0.0.1:1", "--health", "off", "-w", "2", "--admin", "127.0.0.1:0"]);
-    command.env_remove("RUST_LOG");
+    let flags = ["-l", "127.0.0.1:0", "-b", "127.0.0.1:1", "--health", "off", "-w", "2", "--admin", "127.0.0.1:0"];
+    let mut command = testkit::tcplb(&flags);
     if watched {
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", WATCHDOG.as_micros().to_string());
     }

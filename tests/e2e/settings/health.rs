@@ -46,7 +46,7 @@ fn assert_first_result(tcplb: &Started, up: bool) {
 }
 
 #[test]
-fn kind_says_what_a_probe_does() {
+fn kind_decides_what_a_probe_does() {
     let server = Server::start(peers::http("web", Arc::new(AtomicU16::new(503))));
     for (kind, up) in [("tcp", true), ("http", false)] {
         let lines = format!("kind = \"{kind}\"\n{QUICK}");
@@ -82,7 +82,7 @@ fn host_is_the_header_of_a_probe() {
 }
 
 #[test]
-fn expect_status_says_which_answers_are_good() {
+fn expect_status_decides_which_answers_are_good() {
     let server = http(|_| 503);
     for (list, up) in [("[\"503\"]", true), ("[\"200-299\"]", false)] {
         let file = ConfigFile::over([server.at()]).global("admin = \"127.0.0.1:0\"");

@@ -20,7 +20,7 @@ fn a_listener_s_name_is_what_status_shows() {
 }
 
 #[test]
-fn bind_says_where_clients_connect() {
+fn bind_decides_where_clients_connect() {
     let server = echo();
     for ip in [fresh_loopback(), fresh_loopback()] {
         let by_file = ConfigFile::over([server.at()]).listener(&format!("bind = [\"{ip}:0\"]")).start();
@@ -33,7 +33,7 @@ fn bind_says_where_clients_connect() {
 }
 
 #[test]
-fn pool_says_who_serves_a_listener() {
+fn pool_decides_which_backends_serve_a_listener() {
     let (one, other) = (named("one"), named("other"));
     for pool in ["one", "other"] {
         let second = format!(
@@ -182,7 +182,7 @@ fn socket_file(line: &str) -> (u32, u32, u32) {
 }
 
 #[test]
-fn mode_says_who_may_connect_to_a_socket_file() {
+fn mode_decides_which_users_may_connect_to_a_socket_file() {
     for mode in ["0600", "0666", "0770"] {
         let (found, ..) = socket_file(&format!("mode = \"{mode}\""));
         assert_eq!(format!("{found:04o}"), mode);

@@ -3,7 +3,7 @@
 use super::cases::Case;
 use super::compare::certain;
 use super::route::{Pair, Plain};
-use crate::stage::{Observation, Stage};
+use crate::scenario::{Observation, Scenario};
 use std::collections::BTreeSet;
 use testkit::{Ending, PATIENCE};
 
@@ -32,9 +32,9 @@ pub struct Baselines {
 
 impl Baselines {
     pub fn learn(cases: &[Case]) -> Baselines {
-        let (backend, mut random) = (Plain::direct(), crate::cuts::random());
-        let plain = backend.play(Stage::default, cases, PATIENCE);
-        let first = |seen: &Observation| Baseline { ends: [seen.end].into(), least: seen.heard };
+        let (backend, mut random) = (Plain::direct(), crate::ends::random());
+        let plain = backend.play(Scenario::default, cases, PATIENCE);
+        let first = |seen: &Observation| Baseline { ends: [seen.end].into(), least: seen.received };
         let learned = plain.iter().map(|pair| pair.each_ref().map(first)).collect();
         let mut baselines = Baselines { plain, learned, backend, random: random.fork() };
         for _ in 0..SHUFFLED {
@@ -67,13 +67,13 @@ impl Baselines {
     fn repeat(&mut self, cases: &[Case], which: &[usize]) {
         let chosen: Vec<Case> = which.iter().map(|case| cases[*case].clone()).collect();
         let random = &mut self.random;
-        let played = self.backend.play(|| Stage::shuffled(random.fork()), &chosen, PATIENCE);
+        let played = self.backend.play(|| Scenario::shuffled(random.fork()), &chosen, PATIENCE);
         for (case, pair) in which.iter().zip(played) {
             let broken = [certain(&pair[0], &pair[1]), certain(&pair[1], &pair[0])].concat();
             assert!(broken.is_empty(), "{broken:?} without a balancer: {pair:?}");
             for (baseline, seen) in self.learned[*case].iter_mut().zip(&pair) {
                 baseline.ends.insert(seen.end);
-                baseline.least = baseline.least.min(seen.heard);
+                baseline.least = baseline.least.min(seen.received);
             }
         }
     }

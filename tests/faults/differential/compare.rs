@@ -2,7 +2,7 @@
 
 use super::baseline::{Baseline, Baselines};
 use super::route::{Pair, Route};
-use crate::stage::Observation;
+use crate::scenario::Observation;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
@@ -49,31 +49,31 @@ impl Finding {
 /// What holds of every connection, with or without a balancer.
 ///
 /// A side that cuts the connection itself may have lost what it did not wait for.
-pub fn certain(hearer: &Observation, speaker: &Observation) -> Vec<Shortfall> {
+pub fn certain(receiver: &Observation, sender: &Observation) -> Vec<Shortfall> {
     let mut found = Vec::new();
-    if hearer.garbled.is_some() || hearer.heard > speaker.said {
+    if receiver.garbled.is_some() || receiver.received > sender.written {
         found.push(Shortfall::Garbled);
     }
-    if hearer.end == Some(Ending::Fin) && hearer.heard < speaker.said {
+    if receiver.end == Some(Ending::Fin) && receiver.received < sender.written {
         found.push(Shortfall::CutShort);
-    } else if !hearer.cut && hearer.heard < speaker.sent {
+    } else if !receiver.cut && receiver.received < sender.sent {
         found.push(Shortfall::Lost);
     }
-    if !hearer.cut && hearer.end.is_none() {
+    if !receiver.cut && receiver.end.is_none() {
         found.push(Shortfall::NoEnd);
     }
     found
 }
 
-/// What else the direct route has taught.
-pub fn learned(hearer: &Observation, speaker: &Observation, baseline: &Baseline) -> Vec<Shortfall> {
+/// What else the direct route has shown.
+pub fn learned(receiver: &Observation, sender: &Observation, baseline: &Baseline) -> Vec<Shortfall> {
     let mut found = Vec::new();
-    if hearer.cut {
-        if hearer.heard < baseline.least.min(speaker.sent).min(hearer.awaited) {
+    if receiver.cut {
+        if receiver.received < baseline.least.min(sender.sent).min(receiver.awaited) {
             found.push(Shortfall::Lost);
         }
-    } else if hearer.end.is_some() && !baseline.ends.contains(&hearer.end) {
-        let reset = hearer.end == Some(Ending::Reset);
+    } else if receiver.end.is_some() && !baseline.ends.contains(&receiver.end) {
+        let reset = receiver.end == Some(Ending::Reset);
         found.push(if reset { Shortfall::ResetForFin } else { Shortfall::FinForReset });
     }
     found
@@ -83,12 +83,12 @@ pub fn findings(played: &BTreeMap<Route, Vec<Pair>>, baselines: &Baselines) -> V
     let mut found = Vec::new();
     for (route, pairs) in played {
         for (case, pair) in pairs.iter().enumerate() {
-            for (side, hearer) in pair.iter().enumerate() {
-                let speaker = &pair[1 - side];
-                let mut all = certain(hearer, speaker);
-                all.extend(learned(hearer, speaker, baselines.of(case, side)));
+            for (side, receiver) in pair.iter().enumerate() {
+                let sender = &pair[1 - side];
+                let mut all = certain(receiver, sender);
+                all.extend(learned(receiver, sender, baselines.of(case, side)));
                 let others = Route::PEERS.iter().filter_map(|peer| Some(&played.get(peer)?[case][side]));
-                if Route::OURS.contains(route) && is_late(hearer, others) {
+                if Route::OURS.contains(route) && is_late(receiver, others) {
                     all.push(Shortfall::Late);
                 }
                 found.extend(all.into_iter().map(|what| Finding { route: *route, case, side, what }));
@@ -120,34 +120,44 @@ impl fmt::Display for Shortfall {
 mod tests {
     use super::*;
 
-    fn seen(said: u64, heard: u64, end: Option<Ending>) -> Observation {
-        Observation { said, sent: said, heard, garbled: None, end, took: None, cut: false, awaited: 0, starved: false }
+    fn seen(written: u64, received: u64, end: Option<Ending>) -> Observation {
+        Observation {
+            written,
+            sent: written,
+            received,
+            garbled: None,
+            end,
+            took: None,
+            cut: false,
+            awaited: 0,
+            starved: false,
+        }
     }
 
     #[test]
     fn each_shortfall_is_recognised() {
         let (fin, reset) = (Some(Ending::Fin), Some(Ending::Reset));
-        let speaker = Observation { sent: 80, ..seen(100, 0, None) };
-        assert_eq!(certain(&seen(0, 100, fin), &speaker), []);
-        assert_eq!(certain(&seen(0, 80, reset), &speaker), []);
-        assert_eq!(certain(&seen(0, 99, fin), &speaker), [Shortfall::CutShort]);
-        assert_eq!(certain(&seen(0, 79, reset), &speaker), [Shortfall::Lost]);
-        assert_eq!(certain(&seen(0, 101, reset), &speaker), [Shortfall::Garbled]);
-        assert_eq!(certain(&seen(0, 100, None), &speaker), [Shortfall::NoEnd]);
+        let sender = Observation { sent: 80, ..seen(100, 0, None) };
+        assert_eq!(certain(&seen(0, 100, fin), &sender), []);
+        assert_eq!(certain(&seen(0, 80, reset), &sender), []);
+        assert_eq!(certain(&seen(0, 99, fin), &sender), [Shortfall::CutShort]);
+        assert_eq!(certain(&seen(0, 79, reset), &sender), [Shortfall::Lost]);
+        assert_eq!(certain(&seen(0, 101, reset), &sender), [Shortfall::Garbled]);
+        assert_eq!(certain(&seen(0, 100, None), &sender), [Shortfall::NoEnd]);
         let garbled = Observation { garbled: Some("byte 7".to_owned()), ..seen(0, 100, fin) };
-        assert_eq!(certain(&garbled, &speaker), [Shortfall::Garbled]);
+        assert_eq!(certain(&garbled, &sender), [Shortfall::Garbled]);
 
         let always = |end| Baseline { ends: [end].into(), least: 10 };
-        assert_eq!(learned(&seen(0, 100, fin), &speaker, &always(fin)), []);
-        assert_eq!(learned(&seen(0, 100, reset), &speaker, &always(fin)), [Shortfall::ResetForFin]);
-        assert_eq!(learned(&seen(0, 100, fin), &speaker, &always(reset)), [Shortfall::FinForReset]);
+        assert_eq!(learned(&seen(0, 100, fin), &sender, &always(fin)), []);
+        assert_eq!(learned(&seen(0, 100, reset), &sender, &always(fin)), [Shortfall::ResetForFin]);
+        assert_eq!(learned(&seen(0, 100, fin), &sender, &always(reset)), [Shortfall::FinForReset]);
         let both = Baseline { ends: [fin, reset].into(), least: 10 };
-        assert_eq!(learned(&seen(0, 100, fin), &speaker, &both), []);
-        // A side that cuts hears what it waits for, where that always arrives; its end is its own.
-        let cuts = |heard, awaited| Observation { cut: true, awaited, ..seen(0, heard, None) };
-        assert_eq!(learned(&cuts(10, 20), &speaker, &both), []);
-        assert_eq!(learned(&cuts(9, 20), &speaker, &both), [Shortfall::Lost]);
-        assert_eq!(learned(&cuts(0, 0), &speaker, &both), []);
+        assert_eq!(learned(&seen(0, 100, fin), &sender, &both), []);
+        // A side that cuts receives what it waits for, where that always arrives; its end is its own.
+        let cuts = |received, awaited| Observation { cut: true, awaited, ..seen(0, received, None) };
+        assert_eq!(learned(&cuts(10, 20), &sender, &both), []);
+        assert_eq!(learned(&cuts(9, 20), &sender, &both), [Shortfall::Lost]);
+        assert_eq!(learned(&cuts(0, 0), &sender, &both), []);
 
         let took = |seconds| Observation { took: Some(Duration::from_secs(seconds)), ..seen(0, 0, fin) };
         assert!(is_late(&took(12), [&took(30), &took(3)].into_iter()));

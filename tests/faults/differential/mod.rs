@@ -1,7 +1,7 @@
 //! What arrives through tcplb, compared with the world instead of with a model of it.
 //!
 //! The peers of the fault suite play the same pairs of scripts over several routes: directly, through tcplb in each way to
-//! move the bytes, through HAProxy, and through nginx. The direct route teaches what is deterministic ([`baseline`]); every
+//! move the bytes, through HAProxy, and through nginx. The direct route shows what is deterministic ([`baseline`]); every
 //! other route is compared with it ([`compare`]). A shortfall of tcplb fails the test unless [`accepted`] names the pair and
 //! the reason. The shortfalls of the others are figures for docs/benchmarks.md ([`report`]).
 //!
@@ -23,29 +23,29 @@ use std::thread;
 
 #[test]
 fn every_pair_ends_as_it_does_directly() {
-    let (report, table) = judge("pairs", &cases::every_pair(), Report::shortfalls);
+    let (report, table) = compare("pairs", &cases::every_pair(), Report::shortfalls);
     report.publish(&table);
 }
 
 #[test]
 fn an_end_after_any_byte_arrives_as_it_does_directly() {
-    let (report, table) = judge("ends", &cases::an_end_after_any_byte(), Report::shortfalls);
+    let (report, table) = compare("ends", &cases::an_end_after_any_byte(), Report::shortfalls);
     report.publish(&table);
 }
 
 #[test]
 fn what_a_peer_sends_before_its_reset_reaches_a_whole_crowd() {
-    let (report, table) = judge("resets", &cases::crowds(), Report::crowds);
+    let (report, table) = compare("resets", &cases::crowds(), Report::crowds);
     report.publish(&table);
 }
 
 #[test]
 fn each_rule_about_a_side_that_fails_holds_in_every_run() {
-    judge("rules", &cases::rules(), Report::crowds);
+    compare("rules", &cases::rules(), Report::crowds);
 }
 
 /// Plays the cases over all routes. Fails where tcplb does worse than it may. Returns the table as well.
-fn judge(name: &'static str, cases: &[Case], table: impl Fn(&Report) -> String) -> (Report, String) {
+fn compare(name: &'static str, cases: &[Case], table: impl Fn(&Report) -> String) -> (Report, String) {
     let mut report = Report::new(name, cases);
     thread::scope(|scope| {
         // Only one balancer of ours runs at a time; the others and the direct route run beside it.
@@ -57,7 +57,7 @@ fn judge(name: &'static str, cases: &[Case], table: impl Fn(&Report) -> String) 
                 report.add(route, played);
             }
         }
-        for (route, played) in ours.join().expect("tcplb is judged") {
+        for (route, played) in ours.join().expect("tcplb has played") {
             report.add(route, played.expect("tcplb is here"));
         }
         // What looks like a shortfall may be rare without a balancer, too.

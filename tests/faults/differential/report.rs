@@ -11,7 +11,7 @@ use testkit::Ending;
 
 pub struct Report {
     name: &'static str,
-    /// What each case counts as: a crowd, or the script that is heard; for each side.
+    /// What each case counts as: a crowd, or the script that is received; for each side.
     groups: Vec<[String; 2]>,
     played: BTreeMap<Route, Vec<Pair>>,
     pub findings: Vec<Finding>,
@@ -20,10 +20,10 @@ pub struct Report {
 impl Report {
     pub fn new(name: &'static str, cases: &[Case]) -> Report {
         let group = |case: &Case, side| {
-            let heard = &case.sides(side).1.name;
+            let received = &case.sides(side).1.name;
             // Ends at any byte are one row, whatever the byte.
-            let general = heard.trim_end_matches(|letter: char| letter.is_ascii_digit());
-            if general.len() < heard.len() { format!("{general}n bytes") } else { heard.clone() }
+            let general = received.trim_end_matches(|letter: char| letter.is_ascii_digit());
+            if general.len() < received.len() { format!("{general}n bytes") } else { received.clone() }
         };
         let groups = cases
             .iter()
@@ -52,26 +52,26 @@ impl Report {
         let [seen, by] = [*side, 1 - side].map(|side| &self.played[route][*case][side]);
         let direct = &self.played[&Route::Direct][*case][*side];
         format!(
-            "{}: {what}: {}the {} `{}` hears {} of {} bytes ({} had left the {} `{}`), then {:?}; directly {}, then {:?}{}",
+            "{}: {what}: {}the {} `{}` receives {} of {} bytes ({} had left the {} `{}`), then {:?}; directly {}, then {:?}{}",
             route.name(),
             if cases[*case].crowd.is_empty() { String::new() } else { format!("{}: ", cases[*case].crowd) },
             ["client", "backend"][*side],
             own.name,
-            seen.heard,
-            by.said,
+            seen.received,
+            by.written,
             by.sent,
             ["client", "backend"][1 - side],
             other.name,
             seen.end,
-            direct.heard,
+            direct.received,
             direct.end,
             seen.garbled.as_ref().map(|garbled| format!("; {garbled}")).unwrap_or_default(),
         )
     }
 
-    /// A row for each script that is heard: how often a receiver falls short of it.
+    /// A row for each script that is received: how often a receiver falls short of it.
     pub fn shortfalls(&self) -> String {
-        let mut table = self.head("is heard by the other side", "sides");
+        let mut table = self.head("is received by the other side", "sides");
         let mut rows: BTreeMap<&str, usize> = BTreeMap::new();
         self.groups.iter().flatten().for_each(|group| *rows.entry(group).or_default() += 1);
         for (group, sides) in rows {
@@ -101,12 +101,12 @@ impl Report {
             let members: Vec<usize> = (0..self.groups.len()).filter(|case| self.groups[*case][0] == *group).collect();
             let mut cells = vec![members.len().to_string()];
             for pairs in self.played.values() {
-                let hearers = members
+                let receivers = members
                     .iter()
                     .flat_map(|case| [(&pairs[*case][0], &pairs[*case][1]), (&pairs[*case][1], &pairs[*case][0])]);
-                let hearers: Vec<_> = hearers.filter(|(hearer, _)| !hearer.cut).collect();
-                let whole = hearers.iter().filter(|(hearer, speaker)| hearer.heard >= speaker.sent).count();
-                let ends = |end| hearers.iter().filter(|(hearer, _)| hearer.end == end).count();
+                let receivers: Vec<_> = receivers.filter(|(receiver, _)| !receiver.cut).collect();
+                let whole = receivers.iter().filter(|(receiver, sender)| receiver.received >= sender.sent).count();
+                let ends = |end| receivers.iter().filter(|(receiver, _)| receiver.end == end).count();
                 let ends =
                     [("reset", ends(Some(Ending::Reset))), ("FIN", ends(Some(Ending::Fin))), ("no end", ends(None))];
                 let ends = ends.iter().filter(|(_, count)| *count > 0).map(|(end, count)| format!("{count} {end}"));

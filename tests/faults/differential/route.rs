@@ -1,8 +1,8 @@
 //! The ways from a client to a backend.
 
 use super::cases::Case;
-use crate::house::House;
-use crate::stage::{Observation, Stage};
+use crate::harness::Harness;
+use crate::scenario::{Observation, Scenario};
 use crossbeam_channel::{Receiver, unbounded};
 use rustix::net::sockopt;
 use std::time::Duration;
@@ -52,8 +52,10 @@ impl Route {
             Route::Copy => Some(through_tcplb("copy", cases)),
             Route::Splice => Some(through_tcplb("splice", cases)),
             Route::Adaptive => Some(through_tcplb("adaptive", cases)),
-            Route::Direct => Some(Plain::direct().play(Stage::default, cases, PATIENCE)),
-            Route::Haproxy | Route::Nginx => Some(Plain::behind(self)?.play(Stage::default, cases, FOREIGN_PATIENCE)),
+            Route::Direct => Some(Plain::direct().play(Scenario::default, cases, PATIENCE)),
+            Route::Haproxy | Route::Nginx => {
+                Some(Plain::behind(self)?.play(Scenario::default, cases, FOREIGN_PATIENCE))
+            }
         }
     }
 }
@@ -61,29 +63,29 @@ impl Route {
 /// tcplb gives up a side that takes nothing for a second after the other side's reset. A pair in which a side could not read
 /// for half of that proves nothing, and plays again.
 fn through_tcplb(relay: &str, cases: &[Case]) -> Vec<Pair> {
-    let house = House::open(relay);
+    let harness = Harness::start(relay);
     let mut played: Vec<Option<Pair>> = cases.iter().map(|_| None).collect();
     for tries in 0..=TRIES {
         let open: Vec<usize> = (0..cases.len()).filter(|case| played[*case].is_none()).collect();
         for wave in open.chunks(WAVE) {
-            let mut stage = Stage::default();
+            let mut scenario = Scenario::default();
             for case in wave {
-                stage.add(house.pair(), &cases[*case].client, &cases[*case].backend);
+                scenario.add(harness.pair(), &cases[*case].client, &cases[*case].backend);
             }
-            for (case, pair) in wave.iter().zip(stage.observe(PATIENCE)) {
+            for (case, pair) in wave.iter().zip(scenario.observe(PATIENCE)) {
                 let proves = tries == TRIES || pair.iter().all(|seen| !seen.starved);
                 played[*case] = proves.then_some(pair);
             }
         }
     }
-    house.close();
+    harness.close();
     played.into_iter().map(|pair| pair.expect("the last try counts")).collect()
 }
 
 /// Backends without a balancer, or behind a foreign one.
 pub struct Plain {
     at: At,
-    given: Receiver<Conn>,
+    accepted: Receiver<Conn>,
     _backend: Server,
     balancer: Option<Foreign>,
 }
@@ -91,9 +93,9 @@ pub struct Plain {
 impl Plain {
     pub fn direct() -> Plain {
         raise_descriptor_limit();
-        let (give, given) = unbounded();
-        let backend = Server::start(move |conn| give.send(conn).map_err(std::io::Error::other));
-        Plain { at: backend.at().clone(), given, _backend: backend, balancer: None }
+        let (accept, accepted) = unbounded();
+        let backend = Server::start(move |conn| accept.send(conn).map_err(std::io::Error::other));
+        Plain { at: backend.at().clone(), accepted, _backend: backend, balancer: None }
     }
 
     fn behind(route: Route) -> Option<Plain> {
@@ -117,30 +119,30 @@ impl Plain {
         };
         let plain = Plain { at: At::Tcp(at), balancer: Some(balancer), ..direct };
         // The first connection that is taken reaches the backend, too, and must not stay there as that of the first client.
-        eventually("the balancer accepts", || Conn::try_to(&plain.at).is_ok_and(|_client| plain.given().is_some()));
+        eventually("the balancer accepts", || Conn::try_to(&plain.at).is_ok_and(|_client| plain.accepted().is_some()));
         Some(plain)
     }
 
-    fn given(&self) -> Option<Conn> {
-        self.given.recv_timeout(PATIENCE).ok()
+    fn accepted(&self) -> Option<Conn> {
+        self.accepted.recv_timeout(PATIENCE).ok()
     }
 
     /// Plays the cases, a bounded number at once.
-    pub fn play(&self, mut stage: impl FnMut() -> Stage, cases: &[Case], patience: Duration) -> Vec<Pair> {
+    pub fn play(&self, mut scenario: impl FnMut() -> Scenario, cases: &[Case], patience: Duration) -> Vec<Pair> {
         let mut played = Vec::new();
         for wave in cases.chunks(WAVE) {
-            let mut stage = stage();
+            let mut scenario = scenario();
             for case in wave {
-                stage.add(self.pair(), &case.client, &case.backend);
+                scenario.add(self.pair(), &case.client, &case.backend);
             }
-            played.extend(stage.observe(patience));
+            played.extend(scenario.observe(patience));
         }
         played
     }
 
     fn pair(&self) -> (Conn, Conn) {
         let client = Conn::to(&self.at);
-        let backend = self.given().expect("the connection reaches the backend");
+        let backend = self.accepted().expect("the connection reaches the backend");
         if self.balancer.is_none() {
             // A balancer passes an urgent byte on in its place among the others, so that is where it is expected.
             for conn in [&client, &backend] {

@@ -31,7 +31,7 @@ fn a_weight_that_the_algorithm_ignores_is_set_and_warned_of() {
 }
 
 #[test]
-fn a_reload_that_is_only_tried_says_what_it_would_meet() {
+fn a_dry_run_of_a_reload_reports_what_it_would_meet() {
     let directory = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let file = directory.path().join("tcplb.toml");

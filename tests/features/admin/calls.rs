@@ -15,7 +15,7 @@ fn states(status: &Value) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_status_tells_what_happened() {
+fn the_status_shows_what_happened() {
     let (_web1, at) = backend("web1", &[]);
     let balancer = Balancer::start(&["-b", &format!("{at},name=web1,weight=5"), "-b", "127.0.0.1:1,backup"]);
     assert_eq!(balancer.request().unwrap(), "web1");
@@ -126,7 +126,7 @@ fn names_are_data_and_addresses_are_names() {
 }
 
 #[test]
-fn wrong_bodies_are_told_what_is_wrong() {
+fn the_answer_to_a_wrong_body_names_the_mistake() {
     let balancer = Balancer::idle();
     let web1 = format!("{BACKENDS}/web1");
     for (method, path, body, want) in [
@@ -255,7 +255,7 @@ fn readiness_follows_the_backends_and_the_drain() {
 }
 
 #[test]
-fn a_reload_says_what_changed_or_every_mistake() {
+fn a_reload_answers_with_what_changed_or_with_every_mistake() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("tcplb.toml");
     let file = |backends: &str| {
@@ -358,7 +358,7 @@ fn with_a_token_every_call_but_those_about_health_needs_it() {
 }
 
 #[test]
-fn other_people_s_pages_get_nothing() {
+fn pages_of_other_origins_get_nothing() {
     let balancer = Balancer::idle();
     let foreign = ask(&balancer.admin, "POST", "/v1/reload", &["Origin: https://evil.example"], "");
     assert!(foreign.error(403).contains("origin"));

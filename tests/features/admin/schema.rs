@@ -87,7 +87,7 @@ fn the_document_has_the_calls_there_are_and_no_others() {
 }
 
 #[test]
-fn answers_are_what_the_document_says() {
+fn answers_match_the_openapi_document() {
     let balancer = Balancer::idle();
     let document = balancer.get("/v1/openapi.json").json(200);
     let mut checked = BTreeSet::new();

@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 /// The next message that has this line.
 #[track_caller]
@@ -25,7 +25,7 @@ fn told(socket: &UnixDatagram, line: &str) -> String {
 }
 
 #[test]
-fn the_service_manager_is_told_of_start_reload_life_and_end() {
+fn the_service_manager_gets_start_reload_watchdog_and_stop_messages() {
     let directory = tempfile::tempdir().unwrap();
     let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -100,8 +100,8 @@ fn a_service_manager_may_listen_on_an_abstract_socket() {
 fn activated(socket: OwnedFd, arguments: &[&str]) -> Process {
     let mut command = Command::new("/bin/sh");
     let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
-    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tcplb")]).args(arguments).stdin(Stdio::from(socket));
-    Process::spawn(&mut command)
+    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tcplb")]).args(arguments);
+    Process::spawn_with_input(&mut command, socket)
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn an_inherited_socket_is_taken_over_by_the_listener_of_its_address() {
 }
 
 #[test]
-fn an_inherited_unix_socket_is_taken_over_too_and_one_too_many_is_told() {
+fn an_inherited_unix_socket_is_taken_over_and_a_surplus_one_is_logged() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("web.sock");
     let listener = UnixListener::bind(&path).unwrap();

@@ -222,7 +222,7 @@ fn changes_that_cannot_be_are_refused_with_the_reason() {
 }
 
 #[test]
-fn connections_of_a_backend_that_is_taken_out_end_as_the_pool_says() {
+fn on_remove_decides_what_happens_to_connections_of_a_removed_backend() {
     let (one, two) = (Server::start(b'1'), Server::start(b'2'));
     let time = Duration::from_millis(300);
     for (on_remove, force, goes_on) in [
@@ -258,7 +258,7 @@ fn connections_of_a_backend_that_is_taken_out_end_as_the_pool_says() {
 }
 
 #[test]
-fn connections_of_a_backend_that_goes_down_are_reset_where_the_pool_says_so() {
+fn on_down_reset_resets_connections_of_a_backend_that_goes_down() {
     for on_down in [OnDown::Keep, OnDown::Reset] {
         let (one, two) = (Server::start(b'1'), Server::start(b'2'));
         let mut model = model(&[("web", &[&one, &two])]);

@@ -85,7 +85,7 @@ backend = [{{ address = "{}" }}]
 
 /// Workers tell of the first; a burst may be over before it is time to tell of the others.
 #[test]
-fn how_many_were_refused_after_the_first_is_told_soon_and_at_the_end() {
+fn the_log_counts_refused_clients_soon_and_at_the_end() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tcplb.toml");
     let text = "listener = [{ bind = ['127.0.0.1:0'], deny = ['127.0.0.2'] }]\n\
@@ -106,7 +106,7 @@ fn how_many_were_refused_after_the_first_is_told_soon_and_at_the_end() {
 
 /// In this process, where both sides of a reload can be looked at.
 #[test]
-fn a_reload_counts_on_and_moves_those_who_wait() {
+fn a_reload_keeps_counts_and_moves_waiting_clients() {
     let listener = tcplb::config::model::Listener { max_connections_per_source: Some(2), ..Default::default() };
     let pool = tcplb::config::model::Pool { no_backend: super::WAIT, ..super::unprobed() };
     let balancer = Balancer::start(listener, pool, &[backend("a")], Some(1));

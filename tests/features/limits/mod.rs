@@ -49,7 +49,7 @@ fn a_source_has_so_many_connections_and_others_have_theirs() {
 }
 
 #[test]
-fn behind_a_proxy_it_is_the_announced_client_who_may_come_in_or_not() {
+fn behind_a_proxy_the_lists_apply_to_the_announced_client() {
     let listener = Listener {
         accept_proxy: true,
         allow: vec!["203.0.113.0/24".parse().unwrap()],
@@ -188,7 +188,7 @@ fn quick() -> Health {
 }
 
 #[test]
-fn a_waiting_client_that_is_gone_takes_nobody_s_turn() {
+fn a_waiting_client_that_is_gone_takes_no_turn() {
     let pool = Pool { no_backend: WAIT, ..unprobed() };
     let balancer = Balancer::start(Listener::default(), pool, &[backend("a")], Some(1));
     let mut first = balancer.client();

@@ -69,7 +69,7 @@ fn a_tcp_probe_is_not_seen_by_the_backends_process() {
 }
 
 #[test]
-fn http_answers_are_told_apart() {
+fn each_kind_of_http_answer_has_its_own_result() {
     let health = Health { timeout: Duration::from_millis(500), interval: Duration::from_secs(1), ..http("/healthz") };
     let closes = TcpListener::bind("127.0.0.1:0").unwrap();
     let closes_at = closes.local_addr().unwrap();
@@ -217,7 +217,7 @@ fn clients_that_fail_count_as_failed_probes() {
 }
 
 #[test]
-fn with_health_off_a_failed_client_only_backs_off_and_nobody_is_ever_without_a_backend() {
+fn with_health_off_a_failed_connect_only_backs_off_and_a_backend_always_remains() {
     let nobody = at("127.0.0.1:1".parse().unwrap());
     let health = Health { kind: HealthKind::Off, ..tcp() };
     let members: Members<'_> = &[("off-a", nobody.clone()), ("off-b", nobody)];
@@ -294,7 +294,7 @@ fn backend_like(other: &Backend, id: u64) -> Arc<Backend> {
 }
 
 #[test]
-fn a_lack_of_local_ports_makes_nobody_an_outlier() {
+fn running_out_of_local_ports_never_counts_as_a_backend_failure() {
     let ports = [Port::reserve(), Port::reserve()];
     let _listeners = ports.each_ref().map(Port::listen);
     let members = [("ports-a", at(ports[0].at)), ("ports-b", at(ports[1].at))];

@@ -8,7 +8,7 @@ use tcplb::config::model::{Engine, ProxyVersion, SendProxy};
 use tcplb::proto::proxy::{Announced, Header};
 
 #[test]
-fn a_backend_is_told_the_client_and_what_it_connected_to() {
+fn a_backend_gets_the_client_s_address_and_the_one_it_connected_to() {
     for (listen, to, version) in [
         ("127.0.0.1:0", "127.0.0.1", V1),
         ("127.0.0.1:0", "127.0.0.1", V2),
@@ -35,7 +35,7 @@ fn a_backend_is_told_the_client_and_what_it_connected_to() {
 }
 
 #[test]
-fn a_server_that_speaks_first_has_its_header_before_the_client_says_anything() {
+fn a_server_that_speaks_first_gets_its_header_before_the_client_sends() {
     let backend = FakeBackend::new();
     let tcplb = plan(&[backend.at()]).send(V2).start();
     let mut client = connect(tcplb.at());
@@ -46,7 +46,7 @@ fn a_server_that_speaks_first_has_its_header_before_the_client_says_anything() {
 }
 
 #[test]
-fn a_unix_client_is_announced_as_nobody() {
+fn a_unix_client_is_announced_without_an_address() {
     let folder = tempfile::tempdir().unwrap();
     let nobody = [(V1, Announced::Unknown), (V2, Announced::Local)];
     for (number, (version, announced)) in nobody.into_iter().enumerate() {
@@ -133,7 +133,7 @@ fn either_version_becomes_the_other() {
 }
 
 #[test]
-fn a_header_that_announces_nobody_leaves_the_socket_s_ends() {
+fn a_header_without_an_address_leaves_the_socket_s_ends() {
     let backend = FakeBackend::new();
     let tcplb = plan(&[backend.at()]).accept().send(V2).start();
     for name in ["v1_unknown", "v2_unspec", "v2_local", "v2_local_with_block", "v2_dgram"] {
@@ -145,7 +145,7 @@ fn a_header_that_announces_nobody_leaves_the_socket_s_ends() {
 }
 
 #[test]
-fn a_backend_s_own_word_overrides_the_pool_s() {
+fn a_backend_s_own_send_proxy_overrides_the_pool_s() {
     let backends = [FakeBackend::new(), FakeBackend::new(), FakeBackend::new()];
     let mut plan = plan(&backends.each_ref().map(FakeBackend::at)).send(Some(ProxyVersion::V2));
     plan.own = vec![SendProxy::Off, SendProxy::As(ProxyVersion::V1)];

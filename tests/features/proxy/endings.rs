@@ -63,7 +63,7 @@ fn a_fin_in_the_middle_is_answered_with_a_reset_and_a_bare_one_with_a_fin() {
 }
 
 #[test]
-fn who_is_not_trusted_is_reset_before_a_byte_and_who_is_gets_through() {
+fn a_client_that_is_not_trusted_is_reset_before_a_byte_and_a_trusted_one_is_served() {
     let backend = FakeBackend::new();
     let mut strict = plan(&[backend.at()]).accept();
     strict.trusted = vec!["192.0.2.0/24", "::1/128"];

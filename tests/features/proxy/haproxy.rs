@@ -20,13 +20,13 @@ frontend mirror
 }
 
 #[test]
-fn haproxy_behind_us_understands_both_versions() {
+fn haproxy_as_a_backend_understands_both_versions() {
     let Some((_server, at)) = mirror() else { return };
     learns_both_ends(at);
 }
 
 #[test]
-fn haproxy_behind_us_takes_an_unknown_client_for_the_one_who_connects() {
+fn haproxy_as_a_backend_takes_tcplb_for_an_unknown_client() {
     let Some((_server, at)) = mirror() else { return };
     let folder = tempfile::tempdir().unwrap();
     for (number, version) in [V1, V2].into_iter().enumerate() {
@@ -38,7 +38,7 @@ fn haproxy_behind_us_takes_an_unknown_client_for_the_one_who_connects() {
 }
 
 #[test]
-fn haproxy_behind_us_verifies_the_checksum_that_we_renew() {
+fn haproxy_as_a_backend_verifies_the_renewed_checksum() {
     let Some((_server, at)) = mirror() else { return };
     let tcplb = plan(&[at]).accept().send(V2).start();
     let mut client = connect(tcplb.at());
@@ -48,7 +48,7 @@ fn haproxy_behind_us_verifies_the_checksum_that_we_renew() {
 }
 
 #[test]
-fn haproxy_before_us_is_understood_with_all_of_its_options() {
+fn headers_from_haproxy_are_understood_with_all_of_its_options() {
     for (number, options) in
         ["send-proxy", "send-proxy-v2", "send-proxy-v2 proxy-v2-options crc32c,unique-id,authority"].iter().enumerate()
     {

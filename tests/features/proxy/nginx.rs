@@ -24,13 +24,13 @@ fn mirror() -> Option<(Foreign, SocketAddr)> {
 }
 
 #[test]
-fn nginx_behind_us_understands_both_versions() {
+fn nginx_as_a_backend_understands_both_versions() {
     let Some((_server, at)) = mirror() else { return };
     learns_both_ends(at);
 }
 
 #[test]
-fn nginx_behind_us_takes_a_unix_client_and_our_probes() {
+fn nginx_as_a_backend_takes_a_unix_client_and_probes() {
     let Some((_server, at)) = mirror() else { return };
     let folder = tempfile::tempdir().unwrap();
     for (number, version) in [V1, V2].into_iter().enumerate() {
@@ -46,7 +46,7 @@ fn nginx_behind_us_takes_a_unix_client_and_our_probes() {
 }
 
 #[test]
-fn nginx_before_us_is_understood() {
+fn headers_from_nginx_are_understood() {
     let Some(module) = need("ngx_stream_module.so") else { return };
     let folder = tempfile::tempdir().unwrap();
     let backend = FakeBackend::new();

@@ -10,7 +10,7 @@ fn nobody() -> [Header; 2] {
 }
 
 #[test]
-fn a_tcp_probe_says_that_it_is_no_client_and_hangs_up() {
+fn a_tcp_probe_sends_a_local_header_and_closes() {
     for (version, header) in [V1, V2].into_iter().zip(nobody()) {
         let backend = FakeBackend::new();
         let mut plan = plan(&[backend.at()]).send(version);

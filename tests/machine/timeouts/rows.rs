@@ -1,6 +1,6 @@
 //! The rows: which time-out, which peer, what it does, and what is expected of it.
 
-use super::stage::{Backends, CONNECT, DEAD_PEER, HALF_CLOSE, IDLE, LIFETIME};
+use super::networks::{Backends, CONNECT, DEAD_PEER, HALF_CLOSE, IDLE, LIFETIME};
 use std::fmt;
 use std::io::{Read, Write};
 use std::time::Duration;

@@ -9,13 +9,13 @@
 //! A failure prints its seed; `SIM_SEED=n cargo test --test model simulation` replays that one. `SIM_SEEDS=n` sets how many run.
 
 mod greeting;
-mod judge;
 mod machine;
 mod measured;
+mod oracle;
 mod world;
 
 use greeting::{DENIED, Greeting, client_ip};
-use judge::{AfterReset, Ended, Judge, check_sockets};
+use oracle::{AfterReset, Ended, Oracle, check_sockets};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -41,7 +41,7 @@ const LIFETIME: Duration = Duration::from_secs(40);
 const MEASURED_WITHIN: Duration = Duration::from_millis(110);
 
 struct Simulation {
-    driver: Driver<SimNet, Judge>,
+    driver: Driver<SimNet, Oracle>,
     world: Shared,
     snapshot: Snapshot,
     model: Model,
@@ -67,7 +67,7 @@ impl Simulation {
             model::NoBackend::Reset => Duration::ZERO,
         };
         world.borrow_mut().redials = !wait.is_zero();
-        let judge = Judge {
+        let oracle = Oracle {
             world: world.clone(),
             failures: failures.clone(),
             ended: ended.clone(),
@@ -78,7 +78,7 @@ impl Simulation {
         };
         // Few pipes, so that some directions have to do without.
         let relay = relay::RelayResources::new(engine, 2);
-        let driver = Driver::new(SimNet(world.clone()), judge, relay, seed, Tick(0));
+        let driver = Driver::new(SimNet(world.clone()), oracle, relay, seed, Tick(0));
         let connection_limit = ConnectionLimit::new(100);
         let checked = 0;
         Simulation {
@@ -475,16 +475,16 @@ fn run_seeds(engine: Engine) {
 }
 
 #[test]
-fn ten_thousand_lives_by_copy() {
+fn ten_thousand_connections_end_as_the_table_says_by_copy() {
     run_seeds(Engine::Copy);
 }
 
 #[test]
-fn ten_thousand_lives_by_splice() {
+fn ten_thousand_connections_end_as_the_table_says_by_splice() {
     run_seeds(Engine::Splice);
 }
 
 #[test]
-fn ten_thousand_lives_adaptive() {
+fn ten_thousand_connections_end_as_the_table_says_adaptively() {
     run_seeds(Engine::Adaptive);
 }

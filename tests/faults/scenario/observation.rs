@@ -10,11 +10,11 @@ use testkit::{Conn, Ending};
 #[derive(Clone, Debug)]
 pub struct Observation {
     /// What its kernel has taken from it.
-    pub said: u64,
+    pub written: u64,
     /// What of that has left its kernel for certain: all, unless it cut the connection.
     pub sent: u64,
-    pub heard: u64,
-    /// What it heard that was not said.
+    pub received: u64,
+    /// What it received that was not written.
     pub garbled: Option<String>,
     /// What it saw first; `None`: neither a FIN nor a reset.
     pub end: Option<Ending>,

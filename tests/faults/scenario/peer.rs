@@ -2,10 +2,9 @@
 
 use super::observation::{Observation, unacknowledged};
 use crate::script::Step::{
-    Await, Deaf, Finish, Hear, Leave, Narrow, Pause, Reset, Send, Settle, Stall, Trickle, Urgent,
+    AwaitInput, StopReading, Finish, Receive, Close, ShrinkWindow, Pause, Reset, Send, AwaitDelivery, Stall, Trickle, Urgent,
 };
 use crate::script::{Script, Step};
-use crate::voice::Voice;
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send, sockopt};
@@ -13,13 +12,13 @@ use std::fmt;
 use std::time::{Duration, Instant};
 use testkit::{Conn, Ending};
 
-/// The most that is said or heard at once.
+/// The most that is written or received at once.
 const CHUNK: usize = 64 * 1024;
 
-/// So much leaves a peer's kernel as soon as it is said, whatever the other side does.
+/// So much leaves a peer's kernel as soon as it is written, whatever the other side does.
 const SENT_AT_ONCE: u64 = 32 * 1024;
 
-/// What [`Narrow`] asks for.
+/// What [`ShrinkWindow`] asks for.
 const WINDOW: usize = 128 * 1024;
 
 /// How long a [`Pause`] lasts once the other side has gone.
@@ -31,12 +30,12 @@ pub struct Peer {
     script: Script,
     /// The step it is at.
     at: usize,
-    /// How much of that step has been said.
+    /// How much of that step has been written.
     part: u64,
-    voice: Voice,
-    ear: Voice,
-    said: u64,
-    heard: u64,
+    pattern: BytePattern,
+    expected: BytePattern,
+    written: u64,
+    received: u64,
     finished: bool,
     saw_fin: bool,
     saw_reset: bool,
@@ -44,27 +43,27 @@ pub struct Peer {
     first_end: Option<(Ending, Instant)>,
     /// What its kernel had sent before it cut the connection.
     sent: Option<u64>,
-    /// It reads nothing until its next [`Hear`].
-    deaf: bool,
+    /// It reads nothing until its next [`Receive`].
+    stopped_reading: bool,
     /// Since when it has paused without the other side.
     paused: Option<Instant>,
     /// It could not read in time.
     starved: bool,
-    /// It says a random part of what it may say, and the rest in later turns.
+    /// It writes a random part of what it may write, and the rest in later turns.
     hesitates: Option<fastrand::Rng>,
-    /// What it heard that nobody said.
+    /// What it received that was not written.
     garbled: Option<String>,
-    /// The kernel takes no more of what it says, since then.
+    /// The kernel takes no more of what it writes, since then.
     blocked: Option<Instant>,
 }
 
 /// What a peer's steps depend on: how the other side is doing.
 pub struct Look {
-    said: u64,
-    heard: u64,
+    written: u64,
+    received: u64,
     gone: bool,
-    hears: bool,
-    /// It can't or won't say more by itself.
+    receives: bool,
+    /// It can't or won't write more by itself.
     quiet: bool,
     held: bool,
 }
@@ -72,10 +71,10 @@ pub struct Look {
 impl Look {
     pub fn at(other: &Peer, stuck: Duration, held: bool) -> Look {
         Look {
-            said: other.said,
-            heard: other.heard,
+            written: other.written,
+            received: other.received,
             gone: other.conn.is_none(),
-            hears: matches!(other.step(), Some(Hear(_))),
+            receives: matches!(other.step(), Some(Receive(_))),
             quiet: other.waits() || other.blocked_for(stuck) || other.is_over(),
             held,
         }
@@ -89,16 +88,16 @@ impl Peer {
             script: script.clone(),
             at: 0,
             part: 0,
-            voice: Voice::new(connection, is_client),
-            ear: Voice::new(connection, !is_client),
-            said: 0,
-            heard: 0,
+            pattern: BytePattern::new(connection, is_client),
+            expected: BytePattern::new(connection, !is_client),
+            written: 0,
+            received: 0,
             finished: false,
             saw_fin: false,
             saw_reset: false,
             first_end: None,
             sent: None,
-            deaf: false,
+            stopped_reading: false,
             paused: None,
             starved: false,
             hesitates: None,
@@ -127,16 +126,16 @@ impl Peer {
 
     /// Does it wait for the other side?
     pub fn waits(&self) -> bool {
-        matches!(self.step(), None | Some(Hear(_) | Settle | Stall | Pause | Await | Trickle(_)))
+        matches!(self.step(), None | Some(Receive(_) | AwaitDelivery | Stall | Pause | AwaitInput | Trickle(_)))
     }
 
     pub fn blocked_for(&self, time: Duration) -> bool {
         self.blocked.is_some_and(|since| since.elapsed() > time)
     }
 
-    /// What poll is to tell of it.
+    /// What poll is to report of it.
     pub fn interest(&self) -> PollFlags {
-        let reads = !self.saw_fin && !self.deaf && !matches!(self.step(), Some(Stall | Pause));
+        let reads = !self.saw_fin && !self.stopped_reading && !matches!(self.step(), Some(Stall | Pause));
         let writes = self.blocked.is_some();
         let flag = |wanted, flag| if wanted { flag } else { PollFlags::empty() };
         flag(reads, PollFlags::IN) | flag(writes, PollFlags::OUT)
@@ -144,14 +143,14 @@ impl Peer {
 
     /// Grows with everything it does.
     pub fn moved(&self) -> u64 {
-        self.said + self.heard + self.at as u64 + u64::from(self.saw_fin) + u64::from(self.conn.is_none())
+        self.written + self.received + self.at as u64 + u64::from(self.saw_fin) + u64::from(self.conn.is_none())
     }
 
-    /// Takes what poll tells.
+    /// Takes what poll reports.
     pub fn on(&mut self, ready: PollFlags) {
         if ready.contains(PollFlags::OUT) {
             // `blocked` keeps its time until something has really been taken.
-            self.say();
+            self.write();
         }
         let broken = ready.intersects(PollFlags::ERR | PollFlags::HUP);
         if broken && self.saw_fin {
@@ -160,7 +159,7 @@ impl Peer {
                 self.broken();
             }
         } else if broken || ready.contains(PollFlags::IN) {
-            self.hear();
+            self.read();
         }
     }
 
@@ -170,25 +169,25 @@ impl Peer {
             let Some(step) = self.step() else {
                 return self.finish();
             };
-            let all_heard = other.heard == self.said || other.gone;
-            let all_arrived = self.heard == other.said;
+            let all_received = other.received == self.written || other.gone;
+            let all_arrived = self.received == other.written;
             let done = match step {
-                Send(_) | Urgent => self.blocked.is_none() && self.say(),
-                Trickle(_) => all_heard && self.say(),
-                Hear(count) => {
-                    self.deaf = false;
-                    let deadlock = other.hears && all_heard && all_arrived && !other.held;
-                    self.heard >= count || self.saw_fin || deadlock
+                Send(_) | Urgent => self.blocked.is_none() && self.write(),
+                Trickle(_) => all_received && self.write(),
+                Receive(count) => {
+                    self.stopped_reading = false;
+                    let deadlock = other.receives && all_received && all_arrived && !other.held;
+                    self.received >= count || self.saw_fin || deadlock
                 }
-                Settle => all_heard,
+                AwaitDelivery => all_received,
                 Stall => other.quiet && !other.held,
                 Pause => other.gone && self.paused.get_or_insert_with(Instant::now).elapsed() >= PAUSE,
-                Deaf => {
-                    self.deaf = true;
+                StopReading => {
+                    self.stopped_reading = true;
                     true
                 }
-                Await => self.has_unread() || other.gone || (other.quiet && all_arrived && !other.held),
-                Narrow => {
+                AwaitInput => self.has_unread() || other.gone || (other.quiet && all_arrived && !other.held),
+                ShrinkWindow => {
                     let set = self.conn.as_ref().map(|conn| sockopt::set_socket_recv_buffer_size(conn, WINDOW));
                     set.is_some_and(|set| set.is_ok())
                 }
@@ -201,7 +200,7 @@ impl Peer {
                     self.conn.take().into_iter().for_each(Conn::reset);
                     true
                 }
-                Leave => {
+                Close => {
                     self.note_sent();
                     self.conn = None;
                     true
@@ -221,8 +220,8 @@ impl Peer {
         }
     }
 
-    /// Says what the step has left and the kernel takes; true: nothing is left.
-    fn say(&mut self) -> bool {
+    /// Writes what the step has left and the kernel takes; true: nothing is left.
+    fn write(&mut self) -> bool {
         let (mut most, total, flags) = match self.step() {
             Some(Send(total)) => (CHUNK, total, SendFlags::empty()),
             Some(Trickle(total)) => (1, total, SendFlags::empty()),
@@ -235,10 +234,10 @@ impl Peer {
         let mut chunk = [0; CHUNK];
         while let Some(conn) = self.conn.as_ref().filter(|_| self.part < total) {
             let bytes = &mut chunk[..most.min(usize::try_from(total - self.part).unwrap_or(most))];
-            self.voice.speak(self.said, bytes);
+            self.pattern.fill(self.written, bytes);
             match send(conn, bytes, flags | SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
                 Ok(count) => {
-                    self.said += count as u64;
+                    self.written += count as u64;
                     self.part += count as u64;
                     self.blocked = None;
                 }
@@ -257,7 +256,7 @@ impl Peer {
     }
 
     /// Takes some of what is there, and compares it.
-    fn hear(&mut self) {
+    fn read(&mut self) {
         let mut chunk = [0; CHUNK];
         for _ in 0..4 {
             let Some(conn) = &self.conn else { return };
@@ -275,12 +274,12 @@ impl Peer {
         }
     }
 
-    /// Compares what it has received with what was said there.
+    /// Compares what it has received with what was written there.
     fn take(&mut self, bytes: &[u8]) {
-        let (ear, wrong) = (self.ear, self.ear.differs(self.heard, bytes));
-        let describe = |at| format!("byte {at} is not what {ear} said there");
+        let (expected, wrong) = (self.expected, self.expected.first_difference(self.received, bytes));
+        let describe = |at| format!("byte {at} is not what {expected} written there");
         self.garbled = self.garbled.take().or(wrong.map(describe));
-        self.heard += bytes.len() as u64;
+        self.received += bytes.len() as u64;
     }
 
     /// The other side, or tcplb, has reset it. What came before the reset can still be read.
@@ -304,8 +303,8 @@ impl Peer {
 
     /// Its own cut discards what its kernel has not sent by now. Acknowledged bytes have arrived at the next hop for certain.
     fn note_sent(&mut self) {
-        let held = self.conn.as_ref().filter(|_| self.said > SENT_AT_ONCE).map_or(0, unacknowledged);
-        self.sent = Some(self.said.saturating_sub(held));
+        let held = self.conn.as_ref().filter(|_| self.written > SENT_AT_ONCE).map_or(0, unacknowledged);
+        self.sent = Some(self.written.saturating_sub(held));
     }
 
     /// It has not read since then, for lack of a processor.
@@ -316,9 +315,9 @@ impl Peer {
     /// What it has seen, with times counted from `since`.
     pub fn observation(&self, since: Instant) -> Observation {
         Observation {
-            said: self.said,
-            sent: self.sent.unwrap_or(self.said),
-            heard: self.heard,
+            written: self.written,
+            sent: self.sent.unwrap_or(self.written),
+            received: self.received,
             garbled: self.garbled.clone(),
             end: self.first_end.map(|(end, _)| end),
             took: self.first_end.map(|(_, at)| at.duration_since(since)),
@@ -328,25 +327,25 @@ impl Peer {
         }
     }
 
-    /// The oracle: whether what it heard and saw is what the other side said and did; if not, what is wrong.
+    /// The oracle: whether what it received and saw is what the other side wrote and did; if not, what is wrong.
     ///
-    /// A FIN is seen only of one who finishes, after its last byte; a reset only of one who cuts. Who does not cut sees
+    /// A FIN comes only from a peer that finishes, after its last byte; a reset only from a peer that cuts. A peer that does not cut sees
     /// the other's end for certain, and that in kind; after a FIN *and* a cut, what comes first. A cut drops what the kernel
-    /// of the one who cuts has not sent yet; everything else that was said before is heard.
-    pub fn judge(&self, other: &Peer) -> Option<String> {
+    /// of the peer that cuts has not sent yet; everything else that was written before is received.
+    pub fn check(&self, other: &Peer) -> Option<String> {
         let (finishes, cuts) = (other.script.finishes(), other.script.cuts());
         let wrong = if let Some(garbled) = &self.garbled {
             garbled
-        } else if self.heard > other.said {
-            "hears more than was said"
+        } else if self.received > other.written {
+            "receives more than was written"
         } else if self.saw_fin && !finishes {
-            "sees a FIN that nobody sent"
-        } else if self.saw_fin && self.heard < other.said {
+            "sees a FIN that was not sent"
+        } else if self.saw_fin && self.received < other.written {
             "sees a FIN before the last byte"
         } else if self.saw_reset && !cuts {
-            "sees a reset that nobody sent"
-        } else if !self.script.cuts() && self.heard < other.said && other.said <= SENT_AT_ONCE {
-            "does not hear all that was said before a reset"
+            "sees a reset that was not sent"
+        } else if !self.script.cuts() && self.received < other.written && other.written <= SENT_AT_ONCE {
+            "does not receive all that was written before a reset"
         } else if !self.script.cuts() && !self.saw_fin && !self.saw_reset {
             "sees no end"
         } else {
@@ -360,12 +359,12 @@ impl fmt::Display for Peer {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             out,
-            "{} {}: at {:?} after {} said, {} heard",
-            self.voice,
+            "{} {}: at {:?} after {} written, {} received",
+            self.pattern,
             self.script.name,
             self.step(),
-            self.said,
-            self.heard
+            self.written,
+            self.received
         )?;
         for (so, what) in [(self.finished, "finished"), (self.saw_fin, "saw a FIN"), (self.saw_reset, "saw a reset")] {
             if so {

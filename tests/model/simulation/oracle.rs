@@ -13,7 +13,7 @@ use tcplb::session::{CloseReason, PREAMBLE_TIMEOUT, QUIET, RESET_PATIENCE, Recor
 use tcplb::worker::driver::Observer;
 
 /// Checks each ending as it comes.
-pub struct Judge {
+pub struct Oracle {
     pub world: Shared,
     pub failures: Rc<RefCell<u64>>,
     pub ended: Rc<RefCell<Vec<Ended>>>,
@@ -78,7 +78,7 @@ fn number(client: Option<&Endpoint>) -> usize {
     usize::from(at.port())
 }
 
-impl Observer for Judge {
+impl Observer for Oracle {
     fn connect_failed(&mut self, _: &Backend, _: ConnectFailure) {
         *self.failures.borrow_mut() += 1;
     }

@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::time::{Duration, Instant};
 use testkit::{Conn, PATIENCE};
 
-/// Who could say nothing for so long is blocked by full buffers, not by a busy machine.
+/// A peer that could write nothing for so long is blocked by full buffers, not by a busy machine.
 const STUCK: Duration = Duration::from_millis(400);
 
 /// The longest that it waits for the kernel before it looks at its peers again.
@@ -22,18 +22,18 @@ const SHORT_NAP: Duration = Duration::from_millis(1);
 
 /// Pairs of peers, each with a tcplb in between.
 #[derive(Default)]
-pub struct Stage {
+pub struct Scenario {
     pairs: Vec<[Peer; 2]>,
     held: bool,
     /// Whose turn it is.
     random: Option<fastrand::Rng>,
 }
 
-impl Stage {
-    /// Peers act and listen in a random order, each in about every second round, and say little at a time, as over a network
+impl Scenario {
+    /// Peers act and read in a random order, each in about every second round, and write little at a time, as over a network
     /// that takes random times.
-    pub fn shuffled(random: fastrand::Rng) -> Stage {
-        Stage { random: Some(random), ..Stage::default() }
+    pub fn shuffled(random: fastrand::Rng) -> Scenario {
+        Scenario { random: Some(random), ..Scenario::default() }
     }
 
     /// Adds a pair that is connected already: client and backend.
@@ -46,7 +46,7 @@ impl Stage {
         self.pairs.push(pair);
     }
 
-    /// From now on nobody ends a pause because nothing happens.
+    /// From now on no peer ends a pause because nothing happens.
     pub fn hold(&mut self) {
         self.held = true;
     }
@@ -56,22 +56,22 @@ impl Stage {
         self.held = false;
     }
 
-    /// Has everybody come to where only others could get them further, and has been there for a while?
+    /// Has every peer come to where only another one could get it further, and has been there for a while?
     pub fn is_stuck(&self) -> bool {
         self.pairs.iter().flatten().all(|peer| peer.is_over() || peer.waits() || peer.blocked_for(STUCK))
     }
 
-    /// How many have more to say than is taken.
+    /// How many have more to write than is taken.
     pub fn blocked(&self) -> usize {
         self.pairs.iter().flatten().filter(|peer| peer.blocked_for(STUCK)).count()
     }
 
-    /// Plays until all scripts are over, and judges how each side saw the other.
+    /// Plays until all scripts are over, and checks how each side saw the other.
     #[track_caller]
     pub fn play(&mut self) {
-        self.play_until("every pair has ended", |stage| stage.pairs.iter().flatten().all(Peer::is_over));
+        self.play_until("every pair has ended", |scenario| scenario.pairs.iter().flatten().all(Peer::is_over));
         let wrong: Vec<String> =
-            self.pairs.iter().flat_map(|[one, other]| [one.judge(other), other.judge(one)]).flatten().collect();
+            self.pairs.iter().flat_map(|[one, other]| [one.check(other), other.check(one)]).flatten().collect();
         assert!(wrong.is_empty(), "{} of {} pairs:\n{}", wrong.len(), self.pairs.len(), first_lines(&wrong));
         self.pairs.clear();
     }
@@ -79,13 +79,13 @@ impl Stage {
     /// Plays until all scripts are over, or nothing has moved for `patience`: what each side has seen, client first.
     pub fn observe(&mut self, patience: Duration) -> Vec<[Observation; 2]> {
         let since = Instant::now();
-        self.run(patience, |stage| stage.pairs.iter().flatten().all(Peer::is_over));
+        self.run(patience, |scenario| scenario.pairs.iter().flatten().all(Peer::is_over));
         self.pairs.drain(..).map(|pair| pair.map(|peer| peer.observation(since))).collect()
     }
 
-    /// Plays until `condition` holds. Fails where nothing has moved for longer than anybody's patience.
+    /// Plays until `condition` holds. Fails where nothing has moved for longer than any patience.
     #[track_caller]
-    pub fn play_until(&mut self, what: &str, condition: impl Fn(&Stage) -> bool) {
+    pub fn play_until(&mut self, what: &str, condition: impl Fn(&Scenario) -> bool) {
         if !self.run(PATIENCE, condition) {
             let open = self.pairs.iter().filter(|pair| !pair.iter().all(Peer::is_over));
             let open: Vec<String> = open.map(|[one, other]| format!("{one}\n    {other}")).collect();
@@ -94,7 +94,7 @@ impl Stage {
     }
 
     /// Plays until `condition` holds; false: nothing has moved for `patience` before.
-    fn run(&mut self, patience: Duration, condition: impl Fn(&Stage) -> bool) -> bool {
+    fn run(&mut self, patience: Duration, condition: impl Fn(&Scenario) -> bool) -> bool {
         let (mut moved, mut last, mut round) = (self.moved(), Instant::now(), Instant::now());
         while !condition(self) {
             self.listen();
@@ -133,7 +133,7 @@ impl Stage {
         }
     }
 
-    /// Waits for the kernel, and takes what it has for those who read.
+    /// Waits for the kernel, and takes what it has for those that read.
     fn listen(&mut self) {
         let nap = if self.random.is_some() { SHORT_NAP } else { NAP };
         let random = &mut self.random;
@@ -143,7 +143,7 @@ impl Stage {
             let mut asked: Vec<PollFd<'_>> =
                 peers.iter().filter_map(|peer| Some(PollFd::new(peer.conn()?, peer.interest()))).collect();
             let nap = Timespec::try_from(nap).expect("a short time");
-            poll(&mut asked, Some(&nap)).expect("poll the stage's sockets");
+            poll(&mut asked, Some(&nap)).expect("poll the scenario's sockets");
             asked.iter().map(PollFd::revents).collect()
         };
         for (peer, ready) in peers.iter_mut().zip(ready) {
@@ -151,7 +151,7 @@ impl Stage {
         }
     }
 
-    /// Changes with everything that anybody does.
+    /// Changes with everything that any peer does.
     fn moved(&self) -> u64 {
         self.pairs.iter().flatten().map(Peer::moved).sum()
     }

@@ -38,7 +38,7 @@ pub enum Backends {
 /// Digests of what scripted backends have sent or received, by the number of the row.
 type Digests = Arc<Mutex<HashMap<usize, [u8; 32]>>>;
 
-pub struct Stage {
+pub struct Networks {
     clients: Network,
     clients_that_vanish: Network,
     backends_that_vanish: Network,
@@ -48,8 +48,8 @@ pub struct Stage {
     _rest: (Network, Network, Server, Server, BlackHole),
 }
 
-impl Stage {
-    pub fn new() -> Option<Stage> {
+impl Networks {
+    pub fn new() -> Option<Networks> {
         let (clients, clients_that_vanish) = (Network::new()?, Network::new()?);
         let (backends, backends_that_vanish) = (Network::new()?, Network::new()?);
         let middle = Network::new()?;
@@ -78,7 +78,7 @@ impl Stage {
         let tcplb = middle.inside(|| Configured::start(&text, &[]));
         let pulled = OnceLock::new();
         let rest = (backends, middle, server, vanishing, full);
-        Some(Stage { clients, clients_that_vanish, backends_that_vanish, tcplb, digests, pulled, _rest: rest })
+        Some(Networks { clients, clients_that_vanish, backends_that_vanish, tcplb, digests, pulled, _rest: rest })
     }
 
     /// Pulls both cables.

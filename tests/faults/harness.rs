@@ -1,4 +1,4 @@
-//! A tcplb with a stage, a guest who must notice nothing, two doors that do not open, and books that must add up.
+//! A tcplb between the peers of a scenario, with a canary, two backends that are unreachable, and counters that must add up.
 
 use crossbeam_channel::{Receiver, unbounded};
 use parking_lot::MutexGuard;
@@ -21,10 +21,10 @@ const KEPT: usize = 2 * (16 * 2 + 2);
 /// On a busy machine a thread opens its own after the first look.
 const LATE: usize = 8;
 
-pub struct House {
+pub struct Harness {
     tcplb: Running,
     admin: Admin,
-    given: Receiver<Conn>,
+    accepted: Receiver<Conn>,
     /// Pairs that were connected.
     pairs: Cell<u64>,
     before: Descriptors,
@@ -41,32 +41,32 @@ struct Descriptors {
 
 /// In the order of the file.
 #[derive(Clone, Copy)]
-enum Door {
-    Stage,
-    Guests,
+enum Listener {
+    Scenario,
+    Canary,
     Refuses,
-    Hole,
-    Nobody,
+    BlackHole,
+    NoBackend,
 }
 
-impl House {
-    /// Starts it; only one is open at a time.
-    pub fn open(relay: &str) -> House {
+impl Harness {
+    /// Starts it; only one runs at a time.
+    pub fn start(relay: &str) -> Harness {
         let alone = heavy();
         raise_descriptor_limit();
-        let (give, given) = unbounded();
-        let stage = Server::start(move |conn| give.send(conn).map_err(std::io::Error::other));
+        let (accept, accepted) = unbounded();
+        let scenario = Server::start(move |conn| accept.send(conn).map_err(std::io::Error::other));
         let echo = Server::start(peers::echo);
         let hole = BlackHole::start();
-        let (stage_at, echo_at, hole_at, refusing) = (stage.at(), echo.at(), hole.at(), refusing());
+        let (scenario_at, echo_at, hole_at, refusing) = (scenario.at(), echo.at(), hole.at(), refusing());
         let mut file = tempfile::NamedTempFile::new().expect("a file for the configuration");
         let mut text = format!("[global]\nworkers = 2\nrelay = \"{relay}\"\nadmin = \"127.0.0.1:0\"\n");
         for (name, first, second) in [
-            ("stage", stage_at, None),
-            ("guests", echo_at, None),
+            ("scenario", scenario_at, None),
+            ("canary", echo_at, None),
             ("refuses", &refusing, Some(echo_at)),
-            ("hole", hole_at, Some(echo_at)),
-            ("nobody", &refusing, None),
+            ("black-hole", hole_at, Some(echo_at)),
+            ("no-backend", &refusing, None),
         ] {
             text += &format!("[[listener]]\nname = \"{name}\"\nbind = [\"127.0.0.1:0\"]\npool = \"{name}\"\n");
             text += &format!("[[pool]]\nname = \"{name}\"\nconnect_timeout = \"700ms\"\nhealth.kind = \"off\"\n");
@@ -78,40 +78,41 @@ impl House {
         file.write_all(text.as_bytes()).expect("write the configuration");
         let tcplb = Tcplb::from_file(file.path(), 5).start();
         let (admin, before) = (Admin::of(&tcplb), Descriptors { sockets: 0, others: 0 });
-        let (_servers, pairs) = ([stage, echo], Cell::new(0));
-        let mut house = House { tcplb, admin, given, pairs, before, _servers, _hole: hole, _alone: alone };
-        house.before = house.descriptors();
-        house
+        let (_servers, pairs) = ([scenario, echo], Cell::new(0));
+        let mut harness = Harness { tcplb, admin, accepted, pairs, before, _servers, _hole: hole, _alone: alone };
+        harness.before = harness.descriptors();
+        harness
     }
 
     pub fn tcplb(&self) -> &Running {
         &self.tcplb
     }
 
-    /// A client and the backend's end of its connection. Nothing has been said yet.
+    /// A client and the backend's end of its connection. Nothing has been written yet.
     pub fn pair(&self) -> (Conn, Conn) {
-        let client = self.client_of(Door::Stage);
+        let client = self.client_of(Listener::Scenario);
         self.pairs.set(self.pairs.get() + 1);
-        (client, self.given.recv_timeout(PATIENCE).expect("the client's connection reaches the backend"))
+        (client, self.accepted.recv_timeout(PATIENCE).expect("the client's connection reaches the backend"))
     }
 
     /// A client that is first sent to a backend that does not answer, unless that is known by now. Echoes.
-    pub fn client_of_the_hole(&self) -> Conn {
-        self.client_of(Door::Hole)
+    pub fn client_of_the_black_hole(&self) -> Conn {
+        self.client_of(Listener::BlackHole)
     }
 
     /// The same for one that refuses.
     pub fn client_of_the_refusing(&self) -> Conn {
-        self.client_of(Door::Refuses)
+        self.client_of(Listener::Refuses)
     }
 
     /// How a client ends whose only backend refuses.
     pub fn ending_with_no_backend(&self) -> Ending {
-        Conn::try_to(&self.tcplb.listening()[Door::Nobody as usize]).map_or(Ending::Reset, |client| client.ending())
+        Conn::try_to(&self.tcplb.listening()[Listener::NoBackend as usize])
+            .map_or(Ending::Reset, |client| client.ending())
     }
 
-    fn client_of(&self, door: Door) -> Conn {
-        Conn::to(&self.tcplb.listening()[door as usize])
+    fn client_of(&self, listener: Listener) -> Conn {
+        Conn::to(&self.tcplb.listening()[listener as usize])
     }
 
     /// How many connects to the first backend of a pool have failed.
@@ -130,31 +131,31 @@ impl House {
     }
 
     /// Does `work` while a well-behaved client, on old and on new connections, must get all of its bytes back.
-    pub fn with_a_guest(&self, work: impl FnOnce()) {
+    pub fn with_canary(&self, work: impl FnOnce()) {
         let over = AtomicBool::new(false);
         thread::scope(|scope| {
-            let at = &self.tcplb.listening()[Door::Guests as usize];
-            let guest = scope.spawn(|| {
+            let at = &self.tcplb.listening()[Listener::Canary as usize];
+            let canary = scope.spawn(|| {
                 let (stays, mut rounds) = (Conn::to(at), 0);
                 while !over.load(Ordering::Relaxed) {
                     stays.assert_echoes("still here?");
                     let comes = Conn::to(at);
-                    comes.assert_echoes("anybody here?");
+                    comes.assert_echoes("a new client");
                     comes.finish();
                     assert_eq!(comes.ending(), Ending::Fin);
                     rounds += 1;
                 }
                 rounds
             });
-            // The guest's loop ends with this, whatever becomes of the work.
+            // The canary's loop ends with this, whatever becomes of the work.
             let stop = Stop(&over);
             work();
             drop(stop);
-            assert!(guest.join().expect("the guest is served") > 0, "the guest came too late");
+            assert!(canary.join().expect("the canary is served") > 0, "the canary came too late");
         });
     }
 
-    /// Everybody has left: nothing of them is, and every connection is accounted for.
+    /// All clients have left: nothing of them is open, and every connection is accounted for.
     pub fn close(mut self) {
         let idle = |status: &Value| {
             let all = |list: &Value| list.as_array().expect("a list").iter().all(|one| one["active_connections"] == 0);
