@@ -8,12 +8,14 @@ use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
+use std::time::Instant;
 
 /// The next message that has this line.
 #[track_caller]
 fn told(socket: &UnixDatagram, line: &str) -> String {
-    let mut seen = Vec::new();
+    let (mut seen, end) = (Vec::new(), Instant::now() + PATIENCE);
     loop {
+        assert!(Instant::now() < end, "`{line}` was not told, but {seen:?}");
         let mut buffer = [0; 4096];
         let Ok(count) = socket.recv(&mut buffer) else { panic!("`{line}` was not told, but {seen:?}") };
         let message = String::from_utf8(buffer[..count].to_vec()).expect("UTF-8");
