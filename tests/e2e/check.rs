@@ -199,7 +199,7 @@ fn a_configuration_may_be_a_pipe_and_one_without_a_writer_is_given_up() {
     let place = tempfile::tempdir().unwrap();
     let fifo = place.path().join("fifo");
     mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-    let program = || Command::new(env!("CARGO_BIN_EXE_tcplb"));
+    let program = || tcplb(&[]);
     // At the same time: each takes as long as tcplb waits for the pipe.
     let given_up = ["check", "--config"].map(|how| {
         let mut command = program();

@@ -1,12 +1,12 @@
 //! Clients that come faster than they are accepted: strace delays each accept, so the backlog is never empty.
 
 use crate::lab::Network;
-use testkit::{At, Conn, Flood, Process, Server, Tcplb, free_address, need, peers, refusing};
 use rustix::process::Signal;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
+use testkit::{At, Conn, Flood, Process, Server, Tcplb, free_address, need, peers, refusing};
 
 /// Clients that a queue of this network holds.
 const QUEUE: &str = "64";

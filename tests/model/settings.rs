@@ -34,7 +34,10 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("listener.pool", &["pool_decides_which_backends_serve_a_listener"]),
     ("listener.accept_proxy", &["accept_proxy_takes_a_header_off"]),
     ("listener.trusted_proxies", &["trusted_proxies_may_send_a_header_and_others_may_not"]),
-    ("listener.mode", &["mode_decides_which_users_may_connect_to_a_socket_file", "a_reload_changes_the_mode_of_a_socket_file"]),
+    (
+        "listener.mode",
+        &["mode_decides_which_users_may_connect_to_a_socket_file", "a_reload_changes_the_mode_of_a_socket_file"],
+    ),
     ("listener.owner", &["owner_and_group_of_a_socket_file_go_by_name_or_number"]),
     ("listener.group", &["owner_and_group_of_a_socket_file_go_by_name_or_number"]),
     ("listener.allow", &["allow_and_deny_decide_by_prefix_wherever_they_stand"]),

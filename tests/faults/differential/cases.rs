@@ -1,7 +1,9 @@
 //! What is played over every route.
 
 use crate::ends;
-use crate::script::Step::{AwaitInput, StopReading, Finish, Receive, ShrinkWindow, Pause, Reset, Send, AwaitDelivery, Stall};
+use crate::script::Step::{
+    AwaitDelivery, AwaitInput, Finish, Pause, Receive, Reset, Send, ShrinkWindow, Stall, StopReading,
+};
 use crate::script::{ALL, Script, Step, all_scripts};
 
 /// A client and a backend that play with each other.

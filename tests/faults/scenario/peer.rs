@@ -1,8 +1,10 @@
 //! One peer and how far it is in its script.
 
 use super::observation::{Observation, unacknowledged};
+use crate::byte_pattern::BytePattern;
 use crate::script::Step::{
-    AwaitInput, StopReading, Finish, Receive, Close, ShrinkWindow, Pause, Reset, Send, AwaitDelivery, Stall, Trickle, Urgent,
+    AwaitDelivery, AwaitInput, Close, Finish, Pause, Receive, Reset, Send, ShrinkWindow, Stall, StopReading, Trickle,
+    Urgent,
 };
 use crate::script::{Script, Step};
 use rustix::event::PollFlags;

@@ -104,7 +104,7 @@ fn silence_and_wrong_addresses_have_exit_codes_of_their_own() {
     }
     // A backend answers HTTP, but is no tcplb.
     let (_web1, web1) = backend("web1", &[]);
-    assert!(refused(&at(&web1), 1).contains("not tcplb"));
+    assert!(refused(&at(&web1), 1).contains("not from tcplb"));
     let output = tcplb(&["backends", "drain", "p", "b", "--timeout", "1s"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2), "--timeout needs --wait");
 }
