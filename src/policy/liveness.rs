@@ -1,17 +1,17 @@
-//! Decides whether a peer that owes an acknowledgement is still there.
+//! Decides whether a peer that owes an acknowledgement is still alive.
 //!
-//! Keepalive covers a connection with nothing under way. It does not run while bytes are unacknowledged or unsent, and
-//! TCP_USER_TIMEOUT, which does, also ends a peer that keeps its window closed and acknowledges every probe. So the worker
-//! looks at what the kernel knows of a peer's acknowledgements, eight times per `dead_peer_timeout`, and asks here.
+//! Keepalive covers idle connections, but does not run while bytes are unacknowledged or unsent. TCP_USER_TIMEOUT runs
+//! then, but also ends a peer that keeps its window closed and acknowledges every probe. So the worker reads the
+//! kernel's state of acknowledgements eight times per `dead_peer_timeout`, and this module judges it.
 //!
-//! A peer is dead when it owed an acknowledgement at two looks three quarters of the time-out apart, and acknowledged
-//! nothing in between. Bytes that a look sees may have been sent just after the last one; the remaining quarter covers that.
-//! So a dead peer is found within the time-out, and a peer that acknowledges anything, however slowly it reads, is alive.
+//! A peer is dead if it owed an acknowledgement at two looks three quarters of the time-out apart and acknowledged
+//! nothing in between. Bytes may have been sent just after the previous look; the remaining quarter covers that. So a
+//! dead peer is found within the time-out, and a peer that acknowledges anything, however slowly it reads, is alive.
 //!
-//! A closed window is probed by the kernel at intervals that double up to two minutes (TCP_RTO_MAX). The worker shortens
-//! them to [`Timing::probe`] where the kernel can (Linux 6.15). One probe may get lost: two unanswered ones count.
+//! The kernel probes a closed window at intervals that double up to two minutes (TCP_RTO_MAX). Where the kernel can
+//! (Linux 6.15), the worker shortens them to [`Timing::probe`]. One probe may get lost, so two unanswered ones count.
 //!
-//! Pure: the worker's driver gives it what [`crate::net`] has read, and acts on the verdict.
+//! Pure: the worker's driver passes in what [`crate::net`] reads, and acts on the result.
 
 use crate::base::Tick;
 use std::time::Duration;
@@ -19,66 +19,68 @@ use std::time::Duration;
 /// Looks per time-out.
 const LOOKS: u32 = 8;
 
-/// Looks after which silence is death. One look passes before a debt is seen, and one before a closed window is probed.
+/// Looks after which a silent peer is dead. One look passes before a debt is seen, and one before a closed window is
+/// probed.
 const PATIENCE: u32 = LOOKS - 2;
 
-/// Unanswered window probes from which on a peer with nothing else to acknowledge may be dead.
+/// Unanswered probes of a closed window after which a peer may be dead.
 const PROBES: u8 = 2;
 
-/// The least that the kernel accepts as the longest interval between two probes (TCP_RTO_MAX_MS).
+/// The least value that the kernel accepts for TCP_RTO_MAX_MS.
 const PROBE_MIN: Duration = Duration::from_secs(1);
 
-/// The kernel measures ages in jiffies, the worker's clock stands still during a batch: ages this close are equal.
+/// Ages that differ by less than this are equal: the kernel counts in jiffies, and the worker's clock stands still
+/// during a batch.
 const BLUR: Duration = Duration::from_millis(20);
 
-/// The least time that the kernel waits before it first probes a closed window (TCP_RTO_MIN).
+/// The least time before the kernel first probes a closed window (TCP_RTO_MIN).
 const RTO_MIN: Duration = Duration::from_millis(200);
 
-/// What the kernel knows of a peer's acknowledgements (TCP_INFO).
+/// The kernel's state of a peer's acknowledgements (TCP_INFO).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Acknowledgements {
-    /// Were bytes, or a FIN, sent that are not acknowledged?
+    /// Whether bytes or a FIN were sent and are not acknowledged.
     pub in_flight: bool,
-    /// Probes of a closed window, or of an idle connection, that went unanswered.
+    /// Unanswered probes of a closed window or an idle connection.
     pub probes: u8,
-    /// Is the window closed, with bytes behind it?
+    /// Whether the window is closed and bytes wait for it.
     pub window_closed: bool,
-    /// How long ago the peer acknowledged anything.
+    /// The time since the peer last acknowledged anything.
     pub last: Duration,
-    /// How long the kernel waits before it sends again, or probes for the first time.
+    /// The kernel's retransmission time-out, which is also the time before the first probe.
     pub rto: Duration,
 }
 
-/// When a worker looks and what it concludes, for one `dead_peer_timeout`.
+/// The looks and their limits, for one `dead_peer_timeout`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
-    /// Between two looks.
+    /// The time between two looks.
     pub look: Duration,
     /// The longest interval between two probes of a closed window.
     pub probe: Duration,
     patience: Duration,
 }
 
-/// What a look at a peer concludes.
+/// The result of a look at a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PeerState {
-    /// Everything is acknowledged: no further look is needed until something is sent.
+    /// Everything is acknowledged: the next look comes after something is sent.
     Settled,
-    /// It is alive or may be: look again.
+    /// The peer is or may be alive: look again.
     Open,
-    /// It is gone.
+    /// The peer is dead.
     Dead,
 }
 
-/// What earlier looks at one peer have seen.
+/// The state from earlier looks at one peer.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Liveness {
-    /// The first look at which it owed an acknowledgement and after which none came.
+    /// The first look since which it owes an acknowledgement.
     owes_since: Option<Tick>,
 }
 
 impl Timing {
-    /// Finds a dead peer within `time`.
+    /// The timing that finds a dead peer within `time`.
     pub fn within(time: Duration) -> Timing {
         let look = time / LOOKS;
         Timing { look, probe: look.max(PROBE_MIN), patience: look * PATIENCE }
@@ -86,11 +88,11 @@ impl Timing {
 }
 
 impl Liveness {
-    /// Takes what a look has seen.
+    /// Judges what a look has seen.
     pub fn judge(&mut self, seen: Acknowledgements, timing: &Timing, now: Tick) -> PeerState {
         if !seen.in_flight && seen.probes == 0 {
             self.owes_since = None;
-            // A window may have closed too recently for a probe to show it.
+            // The window may have closed too recently for a probe to show it.
             let probed_by_now = seen.last > 2 * seen.rto.max(RTO_MIN);
             return if probed_by_now && !seen.window_closed { PeerState::Settled } else { PeerState::Open };
         }
@@ -117,7 +119,7 @@ mod tests {
         Acknowledgements { in_flight: false, probes, window_closed: true, last, rto: RTO_MIN }
     }
 
-    /// The second at which a peer is found dead that last acknowledged at 0 and looks like `seen` from then on.
+    /// The second at which a peer is found dead that last acknowledged at 0, and whose state is `seen` from then on.
     fn found_at(seen: fn(Duration) -> Acknowledgements, first_look: u64) -> u64 {
         let mut liveness = Liveness::default();
         let dead = |second: &u64| {
@@ -128,9 +130,9 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_owes_an_acknowledgement_and_gives_none_is_dead_within_the_time_out() {
+    fn a_peer_that_owes_an_acknowledgement_is_dead_within_the_time_out() {
         assert_eq!(found_at(owing, 1), 7);
-        // A long silence before the first look proves nothing: nothing was asked then.
+        // Silence before the first look proves nothing: the peer owed nothing then.
         assert_eq!(found_at(owing, 50), 56);
         assert_eq!(found_at(|age| closed((age.as_secs() + 1) as u8, age), 1), 7);
     }
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_stays_closed_is_looked_at_again_and_again() {
+    fn a_window_that_stays_closed_is_looked_at_again() {
         let mut liveness = Liveness::default();
         for second in 1..1_000 {
             let verdict = liveness.judge(closed(0, Duration::from_millis(900)), &TIMING(), Tick(second * SECOND));
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_acknowledged_needs_no_look_once_a_closed_window_would_show() {
+    fn an_acknowledged_peer_settles_once_a_closed_window_would_show() {
         let mut liveness = Liveness::default();
         let quiet = |last| Acknowledgements { in_flight: false, ..owing(last) };
         let mut judge = |seen| liveness.judge(seen, &TIMING(), Tick(SECOND));
@@ -184,7 +186,7 @@ mod tests {
 
         #[test]
         fn a_dead_peer_is_found_within_the_time_out_whenever_it_vanishes(vanished in 0u64..10_000_000, look in 0u64..1_000_000) {
-            // Bytes are in flight from the moment on at which it vanishes; looks come at any phase.
+            // Bytes are in flight when it vanishes; looks come at any phase.
             let mut liveness = Liveness::default();
             let mut now = look;
             loop {

@@ -1,8 +1,7 @@
-//! Every decision the balancer takes, as pure code: which backend, is it up, when to probe, who may
-//! come in.
+//! All decisions of the balancer, as pure code: choosing a backend, health, when to probe, which clients are accepted.
 //!
-//! Nothing here opens a socket, reads a clock or starts a thread; time and randomness come in as arguments. What threads
-//! must agree on without a lock (a cursor, a load) is an atomic.
+//! Nothing here opens a socket, reads a clock or starts a thread; time and randomness are arguments. State that threads
+//! share without a lock (a cursor, a load) is atomic.
 
 pub mod balance;
 pub mod health;

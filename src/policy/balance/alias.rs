@@ -1,42 +1,42 @@
-//! Drawing a backend at random by weight in constant time.
+//! Draws a backend at random by weight, in constant time.
 //!
 //! Walker's alias method with Vose's construction ("A Linear Algorithm for Generating Random Numbers with a Given
-//! Distribution", 1991), in whole numbers: a table has as many columns as there are backends with weight, each as high
-//! as the sum of weights and shared by at most two of them, so that a column and a height drawn at random name a backend
-//! with exactly its probability.
+//! Distribution", 1991), in integers. The table has a column for each backend with weight, as high as the sum of
+//! weights, and at most two backends share a column. A random column and height give each backend with its exact
+//! probability.
 //!
-//! One that is unusable is drawn again, which leaves the others' proportions alone. After some draws in vain all are
-//! looked at instead; so the cost is bounded, and nobody is overlooked.
+//! An unusable backend is drawn again, which keeps the proportions of the others. After some failed draws, all backends
+//! are scanned instead, which bounds the cost and finds every usable backend.
 
 use super::candidates::Candidates;
 use super::{Member, View};
 
-/// Draws before all are looked at. With half of the weight usable the 64th is needed once in 10^19.
+/// Draws before all backends are scanned. With half of the weight usable, the 64th is needed once in 10^19.
 const DRAWS: usize = 64;
 
-/// See the module.
+/// A table that draws members by weight.
 pub struct Alias {
     candidates: Candidates,
     columns: Box<[Column]>,
-    /// The sum of weights.
+    /// The sum of weights, which is the height of each column.
     height: u64,
 }
 
 struct Column {
-    /// Below this height it is `own`, from there on `other`.
+    /// Below this height the column is `own`'s, from there on `other`'s.
     split: u64,
     own: u32,
     other: u32,
 }
 
 impl Alias {
-    /// The table for the members that have weight.
+    /// Builds the table of the members with weight.
     pub fn new(members: &[Member]) -> Alias {
         let weighted = || members.iter().enumerate().filter(|(_, member)| member.weight > 0);
         let (width, height) = (weighted().count() as u64, weighted().map(|(_, member)| u64::from(member.weight)).sum());
         let mut columns: Vec<Column> = weighted()
             .map(|(index, member)| Column {
-                // All that it is to get; what does not fit moves into others' columns below.
+                // A column's whole share; what does not fit moves into other columns below.
                 split: u64::from(member.weight) * width,
                 own: index as u32,
                 other: index as u32,
@@ -55,9 +55,9 @@ impl Alias {
         Alias { candidates: Candidates::new(members), columns: columns.into_boxed_slice(), height }
     }
 
-    /// A usable backend other than `except`, each with the probability of its weight among them.
+    /// Draws a usable backend other than `except`, with the probability of its weight among them.
     pub fn draw(&self, view: &View<'_>, random: &mut fastrand::Rng, except: Option<usize>) -> Option<usize> {
-        // For a small pool no more draws than it takes to look at all.
+        // A small pool is scanned after as many draws as it has members.
         for _ in 0..self.columns.len().min(DRAWS) {
             let column = &self.columns[random.usize(0..self.columns.len())];
             let own = random.u64(0..self.height) < column.split;
@@ -69,7 +69,7 @@ impl Alias {
         self.candidates.draw(view, random, except)
     }
 
-    /// The weight of a member.
+    /// The weight of a member; 0 for an index outside.
     pub fn weight(&self, index: usize) -> u16 {
         self.candidates.weight(index)
     }

@@ -1,16 +1,15 @@
-//! The backends that one algorithm may choose from: those with weight, 64 to a word.
+//! The backends that an algorithm may choose from: those with weight, 64 to a word.
 //!
-//! Every algorithm that has to look at many backends does it through here, so that "go round once from there, 64 at a
-//! look, the usable ones only" is written once. What is usable is the [`View`]'s to say, what has weight is known here;
-//! nothing is decided beyond that.
+//! Every algorithm that scans many backends does it here, so that the round over usable ones, 64 at a time, is written
+//! once. The [`View`] knows which backends are usable; this module knows which have weight.
 
 use super::{LoadBlock, Member, View};
 use crate::base::bits::WORD;
 use std::ops::ControlFlow;
 
-/// See the module. Indexes are positions in the `members` it was built from.
+/// The members of a pool by weight. Indexes are positions in `members`.
 pub struct Candidates {
-    /// Which have weight, a bit each.
+    /// A bit per member: whether it has weight.
     bits: Vec<u64>,
     /// Weights, as long as `bits`: an array per word, so that a lane needs no bounds check.
     weights: Vec<[u16; WORD]>,
@@ -18,7 +17,7 @@ pub struct Candidates {
 }
 
 impl Candidates {
-    /// The members that have weight.
+    /// Builds the set of these members.
     pub fn new(members: &[Member]) -> Candidates {
         let words = members.len().div_ceil(WORD);
         let mut candidates = Candidates { bits: vec![0; words], weights: vec![[0; WORD]; words], len: members.len() };
@@ -29,12 +28,12 @@ impl Candidates {
         candidates
     }
 
-    /// How many members there are, those without weight included: indexes are below this.
+    /// The number of members, including those without weight; indexes are below it.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Are there no members at all?
+    /// Whether there are no members.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -44,15 +43,15 @@ impl Candidates {
         self.weights.get(index / WORD).map_or(0, |weights| weights[index % WORD])
     }
 
-    /// The first usable backend at or after `start` (an index), going round once.
+    /// The first usable backend at or after the index `start`, in one round.
     pub fn next_from(&self, start: usize, view: &View<'_>) -> Option<usize> {
         self.usable(start, view).next()
     }
 
-    /// A usable backend other than `except`, each with the probability of its weight among them, whatever share of all
-    /// that is. Looks at every backend: for when cheaper ways have failed.
+    /// Draws a usable backend other than `except`, with the probability of its weight among them. Scans every backend:
+    /// for callers whose cheaper ways have failed.
     pub fn draw(&self, view: &View<'_>, random: &mut fastrand::Rng, except: Option<usize>) -> Option<usize> {
-        // A reservoir of one (Chao 1982): a single pass, so that no bit that changes meanwhile can spoil a sum.
+        // A reservoir of one (Chao 1982): a single pass, so that bits that change meanwhile can't invalidate a sum.
         let mut total = 0;
         let mut chosen = None;
         for index in self.usable(0, view).filter(|&index| Some(index) != except) {
@@ -65,15 +64,15 @@ impl Candidates {
         chosen
     }
 
-    /// Visits every candidate that is up once, beginning at `start` and going round, until `visit` breaks. Limits and
-    /// tried backends are left to the visitor, who asks [`View::has_room`] of the few it would take: asking it of all
-    /// would double the cost of the scan.
+    /// Visits every candidate that is up once, in a round from `start`, until `visit` breaks. The visitor checks limits
+    /// and tried backends with [`View::has_room`] for the few that it would take: checking all would double the cost of
+    /// the scan.
     pub fn visit(&self, start: usize, view: &View<'_>, mut visit: impl FnMut(Lane<'_>) -> ControlFlow<()>) {
         for (word, bits) in self.round(start, view) {
             let (Some(weights), Some(block)) = (self.weights.get(word), view.loads.get(word)) else { continue };
             let lane =
                 |lane: usize| Lane { index: word * WORD + lane, weight: weights[lane % WORD].into(), block, lane };
-            // Nearly every word is full, and counting up is faster than picking bits out one after the other.
+            // Nearly every word is full, so counting up is faster than extracting bits one by one.
             let flow = if bits == u64::MAX {
                 (0..WORD).try_for_each(|at| visit(lane(at)))
             } else {
@@ -85,14 +84,14 @@ impl Candidates {
         }
     }
 
-    /// The usable backends, in order from `start`, going round once.
+    /// The usable backends, in one round from `start`.
     fn usable<'a>(&'a self, start: usize, view: &'a View<'_>) -> impl Iterator<Item = usize> + 'a {
         let indexes = |(word, bits)| ones(bits).map(move |lane| word * WORD + lane);
         self.round(start, view).flat_map(indexes).filter(|&index| view.has_room(index))
     }
 
-    /// Every word's number and the candidates in it that are up, one turn round from `start`, whose own word comes
-    /// first and last: what lies at or after it, and what lies before it.
+    /// Each word's number and its candidates that are up, in one round from `start`. The word of `start` comes first
+    /// (bits from `start` on) and last (bits before).
     fn round<'a>(&'a self, start: usize, view: &'a View<'_>) -> impl Iterator<Item = (usize, u64)> + 'a {
         let words = self.bits.len();
         let after = u64::MAX << (start % WORD);
@@ -110,19 +109,19 @@ impl Candidates {
     }
 }
 
-/// A candidate that is up, as [`Candidates::visit`] shows it.
+/// A candidate that is up, for [`Candidates::visit`].
 pub struct Lane<'a> {
-    /// Its index.
+    /// The candidate's index.
     pub index: usize,
-    /// Its weight, at least 1.
+    /// The candidate's weight, at least 1.
     pub weight: u64,
-    /// Where its load stands …
+    /// The block of its load.
     pub block: &'a LoadBlock,
-    /// … and in which lane.
+    /// Its lane in the block.
     pub lane: usize,
 }
 
-/// The bits set in a word, lowest first.
+/// The set bits of a word, lowest first.
 fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let lane = bits.trailing_zeros() as usize;
@@ -138,7 +137,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn nothing_comes_of_nothing() {
+    fn without_candidates_there_is_no_choice() {
         let none = Candidates::new(&[]);
         let world = World::new(0);
         assert_eq!(none.next_from(0, &world.view()), None);
@@ -148,7 +147,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_round_sees_each_usable_candidate_once_in_order(
+        fn a_round_visits_each_usable_candidate_once_in_order(
             weights in prop::collection::vec(0u16..3, 1..300),
             down in prop::collection::vec(0usize..300, 0..100),
             full in prop::collection::vec(0usize..300, 0..20),

@@ -1,10 +1,10 @@
-//! The hash that every tcplb instance and version agrees on. It has no seed: two instances with the same backends send a
-//! client to the same one only if they hash alike, so a change here moves nearly every client, once.
+//! The hash that all tcplb instances and versions share. It has no seed: two instances with the same backends must hash
+//! a client alike. A change here moves nearly every client, once.
 //!
 //! FNV-1a (Fowler, Noll, Vo) over bytes and the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast Splittable
 //! Pseudorandom Number Generators", 2014) over numbers: a few instructions each, and good enough to spread clients.
-//! Neither withstands somebody who chooses his addresses; who controls addresses can pick his backend, as with any
-//! hash that instances share.
+//! Neither resists an attacker: a client that chooses its address can choose its backend, as with any hash that
+//! instances share.
 
 use super::Member;
 use crate::policy::slow_start::GROUPS;
@@ -18,19 +18,19 @@ pub fn mix(number: u64) -> u64 {
     number ^ (number >> 31)
 }
 
-/// The `nth` of many independent hashes of what `hash` is a hash of; the step is SplitMix64's.
+/// The `nth` of many independent hashes derived from `hash`, with SplitMix64's step.
 pub fn nth(hash: u64, nth: u64) -> u64 {
     mix(hash.wrapping_add(nth.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }
 
-/// A hash brought down to `0..range`, evenly, by its upper bits (Lemire, "Fast Random Integer Generation in an
-/// Interval", 2019).
+/// Reduces a hash to `0..range`, evenly, by its upper bits (Lemire, "Fast Random Integer Generation in an Interval",
+/// 2019).
 pub fn reduce(hash: u64, range: usize) -> usize {
     ((u128::from(hash) * range as u128) >> 64) as usize
 }
 
-/// A client's address as a number. IPv4 is taken as the IPv6 address it maps to, so that it makes no difference which
-/// kind of listener the client came through.
+/// A client's address as a number. IPv4 becomes its IPv4-mapped IPv6 address, so that the kind of listener does not
+/// matter.
 pub fn address(ip: IpAddr) -> u128 {
     match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
@@ -38,19 +38,19 @@ pub fn address(ip: IpAddr) -> u128 {
     }
 }
 
-/// A client's hash. All that have no address count as one.
+/// A client's hash. All clients without an address share one.
 pub fn client(ip: Option<IpAddr>) -> u64 {
     let bits = ip.map_or(0, address);
     mix(mix((bits >> 64) as u64).wrapping_add(bits as u64))
 }
 
-/// The group of choices that a client's belong to, whatever backend it is tied to.
+/// The slow-start group of a client's choices.
 pub fn group(ip: Option<IpAddr>) -> usize {
     reduce(nth(client(ip), u64::MAX), GROUPS)
 }
 
-/// What each member is known by: the hash of its key, whatever its index. Several with one key (two names for one
-/// address) are told apart by how many came before.
+/// The identity of each member: the hash of its key, whatever its index. Members with the same key (two names for one
+/// address) are numbered.
 pub fn identities(members: &[Member]) -> Vec<u64> {
     let mut seen: HashMap<&str, u64> = HashMap::new();
     let mut identities = Vec::with_capacity(members.len());
@@ -62,7 +62,7 @@ pub fn identities(members: &[Member]) -> Vec<u64> {
     identities
 }
 
-/// FNV-1a: folds bytes into a number. Its upper bits are weak: [`mix`] it.
+/// FNV-1a over bytes. Its upper bits are weak, so [`mix`] it.
 fn bytes(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn values_are_fixed_for_ever() {
-        // Published: FNV-1a's of "" and "foobar", and SplitMix64's first output for seed 0.
+        // Published values: FNV-1a's of "" and "foobar", and SplitMix64's first output for seed 0.
         assert_eq!(bytes(b""), 0xcbf2_9ce4_8422_2325);
         assert_eq!(bytes(b"foobar"), 0x8594_4171_f739_67e8);
         assert_eq!(nth(0, 1), 0xe220_a839_7b1d_cdaf);
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn members_of_one_address_are_told_apart() {
+    fn members_of_one_address_have_different_identities() {
         let mut members = members(&[1, 1, 1]);
         members[2].key = members[0].key.clone();
         let identities = identities(&members);

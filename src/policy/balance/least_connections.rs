@@ -1,5 +1,5 @@
-//! Least connections: the fewest active ones per unit of weight; equals in the order of weighted round robin. Early failures
-//! of late count as active ([`super::load`]), since failing fast must not attract clients.
+//! Least connections: the fewest active ones per unit of weight; ties in the order of weighted round robin. Recent
+//! early failures count as active ([`super::load`]), since a backend that fails fast must not attract clients.
 
 use super::lightest::Lightest;
 use super::weighted_round_robin::WeightedRoundRobin;
@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 struct LeastConnections(WeightedRoundRobin);
 
-/// See the module.
+/// Builds the algorithm for these members.
 pub fn build(members: &[Member], start: u64) -> Box<dyn Balance> {
     Box::new(LeastConnections(WeightedRoundRobin::new(members, start)))
 }
@@ -19,7 +19,7 @@ impl Balance for LeastConnections {
         let mut lightest = Lightest::new();
         self.0.candidates().visit(start, view, |lane| {
             lightest.offer(&lane, lane.block.load(lane.lane, view.now).into(), view);
-            // Nothing is lighter than idle.
+            // No load is lower than idle.
             if lightest.load == 0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         lightest.index

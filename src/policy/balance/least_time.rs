@@ -1,11 +1,11 @@
-//! Least time: the lowest latency × (load + 1) ÷ weight, which is about how long the next client will wait.
+//! Least time: the lowest latency × (load + 1) ÷ weight, an estimate of the next client's wait.
 //!
-//! A backend that was never measured counts as fast as the fastest measured one that is up, and goes first among equals: it
-//! is tried soon, but does not get every client until its first answer is in. Since all unmeasured ones share one latency,
+//! A backend without a measurement counts as fast as the fastest measured one that is up, and goes first among equals.
+//! So it is tried soon, but does not get every client until its first answer. All unmeasured ones share one latency, so
 //! the best of them is known before that latency is, and one pass is enough.
 //!
-//! A backend whose average is stale ([`super::load`]) is tried in the same way, but by one client in [`TRIALS`] at most:
-//! where clients are few and backends many, most averages are stale, and still tell a slow backend from a fast one.
+//! A backend with a stale average ([`super::load`]) is tried in the same way, but by at most one client in [`TRIALS`].
+//! With few clients and many backends most averages are stale, but still separate slow backends from fast ones.
 
 use super::lightest::{HEAVIEST, Lightest};
 use super::load::Latency;
@@ -14,7 +14,7 @@ use super::{Balance, Client, Member, View};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// One client in so many may try a backend whose average is stale.
+/// One client in this many may try a backend with a stale average.
 const TRIALS: u32 = 8;
 
 struct LeastTime {
@@ -23,7 +23,7 @@ struct LeastTime {
     since_trial: AtomicU32,
 }
 
-/// See the module.
+/// Builds the algorithm for these members.
 pub fn build(members: &[Member], start: u64) -> Box<dyn Balance> {
     Box::new(LeastTime { turns: WeightedRoundRobin::new(members, start), since_trial: AtomicU32::new(TRIALS) })
 }
@@ -45,7 +45,7 @@ impl Balance for LeastTime {
                 unmeasured.offer(&lane, clients, view);
             } else {
                 fastest = fastest.min(latency);
-                // Both factors are below 2^32 or just there: no overflow.
+                // Both factors are below about 2^32, so the product does not overflow.
                 measured.offer(&lane, (latency * clients).min(HEAVIEST), view);
             }
             ControlFlow::Continue(())
@@ -57,7 +57,7 @@ impl Balance for LeastTime {
             }
             (_, new) => new.is_some(),
         };
-        // Two workers may begin a trial at once, or lose a choice: it is a rule of thumb.
+        // Two workers may start a trial at once, or lose a count; the limit is approximate.
         let choices = if new_goes_first && trial { 0 } else { choices.saturating_add(1) };
         self.since_trial.store(choices, Ordering::Relaxed);
         if new_goes_first { unmeasured.index } else { measured.index }

@@ -1,62 +1,64 @@
-//! How loaded backends are and how fast they answer, 64 of them in a block.
+//! The loads and answer times of backends, 64 in a block.
 //!
-//! Dense, because least-connections reads all of them for every choice: one block of active counts is four cache lines,
-//! against 64 scattered ones if each backend held its own.
+//! Dense, because least-connections reads all of them for every choice: a block of active counts is four cache lines,
+//! against 64 if each backend held its own.
 //!
-//! Workers write (a connection began or ended, a time was measured, a client got nothing); algorithms read. All of it is
-//! relaxed and without a lock. Two workers that measure at once may lose one sample of the two, which an average bears.
+//! Workers write (a connection begins or ends, a time is measured, a client gets no answer); algorithms read. All
+//! accesses are relaxed, without a lock. If two workers measure at once, one sample may get lost, which an average
+//! tolerates.
 //!
 //! # The average
 //!
-//! Connect + first-byte time, as a geometric mean that moves an eighth of the way to each sample (the gain of RFC 6298).
-//! Geometric, so that one answer of two seconds among many of a millisecond does not shun a backend, but sixteen do. Age
-//! weakens it: half of its weight is gone 2.5 s after the last sample, all of it after [`STALE`]. From then on the backend
-//! is tried again, as one that was never measured, and its next sample replaces the average.
+//! The connect + first-byte time, as a geometric mean that moves an eighth of the way to each sample (the gain of RFC
+//! 6298). Being geometric, it tolerates one answer of two seconds among many of a millisecond, but not sixteen. Its
+//! weight falls with age: by half 2.5 s after the last sample, to zero after [`STALE`]. Then the backend is tried again
+//! like an unmeasured one, and the next sample replaces the average.
 //!
-//! A client that gets nothing is a sample too ([`LoadBlock::unanswered`]): a backend that never answers must not stay
+//! A client without an answer is a sample too ([`LoadBlock::unanswered`]): a backend that never answers must not stay
 //! unmeasured.
 //!
 //! # Failures as load
 //!
-//! A backend that fails its clients at once is idle again at once, which would attract more of them. So each early failure
-//! counts as one more connection for a while: half of them are forgotten every [`HALF_LIFE`], and each answer takes one
-//! back. A backend that answers more often than it fails keeps its share.
+//! A backend that fails its clients at once is idle again at once, which would attract more clients. So each early
+//! failure counts as one more connection for a while: they halve every [`HALF_LIFE`], and each answer removes one. A
+//! backend that answers more often than it fails keeps its share.
 
 use crate::base::Tick;
 use crate::base::bits::WORD;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-/// After this long without a sample an average says nothing any more.
+/// The time without a sample after which an average is stale.
 pub const STALE: Duration = Duration::from_secs(5);
 
-/// After this long half of the failures are forgotten.
+/// The time after which half of the failures expire.
 pub const HALF_LIFE: Duration = Duration::from_secs(5);
 
-/// What a client that gets nothing counts as at least, when a backend is measured.
+/// The least sample of a client without an answer.
 pub const FAILURE: Duration = Duration::from_secs(1);
 
-/// See the module. Lanes are 0–63.
+/// The loads of 64 backends. Lanes are 0–63.
 #[derive(Debug)]
 pub struct LoadBlock {
     active: [AtomicU32; WORD],
     latency_us: [AtomicU32; WORD],
-    /// When the average took its last sample, in milliseconds. An average counts as fresh once more when they wrap.
+    /// When the average took its last sample, in milliseconds. When the counter wraps, a stale average counts as fresh
+    /// once.
     measured_ms: [AtomicU32; WORD],
-    /// The lanes with failures, so that reading costs nothing where there are none.
+    /// The lanes with failures, so that reading is free for all others.
     failing: AtomicU64,
-    /// Failures in the lower half, and when they were last halved, in milliseconds, in the upper.
+    /// Lower half: failures. Upper half: when they were last halved, in milliseconds.
     failures: [AtomicU64; WORD],
 }
 
-/// How fast a backend answers.
+/// The state of a backend's average answer time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Latency {
-    /// Nothing is known yet.
+    /// No sample yet.
     Unknown,
-    /// The average was this many microseconds, too long ago to mean anything.
+    /// A stale average, in microseconds.
     Stale(u32),
-    /// The average in microseconds.
+    /// The average, in microseconds.
     Known(u32),
 }
 
@@ -73,12 +75,12 @@ impl Default for LoadBlock {
 }
 
 impl LoadBlock {
-    /// Connections now open or being dialled.
+    /// Connections that are open or being dialled.
     pub fn active(&self, lane: usize) -> &AtomicU32 {
         &self.active[lane % WORD]
     }
 
-    /// What a choice goes by: active connections, and failures of late.
+    /// The load for a choice: active connections plus recent failures.
     #[inline]
     pub fn load(&self, lane: usize, now: Tick) -> u32 {
         let active = self.active(lane).load(Ordering::Relaxed);
@@ -88,7 +90,7 @@ impl LoadBlock {
         active.saturating_add(self.recent_failures(lane, now))
     }
 
-    /// The average.
+    /// The average answer time.
     #[inline]
     pub fn latency(&self, lane: usize, now: Tick) -> Latency {
         match self.latency_us[lane % WORD].load(Ordering::Relaxed) {
@@ -98,7 +100,7 @@ impl LoadBlock {
         }
     }
 
-    /// Takes a measured connect + first-byte time into the average.
+    /// Adds a measured connect + first-byte time to the average.
     pub fn answered(&self, lane: usize, sample: Duration, now: Tick) {
         self.sample(lane, sample, now);
         if self.failing.load(Ordering::Relaxed) & bit(lane) != 0 {
@@ -106,13 +108,13 @@ impl LoadBlock {
         }
     }
 
-    /// A client had waited this long when the backend failed it, without a byte.
+    /// Adds a sample for a client that the backend failed after `waited`, without a byte.
     pub fn unanswered(&self, lane: usize, waited: Duration, now: Tick) {
         self.sample(lane, waited.max(FAILURE), now);
     }
 
-    /// A client left that had waited this long for the first byte. The answer would have taken longer, so this says
-    /// something only of a backend that is thought to be faster.
+    /// Adds a sample for a client that left after `waited`, before the first byte. The answer would have taken longer,
+    /// so it counts only if it exceeds the average.
     pub fn abandoned(&self, lane: usize, waited: Duration, now: Tick) {
         let known = match self.latency(lane, now) {
             Latency::Known(average) => Duration::from_micros(average.into()),
@@ -123,12 +125,12 @@ impl LoadBlock {
         }
     }
 
-    /// A client was failed early: the backend counts as more loaded than it is for a while.
+    /// Counts an early failure as load, for a while.
     pub fn failed(&self, lane: usize, now: Tick) {
         self.count(lane, now, |failures| failures.saturating_add(1));
     }
 
-    /// A new backend gets the lane. What its last tenant did says nothing about this one.
+    /// Resets a lane for a new backend: the samples of its predecessor do not apply.
     pub fn clear(&self, lane: usize) {
         self.latency_us[lane % WORD].store(0, Ordering::Relaxed);
         self.failing.fetch_and(!bit(lane), Ordering::Relaxed);
@@ -150,7 +152,7 @@ impl LoadBlock {
     fn recent_failures(&self, lane: usize, now: Tick) -> u32 {
         let failures = halved(self.failures[lane % WORD].load(Ordering::Relaxed), now).1;
         if failures == 0 {
-            // A failure that comes right now may lose its bit; the next one sets it again.
+            // A concurrent failure may lose its bit; the next failure sets it again.
             self.failing.fetch_and(!bit(lane), Ordering::Relaxed);
         }
         failures
@@ -170,19 +172,19 @@ fn bit(lane: usize) -> u64 {
     1 << (lane % WORD)
 }
 
-/// They wrap after 49 days.
+/// The counter wraps after 49 days.
 fn millis(now: Tick) -> u32 {
     (now.0 / 1_000) as u32
 }
 
-/// Milliseconds since then. Another worker's clock reading may be a moment ahead of this one's.
+/// Milliseconds since `then`. Another worker's clock may be slightly ahead.
 fn since(then: u32, now: Tick) -> u32 {
     let since = millis(now).wrapping_sub(then);
     if since > u32::MAX - 1_000 { 0 } else { since }
 }
 
-/// When the last halving was due, and how many failures are left. Halving keeps its own step, so that failures which go on
-/// do not put it off.
+/// When the last halving was due, and the failures that are left. Halving keeps its own rhythm, so that new failures do
+/// not delay it.
 fn halved(packed: u64, now: Tick) -> (u32, u32) {
     let (begun, failures) = ((packed >> 32) as u32, packed as u32);
     if failures == 0 {
@@ -193,7 +195,7 @@ fn halved(packed: u64, now: Tick) -> (u32, u32) {
     (begun.wrapping_add(steps.wrapping_mul(step)), failures.checked_shr(steps).unwrap_or(0))
 }
 
-/// The average after a sample, when the one before was taken `age` ago. Neither is ever 0.
+/// The average after a sample, if the previous sample was `age` ago. Neither is ever 0.
 fn smooth(old: u32, sample: u32, age: Duration) -> u32 {
     if old == 0 || age >= STALE {
         return sample;
@@ -221,7 +223,7 @@ mod tests {
     const SLOW: Duration = Duration::from_secs(2);
 
     #[test]
-    fn one_slow_answer_among_fast_ones_weighs_little_and_many_weigh_all() {
+    fn one_slow_answer_weighs_little_and_many_weigh_fully() {
         let block = LoadBlock::default();
         assert_eq!(block.latency(3, at(0)), Latency::Unknown);
         (0..100).for_each(|step| block.answered(3, FAST, at(step)));
@@ -245,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_gets_nothing_is_a_bad_sample_and_one_that_leaves_is_one_if_it_waited_long() {
+    fn a_client_without_an_answer_is_a_slow_sample() {
         let block = LoadBlock::default();
         block.unanswered(3, FAST, at(1));
         assert_eq!(known(&block, at(1)), 1_000_000);
@@ -259,12 +261,12 @@ mod tests {
     }
 
     #[test]
-    fn failures_count_as_load_until_they_are_halved_away_or_answered_away() {
+    fn failures_count_as_load_until_they_expire_or_answers_offset_them() {
         let block = LoadBlock::default();
         block.active(3).store(2, Ordering::Relaxed);
         (0..8).for_each(|step| block.failed(3, at(10_000 + step)));
         assert_eq!(block.load(3, at(10_010)), 10);
-        // Failures that go on do not put off the halving.
+        // Further failures do not delay the halving.
         block.failed(3, at(14_000));
         assert_eq!(block.load(3, at(14_999)), 11);
         assert_eq!(block.load(3, at(15_000)), 6);
@@ -303,9 +305,9 @@ mod tests {
             prop_assert!(low.saturating_sub(1 + low / 1_000) <= average && average <= high.saturating_add(1 + high / 1_000));
         }
 
-        /// One that fails half of its clients or fewer, in turn, is never held back by more than one failure.
+        /// A backend that fails at most half of its clients, in turn, has at most one failure as load.
         #[test]
-        fn answers_make_up_for_failures(rounds in 1u64..200) {
+        fn answers_offset_failures(rounds in 1u64..200) {
             let block = LoadBlock::default();
             for round in 0..rounds {
                 block.failed(0, at(round));

@@ -1,40 +1,40 @@
-//! Maglev: a table that maps hashes of client addresses to backends, the same on every instance with the same backends.
+//! Maglev: a table from hashes of client addresses to backends, the same on every instance with the same backends.
 //!
-//! Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4: each backend
-//! prefers the table's entries in an order of its own (a permutation by offset and step, of a table of prime size); they
-//! take turns, each taking the free entry it prefers most, until all are taken. With equal weights no two differ by more
-//! than one entry. A heavier backend has more turns: its `k`-th comes at time `k ÷ weight`, which for the others
-//! does not depend on who else is there, so that little moves when the membership changes.
+//! Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4. Each backend
+//! has its own order of preference over the entries of the table: a permutation by offset and step, of a table of prime
+//! size. Backends take turns, and each takes its most preferred free entry, until all are taken. Equal weights differ
+//! by at most one entry. A heavier backend has more turns: its `k`-th comes at time `k ÷ weight`, which does not depend
+//! on other backends, so few entries move when the membership changes.
 //!
-//! While a backend is down, the table stays as it is: its clients alone hash again, to another entry each, and so
-//! spread over all the others. A table rebuilt without it would also move a few clients of the others.
+//! While a backend is down, the table stays unchanged: only its clients hash again, each to another entry, and spread
+//! over all other backends. A table rebuilt without it would also move some clients of others.
 //!
-//! The paper wants a hundred entries for each backend: 65 537 for up to 655 backends, 655 373 above. Crossing
-//! that line moves nearly everybody, once.
+//! The paper recommends a hundred entries per backend: 65,537 for up to 655 backends, 655,373 above. Crossing that line
+//! moves nearly every client, once.
 
 use super::rendezvous::Rendezvous;
 use super::{Balance, Client, Member, View, hash};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-/// Table sizes; prime, or an order of preference would not reach every entry.
+/// Table sizes. Prime, so that an order of preference reaches every entry.
 const SMALL: usize = 65_537;
 const LARGE: usize = 655_373;
-/// The most backends for which the small table is large enough.
+/// The most backends for the small table.
 const MOST_IN_SMALL: usize = 655;
-/// How often a client of unusable backends hashes again before all are looked at. With half of the entries unusable
-/// that is once in 65 536 choices.
+/// Hashes of a client of unusable backends before all backends are scanned. With half of the entries unusable, a scan
+/// happens once in 65,536 choices.
 const REHASHES: u64 = 16;
 
 const FREE: u32 = u32::MAX;
 
 struct Maglev {
-    /// Indexes; empty if nobody has weight.
+    /// Indexes of backends; empty if no backend has weight.
     table: Box<[u32]>,
     rendezvous: Rendezvous,
 }
 
-/// See the module.
+/// Builds the algorithm for these members.
 pub fn build(members: &[Member], _: u64) -> Box<dyn Balance> {
     Box::new(Maglev { table: table(members), rendezvous: Rendezvous::new(members) })
 }
@@ -57,14 +57,14 @@ impl Balance for Maglev {
     }
 }
 
-/// One backend while the table is filled.
+/// A backend while the table is filled.
 struct Taker {
     index: u32,
-    /// The entry it prefers most among those it has not looked at.
+    /// Its most preferred entry among those that it has not tried.
     preferred: usize,
-    /// From one preference to the next, modulo the size of the table.
+    /// The step between preferences, modulo the size of the table.
     step: usize,
-    /// Between two of its turns.
+    /// The time between two of its turns.
     pause: u64,
 }
 
@@ -76,7 +76,7 @@ fn table(members: &[Member]) -> Box<[u32]> {
         _ => LARGE,
     };
     let mut takers = takers(members, size);
-    // Whose turn is next, and when; of those due at one time the first in the order of identities.
+    // Backends by the time of their next turn; ties in the order of identities.
     let mut turns: BinaryHeap<Reverse<(u64, usize)>> =
         takers.iter().enumerate().map(|(at, taker)| Reverse((taker.pause, at))).collect();
     let mut table = vec![FREE; size].into_boxed_slice();
@@ -84,19 +84,19 @@ fn table(members: &[Member]) -> Box<[u32]> {
         let Some(mut turn) = turns.peek_mut() else { break };
         let Reverse((time, at)) = *turn;
         let taker = &mut takers[at];
-        // Ends: an order of preference reaches every entry, and one is free.
+        // Terminates: an order of preference reaches every entry, and one is free.
         while table[taker.preferred] != FREE {
             taker.advance(size);
         }
         table[taker.preferred] = taker.index;
         taker.advance(size);
-        // Dropping the top after a change puts it where it belongs.
+        // Dropping the changed top restores the heap's order.
         *turn = Reverse((time + taker.pause, at));
     }
     table
 }
 
-/// The members with weight, in the order of what identifies them, so that the order in the configuration plays no part.
+/// The members with weight, in the order of their identities, so that the order in the configuration does not matter.
 fn takers(members: &[Member], size: usize) -> Vec<Taker> {
     let mut ordered: Vec<(u64, usize)> =
         hash::identities(members).into_iter().enumerate().map(|(index, identity)| (identity, index)).collect();
@@ -105,7 +105,7 @@ fn takers(members: &[Member], size: usize) -> Vec<Taker> {
         index: index as u32,
         preferred: hash::reduce(hash::nth(identity, 1), size),
         step: hash::reduce(hash::nth(identity, 2), size - 1) + 1,
-        // The widest that a table's worth of turns cannot overflow.
+        // The largest pause whose sum over all turns does not overflow.
         pause: (1 << 40) / u64::from(members[index].weight),
     };
     ordered.into_iter().filter(|&(_, index)| members[index].weight > 0).map(taker).collect()
@@ -125,7 +125,7 @@ mod tests {
     use super::super::tests::members;
     use super::*;
 
-    /// How many entries each of these has.
+    /// The number of entries of each backend.
     fn entries(weights: &[u16]) -> Vec<usize> {
         let mut entries = vec![0; weights.len()];
         table(&members(weights)).iter().for_each(|&index| entries[index as usize] += 1);

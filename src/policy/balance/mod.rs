@@ -1,24 +1,24 @@
-//! Choosing a backend: one small trait, a file per algorithm, and the registry that names them.
+//! Choosing a backend: a small trait, a file per algorithm, and the registry of their names.
 //!
-//! # What every algorithm keeps
+//! # What every algorithm guarantees
 //!
-//! * Only usable backends: up, enabled, below their `max_connections`, not tried before by this connection. The [`View`]
-//!   knows; an algorithm asks it and never decides this for itself.
-//! * The share that an unusable backend leaves goes to all the others in proportion to their weights.
+//! * It picks only usable backends: up, enabled, below their `max_connections`, not tried before by this connection.
+//!   The [`View`] decides that, never the algorithm.
+//! * The share of an unusable backend goes to all others in proportion to their weights.
 //! * Weight 0 is never chosen.
-//! * No lock is taken (the sticky table is sharded), and the cost does not depend on the number of open connections.
-//! * `None` only if no backend with weight is usable.
+//! * It takes no lock (the sticky table is sharded), and its cost does not depend on the number of open connections.
+//! * It returns `None` only if no backend with weight is usable.
 //!
-//! # Who calls
+//! # Callers
 //!
-//! A [`Balance`] is built by the control thread for one membership and one set of weights, and lives inside an immutable
-//! snapshot; every worker calls [`Balance::pick`] on the same object, so whatever must be exact across workers (the
-//! turn in a round) is an atomic inside it. Indexes are positions in the `members` it was built from.
+//! The control thread builds a [`Balance`] for one membership and one set of weights, and it lives in an immutable
+//! snapshot. Every worker calls [`Balance::pick`] on the same object, so state that must be exact across workers (the
+//! turn in a round) is an atomic in it. Indexes are positions in its `members`.
 //!
-//! # Adding one
+//! # Adding an algorithm
 //!
-//! Write a file beside these with a type that implements [`Balance`] and a `build` function; add a line to [`REGISTRY`].
-//! Whole, with its row:
+//! Write a file beside these with a type that implements [`Balance`] and a `build` function; add a line to
+//! [`REGISTRY`]. A complete example with its row:
 //!
 //! ```
 //! use tcplb::policy::balance::{Algorithm, Alias, Balance, Client, Member, View};
@@ -41,13 +41,14 @@
 //!     Algorithm { name: "power-of-three", short: &["p3c"], picks: "the least loaded of three at random", build };
 //! ```
 //!
-//! The tests of all rows (`tests/every.rs`) then hold it to the promises above.
+//! The tests of all rows (`tests/every.rs`) then check these guarantees.
 //!
 //! # The files
 //!
-//! In turn: `round_robin`, `weighted_round_robin`, `sticky_round_robin`, over `cursor` and `smooth`. By chance: `random`,
-//! `power_of_two`, over `alias`. By load, which `load` keeps: `least_connections`, `least_time`, over `lightest`. By the client's address:
-//! `source_hash`, `maglev`, over `hash` and `rendezvous`. Whatever looks at many backends does so through `candidates`.
+//! In turn: `round_robin`, `weighted_round_robin`, `sticky_round_robin`, over `cursor` and `smooth`. At random:
+//! `random`, `power_of_two`, over `alias`. By load (see `load`): `least_connections`, `least_time`, over `lightest`. By
+//! the client's address: `source_hash`, `maglev`, over `hash` and `rendezvous`. Scans of many backends go through
+//! `candidates`.
 
 use super::slow_start::GROUPS;
 use crate::base::bits::WORD;
@@ -57,63 +58,63 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// What an algorithm knows about a backend for as long as a membership lasts.
+/// The facts about a backend that hold for a whole membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// What identifies the backend to every tcplb instance: its address as written. Hashing algorithms use it, so that
-    /// two instances with the same backends agree whatever the order or the names.
+    /// The backend's address as written, which identifies it to every tcplb instance. Hashing algorithms use it, so
+    /// that two instances with the same backends agree whatever their order and names.
     pub key: String,
     /// Its share relative to the others; 0 takes no new connections.
     pub weight: u16,
 }
 
-/// Who is asking.
+/// The client that a backend is chosen for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
     /// The client's IP address; `None` for a unix socket, whose peers all count as one source.
     pub ip: Option<IpAddr>,
 }
 
-/// The state of a pool at the moment of a choice.
+/// The state of a pool at the time of a choice.
 #[derive(Clone, Copy)]
 pub struct View<'a> {
-    /// Which backends may be used as far as health and operators are concerned.
+    /// The backends that health and operators allow.
     pub up: &'a AtomicBits,
-    /// Which of them take part in this choice as far as slow start is concerned; `None`: all.
+    /// The backends that slow start allows for this choice; `None`: all.
     pub warm: Option<&'a AtomicBits>,
     /// Loads, 64 backends a block: backend `i` is lane `i % 64` of block `i / 64`.
     pub loads: &'a [Arc<LoadBlock>],
-    /// Most connections each backend may have, `u32::MAX` for no limit.
+    /// The most connections of each backend; `u32::MAX` for no limit.
     pub limits: &'a [u32],
-    /// Backends that this connection tried in vain. A handful at most.
+    /// Backends that this connection has tried; a few at most.
     pub tried: &'a [u32],
-    /// When the choice is made, by the clock that measurements go by.
+    /// The time of the choice, on the clock of the measurements.
     pub now: Tick,
 }
 
 impl View<'_> {
-    /// May backend `index` get this connection?
+    /// Whether backend `index` may get this connection.
     pub fn usable(&self, index: usize) -> bool {
         self.up_word(index / WORD) & (1 << (index % WORD)) != 0 && self.has_room(index)
     }
 
-    /// The `index`-th word of 64 backends that are up and take part.
+    /// The `index`-th word of 64 backends: those that are up and take part in this choice.
     pub fn up_word(&self, index: usize) -> u64 {
         self.up.word(index) & self.warm.map_or(u64::MAX, |warm| warm.word(index))
     }
 
-    /// Usable apart from health: below its limit and not tried by this connection.
+    /// Whether the backend is below its limit and not tried by this connection, whatever its health.
     pub fn has_room(&self, index: usize) -> bool {
         let Some(&limit) = self.limits.get(index) else { return false };
         (limit == u32::MAX || self.active(index) < limit) && !self.tried.contains(&(index as u32))
     }
 
-    /// Open connections of backend `index`.
+    /// The open connections of backend `index`.
     pub fn active(&self, index: usize) -> u32 {
         self.loads.get(index / WORD).map_or(0, |block| block.active(index).load(Ordering::Relaxed))
     }
 
-    /// What a choice by load goes by: open connections of backend `index`, and early failures of late ([`load`]).
+    /// The load for a choice: open connections of backend `index`, plus recent early failures ([`load`]).
     pub fn load(&self, index: usize) -> u32 {
         self.loads.get(index / WORD).map_or(0, |block| block.load(index, self.now))
     }
@@ -124,14 +125,14 @@ pub trait Balance: Send + Sync {
     /// The index of a backend for `client`, or `None` if none is usable.
     fn pick(&self, client: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize>;
 
-    /// The group that a choice for this client belongs to: see [`super::slow_start`]. One that ties clients to backends by
-    /// address has the same group for an address each time.
+    /// The slow-start group of a choice for this client: see [`super::slow_start`]. An algorithm that ties clients to
+    /// backends by address returns the same group for an address each time.
     fn group(&self, _client: Client, random: &mut fastrand::Rng) -> usize {
         random.usize(..GROUPS)
     }
 
-    /// The same algorithm for a changed membership, keeping what it has learnt about clients. `None` if it learns nothing
-    /// that outlives a membership: then a new one does as well.
+    /// The same algorithm for a changed membership, with what it has learnt about clients. `None` if it keeps nothing:
+    /// then a new one is built.
     fn successor(&self, _members: &[Member], _start: u64) -> Option<Box<dyn Balance>> {
         None
     }
@@ -139,14 +140,14 @@ pub trait Balance: Send + Sync {
 
 /// A row of the registry.
 pub struct Algorithm {
-    /// The name in config, logs and API.
+    /// The name in the configuration, logs and API.
     pub name: &'static str,
-    /// Short forms that are accepted too.
+    /// Accepted short forms.
     pub short: &'static [&'static str],
-    /// What it picks, in a line for `--help`.
+    /// What it picks, in one line for `--help`.
     pub picks: &'static str,
-    /// Builds it for a membership. `start` is any number: where a round begins, so that rebuilding does not favour the
-    /// first backend.
+    /// Builds it for a membership. `start` may be any number: the turn that a round begins with, so that a rebuild does
+    /// not favour the first backend.
     pub build: fn(members: &[Member], start: u64) -> Box<dyn Balance>,
 }
 
@@ -156,13 +157,13 @@ impl Algorithm {
         matches!(self.name, "round-robin" | "sticky-round-robin")
     }
 
-    /// Builds it for a changed membership, taking over from `old` (built by this same algorithm) what clients rely on.
+    /// Builds it for a changed membership. `old` was built by the same algorithm, and passes on what clients rely on.
     pub fn rebuild(&self, old: &dyn Balance, members: &[Member], start: u64) -> Box<dyn Balance> {
         old.successor(members, start).unwrap_or_else(|| (self.build)(members, start))
     }
 }
 
-/// The registry has each name once.
+/// Names are unique in the registry.
 impl PartialEq for Algorithm {
     fn eq(&self, other: &Algorithm) -> bool {
         self.name == other.name
@@ -192,7 +193,7 @@ pub const DEFAULT: Algorithm = Algorithm {
     build: weighted_round_robin::build,
 };
 
-/// Every algorithm there is: a new one is its file and its row here.
+/// All algorithms: a new one is its file and its row here.
 pub const REGISTRY: &[Algorithm] = &[
     Algorithm { name: "round-robin", short: &["rr"], picks: "each healthy backend in turn", build: round_robin::build },
     DEFAULT,

@@ -5,7 +5,7 @@ use super::{Balance, Client, Member, View};
 
 struct Random(Alias);
 
-/// See the module.
+/// Builds the algorithm for these members.
 pub fn build(members: &[Member], _: u64) -> Box<dyn Balance> {
     Box::new(Random(Alias::new(members)))
 }

@@ -1,19 +1,19 @@
-//! Weighted rendezvous hashing: for every key, all backends run a race, and the first to arrive serves it.
+//! Weighted rendezvous hashing: for every key all backends run a race, and the first to arrive serves the key.
 //!
-//! Thaler and Ravishankar ("Using Name-Based Mappings to Increase Hit Rates", 1998) let a hash of key and backend decide;
-//! Schindelhauer and Schomaker's logarithmic method ("Weighted Distributed Hash Tables", 2005) gives the weights: with
-//! that hash as a number `h` between 0 and 1 the highest score `−w ÷ ln h` wins. That is the lowest `−ln h ÷ w`, the time
-//! at which an exponential clock of rate `w` first rings, and the first of many such clocks is each with the probability
-//! of its weight. It follows at once that without one backend only its own keys move, to all the others in proportion.
+//! Thaler and Ravishankar ("Using Name-Based Mappings to Increase Hit Rates", 1998) let a hash of key and backend
+//! decide. Schindelhauer and Schomaker's logarithmic method ("Weighted Distributed Hash Tables", 2005) adds weights:
+//! with the hash as a number `h` between 0 and 1, the highest score `−w ÷ ln h` wins. That is the lowest `−ln h ÷ w`,
+//! the first event of an exponential clock of rate `w`. Each clock is the first with the probability of its weight. So
+//! without one backend only its own keys move, to all others in proportion.
 //!
-//! A race looks at every backend. Who needs it fast remembers results.
+//! A race scans every backend; callers that need speed cache its results.
 //!
-//! Two instances agree as far as their `ln` does: C libraries differ in the last digit, which two arrival times
-//! share about never.
+//! Two instances agree as far as their `ln` does. C libraries differ in the last digit, which two arrival times almost
+//! never share.
 
 use super::{Member, View, hash};
 
-/// See the module.
+/// The race of the members.
 pub struct Rendezvous {
     racers: Box<[Racer]>,
 }
@@ -25,7 +25,7 @@ struct Racer {
 }
 
 impl Rendezvous {
-    /// All members that have weight.
+    /// A race of the members with weight.
     pub fn new(members: &[Member]) -> Rendezvous {
         let racers = hash::identities(members).into_iter().zip(members).enumerate();
         let racers = racers.filter(|(_, (_, member))| member.weight > 0);
@@ -37,19 +37,19 @@ impl Rendezvous {
         Rendezvous { racers: racers.collect() }
     }
 
-    /// The winner among the usable ones.
+    /// The first usable backend for this key.
     pub fn best(&self, key: u64, view: &View<'_>) -> Option<usize> {
         let [first] = self.first(key, |index| view.usable(index));
         first
     }
 
-    /// The first `N` to arrive of those allowed.
+    /// The first `N` allowed backends for this key.
     pub fn first<const N: usize>(&self, key: u64, allowed: impl Fn(usize) -> bool) -> [Option<usize>; N] {
         let mut first = [(f64::INFINITY, None); N];
         for racer in &self.racers {
             let lacks = 1.0 - fraction(hash::mix(key ^ racer.identity));
             let last = first.last().map_or(0.0, |place| place.0);
-            // −ln h is never below 1 − h: most are out of the race before the logarithm, and before being asked.
+            // −ln h is never below 1 − h, so most backends are out before the logarithm and before `allowed`.
             if lacks >= last * racer.weight || !allowed(racer.index as usize) {
                 continue;
             }
@@ -64,7 +64,7 @@ impl Rendezvous {
     }
 }
 
-/// A hash as a number between 0 and 1, neither of which it reaches. 52 bits and a half are exact in an `f64`.
+/// The hash as a number between 0 and 1, both excluded. An `f64` holds its 52 bits and a half exactly.
 fn fraction(hash: u64) -> f64 {
     ((hash >> 12) as f64 + 0.5) / (1u64 << 52) as f64
 }
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// By the book: the highest score.
+    /// The definition: the highest score.
     fn naive(members: &[Member], key: u64, allowed: impl Fn(usize) -> bool) -> Option<usize> {
         let score = |identity, weight: u16| -f64::from(weight) / fraction(hash::mix(key ^ identity)).ln();
         let scores = hash::identities(members).into_iter().zip(members).map(|(id, member)| score(id, member.weight));
@@ -90,7 +90,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn races_end_as_by_the_book(
+        fn races_match_the_definition(
             weights in prop::collection::vec(prop_oneof![Just(0), Just(1), any::<u16>()], 0..40),
             down in prop::collection::vec(0usize..40, 0..20),
             key in any::<u64>(),

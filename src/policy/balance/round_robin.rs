@@ -1,20 +1,19 @@
-//! Round robin: each usable backend in turn. Weights play no part, except that 0 is left out.
+//! Round robin: each usable backend in turn. Weights do not matter, but weight 0 is skipped.
 //!
-//! One cursor, shared by all workers, counts positions handed out; a position that falls on an unusable backend is
-//! passed over. So the turns are the full round with the unusable left out, which is exactly the round of those that are
-//! left, whichever worker asks.
+//! One cursor, shared by all workers, counts positions; a position of an unusable backend is skipped. So the turns are
+//! the exact round of the usable backends, whichever worker chooses.
 
 use super::candidates::Candidates;
 use super::cursor::Cursor;
 use super::{Balance, Client, Member, View};
 
-/// See the module; the sticky variant uses it for a client's first connection.
+/// Round robin; the sticky variant uses it for a client's first connection.
 pub(super) struct RoundRobin {
     candidates: Candidates,
     cursor: Cursor,
 }
 
-/// See the module.
+/// Builds the algorithm for these members.
 pub fn build(members: &[Member], start: u64) -> Box<dyn Balance> {
     Box::new(RoundRobin::new(members, start))
 }

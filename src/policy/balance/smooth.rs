@@ -1,12 +1,12 @@
-//! The smooth weighted order: in every stretch each backend has had its share as nearly as whole turns allow.
+//! The smooth weighted order: each stretch of it gives every backend its share, as nearly as whole turns allow.
 //!
-//! It is nginx's: every backend earns its weight at each step, the richest is taken (the first among equals) and pays the
-//! sum of all weights. After as many steps as that sum everything is as it was, so one period says it all and can be
-//! computed beforehand; 5, 1, 1 gives a a b a c a a. After `k` steps a backend that was taken `c` times owns `k·w − W·c`:
-//! equal weights differ only in `c`, are therefore taken in the order of their indexes, and one account serves them all.
-//! Hence a step costs as much as there are different weights.
+//! It is nginx's algorithm: at each step every backend earns its weight, and the richest one (the first among equals)
+//! is taken and pays the sum of all weights. The state repeats after that many steps, so one period is computed in
+//! advance; 5, 1, 1 gives a a b a c a a. After `k` steps, a backend taken `c` times owns `k·w − W·c`. Backends of equal
+//! weight differ only in `c`, so they are taken in the order of their indexes and share one account. So a step costs as
+//! much as there are different weights.
 //!
-//! # How long a period gets
+//! # The length of a period
 //!
 //! Weights are divided by their greatest common divisor. If the sum still exceeds [`LEAST_LIMIT`] and [`PER_MEMBER`]
 //! turns a member, they are scaled down to that many turns by largest remainder. Then a backend's turns are off its exact
@@ -18,9 +18,9 @@
 
 use std::collections::BTreeMap;
 
-/// A period may always have this many turns …
+/// A period may always have this many turns.
 const LEAST_LIMIT: usize = 65_536;
-/// … and this many for each member.
+/// A period may also have this many turns per member.
 const PER_MEMBER: usize = 32;
 
 /// One period, as indexes into `weights`. Empty if no weight is above 0.
@@ -38,13 +38,13 @@ pub fn order(weights: &[u16]) -> Vec<u32> {
     (0..period).filter_map(|_| step(&mut accounts, period as i64)).collect()
 }
 
-/// What backends of one weight own.
+/// The account of all backends of one weight.
 struct Account {
-    /// Per step.
+    /// The turns that they earn per step.
     earns: i64,
-    /// What the next of them owns; those taken before it in this round own a period less.
+    /// What the next backend owns; those taken before it in this round own a period less.
     owns: i64,
-    /// The index of the next of them, here because every step reads it.
+    /// The index of the next backend, here because every step reads it.
     first: u32,
     /// Its position in `members`.
     next: usize,
@@ -70,7 +70,7 @@ fn step(accounts: &mut [Account], period: i64) -> Option<u32> {
     Some(taken)
 }
 
-/// How many turns of a period each has.
+/// The turns of each backend in a period.
 fn turns(weights: &[u16]) -> Vec<u64> {
     let limit = LEAST_LIMIT.max(PER_MEMBER * weights.len()) as u64;
     let turns = reduced(weights.iter().map(|&weight| weight.into()).collect());
@@ -78,7 +78,7 @@ fn turns(weights: &[u16]) -> Vec<u64> {
     if sum <= limit { turns } else { reduced(scaled(&turns, sum, limit)) }
 }
 
-/// Divided by what divides them all.
+/// Divides all by their greatest common divisor.
 fn reduced(mut turns: Vec<u64>) -> Vec<u64> {
     let divisor = turns.iter().fold(0, |divisor, &turns| gcd(divisor, turns)).max(1);
     turns.iter_mut().for_each(|turns| *turns /= divisor);
@@ -89,11 +89,11 @@ fn gcd(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-/// Brought down to a sum of `limit` by largest remainder, none that had a turn losing its last.
+/// Scales down to a sum of `limit` by largest remainder; every backend with a turn keeps at least one.
 fn scaled(turns: &[u64], sum: u64, limit: u64) -> Vec<u64> {
     let mut scaled: Vec<u64> = turns.iter().map(|turns| (turns * limit / sum).max(u64::from(*turns > 0))).collect();
     let spare = limit.saturating_sub(scaled.iter().sum()) as usize;
-    // Those that were raised to one have more than their share already.
+    // Backends that were raised to one turn exceed their share already.
     let mut claims: Vec<usize> = (0..turns.len()).filter(|&index| turns[index] * limit >= sum).collect();
     claims.sort_by_key(|&index| (std::cmp::Reverse(turns[index] * limit % sum), index));
     claims.iter().take(spare).for_each(|&index| scaled[index] += 1);
@@ -105,7 +105,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// As nginx does it, one pass over all backends for every choice.
+    /// nginx's form: a pass over all backends for every choice.
     fn naive(weights: &[u16]) -> Vec<u32> {
         let sum: i64 = weights.iter().map(|&weight| i64::from(weight)).sum();
         let mut current = vec![0i64; weights.len()];
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_period_that_would_be_too_long_keeps_shares_within_a_turn() {
+    fn a_shortened_period_keeps_shares_within_a_turn() {
         let weights = [65_535, 65_534, 30_011, 7, 1, 0];
         let turns = turns(&weights);
         let (sum, period) = (weights.iter().map(|&weight| f64::from(weight)).sum::<f64>(), turns.iter().sum::<u64>());

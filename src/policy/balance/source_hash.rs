@@ -1,32 +1,32 @@
-//! Source hash: a client's address decides, by weighted rendezvous; losing one of N backends moves only its own clients.
+//! Source hash: the client's address decides, by weighted rendezvous. Losing one of N backends moves only its own
+//! clients.
 //!
-//! A race looks at every backend, so results are remembered. To bound that memory, clients are first hashed into
-//! [`BUCKETS`] buckets, and the race is run for the bucket. It has the same number for every pool, or growing a pool would
-//! move everybody. The price is that a backend's share is a whole number of buckets: with 10 backends it is off by 0.6 %
-//! (one standard deviation), with 1 000 by 6 %, with 10 000 by a fifth.
+//! A race scans every backend, so results are cached. To bound the cache, clients are hashed into [`BUCKETS`] buckets,
+//! and each bucket has one race. The number is the same for every pool; otherwise, growing a pool would move nearly
+//! every client. The price: a backend's share is a whole number of buckets. With 10 backends it is off by 0.6 % (one
+//! standard deviation), with 1,000 by 6 %, with 10,000 by a fifth.
 //!
-//! What is remembered are the first three with every backend up. That never goes stale, as the object lives no longer
-//! than its membership. The first usable one of the three serves: exactly whom the race without the others would give.
-//! Only if all three are unusable is the race run again, among the usable ones; with a tenth of them down, once in
-//! a thousand choices.
+//! The cache holds the first three of the race with every backend up. It never becomes stale, since the object lives as
+//! long as its membership. The first usable one of the three serves, as a race without the unusable ones would decide.
+//! Only if all three are unusable is the race run again; with a tenth of the backends down, once in a thousand choices.
 
 use super::rendezvous::Rendezvous;
 use super::{Balance, Client, Member, View, hash};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How many groups clients fall into; 2 MiB of memory at most.
+/// Buckets of clients; at most 2 MiB of memory.
 const BUCKETS: usize = 1 << 18;
-/// How many of them are allocated at a time, so that a pool with few clients needs little.
+/// Buckets that are allocated at a time, so that a pool with few clients uses little memory.
 const PAGE: usize = 1 << 10;
 
 struct SourceHash {
     rendezvous: Rendezvous,
-    /// Per bucket the first three, [`pack`]ed; 0 is "not known yet".
+    /// Per bucket the first three, [`pack`]ed; 0 if they are not known yet.
     known: Box<[OnceLock<Box<[AtomicU64]>>]>,
 }
 
-/// See the module.
+/// Builds the algorithm for these members.
 pub fn build(members: &[Member], _: u64) -> Box<dyn Balance> {
     let known = (0..BUCKETS / PAGE).map(|_| OnceLock::new()).collect();
     Box::new(SourceHash { rendezvous: Rendezvous::new(members), known })
@@ -35,7 +35,7 @@ pub fn build(members: &[Member], _: u64) -> Box<dyn Balance> {
 impl Balance for SourceHash {
     fn pick(&self, client: Client, view: &View<'_>, _: &mut fastrand::Rng) -> Option<usize> {
         let bucket = hash::reduce(hash::client(client.ip), BUCKETS);
-        // Mixed, so that the keys of neighbouring buckets have nothing in common.
+        // Mixed, so that consecutive buckets have independent keys.
         let key = hash::nth(0, bucket as u64);
         let usable = self.first(bucket, key).into_iter().flatten().find(|&index| view.usable(index));
         usable.or_else(|| self.rendezvous.best(key, view))
@@ -54,18 +54,18 @@ impl SourceHash {
         if packed != 0 {
             return unpack(packed);
         }
-        // Two workers may get here at once; they come to the same result.
+        // Two workers may race for a bucket at once; both get the same result.
         let first = self.rendezvous.first(key, |_| true);
         known.store(pack(first), Ordering::Relaxed);
         first
     }
 }
 
-/// Bits for each of three indexes: two million backends. Those beyond are not remembered, and raced for each time.
+/// Bits per index: two million backends. Results with higher indexes are not cached.
 const BITS: u32 = 21;
 const MASK: u64 = (1 << BITS) - 1;
 
-/// Three indexes in one word, so that one atomic access reads or writes them all: each plus one, 0 for nobody.
+/// Packs three indexes into one word, for one atomic access: each plus one, 0 for none.
 fn pack(first: [Option<usize>; 3]) -> u64 {
     let field =
         |index: Option<usize>| index.map_or(Some(0), |index| Some(index as u64 + 1).filter(|&field| field <= MASK));
@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_packed_is_unpacked_or_not_remembered() {
+    fn packed_indexes_round_trip_or_are_not_cached() {
         let most = MASK as usize - 1;
         for first in [[Some(0), None, None], [Some(7), Some(most), Some(0)], [Some(most), Some(1), Some(most)]] {
             assert_eq!(unpack(pack(first)), first);

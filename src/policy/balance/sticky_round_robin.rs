@@ -1,19 +1,19 @@
 //! Sticky round robin: a client address keeps the backend that its first connection got.
 //!
-//! If that one is unusable, round robin picks another, which the client keeps from then on. Clients without an address
-//! (unix sockets) get plain round robin.
+//! If that backend is unusable, round robin picks another one, which the client keeps from then on. Clients without an
+//! address (unix sockets) get plain round robin.
 //!
 //! # When the table is full
 //!
-//! It holds at most [`MOST_PINS`] addresses, 8 MiB of entries. Each of its shards has two generations: new and recently
-//! seen addresses are in the young one; when that has half of the shard's share, it becomes the old one, and what was
-//! old is forgotten. So an address is forgotten only after tens of thousands of others came since it was last
-//! seen, and it costs nothing to find out which. Shards are chosen by a keyed hash, so that nobody can flood a chosen one.
+//! The table holds at most [`MOST_PINS`] addresses, 8 MiB of entries. Each shard has two generations. New and recently
+//! seen addresses are in the young one. When that holds half of the shard's share, it becomes the old one, and the
+//! former old one is dropped. So an address expires only after tens of thousands of others, and expiry needs no search.
+//! Shards are chosen by a keyed hash, so an attacker can't fill a chosen one.
 //!
 //! # Across a change of membership
 //!
-//! A pin names its backend by identity. The successor of this object takes over the table as it is, and both may use it
-//! while workers go over from one to the other; a pin to a backend that is gone is like one to a dead backend.
+//! A pin names its backend by identity. The successor takes over the table, and both objects may use it while workers
+//! change to the successor. A pin to a removed backend acts like a pin to a dead one.
 
 use super::round_robin::RoundRobin;
 use super::{Balance, Client, Member, View, hash};
@@ -22,21 +22,21 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-/// Addresses that a pool remembers at most.
+/// The most addresses that a pool remembers.
 const MOST_PINS: usize = 1 << 18;
-/// Locks they are spread over: many more than workers, so that two rarely meet.
+/// Locks over the table: many more than workers, so that two workers rarely wait for each other.
 const SHARDS: usize = 64;
 
 struct StickyRoundRobin {
     turns: RoundRobin,
-    /// Of each member.
+    /// The identity of each member.
     identities: Vec<u64>,
-    /// The same, sorted, with their indexes.
+    /// The identities, sorted, with their indexes.
     by_identity: Vec<(u64, u32)>,
     pins: Arc<Pins>,
 }
 
-/// See the module.
+/// Builds the algorithm for these members.
 pub fn build(members: &[Member], start: u64) -> Box<dyn Balance> {
     Box::new(StickyRoundRobin::new(members, start, Arc::new(Pins::new(MOST_PINS))))
 }
@@ -49,7 +49,7 @@ impl StickyRoundRobin {
         StickyRoundRobin { turns: RoundRobin::new(members, start), identities, by_identity, pins }
     }
 
-    /// Where the pinned backend stands in this membership.
+    /// The index of the pinned backend in this membership.
     fn index_of(&self, pin: Pin) -> Option<usize> {
         let index = pin.index as usize;
         if self.identities.get(index) == Some(&pin.identity) {
@@ -64,10 +64,10 @@ impl Balance for StickyRoundRobin {
     fn pick(&self, client: Client, view: &View<'_>, _: &mut fastrand::Rng) -> Option<usize> {
         let Some(ip) = client.ip else { return self.turns.take(view) };
         let address = hash::address(ip);
-        // Locked until the pin is made, so that two first connections of one client get the same backend.
+        // Locked until the pin is set, so that two first connections of one client get the same backend.
         let mut shard = self.pins.shard(address).lock();
         let pinned = shard.get(address, self.pins.most_per_generation).and_then(|pin| self.index_of(pin));
-        // A backend whose weight became 0 takes no new connections, not even of its own clients.
+        // A backend of weight 0 takes no new connections, not even of clients that are pinned to it.
         if let Some(index) = pinned.filter(|&index| self.turns.has_weight(index) && view.usable(index)) {
             return Some(index);
         }
@@ -86,15 +86,15 @@ impl Balance for StickyRoundRobin {
     }
 }
 
-/// A client's backend.
+/// The backend of a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pin {
     identity: u64,
-    /// Where it stood in the membership in which it was pinned: a first guess that nearly always holds.
+    /// Its index in the membership in which it was pinned: a first guess, which is nearly always right.
     index: u32,
 }
 
-/// Who is pinned where.
+/// The pins of all clients.
 struct Pins {
     shards: Box<[Mutex<Shard>]>,
     state: RandomState,
@@ -119,7 +119,7 @@ impl Pins {
 }
 
 impl Shard {
-    /// The pin of an address, which is young again from now on.
+    /// The pin of an address, which becomes young again.
     fn get(&mut self, address: u128, most: usize) -> Option<Pin> {
         if let Some(&pin) = self.young.get(&address) {
             return Some(pin);
@@ -149,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_bounded_and_forgets_who_was_not_seen_for_long() {
+    fn the_table_is_bounded_and_drops_old_addresses() {
         let most = 16 * SHARDS;
         let sticky = StickyRoundRobin::new(&members(&[1; 5]), 0, Arc::new(Pins::new(most)));
         let (world, mut random) = (World::new(5), fastrand::Rng::with_seed(1));
         let regular = sticky.pick(client(0), &world.view(), &mut random);
         for number in 1..20_000 {
             sticky.pick(client(number), &world.view(), &mut random);
-            // Often enough that a shard does not turn over twice in between.
+            // Often enough that a shard does not drop a generation twice in between.
             if number % 100 == 0 {
                 assert_eq!(sticky.pick(client(0), &world.view(), &mut random), regular);
             }

@@ -1,30 +1,29 @@
-//! Weighted round robin: turns in the smooth order of [`super::smooth`], passing over whoever is unusable. With equal weights
-//! that order is the plain round, and [`RoundRobin`] takes the turns: it passes over any number of unusable backends, 64 at a
-//! time.
+//! Weighted round robin: turns in the smooth order of [`super::smooth`], skipping unusable backends. With equal weights
+//! that order is the plain round, and [`RoundRobin`] serves it, which skips unusable backends 64 at a time.
 //!
-//! A cursor that all workers share moves over one period of that order. Leaving out a backend's turns leaves those of
-//! the others as they were, so over a period the survivors' shares are exactly their weights, and what a dead one leaves
-//! goes to all of them.
+//! A cursor that all workers share moves over one period of the order. Skipping a backend's turns leaves the others'
+//! turns unchanged. So over a period the remaining shares match the weights exactly, and a dead backend's share goes to
+//! all others.
 //!
-//! A period may have hundreds of thousands of turns, nearly all of them of dead backends. So after [`MOST_PASSED`] turns
-//! passed over, the backend is drawn by weight among the usable ones instead: the shares stay, the smoothness goes.
+//! A period may have hundreds of thousands of turns, nearly all of dead backends. So after [`MOST_PASSED`] skipped
+//! turns, the choice draws a usable backend by weight. The shares stay exact, but the order is random.
 
 use super::candidates::Candidates;
 use super::cursor::Cursor;
 use super::round_robin::RoundRobin;
 use super::{Balance, Client, Member, View, smooth};
 
-/// How many turns a choice passes over before it draws instead. Short periods are always searched to the end.
+/// Turns that a choice skips before it draws. Short periods are always searched to the end.
 const MOST_PASSED: usize = 512;
 
-/// See the module; the least-loaded algorithms begin where its turn is.
+/// Weighted round robin; the least-loaded algorithms start their scan at its turn.
 pub(super) struct WeightedRoundRobin {
     candidates: Candidates,
     order: Box<[u32]>,
     cursor: Cursor,
 }
 
-/// See the module.
+/// Builds the algorithm for these members.
 pub fn build(members: &[Member], start: u64) -> Box<dyn Balance> {
     let mut weights = members.iter().map(|member| member.weight).filter(|weight| *weight > 0);
     let first = weights.next();

@@ -1,39 +1,39 @@
-//! Keeping a backend out for a moment, where health is `off`.
+//! Excludes a backend for a moment after a failed connect, where health is `off`.
 //!
-//! Nothing probes there and nothing marks a backend down. A client that could not connect is still a hint worth a second:
-//! the next clients go elsewhere first. The end of the second or a client that gets through brings the backend back, and
-//! a pool whose backends are all out uses them all the same (`Pool::pick`).
+//! Nothing probes there, and nothing marks a backend down. After a failed connect, the next clients go to other
+//! backends first, for one second or until a client connects. A pool whose backends are all excluded uses them all
+//! (`Pool::pick`).
 
 use crate::base::Tick;
 use std::time::Duration;
 
-/// How long a failed connect keeps a backend out. Long enough to spare the next clients a futile attempt, short enough
-/// that a backend which restarts is missed by nobody.
+/// How long a failed connect excludes a backend. It saves the next clients a futile attempt, and is short enough for a
+/// backend that restarts.
 pub const BACK_OFF: Duration = Duration::from_secs(1);
 
-/// Is one backend out, and until when.
+/// Whether one backend is excluded, and until when.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backoff {
     until: Option<Tick>,
 }
 
 impl Backoff {
-    /// A client could not connect: out from now on, for the full time however long it has been out. True if it was in.
+    /// A connect failed: excludes the backend for the full time from now on. True if it was not excluded.
     pub fn failed(&mut self, now: Tick) -> bool {
         self.until.replace(now + BACK_OFF).is_none()
     }
 
-    /// A client got through. True if that brought the backend back.
+    /// A connect succeeded. True if that ends an exclusion.
     pub fn succeeded(&mut self) -> bool {
         self.until.take().is_some()
     }
 
-    /// Time has passed. True if that brought the backend back.
+    /// Time has passed. True if that ends an exclusion.
     pub fn elapsed(&mut self, now: Tick) -> bool {
         self.until.take_if(|until| *until <= now).is_some()
     }
 
-    /// When it comes back; `None` if it is in.
+    /// When the exclusion ends; `None` if there is none.
     pub fn until(&self) -> Option<Tick> {
         self.until
     }
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_keeps_out_for_the_back_off_and_another_prolongs_it() {
+    fn a_failure_excludes_and_another_prolongs_it() {
         let mut backoff = Backoff::default();
         assert!(backoff.failed(at(100)));
         assert!(!backoff.failed(at(600)), "it was out already");
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn a_success_brings_it_back_at_once() {
+    fn a_success_ends_the_exclusion_at_once() {
         let mut backoff = Backoff::default();
         assert!(!backoff.succeeded());
         backoff.failed(at(0));

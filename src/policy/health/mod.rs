@@ -1,9 +1,9 @@
 //! Health decisions: is a backend up, when is it probed next, how long is it kept out.
 //!
-//! [`state`] turns results into up and down, [`schedule`] says when to probe, [`backoff`] stands in for both where
-//! health is `off`, [`outlier`] leaves out whoever passes probes and fails clients, and [`outcome`] is what a result is. None
-//! of them knows a socket or a clock: the prober thread calls them with the time and a random generator, and is the only one
-//! that does.
+//! [`state`] turns results into up and down, and [`schedule`] decides when to probe. [`backoff`] replaces both where
+//! health is `off`. [`outlier`] excludes backends that pass probes but fail clients, and [`outcome`] is the type of a
+//! result. None of them uses a socket or a clock: only the prober thread calls them, with the time and a random
+//! generator.
 
 pub mod backoff;
 pub mod outcome;

@@ -1,68 +1,68 @@
-//! What a probe, or a client's attempt to connect, came to.
+//! The result of a probe, or of a client's attempt to connect.
 //!
-//! One type carries it from the socket to the verdict, the log line, the admin API and the metric label, so that they
-//! can't tell different stories. Small and `Copy`: the text is made where somebody reads it.
+//! One type carries it from the socket to the health state, the log line, the admin API and the metric label, so that
+//! they agree. It is small and `Copy`; the text is made when it is shown.
 
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-/// How a probe ended.
+/// The result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The connection was made, which is all that a TCP probe asks for.
+    /// The connection was made; a TCP probe needs no more.
     Connected,
-    /// An HTTP status among the expected.
+    /// An expected HTTP status.
     Status(u16),
-    /// An HTTP status that was not expected.
+    /// An unexpected HTTP status.
     WrongStatus(u16),
-    /// There is nothing to connect to: the backend's name has no address yet.
+    /// The backend's name has no address yet.
     NoAddress,
-    /// There was no connection.
+    /// The connection failed.
     NoConnection(ConnectFailure),
-    /// The time for the whole probe, which is given, was over.
+    /// The probe took longer than this time-out.
     TimedOut(Duration),
-    /// The backend finished before a status line had come.
+    /// The backend closed before a status line.
     Closed,
-    /// The connection broke before a status line had come, with this error number.
+    /// The connection failed before a status line, with this error number.
     Broken(i32),
-    /// What came is no status line.
+    /// The answer is not a status line.
     NotHttp,
-    /// This many bytes came without being a whole status line.
+    /// This many bytes came without a whole status line.
     TooLong(usize),
 }
 
-/// Why a connection could not be made. Also what workers report.
+/// Why a connection could not be made; workers report it too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectFailure {
     /// The kernel's error number (`errno`).
     Os(i32),
-    /// Nobody answered within this time.
+    /// No answer came within this time.
     TimedOut(Duration),
 }
 
-/// Outcomes as metrics count them: few, so that a label stays cheap.
+/// Classes of outcomes for metrics: few, so that the label has few values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Class {
-    /// A success.
+    /// The probe passed.
     Passed,
-    /// No connection.
+    /// The connection failed.
     Connect,
-    /// Too slow.
+    /// The probe or the connection timed out.
     Timeout,
-    /// A status that was not expected.
+    /// An unexpected status.
     Status,
-    /// No valid answer.
+    /// An invalid answer.
     Answer,
 }
 
 impl Outcome {
-    /// Is it a success?
+    /// Whether the probe passed.
     pub fn passed(self) -> bool {
         self.class() == Class::Passed
     }
 
-    /// What metrics count it as.
+    /// The class that metrics count it in.
     pub fn class(self) -> Class {
         match self {
             Outcome::Connected | Outcome::Status(_) => Class::Passed,
@@ -75,12 +75,13 @@ impl Outcome {
 }
 
 impl ConnectFailure {
-    /// All that [`ConnectFailure::label`] may say.
+    /// All values of [`ConnectFailure::label`].
     pub const LABELS: [&'static str; 6] = ["refused", "reset", "timeout", "unreachable", "no_port", "other"];
 
-    /// Why a connect failed; `None` if what lacked would lack for any backend: descriptors, memory.
+    /// The failure of a connect; `None` if the cause is a lack of descriptors or memory, which would fail for any
+    /// backend.
     pub fn of(error: &io::Error) -> Option<ConnectFailure> {
-        // A table of numbers instead of names: this layer makes no system calls, so it has no crate for them.
+        // Numbers instead of names: this layer makes no system calls, so it uses no crate that names them.
         const ENOMEM: i32 = 12;
         const ENFILE: i32 = 23;
         const EMFILE: i32 = 24;
@@ -94,14 +95,14 @@ impl ConnectFailure {
         }
     }
 
-    /// No local port is left to connect to this backend from (ip(7), ip_local_port_range): another backend can be had all
-    /// the same, as a port may be used once for each destination, and nothing is said about this one's health.
+    /// Whether no local port is left for this destination (ip(7), ip_local_port_range). Another backend can still be
+    /// reached, since a port may be used once per destination. It says nothing about this backend's health.
     pub fn is_ours(self) -> bool {
         matches!(self, ConnectFailure::Os(code)
             if io::Error::from_raw_os_error(code).kind() == io::ErrorKind::AddrNotAvailable)
     }
 
-    /// Its value of the metric label `reason`.
+    /// The value of the metric label `reason`.
     pub fn label(self) -> &'static str {
         use io::ErrorKind::*;
         match self {
@@ -119,10 +120,10 @@ impl ConnectFailure {
 }
 
 impl Class {
-    /// All of them, in the order in which they are counted.
+    /// All classes, in the order of their counters.
     pub const ALL: [Class; 5] = [Class::Passed, Class::Connect, Class::Timeout, Class::Status, Class::Answer];
 
-    /// Its value of the metric label `result`.
+    /// The value of the metric label `result`.
     pub fn label(self) -> &'static str {
         match self {
             Class::Passed => "success",
@@ -176,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reasons_read_as_in_the_logs() {
+    fn outcomes_have_their_log_texts() {
         let second = Duration::from_secs(1);
         for (outcome, text) in [
             (Outcome::Connected, "connected"),
@@ -215,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_lack_ourselves_is_not_the_backends_failure() {
+    fn a_lack_of_our_own_is_not_a_failure_of_the_backend() {
         let of = |code| ConnectFailure::of(&io::Error::from_raw_os_error(code));
         assert_eq!((of(24), of(23), of(12)), (None, None, None));
         assert_eq!(of(111).map(ConnectFailure::label), Some("refused"));
@@ -227,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lack_of_ports_concerns_one_destination_and_is_nobodys_illness() {
+    fn a_lack_of_ports_concerns_one_destination_and_not_its_health() {
         let failure = ConnectFailure::of(&io::Error::from_raw_os_error(99)).unwrap();
         assert_eq!((failure.label(), failure.is_ours()), ("no_port", true));
         assert!(!ConnectFailure::Os(111).is_ours() && !ConnectFailure::TimedOut(Duration::ZERO).is_ours());

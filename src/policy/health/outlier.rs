@@ -1,56 +1,56 @@
-//! Outliers: a backend that passes its probes and fails its clients is left out for a while.
+//! Outliers: a backend that passes its probes but fails its clients is excluded for a while.
 //!
-//! A failure is a connection that could not be made, or one that the backend reset within [`EARLY`] without having sent a
-//! byte. So many in a row (`outlier_failures`) eject it; a client that is answered in between breaks the row, and so does
-//! [`FORGET`] without a failure. The first time it is out for a second, then twice as long each time, up to a minute; after
-//! a good [`FORGET`] it starts from a second again.
+//! A failure is a failed connect, or a reset by the backend within [`EARLY`] and before its first byte.
+//! `outlier_failures` in a row eject the backend. A client that gets an answer restarts the count, and so does
+//! [`FORGET`] without a failure. The first ejection lasts a second, each further one twice as long, up to a minute.
+//! After [`FORGET`] without an ejection it is a second again.
 //!
-//! It stands beside the verdict and does not touch it: whoever is ejected is not down. A pool keeps half of its backends
-//! whatever they do, since what hits them all is not the backends' doing. The prober thread is the only caller.
+//! An ejection does not change the health state: an ejected backend is not down. A pool keeps at least half of its
+//! backends, since a cause that hits all of them is not theirs. Only the prober thread calls this module.
 
 use crate::base::Tick;
 use std::time::Duration;
 
-/// A reset before the first byte counts if it comes within this.
+/// A reset before the first byte counts as a failure within this time after the connect.
 pub const EARLY: Duration = Duration::from_secs(1);
 
-/// How long the first ejection lasts, and the longest one.
+/// The lengths of the first ejection and of the longest one.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// After this long without a failure what was before does not count.
+/// After this long without a failure, earlier ones do not count.
 pub const FORGET: Duration = Duration::from_secs(60);
 
-/// One backend.
+/// The state of one backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outlier {
-    /// In a row.
+    /// Failures in a row.
     failures: u32,
     last: Tick,
-    /// Ejections without a good time in between.
+    /// Ejections without [`FORGET`] between them.
     times: u32,
     until: Option<Tick>,
     back: Tick,
 }
 
-/// May one more of `members` be ejected, when `ejected` are?
+/// Whether one more of `members` backends may be ejected, if `ejected` are already.
 pub fn has_room(ejected: usize, members: usize) -> bool {
     (ejected + 1) * 2 <= members
 }
 
-/// A client that failed at a backend, and under which circumstances.
+/// A failure of a client, with the circumstances that decide on an ejection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientFailure {
-    /// Another client got an answer since the failure before.
+    /// Whether another client got an answer since the last failure.
     pub answered_before: bool,
-    /// So many failures in a row are too many; 0: none are.
+    /// The failures in a row that eject; 0: never.
     pub limit: u32,
-    /// The pool can do without one more backend ([`has_room`]).
+    /// Whether the pool can spare one more backend ([`has_room`]).
     pub has_room: bool,
 }
 
 impl Outlier {
-    /// A client failed. True if that ejects the backend.
+    /// Counts a failure. True if it ejects the backend.
     pub fn failed(&mut self, failure: ClientFailure, now: Tick) -> bool {
         let ClientFailure { answered_before, limit, has_room } = failure;
         if limit == 0 || self.until.is_some() {
@@ -74,7 +74,7 @@ impl Outlier {
         true
     }
 
-    /// Time has passed. True if that brought it back.
+    /// Time has passed. True if that ends an ejection.
     pub fn elapsed(&mut self, now: Tick) -> bool {
         let back = self.until.take_if(|until| *until <= now).is_some();
         if back {
@@ -83,7 +83,7 @@ impl Outlier {
         back
     }
 
-    /// When it comes back; `None` if it is in.
+    /// When the ejection ends; `None` if there is none.
     pub fn until(&self) -> Option<Tick> {
         self.until
     }
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_in_a_row_eject_and_an_answer_breaks_the_row() {
+    fn failures_in_a_row_eject_and_an_answer_restarts_the_count() {
         let mut outlier = Outlier::default();
         assert!(!outlier.failed(failure(3), at(100)) && !outlier.failed(failure(3), at(100)));
         assert!(
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn off_means_never_and_without_room_it_stays() {
+    fn a_limit_of_0_or_a_lack_of_room_prevents_an_ejection() {
         let mut outlier = Outlier::default();
         assert!((0..100).all(|_| !outlier.failed(failure(0), at(1))));
         assert!((0..100).all(|_| !outlier.failed(ClientFailure { has_room: false, ..failure(3) }, at(1))));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn each_time_it_is_out_for_twice_as_long_up_to_a_minute() {
+    fn each_ejection_lasts_twice_as_long_up_to_a_minute() {
         let (mut outlier, mut now) = (Outlier::default(), at(1_000));
         let mut lengths = Vec::new();
         for _ in 0..40 {
@@ -144,7 +144,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn at_most_half_of_a_pool_is_ever_out(members in 0usize..200) {
+        fn at_most_half_of_a_pool_is_ejected(members in 0usize..200) {
             let ejected = (0..members).fold(0, |ejected, _| ejected + usize::from(has_room(ejected, members)));
             prop_assert_eq!(ejected, members / 2);
         }

@@ -1,37 +1,37 @@
 //! When to probe: soon, evenly, and never all at once.
 //!
-//! * The first probes go out one after the other, five milliseconds apart and in any case within the first second (or interval, if
-//!   that is shorter): a handful of backends is known within milliseconds, and thousands do not fire together.
-//! * The second comes after a random part of an interval. That leaves the backends spread over the whole of it, which the
-//!   first second alone does not when intervals are longer.
-//! * Every later one comes an interval after the one before, give or take a tenth. Without the tenth, two backends, or two
-//!   balancers, that once fell into step would stay there.
+//! * First probes are five milliseconds apart, all within the first second (or the interval, if that is shorter). So a
+//!   few backends are known within milliseconds, and thousands are not probed together.
+//! * The second probe comes after a random part of an interval. That spreads the backends over the whole interval, even
+//!   if it is longer than a second.
+//! * Later probes come an interval after the previous one, plus or minus a tenth. Without that, backends or balancers
+//!   whose probes coincide once would stay in step.
 //!
-//! All delays count from the start of the probe before; a probe that takes longer than the delay is followed at once.
+//! All delays count from the start of the previous probe; a probe that takes longer is followed at once.
 
 use std::time::Duration;
 
-/// The distance between two first probes, if there is time for it.
+/// The time between two first probes, if there are few.
 const STEP: Duration = Duration::from_millis(5);
 
-/// The latest moment of a first probe.
+/// The latest time of a first probe.
 const FIRST: Duration = Duration::from_secs(1);
 
-/// The delay of the first probe of backend `index` of `count` that are new.
+/// The delay of the first probe of backend `index` of `count` new ones.
 pub fn first(index: usize, count: usize, interval: Duration) -> Duration {
     let window = interval.min(FIRST).as_secs_f64();
     let step = (window / count.max(1) as f64).min(STEP.as_secs_f64());
     Duration::from_secs_f64((step * index as f64).min(window))
 }
 
-/// The delay from the first probe to the second: anything from a tenth of an interval to a whole one.
+/// The delay from the first probe to the second: from a tenth of an interval to a whole one.
 pub fn second(interval: Duration, random: &mut fastrand::Rng) -> Duration {
     interval.mul_f64(0.1 + 0.9 * random.f64())
 }
 
-/// The delay from any later probe to the next.
+/// The delay between later probes.
 pub fn next(interval: Duration, random: &mut fastrand::Rng) -> Duration {
-    // Divided first: an interval near the largest that there is must not overflow.
+    // Divides first, so that the largest interval does not overflow.
     (interval / 10).saturating_mul(9).saturating_add((interval / 5).mul_f64(random.f64()))
 }
 
@@ -63,7 +63,7 @@ mod tests {
     fn a_thousand_backends_are_spread_over_the_interval_after_two_probes() {
         let random = &mut fastrand::Rng::with_seed(7);
         let interval = seconds(10.0);
-        // Of the probes that fall into the fourth interval, how many in each tenth of it?
+        // Counts the probes of the fourth interval, per tenth of it.
         let mut per_tenth = [0u32; 10];
         for index in 0..1_000 {
             let mut at = first(index, 1_000, interval) + second(interval, random);

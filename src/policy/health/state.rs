@@ -1,4 +1,4 @@
-//! Rise and fall: from single results to "up" and "down".
+//! Rise and fall: from results of probes and connects to "up" and "down".
 //!
 //! | state                    | result             | what it does                                              |
 //! |--------------------------|--------------------|-----------------------------------------------------------|
@@ -8,34 +8,33 @@
 //! | down                     | successful probe   | counts; `rise` in a row mark it up                        |
 //! | down                     | failure            | forgets the successes                                     |
 //!
-//! A failure is a failed probe or a client that could not connect. Two things about clients are deliberate:
+//! A failure is a failed probe or a failed connect of a client. Two rules about clients are deliberate:
 //!
 //! * Only a *probe* decides at once. A client's failure before the first probe counts as one towards `fall`: it may be
-//!   one dropped packet, and the probe that settles the matter is under way already.
-//! * Clients that get through count too, though only against clients that do not: of ten thousand connects in an interval
-//!   three may fail without anything being wrong. They do not make up for failed probes, since a backend whose
-//!   `/healthz` says 503 accepts connections as well as ever.
+//!   one lost packet, and the first probe is in progress.
+//! * Successful connects offset failed ones, since a few of ten thousand may fail on a healthy backend. They do not
+//!   offset failed probes: a backend whose `/healthz` returns 503 still accepts connections.
 
-/// How many results in a row it takes.
+/// How many results in a row change the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules {
     /// Successes that mark a backend up. 0 counts as 1.
     pub rise: u32,
-    /// Failures that mark it down. 0 counts as 1.
+    /// Failures that mark a backend down. 0 counts as 1.
     pub fall: u32,
 }
 
-/// What is thought of one backend. Up before the first probe, unless it was made otherwise.
+/// The health of one backend. Up before the first probe, unless created as down.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthState {
     up: bool,
-    /// A probe has been heard.
+    /// Whether a probe has had a result.
     decided: bool,
     /// Successful probes in a row; counted while down.
     passed: u32,
     /// Failed probes since the last successful one; counted while up.
     failed: u32,
-    /// Clients that could not connect since one last could, or since the last successful probe; counted while up.
+    /// Failed connects since the last successful connect or probe; counted while up.
     refused: u32,
 }
 
@@ -51,7 +50,7 @@ impl HealthState {
         HealthState { up, ..HealthState::default() }
     }
 
-    /// Takes in a probe's result. True if that changed the state.
+    /// Counts a probe's result. True if that changes the state.
     pub fn probed(&mut self, passed: bool, rules: Rules) -> bool {
         if !std::mem::replace(&mut self.decided, true) {
             return self.become_up(passed);
@@ -70,8 +69,8 @@ impl HealthState {
         }
     }
 
-    /// Takes in that a client could not connect. `others_reached`: some client did, since the last time this was called.
-    /// True if that changed the state.
+    /// Counts a failed connect. `others_reached`: another client connected since the last call. True if that changes
+    /// the state.
     pub fn client_failed(&mut self, others_reached: bool, rules: Rules) -> bool {
         if !self.up {
             return self.become_up(false);
@@ -83,7 +82,7 @@ impl HealthState {
         self.fall_if_due(rules)
     }
 
-    /// Is the backend up?
+    /// Whether the backend is up.
     pub fn is_up(&self) -> bool {
         self.up
     }
@@ -92,7 +91,7 @@ impl HealthState {
         self.failed.saturating_add(self.refused) >= rules.fall && self.become_up(false)
     }
 
-    /// Settles on a state with all streaks forgotten. True if it is another one.
+    /// Sets the state and clears all counts. True if the state changes.
     fn become_up(&mut self, up: bool) -> bool {
         let changed = self.up != up;
         *self = HealthState { up, decided: self.decided, ..HealthState::default() };
@@ -122,13 +121,13 @@ mod tests {
     }
 
     #[test]
-    fn a_backend_that_begins_down_comes_up_by_one_probe_whatever_rise_says() {
+    fn a_backend_that_starts_down_comes_up_after_one_probe() {
         let mut state = HealthState::unknown(false);
         assert!(!state.is_up() && !state.client_failed(false, RULES));
         assert!(state.probed(true, RULES) && state.is_up());
         let mut state = HealthState::unknown(false);
         assert!(!state.probed(false, RULES));
-        assert!(!state.probed(true, RULES), "from the second probe on it takes as many as ever");
+        assert!(!state.probed(true, RULES), "from the second probe on, `rise` applies");
         assert!(state.probed(true, RULES));
     }
 
@@ -142,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn fall_and_rise_are_counted_in_a_row() {
+    fn fall_and_rise_count_results_in_a_row() {
         let mut state = settled(true);
         let steps = [false, false, true, false, false, false, true, false, true, true];
         let ups: Vec<bool> = steps.map(|passed| (state.probed(passed, RULES), state.is_up()).1).to_vec();
@@ -158,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_get_through_excuse_those_that_do_not_but_no_probe() {
+    fn successful_connects_offset_failed_ones_but_no_probes() {
         let mut state = settled(true);
         for _ in 0..100 {
             assert!(!state.client_failed(true, RULES));
@@ -169,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_fails_while_down_starts_the_rise_anew() {
+    fn a_failed_connect_while_down_restarts_the_rise() {
         let mut state = settled(false);
         state.probed(true, RULES);
         assert!(!state.client_failed(false, RULES));
@@ -178,7 +177,7 @@ mod tests {
     }
 
     proptest! {
-        /// The rule as one would say it, on the whole history, for probes alone.
+        /// The rule over the whole history, for probes alone.
         #[test]
         fn probes_follow_the_rule(history in prop::collection::vec(any::<bool>(), 1..60), rise in 1u32..5, fall in 1u32..5) {
             let mut state = HealthState::default();
@@ -194,7 +193,7 @@ mod tests {
             }
         }
 
-        /// A change is reported exactly when there is one, whatever comes.
+        /// The result of a call is true exactly if the state changed.
         #[test]
         fn a_change_is_reported_exactly_when_there_is_one(
             steps in prop::collection::vec((any::<bool>(), any::<bool>()), 0..60), rise in 0u32..4, fall in 0u32..4,

@@ -1,4 +1,4 @@
-//! Source hash and Maglev: who moves when something changes.
+//! Source hash and Maglev: which clients move after a change.
 
 use super::*;
 
@@ -17,7 +17,7 @@ fn moved(before: &[String], after: &[String]) -> usize {
 }
 
 #[test]
-fn a_client_stays_and_the_order_of_backends_plays_no_part() {
+fn a_client_keeps_its_backend_whatever_the_order() {
     let weights = [3, 1, 0, 7, 2, 2, 90];
     let members = members(&weights);
     let reversed: Vec<Member> = members.iter().rev().cloned().collect();
@@ -41,7 +41,7 @@ fn when_a_backend_dies_only_its_clients_move_and_they_come_back() {
         let without = served(name, &members, &world);
         assert!(before.iter().zip(&without).all(|(before, now)| now == before || *before == members[2].key));
         assert!(!without.contains(&members[2].key));
-        // The second one to die moves only its own, too.
+        // The second one that dies moves only its own clients, too.
         world.take_down(&[4]);
         let without_both = served(name, &members, &world);
         assert!(without.iter().zip(&without_both).all(|(before, now)| now == before || *before == members[4].key));

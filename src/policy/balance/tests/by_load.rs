@@ -28,7 +28,7 @@ fn equally_loaded_backends_take_turns() {
 }
 
 #[test]
-fn an_unmeasured_backend_goes_first_among_equals_but_does_not_get_everybody() {
+fn an_unmeasured_backend_goes_first_among_equals_only() {
     let (balance, world) = (built("lt", &[1, 1, 2]), World::new(3));
     let mut random = fastrand::Rng::with_seed(1);
     let mut next = || balance.pick(client(1), &world.view(), &mut random);
@@ -45,7 +45,7 @@ fn an_unmeasured_backend_goes_first_among_equals_but_does_not_get_everybody() {
 fn of_two_the_less_loaded_serves() {
     let (balance, world) = (built("p2c", &[1, 2]), World::new(2));
     let mut random = fastrand::Rng::with_seed(1);
-    // Of a pool of two both are drawn, always: 3/1 against 5/2.
+    // In a pool of two, both are always drawn: 3/1 against 5/2.
     world.set_active(0, 3);
     world.set_active(1, 5);
     assert!((0..200).all(|_| balance.pick(client(1), &world.view(), &mut random) == Some(1)));
@@ -76,9 +76,9 @@ fn two_choices_keep_the_longest_queue_short() {
     assert!(two <= 14 && one >= 18, "{two} against {one} with ten on average");
 }
 
-/// Weight, active connections, latency, up.
+/// Weight, active connections, latency, whether it is up.
 fn backend() -> impl Strategy<Value = (u16, u32, u32, bool)> {
-    // Few different ones: the order of weighted round robin is built for each case.
+    // Few different weights, since the order of weighted round robin is built for each case.
     let weight = prop_oneof![4 => 0u16..4, 1 => Just(1_000), 1 => Just(u16::MAX)];
     let latency = prop_oneof![1 => Just(0), 3 => 1u32..50, 1 => 1u32..10_000_000];
     (weight, prop_oneof![0u32..5, 0u32..100_000], latency, prop::bool::weighted(0.8))
@@ -118,7 +118,7 @@ proptest! {
                 Some(picked) => {
                     prop_assert!(usable(&picked));
                     prop_assert!(!(0..weights.len()).filter(usable).any(|other| lighter(other, picked)), "{}", name);
-                    // Among equals the unmeasured go first.
+                    // Among equals, unmeasured ones go first.
                     let equal = |&other: &usize| !lighter(picked, other) && backends[other].2 == 0;
                     prop_assert!(name == "lc" || backends[picked].2 == 0
                         || !(0..weights.len()).filter(usable).any(|other| equal(&other)));

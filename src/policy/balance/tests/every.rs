@@ -1,4 +1,4 @@
-//! What every algorithm in the registry keeps.
+//! Properties of every algorithm in the registry.
 
 use super::*;
 use proptest::prelude::*;
@@ -16,7 +16,7 @@ fn names_are_unique_and_found_in_any_case() {
 }
 
 #[test]
-fn the_names_that_users_rely_on_are_there() {
+fn the_documented_names_exist() {
     let rows = [
         ("round-robin", &["rr"][..]),
         ("weighted-round-robin", &["wrr"]),
@@ -34,7 +34,7 @@ fn the_names_that_users_rely_on_are_there() {
 }
 
 #[test]
-fn a_pool_that_nobody_can_serve_gets_none() {
+fn a_pool_without_a_usable_backend_gives_none() {
     let mut random = fastrand::Rng::with_seed(1);
     for row in REGISTRY {
         for weights in [&[][..], &[0], &[0; 100]] {

@@ -52,7 +52,7 @@ fn a_client_keeps_its_backend_until_that_is_unusable() {
     let mut random = fastrand::Rng::with_seed(1);
     let first: Vec<_> =
         (0..50).map(|number| balance.pick(client(number), &world.view(), &mut random).unwrap()).collect();
-    // First connections go round.
+    // First connections take turns.
     assert_eq!(first, (0..50).map(|number| number % 5).collect::<Vec<_>>());
     let mut again = |world: &World, number| balance.pick(client(number), &world.view(), &mut random).unwrap();
     assert_eq!((0..50).map(|number| again(&world, number)).collect::<Vec<_>>(), first);
@@ -61,7 +61,7 @@ fn a_client_keeps_its_backend_until_that_is_unusable() {
     world.tried = vec![2];
     let moved: Vec<_> = (0..50).map(|number| again(&world, number)).collect();
     assert!((0..50).all(|number| if first[number] > 2 { moved[number] == first[number] } else { moved[number] > 2 }));
-    // Pinned anew: they do not go back.
+    // Pinned again: the clients do not go back.
     let recovered = World::new(5);
     assert_eq!((0..50).map(|number| again(&recovered, number)).collect::<Vec<_>>(), moved);
 }

@@ -1,4 +1,4 @@
-//! What algorithms promise, tested over all of them and one by one. This file holds the world they are tested in.
+//! Properties of the algorithms, of all and one by one. This file has the pool state that the tests use.
 
 mod by_address;
 mod by_load;
@@ -7,7 +7,7 @@ mod in_turn;
 
 use super::*;
 
-/// The state of a pool, for tests to change.
+/// The state of a pool that tests change.
 pub struct World {
     pub up: AtomicBits,
     pub loads: Vec<Arc<LoadBlock>>,
@@ -17,7 +17,7 @@ pub struct World {
 }
 
 impl World {
-    /// All up, idle, unlimited and unmeasured.
+    /// All backends up, idle, without limits or measurements.
     pub fn new(len: usize) -> World {
         World {
             up: AtomicBits::new(len, true),
@@ -54,7 +54,7 @@ pub fn members(weights: &[u16]) -> Vec<Member> {
     weights.iter().enumerate().map(|(index, &weight)| Member { key: key(index), weight }).collect()
 }
 
-/// One of many clients.
+/// One of many clients, by number.
 pub fn client(number: u32) -> Client {
     Client { ip: Some(IpAddr::V4(number.into())) }
 }
