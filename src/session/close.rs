@@ -118,7 +118,7 @@ impl fmt::Display for CloseReason {
 /// What is known of a connection once it is over, for its line in the log.
 #[derive(Debug)]
 pub struct Record {
-    /// Who connected, or was announced as the client; `None` for a unix client.
+    /// The client's address, the announced one if it announced one; `None` for a unix client.
     pub client: Option<Endpoint>,
     /// The listener it came in by.
     pub listener: Arc<ListenerTotals>,

@@ -176,6 +176,9 @@ pub enum Effect<'a> {
     },
 }
 
+/// Both pass for each chunk that is relayed: a cache line at most.
+const _: () = assert!(size_of::<Input<'_>>() <= 64 && size_of::<Effect<'_>>() <= 64);
+
 impl Effect<'_> {
     /// Is a backend's socket of an earlier attempt to be closed first?
     pub fn leaves_attempt(&self) -> bool {

@@ -308,6 +308,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
         let may_rest = matches!(&input, Input::Moved(_, moved) if moved.goes_on()) && !sockets.wants_turn;
         let mut effect = session.on(input, self.now, ledger);
         if may_rest && matches!(effect, Effect::Wait) {
+            debug_assert!(self.is_armed(key), "bytes brought the deadline nearer");
             return;
         }
         let then = loop {
@@ -387,10 +388,17 @@ impl<N: Net, O: Observer> Driver<N, O> {
             connection.queued = true;
             self.runnable.push_back(key);
         }
-        let Some(deadline) = connection.deadline() else { return };
-        if self.wheel.deadline(key.slot).is_none_or(|set| deadline < set) {
+        if let Some(deadline) = connection.deadline()
+            && !self.is_armed(key)
+        {
             self.wheel.set(key.slot, deadline);
         }
+    }
+
+    /// Does the timer stand at or before the deadline?
+    fn is_armed(&self, key: Key) -> bool {
+        let deadline = self.connections.get(key).and_then(Connection::deadline);
+        deadline.is_none_or(|deadline| self.wheel.deadline(key.slot).is_some_and(|set| set <= deadline))
     }
 
     fn read_preamble(&mut self, key: Key) {

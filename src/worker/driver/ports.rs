@@ -75,9 +75,9 @@ pub struct Dialed<S> {
     pub is_connected: bool,
 }
 
-/// What others learn from connections as they go; the worker sends it on.
+/// What other threads learn from connections; the worker passes it on.
 pub trait Observer {
-    /// A client's connection attempt to `backend` failed, and not for want of what any other would need too.
+    /// A client could not connect to `backend`, at none of its addresses.
     fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure);
 
     /// A client could not connect to this address of a backend that has others.
@@ -116,7 +116,7 @@ pub struct Accepted<S> {
     pub client: Option<Endpoint>,
     /// Is it a unix socket?
     pub unix: bool,
-    /// What it has to begin with.
+    /// What it has to send before its own bytes.
     pub preamble: Preamble,
     /// The listener that it came in by.
     pub listener: Arc<Listener>,

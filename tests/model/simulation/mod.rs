@@ -8,14 +8,14 @@
 //!
 //! A failure prints its seed; `SIM_SEED=n cargo test --test model simulation` replays that one. `SIM_SEEDS=n` sets how many run.
 
-mod greeting;
 mod machine;
 mod measured;
 mod oracle;
+mod preamble;
 mod world;
 
-use greeting::{DENIED, Greeting, client_ip};
 use oracle::{AfterReset, Ended, Oracle, check_sockets};
+use preamble::{DENIED, Preamble, client_ip};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -100,10 +100,10 @@ impl Simulation {
         let conn = self.world.borrow().conns.len() as u16;
         let (socket, unix) = World::connect_client(&self.world);
         let client = Some(Endpoint::Inet((client_ip(conn), conn).into()));
-        let preamble = match self.world.borrow().conns[usize::from(conn)].greeting {
-            Greeting::None => session::Preamble::None,
-            Greeting::Header | Greeting::Garbage => session::Preamble::ProxyHeader,
-            Greeting::NotTrusted => session::Preamble::NotTrusted,
+        let preamble = match self.world.borrow().conns[usize::from(conn)].preamble {
+            Preamble::None => session::Preamble::None,
+            Preamble::Header | Preamble::Garbage => session::Preamble::ProxyHeader,
+            Preamble::NotTrusted => session::Preamble::NotTrusted,
         };
         let listener = &self.snapshot.listeners[0];
         let mut guard = listener.admission.reserve(&self.connection_limit).expect("room");
@@ -233,7 +233,7 @@ impl Simulation {
         self.pass(MEASURED_WITHIN);
         self.come_to_rest();
         let world = self.world.borrow();
-        for conn in world.conns.iter().filter(|conn| conn.greeting != Greeting::None) {
+        for conn in world.conns.iter().filter(|conn| conn.preamble != Preamble::None) {
             let client = &world.socks[conn.client.expect("a client")];
             // Once it is read, its client may wait for a backend.
             let (read, whole) = (client.read >= conn.header.len() as u64, client.sent >= conn.header.len() as u64);
@@ -249,7 +249,7 @@ impl Simulation {
                 assert!(is_new || !client.reset && !backend.reset, "a reset went unnoticed");
                 assert_eq!(streams.0, streams.1, "bytes are stuck");
                 assert_eq!(client.written, backend.sent, "bytes are stuck");
-                assert!(backend.written >= conn.introduction.len() as u64, "a header is stuck");
+                assert!(backend.written >= conn.backend_preamble.len() as u64, "a header is stuck");
                 assert_eq!((client.fin, backend.fin), (backend.finished, client.finished), "a FIN is stuck");
             }
         }
@@ -393,7 +393,7 @@ fn run(seed: u64, engine: Engine, tally: &mut Tally) {
     let world = simulation.world.borrow();
     for conn in world.conns.iter().filter(|conn| conn.connected && conn.announced.is_some()) {
         *tally
-            .entry(("relayed from an announced client, a header owed:", !conn.introduction.is_empty()))
+            .entry(("relayed from an announced client, a header owed:", !conn.backend_preamble.is_empty()))
             .or_default() += 1;
     }
     for ended in simulation.ended.borrow().iter() {

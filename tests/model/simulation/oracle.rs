@@ -1,6 +1,6 @@
 //! Checks every ending as it comes, against the table in `session`.
 
-use crate::simulation::greeting::Greeting;
+use crate::simulation::preamble::Preamble;
 use crate::simulation::world::{Shared, World};
 use crate::simulation::{HALF_CLOSE, IDLE, LIFETIME};
 use std::cell::RefCell;
@@ -96,11 +96,11 @@ impl Observer for Oracle {
         let connected = facts.backend.filter(|_| facts.connected);
         let backend = sock(connected);
         let header = facts.header.len() as u64;
-        let greeted = client.read >= header;
+        let preamble_read = client.read >= header;
         let delivered = |to: Option<usize>| to.map_or(0, |id| world.stream_written(id));
         let got = |from: Option<usize>| from.map_or(0, |id| world.stream_read(id));
         // What was announced in a header that did not come is nobody's.
-        if facts.greeting == Greeting::Header && greeted && record.close != CloseReason::ClientReset {
+        if facts.preamble == Preamble::Header && preamble_read && record.close != CloseReason::ClientReset {
             assert_eq!(record.client, facts.at);
         }
         let silent = world.now - facts.last_io;
@@ -117,7 +117,7 @@ impl Observer for Oracle {
             CloseReason::ClientFin if client.read == 0 && header > 0 => assert!(client.fin_read && facts.dials == 0),
             CloseReason::ClientFin if !facts.connected => {
                 assert!(
-                    self.drops && !self.wait.is_zero() && client.fin && greeted,
+                    self.drops && !self.wait.is_zero() && client.fin && preamble_read,
                     "served no more, though it waited"
                 );
             }
@@ -142,20 +142,20 @@ impl Observer for Oracle {
             CloseReason::BadProxyHeader => {
                 let late = world.now - facts.accepted >= PREAMBLE_TIMEOUT && client.read < header;
                 let cut = client.fin_read && client.read > 0 && client.read < header;
-                let bad = match facts.greeting {
-                    Greeting::None => false,
-                    Greeting::Header => late || cut,
-                    Greeting::Garbage => late || client.read > 0,
-                    Greeting::NotTrusted => client.read == 0 && record.duration.is_zero(),
+                let bad = match facts.preamble {
+                    Preamble::None => false,
+                    Preamble::Header => late || cut,
+                    Preamble::Garbage => late || client.read > 0,
+                    Preamble::NotTrusted => client.read == 0 && record.duration.is_zero(),
                 };
                 assert!(bad && facts.dials == 0, "a header that was good: {facts:?}");
             }
-            CloseReason::Denied => assert!(greeted && facts.is_denied() && facts.dials == 0),
+            CloseReason::Denied => assert!(preamble_read && facts.is_denied() && facts.dials == 0),
             CloseReason::SourceLimit => {
                 let is_over = |other: usize| self.ended.borrow().iter().any(|ended| ended.conn == other);
                 let mut others = world.conns.iter().enumerate().filter(|(at, _)| *at != conn && !is_over(*at));
                 assert!(others.any(|(_, other)| other.source() == facts.source()), "nobody else is there");
-                assert!(greeted && !facts.is_denied() && facts.dials == 0);
+                assert!(preamble_read && !facts.is_denied() && facts.dials == 0);
             }
             CloseReason::SourceRate => panic!("there is no rate"),
             CloseReason::Shutdown => assert!(*self.stopped.borrow()),
@@ -166,19 +166,21 @@ impl Observer for Oracle {
                 assert!(age >= LIFETIME * 9 / 10 && facts.connected, "{age:?}");
             }
         }
-        assert!(facts.dials == 0 || greeted && !facts.is_denied(), "let in against the list");
+        assert!(facts.dials == 0 || preamble_read && !facts.is_denied(), "let in against the list");
         let to_backend = delivered(connected);
         let to_client = if backend.is_some() { client.written } else { 0 };
         assert_eq!((record.bytes_to_backend, record.bytes_to_client), (to_backend, to_client), "miscounted");
         assert_eq!(record.connect.is_some(), facts.connected);
-        let introduced = backend.is_none_or(|backend| backend.written >= facts.introduction.len() as u64);
-        let held = backend
-            .is_some_and(|backend| !introduced || to_backend < got(facts.client) || client.written < backend.read);
+        let backend_preamble_sent =
+            backend.is_none_or(|backend| backend.written >= facts.backend_preamble.len() as u64);
+        let held = backend.is_some_and(|backend| {
+            !backend_preamble_sent || to_backend < got(facts.client) || client.written < backend.read
+        });
         if record.close == CloseReason::Forced && !*self.dropping.borrow() && (held || !quiet) {
             assert!(world.now - facts.accepted >= LIFETIME, "no quiet moment was waited for");
         }
         let (close, dropped) = (record.close, *self.dropping.borrow());
-        let abandoned = close == CloseReason::ClientFin && !facts.connected && greeted;
+        let abandoned = close == CloseReason::ClientFin && !facts.connected && preamble_read;
         self.ended.borrow_mut().push(Ended {
             close,
             conn,

@@ -11,7 +11,7 @@
 
 mod net;
 
-use crate::simulation::greeting::{self, Greeting};
+use crate::simulation::preamble::{self, Preamble};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
@@ -88,15 +88,15 @@ pub struct Sock {
 /// One client connection through its whole life.
 #[derive(Debug, Default)]
 pub struct Conn {
-    pub greeting: Greeting,
-    /// The greeting's bytes.
+    pub preamble: Preamble,
+    /// The preamble's bytes.
     pub header: Vec<u8>,
     /// What its header announced, if that was addresses.
     pub announced: Option<Header>,
     pub at: Option<Endpoint>,
     pub accepted: Tick,
     /// The header that the backend dialled last is owed.
-    pub introduction: Vec<u8>,
+    pub backend_preamble: Vec<u8>,
     pub client: Option<usize>,
     /// The backend socket of the attempt under way, or of the relay.
     pub backend: Option<usize>,
@@ -256,8 +256,8 @@ impl World {
         let mut this = world.borrow_mut();
         let conn = this.conns.len();
         let now = this.now;
-        let greeted = greeting::random(&mut this.random, conn as u16);
-        this.conns.push(Conn { last_io: now, accepted: now, ..greeted });
+        let fresh = preamble::random(&mut this.random, conn as u16);
+        this.conns.push(Conn { last_io: now, accepted: now, ..fresh });
         let id = this.socket(Side::Client, conn, Answer::Done);
         this.conns[conn].client = Some(id);
         this.next_conn = conn;
@@ -281,7 +281,7 @@ impl World {
     /// How many bytes of the other side's stream were written: those behind the header for the backend.
     pub fn stream_written(&self, id: usize) -> u64 {
         let sock = &self.socks[id];
-        let header = if sock.side == Side::Backend { self.conns[sock.conn].introduction.len() } else { 0 };
+        let header = if sock.side == Side::Backend { self.conns[sock.conn].backend_preamble.len() } else { 0 };
         sock.written.saturating_sub(header as u64)
     }
 
@@ -543,7 +543,7 @@ impl World {
         let direction = if self.direction_from(id) == Direction::Up { Direction::Down } else { Direction::Up };
         let (from, amount) = self.write(id, bytes.len() as u64)?;
         let sock = &self.socks[id];
-        let header: &[u8] = if sock.side == Side::Backend { &self.conns[sock.conn].introduction } else { &[] };
+        let header: &[u8] = if sock.side == Side::Backend { &self.conns[sock.conn].backend_preamble } else { &[] };
         for (position, got) in (from..from + amount).zip(bytes) {
             let of_header = header.get(position as usize).copied();
             let wanted = of_header.unwrap_or_else(|| byte(direction, position - header.len() as u64));

@@ -1,7 +1,7 @@
 //! The world as the driver's system: what it may ask, and what it must not do.
 
 use super::{Answer, SimNet, SimPipe, SimSocket};
-use crate::simulation::greeting::LOCAL;
+use crate::simulation::preamble::LOCAL;
 use std::io::{self, ErrorKind};
 use tcplb::base::Endpoint;
 use tcplb::relay::Io;
@@ -68,8 +68,8 @@ impl Net for SimNet {
         world.conns[conn].dials += 1;
         let (mut answer, version) = world.answers[to];
         assert!(!world.conns[conn].is_denied(), "dials for a client that may not come in");
-        let introduction = world.conns[conn].introduction(version);
-        world.conns[conn].introduction = introduction;
+        let backend_preamble = world.conns[conn].backend_preamble(version);
+        world.conns[conn].backend_preamble = backend_preamble;
         if answer == Answer::NoDescriptor && world.random.bool() {
             answer = Answer::Done;
         }
@@ -115,7 +115,7 @@ impl Net for SimNet {
     fn local(&mut self, socket: &SimSocket) -> Option<Endpoint> {
         let world = self.0.borrow();
         let conn = &world.conns[world.socks[socket.id].conn];
-        assert!(!conn.introduction.is_empty() && conn.announced.is_none(), "asks for what it does not need");
+        assert!(!conn.backend_preamble.is_empty() && conn.announced.is_none(), "asks for what it does not need");
         Some(Endpoint::Inet(LOCAL.into()))
     }
 

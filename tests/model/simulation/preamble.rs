@@ -19,7 +19,7 @@ pub fn client_ip(conn: u16) -> [u8; 4] {
 
 /// What a client begins with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Greeting {
+pub enum Preamble {
     #[default]
     None,
     /// A header, whole if the client lives to send all of it.
@@ -33,13 +33,13 @@ pub enum Greeting {
 /// A client from this port: some begin at once, some with a header, some with what is none.
 pub fn random(random: &mut fastrand::Rng, port: u16) -> Conn {
     let at = Some(Endpoint::Inet((client_ip(port), port).into()));
-    let greeting = match random.u8(..20) {
+    let preamble = match random.u8(..20) {
         0..10 => return Conn { at, ..Conn::default() },
-        10..16 => Greeting::Header,
-        16..19 => Greeting::Garbage,
-        _ => Greeting::NotTrusted,
+        10..16 => Preamble::Header,
+        16..19 => Preamble::Garbage,
+        _ => Preamble::NotTrusted,
     };
-    if greeting == Greeting::Garbage {
+    if preamble == Preamble::Garbage {
         let header: &[u8] = match random.u8(..6) {
             0 => b"GET / HTTP/1.1\r\n\r\n",
             1 => b"PROXY TCP4 1.2.3.4 5.6.7.8 1 65536\r\n",
@@ -48,7 +48,7 @@ pub fn random(random: &mut fastrand::Rng, port: u16) -> Conn {
             4 => b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\n",
             _ => &[b"PROXY UNKNOWN".as_slice(), &[b' '; 100]].concat(),
         };
-        return Conn { greeting, header: header.to_vec(), at, ..Conn::default() };
+        return Conn { preamble, header: header.to_vec(), at, ..Conn::default() };
     }
     // Few, so that they come more than once; who comes from a denied one may stand behind a socket that is none, and
     // the other way round.
@@ -63,9 +63,9 @@ pub fn random(random: &mut fastrand::Rng, port: u16) -> Conn {
         _ => Announced::inet(source, ([198, 51, 100, 7], 443).into()),
     });
     let bytes = if random.bool() { header.v1() } else { header.v2() };
-    let announces = greeting == Greeting::Header && matches!(header.announced, Announced::Inet { .. });
+    let announces = preamble == Preamble::Header && matches!(header.announced, Announced::Inet { .. });
     let (at, announced) = if announces { (Some(Endpoint::Inet(source)), Some(header)) } else { (at, None) };
-    Conn { greeting, header: bytes, announced, at, ..Conn::default() }
+    Conn { preamble, header: bytes, announced, at, ..Conn::default() }
 }
 
 impl Conn {
@@ -83,7 +83,7 @@ impl Conn {
     }
 
     /// What a backend that expects this version is owed.
-    pub fn introduction(&self, version: Option<ProxyVersion>) -> Vec<u8> {
+    pub fn backend_preamble(&self, version: Option<ProxyVersion>) -> Vec<u8> {
         let Some(Endpoint::Inet(at)) = self.at else { panic!("every client has an address") };
         let own = Header::new(Announced::inet(at, LOCAL.into()));
         let header = self.announced.as_ref().unwrap_or(&own);
