@@ -3,7 +3,7 @@
 //!
 //! # Layers
 //!
-//! Imports point down this list only, and the threads never import each other; `tests/model/layers.rs` checks both.
+//! Imports point down this list only; `control`, `prober` and `worker` never import each other. `tests/model/layers.rs` checks it.
 //!
 //! | module         | part                                                                             |
 //! |----------------|----------------------------------------------------------------------------------|

@@ -45,13 +45,15 @@ pub struct Facts {
 }
 
 impl Ledger for Facts {
-    fn note(&mut self, fact: Fact<'_>, _: Tick) {
+    fn record(&mut self, fact: Fact<'_>, _: Tick) {
         match fact {
             Fact::AttemptFailed { .. } => self.failed += 1,
             Fact::Retried(_) => self.retried += 1,
             Fact::Connected { .. } => self.connected += 1,
             Fact::Answered { .. } => self.answered += 1,
-            Fact::Relayed { .. } | Fact::Closed(_) => panic!("the driver's to report: {fact:?}"),
+            Fact::Accepted { .. } | Fact::Relayed { .. } | Fact::Closed(_) => {
+                panic!("the driver's to report: {fact:?}")
+            }
         }
     }
 }

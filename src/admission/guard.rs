@@ -53,7 +53,7 @@ impl AdmissionGuard {
     /// The client has been accepted.
     pub fn accepted(&mut self) {
         self.accepted = true;
-        self.listener.totals.accept();
+        self.listener.totals.enter();
     }
 
     /// May this client be served? `now` is of [`crate::clock`]. Counts the client for its source if so. The caller

@@ -137,12 +137,14 @@ impl Backend {
         self.block.answered(self.lane, sample, now);
     }
 
-    /// The backend failed a client after this long, without a byte. `early`: so soon that it would look idle for it.
-    pub fn unanswered(&self, waited: Duration, early: bool, now: Tick) {
+    /// The backend failed a client after this long, without a byte.
+    pub fn unanswered(&self, waited: Duration, now: Tick) {
         self.block.unanswered(self.lane, waited, now);
-        if early {
-            self.block.failed(self.lane, now);
-        }
+    }
+
+    /// It failed a client so soon that it would look idle for it.
+    pub fn failed_early(&self, now: Tick) {
+        self.block.failed(self.lane, now);
     }
 
     /// A client could not be connected.
@@ -151,7 +153,8 @@ impl Backend {
         let waited = if let ConnectFailure::TimedOut(after) = failure { after } else { Duration::ZERO };
         // What this process lacks says nothing about the backend.
         if !failure.is_ours() {
-            self.unanswered(waited, true, now);
+            self.unanswered(waited, now);
+            self.failed_early(now);
         }
     }
 

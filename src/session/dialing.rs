@@ -98,7 +98,7 @@ impl Session {
             dial.lease.backend().addresses.reached(address);
         }
         let after = now - dial.since;
-        ledger.note(Fact::Connected { pool: self.route.pool(), lease: &dial.lease, after }, now);
+        ledger.record(Fact::Connected { pool: self.route.pool(), lease: &dial.lease, after }, now);
         self.state = State::Relaying(Relay::begin(dial.lease, after, self.spent + after, now));
         if dial.preamble.is_none() {
             self.announced = None;
@@ -109,7 +109,7 @@ impl Session {
     /// Notes the failure and goes on.
     pub(super) fn attempt_failed(&mut self, failure: ConnectFailure, now: Tick, ledger: &mut dyn Ledger) -> Next {
         let State::Dialing(dial) = &mut self.state else { return Next::Wait };
-        ledger.note(dial.failed(failure, now), now);
+        ledger.record(dial.failed(failure, now), now);
         self.dial_on(now)
     }
 

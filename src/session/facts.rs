@@ -1,17 +1,23 @@
 //! What is to be counted of sessions, reported at the moment when a session knows it.
 //!
 //! Counters, histograms, the access log and what outlier detection learns of clients all derive from these facts. A session
-//! counts nothing itself.
+//! counts nothing itself; a worker's ledger does ([`crate::worker::ledger`]).
 
 use super::Record;
 use crate::base::Tick;
 use crate::policy::health::ConnectFailure;
 use crate::pool::{Backend, Lease, Pool};
+use crate::telemetry::ListenerTotals;
 use std::time::Duration;
 
 /// Something that happened to a connection.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Fact<'a> {
+    /// A client was accepted. It may still be refused.
+    Accepted {
+        /// Where it came in.
+        listener: &'a ListenerTotals,
+    },
     /// An attempt to connect failed.
     AttemptFailed {
         /// To which backend.
@@ -54,8 +60,8 @@ pub enum Fact<'a> {
     Closed(&'a Record),
 }
 
-/// Takes facts.
+/// Takes facts, and derives from them all that is counted, logged and reported.
 pub trait Ledger {
-    /// Counts one.
-    fn note(&mut self, fact: Fact<'_>, now: Tick);
+    /// Records a fact.
+    fn record(&mut self, fact: Fact<'_>, now: Tick);
 }

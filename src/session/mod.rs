@@ -351,7 +351,7 @@ impl Session {
         let Ok(lease) = choice else { return self.wait(now) };
         let (tried, pool) = (std::mem::take(tried), self.route.pool());
         if !tried.is_empty() {
-            ledger.note(Fact::Retried(pool), now);
+            ledger.record(Fact::Retried(pool), now);
         }
         self.attempts += 1;
         let preamble = pool.member(lease.index() as usize).and_then(|member| member.send_proxy);

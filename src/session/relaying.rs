@@ -100,7 +100,7 @@ impl Relay {
             Direction::Down => {
                 if let Some(asked) = self.asked.take() {
                     let (backend, after) = (self.lease.backend(), self.attempt + (now - asked));
-                    ledger.note(Fact::Answered { backend, after }, now);
+                    ledger.record(Fact::Answered { backend, after }, now);
                 }
             }
         }

@@ -46,12 +46,10 @@ impl Counters {
     }
 
     /// Counts a connection that reached the backend, and how long that took.
-    pub fn connected(&self, took: Option<Duration>) {
+    pub fn connected(&self, took: Duration) {
         for counters in self.and_of_pool() {
             counters.connections.fetch_add(1, Ordering::Relaxed);
-            if let Some(took) = took {
-                counters.connect_times.add(took);
-            }
+            counters.connect_times.add(took);
         }
     }
 

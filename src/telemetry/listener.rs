@@ -59,13 +59,17 @@ impl ListenerTotals {
         })
     }
 
-    /// Counts a client that was accepted. It is active until [`ListenerTotals::leave`].
+    /// Counts a client that was accepted.
     pub fn accept(&self) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A client is active until [`ListenerTotals::leave`].
+    pub fn enter(&self) {
         self.active.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The connection of a client that was accepted is over.
+    /// The connection of an active client is over.
     pub fn leave(&self) {
         self.active.fetch_sub(1, Ordering::Relaxed);
     }
@@ -150,11 +154,12 @@ mod tests {
     #[test]
     fn a_client_is_active_until_it_leaves() {
         let totals = ListenerTotals::new("web".into());
-        totals.accept();
-        totals.accept();
+        totals.enter();
+        totals.enter();
         totals.leave();
+        totals.accept();
         totals.refuse(Refusal::NoBackend);
-        assert_eq!((totals.accepted(), totals.active(), totals.refused_total()), (2, 1, 1));
+        assert_eq!((totals.accepted(), totals.active(), totals.refused_total()), (1, 1, 1));
         totals.leave();
         assert_eq!(totals.active(), 0);
     }

@@ -14,7 +14,6 @@
 //! * A connection stands in a queue of [`super::queue`] exactly while its session waits, and not while it has its turn.
 //! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
 
-mod facts;
 mod liveness;
 mod ports;
 mod preamble;
@@ -22,8 +21,7 @@ mod resets;
 mod sockets;
 mod waiting;
 
-pub use facts::Counted;
-pub use ports::{Accepted, Dialed, Event, Net, Observer};
+pub use ports::{Accepted, Dialed, Event, Net};
 
 use super::queue::{Position, Queues};
 use super::token::{Serials, SocketId, Token};
@@ -76,11 +74,11 @@ enum Then {
 }
 
 /// All connections of one worker.
-pub struct Driver<N: Net, O: Observer> {
+pub struct Driver<N: Net, L: Ledger> {
     /// The system.
     pub net: N,
-    /// What others learn from connections goes there.
-    pub observer: O,
+    /// What happens to connections goes there.
+    pub ledger: L,
     connections: Slots<Connection<N::Socket, N::Pipe>>,
     wheel: Wheel,
     runnable: VecDeque<Key>,
@@ -95,12 +93,12 @@ pub struct Driver<N: Net, O: Observer> {
     now: Tick,
 }
 
-impl<N: Net, O: Observer> Driver<N, O> {
+impl<N: Net, L: Ledger> Driver<N, L> {
     /// No connections yet. `seed` decides every random choice.
-    pub fn new(net: N, observer: O, shared: relay::RelayResources<N::Pipe>, seed: u64, now: Tick) -> Driver<N, O> {
+    pub fn new(net: N, ledger: L, shared: relay::RelayResources<N::Pipe>, seed: u64, now: Tick) -> Driver<N, L> {
         Driver {
             net,
-            observer,
+            ledger,
             connections: Slots::default(),
             wheel: Wheel::new(now),
             runnable: VecDeque::new(),
@@ -266,7 +264,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
             let (up, down) = (session.bytes(Direction::Up), session.bytes(Direction::Down));
             if let Some(backend) = session.backend() {
                 let (to_backend, to_client) = flushed.add(up, down);
-                Counted(&mut self.observer).note(Fact::Relayed { backend, to_backend, to_client }, self.now);
+                self.ledger.record(Fact::Relayed { backend, to_backend, to_client }, self.now);
             }
             self.watch(key);
         }
@@ -303,7 +301,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
         else {
             return;
         };
-        let ledger = &mut Counted(&mut self.observer);
+        let ledger = &mut self.ledger;
         // Bytes only push the deadline back.
         let may_rest = matches!(&input, Input::Moved(_, moved) if moved.goes_on()) && !sockets.wants_turn;
         let mut effect = session.on(input, self.now, ledger);
@@ -359,7 +357,7 @@ impl<N: Net, O: Observer> Driver<N, O> {
                 Effect::Measure(side) => Some(Input::Unsent(sockets.unsent(side, &mut self.net))),
                 Effect::End { ending, record } => {
                     flushed.rest(record, ledger, self.now);
-                    ledger.note(Fact::Closed(record), self.now);
+                    ledger.record(Fact::Closed(record), self.now);
                     self.queues.leave(&record.pool, key);
                     self.queues.hint(&record.pool);
                     break Then::Close(ending);
@@ -472,11 +470,11 @@ impl Flushed {
         more
     }
 
-    /// Notes what is not flushed at the end.
+    /// Records what is not flushed at the end.
     fn rest(&mut self, record: &Record, ledger: &mut dyn Ledger, now: Tick) {
         if let Some(backend) = &record.backend {
             let (to_backend, to_client) = self.add(record.bytes_to_backend, record.bytes_to_client);
-            ledger.note(Fact::Relayed { backend, to_backend, to_client }, now);
+            ledger.record(Fact::Relayed { backend, to_backend, to_client }, now);
         }
     }
 }

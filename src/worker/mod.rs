@@ -21,28 +21,29 @@ mod accept;
 mod arrivals;
 pub mod driver;
 pub mod kernel;
+pub mod ledger;
 pub mod orders;
 pub mod queue;
 pub mod token;
 
-use crate::access_log::{self, LogBuffer};
+use crate::access_log;
 use crate::admission::ConnectionLimit;
 use crate::base::Tick;
 use crate::clock;
 use crate::mailbox::{Mailbox, Slot};
 use crate::net::{Socket, TcpTuning};
-use crate::policy::health::ConnectFailure;
-use crate::pool::{Backend, Note, Snapshot};
+use crate::pool::{Note, Snapshot};
 use crate::relay::{self, Engine};
-use crate::session::{CloseReason, Record};
+use crate::session::{CloseReason, Fact, Ledger};
 use crate::telemetry::EndCounts;
 use crate::watchdog::Heartbeat;
 pub use accept::ListenSocket;
 use accept::{Acceptor, Turn};
 use arrivals::Arrivals;
 use crossbeam_channel::Receiver;
-use driver::{Accepted, Driver, Observer};
+use driver::{Accepted, Driver};
 use kernel::Kernel;
+use ledger::WorkerLedger;
 use mio::{Events, Poll};
 use orders::{Adopt, Orders};
 use std::io;
@@ -153,7 +154,7 @@ pub fn prepare() -> io::Result<(Prepared, Peer)> {
 struct Worker {
     poll: Poll,
     mail: Receiver<Handed>,
-    driver: Driver<Kernel, Reporter>,
+    driver: Driver<Kernel, WorkerLedger>,
     acceptor: Acceptor,
     shared: WorkerContext,
     me: usize,
@@ -179,9 +180,9 @@ pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Wo
     let Prepared { poll, registry, mail } = prepared;
     let kernel = Kernel::new(registry, shared.tuning);
     let log = shared.log.as_ref().map(access_log::LogHandle::buffer);
-    let reporter = Reporter { prober: shared.prober.clone(), log, draining: false, ended: EndCounts::default() };
+    let ledger = WorkerLedger::new(shared.prober.clone(), log);
     let relay = relay::RelayResources::new(shared.engine, (shared.pipes / shared.peers.len()).max(1));
-    let driver = Driver::new(kernel, reporter, relay, fastrand::u64(..), clock::now());
+    let driver = Driver::new(kernel, ledger, relay, fastrand::u64(..), clock::now());
     let acceptor = Acceptor::new(sockets, poll.registry().try_clone()?)?;
     let (flushed, utilization) = (clock::now(), Utilization::new(clock::now()));
     Worker { poll, mail, driver, acceptor, shared, me, utilization, flushed, full_batches: 0, had: 0, stopped: None }
@@ -227,9 +228,7 @@ impl Worker {
                 let busy = if self.driver.is_empty() { 0 } else { self.utilization.busy(now) };
                 this.busy.store(busy, Ordering::Relaxed);
             }
-            if let Some(log) = &mut self.driver.observer.log {
-                log.tend(now);
-            }
+            self.driver.ledger.tend(now);
             // Each is asked: a wait is told of once, and by whoever asks first.
             let listeners = &self.shared.snapshot.listeners;
             let with_room = listeners.iter().filter(|listener| listener.admission.should_wake()).count();
@@ -238,7 +237,7 @@ impl Worker {
             }
             if self.acceptor.is_closed() && self.driver.is_empty() && this.arrivals.close() {
                 self.shared.peers[self.me].heartbeat.end();
-                return Ok(self.driver.observer.ended);
+                return Ok(self.driver.ledger.ended());
             }
         }
     }
@@ -253,7 +252,7 @@ impl Worker {
     /// Until the next event at the latest when something is due.
     fn sleep(&self, now: Tick) -> Option<Duration> {
         let flush = self.driver.has_unflushed().then_some(FLUSH);
-        let log = self.driver.observer.log.as_ref().and_then(|log| log.sleep(now));
+        let log = self.driver.ledger.sleep(now);
         [self.driver.sleep(), self.acceptor.sleep(), flush, log].into_iter().flatten().min()
     }
 
@@ -285,12 +284,15 @@ impl Worker {
             self.driver.reset(&Vec::from_iter(reset), CloseReason::Forced);
         }
         if drain {
-            self.driver.observer.begin_drain();
+            self.driver.ledger.begin_drain();
             self.acceptor.drain(&self.shared.connection_limit, &mut self.driver.net.spares, clock::now());
         }
         if let Some(reason) = stop {
             self.stopped = Some(reason);
-            self.acceptor.close().for_each(|accepted| self.driver.turn_away(accepted, reason));
+            for accepted in self.acceptor.close() {
+                record_accepted(&mut self.driver.ledger, &accepted, clock::now());
+                self.driver.turn_away(accepted, reason);
+            }
             self.driver.stop_all(reason);
         }
     }
@@ -307,6 +309,7 @@ impl Worker {
         loop {
             match self.acceptor.next(&self.shared.connection_limit, &mut self.driver.net.spares, now) {
                 Turn::Client(accepted) => {
+                    record_accepted(&mut self.driver.ledger, &accepted, now);
                     let kept = match self.host(!accepted.unix) {
                         Some(peer) => peer.hand_over(accepted).err(),
                         None => Some(accepted),
@@ -336,6 +339,10 @@ impl Worker {
     }
 }
 
+fn record_accepted(ledger: &mut WorkerLedger, accepted: &Accepted<Socket>, now: Tick) {
+    ledger.record(Fact::Accepted { listener: &accepted.listener.totals }, now);
+}
+
 impl Utilization {
     fn new(now: Tick) -> Utilization {
         Utilization { slept: Duration::ZERO, mark: (Duration::ZERO, now) }
@@ -348,59 +355,5 @@ impl Utilization {
         let span = (now - since).as_micros().max(1);
         let asleep = (self.slept - slept).as_micros().min(span);
         (100 * (span - asleep) / span) as u32
-    }
-}
-
-/// Passes on what connections learn, and writes their line when they are over. A letter that finds the prober's box full is
-/// dropped: a thousand others there say the same.
-struct Reporter {
-    prober: Mailbox<Note>,
-    log: Option<LogBuffer>,
-    draining: bool,
-    ended: EndCounts,
-}
-
-impl Reporter {
-    fn begin_drain(&mut self) {
-        self.draining = true;
-    }
-}
-
-impl Observer for Reporter {
-    fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure) {
-        let _ = self.prober.offer(Note::ConnectFailed { backend: backend.id, failure });
-    }
-
-    fn address_failed(&mut self, backend: &Backend, address: usize, failure: ConnectFailure) {
-        let _ = self.prober.offer(Note::AddressFailed { backend: backend.id, address, failure });
-    }
-
-    fn connected_though_down(&mut self, backend: &Backend) {
-        let _ = self.prober.offer(Note::Connected(backend.id));
-    }
-
-    fn closed(&mut self, record: &Record) {
-        if let Some(backend) = &record.backend
-            && record.was_reset_early()
-            && record.pool.settings.outlier_failures > 0
-        {
-            let _ = self.prober.offer(Note::ResetEarly(backend.id));
-        }
-        log::debug!("{record}");
-        if record.close == CloseReason::Shutdown {
-            self.ended.reset += 1;
-        } else if self.draining && record.close.refusal().is_none() {
-            self.ended.finished += 1;
-        }
-        if let Some(log) = &mut self.log {
-            log.write(record, clock::now());
-        }
-        if let Some(why) = record.close.refusal()
-            && let Some(count) = record.listener.to_log(why, clock::now())
-        {
-            let client = record.client.as_ref().map_or_else(|| "a unix client".to_owned(), ToString::to_string);
-            let who = if count == 1 { client } else { format!("{count} more clients, {client} the last") };
-            log::warn!("listener {} refused {who}: {}", record.listener.name, record.close);
-        }
     }
 }

@@ -7,10 +7,10 @@
 //! What a look means is decided in [`crate::policy::liveness`].
 
 use super::sockets::{Attached, Sockets};
-use super::{Driver, Net, Observer};
+use super::{Driver, Net};
 use crate::base::slots::Key;
 use crate::policy::liveness::{Liveness, PeerState, Timing};
-use crate::session::{Direction, Input, Side, Stage};
+use crate::session::{Direction, Input, Ledger, Side, Stage};
 use std::time::Duration;
 
 /// What is known of one side's acknowledgements.
@@ -32,7 +32,7 @@ impl Watch {
     }
 }
 
-impl<N: Net, O: Observer> Driver<N, O> {
+impl<N: Net, L: Ledger> Driver<N, L> {
     /// Bytes were sent: has a relaying connection looked at, unless that is set already.
     pub(super) fn watch(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };

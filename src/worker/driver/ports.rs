@@ -1,15 +1,14 @@
-//! What is around the driver: the system below it, the observer of its connections, and what comes in.
+//! What is around the driver: the system below it, and what comes in.
 //!
-//! Traits, so that the simulation can stand in for the kernel and for the observer.
+//! A trait, so that the simulation can stand in for the kernel.
 
 use super::super::token::Token;
 use crate::admission::AdmissionGuard;
 use crate::base::Endpoint;
-use crate::policy::health::ConnectFailure;
 use crate::policy::liveness::Acknowledgements;
-use crate::pool::{Backend, Listener};
+use crate::pool::Listener;
 use crate::relay::Io;
-use crate::session::{Preamble, Record};
+use crate::session::Preamble;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,21 +72,6 @@ pub struct Dialed<S> {
     pub socket: S,
     /// Is it connected?
     pub is_connected: bool,
-}
-
-/// What other threads learn from connections; the worker passes it on.
-pub trait Observer {
-    /// A client could not connect to `backend`, at none of its addresses.
-    fn connect_failed(&mut self, backend: &Backend, failure: ConnectFailure);
-
-    /// A client could not connect to this address of a backend that has others.
-    fn address_failed(&mut self, _backend: &Backend, _address: usize, _failure: ConnectFailure) {}
-
-    /// A client got through to a backend that counts as down.
-    fn connected_though_down(&mut self, backend: &Backend);
-
-    /// A connection is over.
-    fn closed(&mut self, record: &Record);
 }
 
 /// Something that poll announced about a socket.

@@ -6,10 +6,10 @@
 //! [`crate::relay::Ready::error_taken`].
 
 use super::sockets::Sockets;
-use super::{Driver, Event, Net, Observer};
+use super::{Driver, Event, Net};
 use crate::base::slots::Key;
 use crate::relay::RelayResources;
-use crate::session::{Input, Side, Stage};
+use crate::session::{Input, Ledger, Side, Stage};
 use std::io::{self, ErrorKind};
 
 impl<S, P> Sockets<S, P> {
@@ -57,7 +57,7 @@ impl<S, P> Sockets<S, P> {
     }
 }
 
-impl<N: Net, O: Observer> Driver<N, O> {
+impl<N: Net, L: Ledger> Driver<N, L> {
     /// An error waits on a socket that is not connecting.
     pub(super) fn failed(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key) else { return };

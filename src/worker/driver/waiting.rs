@@ -1,12 +1,12 @@
 //! Clients that wait for a backend: what a new snapshot means to them, when they leave, and whose turn it is.
 
-use super::{Driver, Net, Observer};
+use super::{Driver, Net};
 use crate::base::slots::Key;
 use crate::pool::Snapshot;
-use crate::session::{Input, Stage};
+use crate::session::{Input, Ledger, Stage};
 use crate::worker::queue::SERVED;
 
-impl<N: Net, O: Observer> Driver<N, O> {
+impl<N: Net, L: Ledger> Driver<N, L> {
     /// Goes over to `snapshot`. Those that wait go into the queues of their pools there, in their order, and get turns at
     /// once: there may be new backends.
     pub fn adopt(&mut self, snapshot: &Snapshot) {

@@ -5,12 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::policy::balance::LoadBlock;
-use tcplb::policy::health::ConnectFailure;
 use tcplb::pool::{Backend, BackendId, Lease};
-use tcplb::session::{
-    CloseReason, Direction, Effect, Fact, Failed, Input, Ledger, Moved, Preamble, Record, Session, Side,
-};
-use tcplb::worker::driver::{Counted, Observer};
+use tcplb::session::{CloseReason, Direction, Effect, Fact, Failed, Input, Ledger, Moved, Preamble, Session, Side};
+use tcplb::worker::ledger::count;
 
 const BEGUN: Tick = Tick(10_000_000);
 const ASKS: (Direction, u64, bool) = (Direction::Up, 5, false);
@@ -18,26 +15,23 @@ const LEAVES: (Direction, u64, bool) = (Direction::Up, 0, true);
 const CLOSES: (Direction, u64, bool) = (Direction::Down, 0, true);
 const ANSWERS: (Direction, u64, bool) = (Direction::Down, 5, false);
 
-/// Learns nothing.
-struct Unobserved;
+/// Counts, and reports nothing.
+struct Counting;
 
-impl Observer for Unobserved {
-    fn connect_failed(&mut self, _: &Backend, _: ConnectFailure) {}
-
-    fn connected_though_down(&mut self, _: &Backend) {}
-
-    fn closed(&mut self, _: &Record) {}
+impl Ledger for Counting {
+    fn record(&mut self, fact: Fact<'_>, now: Tick) {
+        count(&fact, now);
+    }
 }
 
 /// What the session asks for when it gets this, and what is reported at its end.
 fn give(session: &mut Session, input: Input<'_>, now: Tick) -> Next {
-    let (observer, mut next) = (&mut Unobserved, Next::Nothing);
-    let mut ledger = Counted(observer);
+    let (mut ledger, mut next) = (Counting, Next::Nothing);
     match session.on(input, now, &mut ledger) {
         Effect::ReadOut(side) => next = Next::ReadOut(side),
         Effect::Measure(_) => next = Next::Measure,
         Effect::End { record, .. } => {
-            ledger.note(Fact::Closed(record), now);
+            ledger.record(Fact::Closed(record), now);
             next = Next::Over;
         }
         _ => {}

@@ -27,7 +27,7 @@ use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model::{self, Model, ProxyVersion, SendProxy};
 use tcplb::pool::{self, AdminState, Backend, Resolved, Snapshot, SnapshotPlan};
 use tcplb::relay::{self, Engine};
-use tcplb::session::{self, CloseReason};
+use tcplb::session::{self, CloseReason, Fact, Ledger};
 use tcplb::worker::driver::{Accepted, Driver, Event};
 use tcplb::worker::token::Token;
 use world::{Answer, Shared, SimNet, World, events_of_every_kind};
@@ -109,6 +109,8 @@ impl Simulation {
         let mut guard = listener.admission.reserve(&self.connection_limit).expect("room");
         guard.accepted();
         let listener = listener.clone();
+        let now = self.world.borrow().now;
+        self.driver.ledger.record(Fact::Accepted { listener: &listener.totals }, now);
         self.driver.serve(Accepted { socket, client, unix, preamble, listener, guard });
     }
 

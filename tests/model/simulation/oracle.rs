@@ -6,11 +6,9 @@ use crate::simulation::{HALF_CLOSE, IDLE, LIFETIME};
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Duration;
-use tcplb::base::Endpoint;
-use tcplb::policy::health::ConnectFailure;
-use tcplb::pool::Backend;
-use tcplb::session::{CloseReason, PREAMBLE_TIMEOUT, QUIET, RESET_PATIENCE, Record, Side};
-use tcplb::worker::driver::Observer;
+use tcplb::base::{Endpoint, Tick};
+use tcplb::session::{CloseReason, Fact, Ledger, PREAMBLE_TIMEOUT, QUIET, RESET_PATIENCE, Record, Side};
+use tcplb::worker::ledger;
 
 /// Checks each ending as it comes.
 pub struct Oracle {
@@ -78,14 +76,18 @@ fn number(client: Option<&Endpoint>) -> usize {
     usize::from(at.port())
 }
 
-impl Observer for Oracle {
-    fn connect_failed(&mut self, _: &Backend, _: ConnectFailure) {
-        *self.failures.borrow_mut() += 1;
+impl Ledger for Oracle {
+    fn record(&mut self, fact: Fact<'_>, now: Tick) {
+        ledger::count(&fact, now);
+        match fact {
+            Fact::AttemptFailed { is_last: true, .. } => *self.failures.borrow_mut() += 1,
+            Fact::Closed(record) => self.closed(record),
+            _ => {}
+        }
     }
+}
 
-    /// One that went down while it was dialled.
-    fn connected_though_down(&mut self, _: &Backend) {}
-
+impl Oracle {
     /// The sockets are still open here; [`check_sockets`] looks at them once they are not.
     fn closed(&mut self, record: &Record) {
         let world = self.world.borrow();

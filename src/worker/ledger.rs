@@ -1,0 +1,147 @@
+//! The ledger of a worker: the one place that says what follows from a fact.
+//!
+//! | fact | counters and histograms | what balancing learns | the prober hears | log |
+//! |---|---|---|---|---|
+//! | `Accepted` | the listener's accepted clients | | | |
+//! | `Retried` | the pool's retries | | | |
+//! | `AttemptFailed` | failures by reason, once no address is left | a backend that fails early | of the address, of the backend | |
+//! | `Connected` | connections, connect times | | of a backend whose health bit is cleared | |
+//! | `Answered` | | how long an answer takes | | |
+//! | `Relayed` | bytes | | | |
+//! | `Closed` | durations, refusals by reason | what an end without an answer says | of an early reset | access log; refusals; debug |
+//!
+//! Metrics, the status and the access log show nothing that is not derived here, but for gauges, which guards and leases
+//! keep ([`crate::admission`], [`crate::pool::Lease`]).
+//!
+//! No fact is reported per relayed chunk. To record one takes no lock, and allocates nothing but what a line of a log needs.
+
+use crate::access_log::LogBuffer;
+use crate::base::Tick;
+use crate::mailbox::Mailbox;
+use crate::pool::Note;
+use crate::session::{CloseReason, Fact, Ledger, Record, Unanswered};
+use crate::telemetry::EndCounts;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// See the module.
+pub(super) struct WorkerLedger {
+    prober: Mailbox<Note>,
+    access_log: Option<LogBuffer>,
+    draining: bool,
+    ended: EndCounts,
+}
+
+impl WorkerLedger {
+    pub(super) fn new(prober: Mailbox<Note>, access_log: Option<LogBuffer>) -> WorkerLedger {
+        WorkerLedger { prober, access_log, draining: false, ended: EndCounts::default() }
+    }
+
+    /// From now on connections that end are counted for the end of the process.
+    pub(super) fn begin_drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// What became of the connections that were open when the drain began.
+    pub(super) fn ended(&self) -> EndCounts {
+        self.ended
+    }
+
+    /// Hands lines of the access log over, if it is time.
+    pub(super) fn tend(&mut self, now: Tick) {
+        if let Some(access_log) = &mut self.access_log {
+            access_log.tend(now);
+        }
+    }
+
+    /// How long until [`WorkerLedger::tend`] has something to do.
+    pub(super) fn sleep(&self, now: Tick) -> Option<Duration> {
+        self.access_log.as_ref()?.sleep(now)
+    }
+
+    /// A message that finds the prober's mailbox full is dropped: a thousand others there say the same.
+    fn report(&self, note: Note) {
+        let _ = self.prober.offer(note);
+    }
+
+    fn report_health(&self, fact: &Fact<'_>) {
+        match *fact {
+            Fact::AttemptFailed { backend, address, failure, is_last } => {
+                if let Some(address) = address {
+                    self.report(Note::AddressFailed { backend: backend.id, address, failure });
+                }
+                if is_last {
+                    self.report(Note::ConnectFailed { backend: backend.id, failure });
+                }
+            }
+            Fact::Connected { pool, lease, .. } if !pool.is_up(lease) => {
+                self.report(Note::Connected(lease.backend().id));
+            }
+            Fact::Closed(record) if record.was_reset_early() && record.pool.settings.outlier_failures > 0 => {
+                record.backend.iter().for_each(|backend| self.report(Note::ResetEarly(backend.id)));
+            }
+            _ => {}
+        }
+    }
+
+    fn closed(&mut self, record: &Record, now: Tick) {
+        log::debug!("{record}");
+        let refusal = record.close.refusal();
+        if record.close == CloseReason::Shutdown {
+            self.ended.reset += 1;
+        } else if self.draining && refusal.is_none() {
+            self.ended.finished += 1;
+        }
+        if let Some(access_log) = &mut self.access_log {
+            access_log.write(record, now);
+        }
+        if let Some(count) = refusal.and_then(|refusal| record.listener.to_log(refusal, now)) {
+            let client = record.client.as_ref().map_or_else(|| "a unix client".to_owned(), ToString::to_string);
+            let who = if count == 1 { client } else { format!("{count} more clients, {client} the last") };
+            log::warn!("listener {} refused {who}: {}", record.listener.name, record.close);
+        }
+    }
+}
+
+impl Ledger for WorkerLedger {
+    fn record(&mut self, fact: Fact<'_>, now: Tick) {
+        count(&fact, now);
+        self.report_health(&fact);
+        if let Fact::Closed(record) = fact {
+            self.closed(record, now);
+        }
+    }
+}
+
+/// Adds a fact to the totals of its listener, pool and backend, and to what balancing goes by.
+pub fn count(fact: &Fact<'_>, now: Tick) {
+    match *fact {
+        Fact::Accepted { listener } => listener.accept(),
+        Fact::Retried(pool) => {
+            pool.totals.connect_retries.fetch_add(1, Ordering::Relaxed);
+        }
+        Fact::AttemptFailed { backend, failure, is_last, .. } => {
+            if is_last {
+                backend.connect_failed(failure, now);
+            }
+        }
+        Fact::Connected { lease, after, .. } => lease.backend().counters.connected(after),
+        Fact::Answered { backend, after } => backend.answered(after, now),
+        Fact::Relayed { backend, to_backend, to_client } => backend.counters.relayed(to_backend, to_client),
+        Fact::Closed(record) => {
+            record.pool.totals.durations.add(record.duration);
+            record.close.refusal().into_iter().for_each(|refusal| record.listener.refuse(refusal));
+            let Some(backend) = &record.backend else { return };
+            match record.unanswered {
+                Some(Unanswered::ByBackend { waited, early }) => {
+                    backend.unanswered(waited, now);
+                    if early {
+                        backend.failed_early(now);
+                    }
+                }
+                Some(Unanswered::Abandoned { waited }) => backend.abandoned(waited, now),
+                None => {}
+            }
+        }
+    }
+}
