@@ -1,14 +1,14 @@
-//! What a worker has written and not handed over yet.
+//! The lines that a worker has not handed over yet.
 
 use super::{BUFFER, LINGER, Lines, LogHandle, count, line, lose};
 use crate::base::Tick;
 use crate::session::Record;
 use std::time::{Duration, SystemTime};
 
-/// A line may be longer than the rest of a buffer; most fit here, so that the buffer does not grow.
+/// The reserve for one line; most lines fit, so that the buffer does not grow.
 const MARGIN: usize = 1024;
 
-/// See the module. Dropping it hands over what it holds.
+/// A worker's buffer. Dropping it hands over its lines.
 #[derive(Debug)]
 pub struct LogBuffer {
     handle: LogHandle,
@@ -34,14 +34,14 @@ impl LogBuffer {
         }
     }
 
-    /// Hands it over if it is time.
+    /// Hands the buffer over when it is due.
     pub fn tend(&mut self, now: Tick) {
         if self.due.is_some_and(|due| due <= now) {
             self.hand_over(now);
         }
     }
 
-    /// How long until [`LogBuffer::tend`] has something to do.
+    /// The time until [`LogBuffer::tend`] has work.
     pub fn sleep(&self, now: Tick) -> Option<Duration> {
         self.due.map(|due| due - now)
     }

@@ -1,8 +1,8 @@
-//! A connection's line. Pure: the time it ended comes in.
+//! Formats the line of a connection. Pure: the end time is an argument.
 //!
-//! Times are whole milliseconds, as other balancers log them. A backend's name, which may be its address and that a path,
-//! can hold white space; in the text, where spaces part the fields, `_` stands for each. It stands for a hidden character, too
-//! (see [`crate::base::text`]); in JSON that is escaped.
+//! Times are whole milliseconds, as other balancers log them. A backend's name may be a path and contain white space.
+//! In the text format, where spaces separate fields, `_` replaces each. It also replaces hidden characters (see
+//! [`crate::base::text`]), which JSON escapes.
 
 use crate::base::{Endpoint, text};
 use crate::config::model::LogFormat;
@@ -31,7 +31,7 @@ struct Line<'a> {
     close: &'static str,
 }
 
-/// Adds the line of a connection that ended at `time`, and a newline.
+/// Appends the line of a connection that ended at `time`, with a newline.
 pub fn write(format: LogFormat, record: &Record, time: SystemTime, out: &mut Vec<u8>) {
     let line = Line {
         time: humantime::format_rfc3339_millis(time),
@@ -87,7 +87,7 @@ impl Display for Line<'_> {
     }
 }
 
-/// JSON whose texts have no hidden character: each is written as `\uXXXX`, which is the same text to a reader of JSON.
+/// Writes each hidden character in JSON texts as `\uXXXX`, which a JSON reader decodes to the same text.
 struct Visible;
 
 impl Formatter for Visible {
@@ -106,7 +106,7 @@ impl Formatter for Visible {
     }
 }
 
-/// A name without white space and without hidden characters.
+/// A name with white space and hidden characters replaced.
 struct Word<'a>(&'a str);
 
 impl Display for Word<'_> {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_not_is_a_dash_or_null() {
+    fn an_absent_value_is_a_dash_or_null() {
         let nobody = Record {
             client: None,
             backend: None,

@@ -1,22 +1,21 @@
 //! The access log: a line for each connection, when it ends.
 //!
-//! Workers write lines into a [`LogBuffer`] of their own, which takes no lock and no system call but a look at the clock, and
-//! hand it over when it is full or [`LINGER`] old. One thread, which may wait as long as a disk does, writes buffers out,
-//! opens the file again when it is told to, and ends when the last worker has.
+//! Workers write lines into a [`LogBuffer`] of their own, without a lock and with no system call except reading the
+//! clock. They hand it over when it is full or [`LINGER`] old. One thread writes the buffers, may wait for the disk,
+//! reopens the file on request, and ends after the last worker.
 //!
-//! It decides nothing about connections ([`crate::session`] does), and it is not the log on stderr, which tells of the
-//! process.
+//! It decides nothing about connections ([`crate::session`] does). The log on stderr is separate.
 //!
 //! # The bound
 //!
-//! [`BUFFERS`] buffers of [`BUFFER`] bytes may wait for the thread. Without room there, a worker goes on with the buffer it has
-//! until that is full, and then starts it anew: nobody waits for a log. What is lost that way, or by a write that fails,
-//! is counted, and logged on stderr at once and then at most every ten seconds.
+//! [`BUFFERS`] buffers of [`BUFFER`] bytes may wait for the thread. Without room there, a worker fills its buffer and
+//! then discards it: no thread waits for the log. Lines lost that way, or by a failed write, are counted, and reported
+//! on stderr at once and then at most every ten seconds.
 //!
 //! | file | what |
 //! |---|---|
 //! | `line` | a connection's line, as text and as JSON |
-//! | `buffer` | what a worker has not handed over yet |
+//! | `buffer` | lines that a worker has not handed over |
 //! | `target` | the file, or stdout |
 //! | `writer` | the thread |
 
@@ -40,10 +39,10 @@ use std::thread;
 use std::time::Duration;
 use writer::Writer;
 
-/// Bytes of a buffer that is full: some 150 lines.
+/// The size of a full buffer in bytes: about 150 lines.
 const BUFFER: usize = 16 * 1024;
 
-/// Buffers that may wait to be written: 4 MiB, some 40 000 connections.
+/// Buffers that may wait to be written: 4 MiB, about 40,000 connections.
 const BUFFERS: usize = 256;
 
 /// How long a line may stay with a worker.
@@ -54,21 +53,21 @@ const ROOM: Duration = Duration::from_millis(200);
 /// and then the process for the thread, first to write all, and then to count what it could not write.
 const FAREWELL: Duration = Duration::from_millis(600);
 
-/// Workers' lines, each with its newline.
+/// Lines of a worker, each with its newline.
 type Lines = Vec<u8>;
 
-/// The thread, for whoever waits for the end.
+/// The access log's thread, for the end of the process.
 pub struct AccessLog {
     reopener: Option<Reopener>,
     /// What has not been written: only to be counted, at the end.
     left: Receiver<Lines>,
-    /// Nobody ever sends: it is cut when the thread ends.
+    /// Nothing is ever sent: the channel disconnects when the thread ends.
     ended: Receiver<()>,
     ending: Arc<AtomicBool>,
     totals: Arc<AccessLogTotals>,
 }
 
-/// Where workers get their buffers.
+/// Creates workers' buffers; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LogHandle {
     format: LogFormat,
@@ -76,7 +75,7 @@ pub struct LogHandle {
     totals: Arc<AccessLogTotals>,
 }
 
-/// Has the file opened again.
+/// Requests that the file is reopened.
 #[derive(Clone, Debug)]
 pub struct Reopener(Sender<()>);
 
@@ -96,7 +95,7 @@ impl AccessLog {
         let ending = Arc::new(AtomicBool::new(false));
         let (counts, over) = (totals.clone(), ending.clone());
         let write = move || {
-            // Held on to, so that `requests` is never cut.
+            // Kept, so that `requests` never disconnects.
             let _reopener = reopener;
             let _end: Sender<()> = end;
             let failure = LogThrottle::default();
@@ -107,17 +106,17 @@ impl AccessLog {
         Ok((AccessLog { reopener: kept, left, ended, ending, totals }, handle))
     }
 
-    /// How the file is opened again; `None` for stdout.
+    /// The handle that reopens the file; `None` for stdout.
     pub fn reopener(&self) -> Option<Reopener> {
         self.reopener.clone()
     }
 
-    /// Waits until all is written, once nobody can write any more. Where the thread is stuck, not for ever.
+    /// Waits until all lines are written, after the last worker has ended; for a bounded time if the thread is stuck.
     pub fn finish(self) {
         let is_late = |time| self.ended.recv_timeout(time) == Err(RecvTimeoutError::Timeout);
         if is_late(FAREWELL) {
             self.ending.store(true, Ordering::Relaxed);
-            log::error!("access log: gave up waiting for it to be written");
+            log::error!("access log: the end does not wait any longer for it to be written");
             if is_late(ROOM) {
                 self.left.try_iter().for_each(|lines| self.totals.lose(count(&lines)));
             }
@@ -127,17 +126,17 @@ impl AccessLog {
 }
 
 impl LogHandle {
-    /// A worker's buffer.
+    /// A new buffer for a worker.
     pub fn buffer(&self) -> LogBuffer {
         LogBuffer::new(self.clone())
     }
 
-    /// Hands lines over, or gives them back.
+    /// Hands lines over, or returns them if there is no room.
     fn offer(&self, lines: Lines) -> Result<(), Lines> {
         self.sender.try_send(lines).map_err(TrySendError::into_inner)
     }
 
-    /// The same at the end, when there is time.
+    /// As `offer` at the end of a worker, with a wait for room.
     fn deliver(&self, lines: Lines) {
         if let Err(error) = self.sender.send_timeout(lines, ROOM) {
             lose(&self.totals, count(&error.into_inner()));
@@ -146,9 +145,9 @@ impl LogHandle {
 }
 
 impl Reopener {
-    /// From soon on lines go to a file that is opened now: the old one may have been renamed.
+    /// Requests that the file is reopened by its path: the old one may have been renamed.
     pub fn reopen(&self) {
-        // Full: it will be opened later than now in any case.
+        // Full: a queued request opens the file later than now.
         let _ = self.0.try_send(());
     }
 }
@@ -157,7 +156,7 @@ fn count(lines: &[u8]) -> u64 {
     lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// Counts lines that are lost, and logs it unless that was done lately.
+/// Counts lost lines, and logs them unless that was done recently.
 fn lose(totals: &AccessLogTotals, lines: u64) {
     totals.lose(lines);
     totals.to_log(clock::now()).into_iter().for_each(log_loss);

@@ -1,18 +1,18 @@
 //! Limits on how often one condition is logged: a line that repeats many times a second hides the others.
 //!
-//! | type | who logs | what | at most every |
+//! | type | threads | what | at most every |
 //! |---|---|---|---|
-//! | [`LogThrottle`] | one thread | a condition that lasts | [`REPEAT_INTERVAL`] |
-//! | [`SharedLogThrottle`] | any thread | a count that grows; a line has what is new | [`COUNT_INTERVAL`] |
+//! | [`LogThrottle`] | one thread | a lasting condition | [`REPEAT_INTERVAL`] |
+//! | [`SharedLogThrottle`] | any thread | a growing count; a line reports the increase | [`COUNT_INTERVAL`] |
 
 use super::Tick;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The shortest time between two lines about a condition that lasts.
+/// The shortest time between two lines about a lasting condition.
 pub const REPEAT_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The shortest time between two lines about a count that grows.
+/// The shortest time between two lines about a growing count.
 pub const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// When a condition was last logged. All its ticks come from one clock.
@@ -22,7 +22,7 @@ pub struct LogThrottle {
 }
 
 impl LogThrottle {
-    /// True if the condition is to be logged now. It then counts as logged for [`REPEAT_INTERVAL`].
+    /// Whether the condition is to be logged now. If so, it counts as logged for [`REPEAT_INTERVAL`].
     pub fn is_due(&mut self, now: Tick) -> bool {
         let due = self.logged.is_none_or(|logged| now - logged >= REPEAT_INTERVAL);
         if due {
@@ -31,13 +31,13 @@ impl LogThrottle {
         due
     }
 
-    /// The condition is over. If it begins again, it is logged at once.
+    /// Marks the condition as over. If it begins again, it is logged at once.
     pub fn reset(&mut self) {
         self.logged = None;
     }
 }
 
-/// What has been logged of something that is counted. Several threads use one; the ticks of all come from one clock. All relaxed.
+/// The logged part of a count. Several threads share it; their ticks come from one clock. All accesses are relaxed.
 #[derive(Debug, Default)]
 pub struct SharedLogThrottle {
     /// When it was last logged; 0: never.
@@ -49,25 +49,25 @@ pub struct SharedLogThrottle {
 }
 
 impl SharedLogThrottle {
-    /// How many of `count` are new, if there are any and a line is due. They then count as logged.
+    /// The increase of `count` since the last line, if there is one and a line is due. It then counts as logged.
     pub fn due(&self, count: u64, now: Tick) -> Option<u64> {
         let last = self.at.load(Ordering::Relaxed);
         let lately = last != 0 && now - Tick(last) < COUNT_INTERVAL;
         if lately || count <= self.count.load(Ordering::Relaxed) {
             return None;
         }
-        // Of several threads one logs.
+        // Of several threads, one logs.
         self.at.compare_exchange(last, now.0, Ordering::Relaxed, Ordering::Relaxed).ok()?;
         self.rest(count)
     }
 
-    /// The same once the count has come to rest: it has not grown since the last call.
+    /// As [`SharedLogThrottle::due`], once the count has not grown since the last call.
     pub fn due_once_settled(&self, count: u64, now: Tick) -> Option<u64> {
         let settled = self.seen.swap(count, Ordering::Relaxed) == count;
         settled.then(|| self.due(count, now)).flatten()
     }
 
-    /// How many of `count` are new, if there are any, whether or not a line is due.
+    /// The increase of `count` since the last line, if there is one, whether or not a line is due.
     pub fn rest(&self, count: u64) -> Option<u64> {
         // Another thread may have logged a later count already.
         Some(count.saturating_sub(self.count.fetch_max(count, Ordering::Relaxed))).filter(|new| *new > 0)

@@ -1,27 +1,27 @@
-//! One probe of one endpoint as a machine without a socket: bytes to send, bytes received, an outcome.
+//! One probe of one endpoint, as a state machine without a socket: bytes to send, bytes received, an outcome.
 //!
 //! | kind | after the connect   | ends with                                                                      |
 //! |------|---------------------|--------------------------------------------------------------------------------|
 //! | tcp  | nothing             | `Connected`                                                                    |
 //! | http | `GET path HTTP/1.1` | the status line, the backend's FIN, [`STATUS_LINE_MAX`] bytes that are neither |
 //!
-//! Where the backend expects a PROXY header, either begins with one that announces nobody; a tcp probe ends when that is
-//! out.
+//! Where the backend expects a PROXY header, the probe starts with one without addresses; a tcp probe ends after
+//! sending it.
 //!
-//! It does not know time: whoever drives it gives up when the probe's time is over. Another kind of probe is another
-//! state with what it needs to send and to understand; its driver stays as it is.
+//! It does not know time: the caller ends it at the time-out. Another kind of probe is another state here; the callers
+//! stay unchanged.
 
 use crate::policy::health::Outcome;
 
-/// How much of an answer is looked at. Only the status line matters, and no server's is near as long.
+/// The most bytes of an answer that are parsed. Only the status line matters, and servers send shorter ones.
 pub const STATUS_LINE_MAX: usize = 1024;
 
-/// A probe under way.
+/// A probe in progress.
 #[derive(Debug)]
 pub struct Probe {
-    /// What it says: a PROXY header where one is expected, then what belongs to its kind.
+    /// The bytes to send: a PROXY header where one is expected, then the request of its kind.
     words: Vec<u8>,
-    /// Bytes of that which are out. `sent <= words.len()`.
+    /// The number of bytes sent. `sent <= words.len()`.
     sent: usize,
     state: State,
 }
@@ -40,34 +40,34 @@ struct Exchange {
 }
 
 impl Probe {
-    /// A probe that sends `words`, and then expects a status line with a code among `expect`, or nothing.
+    /// A probe that sends `words`, and then expects a status line with a code in `expect`, or nothing.
     pub(super) fn new(words: Vec<u8>, expect: Option<Vec<(u16, u16)>>) -> Probe {
         let state = expect.map_or(State::Tcp, |expect| State::Http(Exchange { answer: Vec::new(), expect }));
         Probe { words, sent: 0, state }
     }
 
-    /// Does it end with the connect, so that the backend's process need not see it?
+    /// Whether it ends with the connect, so that the backend's process need not see it.
     pub fn is_bare(&self) -> bool {
         matches!(self.state, State::Tcp) && self.words.is_empty()
     }
 
-    /// The connection is there. An outcome if that is all it takes.
+    /// Handles the connect. Returns the outcome, if that is all it needs.
     pub fn connected(&mut self) -> Option<Outcome> {
         self.is_bare().then_some(Outcome::Connected)
     }
 
-    /// What remains to be sent.
+    /// The bytes that are not sent yet.
     pub fn unsent(&self) -> &[u8] {
         &self.words[self.sent..]
     }
 
-    /// `count` bytes of [`Probe::unsent`] are out. An outcome if that is all it takes.
+    /// Handles that `count` bytes of [`Probe::unsent`] were sent. Returns the outcome, if that is all it needs.
     pub fn sent(&mut self, count: usize) -> Option<Outcome> {
         self.sent = (self.sent + count).min(self.words.len());
         (matches!(self.state, State::Tcp) && self.unsent().is_empty()).then_some(Outcome::Connected)
     }
 
-    /// Bytes came. An outcome as soon as they decide.
+    /// Handles received bytes. Returns the outcome once they decide it.
     pub fn received(&mut self, bytes: &[u8]) -> Option<Outcome> {
         match &mut self.state {
             State::Tcp => Some(Outcome::Connected),
@@ -75,7 +75,7 @@ impl Probe {
         }
     }
 
-    /// The backend finished, and no outcome had been found.
+    /// The outcome when the backend closes first.
     pub fn closed(&self) -> Outcome {
         Outcome::Closed
     }

@@ -1,4 +1,4 @@
-//! One health probe, described once: where it connects, what it sends, which answer passes.
+//! One health probe, described once: its target, the bytes that it sends, the answer that passes.
 //!
 //! | file       | what                                                                            |
 //! |------------|---------------------------------------------------------------------------------|

@@ -1,4 +1,4 @@
-//! What the settings of a pool make of one address of a backend.
+//! The probe of one address of a backend, from the settings of its pool.
 
 use super::Probe;
 use crate::base::{Address, Endpoint};
@@ -6,13 +6,13 @@ use crate::config::model::{Health, HealthKind, ProxyVersion};
 use crate::proto::proxy::{Announced, Header};
 use std::net::SocketAddr;
 
-/// What a probe of one address is. Every probe of that address is a [`ProbeTarget::probe`] of it.
+/// How one address is probed. [`ProbeTarget::probe`] creates each probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbeTarget {
     endpoint: Endpoint,
-    /// A PROXY header where one is expected, then the request, if the kind has one.
+    /// The bytes to send: a PROXY header where one is expected, then the request, if its kind has one.
     words: Vec<u8>,
-    /// Accepted status codes, inclusive ranges; `None`: the connection is enough.
+    /// Accepted status codes, as inclusive ranges; `None`: connecting is enough.
     expect: Option<Vec<(u16, u16)>>,
 }
 
@@ -50,7 +50,7 @@ impl ProbeTarget {
         Some(ProbeTarget { endpoint, words, expect })
     }
 
-    /// The same, where something has to be asked even if the pool asks nothing: a newcomer must at least accept a
+    /// As [`ProbeTarget::new`] for a backend that is being added: with health `off` it must at least accept a
     /// connection.
     pub fn of_newcomer(
         health: &Health,
@@ -65,12 +65,12 @@ impl ProbeTarget {
         })
     }
 
-    /// Where it connects.
+    /// The endpoint to connect to.
     pub fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
-    /// One probe of it.
+    /// One probe of this target.
     pub fn probe(self) -> Probe {
         Probe::new(self.words, self.expect)
     }
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tcp_probe_is_over_when_it_is_connected_and_off_probes_nothing() {
+    fn a_tcp_probe_ends_with_the_connect_and_off_has_no_probe() {
         let at = inet("127.0.0.1:80");
         let mut probe = ProbeTarget::new(&Health::default(), None, None, &at).unwrap().probe();
         assert!(probe.is_bare() && probe.unsent().is_empty());
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn where_a_proxy_header_is_expected_a_probe_begins_with_one_that_announces_nobody() {
+    fn a_probe_starts_with_a_proxy_header_without_addresses_where_expected() {
         let at = inet("127.0.0.1:80");
         let (v1, v2) = (b"PROXY UNKNOWN\r\n".to_vec(), b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec());
         for (version, header) in [(ProxyVersion::V1, v1), (ProxyVersion::V2, v2)] {

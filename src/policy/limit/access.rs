@@ -1,32 +1,31 @@
-//! Access lists: may this address connect?
+//! Access lists: whether an address may connect.
 //!
-//! The most specific prefix that holds an address decides; on equal ones deny wins. An address that no prefix holds is let
-//! in unless there is an allow list. IPv4 addresses and prefixes written as IPv6 (`::ffff:10.0.0.0/104`) are IPv4; a wider
-//! IPv6 prefix, `::/0` too, says nothing about IPv4.
+//! The most specific prefix that contains an address decides; of equal ones, deny wins. An address in no prefix is
+//! allowed unless there is an allow list. IPv4 addresses and prefixes written as IPv6 (`::ffff:10.0.0.0/104`) are IPv4;
+//! a wider IPv6 prefix, also `::/0`, does not cover IPv4.
 //!
-//! # How
+//! # Implementation
 //!
-//! All prefixes of a family are flattened once into the points where the answer changes, so that a lookup is one binary
-//! search in a sorted array, whatever the nesting: 100 000 prefixes are at most 200 000 points, 800 KB for IPv4. Nested
-//! prefixes need no search from the longest length down, and unlike a trie nothing is chased through memory.
-//! `bench/limits.rs` measures it.
+//! All prefixes of a family are flattened once into the points where the result changes. A lookup is one binary search
+//! in a sorted array, whatever the nesting: 100,000 prefixes are at most 200,000 points, 800 KB for IPv4. Unlike in a
+//! trie, a lookup follows no pointers. `bench/limits.rs` measures it.
 
 use ipnet::IpNet;
 use std::net::IpAddr;
 
-/// The lists of one listener, ready to be asked.
+/// The lists of one listener, prepared for lookups.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Access {
     v4: Changes<u32>,
     v6: Changes<u128>,
 }
 
-/// From each of these on the answer is another one.
+/// The addresses at which the result changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Changes<T> {
-    /// Is the lowest address allowed?
+    /// Whether the lowest address is allowed.
     first: bool,
-    /// Sorted; every one turns the answer around.
+    /// Sorted; each point inverts the result.
     at: Vec<T>,
 }
 
@@ -39,7 +38,7 @@ struct Range {
 }
 
 impl Default for Access {
-    /// Everybody may.
+    /// Allows every address.
     fn default() -> Self {
         Access::new(&[], &[])
     }
@@ -70,7 +69,7 @@ impl Access {
         Access { v4: Changes::new(v4, otherwise), v6: Changes::new(v6, otherwise) }
     }
 
-    /// May this address connect?
+    /// Whether this address may connect.
     pub fn allows(&self, ip: IpAddr) -> bool {
         match ip.to_canonical() {
             IpAddr::V4(ip) => self.v4.allows(ip.into()),
@@ -79,7 +78,7 @@ impl Access {
     }
 }
 
-/// An IPv4-mapped prefix as the IPv4 prefix it is.
+/// Converts an IPv4-mapped prefix to IPv4.
 pub fn canonical(net: IpNet) -> IpNet {
     const MAPPED: u8 = 96;
     let IpNet::V6(v6) = net else { return net };
@@ -89,7 +88,7 @@ pub fn canonical(net: IpNet) -> IpNet {
 }
 
 impl<T: Ord + TryFrom<u128>> Changes<T> {
-    /// Walks the prefixes in order of their first address, the wider first, with those that are open around it on a stack.
+    /// Walks the prefixes in order of their first address, the wider first, with the enclosing ones on a stack.
     fn new(mut ranges: Vec<Range>, otherwise: bool) -> Changes<T> {
         // Of equal prefixes the denying one sorts first and stays.
         ranges.sort_unstable_by_key(|range| (range.first, range.length, range.allowed));
@@ -107,7 +106,7 @@ impl<T: Ord + TryFrom<u128>> Changes<T> {
             resume_after(&mut points, &ended, &around, otherwise);
         }
         let first = points.first().is_none_or(|point| point.1);
-        // What lies beyond the last address of the family is no address.
+        // A point beyond the last address of the family is not needed.
         Changes { first, at: points.into_iter().skip(1).map_while(|(at, _)| T::try_from(at).ok()).collect() }
     }
 
@@ -117,14 +116,14 @@ impl<T: Ord + TryFrom<u128>> Changes<T> {
     }
 }
 
-/// Behind the end of a prefix what holds around it holds again.
+/// After the end of a prefix, the result of the enclosing one applies again.
 fn resume_after(points: &mut Vec<(u128, bool)>, ended: &Range, around: &[Range], otherwise: bool) {
     if let Some(next) = ended.last.checked_add(1) {
         turn(points, next, around.last().map_or(otherwise, |outer| outer.allowed));
     }
 }
 
-/// From `at` on the answer is `allowed`; whatever was said of `at` before is overruled.
+/// From `at` on the result is `allowed`; this replaces an earlier point at `at`.
 fn turn(points: &mut Vec<(u128, bool)>, at: u128, allowed: bool) {
     points.pop_if(|last| last.0 == at);
     if points.last().is_none_or(|last| last.1 != allowed) {
@@ -166,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn without_an_allow_list_only_the_denied_are_out() {
+    fn without_an_allow_list_only_denied_addresses_are_refused() {
         let access = Access::new(&[], &nets(&["192.0.2.0/24", "2001:db8::/32", "255.255.255.255/32"]));
         assert!(!allowed(&access, "192.0.2.200") && allowed(&access, "192.0.3.0") && allowed(&access, "::1"));
         assert!(!allowed(&access, "2001:db8:ffff::") && allowed(&access, "2001:db9::"));
@@ -187,7 +186,7 @@ mod tests {
         assert_eq!(Access::new(&nets(&["10.1.2.3/8"]), &[]), Access::new(&nets(&["10.0.0.0/8"]), &[]));
     }
 
-    /// The definition, word by word.
+    /// The definition, without flattening.
     fn by_definition(allow: &[IpNet], deny: &[IpNet], ip: IpAddr) -> bool {
         let longest = |nets: &[IpNet]| nets.iter().filter(|net| net.contains(&ip)).map(IpNet::prefix_len).max();
         match (longest(allow), longest(deny)) {
@@ -196,7 +195,7 @@ mod tests {
         }
     }
 
-    /// Prefixes crowded into a few bits, so that they nest and touch, at both ends of the address space.
+    /// Prefixes within a few bits, so that they nest and touch, at both ends of the address space.
     fn net() -> impl Strategy<Value = IpNet> {
         let v4 = (address(), 0u8..=32).prop_map(|(ip, length)| IpNet::new(ip, length).unwrap());
         let v6 =

@@ -1,22 +1,22 @@
-//! Who may come in: access lists, and how much one source may have.
+//! Admission limits of a listener: access lists, and connections and rate per source.
 //!
-//! [`Limits`] is asked once per client, when its address is known: right after accept, or after the PROXY header where the
-//! listener expects one. It opens nothing, reads no clock and knows neither sockets nor counters; whoever asks acts on the
-//! answer and counts it.
+//! [`Limits`] is consulted once per client, when its address is known: right after accept, or after the PROXY header
+//! where the listener expects one. It opens nothing, reads no clock and knows neither sockets nor counters; the caller
+//! acts on the result and counts it.
 //!
-//! | asked, in this order | refused as |
+//! | checks, in this order | refused as |
 //! |---|---|
-//! | [`access`]: do the lists let this address in? | `denied` |
-//! | [`source`]: has its source room for one more connection? | `source_limit` |
-//! | [`source`]: has its source a token left? | `source_rate` |
+//! | [`access`]: whether the lists allow this address | `denied` |
+//! | [`source`]: whether its source may have one more connection | `source_limit` |
+//! | [`source`]: whether its source has a token left | `source_rate` |
 //!
-//! The first refusal ends it, so a refused client is counted once and takes no token. A unix client has no address: it is
-//! let in by any list and never counted, since whoever can open the socket file is the operator's to say by its mode.
+//! The first refusal is the result, so a refused client is counted once and takes no token. A unix client has no
+//! address: every list allows it, and it is never counted, since the socket file's mode controls access.
 //!
 //! # Dry run
 //!
-//! A limit that is new is a guess. With `dry_run` nobody is refused; the answer says what would have been, and connections
-//! over the limit count like others, so that the figures are those that enforcing would start from.
+//! With `dry_run` every client is admitted, and the result says what would have been refused. Connections over the
+//! limit count like others, so the figures are those that enforcement would start from.
 
 pub mod access;
 pub mod source;
@@ -28,55 +28,56 @@ use crate::base::Tick;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-/// Why a client is not let in.
+/// Why a client is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// The access lists say so.
+    /// The access lists deny its address.
     Denied,
-    /// Its source has as many connections as it may.
+    /// Its source has its maximum of connections.
     SourceLimit,
     /// Its source connects too often.
     SourceRate,
 }
 
-/// All of a listener's limits on who comes in.
+/// All admission limits of a listener.
 #[derive(Debug, Default)]
 pub struct Limits {
-    /// The lists, which may be long. A change that does not concern them keeps them.
+    /// The lists, which may be long. A change that does not concern them shares them.
     pub access: Arc<Access>,
-    /// The table of sources; `None` where sources have no limit. It outlives a change of the lists.
+    /// The table of sources; `None` where sources have no limit. It survives a change of the lists.
     pub sources: Option<Arc<Sources>>,
-    /// What a refusal does.
+    /// Whether refusals are enforced.
     pub enforcement: Enforcement,
 }
 
-/// What a limit does about a client that it refuses.
+/// What a limit does with a client that it refuses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Enforcement {
     /// The client is refused.
     #[default]
     Enforced,
-    /// The client is let in; the answer has the reason.
+    /// The client is admitted; the result has the reason.
     DryRun,
 }
 
-/// The client is let in.
+/// The client is admitted.
 #[derive(Debug, Default)]
 pub struct Admitted {
-    /// The source that the client is counted for, if there is one: [`Sources::leave`] takes it off the count.
+    /// The source that the client counts for, if there is one; return it with [`Sources::leave`].
     pub source: Option<SourceId>,
-    /// In a dry run: why it would have been refused.
+    /// In a dry run, the reason to refuse it.
     pub would_refuse: Option<Reason>,
 }
 
 impl Limits {
-    /// May a client with this address come in? `now` is of the clock that all workers share.
+    /// Decides on a client with this address. `now` is on the clock that all workers share. Fails with the reason for a
+    /// refusal.
     pub fn admit(&self, client: Option<IpAddr>, now: Tick) -> Result<Admitted, Reason> {
         let Some(ip) = client else { return Ok(Admitted::default()) };
         match (self.access.allows(ip), self.enforcement) {
             (true, _) => {}
             (false, Enforcement::Enforced) => return Err(Reason::Denied),
-            // It would not have come to the table, so it leaves no trace there.
+            // Enforcement would refuse it before the table, so it is not counted there.
             (false, Enforcement::DryRun) => {
                 return Ok(Admitted { source: None, would_refuse: Some(Reason::Denied) });
             }
@@ -115,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dry_run_lets_everybody_in_and_says_why_not() {
+    fn a_dry_run_admits_every_client_with_the_reason() {
         let limits = limits(Enforcement::DryRun);
         let (denied, client) = ("192.0.2.1".parse().ok(), "198.51.100.1".parse().ok());
         assert_eq!(limits.admit(denied, Tick(0)).unwrap().would_refuse, Some(Reason::Denied));
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_unix_client_is_nobodys_source() {
+    fn a_unix_client_has_no_source() {
         let access = Arc::new(Access::new(&["10.0.0.0/8".parse().unwrap()], &[]));
         let limits = Limits { access, ..limits(Enforcement::Enforced) };
         let all: Vec<_> = (0..10).map(|_| limits.admit(None, Tick(0)).unwrap()).collect();

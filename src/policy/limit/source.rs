@@ -1,31 +1,31 @@
-//! How much one source may have: connections at once, and new connections per second.
+//! Limits per source: connections at once, and new connections per second.
 //!
 //! A source is an IPv4 address or an IPv6 /64, the least that a network gives to one customer. All workers share a
-//! listener's table; it is asked once per accepted connection, never per byte, so a mutex per shard is cheap enough.
+//! listener's table. It is used once per accepted connection, so a mutex per shard is cheap enough.
 //!
 //! # The rate
 //!
-//! A token bucket that holds one second's worth and starts full. Its level is kept in millionths of a token: in a
-//! microsecond a rate of N/s gives exactly N of them, so nothing is rounded and nothing drifts. A refused attempt takes none.
+//! A token bucket that holds one second's worth and starts full. Its level is counted in millionths of a token: a rate
+//! of N/s adds exactly N of them per microsecond, so nothing is rounded. A refused attempt takes none.
 //!
-//! # The bound, and what happens there
+//! # The bound
 //!
-//! The table holds at most [`SOURCES_MAX`] sources, in [`SHARDS`] equal shards (by a keyed hash, so that nobody can aim at
-//! one).
+//! The table holds at most [`SOURCES_MAX`] sources, in [`SHARDS`] equal shards. A keyed hash chooses the shard, so that
+//! an attacker can't fill a chosen one.
 //!
-//! * A source that holds connections is never forgotten: its count would be lost.
-//! * One without connections is remembered only for the level of its bucket. Whoever has been idle for a second has a
-//!   full one, as a newcomer has: forgetting it changes nothing, and happens as others come in.
-//! * In a full shard one that is idle is forgotten even so, about the one that has been for longest. It gains the rest of
-//!   one bucket.
-//! * A shard full of sources that all hold connections: a newcomer is **admitted and not counted**, and [`Sources::untracked`]
-//!   counts that. Refusing would let whoever fills the table (a quarter of a million connections) shut out everybody
-//!   else; `max_connections` bounds what comes in this way.
+//! * A source with connections is never removed: its count would be lost.
+//! * A source without connections is kept for the level of its bucket. After an idle second the bucket is full, as a
+//!   new source's is, so it is removed when others arrive.
+//! * A full shard removes an idle source even earlier, about the one that is idle longest. That source gains the rest
+//!   of one bucket.
+//! * If all sources of a full shard have connections, a new one is **admitted and not counted**; [`Sources::untracked`]
+//!   counts these. Refusing instead would let an attacker who fills the table (a quarter of a million connections) lock
+//!   out all others. `max_connections` bounds them.
 //!
 //! # Invariants
 //!
-//! * A source's `active` is the number of its [`SourceId`]s that were not given back.
-//! * `idle` names a source at most once, and each one without connections is in it. So it is no longer than the table.
+//! * A source's `active` is the number of its [`SourceId`]s that were not returned.
+//! * `idle` has a source at most once, and has each one without connections. So it is no longer than the table.
 
 use super::{Admitted, Enforcement, Reason};
 use crate::base::Tick;
@@ -37,27 +37,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Sources that a listener remembers.
+/// The most sources in a listener's table.
 pub const SOURCES_MAX: usize = 262_144;
 
-/// Locks that they are spread over.
+/// Shards, each with a lock.
 pub const SHARDS: usize = 64;
 
-/// Parts of a token that its level is counted in.
+/// Parts of a token in which the level is counted.
 const PARTS: u64 = 1_000_000;
 
-/// A bucket is full again after this long, whatever the rate.
+/// The time in which an empty bucket fills, whatever the rate.
 const REFILL: Duration = Duration::from_secs(1);
 
-/// How many sources that nobody needs are forgotten when one comes in: more than one, so that the table shrinks.
+/// Idle sources that are checked when a connection arrives: more than one, so that the table shrinks.
 const FORGET: usize = 2;
 
-/// What a source may have.
+/// The limits of a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
-    /// Connections at once.
+    /// The most connections at once.
     pub connections: Option<u32>,
-    /// New connections per second, and at once.
+    /// The most new connections per second, and at once.
     pub per_second: Option<u32>,
 }
 
@@ -68,44 +68,44 @@ pub struct Sources {
     table: Arc<Table>,
 }
 
-/// What outlives a change of the rules.
+/// The state that survives a change of the rules.
 #[derive(Debug)]
 struct Table {
     shards: Box<[Mutex<Shard>]>,
-    /// Sources that a shard may hold.
+    /// The most sources in a shard.
     room: usize,
     hasher: RandomState,
     untracked: AtomicU64,
 }
 
-/// A source that one more connection was counted for. Its holder gives it back with [`Sources::leave`].
+/// A source for which one connection is counted. Return it with [`Sources::leave`].
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub struct SourceId(Source);
 
-/// What connections are counted for.
+/// A source of connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Source {
     V4(u32),
-    /// The upper half of the address.
+    /// The upper half of an IPv6 address.
     V6(u64),
 }
 
 #[derive(Debug, Default)]
 struct Shard {
     known: HashMap<Source, Entry>,
-    /// Sources without connections, those that were looked at longest ago in front. One that has come back stays until it
-    /// is looked at.
+    /// Sources without connections, the longest unchecked first. One that has connections again stays until it is
+    /// checked.
     idle: VecDeque<Source>,
 }
 
 #[derive(Debug)]
 struct Entry {
     active: u32,
-    /// Millionths of a token, as of `at`.
+    /// The level in millionths of a token, at time `at`.
     level: u64,
     at: Tick,
-    /// It stands in `idle`.
+    /// Whether it is in `idle`.
     listed: bool,
 }
 
@@ -121,22 +121,22 @@ impl Sources {
         Arc::new(Sources { rules, table: Arc::new(table) })
     }
 
-    /// The same table under other rules. Who is let in by the old ones, as a worker still may for a moment, counts too.
+    /// The same table with other rules. Connections that a worker still admits by the old rules count too.
     pub fn successor(&self, rules: Rules) -> Arc<Sources> {
         Arc::new(Sources { rules, table: self.table.clone() })
     }
 
-    /// What was asked for.
+    /// The limits in force.
     pub fn rules(&self) -> Rules {
         self.rules
     }
 
-    /// Sources remembered now.
+    /// The number of sources in the table.
     pub fn len(&self) -> usize {
         self.table.shards.iter().map(|shard| shard.lock().known.len()).sum()
     }
 
-    /// Is nobody remembered?
+    /// Whether the table is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -146,8 +146,8 @@ impl Sources {
         self.table.untracked.load(Ordering::Relaxed)
     }
 
-    /// One more connection from `ip`, unless its source has too many. In a dry run it is counted even then, and the answer
-    /// has the reason. An answer without source and reason: let in uncounted.
+    /// Counts one more connection from `ip`, unless its source exceeds a limit. In a dry run it is counted even then,
+    /// with the reason. A result without source and reason: admitted, not counted.
     pub fn enter(&self, ip: IpAddr, now: Tick, enforcement: Enforcement) -> Result<Admitted, Reason> {
         let source = Source::of(ip);
         let mut shard = self.shard(source).lock();
@@ -162,7 +162,7 @@ impl Sources {
         match entry.take(self.rules, now) {
             Some(reason) if enforcement == Enforcement::Enforced => {
                 if entry.active == 0 && !entry.listed {
-                    // Only a limit of zero refuses a source that nothing is known of.
+                    // Only a limit of zero refuses an unknown source.
                     shard.known.remove(&source);
                 }
                 Err(reason)
@@ -174,13 +174,13 @@ impl Sources {
         }
     }
 
-    /// A connection that [`Sources::enter`] counted, of this table or of one it succeeded, is over.
+    /// Ends a connection that [`Sources::enter`] counted, in this table or a predecessor.
     pub fn leave(&self, SourceId(source): SourceId) {
         let rated = self.rules.per_second.is_some();
         let mut shard = self.shard(source).lock();
         let Shard { known, idle } = &mut *shard;
         let Some(entry) = known.get_mut(&source) else {
-            debug_assert!(false, "a source that holds connections was forgotten");
+            debug_assert!(false, "a source with connections was removed");
             return;
         };
         entry.active = entry.active.saturating_sub(1);
@@ -210,13 +210,13 @@ impl Source {
 }
 
 impl Entry {
-    /// Takes a token, if the rules let one more connection in.
+    /// Takes a token, if the rules allow one more connection.
     fn take(&mut self, rules: Rules, now: Tick) -> Option<Reason> {
         if rules.connections.is_some_and(|most| self.active >= most) {
             return Some(Reason::SourceLimit);
         }
         let rate = u64::from(rules.per_second?);
-        // Workers read their clocks one after the other: time may seem to go back a little, and then stands still.
+        // Workers read their clocks independently, so time may go back a little; the level then stays.
         let elapsed = (now - self.at).min(REFILL).as_micros() as u64;
         self.at = self.at.max(now);
         self.level = (self.level + elapsed * rate).min(rate * PARTS);
@@ -235,7 +235,7 @@ impl Entry {
 }
 
 impl Shard {
-    /// Looks at a few that were idle, and forgets those that have been for so long that nothing is lost.
+    /// Checks a few idle sources, and removes those with a full bucket.
     fn forget(&mut self, now: Tick) {
         for _ in 0..FORGET {
             let Some(source) = self.idle.pop_front() else { return };
@@ -244,14 +244,14 @@ impl Shard {
                 Some(entry) if entry.is_refilled(now) => {
                     self.known.remove(&source);
                 }
-                // Not yet; it must not keep those behind it from being looked at.
+                // Not full yet; it goes to the end, so that those behind it are checked.
                 Some(_) => self.idle.push_back(source),
                 None => {}
             }
         }
     }
 
-    /// Forgets one that is idle, whatever its level. False if there is none.
+    /// Removes an idle source, whatever its level. False if there is none.
     fn make_room(&mut self) -> bool {
         while let Some(source) = self.idle.pop_front() {
             match self.known.get_mut(&source) {
@@ -280,7 +280,7 @@ mod tests {
         IpAddr::V4(number.into())
     }
 
-    /// A connection, counted until it is dropped.
+    /// A connection that is counted until it is dropped.
     #[derive(Debug)]
     struct Held(Arc<Sources>, Option<SourceId>);
 
@@ -332,7 +332,7 @@ mod tests {
         assert_eq!(enter(&sources, v4(1), at(5_333)).unwrap_err(), Reason::SourceRate);
         kept.push(enter(&sources, v4(1), at(5_334)).unwrap());
         assert_eq!(enter(&sources, v4(1), at(5_334)).unwrap_err(), Reason::SourceRate);
-        // However long it was silent, one second's worth is all there is.
+        // After any silence, one second's worth is the most.
         for _ in 0..3 {
             kept.push(enter(&sources, v4(1), at(600_000)).unwrap());
         }
@@ -340,14 +340,14 @@ mod tests {
     }
 
     #[test]
-    fn other_rules_go_by_what_is_known() {
+    fn other_rules_apply_to_the_existing_counts() {
         let sources = Sources::with_room(both(2, 2), 1, 9);
         let first = enter(&sources, v4(1), at(0)).unwrap();
         drop(enter(&sources, v4(2), at(0)).unwrap());
         let unrated = sources.successor(Rules { connections: Some(1), per_second: None });
         assert_eq!(enter(&unrated, v4(1), at(0)).unwrap_err(), Reason::SourceLimit);
         drop(first);
-        // One that stands in the list of those to be forgotten must not come there twice.
+        // A source in the idle list must not be added twice.
         drop(enter(&unrated, v4(2), at(0)).unwrap());
         let rated = unrated.successor(both(1, 5));
         drop(enter(&rated, v4(2), at(5_000)).unwrap());
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn idle_sources_are_forgotten_as_others_come() {
+    fn idle_sources_are_removed_as_others_arrive() {
         let sources = Sources::with_room(both(9, 9), 1, 1_000);
         for number in 0..500 {
             drop(enter(&sources, v4(number), at(0)).unwrap());
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_forgets_the_idle_and_lets_others_in_uncounted() {
+    fn a_full_table_removes_idle_sources_and_admits_others_uncounted() {
         let sources = Sources::with_room(both(1, 9), 1, 4);
         let mut kept: Vec<_> = (0..3).map(|number| enter(&sources, v4(number), at(0)).unwrap()).collect();
         drop(enter(&sources, v4(3), at(0)).unwrap());
@@ -399,13 +399,13 @@ mod tests {
             assert!(enter(&sources, v4(5), at(2)).unwrap().is_none());
         }
         assert_eq!((sources.len(), sources.untracked()), (4, 5));
-        assert!(enter(&sources, v4(0), at(2)).is_err(), "who was there is still counted");
+        assert!(enter(&sources, v4(0), at(2)).is_err(), "existing sources are still counted");
         kept.pop();
         assert!(enter(&sources, v4(5), at(2)).unwrap().is_some());
     }
 
     proptest! {
-        /// Against a table without bound, and against the counts that must be left when all are gone.
+        /// Compares with an unbounded table, and with the counts that must remain at the end.
         #[test]
         fn it_does_what_a_plain_count_and_an_exact_bucket_do(
             steps in prop::collection::vec((0u32..6, 0u64..400, 0u8..4), 1..200),
@@ -415,7 +415,7 @@ mod tests {
             let sources = Sources::with_room(both(connections, rate), 2, 1_000);
             let mut now = 0;
             let mut held: Vec<(u32, Held)> = Vec::new();
-            // Level in millionths, and when.
+            // The level in millionths, and its time.
             let mut buckets: HashMap<u32, (u64, u64)> = HashMap::new();
             for (source, pause, leave) in steps {
                 now += pause;
