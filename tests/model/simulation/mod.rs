@@ -25,7 +25,7 @@ use std::time::Duration;
 use tcplb::admission::ConnectionLimit;
 use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model::{self, Model, ProxyVersion, SendProxy};
-use tcplb::pool::{self, AdminState, Backend, Resolved, Snapshot, SnapshotPlan};
+use tcplb::pool::{self, AdminState, Backend, Listener, Resolved, Snapshot, SnapshotPlan};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{self, CloseReason, Fact, Ledger};
 use tcplb::worker::driver::{Accepted, Driver, Event};
@@ -44,6 +44,8 @@ struct Simulation {
     driver: Driver<SimNet, Oracle>,
     world: Shared,
     snapshot: Snapshot,
+    /// As the first snapshot has it: a worker that is late accepts clients there.
+    first_listener: Arc<Listener>,
     model: Model,
     resolved: Resolved,
     connection_limit: Arc<ConnectionLimit>,
@@ -84,6 +86,7 @@ impl Simulation {
         Simulation {
             driver,
             world,
+            first_listener: snapshot.listeners[0].clone(),
             snapshot,
             model,
             resolved,
@@ -105,13 +108,18 @@ impl Simulation {
             Preamble::Header | Preamble::Garbage => session::Preamble::ProxyHeader,
             Preamble::NotTrusted => session::Preamble::NotTrusted,
         };
-        let listener = &self.snapshot.listeners[0];
+        let is_handed = self.random(4) == 0;
+        let listener = if is_handed { &self.first_listener } else { &self.snapshot.listeners[0] }.clone();
         let mut guard = listener.admission.reserve(&self.connection_limit).expect("room");
         guard.accepted();
-        let listener = listener.clone();
         let now = self.world.borrow().now;
         self.driver.ledger.record(Fact::Accepted { listener: &listener.totals }, now);
-        self.driver.serve(Accepted { socket, client, unix, preamble, listener, guard });
+        let accepted = Accepted { socket, client, unix, preamble, listener, guard };
+        if is_handed {
+            self.driver.serve_handed(accepted, &self.snapshot);
+        } else {
+            self.driver.serve(accepted);
+        }
     }
 
     /// Delivers announcements to some or all of the sockets, in random order, then does what a worker does after a batch.
