@@ -54,8 +54,8 @@ impl ListenerAdmission {
         Arc::new(ListenerAdmission { totals: totals.clone(), room, limits, would_refuse })
     }
 
-    /// Room for one more client in the process and here, or which of them has none. The guard is to be told of the accept
-    /// ([`AdmissionGuard::accepted`]); dropped before that, it leaves no trace.
+    /// Reserves room for one more client in the process and at this listener. Fails with the one that has none. Call
+    /// [`AdmissionGuard::accepted`] on the guard after the accept; a guard dropped before that leaves no trace.
     pub fn reserve(self: &Arc<Self>, process: &ConnectionLimit) -> Result<AdmissionGuard, NoRoom> {
         AdmissionGuard::reserve(self, process)
     }

@@ -1,6 +1,6 @@
-//! What must hold of an operator's settings whoever reads them, flags or file: one rule, one message.
+//! Checks of settings that hold for flags and the file alike: one rule, one message.
 //!
-//! Each function looks at a value or a pair; saying where it stood (flag, or file and line) is the caller's part.
+//! Each function checks a value or a pair; the caller adds the place (flag, or file and line).
 
 use super::model::Health;
 use crate::base::address::abstract_name;
@@ -66,8 +66,8 @@ pub fn probe_port(health: &Health, backend: &Address) -> Result<(), String> {
     }
 }
 
-/// May the admin API listen there without a token? Only where nobody but this machine gets in: whoever does can take every
-/// backend out.
+/// Whether the admin API may listen there without a token: only where no other machine reaches it, since callers can
+/// remove every backend.
 pub fn is_local(listen: &Listen) -> bool {
     match &listen.0 {
         Address::Inet(at) => at.ip().to_canonical().is_loopback(),

@@ -34,15 +34,15 @@ pub struct Changes(pub Vec<Change>);
 /// One thing that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// Whom it concerns.
+    /// The part of the configuration that changes.
     pub subject: Subject,
     /// What becomes of it.
     pub what: What,
-    /// How many open connections it has. [`between`] does not know: whoever does fills it in.
+    /// Its open connections. [`between`] leaves it 0; the caller fills it in.
     pub connections: u64,
 }
 
-/// Whom a change concerns, by name.
+/// The part of the configuration that a change concerns, by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// The process.

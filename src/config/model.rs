@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Everything a running tcplb is told.
+/// The whole configuration of a tcplb.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
     /// What concerns the process.
@@ -44,7 +44,7 @@ pub struct Global {
     pub admin: Option<Listen>,
     /// The file with the bearer token that admin calls must carry.
     pub admin_token_file: Option<PathBuf>,
-    /// Whom the process becomes once everything is bound, by name or number; `None`: stays who started it.
+    /// The user that the process changes to once everything is bound, by name or number; `None`: no change.
     pub user: Option<String>,
     /// The group that goes with the user; `None`: the user's own. Never without a user.
     pub group: Option<String>,
@@ -85,8 +85,8 @@ impl Default for Global {
 /// Where the access log goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogTo {
-    /// Standard output, written `-` or `/dev/stdout`. It is written to as it was inherited: opening it anew fails for a socket,
-    /// and in the sandbox.
+    /// Standard output, written `-` or `/dev/stdout`. The inherited descriptor is used: opening it again fails for a
+    /// socket, and in the sandbox.
     Stdout,
     /// A file.
     File(PathBuf),
@@ -179,12 +179,12 @@ pub struct Listener {
     pub pool: String,
     /// Does every client begin with a PROXY header?
     pub accept_proxy: bool,
-    /// Who may send one, by the socket's address; empty: anyone.
+    /// The addresses that may send a header, by the socket's peer; empty: all.
     pub trusted_proxies: Vec<IpNet>,
-    /// Who may connect; empty: everybody who is not denied. The most specific prefix of `allow` and `deny` wins, on equal
-    /// ones `deny`.
+    /// The addresses that may connect; empty: all that are not denied. The most specific prefix of `allow` and `deny`
+    /// wins; on equal ones, `deny`.
     pub allow: Vec<IpNet>,
-    /// Who may not.
+    /// The addresses that may not connect.
     pub deny: Vec<IpNet>,
     /// More of `allow`, from a file of their own.
     pub allow_file: Option<PrefixFile>,
@@ -196,7 +196,7 @@ pub struct Listener {
     pub max_connections_per_source: Option<u32>,
     /// New connections from one source.
     pub connection_rate_per_source: Option<Rate>,
-    /// Who may connect to its socket files.
+    /// The permissions of its socket files.
     pub socket_file: SocketFile,
     /// What becomes of clients beyond access lists and source limits.
     pub limits: Enforcement,
@@ -265,7 +265,7 @@ pub struct Rate {
 }
 
 impl Default for Listener {
-    /// Open to everybody, bound nowhere.
+    /// Bound to no address; allows every client.
     fn default() -> Self {
         Listener {
             name: defaults::NAME.to_owned(),
@@ -309,7 +309,7 @@ pub struct Pool {
     pub on_remove: OnRemove,
     /// How long a backend that came up is given a growing share; zero: its whole share at once.
     pub slow_start: Duration,
-    /// What becomes of a client for whom there is no backend.
+    /// What happens to a client without a usable backend.
     pub no_backend: NoBackend,
     /// What becomes of a client that has sent its FIN while it waits for a backend.
     pub abandoned: Abandoned,
@@ -317,7 +317,7 @@ pub struct Pool {
     pub all_down: AllDown,
     /// How many clients in a row must fail for their backend to be left out for a while; 0: never.
     pub outlier_failures: u32,
-    /// What backends are told of the client's address, unless one has a setting of its own.
+    /// The PROXY header that backends get, unless a backend has its own setting.
     pub send_proxy: Option<ProxyVersion>,
     /// How its backends are watched.
     pub health: Health,
@@ -374,7 +374,7 @@ pub enum OnRemove {
     Drain(Duration),
 }
 
-/// What becomes of a client for whom there is no backend.
+/// What happens to a client without a usable backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoBackend {
     /// It is reset at once.

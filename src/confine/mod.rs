@@ -149,9 +149,9 @@ impl Confinement {
             Some(rules) => rules.enter().map_err(|why| off_hint(&why))?,
             None => "no sandbox".to_owned(),
         };
-        let who = account::own();
+        let account = account::own();
         let kept = if root { "every capability it was given" } else { bind_service() };
-        log::info!("runs as {who} with {kept}, no new privileges, {state}");
+        log::info!("runs as {account} with {kept}, no new privileges, {state}");
         if root {
             log::warn!("runs as root without need: name an unprivileged user with user, or --user");
         }
@@ -163,24 +163,24 @@ impl Confinement {
     fn warn_of_failures(&self, sockets: &[&Path]) {
         for file in &self.files {
             if let Err(error) = std::fs::File::open(file) {
-                let who = account::own();
-                log::warn!("a reload will fail: {who} can't read {}: {error}", file.display());
+                let account = account::own();
+                log::warn!("a reload will fail: {account} can't read {}: {error}", file.display());
             }
         }
         if let Some(log) = self.log.as_deref().filter(|log| log.metadata().is_ok_and(|log| log.is_file()))
             && rustix::fs::access(directory(log), Access::WRITE_OK | Access::EXEC_OK).is_err()
         {
-            let (who, log, directory) = (account::own(), log.display(), directory(log).display());
+            let (account, log, directory) = (account::own(), log.display(), directory(log).display());
             log::warn!(
-                "once {log} is renamed, SIGUSR1 will fail to open another: {who} can't create files in {directory}; the tool that renames \
-                 the log must create the new file, owned by {who}"
+                "once {log} is renamed, SIGUSR1 will fail to open another: {account} can't create files in {directory}; the tool that renames \
+                 the log must create the new file, owned by {account}"
             );
         }
         for socket in sockets {
             let directory = directory(socket);
             if rustix::fs::access(directory, Access::WRITE_OK | Access::EXEC_OK).is_err() {
-                let (who, socket, directory) = (account::own(), socket.display(), directory.display());
-                log::warn!("{socket} will stay behind at the end: {who} can't remove files from {directory}");
+                let (account, socket, directory) = (account::own(), socket.display(), directory.display());
+                log::warn!("{socket} will stay behind at the end: {account} can't remove files from {directory}");
             }
         }
     }

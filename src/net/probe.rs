@@ -1,14 +1,13 @@
 //! A probe on its socket: the only place where probes read and write, for every thread that sends one.
 //!
-//! Driven by events: each call of [`ProbeSocket::drive`] sends and reads until the kernel has no more or the probe is decided.
-//! The probe itself bounds what is read, so a backend that never stops talking holds up nothing. The prober drives many at
-//! once from its poll loop; [`run`] drives one on the calling thread.
+//! Each call of [`ProbeSocket::drive`] sends and reads until the kernel has no more or the probe has an outcome. The
+//! probe bounds what is read, so a backend that sends without end delays nothing. The prober drives many probes from
+//! its poll loop; [`run`] drives one on the calling thread.
 //!
-//! How a probe hangs up: one that only connects resets, before the handshake is complete if the kernel can be told so
-//! ([`Socket::dial_quietly`]). The backend's process never learns of it, so there is no empty connection in its log, no
-//! thread woken, and no TIME_WAIT on either side. (HAProxy's checks do the same.) A plain FIN instead is a connection that
-//! the backend accepts, reads an end of file from, and often complains about. An HTTP probe has been a proper exchange and
-//! closes like any client; so does one that had to send a PROXY header, which says of itself that it is no client's.
+//! A probe that only connects ends with a reset, before the handshake completes if possible ([`Socket::dial_quietly`]),
+//! as HAProxy's checks do. So the backend's process sees no empty connection, and neither side keeps a TIME_WAIT. With
+//! a FIN instead, the backend would accept the connection, read an end of file, and often log an error. An HTTP probe
+//! closes like a client; so does a probe that sends a PROXY header.
 
 use super::Socket;
 use crate::base::Tick;
@@ -20,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io;
 
-/// A probe under way.
+/// A probe in progress.
 #[derive(Debug)]
 pub struct ProbeSocket {
     probe: Probe,
@@ -28,17 +27,18 @@ pub struct ProbeSocket {
     connected: bool,
 }
 
-/// What an event says of a probe's socket.
+/// The readiness of a probe's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
-    /// It can be written, or is closed.
+    /// It is writable or closed.
     Writable,
-    /// Anything else.
+    /// Any other event.
     Other,
 }
 
 impl ProbeSocket {
-    /// Begins to connect. Events have to be asked for with [`ProbeSocket::register`].
+    /// Starts to connect. [`ProbeSocket::register`] requests events. Fails with local errors (descriptors, ports) and
+    /// those known at once.
     pub fn dial(target: ProbeTarget) -> io::Result<ProbeSocket> {
         let to = target.endpoint().clone();
         let probe = target.probe();
@@ -46,14 +46,14 @@ impl ProbeSocket {
         Ok(ProbeSocket { probe, socket, connected: false })
     }
 
-    /// Asks for events. One comes in any case, even if the connection is there already.
+    /// Registers the socket. An event comes even if the connection is complete already.
     pub fn register(&mut self, registry: &Registry, token: Token) -> io::Result<()> {
         let bare = self.probe.is_bare();
         let interest = if bare { Interest::WRITABLE } else { Interest::WRITABLE | Interest::READABLE };
         registry.register(&mut self.socket, token, interest)
     }
 
-    /// Does what can be done now. An outcome once there is one.
+    /// Sends and reads as far as possible. Returns the outcome, once there is one.
     pub fn drive(&mut self, readiness: Readiness) -> Option<Outcome> {
         if !self.connected {
             if let Some(error) = self.socket.outcome() {
@@ -70,7 +70,7 @@ impl ProbeSocket {
         self.send().or_else(|| self.receive())
     }
 
-    /// Hangs up, as described above.
+    /// Closes the connection as the module describes.
     pub fn close(self) {
         if self.probe.is_bare() {
             self.socket.reset();
@@ -85,7 +85,7 @@ impl ProbeSocket {
                         return Some(outcome);
                     }
                 }
-                // No room now, or the peer is gone, for which reading has the better reason.
+                // No room, or the peer is gone; reading reports the better reason.
                 Err(_) => return None,
             }
         }
@@ -108,13 +108,13 @@ impl ProbeSocket {
         }
     }
 
-    /// Waits for an event; `None` if there is none by then.
+    /// Waits for an event; `None` if none comes in time.
     fn wait(&self, until: Tick) -> Result<Option<Readiness>, Errno> {
         let writes = !self.connected || !self.probe.unsent().is_empty();
         let flags = if writes { PollFlags::OUT | PollFlags::IN } else { PollFlags::IN };
         let mut fds = [PollFd::new(&self.socket, flags)];
         loop {
-            // It fits: no time-out is longer than a year.
+            // A time-out is at most a year, so it fits.
             let left = Timespec::try_from(until - clock::now()).unwrap_or_default();
             match poll(&mut fds, Some(&left)) {
                 Ok(0) => return Ok(None),
@@ -128,7 +128,7 @@ impl ProbeSocket {
     }
 }
 
-/// Runs one probe on the calling thread. `None`: it was not decided by `until`, by [`crate::clock`].
+/// Runs one probe on the calling thread. `None`: no outcome by `until`, on [`crate::clock`].
 pub fn run(target: ProbeTarget, until: Tick) -> Option<Outcome> {
     let no_connection = |code: Option<i32>| Outcome::NoConnection(ConnectFailure::Os(code.unwrap_or_default()));
     let mut probe = match ProbeSocket::dial(target) {

@@ -1,4 +1,4 @@
-//! A backend as the threads share it: who it is and what it has done so far.
+//! A backend as the threads share it: its identity and its counters.
 //!
 //! Settings that an operator may change (weight, limit) are not here but in the snapshot's [`super::Member`]; this
 //! object outlives snapshots, so that counters and averages survive a change of configuration.
@@ -55,7 +55,7 @@ pub struct HealthReport {
 }
 
 impl Backend {
-    /// A backend whose load is kept in lane `slot % 64` of `block`. Nobody else uses that lane as long as it lives.
+    /// A backend whose load is in lane `slot % 64` of `block`. No other backend uses that lane during its lifetime.
     pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, slot: usize) -> Backend {
         let backend = Backend {
             id,

@@ -7,12 +7,12 @@
 //! | file | what |
 //! |---|---|
 //! | `snapshot` | the picture of one generation, and the choice of a backend in it |
-//! | `next` | the next generation out of the last and a model: who stays, which slot everybody has |
+//! | `next` | builds the next generation from the last one and a model: which backends stay, and their slots |
 //! | `backend` | a backend, with what is counted of it; outlives snapshots |
-//! | [`mod@addresses`] | where a backend is, and which of its addresses serve |
+//! | [`mod@addresses`] | the addresses of a backend, and which of them serve |
 //! | `lease` | the right to use a backend, counted while it lives |
 //! | `standing` | which backends may be used |
-//! | `note` | letters to the prober |
+//! | `note` | messages to the prober |
 //! | `published` | the newest generation, for readers |
 
 pub mod addresses;

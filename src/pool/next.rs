@@ -1,26 +1,24 @@
-//! The next snapshot, out of the last one and a model. Control alone calls it.
+//! Builds the next snapshot from the last one and a model. Only control calls it.
 //!
-//! # Who stays
+//! # What stays
 //!
-//! A backend stays if its pool's name, its own name, its address and what that resolved to are the same. It keeps its
-//! `Arc<Backend>`: counters, averages, health, open connections. A new weight, limit or tier does not make it another
-//! one. A pool of which nothing changed is the same `Arc<Pool>` as before, turn and tables included; in any other the
-//! algorithm takes over from its predecessor what clients rely on, and a backend that is new there starts slowly.
+//! A backend stays if its pool's name, its own name, its address and the resolved endpoints are the same. It keeps its
+//! `Arc<Backend>`: counters, averages, health, open connections. A new weight, limit or tier changes nothing of that.
+//! An unchanged pool is the same `Arc<Pool>`, with its turn and tables. In a changed one the algorithm takes over from
+//! its predecessor what clients rely on, and a new backend is in slow start.
 //!
-//! A listener stays if its name does: it keeps its totals, and its admission goes on with what was counted there.
+//! A listener stays if its name does: it keeps its totals and its admission counts.
 //!
 //! # Slots
 //!
-//! Loads are kept in dense arrays, 64 backends a block, since algorithms scan them; bits and limits go by the same
-//! index, the *slot*. The counts there must stay exact while leases taken under an older snapshot are still out, so a
-//! backend keeps its slot as long as it lives, and pools of all generations share the blocks. A new one gets the first
-//! slot whose last tenant is gone for good, which a `Weak` tells: as long as a lease or an older pool could count
-//! there, somebody holds the tenant. (The other way would be new arrays for each snapshot, and leases that find their
-//! count wherever it has moved to meanwhile: one more indirection for every choice, and a moment in which there are two
-//! counts.)
+//! Loads are in dense arrays, 64 backends a block, since algorithms scan them; bits and limits use the same index, the
+//! *slot*. Counts must stay exact while leases of an older snapshot are open. So a backend keeps its slot for its
+//! lifetime, and all generations of a pool share the blocks. A new backend gets the first slot whose last backend is
+//! dropped, as a `Weak` shows: a lease or an older pool that could still count there holds it. (New arrays per snapshot
+//! would need leases that find a moved count: one more indirection per choice, and a moment with two counts.)
 //!
-//! Health bits go by the slot too, and all generations of a pool share them: a worker that has not adopted the newest snapshot
-//! yet must not work from what was known when that was built.
+//! Health bits use the slot too, and all generations of a pool share them: a worker with an older snapshot must not use
+//! outdated bits.
 //!
 //! A slot without a member is a hole: its weight is 0, so no algorithm sees it. The order of
 //! `members` is the operator's.
@@ -132,7 +130,7 @@ impl<'a> Successor<'a> {
             let (weight, backup) = (backend.weight, backend.backup);
             members.push(Member { backend: kept, slot, weight, backup, send_proxy, state });
         }
-        // Slots at the end that nobody lives in any more are given up.
+        // Unused slots at the end are dropped.
         tenants.truncate(tenants.iter().rposition(|tenant| tenant.strong_count() > 0).map_or(0, |last| last + 1));
         loads.truncate(tenants.len().div_ceil(WORD));
         self.assemble(members, tenants, loads)
@@ -145,7 +143,7 @@ impl<'a> Successor<'a> {
         unresolved.map(|member| (member.backend.name.as_str(), member.state)).collect()
     }
 
-    /// Per backend of the new settings who it was so far.
+    /// Per backend of the new settings, its predecessor.
     fn survivors(&self) -> Vec<Option<&'a Member>> {
         let Some(old) = self.old else { return vec![None; self.settings.backends.len()] };
         let known: HashMap<&str, (&model::Backend, &Member)> =
@@ -256,7 +254,7 @@ impl<'a> Successor<'a> {
         }
     }
 
-    /// Who takes part in which group of choices, as it was. Where slow start is new, the prober looks who starts.
+    /// The groups that each backend takes part in, unchanged. Where slow start is new, the prober sets them.
     fn warm(&self, slots: usize) -> Vec<AtomicBits> {
         if self.settings.slow_start.is_zero() {
             return Vec::new();

@@ -1,24 +1,24 @@
-//! What the other threads tell the prober.
+//! Messages from other threads to the prober.
 //!
-//! It stands here, below all threads, because none of them may import another: workers and control send what the prober
-//! reads, and know of it only a `Mailbox<Note>`.
+//! The type is here, below all threads, because threads may not import each other: workers and control only have a
+//! `Mailbox<Note>`.
 
 use super::{BackendId, Snapshot};
 use crate::policy::health::ConnectFailure;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use std::sync::Arc;
 
-/// A letter to the prober.
+/// A message to the prober.
 ///
-/// Workers *offer* theirs and let them go if the box is full: the prober then has a thousand such letters to read, and one
-/// more would tell it nothing new. Control tries again.
+/// Workers *offer* theirs and drop them if the mailbox is full: the prober then has a thousand such messages, and one
+/// more adds nothing. Control retries.
 #[derive(Debug)]
 pub enum Note {
-    /// From now on this is what there is. Backends that stay keep what is known of them.
+    /// Adopt a snapshot. Backends that stay keep their state.
     Adopt {
-        /// The next snapshot; nobody else has it yet.
+        /// The next snapshot; no other thread has it yet.
         snapshot: Arc<Snapshot>,
-        /// Told once the snapshot's health bits say what is known, so that it may be given to the workers.
+        /// Notified once the snapshot's health bits are set, so that the workers may get it.
         done: Sender<()>,
     },
     /// A client could not connect to one address of a backend that has others.

@@ -71,7 +71,7 @@ impl Published {
         &self.log
     }
 
-    /// Control's: the next snapshot, once the workers have been told.
+    /// Publishes a snapshot once the workers have it; called by control.
     pub fn publish(&self, snapshot: Arc<Snapshot>, model: Arc<Model>) {
         *self.current.write() = (snapshot, model);
     }

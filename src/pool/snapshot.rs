@@ -22,7 +22,7 @@ pub struct Snapshot {
     pub listeners: Vec<Arc<Listener>>,
     /// Every pool.
     pub pools: Vec<Arc<Pool>>,
-    /// The next [`super::BackendId`] that nobody had.
+    /// The next unused [`super::BackendId`].
     pub(super) unused_id: u64,
     pub(super) index: Index,
 }
@@ -162,7 +162,7 @@ pub struct Pool {
     pub(super) settings_generation: u64,
     /// Per slot the position in `members`, if there is one in this snapshot.
     pub(super) positions: Vec<Option<u32>>,
-    /// Per slot who has it, or had it last: it is free once that backend is gone.
+    /// Per slot its current or last backend; the slot is free once that backend is dropped.
     pub(super) tenants: Vec<Weak<Backend>>,
     pub(super) loads: Vec<Arc<LoadBlock>>,
     pub(super) limits: Vec<u32>,
@@ -338,7 +338,7 @@ impl Pool {
         }
     }
 
-    /// Who has this slot.
+    /// The backend of this slot.
     pub fn member(&self, slot: usize) -> Option<&Member> {
         let position = (*self.positions.get(slot)?)?;
         self.members.get(position as usize)

@@ -1,26 +1,26 @@
-//! The prober thread: finds out which backends are up, and is the only one that says so.
+//! The prober thread: probes backends, and alone decides on their health bits.
 //!
 //! | file        | what                                                                    |
 //! |-------------|-------------------------------------------------------------------------|
-//! | `watch`     | what is known of one backend: health state, bits, report, log line       |
-//! | `probe_loop` | the thread: poll, messages, timers, whose turn it is                    |
+//! | `watch`     | the state of one backend: health, bits, report, log line                  |
+//! | `probe_loop` | the thread: poll, messages, timers, the order of probes                  |
 //!
 //! [`crate::net::probe`] moves the bytes of a probe.
 //!
-//! What it does: probes every backend of the newest snapshot, all concurrently on one poll loop; counts the failed
-//! connects that workers report; writes `Pool::up`, [`crate::pool::HealthReport`] and one log line per change.
-//! What it does not: decide (`policy::health` does), choose a backend, touch a client's connection, resolve a name.
+//! It probes every backend of the newest snapshot, all concurrently on one poll loop, and counts the failed connects
+//! that workers report. It writes `Pool::up`, [`crate::pool::HealthReport`] and one log line per change.
+//! It does not decide (`policy::health` does), choose a backend, touch a client's connection, or resolve a name.
 //!
 //! # Invariants
 //!
-//! * No other thread writes health bits while it runs. All generations of a pool share them, so that a worker which still
-//!   works from an older snapshot sees every change.
-//! * A backend that stays in the pool keeps its verdict over any number of snapshots ([`Note::Adopt`]).
-//! * At most one probe of an address at a time, and at most [`OPEN_MAX`] in all; more wait in a queue, first come first
-//!   served, in which a backend stands once. A backend is up while one of its addresses is. Waiting is not part of a probe's time. With more black holes than that the
-//!   interval grows for everyone, which is what can be done with a bounded number of sockets.
-//! * Lacking descriptors or memory is not the backend's failure: the probe waits for better times.
-//! * The box holds [`NOTES_MAX`] letters; workers drop theirs when it is full, control tries again.
+//! * No other thread writes health bits while it runs. All generations of a pool share them, so a worker with an older
+//!   snapshot sees every change.
+//! * A backend that stays in the pool keeps its health state over any number of snapshots ([`Note::Adopt`]).
+//! * An address has at most one probe at a time, and there are at most [`OPEN_MAX`] in all. Further ones wait in a
+//!   queue, first come first served, in which a backend is at most once. Waiting does not count as probe time: with
+//!   more unresponsive backends than [`OPEN_MAX`], all intervals grow. A backend is up while one of its addresses is.
+//! * A lack of descriptors or memory is not the backend's failure: the probe is postponed.
+//! * The mailbox holds [`NOTES_MAX`] letters; workers drop theirs when it is full, control retries.
 
 mod probe_loop;
 mod watch;
@@ -35,19 +35,19 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// Probes under way at once; a quarter of the descriptors that the process may have, if that is less.
+/// Probes in progress at once; a quarter of the process's descriptor limit, if that is less.
 pub const OPEN_MAX: usize = 1024;
 
-/// Letters that wait to be read.
+/// Letters that may wait.
 pub const NOTES_MAX: usize = 1024;
 
 /// How long [`Prober::adopt`] waits.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long dropping it waits for the thread to end.
+/// How long dropping it waits for the thread.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// The running thread. Dropping it stops it.
+/// The running thread; dropping it stops it.
 #[derive(Debug)]
 pub struct Prober {
     mailbox: Mailbox<Note>,
@@ -56,18 +56,18 @@ pub struct Prober {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Who is told that a backend has gone down whose connections are to be reset (`on_down`). Called on the prober's
-/// thread, once its health bit is cleared.
+/// Called when a backend goes down in a pool that resets its connections (`on_down`). Runs on the prober's thread,
+/// after the health bit is cleared.
 pub type OnDown = Box<dyn Fn(BackendId) + Send>;
 
-/// Starts the thread on the first snapshot. The first probes go out at once.
+/// Starts the thread with the first snapshot. The first probes go out at once.
 pub fn spawn(snapshot: Arc<Snapshot>, on_down: OnDown) -> io::Result<Prober> {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let quarter = descriptors.map_or(OPEN_MAX, |limit| usize::try_from(limit / 4).unwrap_or(OPEN_MAX));
     spawn_with(snapshot, on_down, quarter.clamp(1, OPEN_MAX))
 }
 
-/// As [`spawn`], with another limit on probes under way at once.
+/// As [`spawn`], with another limit on probes in progress.
 pub fn spawn_with(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<Prober> {
     let (mailbox, rounds) = ProbeLoop::new(snapshot, on_down, open_max)?;
     let heartbeat = rounds.heartbeat();
@@ -81,41 +81,40 @@ pub fn spawn_with(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> 
 }
 
 impl Prober {
-    /// Where letters to the prober go.
+    /// The mailbox for letters to the prober.
     pub fn mailbox(&self) -> Mailbox<Note> {
         self.mailbox.clone()
     }
 
-    /// For the watchdog.
+    /// The heartbeat that the watchdog checks.
     pub fn watched(&self) -> Watched {
         let (mailbox, heartbeat) = (self.mailbox.clone(), self.heartbeat.clone());
         Watched { name: "prober".to_owned(), heartbeat, wake: Box::new(move || mailbox.wake()) }
     }
 
-    /// Gives it the next snapshot and waits until that one's bits say what is known. False if the prober is gone, or stands
-    /// still.
+    /// Sends the next snapshot and waits until its health bits are set. False if the prober has ended or is stuck.
     pub fn adopt(&self, snapshot: Arc<Snapshot>) -> bool {
         let (note, answer) = Note::adopt(snapshot);
         self.mailbox.send_within(note, PATIENCE) && answer.recv_timeout(PATIENCE).is_ok()
     }
 
-    /// Ends the thread and waits for it.
+    /// Stops the thread and waits for it.
     pub fn stop(self) {
-        // Drop does it.
+        // Dropping does it.
     }
 }
 
 impl Drop for Prober {
     fn drop(&mut self) {
         self.mailbox.send_within(Note::Stop, FAREWELL);
-        // Nothing is ever sent: the channel is cut when the thread ends.
+        // Nothing is ever sent: the channel disconnects when the thread ends.
         if self.ended.recv_timeout(FAREWELL) == Err(RecvTimeoutError::Timeout) {
             return log::error!("the prober did not end within {FAREWELL:?}");
         }
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            log::error!("the prober thread had panicked");
+            log::error!("the prober thread panicked");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The thread itself: waits for sockets, letters and time, and gives every backend its turn.
+//! The prober's loop: waits for sockets, letters and time, and probes every backend in turn.
 //!
-//! One turn of the loop: events → letters → timers → begin what is due, as far as there is room. A backend's slot in
-//! `watches` is also its slot in the wheel; it has one deadline at a time: the next round's start, or the end of the
-//! first probe under way. A round is a probe of each of its addresses, all at once as far as there is room.
+//! One turn of the loop: events → letters → timers → start due probes, as far as there is room. A backend's slot in
+//! `watches` is also its slot in the wheel. It has one deadline at a time: the start of the next round, or the end of
+//! the first probe in progress. A round probes all of its addresses, at once as far as there is room.
 
 use super::watch::{Membership, ProbePhase, Watch};
 use super::{NOTES_MAX, OPEN_MAX, OnDown};
@@ -26,42 +26,42 @@ use std::time::Duration;
 
 const LETTERS: Token = Token(usize::MAX);
 
-/// How long to wait when descriptors or memory lacked.
+/// The pause after a lack of descriptors or memory.
 const LACK: Duration = Duration::from_millis(100);
 
-/// Probes are timed to this. Ten probes begun in one turn cost one wait of the kernel's instead of ten.
+/// The resolution of probe times. Ten probes that start in one turn need one wait of the kernel instead of ten.
 const GRAIN: Duration = Duration::from_millis(8);
 
-/// A probe under way.
+/// A probe in progress.
 #[derive(Debug)]
 struct Open {
-    /// Whose it is.
+    /// The backend's key.
     watch: Key,
-    /// The number of the backend's address that it tries.
+    /// The number of the backend's address.
     address: usize,
-    /// When its time is over.
+    /// The deadline of the probe.
     until: Tick,
     socket: ProbeSocket,
 }
 
-/// All that the thread owns.
+/// The state of the thread.
 pub struct ProbeLoop {
     poll: Poll,
     letters: Receiver<Note>,
-    /// When this turn of the loop began, by [`clock`].
+    /// The start of this turn of the loop, on [`clock`].
     now: Tick,
     watches: Slots<Watch>,
     by_id: HashMap<BackendId, Key>,
     wheel: Wheel,
-    /// Watches whose probe is due, each at most once; a key of one that is gone is passed over.
+    /// Watches with a due probe, each at most once; a stale key is skipped.
     queue: VecDeque<Key>,
     open: Slots<Open>,
     open_max: usize,
-    /// Set while descriptors or memory lack: when to try again.
+    /// When to retry after a lack of descriptors or memory.
     lacking: Option<Tick>,
-    /// When the next outlier comes back.
+    /// When the next ejection ends.
     readmit: Option<Tick>,
-    /// When the shares of backends that start slowly grow next; `None`: no pool has a slow start.
+    /// When the shares of backends in slow start grow next; `None`: no pool has a slow start.
     warm_up: Option<Tick>,
     random: fastrand::Rng,
     on_down: OnDown,
@@ -69,7 +69,7 @@ pub struct ProbeLoop {
 }
 
 impl ProbeLoop {
-    /// Takes up the first snapshot; nothing is probed before [`ProbeLoop::run`].
+    /// Adopts the first snapshot; probes start in [`ProbeLoop::run`].
     pub fn new(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<(Mailbox<Note>, ProbeLoop)> {
         let poll = Poll::new()?;
         let (mailbox, letters) = Mailbox::new(&poll, LETTERS, NOTES_MAX)?;
@@ -95,12 +95,12 @@ impl ProbeLoop {
         Ok((mailbox, probe_loop))
     }
 
-    /// That the thread comes around.
+    /// The heartbeat of the thread.
     pub fn heartbeat(&self) -> Heartbeat {
         self.heartbeat.clone()
     }
 
-    /// The thread's life.
+    /// Runs until a stop.
     pub fn run(mut self) {
         let mut events = Events::with_capacity(256);
         let mut fired = Vec::new();
@@ -110,7 +110,7 @@ impl ProbeLoop {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    // epoll_wait(2) knows no other error that trying again would cure.
+                    // epoll_wait(2) has no other error that a retry would fix.
                     log::error!("health checks stop, all backends keep their state: {error}");
                     return;
                 }
@@ -122,7 +122,7 @@ impl ProbeLoop {
                     self.drive(key, readiness);
                 }
             }
-            // As many as fit into the box: a flood of letters does not keep probes waiting.
+            // Bounded by the mailbox's size, so that many letters do not delay probes.
             for _ in 0..NOTES_MAX {
                 let Ok(note) = self.letters.try_recv() else { break };
                 if let Note::Stop = note {
@@ -151,7 +151,7 @@ impl ProbeLoop {
         [self.wheel.sleep(self.now), retry, readmit, warm_up].into_iter().flatten().min()
     }
 
-    /// Lets shares grow, where a pool has a slow start.
+    /// Updates the shares of backends in slow start.
     fn warm_up(&mut self) {
         if self.warm_up.is_none_or(|at| self.now < at) {
             return;
@@ -160,7 +160,8 @@ impl ProbeLoop {
         self.by_id.values().filter_map(|key| self.watches.get(*key)).for_each(|watch| watch.warm_up(self.now));
     }
 
-    /// A backend's slot in the wheel is for its probes; outliers are few, and looked for when the first of them is due.
+    /// A backend's slot in the wheel is for its probes. Outliers are few, so they are scanned when the first ejection
+    /// ends.
     fn readmit_outliers(&mut self) {
         if self.readmit.is_none_or(|at| self.now < at) {
             return;
@@ -185,12 +186,12 @@ impl ProbeLoop {
         match note {
             Note::Adopt { snapshot, done } => {
                 self.adopt(&snapshot);
-                // Whoever asked may have given up waiting.
+                // The sender may have stopped waiting.
                 let _ = done.try_send(());
             }
             Note::ResetEarly(backend) => self.count_outlier(backend),
             Note::ConnectFailed { backend, failure } => {
-                // What this process lacks makes nobody an outlier.
+                // A lack of this process's own resources never counts as a backend failure.
                 if !failure.is_ours() {
                     self.count_outlier(backend);
                 }
@@ -218,8 +219,8 @@ impl ProbeLoop {
         }
     }
 
-    /// Takes up the backends of a snapshot: those that stay keep all that is known of them, new ones are probed soon,
-    /// those that left are forgotten, probes under way and all.
+    /// Adopts the backends of a snapshot. Those that stay keep their state, new ones are probed soon, and those that
+    /// left are dropped with their probes.
     fn adopt(&mut self, snapshot: &Snapshot) {
         let starts_slowly = snapshot.pools.iter().any(|pool| !pool.settings.slow_start.is_zero());
         self.warm_up = starts_slowly.then(|| self.warm_up.unwrap_or(self.now));
@@ -237,7 +238,7 @@ impl ProbeLoop {
                 let key = match kept {
                     Some((key, watch)) => {
                         if watch.adopt(membership, self.now) && watch.phase == ProbePhase::Resting {
-                            // All of them changed at once: what spreads new backends spreads these.
+                            // All of them changed at once, so they are spread like new backends.
                             new.push(key);
                         }
                         Some(key)
@@ -248,7 +249,7 @@ impl ProbeLoop {
                         key
                     }
                 };
-                // No key: 2^32 backends are being watched, which no memory holds.
+                // Without a key there are 2^32 watched backends, which do not fit into memory.
                 self.by_id.extend(key.map(|key| (id, key)));
             }
         }
@@ -302,7 +303,8 @@ impl ProbeLoop {
         }
     }
 
-    /// Begins the probe of the next address of a backend's round. An error is of our own making, not the backend's.
+    /// Starts the probe of the next address of a backend's round. An error is a lack of our own resources, not the
+    /// backend's failure.
     fn begin_probe(&mut self, key: Key) -> io::Result<()> {
         let Some(watch) = self.watches.get_mut(key) else { return Ok(()) };
         let address = watch.begun;
@@ -310,7 +312,7 @@ impl ProbeLoop {
             watch.started = self.now;
         }
         if !watch.is_probed() {
-            // Disabled, or health turned off, while it waited for its turn.
+            // It was disabled, or health was turned off, while it waited.
             watch.begun = watch.round();
         } else if let Some(target) = watch.target(address) {
             let until = self.now + watch.health().timeout;
@@ -342,7 +344,7 @@ impl ProbeLoop {
         Ok(())
     }
 
-    /// Back to the head of the queue; one line for as long as it lasts.
+    /// Puts the backend back at the head of the queue; logs once per shortage.
     fn postpone(&mut self, key: Key, error: &io::Error) {
         if self.lacking.replace(self.now + LACK).is_none() {
             log::warn!("health checks wait, backends keep their state: {error}");
@@ -367,7 +369,7 @@ impl ProbeLoop {
         self.arm(key);
     }
 
-    /// Sets the timer to what comes first: the end of a probe, or, if all of the round are over, the next round.
+    /// Sets the timer to the first event: the end of a probe or, after the round, the next round.
     fn arm(&mut self, key: Key) {
         let Some(watch) = self.watches.get_mut(key) else { return };
         let ends = watch.probing.iter().filter_map(|open| Some(self.open.get(*open)?.until));
@@ -387,7 +389,7 @@ impl ProbeLoop {
         self.wheel.set(key.slot, Tick(due.checked_next_multiple_of(grain).unwrap_or(due)));
     }
 
-    /// A backend that has gone down may have connections that nobody wants to keep.
+    /// Reports a backend that went down and whose connections are to be reset.
     fn report_down(&mut self, key: Key) {
         if let Some(watch) = self.watches.get_mut(key)
             && watch.take_fallen()
@@ -396,7 +398,7 @@ impl ProbeLoop {
         }
     }
 
-    /// Whose event it is; `None` for the letters, and for a probe that an earlier event of the same batch ended.
+    /// The probe of an event; `None` for letters, and for a probe that an earlier event of the batch ended.
     fn key_of(&self, token: Token) -> Option<Key> {
         if token == LETTERS {
             return None;
@@ -406,8 +408,8 @@ impl ProbeLoop {
     }
 }
 
-/// Slot and generation in one number. There are never more than [`OPEN_MAX`] slots; where `usize` is too narrow for all
-/// bits of the generation its lower ones have to do.
+/// Slot and generation in one number. There are at most [`OPEN_MAX`] slots. Where `usize` is too narrow for the whole
+/// generation, its lower bits are used.
 fn token_of(key: Key) -> Token {
     Token((key.generation as usize).wrapping_mul(OPEN_MAX) | key.slot as usize)
 }
@@ -419,7 +421,7 @@ fn dial(
     open: impl FnOnce(ProbeSocket) -> Open,
 ) -> io::Result<Key> {
     let open = open(ProbeSocket::dial(target)?);
-    // As long as the table is bounded by `open_max` there is room.
+    // The table is bounded by `open_max`, so there is room.
     let key = table.insert_with(|_| open).ok_or(io::ErrorKind::OutOfMemory)?;
     let registered = table.get_mut(key).map_or(Ok(()), |open| open.socket.register(poll.registry(), token_of(key)));
     if let Err(error) = registered {

@@ -1,6 +1,6 @@
-//! What the prober knows of one backend, and what it tells the world: the health bit, the report, the log line.
+//! The prober's state of one backend, and its output: the health bit, the report, the log line.
 //!
-//! A watch outlives snapshots, as its backend does. No socket and no timer in here.
+//! A watch outlives snapshots, as its backend does. It has no socket and no timer.
 
 use crate::base::slots::Key;
 use crate::base::{Address, LogThrottle, Tick};
@@ -13,75 +13,75 @@ use crate::probe::ProbeTarget;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where a backend stands in a snapshot.
+/// The position of a backend in a snapshot.
 #[derive(Clone, Copy, Debug)]
 pub struct Membership<'a> {
-    /// Its pool.
+    /// The pool.
     pub pool: &'a Arc<Pool>,
-    /// Its position in `pool.members`.
+    /// The index in `pool.members`.
     pub index: usize,
-    /// What stands there.
+    /// The member at this index.
     pub member: &'a Member,
-    /// There are several pools: a log line names the backend's, since others may have a backend of the same name.
+    /// Whether there are several pools: a log line then names the backend's pool, since names are unique per pool only.
     pub among_several: bool,
 }
 
-/// One backend under watch.
+/// A watched backend.
 pub struct Watch {
-    /// Where it stands in the newest snapshot.
+    /// The pool in the newest snapshot.
     pool: Arc<Pool>,
-    /// Its position in `pool.members`.
+    /// The index in `pool.members`.
     index: usize,
-    /// Do log lines name the pool?
+    /// Whether log lines name the pool.
     names_pool: bool,
     slot: usize,
     state: AdminState,
-    /// It went down, and its connections are to be reset; nobody has been told yet.
+    /// It went down, and its connections are to be reset; this is not reported yet.
     fallen: bool,
     backend: Arc<Backend>,
     judge: HealthPolicy,
     outlier: Outlier,
     /// `Backend::answers` when a client last failed.
     answers: u64,
-    /// What is going on.
+    /// The current phase.
     pub phase: ProbePhase,
-    /// When the last round of probes began: one of each address.
+    /// When the last round of probes (one per address) began.
     pub started: Tick,
-    /// How many addresses of the round have been begun, and the probes of it that are under way.
+    /// The addresses of the round whose probes have started, and the probes in progress.
     pub begun: usize,
     pub probing: Vec<Key>,
-    /// Has a round ended yet?
+    /// Whether a round has ended.
     probed: bool,
-    /// Did it count as up before anything was known?
+    /// Whether it counted as up before the first result.
     began_up: bool,
-    /// May it be tried as a last resort? A newcomer of a pool with `initial = "down"` must pass a probe first.
+    /// Whether it may serve as a last resort. A new backend of a pool with `initial = "down"` must pass a probe first.
     admitted: bool,
-    /// Per address, connections that had reached it when a client last failed there: if there are more by the next failure,
-    /// others got through.
+    /// Per address, its connections at the last failure of a client there. More connections at the next failure mean
+    /// that others succeeded.
     reached: Vec<u64>,
-    /// That no port is left to connect to it from.
+    /// When a lack of local ports was last logged.
     lack_of_ports: LogThrottle,
 }
 
-/// What is going on with a backend. Its slot in the wheel holds the end of what comes first: the rest, or a probe.
+/// The phase of a backend. Its slot in the wheel holds the next deadline: the next round, or the end of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbePhase {
-    /// Nothing, until the next probe is due (or, where health is `off`, the back-off is over).
+    /// Idle until the next probe is due or, where health is `off`, the back-off is over.
     Resting,
-    /// A round is due, and some address of it waits for its turn; others may be under way.
+    /// A round is due, and an address of it waits for its turn; others may be in progress.
     Queued,
-    /// All probes of the round have begun.
+    /// All probes of the round have started.
     Probing,
 }
 
 enum HealthPolicy {
-    /// A state on each address. The backend is up while one is.
+    /// A health state per address. The backend is up while one of them is.
     Probed(Vec<HealthState>),
     Off(Backoff),
 }
 
 impl HealthPolicy {
-    /// A backend whose name has no address has one state all the same.
+    /// A backend without an address has one state too.
     fn of(health: &Health, addresses: usize) -> HealthPolicy {
         match health.kind {
             HealthKind::Off => HealthPolicy::Off(Backoff::default()),
@@ -100,7 +100,7 @@ impl HealthPolicy {
 }
 
 impl Watch {
-    /// A backend that nothing is known of: up or down until the first result, as its pool says.
+    /// A backend without results: up or down until the first one, as its pool says.
     pub fn new(Membership { pool, index, member, among_several }: Membership<'_>, now: Tick) -> Watch {
         let backend = member.backend.clone();
         let judge = HealthPolicy::of(&pool.settings.health, backend.addresses.len());
@@ -131,9 +131,9 @@ impl Watch {
         watch
     }
 
-    /// The backend's place in a new snapshot. What is known stays known, and the new snapshot's bit says so. True if the
-    /// next probe should come soon, as a new backend's does: the interval is another one now, or it is another judge, who
-    /// knows nothing yet.
+    /// The backend's position in a new snapshot. It keeps its state, and sets the new snapshot's bit. True if the next
+    /// probe should come soon, as for a new backend: the interval changed, or the health policy is a new one without
+    /// results.
     pub fn adopt(&mut self, Membership { pool, index, member, among_several }: Membership<'_>, now: Tick) -> bool {
         let old = std::mem::replace(&mut self.pool, pool.clone());
         (self.index, self.slot, self.names_pool) = (index, member.slot, among_several);
@@ -142,7 +142,7 @@ impl Watch {
         let other_judge = (old.kind == HealthKind::Off) != (new.kind == HealthKind::Off);
         let back = before == AdminState::Disabled && self.state != AdminState::Disabled;
         let anew = other_judge || back || old.interval != new.interval;
-        // What was known before an operator disabled it is old, and a pool that wants to know first wants it here too.
+        // Results from before an operator disabled it are old. A pool with `initial = "down"` requires a new result.
         let unknown = other_judge || (back && new.initial == InitialHealth::Down);
         if unknown || (!self.probed && old.initial != new.initial) {
             (self.judge, self.probed) = (HealthPolicy::of(new, self.backend.addresses.len()), false);
@@ -156,13 +156,13 @@ impl Watch {
         anew
     }
 
-    /// The backend has left its pool, and its slot may go to another. No generation that knows it may use it any more.
+    /// The backend has left its pool, and its slot may go to another. No generation that has it may use it any more.
     pub fn forget(self) {
         self.pool.withdraw(self.slot);
         self.pool.ejected.set(self.slot, false);
     }
 
-    /// How it is watched.
+    /// The health settings.
     pub fn health(&self) -> &Health {
         &self.pool.settings.health
     }
@@ -172,46 +172,46 @@ impl Watch {
         &self.backend
     }
 
-    /// What a probe of its address of this number is; `None` if it has no such address, or nothing is probed.
+    /// The probe target of this address; `None` if there is no such address, or nothing is probed.
     pub fn target(&self, number: usize) -> Option<ProbeTarget> {
         let endpoint = &self.backend.addresses.get(number)?.endpoint;
         let send_proxy = self.pool.members.get(self.index).and_then(|member| member.send_proxy);
         ProbeTarget::new(self.health(), send_proxy, self.address(), endpoint)
     }
 
-    /// How many probes make a round. A name without an address is one that fails.
+    /// The number of probes in a round. A name without an address counts as one that fails.
     pub fn round(&self) -> usize {
         self.backend.addresses.len().max(1)
     }
 
-    /// Its address as configured, if this membership was built from it.
+    /// The address as configured, if the member was built from it.
     fn address(&self) -> Option<&Address> {
         let configured = self.pool.settings.backends.get(self.index)?;
         (configured.name == self.backend.name).then_some(&configured.address)
     }
 
-    /// Is its name resolved? If not, it is down, and control tries again.
+    /// Whether its name is resolved. If not, it is down, and control retries the name.
     fn has_address(&self) -> bool {
         !self.backend.addresses.is_empty()
     }
 
-    /// Is it probed at all? Neither where health is `off` nor while an operator has disabled it, nor without an address.
+    /// Whether it is probed: not where health is `off`, while it is disabled, or without an address.
     pub fn is_probed(&self) -> bool {
         matches!(self.judge, HealthPolicy::Probed(_)) && self.state != AdminState::Disabled && self.has_address()
     }
 
-    /// Has it gone down since the last call, in a pool where that resets its connections?
+    /// Whether it went down since the last call, in a pool that then resets connections.
     pub fn take_fallen(&mut self) -> bool {
         std::mem::take(&mut self.fallen)
     }
 
-    /// How long after the start of the last probe the next one is due.
+    /// The time from the start of the last probe to the next.
     pub fn delay(&self, random: &mut fastrand::Rng) -> Duration {
         let interval = self.health().interval;
         if self.probed { schedule::next(interval, random) } else { schedule::second(interval, random) }
     }
 
-    /// When there is something to do again where nothing is probed.
+    /// The next deadline of a backend that is not probed.
     pub fn next_visit(&self, now: Tick) -> Tick {
         let visit = now + self.health().interval;
         match &self.judge {
@@ -220,7 +220,7 @@ impl Watch {
         }
     }
 
-    /// A probe of one address ended.
+    /// Handles the end of a probe of one address.
     pub fn probe_ended(&mut self, address: usize, outcome: Outcome, now: Tick) {
         if let Outcome::NoConnection(failure) = outcome
             && failure.is_ours()
@@ -228,7 +228,7 @@ impl Watch {
             return self.log_lack_of_ports(failure, now);
         }
         if let HealthPolicy::Off(_) = self.judge {
-            // Health was turned off while the probe was under way.
+            // Health was turned off during the probe.
             return;
         }
         self.admitted |= outcome.passed();
@@ -237,7 +237,7 @@ impl Watch {
         self.judge_address(address, outcome, now, |state| state.probed(outcome.passed(), rules));
     }
 
-    /// Every address has been probed.
+    /// Handles the end of a round.
     pub fn round_ended(&mut self) {
         if std::mem::replace(&mut self.probed, true) {
             return;
@@ -247,13 +247,13 @@ impl Watch {
         if self.judge.is_up() {
             log::debug!("{name} is up: {outcome}{suffix}");
         } else if !self.began_up {
-            // It began as down, so that nothing changes; the reason is news all the same.
+            // It started as down, so the state does not change; the reason is logged all the same.
             log::warn!("{name} is down: {outcome}{suffix}");
         }
     }
 
-    /// A client could not connect, at any address. True if that began or prolonged a back-off, whose end has to be waited
-    /// for.
+    /// Handles a client that could not connect at any address. True if that starts or extends a back-off, whose end
+    /// needs a timer.
     pub fn client_failed(&mut self, failure: ConnectFailure, now: Tick) -> bool {
         if failure.is_ours() {
             self.log_lack_of_ports(failure, now);
@@ -262,7 +262,7 @@ impl Watch {
         let outcome = Outcome::NoConnection(failure);
         self.backend.health.lock().last_result = Some(outcome);
         match &mut self.judge {
-            // Where there are several addresses, each has been reported.
+            // With several addresses, each failure was reported by address.
             HealthPolicy::Probed(verdicts) if verdicts.len() > 1 => false,
             HealthPolicy::Probed(_) => {
                 self.address_failed(0, failure, now);
@@ -279,7 +279,7 @@ impl Watch {
         }
     }
 
-    /// A client could not connect to one address.
+    /// Handles a client that could not connect to one address.
     pub fn address_failed(&mut self, address: usize, failure: ConnectFailure, now: Tick) {
         let reached = self.backend.connections_at(address);
         let Some(last) = self.reached.get_mut(address) else { return };
@@ -289,7 +289,7 @@ impl Watch {
         self.judge_address(address, outcome, now, |state| state.client_failed(others_reached, rules));
     }
 
-    /// Has the state on an address take something in, which says whether that changed it, and reports what changed.
+    /// Applies `judge` to the state of an address, which returns whether it changed, and reports a change.
     fn judge_address(
         &mut self,
         address: usize,
@@ -318,7 +318,7 @@ impl Watch {
         }
     }
 
-    /// Of several addresses one that answers is what matters.
+    /// Of several addresses, the report prefers one that passes.
     fn report(&self, address: usize, outcome: Outcome) {
         self.backend.counters.probed(outcome.class());
         let mut report = self.backend.health.lock();
@@ -340,8 +340,8 @@ impl Watch {
         }
     }
 
-    /// A client could not connect, or was reset early. True if that makes the backend an outlier, whose return has to be
-    /// waited for.
+    /// Counts a client that could not connect or was reset early. True if that ejects the backend, so that the end
+    /// needs a timer.
     pub fn count_outlier(&mut self, now: Tick) -> bool {
         let answers = self.backend.answers();
         let limit = self.pool.settings.outlier_failures;
@@ -359,12 +359,12 @@ impl Watch {
         ejected
     }
 
-    /// When it comes back, if it is left out as an outlier.
+    /// When the ejection ends, if it is ejected.
     pub fn ejected_until(&self) -> Option<Tick> {
         self.outlier.until()
     }
 
-    /// Time has passed: an outlier may come back.
+    /// Ends an ejection whose time is over.
     pub fn readmit(&mut self, now: Tick) {
         if self.outlier.elapsed(now) {
             log::info!("{} is let in again{}", self.backend.name, self.suffix());
@@ -373,7 +373,7 @@ impl Watch {
         }
     }
 
-    /// A client got through to a backend that was thought unusable.
+    /// Handles a client that connected to a backend that counted as unusable.
     pub fn client_connected(&mut self, now: Tick) {
         if let HealthPolicy::Off(backoff) = &mut self.judge
             && backoff.succeeded()
@@ -382,7 +382,7 @@ impl Watch {
         }
     }
 
-    /// The visit of a backend that is not probed.
+    /// Handles the deadline of a backend that is not probed.
     pub fn visit(&mut self, now: Tick) {
         if let HealthPolicy::Off(backoff) = &mut self.judge
             && backoff.elapsed(now)
@@ -391,7 +391,7 @@ impl Watch {
         }
     }
 
-    /// This says nothing about the backend, whose state stays; but the operator has to act.
+    /// A lack of ports says nothing about the backend, whose state stays; but the operator has to act.
     fn log_lack_of_ports(&mut self, failure: ConnectFailure, now: Tick) {
         if !self.lack_of_ports.is_due(now) {
             return;
@@ -405,7 +405,7 @@ impl Watch {
         Rules { rise, fall }
     }
 
-    /// The one log line of a change.
+    /// Logs and shows a change of the state.
     fn changed(&mut self, outcome: Outcome, now: Tick) {
         if self.judge.is_up() {
             self.backend.starts_slowly(now);
@@ -427,7 +427,7 @@ impl Watch {
 
     /// Writes the bits.
     fn show(&self, now: Tick) {
-        // Before the backend counts as up: it may start slowly.
+        // This precedes the up bit, since the backend may be in slow start.
         self.warm_up(now);
         let standing = Standing {
             state: self.state,
@@ -439,7 +439,7 @@ impl Watch {
         self.pool.show(self.slot, standing);
     }
 
-    /// In a slow start its share grows.
+    /// Updates the share during slow start.
     pub fn warm_up(&self, now: Tick) {
         self.pool.warm_up(self.slot, &self.backend, now);
     }

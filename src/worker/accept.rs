@@ -152,7 +152,7 @@ pub(super) struct Acceptor<L: Listen = Listening> {
     full: bool,
     draining: bool,
     now: Tick,
-    /// A shortage is never over for good: while connections come and go it begins anew many times a second.
+    /// A shortage never ends for good: while connections come and go it recurs many times a second.
     shortage: LogThrottle,
 }
 

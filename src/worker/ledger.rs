@@ -97,8 +97,8 @@ impl WorkerLedger {
         }
         if let Some(count) = refusal.and_then(|refusal| record.listener.to_log(refusal, now)) {
             let client = record.client.as_ref().map_or_else(|| "a unix client".to_owned(), ToString::to_string);
-            let who = if count == 1 { client } else { format!("{count} more clients, {client} the last") };
-            log::warn!("listener {} refused {who}: {}", record.listener.name, record.close);
+            let clients = if count == 1 { client } else { format!("{count} more clients, {client} the last") };
+            log::warn!("listener {} refused {clients}: {}", record.listener.name, record.close);
         }
     }
 }

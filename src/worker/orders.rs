@@ -1,5 +1,5 @@
-//! What control and the prober want of a worker. Orders that the worker has not read are merged into one, so that nobody
-//! waits for a worker that stands still, and what it missed is there when it goes on.
+//! Orders from control and the prober to a worker. Unread orders are merged into one, so that no thread waits for a
+//! stuck worker, and the worker finds what it missed.
 
 use super::ListenSocket;
 use crate::mailbox::Merge;

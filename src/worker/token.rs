@@ -7,9 +7,9 @@
 //! └────────┴─────────────────────┴─────────────────┘
 //! ```
 //!
-//! The slot finds the connection, and the serial says which of the sockets that the slot ever had is meant. Each socket gets
-//! a serial of its own when it is registered, so a redial within a connection and a new connection in the slot are told
-//! apart in the same way: an event of a socket that was replaced matches nothing.
+//! The slot finds the connection, and the serial identifies one of the sockets that the slot has had. Each socket gets
+//! a serial when it is registered. So an event of a replaced socket matches nothing, whether the connection was
+//! redialled or the slot has a new one.
 //!
 //! The kernel forgets a socket when it is closed. What may still name it are the events of the batch that was fetched before.
 //! A serial of 28 bits repeats after 268 million sockets; the work of one batch registers at most a few for each

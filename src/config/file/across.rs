@@ -69,7 +69,7 @@ pub fn backends(backends: &[(Backend, Table<'_>)]) {
 fn unique<'a>(what: &str, named: impl Iterator<Item = (&'a str, Table<'a>)>) {
     let mut seen: HashMap<&str, usize> = HashMap::new();
     for (name, at) in named {
-        // A name that is wrong is noted already, and what stands in for it is nobody's name.
+        // A wrong name is reported already, and its replacement identifies nothing.
         if at.has("name") && at.raw("name") != Some(name) {
             continue;
         }

@@ -5,7 +5,7 @@ use crate::config::settings::kinds;
 use ipnet::IpNet;
 use std::sync::Arc;
 
-/// Mistakes that are told one by one. A path that was mistaken has one in each line.
+/// Mistakes that are listed one by one. A path that was mistaken has one in each line.
 const TOLD: usize = 20;
 
 /// Reads such a text; `name` is what messages call the file.

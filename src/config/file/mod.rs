@@ -7,9 +7,8 @@
 //! | `across`   | what must hold between sections: names, addresses, pools        |
 //! | `list`     | the text of a file of prefixes                                  |
 //!
-//! Pure: reading the file, and looking up how many cores there are, is for the caller. It does not stop at the first
-//! mistake: an operator mends a file in one go, not in ten. What this version can't do yet is understood and refused, so
-//! that nobody believes it to be in force.
+//! Pure: the caller reads the file and looks up the number of cores. It reports all mistakes at once, so that an
+//! operator fixes a file in one go. Settings of later versions are known and refused, so that they never look accepted.
 
 mod across;
 pub mod list;

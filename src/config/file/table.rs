@@ -60,9 +60,9 @@ impl<'a> Notes<'a> {
 
     /// Every mistake as `name:line: message`, in the order of the file; one more than [`MISTAKES_MAX`] at most.
     ///
-    /// Where the text is not TOML, what was read of the broken line is a guess, and what seems to be missing may have been
-    /// lost there: nothing is said about either. A bracket that is never closed swallows the rest of the file: then the first
-    /// broken line is told, and nothing after it.
+    /// Where the text is not TOML, the broken line's content is a guess, and a missing key may have been lost there:
+    /// neither is reported. An unclosed bracket swallows the rest of the file: then only the first broken line is
+    /// reported.
     pub fn lines(self, name: &str) -> Vec<String> {
         let mut notes = self.noted.take();
         notes.sort_by_key(|note| note.at);

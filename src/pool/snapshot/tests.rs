@@ -38,7 +38,7 @@ fn every_algorithm_gives_a_backend_that_starts_slowly_a_share_that_grows() {
         };
         let before = share(0);
         pool.members[2].backend.starts_slowly(Tick(1));
-        // Least-time has nothing measured, and the sticky one keeps whom it has; what they share is tested below.
+        // Least-time has no measurements, and the sticky algorithm keeps its clients; what they share is tested below.
         let shares = [share(0), share(3), share(20)];
         let name = algorithm.name;
         assert!(shares[0] <= before && shares[1] <= before + 0.1, "{name}: {before} then {shares:?}");
