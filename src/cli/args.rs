@@ -113,16 +113,9 @@ fn flag(flag: &Flag, row: &Row) -> Arg {
     };
     let more = if row.about.key == "algorithm" { algorithms() } else { reference::plain(row.about.more) };
     let more = if more.is_empty() { more } else { format!("\n\n{more}") };
-    let arg = Arg::new(flag.long).long(flag.long).help_heading(flag.heading);
+    let arg = Arg::new(flag.long).long(flag.long).short(flag.short).help_heading(flag.heading);
     let arg = arg.help(format!("{doc}{default}")).long_help(format!("{doc}{default}{more}"));
-    let arg = match flag.short {
-        Some(letter) => arg.short(letter),
-        None => arg,
-    };
-    let arg = match flag.alias {
-        Some(name) => arg.visible_alias(name),
-        None => arg,
-    };
+    let arg = arg.visible_aliases(flag.alias);
     match values {
         Values::Switch => arg.action(ArgAction::SetTrue),
         _ => arg.value_name(values.placeholder()).action(if repeated { ArgAction::Append } else { ArgAction::Set }),

@@ -1,7 +1,7 @@
 //! `[global]`: what concerns the process.
 
 use super::kinds::{self, count, number, word};
-use super::{Section, Source, setting};
+use super::{Flag, Section, Source, setting};
 use crate::config::check::{self, WORKERS_MAX};
 use crate::config::model::Global;
 
@@ -24,8 +24,7 @@ pub static GLOBAL: Section<Global> = Section {
         .absent("one per core")
         .example("2")
         .restart()
-        .flag("workers", PROCESS)
-        .short('w'),
+        .flag_as(Flag { long: "workers", short: Some('w'), alias: None, heading: PROCESS }),
         setting!(Global.max_connections: count::<usize>(), "Clients at once, over all listeners.")
             .more("Further clients wait in the kernel's backlog until one leaves.")
             .absent("from the limit on open files")

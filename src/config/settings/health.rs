@@ -1,7 +1,7 @@
 //! `[pool.health]`: how the backends of a pool are watched.
 
 use super::kinds::{self, count, number, word};
-use super::{Section, Source, setting};
+use super::{Flag, Section, Source, setting};
 use crate::base::duration;
 use crate::config::model::{Health, HealthKind, InitialHealth, Probe};
 
@@ -67,8 +67,7 @@ pub static HEALTH: Section<Health> = Section {
                 "Probes are spread over it. A shorter one notices sooner and costs more. After the flag a plain number is \
                  seconds.",
             )
-            .flag("health-interval", HEADING)
-            .short('t'),
+            .flag_as(Flag { long: "health-interval", short: Some('t'), alias: None, heading: HEADING }),
         setting!(Health.timeout: kinds::TIME, "How long a probe may take; at most the interval.")
             .more("Without it, and with an interval below 1s: the interval.")
             .flag("health-timeout", HEADING),

@@ -1,7 +1,7 @@
 //! `[[listener]]`: where clients connect.
 
 use super::kinds::{self, count, word};
-use super::{Section, Source, setting};
+use super::{Flag, Section, Source, setting};
 use crate::base::Listen;
 use crate::config::model::Listener;
 
@@ -27,8 +27,7 @@ pub static LISTENER: Section<Listener> = Section {
             )
             .absent("required")
             .set("[\":8080\"]")
-            .flag("listen", PEERS)
-            .short('l'),
+            .flag_as(Flag { long: "listen", short: Some('l'), alias: None, heading: PEERS }),
         setting!(Listener.pool: kinds::NAME, "The pool that serves it.")
             .absent("the only pool")
             .set("\"web\""),

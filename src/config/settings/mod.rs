@@ -195,6 +195,16 @@ macro_rules! setting {
 }
 use setting;
 
+/// The texts that a row may add.
+macro_rules! texts {
+    ($($field:ident),+) => {
+        $(const fn $field(mut self, text: &'static str) -> Self {
+            self.about.$field = text;
+            self
+        })+
+    };
+}
+
 impl<S> Setting<S> {
     const fn new(key: &'static str, place: &'static dyn Place<S>, doc: &'static str) -> Self {
         let about =
@@ -202,30 +212,7 @@ impl<S> Setting<S> {
         Setting { about, place, need: None }
     }
 
-    const fn more(mut self, more: &'static str) -> Self {
-        self.about.more = more;
-        self
-    }
-
-    const fn see(mut self, page: &'static str) -> Self {
-        self.about.see = page;
-        self
-    }
-
-    const fn absent(mut self, absent: &'static str) -> Self {
-        self.about.absent = absent;
-        self
-    }
-
-    const fn example(mut self, example: &'static str) -> Self {
-        self.about.example = example;
-        self
-    }
-
-    const fn set(mut self, value: &'static str) -> Self {
-        self.about.set = value;
-        self
-    }
+    texts!(more, see, absent, example, set);
 
     const fn restart(mut self) -> Self {
         self.about.reload = Reload::Restart;
@@ -243,22 +230,12 @@ impl<S> Setting<S> {
         self
     }
 
-    const fn flag(mut self, long: &'static str, heading: &'static str) -> Self {
-        self.about.flag = Some(Flag { long, short: None, alias: None, heading });
-        self
+    const fn flag(self, long: &'static str, heading: &'static str) -> Self {
+        self.flag_as(Flag { long, short: None, alias: None, heading })
     }
 
-    const fn short(mut self, letter: char) -> Self {
-        if let Some(flag) = &mut self.about.flag {
-            flag.short = Some(letter);
-        }
-        self
-    }
-
-    const fn alias(mut self, name: &'static str) -> Self {
-        if let Some(flag) = &mut self.about.flag {
-            flag.alias = Some(name);
-        }
+    const fn flag_as(mut self, flag: Flag) -> Self {
+        self.about.flag = Some(flag);
         self
     }
 

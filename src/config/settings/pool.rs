@@ -1,7 +1,7 @@
 //! `[[pool]]`: servers that serve the same thing, and how they are chosen.
 
-use super::kinds::{self, Kind, count, number, word};
-use super::{Lens, Section, Setting, Source, setting};
+use super::kinds::{self, count, number, word};
+use super::{Flag, Lens, Section, Setting, Source, setting};
 use crate::config::model::{NoBackend, Pool, SendProxy};
 
 const PEERS: &str = "Who talks to whom";
@@ -21,9 +21,7 @@ pub static POOL: Section<Pool> = Section {
             .makes_another(),
         setting!(Pool.algorithm: kinds::ALGORITHM, "How a backend is chosen.")
             .see("algorithms.md")
-            .flag("algorithm", PEERS)
-            .short('a')
-            .alias("algo"),
+            .flag_as(Flag { long: "algorithm", short: Some('a'), alias: Some("algo"), heading: PEERS }),
         setting!(
             "send_proxy", Pool.send_proxy: word::<SendProxy>(),
             |pool| Some(pool.send_proxy.map_or(SendProxy::Off, SendProxy::As)),
@@ -103,8 +101,7 @@ pub static POOL: Section<Pool> = Section {
 };
 
 /// What stands in a section that is refused as a whole.
-const TEXT: Kind<String> = kinds::NAME;
-const NOWHERE: &Lens<(), String> = &Lens { kind: TEXT, get: |()| None, set: |(), _| {}, copy: |(), ()| {} };
+const NOWHERE: &Lens<(), String> = &Lens { kind: kinds::NAME, get: |()| None, set: |(), _| {}, copy: |(), ()| {} };
 
 /// Known, but not in this version.
 pub static DISCOVER: Section<()> = Section {
