@@ -92,7 +92,7 @@ pub struct Balance {
     pub typed: Typed,
 }
 
-const PEERS: &str = "Who talks to whom";
+const PEERS: &str = "Addresses and balancing";
 
 /// The settings that have a flag.
 fn settings() -> impl Iterator<Item = (Flag, Row)> {

@@ -1,4 +1,4 @@
-//! The proven model: durations typed, names resolved, no `Option` that "must be there".
+//! The validated model: durations typed, names resolved, no `Option` that "must be there".
 
 use super::words::Words;
 use crate::base::{Address, Listen, Size};
@@ -13,48 +13,48 @@ use std::time::Duration;
 /// The whole configuration of a tcplb.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Model {
-    /// What concerns the process.
+    /// The settings of the process.
     pub global: Global,
-    /// Where clients connect; at least one.
+    /// The listeners; at least one.
     pub listeners: Vec<Listener>,
-    /// What they are balanced over; every listener's pool is among them.
+    /// The pools; every listener's pool is among them.
     pub pools: Vec<Pool>,
 }
 
-/// What concerns the whole process.
+/// The settings of the process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Global {
     /// Event-loop threads, at least one.
     pub workers: usize,
-    /// Clients at once; `None`: derived from the descriptor limit.
+    /// The most clients at once; `None`: derived from the descriptor limit.
     pub max_connections: Option<usize>,
-    /// How long listeners stay open after a stop, while `/readyz` says 503 already.
+    /// How long listeners stay open after a stop, while `/readyz` answers 503.
     pub shutdown_delay: Duration,
-    /// How long a drain may take before what is left is reset.
+    /// How long a drain may take before the remaining connections are reset.
     pub shutdown_timeout: Duration,
-    /// How soon a peer that has vanished is noticed; from 2 s to 10 h.
+    /// How soon a vanished peer is found; from 2 s to 10 h.
     pub dead_peer_timeout: Duration,
-    /// The most that each buffer of a client's or backend's TCP socket holds; `None`: the kernel decides.
+    /// The size of each buffer of a client's or backend's TCP socket; `None`: the kernel decides.
     pub socket_buffer: Option<Size>,
-    /// How bytes are moved.
+    /// How bytes are relayed.
     pub relay: Engine,
-    /// What becomes of a backend whose name can't be resolved.
+    /// The policy for a backend whose name does not resolve.
     pub names: Names,
     /// Where the admin API listens.
     pub admin: Option<Listen>,
-    /// The file with the bearer token that admin calls must carry.
+    /// The file with the bearer token that admin calls need.
     pub admin_token_file: Option<PathBuf>,
     /// The user that the process changes to once everything is bound, by name or number; `None`: no change.
     pub user: Option<String>,
     /// The group that goes with the user; `None`: the user's own. Never without a user.
     pub group: Option<String>,
-    /// Does the process give up what it will not need of the file system?
+    /// Whether the process gives up file access that it does not need.
     pub sandbox: Sandbox,
-    /// Where a line per connection goes; `None`: nowhere.
+    /// The destination of the access log; `None`: no access log.
     pub access_log: Option<LogTo>,
-    /// What such a line looks like.
+    /// The format of the access log.
     pub log_format: LogFormat,
-    /// Do metrics have series for each backend? Otherwise their sums per pool.
+    /// Whether metrics have series per backend; otherwise sums per pool.
     pub metrics_per_backend: bool,
 }
 
@@ -82,7 +82,7 @@ impl Default for Global {
     }
 }
 
-/// Where the access log goes.
+/// The destination of the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LogTo {
     /// Standard output, written `-` or `/dev/stdout`. The inherited descriptor is used: opening it again fails for a
@@ -109,7 +109,7 @@ impl fmt::Display for LogTo {
     }
 }
 
-/// How a line of the access log is written.
+/// The format of the access log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
     /// Fields and spaces.
@@ -123,10 +123,10 @@ impl Words for LogFormat {
     const NAMES: &'static [(&'static str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
 }
 
-/// Does the process lock itself in?
+/// Whether the process uses the sandbox.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Sandbox {
-    /// As far as the kernel can.
+    /// As far as the kernel supports it.
     #[default]
     Auto,
     /// No.
@@ -137,13 +137,13 @@ impl Words for Sandbox {
     const NAMES: &'static [(&'static str, Sandbox)] = &[("auto", Sandbox::Auto), ("off", Sandbox::Off)];
 }
 
-/// What becomes of a backend whose name can't be resolved.
+/// The policy for a backend whose name does not resolve.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Names {
-    /// It is down until its name can be resolved. The start waits at most two seconds for all names together.
+    /// The backend is down until its name resolves. The start waits at most two seconds for all names together.
     #[default]
     Later,
-    /// The start, or the reload, is refused.
+    /// The start or the reload fails.
     Required,
 }
 
@@ -151,14 +151,14 @@ impl Words for Names {
     const NAMES: &'static [(&'static str, Names)] = &[("later", Names::Later), ("required", Names::Required)];
 }
 
-/// How bytes are moved from one socket to the other.
+/// How bytes are relayed from one socket to the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Engine {
-    /// Through a buffer of the worker's.
+    /// Through a buffer of the worker.
     Copy,
     /// Through a pipe in the kernel, by splice(2).
     Splice,
-    /// Each way as suits what it carries.
+    /// Each direction as suits its traffic.
     #[default]
     Adaptive,
 }
@@ -168,7 +168,7 @@ impl Words for Engine {
         &[("copy", Engine::Copy), ("splice", Engine::Splice), ("adaptive", Engine::Adaptive)];
 }
 
-/// A place where clients connect.
+/// A listener: addresses for clients, and the pool behind them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
     /// Its name in logs, metrics and API.
@@ -177,7 +177,7 @@ pub struct Listener {
     pub bind: Vec<Listen>,
     /// The name of its pool.
     pub pool: String,
-    /// Does every client begin with a PROXY header?
+    /// Whether every client starts with a PROXY header.
     pub accept_proxy: bool,
     /// The addresses that may send a header, by the socket's peer; empty: all.
     pub trusted_proxies: Vec<IpNet>,
@@ -186,19 +186,19 @@ pub struct Listener {
     pub allow: Vec<IpNet>,
     /// The addresses that may not connect.
     pub deny: Vec<IpNet>,
-    /// More of `allow`, from a file of their own.
+    /// More of `allow`, from a file.
     pub allow_file: Option<PrefixFile>,
-    /// More of `deny`.
+    /// More of `deny`, from a file.
     pub deny_file: Option<PrefixFile>,
-    /// Clients at once; more wait in the kernel's backlog.
+    /// The most clients at once; more wait in the kernel's backlog.
     pub max_connections: Option<u32>,
-    /// Clients at once from one source.
+    /// The most clients at once from one source.
     pub max_connections_per_source: Option<u32>,
-    /// New connections from one source.
+    /// The rate of new connections from one source.
     pub connection_rate_per_source: Option<Rate>,
     /// The permissions of its socket files.
     pub socket_file: SocketFile,
-    /// What becomes of clients beyond access lists and source limits.
+    /// What happens to clients beyond access lists and source limits.
     pub limits: Enforcement,
 }
 
@@ -208,7 +208,7 @@ impl Words for Enforcement {
 }
 
 impl Listener {
-    /// Are all of `allow` and `deny` the same? Files that were not read again are compared at once.
+    /// Whether all of `allow` and `deny` are equal. Files that were not read again compare fast.
     pub fn has_lists_of(&self, other: &Listener) -> bool {
         let prefixes = |file: &Option<PrefixFile>| file.as_ref().map(|file| file.prefixes.clone());
         self.allow == other.allow
@@ -217,7 +217,7 @@ impl Listener {
             && prefixes(&self.deny_file) == prefixes(&other.deny_file)
     }
 
-    /// All of `allow` and all of `deny`, wherever they stand.
+    /// All of `allow` and all of `deny`, from the settings and from files.
     pub fn lists(&self) -> (impl Iterator<Item = &IpNet>, impl Iterator<Item = &IpNet>) {
         fn of(file: &Option<PrefixFile>) -> impl Iterator<Item = &IpNet> {
             file.iter().flat_map(|file| file.prefixes.iter())
@@ -226,10 +226,10 @@ impl Listener {
     }
 }
 
-/// The permissions of a listener's socket files. What is `None` is as the system makes a file.
+/// The permissions of a listener's socket files; `None` keeps the system's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SocketFile {
-    /// Permission bits, at most 0777. To connect takes the right to write.
+    /// Permission bits, at most 0777. Connecting needs the write permission.
     pub mode: Option<u32>,
     /// The owner, by name or number.
     pub owner: Option<String>,
@@ -247,17 +247,16 @@ impl Listener {
     }
 }
 
-/// Prefixes that stand in a file of their own, one a line. The path is what was asked for; the prefixes are what the file
-/// held when the configuration was read.
+/// Prefixes from a file, one a line: the configured path, and the content when the configuration was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PrefixFile {
-    /// Where it is.
+    /// The path of the file.
     pub path: PathBuf,
-    /// What it holds; shared, since it may be long and every snapshot has it.
+    /// The prefixes; shared, since the list may be long and every snapshot has it.
     pub prefixes: Arc<[IpNet]>,
 }
 
-/// So many per second, as `50/s` is written; a burst of one second's worth is allowed.
+/// A rate per second, written like `50/s`, with a burst of one second's worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// At least one.
@@ -291,35 +290,35 @@ impl Default for Listener {
 pub struct Pool {
     /// Its name in logs, metrics and API.
     pub name: String,
-    /// How a backend is chosen.
+    /// The balancing algorithm.
     pub algorithm: &'static Algorithm,
     /// How long one connection attempt may take.
     pub connect_timeout: Duration,
-    /// How many different backends are tried before the client is reset; at least one.
+    /// The most different backends that are tried before the client is reset; at least one.
     pub connect_attempts: u32,
-    /// Silence both ways after which a connection is closed.
+    /// Silence in both directions after which a connection is closed.
     pub idle_timeout: Duration,
-    /// The same, once one side has finished.
+    /// The idle time-out once one side has finished.
     pub half_close_timeout: Duration,
-    /// Close a connection after this long, spread by a tenth; `None`: never.
+    /// The lifetime after which a connection is closed, spread by a tenth; `None`: unlimited.
     pub max_lifetime: Option<Duration>,
-    /// What becomes of the connections of a backend that goes down.
+    /// What happens to connections of a backend that goes down.
     pub on_down: OnDown,
-    /// What becomes of the connections of a backend that is taken out.
+    /// What happens to connections of a removed backend.
     pub on_remove: OnRemove,
-    /// How long a backend that came up is given a growing share; zero: its whole share at once.
+    /// How long the share of a backend that came up grows; zero: its full share at once.
     pub slow_start: Duration,
     /// What happens to a client without a usable backend.
     pub no_backend: NoBackend,
-    /// What becomes of a client that has sent its FIN while it waits for a backend.
+    /// What happens to a client that has sent its FIN while it waits for a backend.
     pub abandoned: Abandoned,
-    /// What a pool does whose backends are all down.
+    /// The choice in a pool whose backends are all down.
     pub all_down: AllDown,
-    /// How many clients in a row must fail for their backend to be left out for a while; 0: never.
+    /// The clients in a row that must fail before their backend is left out for a while; 0: never.
     pub outlier_failures: u32,
     /// The PROXY header that backends get, unless a backend has its own setting.
     pub send_proxy: Option<ProxyVersion>,
-    /// How its backends are watched.
+    /// How its backends are probed.
     pub health: Health,
     /// Its backends; names are unique within the pool.
     pub backends: Vec<Backend>,
@@ -350,7 +349,7 @@ impl Default for Pool {
     }
 }
 
-/// What becomes of the connections of a backend that goes down.
+/// What happens to connections of a backend that goes down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDown {
     /// They go on.
@@ -363,7 +362,7 @@ impl Words for OnDown {
     const NAMES: &'static [(&'static str, OnDown)] = &[("keep", OnDown::Keep), ("reset", OnDown::Reset)];
 }
 
-/// What becomes of the connections of a backend that is taken out.
+/// What happens to connections of a removed backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnRemove {
     /// They go on.
@@ -383,7 +382,8 @@ pub enum NoBackend {
     Wait(Duration),
 }
 
-/// What becomes of a client that has sent its FIN while it waits for a backend. It may wait for an answer, or have given up.
+/// What happens to a client that has sent its FIN while it waits for a backend. It may wait for an answer, or have
+/// given up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abandoned {
     /// It keeps its place and is served.
@@ -396,12 +396,12 @@ impl Words for Abandoned {
     const NAMES: &'static [(&'static str, Abandoned)] = &[("serve", Abandoned::Serve), ("drop", Abandoned::Drop)];
 }
 
-/// What a pool does whose backends are all down.
+/// The choice in a pool whose backends are all down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AllDown {
     /// Its clients have no backend.
     Reset,
-    /// It tries them all the same (`try-all`): probes may be wrong about all of them at once.
+    /// All of them are tried (`try-all`): probes may be wrong about all backends at once.
     TryAll,
 }
 
@@ -418,7 +418,7 @@ pub enum ProxyVersion {
     V2,
 }
 
-/// Whether a header is sent, and which.
+/// Whether a header is sent, and which version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SendProxy {
     /// None.
@@ -442,18 +442,18 @@ impl SendProxy {
     }
 }
 
-/// How a pool's backends are watched.
+/// How a pool's backends are probed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// What a probe does.
+    /// The kind of probe.
     pub kind: HealthKind,
-    /// What a backend counts as before its first probe. Never `Down` where nothing is probed.
+    /// The state of a backend before its first probe. Never `Down` where nothing is probed.
     pub initial: InitialHealth,
-    /// The port to probe, if it is not the one that is served.
+    /// The port to probe; `None`: the backend's port.
     pub port: Option<u16>,
-    /// Time between two probes of one backend.
+    /// The time between two probes of a backend.
     pub interval: Duration,
-    /// How long a probe may take; at most `interval`.
+    /// The time-out of a probe; at most `interval`.
     pub timeout: Duration,
     /// Successes in a row that mark a backend up; at least one.
     pub rise: u32,
@@ -461,7 +461,7 @@ pub struct Health {
     pub fall: u32,
 }
 
-/// What a backend counts as before its first probe.
+/// The state of a backend before its first probe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InitialHealth {
     /// It takes clients.
@@ -475,12 +475,12 @@ impl Words for InitialHealth {
     const NAMES: &'static [(&'static str, InitialHealth)] = &[("up", InitialHealth::Up), ("down", InitialHealth::Down)];
 }
 
-/// What a probe does.
+/// The kind of probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HealthKind {
     /// Connects.
     Tcp,
-    /// Connects and sends `GET path`; a status among `expect` is a success.
+    /// Connects and sends `GET path`; a status in `expect` is a success.
     Http {
         /// The path, beginning with `/`.
         path: String,
@@ -489,7 +489,7 @@ pub enum HealthKind {
         /// Accepted status codes, inclusive ranges.
         expect: Vec<(u16, u16)>,
     },
-    /// Nothing marks a backend down; a failed connect keeps it out for a short back-off.
+    /// Nothing marks a backend down; a failed connect excludes it for a short back-off.
     Off,
 }
 
@@ -499,7 +499,7 @@ impl HealthKind {
         HealthKind::Http { path: "/".to_owned(), host: None, expect: vec![(200, 200)] }
     }
 
-    /// What a probe does, without how.
+    /// The kind without its parameters.
     pub fn probe(&self) -> Probe {
         match self {
             HealthKind::Tcp => Probe::Tcp,
@@ -509,7 +509,7 @@ impl HealthKind {
     }
 }
 
-/// What users call the kinds of probes.
+/// The kinds of probes, as settings name them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {
     /// [`HealthKind::Tcp`].
@@ -527,22 +527,22 @@ impl Words for Probe {
 /// A server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// Its name, unique in the pool; its address unless it was given one.
+    /// Its name, unique in the pool; the default is its address.
     pub name: String,
-    /// Where it is.
+    /// Its address.
     pub address: Address,
-    /// Its share; 0 takes no new connections.
+    /// Its share of new connections; 0 takes none.
     pub weight: u16,
-    /// Most connections at once.
+    /// The most connections at once.
     pub max_connections: Option<u32>,
     /// Serves only when no primary can.
     pub backup: bool,
-    /// Overrides the pool's setting.
+    /// Overrides the pool's PROXY header setting.
     pub send_proxy: Option<SendProxy>,
 }
 
 impl Pool {
-    /// The header that this backend of it expects.
+    /// The PROXY header that this backend of the pool expects.
     pub fn header_for(&self, backend: &Backend) -> Option<ProxyVersion> {
         backend.send_proxy.map_or(self.send_proxy, SendProxy::version)
     }
@@ -570,14 +570,14 @@ impl Default for Health {
     }
 }
 
-/// Defaults that are wanted where there is no model.
+/// Defaults for code without a model.
 pub mod defaults {
     use std::time::Duration;
 
-    /// The name of the listener and the pool that flags make.
+    /// The name of the listener and the pool that flags create.
     pub const NAME: &str = "default";
-    /// How soon a peer that has vanished is noticed. The kernel's own defaults take over two hours.
+    /// How soon a vanished peer is found. The kernel's own defaults take over two hours.
     pub const DEAD_PEER_TIMEOUT: Duration = Duration::from_secs(120);
-    /// A backend's share.
+    /// The weight of a backend.
     pub const WEIGHT: u16 = 1;
 }

@@ -79,7 +79,7 @@ fn help_names_every_flag_and_long_help_explains_more() {
         assert!(short.contains(&format!("--{flag}")), "{flag}: {short}");
         assert!(long.contains(&format!("--{flag}")), "{flag}: {long}");
     }
-    for heading in ["Who talks to whom:", "Health:", "Limits:", "Process:", "Commands:"] {
+    for heading in ["Addresses and balancing:", "Health:", "Limits:", "Process:", "Commands:"] {
         assert!(short.contains(heading), "{heading}: {short}");
     }
     assert!(short.lines().count() < long.lines().count());

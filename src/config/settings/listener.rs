@@ -5,7 +5,7 @@ use super::{Flag, Section, Source, setting};
 use crate::base::Listen;
 use crate::config::model::Listener;
 
-const PEERS: &str = "Who talks to whom";
+const PEERS: &str = "Addresses and balancing";
 
 /// The table.
 pub static LISTENER: Section<Listener> = Section {

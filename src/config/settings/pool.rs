@@ -4,7 +4,7 @@ use super::kinds::{self, count, number, word};
 use super::{Flag, Lens, Section, Setting, Source, setting};
 use crate::config::model::{NoBackend, Pool, SendProxy};
 
-const PEERS: &str = "Who talks to whom";
+const PEERS: &str = "Addresses and balancing";
 const LIMITS: &str = "Limits";
 
 /// The table.
