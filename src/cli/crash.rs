@@ -45,7 +45,7 @@ mod tests {
     use crate::base::{Address, Listen};
     use crate::config::model::{self, Global, Health, HealthKind, Model, Sandbox};
     use crate::logger;
-    use crate::policy::balance::{Algorithm, Balance, Client, Member, View};
+    use crate::policy::balance::{Algorithm, Balance, Client, Member, Shares, View};
     use std::io::{BufRead, BufReader, Read};
     use std::net::TcpStream;
     use std::process::{Command, Stdio};
@@ -56,8 +56,13 @@ mod tests {
     /// Panics on the worker that calls it.
     struct Broken;
 
-    static BROKEN: Algorithm =
-        Algorithm { name: "broken", short: &[], picks: "nothing", build: |_: &[Member], _| Box::new(Broken) };
+    static BROKEN: Algorithm = Algorithm {
+        name: "broken",
+        short: &[],
+        picks: "nothing",
+        shares: Shares::ByWeight,
+        build: |_: &[Member], _| Box::new(Broken),
+    };
 
     impl Balance for Broken {
         fn pick(&self, _: Client, _: &View<'_>, _: &mut fastrand::Rng) -> Option<usize> {

@@ -5,6 +5,7 @@
 use super::file::MISTAKES_MAX;
 use super::model::{Model, Pool};
 use super::settings::{GLOBAL, LISTENER, POOL, Section};
+use crate::policy::balance::Shares;
 use std::collections::HashSet;
 
 /// Every warning about a model.
@@ -51,7 +52,7 @@ pub fn of_pool(pool: &Pool) -> Vec<String> {
     let mut warn = |what: &str| warnings.push(format!("pool {}: {what}", pool.name));
     let weights = || pool.backends.iter().map(|backend| backend.weight).filter(|weight| *weight > 0);
     match (weights().min(), weights().max()) {
-        (Some(least), Some(most)) if least < most && pool.algorithm.ignores_weights() => {
+        (Some(least), Some(most)) if least < most && pool.algorithm.shares != Shares::ByWeight => {
             let other = if pool.algorithm.name == "round-robin" { "weighted-round-robin" } else { "source-hash" };
             let name = pool.algorithm.name;
             warn(&format!("{name} ignores weights, but they differ (from {least} to {most}): {other} goes by weight"));

@@ -21,7 +21,7 @@
 //! [`REGISTRY`]. A complete example with its row:
 //!
 //! ```
-//! use tcplb::policy::balance::{Algorithm, Alias, Balance, Client, Member, View};
+//! use tcplb::policy::balance::{Algorithm, Alias, Balance, Client, Member, Shares, View};
 //!
 //! /// Of three drawn at random by weight the one with the fewest connections per unit of weight.
 //! struct PowerOfThree(Alias);
@@ -37,8 +37,13 @@
 //!     }
 //! }
 //!
-//! const ROW: Algorithm =
-//!     Algorithm { name: "power-of-three", short: &["p3c"], picks: "the least loaded of three at random", build };
+//! const ROW: Algorithm = Algorithm {
+//!     name: "power-of-three",
+//!     short: &["p3c"],
+//!     picks: "the least loaded of three at random",
+//!     shares: Shares::ByWeight,
+//!     build,
+//! };
 //! ```
 //!
 //! The tests of all rows (`tests/every.rs`) then check these guarantees.
@@ -144,19 +149,25 @@ pub struct Algorithm {
     pub name: &'static str,
     /// Accepted short forms.
     pub short: &'static [&'static str],
-    /// What it picks, in one line for `--help`.
+    /// What it picks: a line of `--help` and of docs/algorithms.md.
     pub picks: &'static str,
+    /// How the clients of a pool spread over its backends.
+    pub shares: Shares,
     /// Builds it for a membership. `start` may be any number: the turn that a round begins with, so that a rebuild does
     /// not favour the first backend.
     pub build: fn(members: &[Member], start: u64) -> Box<dyn Balance>,
 }
 
-impl Algorithm {
-    /// Whether every backend gets the same share, whatever the weights.
-    pub fn ignores_weights(&self) -> bool {
-        matches!(self.name, "round-robin" | "sticky-round-robin")
-    }
+/// How the clients of a pool spread over the usable backends with weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shares {
+    /// In proportion to the weights.
+    ByWeight,
+    /// Equally, whatever the weights.
+    Equal,
+}
 
+impl Algorithm {
     /// Builds it for a changed membership. `old` was built by the same algorithm, and passes on what clients rely on.
     pub fn rebuild(&self, old: &dyn Balance, members: &[Member], start: u64) -> Box<dyn Balance> {
         old.successor(members, start).unwrap_or_else(|| (self.build)(members, start))
@@ -189,46 +200,70 @@ pub fn find(name: &str) -> Option<&'static Algorithm> {
 pub const DEFAULT: Algorithm = Algorithm {
     name: "weighted-round-robin",
     short: &["wrr"],
-    picks: "each in turn, as often as its weight says, smoothly",
+    picks: "each in turn by weight, smoothly: weights 5,1,1 give a a b a c a a",
+    shares: Shares::ByWeight,
     build: weighted_round_robin::build,
 };
 
 /// All algorithms: a new one is its file and its row here.
 pub const REGISTRY: &[Algorithm] = &[
-    Algorithm { name: "round-robin", short: &["rr"], picks: "each healthy backend in turn", build: round_robin::build },
+    Algorithm {
+        name: "round-robin",
+        short: &["rr"],
+        picks: "each healthy backend in turn, exactly, whichever worker accepted",
+        shares: Shares::Equal,
+        build: round_robin::build,
+    },
     DEFAULT,
     Algorithm {
         name: "sticky-round-robin",
         short: &["srr"],
         picks: "for each client address the backend of its first connection",
+        shares: Shares::Equal,
         build: sticky_round_robin::build,
     },
     Algorithm {
         name: "least-connections",
         short: &["lc"],
         picks: "the fewest active connections per unit of weight",
+        shares: Shares::ByWeight,
         build: least_connections::build,
     },
     Algorithm {
         name: "power-of-two",
         short: &["ptc", "p2c"],
-        picks: "two at random by weight, the less loaded of them",
+        picks: "of two drawn at random by weight the less loaded one",
+        shares: Shares::ByWeight,
         build: power_of_two::build,
     },
     Algorithm {
         name: "source-hash",
         short: &["sih", "ip-hash"],
-        picks: "by the client's IP (weighted rendezvous)",
+        picks: "by the client's IP; losing one of N backends moves only its 1/N of the clients",
+        shares: Shares::ByWeight,
         build: source_hash::build,
     },
-    Algorithm { name: "maglev", short: &[], picks: "by the client's IP (consistent-hash table)", build: maglev::build },
+    Algorithm {
+        name: "maglev",
+        short: &[],
+        picks: "by the client's IP, from a table: every tcplb with the same backends picks the same",
+        shares: Shares::ByWeight,
+        build: maglev::build,
+    },
     Algorithm {
         name: "least-time",
         short: &["lt"],
-        picks: "the lowest latency × (active + 1) ÷ weight",
+        picks: "the lowest (smoothed connect + first-byte time) × (active + 1) ÷ weight",
+        shares: Shares::ByWeight,
         build: least_time::build,
     },
-    Algorithm { name: "random", short: &[], picks: "any, at random by weight", build: random::build },
+    Algorithm {
+        name: "random",
+        short: &[],
+        picks: "any, at random by weight",
+        shares: Shares::ByWeight,
+        build: random::build,
+    },
 ];
 
 mod alias;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::process::Command;
 use std::{env, fs};
 use tcplb::config::settings;
+use tcplb::policy::balance::{Algorithm, REGISTRY};
 use testkit::sources;
 
 const METRICS: &str = include_str!("../../../docs/metrics.md");
@@ -18,21 +19,33 @@ fn with(page: &str, name: &str, lines: &str) -> String {
     format!("{before}{begin}{}\n<!-- end -->{after}", lines.trim_end())
 }
 
-/// Pages that the table of settings makes. `TCPLB_WRITE=1 cargo test --test model generated` writes them.
+/// The algorithms as a table.
+fn algorithms() -> String {
+    let cell = |short: &&str| format!("`{short}`");
+    let row = |row: &Algorithm| {
+        let short: Vec<String> = row.short.iter().map(cell).collect();
+        format!("| `{}` | {} | {} |\n", row.name, short.join(", "), row.picks)
+    };
+    format!("| name | short | picks |\n|---|---|---|\n{}", REGISTRY.iter().map(row).collect::<String>())
+}
+
+/// Pages that the tables of settings and algorithms make. `TCPLB_WRITE=1 cargo test --test model generated` writes them.
 #[test]
-fn generated_pages_are_those_of_the_settings() {
+fn generated_pages_are_those_of_the_tables() {
     let output = Command::new(env!("CARGO_BIN_EXE_tcplb")).args(["config", "reference"]).output().expect("it runs");
     let reference = String::from_utf8(output.stdout).expect("a text");
     let (flags, keys) = reference.split_at(reference.find("### ").expect("a section"));
     let read = |name: &str| fs::read_to_string(root().join(name)).expect("a text");
     let page = with(&with(&read("docs/configuration.md"), "flags", flags), "keys", keys);
     let example = settings::reference::example(&read("config.example")).expect("a head and a tail");
-    for (name, want) in [("docs/configuration.md", page), ("config.example", example)] {
+    let choices = with(&read("docs/algorithms.md"), "registry", &algorithms());
+    for (name, want) in [("docs/configuration.md", page), ("config.example", example), ("docs/algorithms.md", choices)]
+    {
         if env::var_os("TCPLB_WRITE").is_some() {
             fs::write(root().join(name), want).expect("it is written");
         } else {
             let same = read(name) == want;
-            assert!(same, "{name} is not that of the settings: TCPLB_WRITE=1 cargo test --test model generated");
+            assert!(same, "{name} is not that of the tables: TCPLB_WRITE=1 cargo test --test model generated");
         }
     }
 }
