@@ -40,6 +40,7 @@ fn every_algorithm_serves_under_both_of_its_names() {
         "least-time",
         "lt",
         "random",
+        "first",
     ] {
         let tcplb = servers.iter().fold(Tcplb::new(), |tcplb, server| tcplb.backend(server.at()));
         let tcplb = tcplb.args(["--algo", name]).start();

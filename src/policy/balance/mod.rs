@@ -50,8 +50,8 @@
 //!
 //! # The files
 //!
-//! In turn: `round_robin`, `weighted_round_robin`, `sticky_round_robin`, over `cursor` and `smooth`. At random:
-//! `random`, `power_of_two`, over `alias`. By load (see `load`): `least_connections`, `least_time`, over `lightest`. By
+//! In turn: `round_robin`, `weighted_round_robin`, `sticky_round_robin`, over `cursor` and `smooth`. In order:
+//! `first`. At random: `random`, `power_of_two`, over `alias`. By load (see `load`): `least_connections`, `least_time`, over `lightest`. By
 //! the client's address: `source_hash`, `maglev`, over `hash` and `rendezvous`. Scans of many backends go through
 //! `candidates`.
 
@@ -165,6 +165,8 @@ pub enum Shares {
     ByWeight,
     /// Equally, whatever the weights.
     Equal,
+    /// To the first one with room.
+    InOrder,
 }
 
 impl Algorithm {
@@ -264,11 +266,19 @@ pub const REGISTRY: &[Algorithm] = &[
         shares: Shares::ByWeight,
         build: random::build,
     },
+    Algorithm {
+        name: "first",
+        short: &[],
+        picks: "the first in the order of the configuration that has room, by `max_connections`",
+        shares: Shares::InOrder,
+        build: first::build,
+    },
 ];
 
 mod alias;
 mod candidates;
 mod cursor;
+mod first;
 mod hash;
 mod least_connections;
 mod least_time;

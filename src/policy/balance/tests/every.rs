@@ -91,6 +91,7 @@ fn what_a_dead_backend_leaves_is_spread_over_all_the_others_by_weight() {
                     check_shares(row, &[4; 6], dead);
                     check_shares(row, &[1, 7, 5, 3, 2, 9], dead);
                 }
+                Shares::InOrder => {}
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Round robin in its three forms.
+//! Round robin in its three forms, and backends in order.
 
 use super::*;
 use proptest::prelude::*;
@@ -114,4 +114,21 @@ proptest! {
         }
         prop_assert_eq!(counts, shares);
     }
+}
+
+#[test]
+fn the_first_backend_with_room_takes_every_client() {
+    let (balance, mut world) = (built("first", &[1, 0, 9, 1]), World::new(4));
+    let mut random = fastrand::Rng::with_seed(1);
+    let mut next = |world: &World| balance.pick(client(1), &world.view(), &mut random);
+    assert_eq!([0; 3].map(|_| next(&world)), [Some(0); 3], "weights play no part");
+    (world.limits[0], world.limits[2]) = (5, 5);
+    world.set_active(0, 5);
+    assert_eq!(next(&world), Some(2), "the first is full, the second has no weight");
+    world.set_active(2, 5);
+    assert_eq!(next(&world), Some(3));
+    world.set_active(0, 4);
+    assert_eq!(next(&world), Some(0), "a client has left the first");
+    world.take_down(&[0, 3]);
+    assert_eq!(next(&world), None);
 }
