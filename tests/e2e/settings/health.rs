@@ -95,8 +95,10 @@ fn interval_is_the_time_between_probes() {
     for (interval, often) in [("150ms", true), ("1h", false)] {
         let lines = format!("kind = \"http\"\ninterval = \"{interval}\"");
         let server = http(|_| 200);
-        for tcplb in probed(&server, &lines, &["--health", "http", "-t", interval]) {
-            assert_first_result(&tcplb, true);
+        let both = probed(&server, &lines, &["--health", "http", "-t", interval]);
+        // Each of the two has sent its first probe.
+        both.iter().for_each(|tcplb| assert_first_result(tcplb, true));
+        for _running in both {
             let seen = server.accepted();
             if often {
                 eventually("probes go on", || server.accepted() > seen + 3);
