@@ -1,6 +1,6 @@
 //! Where the lines go: a file, which may be opened again, or stdout.
 //!
-//! A file may be a FIFO or a device too. It is opened without waiting (a FIFO that nobody reads is an error, not a start
+//! A file may be a FIFO or a device too. It is opened without waiting (a FIFO without a reader is an error, not a start
 //! that hangs); writing does wait, which is what the thread is for.
 
 use crate::config::model::LogTo;
@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
-/// Clients' addresses are nobody else's business.
+/// Clients' addresses are for the user and the group only.
 const MODE: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP);
 
 /// What a pipe that has room takes without blocking.

@@ -20,8 +20,8 @@ pub enum NotAlive {
     Failed(Outcome),
 }
 
-/// Probes the addresses of `address` until one answers as it should. `send_proxy` is the PROXY header that it will be sent by
-/// clients' connections.
+/// Probes the addresses of `address` until one answers as it should. `send_proxy` is the PROXY header that the connections of
+/// clients will send it.
 pub fn check(address: &Address, health: &Health, send_proxy: Option<ProxyVersion>) -> Result<(), NotAlive> {
     let until = clock::now() + health.timeout;
     let mut last = Outcome::NoAddress;

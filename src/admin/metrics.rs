@@ -29,14 +29,23 @@ struct Row<'a> {
     active: u64,
 }
 
-/// All metrics. `per_backend`: each backend has series of its own; otherwise the same families hold sums per pool.
-pub fn text(published: &Published, per_backend: bool, now: Tick) -> String {
+/// What the families about backends have series of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Each backend.
+    PerBackend,
+    /// Each pool: the sums of its backends.
+    PerPool,
+}
+
+/// All metrics.
+pub fn text(published: &Published, detail: Detail, now: Tick) -> String {
     let mut text = Text(String::with_capacity(16 * 1024));
     let snapshot = published.snapshot();
     text.family("tcplb_build_info", "gauge", "The version; the value is always 1.");
     text.sample("tcplb_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     listeners(&mut text, &snapshot);
-    part(&mut text, &snapshot.pools, per_backend, now);
+    part(&mut text, &snapshot.pools, detail, now);
     let (worked, failed) = published.reloads();
     text.family("tcplb_config_reloads_total", "counter", "Reloads of the configuration file by their result.");
     text.sample("tcplb_config_reloads_total", &[("result", "success")], worked);
@@ -53,20 +62,20 @@ pub fn text(published: &Published, per_backend: bool, now: Tick) -> String {
 }
 
 /// The metrics of one pool.
-pub fn of_pool(pool: &Arc<Pool>, per_backend: bool, now: Tick) -> String {
+pub fn of_pool(pool: &Arc<Pool>, detail: Detail, now: Tick) -> String {
     let mut text = Text(String::with_capacity(16 * 1024));
-    part(&mut text, std::slice::from_ref(pool), per_backend, now);
+    part(&mut text, std::slice::from_ref(pool), detail, now);
     text.0
 }
 
-fn part(text: &mut Text, pools: &[Arc<Pool>], per_backend: bool, now: Tick) {
-    let rows: Vec<Row<'_>> = if per_backend {
+fn part(text: &mut Text, pools: &[Arc<Pool>], detail: Detail, now: Tick) {
+    let rows: Vec<Row<'_>> = if detail == Detail::PerBackend {
         pools.iter().flat_map(|pool| pool.members.iter().map(|member| of_backend(pool, member))).collect()
     } else {
         pools.iter().map(|pool| sums(pool)).collect()
     };
     backends(text, &rows);
-    if per_backend {
+    if detail == Detail::PerBackend {
         addresses(text, pools, now);
     }
     self::pools(text, pools);

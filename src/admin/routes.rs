@@ -233,10 +233,11 @@ const PLAIN_TEXT: &str = "text/plain; charset=utf-8";
 
 fn figures(state: &State, call: &Call<'_>) -> Response {
     let per_backend = state.published.model().global.metrics_per_backend;
+    let detail = if per_backend { metrics::Detail::PerBackend } else { metrics::Detail::PerPool };
     let text = match call.value("pool") {
-        None => metrics::text(&state.published, per_backend, clock::now()),
+        None => metrics::text(&state.published, detail, clock::now()),
         Some(name) => match state.published.snapshot().pool(name) {
-            Some(pool) => metrics::of_pool(pool, per_backend, clock::now()),
+            Some(pool) => metrics::of_pool(pool, detail, clock::now()),
             None => return changes::refusal(&Refused::NoPool(name.to_owned())),
         },
     };

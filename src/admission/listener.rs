@@ -57,7 +57,15 @@ impl ListenerAdmission {
     /// Reserves room for one more client in the process and at this listener. Fails with the one that has none. Call
     /// [`AdmissionGuard::accepted`] on the guard after the accept; a guard dropped before that leaves no trace.
     pub fn reserve(self: &Arc<Self>, process: &ConnectionLimit) -> Result<AdmissionGuard, NoRoom> {
-        AdmissionGuard::reserve(self, process)
+        if !process.enter() {
+            return Err(NoRoom::Process);
+        }
+        if !self.room.enter() {
+            process.count().leave();
+            return Err(NoRoom::Listener);
+        }
+        let (listener, process) = (self.clone(), process.count().clone());
+        Ok(AdmissionGuard { listener, process, accepted: false, source: None })
     }
 
     /// Does a worker wait although there is room again? True once per wait.

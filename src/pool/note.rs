@@ -39,7 +39,7 @@ pub enum Note {
         failure: ConnectFailure,
     },
     /// A client got through to a backend whose health bit was cleared when the worker looked. Only of interest where health
-    /// is `off`; other successes need no letter, the prober sees them in the backend's counters.
+    /// is `off`; other successes need no message, the prober sees them in the backend's counters.
     Connected(BackendId),
     /// A client's connection was reset early and without an answer ([`crate::policy::health::outlier`]). Only of interest
     /// where outliers are ejected.
@@ -49,7 +49,7 @@ pub enum Note {
 }
 
 impl Note {
-    /// The letter that hands over a snapshot, and where the answer comes. If the prober is gone, receiving fails at once.
+    /// The message that hands over a snapshot, and where the answer comes. If the prober is gone, receiving fails at once.
     pub fn adopt(snapshot: Arc<Snapshot>) -> (Note, Receiver<()>) {
         let (done, answer) = bounded(1);
         (Note::Adopt { snapshot, done }, answer)

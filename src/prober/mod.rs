@@ -20,7 +20,7 @@
 //!   queue, first come first served, in which a backend is at most once. Waiting does not count as probe time: with
 //!   more unresponsive backends than [`OPEN_MAX`], all intervals grow. A backend is up while one of its addresses is.
 //! * A lack of descriptors or memory is not the backend's failure: the probe is postponed.
-//! * The mailbox holds [`NOTES_MAX`] letters; workers drop theirs when it is full, control retries.
+//! * The mailbox holds [`NOTES_MAX`] messages; workers drop theirs when it is full, control retries.
 
 mod probe_loop;
 mod watch;
@@ -38,7 +38,7 @@ use std::time::Duration;
 /// Probes in progress at once; a quarter of the process's descriptor limit, if that is less.
 pub const OPEN_MAX: usize = 1024;
 
-/// Letters that may wait.
+/// Messages that may wait.
 pub const NOTES_MAX: usize = 1024;
 
 /// How long [`Prober::adopt`] waits.
@@ -69,19 +69,19 @@ pub fn spawn(snapshot: Arc<Snapshot>, on_down: OnDown) -> io::Result<Prober> {
 
 /// As [`spawn`], with another limit on probes in progress.
 pub fn spawn_with(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<Prober> {
-    let (mailbox, rounds) = ProbeLoop::new(snapshot, on_down, open_max)?;
-    let heartbeat = rounds.heartbeat();
+    let (mailbox, probe_loop) = ProbeLoop::new(snapshot, on_down, open_max)?;
+    let heartbeat = probe_loop.heartbeat();
     let (end, ended) = bounded(0);
     let work = move || {
         let _end: Sender<()> = end;
-        rounds.run();
+        probe_loop.run();
     };
     let thread = std::thread::Builder::new().name("prober".to_owned()).spawn(work)?;
     Ok(Prober { mailbox, heartbeat, ended, thread: Some(thread) })
 }
 
 impl Prober {
-    /// The mailbox for letters to the prober.
+    /// The mailbox for messages to the prober.
     pub fn mailbox(&self) -> Mailbox<Note> {
         self.mailbox.clone()
     }

@@ -1,6 +1,6 @@
-//! The prober's loop: waits for sockets, letters and time, and probes every backend in turn.
+//! The prober's loop: waits for sockets, messages and time, and probes every backend in turn.
 //!
-//! One turn of the loop: events → letters → timers → start due probes, as far as there is room. A backend's slot in
+//! One turn of the loop: events → messages → timers → start due probes, as far as there is room. A backend's slot in
 //! `watches` is also its slot in the wheel. It has one deadline at a time: the start of the next round, or the end of
 //! the first probe in progress. A round probes all of its addresses, at once as far as there is room.
 
@@ -24,7 +24,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-const LETTERS: Token = Token(usize::MAX);
+const MESSAGES: Token = Token(usize::MAX);
 
 /// The pause after a lack of descriptors or memory.
 const LACK: Duration = Duration::from_millis(100);
@@ -47,7 +47,7 @@ struct Open {
 /// The state of the thread.
 pub struct ProbeLoop {
     poll: Poll,
-    letters: Receiver<Note>,
+    messages: Receiver<Note>,
     /// The start of this turn of the loop, on [`clock`].
     now: Tick,
     watches: Slots<Watch>,
@@ -72,11 +72,11 @@ impl ProbeLoop {
     /// Adopts the first snapshot; probes start in [`ProbeLoop::run`].
     pub fn new(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<(Mailbox<Note>, ProbeLoop)> {
         let poll = Poll::new()?;
-        let (mailbox, letters) = Mailbox::new(&poll, LETTERS, NOTES_MAX)?;
+        let (mailbox, messages) = Mailbox::new(&poll, MESSAGES, NOTES_MAX)?;
         let now = clock::now();
         let mut probe_loop = ProbeLoop {
             poll,
-            letters,
+            messages,
             now,
             watches: Slots::default(),
             by_id: HashMap::new(),
@@ -122,9 +122,9 @@ impl ProbeLoop {
                     self.drive(key, readiness);
                 }
             }
-            // Bounded by the mailbox's size, so that many letters do not delay probes.
+            // Bounded by the mailbox's size, so that many messages do not delay probes.
             for _ in 0..NOTES_MAX {
-                let Ok(note) = self.letters.try_recv() else { break };
+                let Ok(note) = self.messages.try_recv() else { break };
                 if let Note::Stop = note {
                     self.heartbeat.end();
                     return;
@@ -142,7 +142,7 @@ impl ProbeLoop {
     }
 
     fn sleep(&self) -> Option<Duration> {
-        if !self.letters.is_empty() {
+        if !self.messages.is_empty() {
             return Some(Duration::ZERO);
         }
         let retry = self.lacking.filter(|_| !self.queue.is_empty()).map(|at| at - self.now);
@@ -398,9 +398,9 @@ impl ProbeLoop {
         }
     }
 
-    /// The probe of an event; `None` for letters, and for a probe that an earlier event of the batch ended.
+    /// The probe of an event; `None` for messages, and for a probe that an earlier event of the batch ended.
     fn key_of(&self, token: Token) -> Option<Key> {
-        if token == LETTERS {
+        if token == MESSAGES {
             return None;
         }
         let key = self.open.key_of((token.0 % OPEN_MAX) as u32)?;

@@ -39,7 +39,7 @@ pub struct Watch {
     /// It went down, and its connections are to be reset; this is not reported yet.
     fallen: bool,
     backend: Arc<Backend>,
-    judge: HealthPolicy,
+    policy: HealthPolicy,
     outlier: Outlier,
     /// `Backend::answers` when a client last failed.
     answers: u64,
@@ -93,7 +93,7 @@ impl HealthPolicy {
 
     fn is_up(&self) -> bool {
         match self {
-            HealthPolicy::Probed(verdicts) => verdicts.iter().any(HealthState::is_up),
+            HealthPolicy::Probed(states) => states.iter().any(HealthState::is_up),
             HealthPolicy::Off(backoff) => backoff.until().is_none(),
         }
     }
@@ -103,8 +103,8 @@ impl Watch {
     /// A backend without results: up or down until the first one, as its pool says.
     pub fn new(Membership { pool, index, member, among_several }: Membership<'_>, now: Tick) -> Watch {
         let backend = member.backend.clone();
-        let judge = HealthPolicy::of(&pool.settings.health, backend.addresses.len());
-        let up = judge.is_up();
+        let policy = HealthPolicy::of(&pool.settings.health, backend.addresses.len());
+        let up = policy.is_up();
         let watch = Watch {
             pool: pool.clone(),
             index,
@@ -115,7 +115,7 @@ impl Watch {
             answers: backend.answers(),
             reached: vec![0; backend.addresses.len().max(1)],
             backend,
-            judge,
+            policy,
             outlier: Outlier::default(),
             phase: ProbePhase::Resting,
             started: now,
@@ -139,17 +139,17 @@ impl Watch {
         (self.index, self.slot, self.names_pool) = (index, member.slot, among_several);
         let before = std::mem::replace(&mut self.state, member.state);
         let (old, new) = (&old.settings.health, &self.pool.settings.health);
-        let other_judge = (old.kind == HealthKind::Off) != (new.kind == HealthKind::Off);
+        let other_policy = (old.kind == HealthKind::Off) != (new.kind == HealthKind::Off);
         let back = before == AdminState::Disabled && self.state != AdminState::Disabled;
-        let anew = other_judge || back || old.interval != new.interval;
+        let anew = other_policy || back || old.interval != new.interval;
         // Results from before an operator disabled it are old. A pool with `initial = "down"` requires a new result.
-        let unknown = other_judge || (back && new.initial == InitialHealth::Down);
+        let unknown = other_policy || (back && new.initial == InitialHealth::Down);
         if unknown || (!self.probed && old.initial != new.initial) {
-            (self.judge, self.probed) = (HealthPolicy::of(new, self.backend.addresses.len()), false);
-            (self.admitted, self.began_up) = (self.judge.is_up(), self.judge.is_up());
+            (self.policy, self.probed) = (HealthPolicy::of(new, self.backend.addresses.len()), false);
+            (self.admitted, self.began_up) = (self.policy.is_up(), self.policy.is_up());
             self.show_addresses();
         }
-        if before != AdminState::Enabled && self.state == AdminState::Enabled && self.judge.is_up() {
+        if before != AdminState::Enabled && self.state == AdminState::Enabled && self.policy.is_up() {
             self.backend.starts_slowly(now);
         }
         self.show(now);
@@ -197,7 +197,7 @@ impl Watch {
 
     /// Whether it is probed: not where health is `off`, while it is disabled, or without an address.
     pub fn is_probed(&self) -> bool {
-        matches!(self.judge, HealthPolicy::Probed(_)) && self.state != AdminState::Disabled && self.has_address()
+        matches!(self.policy, HealthPolicy::Probed(_)) && self.state != AdminState::Disabled && self.has_address()
     }
 
     /// Whether it went down since the last call, in a pool that then resets connections.
@@ -214,7 +214,7 @@ impl Watch {
     /// The next deadline of a backend that is not probed.
     pub fn next_visit(&self, now: Tick) -> Tick {
         let visit = now + self.health().interval;
-        match &self.judge {
+        match &self.policy {
             HealthPolicy::Off(backoff) => backoff.until().map_or(visit, |until| until.min(visit)),
             HealthPolicy::Probed(_) => visit,
         }
@@ -227,14 +227,14 @@ impl Watch {
         {
             return self.log_lack_of_ports(failure, now);
         }
-        if let HealthPolicy::Off(_) = self.judge {
+        if let HealthPolicy::Off(_) = self.policy {
             // Health was turned off during the probe.
             return;
         }
         self.admitted |= outcome.passed();
         self.report(address, outcome);
         let rules = self.rules();
-        self.judge_address(address, outcome, now, |state| state.probed(outcome.passed(), rules));
+        self.update_address(address, outcome, now, |state| state.probed(outcome.passed(), rules));
     }
 
     /// Handles the end of a round.
@@ -244,7 +244,7 @@ impl Watch {
         }
         let Some(outcome) = self.backend.health.lock().last_result else { return };
         let (name, suffix) = (&self.backend.name, self.suffix());
-        if self.judge.is_up() {
+        if self.policy.is_up() {
             log::debug!("{name} is up: {outcome}{suffix}");
         } else if !self.began_up {
             // It started as down, so the state does not change; the reason is logged all the same.
@@ -261,9 +261,9 @@ impl Watch {
         }
         let outcome = Outcome::NoConnection(failure);
         self.backend.health.lock().last_result = Some(outcome);
-        match &mut self.judge {
+        match &mut self.policy {
             // With several addresses, each failure was reported by address.
-            HealthPolicy::Probed(verdicts) if verdicts.len() > 1 => false,
+            HealthPolicy::Probed(states) if states.len() > 1 => false,
             HealthPolicy::Probed(_) => {
                 self.address_failed(0, failure, now);
                 false
@@ -286,21 +286,21 @@ impl Watch {
         let others_reached = std::mem::replace(last, reached) != reached;
         let rules = self.rules();
         let outcome = Outcome::NoConnection(failure);
-        self.judge_address(address, outcome, now, |state| state.client_failed(others_reached, rules));
+        self.update_address(address, outcome, now, |state| state.client_failed(others_reached, rules));
     }
 
-    /// Applies `judge` to the state of an address, which returns whether it changed, and reports a change.
-    fn judge_address(
+    /// Applies `update` to the state of an address, which returns whether it changed, and reports a change.
+    fn update_address(
         &mut self,
         address: usize,
         outcome: Outcome,
         now: Tick,
-        judge: impl FnOnce(&mut HealthState) -> bool,
+        update: impl FnOnce(&mut HealthState) -> bool,
     ) {
-        let was_up = self.judge.is_up();
-        let HealthPolicy::Probed(verdicts) = &mut self.judge else { return };
-        let Some(state) = verdicts.get_mut(address) else { return };
-        if judge(state) {
+        let was_up = self.policy.is_up();
+        let HealthPolicy::Probed(states) = &mut self.policy else { return };
+        let Some(state) = states.get_mut(address) else { return };
+        if update(state) {
             let up = state.is_up();
             if let Some(address) = self.backend.addresses.get(address) {
                 address.set_up(up);
@@ -311,7 +311,7 @@ impl Watch {
                 }
             }
         }
-        if self.judge.is_up() != was_up {
+        if self.policy.is_up() != was_up {
             self.changed(outcome, now);
         } else {
             self.show(now);
@@ -333,8 +333,8 @@ impl Watch {
 
     fn show_addresses(&self) {
         for (number, address) in self.backend.addresses.iter().enumerate() {
-            address.set_up(match &self.judge {
-                HealthPolicy::Probed(verdicts) => verdicts.get(number).is_none_or(HealthState::is_up),
+            address.set_up(match &self.policy {
+                HealthPolicy::Probed(states) => states.get(number).is_none_or(HealthState::is_up),
                 HealthPolicy::Off(_) => true,
             });
         }
@@ -375,7 +375,7 @@ impl Watch {
 
     /// Handles a client that connected to a backend that counted as unusable.
     pub fn client_connected(&mut self, now: Tick) {
-        if let HealthPolicy::Off(backoff) = &mut self.judge
+        if let HealthPolicy::Off(backoff) = &mut self.policy
             && backoff.succeeded()
         {
             self.note_change(now);
@@ -384,7 +384,7 @@ impl Watch {
 
     /// Handles the deadline of a backend that is not probed.
     pub fn visit(&mut self, now: Tick) {
-        if let HealthPolicy::Off(backoff) = &mut self.judge
+        if let HealthPolicy::Off(backoff) = &mut self.policy
             && backoff.elapsed(now)
         {
             self.note_change(now);
@@ -407,12 +407,12 @@ impl Watch {
 
     /// Logs and shows a change of the state.
     fn changed(&mut self, outcome: Outcome, now: Tick) {
-        if self.judge.is_up() {
+        if self.policy.is_up() {
             self.backend.starts_slowly(now);
         }
         self.note_change(now);
         let (name, suffix) = (&self.backend.name, self.suffix());
-        if self.judge.is_up() {
+        if self.policy.is_up() {
             log::info!("{name} is up: {outcome}{suffix}");
         } else {
             log::warn!("{name} is down: {outcome}{suffix}");
@@ -432,7 +432,7 @@ impl Watch {
         let standing = Standing {
             state: self.state,
             resolved: self.has_address(),
-            healthy: self.judge.is_up(),
+            healthy: self.policy.is_up(),
             ejected: self.outlier.until().is_some(),
             admitted: self.admitted,
         };

@@ -1,9 +1,9 @@
 //! Clients on their way from one worker to another, so that a worker does not end while one is.
 //!
 //! A worker that drains ends with its last connection, and its mailbox ends with it. A peer that still accepts may hand a
-//! client over at that very moment: the letter would be lost, and the client with it. So a peer announces a client before
-//! it sends the letter, and a worker ends only by an exchange that fails while a client is announced. Either the peer
-//! finds the worker closed and keeps the client, or the worker finds the announcement and reads the letter.
+//! client over at that very moment: the message would be lost, and the client with it. So a peer announces a client before
+//! it sends the message, and a worker ends only by an exchange that fails while a client is announced. Either the peer
+//! finds the worker closed and keeps the client, or the worker finds the announcement and reads the message.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -54,7 +54,7 @@ mod tests {
     fn every_announced_client_arrives_before_the_end_whatever_the_timing() {
         for _ in 0..200 {
             let (arrivals, kept) = (Arrivals::default(), AtomicUsize::new(0));
-            let (sender, letters) = crossbeam_channel::bounded(4);
+            let (sender, messages) = crossbeam_channel::bounded(4);
             let read = thread::scope(|scope| {
                 for _ in 0..2 {
                     let (sender, arrivals, kept) = (sender.clone(), &arrivals, &kept);
@@ -71,7 +71,7 @@ mod tests {
                 }
                 let mut read = 0;
                 while !arrivals.close() {
-                    while letters.try_recv().is_ok() {
+                    while messages.try_recv().is_ok() {
                         arrivals.arrived();
                         read += 1;
                     }

@@ -1,6 +1,6 @@
 //! An event loop: one thread, one poll, its own listeners and connections.
 //!
-//! It waits, routes each event to whom it concerns (a listener, the mailbox, a connection), and gives the time to the
+//! It waits, routes each event to its receiver (a listener, the mailbox, a connection), and gives the time to the
 //! driver. It decides nothing about connections; that is [`crate::session`]'s.
 //!
 //! ```text
@@ -15,7 +15,7 @@
 //!
 //! Accepting stops at `max_connections`, the process's or that listener's (clients wait in the kernel's backlog), and
 //! while the process has no descriptors left for a client and its backend; it goes on when a connection ends anywhere, or
-//! a little later. The mailbox holds [`MAILBOX`] letters: a connection that does not fit stays with the worker that accepted it.
+//! a little later. The mailbox holds [`MAILBOX`] clients: a connection that does not fit stays with the worker that accepted it.
 
 mod accept;
 mod arrivals;
@@ -52,7 +52,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 use token::Token;
 
-/// Letters that may wait in a worker's mailbox.
+/// Clients that may wait in a worker's mailbox.
 pub const MAILBOX: usize = 1024;
 
 /// Events taken from one poll.
@@ -168,6 +168,15 @@ struct Worker {
     stopped: Option<CloseReason>,
 }
 
+/// How the clients of a listening socket come to all workers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spread {
+    /// Every worker has a socket there.
+    ByKernel,
+    /// One worker has the only socket, and hands clients over.
+    ByWorkers,
+}
+
 /// How much of the worker's time went by in waiting.
 struct Utilization {
     slept: Duration,
@@ -229,7 +238,7 @@ impl Worker {
                 this.busy.store(busy, Ordering::Relaxed);
             }
             self.driver.ledger.tend(now);
-            // Each is asked: a wait is told of once, and by whoever asks first.
+            // Each is asked: it answers yes once per wait.
             let listeners = &self.shared.snapshot.listeners;
             let with_room = listeners.iter().filter(|listener| listener.admission.should_wake()).count();
             if self.shared.connection_limit.should_wake() || with_room > 0 {
@@ -242,9 +251,9 @@ impl Worker {
         }
     }
 
-    /// Has everybody who was ready had a turn? After a long pause (the process was stopped, the machine froze) deadlines have
+    /// Has every socket that was ready had a turn? After a long pause (the process was stopped, the machine froze) deadlines have
     /// passed of connections whose bytes have come and wait in a later batch: those must be read first. The kernel hands
-    /// out what is ready in turn, so that after as many full batches as there are sockets nobody is left from before.
+    /// out what is ready in turn, so that after as many full batches as there are sockets none is left from before.
     fn has_heard_all(&self) -> bool {
         self.full_batches == 0 || self.full_batches * BATCH > 2 * self.driver.len() + BATCH
     }
@@ -257,7 +266,7 @@ impl Worker {
     }
 
     fn read_mail(&mut self) {
-        // Whoever wakes without a letter says: look again, there is room.
+        // A wake without a client says: look again, there is room.
         self.acceptor.resume();
         if let Some(orders) = self.shared.peers[self.me].orders.take() {
             self.carry_out(orders);
@@ -310,7 +319,8 @@ impl Worker {
             match self.acceptor.next(&self.shared.connection_limit, &mut self.driver.net.spares, now) {
                 Turn::Client(accepted) => {
                     record_accepted(&mut self.driver.ledger, &accepted, now);
-                    let kept = match self.host(!accepted.unix) {
+                    let spread = if accepted.unix { Spread::ByWorkers } else { Spread::ByKernel };
+                    let kept = match self.host(spread) {
                         Some(peer) => peer.hand_over(accepted).err(),
                         None => Some(accepted),
                     };
@@ -326,7 +336,7 @@ impl Worker {
     ///
     /// Clearly less busy means that it idles while this one has no time left, or that it has far fewer connections. The
     /// kernel's hash spreads evenly but for chance; below that a hand-over costs more than it gains.
-    fn host(&self, spread_by_kernel: bool) -> Option<&Peer> {
+    fn host(&self, spread: Spread) -> Option<&Peer> {
         let (other, theirs) = (self.shared.peers.iter().enumerate())
             .filter(|(index, _)| *index != self.me)
             .map(|(_, peer)| (peer, peer.connections.load(Ordering::Relaxed)))
@@ -334,8 +344,11 @@ impl Worker {
         let own = self.driver.len();
         let busy = |peer: &Peer| peer.busy.load(Ordering::Relaxed);
         let strained = busy(&self.shared.peers[self.me]) > BUSY && busy(other) < IDLE;
-        let margin = if spread_by_kernel { FAR_FEWER + theirs / 2 } else { 0 };
-        (own > theirs + margin || (spread_by_kernel && strained)).then_some(other)
+        let hands_over = match spread {
+            Spread::ByKernel => strained || own > theirs + FAR_FEWER + theirs / 2,
+            Spread::ByWorkers => own > theirs,
+        };
+        hands_over.then_some(other)
     }
 }
 

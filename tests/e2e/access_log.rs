@@ -428,7 +428,7 @@ fn a_log_that_is_stuck_does_not_keep_the_process_from_ending_and_every_line_is_c
     assert_ends_well(&mut tcplb);
     // A second, on a machine with nothing else to do.
     assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
-    tcplb.wait_for_line("access log: gave up waiting");
+    tcplb.wait_for_line("access log: the end does not wait any longer");
     let output = tcplb.output();
     let lost = output.lines().filter(|line| line.contains(" lost: written too slowly"));
     let lost = lost.filter_map(|line| line.split_once("access log: ")?.1.split(' ').next()?.parse::<usize>().ok());
