@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use tcplb::policy::balance::REGISTRY;
 use testkit::{At, Conn, Server, Tcplb, eventually, peers, tally};
 
 fn three() -> [Server; 3] {
@@ -21,27 +22,8 @@ fn home(tcplb: &At, client: u8) -> String {
 #[test]
 fn every_algorithm_serves_under_both_of_its_names() {
     let servers = three();
-    for name in [
-        "round-robin",
-        "rr",
-        "weighted-round-robin",
-        "WRR",
-        "sticky-round-robin",
-        "srr",
-        "Least-Connections",
-        "lc",
-        "power-of-two",
-        "ptc",
-        "p2c",
-        "source-hash",
-        "sih",
-        "ip-hash",
-        "maglev",
-        "least-time",
-        "lt",
-        "random",
-        "first",
-    ] {
+    let names = REGISTRY.iter().flat_map(|row| [row.name].into_iter().chain(row.short.iter().copied()));
+    for name in names.chain(["WRR", "Least-Connections"]) {
         let tcplb = servers.iter().fold(Tcplb::new(), |tcplb, server| tcplb.backend(server.at()));
         let tcplb = tcplb.args(["--algo", name]).start();
         for _ in 0..5 {
