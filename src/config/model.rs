@@ -312,6 +312,8 @@ pub struct Pool {
     pub no_backend: NoBackend,
     /// What happens to a client that has sent its FIN while it waits for a backend.
     pub abandoned: Abandoned,
+    /// Most clients that wait for a backend at each worker.
+    pub max_queue: u32,
     /// The choice in a pool whose backends are all down.
     pub all_down: AllDown,
     /// The clients in a row that must fail before their backend is left out for a while; 0: never.
@@ -340,6 +342,7 @@ impl Default for Pool {
             slow_start: Duration::ZERO,
             no_backend: NoBackend::Reset,
             abandoned: Abandoned::Serve,
+            max_queue: 1024,
             all_down: AllDown::Reset,
             outlier_failures: 0,
             send_proxy: None,

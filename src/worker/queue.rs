@@ -19,7 +19,7 @@
 //!
 //! # The bound
 //!
-//! [`QUEUE_MAX`] clients per worker and pool; the next one is reset. They hold a descriptor and a session each, as
+//! `max_queue` clients per worker and pool; the next one is reset. They hold a descriptor and a session each, as
 //! any other client does.
 
 use crate::base::Tick;
@@ -28,9 +28,6 @@ use crate::pool::Pool;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Clients that may wait, per worker and pool.
-pub const QUEUE_MAX: usize = 1024;
 
 /// How often a queue is looked at without cause.
 pub const LOOK: Duration = Duration::from_millis(50);
@@ -61,7 +58,7 @@ struct Queue {
 impl Queues {
     /// Has a connection wait for this pool. False if there is no room behind those that do.
     pub fn join(&mut self, pool: &Arc<Pool>, key: Key, position: Position, now: Tick) -> bool {
-        if position == Position::Back && self.waiting(pool) >= QUEUE_MAX {
+        if position == Position::Back && self.waiting(pool) >= pool.settings.max_queue as usize {
             return false;
         }
         match self.of(pool) {
@@ -189,7 +186,7 @@ mod tests {
     #[test]
     fn a_full_queue_takes_only_a_connection_that_had_a_turn() {
         let (mut queues, pool) = (Queues::default(), pool());
-        for slot in 0..QUEUE_MAX as u32 {
+        for slot in 0..pool.settings.max_queue {
             assert!(queues.join(&pool, key(slot), Position::Back, Tick(0)));
         }
         assert!(!queues.join(&pool, key(u32::MAX), Position::Back, Tick(0)));

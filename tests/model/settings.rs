@@ -62,6 +62,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.warm_connections", &["warm_connections_are_refused_until_there_are_some"]),
     ("pool.no_backend", &["no_backend_resets_clients_or_lets_them_wait"]),
     ("pool.abandoned", &["abandoned_serves_a_client_that_has_sent_its_fin_or_drops_it"]),
+    ("pool.max_queue", &["max_queue_is_how_many_clients_wait_at_a_worker"]),
     ("pool.all_down", &["all_down_resets_clients_or_tries_all"]),
     ("pool.outlier_failures", &["outlier_failures_leaves_out_a_backend_that_resets"]),
     ("pool.health.kind", &["kind_decides_what_a_probe_does"]),

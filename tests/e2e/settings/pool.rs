@@ -238,6 +238,17 @@ fn abandoned_serves_a_client_that_has_sent_its_fin_or_drops_it() {
 }
 
 #[test]
+fn max_queue_is_how_many_clients_wait_at_a_worker() {
+    for most in [1, 2] {
+        let file = ConfigFile::empty().pool(&format!("no_backend = \"wait 60s\"\nmax_queue = {most}"));
+        let tcplb = file.global("workers = 1").start();
+        let waiting: Vec<_> = (0..most).map(|_| tcplb.connect()).collect();
+        assert_next_is_reset(&tcplb);
+        assert!(waiting.iter().all(|client| !client.has_something_within(A_WHILE)));
+    }
+}
+
+#[test]
 fn all_down_resets_clients_or_tries_all() {
     let server = Server::start(peers::http("web", Arc::new(AtomicU16::new(503))));
     for value in ["reset", "try-all"] {
