@@ -29,7 +29,7 @@ pub mod changes;
 pub mod figures;
 pub mod http;
 pub mod incoming;
-mod metrics;
+pub mod metrics;
 mod openapi;
 mod page;
 mod process;

@@ -1,0 +1,300 @@
+//! Each family of metrics, declared once: a row in the table of what it is about.
+//!
+//! A row holds the name, the type, the labels, the meaning, an example of a query, and its samples. `GET /metrics` and the tables
+//! of docs/metrics.md come from these tables. Label values come from the configuration and from short fixed lists, never from
+//! clients.
+//!
+//! A new metric is a row here, the place that counts it (in `telemetry`, by `worker::ledger`) and its test.
+
+use super::{Row, Samples, Scope};
+use crate::policy::health::{Class, ConnectFailure};
+use crate::pool::{AddressState, Listener, Pool};
+use crate::telemetry::Refusal;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// A family of metrics about each `S`.
+pub struct Family<S: 'static> {
+    /// Everything but its samples.
+    pub about: About,
+    /// Writes the samples of one `S`.
+    pub samples: fn(&S, &mut Samples<'_>),
+}
+
+/// What a family is.
+#[derive(Clone, Copy, Debug)]
+pub struct About {
+    /// Its name.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// The labels of its samples, separated by commas.
+    pub labels: &'static str,
+    /// What it counts or shows: one sentence.
+    pub help: &'static str,
+    /// A PromQL expression that uses it.
+    pub query: &'static str,
+}
+
+/// The tables by their headings in docs/metrics.md.
+pub fn tables() -> [(&'static str, Vec<About>); 4] {
+    fn of<S>(families: &[Family<S>]) -> Vec<About> {
+        families.iter().map(|family| family.about).collect()
+    }
+    [("listeners", of(LISTENERS)), ("backends", of(BACKENDS)), ("pools", of(POOLS)), ("process", of(PROCESS))]
+}
+
+const fn family<S>(
+    kind: &'static str,
+    name: &'static str,
+    labels: &'static str,
+    help: &'static str,
+    query: &'static str,
+    samples: fn(&S, &mut Samples<'_>),
+) -> Family<S> {
+    Family { about: About { name, kind, labels, help, query }, samples }
+}
+
+/// About each listener.
+pub const LISTENERS: &[Family<Arc<Listener>>] = &[
+    family(
+        "counter",
+        "tcplb_connections_accepted_total",
+        "listener",
+        "Clients accepted, refused ones included.",
+        "rate(tcplb_connections_accepted_total[5m])",
+        |listener, samples| samples.one(listener.totals.accepted()),
+    ),
+    family(
+        "gauge",
+        "tcplb_connections_active",
+        "listener",
+        "Clients connected now.",
+        "sum(tcplb_connections_active)",
+        |listener, samples| samples.one(listener.totals.active()),
+    ),
+    family(
+        "counter",
+        "tcplb_connections_refused_total",
+        "listener,reason",
+        "Clients refused after they were accepted.",
+        "sum by (reason) (rate(tcplb_connections_refused_total[5m]))",
+        |listener, samples| {
+            for why in Refusal::ALL {
+                samples.with("reason", why.label(), listener.totals.refused(why));
+            }
+        },
+    ),
+    family(
+        "counter",
+        "tcplb_connections_would_refuse_total",
+        "listener,reason",
+        "Clients admitted under `limits = \"count\"` that `\"enforce\"` would have refused.",
+        "increase(tcplb_connections_would_refuse_total[1h])",
+        |listener, samples| {
+            for why in [Refusal::Denied, Refusal::SourceLimit, Refusal::SourceRate] {
+                samples.with("reason", why.label(), listener.admission.would_refuse(why));
+            }
+        },
+    ),
+    family(
+        "counter",
+        "tcplb_connections_untracked_total",
+        "listener",
+        "Clients admitted past the limits per source, because the table of sources was full.",
+        "increase(tcplb_connections_untracked_total[1h]) > 0",
+        |listener, samples| samples.one(listener.admission.untracked()),
+    ),
+];
+
+/// About each backend, or about each pool as the sums of its backends.
+pub const BACKENDS: &[Family<Row>] = &[
+    family(
+        "gauge",
+        "tcplb_backend_up",
+        "pool,backend",
+        "1 if the backend takes new connections: healthy and enabled.",
+        "count by (pool) (tcplb_backend_up == 0)",
+        |row, samples| samples.one(row.up),
+    ),
+    family(
+        "gauge",
+        "tcplb_backend_address_up",
+        "pool,backend,address",
+        "Of a backend with several addresses: 1 if this one takes its turn.",
+        "tcplb_backend_address_up == 0",
+        |row, samples| {
+            for address in row.addresses() {
+                let up = address.state(row.now) == AddressState::Up;
+                samples.with("address", &address.endpoint.to_string(), u64::from(up));
+            }
+        },
+    ),
+    family(
+        "counter",
+        "tcplb_backend_connections_total",
+        "pool,backend",
+        "Connections that reached the backend.",
+        "rate(tcplb_backend_connections_total[5m])",
+        |row, samples| samples.one(row.counters().connections.load(Relaxed)),
+    ),
+    family(
+        "gauge",
+        "tcplb_backend_connections_active",
+        "pool,backend",
+        "Connections open to the backend now, or being dialled.",
+        "topk(5, tcplb_backend_connections_active)",
+        |row, samples| samples.one(row.active),
+    ),
+    family(
+        "counter",
+        "tcplb_backend_connect_failures_total",
+        "pool,backend,reason",
+        "Connection attempts that failed.",
+        "sum by (backend, reason) (rate(tcplb_backend_connect_failures_total[5m]))",
+        |row, samples| {
+            for (reason, count) in ConnectFailure::LABELS.iter().zip(&row.counters().connect_failures) {
+                samples.with("reason", reason, count.load(Relaxed));
+            }
+        },
+    ),
+    family(
+        "counter",
+        "tcplb_backend_bytes_total",
+        "pool,backend,direction",
+        "Bytes relayed, also of open connections.",
+        "8 * sum by (direction) (rate(tcplb_backend_bytes_total[1m]))",
+        |row, samples| {
+            samples.with("direction", "to_backend", row.counters().bytes_to_backend.load(Relaxed));
+            samples.with("direction", "to_client", row.counters().bytes_to_client.load(Relaxed));
+        },
+    ),
+    family(
+        "histogram",
+        "tcplb_backend_connect_duration_seconds",
+        "pool,backend",
+        "How long connecting took.",
+        "histogram_quantile(0.99, sum by (le, pool) (rate(tcplb_backend_connect_duration_seconds_bucket[5m])))",
+        |row, samples| samples.histogram(&row.counters().connect_times.read()),
+    ),
+    family(
+        "counter",
+        "tcplb_health_probes_total",
+        "pool,backend,result",
+        "Health probes by their result.",
+        "sum by (backend) (rate(tcplb_health_probes_total{result!=\"success\"}[5m]))",
+        |row, samples| {
+            for (class, count) in Class::ALL.iter().zip(&row.counters().probes) {
+                samples.with("result", class.label(), count.load(Relaxed));
+            }
+        },
+    ),
+];
+
+/// About each pool.
+pub const POOLS: &[Family<Arc<Pool>>] = &[
+    family(
+        "histogram",
+        "tcplb_connection_duration_seconds",
+        "pool",
+        "How long connections lasted, from accept to the end.",
+        "histogram_quantile(0.5, sum by (le, pool) (rate(tcplb_connection_duration_seconds_bucket[5m])))",
+        |pool, samples| samples.histogram(&pool.totals.durations.read()),
+    ),
+    family(
+        "counter",
+        "tcplb_connect_retries_total",
+        "pool",
+        "Attempts with another backend after one had failed.",
+        "rate(tcplb_connect_retries_total[5m]) > 1",
+        |pool, samples| samples.one(pool.totals.connect_retries.load(Relaxed)),
+    ),
+];
+
+/// About the process.
+pub const PROCESS: &[Family<Scope>] = &[
+    family(
+        "gauge",
+        "tcplb_build_info",
+        "version",
+        "The version; the value is always 1.",
+        "count by (version) (tcplb_build_info)",
+        |_, samples| samples.with("version", env!("CARGO_PKG_VERSION"), 1),
+    ),
+    family(
+        "counter",
+        "tcplb_config_reloads_total",
+        "result",
+        "Reloads of the configuration file, by `success` and `failure`.",
+        "increase(tcplb_config_reloads_total{result=\"failure\"}[10m]) > 0",
+        |scope, samples| {
+            samples.with("result", "success", scope.reloads.0);
+            samples.with("result", "failure", scope.reloads.1);
+        },
+    ),
+    family(
+        "gauge",
+        "tcplb_config_generation",
+        "",
+        "Counts changes of the configuration in force, from 1.",
+        "changes(tcplb_config_generation[1h])",
+        |scope, samples| samples.one(scope.generation),
+    ),
+    family(
+        "counter",
+        "tcplb_access_log_lost_total",
+        "",
+        "Lines of the access log that were not written.",
+        "increase(tcplb_access_log_lost_total[10m]) > 0",
+        |scope, samples| samples.one(scope.access_log_lost),
+    ),
+    family(
+        "counter",
+        "tcplb_log_lines_lost_total",
+        "",
+        "Lines of the log on stderr that were not written.",
+        "increase(tcplb_log_lines_lost_total[10m]) > 0",
+        |scope, samples| samples.one(scope.log_lines_lost),
+    ),
+    family(
+        "counter",
+        "process_cpu_seconds_total",
+        "",
+        "User and system CPU time.",
+        "rate(process_cpu_seconds_total{job=\"tcplb\"}[1m])",
+        |scope, samples| samples.known(scope.process.cpu_seconds),
+    ),
+    family(
+        "gauge",
+        "process_open_fds",
+        "",
+        "Open file descriptors.",
+        "process_open_fds / process_max_fds > 0.8",
+        |scope, samples| samples.known(scope.process.open_fds),
+    ),
+    family("gauge", "process_max_fds", "", "The limit on open file descriptors.", "", |scope, samples| {
+        samples.known(scope.process.max_fds);
+    }),
+    family("gauge", "process_virtual_memory_bytes", "", "Virtual memory.", "", |scope, samples| {
+        samples.known(scope.process.virtual_bytes);
+    }),
+    family("gauge", "process_virtual_memory_max_bytes", "", "The limit on virtual memory.", "", |scope, samples| {
+        samples.known(scope.process.max_virtual_bytes);
+    }),
+    family(
+        "gauge",
+        "process_resident_memory_bytes",
+        "",
+        "Resident memory.",
+        "process_resident_memory_bytes{job=\"tcplb\"}",
+        |scope, samples| samples.known(scope.process.resident_bytes),
+    ),
+    family(
+        "gauge",
+        "process_start_time_seconds",
+        "",
+        "When the process started, since the Unix epoch.",
+        "time() - process_start_time_seconds{job=\"tcplb\"} < 300",
+        |scope, samples| samples.known(scope.process.started),
+    ),
+];
