@@ -26,9 +26,9 @@ Examples:
   tcplb demo
 
 Exit codes: 0 stopped cleanly, 1 could not start or run, 2 wrong usage or configuration. Of commands that talk to a
-running tcplb also: 1 it refused, 4 nobody answers there, 5 --wait took too long.";
+running tcplb also: 1 it refused, 4 no tcplb answers there, 5 --wait took too long.";
 
-/// Everything that can be typed.
+/// The whole command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "tcplb",
@@ -43,18 +43,18 @@ running tcplb also: 1 it refused, 4 nobody answers there, 5 --wait took too long
     max_term_width = 110
 )]
 pub struct Arguments {
-    /// What to do instead of balancing.
+    /// The subcommand; without one tcplb balances.
     #[command(subcommand)]
     pub command: Option<Command>,
-    /// How to balance.
+    /// The balancer's flags.
     #[command(flatten)]
     pub balance: Balance,
 }
 
-/// What else the binary does.
+/// The subcommands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Says what is wrong with a configuration file and what a start would meet, and listens nowhere
+    /// Checks a configuration file and what a start needs, and opens no socket
     Check(Check),
     /// Shows what a configuration file may hold
     #[command(subcommand)]
@@ -84,7 +84,7 @@ pub enum Command {
 /// The balancer's flags, as typed. Those that are settings come from the tables of `config::settings`.
 #[derive(Clone, Debug, Default)]
 pub struct Balance {
-    /// The file that takes their place.
+    /// The file that replaces the other flags.
     pub config: Option<PathBuf>,
     /// How much to log.
     pub log_level: Option<String>,
@@ -219,23 +219,23 @@ pub fn reference() -> String {
     page
 }
 
-/// What stands behind the commas of `--backend`, a sentence each.
+/// The settings behind the commas of `--backend`, a sentence each.
 fn backend_settings() -> String {
     let rows = BACKEND.listed().rows.into_iter().filter_map(|row| Some((row.about.flag?.long, row)));
     rows.map(|(name, row)| format!("\n\n{name}: {}", reference::plain(row.about.doc))).collect()
 }
 
-/// What is to be checked.
+/// Arguments of `tcplb check`.
 #[derive(Args, Debug)]
 pub struct Check {
     /// The file
     ///
-    /// Exit code 0: it is good. 2: it is not, or can't be read; every mistake is told with its line.
+    /// Exit code 0: it is valid. 2: it is not, or can't be read; every mistake is reported with its line.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 }
 
-/// What is shown of the configuration.
+/// Subcommands of `tcplb config`.
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Prints every flag and every key, in Markdown: its meaning, its default, and what a reload does with it
@@ -283,7 +283,7 @@ pub struct Demo {
 }
 
 impl Backend {
-    /// What the server is told.
+    /// The server's options.
     pub fn options(&self) -> backend::Options {
         backend::Options {
             listen: self.listen.clone(),

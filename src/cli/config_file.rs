@@ -1,6 +1,6 @@
-//! `--config FILE` and `tcplb check FILE`: from a path to a model, or to everything that is wrong.
+//! `--config FILE` and `tcplb check FILE`: from a path to a model, or to every mistake.
 //!
-//! A file that can't be read counts as a wrong one: nothing was started, and another file is what helps.
+//! A file that can't be read counts as a mistake in the configuration: nothing was started, and another file is the remedy.
 
 use super::args::Balance;
 use super::flags::{self, Asked, Mistakes};
@@ -38,7 +38,7 @@ pub fn read(path: &Path, balance: &Balance, cores: usize) -> Result<Asked, Mista
     if !given.is_empty() {
         let (given, path) = (given.join(", "), path.display());
         mistakes.push(format!(
-            "--config: `{path}` says all there is to say, so leave out {given}, or put it into the file"
+            "--config: `{path}` holds the whole configuration: leave out {given}, or put it into the file"
         ));
     }
     let log_level = flags::log_level(balance).map_err(|why| mistakes.push(why)).unwrap_or(LevelFilter::Info);
@@ -63,7 +63,7 @@ pub fn load(path: &Path, cores: usize) -> Result<Model, Mistakes> {
     }
 }
 
-/// Fills in what the listener's lists of prefixes hold; what is wrong with them.
+/// Fills in the listener's lists of prefixes; returns their mistakes.
 fn read_lists(listener: &mut Listener) -> Vec<String> {
     let mut mistakes = Vec::new();
     for (key, file) in [("allow_file", &mut listener.allow_file), ("deny_file", &mut listener.deny_file)] {
@@ -74,7 +74,7 @@ fn read_lists(listener: &mut Listener) -> Vec<String> {
             .and_then(|text| file::list::prefixes(&text, &path).map_err(|mistakes| mistakes.0))
         {
             Ok(prefixes) if prefixes.is_empty() && key == "allow_file" => mistakes.push(format!(
-                "{path}: expected at least one prefix, since a listener with an allow_file denies everybody else"
+                "{path}: expected at least one prefix, since a listener with an allow_file denies every other client"
             )),
             Ok(prefixes) => file.prefixes = prefixes,
             Err(more) => mistakes.extend(more),
@@ -83,7 +83,7 @@ fn read_lists(listener: &mut Listener) -> Vec<String> {
     mistakes
 }
 
-/// What `tcplb check` says about a good one.
+/// What `tcplb check` prints for a valid file.
 pub fn summary(path: &Path, model: &Model) -> String {
     let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let backends = model.pools.iter().map(|pool| pool.backends.len()).sum();

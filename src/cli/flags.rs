@@ -1,8 +1,8 @@
-//! The balancer's flags, proven: text in, a [`Model`] or every mistake out.
+//! Validates the balancer's flags: text in, a [`Model`] or every mistake out.
 //!
-//! Pure: nothing is opened, resolved or looked up; how many cores there are comes in as an argument. A mistake is one
-//! line that names the flag, shows the value and says what would be accepted. All of them are reported together, so that
-//! a command line is mended in one go.
+//! Pure: it opens, resolves and looks up nothing; the number of cores is an argument. A mistake is one line that names the
+//! flag, shows the value and says what would be accepted. All mistakes are reported together, so that an operator fixes a
+//! command line in one go.
 
 use super::args::Balance;
 use super::backend_spec;
@@ -27,7 +27,7 @@ pub struct Asked {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mistakes(pub Vec<String>);
 
-/// Reads the flags. `cores` is how many workers there are if `--workers` does not say.
+/// Reads the flags. `cores` is the number of workers without `--workers`.
 pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     let typed = flags.typed.clone();
     let listener = settings::read_listener(&Source::Flags { typed: &typed, flag_of: |key| LISTENER.flag_of(key) });
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn each_wrong_value_is_told_with_its_flag() {
+    fn each_wrong_value_is_reported_with_its_flag() {
         for (line, wants) in [
             ("-a leest", &["--algorithm: expected ", "round-robin", "got `leest`"][..]),
             ("-w 0", &["--workers: expected a number from 1 to 1024, got `0`"]),
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn listeners_that_would_meet_are_refused() {
+    fn listeners_that_overlap_are_refused() {
         assert_eq!(mistake("-l :8080"), "--listen: `:8080` is given twice");
         let message = mistake("-l 127.0.0.1:8080");
         assert!(message.contains("`127.0.0.1:8080` overlaps `:8080`"), "{message}");

@@ -1,6 +1,6 @@
-//! What a configuration may say, but rarely means: warnings for the operator. Nothing here is refused.
+//! Warns the operator of settings that are valid and rarely meant. Nothing here is refused.
 //!
-//! `tcplb check`, the start, a reload and a change by API ask, and log or show each warning as a line.
+//! `tcplb check`, the start, a reload and a change by API log or show each warning as a line.
 
 use super::file::MISTAKES_MAX;
 use super::model::{Model, Pool};
@@ -32,7 +32,7 @@ fn without_effect<S>(section: &Section<S>, which: &str, values: &S) -> Vec<Strin
     lacks.map(|(key, what)| format!("{which}: {key} has no effect without {what}")).collect()
 }
 
-/// As many warnings as a person reads, and whether there are more.
+/// The first [`MISTAKES_MAX`] warnings, and whether there are more.
 pub fn readable(mut warnings: Vec<String>) -> Vec<String> {
     if warnings.len() > MISTAKES_MAX {
         warnings.truncate(MISTAKES_MAX);
@@ -61,7 +61,7 @@ pub fn of_pool(pool: &Pool) -> Vec<String> {
         _ => {}
     }
     if !pool.backends.is_empty() && pool.backends.iter().all(|backend| backend.backup) {
-        warn("every backend is a backup, so there is none that they stand in for");
+        warn("every backend is a backup, so they replace no primary");
     }
     warnings
 }

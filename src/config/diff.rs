@@ -1,22 +1,22 @@
-//! What changes from one model to another, and what of a new file applies to a model that was changed at run time.
+//! What changes from one model to another, and which parts of a new file apply to a model that was changed at run time.
 //!
-//! Pure. Which settings there are, and which of them take effect at once, say the tables of `config::settings`.
+//! Pure. The tables of `config::settings` list the settings, and which of them take effect at once.
 //!
 //! # A reload when something was changed at run time
 //!
-//! The running model is the last file's plus what was changed since. [`merge`] applies the difference between the last
+//! The running model is the last file's plus the changes since. [`merge`] applies the difference between the last
 //! file and the new one to it: what the file does not change stays as it runs.
 //!
 //! | a backend is | and in the new file | then it |
 //! |---|---|---|
-//! | as in the last file | whatever | is as in the new file |
+//! | as in the last file | in any state | is as in the new file |
 //! | changed at run time | the same as in the last file | stays as it runs |
 //! | changed at run time | changed | takes the changed settings from the file, keeps the others |
-//! | taken out at run time | the same as in the last file | stays out |
-//! | taken out at run time | changed | is back, as in the file |
+//! | removed at run time | the same as in the last file | stays removed |
+//! | removed at run time | changed | is added, as in the file |
 //! | added at run time | not there | stays |
 //! | added at run time | there, but not in the last file | is as in the file |
-//! | whatever | gone, but in the last file | is taken out |
+//! | in any state | gone, but in the last file | is removed |
 //!
 //! Listeners, pools and what concerns the process can't be changed at run time: they are as in the new file.
 

@@ -151,5 +151,5 @@ fn what_needs_a_restart_stays_as_it_runs() {
     let running = in_force(after.clone(), &before);
     let global = &running.global;
     assert_eq!((global.workers, global.shutdown_delay.as_secs(), global.shutdown_timeout.as_secs()), (2, 5, 60));
-    assert_eq!(between(&running, &after).to_string(), "global: workers 2 → 4 needs a restart", "and is told again");
+    assert_eq!(between(&running, &after).to_string(), "global: workers 2 → 4 needs a restart", "and is reported again");
 }

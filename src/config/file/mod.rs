@@ -1,4 +1,4 @@
-//! The configuration file: its text in, a proven [`Model`] or every mistake in it out.
+//! The configuration file: its text in, a valid [`Model`] or every mistake in it out.
 //!
 //! | module     | part                                                            |
 //! |------------|-----------------------------------------------------------------|
@@ -55,7 +55,7 @@ impl fmt::Display for Mistakes {
 
 impl std::error::Error for Mistakes {}
 
-/// Mistakes that are reported one by one. A path that was mistaken may have one in each of a million lines.
+/// Mistakes that are reported one by one. A file given by mistake may have one in each of a million lines.
 pub const MISTAKES_MAX: usize = 100;
 
 /// Where the text is not TOML, mistakes are looked for so far behind the first one. The parser keeps every one that it finds.
@@ -108,7 +108,7 @@ fn read(document: &Spanned<DeTable<'_>>, notes: Notes<'_>, name: &str, cut: bool
     if lines.is_empty() { Ok(parsed) } else { Err(Mistakes(readable(lines, name, cut))) }
 }
 
-/// As many mistakes as a person reads, and whether there are more.
+/// The first [`MISTAKES_MAX`] mistakes, and whether there are more.
 pub fn readable(mut mistakes: Vec<String>, name: &str, cut: bool) -> Vec<String> {
     if cut || mistakes.len() > MISTAKES_MAX {
         mistakes.truncate(MISTAKES_MAX);

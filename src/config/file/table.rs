@@ -71,12 +71,12 @@ impl<'a> Notes<'a> {
         broken.dedup();
         let end = self.text.trim_end().len();
         let swallowed = if syntax().any(|note| note.at >= end) { broken.first().copied() } else { None };
-        let mut told = None;
+        let mut reported = None;
         let mut lines = Vec::new();
         for note in notes {
             let line = self.line(note.at);
             let sure = match note.about {
-                About::Syntax => told.replace(line) != Some(line),
+                About::Syntax => reported.replace(line) != Some(line),
                 About::Value => broken.binary_search(&line).is_err(),
                 About::Absence => broken.is_empty(),
             };

@@ -1,6 +1,6 @@
 //! Kinds of values: how each is read, and how it is written so that it reads as the same.
 //!
-//! What is wrong with a value is said here; where it stands is the caller's part ([`Given`]).
+//! A message here says what is wrong with a value; the caller adds where it stands ([`Given`]).
 
 use super::NOT_YET;
 use super::given::Given;
@@ -20,15 +20,15 @@ use std::time::Duration;
 
 /// How a value is read and written.
 pub struct Kind<T: 'static> {
-    /// What there is to choose from.
+    /// The accepted values.
     pub values: Values,
-    /// Reads it. `None`: it is wrong, and why is noted.
+    /// Reads it. `None`: it is wrong, and the mistake is noted.
     pub read: fn(&Given<'_>) -> Option<T>,
     /// Writes it as it is read.
     pub write: fn(&T) -> Written,
 }
 
-/// What may be given.
+/// The values that a setting accepts.
 #[derive(Clone, Copy)]
 pub enum Values {
     /// One of these words.
@@ -78,7 +78,7 @@ pub enum Written {
     Bare(String),
     /// Texts in brackets.
     List(Vec<String>),
-    /// A file, and what tells its present content from another.
+    /// A file, and a hash that identifies its content.
     File(String, String),
 }
 
@@ -135,7 +135,7 @@ pub const fn number<T: TryFrom<u64> + Display, const MIN: u64, const MAX: u64>()
     }
 }
 
-/// A limit that zero would make nonsense of.
+/// A limit, from 1.
 pub const fn count<T: TryFrom<u64> + Display>() -> Kind<T> {
     number::<T, 1, { u32::MAX as u64 }>()
 }

@@ -107,8 +107,8 @@ pub fn read(source: &Source<'_>) -> Listener {
     let taken = LISTENER.read(source, &mut listener);
     for (key, why) in [
         ("bind", "say where clients connect, like [\":8080\"]"),
-        ("trusted_proxies", "leave the key out to trust anybody"),
-        ("allow", "leave the key out to let anybody in"),
+        ("trusted_proxies", "leave the key out to trust every peer"),
+        ("allow", "leave the key out to admit every client"),
     ] {
         if source.given(key).is_some_and(|given| given.is_empty_list()) {
             source.wrong(key, format!("the list is empty: {why}"));

@@ -61,10 +61,10 @@ fn what_it_calls_not_yet_is_refused_as_such() {
         }
         let lines: Vec<&str> =
             EXAMPLE.lines().enumerate().map(|(here, line)| if here == at { used } else { line }).collect();
-        let Err(Mistakes(told)) = parse(&lines.join("\n"), "f") else { panic!("{used} is taken for good") };
+        let Err(Mistakes(mistakes)) = parse(&lines.join("\n"), "f") else { panic!("{used} is taken for good") };
         let start = format!("f:{}: ", at + 1);
-        assert_eq!(told.len(), 1, "{told:?}");
-        assert!(told[0].starts_with(&start) && told[0].contains("is not in this version yet"), "{told:?}");
+        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+        assert!(mistakes[0].starts_with(&start) && mistakes[0].contains("is not in this version yet"), "{mistakes:?}");
         count += 1;
     }
     assert_eq!(count, 1);

@@ -197,11 +197,11 @@ fn answered(text: &str) -> Result<(), TestCaseError> {
     let Err(Mistakes(lines)) = parse(text, "f") else { return Ok(()) };
     prop_assert!(!lines.is_empty() && lines.len() <= MISTAKES_MAX + 1);
     let mut last = 1;
-    for told in lines.into_iter().filter(|told| told != "f: … and more") {
-        let number: Option<usize> = told.strip_prefix("f:").and_then(|rest| rest.split(':').next()?.parse().ok());
-        let number = number.ok_or_else(|| TestCaseError::fail(told.clone()))?;
-        prop_assert!(number >= last && number <= text.lines().count() + 1, "{}", told);
-        prop_assert!(!told.contains('\n'), "{}", told);
+    for line in lines.into_iter().filter(|line| line != "f: … and more") {
+        let number: Option<usize> = line.strip_prefix("f:").and_then(|rest| rest.split(':').next()?.parse().ok());
+        let number = number.ok_or_else(|| TestCaseError::fail(line.clone()))?;
+        prop_assert!(number >= last && number <= text.lines().count() + 1, "{}", line);
+        prop_assert!(!line.contains('\n'), "{}", line);
         last = number;
     }
     Ok(())

@@ -1,4 +1,4 @@
-//! The file's reader from outside: what is right reaches the model, what is wrong is told with its line.
+//! The file's reader from outside: what is right reaches the model, what is wrong is reported with its line.
 
 mod corpus;
 mod example;
@@ -191,7 +191,7 @@ fn every_key_of_the_tables_is_read() {
 }
 
 #[test]
-fn ten_mistakes_of_ten_kinds_are_told_at_once_each_with_its_line() {
+fn ten_mistakes_of_ten_kinds_are_reported_at_once_each_with_its_line() {
     let text = "[global]\nworkers = 0\nshutdown_timeout = 30\n\n[[listener]]\nbind = [':80', '127.0.0.1:80']\npool = 'webs'\n\
                 allow = ['10.0.0.0/33']\n[[pool]]\nname = 'web'\nalgorithm = 'leest-connections'\nidle_timout = '1h'\n\
                 [pool.health]\nkind = 'http'\ntimeout = '5s'\n[[pool.backend]]\naddress = 'a:1'\nweight = 65536\n\
@@ -209,7 +209,7 @@ fn ten_mistakes_of_ten_kinds_are_told_at_once_each_with_its_line() {
         (18, "weight: expected a number from 0 to 65535, got `65536`"),
         (20, "a second backend called `a:1`, after the one on line 17"),
     ] {
-        let found = lines.iter().filter(|told| told.starts_with(&format!("f:{line}: ")) && told.contains(want));
+        let found = lines.iter().filter(|found| found.starts_with(&format!("f:{line}: ")) && found.contains(want));
         assert_eq!(found.count(), 1, "{line}: {want}: {lines:#?}");
     }
     assert_eq!(lines.len(), 10, "{lines:#?}");
