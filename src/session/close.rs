@@ -44,6 +44,24 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// Every reason, in the order of their numbers.
+    pub const ALL: [CloseReason; 14] = [
+        CloseReason::ClientFin,
+        CloseReason::BackendFin,
+        CloseReason::ClientReset,
+        CloseReason::BackendReset,
+        CloseReason::IdleTimeout,
+        CloseReason::HalfCloseTimeout,
+        CloseReason::ConnectFailed,
+        CloseReason::NoBackend,
+        CloseReason::BadProxyHeader,
+        CloseReason::Denied,
+        CloseReason::SourceLimit,
+        CloseReason::SourceRate,
+        CloseReason::Shutdown,
+        CloseReason::Forced,
+    ];
+
     pub(super) fn fin(first: Side) -> CloseReason {
         match first {
             Side::Client => CloseReason::ClientFin,
@@ -183,5 +201,17 @@ impl fmt::Display for Record {
             write!(out, ", connected in {connect:?}")?;
         }
         write!(out, ", {} bytes to backend, {} to client", self.bytes_to_backend, self.bytes_to_client)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_reason_stands_at_its_number() {
+        for (number, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, number, "{reason}");
+        }
     }
 }
