@@ -5,7 +5,7 @@ use crate::base::Endpoint;
 use crate::policy::health::outlier::EARLY;
 use crate::policy::limit::Reason;
 use crate::pool::{Backend, Pool};
-use crate::telemetry::{ListenerTotals, Refusal};
+use crate::telemetry::{CLOSE_REASONS, ListenerTotals, Refusal};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub enum CloseReason {
 
 impl CloseReason {
     /// Every reason, in the order of their numbers.
-    pub const ALL: [CloseReason; 14] = [
+    pub const ALL: [CloseReason; CLOSE_REASONS] = [
         CloseReason::ClientFin,
         CloseReason::BackendFin,
         CloseReason::ClientReset,

@@ -87,9 +87,14 @@ impl Counters {
     }
 }
 
+/// How many reasons a connection can end for: those of `session::CloseReason`.
+pub const CLOSE_REASONS: usize = 14;
+
 /// Totals of one pool.
 #[derive(Debug)]
 pub struct PoolTotals {
+    /// Connections that ended, by `session::CloseReason`.
+    pub closed: [AtomicU64; CLOSE_REASONS],
     /// Attempts with another backend after one had failed.
     pub connect_retries: AtomicU64,
     /// How long connections lasted, from accept to the end.
@@ -101,6 +106,7 @@ pub struct PoolTotals {
 impl Default for PoolTotals {
     fn default() -> Self {
         PoolTotals {
+            closed: Default::default(),
             connect_retries: AtomicU64::new(0),
             durations: Histogram::new(CONNECTIONS),
             counters: Arc::default(),

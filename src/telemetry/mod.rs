@@ -16,5 +16,5 @@ pub mod histogram;
 mod listener;
 
 pub use access_log::AccessLogTotals;
-pub use counters::{Counters, PoolTotals};
+pub use counters::{CLOSE_REASONS, Counters, PoolTotals};
 pub use listener::{EndCounts, ListenerTotals, Refusal};

@@ -8,7 +8,7 @@
 //! | `Connected` | connections, connect times | | of a backend whose health bit is cleared | |
 //! | `Answered` | | how long an answer takes | | |
 //! | `Relayed` | bytes | | | |
-//! | `Closed` | durations, refusals by reason | what an end without an answer says | of an early reset | access log; refusals; debug |
+//! | `Closed` | durations, ends and refusals by reason | what an end without an answer says | of an early reset | access log; refusals; debug |
 //!
 //! Metrics, the status and the access log show nothing that is not derived here, but for gauges, which guards and leases
 //! keep ([`crate::admission`], [`crate::pool::Lease`]).
@@ -130,6 +130,7 @@ pub fn count(fact: &Fact<'_>, now: Tick) {
         Fact::Relayed { backend, to_backend, to_client } => backend.counters.relayed(to_backend, to_client),
         Fact::Closed(record) => {
             record.pool.totals.durations.add(record.duration);
+            record.pool.totals.closed[record.close as usize].fetch_add(1, Ordering::Relaxed);
             record.close.refusal().into_iter().for_each(|refusal| record.listener.refuse(refusal));
             let Some(backend) = &record.backend else { return };
             match record.unanswered {

@@ -9,6 +9,7 @@
 use super::{Row, Samples, Scope};
 use crate::policy::health::{Class, ConnectFailure};
 use crate::pool::{AddressState, Listener, Pool};
+use crate::session::CloseReason;
 use crate::telemetry::Refusal;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -200,6 +201,18 @@ pub const POOLS: &[Family<Arc<Pool>>] = &[
         "How long connections lasted, from accept to the end.",
         "histogram_quantile(0.5, sum by (le, pool) (rate(tcplb_connection_duration_seconds_bucket[5m])))",
         |pool, samples| samples.histogram(&pool.totals.durations.read()),
+    ),
+    family(
+        "counter",
+        "tcplb_connections_closed_total",
+        "pool,reason",
+        "Connections that ended, by the reason that the access log has.",
+        "sum by (reason) (rate(tcplb_connections_closed_total{reason=~\".*_reset|.*_timeout\"}[5m]))",
+        |pool, samples| {
+            for (reason, count) in CloseReason::ALL.iter().zip(&pool.totals.closed) {
+                samples.with("reason", reason.word(), count.load(Relaxed));
+            }
+        },
     ),
     family(
         "counter",

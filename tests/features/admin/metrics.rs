@@ -191,6 +191,9 @@ fn they_count_what_happens() {
     assert_eq!(parsed.value("tcplb_backend_connections_total", &dead), 0.0);
     assert_eq!(parsed.value("tcplb_backend_connect_duration_seconds_count", &web1), 4.0);
     assert_eq!(parsed.value("tcplb_connection_duration_seconds_count", &[("pool", "default")]), 4.0);
+    let closed = |reason| parsed.value("tcplb_connections_closed_total", &[("pool", "default"), ("reason", reason)]);
+    assert_eq!(closed("client_fin") + closed("backend_fin"), 4.0);
+    assert_eq!(closed("backend_reset") + closed("no_backend"), 0.0);
     let refused = parsed.value("tcplb_backend_connect_failures_total", &[&dead[..], &[("reason", "refused")]].concat());
     assert!(refused >= 1.0);
     assert_eq!(parsed.value("tcplb_connect_retries_total", &[("pool", "default")]), refused);
