@@ -11,7 +11,7 @@
 //! | [`app`]        | composition root: spawn, connect threads, wait                                   |
 //! | [`admin`]      | threads: the HTTP API, metrics, status page                                      |
 //! | [`control`]    | thread: every change is a command to it                                          |
-//! | [`prober`]     | thread: health probes; the only writer of the health bits                        |
+//! | [`prober`]     | thread: health probes; writes the health bits                                    |
 //! | [`worker`]     | threads: event loop, accept, and the driver that applies what sessions decide    |
 //! | [`access_log`] | thread: writes a line per connection                                             |
 //! | [`relay`]      | moves the bytes of one direction: copy, splice                                   |

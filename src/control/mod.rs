@@ -2,7 +2,7 @@
 //!
 //! Every change, whatever its source (file, API, signal), is a command from a [`Remote`]. Control checks it and
 //! prepares the next [`Snapshot`] without side effects. Then the change goes to the prober, which sets the health bits;
-//! to the workers, which adopt it between two batches of events; and to readers. The command is answered once all of
+//! to the workers, which adopt it between two events; and to readers. The command is answered once all of
 //! them have it, or soon after if one does not respond.
 //!
 //! | state | command or event | what follows |

@@ -2,7 +2,6 @@
 
 use super::Side;
 use crate::base::Endpoint;
-use crate::policy::health::outlier::EARLY;
 use crate::policy::limit::Reason;
 use crate::pool::{Backend, Pool};
 use crate::telemetry::{CLOSE_REASONS, ListenerTotals, Refusal};
@@ -150,7 +149,7 @@ pub struct Record {
     pub connect: Option<Duration>,
     /// From accept to the end.
     pub duration: Duration,
-    /// Did the backend send anything?
+    /// True if the backend sent a byte.
     pub answered: bool,
     /// What it says of the backend that it did not, if anything.
     pub unanswered: Option<Unanswered>,
@@ -180,10 +179,12 @@ pub enum Unanswered {
 }
 
 impl Record {
-    /// Did the backend reset it soon and without an answer? Counted from accept, which is a little stricter than from the
-    /// connect.
+    /// True if the backend reset the connection without an answer, within [`EARLY`] after the connect or the client's last bytes.
+    ///
+    /// [`EARLY`]: crate::policy::health::outlier::EARLY
     pub fn was_reset_early(&self) -> bool {
-        self.close == CloseReason::BackendReset && !self.answered && self.duration < EARLY
+        self.close == CloseReason::BackendReset
+            && matches!(self.unanswered, Some(Unanswered::ByBackend { early: true, .. }))
     }
 }
 

@@ -42,6 +42,11 @@ impl Session {
         if let Route::Listener(listener) = &self.route {
             self.route = Route::Pool(listener.pool.clone());
         }
+        self.set_expiry();
+    }
+
+    /// The lifetime is that of the pool that the session is going to relay for.
+    fn set_expiry(&mut self) {
         let lifetime = self.route.pool().settings.max_lifetime;
         self.expires = lifetime.map(|lifetime| Expiry::of(lifetime, self.jitter, self.started));
     }
@@ -67,6 +72,9 @@ impl Session {
             }
             _ => {
                 self.orphaned = !self.route.follow(snapshot, &self.listener.name);
+                if matches!(self.route, Route::Pool(_)) {
+                    self.set_expiry();
+                }
                 match self.state {
                     State::Waiting { .. } if self.orphaned => self.give_up(now),
                     // Its place is in the queue of that pool.

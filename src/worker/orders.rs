@@ -25,7 +25,7 @@ pub struct Orders {
     pub stop: Option<CloseReason>,
 }
 
-/// A snapshot, and further sockets to listen on. Taken up between two batches of events, so that no connection sees a part
+/// A snapshot, and further sockets to listen on. Taken up between two events, so that no connection sees a part
 /// of it.
 #[derive(Debug)]
 pub struct Adopt {

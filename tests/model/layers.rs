@@ -12,7 +12,7 @@ const LAYERS: &[&[&str]] = &[
     &["main"],
     &["cli"],
     &["app"],
-    &["admin", "discovery"],
+    &["admin"],
     &["control", "prober", "worker"],
     &["access_log"],
     &["relay"],
