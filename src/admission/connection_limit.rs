@@ -1,8 +1,8 @@
 //! How many clients there may be at once, in the process or at a listener: a count with a limit, and a mark of a waiting
 //! worker.
 //!
-//! A worker asks before it accepts. Without room, it marks the limit and leaves clients in the kernel's backlog. The next
-//! worker that takes a client off the count sees the mark and wakes all workers. Nothing polls.
+//! A worker reserves a place before it accepts. Without room, it marks the limit and leaves clients in the kernel's backlog.
+//! The next worker whose client leaves sees the mark and wakes all workers. No worker polls.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -27,7 +27,7 @@ impl ConnectionLimit {
         Arc::new(ConnectionLimit { limit: limit.into(), count: Arc::default() })
     }
 
-    /// One with another limit, and the same count.
+    /// The same count under another limit.
     pub fn successor(&self, limit: usize) -> Arc<ConnectionLimit> {
         Arc::new(ConnectionLimit { limit: limit.into(), count: self.count.clone() })
     }
@@ -37,7 +37,7 @@ impl ConnectionLimit {
         if self.try_enter() {
             return true;
         }
-        // Mark first, then look again: a place freed in between either is seen here or sees the mark.
+        // Mark first, then look again: either this look finds a place freed in between, or the worker that freed it sees the mark.
         self.count.waiting.store(true, Ordering::SeqCst);
         self.try_enter()
     }
@@ -71,7 +71,7 @@ impl ConnectionLimit {
         self.limit.load(Ordering::SeqCst)
     }
 
-    /// Changes it. More clients than that may be in already: they stay, and no further one comes in before they are fewer.
+    /// Changes it. Clients beyond a lower limit stay; no further one is admitted until there are fewer.
     pub fn set_limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::SeqCst);
     }

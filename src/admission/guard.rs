@@ -1,4 +1,4 @@
-//! One client, counted everywhere it counts.
+//! One client, in all of its counts.
 
 use super::ListenerAdmission;
 use super::connection_limit::Count;

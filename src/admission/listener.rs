@@ -12,9 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// Admission at one listener.
 #[derive(Debug)]
 pub struct ListenerAdmission {
-    /// What has happened here.
+    /// The listener's totals.
     pub totals: Arc<ListenerTotals>,
-    /// Also where there is no limit: should one be set, clients that are in already count.
+    /// Counts without a limit too: once one is set, connected clients are included.
     pub(super) room: Arc<ConnectionLimit>,
     limits: Limits,
     would_refuse: Arc<[AtomicU64; Refusal::ALL.len()]>,
@@ -26,9 +26,8 @@ impl ListenerAdmission {
         ListenerAdmission::next(None, settings, &ListenerTotals::new(settings.name.clone()))
     }
 
-    /// The successor of a listener's admission under the settings of `before`. It goes on with what was counted there:
-    /// connections, and the sources they come from. Lists that are the same are not built again: a million prefixes take a
-    /// fifth of a second.
+    /// The successor of a listener's admission `before`. It keeps the counts of connections and of their sources. Unchanged
+    /// lists are not built again: a million prefixes take a fifth of a second.
     pub fn next(
         before: Option<(&Arc<ListenerAdmission>, &model::Listener)>,
         settings: &model::Listener,
@@ -92,7 +91,7 @@ impl ListenerAdmission {
         self.would_refuse[why as usize].load(Ordering::Relaxed)
     }
 
-    /// Clients that no limit per source was asked for, because the table of sources was full.
+    /// Clients admitted without a limit per source, because the table of sources was full.
     pub fn untracked(&self) -> u64 {
         self.limits.sources.as_ref().map_or(0, |sources| sources.untracked())
     }

@@ -1,12 +1,11 @@
-//! Where a backend is: the addresses of its name, which of them serve, and whose turn it is.
+//! The addresses of a backend's name: which of them serve, and which is next.
 //!
 //! Addresses are used in turn. One that fails a client is left out for [`SHORTEST`], twice as long each time, up to
-//! [`LONGEST`]; after that one client tries it, and the others do once that has worked. One whose probes fail is left out
-//! until they pass. An address that is left out is still tried by a client that could connect to no other.
+//! [`LONGEST`]. After that one client tries it; the others use it again once that attempt has succeeded. An address whose
+//! probes fail is left out until they pass. A client that could connect to no other address tries one that is left out.
 //!
-//! Workers write back-offs, the prober what probes say; all of it is relaxed atomics in the `Arc<Backend>`, so that what one
-//! worker finds out spares the others. A backend with one address has nothing to choose, and none of this costs it
-//! anything.
+//! Workers write back-offs, the prober the results of probes. All of it is relaxed atomics in the `Arc<Backend>`, so that the
+//! other workers learn of a failure at once. A backend with one address has nothing to choose and pays nothing for this.
 
 use crate::base::{Endpoint, Tick};
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -90,8 +89,8 @@ impl Addresses {
         self.list.get(number)
     }
 
-    /// The number of the address that a client is to try now, which tried those in `tried` in vain; `None`: there is no
-    /// other. A trial of one whose back-off is over keeps other clients away for `trial`.
+    /// The number of the next address for a client whose attempts at those in `tried` failed; `None`: there is no other. The
+    /// trial of one whose back-off has ended keeps other clients away for `trial`.
     pub fn choose(&self, tried: &[usize], now: Tick, trial: Duration) -> Option<usize> {
         let len = self.list.len();
         if len <= 1 {
@@ -103,7 +102,7 @@ impl Addresses {
         };
         let round = || (0..len).map(|step| (start + step) % len).filter(|number| !tried.contains(number));
         let serves = round().find(|&number| self.list[number].begins(now, trial));
-        // The one that may soonest serve again; of those whose probes fail only if there is no other.
+        // The one that may serve again soonest; one whose probes fail only if there is no other.
         let last_resort = || {
             round().min_by_key(|&number| {
                 let address = &self.list[number];
@@ -117,7 +116,7 @@ impl Addresses {
     pub fn failed(&self, number: usize, now: Tick) {
         let Some(address) = self.list.get(number).filter(|_| self.list.len() > 1) else { return };
         address.update(|backoff| {
-            // Others that failed at the same time say nothing new.
+            // Further failures at the same time add nothing.
             if backoff.until > now && !backoff.trial {
                 return None;
             }
@@ -152,14 +151,14 @@ impl BackendAddress {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// The prober's: what probes say of it. One that comes up serves at once, whatever clients found before.
+    /// Called by the prober: the result of its probes. An address that comes up serves at once, whatever clients found before.
     pub fn set_up(&self, up: bool) {
         if !self.up.swap(up, Ordering::Relaxed) && up {
             self.backoff.store(0, Ordering::Relaxed);
         }
     }
 
-    /// May a client try it now? If its back-off is over, this client is the one that finds out.
+    /// May a client try it now? If its back-off has ended, this client's attempt is the trial.
     fn begins(&self, now: Tick, trial: Duration) -> bool {
         if !self.up.load(Ordering::Relaxed) {
             return false;

@@ -31,11 +31,11 @@ pub struct Backend {
     pub addresses: Addresses,
     /// What it has done so far.
     pub counters: Counters,
-    /// What the prober found. It alone writes, and only admin and tests read: never taken on a connection's path.
+    /// The prober's findings. Only the prober writes, and only admin and tests read: no connection takes this lock.
     pub health: Mutex<HealthReport>,
     /// Why its name has no address, where it has none. Control writes, admin reads.
     unresolved: Mutex<String>,
-    /// When it came up, by [`crate::clock`]; 0: it always was.
+    /// When it came up, by [`crate::clock`]; 0: it has always been up.
     came_up: AtomicU64,
     /// First bytes that came from it.
     answers: AtomicU64,
@@ -43,7 +43,7 @@ pub struct Backend {
     lane: usize,
 }
 
-/// What the prober found out about a backend, for people and metrics to read.
+/// The prober's findings about a backend, for the status and metrics.
 #[derive(Clone, Debug, Default)]
 pub struct HealthReport {
     /// How the last probe ended, or the last client's connect if that failed later; `None` before the first.
@@ -111,7 +111,7 @@ impl Backend {
         why.clone_into(&mut self.unresolved.lock());
     }
 
-    /// When it came up; `None`: it always was.
+    /// When it came up; `None`: it has always been up.
     pub fn came_up(&self) -> Option<Tick> {
         let at = self.came_up.load(Ordering::Relaxed);
         (at > 0).then_some(Tick(at))
@@ -142,7 +142,7 @@ impl Backend {
         self.block.unanswered(self.lane, waited, now);
     }
 
-    /// It failed a client so soon that it would look idle for it.
+    /// It failed a client so soon that it would look idle.
     pub fn failed_early(&self, now: Tick) {
         self.block.failed(self.lane, now);
     }
@@ -151,7 +151,7 @@ impl Backend {
     pub fn connect_failed(&self, failure: ConnectFailure, now: Tick) {
         self.counters.connect_failed(failure);
         let waited = if let ConnectFailure::TimedOut(after) = failure { after } else { Duration::ZERO };
-        // What this process lacks says nothing about the backend.
+        // A lack of resources in this process says nothing about the backend.
         if !failure.is_ours() {
             self.unanswered(waited, now);
             self.failed_early(now);

@@ -1,11 +1,11 @@
-//! The right to use a backend: counted when taken, uncounted when dropped, on every path there is.
+//! The right to use a backend: counted when taken, uncounted when dropped, on every path.
 
 use super::{Backend, BackendId};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A backend that a connection tried in vain. The slot finds it; the id says whether it is still that one, since a slot gets
-/// another backend when the first is gone, and an id never does.
+/// A backend that failed for a connection. The slot finds it. The id proves that it is still the same one: a slot is reused
+/// when its backend is gone, an id never is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tried {
     pub(super) id: BackendId,
@@ -33,12 +33,12 @@ impl Lease {
         Some(Lease { backend: backend.clone(), index: index as u32 })
     }
 
-    /// Whose it is.
+    /// The backend.
     pub fn backend(&self) -> &Arc<Backend> {
         &self.backend
     }
 
-    /// What is remembered of it if it was leased in vain.
+    /// The record of a failed attempt at it.
     pub fn tried(&self) -> Tried {
         Tried { id: self.backend.id, slot: self.index as usize }
     }

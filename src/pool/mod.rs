@@ -2,7 +2,7 @@
 //!
 //! The control thread builds a [`Snapshot`] and gives it to the prober and the workers. It never changes, except for
 //! what is atomic in it: the health bits (written by the prober only), loads and counters (written by the workers).
-//! The bits go by a backend's slot, which it keeps as long as it lives. All generations of a pool share them.
+//! The bits are indexed by a backend's slot, which it keeps for its lifetime. All generations of a pool share them.
 //!
 //! | file | what |
 //! |---|---|

@@ -3,9 +3,9 @@
 //! # What stays
 //!
 //! A backend stays if its pool's name, its own name, its address and the resolved endpoints are the same. It keeps its
-//! `Arc<Backend>`: counters, averages, health, open connections. A new weight, limit or tier changes nothing of that.
-//! An unchanged pool is the same `Arc<Pool>`, with its turn and tables. In a changed one the algorithm takes over from
-//! its predecessor what clients rely on, and a new backend is in slow start.
+//! `Arc<Backend>`: counters, averages, health, open connections. A new weight, limit or tier changes none of these.
+//! An unchanged pool is the same `Arc<Pool>`, with its turn and tables. In a changed one the algorithm takes over the state of
+//! its predecessor that clients rely on, and a new backend is in slow start.
 //!
 //! A listener stays if its name does: it keeps its totals and its admission counts.
 //!
@@ -40,7 +40,7 @@ pub type Resolved = HashMap<(String, String), Vec<Endpoint>>;
 
 /// What the next snapshot is made from.
 pub struct SnapshotPlan<'a> {
-    /// What is wanted.
+    /// The model.
     pub model: &'a model::Model,
     /// Where its backends are.
     pub resolved: &'a Resolved,
@@ -86,12 +86,12 @@ pub fn next(old: Option<&Snapshot>, plan: &SnapshotPlan<'_>) -> Snapshot {
     Snapshot { generation, listeners, pools, unused_id, index }
 }
 
-/// The same addresses? A name server that gives them in turn has not moved the backend.
+/// The same addresses? A name server may give the same ones in another order.
 pub fn same_endpoints(one: &[Endpoint], other: &[Endpoint]) -> bool {
     one.len() == other.len() && one.iter().all(|endpoint| other.contains(endpoint))
 }
 
-/// A pool in the making.
+/// A pool while it is built.
 struct Successor<'a> {
     settings: &'a model::Pool,
     old: Option<&'a Arc<Pool>>,
@@ -136,7 +136,7 @@ impl<'a> Successor<'a> {
         self.assemble(members, tenants, loads)
     }
 
-    /// What operators said of backends that had no address: it holds once their names are resolved.
+    /// The operator's state of backends without an address: it applies once their names are resolved.
     fn unresolved(&self) -> HashMap<&'a str, AdminState> {
         let members = self.old.into_iter().flat_map(|old| &old.members);
         let unresolved = members.filter(|member| member.backend.addresses.is_empty());
@@ -164,7 +164,7 @@ impl<'a> Successor<'a> {
             })
     }
 
-    /// Where a backend is; `None`: where it was.
+    /// The endpoints of a backend; `None`: they are unchanged.
     fn endpoints(&self, backend: &model::Backend) -> Option<&'a Vec<Endpoint>> {
         self.plan.resolved.get(&(self.settings.name.clone(), backend.name.clone()))
     }
@@ -238,9 +238,9 @@ impl<'a> Successor<'a> {
         Arc::new(pool)
     }
 
-    /// The bits are those of the snapshot before, and in use. No backend has a slot there that changed hands, so a new backend may
-    /// be given its own. What is known of the others stays. Only an operator's no is written here, since it must hold before
-    /// the prober takes up the snapshot; the prober, which knows the rest, writes the yes.
+    /// The bits are those of the snapshot before, and in use. A slot that is reused has no backend there, so a new backend gets
+    /// its own bits. Those of the others stay. Here a bit is only cleared, where an operator takes a backend out of use: that
+    /// must hold before the prober takes the snapshot. The prober, which knows the health, sets bits.
     fn show(&self, pool: &Pool, member: &Member) {
         if !self.is_known(member) {
             let resolved = !member.backend.addresses.is_empty();

@@ -18,7 +18,7 @@ pub enum Note {
     Adopt {
         /// The next snapshot; no other thread has it yet.
         snapshot: Arc<Snapshot>,
-        /// Notified once the snapshot's health bits are set, so that the workers may get it.
+        /// Notified once the snapshot's health bits are set and the workers may get it.
         done: Sender<()>,
     },
     /// A client could not connect to one address of a backend that has others.
@@ -33,15 +33,15 @@ pub enum Note {
     /// A client's connection attempt failed, for a reason that concerns this backend ([`ConnectFailure::of`] knows). If it
     /// has several addresses, the last that was left has failed.
     ConnectFailed {
-        /// Where to.
+        /// To which backend.
         backend: BackendId,
         /// Why.
         failure: ConnectFailure,
     },
-    /// A client got through to a backend whose health bit was cleared when the worker looked. Only of interest where health
-    /// is `off`; other successes need no message, the prober sees them in the backend's counters.
+    /// A client was connected to a backend whose health bit was cleared when the worker looked. It matters only where health
+    /// is `off`. Other successes need no message: the prober sees them in the backend's counters.
     Connected(BackendId),
-    /// A client's connection was reset early and without an answer ([`crate::policy::health::outlier`]). Only of interest
+    /// A backend reset a client's connection early and without an answer ([`crate::policy::health::outlier`]). It matters only
     /// where outliers are ejected.
     ResetEarly(BackendId),
     /// Close every probe and end.

@@ -1,6 +1,7 @@
-//! What readers may see at any time: the newest snapshot, the model it was built from, and how the process is doing.
+//! The state that readers may see at any time: the newest snapshot, its model, and the state of the process.
 //!
-//! Control writes, and the watchdog what concerns it; admin and command line read. Workers and prober do not: they are sent what concerns them.
+//! Control writes, and the watchdog its part; admin and the command line read. Workers and the prober get snapshots by message
+//! instead.
 
 use super::Snapshot;
 use crate::base::Tick;
@@ -41,7 +42,7 @@ impl Published {
         self.current.read().0.clone()
     }
 
-    /// The model that is in force: the file's, with what was changed at run time.
+    /// The model in force: the file's, with the changes at run time.
     pub fn model(&self) -> Arc<Model> {
         self.current.read().1.clone()
     }
@@ -51,7 +52,7 @@ impl Published {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The threads that have not come around for too long, by name.
+    /// The threads that have not responded for too long, by name.
     pub fn stuck(&self) -> Vec<String> {
         self.stuck.read().clone()
     }
@@ -66,7 +67,7 @@ impl Published {
         (self.reloads.load(Ordering::Relaxed), self.failed_reloads.load(Ordering::Relaxed))
     }
 
-    /// What became of the access log's lines.
+    /// Lines that the access log lost.
     pub fn log(&self) -> &Arc<AccessLogTotals> {
         &self.log
     }
@@ -81,7 +82,7 @@ impl Published {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// The watchdog's: the threads that have not come around for too long.
+    /// The watchdog's: the threads that have not responded for too long.
     pub fn set_stuck(&self, threads: Vec<String>) {
         if *self.stuck.read() != threads {
             *self.stuck.write() = threads;

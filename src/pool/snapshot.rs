@@ -1,4 +1,4 @@
-//! The immutable picture of all pools that workers and prober work from.
+//! The immutable picture of all pools that workers and prober use.
 
 use super::{Backend, Lease, Standing, Tried};
 use crate::admission::ListenerAdmission;
@@ -18,7 +18,7 @@ use std::time::Duration;
 pub struct Snapshot {
     /// Counts the snapshots published so far.
     pub generation: u64,
-    /// Where clients come in.
+    /// The listeners.
     pub listeners: Vec<Arc<Listener>>,
     /// Every pool.
     pub pools: Vec<Arc<Pool>>,
@@ -60,7 +60,7 @@ impl Index {
 pub struct Listener {
     /// Its name.
     pub name: String,
-    /// What the operator asked for.
+    /// The operator's settings.
     pub settings: model::Listener,
     /// Its pool.
     pub pool: Arc<Pool>,
@@ -68,14 +68,14 @@ pub struct Listener {
     pub addresses: Vec<BoundAddress>,
     /// What it has done so far; survives snapshots that keep the name.
     pub totals: Arc<ListenerTotals>,
-    /// Which clients come in there, as its settings say; counts by `totals`.
+    /// Which clients its settings admit; counts in `totals`.
     pub admission: Arc<ListenerAdmission>,
 }
 
 /// One bound address of a listener. Every worker has its own socket there (for a unix socket one of them).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BoundAddress {
-    /// What the workers know it by.
+    /// Identifies it to the workers.
     pub id: BoundAddressId,
     /// The first of those that were bound together: a name may have several addresses.
     pub group: BoundAddressId,
@@ -94,7 +94,7 @@ pub struct BoundAddressId(pub u32);
 pub struct Member {
     /// The backend.
     pub backend: Arc<Backend>,
-    /// What bits, loads, leases and algorithms know it by; see `next`.
+    /// Its index in bits, loads, leases and algorithms; see `next`.
     pub slot: usize,
     /// Its share.
     pub weight: u16,
@@ -102,11 +102,11 @@ pub struct Member {
     pub backup: bool,
     /// The PROXY header that it expects before a client's first byte.
     pub send_proxy: Option<model::ProxyVersion>,
-    /// What an operator says, whatever its health.
+    /// The operator's state of it, whatever its health.
     pub state: AdminState,
 }
 
-/// May a backend be used, as far as operators are concerned? Connections that are open go on in any state.
+/// Does the operator allow the use of a backend? Open connections go on in any state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AdminState {
@@ -120,7 +120,7 @@ pub enum AdminState {
 }
 
 impl Member {
-    /// What a connection remembers of it after an attempt in vain.
+    /// What a connection remembers of it after a failed attempt.
     pub fn tried(&self) -> Tried {
         Tried { id: self.backend.id, slot: self.slot }
     }
@@ -143,7 +143,7 @@ impl AdminState {
 
 /// A pool of one snapshot.
 pub struct Pool {
-    /// What the operator asked for.
+    /// The operator's settings.
     pub settings: model::Pool,
     /// Its backends, in the order of `settings.backends`.
     pub members: Vec<Member>,
@@ -153,8 +153,8 @@ pub struct Pool {
     pub up: AtomicBits,
     /// Which of them are left out as outliers, and for that reason not up. Shared and written as `up` is.
     pub ejected: AtomicBits,
-    /// Which slots may be used as a last resort, whatever probes say of them now: the backend there is enabled, and a probe
-    /// has passed where that is asked of a newcomer (`initial = "down"`). Shared and written as `up` is.
+    /// Which slots may be used as a last resort, whatever probes say now: the backend there is enabled, and has passed a probe
+    /// where `initial = "down"` requires one. Shared and written as `up` is.
     pub last_resort_mask: AtomicBits,
     /// What it has done so far; survives snapshots that keep the name.
     pub totals: Arc<PoolTotals>,
@@ -214,7 +214,7 @@ impl Pool {
         let tried = &tried[..];
         if !self.warm.is_empty() {
             let group = self.primary.group(client, random);
-            // Backups are not asked: a primary that starts slowly is better than they are.
+            // Backups wait: a primary in slow start comes before them.
             let choose = |excluded: &[u32], random: &mut fastrand::Rng| {
                 let view = View { warm: self.warm.get(group), ..self.view(&self.up, excluded, now) };
                 self.primary.pick(client, &view, random)
@@ -302,16 +302,15 @@ impl Pool {
         is_here && self.up.get(slot)
     }
 
-    /// Shows what is known of the backend in a slot. Called by the prober, and for a newcomer by `next`.
+    /// Sets the bits of the backend in a slot. Called by the prober, and by `next` for a new backend.
     pub fn show(&self, slot: usize, standing: Standing) {
-        // A thread that sees the reason sees what follows from it.
+        // A thread that sees the reason also sees its effect.
         self.up.set(slot, standing.is_usable());
         self.ejected.set(slot, standing.ejected);
         self.last_resort_mask.set(slot, standing.is_last_resort());
     }
 
-    /// The backend in a slot must not get new connections: an operator says so, or it has left. Whether it is an outlier
-    /// stays as it is.
+    /// The backend in a slot gets no new connections: an operator decided so, or it has left. Its outlier bit stays.
     pub fn withdraw(&self, slot: usize) {
         self.up.set(slot, false);
         self.last_resort_mask.set(slot, false);
@@ -319,7 +318,7 @@ impl Pool {
 
     /// Does a member take new connections?
     pub fn is_usable(&self, member: &Member) -> bool {
-        // The bit is that of the newest snapshot, which may say something else of the member.
+        // The bit is that of the newest snapshot, where the member's state may differ.
         member.state == AdminState::Enabled && self.up.get(member.slot)
     }
 

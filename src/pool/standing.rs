@@ -1,11 +1,11 @@
-//! Which backends may be used: the one rule, out of what the prober knows and what an operator says.
+//! Which backends may be used: the one rule, from the prober's findings and the operator's state.
 
 use super::AdminState;
 
 /// What is known of a backend of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// What an operator says.
+    /// The operator's state of it.
     pub state: AdminState,
     /// Its name has an address.
     pub resolved: bool,
@@ -13,7 +13,7 @@ pub struct Standing {
     pub healthy: bool,
     /// It is left out as an outlier.
     pub ejected: bool,
-    /// It may be tried as a last resort: it has passed a probe, or its pool asks for none of a newcomer.
+    /// It may be tried as a last resort: it has passed a probe, or its pool requires none of a new backend.
     pub admitted: bool,
 }
 
@@ -28,7 +28,7 @@ impl Standing {
         self.is_offered() && self.admitted
     }
 
-    /// Whatever its health, an operator may have taken it out of use, or its name may have no address.
+    /// Whatever its health: an operator may have disabled or drained it, or its name may have no address.
     fn is_offered(self) -> bool {
         self.state == AdminState::Enabled && self.resolved
     }

@@ -1,4 +1,4 @@
-//! Why a connection ended, and what is left of it: the record that logs and metrics are made from.
+//! Why a connection ended, and its record, which logs and metrics use.
 
 use super::Side;
 use crate::base::Endpoint;
@@ -18,27 +18,27 @@ pub enum CloseReason {
     BackendFin,
     /// The client reset the connection or vanished.
     ClientReset,
-    /// The backend did.
+    /// The backend reset it or vanished.
     BackendReset,
     /// No byte in either direction for too long.
     IdleTimeout,
     /// The same after one side had finished.
     HalfCloseTimeout,
-    /// No backend that was tried could be connected to.
+    /// Every attempt to connect to a backend failed.
     ConnectFailed,
     /// There was no backend to try.
     NoBackend,
-    /// The PROXY header that the client owes was malformed, late, cut short, or not the client's to send.
+    /// The client's PROXY header was malformed, late or cut short, or the client may not send one.
     BadProxyHeader,
-    /// An access list says so.
+    /// An access list denies the client.
     Denied,
-    /// The client's source has as many connections as it may.
+    /// The client's source is at its limit of connections.
     SourceLimit,
     /// The client's source connects too often.
     SourceRate,
     /// The process stops and the drain took too long.
     Shutdown,
-    /// An operator closed it, or had set a lifetime that was over.
+    /// An operator closed it, or its lifetime ended.
     Forced,
 }
 
@@ -75,7 +75,7 @@ impl CloseReason {
         }
     }
 
-    /// If it means that the client was not served: what the listener counts.
+    /// The refusal that the listener counts, if the client was not served.
     pub fn refusal(self) -> Option<Refusal> {
         match self {
             CloseReason::NoBackend => Some(Refusal::NoBackend),
@@ -132,12 +132,12 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// What is known of a connection once it is over, for its line in the log.
+/// What is known of a closed connection, for its line in the log.
 #[derive(Debug)]
 pub struct Record {
     /// The client's address, the announced one if it announced one; `None` for a unix client.
     pub client: Option<Endpoint>,
-    /// The listener it came in by.
+    /// The listener that accepted it.
     pub listener: Arc<ListenerTotals>,
     /// The pool that served it.
     pub pool: Arc<Pool>,
@@ -151,7 +151,7 @@ pub struct Record {
     pub duration: Duration,
     /// True if the backend sent a byte.
     pub answered: bool,
-    /// What it says of the backend that it did not, if anything.
+    /// What the lack of an answer says of the backend, if anything.
     pub unanswered: Option<Unanswered>,
     /// The client's bytes delivered to the backend.
     pub bytes_to_backend: u64,
@@ -164,11 +164,11 @@ pub struct Record {
 /// A backend's silence, as the end of the connection shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unanswered {
-    /// The backend's doing.
+    /// The backend caused it.
     ByBackend {
         /// How long the client waited, connect included.
         waited: Duration,
-        /// So soon that the backend would look idle for it.
+        /// It came so soon that the backend would look idle.
         early: bool,
     },
     /// The client left, after it had asked.

@@ -1,4 +1,4 @@
-//! A session that dials: the backend, which of its addresses, and which of them failed.
+//! A session that dials: its backend, the address that it tries, and the addresses that failed.
 
 use super::relaying::Relay;
 use super::{CloseReason, DialFailure, Ending, Fact, Ledger, Next, STARVED_RETRY, Session, State};
@@ -9,10 +9,10 @@ use crate::pool::{BackendId, Lease, Tried};
 use std::collections::HashSet;
 use std::time::Duration;
 
-/// How much longer than a connect may take a trial of an address keeps other clients away from it.
+/// A trial of an address keeps other clients away from it for this long beyond the connect time-out.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What an attempt at a backend counts as whose name has no address: EIO.
+/// The error of an attempt at a backend whose name has no address: EIO.
 pub(super) const NO_ADDRESS: ConnectFailure = ConnectFailure::Os(5);
 
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Dial {
     fn failed(&self, failure: ConnectFailure, now: Tick) -> Fact<'_> {
         let backend = self.lease.backend();
         let addresses = &backend.addresses;
-        // What this process lacks says nothing about any address.
+        // A lack of resources in this process says nothing about any address.
         let address = self.address.filter(|_| addresses.len() > 1 && !failure.is_ours());
         if let Some(address) = address {
             addresses.failed(address, now);
@@ -86,7 +86,7 @@ impl Session {
     }
 
     fn connected(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
-        // The lease moves from one state to the next; in between stands a state that owns nothing.
+        // The lease moves from one state to the next; meanwhile the session is in a state that owns nothing.
         let dial = match std::mem::replace(&mut self.state, State::Choosing { tried: Vec::new() }) {
             State::Dialing(dial) => dial,
             other => {
@@ -143,12 +143,12 @@ impl Session {
         match dial.again.take() {
             None => self.attempt_failed(ConnectFailure::TimedOut(timeout), now, ledger),
             Some(_) if now < dial.since + timeout => Next::Enter,
-            // This process lacked a descriptor all the time, which says nothing about the backend.
+            // This process had no descriptor all the time, which says nothing about the backend.
             Some(_) => self.dial_on(now),
         }
     }
 
-    /// Backends are removed with force. A client that is only being connected to one has lost nothing yet.
+    /// Backends are removed with force. A client that is still being connected has lost no byte yet.
     pub(super) fn backends_removed(&mut self, backends: &HashSet<BackendId>, reason: CloseReason, now: Tick) -> Next {
         if !self.backend().is_some_and(|backend| backends.contains(&backend.id)) {
             return Next::Wait;

@@ -5,11 +5,10 @@ use super::{CloseReason, Ending, Next, Session, State};
 use crate::base::Tick;
 use std::time::Duration;
 
-/// Without a byte for so long, and with nothing held, a connection whose lifetime is over is between two messages, as far as
-/// can be known.
+/// A connection whose lifetime has ended counts as between two messages after this long without a byte, with nothing held.
 pub const QUIET: Duration = Duration::from_millis(100);
 
-/// When a lifetime is over.
+/// When a lifetime ends.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Expiry {
     /// From here on the connection ends in a quiet moment,

@@ -1,7 +1,7 @@
-//! What is to be counted of sessions, reported at the moment when a session knows it.
+//! The facts of sessions, each reported at the moment when it happens.
 //!
-//! Counters, histograms, the access log and what outlier detection learns of clients all derive from these facts. A session
-//! counts nothing itself; a worker's ledger does ([`crate::worker::ledger`]).
+//! Counters, histograms, the access log and outlier detection all derive from these facts. A session counts nothing itself; a
+//! worker's ledger does ([`crate::worker::ledger`]).
 
 use super::Record;
 use crate::base::Tick;
@@ -15,7 +15,7 @@ use std::time::Duration;
 pub enum Fact<'a> {
     /// A client was accepted. It may still be refused.
     Accepted {
-        /// Where it came in.
+        /// Where it was accepted.
         listener: &'a ListenerTotals,
     },
     /// An attempt to connect failed.
@@ -56,11 +56,11 @@ pub enum Fact<'a> {
         /// From the backend.
         to_client: u64,
     },
-    /// A connection is over.
+    /// A connection has ended.
     Closed(&'a Record),
 }
 
-/// Takes facts, and derives from them all that is counted, logged and reported.
+/// Takes facts, and derives counters, logs and reports from them.
 pub trait Ledger {
     /// Records a fact.
     fn record(&mut self, fact: Fact<'_>, now: Tick);

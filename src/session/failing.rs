@@ -1,8 +1,8 @@
-//! What becomes of a relay as bytes move and sides fail.
+//! How a relay goes on as bytes move and sides fail.
 //!
 //! A side fails when it resets the connection, when writing to it fails, or when it is found dead. What it sent before is
-//! still in our kernel's receive queue (tcp(7) drops what is to be sent, and keeps what came), so the other side gets all of
-//! it, and the reset after that.
+//! still in our kernel's receive queue: a reset drops the send queue, and keeps the receive queue (tcp(7)). So the other
+//! side gets all of it, and the reset after that.
 
 use super::relaying::Relay;
 use super::{CloseReason, Direction, Ending, Failed, HalfState, Ledger, Moved, Next, Session, Side, State};
@@ -12,7 +12,8 @@ use std::time::Duration;
 /// How long a side may take no byte of what the other one sent before it failed.
 pub const RESET_PATIENCE: Duration = Duration::from_secs(1);
 
-/// The kernel's send queue is measured at intervals between these two: each as long as the first measurement is ago.
+/// The shortest and the longest interval between measurements of the kernel's send queue. Each interval is as long as the time
+/// since the first measurement.
 const MEASURE_SOONEST: Duration = Duration::from_millis(1);
 const MEASURE_LATEST: Duration = Duration::from_millis(100);
 
@@ -27,7 +28,7 @@ pub(super) struct Failure {
     pub(super) queue: SendQueue,
 }
 
-/// What the kernel still has to deliver to the other side. It may accept nothing more for long while it shrinks.
+/// The kernel's send queue to the other side. It may accept no byte for long while it shrinks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SendQueue {
     /// When everything had been written; before that, when the failure was noticed.
@@ -131,7 +132,7 @@ impl Session {
         }
     }
 
-    /// So much is in the send queue of the side that has not failed.
+    /// The send queue of the side that has not failed holds this much.
     pub(super) fn unsent(&mut self, bytes: u64, now: Tick) -> Next {
         let State::Relaying(relay) = &mut self.state else { return Next::Wait };
         let Some(side) = relay.failed.map(|failure| failure.side) else { return Next::Wait };

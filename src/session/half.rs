@@ -29,7 +29,7 @@ pub enum HalfState {
     Draining,
     /// All bytes of its source have been delivered, and the FIN if there was one.
     Shut,
-    /// Its sink has failed: what is left of its bytes is dropped.
+    /// Its sink has failed: the rest of its bytes is dropped.
     Dropped,
 }
 

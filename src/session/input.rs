@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub enum Input<'a> {
     /// The sockets are watched: the first input, also of a session that was rebuilt.
     Begin,
-    /// Answer to [`Effect::ReadPreamble`], once it is known.
+    /// Answer to [`Effect::ReadPreamble`], once the preamble is whole or invalid.
     Header(Result<Box<Header>, NoHeader>),
     /// Answer to [`Effect::Admit`].
     Admitted(Result<(), Reason>),
@@ -43,7 +43,7 @@ pub enum Input<'a> {
     Unsent(u64),
     /// The moment that [`super::Session::deadline`] named may have come.
     Deadline,
-    /// From now on this snapshot holds. A session that waits is in no queue at that moment.
+    /// This snapshot is in force from now on. A session that waits is in no queue at that moment.
     Adopt(&'a Snapshot),
     /// These backends are removed with force. A relay to one of them ends for this reason.
     Remove {
@@ -52,7 +52,7 @@ pub enum Input<'a> {
         /// Why.
         reason: CloseReason,
     },
-    /// It has to end now.
+    /// The session must end now.
     Stop(CloseReason),
 }
 
@@ -71,18 +71,18 @@ pub enum DialFailure {
     /// It concerns this address: refused, unreachable, reset, or no local port is left to connect to it from. Waiting for a
     /// port would cost more than it brings: the kernel searches all of them at each try.
     Failed(ConnectFailure),
-    /// It would concern any: no descriptor, no memory.
+    /// It would fail for any address: no descriptor, no memory.
     Starved,
 }
 
-/// What one round of moving bytes came to.
+/// The result of one round of moving bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Moved {
     /// Bytes read from the source.
     pub read: u64,
     /// Bytes written to the sink.
     pub written: u64,
-    /// Are bytes held that the sink did not take?
+    /// Are there bytes that the sink did not take?
     pub held: bool,
     /// The source's FIN was read.
     pub fin: bool,
@@ -91,7 +91,7 @@ pub struct Moved {
 }
 
 impl Moved {
-    /// Did neither end of the direction end or fail? Then the deadline has not come nearer.
+    /// Has neither end of the direction sent a FIN or failed? Then the deadline has not come nearer.
     pub fn goes_on(&self) -> bool {
         !self.fin && self.failed.is_none()
     }
@@ -100,9 +100,9 @@ impl Moved {
 /// Which end of a direction failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Failed {
-    /// Reading did.
+    /// Reading failed.
     Source,
-    /// Writing did.
+    /// Writing failed.
     Sink,
 }
 
@@ -113,7 +113,7 @@ pub enum Stage {
     Preamble,
     /// The client is known, but not whether the listener admits it.
     Admitting,
-    /// It has no backend, and is to be given one.
+    /// It has no backend, and a backend is being chosen.
     Choosing,
     /// It has no backend, and is in the pool's queue.
     Waiting,
@@ -121,11 +121,11 @@ pub enum Stage {
     Dialing,
     /// A backend is connected.
     Relaying,
-    /// It is over.
+    /// It has ended.
     Closed,
 }
 
-/// The one thing to do now. Before [`Effect::Pick`], [`Effect::Queue`] and [`Effect::Dial`] the socket of an earlier attempt
+/// What the driver does next. Before [`Effect::Pick`], [`Effect::Queue`] and [`Effect::Dial`] the socket of an earlier attempt
 /// is closed.
 #[derive(Debug)]
 pub enum Effect<'a> {
@@ -141,7 +141,7 @@ pub enum Effect<'a> {
         pool: &'a Arc<Pool>,
         /// The client.
         client: Client,
-        /// Backends tried in vain.
+        /// Backends that have failed.
         tried: &'a [Tried],
     },
     /// Stand in the queue of this pool until it is its turn.
@@ -154,9 +154,9 @@ pub enum Effect<'a> {
         /// The address.
         to: &'a Endpoint,
     },
-    /// Connected: have this held for the backend, before anything of the client's.
+    /// Connected: hold this for the backend, before any byte of the client.
     Announce(BackendPreamble<'a>),
-    /// Connected: relay from now on, and look at once for what has come already.
+    /// Connected: relay from now on, and read at once what has already come.
     Relay {
         /// The pool that the backend serves.
         pool: &'a Arc<Pool>,
@@ -167,11 +167,11 @@ pub enum Effect<'a> {
     ReadOut(Side),
     /// Ask how many bytes, a FIN included, that side's kernel has not acknowledged yet.
     Measure(Side),
-    /// The session is over.
+    /// The session has ended.
     End {
         /// How to close both sockets.
         ending: Ending,
-        /// What is left of it.
+        /// Its record.
         record: &'a Record,
     },
 }

@@ -1,19 +1,19 @@
 //! One client connection from accept to its end, as a machine without I/O: `(input, now) → effect`.
 //!
-//! A session owns no socket, reads no clock and moves no byte. The driver ([`crate::worker::driver`]) reports what happened,
-//! carries out the one effect that the session answers with, and reports the outcome. An effect carries all that the driver
-//! needs for it. So any order of readiness, partial writes, FINs, resets and time-outs can be replayed in memory, and a
-//! session can be written down ([`saved`]) and rebuilt in another process.
+//! A session owns no socket, reads no clock and moves no byte. The driver ([`crate::worker::driver`]) reports what happened.
+//! The session answers with one effect; the driver carries it out and reports the outcome. An effect carries all that the
+//! driver needs for it. So a test can replay any order of readiness, partial writes, FINs, resets and time-outs in memory,
+//! and another process can rebuild a session from its saved form ([`saved`]).
 //!
-//! What is to be counted of a connection goes to a [`Ledger`] as a [`Fact`], at the moment when the session knows it.
+//! A session reports everything that counters and logs need to a [`Ledger`], as a [`Fact`], at the moment it happens.
 //!
 //! # Words
 //!
 //! *Side*: client or backend. *Direction*: up (client → backend) or down. Each direction is in a [`HalfState`]: `Open`, then
 //! `Draining` when its source has sent its FIN and bytes are still held for the sink, then `Shut` when the FIN has been
-//! passed on. *Held*: bytes that were read from the source and that the sink did not take yet. *Preamble*: what a peer expects
-//! before the client's bytes. Today that is a PROXY header: from the client to the listener, or from here to the backend.
-//! *Route*: how a listener leads a client to a pool. Today a listener has one pool.
+//! passed on. *Held*: bytes that were read from the source and that the sink did not take yet. *Preamble*: the bytes that a
+//! peer expects before the client's. Today that is a PROXY header: from the client to the listener, or from tcplb to the
+//! backend. *Route*: how a listener chooses a client's pool. Today a listener has one pool.
 //!
 //! # States
 //!
@@ -33,29 +33,28 @@
 //! | state | effect | answer |
 //! |---|---|---|
 //! | ReadingPreamble | [`Effect::ReadPreamble`] | [`Input::Header`] |
-//! | Admitting | [`Effect::Admit`]: the client, whose address is known now | [`Input::Admitted`]; the refusing limit gives the reason |
-//! | Choosing | [`Effect::Pick`]: pool, client, backends tried in vain | [`Input::Picked`] |
+//! | Admitting | [`Effect::Admit`]: the client, whose address is now known | [`Input::Admitted`]; the limit that refuses gives the reason |
+//! | Choosing | [`Effect::Pick`]: pool, client, backends that have failed | [`Input::Picked`] |
 //! | Waiting | [`Effect::Queue`]: pool | [`Input::Turn`], [`Input::NoPlace`] |
 //! | Dialing | [`Effect::Dial`]: address | [`Input::Dialed`] |
 //! | Relaying | [`Effect::Announce`]: preamble, where the backend expects one | [`Input::Announced`] |
-//! | Relaying | [`Effect::Relay`]: pool | [`Input::Moved`], over and over |
+//! | Relaying | [`Effect::Relay`]: pool | [`Input::Moved`], repeatedly |
 //! | Closed | [`Effect::End`]: how the sockets close, and the record | |
 //!
-//! The pool is chosen once the client is admitted. A new snapshot before that gives the session its listener's new route, and
-//! later, until a backend is connected, the pool that its listener has there.
+//! The pool is chosen once the client is admitted. A new snapshot before that gives the session its listener's new route.
+//! Later, until a backend is connected, a new snapshot gives it the pool that its listener has there.
 //!
-//! The preamble for a backend is no state of its own: it is held for the up direction when relaying begins, before any byte
-//! of the client. So it is delivered, or not, as held bytes are. It does not count as the client's.
+//! The preamble for a backend is not a state. When relaying begins, it is held for the up direction, before any byte of the
+//! client. So it is delivered, or dropped, as held bytes are. Byte counters leave it out.
 //!
 //! # Every ending
 //!
-//! *x* is the side where it happens, *y* the other one. "Reset x, y" means both sockets are closed with a reset, and what is
-//! held or still in kernel buffers is dropped. "Close x, y" means both are closed in order, so that a side that has not
-//! had its FIN gets it now.
+//! *x* is the side where the event happens, *y* the other one. "Reset x, y" closes both sockets with a reset, and drops the
+//! bytes that are held or still in kernel buffers. "Close x, y" closes both in order: a side that has had no FIN gets one.
 //!
 //! | state | what happens | held? | effect | reason |
 //! |---|---|---|---|---|
-//! | ReadingPreamble | the listener does not trust the socket's address with a header | – | reset client, at once | `bad_proxy_header` |
+//! | ReadingPreamble | the listener does not accept a header from the socket's address | – | reset client, at once | `bad_proxy_header` |
 //! | ReadingPreamble | malformed, or not whole [`PREAMBLE_TIMEOUT`] after the accept | – | reset client | `bad_proxy_header` |
 //! | ReadingPreamble | FIN from the client after some bytes | – | reset client | `bad_proxy_header` |
 //! | ReadingPreamble | FIN from the client before any byte, as a bare probe sends it | – | close client | `client_fin` |
@@ -66,20 +65,20 @@
 //! | Choosing | no backend | – | reset client, or wait (Waiting) if `no_backend` says so | `no_backend`; after a failed attempt `connect_failed` |
 //! | Waiting | client's bytes | – | none: left in the kernel, as when dialing | |
 //! | Waiting | FIN from the client, `abandoned = "serve"` | – | none: the client may wait for an answer | |
-//! | Waiting | FIN from the client, now or before, `abandoned = "drop"` | – | reset client, out of the queue: a FIN would pass for an empty answer | `client_fin` |
+//! | Waiting | FIN from the client, now or before, `abandoned = "drop"` | – | reset client, out of the queue: a FIN would look like an empty answer | `client_fin` |
 //! | Waiting | the client's socket is closed in both directions: no answer could reach it | – | reset client, out of the queue | `client_reset` |
 //! | Waiting | reset from the client | – | reset client, out of the queue | `client_reset` |
-//! | Waiting | its turn | – | choose, all backends as if untried (Choosing) | |
-//! | Waiting | a new snapshot | – | into the queue of its pool there, behind those that were before it | |
+//! | Waiting | its turn | – | choose again, with every backend counted as untried (Choosing) | |
+//! | Waiting | a new snapshot | – | into the queue of its pool there; clients of a queue keep their order | |
 //! | Waiting | its listener and its pool are gone | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
-//! | Waiting | no place in the queue, or `no_backend` is over | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
-//! | Dialing | client's bytes, FIN or hang-up, whatever `abandoned` says | – | none: left in the kernel until connected, then passed on. What the client sent before it left may be all that it had to send | |
+//! | Waiting | no place in the queue, or the time of `no_backend` has passed | – | reset client | `no_backend`; after a failed attempt `connect_failed` |
+//! | Dialing | client's bytes, FIN or hang-up, whatever `abandoned` says | – | none: left in the kernel until connected, then passed on. A client may send its whole request and its FIN at once | |
 //! | Dialing | reset from the client, nothing of it left to read | no | reset both | `client_reset` |
 //! | Dialing | reset from the client behind bytes | yes | none: the dial goes on, and x = client fails as soon as it relays | |
 //! | Dialing | refused, unreachable, timed out, or no local port left for this address | – | next address, else another backend (Choosing) up to `connect_attempts`, else reset client, or wait (Waiting) | `connect_failed` |
 //! | Dialing | its backend is removed with force | – | another backend, as after a failure; the attempt does not count as one of the backend | `connect_failed` |
 //! | Dialing | its listener and its pool are gone | – | none: the attempt goes on; if it fails, reset client | `connect_failed` |
-//! | Dialing | no descriptor left here | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
+//! | Dialing | this process has no descriptor left | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
 //! | Relaying | FIN from x, direction x→y Open | no | FIN to y; Shut | |
 //! | Relaying | FIN from x, direction x→y Open | yes | none yet; Draining | |
 //! | Relaying | last held byte delivered, Draining | – | FIN to y; Shut | |
@@ -89,29 +88,29 @@
 //! | Relaying, x has failed | for [`RESET_PATIENCE`] no byte is written to y, and y's kernel acknowledges none | any | reset both, at once | `x_reset` |
 //! | Relaying, x has failed | y fails too | any | reset both, at once | `x_reset` |
 //! | Relaying | no byte in either direction for `idle_timeout`, both Open | no | close both | `idle_timeout` |
-//! | Relaying | the same | yes | reset both: a FIN would pass off a part as the whole | `idle_timeout` |
+//! | Relaying | the same | yes | reset both: after a FIN, a part would look like the whole | `idle_timeout` |
 //! | Relaying | no byte in either direction for `half_close_timeout`, one Draining or Shut | no / yes | close / reset both | `half_close_timeout` |
-//! | Relaying | `max_lifetime` is over, and no byte has moved for [`QUIET`] | no | close both | `forced` |
-//! | Relaying | `max_lifetime` is over, bytes move | any | none: the session waits for a quiet moment, at most a tenth of the lifetime | |
-//! | Relaying | that tenth is over too | any | reset both: a FIN would pass off a part as the whole | `forced` |
+//! | Relaying | `max_lifetime` has passed, and no byte has moved for [`QUIET`] | no | close both | `forced` |
+//! | Relaying | `max_lifetime` has passed, bytes move | any | none: the session waits for a quiet moment, at most a tenth of the lifetime | |
+//! | Relaying | that tenth has passed too | any | reset both: after a FIN, a part would look like the whole | `forced` |
 //! | Relaying | its backend is removed with force | any | reset both | `forced` |
 //! | any | drain deadline, second signal | any | reset both | `shutdown` |
 //! | any | an operator closes it | any | reset both | `forced` |
 //!
-//! A reset is passed on last, since it drops what the kernel still has to send. [`Effect::Measure`] asks for how much that
-//! is, and again after a while until it is nothing. The other time-outs but `max_lifetime` do not apply meanwhile. A reset
-//! never becomes a FIN: where x sent no FIN, none is sent to y.
+//! A reset is passed on last, since it drops what the kernel still has to send. [`Effect::Measure`] asks for that amount, and
+//! again after a while, until it is zero. Meanwhile, of the other time-outs only `max_lifetime` applies. A reset never
+//! becomes a FIN: where x sent no FIN, none is sent to y.
 //!
 //! The session measures y's send queue from the failure of x on, also while bytes are held. A full send queue accepts
-//! bytes again only after about a third of it is acknowledged, and a slow y needs longer than [`RESET_PATIENCE`] for that.
+//! bytes again only after about a third of it is acknowledged. A slow y needs longer than [`RESET_PATIENCE`] for that.
 //!
 //! `idle_timeout` and `half_close_timeout` count from the last byte read or written in either direction, or from the FIN if
 //! that came later. Once one side has finished, the shorter of the two holds. A FIN from y while x→y is already Shut belongs
-//! to the second direction and finds its row above. `max_lifetime` is that of the chosen pool and counts from accept. The
-//! logs' list of reasons has no word of its own for it: it is the operator's will, as `forced` is.
+//! to the second direction, and the row above for that direction applies. `max_lifetime` is that of the chosen pool and
+//! counts from accept. Its reason is `forced`, as for other ends that the operator decides.
 //!
-//! `no_backend = "wait D"` counts from the first time that there was none, whatever was dialled since. A client that could
-//! not be connected anywhere waits too, and tries every backend again at its next turn: the prober may not know of the
+//! `no_backend = "wait D"` counts from the first time that there was no backend, whatever was dialled since. A client whose
+//! attempts have all failed waits too, and tries every backend again at its next turn: the prober may not know of the
 //! failure yet.
 //!
 //! # Invariants
@@ -119,7 +118,7 @@
 //! * Every input yields exactly one effect; after `End` the session is `Closed` and answers `Wait` to everything.
 //! * A lease exists exactly while a backend is being dialled or relayed to.
 //! * A half state never goes back. Nothing is read, written or held for a direction that is `Dropped`.
-//! * Bytes that moved without an end never bring the deadline nearer.
+//! * Bytes that move without a FIN or a failure never bring the deadline nearer.
 
 mod close;
 mod dialing;
@@ -169,13 +168,13 @@ pub struct Session {
     route: Route,
     started: Tick,
     attempts: u32,
-    /// What failed attempts to connect took.
+    /// The time that failed attempts to connect took.
     spent: Duration,
     /// By how much its lifetime is shortened, in 65536ths of a tenth of it.
     jitter: u16,
-    /// When its lifetime is over.
+    /// When its lifetime ends.
     expires: Option<Expiry>,
-    /// When waiting for a backend is over; set by the first time that there was none.
+    /// When waiting for a backend ends; set when there is none for the first time.
     patience: Option<Tick>,
     /// Its listener and its pool are gone: no backend is chosen any more.
     orphaned: bool,
@@ -193,12 +192,12 @@ enum State {
     Closed { ending: Ending, record: Record },
 }
 
-/// What follows from an input.
+/// The result of an input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
     /// Nothing.
     Wait,
-    /// A state was entered, which asks for its effect.
+    /// The session entered a state, which asks for its effect.
     Enter,
     /// Connected, to a backend that expects a preamble.
     Announce(ProxyVersion),
@@ -209,7 +208,7 @@ enum Next {
 
 impl Session {
     /// A connection that `listener` has just accepted. `client` is `None` for a unix peer. `jitter` is random: clients that
-    /// came together (all of them, after a restart) must not leave and come back together. [`Input::Begin`] goes on.
+    /// connected together (all of them, after a restart) must not end and connect again together. [`Input::Begin`] comes next.
     pub fn new(
         client: Option<Endpoint>,
         preamble: Preamble,
@@ -238,7 +237,7 @@ impl Session {
         }
     }
 
-    /// Takes an input and answers the one thing to do. What is to be counted goes to `ledger`.
+    /// Takes an input and answers with one effect. Facts go to `ledger`.
     pub fn on(&mut self, input: Input<'_>, now: Tick, ledger: &mut dyn Ledger) -> Effect<'_> {
         match self.take(input, now, ledger) {
             Next::Wait => Effect::Wait,
@@ -271,7 +270,7 @@ impl Session {
         }
     }
 
-    /// What a state asks for on entry.
+    /// The effect that a state asks for on entry.
     fn entered(&self) -> Effect<'_> {
         let pool = self.route.pool();
         match &self.state {
@@ -296,8 +295,8 @@ impl Session {
         }
     }
 
-    /// When [`Input::Deadline`] is wanted next: what the driver's timer is set by. Bytes moved push it back without an
-    /// effect: ask again when it has come.
+    /// When the session needs [`Input::Deadline`] next; the driver sets its timer by it. Bytes that move push it back without
+    /// an effect, so the driver asks again when the timer fires.
     pub fn deadline(&self) -> Option<Tick> {
         let settings = &self.route.pool().settings;
         match &self.state {
@@ -315,7 +314,7 @@ impl Session {
         }
     }
 
-    /// How far it has come: what an event of one of its sockets means depends on it.
+    /// How far it has come. The meaning of a socket's event depends on it.
     pub fn stage(&self) -> Stage {
         match &self.state {
             State::ReadingPreamble { .. } => Stage::Preamble,
@@ -328,7 +327,7 @@ impl Session {
         }
     }
 
-    /// The backend that is dialled or relayed to: for counters of bytes, which follow now and then.
+    /// The backend that is dialled or relayed to, for byte counters.
     pub fn backend(&self) -> Option<&Arc<Backend>> {
         match &self.state {
             State::Dialing(dial) => Some(dial.lease.backend()),
@@ -337,7 +336,7 @@ impl Session {
         }
     }
 
-    /// Bytes written so far in this direction, without the preamble: for counters, and for looks at a silent peer.
+    /// Bytes written so far in this direction, without the preamble: for counters, and for the checks of a silent peer.
     pub fn bytes(&self, direction: Direction) -> u64 {
         if let State::Relaying(relay) = &self.state { relay.direction(direction).bytes } else { 0 }
     }

@@ -1,8 +1,8 @@
-//! A session's preambles: the PROXY header that its client owes, and the one that its backend expects.
+//! A session's preambles: the PROXY header that its listener expects, and the one that its backend expects.
 //!
-//! The announced client is the client from then on, for choosing, limits and log. A header that announces no address
-//! (`UNKNOWN`, `LOCAL`) leaves the socket's peer in that place, as the specification wants. Down the chain goes what came up
-//! it: the announced addresses with their TLVs, or else the two ends of the client's own socket.
+//! The announced client is the client from then on, for choosing, limits and log. After a header that announces no address
+//! (`UNKNOWN`, `LOCAL`), the socket's peer is the client, as the specification requires. The backend's header holds the
+//! announced addresses with their TLVs, or else the two ends of the client's own socket.
 
 use super::{CloseReason, Ending, Next, Session, State};
 use crate::base::{Endpoint, Tick};
@@ -14,7 +14,7 @@ use std::time::Duration;
 pub const PREAMBLE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What a unix client is announced as: `UNKNOWN`, or `LOCAL`. Version 2 could say UNSPEC, but receivers may refuse that
-/// (HAProxy does), and must take LOCAL, which means the same to them: the socket's peer is all that is known.
+/// (HAProxy does). They must accept LOCAL, which means the same to them: only the socket's peer is known.
 const NO_CLIENT: Announced = Announced::Local;
 
 /// What a listener expects of a client before its own bytes.
@@ -28,10 +28,10 @@ pub enum Preamble {
     NotTrusted,
 }
 
-/// Why there is no header and never will be.
+/// Why a client's preamble is not a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoHeader {
-    /// The bytes are none.
+    /// The bytes are not a header.
     Bad,
     /// The client's FIN came before its end.
     CutShort,
@@ -49,8 +49,8 @@ pub struct BackendPreamble<'a> {
 }
 
 impl Preamble {
-    /// What a listener expects of a peer, by the address of its socket. A unix peer has none: where only some may send a
-    /// header, it may not.
+    /// What a listener expects of a peer, by the address of its socket. A unix peer has no address, so it is not among
+    /// `trusted_proxies`.
     pub fn of(listener: &Listener, peer: Option<&Endpoint>) -> Preamble {
         if !listener.accept_proxy {
             return Preamble::None;
@@ -66,7 +66,7 @@ impl Preamble {
 }
 
 impl BackendPreamble<'_> {
-    /// As it goes to the backend. `local` is asked for the address that the client connected to only if the client has not
+    /// The bytes for the backend. `local` is asked for the address that the client connected to only if the client has not
     /// announced one.
     pub fn bytes(&self, local: impl FnOnce() -> Option<Endpoint>) -> Vec<u8> {
         let own;

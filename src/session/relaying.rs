@@ -106,8 +106,8 @@ impl Relay {
         }
     }
 
-    /// What this end says of a backend that has not sent a byte: an end without an answer is a bad answer, unless the
-    /// client never asked or the end is an operator's.
+    /// What this end says of a backend that has not sent a byte. An end without an answer is a bad answer, unless the client
+    /// sent no byte or an operator ended the connection.
     pub(super) fn unanswered(&self, close: CloseReason, now: Tick) -> Option<Unanswered> {
         let asked = self.asked?;
         let waited = self.attempt + (now - asked);
@@ -124,13 +124,13 @@ impl Relay {
         }
     }
 
-    /// How long it may be silent now, and what it is called when that is over.
+    /// How long it may be silent now, and the reason of the end after that.
     pub(super) fn silence(&self, settings: &Settings) -> Silence {
         let idle = Silence { limit: settings.idle_timeout, close: CloseReason::IdleTimeout };
         if self.up.half == HalfState::Open && self.down.half == HalfState::Open {
             return idle;
         }
-        // An idle time-out that is shorter holds here too: it promises an end after that much silence.
+        // A shorter idle time-out applies here too: it promises an end after that much silence.
         let half_close = Silence { limit: settings.half_close_timeout, close: CloseReason::HalfCloseTimeout };
         if half_close.limit <= idle.limit { half_close } else { idle }
     }

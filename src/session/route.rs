@@ -1,4 +1,4 @@
-//! Which pool serves a client: what its listener says, until a pool is chosen.
+//! Which pool serves a client: its listener's, until a pool is chosen.
 
 use super::expiry::Expiry;
 use super::{Next, Session, State};
@@ -24,7 +24,7 @@ impl Route {
         }
     }
 
-    /// Goes over to what `snapshot` has for clients of this listener: its route there, or the successor of the pool if the
+    /// Takes what `snapshot` has for clients of this listener: its route there, or the successor of the pool if the
     /// listener is gone. False if both are gone.
     fn follow(&mut self, snapshot: &Snapshot, listener: &str) -> bool {
         let next = match (&self, snapshot.listener(listener)) {
@@ -57,8 +57,8 @@ impl Session {
         self.route.follow(snapshot, &self.listener.name);
     }
 
-    /// A new snapshot. A session without a backend looks for one there from now on, for as long as it was promised to wait.
-    /// A relay goes on under the settings that it began with, and keeps the old pool only if its successor has others.
+    /// A new snapshot. A session without a backend looks for one there from now on, for as long as it may still wait. A relay
+    /// goes on under the settings that it began with, and keeps the old pool only if its successor has other settings.
     pub(super) fn adopt(&mut self, snapshot: &Snapshot, now: Tick) -> Next {
         match self.state {
             State::Closed { .. } => Next::Wait,

@@ -1,9 +1,8 @@
-//! A session written down, to be rebuilt by a process that takes its sockets over.
+//! The saved form of a session, from which the process that takes over its sockets rebuilds it.
 //!
 //! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
-//! one snapshot. A dial under way is not carried over, nor is a place in a queue: the new process chooses again. Held bytes
-//! are not here but with the driver: that part of a preamble which has come, what came behind it, and what a sink did not
-//! take.
+//! one snapshot. A dial under way and a place in a queue are not saved: the new process chooses again. The driver has the
+//! held bytes: the part of a preamble that has come, the bytes behind it, and bytes that a sink did not take.
 
 use super::expiry::Expiry;
 use super::failing::{Failure, SendQueue};
@@ -115,7 +114,7 @@ pub struct SavedDirection {
 }
 
 impl Session {
-    /// Writes the session down; `None` once it is closed.
+    /// Saves the session; `None` once it is closed.
     pub fn save(&self, now: Tick) -> Option<Saved> {
         let relay = match &self.state {
             State::Closed { .. } => return None,

@@ -5,7 +5,7 @@ use crate::base::Tick;
 use crate::config::model::{Abandoned, NoBackend};
 
 impl Session {
-    /// There is no backend: waits for one, as long as the pool's settings say.
+    /// There is no backend: waits for one, if and as long as the pool's settings say.
     pub(super) fn wait(&mut self, now: Tick) -> Next {
         let NoBackend::Wait(time) = self.route.pool().settings.no_backend else { return self.give_up(now) };
         if self.orphaned {
@@ -35,7 +35,7 @@ impl Session {
         }
     }
 
-    /// No backend, and no more waiting for one.
+    /// Ends the session: there is no backend, and its time to wait has passed.
     pub(super) fn give_up(&mut self, now: Tick) -> Next {
         let reason = if self.attempts > 0 { CloseReason::ConnectFailed } else { CloseReason::NoBackend };
         self.end(Ending::Reset, reason, now)

@@ -1,4 +1,4 @@
-//! What became of the access log's lines.
+//! Lines that the access log lost.
 
 use crate::base::{SharedLogThrottle, Tick};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! What a backend did, and its pool with it.
+//! Totals of backends and pools.
 
 use super::histogram::{CONNECTIONS, CONNECTS, Histogram};
 use crate::policy::health::{Class, ConnectFailure};
@@ -40,7 +40,7 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Nothing counted yet; what is counted from now on counts for the pool, too.
+    /// Totals of zero. Everything counted here counts for the pool, too.
     pub fn counted_in(pool: &Arc<Counters>) -> Counters {
         Counters { of_pool: Some(pool.clone()), ..Counters::default() }
     }

@@ -1,6 +1,6 @@
-//! How long something took, counted in a few fixed buckets: what metrics show, and enough to estimate p50 and p99 from.
+//! Durations counted in a few fixed buckets: metrics show them, and p50 and p99 are estimated from them.
 //!
-//! Workers add, everyone reads; all relaxed. Adding costs a search among a few bounds and two atomic additions.
+//! Workers add, every thread reads; all relaxed. Adding costs a search among a few bounds and two atomic additions.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -69,7 +69,7 @@ impl Histogram {
         self.sum_us.fetch_add(u64::try_from(sample.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// What it says now.
+    /// Its present counts.
     pub fn read(&self) -> Reading {
         let counts = std::array::from_fn(|bucket| self.counts[bucket].load(Ordering::Relaxed));
         let sum = Duration::from_micros(self.sum_us.load(Ordering::Relaxed));

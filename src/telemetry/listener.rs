@@ -1,4 +1,4 @@
-//! What happened at a listener, and why clients were refused there.
+//! Totals of a listener, and the reasons for which it refused clients.
 
 use crate::base::{SharedLogThrottle, Tick};
 use std::sync::Arc;
@@ -18,15 +18,15 @@ pub struct ListenerTotals {
 /// Why a client was not served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {
-    /// An access list says so.
+    /// An access list denies it.
     Denied,
-    /// Its source has as many connections as it may.
+    /// Its source is at its limit of connections.
     SourceLimit,
     /// Its source connects too often.
     SourceRate,
     /// There was no backend.
     NoBackend,
-    /// Its PROXY header was missing, broken, late or not its to send.
+    /// Its PROXY header was missing, broken or late, or it may not send one.
     BadProxyHeader,
 }
 
@@ -111,18 +111,18 @@ impl ListenerTotals {
         Refusal::ALL.into_iter().map(|why| self.refused(why)).sum()
     }
 
-    /// Connections that came in here and are open.
+    /// Open connections of this listener.
     pub fn active(&self) -> usize {
         self.active.load(Ordering::Relaxed)
     }
 }
 
-/// What became of the connections that were open when the end of the process began, at one worker or all.
+/// How the connections ended that were open when the drain began, at one worker or all.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EndCounts {
     /// Those that ended by themselves.
     pub finished: u64,
-    /// Those that the end cut.
+    /// Those that the process reset.
     pub reset: u64,
 }
 

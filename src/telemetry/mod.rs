@@ -1,12 +1,12 @@
-//! What is counted: totals, counters and histograms of listeners, pools and backends.
+//! Totals, counters and histograms of listeners, pools and backends.
 //!
 //! They outlive snapshots: a reload that keeps the name keeps the counts. Workers and the prober add, every thread reads; all
-//! relaxed. Nothing here knows what a figure is for: `admin` makes metrics and the status of it.
+//! relaxed. `admin` turns the figures into metrics and the status.
 //!
 //! | file | what |
 //! |---|---|
 //! | `listener` | clients accepted, refused, active |
-//! | `counters` | what a backend did, and its pool with it |
+//! | `counters` | totals of backends and pools |
 //! | `histogram` | how long something took |
 //! | `access_log` | lines of the access log that were lost |
 

@@ -1,4 +1,4 @@
-//! Takes clients from the kernel's backlogs, as long as there is room for them: each listening socket in its turn.
+//! Accepts clients from the kernel's backlogs, as long as there is room for them: from each listening socket in its turn.
 //!
 //! # The states of a listening socket
 //!
@@ -11,14 +11,14 @@
 //! | | | accept reports an empty queue | `Idle` |
 //! | | | the listener is at its `max_connections` | `Full` |
 //! | | | accept fails for the [`FAILURES`]th time in a row | `Paused` |
-//! | `Full` | clients may wait, the listener has no place | a connection ended somewhere | `Ready` |
-//! | `Paused` | accept fails and would fail again | [`PAUSE`] is over | `Ready` |
+//! | `Full` | clients may wait, the listener has no place | a connection ended at any worker | `Ready` |
+//! | `Paused` | accept fails and would fail again | [`PAUSE`] has passed | `Ready` |
 //! | any | its listener left the configuration, or a drain begins | – | the same, in the role `Leaving` |
 //!
-//! | role | what becomes of a client | ends |
+//! | role | a client | ends |
 //! |---|---|---|
 //! | `Serving` | it is served | by a reload or a drain: `Leaving` |
-//! | `Leaving { left }` | it is served; all that wait are accepted at once, `left` at most | closed, when the queue is empty or `left` is 0 |
+//! | `Leaving { left }` | it is served; all that wait are accepted at once, at most `left` of them | closed, when the queue is empty or `left` is 0 |
 //! | `Leaving` without room | it waits, no further client may queue | closed after [`LEAVE`], in a drain with the drain |
 //! | `Refusing` | it is reset | closed by a drain, or when the address is served again |
 //!
@@ -27,19 +27,19 @@
 //!
 //! # Fairness
 //!
-//! A loop of the worker takes at most [`BATCH`] clients. Each socket that is ready gets an equal share of them, and what
-//! one does not use goes to the others. The next loop begins behind the socket that was served last. So a socket under a
-//! flood delays a client of another one by a loop, whatever the order of the listeners.
+//! A worker accepts at most [`BATCH`] clients in one loop. Each ready socket gets an equal share of them, and the others get
+//! what it does not use. The next loop begins behind the socket that was served last. So a flood at one socket delays a
+//! client of another one by at most one loop, whatever the order of the listeners.
 //!
 //! # Leaving
 //!
-//! A socket that leaves accepts all that wait in one go, into `pending`, and is closed before the reload is answered: its
-//! address is free for others, and the kernel refuses new clients. `left` is the most that its queue can hold, so that
-//! clients which come meanwhile cannot keep it open. Pending clients have their places already, and are served by the
-//! batch like others.
+//! A socket that leaves accepts all waiting clients at once, into `pending`, and is closed before the reload is answered. Its
+//! address is then free for others, and the kernel refuses new clients. `left` is the most that its queue can hold, so that
+//! clients which arrive meanwhile cannot keep it open. Pending clients already have their places, and are served in batches
+//! like others.
 //!
-//! A socket of the service manager cannot be closed: the manager keeps it, and clients would wait in it for ever. It is
-//! kept, in the role `Refusing`, until a reload puts its listener back.
+//! A socket of the service manager cannot be closed: the manager keeps it open, and clients would wait in it for ever. It
+//! stays, in the role `Refusing`, until a reload adds its listener again.
 
 use super::driver::Accepted;
 use super::token::Token;
@@ -61,10 +61,10 @@ use std::time::Duration;
 /// Clients taken at once before connections have their turn.
 const BATCH: u32 = 64;
 
-/// How long a socket rests whose accept fails, or all of them when the process has no descriptor left.
+/// How long a socket pauses after accept has failed; all sockets pause when the process has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// So many failures of accept in a row are more than clients that gave up while they waited.
+/// More failures of accept in a row than clients that left while they waited can explain.
 const FAILURES: u32 = 16;
 
 /// How long the clients of a removed listener wait for room before they are reset.
@@ -96,7 +96,7 @@ pub(super) trait Listen {
     /// Has epoll report clients.
     fn watch(&self, registry: &Registry, token: Token) -> io::Result<()>;
 
-    /// Ends what `watch` began. Closing is not enough: of an inherited socket, others hold descriptors.
+    /// Ends what `watch` began. Closing is not enough: other processes hold descriptors of an inherited socket.
     fn unwatch(&self, registry: &Registry);
 }
 
@@ -125,7 +125,7 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Serving,
-    /// `until`: when it closes whatever waits; `None`: with the drain.
+    /// `until`: when it closes even if clients wait; `None`: with the drain.
     Leaving {
         left: u32,
         until: Option<Tick>,
@@ -141,7 +141,7 @@ pub(super) struct Acceptor<L: Listen = Listening> {
     pending: VecDeque<Accepted<L::Socket>>,
     /// The socket whose turn it is.
     turn: usize,
-    /// Clients that it took in this turn, and that it may take.
+    /// Clients that it accepted in this turn, and the most that it may accept.
     used: u32,
     share: u32,
     /// Clients taken in this loop; failures count too.
@@ -152,11 +152,11 @@ pub(super) struct Acceptor<L: Listen = Listening> {
     full: bool,
     draining: bool,
     now: Tick,
-    /// A shortage never ends for good: while connections come and go it recurs many times a second.
+    /// A shortage recurs many times a second while connections come and go, so it is logged at intervals.
     shortage: LogThrottle,
 }
 
-/// What the next look at the sockets gave.
+/// The result of a look at the sockets.
 pub(super) enum Turn<S> {
     /// A client.
     Client(Accepted<S>),
@@ -164,7 +164,7 @@ pub(super) enum Turn<S> {
     Over,
 }
 
-/// What one accept gave.
+/// The result of one accept.
 enum Step<S> {
     Client(Accepted<S>),
     /// No client, but there may be one elsewhere.
@@ -208,7 +208,7 @@ impl<L> ListenSocket<L> {
     fn failed(&mut self, error: &io::Error, now: Tick) {
         self.failures += 1;
         if self.failures < FAILURES {
-            // The client gave up while it waited, or its network failed (accept(2)): on to the next.
+            // The client left while it waited, or its network failed (accept(2)): the next one follows.
             return;
         }
         self.state = State::Paused { until: now + PAUSE };
@@ -248,8 +248,8 @@ impl<L: Listen> Acceptor<L> {
         Ok(())
     }
 
-    /// Listens on further sockets. Those it has belong to their listeners in `snapshot` from now on; one that no listener
-    /// wants any more takes in the clients that wait there, for its old listener, and closes.
+    /// Listens on further sockets. The existing ones belong to their listeners in `snapshot` from now on. A socket without a
+    /// listener there accepts the clients that wait, for its old listener, and closes.
     pub(super) fn adopt(
         &mut self,
         snapshot: &Snapshot,
@@ -261,7 +261,7 @@ impl<L: Listen> Acceptor<L> {
         for socket in sockets {
             self.close_where(|old| old.role == Role::Refusing && old.endpoint() == socket.endpoint());
             if let Err(error) = self.open(socket) {
-                // epoll_ctl(2) fails for want of memory or watches; the other workers have a socket there too.
+                // epoll_ctl(2) fails without memory or watches; the other workers have a socket there too.
                 log::error!("can't watch a listening socket: {error}");
             }
         }
@@ -295,7 +295,7 @@ impl<L: Listen> Acceptor<L> {
         self.starved = None;
     }
 
-    /// Takes in the clients that wait already, then closes: the kernel has reported them as connected.
+    /// Accepts the clients that already wait, then closes: for them, the connection is established.
     pub(super) fn drain(&mut self, process: &ConnectionLimit, spares: &mut Spares, now: Tick) {
         self.draining = true;
         self.close_where(|socket| socket.role == Role::Refusing);
@@ -339,7 +339,7 @@ impl<L: Listen> Acceptor<L> {
             self.begin_loop(process, spares, now);
         }
         while self.taken < BATCH {
-            // Clients that have their places and clients that still wait: in turn.
+            // Clients that have their places alternate with clients that still wait.
             if self.taken.is_multiple_of(2)
                 && let Some(client) = self.pending.pop_front()
             {
@@ -456,7 +456,7 @@ impl<L: Listen> Acceptor<L> {
         }
     }
 
-    /// Takes in all that wait at sockets that leave, as far as there is room, and closes those that are done.
+    /// Accepts all clients that wait at sockets that leave, as far as there is room, and closes the sockets that are empty.
     fn take_in_leaving(&mut self, process: &ConnectionLimit, spares: &mut Spares, now: Tick) {
         if !self.sockets.iter().any(ListenSocket::is_leaving) {
             return;

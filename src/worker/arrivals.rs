@@ -1,7 +1,7 @@
-//! Clients on their way from one worker to another, so that a worker does not end while one is.
+//! Counts clients on their way from one worker to another, so that a worker does not end before they arrive.
 //!
-//! A worker that drains ends with its last connection, and its mailbox ends with it. A peer that still accepts may hand a
-//! client over at that very moment: the message would be lost, and the client with it. So a peer announces a client before
+//! A worker that drains ends with its last connection, and its mailbox ends with it. A peer that still accepts may hand over a
+//! client at that moment: the message would be lost, and the client with it. So a peer announces a client before
 //! it sends the message, and a worker ends only by an exchange that fails while a client is announced. Either the peer
 //! finds the worker closed and keeps the client, or the worker finds the announcement and reads the message.
 

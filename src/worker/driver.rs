@@ -1,4 +1,4 @@
-//! Carries out what sessions decide: the only place that dials, relays, arms timers and closes.
+//! Carries out the effects of sessions: the only place that dials, relays, arms timers and closes.
 //!
 //! The event loop routes events here; a [`Session`] answers each with one effect; [`Driver::step`] carries it out and feeds
 //! the outcome back until the session waits, and then brings timer and run queue in line ([`Driver::reconcile`]). No path
@@ -6,12 +6,12 @@
 //!
 //! # Invariants
 //!
-//! * An event reaches only the socket that it was announced for. One of a socket that is closed finds nothing, whether its
-//!   connection is over or connected to another backend by now.
+//! * An event reaches only the socket that it was announced for. An event of a closed socket finds nothing, whether its
+//!   connection has ended or is connected to another backend.
 //! * After every step the connection's timer stands at or before its deadline. It is not moved when bytes push the
-//!   deadline back: it fires, finds that it is not time yet, and is set anew. So relaying sets no timers.
+//!   deadline back: it fires, finds the deadline in the future, and is set again. So relaying sets no timers.
 //! * A connection is in the run queue at most once, and exactly while it wants a turn.
-//! * A connection stands in a queue of [`super::queue`] exactly while its session waits, and not while it has its turn.
+//! * A connection is in a queue of [`super::queue`] exactly while its session waits, and not while it has its turn.
 //! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
 
 mod liveness;
@@ -39,8 +39,8 @@ use sockets::{Sockets, dialed};
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
-/// Keepalive on a backend's socket costs five system calls; a connection that is over before this goes without. Clients'
-/// sockets inherit it from their listener for nothing. A short `dead_peer_timeout` needs it sooner.
+/// When keepalive is turned on for a backend's socket. It costs five system calls, which a shorter connection saves. Clients'
+/// sockets inherit it from their listener at no cost. A short `dead_peer_timeout` needs it sooner.
 const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(5);
 
 struct Connection<S, P> {
@@ -48,7 +48,7 @@ struct Connection<S, P> {
     sockets: Sockets<S, P>,
     /// When to turn keepalive on for the backend's socket, until that is done.
     keep_alive_at: Option<Tick>,
-    /// When the peers' acknowledgements are looked at next, if something was sent to them.
+    /// When the peers' acknowledgements are checked next, if something was sent to them.
     look_at: Option<Tick>,
     /// What has been added to the backend's totals.
     flushed: Flushed,
@@ -66,7 +66,7 @@ struct Flushed {
     down: u64,
 }
 
-/// What is left to do of an effect once the session is not borrowed any more.
+/// The part of an effect that is carried out once the session is no longer borrowed.
 enum Then {
     Nothing,
     Relay,
@@ -77,7 +77,7 @@ enum Then {
 pub struct Driver<N: Net, L: Ledger> {
     /// The system.
     pub net: N,
-    /// What happens to connections goes there.
+    /// Takes the facts of connections.
     pub ledger: L,
     connections: Slots<Connection<N::Socket, N::Pipe>>,
     wheel: Wheel,
@@ -153,7 +153,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         }
     }
 
-    /// Ends the connection of an accepted client that is not served any more.
+    /// Ends the connection of an accepted client that is no longer served.
     pub fn turn_away(&mut self, accepted: Accepted<N::Socket>, reason: CloseReason) {
         if let Some(key) = self.insert(accepted) {
             self.step(key, Input::Stop(reason));
@@ -182,7 +182,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         let input = match self.net.adopt(&client.end.socket, Token::Socket(client.id(Side::Client, key))) {
             Ok(()) => Input::Begin,
             Err(error) => {
-                // epoll_ctl fails for want of memory or watches (/proc/sys/fs/epoll): this client can't be served.
+                // epoll_ctl fails without memory or watches (/proc/sys/fs/epoll): this client can't be served.
                 log::error!("can't watch a client's socket: {error}");
                 Input::Stop(CloseReason::Forced)
             }
@@ -212,7 +212,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                 }
             }
             Stage::Relaying if sockets.up.is_bulk() || sockets.down.is_bulk() => {
-                // Small messages of this batch go first: they are what a person waits for.
+                // Small messages of this batch go first: they are the most sensitive to latency.
                 sockets.wants_turn = true;
                 self.reconcile(key);
             }
@@ -283,10 +283,10 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         }
     }
 
-    /// Resets the connections of these backends, for this reason. One that is just being dialled goes to another
-    /// backend: its client has lost nothing yet.
+    /// Resets the connections of these backends, for this reason. One that is still being dialled goes to another backend:
+    /// its client has lost no byte yet.
     pub fn reset(&mut self, backends: &[BackendId], reason: CloseReason) {
-        // A reload may take out tens of thousands of backends at once.
+        // A reload may remove tens of thousands of backends at once.
         let backends = &HashSet::from_iter(backends.iter().copied());
         for key in self.connections.keys() {
             self.step(key, Input::Remove { backends, reason });
@@ -377,9 +377,9 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         }
     }
 
-    /// Sees to it that the timer stands at or before the deadline, and that a connection that wants a turn is in the run
-    /// queue. What the session does not show, [`Driver::step`] has done: poll watches each socket from its making to its
-    /// closing, and a queue is left with the turn or the end.
+    /// Sets the timer at or before the deadline, and puts a connection that wants a turn into the run queue. [`Driver::step`]
+    /// does the rest: poll watches each socket from its creation to its close, and a connection leaves its queue with its turn
+    /// or its end.
     fn reconcile(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.sockets.wants_turn && !connection.queued {
@@ -438,7 +438,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     fn close(&mut self, key: Key, ending: Ending) {
         self.wheel.cancel(key.slot);
         let Some(Connection { mut sockets, guard, .. }) = self.connections.remove(key) else { return };
-        // Before the sockets close: a client that has seen the end may come back at once, and must not find itself counted.
+        // Before the sockets close: a client that sees the end may connect again at once, and must not be counted twice.
         drop(guard);
         sockets.up.discard(&mut self.shared);
         sockets.down.discard(&mut self.shared);
@@ -463,7 +463,7 @@ impl<S, P> Connection<S, P> {
 }
 
 impl Flushed {
-    /// Goes on to these totals; what they have more than the last ones.
+    /// Moves on to these totals; returns what they have more than the last ones.
     fn add(&mut self, up: u64, down: u64) -> (u64, u64) {
         let more = (up - self.up, down - self.down);
         *self = Flushed { up, down };

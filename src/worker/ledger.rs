@@ -1,4 +1,4 @@
-//! The ledger of a worker: the one place that says what follows from a fact.
+//! The ledger of a worker: the one place that derives counters, logs and messages from facts.
 //!
 //! | fact | counters and histograms | what balancing learns | the prober hears | log |
 //! |---|---|---|---|---|
@@ -14,7 +14,7 @@
 //! keep ([`crate::admission`], [`crate::pool::Lease`]), and clients that a limit in dry run would have refused, which
 //! admission counts. Probes, reloads and lost lines are counted where they happen, and are no facts of a connection.
 //!
-//! No fact is reported per relayed chunk. To record one takes no lock, and allocates nothing but what a line of a log needs.
+//! No fact is reported per relayed chunk. Recording one takes no lock, and allocates only for a log line.
 
 use crate::access_log::LogBuffer;
 use crate::base::Tick;
@@ -43,7 +43,7 @@ impl WorkerLedger {
         self.draining = true;
     }
 
-    /// What became of the connections that were open when the drain began.
+    /// How the connections ended that were open when the drain began.
     pub(super) fn ended(&self) -> EndCounts {
         self.ended
     }
@@ -60,7 +60,7 @@ impl WorkerLedger {
         self.access_log.as_ref()?.sleep(now)
     }
 
-    /// A message that finds the prober's mailbox full is dropped: a thousand others there say the same.
+    /// A full mailbox of the prober drops the message: a thousand others there report the same.
     fn report(&self, note: Note) {
         let _ = self.prober.offer(note);
     }
@@ -114,7 +114,7 @@ impl Ledger for WorkerLedger {
     }
 }
 
-/// Adds a fact to the totals of its listener, pool and backend, and to what balancing goes by.
+/// Adds a fact to the totals of its listener, pool and backend, and to the figures that balancing uses.
 pub fn count(fact: &Fact<'_>, now: Tick) {
     match *fact {
         Fact::Accepted { listener } => listener.accept(),

@@ -1,7 +1,7 @@
 //! An event loop: one thread, one poll, its own listeners and connections.
 //!
 //! It waits, routes each event to its receiver (a listener, the mailbox, a connection), and gives the time to the
-//! driver. It decides nothing about connections; that is [`crate::session`]'s.
+//! driver. It decides nothing about connections; [`crate::session`] does.
 //!
 //! ```text
 //! poll ─► mail?        orders (a new snapshot, backends to be reset, drain, stop), a connection handed over, or just a wake:
@@ -61,12 +61,12 @@ const BATCH: usize = 256;
 /// How often byte counters are added to the shared totals; the contract says at least once a second.
 const FLUSH: Duration = Duration::from_millis(250);
 
-/// A worker at work for more than this share of its time, in percent, has none left to speak of,
+/// A worker that is busy for more than this share of its time, in percent, has no time left,
 const BUSY: u32 = 90;
-/// and one below this has plenty.
+/// and one below this share has plenty.
 const IDLE: u32 = 50;
 
-/// A difference in connections that is not chance.
+/// A difference in connections that is larger than chance.
 const FAR_FEWER: usize = 64;
 
 /// A client that a busier worker accepted.
@@ -77,7 +77,7 @@ pub type Handed = Accepted<Socket>;
 pub struct Peer {
     /// Where clients are handed over.
     pub mailbox: Mailbox<Handed>,
-    /// What control and the prober want.
+    /// Orders from control and the prober.
     pub orders: Slot<Orders>,
     /// Connections it has, or is about to have.
     pub connections: AtomicUsize,
@@ -85,7 +85,7 @@ pub struct Peer {
     pub busy: AtomicU32,
     /// Connections on their way to it.
     arrivals: Arrivals,
-    /// That it comes around.
+    /// Shows that its loop goes on.
     pub heartbeat: Heartbeat,
 }
 
@@ -98,7 +98,7 @@ impl Peer {
         self.connections.fetch_add(1, Ordering::Relaxed);
         let Err(accepted) = self.mailbox.offer(accepted) else { return Ok(()) };
         self.arrivals.arrived();
-        // It may have been about to end, and have found that one was on its way.
+        // The worker may have been about to end, and have seen this client on its way.
         self.mailbox.wake();
         Err(accepted)
     }
@@ -162,13 +162,13 @@ struct Worker {
     flushed: Tick,
     /// Full batches of events in a row: more may be ready.
     full_batches: usize,
-    /// Connections after clients were last let in. Fewer now means that descriptors have become free.
+    /// Connections after clients were last accepted. Fewer now means that descriptors have become free.
     had: usize,
-    /// Every connection is ended, also one that a peer still hands over, for this reason.
+    /// Every connection ends for this reason, also one that a peer still hands over.
     stopped: Option<CloseReason>,
 }
 
-/// How the clients of a listening socket come to all workers.
+/// How the clients of a listening socket reach all workers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Spread {
     /// Every worker has a socket there.
@@ -177,7 +177,7 @@ enum Spread {
     ByWorkers,
 }
 
-/// How much of the worker's time went by in waiting.
+/// How much of the worker's time was spent waiting.
 struct Utilization {
     slept: Duration,
     /// What had been slept when `busy` was last worked out, and when that was.
@@ -205,7 +205,7 @@ impl Worker {
             self.shared.peers[self.me].heartbeat.beat();
             let asleep = clock::now();
             match self.poll.poll(&mut events, self.sleep(asleep)) {
-                // The process was stopped and goes on (signal(7)): what came meanwhile is heard before time-outs are looked at.
+                // The process was stopped and goes on (signal(7)): events from meanwhile come before time-outs.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 outcome => outcome?,
             }
@@ -233,7 +233,7 @@ impl Worker {
             if now - self.flushed >= FLUSH || self.driver.is_empty() {
                 self.driver.flush();
                 self.flushed = now;
-                // Without a connection it may sleep for long, and is not to be remembered as busy until then.
+                // Without a connection it may sleep for long, and must not count as busy until then.
                 let busy = if self.driver.is_empty() { 0 } else { self.utilization.busy(now) };
                 this.busy.store(busy, Ordering::Relaxed);
             }
@@ -251,9 +251,9 @@ impl Worker {
         }
     }
 
-    /// Has every socket that was ready had a turn? After a long pause (the process was stopped, the machine froze) deadlines have
-    /// passed of connections whose bytes have come and wait in a later batch: those must be read first. The kernel hands
-    /// out what is ready in turn, so that after as many full batches as there are sockets none is left from before.
+    /// Has every socket that was ready had a turn? After a long pause (the process was stopped, the machine froze), deadlines
+    /// have passed of connections whose bytes wait in a later batch: those must be read first. The kernel reports ready
+    /// sockets in turn, so after as many full batches as there are sockets none is left from before.
     fn has_heard_all(&self) -> bool {
         self.full_batches == 0 || self.full_batches * BATCH > 2 * self.driver.len() + BATCH
     }
@@ -266,7 +266,7 @@ impl Worker {
     }
 
     fn read_mail(&mut self) {
-        // A wake without a client says: look again, there is room.
+        // A wake without a client means that there is room again.
         self.acceptor.resume();
         if let Some(orders) = self.shared.peers[self.me].orders.take() {
             self.carry_out(orders);
@@ -335,7 +335,7 @@ impl Worker {
     /// socket that only this worker listens on, simply the one with the fewest connections.
     ///
     /// Clearly less busy means that it idles while this one has no time left, or that it has far fewer connections. The
-    /// kernel's hash spreads evenly but for chance; below that a hand-over costs more than it gains.
+    /// kernel's hash spreads evenly except for chance; for smaller differences a hand-over costs more than it gains.
     fn host(&self, spread: Spread) -> Option<&Peer> {
         let (other, theirs) = (self.shared.peers.iter().enumerate())
             .filter(|(index, _)| *index != self.me)

@@ -1,5 +1,5 @@
-//! Orders from control and the prober to a worker. Unread orders are merged into one, so that no thread waits for a
-//! stuck worker, and the worker finds what it missed.
+//! Orders from control and the prober to a worker. Unread orders are merged into one. So no thread waits for a stuck worker,
+//! and the worker carries out everything once it goes on.
 
 use super::ListenSocket;
 use crate::mailbox::Merge;
@@ -9,13 +9,13 @@ use crossbeam_channel::Sender;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Backends whose connections a worker that stands still may have to reset once it goes on.
+/// The most backends whose connections a stuck worker resets once it goes on.
 pub const RESETS_MAX: usize = 65_536;
 
 /// In the order in which they are carried out.
 #[derive(Debug, Default)]
 pub struct Orders {
-    /// From now on this is what there is.
+    /// Take this snapshot.
     pub adopt: Option<Adopt>,
     /// Reset the connections of these backends, reason `forced`.
     pub reset: HashSet<BackendId>,
@@ -25,7 +25,7 @@ pub struct Orders {
     pub stop: Option<CloseReason>,
 }
 
-/// A snapshot, and further sockets to listen on. Taken up between two events, so that no connection sees a part
+/// A snapshot, and further sockets to listen on. The worker applies it between two events, so that no connection sees a part
 /// of it.
 #[derive(Debug)]
 pub struct Adopt {

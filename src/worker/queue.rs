@@ -1,26 +1,26 @@
 //! Clients that wait for a backend: a queue per pool, at each worker.
 //!
-//! Where `no_backend = "wait D"` says so, a client without a backend is not reset but stands here until one is usable or
-//! its time is over (the session's deadline, not the queue's).
+//! With `no_backend = "wait D"`, a client without a backend is not reset. It waits here until a backend is usable or its
+//! time has passed (the session's deadline, not the queue's).
 //!
-//! # When it is whose turn
+//! # Turns
 //!
-//! First come, first served, within a worker; a client that comes while others wait goes behind them. The queue is looked
-//! at
+//! Within a worker, clients are served in the order of their arrival. The worker looks at the queue
 //!
-//! * as soon as a connection of this worker and pool has ended or got through: there may be room, or things look up;
-//! * when the pool gets a successor, or the listener another pool, which they then wait for;
-//! * every [`LOOK`] otherwise. That is how a backend is noticed that came up, or that another worker left. At this rate
-//!   looking costs one choice per pool, and no thread has to know which client waits where.
+//! * as soon as a connection of this worker and pool has ended or has been connected: there may be room, or a backend may
+//!   serve again;
+//! * when the pool gets a successor, or the listener another pool, for which the clients then wait;
+//! * every [`LOOK`] otherwise. So it finds a backend that came up, or that has room since another worker's connection ended.
+//!   A look costs one choice per pool, and no thread has to know which client waits where.
 //!
-//! A look serves those in front until one finds no backend again (it stays in front): the others would find none either.
-//! It serves at most [`SERVED`], so that a thousand clients that are let go at once do not all dial a backend that turns out
-//! to be dead: the next ones go when the first are connected, or at the next look.
+//! A look serves the clients in front until one finds no backend again (it stays in front): the others would find none
+//! either. It serves at most [`SERVED`] clients, so that a thousand of them do not all dial a dead backend at once. The next
+//! ones follow when the first are connected, or at the next look.
 //!
 //! # The bound
 //!
-//! `max_queue` clients per worker and pool; the next one is reset. They hold a descriptor and a session each, as
-//! any other client does.
+//! At most `max_queue` clients wait per worker and pool; the next one is reset. Each holds a descriptor and a session, as any
+//! other client does.
 
 use crate::base::Tick;
 use crate::base::slots::Key;
@@ -29,7 +29,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a queue is looked at without cause.
+/// How often the worker looks at a queue without an event.
 pub const LOOK: Duration = Duration::from_millis(50);
 
 /// Clients served by one look.
@@ -42,7 +42,7 @@ pub(super) struct Queues(Vec<Queue>);
 /// Where a connection goes in its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Position {
-    /// It was there, and had its turn in vain.
+    /// It was there, and found no backend in its turn.
     Front,
     Back,
 }
@@ -51,12 +51,12 @@ pub(super) enum Position {
 struct Queue {
     pool: Arc<Pool>,
     keys: VecDeque<Key>,
-    /// When to look at it.
+    /// When the worker looks at it next.
     look: Tick,
 }
 
 impl Queues {
-    /// Has a connection wait for this pool. False if there is no room behind those that do.
+    /// Puts a connection into the queue of this pool. False: the queue is full.
     pub fn join(&mut self, pool: &Arc<Pool>, key: Key, position: Position, now: Tick) -> bool {
         if position == Position::Back && self.waiting(pool) >= pool.settings.max_queue as usize {
             return false;
@@ -69,13 +69,13 @@ impl Queues {
         true
     }
 
-    /// How many wait for this pool and for those it replaced or was replaced by: the next reload may bring them together.
+    /// How many clients wait for this pool, its predecessors and its successors: the next reload may bring them together.
     fn waiting(&self, pool: &Pool) -> usize {
         let same = self.0.iter().filter(|queue| queue.pool.settings.name == pool.settings.name);
         same.map(|queue| queue.keys.len()).sum()
     }
 
-    /// Takes out a connection that has ended.
+    /// Removes a connection that has ended.
     pub fn leave(&mut self, pool: &Arc<Pool>, key: Key) {
         if let Some(queue) = self.of(pool) {
             queue.keys.retain(|other| *other != key);
@@ -83,7 +83,7 @@ impl Queues {
         self.0.retain(|queue| !queue.keys.is_empty());
     }
 
-    /// Does anybody wait for this pool?
+    /// Does a client wait for this pool?
     pub fn is_waited_for(&self, pool: &Arc<Pool>) -> bool {
         self.0.iter().any(|queue| Arc::ptr_eq(&queue.pool, pool))
     }
@@ -101,17 +101,17 @@ impl Queues {
         self.0.iter_mut().for_each(|queue| queue.look = Tick(0));
     }
 
-    /// Takes out all connections, in the order in which they wait: where they go from here follows from the next snapshot.
+    /// Removes all connections, in the order in which they wait: the next snapshot decides where they go.
     pub fn take_all(&mut self) -> Vec<Key> {
         std::mem::take(&mut self.0).into_iter().flat_map(|queue| queue.keys).collect()
     }
 
-    /// When a queue wants to be looked at.
+    /// When the next queue is due for a look.
     pub fn next_look(&self) -> Option<Tick> {
         self.0.iter().map(|queue| queue.look).min()
     }
 
-    /// The pools whose queues are to be looked at now; the next look is in [`LOOK`].
+    /// The pools whose queues are due now; the next look is in [`LOOK`].
     pub fn due(&mut self, now: Tick) -> Vec<Arc<Pool>> {
         let mut due = Vec::new();
         for queue in self.0.iter_mut().filter(|queue| queue.look <= now) {
@@ -121,7 +121,7 @@ impl Queues {
         due
     }
 
-    /// Takes out the connection in front.
+    /// Removes the connection in front.
     pub fn pop(&mut self, pool: &Arc<Pool>) -> Option<Key> {
         let key = self.of(pool)?.keys.pop_front();
         self.0.retain(|queue| !queue.keys.is_empty());

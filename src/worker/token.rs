@@ -1,4 +1,4 @@
-//! What a poll event carries back: which socket it is about.
+//! The token of a poll event: it identifies the socket.
 //!
 //! ```text
 //!  63    60 59                 32 31              0
@@ -11,13 +11,13 @@
 //! a serial when it is registered. So an event of a replaced socket matches nothing, whether the connection was
 //! redialled or the slot has a new one.
 //!
-//! The kernel forgets a socket when it is closed. What may still name it are the events of the batch that was fetched before.
-//! A serial of 28 bits repeats after 268 million sockets; the work of one batch registers at most a few for each
+//! The kernel forgets a socket when it is closed. Only events of the batch that was fetched before may still name it. A
+//! serial of 28 bits repeats after 268 million sockets; the work of one batch registers at most a few for each
 //! connection of the worker, and those are bounded by the process's descriptors.
 
 use crate::session::Side;
 
-/// Whose event it is.
+/// The receiver of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token {
     /// The worker's mailbox.

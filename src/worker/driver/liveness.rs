@@ -1,10 +1,10 @@
-//! Looks at peers that may owe an acknowledgement, and ends the connections of those that are gone.
+//! Checks peers that have bytes to acknowledge, and ends the connections of those that are dead.
 //!
-//! A connection is looked at from the timer it has, eight times per `dead_peer_timeout`, from the flush after bytes were
-//! written to a side until that side has acknowledged all of them. An idle connection is not looked at: keepalive covers it.
+//! The connection's own timer triggers a look, eight times per `dead_peer_timeout`: from the flush after bytes were
+//! written to a side until that side has acknowledged all of them. An idle connection needs no look: keepalive covers it.
 //! So relaying a chunk costs nothing, and a connection with traffic at most two system calls per look.
 //!
-//! What a look means is decided in [`crate::policy::liveness`].
+//! [`crate::policy::liveness`] decides what a look means.
 
 use super::sockets::{Attached, Sockets};
 use super::{Driver, Net};
@@ -17,7 +17,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Watch {
     liveness: Liveness,
-    /// Bytes written to it when it was last looked at.
+    /// Bytes written to it at the last look.
     written: u64,
     /// It had acknowledged all of them, and a FIN if there was one.
     settled: bool,

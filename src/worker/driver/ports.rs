@@ -1,6 +1,6 @@
-//! What is around the driver: the system below it, and what comes in.
+//! The interfaces of the driver: the system below it, and the events and clients that come in.
 //!
-//! A trait, so that the simulation can stand in for the kernel.
+//! The system is a trait, so that the simulation can replace the kernel.
 
 use super::super::token::Token;
 use crate::admission::AdmissionGuard;
@@ -33,8 +33,8 @@ pub trait Net: Io {
     /// Turns keepalive on for a backend's socket.
     fn keep_alive(&mut self, socket: &Self::Socket);
 
-    /// The time within which a peer that vanished is to be found. Without an answer to this and the next three, peers
-    /// never vanish.
+    /// The time within which a peer that vanished must be found. Where this and the next three answer nothing, peers never
+    /// vanish.
     fn dead_peer_timeout(&self) -> Duration {
         Duration::MAX
     }
@@ -49,7 +49,7 @@ pub trait Net: Io {
         None
     }
 
-    /// Takes that limit back.
+    /// Removes that limit.
     fn set_probe_interval(&mut self, _socket: &Self::Socket, _most: Duration) {}
 
     /// Sends a FIN after the last byte.
@@ -100,10 +100,10 @@ pub struct Accepted<S> {
     pub client: Option<Endpoint>,
     /// Is it a unix socket?
     pub unix: bool,
-    /// What it has to send before its own bytes.
+    /// What the listener expects before its own bytes.
     pub preamble: Preamble,
-    /// The listener that it came in by.
+    /// The listener that accepted it.
     pub listener: Arc<Listener>,
-    /// Counts it, at the listener that it came in by and elsewhere.
+    /// Counts it, at that listener and elsewhere.
     pub guard: AdmissionGuard,
 }

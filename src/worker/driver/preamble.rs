@@ -4,7 +4,7 @@
 //! happens to the dial in between, and a backend that takes half a preamble gets the other half like any held bytes.
 //!
 //! A preamble costs no system call of its own: the client's is read with what follows it, the backend's is written with it.
-//! Only the address that the client connected to has to be asked for, where no header announced it.
+//! Only the address that the client connected to costs one, where no header announced it.
 
 use super::Net;
 use super::sockets::Sockets;
@@ -13,7 +13,7 @@ use crate::relay::{self, RelayResources, TakenIn};
 use crate::session::{BackendPreamble, Input, NoHeader, Side};
 
 impl<S, P> Sockets<S, P> {
-    /// Reads on in the client's preamble; the outcome once it is whole or can't become one.
+    /// Reads more of the client's preamble; the outcome once it is whole or invalid.
     pub(super) fn read_preamble(
         &mut self,
         net: &mut impl Net<Socket = S, Pipe = P>,
@@ -43,7 +43,7 @@ impl<S, P> Sockets<S, P> {
         None
     }
 
-    /// Has the preamble for the backend held before everything of the client's.
+    /// Holds the preamble for the backend, before every byte of the client.
     pub(super) fn hold_preamble(
         &mut self,
         preamble: &BackendPreamble<'_>,

@@ -1,4 +1,4 @@
-//! Sides that fail: what is still read from them, and what they leave to be delivered to the other side.
+//! Sides that fail: reads what they sent before, and delivers it to the other side.
 //!
 //! Before it relays, a client that resets ends its connection, unless it has sent something before: then the dial goes on,
 //! and the session learns of the reset once it relays. The kernel hands a socket's error out once, to whichever call asks

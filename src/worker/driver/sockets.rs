@@ -19,7 +19,7 @@ pub(super) struct Sockets<S, P> {
     pub(super) down: RelayBuffer<P>,
     /// How the client left, as far as events said.
     pub(super) left: Option<Left>,
-    /// Bytes may be moved without another event: it is to have a turn of the run queue.
+    /// Bytes can be moved without another event: the connection needs a turn of the run queue.
     pub(super) wants_turn: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Clients that wait for a backend: what a new snapshot means to them, when they leave, and whose turn it is.
+//! Clients that wait for a backend: new snapshots, clients that leave, and turns.
 
 use super::{Driver, Net};
 use crate::base::slots::Key;
@@ -7,8 +7,8 @@ use crate::session::{Input, Ledger, Stage};
 use crate::worker::queue::SERVED;
 
 impl<N: Net, L: Ledger> Driver<N, L> {
-    /// Goes over to `snapshot`. Those that wait go into the queues of their pools there, in their order, and get turns at
-    /// once: there may be new backends.
+    /// Takes `snapshot`. Waiting clients go into the queues of their pools there, in their order, and get turns at once: there
+    /// may be new backends.
     pub fn adopt(&mut self, snapshot: &Snapshot) {
         for key in self.queues.take_all() {
             self.step(key, Input::Adopt(snapshot));
