@@ -64,10 +64,10 @@ pub struct Waits {
 
 impl<C: DataPlane> ControlLoop<C> {
     /// Starts to hand out a prepared change.
-    pub(super) fn begin(&mut self, step: Transition, force: bool, reply: Reply) {
-        self.parts.config_state.take(&step);
+    pub(super) fn begin(&mut self, transition: Transition, force: bool, reply: Reply) {
+        self.parts.config_state.commit(&transition);
         self.plan_retries();
-        let Transition { model, snapshot, opened, leaving, closing, share } = step;
+        let Transition { model, snapshot, opened, leaving, closing, share } = transition;
         for NewSockets { address, listener, .. } in &opened {
             let endpoints = listener.addresses.iter().filter(|other| other.id == *address);
             endpoints.for_each(|address| log::info!(target: logger::ALWAYS, "listening on {}", address.endpoint));

@@ -75,7 +75,7 @@ pub struct Transition {
 
 impl ConfigState {
     /// Binds for the first time; resolves listeners' names itself. Fails with the address that can't be bound.
-    pub fn bind_first(model: Model, limit: u64) -> Result<Beginning, String> {
+    pub fn bind_first(model: Model, limit: u64) -> Result<BoundState, String> {
         let share = descriptors::divide(limit, &model, descriptors::listening_sockets(&model))?;
         let running = Arc::new(model.clone());
         let nothing = Model { listeners: Vec::new(), pools: Vec::new(), ..model.clone() };
@@ -92,7 +92,7 @@ impl ConfigState {
         };
         let bound = config_state.bind(&running, &Found::new())?;
         config_state.share = bound.share.unwrap_or(share);
-        Ok(Beginning { config_state, bound })
+        Ok(BoundState { config_state, bound })
     }
 
     /// The names that a change to `model` needs: those of its backends, and of listeners that are not bound yet.
@@ -133,7 +133,7 @@ impl ConfigState {
 
     /// Prepares a change to `model`. `resolved` holds the endpoints of backends that are new or may have moved, `found`
     /// the outcomes for names of listeners that are not bound yet. Fails with the address that can't be bound.
-    pub fn step(
+    pub fn prepare(
         &mut self,
         model: Model,
         resolved: &Resolved,
@@ -156,15 +156,16 @@ impl ConfigState {
     }
 
     /// Makes a prepared change the current state.
-    pub fn take(&mut self, step: &Transition) {
-        (self.running, self.snapshot, self.share) = (step.model.clone(), step.snapshot.clone(), step.share);
+    pub fn commit(&mut self, transition: &Transition) {
+        (self.running, self.snapshot, self.share) =
+            (transition.model.clone(), transition.snapshot.clone(), transition.share);
         let now = Instant::now();
         self.closing.retain(|(_, until)| *until > now);
-        self.closing.extend(step.closing.iter().map(|endpoint| (endpoint.clone(), now + CLOSING)));
+        self.closing.extend(transition.closing.iter().map(|endpoint| (endpoint.clone(), now + CLOSING)));
     }
 
     /// Stores the model of the file.
-    pub fn filed(&mut self, file: Model) {
+    pub fn set_file(&mut self, file: Model) {
         self.file = file;
     }
 
@@ -245,7 +246,7 @@ impl ConfigState {
             }
             Edit::Remove { name, .. } => settings.backends.retain(|backend| backend.name != *name),
         }
-        self.step(model, &resolved, &Found::new(), new_state).map_err(Refused::Invalid)
+        self.prepare(model, &resolved, &Found::new(), new_state).map_err(Refused::Invalid)
     }
 
     fn connections(&self, subject: &Subject, members: &Members<'_>) -> u64 {
@@ -300,12 +301,12 @@ pub(super) fn listen_at(endpoint: &Endpoint) -> Listen {
 }
 
 /// The listeners bound at the start, before the names of backends are resolved.
-pub struct Beginning {
+pub struct BoundState {
     config_state: ConfigState,
     bound: Binding,
 }
 
-impl Beginning {
+impl BoundState {
     /// The running model.
     pub fn running(&self) -> &Arc<Model> {
         &self.config_state.running
@@ -327,7 +328,7 @@ impl Beginning {
     /// Builds the first snapshot from the outcomes for the names of backends. Fails with each unresolved name, if the
     /// model requires all names.
     pub fn build(self, found: &Found) -> Result<(ConfigState, Vec<NewSockets>), String> {
-        let Beginning { mut config_state, bound } = self;
+        let BoundState { mut config_state, bound } = self;
         let model = config_state.running.clone();
         let Endpoints { resolved, unresolved, .. } = resolve::model(&model, found, None);
         if model.global.names == Names::Required && !unresolved.is_empty() {

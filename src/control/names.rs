@@ -62,15 +62,15 @@ impl<C: DataPlane> ControlLoop<C> {
     }
 
     fn carry_out(&mut self, edit: &Edit, answer: Sender<Result<(), Refused>>, found: &Found) {
-        let step = match self.parts.config_state.edit(edit, found) {
-            Ok(step) => step,
+        let transition = match self.parts.config_state.edit(edit, found) {
+            Ok(transition) => transition,
             Err(refused) => return drop(answer.try_send(Err(refused))),
         };
         log::info!("{edit}");
         let before = advice::of_pool_called(self.parts.config_state.running(), edit.pool());
-        let now = advice::of_pool_called(&step.model, edit.pool());
+        let now = advice::of_pool_called(&transition.model, edit.pool());
         now.iter().filter(|warning| !before.contains(warning)).for_each(|warning| log::warn!("{warning}"));
-        self.begin(step, matches!(edit, Edit::Remove { force: true, .. }), Reply::Edit(answer));
+        self.begin(transition, matches!(edit, Edit::Remove { force: true, .. }), Reply::Edit(answer));
     }
 
     /// Handles an answer of a resolver thread.
@@ -147,8 +147,8 @@ impl<C: DataPlane> ControlLoop<C> {
             return;
         }
         let model = self.parts.config_state.running().as_ref().clone();
-        match self.parts.config_state.step(model, &resolved, &Found::new(), None) {
-            Ok(step) => self.begin(step, false, Reply::None),
+        match self.parts.config_state.prepare(model, &resolved, &Found::new(), None) {
+            Ok(transition) => self.begin(transition, false, Reply::None),
             Err(why) => log::error!("can't apply resolved names: {why}"),
         }
     }

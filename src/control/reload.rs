@@ -162,7 +162,7 @@ impl<C: DataPlane> ControlLoop<C> {
         let Some(Reload { waiting, phase }) = self.reload.take_if(|reload| reload.is_ready()) else { return };
         let ReloadPhase::Asking { file, question } = phase else { return };
         match self.prepare(*file, &question.found) {
-            Ok((step, reloaded)) => self.begin(step, false, Reply::Reload(waiting, reloaded)),
+            Ok((transition, reloaded)) => self.begin(transition, false, Reply::Reload(waiting, reloaded)),
             Err(error) => self.reload_is_over(waiting, Err(error)),
         }
     }
@@ -176,12 +176,12 @@ impl<C: DataPlane> ControlLoop<C> {
             return Err(ReloadError::Mistakes(unresolved.into_iter().map(mistake).collect()));
         }
         config_state.note_moved(&model, &resolved, &mut changes);
-        let step = config_state.step(model, &resolved, found, None).map_err(ReloadError::CouldNotListen)?;
-        config_state.filed(file);
+        let transition = config_state.prepare(model, &resolved, found, None).map_err(ReloadError::CouldNotListen)?;
+        config_state.set_file(file);
         kept.iter().for_each(|line| log::warn!("{line}"));
-        resolve::note(&step.snapshot, &unresolved);
-        let model = step.model.clone();
-        Ok((step, Reloaded { changes, model }))
+        resolve::note(&transition.snapshot, &unresolved);
+        let model = transition.model.clone();
+        Ok((transition, Reloaded { changes, model }))
     }
 
     /// Reports the end of a reload to the service manager, the log and the callers.
