@@ -84,8 +84,8 @@ pub struct Driver<N: Net, L: Ledger> {
     runnable: VecDeque<Key>,
     dirty: Vec<Key>,
     queues: Queues,
-    /// The connection that has its turn in a queue.
-    served: Option<Key>,
+    /// A connection that waited before, and where it goes if it waits again.
+    returning: Option<(Key, Position)>,
     fired: Vec<u32>,
     serials: Serials,
     shared: relay::RelayResources<N::Pipe>,
@@ -104,7 +104,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             runnable: VecDeque::new(),
             dirty: Vec::new(),
             queues: Queues::default(),
-            served: None,
+            returning: None,
             fired: Vec::new(),
             serials: Serials::default(),
             shared,
@@ -318,7 +318,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                 Effect::ReadPreamble => sockets.read_preamble(&mut self.net, &mut self.shared),
                 Effect::Admit(client) => Some(Input::Admitted(guard.admit(client.ip, self.now))),
                 Effect::Pick { pool, client, tried } => {
-                    let others_wait = self.served != Some(key) && self.queues.is_waited_for(pool);
+                    let has_turn = self.returning == Some((key, Position::Front));
+                    let others_wait = !has_turn && self.queues.is_waited_for(pool);
                     Some(Input::Picked(if others_wait {
                         Err(PickError::AllFull)
                     } else {
@@ -326,7 +327,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                     }))
                 }
                 Effect::Queue { pool } => {
-                    let position = if self.served == Some(key) { Position::Front } else { Position::Back };
+                    let returning = self.returning.filter(|(returning, _)| *returning == key);
+                    let position = returning.map_or(Position::Back, |(_, position)| position);
                     let has_place = self.queues.join(pool, key, position, self.now);
                     // A client that has reset has hung up, too.
                     if has_place { sockets.left.map(Input::Left) } else { Some(Input::NoPlace) }

@@ -42,8 +42,11 @@ pub(super) struct Queues(Vec<Queue>);
 /// Where a connection goes in its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Position {
-    /// It was there, and found no backend in its turn.
+    /// In front: it was there, and its turn found no backend.
     Front,
+    /// At the end, however many wait there: it waited before a snapshot brought it here.
+    Moved,
+    /// At the end, if there is room.
     Back,
 }
 
@@ -184,12 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn a_full_queue_takes_only_a_connection_that_had_a_turn() {
+    fn a_full_queue_takes_only_connections_that_waited_before() {
         let (mut queues, pool) = (Queues::default(), pool());
         for slot in 0..pool.settings.max_queue {
             assert!(queues.join(&pool, key(slot), Position::Back, Tick(0)));
         }
         assert!(!queues.join(&pool, key(u32::MAX), Position::Back, Tick(0)));
+        assert!(queues.join(&pool, key(u32::MAX - 1), Position::Moved, Tick(0)));
         assert!(queues.join(&pool, key(u32::MAX), Position::Front, Tick(0)));
         // A pool of the same name, from before a reload or after: the next one may bring their queues together.
         let other = self::pool();

@@ -83,7 +83,7 @@ pub static POOL: Section<Pool> = Section {
         .more("`serve` keeps its place, since it may wait for an answer. `drop` resets it, as a client that has given up.")
         .needs("no_backend = \"wait …\"", |pool| matches!(pool.no_backend, NoBackend::Wait(_))),
         setting!(Pool.max_queue: number::<u32, 1, 1_000_000>(), "How many clients may wait for a backend at each worker.")
-            .more("tcplb resets the next one at once. A waiting client holds a descriptor and counts for `max_connections`.")
+            .more("tcplb resets the next one at once. A reload that lowers it resets no client that waits. A waiting client holds a descriptor and counts for `max_connections`.")
             .needs("no_backend = \"wait …\"", |pool| matches!(pool.no_backend, NoBackend::Wait(_))),
         setting!(Pool.all_down: word(), "What the pool does when all of its backends are down.")
             .more(

@@ -67,6 +67,20 @@ fn a_client_of_a_listener_that_keeps_its_pool_waits_on() {
 }
 
 #[test]
+fn a_smaller_queue_resets_no_client_that_waits() {
+    let one = Server::start(b'1');
+    let balancer = Balancer::start(waiting_in("a", &[("a", &[&one])]));
+    let clients = [0; 3].map(|_| waits(&balancer, "a"));
+    balancer.file(|model| model.pools[0].max_queue = 1);
+    balancer.remote.reload(false).unwrap();
+    balancer.remote.change_backend("a", "1", Some(1), None).unwrap();
+    for client in clients {
+        assert_eq!(Client::over(client).unwrap().server, b'1');
+    }
+    balancer.stop();
+}
+
+#[test]
 fn a_client_that_waits_for_a_pool_that_is_gone_with_its_listener_is_reset() {
     let (one, two) = (Server::start(b'1'), Server::start(b'2'));
     let balancer = Balancer::start(waiting_in("a", &[("a", &[&one]), ("b", &[&two])]));
