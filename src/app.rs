@@ -114,7 +114,7 @@ fn begin(
         StartError(why)
     };
     let spawn_error = |error: io::Error| StartError(format!("can't start a thread: {error}"));
-    // A user who may create names in the log's directory could make root follow a link. So links are followed only if
+    // A user that may create names in the log's directory could make root follow a link. So links are followed only if
     // the process keeps its user.
     let changes_user = confinement.as_ref().is_some_and(Confinement::changes_user);
     let links = if changes_user { Links::Refuse } else { Links::Follow };

@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn an_absent_value_is_a_dash_or_null() {
-        let nobody = Record {
+        let refused = Record {
             client: None,
             backend: None,
             connect: None,
@@ -197,8 +197,8 @@ mod tests {
             close: CloseReason::NoBackend,
             ..record("web1")
         };
-        assert_eq!(line(LogFormat::Text, &nobody), "2026-01-02T03:04:05.678Z web - app - 0 - 0 0 0 no_backend");
-        let json: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &nobody)).unwrap();
+        assert_eq!(line(LogFormat::Text, &refused), "2026-01-02T03:04:05.678Z web - app - 0 - 0 0 0 no_backend");
+        let json: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &refused)).unwrap();
         for key in ["client", "backend", "connect_ms"] {
             assert!(json[key].is_null(), "{json}");
         }

@@ -54,7 +54,7 @@ enum Destination {
 }
 
 impl Target {
-    /// Opens it. A user who may put a symbolic link there could have root write, and give away, what it points to: see
+    /// Opens it. A user that may put a symbolic link there could have root write, and give away, what it points to: see
     /// [`Links`].
     pub fn open(to: &LogTo, links: Links) -> Result<Target, String> {
         let destination = match to {
@@ -155,7 +155,7 @@ fn open(path: &PathBuf, links: Links) -> Result<OwnedFd, Errno> {
 
 fn hint(error: Errno) -> &'static str {
     match error {
-        Errno::NXIO => " (nobody reads this FIFO)",
+        Errno::NXIO => " (no process reads this FIFO)",
         Errno::LOOP => " (it is a symbolic link: name the file itself, or start tcplb as the user that it becomes)",
         _ => "",
     }
@@ -190,8 +190,8 @@ mod tests {
         fs::rename(&path, &old).unwrap();
         target.write(b"two\n", Start::Line, || true).unwrap();
         fs::create_dir(&path).unwrap();
-        let told = target.reopen().unwrap_err();
-        assert!(told.contains("directory"), "{told}");
+        let error = target.reopen().unwrap_err();
+        assert!(error.contains("directory"), "{error}");
         target.write(b"three\n", Start::Line, || true).unwrap();
         fs::remove_dir(&path).unwrap();
         target.reopen().unwrap();
@@ -201,12 +201,12 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_followed_only_where_nobody_is_tricked_by_it() {
+    fn a_link_is_followed_only_where_the_caller_allows_it() {
         let destination = tempfile::tempdir().unwrap();
         let (real, link) = (destination.path().join("real"), destination.path().join("link"));
         symlink(&real, &link).unwrap();
-        let told = Target::open(&LogTo::File(link.clone()), Links::Refuse).unwrap_err();
-        assert!(told.contains("symbolic link") && !real.exists(), "{told}");
+        let error = Target::open(&LogTo::File(link.clone()), Links::Refuse).unwrap_err();
+        assert!(error.contains("symbolic link") && !real.exists(), "{error}");
         Target::open(&LogTo::File(link), Links::Follow).unwrap().write(b"one\n", Start::Line, || true).unwrap();
         assert_eq!(fs::read_to_string(&real).unwrap(), "one\n");
     }

@@ -162,7 +162,7 @@ pub fn answer(stream: &mut impl Stream, response: &Response, bodiless: bool) -> 
     Ok(())
 }
 
-/// The reason phrase, for people who read a trace of the connection.
+/// The reason phrase, for readers of a trace of the connection.
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",

@@ -1,7 +1,7 @@
 //! Slots with generations: a table whose keys expire with their entries.
 //!
 //! A key may be kept, in a queue or a list, for longer than its entry lives, and another entry may take the slot. The
-//! key's generation tells the entries apart. The table never shrinks. Freed slots are reused, the most recently freed
+//! key's generation distinguishes the entries. The table never shrinks. Freed slots are reused, the most recently freed
 //! first, since it is in the cache.
 
 /// Identifies one entry for its lifetime. The key of a removed entry finds nothing, even once its slot is reused.

@@ -1,6 +1,6 @@
 //! Least privilege: privileges that the process gives up, for good, once everything is bound. Linux only.
 //!
-//! It does not decide who may connect or call; it limits what an attacker gains from a fault of ours. `cli` creates a
+//! It does not decide which clients may connect or call; it limits what an attacker gains from a fault of ours. `cli` creates a
 //! [`Confinement`] before anything is opened, so that an unknown user is an early error. `app` carries it out between
 //! the last bind and the first thread. That order matters: user, capabilities, no_new_privs and Landlock belong to a
 //! thread, and threads inherit them from the one that starts them.

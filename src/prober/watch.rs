@@ -141,7 +141,7 @@ impl Watch {
         let (old, new) = (&old.settings.health, &self.pool.settings.health);
         let other_policy = (old.kind == HealthKind::Off) != (new.kind == HealthKind::Off);
         let back = before == AdminState::Disabled && self.state != AdminState::Disabled;
-        let anew = other_policy || back || old.interval != new.interval;
+        let restart = other_policy || back || old.interval != new.interval;
         // Results from before an operator disabled it are old. A pool with `initial = "down"` requires a new result.
         let unknown = other_policy || (back && new.initial == InitialHealth::Down);
         if unknown || (!self.probed && old.initial != new.initial) {
@@ -153,7 +153,7 @@ impl Watch {
             self.backend.starts_slowly(now);
         }
         self.show(now);
-        anew
+        restart
     }
 
     /// The backend has left its pool, and its slot may go to another. No generation that has it may use it any more.

@@ -98,7 +98,7 @@ pub(super) fn deliver<I: Io>(
     }
 }
 
-/// Fills a pipe once and delivers what the sink takes. False if there is no pipe, or if only recv can tell the state.
+/// Fills a pipe once and delivers what the sink takes. False if there is no pipe, or if only recv can report the state.
 pub(super) fn step<I: Io>(
     buffer: &mut RelayBuffer<I::Pipe>,
     transfer: &mut Transfer<'_, I>,

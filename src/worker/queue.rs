@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn who_came_first_is_served_first_and_who_found_nothing_stays_in_front() {
+    fn clients_are_served_in_order_and_one_without_a_backend_stays_in_front() {
         let (mut queues, pool, other) = (Queues::default(), pool(), pool());
         for slot in 0..3 {
             assert!(queues.join(&pool, key(slot), Position::Back, Tick(0)));

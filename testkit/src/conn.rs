@@ -109,7 +109,7 @@ impl Conn {
     pub fn attempt(at: &At) -> Conn {
         let (socket, address) = at.socket();
         socket.set_nonblocking(true).expect("set O_NONBLOCK");
-        // Under way, or refused, which reading tells.
+        // Under way, or refused, which reading shows.
         let _ = socket.connect(&address);
         socket.set_nonblocking(false).expect("clear O_NONBLOCK");
         Conn::over(socket)
@@ -258,7 +258,7 @@ impl Conn {
 
     /// Sends a FIN; reading goes on.
     pub fn finish(&self) {
-        // Fails only if the peer has already reset the connection, which reading tells.
+        // Fails only if the peer has already reset the connection, which reading shows.
         let _ = self.0.shutdown(Shutdown::Write);
     }
 

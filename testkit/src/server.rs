@@ -30,13 +30,13 @@ pub struct Server {
     running: Option<(Arc<Socket>, JoinHandle<()>)>,
 }
 
-/// A loopback address that no other test uses. A port stopped on it stays free until it is started again, as nobody
+/// A loopback address that no other test uses. A port stopped on it stays free until it is started again, as no test
 /// connects from there: on 127.0.0.1 any outgoing connection might be given that port meanwhile.
 pub fn fresh_loopback() -> IpAddr {
     Ipv4Addr::new(127, fastrand::u8(1..=254), fastrand::u8(..), fastrand::u8(1..=254)).into()
 }
 
-/// An address that nobody listens on, for a server which cannot choose its port itself.
+/// An address without a listener, for a server which cannot choose its port itself.
 pub fn free_address() -> SocketAddr {
     free_address_on(&fresh_loopback().to_string())
 }
@@ -63,7 +63,7 @@ impl Server {
         Server::start_at(At::Tcp((ip.into(), 0).into()), script)
     }
 
-    /// Starts on `at`, whose port nobody else has.
+    /// Starts on `at`, whose port no other process has.
     pub fn start_at_address(at: SocketAddr, script: impl Fn(Conn) -> io::Result<()> + Send + Sync + 'static) -> Server {
         Server::start_at(At::Tcp(at), script)
     }
@@ -155,7 +155,7 @@ fn accept(listening: &Socket, script: &Script, accepted: &AtomicUsize, open: &Op
     }
 }
 
-/// A server that answers no connect at all: its backlog is full and nobody accepts.
+/// A server that answers no connect at all: its backlog is full and no client is accepted.
 pub struct BlackHole {
     at: At,
     _listening: Socket,

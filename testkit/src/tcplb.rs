@@ -16,7 +16,7 @@ pub const QUICK_PROBES: [&str; 4] = ["-t", "300ms", "--health-timeout", "300ms"]
 const VARIABLES: [&str; 7] =
     ["RUST_LOG", "TCPLB_ADMIN", "TCPLB_TOKEN", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC"];
 
-/// `tcplb ARGUMENTS`, without what the environment of the test might tell it.
+/// `tcplb ARGUMENTS`, without the variables of the test's environment that it reads.
 pub fn tcplb(arguments: &[&str]) -> Command {
     let mut command = without_variables(binary());
     command.args(arguments).stdin(Stdio::null());
@@ -76,7 +76,7 @@ impl Tcplb {
         self
     }
 
-    /// Told everything by a file, whose listeners bind so many addresses.
+    /// With this configuration file, whose listeners bind so many addresses.
     pub fn from_file(path: &Path, addresses: usize) -> Tcplb {
         Tcplb { file: Some((path.to_owned(), addresses)), ..Tcplb::default() }
     }
@@ -175,7 +175,7 @@ impl Running {
         Conn::to(self.at())
     }
 
-    /// Connects a client that says nothing: how it is ended. A reset may come so soon that connecting tells of it.
+    /// Connects a client that says nothing: how it is ended. A reset may come so soon that connecting reports it.
     #[track_caller]
     pub fn ending_of_next(&self) -> Ending {
         match Conn::try_to(self.at()) {

@@ -34,12 +34,12 @@ pub fn run(command: &mut Command) -> String {
     output
 }
 
-/// Is this root, who alone can become somebody else? Says so if not. In CI it must be.
+/// Is this root, the only user that can become another one? Prints a message if not. In CI it must be.
 pub fn need_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     assert!(root || env::var_os("CI").is_none(), "this is not root, and in CI no test may be skipped");
     if !root {
-        eprintln!("skipped: only root can become somebody else");
+        eprintln!("skipped: only root can become another user");
     }
     root
 }

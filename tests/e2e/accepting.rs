@@ -43,7 +43,7 @@ fn a_flood_at_one_listener_leaves_its_turn_to_another_one_of_the_same_worker() {
     }
 }
 
-/// The access log of one worker has connections in the order of their ends: no clock is needed to see who was served first.
+/// The access log of one worker has connections in the order of their ends: no clock is needed to see which was served first.
 #[test]
 fn a_client_is_served_before_the_backlog_of_another_listener_is_empty() {
     let _alone = heavy();

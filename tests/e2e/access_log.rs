@@ -1,4 +1,4 @@
-//! The access log: a line for each connection, whatever became of it, wherever the file has gone meanwhile.
+//! The access log: a line for each connection, however it ended, wherever the file has gone meanwhile.
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
 use rustix::process::Signal;
@@ -55,8 +55,8 @@ impl Place {
         Tcplb::new().unprobed().args(["--access-log", shown(&self.log())])
     }
 
-    /// A tcplb that logs here, told by a file with this in it, whose listeners bind so many addresses.
-    fn told_by_file(&self, text: &str, addresses: usize) -> Tcplb {
+    /// A tcplb that logs here, with this configuration file, whose listeners bind so many addresses.
+    fn with_file(&self, text: &str, addresses: usize) -> Tcplb {
         let file = self.path("tcplb.toml");
         fs::write(&file, format!("[global]\nworkers = 2\naccess_log = {:?}\n{text}", self.log())).unwrap();
         Tcplb::from_file(&file, addresses)
@@ -190,9 +190,9 @@ fn a_client_that_was_not_served_has_a_line_with_the_reason() {
     let backend = |at: &At| format!("[[pool.backend]]\naddress = \"{at}\"");
     let [good, patient] = ["good", "patient"].map(|name| pool(name, &backend(server.at())));
     let pools = [good, patient, pool("nobody", ""), pool("refusing", &backend(&refusing()))];
-    let mut tcplb = place.told_by_file(&(listeners.concat() + &pools.concat()), 6).start();
+    let mut tcplb = place.with_file(&(listeners.concat() + &pools.concat()), 6).start();
     let at = |number: usize| tcplb.listening()[number].clone();
-    // Resets may come so soon that connecting or writing tells of them.
+    // Resets may come so soon that connecting or writing reports them.
     let cut = |number: usize| {
         drop(Conn::try_to(&at(number)).and_then(|conn| (&conn).write_all(b"hello\r\n\r\n").and(conn.try_ending())))
     };
@@ -200,17 +200,17 @@ fn a_client_that_was_not_served_has_a_line_with_the_reason() {
     let fits = Conn::to(&at(4));
     fits.assert_echoes("in");
     cut(4);
-    // Silent: nobody ends it but the time.
+    // Silent: only the time-out ends it.
     Conn::to(&at(5)).try_ending().unwrap();
     drop(fits);
     assert_ends_well(&mut tcplb);
     let text = fs::read_to_string(place.log()).unwrap();
     let mut found: Vec<Line> = text.lines().map(parse).collect();
     found.sort_by_key(|line| (line["listener"].clone(), line["close"].clone()));
-    let told: Vec<_> =
+    let logged: Vec<_> =
         found.iter().map(|line| of(line, ["listener", "close", "pool", "attempts", "bytes_to_backend"])).collect();
     assert_eq!(
-        told,
+        logged,
         [
             ["broken", "connect_failed", "refusing", "1", "0"],
             ["closed", "denied", "good", "0", "0"],
@@ -328,8 +328,8 @@ fn a_file_that_can_t_be_opened_again_leaves_the_old_one_in_use() {
     fs::rename(place.log(), &old).unwrap();
     fs::create_dir(place.log()).unwrap();
     tcplb.signal(Signal::USR1);
-    let told = tcplb.wait_for_line("can't reopen the access log");
-    assert!(told.contains("directory") && told.contains("stays in use"), "{told}");
+    let logged = tcplb.wait_for_line("can't reopen the access log");
+    assert!(logged.contains("directory") && logged.contains("stays in use"), "{logged}");
     act(&tcplb, "finish\n", |client| client.hear_all().clear());
     assert_eq!(only_line(&old)["close"], "backend_fin");
 }
@@ -348,10 +348,10 @@ fn a_full_disk_is_logged_once_and_stops_no_client() {
     assert_eq!(tcplb.count_lines("can't write the access log /dev/full: No space left on device"), 1);
     // The first at once, the others within ten seconds or at the end.
     let output = tcplb.output();
-    let told = output
+    let logged = output
         .lines()
         .filter_map(|line| line.split_once("access log: ")?.1.split_once(" line")?.0.parse::<usize>().ok());
-    assert_eq!(told.sum::<usize>(), 3, "{output}");
+    assert_eq!(logged.sum::<usize>(), 3, "{output}");
     assert_eq!(tcplb.count_lines("1 line lost"), 1, "{output}");
 }
 
@@ -378,7 +378,7 @@ fn an_access_log_without_a_reader_stops_no_client_and_counts_lost_lines() {
         server.at()
     );
     let text = text.replace("bind", &format!("pool = \"{pool}\"\nbind"));
-    let mut tcplb = place.told_by_file(&text, 2).start();
+    let mut tcplb = place.with_file(&text, 2).start();
     let (denies, serves, admin) = (tcplb.listening()[0].clone(), tcplb.listening()[1].clone(), Admin::of(&tcplb));
     let lost = || admin.metric("tcplb_access_log_lost_total", &[]);
     eventually("lines are lost", || {
@@ -388,12 +388,12 @@ fn an_access_log_without_a_reader_stops_no_client_and_counts_lost_lines() {
     tcplb.wait_for_line("lost: written too slowly");
     let guest = Conn::to(&serves);
     guest.assert_echoes("undisturbed");
-    // Somebody reads at last, and to the end. The guest stays until there is room for its line.
+    // A reader comes at last, and reads to the end. The guest stays until there is room for its line.
     let (begun, beginning) = std::sync::mpsc::channel();
     let reading = thread::spawn(move || {
         let mut text = vec![0; 1 << 20];
         reader.read_exact(&mut text)?;
-        begun.send(()).expect("somebody waits for it");
+        begun.send(()).expect("the test waits for it");
         reader.read_to_end(&mut text)?;
         Ok::<_, io::Error>(String::from_utf8(text).expect("text"))
     });
@@ -468,7 +468,7 @@ fn what_can_t_be_opened_ends_the_start() {
         assert!(said.contains("error: can't open the access log") && said.contains(wants), "{said}");
     };
     drop(fifo(&place));
-    refused("nobody reads this FIFO");
+    refused("no process reads this FIFO");
     fs::remove_file(place.log()).unwrap();
     fs::create_dir(place.log()).unwrap();
     refused("directory");
@@ -490,8 +490,8 @@ fn the_user_that_root_becomes_has_the_log_and_opens_it_again_in_the_sandbox() {
 
     // A directory that is root's: the file is his, but a new one can't be made there.
     let tcplb = start();
-    let told = tcplb.wait_for_line("SIGUSR1 will fail");
-    assert!(told.contains("nobody:nogroup can't create files in"), "{told}");
+    let logged = tcplb.wait_for_line("SIGUSR1 will fail");
+    assert!(logged.contains("nobody:nogroup can't create files in"), "{logged}");
     serve(&tcplb);
     assert_eq!(only_line(&place.log())["close"], "backend_fin");
     let log = fs::metadata(place.log()).unwrap();

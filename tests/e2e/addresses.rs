@@ -110,7 +110,7 @@ pub fn with_hosts(hosts: &str) -> Option<(tempfile::TempDir, Tcplb)> {
     let mut trial = Command::new(unshare[0]);
     trial.args(&unshare[1..]).args(["sh", "-c", &bind, "sh", "true"]);
     if !trial.status().is_ok_and(|status| status.success()) {
-        eprintln!("skipped: this system lets nobody have a hosts file of their own");
+        eprintln!("skipped: a process can't have a hosts file of its own on this system");
         return None;
     }
     let tcplb = Tcplb::new().wrapped(unshare.into_iter().chain(["sh", "-c", &bind, "sh"]));

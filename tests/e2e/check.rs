@@ -81,8 +81,8 @@ fn check_warns_of_an_empty_token_and_of_more_connections_than_descriptors() {
         let output = Command::new("sh").args(["-c", script, tcplb, command]).arg(&path).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), code, "{said}");
-        let told: Vec<&str> = said.lines().filter(|line| line.starts_with(mark)).collect();
-        let has = |part: &str| told.iter().any(|line| line.contains(part));
+        let marked: Vec<&str> = said.lines().filter(|line| line.starts_with(mark)).collect();
+        let has = |part: &str| marked.iter().any(|line| line.contains(part));
         assert!(has("max_connections: 100000 connections need 200000 descriptors"), "{said}");
         assert!(
             command == "--config" || has(&format!("the token from {}: the file is empty", token.display())),

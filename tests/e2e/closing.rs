@@ -4,19 +4,19 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use std::io::{self, Write};
 use testkit::{Conn, Ending, MIB, PATIENCE, Server, Tcplb, peers, receive, send};
 
-/// A backend that tells the test how its clients end, and a tcplb in front of it.
+/// A backend that reports to the test how its clients end, and a tcplb in front of it.
 macro_rules! with_backend {
     ($script:expr) => {{
-        let (tell, told) = unbounded();
+        let (report, reported) = unbounded();
         let script = $script;
-        let server = Server::start(move |conn| script(conn, &tell));
+        let server = Server::start(move |conn| script(conn, &report));
         let tcplb = Tcplb::new().backend(server.at()).unprobed().start();
-        (server, tcplb, told)
+        (server, tcplb, reported)
     }};
 }
 
-fn next<T>(told: &Receiver<T>) -> T {
-    told.recv_timeout(PATIENCE).expect("the backend tells what it saw")
+fn next<T>(reported: &Receiver<T>) -> T {
+    reported.recv_timeout(PATIENCE).expect("the backend reports what it saw")
 }
 
 #[test]
@@ -41,30 +41,30 @@ fn half_close_from_client_still_delivers_backend_bytes() {
 
 #[test]
 fn half_close_from_backend_still_delivers_client_bytes() {
-    let (_server, tcplb, told) = with_backend!(|conn: Conn, tell: &Sender<_>| {
+    let (_server, tcplb, reported) = with_backend!(|conn: Conn, report: &Sender<_>| {
         (&conn).write_all(b"that is all from me")?;
         conn.finish();
-        tell.send(receive(&conn)?).map_err(io::Error::other)
+        report.send(receive(&conn)?).map_err(io::Error::other)
     });
     let client = tcplb.connect();
     assert_eq!(client.hear_all(), b"that is all from me");
     // Only after the backend's FIN has come.
     let sent = send(&client, 2, MIB).unwrap();
     client.finish();
-    assert_eq!(next(&told), (MIB, sent));
+    assert_eq!(next(&reported), (MIB, sent));
 }
 
 #[test]
 fn after_a_clients_fin_the_other_direction_goes_on_for_as_long_as_it_likes() {
-    let (_server, tcplb, told) = with_backend!(|conn: Conn, tell: &Sender<Conn>| {
+    let (_server, tcplb, reported) = with_backend!(|conn: Conn, report: &Sender<Conn>| {
         if conn.try_ending()? == Ending::Fin {
-            tell.send(conn).map_err(io::Error::other)?;
+            report.send(conn).map_err(io::Error::other)?;
         }
         Ok(())
     });
     let client = tcplb.connect();
     client.finish();
-    let backend = next(&told);
+    let backend = next(&reported);
     for round in 0..200_u8 {
         backend.say([round]);
         assert_eq!(client.hear(1), [round]);
@@ -75,32 +75,32 @@ fn after_a_clients_fin_the_other_direction_goes_on_for_as_long_as_it_likes() {
 
 #[test]
 fn a_fin_stays_a_fin_both_ways() {
-    let (_server, tcplb, told) = with_backend!(|conn: Conn, tell: &Sender<_>| {
+    let (_server, tcplb, reported) = with_backend!(|conn: Conn, report: &Sender<_>| {
         (&conn).write_all(b"hello")?;
         let seen = conn.try_ending()?;
         conn.finish();
-        tell.send(seen).map_err(io::Error::other)
+        report.send(seen).map_err(io::Error::other)
     });
     for _ in 0..20 {
         let client = tcplb.connect();
         assert_eq!(client.hear(5), b"hello");
         client.finish();
-        assert_eq!(next(&told), Ending::Fin);
+        assert_eq!(next(&reported), Ending::Fin);
         assert_eq!(client.ending(), Ending::Fin);
     }
 }
 
 #[test]
 fn a_reset_from_the_client_reaches_the_backend_as_a_reset() {
-    let (_server, tcplb, told) = with_backend!(|conn: Conn, tell: &Sender<_>| {
+    let (_server, tcplb, reported) = with_backend!(|conn: Conn, report: &Sender<_>| {
         (&conn).write_all(b"hello")?;
-        tell.send(conn.try_ending()?).map_err(io::Error::other)
+        report.send(conn.try_ending()?).map_err(io::Error::other)
     });
     for _ in 0..20 {
         let client = tcplb.connect();
         assert_eq!(client.hear(5), b"hello");
         client.reset();
-        assert_eq!(next(&told), Ending::Reset);
+        assert_eq!(next(&reported), Ending::Reset);
     }
 }
 
@@ -129,14 +129,14 @@ fn a_backend_that_resets_at_once_resets_the_client() {
 
 #[test]
 fn a_reset_after_the_other_sides_fin_is_still_a_reset() {
-    let (_server, tcplb, told) = with_backend!(|conn: Conn, tell: &Sender<_>| {
+    let (_server, tcplb, reported) = with_backend!(|conn: Conn, report: &Sender<_>| {
         if conn.line()? == "reset me after my fin" {
             conn.try_ending()?;
             conn.reset();
             return Ok(());
         }
         conn.finish();
-        tell.send(conn.try_ending()?).map_err(io::Error::other)
+        report.send(conn.try_ending()?).map_err(io::Error::other)
     });
     let client = tcplb.connect();
     client.say("reset me after my fin\n");
@@ -147,5 +147,5 @@ fn a_reset_after_the_other_sides_fin_is_still_a_reset() {
     client.say("finish first\n");
     assert_eq!(client.hear_all(), b"");
     client.reset();
-    assert_eq!(next(&told), Ending::Reset);
+    assert_eq!(next(&reported), Ending::Reset);
 }

@@ -65,7 +65,7 @@ fn a_short_connection_costs_no_more_than_the_table_says() {
     within(&calls, &table);
 }
 
-/// The tables are those of the default. Who forces small messages through a pipe pays for the pipe too.
+/// The tables are those of the default. With `relay = "splice"`, small messages pay for the pipe too.
 fn splices_everything() -> bool {
     std::env::var("TCPLB_TEST_RELAY").is_ok_and(|relay| relay == "splice")
 }

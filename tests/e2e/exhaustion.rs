@@ -1,4 +1,4 @@
-//! At a limit, clients wait in the kernel's backlog; nobody who is served notices. Out of descriptors: `tests/machine`.
+//! At a limit, clients wait in the kernel's backlog; clients that are served notice nothing. Out of descriptors: `tests/machine`.
 
 use std::time::Duration;
 use testkit::{Conn, Server, Tcplb, eventually, let_pass, peers};

@@ -22,12 +22,12 @@ fn an_echo_server_echoes_and_finishes_after_its_client() {
 fn a_reset_differs_from_a_fin() {
     let server = Server::start(peers::resets);
     assert_eq!(Conn::to(server.at()).ending(), Ending::Reset);
-    let (tell, told) = unbounded();
-    let server = Server::start(move |conn| tell.send(conn.try_ending()?).map_err(std::io::Error::other));
+    let (report, reported) = unbounded();
+    let server = Server::start(move |conn| report.send(conn.try_ending()?).map_err(std::io::Error::other));
     Conn::to(server.at()).reset();
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Ending::Reset);
+    assert_eq!(reported.recv_timeout(PATIENCE).unwrap(), Ending::Reset);
     drop(Conn::to(server.at()));
-    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Ending::Fin);
+    assert_eq!(reported.recv_timeout(PATIENCE).unwrap(), Ending::Fin);
 }
 
 #[test]

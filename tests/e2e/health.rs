@@ -1,4 +1,4 @@
-//! Probes, and clients' own failures, decide who is up; each change is one log line.
+//! Probes, and clients' own failures, decide which backends are up; each change is one log line.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -63,7 +63,7 @@ fn http_probes_look_at_the_status() {
 
     status.store(503, Ordering::SeqCst);
     let line = tcplb.wait_for_line("web1 is down");
-    assert!(line.contains("HTTP 503"), "the reason is told: {line}");
+    assert!(line.contains("HTTP 503"), "the reason is logged: {line}");
     assert_eq!(tally((0..10).map(|_| ask(&tcplb))).get("well"), Some(&10));
 
     status.store(200, Ordering::SeqCst);

@@ -124,14 +124,14 @@ fn what_was_lost_is_logged_once_stderr_is_read_again() {
     let lines = tcplb.read_on();
     let end = Instant::now() + PATIENCE;
     let next = || lines.recv_timeout(end.saturating_duration_since(Instant::now())).expect("a line");
-    let told = loop {
+    let logged = loop {
         let line = next();
         assert!(line.starts_with("20"), "a whole line with its time: {line}");
         if let Some((_, rest)) = line.split_once(" WARN log: ") {
             break rest.to_owned();
         }
     };
-    let count: u64 = told.split_once(" line").expect("a count").0.parse().unwrap();
+    let count: u64 = logged.split_once(" line").expect("a count").0.parse().unwrap();
     assert!((1..=lost).contains(&count), "{count} of {lost}");
     // And what comes later is logged again.
     fs::remove_file(tcplb.place.path().join("tcplb.toml")).unwrap();

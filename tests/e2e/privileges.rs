@@ -1,4 +1,4 @@
-//! Whom it runs as, what it may still do, and that everything it promises works that way. Most of it takes root.
+//! The user that tcplb runs as, the rights that are left, and what works with them. Most tests need root.
 
 use rustix::process::{Signal, geteuid};
 use std::fmt::Display;
@@ -14,7 +14,7 @@ use testkit::{At, Conn, Ending, Process, Running, Server, Tcplb, account, fresh_
 const BIND_SERVICE: &str = "0000000000000400";
 const NONE: &str = "0000000000000000";
 
-/// A directory that everybody may read, with one for tcplb's file and two that are nobody's own if there is a choice.
+/// A directory that every user may read, with one for tcplb's file and two that user nobody owns where that is possible.
 struct Place(TempDir);
 
 impl Place {
@@ -219,7 +219,7 @@ fn a_token_file_that_others_can_read_is_logged() {
         fs::set_permissions(&token, Permissions::from_mode(mode)).unwrap();
         let global = format!("{user}admin = \"127.0.0.1:0\"\nadmin_token_file = \"{}\"", token.display());
         place.write(&global, &["127.0.0.1:0"], server.at());
-        // Read while tcplb is who it was, so that the user need not be able to.
+        // Read before tcplb changes its user, so that the user needs no right to it.
         let tcplb = Tcplb::from_file(&place.file(), 1).start();
         tcplb.wait_for_line("admin on ");
         assert_eq!(
@@ -240,10 +240,10 @@ fn a_start_reports_what_the_user_will_not_be_able_to_do() {
     fs::set_permissions(place.file(), Permissions::from_mode(0o600)).unwrap();
     let tcplb = Tcplb::from_file(&place.file(), 2).start();
     tcplb.connect().assert_echoes("all the same");
-    let told = tcplb.wait_for_line("a reload will fail: nobody:");
-    assert!(told.contains(&place.file().display().to_string()) && told.contains("Permission denied"), "{told}");
-    let told = tcplb.wait_for_line("will stay behind at the end");
-    assert!(told.contains(&socket.display().to_string()), "{told}");
+    let line = tcplb.wait_for_line("a reload will fail: nobody:");
+    assert!(line.contains(&place.file().display().to_string()) && line.contains("Permission denied"), "{line}");
+    let line = tcplb.wait_for_line("will stay behind at the end");
+    assert!(line.contains(&socket.display().to_string()), "{line}");
     // It says the same when it happens, and has no hint: the operator may still open the file.
     let refused = reload(&tcplb, "reload refused");
     assert!(refused.contains("can't read") && !refused.contains("the sandbox of this process"), "{refused}");
@@ -291,10 +291,10 @@ fn a_reload_that_leads_out_of_the_sandbox_is_refused_with_the_reason() {
     }
 }
 
-/// What setpriv(1) is told to leave no more than the right to low ports.
+/// Arguments of setpriv(1) that leave only the right to low ports.
 const LOW_PORTS: [&str; 2] = ["--inh-caps=+net_bind_service", "--ambient-caps=+net_bind_service"];
 
-/// tcplb where nobody can start it, started as nobody with these further words for setpriv.
+/// tcplb in a place where user nobody can start it, started as nobody with these further words for setpriv.
 fn unprivileged(place: &Place, words: &[&str]) -> Option<Tcplb> {
     Some(Tcplb::new().wrapped(as_nobody(place, words)?.iter().map(String::as_str)))
 }
@@ -311,8 +311,8 @@ fn as_nobody(place: &Place, words: &[&str]) -> Option<Vec<String>> {
     // The last of these starts the copy in place of the program that it is given.
     let shell = ["sh", "-c", "shift; exec \"$0\" \"$@\""];
     let (setpriv, program) = (setpriv.display().to_string(), program.display().to_string());
-    let who = [setpriv.as_str(), &user, &group, "--clear-groups"];
-    let words = who.into_iter().chain(words.iter().copied()).chain(shell).chain([program.as_str()]);
+    let account = [setpriv.as_str(), &user, &group, "--clear-groups"];
+    let words = account.into_iter().chain(words.iter().copied()).chain(shell).chain([program.as_str()]);
     Some(words.map(str::to_owned).collect())
 }
 
@@ -355,7 +355,7 @@ fn where_a_service_manager_did_it_all_nothing_privileged_is_called() {
 fn without_any_privilege_it_serves_high_ports() {
     let (server, place) = (Server::start(peers::echo), Place::new());
     let Some(tcplb) = unprivileged(&place, &[]) else { return };
-    // Being who it is to become already is as good as becoming it.
+    // A process that already runs as the user needs no change of user.
     let tcplb = tcplb.backend(server.at()).args(["--user", "nobody"]).start();
     tcplb.connect().assert_echoes("on a high port");
     tcplb.wait_for_line("with no capability, no new privileges");
@@ -408,7 +408,7 @@ fn a_kernel_without_landlock_is_logged_and_tcplb_serves() {
     let Some(strace) = need("strace") else { return };
     let (server, place) = (Server::start(peers::echo), Place::new());
     let strace = strace.display().to_string();
-    for (error, told) in
+    for (error, reason) in
         [("ENOSYS", "there is no Landlock here"), ("EPERM", "there is no"), ("EOPNOTSUPP", "Landlock is turned off")]
     {
         let (trace, record) = ("trace=landlock_create_ruleset", place.path("trace").display().to_string());
@@ -416,7 +416,7 @@ fn a_kernel_without_landlock_is_logged_and_tcplb_serves() {
         let words = [strace.as_str(), "-f", "-o", &record, "-e", trace, "-e", &inject];
         let mut tcplb = Tcplb::new().wrapped(words).backend(server.at()).start();
         tcplb.connect().assert_echoes("without walls");
-        tcplb.wait_for_line(&format!("no new privileges, no sandbox: {told}"));
+        tcplb.wait_for_line(&format!("no new privileges, no sandbox: {reason}"));
         // Not strace, which would let go of it and leave it behind.
         tcplb.signal_child(Signal::TERM);
         assert!(tcplb.wait_exit().success());

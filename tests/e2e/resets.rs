@@ -47,12 +47,12 @@ fn answers_and_leaves(conn: Conn) -> io::Result<()> {
 
 /// A backend that reports what it got.
 fn reports() -> (Server, Receiver<Got>) {
-    let (tell, told): (Sender<Got>, _) = unbounded();
-    (Server::start(move |conn| tell.send(got(&conn)?).map_err(io::Error::other)), told)
+    let (report, reported): (Sender<Got>, _) = unbounded();
+    (Server::start(move |conn| report.send(got(&conn)?).map_err(io::Error::other)), reported)
 }
 
-fn next<T>(told: &Receiver<T>) -> T {
-    told.recv_timeout(PATIENCE).expect("the backend reports")
+fn next<T>(reported: &Receiver<T>) -> T {
+    reported.recv_timeout(PATIENCE).expect("the backend reports")
 }
 
 #[test]
@@ -86,21 +86,21 @@ fn an_early_answer_to_an_upload_arrives_whole() {
 
 #[test]
 fn what_a_client_sends_before_its_reset_arrives_whole() {
-    let (server, told) = reports();
+    let (server, reported) = reports();
     for relay in RELAYS {
         let tcplb = tcplb(&server, relay);
         for _ in 0..100 {
             let client = tcplb.connect();
             send(&client, ANSWER);
             client.reset();
-            assert_eq!(next(&told), (ANSWER, Ending::Reset), "{relay}");
+            assert_eq!(next(&reported), (ANSWER, Ending::Reset), "{relay}");
         }
     }
 }
 
 #[test]
 fn a_fin_before_a_reset_is_passed_on_before_it() {
-    let (tell, told) = unbounded();
+    let (report, reported) = unbounded();
     let server = Server::start(move |conn| {
         let first = got(&conn)?;
         // The answer meets a client that is gone.
@@ -109,7 +109,7 @@ fn a_fin_before_a_reset_is_passed_on_before_it() {
                 break error;
             }
         };
-        tell.send((first, error.kind())).map_err(io::Error::other)
+        report.send((first, error.kind())).map_err(io::Error::other)
     });
     for relay in RELAYS {
         let tcplb = tcplb(&server, relay);
@@ -118,7 +118,7 @@ fn a_fin_before_a_reset_is_passed_on_before_it() {
             send(&client, ANSWER);
             client.finish();
             client.reset();
-            let (first, error) = next(&told);
+            let (first, error) = next(&reported);
             assert_eq!(first, (ANSWER, Ending::Fin), "{relay}");
             assert!(matches!(error, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "{relay}: {error}");
         }
@@ -128,18 +128,18 @@ fn a_fin_before_a_reset_is_passed_on_before_it() {
 /// A backend that reads nothing until it is resumed, once for each connection, and reports what it got.
 fn reads_when_resumed() -> (Server, Sender<()>, Receiver<Got>) {
     let (resume, resumed) = unbounded::<()>();
-    let (tell, told) = unbounded();
+    let (report, reported) = unbounded();
     let server = Server::start(move |conn| {
         let conn = conn.patient();
         let _ = resumed.recv();
-        tell.send(got(&conn)?).map_err(io::Error::other)
+        report.send(got(&conn)?).map_err(io::Error::other)
     });
-    (server, resume, told)
+    (server, resume, reported)
 }
 
 #[test]
 fn a_slow_reader_gets_all_that_was_sent_before_a_reset() {
-    let (server, resume, told) = reads_when_resumed();
+    let (server, resume, reported) = reads_when_resumed();
     for relay in RELAYS {
         let tcplb = tcplb(&server, relay);
         let client = tcplb.connect();
@@ -150,23 +150,23 @@ fn a_slow_reader_gets_all_that_was_sent_before_a_reset() {
         drop(kernel);
         client.reset();
         resume.send(()).unwrap();
-        assert_eq!(next(&told), (300_000, Ending::Reset), "{relay}");
+        assert_eq!(next(&reported), (300_000, Ending::Reset), "{relay}");
         tcplb.wait_for_line(": client_reset after");
     }
 }
 
 /// A backend that fills every buffer on the way to its client, reports how much of that has left it, and resets.
 fn fills_and_resets() -> (Server, Receiver<usize>) {
-    let (tell, told) = unbounded();
+    let (report, reported) = unbounded();
     let server = Server::start(move |conn| {
         let sent = conn.fill();
         let kernel = tcplb::net::Socket::from_fd(conn.as_fd().try_clone_to_owned()?);
         let left = sent.saturating_sub(usize::try_from(kernel.unsent()).map_err(io::Error::other)?);
         drop(kernel);
         conn.reset();
-        tell.send(left).map_err(io::Error::other)
+        report.send(left).map_err(io::Error::other)
     });
-    (server, told)
+    (server, reported)
 }
 
 #[test]
@@ -176,10 +176,10 @@ fn a_reader_that_takes_a_little_at_a_time_gets_all_that_was_sent_before_a_reset(
     const READS: usize = 32;
     const READ: usize = 16 * 1024;
     let one = |relay: &str| {
-        let (server, told) = fills_and_resets();
+        let (server, reported) = fills_and_resets();
         let tcplb = tcplb(&server, relay);
         let client = tcplb.connect();
-        let left = next(&told);
+        let left = next(&reported);
         for _ in 0..READS {
             let_pass(Duration::from_millis(50));
             client.hear(READ);
@@ -199,7 +199,7 @@ fn a_reader_that_takes_a_little_at_a_time_gets_all_that_was_sent_before_a_reset(
 
 #[test]
 fn a_reader_that_takes_nothing_is_reset_after_a_second() {
-    let (server, resume, told) = reads_when_resumed();
+    let (server, resume, reported) = reads_when_resumed();
     for relay in RELAYS {
         let tcplb = tcplb(&server, relay);
         let client = tcplb.connect();
@@ -208,7 +208,7 @@ fn a_reader_that_takes_nothing_is_reset_after_a_second() {
         // Only then does the backend read.
         tcplb.wait_for_line(": client_reset after");
         resume.send(()).unwrap();
-        assert_eq!(next(&told).1, Ending::Reset, "{relay}");
+        assert_eq!(next(&reported).1, Ending::Reset, "{relay}");
     }
 }
 

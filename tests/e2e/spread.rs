@@ -1,4 +1,4 @@
-//! Who gets the next connection: turns, weights, backups, limits.
+//! Which backend gets the next connection: turns, weights, backups, limits.
 
 use std::thread;
 use testkit::{Conn, Ending, QUICK_PROBES, Server, Tcplb, eventually, peers, refusing, tally};

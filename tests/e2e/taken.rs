@@ -1,4 +1,4 @@
-//! An address that somebody uses is not taken from them: exit code 1, and the message says which.
+//! tcplb takes no address that another process uses: exit code 1, and the message names the address.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};

@@ -276,7 +276,7 @@ fn the_demo_s_tour_loses_no_request() {
     for want in ["- stopping web2", "web2 is down", "- starting web2 again", "web2 is up", " requests, 0 failed."] {
         assert!(out.contains(want), "no `{want}` in {out}{err}");
     }
-    assert!(!out.contains('\u{1b}'), "colours although nobody sees them: {out}");
+    assert!(!out.contains('\u{1b}'), "colours without a terminal: {out}");
     is_in_readme(&out);
 }
 

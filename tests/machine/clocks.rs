@@ -29,7 +29,7 @@ fn setting_the_clock_changes_nothing() {
     set("+0d");
     let preload = format!("LD_PRELOAD={}", library.display());
     let file = format!("FAKETIME_TIMESTAMP_FILE={}", clock.display());
-    // The monotonic clock is the kernel's: nobody can set that one.
+    // The monotonic clock is the kernel's: no process can set it.
     let wrapper =
         ["env", &preload, &file, "FAKETIME_NO_CACHE=1", "FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1"];
     let mut server = Server::start(peers::named("web1"));
@@ -44,7 +44,7 @@ fn setting_the_clock_changes_nothing() {
     client.hear_line();
     for (times, offset) in [(1, "+500d"), (2, "-3000d"), (3, "+0d")] {
         set(offset);
-        // Its log tells that it has seen the jump.
+        // Its log shows that it has seen the jump.
         server.stop_listening();
         println!("{}", tcplb.wait_for_lines("web1 is down", times).remove(times - 1));
         client.assert_echoes("going on");
@@ -87,7 +87,7 @@ fn after_a_stop_busy_clients_stay_and_silent_ones_time_out() {
     let before = count();
     freeze(&tcplb);
     speaking.iter().for_each(|client| client.say("while it stood still"));
-    // The kernel takes in whoever comes now.
+    // The kernel accepts clients that connect now.
     let newcomers: Vec<Conn> = (0..20).map(|_| tcplb.connect()).collect();
     newcomers.iter().for_each(|client| client.say("new"));
     let_pass(IDLE + Duration::from_secs(1));
@@ -106,7 +106,7 @@ fn after_a_stop_busy_clients_stay_and_silent_ones_time_out() {
     }
     assert_eq!(tcplb.count_lines("is down"), 0);
     speaking.iter().for_each(|client| client.assert_echoes("and on"));
-    // Timers that were due are not lost: those who fall silent now end too.
+    // Timers that were due are not lost: clients that fall silent now end too.
     eventually("the rest times out", || admin.metric("tcplb_connections_active", &[]) == 0);
     // Probes that were missed are not made up for; one takes its turn every 300 ms, less some chance.
     let (probes, took) = (count() - before, went_on.elapsed());

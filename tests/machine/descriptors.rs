@@ -14,7 +14,7 @@ const ATTEMPTS: usize = 10_000;
 /// Of those, connected and served before the crowd comes.
 const ESTABLISHED: usize = 300;
 
-/// Longer than a dial may take: should somebody have been let in for whom there is no second descriptor, it shows.
+/// Longer than a dial may take: it shows a client that was accepted without a second descriptor for its backend.
 const LONG: Duration = Duration::from_secs(6);
 
 /// What the process may have.
@@ -56,7 +56,7 @@ fn many_workers_and_listeners_leave_descriptors_for_probes_and_the_admin_api() {
     let probes = || admin.metric("tcplb_health_probes_total", &["result=\"success\""]);
     let before = probes();
     eventually("probes go on", || probes() > before + 3);
-    assert_eq!(tcplb.count_lines("is down"), 0, "no probe failed for want of a descriptor");
+    assert_eq!(tcplb.count_lines("is down"), 0, "no probe failed without a descriptor");
     assert_eq!(admin.get("/healthz").status, 200);
     assert_eq!(served(), most);
     assert_eq!(tcplb.count_lines("Too many open files") + tcplb.count_lines("No file descriptors"), 0);
@@ -82,7 +82,7 @@ fn silent_callers_of_the_admin_api_leave_descriptors_for_probes() {
     assert_eq!(admin.get("/healthz").status, 200);
     let (open, granted) = (tcplb.open_fds(), share.descriptors() as usize);
     assert!(open <= at_rest + granted, "{open} descriptors are open, {at_rest} before, and {granted} are granted");
-    assert_eq!(tcplb.count_lines("is down"), 0, "no probe failed for want of a descriptor");
+    assert_eq!(tcplb.count_lines("is down"), 0, "no probe failed without a descriptor");
     assert_eq!(tcplb.count_lines("Too many open files") + tcplb.count_lines("No file descriptors"), 0);
 }
 
@@ -159,7 +159,7 @@ fn withstand(tcplb: Tcplb, limit: Limited, watched: Duration) -> Option<Outcome>
     }
     raise_descriptor_limit();
     let _heavy = heavy();
-    // It speaks first: whoever has something to read is served.
+    // The backend speaks first: a client that gets a byte is served.
     let server = Server::start(peers::named("server"));
     // A worker takes some descriptors for itself: with one for each of many cores, fewer clients would be served.
     let tcplb = tcplb.backend(server.at()).args(["--workers", "2"]);
@@ -198,7 +198,7 @@ fn withstand(tcplb: Tcplb, limit: Limited, watched: Duration) -> Option<Outcome>
     // Those that came in leave, and the next come in.
     let (inside, mut waiting): (Vec<Conn>, Vec<Conn>) = crowd.into_iter().partition(has_something);
     for client in &inside {
-        assert_eq!(client.hear_line(), "server", "whoever is let in is served");
+        assert_eq!(client.hear_line(), "server", "every accepted client is served");
         client.assert_echoes("and stays");
     }
     let (others, left) = (inside.len(), Instant::now());

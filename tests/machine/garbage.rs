@@ -110,7 +110,7 @@ fn fifty_thousand_garbage_connections_leave_no_trace_but_in_the_counters() {
                 })
             })
             .collect();
-        // Somebody with better manners.
+        // A client that speaks the protocol.
         let good = scope.spawn(|| {
             let resident = Conn::to(plain);
             let mut served = 1;

@@ -77,7 +77,7 @@ impl Network {
         }
     }
 
-    /// Pulls the plug: nothing arrives any more, and nobody is told.
+    /// Cuts the link: nothing arrives any more, and no peer gets a FIN or a reset.
     pub fn unplug(&self, name: &str) {
         self.inside(|| ip(&["link", "set", name, "down"]));
     }
@@ -105,7 +105,7 @@ fn ip(arguments: &[&str]) {
     assert!(output.status.success(), "ip {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Restricts what local ports this thread's network gives to those who don't ask for one.
+/// Restricts the local ports that this thread's network gives to sockets that don't ask for one.
 pub fn set_local_ports(first: u16, last: u16) {
     fs::write("/proc/sys/net/ipv4/ip_local_port_range", format!("{first} {last}")).expect("set the range of ports");
 }

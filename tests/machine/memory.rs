@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::thread;
 use testkit::{Conn, MIB, Server, Tcplb, heavy, need, peers, receive, send};
 
-/// Connections on which nobody reads.
+/// Connections that are never read.
 const STALLED: usize = 150;
 
 /// What ARCHITECTURE.md says of one whose both ways are stalled: a buffer of 64 KiB for each, and change.
@@ -16,7 +16,7 @@ const PROMISED_KIB: u64 = 2 * 64 + 8;
 /// How much address space it may have: what it needs to start, the promise for all of these, and not much more.
 const LIMIT_KIB: u64 = 320 * 1024;
 
-/// Sends without ever reading, until nobody takes any more.
+/// Sends without ever reading, until every buffer is full.
 fn floods(conn: Conn) -> std::io::Result<()> {
     let conn = conn.patient();
     let block = [b'x'; 64 * 1024];
@@ -55,7 +55,7 @@ fn all_pipe_memory() -> Vec<(OwnedFd, OwnedFd)> {
     let pages: usize = limit.trim().parse().expect("a number");
     let pipes = (0..=pages / 256).map_while(|_| {
         let pipe = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).expect("two descriptors");
-        // Who is not root is told when there is no more.
+        // For a user other than root, this fails when there is no more.
         rustix::pipe::fcntl_setpipe_size(&pipe.1, MIB).ok().map(|_| pipe)
     });
     pipes.collect()

@@ -17,7 +17,7 @@ impl Clients<'_> {
     /// The next client and the backend it came to; `None` if it was reset.
     fn next(&self) -> Option<(Conn, String)> {
         let port = self.1.replace(self.1.get() + 1);
-        // A reset may come so soon that connecting tells of it.
+        // A reset may come so soon that connecting reports it.
         let client = Conn::from_port((Ipv4Addr::LOCALHOST, port).into(), self.0.at()).and_then(|client| {
             let name = client.line()?;
             Ok((client, name))
@@ -95,7 +95,7 @@ fn another_backend_has_ports_of_its_own() {
         let names = tally(names);
         assert!(names["web1"] + 2 >= PORTS && names["web2"] >= PORTS / 2, "{names:?}");
 
-        // Probes that find no port for the one hold up those of the other for nobody.
+        // Probes that find no port for the one backend do not delay those of the other.
         web2.stop_listening();
         tcplb.wait_for_line("web2 is down");
         web2.start_again();

@@ -1,4 +1,4 @@
-//! Slow-loris on every port at once: clients that take for ever with what they have begun. Whoever is quick is served
+//! Slow-loris on every port at once: clients that take for ever with what they have begun. A quick client is served
 //! all the time.
 
 use crate::lab::Configured;
@@ -10,7 +10,7 @@ use testkit::{Conn, Ending, Server, eventually, let_pass, peers};
 
 const SLOW: usize = 100;
 
-/// A PROXY header and a request, for those who take a second for four bytes.
+/// A PROXY header and a request, for clients that take a second for four bytes.
 const HEADER: &[u8] = b"PROXY TCP4 192.0.2.100 192.0.2.200 12345 54321\r\n";
 const REQUEST: &[u8] =
     b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Many-Words: and no end of them, and no end of them\r\n\r\n";
@@ -48,13 +48,13 @@ fn on_every_port_at_once_the_slow_are_bounded_and_the_quick_are_served() {
     let begun = Instant::now();
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
-        // A byte whenever somebody might give up waiting.
+        // A byte just before any time-out might pass.
         scope.spawn(|| {
             for (byte, of_request) in HEADER.iter().cycle().zip(REQUEST) {
                 if over.load(Ordering::Relaxed) {
                     return;
                 }
-                // Those that were cut off tell their own way.
+                // Writes to connections that were reset fail, which is checked below.
                 headers.iter().for_each(|mut conn| drop(conn.write(&[*byte])));
                 calls.iter().for_each(|mut conn| drop(conn.write(&[*of_request])));
                 let_pass(Duration::from_millis(250));

@@ -1,5 +1,5 @@
 //! A backend goes away while many connects to it are pending, and its refusals arrive in the same moment. A batch of events then
-//! holds the order to dial anew and, behind it, events of the sockets that the order replaced. Those events must not reach
+//! holds the order to dial again and, behind it, events of the sockets that the order replaced. Those events must not reach
 //! the new sockets: every client gets its whole answer from the next backend.
 //!
 //! The backend that goes away is a raw socket. It sees each SYN and answers with a reset when the test says so. The kernel
@@ -156,7 +156,7 @@ fn every_client_is_answered_by_the_next_backend(away: Away, workers: usize) {
         let next = Server::start(answer);
         let probed = Server::start_on(Ipv4Addr::UNSPECIFIED, |_| Ok(()));
         let ports: Vec<SilentPort> = (0..=POOLS).map(|_| SilentPort::open()).collect();
-        // On a delete, half of the clients are dialled anew to a backend that does not answer, and after that to the next one.
+        // On a delete, half of the clients are dialled again, to a backend that does not answer, and after that to the next one.
         let dead = SilentPort::open();
         let settings = match away {
             Away::Down => "on_down = 'reset'\nconnect_timeout = '20s'".to_owned(),

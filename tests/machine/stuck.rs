@@ -136,8 +136,8 @@ fn control_goes_on_beside_a_worker_that_stands_still_which_has_all_changes_once_
             let took = begun.elapsed();
             assert!(took < Duration::from_secs(8), "{name}: {state}: the answer took {took:?}");
         }
-        let (who, _) = name.split_once('-').unwrap_or((name, ""));
-        tcplb.wait_for_line(&format!("{who} has not taken up a change within 1s: it does once it responds"));
+        let (thread, _) = name.split_once('-').unwrap_or((name, ""));
+        tcplb.wait_for_line(&format!("{thread} has not taken up a change within 1s: it does once it responds"));
         tcplb.wait_for_line(&format!("{name} has not responded for 10s"));
         assert_eq!(tcplb.count_lines("control has not responded"), 0);
         held.let_go();

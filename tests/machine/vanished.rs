@@ -1,4 +1,4 @@
-//! A peer that vanishes without a word: its cable is pulled, nothing comes back, nobody says so. Keepalive finds it where
+//! A peer that vanishes: its link is cut, and no FIN or reset comes. Keepalive finds it where
 //! nothing is sent, a look at its acknowledgements elsewhere; for clients and backends alike. [`super::timeouts`] has more cases.
 
 use crate::lab::{Configured, Network};
@@ -66,7 +66,7 @@ fn script(report: Sender<std::io::Result<Ending>>) -> impl Fn(Conn) -> std::io::
                 written => written?,
             }
         };
-        // Nobody listens where the backend is what vanished.
+        // No server listens where the backend has vanished.
         let _ = report.send(ending);
         Ok(())
     }
@@ -85,7 +85,7 @@ fn clients_that_vanish_are_found_idle_or_not() {
     row.wait("client_reset", 2);
     for _ in 0..2 {
         let ending = row.endings.recv().expect("two reports").expect("an ending");
-        assert_eq!(ending, Ending::Reset, "the backend is told at once");
+        assert_eq!(ending, Ending::Reset, "the backend gets a reset at once");
     }
 }
 

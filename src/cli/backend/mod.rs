@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_house_is_told_so() {
+    fn a_connection_beyond_the_limit_is_answered_with_503() {
         // Not with 4 096 connections: the house is full when it is closed, too.
         let server = Server::start(options()).unwrap();
         server.shared.open.lock().closed = true;

@@ -121,7 +121,7 @@ name = "api"
 "#;
 
 #[test]
-fn every_change_is_told_in_a_line() {
+fn every_change_is_reported_in_a_line() {
     let (before, after) = (model_of(BEFORE), model_of(AFTER));
     let mut changes = between(&before, &after);
     for (number, change) in changes.0.iter_mut().enumerate() {

@@ -19,7 +19,7 @@
 //! * A full shard removes an idle source even earlier, about the one that is idle longest. That source gains the rest
 //!   of one bucket.
 //! * If all sources of a full shard have connections, a new one is **admitted and not counted**; [`Sources::untracked`]
-//!   counts these. Refusing instead would let an attacker who fills the table (a quarter of a million connections) lock
+//!   counts these. Refusing instead would let an attacker that fills the table (a quarter of a million connections) lock
 //!   out all others. `max_connections` bounds them.
 //!
 //! # Invariants

@@ -72,7 +72,7 @@ fn picked(snapshot: &Snapshot, number: u32) -> String {
 }
 
 #[test]
-fn who_stays_keeps_counters_health_and_place_in_the_loads() {
+fn a_backend_that_stays_keeps_counters_health_and_slot() {
     let old = first(&model_of(&["b1", "b2", "b3"]));
     old.pools[0].up.set(member(&old, "b3").slot, false);
     member(&old, "b2").backend.counters.connections.store(7, Ordering::Relaxed);
@@ -143,7 +143,7 @@ fn a_backend_without_an_address_is_down_until_it_has_one_and_what_an_operator_sa
 }
 
 #[test]
-fn a_slot_is_given_away_only_when_nobody_can_count_there() {
+fn a_slot_is_reused_only_when_no_lease_can_count_there() {
     let old = first(&model_of(&["b1", "b2"]));
     let lease = Lease::take(&member(&old, "b1").backend, 0, 9).unwrap();
     let (one, two) = (model_of(&["b2", "b3"]), model_of(&["b2", "b3", "b4"]));
@@ -200,7 +200,7 @@ fn an_operators_state_takes_new_clients_away_and_moves_no_others() {
             for number in (0..500).filter(|number| before[*number as usize] == "b2") {
                 assert!(!["b2", ""].contains(&picked(&drained, number).as_str()), "{algorithm}");
             }
-            // It lasts until somebody says otherwise.
+            // It lasts until an operator changes it.
             let later = step(&drained, &model_of(&["b1", "b2", "b3", "b4", "b5"]));
             assert_eq!(member(&later, "b2").state, state);
             assert!(!later.pools[0].up.get(member(&later, "b2").slot));
@@ -219,7 +219,7 @@ fn a_disabled_backend_is_no_last_resort() {
     for model in [off, try_all] {
         let snapshot = set(&first(&model), &model, "b1", AdminState::Disabled);
         snapshot.pools[0].up.set(member(&snapshot, "b2").slot, false);
-        assert_eq!(picked(&snapshot, 1), "b2", "backed off or down, but there is nobody else");
+        assert_eq!(picked(&snapshot, 1), "b2", "backed off or down, but there is no other");
         let none = set(&snapshot, &model, "b2", AdminState::Draining);
         assert_eq!(picked(&none, 1), "");
     }
@@ -234,7 +234,7 @@ fn a_backend_that_is_added_starts_slowly_and_the_first_ones_do_not() {
 }
 
 #[test]
-fn whoever_is_ejected_is_so_in_the_next_snapshot_and_a_new_tenant_of_the_slot_is_not() {
+fn an_ejected_backend_stays_ejected_in_the_next_snapshot_and_a_new_one_in_its_slot_is_not() {
     let old = first(&model_of(&["b1", "b2"]));
     let slot = member(&old, "b2").slot;
     old.pools[0].ejected.set(slot, true);
@@ -316,7 +316,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 proptest! {
-    /// Whatever changes, every lease counts for its backend until it is given back, and for nobody else.
+    /// Whatever changes, every lease counts for its backend until it is given back, and for no other.
     #[test]
     fn leases_stay_exact_through_any_sequence_of_changes(
         acts in prop::collection::vec(act(), 1..120),
@@ -372,7 +372,7 @@ proptest! {
                 prop_assert_eq!(lease.backend().active() as usize, out, "of one that left");
             }
         }
-        // Nobody holds on to what is gone: with all connections and old snapshots, slots come free.
+        // Slots come free once all connections and old snapshots are gone.
         leases.clear();
         workers.clear();
         model.pools[0].backends.clear();

@@ -51,7 +51,7 @@ fn every_algorithm_gives_a_backend_that_starts_slowly_a_share_that_grows() {
 }
 
 #[test]
-fn a_slow_start_leaves_nobody_without_a_backend() {
+fn a_slow_start_leaves_no_client_without_a_backend() {
     let pool = pool(2, model::Pool { slow_start: Duration::from_secs(10), ..model::Pool::default() });
     let mut random = fastrand::Rng::with_seed(7);
     start_slowly(&pool);

@@ -13,7 +13,7 @@ fn iperf3_runs_both_ways() {
     // It takes any connection for the beginning of a test: no probes.
     let tcplb = Tcplb::new().backend(&At::Tcp(at)).unprobed().start();
     for (runs, direction) in [&[][..], &["-R"], &["--bidir", "-P", "2"]].into_iter().enumerate() {
-        // After each run it closes its socket and listens anew.
+        // After each run it closes its socket and listens again.
         server.wait_for_lines("Server listening", runs + 1);
         let port = tcplb.at().port().to_string();
         let said = run(Command::new(&iperf).args(["-c", "127.0.0.1", "-p", &port, "-t", "1"]).args(direction));

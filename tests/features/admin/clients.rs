@@ -95,9 +95,9 @@ fn a_drain_waits_for_the_last_connection_or_for_its_time_out() {
 
 #[test]
 fn silence_and_wrong_addresses_have_exit_codes_of_their_own() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let at = |admin: &str| tcplb(&["status", "--admin", admin]).output().unwrap();
-    assert!(refused(&at(&nobody), 4).contains(&nobody));
+    assert!(refused(&at(&closed), 4).contains(&closed));
     assert!(refused(&at("unix:/nowhere/admin.sock"), 4).contains("/nowhere/admin.sock"));
     for wrong in ["https://localhost:1", "localhost", "unix:"] {
         assert!(refused(&at(wrong), 2).contains("expected 127.0.0.1:9900"), "{wrong}");

@@ -1,5 +1,5 @@
 //! The admin API from outside: every call and every way to refuse one, over HTTP to the real process; the command line's
-//! clients; what the service manager is told.
+//! clients; the messages to the service manager.
 
 mod advice;
 mod bounds;

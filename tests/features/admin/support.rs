@@ -84,7 +84,7 @@ impl Balancer {
         Ok(answer.lines().last().unwrap_or_default().to_owned())
     }
 
-    /// `tcplb ARGUMENTS`, told where this one is.
+    /// `tcplb ARGUMENTS`, with the address of this one.
     pub fn client(&self, arguments: &[&str]) -> Output {
         tcplb(arguments).env("TCPLB_ADMIN", &self.admin).output().expect("it runs")
     }

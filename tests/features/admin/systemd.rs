@@ -1,4 +1,4 @@
-//! What a service manager is told, and what it hands over: played by the test.
+//! The messages that a service manager gets, and the sockets that it hands over. The test plays the manager.
 
 use crate::admin::support::{PATIENCE, Process, tcplb};
 use rustix::process::Signal;
@@ -12,14 +12,14 @@ use std::time::Instant;
 
 /// The next message that has this line.
 #[track_caller]
-fn told(socket: &UnixDatagram, line: &str) -> String {
+fn message_with(socket: &UnixDatagram, line: &str) -> String {
     let (mut seen, end) = (Vec::new(), Instant::now() + PATIENCE);
     loop {
-        assert!(Instant::now() < end, "`{line}` was not told, but {seen:?}");
+        assert!(Instant::now() < end, "`{line}` was not sent, but {seen:?}");
         let mut buffer = [0; 4096];
-        let Ok(count) = socket.recv(&mut buffer) else { panic!("`{line}` was not told, but {seen:?}") };
+        let Ok(count) = socket.recv(&mut buffer) else { panic!("`{line}` was not sent, but {seen:?}") };
         let message = String::from_utf8(buffer[..count].to_vec()).expect("UTF-8");
-        if message.lines().any(|told| told == line) {
+        if message.lines().any(|sent| sent == line) {
             return message;
         }
         seen.push(message);
@@ -38,23 +38,23 @@ fn the_service_manager_gets_start_reload_watchdog_and_stop_messages() {
     let mut command = tcplb(&["--config", file.to_str().unwrap()]);
     command.env("NOTIFY_SOCKET", directory.path().join("notify")).env("WATCHDOG_USEC", "400000");
     let mut process = Process::spawn(&mut command);
-    let ready = told(&socket, "READY=1");
+    let ready = message_with(&socket, "READY=1");
     assert!(ready.lines().any(|line| line.starts_with("STATUS=")), "{ready}");
     // By then it listens.
     TcpStream::connect(process.after("listening on ")).unwrap();
-    told(&socket, "WATCHDOG=1");
-    told(&socket, "WATCHDOG=1");
+    message_with(&socket, "WATCHDOG=1");
+    message_with(&socket, "WATCHDOG=1");
     process.signal(Signal::HUP);
-    let reloading = told(&socket, "RELOADING=1");
+    let reloading = message_with(&socket, "RELOADING=1");
     let when = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).expect("when");
     assert!(when.parse::<u64>().is_ok_and(|usec| usec > 0), "{reloading}");
-    told(&socket, "READY=1");
+    message_with(&socket, "READY=1");
     std::fs::write(&file, "nonsense").unwrap();
     process.signal(Signal::HUP);
-    told(&socket, "RELOADING=1");
-    assert!(told(&socket, "READY=1").contains("STATUS=running with the old configuration"));
+    message_with(&socket, "RELOADING=1");
+    assert!(message_with(&socket, "READY=1").contains("STATUS=running with the old configuration"));
     process.signal(Signal::TERM);
-    told(&socket, "STOPPING=1");
+    message_with(&socket, "STOPPING=1");
     assert_eq!(process.end().0.code(), Some(0));
 }
 
@@ -80,10 +80,10 @@ fn a_service_manager_that_does_not_read_holds_up_nothing_and_gets_the_newest_sta
     process.signal(Signal::HUP);
     process.line("reload refused");
     // From here on it reads.
-    told(&socket, "STATUS=running with the old configuration: the new one was refused");
-    told(&socket, "WATCHDOG=1");
+    message_with(&socket, "STATUS=running with the old configuration: the new one was refused");
+    message_with(&socket, "WATCHDOG=1");
     process.signal(Signal::TERM);
-    told(&socket, "STOPPING=1");
+    message_with(&socket, "STOPPING=1");
     assert_eq!(process.end().0.code(), Some(0));
 }
 
@@ -95,7 +95,7 @@ fn a_service_manager_may_listen_on_an_abstract_socket() {
     let mut command = tcplb(&["-l", "127.0.0.1:0", "-b", "127.0.0.1:1"]);
     command.env("NOTIFY_SOCKET", format!("@{name}"));
     let _process = Process::spawn(&mut command);
-    told(&socket, "READY=1");
+    message_with(&socket, "READY=1");
 }
 
 /// tcplb with one inherited socket as descriptor 3, as sd_listen_fds(3) wants it.
@@ -110,7 +110,7 @@ fn activated(socket: OwnedFd, arguments: &[&str]) -> Process {
 fn an_inherited_socket_is_taken_over_by_the_listener_of_its_address() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap().to_string();
-    // Whoever connects before tcplb runs is served by it.
+    // A client that connects before tcplb runs is served by it.
     let mut early = TcpStream::connect(&at).unwrap();
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let backend = server.local_addr().unwrap().to_string();

@@ -52,11 +52,11 @@ fn a_config_with_a_likely_mistake_is_accepted_with_a_warning() {
         let path = file.path().to_str().unwrap();
         let checked = output(&["check", path]);
         assert_eq!(checked.status.code(), Some(0));
-        let told = String::from_utf8(checked.stderr).unwrap();
-        let told: Vec<&str> = told.lines().collect();
-        assert_eq!(told.len(), warnings.len(), "{pools}: {told:?}");
+        let shown = String::from_utf8(checked.stderr).unwrap();
+        let shown: Vec<&str> = shown.lines().collect();
+        assert_eq!(shown.len(), warnings.len(), "{pools}: {shown:?}");
         let balancer = Process::start(&["--config", path]);
-        for (line, warning) in told.iter().zip(warnings) {
+        for (line, warning) in shown.iter().zip(warnings) {
             assert!(line.starts_with(&format!("warning: {warning}")), "{line}");
             assert!(balancer.line(warning).contains(" WARN "));
         }
@@ -103,7 +103,7 @@ fn sighup_reads_the_file_again_and_a_wrong_one_changes_nothing() {
 #[test]
 fn mistakes_in_a_list_of_prefixes_are_reported_by_its_own_lines() {
     let lists =
-        [config("# nobody from there\n192.0.2.0/24\n"), config("10.0.0.0/8\n10.0.0.0/99\n"), config("# none\n")];
+        [config("# no client from there\n192.0.2.0/24\n"), config("10.0.0.0/8\n10.0.0.0/99\n"), config("# none\n")];
     let paths = lists.each_ref().map(|file| file.path().to_str().unwrap());
     let with = |key: &str, path: &str| {
         let pool = "[[pool]]\n[[pool.backend]]\naddress = '127.0.0.1:1'";
@@ -116,7 +116,7 @@ fn mistakes_in_a_list_of_prefixes_are_reported_by_its_own_lines() {
     std::fs::write(marked.path(), format!("\u{feff}{}", std::fs::read_to_string(marked.path()).unwrap())).unwrap();
     assert_eq!(check(&marked).status.code(), Some(0), "{:?}", check(&marked));
     assert_eq!(check(&with("deny_file", paths[0])).status.code(), Some(0));
-    assert_eq!(check(&with("deny_file", paths[2])).status.code(), Some(0), "an empty one denies nobody");
+    assert_eq!(check(&with("deny_file", paths[2])).status.code(), Some(0), "an empty one denies no client");
     for (file, said) in [
         (with("deny_file", paths[1]), format!("error: {}:2: expected a prefix like", paths[1])),
         (with("allow_file", paths[2]), format!("error: {}: expected at least one prefix", paths[2])),

@@ -26,7 +26,7 @@ fn reloads_under_load_fail_no_connection_of_a_listener_that_stays() {
             if round % 2 == 0 {
                 model.listeners.push(extra);
             }
-            // One always stays, so that there is somebody to serve.
+            // One always stays, so that there is always a backend.
             model.pools[0].backends = match round % 3 {
                 0 => vec![one.backend(), three.backend()],
                 1 => vec![two.backend(), one.backend()],
@@ -46,7 +46,7 @@ fn reloads_under_load_fail_no_connection_of_a_listener_that_stays() {
             let changes = balancer.remote.reload(false).unwrap().to_string();
             assert!(changes.contains("listener extra removed (1 connection goes on)"), "{changes}");
             client.exchange();
-            eventually("nobody listens there any more", || std::net::TcpStream::connect(extra).is_err());
+            eventually("no socket listens there any more", || std::net::TcpStream::connect(extra).is_err());
         }
     }
     assert_eq!(load.stop(), 0, "failed connections");
@@ -86,7 +86,7 @@ fn a_backend_drained_under_load_ends_with_no_connection_cut() {
     for (state, shown) in [(AdminState::Draining, "draining"), (AdminState::Disabled, "disabled")] {
         balancer.remote.change_backend("web", "1", None, Some(state)).unwrap();
         let drained = balancer.backend("web", "1");
-        // Clients that the load had under way reach it within an attempt; whoever connects from now on does not.
+        // Clients that the load had under way reach it within an attempt; clients that connect from now on do not.
         eventually("only the long ones are left", || {
             drained.active() as usize == long.iter().filter(|client| client.server == b'1').count()
         });
@@ -291,7 +291,7 @@ fn on_down_reset_resets_connections_of_a_backend_that_goes_down() {
 /// Set in the process that is alone with its descriptors.
 const ALONE: &str = "TCPLB_TEST_HUNDRED_CHANGES";
 
-/// Runs itself again in a process of its own, where nobody else opens descriptors.
+/// Runs itself again in a process of its own, where no other test opens descriptors.
 #[test]
 fn a_hundred_changes_leave_nothing_behind() {
     if std::env::var_os(ALONE).is_some() {

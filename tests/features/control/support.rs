@@ -1,4 +1,4 @@
-//! Servers that say who they are, clients that notice everything, and a balancer whose file is in memory.
+//! Servers that send their name, clients that notice everything, and a balancer whose file is in memory.
 
 use parking_lot::Mutex;
 use std::io::{ErrorKind, Read, Write};
@@ -70,7 +70,7 @@ fn serve(mut stream: TcpStream, name: u8) {
 
 pub struct Client {
     stream: TcpStream,
-    /// Who serves it.
+    /// The server that serves it.
     pub server: u8,
 }
 

@@ -8,7 +8,7 @@ use tcplb::config::model::{self, Model, NoBackend};
 /// Longer than a test takes, so that nothing ends by it.
 const WAIT: NoBackend = NoBackend::Wait(Duration::from_secs(60));
 
-/// Pools and listeners of the same name; a backend of `empty` takes nobody.
+/// Pools and listeners of the same name; a backend of `empty` takes no client.
 fn waiting_in(empty: &str, pools: &[(&str, &[&Server])]) -> Model {
     let mut model = model(pools);
     for pool in &mut model.pools {
@@ -90,7 +90,7 @@ fn a_client_that_waits_for_a_pool_that_is_gone_with_its_listener_is_reset() {
         model.pools.remove(0);
     });
     balancer.remote.reload(false).unwrap();
-    let error = Client::over(client).err().expect("nobody serves it");
+    let error = Client::over(client).err().expect("no backend serves it");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     balancer.stop();
 }

@@ -52,8 +52,8 @@ backend = [{{ address = "{}" }}]
     let connect = |ip: [u8; 4]| -> Client { client_of(web, ip) };
 
     is_reset(&mut connect([127, 0, 0, 2]));
-    let told = process.after("listener web refused 127.0.0.2:");
-    assert!(told.ends_with(": denied"), "{told}");
+    let line = process.after("listener web refused 127.0.0.2:");
+    assert!(line.ends_with(": denied"), "{line}");
     let served = (0..40).filter(|_| greeting(&mut connect([127, 0, 0, 3])).is_ok()).count();
     assert!((2..40).contains(&served), "{served} of 40");
     is_served(&mut connect([127, 0, 0, 4]));
@@ -83,7 +83,7 @@ backend = [{{ address = "{}" }}]
     assert_eq!(greeting(&mut client).unwrap(), 'b', "the reload did not make it leave");
 }
 
-/// Workers tell of the first; a burst may be over before it is time to tell of the others.
+/// Workers log the first at once; a burst may end before the others are due to be logged.
 #[test]
 fn the_log_counts_refused_clients_soon_and_at_the_end() {
     let directory = tempfile::tempdir().unwrap();

@@ -58,9 +58,9 @@ fn behind_a_proxy_the_lists_apply_to_the_announced_client() {
         ..Listener::default()
     };
     let balancer = Balancer::start(listener, unprobed(), &[backend("a")], None);
-    let announced = |who: &str| {
+    let announced = |client: &str| {
         let mut proxy = balancer.client();
-        write!(proxy.stream, "PROXY TCP4 {who} 198.51.100.1 1000 443\r\n").unwrap();
+        write!(proxy.stream, "PROXY TCP4 {client} 198.51.100.1 1000 443\r\n").unwrap();
         proxy
     };
     // All from one socket address, which no list names.
@@ -122,7 +122,7 @@ fn a_full_listener_lets_clients_wait_in_the_backlog() {
     let mut crowd: Vec<_> = (0..20).map(|_| balancer.client()).collect();
     held.clear();
     while let Some(mut client) = crowd.pop() {
-        // The kernel spreads them over the workers' backlogs, so whose turn it is nobody knows.
+        // The kernel spreads them over the workers' backlogs, so their order is unknown.
         client.stream.set_nonblocking(true).unwrap();
         match greeting(&mut client) {
             Ok(_) => assert!(balancer.admission().totals.active() <= 2),
@@ -245,7 +245,7 @@ fn all_down_may_mean_try_them_all() {
     eventually("it is down", || !snapshot.pools[0].up.get(0));
     serve(port.listen(), "b");
     is_served(&mut balancer.client());
-    assert!(!snapshot.pools[0].up.get(0), "and nobody has probed it since");
+    assert!(!snapshot.pools[0].up.get(0), "and no probe has followed");
 }
 
 #[test]

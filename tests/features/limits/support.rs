@@ -1,4 +1,4 @@
-//! A balancer in this process, backends that tell their name, and clients with addresses of their own.
+//! A balancer in this process, backends that send their name, and clients with addresses of their own.
 
 use parking_lot::Mutex;
 use socket2::{Domain, Socket, Type};
@@ -111,7 +111,7 @@ impl Balancer {
     }
 }
 
-/// A client of whoever listens there.
+/// A client that connects to this address.
 pub fn client_of(at: SocketAddr, ip: [u8; 4]) -> Client {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.bind(&SocketAddr::from((ip, 0)).into()).unwrap();
@@ -137,7 +137,7 @@ impl Drop for Balancer {
     }
 }
 
-/// A pool that nobody probes.
+/// A pool without probes.
 pub fn unprobed() -> model::Pool {
     model::Pool { health: Health { kind: HealthKind::Off, ..Health::default() }, ..model::Pool::default() }
 }

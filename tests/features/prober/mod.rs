@@ -218,9 +218,9 @@ fn clients_that_fail_count_as_failed_probes() {
 
 #[test]
 fn with_health_off_a_failed_connect_only_backs_off_and_a_backend_always_remains() {
-    let nobody = at("127.0.0.1:1".parse().unwrap());
+    let unused = at("127.0.0.1:1".parse().unwrap());
     let health = Health { kind: HealthKind::Off, ..tcp() };
-    let members: Members<'_> = &[("off-a", nobody.clone()), ("off-b", nobody)];
+    let members: Members<'_> = &[("off-a", unused.clone()), ("off-b", unused)];
     let snapshot = Arc::new(snapshot_of(&[("pool", health, members)]));
     let pool = snapshot.pools[0].clone();
     let prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
@@ -230,7 +230,7 @@ fn with_health_off_a_failed_connect_only_backs_off_and_a_backend_always_remains(
         (0..8).map(|_| pool.pick(Client { ip: None }, tried, Tick(1), random).unwrap().index()).collect()
     };
 
-    // Nothing is done about time in between: a back-off may end under our eyes on a slow machine, so each is begun anew.
+    // Nothing is done about time in between: a back-off may end under our eyes on a slow machine, so each begins again.
     let back_off = |index| {
         assert!(prober.mailbox().offer(failed(&pool, index)).is_ok());
         all_read(&prober, &snapshot);
@@ -280,7 +280,7 @@ fn a_new_snapshot_starts_with_what_is_known() {
     assert_eq!((probes(&pool, 0), probes(&pool, 2)), (1, 1), "the others keep their time");
     assert_eq!(lines("adopt-down").len(), 1);
 
-    // A client's failure for someone who left is nobody's; one for someone who stayed finds his new place.
+    // A client's failure at a backend that left counts for none; one at a backend that stayed finds its new slot.
     assert!(prober.mailbox().offer(failed(&old, 0)).is_ok());
     for _ in 0..3 {
         assert!(prober.mailbox().offer(failed(&pool, 0)).is_ok());

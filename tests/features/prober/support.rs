@@ -27,7 +27,7 @@ impl log::Log for Lines {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        // Debug lines (a first result of "up") are nobody's promise.
+        // Debug lines (a first result of "up") are not promised.
         if record.target().starts_with("tcplb") && record.level() <= log::Level::Info {
             self.0.lock().push(format!("{} {}", record.level(), record.args()));
         }

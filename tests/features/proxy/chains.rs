@@ -48,8 +48,8 @@ fn a_server_that_speaks_first_gets_its_header_before_the_client_sends() {
 #[test]
 fn a_unix_client_is_announced_without_an_address() {
     let folder = tempfile::tempdir().unwrap();
-    let nobody = [(V1, Announced::Unknown), (V2, Announced::Local)];
-    for (number, (version, announced)) in nobody.into_iter().enumerate() {
+    let no_address = [(V1, Announced::Unknown), (V2, Announced::Local)];
+    for (number, (version, announced)) in no_address.into_iter().enumerate() {
         let path = folder.path().join(format!("{number}.sock"));
         let backend = FakeBackend::new();
         let _tcplb = plan(&[backend.at()]).listen(&format!("unix:{}", path.display())).send(version).start();
@@ -180,7 +180,7 @@ fn without_send_proxy_a_header_ends_here() {
 
 #[test]
 fn the_next_backend_gets_the_header_afresh_and_what_came_behind_the_client_s_own() {
-    // Bound and not listening: connections are refused, and nobody else gets the port.
+    // Bound and not listening: connections are refused, and no other socket gets the port.
     let taken = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     taken.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
     let refuses = taken.local_addr().unwrap().as_socket().unwrap();

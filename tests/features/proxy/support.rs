@@ -23,7 +23,7 @@ pub const V2: Option<ProxyVersion> = Some(ProxyVersion::V2);
 /// A balancer that ends with the test.
 pub struct Tcplb(Option<Running>);
 
-/// What it is told. Listens on 127.0.0.1 and probes nobody unless told otherwise.
+/// Its configuration. The default listens on 127.0.0.1 and probes no backend.
 pub struct Plan {
     pub listen: Listen,
     pub accept: bool,
@@ -150,7 +150,7 @@ impl FakeBackend {
         stream
     }
 
-    /// Nobody waits to be accepted.
+    /// Is the backlog empty?
     pub fn is_alone(&self) -> bool {
         self.0.accept().is_err()
     }
@@ -169,7 +169,7 @@ pub fn hear_header(stream: &mut impl Read) -> (Header, Vec<u8>) {
     }
 }
 
-/// Who is announced to be connected with whom.
+/// The two ends that the header announces.
 #[track_caller]
 pub fn hear_ends(stream: &mut impl Read) -> (SocketAddr, SocketAddr) {
     match hear_header(stream).0.announced {
@@ -210,7 +210,7 @@ pub fn words(line: &str) -> HashMap<String, String> {
     pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// Whoever listens there wants a header, and answers with what it said: the two ends of the client's connection to us.
+/// The server at this address expects a header, and answers with its two ends: those of the client's connection to tcplb.
 #[track_caller]
 pub fn learns_both_ends(at: SocketAddr) {
     for listen in ["127.0.0.1:0", "[::1]:0"] {

@@ -39,7 +39,7 @@ pub struct Ended {
     pub to_client: u64,
 }
 
-/// What became of the bytes that a side had sent before it failed.
+/// The fate of the bytes that a side had sent before it failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AfterReset {
     /// No backend was connected.
@@ -101,7 +101,7 @@ impl Oracle {
         let preamble_read = client.read >= header;
         let delivered = |to: Option<usize>| to.map_or(0, |id| world.stream_written(id));
         let got = |from: Option<usize>| from.map_or(0, |id| world.stream_read(id));
-        // What was announced in a header that did not come is nobody's.
+        // An address announced in a header that did not arrive belongs to no connection.
         if facts.preamble == Preamble::Header && preamble_read && record.close != CloseReason::ClientReset {
             assert_eq!(record.client, facts.at);
         }
@@ -156,7 +156,7 @@ impl Oracle {
             CloseReason::SourceLimit => {
                 let is_over = |other: usize| self.ended.borrow().iter().any(|ended| ended.conn == other);
                 let mut others = world.conns.iter().enumerate().filter(|(at, _)| *at != conn && !is_over(*at));
-                assert!(others.any(|(_, other)| other.source() == facts.source()), "nobody else is there");
+                assert!(others.any(|(_, other)| other.source() == facts.source()), "no other client is there");
                 assert!(preamble_read && !facts.is_denied() && facts.dials == 0);
             }
             CloseReason::SourceRate => panic!("there is no rate"),

@@ -9,10 +9,10 @@ use tcplb::proto::proxy::{Announced, Header};
 /// What every client has connected to.
 pub const LOCAL: ([u8; 4], u16) = ([192, 0, 2, 80], 80);
 
-/// From where nobody may come in.
+/// The prefix that is denied.
 pub const DENIED: &str = "192.0.2.0/24";
 
-/// The address of a client's socket: every fifth comes from where nobody may, the others are one source each two.
+/// The address of a client's socket: every fifth is in the denied prefix, of the others each two are one source.
 pub fn client_ip(conn: u16) -> [u8; 4] {
     if conn % 5 == 4 { [192, 0, 2, 1] } else { [10, 1, 0, conn as u8 / 2] }
 }
@@ -50,8 +50,8 @@ pub fn random(random: &mut fastrand::Rng, port: u16) -> Conn {
         };
         return Conn { preamble, header: header.to_vec(), at, ..Conn::default() };
     }
-    // Few, so that they come more than once; who comes from a denied one may stand behind a socket that is none, and
-    // the other way round.
+    // Few sources, so that each comes more than once. A denied client may be behind a socket that is not denied, and the
+    // other way round.
     let source = match random.u8(..8) {
         0 => ([192, 0, 2, 9], port).into(),
         1..5 => ([203, 0, 113, random.u8(..2)], port).into(),
@@ -69,7 +69,7 @@ pub fn random(random: &mut fastrand::Rng, port: u16) -> Conn {
 }
 
 impl Conn {
-    /// Whom limits count it with: its address, or its IPv6 /64.
+    /// The source that limits count: its address, or its IPv6 /64.
     pub fn source(&self) -> Option<IpAddr> {
         Some(match self.at.as_ref().and_then(Endpoint::ip)? {
             IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
@@ -77,7 +77,7 @@ impl Conn {
         })
     }
 
-    /// Is it from where nobody may come in?
+    /// Is its address in the denied prefix?
     pub fn is_denied(&self) -> bool {
         matches!(self.source(), Some(IpAddr::V4(ip)) if ip.octets().starts_with(&[192, 0, 2]))
     }

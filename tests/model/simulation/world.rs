@@ -121,7 +121,7 @@ pub struct World {
     pub now: Tick,
     /// Peers may act in the middle of a system call.
     pub lively: bool,
-    /// A client who waits may try a backend again.
+    /// A waiting client may try a backend again.
     pub redials: bool,
     /// What addresses answer, by endpoint.
     answers: HashMap<Endpoint, (Answer, Option<ProxyVersion>)>,
@@ -333,8 +333,8 @@ impl World {
         sock.announced = true;
     }
 
-    /// The driver is told that a backend is connected: from now on it may be used.
-    fn told(&mut self, id: usize) {
+    /// The driver learns that a backend is connected: from now on it may be used.
+    fn connect_reported(&mut self, id: usize) {
         let (conn, now) = (self.socks[id].conn, self.now);
         if self.socks[id].side == Side::Backend && self.socks[id].connected && !self.conns[conn].connected {
             self.conns[conn].connected = true;
@@ -342,7 +342,7 @@ impl World {
         }
     }
 
-    /// The peer reads; if we were told that there was no room, now we are told that there is.
+    /// The peer reads; if a write has reported a full buffer, an event now reports room.
     fn peer_takes(&mut self, id: usize, amount: u64) {
         let now = self.now;
         let sock = &mut self.socks[id];
@@ -390,7 +390,7 @@ impl World {
         if event.error {
             self.fails(id);
         } else {
-            self.told(id);
+            self.connect_reported(id);
         }
         Some((token, event))
     }
@@ -450,7 +450,7 @@ impl World {
             amount = amount.min(7).max(amount / 2);
         }
         if !by_recv && sock.mark == Some(sock.read) {
-            // A pipe is not filled past a mark: what stands behind it can't be told from nothing.
+            // A pipe is not filled past a mark: bytes behind it look like no bytes at all.
             amount = 0;
         }
         let from = sock.read;
@@ -476,8 +476,8 @@ impl World {
         }
         let sock = &mut self.socks[id];
         sock.read += amount;
-        // A short read up to an announced FIN tells of it without another that says 0; in a header, where nobody is there to
-        // be told, it is left to be read.
+        // A short read up to an announced FIN also reports the FIN, without another read that returns 0. In a header there is
+        // no relay to report it to: the FIN is left to be read.
         let relaying = self.conns[conn].connected;
         if relaying
             && by_recv

@@ -91,7 +91,7 @@ impl Reference {
             let added = moved.written + u64::from(is_over && !cut);
             failure.queue.2 = failure.queue.2.saturating_add(added);
         } else if fin && self.directions.iter().all(|direction| direction.shut) {
-            let first = self.first_fin.expect("somebody finished");
+            let first = self.first_fin.expect("a side has finished");
             let reason = if first == Side::Client { CloseReason::ClientFin } else { CloseReason::BackendFin };
             return (Asked::End(Ending::Fin), Some(reason));
         }

@@ -104,7 +104,7 @@ impl Net for SimNet {
         if sock.sent > sock.read {
             if sock.reset && sock.side == Side::Backend {
                 // It has been connected after all.
-                world.told(id);
+                world.connect_reported(id);
                 world.fails(id);
             }
             return Ok(true);
