@@ -373,6 +373,9 @@ fn a_start_reports_what_it_can_t_do_before_it_opens_anything() {
     refused(Tcplb::new(), &["--user", "nobdy-at-all"], 1, "error: user: there is no user called `nobdy-at-all`");
     refused(Tcplb::new(), &["--user", "nobody", "--group", "no-such"], 1, "there is no group called `no-such`");
     refused(Tcplb::new(), &["--user", "root"], 1, "expected a user other than root, got `root`");
+    let number = "expected a name or a number from 0 to 4294967294, got `4294967295`";
+    refused(Tcplb::new(), &["--user", "4294967295"], 2, number);
+    refused(Tcplb::new(), &["--user", "nobody", "--group", "4294967295"], 2, number);
     refused(Tcplb::new(), &["--group", "nogroup"], 2, "--group: expected a user that it goes with");
     let Some(tcplb) = unprivileged(&place, &[]) else { return };
     refused(tcplb, &["--user", "daemon"], 1, "lacks CAP_SETUID and CAP_SETGID");

@@ -95,7 +95,7 @@ pub static GLOBAL: Section<Global> = Section {
             .needs("admin", |global| global.admin.is_some())
             .restart()
             .flag("admin-token-file", PROCESS),
-        setting!(Global.user: kinds::NAME, "The user that tcplb becomes once everything is bound, by name or number.")
+        setting!(Global.user: kinds::ACCOUNT, "The user that tcplb becomes once everything is bound, by name or number.")
             .more(
                 "This needs a start as root. tcplb keeps the right to bind ports below 1024, so that a reload may add one, and \
                  no other right. The user must be able to read the configuration file, or reloads fail.",
@@ -105,7 +105,7 @@ pub static GLOBAL: Section<Global> = Section {
             .see("security.md")
             .restart()
             .flag("user", PROCESS),
-        setting!(Global.group: kinds::NAME, "The group that goes with the user, by name or number.")
+        setting!(Global.group: kinds::ACCOUNT, "The group that goes with the user, by name or number.")
             .more("The process is also in the groups that the system lists for the user.")
             .absent("the user's own")
             .example("\"nogroup\"")

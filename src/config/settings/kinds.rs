@@ -199,7 +199,7 @@ pub const ALGORITHM: Kind<&'static Algorithm> = Kind {
     write: |algorithm| text(algorithm.name),
 };
 
-/// The name of a listener, pool, backend, user or group.
+/// The name of a listener, pool or backend.
 pub const NAME: Kind<String> = Kind {
     values: Values::other("name", "NAME", "\"web\""),
     read: |given| given.text(|text| check::name(text).map(|()| text.to_owned())),
@@ -211,12 +211,22 @@ pub const ACCOUNT: Kind<String> = Kind {
     values: Values::other("name or number", "NAME", "\"www-data\""),
     read: |given| {
         given.text(|text| {
-            let good = !text.is_empty() && !text.contains([' ', ':', '\0']);
-            good.then(|| text.to_owned()).ok_or_else(|| format!("expected a name or a number, got `{text}`"))
+            let good = check::name(text).is_ok() && !text.contains(':') && is_account(text);
+            let expected = || format!("expected a name or a number from 0 to {MAX_ID}, got `{text}`");
+            good.then(|| text.to_owned()).ok_or_else(expected)
         })
     },
     ..NAME
 };
+
+/// The highest number of a user or a group. The next one means "unchanged" to the kernel (chown(2)).
+const MAX_ID: u32 = u32::MAX - 1;
+
+/// Whether the text is the number of a user or a group, or no number at all.
+fn is_account(text: &str) -> bool {
+    let digits = text.strip_prefix('+').unwrap_or(text);
+    !digits.bytes().all(|byte| byte.is_ascii_digit()) || digits.parse().is_ok_and(|number: u32| number <= MAX_ID)
+}
 
 /// An address to listen on.
 pub const LISTEN: Kind<Listen> = Kind {
