@@ -6,19 +6,24 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use testkit::{At, Conn, Flood, Process, Server, Tcplb, free_address, need, peers, refusing};
+use testkit::{At, Conn, Flood, Process, Server, Tcplb, eventually, free_address, need, peers, refusing};
 
 /// Clients that a queue of this network holds.
 const QUEUE: &str = "64";
 
-/// How long an accept takes, in microseconds.
-const DELAY: u32 = 20_000;
+/// How long an accept takes, in microseconds: a loop of accepts and a full queue take less than the second that a change waits for a worker.
+const DELAY: u32 = 3_000;
 
 /// Slows the worker's accepts.
 fn slow(process: &Process) -> Process {
-    let tasks = fs::read_dir(format!("/proc/{}/task", process.pid())).expect("its threads");
     let is_worker = |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == "worker-0");
-    let task = tasks.flatten().map(|task| task.path()).find(|path| is_worker(path)).expect("a worker");
+    let worker = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", process.pid())).expect("its threads");
+        tasks.flatten().map(|task| task.path()).find(|path| is_worker(path))
+    };
+    // A thread gets its name after it begins to run.
+    eventually("a worker", || worker().is_some());
+    let task = worker().expect("a worker");
     let id = task.file_name().and_then(|id| id.to_str()).expect("a number").to_owned();
     let inject = format!("inject=accept4:delay_enter={DELAY}");
     let strace = Process::spawn(Command::new("strace").args(["-e", "trace=accept4", "-e", &inject, "-p", &id]));
@@ -59,7 +64,7 @@ fn listeners_close_after_the_clients_that_wait_although_the_backlog_is_never_emp
         tcplb.wait_for_line("listener extra removed");
         // A socket that is only about to close would leave the attempt without an answer.
         let answered = Conn::attempt(&extra).has_something_within(Duration::from_millis(200));
-        assert!(answered, "it is closed once the log says so");
+        assert!(answered, "it is closed once the log says so: {}", tcplb.output());
         assert_eq!(tcplb.count_lines("did not take up"), 0, "{}", tcplb.output());
         drop(flood);
 
