@@ -38,7 +38,7 @@ def iperf3(port, streams, seconds, download):
 
 
 class BulkReaders:
-    """Threads that download `/bulk` again and again over a connection each until told to stop."""
+    """Threads that download `/bulk` again and again over a connection each until they are stopped."""
 
     def __init__(self, port, count):
         self._stopping = threading.Event()

@@ -25,7 +25,7 @@ def describe(proxies):
 
 
 def time_wait():
-    """Connections in TIME_WAIT: too many of them and connecting becomes slower for whoever comes next."""
+    """Connections in TIME_WAIT: too many of them and connecting becomes slower for the next client."""
     return int(re.search(r"^TCP:.* tw (\d+)", Path("/proc/net/sockstat").read_text(), re.M)[1])
 
 

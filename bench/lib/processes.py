@@ -1,7 +1,7 @@
 """Processes under measurement: started in a group of their own, read from /proc, and gone when the benchmark ends.
 
 CPU is the run time that the scheduler counts per thread (`schedstat`, nanoseconds), user and system together; the ticks of
-`stat` are 10 ms and too coarse for short runs. Work that the kernel does in its own threads (ksoftirqd) is nobody's.
+`stat` are 10 ms and too coarse for short runs. Work that the kernel does in its own threads (ksoftirqd) is counted for no process.
 """
 
 import atexit
@@ -123,7 +123,7 @@ def run(command, timeout):
 
 
 def free_port():
-    """A port that nobody uses, below those the kernel gives to outgoing connections: no client can take it meanwhile."""
+    """A port that is free, below those the kernel gives to outgoing connections: no client can take it meanwhile."""
     lowest = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     for _ in range(1000):
         port = random.randrange(max(1024, lowest // 3), lowest)

@@ -70,7 +70,7 @@ def _tcplb(port, backend, _directory):
 
 
 def _haproxy(splicing):
-    """HAProxy decides by itself when to splice (`splice-auto`), or is told to always: cheaper for bulk, dearer for requests.
+    """HAProxy decides by itself when to splice (`splice-auto`), or always splices: cheaper for bulk, dearer for requests.
     Its users have to choose; the comparison has both."""
 
     def command(port, backend, directory):

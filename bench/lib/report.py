@@ -66,7 +66,7 @@ class Results:
         return Ratio(peer, median(ratios), min(ratios), max(ratios)) if ratios else None
 
     def reached(self, row, figure):
-        """Is the goal reached? `None`: it has none, or it can't be told."""
+        """Is the goal reached? `None`: it has none, or a figure is missing."""
         ours, ratio = self.median(row, figure, OURS), self.ratio(row, figure)
         if (figure.goal is None and figure.limit is None) or ours is None or ratio is None:
             return None

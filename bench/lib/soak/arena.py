@@ -1,4 +1,4 @@
-"""One tcplb under everything at once: its backends, its clients, who disturbs them, and the reckoning at the end.
+"""One tcplb under everything at once: its backends, its clients, the disturber, and the account at the end.
 
 A soak has one for each way to move bytes, each a process of its own. Whatever is wrong becomes a line in `failures`.
 """
@@ -60,9 +60,9 @@ class Arena:
         self.mismatches = 0
         self.connects = Counter()
         self.refusals = Counter()
-        self.doubtful = Counter()  # Of those: who may have been let in and then cut.
+        self.doubtful = Counter()  # Of those: clients that may have been let in and then cut.
         self.harm = []  # (from, to, pool or None, backend): what may cut a connection.
-        self.barred = []  # (from, to, pool, backend): who may not get new clients.
+        self.barred = []  # (from, to, pool, backend): backends that may not get new clients.
         self.samples = []
         self._sources = 0
         ports = iter(ports)
@@ -145,13 +145,13 @@ class Arena:
             self.connects[listener] += 1
 
     def refused(self, listener, reason, since=None):
-        """A client was reset. With `since`, when it came: for one who may have been let in, and lost its backend at once."""
+        """A client was reset. With `since`, when it came: for a client that may have been let in, and lost its backend at once."""
         with self.lock:
             self.refusals[listener, reason] += 1
             self.doubtful[listener, reason] += since is not None and self.harmed(listener, None, since) is not None
 
     def fresh_source(self):
-        """An address that nobody used yet."""
+        """An address that is not used yet."""
         with self.lock:
             self._sources += 1
             n = self._sources
@@ -187,7 +187,7 @@ class Arena:
                 how = kind.play(visit)
                 if how != kind.expected:
                     raise clients.Unexpected(how)
-            except Exception as error:  # Whatever it is, it is told and the load goes on.
+            except Exception as error:  # Any failure is reported, and the load goes on.
                 how = self.judge(kind, visit, error)
             finally:
                 visit.close()
@@ -268,7 +268,7 @@ class Arena:
         while (left := until - time.monotonic()) > 0:
             time.sleep(min(every, left))
             if os.getppid() != parent:
-                sys.exit("whoever started this is gone")
+                sys.exit("the parent process is gone")
             if self.tcplb.popen.poll() is not None:
                 self.fail("tcplb", f"{self.tcplb.last_words()[-250:]} – then it ended with {self.tcplb.popen.returncode}")
                 raise processes.Failed(self.failures[-1])
@@ -354,7 +354,7 @@ class Arena:
         return {"rss_first": first, "rss_last": last, "rss_end": end}
 
     def drain(self):
-        """SIGTERM with clients inside: they are served to their end, nobody else comes in, and it exits with 0."""
+        """SIGTERM with clients inside: they are served to their end, no other client comes in, and it exits with 0."""
         inside = [clients.Visit(self, "main", self.random) for _ in range(3)]
         try:
             for visit in inside:
@@ -408,7 +408,7 @@ class Server:
 
 
 def ports_needed():
-    """How many ports one arena uses. Whoever starts several gives each its own, for a free port is free for all of them."""
+    """How many ports one arena uses. A caller that starts several gives each its own range, since a free port is free for all of them."""
     return len(OWN_PORTS) + 3 * len(SERVERS)
 
 

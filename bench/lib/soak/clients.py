@@ -271,7 +271,7 @@ def early_fin(visit):
 
 
 def stalled_backend(visit):
-    """Sends until nobody takes any more, which must come soon, then leaves."""
+    """Sends until no byte is taken any more, which must come soon, then leaves."""
     order = visit.order(wire.STALL, up=1 << 30)
     visit.connect().end.sendall(order.pack())
     visit.learn_name()
@@ -345,7 +345,7 @@ def denied(visit):
 def nobody(visit):
     visit.connect()
     if not visit.is_reset():
-        raise Unexpected("served by nobody")
+        raise Unexpected("served by no backend")
     visit.arena.refused(visit.listener, "no_backend")
     return "refused"
 

@@ -1,6 +1,6 @@
 """What is done to tcplb and its backends while clients are served: one thing after the other, at random.
 
-Each action puts back what it took away before it ends, and tells the arena what it may have cut.
+Each action puts back what it took away before it ends, and reports to the arena what it may have cut.
 """
 
 import math
@@ -48,7 +48,7 @@ class Disturber:
             try:
                 self._actions[name][0]()
                 self.done[name] += 1
-            except Exception as error:  # Whatever it is, it is told and the load goes on.
+            except Exception as error:  # Any failure is reported, and the load goes on.
                 self.arena.fail(name, f"{type(error).__name__}: {error} (at {time.monotonic() - self.arena.zero:.2f} s)")
             self.pause(0.1, 0.6)
 
@@ -66,7 +66,7 @@ class Disturber:
         server.start()
 
     def stop(self):
-        """SIGSTOP: the kernel accepts for it, nobody answers."""
+        """SIGSTOP: the kernel accepts for it, and no process answers."""
         process = self.arena.servers[self.random.choice(("s1", "s2", "s3", "s4", "s5"))].process.popen
         process.send_signal(signal.SIGSTOP)
         try:
@@ -119,7 +119,7 @@ class Disturber:
         self.eventually("SIGHUP has a result", lambda: self.arena.admin.metrics()[key] == self.reloads[result])
 
     def extra_listener(self):
-        """A listener comes, and goes while somebody is connected to it."""
+        """A listener comes, and goes while a client is connected to it."""
         arena = self.arena
         self.apply(self.variant._replace(extra=True))
         visit = clients.Visit(arena, "extra", self.random)
@@ -163,7 +163,7 @@ class Disturber:
         self.arena.admin.ask("PATCH", path, back)
 
     def add_and_remove(self):
-        """Who is connected to it stays so."""
+        """Open connections stay."""
         admin, address = self.arena.admin, f"127.0.0.1:{self.arena.servers['s5'].ports[config.PLAIN]}"
         admin.ask("POST", "/v1/pools/main/backends", {"address": address, "name": "s5"}, status=201)
         self.pause(0.5, 3)
@@ -172,7 +172,7 @@ class Disturber:
             self.pause(1, 2)
 
     def take_out(self):
-        """Who is connected to it is reset."""
+        """Open connections are reset."""
         admin, address = self.arena.admin, f"127.0.0.1:{self.arena.servers['s5'].ports[config.PLAIN]}"
         body = {"address": address, "name": "s5", "weight": 100}
         admin.ask("POST", "/v1/pools/doomed/backends", body, status=201)

@@ -4,7 +4,7 @@
     server.py NAME SEED PORT GREETING-PORT PROXY-PORT
 
 On the first port it waits for orders; on the second it speaks before it is asked; on the third it expects a PROXY header. What
-it finds wrong it prints, a line each: whoever started it counts them.
+it finds wrong it prints, a line each; the parent process counts them.
 """
 
 import os

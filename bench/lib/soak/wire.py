@@ -166,7 +166,7 @@ def proxy_v2(source, destination):
 
 
 def read_proxy(end):
-    """The source that the header in front announces; `None` for one that announces nobody, as probes do."""
+    """The source that the header in front announces; `None` for one without a source, as probes send it."""
     head = exactly(end, 16)
     if head.startswith(_V2_SIGNATURE):
         rest = exactly(end, struct.unpack(">H", head[14:16])[0])
