@@ -46,7 +46,7 @@ pub fn written(duration: Duration) -> String {
 
 fn bounded(duration: Duration, text: &str) -> Result<Duration, String> {
     if duration > MAX {
-        return Err(format!("expected at most {}, got `{text}`", written(MAX)));
+        return Err(format!("expected at most 1y, got `{text}`"));
     }
     Ok(duration)
 }
@@ -88,10 +88,10 @@ mod tests {
         }
         assert_eq!(parse_or_seconds("31557600"), Ok(MAX));
         for text in ["1y 1ns", "584542046090y", "18446744073709551615s"] {
-            assert_eq!(parse(text), Err(format!("expected at most 1year, got `{text}`")));
+            assert_eq!(parse(text), Err(format!("expected at most 1y, got `{text}`")));
             assert_eq!(parse_or_seconds(text), parse(text));
         }
-        assert!(parse_or_seconds("18446744073709551615").unwrap_err().contains("at most 1year"));
+        assert!(parse_or_seconds("18446744073709551615").unwrap_err().contains("at most 1y"));
     }
 
     #[test]

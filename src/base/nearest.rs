@@ -1,6 +1,7 @@
 //! "Did you mean …?": the known word closest to an unknown one, for error messages.
 
 use super::familiar;
+use std::collections::HashMap;
 
 /// Longer words are not compared: the cost is the product of the lengths.
 const LONGEST: usize = 64;
@@ -39,23 +40,32 @@ pub fn hint<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str, IntoIt
     meant.map_or_else(String::new, |candidate| format!(", did you mean `{candidate}`?"))
 }
 
-/// The Levenshtein distance: the least number of insertions, deletions and replacements that turn `from` into `to`.
-/// Keeps one row of the table: `row[j]` is the distance between the letters of `from` so far and the first `j` of `to`.
+/// The Damerau-Levenshtein distance: the least number of insertions, deletions, replacements and swaps of neighbours
+/// that turn `from` into `to`. `table[i][j]` is the distance between the first `i` letters of `from` and the first `j`
+/// of `to`.
 fn edits(from: &[char], to: &[char]) -> usize {
-    let mut row: Vec<usize> = (0..=to.len()).collect();
+    let mut table = vec![(0..=to.len()).collect::<Vec<usize>>()];
+    // Behind each letter of `from` so far, its last position.
+    let mut last_in_from: HashMap<char, usize> = HashMap::new();
     for (i, a) in from.iter().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
+        let mut row = vec![i + 1];
+        let mut last_in_to = None;
         for (j, b) in to.iter().enumerate() {
-            let above = row[j + 1];
-            let replaced = diagonal + usize::from(a != b);
-            row[j] = left;
-            left = replaced.min(above + 1).min(left + 1);
-            diagonal = above;
+            let replaced = table[i][j] + usize::from(a != b);
+            let mut least = replaced.min(table[i][j + 1] + 1).min(row[j] + 1);
+            // The letters between the swapped ones are deleted from `from`, and inserted from `to`.
+            if let (Some(&k), Some(l)) = (last_in_from.get(b), last_in_to) {
+                least = least.min(table[k][l] + (i - k - 1) + 1 + (j - l - 1));
+            }
+            if a == b {
+                last_in_to = Some(j);
+            }
+            row.push(least);
         }
-        row[to.len()] = left;
+        table.push(row);
+        last_in_from.insert(*a, i);
     }
-    row[to.len()]
+    table[from.len()][to.len()]
 }
 
 #[cfg(test)]
@@ -74,7 +84,8 @@ mod tests {
             ("", "abc", 3),
             ("abc", "", 3),
             ("kitten", "sitting", 3),
-            ("weight", "wieght", 2),
+            ("weight", "wieght", 1),
+            ("ab", "bca", 2),
             ("ü", "u", 1),
         ] {
             assert_eq!(distance(from, to), want, "{from} {to}");
@@ -83,11 +94,12 @@ mod tests {
 
     #[test]
     fn mistyped_words_find_their_candidate_and_others_do_not() {
-        let known = ["weight", "name", "max-connections", "backup", "round-robin"];
+        let known = ["weight", "name", "max-connections", "backup", "round-robin", "first"];
         for (word, want) in [
             ("wieght", Some("weight")),
             ("Weigth", Some("weight")),
             ("nam", Some("name")),
+            ("frist", Some("first")),
             ("max-conn", Some("max-connections")),
             ("roundrobin", Some("round-robin")),
             ("zone", None),

@@ -52,9 +52,17 @@ pub fn read(path: &Path, balance: &Balance, cores: usize) -> Result<Asked, Mista
 /// Reads a file and the lists of prefixes that it names, opening no other file.
 pub fn load(path: &Path, cores: usize) -> Result<Model, Mistakes> {
     let text = text(path, SIZE_MAX).map_err(|why| Mistakes(vec![why]))?;
-    let parsed = file::parse(&text, &path.display().to_string()).map_err(|mistakes| Mistakes(mistakes.0))?;
+    let name = path.display().to_string();
+    let parsed = file::parse(&text, &name).map_err(|mistakes| Mistakes(mistakes.0))?;
     let mut model = parsed.on(cores);
-    let mut mistakes: Vec<String> = model.listeners.iter_mut().flat_map(read_lists).collect();
+    let mut mistakes = Vec::new();
+    for (number, listener) in model.listeners.iter_mut().enumerate() {
+        let place = |key: &str| match file::line_in_listener(&text, number, key) {
+            Some(line) => format!("{name}:{line}"),
+            None => name.clone(),
+        };
+        mistakes.extend(read_lists(listener, place));
+    }
     mistakes.extend(preflight::mistakes(&model));
     if mistakes.is_empty() {
         Ok(model)
@@ -63,14 +71,14 @@ pub fn load(path: &Path, cores: usize) -> Result<Model, Mistakes> {
     }
 }
 
-/// Fills in the listener's lists of prefixes; returns their mistakes.
-fn read_lists(listener: &mut Listener) -> Vec<String> {
+/// Fills in the listener's lists of prefixes; returns their mistakes. `place` is where the file has a key.
+fn read_lists(listener: &mut Listener, place: impl Fn(&str) -> String) -> Vec<String> {
     let mut mistakes = Vec::new();
     for (key, file) in [("allow_file", &mut listener.allow_file), ("deny_file", &mut listener.deny_file)] {
         let Some(file) = file else { continue };
         let path = file.path.display().to_string();
         match text(&file.path, LIST_SIZE_MAX)
-            .map_err(|why| vec![format!("listener {}: {key}: {why}", listener.name)])
+            .map_err(|why| vec![format!("{}: {key}: {why}", place(key))])
             .and_then(|text| file::list::prefixes(&text, &path).map_err(|mistakes| mistakes.0))
         {
             Ok(prefixes) if prefixes.is_empty() && key == "allow_file" => mistakes.push(format!(

@@ -4,7 +4,7 @@
 
 use super::file::MISTAKES_MAX;
 use super::model::{Model, Pool};
-use super::settings::{GLOBAL, LISTENER, POOL, Section};
+use super::settings::{GLOBAL, HEALTH, LISTENER, POOL, Section};
 use crate::policy::balance::Shares;
 use std::collections::HashSet;
 
@@ -49,11 +49,14 @@ pub fn of_pool_called(model: &Model, name: &str) -> Vec<String> {
 /// Every warning about a pool and its backends.
 pub fn of_pool(pool: &Pool) -> Vec<String> {
     let mut warnings = without_effect(&POOL, &format!("pool {}", pool.name), pool);
+    warnings.extend(without_effect(&HEALTH, &format!("pool {}: health", pool.name), &pool.health));
     let mut warn = |what: &str| warnings.push(format!("pool {}: {what}", pool.name));
     let weights = || pool.backends.iter().map(|backend| backend.weight).filter(|weight| *weight > 0);
     match (weights().min(), weights().max()) {
         (Some(least), Some(most)) if least < most && pool.algorithm.shares != Shares::ByWeight => {
-            let other = if pool.algorithm.name == "round-robin" { "weighted-round-robin" } else { "source-hash" };
+            // A client of the one keeps its backend, and so does a client of the other.
+            let other =
+                if pool.algorithm.name == "sticky-round-robin" { "source-hash" } else { "weighted-round-robin" };
             let name = pool.algorithm.name;
             warn(&format!("{name} ignores weights, but they differ (from {least} to {most}): {other} goes by weight"));
         }
@@ -105,6 +108,7 @@ mod tests {
                 &[5, 1],
                 Some("ignores weights, but they differ (from 1 to 5): source-hash goes by"),
             ),
+            ("first", &[5, 1], Some("ignores weights, but they differ (from 1 to 5): weighted-round-robin goes by")),
             ("round-robin", &[5, 5, 0], None),
             ("weighted-round-robin", &[5, 1], None),
             ("least-connections", &[5, 1], None),
@@ -142,6 +146,59 @@ mod tests {
         let listener = "accept_proxy = true\ntrusted_proxies = ['::/0']";
         assert_eq!(warnings(global, listener, "no_backend = 'wait 1s'\nabandoned = 'drop'"), [""; 0]);
         assert_eq!(warnings("log_format = 'text'", "", "abandoned = 'serve'"), [""; 0], "the defaults");
+    }
+
+    #[test]
+    fn limits_by_address_are_warned_of_where_no_client_has_one() {
+        let warnings = |listener: &str| {
+            let text = format!("[[listener]]\n{listener}\n[[pool]]\n[[pool.backend]]\naddress = '127.0.0.1:1'\n");
+            of(&super::super::file::parse(&text, "f").unwrap().model)
+        };
+        for (key, value) in [
+            ("allow", "['10.0.0.0/8']"),
+            ("deny", "['10.0.0.0/8']"),
+            ("allow_file", "'/a'"),
+            ("deny_file", "'/d'"),
+            ("max_connections_per_source", "3"),
+            ("connection_rate_per_source", "'3/s'"),
+        ] {
+            let with = |rest: &str| warnings(&format!("{key} = {value}\n{rest}"));
+            let warning =
+                format!("listener default: {key} has no effect without an IP address in bind, or accept_proxy");
+            for bind in ["bind = ['unix:/a', 'unix:@b']", "limits = 'count'\nbind = ['unix:/a']"] {
+                assert_eq!(with(bind), [warning.as_str()], "{bind}");
+            }
+            for bind in ["bind = ['unix:/a', ':80']", "bind = ['name:80']", "bind = ['unix:/a']\naccept_proxy = true"] {
+                assert_eq!(with(bind), [""; 0], "{bind}");
+            }
+        }
+        let count = "limits = 'count'\nbind = [':80']";
+        let warning = "listener default: limits has no effect without a list or a limit per source";
+        assert_eq!(warnings(count), [warning]);
+        assert_eq!(warnings(&format!("{count}\nmax_connections = 5")), [warning]);
+    }
+
+    #[test]
+    fn settings_of_probes_are_warned_of_where_there_are_none() {
+        let warnings = |kind: &str, health: &str, pool: &str| {
+            let text = format!(
+                "[[listener]]\nbind = [':80']\n[[pool]]\n{pool}\n[pool.health]\nkind = '{kind}'\n{health}\n\
+                 [[pool.backend]]\naddress = '127.0.0.1:1'\n"
+            );
+            of(&super::super::file::parse(&text, "f").unwrap().model)
+        };
+        for (key, value) in
+            [("interval", "'500ms'"), ("interval", "'9s'"), ("timeout", "'900ms'"), ("rise", "7"), ("fall", "7")]
+        {
+            let line = format!("{key} = {value}");
+            let warning = format!("pool default: health: {key} has no effect without probes, and kind is \"off\"");
+            assert_eq!(warnings("off", &line, ""), [warning]);
+            assert_eq!(warnings("tcp", &line, ""), [""; 0]);
+        }
+        let warning = "pool default: on_down has no effect without probes, and health.kind is \"off\"";
+        assert_eq!(warnings("off", "", "on_down = 'reset'"), [warning]);
+        assert_eq!(warnings("tcp", "", "on_down = 'reset'"), [""; 0]);
+        assert_eq!(warnings("off", "", ""), [""; 0]);
     }
 
     #[test]

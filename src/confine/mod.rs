@@ -34,6 +34,7 @@ use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 /// The one capability that is needed later.
@@ -42,10 +43,12 @@ const KEPT: CapabilitySet = CapabilitySet::NET_BIND_SERVICE;
 /// The capabilities that a change of user needs.
 const NEEDED: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
 
-/// The text to add to an error about listening: the remedy for a missing permission, or nothing.
+/// The text to add to an error about listening: the remedy for a missing permission, what stands in the way of a socket
+/// file, or nothing.
 pub fn hint_to_binding(listen: &Listen, error: &io::Error) -> String {
     let port = match &listen.0 {
-        Address::Unix(path) => return sandbox::hint_to_binding_file(path, error).to_owned(),
+        Address::Unix(path) if !listen.0.is_abstract() => return hint_to_binding_file(path, error),
+        Address::Unix(_) => return String::new(),
         Address::Any(port) | Address::Name(_, port) => *port,
         Address::Inet(at) => at.port(),
     };
@@ -55,6 +58,20 @@ pub fn hint_to_binding(listen: &Listen, error: &io::Error) -> String {
              a service, or a start as root with `user`)"
         ),
         _ => String::new(),
+    }
+}
+
+fn hint_to_binding_file(path: &Path, error: &io::Error) -> String {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    match (error.kind(), directory, path.symlink_metadata()) {
+        (io::ErrorKind::NotFound, Some(directory), _) if !directory.is_dir() => {
+            format!(" (there is no directory {})", directory.display())
+        }
+        (io::ErrorKind::AddrInUse, _, Ok(found)) if found.is_dir() => " (a directory is at that path)".to_owned(),
+        (io::ErrorKind::AddrInUse, _, Ok(found)) if !found.file_type().is_socket() => {
+            " (a file that is no socket is at that path)".to_owned()
+        }
+        _ => sandbox::hint_to_binding_file(path, error).to_owned(),
     }
 }
 

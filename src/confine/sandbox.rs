@@ -162,24 +162,29 @@ fn description(status: &RestrictionStatus, allowed: &Allowed) -> String {
         (RulesetStatus::PartiallyEnforced, _) => ", as far as this kernel has it",
         (RulesetStatus::FullyEnforced, _) => "",
     };
-    let shown = |paths: &[PathBuf]| paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
     let reads = shown(&allowed.read);
     let reads = if reads.is_empty() { reads } else { format!(" and {reads}") };
-    let sockets = match allowed.sockets.as_slice() {
-        [] => String::new(),
-        sockets => format!(" but sockets in {}", shown(sockets)),
-    };
-    let logs = match allowed.logs.as_slice() {
-        [] => String::new(),
-        logs => format!(" but logs in {}", shown(logs)),
-    };
     let abi = match status.landlock {
         LandlockStatus::Available { effective_abi, .. } => effective_abi.min(ABI_KNOWN) as i32,
         _ => 0,
     };
     format!(
-        "sandboxed by Landlock (ABI {abi}{degree}): reads what belongs to the system{reads}, writes nothing{sockets}{logs}, starts nothing"
+        "sandboxed by Landlock (ABI {abi}{degree}): reads what belongs to the system{reads}, writes {}, starts nothing",
+        writes(allowed)
     )
+}
+
+fn shown(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn writes(allowed: &Allowed) -> String {
+    match (allowed.sockets.as_slice(), allowed.logs.as_slice()) {
+        ([], []) => "nothing".to_owned(),
+        (sockets, []) => format!("only sockets in {}", shown(sockets)),
+        ([], logs) => format!("only logs in {}", shown(logs)),
+        (sockets, logs) => format!("only sockets in {} and logs in {}", shown(sockets), shown(logs)),
+    }
 }
 
 /// The text to add to an error about reading this file, if the sandbox denies it.
@@ -229,6 +234,19 @@ mod tests {
         let real = |path: &Path| std::fs::canonicalize(path).unwrap();
         assert!(allowed.read.contains(&real(&here)) && allowed.read.contains(&real(&there)), "{allowed:?}");
         assert_eq!(allowed.sockets, [real(&here)]);
+    }
+
+    #[test]
+    fn the_log_names_what_the_process_writes() {
+        let place = |path: &str| vec![PathBuf::from(path)];
+        for (sockets, logs, want) in [
+            (vec![], vec![], "nothing"),
+            (place("/run"), vec![], "only sockets in /run"),
+            (vec![], place("/var/log"), "only logs in /var/log"),
+            (place("/run"), place("/var/log"), "only sockets in /run and logs in /var/log"),
+        ] {
+            assert_eq!(writes(&Allowed { read: vec![], sockets, logs, abstract_sockets: false }), want);
+        }
     }
 
     #[test]

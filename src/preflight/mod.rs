@@ -59,6 +59,7 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
             warnings.push(format!("{listener}: can't listen on {listen} now: {why}"));
         }
     }
+    warnings.extend(overlaps(model, &names));
     for listener in &model.listeners {
         let owners = confine::owners(&listener.socket_file);
         warnings.extend(owners.err().map(|why| format!("listener {}: {why}", listener.name)));
@@ -93,6 +94,36 @@ pub fn mistakes(model: &Model) -> Vec<String> {
         }
     }
     mistakes
+}
+
+/// Every name to listen on that resolves to the address of another listener. The file's parser compares the others.
+fn overlaps(model: &Model, names: &Names) -> Vec<String> {
+    let listens: Vec<(String, &Listen, Vec<Listen>)> = listens(model)
+        .map(|(listener, listen)| {
+            let resolved = match &listen.0 {
+                Address::Name(host, port) => {
+                    let found = names.addresses(host).unwrap_or_default().iter();
+                    found.map(|at| Listen(Address::Inet(SocketAddr::new(at.ip(), *port)))).collect()
+                }
+                _ => Vec::new(),
+            };
+            (listener, listen, resolved)
+        })
+        .collect();
+    let mut warnings = Vec::new();
+    for (number, (listener, listen, resolved)) in listens.iter().enumerate() {
+        let clash = resolved.iter().find_map(|at| {
+            let other = listens.iter().enumerate().find(|(other, (_, given, others))| match given.0 {
+                Address::Name(..) => *other < number && others.iter().any(|other| check::overlap(at, other)),
+                _ => check::overlap(at, given),
+            });
+            other.map(|(_, (_, given, _))| (at, given))
+        });
+        if let Some((at, other)) = clash {
+            warnings.push(format!("{listener}: {listen} is {at}, which overlaps {other}"));
+        }
+    }
+    warnings
 }
 
 impl Before<'_> {

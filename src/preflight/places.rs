@@ -29,10 +29,11 @@ pub fn try_bind(listen: &Listen, names: &Names) -> Result<(), String> {
 }
 
 fn explain(listen: &Listen, error: &io::Error) -> String {
-    if error.kind() == io::ErrorKind::AddrInUse {
+    let hint = confine::hint_to_binding(listen, error);
+    if error.kind() == io::ErrorKind::AddrInUse && hint.is_empty() {
         return format!("{error} (by the tcplb that runs with this file, if there is one)");
     }
-    format!("{error}{}", confine::hint_to_binding(listen, error))
+    format!("{error}{hint}")
 }
 
 /// With SO_REUSEADDR, bind fails if another socket listens there, but not because of old connections (socket(7)).
@@ -60,14 +61,14 @@ fn every_interface(port: u16) -> io::Result<()> {
 fn unix(path: &Path) -> io::Result<()> {
     if abstract_name(path).is_some() {
         // /proc/net/unix shows abstract names with a leading `@`, as the configuration does.
-        return if is_listened_on(path) { Err(io::ErrorKind::AddrInUse.into()) } else { Ok(()) };
+        return if is_listened_on(path) { Err(Errno::ADDRINUSE.into()) } else { Ok(()) };
     }
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !directory.is_dir() {
-        return Err(io::ErrorKind::NotFound.into());
+        return Err(Errno::NOENT.into());
     }
     match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() || is_listened_on(path) => Err(io::ErrorKind::AddrInUse.into()),
+        Ok(found) if !found.file_type().is_socket() || is_listened_on(path) => Err(Errno::ADDRINUSE.into()),
         _ => Ok(()),
     }
 }

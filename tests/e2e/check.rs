@@ -67,6 +67,35 @@ fn check_warns_of_what_only_a_start_finds() {
     assert_eq!(check(&place, &file("", "127.0.0.1:0", "localhost:1")), (Some(0), Vec::new()));
 }
 
+#[test]
+fn check_names_what_is_in_the_way_of_a_socket_file() {
+    let place = tempfile::tempdir().unwrap();
+    let (regular, missing) = (place.path().join("file"), place.path().join("missing"));
+    fs::write(&regular, "").unwrap();
+    for (path, why) in [
+        (regular, "(a file that is no socket is at that path)".to_owned()),
+        (place.path().to_owned(), "(a directory is at that path)".to_owned()),
+        (missing.join("a.sock"), format!("(there is no directory {})", missing.display())),
+    ] {
+        let bind = format!("unix:{}", path.display());
+        let (code, said) = check(&place, &file("", &bind, "127.0.0.1:1"));
+        assert!(code == Some(0) && said.len() == 1 && said[0].ends_with(&why), "{said:#?}");
+        let output = tcplb(&["--listen", &bind, "--backend", "127.0.0.1:1"]).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && said.contains(&why), "{said}");
+    }
+}
+
+#[test]
+fn check_warns_of_a_name_that_is_the_address_of_another_listener() {
+    let place = tempfile::tempdir().unwrap();
+    for (other, clashes) in [("127.0.0.1:4711", true), ("127.0.0.1:4712", false), ("0.0.0.0:4711", true)] {
+        let (code, said) = check(&place, &file("", &format!("localhost:4711\", \"{other}"), "127.0.0.1:1"));
+        let found = said.iter().any(|line| line.contains("localhost:4711 is ") && line.contains(other));
+        assert!(code == Some(0) && found == clashes, "{other}: {said:#?}");
+    }
+}
+
 /// Both are refused by a start.
 #[test]
 fn check_warns_of_an_empty_token_and_of_more_connections_than_descriptors() {

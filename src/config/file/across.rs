@@ -98,7 +98,10 @@ fn pool_of(listener: &Listener, at: &Table<'_>, names: &[&str], known: &HashSet<
         // Among many pools, looking for the nearest name takes long.
         let hint = if at.notes().is_full() { String::new() } else { nearest::hint(wanted, names.iter().copied()) };
         let listed = || {
-            let (some, more) = (&names[..names.len().min(LISTED)], if names.len() > LISTED { ", …" } else { "" });
+            let mut listed = HashSet::new();
+            let distinct: Vec<&str> = names.iter().copied().filter(|name| listed.insert(*name)).collect();
+            let more = if distinct.len() > LISTED { ", …" } else { "" };
+            let some = &distinct[..distinct.len().min(LISTED)];
             format!(", there is {}{more}", some.join(", "))
         };
         let hint = if hint.is_empty() { listed() } else { hint };

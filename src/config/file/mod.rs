@@ -69,6 +69,14 @@ pub fn parse(text: &str, name: &str) -> Result<Parsed, Mistakes> {
     }
 }
 
+/// The line of a key of the listener at this position in a file.
+pub fn line_in_listener(text: &str, listener: usize, key: &str) -> Option<usize> {
+    let document = DeTable::parse(text).ok()?;
+    let listeners = document.get_ref().get(settings::LISTENER.name)?.get_ref().as_array()?;
+    let value = listeners.get(listener)?.get_ref().as_table()?.get(key)?;
+    Some(Notes::new(text).line(value.span().start))
+}
+
 /// Finds the mistakes of a text that is not TOML.
 fn broken(text: &str, name: &str, first: &toml::de::Error) -> Result<Parsed, Mistakes> {
     let start = first.span().map_or(0, |span| span.start);
@@ -80,7 +88,11 @@ fn broken(text: &str, name: &str, first: &toml::de::Error) -> Result<Parsed, Mis
     }
     for error in errors {
         let at = error.span().map_or(part.len(), |span| span.start);
-        notes.syntax(at, format!("not TOML: {}", error.message()));
+        // Permissions are written like this elsewhere.
+        let zero = error.message().contains("leading zero");
+        let remedy = if zero { ": write the value in quotes, like \"0660\"" } else { "" };
+        let what = if zero { "a number has a leading zero" } else { error.message() };
+        notes.syntax(at, format!("not TOML: {what}{remedy}"));
     }
     read(&document, notes, name, part.len() < text.len())
 }

@@ -7,6 +7,13 @@ use crate::config::model::{Health, HealthKind, InitialHealth, Probe};
 
 const HEADING: &str = "Health";
 
+/// What the timing of probes has no effect without.
+const PROBES: &str = "probes, and kind is \"off\"";
+
+fn probes(health: &Health) -> bool {
+    health.kind.probe() != Probe::Off
+}
+
 /// The table.
 pub static HEALTH: Section<Health> = Section {
     name: "pool.health",
@@ -67,14 +74,20 @@ pub static HEALTH: Section<Health> = Section {
                 "Probes are spread over it. A shorter one notices sooner and costs more. After the flag a plain number is \
                  seconds.",
             )
+            .needs(PROBES, probes)
             .flag_as(Flag { long: "health-interval", short: Some('t'), alias: None, heading: HEADING }),
         setting!(Health.timeout: kinds::TIME, "How long a probe may take; at most the interval.")
             .more("Without it, and with an interval below 1s: the interval.")
+            // One that is the interval may follow from it.
+            .needs(PROBES, |health| probes(health) || health.timeout == health.interval)
             .flag("health-timeout", HEADING),
         setting!(Health.rise: count::<u32>(), "Successes in a row that bring a backend back.")
             .more("The first result after the start decides at once.")
+            .needs(PROBES, probes)
             .flag("health-rise", HEADING),
-        setting!(Health.fall: count::<u32>(), "Failures in a row that take a backend out.").flag("health-fall", HEADING),
+        setting!(Health.fall: count::<u32>(), "Failures in a row that take a backend out.")
+            .needs(PROBES, probes)
+            .flag("health-fall", HEADING),
     ],
 };
 

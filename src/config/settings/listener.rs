@@ -2,10 +2,23 @@
 
 use super::kinds::{self, count, word};
 use super::{Flag, Section, Source, setting};
-use crate::base::Listen;
+use crate::base::{Address, Listen};
 use crate::config::model::Listener;
 
 const PEERS: &str = "Addresses and balancing";
+
+/// What gives clients an address, which access lists and limits per source compare.
+const ADDRESSES: &str = "an IP address in bind, or accept_proxy";
+
+fn has_addresses(listener: &Listener) -> bool {
+    listener.accept_proxy || !listener.bind.iter().all(|listen| matches!(listen.0, Address::Unix(_)))
+}
+
+fn keeps_clients_out(listener: &Listener) -> bool {
+    let lists = [&listener.allow, &listener.deny].iter().any(|list| !list.is_empty());
+    let files = listener.allow_file.is_some() || listener.deny_file.is_some();
+    lists || files || listener.max_connections_per_source.is_some() || listener.connection_rate_per_source.is_some()
+}
 
 /// The table.
 pub static LISTENER: Section<Listener> = Section {
@@ -37,7 +50,7 @@ pub static LISTENER: Section<Listener> = Section {
         )
         .more(
             "The address in the header is the client's everywhere else. A connection without a header, or with one that is \
-             not whole within 5 s, is reset. Every peer can claim any address by it, so set it only behind a proxy.",
+             longer than 4112 bytes or not whole within 5 s, is reset. Every peer can claim any address by it, so set it only behind a proxy.",
         )
         .see("operations.md#the-clients-address-proxy-protocol")
         .flag("accept-proxy", PEERS),
@@ -49,20 +62,25 @@ pub static LISTENER: Section<Listener> = Section {
             .more(
                 "With it, a client that matches no prefix is denied. Of `allow` and `deny` the most specific prefix decides, \
                  on equal ones `deny`. In every list an IPv4-mapped prefix (::ffff:10.0.0.0/104) means the IPv4 prefix; an \
-                 IPv6 prefix, ::/0 too, matches no IPv4 client.",
+                 IPv6 prefix, ::/0 too, matches no IPv4 client. A client of a unix socket has no address, so no list \
+                 denies it, unless a PROXY header announces one.",
             )
-            .absent("every address"),
+            .absent("every address")
+            .needs(ADDRESSES, has_addresses),
         setting!(Listener.deny: kinds::PREFIXES, "The clients that may not.")
             .absent("no address")
+            .needs(ADDRESSES, has_addresses)
             .example("[\"192.0.2.0/24\"]"),
         setting!(Listener.allow_file: kinds::PREFIX_FILE, "More of `allow`, from a file of its own.")
             .more(
                 "A line holds a prefix or an address; a comment begins with \"#\". The start and each reload read the file.",
             )
             .absent("none")
+            .needs(ADDRESSES, has_addresses)
             .example("\"/etc/tcplb/allow.txt\""),
         setting!(Listener.deny_file: kinds::PREFIX_FILE, "More of `deny`, likewise.")
             .absent("none")
+            .needs(ADDRESSES, has_addresses)
             .example("\"/etc/tcplb/deny.txt\""),
         setting!(Listener.max_connections: count::<u32>(), "Clients at once on this listener.")
             .more("Further clients wait in the kernel's backlog.")
@@ -70,23 +88,27 @@ pub static LISTENER: Section<Listener> = Section {
             .example("5000"),
         setting!(Listener.max_connections_per_source: count::<u32>(), "Connections at once from one source.")
             .more(
-                "A source is an IPv4 address or an IPv6 /64. Further connections are refused. The listener remembers 262144 \
+                "A source is an IPv4 address or an IPv6 /64. A client of a unix socket has none, so this limit and the next \
+                 leave it alone. Further connections are refused. The listener remembers 262144 \
                  sources. If all of them are connected, further sources are admitted uncounted (the metric \
                  tcplb_connections_untracked_total), bounded by `max_connections`.",
             )
             .absent("no limit")
+            .needs(ADDRESSES, has_addresses)
             .example("100"),
         setting!(
             Listener.connection_rate_per_source: kinds::RATE,
             "New connections per second from one source, with a burst of one second's worth."
         )
         .more("Further connections are refused.")
-        .absent("no limit"),
+        .absent("no limit")
+        .needs(ADDRESSES, has_addresses),
         setting!(Listener.limits: word(), "What becomes of clients that the lists and the limits per source keep out.")
             .more(
                 "`enforce` refuses them. `count` admits every client and counts those that `enforce` would refuse: for \
                  limits that are new. `max_connections` holds in any case.",
-            ),
+            )
+            .needs("a list or a limit per source", keeps_clients_out),
         setting!("mode", Listener.socket_file.mode: kinds::MODE, "The permissions of its socket file.")
             .more(
                 "A client needs the right to write to the file. Only a listener at a file, like unix:/run/tcplb/web.sock, has \

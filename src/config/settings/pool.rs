@@ -2,7 +2,7 @@
 
 use super::kinds::{self, count, number, word};
 use super::{Flag, Lens, Section, Setting, Source, setting};
-use crate::config::model::{NoBackend, Pool, SendProxy};
+use crate::config::model::{NoBackend, Pool, Probe, SendProxy};
 
 const PEERS: &str = "Addresses and balancing";
 const LIMITS: &str = "Limits";
@@ -55,7 +55,8 @@ pub static POOL: Section<Pool> = Section {
             .more(
                 "`keep` lets them go on, since the backend may only have been slow to answer. `reset` resets them, so that \
                  clients connect again at once.",
-            ),
+            )
+            .needs("probes, and health.kind is \"off\"", |pool| pool.health.kind.probe() != Probe::Off),
         setting!(Pool.on_remove: kinds::ON_REMOVE, "The same for a backend that is removed.")
             .more("`drain 30s` resets what is open after that time."),
         setting!(

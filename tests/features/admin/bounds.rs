@@ -139,7 +139,7 @@ fn the_longest_durations_overflow_nothing() {
     std::fs::write(&path, text.replace("LONG", "584542046090y")).unwrap();
     let refused = tcplb(&["check", path.to_str().unwrap()]).output().unwrap();
     let message = String::from_utf8(refused.stderr).unwrap();
-    assert_eq!((refused.status.code(), message.matches("expected at most 1year").count()), (Some(2), 10), "{message}");
+    assert_eq!((refused.status.code(), message.matches("expected at most 1y").count()), (Some(2), 10), "{message}");
 
     std::fs::write(&path, text.replace("LONG", "1y")).unwrap();
     let balancer = Balancer::from_file(&path);
