@@ -65,8 +65,8 @@ pub enum Subject {
 pub enum What {
     /// It is new.
     Added,
-    /// It is gone; this becomes of its connections.
-    Removed(OnRemove),
+    /// It is gone; this becomes of its connections. `None`: the changes of its pool decide.
+    Removed(Option<OnRemove>),
     /// These settings are other ones.
     Changed(Vec<Difference>),
     /// These settings are other ones in the file, but take effect only when tcplb starts.
@@ -110,12 +110,15 @@ impl Display for Change {
         let connections = Connections(self.connections);
         match &self.what {
             What::Added => write!(out, " added ({connections})"),
-            What::Removed(OnRemove::Keep) if self.connections == 1 => write!(out, " removed ({connections} goes on)"),
-            What::Removed(OnRemove::Keep) => write!(out, " removed ({connections} go on)"),
-            What::Removed(OnRemove::Reset) => write!(out, " removed ({connections} reset)"),
-            What::Removed(OnRemove::Drain(time)) => {
+            What::Removed(Some(OnRemove::Keep)) if self.connections == 1 => {
+                write!(out, " removed ({connections} goes on)")
+            }
+            What::Removed(Some(OnRemove::Keep)) => write!(out, " removed ({connections} go on)"),
+            What::Removed(Some(OnRemove::Reset)) => write!(out, " removed ({connections} reset)"),
+            What::Removed(Some(OnRemove::Drain(time))) => {
                 write!(out, " removed ({connections} may finish within {})", duration::written(*time))
             }
+            What::Removed(None) => write!(out, " removed ({connections})"),
             What::Changed(settings) => write!(out, " changed: {} ({connections})", Differences(settings)),
             What::NeedsRestart(settings) => write!(out, ": {} needs a restart", Differences(settings)),
         }
@@ -151,6 +154,7 @@ pub fn between(old: &Model, new: &Model) -> Changes {
     };
     note(Subject::Global, What::Changed(differing(&GLOBAL, Reload::Live, &old.global, &new.global)));
     note(Subject::Global, What::NeedsRestart(differing(&GLOBAL, Reload::Restart, &old.global, &new.global)));
+    let (old_pools, new_pools) = (by_name(&old.pools), by_name(&new.pools));
     let (old_listeners, new_listeners) = (by_name(&old.listeners), by_name(&new.listeners));
     for listener in &new.listeners {
         let subject = Subject::Listener(listener.name.clone());
@@ -162,9 +166,10 @@ pub fn between(old: &Model, new: &Model) -> Changes {
         }
     }
     for gone in old.listeners.iter().filter(|old| !new_listeners.contains_key(old.name.as_str())) {
-        note(Subject::Listener(gone.name.clone()), What::Removed(OnRemove::Keep));
+        // Without its pool, a client that waits for a backend is reset, and the pool's `on_remove` decides about the others.
+        let fate = new_pools.contains_key(gone.pool.as_str()).then_some(OnRemove::Keep);
+        note(Subject::Listener(gone.name.clone()), What::Removed(fate));
     }
-    let (old_pools, new_pools) = (by_name(&old.pools), by_name(&new.pools));
     for pool in &new.pools {
         let subject = Subject::Pool(pool.name.clone());
         match old_pools.get(pool.name.as_str()) {
@@ -177,7 +182,7 @@ pub fn between(old: &Model, new: &Model) -> Changes {
         }
     }
     for gone in old.pools.iter().filter(|old| !new_pools.contains_key(old.name.as_str())) {
-        note(Subject::Pool(gone.name.clone()), What::Removed(gone.on_remove));
+        note(Subject::Pool(gone.name.clone()), What::Removed(Some(gone.on_remove)));
     }
     Changes(changes)
 }
@@ -196,7 +201,7 @@ fn backends(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What)) {
     }
     for gone in old.backends.iter().filter(|old| !news.contains_key(old.name.as_str())) {
         // What the new settings say is what is done.
-        note(subject(gone), What::Removed(new.on_remove));
+        note(subject(gone), What::Removed(Some(new.on_remove)));
     }
 }
 

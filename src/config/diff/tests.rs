@@ -146,6 +146,17 @@ fn every_change_is_reported_in_a_line() {
 }
 
 #[test]
+fn a_listener_removed_with_its_pool_does_not_say_that_its_connections_go_on() {
+    let before = file_of(&["a 1"]);
+    let mut after = before.clone();
+    (after.listeners[0].name, after.listeners[0].pool) = ("other".into(), "new".into());
+    after.pools[0].name = "new".into();
+    let changes = between(&before, &after).to_string();
+    let lines: Vec<&str> = changes.lines().filter(|line| line.contains("removed")).collect();
+    assert_eq!(lines, ["listener in removed (0 connections)", "pool web removed (0 connections go on)"]);
+}
+
+#[test]
 fn what_needs_a_restart_stays_as_it_runs() {
     let (before, after) = (model_of(BEFORE), model_of(AFTER));
     let running = in_force(after.clone(), &before);
