@@ -110,7 +110,7 @@ fn begin(
     let of_admin = admin.iter().flat_map(|admin| admin.endpoints());
     let sockets: Vec<Endpoint> = listeners.iter().map(|bound| &bound.endpoint).chain(of_admin).cloned().collect();
     let give_up = |why| {
-        control::remove_files(&sockets);
+        listen::remove_files(&sockets);
         StartError(why)
     };
     let spawn_error = |error: io::Error| StartError(format!("can't start a thread: {error}"));
@@ -135,7 +135,7 @@ fn begin(
     let end = (model.global.names == Names::Later).then(|| Instant::now() + NAMES_PATIENCE);
     let Some(found) = lookups.wait_for(control::names(&model), end, &stops) else {
         log::info!("stopped before it served: names were still looked up");
-        control::remove_files(&sockets);
+        listen::remove_files(&sockets);
         return Ok(None);
     };
     let (config_state, opened) = beginning.build(&found).map_err(give_up)?;
@@ -342,7 +342,7 @@ impl Running {
         drop(self.admin);
         let snapshot = self.published.snapshot();
         let addresses = snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
-        control::remove_files(addresses.map(|address| &address.endpoint));
+        listen::remove_files(addresses.map(|address| &address.endpoint));
         let EndCounts { finished, reset } = counts?;
         let plural = if finished == 1 { "" } else { "s" };
         log::info!("stopped: {finished} connection{plural} finished, {reset} reset");

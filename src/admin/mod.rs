@@ -141,6 +141,6 @@ impl Admin {
 
 impl Drop for Admin {
     fn drop(&mut self) {
-        crate::control::remove_files(&self.endpoints);
+        listen::remove_files(&self.endpoints);
     }
 }

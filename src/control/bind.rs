@@ -1,6 +1,6 @@
 //! Binds the addresses of the model's listeners that are not bound yet.
 
-use super::config_state::{ConfigState, listen_at, remove_files};
+use super::config_state::{ConfigState, listen_at};
 use super::lookup::Found;
 use super::resolve;
 use crate::base::address::abstract_name;
@@ -49,7 +49,7 @@ impl ConfigState {
             let sockets = match self.listen(listen, found, global.workers, &tuning, &permissions) {
                 Ok(sockets) => sockets,
                 Err(error) => {
-                    remove_files(bound.new_endpoints());
+                    listen::remove_files(bound.new_endpoints());
                     return Err(self.why_not(listen, &error));
                 }
             };
@@ -72,9 +72,9 @@ impl ConfigState {
         };
         let listening = bound.addresses.iter().flatten().map(sockets).sum();
         let share = descriptors::divide(self.limit, model, listening);
-        bound.share = Some(share.inspect_err(|_| remove_files(bound.new_endpoints()))?);
-        self.refuse_loops(model, &bound).inspect_err(|_| remove_files(bound.new_endpoints()))?;
-        self.permit(model, &permissions, &bound).inspect_err(|_| remove_files(bound.new_endpoints()))?;
+        bound.share = Some(share.inspect_err(|_| listen::remove_files(bound.new_endpoints()))?);
+        self.refuse_loops(model, &bound).inspect_err(|_| listen::remove_files(bound.new_endpoints()))?;
+        self.permit(model, &permissions, &bound).inspect_err(|_| listen::remove_files(bound.new_endpoints()))?;
         Ok(bound)
     }
 
@@ -172,9 +172,15 @@ impl ConfigState {
                         "listener {name}: {key} can't be taken out while it runs: set another value, or restart"
                     ));
                 }
-                let before = permissions
-                    .apply(path)
-                    .map_err(|error| format!("listener {}: can't change {}: {error}", listener.name, path.display()))?;
+                let before = permissions.apply(path).map_err(|error| {
+                    let hint = match error.kind() {
+                        io::ErrorKind::PermissionDenied => {
+                            " (tcplb has no right to change it any more: a restart as root applies the setting)"
+                        }
+                        _ => "",
+                    };
+                    format!("listener {}: can't change {}: {error}{hint}", listener.name, path.display())
+                })?;
                 given.push((path, before));
             }
         }

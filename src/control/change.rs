@@ -5,12 +5,13 @@
 //! when the change has arrived. A thread that does not take the change up within [`ADOPTION`] gets it when it runs
 //! again. The others have it by then, and the command is answered: nothing can undo the change any more.
 
-use super::config_state::{NewSockets, Transition, remove_files};
+use super::config_state::{NewSockets, Transition};
 use super::reload::Waiting;
 use super::remote::{Refused, Reloaded};
 use super::{ControlLoop, DataPlane};
 use crate::config::model::{Model, OnRemove};
 use crate::logger;
+use crate::net::listen;
 use crate::pool::{BackendId, Note, Snapshot};
 use crossbeam_channel::{Receiver, Sender, after, at, never};
 use std::sync::Arc;
@@ -74,7 +75,7 @@ impl<C: DataPlane> ControlLoop<C> {
         }
         // From here on, new clients find no listener at the old addresses. Workers accept the clients that wait there
         // already.
-        remove_files(&closing);
+        listen::remove_files(&closing);
         if self.parts.connection_limit.limit() != share.connections {
             log::info!("serves at most {} clients at once from now on", share.connections);
             self.parts.connection_limit.set_limit(share.connections);

@@ -8,20 +8,18 @@ use super::command::Edit;
 use super::lookup::Found;
 use super::remote::Refused;
 use super::resolve::{self, Endpoints};
-use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
 use crate::clock;
 use crate::config::descriptors::{self, Share};
 use crate::config::diff::{self, Changes, Difference, Subject, What};
 use crate::config::model::{Model, Names, OnRemove};
 use crate::config::{by_name, check};
-use crate::net::listen::{self, Listening};
+use crate::net::listen::Listening;
 use crate::pool::{
     self, AdminState, BackendId, BoundAddressId, Listener, Member, Pool, Resolved, Snapshot, SnapshotPlan,
     same_endpoints,
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -346,20 +344,6 @@ impl BoundState {
         resolve::note(&config_state.snapshot, &unresolved);
         let opened = opened(bound.sockets, &config_state.snapshot);
         Ok((config_state, opened))
-    }
-}
-
-/// Removes the files of unix sockets that are closed. A file left behind would look like a server that does not answer.
-pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
-    for endpoint in endpoints {
-        if let Endpoint::Unix(path) = endpoint
-            && abstract_name(path).is_none()
-            && !listen::is_inherited(endpoint)
-            && let Err(error) = std::fs::remove_file(path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            log::warn!("can't remove {}: {error}", path.display());
-        }
     }
 }
 

@@ -9,22 +9,23 @@
 
 use super::inherited;
 use super::pacing;
+use super::socket_file;
 use super::{Socket, TcpTuning};
 use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid};
+use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{self, SocketFlags};
 use socket2::{Domain, SockAddr, Type};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
 pub use super::inherited::{inherit, is_inherited, is_offered, unclaimed};
+pub use super::socket_file::{Permissions, remove_files};
 
 /// The accept queue's length; the kernel caps it at net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 65_535;
@@ -47,52 +48,6 @@ pub struct Listening {
     local: bool,
     /// Opened by the service manager, which keeps it open.
     inherited: bool,
-}
-
-/// The permissions of a socket file; `None` keeps the system's default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Permissions {
-    /// The permission bits.
-    pub mode: Option<u32>,
-    /// The owner's user id.
-    pub owner: Option<u32>,
-    /// The group's id.
-    pub group: Option<u32>,
-}
-
-impl Permissions {
-    /// Applies them to a socket file, never to a file of another kind in its place. Returns the permissions that they
-    /// replace. On an error the file keeps its old ones.
-    pub fn apply(&self, path: &Path) -> io::Result<Permissions> {
-        if *self == Permissions::default() {
-            return Ok(*self);
-        }
-        let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        let found = rustix::fs::fstat(&file)?;
-        if !FileType::from_raw_mode(found.st_mode).is_socket() {
-            return Err(io::Error::other("it is no longer a socket"));
-        }
-        let before = Permissions {
-            mode: self.mode.and(Some(found.st_mode & 0o777)),
-            owner: self.owner.and(Some(found.st_uid)),
-            group: self.group.and(Some(found.st_gid)),
-        };
-        self.set(&file).inspect_err(|_| drop(before.set(&file)))?;
-        Ok(before)
-    }
-
-    fn set(&self, file: &OwnedFd) -> io::Result<()> {
-        let (owner, group) = (self.owner.map(Uid::from_raw), self.group.map(Gid::from_raw));
-        if owner.is_some() || group.is_some() {
-            rustix::fs::chownat(file, "", owner, group, AtFlags::EMPTY_PATH)?;
-        }
-        // The mode comes last: before, users other than the new owner could use it. An O_PATH descriptor takes no mode
-        // (open(2)).
-        self.mode.map_or(Ok(()), |mode| {
-            let file = format!("/proc/self/fd/{}", file.as_raw_fd());
-            std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode))
-        })
-    }
 }
 
 /// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. Accepted sockets inherit
@@ -227,7 +182,8 @@ fn bind_unix(path: &Path, permissions: &Permissions) -> io::Result<ListeningSock
         listening.bind(&address)?;
     }
     if abstract_name(path).is_none() {
-        permissions.apply(path).inspect_err(|_| drop(std::fs::remove_file(path)))?;
+        socket_file::remember(path)?;
+        permissions.apply(path).inspect_err(|_| socket_file::remove(path))?;
     }
     listening.listen(BACKLOG)?;
     Ok(ListeningSockets { endpoint, sockets: own(listening.into(), false) })

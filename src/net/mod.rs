@@ -9,6 +9,7 @@ mod pacing;
 mod pipe;
 pub mod probe;
 mod socket;
+mod socket_file;
 mod spares;
 mod tcp_info;
 mod tuning;

@@ -112,7 +112,8 @@ pub static LISTENER: Section<Listener> = Section {
         setting!("mode", Listener.socket_file.mode: kinds::MODE, "The permissions of its socket file.")
             .more(
                 "A client needs the right to write to the file. Only a listener at a file, like unix:/run/tcplb/web.sock, has \
-                 permissions, an owner and a group. They are set before the first client can connect.",
+                 permissions, an owner and a group. They are set before the first client can connect. A reload can \
+                 change `mode`, `owner` and `group`, but cannot take one out: that needs a restart.",
             )
             .absent("as the system makes a file"),
         setting!("owner", Listener.socket_file.owner: kinds::ACCOUNT, "The owner of its socket file.")

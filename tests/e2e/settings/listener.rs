@@ -4,7 +4,8 @@ use super::{assert_next_is_reset, assert_second, assert_served, both, call, echo
 use rustix::process::Signal;
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use testkit::{At, ConfigFile, Conn, Tcplb, account, fresh_loopback, need_root};
 
@@ -230,6 +231,61 @@ fn a_reload_changes_the_mode_of_a_socket_file() {
     tcplb.signal(Signal::HUP);
     tcplb.wait_for_line("reload refused: listener default: mode can't be taken out while it runs");
     assert_served(&tcplb.connect());
+}
+
+#[test]
+fn a_file_that_another_process_puts_in_place_of_a_socket_file_stays_as_it_is() {
+    let place = tempfile::tempdir().unwrap();
+    let (path, file, server) = (place.path().join("web.sock"), place.path().join("tcplb.toml"), echo());
+    let mode = || fs::symlink_metadata(&path).unwrap().mode() & 0o777;
+    let text = |mode: &str| {
+        let listener = format!("bind = [\"unix:{}\"]\nmode = \"{mode}\"", path.display());
+        fs::read_to_string(ConfigFile::over([server.at()]).listener(&listener).write()).unwrap()
+    };
+    let socket = || drop(UnixListener::bind(&path).unwrap());
+    let plain = || fs::write(&path, "not a socket").unwrap();
+    let link = || std::os::unix::fs::symlink(&file, &path).unwrap();
+    for put in [&socket as &dyn Fn(), &plain, &link] {
+        fs::write(&file, text("0600")).unwrap();
+        let tcplb = Tcplb::from_file(&file, 1).start();
+        fs::remove_file(&path).unwrap();
+        put();
+        let (before, target) = (mode(), fs::metadata(&file).unwrap().mode());
+        fs::write(&file, text("0606")).unwrap();
+        tcplb.signal(Signal::HUP);
+        tcplb.wait_for_line("web.sock: another file has taken its place");
+        tcplb.signal(Signal::TERM);
+        tcplb.wait_for_line("web.sock in place: it is not the file that tcplb made");
+        tcplb.wait_for_line("stopped: ");
+        assert_eq!((mode(), fs::metadata(&file).unwrap().mode()), (before, target));
+        fs::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn a_reload_that_lacks_the_right_to_change_a_socket_file_says_that_a_restart_applies_it() {
+    if !need_root() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    fs::set_permissions(place.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    let (path, file) = (place.path().join("web.sock"), place.path().join("tcplb.toml"));
+    let write = |mode: &str| {
+        let listener = format!("bind = [\"unix:{}\"]\nmode = \"{mode}\"\nowner = \"daemon\"", path.display());
+        let text = format!(
+            "[global]\nuser = \"nobody\"\n[[listener]]\n{listener}\n[[pool]]\n[[pool.backend]]\naddress = \"127.0.0.1:1\"\n"
+        );
+        fs::write(&file, text).unwrap();
+    };
+    write("0600");
+    let tcplb = Tcplb::from_file(&file, 1).start();
+    write("0666");
+    tcplb.signal(Signal::HUP);
+    let line = tcplb.wait_for_line("reload refused: listener default: can't change ");
+    assert!(
+        line.ends_with("(tcplb has no right to change it any more: a restart as root applies the setting)"),
+        "{line}"
+    );
 }
 
 #[test]
