@@ -253,7 +253,7 @@ mod tests {
             ("--idle-timeout 1x", &["--idle-timeout: ", "`1x`"]),
             ("--shutdown-timeout 30", &["--shutdown-timeout: ", "`30`"]),
             ("--send-proxy v3", &["--send-proxy: expected off, v1 or v2, got `v3`"]),
-            ("--user a\u{7f}b", &["--user: expected a name without spaces"]),
+            ("--user a\u{7f}b", &["--user: expected a name or a number from 0 to 4294967294", "`a\\u{7f}b`"]),
             ("--group web", &["--group: expected a user that it goes with"]),
             ("--sandbox on", &["--sandbox: expected auto or off, got `on`"]),
             ("--log-format xml", &["--log-format: expected text or json, got `xml`"]),
