@@ -23,8 +23,6 @@ struct Text(String);
 
 /// The source of a backend's series, or of a pool's where backends have none.
 pub struct Row {
-    /// The labels as they stand between the braces.
-    labels: String,
     of: Of,
     up: u64,
     active: u64,
@@ -59,7 +57,7 @@ pub struct Scope {
 pub fn text(published: &Published, detail: Detail, now: Tick) -> String {
     let mut text = Text(String::with_capacity(16 * 1024));
     let snapshot = published.snapshot();
-    text.families(LISTENERS, &snapshot.listeners, |listener| labels(&[("listener", &listener.name)]));
+    text.families(LISTENERS, &labelled(&snapshot.listeners, |listener| labels(&[("listener", &listener.name)])));
     text.pools(&snapshot.pools, detail, now);
     let scope = Scope {
         reloads: published.reloads(),
@@ -68,7 +66,7 @@ pub fn text(published: &Published, detail: Detail, now: Tick) -> String {
         log_lines_lost: logger::lines_lost(),
         process: Process::read(),
     };
-    text.families(PROCESS, [&scope], |_| String::new());
+    text.families(PROCESS, &[(String::new(), scope)]);
     text.0
 }
 
@@ -82,7 +80,6 @@ pub fn of_pool(pool: &Arc<Pool>, detail: Detail, now: Tick) -> String {
 impl Row {
     fn of_backend(pool: &Pool, member: &Member, now: Tick) -> Row {
         Row {
-            labels: labels(&[("pool", &pool.settings.name), ("backend", &member.backend.name)]),
             of: Of::Backend(member.backend.clone()),
             up: u64::from(pool.is_usable(member)),
             active: u64::from(member.backend.active()),
@@ -92,7 +89,6 @@ impl Row {
 
     fn sums(pool: &Arc<Pool>, now: Tick) -> Row {
         Row {
-            labels: labels(&[("pool", &pool.settings.name)]),
             of: Of::Pool(pool.clone()),
             up: pool.members.iter().filter(|member| pool.is_usable(member)).count() as u64,
             active: pool.members.iter().map(|member| u64::from(member.backend.active())).sum(),
@@ -158,26 +154,27 @@ impl Samples<'_> {
 
 impl Text {
     fn pools(&mut self, pools: &[Arc<Pool>], detail: Detail, now: Tick) {
-        let of_pool = |pool: &Arc<Pool>| -> Vec<Row> {
-            match detail {
-                Detail::PerBackend => pool.members.iter().map(|member| Row::of_backend(pool, member, now)).collect(),
-                Detail::PerPool => vec![Row::sums(pool, now)],
-            }
+        let sources = labelled(pools, |pool| labels(&[("pool", &pool.settings.name)]));
+        let of_backend = |pool: &Pool, member: &Member| {
+            let labels = labels(&[("pool", &pool.settings.name), ("backend", &member.backend.name)]);
+            (labels, Row::of_backend(pool, member, now))
         };
-        let rows: Vec<Row> = pools.iter().flat_map(of_pool).collect();
-        self.families(BACKENDS, &rows, |row| row.labels.clone());
-        self.families(POOLS, pools, |pool| labels(&[("pool", &pool.settings.name)]));
+        let rows = sources.iter().flat_map(|(labels, pool)| -> Vec<(String, Row)> {
+            match detail {
+                Detail::PerBackend => pool.members.iter().map(|member| of_backend(pool, member)).collect(),
+                Detail::PerPool => vec![(labels.clone(), Row::sums(pool, now))],
+            }
+        });
+        self.families(BACKENDS, &rows.collect::<Vec<_>>());
+        self.families(POOLS, &sources);
     }
 
-    /// Each family with the samples of each source.
-    fn families<'a, S: 'a, I>(&mut self, families: &[Family<S>], sources: I, labels: impl Fn(&S) -> String)
-    where
-        I: IntoIterator<Item = &'a S> + Clone,
-    {
+    /// Each family with the samples of each source. The sources have their labels.
+    fn families<S>(&mut self, families: &[Family<S>], sources: &[(String, S)]) {
         for Family { about: About { name, kind, help, .. }, samples } in families {
             self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
-            for source in sources.clone() {
-                samples(source, &mut Samples { text: self, name, labels: &labels(source) });
+            for (labels, source) in sources {
+                samples(source, &mut Samples { text: self, name, labels });
             }
         }
     }
@@ -201,6 +198,11 @@ impl Text {
         // Writing to a string can't fail.
         let _ = self.0.write_fmt(part);
     }
+}
+
+/// Each source with its labels, which all of its families share.
+fn labelled<S: Clone>(sources: &[S], labels: impl Fn(&S) -> String) -> Vec<(String, S)> {
+    sources.iter().map(|source| (labels(source), source.clone())).collect()
 }
 
 /// Labels as they stand between the braces.
