@@ -62,13 +62,12 @@ pub fn hint_to_binding(listen: &Listen, error: &io::Error) -> String {
 }
 
 fn hint_to_binding_file(path: &Path, error: &io::Error) -> String {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    match (error.kind(), directory, path.symlink_metadata()) {
-        (io::ErrorKind::NotFound, Some(directory), _) if !directory.is_dir() => {
-            format!(" (there is no directory {})", directory.display())
+    match (error.kind(), path.symlink_metadata()) {
+        (io::ErrorKind::NotFound, _) if !directory(path).is_dir() => {
+            format!(" (there is no directory {})", directory(path).display())
         }
-        (io::ErrorKind::AddrInUse, _, Ok(found)) if found.is_dir() => " (a directory is at that path)".to_owned(),
-        (io::ErrorKind::AddrInUse, _, Ok(found)) if !found.file_type().is_socket() => {
+        (io::ErrorKind::AddrInUse, Ok(found)) if found.is_dir() => " (a directory is at that path)".to_owned(),
+        (io::ErrorKind::AddrInUse, Ok(found)) if !found.file_type().is_socket() => {
             " (a file that is no socket is at that path)".to_owned()
         }
         _ => sandbox::hint_to_binding_file(path, error).to_owned(),
@@ -215,8 +214,8 @@ fn path(endpoint: &Endpoint) -> Option<&Path> {
     }
 }
 
-/// The directory of a path.
-fn directory(path: &Path) -> &Path {
+/// The directory of a path; `.` for a bare name.
+pub fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 

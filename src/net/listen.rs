@@ -81,7 +81,7 @@ fn bind_with(
     let bound = match &to.0 {
         Address::Unix(path) => vec![bind_unix(path, permissions)?],
         Address::Inet(at) => vec![bind_shared(*at, workers, tuning)?],
-        Address::Any(port) => vec![bind_any(*port, workers, tuning)?],
+        Address::Any(port) => vec![bind_any(*port, |at| bind_shared(at, workers, tuning))?],
         Address::Name(host, port) => {
             let mut addresses: Vec<SocketAddr> = (host.as_str(), *port).to_socket_addrs()?.collect();
             addresses.dedup();
@@ -98,10 +98,10 @@ pub fn bind_each(addresses: &[SocketAddr], workers: usize, tuning: &TcpTuning) -
 }
 
 /// Binds every interface: one dual-stack socket, or IPv4 alone where the kernel has no IPv6.
-fn bind_any(port: u16, workers: usize, tuning: &TcpTuning) -> io::Result<ListeningSockets> {
-    match bind_shared((Ipv6Addr::UNSPECIFIED, port).into(), workers, tuning) {
+pub fn bind_any<T>(port: u16, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    match bind((Ipv6Addr::UNSPECIFIED, port).into()) {
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => {
-            bind_shared((Ipv4Addr::UNSPECIFIED, port).into(), workers, tuning)
+            bind((Ipv4Addr::UNSPECIFIED, port).into())
         }
         bound => bound,
     }

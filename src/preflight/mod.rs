@@ -172,9 +172,8 @@ fn can_write(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match access(path, Access::WRITE_OK) {
-        Err(rustix::io::Errno::NOENT) => access(directory, Access::WRITE_OK | Access::EXEC_OK)?,
+        Err(rustix::io::Errno::NOENT) => access(confine::directory(path), Access::WRITE_OK | Access::EXEC_OK)?,
         outcome => outcome?,
     }
     Ok(())

@@ -5,11 +5,12 @@ use super::names::Names;
 use crate::base::address::abstract_name;
 use crate::base::{Address, Listen};
 use crate::confine;
+use crate::net::listen;
 use rustix::io::Errno;
 use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
@@ -18,7 +19,7 @@ pub fn try_bind(listen: &Listen, names: &Names) -> Result<(), String> {
     let explain = |error: &io::Error| explain(listen, error);
     match &listen.0 {
         Address::Inet(at) => bind(*at).map_err(|error| explain(&error)),
-        Address::Any(port) => every_interface(*port).map_err(|error| explain(&error)),
+        Address::Any(port) => listen::bind_any(*port, bind).map_err(|error| explain(&error)),
         Address::Name(host, port) => names.addresses(host)?.iter().try_for_each(|at| {
             let mut at = *at;
             at.set_port(*port);
@@ -46,16 +47,6 @@ fn bind(at: SocketAddr) -> io::Result<()> {
     socket.bind(&at.into())
 }
 
-/// As the start does: one dual-stack socket, or IPv4 alone where the kernel has no IPv6.
-fn every_interface(port: u16) -> io::Result<()> {
-    match bind((Ipv6Addr::UNSPECIFIED, port).into()) {
-        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL)) => {
-            bind((Ipv4Addr::UNSPECIFIED, port).into())
-        }
-        outcome => outcome,
-    }
-}
-
 /// The start replaces a socket file on which no process listens. Connecting to find out would disturb a process that
 /// does.
 fn unix(path: &Path) -> io::Result<()> {
@@ -63,8 +54,7 @@ fn unix(path: &Path) -> io::Result<()> {
         // /proc/net/unix shows abstract names with a leading `@`, as the configuration does.
         return if is_listened_on(path) { Err(Errno::ADDRINUSE.into()) } else { Ok(()) };
     }
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !directory.is_dir() {
+    if !confine::directory(path).is_dir() {
         return Err(Errno::NOENT.into());
     }
     match fs::symlink_metadata(path) {
