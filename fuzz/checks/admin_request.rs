@@ -57,7 +57,7 @@ fn understand(request: &Request) {
             Err(refusal) => is_whole(&refusal),
         },
         Some("Change") => match changes::weight_and_state(call.body) {
-            Ok(wish) => assert_ne!(wish, (None, None)),
+            Ok(change) => assert_ne!(change, (None, None)),
             Err(refusal) => is_whole(&refusal),
         },
         Some("Registration") => {
@@ -65,11 +65,11 @@ fn understand(request: &Request) {
                 assert!(matches!(status, 400 | 403) && !why.is_empty());
             }
         }
-        other => assert_eq!(other, None, "a body that nobody reads"),
+        other => assert_eq!(other, None, "a body without a reader"),
     }
 }
 
-/// An answer that says why, and whose head nobody can add to.
+/// An answer with a reason, whose head holds no further line.
 fn is_whole(refusal: &Response) {
     assert!((400..500).contains(&refusal.status));
     let why: serde_json::Value = serde_json::from_slice(&refusal.body).expect("JSON");

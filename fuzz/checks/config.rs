@@ -14,21 +14,21 @@ pub fn check(bytes: &[u8]) {
             assert_eq!(diff::between(&model, &model), diff::Changes::default());
             assert_eq!(diff::merge(&model, &model, &model), model);
         }
-        Err(mistakes) => told_with_their_lines(&mistakes, written),
+        Err(mistakes) => have_their_lines(&mistakes, written),
     }
     if let Err(mistakes) = file::list::prefixes(written, "f") {
-        assert!(!mistakes.0.is_empty() && mistakes.0.iter().all(|told| told.starts_with("f:")), "{mistakes}");
+        assert!(!mistakes.0.is_empty() && mistakes.0.iter().all(|mistake| mistake.starts_with("f:")), "{mistakes}");
     }
 }
 
-fn told_with_their_lines(mistakes: &file::Mistakes, written: &str) {
+fn have_their_lines(mistakes: &file::Mistakes, written: &str) {
     assert!(!mistakes.0.is_empty() && mistakes.0.len() <= file::MISTAKES_MAX + 1);
     let mut last = 1;
-    for told in mistakes.0.iter().filter(|told| *told != "f: … and more") {
-        let line: Option<usize> = told.strip_prefix("f:").and_then(|rest| rest.split(':').next()?.parse().ok());
-        let line = line.unwrap_or_else(|| panic!("without a line: {told}"));
-        assert!(line >= last && line <= written.lines().count() + 1, "{told}");
-        assert!(!told.contains('\n'), "{told}");
+    for mistake in mistakes.0.iter().filter(|mistake| *mistake != "f: … and more") {
+        let line: Option<usize> = mistake.strip_prefix("f:").and_then(|rest| rest.split(':').next()?.parse().ok());
+        let line = line.unwrap_or_else(|| panic!("without a line: {mistake}"));
+        assert!(line >= last && line <= written.lines().count() + 1, "{mistake}");
+        assert!(!mistake.contains('\n'), "{mistake}");
         last = line;
     }
 }

@@ -15,10 +15,10 @@ pub fn check(bytes: &[u8]) {
             let again = header.v2();
             assert_eq!(parse(&again), Parsed::Header { consumed: again.len(), header: header.clone() });
             let line = header.v1();
-            let Parsed::Header { consumed, header: told } = parse(&line) else { panic!("no line: {line:?}") };
+            let Parsed::Header { consumed, header: read_again } = parse(&line) else { panic!("no line: {line:?}") };
             assert_eq!(consumed, line.len());
             if matches!(header.announced, Announced::Inet { .. }) {
-                assert_eq!(told.announced, header.announced);
+                assert_eq!(read_again.announced, header.announced);
             }
         }
     }

@@ -90,6 +90,7 @@ mod tests {
         throttle.reset();
         assert!(throttle.is_due(start + REPEAT_INTERVAL));
     }
+
     #[test]
     fn the_first_of_a_count_is_logged_at_once_and_the_others_together() {
         let throttle = SharedLogThrottle::default();
