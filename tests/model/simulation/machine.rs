@@ -7,7 +7,7 @@ mod waiting;
 
 use super::{CONNECT, make_pool, make_pool_with};
 use crate::corpora::session::machine::{Asked, Facts, Machine};
-use reference::{Expected, Reference, index_of};
+use reference::{Answer, Expected, Expiry, Reference, index_of};
 use std::sync::Arc;
 use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
@@ -87,7 +87,10 @@ fn relay_life(seed: u64) {
     let listener = make_pool_with(&endpoints(send_proxy), settings, (None, None)).0.listeners[0].clone();
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut session = machine(client, Preamble::None, &listener, now);
-    let expires = lifetime.map(|lifetime| (now + lifetime, now + lifetime + lifetime / 10, now + lifetime));
+    let expires = lifetime.map(|lifetime| {
+        let from = now + lifetime;
+        Expiry { from, until: from + lifetime / 10, look: from }
+    });
     assert_eq!(session.on(Input::Begin, now), Asked::Admit);
     assert_eq!(session.on(Input::Admitted(Ok(())), now), Asked::Pick);
     let picked = pick(&listener, &session, &mut random);
@@ -114,7 +117,7 @@ fn relay_life(seed: u64) {
             now = now + Duration::from_millis([0, 1, 40, 700, 9_000, 30_000][random.usize(..6)]);
         }
         assert_eq!(session.deadline(), Some(reference.deadline()));
-        let (asked, (expected, reason)) = match random.u8(..20) {
+        let (asked, expected) = match random.u8(..20) {
             _ if measures => {
                 let bytes = random.u64(..4);
                 (session.on(Input::Unsent(bytes), now), reference.unsent(bytes, now))
@@ -125,7 +128,7 @@ fn relay_life(seed: u64) {
             }
             1 => {
                 let asked = session.on(Input::Stop(CloseReason::Forced), now);
-                (asked, (Asked::End(Ending::Reset), Some(CloseReason::Forced)))
+                (asked, Answer::end(Ending::Reset, CloseReason::Forced))
             }
             2..8 => (session.on(Input::Deadline, now), reference.on_deadline(now)),
             _ => {
@@ -154,8 +157,8 @@ fn relay_life(seed: u64) {
             }
         };
         measures = matches!(asked, Asked::Measure(_));
-        assert_eq!(asked, expected);
-        assert_eq!(session.over.as_ref().map(|over| over.close), reason);
+        let reason = session.over.as_ref().map(|over| over.close);
+        assert_eq!(Answer { asked, reason }, expected);
         let up = session.over.as_ref().map_or_else(|| session.bytes(Direction::Up), |over| over.bytes[0]);
         assert_eq!(up, reference.up, "the preamble counted as the client's bytes");
         if reason.is_some() {

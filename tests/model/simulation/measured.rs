@@ -10,10 +10,33 @@ use tcplb::session::{CloseReason, Direction, Effect, Fact, Failed, Input, Ledger
 use tcplb::worker::ledger::count;
 
 const BEGUN: Tick = Tick(10_000_000);
-const ASKS: (Direction, u64, bool) = (Direction::Up, 5, false);
-const LEAVES: (Direction, u64, bool) = (Direction::Up, 0, true);
-const CLOSES: (Direction, u64, bool) = (Direction::Down, 0, true);
-const ANSWERS: (Direction, u64, bool) = (Direction::Down, 5, false);
+const ASKS: Step = Step { direction: Direction::Up, bytes: 5, fin: false };
+const LEAVES: Step = Step { direction: Direction::Up, bytes: 0, fin: true };
+const CLOSES: Step = Step { direction: Direction::Down, bytes: 0, fin: true };
+const ANSWERS: Step = Step { direction: Direction::Down, bytes: 5, fin: false };
+
+/// What moves in one direction at once.
+#[derive(Debug)]
+struct Step {
+    direction: Direction,
+    bytes: u64,
+    fin: bool,
+}
+
+/// What is known of the backend after the connection.
+#[derive(Debug, PartialEq)]
+struct Measured {
+    /// The average in milliseconds, if there is a sample.
+    latency_ms: Option<u32>,
+    /// Failures that count as load.
+    failures: u32,
+}
+
+const fn measured(latency_ms: u32, failures: u32) -> Measured {
+    Measured { latency_ms: Some(latency_ms), failures }
+}
+
+const UNMEASURED: Measured = Measured { latency_ms: None, failures: 0 };
 
 /// Counts, and reports nothing.
 struct Counting;
@@ -47,9 +70,8 @@ enum Next {
     Over,
 }
 
-/// A connection on which these bytes and FINs move at once, and which is over so much later by `end`, if it is not
-/// already: the average in milliseconds, and the failures that count as load.
-fn after(moves: &[(Direction, u64, bool)], later: Duration, end: Option<Input<'static>>) -> (Option<u32>, u32) {
+/// What a connection leaves on which these steps happen at once, FINs `later`. `end` ends it then, if no step did.
+fn after(steps: &[Step], later: Duration, end: Option<Input<'static>>) -> Measured {
     let (block, at) = (Arc::new(LoadBlock::default()), vec![Endpoint::Inet(([10, 0, 0, 1], 80).into())]);
     let listener = make_pool(&[(at.clone(), None)], 1).0.listeners[0].clone();
     let backend = Arc::new(Backend::new(BackendId(77), "measured".into(), at, block.clone(), 5));
@@ -59,12 +81,12 @@ fn after(moves: &[(Direction, u64, bool)], later: Duration, end: Option<Input<'s
         give(&mut session, input, BEGUN);
     }
     let (mut now, mut next) = (BEGUN, Next::Nothing);
-    for (direction, bytes, fin) in moves {
-        if *fin {
+    for step in steps {
+        if step.fin {
             now = BEGUN + later;
         }
-        let moved = Moved { read: *bytes, written: *bytes, held: false, fin: *fin, failed: None };
-        next = give(&mut session, Input::Moved(*direction, moved), now);
+        let moved = Moved { read: step.bytes, written: step.bytes, held: false, fin: step.fin, failed: None };
+        next = give(&mut session, Input::Moved(step.direction, moved), now);
     }
     now = BEGUN + later;
     if let Some(input) = end {
@@ -82,7 +104,8 @@ fn after(moves: &[(Direction, u64, bool)], later: Duration, end: Option<Input<'s
     }
     assert!(next == Next::Over, "it is over");
     drop(session);
-    (backend.latency_us(now).map(|micros| micros.div_ceil(1_000)), block.load(5, now))
+    let latency_ms = backend.latency_us(now).map(|micros| micros.div_ceil(1_000));
+    Measured { latency_ms, failures: block.load(5, now) }
 }
 
 #[test]
@@ -90,30 +113,30 @@ fn an_end_without_a_byte_is_a_bad_sample_if_the_client_had_asked_or_the_backend_
     let (soon, late) = (Duration::from_millis(20), Duration::from_secs(3));
     let reset = |side| Some(Input::Reset(side));
     let stop = |reason| Some(Input::Stop(reason));
-    for (moves, later, end, expected) in [
+    for (steps, later, end, expected) in [
         // The backend closes or resets first.
-        (&[CLOSES, LEAVES][..], soon, None, (Some(1_000), 1)),
-        (&[ASKS, CLOSES, LEAVES], soon, None, (Some(1_000), 1)),
-        (&[CLOSES], soon, reset(Side::Client), (Some(1_000), 1)),
-        (&[], soon, reset(Side::Backend), (Some(1_000), 1)),
-        (&[ASKS], late, reset(Side::Backend), (Some(3_000), 0)),
+        (&[CLOSES, LEAVES][..], soon, None, measured(1_000, 1)),
+        (&[ASKS, CLOSES, LEAVES], soon, None, measured(1_000, 1)),
+        (&[CLOSES], soon, reset(Side::Client), measured(1_000, 1)),
+        (&[], soon, reset(Side::Backend), measured(1_000, 1)),
+        (&[ASKS], late, reset(Side::Backend), measured(3_000, 0)),
         // The client leaves: all that is known is how long it had waited.
-        (&[ASKS, LEAVES, CLOSES], late, None, (Some(3_000), 0)),
-        (&[ASKS], soon, reset(Side::Client), (Some(20), 0)),
-        (&[LEAVES, CLOSES], soon, None, (None, 0)),
-        (&[], soon, reset(Side::Client), (None, 0)),
+        (&[ASKS, LEAVES, CLOSES], late, None, measured(3_000, 0)),
+        (&[ASKS], soon, reset(Side::Client), measured(20, 0)),
+        (&[LEAVES, CLOSES], soon, None, UNMEASURED),
+        (&[], soon, reset(Side::Client), UNMEASURED),
         // An operator's doing, and an answer.
-        (&[ASKS], soon, stop(CloseReason::Forced), (None, 0)),
-        (&[ASKS], soon, stop(CloseReason::Shutdown), (None, 0)),
-        (&[ASKS, ANSWERS], soon, reset(Side::Backend), (Some(1), 0)),
+        (&[ASKS], soon, stop(CloseReason::Forced), UNMEASURED),
+        (&[ASKS], soon, stop(CloseReason::Shutdown), UNMEASURED),
+        (&[ASKS, ANSWERS], soon, reset(Side::Backend), measured(1, 0)),
     ] {
-        let shown = format!("{moves:?}, {later:?}, {end:?}");
-        assert_eq!(after(moves, later, end), expected, "{shown}");
+        let shown = format!("{steps:?}, {later:?}, {end:?}");
+        assert_eq!(after(steps, later, end), expected, "{shown}");
     }
 }
 
 #[test]
 fn silence_after_a_question_is_a_bad_sample_and_silence_without_one_is_none() {
-    assert_eq!(after(&[ASKS], super::IDLE, Some(Input::Deadline)), (Some(60_000), 0));
-    assert_eq!(after(&[], super::IDLE, Some(Input::Deadline)), (None, 0));
+    assert_eq!(after(&[ASKS], super::IDLE, Some(Input::Deadline)), measured(60_000, 0));
+    assert_eq!(after(&[], super::IDLE, Some(Input::Deadline)), UNMEASURED);
 }

@@ -22,9 +22,36 @@ pub struct Expected {
 pub struct Failure {
     side: Side,
     taken: Tick,
-    /// Since when all is written, or else the failure; when to measure the kernel's queue; what is in it if the other
-    /// side takes nothing.
-    queue: (Tick, Tick, u64),
+    queue: Queue,
+}
+
+/// The kernel's queue of bytes for the other side.
+#[derive(Clone, Copy)]
+struct Queue {
+    /// Since when all is written, or else the failure.
+    since: Tick,
+    /// When to measure it.
+    measure: Tick,
+    /// What is in it if the other side takes nothing.
+    expected: u64,
+}
+
+/// The end of a lifetime.
+#[derive(Clone, Copy)]
+pub struct Expiry {
+    /// From when on the lifetime is over.
+    pub from: Tick,
+    /// How long the connection lasts at most.
+    pub until: Tick,
+    /// When to look next.
+    pub look: Tick,
+}
+
+/// What the session asks for, and the reason if it ends.
+#[derive(Debug, PartialEq)]
+pub struct Answer {
+    pub asked: Asked,
+    pub reason: Option<CloseReason>,
 }
 
 pub struct Reference {
@@ -32,20 +59,27 @@ pub struct Reference {
     pub first_fin: Option<Side>,
     pub failed: Option<Failure>,
     pub last: Tick,
-    /// From when on its lifetime is over, until when it lasts at most, and when to look next.
-    pub expires: Option<(Tick, Tick, Tick)>,
+    pub expires: Option<Expiry>,
     /// Bytes of the preamble for the backend that are still held, and bytes of the client that were delivered.
     pub preamble: u64,
     pub up: u64,
 }
 
-type Answer = (Asked, Option<CloseReason>);
+const NOTHING: Answer = Answer::of(Asked::Wait);
 
-const NOTHING: Answer = (Asked::Wait, None);
+impl Answer {
+    const fn of(asked: Asked) -> Answer {
+        Answer { asked, reason: None }
+    }
+
+    pub fn end(ending: Ending, reason: CloseReason) -> Answer {
+        Answer { asked: Asked::End(ending), reason: Some(reason) }
+    }
+}
 
 fn reset_by(side: Side) -> Answer {
     let reason = if side == Side::Client { CloseReason::ClientReset } else { CloseReason::BackendReset };
-    (Asked::End(Ending::Reset), Some(reason))
+    Answer::end(Ending::Reset, reason)
 }
 
 pub fn index_of(direction: Direction) -> usize {
@@ -75,25 +109,25 @@ impl Reference {
         let is_over = (this.fin || this.cut) && !this.held && !this.shut;
         this.shut |= is_over;
         let (fin, cut) = (this.fin, this.cut);
-        let mut answer = if is_over && !cut { (Asked::Finish(direction.sink()), None) } else { NOTHING };
+        let mut answer = if is_over && !cut { Answer::of(Asked::Finish(direction.sink())) } else { NOTHING };
         if moved.failed == Some(Failed::Source) && self.failed.is_none() {
             answer = self.fails(direction.source(), now);
         } else if is_over && cut {
-            answer = (Asked::Measure(direction.sink()), None);
+            answer = Answer::of(Asked::Measure(direction.sink()));
         }
         if let Some(failure) = &mut self.failed {
             if moved.written > 0 {
                 failure.taken = now;
             }
             if is_over {
-                failure.queue = (now, now, failure.queue.2);
+                failure.queue = Queue { since: now, measure: now, ..failure.queue };
             }
             let added = moved.written + u64::from(is_over && !cut);
-            failure.queue.2 = failure.queue.2.saturating_add(added);
+            failure.queue.expected = failure.queue.expected.saturating_add(added);
         } else if fin && self.directions.iter().all(|direction| direction.shut) {
             let first = self.first_fin.expect("a side has finished");
             let reason = if first == Side::Client { CloseReason::ClientFin } else { CloseReason::BackendFin };
-            return (Asked::End(Ending::Fin), Some(reason));
+            return Answer::end(Ending::Fin, reason);
         }
         answer
     }
@@ -102,14 +136,14 @@ impl Reference {
         if let Some(failure) = self.failed {
             return if failure.side == side { NOTHING } else { reset_by(failure.side) };
         }
-        self.failed = Some(Failure { side, taken: now, queue: (now, now, u64::MAX) });
+        self.failed = Some(Failure { side, taken: now, queue: Queue { since: now, measure: now, expected: u64::MAX } });
         self.directions[index_of(Direction::to(side))] = Expected { dropped: true, ..Expected::default() };
-        (Asked::ReadOut(side), None)
+        Answer::of(Asked::ReadOut(side))
     }
 
     pub fn unsent(&mut self, bytes: u64, now: Tick) -> Answer {
         let failure = self.failed.as_mut().expect("a side has failed");
-        let (since, measure, expected) = &mut failure.queue;
+        let Queue { since, measure, expected } = &mut failure.queue;
         if bytes == 0 && self.directions[index_of(Direction::from(failure.side))].shut {
             return reset_by(failure.side);
         }
@@ -126,35 +160,35 @@ impl Reference {
             return NOTHING;
         }
         let held = self.directions.iter().any(|direction| direction.held);
-        if let Some((from, until, look)) = &mut self.expires {
+        if let Some(Expiry { from, until, look }) = &mut self.expires {
             if now >= *from && !held && self.failed.is_none() && now - self.last >= QUIET {
-                return (Asked::End(Ending::Fin), Some(CloseReason::Forced));
+                return Answer::end(Ending::Fin, CloseReason::Forced);
             }
             if now >= *until {
-                return (Asked::End(Ending::Reset), Some(CloseReason::Forced));
+                return Answer::end(Ending::Reset, CloseReason::Forced);
             }
             *look = now + QUIET;
         }
         let (due, reason) = self.due();
         match self.failed {
-            Some(failure) => (Asked::Measure(failure.side.other()), None),
+            Some(failure) => Answer::of(Asked::Measure(failure.side.other())),
             None if now < due => NOTHING,
-            None => (Asked::End(if held { Ending::Reset } else { Ending::Fin }), Some(reason)),
+            None => Answer::end(if held { Ending::Reset } else { Ending::Fin }, reason),
         }
     }
 
     pub fn deadline(&self) -> Tick {
         let due = self.due().0;
         match self.expires {
-            Some((_, until, _)) if self.failed.is_some() => until.min(due),
-            Some((_, until, look)) => look.max(self.last + QUIET).min(until).min(due),
+            Some(expiry) if self.failed.is_some() => expiry.until.min(due),
+            Some(Expiry { until, look, .. }) => look.max(self.last + QUIET).min(until).min(due),
             None => due,
         }
     }
 
     fn due(&self) -> (Tick, CloseReason) {
         if let Some(failure) = self.failed {
-            (failure.queue.1.min(failure.taken + RESET_PATIENCE), CloseReason::BackendReset)
+            (failure.queue.measure.min(failure.taken + RESET_PATIENCE), CloseReason::BackendReset)
         } else if self.directions.iter().any(|direction| direction.fin) {
             (self.last + HALF_CLOSE, CloseReason::HalfCloseTimeout)
         } else {
@@ -168,11 +202,15 @@ impl Reference {
         self.last = shifted(self.last);
         // What is written down is how much is left: what is over is over now, however long it has been.
         let left = |at| shifted(at).max(now);
-        self.expires = self.expires.map(|(from, until, look)| (left(from), left(until), left(look)));
+        self.expires = self.expires.map(|expiry| Expiry {
+            from: left(expiry.from),
+            until: left(expiry.until),
+            look: left(expiry.look),
+        });
         if let Some(failure) = &mut self.failed {
             failure.taken = shifted(failure.taken);
-            let (since, measure, expected) = failure.queue;
-            failure.queue = (shifted(since), shifted(measure).max(now), expected);
+            let Queue { since, measure, expected } = failure.queue;
+            failure.queue = Queue { since: shifted(since), measure: shifted(measure).max(now), expected };
         }
     }
 }
