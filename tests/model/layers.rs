@@ -1,37 +1,73 @@
-//! The plan of the house, enforced: imports point down the layers, and the pure layers stay pure.
+//! Imports point down the layers of ARCHITECTURE.md, and the pure layers stay pure.
 //!
 //! Reads the source as text: every path that begins with `crate::` (or, in main.rs, `tcplb::`) counts as an import,
-//! wherever it stands. Comments do not count. ARCHITECTURE.md draws the same list.
+//! wherever it stands. Comments do not count.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use testkit::sources;
 
-/// Top to bottom. A module may use what stands on a later line; modules on one line don't know each other.
-const LAYERS: &[&[&str]] = &[
-    &["main"],
-    &["cli"],
-    &["app"],
-    &["admin"],
-    &["control", "prober", "worker"],
-    &["access_log"],
-    &["relay"],
-    &["session", "systemd"],
-    &["preflight"],
-    &["net", "mailbox", "confine", "logger", "watchdog"],
-    &["clock"],
-    &["pool"],
-    &["admission"],
-    &["telemetry"],
-    &["probe"],
-    &["config"],
-    &["policy"],
-    &["proto"],
-    &["base"],
-];
+const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
 
-/// Modules that open no socket, start no thread and read no clock. In their tests they may.
-const PURE: &[&str] = &["session", "probe", "policy", "proto", "config", "base"];
+/// The rules as ARCHITECTURE.md states them.
+struct Rules {
+    /// Top to bottom. A module may use those of later layers; modules of one layer never import each other.
+    layers: Vec<Vec<&'static str>>,
+    /// Modules that open no socket, start no thread and read no clock. In their tests they may.
+    pure: BTreeSet<&'static str>,
+}
+
+impl Rules {
+    fn read() -> Rules {
+        let (_, list) = ARCHITECTURE.split_once("```\nsrc/\n").expect("the list of layers");
+        let mut layers: Vec<Vec<&str>> = Vec::new();
+        for line in list.lines().take_while(|line| line.starts_with(' ')) {
+            // A bracket of ┌, │ and └ joins the modules of one layer.
+            let joined = line.trim_start().starts_with(['│', '└']);
+            let name = line.trim_start_matches([' ', '┌', '│', '└']).split(['.', '/']).next().expect("a module");
+            match layers.last_mut() {
+                Some(layer) if joined => layer.push(name),
+                _ => layers.push(vec![name]),
+            }
+        }
+        Rules { layers, pure: pure(ARCHITECTURE) }
+    }
+
+    fn layer(&self, module: &str) -> Option<usize> {
+        self.layers.iter().position(|modules| modules.contains(&module))
+    }
+
+    /// What is wrong with a file, a line each. `tests_only`: all of it is tests, which need not be pure.
+    fn offences(&self, module: &str, source: &str, tests_only: bool) -> Vec<String> {
+        let code = without_comments(source);
+        let Some(own) = self.layer(module) else {
+            return vec![format!("{module} has no place in the layers: give it a line in ARCHITECTURE.md")];
+        };
+        let mut offences = Vec::new();
+        for import in imports(&code) {
+            match self.layer(&import) {
+                _ if import == module => {}
+                Some(other) if other > own => {}
+                Some(_) => offences.push(format!("{module} uses {import}, which is not below it")),
+                None => offences.push(format!("{module} uses {import}, which has no place in the layers")),
+            }
+        }
+        if self.pure.contains(module) && !tests_only {
+            // Tests stand last in a file.
+            let code = code.split("#[cfg(test)]").next().unwrap_or_default();
+            let found = IMPURE.iter().filter(|word| code.contains(**word));
+            offences.extend(found.map(|word| format!("{module} is pure, but uses {word}")));
+        }
+        offences
+    }
+}
+
+/// The modules that a page declares pure.
+fn pure(page: &str) -> BTreeSet<&str> {
+    let (before, _) = page.split_once(" open no socket").expect("a sentence that names the pure modules");
+    let line = before.lines().next_back().unwrap_or_default();
+    line.split('`').skip(1).step_by(2).collect()
+}
 
 /// What a pure module would do it with.
 const IMPURE: &[&str] = &[
@@ -53,34 +89,6 @@ const IMPURE: &[&str] = &[
     "socket2::",
     "crossbeam_channel::",
 ];
-
-/// What is wrong with a file, a line each. `tests_only`: all of it is tests, which need not be pure.
-fn offences(module: &str, source: &str, tests_only: bool) -> Vec<String> {
-    let code = without_comments(source);
-    let Some(own) = layer(module) else {
-        return vec![format!("{module} has no place in the layers: give it a line in tests/model/layers.rs")];
-    };
-    let mut offences = Vec::new();
-    for import in imports(&code) {
-        match layer(&import) {
-            _ if import == module => {}
-            Some(other) if other > own => {}
-            Some(_) => offences.push(format!("{module} uses {import}, which is not below it")),
-            None => offences.push(format!("{module} uses {import}, which has no place in the layers")),
-        }
-    }
-    if PURE.contains(&module) && !tests_only {
-        // By the rules of the house tests stand last in a file.
-        let code = code.split("#[cfg(test)]").next().unwrap_or_default();
-        let found = IMPURE.iter().filter(|word| code.contains(**word));
-        offences.extend(found.map(|word| format!("{module} is pure, but uses {word}")));
-    }
-    offences
-}
-
-fn layer(module: &str) -> Option<usize> {
-    LAYERS.iter().position(|modules| modules.contains(&module))
-}
 
 fn without_comments(source: &str) -> String {
     // Cutting a string at `http://` loses the rest of a line, where no import can follow.
@@ -134,7 +142,8 @@ fn word(text: &str) -> Option<String> {
 #[test]
 fn imports_point_down_and_pure_layers_are_pure() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let (mut files, mut seen, mut wrong) = (0, 0, Vec::new());
+    let rules = Rules::read();
+    let (mut files, mut seen, mut wrong, mut modules) = (0, 0, Vec::new(), BTreeSet::new());
     for path in sources(&root) {
         let inside = path.strip_prefix(&root).unwrap();
         let first = inside.components().next().unwrap().as_os_str().to_str().unwrap();
@@ -146,12 +155,16 @@ fn imports_point_down_and_pure_layers_are_pure() {
         files += 1;
         seen += imports(&without_comments(&source)).len();
         let tests_only = inside.iter().any(|part| part == "tests" || part == "tests.rs");
-        wrong.extend(
-            offences(module, &source, tests_only).into_iter().map(|offence| format!("{}: {offence}", inside.display())),
-        );
+        let offences = rules.offences(module, &source, tests_only);
+        wrong.extend(offences.into_iter().map(|offence| format!("{}: {offence}", inside.display())));
+        modules.insert(module.to_owned());
     }
     assert!(files > 30 && seen > 30, "only {files} files and {seen} imports were looked at");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let gone: Vec<&str> = rules.layers.concat().into_iter().filter(|module| !modules.contains(*module)).collect();
+    assert!(gone.is_empty(), "ARCHITECTURE.md lists modules that do not exist: {gone:?}");
+    assert!(rules.pure.len() > 1 && rules.pure.iter().all(|module| modules.contains(*module)), "{:?}", rules.pure);
+    assert_eq!(pure(include_str!("../../CONTRIBUTING.md")), rules.pure, "CONTRIBUTING.md and ARCHITECTURE.md differ");
 }
 
 #[test]
@@ -162,6 +175,8 @@ fn an_offending_line_is_found() {
         ("pool", "fn f() { crate::cli::run(); }", "pool uses cli"),
         ("prober", "use crate::worker::Worker;", "prober uses worker"),
         ("worker", "use crate::control::{Command};", "worker uses control"),
+        ("control", "use crate::worker::Worker;", "control uses worker"),
+        ("net", "use crate::logger::Queue;", "net uses logger"),
         ("app", "use tcplb::cli;", "app uses cli"),
         ("session", "use crate::net::Socket;", "session is pure, but uses crate::net"),
         ("base", "let now = std::time::Instant::now();", "base is pure, but uses Instant::now"),
@@ -169,7 +184,7 @@ fn an_offending_line_is_found() {
         ("newcomer", "", "newcomer has no place"),
         ("app", "use crate::newcomer;", "app uses newcomer, which has no place"),
     ] {
-        let found = offences(module, line, false);
+        let found = Rules::read().offences(module, line, false);
         assert!(found.iter().any(|offence| offence.contains(want)), "{module}: {line}: {found:?}");
     }
 }
@@ -178,7 +193,7 @@ fn an_offending_line_is_found() {
 fn a_lawful_file_passes() {
     let source = "//! See [`crate::cli`].\nuse crate::{base::{Tick, bits}, policy};\n// crate::app\n\
                   let a = crate::base::nearest::hint;\n#[cfg(test)]\nmod tests { use std::thread; }\n";
-    assert_eq!(offences("config", source, false), Vec::<String>::new());
+    assert_eq!(Rules::read().offences("config", source, false), Vec::<String>::new());
     let found: Vec<_> = imports(&without_comments(source)).into_iter().collect();
     assert_eq!(found, ["base", "policy"]);
 }
@@ -187,14 +202,16 @@ fn a_lawful_file_passes() {
 #[test]
 fn no_dependency_without_a_reason() {
     let manifests = [include_str!("../../Cargo.toml"), include_str!("../../testkit/Cargo.toml")];
-    let page = include_str!("../../ARCHITECTURE.md");
     let mut names = 0;
     let mut inside = false;
     for line in manifests.into_iter().flat_map(str::lines) {
         if line.starts_with('[') {
             inside = line.ends_with("dependencies]");
         } else if let Some((name, _)) = line.split_once(" = ").filter(|_| inside) {
-            assert!(page.contains(&format!("| `{name}` |")), "ARCHITECTURE.md does not say why {name} is needed");
+            assert!(
+                ARCHITECTURE.contains(&format!("| `{name}` |")),
+                "ARCHITECTURE.md does not say why {name} is needed"
+            );
             names += 1;
         }
     }
