@@ -23,6 +23,7 @@ pub mod prober;
 pub mod proto;
 pub mod relay;
 pub mod session;
+pub mod small_file;
 pub mod systemd;
 pub mod telemetry;
 pub mod watchdog;

@@ -8,7 +8,8 @@ use super::http::Response;
 use super::incoming::Request;
 use crate::base::Endpoint;
 use crate::config::check::{self, TOKEN_MAX};
-use std::io::Read;
+use crate::small_file;
+use std::fmt;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -29,16 +30,12 @@ impl Access {
     /// Reads the token that calls must send as `Authorization: Bearer …`. Without a file, calls need none.
     pub fn new(file: Option<&Path>) -> Result<Access, String> {
         let Some(path) = file else { return Ok(Access::default()) };
-        let mut text = Vec::new();
-        let read = std::fs::File::open(path).and_then(|file| {
-            if file.metadata()?.permissions().mode() & OTHERS_READ != 0 {
-                log::warn!("every user of this machine can read the admin token: chmod o-r {}", path.display());
-            }
-            file.take(TOKEN_MAX + 1).read_to_end(&mut text)
-        });
-        let bad = |why: &str| format!("can't take the admin token from {}: {why}", path.display());
-        read.map_err(|error| bad(&error.to_string()))?;
-        let token = check::admin_token(&text).map_err(bad)?;
+        let bad = |why: &dyn fmt::Display| format!("can't take the admin token from {}: {why}", path.display());
+        let text = small_file::read(path, TOKEN_MAX).map_err(|error| bad(&error))?;
+        let token = check::admin_token(&text).map_err(|why| bad(&why))?;
+        if path.metadata().is_ok_and(|found| found.permissions().mode() & OTHERS_READ != 0) {
+            log::warn!("every user of this machine can read the admin token: chmod o-r {}", path.display());
+        }
         Ok(Access { token: Some(Token(token.to_vec())) })
     }
 
@@ -141,7 +138,7 @@ mod tests {
             assert_eq!(status(&access, &request("anything.example", None, header)), want, "{header:?}");
         }
         for (content, why) in
-            [("", "empty"), (" \n", "empty"), ("two words", "one word"), (&"x".repeat(5000), "one word")]
+            [("", "empty"), (" \n", "empty"), ("two words", "one word"), (&"x".repeat(5000), "at most 4 KiB")]
         {
             std::fs::write(&path, content).unwrap();
             let message = Access::new(Some(&path)).err().unwrap();

@@ -8,15 +8,9 @@ use crate::config::file;
 use crate::config::model::{Listener, Model};
 use crate::confine;
 use crate::preflight;
+use crate::small_file::{self, ReadError};
 use log::LevelFilter;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::OFlags;
-use rustix::io::Errno;
-use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 /// The largest configuration: several times what 30 000 backends take. The parser needs up to 80 bytes of memory for each
 /// byte of a file, and a path that was mistaken (a disk, a log) must not fill the memory.
@@ -24,9 +18,6 @@ const SIZE_MAX: u64 = 8 << 20;
 
 /// The largest list of prefixes: about a million.
 const LIST_SIZE_MAX: u64 = 16 << 20;
-
-/// How long a pipe in place of a file (`/dev/stdin`, `<(…)`) may take to be written and closed.
-const PIPE_TIME: Duration = Duration::from_secs(10);
 
 /// What some editors put before a text in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -100,55 +91,17 @@ pub fn summary(path: &Path, model: &Model) -> String {
 }
 
 fn text(path: &Path, most: u64) -> Result<String, String> {
-    let path_shown = path.display();
-    let cannot =
-        |error: io::Error| format!("can't read {path_shown}: {error}{}", confine::hint_to_reading(path, &error));
-    let mut bytes = Vec::new();
-    // Opening a pipe that has no writer would wait for one.
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(flags).open(path).map_err(cannot)?;
-    let kind = file.metadata().map_err(cannot)?.file_type();
-    if !kind.is_file() && !kind.is_fifo() {
-        let what = if kind.is_dir() { "a directory" } else { "a device" };
-        return Err(format!("can't read {path_shown}: expected a file or a pipe, but it is {what}"));
-    }
-    Patient { file, until: Instant::now() + PIPE_TIME }.take(most + 1).read_to_end(&mut bytes).map_err(cannot)?;
-    if bytes.len() as u64 > most {
-        return Err(format!("can't read {path_shown}: expected at most {} MiB, but it has more", most >> 20));
-    }
+    let shown = path.display();
+    let mut bytes = small_file::read(path, most).map_err(|error| {
+        let hint = if let ReadError::Io(error) = &error { confine::hint_to_reading(path, error) } else { "" };
+        format!("can't read {shown}: {error}{hint}")
+    })?;
     if bytes.starts_with(BYTE_ORDER_MARK) {
         bytes.drain(..BYTE_ORDER_MARK.len());
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = error.utf8_error().valid_up_to();
         let line = error.as_bytes().iter().take(good).filter(|byte| **byte == b'\n').count() + 1;
-        format!("{path_shown}:{line}: not a text in UTF-8")
+        format!("{shown}:{line}: not a text in UTF-8")
     })
-}
-
-/// A file, or a pipe that is read to its end in bounded time.
-struct Patient {
-    file: File,
-    until: Instant,
-}
-
-impl Read for Patient {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let left = self.until.saturating_duration_since(Instant::now());
-            let time = Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
-            match poll(&mut [PollFd::new(&self.file, PollFlags::IN)], Some(&time)) {
-                Ok(0) => {
-                    let why = format!("its writer did not write and close it within {PIPE_TIME:?}");
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, why));
-                }
-                Ok(_) => match self.file.read(buffer) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    outcome => return outcome,
-                },
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    }
 }

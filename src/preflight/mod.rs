@@ -18,12 +18,12 @@ use crate::config::check::{self, OwnListeners, TOKEN_MAX};
 use crate::config::model::{LogTo, Model};
 use crate::config::{advice, descriptors};
 use crate::confine;
+use crate::small_file;
 use names::Names;
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Socket, Type};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -148,14 +148,12 @@ fn listens(model: &Model) -> impl Iterator<Item = (String, &Listen)> {
 fn files(model: &Model) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(path) = &model.global.admin_token_file {
-        let mut text = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(TOKEN_MAX + 1).read_to_end(&mut text));
-        let path = path.display();
-        match read {
-            Err(error) => warnings.push(format!("admin_token_file: can't read {path}: {error}")),
-            Ok(_) => {
+        let shown = path.display();
+        match small_file::read(path, TOKEN_MAX) {
+            Err(error) => warnings.push(format!("admin_token_file: can't read {shown}: {error}")),
+            Ok(text) => {
                 let wrong = check::admin_token(&text).err();
-                warnings.extend(wrong.map(|why| format!("admin_token_file: can't take the token from {path}: {why}")));
+                warnings.extend(wrong.map(|why| format!("admin_token_file: can't take the token from {shown}: {why}")));
             }
         }
     }

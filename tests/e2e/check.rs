@@ -121,6 +121,35 @@ fn check_warns_of_an_empty_token_and_of_more_connections_than_descriptors() {
 }
 
 #[test]
+fn a_token_file_without_a_writer_is_given_up_with_one_error() {
+    let place = tempfile::tempdir().unwrap();
+    let (fifo, path) = (place.path().join("fifo"), place.path().join("tcplb.toml"));
+    mknodat(CWD, &fifo, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+    let global = format!("admin = \"127.0.0.1:0\"\nadmin_token_file = {fifo:?}\n");
+    fs::write(&path, file(&global, "127.0.0.1:0", "127.0.0.1:1")).unwrap();
+    let silent = format!("{}: its writer did not write and close it within 10s", fifo.display());
+    let started = format!("error: can't serve the admin API on 127.0.0.1:0: can't take the admin token from {silent}");
+    let checked = format!("warning: admin_token_file: can't read {silent}");
+    let asked = format!("error: --token-file: can't read {silent}");
+    let (config, token) = (path.to_str().unwrap(), fifo.to_str().unwrap());
+    // At the same time: each takes as long as tcplb waits for the pipe.
+    let runs = [
+        (&["--config", config][..], 1, started),
+        (&["check", config], 0, checked),
+        (&["status", "--token-file", token], 2, asked),
+    ];
+    let children = runs.map(|(arguments, code, line)| {
+        let child = tcplb(arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        (child, code, line)
+    });
+    for (child, code, line) in children {
+        let output = child.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), said.trim_end()), (Some(code), &*line));
+    }
+}
+
+#[test]
 fn a_backend_that_is_the_admin_api_is_refused() {
     let place = tempfile::tempdir().unwrap();
     for (admin, backend) in [

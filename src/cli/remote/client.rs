@@ -2,7 +2,9 @@
 
 use super::args::Reach;
 use crate::admin::http::Deadline;
+use crate::config::check::TOKEN_MAX;
 use crate::net::listen::unix_address;
+use crate::small_file;
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -47,7 +49,8 @@ impl Client {
         let token = match &reach.token_file {
             Some(path) => {
                 let cannot = |error| Failure::Wrong(format!("--token-file: can't read {}: {error}", path.display()));
-                Some(std::fs::read_to_string(path).map_err(cannot)?)
+                let text = small_file::read(path, TOKEN_MAX).map_err(cannot)?;
+                Some(String::from_utf8_lossy(&text).into_owned())
             }
             None => std::env::var("TCPLB_TOKEN").ok(),
         };
