@@ -20,8 +20,8 @@ use tcplb::pool::{self, Lease, Listener, PickError, Pool, Resolved};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
-    CloseReason, DialFailure, Direction, Ending, Failed, HalfState, Input, Left, Moved, NoHeader, Preamble, QUIET,
-    RESET_PATIENCE, Route, Session, Side, Stage,
+    CloseReason, ConnectionId, DialFailure, Direction, Ending, Failed, HalfState, Input, Left, Moved, NoHeader,
+    Preamble, QUIET, RESET_PATIENCE, Route, Session, Side, Stage,
 };
 
 const WAIT: Duration = Duration::from_secs(4);
@@ -158,7 +158,7 @@ impl Life {
         let client = (choices.below(2) == 0).then(|| Endpoint::Inet(([127, 0, 0, 1], 9).into()));
         settings.max_lifetime = (choices.below(2) == 0).then_some(LIFETIME);
         let (listener, now) = (listener(settings, &resolved), Tick(1 << 40));
-        let session = Machine::new(Session::new(client, preamble, listener.clone(), 0, now));
+        let session = Machine::new(Session::new(ConnectionId(1), client, preamble, listener.clone(), 0, now));
         let mut life = Life {
             session,
             listener,
@@ -406,8 +406,8 @@ impl Life {
             Some(name) => panic!("a pool called {name}"),
             None => Route::Listener(self.listener.clone()),
         };
-        let rebuilt =
-            Session::restore(&saved, self.listener.totals.clone(), route, lease, now).expect("it can be rebuilt");
+        let rebuilt = Session::restore(&saved, ConnectionId(2), self.listener.totals.clone(), route, lease, now)
+            .expect("it can be rebuilt");
         let facts = self.session.facts;
         self.session = Machine { facts, ..Machine::new(rebuilt) };
         if self.relays {

@@ -6,7 +6,7 @@
 
 use crate::base::{Endpoint, text};
 use crate::config::model::LogFormat;
-use crate::session::Record;
+use crate::session::{ConnectionId, Record};
 use serde::{Serialize, Serializer};
 use serde_json::ser::Formatter;
 use std::fmt::{self, Display, Write as _};
@@ -18,6 +18,8 @@ use std::time::{Duration, SystemTime};
 struct Line<'a> {
     #[serde(serialize_with = "shown")]
     time: humantime::Rfc3339Timestamp,
+    /// Only in JSON: the fields of the text are fixed.
+    id: ConnectionId,
     listener: &'a str,
     #[serde(serialize_with = "shown_if")]
     client: Option<&'a Endpoint>,
@@ -35,6 +37,7 @@ struct Line<'a> {
 pub fn write(format: LogFormat, record: &Record, time: SystemTime, out: &mut Vec<u8>) {
     let line = Line {
         time: humantime::format_rfc3339_millis(time),
+        id: record.id,
         listener: &record.listener.name,
         client: record.client.as_ref(),
         pool: &record.pool.settings.name,
@@ -148,6 +151,7 @@ mod tests {
         let model = Model { global: Global::default(), listeners: Vec::new(), pools };
         let pool = crate::pool::build(&model, &Resolved::new()).pools[0].clone();
         Record {
+            id: ConnectionId(4097),
             client: Some(Endpoint::Inet("[2001:db8::7]:4711".parse().unwrap())),
             listener: ListenerTotals::new("web".to_owned()),
             backend: Some(pool.members[0].backend.clone()),
@@ -178,7 +182,7 @@ mod tests {
 
     #[test]
     fn json_has_the_same_names_as_keys_in_the_same_order() {
-        let want = "{\"time\":\"2026-01-02T03:04:05.678Z\",\"listener\":\"web\",\"client\":\"[2001:db8::7]:4711\",\"pool\":\"app\",\
+        let want = "{\"time\":\"2026-01-02T03:04:05.678Z\",\"id\":4097,\"listener\":\"web\",\"client\":\"[2001:db8::7]:4711\",\"pool\":\"app\",\
                     \"backend\":\"web1\",\"attempts\":2,\"connect_ms\":1,\"duration_ms\":61003,\"bytes_to_backend\":78,\
                     \"bytes_to_client\":5000000000,\"close\":\"backend_fin\"}";
         assert_eq!(line(LogFormat::Json, &record("web1")), want);

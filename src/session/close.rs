@@ -1,6 +1,6 @@
 //! Why a connection ended, and its record, which logs and metrics use.
 
-use super::Side;
+use super::{ConnectionId, Side};
 use crate::base::Endpoint;
 use crate::policy::limit::Reason;
 use crate::pool::{Backend, Pool};
@@ -135,6 +135,8 @@ impl fmt::Display for CloseReason {
 /// What is known of a closed connection, for its line in the log.
 #[derive(Debug)]
 pub struct Record {
+    /// Its number.
+    pub id: ConnectionId,
     /// The client's address, the announced one if it announced one; `None` for a unix client.
     pub client: Option<Endpoint>,
     /// The listener that accepted it.
@@ -188,9 +190,10 @@ impl Record {
     }
 }
 
-/// `CLIENT → POOL/BACKEND: reason after …`, for the debug log.
+/// `connection ID: CLIENT → POOL/BACKEND: reason after …`, for the debug log.
 impl fmt::Display for Record {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "connection {}: ", self.id)?;
         match &self.client {
             Some(client) => write!(out, "{client}")?,
             None => out.write_str("unix")?,

@@ -126,6 +126,7 @@ mod expiry;
 mod facts;
 mod failing;
 mod half;
+mod id;
 mod input;
 mod preamble;
 mod relaying;
@@ -138,6 +139,7 @@ pub use expiry::QUIET;
 pub use facts::{Fact, Ledger};
 pub use failing::RESET_PATIENCE;
 pub use half::{Direction, HalfState, Side};
+pub use id::{ConnectionId, ConnectionIds};
 pub use input::{DialFailure, Effect, Ending, Failed, Input, Left, Moved, Stage};
 pub use preamble::{BackendPreamble, NoHeader, PREAMBLE_TIMEOUT, Preamble};
 pub use route::Route;
@@ -161,6 +163,7 @@ pub const STARVED_RETRY: Duration = Duration::from_millis(50);
 /// One connection.
 #[derive(Debug)]
 pub struct Session {
+    id: ConnectionId,
     client: Option<Endpoint>,
     /// The client's own header if it announced addresses, until the backend has it.
     announced: Option<Box<Header>>,
@@ -210,6 +213,7 @@ impl Session {
     /// A connection that `listener` has just accepted. `client` is `None` for a unix peer. `jitter` is random: clients that
     /// connected together (all of them, after a restart) must not end and connect again together. [`Input::Begin`] comes next.
     pub fn new(
+        id: ConnectionId,
         client: Option<Endpoint>,
         preamble: Preamble,
         listener: Arc<Listener>,
@@ -222,6 +226,7 @@ impl Session {
             Preamble::NotTrusted => State::ReadingPreamble { trusted: false },
         };
         Session {
+            id,
             client,
             announced: None,
             listener: listener.totals.clone(),
@@ -393,6 +398,7 @@ impl Session {
         }
         let relay = if let State::Relaying(relay) = &self.state { Some(relay) } else { None };
         let record = Record {
+            id: self.id,
             client: self.client.clone(),
             listener: self.listener.clone(),
             pool: self.route.pool().clone(),

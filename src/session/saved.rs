@@ -7,7 +7,7 @@
 use super::expiry::Expiry;
 use super::failing::{Failure, SendQueue};
 use super::relaying::DirectionState;
-use super::{HalfState, Relay, Route, Session, Side, Stage, State};
+use super::{ConnectionId, HalfState, Relay, Route, Session, Side, Stage, State};
 use crate::base::{Endpoint, Tick};
 use crate::pool::Lease;
 use crate::proto::proxy::Header;
@@ -158,11 +158,12 @@ impl Session {
         })
     }
 
-    /// Rebuilds a session. The caller found `listener` by its name, and so the pool of `route` if one was chosen. A relay
+    /// Rebuilds a session under a number of this process. The caller found `listener` by its name, and so the pool of `route` if one was chosen. A relay
     /// needs the lease on its backend; a session that had none goes on where it stood, or chooses again. It goes on with
     /// [`super::Input::Begin`]. A client that was admitted stays so; the limits of its source do not count it any more.
     pub fn restore(
         saved: &Saved,
+        id: ConnectionId,
         listener: Arc<ListenerTotals>,
         route: Route,
         lease: Option<Lease>,
@@ -191,6 +192,7 @@ impl Session {
             (Stage::Relaying | Stage::Closed, ..) => return None,
         };
         Some(Session {
+            id,
             client: saved.client.map(Endpoint::Inet),
             announced: saved.announced.clone().map(Box::new),
             listener,

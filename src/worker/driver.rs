@@ -33,7 +33,8 @@ use crate::policy::liveness::Timing;
 use crate::pool::{BackendId, PickError, Snapshot};
 use crate::relay;
 use crate::session::{
-    CloseReason, Direction, Effect, Ending, Fact, Failed, Input, Ledger, Moved, Record, Session, Side, Stage,
+    CloseReason, ConnectionIds, Direction, Effect, Ending, Fact, Failed, Input, Ledger, Moved, Record, Session, Side,
+    Stage,
 };
 use sockets::{Sockets, dialed};
 use std::collections::{HashSet, VecDeque};
@@ -88,6 +89,7 @@ pub struct Driver<N: Net, L: Ledger> {
     returning: Option<(Key, Position)>,
     fired: Vec<u32>,
     serials: Serials,
+    ids: ConnectionIds,
     shared: relay::RelayResources<N::Pipe>,
     random: fastrand::Rng,
     now: Tick,
@@ -95,7 +97,14 @@ pub struct Driver<N: Net, L: Ledger> {
 
 impl<N: Net, L: Ledger> Driver<N, L> {
     /// No connections yet. `seed` decides every random choice.
-    pub fn new(net: N, ledger: L, shared: relay::RelayResources<N::Pipe>, seed: u64, now: Tick) -> Driver<N, L> {
+    pub fn new(
+        net: N,
+        ledger: L,
+        shared: relay::RelayResources<N::Pipe>,
+        ids: ConnectionIds,
+        seed: u64,
+        now: Tick,
+    ) -> Driver<N, L> {
         Driver {
             net,
             ledger,
@@ -107,6 +116,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             returning: None,
             fired: Vec::new(),
             serials: Serials::default(),
+            ids,
             shared,
             random: fastrand::Rng::with_seed(seed),
             now,
@@ -162,7 +172,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
 
     fn insert(&mut self, accepted: Accepted<N::Socket>) -> Option<Key> {
         let Accepted { socket, client, unix, preamble, listener, guard } = accepted;
-        let session = Session::new(client, preamble, listener, self.random.u16(..), self.now);
+        let session = Session::new(self.ids.give(), client, preamble, listener, self.random.u16(..), self.now);
         let sockets = Sockets::new(socket, unix, self.serials.give());
         self.connections.insert_with(|_| Connection {
             session,

@@ -34,7 +34,7 @@ use crate::mailbox::{Mailbox, Slot};
 use crate::net::{Socket, TcpTuning};
 use crate::pool::{Note, Snapshot};
 use crate::relay::{self, Engine};
-use crate::session::{CloseReason, Fact, Ledger};
+use crate::session::{CloseReason, ConnectionIds, Fact, Ledger};
 use crate::telemetry::EndCounts;
 use crate::watchdog::Heartbeat;
 pub use accept::ListenSocket;
@@ -191,7 +191,7 @@ pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Wo
     let log = shared.log.as_ref().map(access_log::LogHandle::buffer);
     let ledger = WorkerLedger::new(shared.prober.clone(), log);
     let relay = relay::RelayResources::new(shared.engine, (shared.pipes / shared.peers.len()).max(1));
-    let driver = Driver::new(kernel, ledger, relay, fastrand::u64(..), clock::now());
+    let driver = Driver::new(kernel, ledger, relay, ConnectionIds::new(me), fastrand::u64(..), clock::now());
     let acceptor = Acceptor::new(sockets, poll.registry().try_clone()?)?;
     let (flushed, utilization) = (clock::now(), Utilization::new(clock::now()));
     Worker { poll, mail, driver, acceptor, shared, me, utilization, flushed, full_batches: 0, had: 0, stopped: None }

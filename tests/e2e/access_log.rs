@@ -246,7 +246,7 @@ fn the_client_of_a_line_is_the_announced_one_or_none_at_a_unix_socket() {
 }
 
 #[test]
-fn as_json_a_line_is_an_object_with_the_same_names() {
+fn as_json_a_line_is_an_object_with_the_same_names_and_the_number() {
     let (place, server) = (Place::new(), Server::start(obedient));
     let tcplb = place.tcplb().args(["--log-format", "json"]).backend_with(server.at(), "name=web1").start();
     act(&tcplb, "finish\n", |client| client.hear_all().clear());
@@ -256,7 +256,8 @@ fn as_json_a_line_is_an_object_with_the_same_names() {
         text.ends_with('\n')
     });
     let json: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
-    assert!(json.len() == NAMES.len() && NAMES.iter().all(|name| json.contains_key(*name)), "{text}");
+    assert!(json.len() == NAMES.len() + 1 && NAMES.iter().all(|name| json.contains_key(*name)), "{text}");
+    assert!(json["id"].as_u64().is_some_and(|id| id >= 1024), "{text}");
     let want = [("backend", "web1".into()), ("bytes_to_backend", 7.into()), ("close", "backend_fin".into())];
     want.into_iter().for_each(|(name, value): (_, serde_json::Value)| assert_eq!(json[name], value));
 }

@@ -18,8 +18,8 @@ use tcplb::pool::{self, Lease, Listener, PickError, Resolved, Snapshot};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
-    CloseReason, DialFailure, Direction, Ending, Failed, HalfState, Input, Left, Moved, NoHeader, PREAMBLE_TIMEOUT,
-    Preamble, Route, Session, Side, Stage,
+    CloseReason, ConnectionId, DialFailure, Direction, Ending, Failed, HalfState, Input, Left, Moved, NoHeader,
+    PREAMBLE_TIMEOUT, Preamble, Route, Session, Side, Stage,
 };
 
 /// A backend's addresses, and the header that it expects.
@@ -54,7 +54,7 @@ fn nothing() -> Snapshot {
 }
 
 fn machine(client: Option<Endpoint>, preamble: Preamble, listener: &Arc<Listener>, now: Tick) -> Machine {
-    Machine::new(Session::new(client, preamble, listener.clone(), 0, now))
+    Machine::new(Session::new(ConnectionId(1), client, preamble, listener.clone(), 0, now))
 }
 
 /// What its pool answers to what it asked.
@@ -74,7 +74,8 @@ fn rebuild(session: &Machine, listener: &Arc<Listener>, now: Tick, offset: u64) 
     });
     let chosen = saved.pool.is_some();
     let route = if chosen { Route::Pool(pool.clone()) } else { Route::Listener(listener.clone()) };
-    let rebuilt = Session::restore(&saved, listener.totals.clone(), route, lease, now).expect("it can be rebuilt");
+    let rebuilt = Session::restore(&saved, ConnectionId(2), listener.totals.clone(), route, lease, now)
+        .expect("it can be rebuilt");
     (Machine { facts: session.facts, ..Machine::new(rebuilt) }, now)
 }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::policy::balance::LoadBlock;
 use tcplb::pool::{Backend, BackendId, Lease};
-use tcplb::session::{CloseReason, Direction, Effect, Fact, Failed, Input, Ledger, Moved, Preamble, Session, Side};
+use tcplb::session::{
+    CloseReason, ConnectionId, Direction, Effect, Fact, Failed, Input, Ledger, Moved, Preamble, Session, Side,
+};
 use tcplb::worker::ledger::count;
 
 const BEGUN: Tick = Tick(10_000_000);
@@ -75,7 +77,7 @@ fn after(steps: &[Step], later: Duration, end: Option<Input<'static>>) -> Measur
     let (block, at) = (Arc::new(LoadBlock::default()), vec![Endpoint::Inet(([10, 0, 0, 1], 80).into())]);
     let listener = make_pool(&[(at.clone(), None)], 1).0.listeners[0].clone();
     let backend = Arc::new(Backend::new(BackendId(77), "measured".into(), at, block.clone(), 5));
-    let mut session = Session::new(None, Preamble::None, listener, 0, BEGUN);
+    let mut session = Session::new(ConnectionId(1), None, Preamble::None, listener, 0, BEGUN);
     let lease = Lease::take(&backend, 0, u32::MAX).expect("room");
     for input in [Input::Begin, Input::Admitted(Ok(())), Input::Picked(Ok(lease)), Input::Dialed(Ok(()))] {
         give(&mut session, input, BEGUN);

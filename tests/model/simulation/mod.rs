@@ -27,7 +27,7 @@ use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model::{self, Model, ProxyVersion, SendProxy};
 use tcplb::pool::{self, AdminState, Backend, Listener, Resolved, Snapshot, SnapshotPlan};
 use tcplb::relay::{self, Engine};
-use tcplb::session::{self, CloseReason, Fact, Ledger};
+use tcplb::session::{self, CloseReason, ConnectionIds, Fact, Ledger};
 use tcplb::worker::driver::{Accepted, Driver, Event};
 use tcplb::worker::token::Token;
 use world::{Answer, Shared, SimNet, World, events_of_every_kind};
@@ -80,7 +80,7 @@ impl Simulation {
         };
         // Few pipes, so that some directions have to do without.
         let relay = relay::RelayResources::new(engine, 2);
-        let driver = Driver::new(SimNet(world.clone()), oracle, relay, seed, Tick(0));
+        let driver = Driver::new(SimNet(world.clone()), oracle, relay, ConnectionIds::new(0), seed, Tick(0));
         let connection_limit = ConnectionLimit::new(100);
         let checked = 0;
         Simulation {
