@@ -1,5 +1,5 @@
-//! How long it takes to ask whether a client may come in: access lists of 100, 10 000 and 100 000 prefixes, and the table of
-//! sources with 200 000 of them in it.
+//! How long it takes to decide whether a client is admitted. It measures access lists of 100, 10 000 and 100 000 prefixes,
+//! and the table of sources with 200 000 of them in it.
 //!
 //! A third of the prefixes nest in others; the addresses asked are random, so that the search finds nothing in the cache that
 //! it would not find in life. Run with `cargo bench --bench limits`.

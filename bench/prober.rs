@@ -2,8 +2,8 @@
 //!
 //! `cargo run --release --example bench-prober [tcp|http|dead] [BACKENDS] [SECONDS]`
 //!
-//! The backends are one listener on the loopback interface (none for `dead`), so the kernel does their half of the work
-//! on the prober's time too: real backends cost less.
+//! The backends are one listener on the loopback interface (none for `dead`). So the kernel does their half of the work
+//! on the prober's time too, and real backends cost less.
 
 use std::collections::HashMap;
 use std::error::Error;

@@ -1,7 +1,7 @@
 //! The one clock that threads share.
 //!
-//! Ticks of different clocks must not be compared. But threads share timed state: one worker fills a source's token
-//! bucket and another one empties it, and workers give a growing share to a backend that the prober brought up. So all
+//! Ticks of different clocks must not be compared. But threads share timed state. One worker fills a source's token
+//! bucket, and another one empties it. Workers give a growing share to a backend that the prober brought up. So all
 //! shared state uses this clock.
 
 use crate::base::Tick;

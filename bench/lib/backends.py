@@ -23,7 +23,7 @@ def filled_in(template, directory, **values):
 
 
 def nginx_user():
-    """Workers of a root master would become `nobody`, who can't read our files; others have no choice."""
+    """Workers of a root master would become `nobody`, which can't read our files; others have no choice."""
     return "user root;" if os.geteuid() == 0 else ""
 
 

@@ -30,8 +30,8 @@ def time_wait():
 
 
 def connects():
-    """Connections begun by anybody here since the start. A TCP probe is over before its listener could accept it, so this is
-    where such probes can be counted."""
+    """Connections that any process here has begun since the start. A TCP probe is over before its listener could accept it,
+    so this is where such probes can be counted."""
     heads, values = re.findall(r"^Tcp: (.*)$", Path("/proc/net/snmp").read_text(), re.M)
     return int(dict(zip(heads.split(), values.split()))["ActiveOpens"])
 

@@ -1,6 +1,6 @@
 """From raw rounds to a table: medians, spread, and tcplb against the best peer.
 
-The rounds are interleaved and the machine is never quite quiet, so tcplb is compared with a peer round by round, and the ratio
+The rounds are interleaved and the machine is never quite quiet. So tcplb is compared with a peer round by round, and the ratio
 of a figure is the median of those. The best peer is the one with the best median.
 """
 

@@ -1,5 +1,5 @@
-//! Any bytes from a peer of the admin API, in any pieces: one request or one refusal, and what it asks for is understood or
-//! refused in a whole answer. What calls then do is not here: it is a command like everybody else's.
+//! Any bytes from a peer of the admin API, in any pieces. They make one request or one refusal, and a request gets a
+//! complete answer. What calls then do is not here: they send commands, as other callers of control do.
 //!
 //! The first byte says how long the pieces are.
 

@@ -1,5 +1,5 @@
-//! A session with a driver that moves nothing: it keeps what the session asked for last, and what it reported to be counted,
-//! so that a check can look at both while the session goes on.
+//! A session with a driver that moves nothing. The driver keeps the session's last effect, and the facts that it reported.
+//! So a check can look at both while the session goes on.
 
 use std::ops::Deref;
 use tcplb::base::{Endpoint, Tick};

@@ -1,7 +1,7 @@
-//! Any life of a connection, as bytes: each byte chooses what the driver reports next, out of all that a driver could report
-//! then and of what none would. The session answers with what the table in `tcplb::session` allows, holds a lease exactly
-//! while it has a backend, has a deadline whenever no other event would wake it, ends once, and is the same session after it
-//! is saved and restored at any moment.
+//! Any life of a connection, as bytes. Each byte chooses what the driver reports next, out of all that a driver could report
+//! then and of what none would. The session answers with what the table in `tcplb::session` allows. It holds a lease exactly
+//! while it has a backend, and a deadline whenever no other event would wake it. It ends once. It is the same session after
+//! it is saved and restored at any moment.
 //!
 //! What makes it different from the simulation: nothing here is a socket, a queue or a relay, so no order is impossible.
 

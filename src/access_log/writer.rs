@@ -1,7 +1,7 @@
 //! The thread: buffers out, the file opened again on request.
 //!
-//! A target that takes nothing for a while (a FIFO whose reader stalls) is waited for, but not against a request to open the
-//! file again, and not against the end of the process.
+//! The thread waits for a target that takes nothing for a while (a FIFO whose reader stalls). A request to open the file
+//! again, or the end of the process, ends this wait.
 
 use super::target::Start;
 use super::{Lines, Target, count, lose};

@@ -122,8 +122,8 @@ impl Incoming {
         looked.err().unwrap_or(CUT_SHORT)
     }
 
-    /// The head is parsed when it may have ended, and each time its length has doubled, since bytes that are not HTTP
-    /// may never end a head. Parsing after each byte would cost the square of the head's length.
+    /// The head is parsed when it may have ended, and each time its length has doubled. Bytes that are not HTTP may
+    /// never end a head. Parsing after each byte would cost the square of the head's length.
     fn is_worth_a_look(&self, from: usize) -> bool {
         let recent = &self.bytes[from.saturating_sub(2)..];
         let length = self.bytes.len();

@@ -1,5 +1,5 @@
-//! How many clients there may be at once, in the process or at a listener: a count with a limit, and a mark of a waiting
-//! worker.
+//! How many clients there may be at once, in the process or at a listener. It is a count with a limit, and a mark of a
+//! waiting worker.
 //!
 //! A worker reserves a place before it accepts. Without room, it marks the limit and leaves clients in the kernel's backlog.
 //! The next worker whose client leaves sees the mark and wakes all workers. No worker polls.

@@ -22,7 +22,7 @@ impl AtomicBits {
         AtomicBits { words: words.collect() }
     }
 
-    /// A set with room for indexes `0..len` that shares its words with this one: a write to either is read in both, as
+    /// A set with room for indexes `0..len` that shares its words with this one. A write to either is read in both, as
     /// far as both reach. Further words are clear.
     pub fn resized(&self, len: usize) -> AtomicBits {
         let words = (0..len.div_ceil(WORD)).map(|word| self.words.get(word).cloned().unwrap_or_default());

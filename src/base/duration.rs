@@ -1,6 +1,6 @@
 //! Durations as users write them: `500ms`, `2s`, `5m`, `1h`, `1h 30m`.
 //!
-//! A bare number is refused: HAProxy reads it as milliseconds and nginx as seconds, and a wrong guess is off by a
+//! A bare number is refused. HAProxy reads it as milliseconds and nginx as seconds, and a wrong guess is off by a
 //! factor of a thousand.
 
 use std::time::Duration;

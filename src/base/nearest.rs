@@ -6,8 +6,8 @@ use std::collections::HashMap;
 /// Longer words are not compared: the cost is the product of the lengths.
 const LONGEST: usize = 64;
 
-/// The candidate that `word` most likely stands for: the one with the fewest edits, at most one edit per three letters,
-/// or one that begins with `word`. Ignores case. `None` if no candidate is close.
+/// The candidate that `word` most likely stands for. It is the one with the fewest edits, at most one edit per three
+/// letters, or one that begins with `word`. Ignores case. `None` if no candidate is close.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word: Vec<char> = word.chars().take(LONGEST + 1).flat_map(char::to_lowercase).collect();
     if word.len() > LONGEST {

@@ -5,9 +5,9 @@
 
 use std::fmt::{self, Display, Write};
 
-/// Characters that a reader can't see, apart from control characters: Unicode's general category Cf (format, including
-/// the bidirectional controls), the property Default_Ignorable_Code_Point, the line and paragraph separators, and two
-/// blank symbols. Sorted ranges, both ends included.
+/// Characters that a reader can't see, apart from control characters. They are Unicode's general category Cf (format,
+/// including the bidirectional controls) and the property Default_Ignorable_Code_Point. The line and paragraph
+/// separators and two blank symbols are added. Sorted ranges, both ends included.
 const INVISIBLE: [(char, char); 27] = [
     ('\u{ad}', '\u{ad}'),
     ('\u{34f}', '\u{34f}'),

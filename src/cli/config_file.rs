@@ -13,7 +13,7 @@ use log::LevelFilter;
 use std::path::Path;
 
 /// The largest configuration: several times what 30 000 backends take. The parser needs up to 80 bytes of memory for each
-/// byte of a file, and a path that was mistaken (a disk, a log) must not fill the memory.
+/// byte of a file. A mistaken path (a disk, a log) must not fill the memory.
 const SIZE_MAX: u64 = 8 << 20;
 
 /// The largest list of prefixes: about a million.

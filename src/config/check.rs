@@ -19,8 +19,8 @@ pub const WORKERS_MAX: usize = 1024;
 /// What is wrong with a group and no user: it would be ignored.
 pub const GROUP_ALONE: &str = "expected a user that it goes with";
 
-/// A name as it may stand in a log line, a metric label and a URL: not empty, no white space, and nothing that a reader does
-/// not see.
+/// A name as it may stand in a log line, a metric label and a URL. It is not empty and has no white space and no invisible
+/// character.
 pub fn name(text: &str) -> Result<(), String> {
     let why = if text.is_empty() {
         "it is empty".to_owned()
@@ -92,8 +92,8 @@ pub fn admin_token(text: &[u8]) -> Result<&[u8], &'static str> {
     Ok(token)
 }
 
-/// A message with the values it shows as they were typed, except that what would break the line, drive the terminal or change
-/// the direction of the text is escaped.
+/// A message with the values as they were typed. Characters that would break the line, drive the terminal or change the
+/// direction of the text are escaped.
 pub fn shown(text: &str) -> String {
     Escaped(text).to_string()
 }

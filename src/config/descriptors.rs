@@ -26,8 +26,8 @@ const ADMIN_OWN: u64 = 8;
 const LOG: u64 = 2;
 const CONNECTION: u64 = 2;
 
-/// The most pipes that all workers together may have open, two descriptors each. A pipe is in use only while bytes are in it,
-/// so this is the number of bulk ways that may be stalled at the same time; those beyond it are copied.
+/// The most pipes that all workers together may have open, two descriptors each. A pipe is in use only while bytes are in it.
+/// So this is the number of spliced directions that may be stalled at the same time; those beyond it are copied.
 pub const PIPES: usize = 256;
 
 /// Calls of the admin API that are worked on at once. Each has its caller and a probe or a look-up.

@@ -16,8 +16,8 @@
 //!    capabilities.
 //! 5. Landlock, see `sandbox`.
 //!
-//! A future version that starts programs (a hand-over to a new binary) must allow the execution of that binary and of
-//! its interpreter (ld.so) in `sandbox`. It must also raise CAP_NET_BIND_SERVICE to the ambient set first, since
+//! If a future version starts programs (a hand-over to a new binary), `sandbox` must allow the execution of that
+//! binary and of its interpreter (ld.so). It must also raise CAP_NET_BIND_SERVICE to the ambient set first, since
 //! no_new_privs ignores the file's capabilities.
 
 mod account;
@@ -43,8 +43,8 @@ const KEPT: CapabilitySet = CapabilitySet::NET_BIND_SERVICE;
 /// The capabilities that a change of user needs.
 const NEEDED: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
 
-/// The text to add to an error about listening: the remedy for a missing permission, what stands in the way of a socket
-/// file, or nothing.
+/// The text to add to an error about listening. It names the remedy for a missing permission, or what stands in the way
+/// of a socket file, or is empty.
 pub fn hint_to_binding(listen: &Listen, error: &io::Error) -> String {
     let port = match &listen.0 {
         Address::Unix(path) if !listen.0.is_abstract() => return hint_to_binding_file(path, error),

@@ -12,7 +12,7 @@ const BYTES: usize = 4 << 20;
 /// The most lines that may wait, since each one costs an allocation too.
 const LINES: usize = 64 << 10;
 
-/// Bytes written at once, unless one line is longer: what a pipe takes whole or not at all (PIPE_BUF, pipe(7)), so that a
+/// Bytes written at once, unless one line is longer. A pipe takes so many whole or not at all (PIPE_BUF, pipe(7)), so a
 /// batch shows whether stderr takes anything.
 const BATCH: usize = 4 << 10;
 

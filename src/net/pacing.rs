@@ -2,8 +2,8 @@
 //!
 //! BBR paces: it spreads packets over time, each with a high-resolution timer, to keep the queues of a network short.
 //! Loopback has no such queues, but the timers took a third of the proxy's CPU per GiB, measured here. So where the
-//! default congestion control (tcp(7), tcp_congestion_control) paces, sockets with a peer on this host use Reno, which
-//! every Linux kernel has and every process may choose. Other connections keep the operator's choice.
+//! default congestion control (tcp(7), tcp_congestion_control) paces, sockets with a peer on this host use Reno. Every
+//! Linux kernel has it, and every process may choose it. Other connections keep the operator's choice.
 
 use rustix::net::sockopt;
 use std::net::IpAddr;

@@ -48,8 +48,8 @@ pub enum AddressState {
     Down,
 }
 
-/// Until when an address is left out: microseconds in the upper 55 bits, failures in a row in the lower 8, and between
-/// them whether one client is trying it.
+/// Until when an address is left out. The upper 55 bits hold microseconds, the lower 8 the failures in a row, and the
+/// one between whether a client is trying it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Backoff {
     until: Tick,

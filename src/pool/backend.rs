@@ -95,8 +95,8 @@ impl Backend {
         }
     }
 
-    /// It has just come up again, or was added to a pool that others serve already: from now on its share grows, where the
-    /// pool wants a slow start.
+    /// Called when it has come up again, or joins a pool that others serve already. Where the pool has a slow start, its
+    /// share grows from now on.
     pub fn starts_slowly(&self, now: Tick) {
         self.came_up.store(now.0, Ordering::Relaxed);
     }

@@ -14,8 +14,9 @@
 //! Loads are in dense arrays, 64 backends a block, since algorithms scan them; bits and limits use the same index, the
 //! *slot*. Counts must stay exact while leases of an older snapshot are open. So a backend keeps its slot for its
 //! lifetime, and all generations of a pool share the blocks. A new backend gets the first slot whose last backend is
-//! dropped, as a `Weak` shows: a lease or an older pool that could still count there holds it. (New arrays per snapshot
-//! would need leases that find a moved count: one more indirection per choice, and a moment with two counts.)
+//! dropped, as a `Weak` shows. A lease or an older pool that could still count there holds that backend. (New arrays
+//! per snapshot would need leases that find a moved count: one more indirection per choice, and a moment with two
+//! counts.)
 //!
 //! Health bits use the slot too, and all generations of a pool share them: a worker with an older snapshot must not use
 //! outdated bits.

@@ -23,7 +23,7 @@ pub enum Note {
     },
     /// A client could not connect to one address of a backend that has others.
     AddressFailed {
-        /// Whose address.
+        /// The backend.
         backend: BackendId,
         /// Its number among the backend's addresses.
         address: usize,

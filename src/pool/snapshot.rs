@@ -153,7 +153,7 @@ pub struct Pool {
     pub up: AtomicBits,
     /// Which of them are left out as outliers, and for that reason not up. Shared and written as `up` is.
     pub ejected: AtomicBits,
-    /// Which slots may be used as a last resort, whatever probes say now: the backend there is enabled, and has passed a probe
+    /// Which slots may be used as a last resort, whatever probes say now. The backend there is enabled, and has passed a probe
     /// where `initial = "down"` requires one. Shared and written as `up` is.
     pub last_resort_mask: AtomicBits,
     /// What it has done so far; survives snapshots that keep the name.

@@ -83,7 +83,7 @@ impl Reading {
         self.counts.iter().sum()
     }
 
-    /// An estimate of the time that this share of all samples (0–1) stayed within: samples are taken to be spread
+    /// An estimate of the time that this share of all samples (0–1) stayed within. It takes samples to be spread
     /// evenly over their bucket, and those above the last bound to be at it. `None` without samples.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
         let count = self.count();

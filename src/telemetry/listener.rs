@@ -79,8 +79,8 @@ impl ListenerTotals {
         self.refused[why as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many clients were refused for this reason since that was last logged, if it is due to be logged: the first at
-    /// once, the others together, so that a flood of clients does not become one of the log.
+    /// How many clients were refused for this reason since the last log line about it, if a line is due. The first
+    /// refusal is logged at once and the others together, so that a flood of clients does not flood the log.
     pub fn to_log(&self, why: Refusal, now: Tick) -> Option<u64> {
         self.logged[why as usize].due(self.refused(why), now)
     }

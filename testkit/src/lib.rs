@@ -36,8 +36,8 @@ pub use wait::{PATIENCE, eventually, eventually_some, let_pass};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 
-/// Held by the tests that keep both cores or much memory busy, so that only one of them runs at a time and the
-/// light ones beside it are not slowed past their patience.
+/// Held by the tests that keep both cores or much memory busy. So only one of them runs at a time, and the
+/// light ones beside it do not run out of patience.
 pub fn heavy() -> MutexGuard<'static, ()> {
     static HEAVY: Mutex<()> = Mutex::new(());
     HEAVY.lock()

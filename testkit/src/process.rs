@@ -91,7 +91,7 @@ impl Process {
             status = self.child.try_wait().expect("wait for the child");
             status.is_some()
         });
-        // What it said last is read before anybody looks.
+        // Its last output is read before the test looks at it.
         for reader in mem::take(&mut self.readers) {
             reader.join().expect("reading never panics");
         }

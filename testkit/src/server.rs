@@ -31,7 +31,7 @@ pub struct Server {
 }
 
 /// A loopback address that no other test uses. A port stopped on it stays free until it is started again, as no test
-/// connects from there: on 127.0.0.1 any outgoing connection might be given that port meanwhile.
+/// connects from there. On 127.0.0.1 any outgoing connection might get that port meanwhile.
 pub fn fresh_loopback() -> IpAddr {
     Ipv4Addr::new(127, fastrand::u8(1..=254), fastrand::u8(..), fastrand::u8(1..=254)).into()
 }

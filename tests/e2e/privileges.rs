@@ -14,7 +14,8 @@ use testkit::{At, Conn, Ending, Process, Running, Server, Tcplb, account, fresh_
 const BIND_SERVICE: &str = "0000000000000400";
 const NONE: &str = "0000000000000000";
 
-/// A directory that every user may read, with one for tcplb's file and two that user nobody owns where that is possible.
+/// A directory that every user may read, with one for tcplb's file and two that user `nobody` owns where that is
+/// possible.
 struct Place(TempDir);
 
 impl Place {
@@ -77,7 +78,7 @@ fn assert_every_thread(process: &Process, field: &str, want: &str) {
     assert!(found.len() >= 6 && found.iter().all(|value| value == want), "{field}: expected {want}, got {found:?}");
 }
 
-/// No thread of it can become anybody else, or gain anything.
+/// No thread of it can become another user, or gain anything.
 fn assert_nobody_with(process: &Process, capabilities: &str) {
     let (user, group) = nobody();
     assert_every_thread(process, "Uid", &vec![user.to_string(); 4].join(" "));
@@ -294,7 +295,8 @@ fn a_reload_that_leads_out_of_the_sandbox_is_refused_with_the_reason() {
 /// Arguments of setpriv(1) that leave only the right to low ports.
 const LOW_PORTS: [&str; 2] = ["--inh-caps=+net_bind_service", "--ambient-caps=+net_bind_service"];
 
-/// tcplb in a place where user nobody can start it, started as nobody with these further words for setpriv.
+/// tcplb in a place where user `nobody` can start it, started as `nobody` with these further words for
+/// setpriv.
 fn unprivileged(place: &Place, words: &[&str]) -> Option<Tcplb> {
     Some(Tcplb::new().wrapped(as_nobody(place, words)?.iter().map(String::as_str)))
 }

@@ -1,4 +1,4 @@
-//! What a peer sends. Each byte depends on the connection, the side that sends it and its place in the stream, so a byte that is
+//! What a peer sends. Each byte depends on the connection, the side that sends it and its place in the stream. So a byte that is
 //! lost, repeated, moved, or of another connection differs from the right one.
 
 use std::fmt;

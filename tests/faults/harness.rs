@@ -14,8 +14,8 @@ use testkit::{
     refusing,
 };
 
-/// What two workers keep is no leak: 16 empty pipes each for the next bulk, of two descriptors, and two that are held back
-/// for times of need. Sockets are counted exactly.
+/// What two workers keep is no leak. Each keeps 16 empty pipes for the next bulk, of two descriptors, and two descriptors
+/// held back for times of need. Sockets are counted exactly.
 const KEPT: usize = 2 * (16 * 2 + 2);
 
 /// On a busy machine a thread opens its own after the first look.

@@ -1,7 +1,7 @@
 //! Peers that misbehave, on both sides of one tcplb at once, for each way to move the bytes.
 //!
-//! A peer follows a script ([`script`]). A scenario ([`scenario`]) plays hundreds of pairs of peers in one thread, compares each
-//! byte that arrives with what was sent there ([`byte_pattern`]), and checks each ending against its oracle. The harness
+//! A peer follows a script ([`script`]). A scenario ([`scenario`]) plays hundreds of pairs of peers in one thread. It compares
+//! each byte that arrives with what was sent there ([`byte_pattern`]), and checks each ending against its oracle. The harness
 //! ([`harness`]) is a tcplb with a canary: a well-behaved client that must notice nothing. Its counters must add up at the end.
 #![forbid(unsafe_code)]
 

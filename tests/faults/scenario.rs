@@ -25,13 +25,13 @@ const SHORT_NAP: Duration = Duration::from_millis(1);
 pub struct Scenario {
     pairs: Vec<[Peer; 2]>,
     held: bool,
-    /// Whose turn it is.
+    /// Picks the peer with the next turn.
     random: Option<fastrand::Rng>,
 }
 
 impl Scenario {
-    /// Peers act and read in a random order, each in about every second round, and write little at a time, as over a network
-    /// that takes random times.
+    /// Peers act and read in a random order, each in about every second round. They write little at a time, as over a
+    /// network that takes random times.
     pub fn shuffled(random: fastrand::Rng) -> Scenario {
         Scenario { random: Some(random), ..Scenario::default() }
     }

@@ -11,7 +11,7 @@ use testkit::{At, Conn, Flood, Process, Server, Tcplb, eventually, free_address,
 /// Clients that a queue of this network holds.
 const QUEUE: &str = "64";
 
-/// How long an accept takes, in microseconds: a loop of accepts and a full queue take less than the second that a change waits for a worker.
+/// How long an accept takes, in microseconds. A loop of accepts and a full queue take less than the second that a change waits for a worker.
 const DELAY: u32 = 3_000;
 
 /// Slows the worker's accepts.

@@ -1,5 +1,5 @@
-//! What these tests need beside the helpers of the end-to-end tests: namespaces, root, a configured tcplb with its admin
-//! API, and how much of a core it uses.
+//! What these tests need beside the helpers of the end-to-end tests. They need namespaces, root, a configured tcplb with
+//! its admin API, and how much of a core it uses.
 
 use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
@@ -82,7 +82,7 @@ impl Network {
         self.inside(|| ip(&["link", "set", name, "down"]));
     }
 
-    /// The machine behind that interface is gone, though the cable and what is at its other end seem fine: packets leave
+    /// The machine behind that interface is gone, though the cable and what is at its other end seem fine. Packets leave
     /// without an error, and nothing comes back.
     pub fn vanish(&self, name: &str) {
         self.inside(|| ip(&["addr", "flush", "dev", name]));

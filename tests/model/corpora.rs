@@ -1,5 +1,6 @@
-//! Replays what the fuzzers have kept, by the checks that they run (`fuzz/checks`): every input that reached code of its
-//! own, and every one that once broke a promise. `fuzz/README.md` says how to run them and what to do with a finding.
+//! Replays what the fuzzers have kept, by the checks that they run (`fuzz/checks`). They keep every input that reached
+//! code of its own, and every one that once broke a promise. `fuzz/README.md` says how to run them and what to do with a
+//! finding.
 
 #[path = "../../fuzz/checks/admin_request.rs"]
 mod admin_request;

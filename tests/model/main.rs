@@ -1,9 +1,10 @@
-//! What needs no network: the library under a seed and on every input that a fuzzer kept, and what the pages and the layers
-//! promise, checked against the sources and the built program.
+//! Tests that need no network. They run the library under a seed and on every input that a fuzzer kept. They check the
+//! promises of the pages and the layers against the sources and the built program.
 #![forbid(unsafe_code)]
 
 mod corpora;
 mod docs;
+mod english;
 mod layers;
 mod promises;
 mod settings;

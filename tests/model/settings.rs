@@ -1,8 +1,8 @@
-//! Every key of the file and every flag has a test that starts the real process with two values of it and observes the
+//! Every key of the file and every flag has a test. It starts the real process with two values and observes the
 //! difference from outside. A setting that is parsed, checked and printed, and changes nothing, has no such test.
 //!
-//! The list names the tests. This file fails for a key or a flag without a row, for a row without a key or a flag, for a test that
-//! does not exist, and for a test whose text does not name the setting.
+//! The list names the tests. This file fails for a key or a flag without a row, and for a row without a key or a flag. It fails
+//! for a test that does not exist, and for one whose text does not name the setting.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -1,8 +1,8 @@
-//! `tcplb demo`: three backends, the balancer and a client in one process, and a demonstration of about ten seconds:
-//! all serve, one backend stops, the balancer notices, the backend returns.
+//! `tcplb demo`: three backends, the balancer and a client in one process. In about ten seconds all serve, one
+//! backend stops, the balancer notices, and the backend returns.
 //!
 //! Nothing is simulated: all parts use real sockets, and the balancer is the one that `tcplb --listen … --backend …`
-//! runs. Only the moment of the stop is chosen, between two requests: with any balancer, a request that a server has
+//! runs. Only the moment of the stop is chosen, between two requests. With any balancer, a request that a server has
 //! begun to answer is lost with the server.
 
 mod client;

@@ -1,7 +1,8 @@
 //! Each setting, declared once: a row in the table of its section.
 //!
-//! A row holds the key, its documentation, its kind (which reads and writes the value), its place in the model, what a
-//! reload does with it, and its flag if it has one. The default is that of the model. Derived from the tables:
+//! A row holds the key, its documentation, its kind (which reads and writes the value) and its place in the model. It
+//! also holds what a reload does with it, and its flag if it has one. The default is that of the model. Derived from
+//! the tables:
 //!
 //! | what | where |
 //! |---|---|

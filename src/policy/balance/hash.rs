@@ -2,9 +2,9 @@
 //! a client alike. A change here moves nearly every client, once.
 //!
 //! FNV-1a (Fowler, Noll, Vo) over bytes and the finaliser of SplitMix64 (Steele, Lea, Flood, "Fast Splittable
-//! Pseudorandom Number Generators", 2014) over numbers: a few instructions each, and good enough to spread clients.
-//! Neither resists an attacker: a client that chooses its address can choose its backend, as with any hash that
-//! instances share.
+//! Pseudorandom Number Generators", 2014) over numbers. Each takes a few instructions and spreads clients well
+//! enough. Neither resists an attacker: a client that chooses its address can choose its backend, as with any hash
+//! that instances share.
 
 use super::Member;
 use crate::policy::slow_start::GROUPS;

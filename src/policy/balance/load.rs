@@ -1,6 +1,6 @@
 //! The loads and answer times of backends, 64 in a block.
 //!
-//! Dense, because least-connections reads all of them for every choice: a block of active counts is four cache lines,
+//! Dense, because least-connections reads all of them for every choice. A block of active counts is four cache lines,
 //! against 64 if each backend held its own.
 //!
 //! Workers write (a connection begins or ends, a time is measured, a client gets no answer); algorithms read. All

@@ -1,10 +1,10 @@
 //! Maglev: a table from hashes of client addresses to backends, the same on every instance with the same backends.
 //!
 //! Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer" (NSDI 2016), section 3.4. Each backend
-//! has its own order of preference over the entries of the table: a permutation by offset and step, of a table of prime
-//! size. Backends take turns, and each takes its most preferred free entry, until all are taken. Equal weights differ
-//! by at most one entry. A heavier backend has more turns: its `k`-th comes at time `k ÷ weight`, which does not depend
-//! on other backends, so few entries move when the membership changes.
+//! has its own order of preference over the entries of the table. It is a permutation by offset and step, of a table of
+//! prime size. Backends take turns, and each takes its most preferred free entry, until all are taken. Equal weights
+//! differ by at most one entry. A heavier backend has more turns: its `k`-th comes at time `k ÷ weight`. That does not
+//! depend on other backends, so few entries move when the membership changes.
 //!
 //! While a backend is down, the table stays unchanged: only its clients hash again, each to another entry, and spread
 //! over all other backends. A table rebuilt without it would also move some clients of others.

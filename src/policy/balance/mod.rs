@@ -12,7 +12,7 @@
 //! # Callers
 //!
 //! The control thread builds a [`Balance`] for one membership and one set of weights, and it lives in an immutable
-//! snapshot. Every worker calls [`Balance::pick`] on the same object, so state that must be exact across workers (the
+//! snapshot. Every worker calls [`Balance::pick`] on the same object. So state that must be exact across workers (the
 //! turn in a round) is an atomic in it. Indexes are positions in its `members`.
 //!
 //! # Adding an algorithm

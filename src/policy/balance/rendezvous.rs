@@ -1,8 +1,8 @@
 //! Weighted rendezvous hashing: for every key all backends run a race, and the first to arrive serves the key.
 //!
 //! Thaler and Ravishankar ("Using Name-Based Mappings to Increase Hit Rates", 1998) let a hash of key and backend
-//! decide. Schindelhauer and Schomaker's logarithmic method ("Weighted Distributed Hash Tables", 2005) adds weights:
-//! with the hash as a number `h` between 0 and 1, the highest score `−w ÷ ln h` wins. That is the lowest `−ln h ÷ w`,
+//! decide. Schindelhauer and Schomaker's logarithmic method ("Weighted Distributed Hash Tables", 2005) adds weights.
+//! With the hash as a number `h` between 0 and 1, the highest score `−w ÷ ln h` wins. That is the lowest `−ln h ÷ w`,
 //! the first event of an exponential clock of rate `w`. Each clock is the first with the probability of its weight. So
 //! without one backend only its own keys move, to all others in proportion.
 //!

@@ -1,7 +1,7 @@
 //! The smooth weighted order: each stretch of it gives every backend its share, as nearly as whole turns allow.
 //!
-//! It is nginx's algorithm: at each step every backend earns its weight, and the richest one (the first among equals)
-//! is taken and pays the sum of all weights. The state repeats after that many steps, so one period is computed in
+//! It is nginx's algorithm. At each step every backend earns its weight. The richest one (the first among equals) is
+//! taken and pays the sum of all weights. The state repeats after that many steps, so one period is computed in
 //! advance; 5, 1, 1 gives a a b a c a a. After `k` steps, a backend taken `c` times owns `k·w − W·c`. Backends of equal
 //! weight differ only in `c`, so they are taken in the order of their indexes and share one account. So a step costs as
 //! much as there are different weights.
@@ -10,8 +10,8 @@
 //!
 //! Weights are divided by their greatest common divisor. If the sum still exceeds [`LEAST_LIMIT`] and [`PER_MEMBER`]
 //! turns a member, they are scaled down to that many turns by largest remainder. Then a backend's turns are off its exact
-//! share by less than one (with equal weights or nearly so, a 32nd of its share), and one whose share is below one turn
-//! gets one all the same, for which the period may grow by a turn for each such backend.
+//! share by less than one (with equal weights or nearly so, a 32nd of its share). A backend whose share is below one turn
+//! gets one all the same. For each such backend the period may grow by a turn.
 //!
 //! `d` different weights sum to at least `d²/2`, so a bounded period also bounds `d`: 10 000 backends cost at most
 //! 330 000 steps of 800 accounts (a fifth of a second), and a tenth of that for weights drawn at random.

@@ -37,8 +37,8 @@ pub fn an_end_after_any_byte() -> Vec<Case> {
     ends::pairs(&mut ends::random()).into_iter().map(case).collect()
 }
 
-/// Crowds whose servers close with unread input, as Redis does at `maxclients` and a web server with an early 413, and
-/// crowds of clients that reset.
+/// Crowds whose servers close with unread input, and crowds of clients that reset. Redis closes so at `maxclients`,
+/// and a web server with an early 413.
 pub fn crowds() -> Vec<Case> {
     use {Receive as H, Send as S};
     let (answers, mib) = (20_000, 1 << 20);

@@ -1,9 +1,9 @@
 //! What arrives through tcplb, compared with the world instead of with a model of it.
 //!
-//! The peers of the fault suite play the same pairs of scripts over several routes: directly, through tcplb in each way to
-//! move the bytes, through HAProxy, and through nginx. The direct route shows what is deterministic ([`baseline`]); every
-//! other route is compared with it ([`compare`]). A shortfall of tcplb fails the test unless [`accepted`] names the pair and
-//! the reason. The shortfalls of the others are figures for docs/benchmarks.md ([`report`]).
+//! The peers of the fault suite play the same pairs of scripts over several routes: directly, through tcplb with each
+//! `--relay`, through HAProxy and nginx. The direct route shows what is deterministic ([`baseline`]); every other route is
+//! compared with it ([`compare`]). A shortfall of tcplb fails the test unless [`accepted`] names the pair and the reason.
+//! The shortfalls of the others are figures for docs/benchmarks.md ([`report`]).
 //!
 //! `WHAT_ARRIVES=docs/benchmarks.md cargo test --test faults differential` writes the tables there.
 

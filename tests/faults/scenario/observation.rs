@@ -28,8 +28,9 @@ pub struct Observation {
     pub starved: bool,
 }
 
-/// How many bytes of a connection the kernel holds that the next hop has not acknowledged: without bound where it does not
-/// say, as of a connection that is no more. There is an ioctl for this, but none without `unsafe`; sock_diag(7) knows it.
+/// How many bytes of a connection the kernel holds that the next hop has not acknowledged. Where the kernel does not say,
+/// as of a connection that is gone, it is the maximum. There is an ioctl for this, but none without `unsafe`; sock_diag(7)
+/// knows it.
 pub fn unacknowledged(conn: &Conn) -> u64 {
     queue(conn).unwrap_or(u64::MAX)
 }

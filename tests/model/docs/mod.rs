@@ -1,5 +1,5 @@
-//! The pages are true as far as a program can check: each command parses, each link leads somewhere, each TOML block is valid, and
-//! the tables hold every key, metric and call.
+//! The pages are true as far as a program can check. Each command parses, each link leads somewhere, and each TOML block is valid.
+//! The tables hold every key, metric and call.
 
 mod commands;
 mod pages;

@@ -1,6 +1,6 @@
-//! The session machine on its own, against the rows of its table: every mixture of FINs, held bytes, failures and time
-//! that a relay engine could report, also those that today's engines never do. At any step the session may be written
-//! down and rebuilt, and must then answer as if nothing had happened.
+//! The session machine on its own, against the rows of its table. It gets every mixture of FINs, held bytes, failures
+//! and time that a relay engine could report. That includes what today's engines never report. At any step the session
+//! may be written down and rebuilt, and must then answer as if nothing had happened.
 
 mod reference;
 mod waiting;

@@ -1,10 +1,10 @@
-//! A connection's whole life under a seed: the real driver, sessions, relay, timers and leases, over a world in which
-//! anything may happen in any order.
+//! A connection's whole life under a seed. The driver, sessions, relay, timers and leases are real, over a world in
+//! which anything may happen in any order.
 //!
-//! Each seed makes a few connections to a pool whose addresses answer in random ways, lets peers and time act at random,
-//! and checks every effect as it happens and every ending against the table in `session`. Then the world settles: peers
-//! read all they are sent, announcements are delivered, and every byte that was sent must have arrived, without any
-//! timer's help. Last, time passes, and everything must end and be released.
+//! Each seed makes a few connections to a pool whose addresses answer in random ways, and lets peers and time act at
+//! random. It checks every effect as it happens and every ending against the table in `session`. Then the world settles:
+//! peers read all they are sent, and announcements are delivered. Every byte that was sent must have arrived, without
+//! any timer's help. Last, time passes, and everything must end and be released.
 //!
 //! A failure prints its seed; `SIM_SEED=n cargo test --test model simulation` replays that one. `SIM_SEEDS=n` sets how many run.
 

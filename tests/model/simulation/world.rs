@@ -1,8 +1,8 @@
-//! The world that the simulated connections live in: sockets made of counters, peers that do anything at any time, and a
-//! kernel that announces readiness only once, as epoll does edge-triggered.
+//! The world of the simulated connections: sockets made of counters, and peers that do anything at any time. Its kernel
+//! announces readiness only once, as epoll does edge-triggered.
 //!
-//! Bytes are not stored: the byte at a position of a stream is a function of the position, so that what is delivered can
-//! be checked in order and whole, whatever the amounts.
+//! Bytes are not stored. The byte at a position of a stream is a function of the position. So the world checks that
+//! every byte arrives in order, whatever the amounts.
 //!
 //! Before the first byte of a stream may stand a PROXY header, the client's own or the one that a backend is owed; positions
 //! of sockets count it, those of the stream don't.
@@ -105,7 +105,7 @@ pub struct Conn {
     /// Relay began: a backend connected.
     pub connected: bool,
     pub last_io: Tick,
-    /// Whose FIN the driver read first.
+    /// The side whose FIN the driver read first.
     pub first_fin: Option<Side>,
     /// The side that failed first, as far as the driver knows: of a backend's socket, only while relaying.
     pub first_error: Option<Side>,
