@@ -18,7 +18,7 @@ const MODE: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP);
 /// What a pipe that has room takes without blocking.
 const PIPE_BUF: usize = 4096;
 
-/// How often it is asked whether to wait on.
+/// The time between two calls of `wait`.
 const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
 
 /// See the module.
@@ -54,7 +54,7 @@ enum Destination {
 }
 
 impl Target {
-    /// Opens it. A user that may put a symbolic link there could have root write, and give away, what it points to: see
+    /// Opens it. A user that can put a symbolic link there could make root write, or give away, the file behind it: see
     /// [`Links`].
     pub fn open(to: &LogTo, links: Links) -> Result<Target, String> {
         let destination = match to {
@@ -90,9 +90,9 @@ impl Target {
         Ok(false)
     }
 
-    /// Writes all of it. An error comes with what was not written, the rest of a line that was torn included; it may be
-    /// written later as [`Start::RestOfLine`]. Before a line that begins, a torn one is ended first. Where nothing can be written for now, it waits for
-    /// as long as `wait` says; then the error is [`Errno::AGAIN`].
+    /// Writes all of it. An error holds the bytes that were not written, including the rest of a torn line. They may be written later as
+    /// [`Start::RestOfLine`]. A new line first ends a torn one. While the target takes nothing, this waits for as long as `wait` says; then the error
+    /// is [`Errno::AGAIN`].
     pub(super) fn write<'a>(
         &mut self,
         mut lines: &'a [u8],

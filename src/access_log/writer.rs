@@ -61,7 +61,7 @@ impl Writer<'_> {
         }
     }
 
-    /// True if what was written last was the beginning of a line, whose rest is still to be written.
+    /// True if the last write ended within a line, and the rest is still to be written.
     fn reopen(&mut self) -> bool {
         let target = &mut self.target;
         match target.reopen() {

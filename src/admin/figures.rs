@@ -4,7 +4,7 @@ use super::api::{BackendAddress, BackendView, Listener};
 
 /// One column.
 pub struct Column<T> {
-    /// What it is called.
+    /// Its name.
     pub head: &'static str,
     /// Where its text stands.
     pub align: Align,

@@ -17,7 +17,7 @@ const FIELDS: [&str; 2] = ["address", "weight"];
 pub struct Rejected {
     /// The answer's status.
     pub status: u16,
-    /// What is wrong, for people.
+    /// The message for people.
     pub title: String,
 }
 

@@ -160,8 +160,8 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
-        // If waking fails or the thread is stuck, it is left behind instead of being joined for ever. Nothing is ever
-        // sent: the channel disconnects when the thread ends.
+        // If waking fails or the thread is stuck, this does not wait for it without end. The channel carries no
+        // message: it disconnects when the thread ends.
         if self.waker.wake().is_ok()
             && self.ended.recv_timeout(FAREWELL) != Err(RecvTimeoutError::Timeout)
             && let Some(thread) = self.thread.take()

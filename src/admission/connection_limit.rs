@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// A limit, and what is counted against it.
+/// A limit, and the count of clients against it.
 #[derive(Debug)]
 pub struct ConnectionLimit {
     limit: AtomicUsize,
@@ -22,7 +22,7 @@ pub(super) struct Count {
 }
 
 impl ConnectionLimit {
-    /// A limit of so many clients at once.
+    /// A limit of `limit` clients at once.
     pub fn new(limit: usize) -> Arc<ConnectionLimit> {
         Arc::new(ConnectionLimit { limit: limit.into(), count: Arc::default() })
     }
@@ -54,7 +54,8 @@ impl ConnectionLimit {
         &self.count
     }
 
-    /// Does a worker wait although there is room again? Asked after dropping a guard; true once per wait.
+    /// Does a worker wait although there is room again? A worker calls it after dropping a guard; it is
+    /// true once per wait.
     pub fn should_wake(&self) -> bool {
         self.count.waiting.load(Ordering::SeqCst)
             && self.count.active.load(Ordering::SeqCst) < self.limit()

@@ -9,7 +9,7 @@ use crate::config::settings::kinds::Values;
 use crate::config::settings::{BACKEND, Listed, Row, Source, Typed};
 use crate::config::words::alternatives;
 
-/// Parses one backend. The error shows the wrong part and what is accepted in its place.
+/// Parses one backend. The error shows the wrong part and the accepted values.
 pub fn parse(text: &str) -> Result<Backend, String> {
     let mut parts = text.split(',');
     let mut backend = Backend::at(Address::parse_backend(parts.next().unwrap_or_default())?);

@@ -22,7 +22,7 @@ const LIST_SIZE_MAX: u64 = 16 << 20;
 /// What some editors put before a text in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What the file asks for. Of the flags only `--log-level` goes with it.
+/// The configuration in the file. Of the flags only `--log-level` goes with it.
 pub fn read(path: &Path, balance: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     let mut mistakes = Vec::new();
     let given: Vec<String> = balance.typed.flags().map(|flag| format!("--{flag}")).collect();

@@ -14,12 +14,12 @@ use crate::config::words::alternatives;
 use log::LevelFilter;
 use std::collections::HashSet;
 
-/// What the flags ask for.
+/// The configuration in the flags.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// What to run.
     pub model: Model,
-    /// How much to log, unless RUST_LOG says otherwise.
+    /// The log level, unless RUST_LOG sets another one.
     pub log_level: LevelFilter,
 }
 

@@ -16,7 +16,7 @@ const NAME_MAX: usize = 128;
 /// More threads than any machine has cores for.
 pub const WORKERS_MAX: usize = 1024;
 
-/// What is wrong with a group and no user: it would be ignored.
+/// The message about a group without a user, which would have no effect.
 pub const GROUP_ALONE: &str = "expected a user that it goes with";
 
 /// A name as it may stand in a log line, a metric label and a URL. It is not empty and has no white space and no invisible
@@ -115,8 +115,8 @@ pub fn overlap(one: &Listen, other: &Listen) -> bool {
     }
 }
 
-/// The listeners and the admin API of a tcplb, to find backends that are among them. Many backends may be asked about: a listener is looked at
-/// only if it has the backend's port or path.
+/// The listeners and the admin API of a tcplb, to find backends that are among them. There may be many backends, so a check compares only
+/// listeners with the backend's port or path.
 pub struct OwnListeners<'a>(HashMap<AddressKey<'a>, Vec<(Owner<'a>, &'a Listen)>>);
 
 /// What listens at an address.

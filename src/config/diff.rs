@@ -27,7 +27,7 @@ use super::settings::{BACKEND, GLOBAL, HEALTH, LISTENER, POOL, Reload, Section};
 use crate::base::duration;
 use std::fmt::{self, Display};
 
-/// All that changes, in the order of the configuration: what is gone last within its kind.
+/// All changes, in the order of the configuration. Within a kind, removals come last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes(pub Vec<Change>);
 
@@ -65,11 +65,11 @@ pub enum Subject {
 pub enum What {
     /// It is new.
     Added,
-    /// It is gone; this becomes of its connections. `None`: the changes of its pool decide.
+    /// It is removed, and this happens to its connections. `None`: the changes of its pool decide.
     Removed(Option<OnRemove>),
-    /// These settings are other ones.
+    /// These settings differ.
     Changed(Vec<Difference>),
-    /// These settings are other ones in the file, but take effect only when tcplb starts.
+    /// These settings differ in the file, but take effect only when tcplb starts.
     NeedsRestart(Vec<Difference>),
 }
 
@@ -78,9 +78,9 @@ pub enum What {
 pub struct Difference {
     /// As the file calls it.
     pub key: String,
-    /// What it was.
+    /// The old value.
     pub from: String,
-    /// What it is.
+    /// The new value.
     pub to: String,
 }
 
@@ -200,7 +200,7 @@ fn backends(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What)) {
         }
     }
     for gone in old.backends.iter().filter(|old| !news.contains_key(old.name.as_str())) {
-        // What the new settings say is what is done.
+        // The new settings decide.
         note(subject(gone), What::Removed(Some(new.on_remove)));
     }
 }

@@ -1,4 +1,5 @@
-//! What the operator asked for, proven: once a [`model::Model`] exists, nothing in it can be wrong on its own.
+//! The operator's configuration, validated. Once a [`model::Model`] exists, nothing in it can be wrong on its
+//! own.
 //!
 //! Pure: text comes in, a model or all of its mistakes come out. Flags and file produce the same model.
 

@@ -1,7 +1,7 @@
 //! The way back: a model as the text of a file that `config::file` reads as the same model.
 //!
-//! Every setting that is in force is written, defaults too: it shows what tcplb does, not what was typed. Settings that have
-//! no value (no limit, no PROXY header) are left out, as they would be in a file.
+//! The text holds every setting in force, defaults too: it shows what tcplb does, not what the operator typed. Settings that
+//! have no value (no limit, no PROXY header) are left out, as they would be in a file.
 
 use super::model::Model;
 use super::settings::{BACKEND, GLOBAL, HEALTH, LISTENER, POOL, Section};

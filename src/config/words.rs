@@ -1,4 +1,4 @@
-//! Settings that are one word out of a few: which words there are, and what is said about another.
+//! Settings that take one of a few words: the words, and the message about any other.
 
 use crate::base::nearest;
 use crate::policy::balance::{self, Algorithm};

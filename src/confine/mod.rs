@@ -1,4 +1,5 @@
-//! Least privilege: privileges that the process gives up, for good, once everything is bound. Linux only.
+//! Least privilege: the process gives up privileges once everything is bound, and cannot regain them. Linux
+//! only.
 //!
 //! It does not decide which clients may connect or call; it limits what an attacker gains from a fault of ours. `cli` creates a
 //! [`Confinement`] before anything is opened, so that an unknown user is an early error. `app` carries it out between
@@ -128,9 +129,8 @@ impl Confinement {
         self.account.is_some()
     }
 
-    /// Carries it out, for this thread and those that it starts, and logs what is in force. `sockets` are the endpoints
-    /// that we bound, `log` is the open access log if it is a file. After an error the process is half confined and
-    /// must end.
+    /// Confines this thread and those that it starts, and logs what is in force. `sockets` are the endpoints that we
+    /// bound, `log` is the open access log if it is a file. After an error the process is half confined and must end.
     pub fn carry_out(self, sockets: &[Endpoint], log: Option<BorrowedFd<'_>>) -> Result<(), String> {
         let paths: Vec<&Path> = sockets.iter().filter_map(path).collect();
         // Planned with the original user, so that the rules also cover directories that become accessible to the new

@@ -12,8 +12,8 @@ const BYTES: usize = 4 << 20;
 /// The most lines that may wait, since each one costs an allocation too.
 const LINES: usize = 64 << 10;
 
-/// Bytes written at once, unless one line is longer. A pipe takes so many whole or not at all (PIPE_BUF, pipe(7)), so a
-/// batch shows whether stderr takes anything.
+/// Bytes written at once, unless one line is longer. A pipe takes this number as a whole or not at all (PIPE_BUF,
+/// pipe(7)). So a batch shows whether stderr takes anything.
 const BATCH: usize = 4 << 10;
 
 /// The capacity in lines that an empty queue keeps.

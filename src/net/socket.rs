@@ -163,8 +163,8 @@ impl Socket {
         SocketAddr::try_from(at).ok().map(Endpoint::canonical)
     }
 
-    /// Sends a FIN after the last byte; reading goes on. An error means that the peer is gone, which reading reports
-    /// too.
+    /// Sends a FIN after the last byte; the socket can still read. An error means that the peer is gone, which
+    /// reading reports too.
     pub fn finish(&self) {
         let _ = net::shutdown(&self.0, Shutdown::Write);
     }

@@ -16,7 +16,7 @@ const RTO_MAX_MS: libc::c_int = 44;
 const NOT_SENT: usize = (offset_of!(libc::tcp_info, tcpi_notsent_bytes) - 8) / size_of::<u32>();
 
 /// The beginning of `struct tcp_info` (linux/tcp.h), up to `tcpi_notsent_bytes`, which exists since Linux 4.6. The
-/// kernel fills as much as the caller asks for.
+/// kernel fills as much as the caller requests.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct TcpInfo {

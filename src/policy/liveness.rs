@@ -72,7 +72,7 @@ pub enum PeerState {
     Dead,
 }
 
-/// The state from earlier looks at one peer.
+/// The state of one peer from earlier samples.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Liveness {
     /// The first look since which it owes an acknowledgement.

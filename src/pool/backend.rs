@@ -29,7 +29,7 @@ pub struct Backend {
     /// Where to connect: the addresses that its name resolved to, used in turn. Without one it is down; another backend takes
     /// its place once the name is resolved.
     pub addresses: Addresses,
-    /// What it has done so far.
+    /// Its counters since it was added.
     pub counters: Counters,
     /// The prober's findings. Only the prober writes, and only admin and tests read: no connection takes this lock.
     pub health: Mutex<HealthReport>,
@@ -74,14 +74,14 @@ impl Backend {
         backend
     }
 
-    /// What it does from now on counts for the pool, too.
+    /// From now on its counters count for the pool, too.
     #[must_use]
     pub fn counted_in(mut self, pool: &PoolTotals) -> Backend {
         self.counters = Counters::counted_in(&pool.counters);
         self
     }
 
-    /// Where it is, without what is known of each address.
+    /// Its addresses, without their states.
     pub fn endpoints(&self) -> Vec<Endpoint> {
         self.addresses.iter().map(|address| address.endpoint.clone()).collect()
     }
@@ -158,7 +158,7 @@ impl Backend {
         }
     }
 
-    /// A client left that had asked, after waiting this long for an answer.
+    /// A client left without an answer, after waiting this long.
     pub fn abandoned(&self, waited: Duration, now: Tick) {
         self.block.abandoned(self.lane, waited, now);
     }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `snapshot` | the picture of one generation, and the choice of a backend in it |
 //! | `next` | builds the next generation from the last one and a model: which backends stay, and their slots |
-//! | `backend` | a backend, with what is counted of it; outlives snapshots |
+//! | `backend` | a backend, with its counters; outlives snapshots |
 //! | [`mod@addresses`] | the addresses of a backend, and which of them serve |
 //! | `lease` | the right to use a backend, counted while it lives |
 //! | `standing` | which backends may be used |

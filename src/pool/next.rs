@@ -291,8 +291,8 @@ impl<'a> Successor<'a> {
     }
 }
 
-/// The first slot from `from` on whose tenant is gone, or one behind the end. Only control makes tenants, so that none
-/// comes back.
+/// The first slot from `from` on without a tenant, or one behind the end. Only control makes tenants, so an empty slot
+/// stays empty meanwhile.
 fn free_slot(tenants: &[Weak<Backend>], from: &mut usize) -> usize {
     let free = |tenant: &Weak<Backend>| tenant.upgrade().is_none();
     let slot = tenants.iter().skip(*from).position(free).map_or(tenants.len(), |found| *from + found);

@@ -66,7 +66,7 @@ pub struct Listener {
     pub pool: Arc<Pool>,
     /// The addresses it is bound to.
     pub addresses: Vec<BoundAddress>,
-    /// What it has done so far; survives snapshots that keep the name.
+    /// Its counters; they survive snapshots that keep the name.
     pub totals: Arc<ListenerTotals>,
     /// Which clients its settings admit; counts in `totals`.
     pub admission: Arc<ListenerAdmission>,
@@ -79,9 +79,9 @@ pub struct BoundAddress {
     pub id: BoundAddressId,
     /// The first of those that were bound together: a name may have several addresses.
     pub group: BoundAddressId,
-    /// The address as the operator wrote it. A next snapshot that asks for the same keeps the sockets.
+    /// The address as the operator wrote it. A next snapshot with the same address keeps the sockets.
     pub asked: Listen,
-    /// What it is bound to, with the real port.
+    /// The address that it is bound to, with the real port.
     pub endpoint: Endpoint,
 }
 
@@ -156,7 +156,7 @@ pub struct Pool {
     /// Which slots may be used as a last resort, whatever probes say now. The backend there is enabled, and has passed a probe
     /// where `initial = "down"` requires one. Shared and written as `up` is.
     pub last_resort_mask: AtomicBits,
-    /// What it has done so far; survives snapshots that keep the name.
+    /// Its counters; they survive snapshots that keep the name.
     pub totals: Arc<PoolTotals>,
     /// The generation since which all settings but the backends are as they are now.
     pub(super) settings_generation: u64,

@@ -2,7 +2,7 @@
 
 use super::AdminState;
 
-/// What is known of a backend of a pool.
+/// The state of a backend of a pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
     /// The operator's state of it.

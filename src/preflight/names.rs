@@ -1,5 +1,5 @@
-//! Resolves names in bounded time. The system's resolver can't be interrupted, so separate threads call it, and are
-//! left running when the time is over.
+//! Resolves names in bounded time. The system's resolver can't be interrupted. So separate threads call it, and
+//! they go on when the time is over.
 
 use super::no_answer;
 use crate::base::Address;

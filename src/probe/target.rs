@@ -17,9 +17,9 @@ pub struct ProbeTarget {
 }
 
 impl ProbeTarget {
-    /// A probe of the kind that the pool asks for; `None` if it asks for none. `send_proxy` is the header that the backend
-    /// expects of clients. `address` is the backend's as configured, which the Host header names unless the pool says
-    /// otherwise; `endpoint` is where that is.
+    /// A probe of the pool's kind; `None` if the pool sends no probes. `send_proxy` is the header that the backend expects
+    /// of clients. `address` is the backend's as configured, which the Host header names unless the pool says otherwise;
+    /// `endpoint` is where that is.
     pub fn new(
         health: &Health,
         send_proxy: Option<ProxyVersion>,

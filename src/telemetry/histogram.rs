@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The most bounds that a histogram has; what is above the last has a bucket of its own.
+/// The most bounds that a histogram has; values above the last have a bucket of their own.
 pub const BOUNDS_MAX: usize = 11;
 
 const fn micros<const COUNT: usize>(micros: [u64; COUNT]) -> [Duration; COUNT] {

@@ -69,7 +69,7 @@ impl ListenerTotals {
         self.active.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The connection of an active client is over.
+    /// The connection of an active client has ended.
     pub fn leave(&self) {
         self.active.fetch_sub(1, Ordering::Relaxed);
     }

@@ -21,13 +21,13 @@ impl Admin {
         Conn::to(&At::Tcp(self.0))
     }
 
-    /// What it answers to a GET.
+    /// Its answer to a GET.
     #[track_caller]
     pub fn get(self, path: &str) -> Answer {
         self.call("GET", path, "")
     }
 
-    /// What it answers to a call with a body.
+    /// Its answer to a call with a body.
     #[track_caller]
     pub fn call(self, method: &str, path: &str, body: &str) -> Answer {
         ask(&self.0.to_string(), method, path, &[], body)

@@ -44,7 +44,7 @@ impl At {
         }
     }
 
-    /// The address, for what knows no unix socket.
+    /// The address, for callers that have no unix sockets.
     #[track_caller]
     pub fn tcp(&self) -> SocketAddr {
         match self {

@@ -75,7 +75,8 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("signal the child");
     }
 
-    /// Sends a signal to what it runs, where it is one that lets go of what it runs when it ends, like strace.
+    /// Sends a signal to its child process. This is for a wrapper that detaches from its child when it ends,
+    /// like strace.
     pub fn signal_child(&self, signal: Signal) {
         let pid = self.pid();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("its children");

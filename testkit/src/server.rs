@@ -149,7 +149,7 @@ fn accept(listening: &Socket, script: &Script, accepted: &AtomicUsize, open: &Op
             sweep_at = 64 + 2 * open.len();
         }
         let script = script.clone();
-        // A script's error is its peer's doing, which the test looks at from the other side.
+        // A script's error comes from its peer, and the test checks it from the other side.
         let run = move || drop(script(conn));
         thread::Builder::new().stack_size(STACK).spawn(run).expect("a thread for a connection");
     }

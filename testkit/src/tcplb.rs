@@ -76,7 +76,7 @@ impl Tcplb {
         self
     }
 
-    /// With this configuration file, whose listeners bind so many addresses.
+    /// With this configuration file, whose listeners bind `addresses` addresses.
     pub fn from_file(path: &Path, addresses: usize) -> Tcplb {
         Tcplb { file: Some((path.to_owned(), addresses)), ..Tcplb::default() }
     }
@@ -108,7 +108,7 @@ impl Tcplb {
         self
     }
 
-    /// The one place that knows how tests start tcplb.
+    /// The one place where tests start tcplb.
     pub fn command(&self) -> Command {
         let mut command = match self.wrapper.split_first() {
             None => tcplb(&[]),
@@ -149,7 +149,7 @@ impl Tcplb {
         Running { listening: lines.iter().map(address).collect(), process }
     }
 
-    /// Starts it in a way that must fail; its exit status and what it said.
+    /// Starts it in a way that must fail; returns its exit status and its output.
     #[track_caller]
     pub fn start_in_vain(self) -> (ExitStatus, String) {
         let mut process = Process::spawn(&mut self.command());
@@ -184,8 +184,8 @@ impl Running {
         }
     }
 
-    /// Open descriptors after a small crowd has come and gone: what it must come back to when later clients have left.
-    /// What it keeps for reuse, a bounded number of pipes for one, is among them.
+    /// Open descriptors after a small crowd has left. The number must be the same once later clients have left. It
+    /// includes what tcplb keeps for reuse, such as a bounded number of pipes.
     #[track_caller]
     pub fn fds_after_a_crowd(&self) -> usize {
         let crowd: Vec<Conn> = (0..100).map(|_| self.connect()).collect();

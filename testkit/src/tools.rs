@@ -22,7 +22,7 @@ pub fn need(name: &str) -> Option<PathBuf> {
     found
 }
 
-/// Runs a tool to its end, shows what it said, and insists on success.
+/// Runs a tool to its end, shows its output, and fails unless the tool succeeds.
 #[track_caller]
 pub fn run(command: &mut Command) -> String {
     let shown = format!("{command:?}");

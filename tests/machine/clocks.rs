@@ -1,4 +1,4 @@
-//! Time jumps: the machine's clock is set, or the balancer itself stands still for a while.
+//! Time jumps: the machine's clock is set, or the balancer itself is stopped for a while.
 
 use crate::lab::{freeze, thaw};
 use std::fs;

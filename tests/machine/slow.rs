@@ -1,5 +1,5 @@
-//! Slow-loris on every port at once: clients that take for ever with what they have begun. A quick client is served
-//! all the time.
+//! Slow-loris on every port at once: clients that never finish what they have begun. A quick client is served all
+//! the time.
 
 use crate::lab::Configured;
 use std::io::Write;

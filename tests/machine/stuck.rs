@@ -1,4 +1,4 @@
-//! A thread of tcplb that stands still while the others go on: strace holds it in a system call.
+//! A thread of tcplb that does not respond while the others go on: strace holds it in a system call.
 
 use rustix::process::Signal;
 use std::fs;

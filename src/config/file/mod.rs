@@ -23,7 +23,7 @@ use table::{Notes, Table};
 use toml::Spanned;
 use toml::de::DeTable;
 
-/// What a file asks for.
+/// The configuration in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Parsed {
     /// What to run; with a single worker if the file does not say how many.
@@ -33,7 +33,7 @@ pub struct Parsed {
 }
 
 impl Parsed {
-    /// The model for a machine with so many cores.
+    /// The model for a machine with this number of cores.
     pub fn on(self, cores: usize) -> Model {
         let mut model = self.model;
         if self.workers_per_core {

@@ -1,4 +1,4 @@
-//! A table of the file, and the notes of what is wrong in the file. A mistake ends nothing: the next key is read.
+//! A table of the file, and the notes of all mistakes in the file. A mistake ends nothing: the next key is read.
 
 use super::MISTAKES_MAX;
 use crate::base::nearest;
@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// What is wrong so far. Shared by all tables of a file, hence the cell.
+/// The mistakes so far. All tables of a file share them, hence the cell.
 pub struct Notes<'a> {
     text: &'a str,
     /// Where each line but the first begins.
@@ -48,7 +48,7 @@ impl<'a> Notes<'a> {
         self.push(at, About::Value, message);
     }
 
-    /// What stands at this offset lacks something, or refers to what is not there.
+    /// The text at this offset lacks a key, or refers to something that does not exist.
     pub fn missing(&self, at: usize, message: String) {
         self.push(at, About::Absence, message);
     }

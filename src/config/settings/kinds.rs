@@ -1,6 +1,6 @@
 //! Kinds of values: how each is read, and how it is written so that it reads as the same.
 //!
-//! A message here says what is wrong with a value; the caller adds where it stands ([`Given`]).
+//! A message here names the fault of a value; the caller adds its place ([`Given`]).
 
 use super::NOT_YET;
 use super::given::Given;
@@ -39,7 +39,7 @@ pub enum Values {
     Switch,
     /// Something else.
     Other {
-        /// What it is called.
+        /// Its name.
         name: &'static str,
         /// What help calls it.
         placeholder: &'static str,

@@ -250,7 +250,7 @@ impl<S> Setting<S> {
         self.place.write(from)
     }
 
-    /// What it has no effect without, if it is set and that is not.
+    /// The missing setting that it needs, if it is set and has no effect.
     pub fn lacks(&self, values: &S, defaults: &S) -> Option<&'static str> {
         let need = self.need.as_ref().filter(|need| !(need.is_met)(values))?;
         (self.write(values) != self.write(defaults)).then_some(need.what)

@@ -136,8 +136,8 @@ pub trait Balance: Send + Sync {
         random.usize(..GROUPS)
     }
 
-    /// The same algorithm for a changed membership, with what it has learnt about clients. `None` if it keeps nothing:
-    /// then a new one is built.
+    /// The same algorithm for a changed membership, with its table of clients. `None` if it keeps nothing: then a new
+    /// one is built.
     fn successor(&self, _members: &[Member], _start: u64) -> Option<Box<dyn Balance>> {
         None
     }

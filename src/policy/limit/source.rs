@@ -141,7 +141,7 @@ impl Sources {
         self.len() == 0
     }
 
-    /// Clients that were let in uncounted, because the table was full of sources with connections.
+    /// Clients that were admitted uncounted, because the table was full of sources with connections.
     pub fn untracked(&self) -> u64 {
         self.table.untracked.load(Ordering::Relaxed)
     }

@@ -1,4 +1,4 @@
-//! Many callers at once: those that say nothing, those that take long, and those that must be answered all the same.
+//! Many callers at once: silent ones, slow ones, and those that must get an answer nevertheless.
 
 use crate::admin::support::{Answer, Balancer, PATIENCE, answer, ask, backend};
 use serde_json::json;

@@ -13,7 +13,7 @@ use tcplb::pool::{Backend, Published};
 use testkit::PATIENCE;
 pub use testkit::eventually;
 
-/// Says its name, one byte, to each client and then sends back what it is sent.
+/// Sends its name, one byte, to each client and then echoes.
 pub struct Server {
     name: u8,
     at: SocketAddr,

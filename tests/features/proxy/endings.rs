@@ -7,7 +7,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 use tcplb::session::PREAMBLE_TIMEOUT;
 
-/// The next thing that a client hears is a reset.
+/// The client's next event is a reset.
 #[track_caller]
 fn is_reset(mut client: &TcpStream) {
     let heard = client.read(&mut [0; 64]).map_err(|error| error.kind());

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::SocketAddr;
 use tcplb::proto::proxy::{Announced, Header};
 
-/// HAProxy that wants a header and answers with what it said.
+/// An HAProxy that expects a header and answers with its addresses.
 fn mirror() -> Option<(Foreign, SocketAddr)> {
     let at = free_address_on("127.0.0.1");
     let config = format!(

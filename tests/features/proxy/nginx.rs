@@ -7,7 +7,7 @@ use std::path::Path;
 use tcplb::config::model::HealthKind;
 use tcplb::proto::proxy::{Announced, Header};
 
-/// nginx that wants a header and answers with what it said.
+/// An nginx that expects a header and answers with its addresses.
 fn mirror() -> Option<(Foreign, SocketAddr)> {
     let at = free_address_on("127.0.0.1");
     let config = format!(
