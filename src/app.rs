@@ -39,7 +39,6 @@ const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Running {
     listeners: Vec<ListenerAddress>,
     published: Arc<Published>,
-    connection_limit: Arc<ConnectionLimit>,
     admin: Option<Admin>,
     control: Control,
     prober: Prober,
@@ -160,12 +159,12 @@ fn begin(
     // Resets go straight to the workers, since control may be waiting for the prober.
     let on_down = Box::new(move |backend| fallen.reset(&[backend]));
     let prober = prober::spawn(snapshot.clone(), on_down).map_err(spawn_error)?;
-    let published = Arc::new(Published::new(snapshot.clone(), model.clone(), clock::now()));
+    let published = Arc::new(Published::new(snapshot.clone(), model.clone(), connection_limit.clone(), clock::now()));
     let start = |target| AccessLog::start(target, model.global.log_format, published.log().clone());
     let (log, log_handle) = log.map(start).transpose().map_err(spawn_error)?.unzip();
     let shared = WorkerContext {
         snapshot,
-        connection_limit: connection_limit.clone(),
+        connection_limit,
         peers: data_plane.0.clone(),
         engine: model.global.relay,
         pipes: share.pipes,
@@ -179,7 +178,6 @@ fn begin(
         config_state,
         data_plane: data_plane.clone(),
         prober: prober.mailbox(),
-        connection_limit: connection_limit.clone(),
         published: published.clone(),
         loader,
         lookups,
@@ -209,17 +207,7 @@ fn begin(
     });
     let watchdog = Watchdog::start(watched, asked.unwrap_or(watchdog::BOUND), published.clone(), alive);
     let watchdog = watchdog.map_err(spawn_error)?;
-    Ok(Some(Running {
-        listeners,
-        published,
-        connection_limit,
-        admin,
-        control,
-        prober,
-        workers: threads,
-        log,
-        watchdog,
-    }))
+    Ok(Some(Running { listeners, published, admin, control, prober, workers: threads, log, watchdog }))
 }
 
 /// Warns where the kernel grants less than `socket_buffer` asks for, which it does not report. The message names the
@@ -315,7 +303,7 @@ impl Running {
 
     /// The current limit on connected clients.
     pub fn max_connections(&self) -> usize {
-        self.connection_limit.limit()
+        self.published.connection_limit().limit()
     }
 
     /// The handle that changes and stops it.

@@ -6,6 +6,7 @@
 use crate::pool::AdminState;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 
 /// `{"error": "…"}`: every failure, except those of `/register`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -15,7 +16,7 @@ pub struct Error {
 }
 
 /// `GET /v1/status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Status {
     /// The program's version.
     pub version: String,
@@ -25,14 +26,102 @@ pub struct Status {
     pub generation: u64,
     /// `running` or `draining`.
     pub state: String,
+    /// All of it in one line.
+    pub verdict: Verdict,
+    /// What an operator should know, worst first; at most [`FINDINGS_MAX`].
+    pub findings: Vec<Finding>,
+    /// The process and its limits.
+    pub process: ProcessView,
     /// All listeners.
     pub listeners: Vec<Listener>,
     /// All pools.
     pub pools: Vec<PoolView>,
 }
 
+/// The most findings that a status lists. The verdict counts all of them.
+pub const FINDINGS_MAX: usize = 100;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// Nothing is wrong.
+    #[default]
+    Ok,
+    /// Clients are served, but something fails or is near a limit.
+    Warning,
+    /// Clients fail.
+    Critical,
+}
+
+/// One line on the whole state.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Verdict {
+    /// The level of the worst finding.
+    pub level: Level,
+    /// The worst finding, and how many more there are.
+    pub text: String,
+}
+
+/// Something that an operator should know.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// How bad it is: `warning` or `critical`.
+    pub level: Level,
+    /// The pool that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// The backend of that pool that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// The listener that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<String>,
+    /// One line; it names what it is about.
+    pub text: String,
+}
+
+/// The process and its limits. A figure that the system does not give is null.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ProcessView {
+    /// Clients connected now, at all listeners.
+    pub connections: u64,
+    /// The most there may be; clients beyond it wait in the kernel's backlog.
+    pub connections_limit: u64,
+    /// Open file descriptors.
+    pub descriptors: Option<u64>,
+    /// The limit on open file descriptors.
+    pub descriptors_limit: Option<u64>,
+    /// Local ports in use towards the backend address with the most connections. The limit is one per backend address.
+    pub ports_used: u64,
+    /// Local ports that the kernel gives out.
+    pub ports_limit: Option<u64>,
+    /// How long a worker's events wait for their turn, over the last minute; null before the first.
+    pub loop_lag_ms: Millis,
+    /// Lines of the log on stderr that were not written.
+    pub log_lines_lost_total: u64,
+    /// Lines of the access log that were not written.
+    pub access_log_lines_lost_total: u64,
+    /// Threads that do not respond.
+    pub stuck_threads: Vec<String>,
+    /// The last reload; null before the first.
+    pub last_reload: Option<LastReload>,
+}
+
+/// The last attempt to reload the configuration.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct LastReload {
+    /// Whether it was applied.
+    pub success: bool,
+    /// Seconds since its end.
+    pub age_seconds: u64,
+    /// The first mistake, where it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
 /// A listener.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Listener {
     /// The listener's name.
     pub name: String,
@@ -46,21 +135,71 @@ pub struct Listener {
     pub accepted_total: u64,
     /// Connections refused since the start.
     pub refused_total: u64,
+    /// The most connections at once; null without a limit of its own.
+    pub connections_limit: Option<u64>,
+    /// Connections refused, by the reasons that occurred.
+    pub refused: BTreeMap<String, u64>,
+    /// The last minute.
+    pub recent: RecentClients,
+    /// New clients per second, one number per five seconds, the newest last; at most 36.
+    pub history: Vec<f64>,
+}
+
+/// A listener over the last minute.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RecentClients {
+    /// How many seconds the figures cover: 60 to 75, less after the start.
+    pub seconds: f64,
+    /// Clients accepted, refused ones included.
+    pub accepted_per_second: f64,
+    /// Clients refused.
+    pub refused_per_second: f64,
+}
+
+/// A backend or a pool over the last minute.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Recent {
+    /// How many seconds the figures cover: 60 to 75, less after the start or after a backend was added.
+    pub seconds: f64,
+    /// Connections that reached a backend.
+    pub connections_per_second: f64,
+    /// Bytes that clients sent.
+    pub bytes_to_backend_per_second: f64,
+    /// Bytes that clients received.
+    pub bytes_to_client_per_second: f64,
+    /// Connection attempts that failed.
+    pub connect_failures: u64,
+    /// Connections that the backend reset before it sent a byte.
+    pub resets_before_byte: u64,
+    /// Connections that ended.
+    pub ended: u64,
+    /// How long connecting took; null if nothing connected.
+    pub connect_ms: Millis,
+    /// How long the first byte took, connect included; null if none came.
+    pub first_byte_ms: Millis,
 }
 
 /// A pool.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PoolView {
     /// The pool's name.
     pub name: String,
     /// The balancing algorithm.
     pub algorithm: String,
+    /// `up`; `degraded`: an enabled backend takes no connections; `down`: none takes any.
+    pub state: String,
+    /// Clients that wait for a backend.
+    pub waiting: u64,
+    /// The last minute, over all backends.
+    pub recent: Recent,
+    /// New connections per second, one number per five seconds, the newest last; at most 36.
+    pub history: Vec<f64>,
     /// The pool's backends.
     pub backends: Vec<BackendView>,
 }
 
 /// A backend.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct BackendView {
     /// Its name; the default is its address.
     pub name: String,
@@ -68,12 +207,16 @@ pub struct BackendView {
     pub address: String,
     /// Its share of new connections, relative to other backends.
     pub weight: u16,
+    /// The weight that the balancer uses now: smaller than `weight` during a slow start.
+    pub effective_weight: f64,
     /// Whether it serves only when no primary can.
     pub backup: bool,
     /// `up`, `down`, `draining` or `disabled`.
     pub state: String,
     /// Connections open now, or being dialled.
     pub active_connections: u64,
+    /// The most connections at once; null without a limit.
+    pub connections_limit: Option<u64>,
     /// Connections since it was added.
     pub connections_total: u64,
     /// Connection attempts that failed.
@@ -82,8 +225,21 @@ pub struct BackendView {
     pub bytes_to_backend_total: u64,
     /// Bytes that it sent to clients.
     pub bytes_to_client_total: u64,
-    /// How long connecting takes.
-    pub connect_ms: ConnectMs,
+    /// How long connecting took, of all connections since it was added.
+    pub connect_ms: Millis,
+    /// How long the first byte took, connect included, of all connections since it was added.
+    pub first_byte_ms: Millis,
+    /// The median of the kernel's smoothed round-trip time at the end of a connection, over the last minute, else since it
+    /// was added; null before the first.
+    pub rtt_ms: Option<f64>,
+    /// Segments that the kernel sent to it more than once.
+    pub retransmits_total: u64,
+    /// Connections that ended, by the reasons that occurred; the reasons are those of the access log.
+    pub closed: BTreeMap<String, u64>,
+    /// The last minute.
+    pub recent: Recent,
+    /// New connections per second, one number per five seconds, the newest last; at most 36.
+    pub history: Vec<f64>,
     /// Results of health probes.
     pub health: Health,
     /// The addresses of its name; empty while the name is not resolved.
@@ -91,7 +247,7 @@ pub struct BackendView {
 }
 
 /// One address of a backend.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct BackendAddress {
     /// The address and port.
     pub address: String,
@@ -115,9 +271,9 @@ pub struct Changed {
     pub warnings: Vec<String>,
 }
 
-/// Time to connect, in milliseconds: estimates from a histogram, null before the first connection.
+/// A time in milliseconds: interpolated estimates from a histogram, null where nothing was measured.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct ConnectMs {
+pub struct Millis {
     /// The median.
     pub p50: Option<f64>,
     /// The 99th percentile.
@@ -131,6 +287,10 @@ pub struct Health {
     pub last_result: Option<String>,
     /// Seconds since it last went up or down; null if it never did.
     pub last_change_seconds: Option<u64>,
+    /// When that was, in UTC, as RFC 3339 writes it; null if it never did.
+    pub since: Option<String>,
+    /// Results that count towards a change, such as `down, 1 of 2 successes`; null where none do.
+    pub transition: Option<String>,
 }
 
 /// `POST /v1/pools/P/backends`.

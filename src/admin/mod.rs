@@ -7,6 +7,7 @@
 //! | [`routes`]    | the one table of calls: dispatch, 405 and OpenAPI come from it    |
 //! | `status`, `metrics`, `process`, `page` | what the API shows, read from the newest snapshot |
 //! | [`changes`], [`register`], `alive` | what the API changes: a command to control, and its answer |
+//! | `findings` | what an operator should know, from the status |
 //! | `openapi`     | the description of the API, generated                             |
 //! | `access`      | token, `Host` and `Origin` checks                                                      |
 //! | [`target`]    | decodes paths and queries                                        |
@@ -27,6 +28,7 @@ pub mod api;
 pub mod calls;
 pub mod changes;
 pub mod figures;
+mod findings;
 pub mod http;
 pub mod incoming;
 pub mod metrics;

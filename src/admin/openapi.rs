@@ -131,21 +131,29 @@ fn schemas() -> Value {
         "pattern": "^[^\\s\\u0000-\\u001f\\u007f-\\u009f]+$",
     });
     let limit = json!({ "type": "integer", "minimum": 1, "maximum": u32::MAX });
-    let millis = json!({ "type": ["number", "null"], "minimum": 0 });
     let states = json!({ "type": "string", "enum": ["enabled", "draining", "disabled"] });
     let mut change = body(&[], json!({ "weight": weight, "state": states }));
     change["minProperties"] = json!(1);
     let many = |name: &str| json!({ "type": "array", "items": reference(name) });
     let lines = json!({ "type": "array", "items": text });
+    let seconds = json!({ "type": "number", "minimum": 0 });
+    let maybe = |kind: &str| json!({ "type": [kind, "null"], "minimum": 0 });
+    let maybe_text = json!({ "type": ["string", "null"] });
+    let counts = json!({ "type": "object", "additionalProperties": count });
+    let history = json!({ "type": "array", "items": seconds, "maxItems": 36 });
+    let level = json!({ "type": "string", "enum": ["ok", "warning", "critical"] });
     let backend = object(json!({
-        "name": text, "address": text, "weight": weight, "backup": flag,
+        "name": text, "address": text, "weight": weight, "effective_weight": seconds, "backup": flag,
         "state": { "type": "string", "enum": ["up", "down", "draining", "disabled"] },
-        "active_connections": count, "connections_total": count, "connect_failures_total": count,
+        "active_connections": count, "connections_limit": maybe("integer"),
+        "connections_total": count, "connect_failures_total": count,
         "bytes_to_backend_total": count, "bytes_to_client_total": count,
-        "connect_ms": object(json!({ "p50": millis, "p99": millis })),
+        "connect_ms": reference("Millis"), "first_byte_ms": reference("Millis"),
+        "rtt_ms": maybe("number"), "retransmits_total": count, "closed": counts,
+        "recent": reference("Recent"), "history": history,
         "health": object(json!({
-            "last_result": { "type": ["string", "null"] },
-            "last_change_seconds": { "type": ["integer", "null"], "minimum": 0 },
+            "last_result": maybe_text, "last_change_seconds": maybe("integer"),
+            "since": { "type": ["string", "null"], "format": "date-time" }, "transition": maybe_text,
         })),
         "addresses": many("BackendAddress"),
     }));
@@ -156,17 +164,47 @@ fn schemas() -> Value {
         "Status": object(json!({
             "version": text, "uptime_seconds": count, "generation": count,
             "state": { "type": "string", "enum": ["running", "draining"] },
+            "verdict": object(json!({ "level": level, "text": text })),
+            "findings": many("Finding"), "process": reference("Process"),
             "listeners": many("Listener"), "pools": many("Pool"),
         })),
         "Listener": object(json!({
             "name": text, "address": text, "pool": text,
-            "active_connections": count, "accepted_total": count, "refused_total": count,
+            "active_connections": count, "connections_limit": maybe("integer"),
+            "accepted_total": count, "refused_total": count, "refused": counts,
+            "recent": object(json!({
+                "seconds": seconds, "accepted_per_second": seconds, "refused_per_second": seconds,
+            })),
+            "history": history,
         })),
-        "Pool": object(json!({ "name": text, "algorithm": text, "backends": many("Backend") })),
+        "Pool": object(json!({
+            "name": text, "algorithm": text, "state": { "type": "string", "enum": ["up", "degraded", "down"] },
+            "waiting": count, "recent": reference("Recent"), "history": history, "backends": many("Backend"),
+        })),
+        "Finding": body(&["level", "text"], json!({
+            "level": level, "pool": text, "backend": text, "listener": text, "text": text,
+        })),
+        "Process": object(json!({
+            "connections": count, "connections_limit": count,
+            "descriptors": maybe("integer"), "descriptors_limit": maybe("integer"),
+            "ports_used": count, "ports_limit": maybe("integer"), "loop_lag_ms": reference("Millis"),
+            "log_lines_lost_total": count, "access_log_lines_lost_total": count, "stuck_threads": lines,
+            "last_reload": { "anyOf": [
+                { "type": "null" },
+                body(&["success", "age_seconds"], json!({ "success": flag, "age_seconds": count, "error": text })),
+            ] },
+        })),
+        "Millis": object(json!({ "p50": maybe("number"), "p99": maybe("number") })),
+        "Recent": object(json!({
+            "seconds": seconds, "connections_per_second": seconds,
+            "bytes_to_backend_per_second": seconds, "bytes_to_client_per_second": seconds,
+            "connect_failures": count, "resets_before_byte": count, "ended": count,
+            "connect_ms": reference("Millis"), "first_byte_ms": reference("Millis"),
+        })),
         "Backend": backend,
         "BackendAddress": object(json!({
             "address": text, "state": { "type": "string", "enum": ["up", "backoff", "down"] },
-            "connections_total": count, "last_result": { "type": ["string", "null"] },
+            "connections_total": count, "last_result": maybe_text,
         })),
         "Changed": changed,
         "NewBackend": body(&["address"], json!({

@@ -1,4 +1,4 @@
-//! The standard `process_*` metrics, from /proc (proc(5)). A figure that can't be read is absent.
+//! Figures of the process and its limits, from /proc (proc(5)). A figure that can't be read is absent.
 
 use rustix::process::{Resource, getrlimit};
 use std::fs;
@@ -36,7 +36,7 @@ impl Process {
         let limit = |resource| getrlimit(resource).current.map_or(f64::INFINITY, |limit| limit as f64);
         Process {
             cpu_seconds: field(14).zip(field(15)).map(|(user, system)| (user + system) / ticks),
-            open_fds: open_fds(),
+            open_fds: open_fds().map(|count| count as f64),
             max_fds: Some(limit(Resource::Nofile)).filter(|limit| limit.is_finite()),
             virtual_bytes: field(23),
             max_virtual_bytes: Some(limit(Resource::As)).map(|limit| if limit.is_finite() { limit } else { -1.0 }),
@@ -46,19 +46,37 @@ impl Process {
     }
 }
 
+/// The number of open file descriptors and their limit (RLIMIT_NOFILE).
+pub fn descriptors() -> (Option<u64>, Option<u64>) {
+    (open_fds(), getrlimit(Resource::Nofile).current)
+}
+
+/// The number of local ports that the kernel gives to connections. A port serves one connection to each remote address.
+pub fn local_ports() -> Option<u64> {
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let mut ends = range.split_whitespace().map(|end| end.parse::<u64>().ok());
+    let (first, last) = (ends.next()??, ends.next()??);
+    last.checked_sub(first).map(|beyond_first| beyond_first + 1)
+}
+
 /// Since Linux 6.2 the directory's size is the count. Counting entries takes long with a hundred thousand of them.
-fn open_fds() -> Option<f64> {
+fn open_fds() -> Option<u64> {
     let size = fs::metadata("/proc/self/fd").ok()?.len();
     if size > 0 {
-        return Some(size as f64);
+        return Some(size);
     }
     // One of the entries is the descriptor of this read.
-    Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as f64)
+    Some(fs::read_dir("/proc/self/fd").ok()?.count().saturating_sub(1) as u64)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_range_of_local_ports_is_read() {
+        assert!((1..=65_536).contains(&local_ports().unwrap()));
+    }
 
     #[test]
     fn every_figure_is_there_and_plausible() {

@@ -76,9 +76,10 @@ impl<C: DataPlane> ControlLoop<C> {
         // From here on, new clients find no listener at the old addresses. Workers accept the clients that wait there
         // already.
         listen::remove_files(&closing);
-        if self.parts.connection_limit.limit() != share.connections {
+        let connection_limit = self.parts.published.connection_limit();
+        if connection_limit.limit() != share.connections {
             log::info!("serves at most {} clients at once from now on", share.connections);
-            self.parts.connection_limit.set_limit(share.connections);
+            connection_limit.set_limit(share.connections);
         }
         let (note, answer) = Note::adopt(snapshot.clone());
         let note = self.parts.prober.offer(note).err();

@@ -51,7 +51,6 @@ pub use lookup::Lookups;
 pub use remote::{Refused, ReloadError, Reloaded, Remote};
 pub use resolve::names;
 
-use crate::admission::ConnectionLimit;
 use crate::base::duration;
 use crate::clock;
 use crate::config::model::Model;
@@ -107,8 +106,6 @@ pub struct Parts<C> {
     pub data_plane: C,
     /// The prober's mailbox, for snapshots.
     pub prober: Mailbox<Note>,
-    /// The limit on connected clients.
-    pub connection_limit: Arc<ConnectionLimit>,
     /// The snapshot, model and counters that readers see.
     pub published: Arc<Published>,
     /// Reads the file; `None` if tcplb was started with flags.

@@ -4,6 +4,7 @@
 //! instead.
 
 use super::Snapshot;
+use crate::admission::ConnectionLimit;
 use crate::base::Tick;
 use crate::config::model::Model;
 use crate::telemetry::AccessLogTotals;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 #[derive(Debug)]
 pub struct Published {
     current: RwLock<(Arc<Snapshot>, Arc<Model>)>,
+    connection_limit: Arc<ConnectionLimit>,
     draining: AtomicBool,
     stuck: RwLock<Vec<String>>,
     started: Tick,
@@ -24,10 +26,16 @@ pub struct Published {
 }
 
 impl Published {
-    /// The first snapshot and its model. The process counts as started at `now`, by [`crate::clock`].
-    pub fn new(snapshot: Arc<Snapshot>, model: Arc<Model>, now: Tick) -> Published {
+    /// The first snapshot, its model and the limit on clients. The process counts as started at `now`, by [`crate::clock`].
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        model: Arc<Model>,
+        connection_limit: Arc<ConnectionLimit>,
+        now: Tick,
+    ) -> Published {
         Published {
             current: RwLock::new((snapshot, model)),
+            connection_limit,
             draining: AtomicBool::new(false),
             stuck: RwLock::default(),
             started: now,
@@ -45,6 +53,11 @@ impl Published {
     /// The model in force: the file's, with the changes at run time.
     pub fn model(&self) -> Arc<Model> {
         self.current.read().1.clone()
+    }
+
+    /// The limit on connected clients, which control changes and workers keep.
+    pub fn connection_limit(&self) -> &Arc<ConnectionLimit> {
+        &self.connection_limit
     }
 
     /// Has a drain begun?

@@ -337,6 +337,13 @@ impl Pool {
         }
     }
 
+    /// The weight that choices give a member now: a slow start leaves it a part of its own.
+    pub fn effective_weight(&self, member: &Member) -> f64 {
+        let groups = self.warm.iter().filter(|members| members.get(member.slot)).count();
+        let share = if self.warm.is_empty() { 1.0 } else { groups as f64 / self.warm.len() as f64 };
+        f64::from(member.weight) * share
+    }
+
     /// The backend of this slot.
     pub fn member(&self, slot: usize) -> Option<&Member> {
         let position = (*self.positions.get(slot)?)?;

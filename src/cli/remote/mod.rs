@@ -55,7 +55,7 @@ pub fn status(status: &Status) -> ExitCode {
             return show(String::from_utf8_lossy(&body).trim_end());
         }
         let state: api::Status = read(&body)?;
-        let api::Status { version, state: doing, uptime_seconds, generation, listeners, pools } = &state;
+        let api::Status { version, state: doing, uptime_seconds, generation, listeners, pools, .. } = &state;
         let uptime = humantime::format_duration(std::time::Duration::from_secs(*uptime_seconds));
         show(format!("tcplb {version} {doing}, up {uptime}, generation {generation}"))?;
         show("")?;

@@ -31,16 +31,30 @@ fn the_status_shows_what_happened() {
     assert_eq!(status["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!((&status["state"], &status["generation"]), (&json!("running"), &json!(1)));
     let address = balancer.listen.as_str();
+    let mut listeners = status["listeners"].clone();
+    let timed = ["recent", "history"].map(|field| listeners[0].as_object_mut().and_then(|all| all.remove(field)));
+    assert!(timed.iter().all(Option::is_some));
     let listener = json!({
-        "name": "default", "address": address, "pool": "default",
-        "active_connections": 0, "accepted_total": 1, "refused_total": 0,
+        "name": "default", "address": address, "pool": "default", "connections_limit": null,
+        "active_connections": 0, "accepted_total": 1, "refused_total": 0, "refused": {},
     });
-    assert_eq!(status["listeners"], json!([listener]));
+    assert_eq!(listeners, json!([listener]));
+    assert_eq!(status["pools"][0]["state"], "degraded");
+    let process = &status["process"];
+    assert_eq!(
+        (&process["connections"], &process["ports_used"], &process["last_reload"]),
+        (&json!(0), &json!(0), &Value::Null)
+    );
+    for limit in ["connections_limit", "descriptors_limit", "ports_limit", "descriptors"] {
+        assert!(process[limit].as_u64() > Some(0), "{limit}");
+    }
     let web1 = &status["pools"][0]["backends"][0];
     for (field, value) in [
         ("name", json!("web1")),
         ("address", json!(at)),
         ("weight", json!(5)),
+        ("effective_weight", json!(5.0)),
+        ("connections_limit", Value::Null),
         ("backup", json!(false)),
         ("state", json!("up")),
         ("connections_total", json!(1)),
@@ -52,6 +66,8 @@ fn the_status_shows_what_happened() {
     let other = &status["pools"][0]["backends"][1];
     assert_eq!((&other["backup"], &other["connect_ms"]["p50"]), (&json!(true), &Value::Null));
     assert!(other["health"]["last_change_seconds"].is_u64(), "{other}");
+    let since = other["health"]["since"].as_str().expect("a time");
+    assert!(humantime::parse_rfc3339(since).is_ok(), "{since}");
     assert_eq!(other["health"]["last_result"], "connection refused");
 }
 

@@ -41,6 +41,11 @@ fn check(value: &Value, schema: &Value, document: &Value, at: &str) -> Result<()
                 }
                 true
             }
+            "additionalProperties" if rule.is_object() => {
+                let mut values = value.as_object().into_iter().flatten();
+                values.try_for_each(|(name, inside)| check(inside, rule, document, &format!("{at}/{name}")))?;
+                true
+            }
             "additionalProperties" => {
                 value.as_object().is_none_or(|all| all.keys().all(|name| schema["properties"].get(name).is_some()))
             }
@@ -51,13 +56,15 @@ fn check(value: &Value, schema: &Value, document: &Value, at: &str) -> Result<()
                     .try_for_each(|(index, item)| check(item, rule, document, &format!("{at}/{index}")))?;
                 true
             }
+            "maxItems" => value.as_array().is_none_or(|all| all.len() as u64 <= rule.as_u64().expect("a sound schema")),
             "enum" => rule.as_array().expect("a sound schema").contains(value),
             "minimum" => value.as_f64().is_none_or(|number| number >= rule.as_f64().expect("a sound schema")),
             "maximum" => value.as_f64().is_none_or(|number| number <= rule.as_f64().expect("a sound schema")),
             "anyOf" | "oneOf" => {
                 rule.as_array().expect("a sound schema").iter().any(|one| check(value, one, document, at).is_ok())
             }
-            "description" | "default" | "examples" | "minLength" | "maxLength" | "pattern" | "minProperties" => true,
+            "description" | "default" | "examples" | "minLength" | "maxLength" | "pattern" | "format"
+            | "minProperties" => true,
             other => panic!("the test does not know {other}"),
         };
         if !good {
