@@ -77,8 +77,8 @@ impl Machine {
         Machine { session, client, tried, address, preamble, local: None, facts: Facts::default(), over: None }
     }
 
-    pub fn on(&mut self, input: Input<'_>, now: Tick) -> Asked {
-        match self.session.on(input, now, &mut self.facts) {
+    pub fn handle(&mut self, input: Input<'_>, now: Tick) -> Asked {
+        match self.session.handle(input, now, &mut self.facts) {
             Effect::Wait => Asked::Wait,
             Effect::ReadPreamble => Asked::ReadPreamble,
             Effect::Admit(client) => {

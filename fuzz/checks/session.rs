@@ -53,7 +53,7 @@ pub fn check(bytes: &[u8]) {
     while !choices.is_over() {
         life.step(&mut choices);
     }
-    life.session.on(Input::Stop(CloseReason::Shutdown), life.now);
+    life.session.handle(Input::Stop(CloseReason::Shutdown), life.now);
     assert!(life.session.over.is_some(), "it does not stop");
     drop(life);
     assert_eq!(leases(&pool), 0, "a lease is left");
@@ -177,7 +177,7 @@ impl Life {
 
     /// Gives the session an input, and notes what it asks for.
     fn give(&mut self, input: Input<'_>) -> Asked {
-        let asked = self.session.on(input, self.now);
+        let asked = self.session.handle(input, self.now);
         self.take(asked);
         asked
     }
@@ -367,6 +367,7 @@ impl Life {
             3 if self.owed != Owed::Place => match byte >> 3 & 3 {
                 0 => Input::Left(Left::Finished),
                 1 => Input::Left(Left::Gone),
+                2 => Input::NoPlace,
                 _ => Input::Turn,
             },
             4 if self.owed != Owed::Dial => Input::Dialed(Err(REFUSED)),
@@ -381,7 +382,7 @@ impl Life {
             return;
         }
         let before = (self.session.deadline(), leases(&self.listener.pool), self.session.stage(), self.session.facts);
-        assert_eq!(self.session.on(input, self.now), Asked::Wait, "it asked for nothing of the kind");
+        assert_eq!(self.session.handle(input, self.now), Asked::Wait, "it asked for nothing of the kind");
         let after = (self.session.deadline(), leases(&self.listener.pool), self.session.stage(), self.session.facts);
         assert_eq!(before, after);
     }

@@ -27,14 +27,14 @@ pub(super) struct Dial {
     /// When this attempt began.
     pub(super) since: Tick,
     /// Set while the process has no descriptor for the socket: when to try again.
-    pub(super) again: Option<Tick>,
+    pub(super) retry_at: Option<Tick>,
     /// Backends that failed before this one.
     tried: Vec<Tried>,
 }
 
 impl Dial {
     /// To the address of this backend whose turn it is.
-    pub(super) fn begin(
+    pub(super) fn new(
         lease: Lease,
         preamble: Option<ProxyVersion>,
         tried: Vec<Tried>,
@@ -42,7 +42,7 @@ impl Dial {
         now: Tick,
     ) -> Dial {
         let address = lease.backend().addresses.choose(&[], now, settings.connect_timeout.saturating_add(GRACE));
-        Dial { lease, preamble, address, failed_addresses: Vec::new(), since: now, again: None, tried }
+        Dial { lease, preamble, address, failed_addresses: Vec::new(), since: now, retry_at: None, tried }
     }
 
     /// The address that is tried.
@@ -51,7 +51,7 @@ impl Dial {
     }
 
     /// Notes the failure at the address; the fact to be counted.
-    fn failed(&self, failure: ConnectFailure, now: Tick) -> Fact<'_> {
+    fn note_failure(&self, failure: ConnectFailure, now: Tick) -> Fact<'_> {
         let backend = self.lease.backend();
         let addresses = &backend.addresses;
         // A lack of resources in this process says nothing about any address.
@@ -67,17 +67,17 @@ impl Dial {
         self.failed_addresses.extend(self.address);
         let trial = settings.connect_timeout.saturating_add(GRACE);
         self.address = self.lease.backend().addresses.choose(&self.failed_addresses, now, trial);
-        self.again = None;
+        self.retry_at = None;
         self.address.is_some()
     }
 }
 
 impl Session {
-    pub(super) fn dialed(&mut self, outcome: Result<(), DialFailure>, now: Tick, ledger: &mut dyn Ledger) -> Next {
+    pub(super) fn dial_ended(&mut self, outcome: Result<(), DialFailure>, now: Tick, ledger: &mut dyn Ledger) -> Next {
         match (outcome, &mut self.state) {
             (Ok(()), State::Dialing(_)) => self.connected(now, ledger),
             (Err(DialFailure::Starved), State::Dialing(dial)) => {
-                dial.again = Some(now + STARVED_RETRY);
+                dial.retry_at = Some(now + STARVED_RETRY);
                 Next::Wait
             }
             (Err(DialFailure::Failed(failure)), State::Dialing(_)) => self.attempt_failed(failure, now, ledger),
@@ -99,7 +99,7 @@ impl Session {
         }
         let after = now - dial.since;
         ledger.record(Fact::Connected { pool: self.route.pool(), lease: &dial.lease, after }, now);
-        self.state = State::Relaying(Relay::begin(dial.lease, after, self.spent + after, now));
+        self.state = State::Relaying(Relay::new(dial.lease, after, self.spent + after, now));
         if dial.preamble.is_none() {
             self.announced = None;
         }
@@ -109,42 +109,42 @@ impl Session {
     /// Notes the failure and goes on.
     pub(super) fn attempt_failed(&mut self, failure: ConnectFailure, now: Tick, ledger: &mut dyn Ledger) -> Next {
         let State::Dialing(dial) = &mut self.state else { return Next::Wait };
-        ledger.record(dial.failed(failure, now), now);
-        self.dial_on(now)
+        ledger.record(dial.note_failure(failure, now), now);
+        self.dial_next(now)
     }
 
     /// The backend's next address, or another backend, or the end.
-    fn dial_on(&mut self, now: Tick) -> Next {
+    fn dial_next(&mut self, now: Tick) -> Next {
         let State::Dialing(dial) = &mut self.state else { return Next::Wait };
         self.spent += now - dial.since;
         dial.since = now;
         if !self.orphaned && dial.next_address(&self.route.pool().settings, now) {
             return Next::Enter;
         }
-        self.dial_another(now)
+        self.dial_another_backend(now)
     }
 
     /// Another backend, or the end.
-    fn dial_another(&mut self, now: Tick) -> Next {
+    fn dial_another_backend(&mut self, now: Tick) -> Next {
         let State::Dialing(dial) = &mut self.state else { return Next::Wait };
         self.spent += now - dial.since;
         let mut tried = std::mem::take(&mut dial.tried);
         tried.push(dial.lease.tried());
         if self.orphaned || tried.len() >= self.route.pool().settings.connect_attempts as usize {
-            return self.wait(now);
+            return self.wait_for_backend(now);
         }
         self.state = State::Choosing { tried };
         Next::Enter
     }
 
-    pub(super) fn dial_due(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
+    pub(super) fn dial_deadline_reached(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
         let timeout = self.route.pool().settings.connect_timeout;
         let State::Dialing(dial) = &mut self.state else { return Next::Wait };
-        match dial.again.take() {
+        match dial.retry_at.take() {
             None => self.attempt_failed(ConnectFailure::TimedOut(timeout), now, ledger),
             Some(_) if now < dial.since + timeout => Next::Enter,
             // This process had no descriptor all the time, which says nothing about the backend.
-            Some(_) => self.dial_on(now),
+            Some(_) => self.dial_next(now),
         }
     }
 
@@ -153,6 +153,10 @@ impl Session {
         if !self.backend().is_some_and(|backend| backends.contains(&backend.id)) {
             return Next::Wait;
         }
-        if let State::Dialing(_) = self.state { self.dial_another(now) } else { self.end(Ending::Reset, reason, now) }
+        if let State::Dialing(_) = self.state {
+            self.dial_another_backend(now)
+        } else {
+            self.end(Ending::Reset, reason, now)
+        }
     }
 }

@@ -21,7 +21,7 @@ pub(super) struct Expiry {
 
 impl Expiry {
     /// Of a lifetime that began at `started`. `jitter` shortens it by up to a tenth, in 65536ths of that.
-    pub(super) fn of(lifetime: Duration, jitter: u16, started: Tick) -> Expiry {
+    pub(super) fn new(lifetime: Duration, jitter: u16, started: Tick) -> Expiry {
         let grace = lifetime / 10;
         let from = started + (lifetime - grace.mul_f64(f64::from(jitter) / 65_536.0));
         Expiry { from, until: from + grace, look: from }
@@ -43,7 +43,7 @@ impl Relay {
 }
 
 impl Session {
-    pub(super) fn relay_due(&mut self, now: Tick) -> Next {
+    pub(super) fn relay_deadline_reached(&mut self, now: Tick) -> Next {
         let State::Relaying(relay) = &self.state else { return Next::Wait };
         let silence = relay.silence(&self.route.pool().settings);
         let ending = if relay.holds() { Ending::Reset } else { Ending::Fin };
@@ -55,7 +55,7 @@ impl Session {
                 self.end(Ending::Fin, CloseReason::Forced, now)
             }
             Some(expiry) if now >= expiry.until => self.end(Ending::Reset, CloseReason::Forced, now),
-            _ if failed => self.failure_due(),
+            _ if failed => self.failure_deadline_reached(),
             _ if is_silent => self.end(ending, silence.close, now),
             Some(expiry) => {
                 // What is held may be delivered without another look at the deadline.

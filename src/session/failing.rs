@@ -41,7 +41,7 @@ pub(super) struct SendQueue {
 
 impl SendQueue {
     /// One that has not been measured.
-    pub(super) fn begin(now: Tick) -> SendQueue {
+    pub(super) fn unmeasured(now: Tick) -> SendQueue {
         SendQueue { since: now, measure: now, filled: u64::MAX }
     }
 }
@@ -52,39 +52,61 @@ impl Failure {
     }
 }
 
+/// How a source ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SourceEnd {
+    Fin,
+    WithoutFin,
+}
+
 impl Relay {
-    fn fail(&mut self, side: Side, now: Tick) {
-        self.failed = Some(Failure { side, without_fin: false, taken: now, queue: SendQueue::begin(now) });
+    /// Notes what is held in this direction. If its source has ended just now, returns how.
+    fn note_source(&mut self, direction: Direction, moved: &Moved, now: Tick) -> Option<SourceEnd> {
+        let state = self.direction_mut(direction);
+        state.held = moved.held;
+        let end = match moved.failed {
+            Some(Failed::Source) => SourceEnd::WithoutFin,
+            _ if moved.fin => SourceEnd::Fin,
+            _ => return None,
+        };
+        if state.half != HalfState::Open {
+            return None;
+        }
+        state.half = HalfState::Draining;
+        if end == SourceEnd::Fin {
+            self.first_fin.get_or_insert(direction.source());
+            self.last_byte = now;
+        }
+        Some(end)
+    }
+
+    fn note_failure(&mut self, side: Side, now: Tick) {
+        self.failed = Some(Failure { side, without_fin: false, taken: now, queue: SendQueue::unmeasured(now) });
         let dropped = self.direction_mut(Direction::to(side));
         (dropped.half, dropped.held) = (HalfState::Dropped, false);
     }
 }
 
 impl Session {
-    pub(super) fn moved(&mut self, direction: Direction, moved: Moved, now: Tick, ledger: &mut dyn Ledger) -> Next {
+    pub(super) fn bytes_moved(
+        &mut self,
+        direction: Direction,
+        moved: Moved,
+        now: Tick,
+        ledger: &mut dyn Ledger,
+    ) -> Next {
         let State::Relaying(relay) = &mut self.state else { return Next::Wait };
         if relay.direction(direction).half == HalfState::Dropped {
             return Next::Wait;
         }
-        relay.count(direction, &moved, now, ledger);
-        let state = relay.direction_mut(direction);
-        state.held = moved.held;
-        let source_failed = moved.failed == Some(Failed::Source);
-        let fin = moved.fin && !source_failed;
-        let new_end = state.half == HalfState::Open && (fin || source_failed);
-        if new_end {
-            state.half = HalfState::Draining;
-        }
-        if new_end && fin {
-            relay.first_fin.get_or_insert(direction.source());
-            relay.last_byte = now;
-        }
+        relay.count_bytes(direction, &moved, now, ledger);
+        let source_end = relay.note_source(direction, &moved, now);
         if moved.failed == Some(Failed::Sink) {
             return self.side_failed(direction.sink(), now);
         }
-        let fails_now = source_failed && relay.failed.is_none();
+        let fails_now = moved.failed == Some(Failed::Source) && relay.failed.is_none();
         if fails_now {
-            relay.fail(direction.source(), now);
+            relay.note_failure(direction.source(), now);
         }
         let state = relay.direction_mut(direction);
         let delivered = state.half == HalfState::Draining && !moved.held;
@@ -92,7 +114,7 @@ impl Session {
             state.half = HalfState::Shut;
         }
         if let Some(failure) = &mut relay.failed {
-            failure.without_fin |= new_end && !fin;
+            failure.without_fin |= source_end == Some(SourceEnd::WithoutFin);
             if moved.written > 0 {
                 failure.taken = now;
             }
@@ -124,7 +146,7 @@ impl Session {
         };
         match relay.failed {
             None => {
-                relay.fail(side, now);
+                relay.note_failure(side, now);
                 Next::ReadOut(side)
             }
             Some(failure) if failure.side == side => Next::Wait,
@@ -133,7 +155,7 @@ impl Session {
     }
 
     /// The send queue of the side that has not failed holds this much.
-    pub(super) fn unsent(&mut self, bytes: u64, now: Tick) -> Next {
+    pub(super) fn queue_measured(&mut self, bytes: u64, now: Tick) -> Next {
         let State::Relaying(relay) = &mut self.state else { return Next::Wait };
         let Some(side) = relay.failed.map(|failure| failure.side) else { return Next::Wait };
         let written_out = relay.direction(Direction::from(side)).half == HalfState::Shut;
@@ -153,7 +175,7 @@ impl Session {
     }
 
     /// The deadline of a failure has come. Only a measurement shows what the other side has taken meanwhile.
-    pub(super) fn failure_due(&self) -> Next {
+    pub(super) fn failure_deadline_reached(&self) -> Next {
         let State::Relaying(Relay { failed: Some(failure), .. }) = &self.state else { return Next::Wait };
         Next::Measure(failure.side.other())
     }

@@ -2,16 +2,16 @@
 //!
 //! A session owns no socket, reads no clock and moves no byte. The driver ([`crate::worker::driver`]) reports what happened.
 //! The session answers with one effect; the driver carries it out and reports the outcome. An effect carries all that the
-//! driver needs for it. So a test can replay any order of readiness, partial writes, FINs, resets and time-outs in memory,
-//! and another process can rebuild a session from its saved form ([`saved`]).
+//! driver needs for it. So a test can replay any order of readiness, partial writes, FINs, resets and time-outs in memory.
+//! Another process can rebuild a session from its saved form ([`saved`]).
 //!
 //! A session reports everything that counters and logs need to a [`Ledger`], as a [`Fact`], at the moment it happens.
 //!
 //! # Words
 //!
-//! *Side*: client or backend. *Direction*: up (client → backend) or down. Each direction is in a [`HalfState`]: `Open`, then
-//! `Draining` when its source has sent its FIN and bytes are still held for the sink, then `Shut` when the FIN has been
-//! passed on. *Held*: bytes that were read from the source and that the sink did not take yet. *Preamble*: the bytes that a
+//! *Side*: client or backend. *Direction*: up (client → backend) or down. Each direction is in a [`HalfState`], at first
+//! `Open`. It is `Draining` when its source has sent its FIN and bytes are still held for the sink. It is `Shut` when the
+//! FIN has been passed on. *Held*: bytes that were read from the source and that the sink did not take yet. *Preamble*: the bytes that a
 //! peer expects before the client's. Today that is a PROXY header: from the client to the listener, or from tcplb to the
 //! backend. *Route*: how a listener chooses a client's pool. Today a listener has one pool.
 //!
@@ -28,18 +28,36 @@
 //!                      Waiting ◄ failed: another  next address
 //! ```
 //!
-//! On entry each state asks for one thing:
+//! On entry each state asks for one thing. While it relays, a session asks for more:
 //!
 //! | state | effect | answer |
 //! |---|---|---|
 //! | ReadingPreamble | [`Effect::ReadPreamble`] | [`Input::Header`] |
 //! | Admitting | [`Effect::Admit`]: the client, whose address is now known | [`Input::Admitted`]; the limit that refuses gives the reason |
 //! | Choosing | [`Effect::Pick`]: pool, client, backends that have failed | [`Input::Picked`] |
-//! | Waiting | [`Effect::Queue`]: pool | [`Input::Turn`], [`Input::NoPlace`] |
+//! | Waiting | [`Effect::Queue`]: pool | [`Input::Turn`]; [`Input::NoPlace`] if the queue is full; [`Input::Left`] if the client has left before |
 //! | Dialing | [`Effect::Dial`]: address | [`Input::Dialed`] |
 //! | Relaying | [`Effect::Announce`]: preamble, where the backend expects one | [`Input::Announced`] |
 //! | Relaying | [`Effect::Relay`]: pool | [`Input::Moved`], repeatedly |
-//! | Closed | [`Effect::End`]: how the sockets close, and the record | |
+//! | Relaying | [`Effect::Finish`]: the side that gets a FIN | none: the other direction goes on |
+//! | Relaying | [`Effect::ReadOut`]: the side that has failed | [`Input::Moved`] in the direction from that side, up to its end |
+//! | Relaying | [`Effect::Measure`]: the side whose send queue counts | [`Input::Unsent`] |
+//! | Closed | [`Effect::End`]: how the sockets close, and the record | none |
+//! | any | [`Effect::Wait`] | any input |
+//!
+//! Other inputs answer no effect. Where a state takes no notice of an input, the effect is [`Effect::Wait`]:
+//!
+//! | input | where it has an effect |
+//! |---|---|
+//! | [`Input::Begin`] | any state but Closed: the effect of the state |
+//! | [`Input::Left`] | Waiting |
+//! | [`Input::Deadline`] | any state with a [`Session::deadline`], once that has come |
+//! | [`Input::Reset`] | any state but Closed |
+//! | [`Input::Adopt`] | any state but Closed |
+//! | [`Input::Remove`] | Dialing, Relaying |
+//! | [`Input::Stop`] | any state but Closed |
+//!
+//! An answer has an effect only in the state that asked for it.
 //!
 //! The pool is chosen once the client is admitted. A new snapshot before that gives the session its listener's new route.
 //! Later, until a backend is connected, a new snapshot gives it the pool that its listener has there.
@@ -110,7 +128,7 @@
 //! counts from accept. Its reason is `forced`, as for other ends that the operator decides.
 //!
 //! `no_backend = "wait D"` counts from the first time that there was no backend, whatever was dialled since. A client whose
-//! attempts have all failed waits too, and tries every backend again at its next turn: the prober may not know of the
+//! attempts have all failed waits too. At its next turn it tries every backend again: the prober may not know of the
 //! failure yet.
 //!
 //! # Invariants
@@ -178,7 +196,7 @@ pub struct Session {
     /// When its lifetime ends.
     expires: Option<Expiry>,
     /// When waiting for a backend ends; set when there is none for the first time.
-    patience: Option<Tick>,
+    waits_until: Option<Tick>,
     /// Its listener and its pool are gone: no backend is chosen any more.
     orphaned: bool,
     state: State,
@@ -236,17 +254,17 @@ impl Session {
             spent: Duration::ZERO,
             jitter,
             expires: None,
-            patience: None,
+            waits_until: None,
             orphaned: false,
             state,
         }
     }
 
-    /// Takes an input and answers with one effect. Facts go to `ledger`.
-    pub fn on(&mut self, input: Input<'_>, now: Tick, ledger: &mut dyn Ledger) -> Effect<'_> {
-        match self.take(input, now, ledger) {
+    /// Handles an input; the one effect that follows. Facts go to `ledger`.
+    pub fn handle(&mut self, input: Input<'_>, now: Tick, ledger: &mut dyn Ledger) -> Effect<'_> {
+        match self.apply(input, now, ledger) {
             Next::Wait => Effect::Wait,
-            Next::Enter => self.entered(),
+            Next::Enter => self.effect_of_state(),
             Next::Announce(version) => Effect::Announce(self.backend_preamble(version)),
             Next::Finish(side) => Effect::Finish(side),
             Next::ReadOut(side) => Effect::ReadOut(side),
@@ -254,29 +272,29 @@ impl Session {
         }
     }
 
-    fn take(&mut self, input: Input<'_>, now: Tick, ledger: &mut dyn Ledger) -> Next {
+    fn apply(&mut self, input: Input<'_>, now: Tick, ledger: &mut dyn Ledger) -> Next {
         match input {
-            Input::Begin => self.begin(now),
-            Input::Moved(direction, moved) => self.moved(direction, moved, now, ledger),
-            Input::Header(header) => self.preamble_read(header, now),
-            Input::Admitted(answer) => self.admitted(answer, now),
-            Input::NoPlace => self.give_up(now),
-            Input::Turn => self.turn(),
-            Input::Left(how) => self.left(how, now),
-            Input::Announced(length) => self.announced(length),
-            Input::Picked(choice) => self.picked(choice, now, ledger),
-            Input::Dialed(outcome) => self.dialed(outcome, now, ledger),
+            Input::Begin => self.start(now),
+            Input::Moved(direction, moved) => self.bytes_moved(direction, moved, now, ledger),
+            Input::Header(header) => self.header_read(header, now),
+            Input::Admitted(answer) => self.admission_decided(answer, now),
+            Input::NoPlace => self.queue_full(now),
+            Input::Turn => self.turn_came(),
+            Input::Left(how) => self.client_left(how, now),
+            Input::Announced(length) => self.preamble_held(length),
+            Input::Picked(choice) => self.backend_picked(choice, now, ledger),
+            Input::Dialed(outcome) => self.dial_ended(outcome, now, ledger),
             Input::Reset(side) => self.side_failed(side, now),
-            Input::Unsent(bytes) => self.unsent(bytes, now),
-            Input::Deadline => self.due(now, ledger),
-            Input::Adopt(snapshot) => self.adopt(snapshot, now),
+            Input::Unsent(bytes) => self.queue_measured(bytes, now),
+            Input::Deadline => self.deadline_reached(now, ledger),
+            Input::Adopt(snapshot) => self.snapshot_adopted(snapshot, now),
             Input::Remove { backends, reason } => self.backends_removed(backends, reason, now),
             Input::Stop(reason) => self.end(Ending::Reset, reason, now),
         }
     }
 
     /// The effect that a state asks for on entry.
-    fn entered(&self) -> Effect<'_> {
+    fn effect_of_state(&self) -> Effect<'_> {
         let pool = self.route.pool();
         match &self.state {
             State::ReadingPreamble { .. } => Effect::ReadPreamble,
@@ -292,7 +310,7 @@ impl Session {
         }
     }
 
-    fn begin(&mut self, now: Tick) -> Next {
+    fn start(&mut self, now: Tick) -> Next {
         match self.state {
             State::ReadingPreamble { trusted: false } => self.end(Ending::Reset, CloseReason::BadProxyHeader, now),
             State::Closed { .. } => Next::Wait,
@@ -308,7 +326,7 @@ impl Session {
             State::ReadingPreamble { .. } => Some(self.started + PREAMBLE_TIMEOUT),
             State::Admitting | State::Choosing { .. } | State::Closed { .. } => None,
             State::Waiting { until } => Some(*until),
-            State::Dialing(dial) => Some(dial.again.unwrap_or(dial.since + settings.connect_timeout)),
+            State::Dialing(dial) => Some(dial.retry_at.unwrap_or(dial.since + settings.connect_timeout)),
             State::Relaying(relay) => {
                 let due = match &relay.failed {
                     Some(failure) => failure.deadline(),
@@ -350,22 +368,22 @@ impl Session {
         Client { ip: self.client.as_ref().and_then(Endpoint::ip) }
     }
 
-    fn picked(&mut self, choice: Result<Lease, PickError>, now: Tick, ledger: &mut dyn Ledger) -> Next {
+    fn backend_picked(&mut self, choice: Result<Lease, PickError>, now: Tick, ledger: &mut dyn Ledger) -> Next {
         let State::Choosing { tried } = &mut self.state else { return Next::Wait };
-        let Ok(lease) = choice else { return self.wait(now) };
+        let Ok(lease) = choice else { return self.wait_for_backend(now) };
         let (tried, pool) = (std::mem::take(tried), self.route.pool());
         if !tried.is_empty() {
             ledger.record(Fact::Retried(pool), now);
         }
         self.attempts += 1;
         let preamble = pool.member(lease.index() as usize).and_then(|member| member.send_proxy);
-        let dial = Dial::begin(lease, preamble, tried, &pool.settings, now);
+        let dial = Dial::new(lease, preamble, tried, &pool.settings, now);
         let has_address = dial.endpoint().is_some();
         self.state = State::Dialing(dial);
         if has_address { Next::Enter } else { self.attempt_failed(dialing::NO_ADDRESS, now, ledger) }
     }
 
-    fn admitted(&mut self, answer: Result<(), Reason>, now: Tick) -> Next {
+    fn admission_decided(&mut self, answer: Result<(), Reason>, now: Tick) -> Next {
         let State::Admitting = self.state else { return Next::Wait };
         match answer {
             Ok(()) if self.orphaned => self.give_up(now),
@@ -378,7 +396,7 @@ impl Session {
         }
     }
 
-    fn due(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
+    fn deadline_reached(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
         if self.deadline().is_none_or(|deadline| now < deadline) {
             return Next::Wait;
         }
@@ -386,8 +404,8 @@ impl Session {
             State::ReadingPreamble { .. } => self.end(Ending::Reset, CloseReason::BadProxyHeader, now),
             State::Admitting | State::Choosing { .. } | State::Closed { .. } => Next::Wait,
             State::Waiting { .. } => self.give_up(now),
-            State::Dialing(_) => self.dial_due(now, ledger),
-            State::Relaying(_) => self.relay_due(now),
+            State::Dialing(_) => self.dial_deadline_reached(now, ledger),
+            State::Relaying(_) => self.relay_deadline_reached(now),
         }
     }
 

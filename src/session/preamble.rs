@@ -95,7 +95,7 @@ impl Session {
         BackendPreamble { version, announced: self.announced.as_deref(), client: self.client.as_ref() }
     }
 
-    pub(super) fn preamble_read(&mut self, header: Result<Box<Header>, NoHeader>, now: Tick) -> Next {
+    pub(super) fn header_read(&mut self, header: Result<Box<Header>, NoHeader>, now: Tick) -> Next {
         let State::ReadingPreamble { .. } = self.state else { return Next::Wait };
         let header = match header {
             Ok(header) => header,
@@ -119,7 +119,7 @@ impl Session {
         Next::Enter
     }
 
-    pub(super) fn announced(&mut self, length: u64) -> Next {
+    pub(super) fn preamble_held(&mut self, length: u64) -> Next {
         let State::Relaying(relay) = &mut self.state else { return Next::Wait };
         relay.preamble = length;
         relay.up.held = length > 0;

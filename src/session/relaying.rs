@@ -53,7 +53,7 @@ impl DirectionState {
 
 impl Relay {
     /// With a backend that was connected by an attempt that took `attempt`, after all of them took `connect`.
-    pub(super) fn begin(lease: Lease, attempt: Duration, connect: Duration, now: Tick) -> Relay {
+    pub(super) fn new(lease: Lease, attempt: Duration, connect: Duration, now: Tick) -> Relay {
         Relay {
             lease,
             attempt,
@@ -82,9 +82,9 @@ impl Relay {
         }
     }
 
-    /// Counts what was moved and, at the backend's first byte, measures how long it took: from the client's first bytes,
-    /// or from the connect where the server speaks first.
-    pub(super) fn count(&mut self, direction: Direction, moved: &Moved, now: Tick, ledger: &mut dyn Ledger) {
+    /// Counts what was moved. At the backend's first byte, it measures how long that took: from the client's first bytes, or
+    /// from the connect where the server speaks first.
+    pub(super) fn count_bytes(&mut self, direction: Direction, moved: &Moved, now: Tick, ledger: &mut dyn Ledger) {
         if moved.read == 0 && moved.written == 0 {
             return;
         }

@@ -26,7 +26,7 @@ impl Route {
 
     /// Takes what `snapshot` has for clients of this listener: its route there, or the successor of the pool if the
     /// listener is gone. False if both are gone.
-    fn follow(&mut self, snapshot: &Snapshot, listener: &str) -> bool {
+    fn update(&mut self, snapshot: &Snapshot, listener: &str) -> bool {
         let next = match (&self, snapshot.listener(listener)) {
             (Route::Listener(_), Some(listener)) => Some(Route::Listener(listener.clone())),
             (Route::Pool(_), Some(listener)) => Some(Route::Pool(listener.pool.clone())),
@@ -48,18 +48,18 @@ impl Session {
     /// The lifetime is that of the pool that the session is going to relay for.
     fn set_expiry(&mut self) {
         let lifetime = self.route.pool().settings.max_lifetime;
-        self.expires = lifetime.map(|lifetime| Expiry::of(lifetime, self.jitter, self.started));
+        self.expires = lifetime.map(|lifetime| Expiry::new(lifetime, self.jitter, self.started));
     }
 
-    /// Takes up the route that `snapshot` has for clients of its listener, if there is one: for a client whose listener
-    /// belongs to another snapshot, before [`super::Input::Begin`].
-    pub fn follow(&mut self, snapshot: &Snapshot) {
-        self.route.follow(snapshot, &self.listener.name);
+    /// Takes the route that `snapshot` has for clients of its listener, if there is one. For a client whose listener belongs
+    /// to another snapshot, before [`super::Input::Begin`].
+    pub fn update_route(&mut self, snapshot: &Snapshot) {
+        self.route.update(snapshot, &self.listener.name);
     }
 
     /// A new snapshot. A session without a backend looks for one there from now on, for as long as it may still wait. A relay
     /// goes on under the settings that it began with, and keeps the old pool only if its successor has other settings.
-    pub(super) fn adopt(&mut self, snapshot: &Snapshot, now: Tick) -> Next {
+    pub(super) fn snapshot_adopted(&mut self, snapshot: &Snapshot, now: Tick) -> Next {
         match self.state {
             State::Closed { .. } => Next::Wait,
             State::Relaying(_) => {
@@ -71,7 +71,7 @@ impl Session {
                 Next::Wait
             }
             _ => {
-                self.orphaned = !self.route.follow(snapshot, &self.listener.name);
+                self.orphaned = !self.route.update(snapshot, &self.listener.name);
                 if matches!(self.route, Route::Pool(_)) {
                     self.set_expiry();
                 }

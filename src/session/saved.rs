@@ -1,8 +1,8 @@
 //! The saved form of a session, from which the process that takes over its sockets rebuilds it.
 //!
 //! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
-//! one snapshot. A dial under way and a place in a queue are not saved: the new process chooses again. The driver has the
-//! held bytes: the part of a preamble that has come, the bytes behind it, and bytes that a sink did not take.
+//! one snapshot. A dial under way and a place in a queue are not saved: the new process chooses again. Held bytes are not
+//! here but with the driver: a part of a preamble, the bytes behind it, and bytes that a sink did not take.
 
 use super::expiry::Expiry;
 use super::failing::{Failure, SendQueue};
@@ -206,7 +206,7 @@ impl Session {
                 until: now + left.until,
                 look: now + left.look,
             }),
-            patience: None,
+            waits_until: None,
             orphaned: false,
             state,
         })

@@ -6,12 +6,12 @@ use crate::config::model::{Abandoned, NoBackend};
 
 impl Session {
     /// There is no backend: waits for one, if and as long as the pool's settings say.
-    pub(super) fn wait(&mut self, now: Tick) -> Next {
+    pub(super) fn wait_for_backend(&mut self, now: Tick) -> Next {
         let NoBackend::Wait(time) = self.route.pool().settings.no_backend else { return self.give_up(now) };
         if self.orphaned {
             return self.give_up(now);
         }
-        let until = *self.patience.get_or_insert(now + time);
+        let until = *self.waits_until.get_or_insert(now + time);
         if now >= until {
             return self.give_up(now);
         }
@@ -19,14 +19,20 @@ impl Session {
         Next::Enter
     }
 
-    pub(super) fn turn(&mut self) -> Next {
+    /// The queue is full.
+    pub(super) fn queue_full(&mut self, now: Tick) -> Next {
+        let State::Waiting { .. } = self.state else { return Next::Wait };
+        self.give_up(now)
+    }
+
+    pub(super) fn turn_came(&mut self) -> Next {
         let State::Waiting { .. } = self.state else { return Next::Wait };
         self.state = State::Choosing { tried: Vec::new() };
         Next::Enter
     }
 
     /// Its client left while it waits.
-    pub(super) fn left(&mut self, how: Left, now: Tick) -> Next {
+    pub(super) fn client_left(&mut self, how: Left, now: Tick) -> Next {
         let State::Waiting { .. } = self.state else { return Next::Wait };
         match (how, self.route.pool().settings.abandoned) {
             (Left::Gone, _) => self.end(Ending::Reset, CloseReason::ClientReset, now),

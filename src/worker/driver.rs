@@ -1,8 +1,19 @@
 //! Carries out the effects of sessions: the only place that dials, relays, arms timers and closes.
 //!
-//! The event loop routes events here; a [`Session`] answers each with one effect; [`Driver::step`] carries it out and feeds
-//! the outcome back until the session waits, and then brings timer and run queue in line ([`Driver::reconcile`]). No path
-//! leads around it. The driver is generic over [`Net`], so that the simulation runs this very code over sockets made of memory.
+//! The event loop routes events here. [`Driver::step`] is the only way to a session: the [`Session`] takes an input and
+//! gives one effect, [`Executor::answer`] turns the effect into the next input, and so on until the session waits. Then
+//! [`Driver::reconcile`] brings timer and run queue in line. The driver is generic over [`Net`], so that the simulation
+//! runs this very code over sockets made of memory.
+//!
+//! | file | what |
+//! |---|---|
+//! | `effects` | one effect, and its answer |
+//! | `sockets` | the two sockets of a connection, and the bytes held between them |
+//! | `preamble` | preambles, from the client and for the backend |
+//! | `resets` | sides that fail |
+//! | `liveness` | checks that peers acknowledge what was sent |
+//! | `waiting` | clients in a queue, and new snapshots |
+//! | `ports` | the system below, and what comes in |
 //!
 //! # Invariants
 //!
@@ -11,9 +22,11 @@
 //! * After every step the connection's timer stands at or before its deadline. It is not moved when bytes push the
 //!   deadline back: it fires, finds the deadline in the future, and is set again. So relaying sets no timers.
 //! * A connection is in the run queue at most once, and exactly while it wants a turn.
-//! * A connection is in a queue of [`super::queue`] exactly while its session waits, and not while it has its turn.
+//! * A connection is in a queue of [`super::queue`] exactly while its session waits for a backend, and not while it has
+//!   its turn.
 //! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
 
+mod effects;
 mod liveness;
 mod ports;
 mod preamble;
@@ -23,26 +36,21 @@ mod waiting;
 
 pub use ports::{Accepted, Dialed, Event, Net};
 
-use super::queue::{Position, Queues};
+use super::queue::Queues;
 use super::token::{Serials, SocketId, Token};
 use crate::admission::AdmissionGuard;
 use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
-use crate::policy::liveness::Timing;
-use crate::pool::{BackendId, PickError, Snapshot};
-use crate::relay;
+use crate::pool::{BackendId, Snapshot};
+use crate::relay::{self, RelayResources};
 use crate::session::{
-    CloseReason, ConnectionIds, Direction, Effect, Ending, Fact, Failed, Input, Ledger, Moved, Record, Session, Side,
-    Stage,
+    CloseReason, ConnectionIds, Direction, Effect, Ending, Fact, Failed, Input, Ledger, Moved, Session, Side, Stage,
 };
+use effects::{Answer, Executor, Then};
 use sockets::{Sockets, dialed};
 use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
-
-/// When keepalive is turned on for a backend's socket. It costs five system calls, which a shorter connection saves. Clients'
-/// sockets inherit it from their listener at no cost. A short `dead_peer_timeout` needs it sooner.
-const KEEP_ALIVE_AFTER: Duration = Duration::from_secs(5);
 
 struct Connection<S, P> {
     session: Session,
@@ -67,13 +75,6 @@ struct Flushed {
     down: u64,
 }
 
-/// The part of an effect that is carried out once the session is no longer borrowed.
-enum Then {
-    Nothing,
-    Relay,
-    Close(Ending),
-}
-
 /// All connections of one worker.
 pub struct Driver<N: Net, L: Ledger> {
     /// The system.
@@ -85,12 +86,10 @@ pub struct Driver<N: Net, L: Ledger> {
     runnable: VecDeque<Key>,
     dirty: Vec<Key>,
     queues: Queues,
-    /// A connection that waited before, and where it goes if it waits again.
-    returning: Option<(Key, Position)>,
     fired: Vec<u32>,
     serials: Serials,
     ids: ConnectionIds,
-    shared: relay::RelayResources<N::Pipe>,
+    relay_resources: RelayResources<N::Pipe>,
     random: fastrand::Rng,
     now: Tick,
 }
@@ -100,7 +99,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     pub fn new(
         net: N,
         ledger: L,
-        shared: relay::RelayResources<N::Pipe>,
+        relay_resources: RelayResources<N::Pipe>,
         ids: ConnectionIds,
         seed: u64,
         now: Tick,
@@ -113,11 +112,10 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             runnable: VecDeque::new(),
             dirty: Vec::new(),
             queues: Queues::default(),
-            returning: None,
             fired: Vec::new(),
             serials: Serials::default(),
             ids,
-            shared,
+            relay_resources,
             random: fastrand::Rng::with_seed(seed),
             now,
         }
@@ -150,7 +148,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     /// Serves an accepted client.
     pub fn serve(&mut self, accepted: Accepted<N::Socket>) {
         if let Some(key) = self.insert(accepted) {
-            self.begin(key);
+            self.start(key);
         }
     }
 
@@ -158,8 +156,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     pub fn serve_handed(&mut self, accepted: Accepted<N::Socket>, snapshot: &Snapshot) {
         let Some(key) = self.insert(accepted) else { return };
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.session.follow(snapshot);
-            self.begin(key);
+            connection.session.update_route(snapshot);
+            self.start(key);
         }
     }
 
@@ -186,7 +184,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         })
     }
 
-    fn begin(&mut self, key: Key) {
+    fn start(&mut self, key: Key) {
         let Some(connection) = self.connections.get(key) else { return };
         let client = &connection.sockets.client;
         let input = match self.net.adopt(&client.end.socket, Token::Socket(client.id(Side::Client, key))) {
@@ -201,10 +199,10 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     }
 
     /// Takes an event for a socket, if it is still there.
-    pub fn event(&mut self, socket: SocketId, event: Event) {
+    pub fn handle_event(&mut self, socket: SocketId, event: Event) {
         let Some(key) = self.connections.key_of(socket.slot) else { return };
         let Some(Connection { session, sockets, .. }) = self.connections.get_mut(key) else { return };
-        if !sockets.announced(socket, &event) {
+        if !sockets.take_event(socket, &event) {
             return;
         }
         match session.stage() {
@@ -214,7 +212,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                     self.step(key, dialed(outcome));
                 }
             }
-            _ if event.error => self.failed(key, socket.side),
+            _ if event.error => self.socket_failed(key, socket.side),
             Stage::Preamble => self.read_preamble(key),
             Stage::Waiting => {
                 if let Some(left) = sockets.left {
@@ -232,7 +230,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     }
 
     /// Gives a turn to every connection that carries bulk or had to stop at the end of its last turn.
-    pub fn run(&mut self) {
+    pub fn run_turns(&mut self) {
         for _ in 0..self.runnable.len() {
             let Some(key) = self.runnable.pop_front() else { return };
             if let Some(connection) = self.connections.get_mut(key) {
@@ -243,7 +241,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     }
 
     /// Takes the deadlines that have come, and serves clients that wait for a backend.
-    pub fn expire(&mut self) {
+    pub fn handle_deadlines(&mut self) {
         let mut fired = std::mem::take(&mut self.fired);
         self.wheel.advance(self.now, &mut fired);
         for slot in fired.drain(..) {
@@ -255,7 +253,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                     self.net.keep_alive(&backend.end.socket);
                 }
             }
-            self.look(key);
+            self.check_peers(key);
             self.step(key, Input::Deadline);
         }
         self.fired = fired;
@@ -276,7 +274,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                 let (to_backend, to_client) = flushed.add(up, down);
                 self.ledger.record(Fact::Relayed { backend, to_backend, to_client }, self.now);
             }
-            self.watch(key);
+            self.schedule_check(key);
         }
         self.dirty = dirty;
     }
@@ -295,7 +293,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
 
     /// Resets the connections of these backends, for this reason. One that is still being dialled goes to another backend:
     /// its client has lost no byte yet.
-    pub fn reset(&mut self, backends: &[BackendId], reason: CloseReason) {
+    pub fn reset_backends(&mut self, backends: &[BackendId], reason: CloseReason) {
         // A reload may remove tens of thousands of backends at once.
         let backends = &HashSet::from_iter(backends.iter().copied());
         for key in self.connections.keys() {
@@ -303,95 +301,54 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         }
     }
 
-    /// Gives a session an input and carries out what it answers, until it waits or is over; then brings what depends on it
-    /// in line.
+    /// Gives a session an input, and answers its effects until it waits or has ended. Then brings in line what depends on it.
     fn step(&mut self, key: Key, input: Input<'_>) {
-        let Some(Connection { session, sockets, guard, flushed, keep_alive_at, look_at, .. }) =
-            self.connections.get_mut(key)
-        else {
-            return;
-        };
-        let ledger = &mut self.ledger;
+        let Driver { net, ledger, connections, queues, serials, relay_resources, random, now, .. } = self;
+        let Some(connection) = connections.get_mut(key) else { return };
+        let Connection { session, sockets, guard, flushed, keep_alive_at, look_at, .. } = connection;
         // Bytes only push the deadline back.
         let may_rest = matches!(&input, Input::Moved(_, moved) if moved.goes_on()) && !sockets.wants_turn;
-        let mut effect = session.on(input, self.now, ledger);
+        let mut effect = session.handle(input, *now, ledger);
         if may_rest && matches!(effect, Effect::Wait) {
             debug_assert!(self.is_armed(key), "bytes brought the deadline nearer");
             return;
         }
+        let now = *now;
+        let mut executor = Executor {
+            key,
+            now,
+            net,
+            ledger,
+            queues,
+            serials,
+            relay_resources,
+            random,
+            sockets,
+            guard,
+            flushed,
+            keep_alive_at,
+            look_at,
+        };
         let then = loop {
-            if effect.leaves_attempt() {
-                sockets.backend = None;
+            match executor.answer(effect) {
+                Answer::Input(input) => effect = session.handle(input, now, executor.ledger),
+                Answer::Last(then) => break then,
             }
-            let answer = match effect {
-                Effect::Wait => None,
-                Effect::ReadPreamble => sockets.read_preamble(&mut self.net, &mut self.shared),
-                Effect::Admit(client) => Some(Input::Admitted(guard.admit(client.ip, self.now))),
-                Effect::Pick { pool, client, tried } => {
-                    let has_turn = self.returning == Some((key, Position::Front));
-                    let others_wait = !has_turn && self.queues.is_waited_for(pool);
-                    Some(Input::Picked(if others_wait {
-                        Err(PickError::AllFull)
-                    } else {
-                        pool.pick(client, tried, self.now, &mut self.random)
-                    }))
-                }
-                Effect::Queue { pool } => {
-                    let returning = self.returning.filter(|(returning, _)| *returning == key);
-                    let position = returning.map_or(Position::Back, |(_, position)| position);
-                    let has_place = self.queues.join(pool, key, position, self.now);
-                    // A client that has reset has hung up, too.
-                    if has_place { sockets.left.map(Input::Left) } else { Some(Input::NoPlace) }
-                }
-                Effect::Dial { to } => {
-                    let id = SocketId { side: Side::Backend, slot: key.slot, serial: self.serials.give() };
-                    sockets.dial(to, id, &mut self.net)
-                }
-                Effect::Announce(preamble) => Some(sockets.hold_preamble(&preamble, &mut self.net, &mut self.shared)),
-                Effect::Relay { pool } => {
-                    self.queues.hint(pool);
-                    *keep_alive_at = Some(self.now + KEEP_ALIVE_AFTER.min(self.net.dead_peer_timeout() / 2));
-                    break Then::Relay;
-                }
-                Effect::Finish(side) => {
-                    if let Some(attached) = sockets.of(side) {
-                        self.net.finish(&attached.end.socket);
-                        attached.watch.sent_fin();
-                    }
-                    let look = || self.now + Timing::within(self.net.dead_peer_timeout()).look;
-                    look_at.get_or_insert_with(look);
-                    None
-                }
-                Effect::ReadOut(side) => {
-                    sockets.read_out(side, &mut self.shared);
-                    None
-                }
-                Effect::Measure(side) => Some(Input::Unsent(sockets.unsent(side, &mut self.net))),
-                Effect::End { ending, record } => {
-                    flushed.rest(record, ledger, self.now);
-                    ledger.record(Fact::Closed(record), self.now);
-                    self.queues.leave(&record.pool, key);
-                    self.queues.hint(&record.pool);
-                    break Then::Close(ending);
-                }
-            };
-            let Some(answer) = answer else { break Then::Nothing };
-            effect = session.on(answer, self.now, ledger);
         };
         match then {
-            Then::Close(ending) => self.close(key, ending),
-            Then::Nothing => self.reconcile(key),
+            Then::Wait => self.reconcile(key),
             Then::Relay => {
                 self.reconcile(key);
                 self.report_failures(key);
                 self.relay(key);
             }
+            Then::Close(ending) => self.close(key, ending),
         }
     }
 
-    /// Sets the timer at or before the deadline, and puts a connection that wants a turn into the run queue. [`Driver::step`]
-    /// does the rest: poll watches each socket from its creation to its close, and a connection leaves its queue with its turn
-    /// or its end.
+    /// Sets the timer at or before the deadline, and puts a connection that wants a turn into the run queue. The rest needs
+    /// no reconciling. Poll watches each socket from its creation to its close, and a connection leaves its queue with its
+    /// turn or its end.
     fn reconcile(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.sockets.wants_turn && !connection.queued {
@@ -413,7 +370,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
 
     fn read_preamble(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if let Some(input) = connection.sockets.read_preamble(&mut self.net, &mut self.shared) {
+        if let Some(input) = connection.sockets.read_preamble(&mut self.net, &mut self.relay_resources) {
             self.step(key, input);
         }
     }
@@ -426,7 +383,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             if !buffer.can_move(source.ready, sink.ready) {
                 continue;
             }
-            let report = relay::pump(buffer, &mut self.net, source, sink, &mut self.shared);
+            let report = relay::pump(buffer, &mut self.net, source, sink, &mut self.relay_resources);
             let moved = Moved {
                 read: report.read,
                 written: report.written,
@@ -452,8 +409,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         let Some(Connection { mut sockets, guard, .. }) = self.connections.remove(key) else { return };
         // Before the sockets close: a client that sees the end may connect again at once, and must not be counted twice.
         drop(guard);
-        sockets.up.discard(&mut self.shared);
-        sockets.down.discard(&mut self.shared);
+        sockets.up.discard(&mut self.relay_resources);
+        sockets.down.discard(&mut self.relay_resources);
         match ending {
             Ending::Fin => sockets.unwatch(&mut self.net),
             Ending::Reset => {
@@ -480,13 +437,5 @@ impl Flushed {
         let more = (up - self.up, down - self.down);
         *self = Flushed { up, down };
         more
-    }
-
-    /// Records what is not flushed at the end.
-    fn rest(&mut self, record: &Record, ledger: &mut dyn Ledger, now: Tick) {
-        if let Some(backend) = &record.backend {
-            let (to_backend, to_client) = self.add(record.bytes_to_backend, record.bytes_to_client);
-            ledger.record(Fact::Relayed { backend, to_backend, to_client }, now);
-        }
     }
 }

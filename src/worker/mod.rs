@@ -23,7 +23,7 @@ pub mod driver;
 pub mod kernel;
 pub mod ledger;
 pub mod orders;
-pub mod queue;
+mod queue;
 pub mod token;
 
 use crate::access_log;
@@ -216,16 +216,16 @@ impl Worker {
             for event in &events {
                 count += 1;
                 match Token::decode(event.token()) {
-                    Some(Token::Socket(socket)) => self.driver.event(socket, event.into()),
+                    Some(Token::Socket(socket)) => self.driver.handle_event(socket, event.into()),
                     Some(Token::Listener(number)) => self.acceptor.ready(number),
                     Some(Token::Mail) => self.read_mail(),
                     None => {}
                 }
             }
-            self.driver.run();
+            self.driver.run_turns();
             self.full_batches = if count == BATCH { self.full_batches + 1 } else { 0 };
             if self.has_heard_all() {
-                self.driver.expire();
+                self.driver.handle_deadlines();
             }
             self.accept(now);
             let this = &self.shared.peers[self.me];
@@ -290,7 +290,7 @@ impl Worker {
             drop(done);
         }
         if !reset.is_empty() {
-            self.driver.reset(&Vec::from_iter(reset), CloseReason::Forced);
+            self.driver.reset_backends(&Vec::from_iter(reset), CloseReason::Forced);
         }
         if drain {
             self.driver.ledger.begin_drain();

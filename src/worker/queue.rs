@@ -1,26 +1,27 @@
 //! Clients that wait for a backend: a queue per pool, at each worker.
 //!
 //! With `no_backend = "wait D"`, a client without a backend is not reset. It waits here until a backend is usable or its
-//! time has passed (the session's deadline, not the queue's).
+//! time has passed (the session's deadline, not the queue's). While a client waits for a pool, no later client of this
+//! worker chooses a backend there.
 //!
 //! # Turns
 //!
 //! Within a worker, clients are served in the order of their arrival. The worker looks at the queue
 //!
-//! * as soon as a connection of this worker and pool has ended or has been connected: there may be room, or a backend may
-//!   serve again;
+//! * as soon as a connection of this worker and pool has ended: there may be room;
+//! * as soon as one has been connected: a backend may serve again;
 //! * when the pool gets a successor, or the listener another pool, for which the clients then wait;
 //! * every [`LOOK`] otherwise. So it finds a backend that came up, or that has room since another worker's connection ended.
 //!   A look costs one choice per pool, and no thread has to know which client waits where.
 //!
-//! A look serves the clients in front until one finds no backend again (it stays in front): the others would find none
+//! A [`Look`] serves the clients in front until one finds no backend again (it stays in front): the others would find none
 //! either. It serves at most [`SERVED`] clients, so that a thousand of them do not all dial a dead backend at once. The next
 //! ones follow when the first are connected, or at the next look.
 //!
 //! # The bound
 //!
 //! At most `max_queue` clients wait per worker and pool; the next one is reset. Each holds a descriptor and a session, as any
-//! other client does.
+//! other client does. A client that waited before keeps its place, or gets one behind the others if a snapshot moved it.
 
 use crate::base::Tick;
 use crate::base::slots::Key;
@@ -30,18 +31,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How often the worker looks at a queue without an event.
-pub const LOOK: Duration = Duration::from_millis(50);
+const LOOK: Duration = Duration::from_millis(50);
 
-/// Clients served by one look.
-pub const SERVED: usize = 32;
+/// Clients of a pool that one look serves.
+const SERVED: usize = 32;
 
 /// All queues of a worker; only those with a client in them exist.
 #[derive(Debug, Default)]
-pub(super) struct Queues(Vec<Queue>);
+pub(super) struct Queues {
+    queues: Vec<Queue>,
+    /// The client that has left its queue for a moment, and may come back.
+    returning: Option<(Key, Position)>,
+}
 
-/// Where a connection goes in its queue.
+/// Where a client goes in its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Position {
+enum Position {
     /// In front: it was there, and its turn found no backend.
     Front,
     /// At the end, however many wait there: it waited before a snapshot brought it here.
@@ -58,14 +63,33 @@ struct Queue {
     look: Tick,
 }
 
+/// A look at the queues that are due: [`Queues::next_turn`] names the clients that it serves.
+#[derive(Debug)]
+pub(super) struct Look {
+    pools: VecDeque<Arc<Pool>>,
+    /// Clients of the first pool that have had their turns.
+    served: usize,
+}
+
 impl Queues {
-    /// Puts a connection into the queue of this pool. False: the queue is full.
-    pub fn join(&mut self, pool: &Arc<Pool>, key: Key, position: Position, now: Tick) -> bool {
+    /// Whether this client may choose a backend: it has its turn, or no other client waits for this pool.
+    pub fn may_choose(&self, pool: &Arc<Pool>, key: Key) -> bool {
+        self.returning == Some((key, Position::Front)) || !self.is_waited_for(pool)
+    }
+
+    fn is_waited_for(&self, pool: &Arc<Pool>) -> bool {
+        self.queues.iter().any(|queue| Arc::ptr_eq(&queue.pool, pool))
+    }
+
+    /// Puts a client into the queue of this pool. False: the queue is full.
+    pub fn join(&mut self, pool: &Arc<Pool>, key: Key, now: Tick) -> bool {
+        let returning = self.returning.filter(|(returning, _)| *returning == key);
+        let position = returning.map_or(Position::Back, |(_, position)| position);
         if position == Position::Back && self.waiting(pool) >= pool.settings.max_queue as usize {
             return false;
         }
         match self.of(pool) {
-            None => self.0.push(Queue { pool: pool.clone(), keys: VecDeque::from([key]), look: now + LOOK }),
+            None => self.queues.push(Queue { pool: pool.clone(), keys: VecDeque::from([key]), look: now + LOOK }),
             Some(queue) if position == Position::Front => queue.keys.push_front(key),
             Some(queue) => queue.keys.push_back(key),
         }
@@ -74,65 +98,86 @@ impl Queues {
 
     /// How many clients wait for this pool, its predecessors and its successors: the next reload may bring them together.
     fn waiting(&self, pool: &Pool) -> usize {
-        let same = self.0.iter().filter(|queue| queue.pool.settings.name == pool.settings.name);
+        let same = self.queues.iter().filter(|queue| queue.pool.settings.name == pool.settings.name);
         same.map(|queue| queue.keys.len()).sum()
     }
 
-    /// Removes a connection that has ended.
+    /// Removes a client whose connection has ended.
     pub fn leave(&mut self, pool: &Arc<Pool>, key: Key) {
         if let Some(queue) = self.of(pool) {
             queue.keys.retain(|other| *other != key);
         }
-        self.0.retain(|queue| !queue.keys.is_empty());
+        self.queues.retain(|queue| !queue.keys.is_empty());
     }
 
-    /// Does a client wait for this pool?
-    pub fn is_waited_for(&self, pool: &Arc<Pool>) -> bool {
-        self.0.iter().any(|queue| Arc::ptr_eq(&queue.pool, pool))
-    }
-
-    /// There may be a backend for the clients of this pool, or for its successor: a relay holds on to the pool that it
+    /// There may be a backend for the clients of this pool, or for those of its successor. A relay keeps the pool that it
     /// began with.
     pub fn hint(&mut self, pool: &Pool) {
-        for queue in self.0.iter_mut().filter(|queue| queue.pool.settings.name == pool.settings.name) {
+        for queue in self.queues.iter_mut().filter(|queue| queue.pool.settings.name == pool.settings.name) {
             queue.look = Tick(0);
         }
     }
 
     /// The same for all pools.
     pub fn hint_all(&mut self) {
-        self.0.iter_mut().for_each(|queue| queue.look = Tick(0));
-    }
-
-    /// Removes all connections, in the order in which they wait: the next snapshot decides where they go.
-    pub fn take_all(&mut self) -> Vec<Key> {
-        std::mem::take(&mut self.0).into_iter().flat_map(|queue| queue.keys).collect()
+        self.queues.iter_mut().for_each(|queue| queue.look = Tick(0));
     }
 
     /// When the next queue is due for a look.
     pub fn next_look(&self) -> Option<Tick> {
-        self.0.iter().map(|queue| queue.look).min()
+        self.queues.iter().map(|queue| queue.look).min()
     }
 
-    /// The pools whose queues are due now; the next look is in [`LOOK`].
-    pub fn due(&mut self, now: Tick) -> Vec<Arc<Pool>> {
-        let mut due = Vec::new();
-        for queue in self.0.iter_mut().filter(|queue| queue.look <= now) {
+    /// Begins a look at the queues that are due now; the next one is in [`LOOK`].
+    pub fn look(&mut self, now: Tick) -> Look {
+        let mut pools = VecDeque::new();
+        for queue in self.queues.iter_mut().filter(|queue| queue.look <= now) {
             queue.look = now + LOOK;
-            due.push(queue.pool.clone());
+            pools.push_back(queue.pool.clone());
         }
-        due
+        Look { pools, served: 0 }
     }
 
-    /// Removes the connection in front.
-    pub fn pop(&mut self, pool: &Arc<Pool>) -> Option<Key> {
+    /// Ends the last client's turn, and takes the next client out of its queue for its turn.
+    pub fn next_turn(&mut self, look: &mut Look) -> Option<Key> {
+        let last = self.returning.take().map(|(key, _)| key);
+        while let Some(pool) = look.pools.front() {
+            let front = self.of(pool).and_then(|queue| queue.keys.front().copied());
+            let found_none = front.is_some() && front == last;
+            if look.served < SERVED
+                && !found_none
+                && let Some(key) = self.pop(pool)
+            {
+                look.served += 1;
+                self.returning = Some((key, Position::Front));
+                return Some(key);
+            }
+            look.pools.pop_front();
+            look.served = 0;
+        }
+        None
+    }
+
+    fn pop(&mut self, pool: &Arc<Pool>) -> Option<Key> {
         let key = self.of(pool)?.keys.pop_front();
-        self.0.retain(|queue| !queue.keys.is_empty());
+        self.queues.retain(|queue| !queue.keys.is_empty());
+        key
+    }
+
+    /// Removes all clients, in the order in which they wait: the next snapshot decides where they go.
+    pub fn take_all(&mut self) -> VecDeque<Key> {
+        std::mem::take(&mut self.queues).into_iter().flat_map(|queue| queue.keys).collect()
+    }
+
+    /// The next of the clients that [`Queues::take_all`] gave. It has a place in any queue until the next call.
+    pub fn next_moved(&mut self, clients: &mut VecDeque<Key>) -> Option<Key> {
+        let key = clients.pop_front();
+        self.returning = key.map(|key| (key, Position::Moved));
         key
     }
 
     fn of(&mut self, pool: &Arc<Pool>) -> Option<&mut Queue> {
-        self.0.iter_mut().find(|queue| Arc::ptr_eq(&queue.pool, pool))
+        self.queues.iter_mut().find(|queue| Arc::ptr_eq(&queue.pool, pool))
     }
 }
 
@@ -151,52 +196,104 @@ mod tests {
         Key { slot, generation: 0 }
     }
 
+    fn queued(pool: &Arc<Pool>, clients: u32) -> Queues {
+        let mut queues = Queues::default();
+        for slot in 0..clients {
+            assert!(queues.join(pool, key(slot), Tick(0)));
+        }
+        queues
+    }
+
+    /// The clients that one look serves, of which this one finds no backend.
+    fn served(queues: &mut Queues, pool: &Arc<Pool>, in_vain: Option<u32>) -> Vec<u32> {
+        let (now, mut served) = (Tick(0) + LOOK, Vec::new());
+        let mut look = queues.look(now);
+        while let Some(client) = queues.next_turn(&mut look) {
+            assert!(queues.may_choose(pool, client), "it has its turn");
+            served.push(client.slot);
+            if in_vain == Some(client.slot) {
+                assert!(queues.join(pool, client, now), "it keeps its place");
+            }
+        }
+        served
+    }
+
     #[test]
     fn clients_are_served_in_order_and_one_without_a_backend_stays_in_front() {
-        let (mut queues, pool, other) = (Queues::default(), pool(), pool());
-        for slot in 0..3 {
-            assert!(queues.join(&pool, key(slot), Position::Back, Tick(0)));
-        }
-        assert!(queues.is_waited_for(&pool) && !queues.is_waited_for(&other));
-        assert_eq!(queues.pop(&pool), Some(key(0)));
-        assert!(queues.join(&pool, key(0), Position::Front, Tick(0)));
-        queues.leave(&pool, key(1));
-        assert_eq!([queues.pop(&pool), queues.pop(&pool), queues.pop(&pool)], [Some(key(0)), Some(key(2)), None]);
+        let pool = pool();
+        let mut queues = queued(&pool, 4);
+        queues.leave(&pool, key(2));
+        assert_eq!(served(&mut queues, &pool, Some(1)), [0, 1]);
+        queues.hint_all();
+        assert_eq!(served(&mut queues, &pool, None), [1, 3]);
         assert_eq!(queues.next_look(), None);
     }
 
     #[test]
-    fn a_queue_is_looked_at_now_and_then_and_at_once_after_a_hint() {
-        let (mut queues, pool) = (Queues::default(), pool());
-        queues.join(&pool, key(1), Position::Back, Tick(0));
-        assert!(queues.due(Tick(0)).is_empty());
-        assert_eq!(queues.due(Tick(0) + LOOK).len(), 1);
-        assert!(queues.due(Tick(0) + LOOK).is_empty());
-        queues.hint(&pool);
-        assert_eq!(queues.due(Tick(0) + LOOK).len(), 1);
+    fn a_client_chooses_only_if_no_other_waits_for_the_pool() {
+        let (pool, other) = (pool(), pool());
+        let mut queues = queued(&pool, 2);
+        assert!(!queues.may_choose(&pool, key(7)) && queues.may_choose(&other, key(7)));
+        let mut look = queues.look(Tick(0) + LOOK);
+        assert_eq!(queues.next_turn(&mut look), Some(key(0)));
+        assert!(queues.may_choose(&pool, key(0)) && !queues.may_choose(&pool, key(7)));
+        assert_eq!(queues.next_turn(&mut look), Some(key(1)));
+        assert!(queues.join(&pool, key(7), Tick(0)));
+        assert!(queues.may_choose(&pool, key(1)) && !queues.may_choose(&pool, key(0)), "its turn is over");
     }
 
     #[test]
-    fn all_are_taken_out_in_the_order_in_which_they_wait() {
+    fn a_look_serves_a_bounded_number_of_each_pool_s_clients() {
+        let pools = [pool(), pool()];
+        let mut queues = queued(&pools[0], 2 * SERVED as u32);
+        assert!(queues.join(&pools[1], key(1_000), Tick(0)));
+        let mut look = queues.look(Tick(0) + LOOK);
+        let turns: Vec<u32> = std::iter::from_fn(|| queues.next_turn(&mut look)).map(|client| client.slot).collect();
+        assert_eq!(turns, (0..SERVED as u32).chain([1_000]).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_queue_is_looked_at_now_and_then_and_at_once_after_a_hint() {
+        let pool = pool();
+        let mut queues = queued(&pool, 1);
+        assert!(queues.look(Tick(0)).pools.is_empty());
+        assert_eq!(queues.look(Tick(0) + LOOK).pools.len(), 1);
+        assert!(queues.look(Tick(0) + LOOK).pools.is_empty());
+        queues.hint(&pool);
+        assert_eq!(queues.look(Tick(0) + LOOK).pools.len(), 1);
+    }
+
+    #[test]
+    fn a_snapshot_moves_all_clients_in_the_order_in_which_they_wait() {
         let (mut queues, pools) = (Queues::default(), [pool(), pool()]);
         for (pool, slot) in [(0, 1), (1, 2), (0, 3)] {
-            queues.join(&pools[pool], key(slot), Position::Back, Tick(0));
+            queues.join(&pools[pool], key(slot), Tick(0));
         }
-        assert_eq!(queues.take_all(), [key(1), key(3), key(2)]);
-        assert!(pools.iter().all(|pool| !queues.is_waited_for(pool)) && queues.next_look().is_none());
+        let mut clients = queues.take_all();
+        assert_eq!(clients, [key(1), key(3), key(2)]);
+        assert!(pools.iter().all(|pool| queues.may_choose(pool, key(9))) && queues.next_look().is_none());
+        while let Some(client) = queues.next_moved(&mut clients) {
+            assert!(queues.join(&pools[1], client, Tick(0)));
+        }
+        assert_eq!(served(&mut queues, &pools[1], None), [1, 3, 2]);
     }
 
     #[test]
     fn a_full_queue_takes_only_connections_that_waited_before() {
-        let (mut queues, pool) = (Queues::default(), pool());
-        for slot in 0..pool.settings.max_queue {
-            assert!(queues.join(&pool, key(slot), Position::Back, Tick(0)));
-        }
-        assert!(!queues.join(&pool, key(u32::MAX), Position::Back, Tick(0)));
-        assert!(queues.join(&pool, key(u32::MAX - 1), Position::Moved, Tick(0)));
-        assert!(queues.join(&pool, key(u32::MAX), Position::Front, Tick(0)));
+        let pool = pool();
+        let most = pool.settings.max_queue;
+        let mut queues = queued(&pool, most);
+        assert!(!queues.join(&pool, key(u32::MAX), Tick(0)));
+        assert_eq!(queues.next_moved(&mut [key(u32::MAX - 1)].into()), Some(key(u32::MAX - 1)));
+        assert!(!queues.join(&pool, key(u32::MAX), Tick(0)), "another client");
+        assert!(queues.join(&pool, key(u32::MAX - 1), Tick(0)));
+        let mut look = queues.look(Tick(0) + LOOK);
+        let first = queues.next_turn(&mut look).expect("a client");
+        assert!(!queues.join(&pool, key(u32::MAX), Tick(0)), "the queue has its most without the client in front");
+        assert!(queues.join(&pool, first, Tick(0)));
+        assert_eq!(queues.next_turn(&mut look), None);
         // A pool of the same name, from before a reload or after: the next one may bring their queues together.
         let other = self::pool();
-        assert!(!queues.join(&other, key(u32::MAX), Position::Back, Tick(0)));
+        assert!(!queues.join(&other, key(u32::MAX), Tick(0)));
     }
 }

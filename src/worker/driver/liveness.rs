@@ -34,7 +34,7 @@ impl Watch {
 
 impl<N: Net, L: Ledger> Driver<N, L> {
     /// Bytes were sent: has a relaying connection looked at, unless that is set already.
-    pub(super) fn watch(&mut self, key: Key) {
+    pub(super) fn schedule_check(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.session.stage() == Stage::Relaying && connection.look_at.is_none() {
             connection.look_at = Some(self.now + Timing::within(self.net.dead_peer_timeout()).look);
@@ -43,7 +43,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     }
 
     /// Looks at both sides, if it is time.
-    pub(super) fn look(&mut self, key: Key) {
+    pub(super) fn check_peers(&mut self, key: Key) {
         let timing = Timing::within(self.net.dead_peer_timeout());
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.look_at.is_none_or(|at| at > self.now) {

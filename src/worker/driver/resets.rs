@@ -59,7 +59,7 @@ impl<S, P> Sockets<S, P> {
 
 impl<N: Net, L: Ledger> Driver<N, L> {
     /// An error waits on a socket that is not connecting.
-    pub(super) fn failed(&mut self, key: Key, side: Side) {
+    pub(super) fn socket_failed(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let (stage, sockets) = (connection.session.stage(), &mut connection.sockets);
         if matches!(stage, Stage::Relaying | Stage::Waiting) || side == Side::Backend {

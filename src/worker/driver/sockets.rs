@@ -73,7 +73,7 @@ impl<S, P> Sockets<S, P> {
     }
 
     /// Takes what poll announces of a socket; false if that is neither of these two.
-    pub(super) fn announced(&mut self, socket: SocketId, event: &Event) -> bool {
+    pub(super) fn take_event(&mut self, socket: SocketId, event: &Event) -> bool {
         let attached = self.of(socket.side).filter(|attached| attached.serial == socket.serial);
         let Some(Attached { end: End { ready, .. }, .. }) = attached else { return false };
         ready.readable |= event.readable;

@@ -92,18 +92,18 @@ fn relay_life(seed: u64) {
         let from = now + lifetime;
         Expiry { from, until: from + lifetime / 10, look: from }
     });
-    assert_eq!(session.on(Input::Begin, now), Asked::Admit);
-    assert_eq!(session.on(Input::Admitted(Ok(())), now), Asked::Pick);
+    assert_eq!(session.handle(Input::Begin, now), Asked::Admit);
+    assert_eq!(session.handle(Input::Admitted(Ok(())), now), Asked::Pick);
     let picked = pick(&listener, &session, &mut random);
-    assert_eq!(session.on(picked, now), Asked::Dial);
+    assert_eq!(session.handle(picked, now), Asked::Dial);
     let mut directions = [Expected::default(); 2];
     let mut preamble = 0;
     if send_proxy.is_none() {
-        assert_eq!(session.on(Input::Dialed(Ok(())), now), Asked::Relay);
+        assert_eq!(session.handle(Input::Dialed(Ok(())), now), Asked::Relay);
     } else {
-        assert_eq!(session.on(Input::Dialed(Ok(())), now), Asked::Announce);
+        assert_eq!(session.handle(Input::Dialed(Ok(())), now), Asked::Announce);
         preamble = random.u64(1..5);
-        assert_eq!(session.on(Input::Announced(preamble), now), Asked::Relay);
+        assert_eq!(session.handle(Input::Announced(preamble), now), Asked::Relay);
         directions[0].held = true;
     }
     let mut reference = Reference { directions, first_fin: None, failed: None, last: now, expires, preamble, up: 0 };
@@ -121,17 +121,17 @@ fn relay_life(seed: u64) {
         let (asked, expected) = match random.u8(..20) {
             _ if measures => {
                 let bytes = random.u64(..4);
-                (session.on(Input::Unsent(bytes), now), reference.unsent(bytes, now))
+                (session.handle(Input::Unsent(bytes), now), reference.unsent(bytes, now))
             }
             0 => {
                 let side = if random.bool() { Side::Client } else { Side::Backend };
-                (session.on(Input::Reset(side), now), reference.fails(side, now))
+                (session.handle(Input::Reset(side), now), reference.fails(side, now))
             }
             1 => {
-                let asked = session.on(Input::Stop(CloseReason::Forced), now);
+                let asked = session.handle(Input::Stop(CloseReason::Forced), now);
                 (asked, Answer::end(Ending::Reset, CloseReason::Forced))
             }
-            2..8 => (session.on(Input::Deadline, now), reference.on_deadline(now)),
+            2..8 => (session.handle(Input::Deadline, now), reference.on_deadline(now)),
             _ => {
                 let direction = Direction::BOTH[random.usize(..2)];
                 let this = reference.directions[index_of(direction)];
@@ -154,7 +154,7 @@ fn relay_life(seed: u64) {
                     },
                 };
                 let expected = reference.moved(direction, &moved, now);
-                (session.on(Input::Moved(direction, moved), now), expected)
+                (session.handle(Input::Moved(direction, moved), now), expected)
             }
         };
         measures = matches!(asked, Asked::Measure(_));
@@ -169,8 +169,8 @@ fn relay_life(seed: u64) {
     let over = session.over.is_some();
     assert_eq!(listener.pool.members.iter().map(|member| member.backend.active()).sum::<u32>(), u32::from(!over));
     if over {
-        assert_eq!(session.on(Input::Deadline, now), Asked::Wait);
-        assert_eq!(session.on(Input::Stop(CloseReason::Forced), now), Asked::Wait);
+        assert_eq!(session.handle(Input::Deadline, now), Asked::Wait);
+        assert_eq!(session.handle(Input::Stop(CloseReason::Forced), now), Asked::Wait);
         assert!(session.save(now).is_none());
     }
 }
@@ -186,8 +186,8 @@ fn relaying_follows_the_table_and_survives_being_written_down() {
 /// A session that has been admitted.
 fn admitted(listener: &Arc<Listener>, now: Tick) -> Machine {
     let mut session = machine(None, Preamble::None, listener, now);
-    assert_eq!(session.on(Input::Begin, now), Asked::Admit);
-    assert_eq!(session.on(Input::Admitted(Ok(())), now), Asked::Pick);
+    assert_eq!(session.handle(Input::Begin, now), Asked::Admit);
+    assert_eq!(session.handle(Input::Admitted(Ok(())), now), Asked::Pick);
     session
 }
 
@@ -195,7 +195,7 @@ fn admitted(listener: &Arc<Listener>, now: Tick) -> Machine {
 fn dialing(listener: &Arc<Listener>, now: Tick) -> Machine {
     let mut session = admitted(listener, now);
     let picked = pick(listener, &session, &mut fastrand::Rng::with_seed(1));
-    assert_eq!(session.on(picked, now), Asked::Dial);
+    assert_eq!(session.handle(picked, now), Asked::Dial);
     session
 }
 
@@ -207,7 +207,7 @@ fn a_refused_client_is_reset_before_anything_is_chosen() {
         (Reason::SourceRate, CloseReason::SourceRate),
     ] {
         let mut session = machine(None, Preamble::None, &listener_of(&endpoints(None)), Tick(0));
-        assert_eq!(session.on(Input::Admitted(Err(reason)), Tick(1)), Asked::End(Ending::Reset));
+        assert_eq!(session.handle(Input::Admitted(Err(reason)), Tick(1)), Asked::End(Ending::Reset));
         assert_eq!(session.closed(), Some((close, 0)));
     }
 }
@@ -219,15 +219,15 @@ fn a_backend_that_is_removed_is_left_while_it_is_dialled_and_ends_a_relay() {
     let id = |session: &Machine| session.backend().map(|backend| backend.id);
     let mut session = dialing(&listener, Tick(0));
     let backends = &id(&session).into_iter().collect();
-    assert_eq!(session.on(Input::Remove { backends, reason }, Tick(1)), Asked::Pick);
+    assert_eq!(session.handle(Input::Remove { backends, reason }, Tick(1)), Asked::Pick);
     assert_eq!(session.tried.len(), 1);
     assert_eq!(session.facts, Facts::default(), "it has not failed");
     let picked = pick(&listener, &session, &mut fastrand::Rng::with_seed(1));
-    assert_eq!(session.on(picked, Tick(1)), Asked::Dial);
-    assert_eq!(session.on(Input::Dialed(Ok(())), Tick(1)), Asked::Relay);
-    assert_eq!(session.on(Input::Remove { backends, reason }, Tick(1)), Asked::Wait, "another one");
+    assert_eq!(session.handle(picked, Tick(1)), Asked::Dial);
+    assert_eq!(session.handle(Input::Dialed(Ok(())), Tick(1)), Asked::Relay);
+    assert_eq!(session.handle(Input::Remove { backends, reason }, Tick(1)), Asked::Wait, "another one");
     let backends = &id(&session).into_iter().collect();
-    assert_eq!(session.on(Input::Remove { backends, reason }, Tick(1)), Asked::End(Ending::Reset));
+    assert_eq!(session.handle(Input::Remove { backends, reason }, Tick(1)), Asked::End(Ending::Reset));
     assert_eq!(session.closed(), Some((CloseReason::Forced, 2)));
 }
 
@@ -240,10 +240,10 @@ fn a_failed_dial_goes_to_each_backend_once_and_then_resets_the_client() {
     let mut dialed = Vec::new();
     for attempt in 0..3 {
         let picked = pick(&listener, &session, &mut random);
-        assert_eq!(session.on(picked, now), Asked::Dial);
+        assert_eq!(session.handle(picked, now), Asked::Dial);
         dialed.push(session.address.take().map(|address| address.to_string()));
         let expected = if attempt < 2 { Asked::Pick } else { Asked::End(Ending::Reset) };
-        assert_eq!(session.on(Input::Dialed(Err(REFUSED)), now), expected);
+        assert_eq!(session.handle(Input::Dialed(Err(REFUSED)), now), expected);
     }
     dialed.sort();
     dialed.dedup();
@@ -259,9 +259,9 @@ fn without_a_descriptor_the_same_backend_is_dialled_again_until_the_time_is_over
     let mut session = dialing(&listener, now);
     let mut dials = 0;
     loop {
-        assert_eq!(session.on(Input::Dialed(Err(DialFailure::Starved)), now), Asked::Wait);
+        assert_eq!(session.handle(Input::Dialed(Err(DialFailure::Starved)), now), Asked::Wait);
         now = session.deadline().expect("it tries again");
-        match session.on(Input::Deadline, now) {
+        match session.handle(Input::Deadline, now) {
             Asked::Dial => dials += 1,
             asked => {
                 assert_eq!(asked, Asked::Pick, "its time is over: another backend");
@@ -283,7 +283,7 @@ fn reading(now: Tick) -> (Machine, Arc<Listener>) {
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut session = machine(client, Preamble::ProxyHeader, &listener, now);
     session.local = Some(Endpoint::Inet(([127, 0, 0, 1], 80).into()));
-    assert_eq!(session.on(Input::Begin, now), Asked::ReadPreamble);
+    assert_eq!(session.handle(Input::Begin, now), Asked::ReadPreamble);
     assert_eq!(session.deadline(), Some(now + PREAMBLE_TIMEOUT));
     (session, listener)
 }
@@ -306,21 +306,21 @@ fn without_a_whole_header_every_ending_is_the_table_s() {
             if written_down {
                 offset = 77;
                 session = rebuild(&session, &listener, now, offset).0;
-                assert_eq!(session.on(Input::Begin, Tick(now.0 + offset)), Asked::ReadPreamble);
+                assert_eq!(session.handle(Input::Begin, Tick(now.0 + offset)), Asked::ReadPreamble);
             }
-            assert_eq!(session.on(Input::Deadline, Tick(soon.0 + offset)), Asked::Wait);
+            assert_eq!(session.handle(Input::Deadline, Tick(soon.0 + offset)), Asked::Wait);
             let input = match &input {
                 Input::Header(Err(why)) => Input::Header(Err(*why)),
                 Input::Reset(side) => Input::Reset(*side),
                 Input::Stop(reason) => Input::Stop(*reason),
                 _ => Input::Deadline,
             };
-            assert_eq!(session.on(input, Tick(at.0 + offset)), Asked::End(ending));
+            assert_eq!(session.handle(input, Tick(at.0 + offset)), Asked::End(ending));
             assert_eq!(session.closed(), Some((close, 0)));
         }
     }
     let mut session = machine(None, Preamble::NotTrusted, &reading(now).1, now);
-    assert_eq!(session.on(Input::Begin, now), Asked::End(Ending::Reset));
+    assert_eq!(session.handle(Input::Begin, now), Asked::End(Ending::Reset));
     assert_eq!(session.closed(), Some((CloseReason::BadProxyHeader, 0)));
 }
 
@@ -329,22 +329,22 @@ fn the_announced_client_is_the_client_and_its_header_goes_to_the_backend_that_is
     let mut random = fastrand::Rng::with_seed(1);
     let now = Tick(1 << 40);
     let (mut session, listener) = reading(now);
-    assert_eq!(session.on(Input::Header(Ok(Box::new(header()))), now), Asked::Admit);
+    assert_eq!(session.handle(Input::Header(Ok(Box::new(header()))), now), Asked::Admit);
     assert_eq!(session.client.ip, Some([203, 0, 113, 1].into()));
     session = rebuild(&session, &listener, now, 0).0;
-    assert_eq!(session.on(Input::Begin, now), Asked::Admit);
+    assert_eq!(session.handle(Input::Begin, now), Asked::Admit);
     assert_eq!(session.client.ip, Some([203, 0, 113, 1].into()));
-    assert_eq!(session.on(Input::Admitted(Ok(())), now), Asked::Pick);
+    assert_eq!(session.handle(Input::Admitted(Ok(())), now), Asked::Pick);
     for _ in 0..2 {
         let picked = pick(&listener, &session, &mut random);
-        assert_eq!(session.on(picked, now), Asked::Dial);
-        assert_eq!(session.on(Input::Dialed(Err(REFUSED)), now), Asked::Pick);
+        assert_eq!(session.handle(picked, now), Asked::Dial);
+        assert_eq!(session.handle(Input::Dialed(Err(REFUSED)), now), Asked::Pick);
     }
     let picked = pick(&listener, &session, &mut random);
-    assert_eq!(session.on(picked, now), Asked::Dial);
-    assert_eq!(session.on(Input::Dialed(Ok(())), now), Asked::Announce);
+    assert_eq!(session.handle(picked, now), Asked::Dial);
+    assert_eq!(session.handle(Input::Dialed(Ok(())), now), Asked::Announce);
     assert_eq!(session.preamble, header().v2());
-    assert_eq!(session.on(Input::Announced(28), now), Asked::Relay);
+    assert_eq!(session.handle(Input::Announced(28), now), Asked::Relay);
     assert_eq!(session.facts, Facts { failed: 2, retried: 2, connected: 1, answered: 0 });
 }
 
@@ -352,26 +352,26 @@ fn the_announced_client_is_the_client_and_its_header_goes_to_the_backend_that_is
 fn a_header_without_addresses_leaves_the_socket_s_and_a_unix_client_has_none() {
     let now = Tick(0);
     let connected = |mut session: Machine, listener: &Listener| {
-        assert_eq!(session.on(Input::Admitted(Ok(())), now), Asked::Pick);
+        assert_eq!(session.handle(Input::Admitted(Ok(())), now), Asked::Pick);
         let picked = pick(listener, &session, &mut fastrand::Rng::with_seed(1));
-        assert_eq!(session.on(picked, now), Asked::Dial);
-        assert_eq!(session.on(Input::Dialed(Ok(())), now), Asked::Announce);
+        assert_eq!(session.handle(picked, now), Asked::Dial);
+        assert_eq!(session.handle(Input::Dialed(Ok(())), now), Asked::Announce);
         session
     };
     for announced in [Announced::Local, Announced::Unknown] {
         let (mut session, listener) = reading(now);
-        assert_eq!(session.on(Input::Header(Ok(Box::new(Header::new(announced)))), now), Asked::Admit);
+        assert_eq!(session.handle(Input::Header(Ok(Box::new(Header::new(announced)))), now), Asked::Admit);
         assert_eq!(session.client.ip, Some([127, 0, 0, 1].into()));
         let own = Announced::inet(([127, 0, 0, 1], 9).into(), ([127, 0, 0, 1], 80).into());
         assert_eq!(connected(session, &listener).preamble, Header::new(own).v2());
     }
     let (mut session, listener) = reading(now);
     let unix = Header::new(Announced::Unix(vec![b'a'; 216].try_into().expect("216 bytes")));
-    assert_eq!(session.on(Input::Header(Ok(Box::new(unix.clone()))), now), Asked::Admit);
+    assert_eq!(session.handle(Input::Header(Ok(Box::new(unix.clone()))), now), Asked::Admit);
     assert_eq!(session.client.ip, None);
     assert_eq!(connected(session, &listener).preamble, unix.v2());
     let mut session = machine(None, Preamble::None, &listener, now);
-    assert_eq!(session.on(Input::Begin, now), Asked::Admit);
+    assert_eq!(session.handle(Input::Begin, now), Asked::Admit);
     assert_eq!(connected(session, &listener).preamble, Header::new(Announced::Local).v2());
 }
 
@@ -379,8 +379,8 @@ fn a_header_without_addresses_leaves_the_socket_s_and_a_unix_client_has_none() {
 fn a_refused_client_is_logged_by_its_announced_address() {
     let now = Tick(0);
     let (mut session, _) = reading(now);
-    assert_eq!(session.on(Input::Header(Ok(Box::new(header()))), now), Asked::Admit);
-    assert_eq!(session.on(Input::Admitted(Err(Reason::Denied)), now), Asked::End(Ending::Reset));
+    assert_eq!(session.handle(Input::Header(Ok(Box::new(header()))), now), Asked::Admit);
+    assert_eq!(session.handle(Input::Admitted(Err(Reason::Denied)), now), Asked::End(Ending::Reset));
     let over = session.over.expect("it is over");
     assert_eq!((over.close, over.client), (CloseReason::Denied, Some(Endpoint::Inet(([203, 0, 113, 1], 7).into()))));
 }
@@ -389,11 +389,11 @@ fn a_refused_client_is_logged_by_its_announced_address() {
 fn a_reload_during_the_dial_does_not_change_what_the_backend_expects() {
     let now = Tick(0);
     let (mut session, listener) = reading(now);
-    session.on(Input::Header(Ok(Box::new(header()))), now);
-    session.on(Input::Admitted(Ok(())), now);
+    session.handle(Input::Header(Ok(Box::new(header()))), now);
+    session.handle(Input::Admitted(Ok(())), now);
     let picked = pick(&listener, &session, &mut fastrand::Rng::with_seed(1));
-    assert_eq!(session.on(picked, now), Asked::Dial);
-    assert_eq!(session.on(Input::Adopt(&snapshot_of(&endpoints(None)[..1])), now), Asked::Wait);
-    assert_eq!(session.on(Input::Dialed(Ok(())), now), Asked::Announce);
+    assert_eq!(session.handle(picked, now), Asked::Dial);
+    assert_eq!(session.handle(Input::Adopt(&snapshot_of(&endpoints(None)[..1])), now), Asked::Wait);
+    assert_eq!(session.handle(Input::Dialed(Ok(())), now), Asked::Announce);
     assert_eq!(session.preamble, header().v2());
 }

@@ -52,7 +52,7 @@ impl Ledger for Counting {
 /// What the session asks for when it gets this, and what is reported at its end.
 fn give(session: &mut Session, input: Input<'_>, now: Tick) -> Next {
     let (mut ledger, mut next) = (Counting, Next::Nothing);
-    match session.on(input, now, &mut ledger) {
+    match session.handle(input, now, &mut ledger) {
         Effect::ReadOut(side) => next = Next::ReadOut(side),
         Effect::Measure(_) => next = Next::Measure,
         Effect::End { record, .. } => {

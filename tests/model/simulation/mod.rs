@@ -136,16 +136,16 @@ impl Simulation {
                 self.deliver_stale();
             }
         }
-        self.driver.run();
+        self.driver.run_turns();
         self.deliver_stale();
-        self.driver.expire();
+        self.driver.handle_deadlines();
         self.deliver_stale();
         self.check_endings();
     }
 
     fn deliver(&mut self, token: Token, event: Event) {
         if let Token::Socket(socket) = token {
-            self.driver.event(socket, event);
+            self.driver.handle_event(socket, event);
         }
     }
 
@@ -196,7 +196,7 @@ impl Simulation {
         let members = &self.snapshot.pools[0].members;
         let id = members[self.random(members.len() as u32) as usize].backend.id;
         *self.dropping.borrow_mut() = true;
-        self.driver.reset(&[id], CloseReason::Forced);
+        self.driver.reset_backends(&[id], CloseReason::Forced);
         *self.dropping.borrow_mut() = false;
         self.deliver_stale();
         self.check_endings();

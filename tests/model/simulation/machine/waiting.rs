@@ -8,22 +8,22 @@ fn a_waiting_client_has_turns_until_the_time_is_over_and_every_backend_again_at_
     let listener = waiting_listener(&endpoints(None)[..1], WAIT);
     let mut now = Tick(7);
     let mut session = admitted(&listener, now);
-    assert_eq!(session.on(Input::Picked(Err(PickError::AllDown)), now), Asked::Queue);
+    assert_eq!(session.handle(Input::Picked(Err(PickError::AllDown)), now), Asked::Queue);
     assert!(session.stage() == Stage::Waiting && session.backend().is_none());
     for _ in 0..5 {
         now = now + WAIT / 10;
-        assert_eq!(session.on(Input::Deadline, now), Asked::Wait, "not yet");
-        assert_eq!(session.on(Input::Turn, now), Asked::Pick);
+        assert_eq!(session.handle(Input::Deadline, now), Asked::Wait, "not yet");
+        assert_eq!(session.handle(Input::Turn, now), Asked::Pick);
         assert!(session.tried.is_empty());
         let lease = Lease::take(&listener.pool.members[0].backend, 0, 1).expect("room");
-        assert_eq!(session.on(Input::Picked(Ok(lease)), now), Asked::Dial);
-        assert_eq!(session.on(Input::Turn, now), Asked::Wait, "it does not stand in the queue");
-        assert_eq!(session.on(Input::Dialed(Err(REFUSED)), now), Asked::Pick);
-        assert_eq!(session.on(Input::Picked(Err(PickError::AllDown)), now), Asked::Queue);
+        assert_eq!(session.handle(Input::Picked(Ok(lease)), now), Asked::Dial);
+        assert_eq!(session.handle(Input::Turn, now), Asked::Wait, "it does not stand in the queue");
+        assert_eq!(session.handle(Input::Dialed(Err(REFUSED)), now), Asked::Pick);
+        assert_eq!(session.handle(Input::Picked(Err(PickError::AllDown)), now), Asked::Queue);
         assert_eq!(session.deadline(), Some(Tick(7) + WAIT));
     }
     now = Tick(7) + WAIT;
-    assert_eq!(session.on(Input::Deadline, now), Asked::End(Ending::Reset));
+    assert_eq!(session.handle(Input::Deadline, now), Asked::End(Ending::Reset));
     assert_eq!(session.closed(), Some((CloseReason::ConnectFailed, 5)));
     assert_eq!(session.facts, Facts { failed: 5, ..Facts::default() });
 }
@@ -35,10 +35,40 @@ fn a_full_queue_or_a_reset_ends_the_waiting() {
         [(Input::NoPlace, CloseReason::NoBackend), (Input::Reset(Side::Client), CloseReason::ClientReset)]
     {
         let mut session = admitted(&listener, Tick(0));
-        assert_eq!(session.on(Input::Picked(Err(PickError::AllFull)), Tick(0)), Asked::Queue);
-        assert_eq!(session.on(input, Tick(1)), Asked::End(Ending::Reset));
+        assert_eq!(session.handle(Input::Picked(Err(PickError::AllFull)), Tick(0)), Asked::Queue);
+        assert_eq!(session.handle(input, Tick(1)), Asked::End(Ending::Reset));
         assert_eq!(session.closed(), Some((close, 0)));
     }
+}
+
+#[test]
+fn a_full_queue_means_nothing_to_a_session_that_does_not_wait() {
+    let listener = waiting_listener(&endpoints(None), Duration::from_secs(3));
+    let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
+    let mut session = machine(client, Preamble::ProxyHeader, &listener, Tick(0));
+    let mut random = fastrand::Rng::with_seed(1);
+    let lease = Lease::take(&listener.pool.members[0].backend, 0, 1).expect("room");
+    for (input, asked) in [
+        (Input::Begin, Asked::ReadPreamble),
+        (Input::Header(Ok(Box::new(header()))), Asked::Admit),
+        (Input::Admitted(Ok(())), Asked::Pick),
+        (Input::Picked(Ok(lease)), Asked::Dial),
+        (Input::Dialed(Ok(())), Asked::Relay),
+        (Input::Moved(Direction::Up, Moved { fin: true, ..Moved::default() }), Asked::Finish(Side::Backend)),
+        (Input::Reset(Side::Backend), Asked::ReadOut(Side::Backend)),
+        (Input::Stop(CloseReason::Forced), Asked::End(Ending::Reset)),
+    ] {
+        assert_eq!(session.handle(input, Tick(0)), asked);
+        let before = (session.stage(), session.deadline(), session.backend().is_some());
+        assert_eq!(session.handle(Input::NoPlace, Tick(0)), Asked::Wait, "{asked:?}");
+        assert_eq!((session.stage(), session.deadline(), session.backend().is_some()), before, "{asked:?}");
+    }
+    let mut session = admitted(&listener, Tick(0));
+    assert_eq!(session.handle(Input::Picked(Err(PickError::AllFull)), Tick(0)), Asked::Queue);
+    assert_eq!(session.handle(Input::Turn, Tick(0)), Asked::Pick);
+    assert_eq!(session.handle(Input::NoPlace, Tick(0)), Asked::Wait, "it has its turn");
+    let picked = pick(&listener, &session, &mut random);
+    assert_eq!(session.handle(picked, Tick(0)), Asked::Dial);
 }
 
 #[test]
@@ -54,10 +84,10 @@ fn a_client_that_leaves_while_it_waits_leaves_the_queue_as_the_pool_says() {
         let settings = model::Pool { no_backend, abandoned, ..model::Pool::default() };
         let listener = make_pool_with(&endpoints(None), settings, (None, None)).0.listeners[0].clone();
         let mut session = admitted(&listener, Tick(0));
-        assert_eq!(session.on(Input::Left(left), Tick(0)), Asked::Wait, "it does not wait yet");
-        assert_eq!(session.on(Input::Picked(Err(PickError::AllFull)), Tick(0)), Asked::Queue);
+        assert_eq!(session.handle(Input::Left(left), Tick(0)), Asked::Wait, "it does not wait yet");
+        assert_eq!(session.handle(Input::Picked(Err(PickError::AllFull)), Tick(0)), Asked::Queue);
         let expected = close.map_or(Asked::Wait, |_| Asked::End(Ending::Reset));
-        assert_eq!(session.on(Input::Left(left), Tick(1)), expected, "{abandoned:?}, {left:?}");
+        assert_eq!(session.handle(Input::Left(left), Tick(1)), expected, "{abandoned:?}, {left:?}");
         assert_eq!(session.closed(), close.map(|close| (close, 0)));
     }
 }
@@ -66,13 +96,13 @@ fn a_client_that_leaves_while_it_waits_leaves_the_queue_as_the_pool_says() {
 fn a_waiting_client_looks_in_the_pool_s_successor_as_long_as_it_was_promised() {
     let old = waiting_listener(&endpoints(None), Duration::from_secs(3));
     let mut session = admitted(&old, Tick(0));
-    assert_eq!(session.on(Input::Picked(Err(PickError::AllFull)), Tick(0)), Asked::Queue);
+    assert_eq!(session.handle(Input::Picked(Err(PickError::AllFull)), Tick(0)), Asked::Queue);
     let new = snapshot_of(&endpoints(None));
-    assert_eq!(session.on(Input::Adopt(&new), Tick(0)), Asked::Queue, "its place is in another queue");
+    assert_eq!(session.handle(Input::Adopt(&new), Tick(0)), Asked::Queue, "its place is in another queue");
     assert_eq!(session.deadline(), Some(Tick(0) + Duration::from_secs(3)));
-    assert_eq!(session.on(Input::Turn, Tick(1)), Asked::Pick);
+    assert_eq!(session.handle(Input::Turn, Tick(1)), Asked::Pick);
     assert_eq!(
-        session.on(Input::Picked(Err(PickError::AllFull)), Tick(1)),
+        session.handle(Input::Picked(Err(PickError::AllFull)), Tick(1)),
         Asked::End(Ending::Reset),
         "no client waits there"
     );
@@ -85,14 +115,14 @@ fn a_snapshot_before_the_pool_is_chosen_brings_its_route() {
     let new = make_pool_with(&endpoints(None)[..1], settings, (None, None)).0;
     let expires = |session: &Machine| session.save(Tick(0)).and_then(|saved| saved.left).map(|left| left.from);
     let mut session = machine(None, Preamble::None, &old, Tick(0));
-    assert_eq!(session.on(Input::Begin, Tick(0)), Asked::Admit);
-    assert_eq!(session.on(Input::Adopt(&new), Tick(0)), Asked::Wait);
+    assert_eq!(session.handle(Input::Begin, Tick(0)), Asked::Admit);
+    assert_eq!(session.handle(Input::Adopt(&new), Tick(0)), Asked::Wait);
     assert_eq!(session.save(Tick(0)).map(|saved| saved.pool), Some(None), "not chosen yet");
-    assert_eq!(session.on(Input::Admitted(Ok(())), Tick(0)), Asked::Pick);
+    assert_eq!(session.handle(Input::Admitted(Ok(())), Tick(0)), Asked::Pick);
     assert_eq!(expires(&session), Some(Duration::from_secs(9)));
 
     let mut session = admitted(&old, Tick(0));
-    assert_eq!(session.on(Input::Adopt(&new), Tick(0)), Asked::Wait);
+    assert_eq!(session.handle(Input::Adopt(&new), Tick(0)), Asked::Wait);
     assert_eq!(
         expires(&session),
         Some(Duration::from_secs(9)),
@@ -106,27 +136,27 @@ fn without_its_pool_a_client_is_connected_nowhere_but_where_it_is_being_dialled(
     let (end, nothing) = (Asked::End(Ending::Reset), nothing());
     let orphaned = || {
         let mut session = dialing(&listener, Tick(0));
-        assert_eq!(session.on(Input::Adopt(&nothing), Tick(1)), Asked::Wait);
+        assert_eq!(session.handle(Input::Adopt(&nothing), Tick(1)), Asked::Wait);
         session
     };
     let mut session = admitted(&listener, Tick(0));
-    assert_eq!(session.on(Input::Picked(Err(PickError::AllDown)), Tick(0)), Asked::Queue);
-    assert_eq!(session.on(Input::Adopt(&nothing), Tick(1)), end);
+    assert_eq!(session.handle(Input::Picked(Err(PickError::AllDown)), Tick(0)), Asked::Queue);
+    assert_eq!(session.handle(Input::Adopt(&nothing), Tick(1)), end);
     assert_eq!(session.closed(), Some((CloseReason::NoBackend, 0)));
 
     let mut session = orphaned();
-    assert_eq!(session.on(Input::Dialed(Ok(())), Tick(1)), Asked::Relay);
+    assert_eq!(session.handle(Input::Dialed(Ok(())), Tick(1)), Asked::Relay);
 
     let mut session = orphaned();
-    assert_eq!(session.on(Input::Dialed(Err(REFUSED)), Tick(1)), end);
+    assert_eq!(session.handle(Input::Dialed(Err(REFUSED)), Tick(1)), end);
     assert_eq!(session.closed(), Some((CloseReason::ConnectFailed, 1)));
 
     let mut session = orphaned();
-    assert_eq!(session.on(Input::Adopt(&snapshot_of(&endpoints(None))), Tick(1)), Asked::Wait);
-    assert_eq!(session.on(Input::Dialed(Err(REFUSED)), Tick(1)), Asked::Pick, "there is a pool again");
+    assert_eq!(session.handle(Input::Adopt(&snapshot_of(&endpoints(None))), Tick(1)), Asked::Wait);
+    assert_eq!(session.handle(Input::Dialed(Err(REFUSED)), Tick(1)), Asked::Pick, "there is a pool again");
 
     let mut session = machine(None, Preamble::None, &listener, Tick(0));
-    assert_eq!(session.on(Input::Adopt(&nothing), Tick(0)), Asked::Wait);
-    assert_eq!(session.on(Input::Admitted(Ok(())), Tick(0)), end);
+    assert_eq!(session.handle(Input::Adopt(&nothing), Tick(0)), Asked::Wait);
+    assert_eq!(session.handle(Input::Admitted(Ok(())), Tick(0)), end);
     assert_eq!(session.closed(), Some((CloseReason::NoBackend, 0)));
 }
