@@ -47,7 +47,7 @@ use crate::config::model::defaults::DEAD_PEER_TIMEOUT;
 use crate::confine;
 use crate::control::Remote;
 use crate::net::Keepalive;
-use crate::net::listen::{self, Listening};
+use crate::net::listen::{self, BoundFiles, Listening};
 use crate::pool::Published;
 use crate::watchdog::Watched;
 use access::Access;
@@ -68,6 +68,7 @@ pub struct State {
 
 /// Listens, but does not serve yet. Everything that an operator can get wrong is checked by now.
 pub struct BoundAdmin {
+    files: BoundFiles,
     listening: Vec<Listening>,
     endpoints: Vec<Endpoint>,
     access: Access,
@@ -76,6 +77,8 @@ pub struct BoundAdmin {
 /// The running API; dropping it stops it.
 #[derive(Debug)]
 pub struct Admin {
+    /// The first field, since a file is removed before its socket closes.
+    _files: BoundFiles,
     server: Server,
     endpoints: Vec<Endpoint>,
 }
@@ -85,8 +88,9 @@ pub fn bind(to: &Listen, token_file: Option<&Path>) -> Result<BoundAdmin, String
     let access = Access::new(token_file)?;
     let why = |error: io::Error| format!("{error}{}", confine::hint_to_binding(to, &error));
     let bound = listen::bind_private(to, &Keepalive::within(DEAD_PEER_TIMEOUT).into()).map_err(why)?;
-    let (mut listening, mut endpoints) = (Vec::new(), Vec::new());
+    let (mut files, mut listening, mut endpoints) = (BoundFiles::default(), Vec::new(), Vec::new());
     for listen::ListeningSockets { endpoint, sockets } in bound {
+        files.add(&endpoint);
         // The configuration is checked already, but a name may resolve to any address.
         if !access.has_token() && !access::is_local(&endpoint) {
             return Err(format!("{endpoint} can be reached from elsewhere, so it needs a token file"));
@@ -94,7 +98,7 @@ pub fn bind(to: &Listen, token_file: Option<&Path>) -> Result<BoundAdmin, String
         listening.extend(sockets);
         endpoints.push(endpoint);
     }
-    Ok(BoundAdmin { listening, endpoints, access })
+    Ok(BoundAdmin { files, listening, endpoints, access })
 }
 
 impl BoundAdmin {
@@ -105,9 +109,9 @@ impl BoundAdmin {
 
     /// Starts to serve as many callers as the share grants.
     pub fn start(self, published: Arc<Published>, remote: Remote, share: AdminShare) -> io::Result<Admin> {
-        let BoundAdmin { listening, endpoints, access } = self;
-        let state = State { published, remote };
-        Ok(Admin { server: Server::start(listening, Arc::new(Api { state, access }), share)?, endpoints })
+        let BoundAdmin { files, listening, endpoints, access } = self;
+        let api = Api { state: State { published, remote }, access };
+        Ok(Admin { _files: files, server: Server::start(listening, Arc::new(api), share)?, endpoints })
     }
 }
 
@@ -132,17 +136,9 @@ impl Admin {
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
-}
 
-impl Admin {
     /// The heartbeat that the watchdog checks.
     pub fn watched(&self) -> Watched {
         self.server.watched()
-    }
-}
-
-impl Drop for Admin {
-    fn drop(&mut self) {
-        listen::remove_files(&self.endpoints);
     }
 }

@@ -10,7 +10,7 @@ use crate::config::descriptors::{self, Share};
 use crate::config::model::{self, Model, SocketFile};
 use crate::confine;
 use crate::net::TcpTuning;
-use crate::net::listen::{self, Listening, Permissions};
+use crate::net::listen::{self, BoundFiles, Listening, Permissions};
 use crate::pool::{BoundAddress, BoundAddressId, Snapshot};
 use crate::preflight;
 use std::collections::{HashMap, HashSet};
@@ -46,17 +46,14 @@ impl ConfigState {
         let tuning = TcpTuning::of(global);
         for (index, listen) in missing {
             let permissions = permissions[index];
-            let sockets = match self.listen(listen, found, global.workers, &tuning, &permissions) {
-                Ok(sockets) => sockets,
-                Err(error) => {
-                    listen::remove_files(bound.new_endpoints());
-                    return Err(self.why_not(listen, &error));
-                }
-            };
+            let sockets = self
+                .listen(listen, found, global.workers, &tuning, &permissions)
+                .map_err(|error| self.why_not(listen, &error))?;
             let group = BoundAddressId(self.unused_address);
             for listen::ListeningSockets { endpoint, sockets } in sockets {
                 let id = BoundAddressId(self.unused_address);
                 self.unused_address += 1;
+                bound.files.add(&endpoint);
                 bound.addresses[index].push(BoundAddress { id, group, asked: listen.clone(), endpoint });
                 bound.sockets.push((id, sockets));
             }
@@ -71,10 +68,9 @@ impl ConfigState {
             Endpoint::Unix(_) => 1,
         };
         let listening = bound.addresses.iter().flatten().map(sockets).sum();
-        let share = descriptors::divide(self.limit, model, listening);
-        bound.share = Some(share.inspect_err(|_| listen::remove_files(bound.new_endpoints()))?);
-        self.refuse_loops(model, &bound).inspect_err(|_| listen::remove_files(bound.new_endpoints()))?;
-        self.permit(model, &permissions, &bound).inspect_err(|_| listen::remove_files(bound.new_endpoints()))?;
+        bound.share = Some(descriptors::divide(self.limit, model, listening)?);
+        self.refuse_loops(model, &bound)?;
+        self.permit(model, &permissions, &bound)?;
         Ok(bound)
     }
 
@@ -236,6 +232,8 @@ fn permissions(listener: &model::Listener) -> Result<Permissions, String> {
 /// The result of [`ConfigState::bind`].
 #[derive(Default)]
 pub(super) struct Binding {
+    /// The files of the new addresses.
+    pub files: BoundFiles,
     /// Per listener of the model: its kept and new addresses.
     pub addresses: Vec<Vec<BoundAddress>>,
     /// The sockets of the new addresses.
@@ -244,14 +242,6 @@ pub(super) struct Binding {
     pub unused: Vec<Endpoint>,
     /// The division of the descriptor limit with all of them open.
     pub share: Option<Share>,
-}
-
-impl Binding {
-    fn new_endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        let ids: HashSet<BoundAddressId> = self.sockets.iter().map(|(id, _)| *id).collect();
-        let new = move |address: &&BoundAddress| ids.contains(&address.id);
-        self.addresses.iter().flatten().filter(new).map(|address| &address.endpoint)
-    }
 }
 
 /// The bound addresses of a snapshot that no listener of the next one has taken yet, by the configured address.

@@ -12,9 +12,9 @@ use crate::base::{Address, Endpoint, Listen};
 use crate::clock;
 use crate::config::descriptors::{self, Share};
 use crate::config::diff::{self, Changes, Difference, Subject, What};
-use crate::config::model::{Model, Names, OnRemove};
+use crate::config::model::{self, Model, Names, OnRemove};
 use crate::config::{by_name, check};
-use crate::net::listen::Listening;
+use crate::net::listen::{BoundFiles, Listening};
 use crate::pool::{
     self, AdminState, BackendId, BoundAddressId, Listener, Member, Pool, Resolved, Snapshot, SnapshotPlan,
     same_endpoints,
@@ -142,6 +142,7 @@ impl ConfigState {
         let plan = SnapshotPlan { model: &model, resolved, addresses: &bound.addresses, state, now: clock::now() };
         let snapshot = Arc::new(pool::next(Some(&self.snapshot), &plan));
         let opened = opened(bound.sockets, &snapshot);
+        bound.files.keep();
         let leaving = self.leaving(&snapshot);
         Ok(Transition {
             model: Arc::new(model),
@@ -171,27 +172,8 @@ impl ConfigState {
     pub fn note_moved(&self, model: &Model, resolved: &Resolved, changes: &mut Changes) {
         let wanted = by_name(&model.pools);
         for pool in &self.snapshot.pools {
-            let Some(wanted) = wanted.get(pool.settings.name.as_str()) else { continue };
-            let wanted = by_name(&wanted.backends);
-            for (settings, member) in pool.settings.backends.iter().zip(&pool.members) {
-                if wanted.get(settings.name.as_str()).is_none_or(|other| other.address != settings.address) {
-                    continue;
-                }
-                let key = (pool.settings.name.clone(), settings.name.clone());
-                let Some(now) = resolved.get(&key) else { continue };
-                if !same_endpoints(now, &member.backend.endpoints()) {
-                    let text = |endpoints: &[Endpoint]| {
-                        if endpoints.is_empty() {
-                            return "none".to_owned();
-                        }
-                        endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
-                    };
-                    let (from, to) = (text(&member.backend.endpoints()), text(now));
-                    let subject = Subject::Backend { pool: key.0, name: key.1 };
-                    let connections = member.backend.active().into();
-                    let what = What::Changed(vec![Difference { key: "resolved address".to_owned(), from, to }]);
-                    changes.0.push(diff::Change { subject, what, connections });
-                }
+            if let Some(wanted) = wanted.get(pool.settings.name.as_str()) {
+                changes.0.extend(moved(pool, wanted, resolved));
             }
         }
     }
@@ -273,6 +255,31 @@ impl ConfigState {
     }
 }
 
+/// A change for each backend that keeps its address in `wanted`, but resolves to other endpoints.
+fn moved(pool: &Pool, wanted: &model::Pool, resolved: &Resolved) -> Vec<diff::Change> {
+    let wanted = by_name(&wanted.backends);
+    let moved = pool.settings.backends.iter().zip(&pool.members).filter_map(|(settings, member)| {
+        wanted.get(settings.name.as_str()).filter(|wanted| wanted.address == settings.address)?;
+        let key = (pool.settings.name.clone(), settings.name.clone());
+        let (from, to) = (member.backend.endpoints(), resolved.get(&key)?);
+        if same_endpoints(to, &from) {
+            return None;
+        }
+        let (key, (pool, name)) = ("resolved address".to_owned(), key);
+        let what = What::Changed(vec![Difference { key, from: written(&from), to: written(to) }]);
+        let connections = member.backend.active().into();
+        Some(diff::Change { subject: Subject::Backend { pool, name }, what, connections })
+    });
+    moved.collect()
+}
+
+fn written(endpoints: &[Endpoint]) -> String {
+    if endpoints.is_empty() {
+        return "none".to_owned();
+    }
+    endpoints.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// The members of a snapshot by the names of pool and backend.
 struct Members<'a>(HashMap<(&'a str, &'a str), &'a Member>);
 
@@ -298,10 +305,20 @@ pub(super) fn listen_at(endpoint: &Endpoint) -> Listen {
     }
 }
 
-/// The listeners bound at the start, before the names of backends are resolved.
+/// The listeners bound at the start, before the names of backends are resolved. Dropping it removes the socket files.
 pub struct BoundState {
     config_state: ConfigState,
     bound: Binding,
+}
+
+/// The first state, with a snapshot.
+pub struct FirstState {
+    /// The state.
+    pub config_state: ConfigState,
+    /// The sockets of the listeners.
+    pub opened: Vec<NewSockets>,
+    /// The files of the listeners.
+    pub files: BoundFiles,
 }
 
 impl BoundState {
@@ -315,17 +332,14 @@ impl BoundState {
         self.config_state.admin = endpoints.iter().map(listen_at).collect();
     }
 
-    /// The listeners' names and bound endpoints.
-    pub fn bound(&self) -> impl Iterator<Item = (&str, &Endpoint)> {
-        let both = self.config_state.running.listeners.iter().zip(&self.bound.addresses);
-        both.flat_map(|(listener, addresses)| {
-            addresses.iter().map(|address| (listener.name.as_str(), &address.endpoint))
-        })
+    /// The listeners' endpoints.
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.bound.addresses.iter().flatten().map(|address| &address.endpoint)
     }
 
     /// Builds the first snapshot from the outcomes for the names of backends. Fails with each unresolved name, if the
     /// model requires all names.
-    pub fn build(self, found: &Found) -> Result<(ConfigState, Vec<NewSockets>), String> {
+    pub fn build(self, found: &Found) -> Result<FirstState, String> {
         let BoundState { mut config_state, bound } = self;
         let model = config_state.running.clone();
         let Endpoints { resolved, unresolved, .. } = resolve::model(&model, found, None);
@@ -343,7 +357,7 @@ impl BoundState {
         config_state.snapshot = Arc::new(pool::next(None, &plan));
         resolve::note(&config_state.snapshot, &unresolved);
         let opened = opened(bound.sockets, &config_state.snapshot);
-        Ok((config_state, opened))
+        Ok(FirstState { config_state, opened, files: bound.files })
     }
 }
 

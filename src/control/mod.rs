@@ -46,7 +46,7 @@ mod remote;
 mod resolve;
 
 pub use crate::config::diff::{Change, Changes};
-pub use config_state::{BoundState, ConfigState, NewSockets};
+pub use config_state::{BoundState, ConfigState, FirstState, NewSockets};
 pub use lookup::Lookups;
 pub use remote::{Refused, ReloadError, Reloaded, Remote};
 pub use resolve::names;

@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 pub use super::inherited::{inherit, is_inherited, is_offered, unclaimed};
-pub use super::socket_file::{Permissions, remove_files};
+pub use super::socket_file::{BoundFiles, Permissions, remove_files};
 
 /// The accept queue's length; the kernel caps it at net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 65_535;

@@ -53,6 +53,30 @@ pub(super) fn remove(path: &Path) {
     }
 }
 
+/// The files of unix sockets that this process bound. Dropping it removes them, so that a failure leaves none behind.
+#[derive(Debug, Default)]
+pub struct BoundFiles(Vec<Endpoint>);
+
+impl BoundFiles {
+    /// Adds the file of an endpoint, if it has one.
+    pub fn add(&mut self, endpoint: &Endpoint) {
+        if matches!(endpoint, Endpoint::Unix(_)) {
+            self.0.push(endpoint.clone());
+        }
+    }
+
+    /// Leaves the files in place.
+    pub fn keep(mut self) {
+        self.0.clear();
+    }
+}
+
+impl Drop for BoundFiles {
+    fn drop(&mut self) {
+        remove_files(&self.0);
+    }
+}
+
 /// The permissions of a socket file; `None` keeps the system's default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {

@@ -62,3 +62,38 @@ fn with_one_of_two_addresses_taken_none_is_served() {
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains(&taken), "{said}");
 }
+
+#[test]
+fn a_start_that_fails_leaves_no_socket_file() {
+    let (place, beside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let theirs = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let taken = theirs.local_addr().unwrap();
+    let path = |name: &str| format!("unix:{}", place.path().join(name).display());
+    let (web, admin, config) = (path("web.sock"), path("admin.sock"), beside.path().join("tcplb.toml"));
+    for (bind, global, backend, why) in [
+        (format!("{web}\", \"{taken}"), format!("admin = \"{admin}\""), "127.0.0.1:1", "can't listen on"),
+        (web.clone(), format!("admin = \"{taken}\""), "127.0.0.1:1", "can't serve the admin API"),
+        (
+            web.clone(),
+            format!("admin = \"{admin}\"\naccess_log = \"/missing/log\""),
+            "127.0.0.1:1",
+            "can't open the access log",
+        ),
+        (
+            web.clone(),
+            format!("admin = \"{admin}\"\nnames = \"required\""),
+            "nowhere.invalid:1",
+            "can't resolve nowhere.invalid",
+        ),
+    ] {
+        let text = format!(
+            "[global]\n{global}\n[[listener]]\nname = \"web\"\nbind = [\"{bind}\"]\n[[pool]]\nname = \"app\"\n\
+             [[pool.backend]]\nname = \"web1\"\naddress = \"{backend}\"\n"
+        );
+        fs::write(&config, text).unwrap();
+        let (status, said) = Tcplb::from_file(&config, 1).start_in_vain();
+        assert!(status.code() == Some(1) && said.contains(why), "{why}: {said}");
+        let left: Vec<_> = place.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.is_empty(), "{why}: {left:?}");
+    }
+}

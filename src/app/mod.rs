@@ -1,0 +1,160 @@
+//! The composition root: spawns the threads and connects those that must not know each other.
+//!
+//! | file | what |
+//! |---|---|
+//! | `start` | the phases of a start, as types: bound, confined, ready, running |
+//! | `workers` | the workers' threads, and control's orders to them |
+
+mod start;
+mod workers;
+
+use crate::access_log::{AccessLog, Reopener};
+use crate::admin::Admin;
+use crate::base::Endpoint;
+use crate::config::model::Model;
+use crate::confine::Confinement;
+use crate::control::{Control, Outcome};
+use crate::net::listen;
+use crate::pool::{Published, Snapshot};
+use crate::prober::Prober;
+use crate::telemetry::EndCounts;
+use crate::watchdog::Watchdog;
+use crossbeam_channel::{Receiver, never};
+use start::Bound;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+pub use crate::control::{Changes, Loader, Refused, ReloadError, Remote};
+
+/// A running balancer.
+pub struct Running {
+    listeners: Vec<ListenerAddress>,
+    published: Arc<Published>,
+    admin: Option<Admin>,
+    control: Control,
+    prober: Prober,
+    workers: Vec<JoinHandle<()>>,
+    log: Option<AccessLog>,
+    watchdog: Watchdog,
+}
+
+/// A listener's bound address.
+#[derive(Clone, Debug)]
+pub struct ListenerAddress {
+    /// The listener's name.
+    pub name: String,
+    /// The address that it listens on, with the real port.
+    pub endpoint: Endpoint,
+}
+
+/// Why the start failed: the step, the address, the cause.
+#[derive(Debug)]
+pub struct StartError(String);
+
+impl fmt::Display for StartError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+impl StartError {
+    fn thread(error: io::Error) -> StartError {
+        StartError(format!("can't start a thread: {error}"))
+    }
+}
+
+/// Starts a balancer whose configuration is not from a file. It serves when this returns.
+pub fn start(model: Model) -> Result<Running, StartError> {
+    start_with(model, None)
+}
+
+/// Starts a balancer. `loader` reads the file of `model` again. It serves when this returns.
+pub fn start_with(model: Model, loader: Option<Loader>) -> Result<Running, StartError> {
+    let running = begin(model, loader, None, || Ok(never()))?;
+    running.ok_or_else(|| StartError("stopped before it served".to_owned()))
+}
+
+/// As [`start_with`]. Once everything is bound, the process gives up the privileges that `confinement` names, for this
+/// thread and all later ones. Then `listen` returns the channel of stops. `None`: a stop came while names were looked
+/// up.
+pub fn start_confined(
+    model: Model,
+    loader: Option<Loader>,
+    confinement: Confinement,
+    listen: impl FnOnce() -> io::Result<Receiver<()>>,
+) -> Result<Option<Running>, StartError> {
+    begin(model, loader, Some(confinement), listen)
+}
+
+fn begin(
+    model: Model,
+    loader: Option<Loader>,
+    confinement: Option<Confinement>,
+    listen: impl FnOnce() -> io::Result<Receiver<()>>,
+) -> Result<Option<Running>, StartError> {
+    let confined = Bound::bind(model)?.confine(confinement, listen)?;
+    let Some(ready) = confined.resolve()? else { return Ok(None) };
+    ready.run(loader).map(Some).map_err(StartError::thread)
+}
+
+impl Running {
+    /// The addresses at the start, in the order of the configuration.
+    pub fn listeners(&self) -> &[ListenerAddress] {
+        &self.listeners
+    }
+
+    /// The addresses of the admin API, with the real ports; empty without an admin API.
+    pub fn admin(&self) -> &[Endpoint] {
+        self.admin.as_ref().map_or(&[], Admin::endpoints)
+    }
+
+    /// The current pools and backends.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.published.snapshot()
+    }
+
+    /// The state that any thread may read.
+    pub fn published(&self) -> Arc<Published> {
+        self.published.clone()
+    }
+
+    /// The current limit on connected clients.
+    pub fn max_connections(&self) -> usize {
+        self.published.connection_limit().limit()
+    }
+
+    /// The handle that changes and stops it.
+    pub fn remote(&self) -> Remote {
+        self.control.remote()
+    }
+
+    /// The handle that reopens the access log, if it is a file.
+    pub fn log_file(&self) -> Option<Reopener> {
+        self.log.as_ref().and_then(AccessLog::reopener)
+    }
+
+    /// Waits for the end. Fails with the error of the thread that failed.
+    pub fn wait(self) -> Result<(), String> {
+        let Outcome { counts, stuck } = self.control.wait();
+        drop(self.watchdog);
+        for (number, worker) in self.workers.into_iter().enumerate() {
+            if !stuck.contains(&number) {
+                let _ = worker.join();
+            }
+        }
+        self.log.into_iter().for_each(AccessLog::finish);
+        self.prober.stop();
+        drop(self.admin);
+        let snapshot = self.published.snapshot();
+        let addresses = snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
+        listen::remove_files(addresses.map(|address| &address.endpoint));
+        let EndCounts { finished, reset } = counts?;
+        let plural = if finished == 1 { "" } else { "s" };
+        log::info!("stopped: {finished} connection{plural} finished, {reset} reset");
+        Ok(())
+    }
+}

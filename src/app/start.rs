@@ -1,0 +1,219 @@
+//! The phases of a start. Each is a type whose method takes it and returns the next one.
+//!
+//! | phase | what holds | ends with |
+//! |---|---|---|
+//! | [`Bound`] | every address is bound, and no thread runs | `confine`: the privileges are given up |
+//! | [`Confined`] | threads may start; no listener accepts | `resolve`: the backends have their addresses |
+//! | [`Ready`] | the first snapshot exists | `run`: all threads run |
+//! | [`Running`] | clients are served | |
+//!
+//! A thread inherits the privileges of the one that starts it. So no thread can start from [`Bound`]. A phase that is
+//! dropped removes its socket files: `BoundState`, `BoundAdmin` and [`Ready`] each hold a
+//! [`BoundFiles`](crate::net::listen::BoundFiles).
+
+use super::workers::{self, WorkerThreads};
+use super::{ListenerAddress, Running, StartError};
+use crate::access_log::{AccessLog, Links, Target};
+use crate::admin::{self, Admin, BoundAdmin};
+use crate::admission::ConnectionLimit;
+use crate::base::{Endpoint, Size};
+use crate::clock;
+use crate::config::descriptors::{self, AdminShare};
+use crate::config::model::{LogTo, Model, Names};
+use crate::confine::Confinement;
+use crate::control::{self, BoundState, ConfigState, Control, DataPlane, FirstState, Loader, Lookups, Parts};
+use crate::logger;
+use crate::net::listen;
+use crate::net::{self, TcpTuning};
+use crate::pool::{Published, Snapshot};
+use crate::prober;
+use crate::systemd;
+use crate::watchdog::{self, Watchdog};
+use crate::worker::WorkerContext;
+use crossbeam_channel::Receiver;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long the start waits for all names together, if it can go on without them.
+const NAMES_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Every address is bound. No thread runs, and the process has all its privileges.
+pub struct Bound {
+    state: BoundState,
+    admin: Option<BoundAdmin>,
+    /// The limit on open file descriptors.
+    descriptors: u64,
+}
+
+/// The process has given up its privileges. Threads may start: they inherit what is left.
+pub struct Confined {
+    bound: Bound,
+    log: Option<Target>,
+    stops: Receiver<()>,
+}
+
+/// Everything is known that the threads start with.
+pub struct Ready {
+    first: FirstState,
+    admin: Option<BoundAdmin>,
+    descriptors: u64,
+    log: Option<Target>,
+    lookups: Lookups,
+}
+
+impl Bound {
+    /// Binds the model's listeners and its admin API.
+    pub fn bind(model: Model) -> Result<Bound, StartError> {
+        let descriptors = raise_descriptor_limit();
+        let state = ConfigState::bind_first(model, descriptors).map_err(StartError)?;
+        let admin = bind_admin(state.running())?;
+        Ok(Bound::of(state, admin, descriptors))
+    }
+
+    /// Takes bound sockets, wherever they come from.
+    fn of(mut state: BoundState, admin: Option<BoundAdmin>, descriptors: u64) -> Bound {
+        state.serve_admin_at(admin.as_ref().map_or(&[], |admin| admin.endpoints()));
+        Bound { state, admin, descriptors }
+    }
+
+    /// Opens the access log and gives up the privileges that `confinement` names. Then the log's thread starts, and
+    /// `listen` returns the channel of stops.
+    pub fn confine(
+        self,
+        confinement: Option<Confinement>,
+        listen: impl FnOnce() -> io::Result<Receiver<()>>,
+    ) -> Result<Confined, StartError> {
+        // A user that may create names in the log's directory could make root follow a link. So links are followed only
+        // if the process keeps its user.
+        let changes_user = confinement.as_ref().is_some_and(Confinement::changes_user);
+        let links = if changes_user { Links::Refuse } else { Links::Follow };
+        let open = |to: &LogTo| Target::open(to, links);
+        let log = self.state.running().global.access_log.as_ref().map(open).transpose().map_err(StartError)?;
+        if let Some(confinement) = confinement {
+            let of_admin = self.admin.iter().flat_map(|admin| admin.endpoints());
+            let sockets = self.state.endpoints().chain(of_admin);
+            let own: Vec<Endpoint> = sockets.filter(|socket| !listen::is_inherited(socket)).cloned().collect();
+            confinement.carry_out(&own, log.as_ref().and_then(Target::file)).map_err(StartError)?;
+        }
+        logger::start().map_err(StartError::thread)?;
+        let stops = listen().map_err(|error| StartError(format!("can't handle signals: {error}")))?;
+        Ok(Confined { bound: self, log, stops })
+    }
+}
+
+impl Confined {
+    /// Looks up the names of backends and builds the first snapshot. `None`: a stop came first.
+    pub fn resolve(self) -> Result<Option<Ready>, StartError> {
+        let Confined { bound: Bound { state, admin, descriptors }, log, stops } = self;
+        let model = state.running();
+        model.global.socket_buffer.into_iter().for_each(warn_of_less);
+        // Resolver threads may outlast the start.
+        let mut lookups = Lookups::default();
+        let end = (model.global.names == Names::Later).then(|| Instant::now() + NAMES_PATIENCE);
+        let Some(found) = lookups.wait_for(control::names(model), end, &stops) else {
+            log::info!("stopped before it served: names were still looked up");
+            return Ok(None);
+        };
+        let first = state.build(&found).map_err(StartError)?;
+        Ok(Some(Ready { first, admin, descriptors, log, lookups }))
+    }
+}
+
+impl Ready {
+    /// Starts all threads. Fails if one can't start.
+    pub fn run(self, loader: Option<Loader>) -> io::Result<Running> {
+        let Ready { first: FirstState { config_state, opened, files }, admin, descriptors, log, lookups } = self;
+        let (model, snapshot) = (config_state.running().clone(), config_state.snapshot().clone());
+        let share = config_state.share();
+        let connection_limit = ConnectionLimit::new(share.connections);
+        log::info!(
+            "serves at most {} clients at once: of {descriptors} open files allowed, {} are reserved for other uses",
+            share.connections,
+            share.reserved
+        );
+        descriptors::listeners_beyond(share, &model).iter().for_each(|warning| log::warn!("{warning}"));
+        let (prepared, data_plane) = workers::prepare(model.global.workers)?;
+        let resets = data_plane.clone();
+        // Resets go straight to the workers, since control may be waiting for the prober.
+        let prober = prober::spawn(snapshot.clone(), Box::new(move |backend| resets.reset(&[backend])))?;
+        let published =
+            Arc::new(Published::new(snapshot.clone(), model.clone(), connection_limit.clone(), clock::now()));
+        let start = |target| AccessLog::start(target, model.global.log_format, published.log().clone());
+        let (log, log_handle) = log.map(start).transpose()?.unzip();
+        let listeners = listener_addresses(&snapshot);
+        let context = WorkerContext {
+            snapshot,
+            connection_limit,
+            peers: data_plane.peers(),
+            engine: model.global.relay,
+            pipes: share.pipes,
+            tuning: TcpTuning::of(&model.global),
+            prober: prober.mailbox(),
+            log: log_handle,
+        };
+        let WorkerThreads { threads: workers, ended } = workers::spawn(prepared, opened, &context)?;
+        let control = Control::spawn(Parts {
+            config_state,
+            data_plane: data_plane.clone(),
+            prober: prober.mailbox(),
+            published: published.clone(),
+            loader,
+            lookups,
+            ended,
+        })?;
+        let serve = |admin: BoundAdmin| admin.start(published.clone(), control.remote(), AdminShare::of(descriptors));
+        let admin = admin.map(serve).transpose()?;
+        let mut watched = vec![control.watched(), prober.watched()];
+        watched.extend(data_plane.watched());
+        watched.extend(admin.as_ref().map(Admin::watched));
+        let asked = systemd::watchdog();
+        let alive = Box::new(move || {
+            if asked.is_some() {
+                systemd::alive();
+            }
+        });
+        let watchdog = Watchdog::start(watched, asked.unwrap_or(watchdog::BOUND), published.clone(), alive)?;
+        files.keep();
+        Ok(Running { listeners, published, admin, control, prober, workers, log, watchdog })
+    }
+}
+
+fn bind_admin(model: &Model) -> Result<Option<BoundAdmin>, StartError> {
+    let Model { global, .. } = model;
+    let Some(to) = &global.admin else { return Ok(None) };
+    let bound = admin::bind(to, global.admin_token_file.as_deref());
+    bound.map(Some).map_err(|why| StartError(format!("can't serve the admin API on {to}: {why}")))
+}
+
+fn listener_addresses(snapshot: &Snapshot) -> Vec<ListenerAddress> {
+    let addresses = snapshot.listeners.iter().flat_map(|listener| {
+        let named = |endpoint: &Endpoint| ListenerAddress { name: listener.name.clone(), endpoint: endpoint.clone() };
+        listener.addresses.iter().map(move |address| named(&address.endpoint))
+    });
+    addresses.collect()
+}
+
+/// Warns where the kernel grants less than `socket_buffer` asks for, which it does not report. The message names the
+/// remedy.
+fn warn_of_less(asked: Size) {
+    let Ok(net::Granted { receive, send }) = net::granted(asked) else { return };
+    for (granted, what, limit) in [(receive, "receive", "net.core.rmem_max"), (send, "send", "net.core.wmem_max")] {
+        if granted < asked {
+            log::warn!(
+                "socket_buffer: the kernel grants {what} buffers of {granted} instead of {asked}: raise {limit}"
+            );
+        }
+    }
+}
+
+/// Raises the soft limit on open files to the hard one, and returns the limit in force.
+fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    if limit.current != limit.maximum && setrlimit(Resource::Nofile, wanted).is_ok() {
+        return limit.maximum.unwrap_or(u64::MAX);
+    }
+    limit.current.unwrap_or(u64::MAX)
+}

@@ -1,0 +1,101 @@
+//! The workers' threads, and control's orders to them.
+
+use crate::control::{DataPlane, Ended, NewSockets};
+use crate::net::listen::Listening;
+use crate::pool::{BackendId, Snapshot};
+use crate::session::CloseReason;
+use crate::watchdog::Watched;
+use crate::worker::orders::{Adopt, Orders};
+use crate::worker::{self, ListenSocket, Peer, Prepared, WorkerContext};
+use crossbeam_channel::{Receiver, bounded, unbounded};
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+/// Sends control's orders to the workers. No call waits for a worker.
+#[derive(Clone)]
+pub struct Workers(Arc<[Peer]>);
+
+/// The workers' threads, and where each sends its result when it ends.
+pub struct WorkerThreads {
+    pub threads: Vec<JoinHandle<()>>,
+    pub ended: Receiver<Ended>,
+}
+
+/// Prepares the workers. The threads start with [`spawn`].
+pub fn prepare(count: usize) -> io::Result<(Vec<Prepared>, Workers)> {
+    let both: io::Result<Vec<(Prepared, Peer)>> = (0..count).map(|_| worker::prepare()).collect();
+    let (prepared, peers): (Vec<Prepared>, Vec<Peer>) = both?.into_iter().unzip();
+    Ok((prepared, Workers(peers.into())))
+}
+
+/// Starts a thread for each prepared worker.
+pub fn spawn(prepared: Vec<Prepared>, opened: Vec<NewSockets>, shared: &WorkerContext) -> io::Result<WorkerThreads> {
+    // Bounded by the number of workers: each sends one message.
+    let (sender, ended) = unbounded();
+    let mut threads = Vec::new();
+    let sockets = by_worker(opened, prepared.len());
+    for (me, (prepared, sockets)) in prepared.into_iter().zip(sockets).enumerate() {
+        let (shared, ended) = (shared.clone(), sender.clone());
+        let work = move || {
+            let outcome = worker::run(prepared, me, sockets, shared);
+            let _ = ended.send((me, outcome));
+        };
+        threads.push(thread::Builder::new().name(format!("worker-{me}")).spawn(work)?);
+    }
+    Ok(WorkerThreads { threads, ended })
+}
+
+/// Distributes the sockets. A unix socket is a single one, for the first worker.
+fn by_worker(opened: Vec<NewSockets>, workers: usize) -> Vec<Vec<ListenSocket>> {
+    let mut shares: Vec<Vec<ListenSocket>> = (0..workers).map(|_| Vec::new()).collect();
+    for NewSockets { address, listener, sockets } in opened {
+        let own = |socket: Listening| ListenSocket::new(address, listener.clone(), socket);
+        shares.iter_mut().zip(sockets).for_each(|(share, socket)| share.push(own(socket)));
+    }
+    shares
+}
+
+impl Workers {
+    /// The workers as their peers see them.
+    pub fn peers(&self) -> Arc<[Peer]> {
+        self.0.clone()
+    }
+
+    /// The heartbeats, for the watchdog.
+    pub fn watched(&self) -> impl Iterator<Item = Watched> {
+        self.0.iter().enumerate().map(|(number, peer)| {
+            let peers = self.0.clone();
+            let wake = Box::new(move || peers[number].mailbox.wake());
+            Watched { name: format!("worker-{number}"), heartbeat: peer.heartbeat.clone(), wake }
+        })
+    }
+
+    fn order(&self, order: impl Fn() -> Orders) {
+        self.0.iter().for_each(|peer| peer.orders.put(order()));
+    }
+}
+
+impl DataPlane for Workers {
+    fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>) -> Receiver<()> {
+        // Nothing is ever sent: the channel disconnects when the last worker drops its end.
+        let (done, all_done) = bounded(0);
+        for (peer, sockets) in self.0.iter().zip(by_worker(opened, self.0.len())) {
+            let adopt = Adopt { snapshot: snapshot.clone(), sockets, done: done.clone() };
+            peer.orders.put(Orders { adopt: Some(adopt), ..Orders::default() });
+        }
+        all_done
+    }
+
+    fn reset(&self, backends: &[BackendId]) {
+        self.order(|| Orders::reset(backends));
+    }
+
+    fn drain(&self) {
+        self.order(|| Orders { drain: true, ..Orders::default() });
+    }
+
+    fn stop(&self) {
+        self.order(|| Orders { stop: Some(CloseReason::Shutdown), ..Orders::default() });
+    }
+}
