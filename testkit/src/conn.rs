@@ -107,7 +107,19 @@ impl Conn {
 
     /// Begins to connect and does not wait for it: a client that may find the backlog full. Reading and writing wait.
     pub fn attempt(at: &At) -> Conn {
+        Conn::begin(at, None)
+    }
+
+    /// The same from the given local address: a client that may be reset before it has noticed that it was connected.
+    pub fn attempt_from(source: impl Into<IpAddr>, at: &At) -> Conn {
+        Conn::begin(at, Some(source.into()))
+    }
+
+    fn begin(at: &At, from: Option<IpAddr>) -> Conn {
         let (socket, address) = at.socket();
+        if let Some(from) = from {
+            socket.bind(&SocketAddr::from((from, 0)).into()).expect("bind a local address");
+        }
         socket.set_nonblocking(true).expect("set O_NONBLOCK");
         // Under way, or refused, which reading shows.
         let _ = socket.connect(&address);
@@ -150,6 +162,12 @@ impl Conn {
 
     pub(crate) fn weak(&self) -> Weak<Socket> {
         Arc::downgrade(&self.0)
+    }
+
+    /// Its own address.
+    #[track_caller]
+    pub fn local(&self) -> SocketAddr {
+        self.0.local_addr().ok().and_then(|at| at.as_socket()).expect("a TCP address")
     }
 
     /// Sends all of it.
@@ -204,6 +222,14 @@ impl Conn {
     pub fn assert_echoes(&self, text: &str) {
         self.say(text);
         assert_eq!(String::from_utf8_lossy(&self.hear(text.len())), text);
+    }
+
+    /// Expects a reset before a further byte.
+    #[track_caller]
+    pub fn assert_reset(&self) {
+        let mut stream = self;
+        let heard = stream.read(&mut [0; 64]).map_err(|error| error.kind());
+        assert_eq!(heard, Err(io::ErrorKind::ConnectionReset));
     }
 
     /// Is there a byte, an end or an error to be read, now or within `time`?

@@ -27,7 +27,7 @@ pub use flood::Flood;
 pub use http::{Answer, answer, ask, talk};
 pub use port::Port;
 pub use process::Process;
-pub use server::{BlackHole, Server, free_address, free_address_on, fresh_loopback, refusing};
+pub use server::{BlackHole, ManualServer, Server, free_address, free_address_on, fresh_loopback, refusing};
 pub use sources::sources;
 pub use tcplb::{QUICK_PROBES, Running, Tcplb, tcplb};
 pub use tools::{account, need, need_root, run, wait_until_it_listens};

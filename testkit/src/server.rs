@@ -1,7 +1,7 @@
 //! A scripted server: one thread accepts, one per connection runs the script. It can be stopped and started again on
 //! the same port, as a server that crashes and comes back.
 
-use crate::{At, Conn, eventually};
+use crate::{At, Conn, eventually, eventually_some};
 use parking_lot::Mutex;
 use socket2::Socket;
 use std::io;
@@ -93,13 +93,8 @@ impl Server {
     /// Listens again after [`Server::stop`] or [`Server::stop_listening`], on the same address.
     pub fn start_again(&mut self) {
         assert!(self.running.is_none(), "{} is running", self.at);
-        let (socket, address) = self.at.socket();
-        socket.set_reuse_address(true).expect("set SO_REUSEADDR");
-        socket.bind(&address).unwrap_or_else(|error| panic!("bind {}: {error}", self.at));
-        socket.listen(BACKLOG).expect("listen");
-        if let Some(real) = socket.local_addr().expect("its address").as_socket() {
-            self.at = At::Tcp(real);
-        }
+        let (socket, at) = listen(&self.at, BACKLOG);
+        self.at = at;
         let socket = Arc::new(socket);
         let (listening, script) = (socket.clone(), self.script.clone());
         let (accepted, open) = (self.accepted.clone(), self.open.clone());
@@ -136,6 +131,16 @@ impl Drop for Server {
     }
 }
 
+/// Listens there; the address with the real port.
+fn listen(at: &At, backlog: i32) -> (Socket, At) {
+    let (socket, address) = at.socket();
+    socket.set_reuse_address(true).expect("set SO_REUSEADDR");
+    socket.bind(&address).unwrap_or_else(|error| panic!("bind {at}: {error}"));
+    socket.listen(backlog).expect("listen");
+    let real = socket.local_addr().expect("its address").as_socket();
+    (socket, real.map_or_else(|| at.clone(), At::Tcp))
+}
+
 fn accept(listening: &Socket, script: &Script, accepted: &AtomicUsize, open: &Open) {
     let mut sweep_at = 64;
     // Any error means that the listener was shut down, or that the test process is out of descriptors and fails anyway.
@@ -155,6 +160,37 @@ fn accept(listening: &Socket, script: &Script, accepted: &AtomicUsize, open: &Op
     }
 }
 
+/// A server whose connections a test plays by hand.
+pub struct ManualServer {
+    at: At,
+    listening: Socket,
+}
+
+impl ManualServer {
+    /// Listens on a fresh loopback address.
+    pub fn start() -> ManualServer {
+        let (listening, at) = listen(&At::Tcp((fresh_loopback(), 0).into()), BACKLOG);
+        listening.set_nonblocking(true).expect("set O_NONBLOCK");
+        ManualServer { at, listening }
+    }
+
+    /// Where it listens.
+    pub fn at(&self) -> &At {
+        &self.at
+    }
+
+    /// Waits for the next connection.
+    #[track_caller]
+    pub fn accept(&self) -> Conn {
+        Conn::over(eventually_some("a connection reaches the server", || self.listening.accept().ok()).0)
+    }
+
+    /// Is the backlog empty?
+    pub fn is_alone(&self) -> bool {
+        self.listening.accept().is_err()
+    }
+}
+
 /// A server that answers no connect at all: its backlog is full and no client is accepted.
 pub struct BlackHole {
     at: At,
@@ -170,11 +206,7 @@ impl BlackHole {
 
     /// Listens there and fills its own backlog.
     pub fn start_on(at: SocketAddr) -> BlackHole {
-        let at = At::Tcp(at);
-        let (listening, address) = at.socket();
-        listening.bind(&address).unwrap_or_else(|error| panic!("bind {at}: {error}"));
-        listening.listen(0).expect("listen");
-        let at = At::Tcp(listening.local_addr().expect("its address").as_socket().expect("a TCP address"));
+        let (listening, at) = listen(&At::Tcp(at), 0);
         let mut queued = Vec::new();
         eventually("the backlog is full", || {
             let (socket, address) = at.socket();

@@ -49,8 +49,8 @@ pub struct Tcplb {
     listeners: Vec<String>,
     args: Vec<String>,
     wrapper: Vec<String>,
-    /// A file with everything in it, and how many addresses its listeners bind.
-    file: Option<(PathBuf, usize)>,
+    /// A file with everything in it.
+    file: Option<PathBuf>,
 }
 
 /// A tcplb that listens. Killed when dropped.
@@ -76,9 +76,9 @@ impl Tcplb {
         self
     }
 
-    /// With this configuration file, whose listeners bind `addresses` addresses.
-    pub fn from_file(path: &Path, addresses: usize) -> Tcplb {
-        Tcplb { file: Some((path.to_owned(), addresses)), ..Tcplb::default() }
+    /// With this configuration file.
+    pub fn from_file(path: &Path) -> Tcplb {
+        Tcplb { file: Some(path.to_owned()), ..Tcplb::default() }
     }
 
     /// Adds a backend.
@@ -118,7 +118,7 @@ impl Tcplb {
                 command
             }
         };
-        if let Some((path, _)) = &self.file {
+        if let Some(path) = &self.file {
             command.arg("--config").arg(path).args(&self.args);
             return command;
         }
@@ -140,8 +140,9 @@ impl Tcplb {
     #[track_caller]
     pub fn start(self) -> Running {
         let process = Process::spawn(&mut self.command());
-        let addresses = self.file.as_ref().map_or(self.listeners.len().max(1), |(_, addresses)| *addresses);
-        let lines = process.wait_for_lines("listening on ", addresses);
+        // The pools follow the last address.
+        process.wait_for_line(" INFO pool ");
+        let lines = process.wait_for_lines("listening on ", self.listeners.len().max(1));
         let address = |line: &String| {
             let (_, rest) = line.split_once("listening on ").expect("it was waited for");
             At::parse(rest.split_whitespace().next().expect("an address"))

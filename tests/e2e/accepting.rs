@@ -31,7 +31,7 @@ fn a_flood_at_one_listener_leaves_its_turn_to_another_one_of_the_same_worker() {
             pool("other", server.at()),
         );
         std::fs::write(&file, text).unwrap();
-        let tcplb = Tcplb::from_file(&file, 2).start();
+        let tcplb = Tcplb::from_file(&file).start();
         let flood = Flood::at(&tcplb.listening()[flooded]);
         flood.rises(1000);
         let started = Instant::now();
@@ -58,7 +58,7 @@ fn a_client_is_served_before_the_backlog_of_another_listener_is_empty() {
         let pools = pool("flooded", &refusing()) + &pool("other", server.at());
         let global = "[global]\nworkers = 1\naccess_log = \"-\"\n";
         std::fs::write(&file, format!("{global}{first}{second}{pools}")).unwrap();
-        let tcplb = Tcplb::from_file(&file, 2).start();
+        let tcplb = Tcplb::from_file(&file).start();
         let numbers = if first_is_flooded { (0, 1) } else { (1, 0) };
         // The kernel completes their handshakes while the process stands still.
         tcplb.signal(Signal::STOP);
@@ -154,7 +154,7 @@ fn a_listener_can_be_removed_and_put_back_under_a_flood() {
     let (stays, at) = (At::Tcp(free_address()), At::Tcp(free_address()));
     let extra = listener("extra", &at, "flooded");
     write(&file, &stays, Some(&extra), &server);
-    let tcplb = Tcplb::from_file(&file, 2).start();
+    let tcplb = Tcplb::from_file(&file).start();
     let flood = Flood::at(&at);
     for round in 1..=3 {
         flood.rises(500);
@@ -178,7 +178,7 @@ fn a_full_listener_can_be_removed_and_put_back_too() {
     let (stays, at) = (At::Tcp(free_address()), At::Tcp(free_address()));
     let extra = listener("extra", &at, "web") + "max_connections = 1\n";
     write(&file, &stays, Some(&extra), &server);
-    let tcplb = Tcplb::from_file(&file, 2).start();
+    let tcplb = Tcplb::from_file(&file).start();
     let served = Conn::to(&at);
     served.assert_echoes("served");
     let waiting = [Conn::to(&at), Conn::to(&at)];
@@ -207,7 +207,7 @@ fn a_unix_client_that_closes_while_it_waits_leaves_the_queue() {
         pool("web", server.at()).replacen("[pool.health]", "no_backend = \"wait 1h\"\n[pool.health]", 1)
     );
     std::fs::write(&file, text).unwrap();
-    let tcplb = Tcplb::from_file(&file, 1).start();
+    let tcplb = Tcplb::from_file(&file).start();
     let admin = Admin::of(&tcplb);
     let first = tcplb.connect();
     first.assert_echoes("served");

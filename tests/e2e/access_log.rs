@@ -55,11 +55,11 @@ impl Place {
         Tcplb::new().unprobed().args(["--access-log", shown(&self.log())])
     }
 
-    /// A tcplb that logs here, with this configuration file, whose listeners bind so many addresses.
-    fn with_file(&self, text: &str, addresses: usize) -> Tcplb {
+    /// A tcplb that logs here, with this configuration file.
+    fn with_file(&self, text: &str) -> Tcplb {
         let file = self.path("tcplb.toml");
         fs::write(&file, format!("[global]\nworkers = 2\naccess_log = {:?}\n{text}", self.log())).unwrap();
-        Tcplb::from_file(&file, addresses)
+        Tcplb::from_file(&file)
     }
 }
 
@@ -190,7 +190,7 @@ fn a_client_that_was_not_served_has_a_line_with_the_reason() {
     let backend = |at: &At| format!("[[pool.backend]]\naddress = \"{at}\"");
     let [good, patient] = ["good", "patient"].map(|name| pool(name, &backend(server.at())));
     let pools = [good, patient, pool("nobody", ""), pool("refusing", &backend(&refusing()))];
-    let mut tcplb = place.with_file(&(listeners.concat() + &pools.concat()), 6).start();
+    let mut tcplb = place.with_file(&(listeners.concat() + &pools.concat())).start();
     let at = |number: usize| tcplb.listening()[number].clone();
     // Resets may come so soon that connecting or writing reports them.
     let cut = |number: usize| {
@@ -379,7 +379,7 @@ fn an_access_log_without_a_reader_stops_no_client_and_counts_lost_lines() {
         server.at()
     );
     let text = text.replace("bind", &format!("pool = \"{pool}\"\nbind"));
-    let mut tcplb = place.with_file(&text, 2).start();
+    let mut tcplb = place.with_file(&text).start();
     let (denies, serves, admin) = (tcplb.listening()[0].clone(), tcplb.listening()[1].clone(), Admin::of(&tcplb));
     let lost = || admin.metric("tcplb_access_log_lost_total", &[]);
     eventually("lines are lost", || {

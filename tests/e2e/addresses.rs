@@ -195,7 +195,7 @@ fn an_abstract_backend_that_comes_later_is_refused_if_the_sandbox_cannot_reach_i
     };
     for (first, refused) in [(server.at().to_string(), true), ("unix:@tcplb-test-first".to_owned(), false)] {
         write(&first);
-        let tcplb = Tcplb::from_file(&file, 1).start();
+        let tcplb = Tcplb::from_file(&file).start();
         if tcplb.count_lines("no sandbox") > 0 {
             return;
         }

@@ -245,7 +245,7 @@ fn a_limit_beyond_the_open_files_is_warned_of_by_check_the_start_and_a_reload() 
     assert!(code == Some(0) && said.len() == 1 && said[0].starts_with(global), "{said:#?}");
     check(&place, &with_limit("4000000000"));
     let path = place.path().join("tcplb.toml");
-    let tcplb = Tcplb::from_file(&path, 1).start();
+    let tcplb = Tcplb::from_file(&path).start();
     tcplb.wait_for_line(why);
     check(&place, &with_limit("4000000001"));
     tcplb.signal(Signal::HUP);

@@ -126,7 +126,7 @@ fn a_backend_in_the_place_of_one_that_was_tried_is_tried() {
         hole.at()
     );
     std::fs::write(&file, text).unwrap();
-    let tcplb = Tcplb::from_file(&file, 1).start();
+    let tcplb = Tcplb::from_file(&file).start();
     let admin = Admin::of(&tcplb);
     // The first one at least is refused by a, and then waits for b.
     let clients: Vec<Conn> = (0..4).map(|_| tcplb.connect()).collect();

@@ -37,7 +37,7 @@ impl Stuck {
         fs::write(&file, &text).unwrap();
         let (reader, writer) = pipe().unwrap();
         rustix::pipe::fcntl_setpipe_size(&reader, 4096).unwrap();
-        let mut command = Tcplb::from_file(&file, 1).command();
+        let mut command = Tcplb::from_file(&file).command();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(writer.try_clone().unwrap());
         let child = command.spawn().unwrap();
         let mut stderr = BufReader::new(reader);

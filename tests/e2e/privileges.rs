@@ -111,7 +111,7 @@ fn started_as_root_every_thread_becomes_the_user_for_good() {
     let admin = place.path("run/admin.sock");
     let global = format!("user = \"nobody\"\nadmin = \"{}\"", unix(&admin));
     place.write(&global, &["127.0.0.1:0"], server.at());
-    let tcplb = Tcplb::from_file(&place.file(), 1).start();
+    let tcplb = Tcplb::from_file(&place.file()).start();
     tcplb.connect().assert_echoes("as nobody");
     // The last thread that it starts has started.
     reload(&tcplb, "reload: nothing changed");
@@ -153,7 +153,7 @@ fn a_reload_may_add_a_low_port_and_a_name() {
     }
     let (server, place, low) = (Server::start_on([127, 0, 0, 1], peers::echo), Place::new(), fresh_loopback());
     place.write("user = \"nobody\"", &["127.0.0.1:0"], server.at());
-    let tcplb = Tcplb::from_file(&place.file(), 1).start();
+    let tcplb = Tcplb::from_file(&place.file()).start();
     // A name is looked up by modules that are loaded only now, from files that are read only now.
     let bind = format!("{low}:80");
     let by_name = format!("localhost:{}", server.at().port());
@@ -175,7 +175,7 @@ fn a_reload_reads_the_lists_that_the_file_names() {
     };
     fs::write(&list, "192.0.2.0/24\n").unwrap();
     write();
-    let tcplb = Tcplb::from_file(&place.file(), 1).start();
+    let tcplb = Tcplb::from_file(&place.file()).start();
     tcplb.connect().assert_echoes("not on the list");
     fs::write(&list, "127.0.0.0/8\n").unwrap();
     reload(&tcplb, "reload: listener default changed");
@@ -191,7 +191,7 @@ fn socket_files_are_the_user_s_and_gone_at_the_end() {
     let (socket, admin) = (place.path("run/web.sock"), place.path("run/admin.sock"));
     let global = format!("user = \"nobody\"\nadmin = \"{}\"", unix(&admin));
     place.write(&global, &[&unix(&socket)], server.at());
-    let mut tcplb = Tcplb::from_file(&place.file(), 1).start();
+    let mut tcplb = Tcplb::from_file(&place.file()).start();
     tcplb.connect().assert_echoes("by a file");
     for path in [&socket, &admin] {
         let file = fs::metadata(path).unwrap();
@@ -221,7 +221,7 @@ fn a_token_file_that_others_can_read_is_logged() {
         let global = format!("{user}admin = \"127.0.0.1:0\"\nadmin_token_file = \"{}\"", token.display());
         place.write(&global, &["127.0.0.1:0"], server.at());
         // Read before tcplb changes its user, so that the user needs no right to it.
-        let tcplb = Tcplb::from_file(&place.file(), 1).start();
+        let tcplb = Tcplb::from_file(&place.file()).start();
         tcplb.wait_for_line("admin on ");
         assert_eq!(
             tcplb.count_lines("every user of this machine can read the admin token"),
@@ -239,7 +239,7 @@ fn a_start_reports_what_the_user_will_not_be_able_to_do() {
     let socket = place.path("etc/web.sock");
     place.write("user = \"nobody\"", &["127.0.0.1:0", &unix(&socket)], server.at());
     fs::set_permissions(place.file(), Permissions::from_mode(0o600)).unwrap();
-    let tcplb = Tcplb::from_file(&place.file(), 2).start();
+    let tcplb = Tcplb::from_file(&place.file()).start();
     tcplb.connect().assert_echoes("all the same");
     let line = tcplb.wait_for_line("a reload will fail: nobody:");
     assert!(line.contains(&place.file().display().to_string()) && line.contains("Permission denied"), "{line}");
@@ -259,7 +259,7 @@ fn a_reload_that_leads_out_of_the_sandbox_is_refused_with_the_reason() {
     for (sandbox, free) in [("auto", false), ("off", true)] {
         let global = format!("sandbox = \"{sandbox}\"");
         place.write(&global, &[bind], server.at());
-        let tcplb = Tcplb::from_file(&place.file(), 1).start();
+        let tcplb = Tcplb::from_file(&place.file()).start();
         let said = tcplb.wait_for_line("runs as ");
         assert!(said.contains("no new privileges"), "{said}");
         assert_eq!(said.contains("no sandbox"), free, "{said}");

@@ -15,7 +15,7 @@ fn over(address: &str, pool: &str, health: &str) -> (tempfile::TempDir, Running)
          [[pool.backend]]\nname = 'web1'\naddress = '{address}'\n"
     );
     fs::write(&path, text).unwrap();
-    let tcplb = Tcplb::from_file(&path, 1).start();
+    let tcplb = Tcplb::from_file(&path).start();
     (folder, tcplb)
 }
 

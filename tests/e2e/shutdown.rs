@@ -77,7 +77,7 @@ fn with_many_pools_and_nothing_open_it_exits_at_once_too() {
         text.push_str(&format!("[[pool]]\nname = 'p{number}'\n[[pool.backend]]\naddress = '127.0.0.1:1'\n"));
     }
     std::fs::write(&file, text).unwrap();
-    let mut tcplb = Tcplb::from_file(&file, 7).start();
+    let mut tcplb = Tcplb::from_file(&file).start();
     // A probe of each has been made, and the next is a while off.
     for number in 0..7 {
         tcplb.wait_for_line(&format!("is down: connection refused (pool p{number})"));
@@ -152,7 +152,7 @@ fn sigterm_behind_a_flood_of_sighups_goes_first() {
     let text =
         format!("[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n[[pool.backend]]\naddress = '{}'\n", server.at());
     std::fs::write(&file, &text).unwrap();
-    let mut tcplb = Tcplb::from_file(&file, 1).start();
+    let mut tcplb = Tcplb::from_file(&file).start();
     tcplb.connect().assert_echoes("before");
     // A file that lasts as long as the test wants: a FIFO.
     std::fs::remove_file(&file).unwrap();
@@ -181,7 +181,7 @@ fn shutdown_delay_lets_clients_in_while_it_is_not_ready() {
     };
     std::fs::write(&file, text("1s")).unwrap();
     let start = || {
-        let tcplb = Tcplb::from_file(&file, 1).start();
+        let tcplb = Tcplb::from_file(&file).start();
         let admin = Admin::of(&tcplb);
         assert_eq!(admin.get("/readyz").status, 200);
         (tcplb, admin)

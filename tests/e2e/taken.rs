@@ -91,7 +91,7 @@ fn a_start_that_fails_leaves_no_socket_file() {
              [[pool.backend]]\nname = \"web1\"\naddress = \"{backend}\"\n"
         );
         fs::write(&config, text).unwrap();
-        let (status, said) = Tcplb::from_file(&config, 1).start_in_vain();
+        let (status, said) = Tcplb::from_file(&config).start_in_vain();
         assert!(status.code() == Some(1) && said.contains(why), "{why}: {said}");
         let left: Vec<_> = place.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(left.is_empty(), "{why}: {left:?}");

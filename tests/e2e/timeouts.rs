@@ -60,7 +60,7 @@ fn with_lifetime(server: &Server, lifetime: &str) -> Running {
         server.at()
     );
     std::fs::write(&file, text).unwrap();
-    Tcplb::from_file(&file, 1).start()
+    Tcplb::from_file(&file).start()
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl Harness {
             }
         }
         file.write_all(text.as_bytes()).expect("write the configuration");
-        let tcplb = Tcplb::from_file(file.path(), 5).start();
+        let tcplb = Tcplb::from_file(file.path()).start();
         let (admin, before) = (Admin::of(&tcplb), Descriptors { sockets: 0, others: 0 });
         let (_servers, pairs) = ([scenario, echo], Cell::new(0));
         let mut harness = Harness { tcplb, admin, accepted, pairs, before, _servers, _hole: hole, _alone: alone };

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails; helpers are tests too")]
 
 mod admin;
+mod balancer;
 mod cli;
 mod control;
 mod limits;

@@ -54,7 +54,7 @@ fn listeners_close_after_the_clients_that_wait_although_the_backlog_is_never_emp
             fs::write(&file, text).expect("a file");
         };
         write(&format!("[[listener]]\nname = 'extra'\nbind = ['{extra}']\npool = 'refused'\n"));
-        let mut tcplb = Tcplb::from_file(&file, 2).start();
+        let mut tcplb = Tcplb::from_file(&file).start();
         let strace = slow(&tcplb);
 
         let flood = Flood::at(&extra);

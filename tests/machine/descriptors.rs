@@ -96,7 +96,7 @@ fn listeners_that_a_reload_adds_count_too() {
         let pool = format!("[[pool]]\n[[pool.backend]]\naddress = \"{}\"\n", refusing());
         std::fs::write(&file, format!("[global]\nworkers = 16\n{global}\n{listeners}{pool}")).unwrap();
     };
-    let start = || limited(Tcplb::from_file(&file, 1), &format!("-n {DESCRIPTORS}")).start();
+    let start = || limited(Tcplb::from_file(&file), &format!("-n {DESCRIPTORS}")).start();
     write("", 1);
     let tcplb = start();
     tcplb.wait_for_line("serves at most 389 clients at once: of 1024");

@@ -107,7 +107,7 @@ impl Setup {
         let script = "mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
         let resolv = self.directory.path().join("resolv.conf");
         let resolv = resolv.to_str().expect("a path in UTF-8");
-        Tcplb::from_file(&self.file(global, names), 1).wrapped(["unshare", "--mount", "sh", "-c", script, "sh", resolv])
+        Tcplb::from_file(&self.file(global, names)).wrapped(["unshare", "--mount", "sh", "-c", script, "sh", resolv])
     }
 }
 

@@ -51,7 +51,7 @@ fn shutdown_timeout_is_how_long_a_drain_takes() {
                 assert_served(&client);
                 drop(client);
             }
-            assert!(tcplb.running.wait_exit().success());
+            assert!(tcplb.wait_exit().success());
         }
     }
 }
@@ -85,22 +85,21 @@ fn relay_moves_bytes_through_a_buffer_or_a_pipe() {
         let line = format!("relay = \"{engine}\"");
         // Twice by the file: the suite's own --relay would contradict a second one on the command line.
         let by_flag = Tcplb::new().backend(server.at()).unprobed();
-        let by_flag = if std::env::var_os("TCPLB_TEST_RELAY").is_none() {
-            by_flag.args(["--relay", engine]).start()
+        let by_flag: Started = if std::env::var_os("TCPLB_TEST_RELAY").is_none() {
+            by_flag.args(["--relay", engine]).start().into()
         } else {
-            ConfigFile::over([server.at()]).global(&line).start().running
+            ConfigFile::over([server.at()]).global(&line).start()
         };
         let by_file = ConfigFile::over([server.at()]).global(&line).start();
-        for tcplb in [&by_flag, &*by_file] {
-            let tcplb: &Running = tcplb;
-            let before = pipes(tcplb);
+        for tcplb in [by_flag, by_file] {
+            let before = pipes(&tcplb);
             let client = tcplb.connect();
             std::thread::scope(|scope| {
                 scope.spawn(|| send(&client, 7, MIB).expect("it takes all of it"));
                 client.hear(MIB);
             });
             // Pipes are kept for reuse.
-            assert_eq!(pipes(tcplb) > before, engine == "splice", "{engine}");
+            assert_eq!(pipes(&tcplb) > before, engine == "splice", "{engine}");
         }
     }
 }
@@ -114,7 +113,7 @@ fn admin_opens_the_api() {
     }
     for mut tcplb in both(&[server.at()], ConfigFile::global, "", &[]) {
         tcplb.signal(Signal::TERM);
-        assert!(tcplb.running.wait_exit().success());
+        assert!(tcplb.wait_exit().success());
         assert!(!tcplb.output().contains("admin on"), "{}", tcplb.output());
     }
 }
@@ -179,7 +178,7 @@ fn sandbox_shuts_out_what_is_not_needed() {
         let list = elsewhere.beside("deny.txt", "192.0.2.1\n");
         let file = ConfigFile::over([server.at()]).global(&format!("sandbox = \"{mode}\""));
         let path = file.write();
-        let tcplb = Tcplb::from_file(&path, 1).start();
+        let tcplb = Tcplb::from_file(&path).start();
         if mode == "auto" && tcplb.output().contains("Landlock is not") {
             eprintln!("skipped: this kernel has no Landlock");
             return;

@@ -164,7 +164,7 @@ fn every_address_of_bind_is_served() {
     let server = echo();
     let (first, second) = (fresh_loopback(), fresh_loopback());
     let file = ConfigFile::over([server.at()]).listener(&format!("bind = [\"{first}:0\", \"{second}:0\"]"));
-    let tcplb = Tcplb::from_file(&file.write(), 2).start();
+    let tcplb = Tcplb::from_file(&file.write()).start();
     tcplb.listening().iter().for_each(|at| assert_served(&Conn::to(at)));
     let ips: BTreeSet<String> = tcplb.listening().iter().map(|at| at.to_string()).collect();
     assert_eq!(ips.len(), 2, "{ips:?}");
@@ -204,7 +204,7 @@ fn owner_and_group_of_a_socket_file_go_by_name_or_number() {
     }
     let server = echo();
     let file = ConfigFile::over([server.at()]).listener("bind = [\"unix:/nowhere/a\"]\nowner = \"no-such-user\"");
-    let (status, said) = Tcplb::from_file(&file.write(), 1).start_in_vain();
+    let (status, said) = Tcplb::from_file(&file.write()).start_in_vain();
     assert_eq!(status.code(), Some(1));
     assert!(said.contains("owner: there is no user called `no-such-user`"), "{said}");
 }
@@ -222,7 +222,7 @@ fn a_reload_changes_the_mode_of_a_socket_file() {
         fs::write(&file, listener + &pool).unwrap();
     };
     write("mode = \"0600\"");
-    let tcplb = Tcplb::from_file(&file, 1).start();
+    let tcplb = Tcplb::from_file(&file).start();
     write("mode = \"0666\"");
     tcplb.signal(Signal::HUP);
     tcplb.wait_for_line("mode 0600 → 0666");
@@ -247,7 +247,7 @@ fn a_file_that_another_process_puts_in_place_of_a_socket_file_stays_as_it_is() {
     let link = || std::os::unix::fs::symlink(&file, &path).unwrap();
     for put in [&socket as &dyn Fn(), &plain, &link] {
         fs::write(&file, text("0600")).unwrap();
-        let tcplb = Tcplb::from_file(&file, 1).start();
+        let tcplb = Tcplb::from_file(&file).start();
         fs::remove_file(&path).unwrap();
         put();
         let (before, target) = (mode(), fs::metadata(&file).unwrap().mode());
@@ -278,7 +278,7 @@ fn a_reload_that_lacks_the_right_to_change_a_socket_file_says_that_a_restart_app
         fs::write(&file, text).unwrap();
     };
     write("0600");
-    let tcplb = Tcplb::from_file(&file, 1).start();
+    let tcplb = Tcplb::from_file(&file).start();
     write("0666");
     tcplb.signal(Signal::HUP);
     let line = tcplb.wait_for_line("reload refused: listener default: can't change ");
@@ -303,7 +303,7 @@ fn a_reload_that_fails_at_one_socket_file_changes_the_mode_of_none() {
     };
     let mode = || fs::metadata(&paths[0]).unwrap().mode() & 0o777;
     write("0600");
-    let tcplb = Tcplb::from_file(&file, 1).start();
+    let tcplb = Tcplb::from_file(&file).start();
     fs::remove_file(&paths[1]).unwrap();
     write("0666");
     tcplb.signal(Signal::HUP);

@@ -185,7 +185,7 @@ fn warm_connections_are_refused_until_there_are_some() {
     let server = echo();
     assert_served(&ConfigFile::over([server.at()]).pool("warm_connections = 0").start().connect());
     let file = ConfigFile::over([server.at()]).pool("warm_connections = 1");
-    let (status, said) = Tcplb::from_file(&file.write(), 1).start_in_vain();
+    let (status, said) = Tcplb::from_file(&file.write()).start_in_vain();
     assert_eq!(status.code(), Some(2));
     assert!(said.contains("warm_connections: more than 0 is not in this version yet"), "{said}");
 }
@@ -194,7 +194,7 @@ fn warm_connections_are_refused_until_there_are_some() {
 fn discover_is_refused_until_there_is_some() {
     let server = echo();
     let file = ConfigFile::over([server.at()]).and("[[pool.discover]]\nkind = \"dns\"\nname = \"web.internal:80\"\n");
-    let (status, said) = Tcplb::from_file(&file.write(), 1).start_in_vain();
+    let (status, said) = Tcplb::from_file(&file.write()).start_in_vain();
     assert_eq!(status.code(), Some(2));
     assert!(said.contains("[[pool.discover]] is not in this version yet"), "{said}");
 }

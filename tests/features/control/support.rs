@@ -1,114 +1,36 @@
-//! Servers that send their name, clients that notice everything, and a balancer whose file is in memory.
+//! Servers that send their name, clients that notice everything, and what this process uses.
 
-use parking_lot::Mutex;
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+pub use crate::balancer::{Balancer, backend};
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use tcplb::app::{self, Remote, Running};
-use tcplb::base::{Address, Endpoint, Listen};
+use tcplb::base::Listen;
 use tcplb::config::model::{self, Global, Health, HealthKind, Model};
-use tcplb::pool::{Backend, Published};
-use testkit::PATIENCE;
-pub use testkit::eventually;
+pub use testkit::{At, Conn, Server, eventually};
 
-/// Sends its name, one byte, to each client and then echoes.
-pub struct Server {
-    name: u8,
-    at: SocketAddr,
-    refusing: Arc<AtomicBool>,
+/// Sends its name to each client and then echoes.
+pub fn named(name: &str) -> Server {
+    Server::start(testkit::peers::named(name))
 }
 
-impl Server {
-    pub fn start(name: u8) -> Server {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (at, refusing) = (listener.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
-        let stop = refusing.clone();
-        thread::spawn(move || {
-            for stream in listener.incoming() {
-                if stop.load(Ordering::SeqCst) {
-                    return;
-                }
-                let Ok(stream) = stream else { continue };
-                thread::spawn(move || serve(stream, name));
-            }
-        });
-        Server { name, at, refusing }
-    }
-
-    pub fn backend(&self) -> model::Backend {
-        let name = char::from(self.name).to_string();
-        model::Backend { name, ..model::Backend::at(Address::Inet(self.at)) }
-    }
-
-    /// Takes no connections from now on; those it has go on.
-    pub fn refuse(&self) {
-        self.refusing.store(true, Ordering::SeqCst);
-        // The one that makes it look.
-        let _ = TcpStream::connect(self.at);
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.refuse();
-    }
-}
-
-fn serve(mut stream: TcpStream, name: u8) {
-    let mut buffer = [0; 64];
-    if stream.write_all(&[name]).is_err() {
-        return;
-    }
-    while let Ok(count @ 1..) = stream.read(&mut buffer) {
-        if stream.write_all(&buffer[..count]).is_err() {
-            return;
-        }
-    }
-}
-
+/// A client that is served.
 pub struct Client {
-    stream: TcpStream,
+    pub conn: Conn,
     /// The server that serves it.
-    pub server: u8,
+    pub server: String,
 }
 
 impl Client {
     #[track_caller]
-    pub fn connect(to: SocketAddr) -> Client {
-        Client::try_connect(to).unwrap()
-    }
-
-    fn try_connect(to: SocketAddr) -> std::io::Result<Client> {
-        Client::over(TcpStream::connect(to)?)
-    }
-
-    /// Waits until it is served.
-    pub fn over(mut stream: TcpStream) -> std::io::Result<Client> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        let mut server = [0];
-        stream.read_exact(&mut server)?;
-        Ok(Client { stream, server: server[0] })
+    pub fn connect(to: &At) -> Client {
+        let conn = Conn::to(to);
+        Client { server: conn.hear_line(), conn }
     }
 
     #[track_caller]
-    pub fn exchange(&mut self) {
-        self.try_exchange().unwrap();
-    }
-
-    fn try_exchange(&mut self) -> std::io::Result<()> {
-        self.stream.write_all(b"ping")?;
-        let mut answer = [0; 4];
-        self.stream.read_exact(&mut answer)?;
-        assert_eq!(&answer, b"ping");
-        Ok(())
-    }
-
-    #[track_caller]
-    pub fn is_reset(&mut self) {
-        let outcome = self.stream.read(&mut [0]);
-        assert_eq!(outcome.map_err(|error| error.kind()), Err(ErrorKind::ConnectionReset));
+    pub fn exchange(&self) {
+        self.conn.assert_echoes("ping");
     }
 }
 
@@ -120,14 +42,14 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(to: SocketAddr, clients: usize) -> Load {
+    pub fn start(to: &At, clients: usize) -> Load {
         let (over, served) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let client = |_| {
-            let (over, served) = (over.clone(), served.clone());
+            let (over, served, to) = (over.clone(), served.clone(), to.clone());
             thread::spawn(move || {
                 let mut failed = 0;
                 while !over.load(Ordering::Relaxed) {
-                    match Client::try_connect(to).and_then(|mut client| client.try_exchange()) {
+                    match try_exchange(&to) {
                         Ok(()) => drop(served.fetch_add(1, Ordering::Relaxed)),
                         Err(error) => {
                             eprintln!("a connection failed: {error}");
@@ -156,23 +78,31 @@ impl Load {
     }
 }
 
-pub fn listen(at: SocketAddr) -> Listen {
-    Listen(Address::Inet(at))
+fn try_exchange(to: &At) -> io::Result<()> {
+    let (conn, mut answer) = (Conn::try_to(to)?, [0; 4]);
+    conn.line()?;
+    (&conn).write_all(b"ping")?;
+    (&conn).read_exact(&mut answer)?;
+    assert_eq!(&answer, b"ping");
+    Ok(())
 }
 
 pub fn any_port() -> Listen {
-    listen(([127, 0, 0, 1], 0).into())
+    Listen::parse("127.0.0.1:0").unwrap()
 }
 
+/// A pool, and the names and servers of its backends.
+pub type Wanted<'a> = (&'a str, &'a [(&'a str, &'a Server)]);
+
 /// Pools, each with a listener of its name; nothing marks a backend down.
-pub fn model(pools: &[(&str, &[&Server])]) -> Model {
-    let listener = |(name, _): &(&str, &[&Server])| {
+pub fn model(pools: &[Wanted<'_>]) -> Model {
+    let listener = |(name, _): &Wanted<'_>| {
         let (name, pool) = (name.to_string(), name.to_string());
         model::Listener { name, pool, bind: vec![any_port()], ..model::Listener::default() }
     };
-    let pool = |(name, servers): &(&str, &[&Server])| model::Pool {
+    let pool = |(name, servers): &Wanted<'_>| model::Pool {
         name: name.to_string(),
-        backends: servers.iter().map(|server| server.backend()).collect(),
+        backends: servers.iter().map(|(name, server)| backend(name, server.at())).collect(),
         health: Health { kind: HealthKind::Off, ..Health::default() },
         ..model::Pool::default()
     };
@@ -180,65 +110,6 @@ pub fn model(pools: &[(&str, &[&Server])]) -> Model {
         global: Global { workers: 2, ..Global::default() },
         listeners: pools.iter().map(listener).collect(),
         pools: pools.iter().map(pool).collect(),
-    }
-}
-
-type File = Arc<Mutex<Result<Model, Vec<String>>>>;
-
-/// A balancer in this process.
-pub struct Balancer {
-    running: Running,
-    pub remote: Remote,
-    pub published: Arc<Published>,
-    good: Mutex<Model>,
-    file: File,
-}
-
-impl Balancer {
-    pub fn start(model: Model) -> Balancer {
-        let file: File = Arc::new(Mutex::new(Ok(model.clone())));
-        let read = file.clone();
-        let running = app::start_with(model.clone(), Some(Arc::new(move || read.lock().clone()))).unwrap();
-        let (remote, published) = (running.remote(), running.published());
-        Balancer { running, remote, published, good: Mutex::new(model), file }
-    }
-
-    /// Edits the file.
-    pub fn file(&self, edit: impl FnOnce(&mut Model)) {
-        let mut good = self.good.lock();
-        edit(&mut good);
-        *self.file.lock() = Ok(good.clone());
-    }
-
-    pub fn break_file(&self, mistakes: &[&str]) {
-        *self.file.lock() = Err(mistakes.iter().map(ToString::to_string).collect());
-    }
-
-    #[track_caller]
-    pub fn address(&self, listener: &str) -> SocketAddr {
-        let snapshot = self.published.snapshot();
-        let listener = snapshot.listeners.iter().find(|other| other.name == listener).unwrap();
-        let Endpoint::Inet(at) = listener.addresses[0].endpoint else { panic!("not TCP") };
-        at
-    }
-
-    #[track_caller]
-    pub fn backend(&self, pool: &str, name: &str) -> Arc<Backend> {
-        let snapshot = self.published.snapshot();
-        let mut members = snapshot.pool(pool).unwrap().members.iter();
-        members.find(|member| member.backend.name == name).unwrap().backend.clone()
-    }
-
-    /// Ends at once.
-    pub fn stop(self) {
-        self.remote.stop();
-        self.remote.stop();
-        self.wait();
-    }
-
-    pub fn wait(self) {
-        drop(self.remote);
-        self.running.wait().unwrap();
     }
 }
 

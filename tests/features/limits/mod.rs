@@ -2,105 +2,129 @@
 //! several addresses of 127.0.0.0/8.
 
 mod file;
-mod support;
 
+use crate::balancer::Balancer;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
-use support::{
-    Balancer, Port, SOON, backend, eventually, greeting, is_reset, is_served, resetting_backend, serve, tally,
-    unprobed, waits,
-};
-use tcplb::config::model::{AllDown, Health, Listener, NoBackend, Pool, Rate};
-use tcplb::policy::limit::Enforcement;
 use tcplb::telemetry::Refusal;
+use testkit::{ConfigFile, Conn, PATIENCE, Server, eventually, let_pass, peers, tally};
 
-const WAIT: NoBackend = NoBackend::Wait(SOON);
+/// Longer than a test takes.
+const WAIT: &str = "no_backend = 'wait 1h'";
+
+/// Probes often enough for a test to wait for them.
+const QUICK: &str = "interval = '50ms'\ntimeout = '50ms'\nrise = 1";
+
+/// A backend that sends its name and then echoes.
+fn named(name: &str) -> Server {
+    Server::start(peers::named(name))
+}
+
+/// One that refuses until it is started again.
+fn stopped(name: &str) -> Server {
+    let mut server = named(name);
+    server.stop();
+    server
+}
+
+/// A backend with a place for one client.
+fn narrow(server: &Server) -> ConfigFile {
+    ConfigFile::empty().backend(server.at(), "max_connections = 1")
+}
+
+fn refused(balancer: &Balancer, why: Refusal) -> u64 {
+    balancer.admission().totals.refused(why)
+}
+
+/// A client from 127.0.0.1.
+fn client(balancer: &Balancer) -> Conn {
+    balancer.client_from([127, 0, 0, 1])
+}
+
+#[track_caller]
+fn assert_served(client: &Conn) {
+    client.hear_line();
+}
+
+/// No byte and no end comes for a while.
+#[track_caller]
+fn assert_waits(client: &Conn) {
+    assert!(!client.has_something_within(Duration::from_millis(200)), "it does not wait");
+}
 
 #[test]
 fn lists_decide_by_the_most_specific_prefix() {
-    let listener = Listener {
-        allow: vec!["127.0.0.0/24".parse().unwrap()],
-        deny: vec!["127.0.0.8/29".parse().unwrap()],
-        ..Listener::default()
-    };
-    let balancer = Balancer::start(listener, unprobed(), &[backend("a")], None);
-    is_served(&mut balancer.client_from([127, 0, 0, 1]));
-    is_reset(&mut balancer.client_from([127, 0, 0, 9]));
-    is_reset(&mut balancer.client_from([127, 0, 1, 1]));
-    is_served(&mut balancer.client_from([127, 0, 0, 16]));
-    eventually("counted", || balancer.refused(Refusal::Denied) == 2);
+    let server = named("a");
+    let lists = "allow = ['127.0.0.0/24']\ndeny = ['127.0.0.8/29']";
+    let balancer = Balancer::of(&ConfigFile::over([server.at()]).listener(lists));
+    assert_served(&balancer.client_from([127, 0, 0, 1]));
+    balancer.client_from([127, 0, 0, 9]).assert_reset();
+    balancer.client_from([127, 0, 1, 1]).assert_reset();
+    assert_served(&balancer.client_from([127, 0, 0, 16]));
+    eventually("counted", || refused(&balancer, Refusal::Denied) == 2);
     assert_eq!(balancer.admission().totals.accepted(), 4, "refused ones count as accepted");
 }
 
 #[test]
 fn a_source_has_so_many_connections_and_others_have_theirs() {
-    let listener = Listener { max_connections_per_source: Some(2), ..Listener::default() };
-    let balancer = Balancer::start(listener, unprobed(), &[backend("a")], None);
+    let server = named("a");
+    let balancer = Balancer::of(&ConfigFile::over([server.at()]).listener("max_connections_per_source = 2"));
     let mut held = Vec::new();
     for ip in [[127, 0, 0, 2], [127, 0, 0, 2], [127, 0, 0, 3]] {
-        let mut client = balancer.client_from(ip);
-        is_served(&mut client);
+        let client = balancer.client_from(ip);
+        assert_served(&client);
         held.push(client);
     }
-    is_reset(&mut balancer.client_from([127, 0, 0, 2]));
-    assert_eq!(balancer.refused(Refusal::SourceLimit), 1);
+    balancer.client_from([127, 0, 0, 2]).assert_reset();
+    assert_eq!(refused(&balancer, Refusal::SourceLimit), 1);
     drop(held.remove(0));
-    eventually("its place is free again", || greeting(&mut balancer.client_from([127, 0, 0, 2])).is_ok());
+    eventually("its place is free again", || balancer.client_from([127, 0, 0, 2]).line().is_ok());
 }
 
 #[test]
 fn behind_a_proxy_the_lists_apply_to_the_announced_client() {
-    let listener = Listener {
-        accept_proxy: true,
-        allow: vec!["203.0.113.0/24".parse().unwrap()],
-        deny: vec!["203.0.113.7/32".parse().unwrap()],
-        max_connections_per_source: Some(1),
-        ..Listener::default()
-    };
-    let balancer = Balancer::start(listener, unprobed(), &[backend("a")], None);
+    let server = named("a");
+    let listener =
+        "accept_proxy = true\nmax_connections_per_source = 1\nallow = ['203.0.113.0/24']\ndeny = ['203.0.113.7']";
+    let balancer = Balancer::of(&ConfigFile::over([server.at()]).listener(listener));
     let announced = |client: &str| {
-        let mut proxy = balancer.client();
-        write!(proxy.stream, "PROXY TCP4 {client} 198.51.100.1 1000 443\r\n").unwrap();
+        let proxy = balancer.connect();
+        proxy.say(format!("PROXY TCP4 {client} 198.51.100.1 1000 443\r\n"));
         proxy
     };
     // All from one socket address, which no list names.
-    let mut first = announced("203.0.113.1");
-    is_served(&mut first);
-    is_served(&mut announced("203.0.113.2"));
-    is_reset(&mut announced("203.0.113.1"));
-    is_reset(&mut announced("203.0.113.7"));
-    is_reset(&mut announced("127.0.0.1"));
-    assert_eq!(balancer.refused(Refusal::SourceLimit), 1);
-    eventually("counted", || balancer.refused(Refusal::Denied) == 2);
+    let first = announced("203.0.113.1");
+    assert_served(&first);
+    assert_served(&announced("203.0.113.2"));
+    announced("203.0.113.1").assert_reset();
+    announced("203.0.113.7").assert_reset();
+    announced("127.0.0.1").assert_reset();
+    assert_eq!(refused(&balancer, Refusal::SourceLimit), 1);
+    eventually("counted", || refused(&balancer, Refusal::Denied) == 2);
     drop(first);
-    eventually("its place is free again", || greeting(&mut announced("203.0.113.1")).is_ok());
+    eventually("its place is free again", || announced("203.0.113.1").line().is_ok());
 }
 
 #[test]
 fn a_source_connects_so_often() {
-    let connection_rate_per_source = Some(Rate { per_second: 3 });
-    let listener = Listener { connection_rate_per_source, ..Listener::default() };
-    let balancer = Balancer::start(listener, unprobed(), &[backend("a")], None);
+    let server = named("a");
+    let balancer = Balancer::of(&ConfigFile::over([server.at()]).listener("connection_rate_per_source = '3/s'"));
     let started = Instant::now();
-    let attempts = (0..40).map(|_| greeting(&mut balancer.client()).is_ok()).filter(|served| *served).count() as u64;
+    let attempts = (0..40).map(|_| client(&balancer).line().is_ok()).filter(|served| *served).count() as u64;
     let most = 4 + 3 * started.elapsed().as_millis() as u64 / 1000;
     assert!((3..=most).contains(&attempts), "{attempts} of 40 in {:?}", started.elapsed());
-    eventually("counted", || balancer.refused(Refusal::SourceRate) == 40 - attempts);
-    is_served(&mut balancer.client_from([127, 0, 0, 2]));
-    eventually("a token has come", || greeting(&mut balancer.client()).is_ok());
+    eventually("counted", || refused(&balancer, Refusal::SourceRate) == 40 - attempts);
+    assert_served(&balancer.client_from([127, 0, 0, 2]));
+    eventually("a token has come", || client(&balancer).line().is_ok());
 }
 
 #[test]
 fn a_dry_run_only_counts() {
-    let listener = Listener {
-        deny: vec!["127.0.0.2/32".parse().unwrap()],
-        max_connections_per_source: Some(1),
-        limits: Enforcement::DryRun,
-        ..Listener::default()
-    };
-    let balancer = Balancer::start(listener, unprobed(), &[backend("a")], None);
-    let mut clients = [balancer.client(), balancer.client(), balancer.client_from([127, 0, 0, 2])];
-    clients.iter_mut().for_each(is_served);
+    let server = named("a");
+    let listener = "deny = ['127.0.0.2']\nmax_connections_per_source = 1\nlimits = 'count'";
+    let balancer = Balancer::of(&ConfigFile::over([server.at()]).listener(listener));
+    let clients = [client(&balancer), client(&balancer), balancer.client_from([127, 0, 0, 2])];
+    clients.iter().for_each(assert_served);
     let admission = balancer.admission();
     assert_eq!((admission.would_refuse(Refusal::SourceLimit), admission.would_refuse(Refusal::Denied)), (1, 1));
     assert_eq!(admission.totals.refused_total(), 0);
@@ -108,28 +132,26 @@ fn a_dry_run_only_counts() {
 
 #[test]
 fn a_full_listener_lets_clients_wait_in_the_backlog() {
-    let listener = Listener { max_connections: Some(2), ..Listener::default() };
-    let balancer = Balancer::start(listener, unprobed(), &[backend("a")], None);
-    let mut held: Vec<_> = (0..2).map(|_| balancer.client()).collect();
-    held.iter_mut().for_each(is_served);
-    let mut third = balancer.client();
-    waits(&mut third);
+    let server = named("a");
+    let balancer = Balancer::of(&ConfigFile::over([server.at()]).listener("max_connections = 2"));
+    let mut held: Vec<_> = (0..2).map(|_| client(&balancer)).collect();
+    held.iter().for_each(assert_served);
+    let third = client(&balancer);
+    assert_waits(&third);
     assert_eq!(balancer.admission().totals.accepted(), 2);
     held.pop();
-    is_served(&mut third);
+    assert_served(&third);
     held.push(third);
     // Many more than there is room for: all are served in the end, never more than two at once.
-    let mut crowd: Vec<_> = (0..20).map(|_| balancer.client()).collect();
+    let mut crowd: Vec<_> = (0..20).map(|_| client(&balancer)).collect();
     held.clear();
-    while let Some(mut client) = crowd.pop() {
+    while let Some(client) = crowd.pop() {
         // The kernel spreads them over the workers' backlogs, so their order is unknown.
-        client.stream.set_nonblocking(true).unwrap();
-        match greeting(&mut client) {
-            Ok(_) => assert!(balancer.admission().totals.active() <= 2),
-            Err(_) => {
-                crowd.insert(0, client);
-                std::thread::park_timeout(Duration::from_millis(1));
-            }
+        if client.has_something_within(Duration::from_millis(1)) {
+            assert_served(&client);
+            assert!(balancer.admission().totals.active() <= 2);
+        } else {
+            crowd.insert(0, client);
         }
     }
     assert_eq!(balancer.admission().totals.accepted(), 23);
@@ -137,84 +159,73 @@ fn a_full_listener_lets_clients_wait_in_the_backlog() {
 
 #[test]
 fn a_client_without_a_backend_is_reset_at_once_or_when_the_wait_is_over() {
-    for (no_backend, least) in
-        [(NoBackend::Reset, Duration::ZERO), (NoBackend::Wait(Duration::from_millis(300)), Duration::from_millis(300))]
-    {
-        let pool = Pool { no_backend, ..unprobed() };
-        let balancer = Balancer::start(Listener::default(), pool, &[backend("a")], Some(1));
-        let mut first = balancer.client();
-        is_served(&mut first);
+    let server = named("a");
+    for (no_backend, least) in [("reset", Duration::ZERO), ("wait 300ms", Duration::from_millis(300))] {
+        let balancer = Balancer::of(&narrow(&server).pool(&format!("no_backend = '{no_backend}'")));
+        let first = client(&balancer);
+        assert_served(&first);
         let started = Instant::now();
-        is_reset(&mut balancer.client());
-        assert!(started.elapsed() >= least && started.elapsed() < SOON);
-        assert_eq!(balancer.refused(Refusal::NoBackend), 1);
+        client(&balancer).assert_reset();
+        assert!(started.elapsed() >= least && started.elapsed() < PATIENCE);
+        assert_eq!(refused(&balancer, Refusal::NoBackend), 1);
     }
 }
 
 #[test]
 fn a_waiting_client_is_served_when_a_place_becomes_free() {
-    let pool = Pool { no_backend: WAIT, ..unprobed() };
-    let balancer = Balancer::start(Listener::default(), pool, &[backend("a")], Some(1));
-    let mut first = balancer.client();
-    is_served(&mut first);
-    let mut second = balancer.client();
-    second.stream.write_all(b"!").unwrap();
-    waits(&mut second);
+    let server = named("a");
+    let balancer = Balancer::of(&narrow(&server).pool(WAIT));
+    let first = client(&balancer);
+    assert_served(&first);
+    let second = client(&balancer);
+    second.say("!\n");
+    assert_waits(&second);
     drop(first);
-    is_served(&mut second);
-    assert_eq!(greeting(&mut second).unwrap(), '!', "what it sent while it waited is not lost");
+    assert_served(&second);
+    assert_eq!(second.hear_line(), "!", "what it sent while it waited is not lost");
 }
 
 #[test]
 fn a_waiting_client_is_served_when_a_backend_comes_back() {
-    for health in [unprobed().health, Health { interval: Duration::from_millis(50), rise: 1, ..quick() }] {
-        let port = Port::reserve();
-        let probed = health != unprobed().health;
-        let pool = Pool { no_backend: WAIT, health, ..Pool::default() };
-        let balancer = Balancer::start(Listener::default(), pool, &[port.at], None);
-        if probed {
-            let snapshot = balancer.running.as_ref().unwrap().snapshot();
-            eventually("it is down", || !snapshot.pools[0].up.get(0));
+    for health in ["kind = 'off'", QUICK] {
+        let mut server = stopped("b");
+        let balancer = Balancer::of(&ConfigFile::over([server.at()]).pool(WAIT).health(health));
+        if health == QUICK {
+            eventually("it is down", || !balancer.pool().up.get(0));
         }
-        let mut client = balancer.client();
-        waits(&mut client);
-        serve(port.listen(), "b");
-        is_served(&mut client);
+        let client = client(&balancer);
+        assert_waits(&client);
+        server.start_again();
+        assert_served(&client);
     }
-}
-
-fn quick() -> Health {
-    Health { timeout: Duration::from_millis(50), ..Health::default() }
 }
 
 #[test]
 fn a_waiting_client_that_is_gone_takes_no_turn() {
-    let pool = Pool { no_backend: WAIT, ..unprobed() };
-    let balancer = Balancer::start(Listener::default(), pool, &[backend("a")], Some(1));
-    let mut first = balancer.client();
-    is_served(&mut first);
-    let mut second = balancer.client();
-    waits(&mut second);
-    socket2::SockRef::from(&second.stream).set_linger(Some(Duration::ZERO)).unwrap();
-    drop(second);
+    let server = named("a");
+    let balancer = Balancer::of(&narrow(&server).pool(WAIT));
+    let first = client(&balancer);
+    assert_served(&first);
+    let second = client(&balancer);
+    assert_waits(&second);
+    second.reset();
     eventually("its reset is noticed", || balancer.admission().totals.active() == 1);
-    let mut third = balancer.client();
-    waits(&mut third);
+    let third = client(&balancer);
+    assert_waits(&third);
     drop(first);
-    is_served(&mut third);
+    assert_served(&third);
 }
 
 #[test]
 fn a_lifetime_ends_a_connection_that_is_in_use() {
-    let pool = Pool { max_lifetime: Some(Duration::from_millis(400)), ..unprobed() };
-    let balancer = Balancer::start(Listener::default(), pool, &[backend("a")], None);
+    let server = named("a");
+    let balancer = Balancer::of(&ConfigFile::over([server.at()]).pool("max_lifetime = '400ms'"));
     let started = Instant::now();
-    let mut client = balancer.client();
-    is_served(&mut client);
-    let mut letter = [0];
+    let client = client(&balancer);
+    assert_served(&client);
     // Each byte comes back at once, so that it is never idle.
-    while client.stream.write_all(b"x").is_ok() && client.stream.read(&mut letter).is_ok_and(|count| count == 1) {
-        std::thread::park_timeout(Duration::from_millis(5));
+    while (&client).write_all(b"x").is_ok() && (&client).read(&mut [0]).is_ok_and(|count| count == 1) {
+        let_pass(Duration::from_millis(5));
     }
     assert!(started.elapsed() >= Duration::from_millis(360), "{:?}", started.elapsed());
     eventually("nothing is left of it", || balancer.admission().totals.active() == 0);
@@ -222,45 +233,42 @@ fn a_lifetime_ends_a_connection_that_is_in_use() {
 
 #[test]
 fn a_backend_that_came_up_gets_a_small_share_at_first() {
-    let port = Port::reserve();
-    let health = Health { interval: Duration::from_millis(50), rise: 1, fall: 1, ..quick() };
-    let pool = Pool { slow_start: Duration::from_secs(600), health, ..Pool::default() };
-    let balancer = Balancer::start(Listener::default(), pool, &[backend("a"), port.at], None);
-    let snapshot = balancer.running.as_ref().unwrap().snapshot();
-    eventually("it is down", || !snapshot.pools[0].up.get(1));
-    serve(port.listen(), "b");
-    eventually("it is up", || snapshot.pools[0].up.get(1));
-    let tally = tally(&balancer, 200);
+    let (server, mut late) = (named("a"), stopped("b"));
+    let file = ConfigFile::over([server.at(), late.at()]).pool("slow_start = '10m'").health(QUICK).health("fall = 1");
+    let balancer = Balancer::of(&file);
+    let pool = balancer.pool();
+    eventually("it is down", || !pool.up.get(1));
+    late.start_again();
+    eventually("it is up", || pool.up.get(1));
+    let tally = tally((0..200).map(|_| balancer.connect().hear_line()));
     // Half a minute would be a twentieth of the slow start, and a share of a fortieth.
-    assert!(tally.get(&'b').is_none_or(|count| *count <= 25), "{tally:?}");
+    assert!(tally.get("b").is_none_or(|count| *count <= 25), "{tally:?}");
 }
 
 #[test]
 fn all_down_may_mean_try_them_all() {
-    let port = Port::reserve();
-    let health = Health { interval: Duration::from_secs(3600), ..quick() };
-    let pool = Pool { all_down: AllDown::TryAll, health, ..Pool::default() };
-    let balancer = Balancer::start(Listener::default(), pool, &[port.at], None);
-    let snapshot = balancer.running.as_ref().unwrap().snapshot();
-    eventually("it is down", || !snapshot.pools[0].up.get(0));
-    serve(port.listen(), "b");
-    is_served(&mut balancer.client());
-    assert!(!snapshot.pools[0].up.get(0), "and no probe has followed");
+    let mut server = stopped("b");
+    let file = ConfigFile::over([server.at()]).pool("all_down = 'try-all'").health("interval = '1h'\ntimeout = '50ms'");
+    let balancer = Balancer::of(&file);
+    let pool = balancer.pool();
+    eventually("it is down", || !pool.up.get(0));
+    server.start_again();
+    assert_served(&client(&balancer));
+    assert!(!pool.up.get(0), "and no probe has followed");
 }
 
 #[test]
 fn a_backend_that_resets_its_clients_is_left_out_for_a_while() {
-    let bad = resetting_backend();
-    let pool = Pool { outlier_failures: 3, ..unprobed() };
-    let balancer = Balancer::start(Listener::default(), pool, &[bad, backend("b")], None);
-    let snapshot = balancer.running.as_ref().unwrap().snapshot();
-    let ejected = || snapshot.pools[0].ejected.get(0);
+    let (bad, good) = (Server::start(peers::resets), named("b"));
+    let balancer = Balancer::of(&ConfigFile::over([bad.at(), good.at()]).pool("outlier_failures = 3"));
+    let pool = balancer.pool();
+    let ejected = || pool.ejected.get(0);
     eventually("it is left out", || {
-        let _ = greeting(&mut balancer.client());
+        let _ = client(&balancer).line();
         ejected()
     });
-    assert!(!snapshot.pools[0].up.get(0) && snapshot.pools[0].up.get(1));
+    assert!(!pool.up.get(0) && pool.up.get(1));
     eventually("it is let in again", || !ejected());
     // A reset may come so early that it counts as a failed connect too, which has a back-off of its own.
-    eventually("it is up", || snapshot.pools[0].up.get(0));
+    eventually("it is up", || pool.up.get(0));
 }
