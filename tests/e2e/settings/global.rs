@@ -4,7 +4,7 @@ use super::{assert_served, both, call, echo};
 use rustix::process::Signal;
 use std::fs;
 use std::process::Command;
-use testkit::{ConfigFile, Ending, MIB, Process, Running, Tcplb, eventually, need, run, send};
+use testkit::{ConfigFile, Ending, MIB, Process, Started, Tcplb, eventually, need, run, send};
 
 fn threads(process: &Process, prefix: &str) -> usize {
     let tasks = fs::read_dir(format!("/proc/{}/task", process.pid())).expect("its threads");

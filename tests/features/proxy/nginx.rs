@@ -1,10 +1,8 @@
 //! nginx behind tcplb and before it.
 
 use super::support::*;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
-use tcplb::config::model::HealthKind;
 use tcplb::proto::proxy::{Announced, Header};
 
 /// An nginx that expects a header and answers with its addresses.
@@ -33,13 +31,12 @@ fn nginx_as_a_backend_understands_both_versions() {
 fn nginx_as_a_backend_takes_a_unix_client_and_probes() {
     let Some((_server, at)) = mirror() else { return };
     let folder = tempfile::tempdir().unwrap();
-    for (number, version) in [V1, V2].into_iter().enumerate() {
-        let path = folder.path().join(format!("{number}.sock"));
-        let mut plan = plan(&[at]).listen(&format!("unix:{}", path.display())).send(version);
-        plan.health = HealthKind::Http { path: "/".into(), host: None, expect: vec![(200, 200)] };
-        let tcplb = plan.start();
-        assert_eq!(words(&get(&mut connect_unix(&path)))["src"], "");
-        let pool = tcplb.running().snapshot().pools[0].clone();
+    for (number, version) in VERSIONS.into_iter().enumerate() {
+        let bind = format!("bind = ['unix:{}/{number}.sock']", folder.path().display());
+        let file = ConfigFile::over([&At::Tcp(at)]).listener(&bind).health(PROBES_HTTP);
+        let tcplb = Balancer::of(&sending(version, file));
+        assert_eq!(mirrored(&tcplb.connect())["src"], "");
+        let pool = tcplb.pool();
         let result = || pool.members[0].backend.health.lock().last_result;
         assert!(eventually_some("a probe's result", result).passed());
     }
@@ -49,24 +46,24 @@ fn nginx_as_a_backend_takes_a_unix_client_and_probes() {
 fn headers_from_nginx_are_understood() {
     let Some(module) = need("ngx_stream_module.so") else { return };
     let folder = tempfile::tempdir().unwrap();
-    let backend = FakeBackend::new();
-    let tcplb = plan(&[backend.at()]).accept().send(V2).start();
+    let backend = ManualServer::start();
+    let tcplb = Balancer::of(&accepting(sending("v2", ConfigFile::over([backend.at()]))));
     for ip in ["127.0.0.1", "::1"] {
         let (at, path) = (free_address_on(ip), folder.path().join(format!("{}.sock", ip.len())));
-        let Some(_server) = nginx(&[&module], &before(at, &path, tcplb.at()), &[]) else { return };
-        let mut client = eventually_some("nginx listens", || std::net::TcpStream::connect(at).ok());
-        client.write_all(b"hello").unwrap();
-        let mut server = backend.accept();
-        let (header, _) = hear_header(&mut server);
-        assert_eq!(header, Header::new(Announced::inet(client.local_addr().unwrap(), at)));
-        assert_eq!(hear(&mut server, 5), b"hello");
+        let Some(_server) = nginx(&[&module], &before(at, &path, tcplb.at().tcp()), &[]) else { return };
+        let client = eventually_some("nginx listens", || Conn::try_to(&At::Tcp(at)).ok());
+        client.say("hello");
+        let server = backend.accept();
+        let (header, _) = hear_header(&server);
+        assert_eq!(header, Header::new(Announced::inet(client.local(), at)));
+        assert_eq!(server.hear(5), b"hello");
 
         // Of its unix clients nginx says UNKNOWN: the client is nginx then.
-        let mut client = connect_unix(&path);
-        client.write_all(b"hello").unwrap();
-        let mut server = backend.accept();
-        assert_eq!(hear_ends(&mut server).1, tcplb.at());
-        assert_eq!(hear(&mut server, 5), b"hello");
+        let client = Conn::to(&At::Unix(path.clone()));
+        client.say("hello");
+        let server = backend.accept();
+        assert_eq!(hear_ends(&server).1, tcplb.at().tcp());
+        assert_eq!(server.hear(5), b"hello");
     }
 }
 
