@@ -1,6 +1,6 @@
 //! What an operator may not have meant is done and warned of.
 
-use crate::admin::support::{Balancer, Process};
+use crate::admin::support::Balancer;
 use serde_json::{Value, json};
 use std::net::TcpListener;
 
@@ -32,9 +32,7 @@ fn a_weight_that_the_algorithm_ignores_is_set_and_warned_of() {
 
 #[test]
 fn a_dry_run_of_a_reload_reports_what_it_would_meet() {
-    let directory = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let file = directory.path().join("tcplb.toml");
     // No other test takes a port there.
     let own = TcpListener::bind("127.80.1.1:0").unwrap().local_addr().unwrap();
     let text = |more: &str, backend: &str| {
@@ -43,14 +41,11 @@ fn a_dry_run_of_a_reload_reports_what_it_would_meet() {
              backend = [{{ address = '{backend}' }}]\n"
         )
     };
-    std::fs::write(&file, text("", "127.0.0.1:1")).unwrap();
-    let process = Process::start(&["--config", file.to_str().unwrap()]);
-    let (listen, admin) = (process.after("listening on "), process.after("admin on http://"));
-    let balancer = Balancer { process, listen, admin };
+    let balancer = Balancer::from_text(text("", "127.0.0.1:1"));
     let tried = || balancer.call("POST", "/v1/reload?dry_run=true", "").json(200)["warnings"].clone();
     assert_eq!(tried(), json!([]), "what it has bound itself is not busy");
     let at = taken.local_addr().unwrap();
-    std::fs::write(&file, text(&format!(", '{at}'"), "nowhere.invalid:1")).unwrap();
+    balancer.process.file().rewrite(&text(&format!(", '{at}'"), "nowhere.invalid:1"));
     let warnings = tried();
     let lines: Vec<&str> = warnings.as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert_eq!(lines.len(), 2, "{lines:?}");
@@ -73,32 +68,26 @@ fn a_dry_run_of_a_reload_reports_what_it_would_meet() {
 
 #[test]
 fn a_reload_refuses_a_backend_that_is_a_bound_address_of_a_listener_or_the_admin_api() {
-    let directory = tempfile::tempdir().unwrap();
-    let (file, socket) = (directory.path().join("tcplb.toml"), directory.path().join("a.sock"));
-    let write = |bind: &str, backend: &str| {
-        let text = format!(
+    let text = |bind: &str, backend: &str| {
+        format!(
             "[global]\nadmin = '127.0.0.1:0'\nsandbox = 'off'\n[[listener]]\nbind = ['127.0.0.1:0'{bind}]\n[[pool]]\nhealth.kind = 'off'\n\
              backend = [{{ address = '{backend}' }}]\n"
-        );
-        std::fs::write(&file, text).unwrap();
+        )
     };
-    write("", "127.0.0.1:1");
-    let balancer = Balancer::from_file(&file);
-    let refused = |why: &str| {
-        let answer = balancer.call("POST", "/v1/reload", "");
+    let balancer = Balancer::from_text(text("", "127.0.0.1:1"));
+    let refused = |bind: &str, backend: &str, why: &str| {
+        let answer = balancer.reload(&text(bind, backend));
         assert!(answer.status == 400 && answer.body.contains(why), "{answer:?}");
     };
-    write("", &balancer.listen);
-    refused("this is where listener default listens");
-    write("", &balancer.admin);
-    refused("this is where the admin API listens");
+    refused("", &balancer.listen, "this is where listener default listens");
+    refused("", &balancer.admin, "this is where the admin API listens");
     // A backend that the API adds, and a listener of the file that comes later.
+    let socket = balancer.process.file().path("a.sock");
     let address = format!("unix:{}", socket.display());
     let body = json!({ "address": address, "name": "late" }).to_string();
     balancer.call("POST", "/v1/pools/default/backends", &body).json(201);
-    write(&format!(", '{address}'"), "127.0.0.1:1");
-    refused("pool default: backend late: this is where listener default listens");
+    let why = "pool default: backend late: this is where listener default listens";
+    refused(&format!(", '{address}'"), "127.0.0.1:1", why);
     assert!(!socket.exists(), "a refused reload leaves no socket file");
-    write("", "127.0.0.1:2");
-    balancer.call("POST", "/v1/reload", "").json(200);
+    balancer.reload(&text("", "127.0.0.1:2")).json(200);
 }

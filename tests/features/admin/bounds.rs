@@ -6,6 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
+use testkit::ConfigFile;
 
 fn connect(balancer: &Balancer) -> TcpStream {
     let stream = TcpStream::connect(&balancer.admin).expect("it listens");
@@ -126,8 +127,6 @@ fn without_a_token_it_listens_on_this_machine_only() {
 #[test]
 fn the_longest_durations_overflow_nothing() {
     let (_web1, at) = backend("web1", &[]);
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("tcplb.toml");
     let text = format!(
         "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\nshutdown_timeout = 'LONG'\n\
          [[listener]]\nbind = ['127.0.0.1:0']\n\
@@ -136,13 +135,12 @@ fn the_longest_durations_overflow_nothing() {
          [pool.health]\nkind = 'http'\ninterval = 'LONG'\ntimeout = 'LONG'\n\
          [[pool.backend]]\nname = 'web1'\naddress = '{at}'\n"
     );
-    std::fs::write(&path, text.replace("LONG", "584542046090y")).unwrap();
-    let refused = tcplb(&["check", path.to_str().unwrap()]).output().unwrap();
+    let beyond = ConfigFile::of(text.replace("LONG", "584542046090y"));
+    let refused = tcplb(&["check"]).arg(beyond.write()).output().unwrap();
     let message = String::from_utf8(refused.stderr).unwrap();
     assert_eq!((refused.status.code(), message.matches("expected at most 1y").count()), (Some(2), 10), "{message}");
 
-    std::fs::write(&path, text.replace("LONG", "1y")).unwrap();
-    let balancer = Balancer::from_file(&path);
+    let mut balancer = Balancer::from_text(text.replace("LONG", "1y"));
     assert_eq!(balancer.request().unwrap(), "web1");
     let open = TcpStream::connect(&balancer.listen).unwrap();
     balancer.wait("open", |status| status["pools"][0]["backends"][0]["active_connections"] == 1);
@@ -151,8 +149,7 @@ fn the_longest_durations_overflow_nothing() {
     balancer.process.signal(rustix::process::Signal::TERM);
     balancer.wait("draining", |status| status["state"] == "draining");
     drop(open);
-    let Balancer { mut process, .. } = balancer;
-    let (status, lines) = process.end();
+    let (status, lines) = balancer.process.end();
     assert_eq!(status.code(), Some(0), "{lines:?}");
     assert!(!lines.iter().any(|line| line.contains("panicked")), "{lines:?}");
 }

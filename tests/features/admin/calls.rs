@@ -4,7 +4,6 @@ use crate::admin::support::{Answer, Balancer, ask, backend};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 
 const BACKENDS: &str = "/v1/pools/default/backends";
 
@@ -272,8 +271,6 @@ fn readiness_follows_the_backends_and_the_drain() {
 
 #[test]
 fn a_reload_answers_with_what_changed_or_with_every_mistake() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("tcplb.toml");
     let file = |backends: &str| {
         format!(
             "[global]\nadmin = \"127.0.0.1:0\"\n[[listener]]\nname = \"web\"\nbind = [\"127.0.0.1:0\"]\npool = \"web\"\n\
@@ -281,11 +278,10 @@ fn a_reload_answers_with_what_changed_or_with_every_mistake() {
         )
     };
     let one = "[[pool.backend]]\nname = \"a\"\naddress = \"127.0.0.1:1\"\n";
-    std::fs::write(&path, file(one)).unwrap();
-    let balancer = from_file(&path);
+    let balancer = Balancer::from_text(file(one));
     let reload = |query: &str| balancer.call("POST", &format!("/v1/reload{query}"), "");
     assert_eq!(reload("").json(200)["changes"], json!([]));
-    std::fs::write(&path, file(&one.replace(":1", ":2").replace("\"a\"", "\"b\""))).unwrap();
+    balancer.process.file().rewrite(&file(&one.replace(":1", ":2").replace("\"a\"", "\"b\"")));
     let tried = reload("?dry_run=true").json(200);
     assert_eq!(tried["dry_run"], true);
     assert_eq!(tried["changes"].as_array().map(Vec::len), Some(2), "{tried}");
@@ -295,8 +291,7 @@ fn a_reload_answers_with_what_changed_or_with_every_mistake() {
     assert_eq!(done["generation"], balancer.status()["generation"]);
     assert_eq!(states(&balancer.status())[0].0, "b");
 
-    std::fs::write(&path, file("weight = 1\nalgorithm = \"rond\"\n")).unwrap();
-    let refused = reload("").json(400);
+    let refused = balancer.reload(&file("weight = 1\nalgorithm = \"rond\"\n")).json(400);
     assert!(refused["mistakes"].as_array().map(Vec::len) >= Some(2), "{refused}");
     assert!(refused["mistakes"][0].as_str().unwrap().contains("tcplb.toml:"), "{refused}");
     assert_eq!(states(&balancer.status())[0].0, "b");
@@ -306,15 +301,8 @@ fn a_reload_answers_with_what_changed_or_with_every_mistake() {
 
     let config = balancer.get("/v1/config");
     assert_eq!((config.status, config.header("Content-Type")), (200, Some("application/toml")));
-    std::fs::write(&path, &config.body).unwrap();
+    balancer.process.file().rewrite(&config.body);
     assert_eq!(reload("?dry_run=true").json(200)["changes"], json!([]), "{}", config.body);
-}
-
-fn from_file(path: &Path) -> Balancer {
-    let process = crate::admin::support::Process::start(&["--config", path.to_str().expect("UTF-8")]);
-    let listen = process.after("listening on ");
-    let admin = process.after("admin on http://");
-    Balancer { process, listen, admin }
 }
 
 #[test]

@@ -2,7 +2,6 @@
 
 use crate::admin::support::{Answer, Balancer, PATIENCE, answer, ask, backend};
 use serde_json::json;
-use std::fs;
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::sync::Barrier;
@@ -119,16 +118,13 @@ fn calls_too_many_are_refused_and_the_balancer_does_not_notice() {
 #[test]
 fn readiness_can_be_asked_of_one_pool() {
     let (_web1, at) = backend("web1", &[]);
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("tcplb.toml");
     let text = format!(
         "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\n\
          [[listener]]\nbind = ['127.0.0.1:0']\npool = 'good'\n\
          [[pool]]\nname = 'good'\n[[pool.backend]]\naddress = '{at}'\n\
          [[pool]]\nname = 'bad/pool'\n[[pool.backend]]\naddress = '127.0.0.1:1'\n"
     );
-    fs::write(&path, text).unwrap();
-    let balancer = Balancer::from_file(&path);
+    let balancer = Balancer::from_text(text);
     balancer.wait("down", |status| status["pools"][1]["backends"][0]["state"] == "down");
     for (path, status) in [
         ("/readyz", 200),

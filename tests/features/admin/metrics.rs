@@ -215,10 +215,7 @@ fn two_pools(at: &str, global: &str) -> String {
 #[test]
 fn one_pool_s_part_is_about_that_pool_alone() {
     let (_web1, at) = backend("web1", &[]);
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("tcplb.toml");
-    std::fs::write(&path, two_pools(&at, "")).unwrap();
-    let balancer = Balancer::from_file(&path);
+    let balancer = Balancer::from_text(two_pools(&at, ""));
     let whole = parse(&balancer.get("/metrics").body);
     let part = balancer.get("/metrics?pool=a");
     promtool(&part.body);
@@ -237,10 +234,7 @@ fn one_pool_s_part_is_about_that_pool_alone() {
 #[test]
 fn without_series_per_backend_the_sums_of_each_pool_remain_and_never_fall() {
     let (_web1, at) = backend("web1", &[]);
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("tcplb.toml");
-    std::fs::write(&path, two_pools(&at, "")).unwrap();
-    let balancer = Balancer::from_file(&path);
+    let balancer = Balancer::from_text(two_pools(&at, ""));
     for _ in 0..4 {
         assert_eq!(balancer.request().unwrap(), "web1");
     }
@@ -249,8 +243,7 @@ fn without_series_per_backend_the_sums_of_each_pool_remain_and_never_fall() {
             && status["pools"][1]["backends"][0]["health"]["last_result"] == "connected"
     });
     let each = parse(&balancer.get("/metrics").body);
-    std::fs::write(&path, two_pools(&at, "metrics_per_backend = false")).unwrap();
-    let changes = balancer.call("POST", "/v1/reload", "").json(200)["changes"].to_string();
+    let changes = balancer.reload(&two_pools(&at, "metrics_per_backend = false")).json(200)["changes"].to_string();
     assert!(changes.contains("metrics_per_backend true → false"), "{changes}");
 
     let sums_of = |parsed: &Parsed, name: &str| {

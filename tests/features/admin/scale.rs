@@ -2,10 +2,8 @@
 
 use crate::admin::support::Balancer;
 use std::fmt::Write as _;
-use std::fs;
 use std::io::{Read, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,34 +29,30 @@ fn file(backends: usize, pools: usize) -> String {
     text
 }
 
-/// Starts from a file; how long that took.
-fn start(path: &Path) -> (Balancer, Duration) {
+/// Starts with a file of this text; how long that took.
+fn start(text: &str) -> (Balancer, Duration) {
     let begun = Instant::now();
-    let balancer = Balancer::from_file(path);
+    let balancer = Balancer::from_text(text);
     (balancer, begun.elapsed())
 }
 
 #[test]
 fn a_reload_of_many_backends_takes_no_longer_than_a_start_does() {
-    let directory = tempfile::tempdir().unwrap();
     for pools in [1, MANY] {
-        let path = directory.path().join(format!("{pools}.toml"));
         let text = file(MANY, pools);
-        fs::write(&path, &text).unwrap();
-        let (balancer, started) = start(&path);
+        let (balancer, started) = start(&text);
         // Both read, check, build and publish everything once. A search per backend costs twenty times as much.
         let most = started.max(Duration::from_millis(200)) * 6;
-        let reload = |expected: usize| {
+        let reload = |text: &str, expected: usize| {
             let begun = Instant::now();
-            let answer = balancer.call("POST", "/v1/reload", "").json(200);
+            let answer = balancer.reload(text).json(200);
             assert_eq!(answer["changes"].as_array().unwrap().len(), expected);
             begun.elapsed()
         };
         // The machine may be busy with something else for a while.
-        let took = (0..3).map(|_| reload(0)).min().unwrap();
+        let took = (0..3).map(|_| reload(&text, 0)).min().unwrap();
         assert!(took < most, "{pools} pools: started in {started:?}, but a reload took {took:?}");
-        fs::write(&path, text.replace("weight = 1", "weight = 2")).unwrap();
-        let took = reload(MANY);
+        let took = reload(&text.replace("weight = 1", "weight = 2"), MANY);
         assert!(took < most, "{pools} pools: started in {started:?}, but new weights took {took:?}");
     }
 }
@@ -71,9 +65,7 @@ fn clients_are_served_at_once_while_two_thousand_backends_start_slowly() {
     // A request is read before the answer, or closing would reset the connection.
     let serve = |mut client: TcpStream| client.read(&mut [0; 1024]).and_then(|_| client.write_all(b"served\n"));
     thread::spawn(move || server.incoming().flatten().for_each(|client| drop(serve(client))));
-    let directory = tempfile::tempdir().unwrap();
     for algorithm in ["source-hash", "maglev", "round-robin"] {
-        let path = directory.path().join(format!("{algorithm}.toml"));
         let text = |backends: u32| {
             let mut text = format!(
                 "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\n\
@@ -85,10 +77,8 @@ fn clients_are_served_at_once_while_two_thousand_backends_start_slowly() {
             }
             text
         };
-        fs::write(&path, text(1)).unwrap();
-        let (balancer, _) = start(&path);
-        fs::write(&path, text(2_001)).unwrap();
-        assert_eq!(balancer.call("POST", "/v1/reload", "").json(200)["changes"].as_array().unwrap().len(), 2_000);
+        let (balancer, _) = start(&text(1));
+        assert_eq!(balancer.reload(&text(2_001)).json(200)["changes"].as_array().unwrap().len(), 2_000);
         // The one that is warm leaves: all others have just begun.
         balancer.call("PATCH", &format!("/v1/pools/p/backends/127.1.0.0:{port}"), r#"{"state":"disabled"}"#).json(200);
         let begun = Instant::now();

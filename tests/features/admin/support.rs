@@ -3,11 +3,11 @@
 use serde_json::Value;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::Output;
 use std::thread;
 use std::time::Instant;
 pub use testkit::{Answer, PATIENCE, Process, answer, ask, talk, tcplb};
+use testkit::{ConfigFile, Started, Tcplb};
 
 /// A test server and where it is.
 pub fn backend(name: &str, flags: &[&str]) -> (Process, String) {
@@ -18,7 +18,7 @@ pub fn backend(name: &str, flags: &[&str]) -> (Process, String) {
 
 /// A balancer with an admin API.
 pub struct Balancer {
-    pub process: Process,
+    pub process: Started,
     pub listen: String,
     pub admin: String,
 }
@@ -26,15 +26,16 @@ pub struct Balancer {
 impl Balancer {
     /// With these flags beside `--listen` and `--admin`.
     pub fn start(flags: &[&str]) -> Balancer {
-        let process = Process::start(&[&["-l", "127.0.0.1:0", "-w", "1", "--admin", "127.0.0.1:0"], flags].concat());
-        let listen = process.after("listening on ");
-        let admin = process.after("admin on http://");
-        Balancer { process, listen, admin }
+        let tcplb = Tcplb::new().args(["-w", "1", "--admin", "127.0.0.1:0"]).args(flags.iter().copied());
+        Balancer::of(tcplb.start().into())
     }
 
-    /// From a file, whose one listener and admin API are on free ports.
-    pub fn from_file(path: &Path) -> Balancer {
-        let process = Process::start(&["--config", path.to_str().expect("a path in UTF-8")]);
+    /// With a file of this text, which has an admin API.
+    pub fn from_text(text: impl Into<String>) -> Balancer {
+        Balancer::of(ConfigFile::of(text).start())
+    }
+
+    fn of(process: Started) -> Balancer {
         let listen = process.after("listening on ");
         let admin = process.after("admin on http://");
         Balancer { process, listen, admin }
@@ -43,6 +44,13 @@ impl Balancer {
     /// Without any backend that lives.
     pub fn idle() -> Balancer {
         Balancer::start(&["-b", "127.0.0.1:1,name=web1", "--health", "off"])
+    }
+
+    /// Writes another text into its file and has it read again.
+    #[track_caller]
+    pub fn reload(&self, text: &str) -> Answer {
+        self.process.file().rewrite(text);
+        self.call("POST", "/v1/reload", "")
     }
 
     #[track_caller]

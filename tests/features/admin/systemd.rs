@@ -9,6 +9,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
 use std::time::Instant;
+use testkit::{ConfigFile, Tcplb, refusing};
 
 /// The next message that has this line.
 #[track_caller]
@@ -30,18 +31,20 @@ fn message_with(socket: &UnixDatagram, line: &str) -> String {
     }
 }
 
+/// A tcplb whose messages the socket gets.
+fn notified() -> (ConfigFile, UnixDatagram, Process) {
+    let file = ConfigFile::over([&refusing()]).health("kind = 'tcp'");
+    let notify = file.path("notify");
+    let socket = UnixDatagram::bind(&notify).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut command = Tcplb::from_file(&file.write()).command();
+    command.env("NOTIFY_SOCKET", notify).env("WATCHDOG_USEC", "400000");
+    (file, socket, Process::spawn(&mut command))
+}
+
 #[test]
 fn the_service_manager_gets_start_reload_watchdog_and_stop_messages() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let file = directory.path().join("tcplb.toml");
-    let text = "[[listener]]\nname = \"web\"\nbind = [\"127.0.0.1:0\"]\npool = \"web\"\n[[pool]]\nname = \"web\"\n\
-                [[pool.backend]]\naddress = \"127.0.0.1:1\"\n";
-    std::fs::write(&file, text).unwrap();
-    let mut command = tcplb(&["--config", file.to_str().unwrap()]);
-    command.env("NOTIFY_SOCKET", directory.path().join("notify")).env("WATCHDOG_USEC", "400000");
-    let mut process = Process::spawn(&mut command);
+    let (file, socket, mut process) = notified();
     let ready = message_with(&socket, "READY=1");
     assert!(ready.lines().any(|line| line.starts_with("STATUS=")), "{ready}");
     // By then it listens.
@@ -53,7 +56,7 @@ fn the_service_manager_gets_start_reload_watchdog_and_stop_messages() {
     let when = reloading.lines().find_map(|line| line.strip_prefix("MONOTONIC_USEC=")).expect("when");
     assert!(when.parse::<u64>().is_ok_and(|usec| usec > 0), "{reloading}");
     message_with(&socket, "READY=1");
-    std::fs::write(&file, "nonsense").unwrap();
+    file.rewrite("nonsense");
     process.signal(Signal::HUP);
     message_with(&socket, "RELOADING=1");
     assert!(message_with(&socket, "READY=1").contains("STATUS=running with the old configuration"));
@@ -64,15 +67,7 @@ fn the_service_manager_gets_start_reload_watchdog_and_stop_messages() {
 
 #[test]
 fn a_service_manager_that_does_not_read_holds_up_nothing_and_gets_the_newest_state() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let file = directory.path().join("tcplb.toml");
-    let text = "[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n[[pool.backend]]\naddress = '127.0.0.1:1'\n";
-    std::fs::write(&file, text).unwrap();
-    let mut command = tcplb(&["--config", file.to_str().unwrap()]);
-    command.env("NOTIFY_SOCKET", directory.path().join("notify")).env("WATCHDOG_USEC", "400000");
-    let mut process = Process::spawn(&mut command);
+    let (file, socket, mut process) = notified();
     process.after("listening on ");
     // Each reload is two messages: more than find room.
     let room: usize = std::fs::read_to_string("/proc/sys/net/unix/max_dgram_qlen").unwrap().trim().parse().unwrap();
@@ -80,7 +75,7 @@ fn a_service_manager_that_does_not_read_holds_up_nothing_and_gets_the_newest_sta
         process.signal(Signal::HUP);
         process.line("reload: nothing changed");
     }
-    std::fs::write(&file, "nonsense").unwrap();
+    file.rewrite("nonsense");
     process.signal(Signal::HUP);
     process.line("reload refused");
     // From here on it reads.
@@ -165,12 +160,11 @@ fn an_inherited_unix_socket_is_taken_over_and_a_surplus_one_is_logged() {
 
 #[test]
 fn a_mode_for_a_socket_file_of_the_service_manager_is_refused() {
-    let directory = tempfile::tempdir().unwrap();
-    let (path, file) = (directory.path().join("web.sock"), directory.path().join("tcplb.toml"));
+    let file = ConfigFile::over([&refusing()]);
+    let path = file.path("web.sock");
     let listener = UnixListener::bind(&path).unwrap();
-    let bind = format!("[[listener]]\nbind = [\"unix:{}\"]\nmode = \"0600\"\n", path.display());
-    std::fs::write(&file, bind + "[[pool]]\n[[pool.backend]]\naddress = \"127.0.0.1:1\"\n").unwrap();
-    let mut process = activated(listener.into(), &["--config", file.to_str().unwrap()]);
+    let file = file.listener(&format!("bind = [\"unix:{}\"]\nmode = \"0600\"", path.display()));
+    let mut process = activated(listener.into(), &["--config", file.write().to_str().unwrap()]);
     process.after("listener default: mode, owner and group of ");
     assert_eq!(process.end().0.code(), Some(1));
     assert!(path.exists(), "it is the service manager's");
@@ -181,23 +175,21 @@ fn a_listener_on_an_inherited_socket_can_be_removed_and_put_back() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let at = listener.local_addr().unwrap();
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("tcplb.toml");
+    let file = ConfigFile::empty();
     let write = |inherited: bool| {
         let inherited =
             if inherited { format!("[[listener]]\nname = \"web\"\nbind = [\"{at}\"]\n") } else { String::new() };
         let other = "[[listener]]\nname = \"other\"\nbind = [\"127.0.0.1:0\"]\n";
         let address = server.local_addr().unwrap();
         let pool = format!("[[pool]]\n[pool.health]\nkind = \"off\"\n[[pool.backend]]\naddress = \"{address}\"\n");
-        std::fs::write(&file, format!("[global]\nworkers = 2\n{inherited}{other}{pool}")).unwrap();
+        file.rewrite(&format!("[global]\nworkers = 2\n{inherited}{other}{pool}"))
     };
     let is_served = || {
         let _client = TcpStream::connect(at).unwrap();
         server.accept().unwrap();
     };
     // It does not have to be wanted at the start.
-    write(false);
-    let process = activated(listener.into(), &["--config", file.to_str().unwrap()]);
+    let process = activated(listener.into(), &["--config", write(false).to_str().unwrap()]);
     process.line("nothing is configured to listen there");
     process.line("listening on ");
     for _ in 0..2 {
