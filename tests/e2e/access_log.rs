@@ -263,7 +263,7 @@ fn as_json_a_line_is_an_object_with_the_same_names_and_the_number() {
 }
 
 #[test]
-fn with_a_dash_it_is_on_stdout_and_signals_change_nothing() {
+fn with_a_dash_the_log_is_on_stdout_and_signals_change_nothing() {
     let server = Server::start(obedient);
     for stdout in ["-", "/dev/stdout"] {
         let flags = ["--access-log", stdout];

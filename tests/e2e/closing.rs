@@ -55,7 +55,7 @@ fn half_close_from_backend_still_delivers_client_bytes() {
 }
 
 #[test]
-fn after_a_clients_fin_the_other_direction_goes_on_for_as_long_as_it_likes() {
+fn after_a_clients_fin_the_other_direction_goes_on_without_a_limit() {
     let (_server, tcplb, reported) = with_backend!(|conn: Conn, report: &Sender<Conn>| {
         if conn.try_ending()? == Ending::Fin {
             report.send(conn).map_err(io::Error::other)?;

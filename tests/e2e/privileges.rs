@@ -133,7 +133,7 @@ fn started_as_root_every_thread_becomes_the_user_for_good() {
 }
 
 #[test]
-fn a_group_of_its_own_may_be_given_and_numbers_will_do() {
+fn a_group_may_be_given_and_user_and_group_may_be_numbers() {
     if !need_root() {
         return;
     }
@@ -319,7 +319,7 @@ fn as_nobody(place: &Place, words: &[&str]) -> Option<Vec<String>> {
 }
 
 #[test]
-fn without_root_the_right_to_low_ports_is_all_it_takes() {
+fn without_root_the_capability_for_low_ports_is_enough() {
     let (server, place, low) = (Server::start(peers::echo), Place::new(), fresh_loopback());
     let bind = format!("{low}:80");
     let Some(tcplb) = unprivileged(&place, &LOW_PORTS) else { return };
@@ -331,7 +331,7 @@ fn without_root_the_right_to_low_ports_is_all_it_takes() {
 
 /// A system call that packaging/tcplb.service forbids would fail there, and only there.
 #[test]
-fn where_a_service_manager_did_it_all_nothing_privileged_is_called() {
+fn with_only_the_right_to_low_ports_no_privileged_call_is_made() {
     let (server, place) = (Server::start(peers::echo), Place::new());
     let Some(strace) = need("strace") else { return };
     let Some(words) = as_nobody(&place, &LOW_PORTS) else { return };
@@ -354,7 +354,7 @@ fn where_a_service_manager_did_it_all_nothing_privileged_is_called() {
 }
 
 #[test]
-fn without_any_privilege_it_serves_high_ports() {
+fn without_any_privilege_tcplb_serves_high_ports() {
     let (server, place) = (Server::start(peers::echo), Place::new());
     let Some(tcplb) = unprivileged(&place, &[]) else { return };
     // A process that already runs as the user needs no change of user.

@@ -42,7 +42,7 @@ fn a_drain_lets_connections_finish_and_then_exits_0() {
 }
 
 #[test]
-fn with_nothing_open_it_exits_0_at_once() {
+fn with_nothing_open_the_process_exits_with_0_at_once() {
     let server = Server::start(peers::echo);
     let mut tcplb = Tcplb::over([&server]);
     let client = tcplb.connect();
@@ -68,7 +68,7 @@ fn what_outlasts_the_drain_is_reset() {
 }
 
 #[test]
-fn with_many_pools_and_nothing_open_it_exits_at_once_too() {
+fn with_many_pools_and_nothing_open_the_process_exits_at_once() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tcplb.toml");
     let mut text = String::new();
@@ -90,7 +90,7 @@ fn with_many_pools_and_nothing_open_it_exits_at_once_too() {
 }
 
 #[test]
-fn a_second_signal_ends_it_now() {
+fn a_second_signal_ends_the_process_at_once() {
     for second in [Signal::TERM, Signal::INT] {
         let server = Server::start(peers::echo);
         let mut tcplb = Tcplb::new().backend(server.at()).args(["--shutdown-timeout", "1h"]).start();
@@ -168,7 +168,7 @@ fn sigterm_behind_a_flood_of_sighups_goes_first() {
 }
 
 #[test]
-fn shutdown_delay_lets_clients_in_while_it_is_not_ready() {
+fn during_the_shutdown_delay_clients_are_served_and_readiness_is_refused() {
     let server = Server::start(peers::echo);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tcplb.toml");

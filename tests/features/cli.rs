@@ -100,7 +100,7 @@ fn help_names_every_flag_and_long_help_explains_more() {
 }
 
 #[test]
-fn the_pages_name_the_flags_and_algorithms_there_are() {
+fn the_documents_name_every_flag_and_algorithm() {
     let (flags, algorithms) = (include_str!("../../docs/configuration.md"), include_str!("../../docs/algorithms.md"));
     for flag in FLAGS {
         assert!(flags.contains(&format!("--{flag}")), "docs/configuration.md does not name --{flag}");
@@ -206,7 +206,7 @@ fn a_taken_port_is_reported_with_its_address_and_exit_code_1() {
 }
 
 #[test]
-fn start_up_logs_where_it_listens_and_signals_do_what_they_should() {
+fn a_start_logs_its_addresses_and_its_pools_and_each_signal_is_logged() {
     let backend = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]);
     let spec = format!("{},name=web1", backend.after("listening on "));
     let arguments = ["-l", "127.0.0.1:0", "-l", "127.0.0.1:0", "-b", &spec, "-t", "5", "-w", "1"];
@@ -234,7 +234,7 @@ fn start_up_logs_where_it_listens_and_signals_do_what_they_should() {
 }
 
 #[test]
-fn ctrl_c_ends_it_cleanly() {
+fn ctrl_c_ends_the_balancer_in_order() {
     let mut balancer = Process::start(&["-l", "127.0.0.1:0", "-b", "127.0.0.1:1", "--health", "off"]);
     balancer.after("listening on ");
     balancer.signal(Signal::INT);
@@ -281,7 +281,7 @@ fn the_demo_s_tour_loses_no_request() {
 }
 
 #[test]
-fn words_of_other_balancers_get_a_hint() {
+fn a_word_of_another_balancer_gets_a_hint() {
     for (flag, ours) in
         [("--maxconn=5", "--max-connections"), ("--frontend=:80", "--listen"), ("--server=a:1", "--backend")]
     {

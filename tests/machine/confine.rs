@@ -86,7 +86,7 @@ fn what_the_balancer_does_not_need_is_out_of_reach() {
 }
 
 #[test]
-fn what_it_needs_is_there() {
+fn the_sandbox_leaves_what_the_balancer_needs() {
     let place = tempfile::tempdir().unwrap();
     let config = place.path().join("tcplb.toml");
     fs::write(&config, "text").unwrap();
@@ -186,7 +186,7 @@ fn other_processes_are_out_of_reach() {
 }
 
 #[test]
-fn turned_off_it_keeps_nothing_away() {
+fn a_sandbox_that_is_off_denies_nothing() {
     let place = tempfile::tempdir().unwrap();
     let file = place.path().join("file");
     let written = file.clone();

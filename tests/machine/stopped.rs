@@ -44,7 +44,7 @@ fn name_of_next(tcplb: &Running) -> String {
 }
 
 #[test]
-fn http_probes_find_it_traffic_leaves_it_and_nothing_is_lost_when_it_goes_on() {
+fn http_probes_mark_a_stopped_backend_down_and_no_byte_is_lost_when_it_goes_on() {
     let (web1, web2) = (Stoppable::start("web1"), Stoppable::start("web2"));
     let tcplb = Tcplb::new()
         .backend_with(&web1.at, "name=web1")
@@ -84,7 +84,7 @@ fn http_probes_find_it_traffic_leaves_it_and_nothing_is_lost_when_it_goes_on() {
 }
 
 #[test]
-fn tcp_probes_can_t_see_it_and_its_connections_wait() {
+fn tcp_probes_pass_at_a_stopped_backend_and_its_connections_wait() {
     let (web1, web2) = (Stoppable::start("web1"), Stoppable::start("web2"));
     let tcplb = Tcplb::new()
         .backend_with(&web1.at, "name=web1")

@@ -26,7 +26,7 @@ fn a_big_body_is_refused_before_and_after_it_is_sent() {
 }
 
 #[test]
-fn requests_that_are_none_are_refused() {
+fn malformed_requests_are_refused() {
     let balancer = Balancer::idle();
     for (bytes, status) in [
         (&b"hello\r\n\r\n"[..], 400),
@@ -47,7 +47,7 @@ fn requests_that_are_none_are_refused() {
 }
 
 #[test]
-fn slow_requests_are_closed_after_ten_seconds_however_busy_they_look() {
+fn a_request_that_is_not_whole_after_ten_seconds_is_answered_with_408() {
     let balancer = Balancer::idle();
     let begun = Instant::now();
     let silent = connect(&balancer);
@@ -73,7 +73,7 @@ fn slow_requests_are_closed_after_ten_seconds_however_busy_they_look() {
 }
 
 #[test]
-fn a_unix_socket_is_its_owner_s_alone() {
+fn only_the_owner_of_a_unix_socket_has_access_to_it() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("admin.sock");
     let admin = format!("unix:{}", path.display());
@@ -97,7 +97,7 @@ fn a_unix_socket_is_its_owner_s_alone() {
 }
 
 #[test]
-fn without_a_token_it_listens_on_this_machine_only() {
+fn without_a_token_the_admin_api_listens_on_this_machine_only() {
     for (flags, wants) in [
         (&["--admin", ":0"][..], &["--admin: `:0`", "--admin-token-file", "127.0.0.1:9900"][..]),
         (&["--admin", "0.0.0.0:9900"], &["`0.0.0.0:9900` can be reached from elsewhere"]),

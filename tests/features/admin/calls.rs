@@ -14,7 +14,7 @@ fn states(status: &Value) -> Vec<(String, String)> {
 }
 
 #[test]
-fn the_status_shows_what_happened() {
+fn the_status_has_listeners_backends_and_their_counts() {
     let (_web1, at) = backend("web1", &[]);
     let balancer = Balancer::start(&["-b", &format!("{at},name=web1,weight=5"), "-b", "127.0.0.1:1,backup"]);
     assert_eq!(balancer.request().unwrap(), "web1");
@@ -71,7 +71,7 @@ fn the_status_shows_what_happened() {
 }
 
 #[test]
-fn backends_come_change_and_go() {
+fn backends_are_added_changed_and_removed() {
     let (_web1, one) = backend("web1", &[]);
     let (_web2, two) = backend("web2", &[]);
     let balancer = Balancer::start(&["-b", &format!("{one},name=web1")]);
@@ -362,7 +362,7 @@ fn with_a_token_every_call_but_those_about_health_needs_it() {
 }
 
 #[test]
-fn pages_of_other_origins_get_nothing() {
+fn calls_from_pages_of_other_origins_are_refused() {
     let balancer = Balancer::idle();
     let foreign = ask(&balancer.admin, "POST", "/v1/reload", &["Origin: https://evil.example"], "");
     assert!(foreign.error(403).contains("origin"));

@@ -88,7 +88,7 @@ fn fifty_calls_at_once_are_all_answered() {
 }
 
 #[test]
-fn calls_too_many_are_refused_and_the_balancer_does_not_notice() {
+fn calls_beyond_the_limit_are_refused_and_clients_are_served() {
     let (_web1, at) = backend("web1", &[]);
     let balancer = Balancer::start(&[&["-b", &at], &SLOW_PROBES[..]].concat());
     let (calls, silent, probes) = occupied(&balancer);

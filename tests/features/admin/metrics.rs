@@ -172,7 +172,7 @@ fn every_family_is_there_before_anything_happened() {
 }
 
 #[test]
-fn they_count_what_happens() {
+fn counters_and_histograms_count_each_connection() {
     let (_web1, at) = backend("web1", &[]);
     let balancer =
         Balancer::start(&["-b", &format!("{at},name=web1"), "-b", "127.0.0.1:1,name=dead", "--health", "off"]);
@@ -213,7 +213,7 @@ fn two_pools(at: &str, global: &str) -> String {
 }
 
 #[test]
-fn one_pool_s_part_is_about_that_pool_alone() {
+fn the_metrics_of_one_pool_are_about_that_pool_alone() {
     let (_web1, at) = backend("web1", &[]);
     let balancer = Balancer::from_text(two_pools(&at, ""));
     let whole = parse(&balancer.get("/metrics").body);
@@ -281,7 +281,7 @@ fn without_series_per_backend_the_sums_of_each_pool_remain_and_never_fall() {
 }
 
 #[test]
-fn promtool_agrees_where_there_is_one() {
+fn promtool_accepts_the_metrics() {
     promtool(&Balancer::idle().get("/metrics").body);
 }
 

@@ -164,7 +164,7 @@ fn a_reload_that_fails_leaves_everything_as_it_was() {
 }
 
 #[test]
-fn what_was_changed_at_run_time_survives_a_reload_of_an_unchanged_file() {
+fn changes_at_run_time_survive_a_reload_of_an_unchanged_file() {
     let (one, two, three) = (named("1"), named("2"), named("3"));
     let balancer = Balancer::start(model(&[("web", &[("1", &one), ("2", &two)])]));
     let remote = &balancer.remote;
@@ -184,7 +184,7 @@ fn what_was_changed_at_run_time_survives_a_reload_of_an_unchanged_file() {
 }
 
 #[test]
-fn changes_that_cannot_be_are_refused_with_the_reason() {
+fn impossible_changes_are_refused_with_the_reason() {
     let one = named("1");
     let balancer = Balancer::start(model(&[("web", &[("1", &one)])]));
     let remote = &balancer.remote;

@@ -66,7 +66,7 @@ fn lists_decide_by_the_most_specific_prefix() {
 }
 
 #[test]
-fn a_source_has_so_many_connections_and_others_have_theirs() {
+fn a_limit_on_connections_holds_for_each_source() {
     let server = named("a");
     let balancer = Balancer::of(&ConfigFile::over([server.at()]).listener("max_connections_per_source = 2"));
     let mut held = Vec::new();
@@ -106,7 +106,7 @@ fn behind_a_proxy_the_lists_apply_to_the_announced_client() {
 }
 
 #[test]
-fn a_source_connects_so_often() {
+fn connections_beyond_the_rate_of_a_source_are_reset() {
     let server = named("a");
     let balancer = Balancer::of(&ConfigFile::over([server.at()]).listener("connection_rate_per_source = '3/s'"));
     let started = Instant::now();
@@ -119,7 +119,7 @@ fn a_source_connects_so_often() {
 }
 
 #[test]
-fn a_dry_run_only_counts() {
+fn limits_that_only_count_refuse_no_client() {
     let server = named("a");
     let listener = "deny = ['127.0.0.2']\nmax_connections_per_source = 1\nlimits = 'count'";
     let balancer = Balancer::of(&ConfigFile::over([server.at()]).listener(listener));
@@ -246,7 +246,7 @@ fn a_backend_that_came_up_gets_a_small_share_at_first() {
 }
 
 #[test]
-fn all_down_may_mean_try_them_all() {
+fn try_all_serves_by_a_backend_that_is_marked_down() {
     let mut server = stopped("b");
     let file = ConfigFile::over([server.at()]).pool("all_down = 'try-all'").health("interval = '1h'\ntimeout = '50ms'");
     let balancer = Balancer::of(&file);
@@ -258,7 +258,7 @@ fn all_down_may_mean_try_them_all() {
 }
 
 #[test]
-fn a_backend_that_resets_its_clients_is_left_out_for_a_while() {
+fn a_backend_that_resets_its_clients_is_ejected_for_a_while() {
     let (bad, good) = (Server::start(peers::resets), named("b"));
     let balancer = Balancer::of(&ConfigFile::over([bad.at(), good.at()]).pool("outlier_failures = 3"));
     let pool = balancer.pool();

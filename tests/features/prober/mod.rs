@@ -19,7 +19,7 @@ use tcplb::pool::{Backend, Note, Resolved, SnapshotPlan, Tried, build, next};
 use tcplb::prober;
 
 #[test]
-fn tcp_goes_down_after_fall_failures_and_up_after_rise_successes() {
+fn a_tcp_probe_marks_down_after_fall_failures_and_up_after_rise_successes() {
     let port = Port::reserve();
     let listener = port.listen();
     let (pool, prober) = watch(tcp(), &[("tcp-updown", at(port.at))]);
@@ -107,7 +107,7 @@ fn each_kind_of_http_answer_has_its_own_result() {
 }
 
 #[test]
-fn http_follows_the_answer_down_and_up() {
+fn an_http_probe_follows_the_answer_down_and_up() {
     let answer = Arc::new(Mutex::new(Some("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")));
     let (pool, _prober) = watch(http("/"), &[("http-updown", at(http_server(&answer)))]);
     decided(&pool);
@@ -187,7 +187,7 @@ fn few_sockets_are_enough_for_many_silent_backends() {
 }
 
 #[test]
-fn clients_that_fail_count_as_failed_probes() {
+fn failed_connects_of_clients_count_as_failed_probes() {
     let port = Port::reserve();
     let _listener = port.listen();
     let snapshot =
@@ -256,7 +256,7 @@ fn with_health_off_a_failed_connect_only_backs_off_and_a_backend_always_remains(
 }
 
 #[test]
-fn a_new_snapshot_starts_with_what_is_known() {
+fn a_new_snapshot_starts_with_the_known_health() {
     let (up, down, new) = (Port::reserve(), Port::reserve(), Port::reserve());
     let _listener = up.listen();
     let health = Health { interval: HOUR, ..tcp() };
@@ -347,7 +347,7 @@ fn without_descriptors() {
 }
 
 #[test]
-fn a_worker_that_adopts_late_sees_what_probes_find_meanwhile() {
+fn a_worker_that_adopts_late_sees_the_results_of_probes_meanwhile() {
     let (stays, leaves) = (Port::reserve(), Port::reserve());
     let (listener, _leaving) = (stays.listen(), leaves.listen());
     let model = |names: &[(&str, &Port)], weight| {

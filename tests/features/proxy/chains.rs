@@ -165,7 +165,7 @@ fn a_backend_s_own_send_proxy_overrides_the_pool_s() {
 }
 
 #[test]
-fn without_send_proxy_a_header_ends_here() {
+fn without_send_proxy_the_backend_gets_no_header() {
     let backend = ManualServer::start();
     let tcplb = Balancer::of(&accepting(ConfigFile::over([backend.at()])));
     let client = tcplb.connect();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tcplb::session::PREAMBLE_TIMEOUT;
 
 #[test]
-fn what_is_no_header_is_reset_at_once_and_reaches_no_backend() {
+fn a_client_without_a_header_is_reset_at_once_and_reaches_no_backend() {
     let backend = ManualServer::start();
     let tcplb = Balancer::of(&accepting(sending("v2", ConfigFile::over([backend.at()]))));
     let begun = Instant::now();
