@@ -141,13 +141,10 @@ impl Tcplb {
     pub fn start(self) -> Running {
         let process = Process::spawn(&mut self.command());
         // The pools follow the last address.
-        process.wait_for_line(" INFO pool ");
-        let lines = process.wait_for_lines("listening on ", self.listeners.len().max(1));
-        let address = |line: &String| {
-            let (_, rest) = line.split_once("listening on ").expect("it was waited for");
-            At::parse(rest.split_whitespace().next().expect("an address"))
-        };
-        Running { listening: lines.iter().map(address).collect(), process }
+        let lines = process.lines_before(" INFO pool ");
+        let addresses = lines.iter().filter_map(|line| line.split_once("listening on "));
+        let address = |(_, rest): (&str, &str)| At::parse(rest.split_whitespace().next().expect("an address"));
+        Running { listening: addresses.map(address).collect(), process }
     }
 
     /// Starts it in a way that must fail; returns its exit status and its output.
