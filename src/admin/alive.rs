@@ -4,7 +4,7 @@
 use crate::base::{Address, Endpoint};
 use crate::clock;
 use crate::config::model::{Health, ProxyVersion};
-use crate::net;
+use crate::net::probe_socket;
 use crate::policy::health::Outcome;
 use crate::probe::ProbeTarget;
 use std::fmt;
@@ -27,7 +27,7 @@ pub fn check(address: &Address, health: &Health, send_proxy: Option<ProxyVersion
     let mut last = Outcome::NoAddress;
     for endpoint in resolve(address).map_err(NotAlive::Unresolved)? {
         let target = ProbeTarget::of_newcomer(health, send_proxy, address, &endpoint);
-        last = net::probe::run(target, until).unwrap_or(Outcome::TimedOut(health.timeout));
+        last = probe_socket::run(target, until).unwrap_or(Outcome::TimedOut(health.timeout));
         if last.passed() {
             return Ok(());
         }

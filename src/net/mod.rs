@@ -7,7 +7,7 @@ mod inherited;
 pub mod listen;
 mod pacing;
 mod pipe;
-pub mod probe;
+pub mod probe_socket;
 mod socket;
 mod socket_file;
 mod spares;

@@ -6,7 +6,8 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `snapshot` | the picture of one generation, and the choice of a backend in it |
+//! | `snapshot` | the picture of one generation |
+//! | `pick` | the choice of a backend for a client |
 //! | `next` | builds the next generation from the last one and a model: which backends stay, and their slots |
 //! | `backend` | a backend, with its counters; outlives snapshots |
 //! | [`mod@addresses`] | the addresses of a backend, and which of them serve |
@@ -20,6 +21,7 @@ mod backend;
 mod lease;
 mod next;
 mod note;
+mod pick;
 mod published;
 mod snapshot;
 mod standing;
@@ -29,6 +31,7 @@ pub use backend::{Backend, BackendId, HealthReport};
 pub use lease::{Lease, Tried};
 pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints};
 pub use note::Note;
+pub use pick::PickError;
 pub use published::Published;
-pub use snapshot::{AdminState, BoundAddress, BoundAddressId, Listener, Member, PickError, Pool, Snapshot};
+pub use snapshot::{AdminState, BoundAddress, BoundAddressId, Listener, Member, Pool, Snapshot};
 pub use standing::Standing;

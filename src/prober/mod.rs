@@ -5,7 +5,7 @@
 //! | `watch`     | the state of one backend: health, bits, report, log line                  |
 //! | `probe_loop` | the thread: poll, messages, timers, the order of probes                  |
 //!
-//! [`crate::net::probe`] moves the bytes of a probe.
+//! [`crate::probe`] has the bytes of a probe, and [`crate::net::probe_socket`] moves them.
 //!
 //! It probes every backend of the newest snapshot, all concurrently on one poll loop, and counts the failed connects
 //! that workers report. It writes `Pool::up`, [`crate::pool::HealthReport`] and one log line per change.

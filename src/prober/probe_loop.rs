@@ -11,7 +11,7 @@ use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::clock;
 use crate::mailbox::Mailbox;
-use crate::net::probe::{ProbeSocket, Readiness};
+use crate::net::probe_socket::{ProbeSocket, Readiness};
 use crate::policy::health::{ConnectFailure, Outcome, schedule};
 use crate::policy::slow_start;
 use crate::pool::{BackendId, Note, Snapshot};

@@ -1,7 +1,9 @@
 use super::super::build;
 use super::*;
-use crate::base::Address;
+use crate::base::{Address, Endpoint};
 use crate::policy::balance;
+use std::sync::Arc;
+use std::time::Duration;
 
 fn pool(backends: u16, settings: model::Pool) -> Arc<Pool> {
     let backend = |port| model::Backend::at(Address::Inet(([127, 0, 0, 1], 1 + port).into()));
