@@ -1,6 +1,6 @@
 //! How threads communicate: a bounded channel with the waker of the receiver's poll loop, so that every send wakes.
 //!
-//! Each wait of a sender is bounded. A letter that finds no room comes back ([`Mailbox::offer`]), or waits for a stated
+//! Each wait of a sender is bounded. A message that finds no room comes back ([`Mailbox::offer`]), or waits for a stated
 //! time ([`Mailbox::send_within`]). Orders that must not be lost go into a [`Slot`], which always has room: an unread
 //! order is merged with the next one.
 
@@ -26,7 +26,7 @@ impl<T> Clone for Mailbox<T> {
 }
 
 impl<T> Mailbox<T> {
-    /// A mailbox for the owner of `poll`, which sees `token` when letters arrive. At most `size` letters wait. mio
+    /// A mailbox for the owner of `poll`, which sees `token` when messages arrive. At most `size` messages wait. mio
     /// allows one waker per poll.
     pub fn new(poll: &Poll, token: Token, size: usize) -> io::Result<(Mailbox<T>, Receiver<T>)> {
         let waker = Arc::new(Waker::new(poll.registry(), token)?);
@@ -39,21 +39,21 @@ impl<T> Mailbox<T> {
         Slot { waiting: Mutex::new(None), any: AtomicBool::new(false), waker: self.waker.clone() }
     }
 
-    /// Sends without waiting. Returns the letter if the mailbox is full or the owner is gone.
-    pub fn offer(&self, letter: T) -> Result<(), T> {
-        self.sender.try_send(letter).map_err(TrySendError::into_inner)?;
+    /// Sends without waiting. Returns the message if the mailbox is full or the owner is gone.
+    pub fn offer(&self, message: T) -> Result<(), T> {
+        self.sender.try_send(message).map_err(TrySendError::into_inner)?;
         self.wake();
         Ok(())
     }
 
     /// Sends, and waits at most this long for room. False if there was none or the owner is gone.
-    pub fn send_within(&self, letter: T, patience: Duration) -> bool {
-        let sent = self.sender.send_timeout(letter, patience).is_ok();
+    pub fn send_within(&self, message: T, patience: Duration) -> bool {
+        let sent = self.sender.send_timeout(message, patience).is_ok();
         self.wake();
         sent
     }
 
-    /// Wakes the owner without a letter.
+    /// Wakes the owner without a message.
     pub fn wake(&self) {
         wake(&self.waker);
     }
@@ -114,13 +114,13 @@ mod tests {
 
     #[test]
     fn a_full_mailbox_blocks_no_sender_and_a_slot_always_has_room() {
-        let (mailbox, letters) = Mailbox::new(&Poll::new().unwrap(), Token(0), 1).unwrap();
+        let (mailbox, messages) = Mailbox::new(&Poll::new().unwrap(), Token(0), 1).unwrap();
         let slot: Slot<Vec<u8>> = mailbox.slot();
         assert_eq!((mailbox.offer(1), mailbox.offer(2)), (Ok(()), Err(2)));
         assert!(!mailbox.send_within(3, Duration::from_millis(1)));
         assert_eq!(slot.take(), None);
         (0..3).for_each(|order| slot.put(vec![order]));
         assert_eq!((slot.take(), slot.take()), (Some(vec![0, 1, 2]), None));
-        assert_eq!(letters.try_iter().collect::<Vec<_>>(), [1]);
+        assert_eq!(messages.try_iter().collect::<Vec<_>>(), [1]);
     }
 }

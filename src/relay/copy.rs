@@ -4,14 +4,21 @@
 use super::{CHUNK, End, HeldBytes, Io, RelayBuffer, RelayResources, Transfer};
 use std::io;
 
-/// Reads once and appends to the held bytes, up to a [`CHUNK`] and at least one byte. Returns the number of bytes, and
-/// whether nothing but the unread FIN is left in the queue.
+/// The result of [`append`].
+pub(super) struct Appended {
+    /// The number of bytes; 0: the FIN.
+    pub(super) read: usize,
+    /// Nothing but the unread FIN is left in the queue.
+    only_fin_left: bool,
+}
+
+/// Reads once and appends to the held bytes, up to a [`CHUNK`] and at least one byte.
 pub(super) fn append<I: Io>(
     buffer: &mut RelayBuffer<I::Pipe>,
     io: &mut I,
     source: &mut End<I::Socket>,
     shared: &mut RelayResources<I::Pipe>,
-) -> io::Result<(usize, bool)> {
+) -> io::Result<Appended> {
     let room = CHUNK.saturating_sub(buffer.held().len()).max(1);
     let scratch = &mut shared.scratch[..room];
     let read = io.recv(&source.socket, scratch)?;
@@ -23,7 +30,7 @@ pub(super) fn append<I: Io>(
         HeldBytes::Nothing if read > 0 => buffer.keep(bytes, shared.buffers.pop()),
         HeldBytes::Nothing | HeldBytes::Pipe(..) => {}
     }
-    Ok((read, emptied && source.ready.finished && !source.ready.failed))
+    Ok(Appended { read, only_fin_left: emptied && source.ready.finished && !source.ready.failed })
 }
 
 /// Appends the source's available bytes to the held ones, so that they leave together.
@@ -32,12 +39,10 @@ pub(super) fn join<I: Io>(
     transfer: &mut Transfer<'_, I>,
     shared: &mut RelayResources<I::Pipe>,
 ) {
-    let (outcome, finished) = match append(buffer, transfer.io, transfer.source, shared) {
-        Ok((read, finished)) => (Ok(read), finished),
-        Err(error) => (Err(error), false),
-    };
-    transfer.note_read(outcome);
-    if finished {
+    let appended = append(buffer, transfer.io, transfer.source, shared);
+    let is_last = appended.as_ref().is_ok_and(|appended| appended.only_fin_left);
+    transfer.note_read(appended.map(|appended| appended.read));
+    if is_last {
         transfer.source.ready.readable = false;
         transfer.report.fin = true;
     }
@@ -51,7 +56,7 @@ pub(super) fn deliver<I: Io>(
 ) {
     let HeldBytes::Buffer { bytes, start } = &mut buffer.held else { return };
     let rest = &bytes[*start..];
-    let outcome = transfer.io.send(&transfer.sink.socket, rest, transfer.report.fin);
+    let outcome = transfer.io.send(&transfer.sink.socket, rest, transfer.after_bytes());
     let wanted = rest.len();
     let written = transfer.note_written(outcome, wanted);
     *start += written;
@@ -74,7 +79,7 @@ pub(super) fn step<I: Io>(
     }
     buffer.learn(shared.engine, read);
     let bytes = &shared.scratch[..read];
-    let outcome = transfer.io.send(&transfer.sink.socket, bytes, transfer.report.fin);
+    let outcome = transfer.io.send(&transfer.sink.socket, bytes, transfer.after_bytes());
     let written = transfer.note_written(outcome, read);
     if written < read {
         buffer.keep(&bytes[written..], shared.buffers.pop());

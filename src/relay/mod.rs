@@ -27,17 +27,21 @@
 //!
 //! # Readiness
 //!
-//! epoll is edge-triggered: [`Ready`] remembers announced readiness, and only proof clears it: EAGAIN, a short write
-//! (the kernel then announces room), or a short read, which saves the recv for EAGAIN. A short read proves nothing at
-//! an urgent mark (recv stops there), on a unix socket (recv may stop between two messages), or into a pipe (whose
-//! slots may be full). [`Ready::short_read_inconclusive`] is set in the first two cases, and reading goes on to EAGAIN
-//! or the end.
+//! epoll is edge-triggered: [`Ready`] remembers announced readiness, and only proof clears it. Proof is EAGAIN, a short
+//! write (the kernel then announces room), or a short read, which saves the recv for EAGAIN. There are three cases where a
+//! short read proves nothing:
 //!
-//! The queue of a failed connection is read to its end: an error, an earlier FIN, or EAGAIN (the kernel does not know
-//! yet that the peer is dead).
+//! * at an urgent mark: recv stops there;
+//! * on a unix socket: recv may stop between two messages;
+//! * into a pipe, whose slots may be full.
 //!
-//! After EPOLLRDHUP the whole queue up to the peer's FIN has arrived, so a short read has emptied it, and the recv for
-//! 0 is saved. The bytes before the FIN are sent with MSG_MORE, so that the FIN leaves in the same packet and the other
+//! [`Ready::short_read_inconclusive`] is set in the first two cases, and reading goes on to EAGAIN or the end.
+//!
+//! The queue of a failed connection is read to its end: an error, an earlier FIN, or EAGAIN. EAGAIN means that the kernel
+//! does not know yet that the peer is dead.
+//!
+//! After EPOLLRDHUP the whole queue up to the peer's FIN has arrived. So a short read has emptied it, and the recv for 0 is
+//! saved. The bytes before the FIN are sent with MSG_MORE, so that the FIN leaves in the same packet and the other
 //! side wakes once.
 
 mod copy;
@@ -46,6 +50,7 @@ mod splice;
 mod tests;
 
 pub use crate::config::model::Engine;
+use copy::Appended;
 pub use splice::PIPES;
 
 use std::io;
@@ -76,9 +81,8 @@ pub trait Io {
     /// Reads available bytes. 0: the peer's FIN. `WouldBlock`: no bytes.
     fn recv(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes what the sink takes. `WouldBlock`: no room. With `last`, a FIN follows once all bytes are taken, so they
-    /// may wait for it and share its packet.
-    fn send(&mut self, socket: &Self::Socket, bytes: &[u8], last: bool) -> io::Result<usize>;
+    /// Writes what the sink takes. `WouldBlock`: no room.
+    fn send(&mut self, socket: &Self::Socket, bytes: &[u8], then: AfterBytes) -> io::Result<usize>;
 
     /// Opens an empty pipe.
     fn pipe(&mut self) -> io::Result<Self::Pipe>;
@@ -89,6 +93,15 @@ pub trait Io {
 
     /// As [`Io::send`], for `bytes` bytes in the pipe.
     fn empty(&mut self, pipe: &Self::Pipe, socket: &Self::Socket, bytes: usize) -> io::Result<usize>;
+}
+
+/// What follows the bytes of a [`Io::send`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AfterBytes {
+    /// More bytes, sooner or later.
+    Bytes,
+    /// A FIN, once all of them are taken: they may wait for it and share its packet.
+    Fin,
 }
 
 /// A socket and its known readiness.
@@ -306,7 +319,7 @@ pub fn take_in<I: Io>(
     shared: &mut RelayResources<I::Pipe>,
 ) -> TakenIn {
     match copy::append(buffer, io, source, shared) {
-        Ok((0, _)) => TakenIn::Fin,
+        Ok(Appended { read: 0, .. }) => TakenIn::Fin,
         // A FIN behind the bytes stays unread: there is no sink for it yet.
         Ok(_) => TakenIn::Bytes,
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -367,6 +380,11 @@ impl<I: Io> Transfer<'_, I> {
         }
         report.again = report.read >= TURN;
         !report.again
+    }
+
+    /// What follows the bytes that were read so far.
+    fn after_bytes(&self) -> AfterBytes {
+        if self.report.fin { AfterBytes::Fin } else { AfterBytes::Bytes }
     }
 
     /// Counts a read. Returns the number of bytes, if there are any.

@@ -1,7 +1,7 @@
 //! The splice engine: from the source socket into a pipe, from the pipe to the sink socket, within the kernel.
 //!
-//! Only an empty pipe is filled. So EAGAIN on a fill means that the source is empty, never that the pipe is full, and a
-//! FIN is read only after everything before it was delivered.
+//! Only an empty pipe is filled. So EAGAIN on a fill means that the source is empty, never that the pipe is full. A FIN is
+//! read only after everything before it was delivered.
 //!
 //! splice(2) can't pass an urgent mark. There it returns EAGAIN, and 0 once the source's FIN is in the queue, whatever
 //! follows the mark. Only recv passes the mark. So recv always confirms an end, and EAGAIN where a mark was announced

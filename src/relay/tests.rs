@@ -24,8 +24,8 @@ impl Io for Script {
         Ok(bytes.len())
     }
 
-    fn send(&mut self, (): &(), bytes: &[u8], last: bool) -> io::Result<usize> {
-        self.last = last;
+    fn send(&mut self, (): &(), bytes: &[u8], then: AfterBytes) -> io::Result<usize> {
+        self.last = then == AfterBytes::Fin;
         let taken = bytes.len().min(self.room);
         self.writes.push(bytes[..taken].to_vec());
         Ok(taken)
@@ -176,7 +176,7 @@ impl Io for Fails {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
-    fn send(&mut self, (): &(), _: &[u8], _: bool) -> io::Result<usize> {
+    fn send(&mut self, (): &(), _: &[u8], _: AfterBytes) -> io::Result<usize> {
         Err(io::ErrorKind::Unsupported.into())
     }
 

@@ -86,7 +86,7 @@ pub struct Moved {
     pub held: bool,
     /// The source's FIN was read.
     pub fin: bool,
-    /// Whose socket failed. A source that fails has sent no FIN.
+    /// The end that failed. A source that fails has sent no FIN.
     pub failed: Option<Failed>,
 }
 

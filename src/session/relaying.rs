@@ -20,7 +20,7 @@ pub(super) struct Relay {
     pub(super) connect: Duration,
     pub(super) up: DirectionState,
     pub(super) down: DirectionState,
-    /// Whose FIN came first.
+    /// The side that sent its FIN first.
     pub(super) first_fin: Option<Side>,
     /// The side that has failed, while what it sent before is delivered.
     pub(super) failed: Option<Failure>,

@@ -1,8 +1,8 @@
 //! The saved form of a session, from which the process that takes over its sockets rebuilds it.
 //!
 //! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
-//! one snapshot. A dial under way and a place in a queue are not saved: the new process chooses again. Held bytes are not
-//! here but with the driver: a part of a preamble, the bytes behind it, and bytes that a sink did not take.
+//! one snapshot. A dial under way and a place in a queue are not saved: the new process chooses again. Held bytes are
+//! with the driver: a part of a preamble, the bytes behind it, and bytes that a sink did not take.
 
 use super::expiry::Expiry;
 use super::failing::{Failure, SendQueue};
@@ -63,7 +63,7 @@ pub struct SavedRelay {
     pub connect: Duration,
     /// How long ago the last byte moved.
     pub silent: Duration,
-    /// Whose FIN came first.
+    /// The side that sent its FIN first.
     pub first_fin: Option<Side>,
     /// The side that has failed, while what it sent before is delivered.
     #[serde(default)]
@@ -158,9 +158,9 @@ impl Session {
         })
     }
 
-    /// Rebuilds a session under a number of this process. The caller found `listener` by its name, and so the pool of `route` if one was chosen. A relay
-    /// needs the lease on its backend; a session that had none goes on where it stood, or chooses again. It goes on with
-    /// [`super::Input::Begin`]. A client that was admitted stays so; the limits of its source do not count it any more.
+    /// Rebuilds a session under a number of this process. The caller found `listener` by its name, and so the pool of `route`
+    /// if one was chosen. A relay needs the lease on its backend; a session that had none goes on where it stood, or chooses
+    /// again. It goes on with [`super::Input::Begin`]. A client that was admitted stays so; the limits of its source do not count it any more.
     pub fn restore(
         saved: &Saved,
         id: ConnectionId,

@@ -22,8 +22,8 @@
 //! | `Leaving` without room | it waits, no further client may queue | closed after [`LEAVE`], in a drain with the drain |
 //! | `Refusing` | it is reset | closed by a drain, or when the address is served again |
 //!
-//! Two conditions hold for all sockets: the process is at its `max_connections` (`full`, until a connection ends), and the
-//! process has no descriptor (`starved`, for [`PAUSE`] or until a connection of this worker ends).
+//! Two conditions hold for all sockets. `full`: the process is at its `max_connections`, until a connection ends. `starved`:
+//! the process has no descriptor, for [`PAUSE`] or until a connection of this worker ends.
 //!
 //! # Fairness
 //!
@@ -41,7 +41,7 @@
 //! A socket of the service manager cannot be closed: the manager keeps it open, and clients would wait in it for ever. It
 //! stays, in the role `Refusing`, until a reload adds its listener again.
 
-use super::driver::Accepted;
+use super::driver::{Accepted, Transport};
 use super::token::Token;
 use crate::admission::{ConnectionLimit, NoRoom};
 use crate::base::{Endpoint, LogThrottle, Tick};
@@ -429,9 +429,10 @@ impl<L: Listen> Acceptor<L> {
                     return Step::Nothing;
                 };
                 guard.accepted();
-                let (unix, listener) = (socket.listening.is_unix(), socket.listener.clone());
+                let transport = if socket.listening.is_unix() { Transport::Unix } else { Transport::Tcp };
+                let listener = socket.listener.clone();
                 let preamble = Preamble::of(&listener.settings, peer.as_ref());
-                Step::Client(Accepted { socket: client, client: peer, unix, preamble, listener, guard })
+                Step::Client(Accepted { socket: client, client: peer, transport, preamble, listener, guard })
             }
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN) => {

@@ -2,7 +2,7 @@
 //!
 //! A worker that drains ends with its last connection, and its mailbox ends with it. A peer that still accepts may hand over a
 //! client at that moment: the message would be lost, and the client with it. So a peer announces a client before
-//! it sends the message, and a worker ends only by an exchange that fails while a client is announced. Either the peer
+//! it sends the message. A worker ends only by an exchange that fails while a client is announced. Either the peer
 //! finds the worker closed and keeps the client, or the worker finds the announcement and reads the message.
 
 use std::sync::atomic::{AtomicU32, Ordering};

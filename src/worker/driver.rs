@@ -1,7 +1,7 @@
 //! Carries out the effects of sessions: the only place that dials, relays, arms timers and closes.
 //!
-//! The event loop routes events here. [`Driver::step`] is the only way to a session: the [`Session`] takes an input and
-//! gives one effect, [`Executor::answer`] turns the effect into the next input, and so on until the session waits. Then
+//! The event loop routes events here. [`Driver::step`] is the only way to a session. The [`Session`] takes an input and gives
+//! one effect. [`Executor::answer`] turns the effect into the next input. This goes on until the session waits. Then
 //! [`Driver::reconcile`] brings timer and run queue in line. The driver is generic over [`Net`], so that the simulation
 //! runs this very code over sockets made of memory.
 //!
@@ -34,7 +34,7 @@ mod resets;
 mod sockets;
 mod waiting;
 
-pub use ports::{Accepted, Dialed, Event, Net};
+pub use ports::{Accepted, Dialed, Event, FirstBytes, Net, Transport};
 
 use super::queue::Queues;
 use super::token::{Serials, SocketId, Token};
@@ -169,9 +169,9 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     }
 
     fn insert(&mut self, accepted: Accepted<N::Socket>) -> Option<Key> {
-        let Accepted { socket, client, unix, preamble, listener, guard } = accepted;
+        let Accepted { socket, client, transport, preamble, listener, guard } = accepted;
         let session = Session::new(self.ids.give(), client, preamble, listener, self.random.u16(..), self.now);
-        let sockets = Sockets::new(socket, unix, self.serials.give());
+        let sockets = Sockets::new(socket, transport, self.serials.give());
         self.connections.insert_with(|_| Connection {
             session,
             sockets,
@@ -246,18 +246,22 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         self.wheel.advance(self.now, &mut fired);
         for slot in fired.drain(..) {
             let Some(key) = self.connections.key_of(slot) else { continue };
-            let Some(connection) = self.connections.get_mut(key) else { continue };
-            if connection.keep_alive_at.is_some_and(|at| at <= self.now) {
-                connection.keep_alive_at = None;
-                if let Some(backend) = &connection.sockets.backend {
-                    self.net.keep_alive(&backend.end.socket);
-                }
-            }
+            self.keep_alive(key);
             self.check_peers(key);
             self.step(key, Input::Deadline);
         }
         self.fired = fired;
         self.serve_queues();
+    }
+
+    /// Turns keepalive on for the backend's socket, if it is time.
+    fn keep_alive(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if connection.keep_alive_at.take_if(|at| *at <= self.now).is_some()
+            && let Some(backend) = &connection.sockets.backend
+        {
+            self.net.keep_alive(&backend.end.socket);
+        }
     }
 
     /// Adds the bytes moved since the last time to the backends' totals. To be called at least once a second; costs

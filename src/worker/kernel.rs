@@ -2,12 +2,12 @@
 //!
 //! Each socket is registered once, for everything, edge-triggered, and never deregistered: closing it does that.
 
-use super::driver::{Dialed, Event, Net};
+use super::driver::{Dialed, Event, FirstBytes, Net};
 use super::token::Token;
 use crate::base::Endpoint;
 use crate::net::{Dialing, PIPE_SIZE, Pipe, Socket, Spares, TcpTuning};
 use crate::policy::liveness::Acknowledgements;
-use crate::relay::Io;
+use crate::relay::{AfterBytes, Io};
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use std::io;
@@ -45,8 +45,8 @@ impl Io for Kernel {
         socket.recv(buffer)
     }
 
-    fn send(&mut self, socket: &Socket, bytes: &[u8], last: bool) -> io::Result<usize> {
-        socket.send(bytes, last)
+    fn send(&mut self, socket: &Socket, bytes: &[u8], then: AfterBytes) -> io::Result<usize> {
+        socket.send(bytes, then == AfterBytes::Fin)
     }
 
     fn pipe(&mut self) -> io::Result<Pipe> {
@@ -67,9 +67,9 @@ impl Net for Kernel {
         self.watch(socket, token)
     }
 
-    fn dial(&mut self, to: &Endpoint, token: Token, has_bytes: bool) -> io::Result<Dialed<Socket>> {
-        let buffer = self.tuning.buffer;
-        let (socket, dialing) = self.spares.spend(|| Socket::dial_capped(to, has_bytes, buffer))?;
+    fn dial(&mut self, to: &Endpoint, token: Token, first_bytes: FirstBytes) -> io::Result<Dialed<Socket>> {
+        let (quietly, buffer) = (first_bytes == FirstBytes::Ready, self.tuning.buffer);
+        let (socket, dialing) = self.spares.spend(|| Socket::dial_capped(to, quietly, buffer))?;
         self.watch(&socket, token)?;
         Ok(Dialed { socket, is_connected: dialing == Dialing::Done })
     }

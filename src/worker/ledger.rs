@@ -10,9 +10,9 @@
 //! | `Relayed` | bytes | | | |
 //! | `Closed` | durations, ends and refusals by reason | what an end without an answer says | of an early reset | access log; refusals; debug |
 //!
-//! What metrics, the status and the access log show of connections is derived here, except gauges, which guards and leases
-//! keep ([`crate::admission`], [`crate::pool::Lease`]), and clients that a limit in dry run would have refused, which
-//! admission counts. Probes, reloads and lost lines are counted where they happen, and are no facts of a connection.
+//! What metrics, the status and the access log show of connections is derived here. There are two exceptions. Guards and
+//! leases keep the gauges ([`crate::admission`], [`crate::pool::Lease`]). Admission counts the clients that a limit in dry
+//! run would have refused. Probes, reloads and lost lines are counted where they happen, and are no facts of a connection.
 //!
 //! No fact is reported per relayed chunk. Recording one takes no lock, and allocates only for a log line.
 

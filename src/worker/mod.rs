@@ -13,9 +13,9 @@
 //!
 //! # What bounds it
 //!
-//! Accepting stops at `max_connections`, the process's or that listener's (clients wait in the kernel's backlog), and
-//! while the process has no descriptors left for a client and its backend; it goes on when a connection ends anywhere, or
-//! a little later. The mailbox holds [`MAILBOX`] clients: a connection that does not fit stays with the worker that accepted it.
+//! Accepting stops at `max_connections` of the process or of that listener. It also stops while the process has no
+//! descriptors left for a client and its backend. It goes on when a connection ends anywhere, or a little later. Meanwhile
+//! clients wait in the kernel's backlog. The mailbox holds [`MAILBOX`] clients: a connection that does not fit stays with the worker that accepted it.
 
 mod accept;
 mod arrivals;
@@ -41,7 +41,7 @@ pub use accept::ListenSocket;
 use accept::{Acceptor, Turn};
 use arrivals::Arrivals;
 use crossbeam_channel::Receiver;
-use driver::{Accepted, Driver};
+use driver::{Accepted, Driver, Transport};
 use kernel::Kernel;
 use ledger::WorkerLedger;
 use mio::{Events, Poll};
@@ -168,15 +168,6 @@ struct Worker {
     stopped: Option<CloseReason>,
 }
 
-/// How the clients of a listening socket reach all workers.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Spread {
-    /// Every worker has a socket there.
-    ByKernel,
-    /// One worker has the only socket, and hands clients over.
-    ByWorkers,
-}
-
 /// How much of the worker's time was spent waiting.
 struct Utilization {
     slept: Duration,
@@ -202,7 +193,7 @@ impl Worker {
     fn run(&mut self) -> io::Result<EndCounts> {
         let mut events = Events::with_capacity(BATCH);
         loop {
-            self.shared.peers[self.me].heartbeat.beat();
+            self.this().heartbeat.beat();
             let asleep = clock::now();
             match self.poll.poll(&mut events, self.sleep(asleep)) {
                 // The process was stopped and goes on (signal(7)): events from meanwhile come before time-outs.
@@ -212,47 +203,66 @@ impl Worker {
             let now = clock::now();
             self.utilization.slept += now - asleep;
             self.driver.set_now(now);
-            let mut count = 0;
-            for event in &events {
-                count += 1;
-                match Token::decode(event.token()) {
-                    Some(Token::Socket(socket)) => self.driver.handle_event(socket, event.into()),
-                    Some(Token::Listener(number)) => self.acceptor.ready(number),
-                    Some(Token::Mail) => self.read_mail(),
-                    None => {}
-                }
-            }
+            self.route(&events);
             self.driver.run_turns();
-            self.full_batches = if count == BATCH { self.full_batches + 1 } else { 0 };
             if self.has_heard_all() {
                 self.driver.handle_deadlines();
             }
             self.accept(now);
-            let this = &self.shared.peers[self.me];
-            this.connections.store(self.driver.len(), Ordering::Relaxed);
-            if now - self.flushed >= FLUSH || self.driver.is_empty() {
-                self.driver.flush();
-                self.flushed = now;
-                // Without a connection it may sleep for long, and must not count as busy until then.
-                let busy = if self.driver.is_empty() { 0 } else { self.utilization.busy(now) };
-                this.busy.store(busy, Ordering::Relaxed);
-            }
+            self.publish(now);
             self.driver.ledger.tend(now);
-            // Each is asked: it answers yes once per wait.
-            let listeners = &self.shared.snapshot.listeners;
-            let with_room = listeners.iter().filter(|listener| listener.admission.should_wake()).count();
-            if self.shared.connection_limit.should_wake() || with_room > 0 {
-                self.shared.peers.iter().for_each(|peer| peer.mailbox.wake());
-            }
-            if self.acceptor.is_closed() && self.driver.is_empty() && this.arrivals.close() {
-                self.shared.peers[self.me].heartbeat.end();
+            self.wake_for_room();
+            if self.acceptor.is_closed() && self.driver.is_empty() && self.this().arrivals.close() {
+                self.this().heartbeat.end();
                 return Ok(self.driver.ledger.ended());
             }
         }
     }
 
-    /// Has every socket that was ready had a turn? After a long pause (the process was stopped, the machine froze), deadlines
-    /// have passed of connections whose bytes wait in a later batch: those must be read first. The kernel reports ready
+    /// This worker as its peers see it.
+    fn this(&self) -> &Peer {
+        &self.shared.peers[self.me]
+    }
+
+    /// Gives each event to its receiver.
+    fn route(&mut self, events: &Events) {
+        let mut count = 0;
+        for event in events {
+            count += 1;
+            match Token::decode(event.token()) {
+                Some(Token::Socket(socket)) => self.driver.handle_event(socket, event.into()),
+                Some(Token::Listener(number)) => self.acceptor.ready(number),
+                Some(Token::Mail) => self.read_mail(),
+                None => {}
+            }
+        }
+        self.full_batches = if count == BATCH { self.full_batches + 1 } else { 0 };
+    }
+
+    /// Publishes how many connections it has and, now and then, its byte counters and how busy it is.
+    fn publish(&mut self, now: Tick) {
+        self.this().connections.store(self.driver.len(), Ordering::Relaxed);
+        if now - self.flushed >= FLUSH || self.driver.is_empty() {
+            self.driver.flush();
+            self.flushed = now;
+            // Without a connection it may sleep for long, and must not count as busy until then.
+            let busy = if self.driver.is_empty() { 0 } else { self.utilization.busy(now) };
+            self.this().busy.store(busy, Ordering::Relaxed);
+        }
+    }
+
+    /// Wakes all workers if a limit that stopped some of them has room again.
+    fn wake_for_room(&self) {
+        // Each is asked: it answers yes once per wait.
+        let listeners = &self.shared.snapshot.listeners;
+        let with_room = listeners.iter().filter(|listener| listener.admission.should_wake()).count();
+        if self.shared.connection_limit.should_wake() || with_room > 0 {
+            self.shared.peers.iter().for_each(|peer| peer.mailbox.wake());
+        }
+    }
+
+    /// Has every socket that was ready had a turn? In a long pause (the process was stopped, the machine froze), a deadline
+    /// may pass while bytes of that connection wait. They may come in a later batch, and must be read first. The kernel reports ready
     /// sockets in turn, so after as many full batches as there are sockets none is left from before.
     fn has_heard_all(&self) -> bool {
         self.full_batches == 0 || self.full_batches * BATCH > 2 * self.driver.len() + BATCH
@@ -268,11 +278,11 @@ impl Worker {
     fn read_mail(&mut self) {
         // A wake without a client means that there is room again.
         self.acceptor.resume();
-        if let Some(orders) = self.shared.peers[self.me].orders.take() {
+        if let Some(orders) = self.this().orders.take() {
             self.carry_out(orders);
         }
         while let Ok(accepted) = self.mail.try_recv() {
-            self.shared.peers[self.me].arrivals.arrived();
+            self.this().arrivals.arrived();
             match self.stopped {
                 Some(reason) => self.driver.turn_away(accepted, reason),
                 None => self.driver.serve_handed(accepted, &self.shared.snapshot),
@@ -319,8 +329,7 @@ impl Worker {
             match self.acceptor.next(&self.shared.connection_limit, &mut self.driver.net.spares, now) {
                 Turn::Client(accepted) => {
                     record_accepted(&mut self.driver.ledger, &accepted, now);
-                    let spread = if accepted.unix { Spread::ByWorkers } else { Spread::ByKernel };
-                    let kept = match self.host(spread) {
+                    let kept = match self.host(accepted.transport) {
                         Some(peer) => peer.hand_over(accepted).err(),
                         None => Some(accepted),
                     };
@@ -331,22 +340,22 @@ impl Worker {
         }
     }
 
-    /// A worker that should serve a fresh connection instead of this one: one that is clearly less busy, or, for a
-    /// socket that only this worker listens on, simply the one with the fewest connections.
+    /// A worker that should serve a fresh connection instead of this one: one that is clearly less busy. For a socket that
+    /// only this worker listens on, it is the one with the fewest connections.
     ///
     /// Clearly less busy means that it idles while this one has no time left, or that it has far fewer connections. The
     /// kernel's hash spreads evenly except for chance; for smaller differences a hand-over costs more than it gains.
-    fn host(&self, spread: Spread) -> Option<&Peer> {
+    fn host(&self, transport: Transport) -> Option<&Peer> {
         let (other, theirs) = (self.shared.peers.iter().enumerate())
             .filter(|(index, _)| *index != self.me)
             .map(|(_, peer)| (peer, peer.connections.load(Ordering::Relaxed)))
             .min_by_key(|(_, connections)| *connections)?;
         let own = self.driver.len();
         let busy = |peer: &Peer| peer.busy.load(Ordering::Relaxed);
-        let strained = busy(&self.shared.peers[self.me]) > BUSY && busy(other) < IDLE;
-        let hands_over = match spread {
-            Spread::ByKernel => strained || own > theirs + FAR_FEWER + theirs / 2,
-            Spread::ByWorkers => own > theirs,
+        let strained = busy(self.this()) > BUSY && busy(other) < IDLE;
+        let hands_over = match transport {
+            Transport::Tcp => strained || own > theirs + FAR_FEWER + theirs / 2,
+            Transport::Unix => own > theirs,
         };
         hands_over.then_some(other)
     }

@@ -1,7 +1,7 @@
 //! Checks peers that have bytes to acknowledge, and ends the connections of those that are dead.
 //!
-//! The connection's own timer triggers a look, eight times per `dead_peer_timeout`: from the flush after bytes were
-//! written to a side until that side has acknowledged all of them. An idle connection needs no look: keepalive covers it.
+//! The connection's own timer triggers a look, eight times per `dead_peer_timeout`. Looks begin at the flush after bytes
+//! were written to a side, and end when that side has acknowledged all of them. An idle connection needs no look: keepalive covers it.
 //! So relaying a chunk costs nothing, and a connection with traffic at most two system calls per look.
 //!
 //! [`crate::policy::liveness`] decides what a look means.

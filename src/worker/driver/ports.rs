@@ -18,8 +18,8 @@ pub trait Net: Io {
     /// Has `token` announce what happens on an accepted socket.
     fn adopt(&mut self, socket: &Self::Socket, token: Token) -> io::Result<()>;
 
-    /// Begins to connect, with `token` for what happens. With `has_bytes` there are bytes to send as soon as it is connected.
-    fn dial(&mut self, to: &Endpoint, token: Token, has_bytes: bool) -> io::Result<Dialed<Self::Socket>>;
+    /// Begins to connect, with `token` for what happens.
+    fn dial(&mut self, to: &Endpoint, token: Token, first_bytes: FirstBytes) -> io::Result<Dialed<Self::Socket>>;
 
     /// Has the peer sent something that was not read yet? With nothing to read, an error that waits is handed out.
     fn has_bytes(&mut self, socket: &Self::Socket) -> io::Result<bool>;
@@ -65,6 +65,24 @@ pub trait Net: Io {
     fn has_urgent_gaps(&self, to: &Endpoint) -> bool;
 }
 
+/// The first bytes for a backend, when its dial begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstBytes {
+    /// They are here: they leave as soon as the socket is connected.
+    Ready,
+    /// The client has sent none yet.
+    NotYet,
+}
+
+/// The kind of a client's socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP: every worker has a listening socket.
+    Tcp,
+    /// A unix socket: one worker has the only listening socket.
+    Unix,
+}
+
 /// A socket that connects, or that is connected already.
 #[derive(Debug)]
 pub struct Dialed<S> {
@@ -98,8 +116,8 @@ pub struct Accepted<S> {
     pub socket: S,
     /// Its address; `None` for a unix client.
     pub client: Option<Endpoint>,
-    /// Is it a unix socket?
-    pub unix: bool,
+    /// The kind of its socket.
+    pub transport: Transport,
     /// What the listener expects before its own bytes.
     pub preamble: Preamble,
     /// The listener that accepted it.

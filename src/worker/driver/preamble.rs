@@ -1,7 +1,7 @@
 //! Preambles: reads the client's, and puts the backend's before the client's bytes.
 //!
 //! Both pass through what is held for the up direction. So nothing that a client sends behind its preamble is lost, whatever
-//! happens to the dial in between, and a backend that takes half a preamble gets the other half like any held bytes.
+//! happens to the dial in between. A backend that takes half a preamble gets the other half like any held bytes.
 //!
 //! A preamble costs no system call of its own: the client's is read with what follows it, the backend's is written with it.
 //! Only the address that the client connected to costs one, where no header announced it.

@@ -1,7 +1,7 @@
 //! Sides that fail: reads what they sent before, and delivers it to the other side.
 //!
-//! Before it relays, a client that resets ends its connection, unless it has sent something before: then the dial goes on,
-//! and the session learns of the reset once it relays. The kernel hands a socket's error out once, to whichever call asks
+//! Before it relays, a client that resets ends its connection. If it has sent something before, the dial goes on instead, and
+//! the session learns of the reset once it relays. The kernel hands a socket's error out once, to whichever call asks
 //! first, and reports a FIN from then on; so the error is asked for only where nothing is read afterwards, or noted in
 //! [`crate::relay::Ready::error_taken`].
 

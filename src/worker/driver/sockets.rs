@@ -1,7 +1,7 @@
 //! The two sockets of a connection, and the bytes held between them.
 
 use super::liveness::Watch;
-use super::{Dialed, Event, Net};
+use super::{Dialed, Event, FirstBytes, Net, Transport};
 use crate::base::Endpoint;
 use crate::base::slots::Key;
 use crate::policy::health::ConnectFailure;
@@ -44,8 +44,9 @@ impl<S> Attached<S> {
 
 impl<S, P> Sockets<S, P> {
     /// Those of a client without a backend. A read of a unix socket may stop short with more behind.
-    pub(super) fn new(client: S, is_unix: bool, serial: Serial) -> Sockets<S, P> {
-        let ready = Ready { writable: true, short_read_inconclusive: is_unix, ..Ready::default() };
+    pub(super) fn new(client: S, transport: Transport, serial: Serial) -> Sockets<S, P> {
+        let short_read_inconclusive = transport == Transport::Unix;
+        let ready = Ready { writable: true, short_read_inconclusive, ..Ready::default() };
         Sockets {
             client: Attached::new(client, ready, serial),
             backend: None,
@@ -94,8 +95,12 @@ impl<S, P> Sockets<S, P> {
         id: SocketId,
         net: &mut impl Net<Socket = S, Pipe = P>,
     ) -> Option<Input<'static>> {
-        let Ok(has_bytes) = self.has_client_bytes(net) else { return Some(Input::Reset(Side::Client)) };
-        match net.dial(to, Token::Socket(id), has_bytes) {
+        let first_bytes = match self.has_client_bytes(net) {
+            Ok(true) => FirstBytes::Ready,
+            Ok(false) => FirstBytes::NotYet,
+            Err(_) => return Some(Input::Reset(Side::Client)),
+        };
+        match net.dial(to, Token::Socket(id), first_bytes) {
             Ok(Dialed { socket, is_connected }) => {
                 let short_read_inconclusive = net.has_urgent_gaps(to);
                 let ready = Ready { writable: is_connected, short_read_inconclusive, ..Ready::default() };

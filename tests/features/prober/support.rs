@@ -158,7 +158,7 @@ pub fn failed(pool: &Pool, index: usize) -> Note {
     Note::ConnectFailed { backend: backend(pool, index).id, failure: REFUSED }
 }
 
-/// The prober reads its letters in order: once it has answered this one, it has read those before.
+/// The prober reads its messages in order: once it has answered this one, it has read those before.
 pub fn all_read(prober: &Prober, snapshot: &Arc<Snapshot>) {
     assert!(prober.adopt(snapshot.clone()));
 }

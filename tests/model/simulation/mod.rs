@@ -101,7 +101,7 @@ impl Simulation {
 
     fn connect(&mut self) {
         let conn = self.world.borrow().conns.len() as u16;
-        let (socket, unix) = World::connect_client(&self.world);
+        let (socket, transport) = World::connect_client(&self.world);
         let client = Some(Endpoint::Inet((client_ip(conn), conn).into()));
         let preamble = match self.world.borrow().conns[usize::from(conn)].preamble {
             Preamble::None => session::Preamble::None,
@@ -114,7 +114,7 @@ impl Simulation {
         guard.accepted();
         let now = self.world.borrow().now;
         self.driver.ledger.record(Fact::Accepted { listener: &listener.totals }, now);
-        let accepted = Accepted { socket, client, unix, preamble, listener, guard };
+        let accepted = Accepted { socket, client, transport, preamble, listener, guard };
         if is_handed {
             self.driver.serve_handed(accepted, &self.snapshot);
         } else {

@@ -20,7 +20,7 @@ use tcplb::base::{Endpoint, Tick};
 use tcplb::config::model::ProxyVersion;
 use tcplb::proto::proxy::Header;
 use tcplb::session::{Direction, Side};
-use tcplb::worker::driver::Event;
+use tcplb::worker::driver::{Event, Transport};
 use tcplb::worker::token::Token;
 
 /// How a backend's address answers a dial.
@@ -252,7 +252,7 @@ impl World {
     }
 
     /// A client connects, its port the number of its connection; perhaps it sends something at once.
-    pub fn connect_client(world: &Shared) -> (SimSocket, bool) {
+    pub fn connect_client(world: &Shared) -> (SimSocket, Transport) {
         let mut this = world.borrow_mut();
         let conn = this.conns.len();
         let now = this.now;
@@ -261,7 +261,8 @@ impl World {
         let id = this.socket(Side::Client, conn, Answer::Done);
         this.conns[conn].client = Some(id);
         this.next_conn = conn;
-        (SimSocket { id, world: world.clone() }, this.socks[id].chunky)
+        let transport = if this.socks[id].chunky { Transport::Unix } else { Transport::Tcp };
+        (SimSocket { id, world: world.clone() }, transport)
     }
 
     /// How many bytes of a socket's stream have been read: those behind the client's header.

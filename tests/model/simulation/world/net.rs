@@ -4,9 +4,9 @@ use super::{Answer, SimNet, SimPipe, SimSocket};
 use crate::simulation::preamble::LOCAL;
 use std::io::{self, ErrorKind};
 use tcplb::base::Endpoint;
-use tcplb::relay::Io;
+use tcplb::relay::{AfterBytes, Io};
 use tcplb::session::Side;
-use tcplb::worker::driver::{Dialed, Net};
+use tcplb::worker::driver::{Dialed, FirstBytes, Net};
 use tcplb::worker::token::{SocketId, Token};
 
 impl Io for SimNet {
@@ -17,10 +17,10 @@ impl Io for SimNet {
         self.0.borrow_mut().recv(socket.id, buffer)
     }
 
-    fn send(&mut self, socket: &SimSocket, bytes: &[u8], last: bool) -> io::Result<usize> {
+    fn send(&mut self, socket: &SimSocket, bytes: &[u8], then: AfterBytes) -> io::Result<usize> {
         let mut world = self.0.borrow_mut();
         let sent = world.send(socket.id, bytes)?;
-        if last && sent == bytes.len() {
+        if then == AfterBytes::Fin && sent == bytes.len() {
             world.await_fin(socket.id);
         }
         Ok(sent)
@@ -55,7 +55,7 @@ impl Net for SimNet {
         Ok(())
     }
 
-    fn dial(&mut self, to: &Endpoint, token: Token, _: bool) -> io::Result<Dialed<SimSocket>> {
+    fn dial(&mut self, to: &Endpoint, token: Token, _: FirstBytes) -> io::Result<Dialed<SimSocket>> {
         let mut world = self.0.borrow_mut();
         let Token::Socket(SocketId { side: Side::Backend, slot, .. }) = token else {
             panic!("{token:?} for a backend")
