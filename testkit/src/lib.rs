@@ -1,6 +1,9 @@
 //! What the suites share: the built tcplb as a process, scripted peers for both sides of it, other servers, and waiting without
 //! sleeping.
 //!
+//! [`Tcplb`] starts the built program with flags, [`ConfigFile`] with a file, given as a text or line by line. Where a test must
+//! look inside, tests/features/balancer.rs starts the library in its process from the same [`ConfigFile`].
+//!
 //! Nothing here asserts how fast something is. [`PATIENCE`] only says when a test gives up. A panic is how a test fails.
 
 mod admin;

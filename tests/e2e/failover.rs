@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::time::{Duration, Instant};
 use testkit::{
-    Admin, BlackHole, Conn, Ending, QUICK_PROBES, Running, Server, Tcplb, eventually, peers, receive, refusing, send,
-    tally,
+    Admin, BlackHole, ConfigFile, Conn, Ending, QUICK_PROBES, Running, Server, Tcplb, eventually, peers, receive,
+    refusing, send, tally,
 };
 
 #[test]
@@ -116,8 +116,6 @@ fn one_of_three_is_killed_and_comes_back_while_no_connection_fails() {
 #[test]
 fn a_backend_in_the_place_of_one_that_was_tried_is_tried() {
     let (hole, server) = (BlackHole::start(), Server::start(peers::named("c")));
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("tcplb.toml");
     let text = format!(
         "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\npool = 'web'\n\
          [[pool]]\nname = 'web'\nconnect_timeout = '2s'\nhealth.kind = 'off'\n\
@@ -125,8 +123,7 @@ fn a_backend_in_the_place_of_one_that_was_tried_is_tried() {
         refusing(),
         hole.at()
     );
-    std::fs::write(&file, text).unwrap();
-    let tcplb = Tcplb::from_file(&file).start();
+    let tcplb = ConfigFile::of(text).start();
     let admin = Admin::of(&tcplb);
     // The first one at least is refused by a, and then waits for b.
     let clients: Vec<Conn> = (0..4).map(|_| tcplb.connect()).collect();

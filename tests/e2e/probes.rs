@@ -1,22 +1,16 @@
 //! Where probes go and what they say, seen from the servers.
 
 use parking_lot::Mutex;
-use std::fs;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
-use testkit::{Admin, Conn, Ending, Running, Server, Tcplb, eventually, fresh_loopback, peers, refusing};
+use testkit::{
+    Admin, At, ConfigFile, Conn, Ending, Running, Server, Started, eventually, fresh_loopback, peers, refusing,
+};
 
-/// tcplb with one pool of these settings, and `web1` at `address`. The directory holds its file.
-fn over(address: &str, pool: &str, health: &str) -> (tempfile::TempDir, Running) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("tcplb.toml");
-    let text = format!(
-        "[global]\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n{pool}\n[pool.health]\n{health}\n\
-         [[pool.backend]]\nname = 'web1'\naddress = '{address}'\n"
-    );
-    fs::write(&path, text).unwrap();
-    let tcplb = Tcplb::from_file(&path).start();
-    (folder, tcplb)
+/// tcplb with one pool of these settings, and `web1` at `address`.
+fn over(address: &At, pool: &str, health: &str) -> Started {
+    let file = ConfigFile::empty().global("admin = '127.0.0.1:0'").pool(pool).health(health);
+    file.backend(address, "name = 'web1'").start()
 }
 
 /// Answers any request with 200 and keeps what it was sent first.
@@ -39,7 +33,7 @@ fn a_health_port_is_where_all_probes_go() {
         let (ip, heard) = (fresh_loopback(), Arc::default());
         let (served, probed) = (Server::start_on(ip, peers::echo), Server::start_on(ip, keeping(&heard)));
         let health = format!("kind = 'http'\nport = {}\ninterval = '100ms'\ntimeout = '100ms'", probed.at().port());
-        let (_folder, tcplb) = over(&served.at().to_string(), pool, &health);
+        let tcplb = over(served.at(), pool, &health);
         eventually("some probes are over", || probed.accepted() > 5);
         let request = String::from_utf8(heard.lock().clone()).unwrap();
         assert!(request.starts_with("GET / HTTP/1.1\r\n"), "no header goes to another port: {request:?}");
@@ -56,7 +50,7 @@ fn a_health_port_is_where_all_probes_go() {
 fn a_health_port_that_refuses_takes_the_backend_down() {
     let served = Server::start(peers::echo);
     // Nothing listens on port 1 of a fresh address.
-    let (_folder, tcplb) = over(&served.at().to_string(), "", "port = 1\ninterval = '100ms'\ntimeout = '100ms'");
+    let tcplb = over(served.at(), "", "port = 1\ninterval = '100ms'\ntimeout = '100ms'");
     tcplb.wait_for_line("tcp health on port 1 every 100ms");
     assert!(tcplb.wait_for_line("web1 is down").contains("connection refused"));
 }
@@ -73,7 +67,7 @@ fn a_newcomer_is_probed_at_the_health_port_too() {
     let (ip, heard) = (fresh_loopback(), Arc::default());
     let probed = Server::start_on(ip, keeping(&heard));
     let health = format!("kind = 'http'\nport = {}\ninterval = '3600s'", probed.at().port());
-    let (_folder, tcplb) = over(&format!("{ip}:1"), "send_proxy = 'v1'", &health);
+    let tcplb = over(&At::Tcp((ip, 1).into()), "send_proxy = 'v1'", &health);
     eventually("the first probe is over", || probed.accepted() == 1);
     // Nothing listens on the served port, which is not asked.
     let answer = post(&tcplb, "/register", &format!("{{\"address\":\"{ip}:2\"}}"));
@@ -105,7 +99,7 @@ fn with_initial_down_no_client_reaches_a_backend_before_its_first_probe_has_pass
     // After the first probe none comes for as long as the test may take, and the first one waits that long.
     let health =
         format!("initial = 'down'\npath = '/'\nport = {}\ninterval = '1h'\ntimeout = '1h'", probed.at().port());
-    let (folder, tcplb) = over(&servers[0].at().to_string(), "all_down = 'try-all'", &health);
+    let tcplb = over(servers[0].at(), "all_down = 'try-all'", &health);
     let only = |tcplb: &Running, name: &str| {
         assert!((0..20).all(|_| tcplb.name_of_next() == name), "not {name} alone");
     };
@@ -140,10 +134,8 @@ fn with_initial_down_no_client_reaches_a_backend_before_its_first_probe_has_pass
     eventually("it serves", || tcplb.name_of_next() == "web2");
 
     // Added by a reload, which takes the other one out again.
-    let file = folder.path().join("tcplb.toml");
-    let text = fs::read_to_string(&file).unwrap();
-    fs::write(&file, format!("{text}[[pool.backend]]\nname = 'web3'\naddress = '{}'\n", servers[2].at())).unwrap();
-    tcplb.signal(rustix::process::Signal::HUP);
+    let text = tcplb.file().text();
+    tcplb.reload(&format!("{text}[[pool.backend]]\nname = 'web3'\naddress = '{}'\n", servers[2].at()));
     eventually("its first probe is under way", || probed.accepted() == 4);
     assert!((0..20).all(|_| tcplb.name_of_next() != "web3"));
     open.send(()).unwrap();
@@ -156,13 +148,13 @@ fn with_initial_up_a_backend_serves_before_its_first_probe_is_over() {
     let (_open, script) = gate();
     let (probed, served) = (Server::start_on(std::net::Ipv4Addr::UNSPECIFIED, script), Server::start(peers::echo));
     let health = format!("path = '/'\nport = {}\ninterval = '1h'\ntimeout = '1h'", probed.at().port());
-    let (_folder, tcplb) = over(&served.at().to_string(), "", &health);
+    let tcplb = over(served.at(), "", &health);
     tcplb.connect().assert_echoes("at once");
 }
 
 #[test]
 fn a_first_probe_that_fails_is_reported_also_where_the_backend_began_as_down() {
-    let (_folder, tcplb) = over(&refusing().to_string(), "", "initial = 'down'");
+    let tcplb = over(&refusing(), "", "initial = 'down'");
     assert!(tcplb.wait_for_line("web1 is down").contains("connection refused"));
 }
 
@@ -172,7 +164,7 @@ fn try_all_leaves_out_a_backend_that_began_as_down_and_has_passed_no_probe() {
     let probed = format!("port = {}", refusing().port());
     for (initial, served) in [("down", false), ("up", true)] {
         let health = format!("initial = '{initial}'\n{probed}");
-        let (_folder, tcplb) = over(&server.at().to_string(), "all_down = 'try-all'", &health);
+        let tcplb = over(server.at(), "all_down = 'try-all'", &health);
         tcplb.wait_for_line("web1 is down");
         if served {
             tcplb.connect().assert_echoes("tried all the same");

@@ -3,7 +3,7 @@
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::Signal;
 use std::io::ErrorKind;
-use testkit::{Admin, Conn, Ending, Server, Tcplb, eventually, peers};
+use testkit::{Admin, ConfigFile, Conn, Ending, Server, Tcplb, eventually, peers};
 
 #[track_caller]
 fn assert_refuses_soon(at: &testkit::At) {
@@ -69,15 +69,12 @@ fn what_outlasts_the_drain_is_reset() {
 
 #[test]
 fn with_many_pools_and_nothing_open_the_process_exits_at_once() {
-    let directory = tempfile::tempdir().unwrap();
-    let file = directory.path().join("tcplb.toml");
     let mut text = String::new();
     for number in 0..7 {
         text.push_str(&format!("[[listener]]\nname = 'l{number}'\nbind = ['127.0.0.1:0']\npool = 'p{number}'\n"));
         text.push_str(&format!("[[pool]]\nname = 'p{number}'\n[[pool.backend]]\naddress = '127.0.0.1:1'\n"));
     }
-    std::fs::write(&file, text).unwrap();
-    let mut tcplb = Tcplb::from_file(&file).start();
+    let mut tcplb = ConfigFile::of(text).start();
     // A probe of each has been made, and the next is a while off.
     for number in 0..7 {
         tcplb.wait_for_line(&format!("is down: connection refused (pool p{number})"));

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
-use testkit::{Ending, Running, Server, Tcplb, eventually, peers};
+use testkit::{ConfigFile, Ending, Server, Started, Tcplb, eventually, peers};
 
 #[test]
 fn a_silent_connection_is_closed_and_a_busy_one_is_not() {
@@ -51,16 +51,8 @@ fn bytes_one_way_keep_a_connection_open() {
     assert_eq!(tcplb.connect().hear_all().len(), 200);
 }
 
-fn with_lifetime(server: &Server, lifetime: &str) -> Running {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("tcplb.toml");
-    let text = format!(
-        "[[listener]]\nbind = ['127.0.0.1:0']\npool = 'web'\n[[pool]]\nname = 'web'\nmax_lifetime = '{lifetime}'\n\
-         health.kind = 'off'\n[[pool.backend]]\naddress = '{}'\n",
-        server.at()
-    );
-    std::fs::write(&file, text).unwrap();
-    Tcplb::from_file(&file).start()
+fn with_lifetime(server: &Server, lifetime: &str) -> Started {
+    ConfigFile::over([server.at()]).pool(&format!("max_lifetime = '{lifetime}'")).start()
 }
 
 #[test]
