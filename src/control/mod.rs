@@ -289,10 +289,10 @@ impl<C: DataPlane> ControlLoop<C> {
                 recv(read) -> read => {
                     self.read = None;
                     // Disconnected without a message: the thread panicked.
-                    let read = read.unwrap_or_else(|_| Err(vec!["the file could not be read".to_owned()]));
-                    self.file_is_read(Some(read));
+                    let panicked = |_| Err(ReloadError::NotRead("the file could not be read".to_owned()));
+                    self.file_is_read(read.unwrap_or_else(panicked));
                 }
-                recv(reading_is_over) -> _ => self.file_is_read(None),
+                recv(reading_is_over) -> _ => self.reading_timed_out(),
                 recv(answers) -> answer => if let Ok((name, outcome)) = answer {
                     self.resolved(&name, &outcome);
                 },

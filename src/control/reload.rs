@@ -31,8 +31,8 @@ pub struct Waiting {
     pub answer: Option<Sender<Result<Reloaded, ReloadError>>>,
 }
 
-/// The result of reading the file: a model, or all mistakes.
-pub type Read = Result<Model, Vec<String>>;
+/// The result of reading the file.
+pub type Read = Result<Model, ReloadError>;
 
 /// The reload in progress.
 pub struct Reload {
@@ -82,7 +82,7 @@ impl<C: DataPlane> ControlLoop<C> {
         } else if self.next_reload.len() < WAITING_MAX {
             self.next_reload.push(waiting);
         } else {
-            waiting.answer(Err(ReloadError::Mistakes(vec!["too many reloads wait already".to_owned()])));
+            waiting.answer(Err(ReloadError::NotRead("too many reloads wait already".to_owned())));
         }
     }
 
@@ -98,10 +98,10 @@ impl<C: DataPlane> ControlLoop<C> {
         }
         if self.read.is_some() {
             let why = "the file is still being read for an earlier reload".to_owned();
-            return self.reload_is_over(waiting, Err(ReloadError::Mistakes(vec![why])));
+            return self.reload_is_over(waiting, Err(ReloadError::NotRead(why)));
         }
         let (sender, read) = bounded(1);
-        let work = move || drop(sender.try_send(loader()));
+        let work = move || drop(sender.try_send(loader().map_err(ReloadError::Mistakes)));
         match thread::Builder::new().name("reload".to_owned()).spawn(work) {
             Ok(_) => {
                 self.read = Some(read);
@@ -109,7 +109,7 @@ impl<C: DataPlane> ControlLoop<C> {
             }
             Err(error) => {
                 let why = format!("can't start a thread: {error}");
-                self.reload_is_over(waiting, Err(ReloadError::Mistakes(vec![why])));
+                self.reload_is_over(waiting, Err(ReloadError::NotRead(why)));
             }
         }
     }
@@ -122,21 +122,22 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// Handles the file's model or mistakes; `None`: reading timed out.
-    pub(super) fn file_is_read(&mut self, read: Option<Read>) {
-        let given_up = read.is_none();
+    /// Ends a reload whose file was not read in time.
+    pub(super) fn reading_timed_out(&mut self) {
+        log::warn!("reading the file takes more than {READING:?}");
+        self.file_is_read(Err(ReloadError::NotRead(format!("the file was not read within {READING:?}"))));
+    }
+
+    /// Handles the file's model or mistakes.
+    pub(super) fn file_is_read(&mut self, read: Read) {
         let Some(Reload { waiting, .. }) =
             self.reload.take_if(|reload| matches!(reload.phase, ReloadPhase::Reading { .. }))
         else {
             return;
         };
-        let read = read.unwrap_or_else(|| Err(vec![format!("the file was not read within {READING:?}")]));
-        if given_up {
-            log::warn!("reading the file takes more than {READING:?}");
-        }
         let file = match read {
             Ok(file) => file,
-            Err(mistakes) => return self.reload_is_over(waiting, Err(ReloadError::Mistakes(mistakes))),
+            Err(error) => return self.reload_is_over(waiting, Err(error)),
         };
         let (model, changes) = self.parts.config_state.merge(&file);
         let reloaded = Reloaded { changes, model: Arc::new(model) };

@@ -88,7 +88,9 @@ pub enum ReloadError {
     NoFile,
     /// All mistakes of the file, one a line.
     Mistakes(Vec<String>),
-    /// tcplb can't listen on an address; the text says which and why.
+    /// tcplb has not read the file; the text says why.
+    NotRead(String),
+    /// tcplb can't bind the listeners of the file: the text names the address, the limit or the backend in the way.
     CouldNotListen(String),
     /// A drain has begun, and changes are refused.
     Draining,
@@ -178,7 +180,7 @@ impl fmt::Display for ReloadError {
         match self {
             ReloadError::NoFile => out.write_str("there is no file to read again: tcplb was started with flags"),
             ReloadError::Mistakes(mistakes) => out.write_str(&mistakes.join("\n")),
-            ReloadError::CouldNotListen(why) => out.write_str(why),
+            ReloadError::NotRead(why) | ReloadError::CouldNotListen(why) => out.write_str(why),
             ReloadError::Draining => Refused::Draining.fmt(out),
             ReloadError::Gone => Refused::Gone.fmt(out),
         }
