@@ -194,7 +194,7 @@ impl ConfigState {
         out_of_reach.next().map_or(Ok(()), |backend| {
             Err(format!(
                 "backend {}: {} is an abstract socket, which the sandbox reaches only if the configuration has one at the \
-                 start: restart tcplb with it, or use a socket file",
+                 start; restart tcplb with it, or use a socket file",
                 backend.name, backend.address
             ))
         })

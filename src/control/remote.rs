@@ -1,7 +1,7 @@
 //! The handle through which other threads change the balancer, and the errors it returns.
 //!
 //! Each call except [`Remote::stop`] and [`Remote::reload_soon`] waits until the change is in force everywhere or
-//! refused: clients that connect after it returns meet the new state. The other two never wait. A stop has a channel of
+//! refused. Clients that connect after it returns meet the new state. The other two never wait. A stop has a channel of
 //! its own, which control reads first, and reloads requested before control reads the first one become one.
 
 use super::command::{Command, Edit};

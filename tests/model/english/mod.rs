@@ -18,9 +18,6 @@ const NOT_A_SUBJECT: [&str; 8] = ["who", "whoever", "whom", "whomever", "nobody"
 /// Verbs for a report: the log logs, an answer states, a check reports.
 const NOT_A_REPORT: [&str; 4] = ["tell", "tells", "told", "telling"];
 
-/// Files whose prose is not checked.
-const EXCEPT: &[&str] = &["src/control/", "src/prober/"];
-
 /// What a sentence does against the rules.
 fn faults(sentence: &Sentence) -> Vec<String> {
     let mut faults = Vec::new();
@@ -43,9 +40,7 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
     let mut texts = Vec::new();
     let mut add = |path: &Path, prose: fn(&str) -> Vec<prose::Line>| {
         let name = path.strip_prefix(root).expect("ours").display().to_string();
-        if !EXCEPT.iter().any(|part| name.starts_with(part)) {
-            texts.push((name, prose(&fs::read_to_string(path).expect("a text"))));
-        }
+        texts.push((name, prose(&fs::read_to_string(path).expect("a text"))));
     };
     for directory in ["", "docs", "bench", "fuzz", "packaging", "bench/lib", "bench/lib/soak"] {
         for entry in fs::read_dir(root.join(directory)).expect("a directory") {
