@@ -6,6 +6,7 @@
 //! | [`mod@api`]   | the JSON, shared with the command line's clients                  |
 //! | [`routes`]    | the one table of calls: dispatch, 405 and OpenAPI come from it    |
 //! | `status`, `metrics`, `process`, `page` | what the API shows, read from the newest snapshot |
+//! | `connections` | the open connections: the workers answer |
 //! | [`changes`], [`register`], `alive` | what the API changes: a command to control, and its answer |
 //! | `findings` | what an operator should know, from the status |
 //! | `openapi`     | the description of the API, generated                             |
@@ -27,6 +28,7 @@ mod alive;
 pub mod api;
 pub mod calls;
 pub mod changes;
+mod connections;
 pub mod figures;
 mod findings;
 pub mod http;
@@ -46,6 +48,7 @@ use crate::config::descriptors::AdminShare;
 use crate::config::model::defaults::DEAD_PEER_TIMEOUT;
 use crate::confine;
 use crate::control::Remote;
+use crate::inspect::Inspect;
 use crate::net::Keepalive;
 use crate::net::listen::{self, BoundFiles, Listening};
 use crate::pool::Published;
@@ -64,6 +67,8 @@ pub struct State {
     pub published: Arc<Published>,
     /// Sends commands to control.
     pub remote: Remote,
+    /// Answer questions about connections.
+    pub workers: Arc<dyn Inspect + Send + Sync>,
 }
 
 /// Listens, but does not serve yet. Everything that an operator can get wrong is checked by now.
@@ -108,9 +113,15 @@ impl BoundAdmin {
     }
 
     /// Starts to serve as many callers as the share grants.
-    pub fn start(self, published: Arc<Published>, remote: Remote, share: AdminShare) -> io::Result<Admin> {
+    pub fn start(
+        self,
+        published: Arc<Published>,
+        remote: Remote,
+        workers: Arc<dyn Inspect + Send + Sync>,
+        share: AdminShare,
+    ) -> io::Result<Admin> {
         let BoundAdmin { files, listening, endpoints, access } = self;
-        let api = Api { state: State { published, remote }, access };
+        let api = Api { state: State { published, remote, workers }, access };
         Ok(Admin { _files: files, server: Server::start(listening, Arc::new(api), share)?, endpoints })
     }
 }

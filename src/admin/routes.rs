@@ -5,7 +5,7 @@ use super::access::Access;
 use super::http::Response;
 use super::incoming::Request;
 use super::server::Peer;
-use super::{State, changes, metrics, openapi, page, register, status, target};
+use super::{State, changes, connections, metrics, openapi, page, register, status, target};
 use crate::clock;
 use crate::config::text;
 use crate::control::Refused;
@@ -80,6 +80,12 @@ impl Call<'_> {
 const NO_POOL: (u16, &str, Content) = (404, "There is no such pool.", Content::Json("Error"));
 const NO_BACKEND: (u16, &str, Content) = (404, "There is no such pool or backend.", Content::Json("Error"));
 const WRONG: (u16, &str, Content) = (400, "The request is wrong; the error says why.", Content::Json("Error"));
+const NO_CONNECTION: (u16, &str, Content) = (404, "There is no such connection.", Content::Json("Error"));
+const SILENT: (u16, &str, Content) = (503, "The worker does not respond.", Content::Json("Error"));
+const SOME_CONNECTIONS: (u16, &str, Content) =
+    (503, "A worker does not respond: what the others have.", Content::Either("SomeConnections", "Error"));
+const SOME_CLOSED: (u16, &str, Content) =
+    (503, "A worker does not respond: what the others closed.", Content::Either("SomeClosed", "Error"));
 const STOPPING: (u16, &str, Content) = (409, "tcplb is stopping and takes no more changes.", Content::Json("Error"));
 
 /// The defaults of a row.
@@ -142,6 +148,38 @@ pub static ROUTES: &[Route] = &[
         switches: &[("force", "Also close its connections.")],
         answers: &[(200, "The backend as it was.", Content::Json("Backend")), WRONG, NO_BACKEND, STOPPING],
         call: changes::remove,
+        ..PLAIN
+    },
+    Route {
+        path: "/v1/connections",
+        summary: "The open connections, the oldest first.",
+        values: &connections::OF_LIST,
+        answers: &[(200, "The connections.", Content::Many("Connection")), WRONG, SOME_CONNECTIONS],
+        call: connections::list,
+        ..PLAIN
+    },
+    Route {
+        method: "DELETE",
+        path: "/v1/connections",
+        summary: "Resets connections on both sides. It needs at least one parameter.",
+        values: &connections::FILTERS,
+        answers: &[(200, "How many were closed.", Content::Json("Closed")), WRONG, SOME_CLOSED],
+        call: connections::close_many,
+        ..PLAIN
+    },
+    Route {
+        path: "/v1/connections/{id}",
+        summary: "One open connection.",
+        answers: &[(200, "The connection.", Content::Json("Connection")), NO_CONNECTION, SILENT],
+        call: connections::show,
+        ..PLAIN
+    },
+    Route {
+        method: "DELETE",
+        path: "/v1/connections/{id}",
+        summary: "Resets one connection on both sides.",
+        answers: &[(200, "It is closed.", Content::Json("Closed")), WRONG, NO_CONNECTION, SOME_CLOSED],
+        call: connections::close,
         ..PLAIN
     },
     Route {
@@ -385,7 +423,7 @@ mod tests {
     #[test]
     fn every_row_is_found_by_its_own_path_and_no_other_method() {
         for route in ROUTES {
-            let path = route.path.replace("{pool}", "web").replace("{backend}", "%5B::1%5D:80");
+            let path = route.path.replace("{pool}", "web").replace("{backend}", "%5B::1%5D:80").replace("{id}", "web");
             let call = request(route.method, &path, "");
             let (found, call) = find(&call).unwrap_or_else(|_| panic!("{path}"));
             assert_eq!((found.method, found.path), (route.method, route.path));
@@ -396,7 +434,7 @@ mod tests {
             let allowed = refusal.headers.iter().find(|(name, _)| *name == "Allow").map(|(_, value)| value.clone());
             assert!(allowed.unwrap().split(", ").any(|method| method == route.method), "{path}");
         }
-        assert_eq!(ROUTES.len(), 13);
+        assert_eq!(ROUTES.len(), 17);
     }
 
     #[test]

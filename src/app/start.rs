@@ -163,7 +163,10 @@ impl Ready {
             lookups,
             ended,
         })?;
-        let serve = |admin: BoundAdmin| admin.start(published.clone(), control.remote(), AdminShare::of(descriptors));
+        let serve = |admin: BoundAdmin| {
+            let (workers, share) = (Arc::new(data_plane.clone()), AdminShare::of(descriptors));
+            admin.start(published.clone(), control.remote(), workers, share)
+        };
         let admin = admin.map(serve).transpose()?;
         let mut watched = vec![control.watched(), prober.watched()];
         watched.extend(data_plane.watched());

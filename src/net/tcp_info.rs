@@ -15,6 +15,9 @@ const RTO_MAX_MS: libc::c_int = 44;
 /// The index of tcpi_notsent_bytes in [`TcpInfo::words`].
 const NOT_SENT: usize = (offset_of!(libc::tcp_info, tcpi_notsent_bytes) - 8) / size_of::<u32>();
 
+/// The index of tcpi_rtt in [`TcpInfo::words`].
+const RTT: usize = (offset_of!(libc::tcp_info, tcpi_rtt) - 8) / size_of::<u32>();
+
 /// The beginning of `struct tcp_info` (linux/tcp.h), up to `tcpi_notsent_bytes`, which exists since Linux 4.6. The
 /// kernel fills as much as the caller requests.
 #[repr(C)]
@@ -23,8 +26,8 @@ pub struct TcpInfo {
     /// state, ca_state, retransmits, probes, backoff, options, and two bytes of bit fields.
     bytes: [u8; 8],
     /// rto, ato, snd_mss, rcv_mss (microseconds, bytes); unacked, sacked, lost, retrans, fackets (packets);
-    /// last_data_sent, last_ack_sent, last_data_recv, last_ack_recv (milliseconds). Then unused words, and
-    /// notsent_bytes at [`NOT_SENT`].
+    /// last_data_sent, last_ack_sent, last_data_recv, last_ack_recv (milliseconds). Then among others
+    /// rtt (microseconds) at [`RTT`] and notsent_bytes at [`NOT_SENT`].
     words: [u32; NOT_SENT + 1],
 }
 
@@ -63,6 +66,12 @@ impl Socket {
         })
     }
 
+    /// The smoothed round-trip time to the peer; `None` on a unix socket, and before the first measurement.
+    pub fn round_trip(&self) -> Option<Duration> {
+        let TcpInfo { words, .. } = getsockopt(self, GetTcpInfo).ok()?;
+        Some(Duration::from_micros(words[RTT].into())).filter(|time| !time.is_zero())
+    }
+
     /// About how many bytes the peer's kernel has not acknowledged: exact for bytes not sent yet, whole segments for
     /// sent ones; a FIN counts as one. 0 only if there are none, and always on a unix socket.
     pub fn unsent(&self) -> u64 {
@@ -99,13 +108,14 @@ mod tests {
         let (socket, _) = Socket::dial(&Endpoint::Inet(listener.local_addr().unwrap())).unwrap();
         let seen = socket.acknowledgements().unwrap();
         assert!(!seen.in_flight && !seen.window_closed && seen.probes == 0, "{seen:?}");
+        assert!(socket.round_trip().is_some_and(|time| time < Duration::from_secs(1)));
         assert!(seen.rto >= Duration::from_millis(100) && seen.last < Duration::from_secs(60), "{seen:?}");
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let _listener = UnixListener::bind(&path).unwrap();
         let (socket, _) = Socket::dial(&Endpoint::Unix(path.into())).unwrap();
-        assert_eq!(socket.acknowledgements(), None);
+        assert_eq!((socket.acknowledgements(), socket.round_trip()), (None, None));
         assert_eq!(socket.limit_probe_interval(Duration::from_secs(1)), None);
     }
 
