@@ -45,6 +45,7 @@ pub mod target;
 
 use crate::base::{Endpoint, Listen};
 use crate::config::descriptors::AdminShare;
+use crate::config::model::Global;
 use crate::config::model::defaults::DEAD_PEER_TIMEOUT;
 use crate::confine;
 use crate::control::Remote;
@@ -58,7 +59,6 @@ use http::Response;
 use incoming::Request;
 use server::{Handler, Peer, Server};
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 /// What calls read and change.
@@ -88,9 +88,9 @@ pub struct Admin {
     endpoints: Vec<Endpoint>,
 }
 
-/// Binds the API's sockets and reads the token file. Fails if an address is not local and there is no token.
-pub fn bind(to: &Listen, token_file: Option<&Path>) -> Result<BoundAdmin, String> {
-    let access = Access::new(token_file)?;
+/// Binds the API's sockets and reads the token files. Fails if an address is not local and there is no token.
+pub fn bind(to: &Listen, global: &Global) -> Result<BoundAdmin, String> {
+    let access = Access::new(global.admin_token_file.as_deref(), global.admin_read_token_file.as_deref())?;
     let why = |error: io::Error| format!("{error}{}", confine::hint_to_binding(to, &error));
     let bound = listen::bind_private(to, &Keepalive::within(DEAD_PEER_TIMEOUT).into()).map_err(why)?;
     let (mut files, mut listening, mut endpoints) = (BoundFiles::default(), Vec::new(), Vec::new());

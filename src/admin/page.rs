@@ -14,16 +14,12 @@ pub const CONTENT_TYPE: &str = "text/html; charset=utf-8";
 
 const TEMPLATE: &str = include_str!("page.html");
 
-/// Renders the page with this state.
-pub fn page(status: &Status) -> Response {
-    let mut main = String::from("<h2>Listeners</h2>");
-    table(&mut main, LISTENERS, &status.listeners);
-    for PoolView { name, algorithm, backends, .. } in &status.pools {
-        push(&mut main, format_args!("<h2>{} <small>{}</small></h2>", Escaped(name), Escaped(algorithm)));
-        table(&mut main, BACKENDS, backends);
-    }
-    let Status { version, state, uptime_seconds, generation, .. } = status;
-    let process = format!("{version} · {state} · up {uptime_seconds} s · generation {generation}");
+/// Renders the page with this state, or without any for a caller that may not see it.
+pub fn page(status: Option<&Status>) -> Response {
+    let (process, main) = match status {
+        Some(status) => content(status),
+        None => (String::new(), "<p>The admin API expects a token.</p>".to_owned()),
+    };
     let nonce = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     // `main` is substituted last, so a name that looks like a placeholder is never substituted.
     let html = TEMPLATE.replace("{{nonce}}", &nonce).replace("{{process}}", &process).replace("{{main}}", &main);
@@ -34,6 +30,18 @@ pub fn page(status: &Status) -> Response {
     Response::text(200, CONTENT_TYPE, html)
         .with("Content-Security-Policy", policy)
         .with("Referrer-Policy", "no-referrer")
+}
+
+/// The state of the process, and the tables.
+fn content(status: &Status) -> (String, String) {
+    let mut main = String::from("<h2>Listeners</h2>");
+    table(&mut main, LISTENERS, &status.listeners);
+    for PoolView { name, algorithm, backends, .. } in &status.pools {
+        push(&mut main, format_args!("<h2>{} <small>{}</small></h2>", Escaped(name), Escaped(algorithm)));
+        table(&mut main, BACKENDS, backends);
+    }
+    let Status { version, state, uptime_seconds, generation, .. } = status;
+    (format!("{version} · {state} · up {uptime_seconds} s · generation {generation}"), main)
 }
 
 fn table<T>(html: &mut String, columns: &[Column<T>], rows: &[T]) {
@@ -92,7 +100,7 @@ mod tests {
         };
         let pool = PoolView { name: "a&b".into(), backends: vec![backend], ..PoolView::default() };
         let status = Status { pools: vec![pool], ..Status::default() };
-        let response = page(&status);
+        let response = page(Some(&status));
         let html = String::from_utf8(response.body).unwrap();
         assert!(html.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && !html.contains("<script>alert"));
         assert!(html.contains("<td>{{nonce}}</td>") && html.contains("<h2>a&amp;b <small>"));

@@ -1,7 +1,7 @@
 //! The one table of calls. Dispatch, 404, 405 with `Allow` and the OpenAPI document all come from it, so they always
 //! agree.
 
-use super::access::Access;
+use super::access::{Access, Permission};
 use super::http::Response;
 use super::incoming::Request;
 use super::server::Peer;
@@ -26,7 +26,7 @@ pub struct Route {
     pub body: Option<&'static str>,
     /// The call's own answers: status, meaning, content.
     pub answers: &'static [(u16, &'static str, Content)],
-    /// Whether the call needs no token.
+    /// Whether the call needs no token. An open call shows a caller without [`Call::permission`] no data.
     pub open: bool,
     /// Whether the answer neither waits nor takes long: the accepting thread gives it, however many callers there are.
     pub immediate: bool,
@@ -50,6 +50,8 @@ pub enum Content {
 
 /// A request with its route's parameters.
 pub struct Call<'a> {
+    /// What the caller may do; none without the right token.
+    pub permission: Option<Permission>,
     /// The values of the path's `{…}`, decoded, in order.
     pub names: Vec<String>,
     /// The names of the switches that are `true`.
@@ -261,8 +263,11 @@ pub static ROUTES: &[Route] = &[
     Route {
         path: "/",
         summary: "The status page, for a browser.",
-        answers: &[(200, "HTML.", Content::Other(page::CONTENT_TYPE))],
-        call: |state, _| page::page(&status::status(&state.published, clock::now())),
+        answers: &[(200, "HTML; without the token it holds no data.", Content::Other(page::CONTENT_TYPE))],
+        open: true,
+        call: |state, call| {
+            page::page(call.permission.map(|_| status::status(&state.published, clock::now())).as_ref())
+        },
         ..PLAIN
     },
 ];
@@ -312,15 +317,22 @@ pub(super) fn is_immediate(request: &Request) -> bool {
 /// Answers a request, whatever it contains.
 pub(super) fn answer(state: &State, access: &Access, request: &Request, peer: Peer) -> Response {
     let found = find(request);
-    if !matches!(found, Ok((route, _)) if route.open)
-        && let Some(refusal) = access.refuse(request, peer == Peer::Inet)
-    {
-        return refusal;
-    }
-    match found {
-        Ok((route, call)) => (route.call)(state, &call),
+    let permission = match access.permission(request, peer == Peer::Inet) {
+        Ok(permission) => Some(permission),
+        Err(_) if matches!(found, Ok((route, _)) if route.open) => None,
+        Err(refusal) => return refusal,
+    };
+    let mut response = match found {
+        Ok((route, _)) if permission == Some(Permission::Read) && route.method != "GET" => {
+            Response::error(403, "the read token may only read: expected the admin token")
+        }
+        Ok((route, call)) => (route.call)(state, &Call { permission, ..call }),
         Err(refusal) => refusal,
+    };
+    if permission == Some(Permission::Read) {
+        response = response.with("Tcplb-Access", "read");
     }
+    response
 }
 
 /// The route of a request, or the refusal.
@@ -339,7 +351,7 @@ pub fn find(request: &Request) -> Result<(&'static Route, Call<'_>), Response> {
         return Err(Response::error(405, error).with("Allow", allow));
     };
     let (on, values) = query(route, &request.query).map_err(|why| Response::error(400, why))?;
-    Ok((route, Call { names, on, values, body: &request.body }))
+    Ok((route, Call { permission: None, names, on, values, body: &request.body }))
 }
 
 /// The values of a pattern's `{…}`, if the path matches.

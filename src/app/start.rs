@@ -186,7 +186,7 @@ impl Ready {
 fn bind_admin(model: &Model) -> Result<Option<BoundAdmin>, StartError> {
     let Model { global, .. } = model;
     let Some(to) = &global.admin else { return Ok(None) };
-    let bound = admin::bind(to, global.admin_token_file.as_deref());
+    let bound = admin::bind(to, global);
     bound.map(Some).map_err(|why| StartError(format!("can't serve the admin API on {to}: {why}")))
 }
 
