@@ -319,7 +319,10 @@ pub(super) fn answer(state: &State, access: &Access, request: &Request, peer: Pe
     let found = find(request);
     let permission = match access.permission(request, peer == Peer::Inet) {
         Ok(permission) => Some(permission),
-        Err(_) if matches!(found, Ok((route, _)) if route.open) => None,
+        // The page can ask for a token, but it can't change a foreign `Host`.
+        Err(refusal) if matches!(found, Ok((route, _)) if route.open && (route.immediate || refusal.status == 401)) => {
+            None
+        }
         Err(refusal) => return refusal,
     };
     let mut response = match found {

@@ -376,6 +376,9 @@ fn calls_from_pages_of_other_origins_are_refused() {
     let stream = TcpStream::connect(&balancer.admin).unwrap();
     let rebound = crate::admin::support::talk(stream, b"GET /v1/status HTTP/1.1\r\nHost: evil.example\r\n\r\n");
     assert!(rebound.error(403).contains("Host"));
+    let stream = TcpStream::connect(&balancer.admin).unwrap();
+    let page = crate::admin::support::talk(stream, b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+    assert!(page.error(403).contains("Host"));
 }
 
 #[test]
