@@ -108,10 +108,11 @@ async function drawConnections() {
 
 function connectionRow(connection) {
   const row = make("tr", { role: "row" });
-  const client = connection.client.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
+  const name = connection.client || "unix client";
+  const client = name.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
   const target = { explain: true, client, listener: connection.listener };
-  const link = make("a", { href: "#" + new URLSearchParams({ ...target, explain: 1 }), title: "Explain where this client goes", on: { click: (event) => follow(event, target) } }, connection.client);
-  const kill = make("button", { type: "button", "aria-label": "Close the connection of " + connection.client, on: { click: () => CHANGES.kill(view.pool, find(view.pool, view.backend), row.connection) } }, "✕");
+  const link = !connection.client ? name : make("a", { href: "#" + new URLSearchParams({ ...target, explain: 1 }), title: "Explain where this client goes", on: { click: (event) => follow(event, target) } }, name);
+  const kill = make("button", { type: "button", "aria-label": "Close the connection of " + name, on: { click: () => CHANGES.kill(view.pool, find(view.pool, view.backend), row.connection) } }, "✕");
   row.append(make("td", { class: "text", role: "cell" }, link), ...Array.from({ length: 5 }, () => make("td", { role: "cell" })), make("td", { role: "cell" }, kill));
   return row;
 }
