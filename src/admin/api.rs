@@ -3,10 +3,8 @@
 //! Requests are strict: an unknown field is an error. Clients ignore unknown fields of answers, so that they understand
 //! a newer server.
 
-mod connections;
-
 use crate::pool::AdminState;
-pub use connections::{Closed, Connection, SomeClosed, SomeConnections};
+use crate::telemetry::Resets;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
@@ -103,8 +101,12 @@ pub struct ProcessView {
     pub loop_lag_ms: Millis,
     /// Lines of the log on stderr that were not written.
     pub log_lines_lost_total: u64,
+    /// Those of the last minute.
+    pub log_lines_lost_recently: u64,
     /// Lines of the access log that were not written.
     pub access_log_lines_lost_total: u64,
+    /// Those of the last minute.
+    pub access_log_lines_lost_recently: u64,
     /// Threads that do not respond.
     pub stuck_threads: Vec<String>,
     /// The last reload; null before the first.
@@ -216,6 +218,8 @@ pub struct BackendView {
     pub backup: bool,
     /// `up`, `down`, `draining` or `disabled`.
     pub state: String,
+    /// Why it is down; null in any other state.
+    pub reason: Option<String>,
     /// Connections open now, or being dialled.
     pub active_connections: u64,
     /// The most connections at once; null without a limit.
@@ -232,13 +236,14 @@ pub struct BackendView {
     pub connect_ms: Millis,
     /// How long the first byte took, connect included, of all connections since it was added.
     pub first_byte_ms: Millis,
-    /// The median of the kernel's smoothed round-trip time at the end of a connection, over the last minute, else since it
-    /// was added; null before the first.
+    /// The kernel's round-trip time at the end of a connection, averaged over about eight connections; null before the first.
     pub rtt_ms: Option<f64>,
-    /// Segments that the kernel sent to it more than once.
+    /// Segments that were sent to it more than once, on connections that have ended.
     pub retransmits_total: u64,
     /// Connections that ended, by the reasons that occurred; the reasons are those of the access log.
     pub closed: BTreeMap<String, u64>,
+    /// Set while the backend resets its clients: nine tenths of the last connections, twenty at least, before it sent a byte.
+    pub resets: Option<Resets>,
     /// The last minute.
     pub recent: Recent,
     /// New connections per second, one number per five seconds, the newest last; at most 36.

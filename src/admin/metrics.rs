@@ -6,14 +6,18 @@
 pub mod families;
 
 use super::process::Process;
+use super::status::State;
 use crate::base::Tick;
 use crate::logger;
 use crate::pool::{Backend, BackendAddress, Member, Pool, Published};
-use crate::telemetry::Counters;
 use crate::telemetry::histogram::Reading;
-use families::{About, BACKENDS, Family, LISTENERS, POOLS, PROCESS};
+use crate::telemetry::{CLOSE_REASONS, Closed, Counters, WorkerTotals};
+use families::{About, BACKENDS, ENDED, Family, LISTENERS, POOLS, PROCESS, WORKERS};
+use std::borrow::Borrow;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::SystemTime;
 
 /// The media type of the answer.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -25,13 +29,26 @@ struct Text(String);
 pub struct Row {
     of: Of,
     up: u64,
+    states: [(State, u64); State::ALL.len()],
+    weight: f64,
     active: u64,
+    limit: Option<u64>,
     now: Tick,
 }
 
 enum Of {
     Backend(Arc<Backend>),
     Pool(Arc<Pool>),
+}
+
+/// The connections that ended at one backend or without one, or all of a pool.
+pub enum Ended {
+    /// At this backend.
+    At(Arc<Backend>),
+    /// Without a backend.
+    Without(Arc<Pool>),
+    /// All of the pool.
+    All(Arc<Pool>),
 }
 
 /// What the families about backends have series of.
@@ -48,6 +65,10 @@ pub struct Scope {
     /// Reloads that were applied, and those that failed.
     reloads: (u64, u64),
     generation: u64,
+    last_reload_success: bool,
+    configured: SystemTime,
+    connections: usize,
+    connections_limit: usize,
     access_log_lost: u64,
     log_lines_lost: u64,
     process: Process,
@@ -59,9 +80,14 @@ pub fn text(published: &Published, detail: Detail, now: Tick) -> String {
     let snapshot = published.snapshot();
     text.families(LISTENERS, &labelled(&snapshot.listeners, |listener| labels(&[("listener", &listener.name)])));
     text.pools(&snapshot.pools, detail, now);
+    text.workers(published.workers());
     let scope = Scope {
         reloads: published.reloads(),
         generation: snapshot.generation,
+        last_reload_success: published.last_reload().is_none_or(|reload| reload.error.is_none()),
+        configured: published.configured(),
+        connections: published.connection_limit().active(),
+        connections_limit: published.connection_limit().limit(),
         access_log_lost: published.log().lost(),
         log_lines_lost: logger::lines_lost(),
         process: Process::read(),
@@ -77,23 +103,65 @@ pub fn of_pool(pool: &Arc<Pool>, detail: Detail, now: Tick) -> String {
     text.0
 }
 
+impl Ended {
+    fn is_at_a_backend(&self) -> bool {
+        matches!(self, Ended::At(_))
+    }
+
+    /// By the number of the reason.
+    fn counts(&self) -> [u64; CLOSE_REASONS] {
+        let of = |closed: &Closed| closed.each_ref().map(|count| count.load(Relaxed));
+        match self {
+            Ended::At(backend) => of(&backend.counters.closed),
+            Ended::Without(pool) => of(&pool.totals.closed),
+            Ended::All(pool) => {
+                let (at, without) = (of(&pool.totals.counters.closed), of(&pool.totals.closed));
+                std::array::from_fn(|reason| at[reason] + without[reason])
+            }
+        }
+    }
+}
+
 impl Row {
-    fn of_backend(pool: &Pool, member: &Member, now: Tick) -> Row {
+    fn of_backend(pool: &Pool, position: usize, member: &Member, now: Tick) -> Row {
+        let state = State::of(pool, member);
+        let limit = pool.settings.backends.get(position).and_then(|settings| settings.max_connections);
         Row {
             of: Of::Backend(member.backend.clone()),
-            up: u64::from(pool.is_usable(member)),
+            up: u64::from(member.backend.is_healthy()),
+            states: State::ALL.map(|other| (other, u64::from(other == state))),
+            weight: pool.effective_weight(member),
             active: u64::from(member.backend.active()),
+            limit: limit.map(u64::from),
             now,
         }
     }
 
+    /// Without a limit of any backend there is none of the sum.
     fn sums(pool: &Arc<Pool>, now: Tick) -> Row {
-        Row {
+        let rows = pool.members.iter().enumerate();
+        let rows = rows.map(|(position, member)| Row::of_backend(pool, position, member, now));
+        let none = Row {
             of: Of::Pool(pool.clone()),
-            up: pool.members.iter().filter(|member| pool.is_usable(member)).count() as u64,
-            active: pool.members.iter().map(|member| u64::from(member.backend.active())).sum(),
+            up: 0,
+            states: State::ALL.map(|state| (state, 0)),
+            weight: 0.0,
+            active: 0,
+            limit: Some(0),
             now,
-        }
+        };
+        let mut sums = rows.fold(none, |mut sums, row| {
+            sums.states.iter_mut().zip(row.states).for_each(|((_, sum), (_, count))| *sum += count);
+            Row {
+                up: sums.up + row.up,
+                weight: sums.weight + row.weight,
+                active: sums.active + row.active,
+                limit: sums.limit.zip(row.limit).map(|(sum, limit)| sum + limit),
+                ..sums
+            }
+        });
+        sums.limit = sums.limit.filter(|limit| *limit > 0);
+        sums
     }
 
     fn counters(&self) -> &Counters {
@@ -131,8 +199,8 @@ impl Samples<'_> {
         self.text.line(self.name, self.labels, Some((label, label_value)), value);
     }
 
-    /// A sample that is absent where the system does not say.
-    pub fn known(&mut self, value: Option<f64>) {
+    /// A sample that is absent where there is no value.
+    pub fn known(&mut self, value: Option<impl Display>) {
         if let Some(value) = value {
             self.one(value);
         }
@@ -155,26 +223,40 @@ impl Samples<'_> {
 impl Text {
     fn pools(&mut self, pools: &[Arc<Pool>], detail: Detail, now: Tick) {
         let sources = labelled(pools, |pool| labels(&[("pool", &pool.settings.name)]));
-        let of_backend = |pool: &Pool, member: &Member| {
-            let labels = labels(&[("pool", &pool.settings.name), ("backend", &member.backend.name)]);
-            (labels, Row::of_backend(pool, member, now))
-        };
-        let rows = sources.iter().flat_map(|(labels, pool)| -> Vec<(String, Row)> {
+        let of_backend = |pool: &Pool, name: &str| labels(&[("pool", &pool.settings.name), ("backend", name)]);
+        let (mut rows, mut ended) = (Vec::new(), Vec::new());
+        for (labels, pool) in &sources {
             match detail {
-                Detail::PerBackend => pool.members.iter().map(|member| of_backend(pool, member)).collect(),
-                Detail::PerPool => vec![(labels.clone(), Row::sums(pool, now))],
+                Detail::PerBackend => {
+                    for (position, member) in pool.members.iter().enumerate() {
+                        let labels = of_backend(pool, &member.backend.name);
+                        ended.push((labels.clone(), Ended::At(member.backend.clone())));
+                        rows.push((labels, Row::of_backend(pool, position, member, now)));
+                    }
+                    ended.push((of_backend(pool, ""), Ended::Without(pool.clone())));
+                }
+                Detail::PerPool => {
+                    rows.push((labels.clone(), Row::sums(pool, now)));
+                    ended.push((labels.clone(), Ended::All(pool.clone())));
+                }
             }
-        });
-        self.families(BACKENDS, &rows.collect::<Vec<_>>());
+        }
+        self.families(BACKENDS, &rows);
+        self.families(ENDED, &ended);
         self.families(POOLS, &sources);
     }
 
+    fn workers(&mut self, workers: &[WorkerTotals]) {
+        let labels = (0..workers.len()).map(|number| labels(&[("worker", &number.to_string())]));
+        self.families(WORKERS, &labels.zip(workers).collect::<Vec<_>>());
+    }
+
     /// Each family with the samples of each source. The sources have their labels.
-    fn families<S>(&mut self, families: &[Family<S>], sources: &[(String, S)]) {
+    fn families<S: 'static>(&mut self, families: &[Family<S>], sources: &[(String, impl Borrow<S>)]) {
         for Family { about: About { name, kind, help, .. }, samples } in families {
             self.push(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
             for (labels, source) in sources {
-                samples(source, &mut Samples { text: self, name, labels });
+                samples(source.borrow(), &mut Samples { text: self, name, labels });
             }
         }
     }
@@ -203,6 +285,11 @@ impl Text {
 /// Each source with its labels, which all of its families share.
 fn labelled<S: Clone>(sources: &[S], labels: impl Fn(&S) -> String) -> Vec<(String, S)> {
     sources.iter().map(|source| (labels(source), source.clone())).collect()
+}
+
+/// Seconds since the Unix epoch.
+fn unix_time(time: SystemTime) -> f64 {
+    time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// Labels as they stand between the braces.

@@ -4,7 +4,7 @@
 
 use super::routes::{Content, Route};
 use crate::config::model::defaults;
-use crate::session::Live;
+use crate::telemetry::recent::HISTORY;
 use serde_json::{Map, Value, json};
 
 /// The OpenAPI document of these routes.
@@ -141,28 +141,23 @@ fn schemas() -> Value {
     let maybe = |kind: &str| json!({ "type": [kind, "null"], "minimum": 0 });
     let maybe_text = json!({ "type": ["string", "null"] });
     let counts = json!({ "type": "object", "additionalProperties": count });
-    let history = json!({ "type": "array", "items": seconds, "maxItems": 36 });
+    let history = json!({ "type": "array", "items": seconds, "maxItems": HISTORY });
     let level = json!({ "type": "string", "enum": ["ok", "warning", "critical"] });
     let backend = object(json!({
         "name": text, "address": text, "weight": weight, "effective_weight": seconds, "backup": flag,
-        "state": { "type": "string", "enum": ["up", "down", "draining", "disabled"] },
+        "state": { "type": "string", "enum": ["up", "down", "draining", "disabled"] }, "reason": maybe_text,
         "active_connections": count, "connections_limit": maybe("integer"),
         "connections_total": count, "connect_failures_total": count,
         "bytes_to_backend_total": count, "bytes_to_client_total": count,
         "connect_ms": reference("Millis"), "first_byte_ms": reference("Millis"),
         "rtt_ms": maybe("number"), "retransmits_total": count, "closed": counts,
+        "resets": { "anyOf": [{ "type": "null" }, object(json!({ "resets": count, "ended": count }))] },
         "recent": reference("Recent"), "history": history,
         "health": object(json!({
             "last_result": maybe_text, "last_change_seconds": maybe("integer"),
             "since": { "type": ["string", "null"], "format": "date-time" }, "transition": maybe_text,
         })),
         "addresses": many("BackendAddress"),
-    }));
-    let connection = object(json!({
-        "id": count, "listener": text, "pool": text, "backend": maybe_text, "client": maybe_text,
-        "age_seconds": count, "idle_seconds": count, "bytes_to_backend": count, "bytes_to_client": count,
-        "state": { "type": "string", "enum": Live::STATES },
-        "sni": maybe_text, "route": maybe_text, "rtt_ms": maybe("number"),
     }));
     let mut changed = backend.clone();
     changed["properties"]["warnings"] = lines.clone();
@@ -195,7 +190,9 @@ fn schemas() -> Value {
             "connections": count, "connections_limit": count,
             "descriptors": maybe("integer"), "descriptors_limit": maybe("integer"),
             "ports_used": count, "ports_limit": maybe("integer"), "loop_lag_ms": reference("Millis"),
-            "log_lines_lost_total": count, "access_log_lines_lost_total": count, "stuck_threads": lines,
+            "log_lines_lost_total": count, "log_lines_lost_recently": count,
+            "access_log_lines_lost_total": count, "access_log_lines_lost_recently": count,
+            "stuck_threads": lines,
             "last_reload": { "anyOf": [
                 { "type": "null" },
                 body(&["success", "age_seconds"], json!({ "success": flag, "age_seconds": count, "error": text })),
@@ -214,10 +211,6 @@ fn schemas() -> Value {
             "connections_total": count, "last_result": maybe_text,
         })),
         "Changed": changed,
-        "Connection": connection,
-        "SomeConnections": object(json!({ "error": text, "connections": many("Connection") })),
-        "Closed": object(json!({ "closed": count })),
-        "SomeClosed": object(json!({ "error": text, "closed": count })),
         "NewBackend": body(&["address"], json!({
             "address": address, "weight": optional(weight.clone(), json!(defaults::WEIGHT)),
             "name": name, "max_connections": limit,

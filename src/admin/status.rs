@@ -6,12 +6,54 @@ use super::{api, process};
 use crate::base::{Endpoint, Tick};
 use crate::config::model;
 use crate::logger;
-use crate::pool::{AdminState, Backend, BackendAddress, HealthReport, Listener, Member, Pool, Published, Snapshot};
-use crate::telemetry::Refusal;
+use crate::pool::{
+    AdminState, Backend, BackendAddress, HealthReport, LastReload, Listener, Member, Pool, Published, Snapshot,
+};
+use crate::session::CloseReason;
 use crate::telemetry::histogram::Reading;
+use crate::telemetry::{Closed, Counters, LostLines, Refusal, Sample};
+use std::cmp::Ordering::Equal;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
+
+/// What an operator sees of a backend: the administrative state, or else whether it takes new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It takes new connections.
+    Up,
+    /// It is enabled and takes none.
+    Down,
+    /// An operator drains it.
+    Draining,
+    /// An operator has disabled it.
+    Disabled,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [State; 4] = [State::Up, State::Down, State::Draining, State::Disabled];
+
+    /// That of a backend.
+    pub fn of(pool: &Pool, member: &Member) -> State {
+        match member.state {
+            AdminState::Enabled if pool.is_usable(member) => State::Up,
+            AdminState::Enabled => State::Down,
+            AdminState::Draining => State::Draining,
+            AdminState::Disabled => State::Disabled,
+        }
+    }
+
+    /// Its word in the API and in metrics.
+    pub fn word(self) -> &'static str {
+        match self {
+            State::Up => "up",
+            State::Down => "down",
+            State::Draining => "draining",
+            State::Disabled => "disabled",
+        }
+    }
+}
 
 /// `GET /v1/status`.
 pub fn status(published: &Published, now: Tick) -> api::Status {
@@ -23,16 +65,25 @@ pub fn status(published: &Published, now: Tick) -> api::Status {
         state: if published.is_draining() { "draining" } else { "running" }.to_owned(),
         verdict: api::Verdict::default(),
         findings: Vec::new(),
-        process: process(published, &snapshot),
-        listeners: snapshot.listeners.iter().map(|listener| self::listener(listener)).collect(),
+        process: process(published, &snapshot, now),
+        listeners: snapshot.listeners.iter().map(|listener| self::listener(listener, now)).collect(),
         pools: snapshot.pools.iter().map(|pool| self::pool(pool, now)).collect(),
     };
     findings::judge(&mut status);
     status
 }
 
-fn process(published: &Published, snapshot: &Snapshot) -> api::ProcessView {
+fn process(published: &Published, snapshot: &Snapshot, now: Tick) -> api::ProcessView {
     let limit = published.connection_limit();
+    let lost = LostLines { log: logger::lines_lost(), access_log: published.log().lost() };
+    let recently_lost = published.lost_lines.recent(now, |before| lost.since(before)).figures;
+    // The slowest worker: its clients do not gain from the others.
+    let lags = published.workers().iter().map(|worker| millis(&worker.recent(now)));
+    let reload = |reload: LastReload| api::LastReload {
+        success: reload.error.is_none(),
+        age_seconds: (now - reload.at).as_secs(),
+        error: reload.error,
+    };
     let (descriptors, descriptors_limit) = process::descriptors();
     api::ProcessView {
         connections: limit.active() as u64,
@@ -41,11 +92,13 @@ fn process(published: &Published, snapshot: &Snapshot) -> api::ProcessView {
         descriptors_limit,
         ports_used: ports_used(snapshot),
         ports_limit: process::local_ports(),
-        loop_lag_ms: api::Millis::default(),
-        log_lines_lost_total: logger::lines_lost(),
-        access_log_lines_lost_total: published.log().lost(),
+        loop_lag_ms: lags.max_by(|one, other| one.p99.partial_cmp(&other.p99).unwrap_or(Equal)).unwrap_or_default(),
+        log_lines_lost_total: lost.log,
+        log_lines_lost_recently: recently_lost.log,
+        access_log_lines_lost_total: lost.access_log,
+        access_log_lines_lost_recently: recently_lost.access_log,
         stuck_threads: published.stuck(),
-        last_reload: None,
+        last_reload: published.last_reload().map(reload),
     }
 }
 
@@ -63,9 +116,10 @@ fn ports_used(snapshot: &Snapshot) -> u64 {
     used.into_values().max().unwrap_or(0)
 }
 
-fn listener(listener: &Listener) -> api::Listener {
+fn listener(listener: &Listener, now: Tick) -> api::Listener {
     let addresses: Vec<String> = listener.addresses.iter().map(|address| address.endpoint.to_string()).collect();
     let refused = Refusal::ALL.into_iter().map(|why| (why.label().to_owned(), listener.totals.refused(why)));
+    let recent = listener.totals.recent(now);
     api::Listener {
         name: listener.name.clone(),
         address: addresses.join(", "),
@@ -75,8 +129,12 @@ fn listener(listener: &Listener) -> api::Listener {
         refused_total: listener.totals.refused_total(),
         connections_limit: listener.settings.max_connections.map(u64::from),
         refused: refused.filter(|(_, count)| *count > 0).collect(),
-        recent: api::RecentClients::default(),
-        history: Vec::new(),
+        recent: api::RecentClients {
+            seconds: rounded(recent.span.as_secs_f64(), 10.0),
+            accepted_per_second: rounded(recent.per_second(recent.figures.accepted), 1e3),
+            refused_per_second: rounded(recent.per_second(recent.figures.refused), 1e3),
+        },
+        history: listener.totals.history(),
     }
 }
 
@@ -92,9 +150,9 @@ fn pool(pool: &Pool, now: Tick) -> api::PoolView {
         name: settings.name.clone(),
         algorithm: settings.algorithm.name.to_owned(),
         state: state.to_owned(),
-        waiting: 0,
-        recent: api::Recent::default(),
-        history: Vec::new(),
+        waiting: pool.totals.waiting.load(Relaxed) as u64,
+        recent: recent(&pool.totals.counters, now),
+        history: pool.totals.counters.series.history(),
         backends: backends(pool, now),
     }
 }
@@ -112,16 +170,18 @@ pub fn find(pool: &Pool, name: &str, now: Tick) -> Option<api::BackendView> {
 }
 
 fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -> api::BackendView {
-    let (backend, counters) = (&member.backend, &member.backend.counters);
+    let (backend, counters, state) = (&member.backend, &member.backend.counters, State::of(pool, member));
     let connects = counters.connect_times.read();
     let health = backend.health.lock().clone();
+    let last_result = backend.unresolved().or_else(|| health.last_result.map(|outcome| outcome.to_string()));
     api::BackendView {
         name: settings.name.clone(),
         address: settings.address.to_string(),
         weight: member.weight,
-        effective_weight: (pool.effective_weight(member) * 1e3).round() / 1e3,
+        effective_weight: rounded(pool.effective_weight(member), 1e3),
         backup: member.backup,
-        state: state(pool, member).to_owned(),
+        state: state.word().to_owned(),
+        reason: (state == State::Down).then(|| reason(pool, member, last_result.as_deref())),
         active_connections: u64::from(backend.active()),
         connections_limit: settings.max_connections.map(u64::from),
         connections_total: counters.connections.load(Relaxed),
@@ -129,25 +189,65 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -
         bytes_to_backend_total: counters.bytes_to_backend.load(Relaxed),
         bytes_to_client_total: counters.bytes_to_client.load(Relaxed),
         connect_ms: millis(&connects),
-        first_byte_ms: api::Millis::default(),
-        rtt_ms: None,
-        retransmits_total: 0,
-        closed: BTreeMap::new(),
-        recent: api::Recent::default(),
-        history: Vec::new(),
+        first_byte_ms: millis(&counters.first_byte_times.read()),
+        rtt_ms: counters.rtt().map(in_millis),
+        retransmits_total: counters.retransmits.load(Relaxed),
+        closed: closed(&counters.closed),
+        resets: counters.resets(now),
+        recent: recent(counters, now),
+        history: counters.series.history(),
         health: api::Health {
-            last_result: backend.unresolved().or_else(|| health.last_result.map(|outcome| outcome.to_string())),
+            last_result,
             last_change_seconds: health.last_change.map(|at| (now - at).as_secs()),
             since: health.last_change.and_then(|at| utc(now - at)),
-            transition: None,
+            transition: health.transition.map(|transition| transition.to_string()),
         },
         addresses: addresses(backend, &health, now),
     }
 }
 
+/// Why an enabled backend takes no new connections.
+fn reason(pool: &Pool, member: &Member, last_result: Option<&str>) -> String {
+    if pool.ejected.get(member.slot) && member.backend.is_healthy() {
+        return "its last clients failed".to_owned();
+    }
+    last_result.unwrap_or("no probe has passed yet").to_owned()
+}
+
+fn recent(counters: &Counters, now: Tick) -> api::Recent {
+    let recent = counters.recent(now);
+    let per_second = |count| rounded(recent.per_second(count), 1e3);
+    let Sample { connections, ended, resets_before_byte, connect_failures, to_backend, to_client, .. } = recent.figures;
+    api::Recent {
+        seconds: rounded(recent.span.as_secs_f64(), 10.0),
+        connections_per_second: per_second(connections),
+        bytes_to_backend_per_second: per_second(to_backend),
+        bytes_to_client_per_second: per_second(to_client),
+        connect_failures,
+        resets_before_byte,
+        ended,
+        connect_ms: millis(&recent.figures.connects),
+        first_byte_ms: millis(&recent.figures.first_bytes),
+    }
+}
+
+/// The reasons that occurred.
+fn closed(counts: &Closed) -> BTreeMap<String, u64> {
+    let counts = CloseReason::ALL.iter().zip(counts).map(|(reason, count)| (reason, count.load(Relaxed)));
+    counts.filter(|(_, count)| *count > 0).map(|(reason, count)| (reason.word().to_owned(), count)).collect()
+}
+
 fn millis(reading: &Reading) -> api::Millis {
-    let millis = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
-    api::Millis { p50: reading.quantile(0.5).map(millis), p99: reading.quantile(0.99).map(millis) }
+    api::Millis { p50: reading.quantile(0.5).map(in_millis), p99: reading.quantile(0.99).map(in_millis) }
+}
+
+fn in_millis(time: Duration) -> f64 {
+    rounded(time.as_secs_f64() * 1e3, 1e3)
+}
+
+/// Rounded to a part of one.
+fn rounded(value: f64, part: f64) -> f64 {
+    (value * part).round() / part
 }
 
 /// The time so long ago, as RFC 3339 writes it.
@@ -163,12 +263,4 @@ fn addresses(backend: &Backend, health: &HealthReport, now: Tick) -> Vec<api::Ba
         last_result: health.addresses.get(number).copied().flatten().map(|outcome| outcome.to_string()),
     };
     backend.addresses.iter().enumerate().map(address).collect()
-}
-
-fn state(pool: &Pool, member: &Member) -> &'static str {
-    match member.state {
-        AdminState::Enabled if pool.is_usable(member) => "up",
-        AdminState::Enabled => "down",
-        state => state.word(),
-    }
 }

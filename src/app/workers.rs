@@ -1,7 +1,6 @@
-//! The workers' threads, control's orders to them, and callers' questions.
+//! The workers' threads, and control's orders to them.
 
 use crate::control::{DataPlane, Ended, NewSockets};
-use crate::inspect::{Inspect, Inspection};
 use crate::net::listen::Listening;
 use crate::pool::{BackendId, Snapshot};
 use crate::session::CloseReason;
@@ -13,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-/// Hands orders and questions to the workers. No call waits for a worker.
+/// Sends control's orders to the workers. No call waits for a worker.
 #[derive(Clone)]
 pub struct Workers(Arc<[Peer]>);
 
@@ -98,19 +97,5 @@ impl DataPlane for Workers {
 
     fn stop(&self) {
         self.order(|| Orders { stop: Some(CloseReason::Shutdown), ..Orders::default() });
-    }
-}
-
-impl Inspect for Workers {
-    fn workers(&self) -> usize {
-        self.0.len()
-    }
-
-    fn put(&self, worker: usize, inspection: Inspection) {
-        self.0[worker].orders.put(Orders::inspect(inspection));
-    }
-
-    fn has_ended(&self, worker: usize) -> bool {
-        self.0[worker].heartbeat.has_ended()
     }
 }

@@ -156,6 +156,7 @@ impl<C: DataPlane> ControlLoop<C> {
     fn arrived(&mut self) {
         let Some(InFlight { snapshot, model, leaving, force, reply, .. }) = self.change.take() else { return };
         self.parts.published.publish(snapshot, model);
+        self.sampler.begin(&self.parts.published);
         let mut now = Vec::new();
         let mut later: Vec<(Duration, Vec<BackendId>)> = Vec::new();
         for (id, on_remove) in leaving {

@@ -17,6 +17,7 @@
 //! | draining | last worker has ended | control ends; the log reports refusals not reported yet |
 //! | delaying or draining | `Stop` again, or `shutdown_timeout` is over | workers reset the connections that are left, reason `shutdown` |
 //! | stopping | a worker has not ended after five seconds | control ends without it, with an error |
+//! | any | every 5 s, with an admin API | the sampler notes all counters |
 //! | any | every 2 s | the log reports refused clients that no worker has reported |
 //! | any | a worker ended with an error | the others are stopped at once; [`Control::wait`] returns the error |
 //!
@@ -34,6 +35,7 @@
 //! | `names` | changes that wait for names, and retries |
 //! | `lookup` | threads that ask the resolver |
 //! | `resolve` | names into addresses |
+//! | `sampler` | notes the counters of each moment, for the last minute of the status |
 
 mod bind;
 mod change;
@@ -44,6 +46,7 @@ mod names;
 mod reload;
 mod remote;
 mod resolve;
+mod sampler;
 
 pub use crate::config::diff::{Change, Changes};
 pub use config_state::{BoundState, ConfigState, FirstState, NewSockets};
@@ -57,7 +60,7 @@ use crate::config::model::Model;
 use crate::mailbox::Mailbox;
 use crate::pool::{BackendId, Note, Published, Snapshot};
 use crate::systemd;
-use crate::telemetry::{EndCounts, ListenerTotals, Refusal};
+use crate::telemetry::{EndCounts, ListenerTotals, Refusal, recent};
 use crate::watchdog::{Heartbeat, Watched};
 use change::InFlight;
 use command::Command;
@@ -66,6 +69,7 @@ use lookup::Found;
 use names::{Add, Retries};
 use reload::{Read, Reload, Waiting};
 use remote::Asked;
+use sampler::Sampler;
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
@@ -187,13 +191,16 @@ struct ControlLoop<C> {
     late: Found,
     /// When to reset the connections of removed backends. One entry per removal within the drain time.
     cuts: Vec<(Instant, Arc<[BackendId]>)>,
+    sampler: Sampler,
     heartbeat: Heartbeat,
 }
 
 impl<C: DataPlane> ControlLoop<C> {
     fn new(parts: Parts<C>, heartbeat: Heartbeat) -> ControlLoop<C> {
+        let sampler = Sampler::new(parts.config_state.running().global.admin.is_some());
         ControlLoop {
             parts,
+            sampler,
             draining: false,
             change: None,
             prober_lags: false,
@@ -216,6 +223,8 @@ impl<C: DataPlane> ControlLoop<C> {
         let mut counts = Ok(EndCounts::default());
         let answers = self.parts.lookups.answers().clone();
         self.plan_retries();
+        self.sampler.begin(&self.parts.published);
+        let sample = if self.sampler.is_on() { tick(recent::EVERY) } else { never() };
         while !left.is_empty() {
             self.heartbeat.beat();
             let cut = self.cuts.iter().map(|cut| cut.0).min().map_or_else(never, at);
@@ -306,6 +315,7 @@ impl<C: DataPlane> ControlLoop<C> {
                     self.update_prober();
                     systemd::retry();
                 }
+                recv(sample) -> _ => self.sampler.sample(&self.parts.published),
                 recv(next_reload) -> request => match request {
                     Ok(()) => self.reload(Waiting { dry_run: false, answer: None }),
                     Err(_) => reloads = never(),

@@ -9,6 +9,7 @@ use super::lookup::{Found, Question};
 use super::remote::{ReloadError, Reloaded};
 use super::resolve::{self, Endpoints};
 use super::{ControlLoop, DataPlane};
+use crate::clock;
 use crate::config::model::{Model, Names};
 use crate::config::{advice, descriptors};
 use crate::systemd;
@@ -201,7 +202,8 @@ impl<C: DataPlane> ControlLoop<C> {
                 Err(_) => "running with the old configuration: the new one was refused",
             });
         }
-        self.parts.published.reloaded(outcome.is_ok());
+        let first = |error: &ReloadError| error.to_string().lines().next().unwrap_or_default().to_owned();
+        self.parts.published.reloaded(outcome.as_ref().map(|_| ()).map_err(first), clock::now());
         match outcome {
             Ok(Reloaded { changes, model }) => {
                 changes.to_string().lines().for_each(|line| log::info!("reload: {line}"));

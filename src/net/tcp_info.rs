@@ -4,6 +4,7 @@
 
 use super::Socket;
 use crate::policy::liveness::Acknowledgements;
+use crate::telemetry::PathInfo;
 use nix::sys::socket::{getsockopt, setsockopt};
 use nix::{getsockopt_impl, libc, setsockopt_impl, sockopt_impl};
 use std::mem::offset_of;
@@ -15,8 +16,9 @@ const RTO_MAX_MS: libc::c_int = 44;
 /// The index of tcpi_notsent_bytes in [`TcpInfo::words`].
 const NOT_SENT: usize = (offset_of!(libc::tcp_info, tcpi_notsent_bytes) - 8) / size_of::<u32>();
 
-/// The index of tcpi_rtt in [`TcpInfo::words`].
+/// The indices of tcpi_rtt and tcpi_total_retrans in [`TcpInfo::words`].
 const RTT: usize = (offset_of!(libc::tcp_info, tcpi_rtt) - 8) / size_of::<u32>();
+const TOTAL_RETRANS: usize = (offset_of!(libc::tcp_info, tcpi_total_retrans) - 8) / size_of::<u32>();
 
 /// The beginning of `struct tcp_info` (linux/tcp.h), up to `tcpi_notsent_bytes`, which exists since Linux 4.6. The
 /// kernel fills as much as the caller requests.
@@ -26,8 +28,8 @@ pub struct TcpInfo {
     /// state, ca_state, retransmits, probes, backoff, options, and two bytes of bit fields.
     bytes: [u8; 8],
     /// rto, ato, snd_mss, rcv_mss (microseconds, bytes); unacked, sacked, lost, retrans, fackets (packets);
-    /// last_data_sent, last_ack_sent, last_data_recv, last_ack_recv (milliseconds). Then among others
-    /// rtt (microseconds) at [`RTT`] and notsent_bytes at [`NOT_SENT`].
+    /// last_data_sent, last_ack_sent, last_data_recv, last_ack_recv (milliseconds). Then words of which [`RTT`]
+    /// (microseconds), [`TOTAL_RETRANS`] (packets) and [`NOT_SENT`] (bytes) are used.
     words: [u32; NOT_SENT + 1],
 }
 
@@ -66,18 +68,18 @@ impl Socket {
         })
     }
 
-    /// The smoothed round-trip time to the peer; `None` on a unix socket, and before the first measurement.
-    pub fn round_trip(&self) -> Option<Duration> {
-        let TcpInfo { words, .. } = getsockopt(self, GetTcpInfo).ok()?;
-        Some(Duration::from_micros(words[RTT].into())).filter(|time| !time.is_zero())
-    }
-
     /// About how many bytes the peer's kernel has not acknowledged: exact for bytes not sent yet, whole segments for
     /// sent ones; a FIN counts as one. 0 only if there are none, and always on a unix socket.
     pub fn unsent(&self) -> u64 {
         let Ok(TcpInfo { words, .. }) = getsockopt(self, GetTcpInfo) else { return 0 };
         let [_, _, mss, _, unacked, ..] = words;
         u64::from(words[NOT_SENT]) + u64::from(unacked) * u64::from(mss).max(1)
+    }
+
+    /// What the kernel knows of the path to the peer; `None` on a unix socket.
+    pub fn path_info(&self) -> Option<PathInfo> {
+        let TcpInfo { words, .. } = getsockopt(self, GetTcpInfo).ok()?;
+        Some(PathInfo { rtt: Duration::from_micros(words[RTT].into()), retransmits: words[TOTAL_RETRANS] })
     }
 
     /// Limits the time between probes of a closed window. Returns the former limit, to be restored later; `None` where
@@ -108,14 +110,15 @@ mod tests {
         let (socket, _) = Socket::dial(&Endpoint::Inet(listener.local_addr().unwrap())).unwrap();
         let seen = socket.acknowledgements().unwrap();
         assert!(!seen.in_flight && !seen.window_closed && seen.probes == 0, "{seen:?}");
-        assert!(socket.round_trip().is_some_and(|time| time < Duration::from_secs(1)));
+        let path = socket.path_info().unwrap();
+        assert!(path.retransmits == 0 && path.rtt > Duration::ZERO && path.rtt < Duration::from_secs(60), "{path:?}");
         assert!(seen.rto >= Duration::from_millis(100) && seen.last < Duration::from_secs(60), "{seen:?}");
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let _listener = UnixListener::bind(&path).unwrap();
         let (socket, _) = Socket::dial(&Endpoint::Unix(path.into())).unwrap();
-        assert_eq!((socket.acknowledgements(), socket.round_trip()), (None, None));
+        assert_eq!((socket.acknowledgements(), socket.path_info()), (None, None));
         assert_eq!(socket.limit_probe_interval(Duration::from_secs(1)), None);
     }
 

@@ -11,8 +11,9 @@ use crate::policy::balance::load::Latency;
 use crate::policy::health::{ConnectFailure, Outcome};
 use crate::telemetry::{Counters, PoolTotals};
 use parking_lot::Mutex;
+use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Names a backend for the life of the process; never reused.
@@ -37,8 +38,8 @@ pub struct Backend {
     unresolved: Mutex<String>,
     /// When it came up, by [`crate::clock`]; 0: it has always been up.
     came_up: AtomicU64,
-    /// First bytes that came from it.
-    answers: AtomicU64,
+    /// Its health state is up, whatever an operator has decided. The prober writes it.
+    healthy: AtomicBool,
     block: Arc<LoadBlock>,
     lane: usize,
 }
@@ -50,8 +51,29 @@ pub struct HealthReport {
     pub last_result: Option<Outcome>,
     /// When it last went down or came up; `None` if it never did.
     pub last_change: Option<Tick>,
+    /// Results that count towards a change; `None` where none do.
+    pub transition: Option<Transition>,
     /// How the last probe of each address ended, by its number; shorter where none has been probed yet.
     pub addresses: Vec<Option<Outcome>>,
+}
+
+/// Results in a row that count towards a change of the health state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transition {
+    /// The state now.
+    pub up: bool,
+    /// The results so far.
+    pub count: u32,
+    /// The results that change it.
+    pub of: u32,
+}
+
+/// `down, 1 of 2 successes`.
+impl fmt::Display for Transition {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (state, results) = if self.up { ("up", "failures") } else { ("down", "successes") };
+        write!(out, "{state}, {} of {} {results}", self.count, self.of)
+    }
 }
 
 impl Backend {
@@ -65,7 +87,7 @@ impl Backend {
             health: Mutex::default(),
             unresolved: Mutex::default(),
             came_up: AtomicU64::new(0),
-            answers: AtomicU64::new(0),
+            healthy: AtomicBool::new(true),
             block,
             lane: slot % WORD,
         };
@@ -117,6 +139,16 @@ impl Backend {
         (at > 0).then_some(Tick(at))
     }
 
+    /// Is its health state up? An operator may have disabled it all the same.
+    pub fn is_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Relaxed)
+    }
+
+    /// The prober's: notes its health state.
+    pub fn set_healthy(&self, healthy: bool) {
+        self.healthy.store(healthy, Ordering::Relaxed);
+    }
+
     /// Connections now open or being dialled.
     pub fn active(&self) -> u32 {
         self.load().load(Ordering::Relaxed)
@@ -133,7 +165,7 @@ impl Backend {
 
     /// A client got its first byte after this long, connect included.
     pub fn answered(&self, sample: Duration, now: Tick) {
-        self.answers.fetch_add(1, Ordering::Relaxed);
+        self.counters.answered(sample);
         self.block.answered(self.lane, sample, now);
     }
 
@@ -165,6 +197,6 @@ impl Backend {
 
     /// How many connections it has answered so far: sent a first byte.
     pub fn answers(&self) -> u64 {
-        self.answers.load(Ordering::Relaxed)
+        self.counters.first_byte_times.read().count()
     }
 }

@@ -27,11 +27,11 @@ mod snapshot;
 mod standing;
 
 pub use addresses::{AddressState, Addresses, BackendAddress};
-pub use backend::{Backend, BackendId, HealthReport};
+pub use backend::{Backend, BackendId, HealthReport, Transition};
 pub use lease::{Lease, Tried};
 pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints};
 pub use note::Note;
 pub use pick::PickError;
-pub use published::Published;
+pub use published::{LastReload, Published};
 pub use snapshot::{AdminState, BoundAddress, BoundAddressId, Listener, Member, Pool, Snapshot};
 pub use standing::Standing;

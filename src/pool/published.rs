@@ -7,10 +7,12 @@ use super::Snapshot;
 use crate::admission::ConnectionLimit;
 use crate::base::Tick;
 use crate::config::model::Model;
-use crate::telemetry::AccessLogTotals;
+use crate::telemetry::recent::Series;
+use crate::telemetry::{AccessLogTotals, LostLines, WorkerTotals};
 use parking_lot::RwLock;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::SystemTime;
 
 /// See the module.
 #[derive(Debug)]
@@ -22,7 +24,21 @@ pub struct Published {
     started: Tick,
     reloads: AtomicU64,
     failed_reloads: AtomicU64,
+    last_reload: RwLock<Option<LastReload>>,
+    configured: RwLock<SystemTime>,
+    workers: Arc<[WorkerTotals]>,
     log: Arc<AccessLogTotals>,
+    /// Lines that both logs have lost. Control samples them.
+    pub lost_lines: Series<LostLines>,
+}
+
+/// The last attempt to reload the configuration.
+#[derive(Clone, Debug)]
+pub struct LastReload {
+    /// When it ended, by [`crate::clock`].
+    pub at: Tick,
+    /// The first mistake, where it was refused.
+    pub error: Option<String>,
 }
 
 impl Published {
@@ -34,6 +50,7 @@ impl Published {
         now: Tick,
     ) -> Published {
         Published {
+            workers: (0..model.global.workers).map(|_| WorkerTotals::default()).collect(),
             current: RwLock::new((snapshot, model)),
             connection_limit,
             draining: AtomicBool::new(false),
@@ -41,7 +58,10 @@ impl Published {
             started: now,
             reloads: AtomicU64::new(0),
             failed_reloads: AtomicU64::new(0),
+            last_reload: RwLock::default(),
+            configured: RwLock::new(SystemTime::now()),
             log: Arc::default(),
+            lost_lines: Series::default(),
         }
     }
 
@@ -80,6 +100,21 @@ impl Published {
         (self.reloads.load(Ordering::Relaxed), self.failed_reloads.load(Ordering::Relaxed))
     }
 
+    /// The last attempt to reload; `None` before the first.
+    pub fn last_reload(&self) -> Option<LastReload> {
+        self.last_reload.read().clone()
+    }
+
+    /// When a configuration was last read and applied: by a reload, else at the start.
+    pub fn configured(&self) -> SystemTime {
+        *self.configured.read()
+    }
+
+    /// The totals of each worker, by its number.
+    pub fn workers(&self) -> &Arc<[WorkerTotals]> {
+        &self.workers
+    }
+
     /// Lines that the access log lost.
     pub fn log(&self) -> &Arc<AccessLogTotals> {
         &self.log
@@ -102,9 +137,13 @@ impl Published {
         }
     }
 
-    /// Control's: counts a reload.
-    pub fn reloaded(&self, worked: bool) {
-        let count = if worked { &self.reloads } else { &self.failed_reloads };
+    /// Control's: counts a reload. The error is the first mistake.
+    pub fn reloaded(&self, outcome: Result<(), String>, now: Tick) {
+        let count = if outcome.is_ok() { &self.reloads } else { &self.failed_reloads };
         count.fetch_add(1, Ordering::Relaxed);
+        if outcome.is_ok() {
+            *self.configured.write() = SystemTime::now();
+        }
+        *self.last_reload.write() = Some(LastReload { at: now, error: outcome.err() });
     }
 }

@@ -8,7 +8,7 @@ use crate::config::model::{Health, HealthKind, InitialHealth, OnDown};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::outlier::{self, ClientFailure, Outlier};
 use crate::policy::health::{ConnectFailure, HealthState, Outcome, Rules, schedule};
-use crate::pool::{AdminState, Backend, Member, Pool, Standing};
+use crate::pool::{AdminState, Backend, Member, Pool, Standing, Transition};
 use crate::probe::ProbeTarget;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,6 +89,15 @@ impl HealthPolicy {
                 HealthPolicy::Probed(vec![HealthState::unknown(health.initial == InitialHealth::Up); addresses.max(1)])
             }
         }
+    }
+
+    /// The results that count towards a change of the backend: an address that comes up is enough, but all have to go down.
+    fn transition(&self, rules: Rules) -> Option<Transition> {
+        let HealthPolicy::Probed(states) = self else { return None };
+        let up = self.is_up();
+        let progress = states.iter().filter(|state| state.is_up() == up).map(HealthState::progress);
+        let (count, of) = if up { (progress.min(), rules.fall) } else { (progress.max(), rules.rise) };
+        count.filter(|count| *count > 0).map(|count| Transition { up, count, of })
     }
 
     fn is_up(&self) -> bool {
@@ -436,6 +445,8 @@ impl Watch {
             ejected: self.outlier.until().is_some(),
             admitted: self.admitted,
         };
+        self.backend.set_healthy(standing.healthy && standing.resolved);
+        self.backend.health.lock().transition = self.policy.transition(self.rules());
         self.pool.show(self.slot, standing);
     }
 

@@ -181,6 +181,11 @@ pub enum Unanswered {
 }
 
 impl Record {
+    /// True if the backend was connected and reset the connection before it sent a byte.
+    pub fn was_reset_before_byte(&self) -> bool {
+        self.close == CloseReason::BackendReset && self.connect.is_some() && !self.answered
+    }
+
     /// True if the backend reset the connection without an answer, within [`EARLY`] after the connect or the client's last bytes.
     ///
     /// [`EARLY`]: crate::policy::health::outlier::EARLY

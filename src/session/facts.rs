@@ -7,7 +7,7 @@ use super::Record;
 use crate::base::Tick;
 use crate::policy::health::ConnectFailure;
 use crate::pool::{Backend, Lease, Pool};
-use crate::telemetry::ListenerTotals;
+use crate::telemetry::{ListenerTotals, PathInfo};
 use std::time::Duration;
 
 /// Something that happened to a connection.
@@ -46,6 +46,13 @@ pub enum Fact<'a> {
         backend: &'a Backend,
         /// How long that took, connect included.
         after: Duration,
+    },
+    /// The driver has asked for the path to the backend, at the end of a connection.
+    Measured {
+        /// Which one.
+        backend: &'a Backend,
+        /// What the kernel knows of it.
+        path: PathInfo,
     },
     /// Bytes were delivered since the last such fact of this connection.
     Relayed {

@@ -3,6 +3,23 @@
 use crate::base::{SharedLogThrottle, Tick};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Lines that both logs have lost, at one moment or in a span.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LostLines {
+    /// Of the log on stderr.
+    pub log: u64,
+    /// Of the access log.
+    pub access_log: u64,
+}
+
+impl LostLines {
+    /// Those that were lost after `before`.
+    #[must_use]
+    pub fn since(self, before: &LostLines) -> LostLines {
+        LostLines { log: self.log - before.log, access_log: self.access_log - before.access_log }
+    }
+}
+
 /// Lines that were lost.
 #[derive(Debug, Default)]
 pub struct AccessLogTotals {

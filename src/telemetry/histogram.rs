@@ -21,6 +21,14 @@ const fn micros<const COUNT: usize>(micros: [u64; COUNT]) -> [Duration; COUNT] {
 /// For connects: from one process to the next, and up to the time-out. Few, since every backend has them.
 pub const CONNECTS: &[Duration] = &micros([100, 500, 2_000, 10_000, 50_000, 250_000, 1_000_000, 5_000_000]);
 
+/// For the first byte, which a backend may compute for long.
+pub const FIRST_BYTES: &[Duration] =
+    &micros([100, 500, 2_000, 5_000, 10_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000, 30_000_000]);
+
+/// For turns of an event loop.
+pub const TURNS: &[Duration] =
+    &micros([100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 2_500_000]);
+
 /// For whole connections: from a request to a day.
 pub const CONNECTIONS: &[Duration] = &micros([
     10_000,
@@ -45,7 +53,7 @@ pub struct Histogram {
 }
 
 /// A histogram as it was at one moment, or nearly so: the counts are read one after the other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reading {
     /// Upper bounds of all buckets but the last, which has none.
     pub bounds: &'static [Duration],
@@ -83,6 +91,13 @@ impl Reading {
         self.counts.iter().sum()
     }
 
+    /// The samples after `before`, an earlier reading of the same histogram.
+    #[must_use]
+    pub fn since(&self, before: &Reading) -> Reading {
+        let counts = std::array::from_fn(|bucket| self.counts[bucket].saturating_sub(before.counts[bucket]));
+        Reading { bounds: self.bounds, counts, sum: self.sum.saturating_sub(before.sum) }
+    }
+
     /// An estimate of the time that this share of all samples (0–1) stayed within. It takes samples to be spread
     /// evenly over their bucket, and those above the last bound to be at it. `None` without samples.
     pub fn quantile(&self, share: f64) -> Option<Duration> {
@@ -116,14 +131,17 @@ mod tests {
         let reading = histogram.read();
         assert_eq!(reading.counts, [2, 1, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0]);
         assert_eq!((reading.count(), reading.sum), (5, Duration::from_micros(10_000_202)));
+        histogram.add(Duration::from_micros(300));
+        let later = histogram.read().since(&reading);
+        assert_eq!((later.count(), later.counts[1], later.sum), (1, 1, Duration::from_micros(300)));
     }
 
     #[test]
     fn no_histogram_has_more_than_twelve_buckets_and_all_bounds_ascend() {
-        for bounds in [CONNECTS, CONNECTIONS] {
+        for bounds in [CONNECTS, FIRST_BYTES, TURNS, CONNECTIONS] {
             assert!(bounds.len() <= BOUNDS_MAX && bounds.is_sorted(), "{bounds:?}");
         }
-        assert_eq!(CONNECTS[0], Duration::from_micros(100));
+        assert_eq!((CONNECTS[0], FIRST_BYTES[0]), (Duration::from_micros(100), Duration::from_micros(100)));
     }
 
     #[test]

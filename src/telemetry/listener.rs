@@ -1,5 +1,6 @@
 //! Totals of a listener, and the reasons for which it refused clients.
 
+use super::recent::{Recent, Series};
 use crate::base::{SharedLogThrottle, Tick};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -13,6 +14,16 @@ pub struct ListenerTotals {
     refused: [AtomicU64; Refusal::ALL.len()],
     logged: [SharedLogThrottle; Refusal::ALL.len()],
     active: AtomicUsize,
+    series: Series<Clients>,
+}
+
+/// The counters that [`ListenerTotals::recent`] compares, at one moment or as a difference.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clients {
+    /// Clients accepted, refused ones included.
+    pub accepted: u64,
+    /// Clients refused.
+    pub refused: u64,
 }
 
 /// Why a client was not served.
@@ -56,7 +67,37 @@ impl ListenerTotals {
             refused: Default::default(),
             logged: Default::default(),
             active: AtomicUsize::new(0),
+            series: Series::default(),
         })
+    }
+
+    /// Control's: begins to note the counters.
+    pub fn begin(&self, now: Tick) {
+        self.series.begin(now);
+    }
+
+    /// Control's: notes the counters of this moment.
+    pub fn sample(&self, now: Tick) {
+        let clients = self.clients();
+        self.series.sample(clients, clients.accepted, now);
+    }
+
+    /// The clients of the last minute.
+    pub fn recent(&self, now: Tick) -> Recent<Clients> {
+        let clients = self.clients();
+        self.series.recent(now, |before| Clients {
+            accepted: clients.accepted - before.accepted,
+            refused: clients.refused - before.refused,
+        })
+    }
+
+    /// Clients accepted per second, over the last three minutes.
+    pub fn history(&self) -> Vec<f64> {
+        self.series.history()
+    }
+
+    fn clients(&self) -> Clients {
+        Clients { accepted: self.accepted(), refused: self.refused_total() }
     }
 
     /// Counts a client that was accepted.

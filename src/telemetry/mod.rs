@@ -8,13 +8,18 @@
 //! | `listener` | clients accepted, refused, active |
 //! | `counters` | totals of backends and pools |
 //! | `histogram` | how long something took |
+//! | `worker` | how long the turns of an event loop take |
+//! | [`recent`] | what all of these were in the last minutes |
 //! | `access_log` | lines of the access log that were lost |
 
 mod access_log;
 mod counters;
 pub mod histogram;
 mod listener;
+pub mod recent;
+mod worker;
 
-pub use access_log::AccessLogTotals;
-pub use counters::{CLOSE_REASONS, Counters, PoolTotals};
-pub use listener::{EndCounts, ListenerTotals, Refusal};
+pub use access_log::{AccessLogTotals, LostLines};
+pub use counters::{CLOSE_REASONS, Closed, Counters, PathInfo, PoolTotals, Resets, Sample};
+pub use listener::{Clients, EndCounts, ListenerTotals, Refusal};
+pub use worker::WorkerTotals;

@@ -8,6 +8,7 @@ use crate::base::Endpoint;
 use crate::net::{Dialing, PIPE_SIZE, Pipe, Socket, Spares, TcpTuning};
 use crate::policy::liveness::Acknowledgements;
 use crate::relay::{AfterBytes, Io};
+use crate::telemetry::PathInfo;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use std::io;
@@ -100,10 +101,6 @@ impl Net for Kernel {
         socket.acknowledgements()
     }
 
-    fn round_trip(&mut self, socket: &Socket) -> Option<Duration> {
-        socket.round_trip()
-    }
-
     fn limit_probe_interval(&mut self, socket: &Socket, most: Duration) -> Option<Duration> {
         socket.limit_probe_interval(most)
     }
@@ -111,6 +108,10 @@ impl Net for Kernel {
     fn set_probe_interval(&mut self, socket: &Socket, most: Duration) {
         // A kernel that can't has not limited it either.
         socket.set_probe_interval(most);
+    }
+
+    fn path_info(&mut self, socket: &Socket) -> Option<PathInfo> {
+        socket.path_info()
     }
 
     fn finish(&mut self, socket: &Socket) {

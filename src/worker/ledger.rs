@@ -6,7 +6,8 @@
 //! | `Retried` | the pool's retries | | | |
 //! | `AttemptFailed` | failures by reason, once no address is left | a backend that fails early | of the address, of the backend | |
 //! | `Connected` | connections, connect times | | of a backend whose health bit is cleared | |
-//! | `Answered` | | how long an answer takes | | |
+//! | `Answered` | times of the first byte | how long an answer takes | | |
+//! | `Measured` | round-trip times, retransmits | | | |
 //! | `Relayed` | bytes | | | |
 //! | `Closed` | durations, ends and refusals by reason | what an end without an answer says | of an early reset | access log; refusals; debug |
 //!
@@ -128,12 +129,14 @@ pub fn count(fact: &Fact<'_>, now: Tick) {
         }
         Fact::Connected { lease, after, .. } => lease.backend().counters.connected(after),
         Fact::Answered { backend, after } => backend.answered(after, now),
+        Fact::Measured { backend, path } => backend.counters.measured(path),
         Fact::Relayed { backend, to_backend, to_client } => backend.counters.relayed(to_backend, to_client),
         Fact::Closed(record) => {
             record.pool.totals.durations.add(record.duration);
-            record.pool.totals.closed[record.close as usize].fetch_add(1, Ordering::Relaxed);
             record.close.refusal().into_iter().for_each(|refusal| record.listener.refuse(refusal));
-            let Some(backend) = &record.backend else { return };
+            let reason = record.close as usize;
+            let Some(backend) = &record.backend else { return record.pool.totals.closed_without_backend(reason) };
+            backend.counters.closed(reason, record.was_reset_before_byte());
             match record.unanswered {
                 Some(Unanswered::ByBackend { waited, early }) => {
                     backend.unanswered(waited, now);

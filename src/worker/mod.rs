@@ -4,11 +4,11 @@
 //! driver. It decides nothing about connections; [`crate::session`] does.
 //!
 //! ```text
-//! poll ─► mail?        orders (a new snapshot, backends to be reset, questions, drain, stop), a connection handed over, or just a wake:
+//! poll ─► mail?        orders (a new snapshot, backends to be reset, drain, stop), a connection handed over, or just a wake:
 //! look                      at paused listeners again
 //!      ─► listener?    accept: serve it here, or hand it to a clearly less busy worker
 //!      ─► connection?  driver
-//!      ─► deadlines, unfinished turns, questions about connections, counters
+//!      ─► deadlines, unfinished turns, counters
 //! ```
 //!
 //! # What bounds it
@@ -30,13 +30,12 @@ use crate::access_log;
 use crate::admission::ConnectionLimit;
 use crate::base::Tick;
 use crate::clock;
-use crate::inspect::Inspections;
 use crate::mailbox::{Mailbox, Slot};
 use crate::net::{Socket, TcpTuning};
 use crate::pool::{Note, Snapshot};
 use crate::relay::{self, Engine};
 use crate::session::{CloseReason, ConnectionIds, Fact, Ledger};
-use crate::telemetry::EndCounts;
+use crate::telemetry::{EndCounts, WorkerTotals};
 use crate::watchdog::Heartbeat;
 pub use accept::ListenSocket;
 use accept::{Acceptor, Turn};
@@ -61,9 +60,6 @@ const BATCH: usize = 256;
 
 /// How often byte counters are added to the shared totals; the contract says at least once a second.
 const FLUSH: Duration = Duration::from_millis(250);
-
-/// How long a turn may spend on questions about connections, beside the step that it is at.
-const SLICE: Duration = Duration::from_micros(50);
 
 /// A worker that is busy for more than this share of its time, in percent, has no time left,
 const BUSY: u32 = 90;
@@ -125,6 +121,8 @@ pub struct WorkerContext {
     pub tuning: TcpTuning,
     /// Where failed connects are reported.
     pub prober: Mailbox<Note>,
+    /// What is counted of each worker, by its number.
+    pub totals: Arc<[WorkerTotals]>,
     /// Where lines of the access log go, if there is one.
     pub log: Option<access_log::LogHandle>,
 }
@@ -162,8 +160,6 @@ struct Worker {
     acceptor: Acceptor,
     shared: WorkerContext,
     me: usize,
-    /// Questions about its connections.
-    inspections: Inspections,
     utilization: Utilization,
     flushed: Tick,
     /// Full batches of events in a row: more may be ready.
@@ -191,35 +187,27 @@ pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Wo
     let driver = Driver::new(kernel, ledger, relay, ConnectionIds::new(me), fastrand::u64(..), clock::now());
     let acceptor = Acceptor::new(sockets, poll.registry().try_clone()?)?;
     let (flushed, utilization) = (clock::now(), Utilization::new(clock::now()));
-    Worker {
-        poll,
-        mail,
-        driver,
-        acceptor,
-        shared,
-        me,
-        inspections: Inspections::default(),
-        utilization,
-        flushed,
-        full_batches: 0,
-        had: 0,
-        stopped: None,
-    }
-    .run()
+    Worker { poll, mail, driver, acceptor, shared, me, utilization, flushed, full_batches: 0, had: 0, stopped: None }
+        .run()
 }
 
 impl Worker {
     fn run(&mut self) -> io::Result<EndCounts> {
         let mut events = Events::with_capacity(BATCH);
+        let mut awake = None;
         loop {
             self.this().heartbeat.beat();
             let asleep = clock::now();
+            if let Some(awake) = awake.take() {
+                self.shared.totals[self.me].turns.add(asleep - awake);
+            }
             match self.poll.poll(&mut events, self.sleep(asleep)) {
                 // The process was stopped and goes on (signal(7)): events from meanwhile come before time-outs.
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 outcome => outcome?,
             }
             let now = clock::now();
+            awake = Some(now);
             self.utilization.slept += now - asleep;
             self.driver.set_now(now);
             self.route(&events);
@@ -227,7 +215,6 @@ impl Worker {
             if self.has_heard_all() {
                 self.driver.handle_deadlines();
             }
-            self.inspect();
             self.accept(now);
             self.publish(now);
             self.driver.ledger.tend(now);
@@ -292,8 +279,7 @@ impl Worker {
     fn sleep(&self, now: Tick) -> Option<Duration> {
         let flush = self.driver.has_unflushed().then_some(FLUSH);
         let log = self.driver.ledger.sleep(now);
-        let inspect = (!self.inspections.is_empty()).then_some(Duration::ZERO);
-        [self.driver.sleep(), self.acceptor.sleep(), flush, log, inspect].into_iter().flatten().min()
+        [self.driver.sleep(), self.acceptor.sleep(), flush, log].into_iter().flatten().min()
     }
 
     fn read_mail(&mut self) {
@@ -312,7 +298,7 @@ impl Worker {
     }
 
     fn carry_out(&mut self, orders: Orders) {
-        let Orders { adopt, reset, inspect, drain, stop } = orders;
+        let Orders { adopt, reset, drain, stop } = orders;
         if let Some(Adopt { snapshot, sockets, done }) = adopt {
             let spares = &mut self.driver.net.spares;
             self.acceptor.adopt(&snapshot, sockets, &self.shared.connection_limit, spares, clock::now());
@@ -323,7 +309,6 @@ impl Worker {
         if !reset.is_empty() {
             self.driver.reset_backends(&Vec::from_iter(reset), CloseReason::Forced);
         }
-        self.inspections.add(inspect);
         if drain {
             self.driver.ledger.begin_drain();
             self.acceptor.drain(&self.shared.connection_limit, &mut self.driver.net.spares, clock::now());
@@ -336,16 +321,6 @@ impl Worker {
             }
             self.driver.stop_all(reason);
         }
-    }
-
-    /// One slice for one question per turn: so a client's bytes wait for a slice, however many connections there are and
-    /// however many callers ask.
-    fn inspect(&mut self) {
-        let driver = &mut self.driver;
-        self.inspections.turn(|inspection| {
-            let end = clock::now() + SLICE;
-            driver.inspect(inspection, || clock::now() >= end)
-        });
     }
 
     fn accept(&mut self, now: Tick) {

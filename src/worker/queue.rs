@@ -28,6 +28,7 @@ use crate::base::slots::Key;
 use crate::pool::Pool;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often the worker looks at a queue without an event.
@@ -93,6 +94,7 @@ impl Queues {
             Some(queue) if position == Position::Front => queue.keys.push_front(key),
             Some(queue) => queue.keys.push_back(key),
         }
+        pool.totals.waiting.fetch_add(1, Ordering::Relaxed);
         true
     }
 
@@ -105,7 +107,9 @@ impl Queues {
     /// Removes a client whose connection has ended.
     pub fn leave(&mut self, pool: &Arc<Pool>, key: Key) {
         if let Some(queue) = self.of(pool) {
+            let before = queue.keys.len();
             queue.keys.retain(|other| *other != key);
+            queue.left(before - queue.keys.len());
         }
         self.queues.retain(|queue| !queue.keys.is_empty());
     }
@@ -159,14 +163,18 @@ impl Queues {
     }
 
     fn pop(&mut self, pool: &Arc<Pool>) -> Option<Key> {
-        let key = self.of(pool)?.keys.pop_front();
+        let queue = self.of(pool)?;
+        let key = queue.keys.pop_front();
+        queue.left(usize::from(key.is_some()));
         self.queues.retain(|queue| !queue.keys.is_empty());
         key
     }
 
     /// Removes all clients, in the order in which they wait: the next snapshot decides where they go.
     pub fn take_all(&mut self) -> VecDeque<Key> {
-        std::mem::take(&mut self.queues).into_iter().flat_map(|queue| queue.keys).collect()
+        let queues = std::mem::take(&mut self.queues);
+        queues.iter().for_each(|queue| queue.left(queue.keys.len()));
+        queues.into_iter().flat_map(|queue| queue.keys).collect()
     }
 
     /// The next of the clients that [`Queues::take_all`] gave. It has a place in any queue until the next call.
@@ -178,6 +186,13 @@ impl Queues {
 
     fn of(&mut self, pool: &Arc<Pool>) -> Option<&mut Queue> {
         self.queues.iter_mut().find(|queue| Arc::ptr_eq(&queue.pool, pool))
+    }
+}
+
+impl Queue {
+    /// So many of its clients do not wait any more.
+    fn left(&self, clients: usize) {
+        self.pool.totals.waiting.fetch_sub(clients, Ordering::Relaxed);
     }
 }
 
@@ -194,6 +209,10 @@ mod tests {
 
     fn key(slot: u32) -> Key {
         Key { slot, generation: 0 }
+    }
+
+    fn waiting(pool: &Pool) -> usize {
+        pool.totals.waiting.load(Ordering::Relaxed)
     }
 
     fn queued(pool: &Arc<Pool>, clients: u32) -> Queues {
@@ -222,10 +241,10 @@ mod tests {
     fn clients_are_served_in_order_and_one_without_a_backend_stays_in_front() {
         let pool = pool();
         let mut queues = queued(&pool, 4);
-        queues.leave(&pool, key(2));
-        assert_eq!(served(&mut queues, &pool, Some(1)), [0, 1]);
+        (0..2).for_each(|_| queues.leave(&pool, key(2)));
+        assert_eq!((served(&mut queues, &pool, Some(1)), waiting(&pool)), (vec![0, 1], 2));
         queues.hint_all();
-        assert_eq!(served(&mut queues, &pool, None), [1, 3]);
+        assert_eq!((served(&mut queues, &pool, None), waiting(&pool)), (vec![1, 3], 0));
         assert_eq!(queues.next_look(), None);
     }
 

@@ -52,6 +52,8 @@ fn a_short_connection_costs_no_more_than_the_table_says() {
         // One more where the system's congestion control paces: not on loopback. And one where the client speaks at once.
         ("setsockopt", 4.0),
         ("epoll_ctl", 2.0),
+        // The path to the backend, for the round-trip time and the retransmits.
+        ("getsockopt", 1.0),
         // Has the client spoken? What is there, the other side's FIN, and one more where a FIN comes after its bytes' event.
         ("recvfrom", 4.0),
         ("sendto", 1.0),

@@ -10,6 +10,5 @@ mod balancer;
 mod cli;
 mod control;
 mod limits;
-mod page;
 mod prober;
 mod proxy;

@@ -6,11 +6,11 @@
 //!
 //! A new metric is a row here, the place that counts it (in `telemetry`, by `worker::ledger`) and its test.
 
-use super::{Row, Samples, Scope};
+use super::{Ended, Row, Samples, Scope, unix_time};
 use crate::policy::health::{Class, ConnectFailure};
 use crate::pool::{AddressState, Listener, Pool};
 use crate::session::CloseReason;
-use crate::telemetry::Refusal;
+use crate::telemetry::{Refusal, WorkerTotals};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -38,11 +38,17 @@ pub struct About {
 }
 
 /// The tables by their headings in docs/metrics.md.
-pub fn tables() -> [(&'static str, Vec<About>); 4] {
+pub fn tables() -> [(&'static str, Vec<About>); 5] {
     fn of<S>(families: &[Family<S>]) -> Vec<About> {
         families.iter().map(|family| family.about).collect()
     }
-    [("listeners", of(LISTENERS)), ("backends", of(BACKENDS)), ("pools", of(POOLS)), ("process", of(PROCESS))]
+    [
+        ("listeners", of(LISTENERS)),
+        ("backends", [of(BACKENDS), of(ENDED)].concat()),
+        ("pools", of(POOLS)),
+        ("workers", of(WORKERS)),
+        ("process", of(PROCESS)),
+    ]
 }
 
 const fn family<S>(
@@ -73,6 +79,14 @@ pub const LISTENERS: &[Family<Arc<Listener>>] = &[
         "Clients connected now.",
         "sum(tcplb_connections_active)",
         |listener, samples| samples.one(listener.totals.active()),
+    ),
+    family(
+        "gauge",
+        "tcplb_connections_limit",
+        "listener",
+        "The most clients connected at once; absent without a limit of its own.",
+        "tcplb_connections_active / tcplb_connections_limit > 0.8",
+        |listener, samples| samples.known(listener.settings.max_connections),
     ),
     family(
         "counter",
@@ -114,9 +128,29 @@ pub const BACKENDS: &[Family<Row>] = &[
         "gauge",
         "tcplb_backend_up",
         "pool,backend",
-        "1 if the backend takes new connections: healthy and enabled.",
+        "1 if the health state is up, whatever an operator has decided.",
         "count by (pool) (tcplb_backend_up == 0)",
         |row, samples| samples.one(row.up),
+    ),
+    family(
+        "gauge",
+        "tcplb_backend_state",
+        "pool,backend,state",
+        "1 for the state that holds. Only a backend that is `up` takes new connections.",
+        "count by (pool, state) (tcplb_backend_state == 1)",
+        |row, samples| {
+            for (state, count) in &row.states {
+                samples.with("state", state.word(), count);
+            }
+        },
+    ),
+    family(
+        "gauge",
+        "tcplb_backend_weight",
+        "pool,backend",
+        "The weight that choices give the backend now; during a slow start, a part of its own.",
+        "tcplb_backend_weight == 0",
+        |row, samples| samples.one(row.weight),
     ),
     family(
         "gauge",
@@ -146,6 +180,14 @@ pub const BACKENDS: &[Family<Row>] = &[
         "Connections open to the backend now, or being dialled.",
         "topk(5, tcplb_backend_connections_active)",
         |row, samples| samples.one(row.active),
+    ),
+    family(
+        "gauge",
+        "tcplb_backend_connections_limit",
+        "pool,backend",
+        "The most connections at once; absent without a limit.",
+        "tcplb_backend_connections_active / tcplb_backend_connections_limit > 0.8",
+        |row, samples| samples.known(row.limit),
     ),
     family(
         "counter",
@@ -179,6 +221,39 @@ pub const BACKENDS: &[Family<Row>] = &[
         |row, samples| samples.histogram(&row.counters().connect_times.read()),
     ),
     family(
+        "histogram",
+        "tcplb_backend_first_byte_seconds",
+        "pool,backend",
+        "How long the backend's first byte took, from the client's first bytes, connecting included.",
+        "histogram_quantile(0.99, sum by (le, backend) (rate(tcplb_backend_first_byte_seconds_bucket[5m])))",
+        |row, samples| samples.histogram(&row.counters().first_byte_times.read()),
+    ),
+    family(
+        "counter",
+        "tcplb_backend_resets_before_byte_total",
+        "pool,backend",
+        "Connections that the backend reset before it sent a byte.",
+        "rate(tcplb_backend_resets_before_byte_total[5m]) > 0.5 * rate(tcplb_backend_connections_total[5m])",
+        |row, samples| samples.one(row.counters().resets_before_byte.load(Relaxed)),
+    ),
+    family(
+        "gauge",
+        "tcplb_backend_rtt_seconds",
+        "pool,backend",
+        "The kernel's smoothed round-trip time at the end of a connection, averaged over about eight of them. Absent before \
+         the first, and for unix sockets.",
+        "topk(5, tcplb_backend_rtt_seconds)",
+        |row, samples| samples.known(row.counters().rtt().map(|rtt| rtt.as_secs_f64())),
+    ),
+    family(
+        "counter",
+        "tcplb_backend_retransmits_total",
+        "pool,backend",
+        "Segments that were sent to the backend more than once. A connection is counted when it ends.",
+        "sum by (backend) (rate(tcplb_backend_retransmits_total[5m]))",
+        |row, samples| samples.one(row.counters().retransmits.load(Relaxed)),
+    ),
+    family(
         "counter",
         "tcplb_health_probes_total",
         "pool,backend,result",
@@ -192,6 +267,23 @@ pub const BACKENDS: &[Family<Row>] = &[
     ),
 ];
 
+/// About the connections that ended at a backend, or without one.
+pub const ENDED: &[Family<Ended>] = &[family(
+    "counter",
+    "tcplb_connections_closed_total",
+    "pool,backend,reason",
+    "Connections that ended, by the reason that the access log has. Without a backend, its name is empty.",
+    "sum by (backend, reason) (rate(tcplb_connections_closed_total{reason=~\".*_reset|.*_timeout\"}[5m]))",
+    |ended, samples| {
+        let counts = CloseReason::ALL.iter().zip(ended.counts());
+        // A client that was refused has no backend.
+        let occurs = |reason: &CloseReason| !ended.is_at_a_backend() || reason.refusal().is_none();
+        for (reason, count) in counts.filter(|(reason, count)| occurs(reason) || *count > 0) {
+            samples.with("reason", reason.word(), count);
+        }
+    },
+)];
+
 /// About each pool.
 pub const POOLS: &[Family<Arc<Pool>>] = &[
     family(
@@ -204,25 +296,31 @@ pub const POOLS: &[Family<Arc<Pool>>] = &[
     ),
     family(
         "counter",
-        "tcplb_connections_closed_total",
-        "pool,reason",
-        "Connections that ended, by the reason that the access log has.",
-        "sum by (reason) (rate(tcplb_connections_closed_total{reason=~\".*_reset|.*_timeout\"}[5m]))",
-        |pool, samples| {
-            for (reason, count) in CloseReason::ALL.iter().zip(&pool.totals.closed) {
-                samples.with("reason", reason.word(), count.load(Relaxed));
-            }
-        },
-    ),
-    family(
-        "counter",
         "tcplb_connect_retries_total",
         "pool",
         "Attempts with another backend after one had failed.",
         "rate(tcplb_connect_retries_total[5m]) > 1",
         |pool, samples| samples.one(pool.totals.connect_retries.load(Relaxed)),
     ),
+    family(
+        "gauge",
+        "tcplb_pool_waiting",
+        "pool",
+        "Clients that wait for a backend.",
+        "tcplb_pool_waiting > 0",
+        |pool, samples| samples.one(pool.totals.waiting.load(Relaxed)),
+    ),
 ];
+
+/// About each worker.
+pub const WORKERS: &[Family<WorkerTotals>] = &[family(
+    "histogram",
+    "tcplb_worker_loop_lag_seconds",
+    "worker",
+    "How long a turn of the event loop took, without the sleep: an event that becomes ready may wait for as long.",
+    "histogram_quantile(0.99, sum by (le, worker) (rate(tcplb_worker_loop_lag_seconds_bucket[5m])))",
+    |worker, samples| samples.histogram(&worker.turns.read()),
+)];
 
 /// About the process.
 pub const PROCESS: &[Family<Scope>] = &[
@@ -252,6 +350,38 @@ pub const PROCESS: &[Family<Scope>] = &[
         "Counts changes of the configuration in force, from 1.",
         "changes(tcplb_config_generation[1h])",
         |scope, samples| samples.one(scope.generation),
+    ),
+    family(
+        "gauge",
+        "tcplb_config_last_reload_success",
+        "",
+        "1 if the last reload of the configuration file was applied, or there was none; else 0.",
+        "tcplb_config_last_reload_success == 0",
+        |scope, samples| samples.one(u64::from(scope.last_reload_success)),
+    ),
+    family(
+        "gauge",
+        "tcplb_config_last_reload_timestamp_seconds",
+        "",
+        "When the configuration file was last applied, by a reload or by the start, since the Unix epoch.",
+        "time() - tcplb_config_last_reload_timestamp_seconds",
+        |scope, samples| samples.one(unix_time(scope.configured)),
+    ),
+    family(
+        "gauge",
+        "tcplb_process_connections_active",
+        "",
+        "Clients that count towards the limit of the process.",
+        "",
+        |scope, samples| samples.one(scope.connections),
+    ),
+    family(
+        "gauge",
+        "tcplb_process_connections_limit",
+        "",
+        "The most clients connected at once, at all listeners.",
+        "tcplb_process_connections_active / tcplb_process_connections_limit > 0.8",
+        |scope, samples| samples.one(scope.connections_limit),
     ),
     family(
         "counter",

@@ -87,8 +87,13 @@ impl HealthState {
         self.up
     }
 
+    /// Results in a row that count towards a change.
+    pub fn progress(&self) -> u32 {
+        if self.up { self.failed.saturating_add(self.refused) } else { self.passed }
+    }
+
     fn fall_if_due(&mut self, rules: Rules) -> bool {
-        self.failed.saturating_add(self.refused) >= rules.fall && self.become_up(false)
+        self.progress() >= rules.fall && self.become_up(false)
     }
 
     /// Sets the state and clears all counts. True if the state changes.

@@ -118,6 +118,11 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
 
     fn record_end(&mut self, record: &Record) {
         if let Some(backend) = &record.backend {
+            // A socket that was never connected has no path.
+            let attached = self.sockets.backend.as_ref().filter(|_| record.connect.is_some());
+            if let Some(path) = attached.and_then(|attached| self.net.path_info(&attached.end.socket)) {
+                self.ledger.record(Fact::Measured { backend, path }, self.now);
+            }
             let (to_backend, to_client) = self.flushed.add(record.bytes_to_backend, record.bytes_to_client);
             self.ledger.record(Fact::Relayed { backend, to_backend, to_client }, self.now);
         }

@@ -9,6 +9,7 @@ use crate::policy::liveness::Acknowledgements;
 use crate::pool::Listener;
 use crate::relay::Io;
 use crate::session::Preamble;
+use crate::telemetry::PathInfo;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub trait Net: Io {
     /// Turns keepalive on for a backend's socket.
     fn keep_alive(&mut self, socket: &Self::Socket);
 
-    /// The time within which a peer that vanished must be found. Where this and the next four answer nothing, peers never
+    /// The time within which a peer that vanished must be found. Where this and the next three answer nothing, peers never
     /// vanish.
     fn dead_peer_timeout(&self) -> Duration {
         Duration::MAX
@@ -44,11 +45,6 @@ pub trait Net: Io {
         None
     }
 
-    /// The round-trip time to the peer, as the kernel measures it; `None` where there is none.
-    fn round_trip(&mut self, _socket: &Self::Socket) -> Option<Duration> {
-        None
-    }
-
     /// Has a closed window probed at least so often; what held before, unless nothing has changed.
     fn limit_probe_interval(&mut self, _socket: &Self::Socket, _most: Duration) -> Option<Duration> {
         None
@@ -56,6 +52,11 @@ pub trait Net: Io {
 
     /// Removes that limit.
     fn set_probe_interval(&mut self, _socket: &Self::Socket, _most: Duration) {}
+
+    /// What is known of the path to the peer; `None` where there is none.
+    fn path_info(&mut self, _socket: &Self::Socket) -> Option<PathInfo> {
+        None
+    }
 
     /// Sends a FIN after the last byte.
     fn finish(&mut self, socket: &Self::Socket);

@@ -18,8 +18,6 @@ pub struct Oracle {
     pub stopped: Rc<RefCell<bool>>,
     /// Connections of a backend are being reset.
     pub dropping: Rc<RefCell<bool>>,
-    /// An operator closes a connection.
-    pub closing: Rc<RefCell<bool>>,
     /// How long a client waits for a backend.
     pub wait: Duration,
     /// Does it leave the queue at its FIN?
@@ -30,7 +28,7 @@ pub struct Ended {
     pub close: CloseReason,
     pub conn: usize,
     pub held: bool,
-    /// Its backend was dropped, or an operator closed it.
+    /// Its backend was dropped.
     pub dropped: bool,
     /// Its client sent a FIN while it waited for a backend.
     pub abandoned: bool,
@@ -164,7 +162,6 @@ impl Oracle {
             CloseReason::SourceRate => panic!("there is no rate"),
             CloseReason::Shutdown => assert!(*self.stopped.borrow()),
             CloseReason::Forced if *self.dropping.borrow() => assert!(facts.connected),
-            CloseReason::Forced if *self.closing.borrow() => {}
             CloseReason::Forced => {
                 let age = world.now - facts.accepted;
                 quiet = silent >= QUIET;
@@ -181,11 +178,10 @@ impl Oracle {
         let held = backend.is_some_and(|backend| {
             !backend_preamble_sent || to_backend < got(facts.client) || client.written < backend.read
         });
-        let dropped = *self.dropping.borrow() || *self.closing.borrow();
-        if record.close == CloseReason::Forced && !dropped && (held || !quiet) {
+        if record.close == CloseReason::Forced && !*self.dropping.borrow() && (held || !quiet) {
             assert!(world.now - facts.accepted >= LIFETIME, "no quiet moment was waited for");
         }
-        let close = record.close;
+        let (close, dropped) = (record.close, *self.dropping.borrow());
         let abandoned = close == CloseReason::ClientFin && !facts.connected && preamble_read;
         self.ended.borrow_mut().push(Ended {
             close,
