@@ -48,6 +48,11 @@ impl Heartbeat {
         self.0.0.store(ENDED, Ordering::Relaxed);
     }
 
+    /// Has the thread ended normally?
+    pub fn has_ended(&self) -> bool {
+        self.turns() == ENDED
+    }
+
     fn turns(&self) -> u64 {
         self.0.0.load(Ordering::Relaxed)
     }

@@ -1,5 +1,7 @@
 //! Decides which calls are allowed: checks the token, or the request's `Host` and `Origin`.
 //!
+//! The read token permits calls that change nothing, the admin token all calls.
+//!
 //! Without a token the API listens on loopback only, where every local user is trusted. A browser is not: any page can
 //! make it send requests to 127.0.0.1, with an `Origin` that is not ours. A page whose host name resolves to 127.0.0.1
 //! (DNS rebinding) can also read the answers; its `Host` is not ours.
@@ -21,22 +23,33 @@ const OTHERS_READ: u32 = 0o004;
 #[derive(Default)]
 pub struct Access {
     token: Option<Token>,
+    /// Only beside `token`.
+    read_token: Option<Token>,
+}
+
+/// What a caller may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// Everything.
+    Change,
+    /// Calls that change nothing.
+    Read,
 }
 
 /// A secret, so it has no `Debug`.
 struct Token(Vec<u8>);
 
 impl Access {
-    /// Reads the token that calls must send as `Authorization: Bearer …`. Without a file, calls need none.
-    pub fn new(file: Option<&Path>) -> Result<Access, String> {
-        let Some(path) = file else { return Ok(Access::default()) };
-        let bad = |why: &dyn fmt::Display| format!("can't take the admin token from {}: {why}", path.display());
-        let text = small_file::read(path, TOKEN_MAX).map_err(|error| bad(&error))?;
-        let token = check::admin_token(&text).map_err(|why| bad(&why))?;
-        if path.metadata().is_ok_and(|found| found.permissions().mode() & OTHERS_READ != 0) {
-            log::warn!("every user of this machine can read the admin token: chmod o-r {}", path.display());
+    /// Reads the tokens that calls must send as `Authorization: Bearer …`. Without the first file, calls need none.
+    pub fn new(token_file: Option<&Path>, read_token_file: Option<&Path>) -> Result<Access, String> {
+        let token = token_file.map(|path| Token::read(path, "admin token")).transpose()?;
+        let read_token = read_token_file.map(|path| Token::read(path, "read token")).transpose()?;
+        if let (Some(Token(token)), Some(Token(read))) = (&token, &read_token)
+            && token == read
+        {
+            return Err("expected a read token that differs from the admin token".to_owned());
         }
-        Ok(Access { token: Some(Token(token.to_vec())) })
+        Ok(Access { token, read_token })
     }
 
     /// Whether calls need a token.
@@ -44,29 +57,43 @@ impl Access {
         self.token.is_some()
     }
 
-    /// The answer to a call that is not allowed, `None` if it is. `inet`: the call came by TCP, as a browser's would.
-    pub fn refuse(&self, request: &Request, inet: bool) -> Option<Response> {
+    /// What the caller may do, or the refusal. `inet`: the call came by TCP, as a browser's would.
+    pub fn permission(&self, request: &Request, inet: bool) -> Result<Permission, Response> {
         if let Some(token) = &self.token {
             let brought = request.authorization.as_deref().and_then(bearer).unwrap_or_default();
-            if !same(brought, &token.0) {
-                let answer =
-                    Response::error(401, "expected the header `Authorization: Bearer TOKEN` with the right token");
-                return Some(answer.with("WWW-Authenticate", "Bearer realm=\"tcplb\""));
+            if same(brought, &token.0) {
+                return Ok(Permission::Change);
             }
-            return None;
+            if self.read_token.as_ref().is_some_and(|token| same(brought, &token.0)) {
+                return Ok(Permission::Read);
+            }
+            let answer = Response::error(401, "expected the header `Authorization: Bearer TOKEN` with the right token");
+            return Err(answer.with("WWW-Authenticate", "Bearer realm=\"tcplb\""));
         }
         let host = request.host.as_deref().unwrap_or_default();
         if inet && !host.is_empty() && !is_ours(host) {
-            return Some(Response::error(
+            return Err(Response::error(
                 403,
                 "expected an IP address or localhost as Host: without a token, names are refused",
             ));
         }
         let foreign = |origin: &str| origin.split_once("://").is_none_or(|(_, authority)| authority != host);
         if request.origin.as_deref().is_some_and(foreign) {
-            return Some(Response::error(403, "a web page of another origin may not call this"));
+            return Err(Response::error(403, "a web page of another origin may not call this"));
         }
-        None
+        Ok(Permission::Change)
+    }
+}
+
+impl Token {
+    fn read(path: &Path, what: &str) -> Result<Token, String> {
+        let bad = |why: &dyn fmt::Display| format!("can't take the {what} from {}: {why}", path.display());
+        let text = small_file::read(path, TOKEN_MAX).map_err(|error| bad(&error))?;
+        let token = check::admin_token(&text).map_err(|why| bad(&why))?;
+        if path.metadata().is_ok_and(|found| found.permissions().mode() & OTHERS_READ != 0) {
+            log::warn!("every user of this machine can read the {what}: chmod o-r {}", path.display());
+        }
+        Ok(Token(token.to_vec()))
     }
 }
 
@@ -114,7 +141,7 @@ mod tests {
     }
 
     fn status(access: &Access, request: &Request) -> Option<u16> {
-        access.refuse(request, true).map(|response| response.status)
+        access.permission(request, true).err().map(|response| response.status)
     }
 
     #[test]
@@ -122,7 +149,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("token");
         std::fs::write(&path, "s3cret-token\n").unwrap();
-        let access = Access::new(Some(&path)).unwrap();
+        let access = Access::new(Some(&path), None).unwrap();
         assert!(access.has_token());
         for (header, want) in [
             (Some("Bearer s3cret-token"), None),
@@ -141,10 +168,32 @@ mod tests {
             [("", "empty"), (" \n", "empty"), ("two words", "one word"), (&"x".repeat(5000), "at most 4 KiB")]
         {
             std::fs::write(&path, content).unwrap();
-            let message = Access::new(Some(&path)).err().unwrap();
+            let message = Access::new(Some(&path), None).err().unwrap();
             assert!(message.contains(why) && message.contains("token"), "{message}");
         }
-        assert!(Access::new(Some(&directory.path().join("none"))).is_err());
+        assert!(Access::new(Some(&directory.path().join("none")), None).is_err());
+    }
+
+    #[test]
+    fn the_read_token_permits_reading_and_differs_from_the_admin_token() {
+        let directory = tempfile::tempdir().unwrap();
+        let [token, read] = ["token", "read"].map(|name| directory.path().join(name));
+        std::fs::write(&token, "s3cret-token").unwrap();
+        std::fs::write(&read, "r3ad-token").unwrap();
+        let access = Access::new(Some(&token), Some(&read)).unwrap();
+        for (header, want) in [
+            ("Bearer s3cret-token", Some(Permission::Change)),
+            ("Bearer r3ad-token", Some(Permission::Read)),
+            ("Bearer r3ad-toke", None),
+            ("Bearer ", None),
+        ] {
+            let allowed = access.permission(&request("a", None, Some(header)), true).ok();
+            assert_eq!(allowed, want, "{header}");
+        }
+        std::fs::write(&read, "s3cret-token\n").unwrap();
+        assert!(Access::new(Some(&token), Some(&read)).err().unwrap().contains("differs"));
+        std::fs::write(&read, "").unwrap();
+        assert!(Access::new(Some(&token), Some(&read)).err().unwrap().contains("read token from"));
     }
 
     #[test]
@@ -166,8 +215,8 @@ mod tests {
         }
         assert_eq!(status(&access, &Request::default()), None, "HTTP/1.0 has no Host");
         assert_eq!(
-            access.refuse(&request("tcplb", None, None), false),
-            None,
+            access.permission(&request("tcplb", None, None), false),
+            Ok(Permission::Change),
             "over a unix socket every Host is accepted"
         );
     }

@@ -3,8 +3,11 @@
 //! Requests are strict: an unknown field is an error. Clients ignore unknown fields of answers, so that they understand
 //! a newer server.
 
+mod connections;
+
 use crate::pool::AdminState;
 use crate::telemetry::Resets;
+pub use connections::{Closed, Connection, SomeClosed, SomeConnections};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;

@@ -6,6 +6,7 @@
 //! | [`mod@api`]   | the JSON, shared with the command line's clients                  |
 //! | [`routes`]    | the one table of calls: dispatch, 405 and OpenAPI come from it    |
 //! | `status`, `metrics`, `process`, `page` | what the API shows, read from the newest snapshot |
+//! | `connections` | the open connections: the workers answer |
 //! | [`changes`], [`register`], `alive` | what the API changes: a command to control, and its answer |
 //! | `findings` | what an operator should know, from the status |
 //! | `openapi`     | the description of the API, generated                             |
@@ -27,6 +28,7 @@ mod alive;
 pub mod api;
 pub mod calls;
 pub mod changes;
+mod connections;
 pub mod figures;
 mod findings;
 pub mod http;
@@ -43,9 +45,11 @@ pub mod target;
 
 use crate::base::{Endpoint, Listen};
 use crate::config::descriptors::AdminShare;
+use crate::config::model::Global;
 use crate::config::model::defaults::DEAD_PEER_TIMEOUT;
 use crate::confine;
 use crate::control::Remote;
+use crate::inspect::Inspect;
 use crate::net::Keepalive;
 use crate::net::listen::{self, BoundFiles, Listening};
 use crate::pool::Published;
@@ -55,7 +59,6 @@ use http::Response;
 use incoming::Request;
 use server::{Handler, Peer, Server};
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
 /// What calls read and change.
@@ -64,6 +67,8 @@ pub struct State {
     pub published: Arc<Published>,
     /// Sends commands to control.
     pub remote: Remote,
+    /// Answer questions about connections.
+    pub workers: Arc<dyn Inspect + Send + Sync>,
 }
 
 /// Listens, but does not serve yet. Everything that an operator can get wrong is checked by now.
@@ -83,9 +88,9 @@ pub struct Admin {
     endpoints: Vec<Endpoint>,
 }
 
-/// Binds the API's sockets and reads the token file. Fails if an address is not local and there is no token.
-pub fn bind(to: &Listen, token_file: Option<&Path>) -> Result<BoundAdmin, String> {
-    let access = Access::new(token_file)?;
+/// Binds the API's sockets and reads the token files. Fails if an address is not local and there is no token.
+pub fn bind(to: &Listen, global: &Global) -> Result<BoundAdmin, String> {
+    let access = Access::new(global.admin_token_file.as_deref(), global.admin_read_token_file.as_deref())?;
     let why = |error: io::Error| format!("{error}{}", confine::hint_to_binding(to, &error));
     let bound = listen::bind_private(to, &Keepalive::within(DEAD_PEER_TIMEOUT).into()).map_err(why)?;
     let (mut files, mut listening, mut endpoints) = (BoundFiles::default(), Vec::new(), Vec::new());
@@ -108,9 +113,15 @@ impl BoundAdmin {
     }
 
     /// Starts to serve as many callers as the share grants.
-    pub fn start(self, published: Arc<Published>, remote: Remote, share: AdminShare) -> io::Result<Admin> {
+    pub fn start(
+        self,
+        published: Arc<Published>,
+        remote: Remote,
+        workers: Arc<dyn Inspect + Send + Sync>,
+        share: AdminShare,
+    ) -> io::Result<Admin> {
         let BoundAdmin { files, listening, endpoints, access } = self;
-        let api = Api { state: State { published, remote }, access };
+        let api = Api { state: State { published, remote, workers }, access };
         Ok(Admin { _files: files, server: Server::start(listening, Arc::new(api), share)?, endpoints })
     }
 }

@@ -4,6 +4,7 @@
 
 use super::routes::{Content, Route};
 use crate::config::model::defaults;
+use crate::session::Live;
 use crate::telemetry::recent::HISTORY;
 use serde_json::{Map, Value, json};
 
@@ -159,6 +160,12 @@ fn schemas() -> Value {
         })),
         "addresses": many("BackendAddress"),
     }));
+    let connection = object(json!({
+        "id": count, "listener": text, "pool": text, "backend": maybe_text, "client": maybe_text,
+        "age_seconds": count, "idle_seconds": count, "bytes_to_backend": count, "bytes_to_client": count,
+        "state": { "type": "string", "enum": Live::STATES },
+        "sni": maybe_text, "route": maybe_text, "rtt_ms": maybe("number"),
+    }));
     let mut changed = backend.clone();
     changed["properties"]["warnings"] = lines.clone();
     json!({
@@ -211,6 +218,10 @@ fn schemas() -> Value {
             "connections_total": count, "last_result": maybe_text,
         })),
         "Changed": changed,
+        "Connection": connection,
+        "SomeConnections": object(json!({ "error": text, "connections": many("Connection") })),
+        "Closed": object(json!({ "closed": count })),
+        "SomeClosed": object(json!({ "error": text, "closed": count })),
         "NewBackend": body(&["address"], json!({
             "address": address, "weight": optional(weight.clone(), json!(defaults::WEIGHT)),
             "name": name, "max_connections": limit,

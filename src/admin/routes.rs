@@ -1,11 +1,11 @@
 //! The one table of calls. Dispatch, 404, 405 with `Allow` and the OpenAPI document all come from it, so they always
 //! agree.
 
-use super::access::Access;
+use super::access::{Access, Permission};
 use super::http::Response;
 use super::incoming::Request;
 use super::server::Peer;
-use super::{State, changes, metrics, openapi, page, register, status, target};
+use super::{State, changes, connections, metrics, openapi, page, register, status, target};
 use crate::clock;
 use crate::config::text;
 use crate::control::Refused;
@@ -26,7 +26,7 @@ pub struct Route {
     pub body: Option<&'static str>,
     /// The call's own answers: status, meaning, content.
     pub answers: &'static [(u16, &'static str, Content)],
-    /// Whether the call needs no token.
+    /// Whether the call needs no token. An open call shows a caller without [`Call::permission`] no data.
     pub open: bool,
     /// Whether the answer neither waits nor takes long: the accepting thread gives it, however many callers there are.
     pub immediate: bool,
@@ -50,6 +50,8 @@ pub enum Content {
 
 /// A request with its route's parameters.
 pub struct Call<'a> {
+    /// What the caller may do; none without the right token.
+    pub permission: Option<Permission>,
     /// The values of the path's `{…}`, decoded, in order.
     pub names: Vec<String>,
     /// The names of the switches that are `true`.
@@ -80,6 +82,12 @@ impl Call<'_> {
 const NO_POOL: (u16, &str, Content) = (404, "There is no such pool.", Content::Json("Error"));
 const NO_BACKEND: (u16, &str, Content) = (404, "There is no such pool or backend.", Content::Json("Error"));
 const WRONG: (u16, &str, Content) = (400, "The request is wrong; the error says why.", Content::Json("Error"));
+const NO_CONNECTION: (u16, &str, Content) = (404, "There is no such connection.", Content::Json("Error"));
+const SILENT: (u16, &str, Content) = (503, "The worker does not respond.", Content::Json("Error"));
+const SOME_CONNECTIONS: (u16, &str, Content) =
+    (503, "A worker does not respond: what the others have.", Content::Either("SomeConnections", "Error"));
+const SOME_CLOSED: (u16, &str, Content) =
+    (503, "A worker does not respond: what the others closed.", Content::Either("SomeClosed", "Error"));
 const STOPPING: (u16, &str, Content) = (409, "tcplb is stopping and takes no more changes.", Content::Json("Error"));
 
 /// The defaults of a row.
@@ -142,6 +150,38 @@ pub static ROUTES: &[Route] = &[
         switches: &[("force", "Also close its connections.")],
         answers: &[(200, "The backend as it was.", Content::Json("Backend")), WRONG, NO_BACKEND, STOPPING],
         call: changes::remove,
+        ..PLAIN
+    },
+    Route {
+        path: "/v1/connections",
+        summary: "The open connections, the oldest first.",
+        values: &connections::OF_LIST,
+        answers: &[(200, "The connections.", Content::Many("Connection")), WRONG, SOME_CONNECTIONS],
+        call: connections::list,
+        ..PLAIN
+    },
+    Route {
+        method: "DELETE",
+        path: "/v1/connections",
+        summary: "Resets connections on both sides. It needs at least one parameter.",
+        values: &connections::FILTERS,
+        answers: &[(200, "How many were closed.", Content::Json("Closed")), WRONG, SOME_CLOSED],
+        call: connections::close_many,
+        ..PLAIN
+    },
+    Route {
+        path: "/v1/connections/{id}",
+        summary: "One open connection.",
+        answers: &[(200, "The connection.", Content::Json("Connection")), NO_CONNECTION, SILENT],
+        call: connections::show,
+        ..PLAIN
+    },
+    Route {
+        method: "DELETE",
+        path: "/v1/connections/{id}",
+        summary: "Resets one connection on both sides.",
+        answers: &[(200, "It is closed.", Content::Json("Closed")), WRONG, NO_CONNECTION, SOME_CLOSED],
+        call: connections::close,
         ..PLAIN
     },
     Route {
@@ -223,8 +263,11 @@ pub static ROUTES: &[Route] = &[
     Route {
         path: "/",
         summary: "The status page, for a browser.",
-        answers: &[(200, "HTML.", Content::Other(page::CONTENT_TYPE))],
-        call: |state, _| page::page(&status::status(&state.published, clock::now())),
+        answers: &[(200, "HTML; without the token it holds no data.", Content::Other(page::CONTENT_TYPE))],
+        open: true,
+        call: |state, call| {
+            page::page(call.permission.map(|_| status::status(&state.published, clock::now())).as_ref())
+        },
         ..PLAIN
     },
 ];
@@ -274,15 +317,25 @@ pub(super) fn is_immediate(request: &Request) -> bool {
 /// Answers a request, whatever it contains.
 pub(super) fn answer(state: &State, access: &Access, request: &Request, peer: Peer) -> Response {
     let found = find(request);
-    if !matches!(found, Ok((route, _)) if route.open)
-        && let Some(refusal) = access.refuse(request, peer == Peer::Inet)
-    {
-        return refusal;
-    }
-    match found {
-        Ok((route, call)) => (route.call)(state, &call),
+    let permission = match access.permission(request, peer == Peer::Inet) {
+        Ok(permission) => Some(permission),
+        // The page can ask for a token, but it can't change a foreign `Host`.
+        Err(refusal) if matches!(found, Ok((route, _)) if route.open && (route.immediate || refusal.status == 401)) => {
+            None
+        }
+        Err(refusal) => return refusal,
+    };
+    let mut response = match found {
+        Ok((route, _)) if permission == Some(Permission::Read) && route.method != "GET" => {
+            Response::error(403, "the read token may only read: expected the admin token")
+        }
+        Ok((route, call)) => (route.call)(state, &Call { permission, ..call }),
         Err(refusal) => refusal,
+    };
+    if permission == Some(Permission::Read) {
+        response = response.with("Tcplb-Access", "read");
     }
+    response
 }
 
 /// The route of a request, or the refusal.
@@ -301,7 +354,7 @@ pub fn find(request: &Request) -> Result<(&'static Route, Call<'_>), Response> {
         return Err(Response::error(405, error).with("Allow", allow));
     };
     let (on, values) = query(route, &request.query).map_err(|why| Response::error(400, why))?;
-    Ok((route, Call { names, on, values, body: &request.body }))
+    Ok((route, Call { permission: None, names, on, values, body: &request.body }))
 }
 
 /// The values of a pattern's `{…}`, if the path matches.
@@ -385,7 +438,7 @@ mod tests {
     #[test]
     fn every_row_is_found_by_its_own_path_and_no_other_method() {
         for route in ROUTES {
-            let path = route.path.replace("{pool}", "web").replace("{backend}", "%5B::1%5D:80");
+            let path = route.path.replace("{pool}", "web").replace("{backend}", "%5B::1%5D:80").replace("{id}", "web");
             let call = request(route.method, &path, "");
             let (found, call) = find(&call).unwrap_or_else(|_| panic!("{path}"));
             assert_eq!((found.method, found.path), (route.method, route.path));
@@ -396,7 +449,7 @@ mod tests {
             let allowed = refusal.headers.iter().find(|(name, _)| *name == "Allow").map(|(_, value)| value.clone());
             assert!(allowed.unwrap().split(", ").any(|method| method == route.method), "{path}");
         }
-        assert_eq!(ROUTES.len(), 13);
+        assert_eq!(ROUTES.len(), 17);
     }
 
     #[test]

@@ -164,7 +164,10 @@ impl Ready {
             lookups,
             ended,
         })?;
-        let serve = |admin: BoundAdmin| admin.start(published.clone(), control.remote(), AdminShare::of(descriptors));
+        let serve = |admin: BoundAdmin| {
+            let (workers, share) = (Arc::new(data_plane.clone()), AdminShare::of(descriptors));
+            admin.start(published.clone(), control.remote(), workers, share)
+        };
         let admin = admin.map(serve).transpose()?;
         let mut watched = vec![control.watched(), prober.watched()];
         watched.extend(data_plane.watched());
@@ -184,7 +187,7 @@ impl Ready {
 fn bind_admin(model: &Model) -> Result<Option<BoundAdmin>, StartError> {
     let Model { global, .. } = model;
     let Some(to) = &global.admin else { return Ok(None) };
-    let bound = admin::bind(to, global.admin_token_file.as_deref());
+    let bound = admin::bind(to, global);
     bound.map(Some).map_err(|why| StartError(format!("can't serve the admin API on {to}: {why}")))
 }
 

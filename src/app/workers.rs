@@ -1,6 +1,7 @@
-//! The workers' threads, and control's orders to them.
+//! The workers' threads, control's orders to them, and callers' questions.
 
 use crate::control::{DataPlane, Ended, NewSockets};
+use crate::inspect::{Inspect, Inspection};
 use crate::net::listen::Listening;
 use crate::pool::{BackendId, Snapshot};
 use crate::session::CloseReason;
@@ -12,7 +13,7 @@ use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-/// Sends control's orders to the workers. No call waits for a worker.
+/// Hands orders and questions to the workers. No call waits for a worker.
 #[derive(Clone)]
 pub struct Workers(Arc<[Peer]>);
 
@@ -97,5 +98,19 @@ impl DataPlane for Workers {
 
     fn stop(&self) {
         self.order(|| Orders { stop: Some(CloseReason::Shutdown), ..Orders::default() });
+    }
+}
+
+impl Inspect for Workers {
+    fn workers(&self) -> usize {
+        self.0.len()
+    }
+
+    fn put(&self, worker: usize, inspection: Inspection) {
+        self.0[worker].orders.put(Orders::inspect(inspection));
+    }
+
+    fn has_ended(&self, worker: usize) -> bool {
+        self.0[worker].heartbeat.has_ended()
     }
 }

@@ -5,7 +5,7 @@
 //! first, since it is in the cache.
 
 /// Identifies one entry for its lifetime. The key of a removed entry finds nothing, even once its slot is reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key {
     /// Index into the table.
     pub slot: u32,
@@ -80,6 +80,12 @@ impl<T> Slots<T> {
     /// The number of entries.
     pub fn len(&self) -> usize {
         self.slots.len() - self.free.len()
+    }
+
+    /// The number of slots: [`Slots::key_of`] finds nothing from here on.
+    pub fn slots(&self) -> u32 {
+        // `insert_with` adds no slot whose number does not fit.
+        self.slots.len() as u32
     }
 
     /// Whether there are no entries.

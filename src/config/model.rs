@@ -44,6 +44,8 @@ pub struct Global {
     pub admin: Option<Listen>,
     /// The file with the bearer token that admin calls need.
     pub admin_token_file: Option<PathBuf>,
+    /// The file with the token that permits reading; only beside `admin_token_file`.
+    pub admin_read_token_file: Option<PathBuf>,
     /// The user that the process changes to once everything is bound, by name or number; `None`: no change.
     pub user: Option<String>,
     /// The group that goes with the user; `None`: the user's own. Never without a user.
@@ -72,6 +74,7 @@ impl Default for Global {
             names: Names::default(),
             admin: None,
             admin_token_file: None,
+            admin_read_token_file: None,
             user: None,
             group: None,
             sandbox: Sandbox::default(),

@@ -15,7 +15,7 @@ mod places;
 
 use crate::base::{Address, Listen, duration};
 use crate::config::check::{self, OwnListeners, TOKEN_MAX};
-use crate::config::model::{LogTo, Model};
+use crate::config::model::{Global, LogTo, Model};
 use crate::config::{advice, descriptors};
 use crate::confine;
 use crate::small_file;
@@ -147,13 +147,15 @@ fn listens(model: &Model) -> impl Iterator<Item = (String, &Listen)> {
 
 fn files(model: &Model) -> Vec<String> {
     let mut warnings = Vec::new();
-    if let Some(path) = &model.global.admin_token_file {
+    let Global { admin_token_file, admin_read_token_file, .. } = &model.global;
+    for (key, file) in [("admin_token_file", admin_token_file), ("admin_read_token_file", admin_read_token_file)] {
+        let Some(path) = file else { continue };
         let shown = path.display();
         match small_file::read(path, TOKEN_MAX) {
-            Err(error) => warnings.push(format!("admin_token_file: can't read {shown}: {error}")),
+            Err(error) => warnings.push(format!("{key}: can't read {shown}: {error}")),
             Ok(text) => {
                 let wrong = check::admin_token(&text).err();
-                warnings.extend(wrong.map(|why| format!("admin_token_file: can't take the token from {shown}: {why}")));
+                warnings.extend(wrong.map(|why| format!("{key}: can't take the token from {shown}: {why}")));
             }
         }
     }

@@ -146,6 +146,7 @@ mod failing;
 mod half;
 mod id;
 mod input;
+mod live;
 mod preamble;
 mod relaying;
 mod route;
@@ -159,6 +160,7 @@ pub use failing::RESET_PATIENCE;
 pub use half::{Direction, HalfState, Side};
 pub use id::{ConnectionId, ConnectionIds};
 pub use input::{DialFailure, Effect, Ending, Failed, Input, Left, Moved, Stage};
+pub use live::Live;
 pub use preamble::{BackendPreamble, NoHeader, PREAMBLE_TIMEOUT, Preamble};
 pub use route::Route;
 

@@ -27,6 +27,7 @@
 //! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
 
 mod effects;
+mod inspect;
 mod liveness;
 mod ports;
 mod preamble;

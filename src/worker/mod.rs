@@ -4,11 +4,11 @@
 //! driver. It decides nothing about connections; [`crate::session`] does.
 //!
 //! ```text
-//! poll ─► mail?        orders (a new snapshot, backends to be reset, drain, stop), a connection handed over, or just a wake:
+//! poll ─► mail?        orders (a new snapshot, backends to be reset, questions, drain, stop), a connection handed over, or just a wake:
 //! look                      at paused listeners again
 //!      ─► listener?    accept: serve it here, or hand it to a clearly less busy worker
 //!      ─► connection?  driver
-//!      ─► deadlines, unfinished turns, counters
+//!      ─► deadlines, unfinished turns, questions about connections, counters
 //! ```
 //!
 //! # What bounds it
@@ -30,6 +30,7 @@ use crate::access_log;
 use crate::admission::ConnectionLimit;
 use crate::base::Tick;
 use crate::clock;
+use crate::inspect::Inspections;
 use crate::mailbox::{Mailbox, Slot};
 use crate::net::{Socket, TcpTuning};
 use crate::pool::{Note, Snapshot};
@@ -60,6 +61,9 @@ const BATCH: usize = 256;
 
 /// How often byte counters are added to the shared totals; the contract says at least once a second.
 const FLUSH: Duration = Duration::from_millis(250);
+
+/// How long a turn may spend on questions about connections, beside the step that it is at.
+const SLICE: Duration = Duration::from_micros(50);
 
 /// A worker that is busy for more than this share of its time, in percent, has no time left,
 const BUSY: u32 = 90;
@@ -160,6 +164,8 @@ struct Worker {
     acceptor: Acceptor,
     shared: WorkerContext,
     me: usize,
+    /// Questions about its connections.
+    inspections: Inspections,
     utilization: Utilization,
     flushed: Tick,
     /// Full batches of events in a row: more may be ready.
@@ -187,8 +193,21 @@ pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Wo
     let driver = Driver::new(kernel, ledger, relay, ConnectionIds::new(me), fastrand::u64(..), clock::now());
     let acceptor = Acceptor::new(sockets, poll.registry().try_clone()?)?;
     let (flushed, utilization) = (clock::now(), Utilization::new(clock::now()));
-    Worker { poll, mail, driver, acceptor, shared, me, utilization, flushed, full_batches: 0, had: 0, stopped: None }
-        .run()
+    Worker {
+        poll,
+        mail,
+        driver,
+        acceptor,
+        shared,
+        me,
+        inspections: Inspections::default(),
+        utilization,
+        flushed,
+        full_batches: 0,
+        had: 0,
+        stopped: None,
+    }
+    .run()
 }
 
 impl Worker {
@@ -215,6 +234,7 @@ impl Worker {
             if self.has_heard_all() {
                 self.driver.handle_deadlines();
             }
+            self.inspect();
             self.accept(now);
             self.publish(now);
             self.driver.ledger.tend(now);
@@ -279,7 +299,8 @@ impl Worker {
     fn sleep(&self, now: Tick) -> Option<Duration> {
         let flush = self.driver.has_unflushed().then_some(FLUSH);
         let log = self.driver.ledger.sleep(now);
-        [self.driver.sleep(), self.acceptor.sleep(), flush, log].into_iter().flatten().min()
+        let inspect = (!self.inspections.is_empty()).then_some(Duration::ZERO);
+        [self.driver.sleep(), self.acceptor.sleep(), flush, log, inspect].into_iter().flatten().min()
     }
 
     fn read_mail(&mut self) {
@@ -298,7 +319,7 @@ impl Worker {
     }
 
     fn carry_out(&mut self, orders: Orders) {
-        let Orders { adopt, reset, drain, stop } = orders;
+        let Orders { adopt, reset, inspect, drain, stop } = orders;
         if let Some(Adopt { snapshot, sockets, done }) = adopt {
             let spares = &mut self.driver.net.spares;
             self.acceptor.adopt(&snapshot, sockets, &self.shared.connection_limit, spares, clock::now());
@@ -309,6 +330,7 @@ impl Worker {
         if !reset.is_empty() {
             self.driver.reset_backends(&Vec::from_iter(reset), CloseReason::Forced);
         }
+        self.inspections.add(inspect);
         if drain {
             self.driver.ledger.begin_drain();
             self.acceptor.drain(&self.shared.connection_limit, &mut self.driver.net.spares, clock::now());
@@ -321,6 +343,16 @@ impl Worker {
             }
             self.driver.stop_all(reason);
         }
+    }
+
+    /// One slice for one question per turn: so a client's bytes wait for a slice, however many connections there are and
+    /// however many callers ask.
+    fn inspect(&mut self) {
+        let driver = &mut self.driver;
+        self.inspections.turn(|inspection| {
+            let end = clock::now() + SLICE;
+            driver.inspect(inspection, || clock::now() >= end)
+        });
     }
 
     fn accept(&mut self, now: Tick) {

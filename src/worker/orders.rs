@@ -2,6 +2,7 @@
 //! and the worker carries out everything once it goes on.
 
 use super::ListenSocket;
+use crate::inspect::{Inspection, Inspections};
 use crate::mailbox::Merge;
 use crate::pool::{BackendId, Snapshot};
 use crate::session::CloseReason;
@@ -19,6 +20,8 @@ pub struct Orders {
     pub adopt: Option<Adopt>,
     /// Reset the connections of these backends, reason `forced`.
     pub reset: HashSet<BackendId>,
+    /// Answer these questions about connections.
+    pub inspect: Inspections,
     /// Accept what waits already, then close the listeners; end when the last connection has.
     pub drain: bool,
     /// End every connection now, for this reason.
@@ -42,6 +45,11 @@ impl Orders {
     pub fn reset(backends: &[BackendId]) -> Orders {
         Orders { reset: backends.iter().copied().collect(), ..Orders::default() }
     }
+
+    /// To answer a question about connections.
+    pub fn inspect(inspection: Inspection) -> Orders {
+        Orders { inspect: Inspections::one(inspection), ..Orders::default() }
+    }
 }
 
 impl Merge for Orders {
@@ -61,6 +69,7 @@ impl Merge for Orders {
             log::error!("a worker does not respond: connections of removed backends go on there");
             self.reset = self.reset.drain().take(RESETS_MAX).collect();
         }
+        self.inspect.add(later.inspect);
         self.drain |= later.drain;
         self.stop = self.stop.or(later.stop);
     }

@@ -7,6 +7,7 @@
 //! Nothing here asserts how fast something is. [`PATIENCE`] only says when a test gives up. A panic is how a test fails.
 
 mod admin;
+mod browser;
 mod bulk;
 mod config;
 mod conn;
@@ -23,6 +24,7 @@ mod tools;
 mod wait;
 
 pub use admin::Admin;
+pub use browser::{Page, Screen};
 pub use bulk::{MIB, receive, send};
 pub use config::{ConfigFile, Started};
 pub use conn::{At, Conn, Ending};

@@ -10,5 +10,6 @@ mod balancer;
 mod cli;
 mod control;
 mod limits;
+mod page;
 mod prober;
 mod proxy;

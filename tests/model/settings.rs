@@ -23,6 +23,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("global.names", &["names_later_starts_beside_a_silent_name_server_and_required_does_not"]),
     ("global.admin", &["admin_opens_the_api"]),
     ("global.admin_token_file", &["admin_token_file_holds_the_only_token"]),
+    ("global.admin_read_token_file", &["admin_read_token_file_permits_reading_and_no_change"]),
     ("global.user", &["started_as_root_every_thread_becomes_the_user_for_good"]),
     ("global.group", &["a_group_may_be_given_and_user_and_group_may_be_numbers"]),
     ("global.sandbox", &["sandbox_shuts_out_what_is_not_needed"]),

@@ -88,13 +88,23 @@ pub static GLOBAL: Section<Global> = Section {
             .flag("admin", PROCESS),
         setting!(Global.admin_token_file: kinds::PATH, "A file with the token that admin calls must carry.")
             .more(
-                "The header is \"Authorization: Bearer TOKEN\"; /healthz and /readyz need none. The token is required where \
-                 other machines can reach the API. Only tcplb should be able to read the file.",
+                "The header is \"Authorization: Bearer TOKEN\"; /healthz, /readyz and the page without its data need none. \
+                 The token is required where other machines can reach the API. Only tcplb should be able to read the file.",
             )
             .absent("no token")
             .needs("admin", |global| global.admin.is_some())
             .restart()
             .flag("admin-token-file", PROCESS),
+        setting!(
+            Global.admin_read_token_file: kinds::PATH,
+            "A file with a token that admin calls may carry instead, and that permits no change."
+        )
+        .more("It suits Prometheus, dashboards and readers of the status page. It stands beside `admin_token_file`.")
+        .absent("no such token")
+        .example("\"/etc/tcplb/read-token\"")
+        .needs("admin", |global| global.admin.is_some())
+        .see("admin-api.md#access")
+        .restart(),
         setting!(Global.user: kinds::ACCOUNT, "The user that tcplb becomes once everything is bound, by name or number.")
             .more(
                 "This needs a start as root. tcplb keeps the right to bind ports below 1024, so that a reload may add one, and \
@@ -161,6 +171,12 @@ pub fn read(source: &Source<'_>) -> Global {
                 "`{admin}` can be reached from elsewhere, so it needs an {token}; without one expected an address of this \
                  machine only, like 127.0.0.1:9900 or unix:/run/tcplb/admin.sock"
             ),
+        );
+    }
+    if taken.has("admin_read_token_file") && !taken.has("admin_token_file") {
+        source.wrong(
+            "admin_read_token_file",
+            "expected an admin_token_file beside it: without one, every local caller may change everything",
         );
     }
     if taken.has("group") && !source.has("user") {

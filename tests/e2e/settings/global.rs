@@ -141,6 +141,28 @@ fn admin_token_file_holds_the_only_token() {
 }
 
 #[test]
+fn admin_read_token_file_permits_reading_and_no_change() {
+    let server = echo();
+    for read in [true, false] {
+        let file = ConfigFile::over([server.at()]).global("admin = \"127.0.0.1:0\"");
+        let (token, read_token) = (file.beside("token", "admin-token"), file.beside("read-token", "reading-token"));
+        let key = if read { format!("admin_read_token_file = {read_token:?}") } else { String::new() };
+        let tcplb = file.global(&format!("admin_token_file = {token:?}")).global(&key).start();
+        let status = |request: &str, token: &str| {
+            let answer = call(&tcplb, &format!("{request} HTTP/1.1\r\nAuthorization: Bearer {token}\r\nX:"));
+            answer.split(' ').nth(1).unwrap_or_default().to_owned()
+        };
+        let expected = if read { ["200", "403", "403"] } else { ["401"; 3] };
+        for (request, expected) in
+            ["GET /v1/status", "PATCH /v1/pools/default/backends/b1", "POST /v1/reload"].iter().zip(expected)
+        {
+            assert_eq!(status(request, "reading-token"), expected, "{request}");
+            assert!(!["401", "403"].contains(&status(request, "admin-token").as_str()), "{request}");
+        }
+    }
+}
+
+#[test]
 fn access_log_names_the_file_and_log_format_its_lines() {
     let server = echo();
     for format in ["text", "json"] {

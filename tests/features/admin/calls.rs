@@ -342,7 +342,6 @@ fn with_a_token_every_call_but_those_about_health_needs_it() {
         ("GET", "/v1/openapi.json"),
         ("POST", "/register"),
         ("GET", "/metrics"),
-        ("GET", "/"),
         ("GET", "/nothing"),
         ("BREW", "/v1/status"),
     ] {
@@ -355,7 +354,13 @@ fn with_a_token_every_call_but_those_about_health_needs_it() {
     for path in ["/healthz", "/readyz", "/readyz?pool=default"] {
         assert_eq!(balancer.get(path).status, 200, "{path}");
     }
+    // The page's own file needs no token, and shows what the API would not.
+    let page = balancer.get("/");
+    assert_eq!(page.status, 200);
+    assert!(!page.body.contains("127.0.0.1:1"), "{}", page.body);
     let right = ["Authorization: Bearer correct-horse"];
+    let page = ask(&balancer.admin, "GET", "/", &right, "");
+    assert!(page.body.contains("127.0.0.1:1"), "{}", page.body);
     assert_eq!(ask(&balancer.admin, "GET", "/v1/status", &right, "").status, 200);
     assert_eq!(ask(&balancer.admin, "GET", "/", &right, "").status, 200);
     ask(&balancer.admin, "GET", "/nothing", &right, "").error(404);
@@ -371,6 +376,9 @@ fn calls_from_pages_of_other_origins_are_refused() {
     let stream = TcpStream::connect(&balancer.admin).unwrap();
     let rebound = crate::admin::support::talk(stream, b"GET /v1/status HTTP/1.1\r\nHost: evil.example\r\n\r\n");
     assert!(rebound.error(403).contains("Host"));
+    let stream = TcpStream::connect(&balancer.admin).unwrap();
+    let page = crate::admin::support::talk(stream, b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+    assert!(page.error(403).contains("Host"));
 }
 
 #[test]

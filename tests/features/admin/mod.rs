@@ -5,6 +5,7 @@ mod advice;
 mod bounds;
 mod calls;
 mod clients;
+mod connections;
 mod crowd;
 mod exact;
 mod exposition;

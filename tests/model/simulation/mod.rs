@@ -10,6 +10,7 @@
 
 mod machine;
 mod measured;
+mod operator;
 mod oracle;
 mod preamble;
 mod world;
@@ -17,7 +18,7 @@ mod world;
 use oracle::{AfterReset, Ended, Oracle, check_sockets};
 use preamble::{DENIED, Preamble, client_ip};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -53,6 +54,9 @@ struct Simulation {
     failures: Rc<RefCell<u64>>,
     stopped: Rc<RefCell<bool>>,
     dropping: Rc<RefCell<bool>>,
+    closing: Rc<RefCell<bool>>,
+    /// The states in which an operator closed connections.
+    closed_in: BTreeSet<&'static str>,
     checked: usize,
 }
 
@@ -63,7 +67,8 @@ impl Simulation {
         let world = Rc::new(RefCell::new(World::new(seed, answers)));
         let ended = Rc::new(RefCell::new(Vec::new()));
         let failures = Rc::new(RefCell::new(0));
-        let (stopped, dropping) = (Rc::new(RefCell::new(false)), Rc::new(RefCell::new(false)));
+        let flag = || Rc::new(RefCell::new(false));
+        let (stopped, dropping, closing) = (flag(), flag(), flag());
         let wait = match model.pools[0].no_backend {
             model::NoBackend::Wait(time) => time,
             model::NoBackend::Reset => Duration::ZERO,
@@ -75,6 +80,7 @@ impl Simulation {
             ended: ended.clone(),
             stopped: stopped.clone(),
             dropping: dropping.clone(),
+            closing: closing.clone(),
             wait,
             drops: model.pools[0].abandoned == model::Abandoned::Drop,
         };
@@ -95,6 +101,8 @@ impl Simulation {
             failures,
             stopped,
             dropping,
+            closing,
+            closed_in: BTreeSet::new(),
             checked,
         }
     }
@@ -221,7 +229,8 @@ impl Simulation {
                     let id = if ids.is_empty() { None } else { Some(ids[self.random(ids.len() as u32) as usize]) };
                     id.into_iter().for_each(|id| self.world.borrow_mut().peer_acts(id));
                 }
-                60..94 => self.poll(false),
+                60..93 => self.poll(false),
+                93 => self.operate(),
                 94 => self.drop_backend(),
                 95 => self.change(),
                 96..99 => {
@@ -394,12 +403,18 @@ fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), Answ
 /// How often each ending came about, with and without bytes held.
 type Tally = HashMap<(&'static str, bool), u32>;
 
-fn run(seed: u64, engine: Engine, tally: &mut Tally) {
+/// A whole simulation under this seed.
+fn run_one(seed: u64, engine: Engine) -> Simulation {
     let mut simulation = Simulation::new(seed, engine);
     simulation.connect();
     simulation.live();
     simulation.settle();
     simulation.end();
+    simulation
+}
+
+fn run(seed: u64, engine: Engine, tally: &mut Tally) {
+    let simulation = run_one(seed, engine);
     let world = simulation.world.borrow();
     for conn in world.conns.iter().filter(|conn| conn.connected && conn.announced.is_some()) {
         *tally

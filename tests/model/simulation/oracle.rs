@@ -18,6 +18,8 @@ pub struct Oracle {
     pub stopped: Rc<RefCell<bool>>,
     /// Connections of a backend are being reset.
     pub dropping: Rc<RefCell<bool>>,
+    /// An operator closes a connection.
+    pub closing: Rc<RefCell<bool>>,
     /// How long a client waits for a backend.
     pub wait: Duration,
     /// Does it leave the queue at its FIN?
@@ -28,7 +30,7 @@ pub struct Ended {
     pub close: CloseReason,
     pub conn: usize,
     pub held: bool,
-    /// Its backend was dropped.
+    /// Its backend was dropped, or an operator closed it.
     pub dropped: bool,
     /// Its client sent a FIN while it waited for a backend.
     pub abandoned: bool,
@@ -162,6 +164,7 @@ impl Oracle {
             CloseReason::SourceRate => panic!("there is no rate"),
             CloseReason::Shutdown => assert!(*self.stopped.borrow()),
             CloseReason::Forced if *self.dropping.borrow() => assert!(facts.connected),
+            CloseReason::Forced if *self.closing.borrow() => {}
             CloseReason::Forced => {
                 let age = world.now - facts.accepted;
                 quiet = silent >= QUIET;
@@ -178,10 +181,11 @@ impl Oracle {
         let held = backend.is_some_and(|backend| {
             !backend_preamble_sent || to_backend < got(facts.client) || client.written < backend.read
         });
-        if record.close == CloseReason::Forced && !*self.dropping.borrow() && (held || !quiet) {
+        let dropped = *self.dropping.borrow() || *self.closing.borrow();
+        if record.close == CloseReason::Forced && !dropped && (held || !quiet) {
             assert!(world.now - facts.accepted >= LIFETIME, "no quiet moment was waited for");
         }
-        let (close, dropped) = (record.close, *self.dropping.borrow());
+        let close = record.close;
         let abandoned = close == CloseReason::ClientFin && !facts.connected && preamble_read;
         self.ended.borrow_mut().push(Ended {
             close,

@@ -92,7 +92,11 @@ fn has(lines: &[String], start: &str) -> bool {
 
 fn global() -> BoxedStrategy<String> {
     let lines = lines(&GLOBAL, &[]);
-    lines.prop_map(|lines| if has(&lines, "user") { lines } else { without(lines, &["group"]) }.join("\n")).boxed()
+    let lines = lines.prop_map(|lines| if has(&lines, "user") { lines } else { without(lines, &["group"]) });
+    let tokens = |lines: Vec<String>| {
+        if has(&lines, "admin_token_file") { lines } else { without(lines, &["admin_read_token_file"]) }
+    };
+    lines.prop_map(move |lines| tokens(lines).join("\n")).boxed()
 }
 
 fn health() -> BoxedStrategy<Vec<String>> {

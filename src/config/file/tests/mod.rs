@@ -31,6 +31,7 @@ fn with(global: &str, listener: &str, pool: &str) -> String {
 fn beside(key: &str) -> &'static str {
     match key {
         "global.group" => "user = 'u'",
+        "global.admin_read_token_file" => "admin_token_file = '/t'",
         "listener.mode" | "listener.owner" | "listener.group" => "bind = ['unix:/run/web.sock']",
         "pool.health.path" | "pool.health.host" | "pool.health.expect_status" => "kind = 'http'",
         "pool.health.timeout" => "interval = '9s'",

@@ -1,0 +1,59 @@
+//! The JSON of open connections.
+
+use serde::{Deserialize, Serialize};
+
+/// An open connection. `GET /v1/connections` lists them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Connection {
+    /// Its number, unique in the process.
+    pub id: u64,
+    /// The listener that accepted it.
+    pub listener: String,
+    /// Its pool; until one is chosen, the one that its listener leads to now.
+    pub pool: String,
+    /// The backend that is connected or dialled; null without one.
+    pub backend: Option<String>,
+    /// The client's address and port, announced ones if it announced them; null for a unix client.
+    pub client: Option<String>,
+    /// Seconds since it was accepted.
+    pub age_seconds: u64,
+    /// Seconds since a byte last passed; before the first one, since it was connected or else accepted.
+    pub idle_seconds: u64,
+    /// The client's bytes delivered to the backend.
+    pub bytes_to_backend: u64,
+    /// Bytes delivered to the client.
+    pub bytes_to_client: u64,
+    /// `preamble`, `waiting`, `dialing`, `relaying`, `half_closed` or `resetting`.
+    pub state: String,
+    /// The server name that the client asked for; null where no listener looks for one.
+    pub sni: Option<String>,
+    /// The route that it took; null where the listener has none.
+    pub route: Option<String>,
+    /// The round-trip time to the client in milliseconds, as the kernel measures it; null for a unix client.
+    pub rtt_ms: Option<f64>,
+}
+
+/// What a list has while a worker does not respond: 503.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SomeConnections {
+    /// Which worker it is.
+    pub error: String,
+    /// The connections of the others.
+    pub connections: Vec<Connection>,
+}
+
+/// `DELETE /v1/connections`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Closed {
+    /// How many were closed.
+    pub closed: u64,
+}
+
+/// The same while a worker does not respond: 503.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SomeClosed {
+    /// Which worker it is.
+    pub error: String,
+    /// How many the others closed.
+    pub closed: u64,
+}

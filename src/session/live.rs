@@ -1,0 +1,65 @@
+//! What is known of a connection while it is open: what an operator sees of it.
+
+use super::{ConnectionId, Direction, Session, State};
+use crate::base::{Endpoint, Tick};
+use crate::pool::{Backend, Pool};
+use crate::telemetry::ListenerTotals;
+use std::sync::Arc;
+
+/// An open connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Live<'a> {
+    /// Its number.
+    pub id: ConnectionId,
+    /// The listener that accepted it.
+    pub listener: &'a Arc<ListenerTotals>,
+    /// Its pool; until one is chosen, the one that its listener leads to now.
+    pub pool: &'a Arc<Pool>,
+    /// The backend that is connected or dialled.
+    pub backend: Option<&'a Arc<Backend>>,
+    /// The client's address, the announced one if it announced one; `None` for a unix client.
+    pub client: Option<&'a Endpoint>,
+    /// When it was accepted.
+    pub since: Tick,
+    /// When a byte last passed; before the first one, when it was connected or else accepted.
+    pub last_byte: Tick,
+    /// The client's bytes delivered to the backend.
+    pub bytes_to_backend: u64,
+    /// Bytes delivered to the client.
+    pub bytes_to_client: u64,
+    /// One of [`Live::STATES`].
+    pub state: &'static str,
+}
+
+impl Live<'_> {
+    /// How far connections have come.
+    pub const STATES: [&'static str; 6] = ["preamble", "waiting", "dialing", "relaying", "half_closed", "resetting"];
+}
+
+impl Session {
+    /// What is known of it; `None` once it is closed.
+    pub fn live(&self) -> Option<Live<'_>> {
+        let (state, last_byte) = match &self.state {
+            State::Closed { .. } => return None,
+            State::ReadingPreamble { .. } => ("preamble", self.started),
+            State::Waiting { .. } => ("waiting", self.started),
+            // The driver answers at once what the first two ask: between two inputs no session is in them.
+            State::Admitting | State::Choosing { .. } | State::Dialing(_) => ("dialing", self.started),
+            State::Relaying(relay) if relay.failed.is_some() => ("resetting", relay.last_byte),
+            State::Relaying(relay) if relay.first_fin.is_some() => ("half_closed", relay.last_byte),
+            State::Relaying(relay) => ("relaying", relay.last_byte),
+        };
+        Some(Live {
+            id: self.id,
+            listener: &self.listener,
+            pool: self.route.pool(),
+            backend: self.backend(),
+            client: self.client.as_ref(),
+            since: self.started,
+            last_byte,
+            bytes_to_backend: self.bytes(Direction::Up),
+            bytes_to_client: self.bytes(Direction::Down),
+            state,
+        })
+    }
+}
