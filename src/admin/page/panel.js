@@ -35,7 +35,7 @@ function buildBackend() {
   panel.note = make("p", { class: "soft" });
   const sorts = [["age", "oldest first"], ["bytes", "most bytes first"], ["idle", "longest idle first"]];
   panel.sort = make("select", { "aria-label": "Order of connections", on: { change: () => drawConnections() } }, ...sorts.map(([value, text]) => make("option", { value }, text)));
-  panel.all = make("button", { type: "button", on: { click: () => CHANGES.killAll(view.pool, find(view.pool, view.backend)) } }, "Close all…");
+  panel.all = make("button", { type: "button", class: "all", on: { click: () => CHANGES.killAll(view.pool, find(view.pool, view.backend)) } }, "Close all…");
   panel.list = make("tbody", { role: "rowgroup" });
   const heads = ["client", "age", "idle", "in", "out", "rtt", ""];
   const head = make("thead", { role: "rowgroup" }, make("tr", { role: "row" }, ...heads.map((text, index) => make("th", { scope: "col", role: "columnheader", class: index ? "" : "text" }, text || make("span", { class: "unseen" }, "close")))));

@@ -3,7 +3,8 @@
 mod crowd;
 mod tokens;
 
-use testkit::{Admin, ConfigFile, Page, Screen, Server, Started, eventually, peers};
+use serde_json::{Value, json};
+use testkit::{Admin, ConfigFile, Ending, Page, Screen, Server, Started, eventually, peers};
 
 const DESK: Screen = Screen { width: 1440, height: 900, dark: false };
 
@@ -52,6 +53,22 @@ fn assert_sound(page: &Page, admin: Admin) {
     // The icon is drawn by the page itself.
     let outside: Vec<_> = requests.iter().filter(|url| !url.starts_with(&own) && !url.starts_with("data:")).collect();
     assert!(outside.is_empty(), "{outside:?}");
+}
+
+/// A screen reader finds the landmarks and the tables, and a name for everything that can be operated.
+#[track_caller]
+fn assert_readable(page: &Page) {
+    let tree = page.call("Accessibility.getFullAXTree", json!({}));
+    let nodes = tree["nodes"].as_array().expect("an array").iter().filter(|node| node["ignored"] == false);
+    let text = |node: &Value, field: &str| node[field]["value"].as_str().unwrap_or_default().to_owned();
+    let nodes: Vec<_> = nodes.map(|node| (text(node, "role"), text(node, "name"))).collect();
+    for role in ["banner", "main", "complementary", "status", "table", "columnheader", "rowheader", "cell"] {
+        assert!(nodes.iter().any(|(found, _)| found == role), "no {role} in {nodes:#?}");
+    }
+    let operated = ["button", "link", "searchbox", "textbox", "combobox", "table", "complementary"];
+    let nameless: Vec<_> =
+        nodes.iter().filter(|(role, name)| operated.contains(&role.as_str()) && name.trim().is_empty()).collect();
+    assert!(nameless.is_empty(), "{nameless:?}");
 }
 
 #[test]
@@ -138,6 +155,38 @@ fn a_drain_asks_first_and_keys_lead_there() {
 }
 
 #[test]
+fn a_backend_leads_to_its_connections_and_each_can_be_closed() {
+    let servers = [Server::start(peers::echo), Server::start(peers::echo)];
+    let (tcplb, admin) = balanced(&servers);
+    let clients: Vec<_> = (0..6).map(|_| tcplb.connect()).collect();
+    let Some(page) = open(admin, "", DESK) else { return };
+    wait_for_cell(&page, "b1", "conns", "3");
+    page.click(&format!("{} a", row("b1")));
+    let rows = "document.querySelectorAll('#panel tbody tr').length";
+    page.wait("its connections are listed", &format!("{rows} === 3"));
+    let first = page.text("#panel tbody a");
+    let client = clients.iter().position(|client| client.local().to_string() == first).expect("one of the clients");
+    page.click("#panel tbody button");
+    page.wait("it asks", "document.getElementById('ask').open");
+    let question = page.text("#ask-text");
+    assert!(question.contains("1 open connection: ") && question.contains(&first), "{question}");
+    page.click("#ask-yes");
+    assert_eq!(clients[client].ending(), Ending::Reset);
+    page.wait("it has left the list", &format!("{rows} === 2"));
+    wait_for_cell(&page, "b1", "conns", "2");
+
+    page.wait("all can be closed", "!document.querySelector('#panel .all').hidden");
+    page.click("#panel .all");
+    page.wait("it asks", "document.getElementById('ask').open");
+    assert!(page.text("#ask-text").contains("2 open connections"), "{}", page.text("#ask-text"));
+    page.click("#ask-yes");
+    page.wait("the list is empty", "document.getElementById('panel').textContent.includes('No client is connected')");
+    wait_for_cell(&page, "b1", "conns", "0");
+    wait_for_cell(&page, "b2", "conns", "3");
+    assert_sound(&page, admin);
+}
+
+#[test]
 fn the_address_keeps_the_view() {
     let servers = [Server::start(peers::echo), Server::start(peers::echo)];
     let (_tcplb, admin) = balanced(&servers);
@@ -173,6 +222,7 @@ fn a_narrow_screen_has_no_horizontal_scroll() {
     page.wait("the panel is open", "!document.getElementById('panel').hidden");
     assert_eq!(page.value(overflow), 0);
     assert_eq!(page.value("getComputedStyle(document.body).backgroundColor"), "rgb(14, 17, 22)", "it is dark");
+    assert_readable(&page);
     assert_sound(&page, admin);
 }
 
