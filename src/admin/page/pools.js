@@ -39,20 +39,23 @@ const draw = {
 };
 
 /// Why a backend is in its state: one short text.
-function reason(backend) {
-  const { health, state } = backend;
-  const since = health.since ? "since " + health.since.slice(11, 16) + " UTC" : known(health.last_change_seconds) ? "for " + age(health.last_change_seconds) : "";
-  const why = health.transition || (state === "down" ? health.last_result : "") || "";
-  if (state === "down") return [why.replace(/^down, /, ""), since].filter(Boolean).join(", ");
-  if (state === "draining") return many(backend.active_connections, "connection") + " left";
-  return [why.replace(/^up, /, ""), backend.backup ? "backup" : "", backend.weight === 0 ? "weight 0" : ""].filter(Boolean).join(", ");
+function reason({ health, state, reason, resets, active_connections, backup, weight }) {
+  const transition = (health.transition || "").replace(/^(up|down), /, "");
+  const since = health.since && "since " + health.since.slice(...(health.last_change_seconds < 86400 ? [11, 16] : [0, 10])) + " UTC";
+  const parts = {
+    down: () => [reason, transition, since],
+    draining: () => [many(active_connections, "connection") + " left"],
+    disabled: () => [active_connections ? many(active_connections, "connection") + " left" : ""],
+    up: () => [resets ? "reset " + resets.resets + " of the last " + resets.ended + " before a byte" : "", transition, backup ? "backup" : "", weight === 0 ? "weight 0" : ""],
+  };
+  return (parts[state] || parts.up)().filter(Boolean).join(", ");
 }
 
 /// Down with clients, down, failing, near its limit, set aside, up.
 function badness(backend) {
   if (backend.state === "down") return backend.active_connections > 0 ? 0 : 1;
   if (backend.state !== "up") return 4;
-  if (failures(backend.recent) > 0) return 2;
+  if (isFailing(backend)) return 2;
   return known(backend.connections_limit) && backend.active_connections >= 0.8 * backend.connections_limit ? 3 : 5;
 }
 
@@ -117,12 +120,12 @@ class BackendRow extends Row {
     watching.observe(this.node);
   }
   stateKey() {
-    return this.item.state + "|" + reason(this.item);
+    return [this.item.state, Boolean(isFailing(this.item)), reason(this.item)].join();
   }
   state() {
-    const why = reason(this.item);
+    const { state } = this.item, why = reason(this.item), failing = isFailing(this.item);
     this.cells.state.title = why;
-    return [make("span", { class: this.item.state }, icon(this.item.state), make("b", {}, this.item.state)), make("span", { class: "reason" }, why)];
+    return [make("span", { class: failing ? "failing" : state }, icon(failing ? "warning" : state, failing ? "failing" : state), make("b", {}, state)), make("span", { class: "reason" }, why)];
   }
 }
 
@@ -182,7 +185,7 @@ class Pool {
 }
 
 const STATES = ["up", "failing", "down", "draining", "disabled"];
-const isFailing = (backend) => backend.state === "up" && failures(backend.recent) > 0;
+const isFailing = (backend) => backend.state === "up" && (backend.resets || failures(backend.recent) > 0);
 function matches(pool, backend) {
   const shown = view.show === "all" || (view.show === "failing" ? isFailing(backend) : backend.state === view.show);
   const text = view.find.toLowerCase();

@@ -54,7 +54,7 @@ function drawVerdict({ verdict, findings, state, version, uptime_seconds, genera
   const list = findings || [];
   hide($("findings"), list.length < 2);
   put($("findings").querySelector("summary"), many(list.length, "finding"));
-  redraw($("findings").querySelector("ul"), JSON.stringify(list), () => list.map((one) => make("li", {}, icon(LEVEL_ICONS[one.level], one.level === "critical" ? "down" : "degraded"), one.text)));
+  redraw($("findings").querySelector("ul"), JSON.stringify(list), () => list.map((one) => make("li", {}, icon(LEVEL_ICONS[one.level], one.level === "critical" ? "down" : "degraded"), one.backend ? make("a", { href: "#", on: { click: (event) => follow(event, { pool: one.pool, backend: one.backend, explain: false }) } }, one.text) : one.text)));
 }
 
 function drawLimits({ process, listeners }) {
@@ -63,14 +63,14 @@ function drawLimits({ process, listeners }) {
     ["descriptors", process.descriptors, process.descriptors_limit, "", false, "open file descriptors"],
     ["local ports", process.ports_used, process.ports_limit, "", false, "ports in use towards the backend address with the most connections"],
     ["loop lag p50 / p99", times(process.loop_lag_ms), null, known(process.loop_lag_ms.p50) ? "ms" : "", false, "how long events wait for a worker, over the last minute"],
-    ["lost log lines", process.log_lines_lost_total + process.access_log_lines_lost_total, null, "", true, count(process.log_lines_lost_total) + " of the log, " + count(process.access_log_lines_lost_total) + " of the access log"],
+    ["lost log lines", process.log_lines_lost_total + process.access_log_lines_lost_total, null, "", process.log_lines_lost_recently + process.access_log_lines_lost_recently > 0, count(process.log_lines_lost_total) + " of the log, " + count(process.access_log_lines_lost_total) + " of the access log"],
     ["last reload", process.last_reload ? (process.last_reload.success ? "ok" : "failed") : "none", null, process.last_reload ? age(process.last_reload.age_seconds) + " ago" : "", process.last_reload && !process.last_reload.success, process.last_reload?.error],
   ] : [["connections", listeners.reduce((sum, one) => sum + one.active_connections, 0)]];
   const box = $("limits");
   limits.forEach(([name, value, limit, unit, bad, title], index) => {
     const cell = box.children[index] || box.appendChild(make("div", {}, make("dt", {}, name), make("dd")));
     const part = known(value) && known(limit) && limit > 0 ? value / limit : null;
-    const near = part !== null ? part >= 0.8 : Boolean(bad) && value !== 0;
+    const near = part !== null ? part >= 0.8 : Boolean(bad);
     cell.classList.toggle("near", near);
     cell.title = title || "";
     const text = typeof value === "number" ? count(value) : value ?? NONE;
