@@ -4,10 +4,12 @@
 //! a newer server.
 
 mod connections;
+mod explain;
 
 use crate::pool::AdminState;
 use crate::telemetry::Resets;
 pub use connections::{Closed, Connection, SomeClosed, SomeConnections};
+pub use explain::{Acceptance, Candidate, Explained};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;

@@ -8,6 +8,7 @@
 //! | `status`, `metrics`, `process`, `page` | what the API shows, read from the newest snapshot |
 //! | `connections` | the open connections: the workers answer |
 //! | [`changes`], [`register`], `alive` | what the API changes: a command to control, and its answer |
+//! | `explain` | where a client would go now |
 //! | `findings` | what an operator should know, from the status |
 //! | `openapi`     | the description of the API, generated                             |
 //! | `access`      | token, `Host` and `Origin` checks                                                      |
@@ -29,6 +30,7 @@ pub mod api;
 pub mod calls;
 pub mod changes;
 mod connections;
+mod explain;
 pub mod figures;
 mod findings;
 pub mod http;

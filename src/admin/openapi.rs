@@ -217,6 +217,14 @@ fn schemas() -> Value {
             "address": text, "state": { "type": "string", "enum": ["up", "backoff", "down"] },
             "connections_total": count, "last_result": maybe_text,
         })),
+        "Explained": body(&["listener", "verdict", "pool", "algorithm", "pick", "candidates"], json!({
+            "listener": text, "verdict": { "type": "string", "enum": ["accept", "refuse"] }, "reason": text,
+            "pool": text, "algorithm": text, "pick": maybe_text, "candidates": many("Candidate"),
+        })),
+        "Candidate": body(&["backend", "usable", "why", "weight", "active"], json!({
+            "backend": text, "usable": flag, "why": text, "weight": weight, "active": count,
+            "share": { "type": "number", "minimum": 0, "maximum": 1 },
+        })),
         "Changed": changed,
         "Connection": connection,
         "SomeConnections": object(json!({ "error": text, "connections": many("Connection") })),

@@ -5,7 +5,7 @@ use super::access::{Access, Permission};
 use super::http::Response;
 use super::incoming::Request;
 use super::server::Peer;
-use super::{State, changes, connections, metrics, openapi, page, register, status, target};
+use super::{State, changes, connections, explain, metrics, openapi, page, register, status, target};
 use crate::clock;
 use crate::config::text;
 use crate::control::Refused;
@@ -202,6 +202,21 @@ pub static ROUTES: &[Route] = &[
         summary: "The configuration in force, as a file.",
         answers: &[(200, "TOML.", Content::Other("application/toml"))],
         call: |state, _| Response::text(200, "application/toml", text::print(&state.published.model())),
+        ..PLAIN
+    },
+    Route {
+        path: "/v1/explain",
+        summary: "Where a client would go now, and why. Nothing changes.",
+        values: &[
+            ("client", "The client's address; a port behind it plays no part."),
+            ("listener", "The listener that it connects to; needed where there are several."),
+        ],
+        answers: &[
+            (200, "The decision.", Content::Json("Explained")),
+            WRONG,
+            (404, "There is no such listener.", Content::Json("Error")),
+        ],
+        call: explain::explain,
         ..PLAIN
     },
     Route {

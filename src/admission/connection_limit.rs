@@ -57,9 +57,12 @@ impl ConnectionLimit {
     /// Does a worker wait although there is room again? A worker calls it after dropping a guard; it is
     /// true once per wait.
     pub fn should_wake(&self) -> bool {
-        self.count.waiting.load(Ordering::SeqCst)
-            && self.count.active.load(Ordering::SeqCst) < self.limit()
-            && self.count.waiting.swap(false, Ordering::SeqCst)
+        self.count.waiting.load(Ordering::SeqCst) && self.has_room() && self.count.waiting.swap(false, Ordering::SeqCst)
+    }
+
+    /// Is there room for one more client?
+    pub fn has_room(&self) -> bool {
+        self.count.active.load(Ordering::SeqCst) < self.limit()
     }
 
     /// Clients now served.

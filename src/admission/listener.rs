@@ -3,7 +3,7 @@
 use super::{AdmissionGuard, ConnectionLimit, NoRoom};
 use crate::base::Tick;
 use crate::config::model;
-use crate::policy::limit::{Access, Admitted, Limits, Reason, Rules, SourceId, Sources};
+use crate::policy::limit::{Access, Admitted, Enforcement, Limits, Reason, Rules, SourceId, Sources};
 use crate::telemetry::{ListenerTotals, Refusal};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -67,6 +67,17 @@ impl ListenerAdmission {
         Ok(AdmissionGuard { listener, process, accepted: false, source: None })
     }
 
+    /// What an admission of this client would give now, without it. `process` is the limit of the process.
+    pub fn preview(&self, client: Option<IpAddr>, process: &ConnectionLimit, now: Tick) -> AdmissionPreview {
+        let no_room = match (process.has_room(), self.room.has_room()) {
+            (false, _) => Some(NoRoom::Process),
+            (true, false) => Some(NoRoom::Listener),
+            (true, true) => None,
+        };
+        let refusal = self.limits.preview(client, now);
+        AdmissionPreview { no_room, refusal, enforced: self.limits.enforcement == Enforcement::Enforced }
+    }
+
     /// Does a worker wait although there is room again? True once per wait.
     pub fn should_wake(&self) -> bool {
         self.room.should_wake()
@@ -97,6 +108,17 @@ impl ListenerAdmission {
     }
 }
 
+/// What an admission would give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdmissionPreview {
+    /// The limit that has no room for one more client: it would wait in the kernel's backlog.
+    pub no_room: Option<NoRoom>,
+    /// The reason to refuse it.
+    pub refusal: Option<Reason>,
+    /// Whether refusals are enforced; in a dry run the client is admitted.
+    pub enforced: bool,
+}
+
 impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Refusal {
         match reason {
@@ -110,7 +132,6 @@ impl From<Reason> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::limit::Enforcement;
 
     fn reserve(admission: &Arc<ListenerAdmission>) -> Result<AdmissionGuard, NoRoom> {
         admission.reserve(&ConnectionLimit::new(usize::MAX))

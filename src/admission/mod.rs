@@ -23,4 +23,4 @@ mod listener;
 
 pub use connection_limit::ConnectionLimit;
 pub use guard::{AdmissionGuard, NoRoom};
-pub use listener::ListenerAdmission;
+pub use listener::{AdmissionPreview, ListenerAdmission};

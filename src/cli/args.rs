@@ -65,6 +65,8 @@ pub enum Command {
     Demo(Demo),
     /// Shows what a running tcplb does
     Status(remote::Status),
+    /// Shows where a running tcplb would send a client now, and why
+    Explain(remote::Explain),
     /// Lists, adds, drains, changes and removes backends of a running tcplb
     Backends(remote::Backends),
     /// Makes a running tcplb read its file again

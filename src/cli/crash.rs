@@ -45,7 +45,7 @@ mod tests {
     use crate::base::{Address, Listen};
     use crate::config::model::{self, Global, Health, HealthKind, Model, Sandbox};
     use crate::logger;
-    use crate::policy::balance::{Algorithm, Balance, Client, Member, Shares, View};
+    use crate::policy::balance::{Algorithm, Balance, Client, Member, Preview, Shares, View};
     use std::io::{BufRead, BufReader, Read};
     use std::net::TcpStream;
     use std::process::{Command, Stdio};
@@ -66,6 +66,10 @@ mod tests {
 
     impl Balance for Broken {
         fn pick(&self, _: Client, _: &View<'_>, _: &mut fastrand::Rng) -> Option<usize> {
+            panic!("on purpose")
+        }
+
+        fn preview(&self, _: Client, _: &View<'_>) -> Preview {
             panic!("on purpose")
         }
     }

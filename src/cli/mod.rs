@@ -11,7 +11,7 @@
 //! | [`backend`]     | `tcplb backend`, the test server                                         |
 //! | `demo`          | `tcplb demo`                                                             |
 //! | `pages`         | `tcplb man` and `tcplb completions`                                      |
-//! | `remote`        | `tcplb status`, `backends`, `reload`: clients of the admin API           |
+//! | `remote`        | `tcplb status`, `explain`, `backends`, `reload`: clients of the admin API           |
 //! | `signals`, `terminal` | the process's signals, its output                                  |
 //!
 //! Messages before the balancer runs are written here; later ones go through the log.
@@ -82,6 +82,7 @@ fn dispatch() -> ExitCode {
             done(backend::run(backend.options()))
         }
         Some(Command::Status(status)) => remote::status(&status),
+        Some(Command::Explain(explain)) => remote::explain(&explain),
         Some(Command::Backends(backends)) => remote::backends(&backends),
         Some(Command::Reload(reload)) => remote::reload(&reload),
         Some(Command::Man { command }) => match pages::find(command.as_deref()) {

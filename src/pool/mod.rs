@@ -8,6 +8,7 @@
 //! |---|---|
 //! | `snapshot` | the picture of one generation |
 //! | `pick` | the choice of a backend for a client |
+//! | `explain` | which backend a client would get, and why |
 //! | `next` | builds the next generation from the last one and a model: which backends stay, and their slots |
 //! | `backend` | a backend, with its counters; outlives snapshots |
 //! | [`mod@addresses`] | the addresses of a backend, and which of them serve |
@@ -18,6 +19,7 @@
 
 pub mod addresses;
 mod backend;
+mod explain;
 mod lease;
 mod next;
 mod note;
@@ -28,6 +30,7 @@ mod standing;
 
 pub use addresses::{AddressState, Addresses, BackendAddress};
 pub use backend::{Backend, BackendId, HealthReport, Transition};
+pub use explain::{Candidate, Explanation};
 pub use lease::{Lease, Tried};
 pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints};
 pub use note::Note;

@@ -3,7 +3,7 @@
 use super::{Lease, Member, Pool, Tried};
 use crate::base::{AtomicBits, Tick};
 use crate::config::model;
-use crate::policy::balance::{Client, View};
+use crate::policy::balance::{Balance, Client, View};
 
 /// Why there is no backend for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +12,17 @@ pub enum PickError {
     AllDown,
     /// Some are up, but each has reached its `max_connections`.
     AllFull,
+}
+
+/// A stage of a choice: an algorithm, and the backends that it may choose from.
+#[derive(Clone, Copy)]
+pub(super) struct Stage<'a> {
+    /// The algorithm, over all primaries or all backups.
+    pub balance: &'a dyn Balance,
+    /// The state of the pool, for this stage.
+    pub view: View<'a>,
+    /// Whether it chooses from the backups.
+    pub backup: bool,
 }
 
 impl Pool {
@@ -27,36 +38,46 @@ impl Pool {
         let is_here = |tried: &&Tried| self.member(tried.slot).is_some_and(|member| member.backend.id == tried.id);
         // Nothing is allocated for the first attempt.
         let tried: Vec<u32> = tried.iter().filter(is_here).map(|tried| tried.slot as u32).collect();
-        let tried = &tried[..];
-        if !self.warm.is_empty() {
-            let group = self.primary.group(client, random);
-            // Backups wait: a primary in slow start comes before them.
-            let choose = |excluded: &[u32], random: &mut fastrand::Rng| {
-                let view = View { warm: self.warm.get(group), ..self.view(&self.up, excluded, now) };
-                self.primary.pick(client, &view, random)
-            };
-            if let Some(lease) = self.lease(tried, choose, random) {
-                return Ok(lease);
-            }
-        }
-        let choose = |excluded: &[u32], random: &mut fastrand::Rng| {
-            let choice = self.choose(&self.up, excluded, client, now, random);
-            choice.or_else(|| self.choose(self.last_resort()?, excluded, client, now, random))
+        let draw = |random: &mut fastrand::Rng| random.usize(..self.warm.len());
+        let group = match self.warm.is_empty() {
+            true => None,
+            false => Some(self.primary.group(client).unwrap_or_else(|| draw(random))),
         };
-        self.lease(tried, choose, random).ok_or_else(|| self.why_none(tried))
+        let lease = self.decide(group, &tried, now, |stage| self.lease(stage, client, random));
+        lease.ok_or_else(|| self.why_none(&tried))
     }
 
-    /// The first lease that can be had of those whose slots `choose` gives, one after the other.
-    fn lease(
-        &self,
-        tried: &[u32],
-        choose: impl Fn(&[u32], &mut fastrand::Rng) -> Option<usize>,
-        random: &mut fastrand::Rng,
-    ) -> Option<Lease> {
+    /// Goes through the stages of a choice. The first one for which `choose` gives a result decides.
+    pub(super) fn decide<'a, T>(
+        &'a self,
+        group: Option<usize>,
+        tried: &'a [u32],
+        now: Tick,
+        mut choose: impl FnMut(&Stage<'a>) -> Option<T>,
+    ) -> Option<T> {
+        let view = View { up: &self.up, warm: None, loads: &self.loads, limits: &self.limits, tried, now };
+        let stage = Stage { balance: &*self.primary, view, backup: false };
+        let group = group.and_then(|group| self.warm.get(group));
+        // Backups wait: a primary in slow start comes before them.
+        let warm = group.and_then(|warm| choose(&Stage { view: View { warm: Some(warm), ..view }, ..stage }));
+        if warm.is_some() {
+            return warm;
+        }
+        let mut of_all = |stage: Stage<'a>| {
+            let backups = || Some(Stage { balance: self.backup.as_deref()?, backup: true, ..stage });
+            choose(&stage).or_else(|| choose(&backups()?))
+        };
+        let last_resort = || Some(Stage { view: View { up: self.last_resort()?, ..view }, ..stage });
+        of_all(stage).or_else(|| of_all(last_resort()?))
+    }
+
+    /// The first lease that can be had of the backends that the stage's algorithm gives, one after the other.
+    fn lease(&self, stage: &Stage<'_>, client: Client, random: &mut fastrand::Rng) -> Option<Lease> {
         // A backend that fills up between choice and lease counts as tried, for this choice only.
         let mut lost = Vec::new();
         loop {
-            let slot = choose(if lost.is_empty() { tried } else { &lost }, random)?;
+            let tried = if lost.is_empty() { stage.view.tried } else { &lost };
+            let slot = stage.balance.pick(client, &View { tried, ..stage.view }, random)?;
             let (Some(member), Some(&limit)) = (self.member(slot), self.limits.get(slot)) else {
                 debug_assert!(false, "{:?} chose {slot} of {}", self.settings.algorithm, self.positions.len());
                 return None;
@@ -65,7 +86,7 @@ impl Pool {
                 return Some(lease);
             }
             if lost.is_empty() {
-                lost.extend_from_slice(tried);
+                lost.extend_from_slice(stage.view.tried);
             }
             lost.push(slot as u32);
         }
@@ -73,7 +94,7 @@ impl Pool {
 
     /// The backends to try when no other is left, if the pool tries any. Where health is `off`, a back-off proves nothing;
     /// with `try-all`, probes that fail everywhere prove nothing either.
-    fn last_resort(&self) -> Option<&AtomicBits> {
+    pub(super) fn last_resort(&self) -> Option<&AtomicBits> {
         let is_up = |member: &Member| member.weight > 0 && self.up.get(member.slot);
         let off = self.settings.health.kind == model::HealthKind::Off;
         let tries_all = self.settings.all_down == model::AllDown::TryAll;
@@ -87,25 +108,8 @@ impl Pool {
         self.members.iter().any(|member| member.weight > 0 && serves(member.slot))
     }
 
-    /// A primary out of `up`, or else a backup.
-    fn choose(
-        &self,
-        up: &AtomicBits,
-        tried: &[u32],
-        client: Client,
-        now: Tick,
-        random: &mut fastrand::Rng,
-    ) -> Option<usize> {
-        let view = self.view(up, tried, now);
-        let choice = self.primary.pick(client, &view, random);
-        choice.or_else(|| self.backup.as_ref()?.pick(client, &view, random))
-    }
-
-    fn view<'a>(&'a self, up: &'a AtomicBits, tried: &'a [u32], now: Tick) -> View<'a> {
-        View { up, warm: None, loads: &self.loads, limits: &self.limits, tried, now }
-    }
-
-    fn why_none(&self, tried: &[u32]) -> PickError {
+    /// Why none of its backends can be chosen.
+    pub(super) fn why_none(&self, tried: &[u32]) -> PickError {
         let up = self.last_resort().unwrap_or(&self.up);
         let open = |member: &Member| member.weight > 0 && up.get(member.slot) && !tried.contains(&(member.slot as u32));
         if self.members.iter().any(open) { PickError::AllFull } else { PickError::AllDown }

@@ -41,6 +41,26 @@ pub struct Reload {
     pub reach: Reach,
 }
 
+/// `tcplb explain`.
+#[derive(Args, Debug)]
+pub struct Explain {
+    /// The client's address, as the log has it; the port plays no part
+    #[arg(long, value_name = "IP[:PORT]")]
+    pub client: String,
+
+    /// The listener that it connects to; needed where there are several
+    #[arg(long, value_name = "NAME")]
+    pub listener: Option<String>,
+
+    /// Prints the API's JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// How to reach it.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
 /// `tcplb backends`.
 #[derive(Args, Debug)]
 pub struct Backends {

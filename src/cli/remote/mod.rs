@@ -5,6 +5,7 @@
 //! | [`args`]   | the arguments                                      |
 //! | `client`   | HTTP over a socket, bounded                       |
 //! | `backends` | `tcplb backends …`                                |
+//! | `explain`  | `tcplb explain`                                   |
 //! | `table`    | columns for people                                |
 //!
 //! Exit codes other than 0: 1 tcplb refused, 2 wrong usage, [`UNREACHABLE`] no answer, [`TIMED_OUT`] `--wait` took too
@@ -13,6 +14,7 @@
 pub mod args;
 mod backends;
 mod client;
+mod explain;
 mod table;
 
 use super::terminal;
@@ -23,6 +25,7 @@ use serde::de::DeserializeOwned;
 use std::process::ExitCode;
 
 pub use backends::run as backends;
+pub use explain::run as explain;
 
 /// Exit code: tcplb refused the request.
 pub const REFUSED: u8 = 1;

@@ -40,7 +40,8 @@ fn shown(cell: Option<String>) -> String {
     cell.unwrap_or_else(|| "-".to_owned())
 }
 
-fn table(heads: &[(String, Align)], rows: Vec<Vec<String>>) -> String {
+/// A table with these heads.
+pub fn table(heads: &[(String, Align)], rows: Vec<Vec<String>>) -> String {
     let first: Vec<String> = heads.iter().map(|(head, _)| head.clone()).collect();
     let lines: Vec<Vec<String>> = std::iter::once(first).chain(rows).collect();
     let width = |column: usize| {

@@ -9,7 +9,7 @@
 //! are scanned instead, which bounds the cost and finds every usable backend.
 
 use super::candidates::Candidates;
-use super::{Member, View};
+use super::{Member, Preview, View};
 
 /// Draws before all backends are scanned. With half of the weight usable, the 64th is needed once in 10^19.
 const DRAWS: usize = 64;
@@ -67,6 +67,16 @@ impl Alias {
             }
         }
         self.candidates.draw(view, random, except)
+    }
+
+    /// What [`Alias::draw`] would give.
+    pub fn preview(&self, view: &View<'_>) -> Preview {
+        self.candidates.preview(view)
+    }
+
+    /// The usable backends.
+    pub fn usable<'a>(&'a self, view: &'a View<'_>) -> impl Iterator<Item = usize> + 'a {
+        self.candidates.usable(0, view)
     }
 
     /// The weight of a member; 0 for an index outside.

@@ -3,7 +3,7 @@
 //! Every algorithm that scans many backends does it here, so that the round over usable ones, 64 at a time, is written
 //! once. The [`View`] knows which backends are usable; this module knows which have weight.
 
-use super::{LoadBlock, Member, View};
+use super::{LoadBlock, Member, Preview, View};
 use crate::base::bits::WORD;
 use std::ops::ControlFlow;
 
@@ -64,6 +64,11 @@ impl Candidates {
         chosen
     }
 
+    /// What [`Candidates::draw`] would give.
+    pub fn preview(&self, view: &View<'_>) -> Preview {
+        Preview::by_weight(self.usable(0, view).map(|index| (index, self.weight(index).into())))
+    }
+
     /// Visits every candidate that is up once, in a round from `start`, until `visit` breaks. The visitor checks limits
     /// and tried backends with [`View::has_room`] for the few that it would take: checking all would double the cost of
     /// the scan.
@@ -85,7 +90,7 @@ impl Candidates {
     }
 
     /// The usable backends, in one round from `start`.
-    fn usable<'a>(&'a self, start: usize, view: &'a View<'_>) -> impl Iterator<Item = usize> + 'a {
+    pub fn usable<'a>(&'a self, start: usize, view: &'a View<'_>) -> impl Iterator<Item = usize> + 'a {
         let indexes = |(word, bits)| ones(bits).map(move |lane| word * WORD + lane);
         self.round(start, view).flat_map(indexes).filter(|&index| view.has_room(index))
     }

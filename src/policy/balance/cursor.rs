@@ -16,6 +16,12 @@ impl Cursor {
         Cursor { handed_out: AtomicU64::new(start.checked_rem(len).unwrap_or(0)), len }
     }
 
+    /// What [`Cursor::take`] would give.
+    pub fn peek(&self, find: impl Fn(usize) -> Option<(usize, usize)>) -> Option<usize> {
+        let cursor = self.handed_out.load(Ordering::Relaxed);
+        find(cursor.checked_rem(self.len)? as usize).map(|(_, found)| found)
+    }
+
     /// Takes a turn. `find` gets the position where it begins, and returns how many positions it skips and its result.
     /// Every position is handed out or skipped exactly once per round, whichever worker calls; `find` runs again if
     /// another worker took a turn meanwhile. A turn without a result does not move the cursor.

@@ -4,7 +4,7 @@
 //! client can be switched off. HAProxy calls the same `balance first`.
 
 use super::candidates::Candidates;
-use super::{Balance, Client, Member, View};
+use super::{Balance, Client, Member, Preview, View};
 
 struct First(Candidates);
 
@@ -16,5 +16,9 @@ pub fn build(members: &[Member], _start: u64) -> Box<dyn Balance> {
 impl Balance for First {
     fn pick(&self, _: Client, view: &View<'_>, _: &mut fastrand::Rng) -> Option<usize> {
         self.0.next_from(0, view)
+    }
+
+    fn preview(&self, _: Client, view: &View<'_>) -> Preview {
+        Preview::Certain(self.0.next_from(0, view))
     }
 }

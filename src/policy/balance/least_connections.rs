@@ -3,7 +3,7 @@
 
 use super::lightest::Lightest;
 use super::weighted_round_robin::WeightedRoundRobin;
-use super::{Balance, Client, Member, View};
+use super::{Balance, Client, Member, Preview, View};
 use std::ops::ControlFlow;
 
 struct LeastConnections(WeightedRoundRobin);
@@ -15,7 +15,17 @@ pub fn build(members: &[Member], start: u64) -> Box<dyn Balance> {
 
 impl Balance for LeastConnections {
     fn pick(&self, _: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
-        let start = self.0.take(view, random)?;
+        self.lightest(self.0.take(view, random)?, view)
+    }
+
+    fn preview(&self, _: Client, view: &View<'_>) -> Preview {
+        self.0.peek(view).then(|start| self.lightest(start, view))
+    }
+}
+
+impl LeastConnections {
+    /// The lightest backend in a round from `start`.
+    fn lightest(&self, start: usize, view: &View<'_>) -> Option<usize> {
         let mut lightest = Lightest::new();
         self.0.candidates().visit(start, view, |lane| {
             lightest.offer(&lane, lane.block.load(lane.lane, view.now).into(), view);

@@ -10,7 +10,7 @@
 use super::lightest::{HEAVIEST, Lightest};
 use super::load::Latency;
 use super::weighted_round_robin::WeightedRoundRobin;
-use super::{Balance, Client, Member, View};
+use super::{Balance, Client, Member, Preview, View};
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -31,6 +31,20 @@ pub fn build(members: &[Member], start: u64) -> Box<dyn Balance> {
 impl Balance for LeastTime {
     fn pick(&self, _: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
         let start = self.turns.take(view, random)?;
+        let (index, choices) = self.choose(start, view);
+        // Two workers may start a trial at once, or lose a count; the limit is approximate.
+        self.since_trial.store(choices, Ordering::Relaxed);
+        index
+    }
+
+    fn preview(&self, _: Client, view: &View<'_>) -> Preview {
+        self.turns.peek(view).then(|start| self.choose(start, view).0)
+    }
+}
+
+impl LeastTime {
+    /// The choice in a round from `start`, and the choices since the last trial after it.
+    fn choose(&self, start: usize, view: &View<'_>) -> (Option<usize>, u32) {
         let choices = self.since_trial.load(Ordering::Relaxed);
         let trial = choices >= TRIALS;
         let (mut measured, mut unmeasured, mut fastest) = (Lightest::new(), Lightest::new(), u64::MAX);
@@ -57,9 +71,7 @@ impl Balance for LeastTime {
             }
             (_, new) => new.is_some(),
         };
-        // Two workers may start a trial at once, or lose a count; the limit is approximate.
         let choices = if new_goes_first && trial { 0 } else { choices.saturating_add(1) };
-        self.since_trial.store(choices, Ordering::Relaxed);
-        if new_goes_first { unmeasured.index } else { measured.index }
+        (if new_goes_first { unmeasured.index } else { measured.index }, choices)
     }
 }

@@ -13,7 +13,7 @@
 //! moves nearly every client, once.
 
 use super::rendezvous::Rendezvous;
-use super::{Balance, Client, Member, View, hash};
+use super::{Balance, Client, Member, Preview, View, hash};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -41,6 +41,20 @@ pub fn build(members: &[Member], _: u64) -> Box<dyn Balance> {
 
 impl Balance for Maglev {
     fn pick(&self, client: Client, view: &View<'_>, _: &mut fastrand::Rng) -> Option<usize> {
+        self.choose(client, view)
+    }
+
+    fn preview(&self, client: Client, view: &View<'_>) -> Preview {
+        Preview::Certain(self.choose(client, view))
+    }
+
+    fn group(&self, client: Client) -> Option<usize> {
+        Some(hash::group(client.ip))
+    }
+}
+
+impl Maglev {
+    fn choose(&self, client: Client, view: &View<'_>) -> Option<usize> {
         let client = hash::client(client.ip);
         for attempt in 0..=REHASHES {
             let entry = hash::reduce(hash::nth(client, attempt), self.table.len());
@@ -50,10 +64,6 @@ impl Balance for Maglev {
             }
         }
         self.rendezvous.best(client, view)
-    }
-
-    fn group(&self, client: Client, _: &mut fastrand::Rng) -> usize {
-        hash::group(client.ip)
     }
 }
 

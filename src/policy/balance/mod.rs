@@ -21,27 +21,36 @@
 //! [`REGISTRY`]. A complete example with its row:
 //!
 //! ```
-//! use tcplb::policy::balance::{Algorithm, Alias, Balance, Client, Member, Shares, View};
+//! use tcplb::policy::balance::{Algorithm, Balance, Candidates, Client, Member, Preview, Shares, View};
 //!
-//! /// Of three drawn at random by weight the one with the fewest connections per unit of weight.
-//! struct PowerOfThree(Alias);
+//! /// The last usable one in the order of the configuration.
+//! struct Last(Candidates);
 //!
 //! fn build(members: &[Member], _start: u64) -> Box<dyn Balance> {
-//!     Box::new(PowerOfThree(Alias::new(members)))
+//!     Box::new(Last(Candidates::new(members)))
 //! }
 //!
-//! impl Balance for PowerOfThree {
-//!     fn pick(&self, _: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
-//!         let load = |&index: &usize| (u64::from(view.load(index)) << 16) / u64::from(self.0.weight(index));
-//!         (0..3).filter_map(|_| self.0.draw(view, random, None)).min_by_key(load)
+//! impl Last {
+//!     fn choose(&self, view: &View<'_>) -> Option<usize> {
+//!         (0..self.0.len()).rev().find(|&index| self.0.weight(index) > 0 && view.usable(index))
+//!     }
+//! }
+//!
+//! impl Balance for Last {
+//!     fn pick(&self, _: Client, view: &View<'_>, _: &mut fastrand::Rng) -> Option<usize> {
+//!         self.choose(view)
+//!     }
+//!
+//!     fn preview(&self, _: Client, view: &View<'_>) -> Preview {
+//!         Preview::Certain(self.choose(view))
 //!     }
 //! }
 //!
 //! const ROW: Algorithm = Algorithm {
-//!     name: "power-of-three",
-//!     short: &["p3c"],
-//!     picks: "the least loaded of three at random",
-//!     shares: Shares::ByWeight,
+//!     name: "last",
+//!     short: &[],
+//!     picks: "the last in the order of the configuration that has room",
+//!     shares: Shares::InOrder,
 //!     build,
 //! };
 //! ```
@@ -53,9 +62,8 @@
 //! In turn: `round_robin`, `weighted_round_robin`, `sticky_round_robin`, over `cursor` and `smooth`. In order:
 //! `first`. At random: `random`, `power_of_two`, over `alias`. By load (see `load`): `least_connections`, `least_time`, over `lightest`. By
 //! the client's address: `source_hash`, `maglev`, over `hash` and `rendezvous`. Scans of many backends go through
-//! `candidates`.
+//! `candidates`. What a choice would be, without making it: `preview`.
 
-use super::slow_start::GROUPS;
 use crate::base::bits::WORD;
 use crate::base::{AtomicBits, Tick};
 use std::fmt;
@@ -130,10 +138,14 @@ pub trait Balance: Send + Sync {
     /// The index of a backend for `client`, or `None` if none is usable.
     fn pick(&self, client: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize>;
 
-    /// The slow-start group of a choice for this client: see [`super::slow_start`]. An algorithm that ties clients to
-    /// backends by address returns the same group for an address each time.
-    fn group(&self, _client: Client, random: &mut fastrand::Rng) -> usize {
-        random.usize(..GROUPS)
+    /// What [`Balance::pick`] would give now, for this client and this view. Nothing changes: no turn is taken, no client
+    /// is remembered. It runs the code of `pick`, or knows the exact chances of its draw.
+    fn preview(&self, client: Client, view: &View<'_>) -> Preview;
+
+    /// The slow-start group of all choices for this client, below [`super::slow_start::GROUPS`]. An algorithm that ties
+    /// clients to backends by address has one for each address. `None`: each choice draws a group.
+    fn group(&self, _client: Client) -> Option<usize> {
+        None
     }
 
     /// The same algorithm for a changed membership, with its table of clients. `None` if it keeps nothing: then a new
@@ -286,6 +298,7 @@ mod lightest;
 pub mod load;
 mod maglev;
 mod power_of_two;
+mod preview;
 mod random;
 mod rendezvous;
 mod round_robin;
@@ -297,6 +310,7 @@ mod weighted_round_robin;
 pub use alias::Alias;
 pub use candidates::{Candidates, Lane};
 pub use load::LoadBlock;
+pub use preview::Preview;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 
 use super::candidates::Candidates;
 use super::cursor::Cursor;
-use super::{Balance, Client, Member, View};
+use super::{Balance, Client, Member, Preview, View};
 
 /// Round robin; the sticky variant uses it for a client's first connection.
 pub(super) struct RoundRobin {
@@ -24,11 +24,18 @@ impl RoundRobin {
     }
 
     pub(super) fn take(&self, view: &View<'_>) -> Option<usize> {
-        self.cursor.take(|start| {
-            let index = self.candidates.next_from(start, view)?;
-            let passed = if index < start { index + self.candidates.len() - start } else { index - start };
-            Some((passed, index))
-        })
+        self.cursor.take(|start| self.find(start, view))
+    }
+
+    pub(super) fn peek(&self, view: &View<'_>) -> Option<usize> {
+        self.cursor.peek(|start| self.find(start, view))
+    }
+
+    /// The positions that a turn from `start` skips, and its backend.
+    fn find(&self, start: usize, view: &View<'_>) -> Option<(usize, usize)> {
+        let index = self.candidates.next_from(start, view)?;
+        let passed = if index < start { index + self.candidates.len() - start } else { index - start };
+        Some((passed, index))
     }
 
     pub(super) fn has_weight(&self, index: usize) -> bool {
@@ -39,5 +46,9 @@ impl RoundRobin {
 impl Balance for RoundRobin {
     fn pick(&self, _: Client, view: &View<'_>, _: &mut fastrand::Rng) -> Option<usize> {
         self.take(view)
+    }
+
+    fn preview(&self, _: Client, view: &View<'_>) -> Preview {
+        Preview::Certain(self.peek(view))
     }
 }

@@ -11,7 +11,7 @@
 //! Only if all three are unusable is the race run again; with a tenth of the backends down, once in a thousand choices.
 
 use super::rendezvous::Rendezvous;
-use super::{Balance, Client, Member, View, hash};
+use super::{Balance, Client, Member, Preview, View, hash};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,6 +34,20 @@ pub fn build(members: &[Member], _: u64) -> Box<dyn Balance> {
 
 impl Balance for SourceHash {
     fn pick(&self, client: Client, view: &View<'_>, _: &mut fastrand::Rng) -> Option<usize> {
+        self.choose(client, view)
+    }
+
+    fn preview(&self, client: Client, view: &View<'_>) -> Preview {
+        Preview::Certain(self.choose(client, view))
+    }
+
+    fn group(&self, client: Client) -> Option<usize> {
+        Some(hash::group(client.ip))
+    }
+}
+
+impl SourceHash {
+    fn choose(&self, client: Client, view: &View<'_>) -> Option<usize> {
         let bucket = hash::reduce(hash::client(client.ip), BUCKETS);
         // Mixed, so that consecutive buckets have independent keys.
         let key = hash::nth(0, bucket as u64);
@@ -41,12 +55,6 @@ impl Balance for SourceHash {
         usable.or_else(|| self.rendezvous.best(key, view))
     }
 
-    fn group(&self, client: Client, _: &mut fastrand::Rng) -> usize {
-        hash::group(client.ip)
-    }
-}
-
-impl SourceHash {
     fn first(&self, bucket: usize, key: u64) -> [Option<usize>; 3] {
         let new_page = || (0..PAGE).map(|_| AtomicU64::new(0)).collect();
         let known = &self.known[bucket / PAGE].get_or_init(new_page)[bucket % PAGE];

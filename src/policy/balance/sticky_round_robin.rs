@@ -16,7 +16,7 @@
 //! change to the successor. A pin to a removed backend acts like a pin to a dead one.
 
 use super::round_robin::RoundRobin;
-use super::{Balance, Client, Member, View, hash};
+use super::{Balance, Client, Member, Preview, View, hash};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -49,6 +49,12 @@ impl StickyRoundRobin {
         StickyRoundRobin { turns: RoundRobin::new(members, start), identities, by_identity, pins }
     }
 
+    /// The pinned backend, if it is usable. One of weight 0 takes no new connections, not even of clients that are pinned
+    /// to it.
+    fn usable(&self, pin: Pin, view: &View<'_>) -> Option<usize> {
+        self.index_of(pin).filter(|&index| self.turns.has_weight(index) && view.usable(index))
+    }
+
     /// The index of the pinned backend in this membership.
     fn index_of(&self, pin: Pin) -> Option<usize> {
         let index = pin.index as usize;
@@ -66,9 +72,8 @@ impl Balance for StickyRoundRobin {
         let address = hash::address(ip);
         // Locked until the pin is set, so that two first connections of one client get the same backend.
         let mut shard = self.pins.shard(address).lock();
-        let pinned = shard.get(address, self.pins.most_per_generation).and_then(|pin| self.index_of(pin));
-        // A backend of weight 0 takes no new connections, not even of clients that are pinned to it.
-        if let Some(index) = pinned.filter(|&index| self.turns.has_weight(index) && view.usable(index)) {
+        let pin = shard.get(address, self.pins.most_per_generation);
+        if let Some(index) = pin.and_then(|pin| self.usable(pin, view)) {
             return Some(index);
         }
         let index = self.turns.take(view)?;
@@ -77,8 +82,13 @@ impl Balance for StickyRoundRobin {
         Some(index)
     }
 
-    fn group(&self, client: Client, _: &mut fastrand::Rng) -> usize {
-        hash::group(client.ip)
+    fn preview(&self, client: Client, view: &View<'_>) -> Preview {
+        let pin = client.ip.map(hash::address).and_then(|address| self.pins.shard(address).lock().peek(address));
+        Preview::Certain(pin.and_then(|pin| self.usable(pin, view)).or_else(|| self.turns.peek(view)))
+    }
+
+    fn group(&self, client: Client) -> Option<usize> {
+        Some(hash::group(client.ip))
     }
 
     fn successor(&self, members: &[Member], start: u64) -> Option<Box<dyn Balance>> {
@@ -127,6 +137,11 @@ impl Shard {
         let pin = self.old.remove(&address)?;
         self.insert(address, pin, most);
         Some(pin)
+    }
+
+    /// The pin of an address, which stays as old as it is.
+    fn peek(&self, address: u128) -> Option<Pin> {
+        self.young.get(&address).or_else(|| self.old.get(&address)).copied()
     }
 
     fn insert(&mut self, address: u128, pin: Pin, most: usize) {

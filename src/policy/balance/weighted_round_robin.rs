@@ -11,7 +11,7 @@
 use super::candidates::Candidates;
 use super::cursor::Cursor;
 use super::round_robin::RoundRobin;
-use super::{Balance, Client, Member, View, smooth};
+use super::{Balance, Client, Member, Preview, View, smooth};
 
 /// Turns that a choice skips before it draws. Short periods are always searched to the end.
 const MOST_PASSED: usize = 512;
@@ -43,12 +43,23 @@ impl WeightedRoundRobin {
     }
 
     pub(super) fn take(&self, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
-        let turn = self.cursor.take(|start| {
-            let (before, after) = self.order.split_at_checked(start)?;
-            let turns = after.iter().chain(before).map(|&index| index as usize);
-            turns.take(MOST_PASSED).enumerate().find(|&(_, index)| view.usable(index))
-        });
+        let turn = self.cursor.take(|start| self.find(start, view));
         turn.or_else(|| self.candidates.draw(view, random, None))
+    }
+
+    /// What [`WeightedRoundRobin::take`] would give.
+    pub(super) fn peek(&self, view: &View<'_>) -> Preview {
+        match self.cursor.peek(|start| self.find(start, view)) {
+            Some(index) => Preview::Certain(Some(index)),
+            None => self.candidates.preview(view),
+        }
+    }
+
+    /// The positions that a turn from `start` skips, and its backend.
+    fn find(&self, start: usize, view: &View<'_>) -> Option<(usize, usize)> {
+        let (before, after) = self.order.split_at_checked(start)?;
+        let turns = after.iter().chain(before).map(|&index| index as usize);
+        turns.take(MOST_PASSED).enumerate().find(|&(_, index)| view.usable(index))
     }
 
     pub(super) fn candidates(&self) -> &Candidates {
@@ -59,6 +70,10 @@ impl WeightedRoundRobin {
 impl Balance for WeightedRoundRobin {
     fn pick(&self, _: Client, view: &View<'_>, random: &mut fastrand::Rng) -> Option<usize> {
         self.take(view, random)
+    }
+
+    fn preview(&self, _: Client, view: &View<'_>) -> Preview {
+        self.peek(view)
     }
 }
 

@@ -87,6 +87,12 @@ impl Limits {
             None => Ok(Admitted::default()),
         }
     }
+
+    /// The reason for which [`Limits::admit`] would refuse this client, or would in a dry run. Nothing is counted.
+    pub fn preview(&self, client: Option<IpAddr>, now: Tick) -> Option<Reason> {
+        let ip = client?;
+        if !self.access.allows(ip) { Some(Reason::Denied) } else { self.sources.as_ref()?.preview(ip, now) }
+    }
 }
 
 #[cfg(test)]
@@ -119,6 +125,7 @@ mod tests {
     fn a_dry_run_admits_every_client_with_the_reason() {
         let limits = limits(Enforcement::DryRun);
         let (denied, client) = ("192.0.2.1".parse().ok(), "198.51.100.1".parse().ok());
+        assert_eq!((limits.preview(denied, Tick(0)), limits.preview(client, Tick(0))), (Some(Reason::Denied), None));
         assert_eq!(limits.admit(denied, Tick(0)).unwrap().would_refuse, Some(Reason::Denied));
         let first = limits.admit(client, Tick(0)).unwrap();
         assert_eq!(first.would_refuse, None);

@@ -152,13 +152,11 @@ impl Sources {
         let source = Source::of(ip);
         let mut shard = self.shard(source).lock();
         shard.forget(now);
-        let full = self.rules.per_second.map_or(0, |rate| u64::from(rate) * PARTS);
         if !shard.known.contains_key(&source) && shard.known.len() >= self.table.room && !shard.make_room() {
             self.table.untracked.fetch_add(1, Ordering::Relaxed);
             return Ok(Admitted::default());
         }
-        let new = Entry { active: 0, level: full, at: now, listed: false };
-        let entry = shard.known.entry(source).or_insert(new);
+        let entry = shard.known.entry(source).or_insert_with(|| Entry::new(self.rules, now));
         match entry.take(self.rules, now) {
             Some(reason) if enforcement == Enforcement::Enforced => {
                 if entry.active == 0 && !entry.listed {
@@ -171,6 +169,17 @@ impl Sources {
                 entry.active += 1;
                 Ok(Admitted { source: Some(SourceId(source)), would_refuse })
             }
+        }
+    }
+
+    /// The reason for which [`Sources::enter`] would refuse a connection from `ip`. Nothing is counted.
+    pub fn preview(&self, ip: IpAddr, now: Tick) -> Option<Reason> {
+        let source = Source::of(ip);
+        let shard = self.shard(source).lock();
+        match shard.known.get(&source) {
+            Some(entry) => entry.check(self.rules, now).1,
+            None if shard.is_full(self.table.room) => None,
+            None => Entry::new(self.rules, now).check(self.rules, now).1,
         }
     }
 
@@ -210,22 +219,34 @@ impl Source {
 }
 
 impl Entry {
+    /// A source without connections, and with a full bucket.
+    fn new(rules: Rules, now: Tick) -> Entry {
+        let full = rules.per_second.map_or(0, |rate| u64::from(rate) * PARTS);
+        Entry { active: 0, level: full, at: now, listed: false }
+    }
+
     /// Takes a token, if the rules allow one more connection.
     fn take(&mut self, rules: Rules, now: Tick) -> Option<Reason> {
-        if rules.connections.is_some_and(|most| self.active >= most) {
-            return Some(Reason::SourceLimit);
+        let (level, reason) = self.check(rules, now);
+        if let Some(level) = level {
+            self.at = self.at.max(now);
+            self.level = level;
         }
-        let rate = u64::from(rules.per_second?);
+        reason
+    }
+
+    /// The reason to refuse one more connection, and the level after it where there is a rate and it was looked at.
+    fn check(&self, rules: Rules, now: Tick) -> (Option<u64>, Option<Reason>) {
+        if rules.connections.is_some_and(|most| self.active >= most) {
+            return (None, Some(Reason::SourceLimit));
+        }
+        let Some(rate) = rules.per_second.map(u64::from) else { return (None, None) };
         // Workers read their clocks independently, so time may go back a little; the level then stays.
         let elapsed = (now - self.at).min(REFILL).as_micros() as u64;
-        self.at = self.at.max(now);
-        self.level = (self.level + elapsed * rate).min(rate * PARTS);
-        match self.level.checked_sub(PARTS) {
-            Some(left) => {
-                self.level = left;
-                None
-            }
-            None => Some(Reason::SourceRate),
+        let level = (self.level + elapsed * rate).min(rate * PARTS);
+        match level.checked_sub(PARTS) {
+            Some(left) => (Some(left), None),
+            None => (Some(level), Some(Reason::SourceRate)),
         }
     }
 
@@ -249,6 +270,11 @@ impl Shard {
                 None => {}
             }
         }
+    }
+
+    /// Whether a new source finds no room: all sources have connections.
+    fn is_full(&self, room: usize) -> bool {
+        self.known.len() >= room && self.known.values().all(|entry| entry.active > 0)
     }
 
     /// Removes an idle source, whatever its level. False if there is none.
@@ -396,6 +422,7 @@ mod tests {
         kept.push(enter(&sources, v4(4), at(1)).unwrap());
         assert_eq!((sources.len(), sources.untracked()), (4, 0), "the idle one made room");
         for _ in 0..5 {
+            assert_eq!(sources.preview(v4(5), at(2)), None);
             assert!(enter(&sources, v4(5), at(2)).unwrap().is_none());
         }
         assert_eq!((sources.len(), sources.untracked()), (4, 5));
@@ -434,6 +461,9 @@ mod tests {
                 };
                 let taken = if expected.is_none() { PARTS } else { 0 };
                 buckets.insert(source, (level - taken, now));
+                // A preview, of any source, changes nothing.
+                prop_assert!((0..6).map(|other| sources.preview(v4(other), at(now))).all(|reason| reason != Some(Reason::Denied)));
+                prop_assert_eq!(sources.preview(v4(source), at(now)), expected);
                 let entered = enter(&sources, v4(source), at(now));
                 prop_assert_eq!(entered.as_ref().err().copied(), expected);
                 let place = entered.ok().flatten();

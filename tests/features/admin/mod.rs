@@ -8,6 +8,7 @@ mod clients;
 mod connections;
 mod crowd;
 mod exact;
+mod explain;
 mod exposition;
 mod metrics;
 mod scale;

@@ -1,0 +1,137 @@
+//! `GET /v1/explain`: where a client would go now, and why. The code that decides answers, and nothing changes.
+
+use super::State;
+use super::api::{self, Acceptance};
+use super::http::Response;
+use super::routes::Call;
+use crate::admission::{AdmissionPreview, ConnectionLimit, NoRoom};
+use crate::base::{Endpoint, Tick, duration};
+use crate::clock;
+use crate::config::model::NoBackend;
+use crate::policy::balance::Client;
+use crate::policy::limit::Reason;
+use crate::pool::{Explanation, Listener, PickError, Snapshot};
+use crate::telemetry::Refusal;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// The call.
+pub fn explain(state: &State, call: &Call<'_>) -> Response {
+    let explained = || {
+        let client = client(call.value("client"))?;
+        let listener = listener(&state.published.snapshot(), call.value("listener"))?;
+        let draining = state.published.is_draining();
+        Ok(of(&listener, client, state.published.connection_limit(), draining, clock::now()))
+    };
+    explained().map_or_else(|refusal| refusal, |explained| Response::json(200, &explained))
+}
+
+/// The client's address, with or without a port.
+fn client(text: Option<&str>) -> Result<IpAddr, Response> {
+    let wanted =
+        "client: expected an address with or without a port, like 192.0.2.7, 192.0.2.7:51000 or [2001:db8::7]:51000";
+    let Some(text) = text else { return Err(Response::error(400, format!("{wanted}, got none"))) };
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let parsed = bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|at| at.ip()));
+    parsed.ok_or_else(|| Response::error(400, format!("{wanted}, got `{text}`")))
+}
+
+/// The listener of this name; without a name, the only one.
+fn listener(snapshot: &Snapshot, name: Option<&str>) -> Result<Arc<Listener>, Response> {
+    let known = || {
+        let names: Vec<&str> = snapshot.listeners.iter().map(|listener| listener.name.as_str()).collect();
+        names.join(", ")
+    };
+    match (name, snapshot.listeners.as_slice()) {
+        (None, [only]) => Ok(only.clone()),
+        (None, []) => Err(Response::error(400, "there is no listener")),
+        (None, _) => Err(Response::error(400, format!("listener: expected one of {}, got none", known()))),
+        (Some(name), _) => snapshot
+            .listener(name)
+            .cloned()
+            .ok_or_else(|| Response::error(404, format!("there is no listener `{name}`; there are {}", known()))),
+    }
+}
+
+fn of(listener: &Listener, ip: IpAddr, process: &ConnectionLimit, draining: bool, now: Tick) -> api::Explained {
+    let pool = &listener.pool;
+    // A client of a unix socket has no address, unless a PROXY header announces one.
+    let has_address = listener.settings.accept_proxy
+        || listener.addresses.iter().any(|address| matches!(address.endpoint, Endpoint::Inet(_)));
+    let ip = has_address.then_some(ip);
+    let explanation = pool.explain(Client { ip }, now);
+    let admission = listener.admission.preview(ip, process, now);
+    let refused = refusal(listener, &admission);
+    let (verdict, reason) = match (refused, without_backend(listener, &explanation)) {
+        (Some(reason), _) if admission.enforced => (Acceptance::Refuse, Some(reason)),
+        (_, Some((verdict, reason))) => (verdict, Some(reason)),
+        (Some(reason), None) => (Acceptance::Accept, Some(format!("only because of limits = \"count\"; {reason}"))),
+        (None, None) if draining => (Acceptance::Accept, Some("tcplb is stopping: its listeners close".to_owned())),
+        (None, None) => (Acceptance::Accept, waits(listener, &admission, process)),
+    };
+    let served = verdict == Acceptance::Accept;
+    let Explanation { pick, candidates, .. } = explanation;
+    let candidates = candidates.into_iter().map(|it| api::Candidate {
+        backend: it.member.backend.name.clone(),
+        usable: it.usable,
+        why: it.why,
+        weight: it.member.weight,
+        active: it.member.backend.active(),
+        share: it.share.filter(|_| served),
+    });
+    api::Explained {
+        listener: listener.name.clone(),
+        verdict,
+        reason,
+        pool: pool.settings.name.clone(),
+        algorithm: pool.settings.algorithm.name.to_owned(),
+        pick: pick.filter(|_| served).map(|member| member.backend.name.clone()),
+        candidates: candidates.collect(),
+    }
+}
+
+/// What the listener's access lists and limits of a source say. The reason begins with its word in log and metrics.
+fn refusal(listener: &Listener, admission: &AdmissionPreview) -> Option<String> {
+    let settings = &listener.settings;
+    let word = Refusal::from(admission.refusal?).label();
+    let text = match admission.refusal? {
+        Reason::Denied => "the access lists deny this address".to_owned(),
+        Reason::SourceLimit => {
+            let most = settings.max_connections_per_source.unwrap_or_default();
+            format!("its source has {most} of {most} connections")
+        }
+        Reason::SourceRate => {
+            let most = settings.connection_rate_per_source.map_or(0, |rate| rate.per_second);
+            format!("its source has opened {most} connections within a second")
+        }
+    };
+    Some(format!("{word}: {text}"))
+}
+
+/// What becomes of a client for which there is no backend.
+fn without_backend(listener: &Listener, explanation: &Explanation<'_>) -> Option<(Acceptance, String)> {
+    let text = match explanation.none? {
+        PickError::AllDown => "no backend with weight is up and enabled",
+        PickError::AllFull => "each backend that is up is at its limit",
+    };
+    let text = format!("{}: {text}", Refusal::NoBackend.label());
+    Some(match listener.pool.settings.no_backend {
+        NoBackend::Reset => (Acceptance::Refuse, text),
+        NoBackend::Wait(time) => {
+            let time = duration::written(time);
+            (
+                Acceptance::Accept,
+                format!("{text}; the client would wait for one, up to {time}, unless the queue is full"),
+            )
+        }
+    })
+}
+
+/// Whether the client would wait for its accept.
+fn waits(listener: &Listener, admission: &AdmissionPreview, process: &ConnectionLimit) -> Option<String> {
+    let (what, limit) = match admission.no_room? {
+        NoRoom::Process => ("tcplb", process.limit() as u64),
+        NoRoom::Listener => ("the listener", listener.settings.max_connections.unwrap_or_default().into()),
+    };
+    Some(format!("{what} is at its limit of {limit} clients: the client would wait in the kernel's backlog"))
+}
