@@ -8,7 +8,7 @@ mod explain;
 
 use crate::pool::AdminState;
 use crate::telemetry::Resets;
-pub use connections::{Closed, Connection, SomeClosed, SomeConnections};
+pub use connections::{Closed, Connection, LISTED, SomeClosed, SomeConnections};
 pub use explain::{Acceptance, Candidate, Explained};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};

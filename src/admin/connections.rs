@@ -9,9 +9,6 @@ use crate::config::settings::kinds;
 use crate::inspect::{self, Action, Filter, Joined, LIMIT_MAX, Question, Row, Sort};
 use crate::session::ConnectionId;
 
-/// Rows of a list whose call names no limit.
-pub const LIMIT: usize = 1000;
-
 /// The parameters that choose connections, for the table of calls.
 pub const FILTERS: [(&str, &str); 4] = [
     ("listener", "Only those of this listener."),
@@ -132,7 +129,7 @@ fn filter(call: &Call<'_>) -> Result<Filter, String> {
 }
 
 fn limit(given: Option<&str>) -> Result<usize, String> {
-    let Some(text) = given else { return Ok(LIMIT) };
+    let Some(text) = given else { return Ok(api::LISTED) };
     let number = text.parse().ok().filter(|number| (1..=LIMIT_MAX).contains(number));
     number.ok_or_else(|| format!("limit: expected a number from 1 to {LIMIT_MAX}, got `{text}`"))
 }

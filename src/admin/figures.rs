@@ -1,6 +1,6 @@
 //! The figures of listeners and backends as people read them: one list of columns for the status page and the command line.
 
-use super::api::{BackendAddress, BackendView, Listener};
+use super::api::{BackendAddress, BackendView, Connection, Listener};
 
 /// One column.
 pub struct Column<T> {
@@ -57,6 +57,19 @@ pub const BACKENDS: &[Column<BackendView>] = &[
     text("health", |backend| backend.health.last_result.clone()),
 ];
 
+/// Of a connection. Narrow, so that a line of a terminal holds them.
+pub const CONNECTIONS: &[Column<Connection>] = &[
+    number("id", |connection| Some(connection.id.to_string())),
+    text("client", |connection| connection.client.clone()),
+    text("backend", |connection| connection.backend.clone()),
+    text("state", |connection| Some(connection.state.clone())),
+    number("age", |connection| Some(age(connection.age_seconds))),
+    number("idle", |connection| Some(age(connection.idle_seconds))),
+    number("in", |connection| Some(short_size(connection.bytes_to_backend))),
+    number("out", |connection| Some(short_size(connection.bytes_to_client))),
+    number("rtt", |connection| connection.rtt_ms.map(millis)),
+];
+
 /// What the column of this head shows of one address of a backend that has several.
 pub fn of_address(head: &str, address: &BackendAddress) -> Option<String> {
     match head {
@@ -83,9 +96,41 @@ fn size(bytes: u64) -> String {
     if unit == "B" || value >= 100.0 { format!("{value:.0} {unit}") } else { format!("{value:.1} {unit}") }
 }
 
+/// The same in at most five letters.
+fn short_size(bytes: u64) -> String {
+    size(bytes).replace([' ', 'i', 'B'], "")
+}
+
+/// A time in at most four letters, up to 27 years.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m", seconds / 60),
+        3600..86_400 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+/// Milliseconds in about five letters.
+fn millis(time: f64) -> String {
+    if time < 9.95 { format!("{time:.1}ms") } else { format!("{time:.0}ms") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn figures_of_connections_are_narrow() {
+        for (bytes, want) in [(0, "0"), (1023, "1023"), (1024, "1.0K"), (200 << 20, "200M"), (1_048_575, "1024K")] {
+            assert_eq!(short_size(bytes), want);
+        }
+        for (seconds, want) in [(0, "0s"), (59, "59s"), (60, "1m"), (7_199, "1h"), (86_400, "1d"), (31_536_000, "365d")]
+        {
+            assert_eq!(age(seconds), want);
+        }
+        assert_eq!([0.04, 9.94, 9.96, 250.2].map(millis), ["0.0ms", "9.9ms", "10ms", "250ms"]);
+    }
 
     #[test]
     fn sizes_are_short() {

@@ -69,6 +69,8 @@ pub enum Command {
     Explain(remote::Explain),
     /// Lists, adds, drains, changes and removes backends of a running tcplb
     Backends(remote::Backends),
+    /// Lists the open connections of a running tcplb, and closes some
+    Connections(remote::Connections),
     /// Makes a running tcplb read its file again
     Reload(remote::Reload),
     /// Prints a man page: of tcplb, or of one of its commands

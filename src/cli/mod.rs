@@ -11,7 +11,7 @@
 //! | [`backend`]     | `tcplb backend`, the test server                                         |
 //! | `demo`          | `tcplb demo`                                                             |
 //! | `pages`         | `tcplb man` and `tcplb completions`                                      |
-//! | `remote`        | `tcplb status`, `explain`, `backends`, `reload`: clients of the admin API           |
+//! | `remote`        | `tcplb status`, `explain`, `backends`, `connections`, `reload`: clients of the admin API |
 //! | `signals`, `terminal` | the process's signals, its output                                  |
 //!
 //! Messages before the balancer runs are written here; later ones go through the log.
@@ -84,6 +84,7 @@ fn dispatch() -> ExitCode {
         Some(Command::Status(status)) => remote::status(&status),
         Some(Command::Explain(explain)) => remote::explain(&explain),
         Some(Command::Backends(backends)) => remote::backends(&backends),
+        Some(Command::Connections(connections)) => remote::connections(&connections),
         Some(Command::Reload(reload)) => remote::reload(&reload),
         Some(Command::Man { command }) => match pages::find(command.as_deref()) {
             Ok(command) => done(pages::man(command)),

@@ -1,7 +1,9 @@
 //! Lines on stdout and stderr. `println!` and `eprintln!` panic once the reader has gone (`tcplb demo | head`); these
 //! do not.
 
+use super::FLUSH;
 use crate::logger;
+use rustix::termios::tcgetwinsize;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
@@ -20,6 +22,22 @@ pub fn write(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)?;
     out.flush()
+}
+
+/// The height of the terminal that stdout is; `None` if it is none.
+pub fn rows() -> Option<u16> {
+    let size = tcgetwinsize(io::stdout()).ok()?;
+    Some(size.ws_row).filter(|rows| *rows > 0)
+}
+
+/// Asks on stderr and reads the answer from stdin: only `y` and `yes` are consent.
+pub fn consents(question: &str) -> bool {
+    logger::flush(FLUSH);
+    let mut out = io::stderr().lock();
+    let asked = out.write_all(question.as_bytes()).and_then(|()| out.flush());
+    let mut answer = String::new();
+    asked.and_then(|()| io::stdin().read_line(&mut answer)).is_ok()
+        && matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
 }
 
 /// Whether lines to stdout are coloured: on a terminal, unless NO_COLOR is set (no-color.org).

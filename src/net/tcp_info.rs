@@ -68,12 +68,6 @@ impl Socket {
         })
     }
 
-    /// The smoothed round-trip time to the peer; `None` on a unix socket, and before the first measurement.
-    pub fn round_trip(&self) -> Option<Duration> {
-        let TcpInfo { words, .. } = getsockopt(self, GetTcpInfo).ok()?;
-        Some(Duration::from_micros(words[RTT].into())).filter(|time| !time.is_zero())
-    }
-
     /// About how many bytes the peer's kernel has not acknowledged: exact for bytes not sent yet, whole segments for
     /// sent ones; a FIN counts as one. 0 only if there are none, and always on a unix socket.
     pub fn unsent(&self) -> u64 {
@@ -116,7 +110,6 @@ mod tests {
         let (socket, _) = Socket::dial(&Endpoint::Inet(listener.local_addr().unwrap())).unwrap();
         let seen = socket.acknowledgements().unwrap();
         assert!(!seen.in_flight && !seen.window_closed && seen.probes == 0, "{seen:?}");
-        assert!(socket.round_trip().is_some_and(|time| time < Duration::from_secs(1)));
         let path = socket.path_info().unwrap();
         assert!(path.retransmits == 0 && path.rtt > Duration::ZERO && path.rtt < Duration::from_secs(60), "{path:?}");
         assert!(seen.rto >= Duration::from_millis(100) && seen.last < Duration::from_secs(60), "{seen:?}");
@@ -125,7 +118,7 @@ mod tests {
         let path = folder.path().join("socket");
         let _listener = UnixListener::bind(&path).unwrap();
         let (socket, _) = Socket::dial(&Endpoint::Unix(path.into())).unwrap();
-        assert_eq!((socket.acknowledgements(), socket.round_trip(), socket.path_info()), (None, None, None));
+        assert_eq!((socket.acknowledgements(), socket.path_info()), (None, None));
         assert_eq!(socket.limit_probe_interval(Duration::from_secs(1)), None);
     }
 

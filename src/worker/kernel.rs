@@ -101,10 +101,6 @@ impl Net for Kernel {
         socket.acknowledgements()
     }
 
-    fn round_trip(&mut self, socket: &Socket) -> Option<Duration> {
-        socket.round_trip()
-    }
-
     fn limit_probe_interval(&mut self, socket: &Socket, most: Duration) -> Option<Duration> {
         socket.limit_probe_interval(most)
     }

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Connections in a list whose call names no limit.
+pub const LISTED: usize = 1000;
+
 /// An open connection. `GET /v1/connections` lists them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Connection {

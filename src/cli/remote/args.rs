@@ -1,7 +1,7 @@
-//! The arguments of `tcplb status`, `tcplb backends` and `tcplb reload`.
+//! The arguments of `tcplb status`, `tcplb backends`, `tcplb connections` and `tcplb reload`.
 
 use crate::base::duration;
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -144,6 +144,81 @@ pub enum What {
         #[command(flatten)]
         waiting: Waiting,
     },
+}
+
+/// `tcplb connections`.
+#[derive(Args, Debug)]
+#[command(group(ArgGroup::new("chosen").args(["id", "listener", "pool", "backend", "client"]).multiple(true)))]
+pub struct Connections {
+    /// Only the connection with this number
+    #[arg(conflicts_with_all = ["listener", "pool", "backend", "client", "sort", "limit", "watch"])]
+    pub id: Option<u64>,
+
+    /// Only those of this listener
+    #[arg(long, value_name = "NAME")]
+    pub listener: Option<String>,
+
+    /// Only those of this pool
+    #[arg(long, value_name = "NAME")]
+    pub pool: Option<String>,
+
+    /// Only those with this backend
+    #[arg(long, value_name = "NAME")]
+    pub backend: Option<String>,
+
+    /// Only those of this IP address, or of addresses with this prefix
+    #[arg(long, value_name = "IP")]
+    pub client: Option<String>,
+
+    /// Which come first: the oldest, those that moved the most bytes, or the longest silent [default: age]
+    #[arg(long, value_enum, value_name = "ORDER")]
+    pub sort: Option<SortBy>,
+
+    /// The most connections to list [default: 1000]
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u32>,
+
+    /// Lists them again each second, until Ctrl-C
+    #[arg(long, conflicts_with = "json")]
+    pub watch: bool,
+
+    /// Resets them on both sides; asks first on a terminal. Needs a filter or a number
+    #[arg(long, requires = "chosen", conflicts_with_all = ["watch", "sort", "limit"])]
+    pub kill: bool,
+
+    /// Does not ask
+    #[arg(short, long, requires = "kill")]
+    pub yes: bool,
+
+    /// Prints the API's JSON instead of tables
+    #[arg(long)]
+    pub json: bool,
+
+    /// How to reach it.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// The order of a list of connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum SortBy {
+    /// The oldest first
+    Age,
+    /// Those that moved the most bytes first
+    Bytes,
+    /// The longest silent first
+    Idle,
+}
+
+impl SortBy {
+    /// Its word in the API.
+    pub fn word(self) -> &'static str {
+        match self {
+            SortBy::Age => "age",
+            SortBy::Bytes => "bytes",
+            SortBy::Idle => "idle",
+        }
+    }
 }
 
 /// A backend of a pool.

@@ -2,6 +2,7 @@
 
 use super::args::{Backends, Waiting, What, Which};
 use super::client::Client;
+use super::connections;
 use super::{REFUSED, TIMED_OUT, Trouble, done, get, read, show, table, warn};
 use crate::admin::{api, target};
 use crate::cli::terminal;
@@ -13,6 +14,11 @@ use std::time::{Duration, Instant};
 
 /// How often a waiting command polls.
 const EVERY: Duration = Duration::from_millis(250);
+
+/// How often it lists the connections that it waits for,
+const LIST_EVERY: Duration = Duration::from_secs(5);
+/// and how many of them.
+const LISTED: usize = 10;
 
 /// Runs the subcommand.
 pub fn run(backends: &Backends) -> ExitCode {
@@ -78,14 +84,20 @@ fn list(client: &Client, pool: Option<&str>, json: bool) -> Result<(), Trouble> 
     show(table::backends(&read::<Vec<api::BackendView>>(&body)?))
 }
 
-/// Polls until no connection is left; each change is a line on stderr.
+/// Polls until no connection is left. Each change of their number is a line on stderr. The oldest ones are listed there now
+/// and then.
 fn wait(client: &Client, which: &Which, waiting: &Waiting, mut left: u64) -> Result<(), Trouble> {
     let begun = Instant::now();
-    let mut reported = None;
+    let (mut reported, mut listed) = (None, None);
     while left > 0 {
         if reported != Some(left) {
             terminal::report(draining(which, left));
             reported = Some(left);
+        }
+        if listed.is_none_or(|at: Instant| at.elapsed() >= LIST_EVERY) {
+            // A connection that has ended meanwhile is not missed.
+            connections::left(client, &which.pool, &which.backend, LISTED).into_iter().for_each(terminal::report);
+            listed = Some(Instant::now());
         }
         let over = waiting.timeout.map(|timeout| timeout.saturating_sub(begun.elapsed()));
         if over == Some(Duration::ZERO) {

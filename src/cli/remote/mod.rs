@@ -6,6 +6,7 @@
 //! | `client`   | HTTP over a socket, bounded                       |
 //! | `backends` | `tcplb backends …`                                |
 //! | `explain`  | `tcplb explain`                                   |
+//! | `connections` | `tcplb connections`                            |
 //! | `table`    | columns for people                                |
 //!
 //! Exit codes other than 0: 1 tcplb refused, 2 wrong usage, [`UNREACHABLE`] no answer, [`TIMED_OUT`] `--wait` took too
@@ -14,6 +15,7 @@
 pub mod args;
 mod backends;
 mod client;
+mod connections;
 mod explain;
 mod table;
 
@@ -25,6 +27,7 @@ use serde::de::DeserializeOwned;
 use std::process::ExitCode;
 
 pub use backends::run as backends;
+pub use connections::run as connections;
 pub use explain::run as explain;
 
 /// Exit code: tcplb refused the request.
@@ -112,6 +115,11 @@ fn done(command: impl FnOnce() -> Result<(), Trouble>) -> ExitCode {
 /// The body of a successful answer.
 fn get(client: &Client, method: &str, path: &str, body: Option<Vec<u8>>) -> Result<Vec<u8>, Trouble> {
     let (status, answer) = client.ask(method, path, body.as_deref())?;
+    successful(status, answer)
+}
+
+/// The body of an answer, if it is a successful one.
+fn successful(status: u16, answer: Vec<u8>) -> Result<Vec<u8>, Trouble> {
     if (200..300).contains(&status) {
         return Ok(answer);
     }

@@ -1,7 +1,7 @@
 //! Tables for the terminal: columns as wide as their content, numbers aligned right.
 
-use crate::admin::api::{BackendAddress, BackendView, Listener};
-use crate::admin::figures::{self, Align, BACKENDS, Column, LISTENERS};
+use crate::admin::api::{BackendAddress, BackendView, Connection, Listener};
+use crate::admin::figures::{self, Align, BACKENDS, CONNECTIONS, Column, LISTENERS};
 use std::fmt::Write;
 
 /// A table of listeners.
@@ -28,6 +28,45 @@ pub fn backends(backends: &[BackendView]) -> String {
     table(&heads(BACKENDS), rows)
 }
 
+/// A table of connections that fits into 80 columns, unless clients have long IPv6 addresses. It cuts the names of backends,
+/// and then leaves out columns.
+pub fn connections(connections: &[Connection]) -> String {
+    const WIDTH: usize = 80;
+    /// A name is cut to no less than this, unless there is nothing left to leave out.
+    const NAME: usize = 8;
+    /// In this order.
+    const LEFT_OUT: [&str; 3] = ["rtt", "in", "out"];
+    let (mut heads, mut rows) =
+        (heads(CONNECTIONS), connections.iter().map(|connection| row(CONNECTIONS, connection)).collect::<Vec<_>>());
+    let mut left_out = LEFT_OUT.iter();
+    loop {
+        let column = |name: &str| heads.iter().position(|(head, _)| head.eq_ignore_ascii_case(name));
+        let widths = widths(&heads, &rows);
+        let Some(backend) = column("backend") else { return table(&heads, rows) };
+        let others = widths.iter().sum::<usize>() + 2 * (widths.len() - 1) - widths[backend];
+        let room = WIDTH.saturating_sub(others);
+        let fits = room >= widths[backend].min(NAME);
+        match left_out.next().and_then(|name| column(name)).filter(|_| !fits) {
+            Some(out) => {
+                heads.remove(out);
+                rows.iter_mut().for_each(|row| drop(row.remove(out)));
+            }
+            None => {
+                rows.iter_mut().for_each(|row| row[backend] = cut(&row[backend], room.max(NAME)));
+                return table(&heads, rows);
+            }
+        }
+    }
+}
+
+/// A text of at most so many letters.
+fn cut(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
+    }
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
 fn heads<T>(columns: &[Column<T>]) -> Vec<(String, Align)> {
     columns.iter().map(|column| (column.head.to_uppercase(), column.align)).collect()
 }
@@ -40,14 +79,20 @@ fn shown(cell: Option<String>) -> String {
     cell.unwrap_or_else(|| "-".to_owned())
 }
 
+fn widths(heads: &[(String, Align)], rows: &[Vec<String>]) -> Vec<usize> {
+    let letters = |cell: &String| cell.chars().count();
+    let width = |(column, (head, _)): (usize, &(String, Align))| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        cells.chain([head]).map(letters).max().unwrap_or(0)
+    };
+    heads.iter().enumerate().map(width).collect()
+}
+
 /// A table with these heads.
 pub fn table(heads: &[(String, Align)], rows: Vec<Vec<String>>) -> String {
+    let widths = widths(heads, &rows);
     let first: Vec<String> = heads.iter().map(|(head, _)| head.clone()).collect();
     let lines: Vec<Vec<String>> = std::iter::once(first).chain(rows).collect();
-    let width = |column: usize| {
-        lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..heads.len()).map(width).collect();
     let mut text = String::new();
     for line in &lines {
         let mut row = String::new();
@@ -68,6 +113,45 @@ pub fn table(heads: &[(String, Align)], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn connection(id: u64, client: &str, backend: &str, state: &str) -> Connection {
+        Connection {
+            id,
+            listener: "web".to_owned(),
+            pool: "app".to_owned(),
+            backend: Some(backend.to_owned()),
+            client: Some(client.to_owned()),
+            age_seconds: 7_300,
+            idle_seconds: 59,
+            bytes_to_backend: 1_047_000,
+            bytes_to_client: 5 << 30,
+            state: state.to_owned(),
+            sni: None,
+            route: None,
+            rtt_ms: Some(12.3),
+        }
+    }
+
+    #[test]
+    fn connections_fit_into_eighty_columns() {
+        let all = [connection(4097, "192.0.2.7:40312", "web1", "relaying")];
+        let row = "4097  192.0.2.7:40312  web1     relaying   2h   59s  1022K  5.0G  12ms";
+        assert_eq!(connections(&all).lines().nth(1), Some(row));
+        let long = "a-backend-with-a-long-name.example.com:8080";
+        for (id, client, state, columns) in [
+            (4_097, "192.0.2.7:40312", "relaying", 9),
+            (1_234_567_890_123, "255.255.255.255:65535", "relaying", 8),
+            (1_234_567_890_123, "255.255.255.255:65535", "half_closed", 7),
+        ] {
+            let text = connections(&[connection(id, client, long, state), connection(1, "-", "b", "waiting")]);
+            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+            assert!(text.contains(client) && text.contains("a-backe") && text.contains('…'), "{text}");
+            assert_eq!(text.lines().next().unwrap().split_whitespace().count(), columns, "{text}");
+        }
+        let v6 = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535";
+        assert!(connections(&[connection(1, v6, "web1", "relaying")]).contains(v6));
+        assert!(connections(&[]).starts_with("ID  CLIENT"));
+    }
 
     #[test]
     fn columns_are_aligned() {

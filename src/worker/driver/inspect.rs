@@ -32,9 +32,9 @@ impl<N: Net, L: Ledger> Driver<N, L> {
 
     fn describe(&mut self, key: Key, inspection: &mut Inspection) {
         let Some(connection) = self.connections.get(key) else { return };
-        let round_trip = self.net.round_trip(&connection.sockets.client.end.socket);
+        let path = self.net.path_info(&connection.sockets.client.end.socket);
         if let Some(live) = connection.session.live() {
-            inspection.describe(&live, round_trip);
+            inspection.describe(&live, path.map(|path| path.rtt));
         }
     }
 }

@@ -34,7 +34,7 @@ pub trait Net: Io {
     /// Turns keepalive on for a backend's socket.
     fn keep_alive(&mut self, socket: &Self::Socket);
 
-    /// The time within which a peer that vanished must be found. Where this and the next four answer nothing, peers never
+    /// The time within which a peer that vanished must be found. Where this and the next three answer nothing, peers never
     /// vanish.
     fn dead_peer_timeout(&self) -> Duration {
         Duration::MAX
@@ -42,11 +42,6 @@ pub trait Net: Io {
 
     /// What the peer has acknowledged; `None` where the peer can't vanish.
     fn acknowledgements(&mut self, _socket: &Self::Socket) -> Option<Acknowledgements> {
-        None
-    }
-
-    /// The round-trip time to the peer, as the kernel measures it; `None` where there is none.
-    fn round_trip(&mut self, _socket: &Self::Socket) -> Option<Duration> {
         None
     }
 

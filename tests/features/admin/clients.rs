@@ -79,6 +79,8 @@ fn a_drain_waits_for_the_last_connection_or_for_its_time_out() {
     let message =
         refused(&balancer.client(&["backends", "drain", "default", "web1", "--wait", "--timeout", "300ms"]), 5);
     assert!(message.contains("1 connection left") && message.contains("300ms"), "{message}");
+    let from = client.local_addr().unwrap().to_string();
+    assert!(message.lines().any(|line| line.contains(&from) && line.contains("relaying")), "{message}");
 
     let waiting = tcplb(&["backends", "remove", "default", "web1", "--wait"])
         .env("TCPLB_ADMIN", &balancer.admin)
@@ -121,4 +123,84 @@ fn the_token_comes_from_a_file_or_the_environment() {
     let output = tcplb(&["status", "--admin", &balancer.admin]).env("TCPLB_TOKEN", "correct-horse").output().unwrap();
     shown(&output);
     refused(&balancer.client(&["status", "--token-file", "/nowhere/token"]), 2);
+}
+
+#[test]
+fn connections_are_listed_watched_and_killed() {
+    let server = testkit::Server::start(testkit::peers::echo);
+    let balancer = Balancer::start(&["-b", &format!("{},name=web1", server.at()), "--health", "off"]);
+    let at = testkit::At::parse(&balancer.listen);
+    let connect = |last: u8| {
+        let conn = testkit::Conn::from_source([127, 0, 4, last].into(), &at).expect("it listens");
+        conn.assert_echoes("hello");
+        conn
+    };
+    let clients: Vec<testkit::Conn> = (1..=3).map(connect).collect();
+    let run = |arguments: &[&str]| balancer.client(&[&["connections"], arguments].concat());
+    let text = shown(&run(&[]));
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(
+        lines[0].split_whitespace().collect::<Vec<_>>().join(" "),
+        "ID CLIENT BACKEND STATE AGE IDLE IN OUT RTT"
+    );
+    for (line, client) in lines[1..].iter().zip(["127.0.4.1:", "127.0.4.2:", "127.0.4.3:"]) {
+        assert!(line.contains(client) && line.contains("web1") && line.contains("relaying"), "{text}");
+        assert!(line.chars().count() <= 80, "{text}");
+    }
+    assert_eq!(lines.len(), 4);
+    assert_eq!(shown(&run(&["--backend", "web1", "--pool", "default", "--listener", "default"])).lines().count(), 4);
+    let limited = shown(&run(&["--sort", "bytes", "--limit", "1"]));
+    assert_eq!(limited.lines().count(), 2, "{limited}");
+    let json: serde_json::Value = serde_json::from_str(&shown(&run(&["--json", "--client", "127.0.4.2"]))).unwrap();
+    assert_eq!((json.as_array().map(Vec::len), &json[0]["bytes_to_client"]), (Some(1), &serde_json::json!(5)));
+
+    // Without a terminal it does not ask.
+    let killed = shown(&run(&["--client", "127.0.4.2", "--kill"]));
+    assert!(killed.lines().nth(1).is_some_and(|line| line.contains("127.0.4.2:")), "{killed}");
+    assert!(killed.ends_with("1 connection closed\n"), "{killed}");
+    assert_eq!(clients[1].ending(), testkit::Ending::Reset);
+    let id = lines[1].split_whitespace().next().unwrap();
+    assert!(shown(&run(&[id])).contains("127.0.4.1:"));
+    assert!(shown(&run(&[id, "--kill", "--yes"])).ends_with("1 connection closed\n"));
+    assert_eq!(clients[0].ending(), testkit::Ending::Reset);
+    assert!(refused(&run(&[id]), 1).contains("404"));
+    clients[2].assert_echoes("still here");
+    assert_eq!(shown(&run(&["--client", "127.0.4.1", "--kill"])), "no connection matches\n");
+    assert_eq!(
+        shown(&run(&["--client", "127.0.4.0/24", "--kill", "--json"])).replace(char::is_whitespace, ""),
+        "{\"closed\":1}"
+    );
+    assert!(refused(&run(&["--client", "web"]), 1).contains("client: expected"));
+    for wrong in [&["--kill"][..], &["--yes", "--pool", "default"], &["7", "--pool", "default"], &["--watch", "--json"]]
+    {
+        assert_eq!(run(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn a_watch_ends_in_order_at_ctrl_c_and_without_a_reader() {
+    use std::io::{BufRead, BufReader};
+    let balancer = Balancer::idle();
+    let start = || {
+        let mut command = tcplb(&["connections", "--watch"]);
+        command.env("TCPLB_ADMIN", &balancer.admin).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    for interrupt in [true, false] {
+        let mut watch = start();
+        let mut out = BufReader::new(watch.stdout.take().unwrap());
+        let mut heads = 0;
+        // Two looks at an empty table.
+        while heads < 2 {
+            let mut line = String::new();
+            out.read_line(&mut line).unwrap();
+            heads += usize::from(line.starts_with("ID  CLIENT"));
+        }
+        if interrupt {
+            let pid = rustix::process::Pid::from_child(&watch);
+            rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        }
+        // Without an interrupt, the next look finds that the reader is gone.
+        drop(out);
+        assert_eq!(watch.wait().unwrap().code(), Some(0));
+    }
 }

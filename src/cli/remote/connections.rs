@@ -1,0 +1,143 @@
+//! `tcplb connections`: lists open connections once or each second, and closes some.
+
+use super::args::{Connections, SortBy};
+use super::client::Client;
+use super::{REFUSED, Trouble, done, get, read, show, table, warn};
+use crate::admin::{api, target};
+use crate::cli::terminal;
+use crossbeam_channel::{RecvTimeoutError, bounded};
+use std::io::{self, IsTerminal};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How often `--watch` asks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Rows that `--kill` shows of what it is about to close.
+const SHOWN: usize = 20;
+
+/// Runs the command.
+pub fn run(connections: &Connections) -> ExitCode {
+    done(|| {
+        let client = Client::new(&connections.reach)?;
+        if connections.kill {
+            kill(&client, connections)
+        } else if connections.watch {
+            watch(&client, connections)
+        } else {
+            list(&client, connections)
+        }
+    })
+}
+
+fn list(client: &Client, connections: &Connections) -> Result<(), Trouble> {
+    let path = path(connections, connections.limit);
+    if connections.json {
+        return show(String::from_utf8_lossy(&get(client, "GET", &path, None)?).trim_end());
+    }
+    let (rows, missing) = rows(client, &path)?;
+    show(frame(&rows, connections))?;
+    missing.map_or(Ok(()), Err)
+}
+
+/// Shows the list each second, until Ctrl-C or until stdout has no reader.
+fn watch(client: &Client, connections: &Connections) -> Result<(), Trouble> {
+    let (stop, stopped) = bounded(1);
+    let cannot = |error| Trouble(REFUSED, format!("can't handle Ctrl-C: {error}"));
+    // Full: a stop that has not been taken ends it too.
+    ctrlc::set_handler(move || stop.try_send(()).unwrap_or_default()).map_err(cannot)?;
+    let clear = if io::stdout().is_terminal() { "\x1b[H\x1b[J" } else { "" };
+    loop {
+        // Two lines are for the head and what is below the table.
+        let height = terminal::rows().map(|rows| usize::from(rows).saturating_sub(3).max(1));
+        let limit = connections.limit.or(height.and_then(|rows| u32::try_from(rows).ok()));
+        let (rows, missing) = rows(client, &path(connections, limit))?;
+        let missing = missing.map(|Trouble(_, why)| format!("{why}\n")).unwrap_or_default();
+        let gap = if clear.is_empty() { "\n" } else { "" };
+        let frame = format!("{clear}{}\n{missing}{gap}", frame(&rows, connections));
+        if terminal::write(frame.as_bytes()).is_err() || stopped.recv_timeout(EVERY) != Err(RecvTimeoutError::Timeout) {
+            return Ok(());
+        }
+    }
+}
+
+/// Shows what the filters choose, asks for consent on a terminal, and closes it.
+fn kill(client: &Client, connections: &Connections) -> Result<(), Trouble> {
+    if !connections.json {
+        let (rows, missing) = rows(client, &path(connections, None))?;
+        if rows.is_empty() && missing.is_none() {
+            return show("no connection matches");
+        }
+        show(table::connections(&rows[..rows.len().min(SHOWN)]))?;
+        if rows.len() > SHOWN {
+            let or_more = if rows.len() >= LIMIT { "or more" } else { "more" };
+            show(format!("… and {} {or_more}", rows.len() - SHOWN))?;
+        }
+        missing.into_iter().for_each(|Trouble(_, why)| warn(&[why]));
+        if !connections.yes && io::stdin().is_terminal() && !terminal::consents("Close them? [y/N] ") {
+            return show("nothing is closed");
+        }
+    }
+    let body = get(client, "DELETE", &path(connections, None), None)?;
+    if connections.json {
+        return show(String::from_utf8_lossy(&body).trim_end());
+    }
+    let api::Closed { closed } = read(&body)?;
+    show(if closed == 1 { "1 connection closed".to_owned() } else { format!("{closed} connections closed") })
+}
+
+/// A table of the oldest connections of a backend: what a drain waits for.
+pub(super) fn left(client: &Client, pool: &str, backend: &str, limit: usize) -> Result<String, Trouble> {
+    let (pool, backend) = (target::encode(pool), target::encode(backend));
+    let (rows, _) = rows(client, &format!("/v1/connections?pool={pool}&backend={backend}&limit={limit}"))?;
+    Ok(table::connections(&rows))
+}
+
+/// Rows of a list that names no limit.
+const LIMIT: usize = api::LISTED;
+
+fn frame(rows: &[api::Connection], connections: &Connections) -> String {
+    let table = table::connections(rows);
+    let more = rows.len() >= LIMIT && connections.limit.is_none();
+    if more { format!("{table}\nthese are the first {LIMIT}; --limit lists more") } else { table }
+}
+
+/// The connections; where a worker does not respond, those of the others, and the error.
+fn rows(client: &Client, path: &str) -> Result<(Vec<api::Connection>, Option<Trouble>), Trouble> {
+    let (status, body) = client.ask("GET", path, None)?;
+    if status == 503
+        && let Ok(api::SomeConnections { error, connections }) = serde_json::from_slice(&body)
+    {
+        return Ok((connections, Some(Trouble(REFUSED, error))));
+    }
+    let body = super::successful(status, body)?;
+    // One connection is an object, several are an array.
+    let rows = if body.trim_ascii_start().starts_with(b"{") { vec![read(&body)?] } else { read(&body)? };
+    Ok((rows, None))
+}
+
+/// The call's path: for a list with `limit` and the order, for an order to close without.
+fn path(connections: &Connections, limit: Option<u32>) -> String {
+    let Connections { id, listener, pool, backend, client, sort, .. } = connections;
+    if let Some(id) = id {
+        return format!("/v1/connections/{id}");
+    }
+    let limit = limit.map(|limit| limit.to_string());
+    let sort = sort.map(SortBy::word).map(str::to_owned);
+    let mut path = "/v1/connections".to_owned();
+    let all = [
+        ("listener", listener),
+        ("pool", pool),
+        ("backend", backend),
+        ("client", client),
+        ("limit", &limit),
+        ("sort", &sort),
+    ];
+    for (name, value) in all {
+        if let Some(value) = value {
+            let mark = if path.contains('?') { '&' } else { '?' };
+            path.push_str(&format!("{mark}{name}={}", target::encode(value)));
+        }
+    }
+    path
+}
