@@ -164,8 +164,10 @@ impl Page {
         let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
         page.call("Emulation.setDeviceMetricsOverride", size);
         let scheme = if dark { "dark" } else { "light" };
-        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
-        page.call("Emulation.setEmulatedMedia", features);
+        // Without motion a picture shows what is there, not what changes.
+        let features = [("prefers-color-scheme", scheme), ("prefers-reduced-motion", "reduce")];
+        let features = features.map(|(name, value)| json!({ "name": name, "value": value }));
+        page.call("Emulation.setEmulatedMedia", json!({ "features": features }));
         page.call("Page.navigate", json!({ "url": url }));
         page.wait("the page is loaded", "location.href !== 'about:blank' && document.readyState === 'complete'");
         Some(page)

@@ -71,7 +71,7 @@ function size(bytes) {
   while (bytes >= 1000 && unit < units.length - 1) { bytes /= 1024; unit += 1; }
   return (unit && bytes < 100 ? bytes.toFixed(1) : Math.round(bytes)) + " " + units[unit];
 }
-const milli = (value) => value < 10 ? value.toFixed(1) : value < 1e4 ? String(Math.round(value)) : Math.round(value / 1e3) + "k";
+const milli = (value) => value < 0.095 ? value.toFixed(2) : value < 10 ? value.toFixed(1) : value < 1e4 ? String(Math.round(value)) : Math.round(value / 1e3) + "k";
 const times = (pair) => pair && known(pair.p50) ? milli(pair.p50) + " / " + (known(pair.p99) ? milli(pair.p99) : NONE) : NONE;
 function age(seconds) {
   if (!known(seconds)) return NONE;

@@ -84,7 +84,7 @@ async function drawConnections() {
     const list = await call("GET", "v1/connections" + query({ pool, backend, limit: CONNECTIONS, sort: panel.sort.value }));
     if (panel.key !== key) return;
     const all = find(pool, backend)?.active_connections ?? list.length;
-    put(panel.note, list.length === 0 ? "No client is connected." : list.length < all ? "The first " + count(list.length) + " of " + count(all) + "." : "");
+    put(panel.note, list.length === 0 ? "No client is connected." : list.length === CONNECTIONS && list.length < all ? "The first " + count(list.length) + " of " + count(all) + "." : "");
     const left = new Map(panel.rows);
     const nodes = list.map((connection) => {
       let row = panel.rows.get(connection.id);

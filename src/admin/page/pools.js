@@ -44,7 +44,7 @@ function reason({ health, state, reason, resets, active_connections, backup, wei
   const since = health.since && "since " + health.since.slice(...(health.last_change_seconds < 86400 ? [11, 16] : [0, 10])) + " UTC";
   const parts = {
     down: () => [reason, transition, since],
-    draining: () => [many(active_connections, "connection") + " left"],
+    draining: () => [active_connections ? many(active_connections, "connection") + " left" : "no connection left"],
     disabled: () => [active_connections ? many(active_connections, "connection") + " left" : ""],
     up: () => [resets ? "reset " + resets.resets + " of the last " + resets.ended + " before a byte" : "", transition, backup ? "backup" : "", weight === 0 ? "weight 0" : ""],
   };
