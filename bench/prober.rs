@@ -32,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         ..Health::default()
     };
     let snapshot = Arc::new(snapshot(health, backends, at)?);
-    let prober = prober::spawn(snapshot.clone(), Box::new(|_| {}))?;
+    let prober = prober::spawn(snapshot.clone(), Arc::default(), Box::new(|_| {}))?;
     let stat = stat_of_prober()?;
     let probes = || -> u64 {
         let of = |member: &pool::Member| {

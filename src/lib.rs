@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod confine;
 pub mod control;
+pub mod events;
 pub mod inspect;
 pub mod logger;
 pub mod mailbox;

@@ -361,6 +361,43 @@ pub struct NotReloaded {
     pub mistakes: Vec<String>,
 }
 
+/// `GET /v1/events`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Events {
+    /// The events after `since` that are still kept, oldest first.
+    pub events: Vec<Event>,
+    /// The number of the last event: the next call's `since`.
+    pub next: u64,
+}
+
+/// What changed, when, and by what.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number: 1, 2, 3 … since the start of the process.
+    pub seq: u64,
+    /// When, in UTC (RFC 3339, milliseconds).
+    pub time: String,
+    /// What happened, as [`crate::events::Kind::word`] says.
+    pub kind: String,
+    /// The pool it concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pool: Option<String>,
+    /// The backend it concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<String>,
+    /// The state or value before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// The state or value after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<String>,
+    /// Why, or what in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The originator, as [`crate::events::By::word`] says.
+    pub by: String,
+}
+
 /// `POST /register`. An unknown field has its own status, so `register` checks for it.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Registration {

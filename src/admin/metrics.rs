@@ -6,10 +6,9 @@
 pub mod families;
 
 use super::process::Process;
-use super::status::State;
 use crate::base::Tick;
 use crate::logger;
-use crate::pool::{Backend, BackendAddress, Member, Pool, Published};
+use crate::pool::{Backend, BackendAddress, BackendState, Member, Pool, Published};
 use crate::telemetry::histogram::Reading;
 use crate::telemetry::{CLOSE_REASONS, Closed, Counters, WorkerTotals};
 use families::{About, BACKENDS, ENDED, Family, LISTENERS, POOLS, PROCESS, WORKERS};
@@ -29,7 +28,7 @@ struct Text(String);
 pub struct Row {
     of: Of,
     up: u64,
-    states: [(State, u64); State::ALL.len()],
+    states: [(BackendState, u64); BackendState::ALL.len()],
     weight: f64,
     active: u64,
     limit: Option<u64>,
@@ -124,12 +123,12 @@ impl Ended {
 
 impl Row {
     fn of_backend(pool: &Pool, position: usize, member: &Member, now: Tick) -> Row {
-        let state = State::of(pool, member);
+        let state = BackendState::of(pool, member);
         let limit = pool.settings.backends.get(position).and_then(|settings| settings.max_connections);
         Row {
             of: Of::Backend(member.backend.clone()),
             up: u64::from(member.backend.is_healthy()),
-            states: State::ALL.map(|other| (other, u64::from(other == state))),
+            states: BackendState::ALL.map(|other| (other, u64::from(other == state))),
             weight: pool.effective_weight(member),
             active: u64::from(member.backend.active()),
             limit: limit.map(u64::from),
@@ -144,7 +143,7 @@ impl Row {
         let none = Row {
             of: Of::Pool(pool.clone()),
             up: 0,
-            states: State::ALL.map(|state| (state, 0)),
+            states: BackendState::ALL.map(|state| (state, 0)),
             weight: 0.0,
             active: 0,
             limit: Some(0),

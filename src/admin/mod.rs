@@ -7,6 +7,7 @@
 //! | [`routes`]    | the one table of calls: dispatch, 405 and OpenAPI come from it    |
 //! | `status`, `metrics`, `process`, `page` | what the API shows, read from the newest snapshot |
 //! | `connections` | the open connections: the workers answer |
+//! | `events`      | the last events, and the wait for the next one                     |
 //! | [`changes`], [`register`], `alive` | what the API changes: a command to control, and its answer |
 //! | `explain` | where a client would go now |
 //! | `findings` | what an operator should know, from the status |
@@ -19,7 +20,8 @@
 //! # Invariants
 //!
 //! * Reads take no lock that a worker takes. Writes are commands to the control thread, like those of any other source.
-//! * At most [`calls::CALLS_MAX`] calls run at once and [`AdminShare::queued`] wait. A body has at most
+//! * At most [`calls::CALLS_MAX`] calls run at once and [`AdminShare::queued`] wait for a thread. At most
+//!   [`AdminShare::waiting`] callers wait for news, and none of them holds a thread. A body has at most
 //!   [`incoming::BODY_MAX`] bytes, and a request must be whole within [`http::PATIENCE`].
 //! * `/healthz` and `/readyz` are answered whatever other callers do.
 //! * Without a token, only local callers reach the API.
@@ -30,6 +32,7 @@ pub mod api;
 pub mod calls;
 pub mod changes;
 mod connections;
+mod events;
 mod explain;
 pub mod figures;
 mod findings;
@@ -62,6 +65,7 @@ use incoming::Request;
 use server::{Handler, Peer, Server};
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// What calls read and change.
 pub struct State {
@@ -137,6 +141,14 @@ struct Api {
 impl Handler for Api {
     fn is_immediate(&self, request: &Request) -> bool {
         routes::is_immediate(request)
+    }
+
+    fn waits(&self, request: &Request, peer: Peer) -> Option<Duration> {
+        routes::waits(&self.state, &self.access, request, peer)
+    }
+
+    fn set_waker(&self, wake: Box<dyn Fn() + Send>) {
+        self.state.published.events().set_waker(wake);
     }
 
     fn answer(&self, request: &Request, peer: Peer) -> Response {

@@ -168,6 +168,11 @@ fn schemas() -> Value {
     }));
     let mut changed = backend.clone();
     changed["properties"]["warnings"] = lines.clone();
+    let mut event = object(json!({
+        "seq": { "type": "integer", "minimum": 1 }, "time": text, "kind": text, "pool": text, "backend": text,
+        "from": text, "to": text, "reason": text, "by": text,
+    }));
+    event["required"] = json!(["seq", "time", "kind", "by"]);
     json!({
         "Error": object(json!({ "error": text })),
         "Status": object(json!({
@@ -249,6 +254,8 @@ fn schemas() -> Value {
         "Reloaded": object(json!({
             "dry_run": flag, "generation": count, "changes": lines, "warnings": lines,
         })),
+        "Events": object(json!({ "events": many("Event"), "next": count })),
+        "Event": event,
         "NotReloaded": object(json!({ "error": text, "mistakes": lines })),
     })
 }

@@ -5,10 +5,11 @@ use super::access::{Access, Permission};
 use super::http::Response;
 use super::incoming::Request;
 use super::server::Peer;
-use super::{State, changes, connections, explain, metrics, openapi, page, register, status, target};
+use super::{State, changes, connections, events, explain, metrics, openapi, page, register, status, target};
 use crate::clock;
 use crate::config::text;
 use crate::control::Refused;
+use std::time::Duration;
 
 /// A row of the table.
 pub struct Route {
@@ -30,6 +31,8 @@ pub struct Route {
     pub open: bool,
     /// Whether the answer neither waits nor takes long: the accepting thread gives it, however many callers there are.
     pub immediate: bool,
+    /// How long the call waits for news; `None` if it waits for none, or has some already. The request is permitted.
+    waits: fn(&State, &Call<'_>) -> Option<Duration>,
     call: fn(&State, &Call<'_>) -> Response,
 }
 
@@ -101,6 +104,7 @@ const PLAIN: Route = Route {
     answers: &[],
     open: false,
     immediate: false,
+    waits: |_, _| None,
     call: |_, _| Response::error(404, "there is nothing here"),
 };
 
@@ -220,6 +224,18 @@ pub static ROUTES: &[Route] = &[
         ..PLAIN
     },
     Route {
+        path: "/v1/events",
+        summary: "What changed: the last events, or those after one that was seen.",
+        values: &[
+            ("since", "The number of the last event that was seen: `next` of the call before."),
+            ("wait", "How long to wait for the next event if there is none, like 30s; at most 5m."),
+        ],
+        answers: &[(200, "The events, oldest first.", Content::Json("Events")), WRONG],
+        waits: events::waits,
+        call: events::list,
+        ..PLAIN
+    },
+    Route {
         path: "/v1/openapi.json",
         summary: "This description.",
         answers: &[(200, "OpenAPI 3.1.", Content::Object)],
@@ -327,6 +343,13 @@ fn ready(state: &State, call: &Call<'_>) -> Response {
 /// Whether the answer to this request neither waits nor takes long.
 pub(super) fn is_immediate(request: &Request) -> bool {
     find(request).is_ok_and(|(route, _)| route.immediate)
+}
+
+/// How long a request waits for news; `None`: it is answered now. A call that is not permitted or malformed never waits.
+pub(super) fn waits(state: &State, access: &Access, request: &Request, peer: Peer) -> Option<Duration> {
+    let (route, call) = find(request).ok()?;
+    access.permission(request, peer == Peer::Inet).ok()?;
+    (route.waits)(state, &call)
 }
 
 /// Answers a request, whatever it contains.
@@ -464,7 +487,7 @@ mod tests {
             let allowed = refusal.headers.iter().find(|(name, _)| *name == "Allow").map(|(_, value)| value.clone());
             assert!(allowed.unwrap().split(", ").any(|method| method == route.method), "{path}");
         }
-        assert_eq!(ROUTES.len(), 17);
+        assert_eq!(ROUTES.len(), 19);
     }
 
     #[test]

@@ -3,9 +3,13 @@
 //! A caller takes a thread only once its request is whole ([`super::calls`]), so a silent caller delays no other. Calls
 //! that never wait ([`Handler::is_immediate`]: `/healthz`, `/readyz`) are answered here, whatever the others do.
 //!
+//! A caller that waits for news ([`Handler::waits`]) holds no thread either. It stays here until there is some, its time is
+//! over, or it finishes sending, as a caller that has gone does. Then a thread answers it.
+//!
 //! | bound | beyond it |
 //! |---|---|
-//! | [`AdminShare::reading`] callers whose request is not whole | the caller that has been silent longest is refused; if none is silent, the oldest one |
+//! | [`AdminShare::reading`] callers whose request is not whole, or that wait for news | the caller that has been silent longest is refused; if none is silent, the oldest one |
+//! | [`AdminShare::waiting`] callers that wait for news | the caller is answered without a wait |
 //! | [`http::PATIENCE`] for a request | 408 |
 //! | [`AdminShare::queued`] whole requests that wait for a thread | 503 |
 //! | [`AdminShare::closing`] answered callers that have not closed | the caller that was answered first is closed |
@@ -49,6 +53,13 @@ pub trait Handler: Send + Sync {
     /// Whether the answer neither waits nor takes long. The accepting thread then gives it, however many callers there
     /// are.
     fn is_immediate(&self, request: &Request) -> bool;
+
+    /// How long a request waits for news before it is answered; `None`: it is answered now. The server asks again when it
+    /// is woken.
+    fn waits(&self, request: &Request, peer: Peer) -> Option<Duration>;
+
+    /// Calls `wake` when there is news for a request that waits.
+    fn set_waker(&self, wake: Box<dyn Fn() + Send>);
 
     /// Answers a whole request.
     fn answer(&self, request: &Request, peer: Peer) -> Response;
@@ -98,6 +109,8 @@ struct Caller {
 enum CallerPhase {
     /// The request is not whole.
     Reading(Box<Incoming>),
+    /// The request waits for news. Up to this many more bytes are read and discarded.
+    Waiting(Box<Request>, usize),
     /// The caller has its answer. Up to this many more bytes are read and discarded.
     Closing(usize),
 }
@@ -126,6 +139,9 @@ impl Server {
             registry.register(&mut SourceFd(&socket.as_raw_fd()), Token(LISTENERS + index), Interest::READABLE)?;
             sockets.push((socket, peer));
         }
+        let of_news = waker.clone();
+        // A failure to wake delays callers until their wait is over.
+        handler.set_waker(Box::new(move || drop(of_news.wake())));
         let stopping = Arc::new(AtomicBool::new(false));
         let heartbeat = Heartbeat::default();
         let accept = AcceptLoop {
@@ -194,8 +210,12 @@ impl AcceptLoop {
                 _ => {}
             }
             if self.stopping.load(Ordering::Acquire) {
+                self.end_waits();
                 self.heartbeat.end();
                 return;
+            }
+            if events.iter().any(|event| event.token() == WAKER) {
+                self.answer_news();
             }
             for event in &events {
                 // A stale event of a caller that is gone costs the slot's next caller one spurious read.
@@ -235,7 +255,7 @@ impl AcceptLoop {
     }
 
     fn add_caller(&mut self, socket: Socket, peer: Peer) {
-        if self.count(CallerPhase::is_reading) >= self.share.reading
+        if self.count(CallerPhase::is_reading) + self.count(CallerPhase::is_waiting) >= self.share.reading
             && let Some(key) = self.most_idle()
         {
             self.close_with(key, &Response::overloaded("too many requests at once"));
@@ -263,7 +283,7 @@ impl AcceptLoop {
             let Some(caller) = self.callers.get_mut(key) else { return };
             let room = match &caller.phase {
                 CallerPhase::Reading(incoming) => incoming.room(),
-                CallerPhase::Closing(left) => *left,
+                CallerPhase::Waiting(_, left) | CallerPhase::Closing(left) => *left,
             };
             let room = room.min(self.chunk.len());
             let read = match caller.socket.read(&mut self.chunk[..room]) {
@@ -291,8 +311,16 @@ impl AcceptLoop {
                         Err(Refusal::Gone) => return self.forget(key),
                     }
                 }
-                (CallerPhase::Closing(left), Ok(count)) if count > 0 && *left > count => *left -= count,
-                (CallerPhase::Closing(_), Ok(_)) | (_, Err(_)) => return self.forget(key),
+                (CallerPhase::Waiting(request, _), Ok(0)) => {
+                    let request = std::mem::take(&mut **request);
+                    return self.call(key, request);
+                }
+                (CallerPhase::Waiting(_, left) | CallerPhase::Closing(left), Ok(count))
+                    if count > 0 && *left > count =>
+                {
+                    *left -= count;
+                }
+                (CallerPhase::Waiting(..) | CallerPhase::Closing(_), Ok(_)) | (_, Err(_)) => return self.forget(key),
             }
         }
     }
@@ -304,6 +332,21 @@ impl AcceptLoop {
             self.reply(key, &response, request.method == "HEAD");
             return self.drive(key);
         }
+        if self.count(CallerPhase::is_waiting) < self.share.waiting()
+            && let Some(time) = self.handler.waits(&request, caller.peer)
+            && let Some(caller) = self.callers.get_mut(key)
+        {
+            let now = Instant::now();
+            let phase = CallerPhase::Waiting(Box::new(request), http::LINGER_BYTES);
+            (caller.phase, caller.since, caller.until) = (phase, now, now + time);
+            // The caller may have finished sending already.
+            return self.drive(key);
+        }
+        self.call(key, request);
+    }
+
+    /// Gives a request to a thread that answers it.
+    fn call(&mut self, key: Key, request: Request) {
         let Some(Caller { socket, peer, .. }) = self.callers.remove(key) else { return };
         let _ = self.registry.deregister(&mut SourceFd(&socket.as_raw_fd()));
         if socket.set_nonblocking(false).is_err() {
@@ -318,6 +361,30 @@ impl AcceptLoop {
 
     fn close_with(&mut self, key: Key, response: &Response) {
         self.reply(key, response, false);
+    }
+
+    /// Answers callers that wait, if there is news for them.
+    fn answer_news(&mut self) {
+        for key in self.callers.keys() {
+            let Some(Caller { phase: CallerPhase::Waiting(request, _), peer, .. }) = self.callers.get_mut(key) else {
+                continue;
+            };
+            if self.handler.waits(request, *peer).is_none() {
+                let request = std::mem::take(&mut **request);
+                self.call(key, request);
+            }
+        }
+    }
+
+    /// Answers all callers that wait, since the API ends.
+    fn end_waits(&mut self) {
+        for key in self.callers.keys() {
+            if let Some(Caller { phase: CallerPhase::Waiting(request, _), peer, .. }) = self.callers.get(key) {
+                let response = self.handler.answer(request, *peer);
+                let bodiless = request.method == "HEAD";
+                self.reply(key, &response, bodiless);
+            }
+        }
     }
 
     /// Writes an answer, then lets the caller read it for at most [`http::LINGER`].
@@ -345,11 +412,16 @@ impl AcceptLoop {
 
     fn expire(&mut self, now: Instant) {
         for key in self.callers.keys() {
-            let Some(caller) = self.callers.get(key).filter(|caller| caller.until <= now) else { continue };
-            if caller.phase.is_reading() {
-                self.reply(key, &Response::error(408, "the request was not whole within 10 seconds"), false);
-            } else {
-                self.forget(key);
+            let Some(caller) = self.callers.get_mut(key).filter(|caller| caller.until <= now) else { continue };
+            match &mut caller.phase {
+                CallerPhase::Reading(_) => {
+                    self.reply(key, &Response::error(408, "the request was not whole within 10 seconds"), false);
+                }
+                CallerPhase::Waiting(request, _) => {
+                    let request = std::mem::take(&mut **request);
+                    self.call(key, request);
+                }
+                CallerPhase::Closing(_) => self.forget(key),
             }
         }
     }
@@ -377,6 +449,10 @@ impl CallerPhase {
 
     fn is_silent(&self) -> bool {
         matches!(self, CallerPhase::Reading(incoming) if incoming.is_silent())
+    }
+
+    fn is_waiting(&self) -> bool {
+        matches!(self, CallerPhase::Waiting(..))
     }
 
     fn is_closing(&self) -> bool {

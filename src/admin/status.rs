@@ -7,7 +7,8 @@ use crate::base::{Endpoint, Tick};
 use crate::config::model;
 use crate::logger;
 use crate::pool::{
-    AdminState, Backend, BackendAddress, HealthReport, LastReload, Listener, Member, Pool, Published, Snapshot,
+    AdminState, Backend, BackendAddress, BackendState, HealthReport, LastReload, Listener, Member, Pool, Published,
+    Snapshot,
 };
 use crate::session::CloseReason;
 use crate::telemetry::histogram::Reading;
@@ -16,44 +17,6 @@ use std::cmp::Ordering::Equal;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
-
-/// What an operator sees of a backend: the administrative state, or else whether it takes new connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
-    /// It takes new connections.
-    Up,
-    /// It is enabled and takes none.
-    Down,
-    /// An operator drains it.
-    Draining,
-    /// An operator has disabled it.
-    Disabled,
-}
-
-impl State {
-    /// All of them.
-    pub const ALL: [State; 4] = [State::Up, State::Down, State::Draining, State::Disabled];
-
-    /// That of a backend.
-    pub fn of(pool: &Pool, member: &Member) -> State {
-        match member.state {
-            AdminState::Enabled if pool.is_usable(member) => State::Up,
-            AdminState::Enabled => State::Down,
-            AdminState::Draining => State::Draining,
-            AdminState::Disabled => State::Disabled,
-        }
-    }
-
-    /// Its word in the API and in metrics.
-    pub fn word(self) -> &'static str {
-        match self {
-            State::Up => "up",
-            State::Down => "down",
-            State::Draining => "draining",
-            State::Disabled => "disabled",
-        }
-    }
-}
 
 /// `GET /v1/status`.
 pub fn status(published: &Published, now: Tick) -> api::Status {
@@ -170,7 +133,7 @@ pub fn find(pool: &Pool, name: &str, now: Tick) -> Option<api::BackendView> {
 }
 
 fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -> api::BackendView {
-    let (backend, counters, state) = (&member.backend, &member.backend.counters, State::of(pool, member));
+    let (backend, counters, state) = (&member.backend, &member.backend.counters, BackendState::of(pool, member));
     let connects = counters.connect_times.read();
     let health = backend.health.lock().clone();
     let last_result = backend.unresolved().or_else(|| health.last_result.map(|outcome| outcome.to_string()));
@@ -181,7 +144,7 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -
         effective_weight: rounded(pool.effective_weight(member), 1e3),
         backup: member.backup,
         state: state.word().to_owned(),
-        reason: (state == State::Down).then(|| reason(pool, member, last_result.as_deref())),
+        reason: (state == BackendState::Down).then(|| reason(pool, member, last_result.as_deref())),
         active_connections: u64::from(backend.active()),
         connections_limit: settings.max_connections.map(u64::from),
         connections_total: counters.connections.load(Relaxed),

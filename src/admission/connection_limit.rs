@@ -4,6 +4,7 @@
 //! A worker reserves a place before it accepts. Without room, it marks the limit and leaves clients in the kernel's backlog.
 //! The next worker whose client leaves sees the mark and wakes all workers. No worker polls.
 
+use super::{LimitChange, LimitReport};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -19,6 +20,7 @@ pub struct ConnectionLimit {
 pub(super) struct Count {
     active: AtomicUsize,
     waiting: AtomicBool,
+    report: LimitReport,
 }
 
 impl ConnectionLimit {
@@ -39,7 +41,11 @@ impl ConnectionLimit {
         }
         // Mark first, then look again: either this look finds a place freed in between, or the worker that freed it sees the mark.
         self.count.waiting.store(true, Ordering::SeqCst);
-        self.try_enter()
+        let entered = self.try_enter();
+        if !entered {
+            self.count.report.meet();
+        }
+        entered
     }
 
     fn try_enter(&self) -> bool {
@@ -63,6 +69,12 @@ impl ConnectionLimit {
     /// Is there room for one more client?
     pub fn has_room(&self) -> bool {
         self.count.active.load(Ordering::SeqCst) < self.limit()
+    }
+
+    /// Control's regular look: whether the limit was reached or left.
+    pub fn look(&self) -> Option<LimitChange> {
+        let limit = self.limit();
+        self.count.report.look(self.active(), (limit < usize::MAX).then_some(limit))
     }
 
     /// Clients now served.

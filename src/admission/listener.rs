@@ -1,6 +1,6 @@
 //! Admission at one listener: its settings, and what is counted there.
 
-use super::{AdmissionGuard, ConnectionLimit, NoRoom};
+use super::{AdmissionGuard, ConnectionLimit, LimitChange, NoRoom};
 use crate::base::Tick;
 use crate::config::model;
 use crate::policy::limit::{Access, Admitted, Enforcement, Limits, Reason, Rules, SourceId, Sources};
@@ -76,6 +76,11 @@ impl ListenerAdmission {
         };
         let refusal = self.limits.preview(client, now);
         AdmissionPreview { no_room, refusal, enforced: self.limits.enforcement == Enforcement::Enforced }
+    }
+
+    /// Control's regular look: whether the limit was reached or left.
+    pub fn look(&self) -> Option<LimitChange> {
+        self.room.look()
     }
 
     /// Does a worker wait although there is room again? True once per wait.

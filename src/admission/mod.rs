@@ -19,8 +19,10 @@
 
 mod connection_limit;
 mod guard;
+mod limit_report;
 mod listener;
 
 pub use connection_limit::ConnectionLimit;
 pub use guard::{AdmissionGuard, NoRoom};
+pub use limit_report::{LimitChange, LimitReport};
 pub use listener::{AdmissionPreview, ListenerAdmission};

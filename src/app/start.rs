@@ -22,6 +22,7 @@ use crate::config::descriptors::{self, AdminShare};
 use crate::config::model::{LogTo, Model, Names};
 use crate::confine::Confinement;
 use crate::control::{self, BoundState, ConfigState, Control, DataPlane, FirstState, Loader, Lookups, Parts};
+use crate::events::{By, Event, Kind};
 use crate::logger;
 use crate::net::listen;
 use crate::net::{self, TcpTuning};
@@ -137,9 +138,12 @@ impl Ready {
         let (prepared, data_plane) = workers::prepare(model.global.workers)?;
         let resets = data_plane.clone();
         // Resets go straight to the workers, since control may be waiting for the prober.
-        let prober = prober::spawn(snapshot.clone(), Box::new(move |backend| resets.reset(&[backend])))?;
         let published =
             Arc::new(Published::new(snapshot.clone(), model.clone(), connection_limit.clone(), clock::now()));
+        let start = Event::new(Kind::Start, By::Tcplb);
+        published.events().record(start.because(format_args!("tcplb {}", env!("CARGO_PKG_VERSION"))));
+        let on_down = Box::new(move |backend| resets.reset(&[backend]));
+        let prober = prober::spawn(snapshot.clone(), published.events().clone(), on_down)?;
         let start = |target| AccessLog::start(target, model.global.log_format, published.log().clone());
         let (log, log_handle) = log.map(start).transpose()?.unzip();
         let listeners = listener_addresses(&snapshot);

@@ -73,9 +73,13 @@ fn forward_signals(signals: Signals, remote: &Remote, log: Option<&Reopener>) {
     }
 }
 
-/// The lines logged after the addresses: one per pool, and one per backend.
+/// The lines logged after the addresses: one per listener with a limit, one per pool, and one per backend.
 fn introduction(model: &Model) -> Vec<String> {
-    let mut lines = Vec::new();
+    let limited = |listener: &model::Listener| {
+        let (name, limit) = (&listener.name, listener.max_connections?);
+        Some(format!("listener {name}: at most {limit} connection{}", if limit == 1 { "" } else { "s" }))
+    };
+    let mut lines: Vec<String> = model.listeners.iter().filter_map(limited).collect();
     for pool in &model.pools {
         let (count, plural) = (pool.backends.len(), if pool.backends.len() == 1 { "" } else { "s" });
         let (name, algorithm, health) = (&pool.name, pool.algorithm.name, Watched(&pool.health));

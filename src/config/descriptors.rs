@@ -37,7 +37,7 @@ pub const ADMIN_CALLS: usize = 16;
 /// descriptors of probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AdminShare {
-    /// Callers whose request is not whole.
+    /// Callers whose request is not whole, or that wait for news.
     pub reading: usize,
     /// Callers that have their answer and have not closed.
     pub closing: usize,
@@ -52,6 +52,11 @@ impl AdminShare {
         let callers = (limit / 8).clamp(*ADMIN.start(), *ADMIN.end()) - fixed;
         let quarter = (callers / 4) as usize;
         AdminShare { reading: 2 * quarter, closing: quarter, queued: quarter }
+    }
+
+    /// The most callers that wait for news. They count as [`AdminShare::reading`] too, and leave half of it to others.
+    pub fn waiting(self) -> usize {
+        self.reading / 2
     }
 
     /// What these callers, the calls and the server itself need.

@@ -107,20 +107,35 @@ impl Display for Change {
             Subject::Pool(name) => write!(out, "pool {name}")?,
             Subject::Backend { pool, name } => write!(out, "pool {pool}: backend {name}")?,
         }
-        let connections = Connections(self.connections);
-        match &self.what {
-            What::Added => write!(out, " added ({connections})"),
-            What::Removed(Some(OnRemove::Keep)) if self.connections == 1 => {
-                write!(out, " removed ({connections} goes on)")
-            }
-            What::Removed(Some(OnRemove::Keep)) => write!(out, " removed ({connections} go on)"),
-            What::Removed(Some(OnRemove::Reset)) => write!(out, " removed ({connections} reset)"),
+        out.write_str(if matches!(self.what, What::NeedsRestart(_)) { ": " } else { " " })?;
+        self.fate().fmt(out)
+    }
+}
+
+impl Change {
+    /// What becomes of the subject, without its name.
+    pub fn fate(&self) -> impl Display {
+        Fate(self)
+    }
+}
+
+struct Fate<'a>(&'a Change);
+
+impl Display for Fate<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Fate(Change { what, connections: count, .. }) = self;
+        let connections = Connections(*count);
+        match what {
+            What::Added => write!(out, "added ({connections})"),
+            What::Removed(Some(OnRemove::Keep)) if *count == 1 => write!(out, "removed ({connections} goes on)"),
+            What::Removed(Some(OnRemove::Keep)) => write!(out, "removed ({connections} go on)"),
+            What::Removed(Some(OnRemove::Reset)) => write!(out, "removed ({connections} reset)"),
             What::Removed(Some(OnRemove::Drain(time))) => {
-                write!(out, " removed ({connections} may finish within {})", duration::written(*time))
+                write!(out, "removed ({connections} may finish within {})", duration::written(*time))
             }
-            What::Removed(None) => write!(out, " removed ({connections})"),
-            What::Changed(settings) => write!(out, " changed: {} ({connections})", Differences(settings)),
-            What::NeedsRestart(settings) => write!(out, ": {} needs a restart", Differences(settings)),
+            What::Removed(None) => write!(out, "removed ({connections})"),
+            What::Changed(settings) => write!(out, "changed: {} ({connections})", Differences(settings)),
+            What::NeedsRestart(settings) => write!(out, "{} needs a restart", Differences(settings)),
         }
     }
 }

@@ -6,6 +6,7 @@
 //! again. The others have it by then, and the command is answered: nothing can undo the change any more.
 
 use super::config_state::{NewSockets, Transition};
+use super::history::StateBefore;
 use super::reload::Waiting;
 use super::remote::{Refused, Reloaded};
 use super::{ControlLoop, DataPlane};
@@ -25,8 +26,8 @@ const RETRY: Duration = Duration::from_millis(50);
 
 /// The receivers of the answer. A caller may have stopped waiting.
 pub enum Reply {
-    /// The caller of a change of one backend.
-    Edit(Sender<Result<(), Refused>>),
+    /// The caller of a change of one backend, and the backend's state before if that changes.
+    Edit(Sender<Result<(), Refused>>, Option<StateBefore>),
     /// The callers of a reload, and the log.
     Reload(Vec<Waiting>, Reloaded),
     /// None: the change comes from control itself.
@@ -37,13 +38,13 @@ pub enum Reply {
 pub struct InFlight {
     phase: ChangePhase,
     until: Instant,
-    snapshot: Arc<Snapshot>,
+    pub(super) snapshot: Arc<Snapshot>,
     model: Arc<Model>,
     opened: Vec<NewSockets>,
     leaving: Vec<(BackendId, OnRemove)>,
     /// Reset the connections of backends that leave, whatever the pool's `on_remove` says.
     force: bool,
-    reply: Reply,
+    pub(super) reply: Reply,
 }
 
 enum ChangePhase {
@@ -154,9 +155,11 @@ impl<C: DataPlane> ControlLoop<C> {
 
     /// Publishes the change and answers: all threads that run have it.
     fn arrived(&mut self) {
-        let Some(InFlight { snapshot, model, leaving, force, reply, .. }) = self.change.take() else { return };
-        self.parts.published.publish(snapshot, model);
+        let Some(change) = self.change.take() else { return };
+        self.parts.published.publish(change.snapshot.clone(), change.model.clone());
         self.sampler.begin(&self.parts.published);
+        self.record_effects(&change);
+        let InFlight { leaving, force, reply, .. } = change;
         let mut now = Vec::new();
         let mut later: Vec<(Duration, Vec<BackendId>)> = Vec::new();
         for (id, on_remove) in leaving {
@@ -178,7 +181,7 @@ impl<C: DataPlane> ControlLoop<C> {
         let timed = |(time, ids): (Duration, Vec<BackendId>)| Some((started.checked_add(time)?, ids.into()));
         self.cuts.extend(later.into_iter().filter_map(timed));
         match reply {
-            Reply::Edit(answer) => drop(answer.try_send(Ok(()))),
+            Reply::Edit(answer, _) => drop(answer.try_send(Ok(()))),
             Reply::Reload(waiting, reloaded) => self.reload_is_over(waiting, Ok(reloaded)),
             Reply::None => {}
         }

@@ -18,7 +18,7 @@
 //! | delaying or draining | `Stop` again, or `shutdown_timeout` is over | workers reset the connections that are left, reason `shutdown` |
 //! | stopping | a worker has not ended after five seconds | control ends without it, with an error |
 //! | any | every 5 s, with an admin API | the sampler notes all counters |
-//! | any | every 2 s | the log reports refused clients that no worker has reported |
+//! | any | every second | the log reports refused clients that no worker has reported, limits that were reached or left, and drained backends |
 //! | any | a worker ended with an error | the others are stopped at once; [`Control::wait`] returns the error |
 //!
 //! Control blocks on nothing but its channels. Short-lived threads read files and look names up, each in bounded time,
@@ -32,6 +32,8 @@
 //! | `bind` | listeners' addresses: which stay, which are opened |
 //! | `config_state` | the current state, and how the next one is prepared |
 //! | `reload` | a reload until it becomes a change |
+//! | `history` | what it records as events |
+//! | `limits` | limits that are reached and left, drains that are over |
 //! | `names` | changes that wait for names, and retries |
 //! | `lookup` | threads that ask the resolver |
 //! | `resolve` | names into addresses |
@@ -41,6 +43,8 @@ mod bind;
 mod change;
 mod command;
 mod config_state;
+mod history;
+mod limits;
 mod lookup;
 mod names;
 mod reload;
@@ -79,8 +83,9 @@ use std::time::{Duration, Instant};
 /// How long workers may take to end after the order to reset all connections.
 const FAREWELL: Duration = Duration::from_secs(5);
 
-/// How often refusals that are not reported yet are looked for.
-const LOOK: Duration = Duration::from_secs(2);
+/// How often control looks for refusals that are not reported yet, for limits that were reached or left, and for drained
+/// backends.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Reads the file: the model it describes, or all mistakes, one a line.
 pub type Loader = Arc<dyn Fn() -> Result<Model, Vec<String>> + Send + Sync>;
@@ -192,6 +197,8 @@ struct ControlLoop<C> {
     /// When to reset the connections of removed backends. One entry per removal within the drain time.
     cuts: Vec<(Instant, Arc<[BackendId]>)>,
     sampler: Sampler,
+    /// Backends whose drain is over, as the last look found.
+    drained: BTreeSet<BackendId>,
     heartbeat: Heartbeat,
 }
 
@@ -211,6 +218,7 @@ impl<C: DataPlane> ControlLoop<C> {
             retries: Retries::new(),
             late: Found::new(),
             cuts: Vec::new(),
+            drained: BTreeSet::new(),
             heartbeat,
         }
     }
@@ -312,6 +320,8 @@ impl<C: DataPlane> ControlLoop<C> {
                 },
                 recv(look) -> _ => {
                     self.report_refusals(|totals, why| totals.settled_to_log(why, clock::now()));
+                    self.look_at_limits();
+                    self.look_at_drains();
                     self.update_prober();
                     systemd::retry();
                 }
@@ -328,6 +338,9 @@ impl<C: DataPlane> ControlLoop<C> {
             }
         }
         self.report_refusals(ListenerTotals::unlogged);
+        if let (true, Ok(counts)) = (self.draining, &counts) {
+            self.record_end(*counts);
+        }
         self.heartbeat.end();
         Outcome { counts, stuck: left.into_iter().collect() }
     }
@@ -336,6 +349,7 @@ impl<C: DataPlane> ControlLoop<C> {
     fn begin_to_stop(&mut self) -> Receiver<Instant> {
         let time = self.parts.config_state.running().global.shutdown_delay;
         self.draining = true;
+        self.record_drain();
         self.give_up_reloads();
         self.give_up_adds();
         self.parts.published.drain();

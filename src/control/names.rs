@@ -62,15 +62,18 @@ impl<C: DataPlane> ControlLoop<C> {
     }
 
     fn carry_out(&mut self, edit: &Edit, answer: Sender<Result<(), Refused>>, found: &Found) {
+        // Preparing the change takes a backend out of use already.
+        let state_before = self.state_before(edit);
         let transition = match self.parts.config_state.edit(edit, found) {
             Ok(transition) => transition,
             Err(refused) => return drop(answer.try_send(Err(refused))),
         };
         log::info!("{edit}");
+        self.record_edit(edit);
         let before = advice::of_pool_called(self.parts.config_state.running(), edit.pool());
         let now = advice::of_pool_called(&transition.model, edit.pool());
         now.iter().filter(|warning| !before.contains(warning)).for_each(|warning| log::warn!("{warning}"));
-        self.begin(transition, matches!(edit, Edit::Remove { force: true, .. }), Reply::Edit(answer));
+        self.begin(transition, matches!(edit, Edit::Remove { force: true, .. }), Reply::Edit(answer, state_before));
     }
 
     /// Handles an answer of a resolver thread.
@@ -140,6 +143,7 @@ impl<C: DataPlane> ControlLoop<C> {
             if let Some(endpoints) = known.then(|| resolve::one(settings, &late).ok()).flatten() {
                 let shown: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
                 log::info!("pool {pool}: backend {} is resolved: {}", settings.name, shown.join(", "));
+                self.record_resolved(pool, &settings.name, &endpoints);
                 resolved.insert((pool.to_owned(), settings.name.clone()), endpoints);
             }
         }

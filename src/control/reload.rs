@@ -164,7 +164,10 @@ impl<C: DataPlane> ControlLoop<C> {
         let Some(Reload { waiting, phase }) = self.reload.take_if(|reload| reload.is_ready()) else { return };
         let ReloadPhase::Asking { file, question } = phase else { return };
         match self.prepare(*file, &question.found) {
-            Ok((transition, reloaded)) => self.begin(transition, false, Reply::Reload(waiting, reloaded)),
+            Ok((transition, reloaded)) => {
+                self.record_changes(&reloaded.changes);
+                self.begin(transition, false, Reply::Reload(waiting, reloaded));
+            }
             Err(error) => self.reload_is_over(waiting, Err(error)),
         }
     }
@@ -210,7 +213,10 @@ impl<C: DataPlane> ControlLoop<C> {
                 let beyond = descriptors::listeners_beyond(self.parts.config_state.share(), model);
                 advice::of(model).iter().chain(&beyond).for_each(|warning| log::warn!("reload: {warning}"));
             }
-            Err(error) => error.to_string().lines().for_each(|line| log::error!("reload refused: {line}")),
+            Err(error) => {
+                self.record_refused(error);
+                error.to_string().lines().for_each(|line| log::error!("reload refused: {line}"));
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 
 use crate::base::Tick;
 use crate::clock;
+use crate::events::{By, Event, Kind};
 use crate::logger;
 use crate::pool::{BackendId, Published};
 use crate::telemetry::{Counters, LostLines, Resets};
@@ -55,6 +56,9 @@ impl Sampler {
                         _ => format!(" (pool {})", pool.settings.name),
                     };
                     log::warn!("{}: {resets}{suffix}", backend.name);
+                    let event =
+                        Event::new(Kind::BackendState, By::Tcplb).of_backend(&pool.settings.name, &backend.name);
+                    published.events().record(event.because(resets));
                 }
                 backend.counters.sample(now);
             }

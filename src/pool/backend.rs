@@ -4,6 +4,7 @@
 //! object outlives snapshots, so that counters and averages survive a change of configuration.
 
 use super::addresses::Addresses;
+use crate::admission::LimitReport;
 use crate::base::bits::WORD;
 use crate::base::{Endpoint, Tick};
 use crate::policy::balance::LoadBlock;
@@ -34,6 +35,8 @@ pub struct Backend {
     pub counters: Counters,
     /// The prober's findings. Only the prober writes, and only admin and tests read: no connection takes this lock.
     pub health: Mutex<HealthReport>,
+    /// Whether it has as many connections as its limit allows.
+    pub limit_report: LimitReport,
     /// Why its name has no address, where it has none. Control writes, admin reads.
     unresolved: Mutex<String>,
     /// When it came up, by [`crate::clock`]; 0: it has always been up.
@@ -85,6 +88,7 @@ impl Backend {
             addresses: Addresses::new(endpoints),
             counters: Counters::default(),
             health: Mutex::default(),
+            limit_report: LimitReport::default(),
             unresolved: Mutex::default(),
             came_up: AtomicU64::new(0),
             healthy: AtomicBool::new(true),

@@ -28,7 +28,11 @@ impl Lease {
         } else {
             // Never counted beyond the limit, not even for a moment: another worker would find a free place taken.
             let one_more = |active: u32| (active < limit).then(|| active + 1);
-            backend.load().fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+            let before = backend.load().fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
+            if !before.is_ok_and(|active| active + 1 < limit) {
+                backend.limit_report.meet();
+            }
+            before.ok()?;
         }
         Some(Lease { backend: backend.clone(), index: index as u32 })
     }

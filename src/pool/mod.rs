@@ -11,25 +11,30 @@
 //! | `explain` | which backend a client would get, and why |
 //! | `next` | builds the next generation from the last one and a model: which backends stay, and their slots |
 //! | `backend` | a backend, with its counters; outlives snapshots |
+//! | `backend_state` | the one state of a backend that operators see |
 //! | [`mod@addresses`] | the addresses of a backend, and which of them serve |
 //! | `lease` | the right to use a backend, counted while it lives |
 //! | `standing` | which backends may be used |
+//! | `serving` | whether a pool has a usable backend, as it was last reported |
 //! | `note` | messages to the prober |
 //! | `published` | the newest generation, for readers |
 
 pub mod addresses;
 mod backend;
+mod backend_state;
 mod explain;
 mod lease;
 mod next;
 mod note;
 mod pick;
 mod published;
+mod serving;
 mod snapshot;
 mod standing;
 
 pub use addresses::{AddressState, Addresses, BackendAddress};
 pub use backend::{Backend, BackendId, HealthReport, Transition};
+pub use backend_state::BackendState;
 pub use explain::{Candidate, Explanation};
 pub use lease::{Lease, Tried};
 pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints};

@@ -220,6 +220,7 @@ impl<'a> Successor<'a> {
             up: bits(|old| &old.up),
             ejected: bits(|old| &old.ejected),
             last_resort_mask: bits(|old| &old.last_resort_mask),
+            serving: self.old.map(|old| old.serving.clone()).unwrap_or_default(),
             totals: self.totals.clone(),
             settings_generation: self.settings_generation(),
             primary: self.balance(self.old.map(|old| &*old.primary), primary),

@@ -7,6 +7,7 @@ use super::Snapshot;
 use crate::admission::ConnectionLimit;
 use crate::base::Tick;
 use crate::config::model::Model;
+use crate::events::Events;
 use crate::telemetry::recent::Series;
 use crate::telemetry::{AccessLogTotals, LostLines, WorkerTotals};
 use parking_lot::RwLock;
@@ -30,6 +31,7 @@ pub struct Published {
     log: Arc<AccessLogTotals>,
     /// Lines that both logs have lost. Control samples them.
     pub lost_lines: Series<LostLines>,
+    events: Arc<Events>,
 }
 
 /// The last attempt to reload the configuration.
@@ -62,6 +64,7 @@ impl Published {
             configured: RwLock::new(SystemTime::now()),
             log: Arc::default(),
             lost_lines: Series::default(),
+            events: Arc::default(),
         }
     }
 
@@ -118,6 +121,11 @@ impl Published {
     /// Lines that the access log lost.
     pub fn log(&self) -> &Arc<AccessLogTotals> {
         &self.log
+    }
+
+    /// What has changed since the start.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
     }
 
     /// Publishes a snapshot once the workers have it; called by control.

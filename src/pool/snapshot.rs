@@ -1,5 +1,6 @@
 //! The immutable picture of all pools that workers and prober use.
 
+use super::serving::Serving;
 use super::{Backend, Lease, Standing, Tried};
 use crate::admission::ListenerAdmission;
 use crate::base::{AtomicBits, Endpoint, Listen, Tick};
@@ -170,6 +171,7 @@ pub struct Pool {
     pub(super) warm: Vec<AtomicBits>,
     pub(super) primary: Box<dyn Balance>,
     pub(super) backup: Option<Box<dyn Balance>>,
+    pub(super) serving: Arc<Serving>,
 }
 
 impl Snapshot {

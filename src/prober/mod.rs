@@ -8,7 +8,7 @@
 //! [`crate::probe`] has the bytes of a probe, and [`crate::net::probe_socket`] moves them.
 //!
 //! It probes every backend of the newest snapshot, all concurrently on one poll loop, and counts the failed connects
-//! that workers report. It writes `Pool::up`, [`crate::pool::HealthReport`] and one log line per change.
+//! that workers report. It writes `Pool::up`, [`crate::pool::HealthReport`] and one log line and one event per change.
 //! It does not decide (`policy::health` does), choose a backend, touch a client's connection, or resolve a name.
 //!
 //! # Invariants
@@ -25,6 +25,7 @@
 mod probe_loop;
 mod watch;
 
+use crate::events::Events;
 use crate::mailbox::Mailbox;
 use crate::pool::{BackendId, Note, Snapshot};
 use crate::watchdog::{Heartbeat, Watched};
@@ -61,15 +62,20 @@ pub struct Prober {
 pub type OnDown = Box<dyn Fn(BackendId) + Send>;
 
 /// Starts the thread with the first snapshot. The first probes go out at once.
-pub fn spawn(snapshot: Arc<Snapshot>, on_down: OnDown) -> io::Result<Prober> {
+pub fn spawn(snapshot: Arc<Snapshot>, events: Arc<Events>, on_down: OnDown) -> io::Result<Prober> {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let quarter = descriptors.map_or(OPEN_MAX, |limit| usize::try_from(limit / 4).unwrap_or(OPEN_MAX));
-    spawn_with(snapshot, on_down, quarter.clamp(1, OPEN_MAX))
+    spawn_with(snapshot, events, on_down, quarter.clamp(1, OPEN_MAX))
 }
 
 /// As [`spawn`], with another limit on probes in progress.
-pub fn spawn_with(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<Prober> {
-    let (mailbox, probe_loop) = ProbeLoop::new(snapshot, on_down, open_max)?;
+pub fn spawn_with(
+    snapshot: Arc<Snapshot>,
+    events: Arc<Events>,
+    on_down: OnDown,
+    open_max: usize,
+) -> io::Result<Prober> {
+    let (mailbox, probe_loop) = ProbeLoop::new(snapshot, events, on_down, open_max)?;
     let heartbeat = probe_loop.heartbeat();
     let (end, ended) = bounded(0);
     let work = move || {

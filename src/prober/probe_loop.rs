@@ -10,11 +10,12 @@ use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::clock;
+use crate::events::{By, Events as History};
 use crate::mailbox::Mailbox;
 use crate::net::probe_socket::{ProbeSocket, Readiness};
 use crate::policy::health::{ConnectFailure, Outcome, schedule};
 use crate::policy::slow_start;
-use crate::pool::{BackendId, Note, Snapshot};
+use crate::pool::{BackendId, Note, Pool, Snapshot};
 use crate::probe::ProbeTarget;
 use crate::watchdog::Heartbeat;
 use crossbeam_channel::Receiver;
@@ -64,13 +65,21 @@ pub struct ProbeLoop {
     /// When the shares of backends in slow start grow next; `None`: no pool has a slow start.
     warm_up: Option<Tick>,
     random: fastrand::Rng,
+    /// Pools whose backends have changed in this turn, with the last change.
+    unsettled: Vec<(Arc<Pool>, String)>,
+    events: Arc<History>,
     on_down: OnDown,
     heartbeat: Heartbeat,
 }
 
 impl ProbeLoop {
     /// Adopts the first snapshot; probes start in [`ProbeLoop::run`].
-    pub fn new(snapshot: Arc<Snapshot>, on_down: OnDown, open_max: usize) -> io::Result<(Mailbox<Note>, ProbeLoop)> {
+    pub fn new(
+        snapshot: Arc<Snapshot>,
+        events: Arc<History>,
+        on_down: OnDown,
+        open_max: usize,
+    ) -> io::Result<(Mailbox<Note>, ProbeLoop)> {
         let poll = Poll::new()?;
         let (mailbox, messages) = Mailbox::new(&poll, MESSAGES, NOTES_MAX)?;
         let now = clock::now();
@@ -88,6 +97,8 @@ impl ProbeLoop {
             readmit: None,
             warm_up: None,
             random: fastrand::Rng::new(),
+            unsettled: Vec::new(),
+            events,
             on_down,
             heartbeat: Heartbeat::default(),
         };
@@ -138,6 +149,9 @@ impl ProbeLoop {
             self.readmit_outliers();
             self.warm_up();
             self.begin_probes();
+            for (pool, why) in self.unsettled.drain(..) {
+                pool.report_serving(&self.events, By::Health, why);
+            }
         }
     }
 
@@ -170,6 +184,7 @@ impl ProbeLoop {
         for key in self.by_id.values() {
             let Some(watch) = self.watches.get_mut(*key) else { continue };
             watch.readmit(self.now);
+            note_unsettled(&mut self.unsettled, watch);
             self.readmit = [self.readmit, watch.ejected_until()].into_iter().flatten().min();
         }
     }
@@ -177,7 +192,9 @@ impl ProbeLoop {
     fn count_outlier(&mut self, backend: BackendId) {
         let key = self.by_id.get(&backend);
         let Some(watch) = key.and_then(|&key| self.watches.get_mut(key)) else { return };
-        if watch.count_outlier(self.now) {
+        let ejected = watch.count_outlier(self.now);
+        note_unsettled(&mut self.unsettled, watch);
+        if ejected {
             self.readmit = [self.readmit, watch.ejected_until()].into_iter().flatten().min();
         }
     }
@@ -200,14 +217,14 @@ impl ProbeLoop {
                 if watch.client_failed(failure, self.now) {
                     self.wheel.set(key.slot, watch.next_visit(self.now));
                 }
-                self.report_down(key);
+                self.follow_up(key);
             }
             Note::AddressFailed { backend, address, failure } => {
                 let Some(&key) = self.by_id.get(&backend) else { return };
                 if let Some(watch) = self.watches.get_mut(key) {
                     watch.address_failed(address, failure, self.now);
                 }
-                self.report_down(key);
+                self.follow_up(key);
             }
             Note::Connected(backend) => {
                 let key = self.by_id.get(&backend);
@@ -244,7 +261,7 @@ impl ProbeLoop {
                         Some(key)
                     }
                     None => {
-                        let key = self.watches.insert_with(|_| Watch::new(membership, self.now));
+                        let key = self.watches.insert_with(|_| Watch::new(membership, self.events.clone(), self.now));
                         new.extend(key);
                         key
                     }
@@ -261,6 +278,9 @@ impl ProbeLoop {
             }
             watch.forget();
         }
+        // Control reports what the change of the configuration did.
+        self.unsettled.clear();
+        snapshot.pools.iter().for_each(|pool| pool.begin_serving());
         for (index, key) in new.iter().enumerate() {
             let Some(watch) = self.watches.get(*key) else { continue };
             let delay = schedule::first(index, new.len(), watch.health().interval);
@@ -339,7 +359,7 @@ impl ProbeLoop {
         } else {
             watch.phase = ProbePhase::Probing;
         }
-        self.report_down(key);
+        self.follow_up(key);
         self.arm(key);
         Ok(())
     }
@@ -365,7 +385,7 @@ impl ProbeLoop {
             watch.probing.retain(|other| *other != open);
             watch.probe_ended(address, outcome, self.now);
         }
-        self.report_down(key);
+        self.follow_up(key);
         self.arm(key);
     }
 
@@ -389,13 +409,13 @@ impl ProbeLoop {
         self.wheel.set(key.slot, Tick(due.checked_next_multiple_of(grain).unwrap_or(due)));
     }
 
-    /// Reports a backend that went down and whose connections are to be reset.
-    fn report_down(&mut self, key: Key) {
-        if let Some(watch) = self.watches.get_mut(key)
-            && watch.take_fallen()
-        {
+    /// Reports a backend that went down and whose connections are to be reset, and notes its pool.
+    fn follow_up(&mut self, key: Key) {
+        let Some(watch) = self.watches.get_mut(key) else { return };
+        if watch.take_fallen() {
             (self.on_down)(watch.backend().id);
         }
+        note_unsettled(&mut self.unsettled, watch);
     }
 
     /// The probe of an event; `None` for messages, and for a probe that an earlier event of the batch ended.
@@ -405,6 +425,15 @@ impl ProbeLoop {
         }
         let key = self.open.key_of((token.0 % OPEN_MAX) as u32)?;
         (token_of(key) == token).then_some(key)
+    }
+}
+
+/// Notes the pool of a backend that has changed. Many may change in a turn, and a look at a pool takes time.
+fn note_unsettled(unsettled: &mut Vec<(Arc<Pool>, String)>, watch: &mut Watch) {
+    let Some(change) = watch.take_changed() else { return };
+    match unsettled.iter_mut().find(|(pool, _)| Arc::ptr_eq(pool, watch.pool())) {
+        Some((_, last)) => *last = change,
+        None => unsettled.push((watch.pool().clone(), change)),
     }
 }
 

@@ -5,6 +5,7 @@
 use crate::base::slots::Key;
 use crate::base::{Address, LogThrottle, Tick};
 use crate::config::model::{Health, HealthKind, InitialHealth, OnDown};
+use crate::events::{By, Event, Events, Kind};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::outlier::{self, ClientFailure, Outlier};
 use crate::policy::health::{ConnectFailure, HealthState, Outcome, Rules, schedule};
@@ -38,6 +39,11 @@ pub struct Watch {
     state: AdminState,
     /// It went down, and its connections are to be reset; this is not reported yet.
     fallen: bool,
+    /// Whether it is up according to the last event, or was at the beginning.
+    recorded_up: bool,
+    /// Its health has changed since [`Watch::take_changed`]: how, as a sentence.
+    changed: Option<String>,
+    events: Arc<Events>,
     backend: Arc<Backend>,
     policy: HealthPolicy,
     outlier: Outlier,
@@ -110,7 +116,8 @@ impl HealthPolicy {
 
 impl Watch {
     /// A backend without results: up or down until the first one, as its pool says.
-    pub fn new(Membership { pool, index, member, among_several }: Membership<'_>, now: Tick) -> Watch {
+    pub fn new(membership: Membership<'_>, events: Arc<Events>, now: Tick) -> Watch {
+        let Membership { pool, index, member, among_several } = membership;
         let backend = member.backend.clone();
         let policy = HealthPolicy::of(&pool.settings.health, backend.addresses.len());
         let up = policy.is_up();
@@ -121,6 +128,9 @@ impl Watch {
             slot: member.slot,
             state: member.state,
             fallen: false,
+            recorded_up: up,
+            changed: None,
+            events,
             answers: backend.answers(),
             reached: vec![0; backend.addresses.len().max(1)],
             backend,
@@ -157,6 +167,7 @@ impl Watch {
             (self.policy, self.probed) = (HealthPolicy::of(new, self.backend.addresses.len()), false);
             (self.admitted, self.began_up) = (self.policy.is_up(), self.policy.is_up());
             self.show_addresses();
+            self.record("its health settings are new".to_owned());
         }
         if before != AdminState::Enabled && self.state == AdminState::Enabled && self.policy.is_up() {
             self.backend.starts_slowly(now);
@@ -212,6 +223,16 @@ impl Watch {
     /// Whether it went down since the last call, in a pool that then resets connections.
     pub fn take_fallen(&mut self) -> bool {
         std::mem::take(&mut self.fallen)
+    }
+
+    /// How its health has changed since the last call, if it has.
+    pub fn take_changed(&mut self) -> Option<String> {
+        self.changed.take()
+    }
+
+    /// Its pool in the newest snapshot.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     /// The time from the start of the last probe to the next.
@@ -362,8 +383,10 @@ impl Watch {
         let ejected = self.outlier.failed(failure, now);
         if let Some(until) = self.outlier.until().filter(|_| ejected) {
             let (name, time) = (&self.backend.name, until - now);
-            log::warn!("{name} is left out for {time:?}: {limit} clients in a row failed{}", self.suffix());
+            let why = format!("left out for {time:?}: {limit} clients in a row failed");
+            log::warn!("{name} is {why}{}", self.suffix());
             self.note_change(now);
+            self.record(why);
         }
         ejected
     }
@@ -379,6 +402,7 @@ impl Watch {
             log::info!("{} is let in again{}", self.backend.name, self.suffix());
             self.backend.starts_slowly(now);
             self.note_change(now);
+            self.record("let in again".to_owned());
         }
     }
 
@@ -427,6 +451,19 @@ impl Watch {
             log::warn!("{name} is down: {outcome}{suffix}");
             self.fallen = self.pool.settings.on_down == OnDown::Reset;
         }
+        self.record(outcome.to_string());
+    }
+
+    /// Records an event if the backend is now up and was down, or the reverse. A back-off is too short to count.
+    fn record(&mut self, why: String) {
+        let up = self.outlier.until().is_none() && (matches!(self.policy, HealthPolicy::Off(_)) || self.policy.is_up());
+        if std::mem::replace(&mut self.recorded_up, up) == up {
+            return;
+        }
+        let (from, to) = if up { ("down", "up") } else { ("up", "down") };
+        let event = Event::new(Kind::BackendState, By::Health).of_backend(&self.pool.settings.name, &self.backend.name);
+        self.events.record(event.changed(from, to).because(&why));
+        self.changed = Some(format!("{} is {to}: {why}", self.backend.name));
     }
 
     fn note_change(&self, now: Tick) {

@@ -125,6 +125,8 @@ fn answers_match_the_openapi_document() {
         ("GET", "/v1/explain", "?client=192.0.2.7", &[], "", "200"),
         ("GET", "/v1/explain", "?client=192.0.2.7&listener=none", &[], "", "404"),
         ("GET", "/v1/explain", "", &[], "", "400"),
+        ("GET", "/v1/events", "", &[], "", "200"),
+        ("GET", "/v1/events", "?since=x", &[], "", "400"),
         ("GET", "/v1/openapi.json", "", &[], "", "200"),
         ("GET", "/v1/config", "", &[], "", "200"),
         ("GET", "/metrics", "", &[], "", "200"),

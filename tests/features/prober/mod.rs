@@ -51,7 +51,7 @@ fn the_first_result_decides_at_once_and_names_its_pool_where_there_are_two() {
     let health = Health { interval: HOUR, ..tcp() };
     let members: Members<'_> = &[("first-refused", at(port.at))];
     let snapshot = Arc::new(snapshot_of(&[("one", health.clone(), members), ("two", health, &[])]));
-    let _prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
+    let _prober = prober::spawn(snapshot.clone(), Arc::default(), Box::new(|_| {})).unwrap();
     eventually("down", || !snapshot.pools[0].up.get(0));
     assert_eq!(lines("first-refused"), ["WARN first-refused is down: connection refused (pool one)"]);
     assert_eq!(probes(&snapshot.pools[0], 0), 1);
@@ -181,7 +181,7 @@ fn few_sockets_are_enough_for_many_silent_backends() {
     let health = Health { timeout: Duration::from_millis(30), interval: Duration::from_millis(40), ..http("/") };
     let snapshot = Arc::new(snapshot_of(&[("pool", health, &members)]));
     let pool = snapshot.pools[0].clone();
-    let _prober = prober::spawn_with(snapshot, Box::new(|_| {}), 2).unwrap();
+    let _prober = prober::spawn_with(snapshot, Arc::default(), Box::new(|_| {}), 2).unwrap();
     eventually("everyone's turn came, twice", || (0..20).all(|index| probes(&pool, index) >= 2));
     assert_eq!(pool.up.count(), 0);
 }
@@ -193,7 +193,7 @@ fn failed_connects_of_clients_count_as_failed_probes() {
     let snapshot =
         Arc::new(snapshot_of(&[("pool", Health { interval: HOUR, ..tcp() }, &[("client-fails", at(port.at))])]));
     let pool = snapshot.pools[0].clone();
-    let prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
+    let prober = prober::spawn(snapshot.clone(), Arc::default(), Box::new(|_| {})).unwrap();
     let mailbox = prober.mailbox();
     decided(&pool);
 
@@ -223,7 +223,7 @@ fn with_health_off_a_failed_connect_only_backs_off_and_a_backend_always_remains(
     let members: Members<'_> = &[("off-a", unused.clone()), ("off-b", unused)];
     let snapshot = Arc::new(snapshot_of(&[("pool", health, members)]));
     let pool = snapshot.pools[0].clone();
-    let prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
+    let prober = prober::spawn(snapshot.clone(), Arc::default(), Box::new(|_| {})).unwrap();
     let random = &mut fastrand::Rng::with_seed(1);
     let tried = [pool.members[0].tried(), pool.members[1].tried()];
     let mut picks = |tried: &[Tried]| -> Vec<u32> {
@@ -302,7 +302,7 @@ fn running_out_of_local_ports_never_counts_as_a_backend_failure() {
     Arc::get_mut(&mut snapshot.pools[0]).unwrap().settings.outlier_failures = 1;
     let pool = snapshot.pools[0].clone();
     let snapshot = Arc::new(snapshot);
-    let prober = prober::spawn(snapshot.clone(), Box::new(|_| {})).unwrap();
+    let prober = prober::spawn(snapshot.clone(), Arc::default(), Box::new(|_| {})).unwrap();
     decided(&pool);
     // EADDRNOTAVAIL.
     let failure = ConnectFailure::Os(99);
@@ -364,7 +364,7 @@ fn a_worker_that_adopts_late_sees_the_results_of_probes_meanwhile() {
         .map(|(name, port)| (("pool".to_owned(), name.to_owned()), at(port.at)))
         .into();
     let old = Arc::new(build(&model(&[("late-stays", &stays), ("late-leaves", &leaves)], 1), &resolved));
-    let prober = prober::spawn(old.clone(), Box::new(|_| {})).unwrap();
+    let prober = prober::spawn(old.clone(), Arc::default(), Box::new(|_| {})).unwrap();
     decided(&old.pools[0]);
     // Another weight, and one backend less. The worker still holds `old`.
     let plan = SnapshotPlan {

@@ -130,7 +130,7 @@ pub fn snapshot_of(pools: &[(&str, Health, Members<'_>)]) -> Snapshot {
 
 pub fn watch(health: Health, members: Members<'_>) -> (Arc<Pool>, Prober) {
     let snapshot = Arc::new(snapshot_of(&[("pool", health, members)]));
-    (snapshot.pools[0].clone(), prober::spawn(snapshot, Box::new(|_| {})).unwrap())
+    (snapshot.pools[0].clone(), prober::spawn(snapshot, Arc::default(), Box::new(|_| {})).unwrap())
 }
 
 pub fn backend(pool: &Pool, index: usize) -> &Arc<Backend> {

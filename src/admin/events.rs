@@ -1,0 +1,67 @@
+//! `GET /v1/events`: what changed, and the wait for the next change.
+//!
+//! | `since` | the answer |
+//! |---|---|
+//! | absent, or 0 | all events that are kept |
+//! | the number of an event | those after it |
+//! | older than those that are kept | those that are kept: their first number shows the gap |
+//! | beyond the last event | all that are kept: the number is from an earlier process |
+//!
+//! With `wait`, a call without news waits for the next event. The accepting thread keeps it ([`super::server`]).
+
+use super::http::Response;
+use super::routes::Call;
+use super::{State, api};
+use crate::base::duration;
+use crate::events::{Event, Recorded};
+use std::time::Duration;
+
+/// The longest wait.
+pub const WAIT_MAX: Duration = Duration::from_secs(300);
+
+/// `GET /v1/events`, once it need not wait.
+pub fn list(state: &State, call: &Call<'_>) -> Response {
+    let since = match parameters(call) {
+        Ok((since, _)) => since,
+        Err(why) => return Response::error(400, why),
+    };
+    let (events, next) = state.published.events().since(since);
+    Response::json(200, &api::Events { events: events.iter().map(|event| shown(event)).collect(), next })
+}
+
+/// How long the call waits for the next event.
+pub fn waits(state: &State, call: &Call<'_>) -> Option<Duration> {
+    let (since, wait) = parameters(call).ok()?;
+    (!wait.is_zero() && state.published.events().awaits(since)).then_some(wait)
+}
+
+/// The values of `since` and `wait`.
+fn parameters(call: &Call<'_>) -> Result<(u64, Duration), String> {
+    let since = match call.value("since") {
+        None => 0,
+        Some(text) => text.parse().map_err(|_| format!("since: expected the number of an event, got `{text}`"))?,
+    };
+    let wait = match call.value("wait") {
+        None => Duration::ZERO,
+        Some(text) => duration::parse(text).map_err(|why| format!("wait: {why}"))?,
+    };
+    if wait > WAIT_MAX {
+        return Err(format!("wait: expected at most {}, got {}", duration::written(WAIT_MAX), duration::written(wait)));
+    }
+    Ok((since, wait))
+}
+
+fn shown(recorded: &Recorded) -> api::Event {
+    let Recorded { seq, at, event: Event { kind, by, pool, backend, from, to, reason } } = recorded;
+    api::Event {
+        seq: *seq,
+        time: humantime::format_rfc3339_millis(*at).to_string(),
+        kind: kind.word().to_owned(),
+        pool: pool.clone(),
+        backend: backend.clone(),
+        from: from.clone(),
+        to: to.clone(),
+        reason: reason.clone(),
+        by: by.word().to_owned(),
+    }
+}

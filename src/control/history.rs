@@ -1,0 +1,131 @@
+//! What control records as events: changes of the configuration, reloads that were refused, and the drain of the process.
+
+use super::change::{InFlight, Reply};
+use super::command::Edit;
+use super::remote::ReloadError;
+use super::{ControlLoop, DataPlane};
+use crate::base::Endpoint;
+use crate::config::diff::{Change, Changes, Difference, Subject, What};
+use crate::config::model::OnRemove;
+use crate::events::{By, Event, Kind};
+use crate::pool::{BackendState, Member, Pool, Snapshot};
+use crate::telemetry::EndCounts;
+use std::sync::Arc;
+
+/// A backend whose state an operator changes, and its state before, as the status shows it.
+pub struct StateBefore {
+    pool: String,
+    backend: String,
+    state: BackendState,
+}
+
+impl<C: DataPlane> ControlLoop<C> {
+    pub(super) fn record_event(&self, event: Event) {
+        self.parts.published.events().record(event);
+    }
+
+    /// Records the changes of a reload.
+    pub(super) fn record_changes(&self, changes: &Changes) {
+        changes.0.iter().for_each(|change| self.record_event(of_change(change, By::File)));
+    }
+
+    /// Records a change of one backend, before it is in force.
+    pub(super) fn record_edit(&self, edit: &Edit) {
+        let snapshot = self.parts.config_state.snapshot();
+        let changed = |pool: &str, name: &str, what| {
+            let connections = find(snapshot, pool, name).map_or(0, |(_, member)| member.backend.active().into());
+            let subject = Subject::Backend { pool: pool.to_owned(), name: name.to_owned() };
+            of_change(&Change { subject, what, connections }, By::Api)
+        };
+        self.record_event(match edit {
+            Edit::Add { pool, backend } => Event::new(Kind::Config, By::Api)
+                .of_backend(pool, &backend.name)
+                .because(format_args!("added: {}, weight {}", backend.address, backend.weight)),
+            Edit::Change { pool, name, weight, state } => {
+                let before = find(snapshot, pool, name).map(|(_, member)| (member.weight, member.state));
+                let (old_weight, old_state) = before.unwrap_or_default();
+                let difference = |key: &str, from: String, to: String| Difference { key: key.to_owned(), from, to };
+                let weight = weight.map(|new| difference("weight", old_weight.to_string(), new.to_string()));
+                let state = state.map(|new| difference("state", old_state.word().to_owned(), new.word().to_owned()));
+                changed(pool, name, What::Changed(weight.into_iter().chain(state).collect()))
+            }
+            Edit::Remove { pool, name, force } => {
+                let on_remove = snapshot.pool(pool).map(|pool| pool.settings.on_remove);
+                let fate = if *force { Some(OnRemove::Reset) } else { on_remove };
+                changed(pool, name, What::Removed(fate))
+            }
+        });
+    }
+
+    /// The state of the backend whose state an edit changes.
+    pub(super) fn state_before(&self, edit: &Edit) -> Option<StateBefore> {
+        let Edit::Change { pool, name, state: Some(_), .. } = edit else { return None };
+        let (found, member) = find(self.parts.config_state.snapshot(), pool, name)?;
+        Some(StateBefore { pool: pool.clone(), backend: name.clone(), state: BackendState::of(found, member) })
+    }
+
+    /// Records a backend's new address.
+    pub(super) fn record_resolved(&self, pool: &str, backend: &str, endpoints: &[Endpoint]) {
+        let shown: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+        let event = Event::new(Kind::Config, By::Names).of_backend(pool, backend);
+        self.record_event(event.because(format_args!("resolved: {}", shown.join(", "))));
+    }
+
+    /// Records a reload that was refused.
+    pub(super) fn record_refused(&self, error: &ReloadError) {
+        self.record_event(Event::new(Kind::ReloadFailed, By::File).because(error));
+    }
+
+    /// Records what a change that is now in force did to the states of backends and pools.
+    pub(super) fn record_effects(&self, change: &InFlight) {
+        let by = match &change.reply {
+            Reply::Edit(..) => By::Api,
+            Reply::Reload(..) => By::File,
+            Reply::None => By::Names,
+        };
+        if let Reply::Edit(_, Some(before)) = &change.reply
+            && let Some((pool, member)) = find(&change.snapshot, &before.pool, &before.backend)
+            && let now = BackendState::of(pool, member)
+            && now != before.state
+        {
+            let event = Event::new(Kind::BackendState, by).of_backend(&before.pool, &before.backend);
+            self.record_event(event.changed(before.state.word(), now.word()));
+        }
+        let events = self.parts.published.events();
+        change.snapshot.pools.iter().for_each(|pool| pool.report_serving(events, by, "the configuration changed"));
+    }
+
+    /// Records that the process begins to drain.
+    pub(super) fn record_drain(&self) {
+        self.record_event(Event::new(Kind::Drain, By::Signal).changed("running", "draining"));
+    }
+
+    /// Records that the drain of the process is over.
+    pub(super) fn record_end(&self, counts: EndCounts) {
+        let EndCounts { finished, reset } = counts;
+        let event = Event::new(Kind::Drain, By::Tcplb).changed("draining", "stopped");
+        self.record_event(event.because(format_args!("connections finished: {finished}, reset: {reset}")));
+    }
+}
+
+fn of_change(change: &Change, by: By) -> Event {
+    let event = Event::new(Kind::Config, by);
+    let event = match &change.subject {
+        Subject::Global | Subject::Listener(_) => event.because(change),
+        Subject::Pool(name) => event.of_pool(name).because(change.fate()),
+        Subject::Backend { pool, name } => event.of_backend(pool, name).because(change.fate()),
+    };
+    match &change.what {
+        What::Changed(settings) | What::NeedsRestart(settings) => match &settings[..] {
+            [Difference { from, to, .. }] => event.changed(from, to),
+            _ => event,
+        },
+        What::Added | What::Removed(_) => event,
+    }
+}
+
+fn find<'a>(snapshot: &'a Snapshot, pool: &str, backend: &str) -> Option<(&'a Arc<Pool>, &'a Member)> {
+    let pool = snapshot.pool(pool)?;
+    let mut both = pool.settings.backends.iter().zip(&pool.members);
+    both.find(|(settings, _)| settings.name == backend).map(|(_, member)| (pool, member))
+}
