@@ -5,7 +5,8 @@
 
 pub mod families;
 
-use super::process::Process;
+use super::process::{self, Process};
+use super::status;
 use crate::base::Tick;
 use crate::logger;
 use crate::pool::{Backend, BackendAddress, BackendState, Member, Pool, Published};
@@ -68,6 +69,8 @@ pub struct Scope {
     configured: SystemTime,
     connections: usize,
     connections_limit: usize,
+    ports_used: u64,
+    ports_limit: Option<u64>,
     access_log_lost: u64,
     log_lines_lost: u64,
     process: Process,
@@ -87,6 +90,8 @@ pub fn text(published: &Published, detail: Detail, now: Tick) -> String {
         configured: published.configured(),
         connections: published.connection_limit().active(),
         connections_limit: published.connection_limit().limit(),
+        ports_used: status::ports_used(&snapshot),
+        ports_limit: process::local_ports(),
         access_log_lost: published.log().lost(),
         log_lines_lost: logger::lines_lost(),
         process: Process::read(),

@@ -67,7 +67,7 @@ fn process(published: &Published, snapshot: &Snapshot, now: Tick) -> api::Proces
 
 /// The most connections to one backend address. Several backends may have the same address; the connections of a backend
 /// with several are taken to be spread evenly.
-fn ports_used(snapshot: &Snapshot) -> u64 {
+pub(super) fn ports_used(snapshot: &Snapshot) -> u64 {
     let mut used: HashMap<&Endpoint, u64> = HashMap::new();
     let members = snapshot.pools.iter().flat_map(|pool| &pool.members);
     for backend in members.map(|member| &member.backend).filter(|backend| backend.active() > 0) {

@@ -6,6 +6,7 @@ mod corpora;
 mod docs;
 mod english;
 mod layers;
+mod monitoring;
 mod promises;
 mod settings;
 mod simulation;

@@ -384,6 +384,22 @@ pub const PROCESS: &[Family<Scope>] = &[
         |scope, samples| samples.one(scope.connections_limit),
     ),
     family(
+        "gauge",
+        "tcplb_local_ports_used",
+        "",
+        "Local ports in use towards the backend address with the most connections.",
+        "tcplb_local_ports_used / tcplb_local_ports_limit > 0.8",
+        |scope, samples| samples.one(scope.ports_used),
+    ),
+    family(
+        "gauge",
+        "tcplb_local_ports_limit",
+        "",
+        "The local ports that the kernel has for connections to one address.",
+        "",
+        |scope, samples| samples.known(scope.ports_limit),
+    ),
+    family(
         "counter",
         "tcplb_access_log_lost_total",
         "",

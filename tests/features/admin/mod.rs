@@ -12,6 +12,7 @@ mod exact;
 mod explain;
 mod exposition;
 mod metrics;
+mod prometheus;
 mod scale;
 mod schema;
 mod support;

@@ -42,12 +42,14 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
         let name = path.strip_prefix(root).expect("ours").display().to_string();
         texts.push((name, prose(&fs::read_to_string(path).expect("a text"))));
     };
-    for directory in ["", "docs", "bench", "fuzz", "packaging", "bench/lib", "bench/lib/soak"] {
+    let packaging = ["packaging", "packaging/grafana", "packaging/prometheus"];
+    for directory in ["", "docs", "bench", "fuzz", "bench/lib", "bench/lib/soak"].into_iter().chain(packaging) {
         for entry in fs::read_dir(root.join(directory)).expect("a directory") {
             let path = entry.expect("an entry").path();
             match path.extension().unwrap_or_default().to_str() {
                 Some("md") => add(&path, prose::of_markdown),
                 Some("example" | "toml" | "service" | "socket" | "logrotate" | "py") => add(&path, prose::of_comments),
+                Some("json" | "yml") => add(&path, prose::of_texts),
                 _ => {}
             }
         }

@@ -24,6 +24,22 @@ pub fn of_comments(text: &str) -> Vec<Line> {
     prose.enumerate().map(|(index, line)| (index + 1, line)).collect()
 }
 
+/// The comments of YAML, and the texts in YAML or JSON that a person reads: `summary`, `description` and `title`.
+pub fn of_texts(text: &str) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let (line, number) = (line.trim(), index + 1);
+        let (key, value) = line.split_once(": ").unwrap_or_default();
+        if ["summary", "description", "title"].contains(&key.trim_matches('"')) {
+            let value = value.trim_end_matches(',').trim_matches('"').replace("\\\"", "\"");
+            lines.extend([(number, String::new()), (number, value), (number, String::new())]);
+        } else {
+            lines.push((number, line.strip_prefix("# ").unwrap_or_default().to_owned()));
+        }
+    }
+    lines
+}
+
 /// The comments and string literals of Rust. A raw string is data.
 pub fn of_rust(source: &str) -> Vec<Line> {
     scan(source, true)
