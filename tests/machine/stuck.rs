@@ -177,3 +177,36 @@ fn no_thread_that_stands_still_holds_up_the_end() {
         scope.spawn(|| try_one("admin", 0, "stopped: "));
     });
 }
+
+#[test]
+fn a_list_names_the_worker_that_stands_still_and_an_order_to_close_is_not_carried_out_later() {
+    if need("strace").is_none() || !need_root() {
+        return;
+    }
+    let server = Server::start(peers::echo);
+    let tcplb = Tcplb::new().backend(server.at()).unprobed().args(["-w", "2", "--admin", "127.0.0.1:0"]).start();
+    let admin = Admin::of(&tcplb);
+    let clients: Vec<_> = (0..40).map(|_| tcplb.connect()).collect();
+    clients.iter().for_each(|client| client.assert_echoes("before"));
+    // Which worker serves each: part of its number.
+    let workers = |list: &serde_json::Value| -> Vec<u64> {
+        let rows = list.as_array().expect("an array").iter();
+        rows.map(|row| row["id"].as_u64().expect("a number") % 1024).collect()
+    };
+    let all = workers(&admin.get("/v1/connections").json(200));
+    let of_first = all.iter().filter(|worker| **worker == 0).count();
+    assert!(all.len() == 40 && (1..40).contains(&of_first), "{all:?}");
+    let held = hold(&tcplb, "worker-1");
+    let begun = Instant::now();
+    let list = admin.get("/v1/connections").json(503);
+    assert!(list["error"].as_str().is_some_and(|error| error.contains("worker-1") && !error.contains("worker-0")));
+    assert_eq!(workers(&list["connections"]), vec![0; of_first]);
+    let closed = admin.call("DELETE", "/v1/connections?pool=default", "").json(503);
+    assert!(closed["error"].as_str().is_some_and(|error| error.contains("worker-1")), "{closed}");
+    assert_eq!(closed["closed"].as_u64(), Some(of_first as u64));
+    let took = begun.elapsed();
+    assert!(took < Duration::from_secs(16), "the answers took {took:?}");
+    held.let_go();
+    let left = workers(&admin.get("/v1/connections").json(200));
+    assert_eq!(left, vec![1; 40 - of_first]);
+}
