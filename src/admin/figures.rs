@@ -1,6 +1,6 @@
 //! The figures of listeners and backends as people read them: one list of columns for the status page and the command line.
 
-use super::api::{BackendAddress, BackendView, Connection, Listener};
+use super::api::{BackendAddress, BackendView, Connection, Listener, Millis};
 
 /// One column.
 pub struct Column<T> {
@@ -34,12 +34,13 @@ pub const LISTENERS: &[Column<Listener>] = &[
     text("listener", |listener| Some(listener.name.clone())),
     text("address", |listener| Some(listener.address.clone())),
     text("pool", |listener| Some(listener.pool.clone())),
-    number("active", |listener| Some(listener.active_connections.to_string())),
+    number("conns", |listener| Some(conns(listener.active_connections, listener.connections_limit))),
+    number("conn/s", |listener| Some(rate(listener.recent.accepted_per_second))),
     number("accepted", |listener| Some(listener.accepted_total.to_string())),
     number("refused", |listener| Some(listener.refused_total.to_string())),
 ];
 
-/// Of a backend.
+/// Of a backend: how it is set, and its totals.
 pub const BACKENDS: &[Column<BackendView>] = &[
     text("backend", |backend| Some(backend.name.clone())),
     text("address", |backend| Some(backend.address.clone())),
@@ -69,6 +70,58 @@ pub const CONNECTIONS: &[Column<Connection>] = &[
     number("out", |connection| Some(short_size(connection.bytes_to_client))),
     number("rtt", |connection| connection.rtt_ms.map(millis)),
 ];
+
+/// Of a backend: what it does now, and in the last minute. Eighty columns hold a backend that is named by its address.
+pub const TRAFFIC: &[Column<BackendView>] = &[
+    text("backend", |backend| Some(backend.name.clone())),
+    text("state", |backend| Some(format!("{}{}", backend.state, if backend.backup { " backup" } else { "" }))),
+    number("conns", |backend| Some(conns(backend.active_connections, backend.connections_limit))),
+    number("conn/s", |backend| Some(rate(backend.recent.connections_per_second))),
+    number("in/s", |backend| Some(short_size(backend.recent.bytes_to_backend_per_second as u64))),
+    number("out/s", |backend| Some(short_size(backend.recent.bytes_to_client_per_second as u64))),
+    number("connect", |backend| percentiles(&backend.recent.connect_ms)),
+    number("first byte", |backend| percentiles(&backend.recent.first_byte_ms)),
+];
+
+/// The times in [`TRAFFIC`].
+pub const TIMES: &str = "connect, first byte: milliseconds of the last minute, p50/p99";
+
+/// What an operator should know of a backend besides its figures, each a phrase.
+pub fn remarks(backend: &BackendView) -> Vec<String> {
+    let recent = &backend.recent;
+    let since = backend.health.since.as_ref().filter(|_| backend.state == "down");
+    let down =
+        backend.reason.iter().map(|why| since.map_or_else(|| why.clone(), |since| format!("{why}, since {since}")));
+    let failures = match recent.connect_failures {
+        0 => None,
+        1 => Some("1 connect failed in the last minute".to_owned()),
+        count => Some(format!("{count} connects failed in the last minute")),
+    };
+    let slowly = backend.effective_weight < f64::from(backend.weight);
+    let weight = slowly.then(|| format!("weight {} of {}", rate(backend.effective_weight), backend.weight));
+    let resets = backend.resets.map(|resets| resets.to_string());
+    down.chain(backend.health.transition.clone()).chain(resets).chain(failures).chain(weight).collect()
+}
+
+/// `12/200`, or `12` without a limit.
+fn conns(active: u64, limit: Option<u64>) -> String {
+    limit.map_or_else(|| active.to_string(), |limit| format!("{active}/{limit}"))
+}
+
+/// With a decimal only where that says something.
+fn rate(value: f64) -> String {
+    if value > 0.0 && value < 99.95 { format!("{value:.1}") } else { format!("{value:.0}") }
+}
+
+/// `0.4/12`.
+fn percentiles(Millis { p50, p99 }: &Millis) -> Option<String> {
+    Some(format!("{}/{}", time((*p50)?), time((*p99)?)))
+}
+
+/// Two digits are enough.
+fn time(millis: f64) -> String {
+    if millis < 9.95 { format!("{millis:.1}") } else { format!("{millis:.0}") }
+}
 
 /// What the column of this head shows of one address of a backend that has several.
 pub fn of_address(head: &str, address: &BackendAddress) -> Option<String> {
@@ -113,7 +166,7 @@ fn age(seconds: u64) -> String {
 
 /// Milliseconds in about five letters.
 fn millis(time: f64) -> String {
-    if time < 9.95 { format!("{time:.1}ms") } else { format!("{time:.0}ms") }
+    format!("{}ms", self::time(time))
 }
 
 #[cfg(test)]
@@ -130,6 +183,14 @@ mod tests {
             assert_eq!(age(seconds), want);
         }
         assert_eq!([0.04, 9.94, 9.96, 250.2].map(millis), ["0.0ms", "9.9ms", "10ms", "250ms"]);
+    }
+
+    #[test]
+    fn figures_of_the_last_minute_are_short() {
+        assert_eq!([0.0, 0.25, 99.0, 123.4].map(rate), ["0", "0.2", "99.0", "123"]);
+        assert_eq!(percentiles(&Millis { p50: Some(0.44), p99: Some(5_000.0) }).as_deref(), Some("0.4/5000"));
+        assert_eq!(percentiles(&Millis::default()), None);
+        assert_eq!([conns(3, None), conns(3, Some(9))], ["3", "3/9"]);
     }
 
     #[test]

@@ -82,3 +82,36 @@ impl Sampler {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::CloseReason;
+    use std::time::Duration;
+
+    #[test]
+    fn resets_are_reported_once_until_the_backend_was_better() {
+        let (mut sampler, counters) = (Sampler::new(true), Counters::default());
+        let at = |seconds| Tick(1) + Duration::from_secs(seconds);
+        counters.series.begin(at(0));
+        let reset = |count| (0..count).for_each(|_| counters.closed(CloseReason::BackendReset as usize, true));
+        let mut begins = |seconds| {
+            let resets = sampler.begins_to_reset(BackendId(7), &counters, at(seconds));
+            counters.sample(at(seconds));
+            resets.is_some()
+        };
+        reset(20);
+        assert!(begins(5));
+        reset(20);
+        assert!(!begins(10), "it is reported already");
+        (0..10).for_each(|_| counters.closed(CloseReason::ClientFin as usize, false));
+        assert!(!begins(15), "it serves some again");
+        (0..40).for_each(|_| counters.closed(CloseReason::ClientFin as usize, false));
+        assert!(!begins(20));
+        reset(400);
+        assert!(begins(35), "it was better");
+        assert!(!begins(200), "no client was there for long");
+        reset(20);
+        assert!(begins(205));
+    }
+}

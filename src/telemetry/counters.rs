@@ -71,8 +71,8 @@ pub struct Sample {
 /// What the kernel knows of the path to a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PathInfo {
-    /// The smoothed round-trip time; zero before the first measurement.
-    pub rtt: Duration,
+    /// The smoothed round-trip time; `None` before the first measurement.
+    pub rtt: Option<Duration>,
     /// Segments that were sent more than once.
     pub retransmits: u32,
 }
@@ -180,7 +180,7 @@ impl Counters {
 
     /// Notes the path to the backend, at the end of a connection.
     pub fn measured(&self, PathInfo { rtt, retransmits }: PathInfo) {
-        let rtt = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
+        let rtt = rtt.map_or(0, |rtt| u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX));
         for counters in self.and_of_pool() {
             if retransmits > 0 {
                 counters.retransmits.fetch_add(retransmits.into(), Ordering::Relaxed);
@@ -324,7 +324,7 @@ mod tests {
         let backend = Counters::counted_in(&pool.counters);
         backend.closed(RESET, true);
         backend.answered(Duration::from_millis(1));
-        backend.measured(PathInfo { rtt: Duration::from_micros(80), retransmits: 2 });
+        backend.measured(PathInfo { rtt: Some(Duration::from_micros(80)), retransmits: 2 });
         pool.closed_without_backend(RESET);
         for counters in [&backend, &*pool.counters] {
             let one = [&counters.closed[RESET], &counters.resets_before_byte];
@@ -342,7 +342,7 @@ mod tests {
     fn the_round_trip_time_follows_its_samples_and_zero_is_none() {
         let counters = Counters::default();
         let measured = |micros| {
-            counters.measured(PathInfo { rtt: Duration::from_micros(micros), retransmits: 0 });
+            counters.measured(PathInfo { rtt: Some(Duration::from_micros(micros)), retransmits: 0 });
             counters.rtt().map(|rtt| rtt.as_micros())
         };
         assert_eq!(measured(0), None);

@@ -20,6 +20,10 @@ pub struct Reach {
 /// `tcplb status`.
 #[derive(Args, Debug)]
 pub struct Status {
+    /// Only this pool
+    #[arg(value_name = "POOL")]
+    pub pool: Option<String>,
+
     /// Prints the API's JSON instead of tables
     #[arg(long)]
     pub json: bool,

@@ -7,6 +7,7 @@
 //! | `backends` | `tcplb backends …`                                |
 //! | `explain`  | `tcplb explain`                                   |
 //! | `connections` | `tcplb connections`                            |
+//! | `status`   | `tcplb status`: the verdict, then the tables      |
 //! | `table`    | columns for people                                |
 //!
 //! Exit codes other than 0: 1 tcplb refused, 2 wrong usage, [`UNREACHABLE`] no answer, [`TIMED_OUT`] `--wait` took too
@@ -17,11 +18,12 @@ mod backends;
 mod client;
 mod connections;
 mod explain;
+mod status;
 mod table;
 
 use super::terminal;
 use crate::admin::api;
-use args::{Reload, Status};
+use args::Reload;
 use client::{Client, Failure};
 use serde::de::DeserializeOwned;
 use std::process::ExitCode;
@@ -29,6 +31,7 @@ use std::process::ExitCode;
 pub use backends::run as backends;
 pub use connections::run as connections;
 pub use explain::run as explain;
+pub use status::run as status;
 
 /// Exit code: tcplb refused the request.
 pub const REFUSED: u8 = 1;
@@ -50,28 +53,6 @@ impl From<Failure> for Trouble {
             Failure::Unreachable(why) => Trouble(UNREACHABLE, why),
         }
     }
-}
-
-/// Runs `tcplb status`.
-pub fn status(status: &Status) -> ExitCode {
-    done(|| {
-        let client = Client::new(&status.reach)?;
-        let body = get(&client, "GET", "/v1/status", None)?;
-        if status.json {
-            return show(String::from_utf8_lossy(&body).trim_end());
-        }
-        let state: api::Status = read(&body)?;
-        let api::Status { version, state: doing, uptime_seconds, generation, listeners, pools, .. } = &state;
-        let uptime = humantime::format_duration(std::time::Duration::from_secs(*uptime_seconds));
-        show(format!("tcplb {version} {doing}, up {uptime}, generation {generation}"))?;
-        show("")?;
-        show(table::listeners(listeners))?;
-        for pool in pools {
-            show(format!("\npool {}: {}", pool.name, pool.algorithm))?;
-            show(table::backends(&pool.backends))?;
-        }
-        Ok(())
-    })
 }
 
 /// Runs `tcplb reload`.

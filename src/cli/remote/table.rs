@@ -1,7 +1,7 @@
 //! Tables for the terminal: columns as wide as their content, numbers aligned right.
 
 use crate::admin::api::{BackendAddress, BackendView, Connection, Listener};
-use crate::admin::figures::{self, Align, BACKENDS, CONNECTIONS, Column, LISTENERS};
+use crate::admin::figures::{self, Align, BACKENDS, CONNECTIONS, Column, LISTENERS, TRAFFIC};
 use std::fmt::Write;
 
 /// A table of listeners.
@@ -65,6 +65,18 @@ fn cut(text: &str, most: usize) -> String {
         return text.to_owned();
     }
     text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// A table of what backends do. A line below a backend has the remarks on it.
+pub fn traffic(backends: &[BackendView]) -> String {
+    let text = table(&heads(TRAFFIC), backends.iter().map(|backend| row(TRAFFIC, backend)).collect());
+    let mut lines = text.lines();
+    let mut all: Vec<String> = lines.next().map(str::to_owned).into_iter().collect();
+    for (line, backend) in lines.zip(backends) {
+        all.push(line.to_owned());
+        all.extend(figures::remarks(backend).into_iter().map(|remark| format!("  {remark}")));
+    }
+    all.join("\n")
 }
 
 fn heads<T>(columns: &[Column<T>]) -> Vec<(String, Align)> {

@@ -34,7 +34,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         let Some(connection) = self.connections.get(key) else { return };
         let path = self.net.path_info(&connection.sockets.client.end.socket);
         if let Some(live) = connection.session.live() {
-            inspection.describe(&live, path.map(|path| path.rtt));
+            inspection.describe(&live, path.and_then(|path| path.rtt));
         }
     }
 }

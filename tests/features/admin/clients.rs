@@ -22,8 +22,9 @@ fn refused(output: &Output, code: i32) -> String {
 fn status_is_a_table_or_json() {
     let balancer = Balancer::start(&["-b", "127.0.0.1:1,name=web1,weight=5", "-b", "127.0.0.1:2", "--health", "off"]);
     let text = shown(&balancer.client(&["status"]));
-    assert!(text.starts_with(&format!("tcplb {} running", env!("CARGO_PKG_VERSION"))), "{text}");
-    for want in [balancer.listen.as_str(), "web1", "127.0.0.1:2", "pool default: weighted-round-robin", "STATE"] {
+    assert!(text.starts_with("ok: nothing is wrong: 2 backends up\n"), "{text}");
+    let version = format!("\ntcplb {} running", env!("CARGO_PKG_VERSION"));
+    for want in [&version, &balancer.listen, "web1", "127.0.0.1:2", "pool default: up, weighted-round-robin", "STATE"] {
         assert!(text.contains(want), "no {want} in {text}");
     }
     let head = text.lines().find(|line| line.starts_with("BACKEND")).unwrap();
@@ -31,6 +32,12 @@ fn status_is_a_table_or_json() {
     assert_eq!(head.find("STATE"), row.find("up"), "{text}");
     let json: serde_json::Value = serde_json::from_str(&shown(&balancer.client(&["status", "--json"]))).unwrap();
     assert_eq!(json["pools"][0]["backends"][0]["weight"], 5);
+    let pool = shown(&balancer.client(&["status", "default"]));
+    assert!(pool.starts_with("pool default: up, weighted-round-robin\nBACKEND") && pool.contains("web1"), "{pool}");
+    let json: serde_json::Value =
+        serde_json::from_str(&shown(&balancer.client(&["status", "default", "--json"]))).unwrap();
+    assert_eq!(json["name"], "default");
+    assert!(refused(&balancer.client(&["status", "other"]), 1).contains("there is no pool `other`"));
     let url = format!("http://{}/", balancer.admin);
     assert!(tcplb(&["status", "--admin", &url]).output().unwrap().status.success());
 }

@@ -11,6 +11,7 @@ mod events;
 mod exact;
 mod explain;
 mod exposition;
+mod findings;
 mod metrics;
 mod prometheus;
 mod scale;

@@ -1,0 +1,187 @@
+//! `tcplb status`: the verdict, the findings, the process, then a table of the listeners and one of each pool.
+
+use super::args::Status as Arguments;
+use super::client::Client;
+use super::{REFUSED, Trouble, done, get, read, show, table};
+use crate::admin::api::{Finding, Level, PoolView, ProcessView, Status};
+use crate::admin::figures;
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// Findings that are shown below the verdict.
+const SHOWN: usize = 10;
+
+/// Runs the command.
+pub fn run(arguments: &Arguments) -> ExitCode {
+    done(|| {
+        let client = Client::new(&arguments.reach)?;
+        let body = get(&client, "GET", "/v1/status", None)?;
+        if arguments.json && arguments.pool.is_none() {
+            return show(String::from_utf8_lossy(&body).trim_end());
+        }
+        let status: Status = read(&body)?;
+        let Some(name) = &arguments.pool else { return show(text(&status)) };
+        let pool = status.pools.iter().find(|pool| pool.name == *name);
+        let pool = pool.ok_or_else(|| Trouble(REFUSED, format!("there is no pool `{name}`")))?;
+        if arguments.json {
+            return show(serde_json::to_string_pretty(pool).unwrap_or_default());
+        }
+        let about = |finding: &&Finding| finding.pool.as_ref() == Some(name);
+        let findings = status.findings.iter().filter(about).map(|finding| line(finding.level, &finding.text));
+        show(findings.chain([self::pool(pool)]).collect::<Vec<_>>().join("\n"))
+    })
+}
+
+/// Everything.
+fn text(status: &Status) -> String {
+    let mut lines = vec![line(status.verdict.level, &status.verdict.text)];
+    // The verdict is the first finding.
+    let others = status.findings.iter().skip(1);
+    lines.extend(others.take(SHOWN).map(|finding| format!("  {}", line(finding.level, &finding.text))));
+    let Status { version, state, uptime_seconds, generation, .. } = status;
+    let uptime = humantime::format_duration(Duration::from_secs(*uptime_seconds));
+    lines.push(format!("tcplb {version} {state}, up {uptime}, generation {generation}"));
+    lines.extend(process(&status.process));
+    lines.extend([String::new(), table::listeners(&status.listeners)]);
+    for pool in &status.pools {
+        lines.extend([String::new(), self::pool(pool)]);
+    }
+    lines.extend([String::new(), figures::TIMES.to_owned()]);
+    lines.join("\n")
+}
+
+fn line(level: Level, text: &str) -> String {
+    let level = match level {
+        Level::Ok => "ok",
+        Level::Warning => "warning",
+        Level::Critical => "critical",
+    };
+    format!("{level}: {text}")
+}
+
+/// Two lines.
+fn process(process: &ProcessView) -> [String; 2] {
+    let of = |used: Option<u64>, limit: Option<u64>| {
+        let [used, limit] =
+            [used, limit].map(|figure| figure.map_or_else(|| "?".to_owned(), |figure| figure.to_string()));
+        format!("{used} of {limit}")
+    };
+    let clients = of(Some(process.connections), Some(process.connections_limit));
+    let descriptors = of(process.descriptors, process.descriptors_limit);
+    let ports = of(Some(process.ports_used), process.ports_limit);
+    let lag = process.loop_lag_ms.p99.map_or_else(|| "not measured".to_owned(), |lag| format!("p99 {lag:.1} ms"));
+    [
+        format!("clients {clients}, descriptors {descriptors}, local ports {ports}"),
+        format!(
+            "loop lag {lag}, lines lost: log {}, access log {}",
+            process.log_lines_lost_total, process.access_log_lines_lost_total
+        ),
+    ]
+}
+
+fn pool(pool: &PoolView) -> String {
+    let waiting = match pool.waiting {
+        0 => String::new(),
+        1 => ", 1 client waits".to_owned(),
+        count => format!(", {count} clients wait"),
+    };
+    let PoolView { name, algorithm, state, backends, .. } = pool;
+    format!("pool {name}: {state}, {algorithm}{waiting}\n{}", table::traffic(backends))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::api::{BackendView, Health, Listener, Millis, Recent, RecentClients, Verdict};
+    use crate::telemetry::Resets;
+
+    fn backend(name: &str) -> BackendView {
+        let busy = Millis { p50: Some(5_000.0), p99: Some(5_000.0) };
+        BackendView {
+            name: name.into(),
+            state: "draining".into(),
+            weight: 1,
+            effective_weight: 1.0,
+            active_connections: 100,
+            connections_limit: Some(200),
+            recent: Recent {
+                connections_per_second: 12_345.6,
+                bytes_to_backend_per_second: 1e9,
+                bytes_to_client_per_second: 1.5e9,
+                connect_ms: busy.clone(),
+                first_byte_ms: Millis { p50: Some(20_000.0), ..busy },
+                ..Recent::default()
+            },
+            ..BackendView::default()
+        }
+    }
+
+    fn status() -> Status {
+        let listener = Listener {
+            name: "web".into(),
+            address: "127.0.0.1:8080".into(),
+            pool: "web".into(),
+            active_connections: 9_999,
+            connections_limit: Some(10_000),
+            accepted_total: 123_456_789,
+            recent: RecentClients { accepted_per_second: 12_345.6, ..RecentClients::default() },
+            ..Listener::default()
+        };
+        let mut down = backend("10.200.30.40:80");
+        let health = Health {
+            since: Some("2026-11-26T13:02:11Z".into()),
+            transition: Some("down, 1 of 2 successes".into()),
+            ..Health::default()
+        };
+        (down.state, down.reason, down.health) = ("down".into(), Some("connection refused".into()), health);
+        down.resets = Some(Resets { resets: 40, ended: 40 });
+        down.recent.connect_failures = 3;
+        let mut slow = backend("web2");
+        (slow.weight, slow.effective_weight) = (10, 2.5);
+        let pool = PoolView {
+            name: "web".into(),
+            algorithm: "least-connections".into(),
+            state: "degraded".into(),
+            waiting: 2,
+            backends: vec![down, slow],
+            ..PoolView::default()
+        };
+        let finding = |text: &str| Finding { level: Level::Warning, text: text.into(), ..Finding::default() };
+        Status {
+            version: "0.1.0".into(),
+            state: "running".into(),
+            verdict: Verdict { level: Level::Critical, text: "the worst (and 1 more)".into() },
+            findings: vec![finding("the worst"), finding("another one")],
+            process: ProcessView { connections: 9_999, connections_limit: 100_000, ..ProcessView::default() },
+            listeners: vec![listener],
+            pools: vec![pool],
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn the_verdict_comes_first_and_eighty_columns_are_enough() {
+        let text = text(&status());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..2], ["critical: the worst (and 1 more)", "  warning: another one"]);
+        let wide: Vec<&&str> = lines.iter().filter(|line| line.chars().count() > 80).collect();
+        assert!(wide.is_empty(), "{wide:#?}");
+    }
+
+    #[test]
+    fn remarks_stand_below_their_backend() {
+        let text = text(&status());
+        let lines: Vec<&str> = text.lines().collect();
+        let at = lines.iter().position(|line| line.starts_with("10.200.30.40:80")).expect("a backend");
+        let want = [
+            "  connection refused, since 2026-11-26T13:02:11Z",
+            "  down, 1 of 2 successes",
+            "  40 of the last 40 connections were reset by the backend before a byte",
+            "  3 connects failed in the last minute",
+        ];
+        assert_eq!(lines[at + 1..at + 5], want);
+        assert!(lines[at + 5].starts_with("web2 "), "{text}");
+        assert_eq!(lines[at + 6], "  weight 2.5 of 10");
+        assert!(lines[at - 2].ends_with("pool web: degraded, least-connections, 2 clients wait"), "{text}");
+    }
+}
