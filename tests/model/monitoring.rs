@@ -303,7 +303,7 @@ fn every_metric_of_tcplb_is_in_a_dashboard_or_an_alert() {
     }
     let ours = families.keys().filter(|name| name.starts_with("tcplb_"));
     let unused: Vec<&&str> = ours.filter(|name| !used.contains(**name)).collect();
-    assert_eq!(unused, [&"tcplb_config_last_reload_timestamp_seconds"]);
+    assert!(unused.is_empty(), "they have neither a panel in packaging/grafana nor an alert: {unused:?}");
 }
 
 #[test]
