@@ -58,7 +58,7 @@ pub fn close_many(state: &State, call: &Call<'_>) -> Response {
             let names = FILTERS.map(|(name, _)| name).join(", ");
             wrong(format!("expected at least one of {names}: without any, every client would be reset"))
         }
-        Ok(filter) => closed(&ask(state, Question { filter, action: Action::Close })),
+        Ok(filter) => closed(&order(state, filter)),
         Err(why) => wrong(why),
     }
 }
@@ -66,8 +66,19 @@ pub fn close_many(state: &State, call: &Call<'_>) -> Response {
 /// `DELETE /v1/connections/ID`.
 pub fn close(state: &State, call: &Call<'_>) -> Response {
     let Some(id) = id(call) else { return unknown(call) };
-    let joined = ask(state, Question { filter: only(id), action: Action::Close });
+    let joined = order(state, only(id));
     if joined.closed == 0 && joined.silent.is_empty() { unknown(call) } else { closed(&joined) }
+}
+
+/// Closes what the filter means, and logs it: the access log does not say by what a connection was forced to end.
+fn order(state: &State, filter: Filter) -> Joined {
+    let meant = filter.to_string();
+    let joined = ask(state, Question { filter, action: Action::Close });
+    if joined.closed > 0 {
+        let plural = if joined.closed == 1 { "" } else { "s" };
+        log::info!("{} connection{plural} closed by a call of the admin API: {meant}", joined.closed);
+    }
+    joined
 }
 
 fn ask(state: &State, question: Question) -> Joined {

@@ -28,6 +28,7 @@ use crate::pool::{Backend, Pool};
 use crate::session::{ConnectionId, Live};
 use crate::telemetry::ListenerTotals;
 use ipnet::IpNet;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -123,6 +124,23 @@ impl Filter {
             && is(pool, Some(&live.pool.settings.name))
             && is(backend, live.backend.map(|backend| backend.name.as_str()))
             && client.is_none_or(|net| live.client.and_then(Endpoint::ip).is_some_and(|ip| net.contains(&ip)))
+    }
+}
+
+/// `pool web, client 192.0.2.0/24`.
+impl fmt::Display for Filter {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Filter { id, listener, pool, backend, client } = self;
+        let parts = [
+            ("number", id.map(|id| id.to_string())),
+            ("listener", listener.clone()),
+            ("pool", pool.clone()),
+            ("backend", backend.clone()),
+            ("client", client.map(|net| net.to_string())),
+        ];
+        let given: Vec<String> =
+            parts.into_iter().filter_map(|(name, value)| value.map(|value| format!("{name} {value}"))).collect();
+        out.write_str(&given.join(", "))
     }
 }
 

@@ -179,6 +179,7 @@ fn filters_choose_by_listener_pool_backend_and_client() {
     }
     assert_eq!(close(admin, "?client=127.0.3.2&pool=b"), 1);
     assert_eq!(clients[2].ending(), Ending::Reset);
+    tcplb.wait_for_line("1 connection closed by a call of the admin API: pool b, client 127.0.3.2/32");
     [0, 1, 3].into_iter().for_each(|at: usize| clients[at].assert_echoes("still here"));
     // A backend that is removed keeps its connections, and they are found by its name.
     admin.call("DELETE", "/v1/pools/a/backends/b1", "").json(200);
