@@ -211,9 +211,13 @@ impl Events {
     /// from an earlier process, which lacks all of them.
     pub fn since(&self, since: u64) -> (Vec<Arc<Recorded>>, u64) {
         let ring = self.ring.lock();
-        let since = if since > ring.last { 0 } else { since };
-        let lacking = usize::try_from(ring.last - since).unwrap_or(usize::MAX).min(ring.events.len());
+        let lacking = ring.lacking(since);
         (ring.events.range(ring.events.len() - lacking..).cloned().collect(), ring.last)
+    }
+
+    /// How many events [`Events::since`] gives.
+    pub fn lacking(&self, since: u64) -> usize {
+        self.ring.lock().lacking(since)
     }
 
     /// Whether a reader that has seen all events up to `since` has to wait for the next one, which then wakes it.
@@ -227,6 +231,13 @@ impl Events {
     /// Calls `waker` when there is an event that a reader waits for. It must neither wait nor read events.
     pub fn set_waker(&self, waker: impl Fn() + Send + 'static) {
         self.ring.lock().waker = Some(Box::new(waker));
+    }
+}
+
+impl Ring {
+    fn lacking(&self, since: u64) -> usize {
+        let since = if since > self.last { 0 } else { since };
+        usize::try_from(self.last - since).unwrap_or(usize::MAX).min(self.events.len())
     }
 }
 
@@ -310,6 +321,7 @@ mod tests {
             let from = if since > recorded { 0 } else { since };
             let lacking: Vec<u64> = (from + 1..=recorded).collect();
             let want = &lacking[lacking.len().saturating_sub(kept)..];
+            prop_assert_eq!(events.lacking(since), want.len());
             let (found, next) = events.since(since);
             prop_assert_eq!(found.iter().map(|event| event.seq).collect::<Vec<_>>(), want);
             prop_assert!(found.iter().all(|event| event.event == numbered(event.seq)));

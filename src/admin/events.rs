@@ -19,6 +19,9 @@ use std::time::Duration;
 /// The longest wait.
 pub const WAIT_MAX: Duration = Duration::from_secs(300);
 
+/// The most events that the accepting thread turns into an answer.
+const SHORT: usize = 8;
+
 /// `GET /v1/events`, once it need not wait.
 pub fn list(state: &State, call: &Call<'_>) -> Response {
     let since = match parameters(call) {
@@ -27,6 +30,11 @@ pub fn list(state: &State, call: &Call<'_>) -> Response {
     };
     let (events, next) = state.published.events().since(since);
     Response::json(200, &api::Events { events: events.iter().map(|event| shown(event)).collect(), next })
+}
+
+/// Whether few events are lacking. A caller that waits has the end of the process, too, without a thread.
+pub fn is_short(state: &State, call: &Call<'_>) -> bool {
+    parameters(call).is_ok_and(|(since, _)| state.published.events().lacking(since) <= SHORT)
 }
 
 /// How long the call waits for the next event.

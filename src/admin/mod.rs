@@ -140,7 +140,7 @@ struct Api {
 
 impl Handler for Api {
     fn is_immediate(&self, request: &Request) -> bool {
-        routes::is_immediate(request)
+        routes::is_immediate(&self.state, request)
     }
 
     fn waits(&self, request: &Request, peer: Peer) -> Option<Duration> {

@@ -31,6 +31,8 @@ pub struct Route {
     pub open: bool,
     /// Whether the answer neither waits nor takes long: the accepting thread gives it, however many callers there are.
     pub immediate: bool,
+    /// Whether the answer would be short now, so that the accepting thread gives it.
+    is_short: fn(&State, &Call<'_>) -> bool,
     /// How long the call waits for news; `None` if it waits for none, or has some already. The request is permitted.
     waits: fn(&State, &Call<'_>) -> Option<Duration>,
     call: fn(&State, &Call<'_>) -> Response,
@@ -104,6 +106,7 @@ const PLAIN: Route = Route {
     answers: &[],
     open: false,
     immediate: false,
+    is_short: |_, _| false,
     waits: |_, _| None,
     call: |_, _| Response::error(404, "there is nothing here"),
 };
@@ -231,6 +234,7 @@ pub static ROUTES: &[Route] = &[
             ("wait", "How long to wait for the next event if there is none, like 30s; at most 5m."),
         ],
         answers: &[(200, "The events, oldest first.", Content::Json("Events")), WRONG],
+        is_short: events::is_short,
         waits: events::waits,
         call: events::list,
         ..PLAIN
@@ -341,8 +345,8 @@ fn ready(state: &State, call: &Call<'_>) -> Response {
 }
 
 /// Whether the answer to this request neither waits nor takes long.
-pub(super) fn is_immediate(request: &Request) -> bool {
-    find(request).is_ok_and(|(route, _)| route.immediate)
+pub(super) fn is_immediate(state: &State, request: &Request) -> bool {
+    find(request).is_ok_and(|(route, call)| route.immediate || (route.is_short)(state, &call))
 }
 
 /// How long a request waits for news; `None`: it is answered now. A call that is not permitted or malformed never waits.

@@ -4,7 +4,7 @@
 //! that never wait ([`Handler::is_immediate`]: `/healthz`, `/readyz`) are answered here, whatever the others do.
 //!
 //! A caller that waits for news ([`Handler::waits`]) holds no thread either. It stays here until there is some, its time is
-//! over, or it finishes sending, as a caller that has gone does. Then a thread answers it.
+//! over, or it finishes sending, as a caller that has gone does.
 //!
 //! | bound | beyond it |
 //! |---|---|
@@ -50,7 +50,7 @@ const LISTENERS: usize = usize::MAX / 2;
 
 /// Answers requests.
 pub trait Handler: Send + Sync {
-    /// Whether the answer neither waits nor takes long. The accepting thread then gives it, however many callers there
+    /// Whether the answer neither waits nor takes long, and fits into a send buffer. The accepting thread then gives it, however many callers there
     /// are.
     fn is_immediate(&self, request: &Request) -> bool;
 
@@ -313,7 +313,7 @@ impl AcceptLoop {
                 }
                 (CallerPhase::Waiting(request, _), Ok(0)) => {
                     let request = std::mem::take(&mut **request);
-                    return self.call(key, request);
+                    return self.answer_now(key, request);
                 }
                 (CallerPhase::Waiting(_, left) | CallerPhase::Closing(left), Ok(count))
                     if count > 0 && *left > count =>
@@ -326,14 +326,9 @@ impl AcceptLoop {
     }
 
     fn answer(&mut self, key: Key, request: Request) {
-        let Some(caller) = self.callers.get(key) else { return };
-        if self.handler.is_immediate(&request) {
-            let response = self.handler.answer(&request, caller.peer);
-            self.reply(key, &response, request.method == "HEAD");
-            return self.drive(key);
-        }
+        let Some(Caller { peer, .. }) = self.callers.get(key) else { return };
         if self.count(CallerPhase::is_waiting) < self.share.waiting()
-            && let Some(time) = self.handler.waits(&request, caller.peer)
+            && let Some(time) = self.handler.waits(&request, *peer)
             && let Some(caller) = self.callers.get_mut(key)
         {
             let now = Instant::now();
@@ -342,7 +337,17 @@ impl AcceptLoop {
             // The caller may have finished sending already.
             return self.drive(key);
         }
-        self.call(key, request);
+        self.answer_now(key, request);
+    }
+
+    fn answer_now(&mut self, key: Key, request: Request) {
+        let Some(Caller { peer, .. }) = self.callers.get(key) else { return };
+        if !self.handler.is_immediate(&request) {
+            return self.call(key, request);
+        }
+        let response = self.handler.answer(&request, *peer);
+        self.reply(key, &response, request.method == "HEAD");
+        self.drive(key);
     }
 
     /// Gives a request to a thread that answers it.
@@ -371,7 +376,7 @@ impl AcceptLoop {
             };
             if self.handler.waits(request, *peer).is_none() {
                 let request = std::mem::take(&mut **request);
-                self.call(key, request);
+                self.answer_now(key, request);
             }
         }
     }
@@ -419,7 +424,7 @@ impl AcceptLoop {
                 }
                 CallerPhase::Waiting(request, _) => {
                     let request = std::mem::take(&mut **request);
-                    self.call(key, request);
+                    self.answer_now(key, request);
                 }
                 CallerPhase::Closing(_) => self.forget(key),
             }

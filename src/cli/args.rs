@@ -71,6 +71,8 @@ pub enum Command {
     Backends(remote::Backends),
     /// Lists the open connections of a running tcplb, and closes some
     Connections(remote::Connections),
+    /// Shows what changed in a running tcplb, and follows what changes
+    Events(remote::Events),
     /// Makes a running tcplb read its file again
     Reload(remote::Reload),
     /// Prints a man page: of tcplb, or of one of its commands

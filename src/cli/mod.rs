@@ -85,6 +85,7 @@ fn dispatch() -> ExitCode {
         Some(Command::Explain(explain)) => remote::explain(&explain),
         Some(Command::Backends(backends)) => remote::backends(&backends),
         Some(Command::Connections(connections)) => remote::connections(&connections),
+        Some(Command::Events(events)) => remote::events(&events),
         Some(Command::Reload(reload)) => remote::reload(&reload),
         Some(Command::Man { command }) => match pages::find(command.as_deref()) {
             Ok(command) => done(pages::man(command)),

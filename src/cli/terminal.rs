@@ -3,6 +3,8 @@
 
 use super::FLUSH;
 use crate::logger;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::termios::tcgetwinsize;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -22,6 +24,20 @@ pub fn write(bytes: &[u8]) -> io::Result<()> {
     let mut out = io::stdout().lock();
     out.write_all(bytes)?;
     out.flush()
+}
+
+/// Waits until stdout has no reader any more. Where stdout is a file, this waits for ever.
+pub fn wait_until_unread() -> io::Result<()> {
+    let out = io::stdout();
+    loop {
+        // Errors are reported whatever is asked for.
+        let mut polled = [PollFd::new(&out, PollFlags::empty())];
+        match poll(&mut polled, None) {
+            Ok(_) if polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => return Ok(()),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 /// The height of the terminal that stdout is; `None` if it is none.

@@ -1,4 +1,4 @@
-//! The arguments of `tcplb status`, `tcplb backends`, `tcplb connections` and `tcplb reload`.
+//! The arguments of `tcplb status`, `tcplb backends`, `tcplb connections`, `tcplb events` and `tcplb reload`.
 
 use crate::base::duration;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
@@ -25,6 +25,30 @@ pub struct Status {
     pub pool: Option<String>,
 
     /// Prints the API's JSON instead of tables
+    #[arg(long)]
+    pub json: bool,
+
+    /// How to reach it.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// `tcplb events`.
+#[derive(Args, Debug)]
+pub struct Events {
+    /// Goes on with each event as it happens, until Ctrl-C
+    #[arg(short, long)]
+    pub follow: bool,
+
+    /// Only events of this last while, like 30m or 1h
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub since: Option<Duration>,
+
+    /// Only events of this pool
+    #[arg(long, value_name = "NAME")]
+    pub pool: Option<String>,
+
+    /// Prints the API's JSON instead of lines; with --follow, an event a line
     #[arg(long)]
     pub json: bool,
 

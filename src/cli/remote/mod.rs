@@ -8,6 +8,7 @@
 //! | `explain`  | `tcplb explain`                                   |
 //! | `connections` | `tcplb connections`                            |
 //! | `status`   | `tcplb status`: the verdict, then the tables      |
+//! | `events`   | `tcplb events`                                    |
 //! | `table`    | columns for people                                |
 //!
 //! Exit codes other than 0: 1 tcplb refused, 2 wrong usage, [`UNREACHABLE`] no answer, [`TIMED_OUT`] `--wait` took too
@@ -17,6 +18,7 @@ pub mod args;
 mod backends;
 mod client;
 mod connections;
+mod events;
 mod explain;
 mod status;
 mod table;
@@ -30,6 +32,7 @@ use std::process::ExitCode;
 
 pub use backends::run as backends;
 pub use connections::run as connections;
+pub use events::run as events;
 pub use explain::run as explain;
 pub use status::run as status;
 

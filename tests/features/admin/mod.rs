@@ -12,6 +12,7 @@ mod exact;
 mod explain;
 mod exposition;
 mod findings;
+mod follow;
 mod metrics;
 mod prometheus;
 mod scale;

@@ -57,7 +57,7 @@ fn check(words: &[String], directory: &Path) -> Result<(), String> {
             }
             (0, None)
         }
-        "status" | "explain" | "backends" | "connections" | "reload" => (4, None),
+        "status" | "explain" | "backends" | "connections" | "events" | "reload" => (4, None),
         // They are run as they stand, but not into the file that they are redirected to.
         "man" | "completions" => {
             let end = arguments.iter().position(|argument| *argument == ">").unwrap_or(arguments.len());
