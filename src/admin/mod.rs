@@ -8,6 +8,7 @@
 //! | `status`, `metrics`, `process`, `page` | what the API shows, read from the newest snapshot |
 //! | `connections` | the open connections: the workers answer |
 //! | `events`      | the last events, and the wait for the next one                     |
+//! | `page/`       | the page's markup, style and scripts, embedded in one answer |
 //! | [`changes`], [`register`], `alive` | what the API changes: a command to control, and its answer |
 //! | `explain` | where a client would go now |
 //! | `findings` | what an operator should know, from the status |

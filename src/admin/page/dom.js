@@ -86,15 +86,15 @@ const connections = (number) => many(number, "open connection");
 
 /// The values as a line over an area, the newest at the right end.
 function sparkline(node, history) {
-  const key = history ? history.join() : "";
+  const key = history.join();
   if (node.drawn === key) return;
   if (!node.firstChild) node.append(svg("svg", { class: "line", viewBox: "0 0 35 20", preserveAspectRatio: "none", "aria-hidden": "true" }, svg("path", { d: "" }), svg("polyline", { points: "" })));
   node.drawn = key;
-  node.classList.toggle("zero", !history || history.every((value) => value === 0));
-  const most = Math.max(1, ...(history || [])), first = 36 - (history || []).length;
-  const points = (history || []).map((value, index) => (first + index) + "," + (18.5 - 17 * value / most).toFixed(1));
+  node.classList.toggle("zero", history.every((value) => value === 0));
+  const most = Math.max(1, ...history), first = 36 - history.length;
+  const points = history.map((value, index) => (first + index) + "," + (18.5 - 17 * value / most).toFixed(1));
   const [area, line] = node.firstChild.children;
   line.setAttribute("points", points.join(" "));
   area.setAttribute("d", points.length ? "M" + first + ",20L" + points.join("L") + "L35,20Z" : "");
-  node.title = history && history.length ? "new connections per second over three minutes, at most " + short(most) : "";
+  node.title = history.length ? "new connections per second over three minutes, at most " + short(most) : "";
 }

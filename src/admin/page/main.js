@@ -2,25 +2,19 @@
 const EVERY = 1000, HIDDEN = 15000;
 let answered = 0;
 
-/// Learns the number of the last event, asks for those before it, then waits for the next one.
+/// Asks for the events that are kept, then waits for the next one. A new process answers with all of its own.
 async function followEvents() {
   for (;;) {
     if (document.hidden || $("app").hidden) await new Promise((wake) => { events.wake = wake; });
     try {
-      const begins = events.next === null;
-      const answer = await call("GET", "v1/events" + query(begins ? { since: Number.MAX_SAFE_INTEGER } : { since: events.next, wait: "25s" }), undefined, 40);
-      events.next = begins || answer.next < events.next ? Math.max(0, answer.next - EVENTS) : answer.next;
-      events.list = (begins ? [] : [...events.list, ...answer.events]).slice(-EVENTS);
-      if (begins) continue;
+      const answer = await call("GET", "v1/events" + query({ since: events.next, wait: "25s" }), undefined, 40);
+      const before = answer.next < events.next ? [] : events.list;
+      events.list = [...before, ...answer.events].slice(-EVENTS);
+      events.next = answer.next;
       drawEvents();
       // Many events at once take one call.
       await pause(EVERY / 2);
-    } catch (error) {
-      if (error.status === 404) {
-        events.there = false;
-        return drawEvents();
-      }
-      events.next = null;
+    } catch {
       await pause(5 * EVERY);
     }
   }
@@ -43,7 +37,7 @@ function logOut(why) {
   status = null;
   answered = 0;
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
-  Object.assign(events, { list: [], next: null });
+  Object.assign(events, { list: [], next: 0 });
   groups.clear();
   listenerRows.clear();
   panel.key = "";

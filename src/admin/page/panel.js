@@ -65,13 +65,13 @@ function drawBackend() {
     ["last probe", backend.health.last_result || NONE],
     ["weight", backend.weight + effective + (backend.backup ? ", backup" : "")],
     ["connections", count(backend.active_connections) + limit + ", " + count(backend.connections_total) + " in all"],
-    recent && ["last minute", rate(recent.connections_per_second) + " conn/s, " + size(recent.bytes_to_backend_per_second) + "/s in, " + size(recent.bytes_to_client_per_second) + "/s out"],
-    ["connect", times(recent?.connect_ms) + " ms; since the start " + times(backend.connect_ms) + " ms"],
-    backend.first_byte_ms && ["first byte", times(recent?.first_byte_ms) + " ms; since the start " + times(backend.first_byte_ms) + " ms"],
-    ["failures", (recent ? many(recent.connect_failures, "failed connect") + ", " + many(recent.resets_before_byte, "reset") + " before a byte; " : "") + count(backend.connect_failures_total) + " failed in all"],
+    ["last minute", rate(recent.connections_per_second) + " conn/s, " + size(recent.bytes_to_backend_per_second) + "/s in, " + size(recent.bytes_to_client_per_second) + "/s out"],
+    ["connect", times(recent.connect_ms) + " ms; since the start " + times(backend.connect_ms) + " ms"],
+    ["first byte", times(recent.first_byte_ms) + " ms; since the start " + times(backend.first_byte_ms) + " ms"],
+    ["failures", many(recent.connect_failures, "failed connect") + ", " + many(recent.resets_before_byte, "reset") + " before a byte; " + count(backend.connect_failures_total) + " failed in all"],
     ["bytes", size(backend.bytes_to_backend_total) + " in, " + size(backend.bytes_to_client_total) + " out"],
     known(backend.rtt_ms) && ["network", milli(backend.rtt_ms) + " ms round trip, " + count(backend.retransmits_total) + " retransmits"],
-    closed && ["ended by", Object.entries(closed).sort((a, b) => b[1] - a[1]).map(([cause, number]) => cause + " " + count(number)).join(", ") || NONE],
+    ["ended by", Object.entries(closed).sort((a, b) => b[1] - a[1]).map(([cause, number]) => cause + " " + count(number)).join(", ") || NONE],
     ...(backend.addresses.length > 1 ? backend.addresses.map((one) => [one.address, one.state + (one.last_result ? ", " + one.last_result : "")]) : []),
   ].filter(Boolean);
   redraw(panel.facts, JSON.stringify(facts), () => facts.flatMap(([name, text]) => [make("dt", {}, name), make("dd", {}, text)]));
@@ -100,8 +100,7 @@ async function drawConnections() {
     arrange(panel.list, nodes);
   } catch (error) {
     if (panel.key !== key) return;
-    put(panel.note, error.status === 404 ? "This tcplb does not list connections." : error.message);
-    if (error.status === 404) return;
+    put(panel.note, error.message);
   }
   panel.timer = setTimeout(drawConnections, document.hidden ? 15000 : 2000);
 }
@@ -119,8 +118,9 @@ function connectionRow(connection) {
 
 function buildExplain(client) {
   const input = make("input", { id: "client", value: client, placeholder: "192.0.2.7", "aria-label": "Address of a client, with or without port", autocomplete: "off", spellcheck: "false", required: true });
-  const listeners = status?.listeners || [];
-  const listener = make("select", { "aria-label": "Listener" }, ...listeners.map(({ name }) => make("option", { value: name, selected: name === view.listener }, name)));
+  const listeners = status.listeners;
+  const chosen = view.listener || listeners.find(({ pool }) => pool === view.pool)?.name;
+  const listener = make("select", { id: "listener", "aria-label": "Listener" }, ...listeners.map(({ name }) => make("option", { value: name, selected: name === chosen }, name)));
   const submit = (event) => {
     event.preventDefault();
     const wanted = { explain: true, client: input.value.trim(), listener: listener.value };
@@ -136,21 +136,21 @@ function buildExplain(client) {
 async function showExplained() {
   const { key } = panel, outcome = $("outcome");
   try {
-    const answer = await call("GET", "v1/explain" + query({ client: view.client, listener: view.listener }));
+    const answer = await call("GET", "v1/explain" + query({ client: view.client, listener: view.listener || $("listener")?.value }));
     if (panel.key === key) outcome.replaceChildren(...explained(answer));
   } catch (error) {
-    if (panel.key === key) outcome.replaceChildren(make("p", { class: "wrong" }, error.status === 404 && error.message.startsWith("there is nothing here") ? "This tcplb does not explain." : error.message));
+    if (panel.key === key) outcome.replaceChildren(make("p", { class: "wrong" }, error.message));
   }
 }
 
 function explained(answer) {
   const accepted = answer.verdict === "accept";
-  const verdict = accepted ? answer.pick ? "goes to " + answer.pick : answer.candidates.some((one) => one.usable) ? "is shared out by chance" : "finds no backend" : "is refused";
+  const shares = answer.candidates.some((one) => known(one.share));
+  const verdict = !accepted ? "is refused" : answer.pick ? "goes to " + answer.pick : shares ? "goes where chance decides" : "waits";
   const head = make("p", { class: "outcome" }, icon(accepted ? "up" : "down"), "  " + view.client + " " + verdict);
   const facts = [["listener", answer.listener], answer.reason && ["reason", answer.reason], known(answer.route) && ["route", answer.route], answer.pool && ["pool", answer.pool], answer.algorithm && ["algorithm", answer.algorithm]].filter(Boolean);
-  const shares = answer.candidates?.some((one) => known(one.share));
   const heads = ["backend", "usable", "why", "weight", "active", ...(shares ? ["chance"] : [])];
-  const rows = (answer.candidates || []).map((one) => make("tr", { role: "row", class: one.backend === answer.pick ? "chosen" : "" },
+  const rows = answer.candidates.map((one) => make("tr", { role: "row", class: one.backend === answer.pick ? "chosen" : "" },
     make("td", { class: "text", role: "cell" }, one.backend), make("td", { class: "text " + (one.usable ? "up" : "down"), role: "cell" }, icon(one.usable ? "up" : "down"), one.usable ? " yes" : " no"),
     make("td", { class: "text why", role: "cell" }, one.why || ""), make("td", { role: "cell" }, String(one.weight)), make("td", { role: "cell" }, count(one.active)),
     ...(shares ? [make("td", { role: "cell" }, known(one.share) ? (100 * one.share).toFixed(1) + " %" : NONE)] : [])));

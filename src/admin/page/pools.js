@@ -2,17 +2,17 @@
 // while it is on the screen; the others take turns.
 const SHOWN = 25;
 const TURNS = 10;
-const failures = (recent) => recent ? recent.connect_failures + recent.resets_before_byte : undefined;
+const failures = (recent) => recent.connect_failures + recent.resets_before_byte;
 
 const COLUMNS = [
   { id: "name", head: "backend", text: true, by: null },
   { id: "state", head: "state", text: true, by: "worst" },
   { id: "conns", head: "connections", by: (row) => row.active_connections },
-  { id: "rate", head: "conn/s", by: (row) => row.recent?.connections_per_second },
-  { id: "in", head: "in/s", title: "bytes per second from clients to backends", by: (row) => row.recent?.bytes_to_backend_per_second },
-  { id: "out", head: "out/s", title: "bytes per second from backends to clients", by: (row) => row.recent?.bytes_to_client_per_second },
-  { id: "connect", head: "connect ms", title: "time to connect in ms, p50 / p99 of the last minute", by: (row) => row.recent?.connect_ms?.p99 },
-  { id: "first", head: "first byte ms", title: "time to the backend's first byte in ms, p50 / p99 of the last minute", by: (row) => row.recent?.first_byte_ms?.p99 },
+  { id: "rate", head: "conn/s", by: (row) => row.recent.connections_per_second },
+  { id: "in", head: "in/s", title: "bytes per second from clients to backends", by: (row) => row.recent.bytes_to_backend_per_second },
+  { id: "out", head: "out/s", title: "bytes per second from backends to clients", by: (row) => row.recent.bytes_to_client_per_second },
+  { id: "connect", head: "connect ms", title: "time to connect in ms, p50 / p99 of the last minute", by: (row) => row.recent.connect_ms.p99 },
+  { id: "first", head: "first byte ms", title: "time to the backend's first byte in ms, p50 / p99 of the last minute", by: (row) => row.recent.first_byte_ms.p99 },
   { id: "failures", head: "failures", title: "failed connects and resets before a byte, in the last minute", by: (row) => failures(row.recent) },
   { id: "spark", head: "3 min", title: "new connections per second" },
 ];
@@ -24,14 +24,14 @@ const draw = {
     const changed = redraw(cell, row.active_connections + "/" + limit, () => [near ? icon("warning") : "", count(row.active_connections), known(limit) ? make("small", {}, " / " + count(limit)) : ""]);
     if (changed) cell.classList.toggle("near", near), cell.classList.toggle("zero", row.active_connections === 0);
   },
-  rate: (cell, row) => putNumber(cell, rate(row.recent?.connections_per_second)),
-  in: (cell, row) => putNumber(cell, row.recent ? size(row.recent.bytes_to_backend_per_second) : NONE),
-  out: (cell, row) => putNumber(cell, row.recent ? size(row.recent.bytes_to_client_per_second) : NONE),
-  connect: (cell, row) => putNumber(cell, times(row.recent?.connect_ms)),
-  first: (cell, row) => putNumber(cell, times(row.recent?.first_byte_ms)),
+  rate: (cell, row) => putNumber(cell, rate(row.recent.connections_per_second)),
+  in: (cell, row) => putNumber(cell, size(row.recent.bytes_to_backend_per_second)),
+  out: (cell, row) => putNumber(cell, size(row.recent.bytes_to_client_per_second)),
+  connect: (cell, row) => putNumber(cell, times(row.recent.connect_ms)),
+  first: (cell, row) => putNumber(cell, times(row.recent.first_byte_ms)),
   failures: (cell, row) => {
     const number = failures(row.recent);
-    putNumber(cell, known(number) ? count(number) : NONE);
+    putNumber(cell, count(number));
     cell.classList.toggle("bad", number > 0);
     if (cell.title || number > 0) cell.title = number > 0 ? many(row.recent.connect_failures, "failed connect") + ", " + many(row.recent.resets_before_byte, "reset") + " before a byte" : "";
   },
@@ -143,9 +143,8 @@ class PoolRow extends Row {
   state() {
     const { state, waiting, backends } = this.item;
     const up = backends.filter((one) => one.state === "up").length;
-    const word = state || (up ? "up" : "down");
     const rest = up + " of " + backends.length + " up" + (waiting ? ", " + many(waiting, "client") + " waiting" : "");
-    return [make("span", { class: word }, icon(word === "degraded" ? "warning" : word, word), make("b", {}, word)), make("span", { class: "reason" }, rest)];
+    return [make("span", { class: state }, icon(state === "degraded" ? "warning" : state, state), make("b", {}, state)), make("span", { class: "reason" }, rest)];
   }
 }
 

@@ -37,7 +37,7 @@ addEventListener("hashchange", comeBack);
 const LEVEL_ICONS = { ok: "up", warning: "warning", critical: "down" };
 const LEVEL_COLORS = { ok: "#17743a", warning: "#c07a00", critical: "#c0222f" };
 function drawVerdict({ verdict, findings, state, version, uptime_seconds, generation }) {
-  const { level, text } = verdict || { level: "ok", text: "tcplb is " + state };
+  const { level, text } = verdict;
   if (redraw($("verdict"), level + text, () => [make("span", { class: level }, icon(LEVEL_ICONS[level], "level")), make("span", {}, text)])) {
     document.querySelector("header").className = level;
     document.title = (level === "ok" ? "" : "▲ " + text + " · ") + "tcplb";
@@ -51,21 +51,20 @@ function drawVerdict({ verdict, findings, state, version, uptime_seconds, genera
     document.querySelector("link[rel=icon]").href = canvas.toDataURL();
   }
   put($("process"), version + " · " + state + " · up " + age(uptime_seconds) + " · generation " + generation);
-  const list = findings || [];
-  hide($("findings"), list.length < 2);
-  put($("findings").querySelector("summary"), many(list.length, "finding"));
-  redraw($("findings").querySelector("ul"), JSON.stringify(list), () => list.map((one) => make("li", {}, icon(LEVEL_ICONS[one.level], one.level === "critical" ? "down" : "degraded"), one.backend ? make("a", { href: "#", on: { click: (event) => follow(event, { pool: one.pool, backend: one.backend, explain: false }) } }, one.text) : one.text)));
+  hide($("findings"), findings.length < 2);
+  put($("findings").querySelector("summary"), many(findings.length, "finding"));
+  redraw($("findings").querySelector("ul"), JSON.stringify(findings), () => findings.map((one) => make("li", {}, icon(LEVEL_ICONS[one.level], one.level === "critical" ? "down" : "degraded"), one.backend ? make("a", { href: "#", on: { click: (event) => follow(event, { pool: one.pool, backend: one.backend, explain: false }) } }, one.text) : one.text)));
 }
 
-function drawLimits({ process, listeners }) {
-  const limits = process ? [
+function drawLimits({ process }) {
+  const limits = [
     ["connections", process.connections, process.connections_limit, "", false, "clients connected now, at all listeners"],
     ["descriptors", process.descriptors, process.descriptors_limit, "", false, "open file descriptors"],
     ["local ports", process.ports_used, process.ports_limit, "", false, "ports in use towards the backend address with the most connections"],
-    ["loop lag p50 / p99", times(process.loop_lag_ms), null, known(process.loop_lag_ms.p50) ? "ms" : "", false, "how long events wait for a worker, over the last minute"],
+    ["loop lag", times(process.loop_lag_ms), null, known(process.loop_lag_ms.p50) ? "ms" : "", false, "how long events wait for a worker, p50 / p99 of the last minute"],
     ["lost log lines", process.log_lines_lost_total + process.access_log_lines_lost_total, null, "", process.log_lines_lost_recently + process.access_log_lines_lost_recently > 0, count(process.log_lines_lost_total) + " of the log, " + count(process.access_log_lines_lost_total) + " of the access log"],
     ["last reload", process.last_reload ? (process.last_reload.success ? "ok" : "failed") : "none", null, process.last_reload ? age(process.last_reload.age_seconds) + " ago" : "", process.last_reload && !process.last_reload.success, process.last_reload?.error],
-  ] : [["connections", listeners.reduce((sum, one) => sum + one.active_connections, 0)]];
+  ];
   const box = $("limits");
   limits.forEach(([name, value, limit, unit, bad, title], index) => {
     const cell = box.children[index] || box.appendChild(make("div", {}, make("dt", {}, name), make("dd")));
@@ -88,8 +87,8 @@ function drawListeners({ listeners }) {
   arrange($("listeners").tBodies[0], listeners.map((one) => {
     let row = listenerRows.get(one.name);
     if (!row) listenerRows.set(one.name, row = make("tr", { role: "row" }, ...LISTENER_HEADS.map(([, name], index) => make(index ? "td" : "th", { class: name, role: index ? "cell" : "rowheader" }))));
-    const refused = Object.entries(one.refused || {}).filter(([, number]) => number).map(([cause, number]) => cause + " " + count(number)).join(", ");
-    const texts = [one.name, one.address, one.pool, count(one.active_connections) + (known(one.connections_limit) ? " / " + count(one.connections_limit) : ""), rate(one.recent?.accepted_per_second), rate(one.recent?.refused_per_second), refused || count(one.refused_total)];
+    const refused = Object.entries(one.refused).map(([cause, number]) => cause + " " + count(number)).join(", ");
+    const texts = [one.name, one.address, one.pool, count(one.active_connections) + (known(one.connections_limit) ? " / " + count(one.connections_limit) : ""), rate(one.recent.accepted_per_second), rate(one.recent.refused_per_second), refused || count(one.refused_total)];
     texts.forEach((text, index) => {
       (index < 3 ? put : putNumber)(row.children[index], text);
       row.children[index].title = text;
@@ -99,14 +98,15 @@ function drawListeners({ listeners }) {
   }));
 }
 
-const events = { list: [], next: null, there: true };
+const events = { list: [], next: 0 };
 function eventText({ kind, pool, backend, from, to, reason }) {
-  const change = to ? (from ? from + " → " + to : to) : "";
+  // A change of the configuration says it in words.
+  const change = !to || (kind === "config" && reason) ? "" : from ? from + " → " + to : to;
   const text = [kind === "backend_state" ? "" : kind.replaceAll("_", " "), change, reason].filter(Boolean).join(", ");
   return [make("b", {}, [pool, backend].filter(Boolean).join("/") || "tcplb"), text];
 }
 const eventIcon = ({ kind, to }) => ["pool_empty", "reload_failed", "limit_reached"].includes(kind) || to === "down" ? icon(to === "down" || kind === "pool_empty" ? "down" : "warning", to === "down" || kind === "pool_empty" ? "down" : "degraded") : icon("up", to === "up" || kind === "pool_serves" ? "up" : "disabled");
 function drawEvents() {
   const shown = events.list.slice(-EVENTS).reverse();
-  redraw($("events"), shown.map(({ seq }) => seq).join() + events.there, () => shown.length ? shown.map((event) => make("li", {}, make("time", { datetime: event.time, title: event.time }, clock(event.time)), make("span", {}, eventIcon(event), ...eventText(event)), make("span", { class: "by" }, event.by ? "by " + event.by : ""))) : [make("li", { class: "soft none" }, events.there ? "No event yet." : "This tcplb has no events.")]);
+  redraw($("events"), shown.map(({ seq }) => seq).join(), () => shown.length ? shown.map((event) => make("li", {}, make("time", { datetime: event.time, title: event.time }, clock(event.time)), make("span", {}, eventIcon(event), ...eventText(event)), make("span", { class: "by" }, event.by ? "by " + event.by : ""))) : [make("li", { class: "soft none" }, "No event yet.")]);
 }

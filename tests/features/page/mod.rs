@@ -1,6 +1,7 @@
 //! The status page in a headless Chromium, over a real tcplb.
 
 mod crowd;
+mod pictures;
 mod tokens;
 
 use serde_json::{Value, json};
@@ -43,9 +44,7 @@ fn wait_for_cell(page: &Page, backend: &str, column: &str, text: &str) {
 /// Nothing is wrong in the console, and every request goes to tcplb.
 #[track_caller]
 fn assert_sound(page: &Page, admin: Admin) {
-    let mut complaints = page.complaints();
-    // Calls that tcplb does not have yet.
-    complaints.retain(|complaint| !complaint.contains("status of 404"));
+    let complaints = page.complaints();
     assert!(complaints.is_empty(), "{complaints:#?}");
     let own = format!("http://{}/", admin.0);
     let requests = page.requests();
@@ -88,8 +87,14 @@ fn it_loads_and_follows_traffic_and_a_backend_that_dies() {
     assert_eq!(page.text("#limits dt"), "connections");
     page.wait("the limits are drawn", "document.querySelector('#limits dd').textContent.startsWith('6')");
 
+    page.wait("the rate is drawn", "parseFloat(document.querySelector('tr.pool .rate').textContent) > 0");
+    page.wait("a line is drawn", "document.querySelector('tr.pool polyline').getAttribute('points').length > 8");
+
     servers[1].stop();
     wait_for_cell(&page, "b2", "state", "down");
+    page.wait("the verdict names it", "document.getElementById('verdict').textContent.includes('1 of 2 down, b2')");
+    page.wait("an event says it", "/default\\/b2 *up → down/.test(document.getElementById('events').textContent)");
+    page.wait("so does the title", "document.title.includes('b2')");
     let word = format!("document.querySelector('{} .state .down b')", row("b2"));
     let (colour, red) = (format!("getComputedStyle({word}).color"), "rgb(192, 34, 47)");
     assert_eq!(page.value(&colour), red);
@@ -165,6 +170,14 @@ fn a_backend_leads_to_its_connections_and_each_can_be_closed() {
     let rows = "document.querySelectorAll('#panel tbody tr').length";
     page.wait("its connections are listed", &format!("{rows} === 3"));
     let first = page.text("#panel tbody a");
+    page.click("#panel tbody a");
+    page.wait("it is explained", "document.querySelector('#outcome .outcome')?.textContent.includes(' goes to b')");
+    assert_eq!(page.value("location.hash"), "#pool=default&backend=b1&explain=1&client=127.0.0.1&listener=default");
+    assert_eq!(page.value("document.querySelectorAll('#outcome tbody tr').length"), 2);
+    assert!(page.text("#outcome .facts").contains("weighted-round-robin"));
+    page.value("history.back()");
+    page.wait("the connections are back", &format!("{rows} === 3"));
+    assert_eq!(page.text("#panel tbody a"), first);
     let client = clients.iter().position(|client| client.local().to_string() == first).expect("one of the clients");
     page.click("#panel tbody button");
     page.wait("it asks", "document.getElementById('ask').open");
