@@ -1,4 +1,4 @@
-//! Every `tcplb …` command line in the pages is one that the binary takes. None of them listens.
+//! Every `tcplb …` command line in the pages and alerts is one that the binary takes. None of them listens.
 //!
 //! A command of the balancer is run with `--workers 0` behind it: the binary reads all flags and then reports this one mistake.
 //! `check` and `--config` get a file, commands for a running tcplb get an address where there is none, and the others get
@@ -8,6 +8,7 @@ use super::pages::{Block, blocks, pages};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use testkit::monitoring::{alerts, packaging};
 
 const FILE: &str = "[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\nbackend = [{ address = '127.0.0.1:1' }]\n";
 
@@ -113,6 +114,24 @@ fn every_command_in_the_pages_is_one_that_the_binary_takes() {
         }
     }
     assert!(count > 25, "only {count} commands were found");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// A label stands for a name, and ADDRESS for a client.
+#[test]
+fn every_command_in_the_alerts_is_one_that_the_binary_takes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::write(directory.path().join("tcplb.toml"), FILE).expect("it is written");
+    let (mut count, mut wrong) = (0, Vec::new());
+    for alert in alerts(&fs::read_to_string(packaging("prometheus/alerts.yml")).expect("a text")) {
+        let code = alert.description.split('`').skip(1).step_by(2);
+        for line in code.filter(|code| code.starts_with("tcplb ")) {
+            count += 1;
+            let line = line.replace("{{ $labels.", "").replace(" }}", "").replace("ADDRESS", "192.0.2.7");
+            wrong.extend(check(&words(&line), directory.path()).err().map(|why| format!("{}: {why}", alert.name)));
+        }
+    }
+    assert!(count > 20, "only {count} commands were found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
