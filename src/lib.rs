@@ -26,6 +26,7 @@ pub mod proto;
 pub mod relay;
 pub mod session;
 pub mod small_file;
+pub mod state_file;
 pub mod systemd;
 pub mod telemetry;
 pub mod watchdog;

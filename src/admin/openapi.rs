@@ -175,6 +175,7 @@ fn schemas() -> Value {
     event["required"] = json!(["seq", "time", "kind", "by"]);
     json!({
         "Error": object(json!({ "error": text })),
+        "Line": text,
         "Status": object(json!({
             "version": text, "uptime_seconds": count, "generation": count,
             "state": { "type": "string", "enum": ["running", "draining"] },

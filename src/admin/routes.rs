@@ -8,7 +8,7 @@ use super::server::Peer;
 use super::{State, changes, connections, events, explain, metrics, openapi, page, register, status, target};
 use crate::clock;
 use crate::config::text;
-use crate::control::Refused;
+use crate::control::{self, Refused};
 use std::time::Duration;
 
 /// A row of the table.
@@ -209,6 +209,16 @@ pub static ROUTES: &[Route] = &[
         summary: "The configuration in force, as a file.",
         answers: &[(200, "TOML.", Content::Other("application/toml"))],
         call: |state, _| Response::text(200, "application/toml", text::print(&state.published.model())),
+        ..PLAIN
+    },
+    Route {
+        path: "/v1/config/diff",
+        summary: "What runs and does not stand in the file, one change a line.",
+        answers: &[(200, "The changes from the file to what runs.", Content::Many("Line"))],
+        call: |state, _| {
+            let changes: Vec<String> = control::drift(&state.published).0.iter().map(ToString::to_string).collect();
+            Response::json(200, &changes)
+        },
         ..PLAIN
     },
     Route {
@@ -491,7 +501,7 @@ mod tests {
             let allowed = refusal.headers.iter().find(|(name, _)| *name == "Allow").map(|(_, value)| value.clone());
             assert!(allowed.unwrap().split(", ").any(|method| method == route.method), "{path}");
         }
-        assert_eq!(ROUTES.len(), 19);
+        assert_eq!(ROUTES.len(), 20);
     }
 
     #[test]

@@ -17,6 +17,7 @@ use crate::control::{Control, Outcome};
 use crate::net::listen;
 use crate::pool::{Published, Snapshot};
 use crate::prober::Prober;
+use crate::state_file::StateFile;
 use crate::telemetry::EndCounts;
 use crate::watchdog::Watchdog;
 use crossbeam_channel::{Receiver, never};
@@ -37,6 +38,7 @@ pub struct Running {
     prober: Prober,
     workers: Vec<JoinHandle<()>>,
     log: Option<AccessLog>,
+    state_file: Option<StateFile>,
     watchdog: Watchdog,
 }
 
@@ -147,6 +149,7 @@ impl Running {
             }
         }
         self.log.into_iter().for_each(AccessLog::finish);
+        self.state_file.into_iter().for_each(StateFile::finish);
         self.prober.stop();
         drop(self.admin);
         let snapshot = self.published.snapshot();

@@ -28,6 +28,7 @@ use crate::net::listen;
 use crate::net::{self, TcpTuning};
 use crate::pool::{Published, Snapshot};
 use crate::prober;
+use crate::state_file::{self, StateFile};
 use crate::systemd;
 use crate::watchdog::{self, Watchdog};
 use crate::worker::WorkerContext;
@@ -68,7 +69,10 @@ impl Bound {
     /// Binds the model's listeners and its admin API.
     pub fn bind(model: Model) -> Result<Bound, StartError> {
         let descriptors = raise_descriptor_limit();
-        let state = ConfigState::bind_first(model, descriptors).map_err(StartError)?;
+        // What another start could not read must not be lost.
+        let restored = model.global.state_file.as_deref().map(state_file::read).transpose().map_err(StartError)?;
+        let restored = restored.unwrap_or_default();
+        let state = ConfigState::bind_first(model, &restored, descriptors).map_err(StartError)?;
         let admin = bind_admin(state.running())?;
         Ok(Bound::of(state, admin, descriptors))
     }
@@ -138,12 +142,14 @@ impl Ready {
         let (prepared, data_plane) = workers::prepare(model.global.workers)?;
         let resets = data_plane.clone();
         // Resets go straight to the workers, since control may be waiting for the prober.
-        let published =
-            Arc::new(Published::new(snapshot.clone(), model.clone(), connection_limit.clone(), clock::now()));
+        let (file, now) = (config_state.file().clone(), clock::now());
+        let published = Arc::new(Published::new(snapshot.clone(), model.clone(), file, connection_limit.clone(), now));
         let start = Event::new(Kind::Start, By::Tcplb);
         published.events().record(start.because(format_args!("tcplb {}", env!("CARGO_PKG_VERSION"))));
         let on_down = Box::new(move |backend| resets.reset(&[backend]));
         let prober = prober::spawn(snapshot.clone(), published.events().clone(), on_down)?;
+        let state_file = model.global.state_file.clone();
+        let state_file = state_file.map(|path| StateFile::start(path, published.clone())).transpose()?;
         let start = |target| AccessLog::start(target, model.global.log_format, published.log().clone());
         let (log, log_handle) = log.map(start).transpose()?.unzip();
         let listeners = listener_addresses(&snapshot);
@@ -164,6 +170,7 @@ impl Ready {
             data_plane: data_plane.clone(),
             prober: prober.mailbox(),
             published: published.clone(),
+            saver: state_file.as_ref().map(StateFile::saver),
             loader,
             lookups,
             ended,
@@ -184,7 +191,7 @@ impl Ready {
         });
         let watchdog = Watchdog::start(watched, asked.unwrap_or(watchdog::BOUND), published.clone(), alive)?;
         files.keep();
-        Ok(Running { listeners, published, admin, control, prober, workers, log, watchdog })
+        Ok(Running { listeners, published, admin, control, prober, workers, log, state_file, watchdog })
     }
 }
 

@@ -26,7 +26,8 @@ Examples:
   tcplb demo
 
 Exit codes: 0 stopped cleanly, 1 could not start or run, 2 wrong usage or configuration. Of commands that talk to a
-running tcplb also: 1 it refused, 4 no tcplb answers there, 5 --wait took too long.";
+running tcplb also: 1 it refused, 4 no tcplb answers there, 5 --wait took too long. Of config diff also: 3 something
+differs.";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -56,7 +57,7 @@ pub struct Arguments {
 pub enum Command {
     /// Checks a configuration file and what a start needs, and opens no socket
     Check(Check),
-    /// Shows what a configuration file may hold
+    /// Shows what a configuration file may hold, what runs, and how that differs from the file
     #[command(subcommand)]
     Config(Config),
     /// A test server: answers every HTTP request with its name
@@ -246,6 +247,10 @@ pub struct Check {
 pub enum Config {
     /// Prints every flag and every key, in Markdown: its meaning, its default, and what a reload does with it
     Reference,
+    /// Prints what a running tcplb has in force, as a file: its own file with the changes at run time
+    Show(remote::ConfigShow),
+    /// Prints what a running tcplb has in force and its file does not say: what the API changed, and what needs a restart
+    Diff(remote::ConfigDiff),
 }
 
 /// The test server's flags.

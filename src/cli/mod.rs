@@ -77,6 +77,8 @@ fn dispatch() -> ExitCode {
             let text = format!("{}\n{}", args::reference(), reference::keys());
             done(terminal::show(text.trim_end()).map_err(|error| format!("can't print: {error}")))
         }
+        Some(Command::Config(args::Config::Show(show))) => remote::config_show(&show),
+        Some(Command::Config(args::Config::Diff(diff))) => remote::config_diff(&diff),
         Some(Command::Backend(backend)) => {
             logger::init(LevelFilter::Info);
             done(backend::run(backend.options()))

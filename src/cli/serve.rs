@@ -8,6 +8,7 @@ use crate::base::{Endpoint, duration};
 use crate::config::advice;
 use crate::config::model::{self, HealthKind, Model};
 use crate::confine::Confinement;
+use crate::control;
 use crate::logger;
 use crate::systemd;
 use std::fmt::{self, Write};
@@ -18,7 +19,6 @@ use std::thread;
 /// what could not be started and why.
 pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> {
     crash::end_process_on_panic();
-    let (introduction, warnings) = (introduction(&model), advice::of(&model));
     let confinement = Confinement::new(&model, file.as_ref().map(|(path, _)| path.as_path()))?;
     // This changes the environment, so it runs before any other thread.
     systemd::take_sockets()?;
@@ -38,10 +38,15 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> 
     for listener in running.listeners() {
         log::info!(target: logger::ALWAYS, "listening on {}", listener.endpoint);
     }
-    for line in introduction {
+    let published = running.published();
+    let model = published.model();
+    for line in introduction(&model) {
         log::info!(target: logger::ALWAYS, "{line}");
     }
-    for warning in warnings {
+    for change in control::drift(&published).0 {
+        log::info!("from the state file: {change}");
+    }
+    for warning in advice::of(&model) {
         log::warn!("{warning}");
     }
     for endpoint in running.admin() {

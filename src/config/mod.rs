@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod diff;
 pub mod file;
 pub mod model;
+pub mod runtime;
 pub mod settings;
 pub mod text;
 pub mod words;

@@ -5,6 +5,7 @@ use crate::base::{Address, Listen, Size};
 use crate::policy::balance::{self, Algorithm};
 use crate::policy::limit::Enforcement;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -44,6 +45,8 @@ pub struct Global {
     pub admin: Option<Listen>,
     /// The file with the bearer token that admin calls need.
     pub admin_token_file: Option<PathBuf>,
+    /// Where the changes at run time are kept over a restart.
+    pub state_file: Option<PathBuf>,
     /// The file with the token that permits reading; only beside `admin_token_file`.
     pub admin_read_token_file: Option<PathBuf>,
     /// The user that the process changes to once everything is bound, by name or number; `None`: no change.
@@ -78,6 +81,7 @@ impl Default for Global {
             user: None,
             group: None,
             sandbox: Sandbox::default(),
+            state_file: None,
             access_log: None,
             log_format: LogFormat::default(),
             metrics_per_backend: true,
@@ -545,6 +549,34 @@ pub struct Backend {
     pub backup: bool,
     /// Overrides the pool's PROXY header setting.
     pub send_proxy: Option<SendProxy>,
+}
+
+/// Does the operator allow the use of a backend? Open connections go on in any state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminState {
+    /// As its health allows.
+    #[default]
+    Enabled,
+    /// It takes no new connections.
+    Draining,
+    /// It takes no new connections and is not probed.
+    Disabled,
+}
+
+impl AdminState {
+    /// All of them, with what users call them.
+    pub const NAMES: [(&'static str, AdminState); 3] =
+        [("enabled", AdminState::Enabled), ("draining", AdminState::Draining), ("disabled", AdminState::Disabled)];
+
+    /// Its word in API and log.
+    pub fn word(self) -> &'static str {
+        match self {
+            AdminState::Enabled => "enabled",
+            AdminState::Draining => "draining",
+            AdminState::Disabled => "disabled",
+        }
+    }
 }
 
 impl Pool {

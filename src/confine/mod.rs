@@ -88,6 +88,8 @@ pub struct Confinement {
     files: Vec<PathBuf>,
     /// The access log, which may be opened again by its path.
     log: Option<PathBuf>,
+    /// The state file, which is written anew after each change.
+    state: Option<PathBuf>,
 }
 
 impl Confinement {
@@ -121,7 +123,8 @@ impl Confinement {
         let owned = owned.collect();
         let mut backends = model.pools.iter().flat_map(|pool| &pool.backends);
         let abstract_backend = backends.any(|backend| backend.address.is_abstract());
-        Ok(Confinement { account, sandbox: global.sandbox == Sandbox::Auto, abstract_backend, owned, files, log })
+        let (sandbox, state) = (global.sandbox == Sandbox::Auto, global.state_file.clone());
+        Ok(Confinement { account, sandbox, abstract_backend, owned, files, log, state })
     }
 
     /// Whether the process changes to another user.
@@ -137,7 +140,7 @@ impl Confinement {
         // user later.
         let rules = match self.sandbox {
             true => Some(
-                sandbox::SandboxRules::plan(&self.files, &paths, self.log.as_deref(), self.abstract_backend)
+                sandbox::SandboxRules::plan(&self.sandboxed(&paths), self.abstract_backend)
                     .map_err(|why| off_hint(&why))?,
             ),
             false => None,
@@ -173,6 +176,12 @@ impl Confinement {
         }
         self.warn_of_failures(&paths);
         Ok(())
+    }
+
+    /// The files that the process opens again.
+    fn sandboxed<'a>(&'a self, sockets: &'a [&'a Path]) -> sandbox::Files<'a> {
+        let (log, state) = (self.log.as_deref(), self.state.as_deref());
+        sandbox::Files { read: &self.files, sockets, log, state }
     }
 
     /// Warns of what will fail later, while an operator is likely to read the log.

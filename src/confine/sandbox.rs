@@ -5,6 +5,7 @@
 //! | reading | the directories of the configuration file and of the lists it names, since editors replace files by renaming; the files of the resolver, its modules and the C library; /proc for the metrics; the number of cores |
 //! | creating and removing unix sockets | the directories of the sockets it has at the start |
 //! | writing and creating files | the directory of the access log, if there is one; if it is a FIFO or a device, only that |
+//! | writing, creating and replacing files | the directory of the state file, if there is one |
 //! | other access to files, starting programs | nowhere |
 //! | signals, abstract unix sockets of others | none, except where `NOTIFY_SOCKET` or a backend is such a socket at the start |
 //!
@@ -56,7 +57,21 @@ struct Allowed {
     read: Vec<PathBuf>,
     sockets: Vec<PathBuf>,
     logs: Vec<PathBuf>,
+    state: Vec<PathBuf>,
     abstract_sockets: bool,
+}
+
+/// The files that a process opens again after it has given up the file system.
+#[derive(Clone, Copy, Default)]
+pub struct Files<'a> {
+    /// Those that it reads.
+    pub read: &'a [PathBuf],
+    /// Its unix sockets.
+    pub sockets: &'a [&'a Path],
+    /// The access log.
+    pub log: Option<&'a Path>,
+    /// The state file.
+    pub state: Option<&'a Path>,
 }
 
 /// Whether abstract sockets of other processes are out of reach. Kernels before Landlock's ABI 6 can't enforce it; such
@@ -72,15 +87,10 @@ pub struct SandboxRules {
 }
 
 impl SandboxRules {
-    /// Rules for a process that reads these files again, has these unix sockets and opens this log again. With
-    /// `abstract_backend` it may connect to abstract sockets of other processes.
-    pub fn plan(
-        files: &[PathBuf],
-        sockets: &[&Path],
-        log: Option<&Path>,
-        abstract_backend: bool,
-    ) -> Result<SandboxRules, String> {
-        let mut allowed = Allowed::of(files, sockets, log);
+    /// Rules for a process that opens these files again. With `abstract_backend` it may connect to abstract sockets of other
+    /// processes.
+    pub fn plan(files: &Files<'_>, abstract_backend: bool) -> Result<SandboxRules, String> {
+        let mut allowed = Allowed::of(files);
         let manager_is_abstract =
             std::env::var_os("NOTIFY_SOCKET").is_some_and(|at| at.as_encoded_bytes().starts_with(b"@"));
         let reaches_abstract = manager_is_abstract || abstract_backend;
@@ -101,6 +111,11 @@ impl SandboxRules {
             })
             .and_then(|rules| {
                 rules.add_rules(path_beneath_rules(&allowed.logs, AccessFs::WriteFile | AccessFs::MakeReg))
+            })
+            .and_then(|rules| {
+                // A file is replaced by renaming another one, and its directory is opened to sync it.
+                let replacing = AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::ReadDir;
+                rules.add_rules(path_beneath_rules(&allowed.state, replacing))
             });
         Ok(SandboxRules { rules: rules.map_err(|error| error.to_string())?, allowed })
     }
@@ -119,9 +134,10 @@ impl SandboxRules {
 }
 
 impl Allowed {
-    fn of(files: &[PathBuf], sockets: &[&Path], log: Option<&Path>) -> Allowed {
+    fn of(files: &Files<'_>) -> Allowed {
+        let Files { sockets, log, .. } = *files;
         let mut read = Vec::new();
-        for file in files {
+        for file in files.read {
             read.extend(real(directory(file)));
             // The file may be a link to another directory.
             read.extend(real(file).and_then(|file| Some(file.parent()?.to_owned())));
@@ -144,7 +160,8 @@ impl Allowed {
                 .collect(),
         });
         let logs = logs.into_iter().collect::<BTreeSet<_>>().into_iter().collect();
-        Allowed { read, sockets, logs, abstract_sockets: false }
+        let state = files.state.and_then(|state| real(directory(state))).into_iter().collect();
+        Allowed { read, sockets, logs, state, abstract_sockets: false }
     }
 }
 
@@ -179,12 +196,10 @@ fn shown(paths: &[PathBuf]) -> String {
 }
 
 fn writes(allowed: &Allowed) -> String {
-    match (allowed.sockets.as_slice(), allowed.logs.as_slice()) {
-        ([], []) => "nothing".to_owned(),
-        (sockets, []) => format!("only sockets in {}", shown(sockets)),
-        ([], logs) => format!("only logs in {}", shown(logs)),
-        (sockets, logs) => format!("only sockets in {} and logs in {}", shown(sockets), shown(logs)),
-    }
+    let kinds = [("sockets", &allowed.sockets), ("logs", &allowed.logs), ("the state file", &allowed.state)];
+    let written = kinds.into_iter().filter(|(_, places)| !places.is_empty());
+    let written: Vec<String> = written.map(|(kind, places)| format!("{kind} in {}", shown(places))).collect();
+    if written.is_empty() { "nothing".to_owned() } else { format!("only {}", written.join(" and ")) }
 }
 
 /// The text to add to an error about reading this file, if the sandbox denies it.
@@ -230,7 +245,11 @@ mod tests {
         std::fs::create_dir(&there).unwrap();
         std::fs::write(there.join("real.toml"), "").unwrap();
         std::os::unix::fs::symlink(there.join("real.toml"), here.join("tcplb.toml")).unwrap();
-        let allowed = Allowed::of(&[here.join("tcplb.toml")], &[&here.join("a.sock"), &here.join("b.sock")], None);
+        let allowed = Allowed::of(&Files {
+            read: &[here.join("tcplb.toml")],
+            sockets: &[&here.join("a.sock"), &here.join("b.sock")],
+            ..Files::default()
+        });
         let real = |path: &Path| std::fs::canonicalize(path).unwrap();
         assert!(allowed.read.contains(&real(&here)) && allowed.read.contains(&real(&there)), "{allowed:?}");
         assert_eq!(allowed.sockets, [real(&here)]);
@@ -239,13 +258,14 @@ mod tests {
     #[test]
     fn the_log_names_what_the_process_writes() {
         let place = |path: &str| vec![PathBuf::from(path)];
-        for (sockets, logs, want) in [
-            (vec![], vec![], "nothing"),
-            (place("/run"), vec![], "only sockets in /run"),
-            (vec![], place("/var/log"), "only logs in /var/log"),
-            (place("/run"), place("/var/log"), "only sockets in /run and logs in /var/log"),
+        for (sockets, logs, state, want) in [
+            (vec![], vec![], vec![], "nothing"),
+            (place("/run"), vec![], vec![], "only sockets in /run"),
+            (vec![], place("/var/log"), vec![], "only logs in /var/log"),
+            (place("/run"), place("/var/log"), vec![], "only sockets in /run and logs in /var/log"),
+            (place("/run"), vec![], place("/var/lib"), "only sockets in /run and the state file in /var/lib"),
         ] {
-            assert_eq!(writes(&Allowed { read: vec![], sockets, logs, abstract_sockets: false }), want);
+            assert_eq!(writes(&Allowed { read: vec![], sockets, logs, state, abstract_sockets: false }), want);
         }
     }
 

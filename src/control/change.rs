@@ -14,6 +14,7 @@ use crate::config::model::{Model, OnRemove};
 use crate::logger;
 use crate::net::listen;
 use crate::pool::{BackendId, Note, Snapshot};
+use crate::state_file::Saver;
 use crossbeam_channel::{Receiver, Sender, after, at, never};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -156,7 +157,9 @@ impl<C: DataPlane> ControlLoop<C> {
     /// Publishes the change and answers: all threads that run have it.
     fn arrived(&mut self) {
         let Some(change) = self.change.take() else { return };
-        self.parts.published.publish(change.snapshot.clone(), change.model.clone());
+        let file = self.parts.config_state.file().clone();
+        self.parts.published.publish(change.snapshot.clone(), change.model.clone(), file);
+        self.parts.saver.iter().for_each(Saver::save_soon);
         self.sampler.begin(&self.parts.published);
         self.record_effects(&change);
         let InFlight { leaving, force, reply, .. } = change;

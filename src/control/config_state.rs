@@ -13,10 +13,11 @@ use crate::clock;
 use crate::config::descriptors::{self, Share};
 use crate::config::diff::{self, Changes, Difference, Subject, What};
 use crate::config::model::{self, Model, Names, OnRemove};
+use crate::config::runtime::RuntimeChanges;
 use crate::config::{by_name, check};
 use crate::net::listen::{BoundFiles, Listening};
 use crate::pool::{
-    self, AdminState, BackendId, BoundAddressId, Listener, Member, Pool, Resolved, Snapshot, SnapshotPlan,
+    self, AdminState, BackendId, BoundAddressId, Listener, Member, Pool, Published, Resolved, Snapshot, SnapshotPlan,
     same_endpoints,
 };
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -29,7 +30,7 @@ pub struct ConfigState {
     pub(super) limit: u64,
     share: Share,
     /// The model of the file when it was last read; of the flags if there is no file.
-    file: Model,
+    file: Arc<Model>,
     pub(super) running: Arc<Model>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) unused_address: u32,
@@ -72,8 +73,12 @@ pub struct Transition {
 }
 
 impl ConfigState {
-    /// Binds for the first time; resolves listeners' names itself. Fails with the address that can't be bound.
-    pub fn bind_first(model: Model, limit: u64) -> Result<BoundState, String> {
+    /// Binds for the first time; resolves listeners' names itself. `restored` was changed at run time, before a restart.
+    /// Fails with the address that can't be bound.
+    pub fn bind_first(file: Model, restored: &RuntimeChanges, limit: u64) -> Result<BoundState, String> {
+        let (model, states) = restored.apply(&file);
+        let owned = |(pool, name, state): (&str, &str, AdminState)| (pool.to_owned(), name.to_owned(), state);
+        let states = states.into_iter().map(owned).collect();
         let share = descriptors::divide(limit, &model, descriptors::listening_sockets(&model))?;
         let running = Arc::new(model.clone());
         let nothing = Model { listeners: Vec::new(), pools: Vec::new(), ..model.clone() };
@@ -81,7 +86,7 @@ impl ConfigState {
         let mut config_state = ConfigState {
             limit,
             share,
-            file: model,
+            file: Arc::new(file),
             running: running.clone(),
             snapshot,
             unused_address: 0,
@@ -90,7 +95,7 @@ impl ConfigState {
         };
         let bound = config_state.bind(&running, &Found::new())?;
         config_state.share = bound.share.unwrap_or(share);
-        Ok(BoundState { config_state, bound })
+        Ok(BoundState { config_state, bound, states })
     }
 
     /// The names that a change to `model` needs: those of its backends, and of listeners that are not bound yet.
@@ -124,7 +129,7 @@ impl ConfigState {
         let mut changes = diff::between(&self.running, &merged);
         let members = Members::of(&self.snapshot);
         for change in &mut changes.0 {
-            change.connections = self.connections(&change.subject, &members);
+            change.connections = connections(&self.snapshot, &change.subject, &members);
         }
         (diff::in_force(merged, &self.running), changes)
     }
@@ -139,7 +144,8 @@ impl ConfigState {
         state: Option<(&str, &str, AdminState)>,
     ) -> Result<Transition, String> {
         let bound = self.bind(&model, found)?;
-        let plan = SnapshotPlan { model: &model, resolved, addresses: &bound.addresses, state, now: clock::now() };
+        let (addresses, states) = (&bound.addresses, state.as_slice());
+        let plan = SnapshotPlan { model: &model, resolved, addresses, states, now: clock::now() };
         let snapshot = Arc::new(pool::next(Some(&self.snapshot), &plan));
         let opened = opened(bound.sockets, &snapshot);
         bound.files.keep();
@@ -165,7 +171,12 @@ impl ConfigState {
 
     /// Stores the model of the file.
     pub fn set_file(&mut self, file: Model) {
-        self.file = file;
+        self.file = Arc::new(file);
+    }
+
+    /// The model of the file when it was last read and applied.
+    pub fn file(&self) -> &Arc<Model> {
+        &self.file
     }
 
     /// Adds a change for each backend whose name resolves to other addresses than before.
@@ -229,18 +240,6 @@ impl ConfigState {
         self.prepare(model, &resolved, &Found::new(), new_state).map_err(Refused::Invalid)
     }
 
-    fn connections(&self, subject: &Subject, members: &Members<'_>) -> u64 {
-        let of_pool = |pool: &Arc<Pool>| pool.members.iter().map(|member| u64::from(member.backend.active())).sum();
-        match subject {
-            Subject::Global => self.snapshot.pools.iter().map(of_pool).sum(),
-            Subject::Listener(name) => {
-                self.snapshot.listener(name).map_or(0, |listener| listener.totals.active() as u64)
-            }
-            Subject::Pool(name) => self.snapshot.pool(name).map_or(0, of_pool),
-            Subject::Backend { pool, name } => members.find(pool, name).map_or(0, |it| it.backend.active().into()),
-        }
-    }
-
     fn leaving(&self, next: &Snapshot) -> Vec<(BackendId, OnRemove)> {
         let members = next.pools.iter().flat_map(|pool| &pool.members);
         let staying: HashSet<BackendId> = members.map(|member| member.backend.id).collect();
@@ -252,6 +251,45 @@ impl ConfigState {
             leaving.extend(gone.map(|id| (id, settings.on_remove)));
         }
         leaving
+    }
+}
+
+/// What runs and does not stand in the file: it was changed at run time, or needs a restart. The changes lead from the file to
+/// what runs.
+pub fn drift(published: &Published) -> Changes {
+    let (snapshot, running, file) = published.current();
+    let members = Members::of(&snapshot);
+    let mut changes = diff::between(&file, &running);
+    for change in &mut changes.0 {
+        change.connections = connections(&snapshot, &change.subject, &members);
+        if let What::Removed(fate) = &mut change.what {
+            // It has happened already.
+            *fate = None;
+        }
+    }
+    for pool in &snapshot.pools {
+        let changed = pool.members.iter().filter(|member| member.state != AdminState::Enabled);
+        changes.0.extend(changed.map(|member| diff::Change {
+            subject: Subject::Backend { pool: pool.settings.name.clone(), name: member.backend.name.clone() },
+            what: What::Changed(vec![Difference {
+                key: "state".to_owned(),
+                from: AdminState::default().word().to_owned(),
+                to: member.state.word().to_owned(),
+            }]),
+            connections: member.backend.active().into(),
+        }));
+    }
+    changes
+}
+
+/// The open connections of a part of the configuration.
+fn connections(snapshot: &Snapshot, subject: &Subject, members: &Members<'_>) -> u64 {
+    let of_pool = |pool: &Arc<Pool>| pool.members.iter().map(|member| u64::from(member.backend.active())).sum();
+    match subject {
+        Subject::Global => snapshot.pools.iter().map(of_pool).sum(),
+        Subject::Listener(name) => snapshot.listener(name).map_or(0, |listener| listener.totals.active() as u64),
+        Subject::Pool(name) => snapshot.pool(name).map_or(0, of_pool),
+        Subject::Backend { pool, name } => members.find(pool, name).map_or(0, |it| it.backend.active().into()),
     }
 }
 
@@ -309,6 +347,8 @@ pub(super) fn listen_at(endpoint: &Endpoint) -> Listen {
 pub struct BoundState {
     config_state: ConfigState,
     bound: Binding,
+    /// Backends (pool, name) that are not enabled.
+    states: Vec<(String, String, AdminState)>,
 }
 
 /// The first state, with a snapshot.
@@ -340,7 +380,8 @@ impl BoundState {
     /// Builds the first snapshot from the outcomes for the names of backends. Fails with each unresolved name, if the
     /// model requires all names.
     pub fn build(self, found: &Found) -> Result<FirstState, String> {
-        let BoundState { mut config_state, bound } = self;
+        let BoundState { mut config_state, bound, states } = self;
+        let states: Vec<_> = states.iter().map(|(pool, name, state)| (pool.as_str(), name.as_str(), *state)).collect();
         let model = config_state.running.clone();
         let Endpoints { resolved, unresolved, .. } = resolve::model(&model, found, None);
         if model.global.names == Names::Required && !unresolved.is_empty() {
@@ -351,7 +392,7 @@ impl BoundState {
             model: &model,
             resolved: &resolved,
             addresses: &bound.addresses,
-            state: None,
+            states: &states,
             now: clock::now(),
         };
         config_state.snapshot = Arc::new(pool::next(None, &plan));

@@ -53,7 +53,7 @@ mod resolve;
 mod sampler;
 
 pub use crate::config::diff::{Change, Changes};
-pub use config_state::{BoundState, ConfigState, FirstState, NewSockets};
+pub use config_state::{BoundState, ConfigState, FirstState, NewSockets, drift};
 pub use lookup::Lookups;
 pub use remote::{Refused, ReloadError, Reloaded, Remote};
 pub use resolve::names;
@@ -63,6 +63,7 @@ use crate::clock;
 use crate::config::model::Model;
 use crate::mailbox::Mailbox;
 use crate::pool::{BackendId, Note, Published, Snapshot};
+use crate::state_file::Saver;
 use crate::systemd;
 use crate::telemetry::{EndCounts, ListenerTotals, Refusal, recent};
 use crate::watchdog::{Heartbeat, Watched};
@@ -117,6 +118,8 @@ pub struct Parts<C> {
     pub prober: Mailbox<Note>,
     /// The snapshot, model and counters that readers see.
     pub published: Arc<Published>,
+    /// Writes the state file, if there is one.
+    pub saver: Option<Saver>,
     /// Reads the file; `None` if tcplb was started with flags.
     pub loader: Option<Loader>,
     /// Looks names up; some lookups of the start may still run.

@@ -32,6 +32,7 @@ mod serving;
 mod snapshot;
 mod standing;
 
+pub use crate::config::model::AdminState;
 pub use addresses::{AddressState, Addresses, BackendAddress};
 pub use backend::{Backend, BackendId, HealthReport, Transition};
 pub use backend_state::BackendState;
@@ -41,5 +42,5 @@ pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints};
 pub use note::Note;
 pub use pick::PickError;
 pub use published::{LastReload, Published};
-pub use snapshot::{AdminState, BoundAddress, BoundAddressId, Listener, Member, Pool, Snapshot};
+pub use snapshot::{BoundAddress, BoundAddressId, Listener, Member, Pool, Snapshot};
 pub use standing::Standing;

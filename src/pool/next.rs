@@ -24,12 +24,12 @@
 //! A slot without a member is a hole: its weight is 0, so no algorithm sees it. The order of
 //! `members` is the operator's.
 
-use super::snapshot::{AdminState, BoundAddress, Index, Listener, Member, Pool, Snapshot};
+use super::snapshot::{BoundAddress, Index, Listener, Member, Pool, Snapshot};
 use super::{Backend, BackendId, Standing};
 use crate::admission::ListenerAdmission;
 use crate::base::bits::WORD;
 use crate::base::{AtomicBits, Endpoint, Tick};
-use crate::config::model::{self, InitialHealth};
+use crate::config::model::{self, AdminState, InitialHealth};
 use crate::policy::balance::{self, Balance, LoadBlock};
 use crate::policy::slow_start;
 use crate::telemetry::{ListenerTotals, PoolTotals};
@@ -47,8 +47,8 @@ pub struct SnapshotPlan<'a> {
     pub resolved: &'a Resolved,
     /// The bound addresses, per listener of the model.
     pub addresses: &'a [Vec<BoundAddress>],
-    /// A backend (pool, name) whose state changes; all others keep theirs.
-    pub state: Option<(&'a str, &'a str, AdminState)>,
+    /// Backends (pool, name) whose states change; all others keep theirs.
+    pub states: &'a [(&'a str, &'a str, AdminState)],
     /// When it is made, by [`crate::clock`]: backends that are new in a pool start slowly from here on.
     pub now: Tick,
 }
@@ -56,7 +56,7 @@ pub struct SnapshotPlan<'a> {
 /// The first snapshot of a model, bound nowhere. `resolved` gives each backend's endpoints, by pool and backend name.
 pub fn build(model: &model::Model, resolved: &Resolved) -> Snapshot {
     // In the first snapshot no backend starts slowly.
-    next(None, &SnapshotPlan { model, resolved, addresses: &[], state: None, now: Tick(0) })
+    next(None, &SnapshotPlan { model, resolved, addresses: &[], states: &[], now: Tick(0) })
 }
 
 /// The snapshot that follows `old`.
@@ -67,7 +67,9 @@ pub fn next(old: Option<&Snapshot>, plan: &SnapshotPlan<'_>) -> Snapshot {
         .map(|settings| {
             let old = old.and_then(|old| old.pool(&settings.name));
             let totals = old.map(|old| old.totals.clone()).unwrap_or_default();
-            Successor { settings, old, plan, generation, totals }.build(&mut unused_id)
+            let states = plan.states.iter().filter(|(pool, ..)| *pool == settings.name);
+            let states = states.map(|(_, name, state)| (*name, *state)).collect();
+            Successor { settings, old, plan, states, generation, totals }.build(&mut unused_id)
         })
         .collect();
     let index = Index::of_pools(&pools);
@@ -97,6 +99,8 @@ struct Successor<'a> {
     settings: &'a model::Pool,
     old: Option<&'a Arc<Pool>>,
     plan: &'a SnapshotPlan<'a>,
+    /// The states of its backends that change.
+    states: HashMap<&'a str, AdminState>,
     generation: u64,
     totals: Arc<PoolTotals>,
 }
@@ -171,10 +175,7 @@ impl<'a> Successor<'a> {
     }
 
     fn state(&self, backend: &str, before: Option<AdminState>) -> AdminState {
-        match self.plan.state {
-            Some((pool, name, state)) if pool == self.settings.name && name == backend => state,
-            _ => before.unwrap_or_default(),
-        }
+        self.states.get(backend).copied().or(before).unwrap_or_default()
     }
 
     fn new_backend(

@@ -18,7 +18,7 @@ use std::time::SystemTime;
 /// See the module.
 #[derive(Debug)]
 pub struct Published {
-    current: RwLock<(Arc<Snapshot>, Arc<Model>)>,
+    current: RwLock<Current>,
     connection_limit: Arc<ConnectionLimit>,
     draining: AtomicBool,
     stuck: RwLock<Vec<String>>,
@@ -34,6 +34,9 @@ pub struct Published {
     events: Arc<Events>,
 }
 
+/// The snapshot in force, the running model, and the model of the file, or of the flags if there is no file.
+type Current = (Arc<Snapshot>, Arc<Model>, Arc<Model>);
+
 /// The last attempt to reload the configuration.
 #[derive(Clone, Debug)]
 pub struct LastReload {
@@ -44,16 +47,18 @@ pub struct LastReload {
 }
 
 impl Published {
-    /// The first snapshot, its model and the limit on clients. The process counts as started at `now`, by [`crate::clock`].
+    /// The first snapshot, its model, the file's model and the limit on clients. The process counts as started at `now`, by
+    /// [`crate::clock`].
     pub fn new(
         snapshot: Arc<Snapshot>,
         model: Arc<Model>,
+        file: Arc<Model>,
         connection_limit: Arc<ConnectionLimit>,
         now: Tick,
     ) -> Published {
         Published {
             workers: (0..model.global.workers).map(|_| WorkerTotals::default()).collect(),
-            current: RwLock::new((snapshot, model)),
+            current: RwLock::new((snapshot, model, file)),
             connection_limit,
             draining: AtomicBool::new(false),
             stuck: RwLock::default(),
@@ -76,6 +81,11 @@ impl Published {
     /// The model in force: the file's, with the changes at run time.
     pub fn model(&self) -> Arc<Model> {
         self.current.read().1.clone()
+    }
+
+    /// The snapshot, its model, and the model of the file when it was last read and applied.
+    pub fn current(&self) -> Current {
+        self.current.read().clone()
     }
 
     /// The limit on connected clients, which control changes and workers keep.
@@ -129,8 +139,8 @@ impl Published {
     }
 
     /// Publishes a snapshot once the workers have it; called by control.
-    pub fn publish(&self, snapshot: Arc<Snapshot>, model: Arc<Model>) {
-        *self.current.write() = (snapshot, model);
+    pub fn publish(&self, snapshot: Arc<Snapshot>, model: Arc<Model>, file: Arc<Model>) {
+        *self.current.write() = (snapshot, model, file);
     }
 
     /// Control's: a drain begins.

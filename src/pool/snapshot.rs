@@ -4,11 +4,10 @@ use super::serving::Serving;
 use super::{Backend, Lease, Standing, Tried};
 use crate::admission::ListenerAdmission;
 use crate::base::{AtomicBits, Endpoint, Listen, Tick};
-use crate::config::model;
+use crate::config::model::{self, AdminState};
 use crate::policy::balance::{Balance, LoadBlock};
 use crate::policy::slow_start;
 use crate::telemetry::{ListenerTotals, PoolTotals};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Weak};
@@ -107,38 +106,10 @@ pub struct Member {
     pub state: AdminState,
 }
 
-/// Does the operator allow the use of a backend? Open connections go on in any state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AdminState {
-    /// As its health allows.
-    #[default]
-    Enabled,
-    /// It takes no new connections.
-    Draining,
-    /// It takes no new connections and is not probed.
-    Disabled,
-}
-
 impl Member {
     /// What a connection remembers of it after a failed attempt.
     pub fn tried(&self) -> Tried {
         Tried { id: self.backend.id, slot: self.slot }
-    }
-}
-
-impl AdminState {
-    /// All of them, with what users call them.
-    pub const NAMES: [(&'static str, AdminState); 3] =
-        [("enabled", AdminState::Enabled), ("draining", AdminState::Draining), ("disabled", AdminState::Disabled)];
-
-    /// Its word in API and log.
-    pub fn word(self) -> &'static str {
-        match self {
-            AdminState::Enabled => "enabled",
-            AdminState::Draining => "draining",
-            AdminState::Disabled => "disabled",
-        }
     }
 }
 

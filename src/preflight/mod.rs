@@ -19,6 +19,7 @@ use crate::config::model::{Global, LogTo, Model};
 use crate::config::{advice, descriptors};
 use crate::confine;
 use crate::small_file;
+use crate::state_file;
 use names::Names;
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
@@ -157,6 +158,15 @@ fn files(model: &Model) -> Vec<String> {
                 let wrong = check::admin_token(&text).err();
                 warnings.extend(wrong.map(|why| format!("{key}: can't take the token from {shown}: {why}")));
             }
+        }
+    }
+    if let Some(path) = &model.global.state_file {
+        let unreadable = state_file::read(path).err();
+        warnings.extend(unreadable.into_iter().flat_map(|why| why.lines().map(str::to_owned).collect::<Vec<_>>()));
+        // It is replaced: that takes a directory in which files can be created.
+        if let Err(error) = access(confine::directory(path), Access::WRITE_OK | Access::EXEC_OK) {
+            let why = io::Error::from(error);
+            warnings.push(format!("state_file: can't write {}: {why}", path.display()));
         }
     }
     if let Some(LogTo::File(log)) = &model.global.access_log

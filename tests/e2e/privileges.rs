@@ -8,7 +8,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
-use testkit::{At, Conn, Ending, Process, Running, Server, Tcplb, account, fresh_loopback, need, need_root, peers};
+use testkit::{
+    At, Conn, Ending, Process, Running, Server, Tcplb, account, eventually, fresh_loopback, need, need_root, peers,
+};
 
 /// CAP_NET_BIND_SERVICE, as /proc/PID/status writes it.
 const BIND_SERVICE: &str = "0000000000000400";
@@ -100,6 +102,39 @@ fn call(socket: &Path, path: &str) -> String {
 fn reload(tcplb: &Running, says: &str) -> String {
     tcplb.signal(Signal::HUP);
     tcplb.wait_for_line(says)
+}
+
+#[test]
+fn the_state_file_is_written_as_the_user_and_inside_the_sandbox() {
+    if !need_root() {
+        return;
+    }
+    let (server, place) = (Server::start(peers::echo), Place::new());
+    let weigh = |weight: u8| {
+        let mut stream = UnixStream::connect(place.path("run/admin.sock")).unwrap();
+        let body = format!("{{\"weight\":{weight}}}");
+        let call = format!("PATCH /v1/pools/default/backends/{}", server.at());
+        write!(stream, "{call} HTTP/1.0\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    };
+    let start = |directory: &str| {
+        let (admin, state) = (unix(&place.path("run/admin.sock")), place.path(directory).join("state.toml"));
+        let global = format!("user = \"nobody\"\nadmin = \"{admin}\"\nstate_file = \"{}\"", state.display());
+        place.write(&global, &["127.0.0.1:0"], server.at());
+        (Tcplb::from_file(&place.file()).start(), state)
+    };
+    let (tcplb, state) = start("elsewhere");
+    weigh(5);
+    eventually("the change is saved", || fs::read_to_string(&state).is_ok_and(|text| text.contains("weight = 5")));
+    assert_eq!(state.metadata().unwrap().uid(), nobody().0);
+    assert_eq!(state.metadata().unwrap().mode() & 0o777, 0o600);
+    drop(tcplb);
+    // Root owns this one.
+    let (tcplb, _) = start("etc");
+    tcplb.wait_for_line("state_file: can't write");
+    weigh(6);
 }
 
 #[test]

@@ -27,6 +27,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("global.user", &["started_as_root_every_thread_becomes_the_user_for_good"]),
     ("global.group", &["a_group_may_be_given_and_user_and_group_may_be_numbers"]),
     ("global.sandbox", &["sandbox_shuts_out_what_is_not_needed"]),
+    ("global.state_file", &["state_file_keeps_what_the_api_changes_over_a_restart"]),
     ("global.access_log", &["access_log_names_the_file_and_log_format_its_lines"]),
     ("global.log_format", &["access_log_names_the_file_and_log_format_its_lines"]),
     ("global.metrics_per_backend", &["without_series_per_backend_the_sums_of_each_pool_remain_and_never_fall"]),

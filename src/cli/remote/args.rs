@@ -69,6 +69,28 @@ pub struct Reload {
     pub reach: Reach,
 }
 
+/// `tcplb config show`.
+#[derive(Args, Debug)]
+pub struct ConfigShow {
+    /// How to reach it.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// `tcplb config diff`.
+///
+/// Exit code 0: no difference. 3: there are some.
+#[derive(Args, Debug)]
+pub struct ConfigDiff {
+    /// Prints the API's JSON instead of lines
+    #[arg(long)]
+    pub json: bool,
+
+    /// How to reach it.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
 /// `tcplb explain`.
 #[derive(Args, Debug)]
 pub struct Explain {

@@ -5,18 +5,20 @@
 //! | [`args`]   | the arguments                                      |
 //! | `client`   | HTTP over a socket, bounded                       |
 //! | `backends` | `tcplb backends …`                                |
+//! | `config`   | `tcplb config show`, `tcplb config diff`           |
 //! | `explain`  | `tcplb explain`                                   |
 //! | `connections` | `tcplb connections`                            |
 //! | `status`   | `tcplb status`: the verdict, then the tables      |
 //! | `events`   | `tcplb events`                                    |
 //! | `table`    | columns for people                                |
 //!
-//! Exit codes other than 0: 1 tcplb refused, 2 wrong usage, [`UNREACHABLE`] no answer, [`TIMED_OUT`] `--wait` took too
-//! long.
+//! Exit codes other than 0: 1 tcplb refused, 2 wrong usage, [`DIFFERS`] from the file, [`UNREACHABLE`] no answer,
+//! [`TIMED_OUT`] `--wait` took too long.
 
 pub mod args;
 mod backends;
 mod client;
+mod config;
 mod connections;
 mod events;
 mod explain;
@@ -31,6 +33,7 @@ use serde::de::DeserializeOwned;
 use std::process::ExitCode;
 
 pub use backends::run as backends;
+pub use config::{diff as config_diff, show_config as config_show};
 pub use connections::run as connections;
 pub use events::run as events;
 pub use explain::run as explain;
@@ -40,6 +43,8 @@ pub use status::run as status;
 pub const REFUSED: u8 = 1;
 /// Exit code: the address or the token file is wrong.
 pub const WRONG_USAGE: u8 = 2;
+/// Exit code: what runs differs from the file.
+pub const DIFFERS: u8 = 3;
 /// Exit code: no tcplb answers at the address.
 pub const UNREACHABLE: u8 = 4;
 /// Exit code: `--wait` took longer than `--timeout`.

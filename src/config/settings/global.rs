@@ -128,11 +128,21 @@ pub static GLOBAL: Section<Global> = Section {
         .more(
             "`auto` does so by Landlock, as far as the kernel has it. tcplb then reads the directories of the configuration \
              file and of the lists it names, and what the system's resolver and libraries need. It writes nothing but the \
-             access log, starts no program, and makes unix sockets only in directories that have one.",
+             access log and the `state_file`, starts no program, and makes unix sockets only in directories that have one.",
         )
         .see("security.md")
         .restart()
         .flag("sandbox", PROCESS),
+        setting!(Global.state_file: kinds::PATH, "A file that keeps what the API changes over a restart.")
+            .more(
+                "tcplb writes it after each change, and reads it at the start. The sandbox lets tcplb write to the directory of \
+                 the file, so give it one of its own, which the user may write to. A restart treats the changes as a reload does.",
+            )
+            .absent("changes end with the process")
+            .example("\"/var/lib/tcplb/state.toml\"")
+            .needs("admin", |global| global.admin.is_some())
+            .see("operations.md#the-state-file")
+            .restart(),
         setting!(Global.access_log: kinds::LOG_TO, "A file for one line per connection, when it ends; `-` is stdout.")
             .more(
                 "After a rename SIGUSR1 opens a new file. The sandbox lets tcplb write to the directory of the file, so give \

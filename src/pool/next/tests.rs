@@ -38,19 +38,13 @@ fn resolved(model: &Model) -> Resolved {
 }
 
 fn step(old: &Snapshot, model: &Model) -> Snapshot {
-    next(Some(old), &SnapshotPlan { model, resolved: &resolved(model), addresses: &[], state: None, now: NOW })
+    next(Some(old), &SnapshotPlan { model, resolved: &resolved(model), addresses: &[], states: &[], now: NOW })
 }
 
 fn set(old: &Snapshot, model: &Model, name: &str, state: AdminState) -> Snapshot {
     next(
         Some(old),
-        &SnapshotPlan {
-            model,
-            resolved: &resolved(model),
-            addresses: &[],
-            state: Some(("web", name, state)),
-            now: NOW,
-        },
+        &SnapshotPlan { model, resolved: &resolved(model), addresses: &[], states: &[("web", name, state)], now: NOW },
     )
 }
 
@@ -102,7 +96,7 @@ fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_
     let at = |last: u8| Endpoint::Inet(([192, 0, 2, last], 80).into());
     let with = |old: Option<&Snapshot>, endpoints: Vec<Endpoint>| {
         let resolved = Resolved::from([(key.clone(), endpoints)]);
-        next(old, &SnapshotPlan { model: &model, resolved: &resolved, addresses: &[], state: None, now: NOW })
+        next(old, &SnapshotPlan { model: &model, resolved: &resolved, addresses: &[], states: &[], now: NOW })
     };
     let old = with(None, vec![at(1), at(2)]);
     let turned = with(Some(&old), vec![at(2), at(1)]);
@@ -112,7 +106,7 @@ fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_
     assert_ne!(member(&old, "b1").backend.id, member(&moved, "b1").backend.id);
     let unasked = next(
         Some(&moved),
-        &SnapshotPlan { model: &model, resolved: &Resolved::new(), addresses: &[], state: None, now: NOW },
+        &SnapshotPlan { model: &model, resolved: &Resolved::new(), addresses: &[], states: &[], now: NOW },
     );
     assert!(Arc::ptr_eq(&member(&unasked, "b1").backend, &member(&moved, "b1").backend), "it is where it was");
 }
@@ -125,8 +119,8 @@ fn a_backend_without_an_address_is_down_until_it_has_one_and_what_an_operator_sa
         resolved.insert(("web".to_owned(), name.to_owned()), Vec::new());
         resolved
     };
-    let after = |old: Option<&Snapshot>, resolved: &Resolved, state| {
-        next(old, &SnapshotPlan { model: &model, resolved, addresses: &[], state, now: NOW })
+    let after = |old: Option<&Snapshot>, resolved: &Resolved, state: Option<(&str, &str, AdminState)>| {
+        next(old, &SnapshotPlan { model: &model, resolved, addresses: &[], states: state.as_slice(), now: NOW })
     };
     let old = after(None, &without("b1"), None);
     let pool = &old.pools[0];

@@ -107,7 +107,7 @@ fn snapshot(limits: &[Option<u32>]) -> Arc<Snapshot> {
     };
     let addresses: Vec<_> = (0..limits.len()).map(address).collect();
     let plan =
-        SnapshotPlan { model: &model, resolved: &Resolved::new(), addresses: &addresses, state: None, now: Tick(1) };
+        SnapshotPlan { model: &model, resolved: &Resolved::new(), addresses: &addresses, states: &[], now: Tick(1) };
     Arc::new(pool::next(None, &plan))
 }
 

@@ -4,7 +4,7 @@ use super::{assert_served, both, call, echo};
 use rustix::process::Signal;
 use std::fs;
 use std::process::Command;
-use testkit::{ConfigFile, Ending, MIB, Process, Started, Tcplb, eventually, need, run, send};
+use testkit::{Admin, ConfigFile, Ending, MIB, Process, Started, Tcplb, eventually, need, run, send};
 
 fn threads(process: &Process, prefix: &str) -> usize {
     let tasks = fs::read_dir(format!("/proc/{}/task", process.pid())).expect("its threads");
@@ -53,6 +53,23 @@ fn shutdown_timeout_is_how_long_a_drain_takes() {
             }
             assert!(tcplb.wait_exit().success());
         }
+    }
+}
+
+#[test]
+fn state_file_keeps_what_the_api_changes_over_a_restart() {
+    let server = echo();
+    for kept in [true, false] {
+        let file = ConfigFile::over([server.at()]).pool("name = \"web\"").global("admin = \"127.0.0.1:0\"");
+        let line = format!("state_file = \"{}\"", file.path("state.toml").display());
+        let file = if kept { file.global(&line) } else { file };
+        let path = file.write();
+        let mut tcplb = Tcplb::from_file(&path).start();
+        Admin::of(&tcplb).call("PATCH", "/v1/pools/web/backends/b1", "{\"weight\":7}").json(200);
+        tcplb.signal(Signal::TERM);
+        assert!(tcplb.wait_exit().success());
+        let restarted = Tcplb::from_file(&path).start();
+        assert_eq!(call(&restarted, "GET /v1/config").contains("weight = 7"), kept);
     }
 }
 

@@ -17,5 +17,6 @@ mod metrics;
 mod prometheus;
 mod scale;
 mod schema;
+mod state_file;
 mod support;
 mod systemd;

@@ -127,6 +127,7 @@ fn answers_match_the_openapi_document() {
         ("GET", "/v1/explain", "", &[], "", "400"),
         ("GET", "/v1/events", "", &[], "", "200"),
         ("GET", "/v1/events", "?since=x", &[], "", "400"),
+        ("GET", "/v1/config/diff", "", &[], "", "200"),
         ("GET", "/v1/openapi.json", "", &[], "", "200"),
         ("GET", "/v1/config", "", &[], "", "200"),
         ("GET", "/metrics", "", &[], "", "200"),

@@ -35,7 +35,8 @@ impl Balancer {
         Balancer::of(ConfigFile::of(text).start())
     }
 
-    fn of(process: Started) -> Balancer {
+    /// One that was started.
+    pub fn of(process: Started) -> Balancer {
         let listen = process.after("listening on ");
         let admin = process.after("admin on http://");
         Balancer { process, listen, admin }

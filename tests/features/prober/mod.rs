@@ -371,7 +371,7 @@ fn a_worker_that_adopts_late_sees_the_results_of_probes_meanwhile() {
         model: &model(&[("late-stays", &stays)], 7),
         resolved: &resolved,
         addresses: &[],
-        state: None,
+        states: &[],
         now: Tick(1),
     };
     let new = Arc::new(next(Some(&old), &plan));

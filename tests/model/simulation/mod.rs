@@ -194,7 +194,8 @@ impl Simulation {
         let (_, state) = AdminState::NAMES[self.random(3) as usize];
         let name = format!("b{}", self.random(3));
         let state = (self.random(3) == 0).then_some(("sim", name.as_str(), state));
-        let plan = SnapshotPlan { model: &self.model, resolved: &self.resolved, addresses: &[], state, now: Tick(1) };
+        let states = state.as_slice();
+        let plan = SnapshotPlan { model: &self.model, resolved: &self.resolved, addresses: &[], states, now: Tick(1) };
         self.snapshot = pool::next(Some(&self.snapshot), &plan);
         self.driver.adopt(&self.snapshot);
     }

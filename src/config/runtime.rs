@@ -1,0 +1,289 @@
+//! What was changed at run time against the file, as a text that a restart reads.
+//!
+//! The text holds each changed backend twice: as the file had it, and as it runs. So a start under a changed file does what
+//! a reload does ([`diff::merge`]). What the file does not change stays as it ran.
+//!
+//! Pure. The thread of `state_file` writes the text.
+
+use super::by_name;
+use super::diff;
+use super::file::table::{Keys, Notes, Table};
+use super::file::{Mistakes, readable};
+use super::model::{AdminState, Backend, Model, Pool};
+use super::settings::{self, BACKEND, Source};
+use super::words;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write;
+use toml::de::{DeTable, DeValue};
+
+/// The version of the text.
+const VERSION: &str = "1";
+
+/// What stands before it.
+const HEAD: &str = "\
+# tcplb writes this file. It holds what was changed at run time, and is read at the start.
+# To drop the changes, stop tcplb and remove the file.
+";
+
+/// The changes at run time.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuntimeChanges(Vec<RuntimeChange>);
+
+/// The change of one backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct RuntimeChange {
+    pool: String,
+    /// As the file had it; `None`: it was added at run time.
+    file: Option<Backend>,
+    /// As it ran; `None`: it was removed.
+    runs: Option<Backend>,
+    state: AdminState,
+}
+
+/// The states of backends by the names of pool and backend.
+pub type States<'a> = HashMap<(&'a str, &'a str), AdminState>;
+
+impl RuntimeChanges {
+    /// The difference between the file and what runs. `states` has the backends that are not enabled.
+    pub fn of(file: &Model, running: &Model, states: &States<'_>) -> RuntimeChanges {
+        let mut changes = Vec::new();
+        let of_file = by_name(&file.pools);
+        for pool in &running.pools {
+            let before = of_file.get(pool.name.as_str()).map_or(&[][..], |pool| &pool.backends);
+            let (old, now) = (by_name(before), by_name(&pool.backends));
+            let change = |file: Option<&Backend>, runs: Option<&Backend>, state| RuntimeChange {
+                pool: pool.name.clone(),
+                file: file.cloned(),
+                runs: runs.cloned(),
+                state,
+            };
+            for backend in &pool.backends {
+                let state = states.get(&(pool.name.as_str(), backend.name.as_str())).copied().unwrap_or_default();
+                let file = old.get(backend.name.as_str()).copied();
+                if file != Some(backend) || state != AdminState::Enabled {
+                    changes.push(change(file, Some(backend), state));
+                }
+            }
+            let gone = before.iter().filter(|backend| !now.contains_key(backend.name.as_str()));
+            changes.extend(gone.map(|backend| change(Some(backend), None, AdminState::Enabled)));
+        }
+        RuntimeChanges(changes)
+    }
+
+    /// The text.
+    pub fn print(&self) -> String {
+        let mut out = format!("{HEAD}version = {VERSION}\n");
+        for RuntimeChange { pool, file, runs, state } in &self.0 {
+            // Writing to a string can't fail.
+            let _ = writeln!(out, "\n[[backend]]\npool = {}", toml::Value::String(pool.clone()));
+            for (key, backend) in [("file", file), ("runs", runs)] {
+                if let Some(backend) = backend {
+                    let _ = writeln!(out, "{key} = {{ {} }}", inline(backend));
+                }
+            }
+            if *state != AdminState::Enabled {
+                let _ = writeln!(out, "state = \"{}\"", state.word());
+            }
+        }
+        out
+    }
+
+    /// Reads the text; `name` is what messages call the file.
+    pub fn parse(text: &str, name: &str) -> Result<RuntimeChanges, Mistakes> {
+        let notes = Notes::new(text);
+        let mut changes = RuntimeChanges::default();
+        match DeTable::parse(text) {
+            Ok(document) => changes.0 = read(&Table::new(document.get_ref(), 0, &["version", "backend"], &notes)),
+            Err(error) => notes
+                .syntax(error.span().map_or(text.len(), |span| span.start), format!("not TOML: {}", error.message())),
+        }
+        let lines = notes.lines(name);
+        if lines.is_empty() { Ok(changes) } else { Err(Mistakes(readable(lines, name, false))) }
+    }
+
+    /// What runs under a file, maybe a newer one, and the backends (pool, name) that are not enabled.
+    pub fn apply(&self, file: &Model) -> (Model, Vec<(&str, &str, AdminState)>) {
+        if self.0.is_empty() {
+            return (file.clone(), Vec::new());
+        }
+        let side = |side: fn(&RuntimeChange) -> Option<&Backend>| {
+            let mut pools: HashMap<&str, Vec<Backend>> = HashMap::new();
+            for change in &self.0 {
+                pools.entry(&change.pool).or_default().extend(side(change).cloned());
+            }
+            let pool = |(name, backends): (&str, _)| Pool { name: name.to_owned(), backends, ..Pool::default() };
+            Model { global: file.global.clone(), listeners: Vec::new(), pools: pools.into_iter().map(pool).collect() }
+        };
+        let running = diff::merge(&side(|change| change.file.as_ref()), file, &side(|change| change.runs.as_ref()));
+        let merged: HashMap<(&str, &str), &Backend> = running
+            .pools
+            .iter()
+            .flat_map(|pool| pool.backends.iter().map(|backend| ((pool.name.as_str(), backend.name.as_str()), backend)))
+            .collect();
+        // A backend at another address is another one.
+        let states = self.0.iter().filter(|change| change.state != AdminState::Enabled).filter_map(|change| {
+            let runs = change.runs.as_ref()?;
+            let (pool, name) = (change.pool.as_str(), runs.name.as_str());
+            let same = merged.get(&(pool, name)).is_some_and(|now| now.address == runs.address);
+            same.then_some((pool, name, change.state))
+        });
+        let states = states.collect();
+        (running, states)
+    }
+}
+
+/// A backend's settings in a line.
+fn inline(backend: &Backend) -> String {
+    let settings = BACKEND.settings.iter();
+    let written = settings.filter_map(|setting| Some(format!("{} = {}", setting.about.key, setting.write(backend)?)));
+    written.collect::<Vec<_>>().join(", ")
+}
+
+fn read(root: &Table<'_>) -> Vec<RuntimeChange> {
+    match root.value("version").map(|value| value.get_ref()) {
+        Some(DeValue::Integer(digits)) if digits.as_str() == VERSION => {}
+        Some(_) => root.wrong("version", format!("expected {VERSION}: another version of tcplb wrote this file")),
+        None => root.missing(format!("expected version = {VERSION}: tcplb did not write this file")),
+    }
+    let keys = BACKEND.keys();
+    let mut known = HashSet::new();
+    let tables = root.tables("backend", &["pool", "file", "runs", "state"]);
+    let mut changes = Vec::new();
+    for table in &tables {
+        let Some(change) = backend(table, &keys) else { continue };
+        let name = change.file.as_ref().or(change.runs.as_ref()).map(|backend| backend.name.clone());
+        if !known.insert((change.pool.clone(), name.clone())) {
+            table.missing(format!("a second entry of {} in pool {}", name.unwrap_or_default(), change.pool));
+        }
+        changes.push(change);
+    }
+    changes
+}
+
+fn backend(at: &Table<'_>, keys: &Keys) -> Option<RuntimeChange> {
+    let side = |key| {
+        let table = at.table(key, keys)?;
+        if !table.has("address") {
+            table.missing(format!("{key}: expected an address"));
+        }
+        settings::read_backend(&Source::File(table))
+    };
+    let (file, runs) = (side("file"), side("runs"));
+    let same = file.as_ref().zip(runs.as_ref()).is_none_or(|(file, runs)| file.name == runs.name);
+    if !same {
+        at.wrong("runs", "expected the name of `file`");
+    }
+    let Some(pool) = at.raw("pool") else {
+        at.missing("expected pool = \"NAME\"".to_owned());
+        return None;
+    };
+    if !at.has("file") && !at.has("runs") {
+        at.missing("expected `file`, `runs` or both: tables with an address".to_owned());
+    }
+    let state = match at.value("state") {
+        None => AdminState::Enabled,
+        Some(_) => match words::one_of(at.raw("state").unwrap_or_default(), &AdminState::NAMES) {
+            Ok(state) => state,
+            Err(why) => {
+                at.wrong("state", why);
+                return None;
+            }
+        },
+    };
+    (file.is_some() || runs.is_some()).then(|| RuntimeChange { pool: pool.to_owned(), file, runs, state })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Address;
+
+    fn backend(name: &str, port: u16, weight: u16) -> Backend {
+        let address = Address::Inet(([10, 0, 0, 1], port).into());
+        Backend { name: name.to_owned(), weight, ..Backend::at(address) }
+    }
+
+    fn model(backends: &[Backend]) -> Model {
+        let pool = Pool { name: "web \"1\"".to_owned(), backends: backends.to_vec(), ..Pool::default() };
+        Model { global: Default::default(), listeners: Vec::new(), pools: vec![pool] }
+    }
+
+    fn weights(model: &Model) -> Vec<(&str, u16)> {
+        model.pools[0].backends.iter().map(|backend| (backend.name.as_str(), backend.weight)).collect()
+    }
+
+    /// a is as in the file, b has another weight, c is removed, d drains, e is added.
+    fn changed() -> (Model, Model, RuntimeChanges) {
+        let [a, b, c, d] = [backend("a", 1, 1), backend("b", 2, 1), backend("c", 3, 1), backend("d", 4, 1)];
+        let file = model(&[a.clone(), b, c, d.clone()]);
+        let runs = model(&[a, backend("b", 2, 7), d, Backend { backup: true, ..backend("e", 5, 2) }]);
+        let states = States::from([(("web \"1\"", "d"), AdminState::Draining)]);
+        let changes = RuntimeChanges::of(&file, &runs, &states);
+        (file, runs, changes)
+    }
+
+    #[test]
+    fn what_is_written_is_read_and_gives_what_ran() {
+        let (file, runs, changes) = changed();
+        assert_eq!(changes.0.len(), 4);
+        let read = RuntimeChanges::parse(&changes.print(), "state").unwrap();
+        assert_eq!(read, changes);
+        assert_eq!(read.apply(&file), (runs, vec![("web \"1\"", "d", AdminState::Draining)]));
+        let nothing = RuntimeChanges::of(&file, &file, &States::new());
+        assert_eq!(RuntimeChanges::parse(&nothing.print(), "state").unwrap(), RuntimeChanges::default());
+        assert_eq!(nothing.apply(&file), (file, Vec::new()));
+    }
+
+    #[test]
+    fn a_file_that_has_changed_since_wins_as_in_a_reload() {
+        let (_, _, changes) = changed();
+        // b has another weight, c another port, d another address; e is there now, and f is new.
+        let new = model(&[
+            backend("a", 1, 3),
+            backend("b", 2, 5),
+            backend("c", 33, 1),
+            backend("d", 44, 1),
+            backend("f", 6, 1),
+        ]);
+        let (running, states) = changes.apply(&new);
+        assert_eq!(weights(&running), [("a", 3), ("b", 5), ("c", 1), ("d", 1), ("f", 1), ("e", 2)]);
+        assert_eq!(states, [], "at another address it is another backend");
+        let (running, _) = changes.apply(&model(&[backend("a", 1, 1)]));
+        assert_eq!(weights(&running), [("a", 1), ("e", 2)], "what the file does not have any more is gone");
+        let other_pool = Model { pools: vec![Pool { name: "db".to_owned(), ..Pool::default() }], ..model(&[]) };
+        assert_eq!(changes.apply(&other_pool), (other_pool.clone(), Vec::new()));
+    }
+
+    #[test]
+    fn mistakes_name_the_line_and_what_was_expected() {
+        let entry = "version = 1\n[[backend]]\npool = 'web'\n";
+        for (text, want) in [
+            ("", "state:1: expected version = 1: tcplb did not write this file"),
+            ("version = 2", "state:1: version: expected 1: another version of tcplb wrote this file"),
+            ("version = 1\n[[backend]]\n", "state:2: expected pool"),
+            ("version = 1\n[[backend", "state:2: not TOML"),
+            (entry, "state:2: expected `file`, `runs` or both"),
+            (&format!("{entry}runs = {{ weight = 1 }}"), "state:4: runs: expected an address"),
+            (&format!("{entry}runs = {{ address = 'a:1', wieght = 1 }}"), "state:4: unknown key `wieght`"),
+            (&format!("{entry}runs = {{ address = 'a:1', weight = -1 }}"), "state:4: weight: expected a number"),
+            (
+                &format!("{entry}runs = {{ address = 'a:1' }}\nstate = 'up'"),
+                "state:5: state: expected enabled, draining or disabled",
+            ),
+            (
+                &format!("{entry}file = {{ address = 'a:1' }}\nruns = {{ address = 'a:2' }}"),
+                "state:5: runs: expected the name",
+            ),
+            (
+                &format!(
+                    "{entry}runs = {{ address = 'a:1' }}\n[[backend]]\npool = 'web'\nruns = {{ address = 'a:1' }}"
+                ),
+                "state:5: a second entry of a:1",
+            ),
+            ("version = 1\n[[backends]]", "state:2: unknown key `backends`, did you mean `backend`?"),
+        ] {
+            let mistakes = RuntimeChanges::parse(text, "state").unwrap_err();
+            assert!(mistakes.0[0].starts_with(want), "{text}: {mistakes}");
+        }
+    }
+}
