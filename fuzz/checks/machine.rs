@@ -51,7 +51,12 @@ impl Ledger for Facts {
             Fact::Retried(_) => self.retried += 1,
             Fact::Connected { .. } => self.connected += 1,
             Fact::Answered { .. } => self.answered += 1,
-            Fact::Accepted { .. } | Fact::Measured { .. } | Fact::Relayed { .. } | Fact::Closed(_) => {
+            Fact::Accepted { .. }
+            | Fact::Measured { .. }
+            | Fact::Relayed { .. }
+            | Fact::Opened(_)
+            | Fact::Ongoing { .. }
+            | Fact::Closed(_) => {
                 panic!("the driver's to report: {fact:?}")
             }
         }

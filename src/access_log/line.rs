@@ -4,22 +4,32 @@
 //! In the text format, where spaces separate fields, `_` replaces each. It also replaces hidden characters (see
 //! [`crate::base::text`]), which JSON escapes.
 
-use crate::base::{Endpoint, text};
-use crate::config::model::LogFormat;
-use crate::session::{ConnectionId, Record};
+use crate::base::{Endpoint, Tick, text};
+use crate::session::{AttemptError, ConnectionId, FailedAttempt, History, Interval, Live, Record};
 use serde::{Serialize, Serializer};
 use serde_json::ser::Formatter;
 use std::fmt::{self, Display, Write as _};
 use std::io::{self, Write};
 use std::time::{Duration, SystemTime};
 
+/// What leaves a line.
+pub enum Event<'a> {
+    /// A backend is connected.
+    Open { live: &'a Live<'a>, now: Tick },
+    /// The connection is still open.
+    Interval { live: &'a Live<'a>, interval: Interval, now: Tick },
+    /// It has ended. `interval`: the time since its last line, where there are such lines.
+    Close { record: &'a Record, interval: Option<Interval> },
+}
+
 /// The fields, in their order.
 #[derive(Serialize)]
 struct Line<'a> {
     #[serde(serialize_with = "shown")]
     time: humantime::Rfc3339Timestamp,
-    /// Only in JSON: the fields of the text are fixed.
+    /// Only in JSON, as the next one: the fields of the text are fixed.
     id: ConnectionId,
+    event: &'static str,
     listener: &'a str,
     #[serde(serialize_with = "shown_if")]
     client: Option<&'a Endpoint>,
@@ -30,36 +40,125 @@ struct Line<'a> {
     duration_ms: u64,
     bytes_to_backend: u64,
     bytes_to_client: u64,
-    close: &'static str,
+    close: Option<&'static str>,
+    /// Only in JSON.
+    #[serde(serialize_with = "attempts")]
+    failed_attempts: Option<&'a History>,
+    #[serde(flatten)]
+    interval: Option<Part>,
 }
 
-/// Appends the line of a connection that ended at `time`, with a newline.
-pub fn write(format: LogFormat, record: &Record, time: SystemTime, out: &mut Vec<u8>) {
-    let line = Line {
-        time: humantime::format_rfc3339_millis(time),
-        id: record.id,
-        listener: &record.listener.name,
-        client: record.client.as_ref(),
-        pool: &record.pool.settings.name,
-        backend: record.backend.as_ref().map(|backend| backend.name.as_str()),
-        attempts: record.attempts,
-        connect_ms: record.connect.map(millis),
-        duration_ms: millis(record.duration),
-        bytes_to_backend: record.bytes_to_backend,
-        bytes_to_client: record.bytes_to_client,
-        close: record.close.word(),
-    };
+/// The time since the last line of the connection.
+#[derive(Serialize)]
+struct Part {
+    interval_ms: u64,
+    interval_bytes_to_backend: u64,
+    interval_bytes_to_client: u64,
+}
+
+#[derive(Serialize)]
+struct Failed<'a> {
+    backend: &'a str,
+    #[serde(serialize_with = "shown_if")]
+    address: Option<&'a Endpoint>,
+    reason: &'static str,
+    #[serde(serialize_with = "shown")]
+    error: AttemptError,
+    after_ms: u64,
+}
+
+/// Appends a connection's line as text, with a newline.
+pub fn text(record: &Record, time: SystemTime, out: &mut Vec<u8>) {
     // Writing to memory can't fail.
-    let _ = match format {
-        LogFormat::Text => write!(out, "{line}"),
-        LogFormat::Json => {
-            line.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Visible)).map_err(Into::into)
+    let _ = writeln!(out, "{}", Line::of_closed(record, time));
+}
+
+/// Appends a connection's line as JSON, with a newline.
+pub fn json(event: &Event<'_>, time: SystemTime, out: &mut Vec<u8>) {
+    let line = match event {
+        Event::Open { live, now } => Line::of_open("open", live, *now, time),
+        Event::Interval { live, interval, now } => {
+            Line { interval: Some((*interval).into()), ..Line::of_open("interval", live, *now, time) }
+        }
+        Event::Close { record, interval } => {
+            Line { interval: interval.map(Part::from), ..Line::of_closed(record, time) }
         }
     };
+    // Writing to memory can't fail.
+    let _ = line.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, Visible));
     out.push(b'\n');
 }
 
-fn millis(time: Duration) -> u64 {
+impl Line<'_> {
+    fn of_open<'a>(event: &'static str, live: &Live<'a>, now: Tick, time: SystemTime) -> Line<'a> {
+        Line {
+            time: humantime::format_rfc3339_millis(time),
+            id: live.id,
+            event,
+            listener: &live.listener.name,
+            client: live.client,
+            pool: &live.pool.settings.name,
+            backend: live.backend.map(|backend| backend.name.as_str()),
+            attempts: live.attempts,
+            connect_ms: live.connect.map(millis),
+            duration_ms: millis(now - live.since),
+            bytes_to_backend: live.bytes_to_backend,
+            bytes_to_client: live.bytes_to_client,
+            close: None,
+            failed_attempts: live.history,
+            interval: None,
+        }
+    }
+
+    fn of_closed(record: &Record, time: SystemTime) -> Line<'_> {
+        Line {
+            time: humantime::format_rfc3339_millis(time),
+            id: record.id,
+            event: "close",
+            listener: &record.listener.name,
+            client: record.client.as_ref(),
+            pool: &record.pool.settings.name,
+            backend: record.backend.as_ref().map(|backend| backend.name.as_str()),
+            attempts: record.attempts,
+            connect_ms: record.connect.map(millis),
+            duration_ms: millis(record.duration),
+            bytes_to_backend: record.bytes_to_backend,
+            bytes_to_client: record.bytes_to_client,
+            close: Some(record.close.word()),
+            failed_attempts: record.history.as_deref(),
+            interval: None,
+        }
+    }
+}
+
+impl From<Interval> for Part {
+    fn from(interval: Interval) -> Part {
+        let Interval { lasted, bytes_to_backend, bytes_to_client } = interval;
+        Part {
+            interval_ms: millis(lasted),
+            interval_bytes_to_backend: bytes_to_backend,
+            interval_bytes_to_client: bytes_to_client,
+        }
+    }
+}
+
+impl<'a> From<&'a FailedAttempt> for Failed<'a> {
+    fn from(attempt: &'a FailedAttempt) -> Failed<'a> {
+        Failed {
+            backend: &attempt.backend.name,
+            address: attempt.endpoint(),
+            reason: attempt.error.label(),
+            error: attempt.error,
+            after_ms: millis(attempt.after),
+        }
+    }
+}
+
+fn attempts<S: Serializer>(history: &Option<&History>, to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(history.iter().flat_map(|history| history.failed()).map(Failed::from))
+}
+
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -86,7 +185,7 @@ impl Display for Line<'_> {
             Field(&backend.map(Word))
         )?;
         let Line { connect_ms, duration_ms, bytes_to_backend, bytes_to_client, close, .. } = self;
-        write!(out, "{} {duration_ms} {bytes_to_backend} {bytes_to_client} {close}", Field(connect_ms))
+        write!(out, "{} {duration_ms} {bytes_to_backend} {bytes_to_client} {}", Field(connect_ms), Field(close))
     }
 }
 
@@ -110,7 +209,7 @@ impl Formatter for Visible {
 }
 
 /// A name with white space and hidden characters replaced.
-struct Word<'a>(&'a str);
+pub(super) struct Word<'a>(pub &'a str);
 
 impl Display for Word<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -136,56 +235,67 @@ impl<T: Display> Display for Field<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sample;
     use super::*;
-    use crate::base::Address;
-    use crate::config::model::{Backend, Global, Model, Pool};
-    use crate::pool::Resolved;
     use crate::session::CloseReason;
-    use crate::telemetry::ListenerTotals;
-    use std::path::PathBuf;
 
-    fn record(backend_name: &str) -> Record {
-        let address = Address::Unix(PathBuf::from("/run/a.sock"));
-        let backends = vec![Backend { name: backend_name.to_owned(), ..Backend::at(address) }];
-        let pools = vec![Pool { name: "app".to_owned(), backends, ..Pool::default() }];
-        let model = Model { global: Global::default(), listeners: Vec::new(), pools };
-        let pool = crate::pool::build(&model, &Resolved::new()).pools[0].clone();
-        Record {
-            id: ConnectionId(4097),
-            client: Some(Endpoint::Inet("[2001:db8::7]:4711".parse().unwrap())),
-            listener: ListenerTotals::new("web".to_owned()),
-            backend: Some(pool.members[0].backend.clone()),
-            pool,
-            attempts: 2,
-            connect: Some(Duration::from_micros(1_999)),
-            duration: Duration::from_millis(61_003),
-            answered: true,
-            unanswered: None,
-            bytes_to_backend: 78,
-            bytes_to_client: 5_000_000_000,
-            close: CloseReason::BackendFin,
-        }
-    }
-
-    fn line(format: LogFormat, record: &Record) -> String {
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = b"before\n".to_vec();
-        write(format, record, SystemTime::UNIX_EPOCH + Duration::from_micros(1_767_323_045_678_900), &mut out);
+        write(&mut out);
         let text = String::from_utf8(out).unwrap();
         text.strip_prefix("before\n").and_then(|line| line.strip_suffix('\n')).unwrap().to_owned()
     }
 
+    fn as_text(record: &Record) -> String {
+        written(|out| text(record, sample::end(), out))
+    }
+
+    fn as_json(event: &Event<'_>) -> String {
+        written(|out| json(event, sample::end(), out))
+    }
+
+    fn closed(record: &Record) -> String {
+        as_json(&Event::Close { record, interval: None })
+    }
+
+    const CLOSED: &str = "{\"time\":\"2026-01-02T03:04:05.678Z\",\"id\":4097,\"event\":\"close\",\"listener\":\"web\",\
+                          \"client\":\"[2001:db8::7]:4711\",\"pool\":\"app\",\"backend\":\"web1\",\"attempts\":2,\"connect_ms\":1,\
+                          \"duration_ms\":61003,\"bytes_to_backend\":78,\"bytes_to_client\":5000000000,\
+                          \"close\":\"backend_fin\",\"failed_attempts\":[]";
+
     #[test]
     fn the_text_has_the_fields_in_their_order_with_single_spaces() {
         let want = "2026-01-02T03:04:05.678Z web [2001:db8::7]:4711 app web1 2 1 61003 78 5000000000 backend_fin";
-        assert_eq!(line(LogFormat::Text, &record("web1")), want);
+        assert_eq!(as_text(&sample::record("web1")), want);
+        let failed = Record { history: Some(sample::failures()), ..sample::record("web1") };
+        assert_eq!(as_text(&failed), want, "its fields are fixed");
     }
 
     #[test]
     fn json_has_the_same_names_as_keys_in_the_same_order() {
-        let want = "{\"time\":\"2026-01-02T03:04:05.678Z\",\"id\":4097,\"listener\":\"web\",\"client\":\"[2001:db8::7]:4711\",\"pool\":\"app\",\
-                    \"backend\":\"web1\",\"attempts\":2,\"connect_ms\":1,\"duration_ms\":61003,\"bytes_to_backend\":78,\
-                    \"bytes_to_client\":5000000000,\"close\":\"backend_fin\"}";
-        assert_eq!(line(LogFormat::Json, &record("web1")), want);
+        assert_eq!(closed(&sample::record("web1")), format!("{CLOSED}}}"));
+    }
+
+    #[test]
+    fn json_has_each_attempt_that_failed_with_its_reason() {
+        let record = Record { history: Some(sample::failures()), ..sample::record("web1") };
+        let json: serde_json::Value = serde_json::from_str(&closed(&record)).unwrap();
+        let want = serde_json::json!([
+            {"backend": "db1", "address": "192.0.2.1:80", "reason": "refused", "error": "connection refused", "after_ms": 2},
+            {"backend": "db1", "address": null, "reason": "no_address", "error": "its name has no address", "after_ms": 0},
+            {"backend": "db1", "address": "192.0.2.1:80", "reason": "timeout", "error": "timed out after 5s", "after_ms": 5000},
+        ]);
+        assert_eq!(json["failed_attempts"], want);
+    }
+
+    #[test]
+    fn with_intervals_the_last_line_has_what_was_not_reported_before() {
+        let record = sample::record("web1");
+        let interval = Some(record.unreported());
+        let want = format!(
+            "{CLOSED},\"interval_ms\":61003,\"interval_bytes_to_backend\":78,\"interval_bytes_to_client\":5000000000}}"
+        );
+        assert_eq!(as_json(&Event::Close { record: &record, interval }), want);
     }
 
     #[test]
@@ -199,10 +309,10 @@ mod tests {
             bytes_to_backend: 0,
             bytes_to_client: 0,
             close: CloseReason::NoBackend,
-            ..record("web1")
+            ..sample::record("web1")
         };
-        assert_eq!(line(LogFormat::Text, &refused), "2026-01-02T03:04:05.678Z web - app - 0 - 0 0 0 no_backend");
-        let json: serde_json::Value = serde_json::from_str(&line(LogFormat::Json, &refused)).unwrap();
+        assert_eq!(as_text(&refused), "2026-01-02T03:04:05.678Z web - app - 0 - 0 0 0 no_backend");
+        let json: serde_json::Value = serde_json::from_str(&closed(&refused)).unwrap();
         for key in ["client", "backend", "connect_ms"] {
             assert!(json[key].is_null(), "{json}");
         }
@@ -210,11 +320,11 @@ mod tests {
 
     #[test]
     fn a_name_can_t_break_the_line_or_add_a_field() {
-        let odd = record("unix:/run/a b\n\"c\"\u{202e}\u{e0041}.sock");
-        let text = line(LogFormat::Text, &odd);
+        let odd = sample::record("unix:/run/a b\n\"c\"\u{202e}\u{e0041}.sock");
+        let text = as_text(&odd);
         assert_eq!((text.split(' ').count(), text.lines().count()), (11, 1), "{text}");
         assert!(text.contains(" unix:/run/a_b_\"c\"__.sock "), "{text}");
-        let text = line(LogFormat::Json, &odd);
+        let text = closed(&odd);
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
         assert_eq!(
             (json["backend"].as_str(), text.lines().count()),

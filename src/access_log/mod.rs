@@ -1,4 +1,4 @@
-//! The access log: a line for each connection, when it ends.
+//! The access log: a line for each connection, when it ends; on request also when it begins, and meanwhile.
 //!
 //! Workers write lines into a [`LogBuffer`] of their own, without a lock and with no system call except reading the
 //! clock. They hand it over when it is full or [`LINGER`] old. One thread writes the buffers, may wait for the disk,
@@ -14,22 +14,30 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `format` | the format of lines, with what it needs from the start on |
 //! | `line` | a connection's line, as text and as JSON |
+//! | `haproxy` | a connection's line, as HAProxy's `option tcplog` writes it |
 //! | `buffer` | lines that a worker has not handed over |
 //! | `target` | the file, or stdout |
 //! | `writer` | the thread |
 
 mod buffer;
+mod format;
+mod haproxy;
 mod line;
+#[cfg(test)]
+mod sample;
 mod target;
 mod writer;
 
 pub use buffer::LogBuffer;
+pub use format::LineFormat;
 pub use target::{Links, Target};
 
+use crate::admission::ConnectionLimit;
 use crate::base::LogThrottle;
 use crate::clock;
-use crate::config::model::LogFormat;
+use crate::config::model::LogEvents;
 use crate::telemetry::AccessLogTotals;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use std::io;
@@ -70,7 +78,8 @@ pub struct AccessLog {
 /// Creates workers' buffers; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct LogHandle {
-    format: LogFormat,
+    format: LineFormat,
+    events: LogEvents,
     sender: Sender<Lines>,
     totals: Arc<AccessLogTotals>,
 }
@@ -83,7 +92,8 @@ impl AccessLog {
     /// Starts the thread, which ends when no handle and no buffer is left.
     pub fn start(
         target: Target,
-        format: LogFormat,
+        format: LineFormat,
+        events: LogEvents,
         totals: Arc<AccessLogTotals>,
     ) -> io::Result<(AccessLog, LogHandle)> {
         let (sender, buffers) = bounded(BUFFERS);
@@ -102,7 +112,7 @@ impl AccessLog {
             Writer { target, reopen: &requests, ending: &over, totals: &counts, failure }.run(&buffers);
         };
         thread::Builder::new().name("access-log".to_owned()).spawn(write)?;
-        let handle = LogHandle { format, sender, totals: totals.clone() };
+        let handle = LogHandle { format, events, sender, totals: totals.clone() };
         Ok((AccessLog { reopener: kept, left, ended, ending, totals }, handle))
     }
 
@@ -126,9 +136,9 @@ impl AccessLog {
 }
 
 impl LogHandle {
-    /// A new buffer for a worker.
-    pub fn buffer(&self) -> LogBuffer {
-        LogBuffer::new(self.clone())
+    /// A new buffer for a worker. Lines may show how many clients the process has.
+    pub fn buffer(&self, clients: Arc<ConnectionLimit>) -> LogBuffer {
+        LogBuffer::new(self.clone(), clients)
     }
 
     /// Hands lines over, or returns them if there is no room.

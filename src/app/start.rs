@@ -13,7 +13,7 @@
 
 use super::workers::{self, WorkerThreads};
 use super::{ListenerAddress, Running, StartError};
-use crate::access_log::{AccessLog, Links, Target};
+use crate::access_log::{AccessLog, LineFormat, Links, Target};
 use crate::admin::{self, Admin, BoundAdmin};
 use crate::admission::ConnectionLimit;
 use crate::base::{Endpoint, Size};
@@ -52,8 +52,14 @@ pub struct Bound {
 /// The process has given up its privileges. Threads may start: they inherit what is left.
 pub struct Confined {
     bound: Bound,
-    log: Option<Target>,
+    log: Option<OpenedLog>,
     stops: Receiver<()>,
+}
+
+/// The access log before the sandbox: what its thread writes to, and how.
+struct OpenedLog {
+    target: Target,
+    format: LineFormat,
 }
 
 /// Everything is known that the threads start with.
@@ -61,7 +67,7 @@ pub struct Ready {
     first: FirstState,
     admin: Option<BoundAdmin>,
     descriptors: u64,
-    log: Option<Target>,
+    log: Option<OpenedLog>,
     lookups: Lookups,
 }
 
@@ -94,13 +100,15 @@ impl Bound {
         // if the process keeps its user.
         let changes_user = confinement.as_ref().is_some_and(Confinement::changes_user);
         let links = if changes_user { Links::Refuse } else { Links::Follow };
-        let open = |to: &LogTo| Target::open(to, links);
-        let log = self.state.running().global.access_log.as_ref().map(open).transpose().map_err(StartError)?;
+        let global = &self.state.running().global;
+        let open =
+            |to: &LogTo| Ok(OpenedLog { target: Target::open(to, links)?, format: LineFormat::of(global.log_format) });
+        let log = global.access_log.as_ref().map(open).transpose().map_err(StartError)?;
         if let Some(confinement) = confinement {
             let of_admin = self.admin.iter().flat_map(|admin| admin.endpoints());
             let sockets = self.state.endpoints().chain(of_admin);
             let own: Vec<Endpoint> = sockets.filter(|socket| !listen::is_inherited(socket)).cloned().collect();
-            confinement.carry_out(&own, log.as_ref().and_then(Target::file)).map_err(StartError)?;
+            confinement.carry_out(&own, log.as_ref().and_then(|log| log.target.file())).map_err(StartError)?;
         }
         logger::start().map_err(StartError::thread)?;
         let stops = listen().map_err(|error| StartError(format!("can't handle signals: {error}")))?;
@@ -150,7 +158,9 @@ impl Ready {
         let prober = prober::spawn(snapshot.clone(), published.events().clone(), on_down)?;
         let state_file = model.global.state_file.clone();
         let state_file = state_file.map(|path| StateFile::start(path, published.clone())).transpose()?;
-        let start = |target| AccessLog::start(target, model.global.log_format, published.log().clone());
+        let start = |OpenedLog { target, format }| {
+            AccessLog::start(target, format, model.global.log_events, published.log().clone())
+        };
         let (log, log_handle) = log.map(start).transpose()?.unzip();
         let listeners = listener_addresses(&snapshot);
         let context = WorkerContext {

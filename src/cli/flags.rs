@@ -256,7 +256,7 @@ mod tests {
             ("--user a\u{7f}b", &["--user: expected a name or a number from 0 to 4294967294", "`a\\u{7f}b`"]),
             ("--group web", &["--group: expected a user that it goes with"]),
             ("--sandbox on", &["--sandbox: expected auto or off, got `on`"]),
-            ("--log-format xml", &["--log-format: expected text or json, got `xml`"]),
+            ("--log-format xml", &["--log-format: expected text, json or haproxy, got `xml`"]),
             ("--log-level loud", &["--log-level: expected off, error", "`loud`"]),
             ("-l nowhere", &["--listen: expected 127.0.0.1:80", "or :80", "`nowhere`: the port is missing"]),
             ("-b a:1,weight=x", &["--backend: weight: ", "0 to 65535", "`x`"]),

@@ -59,6 +59,8 @@ pub struct Global {
     pub access_log: Option<LogTo>,
     /// The format of the access log.
     pub log_format: LogFormat,
+    /// Which events of a connection leave a line.
+    pub log_events: LogEvents,
     /// Whether metrics have series per backend; otherwise sums per pool.
     pub metrics_per_backend: bool,
 }
@@ -84,6 +86,7 @@ impl Default for Global {
             state_file: None,
             access_log: None,
             log_format: LogFormat::default(),
+            log_events: LogEvents::default(),
             metrics_per_backend: true,
         }
     }
@@ -124,10 +127,30 @@ pub enum LogFormat {
     Text,
     /// An object.
     Json,
+    /// HAProxy's `option tcplog`.
+    Haproxy,
 }
 
 impl Words for LogFormat {
-    const NAMES: &'static [(&'static str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+    const NAMES: &'static [(&'static str, LogFormat)] =
+        &[("text", LogFormat::Text), ("json", LogFormat::Json), ("haproxy", LogFormat::Haproxy)];
+}
+
+/// The events of a connection that leave a line in the access log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogEvents {
+    /// A backend is connected.
+    pub open: bool,
+    /// This time has passed since the last line.
+    pub interval: Option<Duration>,
+    /// The connection has ended.
+    pub close: bool,
+}
+
+impl Default for LogEvents {
+    fn default() -> LogEvents {
+        LogEvents { open: false, interval: None, close: true }
+    }
 }
 
 /// Whether the process uses the sandbox.

@@ -1,6 +1,6 @@
 //! Why a connection ended, and its record, which logs and metrics use.
 
-use super::{ConnectionId, Side};
+use super::{ConnectionId, FailedAttempt, History, Side, Stage};
 use crate::base::Endpoint;
 use crate::policy::limit::Reason;
 use crate::pool::{Backend, Pool};
@@ -161,6 +161,12 @@ pub struct Record {
     pub bytes_to_client: u64,
     /// Why it ended.
     pub close: CloseReason,
+    /// How far it had come.
+    pub stage: Stage,
+    /// The side that sent its FIN first, if a backend was connected.
+    pub first_fin: Option<Side>,
+    /// Failed attempts and queues, if there were any.
+    pub history: Option<Box<History>>,
 }
 
 /// A backend's silence, as the end of the connection shows it.
@@ -209,7 +215,11 @@ impl fmt::Display for Record {
         if let Some(connect) = self.connect {
             write!(out, ", connected in {connect:?}")?;
         }
-        write!(out, ", {} bytes to backend, {} to client", self.bytes_to_backend, self.bytes_to_client)
+        write!(out, ", {} bytes to backend, {} to client", self.bytes_to_backend, self.bytes_to_client)?;
+        for FailedAttempt { backend, error, .. } in self.history.iter().flat_map(|history| history.failed()) {
+            write!(out, ", {} failed: {error}", backend.name)?;
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,9 @@
 //! A session that dials: its backend, the address that it tries, and the addresses that failed.
 
 use super::relaying::Relay;
-use super::{CloseReason, DialFailure, Ending, Fact, Ledger, Next, STARVED_RETRY, Session, State};
+use super::{
+    AttemptError, CloseReason, DialFailure, Ending, Fact, FailedAttempt, Ledger, Next, STARVED_RETRY, Session, State,
+};
 use crate::base::{Endpoint, Tick};
 use crate::config::model::{Pool as Settings, ProxyVersion};
 use crate::policy::health::ConnectFailure;
@@ -110,7 +112,16 @@ impl Session {
     pub(super) fn attempt_failed(&mut self, failure: ConnectFailure, now: Tick, ledger: &mut dyn Ledger) -> Next {
         let State::Dialing(dial) = &mut self.state else { return Next::Wait };
         ledger.record(dial.note_failure(failure, now), now);
+        let error = if dial.address.is_some() { AttemptError::Connect(failure) } else { AttemptError::NoAddress };
+        self.remember_failure(error, now);
         self.dial_next(now)
+    }
+
+    /// For the logs.
+    fn remember_failure(&mut self, error: AttemptError, now: Tick) {
+        let State::Dialing(dial) = &self.state else { return };
+        let (backend, address, after) = (dial.lease.backend().clone(), dial.address, now - dial.since);
+        self.history().attempt_failed(FailedAttempt { backend, address, error, after });
     }
 
     /// The backend's next address, or another backend, or the end.
@@ -144,7 +155,10 @@ impl Session {
             None => self.attempt_failed(ConnectFailure::TimedOut(timeout), now, ledger),
             Some(_) if now < dial.since + timeout => Next::Enter,
             // This process had no descriptor all the time, which says nothing about the backend.
-            Some(_) => self.dial_next(now),
+            Some(_) => {
+                self.remember_failure(AttemptError::NoDescriptor, now);
+                self.dial_next(now)
+            }
         }
     }
 
@@ -154,6 +168,7 @@ impl Session {
             return Next::Wait;
         }
         if let State::Dialing(_) = self.state {
+            self.remember_failure(AttemptError::Removed, now);
             self.dial_another_backend(now)
         } else {
             self.end(Ending::Reset, reason, now)

@@ -3,7 +3,7 @@
 //! Counters, histograms, the access log and outlier detection all derive from these facts. A session counts nothing itself; a
 //! worker's ledger does ([`crate::worker::ledger`]).
 
-use super::Record;
+use super::{Interval, Live, Record};
 use crate::base::Tick;
 use crate::policy::health::ConnectFailure;
 use crate::pool::{Backend, Lease, Pool};
@@ -63,6 +63,15 @@ pub enum Fact<'a> {
         /// From the backend.
         to_client: u64,
     },
+    /// A connection begins to relay.
+    Opened(&'a Live<'a>),
+    /// A connection is still open.
+    Ongoing {
+        /// The connection.
+        live: &'a Live<'a>,
+        /// What has happened since the last such fact of it, or since the accept.
+        interval: Interval,
+    },
     /// A connection has ended.
     Closed(&'a Record),
 }
@@ -71,4 +80,9 @@ pub enum Fact<'a> {
 pub trait Ledger {
     /// Records a fact.
     fn record(&mut self, fact: Fact<'_>, now: Tick);
+
+    /// How often a connection that relays is to be reported as [`Fact::Ongoing`], if it is.
+    fn report_interval(&self) -> Option<Duration> {
+        None
+    }
 }

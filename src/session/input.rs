@@ -22,11 +22,18 @@ pub enum Input<'a> {
     Header(Result<Box<Header>, NoHeader>),
     /// Answer to [`Effect::Admit`].
     Admitted(Result<(), Reason>),
+    /// Answer to [`Effect::Queue`] where it has room.
+    Queued {
+        /// The clients before it.
+        ahead: u32,
+        /// How the client has left already, if it has.
+        left: Option<Left>,
+    },
     /// Answer to [`Effect::Queue`] where the queue has no room.
     NoPlace,
     /// Its turn in the queue has come: there may be a backend.
     Turn,
-    /// The client left, now or before: to be reported while the session waits in a queue.
+    /// The client left: to be reported while the session waits in a queue.
     Left(Left),
     /// Answer to [`Effect::Pick`].
     Picked(Result<Lease, PickError>),

@@ -1,10 +1,11 @@
 //! What is known of a connection while it is open: what an operator sees of it.
 
-use super::{ConnectionId, Direction, Session, State};
+use super::{ConnectionId, Direction, History, Session, State};
 use crate::base::{Endpoint, Tick};
 use crate::pool::{Backend, Pool};
 use crate::telemetry::ListenerTotals;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An open connection.
 #[derive(Clone, Copy, Debug)]
@@ -23,6 +24,12 @@ pub struct Live<'a> {
     pub since: Tick,
     /// When a byte last passed; before the first one, when it was connected or else accepted.
     pub last_byte: Tick,
+    /// Backends tried.
+    pub attempts: u32,
+    /// How long it took to connect, failed attempts included.
+    pub connect: Option<Duration>,
+    /// Failed attempts and queues, if there were any.
+    pub history: Option<&'a History>,
     /// The client's bytes delivered to the backend.
     pub bytes_to_backend: u64,
     /// Bytes delivered to the client.
@@ -57,6 +64,9 @@ impl Session {
             client: self.client.as_ref(),
             since: self.started,
             last_byte,
+            attempts: self.attempts,
+            connect: if let State::Relaying(relay) = &self.state { Some(relay.connect) } else { None },
+            history: self.history.as_deref(),
             bytes_to_backend: self.bytes(Direction::Up),
             bytes_to_client: self.bytes(Direction::Down),
             state,

@@ -35,7 +35,7 @@
 //! | ReadingPreamble | [`Effect::ReadPreamble`] | [`Input::Header`] |
 //! | Admitting | [`Effect::Admit`]: the client, whose address is now known | [`Input::Admitted`]; the limit that refuses gives the reason |
 //! | Choosing | [`Effect::Pick`]: pool, client, backends that have failed | [`Input::Picked`] |
-//! | Waiting | [`Effect::Queue`]: pool | [`Input::Turn`]; [`Input::NoPlace`] if the queue is full; [`Input::Left`] if the client has left before |
+//! | Waiting | [`Effect::Queue`]: pool | [`Input::Queued`], or [`Input::NoPlace`] if the queue is full; then [`Input::Turn`] |
 //! | Dialing | [`Effect::Dial`]: address | [`Input::Dialed`] |
 //! | Relaying | [`Effect::Announce`]: preamble, where the backend expects one | [`Input::Announced`] |
 //! | Relaying | [`Effect::Relay`]: pool | [`Input::Moved`], repeatedly |
@@ -144,6 +144,7 @@ mod expiry;
 mod facts;
 mod failing;
 mod half;
+mod history;
 mod id;
 mod input;
 mod live;
@@ -158,6 +159,7 @@ pub use expiry::QUIET;
 pub use facts::{Fact, Ledger};
 pub use failing::RESET_PATIENCE;
 pub use half::{Direction, HalfState, Side};
+pub use history::{AttemptError, FAILED_ATTEMPTS, FailedAttempt, History, Interval};
 pub use id::{ConnectionId, ConnectionIds};
 pub use input::{DialFailure, Effect, Ending, Failed, Input, Left, Moved, Stage};
 pub use live::Live;
@@ -201,6 +203,7 @@ pub struct Session {
     waits_until: Option<Tick>,
     /// Its listener and its pool are gone: no backend is chosen any more.
     orphaned: bool,
+    history: Option<Box<History>>,
     state: State,
 }
 
@@ -208,7 +211,7 @@ pub struct Session {
 enum State {
     ReadingPreamble { trusted: bool },
     Admitting,
-    Waiting { until: Tick },
+    Waiting { since: Tick, until: Tick },
     Choosing { tried: Vec<Tried> },
     Dialing(Dial),
     Relaying(Relay),
@@ -258,6 +261,7 @@ impl Session {
             expires: None,
             waits_until: None,
             orphaned: false,
+            history: None,
             state,
         }
     }
@@ -280,8 +284,9 @@ impl Session {
             Input::Moved(direction, moved) => self.bytes_moved(direction, moved, now, ledger),
             Input::Header(header) => self.header_read(header, now),
             Input::Admitted(answer) => self.admission_decided(answer, now),
+            Input::Queued { ahead, left } => self.queued(ahead, left, now),
             Input::NoPlace => self.queue_full(now),
-            Input::Turn => self.turn_came(),
+            Input::Turn => self.turn_came(now),
             Input::Left(how) => self.client_left(how, now),
             Input::Announced(length) => self.preamble_held(length),
             Input::Picked(choice) => self.backend_picked(choice, now, ledger),
@@ -327,7 +332,7 @@ impl Session {
         match &self.state {
             State::ReadingPreamble { .. } => Some(self.started + PREAMBLE_TIMEOUT),
             State::Admitting | State::Choosing { .. } | State::Closed { .. } => None,
-            State::Waiting { until } => Some(*until),
+            State::Waiting { until, .. } => Some(*until),
             State::Dialing(dial) => Some(dial.retry_at.unwrap_or(dial.since + settings.connect_timeout)),
             State::Relaying(relay) => {
                 let due = match &relay.failed {
@@ -416,6 +421,10 @@ impl Session {
         if let State::Closed { .. } = self.state {
             return Next::Wait;
         }
+        if let State::Waiting { since, .. } = self.state {
+            self.history().waited += now - since;
+        }
+        let history = self.history.take();
         let relay = if let State::Relaying(relay) = &self.state { Some(relay) } else { None };
         let record = Record {
             id: self.id,
@@ -431,6 +440,9 @@ impl Session {
             bytes_to_backend: self.bytes(Direction::Up),
             bytes_to_client: self.bytes(Direction::Down),
             close,
+            stage: self.stage(),
+            first_fin: relay.and_then(|relay| relay.first_fin),
+            history,
         };
         self.state = State::Closed { ending, record };
         Next::Enter

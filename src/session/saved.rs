@@ -208,6 +208,7 @@ impl Session {
             }),
             waits_until: None,
             orphaned: false,
+            history: None,
             state,
         })
     }

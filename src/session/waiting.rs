@@ -15,8 +15,15 @@ impl Session {
         if now >= until {
             return self.give_up(now);
         }
-        self.state = State::Waiting { until };
+        self.state = State::Waiting { since: now, until };
         Next::Enter
+    }
+
+    /// It has a place in the queue. It keeps its place when its turn finds no backend, so the first one counts.
+    pub(super) fn queued(&mut self, ahead: u32, left: Option<Left>, now: Tick) -> Next {
+        let State::Waiting { .. } = self.state else { return Next::Wait };
+        self.history().ahead.get_or_insert(ahead);
+        left.map_or(Next::Wait, |left| self.client_left(left, now))
     }
 
     /// The queue is full.
@@ -25,8 +32,9 @@ impl Session {
         self.give_up(now)
     }
 
-    pub(super) fn turn_came(&mut self) -> Next {
-        let State::Waiting { .. } = self.state else { return Next::Wait };
+    pub(super) fn turn_came(&mut self, now: Tick) -> Next {
+        let State::Waiting { since, .. } = self.state else { return Next::Wait };
+        self.history().waited += now - since;
         self.state = State::Choosing { tried: Vec::new() };
         Next::Enter
     }

@@ -13,6 +13,7 @@
 //! | `resets` | sides that fail |
 //! | `liveness` | checks that peers acknowledge what was sent |
 //! | `waiting` | clients in a queue, and new snapshots |
+//! | `reports` | open connections, for the access log |
 //! | `ports` | the system below, and what comes in |
 //!
 //! # Invariants
@@ -31,6 +32,7 @@ mod inspect;
 mod liveness;
 mod ports;
 mod preamble;
+mod reports;
 mod resets;
 mod sockets;
 mod waiting;
@@ -60,6 +62,8 @@ struct Connection<S, P> {
     keep_alive_at: Option<Tick>,
     /// When the peers' acknowledgements are checked next, if something was sent to them.
     look_at: Option<Tick>,
+    /// When it is reported next, if it is.
+    report_at: Option<Tick>,
     /// What has been added to the backend's totals.
     flushed: Flushed,
     /// In the run queue.
@@ -178,6 +182,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             sockets,
             keep_alive_at: None,
             look_at: None,
+            report_at: None,
             flushed: Flushed::default(),
             queued: false,
             dirty: false,
@@ -249,6 +254,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             let Some(key) = self.connections.key_of(slot) else { continue };
             self.keep_alive(key);
             self.check_peers(key);
+            self.report_ongoing(key);
             self.step(key, Input::Deadline);
         }
         self.fired = fired;
@@ -343,6 +349,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         match then {
             Then::Wait => self.reconcile(key),
             Then::Relay => {
+                self.report_open(key);
                 self.reconcile(key);
                 self.report_failures(key);
                 self.relay(key);
@@ -432,7 +439,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
 impl<S, P> Connection<S, P> {
     /// When its timer has to fire at the latest.
     fn deadline(&self) -> Option<Tick> {
-        [self.session.deadline(), self.keep_alive_at, self.look_at].into_iter().flatten().min()
+        [self.session.deadline(), self.keep_alive_at, self.look_at, self.report_at].into_iter().flatten().min()
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `Answered` | times of the first byte | how long an answer takes | | |
 //! | `Measured` | round-trip times, retransmits | | | |
 //! | `Relayed` | bytes | | | |
+//! | `Opened`, `Ongoing` | | | | access log |
 //! | `Closed` | durations, ends and refusals by reason | what an end without an answer says | of an early reset | access log; refusals; debug |
 //!
 //! What metrics, the status and the access log show of connections is derived here. There are two exceptions. Guards and
@@ -95,7 +96,7 @@ impl WorkerLedger {
             self.ended.finished += 1;
         }
         if let Some(access_log) = &mut self.access_log {
-            access_log.write(record, now);
+            access_log.close(record, now);
         }
         if let Some(count) = refusal.and_then(|refusal| record.listener.to_log(refusal, now)) {
             let client = record.client.as_ref().map_or_else(|| "a unix client".to_owned(), ToString::to_string);
@@ -109,9 +110,18 @@ impl Ledger for WorkerLedger {
     fn record(&mut self, fact: Fact<'_>, now: Tick) {
         count(&fact, now);
         self.report_health(&fact);
-        if let Fact::Closed(record) = fact {
-            self.closed(record, now);
+        match fact {
+            Fact::Closed(record) => self.closed(record, now),
+            Fact::Opened(live) => self.access_log.iter_mut().for_each(|log| log.open(live, now)),
+            Fact::Ongoing { live, interval } => {
+                self.access_log.iter_mut().for_each(|log| log.during(live, interval, now));
+            }
+            _ => {}
         }
+    }
+
+    fn report_interval(&self) -> Option<Duration> {
+        self.access_log.as_ref()?.interval()
     }
 }
 
@@ -131,6 +141,8 @@ pub fn count(fact: &Fact<'_>, now: Tick) {
         Fact::Answered { backend, after } => backend.answered(after, now),
         Fact::Measured { backend, path } => backend.counters.measured(path),
         Fact::Relayed { backend, to_backend, to_client } => backend.counters.relayed(to_backend, to_client),
+        // An open connection has been counted.
+        Fact::Opened(_) | Fact::Ongoing { .. } => {}
         Fact::Closed(record) => {
             record.pool.totals.durations.add(record.duration);
             record.close.refusal().into_iter().for_each(|refusal| record.listener.refuse(refusal));

@@ -187,7 +187,7 @@ struct Utilization {
 pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: WorkerContext) -> io::Result<EndCounts> {
     let Prepared { poll, registry, mail } = prepared;
     let kernel = Kernel::new(registry, shared.tuning);
-    let log = shared.log.as_ref().map(access_log::LogHandle::buffer);
+    let log = shared.log.as_ref().map(|log| log.buffer(shared.connection_limit.clone()));
     let ledger = WorkerLedger::new(shared.prober.clone(), log);
     let relay = relay::RelayResources::new(shared.engine, (shared.pipes / shared.peers.len()).max(1));
     let driver = Driver::new(kernel, ledger, relay, ConnectionIds::new(me), fastrand::u64(..), clock::now());

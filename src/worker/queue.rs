@@ -82,20 +82,24 @@ impl Queues {
         self.queues.iter().any(|queue| Arc::ptr_eq(&queue.pool, pool))
     }
 
-    /// Puts a client into the queue of this pool. False: the queue is full.
-    pub fn join(&mut self, pool: &Arc<Pool>, key: Key, now: Tick) -> bool {
+    /// Puts a client into the queue of this pool; how many are before it. `None`: the queue is full.
+    pub fn join(&mut self, pool: &Arc<Pool>, key: Key, now: Tick) -> Option<u32> {
         let returning = self.returning.filter(|(returning, _)| *returning == key);
         let position = returning.map_or(Position::Back, |(_, position)| position);
         if position == Position::Back && self.waiting(pool) >= pool.settings.max_queue as usize {
-            return false;
+            return None;
         }
+        let mut ahead = 0;
         match self.of(pool) {
             None => self.queues.push(Queue { pool: pool.clone(), keys: VecDeque::from([key]), look: now + LOOK }),
             Some(queue) if position == Position::Front => queue.keys.push_front(key),
-            Some(queue) => queue.keys.push_back(key),
+            Some(queue) => {
+                ahead = u32::try_from(queue.keys.len()).unwrap_or(u32::MAX);
+                queue.keys.push_back(key);
+            }
         }
         pool.totals.waiting.fetch_add(1, Ordering::Relaxed);
-        true
+        Some(ahead)
     }
 
     /// How many clients wait for this pool, its predecessors and its successors: the next reload may bring them together.
@@ -218,7 +222,7 @@ mod tests {
     fn queued(pool: &Arc<Pool>, clients: u32) -> Queues {
         let mut queues = Queues::default();
         for slot in 0..clients {
-            assert!(queues.join(pool, key(slot), Tick(0)));
+            assert_eq!(queues.join(pool, key(slot), Tick(0)), Some(slot), "its place");
         }
         queues
     }
@@ -231,7 +235,7 @@ mod tests {
             assert!(queues.may_choose(pool, client), "it has its turn");
             served.push(client.slot);
             if in_vain == Some(client.slot) {
-                assert!(queues.join(pool, client, now), "it keeps its place");
+                assert!(queues.join(pool, client, now).is_some(), "it keeps its place");
             }
         }
         served
@@ -257,7 +261,7 @@ mod tests {
         assert_eq!(queues.next_turn(&mut look), Some(key(0)));
         assert!(queues.may_choose(&pool, key(0)) && !queues.may_choose(&pool, key(7)));
         assert_eq!(queues.next_turn(&mut look), Some(key(1)));
-        assert!(queues.join(&pool, key(7), Tick(0)));
+        assert!(queues.join(&pool, key(7), Tick(0)).is_some());
         assert!(queues.may_choose(&pool, key(1)) && !queues.may_choose(&pool, key(0)), "its turn is over");
     }
 
@@ -265,7 +269,7 @@ mod tests {
     fn a_look_serves_a_bounded_number_of_each_pool_s_clients() {
         let pools = [pool(), pool()];
         let mut queues = queued(&pools[0], 2 * SERVED as u32);
-        assert!(queues.join(&pools[1], key(1_000), Tick(0)));
+        assert!(queues.join(&pools[1], key(1_000), Tick(0)).is_some());
         let mut look = queues.look(Tick(0) + LOOK);
         let turns: Vec<u32> = std::iter::from_fn(|| queues.next_turn(&mut look)).map(|client| client.slot).collect();
         assert_eq!(turns, (0..SERVED as u32).chain([1_000]).collect::<Vec<_>>());
@@ -292,7 +296,7 @@ mod tests {
         assert_eq!(clients, [key(1), key(3), key(2)]);
         assert!(pools.iter().all(|pool| queues.may_choose(pool, key(9))) && queues.next_look().is_none());
         while let Some(client) = queues.next_moved(&mut clients) {
-            assert!(queues.join(&pools[1], client, Tick(0)));
+            assert!(queues.join(&pools[1], client, Tick(0)).is_some());
         }
         assert_eq!(served(&mut queues, &pools[1], None), [1, 3, 2]);
     }
@@ -302,17 +306,20 @@ mod tests {
         let pool = pool();
         let most = pool.settings.max_queue;
         let mut queues = queued(&pool, most);
-        assert!(!queues.join(&pool, key(u32::MAX), Tick(0)));
+        assert!(queues.join(&pool, key(u32::MAX), Tick(0)).is_none());
         assert_eq!(queues.next_moved(&mut [key(u32::MAX - 1)].into()), Some(key(u32::MAX - 1)));
-        assert!(!queues.join(&pool, key(u32::MAX), Tick(0)), "another client");
-        assert!(queues.join(&pool, key(u32::MAX - 1), Tick(0)));
+        assert!(queues.join(&pool, key(u32::MAX), Tick(0)).is_none(), "another client");
+        assert!(queues.join(&pool, key(u32::MAX - 1), Tick(0)).is_some());
         let mut look = queues.look(Tick(0) + LOOK);
         let first = queues.next_turn(&mut look).expect("a client");
-        assert!(!queues.join(&pool, key(u32::MAX), Tick(0)), "the queue has its most without the client in front");
-        assert!(queues.join(&pool, first, Tick(0)));
+        assert!(
+            queues.join(&pool, key(u32::MAX), Tick(0)).is_none(),
+            "the queue has its most without the client in front"
+        );
+        assert!(queues.join(&pool, first, Tick(0)).is_some());
         assert_eq!(queues.next_turn(&mut look), None);
         // A pool of the same name, from before a reload or after: the next one may bring their queues together.
         let other = self::pool();
-        assert!(!queues.join(&other, key(u32::MAX), Tick(0)));
+        assert!(queues.join(&other, key(u32::MAX), Tick(0)).is_none());
     }
 }

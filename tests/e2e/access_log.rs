@@ -256,9 +256,15 @@ fn as_json_a_line_is_an_object_with_the_same_names_and_the_number() {
         text.ends_with('\n')
     });
     let json: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
-    assert!(json.len() == NAMES.len() + 1 && NAMES.iter().all(|name| json.contains_key(*name)), "{text}");
+    assert!(json.len() == NAMES.len() + 3 && NAMES.iter().all(|name| json.contains_key(*name)), "{text}");
     assert!(json["id"].as_u64().is_some_and(|id| id >= 1024), "{text}");
-    let want = [("backend", "web1".into()), ("bytes_to_backend", 7.into()), ("close", "backend_fin".into())];
+    assert!(json["failed_attempts"].as_array().is_some_and(Vec::is_empty), "{text}");
+    let want = [
+        ("event", "close".into()),
+        ("backend", "web1".into()),
+        ("bytes_to_backend", 7.into()),
+        ("close", "backend_fin".into()),
+    ];
     want.into_iter().for_each(|(name, value): (_, serde_json::Value)| assert_eq!(json[name], value));
 }
 

@@ -19,6 +19,7 @@ mod failover;
 mod harness;
 mod health;
 mod log;
+mod log_events;
 mod privileges;
 mod probes;
 mod real;

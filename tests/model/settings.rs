@@ -30,6 +30,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("global.state_file", &["state_file_keeps_what_the_api_changes_over_a_restart"]),
     ("global.access_log", &["access_log_names_the_file_and_log_format_its_lines"]),
     ("global.log_format", &["access_log_names_the_file_and_log_format_its_lines"]),
+    ("global.log_events", &["lines_of_an_open_connection_add_up_to_its_traffic"]),
     ("global.metrics_per_backend", &["without_series_per_backend_the_sums_of_each_pool_remain_and_never_fall"]),
     ("listener.name", &["a_listener_s_name_is_what_status_shows"]),
     ("listener.bind", &["bind_decides_where_clients_connect", "every_address_of_bind_is_served"]),

@@ -3,7 +3,8 @@
 use super::kinds::{self, count, number, word};
 use super::{Flag, Section, Source, setting};
 use crate::config::check::{self, WORKERS_MAX};
-use crate::config::model::Global;
+use crate::config::model::{Global, LogEvents, LogFormat};
+use crate::config::words::{self, Words};
 
 const LIMITS: &str = "Limits";
 const PROCESS: &str = "Process";
@@ -153,10 +154,19 @@ pub static GLOBAL: Section<Global> = Section {
             .restart()
             .flag("access-log", PROCESS),
         setting!(Global.log_format: word(), "The format of that line.")
-            .more("`json` has the same names as keys.")
+            .more("`json` has the same names as keys. `haproxy` is the line of HAProxy's `option tcplog`, for its parsers.")
+            .see("operations.md#the-access-log")
             .needs("access_log", |global| global.access_log.is_some())
             .restart()
             .flag("log-format", PROCESS),
+        setting!(Global.log_events: kinds::LOG_EVENTS, "Which events of a connection leave a line.")
+            .more(
+                "`close`: it has ended. `open`: a backend is connected. `interval 60s`: so much time has passed, at least \
+                 `1s`; for connections that live for days. `open` and `interval` need `log_format = \"json\"`.",
+            )
+            .see("operations.md#connections-that-live-for-days")
+            .needs("access_log", |global| global.access_log.is_some())
+            .restart(),
         setting!(Global.metrics_per_backend: kinds::SWITCH, "Whether `/metrics` has series for each backend.")
             .more(
                 "With `false` the same metrics hold the sums of each pool, without the label \"backend\". That is for pools \
@@ -187,6 +197,17 @@ pub fn read(source: &Source<'_>) -> Global {
         source.wrong(
             "admin_read_token_file",
             "expected an admin_token_file beside it: without one, every local caller may change everything",
+        );
+    }
+    let LogEvents { open, interval, .. } = global.log_events;
+    let format_is_known = taken.has("log_format") || !source.has("log_format");
+    if (open || interval.is_some()) && global.log_format != LogFormat::Json && format_is_known {
+        let format = words::of(&global.log_format, LogFormat::NAMES);
+        source.wrong(
+            "log_events",
+            format!(
+                "only JSON has lines of open connections: expected log_format = \"json\" beside it, got `{format}`"
+            ),
         );
     }
     if taken.has("group") && !source.has("user") {

@@ -6,7 +6,7 @@ use super::NOT_YET;
 use super::given::Given;
 use crate::base::{Address, Listen, Size, duration};
 use crate::config::check;
-use crate::config::model::{LogTo, NoBackend, OnRemove, PrefixFile, Probe, Rate};
+use crate::config::model::{LogEvents, LogTo, NoBackend, OnRemove, PrefixFile, Probe, Rate};
 use crate::config::words::{self, Words};
 use crate::policy::balance::{self, Algorithm};
 use crate::policy::limit::canonical;
@@ -419,12 +419,57 @@ pub const NO_BACKEND: Kind<NoBackend> = Kind {
 };
 
 /// What a word with a duration behind it means; `None` if the text does not begin with the word.
-fn followed<T>(text: &str, word: &str, meaning: fn(Duration) -> T) -> Option<Result<T, String>> {
+fn followed<T>(text: &str, word: &str, meaning: impl Fn(Duration) -> T) -> Option<Result<T, String>> {
     let (first, rest) = text.trim().split_once(char::is_whitespace).unwrap_or((text.trim(), ""));
     if !first.eq_ignore_ascii_case(word) {
         return None;
     }
     Some(duration::parse_positive(rest).map(meaning).map_err(|why| format!("after `{word}`: {why}")))
+}
+
+/// The events of the access log.
+pub const LOG_EVENTS: Kind<LogEvents> = Kind {
+    values: Values::other("list of events", "EVENT", "[\"open\", \"interval 1m\", \"close\"]"),
+    read: |given| {
+        let events = given.list(log_event)?;
+        if given.is_empty_list() {
+            given.wrong(&format!("expected at least one of {EVENTS}, got an empty list"));
+        }
+        let mut all = LogEvents { open: false, interval: None, close: false };
+        for LogEvents { open, interval, close } in events {
+            if (open && all.open) || (interval.is_some() && all.interval.is_some()) || (close && all.close) {
+                given.wrong("expected each event once");
+            }
+            all = LogEvents { open: all.open || open, interval: all.interval.or(interval), close: all.close || close };
+        }
+        Some(all)
+    },
+    write: |events| {
+        let interval = events.interval.map(|time| format!("interval {}", duration::written(time)));
+        let open = events.open.then(|| "open".to_owned());
+        let close = events.close.then(|| "close".to_owned());
+        Written::List([open, interval, close].into_iter().flatten().collect())
+    },
+};
+
+const EVENTS: &str = "open, interval 60s or close";
+
+/// A line per second and connection is the most that an access log is made for.
+const SHORTEST_INTERVAL: Duration = Duration::from_secs(1);
+
+fn log_event(text: &str) -> Result<LogEvents, String> {
+    const NONE: LogEvents = LogEvents { open: false, interval: None, close: false };
+    let every = |time| LogEvents { interval: Some(time), ..NONE };
+    let words = [
+        ("open", LogEvents { open: true, ..NONE }),
+        ("interval 60s", every(Duration::from_secs(60))),
+        ("close", LogEvents { close: true, ..NONE }),
+    ];
+    let event = followed(text, "interval", every).unwrap_or_else(|| words::one_of(text, &words))?;
+    match event.interval {
+        Some(time) if time < SHORTEST_INTERVAL => Err(format!("after `interval`: expected at least 1s, got `{text}`")),
+        _ => Ok(event),
+    }
 }
 
 /// A number of which this version takes only zero.

@@ -67,7 +67,7 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
                 Answer::Input(Input::Picked(pool.pick(client, tried, self.now, self.random)))
             }
             Effect::Pick { .. } => Answer::Input(Input::Picked(Err(PickError::AllFull))),
-            Effect::Queue { pool } => self.join_queue(pool).into(),
+            Effect::Queue { pool } => Answer::Input(self.join_queue(pool)),
             Effect::Dial { to } => self.dial(to).into(),
             Effect::Announce(preamble) => {
                 Answer::Input(self.sockets.hold_preamble(&preamble, self.net, self.relay_resources))
@@ -93,12 +93,10 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
         }
     }
 
-    fn join_queue(&mut self, pool: &Arc<Pool>) -> Option<Input<'static>> {
-        if !self.queues.join(pool, self.key, self.now) {
-            return Some(Input::NoPlace);
-        }
+    fn join_queue(&mut self, pool: &Arc<Pool>) -> Input<'static> {
         // A client that has reset has hung up, too.
-        self.sockets.left.map(Input::Left)
+        let left = self.sockets.left;
+        self.queues.join(pool, self.key, self.now).map_or(Input::NoPlace, |ahead| Input::Queued { ahead, left })
     }
 
     fn dial(&mut self, to: &Endpoint) -> Option<Input<'static>> {

@@ -1,5 +1,6 @@
 //! Other people's clients and servers, with tcplb in between. Each test skips if its tools are not installed.
 
+mod haproxy;
 mod iperf;
 mod nginx;
 mod postgres;

@@ -182,7 +182,7 @@ fn admin_read_token_file_permits_reading_and_no_change() {
 #[test]
 fn access_log_names_the_file_and_log_format_its_lines() {
     let server = echo();
-    for format in ["text", "json"] {
+    for format in ["text", "json", "haproxy"] {
         let file = ConfigFile::over([server.at()]);
         let path = |name: &str| file.beside(name, "").to_str().expect("a path in ASCII").to_owned();
         let (by_file, by_flag) = (path("by-file.log"), path("by-flag.log"));
@@ -193,7 +193,12 @@ fn access_log_names_the_file_and_log_format_its_lines() {
             assert_served(&tcplb.connect());
             let read = || fs::read_to_string(&path).expect("the log");
             eventually("the line is there", || read().ends_with('\n'));
-            assert_eq!(read().starts_with('{'), format == "json", "{}", read());
+            let found = match read() {
+                line if line.starts_with('{') => "json",
+                line if line.starts_with("127.0.0.1:") => "haproxy",
+                _ => "text",
+            };
+            assert_eq!(found, format, "{}", read());
         }
     }
 }

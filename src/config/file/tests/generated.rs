@@ -64,6 +64,9 @@ fn value(row: &Row) -> BoxedStrategy<String> {
         "PATH" => text("/[a-z?\"\\\\]{0,9}"),
         "HOST" => text("[a-z.:]{1,9}"),
         "STATUS" => texts(prop_oneof![text("[1-5][0-9]{2}"), text("[12][0-9]{2}-[3-5][0-9]{2}")].boxed()),
+        "EVENT" => prop::sample::subsequence(vec!["open", "interval 1m 30s", "close"], 1..=3)
+            .prop_map(|events| format!("[{}]", events.into_iter().map(quoted).collect::<Vec<_>>().join(", ")))
+            .boxed(),
         _ => panic!("the kind of {} needs a strategy here", row.about.key),
     }
 }
@@ -92,11 +95,18 @@ fn has(lines: &[String], start: &str) -> bool {
 
 fn global() -> BoxedStrategy<String> {
     let lines = lines(&GLOBAL, &[]);
-    let lines = lines.prop_map(|lines| if has(&lines, "user") { lines } else { without(lines, &["group"]) });
-    let tokens = |lines: Vec<String>| {
-        if has(&lines, "admin_token_file") { lines } else { without(lines, &["admin_read_token_file"]) }
+    let beside = |lines: Vec<String>| {
+        let mut lines = if has(&lines, "user") { lines } else { without(lines, &["group"]) };
+        if !has(&lines, "admin_token_file") {
+            lines = without(lines, &["admin_read_token_file"]);
+        }
+        if has(&lines, "log_events") {
+            lines = without(lines, &["log_format"]);
+            lines.push("log_format = 'json'".to_owned());
+        }
+        lines.join("\n")
     };
-    lines.prop_map(move |lines| tokens(lines).join("\n")).boxed()
+    lines.prop_map(beside).boxed()
 }
 
 fn health() -> BoxedStrategy<Vec<String>> {

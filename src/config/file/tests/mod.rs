@@ -32,6 +32,7 @@ fn beside(key: &str) -> &'static str {
     match key {
         "global.group" => "user = 'u'",
         "global.admin_read_token_file" => "admin_token_file = '/t'",
+        "global.log_events" => "log_format = 'json'",
         "listener.mode" | "listener.owner" | "listener.group" => "bind = ['unix:/run/web.sock']",
         "pool.health.path" | "pool.health.host" | "pool.health.expect_status" => "kind = 'http'",
         "pool.health.timeout" => "interval = '9s'",
@@ -63,6 +64,25 @@ fn values(row: &Row) -> Vec<String> {
         Values::Switch => vec!["true".to_owned(), "false".to_owned()],
         Values::Other { .. } => vec![row.example().to_owned()],
     }
+}
+
+#[test]
+fn events_of_open_connections_need_json_and_each_event_stands_once() {
+    let log = |lines: &str| mistakes(&with(&format!("access_log = '-'\n{lines}"), "", ""));
+    let only_json = |format: &str| {
+        [format!(
+            "f:3: log_events: only JSON has lines of open connections: expected log_format = \"json\" beside it, got `{format}`"
+        )]
+    };
+    assert_eq!(log("log_events = ['open', 'close']"), only_json("text"));
+    assert_eq!(log("log_events = ['interval 60s']\nlog_format = 'haproxy'"), only_json("haproxy"));
+    assert_eq!(log("log_events = ['close']\nlog_format = 'haproxy'"), [""; 0]);
+    assert_eq!(log("log_events = ['open', 'interval 1s']\nlog_format = 'json'"), [""; 0]);
+    let once = ["f:3: log_events: expected each event once"];
+    assert_eq!(log("log_events = ['close', 'close']"), once);
+    assert_eq!(log("log_events = ['interval 60s', 'interval 5m']\nlog_format = 'json'"), once);
+    let none = ["f:3: log_events: expected at least one of open, interval 60s or close, got an empty list"];
+    assert_eq!(log("log_events = []"), none);
 }
 
 /// Every value of every key is read, and printed as it was; no other setting changes.
