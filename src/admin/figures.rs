@@ -1,6 +1,6 @@
 //! The figures of listeners and backends as people read them: one list of columns for the status page and the command line.
 
-use super::api::{BackendAddress, BackendView, Connection, Listener, Millis};
+use super::api::{BackendAddress, BackendView, Candidate, Connection, Listener, Millis, PoolView, Recent};
 
 /// One column.
 pub struct Column<T> {
@@ -83,6 +83,106 @@ pub const TRAFFIC: &[Column<BackendView>] = &[
     number("first byte", |backend| percentiles(&backend.recent.first_byte_ms)),
 ];
 
+/// What `tcplb top` shows of a backend besides [`TRAFFIC`]; its state has the reason.
+pub const LIVE: &[Column<BackendView>] = &[
+    text("state", |backend| Some(state(backend))),
+    number("failures", |backend| Some(failures(&backend.recent).to_string())),
+];
+
+/// Of a pool, under the heads of [`TRAFFIC`] and [`LIVE`].
+pub const POOLS: &[Column<PoolView>] = &[
+    text("backend", |pool| Some(pool.name.clone())),
+    text("state", |pool| Some(state_of_pool(pool))),
+    number("conns", |pool| {
+        Some(pool.backends.iter().map(|backend| backend.active_connections).sum::<u64>().to_string())
+    }),
+    number("conn/s", |pool| Some(rate(pool.recent.connections_per_second))),
+    number("in/s", |pool| Some(short_size(pool.recent.bytes_to_backend_per_second as u64))),
+    number("out/s", |pool| Some(short_size(pool.recent.bytes_to_client_per_second as u64))),
+    number("connect", |pool| percentiles(&pool.recent.connect_ms)),
+    number("first byte", |pool| percentiles(&pool.recent.first_byte_ms)),
+    number("failures", |pool| Some(failures(&pool.recent).to_string())),
+];
+
+/// Of a backend that a choice considers.
+pub const CANDIDATES: &[Column<Candidate>] = &[
+    text("backend", |candidate| Some(candidate.backend.clone())),
+    text("usable", |candidate| Some(if candidate.usable { "yes" } else { "no" }.to_owned())),
+    number("weight", |candidate| Some(candidate.weight.to_string())),
+    number("active", |candidate| Some(candidate.active.to_string())),
+    number(SHARE, |candidate| candidate.share.map(|share| format!("{:.1} %", share * 100.0))),
+    text("why", |candidate| Some(candidate.why.clone())),
+];
+
+/// The head of the column that only an algorithm that draws has.
+pub const SHARE: &str = "share";
+
+/// How urgent a backend is for an operator, the worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Urgency {
+    /// It is down and clients are still connected to it.
+    DownWithClients,
+    /// It is down.
+    Down,
+    /// Connects to it fail, or it resets clients before a byte.
+    Failing,
+    /// It has as many connections as it may have.
+    AtLimit,
+    /// It has more than four fifths of them.
+    NearLimit,
+    /// An operator set it aside: it is draining or disabled.
+    SetAside,
+    /// It is up.
+    Up,
+}
+
+impl Urgency {
+    /// The urgency of this backend.
+    pub fn of(backend: &BackendView) -> Urgency {
+        let (active, limit) = (backend.active_connections, backend.connections_limit.unwrap_or(u64::MAX));
+        match backend.state.as_str() {
+            "down" if active > 0 => Urgency::DownWithClients,
+            "down" => Urgency::Down,
+            "up" if failures(&backend.recent) > 0 => Urgency::Failing,
+            "up" if active >= limit => Urgency::AtLimit,
+            "up" if active.saturating_mul(5) > limit.saturating_mul(4) => Urgency::NearLimit,
+            "up" => Urgency::Up,
+            _ => Urgency::SetAside,
+        }
+    }
+}
+
+/// The attempts of the last minute that failed, and the connections that were reset before a byte.
+pub fn failures(recent: &Recent) -> u64 {
+    recent.connect_failures + recent.resets_before_byte
+}
+
+/// `down, connection refused (1 of 2 successes)`.
+fn state(backend: &BackendView) -> String {
+    let mut text = backend.state.clone();
+    if let Some(why) = &backend.reason {
+        text.push_str(&format!(", {why}"));
+    }
+    if let Some(transition) = &backend.health.transition {
+        let count = transition.split_once(", ").map_or(transition.as_str(), |(_, count)| count);
+        text.push_str(&format!(" ({count})"));
+    }
+    if backend.backup {
+        text.push_str(", backup");
+    }
+    if backend.weight == 0 {
+        text.push_str(", weight 0");
+    }
+    text
+}
+
+/// `degraded, 2 of 3 up, 4 waiting`.
+fn state_of_pool(pool: &PoolView) -> String {
+    let up = pool.backends.iter().filter(|backend| backend.state == "up").count();
+    let waiting = if pool.waiting > 0 { format!(", {} waiting", pool.waiting) } else { String::new() };
+    format!("{}, {up} of {} up{waiting}", pool.state, pool.backends.len())
+}
+
 /// The times in [`TRAFFIC`].
 pub const TIMES: &str = "connect, first byte: milliseconds of the last minute, p50/p99";
 
@@ -104,7 +204,7 @@ pub fn remarks(backend: &BackendView) -> Vec<String> {
 }
 
 /// `12/200`, or `12` without a limit.
-fn conns(active: u64, limit: Option<u64>) -> String {
+pub fn conns(active: u64, limit: Option<u64>) -> String {
     limit.map_or_else(|| active.to_string(), |limit| format!("{active}/{limit}"))
 }
 
@@ -114,7 +214,7 @@ fn rate(value: f64) -> String {
 }
 
 /// `0.4/12`.
-fn percentiles(Millis { p50, p99 }: &Millis) -> Option<String> {
+pub fn percentiles(Millis { p50, p99 }: &Millis) -> Option<String> {
     Some(format!("{}/{}", time((*p50)?), time((*p99)?)))
 }
 
@@ -155,7 +255,7 @@ fn short_size(bytes: u64) -> String {
 }
 
 /// A time in at most four letters, up to 27 years.
-fn age(seconds: u64) -> String {
+pub fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds}s"),
         60..3600 => format!("{}m", seconds / 60),
@@ -201,5 +301,35 @@ mod tests {
             assert_eq!(size(bytes), want);
         }
         assert_eq!(size(u64::MAX), "16384 PiB");
+    }
+
+    #[test]
+    fn the_worst_backend_is_the_most_urgent() {
+        let backend = |state: &str, active_connections, connections_limit| BackendView {
+            state: state.to_owned(),
+            active_connections,
+            connections_limit,
+            ..BackendView::default()
+        };
+        let failing =
+            BackendView { recent: Recent { resets_before_byte: 1, ..Recent::default() }, ..backend("up", 0, None) };
+        let ordered = [
+            backend("down", 1, None),
+            backend("down", 0, None),
+            failing,
+            backend("up", 10, Some(10)),
+            backend("up", 9, Some(10)),
+            backend("draining", 1, None),
+            backend("up", 8, Some(10)),
+        ];
+        assert!(ordered.is_sorted_by(|one, other| Urgency::of(one) < Urgency::of(other)));
+    }
+
+    #[test]
+    fn a_state_names_its_reason() {
+        let mut backend = BackendView { state: "down".into(), weight: 1, backup: true, ..BackendView::default() };
+        backend.health.transition = Some("down, 1 of 2 successes".into());
+        backend.reason = Some("connection refused".into());
+        assert_eq!(state(&backend), "down, connection refused (1 of 2 successes), backup");
     }
 }

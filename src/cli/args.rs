@@ -66,6 +66,8 @@ pub enum Command {
     Demo(Demo),
     /// Shows what a running tcplb does
     Status(remote::Status),
+    /// Shows the same live in the terminal, worst first, down to single connections
+    Top(remote::Top),
     /// Shows where a running tcplb would send a client now, and why
     Explain(remote::Explain),
     /// Lists, adds, drains, changes and removes backends of a running tcplb

@@ -12,6 +12,7 @@
 //! | `demo`          | `tcplb demo`                                                             |
 //! | `pages`         | `tcplb man` and `tcplb completions`                                      |
 //! | `remote`        | `tcplb status`, `explain`, `backends`, `connections`, `reload`: clients of the admin API |
+//! | `top`           | `tcplb top`: the same live, in the terminal; behind the feature of this name |
 //! | `signals`, `terminal` | the process's signals, its output                                  |
 //!
 //! Messages before the balancer runs are written here; later ones go through the log.
@@ -28,6 +29,8 @@ mod remote;
 mod serve;
 mod signals;
 mod terminal;
+#[cfg(feature = "top")]
+mod top;
 
 use crate::app::Loader;
 use crate::base::familiar;
@@ -84,6 +87,12 @@ fn dispatch() -> ExitCode {
             done(backend::run(backend.options()))
         }
         Some(Command::Status(status)) => remote::status(&status),
+        #[cfg(feature = "top")]
+        Some(Command::Top(top)) => top::run(&top.reach),
+        #[cfg(not(feature = "top"))]
+        Some(Command::Top(_)) => {
+            refuse(&["this tcplb was built without `top`; `tcplb status` prints the same once".to_owned()])
+        }
         Some(Command::Explain(explain)) => remote::explain(&explain),
         Some(Command::Backends(backends)) => remote::backends(&backends),
         Some(Command::Connections(connections)) => remote::connections(&connections),

@@ -1,6 +1,8 @@
 //! The command line from outside: what the built binary prints, and its exit codes.
 
 mod config;
+#[cfg(feature = "top")]
+mod top;
 
 use rustix::process::Signal;
 use std::io::{self, Read, Write};

@@ -1,4 +1,4 @@
-//! The arguments of `tcplb status`, `tcplb backends`, `tcplb connections`, `tcplb events` and `tcplb reload`.
+//! The arguments of `tcplb status`, `tcplb top`, `tcplb backends`, `tcplb connections`, `tcplb events` and `tcplb reload`.
 
 use crate::base::duration;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
@@ -52,6 +52,14 @@ pub struct Events {
     #[arg(long)]
     pub json: bool,
 
+    /// How to reach it.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// `tcplb top`.
+#[derive(Args, Debug)]
+pub struct Top {
     /// How to reach it.
     #[command(flatten)]
     pub reach: Reach,

@@ -33,6 +33,7 @@ pub struct Client {
     to: To,
     shown: String,
     token: Option<String>,
+    limit: Duration,
 }
 
 #[derive(Debug)]
@@ -58,7 +59,13 @@ impl Client {
         if token.as_ref().is_some_and(|token| !token.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err(Failure::Wrong("the token: expected one word of visible ASCII".to_owned()));
         }
-        Ok(Client { to, shown, token })
+        Ok(Client { to, shown, token, limit: CALL })
+    }
+
+    /// The same with another time limit for a whole call.
+    #[cfg(feature = "top")]
+    pub fn within(self, limit: Duration) -> Client {
+        Client { limit, ..self }
     }
 
     /// Makes one call and returns the answer's status and body.
@@ -69,7 +76,7 @@ impl Client {
     }
 
     fn call(&self, method: &str, path: &str, body: &[u8]) -> io::Result<(u16, Vec<u8>)> {
-        let deadline = Deadline::after(CALL);
+        let deadline = Deadline::after(self.limit);
         let mut socket = self.connect()?;
         let host = match &self.to {
             To::Inet(host) => host.as_str(),

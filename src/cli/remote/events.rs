@@ -153,7 +153,12 @@ impl Filter<'_> {
 
 /// An event as a line: time (UTC), kind, originator, what it concerns, and what happened.
 fn line(event: &api::Event) -> String {
-    let api::Event { time, kind, pool, backend, from, to, reason, by, .. } = event;
+    format!("{} {}", Escaped(&event.time), words(event))
+}
+
+/// The same without the time.
+pub fn words(event: &api::Event) -> String {
+    let api::Event { kind, pool, backend, from, to, reason, by, .. } = event;
     let subject = match (pool, backend) {
         (Some(pool), Some(backend)) => format!("{pool}/{backend}"),
         (Some(pool), None) => pool.clone(),
@@ -166,7 +171,7 @@ fn line(event: &api::Event) -> String {
     };
     let reason = reason.as_deref().unwrap_or_default().lines().collect::<Vec<_>>().join("; ");
     let parts: Vec<&str> = [&*subject, &*change, &*reason].into_iter().filter(|part| !part.is_empty()).collect();
-    Escaped(format!("{time} {kind:<13} {by:<6} {}", parts.join(": ")).trim_end()).to_string()
+    Escaped(format!("{kind:<13} {by:<6} {}", parts.join(": ")).trim_end()).to_string()
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::args::Explain;
 use super::client::Client;
 use super::{Trouble, done, get, read, show, table};
 use crate::admin::api::{Acceptance, Candidate, Explained};
-use crate::admin::figures::Align;
+use crate::admin::figures::{Align, CANDIDATES, Column, SHARE};
 use crate::admin::target;
 use crate::policy::balance;
 use std::process::ExitCode;
@@ -25,35 +25,39 @@ pub fn run(explain: &Explain) -> ExitCode {
 }
 
 fn print(client: &str, explained: &Explained) -> Result<(), Trouble> {
-    let Explained { listener, verdict, reason, pool, algorithm, pick, candidates } = explained;
-    let draws = candidates.iter().any(|candidate| candidate.share.is_some());
-    let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    show(match (verdict, pick) {
-        (Acceptance::Refuse, _) => format!("{client} is refused{reason}"),
-        (Acceptance::Accept, Some(backend)) => format!("{client} goes to {backend}{reason}"),
-        (Acceptance::Accept, None) if draws => format!("{client} goes to one of these, by their shares{reason}"),
-        (Acceptance::Accept, None) => format!("{client} waits{reason}"),
-    })?;
-    // A newer tcplb may have an algorithm that this one does not know.
-    let picks = balance::find(algorithm).map(|row| format!(": {}", row.picks)).unwrap_or_default();
-    show(format!("listener {listener}, pool {pool}, {algorithm}{picks}"))?;
-    let mut heads = vec![("BACKEND", Align::Left), ("USABLE", Align::Left), ("WEIGHT", Align::Right)];
-    heads.push(("ACTIVE", Align::Right));
-    if draws {
-        heads.push(("SHARE", Align::Right));
-    }
-    heads.push(("WHY", Align::Left));
-    let heads: Vec<(String, Align)> = heads.into_iter().map(|(head, align)| (head.to_owned(), align)).collect();
-    show(table::table(&heads, candidates.iter().map(|candidate| row(candidate, draws)).collect()))
+    show(outcome(client, explained))?;
+    show(choice(explained))?;
+    let columns = CANDIDATES.iter().filter(|column| column.head != SHARE || draws(explained));
+    let columns: Vec<&Column<Candidate>> = columns.collect();
+    let heads: Vec<(String, Align)> = columns.iter().map(|column| (column.head.to_uppercase(), column.align)).collect();
+    let cell = |column: &&Column<Candidate>, candidate| (column.cell)(candidate).unwrap_or_else(|| "-".to_owned());
+    let row = |candidate| columns.iter().map(|column| cell(column, candidate)).collect();
+    show(table::table(&heads, explained.candidates.iter().map(row).collect()))
 }
 
-fn row(candidate: &Candidate, draws: bool) -> Vec<String> {
-    let Candidate { backend, usable, why, weight, active, share } = candidate;
-    let usable = if *usable { "yes" } else { "no" };
-    let mut cells = vec![backend.clone(), usable.to_owned(), weight.to_string(), active.to_string()];
-    if draws {
-        cells.push(share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0)));
+/// Where the client goes.
+pub fn outcome(client: &str, explained: &Explained) -> String {
+    let Explained { verdict, reason, pick, .. } = explained;
+    let reason = reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    match (verdict, pick) {
+        (Acceptance::Refuse, _) => format!("{client} is refused{reason}"),
+        (Acceptance::Accept, Some(backend)) => format!("{client} goes to {backend}{reason}"),
+        (Acceptance::Accept, None) if draws(explained) => {
+            format!("{client} goes to one of these, by their shares{reason}")
+        }
+        (Acceptance::Accept, None) => format!("{client} waits{reason}"),
     }
-    cells.push(why.clone());
-    cells
+}
+
+/// What chooses.
+pub fn choice(explained: &Explained) -> String {
+    let Explained { listener, pool, algorithm, .. } = explained;
+    // A newer tcplb may have an algorithm that this one does not know.
+    let picks = balance::find(algorithm).map(|row| format!(": {}", row.picks)).unwrap_or_default();
+    format!("listener {listener}, pool {pool}, {algorithm}{picks}")
+}
+
+/// Whether the algorithm draws.
+pub fn draws(explained: &Explained) -> bool {
+    explained.candidates.iter().any(|candidate| candidate.share.is_some())
 }

@@ -17,11 +17,11 @@
 
 pub mod args;
 mod backends;
-mod client;
+pub mod client;
 mod config;
 mod connections;
-mod events;
-mod explain;
+pub mod events;
+pub mod explain;
 mod status;
 mod table;
 
@@ -53,6 +53,24 @@ pub const TIMED_OUT: u8 = 5;
 /// Why a command failed: exit code and message.
 #[derive(Debug)]
 pub struct Trouble(u8, String);
+
+#[cfg(feature = "top")]
+impl Trouble {
+    /// The command is used where it cannot work.
+    pub fn wrong_usage(why: String) -> Trouble {
+        Trouble(WRONG_USAGE, why)
+    }
+
+    /// The system refuses something.
+    pub fn could_not_run(why: String) -> Trouble {
+        Trouble(REFUSED, why)
+    }
+
+    /// The message.
+    pub fn why(self) -> String {
+        self.1
+    }
+}
 
 impl From<Failure> for Trouble {
     fn from(failure: Failure) -> Self {
@@ -91,7 +109,8 @@ fn warn(warnings: &[String]) {
     }
 }
 
-fn done(command: impl FnOnce() -> Result<(), Trouble>) -> ExitCode {
+/// Runs a command: reports why it failed, if it did.
+pub fn done(command: impl FnOnce() -> Result<(), Trouble>) -> ExitCode {
     match command() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Trouble(code, why)) => {
@@ -102,7 +121,7 @@ fn done(command: impl FnOnce() -> Result<(), Trouble>) -> ExitCode {
 }
 
 /// The body of a successful answer.
-fn get(client: &Client, method: &str, path: &str, body: Option<Vec<u8>>) -> Result<Vec<u8>, Trouble> {
+pub fn get(client: &Client, method: &str, path: &str, body: Option<Vec<u8>>) -> Result<Vec<u8>, Trouble> {
     let (status, answer) = client.ask(method, path, body.as_deref())?;
     successful(status, answer)
 }
@@ -119,7 +138,8 @@ fn successful(status: u16, answer: Vec<u8>) -> Result<Vec<u8>, Trouble> {
     Err(Trouble(REFUSED, format!("tcplb answers {status}: {why}")))
 }
 
-fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Trouble> {
+/// The JSON of an answer.
+pub fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Trouble> {
     let strange =
         |error| Trouble(REFUSED, format!("the answer is not from tcplb, or from an incompatible version: {error}"));
     serde_json::from_slice(body).map_err(strange)

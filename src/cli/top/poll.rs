@@ -1,0 +1,155 @@
+//! The thread that asks the admin API once a second, and at once when a screen wants something else.
+//!
+//! Each call has its own time limit. A tcplb that does not answer costs this thread time, never the main one.
+
+use super::state::{Answer, Input, Query, Want};
+use crate::admin::api::{Events, Status};
+use crate::admin::target;
+use crate::cli::remote::client::Client;
+use crate::cli::remote::{Trouble, get, read};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use serde::de::DeserializeOwned;
+use std::io;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The time limit of a call. The API itself waits three seconds for a worker that does not respond.
+pub const CALL: Duration = Duration::from_secs(10);
+
+/// From one round of calls to the next.
+const EVERY: Duration = Duration::from_secs(1);
+/// The least time between two rounds, where a round takes long.
+const REST: Duration = Duration::from_millis(250);
+
+/// The most connections that a screen asks for.
+pub const CONNECTIONS: usize = 500;
+
+/// The running thread, as the main thread sees it. The thread ends when this is dropped.
+pub struct Poll {
+    wants: Sender<Want>,
+    unread: Receiver<Want>,
+    last: Want,
+}
+
+impl Poll {
+    /// Starts the thread; its answers are inputs.
+    pub fn start(client: Client, inputs: Sender<Input>) -> io::Result<Poll> {
+        let (wants, arriving) = bounded(1);
+        let unread = arriving.clone();
+        thread::Builder::new().name("poll".to_owned()).spawn(move || {
+            Asking { client, inputs, arriving, want: Want::default(), since: 0, uptime: 0 }.run();
+        })?;
+        Ok(Poll { wants, unread, last: Want::default() })
+    }
+
+    /// Notes what the screen wants. A wish that the thread has not read is replaced.
+    pub fn want(&mut self, want: Want) {
+        if want == self.last {
+            return;
+        }
+        self.last = want.clone();
+        let _ = self.unread.try_recv();
+        // Only this thread sends, so there is room now; without a receiver there is nothing to do.
+        let _ = self.wants.try_send(want);
+    }
+}
+
+/// The status, from a call of the caller's own.
+pub fn first(client: &Client) -> Result<Status, Trouble> {
+    read(&get(client, "GET", "/v1/status", None)?)
+}
+
+struct Asking {
+    client: Client,
+    inputs: Sender<Input>,
+    arriving: Receiver<Want>,
+    want: Want,
+    /// The number of the last event.
+    since: u64,
+    /// How long the process that answered had run, in seconds.
+    uptime: u64,
+}
+
+impl Asking {
+    fn run(mut self) {
+        loop {
+            let begun = Instant::now();
+            if !self.want.paused && self.round().is_none() {
+                return;
+            }
+            let rest = EVERY.saturating_sub(begun.elapsed()).max(REST);
+            match self.arriving.recv_timeout(rest) {
+                Ok(want) => self.want = want,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// One round of calls; `None` once the main thread is gone.
+    fn round(&mut self) -> Option<()> {
+        // What the user waits for comes first.
+        if let Some(query) = self.want.query.clone() {
+            let path = path(&query);
+            self.send(match query {
+                Query::Connections { .. } => Answer::Connections(query, self.ask(&path)),
+                Query::Explain { .. } => Answer::Explained(query, self.ask(&path)),
+            })?;
+        }
+        match first(&self.client) {
+            Ok(status) => {
+                if status.uptime_seconds < std::mem::replace(&mut self.uptime, status.uptime_seconds) {
+                    // Another process answers; its events have numbers of their own.
+                    self.since = 0;
+                }
+                self.send(Answer::Status(Box::new(status)))?;
+            }
+            // There is no use in asking for events.
+            Err(why) => return self.send(Answer::Trouble(why.why())),
+        }
+        let events = self.ask::<Events>(&format!("/v1/events?since={}", self.since));
+        if let Ok(events) = &events {
+            self.since = events.next;
+        }
+        self.send(Answer::Events(events))
+    }
+
+    fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {
+        get(&self.client, "GET", path, None).and_then(|body| read(&body)).map_err(Trouble::why)
+    }
+
+    fn send(&self, answer: Answer) -> Option<()> {
+        self.inputs.send(Input::Answer(answer)).ok()
+    }
+}
+
+fn path(query: &Query) -> String {
+    let (of, client, sort) = match query {
+        Query::Connections { of, client, sort } => (of, client, sort),
+        Query::Explain { client, listener } => {
+            return format!("/v1/explain?client={}&listener={}", target::encode(client), target::encode(listener));
+        }
+    };
+    let mut path = format!("/v1/connections?sort={sort}&limit={CONNECTIONS}");
+    if let Some((pool, backend)) = of {
+        path.push_str(&format!("&pool={}&backend={}", target::encode(pool), target::encode(backend)));
+    }
+    if let Some(client) = client {
+        path.push_str(&format!("&client={}", target::encode(client)));
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_encoded_in_a_path() {
+        let of = Some(("a&b".to_owned(), "web 1".to_owned()));
+        let path = path(&Query::Connections { of, client: Some("10.0.0.0/8".to_owned()), sort: "idle" });
+        assert_eq!(path, "/v1/connections?sort=idle&limit=500&pool=a%26b&backend=web%201&client=10.0.0.0%2F8");
+        let explain = Query::Explain { client: "[::1]:7".to_owned(), listener: "a b".to_owned() };
+        assert_eq!(super::path(&explain), "/v1/explain?client=%5B::1%5D:7&listener=a%20b");
+    }
+}
