@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
+/// A sequence that no program sends and the screen ignores: the test's own mark behind the output.
+const END: &str = "\x1b[9z";
+
 /// A program in a terminal of its own. Killed when dropped.
 pub struct Pty {
     child: Child,
@@ -104,12 +107,9 @@ impl Pty {
             status = self.child.try_wait().expect("wait for the child");
             status.is_some()
         });
-        // What it wrote last is on its way through the kernel.
-        let mut last = usize::MAX;
-        eventually("its output is read", || {
-            let now = self.raw().len();
-            std::mem::replace(&mut last, now) == now
-        });
+        // What it wrote last is on its way through the kernel, and this comes behind it.
+        self.terminal.write_all(END.as_bytes()).expect("write into the terminal");
+        eventually("its output is read", || self.raw().ends_with(END));
         status.expect("it has ended")
     }
 
