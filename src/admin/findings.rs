@@ -8,6 +8,13 @@ use std::cmp::Reverse;
 /// The percentage of a limit from which on it is a finding.
 const NEAR: u64 = 80;
 
+/// Connects that fail in a minute are a finding from this number on, if they are this percentage of all.
+const FAILED: u64 = 3;
+const FAILED_PERCENT: u64 = 10;
+
+/// So many connects, all failed, are critical.
+const FAILED_ALL: u64 = 20;
+
 /// Backends that a finding about a pool names.
 const NAMED: usize = 3;
 
@@ -49,6 +56,7 @@ fn all(status: &Status) -> Vec<Finding> {
     let mut findings: Vec<Finding> = stuck.collect();
     findings.extend(pools.iter().filter_map(pool_down));
     findings.extend(backends().filter_map(|(pool, backend)| resets(pool, backend, several)));
+    findings.extend(backends().filter_map(|(pool, backend)| failed_connects(pool, backend, several)));
     findings.extend(pools.iter().filter_map(waiting));
     findings.extend(pools.iter().filter_map(some_down));
     findings.extend(clients(process));
@@ -155,6 +163,21 @@ fn resets(pool: &PoolView, backend: &BackendView, several: bool) -> Option<Findi
     Some(critical(text).of_backend(pool, backend))
 }
 
+/// A backend without probes is up although no client reaches it. One that is down has its own finding.
+fn failed_connects(pool: &PoolView, backend: &BackendView, several: bool) -> Option<Finding> {
+    let recent = &backend.recent;
+    let failed = recent.connect_failures;
+    let tried = failed.saturating_add((recent.connections_per_second * recent.seconds).round() as u64);
+    let share = failed.saturating_mul(100) / tried.max(1);
+    if backend.state != "up" || failed < FAILED || share < FAILED_PERCENT {
+        return None;
+    }
+    let text =
+        format!("{}: {failed} of {tried} connects failed in the last minute{}", backend.name, suffix(pool, several));
+    let finding = if failed == tried && failed >= FAILED_ALL { critical(text) } else { warning(text) };
+    Some(finding.of_backend(pool, backend))
+}
+
 fn waiting(pool: &PoolView) -> Option<Finding> {
     let text = match pool.waiting {
         0 => return None,
@@ -234,7 +257,7 @@ fn lost(process: &ProcessView) -> impl Iterator<Item = Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::api::{Health, LastReload};
+    use super::super::api::{Health, LastReload, Recent};
     use super::*;
     use crate::telemetry::Resets;
 
@@ -319,6 +342,24 @@ mod tests {
         assert_eq!((status.verdict.level, status.verdict.text.as_str()), (Level::Critical, text));
         let status = judged(vec![web, pool("api", "up", &[])]);
         assert_eq!(status.verdict.text, format!("{text} (pool web)"));
+    }
+
+    #[test]
+    fn connects_that_fail_are_a_finding_although_the_backend_is_up() {
+        let of = |state: &str, connect_failures, connected: f64| {
+            let mut web = pool("web", "up", &[("web1", state)]);
+            let connections_per_second = connected / 60.0;
+            web.backends[0].recent =
+                Recent { seconds: 60.0, connect_failures, connections_per_second, ..Recent::default() };
+            let verdict = judged(vec![web]).verdict;
+            (verdict.level, verdict.text)
+        };
+        assert_eq!(of("up", 50, 0.0), (Level::Critical, "web1: 50 of 50 connects failed in the last minute".into()));
+        assert_eq!(of("up", 3, 7.0), (Level::Warning, "web1: 3 of 10 connects failed in the last minute".into()));
+        for (state, failed, connected) in [("up", 2, 0.0), ("up", 3, 97.0), ("up", 0, 0.0), ("draining", 50, 0.0)] {
+            assert_eq!(of(state, failed, connected).0, Level::Ok, "{state}: {failed} failed, {connected} connected");
+        }
+        assert!(!of("down", 50, 0.0).1.contains("connects failed"), "it has a finding already");
     }
 
     #[test]

@@ -78,6 +78,7 @@ impl Bound {
         // What another start could not read must not be lost.
         let restored = model.global.state_file.as_deref().map(state_file::read).transpose().map_err(StartError)?;
         let restored = restored.unwrap_or_default();
+        restored.dropped(&model).iter().for_each(|line| log::warn!("state_file: {line}"));
         let state = ConfigState::bind_first(model, &restored, descriptors).map_err(StartError)?;
         let admin = bind_admin(state.running())?;
         Ok(Bound::of(state, admin, descriptors))

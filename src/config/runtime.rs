@@ -130,6 +130,32 @@ impl RuntimeChanges {
         let states = states.collect();
         (running, states)
     }
+
+    /// What [`RuntimeChanges::apply`] drops, since the file has no place for it any more. One line for each backend.
+    pub fn dropped(&self, file: &Model) -> Vec<String> {
+        let pools = by_name(&file.pools);
+        let dropped = self.0.iter().filter_map(|change| {
+            let RuntimeChange { pool, file: before, runs, state } = change;
+            let name = &before.as_ref().or(runs.as_ref())?.name;
+            let why = match (pools.get(pool.as_str()), before) {
+                (None, _) => "the file has no such pool".to_owned(),
+                // The file gives up what was removed at run time.
+                (Some(_), Some(_)) if runs.is_none() => return None,
+                (Some(now), _) => match now.backends.iter().find(|backend| backend.name == *name) {
+                    None if before.is_some() => "the file has no such backend".to_owned(),
+                    Some(now)
+                        if *state != AdminState::Enabled
+                            && before.as_ref().or(runs.as_ref())?.address != now.address =>
+                    {
+                        format!("the file has another address for it, so it is not {}", state.word())
+                    }
+                    _ => return None,
+                },
+            };
+            Some(format!("pool {pool}: backend {name}: its change at run time is dropped: {why}"))
+        });
+        dropped.collect()
+    }
 }
 
 /// A backend's settings in a line.
@@ -250,8 +276,21 @@ mod tests {
         assert_eq!(states, [], "at another address it is another backend");
         let (running, _) = changes.apply(&model(&[backend("a", 1, 1)]));
         assert_eq!(weights(&running), [("a", 1), ("e", 2)], "what the file does not have any more is gone");
+        let dropped = |file: &Model| changes.dropped(file);
+        let change = "its change at run time is dropped: the file has";
+        assert_eq!(
+            dropped(&new),
+            [format!("pool web \"1\": backend d: {change} another address for it, so it is not draining")]
+        );
+        assert_eq!(
+            dropped(&model(&[backend("a", 1, 1)])),
+            ["b", "d"].map(|name| format!("pool web \"1\": backend {name}: {change} no such backend"))
+        );
+        assert_eq!(dropped(&changed().0), [""; 0]);
         let other_pool = Model { pools: vec![Pool { name: "db".to_owned(), ..Pool::default() }], ..model(&[]) };
         assert_eq!(changes.apply(&other_pool), (other_pool.clone(), Vec::new()));
+        let lines = dropped(&other_pool);
+        assert!(lines.len() == 4 && lines.iter().all(|line| line.ends_with("no such pool")), "{lines:?}");
     }
 
     #[test]
