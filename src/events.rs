@@ -207,15 +207,15 @@ impl Events {
         }
     }
 
-    /// The events that `since` lacks, oldest first, and the number of the last one. A number that is not given out yet is
-    /// from an earlier process, which lacks all of them.
-    pub fn since(&self, since: u64) -> (Vec<Arc<Recorded>>, u64) {
+    /// The events that `since` lacks, oldest first, at most the last `most`; and the number of the last one. A number that is
+    /// not given out yet is from an earlier process, which lacks all of them.
+    pub fn since(&self, since: u64, most: usize) -> (Vec<Arc<Recorded>>, u64) {
         let ring = self.ring.lock();
-        let lacking = ring.lacking(since);
+        let lacking = ring.lacking(since).min(most);
         (ring.events.range(ring.events.len() - lacking..).cloned().collect(), ring.last)
     }
 
-    /// How many events [`Events::since`] gives.
+    /// How many events [`Events::since`] gives without a bound.
     pub fn lacking(&self, since: u64) -> usize {
         self.ring.lock().lacking(since)
     }
@@ -258,16 +258,16 @@ mod tests {
     }
 
     fn seqs(events: &Events, since: u64) -> Vec<u64> {
-        events.since(since).0.iter().map(|event| event.seq).collect()
+        events.since(since, KEPT).0.iter().map(|event| event.seq).collect()
     }
 
     #[test]
     fn numbers_begin_at_one_and_have_no_gaps() {
         let events = Events::default();
-        assert_eq!(events.since(0), (Vec::new(), 0));
+        assert_eq!(events.since(0, KEPT), (Vec::new(), 0));
         (1..=3).for_each(|number| events.record(numbered(number)));
         assert_eq!((seqs(&events, 0), seqs(&events, 2), seqs(&events, 3)), (vec![1, 2, 3], vec![3], vec![]));
-        assert_eq!(events.since(3).1, 3);
+        assert_eq!(events.since(3, KEPT).1, 3);
     }
 
     #[test]
@@ -315,14 +315,15 @@ mod tests {
     proptest! {
         /// Compared with the plain list of all events.
         #[test]
-        fn a_reader_gets_what_it_lacks_in_order(kept in 1usize..20, recorded in 0u64..60, since in 0u64..80) {
+        fn a_reader_gets_what_it_lacks_in_order(kept in 1usize..20, recorded in 0u64..60, since in 0u64..80, most in 1usize..80) {
             let events = Events::keeping(kept);
             (1..=recorded).for_each(|number| events.record(numbered(number)));
             let from = if since > recorded { 0 } else { since };
             let lacking: Vec<u64> = (from + 1..=recorded).collect();
             let want = &lacking[lacking.len().saturating_sub(kept)..];
             prop_assert_eq!(events.lacking(since), want.len());
-            let (found, next) = events.since(since);
+            let (found, next) = events.since(since, most);
+            let want = &want[want.len().saturating_sub(most)..];
             prop_assert_eq!(found.iter().map(|event| event.seq).collect::<Vec<_>>(), want);
             prop_assert!(found.iter().all(|event| event.event == numbered(event.seq)));
             prop_assert_eq!(next, recorded);

@@ -364,7 +364,7 @@ pub struct NotReloaded {
 /// `GET /v1/events`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Events {
-    /// The events after `since` that are still kept, oldest first.
+    /// The events after `since` that are still kept, oldest first; with `last` at most so many.
     pub events: Vec<Event>,
     /// The number of the last event: the next call's `since`.
     pub next: u64,

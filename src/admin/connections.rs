@@ -90,8 +90,8 @@ fn rows(state: &State, question: Question) -> Response {
     let now = clock::now();
     let connections: Vec<api::Connection> = joined.rows.iter().map(|row| connection(row, now)).collect();
     match silence(&joined, MISSING) {
-        None => Response::compact(200, &connections),
-        Some(error) => Response::compact(503, &api::SomeConnections { error, connections }),
+        None => Response::json(200, &connections),
+        Some(error) => Response::json(503, &api::SomeConnections { error, connections }),
     }
 }
 

@@ -71,16 +71,10 @@ pub struct Response {
 }
 
 impl Response {
-    /// A JSON document, indented.
+    /// A JSON document without spaces: the page and `tcplb top` take the state once a second, and clients of `/register`
+    /// compare texts. The command line indents it for people.
     pub fn json(status: u16, value: &impl serde::Serialize) -> Response {
         // Serializing our own types can't fail: none has a map with keys that are not text.
-        let mut body = serde_json::to_vec_pretty(value).unwrap_or_default();
-        body.push(b'\n');
-        Response { status, content_type: "application/json", headers: Vec::new(), body }
-    }
-
-    /// A JSON document without spaces, for clients that compare texts.
-    pub fn compact(status: u16, value: &impl serde::Serialize) -> Response {
         let body = serde_json::to_vec(value).unwrap_or_default();
         Response { status, content_type: "application/json", headers: Vec::new(), body }
     }

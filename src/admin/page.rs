@@ -110,7 +110,16 @@ impl std::fmt::Display for Escaped<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::api::BackendView;
+    use super::super::figures::{LIVE, TRAFFIC};
     use super::*;
+
+    #[test]
+    fn the_columns_of_a_backend_have_the_heads_of_the_command_line() {
+        let script = include_str!("page/pools.js");
+        for column in TRAFFIC.iter().chain(LIVE) {
+            assert!(script.contains(&format!("head: \"{}\"", column.head)), "the page has no column `{}`", column.head);
+        }
+    }
 
     #[test]
     fn names_that_look_like_html_or_placeholders_stay_text() {

@@ -34,7 +34,7 @@ pub fn register(state: &State, call: &Call<'_>) -> Response {
         Ok((server, weight)) => (200, ("success", api::RegisteredData::Success { server, weight })),
         Err(Rejected { status, title }) => (status, ("fail", api::RegisteredData::Fail { title })),
     };
-    Response::compact(status, &api::Registered { status: answer.0.to_owned(), data: answer.1 })
+    Response::json(status, &api::Registered { status: answer.0.to_owned(), data: answer.1 })
 }
 
 fn registered(state: &State, body: &[u8]) -> Result<(String, u16), Rejected> {

@@ -241,6 +241,7 @@ pub static ROUTES: &[Route] = &[
         summary: "What changed: the last events, or those after one that was seen.",
         values: &[
             ("since", "The number of the last event that was seen: `next` of the call before."),
+            ("last", "Only the last ones, at most so many: 1 to 10000."),
             ("wait", "How long to wait for the next event if there is none, like 30s; at most 5m."),
         ],
         answers: &[(200, "The events, oldest first.", Content::Json("Events")), WRONG],

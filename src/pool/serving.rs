@@ -73,14 +73,14 @@ mod tests {
             pool.show(0, standing(first));
             pool.show(1, standing(second));
             pool.report_serving(&events, By::Health, "a probe");
-            events.since(0).0.iter().map(|event| event.event.kind).collect::<Vec<_>>()
+            events.since(0, usize::MAX).0.iter().map(|event| event.event.kind).collect::<Vec<_>>()
         };
         assert_eq!(show(false, true), [], "the first state is no change");
         assert_eq!(show(true, true), []);
         assert_eq!(show(false, false), [Kind::PoolEmpty]);
         assert_eq!(show(false, false), [Kind::PoolEmpty]);
         assert_eq!(show(false, true), [Kind::PoolEmpty, Kind::PoolServes]);
-        let event = events.since(1).0[0].event.clone();
+        let event = events.since(1, 1).0[0].event.clone();
         assert_eq!((event.pool.as_deref(), event.reason.as_deref()), (Some("default"), Some("a probe")));
     }
 }

@@ -63,7 +63,7 @@ fn refused(arguments: &[&str], code: i32) -> String {
 fn ask(address: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer)
@@ -279,7 +279,32 @@ fn the_demo_s_tour_loses_no_request() {
         assert!(out.contains(want), "no `{want}` in {out}{err}");
     }
     assert!(!out.contains('\u{1b}'), "colours without a terminal: {out}");
-    is_in_readme(&out);
+}
+
+#[test]
+fn the_demo_serves_its_page_and_names_the_commands_that_show_more() {
+    let mut demo = Process::start(&["demo"]);
+    let page = demo.after("The status page: http://");
+    let admin = page.strip_suffix('/').expect("the address of a page");
+    let answer = ask(admin).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("web2"), "{answer}");
+    // The tour takes ten seconds.
+    demo.line("- stopping web2");
+    demo.line("- starting web2 again");
+    demo.line(&format!("  tcplb status --admin {admin}"));
+    if cfg!(feature = "top") {
+        demo.line(&format!("  tcplb top --admin {admin}"));
+    }
+    let shown = stdout(&["status", "--admin", admin, "--json"]);
+    assert!(shown.starts_with("{\n  \""), "JSON on the command line is indented: {shown}");
+    let status: serde_json::Value = serde_json::from_str(&shown).unwrap();
+    assert_eq!(status["pools"][0]["backends"].as_array().map(Vec::len), Some(3));
+    let printed = demo.output();
+    demo.signal(Signal::INT);
+    assert_eq!(demo.end().0.code(), Some(0));
+    if cfg!(feature = "top") {
+        is_in_readme(&printed);
+    }
 }
 
 #[test]

@@ -2,12 +2,12 @@
 const EVERY = 1000, HIDDEN = 15000;
 let answered = 0;
 
-/// Asks for the events that are kept, then waits for the next one. A new process answers with all of its own.
+/// Asks for the last events, then waits for the next one. A new process answers with the last of its own.
 async function followEvents() {
   for (;;) {
     if (document.hidden || $("app").hidden) await new Promise((wake) => { events.wake = wake; });
     try {
-      const answer = await call("GET", "v1/events" + query({ since: events.next, wait: "25s" }), undefined, 40);
+      const answer = await call("GET", "v1/events" + query({ since: events.next, last: EVENTS, wait: "25s" }), undefined, 40);
       const before = answer.next < events.next ? [] : events.list;
       events.list = [...before, ...answer.events].slice(-EVENTS);
       events.next = answer.next;

@@ -4,17 +4,18 @@ const SHOWN = 25;
 const TURNS = 10;
 const failures = (recent) => recent.connect_failures + recent.resets_before_byte;
 
+/// The heads are those of `tcplb status` and `tcplb top`. `what` and `unit` stand below them.
 const COLUMNS = [
   { id: "name", head: "backend", text: true, by: null },
   { id: "state", head: "state", text: true, by: "worst" },
-  { id: "conns", head: "connections", by: (row) => row.active_connections },
+  { id: "conns", head: "conns", title: "open connections / limit", by: (row) => row.active_connections },
   { id: "rate", head: "conn/s", by: (row) => row.recent.connections_per_second },
   { id: "in", head: "in/s", title: "bytes per second from clients to backends", by: (row) => row.recent.bytes_to_backend_per_second },
   { id: "out", head: "out/s", title: "bytes per second from backends to clients", by: (row) => row.recent.bytes_to_client_per_second },
-  { id: "connect", head: "connect ms", title: "time to connect in ms, p50 / p99 of the last minute", by: (row) => row.recent.connect_ms.p99 },
-  { id: "first", head: "first byte ms", title: "time to the backend's first byte in ms, p50 / p99 of the last minute", by: (row) => row.recent.first_byte_ms.p99 },
+  { id: "connect", head: "connect", what: "p50 / p99", unit: "ms", title: "time to connect, of the last minute", by: (row) => row.recent.connect_ms.p99 },
+  { id: "first", head: "first byte", what: "p50 / p99", unit: "ms", title: "time to the backend's first byte, of the last minute", by: (row) => row.recent.first_byte_ms.p99 },
   { id: "failures", head: "failures", title: "failed connects and resets before a byte, in the last minute", by: (row) => failures(row.recent) },
-  { id: "spark", head: "3 min", title: "new connections per second" },
+  { id: "spark", head: "3 min", title: "new connections per second over three minutes" },
 ];
 
 const draw = {
@@ -83,9 +84,9 @@ class Row {
     this.node.row = this;
     this.onScreen = onScreen;
     this.cells = {};
-    for (const { id, head, text } of COLUMNS) {
+    for (const { id, head, text, unit } of COLUMNS) {
       const named = id === "name";
-      const cell = make(named ? "th" : "td", { class: id + (text ? " text" : ""), role: named ? "rowheader" : "cell", scope: named ? "row" : false, "data-head": text || id === "spark" ? false : head });
+      const cell = make(named ? "th" : "td", { class: id + (text ? " text" : ""), role: named ? "rowheader" : "cell", scope: named ? "row" : false, "data-head": text || id === "spark" ? false : unit ? head + " " + unit : head });
       this.cells[id] = cell;
       this.node.append(cell);
     }
@@ -245,7 +246,8 @@ function drawPools({ pools }) {
   }
 }
 
-$("pools").tHead.append(make("tr", { role: "row" }, ...COLUMNS.map(({ id, head, text, title, by }) => {
-  const inside = by === undefined ? make("span", {}, head) : make("button", { type: "button", on: { click: () => go({ sort: by === "worst" ? "worst" : id }) } }, head);
+$("pools").tHead.append(make("tr", { role: "row" }, ...COLUMNS.map(({ id, head, text, what, unit, title, by }) => {
+  const words = [head, ...(unit ? [make("small", {}, " " + what + " " + unit)] : [])];
+  const inside = by === undefined ? make("span", {}, ...words) : make("button", { type: "button", on: { click: () => go({ sort: by === "worst" ? "worst" : id }) } }, ...words);
   return make("th", { class: id + (text ? " text" : ""), scope: "col", role: "columnheader", title, "data-sort": by === "worst" ? "worst" : id }, inside);
 })));

@@ -79,7 +79,7 @@ function drawLimits({ process }) {
   });
 }
 
-const LISTENER_HEADS = [["listener", "text"], ["address", "text wide"], ["pool", "text"], ["connections", ""], ["conn/s", ""], ["refused/s", ""], ["refused", "wide"], ["3 min", "spark wide"]];
+const LISTENER_HEADS = [["listener", "text"], ["address", "text wide"], ["pool", "text"], ["conns", ""], ["conn/s", ""], ["refused/s", ""], ["refused", "wide"], ["3 min", "spark wide"]];
 $("listeners").tHead.append(make("tr", { role: "row" }, ...LISTENER_HEADS.map(([head, name]) => make("th", { class: name, scope: "col", role: "columnheader" }, make("span", {}, head)))));
 const listenerRows = new Map();
 function drawListeners({ listeners }) {

@@ -4,6 +4,9 @@
 //! Nothing is simulated: all parts use real sockets, and the balancer is the one that `tcplb --listen … --backend …`
 //! runs. Only the moment of the stop is chosen, between two requests. With any balancer, a request that a server has
 //! begun to answer is lost with the server.
+//!
+//! The admin API listens on loopback at a free port. The demo prints the address of its page and opens no browser: many
+//! servers have none. After the tour the client goes on, so that the page and `tcplb top` have something to show.
 
 mod client;
 mod spread;
@@ -44,7 +47,7 @@ enum Ended {
     Failed(String),
 }
 
-/// Runs the demo. With `once` it ends after the demonstration, and a lost request is an error.
+/// Runs the demo. With `once` it ends after the tour, and a lost request is an error.
 pub fn run(listen: &Listen, once: bool) -> Result<(), String> {
     crash::end_process_on_panic();
     let signals = signals::receiver().map_err(|error| format!("can't handle signals: {error}"))?;
@@ -71,28 +74,30 @@ fn show(running: &Running, backends: &mut [Option<Server>], signals: &Signals, o
     let Some(front) = running.listeners().first().map(|bound| bound.endpoint.clone()) else {
         return Err(Ended::Failed("the balancer has no listener".to_owned()));
     };
-    introduce(&front, backends)?;
+    let Some(admin) = running.admin().first() else {
+        return Err(Ended::Failed("the balancer has no admin API".to_owned()));
+    };
+    introduce(&front, admin, backends)?;
     let client = Client::start(reachable(&front), NAMES.to_vec(), REQUESTS_PER_SECOND)
         .map_err(|error| Ended::Failed(format!("can't start the client: {error}")))?;
     let now = Instant::now();
     let tour = Tour { running, client: &client, signals, begun: now, shown: now, last: client.counts() };
-    let result = tour.walk(backends);
-    let counts = client.stop();
-    result.and_then(|()| {
+    tour.walk(backends)?;
+    if once {
+        let counts = client.stop();
         summarise(&counts)?;
-        if once {
-            return match counts.failed {
-                0 => Ok(()),
-                failed => Err(Ended::Failed(format!(
-                    "{failed} requests failed, the last one: {}",
-                    counts.why.unwrap_or_default()
-                ))),
-            };
-        }
-        say(format_args!("\nTry it yourself: {}\nCtrl-C ends the demo.", example_command(&front)))?;
-        signals.wait_for_stop();
-        Ok(())
-    })
+        return match counts.failed {
+            0 => Ok(()),
+            failed => Err(Ended::Failed(format!(
+                "{failed} requests failed, the last one: {}",
+                counts.why.unwrap_or_default()
+            ))),
+        };
+    }
+    summarise(&client.counts())?;
+    invite(&front, admin)?;
+    signals.wait_for_stop();
+    Ok(())
 }
 
 /// The demonstration: its steps and its output.
@@ -197,13 +202,14 @@ fn say(line: impl std::fmt::Display) -> Result<(), Ended> {
     terminal::show(line).map_err(|_| Ended::ByUser)
 }
 
-fn introduce(front: &Endpoint, backends: &[Option<Server>]) -> Result<(), Ended> {
+fn introduce(front: &Endpoint, admin: &Endpoint, backends: &[Option<Server>]) -> Result<(), Ended> {
     say("Three backends:")?;
     for server in backends.iter().flatten() {
         let address = server.addr().map(Endpoint::to_string).unwrap_or_default();
         say(format_args!("  {} on {address}", server.name()))?;
     }
     say(format_args!("tcplb listens on {front} and gives each connection to the next backend in turn."))?;
+    say(format_args!("The status page: http://{admin}/"))?;
     say(format_args!(
         "A client sends {REQUESTS_PER_SECOND} requests a second, each on a new connection. Share of answers:"
     ))?;
@@ -214,6 +220,17 @@ fn summarise(counts: &Counts) -> Result<(), Ended> {
     let total = counts.answered.iter().sum::<u64>() + counts.failed;
     let each: Vec<String> = NAMES.iter().zip(&counts.answered).map(|(name, count)| format!("{name} {count}")).collect();
     say(format_args!("\n{total} requests, {} failed. Answered by {}.", counts.failed, each.join(", ")))
+}
+
+/// What to look at once the tour is over.
+fn invite(front: &Endpoint, admin: &Endpoint) -> Result<(), Ended> {
+    say("The client goes on until Ctrl-C. In another terminal, try:")?;
+    say(format_args!("  {}", example_command(front)))?;
+    say(format_args!("  tcplb status --admin {admin}"))?;
+    if cfg!(feature = "top") {
+        say(format_args!("  tcplb top --admin {admin}"))?;
+    }
+    Ok(())
 }
 
 fn start_backend(name: &str, listen: Listen) -> io::Result<Server> {
@@ -235,7 +252,8 @@ fn model(listen: &Listen, backends: &[Option<Server>]) -> Model {
     };
     // Two event loops, so that it runs alike on any machine; a short drain, so that Ctrl-C ends it soon.
     let shutdown_timeout = Duration::from_millis(500);
-    let global = model::Global { workers: 2, shutdown_timeout, ..model::Global::default() };
+    let admin = Some(Listen(Address::Inet((Ipv4Addr::LOCALHOST, 0).into())));
+    let global = model::Global { workers: 2, shutdown_timeout, admin, ..model::Global::default() };
     let listeners = vec![model::Listener { bind: vec![listen.clone()], ..model::Listener::default() }];
     Model { global, listeners, pools: vec![pool] }
 }

@@ -3,7 +3,7 @@
 use super::args::{Backends, Waiting, What, Which};
 use super::client::Client;
 use super::connections;
-use super::{REFUSED, TIMED_OUT, Trouble, done, get, read, show, table, warn};
+use super::{REFUSED, TIMED_OUT, Trouble, done, get, read, show, show_json, table, warn};
 use crate::admin::{api, target};
 use crate::cli::terminal;
 use crate::pool::AdminState;
@@ -79,7 +79,7 @@ fn list(client: &Client, pool: Option<&str>, json: bool) -> Result<(), Trouble> 
     };
     let body = get(client, "GET", &all(pool), None)?;
     if json {
-        return show(String::from_utf8_lossy(&body).trim_end());
+        return show_json::<Vec<api::BackendView>>(&body);
     }
     show(table::backends(&read::<Vec<api::BackendView>>(&body)?))
 }

@@ -2,7 +2,7 @@
 
 use super::args::{ConfigDiff, ConfigShow};
 use super::client::Client;
-use super::{DIFFERS, done, get, read, show};
+use super::{DIFFERS, done, get, read, show, show_json};
 use std::process::ExitCode;
 
 /// Runs `tcplb config show`.
@@ -22,7 +22,7 @@ pub fn diff(arguments: &ConfigDiff) -> ExitCode {
         let changes: Vec<String> = read(&body)?;
         differs = !changes.is_empty();
         if arguments.json {
-            return show(String::from_utf8_lossy(&body).trim_end());
+            return show_json::<Vec<String>>(&body);
         }
         changes.iter().try_for_each(show)
     });

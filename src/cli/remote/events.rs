@@ -41,7 +41,10 @@ pub fn run(events: &Events) -> ExitCode {
         let client = Client::new(&events.reach)?;
         let from = events.since.and_then(|since| SystemTime::now().checked_sub(since));
         let filter = Filter { from, pool: events.pool.as_deref() };
-        let mut all = match ask(&client, "/v1/events") {
+        // Without a filter, the last ones are enough to begin with.
+        let few = events.follow && from.is_none() && events.pool.is_none();
+        let path = if few { format!("/v1/events?last={EARLIER}") } else { "/v1/events".to_owned() };
+        let mut all = match ask(&client, &path) {
             Ok(all) => all,
             Err(Failure::Passing(trouble) | Failure::Lasting(trouble)) => return Err(trouble),
         };

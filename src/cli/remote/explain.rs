@@ -2,7 +2,7 @@
 
 use super::args::Explain;
 use super::client::Client;
-use super::{Trouble, done, get, read, show, table};
+use super::{Trouble, done, get, read, show, show_json, table};
 use crate::admin::api::{Acceptance, Candidate, Explained};
 use crate::admin::figures::{Align, CANDIDATES, Column, SHARE};
 use crate::admin::target;
@@ -18,7 +18,7 @@ pub fn run(explain: &Explain) -> ExitCode {
         let path = format!("/v1/explain?client={client_address}{}", listener.unwrap_or_default());
         let body = get(&client, "GET", &path, None)?;
         if explain.json {
-            return show(String::from_utf8_lossy(&body).trim_end());
+            return show_json::<Explained>(&body);
         }
         print(&explain.client, &read(&body)?)
     })

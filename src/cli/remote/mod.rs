@@ -29,6 +29,7 @@ use super::terminal;
 use crate::admin::api;
 use args::Reload;
 use client::{Client, Failure};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::process::ExitCode;
 
@@ -107,6 +108,11 @@ fn warn(warnings: &[String]) {
     for warning in warnings {
         terminal::report(format_args!("warning: {warning}"));
     }
+}
+
+/// Prints the API's JSON, indented for people.
+pub fn show_json<T: DeserializeOwned + Serialize>(body: &[u8]) -> Result<(), Trouble> {
+    show(serde_json::to_string_pretty(&read::<T>(body)?).unwrap_or_default())
 }
 
 /// Runs a command: reports why it failed, if it did.

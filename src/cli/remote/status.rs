@@ -2,7 +2,7 @@
 
 use super::args::Status as Arguments;
 use super::client::Client;
-use super::{REFUSED, Trouble, done, get, read, show, table};
+use super::{REFUSED, Trouble, done, get, read, show, show_json, table};
 use crate::admin::api::{Finding, Level, PoolView, ProcessView, Status};
 use crate::admin::figures;
 use std::process::ExitCode;
@@ -17,7 +17,7 @@ pub fn run(arguments: &Arguments) -> ExitCode {
         let client = Client::new(&arguments.reach)?;
         let body = get(&client, "GET", "/v1/status", None)?;
         if arguments.json && arguments.pool.is_none() {
-            return show(String::from_utf8_lossy(&body).trim_end());
+            return show_json::<Status>(&body);
         }
         let status: Status = read(&body)?;
         let Some(name) = &arguments.pool else { return show(text(&status)) };

@@ -294,6 +294,27 @@ fn a_hundred_waiting_callers_hold_up_no_other() {
 }
 
 #[test]
+fn a_caller_may_ask_for_the_last_events_only() {
+    let balancer = Balancer::idle();
+    let (_, start) = since(&balancer, 0);
+    for weight in 2..=4 {
+        let change = json!({ "weight": weight }).to_string();
+        balancer.call("PATCH", "/v1/pools/default/backends/web1", &change).json(200);
+    }
+    let all = since(&balancer, 0).0;
+    for (query, want) in [
+        ("last=2".to_owned(), &all[all.len() - 2..]),
+        ("last=10000".to_owned(), &all),
+        (format!("since={start}&last=1&wait=5m"), &all[all.len() - 1..]),
+        (format!("since={}&last=2", start + 2), &all[all.len() - 1..]),
+    ] {
+        let answer = balancer.get(&format!("/v1/events?{query}"));
+        assert!(!answer.body.contains('\n'), "answers for machines have no spaces: {}", answer.body);
+        assert_eq!(answer.json(200), json!({ "events": want, "next": start + 3 }), "{query}");
+    }
+}
+
+#[test]
 fn a_wait_ends_with_its_time_and_bad_values_are_refused() {
     let balancer = Balancer::idle();
     let (_, start) = since(&balancer, 0);
@@ -307,6 +328,9 @@ fn a_wait_ends_with_its_time_and_bad_values_are_refused() {
     for (query, want) in [
         ("since=x", "since: expected the number of an event, got `x`"),
         ("since=-1", "got `-1`"),
+        ("last=0", "last: expected a number from 1 to 10000, got `0`"),
+        ("last=10001", "got `10001`"),
+        ("last=few", "got `few`"),
         ("wait=30", "wait: expected a number with a unit"),
         ("wait=301s", "wait: expected at most 5m, got 5m 1s"),
         ("since=1&since=2", "since: expected one value"),

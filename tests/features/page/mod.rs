@@ -222,6 +222,18 @@ fn the_address_keeps_the_view() {
 }
 
 #[test]
+fn no_head_of_a_column_is_cut_off() {
+    let server = Server::start(peers::echo);
+    let (_tcplb, admin) = balanced([&server]);
+    for width in [1440, 1200, 800] {
+        let Some(page) = open(admin, "", Screen { width, ..DESK }) else { return };
+        wait_for_cell(&page, "b1", "state", "up");
+        let cut = "[...document.querySelectorAll('thead th *')].filter((one) => one.scrollWidth > one.clientWidth).map((one) => one.textContent).join()";
+        assert_eq!(page.value(cut), "", "at {width} pixels");
+    }
+}
+
+#[test]
 fn a_narrow_screen_has_no_horizontal_scroll() {
     let servers = [Server::start(peers::echo), Server::start(peers::echo)];
     let long = "a-name-of-a-backend-that-is-much-longer-than-the-narrow-screen-has-room-for";
