@@ -43,9 +43,9 @@ impl Heartbeat {
         turns.store(turns.load(Ordering::Relaxed).wrapping_add(1) % ENDED, Ordering::Relaxed);
     }
 
-    /// Marks the thread as ended.
+    /// Marks the thread as ended. A caller that sees this sees all that the thread did before.
     pub fn end(&self) {
-        self.0.0.store(ENDED, Ordering::Relaxed);
+        self.0.0.store(ENDED, Ordering::Release);
     }
 
     /// Has the thread ended normally?
@@ -54,7 +54,7 @@ impl Heartbeat {
     }
 
     fn turns(&self) -> u64 {
-        self.0.0.load(Ordering::Relaxed)
+        self.0.0.load(Ordering::Acquire)
     }
 }
 

@@ -25,7 +25,7 @@ pub trait Inspect {
     /// Hands a question to a worker, without waiting for it.
     fn put(&self, worker: usize, inspection: Inspection);
 
-    /// Has this worker ended? It has no connection then, and answers nothing.
+    /// Has this worker ended? It has no connection then. If it answered, the answer is already in the channel.
     fn has_ended(&self, worker: usize) -> bool;
 }
 
@@ -67,6 +67,8 @@ pub fn ask(workers: &dyn Inspect, question: Question, now: impl Fn() -> Tick) ->
     let mut joined = Joined::default();
     while !awaited.is_empty() {
         let answer = answers.recv_timeout(LOOK).ok();
+        // Read before the channel: a worker may answer and end at any moment.
+        let ended: Vec<usize> = awaited.iter().map(|it| it.worker).filter(|it| workers.has_ended(*it)).collect();
         for Answer { worker, mut rows, closed } in answer.into_iter().chain(answers.try_iter()) {
             awaited.retain(|awaited| awaited.worker != worker);
             joined.rows.append(&mut rows);
@@ -79,11 +81,12 @@ pub fn ask(workers: &dyn Inspect, question: Question, now: impl Fn() -> Tick) ->
             if before != *seen {
                 *at = now;
             }
-            let is_silent = now - *at >= PATIENCE || now - begun >= PATIENCE_IN_ALL;
+            let has_ended = ended.contains(worker);
+            let is_silent = !has_ended && (now - *at >= PATIENCE || now - begun >= PATIENCE_IN_ALL);
             if is_silent {
                 joined.silent.push(*worker);
             }
-            !is_silent && !workers.has_ended(*worker)
+            !is_silent && !has_ended
         });
     }
     if let Action::List { sort, limit } = action {

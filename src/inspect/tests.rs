@@ -4,17 +4,20 @@ use crate::config::model::{Global, Model, Pool as Settings};
 use crate::pool::Resolved;
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 /// Workers that are written down here: what each does with a question.
 struct Script<F> {
     workers: usize,
     act: F,
     ended: Vec<usize>,
+    /// Runs when the caller looks whether a worker has ended.
+    last_moment: Option<Box<dyn Fn(usize)>>,
     kept: RefCell<Inspections>,
 }
 
 fn script<F: Fn(usize, Inspection) -> Option<Inspection>>(workers: usize, act: F) -> Script<F> {
-    Script { workers, act, ended: Vec::new(), kept: RefCell::default() }
+    Script { workers, act, ended: Vec::new(), last_moment: None, kept: RefCell::default() }
 }
 
 impl<F: Fn(usize, Inspection) -> Option<Inspection>> Inspect for Script<F> {
@@ -29,6 +32,9 @@ impl<F: Fn(usize, Inspection) -> Option<Inspection>> Inspect for Script<F> {
     }
 
     fn has_ended(&self, worker: usize) -> bool {
+        if let Some(last) = &self.last_moment {
+            last(worker);
+        }
         self.ended.contains(&worker)
     }
 }
@@ -115,6 +121,24 @@ fn ids(joined: &Joined) -> Vec<u64> {
 fn seconds() -> impl Fn() -> Tick {
     let now = Cell::new(1_000_000);
     move || Tick(now.replace(now.get() + 1_000_000))
+}
+
+#[test]
+fn an_answer_counts_though_the_worker_ends_right_after_it() {
+    let asked = Rc::new(RefCell::new(None));
+    let of_script = asked.clone();
+    let mut workers = script(1, move |_, inspection| {
+        *of_script.borrow_mut() = Some(inspection);
+        None
+    });
+    workers.ended = vec![0];
+    workers.last_moment = Some(Box::new(move |_| {
+        if let Some(inspection) = asked.borrow_mut().take() {
+            Table::new(vec![entry(1024)]).answer(inspection);
+        }
+    }));
+    let joined = ask(&workers, list(Sort::Age, 10), seconds());
+    assert_eq!((ids(&joined), joined.silent), (vec![1024], vec![]));
 }
 
 #[test]
