@@ -35,9 +35,9 @@ impl Pool {
         now: Tick,
         random: &mut fastrand::Rng,
     ) -> Result<Lease, PickError> {
-        let is_here = |tried: &&Tried| self.member(tried.slot).is_some_and(|member| member.backend.id == tried.id);
         // Nothing is allocated for the first attempt.
-        let tried: Vec<u32> = tried.iter().filter(is_here).map(|tried| tried.slot as u32).collect();
+        let tried: Vec<u32> =
+            tried.iter().filter(|tried| self.tried(**tried).is_some()).map(|tried| tried.slot as u32).collect();
         let draw = |random: &mut fastrand::Rng| random.usize(..self.warm.len());
         let group = match self.warm.is_empty() {
             true => None,
@@ -45,6 +45,11 @@ impl Pool {
         };
         let lease = self.decide(group, &tried, now, |stage| self.lease(stage, client, random));
         lease.ok_or_else(|| self.why_none(&tried))
+    }
+
+    /// A backend that failed for a connection, if it is still in this pool.
+    pub fn tried(&self, tried: Tried) -> Option<&Member> {
+        self.member(tried.slot).filter(|member| member.backend.id == tried.id)
     }
 
     /// Goes through the stages of a choice. The first one for which `choose` gives a result decides.
@@ -95,10 +100,14 @@ impl Pool {
     /// The backends to try when no other is left, if the pool tries any. Where health is `off`, a back-off proves nothing;
     /// with `try-all`, probes that fail everywhere prove nothing either.
     pub(super) fn last_resort(&self) -> Option<&AtomicBits> {
-        let is_up = |member: &Member| member.weight > 0 && self.up.get(member.slot);
         let off = self.settings.health.kind == model::HealthKind::Off;
         let tries_all = self.settings.all_down == model::AllDown::TryAll;
-        (off || (tries_all && !self.members.iter().any(is_up))).then_some(&self.last_resort_mask)
+        (off || (tries_all && !self.has_up())).then_some(&self.last_resort_mask)
+    }
+
+    /// Is any member with weight up?
+    pub(super) fn has_up(&self) -> bool {
+        self.members.iter().any(|member| member.weight > 0 && self.up.get(member.slot))
     }
 
     /// Would any of its backends serve a client now, if it had room?
