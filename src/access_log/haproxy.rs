@@ -9,7 +9,6 @@
 use super::line::{Word, millis};
 use crate::base::Endpoint;
 use crate::policy::health::ConnectFailure;
-use crate::pool;
 use crate::session::{AttemptError, CloseReason, Record, Side, Stage};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
@@ -26,8 +25,7 @@ pub fn write(record: &Record, end: SystemTime, zone: &TimeZone, clients: usize, 
     let listener = &record.listener;
     // Until a pool is chosen, the frontend's name stands for the backend's.
     let chosen = if is_before_choice(record.stage) { &listener.name } else { &record.pool.settings.name };
-    let backend = last_backend(record);
-    let server = backend.map_or("<NOSRV>", |backend| &backend.name);
+    let (server, of_backend) = last_backend(record).unwrap_or(("<NOSRV>", 0));
     // Writing to memory can't fail.
     let _ = write!(
         out,
@@ -44,7 +42,6 @@ pub fn write(record: &Record, end: SystemTime, zone: &TimeZone, clients: usize, 
         state(record),
     );
     let of_pool = pool_clients(record);
-    let of_backend = backend.map_or(0, |backend| backend.active());
     let another = if record.attempts > 1 { "+" } else { "" };
     // HAProxy counts places in its queue from 1.
     let ahead = record.history.as_ref().and_then(|history| history.ahead);
@@ -53,21 +50,26 @@ pub fn write(record: &Record, end: SystemTime, zone: &TimeZone, clients: usize, 
     let _ = writeln!(out, "{clients}/{}/{of_pool}/{of_backend}/{another}{retries} 0/{place}", listener.active());
 }
 
-/// The backend that was connected or dialled last; `None` in a queue, whatever was dialled before.
-fn last_backend(record: &Record) -> Option<&pool::Backend> {
+/// The name of the backend that was connected or dialled last, and its other clients. `None` in a queue, whatever was dialled
+/// before.
+fn last_backend(record: &Record) -> Option<(&str, u32)> {
+    if let Some(backend) = &record.backend {
+        return Some((&backend.name, backend.active()));
+    }
     let failed = record.history.as_ref().and_then(|history| history.failed().last());
-    let failed = failed.filter(|_| !was_in_queue(record)).map(|attempt| &attempt.backend);
-    record.backend.as_ref().or(failed).map(|backend| &**backend)
+    failed.filter(|_| !was_in_queue(record)).map(|attempt| {
+        let active = record.pool.tried(attempt.tried).map_or(0, |member| member.backend.active());
+        (attempt.backend.as_str(), active)
+    })
 }
 
 /// The other clients of the pool, those in its queues too.
-fn pool_clients(record: &Record) -> u64 {
-    let pool = &record.pool;
-    let served: u64 = pool.members.iter().map(|member| u64::from(member.backend.active())).sum();
+fn pool_clients(record: &Record) -> usize {
+    let totals = &record.pool.totals;
     // This one has not left its queue yet.
     let own = record.stage == Stage::Waiting && record.history.as_ref().is_some_and(|history| history.ahead.is_some());
-    let waiting = pool.totals.waiting.load(Ordering::Relaxed).saturating_sub(usize::from(own));
-    served.saturating_add(waiting as u64)
+    let waiting = totals.waiting.load(Ordering::Relaxed).saturating_sub(usize::from(own));
+    totals.active.load(Ordering::Relaxed).saturating_add(waiting)
 }
 
 /// The first character of the termination state: which side ended it.

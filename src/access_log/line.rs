@@ -145,8 +145,8 @@ impl From<Interval> for Part {
 impl<'a> From<&'a FailedAttempt> for Failed<'a> {
     fn from(attempt: &'a FailedAttempt) -> Failed<'a> {
         Failed {
-            backend: &attempt.backend.name,
-            address: attempt.endpoint(),
+            backend: &attempt.backend,
+            address: attempt.address.as_ref(),
             reason: attempt.error.label(),
             error: attempt.error,
             after_ms: millis(attempt.after),

@@ -4,7 +4,7 @@ use crate::base::{Address, Endpoint};
 use crate::config::model::{Backend, Global, Model, Pool};
 use crate::policy::balance::LoadBlock;
 use crate::policy::health::ConnectFailure;
-use crate::pool::{self, BackendId, Resolved};
+use crate::pool::{self, BackendId, Lease, Resolved};
 use crate::session::{AttemptError, CloseReason, ConnectionId, FailedAttempt, History, Record, Side, Stage};
 use crate::telemetry::ListenerTotals;
 use std::path::PathBuf;
@@ -48,18 +48,20 @@ pub fn record(backend_name: &str) -> Record {
 
 /// Three attempts that failed: refused, without an address, timed out.
 pub fn failures() -> Box<History> {
-    let at = vec![Endpoint::Inet("192.0.2.1:80".parse().unwrap())];
-    let backend = Arc::new(pool::Backend::new(BackendId(7), "db1".to_owned(), at, Arc::new(LoadBlock::default()), 0));
+    let at = Endpoint::Inet("192.0.2.1:80".parse().unwrap());
+    let backend = pool::Backend::new(BackendId(7), "db1".to_owned(), Vec::new(), Arc::new(LoadBlock::default()), 0);
+    let lease = Lease::take(&Arc::new(backend), 0, u32::MAX).expect("no limit");
     let attempt = |address, error, after| FailedAttempt {
-        backend: backend.clone(),
+        tried: lease.tried(),
+        backend: "db1".to_owned(),
         address,
         error,
         after: Duration::from_millis(after),
     };
     let timed_out = ConnectFailure::TimedOut(Duration::from_secs(5));
     History::of([
-        attempt(Some(0), AttemptError::Connect(ConnectFailure::Os(111)), 2),
+        attempt(Some(at.clone()), AttemptError::Connect(ConnectFailure::Os(111)), 2),
         attempt(None, AttemptError::NoAddress, 0),
-        attempt(Some(0), AttemptError::Connect(timed_out), 5_000),
+        attempt(Some(at), AttemptError::Connect(timed_out), 5_000),
     ])
 }

@@ -14,7 +14,7 @@ use crate::telemetry::{Counters, PoolTotals};
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// Names a backend for the life of the process; never reused.
@@ -33,6 +33,8 @@ pub struct Backend {
     pub addresses: Addresses,
     /// Its counters since it was added.
     pub counters: Counters,
+    /// The active connections of its pool, which include its own.
+    pub(super) of_pool: Arc<AtomicUsize>,
     /// The prober's findings. Only the prober writes, and only admin and tests read: no connection takes this lock.
     pub health: Mutex<HealthReport>,
     /// Whether it has as many connections as its limit allows.
@@ -87,6 +89,7 @@ impl Backend {
             name,
             addresses: Addresses::new(endpoints),
             counters: Counters::default(),
+            of_pool: Arc::default(),
             health: Mutex::default(),
             limit_report: LimitReport::default(),
             unresolved: Mutex::default(),
@@ -100,10 +103,11 @@ impl Backend {
         backend
     }
 
-    /// From now on its counters count for the pool, too.
+    /// From now on its counters and its leases count for the pool, too.
     #[must_use]
     pub fn counted_in(mut self, pool: &PoolTotals) -> Backend {
         self.counters = Counters::counted_in(&pool.counters);
+        self.of_pool = pool.active.clone();
         self
     }
 

@@ -12,7 +12,7 @@ pub struct Tried {
     pub(super) slot: usize,
 }
 
-/// One connection's claim on a backend. While it lives, the backend's active count includes it.
+/// One connection's claim on a backend. While it lives, the active counts of the backend and of its pool include it.
 #[derive(Debug)]
 pub struct Lease {
     backend: Arc<Backend>,
@@ -34,6 +34,7 @@ impl Lease {
             }
             before.ok()?;
         }
+        backend.of_pool.fetch_add(1, Ordering::Relaxed);
         Some(Lease { backend: backend.clone(), index: index as u32 })
     }
 
@@ -56,6 +57,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.backend.load().fetch_sub(1, Ordering::Relaxed);
+        self.backend.of_pool.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -217,7 +217,7 @@ impl fmt::Display for Record {
         }
         write!(out, ", {} bytes to backend, {} to client", self.bytes_to_backend, self.bytes_to_client)?;
         for FailedAttempt { backend, error, .. } in self.history.iter().flat_map(|history| history.failed()) {
-            write!(out, ", {} failed: {error}", backend.name)?;
+            write!(out, ", {backend} failed: {error}")?;
         }
         Ok(())
     }

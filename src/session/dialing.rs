@@ -120,8 +120,9 @@ impl Session {
     /// For the logs.
     fn remember_failure(&mut self, error: AttemptError, now: Tick) {
         let State::Dialing(dial) = &self.state else { return };
-        let (backend, address, after) = (dial.lease.backend().clone(), dial.address, now - dial.since);
-        self.history().attempt_failed(FailedAttempt { backend, address, error, after });
+        let (backend, tried) = (dial.lease.backend().name.clone(), dial.lease.tried());
+        let (address, after) = (dial.endpoint().cloned(), now - dial.since);
+        self.history().attempt_failed(FailedAttempt { backend, tried, address, error, after });
     }
 
     /// The backend's next address, or another backend, or the end.

@@ -5,10 +5,9 @@
 use super::{Direction, Record, Session};
 use crate::base::{Endpoint, Tick};
 use crate::policy::health::ConnectFailure;
-use crate::pool::Backend;
+use crate::pool::Tried;
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// The most failed attempts that a session keeps: the last ones. A client that waits for a backend may try for as long as the
@@ -32,10 +31,12 @@ pub struct History {
 /// An attempt to connect that failed.
 #[derive(Clone, Debug)]
 pub struct FailedAttempt {
-    /// To which backend.
-    pub backend: Arc<Backend>,
-    /// The number of the address; `None` if the backend has none.
-    pub address: Option<usize>,
+    /// The name of the backend. The backend itself would keep its slot in the pool for as long as the connection lives.
+    pub backend: String,
+    /// Finds the backend if it is still in the pool.
+    pub tried: Tried,
+    /// The address that was dialled; `None` if the backend has none.
+    pub address: Option<Endpoint>,
     /// Why.
     pub error: AttemptError,
     /// How long it took.
@@ -112,13 +113,6 @@ impl Record {
     }
 }
 
-impl FailedAttempt {
-    /// The address that was dialled, if there was one.
-    pub fn endpoint(&self) -> Option<&Endpoint> {
-        Some(&self.backend.addresses.get(self.address?)?.endpoint)
-    }
-}
-
 impl AttemptError {
     /// One word; that of the metric label `reason`, where the metric counts such a failure.
     pub fn label(self) -> &'static str {
@@ -162,13 +156,16 @@ impl Session {
 mod tests {
     use super::*;
     use crate::policy::balance::LoadBlock;
-    use crate::pool::BackendId;
+    use crate::pool::{Backend, BackendId, Lease};
+    use std::sync::Arc;
 
     #[test]
     fn the_last_failures_are_kept_and_all_are_counted() {
-        let backend =
-            Arc::new(Backend::new(BackendId(1), "web1".to_owned(), Vec::new(), Arc::new(LoadBlock::default()), 0));
-        let attempt = |error| FailedAttempt { backend: backend.clone(), address: None, error, after: Duration::ZERO };
+        let backend = Backend::new(BackendId(1), "web1".to_owned(), Vec::new(), Arc::new(LoadBlock::default()), 0);
+        let lease = Lease::take(&Arc::new(backend), 0, u32::MAX).unwrap();
+        let (tried, name) = (lease.tried(), "web1".to_owned());
+        let attempt =
+            |error| FailedAttempt { backend: name.clone(), tried, address: None, error, after: Duration::ZERO };
         let first = [attempt(AttemptError::Removed)].into_iter();
         let history = History::of(first.chain((0..FAILED_ATTEMPTS).map(|_| attempt(AttemptError::NoAddress))));
         assert_eq!((history.failed.len(), history.failures), (FAILED_ATTEMPTS, FAILED_ATTEMPTS as u32 + 1));

@@ -289,6 +289,8 @@ pub struct PoolTotals {
     pub durations: Histogram,
     /// Clients that wait for a backend now, at all workers.
     pub waiting: AtomicUsize,
+    /// Connections of its backends now, also of those that have left.
+    pub active: Arc<AtomicUsize>,
     /// All that its backends counted, those that have left too.
     pub counters: Arc<Counters>,
 }
@@ -300,6 +302,7 @@ impl Default for PoolTotals {
             connect_retries: AtomicU64::new(0),
             durations: Histogram::new(CONNECTIONS),
             waiting: AtomicUsize::new(0),
+            active: Arc::default(),
             counters: Arc::default(),
         }
     }
