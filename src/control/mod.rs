@@ -208,6 +208,8 @@ struct ControlLoop<C> {
 impl<C: DataPlane> ControlLoop<C> {
     fn new(parts: Parts<C>, heartbeat: Heartbeat) -> ControlLoop<C> {
         let sampler = Sampler::new(parts.config_state.running().global.admin.is_some());
+        // A backend that the state file restores as draining was reported before the restart.
+        let drained = limits::drained(parts.config_state.snapshot()).map(|(_, member)| member.backend.id).collect();
         ControlLoop {
             parts,
             sampler,
@@ -221,7 +223,7 @@ impl<C: DataPlane> ControlLoop<C> {
             retries: Retries::new(),
             late: Found::new(),
             cuts: Vec::new(),
-            drained: BTreeSet::new(),
+            drained,
             heartbeat,
         }
     }
