@@ -2,7 +2,7 @@
 //!
 //! Each function checks a value or a pair; the caller adds the place (flag, or file and line).
 
-use super::model::Health;
+use super::model::{Health, Model};
 use crate::base::address::abstract_name;
 use crate::base::text::{self, Escaped};
 use crate::base::{Address, Listen};
@@ -64,6 +64,17 @@ pub fn probe_port(health: &Health, backend: &Address) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Checks [`probe_port`] for each backend of a model: one that the API added may not fit to what the file says now.
+pub fn probe_ports(model: &Model) -> Result<(), Vec<String>> {
+    let backends = model.pools.iter().flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)));
+    let wrong = backends.filter_map(|(pool, backend)| {
+        let why = probe_port(&pool.health, &backend.address).err()?;
+        Some(format!("pool {}: backend {}: {why}", pool.name, backend.name))
+    });
+    let wrong: Vec<String> = wrong.collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }
 
 /// Whether the admin API may listen there without a token: only where no other machine reaches it, since callers can

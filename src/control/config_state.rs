@@ -74,9 +74,10 @@ pub struct Transition {
 
 impl ConfigState {
     /// Binds for the first time; resolves listeners' names itself. `restored` was changed at run time, before a restart.
-    /// Fails with the address that can't be bound.
+    /// Fails with the backends that do not fit to the file, or the address that can't be bound.
     pub fn bind_first(file: Model, restored: &RuntimeChanges, limit: u64) -> Result<BoundState, String> {
         let (model, states) = restored.apply(&file);
+        check::probe_ports(&model).map_err(|mistakes| mistakes.join("\n"))?;
         let owned = |(pool, name, state): (&str, &str, AdminState)| (pool.to_owned(), name.to_owned(), state);
         let states = states.into_iter().map(owned).collect();
         let share = descriptors::divide(limit, &model, descriptors::listening_sockets(&model))?;
@@ -123,15 +124,17 @@ impl ConfigState {
         &self.running
     }
 
-    /// What a new file changes: the next running model, and the changes with the number of connections each concerns.
-    pub fn merge(&self, file: &Model) -> (Model, Changes) {
+    /// What a new file changes: the next running model, and the changes with the number of connections each concerns. Fails
+    /// with the backends that were added at run time and do not fit to it.
+    pub fn merge(&self, file: &Model) -> Result<(Model, Changes), Vec<String>> {
         let merged = diff::merge(&self.file, file, &self.running);
+        check::probe_ports(&merged)?;
         let mut changes = diff::between(&self.running, &merged);
         let members = Members::of(&self.snapshot);
         for change in &mut changes.0 {
             change.connections = connections(&self.snapshot, &change.subject, &members);
         }
-        (diff::in_force(merged, &self.running), changes)
+        Ok((diff::in_force(merged, &self.running), changes))
     }
 
     /// Prepares a change to `model`. `resolved` holds the endpoints of backends that are new or may have moved, `found`

@@ -140,7 +140,10 @@ impl<C: DataPlane> ControlLoop<C> {
             Ok(file) => file,
             Err(error) => return self.reload_is_over(waiting, Err(error)),
         };
-        let (model, changes) = self.parts.config_state.merge(&file);
+        let (model, changes) = match self.parts.config_state.merge(&file) {
+            Ok(merged) => merged,
+            Err(mistakes) => return self.reload_is_over(waiting, Err(ReloadError::Mistakes(mistakes))),
+        };
         let reloaded = Reloaded { changes, model: Arc::new(model) };
         let mut real = Vec::new();
         for waiting in waiting {
@@ -174,7 +177,7 @@ impl<C: DataPlane> ControlLoop<C> {
 
     fn prepare(&mut self, file: Model, found: &Found) -> Result<(Transition, Reloaded), ReloadError> {
         let config_state = &mut self.parts.config_state;
-        let (model, mut changes) = config_state.merge(&file);
+        let (model, mut changes) = config_state.merge(&file).map_err(ReloadError::Mistakes)?;
         let Endpoints { resolved, unresolved, kept } = resolve::model(&model, found, Some(config_state.snapshot()));
         if model.global.names == Names::Required && !unresolved.is_empty() {
             let mistake = |it: resolve::Unresolved| format!("pool {}: backend {}: {}", it.pool, it.backend, it.why);
