@@ -10,7 +10,11 @@ use crate::config::model::OnRemove;
 use crate::events::{By, Event, Kind};
 use crate::pool::{BackendState, Member, Pool, Snapshot};
 use crate::telemetry::EndCounts;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// The most backends of a reload that have an event each.
+const BACKENDS_MAX: usize = 1000;
 
 /// A backend whose state an operator changes, and its state before, as the status shows it.
 pub struct StateBefore {
@@ -26,7 +30,7 @@ impl<C: DataPlane> ControlLoop<C> {
 
     /// Records the changes of a reload.
     pub(super) fn record_changes(&self, changes: &Changes) {
-        changes.0.iter().for_each(|change| self.record_event(of_change(change, By::File)));
+        of_reload(changes).into_iter().for_each(|event| self.record_event(event));
     }
 
     /// Records a change of one backend, before it is in force.
@@ -108,6 +112,33 @@ impl<C: DataPlane> ControlLoop<C> {
     }
 }
 
+/// One event per change. Of backends, only the first [`BACKENDS_MAX`] have one each: a reload must not displace all older events.
+/// One event per pool counts the others.
+fn of_reload(changes: &Changes) -> Vec<Event> {
+    let mut counted: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
+    let (mut events, mut backends) = (Vec::new(), 0);
+    for change in &changes.0 {
+        if let Subject::Backend { pool, .. } = &change.subject {
+            backends += 1;
+            if backends > BACKENDS_MAX {
+                let kind = match change.what {
+                    What::Added => 0,
+                    What::Removed(_) => 1,
+                    What::Changed(_) | What::NeedsRestart(_) => 2,
+                };
+                counted.entry(pool).or_default()[kind] += 1;
+                continue;
+            }
+        }
+        events.push(of_change(change, By::File));
+    }
+    events.extend(counted.into_iter().map(|(pool, [added, removed, changed])| {
+        let text = format!("more backends: {added} added, {removed} removed, {changed} changed");
+        Event::new(Kind::Config, By::File).of_pool(pool).because(text)
+    }));
+    events
+}
+
 fn of_change(change: &Change, by: By) -> Event {
     let event = Event::new(Kind::Config, by);
     let event = match &change.subject {
@@ -128,4 +159,33 @@ fn find<'a>(snapshot: &'a Snapshot, pool: &str, backend: &str) -> Option<(&'a Ar
     let pool = snapshot.pool(pool)?;
     let mut both = pool.settings.backends.iter().zip(&pool.members);
     both.find(|(settings, _)| settings.name == backend).map(|(_, member)| (pool, member))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reload_of_many_backends_has_one_event_for_each_of_the_first_and_one_per_pool_for_the_others() {
+        let backend = |pool: &str, number: usize, what| Change {
+            subject: Subject::Backend { pool: pool.to_owned(), name: format!("web{number}") },
+            what,
+            connections: 0,
+        };
+        let mut changes = Changes::default();
+        changes.0.extend((0..BACKENDS_MAX).map(|number| backend("a", number, What::Added)));
+        assert_eq!(of_reload(&changes).len(), BACKENDS_MAX);
+        changes.0.extend((0..9_000).map(|number| backend("b", number, What::Added)));
+        changes.0.push(backend("b", 1, What::Removed(None)));
+        changes.0.push(backend("a", 1, What::Changed(Vec::new())));
+        changes.0.push(Change { subject: Subject::Global, what: What::Changed(Vec::new()), connections: 0 });
+        let events = of_reload(&changes);
+        let last: Vec<_> = events[BACKENDS_MAX..].iter().map(|it| (it.pool.as_deref(), it.reason.as_deref())).collect();
+        assert_eq!(last[0].0, None, "all changes but those of backends have an event");
+        let want = [
+            (Some("a"), Some("more backends: 0 added, 0 removed, 1 changed")),
+            (Some("b"), Some("more backends: 9000 added, 1 removed, 0 changed")),
+        ];
+        assert_eq!(last[1..], want);
+    }
 }
