@@ -149,12 +149,12 @@ impl Ready {
         );
         descriptors::listeners_beyond(share, &model).iter().for_each(|warning| log::warn!("{warning}"));
         let (prepared, data_plane) = workers::prepare(model.global.workers)?;
-        let resets = data_plane.clone();
-        // Resets go straight to the workers, since control may be waiting for the prober.
         let (file, now) = (config_state.file().clone(), clock::now());
         let published = Arc::new(Published::new(snapshot.clone(), model.clone(), file, connection_limit.clone(), now));
         let start = Event::new(Kind::Start, By::Tcplb);
         published.events().record(start.because(format_args!("tcplb {}", env!("CARGO_PKG_VERSION"))));
+        // Resets go straight to the workers, since control may be waiting for the prober.
+        let resets = data_plane.clone();
         let on_down = Box::new(move |backend| resets.reset(&[backend]));
         let prober = prober::spawn(snapshot.clone(), published.events().clone(), on_down)?;
         let state_file = model.global.state_file.clone();

@@ -16,7 +16,10 @@ impl LostLines {
     /// Those that were lost after `before`.
     #[must_use]
     pub fn since(self, before: &LostLines) -> LostLines {
-        LostLines { log: self.log - before.log, access_log: self.access_log - before.access_log }
+        LostLines {
+            log: self.log.saturating_sub(before.log),
+            access_log: self.access_log.saturating_sub(before.access_log),
+        }
     }
 }
 

@@ -86,8 +86,8 @@ impl ListenerTotals {
     pub fn recent(&self, now: Tick) -> Recent<Clients> {
         let clients = self.clients();
         self.series.recent(now, |before| Clients {
-            accepted: clients.accepted - before.accepted,
-            refused: clients.refused - before.refused,
+            accepted: clients.accepted.saturating_sub(before.accepted),
+            refused: clients.refused.saturating_sub(before.refused),
         })
     }
 

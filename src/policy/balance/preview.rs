@@ -60,12 +60,4 @@ impl Preview {
     pub fn is_none(&self) -> bool {
         *self == Preview::Certain(None)
     }
-
-    /// The chance of this backend.
-    pub fn chance(&self, index: usize) -> f64 {
-        match self {
-            Preview::Certain(certain) => f64::from(u8::from(*certain == Some(index))),
-            Preview::Drawn(all) => all.iter().find(|(other, _)| *other == index).map_or(0.0, |(_, chance)| *chance),
-        }
-    }
 }
