@@ -200,7 +200,13 @@ pub fn remarks(backend: &BackendView) -> Vec<String> {
     let slowly = backend.effective_weight < f64::from(backend.weight);
     let weight = slowly.then(|| format!("weight {} of {}", rate(backend.effective_weight), backend.weight));
     let resets = backend.resets.map(|resets| resets.to_string());
-    down.chain(backend.health.transition.clone()).chain(resets).chain(failures).chain(weight).collect()
+    let addresses = backend.addresses.iter().filter(|address| backend.addresses.len() > 1 && address.state != "up");
+    let addresses = addresses.map(|BackendAddress { address, state, last_result, .. }| {
+        let why = last_result.iter().map(|why| format!(", {why}"));
+        std::iter::once(format!("{address} {state}")).chain(why).collect()
+    });
+    let remarks = down.chain(backend.health.transition.clone()).chain(resets).chain(failures).chain(weight);
+    remarks.chain(addresses).collect()
 }
 
 /// `12/200`, or `12` without a limit.
