@@ -261,6 +261,22 @@ fn covers_same(a: IpAddr, b: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::model::{Backend, Global, Pool};
+
+    #[test]
+    fn a_merged_model_names_each_backend_that_a_probe_can_t_reach() {
+        let backends = ["127.0.0.1:1", "unix:/run/a.sock"];
+        let backends =
+            backends.map(|at| Backend { name: at.to_owned(), ..Backend::at(Address::parse_backend(at).unwrap()) });
+        let pool = Pool { name: "web".to_owned(), backends: backends.into(), ..Pool::default() };
+        let mut model = Model { global: Global::default(), listeners: Vec::new(), pools: vec![pool] };
+        assert_eq!(probe_ports(&model), Ok(()));
+        model.pools[0].health.port = Some(80);
+        let mistakes = probe_ports(&model).unwrap_err();
+        assert!(
+            matches!(&mistakes[..], [one] if one.starts_with("pool web: backend unix:/run/a.sock: a probe of port 80"))
+        );
+    }
 
     #[test]
     fn names_that_would_break_a_log_line_are_refused() {
