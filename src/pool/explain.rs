@@ -9,6 +9,10 @@ use crate::base::Tick;
 use crate::policy::balance::{Client, Preview, View};
 use std::collections::HashMap;
 
+/// The most looks at a backend in previews of a slow start. A pool of up to 1 000 backends has the preview of each group of
+/// choices. A larger one has those of some groups, and its shares are approximate.
+const LOOKS_MAX: usize = 64_000;
+
 /// The next choice for a client.
 #[derive(Debug)]
 pub struct Explanation<'a> {
@@ -41,8 +45,9 @@ impl Pool {
             (0, _) | (_, Some(_)) => self.preview(client, group, now),
             // The choice draws a group.
             (groups, None) => {
-                let case = |group| (1.0 / groups as f64, self.preview(client, Some(group), now));
-                Preview::of_cases((0..groups).map(case))
+                let step = (groups * self.members.len()).div_ceil(LOOKS_MAX).clamp(1, groups);
+                let case = |group| (1.0, self.preview(client, Some(group), now));
+                Preview::of_cases((0..groups).step_by(step).map(case))
             }
         };
         let none = preview.is_none().then(|| self.why_none(&[]));

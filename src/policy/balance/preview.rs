@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// The most choices that a preview makes.
+const STARTS_MAX: usize = 64;
+
 /// The backend that the next choice would give, by its index.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Preview {
@@ -45,13 +48,18 @@ impl Preview {
         }
     }
 
-    /// The preview of a choice that begins at the backend that this one gives.
+    /// The preview of a choice that begins at the backend that this one gives. A choice looks at every backend, so it is made at
+    /// most [`STARTS_MAX`] times. If more backends may be drawn, neighbours share one choice, and the chances are approximate.
     #[must_use]
     pub fn then(self, choose: impl Fn(usize) -> Option<usize>) -> Preview {
         match self {
             Preview::Certain(index) => Preview::Certain(index.and_then(choose)),
             Preview::Drawn(all) => {
-                Preview::of_cases(all.into_iter().map(|(index, chance)| (chance, Preview::Certain(choose(index)))))
+                let neighbours = all.chunks(all.len().div_ceil(STARTS_MAX).max(1));
+                Preview::of_cases(neighbours.filter_map(|some| {
+                    let chance = some.iter().map(|(_, chance)| chance).sum();
+                    Some((chance, Preview::Certain(choose(some.get(some.len() / 2)?.0))))
+                }))
             }
         }
     }
@@ -59,5 +67,26 @@ impl Preview {
     /// Whether no backend is usable.
     pub fn is_none(&self) -> bool {
         *self == Preview::Certain(None)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+
+    #[test]
+    fn a_draw_of_many_backends_makes_a_bounded_number_of_choices() {
+        let choices = Cell::new(0);
+        let choose = |index| {
+            choices.set(choices.get() + 1);
+            Some(index / 5_000)
+        };
+        let Preview::Drawn(chances) = Preview::by_weight((0..10_000).map(|index| (index, 1))).then(choose) else {
+            panic!("it draws")
+        };
+        assert!(choices.get() <= STARTS_MAX, "{}", choices.get());
+        assert_eq!(chances.len(), 2);
+        assert!(chances.iter().all(|(_, chance)| (chance - 0.5).abs() < 0.02), "{chances:?}");
     }
 }
