@@ -3,7 +3,7 @@
 //! A fixed number of events is kept; a new one displaces the oldest. Each has a number, from 1 upwards without gaps, so
 //! that a reader sees that it has missed some. Texts are cut, so the memory is bounded.
 //!
-//! Control and the prober record events; no worker does. Recording takes one lock for a moment. Callers of the admin API
+//! The main thread records the start, control and the prober record the other events; no worker does. Recording takes one lock for a moment. Callers of the admin API
 //! read them. A reader that waits for the next event sets a mark ([`Events::awaits`]); the next event calls the reader's
 //! waker once.
 
@@ -108,6 +108,19 @@ struct Ring {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 9] = [
+        Kind::Start,
+        Kind::BackendState,
+        Kind::Config,
+        Kind::ReloadFailed,
+        Kind::PoolEmpty,
+        Kind::PoolServes,
+        Kind::LimitReached,
+        Kind::LimitLeft,
+        Kind::Drain,
+    ];
+
     /// Its word in the API.
     pub fn word(self) -> &'static str {
         match self {

@@ -1,5 +1,5 @@
-//! What work costs in memory allocations: nothing per relayed chunk, a handful per connection. Counted by an instrumented
-//! allocator around a balancer in this very process, so the peers here must not allocate either.
+//! What work costs in memory allocations: nothing per relayed chunk, at most one per connection. Counted by an
+//! instrumented allocator around a balancer in this very process, so the peers here must not allocate either.
 
 use parking_lot::Mutex;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -80,7 +80,7 @@ fn relaying_allocates_nothing_per_request() {
 }
 
 #[test]
-fn a_short_connection_allocates_a_handful() {
+fn a_short_connection_allocates_at_most_once() {
     let _alone = ALONE.lock();
     let (running, at) = balancer(echo_server(), Engine::Adaptive);
     let mut buffer = [7; 64];

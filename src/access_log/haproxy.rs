@@ -307,7 +307,7 @@ mod tests {
             (AttemptError::Connect(ConnectFailure::Os(99)), "RC"),
             (AttemptError::NoDescriptor, "RC"),
             (AttemptError::NoAddress, "SC"),
-            (AttemptError::Removed, "SC"),
+            (AttemptError::Withdrawn, "SC"),
         ] {
             assert_eq!(termination(&failed(error)), want, "{error}");
             let given_up = Record { backend: None, stage: Stage::Choosing, ..failed(error) };

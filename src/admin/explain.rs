@@ -1,4 +1,7 @@
-//! `GET /v1/explain`: where a client would go now, and why. The code that decides answers, and nothing changes.
+//! `GET /v1/explain`: where a client would go now, and why. Nothing changes.
+//!
+//! The code that decides answers: limits, health and the algorithm. No worker is asked. So an answer leaves out that a client
+//! would stand behind others in a worker's queue. It briefly locks a shard of sources and one of sticky clients.
 
 use super::State;
 use super::api::{self, Acceptance};
@@ -113,6 +116,7 @@ fn without_backend(listener: &Listener, explanation: &Explanation<'_>) -> Option
     let text = match explanation.none? {
         PickError::AllDown => "no backend with weight is up and enabled",
         PickError::AllFull => "each backend that is up is at its limit",
+        PickError::OthersWait => "other clients wait for a backend",
     };
     let text = format!("{}: {text}", Refusal::NoBackend.label());
     Some(match listener.pool.settings.no_backend {

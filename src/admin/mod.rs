@@ -6,12 +6,13 @@
 //! | [`mod@api`]   | the JSON, shared with the command line's clients                  |
 //! | [`routes`]    | the one table of calls: dispatch, 405 and OpenAPI come from it    |
 //! | `status`, `metrics`, `process`, `page` | what the API shows, read from the newest snapshot |
-//! | `connections` | the open connections: the workers answer |
+//! | `connections` | the open connections, and orders to close some: the workers answer |
 //! | `events`      | the last events, and the wait for the next one                     |
 //! | `page/`       | the page's markup, style and scripts, embedded in one answer |
 //! | [`changes`], [`register`], `alive` | what the API changes: a command to control, and its answer |
 //! | `explain` | where a client would go now |
 //! | `findings` | what an operator should know, from the status |
+//! | [`figures`] | the columns of the status, for the page and the command line |
 //! | `openapi`     | the description of the API, generated                             |
 //! | `access`      | token, `Host` and `Origin` checks                                                      |
 //! | [`target`]    | decodes paths and queries                                        |
@@ -20,7 +21,10 @@
 //!
 //! # Invariants
 //!
-//! * Reads take no lock that a worker takes. Writes are commands to the control thread, like those of any other source.
+//! * A change of the configuration is a command to the control thread, like one of any other source. Questions about
+//!   connections, and orders to close them, go straight to the workers.
+//! * Of the locks that a worker takes, two kinds of calls take one, for a moment. `explain` locks a shard of sources and one of
+//!   sticky clients. Questions and orders lock the place of a worker's orders.
 //! * At most [`calls::CALLS_MAX`] calls run at once and [`AdminShare::queued`] wait for a thread. At most
 //!   [`AdminShare::waiting`] callers wait for news, and none of them holds a thread. A body has at most
 //!   [`incoming::BODY_MAX`] bytes, and a request must be whole within [`http::PATIENCE`].

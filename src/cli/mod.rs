@@ -11,7 +11,7 @@
 //! | [`backend`]     | `tcplb backend`, the test server                                         |
 //! | `demo`          | `tcplb demo`                                                             |
 //! | `pages`         | `tcplb man` and `tcplb completions`                                      |
-//! | `remote`        | `tcplb status`, `explain`, `backends`, `connections`, `reload`: clients of the admin API |
+//! | `remote`        | `tcplb status`, `explain`, `backends`, `connections`, `events`, `config`, `reload`: clients of the admin API |
 //! | `top`           | `tcplb top`: the same live, in the terminal; behind the feature of this name |
 //! | `signals`, `terminal` | the process's signals, its output                                  |
 //!

@@ -1,5 +1,5 @@
 //! A change in flight. The prober gets it first and sets the health bits; then the workers, which adopt it between two
-//! batches of events; then readers. Then the command is answered.
+//! events; then readers. Then the command is answered.
 //!
 //! Control waits for none of them. Meanwhile it handles stops, time-outs and heartbeats, and takes the next command
 //! when the change has arrived. A thread that does not take the change up within [`ADOPTION`] gets it when it runs

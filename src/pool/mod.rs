@@ -1,7 +1,8 @@
 //! What the threads share: backends, leases, and the immutable snapshot that names them.
 //!
 //! The control thread builds a [`Snapshot`] and gives it to the prober and the workers. It never changes, except for
-//! what is atomic in it: the health bits (written by the prober only), loads and counters (written by the workers).
+//! what is atomic in it: health bits, loads and counters. The prober writes the health bits, and control those of a backend
+//! that it adds or takes out. The workers write loads and counters.
 //! The bits are indexed by a backend's slot, which it keeps for its lifetime. All generations of a pool share them.
 //!
 //! | file | what |

@@ -12,6 +12,8 @@ pub enum PickError {
     AllDown,
     /// Some are up, but each has reached its `max_connections`.
     AllFull,
+    /// Other clients of the worker wait for a backend of the pool. The pool itself never answers this.
+    OthersWait,
 }
 
 /// A stage of a choice: an algorithm, and the backends that it may choose from.

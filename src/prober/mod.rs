@@ -1,4 +1,4 @@
-//! The prober thread: probes backends, and alone decides on their health bits.
+//! The prober thread: probes backends, and decides on their health bits.
 //!
 //! | file        | what                                                                    |
 //! |-------------|-------------------------------------------------------------------------|
@@ -13,8 +13,8 @@
 //!
 //! # Invariants
 //!
-//! * No other thread writes health bits while it runs. All generations of a pool share them, so a worker with an older
-//!   snapshot sees every change.
+//! * While it runs, one other thread writes health bits: control, for a backend that it adds or takes out. It does so before
+//!   the prober has the snapshot. All generations of a pool share the bits: a worker with an older snapshot sees every change.
 //! * A backend that stays in the pool keeps its health state over any number of snapshots ([`Note::Adopt`]).
 //! * An address has at most one probe at a time, and there are at most [`OPEN_MAX`] in all. Further ones wait in a
 //!   queue, first come first served, in which a backend is at most once. Waiting does not count as probe time: with

@@ -7,7 +7,7 @@ use super::{
 use crate::base::{Endpoint, Tick};
 use crate::config::model::{Pool as Settings, ProxyVersion};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{BackendId, Lease, Tried};
+use crate::pool::{BackendId, Lease, PickError, Tried};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use std::time::Duration;
 const GRACE: Duration = Duration::from_secs(1);
 
 /// The error of an attempt at a backend whose name has no address: EIO.
-pub(super) const NO_ADDRESS: ConnectFailure = ConnectFailure::Os(5);
+const NO_ADDRESS: ConnectFailure = ConnectFailure::Os(5);
 
 #[derive(Debug)]
 pub(super) struct Dial {
@@ -75,6 +75,26 @@ impl Dial {
 }
 
 impl Session {
+    pub(super) fn backend_picked(
+        &mut self,
+        choice: Result<Lease, PickError>,
+        now: Tick,
+        ledger: &mut dyn Ledger,
+    ) -> Next {
+        let State::Choosing { tried } = &mut self.state else { return Next::Wait };
+        let Ok(lease) = choice else { return self.wait_for_backend(now) };
+        let (tried, pool) = (std::mem::take(tried), self.route.pool());
+        if !tried.is_empty() {
+            ledger.record(Fact::Retried(pool), now);
+        }
+        self.attempts += 1;
+        let preamble = pool.member(lease.index() as usize).and_then(|member| member.send_proxy);
+        let dial = Dial::new(lease, preamble, tried, &pool.settings, now);
+        let has_address = dial.endpoint().is_some();
+        self.state = State::Dialing(dial);
+        if has_address { Next::Enter } else { self.attempt_failed(NO_ADDRESS, now, ledger) }
+    }
+
     pub(super) fn dial_ended(&mut self, outcome: Result<(), DialFailure>, now: Tick, ledger: &mut dyn Ledger) -> Next {
         match (outcome, &mut self.state) {
             (Ok(()), State::Dialing(_)) => self.connected(now, ledger),
@@ -163,13 +183,13 @@ impl Session {
         }
     }
 
-    /// Backends are removed with force. A client that is still being connected has lost no byte yet.
-    pub(super) fn backends_removed(&mut self, backends: &HashSet<BackendId>, reason: CloseReason, now: Tick) -> Next {
+    /// The connections of these backends are reset. A client that is still being connected has lost no byte yet.
+    pub(super) fn backends_reset(&mut self, backends: &HashSet<BackendId>, reason: CloseReason, now: Tick) -> Next {
         if !self.backend().is_some_and(|backend| backends.contains(&backend.id)) {
             return Next::Wait;
         }
         if let State::Dialing(_) = self.state {
-            self.remember_failure(AttemptError::Removed, now);
+            self.remember_failure(AttemptError::Withdrawn, now);
             self.dial_another_backend(now)
         } else {
             self.end(Ending::Reset, reason, now)

@@ -1,7 +1,7 @@
-//! The facts of sessions, each reported at the moment when it happens.
+//! The facts of connections, each reported at the moment when it happens: by the session, the driver or the worker.
 //!
-//! Counters, histograms, the access log and outlier detection all derive from these facts. A session counts nothing itself; a
-//! worker's ledger does ([`crate::worker::ledger`]).
+//! Counters, histograms, the access log and outlier detection all derive from these facts. None of the three counts anything
+//! itself. A worker's ledger does ([`crate::worker::ledger`]), and its table names the origin of each fact.
 
 use super::{Interval, Live, Record};
 use crate::base::Tick;

@@ -52,8 +52,8 @@ pub enum AttemptError {
     NoAddress,
     /// The process had no descriptor for the socket, or no memory.
     NoDescriptor,
-    /// The backend was removed meanwhile.
-    Removed,
+    /// The connections of the backend were reset meanwhile: see [`super::Input::ResetBackends`].
+    Withdrawn,
 }
 
 /// A part of a connection's time, and the bytes delivered in it.
@@ -120,7 +120,7 @@ impl AttemptError {
             AttemptError::Connect(failure) => failure.label(),
             AttemptError::NoAddress => "no_address",
             AttemptError::NoDescriptor => "no_descriptor",
-            AttemptError::Removed => "removed",
+            AttemptError::Withdrawn => "withdrawn",
         }
     }
 }
@@ -131,7 +131,7 @@ impl fmt::Display for AttemptError {
             AttemptError::Connect(failure) => failure.fmt(out),
             AttemptError::NoAddress => out.write_str("its name has no address"),
             AttemptError::NoDescriptor => out.write_str("this process had no descriptor or no memory left"),
-            AttemptError::Removed => out.write_str("it was removed"),
+            AttemptError::Withdrawn => out.write_str("it was removed or went down meanwhile"),
         }
     }
 }
@@ -166,7 +166,7 @@ mod tests {
         let (tried, name) = (lease.tried(), "web1".to_owned());
         let attempt =
             |error| FailedAttempt { backend: name.clone(), tried, address: None, error, after: Duration::ZERO };
-        let first = [attempt(AttemptError::Removed)].into_iter();
+        let first = [attempt(AttemptError::Withdrawn)].into_iter();
         let history = History::of(first.chain((0..FAILED_ATTEMPTS).map(|_| attempt(AttemptError::NoAddress))));
         assert_eq!((history.failed.len(), history.failures), (FAILED_ATTEMPTS, FAILED_ATTEMPTS as u32 + 1));
         assert!(history.failed.iter().all(|attempt| attempt.error == AttemptError::NoAddress));

@@ -52,8 +52,9 @@ pub enum Input<'a> {
     Deadline,
     /// This snapshot is in force from now on. A session that waits is in no queue at that moment.
     Adopt(&'a Snapshot),
-    /// These backends are removed with force. A relay to one of them ends for this reason.
-    Remove {
+    /// The connections of these backends are reset. Each backend is removed with force or under `on_remove = "reset"`, its
+    /// drain time is over, or it went down under `on_down = "reset"`. A relay to one of them ends for this reason.
+    ResetBackends {
         /// Which ones.
         backends: &'a HashSet<BackendId>,
         /// Why.

@@ -1,4 +1,16 @@
 //! What is known of a connection while it is open: what an operator sees of it.
+//!
+//! A state has three names:
+//!
+//! | in the session | [`super::Stage`], for the driver and the access log | [`Live::state`], for operators |
+//! |---|---|---|
+//! | `ReadingPreamble` | `Preamble` | `preamble` |
+//! | `Admitting` | `Admitting` | `dialing`, but no question finds one |
+//! | `Choosing` | `Choosing` | `dialing`, but no question finds one |
+//! | `Waiting` | `Waiting` | `waiting` |
+//! | `Dialing` | `Dialing` | `dialing` |
+//! | `Relaying` | `Relaying` | `relaying`; `half_closed` after the first FIN; `resetting` once a side has failed |
+//! | `Closed` | `Closed` | none |
 
 use super::{ConnectionId, Direction, History, Session, State};
 use crate::base::{Endpoint, Tick};

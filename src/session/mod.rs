@@ -5,7 +5,8 @@
 //! driver needs for it. So a test can replay any order of readiness, partial writes, FINs, resets and time-outs in memory.
 //! Another process can rebuild a session from its saved form ([`saved`]).
 //!
-//! A session reports everything that counters and logs need to a [`Ledger`], as a [`Fact`], at the moment it happens.
+//! What counters and logs need of a connection is a [`Fact`]. The session reports its own facts to a [`Ledger`] as they happen.
+//! The driver and the worker report the others.
 //!
 //! # Words
 //!
@@ -49,12 +50,12 @@
 //!
 //! | input | where it has an effect |
 //! |---|---|
-//! | [`Input::Begin`] | any state but Closed: the effect of the state |
+//! | [`Input::Begin`] | any state but Closed: the effect of the state, or the end if the listener trusts no header from that address |
 //! | [`Input::Left`] | Waiting |
 //! | [`Input::Deadline`] | any state with a [`Session::deadline`], once that has come |
 //! | [`Input::Reset`] | any state but Closed |
 //! | [`Input::Adopt`] | any state but Closed |
-//! | [`Input::Remove`] | Dialing, Relaying |
+//! | [`Input::ResetBackends`] | Dialing, Relaying |
 //! | [`Input::Stop`] | any state but Closed |
 //!
 //! An answer has an effect only in the state that asked for it.
@@ -94,7 +95,8 @@
 //! | Dialing | reset from the client, nothing of it left to read | no | reset both | `client_reset` |
 //! | Dialing | reset from the client behind bytes | yes | none: the dial goes on, and x = client fails as soon as it relays | |
 //! | Dialing | refused, unreachable, timed out, or no local port left for this address | – | next address, else another backend (Choosing) up to `connect_attempts`, else reset client, or wait (Waiting) | `connect_failed` |
-//! | Dialing | its backend is removed with force | – | another backend, as after a failure; the attempt does not count as one of the backend | `connect_failed` |
+//! | Dialing | the name of its backend has no address | – | another backend, as after a failure | `connect_failed` |
+//! | Dialing | the connections of its backend are reset ([`Input::ResetBackends`]) | – | another backend, as after a failure; the attempt does not count as one of the backend | `connect_failed` |
 //! | Dialing | its listener and its pool are gone | – | none: the attempt goes on; if it fails, reset client | `connect_failed` |
 //! | Dialing | this process has no descriptor left | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
 //! | Relaying | FIN from x, direction x→y Open | no | FIN to y; Shut | |
@@ -111,9 +113,10 @@
 //! | Relaying | `max_lifetime` has passed, and no byte has moved for [`QUIET`] | no | close both | `forced` |
 //! | Relaying | `max_lifetime` has passed, bytes move | any | none: the session waits for a quiet moment, at most a tenth of the lifetime | |
 //! | Relaying | that tenth has passed too | any | reset both: after a FIN, a part would look like the whole | `forced` |
-//! | Relaying | its backend is removed with force | any | reset both | `forced` |
+//! | Relaying | the connections of its backend are reset | any | reset both | `forced` |
 //! | any | drain deadline, second signal | any | reset both | `shutdown` |
 //! | any | an operator closes it | any | reset both | `forced` |
+//! | before [`Input::Begin`] | the worker can't watch the client's socket | – | reset client | `forced` |
 //!
 //! A reset is passed on last, since it drops what the kernel still has to send. [`Effect::Measure`] asks for that amount, and
 //! again after a while, until it is zero. Meanwhile, of the other time-outs only `max_lifetime` applies. A reset never
@@ -170,7 +173,7 @@ use crate::base::{Endpoint, Tick};
 use crate::config::model::ProxyVersion;
 use crate::policy::balance::Client;
 use crate::policy::limit::Reason;
-use crate::pool::{Backend, Lease, Listener, PickError, Tried};
+use crate::pool::{Backend, Listener, Tried};
 use crate::proto::proxy::Header;
 use crate::telemetry::ListenerTotals;
 use dialing::Dial;
@@ -295,7 +298,7 @@ impl Session {
             Input::Unsent(bytes) => self.queue_measured(bytes, now),
             Input::Deadline => self.deadline_reached(now, ledger),
             Input::Adopt(snapshot) => self.snapshot_adopted(snapshot, now),
-            Input::Remove { backends, reason } => self.backends_removed(backends, reason, now),
+            Input::ResetBackends { backends, reason } => self.backends_reset(backends, reason, now),
             Input::Stop(reason) => self.end(Ending::Reset, reason, now),
         }
     }
@@ -373,21 +376,6 @@ impl Session {
 
     fn policy_client(&self) -> Client {
         Client { ip: self.client.as_ref().and_then(Endpoint::ip) }
-    }
-
-    fn backend_picked(&mut self, choice: Result<Lease, PickError>, now: Tick, ledger: &mut dyn Ledger) -> Next {
-        let State::Choosing { tried } = &mut self.state else { return Next::Wait };
-        let Ok(lease) = choice else { return self.wait_for_backend(now) };
-        let (tried, pool) = (std::mem::take(tried), self.route.pool());
-        if !tried.is_empty() {
-            ledger.record(Fact::Retried(pool), now);
-        }
-        self.attempts += 1;
-        let preamble = pool.member(lease.index() as usize).and_then(|member| member.send_proxy);
-        let dial = Dial::new(lease, preamble, tried, &pool.settings, now);
-        let has_address = dial.endpoint().is_some();
-        self.state = State::Dialing(dial);
-        if has_address { Next::Enter } else { self.attempt_failed(dialing::NO_ADDRESS, now, ledger) }
     }
 
     fn admission_decided(&mut self, answer: Result<(), Reason>, now: Tick) -> Next {

@@ -12,6 +12,7 @@
 //! | `preamble` | preambles, from the client and for the backend |
 //! | `resets` | sides that fail |
 //! | `liveness` | checks that peers acknowledge what was sent |
+//! | `inspect` | questions about connections, and orders to close them |
 //! | `waiting` | clients in a queue, and new snapshots |
 //! | `reports` | open connections, for the access log |
 //! | `ports` | the system below, and what comes in |
@@ -67,7 +68,7 @@ struct Connection<S, P> {
     /// What has been added to the backend's totals.
     flushed: Flushed,
     /// In the run queue.
-    queued: bool,
+    runnable: bool,
     /// In the list of those whose counters moved.
     dirty: bool,
     guard: AdmissionGuard,
@@ -184,7 +185,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             look_at: None,
             report_at: None,
             flushed: Flushed::default(),
-            queued: false,
+            runnable: false,
             dirty: false,
             guard,
         })
@@ -240,7 +241,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         for _ in 0..self.runnable.len() {
             let Some(key) = self.runnable.pop_front() else { return };
             if let Some(connection) = self.connections.get_mut(key) {
-                (connection.queued, connection.sockets.wants_turn) = (false, false);
+                (connection.runnable, connection.sockets.wants_turn) = (false, false);
                 self.relay(key);
             }
         }
@@ -308,7 +309,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         // A reload may remove tens of thousands of backends at once.
         let backends = &HashSet::from_iter(backends.iter().copied());
         for key in self.connections.keys() {
-            self.step(key, Input::Remove { backends, reason });
+            self.step(key, Input::ResetBackends { backends, reason });
         }
     }
 
@@ -363,8 +364,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     /// turn or its end.
     fn reconcile(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.sockets.wants_turn && !connection.queued {
-            connection.queued = true;
+        if connection.sockets.wants_turn && !connection.runnable {
+            connection.runnable = true;
             self.runnable.push_back(key);
         }
         if let Some(deadline) = connection.deadline()

@@ -1,20 +1,20 @@
 //! The ledger of a worker: the one place that derives counters, logs and messages from facts.
 //!
-//! | fact | counters and histograms | what balancing learns | the prober hears | log |
-//! |---|---|---|---|---|
-//! | `Accepted` | the listener's accepted clients | | | |
-//! | `Retried` | the pool's retries | | | |
-//! | `AttemptFailed` | failures by reason, once no address is left | a backend that fails early | of the address, of the backend | |
-//! | `Connected` | connections, connect times | | of a backend whose health bit is cleared | |
-//! | `Answered` | times of the first byte | how long an answer takes | | |
-//! | `Measured` | round-trip times, retransmits | | | |
-//! | `Relayed` | bytes | | | |
-//! | `Opened`, `Ongoing` | | | | access log |
-//! | `Closed` | durations, ends and refusals by reason | what an end without an answer says | of an early reset | access log; refusals; debug |
+//! | fact | from | counters and histograms | what balancing learns | the prober hears | log |
+//! |---|---|---|---|---|---|
+//! | `Accepted` | worker | the listener's accepted clients | | | |
+//! | `Retried` | session | the pool's retries | | | |
+//! | `AttemptFailed` | session | failures by reason, once no address is left | a backend that fails early | of the address, of the backend | |
+//! | `Connected` | session | connections, connect times | | of a backend whose health bit is cleared | |
+//! | `Answered` | session | times of the first byte | how long an answer takes | | |
+//! | `Measured` | driver | round-trip times, retransmits | | | |
+//! | `Relayed` | driver | bytes | | | |
+//! | `Opened`, `Ongoing` | driver | | | | access log |
+//! | `Closed` | driver | durations, ends and refusals by reason | what an end without an answer says | of an early reset | access log; refusals; debug |
 //!
-//! What metrics, the status and the access log show of connections is derived here. There are two exceptions. Guards and
-//! leases keep the gauges ([`crate::admission`], [`crate::pool::Lease`]). Admission counts the clients that a limit in dry
-//! run would have refused. Probes, reloads and lost lines are counted where they happen, and are no facts of a connection.
+//! What metrics, the status and the access log show of connections is derived here. There are three exceptions. Guards and
+//! leases keep the gauges ([`crate::admission`], [`crate::pool::Lease`]). Queues keep the gauge of waiting clients
+//! ([`super::queue`]). Admission counts the clients that a limit in dry run would have refused. Probes, reloads and lost lines are counted where they happen, and are no facts of a connection.
 //!
 //! No fact is reported per relayed chunk. Recording one takes no lock, and allocates only for a log line.
 

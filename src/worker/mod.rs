@@ -81,7 +81,7 @@ pub type Handed = Accepted<Socket>;
 pub struct Peer {
     /// Where clients are handed over.
     pub mailbox: Mailbox<Handed>,
-    /// Orders from control and the prober.
+    /// Orders from control, the prober and the admin API.
     pub orders: Slot<Orders>,
     /// Connections it has, or is about to have.
     pub connections: AtomicUsize,

@@ -1,5 +1,6 @@
-//! Orders from control and the prober to a worker. Unread orders are merged into one. So no thread waits for a stuck worker,
-//! and the worker carries out everything once it goes on.
+//! Orders to a worker: from control, from the prober (resets under `on_down`) and from the admin API (questions about
+//! connections). Unread orders are merged into one. So no thread waits for a stuck worker to take its order, and the worker
+//! carries out everything once it goes on.
 
 use super::ListenSocket;
 use crate::inspect::{Inspection, Inspections};
@@ -66,7 +67,9 @@ impl Merge for Orders {
         }
         self.reset.extend(later.reset);
         if self.reset.len() > RESETS_MAX {
-            log::error!("a worker does not respond: connections of removed backends go on there");
+            log::error!(
+                "a worker does not respond: connections of backends that were removed or went down go on there"
+            );
             self.reset = self.reset.drain().take(RESETS_MAX).collect();
         }
         self.inspect.add(later.inspect);

@@ -66,7 +66,7 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
             Effect::Pick { pool, client, tried } if self.queues.may_choose(pool, self.key) => {
                 Answer::Input(Input::Picked(pool.pick(client, tried, self.now, self.random)))
             }
-            Effect::Pick { .. } => Answer::Input(Input::Picked(Err(PickError::AllFull))),
+            Effect::Pick { .. } => Answer::Input(Input::Picked(Err(PickError::OthersWait))),
             Effect::Queue { pool } => Answer::Input(self.join_queue(pool)),
             Effect::Dial { to } => self.dial(to).into(),
             Effect::Announce(preamble) => {

@@ -1,10 +1,12 @@
-//! The tables of the pages against the program: every flag and every key, every metric, every call of the admin API.
+//! The tables of the pages against the program: every flag and every key, every metric, every call and every event of the
+//! admin API.
 
 use super::pages::root;
 use std::process::Command;
 use std::{env, fs};
 use tcplb::admin::metrics::families::{self, About};
 use tcplb::config::settings;
+use tcplb::events::Kind;
 use tcplb::policy::balance::{Algorithm, REGISTRY};
 
 const ADMIN_API: &str = include_str!("../../../docs/admin-api.md");
@@ -75,4 +77,12 @@ fn the_page_has_every_call_of_the_admin_api() {
         });
         assert!(row.is_some(), "docs/admin-api.md lacks {} {}", route.method, route.path);
     }
+}
+
+#[test]
+fn the_page_has_every_kind_of_event() {
+    let rows = ADMIN_API.lines().skip_while(|line| !line.starts_with("| `kind` |")).skip(2);
+    let cells = rows.take_while(|line| line.starts_with("| ")).filter_map(|line| line.split('|').nth(1));
+    let on_page: Vec<&str> = cells.flat_map(|cell| cell.split(',')).map(|word| word.trim().trim_matches('`')).collect();
+    assert_eq!(on_page, Kind::ALL.map(Kind::word), "the table of events in docs/admin-api.md");
 }

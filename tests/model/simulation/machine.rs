@@ -213,21 +213,21 @@ fn a_refused_client_is_reset_before_anything_is_chosen() {
 }
 
 #[test]
-fn a_backend_that_is_removed_is_left_while_it_is_dialled_and_ends_a_relay() {
+fn a_backend_whose_connections_are_reset_is_left_while_it_is_dialled_and_ends_a_relay() {
     let listener = listener_of(&endpoints(None));
     let reason = CloseReason::Forced;
     let id = |session: &Machine| session.backend().map(|backend| backend.id);
     let mut session = dialing(&listener, Tick(0));
     let backends = &id(&session).into_iter().collect();
-    assert_eq!(session.handle(Input::Remove { backends, reason }, Tick(1)), Asked::Pick);
+    assert_eq!(session.handle(Input::ResetBackends { backends, reason }, Tick(1)), Asked::Pick);
     assert_eq!(session.tried.len(), 1);
     assert_eq!(session.facts, Facts::default(), "it has not failed");
     let picked = pick(&listener, &session, &mut fastrand::Rng::with_seed(1));
     assert_eq!(session.handle(picked, Tick(1)), Asked::Dial);
     assert_eq!(session.handle(Input::Dialed(Ok(())), Tick(1)), Asked::Relay);
-    assert_eq!(session.handle(Input::Remove { backends, reason }, Tick(1)), Asked::Wait, "another one");
+    assert_eq!(session.handle(Input::ResetBackends { backends, reason }, Tick(1)), Asked::Wait, "another one");
     let backends = &id(&session).into_iter().collect();
-    assert_eq!(session.handle(Input::Remove { backends, reason }, Tick(1)), Asked::End(Ending::Reset));
+    assert_eq!(session.handle(Input::ResetBackends { backends, reason }, Tick(1)), Asked::End(Ending::Reset));
     assert_eq!(session.closed(), Some((CloseReason::Forced, 2)));
 }
 
