@@ -8,6 +8,7 @@ use crate::clock;
 use crate::config::settings::kinds;
 use crate::inspect::{self, Action, Filter, Joined, LIMIT_MAX, Question, Row, Sort};
 use crate::session::ConnectionId;
+use serde::{Serialize, Serializer};
 
 /// The parameters that choose connections, for the table of calls.
 pub const FILTERS: [(&str, &str); 4] = [
@@ -88,10 +89,21 @@ fn ask(state: &State, question: Question) -> Joined {
 fn rows(state: &State, question: Question) -> Response {
     let joined = ask(state, question);
     let now = clock::now();
-    let connections: Vec<api::Connection> = joined.rows.iter().map(|row| connection(row, now)).collect();
     match silence(&joined, MISSING) {
-        None => Response::json(200, &connections),
-        Some(error) => Response::json(503, &api::SomeConnections { error, connections }),
+        None => Response::json(200, &Listed(&joined.rows, now)),
+        Some(error) => {
+            let connections = joined.rows.iter().map(|row| connection(row, now)).collect();
+            Response::json(503, &api::SomeConnections { error, connections })
+        }
+    }
+}
+
+/// A list as JSON. 100 000 connections take much memory, so there is only one [`api::Connection`] at a time.
+struct Listed<'a>(&'a [Row], Tick);
+
+impl Serialize for Listed<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|row| connection(row, self.1)))
     }
 }
 

@@ -67,7 +67,11 @@ fn of(listener: &Listener, ip: IpAddr, process: &ConnectionLimit, draining: bool
     let refused = refusal(listener, &admission);
     let (verdict, reason) = match (refused, without_backend(listener, &explanation)) {
         (Some(reason), _) if admission.enforced => (Acceptance::Refuse, Some(reason)),
-        (_, Some((verdict, reason))) => (verdict, Some(reason)),
+        (_, Some((verdict, reason))) => match waits(listener, &admission, process) {
+            // The client is not accepted yet, so there may be a backend once it is.
+            Some(waits) => (Acceptance::Accept, Some(format!("{waits}; now {reason}"))),
+            None => (verdict, Some(reason)),
+        },
         (Some(reason), None) => (Acceptance::Accept, Some(format!("only because of limits = \"count\"; {reason}"))),
         (None, None) if draining => (Acceptance::Accept, Some("tcplb is stopping: its listeners close".to_owned())),
         (None, None) => (Acceptance::Accept, waits(listener, &admission, process)),

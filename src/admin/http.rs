@@ -6,7 +6,7 @@
 //!
 //! Not here: keep-alive, TLS, routes.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::time::{Duration, Instant};
 
 /// How long a request may take to be whole, and an answer to be taken.
@@ -103,6 +103,14 @@ impl Response {
 
     /// The answer's bytes on the wire. `bodiless`: the answer to HEAD.
     pub fn bytes(&self, bodiless: bool) -> Vec<u8> {
+        let mut bytes = self.head();
+        if !bodiless {
+            bytes.extend_from_slice(&self.body);
+        }
+        bytes
+    }
+
+    fn head(&self) -> Vec<u8> {
         let mut head = format!(
             "HTTP/1.1 {} {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nCache-Control: no-store\r\n\
              X-Content-Type-Options: nosniff\r\nConnection: close\r\n",
@@ -118,24 +126,22 @@ impl Response {
             head.push_str("\r\n");
         }
         head.push_str("\r\n");
-        let mut bytes = head.into_bytes();
-        if !bodiless {
-            bytes.extend_from_slice(&self.body);
-        }
-        bytes
+        head.into_bytes()
     }
 }
 
 /// Sends an answer and closes, so that the peer can read the whole answer.
 pub fn answer(stream: &mut impl Stream, response: &Response, bodiless: bool) -> io::Result<()> {
-    let bytes = response.bytes(bodiless);
-    let mut rest = bytes.as_slice();
+    // A body may have many megabytes, so it is not copied behind the head.
+    let (head, body) = (response.head(), if bodiless { &[][..] } else { &response.body });
+    let mut parts = [IoSlice::new(&head), IoSlice::new(body)];
+    let mut rest = &mut parts[..if body.is_empty() { 1 } else { 2 }];
     let deadline = Deadline::after(PATIENCE);
     while !rest.is_empty() {
         stream.limit_write(deadline.left()?)?;
-        match stream.write(rest) {
+        match stream.write_vectored(rest) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => rest = &rest[count..],
+            Ok(count) => IoSlice::advance_slices(&mut rest, count),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }

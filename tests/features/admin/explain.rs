@@ -157,6 +157,23 @@ fn a_client_beyond_the_limit_of_its_source_is_explained_as_refused() {
 }
 
 #[test]
+fn a_client_beyond_the_limit_of_the_listener_waits_although_no_backend_has_room() {
+    let (_servers, addresses) = servers(&["web1"]);
+    let text = file(&addresses, "name = \"web\"", &["name = \"web1\"\nmax_connections = 1"]);
+    let limit = "bind = [\"127.0.0.1:0\"]\nmax_connections = 1\n";
+    let balancer = Balancer::from_text(text.replace("bind = [\"127.0.0.1:0\"]\n", limit));
+    let _client = TcpStream::connect(&balancer.listen).unwrap();
+    let answer = eventually_some("the client is counted", || {
+        let answer = balancer.get("/v1/explain?client=127.0.0.1").json(200);
+        (candidate(&answer, "web1")["active"] == 1).then_some(answer)
+    });
+    assert_eq!((&answer["verdict"], &answer["pick"]), (&"accept".into(), &Value::Null));
+    let want = "the listener is at its limit of 1 clients: the client would wait in the kernel's backlog; \
+                now no_backend: each backend that is up is at its limit";
+    assert_eq!(answer["reason"], want);
+}
+
+#[test]
 fn the_command_shows_the_decision_as_a_sentence_and_a_table() {
     let (_servers, addresses) = servers(&["web1"]);
     let named = ["name = \"web1\"", "name = \"web2\"\nbackup = true"];

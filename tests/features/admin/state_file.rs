@@ -190,6 +190,19 @@ fn a_state_file_that_is_wrong_or_unreadable_ends_the_start_with_the_place_of_the
 }
 
 #[test]
+fn a_change_that_the_file_has_no_place_for_is_dropped_with_a_line_in_the_log() {
+    let place = Place::new();
+    place.write(&[("web1", 1)]);
+    let entry = "version = 1\n[[backend]]\npool = \"gone\"\nruns = { name = \"web2\", address = \"127.0.0.1:1\" }\n";
+    fs::write(place.state(), entry).unwrap();
+    let balancer = place.start();
+    balancer.process.wait_for_line(
+        "WARN state_file: pool gone: backend web2: its change at run time is dropped: the file has no such pool",
+    );
+    assert_eq!(backends(&balancer), named(&[("web1", 1, "up")]));
+}
+
+#[test]
 fn while_the_file_cannot_be_written_tcplb_serves_and_logs_it_once() {
     let place = Place::new();
     let directory = place.directory.path().join("state");
