@@ -36,6 +36,7 @@ pub use target::{Links, Target};
 
 use crate::admission::ConnectionLimit;
 use crate::base::LogThrottle;
+use crate::base::text::counted;
 use crate::clock;
 use crate::config::model::LogEvents;
 use crate::telemetry::AccessLogTotals;
@@ -173,5 +174,5 @@ fn lose(totals: &AccessLogTotals, lines: u64) {
 }
 
 fn log_loss(lines: u64) {
-    log::warn!("access log: {lines} line{} lost: written too slowly, or not at all", if lines == 1 { "" } else { "s" });
+    log::warn!("access log: {} lost: written too slowly, or not at all", counted(lines, "line"));
 }

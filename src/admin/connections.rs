@@ -4,6 +4,7 @@ use super::http::Response;
 use super::routes::Call;
 use super::{State, api};
 use crate::base::Tick;
+use crate::base::text::counted;
 use crate::clock;
 use crate::config::settings::kinds;
 use crate::inspect::{self, Action, Filter, Joined, LIMIT_MAX, Question, Row, Sort};
@@ -76,8 +77,7 @@ fn order(state: &State, filter: Filter) -> Joined {
     let meant = filter.to_string();
     let joined = ask(state, Question { filter, action: Action::Close });
     if joined.closed > 0 {
-        let plural = if joined.closed == 1 { "" } else { "s" };
-        log::info!("{} connection{plural} closed by a call of the admin API: {meant}", joined.closed);
+        log::info!("{} closed by a call of the admin API: {meant}", counted(joined.closed, "connection"));
     }
     joined
 }

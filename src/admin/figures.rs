@@ -12,6 +12,18 @@ pub struct Column<T> {
     pub cell: fn(&T) -> Option<String>,
 }
 
+impl<T> Column<T> {
+    /// The text; `-` where there is nothing to show.
+    pub fn text(&self, of: &T) -> String {
+        shown((self.cell)(of))
+    }
+}
+
+/// A cell's text.
+pub fn shown(cell: Option<String>) -> String {
+    cell.unwrap_or_else(|| "-".to_owned())
+}
+
 /// Text to the left, numbers to the right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {

@@ -3,6 +3,7 @@
 //! The page, `top` and `tcplb status` show the same findings. Each is one line that names what it is about.
 
 use super::api::{BackendView, FINDINGS_MAX, Finding, Level, Listener, PoolView, ProcessView, Status, Verdict};
+use crate::base::text::counted;
 use std::cmp::Reverse;
 
 /// The percentage of a limit from which on it is a finding.
@@ -45,7 +46,7 @@ fn counts(status: &Status) -> String {
     let up = of("up");
     let others = ["draining", "disabled"].map(|state| (of(state), state)).into_iter().filter(|(count, _)| *count > 0);
     let others: String = others.map(|(count, state)| format!(", {count} {state}")).collect();
-    format!("{up} {} up{others}", if up == 1 { "backend" } else { "backends" })
+    format!("{} up{others}", counted(up, "backend"))
 }
 
 fn all(status: &Status) -> Vec<Finding> {

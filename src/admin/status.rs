@@ -144,7 +144,7 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -
         effective_weight: rounded(pool.effective_weight(member), 1e3),
         backup: member.backup,
         state: state.word().to_owned(),
-        reason: (state == BackendState::Down).then(|| reason(pool, member, last_result.as_deref())),
+        reason: (state == BackendState::Down).then(|| pool.why_down(member)),
         active_connections: u64::from(backend.active()),
         connections_limit: settings.max_connections.map(u64::from),
         connections_total: counters.connections.load(Relaxed),
@@ -167,14 +167,6 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -
         },
         addresses: addresses(backend, &health, now),
     }
-}
-
-/// Why an enabled backend takes no new connections.
-fn reason(pool: &Pool, member: &Member, last_result: Option<&str>) -> String {
-    if pool.ejected.get(member.slot) && member.backend.is_healthy() {
-        return "its last clients failed".to_owned();
-    }
-    last_result.unwrap_or("no probe has passed yet").to_owned()
 }
 
 fn recent(counters: &Counters, now: Tick) -> api::Recent {

@@ -55,6 +55,13 @@ pub fn encode(name: &str) -> String {
     encoded
 }
 
+/// A path with a query of those parameters that have a value. The values are encoded.
+pub fn query<'a>(path: &str, parameters: impl IntoIterator<Item = (&'a str, Option<&'a str>)>) -> String {
+    let given = parameters.into_iter().filter_map(|(key, value)| Some(format!("{key}={}", encode(value?))));
+    let pairs: Vec<String> = given.collect();
+    if pairs.is_empty() { path.to_owned() } else { format!("{path}?{}", pairs.join("&")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,12 +85,21 @@ mod tests {
         }
         let pair = |key: &str, value: &str| (key.to_owned(), value.to_owned());
         assert_eq!(pairs("force=true&&x&y=a%3Db"), Ok(vec![pair("force", "true"), pair("x", ""), pair("y", "a=b")]));
+        assert_eq!(query("/a", [("none", None)]), "/a");
     }
 
     proptest! {
         #[test]
         fn any_name_round_trips_as_a_segment(name in "\\PC{1,40}") {
             prop_assert_eq!(segments(&format!("/a/{}", encode(&name))), Ok(vec!["a".to_owned(), name]));
+        }
+
+        #[test]
+        fn any_value_round_trips_in_a_query(one in "\\PC{0,40}", other in "[&=+?#% /]{0,9}") {
+            let path = query("/a", [("one", Some(&*one)), ("none", None), ("other", Some(&*other))]);
+            let pair = |key: &str, value| (key.to_owned(), value);
+            let (path, text) = path.split_once('?').unwrap();
+            prop_assert_eq!((path, pairs(text)), ("/a", Ok(vec![pair("one", one), pair("other", other)])));
         }
 
         #[test]

@@ -11,6 +11,7 @@ mod workers;
 use crate::access_log::{AccessLog, Reopener};
 use crate::admin::Admin;
 use crate::base::Endpoint;
+use crate::base::text::counted;
 use crate::config::model::Model;
 use crate::confine::Confinement;
 use crate::control::{Control, Outcome};
@@ -156,8 +157,7 @@ impl Running {
         let addresses = snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
         listen::remove_files(addresses.map(|address| &address.endpoint));
         let EndCounts { finished, reset } = counts?;
-        let plural = if finished == 1 { "" } else { "s" };
-        log::info!("stopped: {finished} connection{plural} finished, {reset} reset");
+        log::info!("stopped: {} finished, {reset} reset", counted(finished, "connection"));
         Ok(())
     }
 }

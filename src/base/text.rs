@@ -1,4 +1,4 @@
-//! Text from outside that people read: the characters that are refused, and their escapes.
+//! Text that people read: counts with their nouns; of text from outside, the characters that are refused, and their escapes.
 //!
 //! A control character can forge a log line or control a terminal. A direction-changing character makes a line read
 //! differently. An invisible character makes two names look the same.
@@ -51,6 +51,12 @@ pub fn is_hidden(letter: char) -> bool {
 /// The first hidden character of a text, escaped, for error messages.
 pub fn hidden_in(text: &str) -> Option<String> {
     text.chars().find(|letter| is_hidden(*letter)).map(|letter| letter.escape_default().to_string())
+}
+
+/// A count with its noun: `1 connection`, `2 connections`.
+pub fn counted<N: Display + PartialEq + From<u8>>(count: N, noun: &str) -> String {
+    let plural = if count == N::from(1) { "" } else { "s" };
+    format!("{count} {noun}{plural}")
 }
 
 /// Shows a value on one line: each hidden character as its escape, like `
@@ -126,6 +132,12 @@ mod tests {
         for letter in "az09 \\\"/[]:_é\u{301}ßжשع中한ा😀\u{a0}".chars() {
             assert!(!is_hidden(letter), "{letter:?}");
         }
+    }
+
+    #[test]
+    fn one_is_singular_and_zero_is_plural() {
+        assert_eq!([0u64, 1, 2].map(|count| counted(count, "line")), ["0 lines", "1 line", "2 lines"]);
+        assert_eq!(counted(1usize, "more client"), "1 more client");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 
 use super::args::Balance;
 use super::flags::{self, Asked, Mistakes};
+use crate::base::text::counted;
 use crate::config::file;
 use crate::config::model::{Listener, Model};
 use crate::confine;
@@ -84,8 +85,7 @@ fn read_lists(listener: &mut Listener, place: impl Fn(&str) -> String) -> Vec<St
 
 /// What `tcplb check` prints for a valid file.
 pub fn summary(path: &Path, model: &Model) -> String {
-    let counted = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
-    let backends = model.pools.iter().map(|pool| pool.backends.len()).sum();
+    let backends: usize = model.pools.iter().map(|pool| pool.backends.len()).sum();
     let (listeners, pools) = (counted(model.listeners.len(), "listener"), counted(model.pools.len(), "pool"));
     format!("{}: ok, {listeners}, {pools}, {}", path.display(), counted(backends, "backend"))
 }

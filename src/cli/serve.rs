@@ -4,6 +4,7 @@ use super::crash;
 use super::signals::{self, Signal, Signals};
 use crate::access_log::Reopener;
 use crate::app::{self, Loader, Remote};
+use crate::base::text::counted;
 use crate::base::{Endpoint, duration};
 use crate::config::advice;
 use crate::config::model::{self, HealthKind, Model};
@@ -82,13 +83,13 @@ fn forward_signals(signals: Signals, remote: &Remote, log: Option<&Reopener>) {
 fn introduction(model: &Model) -> Vec<String> {
     let limited = |listener: &model::Listener| {
         let (name, limit) = (&listener.name, listener.max_connections?);
-        Some(format!("listener {name}: at most {limit} connection{}", if limit == 1 { "" } else { "s" }))
+        Some(format!("listener {name}: at most {}", counted(limit, "connection")))
     };
     let mut lines: Vec<String> = model.listeners.iter().filter_map(limited).collect();
     for pool in &model.pools {
-        let (count, plural) = (pool.backends.len(), if pool.backends.len() == 1 { "" } else { "s" });
+        let backends = counted(pool.backends.len(), "backend");
         let (name, algorithm, health) = (&pool.name, pool.algorithm.name, Watched(&pool.health));
-        lines.push(format!("pool {name}: {algorithm} over {count} backend{plural}, {health}"));
+        lines.push(format!("pool {name}: {algorithm} over {backends}, {health}"));
         lines.extend(pool.backends.iter().map(backend_line));
     }
     lines

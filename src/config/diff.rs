@@ -25,6 +25,7 @@ use super::model::{Backend, Model, OnRemove, Pool};
 use super::settings::kinds::Written;
 use super::settings::{BACKEND, GLOBAL, HEALTH, LISTENER, POOL, Reload, Section};
 use crate::base::duration;
+use crate::base::text::counted;
 use std::fmt::{self, Display};
 
 /// All changes, in the order of the configuration. Within a kind, removals come last.
@@ -144,7 +145,7 @@ struct Connections(u64);
 
 impl Display for Connections {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} connection{}", self.0, if self.0 == 1 { "" } else { "s" })
+        out.write_str(&counted(self.0, "connection"))
     }
 }
 

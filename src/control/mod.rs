@@ -59,6 +59,7 @@ pub use remote::{Refused, ReloadError, Reloaded, Remote};
 pub use resolve::names;
 
 use crate::base::duration;
+use crate::base::text::counted;
 use crate::clock;
 use crate::config::model::Model;
 use crate::mailbox::Mailbox;
@@ -389,8 +390,8 @@ impl<C: DataPlane> ControlLoop<C> {
         for listener in &self.parts.published.snapshot().listeners {
             for why in Refusal::ALL {
                 if let Some(count) = unreported(&listener.totals, why) {
-                    let plural = if count == 1 { "" } else { "s" };
-                    log::warn!("listener {} refused {count} more client{plural}: {}", listener.name, why.label());
+                    let clients = counted(count, "more client");
+                    log::warn!("listener {} refused {clients}: {}", listener.name, why.label());
                 }
             }
         }

@@ -21,7 +21,7 @@
 mod queue;
 mod stderr;
 
-use crate::base::text::Escaped;
+use crate::base::text::{Escaped, counted};
 use env_logger::{Builder, Env, Target, WriteStyle};
 use log::LevelFilter;
 use queue::Queue;
@@ -107,8 +107,7 @@ pub fn plain(line: impl Display) {
 }
 
 fn report_lost(lines: u64) {
-    let plural = if lines == 1 { "" } else { "s" };
-    log::warn!(target: ALWAYS, "log: {lines} line{plural} lost: stderr was too slow, or failed");
+    log::warn!(target: ALWAYS, "log: {} lost: stderr was too slow, or failed", counted(lines, "line"));
 }
 
 /// Whether lines are coloured: on a capable terminal, unless NO_COLOR is set (no-color.org).

@@ -15,6 +15,24 @@ pub enum BackendState {
     Disabled,
 }
 
+impl Pool {
+    /// Why an enabled backend takes no new connections. Failed probes count more than failed clients: they keep it down when
+    /// the clients' failures are forgotten.
+    pub fn why_down(&self, member: &Member) -> String {
+        if let Some(why) = member.backend.unresolved() {
+            return why;
+        }
+        if self.ejected.get(member.slot) && member.backend.is_healthy() {
+            return "its last clients failed".to_owned();
+        }
+        match member.backend.health.lock().last_result {
+            Some(outcome) if outcome.passed() => "too few probes have passed yet".to_owned(),
+            Some(outcome) => outcome.to_string(),
+            None => "no probe has passed yet".to_owned(),
+        }
+    }
+}
+
 impl BackendState {
     /// All of them.
     pub const ALL: [BackendState; 4] =

@@ -77,12 +77,12 @@ impl Pool {
         match deciding {
             _ if member.state != AdminState::Enabled => member.state.word().to_owned(),
             _ if member.weight == 0 => "weight 0".to_owned(),
-            Some(_) if usable && !up => format!("{}, but tried since no backend is up", self.down(member)),
+            Some(_) if usable && !up => format!("down: {}, but tried since no backend is up", self.why_down(member)),
             Some(stage) if usable && groups < self.warm.len() && stage.view.warm.is_none() => {
                 format!("up, in slow start at {} % of its weight", 100 * groups / self.warm.len())
             }
             Some(_) if usable => "up".to_owned(),
-            _ if !up => self.down(member),
+            _ if !up => format!("down: {}", self.why_down(member)),
             _ if self.limits.get(slot).is_some_and(|limit| member.backend.active() >= *limit) => {
                 format!("at its limit of {} connections", self.limits[slot])
             }
@@ -91,23 +91,6 @@ impl Pool {
                 "up, in slow start: the share that it has so far has no place for this client".to_owned()
             }
             _ => "up".to_owned(),
-        }
-    }
-
-    /// Why a member is down.
-    fn down(&self, member: &Member) -> String {
-        if self.ejected.get(member.slot) {
-            return "left out for a while: its last clients failed".to_owned();
-        }
-        if let Some(why) = member.backend.unresolved() {
-            return format!("down: {why}");
-        }
-        let health = member.backend.health.lock();
-        match (health.transition, health.last_result) {
-            (_, Some(outcome)) if !outcome.passed() => format!("down: {outcome}"),
-            (Some(transition), _) => transition.to_string(),
-            (None, None) => "down: not probed yet".to_owned(),
-            (None, Some(_)) => "down".to_owned(),
         }
     }
 }

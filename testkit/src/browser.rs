@@ -282,6 +282,10 @@ impl Drop for Page {
         if !thread::panicking() {
             self.browser.call(None, "Target.disposeBrowserContext", json!({ "browserContextId": self.context }));
         }
+        // Nothing takes them any more, and each wait of another page would read them again.
+        let session = self.session.as_str();
+        let is_own = |message: &Value| message["sessionId"] == session || message["params"]["sessionId"] == session;
+        self.browser.heard.messages.lock().retain(|message| !is_own(message));
     }
 }
 

@@ -1,7 +1,9 @@
 //! The arguments of `tcplb status`, `tcplb top`, `tcplb backends`, `tcplb connections`, `tcplb events` and `tcplb reload`.
 
 use crate::base::duration;
-use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use crate::inspect::Sort;
+use clap::builder::PossibleValuesParser;
+use clap::{ArgGroup, Args, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -229,8 +231,8 @@ pub struct Connections {
     pub client: Option<String>,
 
     /// Which come first: the oldest, those that moved the most bytes, or the longest silent [default: age]
-    #[arg(long, value_enum, value_name = "ORDER")]
-    pub sort: Option<SortBy>,
+    #[arg(long, value_name = "ORDER", value_parser = PossibleValuesParser::new(Sort::NAMES.map(|(word, _)| word)))]
+    pub sort: Option<String>,
 
     /// The most connections to list [default: 1000]
     #[arg(long, value_name = "N")]
@@ -255,28 +257,6 @@ pub struct Connections {
     /// How to reach it.
     #[command(flatten)]
     pub reach: Reach,
-}
-
-/// The order of a list of connections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum SortBy {
-    /// The oldest first
-    Age,
-    /// Those that moved the most bytes first
-    Bytes,
-    /// The longest silent first
-    Idle,
-}
-
-impl SortBy {
-    /// Its word in the API.
-    pub fn word(self) -> &'static str {
-        match self {
-            SortBy::Age => "age",
-            SortBy::Bytes => "bytes",
-            SortBy::Idle => "idle",
-        }
-    }
 }
 
 /// A backend of a pool.

@@ -1,9 +1,10 @@
 //! `tcplb connections`: lists open connections once or each second, and closes some.
 
-use super::args::{Connections, SortBy};
+use super::args::Connections;
 use super::client::Client;
 use super::{REFUSED, Trouble, done, get, read, show, table, warn};
 use crate::admin::{api, target};
+use crate::base::text::counted;
 use crate::cli::terminal;
 use crossbeam_channel::{RecvTimeoutError, bounded};
 use std::io::{self, IsTerminal};
@@ -74,22 +75,23 @@ fn kill(client: &Client, connections: &Connections) -> Result<(), Trouble> {
             show(format!("… and {} {or_more}", rows.len() - SHOWN))?;
         }
         missing.into_iter().for_each(|Trouble(_, why)| warn(&[why]));
-        if !connections.yes && io::stdin().is_terminal() && !terminal::consents("Close them? [y/N] ") {
-            return show("nothing is closed");
-        }
+    }
+    if !connections.yes && io::stdin().is_terminal() && !terminal::consents("Close them? [y/N] ") {
+        return show(if connections.json { r#"{"closed":0}"# } else { "nothing is closed" });
     }
     let body = get(client, "DELETE", &path(connections, None), None)?;
     if connections.json {
         return show(String::from_utf8_lossy(&body).trim_end());
     }
     let api::Closed { closed } = read(&body)?;
-    show(if closed == 1 { "1 connection closed".to_owned() } else { format!("{closed} connections closed") })
+    show(format!("{} closed", counted(closed, "connection")))
 }
 
 /// A table of the oldest connections of a backend: what a drain waits for.
 pub(super) fn left(client: &Client, pool: &str, backend: &str, limit: usize) -> Result<String, Trouble> {
-    let (pool, backend) = (target::encode(pool), target::encode(backend));
-    let (rows, _) = rows(client, &format!("/v1/connections?pool={pool}&backend={backend}&limit={limit}"))?;
+    let limit = limit.to_string();
+    let parameters = [("pool", Some(pool)), ("backend", Some(backend)), ("limit", Some(&*limit))];
+    let (rows, _) = rows(client, &target::query("/v1/connections", parameters))?;
     Ok(table::connections(&rows))
 }
 
@@ -123,21 +125,13 @@ fn path(connections: &Connections, limit: Option<u32>) -> String {
         return format!("/v1/connections/{id}");
     }
     let limit = limit.map(|limit| limit.to_string());
-    let sort = sort.map(SortBy::word).map(str::to_owned);
-    let mut path = "/v1/connections".to_owned();
-    let all = [
+    let parameters = [
         ("listener", listener),
         ("pool", pool),
         ("backend", backend),
         ("client", client),
         ("limit", &limit),
-        ("sort", &sort),
+        ("sort", sort),
     ];
-    for (name, value) in all {
-        if let Some(value) = value {
-            let mark = if path.contains('?') { '&' } else { '?' };
-            path.push_str(&format!("{mark}{name}={}", target::encode(value)));
-        }
-    }
-    path
+    target::query("/v1/connections", parameters.map(|(key, value)| (key, value.as_deref())))
 }

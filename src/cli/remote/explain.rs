@@ -3,8 +3,8 @@
 use super::args::Explain;
 use super::client::Client;
 use super::{Trouble, done, get, read, show, show_json, table};
-use crate::admin::api::{Acceptance, Candidate, Explained};
-use crate::admin::figures::{Align, CANDIDATES, Column, SHARE};
+use crate::admin::api::{Acceptance, Explained};
+use crate::admin::figures::{CANDIDATES, SHARE};
 use crate::admin::target;
 use crate::policy::balance;
 use std::process::ExitCode;
@@ -13,9 +13,8 @@ use std::process::ExitCode;
 pub fn run(explain: &Explain) -> ExitCode {
     done(|| {
         let client = Client::new(&explain.reach)?;
-        let listener = explain.listener.as_ref().map(|name| format!("&listener={}", target::encode(name)));
-        let client_address = target::encode(&explain.client);
-        let path = format!("/v1/explain?client={client_address}{}", listener.unwrap_or_default());
+        let parameters = [("client", Some(explain.client.as_str())), ("listener", explain.listener.as_deref())];
+        let path = target::query("/v1/explain", parameters);
         let body = get(&client, "GET", &path, None)?;
         if explain.json {
             return show_json::<Explained>(&body);
@@ -27,12 +26,9 @@ pub fn run(explain: &Explain) -> ExitCode {
 fn print(client: &str, explained: &Explained) -> Result<(), Trouble> {
     show(outcome(client, explained))?;
     show(choice(explained))?;
-    let columns = CANDIDATES.iter().filter(|column| column.head != SHARE || draws(explained));
-    let columns: Vec<&Column<Candidate>> = columns.collect();
-    let heads: Vec<(String, Align)> = columns.iter().map(|column| (column.head.to_uppercase(), column.align)).collect();
-    let cell = |column: &&Column<Candidate>, candidate| (column.cell)(candidate).unwrap_or_else(|| "-".to_owned());
-    let row = |candidate| columns.iter().map(|column| cell(column, candidate)).collect();
-    show(table::table(&heads, explained.candidates.iter().map(row).collect()))
+    let shares = draws(explained);
+    let columns = CANDIDATES.iter().filter(|column| column.head != SHARE || shares);
+    show(table::of(columns, &explained.candidates))
 }
 
 /// Where the client goes.

@@ -6,7 +6,7 @@ use std::fmt::Write;
 
 /// A table of listeners.
 pub fn listeners(listeners: &[Listener]) -> String {
-    table(&heads(LISTENERS), listeners.iter().map(|listener| row(LISTENERS, listener)).collect())
+    of(LISTENERS, listeners)
 }
 
 /// A table of backends. Each address of a backend that has several gets a line below the backend's.
@@ -14,7 +14,7 @@ pub fn backends(backends: &[BackendView]) -> String {
     let of_address = |address: &BackendAddress| {
         let cell = |column: &Column<BackendView>| match figures::of_address(column.head, address) {
             Some(cell) if column.head == "address" => format!("  {cell}"),
-            cell => shown(cell),
+            cell => figures::shown(cell),
         };
         BACKENDS.iter().map(cell).collect()
     };
@@ -69,7 +69,7 @@ fn cut(text: &str, most: usize) -> String {
 
 /// A table of what backends do. A line below a backend has the remarks on it.
 pub fn traffic(backends: &[BackendView]) -> String {
-    let text = table(&heads(TRAFFIC), backends.iter().map(|backend| row(TRAFFIC, backend)).collect());
+    let text = of(TRAFFIC, backends);
     let mut lines = text.lines();
     let mut all: Vec<String> = lines.next().map(str::to_owned).into_iter().collect();
     for (line, backend) in lines.zip(backends) {
@@ -79,16 +79,17 @@ pub fn traffic(backends: &[BackendView]) -> String {
     all.join("\n")
 }
 
-fn heads<T>(columns: &[Column<T>]) -> Vec<(String, Align)> {
-    columns.iter().map(|column| (column.head.to_uppercase(), column.align)).collect()
+/// A table with these columns, and a row for each item.
+pub fn of<'a, T: 'a>(columns: impl IntoIterator<Item = &'a Column<T>> + Clone, items: &[T]) -> String {
+    table(&heads(columns.clone()), items.iter().map(|item| row(columns.clone(), item)).collect())
 }
 
-fn row<T>(columns: &[Column<T>], of: &T) -> Vec<String> {
-    columns.iter().map(|column| shown((column.cell)(of))).collect()
+fn heads<'a, T: 'a>(columns: impl IntoIterator<Item = &'a Column<T>>) -> Vec<(String, Align)> {
+    columns.into_iter().map(|column| (column.head.to_uppercase(), column.align)).collect()
 }
 
-fn shown(cell: Option<String>) -> String {
-    cell.unwrap_or_else(|| "-".to_owned())
+fn row<'a, T: 'a>(columns: impl IntoIterator<Item = &'a Column<T>>, of: &T) -> Vec<String> {
+    columns.into_iter().map(|column| column.text(of)).collect()
 }
 
 fn widths(heads: &[(String, Align)], rows: &[Vec<String>]) -> Vec<usize> {
@@ -100,8 +101,7 @@ fn widths(heads: &[(String, Align)], rows: &[Vec<String>]) -> Vec<usize> {
     heads.iter().enumerate().map(width).collect()
 }
 
-/// A table with these heads.
-pub fn table(heads: &[(String, Align)], rows: Vec<Vec<String>>) -> String {
+fn table(heads: &[(String, Align)], rows: Vec<Vec<String>>) -> String {
     let widths = widths(heads, &rows);
     let first: Vec<String> = heads.iter().map(|(head, _)| head.clone()).collect();
     let lines: Vec<Vec<String>> = std::iter::once(first).chain(rows).collect();

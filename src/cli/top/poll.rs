@@ -127,17 +127,14 @@ fn path(query: &Query) -> String {
     let (of, client, sort) = match query {
         Query::Connections { of, client, sort } => (of, client, sort),
         Query::Explain { client, listener } => {
-            return format!("/v1/explain?client={}&listener={}", target::encode(client), target::encode(listener));
+            return target::query("/v1/explain", [("client", Some(&**client)), ("listener", Some(&**listener))]);
         }
     };
-    let mut path = format!("/v1/connections?sort={sort}&limit={CONNECTIONS}");
-    if let Some((pool, backend)) = of {
-        path.push_str(&format!("&pool={}&backend={}", target::encode(pool), target::encode(backend)));
-    }
-    if let Some(client) = client {
-        path.push_str(&format!("&client={}", target::encode(client)));
-    }
-    path
+    let limit = CONNECTIONS.to_string();
+    let (pool, backend) = of.as_ref().map(|(pool, backend)| (pool.as_str(), backend.as_str())).unzip();
+    let chosen = [("pool", pool), ("backend", backend), ("client", client.as_deref())];
+    let parameters = [("sort", Some(*sort)), ("limit", Some(&*limit))].into_iter().chain(chosen);
+    target::query("/v1/connections", parameters)
 }
 
 #[cfg(test)]

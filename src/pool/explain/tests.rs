@@ -177,10 +177,14 @@ fn each_reason_is_in_plain_words() {
         (false, "backup: a primary is usable"),
         (false, "at its limit of 1 connections"),
         (false, "down: HTTP 503"),
-        (false, "left out for a while: its last clients failed"),
+        (false, "down: its last clients failed"),
     ];
     assert_eq!(whys(), expected.map(|(usable, why)| (usable, why.to_owned())));
+    // Without the clients' failures the probes keep it down.
+    pool.members[5].backend.set_healthy(false);
+    pool.members[5].backend.health.lock().last_result = Some(crate::policy::health::Outcome::WrongStatus(500));
+    assert_eq!(pool.why_down(&pool.members[5]), "HTTP 500");
     pool.up.set(0, false);
-    assert_eq!(whys()[0], (false, "down: not probed yet".to_owned()));
+    assert_eq!(whys()[0], (false, "down: no probe has passed yet".to_owned()));
     assert_eq!(whys()[2], (true, "up".to_owned()), "the backup serves");
 }

@@ -223,15 +223,20 @@ fn on_a_terminal_a_kill_asks_first() {
     let client = testkit::Conn::to(&testkit::At::parse(&balancer.listen));
     client.assert_echoes("hello");
     let program = tcplb(&[]).get_program().to_string_lossy().into_owned();
-    for (answer, last) in [("n\n", "nothing is closed"), ("\n", "nothing is closed"), ("y\n", "1 connection closed")] {
+    for (options, answer, last) in [
+        ("--json", "n\n", "{\"closed\":0}"),
+        ("", "n\n", "nothing is closed"),
+        ("", "\n", "nothing is closed"),
+        ("", "y\n", "1 connection closed"),
+    ] {
         client.assert_echoes("still here");
-        let command = format!("'{program}' connections --pool default --kill");
+        let command = format!("'{program}' connections --pool default --kill {options}");
         let mut script = std::process::Command::new("script");
         script.args(["-qec", &command, "/dev/null"]).env("TCPLB_ADMIN", &balancer.admin);
         let mut terminal = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         terminal.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
         let text = shown(&terminal.wait_with_output().unwrap());
-        assert!(text.contains("Close them? [y/N] ") && text.trim_end().ends_with(last), "{answer:?}: {text}");
+        assert!(text.contains("Close them? [y/N] ") && text.trim_end().ends_with(last), "{options} {answer:?}: {text}");
     }
     assert_eq!(client.ending(), testkit::Ending::Reset);
 }

@@ -101,7 +101,7 @@ pub fn fit(slots: &'static [Slot], width: u16) -> Vec<(&'static Slot, u16)> {
 pub fn cell(row: &Row<'_>, head: &str) -> Option<(String, Align)> {
     fn of<T>(columns: &[Column<T>], item: &T, head: &str) -> Option<(String, Align)> {
         let column = columns.iter().find(|column| column.head == head)?;
-        Some(((column.cell)(item).unwrap_or_else(|| "-".to_owned()), column.align))
+        Some((column.text(item), column.align))
     }
     match row {
         Row::Pool(pool) => of(POOLS, *pool, head),

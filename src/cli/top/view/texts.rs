@@ -24,9 +24,9 @@ pub fn flow(parts: Vec<String>, width: u16) -> Vec<String> {
 /// The process and its limits.
 pub fn process(status: &Status) -> Vec<String> {
     let process = &status.process;
-    let count = |count: Option<u64>, limit| count.map_or_else(|| "-".to_owned(), |count| conns(count, limit));
+    let count = |count: Option<u64>, limit| figures::shown(count.map(|count| conns(count, limit)));
     let lost = process.log_lines_lost_total + process.access_log_lines_lost_total;
-    let lag = percentiles(&process.loop_lag_ms).map_or_else(|| "-".to_owned(), |lag| format!("{lag} ms"));
+    let lag = figures::shown(percentiles(&process.loop_lag_ms).map(|lag| format!("{lag} ms")));
     let mut parts = vec![
         format!("connections {}", conns(process.connections, Some(process.connections_limit))),
         format!("descriptors {}", count(process.descriptors, process.descriptors_limit)),
@@ -74,7 +74,7 @@ fn of_backend(pool: &PoolView, backend: &BackendView) -> Vec<String> {
     let cell = |head: &str| {
         let mut columns = figures::LIVE.iter().chain(figures::TRAFFIC);
         let column = columns.find(|column| column.head == head);
-        column.and_then(|column| (column.cell)(backend)).unwrap_or_else(|| "-".to_owned())
+        figures::shown(column.map(|column| column.text(backend)))
     };
     let weight = match backend.effective_weight {
         now if (now - f64::from(backend.weight)).abs() < 1e-3 => backend.weight.to_string(),
