@@ -26,6 +26,8 @@ pub struct Error {
 pub struct Status {
     /// The program's version.
     pub version: String,
+    /// When the process started, in UTC, as RFC 3339 writes it. Another time is another process.
+    pub started: String,
     /// Seconds since the start.
     pub uptime_seconds: u64,
     /// Counts changes of the configuration.
@@ -364,6 +366,8 @@ pub struct NotReloaded {
 /// `GET /v1/events`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Events {
+    /// When the process started, as in [`Status`]. Another process numbers its events anew.
+    pub started: String,
     /// The events after `since` that are still kept, oldest first; with `last` at most so many.
     pub events: Vec<Event>,
     /// The number of the last event: the next call's `since`.

@@ -13,7 +13,7 @@
 
 use super::http::Response;
 use super::routes::Call;
-use super::{State, api};
+use super::{State, api, status};
 use crate::base::duration;
 use crate::events::{Event, KEPT, Recorded};
 use std::time::Duration;
@@ -40,7 +40,8 @@ pub fn list(state: &State, call: &Call<'_>) -> Response {
         Err(why) => return Response::error(400, why),
     };
     let (events, next) = state.published.events().since(asked.since, asked.last);
-    Response::json(200, &api::Events { events: events.iter().map(|event| shown(event)).collect(), next })
+    let (started, events) = (status::started(&state.published), events.iter().map(|event| shown(event)).collect());
+    Response::json(200, &api::Events { started, events, next })
 }
 
 /// Whether few events are lacking. A caller that waits has the end of the process, too, without a thread.

@@ -177,7 +177,7 @@ fn schemas() -> Value {
         "Error": object(json!({ "error": text })),
         "Line": text,
         "Status": object(json!({
-            "version": text, "uptime_seconds": count, "generation": count,
+            "version": text, "started": text, "uptime_seconds": count, "generation": count,
             "state": { "type": "string", "enum": ["running", "draining"] },
             "verdict": object(json!({ "level": level, "text": text })),
             "findings": many("Finding"), "process": reference("Process"),
@@ -255,7 +255,7 @@ fn schemas() -> Value {
         "Reloaded": object(json!({
             "dry_run": flag, "generation": count, "changes": lines, "warnings": lines,
         })),
-        "Events": object(json!({ "events": many("Event"), "next": count })),
+        "Events": object(json!({ "started": text, "events": many("Event"), "next": count })),
         "Event": event,
         "NotReloaded": object(json!({ "error": text, "mistakes": lines })),
     })

@@ -23,6 +23,7 @@ pub fn status(published: &Published, now: Tick) -> api::Status {
     let snapshot = published.snapshot();
     let mut status = api::Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        started: started(published),
         uptime_seconds: (now - published.started()).as_secs(),
         generation: snapshot.generation,
         state: if published.is_draining() { "draining" } else { "running" }.to_owned(),
@@ -34,6 +35,11 @@ pub fn status(published: &Published, now: Tick) -> api::Status {
     };
     findings::judge(&mut status);
     status
+}
+
+/// When the process started. Another process has another time.
+pub(super) fn started(published: &Published) -> String {
+    humantime::format_rfc3339_millis(published.started_at()).to_string()
 }
 
 fn process(published: &Published, snapshot: &Snapshot, now: Tick) -> api::ProcessView {

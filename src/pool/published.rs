@@ -23,6 +23,7 @@ pub struct Published {
     draining: AtomicBool,
     stuck: RwLock<Vec<String>>,
     started: Tick,
+    started_at: SystemTime,
     reloads: AtomicU64,
     failed_reloads: AtomicU64,
     last_reload: RwLock<Option<LastReload>>,
@@ -56,6 +57,7 @@ impl Published {
         connection_limit: Arc<ConnectionLimit>,
         now: Tick,
     ) -> Published {
+        let started_at = SystemTime::now();
         Published {
             workers: (0..model.global.workers).map(|_| WorkerTotals::default()).collect(),
             current: RwLock::new((snapshot, model, file)),
@@ -63,10 +65,11 @@ impl Published {
             draining: AtomicBool::new(false),
             stuck: RwLock::default(),
             started: now,
+            started_at,
             reloads: AtomicU64::new(0),
             failed_reloads: AtomicU64::new(0),
             last_reload: RwLock::default(),
-            configured: RwLock::new(SystemTime::now()),
+            configured: RwLock::new(started_at),
             log: Arc::default(),
             lost_lines: Series::default(),
             events: Arc::default(),
@@ -106,6 +109,11 @@ impl Published {
     /// When it started.
     pub fn started(&self) -> Tick {
         self.started
+    }
+
+    /// The same by the system's clock. Two processes that answer at one address have different times.
+    pub fn started_at(&self) -> SystemTime {
+        self.started_at
     }
 
     /// Reloads that were carried out, and those that were refused.

@@ -8,8 +8,13 @@ async function followEvents() {
     if (document.hidden || $("app").hidden) await new Promise((wake) => { events.wake = wake; });
     try {
       const answer = await call("GET", "v1/events" + query({ since: events.next, last: EVENTS, wait: "25s" }), undefined, 40);
-      const before = answer.next < events.next ? [] : events.list;
-      events.list = [...before, ...answer.events].slice(-EVENTS);
+      // Another process numbers its events anew: those before the number that this one has passed are asked for again.
+      if (answer.started !== events.started) {
+        const asked = events.next;
+        Object.assign(events, { list: [], next: 0, started: answer.started });
+        if (asked > 0) continue;
+      }
+      events.list = [...events.list, ...answer.events].slice(-EVENTS);
       events.next = answer.next;
       drawEvents();
       // Many events at once take one call.
@@ -37,7 +42,7 @@ function logOut(why) {
   status = null;
   answered = 0;
   for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
-  Object.assign(events, { list: [], next: 0 });
+  Object.assign(events, { list: [], next: 0, started: "" });
   groups.clear();
   listenerRows.clear();
   panel.key = "";

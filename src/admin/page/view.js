@@ -98,7 +98,7 @@ function drawListeners({ listeners }) {
   }));
 }
 
-const events = { list: [], next: 0 };
+const events = { list: [], next: 0, started: "" };
 function eventText({ kind, pool, backend, from, to, reason }) {
   // A change of the configuration says it in words.
   const change = !to || (kind === "config" && reason) ? "" : from ? from + " → " + to : to;

@@ -1,12 +1,12 @@
 //! `tcplb events`: what changed, the newest last.
 //!
-//! `-f` asks again and again with a wait. It outlives a tcplb that ends: it asks until one answers. Whether that is the same
-//! process shows in the last event that was printed, which a new process does not have.
+//! `-f` asks again and again with a wait. It outlives a tcplb that ends: it asks until one answers. Each answer names the start
+//! of its process, so that another process is noticed.
 
 use super::args::Events;
 use super::client::Client;
 use super::{Trouble, done, read, show, successful};
-use crate::admin::api;
+use crate::admin::{api, target};
 use crate::base::text::Escaped;
 use crate::cli::terminal;
 use std::process::ExitCode;
@@ -48,7 +48,6 @@ pub fn run(events: &Events) -> ExitCode {
             Ok(all) => all,
             Err(Failure::Passing(trouble) | Failure::Lasting(trouble)) => return Err(trouble),
         };
-        let last = all.events.last().cloned();
         all.events.retain(|event| filter.admits(event));
         if !events.follow {
             if events.json {
@@ -71,7 +70,7 @@ pub fn run(events: &Events) -> ExitCode {
         if all.events.iter().try_for_each(print).is_err() {
             return Ok(());
         }
-        follow(&client, &filter, last, all.next, print)
+        follow(&client, &filter, all.started, all.next, print)
     })
 }
 
@@ -79,19 +78,17 @@ pub fn run(events: &Events) -> ExitCode {
 fn follow(
     client: &Client,
     filter: &Filter<'_>,
-    mut last: Option<api::Event>,
+    mut started: String,
     mut next: u64,
     print: impl Fn(&api::Event) -> std::io::Result<()>,
 ) -> Result<(), Trouble> {
     let mut lost = false;
     loop {
         let asked = Instant::now();
-        // After a failure the first call also asks for the last event that was printed.
-        let path = match lost {
-            true => format!("/v1/events?since={}", next.saturating_sub(1)),
-            false => format!("/v1/events?since={next}&wait={WAIT}"),
-        };
-        let mut answer = match ask(client, &path) {
+        let since = next.to_string();
+        // After a failure another process may answer, which need not have news.
+        let parameters = [("since", Some(&*since)), ("wait", (!lost).then_some(WAIT))];
+        let answer = match ask(client, &target::query("/v1/events", parameters)) {
             Ok(answer) => answer,
             Err(Failure::Lasting(trouble)) => return Err(trouble),
             Err(Failure::Passing(Trouble(_, why))) => {
@@ -102,23 +99,11 @@ fn follow(
                 continue;
             }
         };
-        let first = answer.events.first();
-        let known = last.as_ref().is_some_and(|last| first == Some(last));
-        let other = lost && !known && first.is_some_and(|first| first.seq <= next);
         lost = false;
-        if answer.next < next || other {
+        if answer.started != started {
             terminal::report("tcplb was restarted: its events begin anew");
-            answer = match ask(client, "/v1/events") {
-                Ok(answer) => answer,
-                Err(Failure::Lasting(trouble)) => return Err(trouble),
-                Err(Failure::Passing(_)) => {
-                    (last, next, lost) = (None, 0, true);
-                    continue;
-                }
-            };
-            next = 0;
-        } else if known {
-            answer.events.remove(0);
+            (started, next) = (answer.started, 0);
+            continue;
         }
         if let Some(first) = answer.events.first()
             && first.seq > next + 1
@@ -135,7 +120,6 @@ fn follow(
             thread::sleep(PAUSE);
         }
         next = answer.next;
-        last = answer.events.pop().or(last);
     }
 }
 

@@ -37,7 +37,7 @@ impl Poll {
         let (wants, arriving) = bounded(1);
         let unread = arriving.clone();
         thread::Builder::new().name("poll".to_owned()).spawn(move || {
-            Asking { client, inputs, arriving, want: Want::default(), since: 0, uptime: 0 }.run();
+            Asking { client, inputs, arriving, want: Want::default(), since: 0, started: String::new() }.run();
         })?;
         Ok(Poll { wants, unread, last: Want::default() })
     }
@@ -66,8 +66,8 @@ struct Asking {
     want: Want,
     /// The number of the last event.
     since: u64,
-    /// How long the process that answered had run, in seconds.
-    uptime: u64,
+    /// When the process started that has this event.
+    started: String,
 }
 
 impl Asking {
@@ -97,21 +97,28 @@ impl Asking {
             })?;
         }
         match first(&self.client) {
-            Ok(status) => {
-                if status.uptime_seconds < std::mem::replace(&mut self.uptime, status.uptime_seconds) {
-                    // Another process answers; its events have numbers of their own.
-                    self.since = 0;
-                }
-                self.send(Answer::Status(Box::new(status)))?;
-            }
+            Ok(status) => self.send(Answer::Status(Box::new(status)))?,
             // There is no use in asking for events.
             Err(why) => return self.send(Answer::Trouble(why.why())),
         }
-        let events = self.ask::<Events>(&format!("/v1/events?since={}", self.since));
+        let mut events = self.events();
+        if let Ok(Events { started, .. }) = &events
+            && self.started != *started
+        {
+            // Another process answers; its events have numbers of their own.
+            self.started.clone_from(started);
+            if std::mem::take(&mut self.since) > 0 {
+                events = self.events();
+            }
+        }
         if let Ok(events) = &events {
             self.since = events.next;
         }
         self.send(Answer::Events(events))
+    }
+
+    fn events(&self) -> Result<Events, String> {
+        self.ask(&format!("/v1/events?since={}", self.since))
     }
 
     fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, String> {

@@ -95,6 +95,7 @@ pub fn status(pools: Vec<PoolView>) -> Status {
     };
     Status {
         version: "0.1.0".into(),
+        started: "2026-11-23T09:12:11.000Z".into(),
         uptime_seconds: 273_000,
         generation: 7,
         state: "running".into(),
@@ -232,7 +233,7 @@ fn state(status: Status, size: (u16, u16)) -> State {
     answer(&mut state, Answer::Status(Box::new(status)), BEGIN);
     let started = Event { kind: "start".into(), pool: None, backend: None, from: None, to: None, ..event(1, "up") };
     let events = vec![Event { by: "tcplb".into(), ..started }, event(2, "down"), event(3, "up"), event(4, "down")];
-    answer(&mut state, Answer::Events(Ok(Events { events, next: 4 })), BEGIN);
+    answer(&mut state, Answer::Events(Ok(Events { started: "one".into(), events, next: 4 })), BEGIN);
     state
 }
 
@@ -342,7 +343,11 @@ fn a_change_and_a_silence_look_as_in_the_files() {
     now.verdict = one_down().verdict;
     now.pools[0].backends[1].state = "down".into();
     answer(&mut state, Answer::Status(Box::new(now)), 2 * BEGIN);
-    answer(&mut state, Answer::Events(Ok(Events { events: vec![event(5, "down")], next: 5 })), 2 * BEGIN);
+    answer(
+        &mut state,
+        Answer::Events(Ok(Events { started: "one".into(), events: vec![event(5, "down")], next: 5 })),
+        2 * BEGIN,
+    );
     compare("pulse", &state);
     answer(&mut state, Answer::Trouble("can't reach tcplb at 127.0.0.1:9900: Connection refused".into()), 3 * BEGIN);
     state.update(Input::Tick, 14 * BEGIN);

@@ -156,6 +156,8 @@ pub struct State {
     pub status: Status,
     /// Events, the newest last.
     pub events: VecDeque<Event>,
+    /// When the process started that they are of.
+    events_of: String,
     /// Why there are no events.
     pub no_events: Option<String>,
     /// The connections of the current screen, or why there are none.
@@ -186,6 +188,7 @@ impl State {
         State {
             status,
             events: VecDeque::new(),
+            events_of: String::new(),
             no_events: None,
             connections: None,
             explained: None,
@@ -407,10 +410,6 @@ impl State {
     fn replace(&mut self, status: Status) {
         let until = self.now + PULSE;
         let old = std::mem::replace(&mut self.status, status);
-        if self.status.uptime_seconds < old.uptime_seconds {
-            // Another process answers; its events have numbers of their own.
-            self.events.clear();
-        }
         let mut changed = Vec::new();
         if old.verdict.text != self.status.verdict.text {
             changed.push(VERDICT.to_owned());
@@ -436,10 +435,10 @@ impl State {
     }
 
     fn append(&mut self, events: Events) {
-        let last = self.events.back().map_or(0, |event| event.seq);
-        // The numbers begin again: another process answers.
-        if events.next < last {
+        // Another process answers; its events have numbers of their own.
+        if self.events_of != events.started {
             self.events.clear();
+            self.events_of = events.started;
         }
         // Those of the first answer are old.
         let pulse = self.no_events.is_none() && !self.events.is_empty();

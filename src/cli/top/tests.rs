@@ -194,21 +194,20 @@ fn changes_pulse_for_a_moment() {
 #[test]
 fn events_are_appended_once_and_begin_again_after_a_restart() {
     let mut state = state(idle());
-    let give = |state: &mut State, numbers: &[u64], next| {
+    let from = |state: &mut State, started: &str, numbers: &[u64], next| {
         let events = numbers.iter().map(|number| event(*number, "up")).collect();
-        answer(state, Answer::Events(Ok(Events { events, next })), BEGIN);
+        answer(state, Answer::Events(Ok(Events { started: started.to_owned(), events, next })), BEGIN);
         state.events.iter().map(|event| event.seq).collect::<Vec<u64>>()
     };
+    let give = |state: &mut State, numbers: &[u64], next| from(state, "one", numbers, next);
     assert_eq!(give(&mut state, &[7, 8], 8), [7, 8]);
     assert!(!state.pulses("event\t8"));
     assert_eq!(give(&mut state, &[8, 9], 9), [7, 8, 9]);
     assert!(state.pulses("event\t9"));
     assert_eq!(give(&mut state, &[], 9), [7, 8, 9]);
-    assert_eq!(give(&mut state, &[1, 2], 2), [1, 2]);
+    assert_eq!(from(&mut state, "two", &[1, 2], 2), [1, 2]);
     // A new process may have more events than the old one had.
-    let young = Status { uptime_seconds: 1, ..idle() };
-    answer(&mut state, Answer::Status(Box::new(young)), BEGIN);
-    assert_eq!(give(&mut state, &[1, 2, 3], 3), [1, 2, 3]);
+    assert_eq!(from(&mut state, "three", &[1, 2, 3], 3), [1, 2, 3]);
     answer(&mut state, Answer::Events(Err("tcplb answers 404: no such call".into())), BEGIN);
     keys(&mut state, &[KeyCode::Char('4')]);
     assert_eq!(names(&state), ["3", "2", "1"]);
