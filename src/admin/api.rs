@@ -227,6 +227,10 @@ pub struct BackendView {
     pub state: String,
     /// Why it is down; null in any other state.
     pub reason: Option<String>,
+    /// What an operator should know of its state, in one line; empty if there is nothing.
+    pub summary: String,
+    /// How urgent it is for an operator.
+    pub urgency: Urgency,
     /// Connections open now, or being dialled.
     pub active_connections: u64,
     /// The most connections at once; null without a limit.
@@ -259,6 +263,27 @@ pub struct BackendView {
     pub health: Health,
     /// The addresses of its name; empty while the name is not resolved.
     pub addresses: Vec<BackendAddress>,
+}
+
+/// How urgent a backend is for an operator, the worst first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Urgency {
+    /// It is down and clients are still connected to it.
+    DownWithClients,
+    /// It is down.
+    Down,
+    /// Connects to it fail, or it resets clients before a byte.
+    Failing,
+    /// It has as many connections as it may have.
+    AtLimit,
+    /// It has at least four fifths of them.
+    NearLimit,
+    /// An operator set it aside: it is draining or disabled.
+    SetAside,
+    /// It is up.
+    #[default]
+    Up,
 }
 
 /// One address of a backend.

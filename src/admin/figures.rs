@@ -1,6 +1,10 @@
 //! The figures of listeners and backends as people read them: one list of columns for the status page and the command line.
 
-use super::api::{BackendAddress, BackendView, Candidate, Connection, Listener, Millis, PoolView, Recent};
+use super::api::{
+    BackendAddress, BackendView, Candidate, Connection, Health, Listener, Millis, PoolView, Recent, Urgency,
+};
+use crate::base::text::counted;
+use crate::telemetry::Resets;
 
 /// One column.
 pub struct Column<T> {
@@ -129,23 +133,12 @@ pub const CANDIDATES: &[Column<Candidate>] = &[
 /// The head of the column that only an algorithm that draws has.
 pub const SHARE: &str = "share";
 
-/// How urgent a backend is for an operator, the worst first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Urgency {
-    /// It is down and clients are still connected to it.
-    DownWithClients,
-    /// It is down.
-    Down,
-    /// Connects to it fail, or it resets clients before a byte.
-    Failing,
-    /// It has as many connections as it may have.
-    AtLimit,
-    /// It has more than four fifths of them.
-    NearLimit,
-    /// An operator set it aside: it is draining or disabled.
-    SetAside,
-    /// It is up.
-    Up,
+/// The percentage of a limit from which on it is near.
+pub const NEAR: u64 = 80;
+
+/// How much of a limit is used.
+pub fn percent(used: u64, limit: u64) -> u64 {
+    used.saturating_mul(100) / limit.max(1)
 }
 
 impl Urgency {
@@ -155,9 +148,9 @@ impl Urgency {
         match backend.state.as_str() {
             "down" if active > 0 => Urgency::DownWithClients,
             "down" => Urgency::Down,
-            "up" if failures(&backend.recent) > 0 => Urgency::Failing,
+            "up" if failures(&backend.recent) > 0 || backend.resets.is_some() => Urgency::Failing,
             "up" if active >= limit => Urgency::AtLimit,
-            "up" if active.saturating_mul(5) > limit.saturating_mul(4) => Urgency::NearLimit,
+            "up" if percent(active, limit) >= NEAR => Urgency::NearLimit,
             "up" => Urgency::Up,
             _ => Urgency::SetAside,
         }
@@ -169,23 +162,36 @@ pub fn failures(recent: &Recent) -> u64 {
     recent.connect_failures + recent.resets_before_byte
 }
 
-/// `down, connection refused (1 of 2 successes)`.
+/// `down, connection refused, 1 of 2 successes, since 13:02 UTC`.
 fn state(backend: &BackendView) -> String {
-    let mut text = backend.state.clone();
-    if let Some(why) = &backend.reason {
-        text.push_str(&format!(", {why}"));
-    }
-    if let Some(transition) = &backend.health.transition {
-        let count = transition.split_once(", ").map_or(transition.as_str(), |(_, count)| count);
-        text.push_str(&format!(" ({count})"));
-    }
-    if backend.backup {
-        text.push_str(", backup");
-    }
-    if backend.weight == 0 {
-        text.push_str(", weight 0");
-    }
-    text
+    [backend.state.clone(), summary(backend)].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+}
+
+/// Why a backend is in its state, and what is special about it.
+pub fn summary(backend: &BackendView) -> String {
+    let BackendView { active_connections: active, health, .. } = backend;
+    let left = (*active > 0).then(|| format!("{} left", counted(*active, "connection")));
+    let count =
+        |transition: &String| transition.split_once(", ").map_or(transition.as_str(), |(_, count)| count).to_owned();
+    let transition = health.transition.as_ref().map(count);
+    let resets = |resets: Resets| format!("reset {} of the last {} before a byte", resets.resets, resets.ended);
+    let why = match backend.state.as_str() {
+        "down" => vec![backend.reason.clone(), transition, since(health).map(|since| format!("since {since}"))],
+        "draining" => vec![left.or_else(|| Some("no connection left".to_owned()))],
+        "disabled" => vec![left],
+        _ => vec![backend.resets.map(resets), transition],
+    };
+    let special = [(backend.backup, "backup"), (backend.weight == 0, "weight 0")];
+    let special = special.into_iter().filter(|(is, _)| *is).map(|(_, what)| what.to_owned());
+    why.into_iter().flatten().chain(special).collect::<Vec<String>>().join(", ")
+}
+
+/// `13:02 UTC`; with the date if that is not within the last day.
+pub fn since(health: &Health) -> Option<String> {
+    let (date, time) = health.since.as_ref()?.split_once('T')?;
+    let minute = time.get(..5)?;
+    let today = health.last_change_seconds.is_some_and(|seconds| seconds < 24 * 60 * 60);
+    Some(if today { format!("{minute} UTC") } else { format!("{date} {minute} UTC") })
 }
 
 /// `degraded, 2 of 3 up, 4 waiting`.
@@ -336,9 +342,9 @@ mod tests {
             backend("down", 0, None),
             failing,
             backend("up", 10, Some(10)),
-            backend("up", 9, Some(10)),
-            backend("draining", 1, None),
             backend("up", 8, Some(10)),
+            backend("draining", 1, None),
+            backend("up", 7, Some(10)),
         ];
         assert!(ordered.is_sorted_by(|one, other| Urgency::of(one) < Urgency::of(other)));
     }
@@ -348,6 +354,6 @@ mod tests {
         let mut backend = BackendView { state: "down".into(), weight: 1, backup: true, ..BackendView::default() };
         backend.health.transition = Some("down, 1 of 2 successes".into());
         backend.reason = Some("connection refused".into());
-        assert_eq!(state(&backend), "down, connection refused (1 of 2 successes), backup");
+        assert_eq!(state(&backend), "down, connection refused, 1 of 2 successes, backup");
     }
 }

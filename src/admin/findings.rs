@@ -3,11 +3,9 @@
 //! The page, `top` and `tcplb status` show the same findings. Each is one line that names what it is about.
 
 use super::api::{BackendView, FINDINGS_MAX, Finding, Level, Listener, PoolView, ProcessView, Status, Verdict};
+use super::figures;
 use crate::base::text::counted;
 use std::cmp::Reverse;
-
-/// The percentage of a limit from which on it is a finding.
-const NEAR: u64 = 80;
 
 /// Connects that fail in a minute are a finding from this number on, if they are this percentage of all.
 const FAILED: u64 = 3;
@@ -137,21 +135,13 @@ fn about(finding: Finding, pool: &PoolView, down: &[&BackendView]) -> Finding {
 /// `, db2 since 13:02 UTC, connection refused; db1 …`.
 fn details(down: &[&BackendView]) -> String {
     let detail = |backend: &&BackendView| {
-        let since = since(backend).map_or(String::new(), |since| format!(" since {since}"));
+        let since = figures::since(&backend.health).map_or(String::new(), |since| format!(" since {since}"));
         let reason = backend.reason.as_ref().map_or(String::new(), |reason| format!(", {reason}"));
         format!("{}{since}{reason}", backend.name)
     };
     let named: Vec<String> = down.iter().take(NAMED).map(detail).collect();
     let more = if down.len() > NAMED { format!("; and {} more", down.len() - NAMED) } else { String::new() };
     if named.is_empty() { String::new() } else { format!(", {}{more}", named.join("; ")) }
-}
-
-/// `13:02 UTC`; with the date if that is not within the last day.
-fn since(backend: &BackendView) -> Option<String> {
-    let (date, time) = backend.health.since.as_ref()?.split_once('T')?;
-    let minute = time.get(..5)?;
-    let today = backend.health.last_change_seconds.is_some_and(|seconds| seconds < 24 * 60 * 60);
-    Some(if today { format!("{minute} UTC") } else { format!("{date} {minute} UTC") })
 }
 
 /// Where there are several pools, a backend's name is not enough.
@@ -191,8 +181,8 @@ fn waiting(pool: &PoolView) -> Option<Finding> {
 /// `85 % of 200`, where that is near the limit.
 fn near(used: u64, limit: Option<u64>) -> Option<String> {
     let limit = limit.filter(|limit| *limit > 0)?;
-    let percent = used.saturating_mul(100) / limit;
-    (percent >= NEAR).then(|| format!("{percent} % of {limit}"))
+    let percent = figures::percent(used, limit);
+    (percent >= figures::NEAR).then(|| format!("{percent} % of {limit}"))
 }
 
 fn clients(process: &ProcessView) -> Option<Finding> {

@@ -147,6 +147,9 @@ fn schemas() -> Value {
     let backend = object(json!({
         "name": text, "address": text, "weight": weight, "effective_weight": seconds, "backup": flag,
         "state": { "type": "string", "enum": ["up", "down", "draining", "disabled"] }, "reason": maybe_text,
+        "summary": text, "urgency": { "type": "string", "enum": [
+            "down_with_clients", "down", "failing", "at_limit", "near_limit", "set_aside", "up",
+        ] },
         "active_connections": count, "connections_limit": maybe("integer"),
         "connections_total": count, "connect_failures_total": count,
         "bytes_to_backend_total": count, "bytes_to_client_total": count,

@@ -122,6 +122,12 @@ mod tests {
     }
 
     #[test]
+    fn the_page_knows_the_words_of_the_api() {
+        let named = |text: &str| SCRIPT.contains(&format!("\"{text}\""));
+        assert!(crate::inspect::Sort::NAMES.iter().all(|(word, _)| named(word)));
+    }
+
+    #[test]
     fn names_that_look_like_html_or_placeholders_stay_text() {
         let backend = BackendView {
             name: "<script>alert(1)</script>".into(),

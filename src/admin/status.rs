@@ -1,8 +1,8 @@
 //! The balancer's state for the API, from the newest snapshot. It reads atomics, and locks that no worker takes, so a call
 //! costs the workers nothing.
 
-use super::findings;
 use super::{api, process};
+use super::{figures, findings};
 use crate::base::{Endpoint, Tick};
 use crate::config::model;
 use crate::logger;
@@ -143,7 +143,9 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -
     let connects = counters.connect_times.read();
     let health = backend.health.lock().clone();
     let last_result = backend.unresolved().or_else(|| health.last_result.map(|outcome| outcome.to_string()));
-    api::BackendView {
+    let mut view = api::BackendView {
+        summary: String::new(),
+        urgency: api::Urgency::default(),
         name: settings.name.clone(),
         address: settings.address.to_string(),
         weight: member.weight,
@@ -172,7 +174,10 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -
             transition: health.transition.map(|transition| transition.to_string()),
         },
         addresses: addresses(backend, &health, now),
-    }
+    };
+    view.summary = figures::summary(&view);
+    view.urgency = api::Urgency::of(&view);
+    view
 }
 
 fn recent(counters: &Counters, now: Tick) -> api::Recent {

@@ -56,7 +56,7 @@ function drawBackend() {
   redraw(panel.actions, backend.state + readOnly, () => readOnly ? [make("span", { class: "soft" }, "This token permits reading only.")] : buttons.filter(([, , fits]) => fits).map(([change, text]) => make("button", { type: "button", on: { click: () => CHANGES[change](view.pool, find(view.pool, view.backend)) } }, text)));
   hide(panel.all, readOnly || !backend.active_connections);
   const { recent, closed } = backend;
-  const why = reason(backend);
+  const why = backend.summary;
   const limit = known(backend.connections_limit) ? " of " + count(backend.connections_limit) : "";
   const effective = known(backend.effective_weight) && Math.abs(backend.effective_weight - backend.weight) >= 0.05 ? ", " + short(backend.effective_weight) + " now" : "";
   const facts = [

@@ -39,26 +39,9 @@ const draw = {
   spark: (cell, row) => sparkline(cell, row.history),
 };
 
-/// Why a backend is in its state: one short text.
-function reason({ health, state, reason, resets, active_connections, backup, weight }) {
-  const transition = (health.transition || "").replace(/^(up|down), /, "");
-  const since = health.since && "since " + health.since.slice(...(health.last_change_seconds < 86400 ? [11, 16] : [0, 10])) + " UTC";
-  const parts = {
-    down: () => [reason, transition, since],
-    draining: () => [active_connections ? many(active_connections, "connection") + " left" : "no connection left"],
-    disabled: () => [active_connections ? many(active_connections, "connection") + " left" : ""],
-    up: () => [resets ? "reset " + resets.resets + " of the last " + resets.ended + " before a byte" : "", transition, backup ? "backup" : "", weight === 0 ? "weight 0" : ""],
-  };
-  return (parts[state] || parts.up)().filter(Boolean).join(", ");
-}
-
-/// Down with clients, down, failing, near its limit, set aside, up.
-function badness(backend) {
-  if (backend.state === "down") return backend.active_connections > 0 ? 0 : 1;
-  if (backend.state !== "up") return 4;
-  if (isFailing(backend)) return 2;
-  return known(backend.connections_limit) && backend.active_connections >= 0.8 * backend.connections_limit ? 3 : 5;
-}
+/// The worst first.
+const URGENCIES = ["down_with_clients", "down", "failing", "at_limit", "near_limit", "set_aside", "up"];
+const badness = (backend) => URGENCIES.indexOf(backend.urgency);
 
 const collator = new Intl.Collator("en", { numeric: true });
 const names = new Map();
@@ -121,10 +104,10 @@ class BackendRow extends Row {
     watching.observe(this.node);
   }
   stateKey() {
-    return [this.item.state, Boolean(isFailing(this.item)), reason(this.item)].join();
+    return [this.item.state, isFailing(this.item), this.item.summary].join();
   }
   state() {
-    const { state } = this.item, why = reason(this.item), failing = isFailing(this.item);
+    const { state } = this.item, why = this.item.summary, failing = isFailing(this.item);
     this.cells.state.title = why;
     return [make("span", { class: failing ? "failing" : state }, icon(failing ? "warning" : state, failing ? "failing" : state), make("b", {}, state)), make("span", { class: "reason" }, why)];
   }
@@ -185,7 +168,7 @@ class Pool {
 }
 
 const STATES = ["up", "failing", "down", "draining", "disabled"];
-const isFailing = (backend) => backend.state === "up" && (backend.resets || failures(backend.recent) > 0);
+const isFailing = (backend) => backend.urgency === "failing";
 function matches(pool, backend) {
   const shown = view.show === "all" || (view.show === "failing" ? isFailing(backend) : backend.state === view.show);
   const text = view.find.toLowerCase();

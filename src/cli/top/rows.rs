@@ -2,8 +2,8 @@
 
 use super::layout::Layout;
 use super::state::{Pane, State, View};
-use crate::admin::api::{BackendView, Candidate, Connection, Event, Finding, Listener, Millis, PoolView};
-use crate::admin::figures::{Urgency, failures};
+use crate::admin::api::{BackendView, Candidate, Connection, Event, Finding, Listener, Millis, PoolView, Urgency};
+use crate::admin::figures::failures;
 use ipnet::IpNet;
 use std::cmp::Ordering;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! Texts of the details above a table.
 
-use crate::admin::api::{BackendView, Explained, PoolView, Status};
-use crate::admin::figures::{self, Urgency, age, conns, percentiles};
+use crate::admin::api::{BackendView, Explained, PoolView, Status, Urgency};
+use crate::admin::figures::{self, age, conns, percentiles};
 use crate::cli::remote::explain;
 use ratatui::text::Span;
 
