@@ -165,7 +165,7 @@ fn every_mistake_is_reported_with_its_flag_and_value() {
         ("-l :1 -b a:1 --shutdown-timeout 5", &["--shutdown-timeout: ", "`5`"]),
         ("-l :1 -b a:1 --idle-timeout 584542046090y", &["--idle-timeout: expected at most 1y", "`584542046090y`"]),
         ("-l :1 -b a:1 -t 31557601", &["--health-interval: expected at most 1y", "`31557601`"]),
-        ("-l :1 -b a:1 --log-format xml", &["--log-format: expected text or json, got `xml`"]),
+        ("-l :1 -b a:1 --log-format xml", &["--log-format: expected text, json or haproxy, got `xml`"]),
         (
             "-l :1 -b a:1 --log-level loud",
             &["--log-level: expected off, error, warn, info, debug or trace, got `loud`"],
