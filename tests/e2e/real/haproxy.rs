@@ -301,7 +301,6 @@ fn lines_are_those_of_haproxy_field_by_field() {
     };
     let echoes = |conn: &Conn| conn.assert_echoes("hello");
     pair.compare("plain", "--", client("finish\n", closes));
-    pair.compare("plain", "--", client("", finishes));
     pair.compare("plain", "CD", client_that_resets("echo\n", echoes));
     pair.compare("plain", "SD", client("reset\n", waits_for_its_end));
     pair.compare("refused", "SC", refused);
