@@ -126,7 +126,7 @@ fn with_initial_down_no_client_reaches_a_backend_before_its_first_probe_has_pass
     // Added by the API.
     let body = format!("{{\"name\":\"web2\",\"address\":\"{}\"}}", servers[1].at());
     let answer = post(&tcplb, "/v1/pools/default/backends", &body);
-    assert!(answer.contains("\"state\": \"down\""), "{answer}");
+    assert!(answer.contains("\"state\":\"down\""), "{answer}");
     eventually("its first probe is under way", || probed.accepted() == 3);
     only(&tcplb, "web1");
     open.send(()).unwrap();
