@@ -26,9 +26,20 @@ fn hold(process: &Process, name: &str) -> Held {
     // Control waits in futex(2). The others must not be held there: a futex wake may happen inside a lock of a channel.
     let calls = if name == "control" { "futex" } else { "epoll_wait" };
     let inject = format!("inject={calls}:delay_exit=1000s");
+    let status = |key: &str| -> String {
+        let status = fs::read_to_string(task.join("status")).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        line.unwrap_or_default().trim().to_owned()
+    };
+    let switches = || status("voluntary_ctxt_switches").parse::<u64>().unwrap_or_default();
+    let before = switches();
     let mut strace = Command::new("strace");
     let strace = Process::spawn(strace.args(["-e", &format!("trace={calls}"), "-e", &inject, "-p", &id]));
     strace.wait_for_line("attached");
+    // strace holds the thread only in a call whose entry it has seen. The thread stops for strace, at the end of the call that
+    // this interrupts and at the entry of the next one; then it sleeps.
+    let sleeps = || switches() >= before + 3 && status("State").starts_with('S');
+    eventually("the thread waits again", sleeps);
     Held { strace: strace.farewell(Signal::TERM) }
 }
 
