@@ -164,11 +164,21 @@ pub fn failures(recent: &Recent) -> u64 {
 
 /// `down, connection refused, 1 of 2 successes, since 13:02 UTC`.
 fn state(backend: &BackendView) -> String {
-    [backend.state.clone(), summary(backend)].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(", ")
+    [backend.state.clone(), backend.summary.clone()]
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Fills in what the other fields of a backend say together.
+pub fn judge(backend: &mut BackendView) {
+    backend.summary = summary(backend);
+    backend.urgency = Urgency::of(backend);
 }
 
 /// Why a backend is in its state, and what is special about it.
-pub fn summary(backend: &BackendView) -> String {
+fn summary(backend: &BackendView) -> String {
     let BackendView { active_connections: active, health, .. } = backend;
     let left = (*active > 0).then(|| format!("{} left", counted(*active, "connection")));
     let count =
@@ -354,6 +364,7 @@ mod tests {
         let mut backend = BackendView { state: "down".into(), weight: 1, backup: true, ..BackendView::default() };
         backend.health.transition = Some("down, 1 of 2 successes".into());
         backend.reason = Some("connection refused".into());
+        judge(&mut backend);
         assert_eq!(state(&backend), "down, connection refused, 1 of 2 successes, backup");
     }
 }

@@ -175,8 +175,7 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -
         },
         addresses: addresses(backend, &health, now),
     };
-    view.summary = figures::summary(&view);
-    view.urgency = api::Urgency::of(&view);
+    figures::judge(&mut view);
     view
 }
 

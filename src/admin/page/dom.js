@@ -60,6 +60,9 @@ function arrange(parent, wanted) {
 
 const NONE = "–";
 const known = (value) => value !== null && value !== undefined;
+
+// From 80 % on, as the server's findings.
+const isNear = (value, limit) => known(value) && known(limit) && limit > 0 && value >= 0.8 * limit;
 const GROUPS = new Intl.NumberFormat("en", { useGrouping: true, maximumFractionDigits: 0 });
 const count = (value) => known(value) ? GROUPS.format(value).replaceAll(",", "\u202f") : NONE;
 const short = (value) => value < 10 ? String(Math.round(value * 10) / 10) : value < 1e5 ? count(value) : Math.round(value / 1e3) + "k";

@@ -21,7 +21,7 @@ const COLUMNS = [
 const draw = {
   conns: (cell, row) => {
     const limit = row.connections_limit;
-    const near = known(limit) && row.active_connections >= 0.8 * limit;
+    const near = isNear(row.active_connections, limit);
     const changed = redraw(cell, row.active_connections + "/" + limit, () => [near ? icon("warning") : "", count(row.active_connections), known(limit) ? make("small", {}, " / " + count(limit)) : ""]);
     if (changed) cell.classList.toggle("near", near), cell.classList.toggle("zero", row.active_connections === 0);
   },

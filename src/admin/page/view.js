@@ -69,7 +69,7 @@ function drawLimits({ process }) {
   limits.forEach(([name, value, limit, unit, bad, title], index) => {
     const cell = box.children[index] || box.appendChild(make("div", {}, make("dt", {}, name), make("dd")));
     const part = known(value) && known(limit) && limit > 0 ? value / limit : null;
-    const near = part !== null ? part >= 0.8 : Boolean(bad);
+    const near = part !== null ? isNear(value, limit) : Boolean(bad);
     cell.classList.toggle("near", near);
     cell.title = title || "";
     const text = typeof value === "number" ? count(value) : value ?? NONE;

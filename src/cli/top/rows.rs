@@ -132,7 +132,7 @@ impl Only {
     fn shows(self, backend: &BackendView) -> bool {
         match self {
             Only::All => true,
-            Only::Failing => Urgency::of(backend) == Urgency::Failing,
+            Only::Failing => backend.urgency == Urgency::Failing,
             state => backend.state == state.word(),
         }
     }
@@ -152,7 +152,7 @@ const fn by(key: &'static str, shown: &'static str, compare: fn(&BackendView, &B
 }
 
 const OF_BACKENDS: &[Order] = &[
-    by("worst", "worst first", |one, other| Urgency::of(one).cmp(&Urgency::of(other))),
+    by("worst", "worst first", |one, other| one.urgency.cmp(&other.urgency)),
     by("name", "by name", |_, _| Ordering::Equal),
     by("connections", "most connections first", |one, other| other.active_connections.cmp(&one.active_connections)),
     by("rate", "most conn/s first", |one, other| {
@@ -285,7 +285,7 @@ fn urgency(pool: &PoolView) -> (u8, bool, Urgency) {
         "degraded" => 1,
         _ => 2,
     };
-    let worst = pool.backends.iter().map(Urgency::of).min().unwrap_or(Urgency::Up);
+    let worst = pool.backends.iter().map(|backend| backend.urgency).min().unwrap_or(Urgency::Up);
     (state, pool.waiting == 0, worst)
 }
 

@@ -8,6 +8,7 @@ use crate::admin::api::{
     Acceptance, BackendView, Candidate, Connection, Event, Events, Explained, Finding, Health, LastReload, Level,
     Listener, Millis, PoolView, ProcessView, Recent, RecentClients, Status, Verdict,
 };
+use crate::admin::figures;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use ratatui::buffer::Buffer;
@@ -61,7 +62,8 @@ fn busy(name: &str, number: u64) -> BackendView {
     }
 }
 
-fn pool(name: &str, backends: Vec<BackendView>) -> PoolView {
+fn pool(name: &str, mut backends: Vec<BackendView>) -> PoolView {
+    backends.iter_mut().for_each(figures::judge);
     let sum = |figure: fn(&Recent) -> f64| backends.iter().map(|backend| figure(&backend.recent)).sum();
     let recent = Recent {
         seconds: 60.0,
@@ -342,6 +344,7 @@ fn a_change_and_a_silence_look_as_in_the_files() {
     let mut now = idle();
     now.verdict = one_down().verdict;
     now.pools[0].backends[1].state = "down".into();
+    figures::judge(&mut now.pools[0].backends[1]);
     answer(&mut state, Answer::Status(Box::new(now)), 2 * BEGIN);
     answer(
         &mut state,

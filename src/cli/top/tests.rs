@@ -6,6 +6,7 @@ use super::snapshots::{
 };
 use super::state::{Answer, Flow, Input, Mode, Pane, Query, State, VERDICT};
 use crate::admin::api::{Connection, Events, PoolView, Status};
+use crate::admin::figures;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use std::time::Duration;
 
@@ -133,6 +134,7 @@ fn the_selection_stays_on_its_row_when_the_order_changes() {
     assert_eq!(selected(&state).as_deref(), Some("web1"));
     let mut changed = idle();
     changed.pools[0].backends[2].state = "down".into();
+    figures::judge(&mut changed.pools[0].backends[2]);
     answer(&mut state, Answer::Status(Box::new(changed.clone())), BEGIN);
     assert_eq!((names(&state)[0].as_str(), selected(&state).as_deref()), ("web3", Some("web1")));
     // A row that is gone leaves the selection at its place.

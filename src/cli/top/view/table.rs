@@ -101,7 +101,7 @@ fn spark(row: &Row<'_>, width: u16) -> String {
 }
 
 fn has_failures(row: &Row<'_>) -> bool {
-    matches!(row, Row::Backend(_, backend) if Urgency::of(backend) == Urgency::Failing)
+    matches!(row, Row::Backend(_, backend) if backend.urgency == Urgency::Failing)
 }
 
 /// The sign before a row, and the colour that goes with it.
@@ -120,7 +120,7 @@ fn sign(row: &Row<'_>) -> (&'static str, Option<Color>) {
 }
 
 fn of_backend(backend: &BackendView) -> (&'static str, Option<Color>) {
-    match Urgency::of(backend) {
+    match backend.urgency {
         Urgency::DownWithClients | Urgency::Down => ("✗", Some(Color::Red)),
         Urgency::Failing | Urgency::AtLimit | Urgency::NearLimit => ("!", Some(Color::Yellow)),
         Urgency::SetAside if backend.state == "draining" => ("~", Some(Color::Cyan)),

@@ -47,7 +47,7 @@ pub fn process(status: &Status) -> Vec<String> {
 pub fn counts(status: &Status) -> String {
     let backends = || status.pools.iter().flat_map(|pool| &pool.backends);
     let of = |state: &str| backends().filter(|backend| backend.state == state).count();
-    let failing = backends().filter(|backend| Urgency::of(backend) == Urgency::Failing).count();
+    let failing = backends().filter(|backend| backend.urgency == Urgency::Failing).count();
     let states =
         [("down", of("down")), ("failing", failing), ("draining", of("draining")), ("disabled", of("disabled"))];
     let others = states.into_iter().filter(|(_, count)| *count > 0).map(|(word, count)| format!(", {count} {word}"));
