@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod confine;
 pub mod control;
+pub mod discovery;
 pub mod events;
 pub mod inspect;
 pub mod logger;

@@ -9,7 +9,7 @@
 //!
 //! A write that fails is logged and tried again every [`RETRY`]; meanwhile tcplb serves as before.
 
-use crate::config::model::AdminState;
+use crate::base::AdminState;
 use crate::config::runtime::{RuntimeChanges, States};
 use crate::confine;
 use crate::pool::Published;

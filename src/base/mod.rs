@@ -3,6 +3,7 @@
 //! Nothing here opens a socket, reads a clock or starts a thread.
 
 pub mod address;
+pub mod admin_state;
 pub mod bits;
 pub mod duration;
 pub mod familiar;
@@ -15,6 +16,7 @@ pub mod tick;
 pub mod wheel;
 
 pub use address::{Address, Endpoint, Listen};
+pub use admin_state::AdminState;
 pub use bits::AtomicBits;
 pub use log_throttle::{LogThrottle, SharedLogThrottle};
 pub use size::Size;

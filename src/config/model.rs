@@ -5,7 +5,6 @@ use crate::base::{Address, Listen, Size};
 use crate::policy::balance::{self, Algorithm};
 use crate::policy::limit::Enforcement;
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -572,34 +571,6 @@ pub struct Backend {
     pub backup: bool,
     /// Overrides the pool's PROXY header setting.
     pub send_proxy: Option<SendProxy>,
-}
-
-/// Does the operator allow the use of a backend? Open connections go on in any state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AdminState {
-    /// As its health allows.
-    #[default]
-    Enabled,
-    /// It takes no new connections.
-    Draining,
-    /// It takes no new connections and is not probed.
-    Disabled,
-}
-
-impl AdminState {
-    /// All of them, with what users call them.
-    pub const NAMES: [(&'static str, AdminState); 3] =
-        [("enabled", AdminState::Enabled), ("draining", AdminState::Draining), ("disabled", AdminState::Disabled)];
-
-    /// Its word in API and log.
-    pub fn word(self) -> &'static str {
-        match self {
-            AdminState::Enabled => "enabled",
-            AdminState::Draining => "draining",
-            AdminState::Disabled => "disabled",
-        }
-    }
 }
 
 impl Pool {

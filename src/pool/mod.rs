@@ -33,7 +33,7 @@ mod serving;
 mod snapshot;
 mod standing;
 
-pub use crate::config::model::AdminState;
+pub use crate::base::AdminState;
 pub use addresses::{AddressState, Addresses, BackendAddress};
 pub use backend::{Backend, BackendId, HealthReport, Transition};
 pub use backend_state::BackendState;

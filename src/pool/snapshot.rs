@@ -3,8 +3,9 @@
 use super::serving::Serving;
 use super::{Backend, Lease, Standing, Tried};
 use crate::admission::ListenerAdmission;
+use crate::base::AdminState;
 use crate::base::{AtomicBits, Endpoint, Listen, Tick};
-use crate::config::model::{self, AdminState};
+use crate::config::model;
 use crate::policy::balance::{Balance, LoadBlock};
 use crate::policy::slow_start;
 use crate::telemetry::{ListenerTotals, PoolTotals};
