@@ -155,6 +155,13 @@ fn byte(direction: Direction, position: u64) -> u8 {
     (position.wrapping_mul(31) ^ (position >> 7)) as u8 ^ salt
 }
 
+/// The byte at a position of a stream that a header precedes. Runs once per byte, so it calls no generic code: that may come from
+/// a crate compiled without optimisation.
+fn byte_behind(header: &[u8], direction: Direction, position: u64) -> u8 {
+    let at = position as usize;
+    if at < header.len() { header[at] } else { byte(direction, position - header.len() as u64) }
+}
+
 /// A socket as the driver holds it; dropping it closes it in order.
 #[derive(Debug)]
 pub struct SimSocket {
@@ -504,8 +511,7 @@ impl World {
         let sock = &self.socks[id];
         let header: &[u8] = if sock.side == Side::Client { &self.conns[sock.conn].header } else { &[] };
         for (position, slot) in (from..from + amount).zip(buffer) {
-            let of_header = header.get(position as usize).copied();
-            *slot = of_header.unwrap_or_else(|| byte(direction, position - header.len() as u64));
+            *slot = byte_behind(header, direction, position);
         }
         Ok(amount as usize)
     }
@@ -546,9 +552,7 @@ impl World {
         let sock = &self.socks[id];
         let header: &[u8] = if sock.side == Side::Backend { &self.conns[sock.conn].backend_preamble } else { &[] };
         for (position, got) in (from..from + amount).zip(bytes) {
-            let of_header = header.get(position as usize).copied();
-            let wanted = of_header.unwrap_or_else(|| byte(direction, position - header.len() as u64));
-            assert_eq!(*got, wanted, "bytes out of order");
+            assert_eq!(*got, byte_behind(header, direction, position), "bytes out of order");
         }
         Ok(amount as usize)
     }
