@@ -8,6 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+/// Items that were not understood and have a line in the log each, of one answer. One more line counts the others.
+const LOGGED: usize = 5;
+
 /// A backend as a source describes it. What it does not say is left to the defaults of the source in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
@@ -44,13 +47,33 @@ pub struct Standing {
     pub last_success: Option<SystemTime>,
     /// The backends of its newest set.
     pub backends: usize,
-    /// How often it failed, items that were not understood included.
+    /// How often it failed, items that were not understood and backends that were refused included.
     pub errors: u64,
     /// The last error, and when.
     pub last_error: Option<(SystemTime, String)>,
-    /// Whether the last error is over.
-    pub is_well: bool,
+    /// It has failed since its last answer.
+    pub failing: bool,
+    /// Items of its newest answer that were not understood.
+    pub misunderstood: usize,
+    /// Backends of its newest set that its pool can't have.
+    pub refused: usize,
 }
+
+impl Standing {
+    /// Whether every error is over.
+    pub fn is_well(&self) -> bool {
+        !self.failing && self.misunderstood == 0 && self.refused == 0
+    }
+
+    /// Counts an error.
+    pub fn note(&mut self, why: String) {
+        self.errors += 1;
+        self.last_error = Some((SystemTime::now(), why));
+    }
+}
+
+/// Takes the sets of a source.
+pub type HandOver = Box<dyn Fn(&Arc<Set>) + Send>;
 
 /// What a source hands its answers to.
 pub struct Feed {
@@ -58,13 +81,13 @@ pub struct Feed {
     name: String,
     /// Whether an empty answer empties the set.
     clears: bool,
-    set: Set,
+    set: Arc<Set>,
     /// Keys whose last items were not understood, with the reason that was logged.
     misunderstood: BTreeMap<String, String>,
-    /// An empty answer was logged; the next one that is not empty ends that.
-    empty: bool,
+    /// The source has no backend that is understood, and the set stays as it was.
+    keeps: bool,
     standing: Arc<Mutex<Standing>>,
-    hand_over: Box<dyn Fn(&Set) + Send>,
+    hand_over: HandOver,
     /// Disconnected: the source is removed.
     stopped: Receiver<()>,
 }
@@ -74,12 +97,12 @@ impl Feed {
     pub fn new(
         name: String,
         clears: bool,
-        set: Set,
+        set: Arc<Set>,
         standing: Arc<Mutex<Standing>>,
         stopped: Receiver<()>,
-        hand_over: Box<dyn Fn(&Set) + Send>,
+        hand_over: HandOver,
     ) -> Feed {
-        Feed { name, clears, set, misunderstood: BTreeMap::new(), empty: false, standing, hand_over, stopped }
+        Feed { name, clears, set, misunderstood: BTreeMap::new(), keeps: false, standing, hand_over, stopped }
     }
 
     /// The source has answered with all that it has.
@@ -87,33 +110,29 @@ impl Feed {
         if items.len() > BACKENDS_MAX {
             return Err(format!("answered with {} backends; at most {BACKENDS_MAX} are taken", items.len()));
         }
-        if items.is_empty() && !self.clears {
-            self.keep_on_empty();
-            return Ok(());
-        }
-        let keys: BTreeSet<&String> = items.iter().map(|item| &item.key).collect();
-        let mut set = self.set.clone();
-        set.retain(|key, _| keys.contains(key));
-        self.misunderstood.retain(|key, _| keys.contains(key));
-        self.take(set, items);
+        let gone: Vec<String> = {
+            let keys: BTreeSet<&String> = items.iter().map(|item| &item.key).collect();
+            self.misunderstood.retain(|key, _| keys.contains(key));
+            self.set.keys().filter(|key| !keys.contains(key)).cloned().collect()
+        };
+        self.apply(items, &gone);
         Ok(())
     }
 
     /// Some entries have changed, others are gone; all others are as they were.
     pub fn change(&mut self, changed: Vec<Item>, gone: &[String]) -> Result<(), String> {
-        let mut set = self.set.clone();
-        for key in gone {
-            set.remove(key);
-            self.misunderstood.remove(key);
+        let mut gone = gone.to_vec();
+        if self.keeps {
+            // The source has none of them any more.
+            gone.extend(self.set.keys().cloned());
         }
-        if set.is_empty() && changed.is_empty() && !self.clears {
-            self.keep_on_empty();
-            return Ok(());
-        }
-        if set.len() + changed.len() > BACKENDS_MAX {
+        let known = |key: &String| self.set.contains_key(key) || self.misunderstood.contains_key(key);
+        let new = changed.iter().filter(|item| !known(&item.key)).count();
+        let lost = gone.iter().filter(|key| known(key)).count();
+        if self.set.len() + self.misunderstood.len() + new > BACKENDS_MAX + lost {
             return Err(format!("has more than {BACKENDS_MAX} backends"));
         }
-        self.take(set, changed);
+        self.apply(changed, &gone);
         Ok(())
     }
 
@@ -121,7 +140,11 @@ impl Feed {
     pub fn answered(&mut self) {
         let mut standing = self.standing.lock();
         standing.last_success = Some(SystemTime::now());
-        standing.is_well = self.misunderstood.is_empty();
+        standing.misunderstood = self.misunderstood.len();
+        if std::mem::take(&mut standing.failing) {
+            drop(standing);
+            log::info!("{}: answers again", self.name);
+        }
     }
 
     /// Whether the source is removed: its function returns soon.
@@ -149,43 +172,82 @@ impl Feed {
         &self.set
     }
 
-    fn keep_on_empty(&mut self) {
-        if !self.set.is_empty() && !std::mem::replace(&mut self.empty, true) {
-            log::warn!("{}: the answer is empty: its {} backends stay, by on_empty", self.name, self.set.len());
-        }
-        self.answered();
-    }
-
-    fn take(&mut self, mut set: Set, items: Vec<Item>) {
-        self.empty = false;
-        for Item { key, found } in items {
+    /// Takes changed items and removes keys. Keys that are in both stay.
+    fn apply(&mut self, changed: Vec<Item>, gone: &[String]) {
+        let mut edits: BTreeMap<String, Option<Found>> = gone.iter().map(|key| (key.clone(), None)).collect();
+        gone.iter().for_each(|key| drop(self.misunderstood.remove(key)));
+        let mut reasons = Vec::new();
+        for Item { key, found } in changed {
             match found {
                 Ok(found) => {
                     self.misunderstood.remove(&key);
-                    set.insert(key, found);
+                    edits.insert(key, Some(found));
                 }
-                Err(why) => self.misunderstand(key, why, &set),
+                Err(why) => {
+                    // Its key keeps what it had, or what this same answer said before.
+                    if edits.get(&key).is_some_and(Option::is_none) {
+                        edits.remove(&key);
+                    }
+                    if self.misunderstood.get(&key) != Some(&why) {
+                        reasons.push((key.clone(), why.clone()));
+                        self.misunderstood.insert(key, why);
+                    }
+                }
             }
         }
-        self.answered();
-        self.standing.lock().backends = set.len();
-        if set != self.set {
-            self.set = set;
+        edits.retain(|key, found| self.set.get(key) != found.as_ref());
+        let stays = edits.values().any(Option::is_some) || self.set.keys().any(|key| !edits.contains_key(key));
+        self.report(reasons);
+        // Items that are not understood are no empty answer: they never remove a backend.
+        let may_empty = self.set.is_empty() || self.clears && self.misunderstood.is_empty();
+        if !stays && !may_empty {
+            return self.keep();
+        }
+        self.keeps = false;
+        if !edits.is_empty() {
+            let set = Arc::make_mut(&mut self.set);
+            for (key, found) in edits {
+                match found {
+                    Some(found) => drop(set.insert(key, found)),
+                    None => drop(set.remove(&key)),
+                }
+            }
+            self.standing.lock().backends = self.set.len();
+            self.answered();
             (self.hand_over)(&self.set);
+        } else {
+            self.answered();
         }
     }
 
-    fn misunderstand(&mut self, key: String, why: String, set: &Set) {
-        if self.misunderstood.get(&key) == Some(&why) {
-            return;
+    /// The source has no backend now, and its set stays.
+    fn keep(&mut self) {
+        if !std::mem::replace(&mut self.keeps, true) {
+            let why = match self.clears {
+                true => "no entry of the answer is understood",
+                false => "the answer is empty, and on_empty is keep",
+            };
+            log::warn!("{}: its {} backends stay: {why}", self.name, self.set.len());
         }
-        let stays = if set.contains_key(&key) { "it stays as it was" } else { "it is left out" };
-        let text = format!("{key}: {why}");
-        log::warn!("{}: {text}; {stays}", self.name);
-        let mut standing = self.standing.lock();
-        standing.errors += 1;
-        standing.last_error = Some((SystemTime::now(), text));
-        drop(standing);
-        self.misunderstood.insert(key, why);
+        self.answered();
+    }
+
+    fn report(&self, reasons: Vec<(String, String)>) {
+        let Some((key, why)) = reasons.last() else { return };
+        {
+            let mut standing = self.standing.lock();
+            standing.note(format!("{key}: {why}"));
+            standing.errors += reasons.len() as u64 - 1;
+        }
+        for (key, why) in reasons.iter().take(LOGGED) {
+            let stays = if self.set.contains_key(key) { "it stays as it was" } else { "it is left out" };
+            log::warn!("{}: {key}: {why}; {stays}", self.name);
+        }
+        if reasons.len() > LOGGED {
+            log::warn!("{}: {} more entries are not understood", self.name, reasons.len() - LOGGED);
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

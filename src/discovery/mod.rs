@@ -20,6 +20,7 @@
 //!
 //! - an error of the source, a time-out, an answer that is not understood;
 //! - an item of an answer that is not understood: its own key keeps what it had, the others are not concerned;
+//! - an answer without any item that is understood;
 //! - an empty answer, unless the source has `on_empty = "clear"`;
 //! - the end of the source's server, its restart, another leader.
 //!
@@ -38,7 +39,7 @@ mod feed;
 mod kind;
 mod sources;
 
-pub use feed::{Feed, Found, Item, Set, Standing};
+pub use feed::{Feed, Found, HandOver, Item, Set, Standing};
 pub use kind::{Key, Kind, Settings, Takes, Value, Wrong};
 pub use sources::{SourceId, Sources, Wanted};
 

@@ -1,17 +1,22 @@
 //! The threads of the sources: start, pause after an error, end.
+//!
+//! A thread whose source is removed ends once its current call returns. At most [`LINGERING_MAX`] such threads are waited for. Beyond that a
+//! source starts once one of them has ended, so reloads that follow each other leave a bounded number of threads.
 
 use super::feed::{Feed, Set, Standing};
 use super::kind::Settings;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 /// The first and the longest pause after an error.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
+
+/// Threads of removed sources that may still run when another one starts.
+const LINGERING_MAX: usize = 32;
 
 /// A source of a pool.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -23,6 +28,7 @@ pub struct SourceId {
 }
 
 /// A source as the configuration has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Which it is.
     pub id: SourceId,
@@ -31,7 +37,7 @@ pub struct Wanted {
     /// Whether an empty answer empties the set.
     pub clears: bool,
     /// What it handed over before, if it ran before.
-    pub set: Set,
+    pub set: Arc<Set>,
 }
 
 /// All sources, for the thread that uses their sets.
@@ -39,45 +45,91 @@ pub struct Sources {
     running: BTreeMap<SourceId, Running>,
     newest: Arc<Newest>,
     wakes: Receiver<()>,
+    /// Cloned by each thread. So its count is the number of threads, and one.
+    threads: Arc<()>,
+    pauses: (Duration, Duration),
 }
 
 struct Running {
     settings: Settings,
     clears: bool,
     standing: Arc<Mutex<Standing>>,
+    thread: Thread,
+}
+
+enum Thread {
+    /// It could not start yet.
+    Waits(Arc<Set>),
     /// Dropped: the thread ends.
-    _stop: Sender<()>,
+    Runs { _stop: Sender<()> },
 }
 
 /// The sets that were not taken yet: at most one of each source.
 struct Newest {
-    sets: Mutex<BTreeMap<SourceId, Set>>,
+    sets: Mutex<BTreeMap<SourceId, Arc<Set>>>,
     wake: Sender<()>,
 }
 
 impl Default for Sources {
     fn default() -> Sources {
-        let (wake, wakes) = bounded(1);
-        Sources { running: BTreeMap::new(), newest: Arc::new(Newest { sets: Mutex::default(), wake }), wakes }
+        Sources::pausing(PAUSE)
     }
 }
 
 impl Sources {
-    /// Starts the sources that are new or have other settings, and ends those that are not wanted any more. Sets of
-    /// the latter that were not taken are dropped.
-    pub fn run(&mut self, wanted: Vec<Wanted>) -> io::Result<()> {
+    fn pausing(pauses: (Duration, Duration)) -> Sources {
+        let (wake, wakes) = bounded(1);
+        let newest = Arc::new(Newest { sets: Mutex::default(), wake });
+        Sources { running: BTreeMap::new(), newest, wakes, threads: Arc::default(), pauses }
+    }
+
+    /// Starts the sources that are new or have other settings, and ends those that are not wanted any more. Sets of both
+    /// that were not taken are dropped.
+    pub fn run(&mut self, wanted: Vec<Wanted>) {
         let mut before = std::mem::take(&mut self.running);
-        for wanted in wanted {
-            let running = match before.remove(&wanted.id) {
-                Some(same) if same.settings == wanted.settings && same.clears == wanted.clears => same,
-                _ => self.start(&wanted)?,
-            };
-            self.running.insert(wanted.id, running);
+        for Wanted { id, settings, clears, set } in wanted {
+            let is_same = |running: &&mut Running| running.settings == settings && running.clears == clears;
+            let same = before.get_mut(&id).filter(is_same).is_some().then(|| before.remove(&id)).flatten();
+            let running = same.unwrap_or_else(|| {
+                let standing = Standing { backends: set.len(), ..Standing::default() };
+                Running { settings, clears, standing: Arc::new(Mutex::new(standing)), thread: Thread::Waits(set) }
+            });
+            self.running.insert(id, running);
         }
-        // From here on the sources that are left can't hand over sets.
+        // From here on the sources that end can't hand over sets.
         drop(before);
-        self.newest.sets.lock().retain(|id, _| self.running.contains_key(id));
-        Ok(())
+        let runs =
+            |id: &SourceId| self.running.get(id).is_some_and(|running| matches!(running.thread, Thread::Runs { .. }));
+        self.newest.sets.lock().retain(|id, _| runs(id));
+        self.start_waiting();
+    }
+
+    /// Starts the sources that could not start yet. Call it now and then.
+    pub fn start_waiting(&mut self) {
+        let mut started = self.running.values().filter(|it| matches!(it.thread, Thread::Runs { .. })).count();
+        for (id, running) in &mut self.running {
+            let Thread::Waits(set) = &running.thread else { continue };
+            let threads = Arc::strong_count(&self.threads) - 1;
+            let outcome = if threads >= started + LINGERING_MAX {
+                Err(format!("{LINGERING_MAX} threads of removed sources have not ended: it waits for one of them"))
+            } else {
+                let source = Source { id, running, set: set.clone(), newest: &self.newest, pauses: self.pauses };
+                source.start(self.threads.clone()).map_err(|error| format!("can't start its thread: {error}"))
+            };
+            match outcome {
+                Ok(stop) => {
+                    running.thread = Thread::Runs { _stop: stop };
+                    started += 1;
+                }
+                Err(why) => {
+                    let mut standing = running.standing.lock();
+                    if !std::mem::replace(&mut standing.failing, true) {
+                        log::warn!("{}: {why}", name(id));
+                        standing.note(why);
+                    }
+                }
+            }
+        }
     }
 
     /// Receives a message once sets are there to be taken.
@@ -86,69 +138,98 @@ impl Sources {
     }
 
     /// The sets that are new since the last call.
-    pub fn take(&self) -> BTreeMap<SourceId, Set> {
+    pub fn take(&self) -> BTreeMap<SourceId, Arc<Set>> {
         std::mem::take(&mut *self.newest.sets.lock())
     }
 
     /// What the status shows of each source.
-    pub fn standings(&self) -> Vec<(SourceId, Arc<Mutex<Standing>>)> {
+    pub fn standings(&self) -> BTreeMap<SourceId, Arc<Mutex<Standing>>> {
         self.running.iter().map(|(id, running)| (id.clone(), running.standing.clone())).collect()
     }
+}
 
-    fn start(&self, wanted: &Wanted) -> io::Result<Running> {
+/// A source while it starts.
+struct Source<'a> {
+    id: &'a SourceId,
+    running: &'a Running,
+    set: Arc<Set>,
+    newest: &'a Arc<Newest>,
+    pauses: (Duration, Duration),
+}
+
+impl Source<'_> {
+    /// The thread holds `alive` while it runs. The source ends once the result is dropped.
+    fn start(self, alive: Arc<()>) -> std::io::Result<Sender<()>> {
+        let Source { id, running, set, newest, pauses } = self;
         let (stop, stopped) = bounded::<()>(0);
-        let standing = Arc::new(Mutex::new(Standing { backends: wanted.set.len(), ..Standing::default() }));
-        let (id, newest, ended) = (wanted.id.clone(), self.newest.clone(), stopped.clone());
-        let hand_over = move |set: &Set| {
+        let (of_set, newest, ended) = (id.clone(), newest.clone(), stopped.clone());
+        let hand_over = move |set: &Arc<Set>| {
             let mut sets = newest.sets.lock();
             // A source that is removed may still be at work.
             if !is_over(&ended) {
-                sets.insert(id.clone(), set.clone());
+                sets.insert(of_set.clone(), set.clone());
                 drop(sets);
                 let _ = newest.wake.try_send(());
             }
         };
-        let name = format!("pool {}: discovery by {}", wanted.id.pool, wanted.id.label);
-        let feed = Feed::new(name, wanted.clears, wanted.set.clone(), standing.clone(), stopped, Box::new(hand_over));
-        let (settings, of_thread) = (wanted.settings.clone(), standing.clone());
-        let work = move || follow(&settings, feed, &of_thread);
-        thread::Builder::new().name(format!("discover-{}", wanted.id.label)).spawn(work)?;
-        Ok(Running { settings: wanted.settings.clone(), clears: wanted.clears, standing, _stop: stop })
+        let standing = running.standing.clone();
+        let feed = Feed::new(name(id), running.clears, set, standing.clone(), stopped, Box::new(hand_over));
+        let settings = running.settings.clone();
+        let work = move || {
+            follow(&settings, feed, &standing, pauses);
+            drop(alive);
+        };
+        thread::Builder::new().name(format!("discover-{}", id.label)).spawn(work)?;
+        Ok(stop)
     }
 }
 
+/// As the log calls a source.
+fn name(id: &SourceId) -> String {
+    format!("pool {}: discovery by {}", id.pool, id.label)
+}
+
 /// The life of a source's thread.
-fn follow(settings: &Settings, mut feed: Feed, standing: &Mutex<Standing>) {
-    let (mut pause, mut logged) = (PAUSE.0, None::<String>);
+fn follow(settings: &Settings, mut feed: Feed, standing: &Mutex<Standing>, pauses: (Duration, Duration)) {
+    let (mut pause, mut logged) = (pauses.0, None::<String>);
     while !feed.is_stopped() {
-        let answered_before = standing.lock().last_success;
-        let Err(why) = (settings.kind.run)(settings, &mut feed) else { continue };
+        let begun = Instant::now();
+        let outcome = (settings.kind.run)(settings, &mut feed);
+        let ran = begun.elapsed();
+        let Err(why) = outcome else {
+            // A source whose stay ends at once is not called without a pause.
+            if !feed.wait(pauses.0.saturating_sub(ran)) {
+                return;
+            }
+            continue;
+        };
         if feed.is_stopped() {
             return;
         }
-        let has_answered = {
-            let mut standing = standing.lock();
-            standing.errors += 1;
-            standing.is_well = false;
-            standing.last_error = Some((SystemTime::now(), why.clone()));
-            standing.last_success != answered_before
-        };
-        if has_answered {
-            (pause, logged) = (PAUSE.0, None);
+        // A source that fails soon after each answer is asked as seldom as one that never answers.
+        if ran >= pauses.1 {
+            pause = pauses.0;
         }
+        let was_failing = {
+            let mut standing = standing.lock();
+            standing.note(why.clone());
+            std::mem::replace(&mut standing.failing, true)
+        };
         // An outage is one line, however long it takes.
-        if logged.as_ref() != Some(&why) {
+        if !was_failing || logged.as_ref() != Some(&why) {
             log::warn!("{}: {why}; its {} backends stay, and it is asked again", feed.name(), feed.set().len());
             logged = Some(why);
         }
-        let until = Instant::now() + pause;
-        pause = (pause * 2).min(PAUSE.1);
-        if !feed.wait(until.saturating_duration_since(Instant::now())) {
+        if !feed.wait(pause) {
             return;
         }
+        pause = (pause * 2).min(pauses.1);
     }
 }
 
 fn is_over(stopped: &Receiver<()>) -> bool {
     matches!(stopped.try_recv(), Err(crossbeam_channel::TryRecvError::Disconnected))
 }
+
+#[cfg(test)]
+mod tests;
