@@ -28,6 +28,7 @@
 //! |---|---|
 //! | `kind` | what a kind of source is: its name, its keys, its function |
 //! | `feed` | what a source hands over, and what it leaves out |
+//! | `http` | HTTP, for sources that ask by it |
 //! | `sources` | the threads: start, pause, end |
 //!
 //! # Another kind of source
@@ -36,6 +37,7 @@
 //! follow from that.
 
 mod feed;
+pub mod http;
 mod kind;
 mod sources;
 
