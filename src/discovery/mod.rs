@@ -30,13 +30,17 @@
 //! | `feed` | what a source hands over, and what it leaves out |
 //! | `http` | HTTP, for sources that ask by it |
 //! | `sources` | the threads: start, pause, end |
+//! | `entry` | a backend that an object describes, in a file or as the value of a key |
+//! | `file` | the kinds, a file each |
 //!
 //! # Another kind of source
 //!
 //! It is a file with a [`Kind`], and its line in [`KINDS`]. The settings, their checks, the pages, the status and the metrics
 //! follow from that.
 
+pub mod entry;
 mod feed;
+pub mod file;
 pub mod http;
 mod kind;
 mod sources;
@@ -49,4 +53,4 @@ pub use sources::{SourceId, Sources, Wanted};
 pub const BACKENDS_MAX: usize = 50_000;
 
 /// Every kind of source.
-pub static KINDS: &[&Kind] = &[];
+pub static KINDS: &[&Kind] = &[&file::FILE];
