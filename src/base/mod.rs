@@ -5,6 +5,7 @@
 pub mod address;
 pub mod admin_state;
 pub mod bits;
+pub mod bytes;
 pub mod duration;
 pub mod familiar;
 pub mod log_throttle;

@@ -136,6 +136,8 @@ impl fmt::Display for Watched<'_> {
             HealthKind::Off => return out.write_str("health off"),
             HealthKind::Tcp => out.write_str("tcp health")?,
             HealthKind::Http { path, .. } => write!(out, "http health of {path}")?,
+            HealthKind::Agent => out.write_str("health by an agent")?,
+            HealthKind::Script { .. } => out.write_str("health by a script")?,
         }
         if let Some(port) = self.0.port {
             write!(out, " on port {port}")?;

@@ -1,5 +1,11 @@
 //! The validated model: durations typed, names resolved, no `Option` that "must be there".
 
+mod discover;
+pub mod health;
+
+pub use discover::{Discover, OnEmpty, Origin};
+pub use health::{Health, HealthKind, InitialHealth, Pattern, Probe, Step};
+
 use super::words::Words;
 use crate::base::{Address, Listen, Size};
 use crate::policy::balance::{self, Algorithm};
@@ -353,6 +359,8 @@ pub struct Pool {
     pub health: Health,
     /// Its backends; names are unique within the pool.
     pub backends: Vec<Backend>,
+    /// The sources that find further backends.
+    pub discover: Vec<Discover>,
 }
 
 impl Default for Pool {
@@ -377,6 +385,7 @@ impl Default for Pool {
             send_proxy: None,
             health: Health::default(),
             backends: Vec::new(),
+            discover: Vec::new(),
         }
     }
 }
@@ -474,88 +483,6 @@ impl SendProxy {
     }
 }
 
-/// How a pool's backends are probed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    /// The kind of probe.
-    pub kind: HealthKind,
-    /// The state of a backend before its first probe. Never `Down` where nothing is probed.
-    pub initial: InitialHealth,
-    /// The port to probe; `None`: the backend's port.
-    pub port: Option<u16>,
-    /// The time between two probes of a backend.
-    pub interval: Duration,
-    /// The time-out of a probe; at most `interval`.
-    pub timeout: Duration,
-    /// Successes in a row that mark a backend up; at least one.
-    pub rise: u32,
-    /// Failures in a row that mark it down; at least one.
-    pub fall: u32,
-}
-
-/// The state of a backend before its first probe.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum InitialHealth {
-    /// It takes clients.
-    #[default]
-    Up,
-    /// It takes no client until a probe has passed.
-    Down,
-}
-
-impl Words for InitialHealth {
-    const NAMES: &'static [(&'static str, InitialHealth)] = &[("up", InitialHealth::Up), ("down", InitialHealth::Down)];
-}
-
-/// The kind of probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HealthKind {
-    /// Connects.
-    Tcp,
-    /// Connects and sends `GET path`; a status in `expect` is a success.
-    Http {
-        /// The path, beginning with `/`.
-        path: String,
-        /// The `Host` header; `None`: the backend's address.
-        host: Option<String>,
-        /// Accepted status codes, inclusive ranges.
-        expect: Vec<(u16, u16)>,
-    },
-    /// Nothing marks a backend down; a failed connect excludes it for a short back-off.
-    Off,
-}
-
-impl HealthKind {
-    /// An HTTP probe with the defaults.
-    pub fn http() -> HealthKind {
-        HealthKind::Http { path: "/".to_owned(), host: None, expect: vec![(200, 200)] }
-    }
-
-    /// The kind without its parameters.
-    pub fn probe(&self) -> Probe {
-        match self {
-            HealthKind::Tcp => Probe::Tcp,
-            HealthKind::Http { .. } => Probe::Http,
-            HealthKind::Off => Probe::Off,
-        }
-    }
-}
-
-/// The kinds of probes, as settings name them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// [`HealthKind::Tcp`].
-    Tcp,
-    /// [`HealthKind::Http`].
-    Http,
-    /// [`HealthKind::Off`].
-    Off,
-}
-
-impl Words for Probe {
-    const NAMES: &'static [(&'static str, Probe)] = &[("tcp", Probe::Tcp), ("http", Probe::Http), ("off", Probe::Off)];
-}
-
 /// A server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
@@ -571,6 +498,8 @@ pub struct Backend {
     pub backup: bool,
     /// Overrides the pool's PROXY header setting.
     pub send_proxy: Option<SendProxy>,
+    /// What added it. No key of the file: the default is the file.
+    pub origin: Origin,
 }
 
 impl Pool {
@@ -584,20 +513,14 @@ impl Backend {
     /// A backend with the defaults, named by its address.
     pub fn at(address: Address) -> Backend {
         let name = address.to_string();
-        Backend { name, address, weight: defaults::WEIGHT, max_connections: None, backup: false, send_proxy: None }
-    }
-}
-
-impl Default for Health {
-    fn default() -> Self {
-        Health {
-            kind: HealthKind::Tcp,
-            initial: InitialHealth::Up,
-            port: None,
-            interval: Duration::from_secs(2),
-            timeout: Duration::from_secs(1),
-            rise: 2,
-            fall: 3,
+        Backend {
+            name,
+            address,
+            weight: defaults::WEIGHT,
+            max_connections: None,
+            backup: false,
+            send_proxy: None,
+            origin: Origin::File,
         }
     }
 }

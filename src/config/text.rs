@@ -4,7 +4,7 @@
 //! have no value (no limit, no PROXY header) are left out, as they would be in a file.
 
 use super::model::Model;
-use super::settings::{BACKEND, GLOBAL, HEALTH, LISTENER, POOL, Section};
+use super::settings::{self, BACKEND, DISCOVER, GLOBAL, HEALTH, LISTENER, POOL, Section};
 use std::fmt::Write;
 
 /// The file.
@@ -19,6 +19,12 @@ pub fn print(model: &Model) -> String {
         section(&mut out, &HEALTH, &pool.health);
         for backend in &pool.backends {
             section(&mut out, &BACKEND, backend);
+        }
+        for discover in &pool.discover {
+            section(&mut out, &DISCOVER, discover);
+            for (key, value) in settings::written_of_kind(discover) {
+                let _ = writeln!(out, "{key} = {value}");
+            }
         }
     }
     out

@@ -1,6 +1,7 @@
 //! What a kind of source is.
 
 use super::feed::Feed;
+use crate::base::duration;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ pub struct Key {
     pub takes: Takes,
     /// One sentence, in Markdown.
     pub doc: &'static str,
-    /// What happens without the key: a value as TOML, or words; `required`: it must be there.
+    /// What happens without the key: a value as TOML, which the source then gets, or words; `required`: it must be there.
     pub absent: &'static str,
     /// An example of a value, as TOML.
     pub example: &'static str,
@@ -60,7 +61,7 @@ pub enum Value {
     File(PathBuf),
 }
 
-/// The settings of one source: its kind and the values that were given. Equal settings find the same.
+/// The settings of one source: its kind and the values of its keys. Equal settings find the same.
 #[derive(Clone)]
 pub struct Settings {
     /// The kind.
@@ -89,12 +90,28 @@ impl Key {
     pub fn is_required(&self) -> bool {
         self.absent == "required"
     }
+
+    /// The value without the key; `None` if there is none.
+    pub fn default(&self) -> Option<Value> {
+        let mut table: toml::Table = format!("value = {}", self.absent).parse().ok()?;
+        match (self.takes, table.remove("value")?) {
+            (Takes::Text, toml::Value::String(text)) => Some(Value::Text(text)),
+            (Takes::Texts, toml::Value::Array(items)) => {
+                let texts = items.into_iter().map(|item| item.as_str().map(str::to_owned));
+                texts.collect::<Option<_>>().map(Value::Texts)
+            }
+            (Takes::Time, toml::Value::String(time)) => duration::parse(&time).ok().map(Value::Time),
+            (Takes::File, toml::Value::String(path)) => Some(Value::File(path.into())),
+            _ => None,
+        }
+    }
 }
 
 impl Settings {
-    /// Without a value.
+    /// The keys with a default have it, the others have no value.
     pub fn new(kind: &'static Kind) -> Settings {
-        Settings { kind, values: BTreeMap::new() }
+        let values = kind.keys.iter().filter_map(|key| Some((key.name, key.default()?))).collect();
+        Settings { kind, values }
     }
 
     /// Sets a value.
@@ -102,27 +119,27 @@ impl Settings {
         self.values.insert(key, value);
     }
 
-    /// The value of a key, if it was given.
+    /// The value of a key; `None` if it was not given and has no default.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.values.get(key)
     }
 
-    /// A text; `None` if none was given.
+    /// A text; `None` if there is none.
     pub fn text(&self, key: &str) -> Option<&str> {
         if let Some(Value::Text(text)) = self.value(key) { Some(text) } else { None }
     }
 
-    /// A list; empty if none was given.
+    /// A list; empty if there is none.
     pub fn texts(&self, key: &str) -> &[String] {
         if let Some(Value::Texts(texts)) = self.value(key) { texts } else { &[] }
     }
 
-    /// A duration; `None` if none was given.
+    /// A duration; `None` if there is none.
     pub fn time(&self, key: &str) -> Option<Duration> {
         if let Some(Value::Time(time)) = self.value(key) { Some(*time) } else { None }
     }
 
-    /// A path; `None` if none was given.
+    /// A path; `None` if there is none.
     pub fn file(&self, key: &str) -> Option<&Path> {
         if let Some(Value::File(path)) = self.value(key) { Some(path) } else { None }
     }

@@ -36,7 +36,7 @@ impl ProbeTarget {
         };
         let expect = match &health.kind {
             HealthKind::Off => return None,
-            HealthKind::Tcp => None,
+            HealthKind::Tcp | HealthKind::Agent | HealthKind::Script { .. } => None,
             HealthKind::Http { path, host, expect } => {
                 let host = host.clone().unwrap_or_else(|| host_of(address, &endpoint));
                 let version = env!("CARGO_PKG_VERSION");

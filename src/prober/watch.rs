@@ -91,7 +91,7 @@ impl HealthPolicy {
     fn of(health: &Health, addresses: usize) -> HealthPolicy {
         match health.kind {
             HealthKind::Off => HealthPolicy::Off(Backoff::default()),
-            HealthKind::Tcp | HealthKind::Http { .. } => {
+            HealthKind::Tcp | HealthKind::Http { .. } | HealthKind::Agent | HealthKind::Script { .. } => {
                 HealthPolicy::Probed(vec![HealthState::unknown(health.initial == InitialHealth::Up); addresses.max(1)])
             }
         }

@@ -72,6 +72,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.health.path", &["path_is_what_a_probe_asks_for"]),
     ("pool.health.host", &["host_is_the_header_of_a_probe"]),
     ("pool.health.expect_status", &["expect_status_decides_which_answers_are_good"]),
+    ("pool.health.steps", &["a_script_is_refused_until_there_is_one"]),
     ("pool.health.port", &["a_health_port_is_where_all_probes_go"]),
     ("pool.health.initial", &["with_initial_down_no_client_reaches_a_backend_before_its_first_probe_has_passed"]),
     ("pool.health.interval", &["interval_is_the_time_between_probes"]),
@@ -86,7 +87,10 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.backend.send_proxy", &["send_proxy_of_a_backend_overrides_the_pool_s"]),
     // Refused as a whole, so its keys are too.
     ("pool.discover.kind", &["discover_is_refused_until_there_is_some"]),
-    ("pool.discover.name", &["discover_is_refused_until_there_is_some"]),
+    ("pool.discover.on_empty", &["discover_is_refused_until_there_is_some"]),
+    ("pool.discover.weight", &["discover_is_refused_until_there_is_some"]),
+    ("pool.discover.max_connections", &["discover_is_refused_until_there_is_some"]),
+    ("pool.discover.backup", &["discover_is_refused_until_there_is_some"]),
 ];
 
 /// A flag of the balancer, and the same.

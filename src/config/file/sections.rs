@@ -4,7 +4,7 @@ use super::table::{Keys, Table};
 use super::{Parsed, across};
 use crate::config::check;
 use crate::config::model::{Backend, Listener, Model, Pool};
-use crate::config::settings::{self, BACKEND, DISCOVER, GLOBAL, HEALTH, LISTENER, NOT_YET, POOL, Source};
+use crate::config::settings::{self, BACKEND, GLOBAL, HEALTH, LISTENER, NOT_YET, POOL, Source};
 
 /// The whole file.
 pub fn file(root: &Table<'_>) -> Parsed {
@@ -13,7 +13,7 @@ pub fn file(root: &Table<'_>) -> Parsed {
     let workers_per_core = !section.is_some_and(|at| at.has("workers"));
     let listeners: Vec<_> =
         root.tables("listener", &LISTENER.keys()).into_iter().map(|at| (listener(&at), at)).collect();
-    let keys = PoolKeys { backend: BACKEND.keys(), health: HEALTH.keys(), discover: DISCOVER.keys() };
+    let keys = PoolKeys { backend: BACKEND.keys(), health: HEALTH.keys() };
     let pools: Vec<_> = root.tables("pool", &POOL.keys()).into_iter().map(|at| (pool(&at, &keys), at)).collect();
     across::check(root, section.as_ref().map(|at| (&global, at)), &listeners, &pools);
     let model = Model {
@@ -35,12 +35,15 @@ fn listener(at: &Table<'_>) -> Listener {
 struct PoolKeys {
     backend: Keys,
     health: Keys,
-    discover: Keys,
 }
 
+/// Whether this version runs sources. Until it does, a file with one is refused.
+const SOURCES_RUN: bool = false;
+
 fn pool(at: &Table<'_>, keys: &PoolKeys) -> Pool {
-    for discover in at.tables("discover", &keys.discover) {
-        discover.notes().wrong(discover.start(), format!("[[pool.discover]] {NOT_YET}: list the backends"));
+    let mut sources = at.tables_by("discover", settings::discover_keys);
+    for source in sources.extract_if(.., |_| !SOURCES_RUN) {
+        source.notes().wrong(source.start(), format!("[[pool.discover]] {NOT_YET}: list the backends"));
     }
     let tables = at.tables("backend", &keys.backend);
     let backends: Vec<_> = tables.iter().filter_map(|at| Some((backend(at)?, *at))).collect();
@@ -54,6 +57,7 @@ fn pool(at: &Table<'_>, keys: &PoolKeys) -> Pool {
             at.wrong("address", why);
         }
     }
+    pool.discover = sources.iter().filter_map(settings::read_discover).collect();
     pool.backends = backends.into_iter().map(|(backend, _)| backend).collect();
     pool
 }

@@ -197,9 +197,17 @@ impl<'a> Table<'a> {
 
     /// The tables of a list within this one: `[[name]]`, each time.
     pub fn tables(&self, key: &str, keys: &[&str]) -> Vec<Table<'a>> {
+        self.tables_by(key, |_| keys)
+    }
+
+    /// The same, where what may stand in a table depends on the table.
+    pub fn tables_by<'k, K: AsRef<[&'k str]>>(&self, key: &str, keys: impl Fn(&Table<'a>) -> K) -> Vec<Table<'a>> {
         let Some(value) = self.table.get(key) else { return Vec::new() };
         let open = |value: &'a Spanned<DeValue<'a>>| match value.get_ref() {
-            DeValue::Table(table) => Some(Table::new(table, value.span().start, keys, self.notes)),
+            DeValue::Table(table) => {
+                let (at, notes) = (value.span().start, self.notes);
+                Some(Table::new(table, at, keys(&Table { table, at, notes }).as_ref(), notes))
+            }
             _ => {
                 self.notes
                     .wrong(value.span().start, format!("{key}: expected a table, got {}", self.notes.shown(value)));

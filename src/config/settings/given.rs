@@ -180,6 +180,27 @@ impl Given<'_> {
         }
     }
 
+    /// A list of tables with these keys: those that are good. A flag has none.
+    pub fn tables<T>(&self, keys: &[&str], read: impl Fn(&Source<'_>) -> Result<Option<T>, String>) -> Option<Vec<T>> {
+        let From::File { value, notes } = self.from else { return None };
+        let Some(items) = value.get_ref().as_array() else {
+            self.wrong(&format!("expected a list of tables, like [{{ … }}, {{ … }}], got {}", self.shown()));
+            return None;
+        };
+        let item = |item: &Spanned<DeValue<'_>>| {
+            let at = item.span().start;
+            let read = match item.get_ref().as_table() {
+                Some(table) => read(&Source::File(Table::new(table, at, keys, notes))),
+                None => Err(format!("expected a table, like {{ … }}, got {}", notes.shown(item))),
+            };
+            read.unwrap_or_else(|why| {
+                notes.wrong(at, format!("{}: {why}", self.name));
+                None
+            })
+        };
+        Some(items.iter().filter_map(item).collect())
+    }
+
     /// Is it a list without items?
     pub fn is_empty_list(&self) -> bool {
         matches!(self.from, From::File { value, .. } if value.get_ref().as_array().is_some_and(|items| items.is_empty()))

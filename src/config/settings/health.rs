@@ -1,9 +1,10 @@
 //! `[pool.health]`: how the backends of a pool are watched.
 
 use super::kinds::{self, count, number, word};
-use super::{Flag, Section, Source, setting};
+use super::{Flag, NOT_YET, Section, Source, setting};
 use crate::base::duration;
 use crate::config::model::{Health, HealthKind, InitialHealth, Probe};
+use crate::config::words::{self, Words};
 
 const HEADING: &str = "Health";
 
@@ -26,15 +27,15 @@ pub static HEALTH: Section<Health> = Section {
         setting!(
             "kind", Health.kind: kinds::PROBE,
             |health| Some(health.kind.probe()),
-            |health, probe| health.kind = match probe {
-                Probe::Tcp => HealthKind::Tcp,
-                Probe::Http => HealthKind::http(),
-                Probe::Off => HealthKind::Off,
-            },
-            "What a probe does: `tcp` connects, `http` sends a request, `off` sends no probes."
+            |health, probe| set_kind(health, probe),
+            "What a probe does: `tcp` connects, `http` sends a request, `agent` reads a line about load, `script` sends and \
+             expects bytes, `off` sends no probes."
         )
-        .more("With `off`, a backend that refuses a connection is left out for a moment.")
-        .absent("`\"tcp\"`, or `\"http\"` beside `path`, `host` or `expect_status`")
+        .more(
+            "An `agent` needs `port`, where a program beside the backend says how it is, and a `script` needs `steps`. With \
+             `off`, a backend that refuses a connection is left out for a moment.",
+        )
+        .absent("`\"tcp\"`; `\"http\"` beside `path`, `host` or `expect_status`; `\"script\"` beside `steps`")
         .set("\"http\"")
         .flag("health", HEADING),
         setting!(Health.initial: word(), "What a backend counts as before its first probe.")
@@ -45,23 +46,34 @@ pub static HEALTH: Section<Health> = Section {
         setting!(
             "path", Health.kind: kinds::PROBE_PATH,
             |health| match &health.kind { HealthKind::Http { path, .. } => Some(path.clone()), _ => None },
-            |health, value| if let HealthKind::Http { path, .. } = as_http(health) { *path = value },
+            |health, value| if let HealthKind::Http { path, .. } = of_kind(health, Probe::Http) { *path = value },
             "The path that an HTTP probe requests."
         )
         .flag("health-path", HEADING),
         setting!(
             "host", Health.kind: kinds::PROBE_HOST,
             |health| match &health.kind { HealthKind::Http { host, .. } => host.clone(), _ => None },
-            |health, value| if let HealthKind::Http { host, .. } = as_http(health) { *host = Some(value) },
+            |health, value| if let HealthKind::Http { host, .. } = of_kind(health, Probe::Http) { *host = Some(value) },
             "The Host header of its request."
         )
         .absent("the backend's address"),
         setting!(
             "expect_status", Health.kind: kinds::STATUSES,
             |health| match &health.kind { HealthKind::Http { expect, .. } => Some(expect.clone()), _ => None },
-            |health, value| if let HealthKind::Http { expect, .. } = as_http(health) { *expect = value },
+            |health, value| if let HealthKind::Http { expect, .. } = of_kind(health, Probe::Http) { *expect = value },
             "The answers that count as a success: codes and ranges."
         ),
+        setting!(
+            "steps", Health.kind: kinds::STEPS,
+            |health| match &health.kind { HealthKind::Script { steps } => Some(steps.clone()), _ => None },
+            |health, value| if let HealthKind::Script { steps } = of_kind(health, Probe::Script) { *steps = value },
+            "What a script sends and expects, in this order, over one connection."
+        )
+        .more(
+            "`send` and `expect` take the escapes `\\\\`, `\\r`, `\\n`, `\\t` and `\\xHH`. `expect` is the beginning of what has \
+             come since the last expectation, and `expect_regex` is a regular expression that matches somewhere in it.",
+        )
+        .absent("none"),
         setting!(Health.port: number::<u16, 1, { u16::MAX as u64 }>(), "Probes go to this port of each backend.")
             .more(
                 "They carry no PROXY header then. A backend with a unix socket has no other port, so such a pool cannot hold \
@@ -91,11 +103,30 @@ pub static HEALTH: Section<Health> = Section {
     ],
 };
 
-/// A path, a host or answers imply an HTTP probe.
-fn as_http(health: &mut Health) -> &mut HealthKind {
-    if health.kind.probe() != Probe::Http {
-        health.kind = HealthKind::http();
+/// The keys that only one kind of probe has. Each implies its kind.
+const OF_KINDS: [(&str, Probe); 4] =
+    [("path", Probe::Http), ("host", Probe::Http), ("expect_status", Probe::Http), ("steps", Probe::Script)];
+
+/// What a message calls such a probe.
+fn called(probe: Probe) -> &'static str {
+    if probe == Probe::Script { "a script" } else { "HTTP probes" }
+}
+
+/// Gives the probe this kind. One that it has already keeps its parameters.
+fn set_kind(health: &mut Health, probe: Probe) {
+    if health.kind.probe() != probe {
+        health.kind = match probe {
+            Probe::Tcp => HealthKind::Tcp,
+            Probe::Http => HealthKind::http(),
+            Probe::Agent => HealthKind::Agent,
+            Probe::Script => HealthKind::Script { steps: Vec::new() },
+            Probe::Off => HealthKind::Off,
+        };
     }
+}
+
+fn of_kind(health: &mut Health, probe: Probe) -> &mut HealthKind {
+    set_kind(health, probe);
     &mut health.kind
 }
 
@@ -116,7 +147,7 @@ pub fn read(source: &Source<'_>) -> Health {
             format!("expected at most the {name} of {interval}, got `{timeout}`: a probe must end before the next"),
         );
     }
-    if taken.has("kind") {
+    if taken.has("kind") || !source.has("kind") {
         beside_kind(source, &health);
     }
     if source.given("expect_status").is_some_and(|given| given.is_empty_list()) {
@@ -125,18 +156,42 @@ pub fn read(source: &Source<'_>) -> Health {
     health
 }
 
-/// Notes what a kind of probe has no use for.
+/// Notes what a kind of probe has no use for, and what it lacks.
 fn beside_kind(source: &Source<'_>, health: &Health) {
     let (name, kind) = (source.name("kind"), source.raw("kind").unwrap_or_default());
-    let is = |other: &str| kind.eq_ignore_ascii_case(other);
-    for key in ["path", "host", "expect_status"].into_iter().filter(|key| !is("http") && source.has(key)) {
-        let value = source.raw(key).map_or_else(|| "it".to_owned(), |text| format!("`{text}`"));
-        source.wrong(key, format!("{value} needs HTTP probes, but {name} is `{kind}`: leave one of the two out"));
+    let asked = words::one_of(kind, Probe::NAMES).ok();
+    let given = || OF_KINDS.into_iter().filter(|(key, _)| source.has(key));
+    // Without a kind, the first of these keys decides.
+    let decided = given().next().map(|(key, probe)| (probe, format!("{key} needs {}", called(probe))));
+    let decided = asked.map(|asked| (asked, format!("{name} is `{kind}`"))).or(decided);
+    for (key, probe) in given() {
+        if let Some((_, why)) = decided.as_ref().filter(|(decided, _)| *decided != probe) {
+            let value = source.raw(key).map_or_else(|| "it".to_owned(), |text| format!("`{text}`"));
+            source.wrong(key, format!("{value} needs {}, but {why}: leave one of the two out", called(probe)));
+        }
     }
-    if is("off") && source.has("port") {
+    if asked == Some(Probe::Off) && source.has("port") {
         source.wrong("port", format!("expected probes, but {name} is `off`: leave one of the two out"));
     }
-    if is("off") && health.initial == InitialHealth::Down {
+    if asked == Some(Probe::Off) && health.initial == InitialHealth::Down {
         source.wrong("initial", format!("expected probes, but {name} is `off`: no probe would ever let a client in"));
+    }
+    if asked == Some(Probe::Agent) && !source.has("port") {
+        source.wrong("kind", "an agent needs its port, like port = 8090");
+    }
+    if asked == Some(Probe::Script) && !source.has("steps") {
+        source.wrong(
+            "kind",
+            "a script needs its steps, like steps = [{ send = \"PING\\r\\n\" }, { expect = \"+PONG\" }]",
+        );
+    }
+    match asked {
+        Some(Probe::Agent | Probe::Script) => {
+            source.wrong("kind", format!("`{kind}` {NOT_YET}: tcp, http and off are"))
+        }
+        None if health.kind.probe() == Probe::Script => {
+            source.wrong("steps", format!("`script` {NOT_YET}: tcp, http and off are"))
+        }
+        _ => {}
     }
 }

@@ -2,11 +2,15 @@
 //!
 //! A message here names the fault of a value; the caller adds its place ([`Given`]).
 
+mod probe;
+
+pub use probe::{PROBE, PROBE_HOST, PROBE_PATH, STATUSES, STEPS};
+
 use super::NOT_YET;
 use super::given::Given;
 use crate::base::{Address, Listen, Size, duration};
 use crate::config::check;
-use crate::config::model::{LogEvents, LogTo, NoBackend, OnRemove, PrefixFile, Probe, Rate};
+use crate::config::model::{LogEvents, LogTo, NoBackend, OnRemove, PrefixFile, Rate};
 use crate::config::words::{self, Words};
 use crate::policy::balance::{self, Algorithm};
 use crate::policy::limit::canonical;
@@ -49,7 +53,7 @@ pub enum Values {
 }
 
 impl Values {
-    const fn other(name: &'static str, placeholder: &'static str, example: &'static str) -> Values {
+    pub(super) const fn other(name: &'static str, placeholder: &'static str, example: &'static str) -> Values {
         Values::Other { name, placeholder, example }
     }
 
@@ -275,7 +279,8 @@ pub const PREFIX_FILE: Kind<PrefixFile> = Kind {
     },
 };
 
-fn path(text: &str) -> Result<PathBuf, String> {
+/// A path that the system takes.
+pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     if text.is_empty() || text.contains('\0') {
         return Err(format!("expected the path of a file, got `{text}`"));
     }
@@ -337,57 +342,6 @@ pub const MODE: Kind<u32> = Kind {
     },
     write: |mode| text(format_args!("{mode:04o}")),
 };
-
-/// What a probe does.
-pub const PROBE: Kind<Probe> = Kind {
-    read: |given| {
-        given.text(|text| match text.eq_ignore_ascii_case("agent") {
-            true => Err(format!("`agent` {NOT_YET}: tcp, http and off are")),
-            false => words::one_of(text, Probe::NAMES),
-        })
-    },
-    ..word()
-};
-
-/// The path of an HTTP probe.
-pub const PROBE_PATH: Kind<String> = Kind {
-    values: Values::other("path", "PATH", "\"/healthz\""),
-    read: |given| given.text(|text| check::health_path(text).map(|()| text.to_owned())),
-    ..NAME
-};
-
-/// The `Host` of an HTTP probe.
-pub const PROBE_HOST: Kind<String> = Kind {
-    values: Values::other("host", "HOST", "\"web.internal\""),
-    read: |given| given.text(|text| check::health_host(text).map(|()| text.to_owned())),
-    ..NAME
-};
-
-/// Answers of an HTTP server: codes and ranges.
-pub const STATUSES: Kind<Vec<(u16, u16)>> = Kind {
-    values: Values::other("list of codes and ranges", "STATUS", "[\"200-299\", \"404\"]"),
-    read: |given| given.list(status),
-    write: |ranges| {
-        let range = |(first, last): &(u16, u16)| match first == last {
-            true => first.to_string(),
-            false => format!("{first}-{last}"),
-        };
-        Written::List(ranges.iter().map(range).collect())
-    },
-};
-
-/// `200` or `200-299`.
-fn status(text: &str) -> Result<(u16, u16), String> {
-    let code = |text: &str| {
-        let digits = text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_digit());
-        text.parse::<u16>().ok().filter(|code| digits && (100..=599).contains(code))
-    };
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    match (code(first.trim()), code(last.trim())) {
-        (Some(first), Some(last)) if first <= last => Ok((first, last)),
-        _ => Err(format!("expected a status from 100 to 599 or a range, like \"200\" or \"200-299\", got `{text}`")),
-    }
-}
 
 /// `keep`, `reset` or `drain 30s`.
 pub const ON_REMOVE: Kind<OnRemove> = Kind {

@@ -15,7 +15,7 @@
 //!
 //! | module | part |
 //! |---|---|
-//! | `global`, `listener`, `pool`, `health`, `backend` | a table each, and the rules between its keys |
+//! | `global`, `listener`, `pool`, `health`, `backend`, `discover` | a table each, and the rules between its keys |
 //! | [`kinds`] | how each kind of value is read and written |
 //! | [`given`] | a value as the user gave it, and where a mistake in it is noted |
 //! | [`reference`] | the tables as pages |
@@ -24,6 +24,7 @@
 //! the pages: `TCPLB_WRITE=1 cargo test --test model generated`.
 
 mod backend;
+mod discover;
 pub mod given;
 mod global;
 mod health;
@@ -33,13 +34,15 @@ mod pool;
 pub mod reference;
 
 pub use backend::BACKEND;
+pub use discover::DISCOVER;
 pub use given::{Source, Typed};
 pub use global::GLOBAL;
 pub use health::HEALTH;
 pub use listener::LISTENER;
-pub use pool::{DISCOVER, POOL};
+pub use pool::POOL;
 
 pub(super) use backend::read as read_backend;
+pub(super) use discover::{keys as discover_keys, read as read_discover, written as written_of_kind};
 pub use global::read as read_global;
 pub use health::read as read_health;
 pub use listener::read as read_listener;
@@ -206,11 +209,15 @@ macro_rules! texts {
     };
 }
 
+impl About {
+    const fn new(key: &'static str, doc: &'static str) -> About {
+        About { key, doc, more: "", see: "", absent: "", example: "", set: "", reload: Reload::Live, flag: None }
+    }
+}
+
 impl<S> Setting<S> {
     const fn new(key: &'static str, place: &'static dyn Place<S>, doc: &'static str) -> Self {
-        let about =
-            About { key, doc, more: "", see: "", absent: "", example: "", set: "", reload: Reload::Live, flag: None };
-        Setting { about, place, need: None }
+        Setting { about: About::new(key, doc), place, need: None }
     }
 
     texts!(more, see, absent, example, set);
@@ -294,7 +301,12 @@ impl<S> Section<S> {
             values: *setting.values(),
             default: setting.write(&defaults).map(|written| written.to_string()),
         };
-        Listed { name: self.name, header: self.header(), doc: self.doc, rows: self.settings.iter().map(row).collect() }
+        Listed {
+            name: self.name.to_owned(),
+            header: self.header(),
+            doc: self.doc,
+            rows: self.settings.iter().map(row).collect(),
+        }
     }
 }
 
@@ -311,7 +323,7 @@ impl Taken {
 /// A section as its readers know it.
 pub struct Listed {
     /// Like `pool.health`.
-    pub name: &'static str,
+    pub name: String,
     /// Like `[pool.health]`.
     pub header: String,
     /// What it is.
@@ -338,6 +350,9 @@ impl Row {
 }
 
 /// Every section, in the order of a file.
-pub fn sections() -> [Listed; 6] {
-    [GLOBAL.listed(), LISTENER.listed(), POOL.listed(), HEALTH.listed(), BACKEND.listed(), DISCOVER.listed()]
+pub fn sections() -> Vec<Listed> {
+    let mut sections =
+        vec![GLOBAL.listed(), LISTENER.listed(), POOL.listed(), HEALTH.listed(), BACKEND.listed(), DISCOVER.listed()];
+    sections.extend(discover::kinds());
+    sections
 }

@@ -104,22 +104,6 @@ pub static POOL: Section<Pool> = Section {
     ],
 };
 
-/// What stands in a section that is refused as a whole.
-const NOWHERE: &Lens<(), String> = &Lens { kind: kinds::NAME, get: |()| None, set: |(), _| {}, copy: |(), ()| {} };
-
-/// Known, but not in this version.
-pub static DISCOVER: Section<()> = Section {
-    name: "pool.discover",
-    many: true,
-    doc: "Backends from a name, a registry or a file. It is not in this version yet: a file with such a section is refused.",
-    within: &[],
-    defaults: || (),
-    settings: &[
-        Setting::new("kind", NOWHERE, "`dns`, `etcd`, `consul` or `file`.").absent("not yet").example("\"dns\""),
-        Setting::new("name", NOWHERE, "What to look up.").absent("not yet").example("\"web.internal:8081\""),
-    ],
-};
-
 /// Reads what stands in the section itself.
 pub fn read(source: &Source<'_>) -> Pool {
     let mut pool = Pool::default();

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
-use testkit::{Admin, ConfigFile, Conn, Server, Started, eventually, let_pass, peers};
+use testkit::{Admin, ConfigFile, Conn, Server, Started, Tcplb, eventually, let_pass, peers};
 
 /// An HTTP server that hands each request's head to `status`, and answers with what it says.
 fn http(status: impl Fn(&str) -> u16 + Send + Sync + 'static) -> Server {
@@ -59,6 +59,15 @@ fn kind_decides_what_a_probe_does() {
         let_pass(A_WHILE);
         assert_eq!((server.accepted(), tcplb.count_lines("is down")), (seen, 0));
     }
+}
+
+#[test]
+fn a_script_is_refused_until_there_is_one() {
+    let server = Server::start(peers::http("web", Arc::new(AtomicU16::new(503))));
+    let file = ConfigFile::over([server.at()]).health("steps = [{ expect = \"+OK\" }]");
+    let (status, said) = Tcplb::from_file(&file.write()).start_in_vain();
+    assert_eq!(status.code(), Some(2));
+    assert!(said.contains("steps: `script` is not in this version yet"), "{said}");
 }
 
 #[test]
@@ -165,6 +174,6 @@ fn rise_is_how_many_successes_bring_a_backend_back() {
 
 #[track_caller]
 fn by_flags(server: &Server, flags: &[&str]) -> Started {
-    let running = testkit::Tcplb::new().backend(server.at()).args(flags.iter().copied()).start();
+    let running = Tcplb::new().backend(server.at()).args(flags.iter().copied()).start();
     running.into()
 }

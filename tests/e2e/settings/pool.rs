@@ -193,10 +193,12 @@ fn warm_connections_are_refused_until_there_are_some() {
 #[test]
 fn discover_is_refused_until_there_is_some() {
     let server = echo();
-    let file = ConfigFile::over([server.at()]).and("[[pool.discover]]\nkind = \"dns\"\nname = \"web.internal:80\"\n");
-    let (status, said) = Tcplb::from_file(&file.write()).start_in_vain();
-    assert_eq!(status.code(), Some(2));
-    assert!(said.contains("[[pool.discover]] is not in this version yet"), "{said}");
+    for key in ["kind = \"dns\"", "on_empty = \"clear\"", "weight = 2", "max_connections = 3", "backup = true"] {
+        let file = ConfigFile::over([server.at()]).and(&format!("[[pool.discover]]\n{key}\n"));
+        let (status, said) = Tcplb::from_file(&file.write()).start_in_vain();
+        assert_eq!(status.code(), Some(2));
+        assert!(said.contains("[[pool.discover]] is not in this version yet"), "{said}");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn with(mark: &str) -> (String, usize) {
     let mut count = 0;
     let mut text = String::new();
     for line in EXAMPLE.lines() {
-        let setting = line.trim_start().strip_prefix(mark).filter(|rest| is_setting(rest) && !of_a_file(rest));
+        let setting = line.trim_start().strip_prefix(mark).filter(|rest| is_setting(rest) && !of_others(rest));
         count += usize::from(setting.is_some());
         text.push_str(setting.unwrap_or(line));
         text.push('\n');
@@ -23,9 +23,9 @@ fn is_setting(line: &str) -> bool {
     key.is_some_and(|key| key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'))
 }
 
-/// Whether only a listener at a socket file has such a setting. The one of the example has none.
-fn of_a_file(line: &str) -> bool {
-    ["mode = ", "owner = ", "group = \"www"].iter().any(|start| line.starts_with(start))
+/// Whether only a listener at a socket file, or a script, has such a setting. The example has neither.
+fn of_others(line: &str) -> bool {
+    ["mode = ", "owner = ", "group = \"www", "steps = "].iter().any(|start| line.starts_with(start))
 }
 
 #[test]

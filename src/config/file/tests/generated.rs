@@ -39,6 +39,11 @@ fn prefix() -> BoxedStrategy<String> {
 /// Any good value of a key, as TOML.
 fn value(row: &Row) -> BoxedStrategy<String> {
     let (name, placeholder) = match row.values {
+        // Refused so far.
+        Values::Words(words) if row.about.key == "kind" => {
+            let words = words().into_iter().filter(|word| !["agent", "script"].contains(word));
+            return prop::sample::select(words.collect::<Vec<_>>()).prop_map(quoted).boxed();
+        }
         Values::Words(words) => return prop::sample::select(words()).prop_map(quoted).boxed(),
         Values::Number(min, max) => return (min..=max).prop_map(|number| number.to_string()).boxed(),
         Values::Switch => return any::<bool>().prop_map(|value| value.to_string()).boxed(),
@@ -116,7 +121,7 @@ fn health() -> BoxedStrategy<Vec<String>> {
         Some("kind = \"off\"") => without(lines, &["path", "host", "expect_status", "port", "initial"]),
         Some(_) => without(lines, &["path", "host", "expect_status"]),
     };
-    lines(&HEALTH, &[]).prop_map(beside_kind).boxed()
+    lines(&HEALTH, &["steps"]).prop_map(beside_kind).boxed()
 }
 
 /// An address that no other listener or backend of the file has.

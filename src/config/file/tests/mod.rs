@@ -93,7 +93,11 @@ fn each_key_is_read_and_printed_and_sets_nothing_else() {
         for row in &section.rows {
             let (name, key) = (row.about.key, format!("{}.{}", section.name, row.about.key));
             // The last two are refused, and another pool would have to exist.
-            if key == "listener.pool" || key == "pool.warm_connections" || section.name == "pool.discover" {
+            if key == "listener.pool"
+                || key == "pool.warm_connections"
+                || key == "pool.health.steps"
+                || section.name == "pool.discover"
+            {
                 continue;
             }
             let base = match key.as_str() {
@@ -102,10 +106,12 @@ fn each_key_is_read_and_printed_and_sets_nothing_else() {
                 _ => beside(&key),
             };
             let printed = |lines: &str| {
-                let text = file_with(section.name, lines);
+                let text = file_with(&section.name, lines);
                 text::print(&parse(&text, "f").unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}")).on(7))
             };
-            for value in values(row) {
+            // Two kinds of probes are refused so far.
+            for value in values(row).into_iter().filter(|value| !["\"agent\"", "\"script\""].contains(&value.as_str()))
+            {
                 let line = format!("{name} = {value}");
                 let before = printed(base);
                 let after = printed(&if base.starts_with(name) { line.clone() } else { format!("{base}\n{line}") });
@@ -200,7 +206,7 @@ fn every_key_of_the_tables_is_read() {
     for section in settings::sections().iter().filter(|section| section.name != "pool.discover") {
         for row in &section.rows {
             let key = format!("{}.{}", section.name, row.about.key);
-            let text = file_with(section.name, &format!("{}\n{} = 1979-05-27", beside(&key), row.about.key));
+            let text = file_with(&section.name, &format!("{}\n{} = 1979-05-27", beside(&key), row.about.key));
             let lines = mistakes(&text);
             let line = text.lines().position(|line| line.contains("1979")).unwrap() + 1;
             assert_eq!(lines.len(), 1, "{key}: {lines:?}");
