@@ -17,6 +17,7 @@ mod garbage;
 mod lab;
 mod memory;
 mod names;
+mod package;
 mod ports;
 mod scopes;
 mod slow;
