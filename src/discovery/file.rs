@@ -265,6 +265,7 @@ fn age(path: &Path) -> Duration {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
 
     fn names(text: &str) -> Vec<String> {
         parse(text.as_bytes()).unwrap().into_iter().map(|item| item.key).collect()
@@ -321,6 +322,23 @@ mod tests {
             assert!(message.contains(why), "{text:?}: {message}");
         }
         assert!(parse(&[b'#', 0xff, 0xfe]).unwrap_err().contains("expected UTF-8"));
+    }
+
+    #[test]
+    fn what_is_no_file_of_a_bounded_size_is_an_error() {
+        let place = tempfile::tempdir().unwrap();
+        let path = place.path().join("backends");
+        let why = || read(&path).unwrap_err();
+        assert_eq!(why(), "No such file or directory (os error 2)");
+        mknodat(CWD, &path, FileType::Fifo, Mode::RUSR, 0).unwrap();
+        assert_eq!(why(), "expected a file, but it is a pipe");
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(why(), "expected a file or a pipe, but it is a directory");
+        fs::remove_dir(&path).unwrap();
+        let file = fs::File::create(&path).unwrap();
+        file.set_len(BYTES_MAX + 1).unwrap();
+        assert_eq!(why(), "expected at most 16 MiB, but it has more");
     }
 
     proptest! {

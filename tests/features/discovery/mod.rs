@@ -1,0 +1,4 @@
+//! Sources of backends: what each kind finds, and what no source ever does. `source` runs one source without a balancer.
+
+mod file;
+mod source;
