@@ -71,7 +71,7 @@ pub struct Values<T> {
     server: String,
     limit: Duration,
     values: StreamDeserializer<'static, IoRead<Bounded>, T>,
-    left: Rc<Cell<usize>>,
+    state: Rc<StreamState>,
 }
 
 /// What comes next in a stream.
@@ -88,7 +88,15 @@ pub enum Next<T> {
 /// Reads a stream, up to a number of bytes that its owner renews.
 struct Bounded {
     body: BufReader<BodyReader<'static>>,
-    left: Rc<Cell<usize>>,
+    state: Rc<StreamState>,
+}
+
+/// What a stream's reader and its owner share.
+struct StreamState {
+    /// The bytes that the current value may still have.
+    left: Cell<usize>,
+    /// More than white space was received and not read yet.
+    has_more: Cell<bool>,
 }
 
 /// Looks names up on threads of its own, so that a silent name server delays no call beyond its time.
@@ -212,10 +220,10 @@ impl Answer {
 
     /// The body as JSON values, one after the other. Their time is that of the call; an endless stream needs no end.
     pub fn values<T: DeserializeOwned>(self) -> Values<T> {
-        let left = Rc::new(Cell::new(VALUE_MAX));
+        let state = Rc::new(StreamState { left: Cell::new(VALUE_MAX), has_more: Cell::new(false) });
         let body = BufReader::new(self.response.into_body().into_reader());
-        let values = StreamDeserializer::new(IoRead::new(Bounded { body, left: left.clone() }));
-        Values { server: self.server, limit: self.limit, values, left }
+        let values = StreamDeserializer::new(IoRead::new(Bounded { body, state: state.clone() }));
+        Values { server: self.server, limit: self.limit, values, state }
     }
 }
 
@@ -232,7 +240,7 @@ pub fn failure(server: &str, status: u16, why: &str) -> String {
 impl<T: DeserializeOwned> Values<T> {
     /// Waits for the next value. After an error there is none.
     pub fn wait(&mut self) -> Result<Next<T>, String> {
-        self.left.set(VALUE_MAX);
+        self.state.left.set(VALUE_MAX);
         match self.values.next() {
             Some(Ok(value)) => Ok(Next::Value(value)),
             None => Ok(Next::Ended),
@@ -245,14 +253,23 @@ impl<T: DeserializeOwned> Values<T> {
     }
 }
 
+impl<T> Values<T> {
+    /// Whether a part of the next value was received already: its rest follows soon.
+    pub fn has_more(&self) -> bool {
+        self.state.has_more.get()
+    }
+}
+
 impl Read for Bounded {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        let most = into.len().min(self.left.get());
+        let left = self.state.left.get();
+        let most = into.len().min(left);
         if most == 0 && !into.is_empty() {
             return Err(io::Error::other(format!("a value has more than {} MiB", VALUE_MAX >> 20)));
         }
         let count = self.body.read(&mut into[..most])?;
-        self.left.set(self.left.get() - count);
+        self.state.left.set(left - count);
+        self.state.has_more.set(self.body.buffer().iter().any(|byte| !byte.is_ascii_whitespace()));
         Ok(count)
     }
 }

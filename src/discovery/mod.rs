@@ -31,7 +31,7 @@
 //! | `http` | HTTP, for sources that ask by it |
 //! | `sources` | the threads: start, pause, end |
 //! | `entry` | a backend that an object describes, in a file or as the value of a key |
-//! | `file` | the kinds, a file each |
+//! | `etcd`, `file` | the kinds, a file each |
 //!
 //! # Another kind of source
 //!
@@ -39,6 +39,7 @@
 //! follow from that.
 
 pub mod entry;
+pub mod etcd;
 mod feed;
 pub mod file;
 pub mod http;
@@ -53,4 +54,4 @@ pub use sources::{SourceId, Sources, Wanted};
 pub const BACKENDS_MAX: usize = 50_000;
 
 /// Every kind of source.
-pub static KINDS: &[&Kind] = &[&file::FILE];
+pub static KINDS: &[&Kind] = &[&etcd::ETCD, &file::FILE];

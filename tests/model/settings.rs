@@ -91,6 +91,14 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.discover.weight", &["discover_is_refused_until_there_is_some"]),
     ("pool.discover.max_connections", &["discover_is_refused_until_there_is_some"]),
     ("pool.discover.backup", &["discover_is_refused_until_there_is_some"]),
+    ("pool.discover.etcd.endpoints", &["keys_become_backends_and_changes_follow"]),
+    ("pool.discover.etcd.prefix", &["keys_become_backends_and_changes_follow"]),
+    ("pool.discover.etcd.user", &["a_user_reads_its_prefix_and_a_lost_token_is_renewed"]),
+    ("pool.discover.etcd.password_file", &["a_user_reads_its_prefix_and_a_lost_token_is_renewed"]),
+    ("pool.discover.etcd.ca_file", &["tls_is_spoken_and_checked_on_both_sides"]),
+    ("pool.discover.etcd.cert_file", &["tls_is_spoken_and_checked_on_both_sides"]),
+    ("pool.discover.etcd.key_file", &["tls_is_spoken_and_checked_on_both_sides"]),
+    ("pool.discover.file.path", &["every_way_to_replace_a_file_is_seen"]),
 ];
 
 /// A flag of the balancer, and the same.

@@ -1,7 +1,7 @@
 //! One source at work, as control has it.
 
 use std::sync::Arc;
-use tcplb::discovery::{KINDS, Set, Settings, SourceId, Sources, Standing, Value, Wanted};
+use tcplb::discovery::{Found, KINDS, Set, Settings, SourceId, Sources, Standing, Value, Wanted};
 use testkit::eventually;
 
 /// A source, and the set that it handed over last.
@@ -58,6 +58,12 @@ impl Source {
         eventually(&format!("the set is {names:?}"), || self.names() == names);
     }
 
+    /// A backend of the newest set.
+    #[track_caller]
+    pub fn found(&mut self, name: &str) -> Found {
+        self.set().values().find(|found| found.name == name).expect("a backend").clone()
+    }
+
     /// What the status shows.
     pub fn standing(&self) -> Standing {
         self.sources.standings()[&self.id].lock().clone()
@@ -68,5 +74,12 @@ impl Source {
     pub fn wait_for_error(&self, text: &str) {
         let is_it = |(_, why): (_, String)| why.contains(text);
         eventually(&format!("an error with `{text}`"), || self.standing().last_error.is_some_and(is_it));
+    }
+
+    /// Waits until the source has answered once more.
+    #[track_caller]
+    pub fn wait_for_an_answer(&self) {
+        let before = self.standing().last_success;
+        eventually("it answers again", || self.standing().last_success != before);
     }
 }
