@@ -43,8 +43,8 @@ def svg(results, machine):
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="system-ui, sans-serif" font-size="13">',
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        _text(LEFT, 28, "What a unit of work costs, relative to the best peer", size=18, weight="bold", anchor="start"),
-        _text(LEFT, 48, "1 is the best peer; lower is better. The figures above the bars are the medians.", anchor="start"),
+        text(LEFT, 28, "What a unit of work costs, relative to the best peer", size=18, weight="bold", anchor="start"),
+        text(LEFT, 48, "1 is the best peer; lower is better. The figures above the bars are the medians.", anchor="start"),
         *_legend(names),
         *_axis(width),
     ]
@@ -53,7 +53,7 @@ def svg(results, machine):
         parts += _group(results, row, figure, best, names, x, group_width)
         x += group_width + GROUP_GAP
     source = f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores, Linux {machine['kernel']}"
-    parts += [_text(LEFT, height - 12, source, size=11, anchor="start", fill="#868e96"), "</svg>"]
+    parts += [text(LEFT, height - 12, source, size=11, anchor="start", fill="#868e96"), "</svg>"]
     return "\n".join(parts) + "\n"
 
 
@@ -66,10 +66,10 @@ def _legend(names):
     x, parts = LEFT, []
     for name in names:
         parts.append(f'<rect x="{x}" y="62" width="14" height="14" rx="2" fill="{COLOURS[name]}"/>')
-        parts.append(_text(x + 20, 74, name, anchor="start"))
+        parts.append(text(x + 20, 74, name, anchor="start"))
         x += 40 + 8 * len(name)
     parts.append(f'<line x1="{x}" x2="{x + 24}" y1="69" y2="69" stroke="{INK}" stroke-width="2" stroke-dasharray="4 3"/>')
-    parts.append(_text(x + 30, 74, "goal for tcplb", anchor="start"))
+    parts.append(text(x + 30, 74, "goal for tcplb", anchor="start"))
     return parts
 
 
@@ -80,7 +80,7 @@ def _axis(width):
         y = _y(value)
         colour, stroke = (INK, 1.5) if value in (0, 1) else (FAINT, 1)
         parts.append(f'<line x1="{LEFT}" x2="{width - 20}" y1="{y:.1f}" y2="{y:.1f}" stroke="{colour}" stroke-width="{stroke}"/>')
-        parts.append(_text(LEFT - 8, y + 4, f"{value:g}", anchor="end"))
+        parts.append(text(LEFT - 8, y + 4, f"{value:g}", anchor="end"))
     return parts
 
 
@@ -91,7 +91,7 @@ def _group(results, row, figure, best, names, left, group_width):
     for name in names:
         value = results.median(row, figure, name)
         if value is None:
-            parts.append(_text(x + BAR / 2, _y(0) - 6, "–"))
+            parts.append(text(x + BAR / 2, _y(0) - 6, "–"))
         else:
             share = value / best
             top = _y(min(share, HIGHEST))
@@ -100,8 +100,8 @@ def _group(results, row, figure, best, names, left, group_width):
                 f"<title>{escape(f'{name}: {value:.3g} {figure.unit}, {share:.2f} of the best peer')}</title></rect>"
             )
             if share > HIGHEST:
-                parts.append(_text(x + BAR / 2, top + 16, f"×{share:.1f}", size=11, fill="#ffffff"))
-            parts.append(_text(x + BAR / 2, top - 5, number(value, figure.digits if value < 100 else 0), size=11))
+                parts.append(text(x + BAR / 2, top + 16, f"×{share:.1f}", size=11, fill="#ffffff"))
+            parts.append(text(x + BAR / 2, top - 5, number(value, figure.digits if value < 100 else 0), size=11))
         if name == OURS:
             y = _y(figure.goal)
             parts.append(
@@ -110,8 +110,8 @@ def _group(results, row, figure, best, names, left, group_width):
             )
         x += BAR + GAP
     middle = left + group_width / 2
-    for line, text in enumerate(LABELS[row.name]):
-        parts.append(_text(middle, _y(0) + 20 + 17 * line, text, fill=INK if line < 2 else "#868e96"))
+    for line, label in enumerate(LABELS[row.name]):
+        parts.append(text(middle, _y(0) + 20 + 17 * line, label, fill=INK if line < 2 else "#868e96"))
     return parts
 
 
@@ -119,9 +119,10 @@ def _y(value):
     return TOP + PLOT_HEIGHT * (1 - value / HIGHEST)
 
 
-def _text(x, y, text, size=13, weight="normal", anchor="middle", fill=INK):
+def text(x, y, shown, size=13, weight="normal", anchor="middle", fill=INK):
+    """Text, at a place."""
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" font-size="{size}" font-weight="{weight}" text-anchor="{anchor}" fill="{fill}"'
         f'{_HALO if size < 12 and fill == INK else ""}>'
-        f"{escape(text)}</text>"
+        f"{escape(shown)}</text>"
     )

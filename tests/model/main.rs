@@ -2,6 +2,7 @@
 //! promises of the pages and the layers against the sources and the built program.
 #![forbid(unsafe_code)]
 
+mod agreement;
 mod corpora;
 mod docs;
 mod english;

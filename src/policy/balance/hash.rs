@@ -8,6 +8,7 @@
 
 use super::Member;
 use crate::policy::slow_start::GROUPS;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -50,13 +51,16 @@ pub fn group(ip: Option<IpAddr>) -> usize {
 }
 
 /// The identity of each member: the hash of its key, whatever its index. Members with the same key (two names for one
-/// address) are numbered.
+/// address) are numbered, the heaviest first. A number by index would depend on the order that an instance learnt them in.
 pub fn identities(members: &[Member]) -> Vec<u64> {
+    let mut order: Vec<usize> = (0..members.len()).collect();
+    order.sort_by_key(|&index| Reverse(members[index].weight));
     let mut seen: HashMap<&str, u64> = HashMap::new();
-    let mut identities = Vec::with_capacity(members.len());
-    for member in members {
-        let before = seen.entry(&member.key).or_default();
-        identities.push(nth(bytes(member.key.as_bytes()), *before));
+    let mut identities = vec![0; members.len()];
+    for index in order {
+        let key = &members[index].key;
+        let before = seen.entry(key).or_default();
+        identities[index] = nth(bytes(key.as_bytes()), *before);
         *before += 1;
     }
     identities

@@ -10,7 +10,7 @@
 //! over all other backends. A table rebuilt without it would also move some clients of others.
 //!
 //! The paper recommends a hundred entries per backend: 65,537 for up to 655 backends, 655,373 above. Crossing that line
-//! moves nearly every client, once.
+//! moves nearly every client, once. `tests/paper.rs` repeats the paper's measurements of both sizes.
 
 use super::rendezvous::Rendezvous;
 use super::{Balance, Client, Member, Preview, View, hash};
@@ -18,8 +18,8 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 /// Table sizes. Prime, so that an order of preference reaches every entry.
-const SMALL: usize = 65_537;
-const LARGE: usize = 655_373;
+pub(super) const SMALL: usize = 65_537;
+pub(super) const LARGE: usize = 655_373;
 /// The most backends for the small table.
 const MOST_IN_SMALL: usize = 655;
 /// Hashes of a client of unusable backends before all backends are scanned. With half of the entries unusable, a scan
@@ -79,12 +79,15 @@ struct Taker {
 }
 
 fn table(members: &[Member]) -> Box<[u32]> {
-    let weighted = members.iter().filter(|member| member.weight > 0).count();
-    let size = match weighted {
-        0 => return Box::default(),
-        1..=MOST_IN_SMALL => SMALL,
-        _ => LARGE,
-    };
+    match members.iter().filter(|member| member.weight > 0).count() {
+        0 => Box::default(),
+        1..=MOST_IN_SMALL => filled(members, SMALL),
+        _ => filled(members, LARGE),
+    }
+}
+
+/// A table of that size, which is prime, for members of which one has weight.
+pub(super) fn filled(members: &[Member], size: usize) -> Box<[u32]> {
     let mut takers = takers(members, size);
     // Backends by the time of their next turn; ties in the order of identities.
     let mut turns: BinaryHeap<Reverse<(u64, usize)>> =

@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Buckets of clients; at most 2 MiB of memory.
-const BUCKETS: usize = 1 << 18;
+pub(super) const BUCKETS: usize = 1 << 18;
 /// Buckets that are allocated at a time, so that a pool with few clients uses little memory.
 const PAGE: usize = 1 << 10;
 

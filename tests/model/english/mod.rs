@@ -48,7 +48,9 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
             let path = entry.expect("an entry").path();
             match path.extension().unwrap_or_default().to_str() {
                 Some("md") => add(&path, prose::of_markdown),
-                Some("example" | "toml" | "service" | "socket" | "logrotate" | "py") => add(&path, prose::of_comments),
+                Some("example" | "toml" | "conf" | "service" | "socket" | "logrotate" | "py") => {
+                    add(&path, prose::of_comments)
+                }
                 Some("json" | "yml") => add(&path, prose::of_texts),
                 _ => {}
             }
@@ -56,7 +58,7 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
     }
     let debian = ["build", "test", "test-inside", "scripts/postinst", "scripts/postrm"]
         .map(|name| format!("packaging/debian/{name}"));
-    let scripts = ["bench/compare", "bench/scale", "bench/soak", ".ci/run"].map(str::to_owned);
+    let scripts = ["bench/compare", "bench/maglev", "bench/scale", "bench/soak", ".ci/run"].map(str::to_owned);
     for path in scripts.into_iter().chain(debian) {
         add(&root.join(path), prose::of_comments);
     }

@@ -1,6 +1,7 @@
 //! Source hash and Maglev: which clients move after a change.
 
 use super::*;
+use proptest::prelude::*;
 
 const NAMES: [&str; 2] = ["source-hash", "maglev"];
 const CLIENTS: u32 = 4_000;
@@ -81,5 +82,36 @@ fn a_client_without_an_address_is_one_client() {
         let mut pick = || balance.pick(Client { ip: None }, &world.view(), &mut random);
         let first = pick();
         assert!(first.is_some() && (0..20).all(|_| pick() == first));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn every_order_of_the_members_gives_the_same_backends(
+        weights in prop::collection::vec(0u16..5, 1..30),
+        doubled in prop::collection::vec((0usize..30, 0u16..5), 0..4),
+        down in prop::collection::vec(0usize..30, 0..10),
+        seed in any::<u64>(),
+    ) {
+        let mut one = members(&weights);
+        // Two names for one address, each with a weight of its own.
+        for &(index, weight) in doubled.iter().filter(|(index, _)| *index < weights.len()) {
+            one.push(Member { key: one[index].key.clone(), weight });
+        }
+        let mut other = one.clone();
+        fastrand::Rng::with_seed(seed).shuffle(&mut other);
+        let down: Vec<&str> = down.iter().filter_map(|&index| one.get(index)).map(|member| &*member.key).collect();
+        let picks = |name: &str, members: &[Member]| -> Vec<Option<String>> {
+            let (balance, world) = ((find(name).unwrap().build)(members, 0), World::new(members.len()));
+            let is_down = |index: &usize| down.contains(&&*members[*index].key);
+            world.take_down(&(0..members.len()).filter(is_down).collect::<Vec<_>>());
+            let mut random = fastrand::Rng::with_seed(1);
+            let mut pick = |number| balance.pick(client(number), &world.view(), &mut random);
+            (0..300).map(|number| pick(number).map(|index| members[index].key.clone())).collect()
+        };
+        for name in NAMES {
+            prop_assert_eq!(picks(name, &one), picks(name, &other), "{}", name);
+        }
     }
 }

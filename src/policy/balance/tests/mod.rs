@@ -4,6 +4,7 @@ mod by_address;
 mod by_load;
 mod every;
 mod in_turn;
+mod paper;
 mod previews;
 
 use super::*;
