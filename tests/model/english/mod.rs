@@ -42,7 +42,7 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
         let name = path.strip_prefix(root).expect("ours").display().to_string();
         texts.push((name, prose(&fs::read_to_string(path).expect("a text"))));
     };
-    let packaging = ["packaging", "packaging/debian", "packaging/grafana", "packaging/prometheus"];
+    let packaging = ["packaging", "packaging/debian", "packaging/grafana", "packaging/ha", "packaging/prometheus"];
     for directory in ["", "docs", "bench", "fuzz", "bench/lib", "bench/lib/soak"].into_iter().chain(packaging) {
         for entry in fs::read_dir(root.join(directory)).expect("a directory") {
             let path = entry.expect("an entry").path();
@@ -58,7 +58,16 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
     }
     let debian = ["build", "test", "test-inside", "scripts/postinst", "scripts/postrm"]
         .map(|name| format!("packaging/debian/{name}"));
-    let scripts = ["bench/compare", "bench/maglev", "bench/scale", "bench/soak", ".ci/run"].map(str::to_owned);
+    let scripts = [
+        "bench/compare",
+        "bench/maglev",
+        "bench/scale",
+        "bench/soak",
+        "packaging/ha/announce",
+        "packaging/ha/try",
+        ".ci/run",
+    ]
+    .map(str::to_owned);
     for path in scripts.into_iter().chain(debian) {
         add(&root.join(path), prose::of_comments);
     }

@@ -1,7 +1,6 @@
 //! Backends from a real etcd: what no outage, restart, compaction, leader or garbage ever removes.
 
 mod between;
-mod registration;
 mod secured;
 mod server;
 
