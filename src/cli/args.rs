@@ -3,6 +3,7 @@
 //! The balancer's flags stay text here. `flags` reads them, so that it can name every mistake at once where clap would
 //! stop at the first; the flags of the small subcommands are read by clap.
 
+use super::backend::register::{self, Registration, Target};
 use super::remote::args as remote;
 use super::{backend, backend_spec};
 use crate::base::{Listen, duration};
@@ -281,6 +282,18 @@ pub struct Backend {
     /// Be a raw TCP echo server instead
     #[arg(long, conflicts_with_all = ["latency", "work", "fail_health", "name"])]
     pub echo: bool,
+
+    /// Register the server as this key of an etcd, for as long as it runs: etcd://HOST:PORT/KEY
+    #[arg(long, value_name = "URL", value_parser = Target::parse)]
+    pub register: Option<Target>,
+
+    /// How long the key stays if the server crashes
+    #[arg(long, value_name = "TIME", default_value = "10s", requires = "register", value_parser = register::ttl)]
+    pub ttl: Duration,
+
+    /// The weight to register [default: none, so the balancer's configuration counts]
+    #[arg(long, value_name = "N", requires = "register")]
+    pub weight: Option<u16>,
 }
 
 /// The demo's flags.
@@ -306,6 +319,12 @@ impl Backend {
             failing: self.fail_health,
             echo: self.echo,
         }
+    }
+
+    /// What it registers, if it does.
+    pub fn registration(&self) -> Option<Registration> {
+        let target = self.register.clone()?;
+        Some(Registration { target, ttl: self.ttl, weight: self.weight })
     }
 }
 

@@ -84,7 +84,7 @@ fn dispatch() -> ExitCode {
         Some(Command::Config(args::Config::Diff(diff))) => remote::config_diff(&diff),
         Some(Command::Backend(backend)) => {
             logger::init(LevelFilter::Info);
-            done(backend::run(backend.options()))
+            done(backend::run(backend.options(), backend.registration()))
         }
         Some(Command::Status(status)) => remote::status(&status),
         #[cfg(feature = "top")]

@@ -14,13 +14,13 @@
 
 mod gateway;
 
-pub use gateway::{Access, Failure, Gateway};
+pub use gateway::{Access, Failure, Gateway, encoded, number};
 
 use super::http::{self, Client, Next, TlsFiles};
 use super::{BACKENDS_MAX, Feed, Found, Item, Key, Kind, Settings, Takes, Wrong, entry};
 use crate::base::{Address, AdminState};
 use crate::small_file;
-use gateway::{KeyValue, Page, Watched, decoded, encoded};
+use gateway::{KeyValue, Page, Watched, decoded};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -9,6 +9,7 @@
 
 mod echo;
 mod http;
+pub mod register;
 
 use super::signals::{self, Signal};
 use crate::base::{Endpoint, Listen};
@@ -17,6 +18,7 @@ use crate::logger;
 use crate::net::{Keepalive, listen};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
+use register::{Registrar, Registration};
 use socket2::Socket;
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -25,7 +27,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Connections served at once; one more gets a 503 and is closed.
 pub const CONNECTIONS_MAX: usize = 4096;
@@ -36,6 +38,10 @@ const STACK: usize = 256 * 1024;
 
 /// The pause after accept fails, for example for lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a server serves after it has withdrawn its registration. At least: balancers learn of it. At most: open connections
+/// end.
+const LEAVING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(10));
 
 /// The settings of a server.
 #[derive(Clone, Debug)]
@@ -91,15 +97,19 @@ struct Open {
 struct Stopping(Receiver<()>);
 
 /// Runs a server in the foreground until a signal stops it. SIGUSR1 toggles between 200 and 503. Fails if it can't
-/// listen.
-pub fn run(options: Options) -> Result<(), String> {
+/// listen, or register its address. A server that was registered serves on until balancers have left it.
+pub fn run(options: Options, registration: Option<Registration>) -> Result<(), String> {
     let listen = options.listen.clone();
     let server = Server::start(options).map_err(|error| format!("can't listen on {listen}: {error}"))?;
-    let signals = signals::receiver().map_err(|error| format!("can't handle signals: {error}"))?;
+    let mut signals = signals::receiver().map_err(|error| format!("can't handle signals: {error}"))?;
     for address in &server.addresses {
         log::info!(target: logger::ALWAYS, "listening on {address}");
     }
-    for signal in signals {
+    let registrar = match registration.zip(server.addr()) {
+        Some((registration, at)) => Some(Registrar::start(registration, at)?),
+        None => None,
+    };
+    for signal in signals.by_ref() {
         match signal {
             Signal::Stop => break,
             Signal::User1 => {
@@ -109,6 +119,12 @@ pub fn run(options: Options) -> Result<(), String> {
             }
             Signal::Hangup | Signal::User2 => {}
         }
+    }
+    if let Some(registrar) = registrar {
+        registrar.withdraw();
+        let begun = Instant::now();
+        let is_over = || begun.elapsed() >= LEAVING.1 || begun.elapsed() >= LEAVING.0 && server.is_idle();
+        while !is_over() && !signals.stops_within(PAUSE) {}
     }
     Ok(())
 }
@@ -170,6 +186,11 @@ impl Server {
     /// Requests answered so far, 503 included; as an echo server, connections accepted.
     pub fn served(&self) -> u64 {
         self.shared.served.load(Ordering::Relaxed)
+    }
+
+    /// Whether no connection is open.
+    pub fn is_idle(&self) -> bool {
+        self.shared.open.lock().sockets.is_empty()
     }
 
     /// Closes listeners and connections. The port is free when it returns.

@@ -246,7 +246,7 @@ pub fn decoded(text: &str) -> Result<Vec<u8>, String> {
 }
 
 /// A number, or the text of one.
-fn number<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+pub fn number<'de, D: Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Number {

@@ -159,7 +159,15 @@ impl Etcd {
         self.call("/v3/kv/compaction", json!({"revision": revision, "physical": true}));
     }
 
-    /// The member that leads.
+    /// The value of a key, if it exists.
+    #[track_caller]
+    pub fn value(&self, key: &str) -> Option<String> {
+        let answer = self.call("/v3/kv/range", json!({"key": text(key)}));
+        let value = answer["kvs"][0]["value"].as_str()?;
+        Some(String::from_utf8(STANDARD.decode(value).unwrap()).unwrap())
+    }
+
+    /// Whether this member leads.
     #[track_caller]
     pub fn leads(&self) -> bool {
         let status = self.call("/v3/maintenance/status", json!({}));
