@@ -73,7 +73,19 @@ impl Standing {
 }
 
 /// Takes the sets of a source.
-pub type HandOver = Box<dyn Fn(&Arc<Set>) + Send>;
+pub trait HandOver: Send {
+    /// Hands over a set.
+    fn hand_over(&self, set: &Arc<Set>);
+
+    /// Gives up the set that was handed over last, if it was not taken. So a change need not copy it: another one follows.
+    fn take_back(&self) {}
+}
+
+impl<F: Fn(&Arc<Set>) + Send> HandOver for F {
+    fn hand_over(&self, set: &Arc<Set>) {
+        self(set);
+    }
+}
 
 /// What a source hands its answers to.
 pub struct Feed {
@@ -87,7 +99,7 @@ pub struct Feed {
     /// The source has no backend that is understood, and the set stays as it was.
     keeps: bool,
     standing: Arc<Mutex<Standing>>,
-    hand_over: HandOver,
+    hand_over: Box<dyn HandOver>,
     /// Disconnected: the source is removed.
     stopped: Receiver<()>,
 }
@@ -100,7 +112,7 @@ impl Feed {
         set: Arc<Set>,
         standing: Arc<Mutex<Standing>>,
         stopped: Receiver<()>,
-        hand_over: HandOver,
+        hand_over: Box<dyn HandOver>,
     ) -> Feed {
         Feed { name, clears, set, misunderstood: BTreeMap::new(), keeps: false, standing, hand_over, stopped }
     }
@@ -205,6 +217,7 @@ impl Feed {
         }
         self.keeps = false;
         if !edits.is_empty() {
+            self.hand_over.take_back();
             let set = Arc::make_mut(&mut self.set);
             for (key, found) in edits {
                 match found {
@@ -214,7 +227,7 @@ impl Feed {
             }
             self.standing.lock().backends = self.set.len();
             self.answered();
-            (self.hand_over)(&self.set);
+            self.hand_over.hand_over(&self.set);
         } else {
             self.answered();
         }

@@ -3,7 +3,7 @@
 //! A thread whose source is removed ends once its current call returns. At most [`LINGERING_MAX`] such threads are waited for. Beyond that a
 //! source starts once one of them has ended, so reloads that follow each other leave a bounded number of threads.
 
-use super::feed::{Feed, Set, Standing};
+use super::feed::{Feed, HandOver, Set, Standing};
 use super::kind::Settings;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
@@ -162,18 +162,9 @@ impl Source<'_> {
     fn start(self, alive: Arc<()>) -> std::io::Result<Sender<()>> {
         let Source { id, running, set, newest, pauses } = self;
         let (stop, stopped) = bounded::<()>(0);
-        let (of_set, newest, ended) = (id.clone(), newest.clone(), stopped.clone());
-        let hand_over = move |set: &Arc<Set>| {
-            let mut sets = newest.sets.lock();
-            // A source that is removed may still be at work.
-            if !is_over(&ended) {
-                sets.insert(of_set.clone(), set.clone());
-                drop(sets);
-                let _ = newest.wake.try_send(());
-            }
-        };
+        let place = Place { id: id.clone(), newest: newest.clone(), ended: stopped.clone() };
         let standing = running.standing.clone();
-        let feed = Feed::new(name(id), running.clears, set, standing.clone(), stopped, Box::new(hand_over));
+        let feed = Feed::new(name(id), running.clears, set, standing.clone(), stopped, Box::new(place));
         let settings = running.settings.clone();
         let work = move || {
             follow(&settings, feed, &standing, pauses);
@@ -181,6 +172,32 @@ impl Source<'_> {
         };
         thread::Builder::new().name(format!("discover-{}", id.label)).spawn(work)?;
         Ok(stop)
+    }
+}
+
+/// Where the sets of a source wait to be taken.
+struct Place {
+    id: SourceId,
+    newest: Arc<Newest>,
+    ended: Receiver<()>,
+}
+
+impl HandOver for Place {
+    fn hand_over(&self, set: &Arc<Set>) {
+        let mut sets = self.newest.sets.lock();
+        // A source that is removed may still be at work.
+        if !is_over(&self.ended) {
+            sets.insert(self.id.clone(), set.clone());
+            drop(sets);
+            let _ = self.newest.wake.try_send(());
+        }
+    }
+
+    fn take_back(&self) {
+        let mut sets = self.newest.sets.lock();
+        if !is_over(&self.ended) {
+            sets.remove(&self.id);
+        }
     }
 }
 
