@@ -152,10 +152,14 @@ fn a_history_that_is_compacted_under_the_watch_leads_to_another_look() {
     etcd.put("/w/a", "10.0.0.1:80");
     let (client, once) = (etcd.client, AtomicBool::new(false));
     let etcd = std::sync::Arc::new(etcd);
-    let orders = etcd.clone();
+    // The relay outlives the test, and etcd must not.
+    let orders = std::sync::Arc::downgrade(&etcd);
     // Between the look and the watch the key goes, another one comes, and the history that says so is compacted.
     let url = between::relay(client, move |request| {
-        if request.starts_with("POST /v3/watch") && !once.swap(true, Ordering::Relaxed) {
+        if request.starts_with("POST /v3/watch")
+            && !once.swap(true, Ordering::Relaxed)
+            && let Some(orders) = orders.upgrade()
+        {
             orders.delete("/w/a");
             orders.put("/w/b", "10.0.0.2:80");
             orders.compact(orders.put("/w/c", "10.0.0.3:80"));
