@@ -8,6 +8,7 @@ mod docs;
 mod english;
 mod layers;
 mod monitoring;
+mod packages;
 mod promises;
 mod settings;
 mod simulation;

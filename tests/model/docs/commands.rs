@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use testkit::monitoring::{alerts, packaging};
 
-const FILE: &str = "[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\nbackend = [{ address = '127.0.0.1:1' }]\n";
+pub const FILE: &str = "[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\nbackend = [{ address = '127.0.0.1:1' }]\n";
 
 /// The words of each `tcplb` command in a block, and what the block shows as its output.
 fn commands(block: &Block) -> Vec<(Vec<String>, Vec<String>)> {
@@ -46,7 +46,7 @@ fn run(arguments: &[&str], directory: &Path) -> Output {
 }
 
 /// What is wrong with a command, if anything.
-fn check(words: &[String], directory: &Path) -> Result<(), String> {
+pub fn check(words: &[String], directory: &Path) -> Result<(), String> {
     let mut arguments: Vec<&str> = words.iter().skip(1).map(String::as_str).collect();
     let file = directory.join("tcplb.toml");
     let file = file.to_str().expect("UTF-8");

@@ -42,7 +42,15 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
         let name = path.strip_prefix(root).expect("ours").display().to_string();
         texts.push((name, prose(&fs::read_to_string(path).expect("a text"))));
     };
-    let packaging = ["packaging", "packaging/debian", "packaging/grafana", "packaging/ha", "packaging/prometheus"];
+    let packaging = [
+        "packaging",
+        "packaging/debian",
+        "packaging/docker",
+        "packaging/grafana",
+        "packaging/ha",
+        "packaging/kubernetes",
+        "packaging/prometheus",
+    ];
     for directory in ["", "docs", "bench", "fuzz", "bench/lib", "bench/lib/soak"].into_iter().chain(packaging) {
         for entry in fs::read_dir(root.join(directory)).expect("a directory") {
             let path = entry.expect("an entry").path();
@@ -51,7 +59,7 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
                 Some("example" | "toml" | "conf" | "service" | "socket" | "logrotate" | "py") => {
                     add(&path, prose::of_comments)
                 }
-                Some("json" | "yml") => add(&path, prose::of_texts),
+                Some("json" | "yml" | "yaml") => add(&path, prose::of_texts),
                 _ => {}
             }
         }
@@ -66,6 +74,8 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
         "packaging/ha/announce",
         "packaging/ha/try",
         ".ci/run",
+        "Dockerfile",
+        ".dockerignore",
     ]
     .map(str::to_owned);
     for path in scripts.into_iter().chain(debian) {
