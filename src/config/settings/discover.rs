@@ -30,7 +30,7 @@ fn kind(text: &str) -> Result<&'static discovery::Kind, String> {
 pub static DISCOVER: Section<Discover> = Section {
     name: "pool.discover",
     many: true,
-    doc: "A source of backends: a name, a registry or a file. It is not in this version yet: a file with such a section is refused.",
+    doc: "A source of backends. A pool may have several, beside its own backends. A source that fails keeps the backends that it found.",
     within: &[],
     defaults: || Discover::of(&NO_KIND),
     settings: &[
@@ -38,10 +38,10 @@ pub static DISCOVER: Section<Discover> = Section {
             "kind", Discover.settings: SOURCE_KIND,
             |discover| Some(discover.settings.kind),
             |discover, kind| discover.settings = discovery::Settings::new(kind),
-            "What is asked. Each kind has further keys."
+            "Where the source looks. Each kind has further keys."
         )
         .absent("required")
-        .set("\"dns\""),
+        .example("\"file\""),
         setting!(Discover.on_empty: word::<OnEmpty>(), "What an answer without a backend means.")
             .more("`keep` takes it for a fault of the source, so its backends stay. `clear` removes them."),
         setting!(
@@ -139,7 +139,7 @@ fn write(value: &Value) -> Written {
 pub fn kinds() -> impl Iterator<Item = Listed> {
     KINDS.iter().map(|kind| Listed {
         name: format!("{}.{}", DISCOVER.name, kind.name),
-        header: format!("{} of kind {}", DISCOVER.header(), kind.name),
+        header: DISCOVER.header(),
         doc: kind.doc,
         rows: kind.keys.iter().map(row).collect(),
     })

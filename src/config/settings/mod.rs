@@ -332,6 +332,13 @@ pub struct Listed {
     pub rows: Vec<Row>,
 }
 
+impl Listed {
+    /// The kind of source whose keys these are; `None` for any other section.
+    pub fn source_kind(&self) -> Option<&str> {
+        self.name.strip_prefix(DISCOVER.name)?.strip_prefix('.')
+    }
+}
+
 /// A key as its readers know it.
 pub struct Row {
     /// What it is.

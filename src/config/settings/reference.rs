@@ -1,7 +1,7 @@
 //! The tables as pages: what `tcplb config reference` prints, the tables of docs/configuration.md, and config.example.
 
 use super::kinds::Values;
-use super::{Listed, NOT_YET, Reload, Row, sections};
+use super::{DISCOVER, Listed, Reload, Row, sections};
 use crate::config::words::alternatives;
 use std::fmt::Write;
 
@@ -13,8 +13,9 @@ pub fn keys() -> String {
     let mut page = String::new();
     for section in sections() {
         let gap = if page.is_empty() { "" } else { "\n" };
+        let of_kind = section.source_kind().map_or_else(String::new, |kind| format!(" of kind `{kind}`"));
         // Writing to a string can't fail.
-        let _ = writeln!(page, "{gap}### `{}`\n\n{}\n", section.header, section.doc);
+        let _ = writeln!(page, "{gap}### `{}`{of_kind}\n\n{}\n", section.header, section.doc);
         page += "| key | meaning | value | default | reload |\n|---|---|---|---|---|\n";
         for Row { about, values, default } in &section.rows {
             let default = match (default, about.absent) {
@@ -22,7 +23,6 @@ pub fn keys() -> String {
                 (_, absent) => absent.to_owned(),
             };
             let reload = match about.reload {
-                _ if section.doc.contains(NOT_YET) => "",
                 Reload::Live => "yes",
                 Reload::Restart => "restart",
                 Reload::New => "new",
@@ -46,38 +46,67 @@ pub fn example(before: &str) -> Option<String> {
     let (head, rest) = before.split_once("# What concerns the process.\n")?;
     let (_, tail) = rest.split_once("  # A second backend")?;
     let mut page = head.trim_end().to_owned() + "\n";
-    for section in sections() {
-        of_section(&mut page, &section);
+    let (sources, sections): (Vec<_>, Vec<_>) =
+        sections().into_iter().partition(|section| section.name.starts_with(DISCOVER.name));
+    for section in &sections {
+        of_section(&mut page, section);
     }
+    of_sources(&mut page, &sources);
     Some(format!("{page}\n  # A second backend{tail}"))
 }
 
 fn of_section(page: &mut String, section: &Listed) {
     let inner = section.name.contains('.');
     let (indent, gap) = if inner { ("  ", "\n") } else { ("", "\n\n") };
-    let mark = if section.doc.contains(NOT_YET) { "#- " } else { "" };
     page.push_str(if section.name == "global" { "\n" } else { gap });
     comment(page, indent, section.doc);
-    let _ = writeln!(page, "{indent}{mark}{}", section.header);
+    let _ = writeln!(page, "{indent}{}", section.header);
     for (index, row) in section.rows.iter().enumerate() {
-        let Row { about, values, default } = row;
+        let Row { about, default, .. } = row;
         if index > 0 {
             page.push('\n');
         }
-        let absent = match (default, about.absent) {
-            (None, absent) if !matches!(absent, "" | "required") => format!(" Without it: {absent}."),
-            _ => String::new(),
-        };
-        let said = format!("{} {}", about.doc, about.more);
-        comment(page, indent, &format!("{said}{}{absent}", values.sentence(&said)));
-        let (mark, value) = match (mark, about.set, default) {
-            ("", "", Some(default)) if about.absent.is_empty() => ("#", default.as_str()),
-            ("", "", _) => ("#: ", row.example()),
-            ("", set, _) => ("", set),
-            (mark, ..) => (mark, row.example()),
+        meaning(page, indent, row);
+        let (mark, value) = match (about.set, default) {
+            ("", Some(default)) if about.absent.is_empty() => ("#", default.as_str()),
+            ("", _) => ("#: ", row.example()),
+            (set, _) => ("", set),
         };
         let _ = writeln!(page, "{indent}{mark}{} = {value}", about.key);
     }
+}
+
+/// A source of each kind, which the file does not use. The first one has the keys that every source has, too.
+fn of_sources(page: &mut String, sources: &[Listed]) {
+    let Some((every, kinds)) = sources.split_first() else { return };
+    page.push('\n');
+    comment(page, "  ", every.doc);
+    for (index, section) in kinds.iter().enumerate() {
+        if index > 0 {
+            page.push('\n');
+        }
+        comment(page, "  ", section.doc);
+        let kind = section.source_kind().unwrap_or_default();
+        let _ = writeln!(page, "  #- {}\n  #- kind = \"{kind}\"", section.header);
+        let of_every = every.rows.iter().filter(|row| index == 0 && row.about.key != "kind");
+        for row in section.rows.iter().chain(of_every) {
+            page.push('\n');
+            meaning(page, "  ", row);
+            let value = row.default.as_deref().unwrap_or(row.example());
+            let _ = writeln!(page, "  #- {} = {value}", row.about.key);
+        }
+    }
+}
+
+/// What a key means, as a comment.
+fn meaning(page: &mut String, indent: &str, row: &Row) {
+    let Row { about, values, default } = row;
+    let absent = match (default, about.absent) {
+        (None, absent) if !matches!(absent, "" | "required") => format!(" Without it: {absent}."),
+        _ => String::new(),
+    };
+    let said = format!("{} {}", about.doc, about.more);
+    comment(page, indent, &format!("{said}{}{absent}", values.sentence(&said)));
 }
 
 /// A text as lines of a comment.

@@ -4,6 +4,7 @@
 use super::super::*;
 use crate::config::text;
 use crate::config::words::alternatives;
+use crate::discovery::KINDS;
 use crate::policy::balance::REGISTRY;
 use std::fs;
 use std::path::PathBuf;
@@ -15,10 +16,12 @@ fn files(kind: &str) -> Vec<(PathBuf, String)> {
     files.map(|path| (path.clone(), fs::read_to_string(path).expect("a text"))).collect()
 }
 
-/// The mistakes that the comments of a file expect. `{algorithms}` stands for the names in the registry.
+/// The mistakes that the comments of a file expect. `{algorithms}` stands for the names in the registry, `{kinds}` for
+/// the kinds of sources.
 fn expected(text: &str) -> Vec<String> {
     let algorithms: Vec<&str> = REGISTRY.iter().map(|row| row.name).collect();
-    let text = text.replace("{algorithms}", &alternatives(&algorithms));
+    let kinds: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
+    let text = text.replace("{algorithms}", &alternatives(&algorithms)).replace("{kinds}", &alternatives(&kinds));
     let mut lines = Vec::new();
     for (number, line) in text.lines().enumerate() {
         for message in line.split("#~").skip(1) {

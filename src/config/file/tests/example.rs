@@ -1,6 +1,7 @@
 //! `config.example` is true: it can be loaded, what it calls a default is the default, and no key is missing from it.
 
 use super::super::*;
+use crate::discovery;
 
 const EXAMPLE: &str = include_str!("../../../../config.example");
 
@@ -50,24 +51,38 @@ fn its_examples_of_settings_without_a_default_are_valid() {
     assert_ne!(Ok(shown), parse(EXAMPLE, "config.example"));
 }
 
+/// Some keys of a kind exclude each other, and some need each other: each is valid beside those that the kind requires, or
+/// beside all of them.
 #[test]
-fn what_it_calls_not_yet_is_refused_as_such() {
-    let mut count = 0;
-    for (at, line) in EXAMPLE.lines().enumerate() {
-        let Some(used) = line.trim_start().strip_prefix("#- ") else { continue };
-        // The others are inside `[[pool.discover]]`, which is refused as a whole; or they say what the mark means.
-        if !used.starts_with("[[pool.discover]]") {
-            continue;
+fn each_key_of_its_sources_is_valid() {
+    let used = |line: &str| line.trim_start().strip_prefix("#- ").map(str::to_owned);
+    let lines: Vec<(usize, String)> =
+        EXAMPLE.lines().enumerate().filter_map(|(at, line)| Some((at, used(line)?))).collect();
+    let (mut kind, mut count) = (None, 0);
+    for (at, line) in &lines {
+        if let Some(name) = line.strip_prefix("kind = ") {
+            kind = discovery::KINDS.iter().find(|kind| name.trim_matches('"') == kind.name).map(|kind| (*at, kind));
         }
-        let lines: Vec<&str> =
-            EXAMPLE.lines().enumerate().map(|(here, line)| if here == at { used } else { line }).collect();
-        let Err(Mistakes(mistakes)) = parse(&lines.join("\n"), "f") else { panic!("{used} is taken for good") };
-        let start = format!("f:{}: ", at + 1);
-        assert_eq!(mistakes.len(), 1, "{mistakes:?}");
-        assert!(mistakes[0].starts_with(&start) && mistakes[0].contains("is not in this version yet"), "{mistakes:?}");
+        let Some((from, kind)) = kind.filter(|_| is_setting(line)) else { continue };
+        let end =
+            lines.iter().find(|(here, line)| *here > from && line.starts_with("[[")).map_or(usize::MAX, |end| end.0);
+        let is_wrong = |beside: &dyn Fn(&str) -> bool| {
+            let text = EXAMPLE.lines().enumerate().map(|(here, line)| match used(line) {
+                Some(used) if [from - 1, from, *at].contains(&here) => used,
+                Some(used) if (from..end).contains(&here) && beside(&used) => used,
+                _ => line.to_owned(),
+            });
+            let text: Vec<String> = text.collect();
+            let mistakes = parse(&text.join("\n"), "f").map_or_else(|mistakes| mistakes.0, |_| Vec::new());
+            mistakes.into_iter().find(|mistake| mistake.starts_with(&format!("f:{}: ", at + 1)))
+        };
+        let required = |line: &str| kind.required().any(|key| line.starts_with(&format!("{} = ", key.name)));
+        if let Some(mistake) = is_wrong(&required) {
+            assert_eq!(is_wrong(&|_| true), None, "{mistake}");
+        }
         count += 1;
     }
-    assert_eq!(count, 1);
+    assert!(count > discovery::KINDS.len(), "{count}");
 }
 
 #[test]
@@ -87,7 +102,9 @@ fn every_key_stands_in_its_section() {
     let mut count = 0;
     for section in settings::sections() {
         for row in &section.rows {
-            let key = (section.name.to_owned(), row.about.key.to_owned());
+            // Each kind of source has further keys of one section.
+            let name = if section.source_kind().is_some() { "pool.discover" } else { section.name.as_str() };
+            let key = (name.to_owned(), row.about.key.to_owned());
             assert!(found.contains(&key), "{key:?} is not explained");
             count += 1;
         }

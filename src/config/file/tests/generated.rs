@@ -2,8 +2,9 @@
 //! it ends with an answer.
 
 use super::super::*;
+use crate::base::bytes::escaped;
 use crate::config::settings::kinds::Values;
-use crate::config::settings::{BACKEND, GLOBAL, HEALTH, LISTENER, POOL, Row, Section};
+use crate::config::settings::{BACKEND, DISCOVER, GLOBAL, HEALTH, LISTENER, POOL, Row, Section};
 use crate::config::text::print;
 use proptest::collection::vec;
 use proptest::option;
@@ -36,14 +37,18 @@ fn prefix() -> BoxedStrategy<String> {
     prop_oneof![four, six].prop_map(quoted).boxed()
 }
 
+/// A step of a script. What is sent or expected has any bytes.
+fn step() -> BoxedStrategy<String> {
+    let bytes = vec(any::<u8>(), 1..20).prop_map(|bytes| quoted(escaped(&bytes)));
+    let bytes = ("(send|expect)", bytes).prop_map(|(key, bytes)| format!("{{ {key} = {bytes} }}"));
+    let regex =
+        text("[a-z\"' ]{0,9}(\\\\r\\\\n|\\\\xff|[.]|)").prop_map(|regex| format!("{{ expect_regex = {regex} }}"));
+    prop_oneof![bytes, regex].boxed()
+}
+
 /// Any good value of a key, as TOML.
 fn value(row: &Row) -> BoxedStrategy<String> {
     let (name, placeholder) = match row.values {
-        // Refused so far.
-        Values::Words(words) if row.about.key == "kind" => {
-            let words = words().into_iter().filter(|word| !["agent", "script"].contains(word));
-            return prop::sample::select(words.collect::<Vec<_>>()).prop_map(quoted).boxed();
-        }
         Values::Words(words) => return prop::sample::select(words()).prop_map(quoted).boxed(),
         Values::Number(min, max) => return (min..=max).prop_map(|number| number.to_string()).boxed(),
         Values::Switch => return any::<bool>().prop_map(|value| value.to_string()).boxed(),
@@ -68,6 +73,7 @@ fn value(row: &Row) -> BoxedStrategy<String> {
         "MODE" => text("0?[0-7]{3}"),
         "PATH" => text("/[a-z?\"\\\\]{0,9}"),
         "HOST" => text("[a-z.:]{1,9}"),
+        "STEPS" => vec(step(), 1..4).prop_map(|steps| format!("[{}]", steps.join(", "))).boxed(),
         "STATUS" => texts(prop_oneof![text("[1-5][0-9]{2}"), text("[12][0-9]{2}-[3-5][0-9]{2}")].boxed()),
         "EVENT" => prop::sample::subsequence(vec!["open", "interval 1m 30s", "close"], 1..=3)
             .prop_map(|events| format!("[{}]", events.into_iter().map(quoted).collect::<Vec<_>>().join(", ")))
@@ -115,13 +121,43 @@ fn global() -> BoxedStrategy<String> {
 }
 
 fn health() -> BoxedStrategy<Vec<String>> {
-    let beside_kind = |lines: Vec<String>| match lines.iter().find(|line| line.starts_with("kind")).map(String::as_str)
-    {
-        None | Some("kind = \"http\"") => lines,
-        Some("kind = \"off\"") => without(lines, &["path", "host", "expect_status", "port", "initial"]),
-        Some(_) => without(lines, &["path", "host", "expect_status"]),
+    let http = ["path", "host", "expect_status"];
+    let beside_kind = move |mut lines: Vec<String>| {
+        let kind =
+            lines.iter().find_map(|line| line.strip_prefix("kind = ")).map(|kind| kind.trim_matches('"').to_owned());
+        match kind.as_deref() {
+            None | Some("http") => without(lines, &["steps"]),
+            Some("script") => {
+                if !has(&lines, "steps") {
+                    lines.push("steps = [{ expect = 'OK' }]".to_owned());
+                }
+                without(lines, &http)
+            }
+            Some("agent") => {
+                lines = without(lines, &[&http[..], &["steps", "port"]].concat());
+                lines.push("port = 8090".to_owned());
+                lines
+            }
+            Some("off") => without(lines, &[&http[..], &["steps", "port", "initial"]].concat()),
+            Some(_) => without(lines, &[&http[..], &["steps"]].concat()),
+        }
     };
-    lines(&HEALTH, &["steps"]).prop_map(beside_kind).boxed()
+    lines(&HEALTH, &[]).prop_map(beside_kind).boxed()
+}
+
+/// A source of any kind, with its keys as their examples have them.
+fn source() -> BoxedStrategy<String> {
+    let common = lines(&DISCOVER, &["kind"]);
+    let kind = prop::sample::select(vec!["path = '/a \"b\"'", "path = './b'"]);
+    (common, kind)
+        .prop_map(|(lines, path)| format!("[[pool.discover]]\nkind = 'file'\n{path}\n{}\n", lines.join("\n")))
+        .boxed()
+}
+
+/// Without a port, and so without an agent.
+fn without_port(lines: Vec<String>) -> Vec<String> {
+    let agent = has(&lines, "kind = \"agent\"");
+    without(lines, if agent { &["port", "kind"] } else { &["port"] })
 }
 
 /// An address that no other listener or backend of the file has.
@@ -138,7 +174,7 @@ fn address(kind: u8, port: usize) -> String {
 fn file() -> BoxedStrategy<String> {
     let listener = (lines(&LISTENER, &["name", "bind", "pool"]), any::<u8>(), any::<usize>());
     let backend = (lines(&BACKEND, &["name", "address"]), any::<u8>(), any::<bool>());
-    let pool = (lines(&POOL, &["name", "warm_connections"]), health(), vec(backend, 0..4));
+    let pool = (lines(&POOL, &["name", "warm_connections"]), health(), vec(backend, 0..4), vec(source(), 0..3));
     let all = (global(), vec(listener, 1..4), vec(pool, 1..4));
     all.prop_map(|(global, listeners, pools)| {
         let (mut file, mut port) = (format!("[global]\n{global}\n"), 0);
@@ -150,11 +186,11 @@ fn file() -> BoxedStrategy<String> {
             file += &format!("[[listener]]\nname = 'l{number}'\npool = 'p{pool}'\nbind = [{}]\n", bind.join(", "));
             file += &(lines.join("\n") + "\n");
         }
-        for (number, (lines, health, backends)) in pools.into_iter().enumerate() {
+        for (number, (lines, health, backends, sources)) in pools.into_iter().enumerate() {
             file += &format!("[[pool]]\nname = 'p{number}'\n{}\n", lines.join("\n"));
             // A unix socket has no other port to probe.
             let unix = backends.iter().any(|(_, kind, _)| kind % 4 == 3);
-            let health = if unix { without(health, &["port"]) } else { health };
+            let health = if unix { without_port(health) } else { health };
             file += &format!("[pool.health]\n{}\n", health.join("\n"));
             for (lines, kind, named) in backends {
                 port += 1;
@@ -162,6 +198,7 @@ fn file() -> BoxedStrategy<String> {
                 // A path with white space is no name.
                 file += &if named || kind % 4 == 3 { format!("name = 'b{port}'\n") } else { String::new() };
             }
+            file += &sources.concat();
         }
         file
     })

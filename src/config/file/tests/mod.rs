@@ -8,11 +8,12 @@ use super::*;
 use crate::base::{Address, Listen};
 use crate::config::model::{
     Backend, Global, HealthKind, InitialHealth, Listener, LogTo, NoBackend, OnRemove, Pool, PrefixFile, ProxyVersion,
-    Rate, SendProxy, SocketFile,
+    Rate, SendProxy, SocketFile, Step,
 };
 use crate::config::settings::Row;
 use crate::config::settings::kinds::Values;
 use crate::config::text;
+use crate::discovery::KINDS;
 use crate::policy::limit::Enforcement;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,8 +29,11 @@ fn with(global: &str, listener: &str, pool: &str) -> String {
 }
 
 /// What a key needs beside it.
-fn beside(key: &str) -> &'static str {
-    match key {
+fn beside(key: &str) -> String {
+    if let Some(rest) = key.strip_prefix("pool.discover.") {
+        return beside_in_source(rest);
+    }
+    let line = match key {
         "global.group" => "user = 'u'",
         "global.admin_read_token_file" => "admin_token_file = '/t'",
         "global.log_events" => "log_format = 'json'",
@@ -40,19 +44,37 @@ fn beside(key: &str) -> &'static str {
         _ if key.starts_with("listener.") => "bind = [':8080']",
         _ if key.starts_with("pool.backend.") => "address = 'a:1'",
         _ => "",
-    }
+    };
+    line.to_owned()
+}
+
+/// A source with what it must have, for `key`, or for `kind.key`.
+fn beside_in_source(key: &str) -> String {
+    let Some((name, of_kind)) = key.split_once('.') else { return beside_in_source("file.") };
+    let kind = KINDS.iter().find(|kind| kind.name == name).unwrap();
+    // Some keys go together.
+    let together: &[&str] = match (name, of_kind) {
+        ("etcd", "user" | "password_file") => &["user", "password_file"],
+        ("etcd", "cert_file" | "key_file") => &["cert_file", "key_file"],
+        _ => &[],
+    };
+    let keys = kind.keys.iter().filter(|key| key.is_required() || together.contains(&key.name));
+    let lines = keys.map(|key| format!("{} = {}", key.name, key.example));
+    [format!("kind = '{name}'")].into_iter().chain(lines).collect::<Vec<_>>().join("\n")
 }
 
 /// A file with these lines in this section.
 fn file_with(section: &str, lines: &str) -> String {
+    let section = if section.starts_with("pool.discover.") { "pool.discover" } else { section };
     let of = |name: &str, other: &'static str| if section == name { lines.to_owned() } else { other.to_owned() };
     format!(
-        "[global]\n{}\n[[listener]]\n{}\n[[pool]]\n{}\n[pool.health]\n{}\n[[pool.backend]]\n{}\n",
+        "[global]\n{}\n[[listener]]\n{}\n[[pool]]\n{}\n[pool.health]\n{}\n[[pool.backend]]\n{}\n[[pool.discover]]\n{}\n",
         of("global", ""),
         of("listener", "bind = [':8080']"),
         of("pool", ""),
         of("pool.health", ""),
         of("pool.backend", "address = 'a:1'"),
+        of("pool.discover", "kind = 'file'\npath = '/b'"),
     )
 }
 
@@ -92,33 +114,32 @@ fn each_key_is_read_and_printed_and_sets_nothing_else() {
     for section in settings::sections() {
         for row in &section.rows {
             let (name, key) = (row.about.key, format!("{}.{}", section.name, row.about.key));
-            // The last two are refused, and another pool would have to exist.
-            if key == "listener.pool"
-                || key == "pool.warm_connections"
-                || key == "pool.health.steps"
-                || section.name == "pool.discover"
-            {
+            // Another pool would have to exist; the second is refused; each kind of source needs other keys.
+            if ["listener.pool", "pool.warm_connections", "pool.discover.kind"].contains(&key.as_str()) {
                 continue;
             }
             let base = match key.as_str() {
-                "listener.bind" => "bind = [':1']",
-                "pool.backend.address" => "address = 'b:2'",
+                "listener.bind" => "bind = [':1']".to_owned(),
+                "pool.backend.address" => "address = 'b:2'".to_owned(),
                 _ => beside(&key),
             };
             let printed = |lines: &str| {
                 let text = file_with(&section.name, lines);
                 text::print(&parse(&text, "f").unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}")).on(7))
             };
-            // Two kinds of probes are refused so far.
+            // Two kinds of probes need another key.
             for value in values(row).into_iter().filter(|value| !["\"agent\"", "\"script\""].contains(&value.as_str()))
             {
                 let line = format!("{name} = {value}");
-                let before = printed(base);
-                let after = printed(&if base.starts_with(name) { line.clone() } else { format!("{base}\n{line}") });
+                let before = printed(&base);
+                let of_key = |line: &&str| line.starts_with(&format!("{name} = "));
+                let base: Vec<&str> = base.lines().filter(|line| !of_key(line)).chain([line.as_str()]).collect();
+                let after = printed(&base.join("\n"));
                 assert!(after.lines().any(|other| other == line), "{key}: {line} is not in\n{after}");
                 // A kind brings what an HTTP probe has, and a name is used elsewhere.
                 let mine: &[&str] = match key.as_str() {
                     "pool.health.kind" => &["kind", "path", "expect_status"],
+                    "pool.health.steps" => &["kind", "steps"],
                     "pool.name" => &["name", "pool"],
                     "pool.backend.address" => &["address", "name"],
                     _ => &[name],
@@ -164,6 +185,34 @@ fn what_is_written_is_what_the_model_holds() {
 }
 
 #[test]
+fn a_script_sends_and_expects_bytes_whatever_quotes_its_escapes_stand_in() {
+    let steps = |lines: &str| {
+        let text = with("", "", &format!("[pool.health]\n{lines}"));
+        let HealthKind::Script { steps } = parse(&text, "f").unwrap().model.pools[0].health.kind.clone() else {
+            panic!("{lines}")
+        };
+        steps
+    };
+    let want = [Step::Send(b"PING\r\n".to_vec()), Step::Expect(b"+PONG\0".to_vec())];
+    assert_eq!(steps(r#"steps = [{ send = "PING\r\n" }, { expect = "+PONG\u0000" }]"#), want);
+    assert_eq!(steps(r#"steps = [{ send = 'PING\r\n' }, { expect = '+PONG\x00' }]"#), want);
+    assert_eq!(steps(r#"steps = [{ send = "PING\\r\\n" }, { expect = "+PONG\\x00" }]"#), want);
+    let [Step::ExpectRegex(pattern)] = &steps(r#"steps = [{ expect_regex = '(?i)role:MASTER\r\n|\xff' }]"#)[..] else {
+        panic!()
+    };
+    assert_eq!(pattern.end_in(b"a\nrole:master\r\nb"), Some(15));
+    assert_eq!((pattern.end_in(b"\x00\xff"), pattern.end_in(b"role:slave")), (Some(2), None));
+}
+
+#[test]
+fn the_second_source_of_a_kind_has_a_number() {
+    let source = "[[pool.discover]]\nkind = 'file'\npath = '/b'\n";
+    let model = parse(&with("", "", &source.repeat(3)), "f").unwrap().model;
+    let labels: Vec<String> = model.pools[0].sources().into_iter().map(|(label, _)| label).collect();
+    assert_eq!(labels, ["file", "file-2", "file-3"]);
+}
+
+#[test]
 fn what_a_file_leaves_out_is_the_model_s_default() {
     let parsed = parse("[[listener]]\nbind = [':80']\n[[pool]]\nbackend = [{ address = 'a:1' }]\n", "f").unwrap();
     assert!(parsed.workers_per_core);
@@ -195,6 +244,10 @@ fn a_health_check_that_names_a_path_is_http_and_its_timeout_fits_its_interval() 
     assert_eq!(health("expect_status = ['404']").kind, http("/", vec![(404, 404)]));
     assert_eq!(health("kind = 'HTTP'").kind, http("/", vec![(200, 200)]));
     assert_eq!(health("kind = 'off'\ninterval = '9s'").kind, HealthKind::Off);
+    assert_eq!(
+        (health("kind = 'agent'\nport = 9").kind, health("kind = 'agent'\nport = 9").port),
+        (HealthKind::Agent, Some(9))
+    );
     assert_eq!(health("interval = '200ms'").timeout, Duration::from_millis(200));
     assert_eq!(health("interval = '10s'").timeout, Duration::from_secs(1));
 }
@@ -203,10 +256,13 @@ fn a_health_check_that_names_a_path_is_http_and_its_timeout_fits_its_interval() 
 #[test]
 fn every_key_of_the_tables_is_read() {
     let mut seen = 0;
-    for section in settings::sections().iter().filter(|section| section.name != "pool.discover") {
+    for section in settings::sections() {
         for row in &section.rows {
             let key = format!("{}.{}", section.name, row.about.key);
-            let text = file_with(&section.name, &format!("{}\n{} = 1979-05-27", beside(&key), row.about.key));
+            let beside = beside(&key);
+            let others = beside.lines().filter(|line| !line.starts_with(&format!("{} = ", row.about.key)));
+            let lines = others.collect::<Vec<_>>().join("\n") + &format!("\n{} = 1979-05-27", row.about.key);
+            let text = file_with(&section.name, &lines);
             let lines = mistakes(&text);
             let line = text.lines().position(|line| line.contains("1979")).unwrap() + 1;
             assert_eq!(lines.len(), 1, "{key}: {lines:?}");

@@ -69,7 +69,7 @@ fn status(text: &str) -> Result<(u16, u16), String> {
 
 /// What a script does: tables with one key each.
 pub const STEPS: Kind<Vec<Step>> = Kind {
-    values: Values::other("list of steps", "STEPS", r#"[{ send = "PING\r\n" }, { expect = "+PONG" }]"#),
+    values: Values::other("list of steps", "STEPS", r#"[{ send = 'PING\r\n' }, { expect = "+PONG" }]"#),
     read: |given| {
         let steps = given.tables(&["send", "expect", "expect_regex"], step)?;
         if given.is_empty_list() {
