@@ -51,8 +51,8 @@ fn its_examples_of_settings_without_a_default_are_valid() {
     assert_ne!(Ok(shown), parse(EXAMPLE, "config.example"));
 }
 
-/// Some keys of a kind exclude each other, and some need each other: each is valid beside those that the kind requires, or
-/// beside all of them.
+/// Some keys of a kind exclude each other, and some need each other. So each is valid beside those that the kind requires,
+/// or beside all of them.
 #[test]
 fn each_key_of_its_sources_is_valid() {
     let used = |line: &str| line.trim_start().strip_prefix("#- ").map(str::to_owned);
