@@ -227,6 +227,14 @@ impl Answer {
     }
 }
 
+/// A text as a part of a path or as the value of a parameter.
+pub fn encoded(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    text.bytes()
+        .map(|byte| if is_plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") })
+        .collect()
+}
+
 /// The error of an answer without success, whose body says why.
 pub fn failure(server: &str, status: u16, why: &str) -> String {
     let shown: String = why.trim().chars().take(SHOWN_MAX).collect();

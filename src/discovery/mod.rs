@@ -31,19 +31,21 @@
 //! | `http` | HTTP, for sources that ask by it |
 //! | `sources` | the threads: start, pause, end |
 //! | `entry` | a backend that an object describes, in a file or as the value of a key |
-//! | `etcd`, `file` | the kinds, a file each |
+//! | `consul`, `etcd`, `file`, `kubernetes` | the kinds, a file each |
 //!
 //! # Another kind of source
 //!
 //! It is a file with a [`Kind`], and its line in [`KINDS`]. The settings, their checks, the pages, the status and the metrics
 //! follow from that.
 
+pub mod consul;
 pub mod entry;
 pub mod etcd;
 mod feed;
 pub mod file;
 pub mod http;
 mod kind;
+pub mod kubernetes;
 mod sources;
 
 pub use feed::{Feed, Found, HandOver, Item, Set, Standing};
@@ -54,4 +56,4 @@ pub use sources::{SourceId, Sources, Wanted};
 pub const BACKENDS_MAX: usize = 50_000;
 
 /// Every kind of source.
-pub static KINDS: &[&Kind] = &[&etcd::ETCD, &file::FILE];
+pub static KINDS: &[&Kind] = &[&consul::CONSUL, &etcd::ETCD, &file::FILE, &kubernetes::KUBERNETES];

@@ -1,5 +1,9 @@
-//! Sources of backends: what each kind finds, and what no source ever does. `source` runs one source without a balancer.
+//! Sources of backends: what each kind finds, and what no source ever does. `source` runs one source without a balancer; `fake`
+//! serves what can't be installed here.
 
+mod consul;
 mod etcd;
+mod fake;
 mod file;
+mod kubernetes;
 mod source;

@@ -1,0 +1,323 @@
+//! Backends from EndpointSlices, by
+//! <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>. Pure.
+//!
+//! - The slices of a Service are one list. An endpoint may stand in several: the one that is ready wins, and then IPv4
+//!   before IPv6 before a name. A pod with two addresses is one backend.
+//! - `ready` that is missing counts as true, and `serving` as `ready`.
+//! - An endpoint that is not ready takes no client. Only if no endpoint is ready, those that end but still serve do.
+//! - All addresses of an endpoint are equal, so the first is taken.
+//! - A slice that is not understood leaves its endpoints as they were.
+
+use crate::base::AdminState;
+use crate::discovery::consul::address;
+use crate::discovery::entry::shown;
+use crate::discovery::{Feed, Found, Item};
+use serde::Deserialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+/// The slices of a Service.
+pub struct Slices {
+    port: Option<String>,
+    known: BTreeMap<String, Slice>,
+    /// Why the newest form of a slice is not understood, by its name.
+    wrong: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Slice {
+    address_type: AddressType,
+    endpoints: Option<Vec<Endpoint>>,
+    ports: Option<Vec<Port>>,
+}
+
+/// In the order of preference.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+enum AddressType {
+    IPv4,
+    IPv6,
+    #[serde(rename = "FQDN")]
+    Name,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Endpoint {
+    addresses: Vec<String>,
+    conditions: Option<Conditions>,
+    target_ref: Option<Target>,
+}
+
+#[derive(Default, Deserialize)]
+struct Conditions {
+    ready: Option<bool>,
+    serving: Option<bool>,
+    terminating: Option<bool>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    #[serde(default)]
+    kind: String,
+    #[serde(default)]
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Port {
+    name: Option<String>,
+    port: Option<u16>,
+    protocol: Option<String>,
+}
+
+/// In the order of preference.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Readiness {
+    Ready,
+    /// It ends, and serves until then.
+    Ending,
+    Not,
+}
+
+impl Slices {
+    /// No slices; `port`: the name or the number that a backend has.
+    pub fn new(port: Option<&str>) -> Slices {
+        Slices { port: port.map(str::to_owned), known: BTreeMap::new(), wrong: BTreeMap::new() }
+    }
+
+    /// All slices, as a list has them.
+    pub fn replace(&mut self, slices: Vec<Value>) {
+        let names: Vec<String> = slices.iter().map(name).collect();
+        self.known.retain(|name, _| names.contains(name));
+        self.wrong.clear();
+        slices.into_iter().for_each(|slice| self.put(slice));
+    }
+
+    /// A slice that is new or has changed.
+    pub fn put(&mut self, slice: Value) {
+        let name = name(&slice);
+        match serde_json::from_value(slice) {
+            Ok(slice) => {
+                self.wrong.remove(&name);
+                self.known.insert(name, slice);
+            }
+            Err(why) => {
+                self.wrong.insert(name, shown(&why.to_string()));
+            }
+        }
+    }
+
+    /// A slice that is gone.
+    pub fn remove(&mut self, slice: &Value) {
+        let name = name(slice);
+        self.known.remove(&name);
+        self.wrong.remove(&name);
+    }
+
+    /// Hands over the backends of all slices.
+    pub fn hand_over(&self, feed: &mut Feed) -> Result<(), String> {
+        let mut items = self.items();
+        let is_whole = self.wrong.keys().all(|name| self.known.contains_key(name));
+        items.extend(
+            self.wrong.iter().map(|(name, why)| Item { key: format!("slice {name}"), found: Err(why.clone()) }),
+        );
+        // The endpoints of a slice that was never understood are not known, so none can be missed.
+        if is_whole { feed.replace(items) } else { feed.change(items, &[]) }
+    }
+
+    /// The backends of the slices that are understood.
+    pub fn items(&self) -> Vec<Item> {
+        let mut best: BTreeMap<String, (Readiness, AddressType, Result<Found, String>)> = BTreeMap::new();
+        for slice in self.known.values() {
+            let port = self.port_of(slice);
+            for endpoint in slice.endpoints.iter().flatten() {
+                let (key, found) = backend(endpoint, port.clone());
+                let new = (endpoint.readiness(), slice.address_type, found);
+                match best.entry(key) {
+                    Entry::Occupied(mut old) if (new.0, new.1) < (old.get().0, old.get().1) => drop(old.insert(new)),
+                    Entry::Occupied(_) => {}
+                    Entry::Vacant(free) => drop(free.insert(new)),
+                }
+            }
+        }
+        let is_any_ready = best.values().any(|(readiness, ..)| *readiness == Readiness::Ready);
+        let items = best.into_iter().map(|(key, (readiness, _, mut found))| {
+            if let Ok(found) = &mut found {
+                found.state = match readiness {
+                    Readiness::Ready => AdminState::Enabled,
+                    Readiness::Ending if !is_any_ready => AdminState::Enabled,
+                    Readiness::Ending => AdminState::Draining,
+                    // It says itself that a probe would fail.
+                    Readiness::Not => AdminState::Disabled,
+                };
+            }
+            Item { key, found }
+        });
+        items.collect()
+    }
+
+    /// The number of the port in a slice.
+    fn port_of(&self, slice: &Slice) -> Result<u16, String> {
+        let is_tcp = |port: &&Port| port.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
+        let mut ports = slice.ports.iter().flatten().filter(is_tcp).filter_map(|port| Some((port, port.port?)));
+        let Some(wanted) = &self.port else {
+            return match (ports.next(), ports.next()) {
+                (Some((_, number)), None) => Ok(number),
+                (None, _) => Err("its slice has no TCP port".to_owned()),
+                _ => Err("its slice has several TCP ports: `port` must name one".to_owned()),
+            };
+        };
+        let number = wanted.parse::<u16>().ok();
+        if let (Some(number), None) = (number, &slice.ports) {
+            // Without a list every port is open.
+            return Ok(number);
+        }
+        let found = ports.find(|(port, it)| port.name.as_ref() == Some(wanted) || Some(*it) == number);
+        found.map(|(_, number)| number).ok_or_else(|| format!("its slice has no TCP port `{wanted}`"))
+    }
+}
+
+impl Endpoint {
+    fn readiness(&self) -> Readiness {
+        let conditions = self.conditions.as_ref();
+        let is = |pick: fn(&Conditions) -> Option<bool>| conditions.and_then(pick);
+        let ready = is(|conditions| conditions.ready).unwrap_or(true);
+        let serving = is(|conditions| conditions.serving).unwrap_or(ready);
+        let terminating = is(|conditions| conditions.terminating).unwrap_or(false);
+        match (ready, serving && terminating) {
+            (true, _) => Readiness::Ready,
+            (false, true) => Readiness::Ending,
+            (false, false) => Readiness::Not,
+        }
+    }
+}
+
+/// The name of a slice.
+fn name(slice: &Value) -> String {
+    slice.pointer("/metadata/name").and_then(Value::as_str).map(shown).unwrap_or_default()
+}
+
+fn backend(endpoint: &Endpoint, port: Result<u16, String>) -> (String, Result<Found, String>) {
+    let pod = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod" && !target.name.is_empty());
+    let host = endpoint.addresses.first().map(String::as_str).unwrap_or_default();
+    let at = port.and_then(|port| address(host, port));
+    let name = match (pod, &at) {
+        (Some(pod), _) => shown(&pod.name),
+        (None, Ok(at)) => at.to_string(),
+        (None, Err(_)) => shown(host),
+    };
+    let state = AdminState::Enabled;
+    let found = at.map(|address| Found {
+        name: name.clone(),
+        address,
+        weight: None,
+        max_connections: None,
+        backup: None,
+        state,
+    });
+    (name, found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn slice(name: &str, kind: &str, endpoints: Value) -> Value {
+        let ports =
+            json!([{"name": "http", "port": 8080, "protocol": "TCP"}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
+        json!({"metadata": {"name": name}, "addressType": kind, "endpoints": endpoints, "ports": ports})
+    }
+
+    fn pod(name: &str, address: &str, conditions: Value) -> Value {
+        json!({"addresses": [address, "10.9.9.9"], "conditions": conditions, "targetRef": {"kind": "Pod", "name": name}})
+    }
+
+    fn shown_of(port: Option<&str>, slices: Vec<Value>) -> Vec<String> {
+        let mut all = Slices::new(port);
+        all.replace(slices);
+        let show = |Item { key, found }: Item| match found {
+            Ok(found) => format!("{key}: {} {}", found.address, found.state.word()),
+            Err(why) => format!("{key}: {why}"),
+        };
+        all.items().into_iter().map(show).collect()
+    }
+
+    #[test]
+    fn slices_are_merged_by_endpoint() {
+        let v4 = slice(
+            "a",
+            "IPv4",
+            json!([pod("p1", "10.0.0.1", json!({})), pod("p2", "10.0.0.2", json!({"ready": false}))]),
+        );
+        let v6 = slice(
+            "b",
+            "IPv6",
+            json!([pod("p1", "fd00::1", json!({"ready": true})), pod("p3", "fd00::3", json!(null))]),
+        );
+        let moved = slice("c", "IPv4", json!([pod("p2", "10.0.0.2", json!({"ready": true}))]));
+        let bare = slice("d", "FQDN", json!([{"addresses": ["web.example"]}]));
+        let want = [
+            "p1: 10.0.0.1:8080 enabled",
+            "p2: 10.0.0.2:8080 enabled",
+            "p3: [fd00::3]:8080 enabled",
+            "web.example:8080: web.example:8080 enabled",
+        ];
+        assert_eq!(shown_of(Some("http"), vec![v4, v6, moved, bare]), want);
+    }
+
+    #[test]
+    fn endpoints_that_end_serve_only_if_no_other_is_ready() {
+        let ending = pod("p1", "10.0.0.1", json!({"ready": false, "serving": true, "terminating": true}));
+        let starting = pod("p2", "10.0.0.2", json!({"ready": false, "serving": false}));
+        let ready = pod("p3", "10.0.0.3", json!({"ready": null}));
+        let gone = pod("p4", "10.0.0.4", json!({"ready": false, "serving": false, "terminating": true}));
+        let all = slice("a", "IPv4", json!([ending, starting, ready, gone]));
+        let want = [
+            "p1: 10.0.0.1:8080 draining",
+            "p2: 10.0.0.2:8080 disabled",
+            "p3: 10.0.0.3:8080 enabled",
+            "p4: 10.0.0.4:8080 disabled",
+        ];
+        assert_eq!(shown_of(None, vec![all]), want);
+        let last = slice("a", "IPv4", json!([ending, starting, gone]));
+        assert_eq!(shown_of(None, vec![last])[0], "p1: 10.0.0.1:8080 enabled");
+    }
+
+    #[test]
+    fn a_port_is_found_by_name_or_number() {
+        let of = |port| shown_of(port, vec![slice("a", "IPv4", json!([pod("p1", "10.0.0.1", json!({}))]))]);
+        assert_eq!(of(Some("8080")), ["p1: 10.0.0.1:8080 enabled"]);
+        assert_eq!(of(None), ["p1: 10.0.0.1:8080 enabled"]);
+        assert_eq!(of(Some("dns")), ["p1: its slice has no TCP port `dns`"]);
+        let every = json!({"metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"]}], "ports": null});
+        assert_eq!(shown_of(Some("99"), vec![every.clone()]), ["10.0.0.1:99: 10.0.0.1:99 enabled"]);
+        assert_eq!(shown_of(None, vec![every]), ["10.0.0.1: its slice has no TCP port"]);
+    }
+
+    #[test]
+    fn a_slice_that_is_not_understood_keeps_its_endpoints() {
+        let mut slices = Slices::new(None);
+        slices.replace(vec![slice("a", "IPv4", json!([pod("p1", "10.0.0.1", json!({}))]))]);
+        slices.put(json!({"metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": 5}));
+        slices.replace(vec![json!({"metadata": {"name": "a"}, "addressType": "IPv9"})]);
+        assert_eq!(slices.items().len(), 1);
+        assert_eq!(slices.wrong.len(), 1);
+        slices.remove(&json!({"metadata": {"name": "a"}}));
+        assert!(slices.items().is_empty() && slices.wrong.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_endpoint_gives_items(text in "\\PC{0,60}", port in any::<u16>(), ready in any::<Option<bool>>()) {
+            let mut slices = Slices::new(Some(&text));
+            slices.put(json!({"metadata": {"name": text}, "addressType": "IPv4", "ports": [{"name": text, "port": port}],
+                "endpoints": [{"addresses": [text], "conditions": {"ready": ready}}, {"addresses": []}]}));
+            slices.put(json!({"metadata": text}));
+            prop_assert!(slices.items().len() <= 2);
+        }
+    }
+}
