@@ -140,6 +140,8 @@ fn an_index_that_goes_backwards_starts_again_without_one() {
     consul.has(&["web1"]);
     let mut source = consul.source();
     source.wait_for(&["web1"]);
+    // A query that came after the restore would wait for its whole time.
+    eventually("a query that waits", || consul.shared.0.lock().queries.ends_with(&[Some(11)]));
     // A snapshot with older data is restored.
     consul.change(|state| {
         state.index = 3;
