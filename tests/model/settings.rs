@@ -91,6 +91,12 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.discover.weight", &["discover_is_refused_until_there_is_some"]),
     ("pool.discover.max_connections", &["discover_is_refused_until_there_is_some"]),
     ("pool.discover.backup", &["discover_is_refused_until_there_is_some"]),
+    ("pool.discover.consul.address", &["address_service_tag_and_datacenter_decide_which_instances_are_found"]),
+    ("pool.discover.consul.service", &["address_service_tag_and_datacenter_decide_which_instances_are_found"]),
+    ("pool.discover.consul.tag", &["address_service_tag_and_datacenter_decide_which_instances_are_found"]),
+    ("pool.discover.consul.datacenter", &["address_service_tag_and_datacenter_decide_which_instances_are_found"]),
+    ("pool.discover.consul.token_file", &["a_token_is_read_for_each_query_and_stands_in_no_error"]),
+    ("pool.discover.consul.ca_file", &["consul_is_asked_by_https_if_the_ca_file_has_signed_for_it"]),
     ("pool.discover.etcd.endpoints", &["keys_become_backends_and_changes_follow"]),
     ("pool.discover.etcd.prefix", &["keys_become_backends_and_changes_follow"]),
     ("pool.discover.etcd.user", &["a_user_reads_its_prefix_and_a_lost_token_is_renewed"]),
@@ -99,6 +105,12 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.discover.etcd.cert_file", &["tls_is_spoken_and_checked_on_both_sides"]),
     ("pool.discover.etcd.key_file", &["tls_is_spoken_and_checked_on_both_sides"]),
     ("pool.discover.file.path", &["every_way_to_replace_a_file_is_seen"]),
+    ("pool.discover.kubernetes.namespace", &["api_namespace_service_and_port_decide_which_endpoints_are_found"]),
+    ("pool.discover.kubernetes.service", &["api_namespace_service_and_port_decide_which_endpoints_are_found"]),
+    ("pool.discover.kubernetes.port", &["api_namespace_service_and_port_decide_which_endpoints_are_found"]),
+    ("pool.discover.kubernetes.api", &["api_namespace_service_and_port_decide_which_endpoints_are_found"]),
+    ("pool.discover.kubernetes.token_file", &["a_token_that_is_renewed_is_read_again"]),
+    ("pool.discover.kubernetes.ca_file", &["the_api_is_asked_by_https_if_the_ca_file_has_signed_for_it"]),
 ];
 
 /// A flag of the balancer, and the same.

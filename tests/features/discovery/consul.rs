@@ -2,6 +2,7 @@
 //! <https://developer.hashicorp.com/consul/api-docs/health> and …/features/blocking.
 
 use super::fake::{Call, respond, serve};
+use super::secure;
 use super::source::Source;
 use parking_lot::{Condvar, Mutex};
 use serde_json::{Value as Json, json};
@@ -45,7 +46,7 @@ struct Consul {
 fn instance(id: &str, address: &str) -> Json {
     json!({
         "Node": {"Node": "n1", "Address": "10.0.0.9", "Datacenter": "dc1"},
-        "Service": {"ID": id, "Service": "web", "Address": address, "Port": 80, "Weights": {"Passing": 3, "Warning": 1}},
+        "Service": {"ID": id, "Service": "web", "Tags": [], "Address": address, "Port": 80, "Weights": {"Passing": 3, "Warning": 1}},
         "Checks": [],
     })
 }
@@ -82,7 +83,8 @@ impl Consul {
 
 fn answer(shared: &(Mutex<State>, Condvar), call: &Call, conn: &Conn) -> io::Result<()> {
     let mut state = shared.0.lock();
-    assert_eq!((call.path.as_str(), call.query["passing"].as_str()), ("/v1/health/service/web", "true"));
+    assert_eq!(call.query["passing"], "true");
+    let service = call.path.strip_prefix("/v1/health/service/").expect("a service");
     let index = call.query.get("index").map(|index| index.parse().unwrap());
     state.queries.push(index);
     if state.token.is_some() && state.token.as_ref() != call.headers.get("x-consul-token") {
@@ -98,8 +100,15 @@ fn answer(shared: &(Mutex<State>, Condvar), call: &Call, conn: &Conn) -> io::Res
             }
         }
     }
+    let is_asked_for = |it: &Json| {
+        let has = |tag: &String| it["Service"]["Tags"].as_array().unwrap().iter().any(|one| one == tag);
+        let datacenter = call.query.get("dc").map_or("dc1", String::as_str);
+        it["Service"]["Service"] == service
+            && it["Node"]["Datacenter"] == datacenter
+            && call.query.get("tag").is_none_or(has)
+    };
     let passing: Vec<&Json> =
-        state.instances.iter().filter(|(_, passes)| *passes).map(|(instance, _)| instance).collect();
+        state.instances.iter().filter(|(it, passes)| *passes && is_asked_for(it)).map(|(it, _)| it).collect();
     let body = json!(passing).to_string();
     let (mode, index) = (state.mode, state.index);
     drop(state);
@@ -221,4 +230,54 @@ fn a_token_is_read_for_each_query_and_stands_in_no_error() {
     std::fs::write(&file, "new-secret\n").unwrap();
     consul.has(&["web2"]);
     source.wait_for(&["web2"]);
+}
+
+#[test]
+fn address_service_tag_and_datacenter_decide_which_instances_are_found() {
+    let (consul, other) = (Consul::start(), Consul::start());
+    other.has(&["web4"]);
+    consul.change(|state| {
+        for (id, service, tags, datacenter) in [
+            ("db1", "db", json!(["primary"]), "dc1"),
+            ("web1", "web", json!(["new", "primary"]), "dc1"),
+            ("web2", "web", json!([]), "dc1"),
+            ("web3", "web", json!(["primary"]), "dc2"),
+        ] {
+            let mut new = instance(id, "10.0.0.1");
+            new["Service"]["Service"] = service.into();
+            new["Service"]["Tags"] = tags;
+            new["Node"]["Datacenter"] = datacenter.into();
+            state.instances.push((new, true));
+        }
+    });
+    for (from, service, more, names) in [
+        (&consul, "web", &[][..], &["web1", "web2"][..]),
+        (&other, "web", &[], &["web4"]),
+        (&consul, "db", &[], &["db1"]),
+        (&consul, "web", &[("tag", "primary")], &["web1"]),
+        (&consul, "web", &[("datacenter", "dc2")], &["web3"]),
+    ] {
+        let mut settings = vec![("address", from.url()), ("service", Value::Text(service.to_owned()))];
+        settings.extend(more.iter().map(|(key, value)| (*key, Value::Text((*value).to_owned()))));
+        Source::start("consul", &settings).wait_for(names);
+    }
+}
+
+#[test]
+fn consul_is_asked_by_https_if_the_ca_file_has_signed_for_it() {
+    let consul = Consul::start();
+    let Some((server, made)) = secure::before(consul.server.at().tcp()) else { return };
+    consul.has(&["web1"]);
+    let with = |ca: &str| {
+        let (address, service) = (format!("https://{}", server.at()), "web".to_owned());
+        let settings = [("address", address), ("service", service)].map(|(key, text)| (key, Value::Text(text)));
+        Source::start("consul", &[&settings[..], &[("ca_file", Value::File(made.path(ca)))]].concat())
+    };
+    let mut good = with("ca.pem");
+    good.wait_for(&["web1"]);
+    consul.has(&["web1", "web2"]);
+    good.wait_for(&["web1", "web2"]);
+    let mut bad = with("other.pem");
+    bad.wait_for_error("invalid peer certificate");
+    assert!(bad.names().is_empty());
 }

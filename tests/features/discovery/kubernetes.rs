@@ -2,6 +2,7 @@
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/>.
 
 use super::fake::{Call, respond, serve};
+use super::secure;
 use super::source::Source;
 use parking_lot::{Condvar, Mutex};
 use serde_json::{Value as Json, json};
@@ -19,6 +20,9 @@ enum Gone {
     Status,
     Event,
 }
+
+/// The label with a slice's Service.
+const LABEL: &str = "kubernetes.io/service-name";
 
 struct State {
     version: u64,
@@ -45,7 +49,7 @@ struct Cluster {
 fn slice(name: &str, endpoints: &[(&str, &str, Json)]) -> Json {
     let endpoint = |(pod, address, conditions): &(&str, &str, Json)| json!({"addresses": [address], "conditions": conditions, "targetRef": {"kind": "Pod", "name": pod}});
     let endpoints: Vec<Json> = endpoints.iter().map(endpoint).collect();
-    json!({"metadata": {"name": name}, "addressType": "IPv4", "endpoints": endpoints,
+    json!({"metadata": {"name": name, "namespace": "shop", "labels": {LABEL: "web"}}, "addressType": "IPv4", "endpoints": endpoints,
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]})
 }
 
@@ -125,21 +129,28 @@ fn status(code: u16, message: &str) -> Json {
 
 fn answer(shared: &(Mutex<State>, Condvar), call: &Call, conn: &Conn) -> io::Result<()> {
     let mut state = shared.0.lock();
-    assert_eq!(call.path, "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices");
-    assert_eq!(call.query["labelSelector"], "kubernetes.io%2Fservice-name%3Dweb");
+    let place = call.path.strip_prefix("/apis/discovery.k8s.io/v1/namespaces/").expect("a namespace");
+    let namespace = place.strip_suffix("/endpointslices").expect("slices");
+    let service = call.query["labelSelector"].strip_prefix("kubernetes.io%2Fservice-name%3D").expect("a service");
+    let is_asked_for = |slice: &Json| {
+        let metadata = &slice["metadata"];
+        // What is no slice, like a bookmark, has no namespace.
+        metadata["namespace"].is_null() || (metadata["namespace"] == namespace && metadata["labels"][LABEL] == service)
+    };
     let wanted = state.token.as_ref().map(|token| format!("Bearer {token}"));
     if wanted.is_some() && wanted.as_ref() != call.headers.get("authorization") {
         drop(state);
         return respond(conn, "401 Unauthorized", "", &status(401, "Unauthorized").to_string());
     }
     if call.query.get("watch").is_some_and(|watch| watch == "true") {
-        return watch(shared, state, call, conn);
+        return watch(shared, state, call, conn, is_asked_for);
     }
     state.lists += 1;
     let from: usize = call.query.get("continue").map_or(0, |token| token.parse().unwrap());
-    let to = (from + state.page.min(call.query["limit"].parse().unwrap())).min(state.slices.len());
-    let items: Vec<&Json> = state.slices.values().skip(from).take(to - from).collect();
-    let more = if to < state.slices.len() { to.to_string() } else { String::new() };
+    let slices: Vec<&Json> = state.slices.values().filter(|slice| is_asked_for(slice)).collect();
+    let to = (from + state.page.min(call.query["limit"].parse().unwrap())).min(slices.len());
+    let items = &slices[from..to];
+    let more = if to < slices.len() { to.to_string() } else { String::new() };
     let metadata = json!({"resourceVersion": state.version.to_string(), "continue": more});
     let body = json!({"kind": "EndpointSliceList", "metadata": metadata, "items": items}).to_string();
     drop(state);
@@ -151,6 +162,7 @@ fn watch(
     mut state: parking_lot::MutexGuard<'_, State>,
     call: &Call,
     mut conn: &Conn,
+    is_asked_for: impl Fn(&Json) -> bool,
 ) -> io::Result<()> {
     let mut seen: u64 = call.query["resourceVersion"].parse().unwrap();
     let seconds: u64 = call.query["timeoutSeconds"].parse().unwrap();
@@ -171,11 +183,14 @@ fn watch(
     loop {
         let new: Vec<(u64, Json)> = state.history.iter().filter(|(version, _)| *version > seen).cloned().collect();
         for (version, event) in new {
+            seen = version;
+            if !is_asked_for(&event["object"]) {
+                continue;
+            }
             // Cut anywhere: a chunk is no event.
             let text = format!("{event}\n");
             let (one, two) = text.split_at(text.len() / 2);
             conn.write_all((chunk(one) + &chunk(two)).as_bytes())?;
-            seen = version;
         }
         if state.drops != drops || shared.1.wait_until(&mut state, until).timed_out() {
             return conn.write_all(b"0\r\n\r\n");
@@ -258,7 +273,9 @@ fn no_failure_of_the_api_removes_a_backend() {
     let mut source = Source::clearing("kubernetes", &cluster.settings());
     source.wait_for(&["p1", "p2"]);
     // A slice that is not understood keeps its endpoints.
-    cluster.put(json!({"metadata": {"name": "web-a"}, "addressType": "IPv9"}));
+    cluster.put(
+        json!({"metadata": {"name": "web-a", "namespace": "shop", "labels": {LABEL: "web"}}, "addressType": "IPv9"}),
+    );
     source.wait_for_error("slice web-a: unknown variant");
     assert_eq!(source.names(), ["p1", "p2"]);
     cluster.put(slice("web-a", &[ready("p3")]));
@@ -301,4 +318,52 @@ fn a_token_that_is_renewed_is_read_again() {
     source.wait_for(&["p2"]);
     let (_, why) = source.standing().last_error.unwrap();
     assert!(!why.contains("secret"), "{why}");
+}
+
+#[test]
+fn api_namespace_service_and_port_decide_which_endpoints_are_found() {
+    let (cluster, other) = (Cluster::start(), Cluster::start());
+    other.put(slice("web-a", &[ready("p4")]));
+    for (name, namespace, service, pod) in
+        [("web-a", "shop", "web", "p1"), ("db-a", "shop", "db", "p2"), ("web-b", "bank", "web", "p3")]
+    {
+        let mut new = slice(name, &[ready(pod)]);
+        new["metadata"]["namespace"] = namespace.into();
+        new["metadata"]["labels"][LABEL] = service.into();
+        new["ports"] = json!([{"name": "http", "port": 8080}, {"name": "admin", "port": 9900}]);
+        cluster.put(new);
+    }
+    for (from, namespace, service, port, want) in [
+        (&cluster, "shop", "web", "http", ("p1", "10.1.0.1:8080")),
+        (&other, "shop", "web", "http", ("p4", "10.1.0.1:8080")),
+        (&cluster, "bank", "web", "http", ("p3", "10.1.0.1:8080")),
+        (&cluster, "shop", "db", "http", ("p2", "10.1.0.1:8080")),
+        (&cluster, "shop", "web", "admin", ("p1", "10.1.0.1:9900")),
+    ] {
+        let api = format!("http://{}", from.server.at());
+        let texts = [("api", api.as_str()), ("namespace", namespace), ("service", service), ("port", port)];
+        let mut source = Source::start("kubernetes", &texts.map(|(key, text)| (key, Value::Text(text.to_owned()))));
+        source.wait_for(&[want.0]);
+        assert_eq!(source.found(want.0).address.to_string(), want.1);
+    }
+}
+
+#[test]
+fn the_api_is_asked_by_https_if_the_ca_file_has_signed_for_it() {
+    let cluster = Cluster::start();
+    let Some((server, made)) = secure::before(cluster.server.at().tcp()) else { return };
+    cluster.put(slice("web-a", &[ready("p1")]));
+    let with = |ca: &str| {
+        let mut settings = cluster.settings();
+        settings[0] = ("api", Value::Text(format!("https://{}", server.at())));
+        settings.push(("ca_file", Value::File(made.path(ca))));
+        Source::start("kubernetes", &settings)
+    };
+    let mut good = with("ca.pem");
+    good.wait_for(&["p1"]);
+    cluster.put(slice("web-a", &[ready("p2")]));
+    good.wait_for(&["p2"]);
+    let mut bad = with("other.pem");
+    bad.wait_for_error("invalid peer certificate");
+    assert!(bad.names().is_empty());
 }

@@ -1,9 +1,10 @@
 //! Sources of backends: what each kind finds, and what no source ever does. `source` runs one source without a balancer; `fake`
-//! serves what can't be installed here.
+//! serves what can't be installed here, and `secure` has certificates.
 
 mod consul;
 mod etcd;
 mod fake;
 mod file;
 mod kubernetes;
+mod secure;
 mod source;

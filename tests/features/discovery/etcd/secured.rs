@@ -1,10 +1,9 @@
 //! An etcd with users, and one with TLS on both sides.
 
+use super::super::secure::Certificates;
 use super::server::{Etcd, text};
 use super::{Source, settings};
 use serde_json::json;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use tcplb::discovery::Value;
 use testkit::{eventually, free_address, need};
 
@@ -90,46 +89,6 @@ fn a_watch_outlives_its_token() {
         eventually("it is found", || source.names().contains(&format!("b{round}")));
     }
     assert_eq!(source.standing().errors, 0, "{:?}", source.standing());
-}
-
-/// An authority, and what it signed: `server` for this IP address, `client`; also an authority that signed nothing.
-struct Certificates {
-    folder: tempfile::TempDir,
-}
-
-impl Certificates {
-    fn make(openssl: &Path, ip: &str) -> Certificates {
-        let made = Certificates { folder: tempfile::tempdir().unwrap() };
-        let config = "[req]\ndistinguished_name=dn\n[dn]\n[ca]\nbasicConstraints=critical,CA:TRUE\nkeyUsage=critical,keyCertSign\n";
-        let of_peer = format!("[peer]\nbasicConstraints=CA:FALSE\nsubjectAltName=IP:{ip}\n");
-        std::fs::write(made.path("config"), format!("{config}{of_peer}")).unwrap();
-        for name in ["ca", "other", "server", "client"] {
-            let mut command = Command::new(openssl);
-            command.args([
-                "req",
-                "-x509",
-                "-newkey",
-                "ec",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-                "-nodes",
-                "-days",
-                "2",
-            ]);
-            command.args(["-subj", &format!("/CN={name}"), "-config", "config"]);
-            command.args(["-out", &format!("{name}.pem"), "-keyout", &format!("{name}.key")]);
-            match name {
-                "server" | "client" => command.args(["-extensions", "peer", "-CA", "ca.pem", "-CAkey", "ca.key"]),
-                _ => command.args(["-extensions", "ca"]),
-            };
-            testkit::run(command.current_dir(made.folder.path()));
-        }
-        made
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
 }
 
 #[test]
