@@ -142,17 +142,21 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -
     let (backend, counters, state) = (&member.backend, &member.backend.counters, BackendState::of(pool, member));
     let connects = counters.connect_times.read();
     let health = backend.health.lock().clone();
-    let last_result = backend.unresolved().or_else(|| health.last_result.map(|outcome| outcome.to_string()));
+    let last_result = backend.unresolved().or_else(|| health.last_result.as_ref().map(ToString::to_string));
     let mut view = api::BackendView {
         summary: String::new(),
         urgency: api::Urgency::default(),
         name: settings.name.clone(),
         address: settings.address.to_string(),
-        weight: member.weight,
+        weight: settings.weight,
         effective_weight: rounded(pool.effective_weight(member), 1e3),
         backup: member.backup,
         state: state.word().to_owned(),
-        reason: (state == BackendState::Down).then(|| pool.why_down(member)),
+        reason: match state {
+            BackendState::Down => Some(pool.why_down(member)),
+            BackendState::Draining if member.state == AdminState::Enabled => Some("its agent drains it".to_owned()),
+            _ => None,
+        },
         active_connections: u64::from(backend.active()),
         connections_limit: settings.max_connections.map(u64::from),
         connections_total: counters.connections.load(Relaxed),
@@ -225,7 +229,7 @@ fn addresses(backend: &Backend, health: &HealthReport, now: Tick) -> Vec<api::Ba
         address: address.endpoint.to_string(),
         state: address.state(now).word().to_owned(),
         connections_total: backend.connections_at(number),
-        last_result: health.addresses.get(number).copied().flatten().map(|outcome| outcome.to_string()),
+        last_result: health.addresses.get(number).and_then(Option::as_ref).map(ToString::to_string),
     };
     backend.addresses.iter().enumerate().map(address).collect()
 }

@@ -27,7 +27,7 @@ use crate::logger;
 use crate::net::listen;
 use crate::net::{self, TcpTuning};
 use crate::pool::{Published, Snapshot};
-use crate::prober;
+use crate::prober::{self, HealthEffect};
 use crate::state_file::{self, StateFile};
 use crate::systemd;
 use crate::watchdog::{self, Watchdog};
@@ -155,8 +155,13 @@ impl Ready {
         published.events().record(start.because(format_args!("tcplb {}", env!("CARGO_PKG_VERSION"))));
         // Resets go straight to the workers, since control may be waiting for the prober.
         let resets = data_plane.clone();
-        let on_down = Box::new(move |backend| resets.reset(&[backend]));
-        let prober = prober::spawn(snapshot.clone(), published.events().clone(), on_down)?;
+        // Control takes all weights that have changed at once, so one message is enough.
+        let (reweighted, weights) = crossbeam_channel::bounded(1);
+        let on_effect = Box::new(move |effect| match effect {
+            HealthEffect::Reset(backend) => resets.reset(&[backend]),
+            HealthEffect::Weights => drop(reweighted.try_send(())),
+        });
+        let prober = prober::spawn(snapshot.clone(), published.events().clone(), on_effect)?;
         let state_file = model.global.state_file.clone();
         let state_file = state_file.map(|path| StateFile::start(path, published.clone())).transpose()?;
         let start = |OpenedLog { target, format }| {
@@ -180,6 +185,7 @@ impl Ready {
             config_state,
             data_plane: data_plane.clone(),
             prober: prober.mailbox(),
+            weights,
             published: published.clone(),
             saver: state_file.as_ref().map(StateFile::saver),
             loader,

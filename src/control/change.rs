@@ -33,6 +33,8 @@ pub enum Reply {
     Reload(Vec<Waiting>, Reloaded),
     /// None: the change comes from control itself.
     None,
+    /// None: the change comes from agents.
+    Agents,
 }
 
 /// A change that prober and workers are taking up.
@@ -186,7 +188,7 @@ impl<C: DataPlane> ControlLoop<C> {
         match reply {
             Reply::Edit(answer, _) => drop(answer.try_send(Ok(()))),
             Reply::Reload(waiting, reloaded) => self.reload_is_over(waiting, Ok(reloaded)),
-            Reply::None => {}
+            Reply::None | Reply::Agents => {}
         }
     }
 }

@@ -86,6 +86,7 @@ impl<C: DataPlane> ControlLoop<C> {
             Reply::Edit(..) => By::Api,
             Reply::Reload(..) => By::File,
             Reply::None => By::Names,
+            Reply::Agents => By::Health,
         };
         if let Reply::Edit(_, Some(before)) = &change.reply
             && let Some((pool, member)) = find(&change.snapshot, &before.pool, &before.backend)

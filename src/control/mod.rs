@@ -9,6 +9,7 @@
 //! |---|---|---|
 //! | running | `Reload`, by a command or SIGHUP | the file is read and applied, all or nothing |
 //! | running | `Edit` | one backend is changed, removed, or added once its name is resolved |
+//! | running | an agent changes the weight of its backend | the next snapshot has the weight |
 //! | running | a retried name resolves | its backends get their address |
 //! | running | the drain time of a removed backend is over | its connections are reset, reason `forced` |
 //! | running | `Stop` | readiness ends; after `shutdown_delay` the drain begins |
@@ -37,6 +38,7 @@
 //! | `names` | changes that wait for names, and retries |
 //! | `lookup` | threads that ask the resolver |
 //! | `resolve` | names into addresses |
+//! | `weights` | weights that agents change |
 //! | `sampler` | notes the counters of each moment, for the last minute of the status |
 
 mod bind;
@@ -51,6 +53,7 @@ mod reload;
 mod remote;
 mod resolve;
 mod sampler;
+mod weights;
 
 pub use crate::config::diff::{Change, Changes};
 pub use config_state::{BoundState, ConfigState, FirstState, NewSockets, drift};
@@ -117,6 +120,8 @@ pub struct Parts<C> {
     pub data_plane: C,
     /// The prober's mailbox, for snapshots.
     pub prober: Mailbox<Note>,
+    /// Receives a message once an agent has changed the weight of a backend.
+    pub weights: Receiver<()>,
     /// The snapshot, model and counters that readers see.
     pub published: Arc<Published>,
     /// Writes the state file, if there is one.
@@ -200,6 +205,8 @@ struct ControlLoop<C> {
     late: Found,
     /// When to reset the connections of removed backends. One entry per removal within the drain time.
     cuts: Vec<(Instant, Arc<[BackendId]>)>,
+    /// When changes of weights may be taken next.
+    weights_due: Instant,
     sampler: Sampler,
     /// Backends whose drain is over, as the last look found.
     drained: BTreeSet<BackendId>,
@@ -224,6 +231,7 @@ impl<C: DataPlane> ControlLoop<C> {
             retries: Retries::new(),
             late: Found::new(),
             cuts: Vec::new(),
+            weights_due: Instant::now(),
             drained,
             heartbeat,
         }
@@ -249,6 +257,7 @@ impl<C: DataPlane> ControlLoop<C> {
             let read = self.read.clone().unwrap_or_else(never);
             let (reading_is_over, retry) = (self.reading_is_over(), self.next_retry());
             let unanswered = self.parts.lookups.deadline().map_or_else(never, at);
+            let (weights, weights_due) = self.weights();
             let (next_reload, next_command) = match self.change {
                 Some(_) => (never(), never()),
                 None => (reloads.clone(), commands.clone()),
@@ -331,6 +340,8 @@ impl<C: DataPlane> ControlLoop<C> {
                     self.update_prober();
                     systemd::retry();
                 }
+                recv(weights) -> message => self.reweighted(message.is_ok()),
+                recv(weights_due) -> _ => {}
                 recv(sample) -> _ => self.sampler.sample(&self.parts.published),
                 recv(next_reload) -> request => match request {
                     Ok(()) => self.reload(Waiting { dry_run: false, answer: None }),

@@ -10,14 +10,15 @@
 //! closes like a client; so does a probe that sends a PROXY header.
 
 use super::Socket;
-use crate::base::Tick;
+use crate::base::{Endpoint, Tick};
 use crate::clock;
 use crate::policy::health::{ConnectFailure, Outcome};
-use crate::probe::{Probe, ProbeTarget};
+use crate::probe::{Probe, ProbeTarget, Transcript};
 use mio::{Interest, Registry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io;
+use std::time::Duration;
 
 /// A probe in progress.
 #[derive(Debug)]
@@ -41,8 +42,11 @@ impl ProbeSocket {
     /// those known at once.
     pub fn dial(target: ProbeTarget) -> io::Result<ProbeSocket> {
         let to = target.endpoint().clone();
-        let probe = target.probe();
-        let (socket, _) = if probe.is_bare() { Socket::dial_quietly(&to)? } else { Socket::dial(&to)? };
+        ProbeSocket::dial_for(target.probe(), &to)
+    }
+
+    fn dial_for(probe: Probe, to: &Endpoint) -> io::Result<ProbeSocket> {
+        let (socket, _) = if probe.is_bare() { Socket::dial_quietly(to)? } else { Socket::dial(to)? };
         Ok(ProbeSocket { probe, socket, connected: false })
     }
 
@@ -67,14 +71,28 @@ impl ProbeSocket {
                 return Some(outcome);
             }
         }
-        self.send().or_else(|| self.receive())
+        loop {
+            let outcome = self.send();
+            let is_full = !self.probe.unsent().is_empty();
+            let outcome = outcome.or_else(|| self.receive());
+            // A script may have more to send, once bytes have come.
+            if outcome.is_some() || is_full || self.probe.unsent().is_empty() {
+                return outcome;
+            }
+        }
     }
 
-    /// Closes the connection as the module describes.
-    pub fn close(self) {
+    /// The outcome when its time is over, which was this long.
+    pub fn timed_out(&self, after: Duration) -> Outcome {
+        self.probe.timed_out(self.connected, after)
+    }
+
+    /// Closes the connection as the module describes. Returns what was sent and received, if the probe was recorded.
+    pub fn close(self) -> Transcript {
         if self.probe.is_bare() {
             self.socket.reset();
         }
+        self.probe.into_transcript()
     }
 
     fn send(&mut self) -> Option<Outcome> {
@@ -103,7 +121,7 @@ impl ProbeSocket {
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return None,
-                Err(error) => return Some(Outcome::Broken(error.raw_os_error().unwrap_or_default())),
+                Err(error) => return Some(self.probe.broken(error.raw_os_error().unwrap_or_default())),
             }
         }
     }
@@ -128,24 +146,25 @@ impl ProbeSocket {
     }
 }
 
-/// Runs one probe on the calling thread. `None`: no outcome by `until`, on [`crate::clock`].
-pub fn run(target: ProbeTarget, until: Tick) -> Option<Outcome> {
+/// Runs one probe on the calling thread, until `until` on [`crate::clock`]. Returns its outcome, with what was sent and received.
+/// `timeout` is what a late one is reported with.
+pub fn run(target: ProbeTarget, until: Tick, timeout: Duration) -> (Outcome, Transcript) {
     let no_connection = |code: Option<i32>| Outcome::NoConnection(ConnectFailure::Os(code.unwrap_or_default()));
-    let mut probe = match ProbeSocket::dial(target) {
+    let to = target.endpoint().clone();
+    let mut probe = match ProbeSocket::dial_for(target.probe().recorded(), &to) {
         Ok(probe) => probe,
-        Err(error) => return Some(no_connection(error.raw_os_error())),
+        Err(error) => return (no_connection(error.raw_os_error()), Transcript::default()),
     };
     let outcome = loop {
         match probe.wait(until) {
             Ok(Some(readiness)) => {
                 if let Some(outcome) = probe.drive(readiness) {
-                    break Some(outcome);
+                    break outcome;
                 }
             }
-            Ok(None) => break None,
-            Err(error) => break Some(no_connection(Some(error.raw_os_error()))),
+            Ok(None) => break probe.timed_out(timeout),
+            Err(error) => break no_connection(Some(error.raw_os_error())),
         }
     };
-    probe.close();
-    outcome
+    (outcome, probe.close())
 }

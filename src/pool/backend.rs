@@ -9,7 +9,7 @@ use crate::base::bits::WORD;
 use crate::base::{Endpoint, Tick};
 use crate::policy::balance::LoadBlock;
 use crate::policy::balance::load::Latency;
-use crate::policy::health::{ConnectFailure, Outcome};
+use crate::policy::health::{AgentState, ConnectFailure, Outcome};
 use crate::telemetry::{Counters, PoolTotals};
 use parking_lot::Mutex;
 use std::fmt;
@@ -20,6 +20,10 @@ use std::time::Duration;
 /// Names a backend for the life of the process; never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BackendId(pub u64);
+
+/// The flags of an agent's report beside its percentage, which has the lower 32 bits.
+const DRAINS: u64 = 1 << 32;
+const HAS_PERCENT: u64 = 1 << 33;
 
 /// One server.
 #[derive(Debug)]
@@ -43,6 +47,8 @@ pub struct Backend {
     unresolved: Mutex<String>,
     /// When it came up, by [`crate::clock`]; 0: it has always been up.
     came_up: AtomicU64,
+    /// What its agent has reported, packed. The prober writes it.
+    agent: AtomicU64,
     /// Its health state is up, whatever an operator has decided. The prober writes it.
     healthy: AtomicBool,
     block: Arc<LoadBlock>,
@@ -94,6 +100,7 @@ impl Backend {
             limit_report: LimitReport::default(),
             unresolved: Mutex::default(),
             came_up: AtomicU64::new(0),
+            agent: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
             block,
             lane: slot % WORD,
@@ -155,6 +162,19 @@ impl Backend {
     /// The prober's: notes its health state.
     pub fn set_healthy(&self, healthy: bool) {
         self.healthy.store(healthy, Ordering::Relaxed);
+    }
+
+    /// What its agent has reported so far.
+    pub fn agent(&self) -> AgentState {
+        let packed = self.agent.load(Ordering::Relaxed);
+        AgentState { drains: packed & DRAINS != 0, percent: (packed & HAS_PERCENT != 0).then_some(packed as u32) }
+    }
+
+    /// The prober's: notes what its agent has reported.
+    pub fn set_agent(&self, agent: AgentState) {
+        let flags = if agent.drains { DRAINS } else { 0 };
+        let percent = agent.percent.map_or(0, |percent| HAS_PERCENT | u64::from(percent));
+        self.agent.store(flags | percent, Ordering::Relaxed);
     }
 
     /// Connections now open or being dialled.

@@ -9,7 +9,7 @@ pub enum BackendState {
     Up,
     /// It is enabled and takes none.
     Down,
-    /// An operator drains it.
+    /// An operator or its agent drains it.
     Draining,
     /// An operator has disabled it.
     Disabled,
@@ -25,7 +25,7 @@ impl Pool {
         if self.ejected.get(member.slot) && member.backend.is_healthy() {
             return "its last clients failed".to_owned();
         }
-        match member.backend.health.lock().last_result {
+        match &member.backend.health.lock().last_result {
             Some(outcome) if outcome.passed() => "too few probes have passed yet".to_owned(),
             Some(outcome) => outcome.to_string(),
             None => "no probe has passed yet".to_owned(),
@@ -42,6 +42,9 @@ impl BackendState {
     pub fn of(pool: &Pool, member: &Member) -> BackendState {
         match member.state {
             AdminState::Enabled if pool.is_usable(member) => BackendState::Up,
+            AdminState::Enabled if member.backend.agent().drains && member.backend.is_healthy() => {
+                BackendState::Draining
+            }
             AdminState::Enabled => BackendState::Down,
             AdminState::Draining => BackendState::Draining,
             AdminState::Disabled => BackendState::Disabled,

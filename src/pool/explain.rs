@@ -76,12 +76,21 @@ impl Pool {
         let groups = self.warm.iter().filter(|members| members.get(slot)).count();
         match deciding {
             _ if member.state != AdminState::Enabled => member.state.word().to_owned(),
+            _ if member.backend.agent().drains && member.backend.is_healthy() => {
+                "draining: its agent drains it".to_owned()
+            }
+            _ if member.weight == 0 && self.agent_percent(member) == Some(0) => {
+                "weight 0: its agent says 0 %".to_owned()
+            }
             _ if member.weight == 0 => "weight 0".to_owned(),
             Some(_) if usable && !up => format!("down: {}, but tried since no backend is up", self.why_down(member)),
             Some(stage) if usable && groups < self.warm.len() && stage.view.warm.is_none() => {
                 format!("up, in slow start at {} % of its weight", 100 * groups / self.warm.len())
             }
-            Some(_) if usable => "up".to_owned(),
+            Some(_) if usable => match self.agent_percent(member) {
+                Some(percent) => format!("up, at {percent} % of its weight by its agent"),
+                None => "up".to_owned(),
+            },
             _ if !up => format!("down: {}", self.why_down(member)),
             _ if self.limits.get(slot).is_some_and(|limit| member.backend.active() >= *limit) => {
                 format!("at its limit of {} connections", self.limits[slot])

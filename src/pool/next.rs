@@ -29,8 +29,9 @@ use super::{Backend, BackendId, Standing};
 use crate::admission::ListenerAdmission;
 use crate::base::bits::WORD;
 use crate::base::{AdminState, AtomicBits, Endpoint, Tick};
-use crate::config::model::{self, InitialHealth};
+use crate::config::model::{self, HealthKind, InitialHealth};
 use crate::policy::balance::{self, Balance, LoadBlock};
+use crate::policy::health::agent::effective_weight;
 use crate::policy::slow_start;
 use crate::telemetry::{ListenerTotals, PoolTotals};
 use std::collections::HashMap;
@@ -132,7 +133,7 @@ impl<'a> Successor<'a> {
             let before = survivor.map(|member| member.state).or_else(|| unresolved.get(backend.name.as_str()).copied());
             let state = self.state(&backend.name, before);
             let send_proxy = self.settings.header_for(backend);
-            let (weight, backup) = (backend.weight, backend.backup);
+            let (weight, backup) = (self.weight(backend, &kept), backend.backup);
             members.push(Member { backend: kept, slot, weight, backup, send_proxy, state });
         }
         // Unused slots at the end are dropped.
@@ -167,6 +168,14 @@ impl<'a> Successor<'a> {
             && survivors.iter().all(|survivor| {
                 survivor.is_some_and(|member| self.state(&member.backend.name, Some(member.state)) == member.state)
             })
+            && (survivors.iter().flatten().zip(&self.settings.backends))
+                .all(|(member, backend)| self.weight(backend, &member.backend) == member.weight)
+    }
+
+    /// The weight that choices use: where the pool asks agents, the part of the configured one that the backend's agent gives it.
+    fn weight(&self, settings: &model::Backend, backend: &Backend) -> u16 {
+        let asks = self.settings.health.kind == HealthKind::Agent;
+        effective_weight(settings.weight, backend.agent().percent.filter(|_| asks))
     }
 
     /// The endpoints of a backend; `None`: they are unchanged.
@@ -249,7 +258,9 @@ impl<'a> Successor<'a> {
             let resolved = !member.backend.addresses.is_empty();
             let initial = self.settings.health.initial == InitialHealth::Up;
             let state = member.state;
-            pool.show(member.slot, Standing { state, resolved, healthy: initial, ejected: false, admitted: initial });
+            let standing =
+                Standing { state, resolved, healthy: initial, ejected: false, drained: false, admitted: initial };
+            pool.show(member.slot, standing);
             let whole = member.backend.came_up().is_none();
             pool.warm.iter().for_each(|members| members.set(member.slot, whole));
         } else if member.state != AdminState::Enabled {

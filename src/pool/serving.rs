@@ -54,7 +54,7 @@ mod tests {
     use crate::pool::{AdminState, Resolved, Standing, build};
 
     fn standing(healthy: bool) -> Standing {
-        Standing { state: AdminState::Enabled, resolved: true, healthy, ejected: false, admitted: true }
+        Standing { state: AdminState::Enabled, resolved: true, healthy, ejected: false, drained: false, admitted: true }
     }
 
     #[test]

@@ -97,7 +97,7 @@ pub struct Member {
     pub backend: Arc<Backend>,
     /// Its index in bits, loads, leases and algorithms; see `next`.
     pub slot: usize,
-    /// Its share.
+    /// Its share: the configured weight, or the part of it that its agent gives it.
     pub weight: u16,
     /// Serves only when no primary can.
     pub backup: bool,
@@ -206,7 +206,12 @@ impl Pool {
         }
     }
 
-    /// The weight that choices give a member now: a slow start leaves it a part of its own.
+    /// The part of its weight that a member's agent gives it.
+    pub(super) fn agent_percent(&self, member: &Member) -> Option<u32> {
+        member.backend.agent().percent.filter(|_| self.settings.health.kind == model::HealthKind::Agent)
+    }
+
+    /// The weight that choices give a member now: its agent may change it, and a slow start leaves it a part of its own.
     pub fn effective_weight(&self, member: &Member) -> f64 {
         let groups = self.warm.iter().filter(|members| members.get(member.slot)).count();
         let share = if self.warm.is_empty() { 1.0 } else { groups as f64 / self.warm.len() as f64 };

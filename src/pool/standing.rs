@@ -13,6 +13,8 @@ pub struct Standing {
     pub healthy: bool,
     /// It is left out as an outlier.
     pub ejected: bool,
+    /// Its agent drains it.
+    pub drained: bool,
     /// It may be tried as a last resort: it has passed a probe, or its pool requires none of a new backend.
     pub admitted: bool,
 }
@@ -28,9 +30,9 @@ impl Standing {
         self.is_offered() && self.admitted
     }
 
-    /// Whatever its health: an operator may have disabled or drained it, or its name may have no address.
+    /// Whatever its health: an operator or its agent may have taken it out, or its name may have no address.
     fn is_offered(self) -> bool {
-        self.state == AdminState::Enabled && self.resolved
+        self.state == AdminState::Enabled && self.resolved && !self.drained
     }
 }
 
@@ -40,13 +42,21 @@ mod tests {
 
     #[test]
     fn health_is_not_enough_and_a_last_resort_needs_none() {
-        let up = Standing { state: AdminState::Enabled, resolved: true, healthy: true, ejected: false, admitted: true };
+        let up = Standing {
+            state: AdminState::Enabled,
+            resolved: true,
+            healthy: true,
+            ejected: false,
+            drained: false,
+            admitted: true,
+        };
         for (standing, usable, last_resort) in [
             (up, true, true),
             (Standing { healthy: false, ..up }, false, true),
             (Standing { ejected: true, ..up }, false, true),
             (Standing { admitted: false, ..up }, true, false),
             (Standing { resolved: false, ..up }, false, false),
+            (Standing { drained: true, ..up }, false, false),
             (Standing { state: AdminState::Draining, ..up }, false, false),
             (Standing { state: AdminState::Disabled, ..up }, false, false),
         ] {

@@ -1,9 +1,11 @@
 //! One probe of one endpoint, as a state machine without a socket: bytes to send, bytes received, an outcome.
 //!
-//! | kind | after the connect   | ends with                                                                      |
-//! |------|---------------------|--------------------------------------------------------------------------------|
-//! | tcp  | nothing             | `Connected`                                                                    |
-//! | http | `GET path HTTP/1.1` | the status line, the backend's FIN, [`STATUS_LINE_MAX`] bytes that are neither |
+//! | kind   | after the connect   | ends with                                                                      |
+//! |--------|---------------------|--------------------------------------------------------------------------------|
+//! | tcp    | nothing             | `Connected`                                                                    |
+//! | http   | `GET path HTTP/1.1` | the status line, the backend's FIN, [`STATUS_LINE_MAX`] bytes that are neither |
+//! | agent  | nothing             | the end of a line, the agent's FIN                                             |
+//! | script | its first steps     | its last step, or an answer that a step does not expect                        |
 //!
 //! Where the backend expects a PROXY header, the probe starts with one without addresses; a tcp probe ends after
 //! sending it.
@@ -11,7 +13,11 @@
 //! It does not know time: the caller ends it at the time-out. Another kind of probe is another state here; the callers
 //! stay unchanged.
 
+use super::agent::AgentLine;
+use super::script::Script;
+use super::transcript::Transcript;
 use crate::policy::health::Outcome;
+use std::time::Duration;
 
 /// The most bytes of an answer that are parsed. Only the status line matters, and servers send shorter ones.
 pub const STATUS_LINE_MAX: usize = 1024;
@@ -19,31 +25,49 @@ pub const STATUS_LINE_MAX: usize = 1024;
 /// A probe in progress.
 #[derive(Debug)]
 pub struct Probe {
-    /// The bytes to send: a PROXY header where one is expected, then the request of its kind.
+    /// The bytes to send: a PROXY header where one is expected, then those of its kind. A script adds more.
     words: Vec<u8>,
     /// The number of bytes sent. `sent <= words.len()`.
     sent: usize,
     state: State,
+    /// The success that is reported once all is sent.
+    passes: Option<Outcome>,
+    transcript: Option<Transcript>,
 }
 
+/// The kind of a probe, with what it has received.
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     Tcp,
     Http(Exchange),
+    Agent(AgentLine),
+    Script(Script),
 }
 
+/// A request that waits for its status line.
 #[derive(Debug)]
-struct Exchange {
+pub(super) struct Exchange {
     /// The beginning of the answer. `answer.len() <= STATUS_LINE_MAX`.
     answer: Vec<u8>,
     expect: Vec<(u16, u16)>,
 }
 
 impl Probe {
-    /// A probe that sends `words`, and then expects a status line with a code in `expect`, or nothing.
-    pub(super) fn new(words: Vec<u8>, expect: Option<Vec<(u16, u16)>>) -> Probe {
-        let state = expect.map_or(State::Tcp, |expect| State::Http(Exchange { answer: Vec::new(), expect }));
-        Probe { words, sent: 0, state }
+    /// A probe that sends `words`, and then does what its kind does.
+    pub(super) fn new(words: Vec<u8>, state: State) -> Probe {
+        let passes = matches!(state, State::Tcp).then_some(Outcome::Connected);
+        Probe { words, sent: 0, state, passes, transcript: None }
+    }
+
+    /// The same, with a transcript.
+    #[must_use]
+    pub fn recorded(self) -> Probe {
+        Probe { transcript: Some(Transcript::default()), ..self }
+    }
+
+    /// What it has sent and received, if it was recorded.
+    pub fn into_transcript(self) -> Transcript {
+        self.transcript.unwrap_or_default()
     }
 
     /// Whether it ends with the connect, so that the backend's process need not see it.
@@ -53,7 +77,11 @@ impl Probe {
 
     /// Handles the connect. Returns the outcome, if that is all it needs.
     pub fn connected(&mut self) -> Option<Outcome> {
-        self.is_bare().then_some(Outcome::Connected)
+        let outcome = match &mut self.state {
+            State::Script(script) => script.advance(&mut self.words),
+            State::Tcp | State::Http(_) | State::Agent(_) => None,
+        };
+        self.decided(outcome)
     }
 
     /// The bytes that are not sent yet.
@@ -63,25 +91,69 @@ impl Probe {
 
     /// Handles that `count` bytes of [`Probe::unsent`] were sent. Returns the outcome, if that is all it needs.
     pub fn sent(&mut self, count: usize) -> Option<Outcome> {
-        self.sent = (self.sent + count).min(self.words.len());
-        (matches!(self.state, State::Tcp) && self.unsent().is_empty()).then_some(Outcome::Connected)
+        let end = (self.sent + count).min(self.words.len());
+        if let Some(transcript) = &mut self.transcript {
+            transcript.sent(&self.words[self.sent..end]);
+        }
+        self.sent = end;
+        self.decided(None)
     }
 
     /// Handles received bytes. Returns the outcome once they decide it.
     pub fn received(&mut self, bytes: &[u8]) -> Option<Outcome> {
-        match &mut self.state {
-            State::Tcp => Some(Outcome::Connected),
-            State::Http(exchange) => exchange.received(bytes),
+        if let Some(transcript) = &mut self.transcript {
+            transcript.received(bytes);
         }
+        let outcome = match &mut self.state {
+            State::Tcp => return Some(Outcome::Connected),
+            State::Http(exchange) => return exchange.received(bytes),
+            State::Agent(line) => return line.received(bytes),
+            State::Script(script) => script.received(bytes, &mut self.words),
+        };
+        self.decided(outcome)
+    }
+
+    /// A failure is an outcome at once, a success once all is sent.
+    fn decided(&mut self, outcome: Option<Outcome>) -> Option<Outcome> {
+        if outcome.as_ref().is_some_and(Outcome::passed) {
+            self.passes = outcome;
+        } else if outcome.is_some() {
+            return outcome;
+        }
+        self.passes.take_if(|_| self.sent == self.words.len())
     }
 
     /// The outcome when the backend closes first.
     pub fn closed(&self) -> Outcome {
-        Outcome::Closed
+        match &self.state {
+            State::Tcp | State::Http(_) => Outcome::Closed,
+            State::Agent(line) => line.closed(),
+            State::Script(script) => script.closed(),
+        }
+    }
+
+    /// The outcome when the connection fails first, with this error number.
+    pub fn broken(&self, code: i32) -> Outcome {
+        match &self.state {
+            State::Script(script) => script.broken(code),
+            State::Tcp | State::Http(_) | State::Agent(_) => Outcome::Broken(code),
+        }
+    }
+
+    /// The outcome when its time is over, which was this long. `connected`: it is not the connection that is late.
+    pub fn timed_out(&self, connected: bool, after: Duration) -> Outcome {
+        match &self.state {
+            State::Script(script) if connected => script.timed_out(after),
+            _ => Outcome::TimedOut(after),
+        }
     }
 }
 
 impl Exchange {
+    pub(super) fn new(expect: Vec<(u16, u16)>) -> Exchange {
+        Exchange { answer: Vec::new(), expect }
+    }
+
     fn received(&mut self, bytes: &[u8]) -> Option<Outcome> {
         let room = STATUS_LINE_MAX - self.answer.len();
         self.answer.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -178,7 +250,7 @@ mod tests {
             let mut probe = probe();
             let (head, tail) = text.as_bytes().split_at(cut);
             let outcome = probe.received(head).or_else(|| probe.received(tail));
-            prop_assert_eq!(outcome, answered(text.as_bytes()));
+            prop_assert_eq!(&outcome, &answered(text.as_bytes()));
             prop_assert_eq!(outcome.unwrap().passed(), code == 200 || (301..=399).contains(&code));
         }
 

@@ -1,6 +1,9 @@
 //! The probe of one address of a backend, from the settings of its pool.
 
 use super::Probe;
+use super::agent::AgentLine;
+use super::exchange::{Exchange, State};
+use super::script::Script;
 use crate::base::{Address, Endpoint};
 use crate::config::model::{Health, HealthKind, ProxyVersion};
 use crate::proto::proxy::{Announced, Header};
@@ -12,8 +15,7 @@ pub struct ProbeTarget {
     endpoint: Endpoint,
     /// The bytes to send: a PROXY header where one is expected, then the request, if its kind has one.
     words: Vec<u8>,
-    /// Accepted status codes, as inclusive ranges; `None`: connecting is enough.
-    expect: Option<Vec<(u16, u16)>>,
+    kind: HealthKind,
 }
 
 impl ProbeTarget {
@@ -34,20 +36,19 @@ impl ProbeTarget {
             Some(ProxyVersion::V1) => Header::new(Announced::Local).v1(),
             Some(ProxyVersion::V2) => Header::new(Announced::Local).v2(),
         };
-        let expect = match &health.kind {
+        match &health.kind {
             HealthKind::Off => return None,
-            HealthKind::Tcp | HealthKind::Agent | HealthKind::Script { .. } => None,
-            HealthKind::Http { path, host, expect } => {
+            HealthKind::Tcp | HealthKind::Agent | HealthKind::Script { .. } => {}
+            HealthKind::Http { path, host, .. } => {
                 let host = host.clone().unwrap_or_else(|| host_of(address, &endpoint));
                 let version = env!("CARGO_PKG_VERSION");
                 let request = format!(
                     "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tcplb/{version}\r\nConnection: close\r\n\r\n"
                 );
                 words.extend_from_slice(request.as_bytes());
-                Some(expect.clone())
             }
-        };
-        Some(ProbeTarget { endpoint, words, expect })
+        }
+        Some(ProbeTarget { endpoint, words, kind: health.kind.clone() })
     }
 
     /// As [`ProbeTarget::new`] for a backend that is being added: with health `off` it must at least accept a
@@ -61,7 +62,7 @@ impl ProbeTarget {
         ProbeTarget::new(health, send_proxy, Some(address), endpoint).unwrap_or_else(|| ProbeTarget {
             endpoint: endpoint.clone(),
             words: Vec::new(),
-            expect: None,
+            kind: HealthKind::Tcp,
         })
     }
 
@@ -72,7 +73,13 @@ impl ProbeTarget {
 
     /// One probe of this target.
     pub fn probe(self) -> Probe {
-        Probe::new(self.words, self.expect)
+        let state = match self.kind {
+            HealthKind::Off | HealthKind::Tcp => State::Tcp,
+            HealthKind::Http { expect, .. } => State::Http(Exchange::new(expect)),
+            HealthKind::Agent => State::Agent(AgentLine::default()),
+            HealthKind::Script { steps } => State::Script(Script::new(steps)),
+        };
+        Probe::new(self.words, state)
     }
 }
 

@@ -57,25 +57,33 @@ pub struct Prober {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Called when a backend goes down in a pool that resets its connections (`on_down`). Runs on the prober's thread,
-/// after the health bit is cleared.
-pub type OnDown = Box<dyn Fn(BackendId) + Send>;
+/// What other threads must do after a change of health.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HealthEffect {
+    /// Reset the connections of this backend: it went down, and its pool says so (`on_down`). The health bit is cleared.
+    Reset(BackendId),
+    /// Build a snapshot: an agent has changed the weight of its backend.
+    Weights,
+}
+
+/// Called on the prober's thread.
+pub type OnEffect = Box<dyn Fn(HealthEffect) + Send>;
 
 /// Starts the thread with the first snapshot. The first probes go out at once.
-pub fn spawn(snapshot: Arc<Snapshot>, events: Arc<Events>, on_down: OnDown) -> io::Result<Prober> {
+pub fn spawn(snapshot: Arc<Snapshot>, events: Arc<Events>, on_effect: OnEffect) -> io::Result<Prober> {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     let quarter = descriptors.map_or(OPEN_MAX, |limit| usize::try_from(limit / 4).unwrap_or(OPEN_MAX));
-    spawn_with(snapshot, events, on_down, quarter.clamp(1, OPEN_MAX))
+    spawn_with(snapshot, events, on_effect, quarter.clamp(1, OPEN_MAX))
 }
 
 /// As [`spawn`], with another limit on probes in progress.
 pub fn spawn_with(
     snapshot: Arc<Snapshot>,
     events: Arc<Events>,
-    on_down: OnDown,
+    on_effect: OnEffect,
     open_max: usize,
 ) -> io::Result<Prober> {
-    let (mailbox, probe_loop) = ProbeLoop::new(snapshot, events, on_down, open_max)?;
+    let (mailbox, probe_loop) = ProbeLoop::new(snapshot, events, on_effect, open_max)?;
     let heartbeat = probe_loop.heartbeat();
     let (end, ended) = bounded(0);
     let work = move || {

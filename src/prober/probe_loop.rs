@@ -5,7 +5,7 @@
 //! the first probe in progress. A round probes all of its addresses, at once as far as there is room.
 
 use super::watch::{Membership, ProbePhase, Watch};
-use super::{NOTES_MAX, OPEN_MAX, OnDown};
+use super::{HealthEffect, NOTES_MAX, OPEN_MAX, OnEffect};
 use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
@@ -68,7 +68,7 @@ pub struct ProbeLoop {
     /// Pools whose backends have changed in this turn, with the last change.
     unsettled: Vec<(Arc<Pool>, String)>,
     events: Arc<History>,
-    on_down: OnDown,
+    on_effect: OnEffect,
     heartbeat: Heartbeat,
 }
 
@@ -77,7 +77,7 @@ impl ProbeLoop {
     pub fn new(
         snapshot: Arc<Snapshot>,
         events: Arc<History>,
-        on_down: OnDown,
+        on_effect: OnEffect,
         open_max: usize,
     ) -> io::Result<(Mailbox<Note>, ProbeLoop)> {
         let poll = Poll::new()?;
@@ -99,7 +99,7 @@ impl ProbeLoop {
             random: fastrand::Rng::new(),
             unsettled: Vec::new(),
             events,
-            on_down,
+            on_effect,
             heartbeat: Heartbeat::default(),
         };
         probe_loop.adopt(&snapshot);
@@ -302,9 +302,12 @@ impl ProbeLoop {
             }
             ProbePhase::Queued | ProbePhase::Probing => {
                 let timeout = watch.health().timeout;
-                let late = |open: &&Key| self.open.get(**open).is_some_and(|open| open.until <= self.now);
-                let late: Vec<Key> = watch.probing.iter().filter(late).copied().collect();
-                late.into_iter().for_each(|open| self.probe_over(open, Outcome::TimedOut(timeout)));
+                let late = |key: &Key| {
+                    let open = self.open.get(*key).filter(|open| open.until <= self.now)?;
+                    Some((*key, open.socket.timed_out(timeout)))
+                };
+                let late: Vec<(Key, Outcome)> = watch.probing.iter().filter_map(late).collect();
+                late.into_iter().for_each(|(open, outcome)| self.probe_over(open, outcome));
                 self.arm(key);
             }
         }
@@ -413,7 +416,10 @@ impl ProbeLoop {
     fn follow_up(&mut self, key: Key) {
         let Some(watch) = self.watches.get_mut(key) else { return };
         if watch.take_fallen() {
-            (self.on_down)(watch.backend().id);
+            (self.on_effect)(HealthEffect::Reset(watch.backend().id));
+        }
+        if watch.take_reweighted() {
+            (self.on_effect)(HealthEffect::Weights);
         }
         note_unsettled(&mut self.unsettled, watch);
     }

@@ -2,13 +2,15 @@
 //!
 //! A watch outlives snapshots, as its backend does. It has no socket and no timer.
 
+mod agent;
+
 use crate::base::slots::Key;
 use crate::base::{Address, LogThrottle, Tick};
 use crate::config::model::{Health, HealthKind, InitialHealth, OnDown};
 use crate::events::{By, Event, Events, Kind};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::outlier::{self, ClientFailure, Outlier};
-use crate::policy::health::{ConnectFailure, HealthState, Outcome, Rules, schedule};
+use crate::policy::health::{AgentState, ConnectFailure, HealthState, Outcome, Rules, schedule};
 use crate::pool::{AdminState, Backend, Member, Pool, Standing, Transition};
 use crate::probe::ProbeTarget;
 use std::sync::Arc;
@@ -46,6 +48,10 @@ pub struct Watch {
     events: Arc<Events>,
     backend: Arc<Backend>,
     policy: HealthPolicy,
+    /// What the agent of each address has reported.
+    agents: Vec<AgentState>,
+    /// The agent has changed the weight, which is not reported yet.
+    reweighted: bool,
     outlier: Outlier,
     /// `Backend::answers` when a client last failed.
     answers: u64,
@@ -133,6 +139,8 @@ impl Watch {
             events,
             answers: backend.answers(),
             reached: vec![0; backend.addresses.len().max(1)],
+            agents: vec![AgentState::default(); backend.addresses.len().max(1)],
+            reweighted: false,
             backend,
             policy,
             outlier: Outlier::default(),
@@ -172,6 +180,7 @@ impl Watch {
         if before != AdminState::Enabled && self.state == AdminState::Enabled && self.policy.is_up() {
             self.backend.starts_slowly(now);
         }
+        self.forget_agent(now);
         self.show(now);
         restart
     }
@@ -257,14 +266,20 @@ impl Watch {
         {
             return self.log_lack_of_ports(failure, now);
         }
+        if let Outcome::Agent(report) = outcome {
+            // A line ends a drain or begins one before its backend comes up.
+            self.agent_said(address, report, now);
+        }
         if let HealthPolicy::Off(_) = self.policy {
             // Health was turned off during the probe.
             return;
         }
         self.admitted |= outcome.passed();
-        self.report(address, outcome);
-        let rules = self.rules();
-        self.update_address(address, outcome, now, |state| state.probed(outcome.passed(), rules));
+        self.report(address, &outcome);
+        let (rules, passed) = (self.rules(), outcome.passed());
+        let down = matches!(outcome, Outcome::Agent(report) if report.down);
+        let update = |state: &mut HealthState| if down { state.marked_down() } else { state.probed(passed, rules) };
+        self.update_address(address, &outcome, now, update);
     }
 
     /// Handles the end of a round.
@@ -272,7 +287,7 @@ impl Watch {
         if std::mem::replace(&mut self.probed, true) {
             return;
         }
-        let Some(outcome) = self.backend.health.lock().last_result else { return };
+        let Some(outcome) = self.backend.health.lock().last_result.clone() else { return };
         let (name, suffix) = (&self.backend.name, self.suffix());
         if self.policy.is_up() {
             log::debug!("{name} is up: {outcome}{suffix}");
@@ -290,7 +305,7 @@ impl Watch {
             return false;
         }
         let outcome = Outcome::NoConnection(failure);
-        self.backend.health.lock().last_result = Some(outcome);
+        self.backend.health.lock().last_result = Some(outcome.clone());
         match &mut self.policy {
             // With several addresses, each failure was reported by address.
             HealthPolicy::Probed(states) if states.len() > 1 => false,
@@ -316,14 +331,14 @@ impl Watch {
         let others_reached = std::mem::replace(last, reached) != reached;
         let rules = self.rules();
         let outcome = Outcome::NoConnection(failure);
-        self.update_address(address, outcome, now, |state| state.client_failed(others_reached, rules));
+        self.update_address(address, &outcome, now, |state| state.client_failed(others_reached, rules));
     }
 
     /// Applies `update` to the state of an address, which returns whether it changed, and reports a change.
     fn update_address(
         &mut self,
         address: usize,
-        outcome: Outcome,
+        outcome: &Outcome,
         now: Tick,
         update: impl FnOnce(&mut HealthState) -> bool,
     ) {
@@ -349,15 +364,15 @@ impl Watch {
     }
 
     /// Of several addresses, the report prefers one that passes.
-    fn report(&self, address: usize, outcome: Outcome) {
+    fn report(&self, address: usize, outcome: &Outcome) {
         self.backend.counters.probed(outcome.class());
         let mut report = self.backend.health.lock();
         if report.addresses.len() <= address {
             report.addresses.resize(address + 1, None);
         }
-        report.addresses[address] = Some(outcome);
-        if outcome.passed() || !report.addresses.iter().flatten().any(|outcome| outcome.passed()) {
-            report.last_result = Some(outcome);
+        report.addresses[address] = Some(outcome.clone());
+        if outcome.passed() || !report.addresses.iter().flatten().any(Outcome::passed) {
+            report.last_result = Some(outcome.clone());
         }
     }
 
@@ -439,7 +454,7 @@ impl Watch {
     }
 
     /// Logs and shows a change of the state.
-    fn changed(&mut self, outcome: Outcome, now: Tick) {
+    fn changed(&mut self, outcome: &Outcome, now: Tick) {
         if self.policy.is_up() {
             self.backend.starts_slowly(now);
         }
@@ -480,6 +495,7 @@ impl Watch {
             resolved: self.has_address(),
             healthy: self.policy.is_up(),
             ejected: self.outlier.until().is_some(),
+            drained: self.backend.agent().drains,
             admitted: self.admitted,
         };
         self.backend.set_healthy(standing.healthy && standing.resolved);

@@ -2,6 +2,9 @@
 
 use crate::config::words::Words;
 use regex::bytes::{Regex, RegexBuilder};
+use regex_syntax::ParserBuilder;
+use regex_syntax::hir::{Look, LookSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// How a pool's backends are probed.
@@ -121,7 +124,7 @@ pub enum Step {
 
 /// A regular expression of bytes. Equal ones have the same text.
 #[derive(Clone, Debug)]
-pub struct Pattern(Regex);
+pub struct Pattern(Arc<Regex>);
 
 impl Pattern {
     /// The most memory that one takes.
@@ -131,7 +134,13 @@ impl Pattern {
     pub fn new(text: &str) -> Result<Pattern, String> {
         let mut builder = RegexBuilder::new(text);
         let built = builder.unicode(false).size_limit(Self::SIZE_MAX).dfa_size_limit(Self::SIZE_MAX).build();
-        built.map(Pattern).map_err(|error| match error {
+        let parsed = ParserBuilder::new().unicode(false).utf8(false).build().parse(text);
+        // More bytes may follow, so it is never known that an answer has ended.
+        let beginnings = LookSet::singleton(Look::Start).union(LookSet::singleton(Look::StartLF));
+        if parsed.is_ok_and(|parsed| !parsed.properties().look_set().subtract(beginnings).is_empty()) {
+            return Err(format!("expected no `$`, `\\z` or `\\b`, since more bytes may follow, got `{text}`"));
+        }
+        built.map(|regex| Pattern(Arc::new(regex))).map_err(|error| match error {
             regex::Error::CompiledTooBig(_) => format!("expected a smaller regular expression, got `{text}`"),
             // Its last line says what is wrong, behind lines that point to the place.
             error => {
@@ -147,9 +156,22 @@ impl Pattern {
         self.0.as_str()
     }
 
-    /// Where the first match ends.
-    pub fn end_in(&self, bytes: &[u8]) -> Option<usize> {
-        self.0.find(bytes).map(|found| found.end())
+    /// The length of the shortest beginning of `bytes` with a match in it.
+    pub fn shortest_in(&self, bytes: &[u8]) -> Option<usize> {
+        if !self.0.is_match(bytes) {
+            return None;
+        }
+        // A match stays one, whatever follows.
+        let (mut without, mut with) = (0, bytes.len());
+        while without < with {
+            let middle = without.midpoint(with);
+            if self.0.is_match(&bytes[..middle]) {
+                with = middle;
+            } else {
+                without = middle + 1;
+            }
+        }
+        Some(with)
     }
 }
 

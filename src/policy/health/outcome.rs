@@ -1,14 +1,16 @@
 //! The result of a probe, or of a client's attempt to connect.
 //!
 //! One type carries it from the socket to the health state, the log line, the admin API and the metric label, so that
-//! they agree. It is small and `Copy`; the text is made when it is shown.
+//! they agree. It is small; the text is made when it is shown, except that of a script or an agent, which quotes the backend.
 
+use super::agent::AgentReport;
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The result of a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The connection was made; a TCP probe needs no more.
     Connected,
@@ -30,6 +32,12 @@ pub enum Outcome {
     NotHttp,
     /// This many bytes came without a whole status line.
     TooLong(usize),
+    /// All steps of a script are done.
+    ScriptPassed,
+    /// The agent's line.
+    Agent(AgentReport),
+    /// What a script or an agent's line failed with: its class, and the reason, which quotes the backend.
+    Failed(Class, Arc<str>),
 }
 
 /// Why a connection could not be made; workers report it too.
@@ -58,15 +66,17 @@ pub enum Class {
 
 impl Outcome {
     /// Whether the probe passed.
-    pub fn passed(self) -> bool {
+    pub fn passed(&self) -> bool {
         self.class() == Class::Passed
     }
 
     /// The class that metrics count it in.
-    pub fn class(self) -> Class {
+    pub fn class(&self) -> Class {
         match self {
-            Outcome::Connected | Outcome::Status(_) => Class::Passed,
-            Outcome::WrongStatus(_) => Class::Status,
+            Outcome::Connected | Outcome::Status(_) | Outcome::ScriptPassed => Class::Passed,
+            Outcome::Agent(report) if !report.down => Class::Passed,
+            Outcome::WrongStatus(_) | Outcome::Agent(_) => Class::Status,
+            Outcome::Failed(class, _) => *class,
             Outcome::TimedOut(_) | Outcome::NoConnection(ConnectFailure::TimedOut(_)) => Class::Timeout,
             Outcome::NoAddress | Outcome::NoConnection(ConnectFailure::Os(_)) => Class::Connect,
             Outcome::Closed | Outcome::Broken(_) | Outcome::NotHttp | Outcome::TooLong(_) => Class::Answer,
@@ -147,6 +157,9 @@ impl fmt::Display for Outcome {
             Outcome::Broken(code) => write!(out, "{} before a status line", ConnectFailure::Os(*code)),
             Outcome::NotHttp => out.write_str("no HTTP answer"),
             Outcome::TooLong(bytes) => write!(out, "no HTTP status line within {bytes} bytes"),
+            Outcome::ScriptPassed => out.write_str("every step of the script passed"),
+            Outcome::Agent(report) => report.fmt(out),
+            Outcome::Failed(_, why) => out.write_str(why),
         }
     }
 }

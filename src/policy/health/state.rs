@@ -5,6 +5,7 @@
 //! | before the first probe   | probe              | decides at once, either way                               |
 //! | up                       | failure            | counts; `fall` in a row mark it down                      |
 //! | up                       | successful probe   | forgets the failures                                      |
+//! | any                      | an agent's `down`  | marks it down at once                                     |
 //! | down                     | successful probe   | counts; `rise` in a row mark it up                        |
 //! | down                     | failure            | forgets the successes                                     |
 //!
@@ -67,6 +68,12 @@ impl HealthState {
             }
             (false, false) => self.become_up(false),
         }
+    }
+
+    /// Marks it down at once, as its agent reports. True if that changes the state.
+    pub fn marked_down(&mut self) -> bool {
+        self.decided = true;
+        self.become_up(false)
     }
 
     /// Counts a failed connect. `others_reached`: another client connected since the last call. True if that changes
@@ -179,6 +186,16 @@ mod tests {
         assert!(!state.client_failed(false, RULES));
         assert!(!state.probed(true, RULES));
         assert!(state.probed(true, RULES));
+    }
+
+    #[test]
+    fn an_agent_marks_down_at_once_and_the_rise_counts() {
+        let mut state = settled(true);
+        assert!(state.marked_down() && !state.marked_down());
+        assert!(!state.probed(true, RULES) && state.probed(true, RULES));
+        let mut state = HealthState::default();
+        assert!(state.marked_down());
+        assert!(!state.probed(true, RULES), "the line was the first result");
     }
 
     proptest! {

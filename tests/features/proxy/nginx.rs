@@ -37,7 +37,7 @@ fn nginx_as_a_backend_takes_a_unix_client_and_probes() {
         let tcplb = Balancer::of(&sending(version, file));
         assert_eq!(mirrored(&tcplb.connect())["src"], "");
         let pool = tcplb.pool();
-        let result = || pool.members[0].backend.health.lock().last_result;
+        let result = || pool.members[0].backend.health.lock().last_result.clone();
         assert!(eventually_some("a probe's result", result).passed());
     }
 }

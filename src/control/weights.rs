@@ -1,0 +1,41 @@
+//! Weights that agents change: the next snapshot has them. The running model keeps the configured ones.
+//!
+//! The prober writes what an agent says to its backend, and `pool/next` reads it. So changes of a moment are one change, and any
+//! other change takes them along.
+
+use super::change::Reply;
+use super::lookup::Found;
+use super::{ControlLoop, DataPlane};
+use crate::pool::Resolved;
+use crossbeam_channel::{Receiver, at, never};
+use std::time::{Duration, Instant};
+
+/// The least time between two such changes. The first is made at once.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl<C: DataPlane> ControlLoop<C> {
+    /// Receives once weights have changed and may be taken, and when the pause after the last change is over.
+    pub(super) fn weights(&self) -> (Receiver<()>, Receiver<Instant>) {
+        match self.change {
+            Some(_) => (never(), never()),
+            None if self.weights_due > Instant::now() => (never(), at(self.weights_due)),
+            None => (self.parts.weights.clone(), never()),
+        }
+    }
+
+    /// Takes the weights that have changed. `runs`: the prober runs.
+    pub(super) fn reweighted(&mut self, runs: bool) {
+        if !runs {
+            self.parts.weights = never();
+        }
+        if !runs || self.draining {
+            return;
+        }
+        self.weights_due = Instant::now() + PAUSE;
+        let model = self.parts.config_state.running().as_ref().clone();
+        match self.parts.config_state.prepare(model, &Resolved::new(), &Found::new(), None) {
+            Ok(transition) => self.begin(transition, false, Reply::Agents),
+            Err(why) => log::error!("agents have changed weights, which stay as they were: {why}"),
+        }
+    }
+}
