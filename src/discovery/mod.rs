@@ -31,7 +31,7 @@
 //! | `http` | HTTP, for sources that ask by it |
 //! | `sources` | the threads: start, pause, end |
 //! | `entry` | a backend that an object describes, in a file or as the value of a key |
-//! | `consul`, `etcd`, `file`, `kubernetes` | the kinds, a file each |
+//! | `consul`, `dns`, `etcd`, `file`, `kubernetes` | the kinds, a file each |
 //!
 //! # Another kind of source
 //!
@@ -39,6 +39,7 @@
 //! follow from that.
 
 pub mod consul;
+pub mod dns;
 pub mod entry;
 pub mod etcd;
 mod feed;
@@ -56,4 +57,4 @@ pub use sources::{SourceId, Sources, Wanted};
 pub const BACKENDS_MAX: usize = 50_000;
 
 /// Every kind of source.
-pub static KINDS: &[&Kind] = &[&consul::CONSUL, &etcd::ETCD, &file::FILE, &kubernetes::KUBERNETES];
+pub static KINDS: &[&Kind] = &[&consul::CONSUL, &dns::DNS, &etcd::ETCD, &file::FILE, &kubernetes::KUBERNETES];

@@ -6,6 +6,8 @@
 mod admin_request;
 #[path = "../../fuzz/checks/config.rs"]
 mod config;
+#[path = "../../fuzz/checks/dns_answer.rs"]
+mod dns_answer;
 #[path = "../../fuzz/checks/proxy_header.rs"]
 mod proxy_header;
 #[path = "../../fuzz/checks/session.rs"]
@@ -53,6 +55,11 @@ fn configurations() {
 #[test]
 fn admin_requests() {
     replay(&["fuzz/corpus/admin_request"], 500, admin_request::check);
+}
+
+#[test]
+fn dns_answers() {
+    replay(&["fuzz/corpus/dns_answer"], 50, dns_answer::check);
 }
 
 #[test]
