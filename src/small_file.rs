@@ -26,12 +26,27 @@ pub enum ReadError {
     TooLarge(u64),
 }
 
+/// Checks that a file can be opened, and reads none of it.
+pub fn check(path: &Path) -> Result<(), ReadError> {
+    open(path).map(drop)
+}
+
 /// Reads a file or a pipe to its end. It may have at most `most` bytes.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, ReadError> {
     read_within(path, most, PIPE_TIME)
 }
 
 fn read_within(path: &Path, most: u64, time: Duration) -> Result<Vec<u8>, ReadError> {
+    let file = open(path)?;
+    let mut bytes = Vec::new();
+    Patient { file, time, until: Instant::now() + time }.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(ReadError::TooLarge(most));
+    }
+    Ok(bytes)
+}
+
+fn open(path: &Path) -> Result<File, ReadError> {
     // Opening a pipe that has no writer would wait for one.
     let flags = OFlags::NONBLOCK.bits().cast_signed();
     let file = File::options().read(true).custom_flags(flags).open(path)?;
@@ -39,12 +54,7 @@ fn read_within(path: &Path, most: u64, time: Duration) -> Result<Vec<u8>, ReadEr
     if !kind.is_file() && !kind.is_fifo() {
         return Err(ReadError::WrongKind(if kind.is_dir() { "a directory" } else { "a device" }));
     }
-    let mut bytes = Vec::new();
-    Patient { file, time, until: Instant::now() + time }.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(ReadError::TooLarge(most));
-    }
-    Ok(bytes)
+    Ok(file)
 }
 
 /// A file, or a pipe that is read to its end in bounded time.

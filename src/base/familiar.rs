@@ -42,6 +42,17 @@ const WORDS: &[(&str, &[&str])] = &[
     ("health_check", &["health"]),
     ("health_checks", &["health"]),
     ("defaults", &["pool"]),
+    // Probes that do more than connect.
+    ("agent_check", &["agent", "health"]),
+    ("agent_port", &["port"]),
+    ("agent_inter", &["interval"]),
+    ("tcp_check", &["script", "health"]),
+    ("httpchk", &["http", "health"]),
+    // Backends that something else lists.
+    ("server_template", &["discover"]),
+    ("resolvers", &["discover"]),
+    ("resolver", &["discover"]),
+    ("resolve", &["discover"]),
     // Settings.
     ("maxconn", &["max_connections", "max-connections"]),
     ("max_conns", &["max_connections", "max-connections"]),

@@ -203,6 +203,7 @@ mod tests {
             let lines = example.lines().map(|line| line.trim_start_matches(['#', ':', ' ', '[']));
             lines.clone().any(|line| line.starts_with(&format!("{word} =")) || line.contains(&format!("{word}]]")))
                 || example.contains(&format!(".{word}]"))
+                || example.contains(&format!("\"{word}\""))
         };
         let command = Arguments::command();
         for (theirs, ours) in familiar::words() {

@@ -51,6 +51,8 @@ pub fn of_pool(pool: &Pool) -> Vec<String> {
     let mut warnings = without_effect(&POOL, &format!("pool {}", pool.name), pool);
     warnings.extend(without_effect(&HEALTH, &format!("pool {}: health", pool.name), &pool.health));
     let mut warn = |what: &str| warnings.push(format!("pool {}: {what}", pool.name));
+    // A source may find others.
+    let own_alone = pool.discover.is_empty() && !pool.backends.is_empty();
     let weights = || pool.backends.iter().map(|backend| backend.weight).filter(|weight| *weight > 0);
     match (weights().min(), weights().max()) {
         (Some(least), Some(most)) if least < most && pool.algorithm.shares != Shares::ByWeight => {
@@ -60,10 +62,10 @@ pub fn of_pool(pool: &Pool) -> Vec<String> {
             let name = pool.algorithm.name;
             warn(&format!("{name} ignores weights, but they differ (from {least} to {most}): {other} goes by weight"));
         }
-        (None, _) if !pool.backends.is_empty() => warn("every backend has weight 0, so none takes a new connection"),
+        (None, _) if own_alone => warn("every backend has weight 0, so none takes a new connection"),
         _ => {}
     }
-    if !pool.backends.is_empty() && pool.backends.iter().all(|backend| backend.backup) {
+    if own_alone && pool.backends.iter().all(|backend| backend.backup) {
         warn("every backend is a backup, so they replace no primary");
     }
     warnings
@@ -73,7 +75,8 @@ pub fn of_pool(pool: &Pool) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::base::Address;
-    use crate::config::model::{Backend, Global, Listener};
+    use crate::config::model::{Backend, Discover, Global, Listener};
+    use crate::discovery::KINDS;
     use crate::policy::balance;
 
     fn pool(algorithm: &str, weights: &[u16], backup: bool) -> Pool {
@@ -205,6 +208,11 @@ mod tests {
     fn a_pool_of_backups_and_one_without_a_listener_are_warned_of() {
         let warnings = of_pool(&pool("random", &[1, 1], true));
         assert!(warnings.len() == 1 && warnings[0].contains("every backend is a backup"), "{warnings:?}");
+        let found = vec![Discover::of(KINDS[0])];
+        for weight in [0, 1] {
+            let with_a_source = Pool { discover: found.clone(), ..pool("random", &[weight], true) };
+            assert_eq!(of_pool(&with_a_source), [""; 0], "its source may find primaries");
+        }
         let pools = vec![pool("random", &[1], false), Pool { name: "spare".to_owned(), ..pool("random", &[1], false) }];
         let listeners = vec![Listener { pool: "web".to_owned(), ..Listener::default() }];
         let model = Model { global: Global::default(), listeners, pools };

@@ -21,9 +21,9 @@
 //! Listeners, pools and what concerns the process can't be changed at run time: they are as in the new file.
 
 use super::by_name;
-use super::model::{Backend, Model, OnRemove, Pool};
+use super::model::{Backend, Discover, Model, OnRemove, Pool};
 use super::settings::kinds::Written;
-use super::settings::{BACKEND, GLOBAL, HEALTH, LISTENER, POOL, Reload, Section};
+use super::settings::{BACKEND, DISCOVER, GLOBAL, HEALTH, LISTENER, POOL, Reload, Section, written_of_kind};
 use crate::base::duration;
 use crate::base::text::counted;
 use std::fmt::{self, Display};
@@ -52,6 +52,13 @@ pub enum Subject {
     Listener(String),
     /// A pool.
     Pool(String),
+    /// A source of a pool.
+    Source {
+        /// The pool.
+        pool: String,
+        /// The label of the source.
+        label: String,
+    },
     /// A backend of a pool.
     Backend {
         /// The pool.
@@ -106,6 +113,7 @@ impl Display for Change {
             Subject::Global => out.write_str("global")?,
             Subject::Listener(name) => write!(out, "listener {name}")?,
             Subject::Pool(name) => write!(out, "pool {name}")?,
+            Subject::Source { pool, label } => write!(out, "pool {pool}: discovery by {label}")?,
             Subject::Backend { pool, name } => write!(out, "pool {pool}: backend {name}")?,
         }
         out.write_str(if matches!(self.what, What::NeedsRestart(_)) { ": " } else { " " })?;
@@ -126,7 +134,12 @@ impl Display for Fate<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Fate(Change { what, connections: count, .. }) = self;
         let connections = Connections(*count);
+        let is_source = matches!(self.0.subject, Subject::Source { .. });
         match what {
+            // Its backends have connections.
+            What::Added if is_source => out.write_str("added"),
+            What::Removed(_) if is_source => out.write_str("removed"),
+            What::Changed(settings) if is_source => write!(out, "changed: {}", Differences(settings)),
             What::Added => write!(out, "added ({connections})"),
             What::Removed(Some(OnRemove::Keep)) if *count == 1 => write!(out, "removed ({connections} goes on)"),
             What::Removed(Some(OnRemove::Keep)) => write!(out, "removed ({connections} go on)"),
@@ -193,6 +206,7 @@ pub fn between(old: &Model, new: &Model) -> Changes {
             Some(other) if *other == pool => {}
             Some(other) => {
                 note(subject, What::Changed(of_pool(other, pool)));
+                sources(other, pool, &mut note);
                 backends(other, pool, &mut note);
             }
         }
@@ -201,6 +215,27 @@ pub fn between(old: &Model, new: &Model) -> Changes {
         note(Subject::Pool(gone.name.clone()), What::Removed(Some(gone.on_remove)));
     }
     Changes(changes)
+}
+
+/// Equal sources are the same. Of the others, those with the same label are.
+fn sources(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What)) {
+    let subject = |label| Subject::Source { pool: new.name.clone(), label };
+    let mut olds = old.sources();
+    let mut others = new.sources();
+    others.retain(|(_, source)| match olds.iter().position(|(_, old)| old == source) {
+        Some(same) => {
+            olds.remove(same);
+            false
+        }
+        None => true,
+    });
+    for (label, source) in others {
+        match olds.iter().position(|(old, _)| *old == label) {
+            Some(before) => note(subject(label), What::Changed(of_source(olds.remove(before).1, source))),
+            None => note(subject(label), What::Added),
+        }
+    }
+    olds.into_iter().for_each(|(label, _)| note(subject(label), What::Removed(None)));
 }
 
 fn backends(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What)) {
@@ -282,6 +317,15 @@ fn of_pool(old: &Pool, new: &Pool) -> Vec<Difference> {
     let of_health = differing(&HEALTH, Reload::Live, &old.health, &new.health).into_iter();
     let of_health = of_health.map(|it| Difference { key: format!("health.{}", it.key), ..it });
     differing(&POOL, Reload::Live, old, new).into_iter().chain(of_health).collect()
+}
+
+/// Both have the same kind.
+fn of_source(old: &Discover, new: &Discover) -> Vec<Difference> {
+    let value = |source, key| written_of_kind(source).find(|(name, _)| *name == key).map(|(_, value)| value);
+    let of_kind = new.settings.kind.keys.iter().map(|key| (key.name, value(old, key.name), value(new, key.name)));
+    let of_kind = of_kind.filter(|(_, from, to)| from != to);
+    let of_kind = of_kind.map(|(key, from, to)| Difference { key: key.to_owned(), from: plain(from), to: plain(to) });
+    of_kind.chain(differing(&DISCOVER, Reload::Live, old, new)).collect()
 }
 
 fn plain(written: Option<Written>) -> String {

@@ -84,8 +84,8 @@ pub struct Confinement {
     abstract_backend: bool,
     /// Socket files, and whether the configuration names their owner and their group.
     owned: Vec<(PathBuf, bool, bool)>,
-    /// Files that reloads read.
-    files: Vec<PathBuf>,
+    /// Files that are read later, each with what reads it: a reload, or a source.
+    files: Vec<(String, PathBuf)>,
     /// The access log, which may be opened again by its path.
     log: Option<PathBuf>,
     /// The state file, which is written anew after each change.
@@ -111,7 +111,8 @@ impl Confinement {
         }
         let lists = model.listeners.iter().flat_map(|listener| [&listener.allow_file, &listener.deny_file]);
         let lists = lists.flatten().map(|list| list.path.as_path());
-        let files = file.into_iter().chain(lists).map(Path::to_owned).collect();
+        let of_reload = file.into_iter().chain(lists).map(|file| ("a reload".to_owned(), file));
+        let files = of_reload.chain(model.source_files()).map(|(reader, file)| (reader, file.to_owned())).collect();
         let log = match &global.access_log {
             Some(LogTo::File(path)) => Some(path.clone()),
             Some(LogTo::Stdout) | None => None,
@@ -136,11 +137,12 @@ impl Confinement {
     /// bound, `log` is the open access log if it is a file. After an error the process is half confined and must end.
     pub fn carry_out(self, sockets: &[Endpoint], log: Option<BorrowedFd<'_>>) -> Result<(), String> {
         let paths: Vec<&Path> = sockets.iter().filter_map(path).collect();
+        let read: Vec<&Path> = self.files.iter().map(|(_, file)| file.as_path()).collect();
         // Planned with the original user, so that the rules also cover directories that become accessible to the new
         // user later.
         let rules = match self.sandbox {
             true => Some(
-                sandbox::SandboxRules::plan(&self.sandboxed(&paths), self.abstract_backend)
+                sandbox::SandboxRules::plan(&self.sandboxed(&read, &paths), self.abstract_backend)
                     .map_err(|why| off_hint(&why))?,
             ),
             false => None,
@@ -179,17 +181,17 @@ impl Confinement {
     }
 
     /// The files that the process opens again.
-    fn sandboxed<'a>(&'a self, sockets: &'a [&'a Path]) -> sandbox::Files<'a> {
+    fn sandboxed<'a>(&'a self, read: &'a [&'a Path], sockets: &'a [&'a Path]) -> sandbox::Files<'a> {
         let (log, state) = (self.log.as_deref(), self.state.as_deref());
-        sandbox::Files { read: &self.files, sockets, log, state }
+        sandbox::Files { read, sockets, log, state }
     }
 
     /// Warns of what will fail later, while an operator is likely to read the log.
     fn warn_of_failures(&self, sockets: &[&Path]) {
-        for file in &self.files {
+        for (reader, file) in &self.files {
             if let Err(error) = std::fs::File::open(file) {
                 let account = account::own();
-                log::warn!("a reload will fail: {account} can't read {}: {error}", file.display());
+                log::warn!("{reader} will fail: {account} can't read {}: {error}", file.display());
             }
         }
         if let Some(log) = self.log.as_deref().filter(|log| log.metadata().is_ok_and(|log| log.is_file()))

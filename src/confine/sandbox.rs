@@ -2,7 +2,7 @@
 //!
 //! | what | allowed |
 //! |---|---|
-//! | reading | the directories of the configuration file and of the lists it names, since editors replace files by renaming; the files of the resolver, its modules and the C library; /proc for the metrics; the number of cores |
+//! | reading | the directories of the configuration file, of the lists it names and of the files of its sources, since editors replace files by renaming; the files of the resolver, its modules and the C library; /proc for the metrics; the number of cores |
 //! | creating and removing unix sockets | the directories of the sockets it has at the start |
 //! | writing and creating files | the directory of the access log, if there is one; if it is a FIFO or a device, only that |
 //! | writing, creating and replacing files | the directory of the state file, if there is one |
@@ -65,7 +65,7 @@ struct Allowed {
 #[derive(Clone, Copy, Default)]
 pub struct Files<'a> {
     /// Those that it reads.
-    pub read: &'a [PathBuf],
+    pub read: &'a [&'a Path],
     /// Its unix sockets.
     pub sockets: &'a [&'a Path],
     /// The access log.
@@ -246,7 +246,7 @@ mod tests {
         std::fs::write(there.join("real.toml"), "").unwrap();
         std::os::unix::fs::symlink(there.join("real.toml"), here.join("tcplb.toml")).unwrap();
         let allowed = Allowed::of(&Files {
-            read: &[here.join("tcplb.toml")],
+            read: &[&here.join("tcplb.toml")],
             sockets: &[&here.join("a.sock"), &here.join("b.sock")],
             ..Files::default()
         });

@@ -144,6 +144,7 @@ fn of_change(change: &Change, by: By) -> Event {
     let event = Event::new(Kind::Config, by);
     let event = match &change.subject {
         Subject::Global | Subject::Listener(_) => event.because(change),
+        Subject::Source { pool, .. } => event.of_pool(pool).because(change),
         Subject::Pool(name) => event.of_pool(name).because(change.fate()),
         Subject::Backend { pool, name } => event.of_backend(pool, name).because(change.fate()),
     };

@@ -18,7 +18,7 @@ use crate::config::check::{self, OwnListeners, TOKEN_MAX};
 use crate::config::model::{Global, LogTo, Model};
 use crate::config::{advice, descriptors};
 use crate::confine;
-use crate::small_file;
+use crate::small_file::{self, ReadError};
 use crate::state_file;
 use names::Names;
 use rustix::fs::{Access, access};
@@ -64,6 +64,12 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
     for listener in &model.listeners {
         let owners = confine::owners(&listener.socket_file);
         warnings.extend(owners.err().map(|why| format!("listener {}: {why}", listener.name)));
+    }
+    for (source, path) in model.source_files() {
+        if let Err(error) = small_file::check(path) {
+            let hint = if let ReadError::Io(error) = &error { confine::hint_to_reading(path, error) } else { "" };
+            warnings.push(format!("{source}: can't read {}: {error}{hint}", path.display()));
+        }
     }
     // The start raises the soft limit to the hard one.
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
@@ -209,11 +215,31 @@ fn no_answer(time: std::time::Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::file;
 
     #[test]
     fn addresses_of_this_machine_are_recognized() {
         assert!(is_ours("127.0.0.1".parse().unwrap()));
         assert!(!is_ours("192.0.2.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_file_of_a_source_that_can_t_be_read_is_warned_of() {
+        let place = tempfile::tempdir().unwrap();
+        let (absent, there) = (place.path().join("absent"), place.path().join("there"));
+        std::fs::write(&there, "").unwrap();
+        let source = |path: &Path| format!("[[pool.discover]]\nkind = 'file'\npath = '{}'\n", path.display());
+        let sources = [source(&there), source(&absent), source(place.path())].concat();
+        let text = format!("[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n{sources}");
+        let model = file::parse(&text, "f").unwrap().model;
+        let source =
+            |label: &str, path: &Path| format!("pool default: discovery by {label}: can't read {}: ", path.display());
+        let warnings = warnings(&model, &Before::Start { file: &there });
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(warnings[0].starts_with(&(source("file-2", &absent) + "No such file")), "{warnings:?}");
+        assert!(warnings[1].starts_with(&(source("file-3", place.path()))), "{warnings:?}");
+        let reload = super::warnings(&model, &Before::Reload { running: &model });
+        assert_eq!(reload, warnings);
     }
 
     #[test]

@@ -146,6 +146,42 @@ fn every_change_is_reported_in_a_line() {
 }
 
 #[test]
+fn changes_of_sources_are_reported() {
+    let of = |sources: &[(&str, &str)]| {
+        let mut model = file_of(&["a 1"]);
+        for (path, more) in sources {
+            let text = format!(
+                "[[listener]]\nbind = [':1']\n[[pool]]\n[[pool.discover]]\nkind = 'file'\npath = '{path}'\n{more}"
+            );
+            model.pools[0].discover.extend(model_of(&text).pools.remove(0).discover);
+        }
+        model
+    };
+    for (before, after, want) in [
+        (&[][..], &[("/a", "")][..], "pool web: discovery by file added"),
+        (&[("/a", "")], &[], "pool web: discovery by file removed"),
+        (&[("/a", "")], &[("/b", "")], "pool web: discovery by file changed: path /a → /b"),
+        (
+            &[("/a", "")],
+            &[("/b", "weight = 5\non_empty = 'clear'")],
+            "pool web: discovery by file changed: path /a → /b, on_empty keep → clear, weight 1 → 5",
+        ),
+        (&[("/a", "")], &[("/a", ""), ("/b", "")], "pool web: discovery by file-2 added"),
+        (&[("/a", ""), ("/b", "")], &[("/b", "")], "pool web: discovery by file removed"),
+        (&[("/a", "")], &[("/a", "")], "nothing changed"),
+    ] {
+        assert_eq!(between(&of(before), &of(after)).to_string(), want, "{before:?} {after:?}");
+    }
+    let other = model_of(
+        "[[listener]]\nbind = [':1']\n[[pool]]\n[[pool.discover]]\nkind = 'etcd'\nprefix = '/a/'\nendpoints = ['http://a:1']",
+    );
+    let mut etcd = of(&[]);
+    etcd.pools[0].discover = other.pools[0].discover.clone();
+    let want = "pool web: discovery by etcd added\npool web: discovery by file removed";
+    assert_eq!(between(&of(&[("/a", "")]), &etcd).to_string(), want);
+}
+
+#[test]
 fn a_listener_removed_with_its_pool_does_not_say_that_its_connections_go_on() {
     let before = file_of(&["a 1"]);
     let mut after = before.clone();

@@ -5,6 +5,7 @@ use crate::config::words::Words;
 use crate::discovery::{Kind, Settings};
 use std::collections::HashMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 
 /// A source of backends. Equal ones find the same, so a reload that brings an equal one leaves it alone.
@@ -61,6 +62,18 @@ impl super::Pool {
             (label, discover)
         });
         labelled.collect()
+    }
+}
+
+impl super::Model {
+    /// The files that sources read, each with its source, for messages.
+    pub fn source_files(&self) -> Vec<(String, &Path)> {
+        let sources = self.pools.iter().flat_map(|pool| pool.sources().into_iter().map(move |source| (pool, source)));
+        let files = sources.flat_map(|(pool, (label, discover))| {
+            let source = format!("pool {}: discovery by {label}", pool.name);
+            discover.settings.files().map(move |file| (source.clone(), file))
+        });
+        files.collect()
     }
 }
 

@@ -205,6 +205,23 @@ fn a_script_sends_and_expects_bytes_whatever_quotes_its_escapes_stand_in() {
 }
 
 #[test]
+fn words_of_other_balancers_lead_to_sources_and_probes() {
+    for (pool, ours) in [
+        ("server-template = 'srv 3'", "discover"),
+        ("resolvers = ['a']", "discover"),
+        ("resolver = 'a'", "discover"),
+        ("agent-check = true", "health"),
+        ("[pool.health]\nagent-port = 80", "port"),
+        ("[pool.health]\nkind = 'agent-check'", "agent"),
+        ("[pool.health]\nkind = 'tcp-check'", "script"),
+        ("[pool.health]\nkind = 'httpchk'", "http"),
+    ] {
+        let text = mistakes(&with("", "", pool)).join("\n");
+        assert!(text.contains(&format!("did you mean `{ours}`?")), "{pool}: {text}");
+    }
+}
+
+#[test]
 fn the_second_source_of_a_kind_has_a_number() {
     let source = "[[pool.discover]]\nkind = 'file'\npath = '/b'\n";
     let model = parse(&with("", "", &source.repeat(3)), "f").unwrap().model;
