@@ -56,6 +56,7 @@ fn beside_in_source(key: &str) -> String {
     let together: &[&str] = match (name, of_kind) {
         ("etcd", "user" | "password_file") => &["user", "password_file"],
         ("etcd", "cert_file" | "key_file") => &["cert_file", "key_file"],
+        ("kubernetes", "api") => &["namespace"],
         _ => &[],
     };
     let keys = kind.keys.iter().filter(|key| key.is_required() || together.contains(&key.name));
