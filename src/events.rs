@@ -8,6 +8,7 @@
 //! waker once.
 
 use parking_lot::Mutex;
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
@@ -44,7 +45,7 @@ pub enum Kind {
 }
 
 /// The originator of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum By {
     /// The configuration file.
     File,
@@ -56,6 +57,8 @@ pub enum By {
     Names,
     /// SIGTERM or SIGINT.
     Signal,
+    /// The source of this label, in the pool of the event.
+    Discovery(Arc<str>),
     /// tcplb itself.
     Tcplb,
 }
@@ -139,15 +142,17 @@ impl Kind {
 
 impl By {
     /// Its word in the API.
-    pub fn word(self) -> &'static str {
-        match self {
+    pub fn word(&self) -> Cow<'static, str> {
+        let word = match self {
             By::File => "file",
             By::Api => "api",
             By::Health => "health",
             By::Names => "names",
             By::Signal => "signal",
+            By::Discovery(label) => return format!("discovery:{label}").into(),
             By::Tcplb => "tcplb",
-        }
+        };
+        word.into()
     }
 }
 

@@ -14,20 +14,23 @@ use crate::config::runtime::{RuntimeChanges, States};
 use crate::confine;
 use crate::pool::Published;
 use crate::small_file::{self, ReadError};
-use crossbeam_channel::{Receiver, Sender, after, bounded, never, select};
+use crossbeam_channel::{Receiver, Sender, after, at, bounded, never, select};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The largest file: a change of each of 100 000 backends.
 const SIZE_MAX: u64 = 64 << 20;
 
 /// The pause before a failed write is tried again.
 const RETRY: Duration = Duration::from_secs(5);
+
+/// The shortest time from one write to the next that only sources cause: their changes may follow each other closely.
+const BETWEEN: Duration = Duration::from_secs(1);
 
 /// How long a stop waits for the last write.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -42,7 +45,16 @@ pub struct StateFile {
 
 /// Wakes the thread after a change.
 #[derive(Clone, Debug)]
-pub struct Saver(Sender<()>);
+pub struct Saver {
+    soon: Sender<()>,
+    later: Sender<()>,
+}
+
+/// What a [`Saver`] sends.
+struct Wakes {
+    soon: Receiver<()>,
+    later: Receiver<()>,
+}
 
 /// Reads the file. One that is not there holds no changes.
 pub fn read(path: &Path) -> Result<RuntimeChanges, String> {
@@ -68,14 +80,15 @@ impl StateFile {
     /// Starts the thread, which writes the file at once.
     pub fn start(path: PathBuf, published: Arc<Published>) -> io::Result<StateFile> {
         // One wake is enough, however many changes come: the thread takes the newest state.
-        let ((wake, wakes), (end, over)) = (bounded(1), bounded(0));
+        let ((soon, of_soon), (later, of_later), (end, over)) = (bounded(1), bounded(1), bounded(0));
+        let wakes = Wakes { soon: of_soon, later: of_later };
         let mut writer = Writer { path: path.clone(), published, written: None, failing: false };
         let work = move || {
             writer.run(&wakes);
             drop(end);
         };
         thread::Builder::new().name("state-file".to_owned()).spawn(work)?;
-        Ok(StateFile { saver: Saver(wake), path, over })
+        Ok(StateFile { saver: Saver { soon, later }, path, over })
     }
 
     /// A handle for the thread that makes changes.
@@ -99,7 +112,12 @@ impl StateFile {
 impl Saver {
     /// The published state has changed.
     pub fn save_soon(&self) {
-        let _ = self.0.try_send(());
+        let _ = self.soon.try_send(());
+    }
+
+    /// A source has changed the published state: it is saved within [`BETWEEN`].
+    pub fn save_later(&self) {
+        let _ = self.later.try_send(());
     }
 }
 
@@ -113,13 +131,26 @@ struct Writer {
 
 impl Writer {
     /// Writes after each wake, until all savers are dropped.
-    fn run(&mut self, wakes: &Receiver<()>) {
+    fn run(&mut self, wakes: &Wakes) {
         let mut open = true;
         while open {
+            let next = Instant::now() + BETWEEN;
             let retry = if self.write() { never() } else { after(RETRY) };
-            select! {
-                recv(wakes) -> wake => open = wake.is_ok(),
-                recv(retry) -> _ => {}
+            let mut pause = never();
+            loop {
+                select! {
+                    recv(wakes.soon) -> wake => open = wake.is_ok(),
+                    recv(wakes.later) -> wake => {
+                        if wake.is_ok() {
+                            pause = at(next);
+                            continue;
+                        }
+                        open = false;
+                    }
+                    recv(pause) -> _ => {}
+                    recv(retry) -> _ => {}
+                }
+                break;
             }
         }
         self.write();
@@ -133,7 +164,7 @@ impl Writer {
             pool.members.iter().map(move |member| (named(member.backend.name.as_str()), member.state))
         });
         let states: States<'_> = members.filter(|(_, state)| *state != AdminState::Enabled).collect();
-        let text = RuntimeChanges::of(&file, &running, &states).print();
+        let text = RuntimeChanges::of(&file, &running, &states).with(self.published.discovered()).print();
         if self.written.as_ref() == Some(&text) {
             return true;
         }

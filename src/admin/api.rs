@@ -206,8 +206,29 @@ pub struct PoolView {
     pub recent: Recent,
     /// New connections per second, one number per five seconds, the newest last; at most 36.
     pub history: Vec<f64>,
+    /// The sources that find backends of the pool.
+    #[serde(default)]
+    pub discovery: Vec<SourceView>,
     /// The pool's backends.
     pub backends: Vec<BackendView>,
+}
+
+/// A source that finds backends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceView {
+    /// Its kind; from the second of a kind in the pool on with a number, like `dns-2`.
+    pub source: String,
+    /// Whether its last answer is understood, and no error has followed.
+    pub ok: bool,
+    /// Seconds since its last answer; null before the first.
+    pub last_success_seconds: Option<u64>,
+    /// The backends that it has found. A failing source keeps those of its last answer.
+    pub backends: u64,
+    /// Errors since the start or since its settings changed: failures, entries that were not understood, backends that the pool
+    /// can't have.
+    pub errors_total: u64,
+    /// The last of them; null before the first.
+    pub last_error: Option<String>,
 }
 
 /// A backend.
@@ -217,6 +238,9 @@ pub struct BackendView {
     pub name: String,
     /// The address, as configured.
     pub address: String,
+    /// What added it: `file`, `api`, or a source like `discovery:etcd`.
+    #[serde(default)]
+    pub origin: String,
     /// Its share of new connections, relative to other backends.
     pub weight: u16,
     /// The weight that the balancer uses now: smaller than `weight` during a slow start.

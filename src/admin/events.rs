@@ -88,6 +88,6 @@ fn shown(recorded: &Recorded) -> api::Event {
         from: from.clone(),
         to: to.clone(),
         reason: reason.clone(),
-        by: by.word().to_owned(),
+        by: by.word().into_owned(),
     }
 }

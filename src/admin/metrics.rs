@@ -12,7 +12,7 @@ use crate::logger;
 use crate::pool::{Backend, BackendAddress, BackendState, Member, Pool, Published};
 use crate::telemetry::histogram::Reading;
 use crate::telemetry::{CLOSE_REASONS, Closed, Counters, WorkerTotals};
-use families::{About, BACKENDS, ENDED, Family, LISTENERS, POOLS, PROCESS, WORKERS};
+use families::{About, BACKENDS, ENDED, Family, LISTENERS, POOLS, PROCESS, SOURCES, WORKERS};
 use std::borrow::Borrow;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
@@ -82,6 +82,10 @@ pub fn text(published: &Published, detail: Detail, now: Tick) -> String {
     let snapshot = published.snapshot();
     text.families(LISTENERS, &labelled(&snapshot.listeners, |listener| labels(&[("listener", &listener.name)])));
     text.pools(&snapshot.pools, detail, now);
+    let sources = published.sources().into_iter();
+    let sources =
+        sources.map(|(id, standing)| (labels(&[("pool", &id.pool), ("source", &id.label)]), standing.lock().clone()));
+    text.families(SOURCES, &sources.collect::<Vec<_>>());
     text.workers(published.workers());
     let scope = Scope {
         reloads: published.reloads(),

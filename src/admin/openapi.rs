@@ -145,7 +145,7 @@ fn schemas() -> Value {
     let history = json!({ "type": "array", "items": seconds, "maxItems": HISTORY });
     let level = json!({ "type": "string", "enum": ["ok", "warning", "critical"] });
     let backend = object(json!({
-        "name": text, "address": text, "weight": weight, "effective_weight": seconds, "backup": flag,
+        "name": text, "address": text, "origin": text, "weight": weight, "effective_weight": seconds, "backup": flag,
         "state": { "type": "string", "enum": ["up", "down", "draining", "disabled"] }, "reason": maybe_text,
         "summary": text, "urgency": { "type": "string", "enum": [
             "down_with_clients", "down", "failing", "at_limit", "near_limit", "set_aside", "up",
@@ -197,7 +197,12 @@ fn schemas() -> Value {
         })),
         "Pool": object(json!({
             "name": text, "algorithm": text, "state": { "type": "string", "enum": ["up", "degraded", "down"] },
-            "waiting": count, "recent": reference("Recent"), "history": history, "backends": many("Backend"),
+            "waiting": count, "recent": reference("Recent"), "history": history,
+            "discovery": many("Source"), "backends": many("Backend"),
+        })),
+        "Source": object(json!({
+            "source": text, "ok": flag, "last_success_seconds": maybe("integer"), "backends": count,
+            "errors_total": count, "last_error": maybe_text,
         })),
         "Finding": body(&["level", "text"], json!({
             "level": level, "pool": text, "backend": text, "listener": text, "text": text,

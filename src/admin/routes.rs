@@ -7,6 +7,7 @@ use super::incoming::Request;
 use super::server::Peer;
 use super::{State, changes, connections, events, explain, metrics, openapi, page, register, status, target};
 use crate::clock;
+use crate::config::diff::Change;
 use crate::config::text;
 use crate::control::{self, Refused};
 use std::time::Duration;
@@ -216,7 +217,7 @@ pub static ROUTES: &[Route] = &[
         summary: "What runs and does not stand in the file, one change a line.",
         answers: &[(200, "The changes from the file to what runs.", Content::Many("Line"))],
         call: |state, _| {
-            let changes: Vec<String> = control::drift(&state.published).0.iter().map(ToString::to_string).collect();
+            let changes: Vec<String> = control::drift(&state.published).0.iter().map(Change::with_source).collect();
             Response::json(200, &changes)
         },
         ..PLAIN

@@ -5,10 +5,11 @@ use super::{api, process};
 use super::{figures, findings};
 use crate::base::{Endpoint, Tick};
 use crate::config::model;
+use crate::discovery::{SourceId, Standing};
 use crate::logger;
 use crate::pool::{
     AdminState, Backend, BackendAddress, BackendState, HealthReport, LastReload, Listener, Member, Pool, Published,
-    Snapshot,
+    Snapshot, Standings,
 };
 use crate::session::CloseReason;
 use crate::telemetry::histogram::Reading;
@@ -31,7 +32,7 @@ pub fn status(published: &Published, now: Tick) -> api::Status {
         findings: Vec::new(),
         process: process(published, &snapshot, now),
         listeners: snapshot.listeners.iter().map(|listener| self::listener(listener, now)).collect(),
-        pools: snapshot.pools.iter().map(|pool| self::pool(pool, now)).collect(),
+        pools: snapshot.pools.iter().map(|pool| self::pool(pool, &published.sources(), now)).collect(),
     };
     findings::judge(&mut status);
     status
@@ -107,7 +108,7 @@ fn listener(listener: &Listener, now: Tick) -> api::Listener {
     }
 }
 
-fn pool(pool: &Pool, now: Tick) -> api::PoolView {
+fn pool(pool: &Pool, sources: &Standings, now: Tick) -> api::PoolView {
     let settings = &pool.settings;
     let enabled = || pool.members.iter().filter(|member| member.state == AdminState::Enabled);
     let state = match pool.has_usable() {
@@ -122,7 +123,25 @@ fn pool(pool: &Pool, now: Tick) -> api::PoolView {
         waiting: pool.totals.waiting.load(Relaxed) as u64,
         recent: recent(&pool.totals.counters, now),
         history: pool.totals.counters.series.history(),
+        discovery: (settings.sources().into_iter())
+            .filter_map(|(label, _)| {
+                let id = SourceId { pool: settings.name.clone(), label };
+                Some(source(&id, &sources.get(&id)?.lock()))
+            })
+            .collect(),
         backends: backends(pool, now),
+    }
+}
+
+fn source(id: &SourceId, standing: &Standing) -> api::SourceView {
+    let ago = |time: SystemTime| time.elapsed().unwrap_or_default().as_secs();
+    api::SourceView {
+        source: id.label.clone(),
+        ok: standing.is_well() && standing.last_success.is_some(),
+        last_success_seconds: standing.last_success.map(ago),
+        backends: standing.backends as u64,
+        errors_total: standing.errors,
+        last_error: standing.last_error.as_ref().map(|(_, why)| why.clone()),
     }
 }
 
@@ -148,6 +167,7 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -
         urgency: api::Urgency::default(),
         name: settings.name.clone(),
         address: settings.address.to_string(),
+        origin: settings.origin.to_string(),
         weight: settings.weight,
         effective_weight: rounded(pool.effective_weight(member), 1e3),
         backup: member.backup,

@@ -7,7 +7,7 @@ use crate::app::{self, Loader, Remote};
 use crate::base::text::counted;
 use crate::base::{Endpoint, duration};
 use crate::config::advice;
-use crate::config::model::{self, HealthKind, Model};
+use crate::config::model::{self, HealthKind, Model, Origin};
 use crate::confine::Confinement;
 use crate::control;
 use crate::logger;
@@ -44,7 +44,8 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> 
     for line in introduction(&model) {
         log::info!(target: logger::ALWAYS, "{line}");
     }
-    for change in control::drift(&published).0 {
+    let drift = control::drift(&published).0.into_iter();
+    for change in drift.filter(|change| !matches!(change.origin, Origin::Source(_))) {
         log::info!("from the state file: {change}");
     }
     for warning in advice::of(&model) {

@@ -21,7 +21,7 @@
 //! Listeners, pools and what concerns the process can't be changed at run time: they are as in the new file.
 
 use super::by_name;
-use super::model::{Backend, Discover, Model, OnRemove, Pool};
+use super::model::{Backend, Discover, Model, OnRemove, Origin, Pool};
 use super::settings::kinds::Written;
 use super::settings::{BACKEND, DISCOVER, GLOBAL, HEALTH, LISTENER, POOL, Reload, Section, written_of_kind};
 use crate::base::duration;
@@ -41,6 +41,8 @@ pub struct Change {
     pub what: What,
     /// Its open connections. [`between`] leaves it 0; the caller fills it in.
     pub connections: u64,
+    /// What added it, where it is a backend.
+    pub origin: Origin,
 }
 
 /// The part of the configuration that a change concerns, by name.
@@ -122,6 +124,14 @@ impl Display for Change {
 }
 
 impl Change {
+    /// The text, with the source of a backend that one has found.
+    pub fn with_source(&self) -> String {
+        match &self.origin {
+            Origin::Source(_) => format!("{self}, by {}", self.origin),
+            Origin::File | Origin::Api => self.to_string(),
+        }
+    }
+
     /// What becomes of the subject, without its name.
     pub fn fate(&self) -> impl Display {
         Fate(self)
@@ -176,49 +186,50 @@ impl Display for Differences<'_> {
 /// What changes from `old` to `new`.
 pub fn between(old: &Model, new: &Model) -> Changes {
     let mut changes = Vec::new();
-    let mut note = |subject, what: What| {
+    let mut note = |subject, what: What, origin: &Origin| {
         if !matches!(&what, What::Changed(settings) | What::NeedsRestart(settings) if settings.is_empty()) {
-            changes.push(Change { subject, what, connections: 0 });
+            changes.push(Change { subject, what, connections: 0, origin: origin.clone() });
         }
     };
-    note(Subject::Global, What::Changed(differing(&GLOBAL, Reload::Live, &old.global, &new.global)));
-    note(Subject::Global, What::NeedsRestart(differing(&GLOBAL, Reload::Restart, &old.global, &new.global)));
+    let file = &Origin::File;
+    note(Subject::Global, What::Changed(differing(&GLOBAL, Reload::Live, &old.global, &new.global)), file);
+    note(Subject::Global, What::NeedsRestart(differing(&GLOBAL, Reload::Restart, &old.global, &new.global)), file);
     let (old_pools, new_pools) = (by_name(&old.pools), by_name(&new.pools));
     let (old_listeners, new_listeners) = (by_name(&old.listeners), by_name(&new.listeners));
     for listener in &new.listeners {
         let subject = Subject::Listener(listener.name.clone());
         match old_listeners.get(listener.name.as_str()) {
-            None => note(subject, What::Added),
+            None => note(subject, What::Added, file),
             // Turning a long list of prefixes into text takes long.
             Some(other) if *other == listener => {}
-            Some(other) => note(subject, What::Changed(differing(&LISTENER, Reload::Live, other, listener))),
+            Some(other) => note(subject, What::Changed(differing(&LISTENER, Reload::Live, other, listener)), file),
         }
     }
     for gone in old.listeners.iter().filter(|old| !new_listeners.contains_key(old.name.as_str())) {
         // Without its pool, a client that waits for a backend is reset, and the pool's `on_remove` decides about the others.
         let fate = new_pools.contains_key(gone.pool.as_str()).then_some(OnRemove::Keep);
-        note(Subject::Listener(gone.name.clone()), What::Removed(fate));
+        note(Subject::Listener(gone.name.clone()), What::Removed(fate), file);
     }
     for pool in &new.pools {
         let subject = Subject::Pool(pool.name.clone());
         match old_pools.get(pool.name.as_str()) {
-            None => note(subject, What::Added),
+            None => note(subject, What::Added, file),
             Some(other) if *other == pool => {}
             Some(other) => {
-                note(subject, What::Changed(of_pool(other, pool)));
+                note(subject, What::Changed(of_pool(other, pool)), file);
                 sources(other, pool, &mut note);
                 backends(other, pool, &mut note);
             }
         }
     }
     for gone in old.pools.iter().filter(|old| !new_pools.contains_key(old.name.as_str())) {
-        note(Subject::Pool(gone.name.clone()), What::Removed(Some(gone.on_remove)));
+        note(Subject::Pool(gone.name.clone()), What::Removed(Some(gone.on_remove)), file);
     }
     Changes(changes)
 }
 
 /// Equal sources are the same. Of the others, those with the same label are.
-fn sources(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What)) {
+fn sources(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What, &Origin)) {
     let subject = |label| Subject::Source { pool: new.name.clone(), label };
     let mut olds = old.sources();
     let mut others = new.sources();
@@ -231,28 +242,31 @@ fn sources(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What)) {
     });
     for (label, source) in others {
         match olds.iter().position(|(old, _)| *old == label) {
-            Some(before) => note(subject(label), What::Changed(of_source(olds.remove(before).1, source))),
-            None => note(subject(label), What::Added),
+            Some(before) => {
+                note(subject(label), What::Changed(of_source(olds.remove(before).1, source)), &Origin::File)
+            }
+            None => note(subject(label), What::Added, &Origin::File),
         }
     }
-    olds.into_iter().for_each(|(label, _)| note(subject(label), What::Removed(None)));
+    olds.into_iter().for_each(|(label, _)| note(subject(label), What::Removed(None), &Origin::File));
 }
 
-fn backends(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What)) {
+fn backends(old: &Pool, new: &Pool, note: &mut impl FnMut(Subject, What, &Origin)) {
     let subject = |backend: &Backend| Subject::Backend { pool: new.name.clone(), name: backend.name.clone() };
     let (olds, news) = (by_name(&old.backends), by_name(&new.backends));
     for backend in &new.backends {
         match olds.get(backend.name.as_str()) {
-            None => note(subject(backend), What::Added),
+            None => note(subject(backend), What::Added, &backend.origin),
             Some(other) if *other == backend => {}
             Some(other) => {
-                note(subject(backend), What::Changed(differing(&BACKEND, Reload::Live, other, backend)));
+                let differing = differing(&BACKEND, Reload::Live, other, backend);
+                note(subject(backend), What::Changed(differing), &backend.origin);
             }
         }
     }
     for gone in old.backends.iter().filter(|old| !news.contains_key(old.name.as_str())) {
         // The new settings decide.
-        note(subject(gone), What::Removed(Some(new.on_remove)));
+        note(subject(gone), What::Removed(Some(new.on_remove)), &gone.origin);
     }
 }
 

@@ -8,6 +8,7 @@ mod by_name;
 pub mod check;
 pub mod descriptors;
 pub mod diff;
+pub mod discovered;
 pub mod file;
 pub mod model;
 pub mod runtime;

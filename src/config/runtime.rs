@@ -3,18 +3,24 @@
 //! The text holds each changed backend twice: as the file had it, and as it runs. So a start under a changed file does what
 //! a reload does ([`diff::merge`]). What the file does not change stays as it ran.
 //!
+//! The text also holds the newest sets of all sources, so that a start without them serves what they found last.
+//!
 //! Pure. The thread of `state_file` writes the text.
+
+mod sources;
 
 use super::by_name;
 use super::diff;
+use super::discovered::{Discovered, is_discovered};
 use super::file::table::{Keys, Notes, Table};
 use super::file::{Mistakes, readable};
-use super::model::{Backend, Model, Pool};
+use super::model::{Backend, Model, Origin, Pool};
 use super::settings::{self, BACKEND, Source};
-use super::words;
 use crate::base::AdminState;
+use crate::discovery::SourceId;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
+use std::sync::Arc;
 use toml::de::{DeTable, DeValue};
 
 /// The version of the text.
@@ -26,9 +32,9 @@ const HEAD: &str = "\
 # To drop the changes, stop tcplb and remove the file.
 ";
 
-/// The changes at run time.
+/// The changes at run time: those of the API to backends of the file and of its own, and what sources have found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RuntimeChanges(Vec<RuntimeChange>);
+pub struct RuntimeChanges(Vec<RuntimeChange>, Arc<Discovered>);
 
 /// The change of one backend.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,24 +57,37 @@ impl RuntimeChanges {
         let of_file = by_name(&file.pools);
         for pool in &running.pools {
             let before = of_file.get(pool.name.as_str()).map_or(&[][..], |pool| &pool.backends);
-            let (old, now) = (by_name(before), by_name(&pool.backends));
+            let own = || pool.backends.iter().filter(|backend| !is_discovered(backend));
+            let old = by_name(before);
+            let now: HashSet<&str> = own().map(|backend| backend.name.as_str()).collect();
             let change = |file: Option<&Backend>, runs: Option<&Backend>, state| RuntimeChange {
                 pool: pool.name.clone(),
                 file: file.cloned(),
                 runs: runs.cloned(),
                 state,
             };
-            for backend in &pool.backends {
+            for backend in own() {
                 let state = states.get(&(pool.name.as_str(), backend.name.as_str())).copied().unwrap_or_default();
                 let file = old.get(backend.name.as_str()).copied();
                 if file != Some(backend) || state != AdminState::Enabled {
                     changes.push(change(file, Some(backend), state));
                 }
             }
-            let gone = before.iter().filter(|backend| !now.contains_key(backend.name.as_str()));
+            let gone = before.iter().filter(|backend| !now.contains(backend.name.as_str()));
             changes.extend(gone.map(|backend| change(Some(backend), None, AdminState::Enabled)));
         }
-        RuntimeChanges(changes)
+        RuntimeChanges(changes, Arc::default())
+    }
+
+    /// With what sources have found.
+    #[must_use]
+    pub fn with(self, discovered: Arc<Discovered>) -> RuntimeChanges {
+        RuntimeChanges(self.0, discovered)
+    }
+
+    /// What sources have found.
+    pub fn discovered(&self) -> &Arc<Discovered> {
+        &self.1
     }
 
     /// The text.
@@ -86,6 +105,7 @@ impl RuntimeChanges {
                 let _ = writeln!(out, "state = \"{}\"", state.word());
             }
         }
+        sources::print(&self.1, &mut out);
         out
     }
 
@@ -94,7 +114,11 @@ impl RuntimeChanges {
         let notes = Notes::new(text);
         let mut changes = RuntimeChanges::default();
         match DeTable::parse(text) {
-            Ok(document) => changes.0 = read(&Table::new(document.get_ref(), 0, &["version", "backend"], &notes)),
+            Ok(document) => {
+                let keys = [&["version", "backend"][..], &sources::KEYS].concat();
+                let root = Table::new(document.get_ref(), 0, &keys, &notes);
+                changes = RuntimeChanges(read(&root), Arc::new(sources::read(&root)));
+            }
             Err(error) => notes
                 .syntax(error.span().map_or(text.len(), |span| span.start), format!("not TOML: {}", error.message())),
         }
@@ -102,7 +126,7 @@ impl RuntimeChanges {
         if lines.is_empty() { Ok(changes) } else { Err(Mistakes(readable(lines, name, false))) }
     }
 
-    /// What runs under a file, maybe a newer one, and the backends (pool, name) that are not enabled.
+    /// What runs under a file, maybe a newer one, and the backends (pool, name) that are not enabled; without those of sources.
     pub fn apply(&self, file: &Model) -> (Model, Vec<(&str, &str, AdminState)>) {
         if self.0.is_empty() {
             return (file.clone(), Vec::new());
@@ -155,7 +179,14 @@ impl RuntimeChanges {
             };
             Some(format!("pool {pool}: backend {name}: its change at run time is dropped: {why}"))
         });
-        dropped.collect()
+        let has = |id: &SourceId| {
+            let pool = pools.get(id.pool.as_str());
+            pool.is_some_and(|pool| pool.sources().iter().any(|(label, _)| *label == id.label))
+        };
+        let gone = self.1.sets.keys().filter(|id| !has(id)).map(|SourceId { pool, label }| {
+            format!("pool {pool}: the backends of discovery by {label} are dropped: the file has no such source")
+        });
+        dropped.chain(gone).collect()
     }
 }
 
@@ -195,7 +226,10 @@ fn backend(at: &Table<'_>, keys: &Keys) -> Option<RuntimeChange> {
         }
         settings::read_backend(&Source::File(table))
     };
-    let (file, runs) = (side("file"), side("runs"));
+    let (file, mut runs) = (side("file"), side("runs"));
+    if file.is_none() {
+        runs.iter_mut().for_each(|runs| runs.origin = Origin::Api);
+    }
     let same = file.as_ref().zip(runs.as_ref()).is_none_or(|(file, runs)| file.name == runs.name);
     if !same {
         at.wrong("runs", "expected the name of `file`");
@@ -207,16 +241,7 @@ fn backend(at: &Table<'_>, keys: &Keys) -> Option<RuntimeChange> {
     if !at.has("file") && !at.has("runs") {
         at.missing("expected `file`, `runs` or both: tables with an address".to_owned());
     }
-    let state = match at.value("state") {
-        None => AdminState::Enabled,
-        Some(_) => match words::one_of(at.raw("state").unwrap_or_default(), &AdminState::NAMES) {
-            Ok(state) => state,
-            Err(why) => {
-                at.wrong("state", why);
-                return None;
-            }
-        },
-    };
+    let state = sources::state(at).unwrap_or_default();
     (file.is_some() || runs.is_some()).then(|| RuntimeChange { pool: pool.to_owned(), file, runs, state })
 }
 
@@ -224,6 +249,7 @@ fn backend(at: &Table<'_>, keys: &Keys) -> Option<RuntimeChange> {
 mod tests {
     use super::*;
     use crate::base::Address;
+    use crate::discovery::Found;
 
     fn backend(name: &str, port: u16, weight: u16) -> Backend {
         let address = Address::Inet(([10, 0, 0, 1], port).into());
@@ -243,7 +269,8 @@ mod tests {
     fn changed() -> (Model, Model, RuntimeChanges) {
         let [a, b, c, d] = [backend("a", 1, 1), backend("b", 2, 1), backend("c", 3, 1), backend("d", 4, 1)];
         let file = model(&[a.clone(), b, c, d.clone()]);
-        let runs = model(&[a, backend("b", 2, 7), d, Backend { backup: true, ..backend("e", 5, 2) }]);
+        let runs =
+            model(&[a, backend("b", 2, 7), d, Backend { backup: true, origin: Origin::Api, ..backend("e", 5, 2) }]);
         let states = States::from([(("web \"1\"", "d"), AdminState::Draining)]);
         let changes = RuntimeChanges::of(&file, &runs, &states);
         (file, runs, changes)
@@ -259,6 +286,35 @@ mod tests {
         let nothing = RuntimeChanges::of(&file, &file, &States::new());
         assert_eq!(RuntimeChanges::parse(&nothing.print(), "state").unwrap(), RuntimeChanges::default());
         assert_eq!(nothing.apply(&file), (file, Vec::new()));
+    }
+
+    #[test]
+    fn sets_of_sources_and_what_the_api_changed_on_them_are_read_again() {
+        let found = |name: &str| Found {
+            name: name.to_owned(),
+            address: Address::parse_backend("web.internal:80").unwrap(),
+            weight: Some(5),
+            max_connections: None,
+            backup: Some(false),
+            state: AdminState::Draining,
+        };
+        let plain = Found { weight: None, backup: None, state: AdminState::Enabled, ..found("b") };
+        // A name that no pool can have is no reason to refuse the file.
+        let set = [("k \"1\"".to_owned(), found("a b")), ("k2".to_owned(), plain)];
+        let id = SourceId { pool: "web \"1\"".to_owned(), label: "etcd".to_owned() };
+        let mut discovered = Discovered::default();
+        discovered.sets.insert(id, Arc::new(set.into()));
+        discovered.change("web \"1\"", "b", Some(3), None);
+        discovered.change("web \"1\"", "c", None, Some(AdminState::Enabled));
+        let (file, _, changes) = changed();
+        let changes = changes.with(Arc::new(discovered));
+        let read = RuntimeChanges::parse(&changes.print(), "state").unwrap();
+        assert_eq!(read, changes);
+        let lines = read.dropped(&file);
+        assert_eq!(
+            lines,
+            ["pool web \"1\": the backends of discovery by etcd are dropped: the file has no such source"]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The text holds every setting in force, defaults too: it shows what tcplb does, not what the operator typed. Settings that
 //! have no value (no limit, no PROXY header) are left out, as they would be in a file.
 
+use super::discovered::is_discovered;
 use super::model::Model;
 use super::settings::{self, BACKEND, DISCOVER, GLOBAL, HEALTH, LISTENER, POOL, Section};
 use std::fmt::Write;
@@ -17,7 +18,10 @@ pub fn print(model: &Model) -> String {
     for pool in &model.pools {
         section(&mut out, &POOL, pool);
         section(&mut out, &HEALTH, &pool.health);
-        for backend in &pool.backends {
+        if pool.backends.iter().any(is_discovered) {
+            out.push_str("\n# Further backends are from the sources below.\n");
+        }
+        for backend in pool.backends.iter().filter(|backend| !is_discovered(backend)) {
             section(&mut out, &BACKEND, backend);
         }
         for discover in &pool.discover {

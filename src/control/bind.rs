@@ -25,8 +25,14 @@ const TRY_AGAIN: Duration = Duration::from_millis(10);
 impl ConfigState {
     /// Binds the addresses that the model asks for and that are not bound yet. On an error, none of them stays bound.
     pub(super) fn bind(&mut self, model: &Model, found: &Found) -> Result<Binding, String> {
+        if let Some(bound) = self.bound(model) {
+            return bound;
+        }
         descriptors::divide(self.limit, model, descriptors::listening_sockets(model))?;
-        self.within_reach(model)?;
+        let backends = model.pools.iter().flat_map(|pool| &pool.backends);
+        for backend in backends {
+            reachable(&backend.address).map_err(|why| format!("backend {}: {why}", backend.name))?;
+        }
         let permissions: Vec<Permissions> = model.listeners.iter().map(permissions).collect::<Result<_, _>>()?;
         let mut free = Free::of(&self.snapshot);
         let mut bound = Binding { addresses: vec![Vec::new(); model.listeners.len()], ..Binding::default() };
@@ -72,6 +78,24 @@ impl ConfigState {
         self.refuse_loops(model, &bound)?;
         self.permit(model, &permissions, &bound)?;
         Ok(bound)
+    }
+
+    /// What is bound already, if the model has the same listeners as the running one.
+    fn bound(&self, model: &Model) -> Option<Result<Binding, String>> {
+        let same = model.listeners == self.running.listeners && model.listeners.len() == self.snapshot.listeners.len();
+        let bind = || {
+            let addresses: Vec<_> = self.snapshot.listeners.iter().map(|listener| listener.addresses.clone()).collect();
+            let sockets = |address: &BoundAddress| match address.endpoint {
+                Endpoint::Inet(_) => self.running.global.workers as u64,
+                Endpoint::Unix(_) => 1,
+            };
+            let listening = addresses.iter().flatten().map(sockets).sum();
+            let share = Some(descriptors::divide(self.limit, model, listening)?);
+            let bound = Binding { addresses, share, ..Binding::default() };
+            self.refuse_loops(model, &bound)?;
+            Ok(bound)
+        };
+        same.then(bind)
     }
 
     /// Refuses a backend that is one of our own listeners, by the bound addresses. A pair that runs already is not checked
@@ -183,23 +207,6 @@ impl ConfigState {
         Ok(())
     }
 
-    /// The sandbox (Landlock) cuts off abstract sockets of other processes, unless the configuration had one at the
-    /// start.
-    fn within_reach(&self, model: &Model) -> Result<(), String> {
-        if !confine::shuts_out_abstract_sockets() {
-            return Ok(());
-        }
-        let backends = model.pools.iter().flat_map(|pool| &pool.backends);
-        let mut out_of_reach = backends.filter(|backend| backend.address.is_abstract());
-        out_of_reach.next().map_or(Ok(()), |backend| {
-            Err(format!(
-                "backend {}: {} is an abstract socket, which the sandbox reaches only if the configuration has one at the \
-                 start; restart tcplb with it, or use a socket file",
-                backend.name, backend.address
-            ))
-        })
-    }
-
     fn why_not(&self, listen: &Listen, error: &io::Error) -> String {
         let mut addresses = self.snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
         let own = addresses.find(|address| check::overlap(&address.asked, listen));
@@ -210,6 +217,17 @@ impl ConfigState {
         });
         format!("can't listen on {listen}: {error}{remedy}{hint}")
     }
+}
+
+/// The sandbox (Landlock) cuts off abstract sockets of other processes, unless the configuration had one at the start.
+pub(super) fn reachable(backend: &Address) -> Result<(), String> {
+    if backend.is_abstract() && confine::shuts_out_abstract_sockets() {
+        return Err(format!(
+            "{backend} is an abstract socket, which the sandbox reaches only if the configuration has one at the start; \
+             restart tcplb with it, or use a socket file"
+        ));
+    }
+    Ok(())
 }
 
 /// The permissions of a listener's socket files, with users and groups looked up. Files that the service manager opened

@@ -11,6 +11,7 @@ use super::reload::Waiting;
 use super::remote::{Refused, Reloaded};
 use super::{ControlLoop, DataPlane};
 use crate::config::model::{Model, OnRemove};
+use crate::events::By;
 use crate::logger;
 use crate::net::listen;
 use crate::pool::{BackendId, Note, Snapshot};
@@ -31,10 +32,8 @@ pub enum Reply {
     Edit(Sender<Result<(), Refused>>, Option<StateBefore>),
     /// The callers of a reload, and the log.
     Reload(Vec<Waiting>, Reloaded),
-    /// None: the change comes from control itself.
-    None,
-    /// None: the change comes from agents.
-    Agents,
+    /// None: the change comes from a source, from names or from agents.
+    None(By),
 }
 
 /// A change that prober and workers are taking up.
@@ -72,7 +71,8 @@ impl<C: DataPlane> ControlLoop<C> {
     pub(super) fn begin(&mut self, transition: Transition, force: bool, reply: Reply) {
         self.parts.config_state.commit(&transition);
         self.plan_retries();
-        let Transition { model, snapshot, opened, leaving, closing, share } = transition;
+        self.note_refused();
+        let Transition { model, snapshot, opened, leaving, closing, share, .. } = transition;
         for NewSockets { address, listener, .. } in &opened {
             let endpoints = listener.addresses.iter().filter(|other| other.id == *address);
             endpoints.for_each(|address| log::info!(target: logger::ALWAYS, "listening on {}", address.endpoint));
@@ -160,8 +160,11 @@ impl<C: DataPlane> ControlLoop<C> {
     fn arrived(&mut self) {
         let Some(change) = self.change.take() else { return };
         let file = self.parts.config_state.file().clone();
+        self.parts.published.set_discovered(self.parts.config_state.discovered().clone());
         self.parts.published.publish(change.snapshot.clone(), change.model.clone(), file);
-        self.parts.saver.iter().for_each(Saver::save_soon);
+        let by_source = matches!(change.reply, Reply::None(By::Discovery(_)));
+        let save = if by_source { Saver::save_later } else { Saver::save_soon };
+        self.parts.saver.iter().for_each(save);
         self.sampler.begin(&self.parts.published);
         self.record_effects(&change);
         let InFlight { leaving, force, reply, .. } = change;
@@ -188,7 +191,7 @@ impl<C: DataPlane> ControlLoop<C> {
         match reply {
             Reply::Edit(answer, _) => drop(answer.try_send(Ok(()))),
             Reply::Reload(waiting, reloaded) => self.reload_is_over(waiting, Ok(reloaded)),
-            Reply::None | Reply::Agents => {}
+            Reply::None(_) => {}
         }
     }
 }

@@ -10,17 +10,21 @@ use super::remote::Refused;
 use super::resolve::{self, Endpoints};
 use crate::base::{Address, Endpoint, Listen};
 use crate::clock;
+use crate::config::by_name;
+use crate::config::check::{self, OwnListeners};
 use crate::config::descriptors::{self, Share};
 use crate::config::diff::{self, Changes, Difference, Subject, What};
-use crate::config::model::{self, Model, Names, OnRemove};
+use crate::config::discovered::{self, Discovered, LeftOut};
+use crate::config::model::{self, Backend, Model, OnRemove, Origin};
 use crate::config::runtime::RuntimeChanges;
-use crate::config::{by_name, check};
+use crate::discovery::SourceId;
 use crate::net::listen::{BoundFiles, Listening};
 use crate::pool::{
     self, AdminState, BackendId, BoundAddressId, Listener, Member, Pool, Published, Resolved, Snapshot, SnapshotPlan,
     same_endpoints,
 };
-use std::collections::{BTreeSet, HashMap, HashSet};
+use crate::preflight;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +35,9 @@ pub struct ConfigState {
     share: Share,
     /// The model of the file when it was last read; of the flags if there is no file.
     file: Arc<Model>,
+    /// What sources have found.
+    pub(super) discovered: Arc<Discovered>,
+    refused: BTreeMap<SourceId, LeftOut>,
     pub(super) running: Arc<Model>,
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) unused_address: u32,
@@ -70,16 +77,42 @@ pub struct Transition {
     pub closing: Vec<Endpoint>,
     /// The division of the limit on open descriptors.
     pub share: Share,
+    /// What sources have found.
+    pub discovered: Arc<Discovered>,
+    /// Backends of sources that the model can't have.
+    pub refused: BTreeMap<SourceId, LeftOut>,
+}
+
+/// A model that may run next, and what belongs to it.
+pub struct Next {
+    /// The model.
+    pub model: Model,
+    /// What sources have found.
+    pub discovered: Arc<Discovered>,
+    /// Backends of sources that the model can't have.
+    pub refused: BTreeMap<SourceId, LeftOut>,
+    /// Backends (pool, name) whose states change.
+    pub states: Vec<(String, String, AdminState)>,
 }
 
 impl ConfigState {
     /// Binds for the first time; resolves listeners' names itself. `restored` was changed at run time, before a restart.
     /// Fails with the backends that do not fit to the file, or the address that can't be bound.
     pub fn bind_first(file: Model, restored: &RuntimeChanges, limit: u64) -> Result<BoundState, String> {
-        let (model, states) = restored.apply(&file);
+        let (mut model, states) = restored.apply(&file);
         check::probe_ports(&model).map_err(|mistakes| mistakes.join("\n"))?;
         let owned = |(pool, name, state): (&str, &str, AdminState)| (pool.to_owned(), name.to_owned(), state);
-        let states = states.into_iter().map(owned).collect();
+        let mut states: Vec<_> = states.into_iter().map(owned).collect();
+        // Sources by other settings keep their sets until their first answers.
+        let mut discovered = restored.discovered().carried(&model, &model);
+        let listens: Vec<(&str, &Listen)> = asked(&model).collect();
+        let own = OwnListeners::new(listens.iter().map(|(name, listen)| (*name, *listen)));
+        let mut extended_model = model.clone();
+        let extended =
+            discovered.extend(&mut extended_model, |_, backend| own.refuse(&backend.address, preflight::is_ours));
+        drop(listens);
+        model = extended_model;
+        states.extend(extended.states.into_iter().map(|((pool, name), state)| (pool, name, state)));
         let share = descriptors::divide(limit, &model, descriptors::listening_sockets(&model))?;
         let running = Arc::new(model.clone());
         let nothing = Model { listeners: Vec::new(), pools: Vec::new(), ..model.clone() };
@@ -88,6 +121,8 @@ impl ConfigState {
             limit,
             share,
             file: Arc::new(file),
+            discovered: Arc::new(discovered),
+            refused: extended.refused,
             running: running.clone(),
             snapshot,
             unused_address: 0,
@@ -126,28 +161,42 @@ impl ConfigState {
 
     /// What a new file changes: the next running model, and the changes with the number of connections each concerns. Fails
     /// with the backends that were added at run time and do not fit to it.
-    pub fn merge(&self, file: &Model) -> Result<(Model, Changes), Vec<String>> {
-        let merged = diff::merge(&self.file, file, &self.running);
+    pub fn merge(&self, file: &Model) -> Result<(Next, Changes), Vec<String>> {
+        let merged = diff::merge(&self.file, file, &discovered::without(&self.running));
         check::probe_ports(&merged)?;
-        let mut changes = diff::between(&self.running, &merged);
+        let mut next = self.with_found(merged, self.discovered.carried(&self.file, file));
+        let mut changes = diff::between(&self.running, &next.model);
         let members = Members::of(&self.snapshot);
         for change in &mut changes.0 {
             change.connections = connections(&self.snapshot, &change.subject, &members);
         }
-        Ok((diff::in_force(merged, &self.running), changes))
+        next.model = diff::in_force(next.model, &self.running);
+        Ok((next, changes))
     }
 
-    /// Prepares a change to `model`. `resolved` holds the endpoints of backends that are new or may have moved, `found`
-    /// the outcomes for names of listeners that are not bound yet. Fails with the address that can't be bound.
-    pub fn prepare(
-        &mut self,
-        model: Model,
-        resolved: &Resolved,
-        found: &Found,
-        state: Option<(&str, &str, AdminState)>,
-    ) -> Result<Transition, String> {
+    /// Backends of sources that the running model can't have.
+    pub fn refused(&self) -> &BTreeMap<SourceId, LeftOut> {
+        &self.refused
+    }
+
+    /// The running model, unchanged.
+    pub fn as_it_runs(&self) -> Next {
+        let (model, discovered) = (Model::clone(&self.running), self.discovered.clone());
+        Next { model, discovered, refused: self.refused.clone(), states: Vec::new() }
+    }
+
+    /// What sources have found.
+    pub fn discovered(&self) -> &Arc<Discovered> {
+        &self.discovered
+    }
+
+    /// Prepares a change. `resolved` holds the endpoints of backends that are new or may have moved, `found` the outcomes for
+    /// names of listeners that are not bound yet. Fails with the address that can't be bound.
+    pub fn prepare(&mut self, next: Next, resolved: &Resolved, found: &Found) -> Result<Transition, String> {
+        let Next { model, discovered, refused, states } = next;
         let bound = self.bind(&model, found)?;
-        let (addresses, states) = (&bound.addresses, state.as_slice());
+        let states: Vec<_> = states.iter().map(|(pool, name, state)| (pool.as_str(), name.as_str(), *state)).collect();
+        let (addresses, states) = (&bound.addresses, &states[..]);
         let plan = SnapshotPlan { model: &model, resolved, addresses, states, now: clock::now() };
         let snapshot = Arc::new(pool::next(Some(&self.snapshot), &plan));
         let opened = opened(bound.sockets, &snapshot);
@@ -160,6 +209,8 @@ impl ConfigState {
             leaving,
             closing: bound.unused,
             share: bound.share.unwrap_or(self.share),
+            discovered,
+            refused,
         })
     }
 
@@ -167,6 +218,7 @@ impl ConfigState {
     pub fn commit(&mut self, transition: &Transition) {
         (self.running, self.snapshot, self.share) =
             (transition.model.clone(), transition.snapshot.clone(), transition.share);
+        (self.discovered, self.refused) = (transition.discovered.clone(), transition.refused.clone());
         let now = Instant::now();
         self.closing.retain(|(_, until)| *until > now);
         self.closing.extend(transition.closing.iter().map(|endpoint| (endpoint.clone(), now + CLOSING)));
@@ -210,6 +262,11 @@ impl ConfigState {
                 if !has(backend) {
                     return Err(Refused::NoBackend { pool: name.to_owned(), name: backend.clone() });
                 }
+                let of_source = settings.backends.iter().find(|it| it.name == *backend).map(|it| &it.origin);
+                if let (Edit::Remove { .. }, Some(Origin::Source(source))) = (edit, of_source) {
+                    let (pool, name, source) = (name.to_owned(), backend.clone(), source.to_string());
+                    return Err(Refused::Discovered { pool, name, source });
+                }
             }
         }
         Ok(())
@@ -218,7 +275,8 @@ impl ConfigState {
     /// Prepares a change of one backend. `found` has the outcome for a new backend's name.
     pub fn edit(&mut self, edit: &Edit, found: &Found) -> Result<Transition, Refused> {
         self.check(edit)?;
-        let mut model = Model::clone(&self.running);
+        let mut model = discovered::without(&self.running);
+        let mut discovered = Discovered::clone(&self.discovered);
         let pool = edit.pool();
         let Some(settings) = model.pools.iter_mut().find(|other| other.name == pool) else {
             return Err(Refused::NoPool(pool.to_owned()));
@@ -229,18 +287,32 @@ impl ConfigState {
             Edit::Add { backend, .. } => {
                 let endpoints = resolve::one(backend, found).map_err(Refused::Invalid)?;
                 resolved.insert((pool.to_owned(), backend.name.clone()), endpoints);
-                settings.backends.push(backend.clone());
+                settings.backends.push(Backend { origin: Origin::Api, ..backend.clone() });
             }
             Edit::Change { name, weight, state, .. } => {
-                let backend = settings.backends.iter_mut().find(|backend| backend.name == *name);
-                if let (Some(backend), Some(weight)) = (backend, weight) {
-                    backend.weight = *weight;
+                match settings.backends.iter_mut().find(|backend| backend.name == *name) {
+                    Some(backend) => {
+                        backend.weight = weight.unwrap_or(backend.weight);
+                        new_state = state.map(|state| (pool.to_owned(), name.clone(), state));
+                    }
+                    None => discovered.change(pool, name, *weight, *state),
                 }
-                new_state = state.map(|state| (pool, name.as_str(), state));
             }
             Edit::Remove { name, .. } => settings.backends.retain(|backend| backend.name != *name),
         }
-        self.prepare(model, &resolved, &Found::new(), new_state).map_err(Refused::Invalid)
+        let mut next = self.with_found(model, discovered);
+        // A source's backend may take the name of a removed one.
+        let endpoints = resolve::model(&next.model, &Found::new(), Some(&self.snapshot));
+        for (key, at) in endpoints.resolved.into_iter().filter(|(key, _)| !self.is_at(key)) {
+            resolved.entry(key).or_insert(at);
+        }
+        next.states.extend(new_state);
+        self.prepare(next, &resolved, &Found::new()).map_err(Refused::Invalid)
+    }
+
+    /// Whether the snapshot has this backend, by pool and name.
+    fn is_at(&self, (pool, name): &(String, String)) -> bool {
+        self.running.pools.iter().any(|it| it.name == *pool && it.backends.iter().any(|it| it.name == *name))
     }
 
     fn leaving(&self, next: &Snapshot) -> Vec<(BackendId, OnRemove)> {
@@ -271,22 +343,39 @@ pub fn drift(published: &Published) -> Changes {
         }
     }
     for pool in &snapshot.pools {
-        let changed = pool.members.iter().filter(|member| member.state != AdminState::Enabled);
-        changes.0.extend(changed.map(|member| diff::Change {
-            subject: Subject::Backend { pool: pool.settings.name.clone(), name: member.backend.name.clone() },
-            what: What::Changed(vec![Difference {
-                key: "state".to_owned(),
-                from: AdminState::default().word().to_owned(),
-                to: member.state.word().to_owned(),
-            }]),
-            connections: member.backend.active().into(),
+        let both = pool.members.iter().zip(&pool.settings.backends);
+        let changed = both.filter(|(member, _)| member.state != AdminState::Enabled);
+        let enabled = AdminState::Enabled;
+        changes.0.extend(changed.map(|(member, settings)| {
+            state_changed(&pool.settings.name, member, enabled, member.state, Some(settings))
         }));
     }
     changes
 }
 
+pub(super) fn state_changed(
+    pool: &str,
+    member: &Member,
+    from: AdminState,
+    to: AdminState,
+    settings: Option<&Backend>,
+) -> diff::Change {
+    let (from, to) = (from.word().to_owned(), to.word().to_owned());
+    diff::Change {
+        subject: Subject::Backend { pool: pool.to_owned(), name: member.backend.name.clone() },
+        what: What::Changed(vec![Difference { key: "state".to_owned(), from, to }]),
+        connections: member.backend.active().into(),
+        origin: settings.map(|settings| settings.origin.clone()).unwrap_or_default(),
+    }
+}
+
+/// Where a model's listeners are to listen.
+pub(super) fn asked(model: &Model) -> impl Iterator<Item = (&str, &Listen)> {
+    model.listeners.iter().flat_map(|listener| listener.bind.iter().map(|listen| (listener.name.as_str(), listen)))
+}
+
 /// The open connections of a part of the configuration.
-fn connections(snapshot: &Snapshot, subject: &Subject, members: &Members<'_>) -> u64 {
+pub(super) fn connections(snapshot: &Snapshot, subject: &Subject, members: &Members<'_>) -> u64 {
     let of_pool = |pool: &Arc<Pool>| pool.members.iter().map(|member| u64::from(member.backend.active())).sum();
     match subject {
         Subject::Source { .. } => 0,
@@ -310,7 +399,8 @@ fn moved(pool: &Pool, wanted: &model::Pool, resolved: &Resolved) -> Vec<diff::Ch
         let (key, (pool, name)) = ("resolved address".to_owned(), key);
         let what = What::Changed(vec![Difference { key, from: written(&from), to: written(to) }]);
         let connections = member.backend.active().into();
-        Some(diff::Change { subject: Subject::Backend { pool, name }, what, connections })
+        let origin = settings.origin.clone();
+        Some(diff::Change { subject: Subject::Backend { pool, name }, what, connections, origin })
     });
     moved.collect()
 }
@@ -323,10 +413,10 @@ fn written(endpoints: &[Endpoint]) -> String {
 }
 
 /// The members of a snapshot by the names of pool and backend.
-struct Members<'a>(HashMap<(&'a str, &'a str), &'a Member>);
+pub(super) struct Members<'a>(HashMap<(&'a str, &'a str), &'a Member>);
 
 impl<'a> Members<'a> {
-    fn of(snapshot: &'a Snapshot) -> Members<'a> {
+    pub(super) fn of(snapshot: &'a Snapshot) -> Members<'a> {
         let pools = snapshot.pools.iter();
         let named = pools.flat_map(|pool| {
             pool.members.iter().map(|member| ((pool.settings.name.as_str(), member.backend.name.as_str()), member))
@@ -334,7 +424,7 @@ impl<'a> Members<'a> {
         Members(named.collect())
     }
 
-    fn find(&self, pool: &str, name: &str) -> Option<&'a Member> {
+    pub(super) fn find(&self, pool: &str, name: &str) -> Option<&'a Member> {
         self.0.get(&(pool, name)).copied()
     }
 }
@@ -387,11 +477,12 @@ impl BoundState {
         let BoundState { mut config_state, bound, states } = self;
         let states: Vec<_> = states.iter().map(|(pool, name, state)| (pool.as_str(), name.as_str(), *state)).collect();
         let model = config_state.running.clone();
-        let Endpoints { resolved, unresolved, .. } = resolve::model(&model, found, None);
-        if model.global.names == Names::Required && !unresolved.is_empty() {
-            let why: Vec<String> = unresolved.into_iter().map(|it| it.why).collect();
-            return Err(why.join("\n"));
+        let endpoints = resolve::model(&model, found, None);
+        let lacking: Vec<String> = endpoints.lacking(&model).into_iter().map(|it| it.why.clone()).collect();
+        if !lacking.is_empty() {
+            return Err(lacking.join("\n"));
         }
+        let Endpoints { resolved, unresolved, .. } = endpoints;
         let plan = SnapshotPlan {
             model: &model,
             resolved: &resolved,

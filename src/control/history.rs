@@ -6,7 +6,7 @@ use super::remote::ReloadError;
 use super::{ControlLoop, DataPlane};
 use crate::base::Endpoint;
 use crate::config::diff::{Change, Changes, Difference, Subject, What};
-use crate::config::model::OnRemove;
+use crate::config::model::{OnRemove, Origin};
 use crate::events::{By, Event, Kind};
 use crate::pool::{BackendState, Member, Pool, Snapshot};
 use crate::telemetry::EndCounts;
@@ -30,7 +30,17 @@ impl<C: DataPlane> ControlLoop<C> {
 
     /// Records the changes of a reload.
     pub(super) fn record_changes(&self, changes: &Changes) {
-        of_reload(changes).into_iter().for_each(|event| self.record_event(event));
+        of_changes(changes, |_| By::File).into_iter().for_each(|event| self.record_event(event));
+    }
+
+    /// Records what sources changed.
+    pub(super) fn record_found(&self, changes: &Changes) {
+        let by = |origin: &Origin| match origin {
+            Origin::Source(label) => By::Discovery(label.clone()),
+            Origin::File => By::File,
+            Origin::Api => By::Api,
+        };
+        of_changes(changes, by).into_iter().for_each(|event| self.record_event(event));
     }
 
     /// Records a change of one backend, before it is in force.
@@ -39,7 +49,7 @@ impl<C: DataPlane> ControlLoop<C> {
         let changed = |pool: &str, name: &str, what| {
             let connections = find(snapshot, pool, name).map_or(0, |(_, member)| member.backend.active().into());
             let subject = Subject::Backend { pool: pool.to_owned(), name: name.to_owned() };
-            of_change(&Change { subject, what, connections }, By::Api)
+            of_change(&Change { subject, what, connections, origin: Origin::Api }, By::Api)
         };
         self.record_event(match edit {
             Edit::Add { pool, backend } => Event::new(Kind::Config, By::Api)
@@ -85,19 +95,22 @@ impl<C: DataPlane> ControlLoop<C> {
         let by = match &change.reply {
             Reply::Edit(..) => By::Api,
             Reply::Reload(..) => By::File,
-            Reply::None => By::Names,
-            Reply::Agents => By::Health,
+            Reply::None(by) => by.clone(),
         };
         if let Reply::Edit(_, Some(before)) = &change.reply
             && let Some((pool, member)) = find(&change.snapshot, &before.pool, &before.backend)
             && let now = BackendState::of(pool, member)
             && now != before.state
         {
-            let event = Event::new(Kind::BackendState, by).of_backend(&before.pool, &before.backend);
+            let event = Event::new(Kind::BackendState, by.clone()).of_backend(&before.pool, &before.backend);
             self.record_event(event.changed(before.state.word(), now.word()));
         }
         let events = self.parts.published.events();
-        change.snapshot.pools.iter().for_each(|pool| pool.report_serving(events, by, "the configuration changed"));
+        change
+            .snapshot
+            .pools
+            .iter()
+            .for_each(|pool| pool.report_serving(events, by.clone(), "the configuration changed"));
     }
 
     /// Records that the process begins to drain.
@@ -113,10 +126,10 @@ impl<C: DataPlane> ControlLoop<C> {
     }
 }
 
-/// One event per change. Of backends, only the first [`BACKENDS_MAX`] have one each: a reload must not displace all older events.
-/// One event per pool counts the others.
-fn of_reload(changes: &Changes) -> Vec<Event> {
-    let mut counted: BTreeMap<&str, [u64; 3]> = BTreeMap::new();
+/// One event per change. Of backends, only the first [`BACKENDS_MAX`] have one each: a change must not displace all older events.
+/// One event per pool and originator counts the others.
+fn of_changes(changes: &Changes, by: impl Fn(&Origin) -> By) -> Vec<Event> {
+    let mut counted: BTreeMap<(&str, String), (By, [u64; 3])> = BTreeMap::new();
     let (mut events, mut backends) = (Vec::new(), 0);
     for change in &changes.0 {
         if let Subject::Backend { pool, .. } = &change.subject {
@@ -127,15 +140,16 @@ fn of_reload(changes: &Changes) -> Vec<Event> {
                     What::Removed(_) => 1,
                     What::Changed(_) | What::NeedsRestart(_) => 2,
                 };
-                counted.entry(pool).or_default()[kind] += 1;
+                let by = by(&change.origin);
+                counted.entry((pool, by.word().into_owned())).or_insert((by, [0; 3])).1[kind] += 1;
                 continue;
             }
         }
-        events.push(of_change(change, By::File));
+        events.push(of_change(change, by(&change.origin)));
     }
-    events.extend(counted.into_iter().map(|(pool, [added, removed, changed])| {
+    events.extend(counted.into_iter().map(|((pool, _), (by, [added, removed, changed]))| {
         let text = format!("more backends: {added} added, {removed} removed, {changed} changed");
-        Event::new(Kind::Config, By::File).of_pool(pool).because(text)
+        Event::new(Kind::Config, by).of_pool(pool).because(text)
     }));
     events
 }
@@ -173,15 +187,21 @@ mod tests {
             subject: Subject::Backend { pool: pool.to_owned(), name: format!("web{number}") },
             what,
             connections: 0,
+            origin: Origin::File,
         };
         let mut changes = Changes::default();
         changes.0.extend((0..BACKENDS_MAX).map(|number| backend("a", number, What::Added)));
-        assert_eq!(of_reload(&changes).len(), BACKENDS_MAX);
+        assert_eq!(of_changes(&changes, |_| By::File).len(), BACKENDS_MAX);
         changes.0.extend((0..9_000).map(|number| backend("b", number, What::Added)));
         changes.0.push(backend("b", 1, What::Removed(None)));
         changes.0.push(backend("a", 1, What::Changed(Vec::new())));
-        changes.0.push(Change { subject: Subject::Global, what: What::Changed(Vec::new()), connections: 0 });
-        let events = of_reload(&changes);
+        changes.0.push(Change {
+            subject: Subject::Global,
+            what: What::Changed(Vec::new()),
+            connections: 0,
+            origin: Origin::File,
+        });
+        let events = of_changes(&changes, |_| By::File);
         let last: Vec<_> = events[BACKENDS_MAX..].iter().map(|it| (it.pool.as_deref(), it.reason.as_deref())).collect();
         assert_eq!(last[0].0, None, "all changes but those of backends have an event");
         let want = [

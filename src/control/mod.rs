@@ -10,6 +10,7 @@
 //! | running | `Reload`, by a command or SIGHUP | the file is read and applied, all or nothing |
 //! | running | `Edit` | one backend is changed, removed, or added once its name is resolved |
 //! | running | an agent changes the weight of its backend | the next snapshot has the weight |
+//! | running | a source has a new set of backends | it is applied, at most every 100 ms |
 //! | running | a retried name resolves | its backends get their address |
 //! | running | the drain time of a removed backend is over | its connections are reset, reason `forced` |
 //! | running | `Stop` | readiness ends; after `shutdown_delay` the drain begins |
@@ -33,18 +34,21 @@
 //! | `bind` | listeners' addresses: which stay, which are opened |
 //! | `config_state` | the current state, and how the next one is prepared |
 //! | `reload` | a reload until it becomes a change |
+//! | `found` | what sources have found, as a part of the next state |
 //! | `history` | what it records as events |
 //! | `limits` | limits that are reached and left, drains that are over |
 //! | `names` | changes that wait for names, and retries |
 //! | `lookup` | threads that ask the resolver |
 //! | `resolve` | names into addresses |
 //! | `weights` | weights that agents change |
+//! | `sources` | what sources find |
 //! | `sampler` | notes the counters of each moment, for the last minute of the status |
 
 mod bind;
 mod change;
 mod command;
 mod config_state;
+mod found;
 mod history;
 mod limits;
 mod lookup;
@@ -53,6 +57,7 @@ mod reload;
 mod remote;
 mod resolve;
 mod sampler;
+mod sources;
 mod weights;
 
 pub use crate::config::diff::{Change, Changes};
@@ -65,6 +70,7 @@ use crate::base::duration;
 use crate::base::text::counted;
 use crate::clock;
 use crate::config::model::Model;
+use crate::discovery::{Set, SourceId, Sources};
 use crate::mailbox::Mailbox;
 use crate::pool::{BackendId, Note, Published, Snapshot};
 use crate::state_file::Saver;
@@ -79,7 +85,7 @@ use names::{Add, Retries};
 use reload::{Read, Reload, Waiting};
 use remote::Asked;
 use sampler::Sampler;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -208,6 +214,12 @@ struct ControlLoop<C> {
     /// When changes of weights may be taken next.
     weights_due: Instant,
     sampler: Sampler,
+    sources: Sources,
+    /// Sources have sets that are not applied.
+    new_sets: bool,
+    /// When they may be applied, and those that could not be applied.
+    next_sets: Instant,
+    untaken: BTreeMap<SourceId, Arc<Set>>,
     /// Backends whose drain is over, as the last look found.
     drained: BTreeSet<BackendId>,
     heartbeat: Heartbeat,
@@ -221,6 +233,10 @@ impl<C: DataPlane> ControlLoop<C> {
         ControlLoop {
             parts,
             sampler,
+            sources: Sources::default(),
+            new_sets: false,
+            next_sets: Instant::now(),
+            untaken: BTreeMap::new(),
             draining: false,
             change: None,
             prober_lags: false,
@@ -246,6 +262,9 @@ impl<C: DataPlane> ControlLoop<C> {
         let answers = self.parts.lookups.answers().clone();
         self.plan_retries();
         self.sampler.begin(&self.parts.published);
+        self.parts.published.set_discovered(self.parts.config_state.discovered().clone());
+        self.run_sources();
+        let sets = self.sources.wakes().clone();
         let sample = if self.sampler.is_on() { tick(recent::EVERY) } else { never() };
         while !left.is_empty() {
             self.heartbeat.beat();
@@ -256,6 +275,7 @@ impl<C: DataPlane> ControlLoop<C> {
             let change = self.waits();
             let read = self.read.clone().unwrap_or_else(never);
             let (reading_is_over, retry) = (self.reading_is_over(), self.next_retry());
+            let sets_are_due = self.sets_are_due();
             let unanswered = self.parts.lookups.deadline().map_or_else(never, at);
             let (weights, weights_due) = self.weights();
             let (next_reload, next_command) = match self.change {
@@ -333,7 +353,11 @@ impl<C: DataPlane> ControlLoop<C> {
                 recv(wakes) -> wake => if wake.is_err() {
                     wakes = never();
                 },
+                recv(sets) -> _ => self.new_sets = true,
+                // The loop applies them at its beginning.
+                recv(sets_are_due) -> _ => {}
                 recv(look) -> _ => {
+                    self.sources.start_waiting();
                     self.report_refusals(|totals, why| totals.settled_to_log(why, clock::now()));
                     self.look_at_limits();
                     self.look_at_drains();

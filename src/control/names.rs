@@ -8,6 +8,7 @@ use super::remote::Refused;
 use super::resolve::{self, without_address};
 use super::{ControlLoop, DataPlane};
 use crate::config::advice;
+use crate::events::By;
 use crate::pool::Resolved;
 use crossbeam_channel::{Receiver, Sender, at, never};
 use std::collections::HashMap;
@@ -129,6 +130,9 @@ impl<C: DataPlane> ControlLoop<C> {
         if self.change.is_none() {
             self.begin_reload();
         }
+        if self.change.is_none() {
+            self.apply_sets();
+        }
     }
 
     /// Gives backends without an address the addresses that their names have now.
@@ -150,9 +154,9 @@ impl<C: DataPlane> ControlLoop<C> {
         if resolved.is_empty() {
             return;
         }
-        let model = self.parts.config_state.running().as_ref().clone();
-        match self.parts.config_state.prepare(model, &resolved, &Found::new(), None) {
-            Ok(transition) => self.begin(transition, false, Reply::None),
+        let next = self.parts.config_state.as_it_runs();
+        match self.parts.config_state.prepare(next, &resolved, &Found::new()) {
+            Ok(transition) => self.begin(transition, false, Reply::None(By::Names)),
             Err(why) => log::error!("can't apply resolved names: {why}"),
         }
     }

@@ -10,7 +10,7 @@ use super::remote::{ReloadError, Reloaded};
 use super::resolve::{self, Endpoints};
 use super::{ControlLoop, DataPlane};
 use crate::clock;
-use crate::config::model::{Model, Names};
+use crate::config::model::Model;
 use crate::config::{advice, descriptors};
 use crate::systemd;
 use crossbeam_channel::{Receiver, Sender, at, bounded, never};
@@ -140,11 +140,11 @@ impl<C: DataPlane> ControlLoop<C> {
             Ok(file) => file,
             Err(error) => return self.reload_is_over(waiting, Err(error)),
         };
-        let (model, changes) = match self.parts.config_state.merge(&file) {
+        let (next, changes) = match self.parts.config_state.merge(&file) {
             Ok(merged) => merged,
             Err(mistakes) => return self.reload_is_over(waiting, Err(ReloadError::Mistakes(mistakes))),
         };
-        let reloaded = Reloaded { changes, model: Arc::new(model) };
+        let reloaded = Reloaded { changes, model: Arc::new(next.model) };
         let mut real = Vec::new();
         for waiting in waiting {
             if waiting.dry_run {
@@ -170,6 +170,7 @@ impl<C: DataPlane> ControlLoop<C> {
             Ok((transition, reloaded)) => {
                 self.record_changes(&reloaded.changes);
                 self.begin(transition, false, Reply::Reload(waiting, reloaded));
+                self.run_sources();
             }
             Err(error) => self.reload_is_over(waiting, Err(error)),
         }
@@ -177,14 +178,16 @@ impl<C: DataPlane> ControlLoop<C> {
 
     fn prepare(&mut self, file: Model, found: &Found) -> Result<(Transition, Reloaded), ReloadError> {
         let config_state = &mut self.parts.config_state;
-        let (model, mut changes) = config_state.merge(&file).map_err(ReloadError::Mistakes)?;
-        let Endpoints { resolved, unresolved, kept } = resolve::model(&model, found, Some(config_state.snapshot()));
-        if model.global.names == Names::Required && !unresolved.is_empty() {
-            let mistake = |it: resolve::Unresolved| format!("pool {}: backend {}: {}", it.pool, it.backend, it.why);
-            return Err(ReloadError::Mistakes(unresolved.into_iter().map(mistake).collect()));
+        let (next, mut changes) = config_state.merge(&file).map_err(ReloadError::Mistakes)?;
+        let endpoints = resolve::model(&next.model, found, Some(config_state.snapshot()));
+        let mistake = |it: &resolve::Unresolved| format!("pool {}: backend {}: {}", it.pool, it.backend, it.why);
+        let lacking: Vec<String> = endpoints.lacking(&next.model).into_iter().map(mistake).collect();
+        if !lacking.is_empty() {
+            return Err(ReloadError::Mistakes(lacking));
         }
-        config_state.note_moved(&model, &resolved, &mut changes);
-        let transition = config_state.prepare(model, &resolved, found, None).map_err(ReloadError::CouldNotListen)?;
+        let Endpoints { resolved, unresolved, kept } = endpoints;
+        config_state.note_moved(&next.model, &resolved, &mut changes);
+        let transition = config_state.prepare(next, &resolved, found).map_err(ReloadError::CouldNotListen)?;
         config_state.set_file(file);
         kept.iter().for_each(|line| log::warn!("{line}"));
         resolve::note(&transition.snapshot, &unresolved);

@@ -64,6 +64,15 @@ pub enum Refused {
         /// The backend's name.
         name: String,
     },
+    /// A source found the backend, and would bring it back.
+    Discovered {
+        /// The pool's name.
+        pool: String,
+        /// The backend's name.
+        name: String,
+        /// The label of the source.
+        source: String,
+    },
     /// The request is invalid; the text says what is wrong and what was expected.
     Invalid(String),
     /// A drain has begun, and changes are refused.
@@ -167,6 +176,11 @@ impl fmt::Display for Refused {
             Refused::NoBackend { pool, name } => write!(out, "pool `{pool}` has no backend `{name}`"),
             Refused::Exists { pool, name } => write!(out, "pool `{pool}` has a backend `{name}` already"),
             Refused::Invalid(why) => out.write_str(why),
+            Refused::Discovered { pool, name, source } => write!(
+                out,
+                "backend {name} of pool {pool} is from discovery by {source}, which would bring it back: remove it there, \
+                 or set its state to disabled"
+            ),
             Refused::Draining => out.write_str("tcplb is stopping and takes no more changes"),
             Refused::Gone => out.write_str("tcplb has stopped"),
         }

@@ -4,7 +4,8 @@
 
 use super::lookup::Found;
 use crate::base::{Address, Endpoint};
-use crate::config::model::{self, Model};
+use crate::config::discovered::is_discovered;
+use crate::config::model::{self, Model, Names};
 use crate::pool::{Backend, Resolved, Snapshot};
 use std::collections::{BTreeSet, HashMap};
 use std::net::{Ipv6Addr, SocketAddr};
@@ -32,11 +33,23 @@ pub struct Unresolved {
     pub name: String,
     /// The error text.
     pub why: String,
+    /// Whether a source found it.
+    pub is_discovered: bool,
 }
 
-/// The host names in the addresses of a model's backends.
+impl Endpoints {
+    /// The backends without endpoints, if the model requires all names; not those that sources found.
+    pub fn lacking(&self, model: &Model) -> Vec<&Unresolved> {
+        let required = model.global.names == Names::Required;
+        self.unresolved.iter().filter(|it| required && !it.is_discovered).collect()
+    }
+}
+
+/// The host names in the addresses of a model's backends. Those that sources found are not waited for where names are required.
 pub fn names(model: &Model) -> BTreeSet<String> {
+    let required = model.global.names == Names::Required;
     let backends = model.pools.iter().flat_map(|pool| &pool.backends);
+    let backends = backends.filter(|backend| !(required && is_discovered(backend)));
     backends.filter_map(|backend| name(&backend.address)).map(str::to_owned).collect()
 }
 
@@ -73,8 +86,9 @@ pub fn model(model: &Model, found: &Found, old: Option<&Snapshot>) -> Endpoints 
                 continue;
             }
             endpoints.resolved.insert(key(), Vec::new());
+            let is_discovered = is_discovered(backend);
             let (pool, backend) = key();
-            endpoints.unresolved.push(Unresolved { pool, backend, name: host.to_owned(), why });
+            endpoints.unresolved.push(Unresolved { pool, backend, name: host.to_owned(), why, is_discovered });
         }
     }
     endpoints

@@ -6,6 +6,7 @@
 use super::change::Reply;
 use super::lookup::Found;
 use super::{ControlLoop, DataPlane};
+use crate::events::By;
 use crate::pool::Resolved;
 use crossbeam_channel::{Receiver, at, never};
 use std::time::{Duration, Instant};
@@ -32,9 +33,9 @@ impl<C: DataPlane> ControlLoop<C> {
             return;
         }
         self.weights_due = Instant::now() + PAUSE;
-        let model = self.parts.config_state.running().as_ref().clone();
-        match self.parts.config_state.prepare(model, &Resolved::new(), &Found::new(), None) {
-            Ok(transition) => self.begin(transition, false, Reply::Agents),
+        let next = self.parts.config_state.as_it_runs();
+        match self.parts.config_state.prepare(next, &Resolved::new(), &Found::new()) {
+            Ok(transition) => self.begin(transition, false, Reply::None(By::Health)),
             Err(why) => log::error!("agents have changed weights, which stay as they were: {why}"),
         }
     }

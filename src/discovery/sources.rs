@@ -55,6 +55,8 @@ struct Running {
     clears: bool,
     standing: Arc<Mutex<Standing>>,
     thread: Thread,
+    /// Why backends were refused, as it was logged.
+    refused: Vec<String>,
 }
 
 enum Thread {
@@ -92,7 +94,8 @@ impl Sources {
             let same = before.get_mut(&id).filter(is_same).is_some().then(|| before.remove(&id)).flatten();
             let running = same.unwrap_or_else(|| {
                 let standing = Standing { backends: set.len(), ..Standing::default() };
-                Running { settings, clears, standing: Arc::new(Mutex::new(standing)), thread: Thread::Waits(set) }
+                let (standing, thread, refused) = (Arc::new(Mutex::new(standing)), Thread::Waits(set), Vec::new());
+                Running { settings, clears, standing, thread, refused }
             });
             self.running.insert(id, running);
         }
@@ -129,6 +132,22 @@ impl Sources {
                     }
                 }
             }
+        }
+    }
+
+    /// Notes the backends of each source that its pool can't have: how many, and why for some of them. Each reason is logged
+    /// once.
+    pub fn refuse<'a>(&mut self, refused: impl Fn(&SourceId) -> Option<(usize, &'a [String])>) {
+        for (id, running) in &mut self.running {
+            let (count, reasons) = refused(id).unwrap_or_default();
+            let new: Vec<&String> = reasons.iter().filter(|why| !running.refused.contains(why)).collect();
+            let mut standing = running.standing.lock();
+            standing.refused = count;
+            for why in new {
+                log::warn!("{}: {why}; it is left out", name(id));
+                standing.note(why.clone());
+            }
+            running.refused = reasons.to_vec();
         }
     }
 

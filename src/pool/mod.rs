@@ -42,6 +42,6 @@ pub use lease::{Lease, Tried};
 pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints};
 pub use note::Note;
 pub use pick::PickError;
-pub use published::{LastReload, Published};
+pub use published::{LastReload, Published, Standings};
 pub use snapshot::{BoundAddress, BoundAddressId, Listener, Member, Pool, Snapshot};
 pub use standing::Standing;

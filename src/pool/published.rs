@@ -6,11 +6,14 @@
 use super::Snapshot;
 use crate::admission::ConnectionLimit;
 use crate::base::Tick;
+use crate::config::discovered::Discovered;
 use crate::config::model::Model;
+use crate::discovery::{SourceId, Standing};
 use crate::events::Events;
 use crate::telemetry::recent::Series;
 use crate::telemetry::{AccessLogTotals, LostLines, WorkerTotals};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
@@ -32,11 +35,16 @@ pub struct Published {
     log: Arc<AccessLogTotals>,
     /// Lines that both logs have lost. Control samples them.
     pub lost_lines: Series<LostLines>,
+    discovered: RwLock<Arc<Discovered>>,
+    sources: RwLock<Standings>,
     events: Arc<Events>,
 }
 
 /// The snapshot in force, the running model, and the model of the file, or of the flags if there is no file.
 type Current = (Arc<Snapshot>, Arc<Model>, Arc<Model>);
+
+/// What the status shows of each source.
+pub type Standings = BTreeMap<SourceId, Arc<Mutex<Standing>>>;
 
 /// The last attempt to reload the configuration.
 #[derive(Clone, Debug)]
@@ -72,6 +80,8 @@ impl Published {
             configured: RwLock::new(started_at),
             log: Arc::default(),
             lost_lines: Series::default(),
+            discovered: RwLock::default(),
+            sources: RwLock::default(),
             events: Arc::default(),
         }
     }
@@ -149,6 +159,26 @@ impl Published {
     /// Publishes a snapshot once the workers have it; called by control.
     pub fn publish(&self, snapshot: Arc<Snapshot>, model: Arc<Model>, file: Arc<Model>) {
         *self.current.write() = (snapshot, model, file);
+    }
+
+    /// What sources have found, for the state file.
+    pub fn discovered(&self) -> Arc<Discovered> {
+        self.discovered.read().clone()
+    }
+
+    /// Control's: sources have found this.
+    pub fn set_discovered(&self, discovered: Arc<Discovered>) {
+        *self.discovered.write() = discovered;
+    }
+
+    /// What the status shows of each source.
+    pub fn sources(&self) -> Standings {
+        self.sources.read().clone()
+    }
+
+    /// Control's: these sources run.
+    pub fn set_sources(&self, sources: Standings) {
+        *self.sources.write() = sources;
     }
 
     /// Control's: a drain begins.

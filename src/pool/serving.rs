@@ -97,7 +97,7 @@ mod tests {
                     scope.spawn(move || {
                         for turn in 0..20 {
                             pool.show(0, standing(turn % 2 == round % 2));
-                            pool.report_serving(events, by, "a change");
+                            pool.report_serving(events, by.clone(), "a change");
                         }
                     });
                 }

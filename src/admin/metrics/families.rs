@@ -7,6 +7,7 @@
 //! A new metric is a row here, the place that counts it (in `telemetry`, by `worker::ledger`) and its test.
 
 use super::{Ended, Row, Samples, Scope, unix_time};
+use crate::discovery::Standing;
 use crate::policy::health::{Class, ConnectFailure};
 use crate::pool::{AddressState, Listener, Pool};
 use crate::session::CloseReason;
@@ -38,7 +39,7 @@ pub struct About {
 }
 
 /// The tables by their headings in docs/metrics.md.
-pub fn tables() -> [(&'static str, Vec<About>); 5] {
+pub fn tables() -> [(&'static str, Vec<About>); 6] {
     fn of<S>(families: &[Family<S>]) -> Vec<About> {
         families.iter().map(|family| family.about).collect()
     }
@@ -46,6 +47,7 @@ pub fn tables() -> [(&'static str, Vec<About>); 5] {
         ("listeners", of(LISTENERS)),
         ("backends", [of(BACKENDS), of(ENDED)].concat()),
         ("pools", of(POOLS)),
+        ("sources", of(SOURCES)),
         ("workers", of(WORKERS)),
         ("process", of(PROCESS)),
     ]
@@ -309,6 +311,34 @@ pub const POOLS: &[Family<Arc<Pool>>] = &[
         "Clients that wait for a backend.",
         "tcplb_pool_waiting > 0",
         |pool, samples| samples.one(pool.totals.waiting.load(Relaxed)),
+    ),
+];
+
+/// About each source of backends.
+pub const SOURCES: &[Family<Standing>] = &[
+    family(
+        "gauge",
+        "tcplb_discovery_last_success_timestamp_seconds",
+        "pool,source",
+        "When the source last answered; 0 before the first answer.",
+        "time() - tcplb_discovery_last_success_timestamp_seconds > 120",
+        |standing, samples| samples.one(standing.last_success.map_or(0.0, unix_time)),
+    ),
+    family(
+        "counter",
+        "tcplb_discovery_errors_total",
+        "pool,source",
+        "Failures of the source, entries that were not understood, backends that the pool can't have.",
+        "increase(tcplb_discovery_errors_total[5m]) > 0",
+        |standing, samples| samples.one(standing.errors),
+    ),
+    family(
+        "gauge",
+        "tcplb_discovery_backends",
+        "pool,source",
+        "Backends of the source's newest set.",
+        "sum by (pool) (tcplb_discovery_backends)",
+        |standing, samples| samples.one(standing.backends),
     ),
 ];
 

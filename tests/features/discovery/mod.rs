@@ -2,6 +2,7 @@
 //! serves what can't be installed here, and `secure` has certificates.
 
 mod consul;
+mod control;
 mod dns;
 mod etcd;
 mod fake;
