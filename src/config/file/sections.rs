@@ -4,7 +4,7 @@ use super::table::{Keys, Table};
 use super::{Parsed, across};
 use crate::config::check;
 use crate::config::model::{Backend, Listener, Model, Pool};
-use crate::config::settings::{self, BACKEND, GLOBAL, HEALTH, LISTENER, NOT_YET, POOL, Source};
+use crate::config::settings::{self, BACKEND, GLOBAL, HEALTH, LISTENER, POOL, Source};
 
 /// The whole file.
 pub fn file(root: &Table<'_>) -> Parsed {
@@ -37,14 +37,8 @@ struct PoolKeys {
     health: Keys,
 }
 
-/// Whether this version runs sources. Until it does, a file with one is refused; the tests here read it.
-const SOURCES_RUN: bool = cfg!(test);
-
 fn pool(at: &Table<'_>, keys: &PoolKeys) -> Pool {
-    let mut sources = at.tables_by("discover", settings::discover_keys);
-    for source in sources.extract_if(.., |_| !SOURCES_RUN) {
-        source.notes().wrong(source.start(), format!("[[pool.discover]] {NOT_YET}: list the backends"));
-    }
+    let sources = at.tables_by("discover", settings::discover_keys);
     let tables = at.tables("backend", &keys.backend);
     let backends: Vec<_> = tables.iter().filter_map(|at| Some((backend(at)?, *at))).collect();
     across::backends(&backends);

@@ -191,24 +191,6 @@ fn warm_connections_are_refused_until_there_are_some() {
 }
 
 #[test]
-fn discover_is_refused_until_there_is_some() {
-    let server = echo();
-    for key in [
-        "kind = \"dns\"",
-        "on_empty = \"clear\"",
-        "weight = 2",
-        "max_connections = 3",
-        "backup = true",
-        "path = \"/b\"",
-    ] {
-        let file = ConfigFile::over([server.at()]).and(&format!("[[pool.discover]]\n{key}\n"));
-        let (status, said) = Tcplb::from_file(&file.write()).start_in_vain();
-        assert_eq!(status.code(), Some(2));
-        assert!(said.contains("[[pool.discover]] is not in this version yet"), "{said}");
-    }
-}
-
-#[test]
 fn no_backend_resets_clients_or_lets_them_wait() {
     for value in ["reset", "wait 60s"] {
         let tcplb = ConfigFile::empty().pool(&format!("no_backend = \"{value}\"")).start();

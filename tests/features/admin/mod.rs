@@ -7,6 +7,7 @@ mod calls;
 mod clients;
 mod connections;
 mod crowd;
+mod discovered;
 mod events;
 mod exact;
 mod explain;
