@@ -1,7 +1,7 @@
 //! `[pool.health]`: how the backends of a pool are watched.
 
 use super::kinds::{self, count, number, word};
-use super::{Flag, NOT_YET, Section, Source, setting};
+use super::{Flag, Section, Source, setting};
 use crate::base::duration;
 use crate::config::model::{Health, HealthKind, InitialHealth, Probe};
 use crate::config::words::{self, Words};
@@ -184,16 +184,5 @@ fn beside_kind(source: &Source<'_>, health: &Health) {
             "kind",
             "a script needs its steps, like steps = [{ send = \"PING\\r\\n\" }, { expect = \"+PONG\" }]",
         );
-    }
-    match asked {
-        // The tests here read them.
-        _ if cfg!(test) => {}
-        Some(Probe::Agent | Probe::Script) => {
-            source.wrong("kind", format!("`{kind}` {NOT_YET}: tcp, http and off are"))
-        }
-        None if health.kind.probe() == Probe::Script => {
-            source.wrong("steps", format!("`script` {NOT_YET}: tcp, http and off are"))
-        }
-        _ => {}
     }
 }

@@ -1,11 +1,13 @@
 //! `[pool.health]` and its flags.
 
 use super::{A_WHILE, both};
+use parking_lot::Mutex;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
-use testkit::{Admin, ConfigFile, Conn, Server, Started, Tcplb, eventually, let_pass, peers};
+use testkit::{Admin, At, ConfigFile, Conn, Running, Server, Started, Tcplb, eventually, let_pass, peers};
 
 /// An HTTP server that hands each request's head to `status`, and answers with what it says.
 fn http(status: impl Fn(&str) -> u16 + Send + Sync + 'static) -> Server {
@@ -35,7 +37,7 @@ fn probed(server: &Server, lines: &str, flags: &[&str]) -> [Started; 2] {
 
 /// The first result decides: wait for it.
 #[track_caller]
-fn assert_first_result(tcplb: &Started, up: bool) {
+fn assert_first_result(tcplb: &Running, up: bool) {
     if up {
         let admin = Admin::of(tcplb);
         eventually("a probe has passed", || admin.metric("tcplb_health_probes_total", &["result=\"success\""]) > 0);
@@ -62,12 +64,62 @@ fn kind_decides_what_a_probe_does() {
 }
 
 #[test]
-fn a_script_is_refused_until_there_is_one() {
-    let server = Server::start(peers::http("web", Arc::new(AtomicU16::new(503))));
-    let file = ConfigFile::over([server.at()]).health("steps = [{ expect = \"+OK\" }]");
-    let (status, said) = Tcplb::from_file(&file.write()).start_in_vain();
-    assert_eq!(status.code(), Some(2));
-    assert!(said.contains("steps: `script` is not in this version yet"), "{said}");
+fn steps_are_what_a_script_sends_and_expects() {
+    let loads = Arc::new(AtomicBool::new(false));
+    let answer = loads.clone();
+    let server = Server::start(move |conn: Conn| -> io::Result<()> {
+        (&conn).write_all(b"220 mx")?;
+        (&conn).write_all(b" ESMTP\r\n")?;
+        assert_eq!(conn.line()?, "PING");
+        (&conn).write_all(if answer.load(Ordering::Relaxed) { b"-LOADING\r\n" } else { b"+PONG\r\n+" })?;
+        conn.try_ending().map(drop)
+    });
+    let steps = r#"steps = [{ expect_regex = '^220 .*\r\n' }, { send = "PING\r\n" }, { expect = "+PONG" }]"#;
+    let file = ConfigFile::over([server.at()]).health(&format!("{steps}\nfall = 1\nrise = 1\n{QUICK}"));
+    let tcplb = Tcplb::from_file(&file.global("admin = \"127.0.0.1:0\"").write()).start();
+    assert_first_result(&tcplb, true);
+    loads.store(true, Ordering::Relaxed);
+    tcplb.wait_for_line("is down: step 3: expected \"+PONG\", got \"-LOADING\\r\\n\"");
+    loads.store(false, Ordering::Relaxed);
+    tcplb.wait_for_line("is up: every step of the script passed");
+}
+
+#[test]
+fn an_agent_gives_its_backend_a_weight_drains_it_and_marks_it_down() {
+    let line = Arc::new(Mutex::new("up"));
+    let answer = line.clone();
+    let agent = Server::start(move |conn: Conn| -> io::Result<()> {
+        let line = *answer.lock();
+        (&conn).write_all(format!("{line}\n").as_bytes())?;
+        conn.finish();
+        conn.try_ending().map(drop)
+    });
+    let At::Tcp(at) = agent.at() else { panic!() };
+    // No client comes, so the backend's own port needs no server.
+    let backend = At::Tcp(SocketAddr::new(at.ip(), 1));
+    let lines = format!("kind = \"agent\"\nport = {}\nrise = 1\n{QUICK}", at.port());
+    let file = ConfigFile::over([&backend]).health(&lines).global("admin = \"127.0.0.1:0\"");
+    let tcplb = Tcplb::from_file(&file.write()).start();
+    let admin = Admin::of(&tcplb);
+    let weighs = |weight: u64| admin.metric("tcplb_backend_weight", &["backend="]) == weight;
+    assert_first_result(&tcplb, true);
+    let say = |words| *line.lock() = words;
+    say("300%");
+    eventually("the weight is three times the configured one", || weighs(3));
+    say("0%");
+    eventually("no client comes", || weighs(0));
+    say("up 100%");
+    eventually("the weight is the configured one", || weighs(1));
+    say("drain");
+    tcplb.wait_for_line("is draining: its agent says drain");
+    say("ready");
+    tcplb.wait_for_line("is draining no longer: its agent says up");
+    say("down");
+    tcplb.wait_for_line("is down: its agent says down");
+    say("up");
+    tcplb.wait_for_line("is up: its agent says up");
+    say("fine");
+    tcplb.wait_for_line("is down: its agent sent \"fine\": expected up, down, drain, ready or N%");
 }
 
 #[test]
