@@ -7,6 +7,7 @@ use super::source::Source;
 use parking_lot::{Condvar, Mutex};
 use serde_json::{Value as Json, json};
 use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,8 +39,9 @@ struct State {
     queries: Vec<Option<u64>>,
 }
 
-struct Consul {
-    server: Server,
+/// A fake of Consul.
+pub(super) struct Consul {
+    pub(super) server: Server,
     shared: Arc<(Mutex<State>, Condvar)>,
 }
 
@@ -52,7 +54,7 @@ fn instance(id: &str, address: &str) -> Json {
 }
 
 impl Consul {
-    fn start() -> Consul {
+    pub(super) fn start() -> Consul {
         let state = State { mode: Mode::Well, index: 10, changes: 0, instances: vec![], token: None, queries: vec![] };
         let shared = Arc::new((Mutex::new(state), Condvar::new()));
         let serving = shared.clone();
@@ -74,6 +76,13 @@ impl Consul {
         state.changes += 1;
         change(&mut state);
         self.shared.1.notify_all();
+    }
+
+    /// One instance, here.
+    pub(super) fn has_at(&self, id: &str, at: SocketAddr) {
+        let mut new = instance(id, &at.ip().to_string());
+        new["Service"]["Port"] = at.port().into();
+        self.change(|state| state.instances = vec![(new, true)]);
     }
 
     fn has(&self, ids: &[&str]) {

@@ -8,6 +8,7 @@ use parking_lot::{Condvar, Mutex};
 use serde_json::{Value as Json, json};
 use std::collections::BTreeMap;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tcplb::base::AdminState;
@@ -41,8 +42,9 @@ struct State {
     watches: Vec<u64>,
 }
 
-struct Cluster {
-    server: Server,
+/// A fake of the API.
+pub(super) struct Cluster {
+    pub(super) server: Server,
     shared: Arc<(Mutex<State>, Condvar)>,
 }
 
@@ -58,7 +60,7 @@ fn ready(pod: &'static str) -> (&'static str, &'static str, Json) {
 }
 
 impl Cluster {
-    fn start() -> Cluster {
+    pub(super) fn start() -> Cluster {
         let state = State {
             version: 100,
             slices: BTreeMap::new(),
@@ -95,7 +97,14 @@ impl Cluster {
         self.change(|state| state.put(slice));
     }
 
-    fn delete(&self, name: &str) {
+    /// A slice with the pod of its name, here.
+    pub(super) fn put_at(&self, name: &'static str, at: SocketAddr) {
+        let mut new = slice(name, &[(name, &at.ip().to_string(), json!({"ready": true}))]);
+        new["ports"][0]["port"] = at.port().into();
+        self.put(new);
+    }
+
+    pub(super) fn delete(&self, name: &str) {
         self.change(|state| {
             let mut slice = state.slices.remove(name).expect("a slice");
             state.record("DELETED", &mut slice);
