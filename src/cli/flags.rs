@@ -33,7 +33,8 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     let listener = settings::read_listener(&Source::Flags { typed: &typed, flag_of: |key| LISTENER.flag_of(key) });
     listens(&listener.bind, &typed);
     let mut pool = settings::read_pool(&Source::Flags { typed: &typed, flag_of: |key| POOL.flag_of(key) });
-    pool.health = settings::read_health(&Source::Flags { typed: &typed, flag_of: |key| HEALTH.flag_of(key) });
+    let health = Source::Flags { typed: &typed, flag_of: |key| HEALTH.flag_of(key) };
+    pool.health = settings::read_health(&health, pool.health);
     let mut global = settings::read_global(&Source::Flags { typed: &typed, flag_of: |key| GLOBAL.flag_of(key) });
     if typed.values("workers").is_none() {
         global.workers = cores.clamp(1, WORKERS_MAX);

@@ -52,6 +52,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("listener.connection_rate_per_source", &["connection_rate_per_source_resets_the_second_client"]),
     ("listener.limits", &["limits_enforces_or_only_counts"]),
     ("pool.name", &["a_pool_s_name_is_what_status_shows"]),
+    ("pool.preset", &["preset_leads_clients_to_the_server_with_the_role"]),
     ("pool.algorithm", &["algorithm_decides_which_backend_is_next"]),
     ("pool.send_proxy", &["send_proxy_is_the_version_of_the_header"]),
     ("pool.connect_timeout", &["connect_timeout_ends_an_attempt"]),

@@ -44,7 +44,7 @@ fn pool(at: &Table<'_>, keys: &PoolKeys) -> Pool {
     across::backends(&backends);
     let mut pool = settings::read_pool(&Source::File(*at));
     if let Some(at) = at.table("health", &keys.health) {
-        pool.health = settings::read_health(&Source::File(at));
+        pool.health = settings::read_health(&Source::File(at), pool.health);
     }
     for (backend, at) in &backends {
         if let Err(why) = check::probe_port(&pool.health, &backend.address) {

@@ -114,6 +114,10 @@ fn called(probe: Probe) -> &'static str {
 
 /// Gives the probe this kind. One that it has already keeps its parameters.
 fn set_kind(health: &mut Health, probe: Probe) {
+    if probe == Probe::Off {
+        // A preset may have set what only probes have a use for.
+        (health.initial, health.port) = (InitialHealth::Up, None);
+    }
     if health.kind.probe() != probe {
         health.kind = match probe {
             Probe::Tcp => HealthKind::Tcp,
@@ -130,9 +134,8 @@ fn of_kind(health: &mut Health, probe: Probe) -> &mut HealthKind {
     &mut health.kind
 }
 
-/// Reads the section.
-pub fn read(source: &Source<'_>) -> Health {
-    let mut health = Health::default();
+/// Reads the section. What it does not set is as in `health`.
+pub fn read(source: &Source<'_>, mut health: Health) -> Health {
     let taken = HEALTH.read(source, &mut health);
     if !source.has("timeout") {
         health.timeout = health.timeout.min(health.interval);
@@ -179,7 +182,8 @@ fn beside_kind(source: &Source<'_>, health: &Health) {
     if asked == Some(Probe::Agent) && !source.has("port") {
         source.wrong("kind", "an agent needs its port, like port = 8090");
     }
-    if asked == Some(Probe::Script) && !source.has("steps") {
+    let no_steps = matches!(&health.kind, HealthKind::Script { steps } if steps.is_empty());
+    if no_steps && !source.has("steps") {
         source.wrong(
             "kind",
             "a script needs its steps, like steps = [{ send = \"PING\\r\\n\" }, { expect = \"+PONG\" }]",

@@ -16,6 +16,7 @@
 //! | module | part |
 //! |---|---|
 //! | `global`, `listener`, `pool`, `health`, `backend`, `discover` | a table each, and the rules between its keys |
+//! | `presets` | keys of a pool that one word sets |
 //! | [`kinds`] | how each kind of value is read and written |
 //! | [`given`] | a value as the user gave it, and where a mistake in it is noted |
 //! | [`reference`] | the tables as pages |
@@ -31,6 +32,7 @@ mod health;
 pub mod kinds;
 mod listener;
 mod pool;
+mod presets;
 pub mod reference;
 
 pub use backend::BACKEND;

@@ -1,6 +1,7 @@
 //! `[[pool]]`: servers that serve the same thing, and how they are chosen.
 
 use super::kinds::{self, count, number, word};
+use super::presets::Applied;
 use super::{Flag, Lens, Section, Setting, Source, setting};
 use crate::config::model::{NoBackend, Pool, Probe, SendProxy};
 
@@ -19,6 +20,12 @@ pub static POOL: Section<Pool> = Section {
             .more("Two pools cannot share a name.")
             .set("\"web\"")
             .makes_another(),
+        // The keys behind it win.
+        Setting::new("preset", &Applied, "Sets several keys at once for a kind of server.")
+            .more("The keys that stand in the pool win, also those of its `[pool.health]`. `tcplb config reference` lists what each preset sets.")
+            .see("configuration.md#presets")
+            .absent("none")
+            .example("\"patroni-primary\""),
         setting!(Pool.algorithm: kinds::ALGORITHM, "How a backend is chosen.")
             .see("algorithms.md")
             .flag_as(Flag { long: "algorithm", short: Some('a'), alias: Some("algo"), heading: PEERS }),

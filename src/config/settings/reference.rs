@@ -1,7 +1,7 @@
 //! The tables as pages: what `tcplb config reference` prints, the tables of docs/configuration.md, and config.example.
 
 use super::kinds::Values;
-use super::{DISCOVER, Listed, Reload, Row, sections};
+use super::{DISCOVER, Listed, Reload, Row, presets, sections};
 use crate::config::words::alternatives;
 use std::fmt::Write;
 
@@ -31,7 +31,7 @@ pub fn keys() -> String {
             let _ = writeln!(page, "| `{}` | {meaning} | {} | {default} | {reload} |", about.key, values.describe());
         }
     }
-    page
+    page + "\n" + &presets::table()
 }
 
 /// A sentence in a cell, and the page that has more.

@@ -3,15 +3,24 @@
 use super::{A_WHILE, both};
 use parking_lot::Mutex;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
-use testkit::{Admin, At, ConfigFile, Conn, Running, Server, Started, Tcplb, eventually, let_pass, peers};
+use testkit::{
+    Admin, At, ConfigFile, Conn, Ending, Running, Server, Started, Tcplb, eventually, fresh_loopback, let_pass, peers,
+    refusing,
+};
 
 /// An HTTP server that hands each request's head to `status`, and answers with what it says.
 fn http(status: impl Fn(&str) -> u16 + Send + Sync + 'static) -> Server {
-    Server::start(move |conn: Conn| -> io::Result<()> {
+    Server::start(answering(status))
+}
+
+fn answering(
+    status: impl Fn(&str) -> u16 + Send + Sync + 'static,
+) -> impl Fn(Conn) -> io::Result<()> + Send + Sync + 'static {
+    move |conn| {
         let mut head = String::new();
         loop {
             match conn.line()? {
@@ -22,7 +31,7 @@ fn http(status: impl Fn(&str) -> u16 + Send + Sync + 'static) -> Server {
         (&conn).write_all(format!("HTTP/1.1 {} Whatever\r\nContent-Length: 0\r\n\r\n", status(&head)).as_bytes())?;
         conn.finish();
         conn.try_ending().map(drop)
-    })
+    }
 }
 
 const QUICK: &str = "interval = \"150ms\"\ntimeout = \"150ms\"";
@@ -131,6 +140,43 @@ fn path_is_what_a_probe_asks_for() {
             assert_first_result(&tcplb, up);
         }
     }
+}
+
+/// One server answers for the Patroni of both backends. It knows them by the address that a probe asks.
+#[test]
+fn preset_leads_clients_to_the_server_with_the_role() {
+    let ips = [fresh_loopback(), fresh_loopback()];
+    let primary = Arc::new(AtomicUsize::new(0));
+    let now = primary.clone();
+    let patroni = Server::start_on(
+        Ipv4Addr::UNSPECIFIED,
+        answering(move |head| {
+            let host = format!("host: {}:", ips[now.load(Ordering::Relaxed)]);
+            let asked = head.starts_with("GET /primary ");
+            if asked && head.to_ascii_lowercase().contains(&host) { 200 } else { 503 }
+        }),
+    );
+    let servers = [Server::start_on(ips[0], peers::named("a")), Server::start_on(ips[1], peers::named("b"))];
+    let health = format!("port = {}\n{QUICK}", patroni.at().port());
+    let file = ConfigFile::empty().pool("preset = \"patroni-primary\"").health(&health);
+    let file = file.backend(servers[0].at(), "name = \"a\"").backend(servers[1].at(), "name = \"b\"");
+    let tcplb = file.start();
+    let client = tcplb.connect();
+    assert_eq!(client.hear_line(), "a");
+    tcplb.wait_for_line("b is down");
+
+    primary.store(1, Ordering::Relaxed);
+    assert_eq!(client.ending(), Ending::Reset);
+    tcplb.wait_for_line("a is down");
+    assert_eq!(tcplb.name_of_next(), "b");
+}
+
+#[test]
+fn an_unknown_preset_is_refused_with_the_nearest() {
+    let file = ConfigFile::over([&refusing()]).pool("preset = \"patroni\"");
+    let (status, said) = Tcplb::from_file(&file.write()).start_in_vain();
+    assert_eq!(status.code(), Some(2));
+    assert!(said.contains("galera or mqtt, got `patroni`, did you mean `patroni-primary`?"), "{said}");
 }
 
 #[test]

@@ -187,9 +187,10 @@ fn file() -> BoxedStrategy<String> {
             file += &(lines.join("\n") + "\n");
         }
         for (number, (lines, health, backends, sources)) in pools.into_iter().enumerate() {
-            file += &format!("[[pool]]\nname = 'p{number}'\n{}\n", lines.join("\n"));
-            // A unix socket has no other port to probe.
+            // A unix socket has no other port to probe, which a preset may set.
             let unix = backends.iter().any(|(_, kind, _)| kind % 4 == 3);
+            let lines = if unix { without(lines, &["preset"]) } else { lines };
+            file += &format!("[[pool]]\nname = 'p{number}'\n{}\n", lines.join("\n"));
             let health = if unix { without_port(health) } else { health };
             file += &format!("[pool.health]\n{}\n", health.join("\n"));
             for (lines, kind, named) in backends {
