@@ -10,9 +10,11 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Barrier};
 use tcplb::base::Endpoint;
-use tcplb::config::model::{Global, LogTo, Model, Sandbox};
+use tcplb::config::model::{Discover, Global, LogTo, Model, Pool, Sandbox};
 use tcplb::confine::Confinement;
+use tcplb::discovery::{KINDS, Value};
 
 fn model(global: Global) -> Model {
     Model { global, listeners: Vec::new(), pools: Vec::new() }
@@ -109,6 +111,41 @@ fn the_sandbox_leaves_what_the_balancer_needs() {
         assert!(fs::read_dir("/proc/self/fd").unwrap().count() > 3);
         std::thread::available_parallelism().unwrap();
     });
+}
+
+#[test]
+fn a_source_s_file_can_be_read_and_replaced_and_no_other_place() {
+    if !have_landlock() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (etc, lists, other) = (place.path().join("etc"), place.path().join("lists"), place.path().join("other"));
+    for directory in [&etc, &lists, &other] {
+        fs::create_dir(directory).unwrap();
+        fs::write(directory.join("file"), "first").unwrap();
+    }
+    let (config, list, secret) = (etc.join("file"), lists.join("file"), other.join("file"));
+    let kind = KINDS.iter().find(|kind| kind.name == "file").unwrap();
+    let mut source = Discover::of(kind);
+    source.settings.set("path", Value::File(list.clone()));
+    let pools = vec![Pool { discover: vec![source], ..Pool::default() }];
+    let model = Model { pools, ..model(Global::default()) };
+    let (ready, replaced) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (here, there, at) = (ready.clone(), replaced.clone(), list.clone());
+    let thread = std::thread::spawn(move || {
+        Confinement::new(&model, Some(&config)).unwrap().carry_out(&[], None).unwrap();
+        let first = fs::read_to_string(&at);
+        here.wait();
+        there.wait();
+        assert_denied("read elsewhere", fs::read(&secret));
+        assert_denied("change it", fs::write(&at, "changed"));
+        (first.unwrap(), fs::read_to_string(&at).unwrap())
+    });
+    ready.wait();
+    fs::write(lists.join("new"), "second").unwrap();
+    fs::rename(lists.join("new"), &list).unwrap();
+    replaced.wait();
+    assert_eq!(thread.join().unwrap(), ("first".to_owned(), "second".to_owned()));
 }
 
 #[test]
