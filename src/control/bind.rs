@@ -25,14 +25,14 @@ const TRY_AGAIN: Duration = Duration::from_millis(10);
 impl ConfigState {
     /// Binds the addresses that the model asks for and that are not bound yet. On an error, none of them stays bound.
     pub(super) fn bind(&mut self, model: &Model, found: &Found) -> Result<Binding, String> {
-        if let Some(bound) = self.bound(model) {
-            return bound;
-        }
-        descriptors::divide(self.limit, model, descriptors::listening_sockets(model))?;
         let backends = model.pools.iter().flat_map(|pool| &pool.backends);
         for backend in backends {
             reachable(&backend.address).map_err(|why| format!("backend {}: {why}", backend.name))?;
         }
+        if let Some(bound) = self.bound(model) {
+            return bound;
+        }
+        descriptors::divide(self.limit, model, descriptors::listening_sockets(model))?;
         let permissions: Vec<Permissions> = model.listeners.iter().map(permissions).collect::<Result<_, _>>()?;
         let mut free = Free::of(&self.snapshot);
         let mut bound = Binding { addresses: vec![Vec::new(); model.listeners.len()], ..Binding::default() };

@@ -89,7 +89,6 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.backend.max_connections", &["max_connections_of_a_backend_is_how_many_it_has_at_once"]),
     ("pool.backend.backup", &["backup_serves_only_when_no_primary_can"]),
     ("pool.backend.send_proxy", &["send_proxy_of_a_backend_overrides_the_pool_s"]),
-    // Refused as a whole, so its keys are too.
     ("pool.discover.kind", &["what_a_source_finds_has_the_defaults_of_the_source"]),
     ("pool.discover.on_empty", &["on_empty_decides_whether_the_last_backend_leaves"]),
     ("pool.discover.weight", &["what_a_source_finds_has_the_defaults_of_the_source"]),

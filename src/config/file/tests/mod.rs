@@ -57,6 +57,8 @@ fn beside_in_source(key: &str) -> String {
         ("etcd", "user" | "password_file") => &["user", "password_file"],
         ("etcd", "cert_file" | "key_file") => &["cert_file", "key_file"],
         ("kubernetes", "api") => &["namespace"],
+        ("dns", "srv") => &["srv"],
+        ("dns", _) => &["name"],
         _ => &[],
     };
     let keys = kind.keys.iter().filter(|key| key.is_required() || together.contains(&key.name));
