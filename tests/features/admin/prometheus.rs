@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
 use testkit::foreign::Foreign;
@@ -17,11 +18,13 @@ use testkit::{Server, eventually, eventually_some, free_address, need, peers, ta
 const INTERVAL: &str = "200ms";
 
 /// A limit at each level, so that every series is there.
-fn config(web1: &Server) -> String {
+/// Its source of backends answers, and has none.
+fn config(web1: &Server, list: &Path) -> String {
     format!(
         "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\nmax_connections = 100\n\
          [[pool]]\nname = 'web'\n[pool.health]\ninterval = '100ms'\nfall = 2\nrise = 1\n\
-         [[pool.backend]]\nname = 'web1'\naddress = '{}'\nmax_connections = 50\n",
+         [[pool.backend]]\nname = 'web1'\naddress = '{}'\nmax_connections = 50\n\
+         [[pool.discover]]\nkind = 'file'\npath = {list:?}\n",
         web1.at()
     )
 }
@@ -87,7 +90,9 @@ impl Prometheus {
 #[test]
 fn prometheus_finds_every_series_and_an_alert_fires_when_the_backend_dies() {
     let mut web1 = Server::start(peers::http("web1", Arc::new(AtomicU16::new(200))));
-    let balancer = Balancer::from_text(config(&web1));
+    let list = tempfile::NamedTempFile::new().unwrap();
+    fs::write(list.path(), "backend = []").unwrap();
+    let balancer = Balancer::from_text(config(&web1, list.path()));
     let Some(prometheus) = Prometheus::start(&balancer.admin) else { return };
     balancer.request().unwrap();
 
