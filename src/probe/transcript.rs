@@ -1,4 +1,4 @@
-//! What a probe sent and received, in order. `tcplb probe` shows it to an operator.
+//! What a probe sent and received, in order, for an operator.
 
 /// The most bytes of a transcript. Later ones are left out.
 const BYTES_MAX: usize = 64 * 1024;
