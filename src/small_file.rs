@@ -31,6 +31,26 @@ pub fn check(path: &Path) -> Result<(), ReadError> {
     open(path).map(drop)
 }
 
+/// The token in the text of a file: its only word.
+pub fn token(text: &[u8]) -> Result<&[u8], &'static str> {
+    let token = text.trim_ascii();
+    if token.is_empty() {
+        return Err("the file is empty");
+    }
+    if !token.iter().all(u8::is_ascii_graphic) {
+        return Err("expected one word of visible ASCII");
+    }
+    Ok(token)
+}
+
+/// Reads the token in a file of at most `most` bytes. The error names the file, and never has the token.
+pub fn read_token(path: &Path, most: u64) -> Result<String, String> {
+    let wrong = |why: &dyn fmt::Display| format!("{}: {why}", path.display());
+    let text = read(path, most).map_err(|error| wrong(&error))?;
+    let token = token(&text).map_err(|why| wrong(&why))?;
+    Ok(String::from_utf8_lossy(token).into_owned())
+}
+
 /// Reads a file or a pipe to its end. It may have at most `most` bytes.
 pub fn read(path: &Path, most: u64) -> Result<Vec<u8>, ReadError> {
     read_within(path, most, PIPE_TIME)

@@ -9,7 +9,7 @@
 use super::http::Response;
 use super::incoming::Request;
 use crate::base::Endpoint;
-use crate::config::check::{self, TOKEN_MAX};
+use crate::config::check::TOKEN_MAX;
 use crate::small_file;
 use std::fmt;
 use std::net::IpAddr;
@@ -89,7 +89,7 @@ impl Token {
     fn read(path: &Path, what: &str) -> Result<Token, String> {
         let bad = |why: &dyn fmt::Display| format!("can't take the {what} from {}: {why}", path.display());
         let text = small_file::read(path, TOKEN_MAX).map_err(|error| bad(&error))?;
-        let token = check::admin_token(&text).map_err(|why| bad(&why))?;
+        let token = small_file::token(&text).map_err(|why| bad(&why))?;
         if path.metadata().is_ok_and(|found| found.permissions().mode() & OTHERS_READ != 0) {
             log::warn!("every user of this machine can read the {what}: chmod o-r {}", path.display());
         }

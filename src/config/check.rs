@@ -91,18 +91,6 @@ pub fn is_local(listen: &Listen) -> bool {
 /// The longest file of an admin token.
 pub const TOKEN_MAX: u64 = 4096;
 
-/// The token in the text of such a file.
-pub fn admin_token(text: &[u8]) -> Result<&[u8], &'static str> {
-    let token = text.trim_ascii();
-    if token.is_empty() {
-        return Err("the file is empty");
-    }
-    if !token.iter().all(u8::is_ascii_graphic) {
-        return Err("expected one word of visible ASCII");
-    }
-    Ok(token)
-}
-
 /// A message with the values as they were typed. Characters that would break the line, drive the terminal or change the
 /// direction of the text are escaped.
 pub fn shown(text: &str) -> String {

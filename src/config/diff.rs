@@ -83,6 +83,29 @@ pub enum What {
     NeedsRestart(Vec<Difference>),
 }
 
+/// How many changes there are of each sort.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Added.
+    pub added: u64,
+    /// Removed.
+    pub removed: u64,
+    /// Changed, or to be changed by a restart.
+    pub changed: u64,
+}
+
+impl Tally {
+    /// Counts one more.
+    pub fn count(&mut self, what: &What) {
+        let count = match what {
+            What::Added => &mut self.added,
+            What::Removed(_) => &mut self.removed,
+            What::Changed(_) | What::NeedsRestart(_) => &mut self.changed,
+        };
+        *count += 1;
+    }
+}
+
 /// A setting with its old and its new value, as text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {

@@ -162,8 +162,12 @@ impl<C: DataPlane> ControlLoop<C> {
         let file = self.parts.config_state.file().clone();
         self.parts.published.set_discovered(self.parts.config_state.discovered().clone());
         self.parts.published.publish(change.snapshot.clone(), change.model.clone(), file);
-        let by_source = matches!(change.reply, Reply::None(By::Discovery(_)));
-        let save = if by_source { Saver::save_later } else { Saver::save_soon };
+        let save = match change.reply {
+            // The state file does not hold what agents say.
+            Reply::None(By::Health) => |_: &Saver| {},
+            Reply::None(By::Discovery(_)) => Saver::save_later,
+            _ => Saver::save_soon,
+        };
         self.parts.saver.iter().for_each(save);
         self.sampler.begin(&self.parts.published);
         self.record_effects(&change);

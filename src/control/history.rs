@@ -5,7 +5,7 @@ use super::command::Edit;
 use super::remote::ReloadError;
 use super::{ControlLoop, DataPlane};
 use crate::base::Endpoint;
-use crate::config::diff::{Change, Changes, Difference, Subject, What};
+use crate::config::diff::{Change, Changes, Difference, Subject, Tally, What};
 use crate::config::model::{OnRemove, Origin};
 use crate::events::{By, Event, Kind};
 use crate::pool::{BackendState, Member, Pool, Snapshot};
@@ -129,25 +129,21 @@ impl<C: DataPlane> ControlLoop<C> {
 /// One event per change. Of backends, only the first [`BACKENDS_MAX`] have one each: a change must not displace all older events.
 /// One event per pool and originator counts the others.
 fn of_changes(changes: &Changes, by: impl Fn(&Origin) -> By) -> Vec<Event> {
-    let mut counted: BTreeMap<(&str, String), (By, [u64; 3])> = BTreeMap::new();
+    let mut counted: BTreeMap<(&str, String), (By, Tally)> = BTreeMap::new();
     let (mut events, mut backends) = (Vec::new(), 0);
     for change in &changes.0 {
         if let Subject::Backend { pool, .. } = &change.subject {
             backends += 1;
             if backends > BACKENDS_MAX {
-                let kind = match change.what {
-                    What::Added => 0,
-                    What::Removed(_) => 1,
-                    What::Changed(_) | What::NeedsRestart(_) => 2,
-                };
                 let by = by(&change.origin);
-                counted.entry((pool, by.word().into_owned())).or_insert((by, [0; 3])).1[kind] += 1;
+                let (_, tally) = counted.entry((pool, by.word().into_owned())).or_insert((by, Tally::default()));
+                tally.count(&change.what);
                 continue;
             }
         }
         events.push(of_change(change, by(&change.origin)));
     }
-    events.extend(counted.into_iter().map(|((pool, _), (by, [added, removed, changed]))| {
+    events.extend(counted.into_iter().map(|((pool, _), (by, Tally { added, removed, changed }))| {
         let text = format!("more backends: {added} added, {removed} removed, {changed} changed");
         Event::new(Kind::Config, by).of_pool(pool).because(text)
     }));

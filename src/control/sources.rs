@@ -8,7 +8,7 @@ use super::lookup::Found;
 use super::resolve::{self, Endpoints};
 use super::{ControlLoop, DataPlane};
 use crate::base::text::counted;
-use crate::config::diff::{Changes, Subject, What};
+use crate::config::diff::{Changes, Subject, Tally};
 use crate::config::model::Origin;
 use crate::events::By;
 use crossbeam_channel::{Receiver, at, never};
@@ -75,18 +75,13 @@ impl<C: DataPlane> ControlLoop<C> {
 
 /// One line for each source.
 fn log_changes(changes: &Changes) {
-    let mut counted_by: BTreeMap<(&str, &str), [u64; 3]> = BTreeMap::new();
+    let mut counted_by: BTreeMap<(&str, &str), Tally> = BTreeMap::new();
     for change in &changes.0 {
         if let (Subject::Backend { pool, .. }, Origin::Source(label)) = (&change.subject, &change.origin) {
-            let kind = match change.what {
-                What::Added => 0,
-                What::Removed(_) => 1,
-                What::Changed(_) | What::NeedsRestart(_) => 2,
-            };
-            counted_by.entry((pool, label)).or_default()[kind] += 1;
+            counted_by.entry((pool, label)).or_default().count(&change.what);
         }
     }
-    for ((pool, label), [added, removed, changed]) in counted_by {
+    for ((pool, label), Tally { added, removed, changed }) in counted_by {
         let added = counted(added, "backend");
         log::info!("pool {pool}: discovery by {label}: {added} added, {removed} removed, {changed} changed");
     }

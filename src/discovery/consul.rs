@@ -5,22 +5,20 @@
 //!
 //! - an index that goes backwards starts the loop again without one;
 //! - an index of 0, or none, counts as 1: a query with 0 would return at once;
-//! - answers that follow each other quickly are slowed down to one a second, after [`BURST`] of them.
+//! - answers that follow each other quickly are slowed down to one a second ([`Pace`]).
 //!
 //! Queries have Consul's default consistency. A server without a leader then answers with an error, and not with an old
 //! list, as one may for `stale`.
 
-use super::entry::shown;
+use super::entry::{self, shown};
 use super::http::{self, Answer, Client, TlsFiles};
+use super::pace::Pace;
 use super::{Feed, Found, Item, Key, Kind, Set, Settings, Takes, Wrong};
-use crate::base::{Address, AdminState};
 use crate::small_file;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeSet;
-use std::net::Ipv6Addr;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Where an agent listens by itself.
 const AGENT: &str = "http://127.0.0.1:8500";
@@ -28,8 +26,6 @@ const AGENT: &str = "http://127.0.0.1:8500";
 const WAIT: u64 = 20;
 /// The time limit of a query.
 const LIMIT: Duration = Duration::from_secs(WAIT + 5);
-/// Queries that may follow each other at once.
-const BURST: u32 = 5;
 /// The longest token.
 const TOKEN_MAX: u64 = 4096;
 
@@ -86,11 +82,6 @@ pub static CONSUL: Kind = Kind {
 };
 
 fn check(settings: &Settings) -> Result<(), Wrong> {
-    for key in ["service", "tag", "datacenter"] {
-        if settings.text(key).is_some_and(str::is_empty) {
-            return Err(Wrong::new(key, "expected a name, got an empty text"));
-        }
-    }
     match settings.text("address").map(http::server) {
         Some(Err(why)) => Err(Wrong::new("address", why)),
         _ => Ok(()),
@@ -106,7 +97,7 @@ fn run(settings: &Settings, feed: &mut Feed) -> Result<(), String> {
         let wait = if index == 0 { String::new() } else { format!("&index={index}&wait={WAIT}s") };
         let mut call = client.get(&server, &format!("{path}{wait}"));
         if let Some(file) = settings.file("token_file") {
-            call = call.header("X-Consul-Token", &token(file)?);
+            call = call.header("X-Consul-Token", &small_file::read_token(file, TOKEN_MAX)?);
         }
         let answer = call.send()?;
         if !answer.is_success() {
@@ -128,17 +119,6 @@ fn path(settings: &Settings) -> String {
         }
     }
     path
-}
-
-/// The token in a file; it never stands in an error.
-fn token(path: &Path) -> Result<String, String> {
-    let wrong = |why: &str| format!("{}: {why}", path.display());
-    let bytes = small_file::read(path, TOKEN_MAX).map_err(|error| wrong(&error.to_string()))?;
-    let text = bytes.trim_ascii();
-    if text.is_empty() || !text.iter().all(u8::is_ascii_graphic) {
-        return Err(wrong("expected one word of visible ASCII"));
-    }
-    Ok(String::from_utf8_lossy(text).into_owned())
 }
 
 /// The index of the next query; 0: one that does not wait.
@@ -228,36 +208,7 @@ fn instance((value, number): (Value, usize)) -> (String, Result<Instance, String
 fn found(name: String, node: &Node, service: &Service) -> Result<Found, String> {
     let host = if service.address.is_empty() { &node.address } else { &service.address };
     let weight = service.weights.as_ref().map(|weights| weights.passing);
-    let address = address(host, service.port)?;
-    Ok(Found { name, address, weight, max_connections: None, backup: None, state: AdminState::Enabled })
-}
-
-/// A host as registries have it, without the brackets of an IPv6 address.
-pub(super) fn address(host: &str, port: u16) -> Result<Address, String> {
-    match host.parse::<Ipv6Addr>() {
-        Ok(ip) => Address::parse_backend(&format!("[{ip}]:{port}")),
-        Err(_) => Address::parse_backend(&format!("{}:{port}", shown(host))),
-    }
-}
-
-/// Slows a loop down to a round a second, once [`BURST`] rounds have followed each other at once.
-pub(super) struct Pace {
-    full_at: Instant,
-}
-
-impl Default for Pace {
-    fn default() -> Pace {
-        Pace { full_at: Instant::now() }
-    }
-}
-
-impl Pace {
-    /// Waits until the next round may begin; false: the source is removed.
-    pub fn wait(&mut self, feed: &Feed) -> bool {
-        let (now, second) = (Instant::now(), Duration::from_secs(1));
-        self.full_at = self.full_at.max(now) + second;
-        feed.wait((self.full_at - now).saturating_sub(BURST * second))
-    }
+    Ok(Found { weight, ..Found::at(name, entry::address_of(host, service.port)?) })
 }
 
 #[cfg(test)]

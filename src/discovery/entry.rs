@@ -5,6 +5,7 @@ use super::Found;
 use crate::base::text::Escaped;
 use crate::base::{Address, AdminState};
 use serde_json::{Map, Value};
+use std::net::Ipv6Addr;
 
 /// The keys of such an object.
 const KEYS: &str = "address, weight, max_connections, backup and state";
@@ -14,14 +15,7 @@ const SHOWN_MAX: usize = 300;
 /// The backend of this name. Every key but `address` may be missing; a key that is not known is an error, since it is
 /// a misspelt one.
 pub fn found(name: &str, object: &Map<String, Value>) -> Result<Found, String> {
-    let mut found = Found {
-        name: name.to_owned(),
-        address: address(object.get("address").ok_or("the address is missing")?)?,
-        weight: None,
-        max_connections: None,
-        backup: None,
-        state: AdminState::Enabled,
-    };
+    let mut found = Found::at(name.to_owned(), address(object.get("address").ok_or("the address is missing")?)?);
     for (key, value) in object {
         match key.as_str() {
             "address" => {}
@@ -40,6 +34,14 @@ pub fn shown(text: &str) -> String {
     let end = text.char_indices().nth(SHOWN_MAX).map_or(text.len(), |(end, _)| end);
     let more = if end < text.len() { "…" } else { "" };
     format!("{}{more}", Escaped(&text[..end]))
+}
+
+/// A host as registries have it, without the brackets of an IPv6 address.
+pub fn address_of(host: &str, port: u16) -> Result<Address, String> {
+    match host.parse::<Ipv6Addr>() {
+        Ok(ip) => Address::parse_backend(&format!("[{ip}]:{port}")),
+        Err(_) => Address::parse_backend(&format!("{}:{port}", shown(host))),
+    }
 }
 
 fn address(value: &Value) -> Result<Address, String> {

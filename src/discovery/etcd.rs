@@ -18,7 +18,7 @@ pub use gateway::{Access, Failure, Gateway, encoded, number};
 
 use super::http::{self, Client, Next, TlsFiles};
 use super::{BACKENDS_MAX, Feed, Found, Item, Key, Kind, Settings, Takes, Wrong, entry};
-use crate::base::{Address, AdminState};
+use crate::base::Address;
 use crate::small_file;
 use gateway::{KeyValue, Page, Watched, decoded};
 use serde_json::{Value, json};
@@ -269,8 +269,7 @@ pub fn found(name: &str, value: &[u8]) -> Result<Found, String> {
     let short = entry::shown(text);
     let address = Address::parse_backend(&short)
         .map_err(|why| format!("the value is neither an address nor a JSON object: {why}"))?;
-    let name = name.to_owned();
-    Ok(Found { name, address, weight: None, max_connections: None, backup: None, state: AdminState::Enabled })
+    Ok(Found::at(name.to_owned(), address))
 }
 
 /// The first key behind all keys with this prefix.

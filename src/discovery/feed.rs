@@ -28,6 +28,13 @@ pub struct Found {
     pub state: AdminState,
 }
 
+impl Found {
+    /// A backend of which the source says no more.
+    pub fn at(name: String, address: Address) -> Found {
+        Found { name, address, weight: None, max_connections: None, backup: None, state: AdminState::Enabled }
+    }
+}
+
 /// One entry of a source's answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Item {

@@ -7,8 +7,8 @@
 
 mod slices;
 
-use super::consul::Pace;
 use super::http::{self, Answer, Client, Next, TlsFiles};
+use super::pace::Pace;
 use super::{Feed, Key, Kind, Settings, Takes, Wrong};
 use crate::small_file;
 use serde::Deserialize;
@@ -134,7 +134,7 @@ impl Place {
         };
         let namespace = match settings.text("namespace") {
             Some(namespace) => namespace.to_owned(),
-            None => word(&account.join("namespace"))?,
+            None => small_file::read_token(&account.join("namespace"), TOKEN_MAX)?,
         };
         let (namespace, service) = (http::encoded(&namespace), http::encoded(settings.text("service").unwrap_or("")));
         let path = format!(
@@ -147,21 +147,10 @@ impl Place {
     fn get(&self, client: &Client, parameters: &str) -> Result<Answer, String> {
         let mut call = client.get(&self.server, &format!("{}{parameters}", self.path));
         if let Some(file) = &self.token_file {
-            call = call.header("Authorization", &format!("Bearer {}", word(file)?));
+            call = call.header("Authorization", &format!("Bearer {}", small_file::read_token(file, TOKEN_MAX)?));
         }
         call.send()
     }
-}
-
-/// The only word of a file.
-fn word(path: &Path) -> Result<String, String> {
-    let wrong = |why: &str| format!("{}: {why}", path.display());
-    let bytes = small_file::read(path, TOKEN_MAX).map_err(|error| wrong(&error.to_string()))?;
-    let text = bytes.trim_ascii();
-    if text.is_empty() || !text.iter().all(u8::is_ascii_graphic) {
-        return Err(wrong("expected one word of visible ASCII"));
-    }
-    Ok(String::from_utf8_lossy(text).into_owned())
 }
 
 fn run(settings: &Settings, feed: &mut Feed) -> Result<(), String> {

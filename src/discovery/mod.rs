@@ -31,6 +31,7 @@
 //! | `http` | HTTP, for sources that ask by it |
 //! | `sources` | the threads: start, pause, end |
 //! | `entry` | a backend that an object describes, in a file or as the value of a key |
+//! | `pace` | how closely the calls of a source may follow each other |
 //! | `consul`, `dns`, `etcd`, `file`, `kubernetes` | the kinds, a file each |
 //!
 //! # Another kind of source
@@ -47,6 +48,7 @@ pub mod file;
 pub mod http;
 mod kind;
 pub mod kubernetes;
+mod pace;
 mod sources;
 
 pub use feed::{Feed, Found, HandOver, Item, Set, Standing};

@@ -24,12 +24,12 @@
 //! A slot without a member is a hole: its weight is 0, so no algorithm sees it. The order of
 //! `members` is the operator's.
 
-use super::snapshot::{BoundAddress, Index, Listener, Member, Pool, Snapshot};
+use super::snapshot::{BoundAddress, Index, Listener, Member, Pool, Snapshot, agent_percent};
 use super::{Backend, BackendId, Standing};
 use crate::admission::ListenerAdmission;
 use crate::base::bits::WORD;
 use crate::base::{AdminState, AtomicBits, Endpoint, Tick};
-use crate::config::model::{self, HealthKind, InitialHealth};
+use crate::config::model::{self, InitialHealth};
 use crate::policy::balance::{self, Balance, LoadBlock};
 use crate::policy::health::agent::effective_weight;
 use crate::policy::slow_start;
@@ -172,10 +172,9 @@ impl<'a> Successor<'a> {
                 .all(|(member, backend)| self.weight(backend, &member.backend) == member.weight)
     }
 
-    /// The weight that choices use: where the pool asks agents, the part of the configured one that the backend's agent gives it.
+    /// The weight that choices use.
     fn weight(&self, settings: &model::Backend, backend: &Backend) -> u16 {
-        let asks = self.settings.health.kind == HealthKind::Agent;
-        effective_weight(settings.weight, backend.agent().percent.filter(|_| asks))
+        effective_weight(settings.weight, agent_percent(self.settings, backend))
     }
 
     /// The endpoints of a backend; `None`: they are unchanged.

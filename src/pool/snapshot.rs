@@ -3,8 +3,7 @@
 use super::serving::Serving;
 use super::{Backend, Lease, Standing, Tried};
 use crate::admission::ListenerAdmission;
-use crate::base::AdminState;
-use crate::base::{AtomicBits, Endpoint, Listen, Tick};
+use crate::base::{AdminState, AtomicBits, Endpoint, Listen, Tick};
 use crate::config::model;
 use crate::policy::balance::{Balance, LoadBlock};
 use crate::policy::slow_start;
@@ -163,6 +162,11 @@ impl Snapshot {
     }
 }
 
+/// The part of a backend's configured weight that its agent gives it. A pool that asks no agents has none.
+pub(super) fn agent_percent(settings: &model::Pool, backend: &Backend) -> Option<u32> {
+    backend.agent().percent.filter(|_| settings.health.kind == model::HealthKind::Agent)
+}
+
 impl Pool {
     /// Is this backend up? False, too, for one of another pool.
     pub fn is_up(&self, lease: &Lease) -> bool {
@@ -208,7 +212,7 @@ impl Pool {
 
     /// The part of its weight that a member's agent gives it.
     pub(super) fn agent_percent(&self, member: &Member) -> Option<u32> {
-        member.backend.agent().percent.filter(|_| self.settings.health.kind == model::HealthKind::Agent)
+        agent_percent(&self.settings, &member.backend)
     }
 
     /// The weight that choices give a member now: its agent may change it, and a slow start leaves it a part of its own.

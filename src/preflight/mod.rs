@@ -161,7 +161,7 @@ fn files(model: &Model) -> Vec<String> {
         match small_file::read(path, TOKEN_MAX) {
             Err(error) => warnings.push(format!("{key}: can't read {shown}: {error}")),
             Ok(text) => {
-                let wrong = check::admin_token(&text).err();
+                let wrong = small_file::token(&text).err();
                 warnings.extend(wrong.map(|why| format!("{key}: can't take the token from {shown}: {why}")));
             }
         }

@@ -1,4 +1,4 @@
-//! `kind = "dns"`: backends that name servers know, and the resolver that control uses for the names of backends.
+//! `kind = "dns"`: backends that name servers know.
 //!
 //! | file | what |
 //! |---|---|
@@ -36,7 +36,7 @@ mod system;
 pub use resolver::{Addresses, Resolver, in_order, is_for_dns};
 
 use super::{Feed, Found, Item, Key, Kind, Settings, Takes, Wrong};
-use crate::base::{Address, AdminState};
+use crate::base::Address;
 use message::{Service, normal};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -256,8 +256,7 @@ fn backend_at(at: SocketAddr) -> Item {
 }
 
 fn backend(name: String, at: SocketAddr) -> Found {
-    let address = Address::Inet(at);
-    Found { name, address, weight: None, max_connections: None, backup: None, state: AdminState::Enabled }
+    Found::at(name, Address::Inet(at))
 }
 
 /// One service for each target and port: that of the lowest priority, and then of the highest weight.

@@ -9,8 +9,7 @@
 //! - A slice that is not understood leaves its endpoints as they were.
 
 use crate::base::AdminState;
-use crate::discovery::consul::address;
-use crate::discovery::entry::shown;
+use crate::discovery::entry::{address_of, shown};
 use crate::discovery::{Feed, Found, Item};
 use serde::Deserialize;
 use serde_json::Value;
@@ -202,21 +201,13 @@ fn name(slice: &Value) -> String {
 fn backend(endpoint: &Endpoint, port: Result<u16, String>) -> (String, Result<Found, String>) {
     let pod = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod" && !target.name.is_empty());
     let host = endpoint.addresses.first().map(String::as_str).unwrap_or_default();
-    let at = port.and_then(|port| address(host, port));
+    let at = port.and_then(|port| address_of(host, port));
     let name = match (pod, &at) {
         (Some(pod), _) => shown(&pod.name),
         (None, Ok(at)) => at.to_string(),
         (None, Err(_)) => shown(host),
     };
-    let state = AdminState::Enabled;
-    let found = at.map(|address| Found {
-        name: name.clone(),
-        address,
-        weight: None,
-        max_connections: None,
-        backup: None,
-        state,
-    });
+    let found = at.map(|address| Found::at(name.clone(), address));
     (name, found)
 }
 
