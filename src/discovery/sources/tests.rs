@@ -117,8 +117,12 @@ fn threads_that_linger_are_bounded_and_the_next_source_starts_once_they_end() {
         Ok(())
     });
     let mut sources = Sources::pausing(SHORT);
-    for _ in 0..LINGERING_MAX + 10 {
+    for number in 0..LINGERING_MAX + 10 {
         sources.run(vec![wanted(slow)]);
+        if number < LINGERING_MAX {
+            // A thread that is removed before it asks its source ends at once.
+            assert_eq!(next(&sources), ["a"]);
+        }
         sources.run(Vec::new());
     }
     assert_eq!(Arc::strong_count(&sources.threads) - 1, LINGERING_MAX);
