@@ -19,9 +19,18 @@ struct Held {
 
 /// Holds the thread of this name at its next wait.
 fn hold(process: &Process, name: &str) -> Held {
-    let tasks = fs::read_dir(format!("/proc/{}/task", process.pid())).expect("its threads");
     let is_named = |path: &std::path::Path| fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim() == name);
-    let task = tasks.flatten().map(|task| task.path()).find(|path| is_named(path)).expect("a thread of that name");
+    let find = || {
+        let tasks = fs::read_dir(format!("/proc/{}/task", process.pid())).expect("its threads");
+        tasks.flatten().map(|task| task.path()).find(|path| is_named(path))
+    };
+    // A thread names itself once it runs, which may be after the admin server answers.
+    let mut found = None;
+    eventually("a thread of that name", || {
+        found = find();
+        found.is_some()
+    });
+    let task = found.expect("it was found");
     let id = task.file_name().and_then(|id| id.to_str()).expect("a number").to_owned();
     // Control waits in futex(2). The others must not be held there: a futex wake may happen inside a lock of a channel.
     let calls = if name == "control" { "futex" } else { "epoll_wait" };
