@@ -4,8 +4,11 @@
 //! Control waits for none of them. Meanwhile it handles stops, time-outs and heartbeats, and takes the next command
 //! when the change has arrived. A thread that does not take the change up within [`ADOPTION`] gets it when it runs
 //! again. The others have it by then, and the command is answered: nothing can undo the change any more.
+//!
+//! A backend that leaves is withdrawn when the change has arrived, not before: the workers may have no other one until
+//! they adopt the change. A worker that is late does not use it any more.
 
-use super::config_state::{NewSockets, Transition};
+use super::config_state::{Leaving, NewSockets, Transition};
 use super::history::StateBefore;
 use super::reload::Waiting;
 use super::remote::{Refused, Reloaded};
@@ -43,7 +46,7 @@ pub struct InFlight {
     pub(super) snapshot: Arc<Snapshot>,
     model: Arc<Model>,
     opened: Vec<NewSockets>,
-    leaving: Vec<(BackendId, OnRemove)>,
+    leaving: Vec<Leaving>,
     /// Reset the connections of backends that leave, whatever the pool's `on_remove` says.
     force: bool,
     pub(super) reply: Reply,
@@ -174,7 +177,8 @@ impl<C: DataPlane> ControlLoop<C> {
         let InFlight { leaving, force, reply, .. } = change;
         let mut now = Vec::new();
         let mut later: Vec<(Duration, Vec<BackendId>)> = Vec::new();
-        for (id, on_remove) in leaving {
+        for Leaving { pool, slot, backend: id, on_remove } in leaving {
+            pool.withdraw(slot);
             match on_remove {
                 _ if force => now.push(id),
                 OnRemove::Keep => {}

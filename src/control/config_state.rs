@@ -63,6 +63,18 @@ pub struct NewSockets {
     pub sockets: Vec<Listening>,
 }
 
+/// A backend that leaves its pool.
+pub struct Leaving {
+    /// The last snapshot of its pool that has it.
+    pub pool: Arc<Pool>,
+    /// Its slot there.
+    pub slot: usize,
+    /// The backend.
+    pub backend: BackendId,
+    /// How its connections end.
+    pub on_remove: OnRemove,
+}
+
 /// A prepared change; applying it can't fail.
 pub struct Transition {
     /// The next running model.
@@ -71,8 +83,8 @@ pub struct Transition {
     pub snapshot: Arc<Snapshot>,
     /// New sockets for the workers.
     pub opened: Vec<NewSockets>,
-    /// Backends that leave, and how their connections end.
-    pub leaving: Vec<(BackendId, OnRemove)>,
+    /// Backends that leave.
+    pub leaving: Vec<Leaving>,
     /// Endpoints that are closed.
     pub closing: Vec<Endpoint>,
     /// The division of the limit on open descriptors.
@@ -315,15 +327,20 @@ impl ConfigState {
         self.running.pools.iter().any(|it| it.name == *pool && it.backends.iter().any(|it| it.name == *name))
     }
 
-    fn leaving(&self, next: &Snapshot) -> Vec<(BackendId, OnRemove)> {
+    fn leaving(&self, next: &Snapshot) -> Vec<Leaving> {
         let members = next.pools.iter().flat_map(|pool| &pool.members);
         let staying: HashSet<BackendId> = members.map(|member| member.backend.id).collect();
         let mut leaving = Vec::new();
         for pool in &self.snapshot.pools {
             // The new settings of a pool decide; a pool that is gone uses its old ones.
             let settings = next.pool(&pool.settings.name).map_or(&pool.settings, |next| &next.settings);
-            let gone = pool.members.iter().map(|member| member.backend.id).filter(|id| !staying.contains(id));
-            leaving.extend(gone.map(|id| (id, settings.on_remove)));
+            let gone = pool.members.iter().filter(|member| !staying.contains(&member.backend.id));
+            leaving.extend(gone.map(|member| Leaving {
+                pool: pool.clone(),
+                slot: member.slot,
+                backend: member.backend.id,
+                on_remove: settings.on_remove,
+            }));
         }
         leaving
     }

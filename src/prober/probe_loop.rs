@@ -276,7 +276,7 @@ impl ProbeLoop {
             for open in &watch.probing {
                 self.open.remove(*open);
             }
-            watch.forget();
+            watch.leave();
         }
         // Control reports what the change of the configuration did.
         self.unsettled.clear();

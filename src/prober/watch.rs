@@ -185,9 +185,9 @@ impl Watch {
         restart
     }
 
-    /// The backend has left its pool, and its slot may go to another. No generation that has it may use it any more.
-    pub fn forget(self) {
-        self.pool.withdraw(self.slot);
+    /// The backend has left its pool. An ejected one no longer counts there. Control withdraws it once the workers have the
+    /// change.
+    pub fn leave(self) {
         self.pool.ejected.set(self.slot, false);
     }
 

@@ -104,11 +104,11 @@ fn clients_reach_what_consul_and_kubernetes_know() {
 
 #[test]
 fn a_file_that_is_replaced_under_load_fails_no_connection() {
-    let servers = ["b0", "b1", "b2"].map(server);
+    let servers = ["b0", "b1", "b2", "b3"].map(server);
     let file = ConfigFile::empty();
     let (list, new) = (file.path("backends.toml"), file.path("new"));
-    // One stays. If none does, the prober withdraws the old ones before the workers have the new ones, and clients are refused.
-    let sets = [[0, 1], [1, 2]];
+    // First some leave, then one stays, then all leave.
+    let sets = [[0, 1], [1, 2], [0, 3]];
     let text = |set: [usize; 2]| -> String {
         let entry = |number: usize| format!("[[backend]]\nname = 'b{number}'\naddress = '{}'\n", servers[number].at());
         set.into_iter().map(entry).collect()
@@ -131,7 +131,7 @@ fn a_file_that_is_replaced_under_load_fails_no_connection() {
         };
         let clients = [(); 4].map(|()| scope.spawn(client));
         for round in 1..=20 {
-            let set = sets[round % 2];
+            let set = sets[round % 3];
             // Half of a list comes first, and changes nothing.
             fs::write(&new, "[[backend]]\nname = 'b").unwrap();
             fs::rename(&new, &list).unwrap();
