@@ -1,6 +1,7 @@
 //! Backends from a real etcd: what no outage, restart, compaction, leader or garbage ever removes.
 
 mod between;
+mod loaded;
 mod registration;
 mod secured;
 mod server;

@@ -7,7 +7,7 @@ use testkit::{Process, eventually, tcplb};
 
 /// A server that registers as this key; its address too.
 #[track_caller]
-fn serve(etcd: &Etcd, key: &str, further: &[&str]) -> (Process, String) {
+pub fn serve(etcd: &Etcd, key: &str, further: &[&str]) -> (Process, String) {
     let target = format!("etcd://{}{key}", etcd.client);
     let arguments = ["backend", "--listen", "127.0.0.1:0", "--ttl", "2s", "--register", &target];
     let process = Process::spawn(&mut tcplb(&[&arguments, further].concat()));
