@@ -52,13 +52,14 @@ static PRESETS: [Preset; 5] = [
     Preset {
         name: "redis-primary",
         doc: "Redis or Valkey: the primary",
+        // Each answer fails at once that is not a primary's. An expression for all of it would wait for more bytes.
         text: r#"
             on_down = "reset"
             no_backend = "wait 10s"
             [health]
             kind = "script"
             initial = "down"
-            steps = [{ send = 'INFO replication\r\n' }, { expect_regex = "role:master" }]
+            steps = [{ send = 'INFO replication\r\n' }, { expect = "$" }, { expect_regex = "role:" }, { expect = "master" }]
         "#,
     },
     Preset {

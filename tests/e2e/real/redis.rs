@@ -1,22 +1,14 @@
 //! redis-benchmark against redis-server.
 
 use std::process::Command;
-use testkit::{At, Process, Tcplb, free_address, heavy, need, run, wait_until_it_listens};
+use testkit::{At, Redis, Tcplb, heavy, need, run};
 
 #[test]
 fn redis_benchmark_runs_clean() {
-    let (Some(server), Some(benchmark)) = (need("redis-server"), need("redis-benchmark")) else { return };
+    let Some(benchmark) = need("redis-benchmark") else { return };
     let _alone = heavy();
-    let folder = tempfile::tempdir().unwrap();
-    let at = free_address();
-    let _redis = Process::spawn(
-        Command::new(server)
-            .current_dir(folder.path())
-            .args(["--bind", &at.ip().to_string(), "--port", &at.port().to_string()])
-            .args(["--save", "", "--appendonly", "no", "--protected-mode", "no"]),
-    );
-    wait_until_it_listens(at);
-    let tcplb = Tcplb::new().backend(&At::Tcp(at)).start();
+    let Some(redis) = Redis::start() else { return };
+    let tcplb = Tcplb::new().backend(&At::Tcp(redis.at)).start();
     for options in [
         &["-c", "50", "-n", "20000"][..],
         &["-c", "50", "-n", "100000", "-P", "16"],

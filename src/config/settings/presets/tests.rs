@@ -39,8 +39,9 @@ fn with_role(health: Health) -> Pool {
 }
 
 fn redis() -> HealthKind {
-    let role = Pattern::new("role:master").unwrap();
-    HealthKind::Script { steps: vec![Step::Send(b"INFO replication\r\n".to_vec()), Step::ExpectRegex(role)] }
+    let [bulk, primary] = [&b"$"[..], b"master"].map(|bytes| Step::Expect(bytes.to_vec()));
+    let role = Step::ExpectRegex(Pattern::new("role:").unwrap());
+    HealthKind::Script { steps: vec![Step::Send(b"INFO replication\r\n".to_vec()), bulk, role, primary] }
 }
 
 #[test]
