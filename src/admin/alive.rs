@@ -27,7 +27,7 @@ pub fn check(address: &Address, health: &Health, send_proxy: Option<ProxyVersion
     let mut last = Outcome::NoAddress;
     for endpoint in resolve(address).map_err(NotAlive::Unresolved)? {
         let target = ProbeTarget::of_newcomer(health, send_proxy, address, &endpoint);
-        last = probe_socket::run(target, until, health.timeout).0;
+        last = probe_socket::run(target, until, health.timeout).outcome;
         if last.passed() {
             return Ok(());
         }

@@ -5,11 +5,13 @@
 
 mod connections;
 mod explain;
+mod probe;
 
 use crate::pool::AdminState;
 use crate::telemetry::Resets;
 pub use connections::{Closed, Connection, LISTED, SomeClosed, SomeConnections};
 pub use explain::{Acceptance, Candidate, Explained};
+pub use probe::{ProbeStep, ProbeStepKind, Probed, ProbedAddress};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;

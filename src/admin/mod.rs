@@ -11,6 +11,7 @@
 //! | `page/`       | the page's markup, style and scripts, embedded in one answer |
 //! | [`changes`], [`register`], `alive` | what the API changes: a command to control, and its answer |
 //! | `explain` | where a client would go now |
+//! | `probe` | one probe of a backend now, with what was sent and received |
 //! | `findings` | what an operator should know, from the status |
 //! | [`figures`] | the columns of the status, for the page and the command line |
 //! | `openapi`     | the description of the API, generated                             |
@@ -46,6 +47,7 @@ pub mod incoming;
 pub mod metrics;
 mod openapi;
 mod page;
+mod probe;
 mod process;
 pub mod register;
 pub mod routes;
@@ -80,6 +82,8 @@ pub struct State {
     pub remote: Remote,
     /// Answer questions about connections.
     pub workers: Arc<dyn Inspect + Send + Sync>,
+    /// The probes that calls have asked for.
+    pub probes: probe::Running,
 }
 
 /// Listens, but does not serve yet. Everything that an operator can get wrong is checked by now.
@@ -132,7 +136,7 @@ impl BoundAdmin {
         share: AdminShare,
     ) -> io::Result<Admin> {
         let BoundAdmin { files, listening, endpoints, access } = self;
-        let api = Api { state: State { published, remote, workers }, access };
+        let api = Api { state: State { published, remote, workers, probes: probe::Running::default() }, access };
         Ok(Admin { _files: files, server: Server::start(listening, Arc::new(api), share)?, endpoints })
     }
 }

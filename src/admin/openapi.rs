@@ -3,7 +3,8 @@
 //! A test in `tests/features/admin` compares each schema with the answers of the running process.
 
 use super::routes::{Content, Route};
-use crate::config::model::defaults;
+use crate::config::model::{Probe, defaults};
+use crate::config::words::Words;
 use crate::session::Live;
 use crate::telemetry::recent::HISTORY;
 use serde_json::{Map, Value, json};
@@ -238,6 +239,18 @@ fn schemas() -> Value {
         "Candidate": body(&["backend", "usable", "why", "weight", "active"], json!({
             "backend": text, "usable": flag, "why": text, "weight": weight, "active": count,
             "share": { "type": "number", "minimum": 0, "maximum": 1 },
+        })),
+        "Probed": object(json!({
+            "pool": text, "backend": text,
+            "kind": { "type": "string", "enum": Probe::NAMES.iter().map(|(word, _)| *word).collect::<Vec<_>>() },
+            "passed": flag, "meaning": text, "addresses": many("ProbedAddress"),
+        })),
+        "ProbedAddress": object(json!({
+            "address": text, "passed": flag, "outcome": text, "connect_ms": maybe("number"), "total_ms": seconds,
+            "steps": many("ProbeStep"), "bytes_left_out": count,
+        })),
+        "ProbeStep": object(json!({
+            "kind": { "type": "string", "enum": ["sent", "expected", "received"] }, "text": text,
         })),
         "Changed": changed,
         "Connection": connection,

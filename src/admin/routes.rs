@@ -5,7 +5,7 @@ use super::access::{Access, Permission};
 use super::http::Response;
 use super::incoming::Request;
 use super::server::Peer;
-use super::{State, changes, connections, events, explain, metrics, openapi, page, register, status, target};
+use super::{State, changes, connections, events, explain, metrics, openapi, page, probe, register, status, target};
 use crate::clock;
 use crate::config::diff::Change;
 use crate::config::text;
@@ -158,6 +158,19 @@ pub static ROUTES: &[Route] = &[
         switches: &[("force", "Also close its connections.")],
         answers: &[(200, "The backend as it was.", Content::Json("Backend")), WRONG, NO_BACKEND, STOPPING],
         call: changes::remove,
+        ..PLAIN
+    },
+    Route {
+        method: "POST",
+        path: "/v1/pools/{pool}/backends/{backend}/probe",
+        summary: "Probes a backend now. Its health state stays.",
+        answers: &[
+            (200, "What was sent and received, passed or not.", Content::Json("Probed")),
+            WRONG,
+            NO_BACKEND,
+            (503, "Too many such calls run.", Content::Json("Error")),
+        ],
+        call: probe::probe,
         ..PLAIN
     },
     Route {
@@ -503,7 +516,7 @@ mod tests {
             let allowed = refusal.headers.iter().find(|(name, _)| *name == "Allow").map(|(_, value)| value.clone());
             assert!(allowed.unwrap().split(", ").any(|method| method == route.method), "{path}");
         }
-        assert_eq!(ROUTES.len(), 20);
+        assert_eq!(ROUTES.len(), 21);
     }
 
     #[test]

@@ -230,7 +230,7 @@ fn millis(reading: &Reading) -> api::Millis {
     api::Millis { p50: reading.quantile(0.5).map(in_millis), p99: reading.quantile(0.99).map(in_millis) }
 }
 
-fn in_millis(time: Duration) -> f64 {
+pub(super) fn in_millis(time: Duration) -> f64 {
     rounded(time.as_secs_f64() * 1e3, 1e3)
 }
 

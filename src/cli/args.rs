@@ -71,6 +71,11 @@ pub enum Command {
     Top(remote::Top),
     /// Shows where a running tcplb would send a client now, and why
     Explain(remote::Explain),
+    /// Probes a backend of a running tcplb now, and shows what was sent and received
+    ///
+    /// The probe does not change the health state of the backend. Where health is off, it only connects. Exit code 0: an address
+    /// passed. 1: none did.
+    Probe(remote::Probe),
     /// Lists, adds, drains, changes and removes backends of a running tcplb
     Backends(remote::Backends),
     /// Lists the open connections of a running tcplb, and closes some

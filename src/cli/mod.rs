@@ -11,7 +11,7 @@
 //! | [`backend`]     | `tcplb backend`, the test server                                         |
 //! | `demo`          | `tcplb demo`                                                             |
 //! | `pages`         | `tcplb man` and `tcplb completions`                                      |
-//! | `remote`        | `tcplb status`, `explain`, `backends`, `connections`, `events`, `config`, `reload`: clients of the admin API |
+//! | `remote`        | `tcplb status`, `explain`, `probe`, `backends`, `connections`, `events`, `config`, `reload`: clients of the admin API |
 //! | `top`           | `tcplb top`: the same live, in the terminal; behind the feature of this name |
 //! | `signals`, `terminal` | the process's signals, its output                                  |
 //!
@@ -94,6 +94,7 @@ fn dispatch() -> ExitCode {
             refuse(&["this tcplb was built without `top`; `tcplb status` prints the same once".to_owned()])
         }
         Some(Command::Explain(explain)) => remote::explain(&explain),
+        Some(Command::Probe(probe)) => remote::probe(&probe),
         Some(Command::Backends(backends)) => remote::backends(&backends),
         Some(Command::Connections(connections)) => remote::connections(&connections),
         Some(Command::Events(events)) => remote::events(&events),

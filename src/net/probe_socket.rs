@@ -146,25 +146,44 @@ impl ProbeSocket {
     }
 }
 
-/// Runs one probe on the calling thread, until `until` on [`crate::clock`]. Returns its outcome, with what was sent and received.
-/// `timeout` is what a late one is reported with.
-pub fn run(target: ProbeTarget, until: Tick, timeout: Duration) -> (Outcome, Transcript) {
+/// A probe that has ended.
+#[derive(Debug)]
+pub struct EndedProbe {
+    /// Its result.
+    pub outcome: Outcome,
+    /// How long the connect took; `None` if there is no connection.
+    pub connected_after: Option<Duration>,
+    /// How long all of it took.
+    pub after: Duration,
+    /// What was sent, expected and received.
+    pub transcript: Transcript,
+}
+
+/// Runs one probe on the calling thread, until `until` on [`crate::clock`]. `timeout` is what a late one is reported with.
+pub fn run(target: ProbeTarget, until: Tick, timeout: Duration) -> EndedProbe {
     let no_connection = |code: Option<i32>| Outcome::NoConnection(ConnectFailure::Os(code.unwrap_or_default()));
-    let to = target.endpoint().clone();
-    let mut probe = match ProbeSocket::dial_for(target.probe().recorded(), &to) {
-        Ok(probe) => probe,
-        Err(error) => return (no_connection(error.raw_os_error()), Transcript::default()),
-    };
-    let outcome = loop {
-        match probe.wait(until) {
-            Ok(Some(readiness)) => {
-                if let Some(outcome) = probe.drive(readiness) {
-                    break outcome;
+    let (to, begun) = (target.endpoint().clone(), clock::now());
+    let mut connected_after = None;
+    let (outcome, transcript) = match ProbeSocket::dial_for(target.probe().recorded(), &to) {
+        Err(error) => (no_connection(error.raw_os_error()), Transcript::default()),
+        Ok(mut probe) => {
+            let outcome = loop {
+                match probe.wait(until) {
+                    Ok(Some(readiness)) => {
+                        let outcome = probe.drive(readiness);
+                        if probe.connected {
+                            connected_after.get_or_insert_with(|| clock::now() - begun);
+                        }
+                        if let Some(outcome) = outcome {
+                            break outcome;
+                        }
+                    }
+                    Ok(None) => break probe.timed_out(timeout),
+                    Err(error) => break no_connection(Some(error.raw_os_error())),
                 }
-            }
-            Ok(None) => break probe.timed_out(timeout),
-            Err(error) => break no_connection(Some(error.raw_os_error())),
+            };
+            (outcome, probe.close())
         }
     };
-    (outcome, probe.close())
+    EndedProbe { outcome, connected_after, after: clock::now() - begun, transcript }
 }

@@ -33,6 +33,8 @@ pub struct Probe {
     /// The success that is reported once all is sent.
     passes: Option<Outcome>,
     transcript: Option<Transcript>,
+    /// The number of steps whose expectation is in the transcript.
+    noted: usize,
 }
 
 /// The kind of a probe, with what it has received.
@@ -56,7 +58,7 @@ impl Probe {
     /// A probe that sends `words`, and then does what its kind does.
     pub(super) fn new(words: Vec<u8>, state: State) -> Probe {
         let passes = matches!(state, State::Tcp).then_some(Outcome::Connected);
-        Probe { words, sent: 0, state, passes, transcript: None }
+        Probe { words, sent: 0, state, passes, transcript: None, noted: 0 }
     }
 
     /// The same, with a transcript.
@@ -115,12 +117,22 @@ impl Probe {
 
     /// A failure is an outcome at once, a success once all is sent.
     fn decided(&mut self, outcome: Option<Outcome>) -> Option<Outcome> {
+        self.note_expectations();
         if outcome.as_ref().is_some_and(Outcome::passed) {
             self.passes = outcome;
         } else if outcome.is_some() {
             return outcome;
         }
         self.passes.take_if(|_| self.sent == self.words.len())
+    }
+
+    /// Notes what the steps so far expect. An expectation stands behind what is sent before it.
+    fn note_expectations(&mut self) {
+        let Some(transcript) = &mut self.transcript else { return };
+        let reached = self.state.reached();
+        let end = if self.sent == self.words.len() { reached + 1 } else { reached };
+        (self.noted..end).filter_map(|step| self.state.expectation(step)).for_each(|text| transcript.expected(text));
+        self.noted = self.noted.max(end);
     }
 
     /// The outcome when the backend closes first.
@@ -149,6 +161,23 @@ impl Probe {
     }
 }
 
+impl State {
+    /// The number of the first step that is not done. Only a script has several.
+    fn reached(&self) -> usize {
+        if let State::Script(script) = self { script.reached() } else { 0 }
+    }
+
+    /// What a step expects, in words.
+    fn expectation(&self, step: usize) -> Option<String> {
+        match self {
+            State::Tcp => None,
+            State::Http(exchange) => (step == 0).then(|| exchange.expectation()),
+            State::Agent(_) => (step == 0).then(|| "a line of up, down, drain, ready or N%".to_owned()),
+            State::Script(script) => script.expectation(step),
+        }
+    }
+}
+
 impl Exchange {
     pub(super) fn new(expect: Vec<(u16, u16)>) -> Exchange {
         Exchange { answer: Vec::new(), expect }
@@ -170,6 +199,14 @@ impl Exchange {
         }
     }
 
+    fn expectation(&self) -> String {
+        let range = |&(first, last): &(u16, u16)| match first {
+            _ if first == last => first.to_string(),
+            _ => format!("{first}-{last}"),
+        };
+        format!("an HTTP status of {}", self.expect.iter().map(range).collect::<Vec<_>>().join(", "))
+    }
+
     fn expects(&self, code: u16) -> bool {
         self.expect.iter().any(|&(first, last)| (first..=last).contains(&code))
     }
@@ -177,7 +214,7 @@ impl Exchange {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ProbeTarget;
+    use super::super::{ProbeTarget, Said};
     use super::*;
     use crate::base::Endpoint;
     use crate::config::model::{Health, HealthKind};
@@ -210,6 +247,23 @@ mod tests {
             env!("CARGO_PKG_VERSION")
         );
         assert_eq!(String::from_utf8(text).unwrap(), want);
+    }
+
+    #[test]
+    fn a_transcript_has_what_is_expected_behind_what_is_sent() {
+        let mut probe = probe().recorded();
+        assert_eq!(probe.connected(), None);
+        let request = probe.unsent().to_vec();
+        probe.sent(3);
+        probe.sent(request.len() - 3);
+        assert_eq!(probe.received(b"HTTP/1.1 20"), None);
+        assert_eq!(probe.received(b"0 OK\r\n\r\n"), Some(Outcome::Status(200)));
+        let want = [
+            Said::Sent(request),
+            Said::Expected("an HTTP status of 200, 301-399".to_owned()),
+            Said::Received(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()),
+        ];
+        assert_eq!(probe.into_transcript().said(), want);
     }
 
     #[test]

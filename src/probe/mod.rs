@@ -6,9 +6,9 @@
 //! | `exchange` | a probe under way: bytes to send, bytes received, an outcome                    |
 //! | `agent`    | the line of an agent, in pieces                                                 |
 //! | `script`   | the steps of a script                                                           |
-//! | `transcript` | what a probe sent and received, where its caller asks for it                 |
+//! | `transcript` | what a probe sent, expected and received, for `tcplb probe`                   |
 //!
-//! The prober and the aliveness check of `/register` run what stands here, over [`crate::net::probe_socket`]. Neither
+//! The prober, the aliveness check of `/register` and `tcplb probe` run what stands here, over [`crate::net::probe_socket`]. None
 //! decides for itself which port it dials or whether a PROXY header goes first. No I/O and no clock in here.
 
 mod agent;

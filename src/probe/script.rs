@@ -5,6 +5,7 @@
 //! the bytes alone, wherever the network cuts them.
 
 use crate::base::bytes::escaped;
+use crate::base::text::Escaped;
 use crate::config::model::Step;
 use crate::config::model::health::EXPECT_MAX;
 use crate::policy::health::{Class, ConnectFailure, Outcome};
@@ -37,6 +38,20 @@ impl Script {
     /// A script that has not begun.
     pub fn new(steps: Vec<Step>) -> Script {
         Script { steps, next: 0, rest: Vec::new() }
+    }
+
+    /// The number of the first step that is not done.
+    pub fn reached(&self) -> usize {
+        self.next
+    }
+
+    /// What a step expects, if it expects something: `"+PONG"` or `/role:master/`.
+    pub fn expectation(&self, step: usize) -> Option<String> {
+        match self.steps.get(step)? {
+            Step::Expect(bytes) => Some(format!("\"{}\"", escaped(bytes))),
+            Step::ExpectRegex(pattern) => Some(format!("/{}/", Escaped(pattern.text()))),
+            Step::Send(_) => None,
+        }
     }
 
     /// Goes on as far as possible. Bytes to send are added to `words`. Returns a failure, or success once nothing is left but to
@@ -91,11 +106,8 @@ impl Script {
 
     /// `step 2: expected "+PONG", got "-LOADING Redis is loading"`.
     fn failed(&self, class: Class, why: &str) -> Outcome {
-        let wanted = match self.steps.get(self.next) {
-            Some(Step::Expect(bytes)) => format!("expected \"{}\"", escaped(bytes)),
-            Some(Step::ExpectRegex(pattern)) => format!("expected /{}/", pattern.text()),
-            Some(Step::Send(_)) | None => "sending".to_owned(),
-        };
+        let wanted = self.expectation(self.next).map(|wanted| format!("expected {wanted}"));
+        let wanted = wanted.unwrap_or_else(|| "sending".to_owned());
         let (shown, more) = match self.rest.get(..SHOWN_MAX) {
             Some(shown) if shown.len() < self.rest.len() => (shown, "…"),
             _ => (&self.rest[..], ""),

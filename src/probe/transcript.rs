@@ -1,28 +1,41 @@
-//! What a probe sent and received, in order, for an operator.
+//! What a probe sent, expected and received, in order, for an operator.
 
-/// The most bytes of a transcript. Later ones are left out.
-const BYTES_MAX: usize = 64 * 1024;
+/// The most bytes of a transcript. Later ones are counted and left out.
+const BYTES_MAX: usize = 8 * 1024;
 
-/// Bytes in one direction, until the other side sends.
+/// Bytes in one direction, until the other side sends, or what the probe then waits for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Said {
     /// The probe sent them.
     Sent(Vec<u8>),
+    /// The probe waits for this; in words.
+    Expected(String),
     /// The backend sent them.
     Received(Vec<u8>),
 }
 
-/// The bytes of a probe.
+/// What happened in a probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Transcript {
     said: Vec<Said>,
     length: usize,
+    left_out: usize,
 }
 
 impl Transcript {
-    /// What was sent and received.
+    /// What was sent, expected and received.
     pub fn said(&self) -> &[Said] {
         &self.said
+    }
+
+    /// The bytes that came or went after it was full.
+    pub fn left_out(&self) -> usize {
+        self.left_out
+    }
+
+    /// Adds what the probe waits for.
+    pub fn expected(&mut self, what: String) {
+        self.said.push(Said::Expected(what));
     }
 
     /// Adds bytes that were sent.
@@ -46,9 +59,10 @@ impl Transcript {
     }
 
     fn fitting<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
-        let bytes = &bytes[..bytes.len().min(BYTES_MAX - self.length)];
-        self.length += bytes.len();
-        bytes
+        let fitting = &bytes[..bytes.len().min(BYTES_MAX - self.length)];
+        self.length += fitting.len();
+        self.left_out += bytes.len() - fitting.len();
+        fitting
     }
 }
 
@@ -71,5 +85,6 @@ mod tests {
             transcript.received(&[b'x'; BYTES_MAX / 4]);
         }
         assert_eq!(transcript.said()[3], Said::Received(vec![b'x'; BYTES_MAX - 10]));
+        assert_eq!(transcript.left_out(), 10 * (BYTES_MAX / 4) - (BYTES_MAX - 10));
     }
 }

@@ -102,10 +102,18 @@ fn probes_look_at_every_address_and_clients_wait_for_none_that_fails() {
 
     // The command line shows it, below the backend.
     let admin = Admin::of(&tcplb).0.to_string();
-    let shown = testkit::tcplb(&["status"]).env("TCPLB_ADMIN", admin).output().unwrap();
+    let shown = testkit::tcplb(&["status"]).env("TCPLB_ADMIN", &admin).output().unwrap();
     let shown = String::from_utf8(shown.stdout).unwrap();
     let row = shown.lines().find(|line| line.trim_start().starts_with(&hole)).unwrap_or_else(|| panic!("{shown}"));
     assert!(row.contains("down") && row.contains("timed out after 300ms"), "{shown}");
+
+    // So does a probe by hand, which one address that passes is enough for.
+    let probed = testkit::tcplb(&["probe", "default", "web1"]).env("TCPLB_ADMIN", admin).output().unwrap();
+    let lines = String::from_utf8(probed.stdout).unwrap();
+    assert_eq!(probed.status.code(), Some(0), "{lines}");
+    assert!(lines.contains(&format!("{hole}\n  failed after ")), "{lines}");
+    let results = |word: &str| lines.lines().filter(|line| line.starts_with(&format!("  {word} after "))).count();
+    assert_eq!((results("failed"), results("passed")), (1, 2), "{lines}");
 
     // A second address goes, the backend stays; the third goes, and it goes too.
     name.servers[0].stop();

@@ -1,4 +1,4 @@
-//! The arguments of `tcplb status`, `tcplb top`, `tcplb backends`, `tcplb connections`, `tcplb events` and `tcplb reload`.
+//! The arguments of `tcplb status`, `tcplb top`, `tcplb probe`, `tcplb backends`, `tcplb connections`, `tcplb events` and `tcplb reload`.
 
 use crate::base::duration;
 use crate::inspect::Sort;
@@ -113,6 +113,22 @@ pub struct Explain {
     pub listener: Option<String>,
 
     /// Prints the API's JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+
+    /// How to reach it.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
+/// `tcplb probe`.
+#[derive(Args, Debug)]
+pub struct Probe {
+    /// The backend.
+    #[command(flatten)]
+    pub which: Which,
+
+    /// Prints the API's JSON instead of lines
     #[arg(long)]
     pub json: bool,
 

@@ -151,6 +151,6 @@ fn all(pool: &str) -> String {
     format!("/v1/pools/{}/backends", target::encode(pool))
 }
 
-fn one(which: &Which) -> String {
+pub(super) fn one(which: &Which) -> String {
     format!("{}/{}", all(&which.pool), target::encode(&which.backend))
 }

@@ -7,6 +7,7 @@
 //! | `backends` | `tcplb backends …`                                |
 //! | `config`   | `tcplb config show`, `tcplb config diff`           |
 //! | `explain`  | `tcplb explain`                                   |
+//! | `probe`    | `tcplb probe`                                     |
 //! | `connections` | `tcplb connections`                            |
 //! | `status`   | `tcplb status`: the verdict, then the tables      |
 //! | `events`   | `tcplb events`                                    |
@@ -22,6 +23,7 @@ mod config;
 mod connections;
 pub mod events;
 pub mod explain;
+mod probe;
 mod status;
 mod table;
 
@@ -38,6 +40,7 @@ pub use config::{diff as config_diff, show_config as config_show};
 pub use connections::run as connections;
 pub use events::run as events;
 pub use explain::run as explain;
+pub use probe::run as probe;
 pub use status::run as status;
 
 /// Exit code: tcplb refused the request.

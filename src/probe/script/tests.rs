@@ -1,7 +1,7 @@
 use super::*;
 use crate::config::model::Pattern;
 use crate::config::model::health::{Health, HealthKind};
-use crate::probe::{Probe, ProbeTarget};
+use crate::probe::{Probe, ProbeTarget, Said};
 use proptest::prelude::*;
 
 fn send(text: &str) -> Step {
@@ -46,6 +46,25 @@ fn steps_are_done_in_order_and_what_is_beyond_an_expectation_stays_for_the_next(
     assert_eq!((probe.received(b"\n221"), probe.unsent()), (None, &b"QUIT\r\n"[..]), "the next answer may come early");
     assert_eq!((probe.sent(3), probe.received(b" bye")), (None, None), "it has to send the rest");
     assert_eq!(probe.sent(3), Some(Outcome::ScriptPassed));
+}
+
+#[test]
+fn a_transcript_has_each_step_in_order() {
+    let mut probe = probe(&[expect("220"), matches("\r\n"), send("QUIT\r\n"), expect("221 ")]).recorded();
+    probe.connected();
+    probe.received(b"220 mx\r\n");
+    probe.sent(6);
+    assert_eq!(probe.received(b"221 bye"), Some(Outcome::ScriptPassed));
+    let expected = |text: &str| Said::Expected(text.to_owned());
+    let want = [
+        expected("\"220\""),
+        Said::Received(b"220 mx\r\n".to_vec()),
+        expected("/\\r\\n/"),
+        Said::Sent(b"QUIT\r\n".to_vec()),
+        expected("\"221 \""),
+        Said::Received(b"221 bye".to_vec()),
+    ];
+    assert_eq!(probe.into_transcript().said(), want);
 }
 
 #[test]

@@ -337,6 +337,7 @@ fn with_a_token_every_call_but_those_about_health_needs_it() {
         ("POST", BACKENDS),
         ("PATCH", "/v1/pools/default/backends/127.0.0.1:1"),
         ("DELETE", "/v1/pools/default/backends/127.0.0.1:1"),
+        ("POST", "/v1/pools/default/backends/127.0.0.1:1/probe"),
         ("POST", "/v1/reload"),
         ("GET", "/v1/config"),
         ("GET", "/v1/openapi.json"),

@@ -15,6 +15,7 @@ mod exposition;
 mod findings;
 mod follow;
 mod metrics;
+mod probe;
 mod prometheus;
 mod scale;
 mod schema;

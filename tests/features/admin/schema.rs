@@ -100,6 +100,7 @@ fn answers_match_the_openapi_document() {
     let mut checked = BTreeSet::new();
     let backends = "/v1/pools/{pool}/backends";
     let backend = "/v1/pools/{pool}/backends/{backend}";
+    let probe = "/v1/pools/{pool}/backends/{backend}/probe";
     for (method, path, query, names, body, status) in [
         ("GET", "/v1/status", "", &[][..], "", "200"),
         ("GET", backends, "", &["default"], "", "200"),
@@ -113,6 +114,9 @@ fn answers_match_the_openapi_document() {
         ("DELETE", backend, "?force=x", &["default", "b"], "", "400"),
         ("DELETE", backend, "?force=true", &["default", "b"], "", "200"),
         ("DELETE", backend, "", &["default", "b"], "", "404"),
+        ("POST", probe, "", &["default", "web1"], "", "200"),
+        ("POST", probe, "", &["default", "none"], "", "404"),
+        ("POST", probe, "?x=1", &["default", "web1"], "", "400"),
         ("GET", "/v1/connections", "", &[], "", "200"),
         ("GET", "/v1/connections", "?sort=name", &[], "", "400"),
         ("DELETE", "/v1/connections", "?pool=default", &[], "", "200"),

@@ -59,7 +59,7 @@ pub fn check(words: &[String], directory: &Path) -> Result<(), String> {
             (0, None)
         }
         "top" => (2, Some("top needs a terminal")),
-        "status" | "explain" | "backends" | "connections" | "events" | "reload" => (4, None),
+        "status" | "explain" | "probe" | "backends" | "connections" | "events" | "reload" => (4, None),
         "config" if arguments.get(1).is_some_and(|verb| ["show", "diff"].contains(verb)) => (4, None),
         // They are run as they stand, but not into the file that they are redirected to.
         "man" | "completions" => {
