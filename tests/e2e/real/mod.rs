@@ -5,3 +5,4 @@ mod iperf;
 mod nginx;
 mod postgres;
 mod redis;
+mod scripts;
