@@ -211,6 +211,9 @@ pub struct PoolView {
     /// The sources that find backends of the pool.
     #[serde(default)]
     pub discovery: Vec<SourceView>,
+    /// The names of its backends that are looked up again.
+    #[serde(default)]
+    pub names: Vec<NameView>,
     /// The pool's backends.
     pub backends: Vec<BackendView>,
 }
@@ -230,6 +233,23 @@ pub struct SourceView {
     /// can't have.
     pub errors_total: u64,
     /// The last of them; null before the first.
+    pub last_error: Option<String>,
+}
+
+/// The name of one or more backends, which is looked up again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NameView {
+    /// The host name.
+    pub name: String,
+    /// Whether the last look-up worked.
+    pub ok: bool,
+    /// Seconds since the last one that worked; null before the first after the start.
+    pub last_success_seconds: Option<u64>,
+    /// Since when look-ups fail, in seconds; null while they work.
+    pub failing_seconds: Option<u64>,
+    /// Look-ups that failed.
+    pub errors_total: u64,
+    /// The last error; null before the first.
     pub last_error: Option<String>,
 }
 

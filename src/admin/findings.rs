@@ -3,7 +3,7 @@
 //! The page, `top` and `tcplb status` show the same findings. Each is one line that names what it is about.
 
 use super::api::{
-    BackendView, FINDINGS_MAX, Finding, Level, Listener, PoolView, ProcessView, SourceView, Status, Verdict,
+    BackendView, FINDINGS_MAX, Finding, Level, Listener, NameView, PoolView, ProcessView, SourceView, Status, Verdict,
 };
 use super::figures;
 use crate::base::text::counted;
@@ -16,7 +16,8 @@ const FAILED_PERCENT: u64 = 10;
 /// So many connects, all failed, are critical.
 const FAILED_ALL: u64 = 20;
 
-/// Seconds without an answer of a source that are a finding. A source looks at least every 30 s.
+/// Seconds without an answer of a source, or for a name, that are a finding. A source looks at least every 30 s, and a name that
+/// fails is looked up as often.
 const SILENT: u64 = 120;
 
 /// Backends that a finding about a pool names.
@@ -64,6 +65,7 @@ fn all(status: &Status) -> Vec<Finding> {
     findings.extend(pools.iter().filter_map(waiting));
     findings.extend(pools.iter().filter_map(some_down));
     findings.extend(pools.iter().flat_map(|pool| pool.discovery.iter().filter_map(|it| source(pool, it))));
+    findings.extend(pools.iter().flat_map(|pool| pool.names.iter().filter_map(|it| name(pool, it))));
     findings.extend(clients(process));
     findings.extend(listeners.iter().filter_map(listener_limit));
     findings.extend(backends().filter_map(|(pool, backend)| backend_limit(pool, backend, several)));
@@ -155,6 +157,15 @@ fn source(pool: &PoolView, source: &SourceView) -> Option<Finding> {
         }
         Some(_) => format!("source {label} of pool {} has an error{why}", pool.name),
     };
+    Some(warning(text).of_pool(pool))
+}
+
+/// `name db.example of pool web has not resolved for 2 min, its addresses stay: …`.
+fn name(pool: &PoolView, name: &NameView) -> Option<Finding> {
+    let seconds = name.failing_seconds.filter(|seconds| *seconds >= SILENT)?;
+    let why = name.last_error.as_ref().map_or(String::new(), |why| format!(": {why}"));
+    let (name, time) = (&name.name, ago(seconds));
+    let text = format!("name {name} of pool {} has not resolved for {time}, its addresses stay{why}", pool.name);
     Some(warning(text).of_pool(pool))
 }
 

@@ -199,7 +199,11 @@ fn schemas() -> Value {
         "Pool": object(json!({
             "name": text, "algorithm": text, "state": { "type": "string", "enum": ["up", "degraded", "down"] },
             "waiting": count, "recent": reference("Recent"), "history": history,
-            "discovery": many("Source"), "backends": many("Backend"),
+            "discovery": many("Source"), "names": many("Name"), "backends": many("Backend"),
+        })),
+        "Name": object(json!({
+            "name": text, "ok": flag, "last_success_seconds": maybe("integer"), "failing_seconds": maybe("integer"),
+            "errors_total": count, "last_error": maybe_text,
         })),
         "Source": object(json!({
             "source": text, "ok": flag, "last_success_seconds": maybe("integer"), "backends": count,

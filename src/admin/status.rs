@@ -3,19 +3,19 @@
 
 use super::{api, process};
 use super::{figures, findings};
-use crate::base::{Endpoint, Tick};
+use crate::base::{Address, Endpoint, Tick};
 use crate::config::model;
-use crate::discovery::{SourceId, Standing};
+use crate::discovery::{NameStanding, NameTable, SourceId, Standing};
 use crate::logger;
 use crate::pool::{
     AdminState, Backend, BackendAddress, BackendState, HealthReport, LastReload, Listener, Member, Pool, Published,
-    Snapshot, Standings,
+    Snapshot,
 };
 use crate::session::CloseReason;
 use crate::telemetry::histogram::Reading;
 use crate::telemetry::{Closed, Counters, LostLines, Refusal, Sample};
 use std::cmp::Ordering::Equal;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, SystemTime};
 
@@ -32,7 +32,7 @@ pub fn status(published: &Published, now: Tick) -> api::Status {
         findings: Vec::new(),
         process: process(published, &snapshot, now),
         listeners: snapshot.listeners.iter().map(|listener| self::listener(listener, now)).collect(),
-        pools: snapshot.pools.iter().map(|pool| self::pool(pool, &published.sources(), now)).collect(),
+        pools: snapshot.pools.iter().map(|pool| self::pool(pool, published, now)).collect(),
     };
     findings::judge(&mut status);
     status
@@ -108,8 +108,8 @@ fn listener(listener: &Listener, now: Tick) -> api::Listener {
     }
 }
 
-fn pool(pool: &Pool, sources: &Standings, now: Tick) -> api::PoolView {
-    let settings = &pool.settings;
+fn pool(pool: &Pool, published: &Published, now: Tick) -> api::PoolView {
+    let (settings, sources) = (&pool.settings, published.sources());
     let enabled = || pool.members.iter().filter(|member| member.state == AdminState::Enabled);
     let state = match pool.has_usable() {
         false => "down",
@@ -129,20 +129,44 @@ fn pool(pool: &Pool, sources: &Standings, now: Tick) -> api::PoolView {
                 Some(source(&id, &sources.get(&id)?.lock()))
             })
             .collect(),
+        names: names(pool, published.names()),
         backends: backends(pool, now),
     }
 }
 
 fn source(id: &SourceId, standing: &Standing) -> api::SourceView {
-    let ago = |time: SystemTime| time.elapsed().unwrap_or_default().as_secs();
     api::SourceView {
         source: id.label.clone(),
         ok: standing.is_well() && standing.last_success.is_some(),
-        last_success_seconds: standing.last_success.map(ago),
+        last_success_seconds: standing.last_success.map(seconds_since),
         backends: standing.backends as u64,
         errors_total: standing.errors,
         last_error: standing.last_error.as_ref().map(|(_, why)| why.clone()),
     }
+}
+
+fn names(pool: &Pool, table: &NameTable) -> Vec<api::NameView> {
+    let names = pool.settings.backends.iter().filter_map(|backend| match &backend.address {
+        Address::Name(host, _) => Some(host.as_str()),
+        Address::Inet(_) | Address::Unix(_) | Address::Any(_) => None,
+    });
+    let names: BTreeSet<&str> = names.collect();
+    let view = |name: &str| {
+        let NameStanding { last_success, errors, last_error, failing_since } = table.standing(name)?;
+        Some(api::NameView {
+            name: name.to_owned(),
+            ok: failing_since.is_none(),
+            last_success_seconds: last_success.map(seconds_since),
+            failing_seconds: failing_since.map(seconds_since),
+            errors_total: errors,
+            last_error,
+        })
+    };
+    names.into_iter().filter_map(view).collect()
+}
+
+fn seconds_since(time: SystemTime) -> u64 {
+    time.elapsed().unwrap_or_default().as_secs()
 }
 
 /// `GET /v1/pools/P/backends`.

@@ -74,6 +74,7 @@ impl<C: DataPlane> ControlLoop<C> {
     pub(super) fn begin(&mut self, transition: Transition, force: bool, reply: Reply) {
         self.parts.config_state.commit(&transition);
         self.plan_retries();
+        self.plan_renewals();
         self.note_refused();
         let Transition { model, snapshot, opened, leaving, closing, share, .. } = transition;
         for NewSockets { address, listener, .. } in &opened {
@@ -166,8 +167,8 @@ impl<C: DataPlane> ControlLoop<C> {
         self.parts.published.set_discovered(self.parts.config_state.discovered().clone());
         self.parts.published.publish(change.snapshot.clone(), change.model.clone(), file);
         let save = match change.reply {
-            // The state file does not hold what agents say.
-            Reply::None(By::Health) => |_: &Saver| {},
+            // The state file holds neither what agents say nor addresses of names.
+            Reply::None(By::Health | By::Names) => |_: &Saver| {},
             Reply::None(By::Discovery(_)) => Saver::save_later,
             _ => Saver::save_soon,
         };

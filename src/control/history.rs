@@ -85,6 +85,11 @@ impl<C: DataPlane> ControlLoop<C> {
         self.record_event(event.because(format_args!("resolved: {}", shown.join(", "))));
     }
 
+    /// Records that names lead to other addresses.
+    pub(super) fn record_moved(&self, changes: &Changes) {
+        of_changes(changes, |_| By::Names).into_iter().for_each(|event| self.record_event(event));
+    }
+
     /// Records a reload that was refused.
     pub(super) fn record_refused(&self, error: &ReloadError) {
         self.record_event(Event::new(Kind::ReloadFailed, By::File).because(error));

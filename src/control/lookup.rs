@@ -15,10 +15,11 @@
 //! The order is fair: a name keeps its place until its thread starts. So names without an answer delay others only for
 //! a bounded time.
 
+use crate::discovery::dns::of_system;
 use crossbeam_channel::{Receiver, Sender, at, bounded, never, select_biased};
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -106,7 +107,7 @@ impl Question {
 impl Default for Lookups {
     /// No lookups; uses the system's resolver.
     fn default() -> Lookups {
-        Lookups::with(system)
+        Lookups::with(of_system)
     }
 }
 
@@ -253,15 +254,6 @@ impl Lookups {
             }
         }
     }
-}
-
-fn system(name: &str) -> io::Result<Vec<SocketAddr>> {
-    let mut addresses: Vec<SocketAddr> = (name, 0).to_socket_addrs()?.collect();
-    addresses.dedup();
-    if addresses.is_empty() {
-        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
-    }
-    Ok(addresses)
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@
 //! | running | an agent changes the weight of its backend | the next snapshot has the weight |
 //! | running | a source has a new set of backends | it is applied, at most every 100 ms |
 //! | running | a retried name resolves | its backends get their address |
+//! | running | a name has other addresses | its backends get them, at most every 100 ms |
 //! | running | the drain time of a removed backend is over | its connections are reset, reason `forced` |
 //! | running | `Stop` | readiness ends; after `shutdown_delay` the drain begins |
 //! | delaying or draining | `Reload`, `Edit` | refused |
@@ -38,6 +39,7 @@
 //! | `history` | what it records as events |
 //! | `limits` | limits that are reached and left, drains that are over |
 //! | `names` | changes that wait for names, and retries |
+//! | `moves` | names that lead elsewhere |
 //! | `lookup` | threads that ask the resolver |
 //! | `resolve` | names into addresses |
 //! | `weights` | weights that agents change |
@@ -52,6 +54,7 @@ mod found;
 mod history;
 mod limits;
 mod lookup;
+mod moves;
 mod names;
 mod reload;
 mod remote;
@@ -70,7 +73,7 @@ use crate::base::duration;
 use crate::base::text::counted;
 use crate::clock;
 use crate::config::model::Model;
-use crate::discovery::{Set, SourceId, Sources};
+use crate::discovery::{Renewals, Set, SourceId, Sources};
 use crate::mailbox::Mailbox;
 use crate::pool::{BackendId, Note, Published, Snapshot};
 use crate::state_file::Saver;
@@ -206,8 +209,12 @@ struct ControlLoop<C> {
     read: Option<Receiver<Read>>,
     /// Backends that are added once their name is resolved.
     adds: Vec<Add>,
-    /// When to retry the names of backends without an address, and the outcomes of retries that worked.
+    /// When to retry the names of backends without an address.
     retries: Retries,
+    /// The other names of backends, and when their new addresses may be applied next.
+    renewals: Renewals,
+    renewals_due: Instant,
+    /// Names that have addresses now, or other ones, which are not applied.
     late: Found,
     /// When to reset the connections of removed backends. One entry per removal within the drain time.
     cuts: Vec<(Instant, Arc<[BackendId]>)>,
@@ -231,6 +238,8 @@ impl<C: DataPlane> ControlLoop<C> {
         // A backend that the state file restores as draining was reported before the restart.
         let drained = limits::drained(parts.config_state.snapshot()).map(|(_, member)| member.backend.id).collect();
         ControlLoop {
+            renewals: Renewals::new(parts.published.names().clone()),
+            renewals_due: Instant::now(),
             parts,
             sampler,
             sources: Sources::default(),
@@ -261,6 +270,7 @@ impl<C: DataPlane> ControlLoop<C> {
         let mut counts = Ok(EndCounts::default());
         let answers = self.parts.lookups.answers().clone();
         self.plan_retries();
+        self.plan_renewals();
         self.sampler.begin(&self.parts.published);
         self.parts.published.set_discovered(self.parts.config_state.discovered().clone());
         self.run_sources();
@@ -278,6 +288,7 @@ impl<C: DataPlane> ControlLoop<C> {
             let sets_are_due = self.sets_are_due();
             let unanswered = self.parts.lookups.deadline().map_or_else(never, at);
             let (weights, weights_due) = self.weights();
+            let (renewed, renewals_due) = self.renewed();
             let (next_reload, next_command) = match self.change {
                 Some(_) => (never(), never()),
                 None => (reloads.clone(), commands.clone()),
@@ -366,6 +377,8 @@ impl<C: DataPlane> ControlLoop<C> {
                 }
                 recv(weights) -> message => self.reweighted(message.is_ok()),
                 recv(weights_due) -> _ => {}
+                recv(renewed) -> _ => self.take_renewed(),
+                recv(renewals_due) -> _ => {}
                 recv(sample) -> _ => self.sampler.sample(&self.parts.published),
                 recv(next_reload) -> request => match request {
                     Ok(()) => self.reload(Waiting { dry_run: false, answer: None }),
@@ -393,6 +406,7 @@ impl<C: DataPlane> ControlLoop<C> {
         self.record_drain();
         self.give_up_reloads();
         self.give_up_adds();
+        self.plan_renewals();
         self.parts.published.drain();
         if !time.is_zero() {
             log::info!("not ready any more: listeners stay open for {}", duration::written(time));

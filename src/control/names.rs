@@ -8,8 +8,6 @@ use super::remote::Refused;
 use super::resolve::{self, without_address};
 use super::{ControlLoop, DataPlane};
 use crate::config::advice;
-use crate::events::By;
-use crate::pool::Resolved;
 use crossbeam_channel::{Receiver, Sender, at, never};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -132,32 +130,6 @@ impl<C: DataPlane> ControlLoop<C> {
         }
         if self.change.is_none() {
             self.apply_sets();
-        }
-    }
-
-    /// Gives backends without an address the addresses that their names have now.
-    fn apply_late(&mut self) {
-        let late = std::mem::take(&mut self.late);
-        if late.is_empty() {
-            return;
-        }
-        let mut resolved = Resolved::new();
-        for (pool, settings, _) in without_address(self.parts.config_state.snapshot()) {
-            let known = resolve::name(&settings.address).is_some_and(|name| late.contains_key(name));
-            if let Some(endpoints) = known.then(|| resolve::one(settings, &late).ok()).flatten() {
-                let shown: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
-                log::info!("pool {pool}: backend {} is resolved: {}", settings.name, shown.join(", "));
-                self.record_resolved(pool, &settings.name, &endpoints);
-                resolved.insert((pool.to_owned(), settings.name.clone()), endpoints);
-            }
-        }
-        if resolved.is_empty() {
-            return;
-        }
-        let next = self.parts.config_state.as_it_runs();
-        match self.parts.config_state.prepare(next, &resolved, &Found::new()) {
-            Ok(transition) => self.begin(transition, false, Reply::None(By::Names)),
-            Err(why) => log::error!("can't apply resolved names: {why}"),
         }
     }
 

@@ -149,7 +149,7 @@ pub fn without_address(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &mode
 }
 
 /// All backends in the same form.
-fn with_settings(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &model::Backend, &Arc<Backend>)> {
+pub fn with_settings(snapshot: &Snapshot) -> impl Iterator<Item = (&str, &model::Backend, &Arc<Backend>)> {
     snapshot.pools.iter().flat_map(|pool| {
         let both = pool.settings.backends.iter().zip(&pool.members);
         both.map(|(settings, member)| (pool.settings.name.as_str(), settings, &member.backend))

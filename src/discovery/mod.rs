@@ -31,6 +31,7 @@
 //! | `http` | HTTP, for sources that ask by it |
 //! | `sources` | the threads: start, pause, end |
 //! | `entry` | a backend that an object describes, in a file or as the value of a key |
+//! | `renewal` | the names of backends, looked up again |
 //! | `pace` | how closely the calls of a source may follow each other |
 //! | `consul`, `dns`, `etcd`, `file`, `kubernetes` | the kinds, a file each |
 //!
@@ -49,10 +50,12 @@ pub mod http;
 mod kind;
 pub mod kubernetes;
 mod pace;
+mod renewal;
 mod sources;
 
 pub use feed::{Feed, Found, HandOver, Item, Set, Standing};
 pub use kind::{Key, Kind, Settings, Takes, Value, Wrong};
+pub use renewal::{AddressSet, NameStanding, NameTable, Renewals, Wanted as WantedNames};
 pub use sources::{SourceId, Sources, Wanted};
 
 /// The most backends of one source. An answer with more is an error.

@@ -106,9 +106,24 @@ struct Successor<'a> {
     totals: Arc<PoolTotals>,
 }
 
+/// A backend of the pool before.
+struct Known<'a> {
+    settings: &'a model::Backend,
+    member: &'a Member,
+}
+
+impl Known<'_> {
+    /// An operator's state holds for a name wherever that leads. With another address in the settings the backend is another
+    /// server, unless it had none yet.
+    fn keeps_its_state(&self, new: &model::Backend) -> bool {
+        self.settings.address == new.address || self.member.backend.addresses.is_empty()
+    }
+}
+
 impl<'a> Successor<'a> {
     fn build(&self, unused_id: &mut u64) -> Arc<Pool> {
-        let survivors = self.survivors();
+        let known = self.known();
+        let survivors = self.survivors(&known);
         if let Some(old) = self.old.filter(|old| self.is_unchanged(old, &survivors)) {
             return old.clone();
         }
@@ -118,7 +133,6 @@ impl<'a> Successor<'a> {
         };
         let mut members = Vec::with_capacity(survivors.len());
         let mut looked_at = 0;
-        let unresolved = self.unresolved();
         for (backend, survivor) in self.settings.backends.iter().zip(&survivors) {
             let (kept, slot) = match survivor {
                 Some(member) => (member.backend.clone(), member.slot),
@@ -130,8 +144,8 @@ impl<'a> Successor<'a> {
                     (new, slot)
                 }
             };
-            let before = survivor.map(|member| member.state).or_else(|| unresolved.get(backend.name.as_str()).copied());
-            let state = self.state(&backend.name, before);
+            let before = known.get(backend.name.as_str()).filter(|known| known.keeps_its_state(backend));
+            let state = self.state(&backend.name, before.map(|known| known.member.state));
             let send_proxy = self.settings.header_for(backend);
             let (weight, backup) = (self.weight(backend, &kept), backend.backup);
             members.push(Member { backend: kept, slot, weight, backup, send_proxy, state });
@@ -142,20 +156,16 @@ impl<'a> Successor<'a> {
         self.assemble(members, tenants, loads)
     }
 
-    /// The operator's state of backends without an address: it applies once their names are resolved.
-    fn unresolved(&self) -> HashMap<&'a str, AdminState> {
-        let members = self.old.into_iter().flat_map(|old| &old.members);
-        let unresolved = members.filter(|member| member.backend.addresses.is_empty());
-        unresolved.map(|member| (member.backend.name.as_str(), member.state)).collect()
+    /// The backends of the pool before, by name.
+    fn known(&self) -> HashMap<&'a str, Known<'a>> {
+        let both = self.old.into_iter().flat_map(|old| old.settings.backends.iter().zip(&old.members));
+        both.map(|(settings, member)| (settings.name.as_str(), Known { settings, member })).collect()
     }
 
     /// Per backend of the new settings, its predecessor.
-    fn survivors(&self) -> Vec<Option<&'a Member>> {
-        let Some(old) = self.old else { return vec![None; self.settings.backends.len()] };
-        let known: HashMap<&str, (&model::Backend, &Member)> =
-            old.settings.backends.iter().zip(&old.members).map(|both| (both.0.name.as_str(), both)).collect();
+    fn survivors(&self, known: &HashMap<&str, Known<'a>>) -> Vec<Option<&'a Member>> {
         let survivor = |backend: &model::Backend| {
-            let (settings, member) = known.get(backend.name.as_str())?;
+            let Known { settings, member } = known.get(backend.name.as_str())?;
             let same = settings.address == backend.address
                 && self.endpoints(backend).is_none_or(|now| same_endpoints(now, &member.backend.endpoints()));
             same.then_some(*member)

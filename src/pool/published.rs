@@ -8,7 +8,7 @@ use crate::admission::ConnectionLimit;
 use crate::base::Tick;
 use crate::config::discovered::Discovered;
 use crate::config::model::Model;
-use crate::discovery::{SourceId, Standing};
+use crate::discovery::{NameTable, SourceId, Standing};
 use crate::events::Events;
 use crate::telemetry::recent::Series;
 use crate::telemetry::{AccessLogTotals, LostLines, WorkerTotals};
@@ -37,6 +37,7 @@ pub struct Published {
     pub lost_lines: Series<LostLines>,
     discovered: RwLock<Arc<Discovered>>,
     sources: RwLock<Standings>,
+    names: Arc<NameTable>,
     events: Arc<Events>,
 }
 
@@ -82,6 +83,7 @@ impl Published {
             lost_lines: Series::default(),
             discovered: RwLock::default(),
             sources: RwLock::default(),
+            names: Arc::default(),
             events: Arc::default(),
         }
     }
@@ -179,6 +181,11 @@ impl Published {
     /// Control's: these sources run.
     pub fn set_sources(&self, sources: Standings) {
         *self.sources.write() = sources;
+    }
+
+    /// The names of backends that are looked up again.
+    pub fn names(&self) -> &Arc<NameTable> {
+        &self.names
     }
 
     /// Control's: a drain begins.

@@ -270,9 +270,18 @@ impl ProbeLoop {
                 self.by_id.extend(key.map(|key| (id, key)));
             }
         }
+        // A backend whose name has other addresses is both gone and new.
+        let mut namesakes: HashMap<(String, String), Key> = HashMap::new();
+        if !known.is_empty() {
+            let named = new.iter().filter_map(|key| Some((self.watches.get(*key)?.names(), *key)));
+            namesakes.extend(named);
+        }
         for key in known.into_values() {
             self.wheel.cancel(key.slot);
             let Some(watch) = self.watches.remove(key) else { continue };
+            if let Some(successor) = namesakes.get(&watch.names()).and_then(|key| self.watches.get_mut(*key)) {
+                successor.take_over(&watch, self.now);
+            }
             for open in &watch.probing {
                 self.open.remove(*open);
             }

@@ -185,6 +185,33 @@ impl Watch {
         restart
     }
 
+    /// Takes the place of `old`, the same backend before its name had other addresses. Addresses that stay keep their health.
+    pub fn take_over(&mut self, old: &Watch, now: Tick) {
+        let (HealthPolicy::Probed(states), HealthPolicy::Probed(old_states)) = (&mut self.policy, &old.policy) else {
+            return;
+        };
+        let mut stays = false;
+        for (address, state) in self.backend.addresses.iter().zip(states) {
+            let mut olds = old.backend.addresses.iter().zip(old_states);
+            if let Some((_, old)) = olds.find(|(old, _)| old.endpoint == address.endpoint) {
+                state.clone_from(old);
+                stays = true;
+            }
+        }
+        if stays {
+            self.admitted |= old.admitted;
+            (self.began_up, self.recorded_up) = (self.policy.is_up(), old.recorded_up);
+            self.show_addresses();
+            self.record("its name has other addresses".to_owned());
+            self.show(now);
+        }
+    }
+
+    /// The names of its pool and of its backend.
+    pub fn names(&self) -> (String, String) {
+        (self.pool.settings.name.clone(), self.backend.name.clone())
+    }
+
     /// The backend has left its pool. An ejected one no longer counts there. Control withdraws it once the workers have the
     /// change.
     pub fn leave(self) {

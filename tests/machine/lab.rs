@@ -6,6 +6,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +18,13 @@ pub const CALM: f64 = 10.0;
 /// Has it started under a limit of `ulimit`, like `-n 1024`.
 pub fn limited(tcplb: Tcplb, limit: &str) -> Tcplb {
     tcplb.wrapped(["sh", "-c", &format!("ulimit {limit}; exec \"$@\""), "sh"])
+}
+
+/// Has it started with this file as `/etc/resolv.conf`.
+pub fn with_resolv_conf(tcplb: Tcplb, file: &Path) -> Tcplb {
+    let script = "mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
+    let file = file.to_str().expect("a path in UTF-8");
+    tcplb.wrapped(["unshare", "--mount", "sh", "-c", script, "sh", file])
 }
 
 /// How much of a core the process uses, in percent, over `time`. `beside` is what goes on meanwhile, ten times a second.

@@ -20,6 +20,7 @@ mod memory;
 mod names;
 mod package;
 mod ports;
+mod renewal;
 mod scopes;
 mod slow;
 mod stale;

@@ -1,6 +1,6 @@
 //! Name servers that do not answer, or say that there is no such name.
 
-use crate::lab::Network;
+use crate::lab::{Network, with_resolv_conf};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use std::collections::BTreeSet;
@@ -104,10 +104,7 @@ impl Setup {
     }
 
     fn tcplb(&self, global: &str, names: &[&str]) -> Tcplb {
-        let script = "mount --bind \"$1\" /etc/resolv.conf && shift && exec \"$@\"";
-        let resolv = self.directory.path().join("resolv.conf");
-        let resolv = resolv.to_str().expect("a path in UTF-8");
-        Tcplb::from_file(&self.file(global, names)).wrapped(["unshare", "--mount", "sh", "-c", script, "sh", resolv])
+        with_resolv_conf(Tcplb::from_file(&self.file(global, names)), &self.directory.path().join("resolv.conf"))
     }
 }
 

@@ -76,7 +76,8 @@ pub static GLOBAL: Section<Global> = Section {
             .more(
                 "This holds at the start and at a reload. `later`: the backend is down until the name resolves; tcplb tries \
                  the name again after a second, then less and less often, at least every 30 s. `required`: the start, or the \
-                 reload, is refused. A backend that was resolved before keeps its addresses.",
+                 reload, is refused. A backend that was resolved before keeps its addresses. While tcplb runs, names are looked up \
+                 again once their time to live is over.",
             ),
         setting!(Global.admin: kinds::LISTEN, "The address of the admin API, the metrics and the status page.")
             .more(

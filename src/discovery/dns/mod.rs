@@ -34,6 +34,7 @@ mod servers;
 mod system;
 
 pub use resolver::{Addresses, Resolver, in_order, is_for_dns};
+pub use system::resolve as of_system;
 
 use super::{Feed, Found, Item, Key, Kind, Settings, Takes, Wrong};
 use crate::base::Address;

@@ -32,7 +32,23 @@ pub struct Addresses {
 impl Resolver {
     /// Asks as the system does. It is done at `until`.
     pub fn of_system(until: Instant) -> Resolver {
-        let settings = system::settings();
+        Resolver::by(system::settings(), until)
+    }
+
+    /// For another look, done at `until`. Unless the system's settings have changed, the server that answered last is asked first.
+    #[must_use]
+    pub fn renewed(mut self, until: Instant) -> Resolver {
+        if self.system.is_some() {
+            let settings = system::settings();
+            if self.system.as_ref() != Some(&settings) {
+                return Resolver::by(settings, until);
+            }
+        }
+        self.servers.until = until;
+        self
+    }
+
+    fn by(settings: system::Settings, until: Instant) -> Resolver {
         let servers =
             Servers { at: settings.servers.clone(), timeout: settings.timeout, attempts: settings.attempts, until };
         Resolver { servers, system: Some(settings) }

@@ -1,9 +1,10 @@
-//! The system's settings: `/etc/resolv.conf` (resolv.conf(5)) and `/etc/hosts` (hosts(5)). Both are read for each look-up, so a change counts
+//! The system's resolver, and its settings: `/etc/resolv.conf` (resolv.conf(5)) and `/etc/hosts` (hosts(5)). Both are read for each look-up, so a change counts
 //! from the next one on.
 
 use super::message::normal;
 use crate::small_file;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::Path;
 use std::time::Duration;
@@ -78,6 +79,17 @@ impl Settings {
         }
         candidates
     }
+}
+
+/// The addresses of a name by the system's resolver, with port 0. It can't be interrupted, and takes up to half a minute when no
+/// server answers.
+pub fn resolve(name: &str) -> io::Result<Vec<SocketAddr>> {
+    let mut addresses: Vec<SocketAddr> = (name, 0).to_socket_addrs()?.collect();
+    addresses.dedup();
+    if addresses.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+    }
+    Ok(addresses)
 }
 
 /// The addresses that `/etc/hosts` has for a name.

@@ -104,6 +104,19 @@ fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_
     let moved = with(Some(&turned), vec![at(3)]);
     assert!(!Arc::ptr_eq(&member(&old, "b1").backend, &member(&moved, "b1").backend));
     assert_ne!(member(&old, "b1").backend.id, member(&moved, "b1").backend.id);
+    let drained = next(
+        Some(&turned),
+        &SnapshotPlan {
+            model: &model,
+            resolved: &Resolved::new(),
+            addresses: &[],
+            states: &[("web", "b1", AdminState::Draining)],
+            now: NOW,
+        },
+    );
+    let drained_elsewhere = with(Some(&drained), vec![at(2), at(3)]);
+    assert_ne!(member(&drained, "b1").backend.id, member(&drained_elsewhere, "b1").backend.id);
+    assert_eq!(member(&drained_elsewhere, "b1").state, AdminState::Draining, "what an operator says holds");
     let unasked = next(
         Some(&moved),
         &SnapshotPlan { model: &model, resolved: &Resolved::new(), addresses: &[], states: &[], now: NOW },

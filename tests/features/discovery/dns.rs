@@ -1,9 +1,6 @@
 //! Backends from a real name server: what answers change, and what no error removes.
 
-mod knot;
-
 use super::source::Source;
-use knot::Knot;
 use rustix::process::Signal;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -11,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 use tcplb::discovery::Value;
-use testkit::{eventually, let_pass};
+use testkit::{Knot, eventually, let_pass};
 
 type Setting = (&'static str, Value);
 
@@ -23,17 +20,20 @@ fn time(key: &'static str, millis: u64) -> Setting {
     (key, Value::Time(Duration::from_millis(millis)))
 }
 
+fn resolvers(knot: &Knot) -> Setting {
+    ("resolvers", Value::Texts(vec![knot.at.to_string()]))
+}
+
 /// Follows the addresses of a name, ten times a second.
 #[track_caller]
 fn follow(knot: &Knot, name: &str) -> Source {
-    Source::start("dns", &[text("name", name), knot.resolvers(), time("min_interval", 100)])
+    Source::start("dns", &[text("name", name), resolvers(knot), time("min_interval", 100)])
 }
 
 #[test]
 fn addresses_become_backends_and_answers_that_change_follow() {
     let Some(mut knot) = Knot::start("web A 10.0.0.1\nweb AAAA fd00::1\nold CNAME web") else { return };
-    let (name, resolvers) = (text("name", "OLD.w.test:80"), Value::Texts(vec![knot.at.to_string()]));
-    let mut source = Source::start("dns", &[name, ("resolvers", resolvers)]);
+    let mut source = Source::start("dns", &[text("name", "OLD.w.test:80"), resolvers(&knot)]);
     source.wait_for(&["10.0.0.1:80", "[fd00::1]:80"]);
     let found = source.found("[fd00::1]:80");
     assert_eq!((found.address.to_string().as_str(), found.weight, found.backup), ("[fd00::1]:80", None, None));
@@ -51,7 +51,7 @@ fn services_become_backends_with_weights_and_backups() {
                    db1 A 10.0.0.1\ndb2 A 10.0.0.2";
     let Some(mut knot) = Knot::start(records) else { return };
     let srv = text("srv", "_pg._tcp.w.test");
-    let mut source = Source::start("dns", &[srv, knot.resolvers(), time("min_interval", 100)]);
+    let mut source = Source::start("dns", &[srv, resolvers(&knot), time("min_interval", 100)]);
     source.wait_for(&["db1.w.test:5432", "db1.w.test:5433", "db2.w.test:5432"]);
     let mut shown = |name: &str| {
         let found = source.found(name);
@@ -75,7 +75,7 @@ fn services_become_backends_with_weights_and_backups() {
 #[test]
 fn an_empty_answer_counts_only_if_on_empty_says_so() {
     let Some(mut knot) = Knot::start("web A 10.0.0.1") else { return };
-    let settings = [text("name", "web.w.test:80"), knot.resolvers(), time("min_interval", 100)];
+    let settings = [text("name", "web.w.test:80"), resolvers(&knot), time("min_interval", 100)];
     let (mut keeping, mut clearing) = (Source::start("dns", &settings), Source::clearing("dns", &settings));
     keeping.wait_for(&["10.0.0.1:80"]);
     clearing.wait_for(&["10.0.0.1:80"]);
@@ -114,7 +114,7 @@ fn an_answer_that_udp_has_no_room_for_comes_whole() {
 fn an_error_of_the_server_keeps_every_backend() {
     let Some(knot) = Knot::start("web A 10.0.0.1") else { return };
     for (name, code) in [("web.broken.test:80", "SERVFAIL"), ("web.other.test:80", "REFUSED")] {
-        let source = Source::clearing("dns", &[text("name", name), knot.resolvers()]);
+        let source = Source::clearing("dns", &[text("name", name), resolvers(&knot)]);
         source.wait_for_error(&format!("name server {}: answered {code}", knot.at));
         let standing = source.standing();
         assert!(standing.failing && standing.last_success.is_none(), "{standing:?}");
@@ -124,7 +124,7 @@ fn an_error_of_the_server_keeps_every_backend() {
 #[test]
 fn a_server_that_is_gone_or_silent_keeps_every_backend_until_it_is_back() {
     let Some(mut knot) = Knot::start("web A 10.0.0.1") else { return };
-    let settings = [text("name", "web.w.test:80"), knot.resolvers(), time("min_interval", 100)];
+    let settings = [text("name", "web.w.test:80"), resolvers(&knot), time("min_interval", 100)];
     let mut source = Source::clearing("dns", &settings);
     source.wait_for(&["10.0.0.1:80"]);
     knot.kill();
@@ -157,7 +157,7 @@ fn min_interval_is_the_shortest_time_between_two_look_ups() {
     let Some(mut knot) = Knot::start("web A 10.0.0.1") else { return };
     let mut quick = follow(&knot, "web.w.test:80");
     let mut slow =
-        Source::start("dns", &[text("name", "web.w.test:80"), knot.resolvers(), time("min_interval", 3_600_000)]);
+        Source::start("dns", &[text("name", "web.w.test:80"), resolvers(&knot), time("min_interval", 3_600_000)]);
     quick.wait_for(&["10.0.0.1:80"]);
     slow.wait_for(&["10.0.0.1:80"]);
     knot.set("web A 10.0.0.2");
@@ -170,7 +170,7 @@ fn min_interval_is_the_shortest_time_between_two_look_ups() {
 fn max_interval_is_the_longest_time_between_two_look_ups() {
     let Some(mut knot) = Knot::start("web 3600 A 10.0.0.1") else { return };
     let mut source =
-        Source::start("dns", &[text("name", "web.w.test:80"), knot.resolvers(), time("max_interval", 500)]);
+        Source::start("dns", &[text("name", "web.w.test:80"), resolvers(&knot), time("max_interval", 500)]);
     source.wait_for(&["10.0.0.1:80"]);
     knot.set("web 3600 A 10.0.0.2");
     source.wait_for(&["10.0.0.2:80"]);
