@@ -12,7 +12,7 @@ use crate::logger;
 use crate::pool::{Backend, BackendAddress, BackendState, Member, Pool, Published};
 use crate::telemetry::histogram::Reading;
 use crate::telemetry::{CLOSE_REASONS, Closed, Counters, WorkerTotals};
-use families::{About, BACKENDS, ENDED, Family, LISTENERS, POOLS, PROCESS, SOURCES, WORKERS};
+use families::{About, BACKENDS, ENDED, Family, LISTENERS, NAMES, POOLS, PROCESS, SOURCES, WORKERS};
 use std::borrow::Borrow;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
@@ -86,6 +86,8 @@ pub fn text(published: &Published, detail: Detail, now: Tick) -> String {
     let sources =
         sources.map(|(id, standing)| (labels(&[("pool", &id.pool), ("source", &id.label)]), standing.lock().clone()));
     text.families(SOURCES, &sources.collect::<Vec<_>>());
+    let names = published.names().standings().into_iter();
+    text.families(NAMES, &names.map(|(name, standing)| (labels(&[("name", &name)]), standing)).collect::<Vec<_>>());
     text.workers(published.workers());
     let scope = Scope {
         reloads: published.reloads(),

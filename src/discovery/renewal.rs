@@ -186,6 +186,11 @@ impl NameTable {
     pub fn standing(&self, name: &str) -> Option<NameStanding> {
         self.names.lock().by_name.get(name).map(|name| name.standing.clone())
     }
+
+    /// The same of all names.
+    pub fn standings(&self) -> BTreeMap<String, NameStanding> {
+        self.names.lock().by_name.iter().map(|(text, name)| (text.clone(), name.standing.clone())).collect()
+    }
 }
 
 impl fmt::Debug for NameTable {

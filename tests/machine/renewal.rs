@@ -72,6 +72,12 @@ impl Setup {
         changes.map(|event| json!([event["backend"], event["by"], event["from"], event["to"]])).collect()
     }
 
+    /// A backend, as the API shows it.
+    fn backend(&self, name: &str) -> Value {
+        let all = self.admin().get("/v1/pools/default/backends").json(200);
+        all.as_array().expect("an array").iter().find(|it| it["name"] == name).expect("the backend").clone()
+    }
+
     /// A client that is served, and the name of its server.
     #[track_caller]
     fn served(&self) -> (Conn, String) {
@@ -110,6 +116,8 @@ fn a_name_that_leads_elsewhere_takes_new_clients_along_and_another_order_is_no_c
         setup.wait_for_answers(3);
         assert_eq!((count, setup.changes().len()), (4, 4));
         assert_eq!((&setup.name()["ok"], &setup.name()["errors_total"]), (&json!(true), &json!(0)));
+        let metric = "tcplb_name_last_success_timestamp_seconds";
+        assert!(setup.admin().metric(metric, &["name=\"db.w.test\""]) > 0);
         client.assert_echoes("goes on");
     });
 }
@@ -137,5 +145,28 @@ fn a_name_server_that_fails_removes_no_address() {
         eventually("new clients are served by the other server", || setup.served().1 == "two");
         setup.tcplb.wait_for_line("name db.w.test: it is resolved again");
         assert_eq!(setup.name()["ok"], json!(true));
+    });
+}
+
+#[test]
+fn what_probes_and_an_operator_say_holds_wherever_a_name_leads() {
+    let Some(network) = Network::new() else { return };
+    network.inside(|| {
+        let Some(mut setup) = Setup::start() else { return };
+        let [one, two] = setup.servers;
+        let gone = SocketAddr::new(fresh_loopback(), one.port());
+        setup.admin().call("PATCH", "/v1/pools/default/backends/other", "{\"state\":\"draining\"}").json(200);
+        setup.knot.set(&format!("db A {}\ndb A {}", one.ip(), gone.ip()));
+        setup.tcplb.wait_for_line(&format!("db: address {gone} is down"));
+        setup.knot.set(&format!("db A {}\ndb A {}", two.ip(), gone.ip()));
+        let state = |at: SocketAddr| {
+            let backend = setup.backend("db");
+            let mut addresses = backend["addresses"].as_array().expect("an array").iter();
+            addresses.find(|it| it["address"] == at.to_string()).map(|it| it["state"].clone())
+        };
+        eventually("the name leads to the other server", || state(two).is_some());
+        assert_eq!(state(gone), Some(json!("down")), "no probe has to find that out again");
+        assert_eq!(setup.backend("other")["state"], "draining");
+        assert_eq!(setup.served().1, "two");
     });
 }

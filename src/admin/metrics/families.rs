@@ -7,7 +7,7 @@
 //! A new metric is a row here, the place that counts it (in `telemetry`, by `worker::ledger`) and its test.
 
 use super::{Ended, Row, Samples, Scope, unix_time};
-use crate::discovery::Standing;
+use crate::discovery::{NameStanding, Standing};
 use crate::policy::health::{Class, ConnectFailure};
 use crate::pool::{AddressState, Listener, Pool};
 use crate::session::CloseReason;
@@ -39,7 +39,7 @@ pub struct About {
 }
 
 /// The tables by their headings in docs/metrics.md.
-pub fn tables() -> [(&'static str, Vec<About>); 6] {
+pub fn tables() -> [(&'static str, Vec<About>); 7] {
     fn of<S>(families: &[Family<S>]) -> Vec<About> {
         families.iter().map(|family| family.about).collect()
     }
@@ -48,6 +48,7 @@ pub fn tables() -> [(&'static str, Vec<About>); 6] {
         ("backends", [of(BACKENDS), of(ENDED)].concat()),
         ("pools", of(POOLS)),
         ("sources", of(SOURCES)),
+        ("names", of(NAMES)),
         ("workers", of(WORKERS)),
         ("process", of(PROCESS)),
     ]
@@ -341,6 +342,16 @@ pub const SOURCES: &[Family<Standing>] = &[
         |standing, samples| samples.one(standing.backends),
     ),
 ];
+
+/// About each name of backends that is looked up again.
+pub const NAMES: &[Family<NameStanding>] = &[family(
+    "gauge",
+    "tcplb_name_last_success_timestamp_seconds",
+    "name",
+    "When the name was last looked up with success; 0 before the first time after the start.",
+    "time() - tcplb_name_last_success_timestamp_seconds > 600",
+    |standing, samples| samples.one(standing.last_success.map_or(0.0, unix_time)),
+)];
 
 /// About each worker.
 pub const WORKERS: &[Family<WorkerTotals>] = &[family(
