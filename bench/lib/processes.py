@@ -20,6 +20,9 @@ START_TIMEOUT = 60.0
 STOP_TIMEOUT = 3.0
 LISTEN = "0A"  # The state of a listening socket in /proc/net/tcp.
 
+# What reading /proc raises of a process that ends meanwhile.
+ENDED = (FileNotFoundError, ProcessLookupError)
+
 _started = []
 
 
@@ -67,7 +70,10 @@ class Process:
             pid = waiting.pop()
             found.append(pid)
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
-                waiting += map(int, children.read_text().split())
+                try:
+                    waiting += map(int, children.read_text().split())
+                except ENDED:
+                    continue
         return found
 
     def cpu_ns(self):
@@ -78,11 +84,35 @@ class Process:
                 total += int(thread.read_text().split()[0])
         return total
 
+    def cpu_in_all_s(self):
+        """CPU so far in seconds, that of threads and children that have ended too; in ticks of 10 ms."""
+        ticks = 0
+        for pid in self.pids():
+            try:
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            except ENDED:
+                continue
+            ticks += sum(map(int, fields[11:15]))
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def descriptors(self):
+        """Open ones, of all its processes."""
+        total = 0
+        for pid in self.pids():
+            try:
+                total += len(os.listdir(f"/proc/{pid}/fd"))
+            except ENDED:
+                continue
+        return total
+
     def memory(self):
         """User-space memory of its own: anonymous pages, shared ones in parts, bytes."""
         total = 0
         for pid in self.pids():
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            try:
+                rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except ENDED:
+                continue
             total += int(re.search(r"^Pss_Anon:\s+(\d+) kB", rollup, re.M)[1]) * 1024
         return total
 
