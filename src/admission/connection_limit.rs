@@ -20,6 +20,8 @@ pub struct ConnectionLimit {
 pub(super) struct Count {
     active: AtomicUsize,
     waiting: AtomicBool,
+    /// Of the process: a client has left a listener at which a worker waits.
+    left_listener: AtomicBool,
     report: LimitReport,
 }
 
@@ -66,6 +68,17 @@ impl ConnectionLimit {
         self.count.waiting.load(Ordering::SeqCst) && self.has_room() && self.count.waiting.swap(false, Ordering::SeqCst)
     }
 
+    /// Whether a look at the listeners is due: since the last call, a client has left one at which a worker waits. Workers
+    /// call it once per turn, so that they need not ask each of thousands of listeners.
+    pub fn should_look_at_listeners(&self) -> bool {
+        self.count.left_listener.load(Ordering::SeqCst) && self.count.left_listener.swap(false, Ordering::SeqCst)
+    }
+
+    /// Makes a look at the listeners due.
+    pub fn look_at_listeners(&self) {
+        self.count.left_listener.store(true, Ordering::SeqCst);
+    }
+
     /// Is there room for one more client?
     pub fn has_room(&self) -> bool {
         self.count.active.load(Ordering::SeqCst) < self.limit()
@@ -97,6 +110,15 @@ impl Count {
     /// One client less.
     pub(super) fn leave(&self) {
         self.active.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// One client less at a listener of `process`.
+    pub(super) fn leave_listener(&self, process: &Count) {
+        self.leave();
+        // After leaving: a worker that finds no place has set its mark before its last look.
+        if self.waiting.load(Ordering::SeqCst) {
+            process.left_listener.store(true, Ordering::SeqCst);
+        }
     }
 }
 

@@ -50,7 +50,7 @@ impl Drop for AdmissionGuard {
         if self.accepted {
             self.listener.totals.leave();
         }
-        self.listener.room.count().leave();
+        self.listener.room.count().leave_listener(&self.process);
         self.process.leave();
     }
 }

@@ -198,6 +198,21 @@ mod tests {
     }
 
     #[test]
+    fn a_look_at_the_listeners_is_due_once_a_client_has_left_where_a_worker_waits() {
+        let process = ConnectionLimit::new(usize::MAX);
+        let settings = model::Listener { max_connections: Some(1), ..model::Listener::default() };
+        let admission = ListenerAdmission::new(&settings);
+        let first = admission.reserve(&process).unwrap();
+        drop(first);
+        assert!(!process.should_look_at_listeners(), "no worker waits");
+        let second = admission.reserve(&process).unwrap();
+        assert!(admission.reserve(&process).is_err() && !process.should_look_at_listeners());
+        drop(second);
+        assert!(process.should_look_at_listeners() && admission.should_wake());
+        assert!(!process.should_look_at_listeners());
+    }
+
+    #[test]
     fn other_limits_go_on_with_what_was_counted() {
         let client: Option<IpAddr> = "192.0.2.1".parse().ok();
         let settings = model::Listener { max_connections_per_source: Some(2), ..model::Listener::default() };

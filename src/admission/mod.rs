@@ -13,7 +13,8 @@
 //!
 //! An [`AdmissionGuard`] counts its client in four places: the process, the listener, the source, and the gauge of active
 //! connections. Dropping the guard undoes all of them, on every path. A worker that drops guards calls
-//! [`ConnectionLimit::should_wake`] and [`ListenerAdmission::should_wake`] afterwards.
+//! [`ConnectionLimit::should_wake`] afterwards. It calls [`ListenerAdmission::should_wake`] too, for each listener, once
+//! [`ConnectionLimit::should_look_at_listeners`] is true.
 //!
 //! All workers share these counts. Nothing here runs per byte; a source's count takes the lock of one shard.
 

@@ -150,6 +150,9 @@ pub(super) struct Acceptor<L: Listen = Listening> {
     starved: Option<Tick>,
     /// The process is at its `max_connections`; the end of a connection wakes this worker.
     full: bool,
+    /// No socket wants anything before the next event: all are `Idle` and none leaves. There may be thousands, so turns
+    /// without a client do not ask each.
+    quiet: bool,
     draining: bool,
     now: Tick,
     /// A shortage recurs many times a second while connections come and go, so it is logged at intervals.
@@ -234,6 +237,7 @@ impl<L: Listen> Acceptor<L> {
             taken: 0,
             starved: None,
             full: false,
+            quiet: false,
             draining: false,
             now: Tick(0),
             shortage: LogThrottle::default(),
@@ -279,13 +283,14 @@ impl<L: Listen> Acceptor<L> {
 
     /// Epoll reports a client.
     pub(super) fn ready(&mut self, address: u32) {
+        self.quiet = false;
         let of_address = self.sockets.iter_mut().filter(|socket| socket.address.0 == address);
         of_address.filter(|socket| socket.state == State::Idle).for_each(|socket| socket.state = State::Ready);
     }
 
-    /// There may be room again.
+    /// There may be room again, or an order that changes the sockets follows.
     pub(super) fn resume(&mut self) {
-        self.full = false;
+        (self.full, self.quiet) = (false, false);
         let full = self.sockets.iter_mut().filter(|socket| socket.state == State::Full);
         full.for_each(|socket| socket.state = State::Ready);
     }
@@ -320,6 +325,9 @@ impl<L: Listen> Acceptor<L> {
         if !self.pending.is_empty() {
             return Some(Duration::ZERO);
         }
+        if self.quiet {
+            return None;
+        }
         let due = |socket: &ListenSocket<L>| {
             let turn = match socket.state {
                 State::Ready if self.full && socket.role != Role::Refusing => None,
@@ -335,6 +343,9 @@ impl<L: Listen> Acceptor<L> {
 
     /// The next client, if there is one, there is room, and this is not more than a batch.
     pub(super) fn next(&mut self, process: &ConnectionLimit, spares: &mut Spares, now: Tick) -> Turn<L::Socket> {
+        if self.quiet && self.pending.is_empty() {
+            return Turn::Over;
+        }
         if self.taken == 0 {
             self.begin_loop(process, spares, now);
         }
@@ -359,6 +370,7 @@ impl<L: Listen> Acceptor<L> {
         if self.used > 0 {
             self.pass_on(self.turn);
         }
+        self.quiet = self.sockets.iter().all(|socket| socket.state == State::Idle && !socket.is_leaving());
         Turn::Over
     }
 
@@ -462,6 +474,7 @@ impl<L: Listen> Acceptor<L> {
         if !self.sockets.iter().any(ListenSocket::is_leaving) {
             return;
         }
+        self.quiet = false;
         self.now = now;
         let (taken, used) = (self.taken, self.used);
         for number in 0..self.sockets.len() {

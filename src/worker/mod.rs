@@ -280,10 +280,14 @@ impl Worker {
 
     /// Wakes all workers if a limit that stopped some of them has room again.
     fn wake_for_room(&self) {
-        // Each is asked: it answers yes once per wait.
-        let listeners = &self.shared.snapshot.listeners;
-        let with_room = listeners.iter().filter(|listener| listener.admission.should_wake()).count();
-        if self.shared.connection_limit.should_wake() || with_room > 0 {
+        let process = &self.shared.connection_limit;
+        let mut with_room = 0;
+        if process.should_look_at_listeners() {
+            // Each is asked: it answers yes once per wait.
+            let listeners = self.shared.snapshot.listeners.iter();
+            with_room = listeners.filter(|listener| listener.admission.should_wake()).count();
+        }
+        if process.should_wake() || with_room > 0 {
             self.shared.peers.iter().for_each(|peer| peer.mailbox.wake());
         }
     }
@@ -325,6 +329,8 @@ impl Worker {
             self.acceptor.adopt(&snapshot, sockets, &self.shared.connection_limit, spares, clock::now());
             self.driver.adopt(&snapshot);
             self.shared.snapshot = snapshot;
+            // The last look may have missed a listener that is new here.
+            self.shared.connection_limit.look_at_listeners();
             drop(done);
         }
         if !reset.is_empty() {
