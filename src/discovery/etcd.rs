@@ -14,13 +14,13 @@
 
 mod gateway;
 
-pub use gateway::{Access, Failure, Gateway, encoded, number};
+pub use gateway::{Access, Failure, Gateway, Page, Watched, encoded, number};
 
 use super::http::{self, Client, Next, TlsFiles};
 use super::{BACKENDS_MAX, Feed, Found, Item, Key, Kind, Settings, Takes, Wrong, entry};
 use crate::base::Address;
 use crate::small_file;
-use gateway::{KeyValue, Page, Watched, decoded};
+use gateway::{KeyValue, decoded};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -227,7 +227,7 @@ fn follow(gateway: &mut Gateway, prefix: &str, revision: i64, feed: &mut Feed) -
 }
 
 /// What an event does to its key. The last one of a key counts.
-fn collect(
+pub fn collect(
     prefix: &str,
     kind: &str,
     pair: &KeyValue,
@@ -244,7 +244,7 @@ fn collect(
 }
 
 /// The entry of a key; none for the prefix itself. An error means that the answer is not etcd's.
-fn item(prefix: &str, pair: &KeyValue) -> Result<Option<Item>, String> {
+pub fn item(prefix: &str, pair: &KeyValue) -> Result<Option<Item>, String> {
     let value = decoded(&pair.value)?;
     Ok(name(prefix, pair)?.map(|name| Item { found: found(&name, &value), key: name }))
 }

@@ -8,10 +8,14 @@ mod admin_request;
 mod config;
 #[path = "../../fuzz/checks/dns_answer.rs"]
 mod dns_answer;
+#[path = "../../fuzz/checks/probe_answer.rs"]
+mod probe_answer;
 #[path = "../../fuzz/checks/proxy_header.rs"]
 mod proxy_header;
 #[path = "../../fuzz/checks/session.rs"]
 pub mod session;
+#[path = "../../fuzz/checks/source_answer.rs"]
+mod source_answer;
 
 use std::path::Path;
 
@@ -60,6 +64,16 @@ fn admin_requests() {
 #[test]
 fn dns_answers() {
     replay(&["fuzz/corpus/dns_answer"], 50, dns_answer::check);
+}
+
+#[test]
+fn answers_of_sources() {
+    replay(&["fuzz/corpus/source_answer"], 100, source_answer::check);
+}
+
+#[test]
+fn answers_to_probes() {
+    replay(&["fuzz/corpus/probe_answer"], 80, probe_answer::check);
 }
 
 #[test]

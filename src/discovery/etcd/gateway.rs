@@ -54,9 +54,12 @@ pub struct Header {
 /// A page of keys.
 #[derive(Debug, Deserialize)]
 pub struct Page {
+    /// With the revision that it is of.
     pub header: Header,
+    /// The keys.
     #[serde(default)]
     pub kvs: Vec<KeyValue>,
+    /// There are more keys behind them.
     #[serde(default)]
     pub more: bool,
 }
@@ -73,7 +76,9 @@ pub struct KeyValue {
 /// A value of a watch's stream.
 #[derive(Debug, Deserialize)]
 pub struct Watched {
+    /// What has changed.
     pub result: Option<Changes>,
+    /// Why the watch ends.
     pub error: Option<Refusal>,
 }
 
