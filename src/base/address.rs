@@ -90,6 +90,16 @@ impl Address {
     pub fn is_abstract(&self) -> bool {
         matches!(self, Address::Unix(path) if abstract_name(path).is_some())
     }
+
+    /// Where it is; `None` for a name.
+    pub fn endpoint(&self) -> Option<Endpoint> {
+        match self {
+            Address::Inet(at) => Some(Endpoint::Inet(*at)),
+            Address::Unix(path) => Some(Endpoint::Unix(path.as_path().into())),
+            Address::Any(port) => Some(Endpoint::Inet((Ipv6Addr::LOCALHOST, *port).into())),
+            Address::Name(..) => None,
+        }
+    }
 }
 
 /// The name of an abstract socket, from a path of the form `@name`.

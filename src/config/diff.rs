@@ -298,10 +298,7 @@ pub fn merge(old_file: &Model, new_file: &Model, running: &Model) -> Model {
     let (old_pools, running_pools) = (by_name(&old_file.pools), by_name(&running.pools));
     let pools = new_file.pools.iter().map(|new| {
         match (old_pools.get(new.name.as_str()), running_pools.get(new.name.as_str())) {
-            (Some(old), Some(running)) => {
-                let backends = merge_backends(old, new, running);
-                Pool { backends, ..new.clone() }
-            }
+            (Some(old), Some(running)) => new.with_backends(merge_backends(old, new, running)),
             _ => new.clone(),
         }
     });

@@ -44,7 +44,7 @@ pub struct Override {
 /// What became of the backends of all sources.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Extended {
-    /// The states that those in the model must have, by pool and backend.
+    /// The states of those in the model that are not enabled, by pool and backend.
     pub states: HashMap<(String, String), AdminState>,
     /// Those that were left out; a source without one is absent.
     pub refused: BTreeMap<SourceId, LeftOut>,
@@ -75,9 +75,9 @@ pub fn is_discovered(backend: &Backend) -> bool {
 
 /// A model without the backends of sources.
 pub fn without(model: &Model) -> Model {
-    let mut own = model.clone();
-    own.pools.iter_mut().for_each(|pool| pool.backends.retain(|backend| !is_discovered(backend)));
-    own
+    let own = |pool: &Pool| pool.backends.iter().filter(|backend| !is_discovered(backend)).cloned().collect();
+    let pools = model.pools.iter().map(|pool| pool.with_backends(own(pool))).collect();
+    Model { global: model.global.clone(), listeners: model.listeners.clone(), pools }
 }
 
 impl Discovered {
@@ -94,13 +94,16 @@ impl Discovered {
             let mut found = Vec::new();
             {
                 let origins = pool.backends.iter().map(|backend| (backend.name.as_str(), &backend.origin));
-                let mut taken: HashMap<&str, &Origin> = origins.collect();
-                let mut ids = Vec::new();
+                let (mut ids, mut count) = (Vec::new(), pool.backends.len());
                 for (label, discover) in pool.sources() {
                     let id = SourceId { pool: pool.name.clone(), label };
                     let Some((id, set)) = self.sets.get_key_value(&id) else { continue };
+                    count += set.len();
                     ids.push((id, discover, set, Origin::Source(id.label.as_str().into())));
                 }
+                let mut taken: HashMap<&str, &Origin> = HashMap::with_capacity(count);
+                taken.extend(origins);
+                found.reserve(count);
                 for (id, discover, set, origin) in &ids {
                     let mut left_out = LeftOut::default();
                     for (key, entry) in set.iter() {
@@ -123,14 +126,19 @@ impl Discovered {
                     }
                 }
             }
-            for (mut backend, state) in found {
-                let key = (pool.name.clone(), backend.name.clone());
-                let changed = self.overrides.get(&key).copied().unwrap_or_default();
-                if changed != Override::default() {
+            for (mut backend, mut state) in found {
+                let key = || (pool.name.clone(), backend.name.clone());
+                if !self.overrides.is_empty()
+                    && let Some((key, changed)) = self.overrides.get_key_value(&key())
+                    && *changed != Override::default()
+                {
                     overridden.insert(key.clone());
+                    (backend.weight, state) =
+                        (changed.weight.unwrap_or(backend.weight), changed.state.unwrap_or(state));
                 }
-                backend.weight = changed.weight.unwrap_or(backend.weight);
-                extended.states.insert(key, changed.state.unwrap_or(state));
+                if state != AdminState::Enabled {
+                    extended.states.insert(key(), state);
+                }
                 pool.backends.push(backend);
             }
         }

@@ -363,6 +363,34 @@ pub struct Pool {
     pub discover: Vec<Discover>,
 }
 
+impl Pool {
+    /// The same settings with other backends. Copying tens of thousands only to replace them would take long.
+    #[must_use]
+    pub fn with_backends(&self, backends: Vec<Backend>) -> Pool {
+        Pool {
+            name: self.name.clone(),
+            algorithm: self.algorithm,
+            connect_timeout: self.connect_timeout,
+            connect_attempts: self.connect_attempts,
+            idle_timeout: self.idle_timeout,
+            half_close_timeout: self.half_close_timeout,
+            max_lifetime: self.max_lifetime,
+            on_down: self.on_down,
+            on_remove: self.on_remove,
+            slow_start: self.slow_start,
+            no_backend: self.no_backend,
+            abandoned: self.abandoned,
+            max_queue: self.max_queue,
+            all_down: self.all_down,
+            outlier_failures: self.outlier_failures,
+            send_proxy: self.send_proxy,
+            health: self.health.clone(),
+            backends,
+            discover: self.discover.clone(),
+        }
+    }
+}
+
 impl Default for Pool {
     /// The contract's defaults, without a backend.
     fn default() -> Self {

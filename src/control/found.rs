@@ -3,15 +3,14 @@
 use super::bind;
 use super::config_state::{ConfigState, Members, Next, asked, connections, listen_at, state_changed};
 use crate::base::{Address, Listen};
-use crate::config::by_name;
 use crate::config::check::OwnListeners;
-use crate::config::diff::{self, Changes};
+use crate::config::diff::{self, Changes, Subject};
 use crate::config::discovered::{self, Discovered, is_discovered};
-use crate::config::model::Model;
+use crate::config::model::{Backend, Model};
 use crate::discovery::{Set, SourceId};
 use crate::pool::AdminState;
 use crate::preflight;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 impl ConfigState {
@@ -21,7 +20,12 @@ impl ConfigState {
         discovered.sets.extend(sets);
         let next = self.with_found(discovered::without(&self.running), discovered);
         let mut changes = diff::between(&self.running, &next.model);
-        let members = Members::of(&self.snapshot);
+        let of_backends = changes.0.iter().filter_map(|change| match &change.subject {
+            Subject::Backend { name, .. } => Some(name),
+            _ => None,
+        });
+        let names = of_backends.chain(next.states.iter().map(|(_, name, _)| name)).cloned().collect();
+        let members = Members::named(&self.snapshot, &names);
         for change in &mut changes.0 {
             change.connections = connections(&self.snapshot, &change.subject, &members);
         }
@@ -39,8 +43,11 @@ impl ConfigState {
         let same_listeners = model.listeners == self.running.listeners;
         let running = self.running.pools.iter().flat_map(|pool| &pool.backends);
         // A pair that runs already is not checked again.
-        let known: HashSet<&Address> =
-            if same_listeners { running.map(|backend| &backend.address).collect() } else { HashSet::new() };
+        let mut known: HashSet<&Address> = HashSet::new();
+        if same_listeners {
+            known.reserve(self.running.pools.iter().map(|pool| pool.backends.len()).sum());
+            known.extend(running.map(|backend| &backend.address));
+        }
         let bound: Vec<(&str, Listen)> = (self.snapshot.listeners.iter())
             .flat_map(|it| it.addresses.iter().map(|address| (&*it.name, listen_at(&address.endpoint))))
             .collect();
@@ -54,30 +61,34 @@ impl ConfigState {
             bind::reachable(&backend.address)?;
             own.refuse(&backend.address, preflight::is_ours)
         });
-        let members = Members::of(&self.snapshot);
-        let differs = |pool: &str, name: &str, state: AdminState| {
-            state != AdminState::Enabled || members.find(pool, name).is_some_and(|member| member.state != state)
-        };
-        let states = extended.states.into_iter().map(|((pool, name), state)| (pool, name, state));
-        let mut states: Vec<_> = states.filter(|(pool, name, state)| differs(pool, name, *state)).collect();
-        states.extend(self.taken_over(&model, &members));
+        let mut states = self.enabled_again(&model, &extended.states);
+        states.extend(extended.states.into_iter().map(|((pool, name), state)| (pool, name, state)));
         Next { model, discovered: Arc::new(discovered), refused: extended.refused, states }
     }
 
-    /// Backends of sources that the file takes over: they are enabled as the file has them.
-    fn taken_over(&self, model: &Model, members: &Members<'_>) -> Vec<(String, String, AdminState)> {
-        let before = by_name(&self.running.pools);
-        let mut taken = Vec::new();
+    /// Backends that are not enabled now and will be: their source says so, or the file takes them over from a source. `states`
+    /// has those of sources that will not be enabled.
+    fn enabled_again(
+        &self,
+        model: &Model,
+        states: &HashMap<(String, String), AdminState>,
+    ) -> Vec<(String, String, AdminState)> {
+        let mut again = Vec::new();
         for pool in model.pools.iter().filter(|pool| !pool.discover.is_empty()) {
-            let Some(before) = before.get(pool.name.as_str()) else { continue };
-            let found = before.backends.iter().filter(|backend| is_discovered(backend));
-            let found: HashSet<&str> = found.map(|backend| backend.name.as_str()).collect();
-            let own = pool.backends.iter().filter(|backend| !is_discovered(backend) && found.contains(&*backend.name));
-            let set_aside = own.filter(|backend| {
-                members.find(&pool.name, &backend.name).is_some_and(|member| member.state != AdminState::Enabled)
-            });
-            taken.extend(set_aside.map(|backend| (pool.name.clone(), backend.name.clone(), AdminState::Enabled)));
+            let Some(before) = self.snapshot.pool(&pool.name) else { continue };
+            let both = before.settings.backends.iter().zip(&before.members);
+            let set_aside = both.filter(|(_, member)| member.state != AdminState::Enabled);
+            let set_aside: HashMap<&str, &Backend> = set_aside.map(|(it, _)| (it.name.as_str(), it)).collect();
+            for backend in &pool.backends {
+                let Some(before) = set_aside.get(backend.name.as_str()) else { continue };
+                let key = (pool.name.clone(), backend.name.clone());
+                let is_enabled =
+                    if is_discovered(backend) { !states.contains_key(&key) } else { is_discovered(before) };
+                if is_enabled {
+                    again.push((key.0, key.1, AdminState::Enabled));
+                }
+            }
         }
-        taken
+        again
     }
 }

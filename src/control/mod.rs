@@ -10,9 +10,9 @@
 //! | running | `Reload`, by a command or SIGHUP | the file is read and applied, all or nothing |
 //! | running | `Edit` | one backend is changed, removed, or added once its name is resolved |
 //! | running | an agent changes the weight of its backend | the next snapshot has the weight |
-//! | running | a source has a new set of backends | it is applied, at most every 100 ms |
+//! | running | a source has a new set of backends | it is applied, at the pace of `pace` |
 //! | running | a retried name resolves | its backends get their address |
-//! | running | a name has other addresses | its backends get them, at most every 100 ms |
+//! | running | a name has other addresses | its backends get them, at the pace of `pace` |
 //! | running | the drain time of a removed backend is over | its connections are reset, reason `forced` |
 //! | running | `Stop` | readiness ends; after `shutdown_delay` the drain begins |
 //! | delaying or draining | `Reload`, `Edit` | refused |
@@ -40,6 +40,7 @@
 //! | `limits` | limits that are reached and left, drains that are over |
 //! | `names` | changes that wait for names, and retries |
 //! | `moves` | names that lead elsewhere |
+//! | `pace` | how often sets, weights and names are applied |
 //! | `lookup` | threads that ask the resolver |
 //! | `resolve` | names into addresses |
 //! | `weights` | weights that agents change |
@@ -56,6 +57,7 @@ mod limits;
 mod lookup;
 mod moves;
 mod names;
+mod pace;
 mod reload;
 mod remote;
 mod resolve;
@@ -85,6 +87,7 @@ use command::Command;
 use crossbeam_channel::{Receiver, after, at, never, select_biased, tick};
 use lookup::Found;
 use names::{Add, Retries};
+use pace::Pace;
 use reload::{Read, Reload, Waiting};
 use remote::Asked;
 use sampler::Sampler;
@@ -213,19 +216,19 @@ struct ControlLoop<C> {
     retries: Retries,
     /// The other names of backends, and when their new addresses may be applied next.
     renewals: Renewals,
-    renewals_due: Instant,
+    renewals_pace: Pace,
     /// Names that have addresses now, or other ones, which are not applied.
     late: Found,
     /// When to reset the connections of removed backends. One entry per removal within the drain time.
     cuts: Vec<(Instant, Arc<[BackendId]>)>,
-    /// When changes of weights may be taken next.
-    weights_due: Instant,
+    /// How often changes of weights are taken.
+    weights_pace: Pace,
     sampler: Sampler,
     sources: Sources,
     /// Sources have sets that are not applied.
     new_sets: bool,
-    /// When they may be applied, and those that could not be applied.
-    next_sets: Instant,
+    /// How often they are applied, and those that could not be applied.
+    sets_pace: Pace,
     untaken: BTreeMap<SourceId, Arc<Set>>,
     /// Backends whose drain is over, as the last look found.
     drained: BTreeSet<BackendId>,
@@ -239,12 +242,12 @@ impl<C: DataPlane> ControlLoop<C> {
         let drained = limits::drained(parts.config_state.snapshot()).map(|(_, member)| member.backend.id).collect();
         ControlLoop {
             renewals: Renewals::new(parts.published.names().clone()),
-            renewals_due: Instant::now(),
+            renewals_pace: Pace::new(),
             parts,
             sampler,
             sources: Sources::default(),
             new_sets: false,
-            next_sets: Instant::now(),
+            sets_pace: Pace::new(),
             untaken: BTreeMap::new(),
             draining: false,
             change: None,
@@ -256,7 +259,7 @@ impl<C: DataPlane> ControlLoop<C> {
             retries: Retries::new(),
             late: Found::new(),
             cuts: Vec::new(),
-            weights_due: Instant::now(),
+            weights_pace: Pace::new(),
             drained,
             heartbeat,
         }

@@ -13,10 +13,7 @@ use crate::discovery::WantedNames;
 use crate::events::By;
 use crate::pool::{Resolved, same_endpoints};
 use crossbeam_channel::{Receiver, at, never};
-use std::time::{Duration, Instant};
-
-/// From one such change to the next: names that change together become one.
-const PAUSE: Duration = Duration::from_millis(100);
+use std::time::Instant;
 
 impl<C: DataPlane> ControlLoop<C> {
     /// Has the names of the newest snapshot looked up again. Names without an address are retried instead.
@@ -37,7 +34,7 @@ impl<C: DataPlane> ControlLoop<C> {
     pub(super) fn renewed(&self) -> (Receiver<()>, Receiver<Instant>) {
         match self.change {
             Some(_) => (never(), never()),
-            None if self.renewals_due > Instant::now() => (never(), at(self.renewals_due)),
+            None if self.renewals_pace.due() > Instant::now() => (never(), at(self.renewals_pace.due())),
             None => (self.renewals.wakes().clone(), never()),
         }
     }
@@ -45,7 +42,7 @@ impl<C: DataPlane> ControlLoop<C> {
     /// Takes the names that lead elsewhere.
     pub(super) fn take_renewed(&mut self) {
         if !self.draining {
-            self.renewals_due = Instant::now() + PAUSE;
+            self.renewals_pace.changed(Instant::now());
             self.late.extend(self.renewals.take().into_iter().map(|(name, found)| (name, Ok(found))));
         }
     }

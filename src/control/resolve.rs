@@ -8,13 +8,13 @@ use crate::config::discovered::is_discovered;
 use crate::config::model::{self, Model, Names};
 use crate::pool::{Backend, Resolved, Snapshot};
 use std::collections::{BTreeSet, HashMap};
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 /// The endpoints of a model's backends.
 #[derive(Debug, Default)]
 pub struct Endpoints {
-    /// Endpoints by pool and backend. A backend without endpoints is down until its name is resolved.
+    /// Endpoints of names, by pool and backend. A backend without endpoints is down until its name is resolved.
     pub resolved: Resolved,
     /// Backends without endpoints.
     pub unresolved: Vec<Unresolved>,
@@ -61,12 +61,13 @@ pub fn name(address: &Address) -> Option<&str> {
     }
 }
 
-/// Resolves all backends of a model. A backend of `old` whose name does not resolve keeps its endpoints.
+/// Resolves the names of a model's backends. A backend of `old` whose name does not resolve keeps its endpoints.
 pub fn model(model: &Model, found: &Found, old: Option<&Snapshot>) -> Endpoints {
     let mut endpoints = Endpoints::default();
-    let before = old.map(resolved_before).unwrap_or_default();
+    let mut before = None;
     for pool in &model.pools {
         for backend in &pool.backends {
+            let Some(host) = name(&backend.address) else { continue };
             let key = || (pool.name.clone(), backend.name.clone());
             let why = match one(backend, found) {
                 Ok(at) => {
@@ -75,7 +76,7 @@ pub fn model(model: &Model, found: &Found, old: Option<&Snapshot>) -> Endpoints 
                 }
                 Err(why) => why,
             };
-            let host = name(&backend.address).unwrap_or_default();
+            let before = before.get_or_insert_with(|| old.map(resolved_before).unwrap_or_default());
             if before.get(&(pool.name.as_str(), backend.name.as_str())) == Some(&&backend.address) {
                 // Without an entry, a backend keeps its endpoints. A name that was not looked up is not reported.
                 if found.contains_key(host) {
@@ -96,15 +97,13 @@ pub fn model(model: &Model, found: &Found, old: Option<&Snapshot>) -> Endpoints 
 
 /// Resolves one backend. Fails with the reason if its name does not resolve.
 pub fn one(backend: &model::Backend, found: &Found) -> Result<Vec<Endpoint>, String> {
-    match &backend.address {
-        Address::Inet(at) => Ok(vec![Endpoint::Inet(*at)]),
-        Address::Unix(path) => Ok(vec![Endpoint::Unix(path.as_path().into())]),
-        Address::Any(port) => Ok(vec![Endpoint::Inet((Ipv6Addr::LOCALHOST, *port).into())]),
-        Address::Name(host, port) => match found.get(host) {
-            Some(Ok(addresses)) => Ok(addresses.iter().map(|at| Endpoint::Inet(with_port(*at, *port))).collect()),
-            Some(Err(why)) => Err(format!("can't resolve {host}: {why}")),
-            None => Err(format!("{host} is not resolved yet")),
-        },
+    let Address::Name(host, port) = &backend.address else {
+        return Ok(backend.address.endpoint().into_iter().collect());
+    };
+    match found.get(host) {
+        Some(Ok(addresses)) => Ok(addresses.iter().map(|at| Endpoint::Inet(with_port(*at, *port))).collect()),
+        Some(Err(why)) => Err(format!("can't resolve {host}: {why}")),
+        None => Err(format!("{host} is not resolved yet")),
     }
 }
 

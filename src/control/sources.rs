@@ -1,7 +1,7 @@
 //! Sources of backends: control takes their newest sets and makes each a change like any other.
 //!
-//! The first set is applied at once. Further ones wait until [`PAUSE`] has passed since, so that changes that follow each other
-//! closely become one; reloads and calls of the API go between. Once a drain has begun, sets are ignored.
+//! The first set is applied at once. Further ones wait for a pause, so that changes that follow each other closely become one;
+//! reloads and calls of the API go between. Once a drain has begun, sets are ignored.
 
 use super::change::Reply;
 use super::lookup::Found;
@@ -14,9 +14,6 @@ use crate::events::By;
 use crossbeam_channel::{Receiver, at, never};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-
-/// From one change by sources to the next.
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// The pause before sets that could not be applied are tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -38,14 +35,15 @@ impl<C: DataPlane> ControlLoop<C> {
 
     /// Fires when sets may be applied.
     pub(super) fn sets_are_due(&self) -> Receiver<Instant> {
-        if self.new_sets && self.change.is_none() && !self.draining { at(self.next_sets) } else { never() }
+        if self.new_sets && self.change.is_none() && !self.draining { at(self.sets_pace.due()) } else { never() }
     }
 
     /// Applies the newest sets, if it is time.
     pub(super) fn apply_sets(&mut self) {
-        if !self.new_sets || self.draining || Instant::now() < self.next_sets {
+        if !self.new_sets || self.draining || Instant::now() < self.sets_pace.due() {
             return;
         }
+        let begun = Instant::now();
         self.new_sets = false;
         let mut sets = std::mem::take(&mut self.untaken);
         sets.extend(self.sources.take());
@@ -61,13 +59,13 @@ impl<C: DataPlane> ControlLoop<C> {
                 self.record_found(&changes);
                 let by = sets.into_keys().next().map_or(By::Tcplb, |id| By::Discovery(id.label.into()));
                 self.begin(transition, false, Reply::None(by));
-                self.next_sets = Instant::now() + PAUSE;
+                self.sets_pace.changed(begun);
                 unresolved.iter().for_each(|it| self.parts.lookups.retry(&it.name, Instant::now()));
             }
             Err(why) => {
                 log::error!("can't apply what sources have found: {why}");
                 (self.untaken, self.new_sets) = (sets, true);
-                self.next_sets = Instant::now() + RETRY;
+                self.sets_pace.rest(RETRY);
             }
         }
     }

@@ -9,17 +9,14 @@ use super::{ControlLoop, DataPlane};
 use crate::events::By;
 use crate::pool::Resolved;
 use crossbeam_channel::{Receiver, at, never};
-use std::time::{Duration, Instant};
-
-/// The least time between two such changes. The first is made at once.
-const PAUSE: Duration = Duration::from_millis(100);
+use std::time::Instant;
 
 impl<C: DataPlane> ControlLoop<C> {
     /// Receives once weights have changed and may be taken, and when the pause after the last change is over.
     pub(super) fn weights(&self) -> (Receiver<()>, Receiver<Instant>) {
         match self.change {
             Some(_) => (never(), never()),
-            None if self.weights_due > Instant::now() => (never(), at(self.weights_due)),
+            None if self.weights_pace.due() > Instant::now() => (never(), at(self.weights_pace.due())),
             None => (self.parts.weights.clone(), never()),
         }
     }
@@ -32,11 +29,12 @@ impl<C: DataPlane> ControlLoop<C> {
         if !runs || self.draining {
             return;
         }
-        self.weights_due = Instant::now() + PAUSE;
+        let begun = Instant::now();
         let next = self.parts.config_state.as_it_runs();
         match self.parts.config_state.prepare(next, &Resolved::new(), &Found::new()) {
             Ok(transition) => self.begin(transition, false, Reply::None(By::Health)),
             Err(why) => log::error!("agents have changed weights, which stay as they were: {why}"),
         }
+        self.weights_pace.changed(begun);
     }
 }

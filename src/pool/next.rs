@@ -37,7 +37,7 @@ use crate::telemetry::{ListenerTotals, PoolTotals};
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-/// Every backend's endpoints, by pool and backend name.
+/// The endpoints of backends with names, by pool and backend name. One without an entry keeps its endpoints.
 pub type Resolved = HashMap<(String, String), Vec<Endpoint>>;
 
 /// What the next snapshot is made from.
@@ -189,7 +189,8 @@ impl<'a> Successor<'a> {
 
     /// The endpoints of a backend; `None`: they are unchanged.
     fn endpoints(&self, backend: &model::Backend) -> Option<&'a Vec<Endpoint>> {
-        self.plan.resolved.get(&(self.settings.name.clone(), backend.name.clone()))
+        let resolved = Some(self.plan.resolved).filter(|resolved| !resolved.is_empty())?;
+        resolved.get(&(self.settings.name.clone(), backend.name.clone()))
     }
 
     fn state(&self, backend: &str, before: Option<AdminState>) -> AdminState {
@@ -204,7 +205,7 @@ impl<'a> Successor<'a> {
         unused_id: &mut u64,
     ) -> Arc<Backend> {
         loads.resize_with(loads.len().max(slot / WORD + 1), Arc::default);
-        let endpoints = self.endpoints(backend).cloned().unwrap_or_default();
+        let endpoints = self.endpoints(backend).cloned().unwrap_or_else(|| Vec::from_iter(backend.address.endpoint()));
         let id = BackendId(*unused_id);
         *unused_id += 1;
         let new = Backend::new(id, backend.name.clone(), endpoints, loads[slot / WORD].clone(), slot);
@@ -222,19 +223,20 @@ impl<'a> Successor<'a> {
         let bits = |of: fn(&Pool) -> &AtomicBits| {
             self.old.map_or_else(|| AtomicBits::new(slots, false), |old| of(old).resized(slots))
         };
-        // Both tiers share one index space; to each, the other's members have no weight.
-        let hole = balance::Member { key: String::new(), weight: 0 };
-        let mut tiers = [vec![hole.clone(); slots], vec![hole; slots]];
         for (position, (member, backend)) in members.iter().zip(&self.settings.backends).enumerate() {
             let slot = member.slot;
             positions[slot] = Some(position as u32);
             limits[slot] = backend.max_connections.unwrap_or(u32::MAX);
-            for (tier, members) in tiers.iter_mut().enumerate() {
-                let weight = if member.backup == (tier == 1) { member.weight } else { 0 };
-                members[slot] = balance::Member { key: backend.address.to_string(), weight };
-            }
         }
-        let [primary, backup] = &tiers;
+        // Both tiers share one index space; to each, the other's members have no weight.
+        let tier = |backup: bool| {
+            let mut tier = vec![balance::Member { key: String::new(), weight: 0 }; slots];
+            for (member, backend) in members.iter().zip(&self.settings.backends) {
+                let weight = if member.backup == backup { member.weight } else { 0 };
+                tier[member.slot] = balance::Member { key: backend.address.to_string(), weight };
+            }
+            tier
+        };
         let pool = Pool {
             up: bits(|old| &old.up),
             ejected: bits(|old| &old.ejected),
@@ -242,10 +244,10 @@ impl<'a> Successor<'a> {
             serving: self.old.map(|old| old.serving.clone()).unwrap_or_default(),
             totals: self.totals.clone(),
             settings_generation: self.settings_generation(),
-            primary: self.balance(self.old.map(|old| &*old.primary), primary),
+            primary: self.balance(self.old.map(|old| &*old.primary), &tier(false)),
             backup: members.iter().any(|member| member.backup).then(|| {
                 let old = self.old.and_then(|old| old.backup.as_deref());
-                self.balance(old, backup)
+                self.balance(old, &tier(true))
             }),
             settings: self.settings.clone(),
             members,
@@ -294,10 +296,7 @@ impl<'a> Successor<'a> {
     }
 
     fn settings_generation(&self) -> u64 {
-        let same = |old: &&Arc<Pool>| {
-            model::Pool { backends: Vec::new(), ..old.settings.clone() }
-                == model::Pool { backends: Vec::new(), ..self.settings.clone() }
-        };
+        let same = |old: &&Arc<Pool>| old.settings.with_backends(Vec::new()) == self.settings.with_backends(Vec::new());
         self.old.filter(same).map_or(self.generation, |old| old.settings_generation)
     }
 

@@ -54,7 +54,8 @@ fn extend(discovered: &mut Discovered, model: &mut Model) -> Extended {
 }
 
 fn state(extended: &Extended, name: &str) -> Option<AdminState> {
-    extended.states.get(&("web".to_owned(), name.to_owned())).copied()
+    // All others are enabled.
+    Some(extended.states.get(&("web".to_owned(), name.to_owned())).copied().unwrap_or_default())
 }
 
 #[test]

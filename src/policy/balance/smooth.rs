@@ -35,7 +35,9 @@ pub fn order(weights: &[u16]) -> Vec<u32> {
         .into_iter()
         .map(|(earns, members)| Account { earns: earns as i64, owns: 0, first: members[0], next: 0, members })
         .collect();
-    (0..period).filter_map(|_| step(&mut accounts, period as i64)).collect()
+    let mut order = Vec::with_capacity(period as usize);
+    order.extend((0..period).filter_map(|_| step(&mut accounts, period as i64)));
+    order
 }
 
 /// The account of all backends of one weight.

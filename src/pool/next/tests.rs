@@ -389,3 +389,28 @@ proptest! {
         prop_assert_eq!((last.pools[0].tenants.len(), last.pools[0].members[0].slot), (1, 0));
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn shares_follow_weights_that_change_faster_than_a_round(
+        rounds in prop::collection::vec(prop::collection::vec(1u16..60, 4), 2..8),
+        clients in 1u32..9,
+    ) {
+        let mut model = model_of(&["b0", "b1", "b2", "b3"]);
+        let (mut snapshot, mut counts, mut shares) = (first(&model), [0f64; 4], [0f64; 4]);
+        for weights in rounds.iter().cycle().take(600) {
+            let sum: u16 = weights.iter().sum();
+            for (index, &weight) in weights.iter().enumerate() {
+                model.pools[0].backends[index].weight = weight;
+                shares[index] += f64::from(clients) * f64::from(weight) / f64::from(sum);
+            }
+            snapshot = step(&snapshot, &model);
+            (0..clients).for_each(|number| counts[pick(&snapshot, number).unwrap().index() as usize] += 1.0);
+        }
+        for (count, share) in counts.iter().zip(&shares) {
+            prop_assert!((count - share).abs() < 6.0 * share.sqrt(), "{counts:?}, not {shares:?}");
+        }
+    }
+}
