@@ -44,11 +44,12 @@ def constant(points, noise):
     return Verdict("flat" if last <= 1.1 else f"flat within {last:.2f} times")
 
 
+TOO_SHORT = Verdict("too short for a verdict")
+
+
 def steady(values, noise, growth=GROWTH):
     """A series over time: its last third beside its middle third. The first third is the time to settle."""
     third = len(values) // 3
-    if third < 2:
-        return Verdict("too short for a verdict")
     middle, last = median(values[third : 2 * third]), median(values[-third:])
     if last - middle > max(noise, (growth - 1) * middle):
         return Verdict(f"**grows**: {last / max(middle, 1e-9):.2f} times from the middle third to the last", False)

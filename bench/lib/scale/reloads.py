@@ -13,6 +13,7 @@ BACKENDS = 200
 LISTENERS = 10
 HELD = 500
 SAMPLES = 50
+LEAST = 60  # Fewer reloads are too few for a verdict.
 # The reloads after which some more connections are opened, which an old process then has to serve to its end.
 OPENED_EVERY = 10
 OPENED = 5
@@ -87,6 +88,8 @@ def _checks(contender, samples, ends, count):
         "descriptors": bend.steady(own("descriptors", 2), 4, growth=1.0),
         "CPU of a reload": bend.steady([sample["cpu"] for sample in samples], 1.0, growth=bend.STEEPER),
     }
+    if count < LEAST:
+        verdicts = dict.fromkeys(verdicts, bend.TOO_SHORT)
     ours = contender.name == "tcplb"
     held_in_all = len(ends) + ends.cut
     return [
