@@ -34,7 +34,7 @@ fn choosing(bench: &mut Criterion) {
                 block.answered(index % WORD, Duration::from_micros(random.u64(200..5_000)), Tick(1));
                 up.set(index, index % down_every != 1);
             }
-            let view = View { up: &up, warm: None, loads: &loads, limits: &limits, tried: &[], now: Tick(1) };
+            let view = View { up: &up, group: None, loads: &loads, limits: &limits, tried: &[], now: Tick(1) };
             let clients: Vec<Client> =
                 (0..CLIENTS).map(|_| Client { ip: Some(IpAddr::V4(random.u32(..).into())) }).collect();
             for row in REGISTRY {

@@ -41,7 +41,7 @@ impl Pool {
     /// What [`Pool::pick`] would choose for this client.
     pub fn explain(&self, client: Client, now: Tick) -> Explanation<'_> {
         let group = self.primary.group(client);
-        let preview = match (self.warm.len(), group) {
+        let preview = match (self.groups.len(), group) {
             (0, _) | (_, Some(_)) => self.preview(client, group, now),
             // The choice draws a group.
             (groups, None) => {
@@ -73,7 +73,7 @@ impl Pool {
     /// Why the deciding stage may choose a member, or why not.
     fn why(&self, member: &Member, deciding: Option<Stage<'_>>, usable: bool) -> String {
         let (slot, up) = (member.slot, self.up.get(member.slot));
-        let groups = self.warm.iter().filter(|members| members.get(slot)).count();
+        let groups = self.groups.iter().filter(|members| members.get(slot)).count();
         match deciding {
             _ if member.state != AdminState::Enabled => member.state.word().to_owned(),
             _ if member.backend.agent().drains && member.backend.is_healthy() => {
@@ -84,8 +84,8 @@ impl Pool {
             }
             _ if member.weight == 0 => "weight 0".to_owned(),
             Some(_) if usable && !up => format!("down: {}, but tried since no backend is up", self.why_down(member)),
-            Some(stage) if usable && groups < self.warm.len() && stage.view.warm.is_none() => {
-                format!("up, in slow start at {} % of its weight", 100 * groups / self.warm.len())
+            Some(stage) if usable && groups < self.groups.len() && stage.view.group.is_none() => {
+                format!("up, in slow start at {} % of its weight", 100 * groups / self.groups.len())
             }
             Some(_) if usable => match self.agent_percent(member) {
                 Some(percent) => format!("up, at {percent} % of its weight by its agent"),
@@ -96,7 +96,7 @@ impl Pool {
                 format!("at its limit of {} connections", self.limits[slot])
             }
             Some(stage) if member.backup && !stage.backup => "backup: a primary is usable".to_owned(),
-            Some(Stage { view: View { warm: Some(_), .. }, .. }) => {
+            Some(Stage { view: View { group: Some(_), .. }, .. }) => {
                 "up, in slow start: the share that it has so far has no place for this client".to_owned()
             }
             _ => "up".to_owned(),

@@ -255,7 +255,7 @@ impl<'a> Successor<'a> {
             tenants,
             loads,
             limits,
-            warm: self.warm(slots),
+            groups: self.groups(slots),
         };
         pool.members.iter().for_each(|member| self.show(&pool, member));
         Arc::new(pool)
@@ -273,18 +273,18 @@ impl<'a> Successor<'a> {
                 Standing { state, resolved, healthy: initial, ejected: false, drained: false, admitted: initial };
             pool.show(member.slot, standing);
             let whole = member.backend.came_up().is_none();
-            pool.warm.iter().for_each(|members| members.set(member.slot, whole));
+            pool.groups.iter().for_each(|members| members.set(member.slot, whole));
         } else if member.state != AdminState::Enabled {
             pool.withdraw(member.slot);
         }
     }
 
     /// The groups that each backend takes part in, unchanged. Where slow start is new, the prober sets them.
-    fn warm(&self, slots: usize) -> Vec<AtomicBits> {
+    fn groups(&self, slots: usize) -> Vec<AtomicBits> {
         if self.settings.slow_start.is_zero() {
             return Vec::new();
         }
-        let old = |group: usize| self.old.and_then(|old| old.warm.get(group));
+        let old = |group: usize| self.old.and_then(|old| old.groups.get(group));
         let group = |group| old(group).map_or_else(|| AtomicBits::new(slots, true), |old| old.resized(slots));
         (0..slow_start::GROUPS).map(group).collect()
     }

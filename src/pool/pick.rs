@@ -40,8 +40,8 @@ impl Pool {
         // Nothing is allocated for the first attempt.
         let tried: Vec<u32> =
             tried.iter().filter(|tried| self.tried(**tried).is_some()).map(|tried| tried.slot as u32).collect();
-        let draw = |random: &mut fastrand::Rng| random.usize(..self.warm.len());
-        let group = match self.warm.is_empty() {
+        let draw = |random: &mut fastrand::Rng| random.usize(..self.groups.len());
+        let group = match self.groups.is_empty() {
             true => None,
             false => Some(self.primary.group(client).unwrap_or_else(|| draw(random))),
         };
@@ -62,13 +62,13 @@ impl Pool {
         now: Tick,
         mut choose: impl FnMut(&Stage<'a>) -> Option<T>,
     ) -> Option<T> {
-        let view = View { up: &self.up, warm: None, loads: &self.loads, limits: &self.limits, tried, now };
+        let view = View { up: &self.up, group: None, loads: &self.loads, limits: &self.limits, tried, now };
         let stage = Stage { balance: &*self.primary, view, backup: false };
-        let group = group.and_then(|group| self.warm.get(group));
+        let members = group.and_then(|group| self.groups.get(group));
         // Backups wait: a primary in slow start comes before them.
-        let warm = group.and_then(|warm| choose(&Stage { view: View { warm: Some(warm), ..view }, ..stage }));
-        if warm.is_some() {
-            return warm;
+        let chosen = members.and_then(|group| choose(&Stage { view: View { group: Some(group), ..view }, ..stage }));
+        if chosen.is_some() {
+            return chosen;
         }
         let mut of_all = |stage: Stage<'a>| {
             let backups = || Some(Stage { balance: self.backup.as_deref()?, backup: true, ..stage });

@@ -139,7 +139,7 @@ pub struct Pool {
     pub(super) loads: Vec<Arc<LoadBlock>>,
     pub(super) limits: Vec<u32>,
     /// Per group of choices the slots that take part in it; empty without a slow start. See [`slow_start`].
-    pub(super) warm: Vec<AtomicBits>,
+    pub(super) groups: Vec<AtomicBits>,
     pub(super) primary: Box<dyn Balance>,
     pub(super) backup: Option<Box<dyn Balance>>,
     pub(super) serving: Arc<Serving>,
@@ -196,14 +196,14 @@ impl Pool {
     }
 
     /// The prober's: gives a member the share that it has by now in a slow start, `now` being of [`crate::clock`].
-    pub fn warm_up(&self, slot: usize, backend: &Backend, now: Tick) {
-        if self.warm.is_empty() {
+    pub fn grow_share(&self, slot: usize, backend: &Backend, now: Tick) {
+        if self.groups.is_empty() {
             return;
         }
         let age = backend.came_up().map_or(Duration::MAX, |since| now - since);
-        let groups = slow_start::groups(backend.id.0, age, self.settings.slow_start);
-        for (group, members) in self.warm.iter().enumerate() {
-            let takes_part = groups & (1 << group) != 0;
+        let own = slow_start::groups(backend.id.0, age, self.settings.slow_start);
+        for (group, members) in self.groups.iter().enumerate() {
+            let takes_part = own & (1 << group) != 0;
             if members.get(slot) != takes_part {
                 members.set(slot, takes_part);
             }
@@ -217,9 +217,16 @@ impl Pool {
 
     /// The weight that choices give a member now: its agent may change it, and a slow start leaves it a part of its own.
     pub fn effective_weight(&self, member: &Member) -> f64 {
-        let groups = self.warm.iter().filter(|members| members.get(member.slot)).count();
-        let share = if self.warm.is_empty() { 1.0 } else { groups as f64 / self.warm.len() as f64 };
-        f64::from(member.weight) * share
+        f64::from(member.weight) * self.share(member)
+    }
+
+    /// The part of a member's weight that a slow start leaves it.
+    pub fn share(&self, member: &Member) -> f64 {
+        if self.groups.is_empty() {
+            return 1.0;
+        }
+        let groups = self.groups.iter().filter(|members| members.get(member.slot)).count();
+        groups as f64 / self.groups.len() as f64
     }
 
     /// The backend of this slot.

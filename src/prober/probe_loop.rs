@@ -63,7 +63,7 @@ pub struct ProbeLoop {
     /// When the next ejection ends.
     readmit: Option<Tick>,
     /// When the shares of backends in slow start grow next; `None`: no pool has a slow start.
-    warm_up: Option<Tick>,
+    grow_at: Option<Tick>,
     random: fastrand::Rng,
     /// Pools whose backends have changed in this turn, with the last change.
     unsettled: Vec<(Arc<Pool>, String)>,
@@ -95,7 +95,7 @@ impl ProbeLoop {
             open_max: open_max.clamp(1, OPEN_MAX),
             lacking: None,
             readmit: None,
-            warm_up: None,
+            grow_at: None,
             random: fastrand::Rng::new(),
             unsettled: Vec::new(),
             events,
@@ -147,7 +147,7 @@ impl ProbeLoop {
                 self.time_has_come(slot);
             }
             self.readmit_outliers();
-            self.warm_up();
+            self.grow_shares();
             self.begin_probes();
             for (pool, why) in self.unsettled.drain(..) {
                 pool.report_serving(&self.events, By::Health, why);
@@ -161,17 +161,17 @@ impl ProbeLoop {
         }
         let retry = self.lacking.filter(|_| !self.queue.is_empty()).map(|at| at - self.now);
         let readmit = self.readmit.map(|at| at - self.now);
-        let warm_up = self.warm_up.map(|at| at - self.now);
-        [self.wheel.sleep(self.now), retry, readmit, warm_up].into_iter().flatten().min()
+        let grow = self.grow_at.map(|at| at - self.now);
+        [self.wheel.sleep(self.now), retry, readmit, grow].into_iter().flatten().min()
     }
 
     /// Updates the shares of backends in slow start.
-    fn warm_up(&mut self) {
-        if self.warm_up.is_none_or(|at| self.now < at) {
+    fn grow_shares(&mut self) {
+        if self.grow_at.is_none_or(|at| self.now < at) {
             return;
         }
-        self.warm_up = Some(self.now + slow_start::STEP);
-        self.by_id.values().filter_map(|key| self.watches.get(*key)).for_each(|watch| watch.warm_up(self.now));
+        self.grow_at = Some(self.now + slow_start::STEP);
+        self.by_id.values().filter_map(|key| self.watches.get(*key)).for_each(|watch| watch.grow_share(self.now));
     }
 
     /// A backend's slot in the wheel is for its probes. Outliers are few, so they are scanned when the first ejection
@@ -240,7 +240,7 @@ impl ProbeLoop {
     /// left are dropped with their probes.
     fn adopt(&mut self, snapshot: &Snapshot) {
         let starts_slowly = snapshot.pools.iter().any(|pool| !pool.settings.slow_start.is_zero());
-        self.warm_up = starts_slowly.then(|| self.warm_up.unwrap_or(self.now));
+        self.grow_at = starts_slowly.then(|| self.grow_at.unwrap_or(self.now));
         let mut known = std::mem::take(&mut self.by_id);
         let mut new = Vec::new();
         for pool in &snapshot.pools {

@@ -516,7 +516,7 @@ impl Watch {
     /// Writes the bits.
     fn show(&self, now: Tick) {
         // This precedes the up bit, since the backend may be in slow start.
-        self.warm_up(now);
+        self.grow_share(now);
         let standing = Standing {
             state: self.state,
             resolved: self.has_address(),
@@ -531,8 +531,8 @@ impl Watch {
     }
 
     /// Updates the share during slow start.
-    pub fn warm_up(&self, now: Tick) {
-        self.pool.warm_up(self.slot, &self.backend, now);
+    pub fn grow_share(&self, now: Tick) {
+        self.pool.grow_share(self.slot, &self.backend, now);
     }
 
     fn suffix(&self) -> String {

@@ -94,7 +94,7 @@ pub struct View<'a> {
     /// The backends that health and operators allow.
     pub up: &'a AtomicBits,
     /// The backends that slow start allows for this choice; `None`: all.
-    pub warm: Option<&'a AtomicBits>,
+    pub group: Option<&'a AtomicBits>,
     /// Loads, 64 backends a block: backend `i` is lane `i % 64` of block `i / 64`.
     pub loads: &'a [Arc<LoadBlock>],
     /// The most connections of each backend; `u32::MAX` for no limit.
@@ -113,7 +113,7 @@ impl View<'_> {
 
     /// The `index`-th word of 64 backends: those that are up and take part in this choice.
     pub fn up_word(&self, index: usize) -> u64 {
-        self.up.word(index) & self.warm.map_or(u64::MAX, |warm| warm.word(index))
+        self.up.word(index) & self.group.map_or(u64::MAX, |members| members.word(index))
     }
 
     /// Whether the backend is below its limit and not tried by this connection, whatever its health.

@@ -108,7 +108,7 @@ proptest! {
                 if let Some(member) = step.slow.and_then(|slow| pool.members.get(slow)) {
                     member.backend.starts_slowly(now);
                 }
-                pool.members.iter().for_each(|member| pool.warm_up(member.slot, &member.backend, now));
+                pool.members.iter().for_each(|member| pool.grow_share(member.slot, &member.backend, now));
                 held.truncate(held.len().saturating_sub(step.ended));
                 let client = client(step.client);
                 let explanation = pool.explain(client, now);
@@ -133,7 +133,7 @@ fn the_shares_of_a_slow_start_are_those_of_many_choices() {
             let pool = pool(&backends, &settings);
             let member = &pool.members[3];
             member.backend.starts_slowly(Tick(1));
-            pool.warm_up(member.slot, &member.backend, Tick(1) + Duration::from_secs(3));
+            pool.grow_share(member.slot, &member.backend, Tick(1) + Duration::from_secs(3));
             pool
         };
         let explained = fresh();

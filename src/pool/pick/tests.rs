@@ -30,7 +30,7 @@ fn every_algorithm_gives_a_backend_that_starts_slowly_a_share_that_grows() {
         let mut random = fastrand::Rng::with_seed(7);
         let mut share = |seconds| {
             let now = Tick(1) + Duration::from_secs(seconds);
-            pool.warm_up(2, &pool.members[2].backend, now);
+            pool.grow_share(2, &pool.members[2].backend, now);
             let mut picked = 0;
             for number in 0..8_000u32 {
                 let client = Client { ip: Some(std::net::IpAddr::V4(number.into())) };
@@ -65,7 +65,7 @@ fn a_slow_start_leaves_no_client_without_a_backend() {
 fn start_slowly(pool: &Pool) {
     for member in &pool.members {
         member.backend.starts_slowly(Tick(1));
-        pool.warm_up(member.slot, &member.backend, Tick(1) + Duration::from_secs(1));
+        pool.grow_share(member.slot, &member.backend, Tick(1) + Duration::from_secs(1));
     }
 }
 
@@ -97,7 +97,7 @@ fn a_client_that_is_tied_to_a_backend_moves_once_as_it_warms_up_and_others_stay(
         let pool = pool(5, settings);
         let mut random = fastrand::Rng::with_seed(7);
         let mut served = |now: Tick| -> Vec<u32> {
-            pool.warm_up(2, &pool.members[2].backend, now);
+            pool.grow_share(2, &pool.members[2].backend, now);
             let client = |number: u32| Client { ip: Some(std::net::IpAddr::V4(number.into())) };
             (0..500).map(|number| pool.pick(client(number), &[], now, &mut random).unwrap().index()).collect()
         };

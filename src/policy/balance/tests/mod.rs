@@ -31,7 +31,7 @@ impl World {
     }
 
     pub fn view(&self) -> View<'_> {
-        View { up: &self.up, warm: None, loads: &self.loads, limits: &self.limits, tried: &self.tried, now: self.now }
+        View { up: &self.up, group: None, loads: &self.loads, limits: &self.limits, tried: &self.tried, now: self.now }
     }
 
     pub fn take_down(&self, indexes: &[usize]) {

@@ -62,9 +62,9 @@ impl Step {
             }
         }
         world.tried.clone_from(&self.tried);
-        let warm = AtomicBits::new(len, true);
-        self.cold.iter().filter(|index| **index < len).for_each(|&index| warm.set(index, false));
-        warm
+        let group = AtomicBits::new(len, true);
+        self.cold.iter().filter(|index| **index < len).for_each(|&index| group.set(index, false));
+        group
     }
 
     fn client(&self) -> Client {
@@ -96,8 +96,8 @@ proptest! {
             let mut world = World::new(len);
             let (mut random, mut same_random) = (fastrand::Rng::with_seed(case.seed), fastrand::Rng::with_seed(case.seed));
             for step in &case.steps {
-                let warm = step.apply(&mut world, len);
-                let view = View { warm: (step.pause % 2 == 0).then_some(&warm), ..world.view() };
+                let group = step.apply(&mut world, len);
+                let view = View { group: (step.pause % 2 == 0).then_some(&group), ..world.view() };
                 let preview = watched.preview(step.client(), &view);
                 prop_assert_eq!(&watched.preview(step.client(), &view), &preview, "{:?} again", row);
                 // For other clients, too.
