@@ -12,6 +12,7 @@ use std::hint::black_box;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tcplb::net::{Keepalive, Pipe, Socket};
 use tcplb::relay::{End, Engine, PIPES, Ready, RelayBuffer, RelayResources, pump};
@@ -53,6 +54,7 @@ impl Direction {
             kernel: Kernel::new(
                 Poll::new()?.registry().try_clone()?,
                 Keepalive::within(Duration::from_secs(60)).into(),
+                Arc::new(Poll::new()?.registry().try_clone()?),
             ),
             buffer: vec![7; CHUNK],
         })

@@ -30,5 +30,6 @@ pub mod small_file;
 pub mod state_file;
 pub mod systemd;
 pub mod telemetry;
+pub mod warm;
 pub mod watchdog;
 pub mod worker;

@@ -69,6 +69,8 @@ pub struct Machine {
     pub client: Client,
     pub tried: Vec<Tried>,
     pub address: Option<Endpoint>,
+    /// The last dial might have been a warm connection.
+    pub may_be_warm: bool,
     /// What the backend gets before the client's bytes, where the client connected to `local`.
     pub preamble: Vec<u8>,
     pub local: Option<Endpoint>,
@@ -79,7 +81,8 @@ pub struct Machine {
 impl Machine {
     pub fn new(session: Session) -> Machine {
         let (client, tried, address, preamble) = (Client { ip: None }, Vec::new(), None, Vec::new());
-        Machine { session, client, tried, address, preamble, local: None, facts: Facts::default(), over: None }
+        let facts = Facts::default();
+        Machine { session, client, tried, address, may_be_warm: false, preamble, local: None, facts, over: None }
     }
 
     pub fn handle(&mut self, input: Input<'_>, now: Tick) -> Asked {
@@ -95,8 +98,8 @@ impl Machine {
                 Asked::Pick
             }
             Effect::Queue { .. } => Asked::Queue,
-            Effect::Dial { to } => {
-                self.address = Some(to.clone());
+            Effect::Dial { to, warm } => {
+                (self.address, self.may_be_warm) = (Some(to.clone()), warm.is_some());
                 Asked::Dial
             }
             Effect::Announce(preamble) => {

@@ -293,6 +293,7 @@ impl Life {
             read: if over { 0 } else { u64::from(bits & 3) },
             written: u64::from(bits >> 2 & 3),
             held: bits >> 4 & 1 == 1,
+            piped: false,
             fin: bits >> 5 & 1 == 1 && !over && !source_fails,
             failed: fails.then_some(if source_fails { Failed::Source } else { Failed::Sink }),
         };

@@ -204,6 +204,9 @@ pub struct PoolView {
     pub state: String,
     /// Clients that wait for a backend.
     pub waiting: u64,
+    /// A backend has sent bytes before the client did. The pool keeps no warm connections, although `warm_connections` asks for them.
+    #[serde(default)]
+    pub speaks_first: bool,
     /// The last minute, over all backends.
     pub recent: Recent,
     /// New connections per second, one number per five seconds, the newest last; at most 36.
@@ -281,6 +284,9 @@ pub struct BackendView {
     pub active_connections: u64,
     /// The most connections at once; null without a limit.
     pub connections_limit: Option<u64>,
+    /// Connections that are established ahead of need; null where the pool has no `warm_connections`.
+    #[serde(default)]
+    pub warm_connections: Option<u64>,
     /// Connections since it was added.
     pub connections_total: u64,
     /// Connection attempts that failed.

@@ -62,7 +62,7 @@ pub const BACKENDS: &[Column<BackendView>] = &[
     text("address", |backend| Some(backend.address.clone())),
     text("state", |backend| Some(format!("{}{}", backend.state, if backend.backup { " (backup)" } else { "" }))),
     number("weight", |backend| Some(backend.weight.to_string())),
-    number("active", |backend| Some(backend.active_connections.to_string())),
+    number("active", |backend| Some(active(backend))),
     number("total", |backend| Some(backend.connections_total.to_string())),
     number("failed", |backend| Some(backend.connect_failures_total.to_string())),
     number("to backend", |backend| Some(size(backend.bytes_to_backend_total))),
@@ -132,6 +132,12 @@ pub const CANDIDATES: &[Column<Candidate>] = &[
 
 /// The head of the column that only an algorithm that draws has.
 pub const SHARE: &str = "share";
+
+/// `12`, with warm connections `12 (+4 warm)`.
+fn active(backend: &BackendView) -> String {
+    let warm = backend.warm_connections.map(|warm| format!(" (+{warm} warm)"));
+    format!("{}{}", backend.active_connections, warm.unwrap_or_default())
+}
 
 /// The percentage of a limit from which on it is near.
 pub const NEAR: u64 = 80;
@@ -325,6 +331,8 @@ mod tests {
         assert_eq!(percentiles(&Millis { p50: Some(0.44), p99: Some(5_000.0) }).as_deref(), Some("0.4/5000"));
         assert_eq!(percentiles(&Millis::default()), None);
         assert_eq!([conns(3, None), conns(3, Some(9))], ["3", "3/9"]);
+        let with = |warm_connections| BackendView { active_connections: 3, warm_connections, ..BackendView::default() };
+        assert_eq!([active(&with(None)), active(&with(Some(2)))], ["3", "3 (+2 warm)"]);
     }
 
     #[test]

@@ -66,6 +66,7 @@ fn all(status: &Status) -> Vec<Finding> {
     findings.extend(pools.iter().filter_map(some_down));
     findings.extend(pools.iter().flat_map(|pool| pool.discovery.iter().filter_map(|it| source(pool, it))));
     findings.extend(pools.iter().flat_map(|pool| pool.names.iter().filter_map(|it| name(pool, it))));
+    findings.extend(pools.iter().filter_map(speaks_first));
     findings.extend(clients(process));
     findings.extend(listeners.iter().filter_map(listener_limit));
     findings.extend(backends().filter_map(|(pool, backend)| backend_limit(pool, backend, several)));
@@ -212,6 +213,12 @@ fn failed_connects(pool: &PoolView, backend: &BackendView, several: bool) -> Opt
         format!("{}: {failed} of {tried} connects failed in the last minute{}", backend.name, suffix(pool, several));
     let finding = if failed == tried && failed >= FAILED_ALL { critical(text) } else { warning(text) };
     Some(finding.of_backend(pool, backend))
+}
+
+fn speaks_first(pool: &PoolView) -> Option<Finding> {
+    let name = &pool.name;
+    let text = format!("{name}: it keeps no warm connections, since a backend sends bytes before the client does");
+    pool.speaks_first.then(|| warning(text).of_pool(pool))
 }
 
 fn waiting(pool: &PoolView) -> Option<Finding> {
@@ -404,6 +411,13 @@ mod tests {
             let status = judged(vec![PoolView { waiting, ..pool("web", "up", &[]) }]);
             assert_eq!((status.verdict.level, status.verdict.text.as_str()), (Level::Warning, want));
         }
+    }
+
+    #[test]
+    fn a_pool_whose_warm_connections_are_of_no_use_is_a_warning() {
+        let status = judged(vec![PoolView { speaks_first: true, ..pool("smtp", "up", &[]) }]);
+        let want = "smtp: it keeps no warm connections, since a backend sends bytes before the client does";
+        assert_eq!((status.verdict.level, status.verdict.text.as_str()), (Level::Warning, want));
     }
 
     #[test]

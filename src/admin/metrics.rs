@@ -33,6 +33,7 @@ pub struct Row {
     weight: f64,
     active: u64,
     limit: Option<u64>,
+    warm: Option<u64>,
     now: Tick,
 }
 
@@ -143,6 +144,7 @@ impl Row {
             weight: pool.effective_weight(member),
             active: u64::from(member.backend.active()),
             limit: limit.map(u64::from),
+            warm: status::warm(pool, &member.backend),
             now,
         }
     }
@@ -158,6 +160,7 @@ impl Row {
             weight: 0.0,
             active: 0,
             limit: Some(0),
+            warm: (pool.settings.warm_connections > 0).then_some(0),
             now,
         };
         let mut sums = rows.fold(none, |mut sums, row| {
@@ -166,6 +169,7 @@ impl Row {
                 up: sums.up + row.up,
                 weight: sums.weight + row.weight,
                 active: sums.active + row.active,
+                warm: sums.warm.zip(row.warm).map(|(sum, warm)| sum + warm),
                 limit: sums.limit.zip(row.limit).map(|(sum, limit)| sum + limit),
                 ..sums
             }

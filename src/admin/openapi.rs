@@ -151,7 +151,7 @@ fn schemas() -> Value {
         "summary": text, "urgency": { "type": "string", "enum": [
             "down_with_clients", "down", "failing", "at_limit", "near_limit", "set_aside", "up",
         ] },
-        "active_connections": count, "connections_limit": maybe("integer"),
+        "active_connections": count, "connections_limit": maybe("integer"), "warm_connections": maybe("integer"),
         "connections_total": count, "connect_failures_total": count,
         "bytes_to_backend_total": count, "bytes_to_client_total": count,
         "connect_ms": reference("Millis"), "first_byte_ms": reference("Millis"),
@@ -198,7 +198,7 @@ fn schemas() -> Value {
         })),
         "Pool": object(json!({
             "name": text, "algorithm": text, "state": { "type": "string", "enum": ["up", "degraded", "down"] },
-            "waiting": count, "recent": reference("Recent"), "history": history,
+            "waiting": count, "speaks_first": flag, "recent": reference("Recent"), "history": history,
             "discovery": many("Source"), "names": many("Name"), "backends": many("Backend"),
         })),
         "Name": object(json!({

@@ -77,8 +77,9 @@ fn process(published: &Published, snapshot: &Snapshot, now: Tick) -> api::Proces
 pub(super) fn ports_used(snapshot: &Snapshot) -> u64 {
     let mut used: HashMap<&Endpoint, u64> = HashMap::new();
     let members = snapshot.pools.iter().flat_map(|pool| &pool.members);
-    for backend in members.map(|member| &member.backend).filter(|backend| backend.active() > 0) {
-        let each = u64::from(backend.active()).div_ceil(backend.addresses.len().max(1) as u64);
+    let open = |backend: &Backend| u64::from(backend.active()) + u64::from(backend.warm.open());
+    for backend in members.map(|member| &member.backend).filter(|backend| open(backend) > 0) {
+        let each = open(backend).div_ceil(backend.addresses.len().max(1) as u64);
         for address in backend.addresses.iter().filter(|address| matches!(address.endpoint, Endpoint::Inet(_))) {
             *used.entry(&address.endpoint).or_default() += each;
         }
@@ -121,6 +122,7 @@ fn pool(pool: &Pool, published: &Published, now: Tick) -> api::PoolView {
         algorithm: settings.algorithm.name.to_owned(),
         state: state.to_owned(),
         waiting: pool.totals.waiting.load(Relaxed) as u64,
+        speaks_first: pool.totals.speaks_first.load(Relaxed),
         recent: recent(&pool.totals.counters, now),
         history: pool.totals.counters.series.history(),
         discovery: (settings.sources().into_iter())
@@ -203,6 +205,7 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -
         },
         active_connections: u64::from(backend.active()),
         connections_limit: settings.max_connections.map(u64::from),
+        warm_connections: warm(pool, backend),
         connections_total: counters.connections.load(Relaxed),
         connect_failures_total: counters.connect_failures_total(),
         bytes_to_backend_total: counters.bytes_to_backend.load(Relaxed),
@@ -225,6 +228,11 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -
     };
     figures::judge(&mut view);
     view
+}
+
+/// The warm connections of a backend; `None`: its pool has none.
+pub(super) fn warm(pool: &Pool, backend: &Backend) -> Option<u64> {
+    (pool.settings.warm_connections > 0).then(|| u64::from(backend.warm.ready()))
 }
 
 fn recent(counters: &Counters, now: Tick) -> api::Recent {

@@ -20,6 +20,7 @@ use crate::pool::{Published, Snapshot};
 use crate::prober::Prober;
 use crate::state_file::StateFile;
 use crate::telemetry::EndCounts;
+use crate::warm::Warm;
 use crate::watchdog::Watchdog;
 use crossbeam_channel::{Receiver, never};
 use start::Bound;
@@ -37,6 +38,7 @@ pub struct Running {
     admin: Option<Admin>,
     control: Control,
     prober: Prober,
+    warm: Warm,
     workers: Vec<JoinHandle<()>>,
     log: Option<AccessLog>,
     state_file: Option<StateFile>,
@@ -152,6 +154,7 @@ impl Running {
         self.log.into_iter().for_each(AccessLog::finish);
         self.state_file.into_iter().for_each(StateFile::finish);
         self.prober.stop();
+        drop(self.warm);
         drop(self.admin);
         let snapshot = self.published.snapshot();
         let addresses = snapshot.listeners.iter().flat_map(|listener| &listener.addresses);

@@ -30,6 +30,7 @@ use crate::pool::{Published, Snapshot};
 use crate::prober::{self, HealthEffect};
 use crate::state_file::{self, StateFile};
 use crate::systemd;
+use crate::warm;
 use crate::watchdog::{self, Watchdog};
 use crate::worker::WorkerContext;
 use crossbeam_channel::Receiver;
@@ -148,7 +149,8 @@ impl Ready {
             share.reserved
         );
         descriptors::listeners_beyond(share, &model).iter().for_each(|warning| log::warn!("{warning}"));
-        let (prepared, data_plane) = workers::prepare(model.global.workers)?;
+        let keeper = warm::prepare()?;
+        let (prepared, data_plane) = workers::prepare(model.global.workers, keeper.access().orders)?;
         let (file, now) = (config_state.file().clone(), clock::now());
         let published = Arc::new(Published::new(snapshot.clone(), model.clone(), file, connection_limit.clone(), now));
         let start = Event::new(Kind::Start, By::Tcplb);
@@ -169,13 +171,16 @@ impl Ready {
         };
         let (log, log_handle) = log.map(start).transpose()?.unzip();
         let listeners = listener_addresses(&snapshot);
+        let (tuning, registry) = (TcpTuning::of(&model.global), keeper.access().registry);
+        let warm = keeper.spawn(snapshot.clone(), tuning)?;
         let context = WorkerContext {
             snapshot,
             connection_limit,
             peers: data_plane.peers(),
             engine: model.global.relay,
             pipes: share.pipes,
-            tuning: TcpTuning::of(&model.global),
+            tuning,
+            keeper: registry,
             prober: prober.mailbox(),
             totals: published.workers().clone(),
             log: log_handle,
@@ -197,7 +202,7 @@ impl Ready {
             admin.start(published.clone(), control.remote(), workers, share)
         };
         let admin = admin.map(serve).transpose()?;
-        let mut watched = vec![control.watched(), prober.watched()];
+        let mut watched = vec![control.watched(), prober.watched(), warm.watched()];
         watched.extend(data_plane.watched());
         watched.extend(admin.as_ref().map(Admin::watched));
         let asked = systemd::watchdog();
@@ -208,7 +213,7 @@ impl Ready {
         });
         let watchdog = Watchdog::start(watched, asked.unwrap_or(watchdog::BOUND), published.clone(), alive)?;
         files.keep();
-        Ok(Running { listeners, published, admin, control, prober, workers, log, state_file, watchdog })
+        Ok(Running { listeners, published, admin, control, prober, warm, workers, log, state_file, watchdog })
     }
 }
 

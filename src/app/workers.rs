@@ -2,9 +2,11 @@
 
 use crate::control::{DataPlane, Ended, NewSockets};
 use crate::inspect::{Inspect, Inspection};
+use crate::mailbox::Slot;
 use crate::net::listen::Listening;
 use crate::pool::{BackendId, Snapshot};
 use crate::session::CloseReason;
+use crate::warm;
 use crate::watchdog::Watched;
 use crate::worker::orders::{Adopt, Orders};
 use crate::worker::{self, ListenSocket, Peer, Prepared, WorkerContext};
@@ -15,7 +17,11 @@ use std::thread::{self, JoinHandle};
 
 /// Hands orders and questions to the workers. No call waits for a worker.
 #[derive(Clone)]
-pub struct Workers(Arc<[Peer]>);
+pub struct Workers {
+    peers: Arc<[Peer]>,
+    /// The keeper of warm connections gets the same snapshots.
+    keeper: Arc<Slot<warm::Orders>>,
+}
 
 /// The workers' threads, and where each sends its result when it ends.
 pub struct WorkerThreads {
@@ -24,10 +30,10 @@ pub struct WorkerThreads {
 }
 
 /// Prepares the workers. The threads start with [`spawn`].
-pub fn prepare(count: usize) -> io::Result<(Vec<Prepared>, Workers)> {
+pub fn prepare(count: usize, keeper: Arc<Slot<warm::Orders>>) -> io::Result<(Vec<Prepared>, Workers)> {
     let both: io::Result<Vec<(Prepared, Peer)>> = (0..count).map(|_| worker::prepare()).collect();
     let (prepared, peers): (Vec<Prepared>, Vec<Peer>) = both?.into_iter().unzip();
-    Ok((prepared, Workers(peers.into())))
+    Ok((prepared, Workers { peers: peers.into(), keeper }))
 }
 
 /// Starts a thread for each prepared worker.
@@ -60,28 +66,30 @@ fn by_worker(opened: Vec<NewSockets>, workers: usize) -> Vec<Vec<ListenSocket>> 
 impl Workers {
     /// The workers as their peers see them.
     pub fn peers(&self) -> Arc<[Peer]> {
-        self.0.clone()
+        self.peers.clone()
     }
 
     /// The heartbeats, for the watchdog.
     pub fn watched(&self) -> impl Iterator<Item = Watched> {
-        self.0.iter().enumerate().map(|(number, peer)| {
-            let peers = self.0.clone();
+        self.peers.iter().enumerate().map(|(number, peer)| {
+            let peers = self.peers.clone();
             let wake = Box::new(move || peers[number].mailbox.wake());
             Watched { name: format!("worker-{number}"), heartbeat: peer.heartbeat.clone(), wake }
         })
     }
 
     fn order(&self, order: impl Fn() -> Orders) {
-        self.0.iter().for_each(|peer| peer.orders.put(order()));
+        self.peers.iter().for_each(|peer| peer.orders.put(order()));
     }
 }
 
 impl DataPlane for Workers {
     fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>) -> Receiver<()> {
-        // Nothing is ever sent: the channel disconnects when the last worker drops its end.
+        // Nothing is ever sent: the channel disconnects when the last thread drops its end.
         let (done, all_done) = bounded(0);
-        for (peer, sockets) in self.0.iter().zip(by_worker(opened, self.0.len())) {
+        let adopt = warm::Adopt { snapshot: snapshot.clone(), done: Some(done.clone()) };
+        self.keeper.put(warm::Orders { adopt: Some(adopt), ..warm::Orders::default() });
+        for (peer, sockets) in self.peers.iter().zip(by_worker(opened, self.peers.len())) {
             let adopt = Adopt { snapshot: snapshot.clone(), sockets, done: done.clone() };
             peer.orders.put(Orders { adopt: Some(adopt), ..Orders::default() });
         }
@@ -93,24 +101,26 @@ impl DataPlane for Workers {
     }
 
     fn drain(&self) {
+        self.keeper.put(warm::Orders { drain: true, ..warm::Orders::default() });
         self.order(|| Orders { drain: true, ..Orders::default() });
     }
 
     fn stop(&self) {
+        self.keeper.put(warm::Orders { drain: true, ..warm::Orders::default() });
         self.order(|| Orders { stop: Some(CloseReason::Shutdown), ..Orders::default() });
     }
 }
 
 impl Inspect for Workers {
     fn workers(&self) -> usize {
-        self.0.len()
+        self.peers.len()
     }
 
     fn put(&self, worker: usize, inspection: Inspection) {
-        self.0[worker].orders.put(Orders::inspect(inspection));
+        self.peers[worker].orders.put(Orders::inspect(inspection));
     }
 
     fn has_ended(&self, worker: usize) -> bool {
-        self.0[worker].heartbeat.has_ended()
+        self.peers[worker].heartbeat.has_ended()
     }
 }

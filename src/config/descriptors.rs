@@ -2,10 +2,11 @@
 //!
 //! | for | descriptors |
 //! |---|---|
-//! | the process: standard streams, signals, files that are read now and then, look-ups of names | [`PROCESS`] |
+//! | the process: standard streams, signals, the keeper of warm connections, files that are read now and then, look-ups of names | [`PROCESS`] |
 //! | each worker: its poll, its waker, descriptors held back for dials | [`WORKER`] |
 //! | listening sockets | one a worker for each TCP address, one for a unix socket |
 //! | the prober, and a probe of each backend at once | [`PROBER`] and one a backend, for backends that calls add [`SPARE_PROBES`] more; an eighth of the limit at most |
+//! | warm connections | one for each, of the backends that are known now |
 //! | the admin API, where there is one | [`AdminShare::descriptors`] |
 //! | the access log, where there is one | 2 |
 //! | pipes of spliced bulk | two for each of [`Share::pipes`] |
@@ -87,8 +88,9 @@ pub fn listening_sockets(model: &Model) -> u64 {
 pub fn divide(limit: u64, model: &Model, listening: u64) -> Result<Share, String> {
     let (workers, needed) = (model.global.workers, needed(limit, model, listening));
     let fits = fits(limit, model, listening);
-    let own =
-        format!("{workers} workers, {listening} listening sockets, probes and the rest need {needed} descriptors");
+    let own = format!(
+        "{workers} workers, {listening} listening sockets, probes, warm connections and the rest need {needed} descriptors"
+    );
     let limit_is = format!("the limit on open files is {limit} (ulimit -n, LimitNOFILE=)");
     let reserved = reserved(limit, model, listening);
     let share = |connections| Share { connections, pipes: pipes(limit, model) as usize, reserved };
@@ -141,11 +143,14 @@ fn needed(limit: u64, model: &Model, listening: u64) -> u64 {
     let global = &model.global;
     let probed = model.pools.iter().filter(|pool| pool.health.kind != HealthKind::Off);
     let probes = probed.map(|pool| pool.backends.len() as u64).sum::<u64>() + SPARE_PROBES;
+    let warm =
+        model.pools.iter().map(|pool| pool.backends.len() as u64 * u64::from(pool.warm_connections)).sum::<u64>();
     PROCESS
         + global.workers as u64 * WORKER
         + listening
         + PROBER
         + probes.min(limit / 8)
+        + warm
         + if global.admin.is_some() { AdminShare::of(limit).descriptors() } else { 0 }
         + if global.access_log.is_some() { LOG } else { 0 }
         + 2 * pipes(limit, model)

@@ -349,6 +349,8 @@ pub struct Pool {
     pub abandoned: Abandoned,
     /// Most clients that wait for a backend at each worker.
     pub max_queue: u32,
+    /// Connections to each backend that are kept established ahead of need.
+    pub warm_connections: u32,
     /// The choice in a pool whose backends are all down.
     pub all_down: AllDown,
     /// The clients in a row that must fail before their backend is left out for a while; 0: never.
@@ -381,6 +383,7 @@ impl Pool {
             no_backend: self.no_backend,
             abandoned: self.abandoned,
             max_queue: self.max_queue,
+            warm_connections: self.warm_connections,
             all_down: self.all_down,
             outlier_failures: self.outlier_failures,
             send_proxy: self.send_proxy,
@@ -408,6 +411,7 @@ impl Default for Pool {
             no_backend: NoBackend::Reset,
             abandoned: Abandoned::Serve,
             max_queue: 1024,
+            warm_connections: 0,
             all_down: AllDown::Reset,
             outlier_failures: 0,
             send_proxy: None,

@@ -15,6 +15,6 @@ mod tcp_info;
 mod tuning;
 
 pub use pipe::{PIPE_SIZE, Pipe};
-pub use socket::{Dialing, Keepalive, Socket};
+pub use socket::{Dialing, Idle, Keepalive, Socket};
 pub use spares::Spares;
 pub use tuning::{Granted, TcpTuning, granted};

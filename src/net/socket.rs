@@ -29,6 +29,17 @@ pub enum Dialing {
     Pending,
 }
 
+/// What a look at an idle connection shows; nothing is taken from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// It is open, and the peer has sent nothing. A connect that is under way looks the same.
+    Silent,
+    /// The peer has sent bytes.
+    Spoke,
+    /// The peer has closed it, or it has failed: with this error, where there was one.
+    Closed(Option<Errno>),
+}
+
 /// How soon a vanished peer is found. Keepalive covers idle connections, [`crate::policy::liveness`] the others.
 #[derive(Clone, Copy, Debug)]
 pub struct Keepalive {
@@ -150,6 +161,16 @@ impl Socket {
         }
     }
 
+    /// Looks at a connection that nothing is read from.
+    pub fn look(fd: &impl AsFd) -> Idle {
+        match retry(|| net::recv(fd, &mut [0; 1], RecvFlags::PEEK)) {
+            Ok((0, _)) => Idle::Closed(None),
+            Ok(_) => Idle::Spoke,
+            Err(Errno::AGAIN) => Idle::Silent,
+            Err(error) => Idle::Closed(Some(error)),
+        }
+    }
+
     /// Writes what the kernel takes. `WouldBlock`: no room. With `more`, a part of a packet waits for further bytes or
     /// a FIN, for at most 200 ms (tcp(7), TCP_CORK).
     pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
@@ -199,6 +220,12 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, 
             Err(Errno::INTR) => {}
             done => return done,
         }
+    }
+}
+
+impl From<Socket> for OwnedFd {
+    fn from(socket: Socket) -> OwnedFd {
+        socket.0
     }
 }
 

@@ -8,3 +8,4 @@ pub mod health;
 pub mod limit;
 pub mod liveness;
 pub mod slow_start;
+pub mod warm;

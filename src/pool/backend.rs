@@ -4,6 +4,7 @@
 //! object outlives snapshots, so that counters and averages survive a change of configuration.
 
 use super::addresses::Addresses;
+use super::warm::WarmConnections;
 use crate::admission::LimitReport;
 use crate::base::bits::WORD;
 use crate::base::{Endpoint, Tick};
@@ -43,6 +44,8 @@ pub struct Backend {
     pub health: Mutex<HealthReport>,
     /// Whether it has as many connections as its limit allows.
     pub limit_report: LimitReport,
+    /// Connections to it that are established ahead of need.
+    pub warm: WarmConnections,
     /// Why its name has no address, where it has none. Control writes, admin reads.
     unresolved: Mutex<String>,
     /// When it came up, by [`crate::clock`]; 0: it has always been up.
@@ -98,6 +101,7 @@ impl Backend {
             of_pool: Arc::default(),
             health: Mutex::default(),
             limit_report: LimitReport::default(),
+            warm: WarmConnections::default(),
             unresolved: Mutex::default(),
             came_up: AtomicU64::new(0),
             agent: AtomicU64::new(0),

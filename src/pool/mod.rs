@@ -17,6 +17,7 @@
 //! | `lease` | the right to use a backend, counted while it lives |
 //! | `standing` | which backends may be used |
 //! | `serving` | whether a pool has a usable backend, as it was last reported |
+//! | `warm` | the warm connections of a backend |
 //! | `note` | messages to the prober |
 //! | `published` | the newest generation, for readers |
 
@@ -32,6 +33,7 @@ mod published;
 mod serving;
 mod snapshot;
 mod standing;
+mod warm;
 
 pub use crate::base::AdminState;
 pub use addresses::{AddressState, Addresses, BackendAddress};
@@ -45,3 +47,4 @@ pub use pick::PickError;
 pub use published::{LastReload, Published, Standings};
 pub use snapshot::{BoundAddress, BoundAddressId, Listener, Member, Pool, Snapshot};
 pub use standing::Standing;
+pub use warm::{WarmConnection, WarmConnections, WarmPhase};

@@ -215,6 +215,11 @@ impl<P> RelayBuffer<P> {
         !matches!(self.held, HeldBytes::Nothing)
     }
 
+    /// Whether these are in a pipe.
+    pub fn is_piped(&self) -> bool {
+        matches!(self.held, HeldBytes::Pipe(..))
+    }
+
     /// Whether it moves bulk; the worker serves others first.
     pub fn is_bulk(&self) -> bool {
         self.bulk

@@ -7,7 +7,7 @@ use super::{
 use crate::base::{Endpoint, Tick};
 use crate::config::model::{Pool as Settings, ProxyVersion};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{BackendId, Lease, PickError, Tried};
+use crate::pool::{Backend, BackendId, Lease, PickError, Tried};
 use std::collections::HashSet;
 use std::time::Duration;
 
@@ -16,6 +16,23 @@ const GRACE: Duration = Duration::from_secs(1);
 
 /// The error of an attempt at a backend whose name has no address: EIO.
 const NO_ADDRESS: ConnectFailure = ConnectFailure::Os(5);
+
+/// What a dial in place of a warm connection needs of the attempt that took it.
+#[derive(Debug)]
+pub(super) struct WarmAttempt {
+    address: Option<usize>,
+    failed_addresses: Vec<usize>,
+    tried: Vec<Tried>,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// It was dialled for this client.
+    Dialled,
+    /// It was established before.
+    Warm,
+}
 
 #[derive(Debug)]
 pub(super) struct Dial {
@@ -32,6 +49,8 @@ pub(super) struct Dial {
     pub(super) retry_at: Option<Tick>,
     /// Backends that failed before this one.
     tried: Vec<Tried>,
+    /// A warm connection to it has ended before its first byte: this attempt takes none.
+    replaces_warm: bool,
 }
 
 impl Dial {
@@ -44,7 +63,21 @@ impl Dial {
         now: Tick,
     ) -> Dial {
         let address = lease.backend().addresses.choose(&[], now, settings.connect_timeout.saturating_add(GRACE));
-        Dial { lease, preamble, address, failed_addresses: Vec::new(), since: now, retry_at: None, tried }
+        Dial {
+            lease,
+            preamble,
+            address,
+            failed_addresses: Vec::new(),
+            since: now,
+            retry_at: None,
+            tried,
+            replaces_warm: false,
+        }
+    }
+
+    /// Where a warm connection may be taken from.
+    pub(super) fn warm(&self) -> Option<(&Backend, usize)> {
+        self.address.filter(|_| !self.replaces_warm).map(|address| (&**self.lease.backend(), address))
     }
 
     /// The address that is tried.
@@ -97,7 +130,7 @@ impl Session {
 
     pub(super) fn dial_ended(&mut self, outcome: Result<(), DialFailure>, now: Tick, ledger: &mut dyn Ledger) -> Next {
         match (outcome, &mut self.state) {
-            (Ok(()), State::Dialing(_)) => self.connected(now, ledger),
+            (Ok(()), State::Dialing(_)) => self.connected(Origin::Dialled, now, ledger),
             (Err(DialFailure::Starved), State::Dialing(dial)) => {
                 dial.retry_at = Some(now + STARVED_RETRY);
                 Next::Wait
@@ -107,7 +140,11 @@ impl Session {
         }
     }
 
-    fn connected(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
+    pub(super) fn took_warm(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
+        self.connected(Origin::Warm, now, ledger)
+    }
+
+    fn connected(&mut self, origin: Origin, now: Tick, ledger: &mut dyn Ledger) -> Next {
         // The lease moves from one state to the next; meanwhile the session is in a state that owns nothing.
         let dial = match std::mem::replace(&mut self.state, State::Choosing { tried: Vec::new() }) {
             State::Dialing(dial) => dial,
@@ -116,16 +153,47 @@ impl Session {
                 return Next::Wait;
             }
         };
-        if let Some(address) = dial.address {
-            dial.lease.backend().addresses.reached(address);
-        }
         let after = now - dial.since;
-        ledger.record(Fact::Connected { pool: self.route.pool(), lease: &dial.lease, after }, now);
-        self.state = State::Relaying(Relay::new(dial.lease, after, self.spent + after, now));
-        if dial.preamble.is_none() {
+        // One that replaces a warm connection has been counted.
+        if !dial.replaces_warm {
+            dial.address.into_iter().for_each(|address| dial.lease.backend().addresses.reached(address));
+            ledger.record(Fact::Connected { pool: self.route.pool(), lease: &dial.lease, after }, now);
+        }
+        // A preamble is the first thing that leaves, so there is no moment without a byte.
+        let warm = (origin == Origin::Warm && dial.preamble.is_none()).then(|| {
+            Box::new(WarmAttempt { address: dial.address, failed_addresses: dial.failed_addresses, tried: dial.tried })
+        });
+        if dial.preamble.is_none() && warm.is_none() {
             self.announced = None;
         }
+        self.state = State::Relaying(Relay { warm, ..Relay::new(dial.lease, after, self.spent + after, now) });
         dial.preamble.map_or(Next::Enter, Next::Announce)
+    }
+
+    /// The warm connection has ended, and no byte has moved. The same address is dialled for the client.
+    pub(super) fn replace_warm(&mut self, now: Tick) -> Next {
+        match std::mem::replace(&mut self.state, State::Choosing { tried: Vec::new() }) {
+            State::Relaying(Relay { lease, warm: Some(attempt), .. }) => {
+                let WarmAttempt { address, failed_addresses, tried } = *attempt;
+                let (since, retry_at) = (now, None);
+                let dial = Dial {
+                    lease,
+                    preamble: None,
+                    address,
+                    failed_addresses,
+                    since,
+                    retry_at,
+                    tried,
+                    replaces_warm: true,
+                };
+                self.state = State::Dialing(dial);
+                Next::Enter
+            }
+            other => {
+                self.state = other;
+                Next::Wait
+            }
+        }
     }
 
     /// Notes the failure and goes on.

@@ -99,6 +99,9 @@ impl Session {
         if relay.direction(direction).half == HalfState::Dropped {
             return Next::Wait;
         }
+        if relay.loses_nothing(direction, &moved) {
+            return self.replace_warm(now);
+        }
         relay.count_bytes(direction, &moved, now, ledger);
         let source_end = relay.note_source(direction, &moved, now);
         if moved.failed == Some(Failed::Sink) {
@@ -136,6 +139,14 @@ impl Session {
             }
             _ if delivered => Next::Finish(direction.sink()),
             _ => Next::Wait,
+        }
+    }
+
+    /// An event says that this side has failed.
+    pub(super) fn side_reset(&mut self, side: Side, now: Tick) -> Next {
+        match &self.state {
+            State::Relaying(relay) if side == Side::Backend && relay.holds_nothing() => self.replace_warm(now),
+            _ => self.side_failed(side, now),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::base::Endpoint;
 use crate::policy::balance::Client;
 use crate::policy::health::ConnectFailure;
 use crate::policy::limit::Reason;
-use crate::pool::{BackendId, Lease, PickError, Pool, Snapshot, Tried};
+use crate::pool::{Backend, BackendId, Lease, PickError, Pool, Snapshot, Tried};
 use crate::proto::proxy::Header;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -39,6 +39,8 @@ pub enum Input<'a> {
     Picked(Result<Lease, PickError>),
     /// Answer to [`Effect::Dial`], at once or later.
     Dialed(Result<(), DialFailure>),
+    /// Answer to [`Effect::Dial`] where a warm connection to that address was ready.
+    TookWarm,
     /// Answer to [`Effect::Announce`]: the preamble's length.
     Announced(u64),
     /// Bytes were moved in this direction, or at least tried to be. From a side that has failed, a source that fails is the
@@ -92,6 +94,8 @@ pub struct Moved {
     pub written: u64,
     /// Are there bytes that the sink did not take?
     pub held: bool,
+    /// What is held is in a pipe. It can't follow other bytes any more.
+    pub piped: bool,
     /// The source's FIN was read.
     pub fin: bool,
     /// The end that failed. A source that fails has sent no FIN.
@@ -157,10 +161,12 @@ pub enum Effect<'a> {
         /// The pool.
         pool: &'a Arc<Pool>,
     },
-    /// Connect to this address.
+    /// Connect to this address, or take a warm connection to it.
     Dial {
         /// The address.
         to: &'a Endpoint,
+        /// The backend that may have one, and the number of the address there. `None`: it has to be dialled.
+        warm: Option<(&'a Backend, usize)>,
     },
     /// Connected: hold this for the backend, before any byte of the client.
     Announce(BackendPreamble<'a>),

@@ -37,7 +37,7 @@
 //! | Admitting | [`Effect::Admit`]: the client, whose address is now known | [`Input::Admitted`]; the limit that refuses gives the reason |
 //! | Choosing | [`Effect::Pick`]: pool, client, backends that have failed | [`Input::Picked`] |
 //! | Waiting | [`Effect::Queue`]: pool | [`Input::Queued`], or [`Input::NoPlace`] if the queue is full; then [`Input::Turn`] |
-//! | Dialing | [`Effect::Dial`]: address | [`Input::Dialed`] |
+//! | Dialing | [`Effect::Dial`]: address, and the backend's warm connections | [`Input::Dialed`], or [`Input::TookWarm`] |
 //! | Relaying | [`Effect::Announce`]: preamble, where the backend expects one | [`Input::Announced`] |
 //! | Relaying | [`Effect::Relay`]: pool | [`Input::Moved`], repeatedly |
 //! | Relaying | [`Effect::Finish`]: the side that gets a FIN | none: the other direction goes on |
@@ -62,6 +62,10 @@
 //!
 //! The pool is chosen once the client is admitted. A new snapshot before that gives the session its listener's new route.
 //! Later, until a backend is connected, a new snapshot gives it the pool that its listener has there.
+//!
+//! A warm connection was established before there was a client ([`crate::warm`]). It begins to relay as one that was
+//! connected at once. Its backend may have closed it just then. So its end before the first byte leads back to Dialing,
+//! once: the dial that follows takes none. With a preamble there is no moment before the first byte.
 //!
 //! The preamble for a backend is not a state. When relaying begins, it is held for the up direction, before any byte of the
 //! client. So it is delivered, or dropped, as held bytes are. Byte counters leave it out.
@@ -99,6 +103,7 @@
 //! | Dialing | the connections of its backend are reset ([`Input::ResetBackends`]) | – | another backend, as after a failure; the attempt does not count as one of the backend | `connect_failed` |
 //! | Dialing | its listener and its pool are gone | – | none: the attempt goes on; if it fails, reset client | `connect_failed` |
 //! | Dialing | this process has no descriptor left | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
+//! | Relaying | the backend's FIN, or it fails, on a warm connection on which no byte has moved | any | the same address is dialled (Dialing); with what is held for it | |
 //! | Relaying | FIN from x, direction x→y Open | no | FIN to y; Shut | |
 //! | Relaying | FIN from x, direction x→y Open | yes | none yet; Draining | |
 //! | Relaying | last held byte delivered, Draining | – | FIN to y; Shut | |
@@ -294,7 +299,8 @@ impl Session {
             Input::Announced(length) => self.preamble_held(length),
             Input::Picked(choice) => self.backend_picked(choice, now, ledger),
             Input::Dialed(outcome) => self.dial_ended(outcome, now, ledger),
-            Input::Reset(side) => self.side_failed(side, now),
+            Input::TookWarm => self.took_warm(now, ledger),
+            Input::Reset(side) => self.side_reset(side, now),
             Input::Unsent(bytes) => self.queue_measured(bytes, now),
             Input::Deadline => self.deadline_reached(now, ledger),
             Input::Adopt(snapshot) => self.snapshot_adopted(snapshot, now),
@@ -311,7 +317,7 @@ impl Session {
             State::Admitting => Effect::Admit(self.policy_client()),
             State::Choosing { tried } => Effect::Pick { pool, client: self.policy_client(), tried },
             State::Waiting { .. } => Effect::Queue { pool },
-            State::Dialing(dial) => dial.endpoint().map_or(Effect::Wait, |to| Effect::Dial { to }),
+            State::Dialing(dial) => dial.endpoint().map_or(Effect::Wait, |to| Effect::Dial { to, warm: dial.warm() }),
             State::Relaying(relay) => match relay.failed {
                 Some(failure) => Effect::ReadOut(failure.side),
                 None => Effect::Relay { pool },

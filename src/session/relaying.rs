@@ -2,8 +2,9 @@
 //!
 //! Counts and measures; [`super`] decides what follows.
 
+use super::dialing::WarmAttempt;
 use super::failing::Failure;
-use super::{CloseReason, Direction, Fact, HalfState, Ledger, Moved, Side, Unanswered};
+use super::{CloseReason, Direction, Fact, Failed, HalfState, Ledger, Moved, Side, Unanswered};
 use crate::base::Tick;
 use crate::config::model::Pool as Settings;
 use crate::policy::health::outlier::EARLY;
@@ -29,6 +30,8 @@ pub(super) struct Relay {
     pub(super) preamble: u64,
     /// From here the backend's first byte is waited for; `None` once it has come.
     pub(super) asked: Option<Tick>,
+    /// Set where the connection was a warm one without a preamble.
+    pub(super) warm: Option<Box<WarmAttempt>>,
 }
 
 /// One direction of it.
@@ -65,7 +68,30 @@ impl Relay {
             last_byte: now,
             preamble: 0,
             asked: Some(now),
+            warm: None,
         }
+    }
+
+    /// Is this a warm connection on which no byte has moved, and no side has finished or failed?
+    fn is_untouched(&self) -> bool {
+        let open = |direction: &DirectionState| direction.half == HalfState::Open && direction.bytes == 0;
+        self.warm.is_some() && self.failed.is_none() && open(&self.up) && open(&self.down) && !self.down.held
+    }
+
+    /// Does the backend's end of a warm connection cost the client nothing? What was read from the client is still held, and may
+    /// follow a preamble for another backend.
+    pub(super) fn loses_nothing(&self, direction: Direction, moved: &Moved) -> bool {
+        let ended = moved.fin || moved.failed == Some(Failed::Source);
+        match direction {
+            _ if moved.written > 0 || !self.is_untouched() => false,
+            Direction::Down => moved.read == 0 && ended && !self.up.held,
+            Direction::Up => !ended && moved.held && !moved.piped && moved.failed == Some(Failed::Sink),
+        }
+    }
+
+    /// The same, where nothing was tried.
+    pub(super) fn holds_nothing(&self) -> bool {
+        self.is_untouched() && !self.up.held
     }
 
     pub(super) fn direction(&self, direction: Direction) -> &DirectionState {

@@ -186,6 +186,7 @@ impl Session {
                     last_byte: before(relay.silent),
                     preamble: relay.preamble,
                     asked: relay.asked.map(before),
+                    warm: None,
                 });
                 (state, saved.attempts)
             }

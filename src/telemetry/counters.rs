@@ -7,7 +7,7 @@ use crate::policy::health::{Class, ConnectFailure};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// How many reasons a connection can end for: those of `session::CloseReason`.
@@ -289,6 +289,8 @@ pub struct PoolTotals {
     pub durations: Histogram,
     /// Clients that wait for a backend now, at all workers.
     pub waiting: AtomicUsize,
+    /// One of its backends has sent bytes before the client did: it gets no warm connections. Their keeper writes it.
+    pub speaks_first: AtomicBool,
     /// Connections of its backends now, also of those that have left.
     pub active: Arc<AtomicUsize>,
     /// All that its backends counted, those that have left too.
@@ -302,6 +304,7 @@ impl Default for PoolTotals {
             connect_retries: AtomicU64::new(0),
             durations: Histogram::new(CONNECTIONS),
             waiting: AtomicUsize::new(0),
+            speaks_first: AtomicBool::new(false),
             active: Arc::default(),
             counters: Arc::default(),
         }

@@ -67,6 +67,8 @@ struct Connection<S, P> {
     report_at: Option<Tick>,
     /// What has been added to the backend's totals.
     flushed: Flushed,
+    /// It has been reported as open.
+    is_reported: bool,
     /// In the run queue.
     runnable: bool,
     /// In the list of those whose counters moved.
@@ -185,6 +187,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             look_at: None,
             report_at: None,
             flushed: Flushed::default(),
+            is_reported: false,
             runnable: false,
             dirty: false,
             guard,
@@ -401,6 +404,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                 read: report.read,
                 written: report.written,
                 held: buffer.holds(),
+                piped: buffer.is_piped(),
                 fin: report.fin,
                 failed: report.failed.map(|failed| match failed {
                     relay::RelayError::Source(_) => Failed::Source,

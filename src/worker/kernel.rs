@@ -5,14 +5,16 @@
 use super::driver::{Dialed, Event, FirstBytes, Net};
 use super::token::Token;
 use crate::base::Endpoint;
-use crate::net::{Dialing, PIPE_SIZE, Pipe, Socket, Spares, TcpTuning};
+use crate::net::{Dialing, Idle, PIPE_SIZE, Pipe, Socket, Spares, TcpTuning};
 use crate::policy::liveness::Acknowledgements;
+use crate::pool::Backend;
 use crate::relay::{AfterBytes, Io};
 use crate::telemetry::PathInfo;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything that can happen on a socket. PRIORITY is urgent data, where a read stops short.
@@ -23,14 +25,16 @@ const EVERYTHING: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Inte
 pub struct Kernel {
     registry: Registry,
     tuning: TcpTuning,
+    /// The poll of the keeper of warm connections.
+    keeper: Arc<Registry>,
     /// To be held before a client is accepted.
     pub(super) spares: Spares,
 }
 
 impl Kernel {
-    /// Registers sockets with `registry`; `tuning` is for those to backends.
-    pub fn new(registry: Registry, tuning: TcpTuning) -> Kernel {
-        Kernel { registry, tuning, spares: Spares::default() }
+    /// Registers sockets with `registry`; `tuning` is for those to backends. `keeper` watches warm connections.
+    pub fn new(registry: Registry, tuning: TcpTuning, keeper: Arc<Registry>) -> Kernel {
+        Kernel { registry, tuning, keeper, spares: Spares::default() }
     }
 
     fn watch(&self, socket: &Socket, token: Token) -> io::Result<()> {
@@ -73,6 +77,19 @@ impl Net for Kernel {
         let (socket, dialing) = self.spares.spend(|| Socket::dial_capped(to, quietly, buffer))?;
         self.watch(&socket, token)?;
         Ok(Dialed { socket, is_connected: dialing == Dialing::Done })
+    }
+
+    fn take_warm(&mut self, backend: &Backend, address: usize, token: Token) -> Option<Socket> {
+        // Ends: each one that is not used is gone.
+        while let Some(fd) = backend.take_warm(address) {
+            let released = self.keeper.deregister(&mut SourceFd(&fd.as_raw_fd())).is_ok();
+            // The last look before it is used.
+            if released && Socket::look(&fd) == Idle::Silent {
+                let socket = Socket::from_fd(fd);
+                return self.watch(&socket, token).is_ok().then_some(socket);
+            }
+        }
+        None
     }
 
     fn has_bytes(&mut self, socket: &Socket) -> io::Result<bool> {

@@ -45,7 +45,7 @@ use crossbeam_channel::Receiver;
 use driver::{Accepted, Driver, Transport};
 use kernel::Kernel;
 use ledger::WorkerLedger;
-use mio::{Events, Poll};
+use mio::{Events, Poll, Registry};
 use orders::{Adopt, Orders};
 use std::io;
 use std::sync::Arc;
@@ -123,6 +123,8 @@ pub struct WorkerContext {
     pub pipes: usize,
     /// What is set on backends' sockets.
     pub tuning: TcpTuning,
+    /// The poll of the keeper of warm connections, which those that are used must leave.
+    pub keeper: Arc<Registry>,
     /// Where failed connects are reported.
     pub prober: Mailbox<Note>,
     /// What is counted of each worker, by its number.
@@ -134,7 +136,7 @@ pub struct WorkerContext {
 /// A worker before its thread starts: its mailbox must exist before any worker runs.
 pub struct Prepared {
     poll: Poll,
-    registry: mio::Registry,
+    registry: Registry,
     mail: Receiver<Handed>,
 }
 
@@ -186,7 +188,7 @@ struct Utilization {
 /// Runs a worker until it has been drained or stopped.
 pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: WorkerContext) -> io::Result<EndCounts> {
     let Prepared { poll, registry, mail } = prepared;
-    let kernel = Kernel::new(registry, shared.tuning);
+    let kernel = Kernel::new(registry, shared.tuning, shared.keeper.clone());
     let log = shared.log.as_ref().map(|log| log.buffer(shared.connection_limit.clone()));
     let ledger = WorkerLedger::new(shared.prober.clone(), log);
     let relay = relay::RelayResources::new(shared.engine, (shared.pipes / shared.peers.len()).max(1));

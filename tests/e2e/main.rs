@@ -31,3 +31,4 @@ mod spread;
 mod streams;
 mod taken;
 mod timeouts;
+mod warm;

@@ -63,7 +63,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.on_down", &["on_down_keeps_connections_or_resets_them"]),
     ("pool.on_remove", &["on_remove_keeps_connections_or_resets_them"]),
     ("pool.slow_start", &["slow_start_gives_a_backend_that_came_up_a_growing_share"]),
-    ("pool.warm_connections", &["warm_connections_are_refused_until_there_are_some"]),
+    ("pool.warm_connections", &["warm_connections_are_there_before_a_client_and_each_serves_one_client"]),
     ("pool.no_backend", &["no_backend_resets_clients_or_lets_them_wait"]),
     ("pool.abandoned", &["abandoned_serves_a_client_that_has_sent_its_fin_or_drops_it"]),
     ("pool.max_queue", &["max_queue_is_how_many_clients_wait_at_a_worker"]),

@@ -193,6 +193,14 @@ pub const BACKENDS: &[Family<Row>] = &[
         |row, samples| samples.known(row.limit),
     ),
     family(
+        "gauge",
+        "tcplb_warm_connections",
+        "pool,backend",
+        "Connections that are established ahead of need; absent without `warm_connections`.",
+        "tcplb_warm_connections == 0",
+        |row, samples| samples.known(row.warm),
+    ),
+    family(
         "counter",
         "tcplb_backend_connect_failures_total",
         "pool,backend,reason",

@@ -6,7 +6,6 @@ mod probe;
 
 pub use probe::{PROBE, PROBE_HOST, PROBE_PATH, STATUSES, STEPS};
 
-use super::NOT_YET;
 use super::given::Given;
 use crate::base::{Address, Listen, Size, duration};
 use crate::config::check;
@@ -425,15 +424,3 @@ fn log_event(text: &str) -> Result<LogEvents, String> {
         _ => Ok(event),
     }
 }
-
-/// A number of which this version takes only zero.
-pub const NOT_YET_A_NUMBER: Kind<u32> = Kind {
-    read: |given| {
-        let number = given.number(0..=u64::from(u32::MAX))?;
-        if number > 0 {
-            given.wrong(&format!("more than 0 {NOT_YET}"));
-        }
-        Some(number)
-    },
-    ..number::<u32, 0, 0>()
-};

@@ -56,9 +56,6 @@ use kinds::{Kind, Values, Written};
 /// What stands in no section.
 pub const ROOT: [&str; 3] = ["global", "listener", "pool"];
 
-/// Why a key is refused that a later version has a use for.
-pub const NOT_YET: &str = "is not in this version yet";
-
 /// A section of the file, or the entry of a list of sections, which becomes an `S` of the model.
 pub struct Section<S: 'static> {
     /// As in a header, like `pool.health`.

@@ -2,7 +2,7 @@
 
 use super::kinds::{self, count, number, word};
 use super::presets::Applied;
-use super::{Flag, Lens, Section, Setting, Source, setting};
+use super::{Flag, Section, Setting, Source, setting};
 use crate::config::model::{NoBackend, Pool, Probe, SendProxy};
 
 const PEERS: &str = "Addresses and balancing";
@@ -70,18 +70,15 @@ pub static POOL: Section<Pool> = Section {
             Pool.slow_start: kinds::TIME_OR_ZERO,
             "The time over which a backend that comes up, or is added, grows to its whole share."
         ),
-        Setting::new(
-            "warm_connections",
-            const {
-                &Lens::<Pool, u32> {
-                    kind: kinds::NOT_YET_A_NUMBER,
-                    get: |_| Some(0),
-                    set: |_, _| {},
-                    copy: |_, _| {},
-                }
-            },
-            "Spare connections that are kept ready per backend. More than 0 is not in this version yet.",
-        ),
+        setting!(
+            Pool.warm_connections: number::<u32, 0, 1_000>(),
+            "How many connections to each backend are kept established ahead of need; 0: none."
+        )
+        .more(
+            "Only for protocols in which the client speaks first. A backend gets no more of them while it is down, draining or \
+             disabled. They count for its `max_connections`; clients come first.",
+        )
+        .see("warm-connections.md"),
         setting!(Pool.no_backend: kinds::NO_BACKEND, "What becomes of a client that no backend can take.")
             .more("`reset` resets it at once. `wait 3s` lets it wait for a backend and resets it after that."),
         setting!(

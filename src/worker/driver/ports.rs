@@ -6,7 +6,7 @@ use super::super::token::Token;
 use crate::admission::AdmissionGuard;
 use crate::base::Endpoint;
 use crate::policy::liveness::Acknowledgements;
-use crate::pool::Listener;
+use crate::pool::{Backend, Listener};
 use crate::relay::Io;
 use crate::session::Preamble;
 use crate::telemetry::PathInfo;
@@ -21,6 +21,12 @@ pub trait Net: Io {
 
     /// Begins to connect, with `token` for what happens.
     fn dial(&mut self, to: &Endpoint, token: Token, first_bytes: FirstBytes) -> io::Result<Dialed<Self::Socket>>;
+
+    /// Takes a warm connection to the backend's address of this number, if there is one that is silent and open. From now on
+    /// `token` announces what happens. Where this answers nothing, there are none.
+    fn take_warm(&mut self, _backend: &Backend, _address: usize, _token: Token) -> Option<Self::Socket> {
+        None
+    }
 
     /// Has the peer sent something that was not read yet? With nothing to read, an error that waits is handed out.
     fn has_bytes(&mut self, socket: &Self::Socket) -> io::Result<bool>;

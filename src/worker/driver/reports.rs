@@ -9,6 +9,10 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     /// So clients that connected together (all of them, after a restart) are not reported together.
     pub(super) fn report_open(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
+        // It has relayed before, if it had a warm connection that is replaced.
+        if std::mem::replace(&mut connection.is_reported, true) {
+            return;
+        }
         if let Some(live) = connection.session.live() {
             self.ledger.record(Fact::Opened(&live), self.now);
         }

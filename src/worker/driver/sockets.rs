@@ -5,6 +5,7 @@ use super::{Dialed, Event, FirstBytes, Net, Transport};
 use crate::base::Endpoint;
 use crate::base::slots::Key;
 use crate::policy::health::ConnectFailure;
+use crate::pool::Backend;
 use crate::relay::{End, Ready, RelayBuffer};
 use crate::session::{DialFailure, Direction, Input, Left, Side};
 use crate::worker::token::{Serial, SocketId, Token};
@@ -88,10 +89,11 @@ impl<S, P> Sockets<S, P> {
         true
     }
 
-    /// Begins to connect; the outcome, if it is known at once.
+    /// Takes a warm connection if there is one, else begins to connect; the outcome, if it is known at once.
     pub(super) fn dial(
         &mut self,
         to: &Endpoint,
+        warm: Option<(&Backend, usize)>,
         id: SocketId,
         net: &mut impl Net<Socket = S, Pipe = P>,
     ) -> Option<Input<'static>> {
@@ -100,15 +102,23 @@ impl<S, P> Sockets<S, P> {
             Ok(false) => FirstBytes::NotYet,
             Err(_) => return Some(Input::Reset(Side::Client)),
         };
+        let mut take = |(backend, address)| net.take_warm(backend, address, Token::Socket(id));
+        if let Some(socket) = warm.and_then(&mut take) {
+            self.attach(socket, true, to, id, net);
+            return Some(Input::TookWarm);
+        }
         match net.dial(to, Token::Socket(id), first_bytes) {
             Ok(Dialed { socket, is_connected }) => {
-                let short_read_inconclusive = net.has_urgent_gaps(to);
-                let ready = Ready { writable: is_connected, short_read_inconclusive, ..Ready::default() };
-                self.backend = Some(Attached::new(socket, ready, id.serial));
+                self.attach(socket, is_connected, to, id, net);
                 is_connected.then_some(Input::Dialed(Ok(())))
             }
             Err(error) => Some(dialed(Err(error))),
         }
+    }
+
+    fn attach(&mut self, socket: S, writable: bool, to: &Endpoint, id: SocketId, net: &impl Net) {
+        let ready = Ready { writable, short_read_inconclusive: net.has_urgent_gaps(to), ..Ready::default() };
+        self.backend = Some(Attached::new(socket, ready, id.serial));
     }
 }
 

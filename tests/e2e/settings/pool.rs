@@ -5,7 +5,7 @@ use crossbeam_channel::bounded;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU16;
-use testkit::{BlackHole, ConfigFile, Ending, Server, Started, Tcplb, peers, refusing, tally};
+use testkit::{BlackHole, ConfigFile, Ending, Server, Started, peers, refusing, tally};
 
 #[test]
 fn a_pool_s_name_is_what_status_shows() {
@@ -178,16 +178,6 @@ fn slow_start_gives_a_backend_that_came_up_a_growing_share() {
         let share = tally((0..40).map(|_| tcplb.name_of_next())).get("new").copied().unwrap_or(0);
         assert!(if slow { share < 10 } else { share == 20 }, "{time}: {share} of 40");
     }
-}
-
-#[test]
-fn warm_connections_are_refused_until_there_are_some() {
-    let server = echo();
-    assert_served(&ConfigFile::over([server.at()]).pool("warm_connections = 0").start().connect());
-    let file = ConfigFile::over([server.at()]).pool("warm_connections = 1");
-    let (status, said) = Tcplb::from_file(&file.write()).start_in_vain();
-    assert_eq!(status.code(), Some(2));
-    assert!(said.contains("warm_connections: more than 0 is not in this version yet"), "{said}");
 }
 
 #[test]

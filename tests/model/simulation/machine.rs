@@ -4,6 +4,7 @@
 
 mod reference;
 mod waiting;
+mod warm;
 
 use super::{CONNECT, make_pool, make_pool_with};
 use crate::corpora::session::machine::{Asked, Facts, Machine};
@@ -147,6 +148,7 @@ fn relay_life(seed: u64) {
                     read: if open { random.u64(..3) } else { 0 },
                     written: random.u64(..3),
                     held: random.bool(),
+                    piped: random.bool(),
                     fin: open && !source_fails && random.u8(..) < 60,
                     failed: match random.u8(..) {
                         _ if source_fails => Some(Failed::Source),

@@ -87,7 +87,7 @@ fn after(steps: &[Step], later: Duration, end: Option<Input<'static>>) -> Measur
         if step.fin {
             now = BEGUN + later;
         }
-        let moved = Moved { read: step.bytes, written: step.bytes, held: false, fin: step.fin, failed: None };
+        let moved = Moved { read: step.bytes, written: step.bytes, fin: step.fin, ..Moved::default() };
         next = give(&mut session, Input::Moved(step.direction, moved), now);
     }
     now = BEGUN + later;

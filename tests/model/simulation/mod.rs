@@ -422,6 +422,9 @@ fn run(seed: u64, engine: Engine, tally: &mut Tally) {
             .entry(("relayed from an announced client, a header owed:", !conn.backend_preamble.is_empty()))
             .or_default() += 1;
     }
+    for (given_up, times) in [(false, world.warm_taken), (true, world.warm_replaced)] {
+        *tally.entry(("a warm connection, given up before a byte:", given_up)).or_default() += times as u32;
+    }
     for ended in simulation.ended.borrow().iter() {
         *tally.entry((ended.close.word(), ended.held)).or_default() += 1;
         if ended.busy {
@@ -485,6 +488,8 @@ fn run_seeds(engine: Engine) {
         ("shutdown", false),
         ("no_backend", false),
         ("left while it waited, its FIN sent:", true),
+        ("a warm connection, given up before a byte:", false),
+        ("a warm connection, given up before a byte:", true),
         ("denied", false),
         ("source_limit", false),
         ("forced", false),

@@ -187,6 +187,8 @@ impl Oracle {
         }
         let close = record.close;
         let abandoned = close == CloseReason::ClientFin && !facts.connected && preamble_read;
+        drop(world);
+        self.world.borrow_mut().conns[conn].over = true;
         self.ended.borrow_mut().push(Ended {
             close,
             conn,

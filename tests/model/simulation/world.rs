@@ -104,6 +104,10 @@ pub struct Conn {
     pub dialed: Vec<Endpoint>,
     /// Relay began: a backend connected.
     pub connected: bool,
+    /// The address of the warm connection that the backend's socket was.
+    pub warm: Option<Endpoint>,
+    /// It has ended.
+    pub over: bool,
     pub last_io: Tick,
     /// The side whose FIN the driver read first.
     pub first_fin: Option<Side>,
@@ -125,6 +129,9 @@ pub struct World {
     pub redials: bool,
     /// What addresses answer, by endpoint.
     answers: HashMap<Endpoint, (Answer, Option<ProxyVersion>)>,
+    /// Warm connections that were taken, and those that ended before a byte and were replaced.
+    pub warm_taken: u64,
+    pub warm_replaced: u64,
     by_slot: HashMap<u32, usize>,
     next_conn: usize,
     /// Bytes in each pipe there ever was; `None` once it is closed.
@@ -212,6 +219,8 @@ impl World {
             lively: true,
             redials: false,
             answers,
+            warm_taken: 0,
+            warm_replaced: 0,
             by_slot: HashMap::new(),
             next_conn: 0,
             pipes: Vec::new(),
@@ -599,12 +608,32 @@ impl World {
         (self.socks[id].finished, self.socks[id].awaits_fin) = (true, false);
     }
 
+    /// A connection that goes on closes its backend's socket. Once that is connected, it must be a warm one that its backend has ended
+    /// before a byte moved. Its address is dialled next.
+    fn give_up_warm(&mut self, id: usize) {
+        let sock = &self.socks[id];
+        let conn = &mut self.conns[sock.conn];
+        if sock.side == Side::Client || conn.over || !conn.connected {
+            return;
+        }
+        let to = conn.warm.take().expect("a warm connection");
+        assert!(sock.fin || sock.reset, "gives up a warm connection that is well");
+        assert!(sock.written == 0 && sock.read == 0, "bytes went to a warm connection that is given up");
+        assert!(conn.client.is_some_and(|client| !self.socks[client].fin_read), "the client's FIN is lost");
+        conn.dialed.retain(|dialed| *dialed != to);
+        (conn.connected, conn.first_fin, conn.first_error) = (false, None, None);
+        self.warm_replaced += 1;
+    }
+
     /// The kernel keeps the last bytes back for the FIN that was promised.
     fn await_fin(&mut self, id: usize) {
         self.socks[id].awaits_fin = true;
     }
 
     fn close(&mut self, id: usize) {
+        if !std::thread::panicking() {
+            self.give_up_warm(id);
+        }
         let sock = &mut self.socks[id];
         assert!(sock.open, "closed twice");
         sock.open = false;

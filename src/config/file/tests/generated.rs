@@ -174,7 +174,7 @@ fn address(kind: u8, port: usize) -> String {
 fn file() -> BoxedStrategy<String> {
     let listener = (lines(&LISTENER, &["name", "bind", "pool"]), any::<u8>(), any::<usize>());
     let backend = (lines(&BACKEND, &["name", "address"]), any::<u8>(), any::<bool>());
-    let pool = (lines(&POOL, &["name", "warm_connections"]), health(), vec(backend, 0..4), vec(source(), 0..3));
+    let pool = (lines(&POOL, &["name"]), health(), vec(backend, 0..4), vec(source(), 0..3));
     let all = (global(), vec(listener, 1..4), vec(pool, 1..4));
     all.prop_map(|(global, listeners, pools)| {
         let (mut file, mut port) = (format!("[global]\n{global}\n"), 0);

@@ -1,9 +1,10 @@
 //! The world as the driver's system: what it may ask, and what it must not do.
 
-use super::{Answer, SimNet, SimPipe, SimSocket};
+use super::{Answer, SimNet, SimPipe, SimSocket, World};
 use crate::simulation::preamble::LOCAL;
 use std::io::{self, ErrorKind};
 use tcplb::base::Endpoint;
+use tcplb::pool::Backend;
 use tcplb::relay::{AfterBytes, Io};
 use tcplb::session::Side;
 use tcplb::worker::driver::{Dialed, FirstBytes, Net};
@@ -44,6 +45,25 @@ impl Io for SimNet {
     }
 }
 
+impl World {
+    /// A connection attempt to this address begins: for which connection, and how the address answers. The one before is over.
+    fn attempt(&mut self, to: &Endpoint, token: Token) -> (usize, Answer) {
+        let Token::Socket(SocketId { side: Side::Backend, slot, .. }) = token else {
+            panic!("{token:?} for a backend")
+        };
+        let conn = self.by_slot[&slot];
+        let old = self.conns[conn].backend.map(|old| &self.socks[old]);
+        assert!(old.is_none_or(|old| !old.open), "dials again before the last attempt is closed");
+        assert!(!self.conns[conn].connected, "dials after a backend was connected");
+        self.conns[conn].dials += 1;
+        let (answer, version) = self.answers[to];
+        assert!(!self.conns[conn].is_denied(), "dials for a client that may not come in");
+        let backend_preamble = self.conns[conn].backend_preamble(version);
+        self.conns[conn].backend_preamble = backend_preamble;
+        (conn, answer)
+    }
+}
+
 impl Net for SimNet {
     fn adopt(&mut self, socket: &SimSocket, token: Token) -> io::Result<()> {
         let mut world = self.0.borrow_mut();
@@ -57,19 +77,7 @@ impl Net for SimNet {
 
     fn dial(&mut self, to: &Endpoint, token: Token, _: FirstBytes) -> io::Result<Dialed<SimSocket>> {
         let mut world = self.0.borrow_mut();
-        let Token::Socket(SocketId { side: Side::Backend, slot, .. }) = token else {
-            panic!("{token:?} for a backend")
-        };
-        let conn = world.by_slot[&slot];
-        if let Some(old) = world.conns[conn].backend {
-            assert!(!world.socks[old].open, "dials again before the last attempt is closed");
-        }
-        assert!(!world.conns[conn].connected, "dials after a backend was connected");
-        world.conns[conn].dials += 1;
-        let (mut answer, version) = world.answers[to];
-        assert!(!world.conns[conn].is_denied(), "dials for a client that may not come in");
-        let backend_preamble = world.conns[conn].backend_preamble(version);
-        world.conns[conn].backend_preamble = backend_preamble;
+        let (conn, mut answer) = world.attempt(to, token);
         if answer == Answer::NoDescriptor && world.random.bool() {
             answer = Answer::Done;
         }
@@ -94,6 +102,32 @@ impl Net for SimNet {
         let sock = &mut world.socks[id];
         (sock.token, sock.announced) = (Some(token), done);
         Ok(Dialed { socket: SimSocket { id, world: self.0.clone() }, is_connected: done })
+    }
+
+    fn take_warm(&mut self, backend: &Backend, address: usize, token: Token) -> Option<SimSocket> {
+        let mut world = self.0.borrow_mut();
+        if !world.lively || world.random.bool() {
+            return None;
+        }
+        let to = &backend.addresses.get(address)?.endpoint;
+        let (conn, _) = world.attempt(to, token);
+        let now = world.now;
+        world.conns[conn].dialed.push(to.clone());
+        let id = world.socket(Side::Backend, conn, Answer::Done);
+        let facts = &mut world.conns[conn];
+        (facts.backend, facts.connected, facts.warm, facts.last_io) = (Some(id), true, Some(to.clone()), now);
+        world.warm_taken += 1;
+        let dice = world.random.u8(..8);
+        let sock = &mut world.socks[id];
+        (sock.token, sock.announced) = (Some(token), true);
+        // What was under way when it was looked at.
+        match dice {
+            0 => sock.fin = true,
+            1 => sock.resets(),
+            2 => sock.sent = 7,
+            _ => {}
+        }
+        Some(SimSocket { id, world: self.0.clone() })
     }
 
     fn has_bytes(&mut self, socket: &SimSocket) -> io::Result<bool> {
