@@ -18,13 +18,15 @@ use testkit::{Server, eventually, eventually_some, free_address, need, peers, ta
 const INTERVAL: &str = "200ms";
 
 /// A limit at each level, so that every series is there.
-/// Its source of backends answers, and has none.
+/// Its source of backends answers, and has none. Another pool has a backend with a name.
 fn config(web1: &Server, list: &Path) -> String {
     format!(
-        "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\nmax_connections = 100\n\
+        "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\npool = 'web'\nmax_connections = 100\n\
          [[pool]]\nname = 'web'\n[pool.health]\ninterval = '100ms'\nfall = 2\nrise = 1\n\
          [[pool.backend]]\nname = 'web1'\naddress = '{}'\nmax_connections = 50\n\
-         [[pool.discover]]\nkind = 'file'\npath = {list:?}\n",
+         [[pool.discover]]\nkind = 'file'\npath = {list:?}\n\
+         [[pool]]\nname = 'named'\n[pool.health]\nkind = 'off'\n\
+         [[pool.backend]]\nname = 'named1'\naddress = 'localhost:1'\n",
         web1.at()
     )
 }
