@@ -226,6 +226,9 @@ pub struct PoolView {
 pub struct SourceView {
     /// Its kind; from the second of a kind in the pool on with a number, like `dns-2`.
     pub source: String,
+    /// What it watches: a key, a name, a path, and where.
+    #[serde(default)]
+    pub watches: String,
     /// Whether its last answer is understood, and no error has followed.
     pub ok: bool,
     /// Seconds since its last answer; null before the first.

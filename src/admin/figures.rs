@@ -1,7 +1,7 @@
 //! The figures of listeners and backends as people read them: one list of columns for the status page and the command line.
 
 use super::api::{
-    BackendAddress, BackendView, Candidate, Connection, Health, Listener, Millis, PoolView, Recent, Urgency,
+    BackendAddress, BackendView, Candidate, Connection, Health, Listener, Millis, PoolView, Recent, SourceView, Urgency,
 };
 use crate::base::text::counted;
 use crate::telemetry::Resets;
@@ -99,6 +99,9 @@ pub const TRAFFIC: &[Column<BackendView>] = &[
     number("first byte", |backend| percentiles(&backend.recent.first_byte_ms)),
 ];
 
+/// What added a backend, beside its other columns where one does not come from the file.
+pub const ORIGIN: &Column<BackendView> = &text("origin", origin);
+
 /// What `tcplb top` shows of a backend besides [`TRAFFIC`]; its state has the reason.
 pub const LIVE: &[Column<BackendView>] = &[
     text("state", |backend| Some(state(backend))),
@@ -168,10 +171,35 @@ pub fn failures(recent: &Recent) -> u64 {
     recent.connect_failures + recent.resets_before_byte
 }
 
-/// `down, connection refused, 1 of 2 successes, since 13:02 UTC`.
+/// `discovery:etcd` or `api`; nothing for a backend of the file.
+fn origin(backend: &BackendView) -> Option<String> {
+    (!["", "file"].contains(&backend.origin.as_str())).then(|| backend.origin.clone())
+}
+
+/// `source etcd (/web/ http://127.0.0.1:2379): 12 backends, answered 3s ago`.
+pub fn source(source: &SourceView) -> String {
+    let watches = if source.watches.is_empty() { String::new() } else { format!(" ({})", source.watches) };
+    format!("source {}{watches}: {}", source.source, found(source))
+}
+
+/// `12 backends, answered 3s ago, error: connection refused`.
+pub fn found(source: &SourceView) -> String {
+    let SourceView { ok, last_success_seconds, backends, errors_total, last_error, .. } = source;
+    let answered = last_success_seconds
+        .map_or_else(|| "no answer yet".to_owned(), |seconds| format!("answered {} ago", age(seconds)));
+    let error = last_error.as_ref().map_or_else(String::new, |why| match ok {
+        true => format!(", {}, the last: {why}", counted(*errors_total, "error")),
+        false => format!(", error: {why}"),
+    });
+    format!("{}, {answered}{error}", counted(*backends, "backend"))
+}
+
+/// `down, connection refused, 1 of 2 successes, since 13:02 UTC, source etcd`.
 fn state(backend: &BackendView) -> String {
+    let origin = origin(backend).map(|origin| origin.replace("discovery:", "source "));
     [backend.state.clone(), backend.summary.clone()]
         .into_iter()
+        .chain(origin)
         .filter(|part| !part.is_empty())
         .collect::<Vec<_>>()
         .join(", ")

@@ -206,7 +206,7 @@ fn schemas() -> Value {
             "errors_total": count, "last_error": maybe_text,
         })),
         "Source": object(json!({
-            "source": text, "ok": flag, "last_success_seconds": maybe("integer"), "backends": count,
+            "source": text, "watches": text, "ok": flag, "last_success_seconds": maybe("integer"), "backends": count,
             "errors_total": count, "last_error": maybe_text,
         })),
         "Finding": body(&["level", "text"], json!({

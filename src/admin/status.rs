@@ -126,9 +126,9 @@ fn pool(pool: &Pool, published: &Published, now: Tick) -> api::PoolView {
         recent: recent(&pool.totals.counters, now),
         history: pool.totals.counters.series.history(),
         discovery: (settings.sources().into_iter())
-            .filter_map(|(label, _)| {
+            .filter_map(|(label, discover)| {
                 let id = SourceId { pool: settings.name.clone(), label };
-                Some(source(&id, &sources.get(&id)?.lock()))
+                Some(source(&id, discover.settings.watched(), &sources.get(&id)?.lock()))
             })
             .collect(),
         names: names(pool, published.names()),
@@ -136,9 +136,10 @@ fn pool(pool: &Pool, published: &Published, now: Tick) -> api::PoolView {
     }
 }
 
-fn source(id: &SourceId, standing: &Standing) -> api::SourceView {
+fn source(id: &SourceId, watches: String, standing: &Standing) -> api::SourceView {
     api::SourceView {
         source: id.label.clone(),
+        watches,
         ok: standing.is_well() && standing.last_success.is_some(),
         last_success_seconds: standing.last_success.map(seconds_since),
         backends: standing.backends as u64,

@@ -153,6 +153,21 @@ impl Discovered {
         changed.state = state.or(changed.state);
     }
 
+    /// The backends whose weight the API changed, each with its pool and the weight of its source.
+    pub fn reweighted<'a>(&'a self, model: &'a Model) -> impl Iterator<Item = (&'a Pool, &'a Backend, u16)> {
+        let changed = self.overrides.iter().filter(|(_, changed)| changed.weight.is_some());
+        let found = changed.filter_map(|((pool, name), _)| {
+            let pool = model.pools.iter().find(|other| other.name == *pool)?;
+            let backend = pool.backends.iter().find(|backend| backend.name == *name)?;
+            let Origin::Source(label) = &backend.origin else { return None };
+            let (label, discover) = pool.sources().into_iter().find(|(other, _)| **other == **label)?;
+            let set = self.sets.get(&SourceId { pool: pool.name.clone(), label })?;
+            let found = set.values().find(|found| found.name == *name)?;
+            Some((pool, backend, found.weight.unwrap_or(discover.weight)))
+        });
+        found.filter(|(_, backend, weight)| backend.weight != *weight)
+    }
+
     /// What a new model has of it, with sources that may be others. A source that is there in both keeps its set, though its
     /// label may be another one; one with other settings keeps the set of its label until its first answer.
     pub fn carried(&self, old: &Model, new: &Model) -> Discovered {

@@ -367,6 +367,16 @@ pub fn drift(published: &Published) -> Changes {
             state_changed(&pool.settings.name, member, enabled, member.state, Some(settings))
         }));
     }
+    changes.0.extend(published.discovered().reweighted(&running).map(|(pool, backend, weight)| {
+        let subject = Subject::Backend { pool: pool.name.clone(), name: backend.name.clone() };
+        let (from, to) = (weight.to_string(), backend.weight.to_string());
+        diff::Change {
+            connections: connections(&snapshot, &subject, &members),
+            subject,
+            what: What::Changed(vec![Difference { key: "weight".to_owned(), from, to }]),
+            origin: Origin::Api,
+        }
+    }));
     changes
 }
 

@@ -77,6 +77,7 @@ pub static CONSUL: Kind = Kind {
             example: "\"/etc/tcplb/consul-ca.pem\"",
         },
     ],
+    watches: &["service", "tag", "datacenter", "address"],
     check,
     run,
 };

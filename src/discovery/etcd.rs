@@ -89,6 +89,7 @@ pub static ETCD: Kind = Kind {
             example: "\"/etc/tcplb/etcd-client.key\"",
         },
     ],
+    watches: &["prefix", "endpoints"],
     check,
     run,
 };

@@ -1,6 +1,7 @@
 //! What a source hands over: sets of backends, without what it does not understand.
 
 use super::BACKENDS_MAX;
+use crate::base::text::counted;
 use crate::base::{Address, AdminState};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use parking_lot::Mutex;
@@ -247,7 +248,7 @@ impl Feed {
                 true => "no entry of the answer is understood",
                 false => "the answer is empty, and on_empty is keep",
             };
-            log::warn!("{}: its {} backends stay: {why}", self.name, self.set.len());
+            log::warn!("{}: it keeps its {}: {why}", self.name, counted(self.set.len(), "backend"));
         }
         self.answered();
     }

@@ -49,6 +49,7 @@ pub static FILE: Kind = Kind {
         absent: "required",
         example: "\"/etc/tcplb/backends.toml\"",
     }],
+    watches: &["path"],
     check: |_| Ok(()),
     run,
 };

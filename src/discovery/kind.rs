@@ -15,6 +15,8 @@ pub struct Kind {
     pub doc: &'static str,
     /// Its keys, beside those that every source has.
     pub keys: &'static [Key],
+    /// The keys that say what it watches, for people. None of them holds a secret.
+    pub watches: &'static [&'static str],
     /// The rules between its keys, and of their values.
     pub check: fn(&Settings) -> Result<(), Wrong>,
     /// Finds backends until the feed is stopped (`Ok`), or until something fails. Then it is called again after a pause.
@@ -144,6 +146,19 @@ impl Settings {
         if let Some(Value::File(path)) = self.value(key) { Some(path) } else { None }
     }
 
+    /// What it watches: the values of [`Kind::watches`] that it has.
+    pub fn watched(&self) -> String {
+        let text = |key: &&str| {
+            Some(match self.value(key)? {
+                Value::Text(text) => text.clone(),
+                Value::Texts(texts) => texts.join(", "),
+                Value::Time(time) => duration::written(*time),
+                Value::File(path) => path.display().to_string(),
+            })
+        };
+        self.kind.watches.iter().filter_map(text).collect::<Vec<_>>().join(" ")
+    }
+
     /// All files that it reads.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.values.values().filter_map(|value| if let Value::File(path) = value { Some(path.as_path()) } else { None })
@@ -168,5 +183,28 @@ impl Wrong {
     /// A mistake in the value of a key.
     pub fn new(key: &'static str, why: impl Into<String>) -> Wrong {
         Wrong { key, why: why.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::discovery::KINDS;
+
+    #[test]
+    fn a_source_says_what_it_watches_and_no_secret() {
+        for kind in KINDS {
+            assert!(!kind.watches.is_empty(), "{}", kind.name);
+            for name in kind.watches {
+                assert!(kind.keys.iter().any(|key| key.name == *name), "{} has no key {name}", kind.name);
+                assert!(!["user", "password_file", "token_file"].contains(name), "{}: {name}", kind.name);
+            }
+        }
+        let etcd = KINDS.iter().find(|kind| kind.name == "etcd").expect("it is there");
+        let mut settings = Settings::new(etcd);
+        settings.set("prefix", Value::Text("/web/".into()));
+        settings.set("endpoints", Value::Texts(vec!["http://a:1".into(), "http://b:1".into()]));
+        settings.set("user", Value::Text("tcplb".into()));
+        assert_eq!(settings.watched(), "/web/ http://a:1, http://b:1");
     }
 }

@@ -79,6 +79,7 @@ pub static KUBERNETES: Kind = Kind {
             example: "\"/etc/tcplb/kubernetes-ca.pem\"",
         },
     ],
+    watches: &["namespace", "service", "port", "api"],
     check,
     run,
 };

@@ -5,6 +5,7 @@
 
 use super::feed::{Feed, HandOver, Set, Standing};
 use super::kind::Settings;
+use crate::base::text::counted;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -253,7 +254,8 @@ fn follow(settings: &Settings, mut feed: Feed, standing: &Mutex<Standing>, pause
         };
         // An outage is one line, however long it takes.
         if !was_failing || logged.as_ref() != Some(&why) {
-            log::warn!("{}: {why}; its {} backends stay, and it is asked again", feed.name(), feed.set().len());
+            let kept = counted(feed.set().len(), "backend");
+            log::warn!("{}: {why}; it keeps its {kept} and is asked again", feed.name());
             logged = Some(why);
         }
         if !feed.wait(pause) {

@@ -62,6 +62,7 @@ function drawBackend() {
   const facts = [
     ["state", backend.state + (why ? ", " + why : "")],
     ["address", backend.address + ", pool " + view.pool],
+    origin(backend) && ["added by", origin(backend)],
     ["last probe", backend.health.last_result || NONE],
     ["weight", backend.weight + effective + (backend.backup ? ", backup" : "")],
     ["connections", count(backend.active_connections) + limit + ", " + count(backend.connections_total) + " in all"],

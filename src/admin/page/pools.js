@@ -93,23 +93,46 @@ class Row {
 }
 Row.made = 0;
 
+/// What added a backend that is not in the file: `api`, or a source like `discovery:etcd`.
+const origin = (backend) => backend.origin === "file" ? "" : backend.origin;
+
 class BackendRow extends Row {
   constructor(pool, backend) {
     super("backend", false);
     const link = make("a", { href: "#" + new URLSearchParams({ pool: pool.name, backend: backend.name }) }, backend.name);
     this.node.dataset.pool = pool.name;
     this.node.dataset.backend = backend.name;
-    this.cells.name.append(link);
+    this.origin = make("small");
+    this.cells.name.append(link, this.origin);
     this.cells.name.title = backend.name === backend.address ? backend.address : backend.name + " at " + backend.address;
     watching.observe(this.node);
   }
   stateKey() {
     return [this.item.state, isFailing(this.item), this.item.summary].join();
   }
+  draw() {
+    super.draw();
+    put(this.origin, origin(this.item));
+  }
   state() {
     const { state } = this.item, why = this.item.summary, failing = isFailing(this.item);
     this.cells.state.title = why;
     return [make("span", { class: failing ? "failing" : state }, icon(failing ? "warning" : state, failing ? "failing" : state), make("b", {}, state)), make("span", { class: "reason" }, why)];
+  }
+}
+
+/// What a source has found, and how it does.
+class SourceRow {
+  constructor() {
+    this.cell = make("td", { colspan: COLUMNS.length, role: "cell" });
+    this.node = make("tr", { class: "source", role: "row" }, this.cell);
+  }
+  set({ source, watches, ok, backends, last_success_seconds, errors_total, last_error }) {
+    const answered = known(last_success_seconds) ? "answered " + age(last_success_seconds) + " ago" : "no answer yet";
+    const error = !last_error ? "" : ok ? ", " + many(errors_total, "error") + ", the last: " + last_error : ", error: " + last_error;
+    const found = many(backends, "backend") + ", " + answered + error;
+    redraw(this.cell, [source, watches, ok, found].join(), () => [icon(ok ? "up" : "warning", ok ? "up" : "degraded"), make("b", {}, "source " + source), make("small", {}, watches), found]);
+    if (this.cell.title !== found) this.cell.title = found;
   }
 }
 
@@ -137,6 +160,7 @@ class Pool {
     this.body = make("tbody", { role: "rowgroup" });
     this.head = new PoolRow(pool);
     this.rows = new Map();
+    this.sources = [];
     this.button = make("button", { type: "button", on: { click: () => go({ all: view.all.includes(pool.name) ? view.all.filter((name) => name !== pool.name) : [...view.all, pool.name] }) } });
     this.more = make("tr", { class: "more", role: "row" }, make("td", { colspan: COLUMNS.length, role: "cell" }, this.button));
   }
@@ -145,7 +169,10 @@ class Pool {
     const all = view.all.includes(pool.name);
     const shown = all ? backends : backends.slice(0, SHOWN);
     this.head.set({ ...pool, active_connections: pool.backends.reduce((sum, backend) => sum + backend.active_connections, 0) }, turn);
-    const nodes = [this.head.node], left = new Map(this.rows);
+    // Where a filter chooses among backends, the sources stand back.
+    const sources = view.show === "all" && !view.find ? pool.discovery : [];
+    sources.forEach((source, index) => (this.sources[index] ||= new SourceRow()).set(source));
+    const nodes = [this.head.node, ...this.sources.slice(0, sources.length).map((row) => row.node)], left = new Map(this.rows);
     for (const backend of shown) {
       let row = this.rows.get(backend.name);
       if (!row) this.rows.set(backend.name, row = new BackendRow(pool, backend));

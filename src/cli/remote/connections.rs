@@ -4,6 +4,7 @@ use super::args::Connections;
 use super::client::Client;
 use super::{REFUSED, Trouble, done, get, read, show, table, warn};
 use crate::admin::{api, target};
+use crate::base::nearest;
 use crate::base::text::counted;
 use crate::cli::terminal;
 use crossbeam_channel::{RecvTimeoutError, bounded};
@@ -34,11 +35,47 @@ pub fn run(connections: &Connections) -> ExitCode {
 fn list(client: &Client, connections: &Connections) -> Result<(), Trouble> {
     let path = path(connections, connections.limit);
     if connections.json {
-        return show(String::from_utf8_lossy(&get(client, "GET", &path, None)?).trim_end());
+        let body = get(client, "GET", &path, None)?;
+        if body == b"[]" {
+            there_are(client, connections)?;
+        }
+        return show(String::from_utf8_lossy(&body).trim_end());
     }
     let (rows, missing) = rows(client, &path)?;
+    if rows.is_empty() {
+        there_are(client, connections)?;
+    }
     show(frame(&rows, connections))?;
     missing.map_or(Ok(()), Err)
+}
+
+/// Fails if a filter names what is not there. Only an empty list needs it: a backend that was removed may have connections.
+fn there_are(client: &Client, connections: &Connections) -> Result<(), Trouble> {
+    let Connections { listener, pool, backend, .. } = connections;
+    if [listener, pool, backend].into_iter().all(Option::is_none) {
+        return Ok(());
+    }
+    let api::Status { listeners, pools, .. } = read(&get(client, "GET", "/v1/status", None)?)?;
+    let backends = || pools.iter().flat_map(|pool| &pool.backends).map(|backend| backend.name.as_str());
+    there_is("listener", listener, listeners.iter().map(|listener| listener.name.as_str()))?;
+    there_is("pool", pool, pools.iter().map(|pool| pool.name.as_str()))?;
+    match pool {
+        None => there_is("backend", backend, backends()),
+        Some(name) => {
+            let of = pools.iter().filter(|pool| pool.name == *name).flat_map(|pool| &pool.backends);
+            let what = format!("backend of pool {name}");
+            there_is(&what, backend, of.map(|backend| backend.name.as_str()))
+        }
+    }
+}
+
+fn there_is<'a>(
+    what: &str,
+    name: &Option<String>,
+    known: impl Iterator<Item = &'a str> + Clone,
+) -> Result<(), Trouble> {
+    let Some(name) = name.as_deref().filter(|name| !known.clone().any(|known| known == *name)) else { return Ok(()) };
+    Err(Trouble(REFUSED, format!("there is no {what} called `{name}`{}", nearest::hint(name, known))))
 }
 
 /// Shows the list each second, until Ctrl-C or until stdout has no reader.
@@ -67,6 +104,7 @@ fn kill(client: &Client, connections: &Connections) -> Result<(), Trouble> {
     if !connections.json {
         let (rows, missing) = rows(client, &path(connections, None))?;
         if rows.is_empty() && missing.is_none() {
+            there_are(client, connections)?;
             return show("no connection matches");
         }
         show(table::connections(&rows[..rows.len().min(SHOWN)]))?;

@@ -5,6 +5,7 @@ use super::client::Client;
 use super::{REFUSED, Trouble, done, get, read, show, show_json, table};
 use crate::admin::api::{Finding, Level, PoolView, ProcessView, Status};
 use crate::admin::figures;
+use crate::base::text::Escaped;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -85,14 +86,15 @@ fn pool(pool: &PoolView) -> String {
         1 => ", 1 client waits".to_owned(),
         count => format!(", {count} clients wait"),
     };
-    let PoolView { name, algorithm, state, backends, .. } = pool;
-    format!("pool {name}: {state}, {algorithm}{waiting}\n{}", table::traffic(backends))
+    let PoolView { name, algorithm, state, backends, discovery, .. } = pool;
+    let sources: String = discovery.iter().map(|source| format!("\n{}", Escaped(figures::source(source)))).collect();
+    format!("pool {name}: {state}, {algorithm}{waiting}\n{}{sources}", table::traffic(backends))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::api::{BackendView, Health, Listener, Millis, Recent, RecentClients, Verdict};
+    use crate::admin::api::{BackendView, Health, Listener, Millis, Recent, RecentClients, SourceView, Verdict};
     use crate::telemetry::Resets;
 
     fn backend(name: &str) -> BackendView {
@@ -166,6 +168,49 @@ mod tests {
         assert_eq!(lines[..2], ["critical: the worst (and 1 more)", "  warning: another one"]);
         let wide: Vec<&&str> = lines.iter().filter(|line| line.chars().count() > 80).collect();
         assert!(wide.is_empty(), "{wide:#?}");
+    }
+
+    #[test]
+    fn sources_stand_below_their_pool_and_each_backend_has_its_origin() {
+        let mut status = status();
+        assert!(!text(&status).contains("ORIGIN"), "of the file alone");
+        let web = &mut status.pools[0];
+        web.backends[0].origin = "file".into();
+        web.backends[1].origin = "discovery:etcd".into();
+        let etcd = SourceView {
+            source: "etcd".into(),
+            watches: "/web/ http://127.0.0.1:2379".into(),
+            ok: true,
+            last_success_seconds: Some(3),
+            backends: 1,
+            ..SourceView::default()
+        };
+        let late = SourceView {
+            ok: false,
+            last_success_seconds: Some(150),
+            backends: 12,
+            errors_total: 4,
+            last_error: Some("connection\x1b refused".into()),
+            ..etcd.clone()
+        };
+        let odd = SourceView { ok: true, last_success_seconds: Some(0), ..late.clone() };
+        let new = SourceView { source: "dns".into(), watches: String::new(), ..SourceView::default() };
+        web.discovery = vec![etcd, late, odd, new];
+        let text = text(&status);
+        let lines: Vec<&str> = text.lines().collect();
+        let head = lines.iter().find(|line| line.starts_with("BACKEND")).expect("the table");
+        assert!(head.ends_with("  ORIGIN"), "{head}");
+        let row = lines.iter().find(|line| line.starts_with("web2 ")).expect("a backend");
+        assert_eq!(row.find("discovery:etcd"), head.find("ORIGIN"), "{text}");
+        let at = lines.iter().position(|line| line.starts_with("source ")).expect("a source");
+        let want = [
+            "source etcd (/web/ http://127.0.0.1:2379): 1 backend, answered 3s ago",
+            "source etcd (/web/ http://127.0.0.1:2379): 12 backends, answered 2m ago, error: connection\\u{1b} refused",
+            "source etcd (/web/ http://127.0.0.1:2379): 12 backends, answered 0s ago, 4 errors, the last: connection\\u{1b} refused",
+            "source dns: 0 backends, no answer yet",
+        ];
+        assert_eq!(lines[at..at + 4], want);
+        assert_eq!(lines[at - 1], "  weight 2.5 of 10", "below the table");
     }
 
     #[test]

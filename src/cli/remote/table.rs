@@ -1,7 +1,7 @@
 //! Tables for the terminal: columns as wide as their content, numbers aligned right.
 
 use crate::admin::api::{BackendAddress, BackendView, Connection, Listener};
-use crate::admin::figures::{self, Align, BACKENDS, CONNECTIONS, Column, LISTENERS, TRAFFIC};
+use crate::admin::figures::{self, Align, BACKENDS, CONNECTIONS, Column, LISTENERS, ORIGIN, TRAFFIC};
 use std::fmt::Write;
 
 /// A table of listeners.
@@ -11,21 +11,22 @@ pub fn listeners(listeners: &[Listener]) -> String {
 
 /// A table of backends. Each address of a backend that has several gets a line below the backend's.
 pub fn backends(backends: &[BackendView]) -> String {
+    let columns = with_origin(BACKENDS, backends);
     let of_address = |address: &BackendAddress| {
         let cell = |column: &Column<BackendView>| match figures::of_address(column.head, address) {
             Some(cell) if column.head == "address" => format!("  {cell}"),
             cell => figures::shown(cell),
         };
-        BACKENDS.iter().map(cell).collect()
+        columns.clone().map(cell).collect()
     };
     let mut rows: Vec<Vec<String>> = Vec::new();
     for backend in backends {
-        rows.push(row(BACKENDS, backend));
+        rows.push(row(columns.clone(), backend));
         if backend.addresses.len() > 1 {
             rows.extend(backend.addresses.iter().map(of_address));
         }
     }
-    table(&heads(BACKENDS), rows)
+    table(&heads(columns), rows)
 }
 
 /// A table of connections that fits into 80 columns, unless clients have long IPv6 addresses. It cuts the names of backends,
@@ -69,7 +70,7 @@ fn cut(text: &str, most: usize) -> String {
 
 /// A table of what backends do. A line below a backend has the remarks on it.
 pub fn traffic(backends: &[BackendView]) -> String {
-    let text = of(TRAFFIC, backends);
+    let text = of(with_origin(TRAFFIC, backends), backends);
     let mut lines = text.lines();
     let mut all: Vec<String> = lines.next().map(str::to_owned).into_iter().collect();
     for (line, backend) in lines.zip(backends) {
@@ -77,6 +78,15 @@ pub fn traffic(backends: &[BackendView]) -> String {
         all.extend(figures::remarks(backend).into_iter().map(|remark| format!("  {remark}")));
     }
     all.join("\n")
+}
+
+/// These columns, and the origin where a backend does not come from the file.
+fn with_origin(
+    columns: &'static [Column<BackendView>],
+    backends: &[BackendView],
+) -> impl Iterator<Item = &'static Column<BackendView>> + Clone {
+    let others = backends.iter().any(|backend| (ORIGIN.cell)(backend).is_some());
+    columns.iter().chain(others.then_some(ORIGIN))
 }
 
 /// A table with these columns, and a row for each item.

@@ -2,7 +2,9 @@
 
 use super::layout::Layout;
 use super::state::{Pane, State, View};
-use crate::admin::api::{BackendView, Candidate, Connection, Event, Finding, Listener, Millis, PoolView, Urgency};
+use crate::admin::api::{
+    BackendView, Candidate, Connection, Event, Finding, Listener, Millis, PoolView, SourceView, Urgency,
+};
 use crate::admin::figures::failures;
 use ipnet::IpNet;
 use std::cmp::Ordering;
@@ -16,6 +18,8 @@ const FEWEST: usize = 3;
 pub enum Row<'a> {
     /// A pool.
     Pool(&'a PoolView),
+    /// A source of a pool.
+    Source(&'a PoolView, &'a SourceView),
     /// A backend of a pool.
     Backend(&'a PoolView, &'a BackendView),
     /// So many more backends of a pool, which the overview has no room for.
@@ -37,6 +41,7 @@ impl Row<'_> {
     pub fn name(&self) -> String {
         match self {
             Row::Pool(pool) => format!("pool\t{}", pool.name),
+            Row::Source(pool, source) => format!("source\t{}\t{}", pool.name, source.source),
             Row::Backend(pool, backend) => format!("backend\t{}\t{}", pool.name, backend.name),
             Row::More(pool, _) => format!("more\t{}", pool.name),
             Row::Connection(connection) => format!("connection\t{}", connection.id),
@@ -51,7 +56,9 @@ impl Row<'_> {
     pub fn below(&self) -> Option<Pane> {
         let of = |pool: &str, backend: &str| Pane::Connections { of: Some((pool.to_owned(), backend.to_owned())) };
         match self {
-            Row::Pool(pool) | Row::More(pool, _) => Some(Pane::Backends { pool: Some(pool.name.clone()) }),
+            Row::Pool(pool) | Row::Source(pool, _) | Row::More(pool, _) => {
+                Some(Pane::Backends { pool: Some(pool.name.clone()) })
+            }
             Row::Backend(pool, backend) => Some(of(&pool.name, &backend.name)),
             Row::Connection(connection) => {
                 Some(Pane::Explain { client: connection.client.clone()?, listener: connection.listener.clone() })
@@ -71,6 +78,7 @@ impl Row<'_> {
         let some = |part: &Option<String>| part.as_ref().is_some_and(|part| part.to_lowercase().contains(text));
         match self {
             Row::Pool(pool) | Row::More(pool, _) => any(&[&pool.name]),
+            Row::Source(pool, source) => any(&[&pool.name, &source.source]),
             Row::Backend(pool, backend) => any(&[&backend.name, &backend.address, &pool.name, &backend.state]),
             Row::Connection(connection) => {
                 let Connection { listener, pool, backend, client, state, .. } = connection;
@@ -217,7 +225,9 @@ pub fn rows(state: &State) -> Vec<Row<'_>> {
                     .then_with(|| by_name(&one.name, &other.name))
                     .then_with(|| pool.name.cmp(&others.name))
             });
-            all.into_iter().map(|(pool, backend)| Row::Backend(pool, backend)).collect()
+            let pools = state.status.pools.iter().filter(|pool| only.as_ref() == Some(&pool.name));
+            let sources = pools.flat_map(|pool| sources(pool, view));
+            sources.chain(all.into_iter().map(|(pool, backend)| Row::Backend(pool, backend))).collect()
         }
         Pane::Connections { .. } => match state.listed() {
             Some(Ok(connections)) => {
@@ -243,6 +253,16 @@ fn backends<'a>(pool: &'a PoolView, view: &'a View) -> impl Iterator<Item = &'a 
     pool.backends.iter().filter(matching)
 }
 
+/// The sources of a pool, where nothing chooses among its backends.
+fn sources<'a>(pool: &'a PoolView, view: &View) -> impl Iterator<Item = Row<'a>> {
+    let shown: &[SourceView] = if is_filtered(view) { &[] } else { &pool.discovery };
+    shown.iter().map(move |source| Row::Source(pool, source))
+}
+
+fn is_filtered(view: &View) -> bool {
+    !view.filter.is_empty() || view.only != Only::All
+}
+
 fn order(view: &View) -> fn(&BackendView, &BackendView) -> Ordering {
     OF_BACKENDS.get(view.order).map_or(|_, _| Ordering::Equal, |order| order.compare)
 }
@@ -254,15 +274,17 @@ fn overview<'a>(state: &'a State, view: &'a View) -> Vec<Row<'a>> {
     for pool in &state.status.pools {
         let mut shown: Vec<&BackendView> = backends(pool, view).collect();
         shown.sort_by(|one, other| order(one, other).then_with(|| by_name(&one.name, &other.name)));
-        let is_filtered = !view.filter.is_empty() || view.only != Only::All;
-        if !is_filtered || !shown.is_empty() {
+        if !is_filtered(view) || !shown.is_empty() {
             pools.push((pool, shown));
         }
     }
     pools.sort_by_cached_key(|(pool, _)| (urgency(pool), pool.name.clone()));
     let room = usize::from(Layout::of(state).rows);
     let lines = |most: usize| -> usize {
-        pools.iter().map(|(_, all)| 1 + all.len().min(most) + usize::from(all.len() > most)).sum()
+        let of = |pool: &PoolView, all: &[&BackendView]| {
+            1 + sources(pool, view).count() + all.len().min(most) + usize::from(all.len() > most)
+        };
+        pools.iter().map(|(pool, all)| of(pool, all)).sum()
     };
     let longest = pools.iter().map(|(_, all)| all.len()).max().unwrap_or(0);
     let fits = |most: &usize| lines(*most) <= room;
@@ -270,6 +292,7 @@ fn overview<'a>(state: &'a State, view: &'a View) -> Vec<Row<'a>> {
     let mut rows = Vec::new();
     for (pool, all) in &pools {
         rows.push(Row::Pool(pool));
+        rows.extend(sources(pool, view));
         rows.extend(all.iter().take(most).map(|backend| Row::Backend(pool, backend)));
         if all.len() > most {
             rows.push(Row::More(pool, all.len() - most));

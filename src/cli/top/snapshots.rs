@@ -6,7 +6,7 @@ use super::state::{Answer, Input, Pane, State};
 use super::{keys, view};
 use crate::admin::api::{
     Acceptance, BackendView, Candidate, Connection, Event, Events, Explained, Finding, Health, LastReload, Level,
-    Listener, Millis, PoolView, ProcessView, Recent, RecentClients, Status, Verdict,
+    Listener, Millis, PoolView, ProcessView, Recent, RecentClients, SourceView, Status, Verdict,
 };
 use crate::admin::figures;
 use ratatui::Terminal;
@@ -167,6 +167,33 @@ pub fn one_down() -> Status {
     status
 }
 
+/// A pool with two sources, of which one fails.
+pub fn discovered() -> Status {
+    let found = |name: &str| BackendView { origin: "discovery:etcd".into(), ..busy(name, 4) };
+    let mut status = status(vec![
+        pool("web", vec![found("web1"), BackendView { origin: "api".into(), ..busy("web2", 5) }, busy("web3", 6)]),
+        pool("db", vec![backend("db1")]),
+    ]);
+    let etcd = SourceView {
+        source: "etcd".into(),
+        watches: "/web/ http://127.0.0.1:2379".into(),
+        ok: true,
+        last_success_seconds: Some(3),
+        backends: 1,
+        ..SourceView::default()
+    };
+    let dns = SourceView {
+        source: "dns".into(),
+        ok: false,
+        last_success_seconds: Some(130),
+        errors_total: 2,
+        last_error: Some("127.0.0.53:53: SERVFAIL\u{1b}[2J".into()),
+        ..etcd.clone()
+    };
+    status.pools[0].discovery = vec![etcd, dns];
+    status
+}
+
 pub fn thousand() -> Status {
     let mut all: Vec<BackendView> = (1..=1000).map(|number| busy(&format!("app{number}"), number % 20)).collect();
     all[499].state = "disabled".into();
@@ -309,6 +336,7 @@ fn the_overview_looks_as_in_the_files() {
         compare("load", &state(under_load(), size));
         compare("down", &state(one_down(), size));
         compare("thousand", &state(thousand(), size));
+        compare("sources", &state(discovered(), size));
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::rows::{self, Only};
 use super::snapshots::{
-    BEGIN, answer, backend, connection, drawn, event, explained, idle, one_down, press, status, thousand,
+    BEGIN, answer, backend, connection, discovered, drawn, event, explained, idle, one_down, press, status, thousand,
 };
 use super::state::{Answer, Flow, Input, Mode, Pane, Query, State, VERDICT};
 use crate::admin::api::{Connection, Events, PoolView, Status};
@@ -93,6 +93,20 @@ fn enter_goes_down_and_escape_comes_back() {
     assert_eq!(state.want().query, None);
     keys(&mut state, &[KeyCode::Char('5'), KeyCode::Enter]);
     assert_eq!(state.view().pane, Pane::Connections { of: Some(("db".into(), "db2".into())) });
+}
+
+#[test]
+fn sources_are_rows_below_their_pool_unless_a_filter_chooses_backends() {
+    let mut state = state(discovered());
+    assert_eq!(names(&state), ["db", "db1", "web", "etcd", "dns", "web1", "web2", "web3"]);
+    keys(&mut state, &[KeyCode::End, KeyCode::Up, KeyCode::Up, KeyCode::Up, KeyCode::Enter]);
+    assert_eq!(state.view().pane, Pane::Backends { pool: Some("web".into()) });
+    assert_eq!(names(&state), ["etcd", "dns", "web1", "web2", "web3"]);
+    keys(&mut state, &[KeyCode::Char('/')]);
+    text(&mut state, "web2");
+    assert_eq!(names(&state), ["web2"]);
+    keys(&mut state, &[KeyCode::Enter, KeyCode::Char('2')]);
+    assert_eq!(names(&state).len(), 4, "all pools together show no sources");
 }
 
 #[test]

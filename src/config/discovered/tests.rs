@@ -9,6 +9,7 @@ static TEST: Kind = Kind {
     name: "test",
     doc: "",
     keys: &[crate::discovery::Key { name: "at", takes: Takes::Text, doc: "", absent: "", example: "" }],
+    watches: &["at"],
     check: |_| Ok(()),
     run: |_, _| Ok(()),
 };

@@ -12,7 +12,7 @@ use crate::discovery::{self, KINDS, Key, Takes, Value, Wrong};
 
 /// What stands in the place of a kind until it is read.
 static NO_KIND: discovery::Kind =
-    discovery::Kind { name: "", doc: "", keys: &[], check: |_| Ok(()), run: |_, _| Ok(()) };
+    discovery::Kind { name: "", doc: "", keys: &[], watches: &[], check: |_| Ok(()), run: |_, _| Ok(()) };
 
 /// One of [`KINDS`].
 const SOURCE_KIND: Kind<&'static discovery::Kind> = Kind {

@@ -95,6 +95,7 @@ pub static DNS: Kind = Kind {
             example: "\"5m\"",
         },
     ],
+    watches: &["name", "srv", "resolvers"],
     check,
     run,
 };

@@ -14,7 +14,7 @@ fn item(key: &str) -> Item {
 }
 
 fn kind(name: &'static str, run: fn(&Settings, &mut Feed) -> Result<(), String>) -> &'static Kind {
-    Box::leak(Box::new(Kind { name, doc: "", keys: &[], check: |_| Ok(()), run }))
+    Box::leak(Box::new(Kind { name, doc: "", keys: &[], watches: &[], check: |_| Ok(()), run }))
 }
 
 fn id(label: &str) -> SourceId {

@@ -178,6 +178,19 @@ fn connections_are_listed_watched_and_killed() {
         "{\"closed\":1}"
     );
     assert!(refused(&run(&["--client", "web"]), 1).contains("client: expected"));
+    // An empty list is an answer, but a name that is not there is a mistake.
+    assert_eq!(shown(&run(&["--backend", "web1", "--client", "127.0.4.1"])).lines().count(), 1);
+    for (arguments, want) in [
+        (&["--backend", "wbe1"][..], "there is no backend called `wbe1`, did you mean `web1`?"),
+        (&["--backend", "wbe1", "--json"], "there is no backend called `wbe1`"),
+        (&["--backend", "wbe1", "--kill"], "there is no backend called `wbe1`"),
+        (&["--backend", "wbe1", "--pool", "default"], "there is no backend of pool default called `wbe1`"),
+        (&["--backend", "web1", "--pool", "defualt"], "there is no pool called `defualt`, did you mean `default`?"),
+        (&["--listener", "web"], "there is no listener called `web`"),
+    ] {
+        let message = refused(&run(arguments), 1);
+        assert!(message.contains(want), "{message}");
+    }
     for wrong in [&["--kill"][..], &["--yes", "--pool", "default"], &["7", "--pool", "default"], &["--watch", "--json"]]
     {
         assert_eq!(run(wrong).status.code(), Some(2), "{wrong:?}");

@@ -70,6 +70,22 @@ fn what_a_source_finds_has_the_defaults_of_the_source() {
     assert_eq!(of(0, "origin"), "discovery:file");
     let source = &status["pools"][0]["discovery"][0];
     assert_eq!((&source["source"], &source["ok"], &source["backends"]), (&json!("file"), &json!(true), &json!(2)));
+    let path = place.list().display().to_string();
+    assert_eq!(source["watches"], path);
+
+    let output = balancer.client(&["status", "web"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    let line = text.lines().last().unwrap();
+    assert!(line.starts_with(&format!("source file ({path}): 2 backends, answered ")), "{text}");
+    let rows: Vec<&str> = text.lines().filter(|line| line.ends_with("discovery:file")).collect();
+    assert_eq!(rows.len(), 2, "{text}");
+    let listed = String::from_utf8(balancer.client(&["backends"]).stdout).unwrap();
+    assert_eq!(listed.matches("discovery:file").count(), 2, "{listed}");
+    place.write(json!("no list"));
+    balancer.wait("the error shows", |status| status["pools"][0]["discovery"][0]["ok"] == false);
+    let text = String::from_utf8(balancer.client(&["status"]).stdout).unwrap();
+    let line = text.lines().find(|line| line.starts_with("source file (")).unwrap();
+    assert!(line.contains(": 2 backends, answered ") && line.contains(" ago, error: "), "{text}");
 }
 
 #[test]
@@ -80,7 +96,7 @@ fn on_empty_decides_whether_the_last_backend_leaves() {
     let balancer = keeps.start();
     wait_for(&balancer, &["a 1 up"]);
     keeps.write(json!([]));
-    balancer.process.wait_for_line("its 1 backends stay: the answer is empty");
+    balancer.process.wait_for_line("it keeps its 1 backend: the answer is empty");
     wait_for(&balancer, &["a 1 up"]);
     let clears = Place::new("", "kind = \"file\"\non_empty = \"clear\"");
     clears.write(lists("a"));
@@ -103,6 +119,7 @@ fn a_start_without_its_source_serves_what_it_found_last_with_what_operators_chan
     let diff = balancer.get("/v1/config/diff").json(200);
     let lines: Vec<&str> = diff.as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
     assert!(lines.contains(&"pool web: backend b added (0 connections), by discovery:file"), "{lines:?}");
+    assert!(lines.contains(&"pool web: backend a changed: weight 1 → 5 (0 connections)"), "{lines:?}");
     let config = balancer.get("/v1/config").body;
     assert!(config.contains("[[pool.discover]]") && !config.contains("10.0.0.1"), "{config}");
     balancer.process.signal(Signal::TERM);

@@ -22,6 +22,7 @@ static TEST: Kind = Kind {
     name: "test",
     doc: "",
     keys: &[tcplb::discovery::Key { name: "at", takes: Takes::Text, doc: "", absent: "", example: "" }],
+    watches: &["at"],
     check: |_| Ok(()),
     run,
 };

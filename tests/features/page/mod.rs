@@ -2,6 +2,7 @@
 
 mod crowd;
 mod pictures;
+mod sources;
 mod tokens;
 
 use serde_json::{Value, json};

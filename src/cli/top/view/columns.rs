@@ -109,7 +109,7 @@ pub fn cell(row: &Row<'_>, head: &str) -> Option<(String, Align)> {
         Row::Listener(listener) => of(LISTENERS, *listener, head),
         Row::Connection(connection) => of(CONNECTIONS, *connection, head),
         Row::Candidate(candidate) => of(CANDIDATES, *candidate, head),
-        Row::More(..) | Row::Event(_) | Row::Finding(_) => None,
+        Row::Source(..) | Row::More(..) | Row::Event(_) | Row::Finding(_) => None,
     }
 }
 

@@ -5,7 +5,7 @@ use super::super::state::{Pane, State};
 use super::columns::{self, BACKENDS, OF_CANDIDATES, OF_CONNECTIONS, OF_LISTENERS, SPARK, Slot};
 use super::{bold, line, nothing, paint};
 use crate::admin::api::{BackendView, Event, Level, Urgency};
-use crate::admin::figures::Align;
+use crate::admin::figures::{self, Align};
 use crate::cli::remote::events;
 use ratatui::buffer::Buffer;
 use ratatui::style::{Color, Modifier, Style};
@@ -45,6 +45,12 @@ pub fn draw(state: &State, rows: &[Row<'_>], cells: &mut Buffer, top: u16, room:
                 };
                 let style = pulse(state, row, Style::new());
                 line(cells, y, Line::styled(format!("{sign} {word:<9}{}", finding.text), style));
+            }
+            Row::Source(_, source) => {
+                let (sign, colour) = if source.ok { ("✓", Color::Green) } else { ("!", Color::Yellow) };
+                let sign = Span::styled(sign, paint(state, Style::new(), colour));
+                let text = format!("  source {}: {}", source.source, figures::found(source));
+                line(cells, y, Line::from_iter([sign, Span::raw(text)]));
             }
             Row::More(_, count) => line(cells, y, Line::raw(format!("{:4}and {count} more: Enter lists them", ""))),
             _ => record(state, row, cells, y, &fitting),
