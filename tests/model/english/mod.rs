@@ -70,6 +70,7 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
         .map(|name| format!("packaging/debian/{name}"));
     let scripts = [
         "bench/compare",
+        "bench/discovery",
         "bench/maglev",
         "bench/scale",
         "bench/soak",
