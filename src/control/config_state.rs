@@ -315,16 +315,11 @@ impl ConfigState {
         let mut next = self.with_found(model, discovered);
         // A source's backend may take the name of a removed one.
         let endpoints = resolve::model(&next.model, &Found::new(), Some(&self.snapshot));
-        for (key, at) in endpoints.resolved.into_iter().filter(|(key, _)| !self.is_at(key)) {
+        for (key, at) in endpoints.resolved {
             resolved.entry(key).or_insert(at);
         }
         next.states.extend(new_state);
         self.prepare(next, &resolved, &Found::new()).map_err(Refused::Invalid)
-    }
-
-    /// Whether the snapshot has this backend, by pool and name.
-    fn is_at(&self, (pool, name): &(String, String)) -> bool {
-        self.running.pools.iter().any(|it| it.name == *pool && it.backends.iter().any(|it| it.name == *name))
     }
 
     fn leaving(&self, next: &Snapshot) -> Vec<Leaving> {

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tcplb::app::Refused;
-use tcplb::base::{Address, AdminState, Listen};
+use tcplb::base::{Address, AdminState, Endpoint, Listen};
 use tcplb::config::model::{self, Backend, Discover, Global, Health, HealthKind, Model};
 use tcplb::discovery::{Feed, Found, Item, Kind, Settings, Takes, Value};
 use tcplb::events::Kind as EventKind;
@@ -171,6 +171,8 @@ fn what_a_pool_cannot_have_is_an_error_of_the_source() {
     assert_eq!((standing(&balancer).errors, standing(&balancer).is_well()), (2, false));
     balancer.remote.remove_backend("web", "own", false).unwrap();
     assert_eq!(backends(&balancer), ["good 1 discovery:test", "own 1 discovery:test"]);
+    let endpoints = member(&balancer, "own", |it| it.backend.endpoints());
+    assert_eq!(endpoints, [Endpoint::Inet(([10, 0, 0, 1], 1).into())], "the source's backend is where the source says");
     assert_eq!(standing(&balancer).refused, 1);
 }
 
