@@ -33,7 +33,8 @@ pub fn name(text: &str) -> Result<(), String> {
     } else {
         return Ok(());
     };
-    Err(format!("expected a name without spaces, got `{}`: {why}", Escaped(text)))
+    let (shown, more) = text.char_indices().nth(NAME_MAX).map_or((text, ""), |(end, _)| (&text[..end], "…"));
+    Err(format!("expected a name without spaces, got `{}{more}`: {why}", Escaped(shown)))
 }
 
 /// The path of an HTTP probe, as it stands in a request line: `/` first, then visible ASCII.
@@ -190,9 +191,15 @@ fn leads_to(listen: &Listen, backend: &Address, is_ours: &impl Fn(IpAddr) -> boo
     }
     let (there, here) = (literals(&listen.0), literals(backend));
     let meets = |listen: &SocketAddr, backend: &SocketAddr| {
-        let (wide, ip) = (listen.ip().to_canonical(), backend.ip().to_canonical());
+        // The kernel connects the unspecified address to loopback.
+        let ip = match backend.ip().to_canonical() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        let wide = listen.ip().to_canonical();
         let family = wide.is_ipv6() || ip.is_ipv4();
-        let here = || ip.is_loopback() || ip.is_unspecified() || is_ours(ip);
+        let here = || ip.is_loopback() || is_ours(ip);
         listen.port() == backend.port()
             && listen.port() != 0
             && (wide == ip || wide.is_unspecified() && family && here())
@@ -279,7 +286,8 @@ mod tests {
             let message = name(hidden).unwrap_err();
             assert!(message.contains("hidden character `\\u{") && message.is_ascii(), "{message}");
         }
-        assert!(name(&"n".repeat(129)).is_err());
+        let long = name(&"n".repeat(100_000)).unwrap_err();
+        assert!(long.contains("longer than 128 bytes") && long.len() < 300, "{}", long.len());
     }
 
     #[test]
@@ -343,6 +351,8 @@ mod tests {
             (":80", "localhost:80"),
             ("localhost:80", "127.0.0.1:80"),
             (":80", "0.0.0.0:80"),
+            ("127.0.0.1:80", "0.0.0.0:80"),
+            ("[::1]:80", "[::]:80"),
             ("web:80", "WEB:80"),
             ("unix:/a", "unix:/a"),
         ] {
@@ -354,6 +364,8 @@ mod tests {
             (":80", "10.0.0.2:80"),
             ("0.0.0.0:80", "[::1]:80"),
             ("127.0.0.1:80", "127.0.0.2:80"),
+            ("10.0.0.1:80", "0.0.0.0:80"),
+            ("127.0.0.1:80", "[::]:80"),
             (":80", "web:80"),
             ("unix:/a", "unix:/b"),
         ] {
