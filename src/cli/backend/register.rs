@@ -1,8 +1,8 @@
 //! `tcplb backend --register etcd://HOST:PORT/KEY`: a key of an etcd that lives as long as the server does.
 //!
 //! The key belongs to a lease, which a thread of its own keeps alive. A server that ends takes the lease back, and of one that crashes
-//! etcd removes the key after `--ttl`. If etcd has lost the lease, the server registers again; while etcd does not answer, the
-//! thread tries on.
+//! etcd removes the key after `--ttl`. If etcd has lost the lease or the key, the server registers again; while etcd does not answer,
+//! the thread tries on.
 
 use crate::base::text::Escaped;
 use crate::base::{Endpoint, duration};
@@ -55,6 +55,12 @@ struct Lease {
 }
 
 #[derive(Deserialize)]
+struct Done {
+    #[serde(default)]
+    succeeded: bool,
+}
+
+#[derive(Deserialize)]
 struct Kept {
     result: Option<Lease>,
 }
@@ -102,7 +108,7 @@ impl Registrar {
         let client = Client::new(TlsFiles::default())?.within(CALL);
         let gateway = Gateway::new(Access { endpoints: vec![server], user: None, client })?;
         let (stop, stopped) = bounded(0);
-        let mut work = Work { gateway, key, value, ttl, lease: None, failing: false };
+        let mut work = Work { gateway, key, value, ttl, lease: None, registered: false, failing: false };
         let thread = thread::Builder::new().name("register".to_owned()).spawn(move || work.keep(&stopped));
         Ok(Registrar { stop, thread: thread.map_err(|error| format!("can't start a thread: {error}"))? })
     }
@@ -121,6 +127,8 @@ struct Work {
     value: String,
     ttl: Duration,
     lease: Option<i64>,
+    /// The key was written with this lease.
+    registered: bool,
     failing: bool,
 }
 
@@ -147,26 +155,46 @@ impl Work {
         }
     }
 
-    /// Keeps the lease; without one, or if etcd has lost it, registers.
+    /// Keeps the lease and the key; what etcd has lost, or another client has removed, is made again.
     fn renew(&mut self) -> Result<(), Failure> {
         if let Some(id) = self.lease {
             let Kept { result } = self.gateway.ask("/v3/lease/keepalive", &json!({"ID": id.to_string()}))?;
-            if result.is_some_and(|lease| lease.ttl > 0) {
+            if result.is_none_or(|lease| lease.ttl <= 0) {
+                (self.lease, self.registered) = (None, false);
+            }
+        }
+        let id = match self.lease {
+            Some(id) => id,
+            None => self.grant()?,
+        };
+        // A put that is refused is tried again with the same lease.
+        self.lease = Some(id);
+        let key = encoded(self.key.as_bytes());
+        let put = json!({"key": key, "value": encoded(self.value.as_bytes()), "lease": id.to_string()});
+        if self.registered {
+            let missing = json!({"target": "CREATE", "result": "EQUAL", "key": key, "create_revision": "0"});
+            let put = json!({"compare": [missing], "success": [{"request_put": put}]});
+            let Done { succeeded } = self.gateway.ask("/v3/kv/txn", &put)?;
+            if !succeeded {
                 if self.failing {
                     log::info!("{} is still registered", self.key);
                 }
                 return Ok(());
             }
-            self.lease = None;
+        } else {
+            // The key may be that of an earlier run, whose lease ends.
+            self.gateway.ask::<Value>("/v3/kv/put", &put)?;
+            self.registered = true;
         }
-        let seconds = self.ttl.as_secs() + u64::from(self.ttl.subsec_nanos() > 0);
-        let Lease { id, .. } = self.gateway.ask("/v3/lease/grant", &json!({"TTL": seconds.to_string()}))?;
-        let key = encoded(self.key.as_bytes());
-        let put = json!({"key": key, "value": encoded(self.value.as_bytes()), "lease": id.to_string()});
-        self.gateway.ask::<Value>("/v3/kv/put", &put)?;
-        self.lease = Some(id);
         log::info!(target: logger::ALWAYS, "registered {} as {} at {}", self.value, self.key, self.gateway.server());
         Ok(())
+    }
+
+    fn grant(&mut self) -> Result<i64, Failure> {
+        let seconds = self.ttl.as_secs() + u64::from(self.ttl.subsec_nanos() > 0);
+        let Lease { id, .. } = self.gateway.ask("/v3/lease/grant", &json!({"TTL": seconds.to_string()}))?;
+        // With the lease 0 a key would stay for ever.
+        if id == 0 { Err(self.gateway.failure("granted no lease".to_owned())) } else { Ok(id) }
     }
 
     fn withdraw(&mut self) {

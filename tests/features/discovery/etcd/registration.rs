@@ -58,3 +58,17 @@ fn a_server_without_an_address_of_its_own_is_refused() {
     assert!(!process.wait_exit().success());
     assert!(process.output().contains("--register needs an address that balancers reach"), "{}", process.output());
 }
+
+#[test]
+fn a_key_that_another_client_removes_is_registered_again() {
+    let Some(etcd) = Etcd::start() else { return };
+    let (server, at) = serve(&etcd, "/w/a", &[]);
+    server.wait_for_line("registered");
+    etcd.delete("/w/a");
+    eventually("it registers again", || etcd.value("/w/a") == Some(at.clone()));
+    // A second server of the same key has it while it runs.
+    let (second, other) = serve(&etcd, "/w/a", &[]);
+    eventually("the second server has the key", || etcd.value("/w/a") == Some(other.clone()));
+    drop(second);
+    eventually("the first server has it again", || etcd.value("/w/a") == Some(at.clone()));
+}
