@@ -3,6 +3,7 @@
 //!
 //! The first line names the source.
 
+use serde_json::value::to_raw_value;
 use serde_json::{Deserializer, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use tcplb::base::Address;
@@ -107,9 +108,10 @@ fn entries(answer: &[u8]) {
 
 fn slices(answer: &[u8]) {
     let Ok(Value::Array(list)) = serde_json::from_slice(answer) else { return };
+    let raw: Vec<_> = list.iter().map(|slice| to_raw_value(slice).expect("it is JSON")).collect();
     for port in [None, Some("web"), Some("8080")] {
         let mut slices = Slices::new(port);
-        slices.replace(list.clone());
+        slices.replace(&raw);
         let items = slices.items();
         items.iter().for_each(item);
         let keys: BTreeSet<&String> = items.iter().map(|item| &item.key).collect();

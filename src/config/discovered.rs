@@ -16,7 +16,7 @@
 use super::check;
 use super::model::{Backend, Discover, Model, OnEmpty, Origin, Pool};
 use crate::base::AdminState;
-use crate::discovery::{Found, Set, SourceId, Wanted};
+use crate::discovery::{Found, Set, SourceId, Wanted, entry};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -63,7 +63,7 @@ impl LeftOut {
     fn add(&mut self, key: &str, why: &str) {
         self.count += 1;
         if self.reasons.len() < REASONS {
-            self.reasons.push(format!("{key}: {why}"));
+            self.reasons.push(format!("{}: {why}", entry::shown(key)));
         }
     }
 }

@@ -13,10 +13,10 @@
 use super::entry::{self, shown};
 use super::http::{self, Answer, Client, TlsFiles};
 use super::pace::Pace;
-use super::{Feed, Found, Item, Key, Kind, Set, Settings, Takes, Wrong};
+use super::{BACKENDS_MAX, Feed, Found, Item, Key, Kind, Set, Settings, Takes, Wrong};
 use crate::small_file;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -101,7 +101,8 @@ fn run(settings: &Settings, feed: &mut Feed) -> Result<(), String> {
             call = call.header("X-Consul-Token", &small_file::read_token(file, TOKEN_MAX)?);
         }
         let answer = call.send()?;
-        if !answer.is_success() {
+        // Another success, like 202, is not Consul's.
+        if answer.status != 200 {
             return Err(answer.failure());
         }
         let new = next_index(index, answer.header("X-Consul-Index"));
@@ -173,14 +174,47 @@ struct Weights {
     passing: u16,
 }
 
+/// What an instance is called, whatever else is wrong with it.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Named {
+    node: NodeName,
+    service: ServiceId,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct NodeName {
+    node: String,
+}
+
+#[derive(Deserialize)]
+struct ServiceId {
+    #[serde(rename = "ID")]
+    id: String,
+}
+
+/// The instances of an answer, each as its text: read one at a time, an answer of many small values takes no more room than its bytes.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct List<'a> {
+    #[serde(borrow, deserialize_with = "http::list::<BACKENDS_MAX, _, _>")]
+    instances: Vec<&'a RawValue>,
+}
+
 /// The instances of an answer. Ids are unique on a node only, so a second instance of the same id is named `ID@NODE`;
 /// `known` keeps the name of each that has one.
 pub fn parse(bytes: &[u8], known: &Set) -> Result<Vec<Item>, String> {
-    let list: Vec<Value> = serde_json::from_slice(bytes).map_err(|error| format!("expected a list: {error}"))?;
-    let listed: Vec<(String, Result<Instance, String>)> = list.into_iter().zip(1..).map(instance).collect();
+    let list: List<'_> = serde_json::from_slice(bytes).map_err(|error| format!("expected a list: {error}"))?;
+    let listed: Vec<Result<(String, Result<Instance, String>), String>> =
+        list.instances.iter().map(|text| instance(text.get())).collect();
     let mut names: BTreeSet<String> =
-        listed.iter().filter_map(|(key, _)| known.get(key)).map(|found| found.name.clone()).collect();
-    let items = listed.into_iter().map(|(key, instance)| {
+        listed.iter().flatten().filter_map(|(key, _)| known.get(key)).map(|found| found.name.clone()).collect();
+    let items = listed.into_iter().zip(1..).map(|(listed, number)| {
+        let (key, instance) = match listed {
+            Ok(listed) => listed,
+            Err(why) => return Item { key: format!("entry {number}"), found: Err(why) },
+        };
         let found = instance.and_then(|Instance { node, service }| {
             let name = match known.get(&key) {
                 Some(found) => found.name.clone(),
@@ -195,15 +229,14 @@ pub fn parse(bytes: &[u8], known: &Set) -> Result<Vec<Item>, String> {
     Ok(items.collect())
 }
 
-/// An instance and its key. One that is not understood has the key that it would have, if that can be seen.
-fn instance((value, number): (Value, usize)) -> (String, Result<Instance, String>) {
-    let text = |part: &str, key: &str| value.get(part)?.get(key)?.as_str().map(shown);
-    match (text("Service", "ID"), text("Node", "Node")) {
-        (Some(id), Some(node)) => {
-            (format!("{id}@{node}"), serde_json::from_value(value).map_err(|error| shown(&error.to_string())))
-        }
-        _ => (format!("entry {number}"), Err("expected an instance with Service.ID and Node.Node".to_owned())),
-    }
+/// The key of an instance, and the instance. Fails if its key can't be read.
+fn instance(text: &str) -> Result<(String, Result<Instance, String>), String> {
+    let named: Result<Named, _> = serde_json::from_str(text);
+    let Ok(Named { node: NodeName { node }, service: ServiceId { id } }) = named else {
+        return Err("expected an instance with Service.ID and Node.Node".to_owned());
+    };
+    let instance = serde_json::from_str(text).map_err(|error| shown(&error.to_string()));
+    Ok((format!("{}@{}", shown(&id), shown(&node)), instance))
 }
 
 fn found(name: String, node: &Node, service: &Service) -> Result<Found, String> {
@@ -264,6 +297,13 @@ mod tests {
         for text in ["", "null", "{}", "rubbish"] {
             assert!(parse(text.as_bytes(), &Set::new()).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn an_endless_list_is_refused_before_it_fills_the_memory() {
+        let text = format!("[{}0]", "0,".repeat(1 << 20));
+        let why = parse(text.as_bytes(), &Set::new()).unwrap_err();
+        assert!(why.contains("more than 50000 entries"), "{why}");
     }
 
     #[test]

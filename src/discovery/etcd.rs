@@ -7,7 +7,7 @@
 //! | event | what follows |
 //! |---|---|
 //! | the watch breaks, the member loses its leader | a look on the next endpoint, at once; the set stays |
-//! | the history is compacted beyond the watch | a look, at once |
+//! | the history is compacted beyond the watch | a look, at once; looks that follow each other closely are slowed down ([`Pace`]) |
 //! | no endpoint answers, or watches break one after the other | an error; the source is asked again after its pause |
 //! | the token is refused | a new one, once per call |
 //! | a value is not understood | an item with an error: its key keeps what it had |
@@ -17,18 +17,17 @@ mod gateway;
 pub use gateway::{Access, Failure, Gateway, Page, Watched, encoded, number};
 
 use super::http::{self, Client, Next, TlsFiles};
+use super::pace::Pace;
 use super::{BACKENDS_MAX, Feed, Found, Item, Key, Kind, Settings, Takes, Wrong, entry};
 use crate::base::Address;
 use crate::small_file;
-use gateway::{KeyValue, decoded};
+use gateway::{KeyValue, PAGE, decoded};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long a watch stays.
 const STAY: Duration = Duration::from_secs(25);
-/// The keys of one page. An answer stays below the 4 MiB that the gateway takes from etcd.
-const PAGE: usize = 1000;
 /// The most keys of a batch of changes.
 const BATCH: usize = 1000;
 /// The longest password, in bytes.
@@ -120,8 +119,8 @@ fn check(settings: &Settings) -> Result<(), Wrong> {
 fn run(settings: &Settings, feed: &mut Feed) -> Result<(), String> {
     let prefix = settings.text("prefix").ok_or("has no prefix")?;
     let mut gateway = Gateway::new(access(settings)?)?;
-    let mut broken = 0;
-    while !feed.is_stopped() {
+    let (mut broken, mut pace) = (0, Pace::default());
+    while pace.wait(feed) {
         let (items, revision) = gateway.try_each(|gateway| match feed.is_stopped() {
             true => Err(Failure::Text("the source is removed".to_owned())),
             false => look(gateway, prefix),

@@ -1,6 +1,6 @@
 //! What a source hands over: sets of backends, without what it does not understand.
 
-use super::BACKENDS_MAX;
+use super::{BACKENDS_MAX, entry};
 use crate::base::text::counted;
 use crate::base::{Address, AdminState};
 use crossbeam_channel::{Receiver, RecvTimeoutError};
@@ -257,12 +257,12 @@ impl Feed {
         let Some((key, why)) = reasons.last() else { return };
         {
             let mut standing = self.standing.lock();
-            standing.note(format!("{key}: {why}"));
+            standing.note(format!("{}: {why}", entry::shown(key)));
             standing.errors += reasons.len() as u64 - 1;
         }
         for (key, why) in reasons.iter().take(LOGGED) {
             let stays = if self.set.contains_key(key) { "it stays as it was" } else { "it is left out" };
-            log::warn!("{}: {key}: {why}; {stays}", self.name);
+            log::warn!("{}: {}: {why}; {stays}", self.name, entry::shown(key));
         }
         if reasons.len() > LOGGED {
             log::warn!("{}: {} more entries are not understood", self.name, reasons.len() - LOGGED);

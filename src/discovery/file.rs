@@ -6,7 +6,7 @@
 //! - Every [`PERIOD`] the file is read in any case: events can be lost, and some file systems have none.
 
 use super::entry::{self, shown};
-use super::{Feed, Found, Item, Key, Kind, Settings, Takes};
+use super::{BACKENDS_MAX, Feed, Found, Item, Key, Kind, Settings, Takes};
 use crate::small_file;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
@@ -96,6 +96,9 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Item>, String> {
         return Err(format!("expected `backend` alone, but there is `{}` too", shown(other)));
     }
     let Value::Array(list) = list else { return Err("expected `backend` to be a list".to_owned()) };
+    if list.len() > BACKENDS_MAX {
+        return Err(format!("has {} entries; at most {BACKENDS_MAX} are taken", list.len()));
+    }
     let mut keys = HashSet::new();
     let items = list.into_iter().zip(1..).map(|(value, number)| {
         let (key, found) = entry(value);
@@ -303,6 +306,12 @@ mod tests {
             assert!(line.starts_with(want), "{line}");
         }
         assert_eq!(shown.len(), 6);
+    }
+
+    #[test]
+    fn more_entries_than_a_source_may_have_are_an_error_at_once() {
+        let text = format!("{{\"backend\": [{}0]}}", "0,".repeat(BACKENDS_MAX));
+        assert!(parse(text.as_bytes()).unwrap_err().contains("50001 entries; at most 50000"));
     }
 
     #[test]

@@ -13,11 +13,14 @@ mod tls;
 pub use tls::TlsFiles;
 
 use crate::base::text::Escaped;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::StreamDeserializer;
 use serde_json::de::IoRead;
 use std::cell::Cell;
+use std::fmt;
 use std::io::{self, BufReader, Read};
+use std::marker::PhantomData;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 use std::sync::mpsc;
@@ -225,6 +228,30 @@ impl Answer {
         let values = StreamDeserializer::new(IoRead::new(Bounded { body, state: state.clone() }));
         Values { server: self.server, limit: self.limit, values, state }
     }
+}
+
+/// A list of at most `MOST` values. A longer one is an error once it is too long: many small values need far more memory than their text.
+pub fn list<'de, const MOST: usize, T: Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<Vec<T>, D::Error> {
+    struct List<const MOST: usize, T>(PhantomData<T>);
+    impl<'de, const MOST: usize, T: Deserialize<'de>> Visitor<'de> for List<MOST, T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str("a list")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut values: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(value) = values.next_element()? {
+                if list.len() == MOST {
+                    return Err(A::Error::custom(format!("more than {MOST} entries")));
+                }
+                list.push(value);
+            }
+            Ok(list)
+        }
+    }
+    from.deserialize_seq(List::<MOST, T>(PhantomData))
 }
 
 /// A text as a part of a path or as the value of a parameter.

@@ -9,10 +9,11 @@ mod slices;
 
 use super::http::{self, Answer, Client, Next, TlsFiles};
 use super::pace::Pace;
-use super::{Feed, Key, Kind, Settings, Takes, Wrong};
+use super::{BACKENDS_MAX, Feed, Key, Kind, Settings, Takes, Wrong};
 use crate::small_file;
 use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 pub use slices::Slices;
 use std::env;
 use std::path::{Path, PathBuf};
@@ -28,6 +29,8 @@ const LATE: Duration = Duration::from_secs(3);
 const PAGE: usize = 500;
 /// The most pages of a list.
 const PAGES_MAX: usize = 1000;
+/// The most bytes of all slices.
+const BYTES_MAX: usize = 64 << 20;
 /// The longest token.
 const TOKEN_MAX: u64 = 64 << 10;
 
@@ -181,7 +184,8 @@ fn run(settings: &Settings, feed: &mut Feed) -> Result<(), String> {
 struct List {
     #[serde(default)]
     metadata: Metadata,
-    items: Vec<Value>,
+    #[serde(deserialize_with = "http::list::<BACKENDS_MAX, _, _>")]
+    items: Vec<Box<RawValue>>,
 }
 
 #[derive(Default, Deserialize)]
@@ -201,7 +205,7 @@ struct Status {
 
 /// Lists all slices, and returns their version; `None`: the server has forgotten the version within the list.
 fn list(place: &Place, client: &Client, slices: &mut Slices) -> Result<Option<String>, String> {
-    let (mut items, mut page) = (Vec::new(), String::new());
+    let (mut items, mut bytes, mut page) = (Vec::new(), 0, String::new());
     for _ in 0..PAGES_MAX {
         let answer = place.get(client, &format!("&limit={PAGE}{page}"))?;
         match answer.status {
@@ -210,11 +214,16 @@ fn list(place: &Place, client: &Client, slices: &mut Slices) -> Result<Option<St
             _ => return Err(refused(&place.server, answer)),
         }
         let List { metadata, items: more } = answer.json()?;
+        bytes += more.iter().map(|slice| slice.get().len()).sum::<usize>();
         items.extend(more);
+        if bytes > BYTES_MAX || items.len() > BACKENDS_MAX {
+            let (mebibytes, server) = (BYTES_MAX >> 20, &place.server);
+            return Err(format!("{server}: the list has more than {mebibytes} MiB or {BACKENDS_MAX} slices"));
+        }
         match metadata.r#continue.filter(|token| !token.is_empty()) {
             Some(token) => page = format!("&continue={}", http::encoded(&token)),
             None => {
-                slices.replace(items);
+                slices.replace(&items);
                 return Ok(Some(metadata.resource_version));
             }
         }
@@ -331,6 +340,13 @@ mod tests {
         let given = settings(&[("service", "web"), ("namespace", "shop"), ("api", "http://127.0.0.1:8001/")]);
         let place = Place::of(&given, |_| None, Path::new(ACCOUNT)).unwrap();
         assert_eq!((place.server.as_str(), place.token_file, place.ca_file), ("http://127.0.0.1:8001", None, None));
+    }
+
+    #[test]
+    fn an_endless_list_is_refused_before_it_fills_the_memory() {
+        let text = format!("{{\"items\": [{}0]}}", "0,".repeat(1 << 20));
+        let why = serde_json::from_str::<List>(&text).err().unwrap().to_string();
+        assert!(why.contains("more than 50000 entries"), "{why}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A call goes to one endpoint. [`Gateway::try_each`] makes a task of several calls go on at the next one.
 
 use crate::discovery::entry;
-use crate::discovery::http::{Answer, Client, Values};
+use crate::discovery::http::{self, Answer, Client, Values};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::de::DeserializeOwned;
@@ -11,6 +11,8 @@ use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
 use std::time::Duration;
 
+/// The most keys of one page. An answer stays below the 4 MiB that the gateway takes from etcd.
+pub const PAGE: usize = 1000;
 /// gRPC's code of a call whose token is missing or not valid any more.
 const UNAUTHENTICATED: i64 = 16;
 /// gRPC's code of etcd's refusal to authenticate where authentication is not enabled.
@@ -57,7 +59,7 @@ pub struct Page {
     /// With the revision that it is of.
     pub header: Header,
     /// The keys.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "http::list::<PAGE, _, _>")]
     pub kvs: Vec<KeyValue>,
     /// There are more keys behind them.
     #[serde(default)]

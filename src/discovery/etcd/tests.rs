@@ -77,6 +77,8 @@ fn a_page_and_changes_are_read_as_every_version_writes_them() {
     assert_eq!((page.header.revision, page.kvs.len(), page.more), (7, 1, true));
     let empty: Page = serde_json::from_str(r#"{"header": {"cluster_id": "1", "revision": 7}}"#).unwrap();
     assert_eq!((empty.header.revision, empty.kvs.len(), empty.more), (7, 0, false));
+    let endless = format!("{{\"header\": {{}}, \"kvs\": [{}{{}}]}}", "{},".repeat(PAGE));
+    assert!(serde_json::from_str::<Page>(&endless).unwrap_err().to_string().contains("more than 1000 entries"));
     for (error, code_and_text) in [
         (json!({"grpc_code": 14, "http_code": 503, "message": "no leader", "http_status": "x"}), "no leader"),
         (json!({"code": 14, "message": "no leader", "details": []}), "no leader"),

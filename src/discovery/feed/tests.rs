@@ -104,6 +104,15 @@ fn an_answer_that_is_all_garbage_is_not_an_empty_one() {
 }
 
 #[test]
+fn a_key_is_shown_on_one_line_and_not_endless() {
+    let mut it = harness(false);
+    let key = format!("a\n\u{1b}[2J\u{202e}{}", "x".repeat(1 << 20));
+    it.feed.replace(vec![bad(&key)]).unwrap();
+    let shown = it.standing.lock().last_error.clone().unwrap().1;
+    assert!(shown.starts_with("a\\n\\u{1b}[2J\\u{202e}xxx") && shown.len() < 1000, "{}", shown.len());
+}
+
+#[test]
 fn a_set_is_handed_over_only_if_it_differs() {
     let mut it = harness(false);
     for _ in 0..3 {

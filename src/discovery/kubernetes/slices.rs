@@ -10,11 +10,12 @@
 
 use crate::base::AdminState;
 use crate::discovery::entry::{address_of, shown};
-use crate::discovery::{Feed, Found, Item};
-use serde::Deserialize;
+use crate::discovery::{BACKENDS_MAX, Feed, Found, Item};
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use serde_json::value::RawValue;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The slices of a Service.
 pub struct Slices {
@@ -87,17 +88,21 @@ impl Slices {
     }
 
     /// All slices, as a list has them.
-    pub fn replace(&mut self, slices: Vec<Value>) {
-        let names: Vec<String> = slices.iter().map(name).collect();
+    pub fn replace(&mut self, slices: &[Box<RawValue>]) {
+        let named: Vec<(String, &str)> = slices.iter().map(|text| (name_in(text.get()), text.get())).collect();
+        let names: BTreeSet<&String> = named.iter().map(|(name, _)| name).collect();
         self.known.retain(|name, _| names.contains(name));
         self.wrong.clear();
-        slices.into_iter().for_each(|slice| self.put(slice));
+        named.into_iter().for_each(|(name, text)| self.take(name, serde_json::from_str(text)));
     }
 
     /// A slice that is new or has changed.
     pub fn put(&mut self, slice: Value) {
-        let name = name(&slice);
-        match serde_json::from_value(slice) {
+        self.take(name(&slice), serde_json::from_value(slice));
+    }
+
+    fn take(&mut self, name: String, slice: serde_json::Result<Slice>) {
+        match slice {
             Ok(slice) => {
                 self.wrong.remove(&name);
                 self.known.insert(name, slice);
@@ -117,6 +122,11 @@ impl Slices {
 
     /// Hands over the backends of all slices.
     pub fn hand_over(&self, feed: &mut Feed) -> Result<(), String> {
+        let count = self.known.values().flat_map(|slice| &slice.endpoints).map(Vec::len).sum::<usize>();
+        // An endpoint may stand in two slices, one for each family.
+        if count > 2 * BACKENDS_MAX {
+            return Err(format!("its slices have {count} endpoints; at most {BACKENDS_MAX} backends are taken"));
+        }
         let mut items = self.items();
         let is_whole = self.wrong.keys().all(|name| self.known.contains_key(name));
         items.extend(
@@ -193,9 +203,22 @@ impl Endpoint {
     }
 }
 
-/// The name of a slice.
-fn name(slice: &Value) -> String {
-    slice.pointer("/metadata/name").and_then(Value::as_str).map(shown).unwrap_or_default()
+/// The name of a slice, whatever else is wrong with it.
+fn name<'de>(slice: impl Deserializer<'de>) -> String {
+    #[derive(Deserialize)]
+    struct Named {
+        metadata: Metadata,
+    }
+    #[derive(Deserialize)]
+    struct Metadata {
+        name: String,
+    }
+    Named::deserialize(slice).map(|Named { metadata }| shown(&metadata.name)).unwrap_or_default()
+}
+
+/// The same of a slice that is not parsed yet.
+fn name_in(slice: &str) -> String {
+    name(&mut serde_json::Deserializer::from_str(slice))
 }
 
 fn backend(endpoint: &Endpoint, port: Result<u16, String>) -> (String, Result<Found, String>) {
@@ -214,8 +237,10 @@ fn backend(endpoint: &Endpoint, port: Result<u16, String>) -> (String, Result<Fo
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::discovery::Set;
     use proptest::prelude::*;
     use serde_json::json;
+    use std::sync::Arc;
 
     fn slice(name: &str, kind: &str, endpoints: Value) -> Value {
         let ports =
@@ -227,9 +252,13 @@ mod tests {
         json!({"addresses": [address, "10.9.9.9"], "conditions": conditions, "targetRef": {"kind": "Pod", "name": name}})
     }
 
+    fn listed(slices: &[Value]) -> Vec<Box<RawValue>> {
+        slices.iter().map(|slice| serde_json::value::to_raw_value(slice).unwrap()).collect()
+    }
+
     fn shown_of(port: Option<&str>, slices: Vec<Value>) -> Vec<String> {
         let mut all = Slices::new(port);
-        all.replace(slices);
+        all.replace(&listed(&slices));
         let show = |Item { key, found }: Item| match found {
             Ok(found) => format!("{key}: {} {}", found.address, found.state.word()),
             Err(why) => format!("{key}: {why}"),
@@ -292,13 +321,25 @@ mod tests {
     #[test]
     fn a_slice_that_is_not_understood_keeps_its_endpoints() {
         let mut slices = Slices::new(None);
-        slices.replace(vec![slice("a", "IPv4", json!([pod("p1", "10.0.0.1", json!({}))]))]);
+        slices.replace(&listed(&[slice("a", "IPv4", json!([pod("p1", "10.0.0.1", json!({}))]))]));
         slices.put(json!({"metadata": {"name": "a"}, "addressType": "IPv4", "endpoints": 5}));
-        slices.replace(vec![json!({"metadata": {"name": "a"}, "addressType": "IPv9"})]);
+        slices.replace(&listed(&[json!({"metadata": {"name": "a"}, "addressType": "IPv9"})]));
         assert_eq!(slices.items().len(), 1);
         assert_eq!(slices.wrong.len(), 1);
         slices.remove(&json!({"metadata": {"name": "a"}}));
         assert!(slices.items().is_empty() && slices.wrong.is_empty());
+    }
+
+    #[test]
+    fn more_endpoints_than_a_source_may_have_are_an_error() {
+        let endpoints = vec![json!({"addresses": []}); 2 * BACKENDS_MAX + 1];
+        let (_stop, stopped) = crossbeam_channel::bounded(0);
+        let nothing = Box::new(|_: &Arc<Set>| {});
+        let mut feed = Feed::new(String::new(), true, Arc::default(), Arc::default(), stopped, nothing);
+        let mut slices = Slices::new(None);
+        slices.replace(&listed(&[slice("a", "IPv4", json!(endpoints))]));
+        let why = slices.hand_over(&mut feed).unwrap_err();
+        assert!(why.contains("have 100001 endpoints; at most 50000"), "{why}");
     }
 
     proptest! {

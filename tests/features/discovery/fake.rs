@@ -1,7 +1,7 @@
 //! A scripted HTTP server, for fakes of registries. One call per connection.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use testkit::{Conn, Server};
 
 /// A call.
@@ -28,6 +28,9 @@ pub fn serve(answer: impl Fn(&Call, &Conn) -> io::Result<()> + Send + Sync + 'st
             let Some((name, value)) = line.split_once(':') else { break };
             headers.insert(name.to_ascii_lowercase(), value.trim().to_owned());
         }
+        // A body that is left unread would reset the connection.
+        let length = headers.get("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+        io::copy(&mut (&conn).take(length), &mut io::sink())?;
         answer(&Call { path: path.to_owned(), query, headers }, &conn)
     })
 }

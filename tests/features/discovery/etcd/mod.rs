@@ -5,6 +5,7 @@ mod loaded;
 mod registration;
 mod secured;
 mod server;
+mod strange;
 
 use super::source::Source;
 use server::Etcd;
