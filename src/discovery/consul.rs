@@ -202,12 +202,14 @@ struct List<'a> {
     instances: Vec<&'a RawValue>,
 }
 
+/// The key of an instance, and the instance or what is wrong with it.
+type Listed = (String, Result<Instance, String>);
+
 /// The instances of an answer. Ids are unique on a node only, so a second instance of the same id is named `ID@NODE`;
 /// `known` keeps the name of each that has one.
 pub fn parse(bytes: &[u8], known: &Set) -> Result<Vec<Item>, String> {
     let list: List<'_> = serde_json::from_slice(bytes).map_err(|error| format!("expected a list: {error}"))?;
-    let listed: Vec<Result<(String, Result<Instance, String>), String>> =
-        list.instances.iter().map(|text| instance(text.get())).collect();
+    let listed: Vec<Result<Listed, String>> = list.instances.iter().map(|text| instance(text.get())).collect();
     let mut names: BTreeSet<String> =
         listed.iter().flatten().filter_map(|(key, _)| known.get(key)).map(|found| found.name.clone()).collect();
     let items = listed.into_iter().zip(1..).map(|(listed, number)| {
@@ -230,7 +232,7 @@ pub fn parse(bytes: &[u8], known: &Set) -> Result<Vec<Item>, String> {
 }
 
 /// The key of an instance, and the instance. Fails if its key can't be read.
-fn instance(text: &str) -> Result<(String, Result<Instance, String>), String> {
+fn instance(text: &str) -> Result<Listed, String> {
     let named: Result<Named, _> = serde_json::from_str(text);
     let Ok(Named { node: NodeName { node }, service: ServiceId { id } }) = named else {
         return Err("expected an instance with Service.ID and Node.Node".to_owned());
