@@ -194,7 +194,8 @@ struct ServiceId {
     id: String,
 }
 
-/// The instances of an answer, each as its text: read one at a time, an answer of many small values takes no more room than its bytes.
+/// The instances of an answer, each as its text. They are read one at a time: so many small values take no more room than
+/// their bytes.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct List<'a> {
