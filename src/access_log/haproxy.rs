@@ -58,7 +58,8 @@ fn last_backend(record: &Record) -> Option<(&str, u32)> {
     }
     let failed = record.history.as_ref().and_then(|history| history.failed().last());
     failed.filter(|_| !was_in_queue(record)).map(|attempt| {
-        let active = record.pool.tried(attempt.tried).map_or(0, |member| member.backend.active());
+        let member = attempt.tried.and_then(|tried| record.pool.tried(tried));
+        let active = member.map_or(0, |member| member.backend.active());
         (attempt.backend.as_str(), active)
     })
 }

@@ -52,7 +52,7 @@ pub fn failures() -> Box<History> {
     let backend = pool::Backend::new(BackendId(7), "db1".to_owned(), Vec::new(), Arc::new(LoadBlock::default()), 0);
     let lease = Lease::take(&Arc::new(backend), 0, u32::MAX).expect("no limit");
     let attempt = |address, error, after| FailedAttempt {
-        tried: lease.tried(),
+        tried: Some(lease.tried()),
         backend: "db1".to_owned(),
         address,
         error,

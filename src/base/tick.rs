@@ -16,6 +16,11 @@ impl Tick {
         Tick(micros(elapsed))
     }
 
+    /// The tick that was this long ago; 0 if it lies before the clock's start.
+    pub fn before(self, age: Duration) -> Tick {
+        Tick(self.0.saturating_sub(micros(age)))
+    }
+
     /// The time since `earlier`; zero if it lies ahead.
     pub fn since(self, earlier: Tick) -> Duration {
         Duration::from_micros(self.0.saturating_sub(earlier.0))
@@ -49,6 +54,8 @@ mod tests {
     fn sums_saturate_and_differences_are_never_negative() {
         assert_eq!(Tick(5) + Duration::MAX, Tick(u64::MAX));
         assert_eq!(Tick(5) - Tick(9), Duration::ZERO);
+        assert_eq!(Tick(5).before(Duration::from_micros(4)), Tick(1));
+        assert_eq!(Tick(5).before(Duration::MAX), Tick(0));
         assert_eq!(Tick(9) - Tick(5), Duration::from_micros(4));
     }
 }

@@ -235,6 +235,11 @@ impl Pool {
         self.members.get(position as usize)
     }
 
+    /// The backend of this name.
+    pub fn named(&self, name: &str) -> Option<&Member> {
+        self.members.iter().find(|member| member.backend.name == name)
+    }
+
     /// Do connections that began under `other`, an earlier pool of this name, have the same settings as new ones?
     /// Backends may differ.
     pub fn has_settings_of(&self, other: &Pool) -> bool {

@@ -85,6 +85,16 @@ impl Dial {
         Some(&self.lease.backend().addresses.get(self.address?)?.endpoint)
     }
 
+    /// Whether an address of this backend has failed.
+    pub(super) fn has_failed_address(&self) -> bool {
+        !self.failed_addresses.is_empty()
+    }
+
+    /// Backends that failed before this one.
+    pub(super) fn tried(&self) -> &[Tried] {
+        &self.tried
+    }
+
     /// Notes the failure at the address; the fact to be counted.
     fn note_failure(&self, failure: ConnectFailure, now: Tick) -> Fact<'_> {
         let backend = self.lease.backend();
@@ -108,6 +118,11 @@ impl Dial {
 }
 
 impl Session {
+    /// Since when it dials the address that it dials now.
+    pub fn dials_since(&self) -> Option<Tick> {
+        if let State::Dialing(dial) = &self.state { Some(dial.since) } else { None }
+    }
+
     pub(super) fn backend_picked(
         &mut self,
         choice: Result<Lease, PickError>,
@@ -208,7 +223,7 @@ impl Session {
     /// For the logs.
     fn remember_failure(&mut self, error: AttemptError, now: Tick) {
         let State::Dialing(dial) = &self.state else { return };
-        let (backend, tried) = (dial.lease.backend().name.clone(), dial.lease.tried());
+        let (backend, tried) = (dial.lease.backend().name.clone(), Some(dial.lease.tried()));
         let (address, after) = (dial.endpoint().cloned(), now - dial.since);
         self.history().attempt_failed(FailedAttempt { backend, tried, address, error, after });
     }

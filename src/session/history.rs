@@ -1,11 +1,12 @@
 //! What only logs show of a connection's past: failed attempts, the time in queues, and what was reported meanwhile.
 //!
-//! Most connections have no such past. It is allocated with the first thing that belongs into it. [`super::saved`] leaves it out.
+//! Most connections have no such past. It is allocated with the first thing that belongs into it.
 
 use super::{Direction, Record, Session};
 use crate::base::{Endpoint, Tick};
 use crate::policy::health::ConnectFailure;
 use crate::pool::Tried;
+use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
@@ -17,7 +18,7 @@ pub const FAILED_ATTEMPTS: usize = 16;
 /// See the module.
 #[derive(Debug, Default)]
 pub struct History {
-    failed: VecDeque<FailedAttempt>,
+    pub(super) failed: VecDeque<FailedAttempt>,
     /// All attempts that failed, also those that are not kept.
     pub failures: u32,
     /// The time in queues.
@@ -25,7 +26,7 @@ pub struct History {
     /// The clients before it when it first joined a queue.
     pub ahead: Option<u32>,
     /// From the accept to the last report of the open connection.
-    reported: Interval,
+    pub(super) reported: Interval,
 }
 
 /// An attempt to connect that failed.
@@ -33,8 +34,8 @@ pub struct History {
 pub struct FailedAttempt {
     /// The name of the backend. The backend itself would keep its slot in the pool for as long as the connection lives.
     pub backend: String,
-    /// Finds the backend if it is still in the pool.
-    pub tried: Tried,
+    /// Finds the backend if it is still in the pool. `None` if it had left when the connection came from another process.
+    pub tried: Option<Tried>,
     /// The address that was dialled; `None` if the backend has none.
     pub address: Option<Endpoint>,
     /// Why.
@@ -44,7 +45,7 @@ pub struct FailedAttempt {
 }
 
 /// Why an attempt failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum AttemptError {
     /// The connect failed.
     Connect(ConnectFailure),
@@ -57,7 +58,7 @@ pub enum AttemptError {
 }
 
 /// A part of a connection's time, and the bytes delivered in it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Interval {
     /// How long it lasted.
     pub lasted: Duration,
@@ -95,8 +96,8 @@ impl Interval {
     fn without(self, earlier: Interval) -> Interval {
         Interval {
             lasted: self.lasted.saturating_sub(earlier.lasted),
-            bytes_to_backend: self.bytes_to_backend - earlier.bytes_to_backend,
-            bytes_to_client: self.bytes_to_client - earlier.bytes_to_client,
+            bytes_to_backend: self.bytes_to_backend.saturating_sub(earlier.bytes_to_backend),
+            bytes_to_client: self.bytes_to_client.saturating_sub(earlier.bytes_to_client),
         }
     }
 }
@@ -163,7 +164,7 @@ mod tests {
     fn the_last_failures_are_kept_and_all_are_counted() {
         let backend = Backend::new(BackendId(1), "web1".to_owned(), Vec::new(), Arc::new(LoadBlock::default()), 0);
         let lease = Lease::take(&Arc::new(backend), 0, u32::MAX).unwrap();
-        let (tried, name) = (lease.tried(), "web1".to_owned());
+        let (tried, name) = (Some(lease.tried()), "web1".to_owned());
         let attempt =
             |error| FailedAttempt { backend: name.clone(), tried, address: None, error, after: Duration::ZERO };
         let first = [attempt(AttemptError::Withdrawn)].into_iter();

@@ -1,21 +1,31 @@
 //! The saved form of a session, from which the process that takes over its sockets rebuilds it.
 //!
-//! Times are ages, since two processes' ticks have different starts; the backend goes by name, since indexes belong to
+//! Times are ages, since two processes' ticks have different starts; backends go by name, since indexes belong to
 //! one snapshot. A dial under way and a place in a queue are not saved: the new process chooses again. Held bytes are
 //! with the driver: a part of a preamble, the bytes behind it, and bytes that a sink did not take.
+//!
+//! A field that is not known is skipped, and a field that is missing has its default. So processes of two releases
+//! understand each other's sessions as far as both know the fields.
 
 use super::expiry::Expiry;
 use super::failing::{Failure, SendQueue};
 use super::relaying::DirectionState;
-use super::{ConnectionId, HalfState, Relay, Route, Session, Side, Stage, State};
+use super::{
+    AttemptError, ConnectionId, FAILED_ATTEMPTS, FailedAttempt, HalfState, History, Interval, Relay, Route, Session,
+    Side, Stage, State,
+};
 use crate::base::{Endpoint, Tick};
-use crate::pool::Lease;
+use crate::pool::{Lease, Member, Pool, Tried};
 use crate::proto::proxy::Header;
 use crate::telemetry::ListenerTotals;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// The longest time that is taken from a saved session, so that sums of times have room.
+const LONGEST: Duration = Duration::from_secs(3_600 * 24 * 365 * 100);
 
 /// Everything a session knows, but for its sockets and the bytes held between them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +51,47 @@ pub struct Saved {
     /// How much of its lifetime is left, if that ends.
     #[serde(default)]
     pub left: Option<SavedExpiry>,
+    /// The time that failed attempts to connect took.
+    #[serde(default)]
+    pub spent: Duration,
+    /// The names of the backends that failed for it since it last waited. A dial that was under way has not failed.
+    #[serde(default)]
+    pub tried: Vec<String>,
+    /// How long it may still wait for a backend, once there was none.
+    #[serde(default)]
+    pub waits: Option<Duration>,
+    /// What only logs show of its past.
+    #[serde(default)]
+    pub history: Option<SavedHistory>,
+}
+
+/// What only logs show of a session's past.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SavedHistory {
+    /// The last attempts that failed.
+    pub failed: Vec<SavedAttempt>,
+    /// All attempts that failed.
+    pub failures: u32,
+    /// The time in queues.
+    pub waited: Duration,
+    /// The clients before it when it first joined a queue.
+    pub ahead: Option<u32>,
+    /// From the accept to the last report of the open connection.
+    pub reported: Interval,
+}
+
+/// An attempt to connect that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedAttempt {
+    /// The backend's name.
+    pub backend: String,
+    /// The address that was dialled, as logs show it.
+    pub address: Option<String>,
+    /// Why.
+    pub error: AttemptError,
+    /// How long it took.
+    pub after: Duration,
 }
 
 /// What is left of a lifetime.
@@ -59,8 +110,11 @@ pub struct SavedExpiry {
 pub struct SavedRelay {
     /// The backend's name.
     pub backend: String,
-    /// How long the connect took.
+    /// How long the connect took, failed attempts included.
     pub connect: Duration,
+    /// How long the attempt took that succeeded.
+    #[serde(default)]
+    pub attempt: Duration,
     /// How long ago the last byte moved.
     pub silent: Duration,
     /// The side that sent its FIN first.
@@ -121,6 +175,7 @@ impl Session {
             State::Relaying(relay) => Some(SavedRelay {
                 backend: relay.lease.backend().name.clone(),
                 connect: relay.connect,
+                attempt: relay.attempt,
                 silent: now - relay.last_byte,
                 first_fin: relay.first_fin,
                 failed: relay.failed.as_ref().map(|failure| failure.save(now)),
@@ -152,15 +207,40 @@ impl Session {
             pool,
             relay,
             age: now - self.started,
-            attempts: self.attempts,
+            attempts: self.attempts - u32::from(self.has_attempt_without_failure()),
             jitter: self.jitter,
             left,
+            spent: self.spent,
+            tried: self.tried().iter().filter_map(|tried| self.route.pool().tried(*tried)).map(name_of).collect(),
+            waits: self.waits_until.map(|until| until - now),
+            history: self.save_history(now),
         })
     }
 
-    /// Rebuilds a session under a number of this process. The caller found `listener` by its name, and so the pool of `route`
-    /// if one was chosen. A relay needs the lease on its backend; a session that had none goes on where it stood, or chooses
-    /// again. It goes on with [`super::Input::Begin`]. A client that was admitted stays so; the limits of its source do not count it any more.
+    /// A dial is under way that no address has refused yet. It is not saved, so it does not count as an attempt.
+    fn has_attempt_without_failure(&self) -> bool {
+        matches!(&self.state, State::Dialing(dial) if !dial.has_failed_address())
+    }
+
+    fn tried(&self) -> &[Tried] {
+        match &self.state {
+            State::Choosing { tried } => tried,
+            State::Dialing(dial) => dial.tried(),
+            _ => &[],
+        }
+    }
+
+    fn save_history(&self, now: Tick) -> Option<SavedHistory> {
+        let mut saved = self.history.as_deref().map(History::save);
+        if let State::Waiting { since, .. } = self.state {
+            saved.get_or_insert_default().waited += now - since;
+        }
+        saved
+    }
+
+    /// Rebuilds a session under this number. The caller found `listener` by its name, and so the pool of `route` if one was
+    /// chosen. A relay needs the lease on its backend, and waits for any input. A session without a backend goes on with
+    /// [`super::Input::Begin`] where it stood, or chooses again.
     pub fn restore(
         saved: &Saved,
         id: ConnectionId,
@@ -169,29 +249,30 @@ impl Session {
         lease: Option<Lease>,
         now: Tick,
     ) -> Option<Session> {
-        let before = |age: Duration| Tick(now.0.saturating_sub(u64::try_from(age.as_micros()).unwrap_or(u64::MAX)));
-        let (state, attempts) = match (saved.stage, &saved.relay, lease) {
-            (Stage::Preamble, ..) => (State::ReadingPreamble { trusted: true }, 0),
-            (Stage::Admitting, ..) => (State::Admitting, 0),
-            (Stage::Choosing | Stage::Waiting | Stage::Dialing, ..) => (State::Choosing { tried: Vec::new() }, 0),
-            (Stage::Relaying, Some(relay), Some(lease)) => {
-                let state = State::Relaying(Relay {
-                    lease,
-                    attempt: relay.connect,
-                    connect: relay.connect,
-                    up: relay.up.restore(),
-                    down: relay.down.restore(),
-                    first_fin: relay.first_fin,
-                    failed: relay.failed.map(|failure| failure.restore(now, before)),
-                    last_byte: before(relay.silent),
-                    preamble: relay.preamble,
-                    asked: relay.asked.map(before),
-                    warm: None,
-                });
-                (state, saved.attempts)
+        let before = |age: Duration| now.before(age);
+        let state = match (saved.stage, &saved.relay, lease) {
+            (Stage::Preamble, ..) => State::ReadingPreamble { trusted: true },
+            (Stage::Admitting, ..) => State::Admitting,
+            (Stage::Choosing | Stage::Waiting | Stage::Dialing, ..) => {
+                let tried = saved.tried.iter().filter_map(|name| route.pool().named(name));
+                State::Choosing { tried: tried.map(Member::tried).collect() }
             }
+            (Stage::Relaying, Some(relay), Some(lease)) => State::Relaying(Relay {
+                lease,
+                attempt: relay.attempt.min(LONGEST),
+                connect: relay.connect,
+                up: relay.up.restore(),
+                down: relay.down.restore(),
+                first_fin: relay.first_fin,
+                failed: relay.failed.map(|failure| failure.restore(now, before)),
+                last_byte: before(relay.silent),
+                preamble: relay.preamble,
+                asked: relay.asked.map(before),
+                warm: None,
+            }),
             (Stage::Relaying | Stage::Closed, ..) => return None,
         };
+        let history = saved.history.as_ref().map(|history| Box::new(history.restore(route.pool())));
         Some(Session {
             id,
             client: saved.client.map(Endpoint::Inet),
@@ -199,20 +280,58 @@ impl Session {
             listener,
             route,
             started: before(saved.age),
-            attempts,
-            spent: Duration::ZERO,
+            attempts: saved.attempts.min(u32::MAX / 2),
+            spent: saved.spent.min(LONGEST),
             jitter: saved.jitter,
             expires: saved.left.map(|left| Expiry {
                 from: now + left.from,
                 until: now + left.until,
                 look: now + left.look,
             }),
-            waits_until: None,
+            waits_until: saved.waits.map(|left| now + left),
             orphaned: false,
-            history: None,
+            history,
             state,
         })
     }
+}
+
+impl History {
+    fn save(&self) -> SavedHistory {
+        let failed = self.failed().map(|attempt| SavedAttempt {
+            backend: attempt.backend.clone(),
+            address: attempt.address.as_ref().map(Endpoint::to_string),
+            error: attempt.error,
+            after: attempt.after,
+        });
+        let History { failures, waited, ahead, reported, .. } = *self;
+        SavedHistory { failed: failed.collect(), failures, waited, ahead, reported }
+    }
+}
+
+impl SavedHistory {
+    /// Of a session that this pool serves.
+    fn restore(&self, pool: &Pool) -> History {
+        let failed = self.failed.iter().take(FAILED_ATTEMPTS).map(|attempt| FailedAttempt {
+            backend: attempt.backend.clone(),
+            tried: pool.named(&attempt.backend).map(Member::tried),
+            address: attempt.address.as_deref().map(endpoint),
+            error: attempt.error,
+            after: attempt.after,
+        });
+        let SavedHistory { failures, waited, ahead, reported, .. } = *self;
+        History { failed: failed.collect(), failures, waited: waited.min(LONGEST), ahead, reported }
+    }
+}
+
+fn name_of(member: &Member) -> String {
+    member.backend.name.clone()
+}
+
+/// The endpoint that logs show like this.
+fn endpoint(shown: &str) -> Endpoint {
+    let path = || Endpoint::Unix(Path::new(shown.strip_prefix("unix:").unwrap_or(shown)).into());
+    shown.parse().map_or_else(|_| path(), Endpoint::Inet)
 }
 
 impl Failure {
@@ -239,6 +358,6 @@ impl DirectionState {
 
 impl SavedDirection {
     fn restore(self) -> DirectionState {
-        DirectionState { half: self.half, held: self.held, bytes: self.bytes }
+        DirectionState { half: self.half, held: self.held, bytes: self.bytes.min(u64::MAX / 2) }
     }
 }

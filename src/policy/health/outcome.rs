@@ -4,6 +4,7 @@
 //! they agree. It is small; the text is made when it is shown, except that of a script or an agent, which quotes the backend.
 
 use super::agent::AgentReport;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -41,7 +42,7 @@ pub enum Outcome {
 }
 
 /// Why a connection could not be made; workers report it too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ConnectFailure {
     /// The kernel's error number (`errno`).
     Os(i32),
