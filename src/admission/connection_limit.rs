@@ -58,6 +58,11 @@ impl ConnectionLimit {
         self.count.active.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok()
     }
 
+    /// Counts one more client, whatever the limit.
+    pub(super) fn enter_anyway(&self) {
+        self.count.active.fetch_add(1, Ordering::SeqCst);
+    }
+
     pub(super) fn count(&self) -> &Arc<Count> {
         &self.count
     }

@@ -67,6 +67,23 @@ impl ListenerAdmission {
         Ok(AdmissionGuard { listener, process, accepted: false, source: None })
     }
 
+    /// Counts a client whose connection comes from another process, which has accepted it: no limit is asked. `admitted` is the
+    /// address of a client that was admitted there. [`AdmissionGuard::admit`] decides on any other one later.
+    pub fn take_over(
+        self: &Arc<Self>,
+        process: &ConnectionLimit,
+        admitted: Option<IpAddr>,
+        now: Tick,
+    ) -> AdmissionGuard {
+        process.enter_anyway();
+        self.room.enter_anyway();
+        let source = admitted.and_then(|ip| self.limits.sources.as_ref()?.enter_anyway(ip, now));
+        let mut guard =
+            AdmissionGuard { listener: self.clone(), process: process.count().clone(), accepted: false, source };
+        guard.accepted();
+        guard
+    }
+
     /// What an admission of this client would give now, without it. `process` is the limit of the process.
     pub fn preview(&self, client: Option<IpAddr>, process: &ConnectionLimit, now: Tick) -> AdmissionPreview {
         let no_room = match (process.has_room(), self.room.has_room()) {
@@ -210,6 +227,25 @@ mod tests {
         drop(second);
         assert!(process.should_look_at_listeners() && admission.should_wake());
         assert!(!process.should_look_at_listeners());
+    }
+
+    #[test]
+    fn a_client_of_another_process_has_its_place_beyond_all_limits_and_gives_it_back() {
+        let client: Option<IpAddr> = "192.0.2.1".parse().ok();
+        let admission = ListenerAdmission::new(&model::Listener {
+            max_connections: Some(1),
+            max_connections_per_source: Some(1),
+            ..model::Listener::default()
+        });
+        let process = ConnectionLimit::new(1);
+        let mut guards: Vec<AdmissionGuard> =
+            [client, client, None].map(|admitted| admission.take_over(&process, admitted, Tick(1))).into();
+        assert_eq!((process.active(), admission.totals.active()), (3, 3));
+        assert_eq!(admission.preview(client, &process, Tick(1)).refusal, Some(Reason::SourceLimit));
+        assert!(guards[2].admit("192.0.2.2".parse().ok(), Tick(1)).is_ok(), "it was not admitted before");
+        guards.clear();
+        assert_eq!((process.active(), admission.totals.active()), (0, 0));
+        assert_eq!(admission.preview(client, &process, Tick(1)).refusal, None);
     }
 
     #[test]

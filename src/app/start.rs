@@ -183,6 +183,7 @@ impl Ready {
             keeper: registry,
             prober: prober.mailbox(),
             totals: published.workers().clone(),
+            first_sequence: 0,
             log: log_handle,
         };
         let WorkerThreads { threads: workers, ended } = workers::spawn(prepared, opened, &context)?;

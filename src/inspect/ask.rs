@@ -53,7 +53,7 @@ struct Awaited {
 pub fn ask(workers: &dyn Inspect, question: Question, now: impl Fn() -> Tick) -> Joined {
     let begun = now();
     let action = question.action;
-    let only = question.filter.id.map(|id| id.worker());
+    let only = question.filter.id.map(|id| id.worker(workers.workers()));
     let question = Arc::new(question);
     let asked = (0..workers.workers()).filter(|worker| only.is_none_or(|only| only == *worker));
     // The sender is kept: with all others gone, the channel would not make anyone wait.

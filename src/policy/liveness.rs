@@ -88,6 +88,16 @@ impl Timing {
 }
 
 impl Liveness {
+    /// Of a peer that owes an acknowledgement since this look, if it owes one.
+    pub fn owing(since: Option<Tick>) -> Liveness {
+        Liveness { owes_since: since }
+    }
+
+    /// The first look since which it owes an acknowledgement.
+    pub fn owes_since(&self) -> Option<Tick> {
+        self.owes_since
+    }
+
     /// Judges what a look has seen.
     pub fn judge(&mut self, seen: Acknowledgements, timing: &Timing, now: Tick) -> PeerState {
         if !seen.in_flight && seen.probes == 0 {

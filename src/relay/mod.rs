@@ -53,6 +53,7 @@ pub use crate::config::model::Engine;
 use copy::Appended;
 pub use splice::PIPES;
 
+use serde::{Deserialize, Serialize};
 use std::io;
 
 /// The most bytes that are copied at once, and that a buffer holds.
@@ -114,7 +115,8 @@ pub struct End<S> {
 }
 
 /// Readiness that was announced and is not used up yet.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ready {
     /// There may be bytes to read.
     pub readable: bool,
@@ -236,6 +238,40 @@ impl<P> RelayBuffer<P> {
             HeldBytes::Buffer { bytes, start } => &bytes[*start..],
             HeldBytes::Nothing | HeldBytes::Pipe(..) => &[],
         }
+    }
+
+    /// The pipe with held bytes, and how many there are.
+    pub fn pipe(&self) -> Option<(&P, usize)> {
+        if let HeldBytes::Pipe(pipe, bytes) = &self.held { Some((pipe, *bytes)) } else { None }
+    }
+
+    /// Its direction leaves the worker: a pipe that it holds is not the worker's any more.
+    pub fn leave(&self, shared: &mut RelayResources<P>) {
+        if self.pipe().is_some() {
+            shared.pipes.leave();
+        }
+    }
+
+    /// Its direction joins the worker. A pipe that it holds is the worker's from now on, also beyond the most that there may be.
+    pub fn enter(&self, shared: &mut RelayResources<P>) {
+        if self.pipe().is_some() {
+            shared.pipes.enter();
+        }
+    }
+
+    /// Holds these bytes, in a buffer or in the pipe; [`RelayBuffer::enter`] comes next.
+    pub fn holding(bytes: &[u8], pipe: Option<(P, usize)>) -> RelayBuffer<P> {
+        let held = match pipe {
+            Some((pipe, count)) if count > 0 => HeldBytes::Pipe(pipe, count),
+            _ if bytes.is_empty() => HeldBytes::Nothing,
+            _ => HeldBytes::Buffer { bytes: bytes.to_vec(), start: 0 },
+        };
+        RelayBuffer { held, ..RelayBuffer::default() }
+    }
+
+    /// Gives its pipe back, and drops all else.
+    pub fn into_pipe(self) -> Option<P> {
+        if let HeldBytes::Pipe(pipe, _) = self.held { Some(pipe) } else { None }
     }
 
     /// Drops the first `count` bytes of [`RelayBuffer::held`].

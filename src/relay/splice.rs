@@ -23,15 +23,17 @@ pub(super) const REFUSED: u32 = 256;
 #[derive(Debug)]
 pub(super) struct PipePool<P> {
     spare: Vec<P>,
-    /// Pipes that may still be opened.
-    left: usize,
+    /// Pipes that are open, spare ones included, and the most that may be. There are more where connections came from another
+    /// process with pipes that hold bytes.
+    open: usize,
+    most: usize,
     /// Requests still to skip.
     refused: u32,
 }
 
 impl<P> PipePool<P> {
     pub(super) fn new(most: usize) -> PipePool<P> {
-        PipePool { spare: Vec::new(), left: most, refused: 0 }
+        PipePool { spare: Vec::new(), open: 0, most, refused: 0 }
     }
 
     /// An empty pipe, unless the cap is reached or the system refuses one.
@@ -39,7 +41,7 @@ impl<P> PipePool<P> {
         if let Some(pipe) = self.spare.pop() {
             return Some(pipe);
         }
-        if self.left == 0 {
+        if self.open >= self.most {
             return None;
         }
         if self.refused > 0 {
@@ -48,7 +50,7 @@ impl<P> PipePool<P> {
         }
         match io.pipe() {
             Ok(pipe) => {
-                self.left -= 1;
+                self.open += 1;
                 Some(pipe)
             }
             Err(_) => {
@@ -66,7 +68,17 @@ impl<P> PipePool<P> {
     /// Closes a pipe, whatever it holds.
     pub(super) fn discard(&mut self, pipe: P) {
         drop(pipe);
-        self.left += 1;
+        self.leave();
+    }
+
+    /// A pipe is open that another worker has opened.
+    pub(super) fn enter(&mut self) {
+        self.open += 1;
+    }
+
+    /// A pipe is not open here any more.
+    pub(super) fn leave(&mut self) {
+        self.open = self.open.saturating_sub(1);
     }
 }
 

@@ -1,11 +1,11 @@
 //! The number of a connection: the access log, the debug log and the admin API name it by the same one.
 
 use crate::config::check::WORKERS_MAX;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Unique in the process, and below 2^53: a JSON number holds it exactly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ConnectionId(pub u64);
 
 /// Gives the connections of one worker their numbers: a sequence, times 1024, plus the worker's number.
@@ -15,6 +15,10 @@ pub struct ConnectionIds {
     given: u64,
 }
 
+/// The sequences of the next process begin this many behind the last one that any worker of this process has given. The process
+/// goes on accepting until the next one does; no worker accepts so many in that time.
+const HEADROOM: u64 = 1 << 26;
+
 const WORKERS: u64 = 1024;
 const _: () = assert!(WORKERS_MAX as u64 <= WORKERS);
 
@@ -22,9 +26,19 @@ const _: () = assert!(WORKERS_MAX as u64 <= WORKERS);
 const SEQUENCES: u64 = (1 << 53) / WORKERS;
 
 impl ConnectionIds {
-    /// Those of the worker with this number.
-    pub fn new(worker: usize) -> ConnectionIds {
-        ConnectionIds { worker: worker as u64 % WORKERS, given: 0 }
+    /// Those of the worker with this number, in a process whose sequences begin behind `begin`.
+    pub fn new(worker: usize, begin: u64) -> ConnectionIds {
+        ConnectionIds { worker: worker as u64 % WORKERS, given: begin % SEQUENCES }
+    }
+
+    /// The last sequence that was given.
+    pub fn given(&self) -> u64 {
+        self.given
+    }
+
+    /// Where the sequences of the next process begin, if the workers of this one have given these.
+    pub fn begin_next(given: impl IntoIterator<Item = u64>) -> u64 {
+        (given.into_iter().max().unwrap_or(0) + HEADROOM) % SEQUENCES
     }
 
     /// The next one.
@@ -35,9 +49,15 @@ impl ConnectionIds {
 }
 
 impl ConnectionId {
-    /// The number of the worker that serves the connection.
-    pub fn worker(self) -> usize {
-        (self.0 % WORKERS) as usize
+    /// The number of the worker that serves the connection, of so many. A connection that comes from another process goes to
+    /// that worker, too, however many workers that process had.
+    pub fn worker(self, workers: usize) -> usize {
+        (self.0 % WORKERS) as usize % workers.max(1)
+    }
+
+    /// Does a JSON number hold it exactly?
+    pub fn is_exact(self) -> bool {
+        self.0 < SEQUENCES * WORKERS
     }
 }
 
@@ -52,10 +72,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_next_process_gives_numbers_that_this_one_does_not_give_meanwhile() {
+        let mut old = ConnectionIds::new(3, 0);
+        let given = old.give().0.max(old.give().0);
+        let begin = ConnectionIds::begin_next([old.given(), 1]);
+        for worker in 0..4 {
+            let next = ConnectionIds::new(worker, begin).give().0;
+            assert!(next > given + 1_000_000 * WORKERS && ConnectionId(next).is_exact());
+        }
+        assert_eq!(ConnectionIds::begin_next([SEQUENCES - 1]), HEADROOM - 1, "they wrap");
+        assert!(!ConnectionId(SEQUENCES * WORKERS).is_exact());
+    }
+
+    #[test]
     fn numbers_differ_between_workers_and_stay_exact_in_json() {
-        let (mut first, mut last) = (ConnectionIds::new(0), ConnectionIds::new(WORKERS_MAX - 1));
+        let (mut first, mut last) = (ConnectionIds::new(0, 0), ConnectionIds::new(WORKERS_MAX - 1, 0));
         assert_eq!([first.give(), first.give(), last.give()], [1024, 2048, 2047].map(ConnectionId));
-        assert_eq!((ConnectionId(2048).worker(), ConnectionId(2047).worker()), (0, WORKERS_MAX - 1));
+        let worker = |id| ConnectionId(id).worker(WORKERS_MAX);
+        assert_eq!((worker(2048), worker(2047)), (0, WORKERS_MAX - 1));
+        assert_eq!((ConnectionId(2047).worker(2), ConnectionId(2047).worker(0)), ((WORKERS_MAX - 1) % 2, 0));
         last.given = SEQUENCES - 2;
         let greatest = last.give();
         assert_eq!(greatest.0, (1 << 53) - 1);

@@ -67,7 +67,7 @@ pub enum Input<'a> {
 }
 
 /// How a client left before it was served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Left {
     /// Its FIN has come: it sends nothing more, but may wait for an answer.
     Finished,

@@ -15,6 +15,7 @@
 //! | `inspect` | questions about connections, and orders to close them |
 //! | `waiting` | clients in a queue, and new snapshots |
 //! | `reports` | open connections, for the access log |
+//! | `transit` | connections that leave for another driver, and those that come from one |
 //! | `ports` | the system below, and what comes in |
 //!
 //! # Invariants
@@ -36,6 +37,7 @@ mod preamble;
 mod reports;
 mod resets;
 mod sockets;
+pub mod transit;
 mod waiting;
 
 pub use ports::{Accepted, Dialed, Event, FirstBytes, Net, Transport};
@@ -137,6 +139,11 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     /// How many connections there are.
     pub fn len(&self) -> usize {
         self.connections.len()
+    }
+
+    /// The sequence of the last number that was given to a connection.
+    pub fn last_sequence(&self) -> u64 {
+        self.ids.given()
     }
 
     /// None at all?

@@ -1,6 +1,7 @@
 //! The real system behind [`Net`]: sockets of [`crate::net`], registered with this worker's poll.
 //!
-//! Each socket is registered once, for everything, edge-triggered, and never deregistered: closing it does that.
+//! Each socket is registered once, for everything, edge-triggered. Closing it deregisters it, except where it goes to another
+//! driver.
 
 use super::driver::{Dialed, Event, FirstBytes, Net};
 use super::token::Token;
@@ -70,6 +71,12 @@ impl Io for Kernel {
 impl Net for Kernel {
     fn adopt(&mut self, socket: &Socket, token: Token) -> io::Result<()> {
         self.watch(socket, token)
+    }
+
+    fn release(&mut self, socket: &Socket) {
+        if let Err(error) = self.registry.deregister(&mut SourceFd(&socket.as_fd().as_raw_fd())) {
+            log::debug!("can't stop watching a socket: {error}");
+        }
     }
 
     fn dial(&mut self, to: &Endpoint, token: Token, first_bytes: FirstBytes) -> io::Result<Dialed<Socket>> {

@@ -4,7 +4,8 @@
 //! driver. It decides nothing about connections; [`crate::session`] does.
 //!
 //! ```text
-//! poll ─► mail?        orders (a new snapshot, backends to be reset, questions, drain, stop), a connection handed over, or just a wake:
+//! poll ─► mail?        orders (a new snapshot, backends to be reset, questions, connections to and from other processes,
+//! look                      drain, stop), a connection handed over, or just a wake:
 //! look                      at paused listeners again
 //!      ─► listener?    accept: serve it here, or hand it to a clearly less busy worker
 //!      ─► connection?  driver
@@ -25,6 +26,7 @@ pub mod ledger;
 pub mod orders;
 mod queue;
 pub mod token;
+pub mod transit;
 
 use crate::access_log;
 use crate::admission::ConnectionLimit;
@@ -49,9 +51,10 @@ use mio::{Events, Poll, Registry};
 use orders::{Adopt, Orders};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use token::Token;
+use transit::Depart;
 
 /// Clients that may wait in a worker's mailbox.
 pub const MAILBOX: usize = 1024;
@@ -87,6 +90,8 @@ pub struct Peer {
     pub connections: AtomicUsize,
     /// How much of the last moment it was at work, in percent.
     pub busy: AtomicU32,
+    /// The sequence of the last number that it gave to a connection.
+    pub given: AtomicU64,
     /// Connections on their way to it.
     arrivals: Arrivals,
     /// Shows that its loop goes on.
@@ -129,6 +134,8 @@ pub struct WorkerContext {
     pub prober: Mailbox<Note>,
     /// What is counted of each worker, by its number.
     pub totals: Arc<[WorkerTotals]>,
+    /// The connections' numbers begin behind this sequence: those of the process before end there.
+    pub first_sequence: u64,
     /// Where lines of the access log go, if there is one.
     pub log: Option<access_log::LogHandle>,
 }
@@ -153,6 +160,7 @@ pub fn prepare() -> io::Result<(Prepared, Peer)> {
             orders,
             connections: AtomicUsize::new(0),
             busy: AtomicU32::new(0),
+            given: AtomicU64::new(0),
             arrivals: Arrivals::default(),
             heartbeat: Heartbeat::default(),
         },
@@ -192,7 +200,14 @@ pub fn run(prepared: Prepared, me: usize, sockets: Vec<ListenSocket>, shared: Wo
     let log = shared.log.as_ref().map(|log| log.buffer(shared.connection_limit.clone()));
     let ledger = WorkerLedger::new(shared.prober.clone(), log);
     let relay = relay::RelayResources::new(shared.engine, (shared.pipes / shared.peers.len()).max(1));
-    let driver = Driver::new(kernel, ledger, relay, ConnectionIds::new(me), fastrand::u64(..), clock::now());
+    let driver = Driver::new(
+        kernel,
+        ledger,
+        relay,
+        ConnectionIds::new(me, shared.first_sequence),
+        fastrand::u64(..),
+        clock::now(),
+    );
     let acceptor = Acceptor::new(sockets, poll.registry().try_clone()?)?;
     let (flushed, utilization) = (clock::now(), Utilization::new(clock::now()));
     Worker {
@@ -271,6 +286,7 @@ impl Worker {
     /// Publishes how many connections it has and, now and then, its byte counters and how busy it is.
     fn publish(&mut self, now: Tick) {
         self.this().connections.store(self.driver.len(), Ordering::Relaxed);
+        self.this().given.store(self.driver.last_sequence(), Ordering::Relaxed);
         if now - self.flushed >= FLUSH || self.driver.is_empty() {
             self.driver.flush();
             self.flushed = now;
@@ -312,9 +328,7 @@ impl Worker {
     fn read_mail(&mut self) {
         // A wake without a client means that there is room again.
         self.acceptor.resume();
-        if let Some(orders) = self.this().orders.take() {
-            self.carry_out(orders);
-        }
+        let depart = self.this().orders.take().and_then(|orders| self.carry_out(orders));
         while let Ok(accepted) = self.mail.try_recv() {
             self.this().arrivals.arrived();
             match self.stopped {
@@ -322,10 +336,13 @@ impl Worker {
                 None => self.driver.serve_handed(accepted, &self.shared.snapshot),
             }
         }
+        // A client that a peer handed over before counts among those that are left.
+        depart.into_iter().for_each(|depart| self.depart(depart));
     }
 
-    fn carry_out(&mut self, orders: Orders) {
-        let Orders { adopt, reset, inspect, drain, stop } = orders;
+    /// Carries out all but the last one, which comes after the mail.
+    fn carry_out(&mut self, orders: Orders) -> Option<Depart> {
+        let Orders { adopt, reset, inspect, back, arrive, drain, stop, depart } = orders;
         if let Some(Adopt { snapshot, sockets, done }) = adopt {
             let spares = &mut self.driver.net.spares;
             self.acceptor.adopt(&snapshot, sockets, &self.shared.connection_limit, spares, clock::now());
@@ -339,6 +356,8 @@ impl Worker {
             self.driver.reset_backends(&Vec::from_iter(reset), CloseReason::Forced);
         }
         self.inspections.add(inspect);
+        back.into_iter().for_each(|connections| self.come_back(connections));
+        arrive.into_iter().for_each(|arrive| self.arrive(arrive));
         if drain {
             self.driver.ledger.begin_drain();
             self.acceptor.drain(&self.shared.connection_limit, &mut self.driver.net.spares, clock::now());
@@ -351,6 +370,7 @@ impl Worker {
             }
             self.driver.stop_all(reason);
         }
+        depart
     }
 
     /// One slice for one question per turn: so a client's bytes wait for a slice, however many connections there are and

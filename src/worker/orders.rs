@@ -1,8 +1,9 @@
 //! Orders to a worker: from control, from the prober (resets under `on_down`) and from the admin API (questions about
-//! connections). Unread orders are merged into one. So no thread waits for a stuck worker to take its order, and the worker
+//! connections). Others come from the thread that moves connections between two processes. Unread orders are merged into one. So no thread waits for a stuck worker to take its order, and the worker
 //! carries out everything once it goes on.
 
 use super::ListenSocket;
+use super::transit::{Arrive, Depart, Detached};
 use crate::inspect::{Inspection, Inspections};
 use crate::mailbox::Merge;
 use crate::pool::{BackendId, Snapshot};
@@ -23,10 +24,16 @@ pub struct Orders {
     pub reset: HashSet<BackendId>,
     /// Answer these questions about connections.
     pub inspect: Inspections,
+    /// Take these back, each batch of which was announced.
+    pub back: Vec<Vec<Detached>>,
+    /// Put in these, each batch of which was announced.
+    pub arrive: Vec<Arrive>,
     /// Accept what waits already, then close the listeners; end when the last connection has.
     pub drain: bool,
     /// End every connection now, for this reason.
     pub stop: Option<CloseReason>,
+    /// Take out connections, once clients that peers handed over are served.
+    pub depart: Option<Depart>,
 }
 
 /// A snapshot, and further sockets to listen on. The worker applies it between two events, so that no connection sees a part
@@ -73,6 +80,10 @@ impl Merge for Orders {
             self.reset = self.reset.drain().take(RESETS_MAX).collect();
         }
         self.inspect.add(later.inspect);
+        self.back.extend(later.back);
+        self.arrive.extend(later.arrive);
+        // The earlier order was withdrawn: its channel disconnects.
+        self.depart = later.depart.or(self.depart.take());
         self.drain |= later.drain;
         self.stop = self.stop.or(later.stop);
     }

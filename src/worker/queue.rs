@@ -108,7 +108,12 @@ impl Queues {
         same.map(|queue| queue.keys.len()).sum()
     }
 
-    /// Removes a client whose connection has ended.
+    /// All clients, those of a queue in the order in which they wait.
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        self.queues.iter().flat_map(|queue| queue.keys.iter().copied())
+    }
+
+    /// Removes a client whose connection has ended or leaves the worker.
     pub fn leave(&mut self, pool: &Arc<Pool>, key: Key) {
         if let Some(queue) = self.of(pool) {
             let before = queue.keys.len();

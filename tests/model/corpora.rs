@@ -16,8 +16,11 @@ mod proxy_header;
 pub mod session;
 #[path = "../../fuzz/checks/source_answer.rs"]
 mod source_answer;
+#[path = "../../fuzz/checks/transit_record.rs"]
+mod transit_record;
 
 use std::path::Path;
+use tcplb::worker::driver::transit::{Incoming, Record};
 
 /// Names the input if the check fails.
 struct Replay<'a>(&'a Path);
@@ -74,6 +77,22 @@ fn answers_of_sources() {
 #[test]
 fn answers_to_probes() {
     replay(&["fuzz/corpus/probe_answer"], 80, probe_answer::check);
+}
+
+#[test]
+fn transit_records() {
+    replay(&["fuzz/corpus/transit_record", "tests/data/records/0.1"], 40, transit_record::check);
+}
+
+/// A later release still reads what an earlier one has written.
+#[test]
+fn the_records_of_each_release_are_read() {
+    replay(&["tests/data/records/0.1"], 10, |bytes| {
+        let record: Record = serde_json::from_slice(bytes).expect("a record");
+        let pipe = |bytes: usize| (bytes > 0).then_some(());
+        let (backend, up, down) = (record.backend.map(|_| ()), pipe(record.up.in_pipe), pipe(record.down.in_pipe));
+        Incoming { record, client: (), backend, up, down }.check().expect("its parts fit together");
+    });
 }
 
 #[test]

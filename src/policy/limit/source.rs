@@ -172,6 +172,18 @@ impl Sources {
         }
     }
 
+    /// Counts a connection from `ip` that was admitted by another process. It takes no token. `None`: the table is full.
+    pub fn enter_anyway(&self, ip: IpAddr, now: Tick) -> Option<SourceId> {
+        let source = Source::of(ip);
+        let mut shard = self.shard(source).lock();
+        if !shard.known.contains_key(&source) && shard.known.len() >= self.table.room && !shard.make_room() {
+            self.table.untracked.fetch_add(1, Ordering::Relaxed);
+            return None;
+        }
+        shard.known.entry(source).or_insert_with(|| Entry::new(self.rules, now)).active += 1;
+        Some(SourceId(source))
+    }
+
     /// The reason for which [`Sources::enter`] would refuse a connection from `ip`. Nothing is counted.
     pub fn preview(&self, ip: IpAddr, now: Tick) -> Option<Reason> {
         let source = Source::of(ip);
@@ -336,6 +348,18 @@ mod tests {
         drop(first);
         let _third = enter(&sources, v4(1), at(0)).unwrap();
         assert_eq!(enter(&sources, v4(1), at(0)).unwrap_err(), Reason::SourceLimit);
+    }
+
+    #[test]
+    fn connections_of_another_process_count_whatever_the_limits_and_take_no_token() {
+        let sources = Sources::new(both(2, 1));
+        let others: Vec<SourceId> = (0..3).filter_map(|_| sources.enter_anyway(v4(1), at(0))).collect();
+        assert_eq!(enter(&sources, v4(1), at(0)).unwrap_err(), Reason::SourceLimit);
+        others.into_iter().for_each(|source| sources.leave(source));
+        assert!(enter(&sources, v4(1), at(0)).unwrap().is_some(), "its token is still there");
+        let full = Sources::with_room(both(2, 1), 1, 1);
+        let _other = full.enter_anyway(v4(1), at(0)).unwrap();
+        assert_eq!((full.enter_anyway(v4(2), at(0)), full.untracked()), (None, 1));
     }
 
     #[test]

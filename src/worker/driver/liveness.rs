@@ -8,9 +8,11 @@
 
 use super::sockets::{Attached, Sockets};
 use super::{Driver, Net};
+use crate::base::Tick;
 use crate::base::slots::Key;
 use crate::policy::liveness::{Liveness, PeerState, Timing};
 use crate::session::{Direction, Input, Ledger, Side, Stage};
+use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// What is known of one side's acknowledgements.
@@ -25,7 +27,34 @@ pub(super) struct Watch {
     restore: Option<Duration>,
 }
 
+/// The same for another process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SavedWatch {
+    /// For how long it has owed an acknowledgement.
+    pub owes: Option<Duration>,
+    /// Bytes written to it at the last look.
+    pub written: u64,
+    /// It had acknowledged all of them.
+    pub settled: bool,
+    /// How often its closed window was probed before that was limited.
+    pub restore: Option<Duration>,
+}
+
+impl SavedWatch {
+    pub(super) fn restore(self, now: Tick) -> Watch {
+        let SavedWatch { owes, written, settled, restore } = self;
+        let liveness = Liveness::owing(owes.map(|age| now.before(age)));
+        Watch { liveness, written, settled, restore }
+    }
+}
+
 impl Watch {
+    pub(super) fn save(&self, now: Tick) -> SavedWatch {
+        let Watch { liveness, written, settled, restore } = *self;
+        SavedWatch { owes: liveness.owes_since().map(|since| now - since), written, settled, restore }
+    }
+
     /// A FIN was sent, which no byte count shows.
     pub(super) fn sent_fin(&mut self) {
         self.settled = false;

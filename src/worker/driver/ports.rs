@@ -16,8 +16,12 @@ use std::time::Duration;
 
 /// What the driver needs from the system besides moving bytes.
 pub trait Net: Io {
-    /// Has `token` announce what happens on an accepted socket.
+    /// Has `token` announce what happens on a socket that was accepted or comes from another driver, and what is the case now.
     fn adopt(&mut self, socket: &Self::Socket, token: Token) -> io::Result<()>;
+
+    /// Has nothing announced any more: the socket goes to another driver. Closing a socket does not end announcements while
+    /// another process has it too.
+    fn release(&mut self, socket: &Self::Socket);
 
     /// Begins to connect, with `token` for what happens.
     fn dial(&mut self, to: &Endpoint, token: Token, first_bytes: FirstBytes) -> io::Result<Dialed<Self::Socket>>;

@@ -1,6 +1,7 @@
 //! Reports open connections, for the access log: when they begin to relay, and then now and then.
 
 use super::{Driver, Net};
+use crate::base::Tick;
 use crate::base::slots::Key;
 use crate::session::{Fact, Ledger};
 
@@ -16,8 +17,16 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         if let Some(live) = connection.session.live() {
             self.ledger.record(Fact::Opened(&live), self.now);
         }
-        let first = self.ledger.report_interval().map(|interval| interval.mul_f64(1.0 - self.random.f64()));
-        connection.report_at = first.map(|first| self.now + first);
+        let first = self.first_report();
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.report_at = first;
+        }
+    }
+
+    /// When a connection is reported that relays from now on, if it is.
+    pub(super) fn first_report(&mut self) -> Option<Tick> {
+        let first = self.ledger.report_interval()?.mul_f64(1.0 - self.random.f64());
+        Some(self.now + first)
     }
 
     /// Reports a connection if it is time.

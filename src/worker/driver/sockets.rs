@@ -1,14 +1,15 @@
 //! The two sockets of a connection, and the bytes held between them.
 
-use super::liveness::Watch;
+use super::liveness::{SavedWatch, Watch};
 use super::{Dialed, Event, FirstBytes, Net, Transport};
-use crate::base::Endpoint;
 use crate::base::slots::Key;
+use crate::base::{Endpoint, Tick};
 use crate::policy::health::ConnectFailure;
 use crate::pool::Backend;
 use crate::relay::{End, Ready, RelayBuffer};
 use crate::session::{DialFailure, Direction, Input, Left, Side};
 use crate::worker::token::{Serial, SocketId, Token};
+use serde::{Deserialize, Serialize};
 use std::io;
 
 /// The two sockets of a connection, and the bytes held between them.
@@ -28,13 +29,33 @@ pub(super) struct Sockets<S, P> {
 pub(super) struct Attached<S> {
     pub(super) end: End<S>,
     /// Which socket of the connection's slot it is: events of any other one do not concern it.
-    serial: Serial,
+    pub(super) serial: Serial,
     pub(super) watch: Watch,
+}
+
+/// What is known of a socket besides its state in the kernel, for another process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedSocket {
+    /// Its readiness. Poll announces no error a second time that was taken, and room only when there is much.
+    pub ready: Ready,
+    /// What is known of its peer's acknowledgements.
+    #[serde(default)]
+    pub watch: SavedWatch,
 }
 
 impl<S> Attached<S> {
     fn new(socket: S, ready: Ready, serial: Serial) -> Attached<S> {
         Attached { end: End { socket, ready }, serial, watch: Watch::default() }
+    }
+
+    /// One that another process had.
+    pub(super) fn restore(socket: S, saved: SavedSocket, serial: Serial, now: Tick) -> Attached<S> {
+        Attached { watch: saved.watch.restore(now), ..Attached::new(socket, saved.ready, serial) }
+    }
+
+    /// What is known of it.
+    pub(super) fn save(&self, now: Tick) -> SavedSocket {
+        SavedSocket { ready: self.end.ready, watch: self.watch.save(now) }
     }
 
     /// What its events are announced by.

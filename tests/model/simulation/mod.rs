@@ -13,6 +13,7 @@ mod measured;
 mod operator;
 mod oracle;
 mod preamble;
+mod transit;
 mod world;
 
 use oracle::{AfterReset, Ended, Oracle, check_sockets};
@@ -42,7 +43,8 @@ const LIFETIME: Duration = Duration::from_secs(40);
 const MEASURED_WITHIN: Duration = Duration::from_millis(110);
 
 struct Simulation {
-    driver: Driver<SimNet, Oracle>,
+    /// Clients connect to the first one. Connections go from one to the other, as between two processes.
+    drivers: [Driver<SimNet, Oracle>; 2],
     world: Shared,
     snapshot: Snapshot,
     /// As the first snapshot has it: a worker that is late accepts clients there.
@@ -57,6 +59,8 @@ struct Simulation {
     closing: Rc<RefCell<bool>>,
     /// The states in which an operator closed connections.
     closed_in: BTreeSet<&'static str>,
+    /// The states in which connections went to the other driver, and whether they held bytes.
+    carried: Vec<(&'static str, bool)>,
     checked: usize,
 }
 
@@ -84,13 +88,16 @@ impl Simulation {
             wait,
             drops: model.pools[0].abandoned == model::Abandoned::Drop,
         };
-        // Few pipes, so that some directions have to do without.
-        let relay = relay::RelayResources::new(engine, 2);
-        let driver = Driver::new(SimNet(world.clone()), oracle, relay, ConnectionIds::new(0), seed, Tick(0));
+        let drivers = [0, 1].map(|number| {
+            // Few pipes, so that some directions have to do without.
+            let relay = relay::RelayResources::new(engine, 2);
+            let (net, ids) = (SimNet(world.clone(), number), ConnectionIds::new(0, 0));
+            Driver::new(net, oracle.clone(), relay, ids, seed, Tick(0))
+        });
         let connection_limit = ConnectionLimit::new(100);
         let checked = 0;
         Simulation {
-            driver,
+            drivers,
             world,
             first_listener: snapshot.listeners[0].clone(),
             snapshot,
@@ -103,6 +110,7 @@ impl Simulation {
             dropping,
             closing,
             closed_in: BTreeSet::new(),
+            carried: Vec::new(),
             checked,
         }
     }
@@ -121,12 +129,12 @@ impl Simulation {
         let mut guard = listener.admission.reserve(&self.connection_limit).expect("room");
         guard.accepted();
         let now = self.world.borrow().now;
-        self.driver.ledger.record(Fact::Accepted { listener: &listener.totals }, now);
+        self.drivers[0].ledger.record(Fact::Accepted { listener: &listener.totals }, now);
         let accepted = Accepted { socket, client, transport, preamble, listener, guard };
         if is_handed {
-            self.driver.serve_handed(accepted, &self.snapshot);
+            self.drivers[0].serve_handed(accepted, &self.snapshot);
         } else {
-            self.driver.serve(accepted);
+            self.drivers[0].serve(accepted);
         }
     }
 
@@ -140,20 +148,23 @@ impl Simulation {
             }
             let announcement = self.world.borrow_mut().announcement(id);
             if let Some((token, event)) = announcement {
-                self.deliver(token, event);
+                let driver = self.world.borrow().socks[id].driver;
+                self.deliver(driver, token, event);
                 self.deliver_stale();
             }
         }
-        self.driver.run_turns();
-        self.deliver_stale();
-        self.driver.handle_deadlines();
-        self.deliver_stale();
+        for number in 0..self.drivers.len() {
+            self.drivers[number].run_turns();
+            self.deliver_stale();
+            self.drivers[number].handle_deadlines();
+            self.deliver_stale();
+        }
         self.check_endings();
     }
 
-    fn deliver(&mut self, token: Token, event: Event) {
+    fn deliver(&mut self, driver: usize, token: Token, event: Event) {
         if let Token::Socket(socket) = token {
-            self.driver.handle_event(socket, event);
+            self.drivers[driver].handle_event(socket, event);
         }
     }
 
@@ -162,9 +173,9 @@ impl Simulation {
     /// effect of one kind does not hide behind another.
     fn deliver_stale(&mut self) {
         let closed = std::mem::take(&mut self.world.borrow_mut().closed_tokens);
-        for token in closed {
+        for (driver, token) in closed {
             let kind = self.random(events_of_every_kind().len() as u32) as usize;
-            self.deliver(token, events_of_every_kind()[kind]);
+            self.deliver(driver, token, events_of_every_kind()[kind]);
         }
     }
 
@@ -177,7 +188,7 @@ impl Simulation {
     fn pass(&mut self, time: Duration) {
         let mut world = self.world.borrow_mut();
         world.now = world.now + time;
-        self.driver.set_now(world.now);
+        self.drivers.iter_mut().for_each(|driver| driver.set_now(world.now));
     }
 
     /// The operator changes weights, limits, a setting of the pool, or takes a backend out of use, while connections are in
@@ -197,7 +208,7 @@ impl Simulation {
         let states = state.as_slice();
         let plan = SnapshotPlan { model: &self.model, resolved: &self.resolved, addresses: &[], states, now: Tick(1) };
         self.snapshot = pool::next(Some(&self.snapshot), &plan);
-        self.driver.adopt(&self.snapshot);
+        self.drivers.iter_mut().for_each(|driver| driver.adopt(&self.snapshot));
     }
 
     /// A backend is taken out with force, or goes down where its connections are reset then.
@@ -205,7 +216,7 @@ impl Simulation {
         let members = &self.snapshot.pools[0].members;
         let id = members[self.random(members.len() as u32) as usize].backend.id;
         *self.dropping.borrow_mut() = true;
-        self.driver.reset_backends(&[id], CloseReason::Forced);
+        self.drivers.iter_mut().for_each(|driver| driver.reset_backends(&[id], CloseReason::Forced));
         *self.dropping.borrow_mut() = false;
         self.deliver_stale();
         self.check_endings();
@@ -230,7 +241,8 @@ impl Simulation {
                     let id = if ids.is_empty() { None } else { Some(ids[self.random(ids.len() as u32) as usize]) };
                     id.into_iter().for_each(|id| self.world.borrow_mut().peer_acts(id));
                 }
-                60..93 => self.poll(false),
+                60..91 => self.poll(false),
+                91..93 => self.transit(),
                 93 => self.operate(),
                 94 => self.drop_backend(),
                 95 => self.change(),
@@ -238,7 +250,7 @@ impl Simulation {
                     let time = [1, 40, 900, 6_000, 11_000][self.random(5) as usize];
                     self.pass(Duration::from_millis(time));
                 }
-                _ => self.driver.flush(),
+                _ => self.drivers.iter_mut().for_each(Driver::flush),
             }
         }
     }
@@ -248,6 +260,11 @@ impl Simulation {
         self.world.borrow_mut().lively = false;
         let pool = &self.snapshot.pools[0];
         pool.members.iter().for_each(|member| pool.up.set(member.slot, member.state == AdminState::Enabled));
+        self.deliver_all();
+    }
+
+    /// Every byte arrives without a timer.
+    fn deliver_all(&mut self) {
         self.come_to_rest();
         // The kernel's queue towards a side that is to be reset is measured again after a while.
         self.pass(MEASURED_WITHIN);
@@ -281,10 +298,14 @@ impl Simulation {
             let before = self.progress();
             ids.iter().for_each(|&id| self.world.borrow_mut().peer_settles(id));
             self.poll(true);
-            if before == self.progress() && self.driver.sleep() != Some(Duration::ZERO) {
+            if before == self.progress() && self.sleep() != Some(Duration::ZERO) {
                 break;
             }
         }
+    }
+
+    fn sleep(&self) -> Option<Duration> {
+        self.drivers.iter().filter_map(Driver::sleep).min()
     }
 
     fn progress(&self) -> (u64, usize) {
@@ -296,15 +317,15 @@ impl Simulation {
     fn end(&mut self) {
         if self.random(4) == 0 {
             *self.stopped.borrow_mut() = true;
-            self.driver.stop_all(CloseReason::Shutdown);
+            self.drivers.iter_mut().for_each(|driver| driver.stop_all(CloseReason::Shutdown));
         }
         for _ in 0..2_000 {
-            let Some(sleep) = self.driver.sleep() else { break };
+            let Some(sleep) = self.sleep() else { break };
             self.pass(sleep + Duration::from_micros(1));
             self.poll(true);
         }
         self.check_endings();
-        assert!(self.driver.is_empty(), "a connection never ends");
+        assert!(self.drivers.iter().all(Driver::is_empty), "a connection never ends");
         assert!(self.world.borrow().open_sockets().is_empty(), "a socket stays open");
         assert_eq!(self.ended.borrow().len(), self.world.borrow().conns.len(), "not one record per connection");
         assert_eq!(self.connection_limit.active(), 0, "a guard is kept");
@@ -425,6 +446,9 @@ fn run(seed: u64, engine: Engine, tally: &mut Tally) {
     for (given_up, times) in [(false, world.warm_taken), (true, world.warm_replaced)] {
         *tally.entry(("a warm connection, given up before a byte:", given_up)).or_default() += times as u32;
     }
+    for carried in &simulation.carried {
+        *tally.entry(*carried).or_default() += 1;
+    }
     for ended in simulation.ended.borrow().iter() {
         *tally.entry((ended.close.word(), ended.held)).or_default() += 1;
         if ended.busy {
@@ -500,7 +524,10 @@ fn run_seeds(engine: Engine) {
         ("a reset behind no bytes, a FIN before it:", true),
         ("a reset behind bytes, a FIN before it:", false),
         ("a reset behind bytes, a FIN before it:", true),
-    ] {
+    ]
+    .into_iter()
+    .chain(transit::CARRIED)
+    {
         assert!(!complete || tally.contains_key(&(close, held)), "no {close} with bytes held: {held}");
     }
 }

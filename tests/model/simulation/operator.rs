@@ -43,18 +43,18 @@ impl Inspect for Worker<'_> {
 }
 
 impl Simulation {
-    fn ask(&mut self, filter: Filter, action: Action) -> Joined {
+    fn ask(&mut self, driver: usize, filter: Filter, action: Action) -> Joined {
         let steps = 1 + self.random(5);
         let now = self.world.borrow().now;
-        let worker = Worker { driver: RefCell::new(&mut self.driver), steps };
+        let worker = Worker { driver: RefCell::new(&mut self.drivers[driver]), steps };
         ask(&worker, Question { filter, action }, || now)
     }
 
     /// The list has each connection once, as it is, in order.
-    fn list(&mut self) -> Joined {
+    fn list(&mut self, driver: usize) -> Joined {
         let (_, sort) = Sort::NAMES[self.random(3) as usize];
-        let listed = self.ask(Filter::default(), Action::List { sort, limit: 100 });
-        assert_eq!(listed.rows.len(), self.driver.len());
+        let listed = self.ask(driver, Filter::default(), Action::List { sort, limit: 100 });
+        assert_eq!(listed.rows.len(), self.drivers[driver].len());
         let world = self.world.borrow();
         let order = |row: &tcplb::inspect::Row| match sort {
             Sort::Age => (row.since.0, row.id.0),
@@ -79,21 +79,22 @@ impl Simulation {
 
     /// Lists the connections and closes one of them; the others stay.
     pub fn operate(&mut self) {
-        let listed = self.list();
+        let driver = self.random(2) as usize;
+        let listed = self.list(driver);
         if listed.rows.is_empty() {
             return;
         }
         let row = &listed.rows[self.random(listed.rows.len() as u32) as usize];
         let only = Filter { id: Some(row.id), ..Filter::default() };
         *self.closing.borrow_mut() = true;
-        assert_eq!(self.ask(only.clone(), Action::Close).closed, 1);
+        assert_eq!(self.ask(driver, only.clone(), Action::Close).closed, 1);
         *self.closing.borrow_mut() = false;
-        assert_eq!(self.ask(only, Action::Close).closed, 0);
-        assert_eq!(self.driver.len(), listed.rows.len() - 1);
+        assert_eq!(self.ask(driver, only, Action::Close).closed, 0);
+        assert_eq!(self.drivers[driver].len(), listed.rows.len() - 1);
         self.closed_in.insert(row.state);
         self.deliver_stale();
         self.check_endings();
-        self.list();
+        self.list(driver);
     }
 }
 

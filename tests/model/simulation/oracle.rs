@@ -11,6 +11,7 @@ use tcplb::session::{CloseReason, Fact, Ledger, PREAMBLE_TIMEOUT, QUIET, RESET_P
 use tcplb::worker::ledger;
 
 /// Checks each ending as it comes.
+#[derive(Clone)]
 pub struct Oracle {
     pub world: Shared,
     pub failures: Rc<RefCell<u64>>,

@@ -9,7 +9,10 @@
 //!
 //! Everything illegal that the driver could do panics here.
 
+mod descriptors;
 mod net;
+
+pub use descriptors::{SimNet, SimPipe, SimSocket};
 
 use crate::simulation::preamble::{self, Preamble};
 use std::cell::RefCell;
@@ -40,6 +43,8 @@ pub struct Sock {
     pub side: Side,
     pub conn: usize,
     token: Option<Token>,
+    /// The driver that watches it.
+    pub driver: usize,
     pub open: bool,
     /// Backend sockets: has the handshake ended, and how?
     pub connected: bool,
@@ -132,12 +137,12 @@ pub struct World {
     /// Warm connections that were taken, and those that ended before a byte and were replaced.
     pub warm_taken: u64,
     pub warm_replaced: u64,
-    by_slot: HashMap<u32, usize>,
-    next_conn: usize,
+    /// The connection in a slot of a driver.
+    by_slot: HashMap<(usize, u32), usize>,
     /// Bytes in each pipe there ever was; `None` once it is closed.
     pub pipes: Vec<Option<u64>>,
-    /// Of sockets that were closed since the last look.
-    pub closed_tokens: Vec<Token>,
+    /// Of sockets that were closed or left their driver since the last look, with the driver.
+    pub closed_tokens: Vec<(usize, Token)>,
 }
 
 pub type Shared = Rc<RefCell<World>>;
@@ -169,34 +174,6 @@ fn byte_behind(header: &[u8], direction: Direction, position: u64) -> u8 {
     if at < header.len() { header[at] } else { byte(direction, position - header.len() as u64) }
 }
 
-/// A socket as the driver holds it; dropping it closes it in order.
-#[derive(Debug)]
-pub struct SimSocket {
-    id: usize,
-    world: Shared,
-}
-
-impl Drop for SimSocket {
-    fn drop(&mut self) {
-        self.world.borrow_mut().close(self.id);
-    }
-}
-
-/// A pipe as the engine holds it.
-#[derive(Debug)]
-pub struct SimPipe {
-    id: usize,
-    world: Shared,
-}
-
-impl Drop for SimPipe {
-    fn drop(&mut self) {
-        self.world.borrow_mut().pipes[self.id] = None;
-    }
-}
-
-pub struct SimNet(pub Shared);
-
 impl Sock {
     /// The kernel announces room once a third of it is free (sk_stream_is_writeable).
     fn is_writable(&self) -> bool {
@@ -222,7 +199,6 @@ impl World {
             warm_taken: 0,
             warm_replaced: 0,
             by_slot: HashMap::new(),
-            next_conn: 0,
             pipes: Vec::new(),
             closed_tokens: Vec::new(),
         }
@@ -235,6 +211,7 @@ impl World {
             side,
             conn,
             token: None,
+            driver: 0,
             open: true,
             connected: side == Side::Client || answer == Answer::Done,
             answer,
@@ -276,9 +253,8 @@ impl World {
         this.conns.push(Conn { last_io: now, accepted: now, ..fresh });
         let id = this.socket(Side::Client, conn, Answer::Done);
         this.conns[conn].client = Some(id);
-        this.next_conn = conn;
         let transport = if this.socks[id].chunky { Transport::Unix } else { Transport::Tcp };
-        (SimSocket { id, world: world.clone() }, transport)
+        (SimSocket::new(id, world), transport)
     }
 
     /// How many bytes of a socket's stream have been read: those behind the client's header.
@@ -639,6 +615,6 @@ impl World {
         sock.open = false;
         let connected = self.conns[sock.conn].connected;
         assert!(connected || !sock.spoke_early, "what it said before its reset is lost");
-        self.closed_tokens.extend(sock.token);
+        self.closed_tokens.extend(sock.token.map(|token| (sock.driver, token)));
     }
 }

@@ -33,7 +33,7 @@ impl Io for SimNet {
             return Err(rustix::io::Errno::MFILE.into());
         }
         world.pipes.push(Some(0));
-        Ok(SimPipe { id: world.pipes.len() - 1, world: self.0.clone() })
+        Ok(SimPipe::new(world.pipes.len() - 1, &self.0))
     }
 
     fn fill(&mut self, socket: &SimSocket, pipe: &SimPipe) -> io::Result<usize> {
@@ -47,11 +47,11 @@ impl Io for SimNet {
 
 impl World {
     /// A connection attempt to this address begins: for which connection, and how the address answers. The one before is over.
-    fn attempt(&mut self, to: &Endpoint, token: Token) -> (usize, Answer) {
+    fn attempt(&mut self, to: &Endpoint, driver: usize, token: Token) -> (usize, Answer) {
         let Token::Socket(SocketId { side: Side::Backend, slot, .. }) = token else {
             panic!("{token:?} for a backend")
         };
-        let conn = self.by_slot[&slot];
+        let conn = self.by_slot[&(driver, slot)];
         let old = self.conns[conn].backend.map(|old| &self.socks[old]);
         assert!(old.is_none_or(|old| !old.open), "dials again before the last attempt is closed");
         assert!(!self.conns[conn].connected, "dials after a backend was connected");
@@ -67,17 +67,25 @@ impl World {
 impl Net for SimNet {
     fn adopt(&mut self, socket: &SimSocket, token: Token) -> io::Result<()> {
         let mut world = self.0.borrow_mut();
-        let Token::Socket(SocketId { side: Side::Client, slot, .. }) = token else { panic!("{token:?} for a client") };
-        let conn = world.next_conn;
-        world.by_slot.insert(slot, conn);
+        let Token::Socket(SocketId { side, slot, .. }) = token else { panic!("{token:?} for a socket") };
         let sock = &mut world.socks[socket.id];
-        (sock.token, sock.announced) = (Some(token), true);
+        assert!(sock.open && sock.token.is_none() && sock.side == side, "watched twice, or not what it is");
+        (sock.token, sock.driver, sock.announced) = (Some(token), self.1, true);
+        let conn = sock.conn;
+        world.by_slot.insert((self.1, slot), conn);
         Ok(())
+    }
+
+    fn release(&mut self, socket: &SimSocket) {
+        let mut world = self.0.borrow_mut();
+        let token = world.socks[socket.id].token.take().expect("it is watched");
+        assert_eq!(world.socks[socket.id].driver, self.1, "another driver's");
+        world.closed_tokens.push((self.1, token));
     }
 
     fn dial(&mut self, to: &Endpoint, token: Token, _: FirstBytes) -> io::Result<Dialed<SimSocket>> {
         let mut world = self.0.borrow_mut();
-        let (conn, mut answer) = world.attempt(to, token);
+        let (conn, mut answer) = world.attempt(to, self.1, token);
         if answer == Answer::NoDescriptor && world.random.bool() {
             answer = Answer::Done;
         }
@@ -100,8 +108,8 @@ impl Net for SimNet {
             world.conns[conn].last_io = now;
         }
         let sock = &mut world.socks[id];
-        (sock.token, sock.announced) = (Some(token), done);
-        Ok(Dialed { socket: SimSocket { id, world: self.0.clone() }, is_connected: done })
+        (sock.token, sock.driver, sock.announced) = (Some(token), self.1, done);
+        Ok(Dialed { socket: SimSocket::new(id, &self.0), is_connected: done })
     }
 
     fn take_warm(&mut self, backend: &Backend, address: usize, token: Token) -> Option<SimSocket> {
@@ -110,7 +118,7 @@ impl Net for SimNet {
             return None;
         }
         let to = &backend.addresses.get(address)?.endpoint;
-        let (conn, _) = world.attempt(to, token);
+        let (conn, _) = world.attempt(to, self.1, token);
         let now = world.now;
         world.conns[conn].dialed.push(to.clone());
         let id = world.socket(Side::Backend, conn, Answer::Done);
@@ -119,7 +127,7 @@ impl Net for SimNet {
         world.warm_taken += 1;
         let dice = world.random.u8(..8);
         let sock = &mut world.socks[id];
-        (sock.token, sock.announced) = (Some(token), true);
+        (sock.token, sock.driver, sock.announced) = (Some(token), self.1, true);
         // What was under way when it was looked at.
         match dice {
             0 => sock.fin = true,
@@ -127,7 +135,7 @@ impl Net for SimNet {
             2 => sock.sent = 7,
             _ => {}
         }
-        Some(SimSocket { id, world: self.0.clone() })
+        Some(SimSocket::new(id, &self.0))
     }
 
     fn has_bytes(&mut self, socket: &SimSocket) -> io::Result<bool> {
@@ -177,6 +185,7 @@ impl Net for SimNet {
     }
 
     fn reset(&mut self, socket: SimSocket) {
+        assert!(!socket.is_shared(), "another process has it");
         self.0.borrow_mut().socks[socket.id].closed_by_reset = true;
     }
 
