@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let listeners = vec![model::Listener { pool: "web".into(), ..model::Listener::default() }];
     let snapshot = pool::build(&Model { global: Global::default(), listeners, pools }, &resolved);
     let relay = RelayResources::new(Engine::Copy, 1);
-    let mut driver = Driver::new(Silent, Nothing, relay, ConnectionIds::new(0), 1, clock::now());
+    let mut driver = Driver::new(Silent, Nothing, relay, ConnectionIds::new(0, 0), 1, clock::now());
     let limit = ConnectionLimit::new(count);
     for number in 0..count {
         let listener = snapshot.listeners[0].clone();
@@ -143,6 +143,8 @@ impl Io for Silent {
 }
 
 impl Net for Silent {
+    fn release(&mut self, _: &Self::Socket) {}
+
     fn adopt(&mut self, (): &(), _: Token) -> io::Result<()> {
         Ok(())
     }

@@ -8,6 +8,7 @@
 //! waker once.
 
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::fmt;
@@ -42,6 +43,22 @@ pub enum Kind {
     LimitLeft,
     /// A drain of the process begins or is over, or a drain of a backend is over.
     Drain,
+    /// A new process has taken over, or has failed to.
+    Upgrade,
+}
+
+/// A [`Recorded`] event for another process, whose version may know other kinds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedEvent {
+    seq: u64,
+    at: SystemTime,
+    kind: String,
+    by: String,
+    pool: Option<String>,
+    backend: Option<String>,
+    from: Option<String>,
+    to: Option<String>,
+    reason: Option<String>,
 }
 
 /// The originator of an event.
@@ -112,7 +129,7 @@ struct Ring {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 9] = [
+    pub const ALL: [Kind; 10] = [
         Kind::Start,
         Kind::BackendState,
         Kind::Config,
@@ -122,6 +139,7 @@ impl Kind {
         Kind::LimitReached,
         Kind::LimitLeft,
         Kind::Drain,
+        Kind::Upgrade,
     ];
 
     /// Its word in the API.
@@ -136,6 +154,7 @@ impl Kind {
             Kind::LimitReached => "limit_reached",
             Kind::LimitLeft => "limit_left",
             Kind::Drain => "drain",
+            Kind::Upgrade => "upgrade",
         }
     }
 }
@@ -153,6 +172,30 @@ impl By {
             By::Tcplb => "tcplb",
         };
         word.into()
+    }
+
+    /// The originator of this word; `None` if there is none.
+    fn parse(word: &str) -> Option<By> {
+        let all = [By::File, By::Api, By::Health, By::Names, By::Signal, By::Tcplb];
+        let label = word.strip_prefix("discovery:").map(|label| By::Discovery(label.into()));
+        label.or_else(|| all.into_iter().find(|by| by.word() == word))
+    }
+}
+
+impl From<&Recorded> for SavedEvent {
+    fn from(Recorded { seq, at, event }: &Recorded) -> SavedEvent {
+        let Event { kind, by, pool, backend, from, to, reason } = event.clone();
+        let (kind, by) = (kind.word().to_owned(), by.word().into_owned());
+        SavedEvent { seq: *seq, at: *at, kind, by, pool, backend, from, to, reason }
+    }
+}
+
+impl SavedEvent {
+    /// `None` if its kind or its originator is unknown here.
+    fn event(&self) -> Option<Event> {
+        let kind = Kind::ALL.into_iter().find(|kind| kind.word() == self.kind)?;
+        let SavedEvent { pool, backend, from, to, reason, .. } = self.clone();
+        Some(Event { kind, by: By::parse(&self.by)?, pool, backend, from, to, reason })
     }
 }
 
@@ -223,6 +266,30 @@ impl Events {
         {
             wake();
         }
+    }
+
+    /// Makes the events of the process before the first ones of this one. `last` is the number of the last of them.
+    pub fn restore(&self, events: &[SavedEvent], last: u64) {
+        let mut ring = self.ring.lock();
+        let known = events
+            .iter()
+            .filter_map(|saved| Some(Arc::new(Recorded { seq: saved.seq, at: saved.at, event: saved.event()? })));
+        // Numbers have no gaps, so that events before one that is unknown here can't be kept.
+        let mut before = last + 1;
+        let mut kept: VecDeque<Arc<Recorded>> = VecDeque::new();
+        for event in known.rev().take(self.kept) {
+            if event.seq + 1 != before {
+                break;
+            }
+            before = event.seq;
+            kept.push_front(event);
+        }
+        (ring.events, ring.last) = (kept, last);
+    }
+
+    /// Adds events that the process before has recorded since [`Events::restore`].
+    pub fn append(&self, events: &[SavedEvent]) {
+        events.iter().filter_map(SavedEvent::event).for_each(|event| self.record(event));
     }
 
     /// The events that `since` lacks, oldest first, at most the last `most`; and the number of the last one. A number that is

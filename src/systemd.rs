@@ -39,6 +39,12 @@ pub fn stopping(status: &str) {
     notify(&[NotifyState::Stopping, NotifyState::Status(&line(status))]);
 }
 
+/// Reports that another process is the main one from now on (MAINPID=), which has taken over.
+pub fn main_process(pid: i32) {
+    // A process number is positive.
+    notify(&[NotifyState::MainPid(pid.unsigned_abs())]);
+}
+
 /// Reports that no thread is stuck (WATCHDOG=1). A message that finds no room is dropped, since the next one replaces
 /// it.
 pub fn alive() {

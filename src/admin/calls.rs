@@ -8,7 +8,7 @@ use super::http::{self, Response};
 use super::incoming::Request;
 use super::server::{Handler, Peer};
 use crate::config::descriptors::AdminShare;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use socket2::Socket;
 use std::collections::VecDeque;
 use std::io;
@@ -36,6 +36,8 @@ struct CallQueue {
     /// Calls that may wait; one more is refused.
     queue_max: usize,
     state: Mutex<State>,
+    /// Notified when a thread ends.
+    ended: Condvar,
 }
 
 #[derive(Default)]
@@ -55,12 +57,19 @@ impl Drop for CallGuard {
         if !self.given_back {
             self.shared.state.lock().threads -= 1;
         }
+        self.shared.ended.notify_all();
     }
 }
 
 impl Calls {
     pub(super) fn new(handler: Arc<dyn Handler>, share: AdminShare) -> Calls {
-        Calls(Arc::new(CallQueue { handler, queue_max: share.queued, state: Mutex::default() }))
+        Calls(Arc::new(CallQueue { handler, queue_max: share.queued, state: Mutex::default(), ended: Condvar::new() }))
+    }
+
+    /// Waits until no call runs.
+    pub(super) fn finish(&self, until: Instant) {
+        let mut state = self.0.state.lock();
+        while state.threads > 0 && !self.0.ended.wait_until(&mut state, until).timed_out() {}
     }
 
     /// Runs a call now or queues it. If neither is possible, gives the socket back with the reason.

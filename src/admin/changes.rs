@@ -146,7 +146,7 @@ fn shown(state: &State, status: u16, pool: &str, name: &str, warn: bool) -> Resp
 pub fn refusal(refused: &Refused) -> Response {
     let status = match refused {
         Refused::NoPool(_) | Refused::NoBackend { .. } => 404,
-        Refused::Exists { .. } | Refused::Discovered { .. } | Refused::Draining => 409,
+        Refused::Exists { .. } | Refused::Discovered { .. } | Refused::Draining | Refused::Upgrading => 409,
         Refused::Invalid(_) => 400,
         Refused::Gone => 503,
     };

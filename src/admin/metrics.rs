@@ -65,6 +65,9 @@ pub enum Detail {
 pub struct Scope {
     /// Reloads that were applied, and those that failed.
     reloads: (u64, u64),
+    /// Upgrades that succeeded, and those that failed; and how long connections stood still.
+    upgrades: (u64, u64),
+    upgrade_pauses: Reading,
     generation: u64,
     last_reload_success: bool,
     configured: SystemTime,
@@ -92,6 +95,8 @@ pub fn text(published: &Published, detail: Detail, now: Tick) -> String {
     text.workers(published.workers());
     let scope = Scope {
         reloads: published.reloads(),
+        upgrades: published.upgrades().results(),
+        upgrade_pauses: published.upgrades().pauses.read(),
         generation: snapshot.generation,
         last_reload_success: published.last_reload().is_none_or(|reload| reload.error.is_none()),
         configured: published.configured(),

@@ -61,6 +61,8 @@ use crate::config::model::Global;
 use crate::config::model::defaults::DEAD_PEER_TIMEOUT;
 use crate::confine;
 use crate::control::Remote;
+use crate::handover::Upgrader;
+use crate::handover::message::{At, SocketOf};
 use crate::inspect::Inspect;
 use crate::net::Keepalive;
 use crate::net::listen::{self, BoundFiles, Listening};
@@ -69,8 +71,10 @@ use crate::watchdog::Watched;
 use access::Access;
 use http::Response;
 use incoming::Request;
+pub use server::Door;
 use server::{Handler, Peer, Server};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -82,6 +86,8 @@ pub struct State {
     pub remote: Remote,
     /// Answer questions about connections.
     pub workers: Arc<dyn Inspect + Send + Sync>,
+    /// Hands over to a successor.
+    pub upgrader: Arc<dyn Upgrader>,
     /// The probes that calls have asked for.
     pub probes: probe::Running,
 }
@@ -127,16 +133,29 @@ impl BoundAdmin {
         &self.endpoints
     }
 
+    /// Copies of its listening sockets, for a successor. `asked` is the configured address.
+    pub fn lend(&self, asked: Option<&Listen>) -> io::Result<Vec<(SocketOf, OwnedFd)>> {
+        let any_port = asked.is_some_and(Listen::asks_for_any_port);
+        let own = self.endpoints.iter().zip(&self.listening).filter(|(_, socket)| !socket.is_inherited());
+        own.map(|(endpoint, socket)| {
+            let of = SocketOf { at: At::from(endpoint), of_manager: false, any_port };
+            Ok((of, socket.as_fd().try_clone_to_owned()?))
+        })
+        .collect()
+    }
+
     /// Starts to serve as many callers as the share grants.
     pub fn start(
         self,
         published: Arc<Published>,
         remote: Remote,
         workers: Arc<dyn Inspect + Send + Sync>,
+        upgrader: Arc<dyn Upgrader>,
         share: AdminShare,
     ) -> io::Result<Admin> {
         let BoundAdmin { files, listening, endpoints, access } = self;
-        let api = Api { state: State { published, remote, workers, probes: probe::Running::default() }, access };
+        let probes = probe::Running::default();
+        let api = Api { state: State { published, remote, workers, upgrader, probes }, access };
         Ok(Admin { _files: files, server: Server::start(listening, Arc::new(api), share)?, endpoints })
     }
 }
@@ -169,6 +188,11 @@ impl Admin {
     /// The addresses that the API listens on, with the ports that the kernel picked.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
+    }
+
+    /// The handle that keeps new callers out.
+    pub fn door(&self) -> Door {
+        self.server.door()
     }
 
     /// The heartbeat that the watchdog checks.

@@ -280,6 +280,8 @@ fn schemas() -> Value {
         "Reloaded": object(json!({
             "dry_run": flag, "generation": count, "changes": lines, "warnings": lines,
         })),
+        "Upgraded": object(json!({ "pid": count, "connections": count, "left": count, "seconds": seconds,
+            "pause_ms": object(json!({ "p50": maybe("number"), "p99": maybe("number"), "max": maybe("number") })) })),
         "Events": object(json!({ "started": text, "events": many("Event"), "next": count })),
         "Event": event,
         "NotReloaded": object(json!({ "error": text, "mistakes": lines })),

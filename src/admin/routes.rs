@@ -10,6 +10,7 @@ use crate::clock;
 use crate::config::diff::Change;
 use crate::config::text;
 use crate::control::{self, Refused};
+use crate::handover::Refusal;
 use std::time::Duration;
 
 /// A row of the table.
@@ -216,6 +217,22 @@ pub static ROUTES: &[Route] = &[
             STOPPING,
         ],
         call: changes::reload,
+        ..PLAIN
+    },
+    Route {
+        method: "POST",
+        path: "/v1/upgrade",
+        summary: "Starts the file at the path of the start, and hands over to it. Answers once it has taken over.",
+        answers: &[
+            (200, "It has taken over.", Content::Json("Upgraded")),
+            (409, "An upgrade is under way.", Content::Json("Error")),
+            (500, "It has not taken over, and this process goes on: why.", Content::Json("Error")),
+        ],
+        call: |state, _| match state.upgrader.upgrade() {
+            Ok(figures) => Response::json(200, &figures),
+            Err(Refusal::UnderWay) => Response::error(409, "an upgrade is under way"),
+            Err(Refusal::Failed(why)) => Response::error(500, why),
+        },
         ..PLAIN
     },
     Route {

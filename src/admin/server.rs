@@ -42,6 +42,8 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 16;
 /// The pause after accept fails, for example for lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long the end waits for answers that are under way: those of an upgrade, of a change.
+const ANSWERS: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for this thread.
 const FAREWELL: Duration = Duration::from_secs(2);
 const WAKER: Token = Token(usize::MAX);
@@ -74,10 +76,18 @@ pub enum Peer {
     Unix,
 }
 
+/// Opens and closes the server for new callers.
+#[derive(Clone, Debug)]
+pub struct Door {
+    closed: Arc<AtomicBool>,
+    waker: Arc<Waker>,
+}
+
 /// The running server. Dropping it closes the listeners; answers under way are finished.
 #[derive(Debug)]
 pub struct Server {
     stopping: Arc<AtomicBool>,
+    door: Door,
     waker: Arc<Waker>,
     heartbeat: Heartbeat,
     ended: Receiver<()>,
@@ -90,6 +100,9 @@ struct AcceptLoop {
     listening: Vec<(Socket, Peer)>,
     handler: Arc<dyn Handler>,
     stopping: Arc<AtomicBool>,
+    /// Whether a successor accepts the callers, and whether the listeners are out of epoll for that.
+    closed: Arc<AtomicBool>,
+    unwatched: bool,
     callers: Slots<Caller>,
     share: AdminShare,
     calls: Calls,
@@ -144,6 +157,7 @@ impl Server {
         handler.set_waker(Box::new(move || drop(of_news.wake())));
         let stopping = Arc::new(AtomicBool::new(false));
         let heartbeat = Heartbeat::default();
+        let door = Door { closed: Arc::new(AtomicBool::new(false)), waker: waker.clone() };
         let accept = AcceptLoop {
             poll,
             registry,
@@ -151,6 +165,8 @@ impl Server {
             calls: Calls::new(handler.clone(), share),
             handler,
             stopping: stopping.clone(),
+            closed: door.closed.clone(),
+            unwatched: false,
             callers: Slots::default(),
             share,
             chunk: vec![0; super::incoming::HEAD_MAX].into(),
@@ -162,7 +178,12 @@ impl Server {
             accept.run();
         };
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(work)?;
-        Ok(Server { stopping, waker, heartbeat, ended, thread: Some(thread) })
+        Ok(Server { stopping, door, waker, heartbeat, ended, thread: Some(thread) })
+    }
+
+    /// The handle that keeps new callers out.
+    pub fn door(&self) -> Door {
+        self.door.clone()
     }
 
     /// The heartbeat that the watchdog checks.
@@ -170,6 +191,24 @@ impl Server {
         let (waker, heartbeat) = (self.waker.clone(), self.heartbeat.clone());
         // A failure to wake needs no report: the heartbeat stops.
         Watched { name: "admin".to_owned(), heartbeat, wake: Box::new(move || drop(waker.wake())) }
+    }
+}
+
+impl Door {
+    /// Accepts no caller any more: a successor does.
+    pub fn close(&self) {
+        self.set(true);
+    }
+
+    /// Accepts callers again.
+    pub fn open(&self) {
+        self.set(false);
+    }
+
+    fn set(&self, closed: bool) {
+        self.closed.store(closed, Ordering::Release);
+        // A failure to wake delays this until the next event.
+        drop(self.waker.wake());
     }
 }
 
@@ -211,6 +250,7 @@ impl AcceptLoop {
             }
             if self.stopping.load(Ordering::Acquire) {
                 self.end_waits();
+                self.calls.finish(Instant::now() + ANSWERS);
                 self.heartbeat.end();
                 return;
             }
@@ -225,6 +265,11 @@ impl AcceptLoop {
                 }
             }
             accepted = Accepted::All;
+            self.heed_door();
+            if self.unwatched {
+                self.expire(Instant::now());
+                continue;
+            }
             // There are few listeners, so trying all is simpler than matching events to them.
             for index in 0..self.listening.len() {
                 let now = self.accept(index);
@@ -233,6 +278,24 @@ impl AcceptLoop {
                 }
             }
             self.expire(Instant::now());
+        }
+    }
+
+    /// Watches the listeners exactly while the door is open.
+    fn heed_door(&mut self) {
+        let closed = self.closed.load(Ordering::Acquire);
+        if std::mem::replace(&mut self.unwatched, closed) == closed {
+            return;
+        }
+        for (index, (socket, _)) in self.listening.iter().enumerate() {
+            let (descriptor, token) = (socket.as_raw_fd(), Token(LISTENERS + index));
+            let outcome = match closed {
+                true => self.registry.deregister(&mut SourceFd(&descriptor)),
+                false => self.registry.register(&mut SourceFd(&descriptor), token, Interest::READABLE),
+            };
+            if let Err(error) = outcome {
+                log::error!("the admin API can't change what it watches: {error}");
+            }
         }
     }
 

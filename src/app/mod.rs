@@ -3,9 +3,13 @@
 //! | file | what |
 //! |---|---|
 //! | `start` | the phases of a start, as types: bound, confined, ready, running |
+//! | `upgrade`, `takeover`, `memory` | an upgrade: the side of the process that runs, that of the new one, and what is passed on |
 //! | `workers` | the workers' threads, and control's orders to them |
 
+mod memory;
 mod start;
+mod takeover;
+mod upgrade;
 mod workers;
 
 use crate::access_log::{AccessLog, Reopener};
@@ -15,6 +19,8 @@ use crate::base::text::counted;
 use crate::config::model::Model;
 use crate::confine::Confinement;
 use crate::control::{Control, Outcome};
+use crate::handover::Post;
+use crate::launcher::Launcher;
 use crate::net::listen;
 use crate::pool::{Published, Snapshot};
 use crate::prober::Prober;
@@ -28,6 +34,10 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use takeover::{End, Inheritance, Predecessor};
+use workers::Workers;
+
+pub use upgrade::Upgrades;
 
 pub use crate::control::{Changes, Loader, Refused, ReloadError, Remote};
 
@@ -43,6 +53,18 @@ pub struct Running {
     log: Option<AccessLog>,
     state_file: Option<StateFile>,
     watchdog: Watchdog,
+    upgrades: Upgrades,
+    data_plane: Workers,
+    /// What the predecessor has given, until the rest is taken over.
+    inheritance: Option<Inheritance>,
+}
+
+/// The processes before and after this one.
+pub struct Succession {
+    /// Starts the next one; or why there is none.
+    pub launcher: Result<Launcher, String>,
+    /// The one that runs and hands over, if there is one.
+    pub predecessor: Option<Post>,
 }
 
 /// A listener's bound address.
@@ -79,7 +101,8 @@ pub fn start(model: Model) -> Result<Running, StartError> {
 
 /// Starts a balancer. `loader` reads the file of `model` again. It serves when this returns.
 pub fn start_with(model: Model, loader: Option<Loader>) -> Result<Running, StartError> {
-    let running = begin(model, loader, None, || Ok(never()))?;
+    let alone = Succession { launcher: Err("it was started without a launcher".to_owned()), predecessor: None };
+    let running = begin(model, loader, None, alone, || Ok(never()))?;
     running.ok_or_else(|| StartError("stopped before it served".to_owned()))
 }
 
@@ -90,20 +113,23 @@ pub fn start_confined(
     model: Model,
     loader: Option<Loader>,
     confinement: Confinement,
+    succession: Succession,
     listen: impl FnOnce() -> io::Result<Receiver<()>>,
 ) -> Result<Option<Running>, StartError> {
-    begin(model, loader, Some(confinement), listen)
+    begin(model, loader, Some(confinement), succession, listen)
 }
 
 fn begin(
     model: Model,
     loader: Option<Loader>,
     confinement: Option<Confinement>,
+    succession: Succession,
     listen: impl FnOnce() -> io::Result<Receiver<()>>,
 ) -> Result<Option<Running>, StartError> {
-    let confined = Bound::bind(model)?.confine(confinement, listen)?;
+    let Succession { launcher, predecessor } = succession;
+    let confined = Bound::bind(model, predecessor.map(Predecessor::new))?.confine(confinement, listen)?;
     let Some(ready) = confined.resolve()? else { return Ok(None) };
-    ready.run(loader).map(Some).map_err(StartError::thread)
+    ready.run(loader, launcher).map(Some).map_err(StartError::thread)
 }
 
 impl Running {
@@ -142,9 +168,37 @@ impl Running {
         self.log.as_ref().and_then(AccessLog::reopener)
     }
 
+    /// What hands over to a successor.
+    pub fn upgrades(&self) -> Upgrades {
+        self.upgrades.clone()
+    }
+
+    /// Takes over what the predecessor still has, if there is one. Fails if the predecessor goes on instead; this process
+    /// then ends with its last connection.
+    pub fn take_over(&mut self) -> Result<(), String> {
+        match self.inheritance.take().map(|inheritance| inheritance.finish(&self.published, &self.data_plane)) {
+            None => {}
+            Some(End::Done) => {
+                log::info!("has taken over: the process before ends");
+                // It may have written an older state since this process has its own.
+                self.state_file.iter().for_each(|file| file.saver().save_soon());
+            }
+            Some(End::Died(why)) => {
+                log::warn!("the process before has died during the hand-over, and this one goes on: {why}")
+            }
+            Some(End::Failed(why)) => {
+                if let Ok(held) = self.control.remote().hold() {
+                    held.handed_over();
+                }
+                return Err(why);
+            }
+        }
+        Ok(())
+    }
+
     /// Waits for the end. Fails with the error of the thread that failed.
     pub fn wait(self) -> Result<(), String> {
-        let Outcome { counts, stuck } = self.control.wait();
+        let Outcome { counts, stuck, handed_over } = self.control.wait();
         drop(self.watchdog);
         for (number, worker) in self.workers.into_iter().enumerate() {
             if !stuck.contains(&number) {
@@ -156,6 +210,10 @@ impl Running {
         self.prober.stop();
         drop(self.warm);
         drop(self.admin);
+        if handed_over {
+            listen::disown_files();
+            return Ok(());
+        }
         let snapshot = self.published.snapshot();
         let addresses = snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
         listen::remove_files(addresses.map(|address| &address.endpoint));

@@ -11,6 +11,8 @@
 //! dropped removes its socket files: `BoundState`, `BoundAdmin` and [`Ready`] each hold a
 //! [`BoundFiles`](crate::net::listen::BoundFiles).
 
+use super::takeover::{Inheritance, Predecessor};
+use super::upgrade::{self, Upgrades};
 use super::workers::{self, WorkerThreads};
 use super::{ListenerAddress, Running, StartError};
 use crate::access_log::{AccessLog, LineFormat, Links, Target};
@@ -20,9 +22,11 @@ use crate::base::{Endpoint, Size};
 use crate::clock;
 use crate::config::descriptors::{self, AdminShare};
 use crate::config::model::{LogTo, Model, Names};
+use crate::config::runtime::RuntimeChanges;
 use crate::confine::Confinement;
 use crate::control::{self, BoundState, ConfigState, Control, DataPlane, FirstState, Loader, Lookups, Parts};
 use crate::events::{By, Event, Kind};
+use crate::launcher::Launcher;
 use crate::logger;
 use crate::net::listen;
 use crate::net::{self, TcpTuning};
@@ -34,10 +38,11 @@ use crate::warm;
 use crate::watchdog::{self, Watchdog};
 use crate::worker::WorkerContext;
 use crossbeam_channel::Receiver;
+use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How long the start waits for all names together, if it can go on without them.
 const NAMES_PATIENCE: Duration = Duration::from_secs(2);
@@ -48,6 +53,8 @@ pub struct Bound {
     admin: Option<BoundAdmin>,
     /// The limit on open file descriptors.
     descriptors: u64,
+    /// What the predecessor has given, if there is one.
+    inheritance: Option<Inheritance>,
 }
 
 /// The process has given up its privileges. Threads may start: they inherit what is left.
@@ -68,27 +75,30 @@ pub struct Ready {
     first: FirstState,
     admin: Option<BoundAdmin>,
     descriptors: u64,
+    inheritance: Option<Inheritance>,
     log: Option<OpenedLog>,
     lookups: Lookups,
 }
 
 impl Bound {
-    /// Binds the model's listeners and its admin API.
-    pub fn bind(model: Model) -> Result<Bound, StartError> {
+    /// Binds the model's listeners and its admin API, or takes their sockets over from `predecessor`.
+    pub fn bind(model: Model, predecessor: Option<Predecessor>) -> Result<Bound, StartError> {
         let descriptors = raise_descriptor_limit();
         // What another start could not read must not be lost.
-        let restored = model.global.state_file.as_deref().map(state_file::read).transpose().map_err(StartError)?;
-        let restored = restored.unwrap_or_default();
+        let ask = |predecessor: Predecessor| predecessor.ask(descriptors, model.global.workers);
+        let inheritance = predecessor.map(ask).transpose().map_err(StartError)?;
+        let restored = match (&inheritance, &model.global.state_file) {
+            // The predecessor knows more than the file.
+            (Some(inheritance), _) => inheritance.changes.clone(),
+            (None, Some(path)) => state_file::read(path).map_err(StartError)?,
+            (None, None) => RuntimeChanges::default(),
+        };
         restored.dropped(&model).iter().for_each(|line| log::warn!("state_file: {line}"));
         let state = ConfigState::bind_first(model, &restored, descriptors).map_err(StartError)?;
         let admin = bind_admin(state.running())?;
-        Ok(Bound::of(state, admin, descriptors))
-    }
-
-    /// Takes bound sockets, wherever they come from.
-    fn of(mut state: BoundState, admin: Option<BoundAdmin>, descriptors: u64) -> Bound {
-        state.serve_admin_at(admin.as_ref().map_or(&[], |admin| admin.endpoints()));
-        Bound { state, admin, descriptors }
+        let mut bound = Bound { state, admin, descriptors, inheritance };
+        bound.state.serve_admin_at(bound.admin.as_ref().map_or(&[], |admin| admin.endpoints()));
+        Ok(bound)
     }
 
     /// Opens the access log and gives up the privileges that `confinement` names. Then the log's thread starts, and
@@ -121,7 +131,7 @@ impl Bound {
 impl Confined {
     /// Looks up the names of backends and builds the first snapshot. `None`: a stop came first.
     pub fn resolve(self) -> Result<Option<Ready>, StartError> {
-        let Confined { bound: Bound { state, admin, descriptors }, log, stops } = self;
+        let Confined { bound: Bound { state, admin, descriptors, inheritance }, log, stops } = self;
         let model = state.running();
         model.global.socket_buffer.into_iter().for_each(warn_of_less);
         // Resolver threads may outlast the start.
@@ -132,14 +142,15 @@ impl Confined {
             return Ok(None);
         };
         let first = state.build(&found).map_err(StartError)?;
-        Ok(Some(Ready { first, admin, descriptors, log, lookups }))
+        Ok(Some(Ready { first, admin, descriptors, inheritance, log, lookups }))
     }
 }
 
 impl Ready {
     /// Starts all threads. Fails if one can't start.
-    pub fn run(self, loader: Option<Loader>) -> io::Result<Running> {
-        let Ready { first: FirstState { config_state, opened, files }, admin, descriptors, log, lookups } = self;
+    pub fn run(self, loader: Option<Loader>, launcher: Result<Launcher, String>) -> io::Result<Running> {
+        let Ready { first, admin, descriptors, inheritance, log, lookups } = self;
+        let FirstState { config_state, opened, files } = first;
         let (model, snapshot) = (config_state.running().clone(), config_state.snapshot().clone());
         let share = config_state.share();
         let connection_limit = ConnectionLimit::new(share.connections);
@@ -152,9 +163,19 @@ impl Ready {
         let keeper = warm::prepare()?;
         let (prepared, data_plane) = workers::prepare(model.global.workers, keeper.access().orders)?;
         let (file, now) = (config_state.file().clone(), clock::now());
-        let published = Arc::new(Published::new(snapshot.clone(), model.clone(), file, connection_limit.clone(), now));
-        let start = Event::new(Kind::Start, By::Tcplb);
-        published.events().record(start.because(format_args!("tcplb {}", env!("CARGO_PKG_VERSION"))));
+        let started = match &inheritance {
+            Some(Inheritance { memory, .. }) => (now.before(memory.age), memory.started_at),
+            None => (now, SystemTime::now()),
+        };
+        let published = Published::new(snapshot.clone(), model.clone(), file, connection_limit.clone(), started);
+        let published = Arc::new(published);
+        match &inheritance {
+            Some(inheritance) => inheritance.memory.restore(&published),
+            None => {
+                let start = Event::new(Kind::Start, By::Tcplb);
+                published.events().record(start.because(format_args!("tcplb {}", env!("CARGO_PKG_VERSION"))));
+            }
+        }
         // Resets go straight to the workers, since control may be waiting for the prober.
         let resets = data_plane.clone();
         // Control takes all weights that have changed at once, so one message is enough.
@@ -183,7 +204,7 @@ impl Ready {
             keeper: registry,
             prober: prober.mailbox(),
             totals: published.workers().clone(),
-            first_sequence: 0,
+            first_sequence: inheritance.as_ref().map_or(0, |inheritance| inheritance.memory.first_sequence),
             log: log_handle,
         };
         let WorkerThreads { threads: workers, ended } = workers::spawn(prepared, opened, &context)?;
@@ -198,11 +219,21 @@ impl Ready {
             lookups,
             ended,
         })?;
+        let lent = admin.iter().map(|admin| admin.lend(model.global.admin.as_ref())).collect::<io::Result<Vec<_>>>()?;
+        let upgrades = Upgrades::new(upgrade::Shared {
+            launcher: Mutex::new(launcher),
+            remote: control.remote(),
+            workers: data_plane.clone(),
+            published: published.clone(),
+            admin: lent.into_iter().flatten().collect(),
+            door: Mutex::new(None),
+        });
         let serve = |admin: BoundAdmin| {
             let (workers, share) = (Arc::new(data_plane.clone()), AdminShare::of(descriptors));
-            admin.start(published.clone(), control.remote(), workers, share)
+            admin.start(published.clone(), control.remote(), workers, Arc::new(upgrades.clone()), share)
         };
         let admin = admin.map(serve).transpose()?;
+        admin.iter().for_each(|admin| upgrades.set_door(admin.door()));
         let mut watched = vec![control.watched(), prober.watched(), warm.watched()];
         watched.extend(data_plane.watched());
         watched.extend(admin.as_ref().map(Admin::watched));
@@ -214,7 +245,21 @@ impl Ready {
         });
         let watchdog = Watchdog::start(watched, asked.unwrap_or(watchdog::BOUND), published.clone(), alive)?;
         files.keep();
-        Ok(Running { listeners, published, admin, control, prober, warm, workers, log, state_file, watchdog })
+        Ok(Running {
+            listeners,
+            published,
+            admin,
+            control,
+            prober,
+            warm,
+            workers,
+            log,
+            state_file,
+            watchdog,
+            upgrades,
+            data_plane,
+            inheritance,
+        })
     }
 }
 

@@ -5,15 +5,18 @@ use crate::inspect::{Inspect, Inspection};
 use crate::mailbox::Slot;
 use crate::net::listen::Listening;
 use crate::pool::{BackendId, Snapshot};
-use crate::session::CloseReason;
+use crate::session::{CloseReason, ConnectionIds};
 use crate::warm;
 use crate::watchdog::Watched;
-use crate::worker::orders::{Adopt, Orders};
+use crate::worker::orders::{Adopt, Lent, Orders};
+use crate::worker::transit::{self, Incoming};
 use crate::worker::{self, ListenSocket, Peer, Prepared, WorkerContext};
 use crossbeam_channel::{Receiver, bounded, unbounded};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 /// Hands orders and questions to the workers. No call waits for a worker.
 #[derive(Clone)]
@@ -53,12 +56,15 @@ pub fn spawn(prepared: Vec<Prepared>, opened: Vec<NewSockets>, shared: &WorkerCo
     Ok(WorkerThreads { threads, ended })
 }
 
-/// Distributes the sockets. A unix socket is a single one, for the first worker.
+/// Distributes the sockets of each address over the workers. A unix socket is a single one, for the first worker.
 fn by_worker(opened: Vec<NewSockets>, workers: usize) -> Vec<Vec<ListenSocket>> {
     let mut shares: Vec<Vec<ListenSocket>> = (0..workers).map(|_| Vec::new()).collect();
     for NewSockets { address, listener, sockets } in opened {
         let own = |socket: Listening| ListenSocket::new(address, listener.clone(), socket);
-        shares.iter_mut().zip(sockets).for_each(|(share, socket)| share.push(own(socket)));
+        // A predecessor with more workers has left more sockets than there are workers.
+        for (number, socket) in sockets.into_iter().enumerate() {
+            shares[number % workers].push(own(socket));
+        }
     }
     shares
 }
@@ -69,6 +75,24 @@ impl Workers {
         self.peers.clone()
     }
 
+    /// Where the connections' numbers of the next process begin.
+    pub fn next_sequence(&self) -> u64 {
+        ConnectionIds::begin_next(self.peers.iter().map(|peer| peer.given.load(Ordering::Relaxed)))
+    }
+
+    /// Gives connections of the process before to the workers of their numbers, and waits until they go on.
+    pub fn put_in(&self, connections: Vec<Incoming>) {
+        let mut of_workers: Vec<Vec<Incoming>> = self.peers.iter().map(|_| Vec::new()).collect();
+        for incoming in connections {
+            of_workers[incoming.record.id.worker(self.peers.len())].push(incoming);
+        }
+        let batches = self.peers.iter().zip(of_workers).filter(|(_, connections)| !connections.is_empty());
+        let answers: Vec<_> = batches.map(|(peer, connections)| transit::put_in(peer, connections)).collect();
+        // A worker that does not respond has its connections once it does.
+        let until = Instant::now() + transit::PATIENCE;
+        answers.iter().for_each(|answer| drop(answer.recv_deadline(until)));
+    }
+
     /// The heartbeats, for the watchdog.
     pub fn watched(&self) -> impl Iterator<Item = Watched> {
         self.peers.iter().enumerate().map(|(number, peer)| {
@@ -76,6 +100,20 @@ impl Workers {
             let wake = Box::new(move || peers[number].mailbox.wake());
             Watched { name: format!("worker-{number}"), heartbeat: peer.heartbeat.clone(), wake }
         })
+    }
+
+    /// Copies of the listening sockets of each worker. A worker that does not respond in time is an error.
+    pub fn lend(&self, time: Duration) -> Vec<Lent> {
+        let asked: Vec<Receiver<Lent>> = (self.peers.iter())
+            .map(|peer| {
+                let (to, lent) = bounded(1);
+                peer.orders.put(Orders { lend: Some(to), ..Orders::default() });
+                lent
+            })
+            .collect();
+        let until = Instant::now() + time;
+        let silent = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "a worker does not respond"));
+        asked.iter().map(|lent| lent.recv_deadline(until).unwrap_or_else(silent)).collect()
     }
 
     fn order(&self, order: impl Fn() -> Orders) {
@@ -103,6 +141,15 @@ impl DataPlane for Workers {
     fn drain(&self) {
         self.keeper.put(warm::Orders { drain: true, ..warm::Orders::default() });
         self.order(|| Orders { drain: true, ..Orders::default() });
+    }
+
+    fn accept(&self, accept: bool) {
+        self.order(|| Orders { accept: Some(accept), ..Orders::default() });
+    }
+
+    fn leave(&self) {
+        self.keeper.put(warm::Orders { drain: true, ..warm::Orders::default() });
+        self.order(|| Orders { leave: true, ..Orders::default() });
     }
 
     fn stop(&self) {

@@ -57,6 +57,15 @@ pub enum Endpoint {
 }
 
 impl Listen {
+    /// Whether it is port 0: any port that is free.
+    pub fn asks_for_any_port(&self) -> bool {
+        match &self.0 {
+            Address::Inet(at) => at.port() == 0,
+            Address::Any(port) | Address::Name(_, port) => *port == 0,
+            Address::Unix(_) => false,
+        }
+    }
+
     /// Parses an address to listen on. The error says what is expected.
     pub fn parse(text: &str) -> Result<Listen, String> {
         let wanted = format!("{EXPECTED}, or :80 for every interface");

@@ -11,9 +11,11 @@ use crate::config::check;
 use crate::config::settings::kinds::Values;
 use crate::config::settings::{BACKEND, Flag, GLOBAL, HEALTH, LISTENER, POOL, Row, Typed, reference};
 use crate::config::words::alternatives;
+use crate::launcher;
 use crate::policy::balance;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
 use clap_complete::Shell;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -84,6 +86,17 @@ pub enum Command {
     Events(remote::Events),
     /// Makes a running tcplb read its file again
     Reload(remote::Reload),
+    /// Makes a running tcplb hand over to a new process, and waits for that
+    Upgrade(remote::Upgrade),
+    /// Started by tcplb itself
+    #[command(hide = true, name = launcher::COMMAND)]
+    Launcher {
+        /// The file to start
+        path: PathBuf,
+        /// Its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Prints a man page: of tcplb, or of one of its commands
     Man {
         /// The command; without it the page of tcplb itself

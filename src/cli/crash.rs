@@ -43,7 +43,7 @@ mod tests {
     use super::super::serve;
     use super::PANICKED;
     use crate::base::{Address, Listen};
-    use crate::config::model::{self, Global, Health, HealthKind, Model, Sandbox};
+    use crate::config::model::{self, Global, Health, HealthKind, Model, Sandbox, Upgrade};
     use crate::logger;
     use crate::policy::balance::{Algorithm, Balance, Client, Member, Preview, Shares, View};
     use std::io::{BufRead, BufReader, Read};
@@ -89,8 +89,8 @@ mod tests {
             ..model::Pool::default()
         };
         let listener = model::Listener { bind: vec![Listen(at(0))], ..model::Listener::default() };
-        let global = Global { workers: 2, sandbox: Sandbox::Off, ..Global::default() };
-        let outcome = serve::run(Model { global, listeners: vec![listener], pools: vec![pool] }, None);
+        let global = Global { workers: 2, sandbox: Sandbox::Off, upgrade: Upgrade::Off, ..Global::default() };
+        let outcome = serve::run(Model { global, listeners: vec![listener], pools: vec![pool] }, None, None);
         panic!("the balancer survived a panic: {outcome:?}");
     }
 

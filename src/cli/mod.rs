@@ -36,6 +36,8 @@ use crate::app::Loader;
 use crate::base::familiar;
 use crate::config::advice;
 use crate::config::settings::reference;
+use crate::handover;
+use crate::launcher;
 use crate::logger;
 use crate::preflight;
 use args::{Arguments, Command};
@@ -75,6 +77,7 @@ fn dispatch() -> ExitCode {
     };
     match arguments.command {
         None => balance(&arguments.balance),
+        Some(Command::Launcher { path, arguments }) => done(launcher::run(&path, &arguments)),
         Some(Command::Check(check)) => self::check(&check.file),
         Some(Command::Config(args::Config::Reference)) => {
             let text = format!("{}\n{}", args::reference(), reference::keys());
@@ -99,6 +102,7 @@ fn dispatch() -> ExitCode {
         Some(Command::Connections(connections)) => remote::connections(&connections),
         Some(Command::Events(events)) => remote::events(&events),
         Some(Command::Reload(reload)) => remote::reload(&reload),
+        Some(Command::Upgrade(upgrade)) => remote::upgrade(&upgrade),
         Some(Command::Man { command }) => match pages::find(command.as_deref()) {
             Ok(command) => done(pages::man(command)),
             Err(mistake) => refuse(&[mistake]),
@@ -125,6 +129,10 @@ fn suggest(error: &mut clap::Error) {
 }
 
 fn balance(flags: &args::Balance) -> ExitCode {
+    let predecessor = match handover::predecessor() {
+        Ok(predecessor) => predecessor,
+        Err(error) => return done(Err(format!("{} is set, which tcplb itself sets: {error}", handover::FLAG))),
+    };
     let asked = match &flags.config {
         Some(path) => config_file::read(path, flags, cores()),
         None => flags::read(flags, cores()).and_then(|asked| match preflight::mistakes(&asked.model) {
@@ -140,7 +148,7 @@ fn balance(flags: &args::Balance) -> ExitCode {
                 let load = move || config_file::load(&file, cores()).map_err(|flags::Mistakes(mistakes)| mistakes);
                 (path, Arc::new(load) as Loader)
             });
-            done(serve::run(asked.model, file))
+            done(serve::run(asked.model, file, predecessor))
         }
         Err(flags::Mistakes(mistakes)) => {
             let code = refuse(&mistakes);

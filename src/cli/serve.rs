@@ -3,26 +3,33 @@
 use super::crash;
 use super::signals::{self, Signal, Signals};
 use crate::access_log::Reopener;
-use crate::app::{self, Loader, Remote};
+use crate::app::{self, Loader, Remote, Succession, Upgrades};
 use crate::base::text::counted;
 use crate::base::{Endpoint, duration};
 use crate::config::advice;
-use crate::config::model::{self, HealthKind, Model, Origin};
+use crate::config::model::{self, HealthKind, Model, Origin, Upgrade};
 use crate::confine::Confinement;
 use crate::control;
+use crate::handover::{Post, Refusal, Upgrader};
+use crate::launcher::Launcher;
 use crate::logger;
 use crate::systemd;
 use std::fmt::{self, Write};
 use std::path::PathBuf;
 use std::thread;
 
-/// Runs until a signal stops it. `file` has the path of the model's file and its loader, if there is one. Fails with
+/// Runs until a signal stops it. `predecessor` is the process that hands over to this one, if there is one. `file` has the path of the model's file and its loader, if there is one. Fails with
 /// what could not be started and why.
-pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> {
+pub fn run(model: Model, file: Option<(PathBuf, Loader)>, predecessor: Option<Post>) -> Result<(), String> {
     crash::end_process_on_panic();
     let confinement = Confinement::new(&model, file.as_ref().map(|(path, _)| path.as_path()))?;
     // This changes the environment, so it runs before any other thread.
     systemd::take_sockets()?;
+    let launcher = match model.global.upgrade {
+        Upgrade::On => Launcher::start().map_err(|error| format!("there is no launcher: {error}")),
+        Upgrade::Off => Err("upgrade is off".to_owned()),
+    };
+    let succession = Succession { launcher, predecessor };
     let mut signals = None;
     // Signals are handled before the first line is logged: a script that waits for the line may send one at once.
     let listen = || {
@@ -31,8 +38,10 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> 
         signals = Some(arriving);
         Ok(stops)
     };
-    let started = app::start_confined(model, file.map(|(_, loader)| loader), confinement, listen);
-    let (Some(running), Some(signals)) = (started.map_err(|error| error.to_string())?, signals) else { return Ok(()) };
+    let started = app::start_confined(model, file.map(|(_, loader)| loader), confinement, succession, listen);
+    let (Some(mut running), Some(signals)) = (started.map_err(|error| error.to_string())?, signals) else {
+        return Ok(());
+    };
     for endpoint in crate::net::listen::unclaimed() {
         log::warn!("the service manager opened {endpoint}, but nothing is configured to listen there");
     }
@@ -54,17 +63,20 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>) -> Result<(), String> 
     for endpoint in running.admin() {
         log::info!(target: logger::ALWAYS, "admin on {}", Reached(endpoint));
     }
-    systemd::ready("running");
-    let (remote, log) = (running.remote(), running.log_file());
+    let (remote, log, upgrades) = (running.remote(), running.log_file(), running.upgrades());
     let spawned = thread::Builder::new()
         .name("commands".to_owned())
-        .spawn(move || forward_signals(signals, &remote, log.as_ref()));
+        .spawn(move || forward_signals(signals, &remote, log.as_ref(), &upgrades));
     spawned.map_err(|error| format!("can't start a thread: {error}"))?;
-    running.wait()
+    let taken_over = running.take_over();
+    if taken_over.is_ok() {
+        systemd::ready("running");
+    }
+    running.wait().and(taken_over)
 }
 
 /// Forwards signals to control and the access log. It waits only for signals, so a reload never delays a stop.
-fn forward_signals(signals: Signals, remote: &Remote, log: Option<&Reopener>) {
+fn forward_signals(signals: Signals, remote: &Remote, log: Option<&Reopener>, upgrades: &Upgrades) {
     for signal in signals {
         match signal {
             // Control logs the outcome of these two.
@@ -75,7 +87,18 @@ fn forward_signals(signals: Signals, remote: &Remote, log: Option<&Reopener>) {
                 Some(log) => log.reopen(),
                 None => log::info!("SIGUSR1 ignored: there is no log file to reopen"),
             },
-            Signal::User2 => log::info!("SIGUSR2 ignored: this version can't hand over to a new one"),
+            Signal::User2 => {
+                let upgrades = upgrades.clone();
+                // The log has the outcome, but for that of a second upgrade.
+                let upgrade = move || {
+                    if let Err(Refusal::UnderWay) = upgrades.upgrade() {
+                        log::info!("SIGUSR2 ignored: an upgrade is under way");
+                    }
+                };
+                if let Err(error) = thread::Builder::new().name("upgrade".to_owned()).spawn(upgrade) {
+                    log::error!("SIGUSR2: can't start a thread: {error}");
+                }
+            }
         }
     }
 }

@@ -60,6 +60,8 @@ pub struct Global {
     pub group: Option<String>,
     /// Whether the process gives up file access that it does not need.
     pub sandbox: Sandbox,
+    /// Whether a successor can take over.
+    pub upgrade: Upgrade,
     /// The destination of the access log; `None`: no access log.
     pub access_log: Option<LogTo>,
     /// The format of the access log.
@@ -88,6 +90,7 @@ impl Default for Global {
             user: None,
             group: None,
             sandbox: Sandbox::default(),
+            upgrade: Upgrade::default(),
             state_file: None,
             access_log: None,
             log_format: LogFormat::default(),
@@ -170,6 +173,20 @@ pub enum Sandbox {
 
 impl Words for Sandbox {
     const NAMES: &'static [(&'static str, Sandbox)] = &[("auto", Sandbox::Auto), ("off", Sandbox::Off)];
+}
+
+/// Whether a process is kept that starts a successor.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Upgrade {
+    /// Yes.
+    #[default]
+    On,
+    /// No: an upgrade is refused.
+    Off,
+}
+
+impl Words for Upgrade {
+    const NAMES: &'static [(&'static str, Upgrade)] = &[("on", Upgrade::On), ("off", Upgrade::Off)];
 }
 
 /// The policy for a backend whose name does not resolve.

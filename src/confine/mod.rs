@@ -17,9 +17,7 @@
 //!    capabilities.
 //! 5. Landlock, see `sandbox`.
 //!
-//! If a future version starts programs (a hand-over to a new binary), `sandbox` must allow the execution of that
-//! binary and of its interpreter (ld.so). It must also raise CAP_NET_BIND_SERVICE to the ambient set first, since
-//! no_new_privs ignores the file's capabilities.
+//! The process that starts a successor ([`crate::launcher`]) is started before all of this, and is not confined.
 
 mod account;
 mod sandbox;

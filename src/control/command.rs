@@ -1,5 +1,6 @@
 //! The commands of the control thread.
 
+use super::hold::Held;
 use super::remote::{Refused, ReloadError, Reloaded};
 use crate::config::model::Backend;
 use crate::pool::AdminState;
@@ -15,6 +16,11 @@ pub enum Command {
         dry_run: bool,
         /// Receives what changed.
         answer: Sender<Result<Reloaded, ReloadError>>,
+    },
+    /// Stand still while a successor takes over.
+    Hold {
+        /// Receives the state that does not change meanwhile.
+        answer: Sender<Result<Held, Refused>>,
     },
     /// Change the backends of a pool.
     Edit {

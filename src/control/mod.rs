@@ -37,6 +37,7 @@
 //! | `reload` | a reload until it becomes a change |
 //! | `found` | what sources have found, as a part of the next state |
 //! | `history` | what it records as events |
+//! | `hold` | stands still while a successor takes over |
 //! | `limits` | limits that are reached and left, drains that are over |
 //! | `names` | changes that wait for names, and retries |
 //! | `moves` | names that lead elsewhere |
@@ -53,6 +54,7 @@ mod command;
 mod config_state;
 mod found;
 mod history;
+mod hold;
 mod limits;
 mod lookup;
 mod moves;
@@ -67,6 +69,7 @@ mod weights;
 
 pub use crate::config::diff::{Change, Changes};
 pub use config_state::{BoundState, ConfigState, FirstState, NewSockets, drift};
+pub use hold::Held;
 pub use lookup::Lookups;
 pub use remote::{Refused, ReloadError, Reloaded, Remote};
 pub use resolve::names;
@@ -85,6 +88,7 @@ use crate::watchdog::{Heartbeat, Watched};
 use change::InFlight;
 use command::Command;
 use crossbeam_channel::{Receiver, after, at, never, select_biased, tick};
+use hold::{Hold, HoldEnd};
 use lookup::Found;
 use names::{Add, Retries};
 use pace::Pace;
@@ -119,6 +123,12 @@ pub trait DataPlane: Send + 'static {
 
     /// Takes no new connections, and ends with the last one.
     fn drain(&self);
+
+    /// A successor accepts the clients, or this process does again.
+    fn accept(&self, accept: bool);
+
+    /// A successor has the listening sockets: closes them, and ends with the last connection.
+    fn leave(&self);
 
     /// Resets all connections and ends.
     fn stop(&self);
@@ -164,6 +174,8 @@ pub struct Outcome {
     pub counts: Result<EndCounts, String>,
     /// Workers that did not end in time.
     pub stuck: Vec<usize>,
+    /// A successor has taken over.
+    pub handed_over: bool,
 }
 
 impl Control {
@@ -191,7 +203,8 @@ impl Control {
     /// Waits for the end of the thread.
     pub fn wait(self) -> Outcome {
         drop(self.remote);
-        let panicked = |_| Outcome { counts: Err("the control thread panicked".into()), stuck: Vec::new() };
+        let panicked =
+            |_| Outcome { counts: Err("the control thread panicked".into()), stuck: Vec::new(), handed_over: false };
         self.thread.join().unwrap_or_else(panicked)
     }
 }
@@ -232,6 +245,10 @@ struct ControlLoop<C> {
     untaken: BTreeMap<SourceId, Arc<Set>>,
     /// Backends whose drain is over, as the last look found.
     drained: BTreeSet<BackendId>,
+    /// A successor is taking over.
+    held: Option<Hold>,
+    /// It has.
+    handed_over: bool,
     heartbeat: Heartbeat,
 }
 
@@ -261,6 +278,8 @@ impl<C: DataPlane> ControlLoop<C> {
             cuts: Vec::new(),
             weights_pace: Pace::new(),
             drained,
+            held: None,
+            handed_over: false,
             heartbeat,
         }
     }
@@ -282,7 +301,8 @@ impl<C: DataPlane> ControlLoop<C> {
         while !left.is_empty() {
             self.heartbeat.beat();
             let cut = self.cuts.iter().map(|cut| cut.0).min().map_or_else(never, at);
-            if self.change.is_none() {
+            let hold_ends = self.hold_ends();
+            if self.change.is_none() && self.held.is_none() {
                 self.go_on();
             }
             let change = self.waits();
@@ -299,6 +319,7 @@ impl<C: DataPlane> ControlLoop<C> {
             // Priority order: a stop goes before pending changes, and so does a deadline.
             select_biased! {
                 recv(stops) -> stop => match stop {
+                    Ok(()) if self.held.is_some() => self.stop_later(),
                     Ok(()) if self.draining => {
                         delay = never();
                         log::info!("stopping now");
@@ -348,6 +369,11 @@ impl<C: DataPlane> ControlLoop<C> {
                     counts = Err(failure);
                     self.stop(&mut farewell);
                 }
+                recv(hold_ends) -> handed_over => match self.end_hold(handed_over.is_ok()) {
+                    HoldEnd::GoOn => {}
+                    HoldEnd::Stop => delay = self.begin_to_stop(),
+                    HoldEnd::Leave => deadline = self.leave(),
+                },
                 recv(change.answer) -> answer => self.answered(answer.is_ok()),
                 recv(change.retry) -> _ => self.retry(),
                 recv(change.over) -> _ => self.too_late(),
@@ -389,17 +415,21 @@ impl<C: DataPlane> ControlLoop<C> {
                 },
                 recv(next_command) -> command => match command {
                     Ok(Command::Reload { dry_run, answer }) => self.reload(Waiting { dry_run, answer: Some(answer) }),
+                    Ok(Command::Edit { answer, .. }) if self.held.is_some() => {
+                        let _ = answer.try_send(Err(Refused::Upgrading));
+                    }
                     Ok(Command::Edit { edit, answer }) => self.edit(edit, answer),
+                    Ok(Command::Hold { answer }) => self.hold(&answer),
                     Err(_) => commands = never(),
                 },
             }
         }
         self.report_refusals(ListenerTotals::unlogged);
-        if let (true, Ok(counts)) = (self.draining, &counts) {
+        if let (true, false, Ok(counts)) = (self.draining, self.handed_over, &counts) {
             self.record_end(*counts);
         }
         self.heartbeat.end();
-        Outcome { counts, stuck: left.into_iter().collect() }
+        Outcome { counts, stuck: left.into_iter().collect(), handed_over: self.handed_over }
     }
 
     /// Ends readiness. The channel fires when the drain begins.

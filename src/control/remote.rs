@@ -5,6 +5,7 @@
 //! its own, which control reads first, and reloads requested before control reads the first one become one.
 
 use super::command::{Command, Edit};
+use super::hold::Held;
 use crate::config::diff::Changes;
 use crate::config::model::{Backend, Model};
 use crate::pool::AdminState;
@@ -75,6 +76,8 @@ pub enum Refused {
     },
     /// The request is invalid; the text says what is wrong and what was expected.
     Invalid(String),
+    /// A successor is taking over, and changes are refused until it has or has failed.
+    Upgrading,
     /// A drain has begun, and changes are refused.
     Draining,
     /// tcplb has stopped.
@@ -101,6 +104,8 @@ pub enum ReloadError {
     NotRead(String),
     /// tcplb can't bind the listeners of the file: the text names the address, the limit or the backend in the way.
     CouldNotListen(String),
+    /// A successor is taking over, and changes are refused until it has or has failed.
+    Upgrading,
     /// A drain has begun, and changes are refused.
     Draining,
     /// tcplb has stopped.
@@ -152,6 +157,12 @@ impl Remote {
         self.edit(Edit::Remove { pool: pool.to_owned(), name: name.to_owned(), force })
     }
 
+    /// Makes control stand still while a successor takes over. Fails while a drain, a reload or another upgrade is under way.
+    pub fn hold(&self) -> Result<Held, Refused> {
+        let (answer, receiver) = bounded(1);
+        self.ask(Command::Hold { answer }, &receiver).unwrap_or(Err(Refused::Gone))
+    }
+
     /// Wakes control without waiting for it.
     pub(super) fn wake(&self) {
         let _ = self.wakes.try_send(());
@@ -181,6 +192,7 @@ impl fmt::Display for Refused {
                 "backend {name} of pool {pool} is from discovery by {source}, which would bring it back: remove it there, \
                  or set its state to disabled"
             ),
+            Refused::Upgrading => out.write_str("an upgrade is under way: try again once it is over"),
             Refused::Draining => out.write_str("tcplb is stopping and takes no more changes"),
             Refused::Gone => out.write_str("tcplb has stopped"),
         }
@@ -195,6 +207,7 @@ impl fmt::Display for ReloadError {
             ReloadError::NoFile => out.write_str("there is no file to read again: tcplb was started with flags"),
             ReloadError::Mistakes(mistakes) => out.write_str(&mistakes.join("\n")),
             ReloadError::NotRead(why) | ReloadError::CouldNotListen(why) => out.write_str(why),
+            ReloadError::Upgrading => Refused::Upgrading.fmt(out),
             ReloadError::Draining => Refused::Draining.fmt(out),
             ReloadError::Gone => Refused::Gone.fmt(out),
         }

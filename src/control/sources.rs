@@ -35,7 +35,8 @@ impl<C: DataPlane> ControlLoop<C> {
 
     /// Fires when sets may be applied.
     pub(super) fn sets_are_due(&self) -> Receiver<Instant> {
-        if self.new_sets && self.change.is_none() && !self.draining { at(self.sets_pace.due()) } else { never() }
+        let waits = self.new_sets && self.change.is_none() && self.held.is_none() && !self.draining;
+        if waits { at(self.sets_pace.due()) } else { never() }
     }
 
     /// Applies the newest sets, if it is time.

@@ -15,6 +15,7 @@ impl<C: DataPlane> ControlLoop<C> {
     /// Receives once weights have changed and may be taken, and when the pause after the last change is over.
     pub(super) fn weights(&self) -> (Receiver<()>, Receiver<Instant>) {
         match self.change {
+            _ if self.held.is_some() => (never(), never()),
             Some(_) => (never(), never()),
             None if self.weights_pace.due() > Instant::now() => (never(), at(self.weights_pace.due())),
             None => (self.parts.weights.clone(), never()),

@@ -1,8 +1,12 @@
-//! Listening sockets that the service manager opened and passed to this process (systemd: `LISTEN_FDS`).
+//! Listening sockets that this process did not open: from the service manager (systemd: `LISTEN_FDS`), or from the process that it
+//! takes over from ([`crate::handover`]).
 //!
-//! The manager keeps them open while this process runs, so their addresses can't be bound. All of them are kept here,
-//! whether a listener uses them or not. [`claim`] gives a descriptor to the listener with that address, also to one
-//! that a reload adds. Descriptors belong to the process, so the list is a static.
+//! All of them are kept here until a listener claims them. Descriptors belong to the process, so the list is a static.
+//!
+//! | giver | sockets of an address | closed by | unclaimed |
+//! |---|---|---|---|
+//! | service manager | one, which all workers share | the manager: it keeps its own descriptors, so the address stays bound | kept for a listener that a reload adds |
+//! | predecessor | one per worker of it | this process: they are like those that it opened | [`close_unclaimed`] |
 
 use crate::base::Endpoint;
 use crate::base::text::hidden_in;
@@ -10,21 +14,53 @@ use parking_lot::Mutex;
 use socket2::{Domain, Socket};
 use std::ffi::OsStr;
 use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-/// Bounded by the number of inherited sockets.
+/// Bounded by the number of sockets that were given.
 static INHERITED: Mutex<Vec<Inherited>> = Mutex::new(Vec::new());
 
 struct Inherited {
     endpoint: Endpoint,
     socket: Socket,
     claimed: bool,
+    giver: Giver,
 }
 
-/// Keeps a socket for the listener with its address. Fails if the socket does not listen, or has no address that a
-/// listener can have.
+/// Where a socket comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Giver {
+    /// The service manager.
+    Manager,
+    /// The process that ran before.
+    Predecessor {
+        /// Its configuration asks for port 0, so that any port fits a listener that does too.
+        any_port: bool,
+    },
+}
+
+/// The sockets of an address that a listener has claimed.
+pub(super) enum Claim {
+    /// One of the service manager, which workers share.
+    Shared(Socket),
+    /// Those of the predecessor's workers.
+    Own(Vec<Socket>),
+}
+
+/// Keeps a socket of the service manager for the listener with its address. Fails if the socket does not listen, or has no
+/// address that a listener can have.
 pub fn inherit(socket: Socket) -> io::Result<()> {
+    keep(socket, Giver::Manager)
+}
+
+/// Keeps a socket of the predecessor. Fails as [`inherit`] does.
+pub fn take_over(descriptor: OwnedFd, giver: Giver) -> io::Result<()> {
+    keep(Socket::from(descriptor), giver)
+}
+
+fn keep(socket: Socket, giver: Giver) -> io::Result<()> {
     let wrong = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
     if !socket.is_listener()? {
         return Err(wrong("it does not listen"));
@@ -41,31 +77,70 @@ pub fn inherit(socket: Socket) -> io::Result<()> {
         _ => return Err(wrong("it has neither an IP address nor a path nor a name")),
     };
     socket.set_nonblocking(true)?;
-    INHERITED.lock().push(Inherited { endpoint, socket, claimed: false });
+    INHERITED.lock().push(Inherited { endpoint, socket, claimed: false, giver });
     Ok(())
 }
 
-/// The inherited socket with this address, if there is one.
-pub(super) fn claim(endpoint: &Endpoint) -> io::Result<Option<Socket>> {
+/// The sockets with this address, if there are some. A `port` of 0 takes any port of the predecessor's that was chosen for a 0.
+pub(super) fn claim(endpoint: &Endpoint) -> io::Result<Option<Claim>> {
     let mut inherited = INHERITED.lock();
-    let Some(found) = inherited.iter_mut().find(|candidate| candidate.endpoint == *endpoint) else { return Ok(None) };
-    let socket = found.socket.try_clone()?;
+    let fits = |candidate: &&mut Inherited| match candidate.giver {
+        Giver::Manager => candidate.endpoint == *endpoint,
+        Giver::Predecessor { any_port } => {
+            candidate.endpoint == *endpoint || (any_port && is_any_port_of(endpoint, &candidate.endpoint))
+        }
+    };
+    let Some(found) = inherited.iter_mut().find(fits) else { return Ok(None) };
     found.claimed = true;
-    Ok(Some(socket))
+    if found.giver == Giver::Manager {
+        return Ok(Some(Claim::Shared(found.socket.try_clone()?)));
+    }
+    let endpoint = found.endpoint.clone();
+    let of_it = |one: &mut Inherited| one.giver != Giver::Manager && one.endpoint == endpoint;
+    let sockets = inherited.extract_if(.., of_it).map(|one| one.socket).collect();
+    Ok(Some(Claim::Own(sockets)))
+}
+
+/// Does the configured address, of port 0, fit to the bound one?
+fn is_any_port_of(asked: &Endpoint, bound: &Endpoint) -> bool {
+    let ip = |at: &SocketAddr| at.ip();
+    match (asked, bound) {
+        (Endpoint::Inet(asked), Endpoint::Inet(bound)) => asked.port() == 0 && ip(asked) == ip(bound),
+        (Endpoint::Unix(_), _) | (_, Endpoint::Unix(_)) => false,
+    }
+}
+
+fn of_manager() -> impl Fn(&&Inherited) -> bool {
+    |inherited| inherited.giver == Giver::Manager
 }
 
 /// Whether the service manager opened a socket with this address.
 pub fn is_offered(endpoint: &Endpoint) -> bool {
-    INHERITED.lock().iter().any(|inherited| inherited.endpoint == *endpoint)
+    INHERITED.lock().iter().filter(of_manager()).any(|inherited| inherited.endpoint == *endpoint)
 }
 
-/// Whether a listener uses the inherited socket with this address. Its file belongs to the service manager and stays.
+/// Whether a listener uses the service manager's socket with this address. Its file belongs to the service manager and stays.
 pub fn is_inherited(endpoint: &Endpoint) -> bool {
-    INHERITED.lock().iter().any(|inherited| inherited.claimed && inherited.endpoint == *endpoint)
+    let inherited = INHERITED.lock();
+    inherited.iter().filter(of_manager()).any(|inherited| inherited.claimed && inherited.endpoint == *endpoint)
 }
 
-/// The addresses that no listener has claimed.
+/// The addresses of the service manager that no listener has claimed.
 pub fn unclaimed() -> Vec<Endpoint> {
     let inherited = INHERITED.lock();
-    inherited.iter().filter(|inherited| !inherited.claimed).map(|inherited| inherited.endpoint.clone()).collect()
+    let unclaimed = inherited.iter().filter(of_manager()).filter(|inherited| !inherited.claimed);
+    unclaimed.map(|inherited| inherited.endpoint.clone()).collect()
+}
+
+/// The sockets of the service manager, for a successor.
+pub fn of_service_manager() -> io::Result<Vec<(Endpoint, OwnedFd)>> {
+    let inherited = INHERITED.lock();
+    let copy = |one: &Inherited| Ok((one.endpoint.clone(), one.socket.try_clone()?.into()));
+    inherited.iter().filter(of_manager()).map(copy).collect()
+}
+
+/// Closes the predecessor's sockets that no listener has claimed. Their addresses.
+pub fn close_unclaimed() -> Vec<Endpoint> {
+    let mut inherited = INHERITED.lock();
+    inherited.extract_if(.., |one| one.giver != Giver::Manager).map(|one| one.endpoint).collect()
 }

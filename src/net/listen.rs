@@ -7,7 +7,7 @@
 //! A socket that the service manager opened ([`inherit`]) replaces one that would be bound to its address. All workers
 //! then share its one accept queue.
 
-use super::inherited;
+use super::inherited::{self, Claim};
 use super::pacing;
 use super::socket_file;
 use super::{Socket, TcpTuning};
@@ -24,8 +24,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-pub use super::inherited::{inherit, is_inherited, is_offered, unclaimed};
-pub use super::socket_file::{BoundFiles, Permissions, remove_files};
+pub use super::inherited::{
+    Giver, close_unclaimed, inherit, is_inherited, is_offered, of_service_manager, take_over, unclaimed,
+};
+pub use super::socket_file::{BoundFiles, Permissions, disown_files, own_lent_files, remove_files};
 
 /// The accept queue's length; the kernel caps it at net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 65_535;
@@ -108,20 +110,24 @@ pub fn bind_any<T>(port: u16, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io:
 }
 
 fn bind_shared(at: SocketAddr, workers: usize, tuning: &TcpTuning) -> io::Result<ListeningSockets> {
-    if let Some(socket) = inherited::claim(&Endpoint::Inet(at))? {
-        tuning.apply(socket.as_fd())?;
-        socket.set_tcp_nodelay(true)?;
-        socket.set_out_of_band_inline(true)?;
-        pacing::none_on_loopback(&socket, at.ip());
-        let local = at.ip().is_loopback();
-        let own = |fd: OwnedFd| Listening { fd, unix: false, local, inherited: true };
-        let sockets = (0..workers).map(|_| Ok(own(socket.try_clone()?.into())));
-        return Ok(ListeningSockets { endpoint: Endpoint::Inet(at), sockets: sockets.collect::<io::Result<_>>()? });
-    }
-    let first = open(at, false, tuning)?;
-    let real = first.local_addr()?.as_socket().unwrap_or(at);
-    let mut sockets = vec![first];
-    for _ in 1..workers {
+    let mut sockets = match inherited::claim(&Endpoint::Inet(at))? {
+        Some(Claim::Shared(socket)) => {
+            configure(&socket, at, tuning)?;
+            let local = at.ip().is_loopback();
+            let own = |fd: OwnedFd| Listening { fd, unix: false, local, inherited: true };
+            let sockets = (0..workers).map(|_| Ok(own(socket.try_clone()?.into())));
+            return Ok(ListeningSockets { endpoint: Endpoint::Inet(at), sockets: sockets.collect::<io::Result<_>>()? });
+        }
+        // All of them are kept, also if this process has fewer workers: a close would reset the clients of a queue.
+        Some(Claim::Own(sockets)) => {
+            sockets.iter().try_for_each(|socket| configure(socket, at, tuning))?;
+            sockets
+        }
+        None => vec![open(at, false, tuning)?],
+    };
+    let real = sockets.first().map(|first| first.local_addr()).transpose()?;
+    let real = real.and_then(|real| real.as_socket()).unwrap_or(at);
+    for _ in sockets.len()..workers {
         sockets.push(open(real, true, tuning)?);
     }
     for socket in &sockets {
@@ -147,20 +153,35 @@ fn open(at: SocketAddr, sibling: bool, tuning: &TcpTuning) -> io::Result<socket2
     }
     socket.bind(&SockAddr::from(at))?;
     socket.set_reuse_port(true)?;
+    configure(&socket, at, tuning)?;
+    Ok(socket)
+}
+
+/// Sets the options that accepted sockets inherit.
+fn configure(socket: &socket2::Socket, at: SocketAddr, tuning: &TcpTuning) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     // Urgent bytes stay at their place in the stream (see `Socket::dial`).
     socket.set_out_of_band_inline(true)?;
     tuning.apply(socket.as_fd())?;
-    pacing::none_on_loopback(&socket, at.ip());
-    Ok(socket)
+    pacing::none_on_loopback(socket, at.ip());
+    Ok(())
 }
 
 /// Binds a unix socket. A file on which no process listens is left from a killed process, and is replaced.
 fn bind_unix(path: &Path, permissions: &Permissions) -> io::Result<ListeningSockets> {
     let endpoint = Endpoint::Unix(path.into());
     let own = |fd: OwnedFd, inherited| vec![Listening { fd, unix: true, local: true, inherited }];
-    if let Some(socket) = inherited::claim(&endpoint)? {
-        return Ok(ListeningSockets { endpoint, sockets: own(socket.into(), true) });
+    match inherited::claim(&endpoint)? {
+        Some(Claim::Shared(socket)) => return Ok(ListeningSockets { endpoint, sockets: own(socket.into(), true) }),
+        Some(Claim::Own(sockets)) => {
+            if abstract_name(path).is_none() {
+                socket_file::remember_lent(path)?;
+                permissions.apply(path)?;
+            }
+            let sockets = sockets.into_iter().flat_map(|socket| own(socket.into(), false)).collect();
+            return Ok(ListeningSockets { endpoint, sockets });
+        }
+        None => {}
     }
     let address = unix_address(path)?;
     let socket = || {

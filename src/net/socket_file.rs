@@ -5,6 +5,7 @@
 //! open. Paths belong to the process, so the list is a static.
 
 use crate::base::Endpoint;
+use crate::base::address::abstract_name;
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
 use std::collections::BTreeMap;
@@ -13,8 +14,17 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// The device and inode of each bound file. Bounded by the number of bound sockets.
-static FILES: Mutex<BTreeMap<PathBuf, (u64, u64)>> = Mutex::new(BTreeMap::new());
+/// Each bound file. Bounded by the number of bound sockets.
+static FILES: Mutex<BTreeMap<PathBuf, Known>> = Mutex::new(BTreeMap::new());
+
+/// A file that this process bound, or whose socket it takes over.
+#[derive(Clone, Copy)]
+struct Known {
+    /// Device and inode.
+    identity: (u64, u64),
+    /// The predecessor still serves there: a failure of this process must not remove the file.
+    lent: bool,
+}
 
 fn identity(found: &Stat) -> (u64, u64) {
     (found.st_dev, found.st_ino)
@@ -22,9 +32,36 @@ fn identity(found: &Stat) -> (u64, u64) {
 
 /// Keeps the identity of a file that was just bound.
 pub(super) fn remember(path: &Path) -> io::Result<()> {
+    keep(path, false)
+}
+
+/// Keeps the identity of a file whose socket the predecessor has lent. It is removed as an own one after [`own_lent_files`].
+pub(super) fn remember_lent(path: &Path) -> io::Result<()> {
+    keep(path, true)
+}
+
+fn keep(path: &Path, lent: bool) -> io::Result<()> {
     let found = rustix::fs::lstat(path)?;
-    FILES.lock().insert(path.to_owned(), identity(&found));
+    FILES.lock().insert(path.to_owned(), Known { identity: identity(&found), lent });
     Ok(())
+}
+
+/// The predecessor's files belong to this process from now on, and so does their removal. `unused` are those that no listener uses.
+pub fn own_lent_files<'a>(unused: impl IntoIterator<Item = &'a Endpoint>) {
+    for endpoint in unused {
+        if let Endpoint::Unix(path) = endpoint
+            && abstract_name(path).is_none()
+            && remember_lent(path).is_err()
+        {
+            log::debug!("{} is gone already", path.display());
+        }
+    }
+    FILES.lock().values_mut().for_each(|known| known.lent = false);
+}
+
+/// A successor has all files: the end of this process removes none.
+pub fn disown_files() {
+    FILES.lock().clear();
 }
 
 /// Removes the files of unix sockets that are closed. A file left behind would look like a server that does not answer.
@@ -38,7 +75,10 @@ pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
 }
 
 pub(super) fn remove(path: &Path) {
-    let Some(own) = FILES.lock().remove(path) else { return };
+    let Some(Known { identity: own, lent }) = FILES.lock().remove(path) else { return };
+    if lent {
+        return;
+    }
     let removed = match rustix::fs::lstat(path) {
         Ok(found) if identity(&found) != own => {
             return log::warn!("leaves {} in place: it is not the file that tcplb made", path.display());
@@ -97,7 +137,7 @@ impl Permissions {
         }
         let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let found = rustix::fs::fstat(&file)?;
-        if FILES.lock().get(path) != Some(&identity(&found)) {
+        if FILES.lock().get(path).map(|known| known.identity) != Some(identity(&found)) {
             return Err(io::Error::other("another file has taken its place"));
         }
         let before = Permissions {

@@ -201,6 +201,11 @@ impl Backend {
         self.block.answered(self.lane, sample, now);
     }
 
+    /// The average that the process before had.
+    pub fn remember_latency(&self, average: u32, now: Tick) {
+        self.block.answered(self.lane, Duration::from_micros(average.into()), now);
+    }
+
     /// The backend failed a client after this long, without a byte.
     pub fn unanswered(&self, waited: Duration, now: Tick) {
         self.block.unanswered(self.lane, waited, now);

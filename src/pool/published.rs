@@ -11,7 +11,7 @@ use crate::config::model::Model;
 use crate::discovery::{NameTable, SourceId, Standing};
 use crate::events::Events;
 use crate::telemetry::recent::Series;
-use crate::telemetry::{AccessLogTotals, LostLines, WorkerTotals};
+use crate::telemetry::{AccessLogTotals, LostLines, UpgradeTotals, WorkerTotals};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,6 +39,7 @@ pub struct Published {
     sources: RwLock<Standings>,
     names: Arc<NameTable>,
     events: Arc<Events>,
+    upgrades: UpgradeTotals,
 }
 
 /// The snapshot in force, the running model, and the model of the file, or of the flags if there is no file.
@@ -57,23 +58,22 @@ pub struct LastReload {
 }
 
 impl Published {
-    /// The first snapshot, its model, the file's model and the limit on clients. The process counts as started at `now`, by
-    /// [`crate::clock`].
+    /// The first snapshot, its model, the file's model, the limit on clients, and when the balancer started, by
+    /// [`crate::clock`] and by the system's clock.
     pub fn new(
         snapshot: Arc<Snapshot>,
         model: Arc<Model>,
         file: Arc<Model>,
         connection_limit: Arc<ConnectionLimit>,
-        now: Tick,
+        (started, started_at): (Tick, SystemTime),
     ) -> Published {
-        let started_at = SystemTime::now();
         Published {
             workers: (0..model.global.workers).map(|_| WorkerTotals::default()).collect(),
             current: RwLock::new((snapshot, model, file)),
             connection_limit,
             draining: AtomicBool::new(false),
             stuck: RwLock::default(),
-            started: now,
+            started,
             started_at,
             reloads: AtomicU64::new(0),
             failed_reloads: AtomicU64::new(0),
@@ -85,6 +85,7 @@ impl Published {
             sources: RwLock::default(),
             names: Arc::default(),
             events: Arc::default(),
+            upgrades: UpgradeTotals::default(),
         }
     }
 
@@ -126,6 +127,17 @@ impl Published {
     /// The same by the system's clock. Two processes that answer at one address have different times.
     pub fn started_at(&self) -> SystemTime {
         self.started_at
+    }
+
+    /// The upgrades so far.
+    pub fn upgrades(&self) -> &UpgradeTotals {
+        &self.upgrades
+    }
+
+    /// Adds reloads of the process before: carried out, and refused.
+    pub fn add_reloads(&self, done: u64, refused: u64) {
+        self.reloads.fetch_add(done, Ordering::Relaxed);
+        self.failed_reloads.fetch_add(refused, Ordering::Relaxed);
     }
 
     /// Reloads that were carried out, and those that were refused.

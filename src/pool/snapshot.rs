@@ -168,6 +168,19 @@ pub(super) fn agent_percent(settings: &model::Pool, backend: &Backend) -> Option
 }
 
 impl Pool {
+    /// The tables of clients, for the next process: of primary backends, and of backups.
+    pub fn clients(&self) -> [Vec<(u128, u64)>; 2] {
+        [self.primary.clients(), self.backup.as_ref().map(|backup| backup.clients()).unwrap_or_default()]
+    }
+
+    /// Takes the tables of the process before.
+    pub fn remember(&self, [primary, backup]: &[Vec<(u128, u64)>; 2]) {
+        self.primary.remember(primary);
+        if let Some(own) = &self.backup {
+            own.remember(backup);
+        }
+    }
+
     /// Is this backend up? False, too, for one of another pool.
     pub fn is_up(&self, lease: &Lease) -> bool {
         let slot = lease.index() as usize;

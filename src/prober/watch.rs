@@ -112,6 +112,14 @@ impl HealthPolicy {
         count.filter(|count| *count > 0).map(|count| Transition { up, count, of })
     }
 
+    fn mark_down(&mut self) {
+        if let HealthPolicy::Probed(states) = self {
+            for state in states {
+                state.marked_down();
+            }
+        }
+    }
+
     fn is_up(&self) -> bool {
         match self {
             HealthPolicy::Probed(states) => states.iter().any(HealthState::is_up),
@@ -125,7 +133,11 @@ impl Watch {
     pub fn new(membership: Membership<'_>, events: Arc<Events>, now: Tick) -> Watch {
         let Membership { pool, index, member, among_several } = membership;
         let backend = member.backend.clone();
-        let policy = HealthPolicy::of(&pool.settings.health, backend.addresses.len());
+        let mut policy = HealthPolicy::of(&pool.settings.health, backend.addresses.len());
+        if !backend.is_healthy() {
+            // The process before has found it down.
+            policy.mark_down();
+        }
         let up = policy.is_up();
         let watch = Watch {
             pool: pool.clone(),

@@ -1,5 +1,6 @@
 //! Lines that the access log lost.
 
+use super::tally::{self, Counted};
 use crate::base::{SharedLogThrottle, Tick};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -28,6 +29,12 @@ impl LostLines {
 pub struct AccessLogTotals {
     lost: AtomicU64,
     logged: SharedLogThrottle,
+}
+
+impl Counted for AccessLogTotals {
+    fn counters(&self) -> Vec<(&'static str, &[AtomicU64])> {
+        vec![("lost", tally::one(&self.lost))]
+    }
 }
 
 impl AccessLogTotals {

@@ -2,6 +2,7 @@
 
 use super::histogram::{CONNECTIONS, CONNECTS, FIRST_BYTES, Histogram, Reading};
 use super::recent::{Recent, Series};
+use super::tally::{self, Counted};
 use crate::base::Tick;
 use crate::policy::health::{Class, ConnectFailure};
 use serde::{Deserialize, Serialize};
@@ -250,6 +251,27 @@ impl Counters {
     }
 }
 
+impl Counted for Counters {
+    fn counters(&self) -> Vec<(&'static str, &[AtomicU64])> {
+        let ((connects, connects_sum), (first_bytes, first_bytes_sum)) =
+            (self.connect_times.counters(), self.first_byte_times.counters());
+        vec![
+            ("connections", tally::one(&self.connections)),
+            ("connect_times", connects),
+            ("connect_times_sum", connects_sum),
+            ("first_byte_times", first_bytes),
+            ("first_byte_times_sum", first_bytes_sum),
+            ("connect_failures", &self.connect_failures),
+            ("bytes_to_backend", tally::one(&self.bytes_to_backend)),
+            ("bytes_to_client", tally::one(&self.bytes_to_client)),
+            ("closed", &self.closed),
+            ("resets_before_byte", tally::one(&self.resets_before_byte)),
+            ("retransmits", tally::one(&self.retransmits)),
+            ("probes", &self.probes),
+        ]
+    }
+}
+
 impl Sample {
     /// What was counted after `before`.
     fn since(&self, before: &Sample) -> Sample {
@@ -308,6 +330,18 @@ impl Default for PoolTotals {
             active: Arc::default(),
             counters: Arc::default(),
         }
+    }
+}
+
+impl Counted for PoolTotals {
+    fn counters(&self) -> Vec<(&'static str, &[AtomicU64])> {
+        let (durations, durations_sum) = self.durations.counters();
+        vec![
+            ("closed", &self.closed),
+            ("connect_retries", tally::one(&self.connect_retries)),
+            ("durations", durations),
+            ("durations_sum", durations_sum),
+        ]
     }
 }
 

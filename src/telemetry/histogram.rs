@@ -29,6 +29,10 @@ pub const FIRST_BYTES: &[Duration] =
 pub const TURNS: &[Duration] =
     &micros([100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 100_000, 500_000, 2_500_000]);
 
+/// For connections that stand still while another process takes them over.
+pub const PAUSES: &[Duration] =
+    &micros([100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 250_000, 1_000_000]);
+
 /// For whole connections: from a request to a day.
 pub const CONNECTIONS: &[Duration] = &micros([
     10_000,
@@ -75,6 +79,11 @@ impl Histogram {
         let bucket = self.bounds.partition_point(|bound| *bound < sample);
         self.counts[bucket.min(BOUNDS_MAX)].fetch_add(1, Ordering::Relaxed);
         self.sum_us.fetch_add(u64::try_from(sample.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// Its counters, for a tally: the buckets, and the sum in microseconds.
+    pub(super) fn counters(&self) -> (&[AtomicU64], &[AtomicU64]) {
+        (&self.counts, std::slice::from_ref(&self.sum_us))
     }
 
     /// Its present counts.
@@ -138,7 +147,7 @@ mod tests {
 
     #[test]
     fn no_histogram_has_more_than_twelve_buckets_and_all_bounds_ascend() {
-        for bounds in [CONNECTS, FIRST_BYTES, TURNS, CONNECTIONS] {
+        for bounds in [CONNECTS, FIRST_BYTES, TURNS, PAUSES, CONNECTIONS] {
             assert!(bounds.len() <= BOUNDS_MAX && bounds.is_sorted(), "{bounds:?}");
         }
         assert_eq!((CONNECTS[0], FIRST_BYTES[0]), (Duration::from_micros(100), Duration::from_micros(100)));

@@ -1,6 +1,7 @@
 //! Totals of a listener, and the reasons for which it refused clients.
 
 use super::recent::{Recent, Series};
+use super::tally::{self, Counted};
 use crate::base::{SharedLogThrottle, Tick};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -55,6 +56,12 @@ impl Refusal {
             Refusal::NoBackend => "no_backend",
             Refusal::BadProxyHeader => "bad_proxy_header",
         }
+    }
+}
+
+impl Counted for ListenerTotals {
+    fn counters(&self) -> Vec<(&'static str, &[AtomicU64])> {
+        vec![("accepted", tally::one(&self.accepted)), ("refused", &self.refused)]
     }
 }
 
@@ -130,6 +137,13 @@ impl ListenerTotals {
     /// `None` while the flood goes on: the worker that refuses can say more about the client.
     pub fn settled_to_log(&self, why: Refusal, now: Tick) -> Option<u64> {
         self.logged[why as usize].due_once_settled(self.refused(why), now)
+    }
+
+    /// All refusals so far are logged: the process before has done so.
+    pub fn all_are_logged(&self) {
+        for why in Refusal::ALL {
+            self.unlogged(why);
+        }
     }
 
     /// How many clients were refused for this reason since that was last logged, if any: for the end.

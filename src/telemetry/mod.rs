@@ -10,6 +10,8 @@
 //! | `histogram` | how long something took |
 //! | `worker` | how long the turns of an event loop take |
 //! | [`recent`] | what all of these were in the last minutes |
+//! | [`tally`] | all counters, for the next process |
+//! | `upgrade` | upgrades, and how long they stopped connections |
 //! | `access_log` | lines of the access log that were lost |
 
 mod access_log;
@@ -17,9 +19,12 @@ mod counters;
 pub mod histogram;
 mod listener;
 pub mod recent;
+pub mod tally;
+mod upgrade;
 mod worker;
 
 pub use access_log::{AccessLogTotals, LostLines};
 pub use counters::{CLOSE_REASONS, Closed, Counters, PathInfo, PoolTotals, Resets, Sample};
 pub use listener::{Clients, EndCounts, ListenerTotals, Refusal};
+pub use upgrade::UpgradeTotals;
 pub use worker::WorkerTotals;

@@ -2,7 +2,9 @@
 
 use super::histogram::{Histogram, Reading, TURNS};
 use super::recent::Series;
+use super::tally::Counted;
 use crate::base::Tick;
+use std::sync::atomic::AtomicU64;
 
 /// Totals of one worker.
 #[derive(Debug)]
@@ -15,6 +17,13 @@ pub struct WorkerTotals {
 impl Default for WorkerTotals {
     fn default() -> Self {
         WorkerTotals { turns: Histogram::new(TURNS), series: Series::default() }
+    }
+}
+
+impl Counted for WorkerTotals {
+    fn counters(&self) -> Vec<(&'static str, &[AtomicU64])> {
+        let (turns, turns_sum) = self.turns.counters();
+        vec![("turns", turns), ("turns_sum", turns_sum)]
     }
 }
 

@@ -31,6 +31,12 @@
 //! what it does not use. The next loop begins behind the socket that was served last. So a flood at one socket delays a
 //! client of another one by at most one loop, whatever the order of the listeners.
 //!
+//! # A successor
+//!
+//! While a successor takes over ([`crate::handover`]), the sockets that serve are `Idle` and epoll does not watch them. If it fails, they
+//! are watched again, and are `Ready`. If it succeeds, they close: the successor has descriptors of the same sockets, so
+//! the clients of their queues are accepted there.
+//!
 //! # Leaving
 //!
 //! A socket that leaves accepts all waiting clients at once, into `pending`, and is closed before the reload is answered. Its
@@ -41,20 +47,21 @@
 //! A socket of the service manager cannot be closed: the manager keeps it open, and clients would wait in it for ever. It
 //! stays, in the role `Refusing`, until a reload adds its listener again.
 
+mod listening;
+
 use super::driver::{Accepted, Transport};
 use super::token::Token;
 use crate::admission::{ConnectionLimit, NoRoom};
 use crate::base::{Endpoint, LogThrottle, Tick};
+use crate::net::Spares;
 use crate::net::listen::Listening;
-use crate::net::{Socket, Spares};
 use crate::pool::{BoundAddressId, Listener, Snapshot};
 use crate::session::Preamble;
-use mio::unix::SourceFd;
-use mio::{Interest, Registry};
+use mio::Registry;
 use rustix::io::Errno;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -95,6 +102,9 @@ pub(super) trait Listen {
 
     /// Has epoll report clients.
     fn watch(&self, registry: &Registry, token: Token) -> io::Result<()>;
+
+    /// A copy of its descriptor, for a successor.
+    fn copy(&self) -> io::Result<OwnedFd>;
 
     /// Ends what `watch` began. Closing is not enough: other processes hold descriptors of an inherited socket.
     fn unwatch(&self, registry: &Registry);
@@ -154,6 +164,8 @@ pub(super) struct Acceptor<L: Listen = Listening> {
     /// without a client do not ask each.
     quiet: bool,
     draining: bool,
+    /// A successor accepts the clients.
+    paused: bool,
     now: Tick,
     /// A shortage recurs many times a second while connections come and go, so it is logged at intervals.
     shortage: LogThrottle,
@@ -239,6 +251,7 @@ impl<L: Listen> Acceptor<L> {
             full: false,
             quiet: false,
             draining: false,
+            paused: false,
             now: Tick(0),
             shortage: LogThrottle::default(),
         };
@@ -283,6 +296,10 @@ impl<L: Listen> Acceptor<L> {
 
     /// Epoll reports a client.
     pub(super) fn ready(&mut self, address: u32) {
+        if self.paused {
+            // Of the same batch as the order.
+            return;
+        }
         self.quiet = false;
         let of_address = self.sockets.iter_mut().filter(|socket| socket.address.0 == address);
         of_address.filter(|socket| socket.state == State::Idle).for_each(|socket| socket.state = State::Ready);
@@ -306,6 +323,44 @@ impl<L: Listen> Acceptor<L> {
         self.close_where(|socket| socket.role == Role::Refusing);
         self.sockets.iter_mut().for_each(|socket| socket.leave(socket.listening.queue_limit(), None));
         self.take_in_leaving(process, spares, now);
+    }
+
+    /// Copies of the sockets that serve, for a successor. One of the service manager is not among them.
+    pub(super) fn lend(&self) -> io::Result<Vec<(BoundAddressId, OwnedFd)>> {
+        let own = |socket: &&ListenSocket<L>| socket.role == Role::Serving && !socket.listening.is_inherited();
+        let copy = |socket: &ListenSocket<L>| Ok((socket.address, socket.listening.copy()?));
+        self.sockets.iter().filter(own).map(copy).collect()
+    }
+
+    /// A successor accepts the clients from now on. Sockets that leave are not its own, and go on here.
+    pub(super) fn pause(&mut self) {
+        self.paused = true;
+        let registry = &self.registry;
+        for socket in self.sockets.iter_mut().filter(|socket| !socket.is_leaving()) {
+            socket.listening.unwatch(registry);
+            socket.state = State::Idle;
+        }
+    }
+
+    /// The successor has failed.
+    pub(super) fn accept_again(&mut self) {
+        if !std::mem::take(&mut self.paused) {
+            return;
+        }
+        self.quiet = false;
+        let registry = &self.registry;
+        for socket in self.sockets.iter_mut().filter(|socket| !socket.is_leaving()) {
+            if let Err(error) = socket.listening.watch(registry, Token::Listener(socket.address.0)) {
+                log::error!("can't watch a listening socket: {error}");
+            }
+            socket.state = State::Ready;
+        }
+    }
+
+    /// The successor has the sockets: closes them, and leaves the clients in their queues to it.
+    pub(super) fn leave(&mut self) {
+        self.draining = true;
+        self.close_where(|socket| !socket.is_leaving());
     }
 
     /// Closes at once. The clients that were accepted and not handed out.
@@ -521,44 +576,6 @@ impl<L: Listen> Acceptor<L> {
             !goes
         });
         (self.turn, self.used) = (if self.turn < self.sockets.len() { self.turn } else { 0 }, 0);
-    }
-}
-
-impl Listen for Listening {
-    type Socket = Socket;
-
-    fn accept(&self) -> io::Result<(Socket, Option<Endpoint>)> {
-        Listening::accept(self)
-    }
-
-    fn is_unix(&self) -> bool {
-        Listening::is_unix(self)
-    }
-
-    fn is_inherited(&self) -> bool {
-        Listening::is_inherited(self)
-    }
-
-    fn queue_limit(&self) -> u32 {
-        Listening::queue_limit(self)
-    }
-
-    fn stop_queueing(&self) {
-        Listening::stop_queueing(self);
-    }
-
-    fn reset(socket: Socket) {
-        socket.reset();
-    }
-
-    fn watch(&self, registry: &Registry, token: Token) -> io::Result<()> {
-        registry.register(&mut SourceFd(&self.as_fd().as_raw_fd()), token.encode(), Interest::READABLE)
-    }
-
-    fn unwatch(&self, registry: &Registry) {
-        if let Err(error) = registry.deregister(&mut SourceFd(&self.as_fd().as_raw_fd())) {
-            log::debug!("can't stop watching a listening socket: {error}");
-        }
     }
 }
 

@@ -342,7 +342,7 @@ impl Worker {
 
     /// Carries out all but the last one, which comes after the mail.
     fn carry_out(&mut self, orders: Orders) -> Option<Depart> {
-        let Orders { adopt, reset, inspect, back, arrive, drain, stop, depart } = orders;
+        let Orders { adopt, reset, inspect, lend, accept, leave, back, arrive, drain, stop, depart } = orders;
         if let Some(Adopt { snapshot, sockets, done }) = adopt {
             let spares = &mut self.driver.net.spares;
             self.acceptor.adopt(&snapshot, sockets, &self.shared.connection_limit, spares, clock::now());
@@ -356,6 +356,19 @@ impl Worker {
             self.driver.reset_backends(&Vec::from_iter(reset), CloseReason::Forced);
         }
         self.inspections.add(inspect);
+        if let Some(to) = lend {
+            // The one that asked may have stopped waiting.
+            let _ = to.try_send(self.acceptor.lend());
+        }
+        match accept {
+            Some(true) => self.acceptor.accept_again(),
+            Some(false) => self.acceptor.pause(),
+            None => {}
+        }
+        if leave {
+            self.driver.ledger.begin_drain();
+            self.acceptor.leave();
+        }
         back.into_iter().for_each(|connections| self.come_back(connections));
         arrive.into_iter().for_each(|arrive| self.arrive(arrive));
         if drain {

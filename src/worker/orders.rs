@@ -6,10 +6,12 @@ use super::ListenSocket;
 use super::transit::{Arrive, Depart, Detached};
 use crate::inspect::{Inspection, Inspections};
 use crate::mailbox::Merge;
-use crate::pool::{BackendId, Snapshot};
+use crate::pool::{BackendId, BoundAddressId, Snapshot};
 use crate::session::CloseReason;
 use crossbeam_channel::Sender;
 use std::collections::HashSet;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 /// The most backends whose connections a stuck worker resets once it goes on.
@@ -24,6 +26,12 @@ pub struct Orders {
     pub reset: HashSet<BackendId>,
     /// Answer these questions about connections.
     pub inspect: Inspections,
+    /// Give copies of the listening sockets that serve.
+    pub lend: Option<Sender<Lent>>,
+    /// A successor accepts the clients (false), or this process does again (true).
+    pub accept: Option<bool>,
+    /// A successor has the listening sockets: close them, and end when the last connection has.
+    pub leave: bool,
     /// Take these back, each batch of which was announced.
     pub back: Vec<Vec<Detached>>,
     /// Put in these, each batch of which was announced.
@@ -35,6 +43,9 @@ pub struct Orders {
     /// Take out connections, once clients that peers handed over are served.
     pub depart: Option<Depart>,
 }
+
+/// Copies of a worker's listening sockets, or why there are none.
+pub type Lent = io::Result<Vec<(BoundAddressId, OwnedFd)>>;
 
 /// A snapshot, and further sockets to listen on. The worker applies it between two events, so that no connection sees a part
 /// of it.
@@ -80,6 +91,9 @@ impl Merge for Orders {
             self.reset = self.reset.drain().take(RESETS_MAX).collect();
         }
         self.inspect.add(later.inspect);
+        self.lend = later.lend.or(self.lend.take());
+        self.accept = later.accept.or(self.accept);
+        self.leave |= later.leave;
         self.back.extend(later.back);
         self.arrive.extend(later.arrive);
         // The earlier order was withdrawn: its channel disconnects.

@@ -99,6 +99,11 @@ impl Process {
         status.expect("it has ended")
     }
 
+    /// How it has ended, if it has. Another process may still write to its output.
+    pub fn exited(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("wait for the child")
+    }
+
     /// All that it has printed so far.
     pub fn output(&self) -> String {
         self.log.kept.lock().lines.join("\n")

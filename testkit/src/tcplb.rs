@@ -13,8 +13,16 @@ use std::time::Duration;
 pub const QUICK_PROBES: [&str; 4] = ["-t", "300ms", "--health-timeout", "300ms"];
 
 /// What in the environment of a test would change what tcplb does.
-const VARIABLES: [&str; 7] =
-    ["RUST_LOG", "TCPLB_ADMIN", "TCPLB_TOKEN", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "WATCHDOG_USEC"];
+const VARIABLES: [&str; 8] = [
+    "RUST_LOG",
+    "TCPLB_ADMIN",
+    "TCPLB_TOKEN",
+    "TCPLB_HAND_OVER",
+    "NOTIFY_SOCKET",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "WATCHDOG_USEC",
+];
 
 /// `tcplb ARGUMENTS`, without the variables of the test's environment that it reads.
 pub fn tcplb(arguments: &[&str]) -> Command {

@@ -393,6 +393,25 @@ pub const PROCESS: &[Family<Scope>] = &[
         },
     ),
     family(
+        "counter",
+        "tcplb_upgrade_total",
+        "result",
+        "Upgrades of the balancer, by `success` and `failure`. The count goes on in the new process.",
+        "increase(tcplb_upgrade_total{result=\"failure\"}[10m]) > 0",
+        |scope, samples| {
+            samples.with("result", "success", scope.upgrades.0);
+            samples.with("result", "failure", scope.upgrades.1);
+        },
+    ),
+    family(
+        "histogram",
+        "tcplb_upgrade_pause_seconds",
+        "",
+        "How long connections stood still while a new process took them over.",
+        "histogram_quantile(0.99, sum by (le) (rate(tcplb_upgrade_pause_seconds_bucket[5m])))",
+        |scope, samples| samples.histogram(&scope.upgrade_pauses),
+    ),
+    family(
         "gauge",
         "tcplb_config_generation",
         "",

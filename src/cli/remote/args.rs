@@ -79,6 +79,14 @@ pub struct Reload {
     pub reach: Reach,
 }
 
+/// `tcplb upgrade`.
+#[derive(Args, Debug)]
+pub struct Upgrade {
+    /// How to reach it.
+    #[command(flatten)]
+    pub reach: Reach,
+}
+
 /// `tcplb config show`.
 #[derive(Args, Debug)]
 pub struct ConfigShow {

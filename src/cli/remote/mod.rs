@@ -29,11 +29,14 @@ mod table;
 
 use super::terminal;
 use crate::admin::api;
+use crate::base::text::counted;
+use crate::handover::Figures;
 use args::Reload;
 use client::{Client, Failure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::process::ExitCode;
+use std::time::Duration;
 
 pub use backends::run as backends;
 pub use config::{diff as config_diff, show_config as config_show};
@@ -103,6 +106,24 @@ pub fn reload(reload: &Reload) -> ExitCode {
         } else {
             format!("generation {generation} is in force")
         })
+    })
+}
+
+/// How long `tcplb upgrade` waits: the new process may look names up, and connections move.
+const UPGRADE: Duration = Duration::from_secs(300);
+
+/// `tcplb upgrade`.
+pub fn upgrade(upgrade: &args::Upgrade) -> ExitCode {
+    done(|| {
+        let client = Client::new(&upgrade.reach)?.within(UPGRADE);
+        let figures: Figures = read(&get(&client, "POST", "/v1/upgrade", None)?)?;
+        let Figures { pid, connections, left, seconds, pause_ms } = figures;
+        let moved = counted(connections, "connection");
+        show(format!(
+            "process {pid} has taken over after {seconds:.1} s: {moved} moved, {left} stay in the old process"
+        ))?;
+        let (Some(p50), Some(p99), Some(max)) = (pause_ms.p50, pause_ms.p99, pause_ms.max) else { return Ok(()) };
+        show(format!("a connection stood still for {p50:.1} ms (median), {p99:.1} ms (p99), {max:.1} ms (longest)"))
     })
 }
 

@@ -135,6 +135,14 @@ pub static GLOBAL: Section<Global> = Section {
         .see("security.md")
         .restart()
         .flag("sandbox", PROCESS),
+        setting!(Global.upgrade: word(), "Whether `tcplb upgrade` can start a new process that takes over.")
+            .more(
+                "With `on`, a second process (`launcher`) waits with the privileges of the start. It starts the file at the path \
+                 of its own start, and nothing else. With `off` there is none, and SIGUSR2 is logged and ignored.",
+            )
+            .see("operations.md#upgrade")
+            .restart()
+            .flag("upgrade", PROCESS),
         setting!(Global.state_file: kinds::PATH, "A file that keeps what the API changes over a restart.")
             .more(
                 "tcplb writes it after each change, and reads it at the start. The sandbox lets tcplb write to the directory of \

@@ -153,6 +153,14 @@ pub trait Balance: Send + Sync {
     fn successor(&self, _members: &[Member], _start: u64) -> Option<Box<dyn Balance>> {
         None
     }
+
+    /// Its table of clients, for the next process: each client's address and the identity of its backend.
+    fn clients(&self) -> Vec<(u128, u64)> {
+        Vec::new()
+    }
+
+    /// Takes the table of the process before.
+    fn remember(&self, _clients: &[(u128, u64)]) {}
 }
 
 /// A row of the registry.

@@ -94,6 +94,26 @@ impl Balance for StickyRoundRobin {
     fn successor(&self, members: &[Member], start: u64) -> Option<Box<dyn Balance>> {
         Some(Box::new(StickyRoundRobin::new(members, start, self.pins.clone())))
     }
+
+    fn clients(&self) -> Vec<(u128, u64)> {
+        // The old generation comes first, so that the young one stays young.
+        let of_shard = |shard: &Mutex<Shard>| {
+            let Shard { young, old } = &*shard.lock();
+            let pins = old.iter().chain(young).map(|(address, pin)| (*address, pin.identity));
+            pins.collect::<Vec<_>>()
+        };
+        self.pins.shards.iter().flat_map(of_shard).collect()
+    }
+
+    fn remember(&self, clients: &[(u128, u64)]) {
+        for &(address, identity) in clients {
+            let mut shard = self.pins.shard(address).lock();
+            // A client that has come here meanwhile keeps its backend.
+            if shard.peek(address).is_none() {
+                shard.insert(address, Pin { identity, index: 0 }, self.pins.most_per_generation);
+            }
+        }
+    }
 }
 
 /// The backend of a client.

@@ -69,6 +69,10 @@ impl Listen for Fake {
         Ok(())
     }
 
+    fn copy(&self) -> io::Result<OwnedFd> {
+        Ok(io::pipe()?.0.into())
+    }
+
     fn unwatch(&self, _: &Registry) {
         self.0.closed.set(true);
     }

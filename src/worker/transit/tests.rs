@@ -45,7 +45,8 @@ impl Process {
         let both: Vec<_> = sockets.iter().map(|_| worker::prepare().unwrap()).collect();
         let (prepared, peers): (Vec<_>, Vec<_>) = both.into_iter().unzip();
         let peers: Arc<[Peer]> = peers.into();
-        let (prober, _) = Mailbox::new(&mio::Poll::new().unwrap(), mio::Token(0), 1).unwrap();
+        let poll = mio::Poll::new().unwrap();
+        let (prober, _) = Mailbox::new(&poll, mio::Token(0), 1).unwrap();
         let context = WorkerContext {
             snapshot: snapshot.clone(),
             connection_limit: limit.clone(),
@@ -56,6 +57,7 @@ impl Process {
             prober,
             totals: prepared.iter().map(|_| WorkerTotals::default()).collect(),
             first_sequence,
+            keeper: Arc::new(poll.registry().try_clone().unwrap()),
             log: None,
         };
         let threads = prepared.into_iter().zip(sockets).enumerate().map(|(me, (prepared, socket))| {

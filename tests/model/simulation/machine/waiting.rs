@@ -29,6 +29,28 @@ fn a_waiting_client_has_turns_until_the_time_is_over_and_every_backend_again_at_
 }
 
 #[test]
+fn a_waiting_client_that_is_rebuilt_has_its_past_and_the_rest_of_its_time() {
+    const WAIT: Duration = Duration::from_secs(3);
+    let listener = waiting_listener(&endpoints(None), WAIT);
+    let (mut session, begun) = (dialing(&listener, Tick(7)), Tick(7) + WAIT / 6);
+    assert_eq!(session.handle(Input::Dialed(Err(REFUSED)), begun), Asked::Pick);
+    assert_eq!(session.handle(Input::Picked(Err(PickError::AllDown)), begun), Asked::Queue);
+    assert_eq!(session.handle(Input::Queued { ahead: 4, left: None }, begun), Asked::Wait);
+    let saved = session.save(begun + WAIT / 2).expect("it lives");
+    let (mut rebuilt, now) = rebuild(&session, &listener, begun + WAIT / 2, 77);
+    let again = rebuilt.save(now).expect("it lives");
+    assert_eq!((&again.history, again.spent, again.attempts), (&saved.history, WAIT / 6, 1));
+    let history = saved.history.expect("a past");
+    assert_eq!((history.failed.len(), history.failures, history.waited, history.ahead), (1, 1, WAIT / 2, Some(4)));
+    assert_eq!(rebuilt.handle(Input::Begin, now), Asked::Pick);
+    assert_eq!(rebuilt.handle(Input::Picked(Err(PickError::AllDown)), now), Asked::Queue);
+    let until = Tick(begun.0 + 77) + WAIT;
+    assert_eq!(rebuilt.deadline(), Some(until));
+    assert_eq!(rebuilt.handle(Input::Deadline, until), Asked::End(Ending::Reset));
+    assert_eq!(rebuilt.closed(), Some((CloseReason::ConnectFailed, 1)));
+}
+
+#[test]
 fn a_full_queue_or_a_reset_ends_the_waiting() {
     let listener = waiting_listener(&endpoints(None), Duration::from_secs(3));
     for (input, close) in

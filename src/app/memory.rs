@@ -1,0 +1,181 @@
+//! What a process has counted and learnt, for its successor.
+//!
+//! | what | passed on | why |
+//! |---|---|---|
+//! | counters of listeners, pools, backends, workers, logs, reloads | yes | no metric goes back |
+//! | the health of each backend | up or down | a backend that is down gets no client until its first probe |
+//! | the averages of least-time, the clients of sticky-round-robin | yes | the next choice is as the last one |
+//! | events, with their numbers | yes | a caller that follows them misses none |
+//! | results in a row, back-offs, ejections, what agents have reported | no | the next probes find them out again |
+//! | the last minutes | no | they begin anew |
+//!
+//! Backends, pools and listeners go by their names: the successor may have another configuration.
+
+use crate::base::Tick;
+use crate::clock;
+use crate::events::SavedEvent;
+use crate::pool::{Member, Pool, Published};
+use crate::telemetry::tally::Tally;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+/// All of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Memory {
+    /// How long the balancer has run, and since when by the system's clock. The first process of a chain has begun it.
+    pub age: Duration,
+    /// See `age`.
+    pub started_at: SystemTime,
+    listeners: BTreeMap<String, Tally>,
+    pools: BTreeMap<String, PoolMemory>,
+    workers: Vec<Tally>,
+    log: Tally,
+    upgrades: Tally,
+    /// Where the numbers of new connections begin.
+    pub first_sequence: u64,
+    reloads: (u64, u64),
+    events: Vec<SavedEvent>,
+    /// The number of the last event.
+    last_event: u64,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct PoolMemory {
+    totals: Tally,
+    /// What all its backends have counted.
+    counters: Tally,
+    backends: BTreeMap<String, BackendMemory>,
+    /// The clients of its primary backends, and of its backups.
+    clients: [Vec<(u128, u64)>; 2],
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct BackendMemory {
+    counters: Tally,
+    healthy: bool,
+    /// The average of least-time, in µs.
+    latency: Option<u32>,
+}
+
+impl Memory {
+    /// What this process knows now. Of the events those after `since`.
+    /// `first_sequence`: see the field.
+    pub fn of(published: &Published, since: u64, first_sequence: u64) -> Memory {
+        let (snapshot, now) = (published.snapshot(), clock::now());
+        let of_listener = |totals: &str, tally: Tally| (totals.to_owned(), tally);
+        let listeners = snapshot.listeners.iter();
+        let listeners = listeners.map(|listener| of_listener(&listener.name, Tally::of(&*listener.totals)));
+        let pools = snapshot.pools.iter().map(|pool| (pool.settings.name.clone(), PoolMemory::of(pool, now)));
+        let (events, last_event) = published.events().since(since, usize::MAX);
+        Memory {
+            age: now - published.started(),
+            started_at: published.started_at(),
+            listeners: listeners.collect(),
+            pools: pools.collect(),
+            workers: published.workers().iter().map(Tally::of).collect(),
+            log: Tally::of(&**published.log()),
+            upgrades: Tally::of(published.upgrades()),
+            first_sequence,
+            reloads: published.reloads(),
+            events: events.iter().map(|event| SavedEvent::from(&**event)).collect(),
+            last_event,
+        }
+    }
+
+    /// The number of the last event.
+    pub fn last_event(&self) -> u64 {
+        self.last_event
+    }
+
+    /// Makes it what this process knows, before its threads run.
+    pub fn restore(&self, published: &Published) {
+        let now = clock::now();
+        published.events().restore(&self.events, self.last_event);
+        for pool in &published.snapshot().pools {
+            let Some(memory) = self.pools.get(&pool.settings.name) else { continue };
+            memory.remember(pool);
+            for member in &pool.members {
+                if let Some(known) = memory.backends.get(&member.backend.name) {
+                    member.backend.set_healthy(known.healthy);
+                    if let Some(latency) = known.latency {
+                        member.backend.remember_latency(latency, now);
+                    }
+                }
+            }
+        }
+        self.count(published, |tally, _| tally.clone(), None);
+    }
+
+    /// Adds what was counted and learnt after `before`, when the predecessor ends.
+    pub fn add_since(&self, before: &Memory, published: &Published) {
+        published.events().append(&self.events);
+        for pool in &published.snapshot().pools {
+            if let Some(memory) = self.pools.get(&pool.settings.name) {
+                memory.remember(pool);
+            }
+        }
+        self.count(published, Tally::since, Some(before));
+    }
+
+    /// Adds what `difference` makes of each tally and the earlier one.
+    fn count(&self, published: &Published, difference: fn(&Tally, &Tally) -> Tally, before: Option<&Memory>) {
+        let (none, nothing) = (Tally::default(), PoolMemory::default());
+        let add = |counted: &dyn Fn(&Tally), tally: &Tally, before: Option<&Tally>| {
+            counted(&difference(tally, before.unwrap_or(&none)));
+        };
+        let snapshot = published.snapshot();
+        for listener in &snapshot.listeners {
+            if let Some(tally) = self.listeners.get(&listener.name) {
+                let before = before.and_then(|before| before.listeners.get(&listener.name));
+                add(&|tally| tally.add_to(&*listener.totals), tally, before);
+                listener.totals.all_are_logged();
+            }
+        }
+        for pool in &snapshot.pools {
+            let name = &pool.settings.name;
+            let Some(memory) = self.pools.get(name) else { continue };
+            let before = before.and_then(|before| before.pools.get(name)).unwrap_or(&nothing);
+            add(&|tally| tally.add_to(&*pool.totals), &memory.totals, Some(&before.totals));
+            add(&|tally| tally.add_to(&*pool.totals.counters), &memory.counters, Some(&before.counters));
+            for Member { backend, .. } in &pool.members {
+                if let Some(of) = memory.backends.get(&backend.name) {
+                    let before = before.backends.get(&backend.name).map(|before| &before.counters);
+                    add(&|tally| tally.add_to(&backend.counters), &of.counters, before);
+                }
+            }
+        }
+        // A process may have fewer workers than the one before.
+        let workers = published.workers();
+        for (number, tally) in self.workers.iter().enumerate() {
+            let before = before.and_then(|before| before.workers.get(number));
+            if let Some(worker) = workers.get(number % workers.len().max(1)) {
+                add(&|tally| tally.add_to(worker), tally, before);
+            }
+        }
+        add(&|tally| tally.add_to(&**published.log()), &self.log, before.map(|before| &before.log));
+        add(&|tally| tally.add_to(published.upgrades()), &self.upgrades, before.map(|before| &before.upgrades));
+        published.log().unlogged();
+        let (done, failed) = before.map_or((0, 0), |before| before.reloads);
+        published.add_reloads(self.reloads.0.saturating_sub(done), self.reloads.1.saturating_sub(failed));
+    }
+}
+
+impl PoolMemory {
+    fn of(pool: &Pool, now: Tick) -> PoolMemory {
+        let of_member = |Member { backend, .. }: &Member| {
+            let (counters, healthy) = (Tally::of(&backend.counters), backend.is_healthy());
+            (backend.name.clone(), BackendMemory { counters, healthy, latency: backend.latency_us(now) })
+        };
+        PoolMemory {
+            totals: Tally::of(&*pool.totals),
+            counters: Tally::of(&*pool.totals.counters),
+            backends: pool.members.iter().map(of_member).collect(),
+            clients: pool.clients(),
+        }
+    }
+
+    fn remember(&self, pool: &Pool) {
+        pool.remember(&self.clients);
+    }
+}

@@ -1,0 +1,177 @@
+//! The successor's side of an upgrade: takes over from the process that runs ([`crate::handover`]).
+//!
+//! | phase | what holds | ends with |
+//! |---|---|---|
+//! | [`Predecessor`] | the configuration is read | `ask`: the listening sockets are here, and what was changed at run time |
+//! | [`Inheritance`] | nothing is bound yet; the predecessor serves | all threads run |
+//! | – | both processes accept clients, for a moment | `finish`: the predecessor has handed over everything, and ends |
+//!
+//! If the predecessor has failed or gives up before the end, this process goes on as long as the predecessor is dead. If it
+//! lives, it serves again, and this process ends with the connections that it has.
+
+use super::memory::Memory;
+use super::upgrade::Word;
+use super::workers::Workers;
+use crate::base::Endpoint;
+use crate::config::runtime::RuntimeChanges;
+use crate::events::{By, Event, Kind};
+use crate::handover::Post;
+use crate::handover::message::{Hello, Letter, SocketOf};
+use crate::net::listen::{self, Giver};
+use crate::net::{Pipe, Socket};
+use crate::pool::Published;
+use crate::worker::driver::transit::{Held, Record};
+use crate::worker::transit::Incoming;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+/// How long the predecessor may take for a message. It has its own, shorter bounds.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The process that runs.
+pub struct Predecessor(Post);
+
+/// What the predecessor has given before the start.
+pub struct Inheritance {
+    /// What was changed at run time.
+    pub changes: RuntimeChanges,
+    /// What was counted and learnt so far.
+    pub memory: Box<Memory>,
+    predecessor: Predecessor,
+}
+
+/// How a take-over ended.
+pub enum End {
+    /// The predecessor ends.
+    Done,
+    /// It has died: this process has what it could get.
+    Died(String),
+    /// It goes on, so this process must not.
+    Failed(String),
+}
+
+impl Predecessor {
+    /// At the other end of this.
+    pub fn new(post: Post) -> Predecessor {
+        Predecessor(post)
+    }
+
+    /// Asks it to hand over. `descriptors` is the limit of this process.
+    pub fn ask(self, descriptors: u64, workers: usize) -> Result<Inheritance, String> {
+        self.send(&Word::Hello(Hello::of(descriptors, workers)))?;
+        let (changes, sockets, memory) = match self.receive()?.message {
+            Word::Welcome { changes, sockets, version, memory } => {
+                log::info!("takes over from tcplb {version}");
+                (changes, sockets, memory)
+            }
+            Word::Refused { why } => return Err(format!("the running process does not hand over: {why}")),
+            _ => return Err(unexpected()),
+        };
+        let changes = RuntimeChanges::parse(&changes, "the running process")
+            .map_err(|mistakes| format!("can't use what was changed at run time: {}", mistakes.0.join("\n")))?;
+        let mut came = 0;
+        while came < sockets {
+            let Letter { message: Word::Sockets(of), descriptors, .. } = self.receive()? else {
+                return Err(unexpected());
+            };
+            came += of.len();
+            for (of, descriptor) in of.iter().zip(descriptors) {
+                let SocketOf { at, of_manager, any_port } = of;
+                let giver = if *of_manager { Giver::Manager } else { Giver::Predecessor { any_port: *any_port } };
+                let kept = listen::take_over(descriptor, giver);
+                kept.map_err(|error| format!("can't use the listening socket of {}: {error}", Endpoint::from(at)))?;
+            }
+        }
+        Ok(Inheritance { changes, memory, predecessor: self })
+    }
+
+    fn send(&self, word: &Word) -> Result<(), String> {
+        let sent = self.0.send(word, &[], &[], Instant::now() + PATIENCE);
+        sent.map_err(|error| format!("can't reach the running process: {error}"))
+    }
+
+    fn receive(&self) -> Result<Letter<Word>, String> {
+        match self.0.receive(Instant::now() + PATIENCE) {
+            Ok(Some(letter)) => Ok(letter),
+            Ok(None) => Err("the running process has given up the hand-over".to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                Err(format!("the running process has not responded for {PATIENCE:?}"))
+            }
+            Err(error) => Err(format!("a message of the running process can't be read: {error}")),
+        }
+    }
+}
+
+impl Inheritance {
+    /// All threads run: takes over the rest.
+    pub fn finish(self, published: &Published, workers: &Workers) -> End {
+        match self.take_the_rest(published, workers) {
+            Ok(()) => End::Done,
+            Err(why) if self.predecessor.0.peer_is_alive() => End::Failed(why),
+            Err(why) => End::Died(why),
+        }
+    }
+
+    fn take_the_rest(&self, published: &Published, workers: &Workers) -> Result<(), String> {
+        let predecessor = &self.predecessor;
+        predecessor.send(&Word::Running)?;
+        let mut waiting: Vec<Incoming> = Vec::new();
+        loop {
+            let Letter { message, descriptors, .. } = predecessor.receive()?;
+            match message {
+                Word::Prepare { connections, .. } => {
+                    let (ready, refused) = assemble(connections, descriptors);
+                    waiting = ready;
+                    predecessor.send(&Word::Ready { refused })?;
+                }
+                Word::Commit => workers.put_in(std::mem::take(&mut waiting)),
+                Word::Farewell(memory) => {
+                    memory.add_since(&self.memory, published);
+                    listen::own_lent_files(&listen::close_unclaimed());
+                    let event = Event::new(Kind::Upgrade, By::Tcplb);
+                    published
+                        .events()
+                        .record(event.because(format_args!("tcplb {} has taken over", env!("CARGO_PKG_VERSION"))));
+                    return predecessor.send(&Word::Done);
+                }
+                Word::Refused { why } => return Err(format!("the running process does not hand over: {why}")),
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+}
+
+/// Puts connections together from their records and descriptors. Those that can't go on here stay with the predecessor: their
+/// places, and why.
+fn assemble(records: Vec<Record>, descriptors: Vec<OwnedFd>) -> (Vec<Incoming>, Vec<(usize, String)>) {
+    let mut descriptors = descriptors.into_iter();
+    let (mut ready, mut refused) = (Vec::new(), Vec::new());
+    for (place, record) in records.into_iter().enumerate() {
+        let incoming = take(record, &mut descriptors).ok_or_else(|| "descriptors are missing".to_owned());
+        match incoming.and_then(|incoming| incoming.check().map(|()| incoming)) {
+            Ok(incoming) => ready.push(incoming),
+            Err(why) => refused.push((place, why)),
+        }
+    }
+    (ready, refused)
+}
+
+/// The descriptors of a connection stand in the order of `upgrade::descriptors`.
+fn take(record: Record, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Option<Incoming> {
+    let client = Socket::from_fd(descriptors.next()?);
+    let backend = match &record.backend {
+        Some(_) => Some(Socket::from_fd(descriptors.next()?)),
+        None => None,
+    };
+    let mut pipe = |held: &Held| match held.in_pipe {
+        0 => Some(None),
+        _ => Some(Some(Pipe::from_ends(descriptors.next()?, descriptors.next()?))),
+    };
+    let (up, down) = (pipe(&record.up)?, pipe(&record.down)?);
+    Some(Incoming { record, client, backend, up, down })
+}
+
+fn unexpected() -> String {
+    "the running process sent an unexpected message".to_owned()
+}

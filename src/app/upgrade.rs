@@ -1,0 +1,414 @@
+//! The predecessor's side of an upgrade: starts a successor and hands everything over to it ([`crate::handover`]).
+//!
+//! It runs on the thread of its caller, which waits: that of a call of the admin API, or one that SIGUSR2 starts. Control
+//! stands still meanwhile ([`Held`]); workers and prober go on.
+//!
+//! A failure at any step leaves things as they were: [`Attempt`] undoes in its `drop` what was done.
+
+use super::memory::Memory;
+use super::workers::Workers;
+use crate::admin::Door;
+use crate::base::text::counted;
+use crate::control::{DataPlane, Held, Remote};
+use crate::events::{By, Event, Kind};
+use crate::handover::message::{At, Letter, SocketOf};
+use crate::handover::{Channel, Figures, Message, Pause, Post, Refusal, Upgrader};
+use crate::launcher::Launcher;
+use crate::net::{Pipe, listen};
+use crate::pool::{BoundAddressId, Published};
+use crate::session::Direction;
+use crate::systemd;
+use crate::worker::Peer;
+use crate::worker::driver::transit::Record;
+use crate::worker::transit::{self, Departed, Detached};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long the successor may take to read its configuration, to bind, and to look up names.
+const START: Duration = Duration::from_secs(60);
+
+/// What a successor does with the listening sockets.
+const BIND: &str = "bind its addresses";
+
+/// How long a message may take, and a worker that is asked for something.
+const STEP: Duration = Duration::from_secs(5);
+
+/// Descriptors that a successor needs beside those of connections.
+const SPARE: u64 = 256;
+
+/// How often a wait looks whether the successor has ended, or a stop has come.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Descriptors in a message.
+const DESCRIPTORS: usize = crate::handover::channel::DESCRIPTORS_MAX;
+
+/// Connections in a message. Each has up to six descriptors: two sockets, and two pipes with two ends each.
+const BATCH: usize = DESCRIPTORS / 6;
+
+/// How long connections that are being dialled may keep a worker from being empty.
+const DIALS: Duration = Duration::from_secs(1);
+
+/// How often all workers are asked, at most.
+const ROUNDS: usize = 3;
+
+/// The pause before such a worker is asked again.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// The messages between two processes of this version.
+pub type Word = Message<Record, Memory>;
+
+/// Hands over to a successor, on demand.
+#[derive(Clone)]
+pub struct Upgrades(Arc<Shared>);
+
+/// What an upgrade needs.
+pub struct Shared {
+    /// Starts the successor; or why there is none.
+    pub launcher: Mutex<Result<Launcher, String>>,
+    /// Holds control.
+    pub remote: Remote,
+    /// The workers.
+    pub workers: Workers,
+    /// What is counted.
+    pub published: Arc<Published>,
+    /// The listening sockets of the admin API.
+    pub admin: Vec<(SocketOf, OwnedFd)>,
+    /// Keeps callers of the admin API out.
+    pub door: Mutex<Option<Door>>,
+}
+
+impl Upgrades {
+    /// With these parts.
+    pub fn new(shared: Shared) -> Upgrades {
+        Upgrades(Arc::new(shared))
+    }
+
+    /// The admin API runs.
+    pub fn set_door(&self, door: Door) {
+        *self.0.door.lock() = Some(door);
+    }
+}
+
+impl Upgrader for Upgrades {
+    fn upgrade(&self) -> Result<Figures, Refusal> {
+        let Some(mut launcher) = self.0.launcher.try_lock() else { return Err(Refusal::UnderWay) };
+        let refuse = |why: &mut String| {
+            log::info!("no upgrade: {why}");
+            Refusal::Failed(why.clone())
+        };
+        let launcher = launcher.as_mut().map_err(refuse)?;
+        let begun = Instant::now();
+        log::info!("upgrade: starts {}", launcher.path().display());
+        match hand_over(&self.0, launcher, begun) {
+            Ok(figures) => {
+                // The successor has the event, and the count in its memory.
+                log::info!(
+                    "upgrade: process {} has taken over, with {}, in {:.1} s",
+                    figures.pid,
+                    counted(figures.connections, "connection"),
+                    figures.seconds
+                );
+                Ok(figures)
+            }
+            Err(why) => {
+                log::error!("upgrade failed, and this process goes on: {why}");
+                self.0.published.upgrades().ended(false);
+                self.0
+                    .published
+                    .events()
+                    .record(Event::new(Kind::Upgrade, By::Tcplb).because(format_args!("failed: {why}")));
+                Err(Refusal::Failed(why))
+            }
+        }
+    }
+}
+
+/// The connections that were handed over.
+#[derive(Default)]
+struct Moved {
+    /// How long each stood still.
+    pauses: Vec<Duration>,
+    /// Those that stay here until they end.
+    left: usize,
+}
+
+impl Moved {
+    fn figures(mut self, pid: i32, took: Duration) -> Figures {
+        self.pauses.sort_unstable();
+        let millis = |share: f64| {
+            let last = self.pauses.len().checked_sub(1)?;
+            let rank = (share * last as f64).round() as usize;
+            Some(self.pauses[rank.min(last)].as_secs_f64() * 1e3)
+        };
+        Figures {
+            pid,
+            connections: self.pauses.len(),
+            left: self.left,
+            seconds: took.as_secs_f64(),
+            pause_ms: Pause { p50: millis(0.5), p99: millis(0.99), max: millis(1.0) },
+        }
+    }
+}
+
+/// The descriptors of a connection in the order of a message: client, backend, and the two ends of each pipe.
+fn descriptors(detached: &Detached) -> Vec<BorrowedFd<'_>> {
+    let pipes = Direction::BOTH.into_iter().filter_map(|direction| detached.pipe(direction)).flat_map(Pipe::ends);
+    let backend = detached.backend().map(|backend| backend.as_fd());
+    std::iter::once(detached.client().as_fd()).chain(backend).chain(pipes).collect()
+}
+
+/// An upgrade under way. Dropping it before its end undoes what was done.
+struct Attempt<'a> {
+    shared: &'a Shared,
+    post: Post,
+    launcher: &'a mut Launcher,
+    pid: i32,
+    /// Clients are accepted by the successor.
+    paused: bool,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        if self.paused {
+            self.accept(true);
+        }
+    }
+}
+
+fn hand_over(shared: &Shared, launcher: &mut Launcher, begun: Instant) -> Result<Figures, String> {
+    let (ours, theirs) = Channel::pair().map_err(|error| format!("can't make a socket pair: {error}"))?;
+    let pid = launcher.launch(theirs.into_fd())?;
+    let mut attempt = Attempt { shared, post: Post::new(ours), launcher, pid, paused: false };
+    attempt.greet()?;
+    let held = shared.remote.hold().map_err(|refused| refused.to_string());
+    let held = held.inspect_err(|why| attempt.refuse(why))?;
+    let last_event = attempt.give_sockets(&held)?;
+    attempt.expect(BIND, START, &held, |word| matches!(word, Word::Running))?;
+    attempt.accept(false);
+    let moved = attempt.move_connections(&held)?;
+    shared.published.upgrades().ended(true);
+    attempt.send(&Word::Farewell(Box::new(Memory::of(&shared.published, last_event, 0))), "take over")?;
+    attempt.expect("take over", STEP, &held, |word| matches!(word, Word::Done))?;
+    systemd::main_process(pid);
+    attempt.paused = false;
+    held.handed_over();
+    Ok(moved.figures(pid, begun.elapsed()))
+}
+
+impl Attempt<'_> {
+    /// Waits for the successor's first message.
+    fn greet(&mut self) -> Result<(), String> {
+        let hello = match self.receive("read its configuration", START, None)? {
+            Word::Hello(hello) => hello,
+            Word::Refused { why } => return Err(format!("process {}: {why}", self.pid)),
+            _ => return Err(self.unexpected("read its configuration")),
+        };
+        let needed = 2 * self.shared.published.connection_limit().active() as u64 + SPARE;
+        let too_few = || {
+            let allowed = hello.descriptors;
+            format!(
+                "its limit on open files is {allowed}: expected at least {needed} for the connections that are open"
+            )
+        };
+        let mistake = hello.mistake().or_else(|| (hello.descriptors < needed).then(too_few));
+        mistake.map_or(Ok(()), |mistake| {
+            self.refuse(&mistake);
+            Err(mistake)
+        })
+    }
+
+    /// Gives the listening sockets, and what was changed, counted and learnt. The number of the last event.
+    fn give_sockets(&mut self, held: &Held) -> Result<u64, String> {
+        let sockets = self.sockets(held).map_err(|error| format!("can't copy the listening sockets: {error}"))?;
+        let (version, changes) = (env!("CARGO_PKG_VERSION").to_owned(), held.changes.clone());
+        let memory = Memory::of(&self.shared.published, 0, self.shared.workers.next_sequence());
+        let last_event = memory.last_event();
+        self.send(&Word::Welcome { version, changes, sockets: sockets.len(), memory: Box::new(memory) }, BIND)?;
+        for some in sockets.chunks(DESCRIPTORS) {
+            let (of, descriptors): (Vec<_>, Vec<_>) = some.iter().map(|(of, fd)| (of.clone(), fd.as_fd())).unzip();
+            let until = Instant::now() + STEP;
+            let sent = self.post.send(&Word::Sockets(of), &[], &descriptors, until);
+            sent.map_err(|error| self.unsent(BIND, &error))?;
+        }
+        Ok(last_event)
+    }
+
+    /// Copies of all listening sockets.
+    fn sockets(&self, held: &Held) -> io::Result<Vec<(SocketOf, OwnedFd)>> {
+        let addresses = held.snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
+        let known: HashMap<BoundAddressId, SocketOf> = addresses
+            .map(|address| {
+                let any_port = address.asked.asks_for_any_port();
+                (address.id, SocketOf { at: At::from(&address.endpoint), of_manager: false, any_port })
+            })
+            .collect();
+        let mut sockets = Vec::new();
+        for of_worker in self.shared.workers.lend(STEP) {
+            for (address, descriptor) in of_worker? {
+                // Others are about to be closed.
+                sockets.extend(known.get(&address).map(|of| (of.clone(), descriptor)));
+            }
+        }
+        for (endpoint, descriptor) in listen::of_service_manager()? {
+            sockets.push((SocketOf { at: At::from(&endpoint), of_manager: true, any_port: false }, descriptor));
+        }
+        for (of, descriptor) in &self.shared.admin {
+            sockets.push((of.clone(), descriptor.try_clone()?));
+        }
+        Ok(sockets)
+    }
+
+    /// Hands over the connections of all workers, one worker after the other.
+    fn move_connections(&mut self, held: &Held) -> Result<Moved, String> {
+        let peers = self.shared.workers.peers();
+        let mut moved = Moved::default();
+        // A worker may get a client from another one, whose turn is over.
+        for _ in 0..ROUNDS {
+            let before = moved.pauses.len();
+            moved.left = 0;
+            for worker in 0..peers.len() {
+                moved.left += self.empty_worker(worker, &peers, &mut moved.pauses, held)?;
+            }
+            if moved.left == 0 && moved.pauses.len() == before {
+                break;
+            }
+        }
+        moved.pauses.iter().for_each(|pause| self.shared.published.upgrades().pauses.add(*pause));
+        Ok(moved)
+    }
+
+    /// Hands over all connections of a worker. How many it keeps.
+    fn empty_worker(
+        &mut self,
+        worker: usize,
+        peers: &Arc<[Peer]>,
+        pauses: &mut Vec<Duration>,
+        held: &Held,
+    ) -> Result<usize, String> {
+        let (until, mut left) = (Instant::now() + DIALS, 0);
+        loop {
+            let begun = Instant::now();
+            let Some(departed) = transit::take_out(peers, worker, BATCH) else { return Ok(left) };
+            left = departed.left();
+            let count = departed.connections().len();
+            if count == 0 {
+                // The rest dials, and comes out a little later.
+                if left == 0 || begun >= until {
+                    return Ok(left);
+                }
+                drop(departed);
+                thread::sleep(AGAIN);
+                continue;
+            }
+            let refused = self.move_batch(worker, departed, held)?;
+            pauses.extend(std::iter::repeat_n(begun.elapsed(), count - refused));
+            if refused == count {
+                return Ok(left + refused);
+            }
+        }
+    }
+
+    /// Hands over some connections of a worker. How many the successor can't take: they are back at their worker.
+    fn move_batch(&mut self, worker: usize, departed: Departed, held: &Held) -> Result<usize, String> {
+        let records = departed.connections().iter().map(|detached| detached.record().clone()).collect();
+        let descriptors: Vec<BorrowedFd<'_>> = departed.connections().iter().flat_map(descriptors).collect();
+        let prepare = Word::Prepare { worker, connections: records };
+        let to = "take connections";
+        let sent = self.post.send(&prepare, &[], &descriptors, Instant::now() + STEP);
+        sent.map_err(|error| self.unsent(to, &error))?;
+        let refused = match self.receive(to, STEP, Some(held))? {
+            Word::Ready { refused } => refused,
+            _ => return Err(self.unexpected(to)),
+        };
+        for (place, why) in &refused {
+            log::warn!("upgrade: a connection stays in this process: {why} (number {place} of a batch)");
+        }
+        self.send(&Word::Commit, to)?;
+        let places: Vec<usize> = refused.iter().map(|(place, _)| *place).collect();
+        departed.commit(&places);
+        Ok(places.len())
+    }
+
+    /// The successor accepts clients and callers, or this process does again.
+    fn accept(&mut self, accept: bool) {
+        self.paused = !accept;
+        self.shared.workers.accept(accept);
+        if let Some(door) = &*self.shared.door.lock() {
+            if accept { door.open() } else { door.close() }
+        }
+    }
+
+    fn refuse(&self, why: &str) {
+        // The successor may have ended.
+        let _ = self.post.send(&Word::Refused { why: why.to_owned() }, &[], &[], Instant::now() + STEP);
+    }
+
+    fn send(&mut self, word: &Word, to: &str) -> Result<(), String> {
+        let sent = self.post.send(word, &[], &[], Instant::now() + STEP);
+        sent.map_err(|error| self.unsent(to, &error))
+    }
+
+    /// Why a message was not sent.
+    fn unsent(&mut self, to: &str, error: &io::Error) -> String {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.ended(to),
+            _ => format!("process {} does not {to}: {error}", self.pid),
+        }
+    }
+
+    /// Waits for a message of this kind.
+    fn expect(&mut self, to: &str, time: Duration, held: &Held, is: impl Fn(&Word) -> bool) -> Result<(), String> {
+        match self.receive(to, time, Some(held))? {
+            Word::Refused { why } => Err(format!("process {}: {why}", self.pid)),
+            word if is(&word) => Ok(()),
+            _ => Err(self.unexpected(to)),
+        }
+    }
+
+    /// Waits for the next message. `to` is what the successor is about to do.
+    fn receive(&mut self, to: &str, time: Duration, held: Option<&Held>) -> Result<Word, String> {
+        let pid = self.pid;
+        let until = Instant::now() + time;
+        loop {
+            let slice = until.min(Instant::now() + LOOK);
+            match self.post.receive::<Word>(slice) {
+                Ok(Some(Letter { message, .. })) => return Ok(message),
+                Ok(None) => return Err(self.ended(to)),
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                    if let Some(status) = self.launcher.ended() {
+                        return Err(format!("process {pid} ended before it could {to}: {status}; its log says why"));
+                    }
+                    if held.is_some_and(Held::is_over) {
+                        return Err("tcplb is stopping".to_owned());
+                    }
+                    if Instant::now() >= until {
+                        return Err(format!("process {pid} did not {to} within {time:?}"));
+                    }
+                }
+                Err(error) => return Err(format!("a message of process {pid} can't be read: {error}")),
+            }
+        }
+    }
+
+    /// The channel is closed: the process has ended, or is about to.
+    fn ended(&mut self, to: &str) -> String {
+        let until = Instant::now() + STEP;
+        loop {
+            if let Some(status) = self.launcher.ended_by(until.min(Instant::now() + LOOK)) {
+                return format!("process {} ended before it could {to}: {status}; its log says why", self.pid);
+            }
+            if Instant::now() >= until {
+                return format!("process {} gave up before it could {to}; its log says why", self.pid);
+            }
+        }
+    }
+
+    fn unexpected(&self, to: &str) -> String {
+        format!("process {} sent another message than that it could {to}", self.pid)
+    }
+}

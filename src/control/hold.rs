@@ -1,0 +1,130 @@
+//! Control stands still while a successor takes over, so that what it was given stays true.
+//!
+//! | state | event | what follows |
+//! |---|---|---|
+//! | running | `Hold` | no change begins: commands and reloads are refused, sets of sources, names and weights wait |
+//! | running, a reload is under way | `Hold` | refused |
+//! | held | [`Held::handed_over`] | the workers close their listeners and end with their last connection |
+//! | held | [`Held`] is dropped | running: the upgrade has failed |
+//! | held | `Stop` | [`Held::is_over`] says so, and the stop waits for the end of the hold |
+
+use super::remote::Refused;
+use super::{ControlLoop, DataPlane};
+use crate::config::model::Model;
+use crate::config::runtime::RuntimeChanges;
+use crate::pool::{AdminState, Snapshot};
+use crossbeam_channel::{Receiver, Sender, after, bounded, never};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Control stands still until this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    /// The newest snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// The running model.
+    pub model: Arc<Model>,
+    /// What was changed at run time, as the state file has it.
+    pub changes: String,
+    stopping: Arc<AtomicBool>,
+    end: Sender<()>,
+}
+
+/// Control's side.
+pub(super) struct Hold {
+    stopping: Arc<AtomicBool>,
+    /// A message: the successor has taken over. Disconnected: it has not.
+    pub(super) end: Receiver<()>,
+}
+
+/// What follows a hold.
+pub(super) enum HoldEnd {
+    /// The upgrade has failed.
+    GoOn,
+    /// The same, and a stop has come meanwhile.
+    Stop,
+    /// The successor has taken over.
+    Leave,
+}
+
+impl Held {
+    /// Whether a stop waits for the end of the hold.
+    pub fn is_over(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
+    }
+
+    /// The successor has taken over: the process ends with its last connection.
+    pub fn handed_over(self) {
+        let _ = self.end.try_send(());
+    }
+}
+
+impl<C: DataPlane> ControlLoop<C> {
+    /// Stands still, if nothing is under way.
+    pub(super) fn hold(&mut self, answer: &Sender<Result<Held, Refused>>) {
+        let refused = if self.draining {
+            Some(Refused::Draining)
+        } else if self.held.is_some() {
+            Some(Refused::Upgrading)
+        } else if self.reload.is_some() || !self.next_reload.is_empty() {
+            Some(Refused::Invalid("a reload is under way: try again once it is over".to_owned()))
+        } else {
+            None
+        };
+        if let Some(refused) = refused {
+            let _ = answer.try_send(Err(refused));
+            return;
+        }
+        let state = &self.parts.config_state;
+        let states = state.snapshot().pools.iter().flat_map(|pool| {
+            let taken_out = pool.members.iter().filter(|member| member.state != AdminState::Enabled);
+            taken_out.map(|member| ((pool.settings.name.as_str(), member.backend.name.as_str()), member.state))
+        });
+        let changes = RuntimeChanges::of(state.file(), state.running(), &states.collect());
+        let changes = changes.with(state.discovered().clone()).print();
+        let stopping = Arc::new(AtomicBool::new(false));
+        let (end, ended) = bounded(1);
+        let held = Held {
+            snapshot: state.snapshot().clone(),
+            model: state.running().clone(),
+            changes,
+            stopping: stopping.clone(),
+            end,
+        };
+        if answer.try_send(Ok(held)).is_ok() {
+            self.held = Some(Hold { stopping, end: ended });
+        }
+    }
+
+    /// Fires at the end of the hold.
+    pub(super) fn hold_ends(&self) -> Receiver<()> {
+        self.held.as_ref().map_or_else(never, |held| held.end.clone())
+    }
+
+    /// Ends the hold: what follows.
+    pub(super) fn end_hold(&mut self, handed_over: bool) -> HoldEnd {
+        let held = self.held.take();
+        match held.is_some_and(|held| held.stopping.load(Ordering::Relaxed)) {
+            _ if handed_over => HoldEnd::Leave,
+            true => HoldEnd::Stop,
+            false => HoldEnd::GoOn,
+        }
+    }
+
+    /// A successor has taken over. The channel fires when the connections that stayed here are reset.
+    pub(super) fn leave(&mut self) -> Receiver<Instant> {
+        (self.draining, self.handed_over) = (true, true);
+        self.give_up_reloads();
+        self.give_up_adds();
+        self.parts.data_plane.leave();
+        after(self.parts.config_state.running().global.shutdown_timeout)
+    }
+
+    /// A stop comes during a hold.
+    pub(super) fn stop_later(&self) {
+        if let Some(held) = &self.held {
+            held.stopping.store(true, Ordering::Relaxed);
+        }
+    }
+}

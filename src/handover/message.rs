@@ -1,0 +1,300 @@
+//! The messages, and how they become packets.
+//!
+//! A message is a [`Message`] as JSON, bytes that do not belong into JSON, and descriptors. On the channel it is one or more packets:
+//!
+//! ```text
+//! packet:   more(1)  part
+//! message:  part part …  =  length of the JSON (4, little endian)  JSON {descriptors, message}  bytes
+//! ```
+//!
+//! `more` is 1 in all packets of a message but the last, where it is 0. The descriptors come with the first packet.
+
+use super::channel::{Channel, DESCRIPTORS_MAX, MESSAGE_MAX};
+use crate::base::Endpoint;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Instant;
+
+/// The version of the messages. Processes of different versions do not hand over to each other.
+pub const MAJOR: u32 = 1;
+
+/// What a process that speaks another protocol would not send.
+const MAGIC: &str = "tcplb";
+
+/// The longest message: the sets of 100 000 backends, with what is known of each.
+const LENGTH_MAX: usize = 128 << 20;
+
+/// The successor's first message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hello {
+    /// Always `tcplb`.
+    pub magic: String,
+    /// Its [`MAJOR`].
+    pub major: u32,
+    /// Its release, for the log.
+    pub version: String,
+    /// Its limit on open descriptors.
+    pub descriptors: u64,
+    /// Its workers.
+    pub workers: usize,
+}
+
+/// A listening socket that is handed over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketOf {
+    /// Where it is bound.
+    pub at: At,
+    /// Whether the service manager opened it.
+    pub of_manager: bool,
+    /// Whether the configuration asks for port 0: any port.
+    pub any_port: bool,
+}
+
+/// An [`Endpoint`] in a message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum At {
+    /// An address and a port.
+    Inet(SocketAddr),
+    /// A socket file, or an abstract name behind `@`.
+    Unix(PathBuf),
+}
+
+impl From<&Endpoint> for At {
+    fn from(endpoint: &Endpoint) -> At {
+        match endpoint {
+            Endpoint::Inet(at) => At::Inet(*at),
+            Endpoint::Unix(path) => At::Unix(path.to_path_buf()),
+        }
+    }
+}
+
+impl From<&At> for Endpoint {
+    fn from(at: &At) -> Endpoint {
+        match at {
+            At::Inet(at) => Endpoint::Inet(*at),
+            At::Unix(path) => Endpoint::Unix(path.as_path().into()),
+        }
+    }
+}
+
+/// What the two processes say. The module above has the order. `C` is a connection's record, `M` what was counted and learnt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Message<C, M> {
+    /// Step 1.
+    Hello(Hello),
+    /// Step 2, if the predecessor does not hand over: why.
+    Refused {
+        /// Why.
+        why: String,
+    },
+    /// Step 2.
+    Welcome {
+        /// The version of the predecessor, for the log.
+        version: String,
+        /// What was changed at run time, as the state file has it.
+        changes: String,
+        /// How many listening sockets follow.
+        sockets: usize,
+        /// What was counted and learnt so far.
+        memory: Box<M>,
+    },
+    /// Step 3. The descriptors are in the same order.
+    Sockets(Vec<SocketOf>),
+    /// Step 4.
+    Running,
+    /// Step 5. Each connection has its descriptors and its bytes in this order.
+    Prepare {
+        /// The worker of the predecessor.
+        worker: usize,
+        /// The connections.
+        connections: Vec<C>,
+    },
+    /// Step 6.
+    Ready {
+        /// The connections that it can't take, by their place in the last Prepare, each with the reason.
+        refused: Vec<(usize, String)>,
+    },
+    /// Step 7.
+    Commit,
+    /// Step 8: what was counted and learnt by now.
+    Farewell(Box<M>),
+    /// Step 9.
+    Done,
+}
+
+/// A message that came, with its bytes and descriptors.
+#[derive(Debug)]
+pub struct Letter<T> {
+    /// The message.
+    pub message: T,
+    /// The bytes behind it.
+    pub bytes: Vec<u8>,
+    /// The descriptors.
+    pub descriptors: Vec<OwnedFd>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    descriptors: usize,
+    message: T,
+}
+
+/// Sends and receives messages.
+#[derive(Debug)]
+pub struct Post(Channel);
+
+impl Hello {
+    /// That of this process.
+    pub fn of(descriptors: u64, workers: usize) -> Hello {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        Hello { magic: MAGIC.to_owned(), major: MAJOR, version, descriptors, workers }
+    }
+
+    /// Why this process can't hand over to it; `None`: it can.
+    pub fn mistake(&self) -> Option<String> {
+        if self.magic != MAGIC {
+            return Some("the other process is not tcplb".to_owned());
+        }
+        (self.major != MAJOR).then(|| {
+            format!(
+                "tcplb {} speaks version {} of the hand-over, and this process version {MAJOR}: restart tcplb instead",
+                self.version, self.major
+            )
+        })
+    }
+}
+
+impl Post {
+    /// Over this channel.
+    pub fn new(channel: Channel) -> Post {
+        Post(channel)
+    }
+
+    /// Sends a message with bytes and descriptors.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Channel::send`].
+    pub fn send<T: Serialize>(
+        &self,
+        message: &T,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        until: Instant,
+    ) -> io::Result<()> {
+        let json = serde_json::to_vec(&Envelope { descriptors: descriptors.len(), message })?;
+        let length = u32::try_from(json.len()).map_err(|_| too_long())?;
+        let whole = [&length.to_le_bytes()[..], &json, bytes].concat();
+        let mut parts = whole.chunks(MESSAGE_MAX - 1).peekable();
+        let mut descriptors = Some(descriptors);
+        while let Some(part) = parts.next() {
+            let more = u8::from(parts.peek().is_some());
+            let packet = [&[more][..], part].concat();
+            self.0.send(&packet, descriptors.take().unwrap_or_default(), until)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the process that made the channel is alive.
+    pub fn peer_is_alive(&self) -> bool {
+        let peer = rustix::net::sockopt::socket_peercred(&self.0);
+        peer.is_ok_and(|peer| rustix::process::test_kill_process(peer.pid) != Err(rustix::io::Errno::SRCH))
+    }
+
+    /// Receives a message; `None` once the other process has closed its end.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` after `until`; `InvalidData` if it can't be read, or if descriptors are missing.
+    pub fn receive<T: DeserializeOwned>(&self, until: Instant) -> io::Result<Option<Letter<T>>> {
+        let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
+        let (mut whole, mut descriptors) = (Vec::new(), Vec::new());
+        loop {
+            let Some(parcel) = self.0.receive(until)? else { return Ok(None) };
+            let Some((more, part)) = parcel.bytes.split_first() else { return Err(wrong("an empty message")) };
+            whole.extend_from_slice(part);
+            descriptors.extend(parcel.descriptors);
+            if whole.len() > LENGTH_MAX || descriptors.len() > DESCRIPTORS_MAX {
+                return Err(too_long());
+            }
+            if *more == 0 {
+                break;
+            }
+        }
+        let (length, rest) = whole.split_first_chunk().ok_or_else(|| wrong("a message without a length"))?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let (json, bytes) = rest.split_at_checked(length).ok_or_else(|| wrong("a message that is cut off"))?;
+        let envelope: Envelope<T> = serde_json::from_slice(json)?;
+        if envelope.descriptors != descriptors.len() {
+            let what = format!("{} descriptors came of {}", descriptors.len(), envelope.descriptors);
+            return Err(wrong(&format!("{what}: the limit on open files is reached")));
+        }
+        Ok(Some(Letter { message: envelope.message, bytes: bytes.to_vec(), descriptors }))
+    }
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a message is too long")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsFd;
+    use std::thread;
+    use std::time::Duration;
+
+    type Text = Message<String, String>;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[test]
+    fn a_message_of_several_packets_arrives_whole() {
+        let (one, other) = Channel::pair().unwrap();
+        let (one, other) = (Post::new(one), Post::new(other));
+        let changes = "x".repeat(3 * MESSAGE_MAX);
+        let memory = Box::new(String::new());
+        let welcome = Text::Welcome { version: "1".to_owned(), changes, sockets: 2, memory };
+        let (reader, _writer) = io::pipe().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| one.send(&welcome, b"behind", &[reader.as_fd(); 2], soon()).unwrap());
+            let letter = other.receive::<Text>(soon()).unwrap().unwrap();
+            assert!(letter.message == welcome && letter.bytes == b"behind" && letter.descriptors.len() == 2);
+        });
+    }
+
+    #[test]
+    fn missing_descriptors_and_cut_messages_are_errors() {
+        let (one, other) = Channel::pair().unwrap();
+        let post = Post::new(other);
+        let receive = |packet: &[u8]| {
+            one.send(packet, &[], soon()).unwrap();
+            post.receive::<Text>(soon()).unwrap_err().to_string()
+        };
+        let json = br#"{"descriptors":1,"message":"Done"}"#;
+        let length = u32::try_from(json.len()).unwrap().to_le_bytes();
+        let whole = [&[0][..], &length, json].concat();
+        assert!(receive(&whole).contains("0 descriptors came of 1"));
+        assert!(receive(&whole[..whole.len() - 1]).contains("cut off"));
+        assert!(receive(&[0, 1, 2]).contains("without a length"));
+        let other = br#"{"descriptors":0,"message":"Dune"}"#;
+        assert!(receive(&[&[0][..], &length, other].concat()).contains("Dune"));
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_another_version_is_refused() {
+        let text = r#"{"magic":"tcplb","major":1,"version":"9","descriptors":10,"workers":2,"mood":"good"}"#;
+        let hello: Hello = serde_json::from_str(text).unwrap();
+        assert_eq!(hello.mistake(), None);
+        let other = Hello { major: MAJOR + 1, ..hello.clone() };
+        assert!(other.mistake().unwrap().contains("version 2"));
+        let stranger = Hello { magic: "nginx".to_owned(), ..hello };
+        assert!(stranger.mistake().unwrap().contains("not tcplb"));
+    }
+}

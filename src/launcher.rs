@@ -1,0 +1,224 @@
+//! The launcher: a process of its own that starts the next tcplb. Linux only (pidfd_open(2)).
+//!
+//! The sandbox forbids the balancer to start a program, and the balancer has given up the privileges that the next one needs.
+//! So an unconfined process is started before, which does one thing on request. It starts the file at the path of
+//! its own start, with the arguments, environment and working directory of that start. A request names
+//! nothing: it carries one descriptor, which becomes the standard input of the new process ([`crate::handover`]).
+//!
+//! | state | event | what follows |
+//! |---|---|---|
+//! | idle | [`Request`] with a descriptor | the file is started: [`Report::Started`], busy; if it can't be: [`Report::Failed`] |
+//! | busy | [`Request`] | [`Report::Failed`] |
+//! | busy | the new process ends | [`Report::Ended`], idle |
+//! | any | the balancer ends: its end of the channel closes | the launcher ends; a process that it has started goes on |
+//!
+//! The launcher ignores SIGHUP, SIGUSR1 and SIGUSR2, since a service manager or `killall` sends them to all processes of a name.
+
+use crate::handover::{Channel, FLAG};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+use std::env;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{self, Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+/// The subcommand that runs it. It is not for users.
+pub const COMMAND: &str = "launcher";
+
+/// How long a message may take: the other end is a process of this machine that waits for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What the balancer asks for. The descriptor comes with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Request {
+    /// Start the file.
+    Start,
+}
+
+/// What the launcher reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// The new process runs.
+    Started {
+        /// Its number.
+        pid: i32,
+    },
+    /// It could not be started.
+    Failed {
+        /// Why, with the path.
+        why: String,
+    },
+    /// It has ended.
+    Ended {
+        /// Its exit status, in words.
+        status: String,
+    },
+}
+
+/// The balancer's side of a launcher.
+#[derive(Debug)]
+pub struct Launcher {
+    channel: Channel,
+    path: PathBuf,
+    /// Kept, so that a launcher that has ended is no zombie as long as this lives; reaped at the next request.
+    process: Child,
+}
+
+impl Launcher {
+    /// Starts a launcher. Called before the process gives up privileges, and before it has other threads.
+    pub fn start() -> io::Result<Launcher> {
+        if process::id() == 1 {
+            return Err(io::Error::other("tcplb is process 1, whose end ends the container"));
+        }
+        let path = own_path()?;
+        let (ours, theirs) = Channel::pair()?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0(&path).arg(COMMAND).arg(&path).args(env::args_os().skip(1)).stdin(Stdio::from(theirs.into_fd()));
+        // The manager expects beats from the main process, which is another one after an upgrade.
+        command.env_remove(FLAG).env_remove("WATCHDOG_PID");
+        let process = command.spawn()?;
+        Ok(Launcher { channel: ours, path, process })
+    }
+
+    /// The file that it starts.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Has it started with this descriptor as its standard input: the number of the new process, or why it did not start.
+    pub fn launch(&mut self, with: OwnedFd) -> Result<i32, String> {
+        let until = Instant::now() + PATIENCE;
+        let gone = |error: io::Error| format!("the launcher does not respond: {error}");
+        // What it reported of an earlier process.
+        while self.ended().is_some() {}
+        let request = serde_json::to_vec(&Request::Start).map_err(|error| gone(error.into()))?;
+        self.channel.send(&request, &[with.as_fd()], until).map_err(gone)?;
+        drop(with);
+        loop {
+            match self.receive(until).map_err(gone)? {
+                Some(Report::Started { pid }) => return Ok(pid),
+                Some(Report::Failed { why }) => return Err(why),
+                Some(Report::Ended { .. }) => {}
+                None => {
+                    let _ = self.process.try_wait();
+                    return Err("the launcher has ended: restart tcplb to get another".to_owned());
+                }
+            }
+        }
+    }
+
+    /// How the process that it started last has ended, if it has.
+    pub fn ended(&mut self) -> Option<String> {
+        self.ended_by(Instant::now())
+    }
+
+    /// As [`Launcher::ended`]; waits for that.
+    pub fn ended_by(&mut self, until: Instant) -> Option<String> {
+        match self.receive(until) {
+            Ok(Some(Report::Ended { status })) => Some(status),
+            Ok(Some(Report::Started { .. } | Report::Failed { .. })) | Ok(None) | Err(_) => None,
+        }
+    }
+
+    fn receive(&self, until: Instant) -> io::Result<Option<Report>> {
+        let Some(parcel) = self.channel.receive(until)? else { return Ok(None) };
+        Ok(Some(serde_json::from_slice(&parcel.bytes)?))
+    }
+}
+
+/// The path that this process was started from: as typed, if the file there is the one that runs. A link, as packages have
+/// them, may then lead to another version.
+fn own_path() -> io::Result<PathBuf> {
+    let real = env::current_exe()?;
+    let running = File::open("/proc/self/exe")?.metadata()?;
+    let typed = PathBuf::from(env::args_os().next().unwrap_or_default());
+    let typed = if typed.components().count() > 1 || typed.is_absolute() {
+        Some(env::current_dir()?.join(typed))
+    } else {
+        let path = env::var_os("PATH").unwrap_or_default();
+        env::split_paths(&path).map(|directory| directory.join(&typed)).find(|file| file.is_file())
+    };
+    let same = |path: &PathBuf| {
+        path.metadata().is_ok_and(|found| (found.dev(), found.ino()) == (running.dev(), running.ino()))
+    };
+    Ok(typed.filter(same).unwrap_or(real))
+}
+
+/// Runs the launcher; `arguments` are those of the process to start. Returns when the balancer has ended.
+pub fn run(path: &Path, arguments: &[OsString]) -> Result<(), String> {
+    let channel =
+        crate::handover::take_stdin().map_err(|error| format!("the launcher is started by tcplb: {error}"))?;
+    let ignored = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGHUP, signal_hook::consts::SIGUSR1, signal_hook::consts::SIGUSR2] {
+        // A handler, unlike SIG_IGN, does not outlast exec.
+        signal_hook::flag::register(signal, ignored.clone())
+            .map_err(|error| format!("can't handle signals: {error}"))?;
+    }
+    let _ = rustix::thread::set_name(c"tcplb-launcher");
+    let mut child: Option<(Child, OwnedFd)> = None;
+    loop {
+        let mut wanted = vec![PollFd::new(&channel, PollFlags::IN)];
+        wanted.extend(child.as_ref().map(|(_, process)| PollFd::new(process, PollFlags::IN)));
+        match poll(&mut wanted, None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(format!("poll: {error}")),
+        }
+        let has_ended = wanted.get(1).is_some_and(|process| !process.revents().is_empty());
+        let is_asked = !wanted[0].revents().is_empty();
+        if has_ended && let Some((mut process, _)) = child.take() {
+            let status = process.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
+            report(&channel, &Report::Ended { status });
+        }
+        if is_asked {
+            let Ok(Some(parcel)) = channel.receive(Instant::now()) else { return Ok(()) };
+            let started = match (serde_json::from_slice(&parcel.bytes), parcel.descriptors.into_iter().next()) {
+                (Ok(Request::Start), Some(_)) if child.is_some() => Err("it runs already".to_owned()),
+                (Ok(Request::Start), Some(with)) => start(path, arguments, with),
+                (Ok(_), None) | (Err(_), _) => Err("the request is malformed".to_owned()),
+            };
+            let answer = match started {
+                Ok((process, handle)) => {
+                    let pid = i32::try_from(process.id()).unwrap_or(0);
+                    child = Some((process, handle));
+                    Report::Started { pid }
+                }
+                Err(why) => Report::Failed { why: format!("can't start {}: {why}", path.display()) },
+            };
+            report(&channel, &answer);
+        }
+    }
+}
+
+fn start(path: &Path, arguments: &[OsString], with: OwnedFd) -> Result<(Child, OwnedFd), String> {
+    let mut command = Command::new(path);
+    command.args(arguments).stdin(Stdio::from(with)).env(FLAG, "1");
+    let mut process = command.spawn().map_err(|error| error.to_string())?;
+    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+    let handle = pid.ok_or(Errno::INVAL).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
+    match handle {
+        Ok(handle) => Ok((process, handle)),
+        Err(error) => {
+            // Its end could not be seen.
+            let _ = process.kill();
+            let _ = process.wait();
+            Err(format!("pidfd_open: {error}"))
+        }
+    }
+}
+
+/// A balancer that does not read is about to end.
+fn report(channel: &Channel, report: &Report) {
+    if let Ok(bytes) = serde_json::to_vec(report) {
+        let _ = channel.send(&bytes, &[], Instant::now() + PATIENCE);
+    }
+}

@@ -1,0 +1,174 @@
+//! An upgrade that fails at any step leaves every connection where it is, and the old process serves on.
+
+use super::Upgradable;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::thread;
+use testkit::{Conn, ManualServer, Server, Tcplb, eventually, need, peers};
+
+/// A connection goes on, and a new client is served.
+fn assert_serves(tcplb: &Upgradable, client: &Conn) {
+    client.assert_echoes("still here");
+    tcplb.connect().patient().assert_echoes("a new one");
+}
+
+#[test]
+fn a_file_that_cannot_be_started_is_reported_and_nothing_changes() {
+    let echo = Server::start(peers::echo);
+    let tcplb = Upgradable::start(Tcplb::new().backend(echo.at()));
+    let client = tcplb.connect().patient();
+    client.assert_echoes("before");
+    let path = tcplb.path().display().to_string();
+    fs::remove_file(tcplb.path()).unwrap();
+    let why = tcplb.upgrade_in_vain();
+    assert_eq!(why, format!("can't start {path}: No such file or directory (os error 2)"));
+    fs::write(tcplb.path(), "no program").unwrap();
+    let why = tcplb.upgrade_in_vain();
+    assert_eq!(why, format!("can't start {path}: Permission denied (os error 13)"));
+    fs::set_permissions(tcplb.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(tcplb.path(), b"\x7fELF and nothing more").unwrap();
+    let why = tcplb.upgrade_in_vain();
+    assert!(why.starts_with(&format!("can't start {path}: ")), "{why}");
+    assert_serves(&tcplb, &client);
+    assert_eq!(tcplb.admin.metric("tcplb_upgrade_total", &["result=\"failure\""]), 3);
+    let events = tcplb.get("/v1/events");
+    let failed = events["events"].as_array().unwrap().iter().filter(|event| event["kind"] == "upgrade");
+    assert_eq!(failed.count(), 3, "{events}");
+}
+
+#[test]
+fn a_process_that_crashes_or_refuses_its_configuration_is_reported() {
+    let echo = Server::start(peers::echo);
+    let tcplb = Upgradable::start(Tcplb::new().backend(echo.at()));
+    let client = tcplb.connect().patient();
+    client.assert_echoes("before");
+    tcplb.replace_by("#!/bin/sh\nexit 3\n");
+    let why = tcplb.upgrade_in_vain();
+    assert!(why.contains("ended before it could read its configuration: exit status: 3"), "{why}");
+    tcplb.replace_by("#!/bin/sh\nkill -9 $$\n");
+    let why = tcplb.upgrade_in_vain();
+    assert!(why.contains("signal: 9"), "{why}");
+    assert_serves(&tcplb, &client);
+}
+
+#[test]
+fn a_second_upgrade_is_refused_while_one_runs_and_a_change_is_not_lost() {
+    let echo = Server::start(peers::echo);
+    let tcplb = Upgradable::start(Tcplb::new().backend_with(echo.at(), "name=web1"));
+    let client = tcplb.connect().patient();
+    client.assert_echoes("before");
+    let marker = tcplb.directory.path().join("runs");
+    let shown = marker.display();
+    // It hangs until the test has seen enough.
+    tcplb.replace_by(&format!("#!/bin/sh\necho $$ > {shown}.new\nmv {shown}.new {shown}\nread line < {shown}.fifo\n"));
+    assert!(std::process::Command::new("mkfifo").arg(format!("{shown}.fifo")).status().unwrap().success());
+    thread::scope(|scope| {
+        let first = scope.spawn(|| tcplb.upgrade_in_vain());
+        eventually("the new process runs", || marker.exists());
+        let second = tcplb.try_upgrade();
+        assert_eq!(second.status, 409, "{second:?}");
+        let changed = tcplb.admin.call("PATCH", "/v1/pools/default/backends/web1", r#"{"weight":7}"#);
+        assert_eq!(changed.status, 200, "the configuration stands still only while it is handed over: {changed:?}");
+        assert_serves(&tcplb, &client);
+        fs::write(format!("{shown}.fifo"), "go\n").unwrap();
+        let why = first.join().unwrap();
+        assert!(why.contains("before it could read its configuration: exit status: 0"), "{why}");
+    });
+    assert_eq!(tcplb.get("/v1/pools/default/backends")[0]["weight"], 7);
+}
+
+/// Speaks the protocol up to a step, and then ends.
+const FAKE: &str = r#"#!/usr/bin/env python3
+import json, os, socket, struct, sys
+step = "STEP"
+post = socket.socket(fileno=0)
+post.setblocking(True)
+def send(message):
+    body = json.dumps({"descriptors": 0, "message": message}).encode()
+    post.sendall(b"\0" + struct.pack("<I", len(body)) + body)
+def receive():
+    whole = b""
+    while True:
+        packet, fds, flags, _ = socket.recv_fds(post, 1 << 20, 200)
+        if not packet:
+            sys.exit(7)
+        whole += packet[1:]
+        if packet[0] == 0:
+            length, = struct.unpack("<I", whole[:4])
+            return json.loads(whole[4:4 + length])["message"]
+if step == "garbage":
+    post.sendall(b"\0garbage")
+    receive()
+if step == "major":
+    send({"Hello": {"magic": "tcplb", "major": 99, "version": "9.9.9", "descriptors": 100000, "workers": 1}})
+    print("refused:", receive(), flush=True)
+    sys.exit(7)
+send({"Hello": {"magic": "tcplb", "major": 1, "version": "9.9.9", "descriptors": 10 if step == "few" else 100000, "workers": 1}})
+welcome = receive()
+if step in ("hello", "few"):
+    sys.exit(7)
+count = 0
+while count < welcome["Welcome"]["sockets"]:
+    count += len(receive()["Sockets"])
+if step == "sockets":
+    sys.exit(7)
+send("Running")
+prepare = receive()
+if step == "prepare":
+    sys.exit(7)
+everything = [[place, "no"] for place in range(len(prepare["Prepare"]["connections"]))]
+send({"Ready": {"refused": everything}})
+receive()
+if step == "refusing":
+    message = receive()
+    while "Prepare" in message or message == "Commit":
+        if "Prepare" in message:
+            send({"Ready": {"refused": [[place, "no"] for place in range(len(message["Prepare"]["connections"]))]}})
+        message = receive()
+sys.exit(7)
+"#;
+
+#[test]
+fn a_process_that_ends_at_any_step_of_the_protocol_costs_no_connection() {
+    if need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["-w", "2"]));
+    let clients: Vec<Conn> = (0..50).map(|_| tcplb.connect().patient()).collect();
+    clients.iter().for_each(|client| client.assert_echoes("before"));
+    for (step, expected) in [
+        ("garbage", "can't be read"),
+        ("major", "speaks version 99 of the hand-over"),
+        ("few", "its limit on open files is 10"),
+        ("hello", "before it could bind its addresses: exit status: 7"),
+        ("sockets", "before it could bind its addresses: exit status: 7"),
+        ("prepare", "before it could take connections: exit status: 7"),
+        ("commit", "exit status: 7"),
+        ("refusing", "exit status: 7"),
+    ] {
+        tcplb.replace_by(&FAKE.replace("STEP", step));
+        let why = tcplb.upgrade_in_vain();
+        assert!(why.contains(expected), "{step}: {why}");
+        clients.iter().for_each(|client| client.assert_echoes(step));
+        tcplb.connect().patient().assert_echoes("a new one");
+    }
+    assert_eq!(tcplb.get("/v1/connections").as_array().unwrap().len(), 50);
+}
+
+#[test]
+fn the_end_of_the_old_process_ends_its_launcher() {
+    let server = ManualServer::start();
+    let mut tcplb = Upgradable::start(Tcplb::new().backend(server.at()).unprobed());
+    let children = format!("/proc/{0}/task/{0}/children", tcplb.process.pid());
+    let launcher = fs::read_to_string(children).unwrap().trim().to_owned();
+    assert!(Path::new(&format!("/proc/{launcher}")).exists());
+    tcplb.process.signal(rustix::process::Signal::KILL);
+    tcplb.process.wait_exit();
+    let is_gone = || {
+        let state = fs::read_to_string(format!("/proc/{launcher}/stat"));
+        state.is_err() || state.is_ok_and(|state| state.contains(") Z "))
+    };
+    eventually("its launcher is gone", is_gone);
+}

@@ -1,0 +1,96 @@
+//! A running tcplb hands over to a new process: connections go on, and every failure leaves things as they were.
+
+mod fails;
+mod moves;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde_json::Value;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use testkit::Answer;
+use testkit::{Admin, At, Conn, Process, Tcplb};
+
+/// A tcplb that is started from a path of its own, so that a test can put another file there.
+struct Upgradable {
+    process: Process,
+    admin: Admin,
+    at: At,
+    directory: tempfile::TempDir,
+}
+
+/// The processes that take over are no children of the test.
+impl Drop for Upgradable {
+    fn drop(&mut self) {
+        let group = i32::try_from(self.process.pid()).ok().and_then(Pid::from_raw);
+        let _ = kill_process_group(group.expect("a process number"), Signal::KILL);
+    }
+}
+
+impl Upgradable {
+    #[track_caller]
+    fn start(tcplb: Tcplb) -> Upgradable {
+        let directory = tempfile::tempdir().unwrap();
+        let asked = tcplb.args(["--admin", "127.0.0.1:0"]).command();
+        let path = directory.path().join("tcplb");
+        symlink(asked.get_program(), &path).unwrap();
+        let mut command = Command::new(&path);
+        command.args(asked.get_args()).process_group(0);
+        for (name, value) in asked.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let process = Process::spawn(&mut command);
+        let line = process.wait_for_line("listening on ");
+        let at = At::parse(line.split_once("listening on ").unwrap().1.trim());
+        let admin = Admin::of(&process);
+        Upgradable { process, admin, at, directory }
+    }
+
+    /// The path that it was started from.
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("tcplb")
+    }
+
+    /// Puts a script in the place of the file.
+    fn replace_by(&self, script: &str) {
+        use std::os::unix::fs::PermissionsExt;
+        let new = self.directory.path().join("new");
+        fs::write(&new, script).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&new, self.path()).unwrap();
+    }
+
+    fn connect(&self) -> Conn {
+        Conn::to(&self.at)
+    }
+
+    fn try_upgrade(&self) -> Answer {
+        self.admin.call("POST", "/v1/upgrade", "")
+    }
+
+    /// Upgrades; the figures.
+    #[track_caller]
+    fn upgrade(&self) -> Value {
+        let answer = self.try_upgrade();
+        assert_eq!(answer.status, 200, "{answer:?}; {}", self.process.output());
+        serde_json::from_str(&answer.body).unwrap()
+    }
+
+    /// Upgrades in vain: the error.
+    #[track_caller]
+    fn upgrade_in_vain(&self) -> String {
+        let answer = self.try_upgrade();
+        assert_eq!(answer.status, 500, "{answer:?}");
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        body["error"].as_str().unwrap().to_owned()
+    }
+
+    fn get(&self, path: &str) -> Value {
+        serde_json::from_str(&self.admin.get(path).body).unwrap()
+    }
+}

@@ -1,0 +1,198 @@
+//! What moves to the new process.
+
+use super::Upgradable;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+use testkit::{Conn, Ending, ManualServer, QUICK_PROBES, Server, Tcplb, eventually, eventually_some, peers};
+
+/// A client, and the backend's end of its connection.
+fn pair(tcplb: &Upgradable, server: &ManualServer) -> (Conn, Conn) {
+    let client = tcplb.connect();
+    let backend = server.accept();
+    (client.patient(), backend.patient())
+}
+
+fn ids(tcplb: &Upgradable) -> BTreeSet<u64> {
+    let connections = tcplb.get("/v1/connections");
+    connections.as_array().unwrap().iter().map(|connection| connection["id"].as_u64().unwrap()).collect()
+}
+
+/// The byte at this place of a stream.
+fn byte(place: usize) -> u8 {
+    (place.wrapping_mul(2_654_435_761) >> 13) as u8
+}
+
+/// Sends a stream until `over`, then a FIN. How much that was.
+fn send_stream(to: &Conn, over: &AtomicBool) -> usize {
+    let (mut stream, mut sent) = (to, 0);
+    while !over.load(Ordering::SeqCst) {
+        let chunk: Vec<u8> = (sent..sent + 40_000).map(byte).collect();
+        stream.write_all(&chunk).unwrap();
+        sent += chunk.len();
+    }
+    to.finish();
+    sent
+}
+
+/// Receives a stream to its FIN. How much that was.
+fn receive_stream(from: &Conn) -> usize {
+    let (mut stream, mut came, mut chunk) = (from, 0, vec![0; 50_000]);
+    loop {
+        let count = stream.read(&mut chunk).unwrap();
+        if count == 0 {
+            return came;
+        }
+        let wrong = chunk[..count].iter().zip(came..).find(|(got, place)| **got != byte(*place));
+        assert_eq!(wrong, None, "the stream is mixed up");
+        came += count;
+    }
+}
+
+#[test]
+fn connections_of_every_kind_go_on_through_three_upgrades() {
+    let server = ManualServer::start();
+    let mut tcplb = Upgradable::start(Tcplb::new().backend_with(server.at(), "name=web1").unprobed().args(["-w", "2"]));
+    let quiet: Vec<(Conn, Conn)> = (0..20).map(|_| pair(&tcplb, &server)).collect();
+    let (half, half_backend) = pair(&tcplb, &server);
+    half.say("the whole request");
+    half.finish();
+    let (stalled, stalled_backend) = pair(&tcplb, &server);
+    let held = stalled.fill();
+    let (gone, gone_backend) = pair(&tcplb, &server);
+    let left = gone.fill();
+    let (up, up_backend) = pair(&tcplb, &server);
+    let (down, down_backend) = pair(&tcplb, &server);
+    gone.reset();
+    let over = AtomicBool::new(false);
+    let before = ids(&tcplb);
+    thread::scope(|scope| {
+        let sent = [scope.spawn(|| send_stream(&up, &over)), scope.spawn(|| send_stream(&down_backend, &over))];
+        let came = [scope.spawn(|| receive_stream(&up_backend)), scope.spawn(|| receive_stream(&down))];
+        for round in 0..3 {
+            let figures = tcplb.upgrade();
+            assert_eq!((&figures["connections"], &figures["left"]), (&Value::from(25), &Value::from(0)), "{figures}");
+            for (client, backend) in &quiet {
+                client.say(format!("request {round}"));
+                assert_eq!(backend.hear(9), format!("request {round}").as_bytes());
+                backend.say("ok");
+                assert_eq!(client.hear(2), b"ok");
+            }
+            assert_eq!(ids(&tcplb), before);
+            let (client, backend) = pair(&tcplb, &server);
+            client.say("new");
+            assert_eq!(backend.hear(3), b"new");
+            client.finish();
+            assert_eq!(backend.ending(), Ending::Fin);
+            backend.finish();
+            assert_eq!(client.ending(), Ending::Fin);
+            eventually("the short connection has ended", || ids(&tcplb) == before);
+        }
+        over.store(true, Ordering::SeqCst);
+        let sent = sent.map(|thread| thread.join().unwrap());
+        assert_eq!(sent, came.map(|thread| thread.join().unwrap()));
+    });
+    assert_eq!(half_backend.hear_all(), b"the whole request");
+    half_backend.say("the answer");
+    half_backend.finish();
+    assert_eq!(half.hear_all(), b"the answer");
+    assert_eq!(stalled_backend.hear(held).len(), held);
+    // What had left the client's kernel before its reset arrives, and then the reset.
+    let mut rest = &gone_backend;
+    let mut bytes = Vec::new();
+    let ending = rest.read_to_end(&mut bytes).map_err(|error| error.kind());
+    assert_eq!(ending.err(), Some(std::io::ErrorKind::ConnectionReset));
+    assert!((1..=left).contains(&bytes.len()), "{} of {left}", bytes.len());
+    let first = eventually_some("the first process has ended", || tcplb.process.exited());
+    assert!(first.success());
+    assert_eq!(tcplb.admin.metric("tcplb_connections_accepted_total", &[]), 28);
+    assert_eq!(tcplb.admin.metric("tcplb_upgrade_total", &["result=\"success\""]), 3);
+    assert_eq!(tcplb.admin.metric("tcplb_upgrade_pause_seconds_count", &[]), 75);
+    drop((quiet, up, up_backend, down, down_backend));
+    eventually("all but the stalled one have ended", || ids(&tcplb).len() == 1);
+    assert_eq!(tcplb.admin.metric("tcplb_backend_connections_active", &["backend=\"web1\""]), 1);
+}
+
+#[test]
+fn clients_are_accepted_all_the_while_at_tcp_and_at_unix_sockets() {
+    let echo = Server::start(peers::echo);
+    let directory = tempfile::tempdir().unwrap();
+    let socket = format!("unix:{}", directory.path().join("clients.sock").display());
+    let tcplb =
+        Upgradable::start(Tcplb::new().listen("127.0.0.1:0").listen(&socket).backend(echo.at()).args(["-w", "2"]));
+    let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let unix = testkit::At::parse(&socket);
+    thread::scope(|scope| {
+        let client = |at: &testkit::At| {
+            while !over.load(Ordering::SeqCst) {
+                let conn = Conn::to(at).patient();
+                conn.assert_echoes("a request");
+                conn.finish();
+                assert_eq!(conn.ending(), Ending::Fin);
+                served.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        let clients = [&tcplb.at, &tcplb.at, &unix].map(|at| scope.spawn(move || client(at)));
+        for _ in 0..4 {
+            let before = served.load(Ordering::SeqCst);
+            eventually("clients are served", || served.load(Ordering::SeqCst) >= before + 20);
+            tcplb.upgrade();
+            assert!(clients.iter().all(|client| !client.is_finished()), "a client failed");
+        }
+        over.store(true, Ordering::SeqCst);
+    });
+    assert!(directory.path().join("clients.sock").exists(), "the old process leaves the socket file");
+}
+
+#[test]
+fn what_was_changed_and_learnt_moves_too() {
+    let (up, mut down) = (Server::start(peers::echo), Server::start(peers::echo));
+    let tcplb = Upgradable::start(
+        Tcplb::new()
+            .backend_with(up.at(), "name=up")
+            .backend_with(down.at(), "name=down")
+            .args(["--algorithm", "sticky-round-robin"])
+            .args(QUICK_PROBES),
+    );
+    let client = tcplb.connect();
+    client.assert_echoes("a request");
+    down.stop();
+    let state = |name: &str| {
+        let backends = tcplb.get("/v1/pools/default/backends");
+        let backend = backends.as_array().unwrap().iter().find(|backend| backend["name"] == name).cloned();
+        backend.map(|backend| backend["state"].as_str().unwrap().to_owned())
+    };
+    eventually("it is down", || state("down").as_deref() == Some("down"));
+    let call = |method, path: &str, body: &str| tcplb.admin.call(method, path, body).status;
+    assert_eq!(call("POST", "/v1/pools/default/backends", r#"{"address":"127.0.0.1:9","name":"added"}"#), 201);
+    assert_eq!(call("PATCH", "/v1/pools/default/backends/added", r#"{"state":"disabled"}"#), 200);
+    let events = tcplb.get("/v1/events");
+    let started = tcplb.get("/v1/status")["started"].clone();
+    // A service manager sends this signal.
+    tcplb.process.signal(rustix::process::Signal::USR2);
+    tcplb.process.wait_for_line("has taken over: the process before ends");
+    assert_eq!(state("down").as_deref(), Some("down"));
+    assert_eq!(state("added").as_deref(), Some("disabled"));
+    let later = tcplb.get("/v1/events");
+    let number = |events: &Value| events["events"].as_array().unwrap().len();
+    let (before, after) = (number(&events), number(&later));
+    assert_eq!(events["events"], Value::from(later["events"].as_array().unwrap()[..before].to_vec()));
+    assert!(later["events"].as_array().unwrap()[before..].iter().any(|event| event["kind"] == "upgrade"), "{after}");
+    assert_eq!(tcplb.get("/v1/status")["started"], started, "a caller that follows events goes on");
+    client.assert_echoes("another one");
+    assert_eq!(tcplb.admin.metric("tcplb_connections_accepted_total", &[]), 1);
+}
+
+#[test]
+fn upgrade_off_keeps_no_second_process() {
+    let echo = Server::start(peers::echo);
+    let tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["--upgrade", "off"]));
+    assert_eq!(tcplb.upgrade_in_vain(), "upgrade is off");
+    tcplb.process.signal(rustix::process::Signal::USR2);
+    tcplb.process.wait_for_line("upgrade is off");
+    let children = format!("/proc/{0}/task/{0}/children", tcplb.process.pid());
+    assert_eq!(std::fs::read_to_string(children).unwrap(), "");
+    tcplb.connect().assert_echoes("served");
+}
