@@ -143,7 +143,8 @@ fn own_path() -> io::Result<PathBuf> {
     let running = File::open("/proc/self/exe")?.metadata()?;
     let typed = PathBuf::from(env::args_os().next().unwrap_or_default());
     let typed = if typed.components().count() > 1 || typed.is_absolute() {
-        Some(env::current_dir()?.join(typed))
+        // Without the `.` of `./tcplb`.
+        Some(env::current_dir()?.join(typed).components().collect())
     } else {
         let path = env::var_os("PATH").unwrap_or_default();
         env::split_paths(&path).map(|directory| directory.join(&typed)).find(|file| file.is_file())

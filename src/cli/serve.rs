@@ -26,7 +26,9 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>, predecessor: Option<Po
     // This changes the environment, so it runs before any other thread.
     systemd::take_sockets()?;
     let launcher = match model.global.upgrade {
-        Upgrade::On => Launcher::start().map_err(|error| format!("there is no launcher: {error}")),
+        Upgrade::On => Launcher::start().map_err(|error| format!("there is no launcher: {error}")).inspect_err(|why| {
+            log::info!("`tcplb upgrade` will be refused: {why}");
+        }),
         Upgrade::Off => Err("upgrade is off".to_owned()),
     };
     let succession = Succession { launcher, predecessor };

@@ -63,7 +63,6 @@ impl Client {
     }
 
     /// The same with another time limit for a whole call.
-    #[cfg(feature = "top")]
     pub fn within(self, limit: Duration) -> Client {
         Client { limit, ..self }
     }
