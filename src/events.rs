@@ -254,9 +254,13 @@ impl Events {
 
     /// Records an event and wakes the readers that wait.
     pub fn record(&self, event: Event) {
+        self.record_at(event, SystemTime::now());
+    }
+
+    fn record_at(&self, event: Event, at: SystemTime) {
         let mut ring = self.ring.lock();
         ring.last += 1;
-        let recorded = Recorded { seq: ring.last, at: SystemTime::now(), event };
+        let recorded = Recorded { seq: ring.last, at, event };
         if ring.events.len() >= self.kept {
             ring.events.pop_front();
         }
@@ -275,10 +279,10 @@ impl Events {
             .iter()
             .filter_map(|saved| Some(Arc::new(Recorded { seq: saved.seq, at: saved.at, event: saved.event()? })));
         // Numbers have no gaps, so that events before one that is unknown here can't be kept.
-        let mut before = last + 1;
+        let mut before = last.saturating_add(1);
         let mut kept: VecDeque<Arc<Recorded>> = VecDeque::new();
         for event in known.rev().take(self.kept) {
-            if event.seq + 1 != before {
+            if event.seq.checked_add(1) != Some(before) {
                 break;
             }
             before = event.seq;
@@ -289,7 +293,11 @@ impl Events {
 
     /// Adds events that the process before has recorded since [`Events::restore`].
     pub fn append(&self, events: &[SavedEvent]) {
-        events.iter().filter_map(SavedEvent::event).for_each(|event| self.record(event));
+        for saved in events {
+            if let Some(event) = saved.event() {
+                self.record_at(event, saved.at);
+            }
+        }
     }
 
     /// The events that `since` lacks, oldest first, at most the last `most`; and the number of the last one. A number that is

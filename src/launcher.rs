@@ -8,14 +8,15 @@
 //! | state | event | what follows |
 //! |---|---|---|
 //! | idle | [`Request`] with a descriptor | the file is started: [`Report::Started`], busy; if it can't be: [`Report::Failed`] |
-//! | busy | [`Request`] | [`Report::Failed`] |
+//! | busy | the same | [`Report::Failed`], if the process does not end within [`ENDING`] |
+//! | busy | the request to kill it | the process is killed |
 //! | busy | the new process ends | [`Report::Ended`], idle |
 //! | any | the balancer ends: its end of the channel closes | the launcher ends; a process that it has started goes on |
 //!
 //! The launcher ignores SIGHUP, SIGUSR1 and SIGUSR2, since a service manager or `killall` sends them to all processes of a name.
 
 use crate::handover::{Channel, FLAG};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -38,11 +39,16 @@ pub const COMMAND: &str = "launcher";
 /// How long a message may take: the other end is a process of this machine that waits for it.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a process that has failed may take to end before the next one is started.
+const ENDING: Duration = Duration::from_secs(2);
+
 /// What the balancer asks for. The descriptor comes with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Request {
     /// Start the file.
     Start,
+    /// Kill the process that was started: it has not taken over, and may hang.
+    Kill,
 }
 
 /// What the launcher reports.
@@ -117,6 +123,14 @@ impl Launcher {
         }
     }
 
+    /// Kills the process that it started last.
+    pub fn kill(&self) {
+        if let Ok(request) = serde_json::to_vec(&Request::Kill) {
+            // A launcher that has ended has no process.
+            let _ = self.channel.send(&request, &[], Instant::now() + PATIENCE);
+        }
+    }
+
     /// How the process that it started last has ended, if it has.
     pub fn ended(&mut self) -> Option<String> {
         self.ended_by(Instant::now())
@@ -183,7 +197,11 @@ pub fn run(path: &Path, arguments: &[OsString]) -> Result<(), String> {
         if is_asked {
             let Ok(Some(parcel)) = channel.receive(Instant::now()) else { return Ok(()) };
             let started = match (serde_json::from_slice(&parcel.bytes), parcel.descriptors.into_iter().next()) {
-                (Ok(Request::Start), Some(_)) if child.is_some() => Err("it runs already".to_owned()),
+                (Ok(Request::Kill), _) => {
+                    child.iter_mut().for_each(|(process, _)| drop(process.kill()));
+                    continue;
+                }
+                (Ok(Request::Start), Some(_)) if !has_gone(&mut child) => Err("it runs already".to_owned()),
                 (Ok(Request::Start), Some(with)) => start(path, arguments, with),
                 (Ok(_), None) | (Err(_), _) => Err("the request is malformed".to_owned()),
             };
@@ -198,6 +216,18 @@ pub fn run(path: &Path, arguments: &[OsString]) -> Result<(), String> {
             report(&channel, &answer);
         }
     }
+}
+
+/// Whether the last process has ended, or does within [`ENDING`].
+fn has_gone(child: &mut Option<(Child, OwnedFd)>) -> bool {
+    let Some((process, handle)) = child else { return true };
+    let time = Timespec::try_from(ENDING).ok();
+    let _ = poll(&mut [PollFd::new(handle, PollFlags::IN)], time.as_ref());
+    let gone = process.try_wait().is_ok_and(|status| status.is_some());
+    if gone {
+        *child = None;
+    }
+    gone
 }
 
 fn start(path: &Path, arguments: &[OsString], with: OwnedFd) -> Result<(Child, OwnedFd), String> {

@@ -20,6 +20,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,8 @@ pub struct StateFile {
 pub struct Saver {
     soon: Sender<()>,
     later: Sender<()>,
+    /// Another process may have written the file.
+    anew: Arc<AtomicBool>,
 }
 
 /// What a [`Saver`] sends.
@@ -82,13 +85,14 @@ impl StateFile {
         // One wake is enough, however many changes come: the thread takes the newest state.
         let ((soon, of_soon), (later, of_later), (end, over)) = (bounded(1), bounded(1), bounded(0));
         let wakes = Wakes { soon: of_soon, later: of_later };
-        let mut writer = Writer { path: path.clone(), published, written: None, failing: false };
+        let anew = Arc::new(AtomicBool::new(false));
+        let mut writer = Writer { path: path.clone(), published, written: None, anew: anew.clone(), failing: false };
         let work = move || {
             writer.run(&wakes);
             drop(end);
         };
         thread::Builder::new().name("state-file".to_owned()).spawn(work)?;
-        Ok(StateFile { saver: Saver { soon, later }, path, over })
+        Ok(StateFile { saver: Saver { soon, later, anew }, path, over })
     }
 
     /// A handle for the thread that makes changes.
@@ -115,6 +119,12 @@ impl Saver {
         let _ = self.soon.try_send(());
     }
 
+    /// Another process may have written the file: it is written again, though nothing has changed here.
+    pub fn save_anew(&self) {
+        self.anew.store(true, Ordering::Relaxed);
+        self.save_soon();
+    }
+
     /// A source has changed the published state: it is saved within [`BETWEEN`].
     pub fn save_later(&self) {
         let _ = self.later.try_send(());
@@ -126,6 +136,7 @@ struct Writer {
     published: Arc<Published>,
     /// What the file holds.
     written: Option<String>,
+    anew: Arc<AtomicBool>,
     failing: bool,
 }
 
@@ -165,7 +176,7 @@ impl Writer {
         });
         let states: States<'_> = members.filter(|(_, state)| *state != AdminState::Enabled).collect();
         let text = RuntimeChanges::of(&file, &running, &states).with(self.published.discovered()).print();
-        if self.written.as_ref() == Some(&text) {
+        if !self.anew.swap(false, Ordering::Relaxed) && self.written.as_ref() == Some(&text) {
             return true;
         }
         let outcome = replace(&self.path, text.as_bytes());

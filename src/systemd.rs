@@ -15,7 +15,11 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// The pause before a kept state is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// The newest state that did not fit into the manager's queue.
 static KEPT: Mutex<Option<String>> = Mutex::new(None);
@@ -64,6 +68,15 @@ pub fn retry() {
     }
     drop(kept);
     log_failure(sent.map(drop));
+}
+
+/// Waits until the kept state is sent, at most for this time.
+pub fn flush(time: Duration) {
+    let until = Instant::now() + time;
+    while KEPT.lock().is_some() && Instant::now() < until {
+        thread::sleep(AGAIN);
+        retry();
+    }
 }
 
 /// How often the manager expects [`alive`]; `None`: never.

@@ -91,7 +91,7 @@ pub const CONNECTIONS: &[Column<Connection>] = &[
 pub const TRAFFIC: &[Column<BackendView>] = &[
     text("backend", |backend| Some(backend.name.clone())),
     text("state", |backend| Some(format!("{}{}", backend.state, if backend.backup { " backup" } else { "" }))),
-    number("conns", |backend| Some(conns(backend.active_connections, backend.connections_limit))),
+    number("conns", |backend| Some(with_warm(conns(backend.active_connections, backend.connections_limit), backend))),
     number("conn/s", |backend| Some(rate(backend.recent.connections_per_second))),
     number("in/s", |backend| Some(short_size(backend.recent.bytes_to_backend_per_second as u64))),
     number("out/s", |backend| Some(short_size(backend.recent.bytes_to_client_per_second as u64))),
@@ -138,8 +138,14 @@ pub const SHARE: &str = "share";
 
 /// `12`, with warm connections `12 (+4 warm)`.
 fn active(backend: &BackendView) -> String {
-    let warm = backend.warm_connections.map(|warm| format!(" (+{warm} warm)"));
-    format!("{}{}", backend.active_connections, warm.unwrap_or_default())
+    with_warm(backend.active_connections.to_string(), backend)
+}
+
+fn with_warm(active: String, backend: &BackendView) -> String {
+    match backend.warm_connections {
+        Some(warm) => format!("{active} (+{warm} warm)"),
+        None => active,
+    }
 }
 
 /// The percentage of a limit from which on it is near.

@@ -231,7 +231,7 @@ pub static ROUTES: &[Route] = &[
         call: |state, _| match state.upgrader.upgrade() {
             Ok(figures) => Response::json(200, &figures),
             Err(Refusal::UnderWay) => Response::error(409, "an upgrade is under way"),
-            Err(Refusal::Failed(why)) => Response::error(500, why),
+            Err(Refusal::Failed(why) | Refusal::Unavailable(why)) => Response::error(500, why),
         },
         ..PLAIN
     },
@@ -533,7 +533,7 @@ mod tests {
             let allowed = refusal.headers.iter().find(|(name, _)| *name == "Allow").map(|(_, value)| value.clone());
             assert!(allowed.unwrap().split(", ").any(|method| method == route.method), "{path}");
         }
-        assert_eq!(ROUTES.len(), 21);
+        assert_eq!(ROUTES.len(), 22);
     }
 
     #[test]

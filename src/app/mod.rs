@@ -34,7 +34,7 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use takeover::{End, Inheritance, Predecessor};
+use takeover::{End, Inheritance};
 use workers::Workers;
 
 pub use upgrade::Upgrades;
@@ -127,7 +127,7 @@ fn begin(
     listen: impl FnOnce() -> io::Result<Receiver<()>>,
 ) -> Result<Option<Running>, StartError> {
     let Succession { launcher, predecessor } = succession;
-    let confined = Bound::bind(model, predecessor.map(Predecessor::new))?.confine(confinement, listen)?;
+    let confined = Bound::bind(model, predecessor)?.confine(confinement, listen)?;
     let Some(ready) = confined.resolve()? else { return Ok(None) };
     ready.run(loader, launcher).map(Some).map_err(StartError::thread)
 }
@@ -176,29 +176,34 @@ impl Running {
     /// Takes over what the predecessor still has, if there is one. Fails if the predecessor goes on instead; this process
     /// then ends with its last connection.
     pub fn take_over(&mut self) -> Result<(), String> {
-        match self.inheritance.take().map(|inheritance| inheritance.finish(&self.published, &self.data_plane)) {
-            None => {}
-            Some(End::Done) => {
-                log::info!("has taken over: the process before ends");
-                // It may have written an older state since this process has its own.
-                self.state_file.iter().for_each(|file| file.saver().save_soon());
+        let Some(inheritance) = self.inheritance.take() else { return Ok(()) };
+        match inheritance.finish(&self.published, &self.data_plane) {
+            End::Done => log::info!("has taken over: the process before ends"),
+            End::Died(why) => {
+                log::warn!("the process before has died during the hand-over, and this one goes on: {why}");
             }
-            Some(End::Died(why)) => {
-                log::warn!("the process before has died during the hand-over, and this one goes on: {why}")
-            }
-            Some(End::Failed(why)) => {
-                if let Ok(held) = self.control.remote().hold() {
-                    held.handed_over();
+            End::Failed(why) => {
+                match self.control.remote().hold() {
+                    Ok(held) => held.handed_over(),
+                    // A reload is under way, or a stop.
+                    Err(_) => self.control.remote().stop(),
                 }
                 return Err(why);
             }
         }
+        self.admin.iter().for_each(|admin| admin.door().open());
+        // The process before may have written an older state.
+        self.state_file.iter().for_each(|file| file.saver().save_anew());
         Ok(())
     }
 
     /// Waits for the end. Fails with the error of the thread that failed.
     pub fn wait(self) -> Result<(), String> {
         let Outcome { counts, stuck, handed_over } = self.control.wait();
+        if handed_over {
+            // Before the end of the admin API, which removes its socket file.
+            listen::disown_files();
+        }
         drop(self.watchdog);
         for (number, worker) in self.workers.into_iter().enumerate() {
             if !stuck.contains(&number) {
@@ -211,7 +216,6 @@ impl Running {
         drop(self.warm);
         drop(self.admin);
         if handed_over {
-            listen::disown_files();
             return Ok(());
         }
         let snapshot = self.published.snapshot();

@@ -26,6 +26,7 @@ use crate::config::runtime::RuntimeChanges;
 use crate::confine::Confinement;
 use crate::control::{self, BoundState, ConfigState, Control, DataPlane, FirstState, Loader, Lookups, Parts};
 use crate::events::{By, Event, Kind};
+use crate::handover::Post;
 use crate::launcher::Launcher;
 use crate::logger;
 use crate::net::listen;
@@ -82,10 +83,14 @@ pub struct Ready {
 
 impl Bound {
     /// Binds the model's listeners and its admin API, or takes their sockets over from `predecessor`.
-    pub fn bind(model: Model, predecessor: Option<Predecessor>) -> Result<Bound, StartError> {
+    pub fn bind(model: Model, predecessor: Option<Post>) -> Result<Bound, StartError> {
         let descriptors = raise_descriptor_limit();
         // What another start could not read must not be lost.
-        let ask = |predecessor: Predecessor| predecessor.ask(descriptors, model.global.workers);
+        let ask = |predecessor: Post| {
+            let predecessor = Predecessor::new(predecessor);
+            let predecessor = predecessor.map_err(|error| format!("can't watch the running process: {error}"))?;
+            predecessor.ask(descriptors, model.global.workers)
+        };
         let inheritance = predecessor.map(ask).transpose().map_err(StartError)?;
         let restored = match (&inheritance, &model.global.state_file) {
             // The predecessor knows more than the file.
@@ -233,7 +238,13 @@ impl Ready {
             admin.start(published.clone(), control.remote(), workers, Arc::new(upgrades.clone()), share)
         };
         let admin = admin.map(serve).transpose()?;
-        admin.iter().for_each(|admin| upgrades.set_door(admin.door()));
+        if let Some(admin) = &admin {
+            upgrades.set_door(admin.door());
+            if inheritance.is_some() {
+                // The predecessor answers until its counters are here: no metric goes back.
+                admin.door().close();
+            }
+        }
         let mut watched = vec![control.watched(), prober.watched(), warm.watched()];
         watched.extend(data_plane.watched());
         watched.extend(admin.as_ref().map(Admin::watched));

@@ -22,6 +22,7 @@ use crate::net::{Pipe, Socket};
 use crate::pool::Published;
 use crate::worker::driver::transit::{Held, Record};
 use crate::worker::transit::Incoming;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -30,7 +31,14 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The process that runs.
-pub struct Predecessor(Post);
+pub struct Predecessor {
+    post: Post,
+    /// A handle to the process.
+    process: OwnedFd,
+}
+
+/// How long a predecessor that has closed the channel may take to end.
+const DEATH: Duration = Duration::from_secs(2);
 
 /// What the predecessor has given before the start.
 pub struct Inheritance {
@@ -53,8 +61,15 @@ pub enum End {
 
 impl Predecessor {
     /// At the other end of this.
-    pub fn new(post: Post) -> Predecessor {
-        Predecessor(post)
+    pub fn new(post: Post) -> io::Result<Predecessor> {
+        let process = post.peer()?;
+        Ok(Predecessor { post, process })
+    }
+
+    /// Whether it has ended by then. It may have closed the channel a moment before.
+    fn ends_within(&self, time: Duration) -> bool {
+        let Ok(time) = Timespec::try_from(time) else { return false };
+        poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(&time)).is_ok_and(|count| count > 0)
     }
 
     /// Asks it to hand over. `descriptors` is the limit of this process.
@@ -87,12 +102,12 @@ impl Predecessor {
     }
 
     fn send(&self, word: &Word) -> Result<(), String> {
-        let sent = self.0.send(word, &[], &[], Instant::now() + PATIENCE);
+        let sent = self.post.send(word, &[], &[], Instant::now() + PATIENCE);
         sent.map_err(|error| format!("can't reach the running process: {error}"))
     }
 
     fn receive(&self) -> Result<Letter<Word>, String> {
-        match self.0.receive(Instant::now() + PATIENCE) {
+        match self.post.receive(Instant::now() + PATIENCE) {
             Ok(Some(letter)) => Ok(letter),
             Ok(None) => Err("the running process has given up the hand-over".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -108,9 +123,19 @@ impl Inheritance {
     pub fn finish(self, published: &Published, workers: &Workers) -> End {
         match self.take_the_rest(published, workers) {
             Ok(()) => End::Done,
-            Err(why) if self.predecessor.0.peer_is_alive() => End::Failed(why),
-            Err(why) => End::Died(why),
+            Err(why) if self.predecessor.ends_within(DEATH) => {
+                self.own(published);
+                End::Died(why)
+            }
+            Err(why) => End::Failed(why),
         }
+    }
+
+    /// All listening sockets and socket files are this process's.
+    fn own(&self, published: &Published) {
+        listen::own_lent_files(&listen::close_unclaimed());
+        let event = Event::new(Kind::Upgrade, By::Tcplb);
+        published.events().record(event.because(format_args!("tcplb {} has taken over", env!("CARGO_PKG_VERSION"))));
     }
 
     fn take_the_rest(&self, published: &Published, workers: &Workers) -> Result<(), String> {
@@ -120,6 +145,7 @@ impl Inheritance {
         loop {
             let Letter { message, descriptors, .. } = predecessor.receive()?;
             match message {
+                Word::Prepare { .. } if published.is_draining() => return Err("this process is stopping".to_owned()),
                 Word::Prepare { connections, .. } => {
                     let (ready, refused) = assemble(connections, descriptors);
                     waiting = ready;
@@ -128,11 +154,7 @@ impl Inheritance {
                 Word::Commit => workers.put_in(std::mem::take(&mut waiting)),
                 Word::Farewell(memory) => {
                     memory.add_since(&self.memory, published);
-                    listen::own_lent_files(&listen::close_unclaimed());
-                    let event = Event::new(Kind::Upgrade, By::Tcplb);
-                    published
-                        .events()
-                        .record(event.because(format_args!("tcplb {} has taken over", env!("CARGO_PKG_VERSION"))));
+                    self.own(published);
                     return predecessor.send(&Word::Done);
                 }
                 Word::Refused { why } => return Err(format!("the running process does not hand over: {why}")),

@@ -38,6 +38,12 @@ const BIND: &str = "bind its addresses";
 /// How long a message may take, and a worker that is asked for something.
 const STEP: Duration = Duration::from_secs(5);
 
+/// How long the service manager may take to make room for the message that the main process is another one.
+const MANAGER: Duration = Duration::from_secs(2);
+
+/// How long the successor may take to answer: it waits for its workers, which have [`STEP`].
+const READY: Duration = Duration::from_secs(30);
+
 /// Descriptors that a successor needs beside those of connections.
 const SPARE: u64 = 256;
 
@@ -97,11 +103,7 @@ impl Upgrades {
 impl Upgrader for Upgrades {
     fn upgrade(&self) -> Result<Figures, Refusal> {
         let Some(mut launcher) = self.0.launcher.try_lock() else { return Err(Refusal::UnderWay) };
-        let refuse = |why: &mut String| {
-            log::info!("no upgrade: {why}");
-            Refusal::Failed(why.clone())
-        };
-        let launcher = launcher.as_mut().map_err(refuse)?;
+        let launcher = launcher.as_mut().map_err(|why| Refusal::Unavailable(why.clone()))?;
         let begun = Instant::now();
         log::info!("upgrade: starts {}", launcher.path().display());
         match hand_over(&self.0, launcher, begun) {
@@ -170,6 +172,8 @@ struct Attempt<'a> {
     pid: i32,
     /// Clients are accepted by the successor.
     paused: bool,
+    /// The successor has all that it needs to end by itself.
+    running: bool,
 }
 
 impl Drop for Attempt<'_> {
@@ -177,24 +181,32 @@ impl Drop for Attempt<'_> {
         if self.paused {
             self.accept(true);
         }
+        if !self.running {
+            self.launcher.kill();
+        }
     }
 }
 
 fn hand_over(shared: &Shared, launcher: &mut Launcher, begun: Instant) -> Result<Figures, String> {
     let (ours, theirs) = Channel::pair().map_err(|error| format!("can't make a socket pair: {error}"))?;
     let pid = launcher.launch(theirs.into_fd())?;
-    let mut attempt = Attempt { shared, post: Post::new(ours), launcher, pid, paused: false };
+    let mut attempt = Attempt { shared, post: Post::new(ours), launcher, pid, paused: false, running: false };
     attempt.greet()?;
     let held = shared.remote.hold().map_err(|refused| refused.to_string());
     let held = held.inspect_err(|why| attempt.refuse(why))?;
     let last_event = attempt.give_sockets(&held)?;
     attempt.expect(BIND, START, &held, |word| matches!(word, Word::Running))?;
+    attempt.running = true;
     attempt.accept(false);
     let moved = attempt.move_connections(&held)?;
+    if let Some(door) = &*shared.door.lock() {
+        door.close();
+    }
     shared.published.upgrades().ended(true);
     attempt.send(&Word::Farewell(Box::new(Memory::of(&shared.published, last_event, 0))), "take over")?;
-    attempt.expect("take over", STEP, &held, |word| matches!(word, Word::Done))?;
+    attempt.expect("take over", READY, &held, |word| matches!(word, Word::Done))?;
     systemd::main_process(pid);
+    systemd::flush(MANAGER);
     attempt.paused = false;
     held.handed_over();
     Ok(moved.figures(pid, begun.elapsed()))
@@ -290,11 +302,17 @@ impl Attempt<'_> {
         pauses: &mut Vec<Duration>,
         held: &Held,
     ) -> Result<usize, String> {
-        let (until, mut left) = (Instant::now() + DIALS, 0);
+        let until = Instant::now() + DIALS;
         loop {
             let begun = Instant::now();
-            let Some(departed) = transit::take_out(peers, worker, BATCH) else { return Ok(left) };
-            left = departed.left();
+            let Some(departed) = transit::take_out(peers, worker, BATCH) else {
+                return if peers[worker].heartbeat.has_ended() {
+                    Ok(0)
+                } else {
+                    Err(format!("worker-{worker} does not respond"))
+                };
+            };
+            let left = departed.left();
             let count = departed.connections().len();
             if count == 0 {
                 // The rest dials, and comes out a little later.
@@ -321,7 +339,7 @@ impl Attempt<'_> {
         let to = "take connections";
         let sent = self.post.send(&prepare, &[], &descriptors, Instant::now() + STEP);
         sent.map_err(|error| self.unsent(to, &error))?;
-        let refused = match self.receive(to, STEP, Some(held))? {
+        let refused = match self.receive(to, READY, Some(held))? {
             Word::Ready { refused } => refused,
             _ => return Err(self.unexpected(to)),
         };
@@ -334,12 +352,12 @@ impl Attempt<'_> {
         Ok(places.len())
     }
 
-    /// The successor accepts clients and callers, or this process does again.
+    /// The successor accepts clients, or this process does again. Callers of the admin API reach this process up to its last count.
     fn accept(&mut self, accept: bool) {
         self.paused = !accept;
         self.shared.workers.accept(accept);
-        if let Some(door) = &*self.shared.door.lock() {
-            if accept { door.open() } else { door.close() }
+        if accept && let Some(door) = &*self.shared.door.lock() {
+            door.open();
         }
     }
 

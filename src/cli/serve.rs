@@ -91,11 +91,11 @@ fn forward_signals(signals: Signals, remote: &Remote, log: Option<&Reopener>, up
             },
             Signal::User2 => {
                 let upgrades = upgrades.clone();
-                // The log has the outcome, but for that of a second upgrade.
-                let upgrade = move || {
-                    if let Err(Refusal::UnderWay) = upgrades.upgrade() {
-                        log::info!("SIGUSR2 ignored: an upgrade is under way");
-                    }
+                // The log has the outcome otherwise.
+                let upgrade = move || match upgrades.upgrade() {
+                    Err(Refusal::UnderWay) => log::info!("SIGUSR2 ignored: an upgrade is under way"),
+                    Err(Refusal::Unavailable(why)) => log::info!("SIGUSR2 ignored: {why}"),
+                    Err(Refusal::Failed(_)) | Ok(_) => {}
                 };
                 if let Err(error) = thread::Builder::new().name("upgrade".to_owned()).spawn(upgrade) {
                     log::error!("SIGUSR2: can't start a thread: {error}");

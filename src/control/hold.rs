@@ -117,6 +117,7 @@ impl<C: DataPlane> ControlLoop<C> {
         (self.draining, self.handed_over) = (true, true);
         self.give_up_reloads();
         self.give_up_adds();
+        self.plan_renewals();
         self.parts.data_plane.leave();
         after(self.parts.config_state.running().global.shutdown_timeout)
     }

@@ -53,6 +53,7 @@ impl<C: DataPlane> ControlLoop<C> {
         if late.is_empty() {
             return;
         }
+        let begun = Instant::now();
         let (mut resolved, mut moved) = (Resolved::new(), Resolved::new());
         for (pool, settings, backend) in with_settings(self.parts.config_state.snapshot()) {
             let known = resolve::name(&settings.address).is_some_and(|name| late.contains_key(name));
@@ -80,6 +81,7 @@ impl<C: DataPlane> ControlLoop<C> {
                 changes.0.iter().for_each(|change| log::info!("names: {change}"));
                 self.record_moved(&changes);
                 self.begin(transition, false, Reply::None(By::Names));
+                self.renewals_pace.changed(begun);
             }
             Err(why) => log::error!("can't apply resolved names: {why}"),
         }

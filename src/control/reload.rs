@@ -80,10 +80,7 @@ impl<C: DataPlane> ControlLoop<C> {
             waiting.answer(Err(ReloadError::NoFile));
         } else if self.draining {
             waiting.answer(Err(ReloadError::Draining));
-        } else if self.held.is_some() {
-            if waiting.answer.is_none() {
-                log::warn!("SIGHUP ignored: an upgrade is under way, which reads the file");
-            }
+        } else if self.held.is_some() && waiting.answer.is_some() {
             waiting.answer(Err(ReloadError::Upgrading));
         } else if self.next_reload.len() < WAITING_MAX {
             self.next_reload.push(waiting);

@@ -11,6 +11,7 @@
 
 use super::channel::{Channel, DESCRIPTORS_MAX, MESSAGE_MAX};
 use crate::base::Endpoint;
+use rustix::process::{PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -199,10 +200,10 @@ impl Post {
         Ok(())
     }
 
-    /// Whether the process that made the channel is alive.
-    pub fn peer_is_alive(&self) -> bool {
-        let peer = rustix::net::sockopt::socket_peercred(&self.0);
-        peer.is_ok_and(|peer| rustix::process::test_kill_process(peer.pid) != Err(rustix::io::Errno::SRCH))
+    /// A handle to the process that made the channel.
+    pub fn peer(&self) -> io::Result<OwnedFd> {
+        let peer = rustix::net::sockopt::socket_peercred(&self.0)?;
+        Ok(pidfd_open(peer.pid, PidfdFlags::empty())?)
     }
 
     /// Receives a message; `None` once the other process has closed its end.

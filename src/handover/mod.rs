@@ -89,6 +89,8 @@ pub struct Pause {
 pub enum Refusal {
     /// Another one is under way.
     UnderWay,
+    /// There is no launcher; the text says why.
+    Unavailable(String),
     /// It failed; the text says why.
     Failed(String),
 }

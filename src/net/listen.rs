@@ -118,9 +118,13 @@ fn bind_shared(at: SocketAddr, workers: usize, tuning: &TcpTuning) -> io::Result
             let sockets = (0..workers).map(|_| Ok(own(socket.try_clone()?.into())));
             return Ok(ListeningSockets { endpoint: Endpoint::Inet(at), sockets: sockets.collect::<io::Result<_>>()? });
         }
-        // All of them are kept, also if this process has fewer workers: a close would reset the clients of a queue.
-        Some(Claim::Own(sockets)) => {
+        // All of them are kept, also if this process has fewer workers: a close would reset the clients of a queue. Where it has
+        // more, workers share one: a new socket would take clients that are lost if this process does not take over.
+        Some(Claim::Own(mut sockets)) => {
             sockets.iter().try_for_each(|socket| configure(socket, at, tuning))?;
+            let copies = sockets.iter().cycle().take(workers.saturating_sub(sockets.len()).min(workers));
+            let copies = copies.map(socket2::Socket::try_clone).collect::<io::Result<Vec<_>>>()?;
+            sockets.extend(copies);
             sockets
         }
         None => vec![open(at, false, tuning)?],

@@ -185,11 +185,17 @@ impl Session {
         dial.preamble.map_or(Next::Enter, Next::Announce)
     }
 
-    /// The warm connection has ended, and no byte has moved. The same address is dialled for the client.
+    /// The warm connection has ended, and no byte has moved. The same address is dialled for the client. If an operator drains
+    /// the backend, or it is down, the session chooses another one.
     pub(super) fn replace_warm(&mut self, now: Tick) -> Next {
         match std::mem::replace(&mut self.state, State::Choosing { tried: Vec::new() }) {
             State::Relaying(Relay { lease, warm: Some(attempt), .. }) => {
-                let WarmAttempt { address, failed_addresses, tried } = *attempt;
+                let WarmAttempt { address, failed_addresses, mut tried } = *attempt;
+                if !self.route.pool().is_up(&lease) {
+                    tried.push(lease.tried());
+                    self.state = State::Choosing { tried };
+                    return Next::Enter;
+                }
                 let (since, retry_at) = (now, None);
                 let dial = Dial {
                     lease,

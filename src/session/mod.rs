@@ -104,6 +104,7 @@
 //! | Dialing | its listener and its pool are gone | – | none: the attempt goes on; if it fails, reset client | `connect_failed` |
 //! | Dialing | this process has no descriptor left | – | same backend again after [`STARVED_RETRY`], until its time-out | `connect_failed` |
 //! | Relaying | the backend's FIN, or it fails, on a warm connection on which no byte has moved | any | the same address is dialled (Dialing); with what is held for it | |
+//! | Relaying | the same, and the backend takes no connections any more | any | another backend (Choosing); with what is held for it | |
 //! | Relaying | FIN from x, direction x→y Open | no | FIN to y; Shut | |
 //! | Relaying | FIN from x, direction x→y Open | yes | none yet; Draining | |
 //! | Relaying | last held byte delivered, Draining | – | FIN to y; Shut | |

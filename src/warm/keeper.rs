@@ -298,10 +298,12 @@ impl Kept {
         wanted(self.pool.settings.warm_connections, self.pool.share(member), room)
     }
 
-    /// The backend in its pool, if it takes connections.
+    /// The backend in its pool, if it takes connections. One whose last probe failed has none kept: it may have vanished, and a
+    /// warm connection to it would not show that.
     fn usable(&self) -> Option<&Member> {
         let member = self.pool.members.get(self.position);
-        member.filter(|member| member.weight > 0 && self.pool.is_usable(member))
+        let fails = || self.backend.health.lock().transition.is_some_and(|transition| transition.up);
+        member.filter(|member| member.weight > 0 && self.pool.is_usable(member) && !fails())
     }
 
     /// The number of the address with the fewest connections, of those that serve: clients use the addresses in turn.

@@ -211,7 +211,7 @@ fn a_taken_port_is_reported_with_its_address_and_exit_code_1() {
 fn a_start_logs_its_addresses_and_its_pools_and_each_signal_is_logged() {
     let backend = Process::start(&["backend", "--listen", "127.0.0.1:0", "--name", "web1"]);
     let spec = format!("{},name=web1", backend.after("listening on "));
-    let arguments = ["-l", "127.0.0.1:0", "-l", "127.0.0.1:0", "-b", &spec, "-t", "5", "-w", "1"];
+    let arguments = ["-l", "127.0.0.1:0", "-l", "127.0.0.1:0", "-b", &spec, "-t", "5", "-w", "1", "--upgrade", "off"];
     let mut balancer = Process::start(&arguments);
     let (first, second) = (balancer.after("listening on "), balancer.after("listening on "));
     assert!(!first.ends_with(":0") && first != second, "{first} {second}");

@@ -10,12 +10,14 @@ use tcplb::admin::metrics::families;
 use testkit::{At, Conn, Ending, Server, refusing};
 
 /// Counters that the test can't move, each with the reason.
-const UNMOVED: [(&str, &str); 5] = [
+const UNMOVED: [(&str, &str); 7] = [
     ("tcplb_connections_untracked_total", "the table of sources has tens of thousands of places"),
     ("tcplb_access_log_lost_total", "`access_log` tests it with a full disk"),
     ("tcplb_log_lines_lost_total", "`log` tests it with a reader that stalls"),
     ("tcplb_discovery_errors_total", "`discovery::control` tests it: no client moves it"),
     ("tcplb_backend_retransmits_total", "loopback loses nothing"),
+    ("tcplb_upgrade_total", "`upgrade` tests it with a new process"),
+    ("tcplb_upgrade_pause_seconds", "`upgrade` tests it with a new process"),
 ];
 
 /// Turns of the loop are no business of clients.

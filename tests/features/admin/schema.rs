@@ -124,6 +124,7 @@ fn answers_match_the_openapi_document() {
         ("GET", "/v1/connections/{id}", "", &[], "", "404"),
         ("DELETE", "/v1/connections/{id}", "", &[], "", "404"),
         ("POST", "/v1/reload", "", &[], "", "400"),
+        ("POST", "/v1/upgrade", "", &[], "", "500"),
         ("POST", "/register", "", &[], "{}", "400"),
         ("POST", "/register", "", &[], r#"{"x":1}"#, "403"),
         ("GET", "/v1/explain", "?client=192.0.2.7", &[], "", "200"),

@@ -44,7 +44,7 @@ impl Balancer {
 
     /// Without any backend that lives.
     pub fn idle() -> Balancer {
-        Balancer::start(&["-b", "127.0.0.1:1,name=web1", "--health", "off"])
+        Balancer::start(&["-b", "127.0.0.1:1,name=web1", "--health", "off", "--upgrade", "off"])
     }
 
     /// Writes another text into its file and has it read again.

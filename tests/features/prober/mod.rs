@@ -377,6 +377,9 @@ fn a_worker_that_adopts_late_sees_the_results_of_probes_meanwhile() {
     let new = Arc::new(next(Some(&old), &plan));
     assert!(prober.adopt(new.clone()));
     let seen_by_worker = |up| old.pools[0].up.get(0) == up && new.pools[0].up.get(0) == up;
+    assert!(seen_by_worker(true) && old.pools[0].up.get(1), "a worker that has no other backend yet needs it");
+    // Control does so once the change has arrived.
+    old.pools[0].withdraw(1);
     assert!(seen_by_worker(true) && !old.pools[0].up.get(1), "the removed backend gets no client any more");
     drop(listener);
     eventually("down in both", || seen_by_worker(false));

@@ -8,7 +8,7 @@ use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use testkit::Answer;
 use testkit::{Admin, At, Conn, Process, Tcplb};
@@ -22,11 +22,30 @@ struct Upgradable {
 }
 
 /// The processes that take over are no children of the test.
+fn end_group(process: &Process) {
+    let group = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
+    let _ = kill_process_group(group.expect("a process number"), Signal::KILL);
+}
+
 impl Drop for Upgradable {
     fn drop(&mut self) {
-        let group = i32::try_from(self.process.pid()).ok().and_then(Pid::from_raw);
-        let _ = kill_process_group(group.expect("a process number"), Signal::KILL);
+        end_group(&self.process);
     }
+}
+
+/// Starts it from a path in this directory, as the first of a group of processes.
+fn spawn(asked: &Command, directory: &Path) -> Process {
+    let path = directory.join("tcplb");
+    symlink(asked.get_program(), &path).unwrap();
+    let mut command = Command::new(&path);
+    command.args(asked.get_args()).process_group(0);
+    for (name, value) in asked.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    Process::spawn(&mut command)
 }
 
 impl Upgradable {
@@ -34,17 +53,7 @@ impl Upgradable {
     fn start(tcplb: Tcplb) -> Upgradable {
         let directory = tempfile::tempdir().unwrap();
         let asked = tcplb.args(["--admin", "127.0.0.1:0"]).command();
-        let path = directory.path().join("tcplb");
-        symlink(asked.get_program(), &path).unwrap();
-        let mut command = Command::new(&path);
-        command.args(asked.get_args()).process_group(0);
-        for (name, value) in asked.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        let process = Process::spawn(&mut command);
+        let process = spawn(&asked, directory.path());
         let line = process.wait_for_line("listening on ");
         let at = At::parse(line.split_once("listening on ").unwrap().1.trim());
         let admin = Admin::of(&process);

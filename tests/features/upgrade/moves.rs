@@ -1,6 +1,7 @@
 //! What moves to the new process.
 
-use super::Upgradable;
+use super::{Upgradable, end_group, spawn};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
@@ -171,7 +172,7 @@ fn what_was_changed_and_learnt_moves_too() {
     let events = tcplb.get("/v1/events");
     let started = tcplb.get("/v1/status")["started"].clone();
     // A service manager sends this signal.
-    tcplb.process.signal(rustix::process::Signal::USR2);
+    tcplb.process.signal(Signal::USR2);
     tcplb.process.wait_for_line("has taken over: the process before ends");
     assert_eq!(state("down").as_deref(), Some("down"));
     assert_eq!(state("added").as_deref(), Some("disabled"));
@@ -190,9 +191,32 @@ fn upgrade_off_keeps_no_second_process() {
     let echo = Server::start(peers::echo);
     let tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["--upgrade", "off"]));
     assert_eq!(tcplb.upgrade_in_vain(), "upgrade is off");
-    tcplb.process.signal(rustix::process::Signal::USR2);
-    tcplb.process.wait_for_line("upgrade is off");
+    tcplb.process.signal(Signal::USR2);
+    tcplb.process.wait_for_line("SIGUSR2 ignored: upgrade is off");
     let children = format!("/proc/{0}/task/{0}/children", tcplb.process.pid());
     assert_eq!(std::fs::read_to_string(children).unwrap(), "");
     tcplb.connect().assert_echoes("served");
+}
+
+#[test]
+fn the_socket_file_of_the_admin_api_stays_and_the_last_process_removes_it() {
+    let echo = Server::start(peers::echo);
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("admin.sock");
+    let admin = format!("unix:{}", socket.display());
+    let command = Tcplb::new().backend(echo.at()).args(["--admin", &admin]).command();
+    let process = spawn(&command, directory.path());
+    process.wait_for_line("admin on ");
+    let ask = |arguments: &[&str]| {
+        let asked = testkit::tcplb(arguments).args(["--admin", &admin]).output().unwrap();
+        assert!(asked.status.success(), "{asked:?}; {}", process.output());
+        String::from_utf8(asked.stdout).unwrap()
+    };
+    let taken = [ask(&["upgrade"]), ask(&["upgrade"])];
+    assert!(taken.iter().all(|text| text.contains(" has taken over ")), "{taken:?}");
+    assert!(ask(&["status"]).contains("default"));
+    let last = taken[1].split_whitespace().nth(1).and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
+    kill_process(last.unwrap(), Signal::TERM).unwrap();
+    eventually("the last process has removed the file", || !socket.exists());
+    end_group(&process);
 }
