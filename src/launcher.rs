@@ -3,7 +3,7 @@
 //! The sandbox forbids the balancer to start a program, and the balancer has given up the privileges that the next one needs.
 //! So an unconfined process is started before, which does one thing on request. It starts the file at the path of
 //! its own start, with the arguments, environment and working directory of that start. A request names
-//! nothing: it carries one descriptor, which becomes the standard input of the new process ([`crate::handover`]).
+//! nothing. It carries one descriptor, which becomes the standard input of the new process ([`crate::handover`]).
 //!
 //! | state | event | what follows |
 //! |---|---|---|

@@ -5,7 +5,7 @@
 //! | counters of listeners, pools, backends, workers, logs, reloads | yes | no metric goes back |
 //! | the health of each backend | up or down | a backend that is down gets no client until its first probe |
 //! | the averages of least-time, the clients of sticky-round-robin | yes | the next choice is as the last one |
-//! | events, with their numbers | yes | a caller that follows them misses none |
+//! | events, with their numbers | yes | a caller that follows them goes on; those of the hand-over itself get new numbers |
 //! | results in a row, back-offs, ejections, what agents have reported | no | the next probes find them out again |
 //! | the last minutes | no | they begin anew |
 //!

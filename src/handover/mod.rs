@@ -11,7 +11,7 @@
 //! | 4 | successor | [`Message::Running`] | all is bound, privileges are given up, all threads run and clients are accepted. The predecessor accepts no client from now on, and keeps the listening sockets |
 //! | 5 | predecessor | [`Message::Prepare`], several | connections that no thread of it touches now |
 //! | 6 | successor | [`Message::Ready`] | it holds their descriptors, but has not touched a byte. It lists those that it can't take |
-//! | 7 | predecessor | [`Message::Commit`] | it has closed its own descriptors: they belong to the successor |
+//! | 7 | predecessor | [`Message::Commit`] | they belong to the successor. The predecessor closes its own descriptors then |
 //! | 8 | predecessor | [`Message::Farewell`] | no connection follows; what it has counted by now |
 //! | 9 | successor | [`Message::Done`] | the predecessor may end |
 //!
