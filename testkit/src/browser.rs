@@ -100,6 +100,14 @@ impl Browser {
     /// A call of the protocol: the result.
     #[track_caller]
     fn call(&self, session: Option<&str>, method: &str, params: Value) -> Value {
+        let mut answer = self.ask(session, method, params);
+        assert!(answer.get("error").is_none(), "{method}: {answer:#}");
+        answer["result"].take()
+    }
+
+    /// A call of the protocol: the whole answer, which may be an error.
+    #[track_caller]
+    fn ask(&self, session: Option<&str>, method: &str, params: Value) -> Value {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let mut message = json!({ "id": id, "method": method, "params": params });
         if let Some(session) = session {
@@ -108,9 +116,7 @@ impl Browser {
         let mut bytes = message.to_string().into_bytes();
         bytes.push(0);
         self.input.lock().write_all(&bytes).expect("Chromium reads its pipe");
-        let mut answer = self.heard.wait(method, |message| message["id"] == id);
-        assert!(answer.get("error").is_none(), "{method}: {answer:#}");
-        answer["result"].take()
+        self.heard.wait(method, |message| message["id"] == id)
     }
 }
 
@@ -188,12 +194,23 @@ impl Page {
         answer["result"]["value"].take()
     }
 
+    /// Whether an expression is true. It is not on a page that just goes away for another one.
+    #[track_caller]
+    fn holds(&self, expression: &str) -> bool {
+        let params = json!({ "expression": expression, "returnByValue": true });
+        let answer = self.browser.ask(Some(&self.session), "Runtime.evaluate", params);
+        let goes_away = answer["error"]["message"].as_str().is_some_and(|why| why.contains("navigated"));
+        assert!(goes_away || answer.get("error").is_none(), "{expression}: {answer:#}");
+        assert!(answer["result"].get("exceptionDetails").is_none(), "{expression}: {answer:#}");
+        answer["result"]["result"]["value"] == true
+    }
+
     /// Waits until an expression is true.
     #[track_caller]
     pub fn wait(&self, what: &str, expression: &str) {
         let held = format!("Boolean({expression})");
         let end = Instant::now() + PATIENCE;
-        while self.value(&held) != true {
+        while !self.holds(&held) {
             let seen = || self.value("document.body.innerText");
             assert!(Instant::now() < end, "never so: {what}; the page shows\n{}", seen().as_str().unwrap_or_default());
             thread::park_timeout(std::time::Duration::from_millis(20));
