@@ -43,6 +43,8 @@ fn a_server_registers_again_once_etcd_is_back_even_without_its_data() {
     server.wait_for_line("can't keep /w/a registered");
     etcd.start_again();
     eventually("it registers", || etcd.value("/w/a") == Some(at.clone()));
+    // It has the answer: without it the next failure belongs to the same outage.
+    server.wait_for_lines("registered", 2);
     etcd.kill();
     server.wait_for_lines("can't keep /w/a registered", 2);
     etcd.wipe();
