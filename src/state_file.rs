@@ -79,6 +79,17 @@ pub fn read(path: &Path) -> Result<RuntimeChanges, String> {
     })
 }
 
+/// What was changed at run time, as the file has it.
+pub fn text(published: &Published) -> String {
+    let (snapshot, running, file) = published.current();
+    let members = snapshot.pools.iter().flat_map(|pool| {
+        let named = |name| (pool.settings.name.as_str(), name);
+        pool.members.iter().map(move |member| (named(member.backend.name.as_str()), member.state))
+    });
+    let states: States<'_> = members.filter(|(_, state)| *state != AdminState::Enabled).collect();
+    RuntimeChanges::of(&file, &running, &states).with(published.discovered()).print()
+}
+
 impl StateFile {
     /// Starts the thread, which writes the file at once.
     pub fn start(path: PathBuf, published: Arc<Published>) -> io::Result<StateFile> {
@@ -169,13 +180,7 @@ impl Writer {
 
     /// Writes the newest state, if the file has another one. False: it failed.
     fn write(&mut self) -> bool {
-        let (snapshot, running, file) = self.published.current();
-        let members = snapshot.pools.iter().flat_map(|pool| {
-            let named = |name| (pool.settings.name.as_str(), name);
-            pool.members.iter().map(move |member| (named(member.backend.name.as_str()), member.state))
-        });
-        let states: States<'_> = members.filter(|(_, state)| *state != AdminState::Enabled).collect();
-        let text = RuntimeChanges::of(&file, &running, &states).with(self.published.discovered()).print();
+        let text = text(&self.published);
         if !self.anew.swap(false, Ordering::Relaxed) && self.written.as_ref() == Some(&text) {
             return true;
         }

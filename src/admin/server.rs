@@ -195,18 +195,9 @@ impl Server {
 }
 
 impl Door {
-    /// Accepts no caller any more: a successor does.
-    pub fn close(&self) {
-        self.set(true);
-    }
-
-    /// Accepts callers again.
-    pub fn open(&self) {
-        self.set(false);
-    }
-
-    fn set(&self, closed: bool) {
-        self.closed.store(closed, Ordering::Release);
+    /// Whether it accepts callers. A successor does while it does not.
+    pub fn set(&self, open: bool) {
+        self.closed.store(!open, Ordering::Release);
         // A failure to wake delays this until the next event.
         drop(self.waker.wake());
     }

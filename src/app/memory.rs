@@ -59,13 +59,11 @@ struct BackendMemory {
 }
 
 impl Memory {
-    /// What this process knows now. Of the events those after `since`.
-    /// `first_sequence`: see the field.
+    /// What this process knows now, with the events after `since`. `first_sequence` is where the numbers of new connections begin.
     pub fn of(published: &Published, since: u64, first_sequence: u64) -> Memory {
         let (snapshot, now) = (published.snapshot(), clock::now());
-        let of_listener = |totals: &str, tally: Tally| (totals.to_owned(), tally);
         let listeners = snapshot.listeners.iter();
-        let listeners = listeners.map(|listener| of_listener(&listener.name, Tally::of(&*listener.totals)));
+        let listeners = listeners.map(|listener| (listener.name.clone(), Tally::of(&*listener.totals)));
         let pools = snapshot.pools.iter().map(|pool| (pool.settings.name.clone(), PoolMemory::of(pool, now)));
         let (events, last_event) = published.events().since(since, usize::MAX);
         Memory {
@@ -94,54 +92,45 @@ impl Memory {
         published.events().restore(&self.events, self.last_event);
         for pool in &published.snapshot().pools {
             let Some(memory) = self.pools.get(&pool.settings.name) else { continue };
-            memory.remember(pool);
-            for member in &pool.members {
-                if let Some(known) = memory.backends.get(&member.backend.name) {
-                    member.backend.set_healthy(known.healthy);
+            for Member { backend, .. } in &pool.members {
+                if let Some(known) = memory.backends.get(&backend.name) {
+                    backend.set_healthy(known.healthy);
                     if let Some(latency) = known.latency {
-                        member.backend.remember_latency(latency, now);
+                        backend.remember_latency(latency, now);
                     }
                 }
             }
         }
-        self.count(published, |tally, _| tally.clone(), None);
+        self.count(published, None);
     }
 
     /// Adds what was counted and learnt after `before`, when the predecessor ends.
     pub fn add_since(&self, before: &Memory, published: &Published) {
         published.events().append(&self.events);
-        for pool in &published.snapshot().pools {
-            if let Some(memory) = self.pools.get(&pool.settings.name) {
-                memory.remember(pool);
-            }
-        }
-        self.count(published, Tally::since, Some(before));
+        self.count(published, Some(before));
     }
 
-    /// Adds what `difference` makes of each tally and the earlier one.
-    fn count(&self, published: &Published, difference: fn(&Tally, &Tally) -> Tally, before: Option<&Memory>) {
-        let (none, nothing) = (Tally::default(), PoolMemory::default());
-        let add = |counted: &dyn Fn(&Tally), tally: &Tally, before: Option<&Tally>| {
-            counted(&difference(tally, before.unwrap_or(&none)));
-        };
+    /// Adds the counters, or what they have more than `before`, and the clients of sticky-round-robin.
+    fn count(&self, published: &Published, before: Option<&Memory>) {
         let snapshot = published.snapshot();
         for listener in &snapshot.listeners {
             if let Some(tally) = self.listeners.get(&listener.name) {
                 let before = before.and_then(|before| before.listeners.get(&listener.name));
-                add(&|tally| tally.add_to(&*listener.totals), tally, before);
+                more(tally, before).add_to(&*listener.totals);
                 listener.totals.all_are_logged();
             }
         }
         for pool in &snapshot.pools {
             let name = &pool.settings.name;
             let Some(memory) = self.pools.get(name) else { continue };
-            let before = before.and_then(|before| before.pools.get(name)).unwrap_or(&nothing);
-            add(&|tally| tally.add_to(&*pool.totals), &memory.totals, Some(&before.totals));
-            add(&|tally| tally.add_to(&*pool.totals.counters), &memory.counters, Some(&before.counters));
+            pool.remember(&memory.clients);
+            let before = before.and_then(|before| before.pools.get(name));
+            more(&memory.totals, before.map(|before| &before.totals)).add_to(&*pool.totals);
+            more(&memory.counters, before.map(|before| &before.counters)).add_to(&*pool.totals.counters);
             for Member { backend, .. } in &pool.members {
                 if let Some(of) = memory.backends.get(&backend.name) {
-                    let before = before.backends.get(&backend.name).map(|before| &before.counters);
-                    add(&|tally| tally.add_to(&backend.counters), &of.counters, before);
+                    let before = before.and_then(|before| before.backends.get(&backend.name));
+                    more(&of.counters, before.map(|before| &before.counters)).add_to(&backend.counters);
                 }
             }
         }
@@ -150,15 +139,20 @@ impl Memory {
         for (number, tally) in self.workers.iter().enumerate() {
             let before = before.and_then(|before| before.workers.get(number));
             if let Some(worker) = workers.get(number % workers.len().max(1)) {
-                add(&|tally| tally.add_to(worker), tally, before);
+                more(tally, before).add_to(worker);
             }
         }
-        add(&|tally| tally.add_to(&**published.log()), &self.log, before.map(|before| &before.log));
-        add(&|tally| tally.add_to(published.upgrades()), &self.upgrades, before.map(|before| &before.upgrades));
+        more(&self.log, before.map(|before| &before.log)).add_to(&**published.log());
         published.log().unlogged();
+        more(&self.upgrades, before.map(|before| &before.upgrades)).add_to(published.upgrades());
         let (done, failed) = before.map_or((0, 0), |before| before.reloads);
         published.add_reloads(self.reloads.0.saturating_sub(done), self.reloads.1.saturating_sub(failed));
     }
+}
+
+/// What a tally has more than an earlier one.
+fn more(tally: &Tally, before: Option<&Tally>) -> Tally {
+    before.map_or_else(|| tally.clone(), |before| tally.since(before))
 }
 
 impl PoolMemory {
@@ -173,9 +167,5 @@ impl PoolMemory {
             backends: pool.members.iter().map(of_member).collect(),
             clients: pool.clients(),
         }
-    }
-
-    fn remember(&self, pool: &Pool) {
-        pool.remember(&self.clients);
     }
 }

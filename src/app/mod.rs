@@ -191,7 +191,7 @@ impl Running {
                 return Err(why);
             }
         }
-        self.admin.iter().for_each(|admin| admin.door().open());
+        self.admin.iter().for_each(|admin| admin.door().set(true));
         // The process before may have written an older state.
         self.state_file.iter().for_each(|file| file.saver().save_anew());
         Ok(())

@@ -89,7 +89,7 @@ impl Bound {
         let ask = |predecessor: Post| {
             let predecessor = Predecessor::new(predecessor);
             let predecessor = predecessor.map_err(|error| format!("can't watch the running process: {error}"))?;
-            predecessor.ask(descriptors, model.global.workers)
+            predecessor.ask(descriptors)
         };
         let inheritance = predecessor.map(ask).transpose().map_err(StartError)?;
         let restored = match (&inheritance, &model.global.state_file) {
@@ -242,7 +242,7 @@ impl Ready {
             upgrades.set_door(admin.door());
             if inheritance.is_some() {
                 // The predecessor answers until its counters are here: no metric goes back.
-                admin.door().close();
+                admin.door().set(false);
             }
         }
         let mut watched = vec![control.watched(), prober.watched(), warm.watched()];

@@ -73,8 +73,8 @@ impl Predecessor {
     }
 
     /// Asks it to hand over. `descriptors` is the limit of this process.
-    pub fn ask(self, descriptors: u64, workers: usize) -> Result<Inheritance, String> {
-        self.send(&Word::Hello(Hello::of(descriptors, workers)))?;
+    pub fn ask(self, descriptors: u64) -> Result<Inheritance, String> {
+        self.send(&Word::Hello(Hello::of(descriptors)))?;
         let (changes, sockets, memory) = match self.receive()?.message {
             Word::Welcome { changes, sockets, version, memory } => {
                 log::info!("takes over from tcplb {version}");
@@ -87,7 +87,7 @@ impl Predecessor {
             .map_err(|mistakes| format!("can't use what was changed at run time: {}", mistakes.0.join("\n")))?;
         let mut came = 0;
         while came < sockets {
-            let Letter { message: Word::Sockets(of), descriptors, .. } = self.receive()? else {
+            let Letter { message: Word::Sockets(of), descriptors } = self.receive()? else {
                 return Err(unexpected());
             };
             came += of.len();
@@ -102,7 +102,7 @@ impl Predecessor {
     }
 
     fn send(&self, word: &Word) -> Result<(), String> {
-        let sent = self.post.send(word, &[], &[], Instant::now() + PATIENCE);
+        let sent = self.post.send(word, &[], Instant::now() + PATIENCE);
         sent.map_err(|error| format!("can't reach the running process: {error}"))
     }
 
@@ -143,10 +143,10 @@ impl Inheritance {
         predecessor.send(&Word::Running)?;
         let mut waiting: Vec<Incoming> = Vec::new();
         loop {
-            let Letter { message, descriptors, .. } = predecessor.receive()?;
+            let Letter { message, descriptors } = predecessor.receive()?;
             match message {
-                Word::Prepare { .. } if published.is_draining() => return Err("this process is stopping".to_owned()),
-                Word::Prepare { connections, .. } => {
+                Word::Prepare(_) if published.is_draining() => return Err("this process is stopping".to_owned()),
+                Word::Prepare(connections) => {
                     let (ready, refused) = assemble(connections, descriptors);
                     waiting = ready;
                     predecessor.send(&Word::Ready { refused })?;

@@ -100,6 +100,15 @@ impl Upgrades {
     }
 }
 
+impl Shared {
+    /// Callers of the admin API reach this process, or the successor.
+    fn open_door(&self, open: bool) {
+        if let Some(door) = &*self.door.lock() {
+            door.set(open);
+        }
+    }
+}
+
 impl Upgrader for Upgrades {
     fn upgrade(&self) -> Result<Figures, Refusal> {
         let Some(mut launcher) = self.0.launcher.try_lock() else { return Err(Refusal::UnderWay) };
@@ -199,9 +208,7 @@ fn hand_over(shared: &Shared, launcher: &mut Launcher, begun: Instant) -> Result
     attempt.running = true;
     attempt.accept(false);
     let moved = attempt.move_connections(&held)?;
-    if let Some(door) = &*shared.door.lock() {
-        door.close();
-    }
+    shared.open_door(false);
     shared.published.upgrades().ended(true);
     attempt.send(&Word::Farewell(Box::new(Memory::of(&shared.published, last_event, 0))), "take over")?;
     attempt.expect("take over", READY, &held, |word| matches!(word, Word::Done))?;
@@ -244,7 +251,7 @@ impl Attempt<'_> {
         for some in sockets.chunks(DESCRIPTORS) {
             let (of, descriptors): (Vec<_>, Vec<_>) = some.iter().map(|(of, fd)| (of.clone(), fd.as_fd())).unzip();
             let until = Instant::now() + STEP;
-            let sent = self.post.send(&Word::Sockets(of), &[], &descriptors, until);
+            let sent = self.post.send(&Word::Sockets(of), &descriptors, until);
             sent.map_err(|error| self.unsent(BIND, &error))?;
         }
         Ok(last_event)
@@ -323,7 +330,7 @@ impl Attempt<'_> {
                 thread::sleep(AGAIN);
                 continue;
             }
-            let refused = self.move_batch(worker, departed, held)?;
+            let refused = self.move_batch(departed, held)?;
             pauses.extend(std::iter::repeat_n(begun.elapsed(), count - refused));
             if refused == count {
                 return Ok(left + refused);
@@ -332,12 +339,12 @@ impl Attempt<'_> {
     }
 
     /// Hands over some connections of a worker. How many the successor can't take: they are back at their worker.
-    fn move_batch(&mut self, worker: usize, departed: Departed, held: &Held) -> Result<usize, String> {
+    fn move_batch(&mut self, departed: Departed, held: &Held) -> Result<usize, String> {
         let records = departed.connections().iter().map(|detached| detached.record().clone()).collect();
         let descriptors: Vec<BorrowedFd<'_>> = departed.connections().iter().flat_map(descriptors).collect();
-        let prepare = Word::Prepare { worker, connections: records };
+        let prepare = Word::Prepare(records);
         let to = "take connections";
-        let sent = self.post.send(&prepare, &[], &descriptors, Instant::now() + STEP);
+        let sent = self.post.send(&prepare, &descriptors, Instant::now() + STEP);
         sent.map_err(|error| self.unsent(to, &error))?;
         let refused = match self.receive(to, READY, Some(held))? {
             Word::Ready { refused } => refused,
@@ -356,18 +363,18 @@ impl Attempt<'_> {
     fn accept(&mut self, accept: bool) {
         self.paused = !accept;
         self.shared.workers.accept(accept);
-        if accept && let Some(door) = &*self.shared.door.lock() {
-            door.open();
+        if accept {
+            self.shared.open_door(true);
         }
     }
 
     fn refuse(&self, why: &str) {
         // The successor may have ended.
-        let _ = self.post.send(&Word::Refused { why: why.to_owned() }, &[], &[], Instant::now() + STEP);
+        let _ = self.post.send(&Word::Refused { why: why.to_owned() }, &[], Instant::now() + STEP);
     }
 
     fn send(&mut self, word: &Word, to: &str) -> Result<(), String> {
-        let sent = self.post.send(word, &[], &[], Instant::now() + STEP);
+        let sent = self.post.send(word, &[], Instant::now() + STEP);
         sent.map_err(|error| self.unsent(to, &error))
     }
 

@@ -10,9 +10,8 @@
 
 use super::remote::Refused;
 use super::{ControlLoop, DataPlane};
-use crate::config::model::Model;
-use crate::config::runtime::RuntimeChanges;
-use crate::pool::{AdminState, Snapshot};
+use crate::pool::Snapshot;
+use crate::state_file;
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,8 +22,6 @@ use std::time::Instant;
 pub struct Held {
     /// The newest snapshot.
     pub snapshot: Arc<Snapshot>,
-    /// The running model.
-    pub model: Arc<Model>,
     /// What was changed at run time, as the state file has it.
     pub changes: String,
     stopping: Arc<AtomicBool>,
@@ -76,19 +73,12 @@ impl<C: DataPlane> ControlLoop<C> {
             let _ = answer.try_send(Err(refused));
             return;
         }
-        let state = &self.parts.config_state;
-        let states = state.snapshot().pools.iter().flat_map(|pool| {
-            let taken_out = pool.members.iter().filter(|member| member.state != AdminState::Enabled);
-            taken_out.map(|member| ((pool.settings.name.as_str(), member.backend.name.as_str()), member.state))
-        });
-        let changes = RuntimeChanges::of(state.file(), state.running(), &states.collect());
-        let changes = changes.with(state.discovered().clone()).print();
         let stopping = Arc::new(AtomicBool::new(false));
         let (end, ended) = bounded(1);
         let held = Held {
-            snapshot: state.snapshot().clone(),
-            model: state.running().clone(),
-            changes,
+            snapshot: self.parts.config_state.snapshot().clone(),
+            // No change is in flight, so all that runs is published.
+            changes: state_file::text(&self.parts.published),
             stopping: stopping.clone(),
             end,
         };

@@ -1,10 +1,10 @@
 //! The messages, and how they become packets.
 //!
-//! A message is a [`Message`] as JSON, bytes that do not belong into JSON, and descriptors. On the channel it is one or more packets:
+//! A message is a [`Message`] as JSON, and descriptors. On the channel it is one or more packets:
 //!
 //! ```text
 //! packet:   more(1)  part
-//! message:  part part …  =  length of the JSON (4, little endian)  JSON {descriptors, message}  bytes
+//! message:  part part …  =  length of the JSON (4, little endian)  JSON {descriptors, message}
 //! ```
 //!
 //! `more` is 1 in all packets of a message but the last, where it is 0. The descriptors come with the first packet.
@@ -40,8 +40,6 @@ pub struct Hello {
     pub version: String,
     /// Its limit on open descriptors.
     pub descriptors: u64,
-    /// Its workers.
-    pub workers: usize,
 }
 
 /// A listening socket that is handed over.
@@ -107,13 +105,8 @@ pub enum Message<C, M> {
     Sockets(Vec<SocketOf>),
     /// Step 4.
     Running,
-    /// Step 5. Each connection has its descriptors and its bytes in this order.
-    Prepare {
-        /// The worker of the predecessor.
-        worker: usize,
-        /// The connections.
-        connections: Vec<C>,
-    },
+    /// Step 5: connections. Their descriptors are in the same order.
+    Prepare(Vec<C>),
     /// Step 6.
     Ready {
         /// The connections that it can't take, by their place in the last Prepare, each with the reason.
@@ -127,13 +120,11 @@ pub enum Message<C, M> {
     Done,
 }
 
-/// A message that came, with its bytes and descriptors.
+/// A message that came, with its descriptors.
 #[derive(Debug)]
 pub struct Letter<T> {
     /// The message.
     pub message: T,
-    /// The bytes behind it.
-    pub bytes: Vec<u8>,
     /// The descriptors.
     pub descriptors: Vec<OwnedFd>,
 }
@@ -150,9 +141,9 @@ pub struct Post(Channel);
 
 impl Hello {
     /// That of this process.
-    pub fn of(descriptors: u64, workers: usize) -> Hello {
+    pub fn of(descriptors: u64) -> Hello {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Hello { magic: MAGIC.to_owned(), major: MAJOR, version, descriptors, workers }
+        Hello { magic: MAGIC.to_owned(), major: MAJOR, version, descriptors }
     }
 
     /// Why this process can't hand over to it; `None`: it can.
@@ -175,21 +166,15 @@ impl Post {
         Post(channel)
     }
 
-    /// Sends a message with bytes and descriptors.
+    /// Sends a message with descriptors.
     ///
     /// # Errors
     ///
     /// Those of [`Channel::send`].
-    pub fn send<T: Serialize>(
-        &self,
-        message: &T,
-        bytes: &[u8],
-        descriptors: &[BorrowedFd<'_>],
-        until: Instant,
-    ) -> io::Result<()> {
+    pub fn send<T: Serialize>(&self, message: &T, descriptors: &[BorrowedFd<'_>], until: Instant) -> io::Result<()> {
         let json = serde_json::to_vec(&Envelope { descriptors: descriptors.len(), message })?;
         let length = u32::try_from(json.len()).map_err(|_| too_long())?;
-        let whole = [&length.to_le_bytes()[..], &json, bytes].concat();
+        let whole = [&length.to_le_bytes()[..], &json].concat();
         let mut parts = whole.chunks(MESSAGE_MAX - 1).peekable();
         let mut descriptors = Some(descriptors);
         while let Some(part) = parts.next() {
@@ -228,13 +213,16 @@ impl Post {
         }
         let (length, rest) = whole.split_first_chunk().ok_or_else(|| wrong("a message without a length"))?;
         let length = u32::from_le_bytes(*length) as usize;
-        let (json, bytes) = rest.split_at_checked(length).ok_or_else(|| wrong("a message that is cut off"))?;
+        let (json, behind) = rest.split_at_checked(length).ok_or_else(|| wrong("a message that is cut off"))?;
+        if !behind.is_empty() {
+            return Err(wrong("a message with bytes behind it"));
+        }
         let envelope: Envelope<T> = serde_json::from_slice(json)?;
         if envelope.descriptors != descriptors.len() {
             let what = format!("{} descriptors came of {}", descriptors.len(), envelope.descriptors);
             return Err(wrong(&format!("{what}: the limit on open files is reached")));
         }
-        Ok(Some(Letter { message: envelope.message, bytes: bytes.to_vec(), descriptors }))
+        Ok(Some(Letter { message: envelope.message, descriptors }))
     }
 }
 
@@ -264,9 +252,9 @@ mod tests {
         let welcome = Text::Welcome { version: "1".to_owned(), changes, sockets: 2, memory };
         let (reader, _writer) = io::pipe().unwrap();
         thread::scope(|scope| {
-            scope.spawn(|| one.send(&welcome, b"behind", &[reader.as_fd(); 2], soon()).unwrap());
+            scope.spawn(|| one.send(&welcome, &[reader.as_fd(); 2], soon()).unwrap());
             let letter = other.receive::<Text>(soon()).unwrap().unwrap();
-            assert!(letter.message == welcome && letter.bytes == b"behind" && letter.descriptors.len() == 2);
+            assert!(letter.message == welcome && letter.descriptors.len() == 2);
         });
     }
 
@@ -284,6 +272,7 @@ mod tests {
         assert!(receive(&whole).contains("0 descriptors came of 1"));
         assert!(receive(&whole[..whole.len() - 1]).contains("cut off"));
         assert!(receive(&[0, 1, 2]).contains("without a length"));
+        assert!(receive(&[&whole[..], b"x"].concat()).contains("bytes behind it"));
         let other = br#"{"descriptors":0,"message":"Dune"}"#;
         assert!(receive(&[&[0][..], &length, other].concat()).contains("Dune"));
     }

@@ -51,7 +51,7 @@ impl Pause {
         }
     }
 
-    /// A connection was handed out, or lived long enough.
+    /// A connection lived long enough.
     pub fn succeeded(&mut self) {
         *self = Pause::default();
     }

@@ -101,10 +101,10 @@ if step == "garbage":
     post.sendall(b"\0garbage")
     receive()
 if step == "major":
-    send({"Hello": {"magic": "tcplb", "major": 99, "version": "9.9.9", "descriptors": 100000, "workers": 1}})
+    send({"Hello": {"magic": "tcplb", "major": 99, "version": "9.9.9", "descriptors": 100000}})
     print("refused:", receive(), flush=True)
     sys.exit(7)
-send({"Hello": {"magic": "tcplb", "major": 1, "version": "9.9.9", "descriptors": 10 if step == "few" else 100000, "workers": 1}})
+send({"Hello": {"magic": "tcplb", "major": 1, "version": "9.9.9", "descriptors": 10 if step == "few" else 100000}})
 welcome = receive()
 if step in ("hello", "few"):
     sys.exit(7)
@@ -117,14 +117,14 @@ send("Running")
 prepare = receive()
 if step == "prepare":
     sys.exit(7)
-everything = [[place, "no"] for place in range(len(prepare["Prepare"]["connections"]))]
+everything = [[place, "no"] for place in range(len(prepare["Prepare"]))]
 send({"Ready": {"refused": everything}})
 receive()
 if step == "refusing":
     message = receive()
     while "Prepare" in message or message == "Commit":
         if "Prepare" in message:
-            send({"Ready": {"refused": [[place, "no"] for place in range(len(message["Prepare"]["connections"]))]}})
+            send({"Ready": {"refused": [[place, "no"] for place in range(len(message["Prepare"]))]}})
         message = receive()
 sys.exit(7)
 "#;
