@@ -4,10 +4,13 @@
 //! |---|---|
 //! | `start` | the phases of a start, as types: bound, confined, ready, running |
 //! | `upgrade`, `takeover`, `memory` | an upgrade: the side of the process that runs, that of the new one, and what is passed on |
+//! | `pulls`, `successor` | processes that ask for a hand-over; what a predecessor knows of its successor |
 //! | `workers` | the workers' threads, and control's orders to them |
 
 mod memory;
+mod pulls;
 mod start;
+mod successor;
 mod takeover;
 mod upgrade;
 mod workers;
@@ -19,7 +22,7 @@ use crate::base::text::counted;
 use crate::config::model::Model;
 use crate::confine::Confinement;
 use crate::control::{Control, Outcome};
-use crate::handover::Post;
+use crate::handover::Link;
 use crate::launcher::Launcher;
 use crate::net::listen;
 use crate::pool::{Published, Snapshot};
@@ -29,6 +32,7 @@ use crate::telemetry::EndCounts;
 use crate::warm::Warm;
 use crate::watchdog::Watchdog;
 use crossbeam_channel::{Receiver, never};
+use pulls::Pulls;
 use start::Bound;
 use std::fmt;
 use std::io;
@@ -54,6 +58,7 @@ pub struct Running {
     state_file: Option<StateFile>,
     watchdog: Watchdog,
     upgrades: Upgrades,
+    pulls: Option<Pulls>,
     data_plane: Workers,
     /// What the predecessor has given, until the rest is taken over.
     inheritance: Option<Inheritance>,
@@ -64,7 +69,7 @@ pub struct Succession {
     /// Starts the next one; or why there is none.
     pub launcher: Result<Launcher, String>,
     /// The one that runs and hands over, if there is one.
-    pub predecessor: Option<Post>,
+    pub predecessor: Option<Link>,
 }
 
 /// A listener's bound address.
@@ -194,6 +199,9 @@ impl Running {
         self.admin.iter().for_each(|admin| admin.door().set(true));
         // The process before may have written an older state.
         self.state_file.iter().for_each(|file| file.saver().save_anew());
+        if let Some(Err(error)) = self.pulls.as_mut().map(|pulls| pulls.serve(self.upgrades.clone())) {
+            log::error!("no process can take over by --take-over: can't start a thread: {error}");
+        }
         Ok(())
     }
 
@@ -215,6 +223,7 @@ impl Running {
         self.prober.stop();
         drop(self.warm);
         drop(self.admin);
+        drop(self.pulls);
         if handed_over {
             return Ok(());
         }

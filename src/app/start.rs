@@ -8,9 +8,10 @@
 //! | [`Running`] | clients are served | |
 //!
 //! A thread inherits the privileges of the one that starts it. So no thread can start from [`Bound`]. A phase that is
-//! dropped removes its socket files: `BoundState`, `BoundAdmin` and [`Ready`] each hold a
+//! dropped removes its socket files: `BoundState`, `BoundAdmin`, [`Pulls`] and [`Ready`] each hold a
 //! [`BoundFiles`](crate::net::listen::BoundFiles).
 
+use super::pulls::Pulls;
 use super::takeover::{Inheritance, Predecessor};
 use super::upgrade::{self, Upgrades};
 use super::workers::{self, WorkerThreads};
@@ -26,7 +27,7 @@ use crate::config::runtime::RuntimeChanges;
 use crate::confine::Confinement;
 use crate::control::{self, BoundState, ConfigState, Control, DataPlane, FirstState, Loader, Lookups, Parts};
 use crate::events::{By, Event, Kind};
-use crate::handover::Post;
+use crate::handover::{Life, Link};
 use crate::launcher::Launcher;
 use crate::logger;
 use crate::net::listen;
@@ -43,6 +44,7 @@ use parking_lot::Mutex;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How long the start waits for all names together, if it can go on without them.
@@ -52,6 +54,8 @@ const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Bound {
     state: BoundState,
     admin: Option<BoundAdmin>,
+    /// The socket of `take_over`.
+    pulls: Option<Pulls>,
     /// The limit on open file descriptors.
     descriptors: u64,
     /// What the predecessor has given, if there is one.
@@ -75,6 +79,7 @@ struct OpenedLog {
 pub struct Ready {
     first: FirstState,
     admin: Option<BoundAdmin>,
+    pulls: Option<Pulls>,
     descriptors: u64,
     inheritance: Option<Inheritance>,
     log: Option<OpenedLog>,
@@ -83,15 +88,11 @@ pub struct Ready {
 
 impl Bound {
     /// Binds the model's listeners and its admin API, or takes their sockets over from `predecessor`.
-    pub fn bind(model: Model, predecessor: Option<Post>) -> Result<Bound, StartError> {
+    pub fn bind(model: Model, predecessor: Option<Link>) -> Result<Bound, StartError> {
         let descriptors = raise_descriptor_limit();
         // What another start could not read must not be lost.
-        let ask = |predecessor: Post| {
-            let predecessor = Predecessor::new(predecessor);
-            let predecessor = predecessor.map_err(|error| format!("can't watch the running process: {error}"))?;
-            predecessor.ask(descriptors)
-        };
-        let inheritance = predecessor.map(ask).transpose().map_err(StartError)?;
+        let inheritance = predecessor.map(|link| Predecessor::new(link).ask(descriptors));
+        let inheritance = inheritance.transpose().map_err(StartError)?;
         let restored = match (&inheritance, &model.global.state_file) {
             // The predecessor knows more than the file.
             (Some(inheritance), _) => inheritance.changes.clone(),
@@ -101,7 +102,8 @@ impl Bound {
         restored.dropped(&model).iter().for_each(|line| log::warn!("state_file: {line}"));
         let state = ConfigState::bind_first(model, &restored, descriptors).map_err(StartError)?;
         let admin = bind_admin(state.running())?;
-        let mut bound = Bound { state, admin, descriptors, inheritance };
+        let pulls = state.running().global.take_over.as_deref().map(Pulls::bind).transpose().map_err(StartError)?;
+        let mut bound = Bound { state, admin, pulls, descriptors, inheritance };
         bound.state.serve_admin_at(bound.admin.as_ref().map_or(&[], |admin| admin.endpoints()));
         Ok(bound)
     }
@@ -123,7 +125,8 @@ impl Bound {
         let log = global.access_log.as_ref().map(open).transpose().map_err(StartError)?;
         if let Some(confinement) = confinement {
             let of_admin = self.admin.iter().flat_map(|admin| admin.endpoints());
-            let sockets = self.state.endpoints().chain(of_admin);
+            let of_pulls = self.pulls.iter().map(Pulls::endpoint);
+            let sockets = self.state.endpoints().chain(of_admin).chain(of_pulls);
             let own: Vec<Endpoint> = sockets.filter(|socket| !listen::is_inherited(socket)).cloned().collect();
             confinement.carry_out(&own, log.as_ref().and_then(|log| log.target.file())).map_err(StartError)?;
         }
@@ -136,7 +139,7 @@ impl Bound {
 impl Confined {
     /// Looks up the names of backends and builds the first snapshot. `None`: a stop came first.
     pub fn resolve(self) -> Result<Option<Ready>, StartError> {
-        let Confined { bound: Bound { state, admin, descriptors, inheritance }, log, stops } = self;
+        let Confined { bound: Bound { state, admin, pulls, descriptors, inheritance }, log, stops } = self;
         let model = state.running();
         model.global.socket_buffer.into_iter().for_each(warn_of_less);
         // Resolver threads may outlast the start.
@@ -147,14 +150,14 @@ impl Confined {
             return Ok(None);
         };
         let first = state.build(&found).map_err(StartError)?;
-        Ok(Some(Ready { first, admin, descriptors, inheritance, log, lookups }))
+        Ok(Some(Ready { first, admin, pulls, descriptors, inheritance, log, lookups }))
     }
 }
 
 impl Ready {
     /// Starts all threads. Fails if one can't start.
     pub fn run(self, loader: Option<Loader>, launcher: Result<Launcher, String>) -> io::Result<Running> {
-        let Ready { first, admin, descriptors, inheritance, log, lookups } = self;
+        let Ready { first, admin, mut pulls, descriptors, inheritance, log, lookups } = self;
         let FirstState { config_state, opened, files } = first;
         let (model, snapshot) = (config_state.running().clone(), config_state.snapshot().clone());
         let share = config_state.share();
@@ -224,13 +227,21 @@ impl Ready {
             lookups,
             ended,
         })?;
-        let lent = admin.iter().map(|admin| admin.lend(model.global.admin.as_ref())).collect::<io::Result<Vec<_>>>()?;
+        let mut lent = Vec::new();
+        if let Some(admin) = &admin {
+            lent.extend(admin.lend(model.global.admin.as_ref())?);
+        }
+        if let Some(pulls) = &pulls {
+            lent.push(pulls.lend()?);
+        }
         let upgrades = Upgrades::new(upgrade::Shared {
             launcher: Mutex::new(launcher),
             remote: control.remote(),
             workers: data_plane.clone(),
             published: published.clone(),
-            admin: lent.into_iter().flatten().collect(),
+            lent,
+            life: Life::new()?,
+            handed_over: AtomicBool::new(false),
             door: Mutex::new(None),
         });
         let serve = |admin: BoundAdmin| {
@@ -244,6 +255,9 @@ impl Ready {
                 // The predecessor answers until its counters are here: no metric goes back.
                 admin.door().set(false);
             }
+        }
+        if let (Some(pulls), None) = (&mut pulls, &inheritance) {
+            pulls.serve(upgrades.clone())?;
         }
         let mut watched = vec![control.watched(), prober.watched(), warm.watched()];
         watched.extend(data_plane.watched());
@@ -268,6 +282,7 @@ impl Ready {
             state_file,
             watchdog,
             upgrades,
+            pulls,
             data_plane,
             inheritance,
         })

@@ -6,6 +6,9 @@
 //! | [`Inheritance`] | nothing is bound yet; the predecessor serves | all threads run |
 //! | – | both processes accept clients, for a moment | `finish`: the predecessor has handed over everything, and ends |
 //!
+//! The launcher of the predecessor has started this process, or it was started with `--take-over` ([`crate::handover::pull`]): the
+//! rest is the same.
+//!
 //! If the predecessor has failed or gives up before the end, this process goes on as long as the predecessor is dead. If it
 //! lives, it serves again, and this process ends with the connections that it has.
 
@@ -15,8 +18,8 @@ use super::workers::Workers;
 use crate::base::Endpoint;
 use crate::config::runtime::RuntimeChanges;
 use crate::events::{By, Event, Kind};
-use crate::handover::Post;
-use crate::handover::message::{Hello, Letter, SocketOf};
+use crate::handover::message::SocketOf;
+use crate::handover::{Hello, Letter, Link};
 use crate::net::listen::{self, Giver};
 use crate::net::{Pipe, Socket};
 use crate::pool::Published;
@@ -31,11 +34,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The process that runs.
-pub struct Predecessor {
-    post: Post,
-    /// A handle to the process.
-    process: OwnedFd,
-}
+pub struct Predecessor(Link);
 
 /// How long a predecessor that has closed the channel may take to end.
 const DEATH: Duration = Duration::from_secs(2);
@@ -47,6 +46,8 @@ pub struct Inheritance {
     /// What was counted and learnt so far.
     pub memory: Box<Memory>,
     predecessor: Predecessor,
+    /// Closed once the predecessor has ended ([`crate::handover::Life`]).
+    life: OwnedFd,
 }
 
 /// How a take-over ended.
@@ -61,34 +62,32 @@ pub enum End {
 
 impl Predecessor {
     /// At the other end of this.
-    pub fn new(post: Post) -> io::Result<Predecessor> {
-        let process = post.peer()?;
-        Ok(Predecessor { post, process })
-    }
-
-    /// Whether it has ended by then. It may have closed the channel a moment before.
-    fn ends_within(&self, time: Duration) -> bool {
-        let Ok(time) = Timespec::try_from(time) else { return false };
-        poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(&time)).is_ok_and(|count| count > 0)
+    pub fn new(link: Link) -> Predecessor {
+        Predecessor(link)
     }
 
     /// Asks it to hand over. `descriptors` is the limit of this process.
     pub fn ask(self, descriptors: u64) -> Result<Inheritance, String> {
-        self.send(&Word::Hello(Hello::of(descriptors)))?;
-        let (changes, sockets, memory) = match self.receive()?.message {
+        let sent = self.send(&Word::Hello(Hello::of(descriptors)));
+        // A predecessor that refuses at once has sent the reason, and closed its end.
+        let Letter { message, descriptors } = self.receive().map_err(|why| sent.err().unwrap_or(why))?;
+        let (changes, sockets, memory) = match message {
             Word::Welcome { changes, sockets, version, memory } => {
                 log::info!("takes over from tcplb {version}");
                 (changes, sockets, memory)
             }
-            Word::Refused { why } => return Err(format!("the running process does not hand over: {why}")),
+            Word::Refused { why } => return Err(refused(&why)),
             _ => return Err(unexpected()),
         };
+        let life = descriptors.into_iter().next().ok_or_else(unexpected)?;
         let changes = RuntimeChanges::parse(&changes, "the running process")
             .map_err(|mistakes| format!("can't use what was changed at run time: {}", mistakes.0.join("\n")))?;
         let mut came = 0;
         while came < sockets {
-            let Letter { message: Word::Sockets(of), descriptors } = self.receive()? else {
-                return Err(unexpected());
+            let (of, descriptors) = match self.receive()? {
+                Letter { message: Word::Sockets(of), descriptors } => (of, descriptors),
+                Letter { message: Word::Refused { why }, .. } => return Err(refused(&why)),
+                _ => return Err(unexpected()),
             };
             came += of.len();
             for (of, descriptor) in of.iter().zip(descriptors) {
@@ -98,16 +97,16 @@ impl Predecessor {
                 kept.map_err(|error| format!("can't use the listening socket of {}: {error}", Endpoint::from(at)))?;
             }
         }
-        Ok(Inheritance { changes, memory, predecessor: self })
+        Ok(Inheritance { changes, memory, predecessor: self, life })
     }
 
     fn send(&self, word: &Word) -> Result<(), String> {
-        let sent = self.post.send(word, &[], Instant::now() + PATIENCE);
+        let sent = self.0.post.send(word, &[], Instant::now() + PATIENCE);
         sent.map_err(|error| format!("can't reach the running process: {error}"))
     }
 
     fn receive(&self) -> Result<Letter<Word>, String> {
-        match self.post.receive(Instant::now() + PATIENCE) {
+        match self.0.post.receive(Instant::now() + PATIENCE) {
             Ok(Some(letter)) => Ok(letter),
             Ok(None) => Err("the running process has given up the hand-over".to_owned()),
             Err(error) if error.kind() == io::ErrorKind::TimedOut => {
@@ -123,7 +122,7 @@ impl Inheritance {
     pub fn finish(self, published: &Published, workers: &Workers) -> End {
         match self.take_the_rest(published, workers) {
             Ok(()) => End::Done,
-            Err(why) if self.predecessor.ends_within(DEATH) => {
+            Err(why) if self.predecessor_ends_within(DEATH) => {
                 self.own(published);
                 End::Died(why)
             }
@@ -131,11 +130,21 @@ impl Inheritance {
         }
     }
 
+    /// Whether the predecessor has ended by then. It may have closed the channel a moment before.
+    fn predecessor_ends_within(&self, time: Duration) -> bool {
+        let Ok(time) = Timespec::try_from(time) else { return false };
+        poll(&mut [PollFd::new(&self.life, PollFlags::IN)], Some(&time)).is_ok_and(|count| count > 0)
+    }
+
     /// All listening sockets and socket files are this process's.
     fn own(&self, published: &Published) {
-        listen::own_lent_files(&listen::close_unclaimed());
+        let unused = listen::close_unclaimed();
+        listen::own_lent_files(&unused);
+        listen::remove_files(&unused);
         let event = Event::new(Kind::Upgrade, By::Tcplb);
-        published.events().record(event.because(format_args!("tcplb {} has taken over", env!("CARGO_PKG_VERSION"))));
+        let (version, how) =
+            (env!("CARGO_PKG_VERSION"), if self.predecessor.0.pulled { ", by --take-over" } else { "" });
+        published.events().record(event.because(format_args!("tcplb {version} has taken over{how}")));
     }
 
     fn take_the_rest(&self, published: &Published, workers: &Workers) -> Result<(), String> {
@@ -157,7 +166,7 @@ impl Inheritance {
                     self.own(published);
                     return predecessor.send(&Word::Done);
                 }
-                Word::Refused { why } => return Err(format!("the running process does not hand over: {why}")),
+                Word::Refused { why } => return Err(refused(&why)),
                 _ => return Err(unexpected()),
             }
         }
@@ -192,6 +201,10 @@ fn take(record: Record, descriptors: &mut impl Iterator<Item = OwnedFd>) -> Opti
     };
     let (up, down) = (pipe(&record.up)?, pipe(&record.down)?);
     Some(Incoming { record, client, backend, up, down })
+}
+
+fn refused(why: &str) -> String {
+    format!("the running process does not hand over: {why}")
 }
 
 fn unexpected() -> String {

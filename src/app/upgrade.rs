@@ -1,23 +1,24 @@
-//! The predecessor's side of an upgrade: starts a successor and hands everything over to it ([`crate::handover`]).
+//! The predecessor's side of an upgrade: hands everything over to a successor ([`crate::handover`]).
 //!
-//! It runs on the thread of its caller, which waits: that of a call of the admin API, or one that SIGUSR2 starts. Control
-//! stands still meanwhile ([`Held`]); workers and prober go on.
+//! The launcher starts the successor here, or it was started by others and asks for the hand-over (`pulls`). The hand-over runs on the
+//! thread of its caller, which waits: a call of the admin API, a thread that SIGUSR2 starts, or `pulls`. One hand-over runs at a
+//! time. Control stands still meanwhile ([`Held`]); workers and prober go on.
 //!
 //! A failure at any step leaves things as they were: [`Attempt`] undoes in its `drop` what was done.
 
 use super::memory::Memory;
+use super::successor::Successor;
 use super::workers::Workers;
 use crate::admin::Door;
 use crate::base::text::counted;
 use crate::control::{DataPlane, Held, Remote};
 use crate::events::{By, Event, Kind};
-use crate::handover::message::{At, Letter, SocketOf};
-use crate::handover::{Channel, Figures, Message, Pause, Post, Refusal, Upgrader};
+use crate::handover::message::{At, SocketOf};
+use crate::handover::{Channel, Figures, Letter, Life, Message, Pause, Post, Refusal, Upgrader};
 use crate::launcher::Launcher;
 use crate::net::{Pipe, listen};
 use crate::pool::{BoundAddressId, Published};
 use crate::session::Direction;
-use crate::systemd;
 use crate::worker::Peer;
 use crate::worker::driver::transit::Record;
 use crate::worker::transit::{self, Departed, Detached};
@@ -26,6 +27,7 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -37,9 +39,6 @@ const BIND: &str = "bind its addresses";
 
 /// How long a message may take, and a worker that is asked for something.
 const STEP: Duration = Duration::from_secs(5);
-
-/// How long the service manager may take to make room for the message that the main process is another one.
-const MANAGER: Duration = Duration::from_secs(2);
 
 /// How long the successor may take to answer: it waits for its workers, which have [`STEP`].
 const READY: Duration = Duration::from_secs(30);
@@ -70,11 +69,11 @@ pub type Word = Message<Record, Memory>;
 
 /// Hands over to a successor, on demand.
 #[derive(Clone)]
-pub struct Upgrades(Arc<Shared>);
+pub struct Upgrades(pub(super) Arc<Shared>);
 
 /// What an upgrade needs.
 pub struct Shared {
-    /// Starts the successor; or why there is none.
+    /// Starts the successor; or why there is none. Locked during a hand-over of any kind.
     pub launcher: Mutex<Result<Launcher, String>>,
     /// Holds control.
     pub remote: Remote,
@@ -82,8 +81,12 @@ pub struct Shared {
     pub workers: Workers,
     /// What is counted.
     pub published: Arc<Published>,
-    /// The listening sockets of the admin API.
-    pub admin: Vec<(SocketOf, OwnedFd)>,
+    /// The listening sockets beside those of workers: of the admin API, and the one that `pulls` serves.
+    pub lent: Vec<(SocketOf, OwnedFd)>,
+    /// Shows the successor that this process has ended.
+    pub life: Life,
+    /// A successor has taken over.
+    pub handed_over: AtomicBool,
     /// Keeps callers of the admin API out.
     pub door: Mutex<Option<Door>>,
 }
@@ -107,6 +110,14 @@ impl Shared {
             door.set(open);
         }
     }
+
+    /// Reports a hand-over that has failed.
+    pub fn failed(&self, what: &str, why: &str) {
+        log::error!("{what} failed, and this process goes on: {why}");
+        self.published.upgrades().ended(false);
+        let event = Event::new(Kind::Upgrade, By::Tcplb);
+        self.published.events().record(event.because(format_args!("{what} failed: {why}")));
+    }
 }
 
 impl Upgrader for Upgrades {
@@ -115,33 +126,20 @@ impl Upgrader for Upgrades {
         let launcher = launcher.as_mut().map_err(|why| Refusal::Unavailable(why.clone()))?;
         let begun = Instant::now();
         log::info!("upgrade: starts {}", launcher.path().display());
-        match hand_over(&self.0, launcher, begun) {
-            Ok(figures) => {
-                // The successor has the event, and the count in its memory.
-                log::info!(
-                    "upgrade: process {} has taken over, with {}, in {:.1} s",
-                    figures.pid,
-                    counted(figures.connections, "connection"),
-                    figures.seconds
-                );
-                Ok(figures)
-            }
-            Err(why) => {
-                log::error!("upgrade failed, and this process goes on: {why}");
-                self.0.published.upgrades().ended(false);
-                self.0
-                    .published
-                    .events()
-                    .record(Event::new(Kind::Upgrade, By::Tcplb).because(format_args!("failed: {why}")));
-                Err(Refusal::Failed(why))
-            }
-        }
+        let figures = launch(launcher).and_then(|(post, pid)| {
+            let moved = hand_over(&self.0, begun, post, Successor::Launched { launcher, pid }, None)?;
+            Ok(moved.figures(pid, begun.elapsed()))
+        });
+        figures.map_err(|why| {
+            self.0.failed("upgrade", &why);
+            Refusal::Failed(why)
+        })
     }
 }
 
 /// The connections that were handed over.
 #[derive(Default)]
-struct Moved {
+pub struct Moved {
     /// How long each stood still.
     pauses: Vec<Duration>,
     /// Those that stay here until they end.
@@ -176,9 +174,9 @@ fn descriptors(detached: &Detached) -> Vec<BorrowedFd<'_>> {
 /// An upgrade under way. Dropping it before its end undoes what was done.
 struct Attempt<'a> {
     shared: &'a Shared,
+    begun: Instant,
     post: Post,
-    launcher: &'a mut Launcher,
-    pid: i32,
+    successor: Successor<'a>,
     /// Clients are accepted by the successor.
     paused: bool,
     /// The successor has all that it needs to end by itself.
@@ -191,40 +189,65 @@ impl Drop for Attempt<'_> {
             self.accept(true);
         }
         if !self.running {
-            self.launcher.kill();
+            self.successor.kill();
         }
     }
 }
 
-fn hand_over(shared: &Shared, launcher: &mut Launcher, begun: Instant) -> Result<Figures, String> {
+/// Has the launcher start a successor.
+fn launch(launcher: &mut Launcher) -> Result<(Post, i32), String> {
     let (ours, theirs) = Channel::pair().map_err(|error| format!("can't make a socket pair: {error}"))?;
     let pid = launcher.launch(theirs.into_fd())?;
-    let mut attempt = Attempt { shared, post: Post::new(ours), launcher, pid, paused: false, running: false };
-    attempt.greet()?;
-    let held = shared.remote.hold().map_err(|refused| refused.to_string());
-    let held = held.inspect_err(|why| attempt.refuse(why))?;
-    let last_event = attempt.give_sockets(&held)?;
-    attempt.expect(BIND, START, &held, |word| matches!(word, Word::Running))?;
-    attempt.running = true;
-    attempt.accept(false);
-    let moved = attempt.move_connections(&held)?;
-    shared.open_door(false);
-    shared.published.upgrades().ended(true);
-    attempt.send(&Word::Farewell(Box::new(Memory::of(&shared.published, last_event, 0))), "take over")?;
-    attempt.expect("take over", READY, &held, |word| matches!(word, Word::Done))?;
-    systemd::main_process(pid);
-    systemd::flush(MANAGER);
-    attempt.paused = false;
-    held.handed_over();
-    Ok(moved.figures(pid, begun.elapsed()))
+    Ok((Post::new(ours), pid))
+}
+
+/// Hands over to this successor. `first` is its first message, if that has come.
+pub fn hand_over(
+    shared: &Shared,
+    begun: Instant,
+    post: Post,
+    successor: Successor<'_>,
+    first: Option<Word>,
+) -> Result<Moved, String> {
+    let mut attempt = Attempt { shared, begun, post, successor, paused: false, running: false };
+    let moved = attempt.carry_out(first);
+    if let Err(why) = &moved {
+        attempt.refuse(why);
+    }
+    moved
 }
 
 impl Attempt<'_> {
-    /// Waits for the successor's first message.
-    fn greet(&mut self) -> Result<(), String> {
-        let hello = match self.receive("read its configuration", START, None)? {
+    fn carry_out(&mut self, first: Option<Word>) -> Result<Moved, String> {
+        self.greet(first)?;
+        let shared = self.shared;
+        let held = shared.remote.hold().map_err(|refused| refused.to_string())?;
+        let last_event = self.give_sockets(&held)?;
+        self.expect(BIND, START, &held, |word| matches!(word, Word::Running))?;
+        self.running = true;
+        self.accept(false);
+        let moved = self.move_connections(&held)?;
+        shared.open_door(false);
+        shared.published.upgrades().ended(true);
+        self.send(&Word::Farewell(Box::new(Memory::of(&shared.published, last_event, 0))), "take over")?;
+        self.expect("take over", READY, &held, |word| matches!(word, Word::Done))?;
+        self.successor.announce();
+        self.paused = false;
+        // The successor has the event and the count. This process may end as soon as control goes on.
+        let (connections, seconds) = (counted(moved.pauses.len(), "connection"), self.begun.elapsed().as_secs_f64());
+        let (way, successor) = (self.successor.way(), &self.successor);
+        log::info!("{way}: {successor} has taken over, with {connections}, in {seconds:.1} s");
+        shared.handed_over.store(true, Ordering::SeqCst);
+        held.handed_over();
+        Ok(moved)
+    }
+
+    /// Waits for the successor's first message, if that has not come yet.
+    fn greet(&mut self, first: Option<Word>) -> Result<(), String> {
+        let first = first.map_or_else(|| self.receive("read its configuration", START, None), Ok)?;
+        let hello = match first {
             Word::Hello(hello) => hello,
-            Word::Refused { why } => return Err(format!("process {}: {why}", self.pid)),
+            Word::Refused { why } => return Err(format!("{}: {why}", self.successor)),
             _ => return Err(self.unexpected("read its configuration")),
         };
         let needed = 2 * self.shared.published.connection_limit().active() as u64 + SPARE;
@@ -235,10 +258,7 @@ impl Attempt<'_> {
             )
         };
         let mistake = hello.mistake().or_else(|| (hello.descriptors < needed).then(too_few));
-        mistake.map_or(Ok(()), |mistake| {
-            self.refuse(&mistake);
-            Err(mistake)
-        })
+        mistake.map_or(Ok(()), Err)
     }
 
     /// Gives the listening sockets, and what was changed, counted and learnt. The number of the last event.
@@ -247,7 +267,9 @@ impl Attempt<'_> {
         let (version, changes) = (env!("CARGO_PKG_VERSION").to_owned(), held.changes.clone());
         let memory = Memory::of(&self.shared.published, 0, self.shared.workers.next_sequence());
         let last_event = memory.last_event();
-        self.send(&Word::Welcome { version, changes, sockets: sockets.len(), memory: Box::new(memory) }, BIND)?;
+        let welcome = Word::Welcome { version, changes, sockets: sockets.len(), memory: Box::new(memory) };
+        let sent = self.post.send(&welcome, &[self.shared.life.as_fd()], Instant::now() + STEP);
+        sent.map_err(|error| self.unsent(BIND, &error))?;
         for some in sockets.chunks(DESCRIPTORS) {
             let (of, descriptors): (Vec<_>, Vec<_>) = some.iter().map(|(of, fd)| (of.clone(), fd.as_fd())).unzip();
             let until = Instant::now() + STEP;
@@ -276,7 +298,7 @@ impl Attempt<'_> {
         for (endpoint, descriptor) in listen::of_service_manager()? {
             sockets.push((SocketOf { at: At::from(&endpoint), of_manager: true, any_port: false }, descriptor));
         }
-        for (of, descriptor) in &self.shared.admin {
+        for (of, descriptor) in &self.shared.lent {
             sockets.push((of.clone(), descriptor.try_clone()?));
         }
         Ok(sockets)
@@ -368,9 +390,9 @@ impl Attempt<'_> {
         }
     }
 
+    /// Gives up. The successor may have ended, or may not read: nothing waits for it.
     fn refuse(&self, why: &str) {
-        // The successor may have ended.
-        let _ = self.post.send(&Word::Refused { why: why.to_owned() }, &[], Instant::now() + STEP);
+        let _ = self.post.send(&Word::Refused { why: why.to_owned() }, &[], Instant::now());
     }
 
     fn send(&mut self, word: &Word, to: &str) -> Result<(), String> {
@@ -382,14 +404,14 @@ impl Attempt<'_> {
     fn unsent(&mut self, to: &str, error: &io::Error) -> String {
         match error.kind() {
             io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.ended(to),
-            _ => format!("process {} does not {to}: {error}", self.pid),
+            _ => format!("{} does not {to}: {error}", self.successor),
         }
     }
 
     /// Waits for a message of this kind.
     fn expect(&mut self, to: &str, time: Duration, held: &Held, is: impl Fn(&Word) -> bool) -> Result<(), String> {
         match self.receive(to, time, Some(held))? {
-            Word::Refused { why } => Err(format!("process {}: {why}", self.pid)),
+            Word::Refused { why } => Err(format!("{}: {why}", self.successor)),
             word if is(&word) => Ok(()),
             _ => Err(self.unexpected(to)),
         }
@@ -397,7 +419,6 @@ impl Attempt<'_> {
 
     /// Waits for the next message. `to` is what the successor is about to do.
     fn receive(&mut self, to: &str, time: Duration, held: Option<&Held>) -> Result<Word, String> {
-        let pid = self.pid;
         let until = Instant::now() + time;
         loop {
             let slice = until.min(Instant::now() + LOOK);
@@ -405,35 +426,34 @@ impl Attempt<'_> {
                 Ok(Some(Letter { message, .. })) => return Ok(message),
                 Ok(None) => return Err(self.ended(to)),
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                    if let Some(status) = self.launcher.ended() {
-                        return Err(format!("process {pid} ended before it could {to}: {status}; its log says why"));
+                    if let Some(status) = self.successor.status_within(Duration::ZERO) {
+                        return Err(self.ended_with(&status, to));
                     }
                     if held.is_some_and(Held::is_over) {
                         return Err("tcplb is stopping".to_owned());
                     }
                     if Instant::now() >= until {
-                        return Err(format!("process {pid} did not {to} within {time:?}"));
+                        return Err(format!("{} did not {to} within {time:?}", self.successor));
                     }
                 }
-                Err(error) => return Err(format!("a message of process {pid} can't be read: {error}")),
+                Err(error) => return Err(format!("a message of {} can't be read: {error}", self.successor)),
             }
         }
     }
 
     /// The channel is closed: the process has ended, or is about to.
     fn ended(&mut self, to: &str) -> String {
-        let until = Instant::now() + STEP;
-        loop {
-            if let Some(status) = self.launcher.ended_by(until.min(Instant::now() + LOOK)) {
-                return format!("process {} ended before it could {to}: {status}; its log says why", self.pid);
-            }
-            if Instant::now() >= until {
-                return format!("process {} gave up before it could {to}; its log says why", self.pid);
-            }
+        match self.successor.status_within(STEP) {
+            Some(status) => self.ended_with(&status, to),
+            None => format!("{} gave up before it could {to}; its log says why", self.successor),
         }
     }
 
+    fn ended_with(&self, status: &str, to: &str) -> String {
+        format!("{} ended before it could {to}: {status}; its log says why", self.successor)
+    }
+
     fn unexpected(&self, to: &str) -> String {
-        format!("process {} sent another message than that it could {to}", self.pid)
+        format!("{} sent another message than that it could {to}", self.successor)
     }
 }

@@ -24,7 +24,7 @@ use std::sync::Arc;
 pub const EXPECTED: &str = "127.0.0.1:80, [::1]:80, name:80 or unix:/path";
 
 /// The longest path in a `sockaddr_un`, in bytes, without its closing NUL (unix(7)).
-const UNIX_PATH_MAX: usize = 107;
+pub const UNIX_PATH_MAX: usize = 107;
 
 /// The longest name of an interface, in bytes (IFNAMSIZ without its closing NUL).
 const INTERFACE_MAX: usize = 15;

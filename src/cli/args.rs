@@ -116,6 +116,8 @@ pub struct Balance {
     pub config: Option<PathBuf>,
     /// How much to log.
     pub log_level: Option<String>,
+    /// The socket of the tcplb to take over from.
+    pub take_over: Option<String>,
     /// All others.
     pub typed: Typed,
 }
@@ -173,8 +175,8 @@ impl Args for Balance {
             .help_heading(PEERS)
             .help("Read all of it from a TOML file instead")
             .long_help(
-                "Read all of it from a TOML file instead\n\nOf the flags only --log-level goes with it. 'tcplb config \
-                 reference' explains every key, 'tcplb check FILE' reports what is wrong with a file.",
+                "Read all of it from a TOML file instead\n\nOf the flags only --log-level and --take-over go with it. 'tcplb \
+                 config reference' explains every key, 'tcplb check FILE' reports what is wrong with a file.",
             );
         let log_level = Arg::new("log-level")
             .long("log-level")
@@ -185,9 +187,19 @@ impl Args for Balance {
                 "off, error, warn, info, debug or trace [default: info]\n\nThe environment variable RUST_LOG, if set, wins \
                  over it.",
             );
+        let take_over = Arg::new("take-over")
+            .long("take-over")
+            .value_name("SOCKET")
+            .help_heading("Process")
+            .help("Take over from the tcplb that listens on this unix socket, and listen there for the next one")
+            .long_help(
+                "Take over from the tcplb that listens on this unix socket, and listen there for the next one\n\nListening sockets \
+                 and open connections move, as with 'tcplb upgrade'. Without a tcplb there, this one starts anew. \
+                 Where the file has 'take_over', tcplb listens there instead.",
+            );
         let mut settings: Vec<Arg> = settings().map(|(name, row)| flag(&name, &row)).collect();
         let rest = settings.split_off(1);
-        command.args(settings).args([backend, config]).args(rest).arg(log_level)
+        command.args(settings).args([backend, config]).args(rest).args([take_over, log_level])
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {
@@ -212,6 +224,7 @@ impl FromArgMatches for Balance {
         Ok(Balance {
             config: matches.get_one("config").cloned(),
             log_level: matches.get_one("log-level").cloned(),
+            take_over: matches.get_one("take-over").cloned(),
             typed: Typed::new("--", typed),
         })
     }

@@ -23,7 +23,7 @@ const LIST_SIZE_MAX: u64 = 16 << 20;
 /// What some editors put before a text in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// The configuration in the file. Of the flags only `--log-level` goes with it.
+/// The configuration in the file. Of the flags only `--log-level` and `--take-over` go with it.
 pub fn read(path: &Path, balance: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     let mut mistakes = Vec::new();
     let given: Vec<String> = balance.typed.flags().map(|flag| format!("--{flag}")).collect();
@@ -34,15 +34,16 @@ pub fn read(path: &Path, balance: &Balance, cores: usize) -> Result<Asked, Mista
         ));
     }
     let log_level = flags::log_level(balance).map_err(|why| mistakes.push(why)).unwrap_or(LevelFilter::Info);
-    match load(path, cores) {
-        Ok(model) if mistakes.is_empty() => Ok(Asked { model, log_level }),
+    let take_over = flags::take_over(balance).map_err(|why| mistakes.push(why)).unwrap_or_default();
+    match load(path, cores, take_over.as_deref()) {
+        Ok(model) if mistakes.is_empty() => Ok(Asked { model, log_level, take_over }),
         Ok(_) => Err(Mistakes(mistakes)),
         Err(Mistakes(more)) => Err(Mistakes([mistakes, more].concat())),
     }
 }
 
-/// Reads a file and the lists of prefixes that it names, opening no other file.
-pub fn load(path: &Path, cores: usize) -> Result<Model, Mistakes> {
+/// Reads a file and the lists of prefixes that it names, opening no other file. `take_over` is the path of `--take-over`.
+pub fn load(path: &Path, cores: usize, take_over: Option<&Path>) -> Result<Model, Mistakes> {
     let text = text(path, SIZE_MAX).map_err(|why| Mistakes(vec![why]))?;
     let name = path.display().to_string();
     let parsed = file::parse(&text, &name).map_err(|mistakes| Mistakes(mistakes.0))?;
@@ -54,6 +55,11 @@ pub fn load(path: &Path, cores: usize) -> Result<Model, Mistakes> {
             None => name.clone(),
         };
         mistakes.extend(read_lists(listener, place));
+    }
+    if let (None, Some(path)) = (&model.global.take_over, take_over) {
+        model.global.take_over = Some(path.to_owned());
+        let binds = model.listeners.iter().flat_map(|listener| &listener.bind);
+        mistakes.extend(flags::take_over_overlaps(&model.global, binds));
     }
     mistakes.extend(preflight::mistakes(&model));
     if mistakes.is_empty() {

@@ -90,7 +90,7 @@ mod tests {
         };
         let listener = model::Listener { bind: vec![Listen(at(0))], ..model::Listener::default() };
         let global = Global { workers: 2, sandbox: Sandbox::Off, upgrade: Upgrade::Off, ..Global::default() };
-        let outcome = serve::run(Model { global, listeners: vec![listener], pools: vec![pool] }, None, None);
+        let outcome = serve::run(Model { global, listeners: vec![listener], pools: vec![pool] }, None, None, None);
         panic!("the balancer survived a panic: {outcome:?}");
     }
 

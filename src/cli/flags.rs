@@ -9,10 +9,11 @@ use super::backend_spec;
 use crate::base::{Listen, nearest};
 use crate::config::check::{self, WORKERS_MAX};
 use crate::config::model::{self, Model, defaults};
-use crate::config::settings::{self, GLOBAL, HEALTH, LISTENER, POOL, Source, Typed};
+use crate::config::settings::{self, GLOBAL, HEALTH, LISTENER, POOL, Source, Typed, kinds};
 use crate::config::words::alternatives;
 use log::LevelFilter;
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 /// The configuration in the flags.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Asked {
     pub model: Model,
     /// The log level, unless RUST_LOG sets another one.
     pub log_level: LevelFilter,
+    /// The socket of the tcplb to take over from.
+    pub take_over: Option<PathBuf>,
 }
 
 /// Every mistake in a command line, a line each.
@@ -39,12 +42,17 @@ pub fn read(flags: &Balance, cores: usize) -> Result<Asked, Mistakes> {
     if typed.values("workers").is_none() {
         global.workers = cores.clamp(1, WORKERS_MAX);
     }
-    pool.backends = backends(&typed, &listener.bind, &global.admin);
+    let take_over = take_over(flags).map_err(|why| typed.note(why)).unwrap_or_default();
+    global.take_over.clone_from(&take_over);
+    pool.backends = backends(&typed, &listener.bind, &global);
     admin(&global, &listener.bind, &typed);
+    if let Some(why) = take_over_overlaps(&global, listener.bind.iter()) {
+        typed.note(why);
+    }
     let log_level = log_level(flags).map_err(|why| typed.note(why)).unwrap_or(LevelFilter::Info);
     let mistakes = typed.into_mistakes();
     if mistakes.is_empty() {
-        Ok(Asked { model: Model { global, listeners: vec![listener], pools: vec![pool] }, log_level })
+        Ok(Asked { model: Model { global, listeners: vec![listener], pools: vec![pool] }, log_level, take_over })
     } else {
         Err(Mistakes(mistakes))
     }
@@ -60,6 +68,22 @@ pub fn log_level(flags: &Balance) -> Result<LevelFilter, String> {
         let hint = nearest::hint(text, LOG_LEVELS);
         format!("--log-level: expected {}, got `{text}`{hint}", alternatives(&LOG_LEVELS))
     })
+}
+
+/// What `--take-over` says.
+pub fn take_over(flags: &Balance) -> Result<Option<PathBuf>, String> {
+    let path = flags.take_over.as_deref().map(kinds::socket_path).transpose();
+    path.map_err(|why| format!("--take-over: {why}"))
+}
+
+/// The mistake, if a listener or the admin API has the socket of `--take-over`.
+pub fn take_over_overlaps<'a>(
+    global: &'a model::Global,
+    listeners: impl Iterator<Item = &'a Listen>,
+) -> Option<String> {
+    let listen = global.take_over_address()?;
+    let other = listeners.chain(&global.admin).find(|other| check::overlap(other, &listen))?;
+    Some(format!("--take-over: `{other}` is given already, as an address to listen on"))
 }
 
 fn listens(bind: &[Listen], typed: &Typed) {
@@ -87,14 +111,16 @@ fn admin(global: &model::Global, listeners: &[Listen], typed: &Typed) {
     }
 }
 
-fn backends(typed: &Typed, bind: &[Listen], admin: &Option<Listen>) -> Vec<model::Backend> {
+fn backends(typed: &Typed, bind: &[Listen], global: &model::Global) -> Vec<model::Backend> {
     let Some(texts) = typed.values("backend") else {
         typed.note("no backend: say which servers there are, like --backend 127.0.0.1:8081");
         return Vec::new();
     };
     let mut backends: Vec<model::Backend> = Vec::new();
     let mut names = HashSet::new();
-    let own = check::OwnListeners::new(bind.iter().map(|listen| (defaults::NAME, listen))).with_admin(admin);
+    let take_over = global.take_over_address();
+    let own = check::OwnListeners::new(bind.iter().map(|listen| (defaults::NAME, listen)));
+    let own = own.with_admin(&global.admin).with_take_over(&take_over);
     for text in texts {
         match backend_spec::parse(text) {
             Ok(backend) => {
@@ -151,7 +177,7 @@ mod tests {
 
     #[test]
     fn two_flags_are_enough_and_the_rest_is_the_contract_s_defaults() {
-        let Asked { model, log_level } = asked("--listen :8080 --backend 127.0.0.1:8081").unwrap();
+        let Asked { model, log_level, .. } = asked("--listen :8080 --backend 127.0.0.1:8081").unwrap();
         assert_eq!((model.global.workers, model.global.max_connections), (4, None));
         assert_eq!(model.global.shutdown_timeout, Duration::from_secs(30));
         assert_eq!(model.listeners.len(), 1);
@@ -174,7 +200,7 @@ mod tests {
         let line = "-l 127.0.0.1:1 -l [::1]:2 -b a:1,name=x -b b:2 --algo RR -w 3 -t 5 --health-timeout 300ms \
                     --health-rise 4 --health-fall 5 --health-path /up --connect-timeout 1s --idle-timeout 2m \
                     --shutdown-timeout 0s --max-connections 77 --log-level DEBUG";
-        let Asked { model, log_level } = asked(line).unwrap();
+        let Asked { model, log_level, .. } = asked(line).unwrap();
         assert_eq!((model.global.workers, model.global.max_connections), (3, Some(77)));
         assert_eq!(model.global.shutdown_timeout, Duration::ZERO);
         assert_eq!(model.listeners[0].bind.len(), 2);

@@ -145,10 +145,14 @@ fn balance(flags: &args::Balance) -> ExitCode {
             logger::init_queued(asked.log_level);
             let file = flags.config.clone().map(|path| {
                 let file = path.clone();
-                let load = move || config_file::load(&file, cores()).map_err(|flags::Mistakes(mistakes)| mistakes);
+                let take_over = asked.take_over.clone();
+                let load = move || {
+                    let loaded = config_file::load(&file, cores(), take_over.as_deref());
+                    loaded.map_err(|flags::Mistakes(mistakes)| mistakes)
+                };
                 (path, Arc::new(load) as Loader)
             });
-            done(serve::run(asked.model, file, predecessor))
+            done(serve::run(asked.model, file, predecessor, asked.take_over.as_deref()))
         }
         Err(flags::Mistakes(mistakes)) => {
             let code = refuse(&mistakes);
@@ -161,7 +165,7 @@ fn balance(flags: &args::Balance) -> ExitCode {
 }
 
 fn check(path: &Path) -> ExitCode {
-    match config_file::load(path, cores()) {
+    match config_file::load(path, cores(), None) {
         Ok(model) => {
             // Where stdout is closed, the exit code is the answer.
             let _ = terminal::show(config_file::summary(path, &model));

@@ -10,17 +10,22 @@ use crate::config::advice;
 use crate::config::model::{self, HealthKind, Model, Origin, Upgrade};
 use crate::confine::Confinement;
 use crate::control;
-use crate::handover::{Post, Refusal, Upgrader};
+use crate::handover::{Link, Post, Refusal, Upgrader, pull};
 use crate::launcher::Launcher;
 use crate::logger;
 use crate::systemd;
 use std::fmt::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
-/// Runs until a signal stops it. `predecessor` is the process that hands over to this one, if there is one. `file` has the path of the model's file and its loader, if there is one. Fails with
-/// what could not be started and why.
-pub fn run(model: Model, file: Option<(PathBuf, Loader)>, predecessor: Option<Post>) -> Result<(), String> {
+/// Runs until a signal stops it. `file` has the path of the model's file and its loader, if there is one. `launched` leads to the process
+/// whose launcher has started this one, `take_over` is where another one may listen. Fails with what could not be started and why.
+pub fn run(
+    model: Model,
+    file: Option<(PathBuf, Loader)>,
+    launched: Option<Link>,
+    take_over: Option<&Path>,
+) -> Result<(), String> {
     crash::end_process_on_panic();
     let confinement = Confinement::new(&model, file.as_ref().map(|(path, _)| path.as_path()))?;
     // This changes the environment, so it runs before any other thread.
@@ -30,6 +35,12 @@ pub fn run(model: Model, file: Option<(PathBuf, Loader)>, predecessor: Option<Po
             log::info!("`tcplb upgrade` will be refused: {why}");
         }),
         Upgrade::Off => Err("upgrade is off".to_owned()),
+    };
+    let predecessor = match (launched, take_over) {
+        // A launched process has the arguments of its predecessor.
+        (Some(link), _) => Some(link),
+        (None, Some(at)) => pull::connect(at)?.map(|channel| Link { post: Post::new(channel), pulled: true }),
+        (None, None) => None,
     };
     let succession = Succession { launcher, predecessor };
     let mut signals = None;

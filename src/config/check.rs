@@ -115,7 +115,7 @@ pub fn overlap(one: &Listen, other: &Listen) -> bool {
     }
 }
 
-/// The listeners and the admin API of a tcplb, to find backends that are among them. There may be many backends, so a check compares only
+/// The listeners and the other sockets of a tcplb, to find backends that are among them. There may be many backends, so a check compares only
 /// listeners with the backend's port or path.
 pub struct OwnListeners<'a>(HashMap<AddressKey<'a>, Vec<(Owner<'a>, &'a Listen)>>);
 
@@ -123,6 +123,7 @@ pub struct OwnListeners<'a>(HashMap<AddressKey<'a>, Vec<(Owner<'a>, &'a Listen)>
 enum Owner<'a> {
     Listener(&'a str),
     Admin,
+    TakeOver,
 }
 
 /// What two addresses must have in common to be the same place.
@@ -167,6 +168,14 @@ impl<'a> OwnListeners<'a> {
         self
     }
 
+    /// And where processes take over.
+    pub fn with_take_over(mut self, take_over: impl IntoIterator<Item = &'a Listen>) -> OwnListeners<'a> {
+        for listen in take_over {
+            self.0.entry(AddressKey::of(&listen.0)).or_default().push((Owner::TakeOver, listen));
+        }
+        self
+    }
+
     /// What is wrong with this backend, if it is one of them. `is_ours`: is an address one of this machine's? Loopback is.
     pub fn refuse(&self, backend: &Address, is_ours: impl Fn(IpAddr) -> bool) -> Result<(), String> {
         let candidates = self.0.get(&AddressKey::of(backend)).into_iter().flatten();
@@ -175,6 +184,9 @@ impl<'a> OwnListeners<'a> {
             Some((Owner::Admin, listen)) => Err(format!(
                 "this is where the admin API listens (`{listen}`), so each client would reach the admin API"
             )),
+            Some((Owner::TakeOver, listen)) => {
+                Err(format!("this is the socket of take_over (`{listen}`), which serves no clients"))
+            }
             Some((Owner::Listener(name), listen)) => Err(format!(
                 "this is where listener {name} listens (`{listen}`), so each connection would come back to tcplb"
             )),

@@ -8,6 +8,7 @@
 //! | the prober, and a probe of each backend at once | [`PROBER`] and one a backend, for backends that calls add [`SPARE_PROBES`] more; an eighth of the limit at most |
 //! | warm connections | one for each, of the backends that are known now |
 //! | the admin API, where there is one | [`AdminShare::descriptors`] |
+//! | the socket of `take_over`, where there is one | [`TAKE_OVER`] |
 //! | the access log, where there is one | 2 |
 //! | pipes of spliced bulk | two for each of [`Share::pipes`] |
 //!
@@ -24,6 +25,8 @@ const SPARE_PROBES: u64 = 8;
 const ADMIN: std::ops::RangeInclusive<u64> = 104..=296;
 /// Of the admin API's descriptors: its poll, its waker and its listening sockets.
 const ADMIN_OWN: u64 = 8;
+/// The socket, a process that takes over there, and a pipe that ends the wait for one.
+const TAKE_OVER: u64 = 4;
 const LOG: u64 = 2;
 const CONNECTION: u64 = 2;
 
@@ -152,6 +155,7 @@ fn needed(limit: u64, model: &Model, listening: u64) -> u64 {
         + probes.min(limit / 8)
         + warm
         + if global.admin.is_some() { AdminShare::of(limit).descriptors() } else { 0 }
+        + if global.take_over.is_some() { TAKE_OVER } else { 0 }
         + if global.access_log.is_some() { LOG } else { 0 }
         + 2 * pipes(limit, model)
 }

@@ -60,8 +60,10 @@ pub struct Global {
     pub group: Option<String>,
     /// Whether the process gives up file access that it does not need.
     pub sandbox: Sandbox,
-    /// Whether a successor can take over.
+    /// Whether the launcher can start a successor.
     pub upgrade: Upgrade,
+    /// The socket file at which a successor that others start takes over.
+    pub take_over: Option<PathBuf>,
     /// The destination of the access log; `None`: no access log.
     pub access_log: Option<LogTo>,
     /// The format of the access log.
@@ -91,12 +93,20 @@ impl Default for Global {
             group: None,
             sandbox: Sandbox::default(),
             upgrade: Upgrade::default(),
+            take_over: None,
             state_file: None,
             access_log: None,
             log_format: LogFormat::default(),
             log_events: LogEvents::default(),
             metrics_per_backend: true,
         }
+    }
+}
+
+impl Global {
+    /// The address of `take_over`.
+    pub fn take_over_address(&self) -> Option<Listen> {
+        self.take_over.clone().map(|path| Listen(Address::Unix(path)))
     }
 }
 

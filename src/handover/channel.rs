@@ -112,8 +112,8 @@ impl Channel {
                     return Ok(Some(Parcel { bytes, descriptors }));
                 }
                 Err(Errno::AGAIN) => self.wait(PollFlags::IN, until)?,
-                Err(Errno::INTR) => {}
-                Err(Errno::CONNRESET) => return Ok(None),
+                // The other end was closed before it had read everything. What it has sent is still here.
+                Err(Errno::INTR | Errno::CONNRESET) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -191,6 +191,16 @@ mod tests {
         drop(one);
         assert!(other.receive(soon()).unwrap().is_none());
         assert!(other.send(b"late", &[], soon()).is_err());
+    }
+
+    #[test]
+    fn what_was_sent_before_a_close_arrives() {
+        let (one, other) = Channel::pair().unwrap();
+        other.send(b"not read", &[], soon()).unwrap();
+        one.send(b"refused", &[], soon()).unwrap();
+        drop(one);
+        assert_eq!(other.receive(soon()).unwrap().unwrap().bytes, b"refused");
+        assert!(other.receive(soon()).unwrap().is_none());
     }
 
     #[test]

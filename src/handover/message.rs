@@ -11,7 +11,6 @@
 
 use super::channel::{Channel, DESCRIPTORS_MAX, MESSAGE_MAX};
 use crate::base::Endpoint;
-use rustix::process::{PidfdFlags, pidfd_open};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -85,12 +84,12 @@ impl From<&At> for Endpoint {
 pub enum Message<C, M> {
     /// Step 1.
     Hello(Hello),
-    /// Step 2, if the predecessor does not hand over: why.
+    /// From step 2 on, if the predecessor does not hand over: why.
     Refused {
         /// Why.
         why: String,
     },
-    /// Step 2.
+    /// Step 2. The descriptor is a [`Life`](super::Life).
     Welcome {
         /// The version of the predecessor, for the log.
         version: String,
@@ -183,12 +182,6 @@ impl Post {
             self.0.send(&packet, descriptors.take().unwrap_or_default(), until)?;
         }
         Ok(())
-    }
-
-    /// A handle to the process that made the channel.
-    pub fn peer(&self) -> io::Result<OwnedFd> {
-        let peer = rustix::net::sockopt::socket_peercred(&self.0)?;
-        Ok(pidfd_open(peer.pid, PidfdFlags::empty())?)
     }
 
     /// Receives a message; `None` once the other process has closed its end.

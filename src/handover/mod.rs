@@ -1,12 +1,15 @@
 //! The hand-over of a running balancer to a new process: what the two say to each other. Linux only.
 //!
-//! *Predecessor*: the process that runs. *Successor*: the one that takes over. The launcher ([`crate::launcher`]) has started the
-//! successor with one end of a [`Channel`] as its standard input. The environment variable [`FLAG`] says so.
+//! *Predecessor*: the process that runs. *Successor*: the one that takes over. There are two ways to start a successor:
+//!
+//! * The launcher ([`crate::launcher`]) starts it with one end of a [`Channel`] as its standard input. The environment variable
+//!   [`FLAG`] says so.
+//! * Others start it with `--take-over SOCKET`. It connects to the predecessor ([`pull`]), and the connection is the channel.
 //!
 //! | step | from | message | meaning |
 //! |---|---|---|---|
 //! | 1 | successor | [`Message::Hello`] | its configuration is read and valid; nothing is bound |
-//! | 2 | predecessor | [`Message::Welcome`] | what was changed at run time, counted and learnt, and how many sockets follow; or [`Message::Refused`] |
+//! | 2 | predecessor | [`Message::Welcome`] | what was changed at run time, counted and learnt, and how many sockets follow, with a [`Life`]; or [`Message::Refused`] |
 //! | 3 | predecessor | [`Message::Sockets`], several | the listening sockets, those of the admin API too |
 //! | 4 | successor | [`Message::Running`] | all is bound, privileges are given up, all threads run and clients are accepted. The predecessor accepts no client from now on, and keeps the listening sockets |
 //! | 5 | predecessor | [`Message::Prepare`], several | connections that no thread of it touches now |
@@ -15,7 +18,7 @@
 //! | 8 | predecessor | [`Message::Farewell`] | no connection follows; what it has counted by now |
 //! | 9 | successor | [`Message::Done`] | the predecessor may end |
 //!
-//! Each wait has a bound. Before step 4 a failure changes nothing. After it the predecessor accepts clients again. A
+//! Each wait has a bound. A predecessor that gives up sends [`Message::Refused`] and closes the channel. Before step 4 a failure changes nothing. After it the predecessor accepts clients again. A
 //! connection belongs to the predecessor until it sends Commit. So a failure costs no connection that the successor does not have already.
 //!
 //! Both processes are tcplb, but may be of different versions. [`MAJOR`] changes when an older process could not understand the
@@ -23,25 +26,58 @@
 
 pub mod channel;
 pub mod message;
+pub mod pull;
 
 pub use channel::{Channel, Parcel};
-pub use message::{Hello, MAJOR, Message, Post};
+pub use message::{Hello, Letter, MAJOR, Message, Post};
 
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::env;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
 /// The environment variable of a process that the launcher has started.
 pub const FLAG: &str = "TCPLB_HAND_OVER";
 
-/// The predecessor of this process; `None`: it was started by others. To be called once, before another thread runs.
-pub fn predecessor() -> io::Result<Option<Post>> {
+/// The channel to the predecessor of this process.
+pub struct Link {
+    /// The channel.
+    pub post: Post,
+    /// This process was started by others, and has connected to the predecessor.
+    pub pulled: bool,
+}
+
+/// The predecessor of a process that the launcher has started; `None`: it was started by others. To be called once, before another
+/// thread runs.
+pub fn predecessor() -> io::Result<Option<Link>> {
     if env::var_os(FLAG).is_none() {
         return Ok(None);
     }
-    take_stdin().map(|channel| Some(Post::new(channel)))
+    take_stdin().map(|channel| Some(Link { post: Post::new(channel), pulled: false }))
+}
+
+/// Shows a successor that this process has ended: a pipe whose writing end no other process has. So the reading end is closed then,
+/// in any PID namespace and however the process has ended.
+#[derive(Debug)]
+pub struct Life {
+    shown: io::PipeReader,
+    _kept: io::PipeWriter,
+}
+
+impl Life {
+    /// That of this process.
+    pub fn new() -> io::Result<Life> {
+        let (shown, kept) = io::pipe()?;
+        Ok(Life { shown, _kept: kept })
+    }
+}
+
+impl AsFd for Life {
+    /// The end for a successor.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.shown.as_fd()
+    }
 }
 
 /// Takes the channel that is the standard input, which is empty from now on.

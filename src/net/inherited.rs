@@ -11,7 +11,7 @@
 use crate::base::Endpoint;
 use crate::base::text::hidden_in;
 use parking_lot::Mutex;
-use socket2::{Domain, Socket};
+use socket2::{Domain, Socket, Type};
 use std::ffi::OsStr;
 use std::io;
 use std::net::SocketAddr;
@@ -25,6 +25,8 @@ static INHERITED: Mutex<Vec<Inherited>> = Mutex::new(Vec::new());
 struct Inherited {
     endpoint: Endpoint,
     socket: Socket,
+    /// Streams or messages.
+    kind: Type,
     claimed: bool,
     giver: Giver,
 }
@@ -77,12 +79,13 @@ fn keep(socket: Socket, giver: Giver) -> io::Result<()> {
         _ => return Err(wrong("it has neither an IP address nor a path nor a name")),
     };
     socket.set_nonblocking(true)?;
-    INHERITED.lock().push(Inherited { endpoint, socket, claimed: false, giver });
+    let kind = socket.r#type()?;
+    INHERITED.lock().push(Inherited { endpoint, socket, kind, claimed: false, giver });
     Ok(())
 }
 
-/// The sockets with this address, if there are some. A `port` of 0 takes any port of the predecessor's that was chosen for a 0.
-pub(super) fn claim(endpoint: &Endpoint) -> io::Result<Option<Claim>> {
+/// The sockets of this kind with this address, if there are some. A `port` of 0 takes any port of the predecessor's that was chosen for a 0.
+pub(super) fn claim(endpoint: &Endpoint, kind: Type) -> io::Result<Option<Claim>> {
     let mut inherited = INHERITED.lock();
     let fits = |candidate: &&mut Inherited| match candidate.giver {
         Giver::Manager => candidate.endpoint == *endpoint,
@@ -90,13 +93,15 @@ pub(super) fn claim(endpoint: &Endpoint) -> io::Result<Option<Claim>> {
             candidate.endpoint == *endpoint || (any_port && is_any_port_of(endpoint, &candidate.endpoint))
         }
     };
-    let Some(found) = inherited.iter_mut().find(fits) else { return Ok(None) };
+    let Some(found) = inherited.iter_mut().filter(|candidate| candidate.kind == kind).find(fits) else {
+        return Ok(None);
+    };
     found.claimed = true;
     if found.giver == Giver::Manager {
         return Ok(Some(Claim::Shared(found.socket.try_clone()?)));
     }
     let endpoint = found.endpoint.clone();
-    let of_it = |one: &mut Inherited| one.giver != Giver::Manager && one.endpoint == endpoint;
+    let of_it = |one: &mut Inherited| one.giver != Giver::Manager && one.endpoint == endpoint && one.kind == kind;
     let sockets = inherited.extract_if(.., of_it).map(|one| one.socket).collect();
     Ok(Some(Claim::Own(sockets)))
 }

@@ -32,6 +32,8 @@ pub use super::socket_file::{BoundFiles, Permissions, disown_files, own_lent_fil
 /// The accept queue's length; the kernel caps it at net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 65_535;
 
+const PRIVATE: Permissions = Permissions { mode: Some(0o600), owner: None, group: None };
+
 /// A bound, listening address: one socket per worker, or a single one where workers can't share it.
 #[derive(Debug)]
 pub struct ListeningSockets {
@@ -70,7 +72,13 @@ pub fn bind_permitting(
 
 /// As [`bind`] for one worker; a unix socket has mode 0600 from the moment it exists.
 pub fn bind_private(to: &Listen, tuning: &TcpTuning) -> io::Result<Vec<ListeningSockets>> {
-    bind_with(to, 1, tuning, &Permissions { mode: Some(0o600), ..Permissions::default() })
+    bind_with(to, 1, tuning, &PRIVATE)
+}
+
+/// Binds a unix socket whose connections keep the bounds of messages (SOCK_SEQPACKET), as [`bind_private`] does.
+pub fn bind_for_messages(path: &Path) -> io::Result<Listening> {
+    let bound = bind_unix(path, Type::SEQPACKET, &PRIVATE)?;
+    bound.sockets.into_iter().next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
 fn bind_with(
@@ -81,7 +89,7 @@ fn bind_with(
 ) -> io::Result<Vec<ListeningSockets>> {
     queue_limit();
     let bound = match &to.0 {
-        Address::Unix(path) => vec![bind_unix(path, permissions)?],
+        Address::Unix(path) => vec![bind_unix(path, Type::STREAM, permissions)?],
         Address::Inet(at) => vec![bind_shared(*at, workers, tuning)?],
         Address::Any(port) => vec![bind_any(*port, |at| bind_shared(at, workers, tuning))?],
         Address::Name(host, port) => {
@@ -110,7 +118,7 @@ pub fn bind_any<T>(port: u16, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io:
 }
 
 fn bind_shared(at: SocketAddr, workers: usize, tuning: &TcpTuning) -> io::Result<ListeningSockets> {
-    let mut sockets = match inherited::claim(&Endpoint::Inet(at))? {
+    let mut sockets = match inherited::claim(&Endpoint::Inet(at), Type::STREAM)? {
         Some(Claim::Shared(socket)) => {
             configure(&socket, at, tuning)?;
             let local = at.ip().is_loopback();
@@ -172,10 +180,10 @@ fn configure(socket: &socket2::Socket, at: SocketAddr, tuning: &TcpTuning) -> io
 }
 
 /// Binds a unix socket. A file on which no process listens is left from a killed process, and is replaced.
-fn bind_unix(path: &Path, permissions: &Permissions) -> io::Result<ListeningSockets> {
+fn bind_unix(path: &Path, kind: Type, permissions: &Permissions) -> io::Result<ListeningSockets> {
     let endpoint = Endpoint::Unix(path.into());
     let own = |fd: OwnedFd, inherited| vec![Listening { fd, unix: true, local: true, inherited }];
-    match inherited::claim(&endpoint)? {
+    match inherited::claim(&endpoint, kind)? {
         Some(Claim::Shared(socket)) => return Ok(ListeningSockets { endpoint, sockets: own(socket.into(), true) }),
         Some(Claim::Own(sockets)) => {
             if abstract_name(path).is_none() {
@@ -189,7 +197,7 @@ fn bind_unix(path: &Path, permissions: &Permissions) -> io::Result<ListeningSock
     }
     let address = unix_address(path)?;
     let socket = || {
-        let socket = socket2::Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+        let socket = socket2::Socket::new(Domain::UNIX, kind.nonblocking().cloexec(), None)?;
         // The file gets the socket's mode at the bind, less the umask, so it is never more open than configured.
         if let Some(mode) = permissions.mode {
             rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode & 0o700))?;

@@ -60,6 +60,10 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
             warnings.push(format!("{listener}: can't listen on {listen} now: {why}"));
         }
     }
+    let take_over = model.global.take_over_address().filter(|_| !before.has_take_over_of(&model.global));
+    if let Some(why) = take_over.and_then(|listen| places::try_bind(&listen, &names).err()) {
+        warnings.push(format!("take_over: can't listen there now: {why}"));
+    }
     warnings.extend(overlaps(model, &names));
     for listener in &model.listeners {
         let owners = confine::owners(&listener.socket_file);
@@ -84,14 +88,15 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
     advice::readable(warnings)
 }
 
-/// Every backend that is a listener or the admin API of this model, on an address of this machine. The file's parser
+/// Every backend that is a listener or another socket of this model, on an address of this machine. The file's parser
 /// has refused the cases that need no look at this machine's addresses.
 pub fn mistakes(model: &Model) -> Vec<String> {
     let binds = model
         .listeners
         .iter()
         .flat_map(|listener| listener.bind.iter().map(move |listen| (listener.name.as_str(), listen)));
-    let own = OwnListeners::new(binds).with_admin(&model.global.admin);
+    let take_over = model.global.take_over_address();
+    let own = OwnListeners::new(binds).with_admin(&model.global.admin).with_take_over(&take_over);
     let mut mistakes = Vec::new();
     for pool in &model.pools {
         for backend in &pool.backends {
@@ -134,6 +139,11 @@ fn overlaps(model: &Model, names: &Names) -> Vec<String> {
 }
 
 impl Before<'_> {
+    /// Whether the process listens there for processes that take over.
+    fn has_take_over_of(&self, global: &Global) -> bool {
+        matches!(self, Before::Reload { running } if running.global.take_over == global.take_over)
+    }
+
     /// Whether the process has bound it already, and keeps it.
     fn is_bound(&self, listen: &Listen) -> bool {
         match self {

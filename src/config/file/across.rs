@@ -35,13 +35,16 @@ pub fn check(
         pool_of(listener, at, &names, &known);
     }
     addresses(global, listeners);
-    own_listeners(global.and_then(|(global, _)| global.admin.as_ref()), listeners, pools);
+    own_listeners(global.map(|(global, _)| global), listeners, pools);
 }
 
-/// Notes backends that are listeners or the admin API of the file. Which other addresses are this machine's, a start finds out.
-fn own_listeners(admin: Option<&Listen>, listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
+/// Notes backends that are listeners or other sockets of the file. Which other addresses are this machine's, a start finds out.
+fn own_listeners(global: Option<&Global>, listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
     let binds = listeners.iter().flat_map(|(listener, _)| listener.bind.iter().map(|listen| (&*listener.name, listen)));
-    let own = check::OwnListeners::new(binds).with_admin(admin);
+    let take_over = global.and_then(Global::take_over_address);
+    let own = check::OwnListeners::new(binds)
+        .with_admin(global.and_then(|global| global.admin.as_ref()))
+        .with_take_over(&take_over);
     for at in pools.iter().flat_map(|(_, at)| at.entries("backend")) {
         let Some(Ok(address)) = at.raw("address").map(Address::parse_backend) else { continue };
         if let Err(why) = own.refuse(&address, |_| false) {
@@ -109,9 +112,11 @@ fn pool_of(listener: &Listener, at: &Table<'_>, names: &[&str], known: &HashSet<
     }
 }
 
-/// The admin API is a listener like the others as far as the kernel is concerned.
+/// The admin API and the socket of `take_over` are listeners like the others as far as the kernel is concerned.
 fn addresses(global: Option<(&Global, &Table<'_>)>, listeners: &[Listening<'_>]) {
     let admin = global.and_then(|(global, at)| Some((global.admin.as_ref()?, at.place("admin"), at)));
+    let take_over = global.and_then(|(global, at)| Some((global.take_over_address()?, at.place("take_over"), at)));
+    let take_over = take_over.as_ref().map(|(listen, here, at)| (listen, *here, *at));
     let bound = listeners.iter().flat_map(|(listener, at)| {
         // Those of the list that are no addresses are not in the model.
         let good = at.items("bind").filter(|(text, _)| Listen::parse(text).is_ok());
@@ -119,7 +124,7 @@ fn addresses(global: Option<(&Global, &Table<'_>)>, listeners: &[Listening<'_>])
     });
     // There may be thousands of listeners: only those that can overlap are compared.
     let mut seen: HashMap<AddressKey<'_>, Vec<(&Listen, usize)>> = HashMap::new();
-    for (listen, here, at) in admin.into_iter().chain(bound) {
+    for (listen, here, at) in admin.into_iter().chain(take_over).chain(bound) {
         let contested = AddressKey::of(&listen.0);
         if contested == AddressKey::Port(0) {
             // The kernel picks a free port each time.

@@ -143,6 +143,17 @@ pub static GLOBAL: Section<Global> = Section {
             .see("operations.md#upgrade")
             .restart()
             .flag("upgrade", PROCESS),
+        setting!(
+            Global.take_over: kinds::SOCKET_PATH,
+            "A unix socket at which a process started with `--take-over` takes over from this one."
+        )
+        .more(
+            "The socket has mode 0600. Processes of root, of the user of tcplb and of the user of its start may take over. `--take-over` \
+             itself makes tcplb listen at its path, where this key is absent.",
+        )
+        .absent("that of `--take-over`, or none")
+        .see("operations.md#take-over-from-outside")
+        .restart(),
         setting!(Global.state_file: kinds::PATH, "A file that keeps what the API changes over a restart.")
             .more(
                 "tcplb writes it after each change, and reads it at the start. The sandbox lets tcplb write to the directory of \

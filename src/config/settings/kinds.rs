@@ -7,6 +7,8 @@ mod probe;
 pub use probe::{PROBE, PROBE_HOST, PROBE_PATH, STATUSES, STEPS};
 
 use super::given::Given;
+use crate::base::address::UNIX_PATH_MAX;
+use crate::base::text::{Escaped, hidden_in};
 use crate::base::{Address, Listen, Size, duration};
 use crate::config::check;
 use crate::config::model::{LogEvents, LogTo, NoBackend, OnRemove, PrefixFile, Rate};
@@ -258,6 +260,31 @@ pub const PATH: Kind<PathBuf> = Kind {
     read: |given| given.text(path),
     write: |path| text(path.display()),
 };
+
+/// The path of a unix socket.
+pub const SOCKET_PATH: Kind<PathBuf> = Kind {
+    values: Values::other("path of a unix socket", "SOCKET", "\"/run/tcplb/take-over.sock\""),
+    read: |given| given.text(socket_path),
+    write: |path| text(path.display()),
+};
+
+/// A path at which a unix socket can be bound.
+pub fn socket_path(text: &str) -> Result<PathBuf, String> {
+    let why = if text.is_empty() {
+        "it is empty".to_owned()
+    } else if text.starts_with('@') {
+        "an abstract socket has no permissions".to_owned()
+    } else if text.starts_with("unix:") {
+        "write the path without `unix:`".to_owned()
+    } else if text.len() > UNIX_PATH_MAX {
+        format!("it has more than {UNIX_PATH_MAX} bytes")
+    } else if let Some(letter) = hidden_in(text) {
+        format!("it contains the hidden character `{letter}`")
+    } else {
+        return Ok(PathBuf::from(text));
+    };
+    Err(format!("expected the path of a unix socket, like /run/tcplb/take-over.sock, got `{}`: {why}", Escaped(text)))
+}
 
 /// Where the access log goes.
 pub const LOG_TO: Kind<LogTo> = Kind {

@@ -2,6 +2,7 @@
 
 mod fails;
 mod moves;
+mod pulls;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;

@@ -27,7 +27,7 @@ fn byte(place: usize) -> u8 {
 }
 
 /// Sends a stream until `over`, then a FIN. How much that was.
-fn send_stream(to: &Conn, over: &AtomicBool) -> usize {
+pub fn send_stream(to: &Conn, over: &AtomicBool) -> usize {
     let (mut stream, mut sent) = (to, 0);
     while !over.load(Ordering::SeqCst) {
         let chunk: Vec<u8> = (sent..sent + 40_000).map(byte).collect();
@@ -39,7 +39,7 @@ fn send_stream(to: &Conn, over: &AtomicBool) -> usize {
 }
 
 /// Receives a stream to its FIN. How much that was.
-fn receive_stream(from: &Conn) -> usize {
+pub fn receive_stream(from: &Conn) -> usize {
     let (mut stream, mut came, mut chunk) = (from, 0, vec![0; 50_000]);
     loop {
         let count = stream.read(&mut chunk).unwrap();

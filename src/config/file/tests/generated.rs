@@ -68,6 +68,7 @@ fn value(row: &Row) -> BoxedStrategy<String> {
             .prop_map(quoted)
             .boxed(),
         "FILE" => text("-|/[a-z \"]{1,9}"),
+        "SOCKET" => text("/sockets/[a-z \"]{1,9}"),
         "PREFIX" => texts(prefix()),
         "RATE" => (1_u32..).prop_map(|rate| quoted(format!("{rate}/s"))).boxed(),
         "MODE" => text("0?[0-7]{3}"),
