@@ -177,6 +177,13 @@ def _cell(results, row, figure, proxy):
     return text
 
 
+def publish(page, mark, lines):
+    """Writes the lines into a file, between a mark and the next end."""
+    before, rest = page.read_text().split(f"<!-- {mark} -->\n")
+    _, after = rest.split("<!-- end -->", 1)
+    page.write_text(f"{before}<!-- {mark} -->\n{chr(10).join(lines)}\n<!-- end -->{after}")
+
+
 def number(value, digits):
     """With spaces between thousands, so that long figures can be compared by eye."""
     return f"{value:,.{digits}f}".replace(",", "\u202f")

@@ -3,6 +3,7 @@
 from math import log10
 from statistics import median
 
+from .. import report
 from ..plot import COLOURS, FAINT, INK, text
 from ..proxies import ROOT
 from ..report import number
@@ -139,8 +140,5 @@ def _mark(value):
 
 def publish(name, lines, svg):
     """Writes the tables of a case between its marks in docs/scale.md, and its plot."""
-    page, mark = PAGE.read_text(), f"<!-- scale: {name} -->\n"
-    before, rest = page.split(mark)
-    _, after = rest.split("<!-- end -->", 1)
-    PAGE.write_text(f"{before}{mark}{chr(10).join(lines)}\n<!-- end -->{after}")
+    report.publish(PAGE, f"scale: {name}", lines)
     (PICTURES / f"scale-{name}.svg").write_text(svg)

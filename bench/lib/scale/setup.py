@@ -48,12 +48,12 @@ class Running:
     """A proxy that serves a plan, with the seconds and the CPU that its start took."""
 
     def __init__(self, contender, plan, directory):
-        self.name, self._contender, self._directory = contender.name, contender, Path(directory)
-        self._file = self._directory / f"{contender.name}.conf"
+        self.name, self._contender, self.directory = contender.name, contender, Path(directory)
+        self.file = self.directory / f"{contender.name}.conf"
         self.plan, self.admin = plan, processes.free_port()
         self._write()
         began = time.monotonic()
-        self.process = processes.Process(contender.command(self._file), self._directory / f"{contender.name}.log")
+        self.process = self.start(contender.command(self.file), self.directory / f"{contender.name}.log")
         try:
             self._wait_until_served(began + PATIENCE)
             self.start_s = time.monotonic() - began
@@ -67,6 +67,16 @@ class Running:
 
     def __exit__(self, *_):
         self.process.stop()
+
+    def start(self, command, log):
+        """Its process."""
+        return processes.Process(command, log)
+
+    def is_served(self, host, port):
+        """Whether a client is answered."""
+        with socket.create_connection((host, port), 10) as end:
+            end.sendall(REQUEST)
+            return bool(end.recv(4096))
 
     def reload(self, plan):
         """Serves another plan, with the same listeners or some more; the seconds until it does."""
@@ -91,19 +101,18 @@ class Running:
         return text
 
     def _write(self):
-        self._file.write_text(self._contender.text(self.plan, self._directory, self.admin))
+        self.file.write_text(self._contender.text(self.plan, self.directory, self.admin))
 
     def _wait_until_served(self, deadline):
         host, port = self.plan.listeners[-1].split(":")
         while True:
             try:
-                with socket.create_connection((host, int(port)), 10) as end:
-                    end.sendall(REQUEST)
-                    if end.recv(4096):
-                        return
+                if self.is_served(host, int(port)):
+                    return
             except OSError:
                 pass
-            if self.process.popen.poll() is not None:
+            # The first process of a daemon ends with 0.
+            if self.process.popen.poll():
                 raise processes.Failed(f"{self.process.name} ended at its start: {self.process.last_words()}")
             if time.monotonic() > deadline:
                 raise processes.Failed(f"{self.process.name} serves nothing after {PATIENCE:.0f} s: {self.process.last_words()}")
