@@ -52,7 +52,9 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
         "packaging/prometheus",
     ];
     for directory in
-        ["", "docs", "bench", "fuzz", "bench/lib", "bench/lib/scale", "bench/lib/soak"].into_iter().chain(packaging)
+        ["", "docs", "bench", "fuzz", "bench/lib", "bench/lib/disrupt", "bench/lib/scale", "bench/lib/soak"]
+            .into_iter()
+            .chain(packaging)
     {
         for entry in fs::read_dir(root.join(directory)).expect("a directory") {
             let path = entry.expect("an entry").path();
@@ -71,6 +73,7 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
     let scripts = [
         "bench/compare",
         "bench/discovery",
+        "bench/disrupt",
         "bench/maglev",
         "bench/scale",
         "bench/soak",
