@@ -6,8 +6,13 @@
 //!
 //! Workers write back-offs, the prober the results of probes. All of it is relaxed atomics in the `Arc<Backend>`, so that the
 //! other workers learn of a failure at once. A backend with one address has nothing to choose and pays nothing for this.
+//!
+//! Addresses may join while the backend serves, behind the others, so the number of an address never changes. None leaves: the
+//! backend with fewer addresses is another one.
 
 use crate::base::{Endpoint, Tick};
+use std::iter;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -19,9 +24,16 @@ pub const LONGEST: Duration = Duration::from_secs(60);
 /// The addresses of one backend.
 #[derive(Debug)]
 pub struct Addresses {
-    list: Box<[BackendAddress]>,
+    first: Group,
     /// Choices so far.
     turn: AtomicU32,
+}
+
+/// Addresses that came at the same time.
+#[derive(Debug)]
+struct Group {
+    list: Box<[BackendAddress]>,
+    next: OnceLock<Box<Group>>,
 }
 
 /// One of them.
@@ -60,39 +72,48 @@ struct Backoff {
 impl Addresses {
     /// All of them serve until something else is known.
     pub fn new(endpoints: Vec<Endpoint>) -> Addresses {
-        let address = |endpoint| BackendAddress {
-            endpoint,
-            connections: AtomicU64::new(0),
-            up: AtomicBool::new(true),
-            backoff: AtomicU64::new(0),
-        };
-        Addresses { list: endpoints.into_iter().map(address).collect(), turn: AtomicU32::new(0) }
+        Addresses { first: Group::new(endpoints, true), turn: AtomicU32::new(0) }
     }
 
-    /// All of them, in the order of the name's answer.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &BackendAddress> {
-        self.list.iter()
+    /// Further ones, which serve at once if they are `up`. Only control calls it. `connections`: how many the backend had so far.
+    pub fn join(&self, endpoints: Vec<Endpoint>, up: bool, connections: u64) {
+        if let (Some(only), 1) = (self.get(0), self.len()) {
+            // From now on they are counted by address.
+            only.connections.store(connections, Ordering::Relaxed);
+        }
+        if let Some(last) = self.groups().last() {
+            let _ = last.next.set(Box::new(Group::new(endpoints, up)));
+        }
+    }
+
+    /// All of them, in the order of the name's answers.
+    pub fn iter(&self) -> impl Iterator<Item = &BackendAddress> {
+        self.groups().flat_map(|group| &group.list)
     }
 
     /// How many there are; none while the name is not resolved.
     pub fn len(&self) -> usize {
-        self.list.len()
+        self.groups().map(|group| group.list.len()).sum()
     }
 
     /// None at all?
     pub fn is_empty(&self) -> bool {
-        self.list.is_empty()
+        self.len() == 0
     }
 
     /// By its number.
     pub fn get(&self, number: usize) -> Option<&BackendAddress> {
-        self.list.get(number)
+        self.iter().nth(number)
+    }
+
+    fn groups(&self) -> impl Iterator<Item = &Group> {
+        iter::successors(Some(&self.first), |group| group.next.get().map(|next| &**next))
     }
 
     /// The number of the next address for a client whose attempts at those in `tried` failed; `None`: there is no other. The
     /// trial of one whose back-off has ended keeps other clients away for `trial`.
     pub fn choose(&self, tried: &[usize], now: Tick, trial: Duration) -> Option<usize> {
-        let len = self.list.len();
+        let len = self.len();
         if len <= 1 {
             return (len == 1 && tried.is_empty()).then_some(0);
         }
@@ -100,21 +121,18 @@ impl Addresses {
             Some(last) => last + 1,
             None => self.turn.fetch_add(1, Ordering::Relaxed) as usize % len,
         };
-        let round = || (0..len).map(|step| (start + step) % len).filter(|number| !tried.contains(number));
-        let serves = round().find(|&number| self.list[number].begins(now, trial));
+        let numbers = (0..len).map(|step| (start + step) % len).filter(|number| !tried.contains(number));
+        let round = || numbers.clone().filter_map(|number| Some((number, self.get(number)?)));
+        let serves = round().find(|(_, address)| address.begins(now, trial));
         // The one that may serve again soonest; one whose probes fail only if there is no other.
-        let last_resort = || {
-            round().min_by_key(|&number| {
-                let address = &self.list[number];
-                (!address.up.load(Ordering::Relaxed), address.backoff().until)
-            })
-        };
-        serves.or_else(last_resort)
+        let last_resort =
+            || round().min_by_key(|(_, address)| (!address.up.load(Ordering::Relaxed), address.backoff().until));
+        serves.or_else(last_resort).map(|(number, _)| number)
     }
 
     /// A client could not connect there.
     pub fn failed(&self, number: usize, now: Tick) {
-        let Some(address) = self.list.get(number).filter(|_| self.list.len() > 1) else { return };
+        let Some(address) = self.get(number).filter(|_| self.len() > 1) else { return };
         address.update(|backoff| {
             // Further failures at the same time add nothing.
             if backoff.until > now && !backoff.trial {
@@ -127,11 +145,23 @@ impl Addresses {
 
     /// A client is connected there.
     pub fn reached(&self, number: usize) {
-        let Some(address) = self.list.get(number).filter(|_| self.list.len() > 1) else { return };
+        let Some(address) = self.get(number).filter(|_| self.len() > 1) else { return };
         address.connections.fetch_add(1, Ordering::Relaxed);
         if address.backoff.load(Ordering::Relaxed) != 0 {
             address.backoff.store(0, Ordering::Relaxed);
         }
+    }
+}
+
+impl Group {
+    fn new(endpoints: Vec<Endpoint>, up: bool) -> Group {
+        let address = |endpoint| BackendAddress {
+            endpoint,
+            connections: AtomicU64::new(0),
+            up: AtomicBool::new(up),
+            backoff: AtomicU64::new(0),
+        };
+        Group { list: endpoints.into_iter().map(address).collect(), next: OnceLock::new() }
     }
 }
 
@@ -262,7 +292,7 @@ mod tests {
         let (mut now, mut lengths) = (at(1_000), Vec::new());
         for _ in 0..300 {
             two.failed(0, now);
-            let until = two.list[0].backoff().until;
+            let until = two.get(0).unwrap().backoff().until;
             lengths.push((until - now).as_secs());
             now = until;
         }
@@ -275,16 +305,34 @@ mod tests {
     #[test]
     fn one_whose_probes_fail_is_the_last_resort_and_serves_at_once_when_they_pass() {
         let three = addresses(3);
-        three.list[0].set_up(false);
+        three.get(0).unwrap().set_up(false);
         three.failed(1, at(1_000));
         assert_eq!(states(&three, at(1_000)), ["down", "backoff", "up"]);
         assert_eq!(three.choose(&[2], at(1_000), TRIAL), Some(1));
         assert_eq!(three.choose(&[2, 1], at(1_000), TRIAL), Some(0));
         three.failed(0, at(1_000));
-        three.list[0].set_up(true);
+        three.get(0).unwrap().set_up(true);
         assert_eq!(states(&three, at(1_000)), ["up", "backoff", "up"]);
-        three.list[1].set_up(true);
+        three.get(1).unwrap().set_up(true);
         assert_eq!(states(&three, at(1_000)), ["up", "backoff", "up"], "a probe that passes as before is no news");
+    }
+
+    #[test]
+    fn addresses_join_behind_the_others_and_serve_in_turn() {
+        let all = addresses(1);
+        let more = |host| vec![Endpoint::Inet(([10, 0, 0, host], 80).into())];
+        all.reached(0);
+        all.join(more(7), true, 5);
+        all.failed(0, at(1_000));
+        all.join(more(8), false, 9);
+        let shown: Vec<String> = all.iter().map(|address| address.endpoint.to_string()).collect();
+        assert_eq!(shown, ["10.0.0.0:80", "10.0.0.7:80", "10.0.0.8:80"]);
+        assert_eq!(states(&all, at(1_500)), ["backoff", "up", "down"]);
+        assert_eq!((all.len(), all.get(0).unwrap().connections(), all.get(3).is_none()), (3, 5, true));
+        all.get(2).unwrap().set_up(true);
+        let firsts: Vec<_> = (0..6).map(|_| all.choose(&[], at(1_500), TRIAL).unwrap()).collect();
+        assert!(!firsts.contains(&0) && firsts.contains(&1) && firsts.contains(&2), "{firsts:?}");
+        assert_eq!(all.choose(&[1, 2], at(1_500), TRIAL), Some(0));
     }
 
     proptest! {
@@ -293,12 +341,16 @@ mod tests {
         fn every_address_is_tried_once(
             count in 0u8..6, events in prop::collection::vec((0usize..6, 0u8..4, 0u64..5_000), 0..40),
         ) {
-            let (all, mut now) = (addresses(count), 1_000);
+            let (all, mut now, mut count) = (addresses(count), 1_000, usize::from(count));
             for (number, what, pause) in events {
                 now += pause;
                 match what {
                     0 => all.failed(number, at(now)),
                     1 => all.reached(number),
+                    2 if number == 0 => {
+                        all.join(vec![Endpoint::Inet(([10, 0, 1, count as u8], 80).into())], pause % 2 == 0, 0);
+                        count += 1;
+                    }
                     what => all.iter().skip(number).take(1).for_each(|address| address.set_up(what == 2)),
                 }
                 let mut tried = Vec::new();
@@ -306,7 +358,7 @@ mod tests {
                     prop_assert!(!tried.contains(&next));
                     tried.push(next);
                 }
-                prop_assert_eq!(tried.len(), usize::from(count));
+                prop_assert_eq!(tried.len(), count);
             }
         }
     }

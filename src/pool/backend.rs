@@ -34,7 +34,7 @@ pub struct Backend {
     /// Unique in the pool.
     pub name: String,
     /// Where to connect: the addresses that its name resolved to, used in turn. Without one it is down; another backend takes
-    /// its place once the name is resolved.
+    /// its place once the name is resolved, and when an address leaves.
     pub addresses: Addresses,
     /// Its counters since it was added.
     pub counters: Counters,
@@ -125,6 +125,11 @@ impl Backend {
     /// Its addresses, without their states.
     pub fn endpoints(&self) -> Vec<Endpoint> {
         self.addresses.iter().map(|address| address.endpoint.clone()).collect()
+    }
+
+    /// Its name has these addresses, too. They serve at once if they are `up`.
+    pub(super) fn join(&self, endpoints: Vec<Endpoint>, up: bool) {
+        self.addresses.join(endpoints, up, self.counters.connections.load(Ordering::Relaxed));
     }
 
     /// Connections that reached its address of this number.

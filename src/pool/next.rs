@@ -2,8 +2,9 @@
 //!
 //! # What stays
 //!
-//! A backend stays if its pool's name, its own name, its address and the resolved endpoints are the same. It keeps its
-//! `Arc<Backend>`: counters, averages, health, open connections. A new weight, limit or tier changes none of these.
+//! A backend stays if its pool's name, its own name and its address are the same, and no resolved endpoint has left. It keeps its
+//! `Arc<Backend>`: counters, averages, health, open connections. A new weight, limit or tier changes none of these. Further
+//! endpoints join it at once, also for workers with an older snapshot.
 //! An unchanged pool is the same `Arc<Pool>`, with its turn and tables. In a changed one the algorithm takes over the state of
 //! its predecessor that clients rely on, and a new backend is in slow start.
 //!
@@ -29,7 +30,7 @@ use super::{Backend, BackendId, Standing};
 use crate::admission::ListenerAdmission;
 use crate::base::bits::WORD;
 use crate::base::{AdminState, AtomicBits, Endpoint, Tick};
-use crate::config::model::{self, InitialHealth};
+use crate::config::model::{self, HealthKind, InitialHealth};
 use crate::policy::balance::{self, Balance, LoadBlock};
 use crate::policy::health::agent::effective_weight;
 use crate::policy::slow_start;
@@ -95,6 +96,12 @@ pub fn same_endpoints(one: &[Endpoint], other: &[Endpoint]) -> bool {
     one.len() == other.len() && one.iter().all(|endpoint| other.contains(endpoint))
 }
 
+/// Does this backend go on where its name leads now? It is another one once an address has left, and when its first one comes.
+fn goes_on_at(now: &[Endpoint], backend: &Backend) -> bool {
+    let before = backend.endpoints();
+    before.is_empty() == now.is_empty() && before.iter().all(|at| now.contains(at))
+}
+
 /// A pool while it is built.
 struct Successor<'a> {
     settings: &'a model::Pool,
@@ -124,6 +131,7 @@ impl<'a> Successor<'a> {
     fn build(&self, unused_id: &mut u64) -> Arc<Pool> {
         let known = self.known();
         let survivors = self.survivors(&known);
+        self.join(&survivors);
         if let Some(old) = self.old.filter(|old| self.is_unchanged(old, &survivors)) {
             return old.clone();
         }
@@ -134,17 +142,21 @@ impl<'a> Successor<'a> {
         let mut members = Vec::with_capacity(survivors.len());
         let mut looked_at = 0;
         for (backend, survivor) in self.settings.backends.iter().zip(&survivors) {
+            let before = known.get(backend.name.as_str()).filter(|known| known.keeps_its_state(backend));
             let (kept, slot) = match survivor {
                 Some(member) => (member.backend.clone(), member.slot),
                 None => {
                     let slot = free_slot(&tenants, &mut looked_at);
                     let new = self.new_backend(backend, slot, &mut loads, unused_id);
+                    if let Some(before) = before.filter(|_| self.settings.health.kind == HealthKind::Agent) {
+                        // Until the prober has asked the agent at the new addresses.
+                        new.set_agent(before.member.backend.agent());
+                    }
                     tenants.resize_with(tenants.len().max(slot + 1), Weak::new);
                     tenants[slot] = Arc::downgrade(&new);
                     (new, slot)
                 }
             };
-            let before = known.get(backend.name.as_str()).filter(|known| known.keeps_its_state(backend));
             let state = self.state(&backend.name, before.map(|known| known.member.state));
             let send_proxy = self.settings.header_for(backend);
             let (weight, backup) = (self.weight(backend, &kept), backend.backup);
@@ -167,10 +179,23 @@ impl<'a> Successor<'a> {
         let survivor = |backend: &model::Backend| {
             let Known { settings, member } = known.get(backend.name.as_str())?;
             let same = settings.address == backend.address
-                && self.endpoints(backend).is_none_or(|now| same_endpoints(now, &member.backend.endpoints()));
+                && self.endpoints(backend).is_none_or(|now| goes_on_at(now, &member.backend));
             same.then_some(*member)
         };
         self.settings.backends.iter().map(survivor).collect()
+    }
+
+    /// Gives the survivors the endpoints that their names have in addition.
+    fn join(&self, survivors: &[Option<&Member>]) {
+        for (settings, survivor) in self.settings.backends.iter().zip(survivors) {
+            if let (Some(member), Some(now)) = (survivor, self.endpoints(settings)) {
+                let before = member.backend.endpoints();
+                let new: Vec<Endpoint> = now.iter().filter(|at| !before.contains(at)).cloned().collect();
+                if !new.is_empty() {
+                    member.backend.join(new, self.settings.health.initial == InitialHealth::Up);
+                }
+            }
+        }
     }
 
     fn is_unchanged(&self, old: &Pool, survivors: &[Option<&Member>]) -> bool {

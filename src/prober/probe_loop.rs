@@ -281,6 +281,9 @@ impl ProbeLoop {
             let Some(watch) = self.watches.remove(key) else { continue };
             if let Some(successor) = namesakes.get(&watch.names()).and_then(|key| self.watches.get_mut(*key)) {
                 successor.take_over(&watch, self.now);
+                if successor.take_reweighted() {
+                    (self.on_effect)(HealthEffect::Weights);
+                }
             }
             for open in &watch.probing {
                 self.open.remove(*open);

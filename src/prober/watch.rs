@@ -11,7 +11,7 @@ use crate::events::{By, Event, Events, Kind};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::outlier::{self, ClientFailure, Outlier};
 use crate::policy::health::{AgentState, ConnectFailure, HealthState, Outcome, Rules, schedule};
-use crate::pool::{AdminState, Backend, Member, Pool, Standing, Transition};
+use crate::pool::{AdminState, Backend, BackendAddress, Member, Pool, Standing, Transition};
 use crate::probe::ProbeTarget;
 use std::sync::Arc;
 use std::time::Duration;
@@ -192,31 +192,51 @@ impl Watch {
         if before != AdminState::Enabled && self.state == AdminState::Enabled && self.policy.is_up() {
             self.backend.starts_slowly(now);
         }
+        self.join_addresses();
         self.forget_agent(now);
         self.show(now);
         restart
     }
 
-    /// Takes the place of `old`, the same backend before its name had other addresses. Addresses that stay keep their health.
-    pub fn take_over(&mut self, old: &Watch, now: Tick) {
-        let (HealthPolicy::Probed(states), HealthPolicy::Probed(old_states)) = (&mut self.policy, &old.policy) else {
+    /// Addresses have joined: nothing is known of them, and the agents of the others speak for theirs.
+    fn join_addresses(&mut self) {
+        let (count, agent) = (self.round(), AgentState::of_all(&self.agents));
+        if count == self.agents.len() {
             return;
-        };
-        let mut stays = false;
-        for (address, state) in self.backend.addresses.iter().zip(states) {
-            let mut olds = old.backend.addresses.iter().zip(old_states);
-            if let Some((_, old)) = olds.find(|(old, _)| old.endpoint == address.endpoint) {
-                state.clone_from(old);
-                stays = true;
+        }
+        if let HealthPolicy::Probed(states) = &mut self.policy {
+            states.resize_with(count, || HealthState::unknown(self.pool.settings.health.initial == InitialHealth::Up));
+        }
+        self.reached.resize(count, 0);
+        self.agents.resize(count, agent);
+        self.show_addresses();
+    }
+
+    /// Takes the place of `old`, the same backend before its name had other addresses.
+    ///
+    /// | what | goes over | since |
+    /// |---|---|---|
+    /// | health | of each address that stays | probes found it there |
+    /// | failures of clients, and an ejection | if an address stays | clients failed there; other addresses are other servers |
+    /// | the report of an agent | of each address that stays; a new address gets that of all | the agent speaks for the named server: a move must not end a drain before the agent at the new address is asked |
+    pub fn take_over(&mut self, old: &Watch, now: Tick) {
+        let place =
+            |address: &BackendAddress| old.backend.addresses.iter().position(|old| old.endpoint == address.endpoint);
+        let places: Vec<Option<usize>> = self.backend.addresses.iter().map(place).collect();
+        if let (HealthPolicy::Probed(states), HealthPolicy::Probed(olds)) = (&mut self.policy, &old.policy) {
+            for (state, place) in states.iter_mut().zip(&places) {
+                place.and_then(|place| olds.get(place)).into_iter().for_each(|old| state.clone_from(old));
             }
         }
-        if stays {
+        self.inherit_agents(old, &places);
+        if places.iter().any(Option::is_some) {
             self.admitted |= old.admitted;
-            (self.began_up, self.recorded_up) = (self.policy.is_up(), old.recorded_up);
-            self.show_addresses();
-            self.record("its name has other addresses".to_owned());
-            self.show(now);
+            self.outlier.clone_from(&old.outlier);
         }
+        (self.began_up, self.recorded_up) = (self.policy.is_up(), old.recorded_up);
+        self.show_addresses();
+        self.record("its name has other addresses".to_owned());
+        self.show(now);
     }
 
     /// The names of its pool and of its backend.

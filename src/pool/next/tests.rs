@@ -101,6 +101,11 @@ fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_
     let old = with(None, vec![at(1), at(2)]);
     let turned = with(Some(&old), vec![at(2), at(1)]);
     assert!(Arc::ptr_eq(&member(&old, "b1").backend, &member(&turned, "b1").backend));
+    let joined = with(Some(&turned), vec![at(3), at(2), at(1)]);
+    assert!(Arc::ptr_eq(&member(&old, "b1").backend, &member(&joined, "b1").backend));
+    assert_eq!(member(&joined, "b1").backend.endpoints(), [at(1), at(2), at(3)]);
+    let left = with(Some(&joined), vec![at(3), at(2)]);
+    assert_ne!(member(&joined, "b1").backend.id, member(&left, "b1").backend.id);
     let moved = with(Some(&turned), vec![at(3)]);
     assert!(!Arc::ptr_eq(&member(&old, "b1").backend, &member(&moved, "b1").backend));
     assert_ne!(member(&old, "b1").backend.id, member(&moved, "b1").backend.id);

@@ -30,6 +30,20 @@ impl Watch {
         }
     }
 
+    /// Takes over what the agents of `old` have reported. `places`: the number there of each address that stays.
+    pub(super) fn inherit_agents(&mut self, old: &Watch, places: &[Option<usize>]) {
+        if self.health().kind != HealthKind::Agent {
+            return;
+        }
+        let of_all = AgentState::of_all(&old.agents);
+        for (agent, place) in self.agents.iter_mut().zip(places) {
+            *agent = place.and_then(|place| old.agents.get(place)).copied().unwrap_or(of_all);
+        }
+        let agent = AgentState::of_all(&self.agents);
+        self.reweighted |= self.backend.agent().percent != agent.percent;
+        self.backend.set_agent(agent);
+    }
+
     /// Whether the agent has changed the weight since the last call.
     pub fn take_reweighted(&mut self) -> bool {
         std::mem::take(&mut self.reweighted)

@@ -2,6 +2,7 @@
 //!
 //! Nothing here waits for a length of time: every wait is for something that can be observed, by [`support::eventually`].
 
+mod moved;
 mod support;
 
 use parking_lot::Mutex;

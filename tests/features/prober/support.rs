@@ -38,6 +38,12 @@ impl log::Log for Lines {
 
 static LINES: Lines = Lines(Mutex::new(Vec::new()));
 
+/// From now on [`lines`] has the lines of the log.
+pub fn read_log() {
+    let _ = log::set_logger(&LINES);
+    log::set_max_level(log::LevelFilter::Debug);
+}
+
 /// The log lines that mention `name`; tests share one log, so each names its backends differently.
 pub fn lines(name: &str) -> Vec<String> {
     LINES.0.lock().iter().filter(|line| line.contains(name)).cloned().collect()
@@ -103,8 +109,7 @@ pub fn at(address: SocketAddr) -> Vec<Endpoint> {
 }
 
 pub fn snapshot_of(pools: &[(&str, Health, Members<'_>)]) -> Snapshot {
-    let _ = log::set_logger(&LINES);
-    log::set_max_level(log::LevelFilter::Debug);
+    read_log();
     let mut resolved = HashMap::new();
     let pools = pools.iter().map(|(pool, health, members)| {
         let backends = members.iter().map(|(name, endpoints)| {
