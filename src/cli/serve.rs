@@ -7,6 +7,7 @@ use crate::app::{self, Loader, Remote, Succession, Upgrades};
 use crate::base::text::counted;
 use crate::base::{Endpoint, duration};
 use crate::config::advice;
+use crate::config::discovered::is_discovered;
 use crate::config::model::{self, HealthKind, Model, Origin, Upgrade};
 use crate::confine::Confinement;
 use crate::control;
@@ -116,7 +117,8 @@ fn forward_signals(signals: Signals, remote: &Remote, log: Option<&Reopener>, up
     }
 }
 
-/// The lines logged after the addresses: one per listener with a limit, one per pool, and one per backend.
+/// The lines logged after the addresses: one per listener with a limit, one per pool, and one per backend. Backends that sources
+/// found before the start may be many thousands, so they have one line per pool.
 fn introduction(model: &Model) -> Vec<String> {
     let limited = |listener: &model::Listener| {
         let (name, limit) = (&listener.name, listener.max_connections?);
@@ -127,7 +129,11 @@ fn introduction(model: &Model) -> Vec<String> {
         let backends = counted(pool.backends.len(), "backend");
         let (name, algorithm, health) = (&pool.name, pool.algorithm.name, Watched(&pool.health));
         lines.push(format!("pool {name}: {algorithm} over {backends}, {health}"));
-        lines.extend(pool.backends.iter().map(backend_line));
+        let (found, own): (Vec<_>, Vec<_>) = pool.backends.iter().partition(|backend| is_discovered(backend));
+        lines.extend(own.into_iter().map(backend_line));
+        if !found.is_empty() {
+            lines.push(format!("pool {name}: {} found before this start", counted(found.len(), "backend")));
+        }
     }
     lines
 }
@@ -193,6 +199,18 @@ mod tests {
     fn lines(line: &str) -> Vec<String> {
         let arguments = Arguments::try_parse_from(line.split_whitespace()).unwrap();
         introduction(&flags::read(&arguments.balance, 1).unwrap().model)
+    }
+
+    #[test]
+    fn the_start_logs_no_line_for_each_backend_of_a_source() {
+        let arguments = Arguments::try_parse_from(["tcplb", "-l", ":80", "-b", "127.0.0.1:8081,name=web1"]).unwrap();
+        let mut model = flags::read(&arguments.balance, 1).unwrap().model;
+        let of_source = model::Backend { origin: Origin::Source("etcd".into()), ..model.pools[0].backends[0].clone() };
+        model.pools[0].backends.extend(vec![of_source; 20_000]);
+        let lines = introduction(&model);
+        assert!(lines[0].starts_with("pool default: weighted-round-robin over 20001 backends, "), "{}", lines[0]);
+        let own = "backend web1 127.0.0.1:8081 weight 1";
+        assert_eq!(lines[1..], [own, "pool default: 20000 backends found before this start"]);
     }
 
     #[test]
