@@ -145,7 +145,7 @@ impl Confined {
         // Resolver threads may outlast the start.
         let mut lookups = Lookups::default();
         let end = (model.global.names == Names::Later).then(|| Instant::now() + NAMES_PATIENCE);
-        let Some(found) = lookups.wait_for(control::names(model), end, &stops) else {
+        let Some(found) = lookups.wait_for(control::names_at_start(model), end, &stops) else {
             log::info!("stopped before it served: names were still looked up");
             return Ok(None);
         };

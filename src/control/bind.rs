@@ -1,11 +1,12 @@
 //! Binds the addresses of the model's listeners that are not bound yet.
 
-use super::config_state::{ConfigState, listen_at};
+use super::config_state::ConfigState;
 use super::lookup::Found;
+use super::own_places::OwnPlaces;
 use super::resolve;
 use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
-use crate::config::check::{self, OwnListeners};
+use crate::config::check;
 use crate::config::descriptors::{self, Share};
 use crate::config::model::{self, Model, SocketFile};
 use crate::confine;
@@ -103,13 +104,8 @@ impl ConfigState {
     fn refuse_loops(&self, model: &Model, bound: &Binding) -> Result<(), String> {
         let running = self.running.pools.iter().flat_map(|pool| &pool.backends).map(|backend| &backend.address);
         let known: HashSet<&Address> = if bound.sockets.is_empty() { running.collect() } else { HashSet::new() };
-        let listens: Vec<(&str, Listen)> = (model.listeners.iter().zip(&bound.addresses))
-            .flat_map(|(listener, addresses)| {
-                addresses.iter().map(|address| (&*listener.name, listen_at(&address.endpoint)))
-            })
-            .collect();
-        let own =
-            OwnListeners::new(listens.iter().map(|(listener, listen)| (*listener, listen))).with_admin(&self.admin);
+        let own = OwnPlaces::new(&model.listeners, bound.named(model), &self.admin);
+        let own = own.listeners();
         for pool in &model.pools {
             for backend in pool.backends.iter().filter(|backend| !known.contains(&backend.address)) {
                 own.refuse(&backend.address, preflight::is_ours)
@@ -260,6 +256,14 @@ pub(super) struct Binding {
     pub unused: Vec<Endpoint>,
     /// The division of the descriptor limit with all of them open.
     pub share: Option<Share>,
+}
+
+impl Binding {
+    /// Its addresses, with the names of their listeners.
+    pub(super) fn named<'a>(&'a self, model: &'a Model) -> impl Iterator<Item = (&'a str, &'a BoundAddress)> {
+        let both = model.listeners.iter().zip(&self.addresses);
+        both.flat_map(|(listener, addresses)| addresses.iter().map(|address| (&*listener.name, address)))
+    }
 }
 
 /// The bound addresses of a snapshot that no listener of the next one has taken yet, by the configured address.

@@ -6,9 +6,10 @@
 use super::bind::Binding;
 use super::command::Edit;
 use super::lookup::Found;
+use super::own_places::{OwnPlaces, asked, listen_at};
 use super::remote::Refused;
 use super::resolve::{self, Endpoints};
-use crate::base::{Address, Endpoint, Listen};
+use crate::base::{Endpoint, Listen};
 use crate::clock;
 use crate::config::by_name;
 use crate::config::check::{self, OwnListeners};
@@ -117,7 +118,7 @@ impl ConfigState {
         let mut states: Vec<_> = states.into_iter().map(owned).collect();
         // Sources by other settings keep their sets until their first answers.
         let mut discovered = restored.discovered().carried(&model, &model);
-        let listens: Vec<(&str, &Listen)> = asked(&model).collect();
+        let listens: Vec<(&str, &Listen)> = asked(&model.listeners).collect();
         let own = OwnListeners::new(listens.iter().map(|(name, listen)| (*name, *listen)));
         let mut extended_model = model.clone();
         let extended =
@@ -146,7 +147,7 @@ impl ConfigState {
         Ok(BoundState { config_state, bound, states })
     }
 
-    /// The names that a change to `model` needs: those of its backends, and of listeners that are not bound yet.
+    /// The names that a change to `model` waits for: those of its backends, and of listeners that are not bound yet.
     pub fn names(&self, model: &Model) -> BTreeSet<String> {
         let bound = self.snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
         let bound: HashSet<String> = bound.map(|address| address.asked.to_string()).collect();
@@ -297,7 +298,8 @@ impl ConfigState {
         let mut new_state = None;
         match edit {
             Edit::Add { backend, .. } => {
-                let endpoints = resolve::one(backend, found).map_err(Refused::Invalid)?;
+                let own = self.own_places(&self.running.listeners);
+                let endpoints = resolve::one(backend, found, &own.listeners()).map_err(Refused::Invalid)?;
                 resolved.insert((pool.to_owned(), backend.name.clone()), endpoints);
                 settings.backends.push(Backend { origin: Origin::Api, ..backend.clone() });
             }
@@ -314,7 +316,8 @@ impl ConfigState {
         }
         let mut next = self.with_found(model, discovered);
         // A source's backend may take the name of a removed one.
-        let endpoints = resolve::model(&next.model, &Found::new(), Some(&self.snapshot));
+        let own = OwnListeners::new([]);
+        let endpoints = resolve::model(&next.model, &Found::new(), &own, Some(&self.snapshot));
         for (key, at) in endpoints.resolved {
             resolved.entry(key).or_insert(at);
         }
@@ -391,11 +394,6 @@ pub(super) fn state_changed(
     }
 }
 
-/// Where a model's listeners are to listen.
-pub(super) fn asked(model: &Model) -> impl Iterator<Item = (&str, &Listen)> {
-    model.listeners.iter().flat_map(|listener| listener.bind.iter().map(|listen| (listener.name.as_str(), listen)))
-}
-
 /// The open connections of a part of the configuration.
 pub(super) fn connections(snapshot: &Snapshot, subject: &Subject, members: &Members<'_>) -> u64 {
     let of_pool = |pool: &Arc<Pool>| pool.members.iter().map(|member| u64::from(member.backend.active())).sum();
@@ -461,14 +459,6 @@ impl<'a> Members<'a> {
     }
 }
 
-/// A bound endpoint as an address to listen on.
-pub(super) fn listen_at(endpoint: &Endpoint) -> Listen {
-    match endpoint {
-        Endpoint::Inet(at) => Listen(Address::Inet(*at)),
-        Endpoint::Unix(path) => Listen(Address::Unix(path.to_path_buf())),
-    }
-}
-
 /// The listeners bound at the start, before the names of backends are resolved. Dropping it removes the socket files.
 pub struct BoundState {
     config_state: ConfigState,
@@ -509,7 +499,8 @@ impl BoundState {
         let BoundState { mut config_state, bound, states } = self;
         let states: Vec<_> = states.iter().map(|(pool, name, state)| (pool.as_str(), name.as_str(), *state)).collect();
         let model = config_state.running.clone();
-        let endpoints = resolve::model(&model, found, None);
+        let own = OwnPlaces::new(&model.listeners, bound.named(&model), &config_state.admin);
+        let endpoints = resolve::model(&model, found, &own.listeners(), None);
         let lacking: Vec<String> = endpoints.lacking(&model).into_iter().map(|it| it.why.clone()).collect();
         if !lacking.is_empty() {
             return Err(lacking.join("\n"));

@@ -1,9 +1,8 @@
 //! What sources have found, as a part of the next state.
 
 use super::bind;
-use super::config_state::{ConfigState, Members, Next, asked, connections, listen_at, state_changed};
-use crate::base::{Address, Listen};
-use crate::config::check::OwnListeners;
+use super::config_state::{ConfigState, Members, Next, connections, state_changed};
+use crate::base::Address;
 use crate::config::diff::{self, Changes, Subject};
 use crate::config::discovered::{self, Discovered, is_discovered};
 use crate::config::model::{Backend, Model};
@@ -48,12 +47,9 @@ impl ConfigState {
             known.reserve(self.running.pools.iter().map(|pool| pool.backends.len()).sum());
             known.extend(running.map(|backend| &backend.address));
         }
-        let bound: Vec<(&str, Listen)> = (self.snapshot.listeners.iter())
-            .flat_map(|it| it.addresses.iter().map(|address| (&*it.name, listen_at(&address.endpoint))))
-            .collect();
-        let listeners = Model { pools: Vec::new(), global: model.global.clone(), listeners: model.listeners.clone() };
-        let own = OwnListeners::new(bound.iter().map(|(name, listen)| (*name, listen)).chain(asked(&listeners)));
-        let own = own.with_admin(&self.admin);
+        let listeners = model.listeners.clone();
+        let own = self.own_places(&listeners);
+        let own = own.listeners();
         let extended = discovered.extend(&mut model, |_, backend| {
             if known.contains(&backend.address) {
                 return Ok(());

@@ -7,7 +7,7 @@
 //! | bound | beyond it |
 //! |---|---|
 //! | [`THREADS`] names at once | further names wait in the order of their requests |
-//! | `THREADS` less [`SPARE`] names that failed last time | they wait behind the others |
+//! | `THREADS` less [`SPARE`] names that failed last time, or that no caller waits for | they wait behind the others |
 //! | [`PATIENCE`] for a name, from when its thread starts | the lookup fails |
 //! | [`QUEUE_PATIENCE`] in the queue | the lookup fails for its caller; the name keeps its place |
 //! | [`QUEUE`] names in the queue | a failed name loses its place |
@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 /// Names looked up at once.
 pub const THREADS: usize = 16;
 
-/// Threads that retries of failed names never take, since such a name may hold its thread for long.
+/// Threads that retries of failed names, and lookups that no caller waits for, never take: such a name may hold its thread for long.
 const SPARE: usize = 4;
 
 /// How long the lookup of a name may take.
@@ -56,7 +56,7 @@ pub struct Lookups {
     names: HashMap<String, Asked>,
     /// Names that wait for a thread, the oldest request first.
     fresh: VecDeque<String>,
-    /// Names that wait for a thread and failed last time.
+    /// Names that wait for a thread, and failed last time or have no caller.
     again: VecDeque<String>,
     threads: usize,
     /// Names that failed last time: each may hold a thread for long.
@@ -122,7 +122,7 @@ impl Lookups {
 
     /// Starts or queues a lookup that a caller waits for. A name that is being looked up is not looked up twice.
     pub fn ask(&mut self, name: &str, now: Instant) {
-        self.retry(name, now);
+        self.enter(name, now, true);
         if let Some(asked) = self.names.get_mut(name) {
             asked.until.get_or_insert(now + if asked.running { PATIENCE } else { QUEUE_PATIENCE });
         }
@@ -130,9 +130,14 @@ impl Lookups {
 
     /// Starts or queues a lookup that no caller waits for; it may stay in the queue for any time.
     pub fn retry(&mut self, name: &str, now: Instant) {
+        self.enter(name, now, false);
+    }
+
+    fn enter(&mut self, name: &str, now: Instant, has_caller: bool) {
         if !self.names.contains_key(name) {
             self.names.insert(name.to_owned(), Asked { until: None, running: false });
-            let queue = if self.doubtful.contains(name) { &mut self.again } else { &mut self.fresh };
+            let is_fresh = has_caller && !self.doubtful.contains(name);
+            let queue = if is_fresh { &mut self.fresh } else { &mut self.again };
             queue.push_back(name.to_owned());
         }
         self.start(now);
@@ -199,7 +204,7 @@ impl Lookups {
         let now = Instant::now();
         for name in question.pending() {
             match end {
-                Some(_) => self.retry(name, now),
+                Some(_) => self.enter(name, now, true),
                 None => self.ask(name, now),
             }
         }
@@ -335,6 +340,17 @@ mod tests {
         assert!(!lookups.received(&silent[0], &Err("no answer".to_owned()), now));
         assert!(lookups.names[&silent[THREADS - SPARE]].running);
         assert!(!lookups.names[&silent[THREADS - SPARE + 1]].running);
+    }
+
+    #[test]
+    fn names_without_a_caller_leave_threads_free() {
+        let mut lookups = Lookups::with(fake);
+        let now = Instant::now();
+        names("silent", 3 * THREADS).iter().for_each(|name| lookups.retry(name, now));
+        assert_eq!((lookups.threads, lookups.fresh.len()), (THREADS - SPARE, 0));
+        lookups.ask("good", now);
+        let (name, outcome) = lookups.answers().recv_timeout(Duration::from_secs(20)).unwrap();
+        assert_eq!((name.as_str(), outcome.is_ok()), ("good", true));
     }
 
     #[test]

@@ -41,6 +41,7 @@
 //! | `limits` | limits that are reached and left, drains that are over |
 //! | `names` | changes that wait for names, and retries |
 //! | `moves` | names that lead elsewhere |
+//! | `own_places` | where tcplb itself listens, for names that lead there |
 //! | `pace` | how often sets, weights and names are applied |
 //! | `lookup` | threads that ask the resolver |
 //! | `resolve` | names into addresses |
@@ -59,6 +60,7 @@ mod limits;
 mod lookup;
 mod moves;
 mod names;
+mod own_places;
 mod pace;
 mod reload;
 mod remote;
@@ -72,7 +74,7 @@ pub use config_state::{BoundState, ConfigState, FirstState, NewSockets, drift};
 pub use hold::Held;
 pub use lookup::Lookups;
 pub use remote::{Refused, ReloadError, Reloaded, Remote};
-pub use resolve::names;
+pub use resolve::names_at_start;
 
 use crate::base::duration;
 use crate::base::text::counted;

@@ -1,7 +1,8 @@
 //! Names of backends that lead elsewhere: those that resolve at last, and those whose servers give other addresses.
 //!
-//! A backend whose set of addresses has changed is a new one that takes the place of the old one, as at a reload. Its state, as an
-//! operator has set it, stays. The connections of the old one follow the pool's `on_remove`.
+//! A backend that gets further addresses stays. Where one has left, a new backend takes the place of the old one, as at a reload. The
+//! state that an operator has set stays, and the connections of the old one follow the pool's `on_remove`. A name that leads to where tcplb itself
+//! listens leads nowhere: its backends stay where they are, and the name has an error.
 
 use super::change::Reply;
 use super::lookup::Found;
@@ -13,6 +14,7 @@ use crate::discovery::WantedNames;
 use crate::events::By;
 use crate::pool::{Resolved, same_endpoints};
 use crossbeam_channel::{Receiver, at, never};
+use std::collections::HashMap;
 use std::time::Instant;
 
 impl<C: DataPlane> ControlLoop<C> {
@@ -55,19 +57,28 @@ impl<C: DataPlane> ControlLoop<C> {
         }
         let begun = Instant::now();
         let (mut resolved, mut moved) = (Resolved::new(), Resolved::new());
+        let mut refused: HashMap<&str, Option<String>> = late.keys().map(|name| (name.as_str(), None)).collect();
+        let own = self.parts.config_state.own_places(&self.parts.config_state.running().listeners);
+        let own = own.listeners();
         for (pool, settings, backend) in with_settings(self.parts.config_state.snapshot()) {
-            let known = resolve::name(&settings.address).is_some_and(|name| late.contains_key(name));
-            let Some(endpoints) = known.then(|| resolve::one(settings, &late).ok()).flatten() else { continue };
+            let Some(name) = resolve::name(&settings.address).filter(|name| late.contains_key(*name)) else { continue };
             let key = (pool.to_owned(), settings.name.clone());
-            if backend.addresses.is_empty() {
-                let shown: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
-                log::info!("pool {pool}: backend {} is resolved: {}", settings.name, shown.join(", "));
-                self.record_resolved(pool, &settings.name, &endpoints);
-                resolved.insert(key, endpoints);
-            } else if !same_endpoints(&endpoints, &backend.endpoints()) {
-                moved.insert(key, endpoints);
+            match resolve::one(settings, &late, &own) {
+                Ok(endpoints) if backend.addresses.is_empty() => {
+                    let shown: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+                    log::info!("pool {pool}: backend {} is resolved: {}", settings.name, shown.join(", "));
+                    self.record_resolved(pool, &settings.name, &endpoints);
+                    resolved.insert(key, endpoints);
+                }
+                Ok(endpoints) if !same_endpoints(&endpoints, &backend.endpoints()) => {
+                    moved.insert(key, endpoints);
+                }
+                Ok(_) => {}
+                Err(why) if backend.addresses.is_empty() => resolve::note_one(pool, backend, &why),
+                Err(why) => drop(refused.insert(name, Some(why))),
             }
         }
+        self.renewals.refuse(refused);
         let config_state = &mut self.parts.config_state;
         let mut changes = Changes::default();
         config_state.note_moved(&config_state.running, &moved, &mut changes);

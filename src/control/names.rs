@@ -89,6 +89,8 @@ impl<C: DataPlane> ControlLoop<C> {
     }
 
     fn record(&mut self, name: &str, outcome: &Outcome) {
+        // An answer may have a part of the addresses in use only.
+        let outcome = &outcome.clone().map(|list| self.renewals.heard(name, list));
         self.adds.iter_mut().for_each(|add| add.question.record(name, outcome));
         self.reload.iter_mut().for_each(|reload| reload.record(name, outcome));
         if !self.retries.contains_key(name) || self.draining {
@@ -96,15 +98,12 @@ impl<C: DataPlane> ControlLoop<C> {
         }
         match outcome {
             Ok(addresses) => drop(self.late.insert(name.to_owned(), Ok(addresses.clone()))),
-            Err(_) => {
+            Err(why) => {
                 // Looks only at the backends with this name. Looking at all would make many failing names cost the
                 // square.
-                let found = Found::from([(name.to_owned(), outcome.clone())]);
                 for (pool, settings, backend) in without_address(self.parts.config_state.snapshot()) {
-                    if resolve::name(&settings.address) == Some(name)
-                        && let Err(why) = resolve::one(settings, &found)
-                    {
-                        resolve::note_one(pool, backend, &why);
+                    if resolve::name(&settings.address) == Some(name) {
+                        resolve::note_one(pool, backend, &resolve::failed(name, why));
                     }
                 }
             }

@@ -181,7 +181,8 @@ impl<C: DataPlane> ControlLoop<C> {
     fn prepare(&mut self, file: Model, found: &Found) -> Result<(Transition, Reloaded), ReloadError> {
         let config_state = &mut self.parts.config_state;
         let (next, mut changes) = config_state.merge(&file).map_err(ReloadError::Mistakes)?;
-        let endpoints = resolve::model(&next.model, found, Some(config_state.snapshot()));
+        let own = config_state.own_places(&next.model.listeners);
+        let endpoints = resolve::model(&next.model, found, &own.listeners(), Some(config_state.snapshot()));
         let mistake = |it: &resolve::Unresolved| format!("pool {}: backend {}: {}", it.pool, it.backend, it.why);
         let lacking: Vec<String> = endpoints.lacking(&next.model).into_iter().map(mistake).collect();
         if !lacking.is_empty() {
@@ -192,7 +193,11 @@ impl<C: DataPlane> ControlLoop<C> {
         let transition = config_state.prepare(next, &resolved, found).map_err(ReloadError::CouldNotListen)?;
         config_state.set_file(file);
         kept.iter().for_each(|line| log::warn!("{line}"));
-        resolve::note(&transition.snapshot, &unresolved);
+        // The names that nothing waited for: those that have failed before have their own pace.
+        let (asked, others): (Vec<_>, Vec<_>) = unresolved.into_iter().partition(|it| found.contains_key(&it.name));
+        resolve::note(&transition.snapshot, &asked);
+        let new = others.iter().filter(|it| !self.retries.contains_key(&it.name));
+        new.for_each(|it| self.parts.lookups.retry(&it.name, Instant::now()));
         let model = transition.model.clone();
         Ok((transition, Reloaded { changes, model }))
     }

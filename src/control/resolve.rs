@@ -4,9 +4,12 @@
 
 use super::lookup::Found;
 use crate::base::{Address, Endpoint};
+use crate::config::check::OwnListeners;
 use crate::config::discovered::is_discovered;
 use crate::config::model::{self, Model, Names};
+use crate::discovery::dns::of_servers;
 use crate::pool::{Backend, Resolved, Snapshot};
+use crate::preflight;
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,11 +48,22 @@ impl Endpoints {
     }
 }
 
-/// The host names in the addresses of a model's backends. Those that sources found are not waited for where names are required.
+/// The host names in the addresses of a model's backends. No change waits for the names of those that sources found: they are
+/// looked up beside it.
 pub fn names(model: &Model) -> BTreeSet<String> {
-    let required = model.global.names == Names::Required;
-    let backends = model.pools.iter().flat_map(|pool| &pool.backends);
-    let backends = backends.filter(|backend| !(required && is_discovered(backend)));
+    names_of(model, |backend| !is_discovered(backend))
+}
+
+/// The same at the start. Where its wait has an end, it looks up all names.
+pub fn names_at_start(model: &Model) -> BTreeSet<String> {
+    match model.global.names {
+        Names::Required => names(model),
+        Names::Later => names_of(model, |_| true),
+    }
+}
+
+fn names_of(model: &Model, which: impl Fn(&model::Backend) -> bool) -> BTreeSet<String> {
+    let backends = model.pools.iter().flat_map(|pool| &pool.backends).filter(|backend| which(backend));
     backends.filter_map(|backend| name(&backend.address)).map(str::to_owned).collect()
 }
 
@@ -62,14 +76,14 @@ pub fn name(address: &Address) -> Option<&str> {
 }
 
 /// Resolves the names of a model's backends. A backend of `old` whose name does not resolve keeps its endpoints.
-pub fn model(model: &Model, found: &Found, old: Option<&Snapshot>) -> Endpoints {
+pub fn model(model: &Model, found: &Found, own: &OwnListeners<'_>, old: Option<&Snapshot>) -> Endpoints {
     let mut endpoints = Endpoints::default();
     let mut before = None;
     for pool in &model.pools {
         for backend in &pool.backends {
             let Some(host) = name(&backend.address) else { continue };
             let key = || (pool.name.clone(), backend.name.clone());
-            let why = match one(backend, found) {
+            let why = match one(backend, found, own) {
                 Ok(at) => {
                     endpoints.resolved.insert(key(), at);
                     continue;
@@ -95,16 +109,29 @@ pub fn model(model: &Model, found: &Found, old: Option<&Snapshot>) -> Endpoints 
     endpoints
 }
 
-/// Resolves one backend. Fails with the reason if its name does not resolve.
-pub fn one(backend: &model::Backend, found: &Found) -> Result<Vec<Endpoint>, String> {
+/// Resolves one backend. Fails with the reason if its name does not resolve, or leads to where tcplb itself listens.
+pub fn one(backend: &model::Backend, found: &Found, own: &OwnListeners<'_>) -> Result<Vec<Endpoint>, String> {
     let Address::Name(host, port) = &backend.address else {
         return Ok(backend.address.endpoint().into_iter().collect());
     };
-    match found.get(host) {
-        Some(Ok(addresses)) => Ok(addresses.iter().map(|at| Endpoint::Inet(with_port(*at, *port))).collect()),
-        Some(Err(why)) => Err(format!("can't resolve {host}: {why}")),
-        None => Err(format!("{host} is not resolved yet")),
-    }
+    let addresses = match found.get(host) {
+        Some(Ok(addresses)) => of_servers(addresses.clone(), SocketAddr::ip).map_err(|why| failed(host, &why))?,
+        Some(Err(why)) => return Err(failed(host, why)),
+        None => return Err(format!("{host} is not resolved yet")),
+    };
+    let endpoint = |at: &SocketAddr| {
+        let at = with_port(*at, *port);
+        match own.refuse(&Address::Inet(at), preflight::is_ours) {
+            Ok(()) => Ok(Endpoint::Inet(at)),
+            Err(why) => Err(format!("{host} leads to {at}, and {why}")),
+        }
+    };
+    addresses.iter().map(endpoint).collect()
+}
+
+/// The text about a name whose lookup failed.
+pub fn failed(host: &str, why: &str) -> String {
+    format!("can't resolve {host}: {why}")
 }
 
 /// The addresses of a listener with a host name, or the error of the lookup. `None` if it has no host name, or the

@@ -8,6 +8,7 @@ use super::lookup::Found;
 use super::resolve::{self, Endpoints};
 use super::{ControlLoop, DataPlane};
 use crate::base::text::counted;
+use crate::config::check::OwnListeners;
 use crate::config::diff::{Changes, Subject, Tally};
 use crate::config::model::Origin;
 use crate::events::By;
@@ -53,7 +54,8 @@ impl<C: DataPlane> ControlLoop<C> {
         }
         let (next, changes) = self.parts.config_state.found(sets.clone());
         let before = self.parts.config_state.snapshot();
-        let Endpoints { resolved, unresolved, .. } = resolve::model(&next.model, &Found::new(), Some(before));
+        let own = OwnListeners::new([]);
+        let Endpoints { resolved, unresolved, .. } = resolve::model(&next.model, &Found::new(), &own, Some(before));
         match self.parts.config_state.prepare(next, &resolved, &Found::new()) {
             Ok(transition) => {
                 log_changes(&changes);

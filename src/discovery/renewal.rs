@@ -2,7 +2,8 @@
 //!
 //! Control says which names lead to backends, and to which addresses ([`Renewals::want`]). The thread looks up one name after the
 //! other, each once its last answer is over. It hands over an answer with other addresses; control makes that a change like any
-//! other. A name without an address is not here: control retries it.
+//! other. A name without an address is not here: control retries it. An answer may have a part of the addresses only: [`known`]
+//! decides which ones are in use.
 //!
 //! # The states of a name
 //!
@@ -14,13 +15,15 @@
 //! | new | DNS, then the system | DNS has other addresses, the system has not the present ones | those of DNS are handed over | of DNS |
 //! | of DNS | DNS, once the time to live is over | other addresses | they are handed over | of DNS |
 //! | of the system | the system, after [`SYSTEM`] | other addresses | they are handed over | of the system |
+//! | any | any | addresses that control has refused | the present addresses stay, as after an error | the same |
 //! | any | any | an error, or no address | the addresses stay; a pause of [`LEAST`], doubled up to [`PAUSE_MOST`] while errors follow each other | the same |
 //!
 //! The start and a reload ask the system, which may have other sources of names than DNS (nsswitch.conf(5)). The first look-up finds
 //! that out, so that such a name does not change its addresses. Names that DNS must not be asked for are of the system at once.
 //!
-//! The same addresses in another order are no other addresses. If one family of addresses fails, the present ones of that family
-//! stay, and the answer counts as an error too. It is none if there are no such addresses.
+//! *Other addresses* are those in use by the answers so far that are not the present ones. Another order makes no other addresses.
+//! If one family of addresses fails, the present ones of that family stay, and the answer counts as an error too. It is none if
+//! there are no such addresses.
 //!
 //! # Bounds
 //!
@@ -28,8 +31,11 @@
 //! failed last time waits behind those that did not, so each of the others waits for at most one that fails. Addresses that control
 //! has not taken are replaced by newer ones of the same name. Only the first [`LOGGED`] names that fail have a line each in the log.
 
-use super::dns::{Addresses, Resolver, is_for_dns, of_system};
+mod known;
+
+use super::dns::{Addresses, Resolver, is_for_dns, of_servers, of_system};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
+use known::Known;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -95,7 +101,12 @@ struct Names {
 }
 
 struct Name {
+    /// Where its backends are.
     present: BTreeSet<AddressSet>,
+    /// Where they should be.
+    known: Known,
+    /// Addresses that control has refused, and why.
+    refused: Option<(AddressSet, String)>,
     known_by: KnownBy,
     due: Instant,
     /// The pause after the next error.
@@ -152,6 +163,17 @@ impl Renewals {
     /// Receives a message once names have other addresses.
     pub fn wakes(&self) -> &Receiver<()> {
         &self.table.wakes
+    }
+
+    /// The addresses in use of a name, for which the system has just given these.
+    pub fn heard(&self, name: &str, list: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        self.table.names.lock().heard(name, list)
+    }
+
+    /// Which of these names lead where no backend may be, and why. Those are errors until they lead elsewhere.
+    pub fn refuse<'a>(&self, names: impl IntoIterator<Item = (&'a str, Option<String>)>) {
+        let mut table = self.table.names.lock();
+        names.into_iter().for_each(|(name, why)| table.refuse(name, why));
     }
 
     /// The names that have other addresses since the last call.
@@ -211,11 +233,37 @@ impl Names {
                 name.present = present;
             } else {
                 let (due, standing) = (now + LEAST, NameStanding::default());
-                let name = Name { present, known_by: KnownBy::Unsettled, due, pause: LEAST, standing, logged: false };
+                let (known, known_by) = (Known::in_use_are(present.iter().flatten().copied()), KnownBy::Unsettled);
+                let name = Name { present, known, refused: None, known_by, due, pause: LEAST, standing, logged: false };
                 self.due[name.queue()].insert((due, text.clone()));
                 self.by_name.insert(text, name);
             }
         }
+    }
+
+    fn refuse(&mut self, text: &str, why: Option<String>) {
+        let failing = self.due[1].len();
+        let Some(name) = self.by_name.get_mut(text) else { return };
+        name.refused = why.map(|why| (name.known.in_use(), why));
+        if let Some((_, why)) = &name.refused
+            && name.standing.failing_since.is_none()
+        {
+            self.due[0].remove(&(name.due, text.to_owned()));
+            name.failed(text, why.clone(), failing);
+            self.due[1].insert((name.due, text.to_owned()));
+        }
+    }
+
+    fn heard(&mut self, text: &str, list: Vec<SocketAddr>) -> Vec<SocketAddr> {
+        let Some(name) = self.by_name.get_mut(text) else { return list };
+        // The caller refuses the others.
+        let Ok(list) = of_servers(list.clone(), SocketAddr::ip) else { return list };
+        name.known.heard(&list.iter().copied().collect());
+        let list = in_order(list, &name.known.in_use());
+        if let Some(moved) = self.moved.get_mut(text) {
+            moved.clone_from(&list);
+        }
+        list
     }
 
     fn next(&self, now: Instant) -> Next {
@@ -235,15 +283,17 @@ impl Names {
         name.known_by = known_by;
         let (moved, hold, why) = match outcome {
             Ok(Answer { list, hold, incomplete }) => {
-                let set = list.iter().copied().collect();
-                let moved = name.present.iter().any(|present| *present != set);
+                name.known.answered(&list.iter().copied().collect());
+                let in_use = name.known.in_use();
+                let moved = name.present.iter().any(|present| *present != in_use);
                 match moved {
-                    true => drop(self.moved.insert(text.to_owned(), list)),
+                    true => drop(self.moved.insert(text.to_owned(), in_order(list, &in_use))),
                     // It has its old addresses again.
                     false => drop(self.moved.remove(text)),
                 }
                 name.standing.last_success = Some(SystemTime::now());
-                (moved, hold, incomplete)
+                name.refused.take_if(|(addresses, _)| *addresses != in_use);
+                (moved, hold, name.refused.as_ref().map(|(_, why)| why.clone()).or(incomplete))
             }
             Err(why) => (false, LEAST, Some(why)),
         };
@@ -258,6 +308,13 @@ impl Names {
         self.due[name.queue()].insert((name.due, text.to_owned()));
         moved
     }
+}
+
+/// The addresses of the answer in their order, then the others.
+fn in_order(mut list: Vec<SocketAddr>, in_use: &AddressSet) -> Vec<SocketAddr> {
+    let others: Vec<SocketAddr> = in_use.iter().filter(|at| !list.contains(at)).copied().collect();
+    list.extend(others);
+    list
 }
 
 impl Name {
@@ -384,7 +441,7 @@ impl Ask for World {
     }
 
     fn system(&mut self, name: &str) -> Result<Vec<SocketAddr>, String> {
-        of_system(name).map_err(|error| error.to_string())
+        of_servers(of_system(name).map_err(|error| error.to_string())?, SocketAddr::ip)
     }
 }
 

@@ -21,6 +21,7 @@ mod names;
 mod package;
 mod ports;
 mod renewal;
+mod rotation;
 mod scopes;
 mod slow;
 mod stale;

@@ -37,36 +37,54 @@ impl NameServer {
         server
     }
 
-    /// RFC 1035, as far as a resolver asks for one address.
     fn answer(&self, query: &[u8]) -> Option<Vec<u8>> {
-        let (mut at, mut labels) = (12, Vec::new());
-        while let Some(&length @ 1..) = query.get(at) {
-            let label = query.get(at + 1..at + 1 + usize::from(length))?;
-            labels.push(String::from_utf8(label.to_vec()).ok()?);
-            at += 1 + usize::from(length);
-        }
-        let (end, name) = (at + 5, labels.join("."));
-        let is_ipv4 = query.get(at + 1..at + 3)? == [0, 1];
+        let Question { name, is_ipv4, .. } = Question::read(query)?;
         self.asked.lock().insert(name.clone());
         if name.starts_with("silent") && !self.answers.lock().contains(&name) {
             return None;
         }
-        let gone = name.starts_with("gone");
-        let records = u8::from(is_ipv4 && !gone);
-        let mut answer = query.get(..2)?.to_vec();
-        answer.extend([0x81, if gone { 0x83 } else { 0x80 }, 0, 1, 0, records, 0, 0, 0, 0]);
-        answer.extend(query.get(12..end)?);
-        if records == 1 {
-            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
-            answer.extend(self.address.octets());
-        }
-        Some(answer)
+        let addresses = if is_ipv4 { vec![self.address] } else { Vec::new() };
+        answer(query, (!name.starts_with("gone")).then_some(&addresses))
     }
 
     #[track_caller]
     fn is_asked_for(&self, name: &str) {
         eventually("the name server is asked", || self.asked.lock().contains(name));
     }
+}
+
+/// What a resolver asks: RFC 1035, as far as it asks for addresses.
+pub struct Question {
+    pub name: String,
+    pub is_ipv4: bool,
+    end: usize,
+}
+
+impl Question {
+    pub fn read(query: &[u8]) -> Option<Question> {
+        let (mut at, mut labels) = (12, Vec::new());
+        while let Some(&length @ 1..) = query.get(at) {
+            let label = query.get(at + 1..at + 1 + usize::from(length))?;
+            labels.push(String::from_utf8(label.to_vec()).ok()?);
+            at += 1 + usize::from(length);
+        }
+        let is_ipv4 = query.get(at + 1..at + 3)? == [0, 1];
+        Some(Question { name: labels.join("."), is_ipv4, end: at + 5 })
+    }
+}
+
+/// The answer to a query: these addresses, which hold for a second. `None`: there is no such name.
+pub fn answer(query: &[u8], addresses: Option<&[Ipv4Addr]>) -> Option<Vec<u8>> {
+    let mut answer = query.get(..2)?.to_vec();
+    let code = if addresses.is_some() { 0x80 } else { 0x83 };
+    let addresses = addresses.unwrap_or_default();
+    answer.extend([0x81, code, 0, 1, 0, addresses.len() as u8, 0, 0, 0, 0]);
+    answer.extend(query.get(12..Question::read(query)?.end)?);
+    for address in addresses {
+        answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4]);
+        answer.extend(address.octets());
+    }
+    Some(answer)
 }
 
 /// A tcplb whose only name server is that one.
@@ -239,6 +257,43 @@ fn many_silent_names_delay_neither_the_first_client_nor_other_names_for_long() {
         eventually("it is up", || shown(admin, "zlast").0 == "up");
         assert_served(&tcplb);
         assert_eq!(tcplb.count_lines("can't resolve zlast"), 0);
+    });
+}
+
+#[test]
+fn a_reload_waits_for_no_name_that_a_source_found() {
+    let Some(network) = Network::new() else { return };
+    if need("unshare").is_none() {
+        return;
+    }
+    network.inside(|| {
+        let setup = Setup::new();
+        let list = setup.directory.path().join("backends.toml");
+        // More than there are threads.
+        let found: Vec<String> = (0..24)
+            .map(|number| format!("{{name = 'silent{number}', address = 'silent{number}.test:{}'}}", setup.port))
+            .collect();
+        std::fs::write(&list, format!("backend = [{}]\n", found.join(", "))).expect("a file");
+        let write = |names: &[&str]| {
+            let file = setup.file("", names);
+            let text = std::fs::read_to_string(&file).expect("the file");
+            let source = format!("[[pool.discover]]\nkind = 'file'\npath = '{}'\n", list.display());
+            std::fs::write(&file, text + &source).expect("a file");
+        };
+        let tcplb = setup.tcplb("", &["good1.test"]);
+        write(&["good1.test"]);
+        let tcplb = tcplb.start();
+        let admin = Admin::of(&tcplb);
+        setup.names.is_asked_for("silent0.test");
+        write(&["good1.test", "good2.test"]);
+        tcplb.signal(Signal::HUP);
+        tcplb.wait_for_line("reload: pool default: backend good2 added");
+        assert_eq!(shown(admin, "good2").0, "up");
+        assert_eq!(tcplb.count_lines("can't resolve silent"), 0, "no lookup of these names is over");
+        // They go on beside it.
+        setup.names.answers.lock().extend((0..24).map(|number| format!("silent{number}.test")));
+        eventually("all are up", || (0..24).all(|number| shown(admin, &format!("silent{number}")).0 == "up"));
+        assert_served(&tcplb);
     });
 }
 

@@ -12,6 +12,8 @@ struct Setup {
     knot: Knot,
     tcplb: Running,
     servers: [SocketAddr; 2],
+    /// Where another listener of the same tcplb is.
+    own: SocketAddr,
     _running: [Server; 2],
     _directory: TempDir,
 }
@@ -29,8 +31,10 @@ impl Setup {
         let directory = tempfile::tempdir().expect("a directory");
         let (file, resolv) = (directory.path().join("tcplb.toml"), directory.path().join("resolv.conf"));
         fs::write(&resolv, "nameserver 127.0.0.1\noptions timeout:2 attempts:1\n").expect("a file");
+        let own = SocketAddr::new(fresh_loopback(), one.port());
         let text = format!(
-            "[global]\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\n\
+            "[global]\nadmin = '127.0.0.1:0'\n[[listener]]\nname = 'web'\nbind = ['127.0.0.1:0']\n\
+             [[listener]]\nname = 'own'\nbind = ['{own}']\n[[pool]]\n\
              [[pool.backend]]\nname = 'db'\naddress = 'db.w.test:{}'\n[[pool.backend]]\nname = 'other'\n\
              address = 'db.w.test:{}'\nweight = 0\n",
             one.port(),
@@ -38,7 +42,7 @@ impl Setup {
         );
         fs::write(&file, text).expect("a file");
         let tcplb = with_resolv_conf(Tcplb::from_file(&file), &resolv).start();
-        Some(Setup { knot, tcplb, servers: [one, two], _running: [first, second], _directory: directory })
+        Some(Setup { knot, tcplb, servers: [one, two], own, _running: [first, second], _directory: directory })
     }
 
     fn ip(&self, server: usize) -> String {
@@ -167,6 +171,39 @@ fn what_probes_and_an_operator_say_holds_wherever_a_name_leads() {
         eventually("the name leads to the other server", || state(two).is_some());
         assert_eq!(state(gone), Some(json!("down")), "no probe has to find that out again");
         assert_eq!(setup.backend("other")["state"], "draining");
+        // After three answers without it.
+        eventually("the first server leaves", || state(one).is_none());
+        assert_eq!((state(gone), &setup.backend("other")["state"]), (Some(json!("down")), &json!("draining")));
         assert_eq!(setup.served().1, "two");
+    });
+}
+
+#[test]
+fn a_name_that_leads_to_tcplb_itself_or_to_no_server_moves_no_backend() {
+    let Some(network) = Network::new() else { return };
+    network.inside(|| {
+        let Some(mut setup) = Setup::start() else { return };
+        setup.wait_for_answers(1);
+        let own = setup.own;
+        setup.knot.set(&format!("db A {}", own.ip()));
+        let wait_for_error = |setup: &Setup, text: &str| {
+            eventually(text, || setup.name()["last_error"].as_str().is_some_and(|why| why.contains(text)));
+            assert_eq!(setup.name()["ok"], json!(false));
+            assert_eq!(setup.served().1, "one");
+        };
+        wait_for_error(&setup, &format!("db.w.test leads to {own}, and this is where listener own listens (`{own}`)"));
+        // The next answer is refused as well.
+        let errors = || setup.name()["errors_total"].as_u64().expect("a number");
+        eventually("it is looked up again", || errors() >= 2);
+        // A reload keeps the backend where it is, too.
+        setup.admin().call("POST", "/v1/reload", "").json(200);
+        assert_eq!(setup.served().1, "one");
+        setup.knot.set("db A 0.0.0.0\ndb A 224.0.0.1");
+        wait_for_error(&setup, "which no server can have");
+        assert_eq!(setup.tcplb.count_lines("name db.w.test: "), 1, "{}", setup.tcplb.output());
+        assert_eq!(setup.changes(), Vec::<Value>::new());
+        setup.knot.set(&format!("db A {}\ndb A 255.255.255.255", setup.ip(1)));
+        eventually("new clients are served by the other server", || setup.served().1 == "two");
+        setup.tcplb.wait_for_line("name db.w.test: it is resolved again");
     });
 }

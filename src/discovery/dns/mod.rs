@@ -20,6 +20,7 @@
 //! | SERVFAIL, REFUSED, any other code, silence and garbage are errors: the next server is asked. | RFC 1035 |
 //! | Names of the system are complete by its search domains; the hosts file goes first. | resolv.conf(5) |
 //! | A service with the target `.` does not exist. | RFC 2782 |
+//! | Unspecified, multicast and broadcast addresses are left out. An answer that has no others is an error. | RFC 6890 |
 //!
 //! The library has no DNSSEC: the name servers are trusted, and so is the way to them.
 //!
@@ -33,7 +34,7 @@ mod resolver;
 mod servers;
 mod system;
 
-pub use resolver::{Addresses, Resolver, in_order, is_for_dns};
+pub use resolver::{Addresses, Resolver, in_order, is_for_dns, of_servers};
 pub use system::resolve as of_system;
 
 use super::{Feed, Found, Item, Key, Kind, Settings, Takes, Wrong};

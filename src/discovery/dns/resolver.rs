@@ -3,7 +3,7 @@
 use super::message::{Answer, Service, Wanted};
 use super::servers::Servers;
 use super::system;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
 /// How long a name server of a source may take, and how often it is asked.
@@ -62,6 +62,11 @@ impl Resolver {
 
     /// The addresses of a name. A name that does not exist has none. An error: it is not known which ones it has.
     pub fn addresses(&mut self, name: &str) -> Result<Addresses, String> {
+        let found = self.all_addresses(name)?;
+        Ok(Addresses { list: of_servers(found.list, |ip| *ip)?, ..found })
+    }
+
+    fn all_addresses(&mut self, name: &str) -> Result<Addresses, String> {
         if self.system.is_some() {
             let list = system::hosts(name);
             if !list.is_empty() {
@@ -134,6 +139,20 @@ impl Servers {
     }
 }
 
+/// Those of a name's addresses that a server can have. Name servers that block a name answer 0.0.0.0, for example, so a name that has
+/// no others is an error.
+pub fn of_servers<A>(mut list: Vec<A>, ip: impl Fn(&A) -> IpAddr) -> Result<Vec<A>, String> {
+    let first = list.first().map(&ip);
+    list.retain(|at| {
+        let ip = ip(at).to_canonical();
+        !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::V4(Ipv4Addr::BROADCAST)
+    });
+    match first.filter(|_| list.is_empty()) {
+        Some(ip) => Err(format!("the name has the address {ip}, which no server can have")),
+        None => Ok(list),
+    }
+}
+
 /// Addresses that can be reached first, then those of higher precedence (RFC 6724, sections 2.1 and 6, rules 1 and 6); else as they
 /// were.
 pub fn in_order(mut list: Vec<IpAddr>) -> Vec<IpAddr> {
@@ -188,6 +207,18 @@ mod tests {
         for name in ["fe80::1%eth0", "127.1", "0x7f000001", "10.0.0.0x1", "localhost", "web.localhost.", "LOCALHOST"] {
             assert!(!is_for_dns(name), "{name}");
         }
+    }
+
+    #[test]
+    fn addresses_that_no_server_can_have_are_left_out() {
+        let of = |list: &[&str]| of_servers(list.iter().map(|ip| ip.parse().unwrap()).collect(), |ip: &IpAddr| *ip);
+        let none = ["0.0.0.0", "::", "::ffff:0.0.0.0", "224.0.0.1", "239.255.255.250", "255.255.255.255", "ff02::1"];
+        for ip in none {
+            assert_eq!(of(&[ip]), Err(format!("the name has the address {ip}, which no server can have")));
+            assert_eq!(of(&["10.0.0.1", ip, "fd00::1"]), of(&["10.0.0.1", "fd00::1"]));
+        }
+        assert_eq!(of(&none).map_err(|why| why.contains("0.0.0.0")), Err(true));
+        assert_eq!(of(&[]), Ok(Vec::new()), "no address is no error here");
     }
 
     #[test]

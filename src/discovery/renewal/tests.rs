@@ -164,6 +164,20 @@ fn names_that_fail_wait_behind_the_others() {
     assert!(!names.settle("a.test", KnownBy::Dns, Err("late".to_owned()), later), "it is not wanted any more");
 }
 
+#[test]
+fn a_reload_gets_the_addresses_in_use_and_replaces_those_that_wait() {
+    let (mut names, now) = (Names::default(), Instant::now());
+    names.want(wanted(&["db.test"], &["10.0.0.1", "10.0.0.2"]), now);
+    let list = |addresses: &[&str]| addresses.iter().map(|text| at(text)).collect::<Vec<_>>();
+    let answer = Answer { list: list(&["10.0.0.3", "10.0.0.1"]), hold: LEAST, incomplete: None };
+    assert!(names.settle("db.test", KnownBy::Dns, Ok(answer), now));
+    assert_eq!(names.moved["db.test"], list(&["10.0.0.3", "10.0.0.1", "10.0.0.2"]), "the answer goes first");
+    let heard = names.heard("db.test", list(&["10.0.0.4", "10.0.0.2"]));
+    assert_eq!(heard, list(&["10.0.0.4", "10.0.0.2", "10.0.0.1", "10.0.0.3"]));
+    assert_eq!(names.moved["db.test"], heard);
+    assert_eq!(names.heard("other.test", list(&["10.0.0.9"])), list(&["10.0.0.9"]), "it is not looked up here");
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// The name has these addresses, in this order.
@@ -171,7 +185,7 @@ enum Step {
     Fail,
     /// Control takes what has moved, and applies it.
     Apply,
-    /// A reload has found these.
+    /// A reload finds these, and applies what is in use.
     Reload(Vec<u8>),
 }
 
@@ -183,8 +197,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// After each step the addresses in use are those of the last answer, once they are applied; an error and another order of
-    /// the same addresses hand nothing over.
+    /// After each step the addresses at the backends are those in use, once they are applied. An error and another order of the
+    /// same addresses hand nothing over.
     #[test]
     fn only_an_answer_with_other_addresses_is_handed_over(steps in steps()) {
         let address = |last: &u8| at(&format!("10.0.0.{last}"));
@@ -193,30 +207,36 @@ proptest! {
         let want = |names: &mut Names, set: &AddressSet| {
             names.want(Wanted::from([("db.test".to_owned(), BTreeSet::from([set.clone()]))]), now);
         };
-        let (mut in_use, mut pending) = (set(&[1]), None::<AddressSet>);
-        want(&mut names, &in_use);
+        let (mut present, mut pending) = (set(&[1]), None::<AddressSet>);
+        let mut known = Known::in_use_are(present.clone());
+        want(&mut names, &present);
         for step in steps {
             match step {
                 Step::Answer(list) => {
+                    known.answered(&set(&list));
                     let addresses = list.iter().map(address).collect();
                     let answer = Answer { list: addresses, hold: LEAST, incomplete: None };
                     let moved = names.settle("db.test", KnownBy::Dns, Ok(answer), now);
-                    prop_assert_eq!(moved, set(&list) != in_use);
-                    pending = moved.then(|| set(&list));
+                    prop_assert_eq!(moved, known.in_use() != present);
+                    pending = moved.then(|| known.in_use());
                 }
                 Step::Fail => {
                     prop_assert!(!names.settle("db.test", KnownBy::Dns, Err("SERVFAIL".to_owned()), now));
                 }
                 Step::Apply => {
                     if let Some(list) = std::mem::take(&mut names.moved).remove("db.test") {
-                        in_use = list.into_iter().collect();
-                        want(&mut names, &in_use);
+                        present = list.into_iter().collect();
+                        want(&mut names, &present);
                     }
-                    prop_assert_eq!(pending.take().unwrap_or_else(|| in_use.clone()), in_use.clone());
+                    prop_assert_eq!(pending.take().unwrap_or_else(|| present.clone()), present.clone());
+                    prop_assert_eq!(&present, &known.in_use());
                 }
                 Step::Reload(list) => {
-                    in_use = set(&list);
-                    want(&mut names, &in_use);
+                    known.heard(&set(&list));
+                    present = names.heard("db.test", list.iter().map(address).collect()).into_iter().collect();
+                    prop_assert_eq!(&present, &known.in_use());
+                    want(&mut names, &present);
+                    pending = pending.map(|_| present.clone());
                 }
             }
             prop_assert_eq!(names.moved.get("db.test").map(|list| list.iter().copied().collect()), pending.clone());
