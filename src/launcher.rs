@@ -84,7 +84,9 @@ impl Launcher {
     /// Starts a launcher. Called before the process gives up privileges, and before it has other threads.
     pub fn start() -> io::Result<Launcher> {
         if process::id() == 1 {
-            return Err(io::Error::other("tcplb is process 1, whose end ends the container"));
+            return Err(io::Error::other(
+                "tcplb is process 1, whose end ends the container; another one can take over with --take-over",
+            ));
         }
         let path = own_path()?;
         let (ours, theirs) = Channel::pair()?;

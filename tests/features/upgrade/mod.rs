@@ -1,5 +1,6 @@
 //! A running tcplb hands over to a new process: connections go on, and every failure leaves things as they were.
 
+mod cuts;
 mod fails;
 mod moves;
 mod pulls;

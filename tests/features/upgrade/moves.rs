@@ -26,6 +26,15 @@ fn byte(place: usize) -> u8 {
     (place.wrapping_mul(2_654_435_761) >> 13) as u8
 }
 
+/// Ends what goes on until it is set, also if the test fails.
+pub struct AtEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for AtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Sends a stream until `over`, then a FIN. How much that was.
 pub fn send_stream(to: &Conn, over: &AtomicBool) -> usize {
     let (mut stream, mut sent) = (to, 0);
@@ -70,6 +79,7 @@ fn connections_of_every_kind_go_on_through_three_upgrades() {
     let over = AtomicBool::new(false);
     let before = ids(&tcplb);
     thread::scope(|scope| {
+        let at_end = AtEnd(&over);
         let sent = [scope.spawn(|| send_stream(&up, &over)), scope.spawn(|| send_stream(&down_backend, &over))];
         let came = [scope.spawn(|| receive_stream(&up_backend)), scope.spawn(|| receive_stream(&down))];
         for round in 0..3 {
@@ -91,7 +101,7 @@ fn connections_of_every_kind_go_on_through_three_upgrades() {
             assert_eq!(client.ending(), Ending::Fin);
             eventually("the short connection has ended", || ids(&tcplb) == before);
         }
-        over.store(true, Ordering::SeqCst);
+        drop(at_end);
         let sent = sent.map(|thread| thread.join().unwrap());
         assert_eq!(sent, came.map(|thread| thread.join().unwrap()));
     });
@@ -126,6 +136,7 @@ fn clients_are_accepted_all_the_while_at_tcp_and_at_unix_sockets() {
     let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     let unix = testkit::At::parse(&socket);
     thread::scope(|scope| {
+        let _at_end = AtEnd(&over);
         let client = |at: &testkit::At| {
             while !over.load(Ordering::SeqCst) {
                 let conn = Conn::to(at).patient();
@@ -142,7 +153,6 @@ fn clients_are_accepted_all_the_while_at_tcp_and_at_unix_sockets() {
             tcplb.upgrade();
             assert!(clients.iter().all(|client| !client.is_finished()), "a client failed");
         }
-        over.store(true, Ordering::SeqCst);
     });
     assert!(directory.path().join("clients.sock").exists(), "the old process leaves the socket file");
 }

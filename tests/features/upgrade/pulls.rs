@@ -1,7 +1,7 @@
 //! A process that others start with `--take-over` takes over: connections go on, and every failure leaves things as they were.
 
 use super::fails::FAKE;
-use super::moves::{receive_stream, send_stream};
+use super::moves::{AtEnd, receive_stream, send_stream};
 use super::{end_group, spawn};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -20,25 +20,25 @@ use testkit::{
 };
 
 /// What the log of a process says that has taken over.
-const TAKEN: &str = "has taken over: the process before ends";
+pub const TAKEN: &str = "has taken over: the process before ends";
 
 /// The process that serves now.
-struct Pulled {
-    process: Process,
+pub struct Pulled {
+    pub process: Process,
     admin: Admin,
     at: At,
-    socket: PathBuf,
+    pub socket: PathBuf,
     _directory: tempfile::TempDir,
 }
 
 /// The command line of each process: the first one finds nothing to take over.
-fn asked(tcplb: Tcplb, socket: &Path) -> Command {
+pub fn asked(tcplb: Tcplb, socket: &Path) -> Command {
     tcplb.args(["--admin", "127.0.0.1:0", "--take-over", socket.to_str().unwrap()]).command()
 }
 
 impl Pulled {
     #[track_caller]
-    fn start(tcplb: Tcplb) -> Pulled {
+    pub fn start(tcplb: Tcplb) -> Pulled {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("take-over.sock");
         let process = Process::spawn(&mut asked(tcplb, &socket));
@@ -59,7 +59,7 @@ impl Pulled {
         last
     }
 
-    fn connect(&self) -> Conn {
+    pub fn connect(&self) -> Conn {
         Conn::to(&self.at).patient()
     }
 
@@ -94,6 +94,7 @@ fn connections_of_every_kind_go_on_through_two_take_overs_from_outside() {
     assert_eq!(changed.status, 200, "{changed:?}");
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let at_end = AtEnd(&over);
         let sent = [scope.spawn(|| send_stream(&up, &over)), scope.spawn(|| send_stream(&down_backend, &over))];
         let came = [scope.spawn(|| receive_stream(&up_backend)), scope.spawn(|| receive_stream(&down))];
         for round in 1..=2 {
@@ -111,7 +112,7 @@ fn connections_of_every_kind_go_on_through_two_take_overs_from_outside() {
             assert_eq!(tcplb.admin.metric("tcplb_connections_accepted_total", &[]), 23 + round);
             assert_eq!(tcplb.admin.metric("tcplb_upgrade_total", &["result=\"success\""]), round);
         }
-        over.store(true, Ordering::SeqCst);
+        drop(at_end);
         let sent = sent.map(|thread| thread.join().unwrap());
         assert_eq!(sent, came.map(|thread| thread.join().unwrap()));
     });
@@ -140,6 +141,7 @@ fn clients_are_accepted_all_the_while_a_process_takes_over_from_outside() {
     let places = [tcplb.at.clone(), tcplb.at.clone(), At::parse(&unix)];
     let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
     thread::scope(|scope| {
+        let _at_end = AtEnd(&over);
         let client = |at: &At| {
             while !over.load(Ordering::SeqCst) {
                 let conn = Conn::to(at).patient();
@@ -156,7 +158,6 @@ fn clients_are_accepted_all_the_while_a_process_takes_over_from_outside() {
             tcplb.pull(asked());
             assert!(clients.iter().all(|client| !client.is_finished()), "a client failed");
         }
-        over.store(true, Ordering::SeqCst);
     });
 }
 
