@@ -42,10 +42,12 @@ use std::time::{Duration, Instant};
 const BATCH: usize = 16;
 /// The pause after accept fails, for example for lack of descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How long the end waits for requests that are not whole: their callers are accepted, so a successor does not get them.
+const REQUESTS: Duration = Duration::from_secs(1);
 /// How long the end waits for answers that are under way: those of an upgrade, of a change.
 const ANSWERS: Duration = Duration::from_secs(1);
-/// How long the end of the process waits for this thread.
-const FAREWELL: Duration = Duration::from_secs(2);
+/// How long the end of the process waits for this thread, which has [`REQUESTS`] and [`ANSWERS`] to do.
+const FAREWELL: Duration = Duration::from_secs(3);
 const WAKER: Token = Token(usize::MAX);
 /// A caller's token is its slot; listeners' tokens lie beyond every slot.
 const LISTENERS: usize = usize::MAX / 2;
@@ -240,6 +242,7 @@ impl AcceptLoop {
                 _ => {}
             }
             if self.stopping.load(Ordering::Acquire) {
+                self.read_last_requests(&mut events, Instant::now() + REQUESTS);
                 self.end_waits();
                 self.calls.finish(Instant::now() + ANSWERS);
                 self.heartbeat.end();
@@ -248,13 +251,7 @@ impl AcceptLoop {
             if events.iter().any(|event| event.token() == WAKER) {
                 self.answer_news();
             }
-            for event in &events {
-                // A stale event of a caller that is gone costs the slot's next caller one spurious read.
-                let key = u32::try_from(event.token().0).ok().and_then(|slot| self.callers.key_of(slot));
-                if let Some(key) = key {
-                    self.drive(key);
-                }
-            }
+            self.drive_ready(&events);
             accepted = Accepted::All;
             self.heed_door();
             if self.unwatched {
@@ -269,6 +266,30 @@ impl AcceptLoop {
                 }
             }
             self.expire(Instant::now());
+        }
+    }
+
+    /// Reads on from callers until each request is whole, or the time is over.
+    fn read_last_requests(&mut self, events: &mut Events, until: Instant) {
+        loop {
+            self.drive_ready(events);
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.count(CallerPhase::is_reading) == 0 {
+                return;
+            }
+            if self.poll.poll(events, Some(left)).is_err_and(|error| error.kind() != io::ErrorKind::Interrupted) {
+                return;
+            }
+        }
+    }
+
+    fn drive_ready(&mut self, events: &Events) {
+        for event in events {
+            // A stale event of a caller that is gone costs the slot's next caller one spurious read.
+            let key = u32::try_from(event.token().0).ok().and_then(|slot| self.callers.key_of(slot));
+            if let Some(key) = key {
+                self.drive(key);
+            }
         }
     }
 

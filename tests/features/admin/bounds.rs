@@ -6,7 +6,7 @@ use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
-use testkit::ConfigFile;
+use testkit::{ConfigFile, eventually};
 
 fn connect(balancer: &Balancer) -> TcpStream {
     let stream = TcpStream::connect(&balancer.admin).expect("it listens");
@@ -70,6 +70,18 @@ fn a_request_that_is_not_whole_after_ten_seconds_is_answered_with_408() {
     assert_eq!(balancer.get("/healthz").status, 200);
     drop(trickling);
     busy.join().unwrap();
+}
+
+#[test]
+fn a_caller_whose_request_is_not_whole_when_the_balancer_stops_is_answered() {
+    let balancer = Balancer::idle();
+    let mut late = connect(&balancer);
+    late.write_all(b"GET /healthz HTTP/1.1\r\n").unwrap();
+    // Callers are accepted in their order, so the first one is too.
+    assert_eq!(balancer.get("/healthz").status, 200);
+    balancer.process.signal(rustix::process::Signal::TERM);
+    eventually("the listeners are closed", || TcpStream::connect(&balancer.listen).is_err());
+    assert_eq!(talk(late, b"Host: tcplb\r\n\r\n").status, 200);
 }
 
 #[test]
