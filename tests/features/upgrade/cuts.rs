@@ -1,5 +1,5 @@
-//! A hand-over that is cut at each of its messages: a process in between passes them on up to one, and then kills either side or
-//! leaves.
+//! A hand-over that is cut at each of its messages. A process in between passes them on up to one. Then a test kills either side, or
+//! the channel closes.
 
 use super::pulls::{Pulled, TAKEN, asked};
 use rustix::process::{Pid, Signal, kill_process};
