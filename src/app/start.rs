@@ -167,7 +167,7 @@ impl Ready {
             share.connections,
             share.reserved
         );
-        descriptors::listeners_beyond(share, &model).iter().for_each(|warning| log::warn!("{warning}"));
+        descriptors::beyond(share, &model).iter().for_each(|warning| log::warn!("{warning}"));
         let keeper = warm::prepare()?;
         let (prepared, data_plane) = workers::prepare(model.global.workers, keeper.access().orders)?;
         let (file, now) = (config_state.file().clone(), clock::now());
@@ -201,7 +201,7 @@ impl Ready {
         let (log, log_handle) = log.map(start).transpose()?.unzip();
         let listeners = listener_addresses(&snapshot);
         let (tuning, registry) = (TcpTuning::of(&model.global), keeper.access().registry);
-        let warm = keeper.spawn(snapshot.clone(), tuning)?;
+        let warm = keeper.spawn(snapshot.clone(), tuning, share.warm)?;
         let context = WorkerContext {
             snapshot,
             connection_limit,

@@ -6,7 +6,7 @@
 //! | each worker: its poll, its waker, descriptors held back for dials | [`WORKER`] |
 //! | listening sockets | one a worker for each TCP address, one for a unix socket |
 //! | the prober, and a probe of each backend at once | [`PROBER`] and one a backend, for backends that calls add [`SPARE_PROBES`] more; an eighth of the limit at most |
-//! | warm connections | one for each, of the backends that are known now |
+//! | warm connections | one for each, of the backends that are known now; an eighth of the limit at most ([`Share::warm`]) |
 //! | the admin API, where there is one | [`AdminShare::descriptors`] |
 //! | the socket of `take_over`, where there is one | [`TAKE_OVER`] |
 //! | the access log, where there is one | 2 |
@@ -76,6 +76,8 @@ pub struct Share {
     pub connections: usize,
     /// The most pipes at once.
     pub pipes: usize,
+    /// The most warm connections at once, of all backends. Sources may find more backends than were known.
+    pub warm: u64,
     /// Descriptors for everything but connections.
     pub reserved: u64,
 }
@@ -96,7 +98,7 @@ pub fn divide(limit: u64, model: &Model, listening: u64) -> Result<Share, String
     );
     let limit_is = format!("the limit on open files is {limit} (ulimit -n, LimitNOFILE=)");
     let reserved = reserved(limit, model, listening);
-    let share = |connections| Share { connections, pipes: pipes(limit, model) as usize, reserved };
+    let share = |connections| Share { connections, pipes: pipes(limit, model) as usize, warm: limit / 8, reserved };
     match model.global.max_connections {
         _ if fits == 0 => {
             let enough = (0..64).map(|power| 1 << power).find(|limit| self::fits(*limit, model, listening) > 0);
@@ -115,8 +117,8 @@ pub fn divide(limit: u64, model: &Model, listening: u64) -> Result<Share, String
     }
 }
 
-/// A warning for each listener that allows more clients than the process serves: its limit has no effect.
-pub fn listeners_beyond(share: Share, model: &Model) -> Vec<String> {
+/// A warning for each setting that asks for more than the division leaves: clients of a listener, and warm connections.
+pub fn beyond(share: Share, model: &Model) -> Vec<String> {
     let most = share.connections;
     let beyond = |listener: &Listener| {
         let wanted = listener.max_connections.filter(|wanted| *wanted as usize > most)?;
@@ -125,7 +127,17 @@ pub fn listeners_beyond(share: Share, model: &Model) -> Vec<String> {
             "listener {name}: max_connections: {wanted} has no effect, as tcplb serves at most {most} clients"
         ))
     };
-    model.listeners.iter().filter_map(beyond).collect()
+    let wanted = warm(model);
+    let warm = (wanted > share.warm).then(|| {
+        let most = share.warm;
+        format!("warm_connections: the pools want {wanted} in all, and tcplb keeps at most {most}: an eighth of the limit on open files")
+    });
+    model.listeners.iter().filter_map(beyond).chain(warm).collect()
+}
+
+/// The warm connections that the pools want.
+fn warm(model: &Model) -> u64 {
+    model.pools.iter().map(|pool| pool.backends.len() as u64 * u64::from(pool.warm_connections)).sum()
 }
 
 /// Connections that fit beside everything else.
@@ -146,14 +158,12 @@ fn needed(limit: u64, model: &Model, listening: u64) -> u64 {
     let global = &model.global;
     let probed = model.pools.iter().filter(|pool| pool.health.kind != HealthKind::Off);
     let probes = probed.map(|pool| pool.backends.len() as u64).sum::<u64>() + SPARE_PROBES;
-    let warm =
-        model.pools.iter().map(|pool| pool.backends.len() as u64 * u64::from(pool.warm_connections)).sum::<u64>();
     PROCESS
         + global.workers as u64 * WORKER
         + listening
         + PROBER
         + probes.min(limit / 8)
-        + warm
+        + warm(model).min(limit / 8)
         + if global.admin.is_some() { AdminShare::of(limit).descriptors() } else { 0 }
         + if global.take_over.is_some() { TAKE_OVER } else { 0 }
         + if global.access_log.is_some() { LOG } else { 0 }
@@ -229,12 +239,24 @@ mod tests {
         let share = divided(1024, &model).unwrap();
         let most = u32::try_from(share.connections).unwrap();
         model.listeners[0].max_connections = Some(most);
-        assert_eq!(listeners_beyond(share, &model), Vec::<String>::new());
+        assert_eq!(beyond(share, &model), Vec::<String>::new());
         model.listeners[0].max_connections = Some(most + 1);
-        assert_eq!(listeners_beyond(share, &model).len(), 1);
+        assert_eq!(beyond(share, &model).len(), 1);
         model.global.max_connections = Some(10);
         model.listeners[1].max_connections = Some(11);
-        assert_eq!(listeners_beyond(divided(1024, &model).unwrap(), &model).len(), 2);
+        assert_eq!(beyond(divided(1024, &model).unwrap(), &model).len(), 2);
+    }
+
+    #[test]
+    fn warm_connections_have_an_eighth_of_the_limit_at_most() {
+        let without = divided(1024, &model(16, 1, 4)).unwrap();
+        let mut warm = model(16, 1, 4);
+        for (wanted, has) in [(8, 32), (32, 128), (33, 128), (10_000, 128)] {
+            warm.pools[0].warm_connections = wanted;
+            let share = divided(1024, &warm).unwrap();
+            assert_eq!((share.reserved - without.reserved, share.warm), (has, 128), "{wanted}");
+            assert_eq!(beyond(share, &warm).len(), usize::from(wanted > 32), "{wanted}");
+        }
     }
 
     #[test]

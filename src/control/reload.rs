@@ -223,7 +223,7 @@ impl<C: DataPlane> ControlLoop<C> {
         match outcome {
             Ok(Reloaded { changes, model }) => {
                 changes.to_string().lines().for_each(|line| log::info!("reload: {line}"));
-                let beyond = descriptors::listeners_beyond(self.parts.config_state.share(), model);
+                let beyond = descriptors::beyond(self.parts.config_state.share(), model);
                 advice::of(model).iter().chain(&beyond).for_each(|warning| log::warn!("reload: {warning}"));
             }
             Err(error) => {

@@ -43,9 +43,13 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// A dial failed, or its connection was short-lived. Those that were under way together count once.
+    /// A dial failed, or its connection was short-lived. Those that were under way together count once. One that comes long after
+    /// the last pause is the first. All connections since then may have been handed out, and their ends are not seen here.
     pub fn failed(&mut self, now: Tick) {
         if self.is_over(now) {
+            if self.until.is_some_and(|until| now - until >= LONGEST_PAUSE) {
+                self.succeeded();
+            }
             let time = PAUSE.saturating_mul(1 << self.failures.min(16)).min(LONGEST_PAUSE);
             (self.failures, self.until) = (self.failures.saturating_add(1), Some(now + time));
         }
@@ -95,6 +99,17 @@ mod tests {
         pause.succeeded();
         pause.failed(now);
         assert!(pause.is_over(now + PAUSE));
+    }
+
+    #[test]
+    fn a_failure_long_after_the_last_pause_is_the_first_one() {
+        let mut pause = Pause::default();
+        pause.failed(at(1_000));
+        pause.failed(at(2_000));
+        assert!(!pause.is_over(at(3_000)) && pause.is_over(at(4_000)));
+        let later = at(4_000) + LONGEST_PAUSE;
+        pause.failed(later);
+        assert!(pause.is_over(later + PAUSE), "as after the first failure");
     }
 
     proptest! {

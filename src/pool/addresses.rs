@@ -143,6 +143,13 @@ impl Addresses {
         });
     }
 
+    /// A client has a connection there that was established earlier. So it shows nothing about the address now.
+    pub fn used(&self, number: usize) {
+        if let Some(address) = self.get(number).filter(|_| self.len() > 1) {
+            address.connections.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// A client is connected there.
     pub fn reached(&self, number: usize) {
         let Some(address) = self.get(number).filter(|_| self.len() > 1) else { return };
@@ -284,6 +291,14 @@ mod tests {
         assert_eq!(firsts(at(9_001)).iter().filter(|&&number| number == 0).count(), 2);
         two.failed(0, at(10_000));
         assert_eq!(states(&two, at(11_000)), ["up", "up"], "from a second again");
+    }
+
+    #[test]
+    fn a_connection_that_was_there_already_ends_no_back_off() {
+        let two = addresses(2);
+        two.failed(0, at(1_000));
+        two.used(0);
+        assert_eq!((states(&two, at(1_500)), two.get(0).unwrap().connections()), (vec!["backoff", "up"], 1));
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
     // The start raises the soft limit to the hard one.
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     match descriptors::divide(limit, model, descriptors::listening_sockets(model)) {
-        Ok(share) => warnings.extend(descriptors::listeners_beyond(share, model)),
+        Ok(share) => warnings.extend(descriptors::beyond(share, model)),
         Err(why) => warnings.push(why),
     }
     if let Before::Start { file } = before {

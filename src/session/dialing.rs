@@ -171,7 +171,11 @@ impl Session {
         let after = now - dial.since;
         // One that replaces a warm connection has been counted.
         if !dial.replaces_warm {
-            dial.address.into_iter().for_each(|address| dial.lease.backend().addresses.reached(address));
+            let addresses = &dial.lease.backend().addresses;
+            dial.address.into_iter().for_each(|address| match origin {
+                Origin::Dialled => addresses.reached(address),
+                Origin::Warm => addresses.used(address),
+            });
             ledger.record(Fact::Connected { pool: self.route.pool(), lease: &dial.lease, after }, now);
         }
         // A preamble is the first thing that leaves, so there is no moment without a byte.

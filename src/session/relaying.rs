@@ -4,7 +4,7 @@
 
 use super::dialing::WarmAttempt;
 use super::failing::Failure;
-use super::{CloseReason, Direction, Fact, Failed, HalfState, Ledger, Moved, Side, Unanswered};
+use super::{CloseReason, Direction, Fact, Failed, HalfState, Ledger, Moved, Session, Side, State, Unanswered};
 use crate::base::Tick;
 use crate::config::model::Pool as Settings;
 use crate::policy::health::outlier::EARLY;
@@ -52,6 +52,13 @@ pub(super) struct Silence {
 
 impl DirectionState {
     pub(super) const NEW: DirectionState = DirectionState { half: HalfState::Open, held: false, bytes: 0 };
+}
+
+impl Session {
+    /// Is this a warm connection without a byte? The driver then looks for the backend's end before it sends anything.
+    pub fn holds_nothing(&self) -> bool {
+        if let State::Relaying(relay) = &self.state { relay.holds_nothing() } else { false }
+    }
 }
 
 impl Relay {

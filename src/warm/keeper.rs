@@ -17,6 +17,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread;
 use std::time::Duration;
 
 /// The time between two turns, while a pool has warm connections. Workers take connections without a message to the keeper.
@@ -33,6 +34,8 @@ pub struct Keeper {
     poll: Poll,
     orders: Arc<Slot<Orders>>,
     tuning: TcpTuning,
+    /// The most connections, of all backends.
+    most: u64,
     heartbeat: Heartbeat,
     /// The start of this turn, on [`clock`].
     now: Tick,
@@ -70,12 +73,13 @@ enum End {
 }
 
 impl Keeper {
-    pub fn new(poll: Poll, orders: Arc<Slot<Orders>>, tuning: TcpTuning, heartbeat: Heartbeat) -> Keeper {
+    pub fn new(poll: Poll, orders: Arc<Slot<Orders>>, tuning: TcpTuning, most: u64, heartbeat: Heartbeat) -> Keeper {
         let now = clock::now();
         Keeper {
             poll,
             orders,
             tuning,
+            most,
             heartbeat,
             now,
             turn_at: now,
@@ -99,6 +103,7 @@ impl Keeper {
                 Err(error) => {
                     // epoll_wait(2) has no other error that a retry would fix.
                     log::error!("there are no warm connections any more: {error}");
+                    self.go_without();
                     break;
                 }
             }
@@ -119,6 +124,15 @@ impl Keeper {
         }
         self.close_all();
         self.heartbeat.end();
+    }
+
+    /// Takes orders until the end: control waits for those that it has given.
+    fn go_without(&mut self) {
+        self.close_all();
+        while self.orders.take().is_none_or(|orders| !orders.end) {
+            self.heartbeat.beat();
+            thread::park_timeout(TURN);
+        }
     }
 
     fn carry_out(&mut self, Orders { adopt, drain, .. }: Orders) {
@@ -201,7 +215,9 @@ impl Keeper {
         if keys.is_empty() {
             return;
         }
-        let mut dials = DIALS;
+        let open = keys.iter().filter_map(|key| self.kept.get(*key)).map(|kept| u64::from(kept.backend.warm.open()));
+        let room = self.most.saturating_sub(open.sum());
+        let mut dials = usize::try_from(room).map_or(DIALS, |room| room.min(DIALS));
         for step in 0..keys.len() {
             let key = keys[(self.start + step) % keys.len()];
             while dials > 0 && self.dial(key) {

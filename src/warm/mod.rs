@@ -43,8 +43,8 @@
 //!
 //! A backend has at most [`DIALS_AT_ONCE`] dials under way, and one turn of the keeper begins at most [`DIALS`]. Turns are
 //! [`TURN`] apart; without a pool that has warm connections the thread sleeps. A failed dial of the keeper is not counted
-//! as a failure of the backend: probes and clients decide about it. Descriptors are set aside for all of them
-//! ([`descriptors`](crate::config::descriptors)).
+//! as a failure of the backend: probes and clients decide about it. All backends together have an eighth of the limit on open
+//! files at most, which is set aside for them ([`descriptors`](crate::config::descriptors)).
 
 mod keeper;
 
@@ -137,12 +137,12 @@ impl Prepared {
         self.access.clone()
     }
 
-    /// Starts the thread with the first snapshot.
-    pub fn spawn(self, snapshot: Arc<Snapshot>, tuning: TcpTuning) -> io::Result<Warm> {
+    /// Starts the thread with the first snapshot. It keeps at most so many connections.
+    pub fn spawn(self, snapshot: Arc<Snapshot>, tuning: TcpTuning, most: u64) -> io::Result<Warm> {
         let Prepared { poll, access, wake } = self;
         access.orders.put(Orders { adopt: Some(Adopt { snapshot, done: None }), ..Orders::default() });
         let heartbeat = Heartbeat::default();
-        let keeper = Keeper::new(poll, access.orders.clone(), tuning, heartbeat.clone());
+        let keeper = Keeper::new(poll, access.orders.clone(), tuning, most, heartbeat.clone());
         let (end, ended) = bounded(0);
         let work = move || {
             let _end: Sender<()> = end;

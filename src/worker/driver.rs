@@ -400,6 +400,13 @@ impl<N: Net, L: Ledger> Driver<N, L> {
 
     /// Moves bytes in both directions for one turn.
     fn relay(&mut self, key: Key) {
+        if let Some(Connection { session, sockets, .. }) = self.connections.get(key)
+            && session.holds_nothing()
+            && sockets.backend_has_ended(&mut self.net)
+        {
+            // Its event stands behind that of the client's bytes.
+            return self.step(key, Input::Reset(Side::Backend));
+        }
         for direction in Direction::BOTH {
             let Some(connection) = self.connections.get_mut(key) else { return };
             let Some((buffer, source, sink)) = connection.sockets.path(direction) else { return };

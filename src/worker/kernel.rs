@@ -99,6 +99,10 @@ impl Net for Kernel {
         None
     }
 
+    fn has_ended(&mut self, socket: &Socket) -> bool {
+        matches!(Socket::look(socket), Idle::Closed(_))
+    }
+
     fn has_bytes(&mut self, socket: &Socket) -> io::Result<bool> {
         socket.has_bytes()
     }

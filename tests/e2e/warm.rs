@@ -1,5 +1,6 @@
 //! Warm connections: established before there is a client, checked, replaced, used at most once.
 
+use rustix::process::Signal;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -244,6 +245,26 @@ fn a_warm_connection_that_ends_before_a_byte_is_dialled_again_and_the_client_not
         assert_eq!(client.hear(8), b"and back");
         assert!(!other.has_something_within(Duration::ZERO));
     }
+}
+
+#[test]
+fn the_end_of_a_warm_connection_behind_the_client_s_first_bytes_costs_it_nothing() {
+    let server = ManualServer::start();
+    let tcplb = keeping(1, [server.at()]).start();
+    let warm = server.accept();
+    wait_for(&tcplb, 1);
+    let client = tcplb.connect();
+    // Its place is taken by another one, so the client has it.
+    let _other = server.accept();
+    // Both events come in one batch, that of the bytes first.
+    tcplb.signal(Signal::STOP);
+    client.say("hello");
+    warm.finish();
+    tcplb.signal(Signal::CONT);
+    let again = server.accept();
+    assert_eq!(again.hear(5), b"hello");
+    again.say("and back");
+    assert_eq!(client.hear(8), b"and back");
 }
 
 /// One request by a client of its own.

@@ -5,8 +5,8 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use std::time::{Duration, Instant};
 use tcplb::config::descriptors::AdminShare;
 use testkit::{
-    Admin, At, Conn, QUICK_PROBES, Running, Server, Tcplb, eventually, heavy, let_pass, peers, raise_descriptor_limit,
-    refusing,
+    Admin, At, ConfigFile, Conn, QUICK_PROBES, Running, Server, Tcplb, eventually, heavy, let_pass, peers,
+    raise_descriptor_limit, refusing,
 };
 
 const ATTEMPTS: usize = 10_000;
@@ -59,6 +59,35 @@ fn many_workers_and_listeners_leave_descriptors_for_probes_and_the_admin_api() {
     assert_eq!(tcplb.count_lines("is down"), 0, "no probe failed without a descriptor");
     assert_eq!(admin.get("/healthz").status, 200);
     assert_eq!(served(), most);
+    assert_eq!(tcplb.count_lines("Too many open files") + tcplb.count_lines("No file descriptors"), 0);
+}
+
+/// A source may find more backends than there are descriptors for their warm connections.
+#[test]
+fn warm_connections_of_many_backends_leave_descriptors_for_clients() {
+    raise_descriptor_limit();
+    let server = Server::start(peers::echo);
+    let place = tempfile::tempdir().unwrap();
+    let list = place.path().join("list.json");
+    let backends: Vec<String> =
+        (0..100).map(|number| format!("{{\"name\":\"b{number}\",\"address\":\"{}\"}}", server.at())).collect();
+    std::fs::write(&list, format!("{{\"backend\":[{}]}}", backends.join(","))).unwrap();
+    let source = format!("[[pool.discover]]\nkind = \"file\"\npath = \"{}\"\n", list.display());
+    let file =
+        ConfigFile::empty().global("admin = \"127.0.0.1:0\"\nworkers = 2").pool("warm_connections = 4").and(&source);
+    let tcplb = limited(Tcplb::from_file(&file.write()), "-n 512").start();
+    let admin = Admin::of(&tcplb);
+    let warm = || {
+        let status = admin.get("/v1/status").json(200);
+        let backends = status["pools"][0]["backends"].as_array().unwrap().clone();
+        backends.iter().map(|backend| backend["warm_connections"].as_u64().unwrap()).sum::<u64>()
+    };
+    eventually("an eighth of the limit is used", || warm() == 64);
+    for client in (0..50).map(|_| tcplb.connect()).collect::<Vec<_>>() {
+        client.assert_echoes("it is served");
+    }
+    let_pass(Duration::from_millis(200));
+    assert_eq!(warm(), 64);
     assert_eq!(tcplb.count_lines("Too many open files") + tcplb.count_lines("No file descriptors"), 0);
 }
 

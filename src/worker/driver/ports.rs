@@ -32,6 +32,11 @@ pub trait Net: Io {
         None
     }
 
+    /// Has the peer ended a connection that nothing was read from? Where this answers nothing, the announcement comes in time.
+    fn has_ended(&mut self, _socket: &Self::Socket) -> bool {
+        false
+    }
+
     /// Has the peer sent something that was not read yet? With nothing to read, an error that waits is handed out.
     fn has_bytes(&mut self, socket: &Self::Socket) -> io::Result<bool>;
 

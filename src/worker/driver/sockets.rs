@@ -110,6 +110,11 @@ impl<S, P> Sockets<S, P> {
         true
     }
 
+    /// Has the backend ended a connection that nothing was read from, and the client something for it?
+    pub(super) fn backend_has_ended(&self, net: &mut impl Net<Socket = S, Pipe = P>) -> bool {
+        self.client.end.ready.readable && self.backend.as_ref().is_some_and(|it| net.has_ended(&it.end.socket))
+    }
+
     /// Takes a warm connection if there is one, else begins to connect; the outcome, if it is known at once.
     pub(super) fn dial(
         &mut self,
