@@ -24,7 +24,9 @@ pub fn unescaped(text: &str) -> Result<Vec<u8>, String> {
             _ => None,
         };
         let Some(byte) = byte else {
-            return Err(format!("expected \\r, \\n, \\t, \\xHH or \\\\ after a backslash, got `{text}`"));
+            // Not the whole text: it may have a password in it.
+            let wrong: String = after.chars().take(if after.starts_with('x') { 3 } else { 1 }).collect();
+            return Err(format!("expected \\r, \\n, \\t, \\xHH or \\\\ after a backslash, got `\\{wrong}`"));
         };
         bytes.push(byte);
         let used = if after.starts_with('x') { 3 } else { 1 };
@@ -79,6 +81,7 @@ mod tests {
             let why = unescaped(text).unwrap_err();
             assert!(why.starts_with("expected \\r, \\n, \\t, \\xHH or \\\\ after a backslash, got `"), "{why}");
         }
+        assert!(!unescaped("AUTH hunter2\\q more").unwrap_err().contains("hunter2"));
     }
 
     #[test]

@@ -337,12 +337,19 @@ fn merge_backend(old: &Backend, new: &Backend, running: &Backend) -> Backend {
     merged
 }
 
+/// What stands in the place of a value that may have passwords in it.
+const HIDDEN: &str = "(not shown)";
+
 /// The settings of a section whose values differ and that a reload treats like this.
 fn differing<S>(section: &Section<S>, reload: Reload, old: &S, new: &S) -> Vec<Difference> {
     let settings = section.settings.iter().filter(|setting| setting.about.reload == reload);
     let differences = settings.filter_map(|setting| {
         let (from, to) = (setting.write(old), setting.write(new));
-        (from != to).then(|| Difference { key: setting.about.key.to_owned(), from: plain(from), to: plain(to) })
+        let shown = |written: Option<Written>| match written {
+            Some(_) if setting.about.is_secret => HIDDEN.to_owned(),
+            written => plain(written),
+        };
+        (from != to).then(|| Difference { key: setting.about.key.to_owned(), from: shown(from), to: shown(to) })
     });
     differences.collect()
 }

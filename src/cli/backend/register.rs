@@ -69,7 +69,12 @@ impl Target {
     /// Parses `etcd://HOST:PORT/KEY`. The slash before the key is a part of it.
     pub fn parse(text: &str) -> Result<Target, String> {
         let wrong = || {
-            format!("expected etcd://HOST:PORT/KEY, like etcd://127.0.0.1:2379/tcplb/web/web1, got `{}`", Escaped(text))
+            // A part before an `@` may be a password.
+            let shown = text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, rest)| format!("…@{rest}"));
+            format!(
+                "expected etcd://HOST:PORT/KEY, like etcd://127.0.0.1:2379/tcplb/web/web1, got `{}`",
+                Escaped(shown)
+            )
         };
         let (host, key) = text.strip_prefix("etcd://").and_then(|rest| rest.split_once('/')).ok_or_else(wrong)?;
         let server = http::server(&format!("http://{host}")).map_err(|_| wrong())?;

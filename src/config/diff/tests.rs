@@ -200,3 +200,16 @@ fn what_needs_a_restart_stays_as_it_runs() {
     assert_eq!((global.workers, global.shutdown_delay.as_secs(), global.shutdown_timeout.as_secs()), (2, 5, 60));
     assert_eq!(between(&running, &after).to_string(), "global: workers 2 → 4 needs a restart", "and is reported again");
 }
+
+#[test]
+fn passwords_in_the_steps_of_a_script_are_not_shown() {
+    let of = |health: &str| {
+        model_of(&format!("[[listener]]\nbind = [':1']\n[[pool]]\nname = 'web'\n[pool.health]\n{health}"))
+    };
+    let with = |password: &str| of(&format!("steps = [{{ send = 'AUTH {password}\\r\\n' }}, {{ expect = '+OK' }}]"));
+    let changes = |from: &Model, to: &Model| between(from, to).to_string();
+    let want = "pool web changed: health.steps (not shown) → (not shown) (0 connections)";
+    assert_eq!(changes(&with("hunter2"), &with("hunter3")), want);
+    let added = changes(&of("kind = 'tcp'"), &with("hunter2"));
+    assert_eq!(added, "pool web changed: health.kind tcp → script, health.steps none → (not shown) (0 connections)");
+}

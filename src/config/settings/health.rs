@@ -73,7 +73,8 @@ pub static HEALTH: Section<Health> = Section {
             "`send` and `expect` take the escapes `\\\\`, `\\r`, `\\n`, `\\t` and `\\xHH`. `expect` is the beginning of what has \
              come since the last expectation, and `expect_regex` is a regular expression that matches somewhere in it.",
         )
-        .absent("none"),
+        .absent("none")
+        .secret(),
         setting!(Health.port: number::<u16, 1, { u16::MAX as u64 }>(), "Probes go to this port of each backend.")
             .more(
                 "They carry no PROXY header then. A backend with a unix socket has no other port, so such a pool cannot hold \

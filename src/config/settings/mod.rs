@@ -99,6 +99,8 @@ pub struct About {
     pub set: &'static str,
     /// What a reload does with another value.
     pub reload: Reload,
+    /// Whether a value may have passwords in it, so that logs and events do not show it.
+    pub is_secret: bool,
     /// Its flag.
     pub flag: Option<Flag>,
 }
@@ -210,7 +212,8 @@ macro_rules! texts {
 
 impl About {
     const fn new(key: &'static str, doc: &'static str) -> About {
-        About { key, doc, more: "", see: "", absent: "", example: "", set: "", reload: Reload::Live, flag: None }
+        let (reload, is_secret, flag) = (Reload::Live, false, None);
+        About { key, doc, more: "", see: "", absent: "", example: "", set: "", reload, is_secret, flag }
     }
 }
 
@@ -223,6 +226,11 @@ impl<S> Setting<S> {
 
     const fn restart(mut self) -> Self {
         self.about.reload = Reload::Restart;
+        self
+    }
+
+    const fn secret(mut self) -> Self {
+        self.about.is_secret = true;
         self
     }
 
