@@ -3,8 +3,8 @@
 //! A fixed number of events is kept; a new one displaces the oldest. Each has a number, from 1 upwards without gaps, so
 //! that a reader sees that it has missed some. Texts are cut, so the memory is bounded.
 //!
-//! The main thread records the start, control and the prober record the other events; no worker does. Recording takes one lock for a moment. Callers of the admin API
-//! read them. A reader that waits for the next event sets a mark ([`Events::awaits`]); the next event calls the reader's
+//! The main thread records the start, sources record their outages, control and the prober record the other events; no worker
+//! does. Recording takes one lock for a moment. Callers of the admin API read them. A reader that waits for the next event sets a mark ([`Events::awaits`]); the next event calls the reader's
 //! waker once.
 
 use parking_lot::Mutex;
@@ -45,6 +45,10 @@ pub enum Kind {
     Drain,
     /// A new process has taken over, or has failed to.
     Upgrade,
+    /// A source of backends fails.
+    SourceFailed,
+    /// Such a source answers again.
+    SourceBack,
 }
 
 /// A [`Recorded`] event for another process, whose version may know other kinds.
@@ -129,7 +133,7 @@ struct Ring {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Start,
         Kind::BackendState,
         Kind::Config,
@@ -140,6 +144,8 @@ impl Kind {
         Kind::LimitLeft,
         Kind::Drain,
         Kind::Upgrade,
+        Kind::SourceFailed,
+        Kind::SourceBack,
     ];
 
     /// Its word in the API.
@@ -155,6 +161,8 @@ impl Kind {
             Kind::LimitLeft => "limit_left",
             Kind::Drain => "drain",
             Kind::Upgrade => "upgrade",
+            Kind::SourceFailed => "source_failed",
+            Kind::SourceBack => "source_back",
         }
     }
 }

@@ -21,7 +21,7 @@ pub fn check(bytes: &[u8]) {
     match &bytes[..end] {
         b"consul" => consul_instances(answer),
         b"etcd" => etcd_page(answer),
-        b"etcd value" => item(&Item { key: "web1".to_owned(), found: etcd::found("web1", answer) }),
+        b"etcd value" => item(&Item::new("web1", etcd::found("web1", answer))),
         b"etcd watch" => etcd_watch(answer),
         b"file" => entries(answer),
         b"kubernetes" => slices(answer),

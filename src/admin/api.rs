@@ -240,6 +240,18 @@ pub struct SourceView {
     pub errors_total: u64,
     /// The last of them; null before the first.
     pub last_error: Option<String>,
+    /// Entries of its last answer that were not understood, and backends that the pool can't have.
+    #[serde(default)]
+    pub entries_left_out: u64,
+    /// Why, for the first five of them.
+    #[serde(default)]
+    pub left_out: Vec<String>,
+    /// Backends that stay although the last answer lacks them.
+    #[serde(default)]
+    pub kept: u64,
+    /// Why they stay; null if there are none.
+    #[serde(default)]
+    pub kept_because: Option<String>,
 }
 
 /// The name of one or more backends, which is looked up again.

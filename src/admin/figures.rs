@@ -190,14 +190,34 @@ pub fn source(source: &SourceView) -> String {
 
 /// `12 backends, answered 3s ago, error: connection refused`.
 pub fn found(source: &SourceView) -> String {
-    let SourceView { ok, last_success_seconds, backends, errors_total, last_error, .. } = source;
+    let SourceView { ok, last_success_seconds, backends, errors_total, last_error, entries_left_out, .. } = source;
     let answered = last_success_seconds
         .map_or_else(|| "no answer yet".to_owned(), |seconds| format!("answered {} ago", age(seconds)));
     let error = last_error.as_ref().map_or_else(String::new, |why| match ok {
         true => format!(", {}, the last: {why}", counted(*errors_total, "error")),
         false => format!(", error: {why}"),
     });
-    format!("{}, {answered}{error}", counted(*backends, "backend"))
+    let left_out = match entries_left_out {
+        0 => String::new(),
+        1 => ", 1 entry left out".to_owned(),
+        count => format!(", {count} entries left out"),
+    };
+    format!("{}, {answered}{error}{left_out}{}", counted(*backends, "backend"), kept(source).unwrap_or_default())
+}
+
+/// `, 4 backends stay: the answer is empty, and on_empty is keep`.
+fn kept(source: &SourceView) -> Option<String> {
+    let why = source.kept_because.as_ref()?;
+    let stay = if source.kept == 1 { "stays" } else { "stay" };
+    Some(format!(", {} {stay}: {why}", counted(source.kept, "backend")))
+}
+
+/// The entries that were left out, a line each, and how many more there are.
+pub fn left_out(source: &SourceView) -> Vec<String> {
+    let mut lines = source.left_out.clone();
+    let more = source.entries_left_out.saturating_sub(lines.len() as u64);
+    lines.extend((more > 0).then(|| format!("and {more} more")));
+    lines
 }
 
 /// `down, connection refused, 1 of 2 successes, since 13:02 UTC, source etcd`.

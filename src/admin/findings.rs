@@ -2,9 +2,9 @@
 //!
 //! The page, `top` and `tcplb status` show the same findings. Each is one line that names what it is about.
 
-use super::api::{
-    BackendView, FINDINGS_MAX, Finding, Level, Listener, NameView, PoolView, ProcessView, SourceView, Status, Verdict,
-};
+mod sources;
+
+use super::api::{BackendView, FINDINGS_MAX, Finding, Level, Listener, PoolView, ProcessView, Status, Verdict};
 use super::figures;
 use crate::base::text::counted;
 use std::cmp::Reverse;
@@ -15,10 +15,6 @@ const FAILED_PERCENT: u64 = 10;
 
 /// So many connects, all failed, are critical.
 const FAILED_ALL: u64 = 20;
-
-/// Seconds without an answer of a source, or for a name, that are a finding. A source looks at least every 30 s, and a name that
-/// fails is looked up as often.
-const SILENT: u64 = 120;
 
 /// Backends that a finding about a pool names.
 const NAMED: usize = 3;
@@ -64,8 +60,8 @@ fn all(status: &Status) -> Vec<Finding> {
     findings.extend(backends().filter_map(|(pool, backend)| failed_connects(pool, backend, several)));
     findings.extend(pools.iter().filter_map(waiting));
     findings.extend(pools.iter().filter_map(some_down));
-    findings.extend(pools.iter().flat_map(|pool| pool.discovery.iter().filter_map(|it| source(pool, it))));
-    findings.extend(pools.iter().flat_map(|pool| pool.names.iter().filter_map(|it| name(pool, it))));
+    findings.extend(pools.iter().flat_map(|pool| pool.discovery.iter().filter_map(|it| sources::source(pool, it))));
+    findings.extend(pools.iter().flat_map(|pool| pool.names.iter().filter_map(|it| sources::name(pool, it))));
     findings.extend(pools.iter().filter_map(speaks_first));
     findings.extend(clients(process));
     findings.extend(listeners.iter().filter_map(listener_limit));
@@ -131,43 +127,6 @@ fn some_down(pool: &PoolView) -> Option<Finding> {
     }
     let text = format!("{}: {} of {} down{}", pool.name, down.len(), pool.backends.len(), details(&down));
     Some(about(warning(text), pool, &down))
-}
-
-/// `source etcd of pool web has not answered for 2 min, its 12 backends stay: …`.
-fn source(pool: &PoolView, source: &SourceView) -> Option<Finding> {
-    let SourceView { source: label, ok, last_success_seconds, backends, last_error, .. } = source;
-    let stale = last_success_seconds.is_none_or(|seconds| seconds >= SILENT);
-    let stay = match backends {
-        0 => String::new(),
-        1 => ", its backend stays".to_owned(),
-        count => format!(", its {count} backends stay"),
-    };
-    let why = last_error.as_ref().map_or(String::new(), |why| format!(": {why}"));
-    let text = match last_success_seconds {
-        _ if *ok && !stale => return None,
-        // It has a moment to answer for the first time.
-        None if last_error.is_none() => return None,
-        None => format!("source {label} of pool {} has not answered yet{stay}{why}", pool.name),
-        Some(seconds) if stale => {
-            format!(
-                "source {label} of pool {} has not answered for {}{stay}{}",
-                pool.name,
-                ago(*seconds),
-                if *ok { "" } else { &why }
-            )
-        }
-        Some(_) => format!("source {label} of pool {} has an error{why}", pool.name),
-    };
-    Some(warning(text).of_pool(pool))
-}
-
-/// `name db.example of pool web has not resolved for 2 min, its addresses stay: …`.
-fn name(pool: &PoolView, name: &NameView) -> Option<Finding> {
-    let seconds = name.failing_seconds.filter(|seconds| *seconds >= SILENT)?;
-    let why = name.last_error.as_ref().map_or(String::new(), |why| format!(": {why}"));
-    let (name, time) = (&name.name, ago(seconds));
-    let text = format!("name {name} of pool {} has not resolved for {time}, its addresses stay{why}", pool.name);
-    Some(warning(text).of_pool(pool))
 }
 
 /// A finding about one backend names it.

@@ -207,7 +207,8 @@ fn schemas() -> Value {
         })),
         "Source": object(json!({
             "source": text, "watches": text, "ok": flag, "last_success_seconds": maybe("integer"), "backends": count,
-            "errors_total": count, "last_error": maybe_text,
+            "errors_total": count, "last_error": maybe_text, "entries_left_out": count, "left_out": lines,
+            "kept": count, "kept_because": maybe_text,
         })),
         "Finding": body(&["level", "text"], json!({
             "level": level, "pool": text, "backend": text, "listener": text, "text": text,

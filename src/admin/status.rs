@@ -145,6 +145,10 @@ fn source(id: &SourceId, watches: String, standing: &Standing) -> api::SourceVie
         backends: standing.backends as u64,
         errors_total: standing.errors,
         last_error: standing.last_error.as_ref().map(|(_, why)| why.clone()),
+        entries_left_out: (standing.misunderstood + standing.refused) as u64,
+        left_out: standing.left_out().cloned().collect(),
+        kept: standing.kept.map_or(0, |(count, _)| count as u64),
+        kept_because: standing.kept.map(|(_, why)| why.to_owned()),
     }
 }
 

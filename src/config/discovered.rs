@@ -153,6 +153,12 @@ impl Discovered {
         changed.state = state.or(changed.state);
     }
 
+    /// Whether the API set the state of this backend of a source.
+    pub fn sets_state(&self, pool: &str, name: &str) -> bool {
+        let key = (pool.to_owned(), name.to_owned());
+        self.overrides.get(&key).is_some_and(|changed| changed.state.is_some())
+    }
+
     /// The backends whose weight the API changed, each with its pool and the weight of its source.
     pub fn reweighted<'a>(&'a self, model: &'a Model) -> impl Iterator<Item = (&'a Pool, &'a Backend, u16)> {
         let changed = self.overrides.iter().filter(|(_, changed)| changed.weight.is_some());

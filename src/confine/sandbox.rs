@@ -2,7 +2,7 @@
 //!
 //! | what | allowed |
 //! |---|---|
-//! | reading | the directories of the configuration file, of the lists it names and of the files of its sources, since editors replace files by renaming; the files of the resolver, its modules and the C library; /proc for the metrics; the number of cores |
+//! | reading | the directories of the configuration file, of the lists it names and of the files of its sources, since editors replace files by renaming; the pod's service account, if a source reads it; the files of the resolver, its modules and the C library; /proc for the metrics; the number of cores |
 //! | creating and removing unix sockets | the directories of the sockets it has at the start |
 //! | writing and creating files | the directory of the access log, if there is one; if it is a FIFO or a device, only that |
 //! | writing, creating and replacing files | the directory of the state file, if there is one |

@@ -348,6 +348,7 @@ impl ConfigState {
 /// what runs.
 pub fn drift(published: &Published) -> Changes {
     let (snapshot, running, file) = published.current();
+    let discovered = published.discovered();
     let members = Members::of(&snapshot);
     let mut changes = diff::between(&file, &running);
     for change in &mut changes.0 {
@@ -362,10 +363,12 @@ pub fn drift(published: &Published) -> Changes {
         let changed = both.filter(|(member, _)| member.state != AdminState::Enabled);
         let enabled = AdminState::Enabled;
         changes.0.extend(changed.map(|(member, settings)| {
-            state_changed(&pool.settings.name, member, enabled, member.state, Some(settings))
+            let change = state_changed(&pool.settings.name, member, enabled, member.state, Some(settings));
+            let is_operators = discovered.sets_state(&pool.settings.name, &settings.name);
+            diff::Change { origin: if is_operators { Origin::Api } else { change.origin }, ..change }
         }));
     }
-    changes.0.extend(published.discovered().reweighted(&running).map(|(pool, backend, weight)| {
+    changes.0.extend(discovered.reweighted(&running).map(|(pool, backend, weight)| {
         let subject = Subject::Backend { pool: pool.name.clone(), name: backend.name.clone() };
         let (from, to) = (weight.to_string(), backend.weight.to_string());
         diff::Change {

@@ -259,12 +259,13 @@ impl<C: DataPlane> ControlLoop<C> {
         let sampler = Sampler::new(parts.config_state.running().global.admin.is_some());
         // A backend that the state file restores as draining was reported before the restart.
         let drained = limits::drained(parts.config_state.snapshot()).map(|(_, member)| member.backend.id).collect();
+        let sources = Sources::reporting(sources::record_outages(&parts.published));
         ControlLoop {
             renewals: Renewals::new(parts.published.names().clone()),
             renewals_pace: Pace::new(),
             parts,
             sampler,
-            sources: Sources::default(),
+            sources,
             new_sets: false,
             sets_pace: Pace::new(),
             untaken: BTreeMap::new(),

@@ -11,9 +11,12 @@ use crate::base::text::counted;
 use crate::config::check::OwnListeners;
 use crate::config::diff::{Changes, Subject, Tally};
 use crate::config::model::Origin;
-use crate::events::By;
+use crate::discovery::{Report, SourceId};
+use crate::events::{By, Event, Kind};
+use crate::pool::Published;
 use crossbeam_channel::{Receiver, at, never};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The pause before sets that could not be applied are tried again.
@@ -72,6 +75,18 @@ impl<C: DataPlane> ControlLoop<C> {
             }
         }
     }
+}
+
+/// Records the outages of sources as events.
+pub(super) fn record_outages(published: &Arc<Published>) -> Report {
+    let published = published.clone();
+    Arc::new(move |id: &SourceId, error: Option<&str>| {
+        let event = |kind| Event::new(kind, By::Discovery(id.label.as_str().into())).of_pool(&id.pool);
+        published.events().record(match error {
+            Some(why) => event(Kind::SourceFailed).because(why),
+            None => event(Kind::SourceBack),
+        });
+    })
 }
 
 /// One line for each source.

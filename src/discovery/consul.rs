@@ -78,6 +78,7 @@ pub static CONSUL: Kind = Kind {
         },
     ],
     watches: &["service", "tag", "datacenter", "address"],
+    reads: |_| Vec::new(),
     check,
     run,
 };
@@ -98,7 +99,8 @@ fn run(settings: &Settings, feed: &mut Feed) -> Result<(), String> {
         let wait = if index == 0 { String::new() } else { format!("&index={index}&wait={WAIT}s") };
         let mut call = client.get(&server, &format!("{path}{wait}"));
         if let Some(file) = settings.file("token_file") {
-            call = call.header("X-Consul-Token", &small_file::read_token(file, TOKEN_MAX)?);
+            let token = small_file::read_token(file, TOKEN_MAX)?;
+            call = call.header("X-Consul-Token", &token).hiding(token);
         }
         let answer = call.send()?;
         // Another success, like 202, is not Consul's.
@@ -216,7 +218,7 @@ pub fn parse(bytes: &[u8], known: &Set) -> Result<Vec<Item>, String> {
     let items = listed.into_iter().zip(1..).map(|(listed, number)| {
         let (key, instance) = match listed {
             Ok(listed) => listed,
-            Err(why) => return Item { key: format!("entry {number}"), found: Err(why) },
+            Err(why) => return Item::unnamed(format!("entry {number}"), why),
         };
         let found = instance.and_then(|Instance { node, service }| {
             let name = match known.get(&key) {
@@ -227,7 +229,7 @@ pub fn parse(bytes: &[u8], known: &Set) -> Result<Vec<Item>, String> {
             names.insert(name.clone());
             found(name, &node, &service)
         });
-        Item { key, found }
+        Item::new(key, found)
     });
     Ok(items.collect())
 }
@@ -235,7 +237,7 @@ pub fn parse(bytes: &[u8], known: &Set) -> Result<Vec<Item>, String> {
 /// The key of an instance, and the instance. Fails if its key can't be read.
 fn instance(text: &str) -> Result<Listed, String> {
     let named: Result<Named, _> = serde_json::from_str(text);
-    let Ok(Named { node: NodeName { node }, service: ServiceId { id } }) = named else {
+    let Some((node, id)) = named.ok().map(|it| (it.node.node, it.service.id)).filter(|(_, id)| !id.is_empty()) else {
         return Err("expected an instance with Service.ID and Node.Node".to_owned());
     };
     let instance = serde_json::from_str(text).map_err(|error| shown(&error.to_string()));
@@ -262,7 +264,7 @@ mod tests {
     fn shown_of(text: &str, known: &Set) -> Vec<String> {
         let items = parse(text.as_bytes(), known).unwrap().into_iter();
         items
-            .map(|Item { key, found }| match found {
+            .map(|Item { key, found, .. }| match found {
                 Ok(found) => format!("{key}: {} {}", found.name, found.address),
                 Err(why) => format!("{key}: {why}"),
             })
@@ -297,6 +299,13 @@ mod tests {
         assert!(shown[0].starts_with("entry 1: "), "{shown:?}");
         assert!(shown[1].starts_with("x@n: invalid value"), "{shown:?}");
         assert!(shown[2].contains("y@n: ") && shown[2].ends_with("a backend's port can't be 0"), "{shown:?}");
+        let is_unnamed =
+            |text: &str| parse(text.as_bytes(), &Set::new()).unwrap().iter().map(|it| it.is_unnamed).collect();
+        let unnamed: Vec<bool> = is_unnamed(text);
+        assert_eq!(unnamed, [true, false, false]);
+        let text = r#"[{"Node": null, "Service": {"ID": "x"}}, {"Node": {"Node": "n"}, "Service": {"ID": 7}}]"#;
+        let unnamed: Vec<bool> = is_unnamed(text);
+        assert_eq!(unnamed, [true, true]);
         for text in ["", "null", "{}", "rubbish"] {
             assert!(parse(text.as_bytes(), &Set::new()).is_err(), "{text}");
         }

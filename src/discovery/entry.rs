@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use std::net::Ipv6Addr;
 
 /// The keys of such an object.
-const KEYS: &str = "address, weight, max_connections, backup and state";
+const KEYS: [&str; 5] = ["address", "weight", "max_connections", "backup", "state"];
 /// The most characters of a value that an error shows. The longest address is shorter.
 const SHOWN_MAX: usize = 300;
 
@@ -23,10 +23,16 @@ pub fn found(name: &str, object: &Map<String, Value>) -> Result<Found, String> {
             "max_connections" => found.max_connections = Some(number(key, value, 1, u32::MAX)?),
             "backup" => found.backup = Some(value.as_bool().ok_or_else(|| wrong(key, "true or false", value))?),
             "state" => found.state = state(key, value)?,
-            _ => return Err(format!("unknown key `{}`; the keys are {KEYS}", shown(key))),
+            _ => return Err(format!("unknown key `{}`; the keys are {}", shown(key), KEYS.join(", "))),
         }
     }
     Ok(found)
+}
+
+/// Whether its address can be read, and no key is unknown: one may be a misspelt `name`.
+pub fn is_at_its_address(object: &Map<String, Value>) -> bool {
+    object.get("address").is_some_and(|value| address(value).is_ok())
+        && object.keys().all(|key| KEYS.contains(&key.as_str()))
 }
 
 /// Text from outside as errors show it: on one line, and not endless.
@@ -40,6 +46,8 @@ pub fn shown(text: &str) -> String {
 pub fn address_of(host: &str, port: u16) -> Result<Address, String> {
     match host.parse::<Ipv6Addr>() {
         Ok(ip) => Address::parse_backend(&format!("[{ip}]:{port}")),
+        // With a port it would be the path of a unix socket.
+        Err(_) if host.starts_with("unix:") => Err(format!("expected an IP address or a name, got `{}`", shown(host))),
         Err(_) => Address::parse_backend(&format!("{}:{port}", shown(host))),
     }
 }

@@ -27,7 +27,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long a watch stays.
-const STAY: Duration = Duration::from_secs(25);
+const STAY: Duration = Duration::from_secs(16);
+/// The time limit of a call. A change is found within 30 s, though the watched member and the next one hang.
+const CALL: Duration = Duration::from_secs(6);
+const _: () = assert!(STAY.as_secs() + 2 * CALL.as_secs() < 30);
 /// The most keys of a batch of changes.
 const BATCH: usize = 1000;
 /// The longest password, in bytes.
@@ -89,6 +92,7 @@ pub static ETCD: Kind = Kind {
         },
     ],
     watches: &["prefix", "endpoints"],
+    reads: |_| Vec::new(),
     check,
     run,
 };
@@ -153,7 +157,7 @@ fn access(settings: &Settings) -> Result<Access, String> {
     };
     let files =
         TlsFiles { ca: settings.file("ca_file"), cert: settings.file("cert_file"), key: settings.file("key_file") };
-    Ok(Access { endpoints: endpoints?, user, client: Client::new(files)? })
+    Ok(Access { endpoints: endpoints?, user, client: Client::new(files)?.within(CALL) })
 }
 
 /// Reads all keys as they were at one revision.
@@ -246,7 +250,7 @@ pub fn collect(
 /// The entry of a key; none for the prefix itself. An error means that the answer is not etcd's.
 pub fn item(prefix: &str, pair: &KeyValue) -> Result<Option<Item>, String> {
     let value = decoded(&pair.value)?;
-    Ok(name(prefix, pair)?.map(|name| Item { found: found(&name, &value), key: name }))
+    Ok(name(prefix, pair)?.map(|name| Item::new(name.clone(), found(&name, &value))))
 }
 
 /// The rest of a key, which is a backend's name. Bytes that are no text are replaced, and the name is refused later.
@@ -261,7 +265,7 @@ pub fn found(name: &str, value: &[u8]) -> Result<Found, String> {
     let text = std::str::from_utf8(value).map_err(|_| "the value is no text")?.trim();
     if text.starts_with('{') {
         return match serde_json::from_str(text) {
-            Ok(Value::Object(object)) => entry::found(name, &object),
+            Ok(Value::Object(object)) => entry::found(name, &object).and_then(not_local),
             Ok(_) => Err("the value is no object".to_owned()),
             Err(error) => Err(format!("the value is no JSON object: {error}")),
         };
@@ -269,7 +273,17 @@ pub fn found(name: &str, value: &[u8]) -> Result<Found, String> {
     let short = entry::shown(text);
     let address = Address::parse_backend(&short)
         .map_err(|why| format!("the value is neither an address nor a JSON object: {why}"))?;
-    Ok(Found::at(name.to_owned(), address))
+    not_local(Found::at(name.to_owned(), address))
+}
+
+/// A key space may be written by others than the operator of this machine, whose unix sockets are not theirs to give.
+fn not_local(found: Found) -> Result<Found, String> {
+    match found.address {
+        Address::Unix(_) => {
+            Err("expected IP:PORT or NAME:PORT: etcd can't name a unix socket of this machine".to_owned())
+        }
+        _ => Ok(found),
+    }
 }
 
 /// The first key behind all keys with this prefix.

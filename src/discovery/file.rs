@@ -22,6 +22,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 const PERIOD: Duration = Duration::from_secs(10);
+/// The period after the first error. It doubles while errors follow each other.
+const AFTER_ERROR: Duration = Duration::from_secs(1);
 /// The longest wait for the end of a change. A file that never comes to rest is read as it is.
 const CHANGE_MAX: Duration = Duration::from_secs(20);
 /// How long a file that may have a writer must be unchanged.
@@ -50,6 +52,7 @@ pub static FILE: Kind = Kind {
         example: "\"/etc/tcplb/backends.toml\"",
     }],
     watches: &["path"],
+    reads: |_| Vec::new(),
     check: |_| Ok(()),
     run,
 };
@@ -57,13 +60,25 @@ pub static FILE: Kind = Kind {
 fn run(settings: &Settings, feed: &mut Feed) -> Result<(), String> {
     let path = settings.file("path").ok_or("has no path")?;
     let named = |why: String| format!("{}: {why}", path.display());
-    let mut watch = Watch::new(path);
+    let (mut watch, mut again) = (Watch::new(path), AFTER_ERROR);
     while !feed.is_stopped() {
         watch.follow_links();
         watch.wait_for_rest();
         watch.mark = mark(path);
-        feed.replace(read(path).map_err(named)?).map_err(named)?;
-        watch.wait_for_change(feed);
+        let period = match read(path).and_then(|items| feed.replace(items)) {
+            Ok(()) => {
+                again = AFTER_ERROR;
+                PERIOD
+            }
+            // A correction is seen at once, so the watch goes on.
+            Err(why) => {
+                feed.failed(&named(why));
+                let period = again;
+                again = (2 * period).min(PERIOD);
+                period
+            }
+        };
+        watch.wait_for_change(feed, period);
     }
     Ok(())
 }
@@ -77,8 +92,8 @@ fn read(path: &Path) -> Result<Vec<Item>, String> {
     parse(&small_file::read(path, BYTES_MAX).map_err(|error| error.to_string())?)
 }
 
-/// The entries that a file lists. Only a file that can't be understood as a whole is an error: an entry that is not
-/// understood stands for itself.
+/// The entries that a file lists. Only a file that can't be understood as a whole is an error. An entry that is not understood
+/// stands for itself, and one whose name is in doubt for any backend.
 pub fn parse(bytes: &[u8]) -> Result<Vec<Item>, String> {
     let text = std::str::from_utf8(bytes).map_err(|error| format!("expected UTF-8: {error}"))?;
     let value = if text.trim_start().starts_with('{') {
@@ -100,30 +115,35 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Item>, String> {
         return Err(format!("has {} entries; at most {BACKENDS_MAX} are taken", list.len()));
     }
     let mut keys = HashSet::new();
-    let items = list.into_iter().zip(1..).map(|(value, number)| {
-        let (key, found) = entry(value);
-        let key = key.unwrap_or_else(|| format!("entry {number}"));
-        if keys.insert(key.clone()) {
-            Item { key, found }
-        } else {
-            Item { key: format!("entry {number}"), found: Err(format!("an entry before it is called `{key}` too")) }
-        }
+    let items = list.into_iter().zip(1..).map(|(value, number)| match entry(value) {
+        Ok((key, found)) if keys.insert(key.clone()) => Item::new(key, found),
+        Ok((key, _)) => unnamed(number, format!("an entry before it is called `{key}` too")),
+        Err(why) => unnamed(number, why),
     });
     Ok(items.collect())
 }
 
-/// An entry, and what it is called: by its name, or by its address.
-fn entry(value: Value) -> (Option<String>, Result<Found, String>) {
+fn unnamed(number: usize, why: String) -> Item {
+    Item::unnamed(format!("entry {number}"), why)
+}
+
+/// What an entry is called, by its name or else by its address, and its backend. Fails if it may be called something else: without
+/// a name, a wrong address or an unknown key may be a mistyped one.
+fn entry(value: Value) -> Result<(String, Result<Found, String>), String> {
     let Value::Object(mut object) = value else {
-        return (None, Err(format!("expected a table with an address, got `{}`", shown(&value.to_string()))));
+        return Err(format!("expected a table with an address, got `{}`", shown(&value.to_string())));
     };
-    let name = match object.remove("name") {
-        None => object.get("address").and_then(Value::as_str).map(str::to_owned),
-        Some(Value::String(name)) => Some(name),
-        Some(other) => return (None, Err(format!("name: expected a text, got `{}`", shown(&other.to_string())))),
-    };
-    let found = entry::found(name.as_deref().unwrap_or_default(), &object);
-    (name.map(|name| shown(&name)), found)
+    match object.remove("name") {
+        Some(Value::String(name)) if !name.is_empty() => Ok((shown(&name), entry::found(&name, &object))),
+        Some(other) => Err(format!("name: expected a text, got `{}`", shown(&other.to_string()))),
+        None => {
+            let name = object.get("address").and_then(Value::as_str).unwrap_or_default();
+            match entry::found(name, &object) {
+                Err(why) if !entry::is_at_its_address(&object) => Err(why),
+                found => Ok((shown(name), found)),
+            }
+        }
+    }
 }
 
 /// What is known of the file's writer.
@@ -209,9 +229,9 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Waits until the file has changed, for at most a period.
-    fn wait_for_change(&mut self, feed: &Feed) {
-        let until = Instant::now() + PERIOD;
+    /// Waits until the file has changed, for at most so long.
+    fn wait_for_change(&mut self, feed: &Feed, period: Duration) {
+        let until = Instant::now() + period;
         self.changed = false;
         while !self.changed && mark(self.path) == self.mark {
             let left = until.saturating_duration_since(Instant::now());
@@ -306,6 +326,33 @@ mod tests {
             assert!(line.starts_with(want), "{line}");
         }
         assert_eq!(shown.len(), 6);
+    }
+
+    #[test]
+    fn an_entry_whose_name_is_in_doubt_may_be_any_backend() {
+        let is_unnamed = |entry: &str| {
+            let text = format!("backend = [{{ name = 'a', address = 'a:1' }}, {entry}]");
+            parse(text.as_bytes()).unwrap()[1].is_unnamed
+        };
+        for entry in [
+            "'a:1'",
+            "{ weight = 1 }",
+            "{ name = 7, address = 'a:1' }",
+            "{ name = '', address = 'a:1' }",
+            "{ nmae = 'b', address = 'b:1' }",
+            "{ address = 'b' }",
+            "{ name = 'a', address = 'b:1' }",
+        ] {
+            assert!(is_unnamed(entry), "{entry}");
+        }
+        for entry in [
+            "{ name = 'b', address = 'b' }",
+            "{ name = 'b', adress = 'b:1' }",
+            "{ address = 'b:1', weight = 'x' }",
+            "{ address = 'b:1' }",
+        ] {
+            assert!(!is_unnamed(entry), "{entry}");
+        }
     }
 
     #[test]

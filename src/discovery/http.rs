@@ -2,6 +2,7 @@
 //!
 //! - Everything is bounded: the time of a call and of its connection, the bytes of an answer, the bytes of one streamed value.
 //! - An error names the server and the cause: `http://127.0.0.1:2379: connection refused`. No header and no body of a request is in it.
+//!   A server may echo what it was sent: a secret of the call is cut out of its text ([`Call::hiding`]).
 //! - Redirects are not followed, and the environment's proxies are not used: a source asks the servers that the
 //!   configuration names.
 //! - HTTPS trusts the authorities of `ca_file`, or those of the system. `cert_file` and `key_file` are what the client shows. They are
@@ -43,6 +44,8 @@ const ANSWER_MAX: u64 = 64 << 20;
 const VALUE_MAX: usize = 1 << 20;
 /// The most bytes of an answer's text that an error shows.
 const SHOWN_MAX: usize = 200;
+/// What a refusal has in the place of a secret.
+const HIDDEN: &str = "…";
 /// How long a connection without a call is kept, for the next page of an answer.
 const IDLE: Duration = Duration::from_secs(1);
 
@@ -58,6 +61,7 @@ pub struct Call<'a> {
     server: &'a str,
     request: ureq::http::request::Builder,
     body: Option<String>,
+    secret: Option<String>,
 }
 
 /// An answer whose body was not read yet.
@@ -65,6 +69,7 @@ pub struct Answer {
     /// Like 200.
     pub status: u16,
     server: String,
+    secret: Option<String>,
     limit: Duration,
     response: ureq::http::Response<ureq::Body>,
 }
@@ -161,13 +166,13 @@ impl Client {
 
     /// A GET of `path` from a [`server`].
     pub fn get<'a>(&'a self, server: &'a str, path: &str) -> Call<'a> {
-        Call { client: self, server, request: Request::get(format!("{server}{path}")), body: None }
+        Call { client: self, server, request: Request::get(format!("{server}{path}")), body: None, secret: None }
     }
 
     /// A POST of JSON to `path` of a [`server`].
     pub fn post<'a>(&'a self, server: &'a str, path: &str, body: &serde_json::Value) -> Call<'a> {
         let request = Request::post(format!("{server}{path}")).header("Content-Type", "application/json");
-        Call { client: self, server, request, body: Some(body.to_string()) }
+        Call { client: self, server, request, body: Some(body.to_string()), secret: None }
     }
 }
 
@@ -178,15 +183,20 @@ impl Call<'_> {
         self
     }
 
+    /// This word never stands in the text of a refusal.
+    pub fn hiding(self, secret: String) -> Self {
+        Call { secret: Some(secret), ..self }
+    }
+
     /// Makes the call, and waits for the head of the answer.
     pub fn send(self) -> Result<Answer, String> {
-        let Call { client: Client { agent, limit }, server, request, body } = self;
+        let Call { client: Client { agent, limit }, server, request, body, secret } = self;
         let sent = match body {
             Some(body) => request.body(body).map_err(ureq::Error::from).and_then(|request| agent.run(request)),
             None => request.body(()).map_err(ureq::Error::from).and_then(|request| agent.run(request)),
         };
-        let response = sent.map_err(|error| cause::text(server, *limit, error))?;
-        Ok(Answer { status: response.status().as_u16(), server: server.to_owned(), limit: *limit, response })
+        let response = sent.map_err(|error| cause::of_head(server, *limit, error))?;
+        Ok(Answer { status: response.status().as_u16(), server: server.to_owned(), secret, limit: *limit, response })
     }
 }
 
@@ -217,8 +227,17 @@ impl Answer {
     /// The error that an answer without success is: the server, the status, and the beginning of the body.
     pub fn failure(self) -> String {
         let (server, status) = (self.server.clone(), self.status);
+        failure(&server, status, &String::from_utf8_lossy(&self.refusal()))
+    }
+
+    /// The body of an answer without success, without the secret of the call.
+    pub fn refusal(mut self) -> Vec<u8> {
+        let secret = self.secret.take().filter(|secret| !secret.is_empty());
         let bytes = self.bytes().unwrap_or_default();
-        failure(&server, status, &String::from_utf8_lossy(&bytes))
+        match secret {
+            Some(secret) => String::from_utf8_lossy(&bytes).replace(&secret, HIDDEN).into_bytes(),
+            None => bytes,
+        }
     }
 
     /// The body as JSON values, one after the other. Their time is that of the call; an endless stream needs no end.

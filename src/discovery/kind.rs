@@ -17,6 +17,8 @@ pub struct Kind {
     pub keys: &'static [Key],
     /// The keys that say what it watches, for people. None of them holds a secret.
     pub watches: &'static [&'static str],
+    /// The files that it reads although no key names them; the sandbox lets it.
+    pub reads: fn(&Settings) -> Vec<PathBuf>,
     /// The rules between its keys, and of their values.
     pub check: fn(&Settings) -> Result<(), Wrong>,
     /// Finds backends until the feed is stopped (`Ok`), or until something fails. Then it is called again after a pause.
@@ -159,7 +161,7 @@ impl Settings {
         self.kind.watches.iter().filter_map(text).collect::<Vec<_>>().join(" ")
     }
 
-    /// All files that it reads.
+    /// All files that keys name.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.values.values().filter_map(|value| if let Value::File(path) = value { Some(path.as_path()) } else { None })
     }

@@ -21,6 +21,8 @@ use std::time::{Duration, Instant};
 
 /// What a pod finds of its service account.
 const ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+/// The kind of list that is asked for.
+const LIST: &str = "EndpointSliceList";
 /// How long a list is followed by watches.
 const FOLLOW: Duration = Duration::from_secs(25);
 /// How much longer a call may take than the server was asked for.
@@ -83,6 +85,7 @@ pub static KUBERNETES: Kind = Kind {
         },
     ],
     watches: &["namespace", "service", "port", "api"],
+    reads,
     check,
     run,
 };
@@ -109,6 +112,14 @@ fn check(settings: &Settings) -> Result<(), Wrong> {
         }
         _ => Ok(()),
     }
+}
+
+/// What it reads of the pod's service account. The kubelet replaces these files.
+fn reads(settings: &Settings) -> Vec<PathBuf> {
+    let in_pod = settings.text("api").is_none();
+    let files = [("token_file", "token"), ("ca_file", "ca.crt"), ("namespace", "namespace")];
+    let used = files.into_iter().filter(|(key, _)| in_pod && settings.value(key).is_none());
+    used.map(|(_, file)| Path::new(ACCOUNT).join(file)).collect()
 }
 
 /// Where the slices are, and what opens the door.
@@ -151,7 +162,8 @@ impl Place {
     fn get(&self, client: &Client, parameters: &str) -> Result<Answer, String> {
         let mut call = client.get(&self.server, &format!("{}{parameters}", self.path));
         if let Some(file) = &self.token_file {
-            call = call.header("Authorization", &format!("Bearer {}", small_file::read_token(file, TOKEN_MAX)?));
+            let token = small_file::read_token(file, TOKEN_MAX)?;
+            call = call.header("Authorization", &format!("Bearer {token}")).hiding(token);
         }
         call.send()
     }
@@ -183,6 +195,8 @@ fn run(settings: &Settings, feed: &mut Feed) -> Result<(), String> {
 #[derive(Deserialize)]
 struct List {
     #[serde(default)]
+    kind: String,
+    #[serde(default)]
     metadata: Metadata,
     #[serde(deserialize_with = "http::list::<BACKENDS_MAX, _, _>")]
     items: Vec<Box<RawValue>>,
@@ -213,7 +227,14 @@ fn list(place: &Place, client: &Client, slices: &mut Slices) -> Result<Option<St
             410 => return Ok(None),
             _ => return Err(refused(&place.server, answer)),
         }
-        let List { metadata, items: more } = answer.json()?;
+        let List { kind, metadata, items: more } = answer.json()?;
+        if kind != LIST {
+            return Err(format!(
+                "{}: expected a list of kind {LIST}, got `{}`",
+                place.server,
+                super::entry::shown(&kind)
+            ));
+        }
         bytes += more.iter().map(|slice| slice.get().len()).sum::<usize>();
         items.extend(more);
         if bytes > BYTES_MAX || items.len() > BACKENDS_MAX {
@@ -233,10 +254,8 @@ fn list(place: &Place, client: &Client, slices: &mut Slices) -> Result<Option<St
 
 fn refused(server: &str, answer: Answer) -> String {
     let status = answer.status;
-    match answer.json::<Status>() {
-        Ok(why) => http::failure(server, status, &why.message),
-        Err(_) => http::failure(server, status, ""),
-    }
+    let why: Option<Status> = serde_json::from_slice(&answer.refusal()).ok();
+    http::failure(server, status, &why.unwrap_or_default().message)
 }
 
 #[derive(Deserialize)]
@@ -340,6 +359,15 @@ mod tests {
         let given = settings(&[("service", "web"), ("namespace", "shop"), ("api", "http://127.0.0.1:8001/")]);
         let place = Place::of(&given, |_| None, Path::new(ACCOUNT)).unwrap();
         assert_eq!((place.server.as_str(), place.token_file, place.ca_file), ("http://127.0.0.1:8001", None, None));
+    }
+
+    #[test]
+    fn only_in_a_pod_it_reads_the_service_account() {
+        let files = |given: &[(&'static str, &str)]| reads(&settings(given)).len();
+        assert_eq!(reads(&settings(&[("service", "web")]))[0], Path::new(ACCOUNT).join("token"));
+        assert_eq!(files(&[("service", "web")]), 3);
+        assert_eq!(files(&[("service", "web"), ("namespace", "shop"), ("token_file", "/a")]), 1);
+        assert_eq!(files(&[("service", "web"), ("namespace", "shop"), ("api", "http://127.0.0.1:1")]), 0);
     }
 
     #[test]

@@ -20,6 +20,7 @@
 //!
 //! - an error of the source, a time-out, an answer that is not understood;
 //! - an item of an answer that is not understood: its own key keeps what it had, the others are not concerned;
+//! - an answer with an item that names no backend: the item may be any of them;
 //! - an answer without any item that is understood;
 //! - an empty answer, unless the source has `on_empty = "clear"`;
 //! - the end of the source's server, its restart, another leader.
@@ -56,7 +57,7 @@ mod sources;
 pub use feed::{Feed, Found, HandOver, Item, Set, Standing};
 pub use kind::{Key, Kind, Settings, Takes, Value, Wrong};
 pub use renewal::{AddressSet, NameStanding, NameTable, Renewals, Wanted as WantedNames};
-pub use sources::{SourceId, Sources, Wanted};
+pub use sources::{Report, SourceId, Sources, Wanted};
 
 /// The most backends of one source. An answer with more is an error.
 pub const BACKENDS_MAX: usize = 50_000;

@@ -5,7 +5,6 @@
 
 use super::feed::{Feed, HandOver, Set, Standing};
 use super::kind::Settings;
-use crate::base::text::counted;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -41,6 +40,9 @@ pub struct Wanted {
     pub set: Arc<Set>,
 }
 
+/// Takes the begin of a source's outage, with its error, or the end.
+pub type Report = Arc<dyn Fn(&SourceId, Option<&str>) + Send + Sync>;
+
 /// All sources, for the thread that uses their sets.
 pub struct Sources {
     running: BTreeMap<SourceId, Running>,
@@ -48,6 +50,7 @@ pub struct Sources {
     wakes: Receiver<()>,
     /// Cloned by each thread. So its count is the number of threads, and one.
     threads: Arc<()>,
+    report: Report,
     pauses: (Duration, Duration),
 }
 
@@ -75,15 +78,16 @@ struct Newest {
 
 impl Default for Sources {
     fn default() -> Sources {
-        Sources::pausing(PAUSE)
+        Sources::reporting(Arc::new(|_: &SourceId, _: Option<&str>| {}))
     }
 }
 
 impl Sources {
-    fn pausing(pauses: (Duration, Duration)) -> Sources {
+    /// No sources yet. Their threads report outages to `report`, which must not wait.
+    pub fn reporting(report: Report) -> Sources {
         let (wake, wakes) = bounded(1);
         let newest = Arc::new(Newest { sets: Mutex::default(), wake });
-        Sources { running: BTreeMap::new(), newest, wakes, threads: Arc::default(), pauses }
+        Sources { running: BTreeMap::new(), newest, wakes, threads: Arc::default(), report, pauses: PAUSE }
     }
 
     /// Starts the sources that are new or have other settings, and ends those that are not wanted any more. Sets of both
@@ -117,7 +121,8 @@ impl Sources {
             let outcome = if threads >= started + LINGERING_MAX {
                 Err(format!("{LINGERING_MAX} threads of removed sources have not ended: it waits for one of them"))
             } else {
-                let source = Source { id, running, set: set.clone(), newest: &self.newest, pauses: self.pauses };
+                let (newest, report, pauses) = (&self.newest, &self.report, self.pauses);
+                let source = Source { id, running, set: set.clone(), newest, report, pauses };
                 source.start(self.threads.clone()).map_err(|error| format!("can't start its thread: {error}"))
             };
             match outcome {
@@ -129,6 +134,7 @@ impl Sources {
                     let mut standing = running.standing.lock();
                     if !std::mem::replace(&mut standing.failing, true) {
                         log::warn!("{}: {why}", name(id));
+                        (self.report)(id, Some(&why));
                         standing.note(why);
                     }
                 }
@@ -143,7 +149,7 @@ impl Sources {
             let (count, reasons) = refused(id).unwrap_or_default();
             let new: Vec<&String> = reasons.iter().filter(|why| !running.refused.contains(why)).collect();
             let mut standing = running.standing.lock();
-            standing.refused = count;
+            (standing.refused, standing.why_refused) = (count, reasons.to_vec());
             for why in new {
                 log::warn!("{}: {why}; it is left out", name(id));
                 standing.note(why.clone());
@@ -174,20 +180,21 @@ struct Source<'a> {
     running: &'a Running,
     set: Arc<Set>,
     newest: &'a Arc<Newest>,
+    report: &'a Report,
     pauses: (Duration, Duration),
 }
 
 impl Source<'_> {
     /// The thread holds `alive` while it runs. The source ends once the result is dropped.
     fn start(self, alive: Arc<()>) -> std::io::Result<Sender<()>> {
-        let Source { id, running, set, newest, pauses } = self;
+        let Source { id, running, set, newest, report, pauses } = self;
         let (stop, stopped) = bounded::<()>(0);
-        let place = Place { id: id.clone(), newest: newest.clone(), ended: stopped.clone() };
-        let standing = running.standing.clone();
-        let feed = Feed::new(name(id), running.clears, set, standing.clone(), stopped, Box::new(place));
+        let place = Place { id: id.clone(), newest: newest.clone(), report: report.clone(), ended: stopped.clone() };
         let settings = running.settings.clone();
+        let names = (name(id), settings.watched());
+        let feed = Feed::new(names, running.clears, set, running.standing.clone(), stopped, Box::new(place));
         let work = move || {
-            follow(&settings, feed, &standing, pauses);
+            follow(&settings, feed, pauses);
             drop(alive);
         };
         thread::Builder::new().name(format!("discover-{}", id.label)).spawn(work)?;
@@ -199,6 +206,7 @@ impl Source<'_> {
 struct Place {
     id: SourceId,
     newest: Arc<Newest>,
+    report: Report,
     ended: Receiver<()>,
 }
 
@@ -219,6 +227,12 @@ impl HandOver for Place {
             sets.remove(&self.id);
         }
     }
+
+    fn outage(&self, error: Option<&str>) {
+        if !is_over(&self.ended) {
+            (self.report)(&self.id, error);
+        }
+    }
 }
 
 /// As the log calls a source.
@@ -227,8 +241,8 @@ fn name(id: &SourceId) -> String {
 }
 
 /// The life of a source's thread.
-fn follow(settings: &Settings, mut feed: Feed, standing: &Mutex<Standing>, pauses: (Duration, Duration)) {
-    let (mut pause, mut logged) = (pauses.0, None::<String>);
+fn follow(settings: &Settings, mut feed: Feed, pauses: (Duration, Duration)) {
+    let mut pause = pauses.0;
     while !feed.is_stopped() {
         let begun = Instant::now();
         let outcome = (settings.kind.run)(settings, &mut feed);
@@ -247,17 +261,7 @@ fn follow(settings: &Settings, mut feed: Feed, standing: &Mutex<Standing>, pause
         if ran >= pauses.1 {
             pause = pauses.0;
         }
-        let was_failing = {
-            let mut standing = standing.lock();
-            standing.note(why.clone());
-            std::mem::replace(&mut standing.failing, true)
-        };
-        // An outage is one line, however long it takes.
-        if !was_failing || logged.as_ref() != Some(&why) {
-            let kept = counted(feed.set().len(), "backend");
-            log::warn!("{}: {why}; it keeps its {kept} and is asked again", feed.name());
-            logged = Some(why);
-        }
+        feed.failed(&why);
         if !feed.wait(pause) {
             return;
         }

@@ -7,14 +7,15 @@ use std::io::{self, ErrorKind, Write};
 use std::net::{TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::symlink;
 use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, OnceLock};
 use tcplb::base::Endpoint;
 use tcplb::config::model::{Discover, Global, LogTo, Model, Pool, Sandbox};
 use tcplb::confine::Confinement;
-use tcplb::discovery::{KINDS, Value};
+use tcplb::discovery::{KINDS, Kind, Value};
 
 fn model(global: Global) -> Model {
     Model { global, listeners: Vec::new(), pools: Vec::new() }
@@ -80,7 +81,7 @@ fn what_the_balancer_does_not_need_is_out_of_reach() {
         assert_denied("rename a file", fs::rename(&in_etc, in_run.join("moved")));
         assert_denied("write among its sockets", fs::write(in_run.join("file"), "new"));
         assert_denied("make a directory there", fs::create_dir(in_run.join("directory")));
-        assert_denied("make a link there", std::os::unix::fs::symlink("/etc/shadow", in_run.join("link")));
+        assert_denied("make a link there", symlink("/etc/shadow", in_run.join("link")));
         assert_denied("make a socket elsewhere", UnixListener::bind(in_etc.with_extension("sock")));
     });
     assert_eq!(fs::read_to_string(&config).unwrap(), "text");
@@ -149,6 +150,57 @@ fn a_source_s_file_can_be_read_and_replaced_and_no_other_place() {
 }
 
 #[test]
+fn what_a_source_reads_without_a_key_can_be_read_after_it_was_replaced() {
+    static PLACE: OnceLock<PathBuf> = OnceLock::new();
+    static ACCOUNT: Kind = Kind {
+        name: "account",
+        doc: "",
+        keys: &[],
+        watches: &[],
+        reads: |_| PLACE.get().map(|place| place.join("token")).into_iter().collect(),
+        check: |_| Ok(()),
+        run: |_, _| Ok(()),
+    };
+    if !have_landlock() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (etc, account, other) = (place.path().join("etc"), place.path().join("account"), place.path().join("other"));
+    for directory in [&etc, &account, &other] {
+        fs::create_dir(directory).unwrap();
+        fs::write(directory.join("file"), "text").unwrap();
+    }
+    // As the kubelet writes the files of a service account: each is a link through `..data`, which is replaced.
+    let publish = |version: &str| {
+        fs::create_dir(account.join(version)).unwrap();
+        fs::write(account.join(version).join("token"), version).unwrap();
+        symlink(version, account.join("..data_tmp")).unwrap();
+        fs::rename(account.join("..data_tmp"), account.join("..data")).unwrap();
+    };
+    publish("..first");
+    symlink("..data/token", account.join("token")).unwrap();
+    PLACE.set(account.clone()).unwrap();
+    let pools = vec![Pool { discover: vec![Discover::of(&ACCOUNT)], ..Pool::default() }];
+    let model = Model { pools, ..model(Global::default()) };
+    let (ready, replaced) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (here, there) = (ready.clone(), replaced.clone());
+    let (config, token, secret) = (etc.join("file"), account.join("token"), other.join("file"));
+    let thread = std::thread::spawn(move || {
+        Confinement::new(&model, Some(&config)).unwrap().carry_out(&[], None).unwrap();
+        let first = fs::read_to_string(&token);
+        here.wait();
+        there.wait();
+        assert_denied("read elsewhere", fs::read(&secret));
+        (first.unwrap(), fs::read_to_string(&token).unwrap())
+    });
+    ready.wait();
+    publish("..second");
+    fs::remove_dir_all(account.join("..first")).unwrap();
+    replaced.wait();
+    assert_eq!(thread.join().unwrap(), ("..first".to_owned(), "..second".to_owned()));
+}
+
+#[test]
 fn only_the_access_log_s_directory_can_be_written() {
     if !have_landlock() {
         return;
@@ -183,7 +235,7 @@ fn only_the_access_log_s_directory_can_be_written() {
             assert_denied("remove a log", fs::remove_file(&log));
             assert_denied("read a log", fs::read(&log));
             assert_denied("make a directory there", fs::create_dir(log.with_extension("directory")));
-            assert_denied("make a link there", std::os::unix::fs::symlink("/etc/shadow", log.with_extension("link")));
+            assert_denied("make a link there", symlink("/etc/shadow", log.with_extension("link")));
         };
         std::thread::spawn(inside).join().expect("the confined thread does not panic");
     }

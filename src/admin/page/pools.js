@@ -127,12 +127,15 @@ class SourceRow {
     this.cell = make("td", { colspan: COLUMNS.length, role: "cell" });
     this.node = make("tr", { class: "source", role: "row" }, this.cell);
   }
-  set({ source, watches, ok, backends, last_success_seconds, errors_total, last_error }) {
+  set({ source, watches, ok, backends, last_success_seconds, errors_total, last_error, entries_left_out, left_out, kept, kept_because }) {
     const answered = known(last_success_seconds) ? "answered " + age(last_success_seconds) + " ago" : "no answer yet";
     const error = !last_error ? "" : ok ? ", " + many(errors_total, "error") + ", the last: " + last_error : ", error: " + last_error;
-    const found = many(backends, "backend") + ", " + answered + error;
+    const without = !entries_left_out ? "" : ", " + many(entries_left_out, "entry", "entries") + " left out";
+    const stay = !kept_because ? "" : ", " + many(kept, "backend") + (kept === 1 ? " stays: " : " stay: ") + kept_because;
+    const found = many(backends, "backend") + ", " + answered + error + without + stay;
     redraw(this.cell, [source, watches, ok, found].join(), () => [icon(ok ? "up" : "warning", ok ? "up" : "degraded"), make("b", {}, "source " + source), make("small", {}, watches), found]);
-    if (this.cell.title !== found) this.cell.title = found;
+    const title = [found, ...left_out].join("\n");
+    if (this.cell.title !== title) this.cell.title = title;
   }
 }
 

@@ -3,7 +3,7 @@
 use super::args::Status as Arguments;
 use super::client::Client;
 use super::{REFUSED, Trouble, done, get, read, show, show_json, table};
-use crate::admin::api::{Finding, Level, PoolView, ProcessView, Status};
+use crate::admin::api::{Finding, Level, PoolView, ProcessView, SourceView, Status};
 use crate::admin::figures;
 use crate::base::text::Escaped;
 use std::process::ExitCode;
@@ -87,14 +87,22 @@ fn pool(pool: &PoolView) -> String {
         count => format!(", {count} clients wait"),
     };
     let PoolView { name, algorithm, state, backends, discovery, .. } = pool;
-    let sources: String = discovery.iter().map(|source| format!("\n{}", Escaped(figures::source(source)))).collect();
+    let sources: String = discovery.iter().map(source).collect();
     format!("pool {name}: {state}, {algorithm}{waiting}\n{}{sources}", table::traffic(backends))
+}
+
+/// A line, and one for each of the entries that were left out.
+fn source(source: &SourceView) -> String {
+    // The last error is the only one already.
+    let left_out = if source.entries_left_out > 1 { figures::left_out(source) } else { Vec::new() };
+    let left_out = left_out.into_iter().map(|line| format!("\n  {}", Escaped(line)));
+    format!("\n{}{}", Escaped(figures::source(source)), left_out.collect::<String>())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::api::{BackendView, Health, Listener, Millis, Recent, RecentClients, SourceView, Verdict};
+    use crate::admin::api::{BackendView, Health, Listener, Millis, Recent, RecentClients, Verdict};
     use crate::telemetry::Resets;
 
     fn backend(name: &str) -> BackendView {
@@ -211,6 +219,25 @@ mod tests {
         ];
         assert_eq!(lines[at..at + 4], want);
         assert_eq!(lines[at - 1], "  weight 2.5 of 10", "below the table");
+    }
+
+    #[test]
+    fn a_source_shows_what_it_leaves_out_and_what_it_keeps() {
+        let odd = SourceView {
+            source: "file".into(),
+            last_success_seconds: Some(3),
+            backends: 4,
+            errors_total: 7,
+            last_error: Some("entry 7: no name".into()),
+            entries_left_out: 7,
+            left_out: vec!["entry 1: no\u{1b}[2J name".into(), "web1: no address".into()],
+            kept: 1,
+            kept_because: Some("no entry of the answer is understood".into()),
+            ..SourceView::default()
+        };
+        let want = "\nsource file: 4 backends, answered 3s ago, error: entry 7: no name, 7 entries left out, 1 backend stays: no \
+                    entry of the answer is understood\n  entry 1: no\\u{1b}[2J name\n  web1: no address\n  and 5 more";
+        assert_eq!(source(&odd), want);
     }
 
     #[test]

@@ -10,6 +10,7 @@ static TEST: Kind = Kind {
     doc: "",
     keys: &[crate::discovery::Key { name: "at", takes: Takes::Text, doc: "", absent: "", example: "" }],
     watches: &["at"],
+    reads: |_| Vec::new(),
     check: |_| Ok(()),
     run: |_, _| Ok(()),
 };

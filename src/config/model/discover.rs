@@ -5,7 +5,7 @@ use crate::config::words::Words;
 use crate::discovery::{Kind, Settings};
 use std::collections::HashMap;
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A source of backends. Equal ones find the same, so a reload that brings an equal one leaves it alone.
@@ -66,14 +66,26 @@ impl super::Pool {
 }
 
 impl super::Model {
-    /// The files that sources read, each with its source, for messages.
+    /// The files that keys of sources name, each with its source, for messages.
     pub fn source_files(&self) -> Vec<(String, &Path)> {
-        let sources = self.pools.iter().flat_map(|pool| pool.sources().into_iter().map(move |source| (pool, source)));
-        let files = sources.flat_map(|(pool, (label, discover))| {
-            let source = format!("pool {}: discovery by {label}", pool.name);
-            discover.settings.files().map(move |file| (source.clone(), file))
+        let files = self
+            .named_sources()
+            .flat_map(|(source, settings)| settings.files().map(move |file| (source.clone(), file)));
+        files.collect()
+    }
+
+    /// The files that sources read although no key names them.
+    pub fn further_source_files(&self) -> Vec<(String, PathBuf)> {
+        let files = self.named_sources().flat_map(|(source, settings)| {
+            (settings.kind.reads)(settings).into_iter().map(move |file| (source.clone(), file))
         });
         files.collect()
+    }
+
+    fn named_sources(&self) -> impl Iterator<Item = (String, &Settings)> {
+        let sources = self.pools.iter().flat_map(|pool| pool.sources().into_iter().map(move |source| (pool, source)));
+        sources
+            .map(|(pool, (label, discover))| (format!("pool {}: discovery by {label}", pool.name), &discover.settings))
     }
 }
 

@@ -11,8 +11,15 @@ use crate::config::words::{self, alternatives};
 use crate::discovery::{self, KINDS, Key, Takes, Value, Wrong};
 
 /// What stands in the place of a kind until it is read.
-static NO_KIND: discovery::Kind =
-    discovery::Kind { name: "", doc: "", keys: &[], watches: &[], check: |_| Ok(()), run: |_, _| Ok(()) };
+static NO_KIND: discovery::Kind = discovery::Kind {
+    name: "",
+    doc: "",
+    keys: &[],
+    watches: &[],
+    reads: |_| Vec::new(),
+    check: |_| Ok(()),
+    run: |_, _| Ok(()),
+};
 
 /// One of [`KINDS`].
 const SOURCE_KIND: Kind<&'static discovery::Kind> = Kind {

@@ -97,6 +97,7 @@ pub static DNS: Kind = Kind {
         },
     ],
     watches: &["name", "srv", "resolvers"],
+    reads: |_| Vec::new(),
     check,
     run,
 };
@@ -240,7 +241,7 @@ fn unknown(host: &str, found: &Addresses) -> Option<Item> {
     let why = found.incomplete.clone()?;
     let [ipv4, ipv6] = FAMILIES;
     let family = if found.list.iter().any(IpAddr::is_ipv4) { ipv6 } else { ipv4 };
-    Some(Item { key: unknown_key(host, family), found: Err(why) })
+    Some(Item::new(unknown_key(host, family), Err(why)))
 }
 
 fn unknown_key(host: &str, family: &str) -> String {
@@ -255,7 +256,7 @@ fn is_known(found: &Addresses, ip: IpAddr) -> bool {
 /// The backend at an address.
 fn backend_at(at: SocketAddr) -> Item {
     let name = at.to_string();
-    Item { key: name.clone(), found: Ok(backend(name, at)) }
+    Item::new(name.clone(), Ok(backend(name, at)))
 }
 
 fn backend(name: String, at: SocketAddr) -> Found {
@@ -286,7 +287,7 @@ fn items(services: &[Service], targets: &Targets, before: &super::Set) -> Vec<It
             backup: Some(Some(service.priority) != lowest),
             ..backend(key.clone(), at)
         });
-        Item { key, found }
+        Item::new(key, found)
     };
     let hosts: BTreeSet<&String> = services.iter().map(|service| &service.target).collect();
     let unknown = hosts.into_iter().filter_map(|host| unknown(host, targets.get(host)?.0.as_ref().ok()?));

@@ -123,9 +123,6 @@ fn a_service_keeps_an_address_of_a_family_that_is_not_known() {
     found.as_mut().unwrap().incomplete = Some("name server 10.0.0.9:53: answered SERVFAIL".to_owned());
     let now = items(&services, &targets, &before);
     assert_eq!(now[0].found.as_ref().unwrap().address.to_string(), "[fd00::1]:80");
-    let error = Item {
-        key: "IPv6 addresses of a.lan".to_owned(),
-        found: Err("name server 10.0.0.9:53: answered SERVFAIL".to_owned()),
-    };
+    let error = Item::new("IPv6 addresses of a.lan", Err("name server 10.0.0.9:53: answered SERVFAIL".to_owned()));
     assert_eq!(now[1..], [error]);
 }

@@ -17,7 +17,7 @@ pub const PAGE: usize = 1000;
 const UNAUTHENTICATED: i64 = 16;
 /// gRPC's code of etcd's refusal to authenticate where authentication is not enabled.
 const FAILED_PRECONDITION: i64 = 9;
-/// gRPC's code of a call whose token is older than a change of users: etcd wants a new one.
+/// gRPC's code of a call whose token is older than a change of users: etcd wants a new one. Also that of a wrong password.
 const INVALID_ARGUMENT: i64 = 3;
 
 /// Where etcd is, and how it is asked.
@@ -195,7 +195,7 @@ impl Gateway {
         }
         let mut call = client.unwrap_or(&self.access.client).post(self.server(), path, body);
         if let Some(token) = self.token.as_ref().filter(|token| !token.is_empty()) {
-            call = call.header("Authorization", token);
+            call = call.header("Authorization", token).hiding(token.clone());
         }
         // A watch of a member without a leader ends instead of being silent.
         let answer = call.header("Grpc-Metadata-hasleader", "true").send().map_err(Failure::Text)?;
@@ -209,18 +209,25 @@ impl Gateway {
         }
     }
 
-    /// A new token; an empty one where authentication is not enabled.
+    /// A new token; an empty one where authentication is not enabled. What etcd says to it is not shown, since that may have the
+    /// password.
     fn token(&self, name: &str, password: &str) -> Result<Option<String>, Failure> {
         let body = json!({"name": name, "password": password});
         let answer =
             self.access.client.post(self.server(), "/v3/auth/authenticate", &body).send().map_err(Failure::Text)?;
         if answer.is_success() {
-            let Token { token } = answer.json().map_err(Failure::Text)?;
-            return Ok(Some(token));
+            let token: Option<Token> = serde_json::from_slice(&answer.bytes().map_err(Failure::Text)?).ok();
+            let token = token.map(|Token { token }| Some(token));
+            return token.ok_or_else(|| self.failure("the answer to the password has no token".to_owned()));
         }
-        match refused(self.server(), answer) {
-            (FAILED_PRECONDITION, _) => Ok(Some(String::new())),
-            (_, text) => Err(Failure::Text(text)),
+        let status = answer.status;
+        match refused(self.server(), answer).0 {
+            FAILED_PRECONDITION => Ok(Some(String::new())),
+            INVALID_ARGUMENT => {
+                let user = entry::shown(name);
+                Err(self.failure(format!("user `{user}`: authentication failed, invalid user ID or password")))
+            }
+            code => Err(self.failure(format!("authentication failed: HTTP {status}, code {code}"))),
         }
     }
 }
@@ -228,7 +235,7 @@ impl Gateway {
 /// The code and the text of an answer without success.
 fn refused(server: &str, answer: Answer) -> (i64, String) {
     let status = answer.status;
-    let body = answer.bytes().unwrap_or_default();
+    let body = answer.refusal();
     match serde_json::from_slice::<Refusal>(&body) {
         Ok(refusal) => (refusal.code, refusal.text(server)),
         Err(_) => (0, format!("{server}: HTTP {status}: {}", entry::shown(String::from_utf8_lossy(&body).trim()))),

@@ -147,3 +147,14 @@ proptest! {
         prop_assert!(key >= prefix && (end == [0] || key < end));
     }
 }
+
+#[test]
+fn a_value_can_not_name_a_unix_socket_of_this_machine() {
+    for value in ["unix:/run/docker.sock", r#"{"address": "unix:/run/docker.sock"}"#, "unix:@name"] {
+        let why = found("web1", value.as_bytes()).unwrap_err();
+        assert!(why.contains("can't name a unix socket"), "{value}: {why}");
+    }
+    for host in ["unix:/run/docker.sock", "unix:@name"] {
+        assert!(entry::address_of(host, 80).unwrap_err().contains("expected an IP address or a name"), "{host}");
+    }
+}

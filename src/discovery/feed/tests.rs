@@ -14,8 +14,8 @@ fn harness(clears: bool) -> Harness {
     let (standing, handed) = (Arc::<Mutex<Standing>>::default(), Arc::<Mutex<Vec<_>>>::default());
     let of_feed = handed.clone();
     let hand_over = Box::new(move |set: &Arc<Set>| of_feed.lock().push(set.clone()));
-    let feed =
-        Feed::new("pool web: discovery by test".into(), clears, Arc::default(), standing.clone(), stopped, hand_over);
+    let name = ("pool web: discovery by test".to_owned(), "/web/".to_owned());
+    let feed = Feed::new(name, clears, Arc::default(), standing.clone(), stopped, hand_over);
     Harness { feed, standing, handed, _stop: stop }
 }
 
@@ -26,11 +26,11 @@ fn found(port: u16) -> Found {
 }
 
 fn good(key: &str, port: u16) -> Item {
-    Item { key: key.to_owned(), found: Ok(found(port)) }
+    Item::new(key, Ok(found(port)))
 }
 
 fn bad(key: &str) -> Item {
-    Item { key: key.to_owned(), found: Err("expected an address".to_owned()) }
+    Item::new(key, Err("expected an address".to_owned()))
 }
 
 fn ports(set: &Set) -> Vec<(&str, String)> {
@@ -104,6 +104,59 @@ fn an_answer_that_is_all_garbage_is_not_an_empty_one() {
 }
 
 #[test]
+fn an_answer_without_an_entry_that_is_understood_removes_none() {
+    for clears in [false, true] {
+        let mut it = harness(clears);
+        it.feed.replace(vec![good("a", 1), good("b", 2)]).unwrap();
+        it.feed.replace(vec![bad("b")]).unwrap();
+        it.has(&[("a", "1"), ("b", "2")]);
+        assert_eq!(it.standing.lock().kept, Some((1, NOT_UNDERSTOOD)));
+        it.feed.change(vec![bad("c")], &[]).unwrap();
+        it.has(&[("a", "1"), ("b", "2")]);
+        it.feed.change(vec![good("c", 3)], &[]).unwrap();
+        it.has(&[("b", "2"), ("c", "3")]);
+        assert_eq!(it.standing.lock().kept, None);
+    }
+}
+
+#[test]
+fn an_entry_that_names_no_backend_may_be_any_of_them() {
+    for clears in [false, true] {
+        let mut it = harness(clears);
+        let unnamed = || Item::unnamed("entry 1", "no name".to_owned());
+        it.feed.replace(vec![good("a", 1), good("b", 2), good("c", 3)]).unwrap();
+        it.feed.replace(vec![unnamed(), good("b", 22), good("d", 4)]).unwrap();
+        it.has(&[("a", "1"), ("b", "22"), ("c", "3"), ("d", "4")]);
+        {
+            let standing = it.standing.lock();
+            assert_eq!((standing.kept, standing.misunderstood), (Some((2, UNNAMED)), 1));
+            assert_eq!(standing.left_out().collect::<Vec<_>>(), ["entry 1: no name"]);
+        }
+        let many = (0..BACKENDS_MAX - 1).map(|key| good(&format!("{key:06}"), 1)).chain([unnamed()]);
+        assert!(it.feed.replace(many.collect()).unwrap_err().contains("has more than 50000 backends"));
+        it.has(&[("a", "1"), ("b", "22"), ("c", "3"), ("d", "4")]);
+        it.feed.replace(vec![good("b", 2)]).unwrap();
+        it.has(&[("b", "2")]);
+        assert!(it.standing.lock().is_well());
+    }
+    let mut it = harness(false);
+    it.feed.replace(vec![good("a", 1)]).unwrap();
+    it.feed.replace(Vec::new()).unwrap();
+    assert_eq!(it.standing.lock().kept, Some((1, EMPTY)));
+    it.feed.replace(vec![Item::unnamed("entry 1", "no name".to_owned()), good("c", 3)]).unwrap();
+    it.has(&[("a", "1"), ("c", "3")]);
+}
+
+#[test]
+fn the_status_has_the_first_entries_that_were_left_out() {
+    let mut it = harness(false);
+    it.feed.replace((0..9).map(|number| bad(&number.to_string())).collect()).unwrap();
+    let standing = it.standing.lock();
+    assert_eq!((standing.misunderstood, standing.left_out().count()), (9, LOGGED));
+    assert_eq!(standing.left_out().next().unwrap(), "0: expected an address");
+}
+
+#[test]
 fn a_key_is_shown_on_one_line_and_not_endless() {
     let mut it = harness(false);
     let key = format!("a\n\u{1b}[2J\u{202e}{}", "x".repeat(1 << 20));
@@ -148,30 +201,40 @@ proptest! {
         steps in proptest::collection::vec((any::<bool>(), proptest::collection::btree_map(0u8..6, 0u16..4, 0..5), proptest::collection::btree_set(0u8..6, 0..4)), 0..12),
     ) {
         let mut it = harness(clears);
-        // Port 0 stands for an item that is not understood.
+        // Port 0 stands for an item that is not understood. `lacking`: what the source has no more, and the set still has.
         let (mut has, mut shown) = (BTreeMap::<u8, u16>::new(), BTreeMap::<u8, u16>::new());
+        let mut lacking = BTreeSet::<u8>::new();
         for (whole, items, gone) in steps {
             let sent = items.iter().map(|(key, port)| if *port == 0 { bad(&key.to_string()) } else { good(&key.to_string(), *port) }).collect();
+            let is_understood = items.values().any(|port| *port != 0);
             if whole {
                 has = items.clone();
+                lacking = shown.keys().filter(|key| !is_understood && !has.contains_key(key)).copied().collect();
                 it.feed.replace(sent).unwrap();
             } else {
                 has.retain(|key, _| !gone.contains(key));
                 has.extend(items.clone());
+                lacking.retain(|key| !is_understood && !items.contains_key(key));
                 it.feed.change(sent, &gone.iter().map(u8::to_string).collect::<Vec<_>>()).unwrap();
             }
             let now: BTreeMap<u8, u16> = has
                 .iter()
                 .filter_map(|(key, port)| if *port == 0 { Some((*key, *shown.get(key)?)) } else { Some((*key, *port)) })
                 .collect();
-            if !now.is_empty() || (clears && has.is_empty()) {
-                shown = now;
+            if now.is_empty() && !(clears && has.is_empty()) {
+                lacking = shown.keys().copied().collect();
+            } else {
+                lacking.retain(|_| !has.is_empty());
+                shown.retain(|key, _| lacking.contains(key));
+                shown.extend(now);
             }
             let set: BTreeMap<u8, u16> = it.feed.set().iter().map(|(key, found)| {
                 (key.parse().unwrap(), found.name.trim_start_matches("web").parse().unwrap())
             }).collect();
             prop_assert_eq!(&set, &shown);
-            prop_assert_eq!(it.standing.lock().misunderstood, has.values().filter(|port| **port == 0).count());
+            let standing = it.standing.lock();
+            prop_assert_eq!(standing.misunderstood, has.values().filter(|port| **port == 0).count());
+            prop_assert_eq!(standing.kept.map_or(0, |(count, _)| count), lacking.len());
         }
     }
 }

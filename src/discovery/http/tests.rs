@@ -95,6 +95,18 @@ fn a_status_is_no_error_and_a_redirect_is_not_followed() {
 }
 
 #[test]
+fn a_secret_that_the_server_echoes_is_cut_out() {
+    let server = serve(|request, mut stream| {
+        let head = format!("HTTP/1.1 403 No\r\nContent-Length: {}\r\n\r\n", request.len());
+        stream.write_all(format!("{head}{request}").as_bytes()).unwrap();
+    });
+    let call = client();
+    let call = call.get(&server, "/").header("Authorization", "Bearer hunter2").hiding("hunter2".to_owned());
+    let text = call.send().unwrap().failure();
+    assert!(text.contains("Bearer …") && !text.contains("hunter2"), "{text}");
+}
+
+#[test]
 fn an_error_names_the_server_and_the_cause() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let quick = client().within(Duration::from_millis(50));
@@ -109,8 +121,10 @@ fn an_error_names_the_server_and_the_cause() {
     for (server, why) in [
         (format!("http://{free}"), "connection refused"),
         ("http://name.invalid:80".to_owned(), ""),
-        (sends(""), "the connection ended within the answer"),
-        (sends("220 mail\r\n\r\n"), ""),
+        (sends(""), "the connection ended within the answer; does the server want https://?"),
+        (sends("220 mail\r\n\r\n"), "the answer is no HTTP: "),
+        // As a server of TLS answers what is no TLS: an alert.
+        (sends(b"\x15\x03\x01\x00\x02\x02\x46"), "the answer is no HTTP: "),
         (format!("https{}", plain.strip_prefix("http").unwrap()), "received corrupt message"),
         (sends("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhalf"), "the connection ended within the answer"),
         (sends("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nhalf"), "the answer is not understood: expected"),

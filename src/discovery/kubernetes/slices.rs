@@ -128,23 +128,27 @@ impl Slices {
             return Err(format!("its slices have {count} endpoints; at most {BACKENDS_MAX} backends are taken"));
         }
         let mut items = self.items();
-        let is_whole = self.wrong.keys().all(|name| self.known.contains_key(name));
-        items.extend(
-            self.wrong.iter().map(|(name, why)| Item { key: format!("slice {name}"), found: Err(why.clone()) }),
-        );
-        // The endpoints of a slice that was never understood are not known, so none can be missed.
-        if is_whole { feed.replace(items) } else { feed.change(items, &[]) }
+        items.extend(self.wrong.iter().map(|(name, why)| {
+            let place = format!("slice {name}");
+            // The endpoints of a slice that was never understood are not known.
+            if self.known.contains_key(name) {
+                Item::new(place, Err(why.clone()))
+            } else {
+                Item::unnamed(place, why.clone())
+            }
+        }));
+        feed.replace(items)
     }
 
     /// The backends of the slices that are understood.
     pub fn items(&self) -> Vec<Item> {
-        let mut best: BTreeMap<String, (Readiness, AddressType, Result<Found, String>)> = BTreeMap::new();
-        for slice in self.known.values() {
+        let mut best: BTreeMap<String, (Readiness, AddressType, Item)> = BTreeMap::new();
+        for (name, slice) in &self.known {
             let port = self.port_of(slice);
-            for endpoint in slice.endpoints.iter().flatten() {
-                let (key, found) = backend(endpoint, port.clone());
-                let new = (endpoint.readiness(), slice.address_type, found);
-                match best.entry(key) {
+            for (endpoint, number) in slice.endpoints.iter().flatten().zip(1..) {
+                let item = item(endpoint, port.clone(), || format!("slice {name}, endpoint {number}"));
+                let new = (endpoint.readiness(), slice.address_type, item);
+                match best.entry(new.2.key.clone()) {
                     Entry::Occupied(mut old) if (new.0, new.1) < (old.get().0, old.get().1) => drop(old.insert(new)),
                     Entry::Occupied(_) => {}
                     Entry::Vacant(free) => drop(free.insert(new)),
@@ -152,8 +156,8 @@ impl Slices {
             }
         }
         let is_any_ready = best.values().any(|(readiness, ..)| *readiness == Readiness::Ready);
-        let items = best.into_iter().map(|(key, (readiness, _, mut found))| {
-            if let Ok(found) = &mut found {
+        let items = best.into_values().map(|(readiness, _, mut item)| {
+            if let Ok(found) = &mut item.found {
                 found.state = match readiness {
                     Readiness::Ready => AdminState::Enabled,
                     Readiness::Ending if !is_any_ready => AdminState::Enabled,
@@ -162,7 +166,7 @@ impl Slices {
                     Readiness::Not => AdminState::Disabled,
                 };
             }
-            Item { key, found }
+            item
         });
         items.collect()
     }
@@ -221,17 +225,23 @@ fn name_in(slice: &str) -> String {
     name(&mut serde_json::Deserializer::from_str(slice))
 }
 
-fn backend(endpoint: &Endpoint, port: Result<u16, String>) -> (String, Result<Found, String>) {
+/// An endpoint without a pod is called by its address and port. Without these it may be any backend, at `place`.
+fn item(endpoint: &Endpoint, port: Result<u16, String>, place: impl Fn() -> String) -> Item {
     let pod = endpoint.target_ref.as_ref().filter(|target| target.kind == "Pod" && !target.name.is_empty());
-    let host = endpoint.addresses.first().map(String::as_str).unwrap_or_default();
-    let at = port.and_then(|port| address_of(host, port));
-    let name = match (pod, &at) {
-        (Some(pod), _) => shown(&pod.name),
-        (None, Ok(at)) => at.to_string(),
-        (None, Err(_)) => shown(host),
+    let Some(host) = endpoint.addresses.first() else {
+        let why = "expected an address, got none".to_owned();
+        return pod
+            .map_or_else(|| Item::unnamed(place(), why.clone()), |pod| Item::new(shown(&pod.name), Err(why.clone())));
     };
-    let found = at.map(|address| Found::at(name.clone(), address));
-    (name, found)
+    let at = port.and_then(|port| address_of(host, port));
+    match (pod, at) {
+        (Some(pod), at) => {
+            let name = shown(&pod.name);
+            Item::new(name.clone(), at.map(|address| Found::at(name, address)))
+        }
+        (None, Ok(address)) => Item::new(address.to_string(), Ok(Found::at(address.to_string(), address))),
+        (None, Err(why)) => Item::unnamed(shown(host), why),
+    }
 }
 
 #[cfg(test)]
@@ -259,7 +269,7 @@ mod tests {
     fn shown_of(port: Option<&str>, slices: Vec<Value>) -> Vec<String> {
         let mut all = Slices::new(port);
         all.replace(&listed(&slices));
-        let show = |Item { key, found }: Item| match found {
+        let show = |Item { key, found, .. }: Item| match found {
             Ok(found) => format!("{key}: {} {}", found.address, found.state.word()),
             Err(why) => format!("{key}: {why}"),
         };
@@ -331,11 +341,21 @@ mod tests {
     }
 
     #[test]
+    fn an_endpoint_without_an_address_is_named_by_its_pod_or_its_place() {
+        let endpoints = json!([{"addresses": []}, {"addresses": [], "targetRef": {"kind": "Pod", "name": "p1"}}]);
+        let want = ["p1: expected an address, got none", "slice a, endpoint 1: expected an address, got none"];
+        assert_eq!(shown_of(None, vec![slice("a", "IPv4", endpoints.clone())]), want);
+        let mut slices = Slices::new(None);
+        slices.replace(&listed(&[slice("a", "IPv4", endpoints)]));
+        assert_eq!(slices.items().iter().map(|item| item.is_unnamed).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
     fn more_endpoints_than_a_source_may_have_are_an_error() {
         let endpoints = vec![json!({"addresses": []}); 2 * BACKENDS_MAX + 1];
         let (_stop, stopped) = crossbeam_channel::bounded(0);
         let nothing = Box::new(|_: &Arc<Set>| {});
-        let mut feed = Feed::new(String::new(), true, Arc::default(), Arc::default(), stopped, nothing);
+        let mut feed = Feed::new(Default::default(), true, Arc::default(), Arc::default(), stopped, nothing);
         let mut slices = Slices::new(None);
         slices.replace(&listed(&[slice("a", "IPv4", json!(endpoints))]));
         let why = slices.hand_over(&mut feed).unwrap_err();

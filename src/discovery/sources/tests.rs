@@ -10,11 +10,15 @@ fn item(key: &str) -> Item {
     let address = Address::Inet(([10, 0, 0, 1], 80).into());
     let state = AdminState::Enabled;
     let found = Found { name: key.to_owned(), address, weight: None, max_connections: None, backup: None, state };
-    Item { key: key.to_owned(), found: Ok(found) }
+    Item::new(key, Ok(found))
 }
 
 fn kind(name: &'static str, run: fn(&Settings, &mut Feed) -> Result<(), String>) -> &'static Kind {
-    Box::leak(Box::new(Kind { name, doc: "", keys: &[], watches: &[], check: |_| Ok(()), run }))
+    Box::leak(Box::new(Kind { name, doc: "", keys: &[], watches: &[], reads: |_| Vec::new(), check: |_| Ok(()), run }))
+}
+
+fn pausing(pauses: (Duration, Duration)) -> Sources {
+    Sources { pauses, ..Sources::default() }
 }
 
 fn id(label: &str) -> SourceId {
@@ -52,7 +56,7 @@ fn a_source_that_fails_is_asked_again_and_keeps_its_set() {
             _ => Ok(()),
         }
     });
-    let mut sources = Sources::pausing(SHORT);
+    let mut sources = pausing(SHORT);
     sources.run(vec![wanted(flaky)]);
     assert_eq!(next(&sources), ["a"]);
     assert_eq!(next(&sources), ["a", "b"]);
@@ -74,7 +78,7 @@ fn a_source_that_is_removed_hands_over_nothing_any_more() {
         }
         feed.replace(vec![item("late")])
     });
-    let mut sources = Sources::pausing(SHORT);
+    let mut sources = pausing(SHORT);
     sources.run(vec![wanted(stubborn)]);
     assert_eq!(next(&sources), ["a"]);
     sources.run(Vec::new());
@@ -94,7 +98,7 @@ fn equal_settings_go_on_and_other_ones_restart_with_the_set_so_far() {
         feed.wait(PATIENCE);
         Ok(())
     });
-    let mut sources = Sources::pausing(SHORT);
+    let mut sources = pausing(SHORT);
     sources.run(vec![wanted(counts)]);
     assert_eq!(next(&sources), ["start 0"]);
     sources.run(vec![wanted(counts)]);
@@ -116,7 +120,7 @@ fn threads_that_linger_are_bounded_and_the_next_source_starts_once_they_end() {
         }
         Ok(())
     });
-    let mut sources = Sources::pausing(SHORT);
+    let mut sources = pausing(SHORT);
     for number in 0..LINGERING_MAX + 10 {
         sources.run(vec![wanted(slow)]);
         if number < LINGERING_MAX {
@@ -147,10 +151,36 @@ fn a_source_whose_stay_ends_at_once_is_not_called_without_a_pause() {
         CALLS.fetch_add(1, Ordering::Relaxed);
         feed.replace(vec![item("a")])
     });
-    let mut sources = Sources::pausing((PATIENCE, PATIENCE));
+    let mut sources = pausing((PATIENCE, PATIENCE));
     sources.run(vec![wanted(hasty)]);
     assert_eq!(next(&sources), ["a"]);
     sources.run(Vec::new());
     wait_for_threads(&sources);
     assert_eq!(CALLS.load(Ordering::Relaxed), 1, "a stop ends the pause");
+}
+
+#[test]
+fn a_source_that_fails_soon_after_each_answer_is_in_one_outage() {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let weak = kind("weak", |_, feed| {
+        feed.replace(vec![item("a")])?;
+        Err(format!("ended the watch of server {}", CALLS.fetch_add(1, Ordering::Relaxed) % 2))
+    });
+    let reported = Arc::new(Mutex::new(Vec::new()));
+    let reports = reported.clone();
+    let report: Report = Arc::new(move |id: &SourceId, error: Option<&str>| {
+        reports.lock().push((id.label.clone(), error.map(str::to_owned)))
+    });
+    let mut sources = Sources { report, ..pausing(SHORT) };
+    sources.run(vec![wanted(weak)]);
+    let end = Instant::now() + PATIENCE;
+    while CALLS.load(Ordering::Relaxed) < 20 {
+        assert!(Instant::now() < end, "it is asked again");
+        thread::yield_now();
+    }
+    sources.run(Vec::new());
+    wait_for_threads(&sources);
+    let ended = |number| Some(format!("ended the watch of server {number}"));
+    let want = [ended(0), None, ended(1)].map(|error| ("weak".to_owned(), error));
+    assert_eq!(*reported.lock(), want);
 }

@@ -1,6 +1,6 @@
 //! The built program with a source in its file: settings, calls, and a restart without the source.
 
-use crate::admin::support::Balancer;
+use crate::admin::support::{Balancer, Process};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -107,6 +107,47 @@ fn on_empty_decides_whether_the_last_backend_leaves() {
 }
 
 #[test]
+fn the_status_and_the_events_show_what_a_source_has_left_out_and_when_it_fails() {
+    let place = Place::new("", "kind = \"file\"");
+    place.write(json!([]));
+    let balancer = place.start();
+    let path = place.list().display().to_string();
+    balancer
+        .process
+        .wait_for_line(&format!("pool web: discovery by file: it answers without a backend; it looks at {path}"));
+    let finding = format!("source file of pool web finds no backend: it looks at {path}");
+    let has = |status: &Value, text: &str| {
+        status["findings"].as_array().unwrap().iter().any(|finding| finding["text"].as_str().unwrap().contains(text))
+    };
+    balancer.wait("the finding shows", |status| has(status, &finding));
+    let bad = (1..8).map(|number| json!({ "name": format!("bad{number}"), "address": "nowhere" }));
+    place.write(json!([json!({ "name": "a", "address": "10.0.0.1:80" })].into_iter().chain(bad).collect::<Vec<_>>()));
+    wait_for(&balancer, &["a 1 up"]);
+    let source = |status: &Value| status["pools"][0]["discovery"][0].clone();
+    balancer.wait("all are counted", |status| source(status)["entries_left_out"] == 7);
+    let left_out = source(&balancer.get("/v1/status").json(200))["left_out"].clone();
+    assert_eq!(left_out.as_array().unwrap().len(), 5, "{left_out}");
+    assert!(left_out[4].as_str().unwrap().starts_with("bad5: "), "{left_out}");
+    let text = String::from_utf8(balancer.client(&["status", "web"]).stdout).unwrap();
+    assert!(text.contains(", 7 entries left out\n  bad1: ") && text.ends_with("\n  and 2 more\n"), "{text}");
+
+    place.write(json!([]));
+    balancer.wait("what it keeps shows", |status| source(status)["kept"] == 1);
+    let status = balancer.get("/v1/status").json(200);
+    assert_eq!(source(&status)["kept_because"], "the answer is empty, and on_empty is keep");
+    assert!(has(&status, "source file of pool web keeps 1 of its 1 backends: the answer is empty"), "{status}");
+
+    let mut following = Process::start(&["events", "-f", "--json", "--admin", &balancer.admin]);
+    place.write(json!("no list"));
+    let failed = following.wait_for_line("\"kind\":\"source_failed\"");
+    assert!(failed.contains("\"by\":\"discovery:file\"") && failed.contains("to be a list"), "{failed}");
+    place.write(json!([json!({ "name": "a", "address": "10.0.0.1:80" })]));
+    following.wait_for_line("\"kind\":\"source_back\"");
+    following.signal(Signal::TERM);
+    following.wait_exit();
+}
+
+#[test]
 fn a_start_without_its_source_serves_what_it_found_last_with_what_operators_changed() {
     let place = Place::new("state_file = \"STATE\"", "kind = \"file\"");
     place.write(json!([{ "name": "a", "address": "10.0.0.1:80" }, { "name": "b", "address": "10.0.0.2:80" }]));
@@ -120,6 +161,12 @@ fn a_start_without_its_source_serves_what_it_found_last_with_what_operators_chan
     let lines: Vec<&str> = diff.as_array().unwrap().iter().map(|line| line.as_str().unwrap()).collect();
     assert!(lines.contains(&"pool web: backend b added (0 connections), by discovery:file"), "{lines:?}");
     assert!(lines.contains(&"pool web: backend a changed: weight 1 → 5 (0 connections)"), "{lines:?}");
+    // The operator's, not the source's.
+    assert!(lines.contains(&"pool web: backend a changed: state enabled → draining (0 connections)"), "{lines:?}");
+    let events = balancer.get("/v1/events").json(200);
+    let of_operator = events["events"].as_array().unwrap().iter().filter(|event| event["by"] == "api");
+    let kinds: Vec<&str> = of_operator.map(|event| event["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["config", "backend_state"], "{events}");
     let config = balancer.get("/v1/config").body;
     assert!(config.contains("[[pool.discover]]") && !config.contains("10.0.0.1"), "{config}");
     balancer.process.signal(Signal::TERM);

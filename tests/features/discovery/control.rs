@@ -23,6 +23,7 @@ static TEST: Kind = Kind {
     doc: "",
     keys: &[tcplb::discovery::Key { name: "at", takes: Takes::Text, doc: "", absent: "", example: "" }],
     watches: &["at"],
+    reads: |_| Vec::new(),
     check: |_| Ok(()),
     run,
 };
@@ -49,7 +50,7 @@ fn say(at: &str, answer: Answer) {
 fn item(name: &str, address: Address) -> Item {
     let state = AdminState::Enabled;
     let found = Found { name: name.to_owned(), address, weight: None, max_connections: None, backup: None, state };
-    Item { key: name.to_owned(), found: Ok(found) }
+    Item::new(name, Ok(found))
 }
 
 fn at(port: u16) -> Address {
@@ -114,9 +115,7 @@ fn backends_that_a_source_finds_serve_and_leave_with_its_answer_alone() {
     wait_for(&balancer, &["one 1 discovery:test"]);
     let client = balancer.connect();
     assert_eq!(client.hear_line(), "one");
-    for answer in
-        [Err("is gone".to_owned()), Ok(Vec::new()), Ok(vec![Item { key: "x".into(), found: Err("?".into()) }])]
-    {
+    for answer in [Err("is gone".to_owned()), Ok(Vec::new()), Ok(vec![Item::new("x", Err("?".into()))])] {
         let errors = standing(&balancer).errors;
         let fails = !matches!(&answer, Ok(items) if items.is_empty());
         say("serve", answer);

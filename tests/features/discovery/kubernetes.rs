@@ -376,3 +376,14 @@ fn the_api_is_asked_by_https_if_the_ca_file_has_signed_for_it() {
     bad.wait_for_error("invalid peer certificate");
     assert!(bad.names().is_empty());
 }
+
+#[test]
+fn a_list_of_another_kind_is_an_error_and_no_empty_list() {
+    let server =
+        serve(|_: &Call, conn| respond(conn, "200 OK", "", r#"{"kind": "PodList", "metadata": {}, "items": []}"#));
+    let text = |text: &str| Value::Text(text.to_owned());
+    let api = text(&format!("http://{}", server.at()));
+    let settings = [("api", api), ("namespace", text("shop")), ("service", text("web"))];
+    let source = Source::clearing("kubernetes", &settings);
+    source.wait_for_error("expected a list of kind EndpointSliceList, got `PodList`");
+}

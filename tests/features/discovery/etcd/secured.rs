@@ -118,8 +118,17 @@ fn tls_is_spoken_and_checked_on_both_sides() {
     etcd.put("/w/b", "10.0.0.2:80");
     good.wait_for(&["a", "b"]);
     assert_eq!(good.standing().errors, 0);
+    for (url, why) in [
+        (format!("https://{plain}"), "does the server want http://?"),
+        (format!("http://{secure}"), "does the server want https://?"),
+    ] {
+        let source = Source::start("etcd", &settings(&[url]));
+        eventually("it fails", || source.standing().last_error.is_some());
+        let error = source.standing().last_error.unwrap().1;
+        assert!(error.contains(why), "{error}");
+    }
     for (ca, cert, why) in [
-        (Some("other"), Some("client"), "invalid peer certificate"),
+        (Some("other"), Some("client"), "invalid peer certificate: UnknownIssuer; ca_file names the authorities"),
         (None, Some("client"), "invalid peer certificate"),
         (Some("ca"), None, ""),
         (Some("ca"), Some("other"), ""),

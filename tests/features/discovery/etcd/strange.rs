@@ -6,6 +6,7 @@ use crate::discovery::source::Source;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
+use tcplb::discovery::Value;
 use testkit::{Process, Server, eventually, let_pass, tcplb};
 
 /// An answer to a range with one key, `/w/a`.
@@ -29,6 +30,40 @@ fn a_watch_that_always_needs_another_look_makes_no_busy_loop() {
         assert!(calls < 40, "{calls} calls, {answer}");
         assert_eq!(source.names(), ["a"]);
     }
+}
+
+#[test]
+fn a_password_or_a_token_that_etcd_echoes_is_never_shown() {
+    let place = tempfile::tempdir().unwrap();
+    let password = place.path().join("password");
+    std::fs::write(&password, "hunter2\n").unwrap();
+    let with = |at: String| {
+        let mut settings = settings(&[at]);
+        settings.push(("user", Value::Text("tcplb".to_owned())));
+        settings.push(("password_file", Value::File(password.clone())));
+        Source::start("etcd", &settings)
+    };
+    for (status, echo) in [
+        (
+            "400 Bad Request",
+            r#"{"error": "bad", "message": "bad {\"name\":\"tcplb\",\"password\":\"hunter2\"}", "code": 3}"#,
+        ),
+        ("502 Bad Gateway", "can't pass on {\"name\":\"tcplb\",\"password\":\"hunter2\"}"),
+        ("200 OK", "\"hunter2\""),
+    ] {
+        let server = serve(move |_: &Call, conn| respond(conn, status, "", echo));
+        let source = with(format!("http://{}", server.at()));
+        eventually("it fails", || source.standing().last_error.is_some());
+        let error = source.standing().last_error.unwrap().1;
+        assert!(!error.contains("hunter2") && error.contains(&server.at().to_string()), "{error}");
+    }
+    let server = serve(|call: &Call, conn| match call.path.as_str() {
+        "/v3/auth/authenticate" => respond(conn, "200 OK", "", r#"{"token": "t0ken.7"}"#),
+        _ => respond(conn, "403 Forbidden", "", &format!("bad header {}", call.headers["authorization"])),
+    });
+    let source = with(format!("http://{}", server.at()));
+    source.wait_for_error("bad header …");
+    assert!(!source.standing().last_error.unwrap().1.contains("t0ken"));
 }
 
 /// Answers the calls of a server that registers itself; counts its calls by path.
