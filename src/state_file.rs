@@ -7,6 +7,9 @@
 //! synced. After a crash at any point, the file has the state before or after a change. The last change before a crash may
 //! be missing: the API does not wait for the disk. A stop does, for [`FAREWELL`].
 //!
+//! Only one process writes. A successor begins when it has taken over ([`Saver::own`]), and its predecessor has stopped then
+//! ([`Saver::disown`]). Another reason is the temporary file, which has one name.
+//!
 //! A write that fails is logged and tried again every [`RETRY`]; meanwhile tcplb serves as before.
 
 use crate::base::AdminState;
@@ -49,8 +52,15 @@ pub struct StateFile {
 pub struct Saver {
     soon: Sender<()>,
     later: Sender<()>,
-    /// Another process may have written the file.
-    anew: Arc<AtomicBool>,
+    ownership: Arc<Ownership>,
+}
+
+#[derive(Debug)]
+struct Ownership {
+    /// This process writes the file.
+    owns: AtomicBool,
+    /// Another process may have written it.
+    anew: AtomicBool,
 }
 
 /// What a [`Saver`] sends.
@@ -91,19 +101,20 @@ pub fn text(published: &Published) -> String {
 }
 
 impl StateFile {
-    /// Starts the thread, which writes the file at once.
-    pub fn start(path: PathBuf, published: Arc<Published>) -> io::Result<StateFile> {
+    /// Starts the thread, which writes the file at once if this process owns it.
+    pub fn start(path: PathBuf, published: Arc<Published>, owns: bool) -> io::Result<StateFile> {
         // One wake is enough, however many changes come: the thread takes the newest state.
         let ((soon, of_soon), (later, of_later), (end, over)) = (bounded(1), bounded(1), bounded(0));
         let wakes = Wakes { soon: of_soon, later: of_later };
-        let anew = Arc::new(AtomicBool::new(false));
-        let mut writer = Writer { path: path.clone(), published, written: None, anew: anew.clone(), failing: false };
+        let ownership = Arc::new(Ownership { owns: AtomicBool::new(owns), anew: AtomicBool::new(false) });
+        let (of_thread, written) = (ownership.clone(), None);
+        let mut writer = Writer { path: path.clone(), published, written, ownership: of_thread, failing: false };
         let work = move || {
             writer.run(&wakes);
             drop(end);
         };
         thread::Builder::new().name("state-file".to_owned()).spawn(work)?;
-        Ok(StateFile { saver: Saver { soon, later, anew }, path, over })
+        Ok(StateFile { saver: Saver { soon, later, ownership }, path, over })
     }
 
     /// A handle for the thread that makes changes.
@@ -130,10 +141,16 @@ impl Saver {
         let _ = self.soon.try_send(());
     }
 
-    /// Another process may have written the file: it is written again, though nothing has changed here.
-    pub fn save_anew(&self) {
-        self.anew.store(true, Ordering::Relaxed);
+    /// This process writes the file from now on. The first time is now, since another process may have written it.
+    pub fn own(&self) {
+        self.ownership.anew.store(true, Ordering::Relaxed);
+        self.ownership.owns.store(true, Ordering::Relaxed);
         self.save_soon();
+    }
+
+    /// Another process writes the file from now on.
+    pub fn disown(&self) {
+        self.ownership.owns.store(false, Ordering::Relaxed);
     }
 
     /// A source has changed the published state: it is saved within [`BETWEEN`].
@@ -147,7 +164,7 @@ struct Writer {
     published: Arc<Published>,
     /// What the file holds.
     written: Option<String>,
-    anew: Arc<AtomicBool>,
+    ownership: Arc<Ownership>,
     failing: bool,
 }
 
@@ -180,8 +197,11 @@ impl Writer {
 
     /// Writes the newest state, if the file has another one. False: it failed.
     fn write(&mut self) -> bool {
+        if !self.ownership.owns.load(Ordering::Relaxed) {
+            return true;
+        }
         let text = text(&self.published);
-        if !self.anew.swap(false, Ordering::Relaxed) && self.written.as_ref() == Some(&text) {
+        if !self.ownership.anew.swap(false, Ordering::Relaxed) && self.written.as_ref() == Some(&text) {
             return true;
         }
         let outcome = replace(&self.path, text.as_bytes());

@@ -62,15 +62,16 @@ use crate::config::model::defaults::DEAD_PEER_TIMEOUT;
 use crate::confine;
 use crate::control::Remote;
 use crate::handover::Upgrader;
-use crate::handover::message::{At, SocketOf};
+use crate::handover::message::SocketOf;
 use crate::inspect::Inspect;
 use crate::net::Keepalive;
-use crate::net::listen::{self, BoundFiles, Listening};
+use crate::net::listen::{self, BoundFiles, Claimant, Listening};
 use crate::pool::Published;
 use crate::watchdog::Watched;
 use access::Access;
 use http::Response;
 use incoming::Request;
+pub use process::descriptors;
 pub use server::Door;
 use server::{Handler, Peer, Server};
 use std::io;
@@ -135,11 +136,10 @@ impl BoundAdmin {
 
     /// Copies of its listening sockets, for a successor. `asked` is the configured address.
     pub fn lend(&self, asked: Option<&Listen>) -> io::Result<Vec<(SocketOf, OwnedFd)>> {
-        let any_port = asked.is_some_and(Listen::asks_for_any_port);
+        let claimant = asked.filter(|asked| asked.asks_for_any_port()).map(|_| Claimant::Admin);
         let own = self.endpoints.iter().zip(&self.listening).filter(|(_, socket)| !socket.is_inherited());
         own.map(|(endpoint, socket)| {
-            let of = SocketOf { at: At::from(endpoint), of_manager: false, any_port };
-            Ok((of, socket.as_fd().try_clone_to_owned()?))
+            Ok((SocketOf::own(endpoint, claimant.clone()), socket.as_fd().try_clone_to_owned()?))
         })
         .collect()
     }

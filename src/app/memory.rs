@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | counters of listeners, pools, backends, workers, logs, reloads | yes | no metric goes back |
 //! | the health of each backend | up or down | a backend that is down gets no client until its first probe |
+//! | the addresses of names | yes | a backend whose name does not resolve at the start is not down |
 //! | the averages of least-time, the clients of sticky-round-robin | yes | the next choice is as the last one |
 //! | events, with their numbers | yes | a caller that follows them goes on; those of the hand-over itself get new numbers |
 //! | results in a row, back-offs, ejections, what agents have reported | no | the next probes find them out again |
@@ -11,13 +12,15 @@
 //!
 //! Backends, pools and listeners go by their names: the successor may have another configuration.
 
-use crate::base::Tick;
+use crate::base::{Address, Endpoint, Tick};
 use crate::clock;
+use crate::control::Found;
 use crate::events::SavedEvent;
 use crate::pool::{Member, Pool, Published};
 use crate::telemetry::tally::Tally;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 /// All of it.
@@ -29,6 +32,9 @@ pub struct Memory {
     pub started_at: SystemTime,
     listeners: BTreeMap<String, Tally>,
     pools: BTreeMap<String, PoolMemory>,
+    /// The addresses of each name, with port 0.
+    #[serde(default)]
+    names: BTreeMap<String, Vec<SocketAddr>>,
     workers: Vec<Tally>,
     log: Tally,
     upgrades: Tally,
@@ -71,6 +77,7 @@ impl Memory {
             started_at: published.started_at(),
             listeners: listeners.collect(),
             pools: pools.collect(),
+            names: snapshot.pools.iter().flat_map(|pool| names(pool)).collect(),
             workers: published.workers().iter().map(Tally::of).collect(),
             log: Tally::of(&**published.log()),
             upgrades: Tally::of(published.upgrades()),
@@ -84,6 +91,15 @@ impl Memory {
     /// The number of the last event.
     pub fn last_event(&self) -> u64 {
         self.last_event
+    }
+
+    /// Gives names that do not resolve now the addresses that they had.
+    pub fn complete(&self, found: &mut Found) {
+        for (name, addresses) in &self.names {
+            if !matches!(found.get(name), Some(Ok(_))) {
+                found.insert(name.clone(), Ok(addresses.clone()));
+            }
+        }
     }
 
     /// Makes it what this process knows, before its threads run.
@@ -148,6 +164,23 @@ impl Memory {
         let (done, failed) = before.map_or((0, 0), |before| before.reloads);
         published.add_reloads(self.reloads.0.saturating_sub(done), self.reloads.1.saturating_sub(failed));
     }
+}
+
+/// The names of a pool's backends that have addresses.
+fn names(pool: &Pool) -> impl Iterator<Item = (String, Vec<SocketAddr>)> {
+    let both = pool.settings.backends.iter().zip(&pool.members);
+    both.filter_map(|(settings, Member { backend, .. })| {
+        let Address::Name(name, _) = &settings.address else { return None };
+        let address = |endpoint: Endpoint| match endpoint {
+            Endpoint::Inet(mut at) => {
+                at.set_port(0);
+                Some(at)
+            }
+            Endpoint::Unix(_) => None,
+        };
+        let addresses: Vec<SocketAddr> = backend.endpoints().into_iter().filter_map(address).collect();
+        (!addresses.is_empty()).then(|| (name.clone(), addresses))
+    })
 }
 
 /// What a tally has more than an earlier one.

@@ -41,7 +41,7 @@ use std::thread::JoinHandle;
 use takeover::{End, Inheritance};
 use workers::Workers;
 
-pub use upgrade::Upgrades;
+pub use upgrade::{Upgrades, Word};
 
 pub use crate::control::{Changes, Loader, Refused, ReloadError, Remote};
 
@@ -183,7 +183,12 @@ impl Running {
     pub fn take_over(&mut self) -> Result<(), String> {
         let Some(inheritance) = self.inheritance.take() else { return Ok(()) };
         match inheritance.finish(&self.published, &self.data_plane) {
-            End::Done => log::info!("has taken over: the process before ends"),
+            End::Done { reload } => {
+                log::info!("has taken over: the process before ends");
+                if reload {
+                    self.control.remote().reload_soon();
+                }
+            }
             End::Died(why) => {
                 log::warn!("the process before has died during the hand-over, and this one goes on: {why}");
             }
@@ -197,8 +202,7 @@ impl Running {
             }
         }
         self.admin.iter().for_each(|admin| admin.door().set(true));
-        // The process before may have written an older state.
-        self.state_file.iter().for_each(|file| file.saver().save_anew());
+        self.state_file.iter().for_each(|file| file.saver().own());
         if let Some(Err(error)) = self.pulls.as_mut().map(|pulls| pulls.serve(self.upgrades.clone())) {
             log::error!("no process can take over by --take-over: can't start a thread: {error}");
         }

@@ -16,7 +16,7 @@ use super::successor::Successor;
 use super::upgrade::{Shared, Upgrades, Word, hand_over};
 use crate::base::{Address, Endpoint, Listen};
 use crate::confine;
-use crate::handover::message::{At, SocketOf};
+use crate::handover::message::SocketOf;
 use crate::handover::pull::{self, Puller};
 use crate::handover::{Letter, Post};
 use crate::net::listen::{self, BoundFiles, Listening};
@@ -67,8 +67,7 @@ impl Pulls {
 
     /// A copy of the listening socket, for a successor.
     pub fn lend(&self) -> io::Result<(SocketOf, OwnedFd)> {
-        let of = SocketOf { at: At::from(&self.endpoint), of_manager: false, any_port: false };
-        Ok((of, self.listening.as_fd().try_clone_to_owned()?))
+        Ok((SocketOf::own(&self.endpoint, None), self.listening.as_fd().try_clone_to_owned()?))
     }
 
     /// Starts the thread. Dropping this ends it, once it has no hand-over under way.

@@ -145,10 +145,11 @@ impl Confined {
         // Resolver threads may outlast the start.
         let mut lookups = Lookups::default();
         let end = (model.global.names == Names::Later).then(|| Instant::now() + NAMES_PATIENCE);
-        let Some(found) = lookups.wait_for(control::names_at_start(model), end, &stops) else {
+        let Some(mut found) = lookups.wait_for(control::names_at_start(model), end, &stops) else {
             log::info!("stopped before it served: names were still looked up");
             return Ok(None);
         };
+        inheritance.iter().for_each(|inheritance| inheritance.memory.complete(&mut found));
         let first = state.build(&found).map_err(StartError)?;
         Ok(Some(Ready { first, admin, pulls, descriptors, inheritance, log, lookups }))
     }
@@ -194,7 +195,8 @@ impl Ready {
         });
         let prober = prober::spawn(snapshot.clone(), published.events().clone(), on_effect)?;
         let state_file = model.global.state_file.clone();
-        let state_file = state_file.map(|path| StateFile::start(path, published.clone())).transpose()?;
+        let state_file =
+            state_file.map(|path| StateFile::start(path, published.clone(), inheritance.is_none())).transpose()?;
         let start = |OpenedLog { target, format }| {
             AccessLog::start(target, format, model.global.log_events, published.log().clone())
         };

@@ -7,6 +7,7 @@
 
 use crate::launcher::Launcher;
 use crate::systemd;
+use rustix::process::getpid;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,13 @@ impl Successor<'_> {
         if let Successor::Launched { pid, .. } = self {
             systemd::main_process(*pid);
             systemd::flush(MANAGER);
+        }
+    }
+
+    /// It is gone: this process is the main one again.
+    pub fn withdraw(&self) {
+        if let Successor::Launched { .. } = self {
+            systemd::main_process(getpid().as_raw_nonzero().get());
         }
     }
 }

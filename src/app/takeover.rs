@@ -9,8 +9,8 @@
 //! The launcher of the predecessor has started this process, or it was started with `--take-over` ([`crate::handover::pull`]): the
 //! rest is the same.
 //!
-//! If the predecessor has failed or gives up before the end, this process goes on as long as the predecessor is dead. If it
-//! lives, it serves again, and this process ends with the connections that it has.
+//! If the predecessor dies before the end, this process goes on. If it gives up and lives, it serves again, and this process ends with
+//! the connections that it has. [`crate::handover`] has the table.
 
 use super::memory::Memory;
 use super::upgrade::Word;
@@ -18,10 +18,8 @@ use super::workers::Workers;
 use crate::base::Endpoint;
 use crate::config::runtime::RuntimeChanges;
 use crate::events::{By, Event, Kind};
-use crate::handover::message::SocketOf;
 use crate::handover::{Hello, Letter, Link};
-use crate::net::listen::{self, Giver};
-use crate::net::{Pipe, Socket};
+use crate::net::{Pipe, Socket, TcpTuning, listen};
 use crate::pool::Published;
 use crate::worker::driver::transit::{Held, Record};
 use crate::worker::transit::Incoming;
@@ -39,6 +37,9 @@ pub struct Predecessor(Link);
 /// How long a predecessor that has closed the channel may take to end.
 const DEATH: Duration = Duration::from_secs(2);
 
+/// How long a worker may take to give copies of its listening sockets.
+const TUNING: Duration = Duration::from_secs(5);
+
 /// What the predecessor has given before the start.
 pub struct Inheritance {
     /// What was changed at run time.
@@ -53,7 +54,10 @@ pub struct Inheritance {
 /// How a take-over ended.
 pub enum End {
     /// The predecessor ends.
-    Done,
+    Done {
+        /// The file is to be read again.
+        reload: bool,
+    },
     /// It has died: this process has what it could get.
     Died(String),
     /// It goes on, so this process must not.
@@ -70,7 +74,7 @@ impl Predecessor {
     pub fn ask(self, descriptors: u64) -> Result<Inheritance, String> {
         let sent = self.send(&Word::Hello(Hello::of(descriptors)));
         // A predecessor that refuses at once has sent the reason, and closed its end.
-        let Letter { message, descriptors } = self.receive().map_err(|why| sent.err().unwrap_or(why))?;
+        let Letter { message, descriptors, .. } = self.receive().map_err(|why| sent.err().unwrap_or(why))?;
         let (changes, sockets, memory) = match message {
             Word::Welcome { changes, sockets, version, memory } => {
                 log::info!("takes over from tcplb {version}");
@@ -84,17 +88,19 @@ impl Predecessor {
             .map_err(|mistakes| format!("can't use what was changed at run time: {}", mistakes.0.join("\n")))?;
         let mut came = 0;
         while came < sockets {
-            let (of, descriptors) = match self.receive()? {
-                Letter { message: Word::Sockets(of), descriptors } => (of, descriptors),
+            let (of, descriptors, missing) = match self.receive()? {
+                Letter { message: Word::Sockets(of), descriptors, missing } => (of, descriptors, missing),
                 Letter { message: Word::Refused { why }, .. } => return Err(refused(&why)),
                 _ => return Err(unexpected()),
             };
+            if missing > 0 || of.len() != descriptors.len() {
+                return Err("listening sockets are missing: the limit on open files is reached".to_owned());
+            }
             came += of.len();
             for (of, descriptor) in of.iter().zip(descriptors) {
-                let SocketOf { at, of_manager, any_port } = of;
-                let giver = if *of_manager { Giver::Manager } else { Giver::Predecessor { any_port: *any_port } };
-                let kept = listen::take_over(descriptor, giver);
-                kept.map_err(|error| format!("can't use the listening socket of {}: {error}", Endpoint::from(at)))?;
+                let kept = listen::take_over(descriptor, of.giver());
+                let at = || Endpoint::from(&of.at);
+                kept.map_err(|error| format!("can't use the listening socket of {}: {error}", at()))?;
             }
         }
         Ok(Inheritance { changes, memory, predecessor: self, life })
@@ -120,10 +126,16 @@ impl Predecessor {
 impl Inheritance {
     /// All threads run: takes over the rest.
     pub fn finish(self, published: &Published, workers: &Workers) -> End {
-        match self.take_the_rest(published, workers) {
-            Ok(()) => End::Done,
+        // Those of the last Prepare. No other process touches them if the predecessor dies.
+        let mut waiting = Vec::new();
+        match self.take_the_rest(published, workers, &mut waiting) {
+            Ok(reload) => {
+                self.own(published, workers);
+                End::Done { reload }
+            }
             Err(why) if self.predecessor_ends_within(DEATH) => {
-                self.own(published);
+                workers.put_in(waiting);
+                self.own(published, workers);
                 End::Died(why)
             }
             Err(why) => End::Failed(why),
@@ -137,38 +149,64 @@ impl Inheritance {
     }
 
     /// All listening sockets and socket files are this process's.
-    fn own(&self, published: &Published) {
-        let unused = listen::close_unclaimed();
-        listen::own_lent_files(&unused);
-        listen::remove_files(&unused);
+    fn own(&self, published: &Published, workers: &Workers) {
+        listen::own_lent();
+        tune(workers, &TcpTuning::of(&published.model().global));
+        published.upgrades().ended(true);
         let event = Event::new(Kind::Upgrade, By::Tcplb);
         let (version, how) =
             (env!("CARGO_PKG_VERSION"), if self.predecessor.0.pulled { ", by --take-over" } else { "" });
         published.events().record(event.because(format_args!("tcplb {version} has taken over{how}")));
     }
 
-    fn take_the_rest(&self, published: &Published, workers: &Workers) -> Result<(), String> {
+    /// Up to the predecessor's end. Whether the file is to be read again.
+    fn take_the_rest(
+        &self,
+        published: &Published,
+        workers: &Workers,
+        waiting: &mut Vec<Incoming>,
+    ) -> Result<bool, String> {
         let predecessor = &self.predecessor;
         predecessor.send(&Word::Running)?;
-        let mut waiting: Vec<Incoming> = Vec::new();
         loop {
-            let Letter { message, descriptors } = predecessor.receive()?;
+            let Letter { message, descriptors, .. } = predecessor.receive()?;
             match message {
                 Word::Prepare(_) if published.is_draining() => return Err("this process is stopping".to_owned()),
                 Word::Prepare(connections) => {
                     let (ready, refused) = assemble(connections, descriptors);
-                    waiting = ready;
+                    *waiting = ready;
                     predecessor.send(&Word::Ready { refused })?;
                 }
-                Word::Commit => workers.put_in(std::mem::take(&mut waiting)),
+                Word::Commit => {
+                    workers.put_in(std::mem::take(waiting));
+                    predecessor.send(&Word::Resumed)?;
+                }
                 Word::Farewell(memory) => {
                     memory.add_since(&self.memory, published);
-                    self.own(published);
-                    return predecessor.send(&Word::Done);
+                    predecessor.send(&Word::Done)?;
                 }
-                Word::Refused { why } => return Err(refused(&why)),
+                Word::Released { reload } => return Ok(reload),
+                Word::Refused { why } => {
+                    // They go on there.
+                    waiting.clear();
+                    return Err(refused(&why));
+                }
                 _ => return Err(unexpected()),
             }
+        }
+    }
+}
+
+/// Gives all listening sockets the options of this process's configuration.
+fn tune(workers: &Workers, tuning: &TcpTuning) {
+    let of_workers = workers.lend(TUNING).into_iter().flat_map(|lent| match lent {
+        Ok(sockets) => sockets.into_iter().map(|(_, socket)| Ok(socket)).collect(),
+        Err(error) => vec![Err(error)],
+    });
+    let of_manager = listen::of_service_manager().unwrap_or_default().into_iter().map(|(_, socket)| Ok(socket));
+    for socket in of_workers.chain(of_manager) {
+        if let Err(error) = socket.and_then(|socket| listen::tune(socket, tuning)) {
+            log::warn!("a listening socket keeps the options of the process before: {error}");
         }
     }
 }
@@ -179,7 +217,8 @@ fn assemble(records: Vec<Record>, descriptors: Vec<OwnedFd>) -> (Vec<Incoming>, 
     let mut descriptors = descriptors.into_iter();
     let (mut ready, mut refused) = (Vec::new(), Vec::new());
     for (place, record) in records.into_iter().enumerate() {
-        let incoming = take(record, &mut descriptors).ok_or_else(|| "descriptors are missing".to_owned());
+        let incoming = take(record, &mut descriptors)
+            .ok_or_else(|| "the new process has reached its limit on open files".to_owned());
         match incoming.and_then(|incoming| incoming.check().map(|()| incoming)) {
             Ok(incoming) => ready.push(incoming),
             Err(why) => refused.push((place, why)),

@@ -4,20 +4,24 @@
 //! thread of its caller, which waits: a call of the admin API, a thread that SIGUSR2 starts, or `pulls`. One hand-over runs at a
 //! time. Control stands still meanwhile ([`Held`]); workers and prober go on.
 //!
-//! A failure at any step leaves things as they were: [`Attempt`] undoes in its `drop` what was done.
+//! A failure at any step leaves things as they were: [`Attempt`] undoes in its `drop` what was done. Before, the successor gets a
+//! Refused, so that it does not go on with anything that this process has back.
 
 use super::memory::Memory;
 use super::successor::Successor;
 use super::workers::Workers;
-use crate::admin::Door;
+use crate::admin::{self, Door};
+use crate::base::Listen;
 use crate::base::text::counted;
+use crate::clock;
 use crate::control::{DataPlane, Held, Remote};
 use crate::events::{By, Event, Kind};
-use crate::handover::message::{At, SocketOf};
+use crate::handover::message::SocketOf;
 use crate::handover::{Channel, Figures, Letter, Life, Message, Pause, Post, Refusal, Upgrader};
 use crate::launcher::Launcher;
+use crate::net::listen::Claimant;
 use crate::net::{Pipe, listen};
-use crate::pool::{BoundAddressId, Published};
+use crate::pool::{BoundAddress, BoundAddressId, Listener, Published};
 use crate::session::Direction;
 use crate::worker::Peer;
 use crate::worker::driver::transit::Record;
@@ -40,10 +44,16 @@ const BIND: &str = "bind its addresses";
 /// How long a message may take, and a worker that is asked for something.
 const STEP: Duration = Duration::from_secs(5);
 
+/// What a successor does with connections.
+const TAKE: &str = "take connections";
+
+/// What a successor does at the end.
+const TAKE_OVER: &str = "take over";
+
 /// How long the successor may take to answer: it waits for its workers, which have [`STEP`].
 const READY: Duration = Duration::from_secs(30);
 
-/// Descriptors that a successor needs beside those of connections.
+/// Descriptors that a successor needs beside as many as this process has open.
 const SPARE: u64 = 256;
 
 /// How often a wait looks whether the successor has ended, or a stop has come.
@@ -171,6 +181,22 @@ fn descriptors(detached: &Detached) -> Vec<BorrowedFd<'_>> {
     std::iter::once(detached.client().as_fd()).chain(backend).chain(pipes).collect()
 }
 
+/// What has each address of a listener in the configuration, if that asks for any port. The addresses of a group were bound together.
+fn claimants(listener: &Listener) -> Vec<Option<Claimant>> {
+    let mut asked: Vec<Option<&Listen>> = listener.settings.bind.iter().map(Some).collect();
+    let mut places: HashMap<BoundAddressId, Option<usize>> = HashMap::new();
+    let claimant = |address: &BoundAddress| {
+        let place = *places.entry(address.group).or_insert_with(|| {
+            let place = asked.iter().position(|asked| *asked == Some(&address.asked))?;
+            asked[place] = None;
+            Some(place)
+        });
+        let place = place.filter(|_| address.asked.asks_for_any_port())?;
+        Some(Claimant::Listener { name: listener.name.clone(), place })
+    };
+    listener.addresses.iter().map(claimant).collect()
+}
+
 /// An upgrade under way. Dropping it before its end undoes what was done.
 struct Attempt<'a> {
     shared: &'a Shared,
@@ -209,29 +235,31 @@ pub fn hand_over(
     successor: Successor<'_>,
     first: Option<Word>,
 ) -> Result<Moved, String> {
+    // Control goes on once the attempt has undone what it did: a stop may wait for that.
+    let mut held = None;
     let mut attempt = Attempt { shared, begun, post, successor, paused: false, running: false };
-    let moved = attempt.carry_out(first);
-    if let Err(why) = &moved {
-        attempt.refuse(why);
-    }
-    moved
+    attempt.carry_out(first, &mut held).inspect_err(|why| attempt.refuse(why))
 }
 
 impl Attempt<'_> {
-    fn carry_out(&mut self, first: Option<Word>) -> Result<Moved, String> {
-        self.greet(first)?;
+    /// All steps, in their order.
+    fn carry_out(&mut self, first: Option<Word>, held: &mut Option<Held>) -> Result<Moved, String> {
         let shared = self.shared;
-        let held = shared.remote.hold().map_err(|refused| refused.to_string())?;
-        let last_event = self.give_sockets(&held)?;
-        self.expect(BIND, START, &held, |word| matches!(word, Word::Running))?;
+        // The successor reads the file about now.
+        let reloads = shared.published.reloads();
+        self.greet(first)?;
+        let held = &*held.insert(shared.remote.hold().map_err(|refused| refused.to_string())?);
+        let last_event = self.give_sockets(held)?;
+        self.expect(BIND, START, held, |word| matches!(word, Word::Running))?;
         self.running = true;
         self.accept(false);
-        let moved = self.move_connections(&held)?;
+        let moved = self.move_connections(held)?;
         shared.open_door(false);
-        shared.published.upgrades().ended(true);
-        self.send(&Word::Farewell(Box::new(Memory::of(&shared.published, last_event, 0))), "take over")?;
-        self.expect("take over", READY, &held, |word| matches!(word, Word::Done))?;
+        self.send(&Word::Farewell(Box::new(Memory::of(&shared.published, last_event, 0))), TAKE_OVER)?;
+        self.expect(TAKE_OVER, READY, held, |word| matches!(word, Word::Done))?;
         self.successor.announce();
+        let reload = held.takes_reload() || shared.published.reloads() != reloads;
+        self.send(&Word::Released { reload }, TAKE_OVER).inspect_err(|_| self.successor.withdraw())?;
         self.paused = false;
         // The successor has the event and the count. This process may end as soon as control goes on.
         let (connections, seconds) = (counted(moved.pauses.len(), "connection"), self.begun.elapsed().as_secs_f64());
@@ -250,12 +278,13 @@ impl Attempt<'_> {
             Word::Refused { why } => return Err(format!("{}: {why}", self.successor)),
             _ => return Err(self.unexpected("read its configuration")),
         };
-        let needed = 2 * self.shared.published.connection_limit().active() as u64 + SPARE;
+        // With the same limit it has room for what this process has.
+        let (open, limit) = admin::descriptors();
+        let open = open.unwrap_or_else(|| 2 * self.shared.published.connection_limit().active() as u64);
+        let needed = limit.map_or(open + SPARE, |limit| limit.min(open + SPARE));
         let too_few = || {
             let allowed = hello.descriptors;
-            format!(
-                "its limit on open files is {allowed}: expected at least {needed} for the connections that are open"
-            )
+            format!("its limit on open files is {allowed}: expected at least {needed}, since {open} are open here")
         };
         let mistake = hello.mistake().or_else(|| (hello.descriptors < needed).then(too_few));
         mistake.map_or(Ok(()), Err)
@@ -281,13 +310,12 @@ impl Attempt<'_> {
 
     /// Copies of all listening sockets.
     fn sockets(&self, held: &Held) -> io::Result<Vec<(SocketOf, OwnedFd)>> {
-        let addresses = held.snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
-        let known: HashMap<BoundAddressId, SocketOf> = addresses
-            .map(|address| {
-                let any_port = address.asked.asks_for_any_port();
-                (address.id, SocketOf { at: At::from(&address.endpoint), of_manager: false, any_port })
-            })
-            .collect();
+        let of_listener = |listener: &Arc<Listener>| -> Vec<(BoundAddressId, SocketOf)> {
+            let own =
+                |(address, claimant): (&BoundAddress, _)| (address.id, SocketOf::own(&address.endpoint, claimant));
+            listener.addresses.iter().zip(claimants(listener)).map(own).collect()
+        };
+        let known: HashMap<BoundAddressId, SocketOf> = held.snapshot.listeners.iter().flat_map(of_listener).collect();
         let mut sockets = Vec::new();
         for of_worker in self.shared.workers.lend(STEP) {
             for (address, descriptor) in of_worker? {
@@ -296,7 +324,7 @@ impl Attempt<'_> {
             }
         }
         for (endpoint, descriptor) in listen::of_service_manager()? {
-            sockets.push((SocketOf { at: At::from(&endpoint), of_manager: true, any_port: false }, descriptor));
+            sockets.push((SocketOf::of_manager(&endpoint), descriptor));
         }
         for (of, descriptor) in &self.shared.lent {
             sockets.push((of.clone(), descriptor.try_clone()?));
@@ -333,7 +361,6 @@ impl Attempt<'_> {
     ) -> Result<usize, String> {
         let until = Instant::now() + DIALS;
         loop {
-            let begun = Instant::now();
             let Some(departed) = transit::take_out(peers, worker, BATCH) else {
                 return if peers[worker].heartbeat.has_ended() {
                     Ok(0)
@@ -345,15 +372,16 @@ impl Attempt<'_> {
             let count = departed.connections().len();
             if count == 0 {
                 // The rest dials, and comes out a little later.
-                if left == 0 || begun >= until {
+                if left == 0 || Instant::now() >= until {
                     return Ok(left);
                 }
                 drop(departed);
                 thread::sleep(AGAIN);
                 continue;
             }
+            let taken_at = departed.taken_at();
             let refused = self.move_batch(departed, held)?;
-            pauses.extend(std::iter::repeat_n(begun.elapsed(), count - refused));
+            pauses.extend(std::iter::repeat_n(clock::now() - taken_at, count - refused));
             if refused == count {
                 return Ok(left + refused);
             }
@@ -362,23 +390,38 @@ impl Attempt<'_> {
 
     /// Hands over some connections of a worker. How many the successor can't take: they are back at their worker.
     fn move_batch(&mut self, departed: Departed, held: &Held) -> Result<usize, String> {
-        let records = departed.connections().iter().map(|detached| detached.record().clone()).collect();
-        let descriptors: Vec<BorrowedFd<'_>> = departed.connections().iter().flat_map(descriptors).collect();
-        let prepare = Word::Prepare(records);
-        let to = "take connections";
-        let sent = self.post.send(&prepare, &descriptors, Instant::now() + STEP);
-        sent.map_err(|error| self.unsent(to, &error))?;
-        let refused = match self.receive(to, READY, Some(held))? {
-            Word::Ready { refused } => refused,
-            _ => return Err(self.unexpected(to)),
+        // Before they go on here. A successor that sees this process die without a Refused would go on with them.
+        let places = self.commit(&departed, held).inspect_err(|why| self.refuse(why))?;
+        departed.commit(&places);
+        self.expect(TAKE, READY, held, |word| matches!(word, Word::Resumed))?;
+        Ok(places.len())
+    }
+
+    /// Offers these connections to the successor, up to the message that it has them. The places of those that it can't take.
+    fn commit(&mut self, departed: &Departed, held: &Held) -> Result<Vec<usize>, String> {
+        let record = |detached: &Detached| {
+            let mut record = detached.record().clone();
+            if let Some(cut) = detached.relays_to().and_then(|backend| held.cuts.get(&backend)) {
+                record.session.end_within(cut.saturating_duration_since(Instant::now()));
+            }
+            record
         };
+        let records = departed.connections().iter().map(record).collect();
+        let descriptors: Vec<BorrowedFd<'_>> = departed.connections().iter().flat_map(descriptors).collect();
+        let sent = self.post.send(&Word::Prepare(records), &descriptors, Instant::now() + STEP);
+        sent.map_err(|error| self.unsent(TAKE, &error))?;
+        let mut refused = match self.receive(TAKE, READY, Some(held))? {
+            Word::Ready { refused } => refused,
+            _ => return Err(self.unexpected(TAKE)),
+        };
+        refused.retain(|(place, _)| *place < departed.connections().len());
+        refused.sort_unstable();
+        refused.dedup_by_key(|(place, _)| *place);
         for (place, why) in &refused {
             log::warn!("upgrade: a connection stays in this process: {why} (number {place} of a batch)");
         }
-        self.send(&Word::Commit, to)?;
-        let places: Vec<usize> = refused.iter().map(|(place, _)| *place).collect();
-        departed.commit(&places);
-        Ok(places.len())
+        self.send(&Word::Commit, TAKE)?;
+        Ok(refused.into_iter().map(|(place, _)| place).collect())
     }
 
     /// The successor accepts clients, or this process does again. Callers of the admin API reach this process up to its last count.

@@ -11,7 +11,7 @@ use crate::config::descriptors::{self, Share};
 use crate::config::model::{self, Model, SocketFile};
 use crate::confine;
 use crate::net::TcpTuning;
-use crate::net::listen::{self, BoundFiles, Listening, Permissions};
+use crate::net::listen::{self, BoundFiles, Claimant, Listening, Permissions, Sharing};
 use crate::pool::{BoundAddress, BoundAddressId, Snapshot};
 use crate::preflight;
 use std::collections::{HashMap, HashSet};
@@ -37,12 +37,13 @@ impl ConfigState {
         let permissions: Vec<Permissions> = model.listeners.iter().map(permissions).collect::<Result<_, _>>()?;
         let mut free = Free::of(&self.snapshot);
         let mut bound = Binding { addresses: vec![Vec::new(); model.listeners.len()], ..Binding::default() };
-        let asked = model.listeners.iter().enumerate();
-        let mut missing: Vec<(usize, &Listen)> =
-            asked.flat_map(|(index, listener)| listener.bind.iter().map(move |listen| (index, listen))).collect();
+        let asked = model.listeners.iter().enumerate().flat_map(|(index, listener)| {
+            listener.bind.iter().enumerate().map(move |(place, listen)| (index, place, listen))
+        });
+        let mut missing: Vec<(usize, usize, &Listen)> = asked.collect();
         // A listener keeps its own sockets before another listener gets them: both may ask for port 0.
         for own in [true, false] {
-            missing.retain(|&(index, listen)| {
+            missing.retain(|&(index, _, listen)| {
                 let owner = own.then_some(model.listeners[index].name.as_str());
                 let kept = free.take(listen, owner);
                 bound.addresses[index].extend_from_slice(&kept);
@@ -51,10 +52,11 @@ impl ConfigState {
         }
         let global = &self.running.global;
         let tuning = TcpTuning::of(global);
-        for (index, listen) in missing {
-            let permissions = permissions[index];
+        for (index, place, listen) in missing {
+            let claimant = Claimant::Listener { name: model.listeners[index].name.clone(), place };
+            let sharing = Sharing { workers: global.workers, tuning: &tuning, claimant: Some(&claimant) };
             let sockets = self
-                .listen(listen, found, global.workers, &tuning, &permissions)
+                .listen(listen, found, sharing, &permissions[index])
                 .map_err(|error| self.why_not(listen, &error))?;
             let group = BoundAddressId(self.unused_address);
             for listen::ListeningSockets { endpoint, sockets } in sockets {
@@ -120,8 +122,7 @@ impl ConfigState {
         &self,
         listen: &Listen,
         found: &Found,
-        workers: usize,
-        tuning: &TcpTuning,
+        sharing: Sharing<'_>,
         permissions: &Permissions,
     ) -> io::Result<Vec<listen::ListeningSockets>> {
         let port = match &listen.0 {
@@ -133,9 +134,9 @@ impl ConfigState {
         let until = self.closing.iter().filter(|(endpoint, _)| same(endpoint)).map(|(_, until)| *until).max();
         loop {
             let bound = match resolve::known(&listen.0, found) {
-                Some(Ok(addresses)) => listen::bind_each(&addresses, workers, tuning),
+                Some(Ok(addresses)) => sharing.bind_each(&addresses),
                 Some(Err(why)) => Err(io::Error::other(why)),
-                None => listen::bind_permitting(listen, workers, tuning, permissions),
+                None => sharing.bind(listen, permissions),
             };
             match bound {
                 Err(error)

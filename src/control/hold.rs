@@ -4,15 +4,17 @@
 //! |---|---|---|
 //! | running | `Hold` | no change begins: commands and reloads are refused, sets of sources, names and weights wait |
 //! | running, a reload is under way | `Hold` | refused |
+//! | held | a reload by SIGHUP | it waits; [`Held::takes_reload`] passes it on to the successor, which has read the file already |
 //! | held | [`Held::handed_over`] | the workers close their listeners and end with their last connection |
-//! | held | [`Held`] is dropped | running: the upgrade has failed |
-//! | held | `Stop` | [`Held::is_over`] says so, and the stop waits for the end of the hold |
+//! | held | [`Held`] is dropped | running: the upgrade has failed, and reloads that wait begin |
+//! | held | `Stop` | [`Held::is_over`] says so; this stop and the next one wait for the end of the hold |
 
 use super::remote::Refused;
 use super::{ControlLoop, DataPlane};
-use crate::pool::Snapshot;
-use crate::state_file;
+use crate::pool::{BackendId, Snapshot};
+use crate::state_file::{self, Saver};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -24,13 +26,22 @@ pub struct Held {
     pub snapshot: Arc<Snapshot>,
     /// What was changed at run time, as the state file has it.
     pub changes: String,
-    stopping: Arc<AtomicBool>,
+    /// When the connections of removed backends are reset.
+    pub cuts: HashMap<BackendId, Instant>,
+    asked: Arc<Requests>,
     end: Sender<()>,
+}
+
+/// What signals have asked for meanwhile.
+#[derive(Debug, Default)]
+struct Requests {
+    stop: AtomicBool,
+    reload: AtomicBool,
 }
 
 /// Control's side.
 pub(super) struct Hold {
-    stopping: Arc<AtomicBool>,
+    asked: Arc<Requests>,
     /// A message: the successor has taken over. Disconnected: it has not.
     pub(super) end: Receiver<()>,
 }
@@ -48,11 +59,16 @@ pub(super) enum HoldEnd {
 impl Held {
     /// Whether a stop waits for the end of the hold.
     pub fn is_over(&self) -> bool {
-        self.stopping.load(Ordering::Relaxed)
+        self.asked.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether a reload waits, which is the successor's task from now on.
+    pub fn takes_reload(&self) -> bool {
+        self.asked.reload.swap(false, Ordering::Relaxed)
     }
 
     /// The successor has taken over: the process ends with its last connection.
-    pub fn handed_over(self) {
+    pub fn handed_over(&self) {
         let _ = self.end.try_send(());
     }
 }
@@ -73,17 +89,18 @@ impl<C: DataPlane> ControlLoop<C> {
             let _ = answer.try_send(Err(refused));
             return;
         }
-        let stopping = Arc::new(AtomicBool::new(false));
+        let asked = Arc::new(Requests::default());
         let (end, ended) = bounded(1);
         let held = Held {
             snapshot: self.parts.config_state.snapshot().clone(),
             // No change is in flight, so all that runs is published.
             changes: state_file::text(&self.parts.published),
-            stopping: stopping.clone(),
+            cuts: self.cuts.iter().flat_map(|(at, ids)| ids.iter().map(move |id| (*id, *at))).collect(),
+            asked: asked.clone(),
             end,
         };
         if answer.try_send(Ok(held)).is_ok() {
-            self.held = Some(Hold { stopping, end: ended });
+            self.held = Some(Hold { asked, end: ended });
         }
     }
 
@@ -94,9 +111,14 @@ impl<C: DataPlane> ControlLoop<C> {
 
     /// Ends the hold: what follows.
     pub(super) fn end_hold(&mut self, handed_over: bool) -> HoldEnd {
-        let held = self.held.take();
-        match held.is_some_and(|held| held.stopping.load(Ordering::Relaxed)) {
-            _ if handed_over => HoldEnd::Leave,
+        let Some(Hold { asked, .. }) = self.held.take() else { return HoldEnd::GoOn };
+        match asked.stop.load(Ordering::Relaxed) {
+            _ if handed_over => {
+                if asked.reload.load(Ordering::Relaxed) {
+                    reload_is_late();
+                }
+                HoldEnd::Leave
+            }
             true => HoldEnd::Stop,
             false => HoldEnd::GoOn,
         }
@@ -108,6 +130,7 @@ impl<C: DataPlane> ControlLoop<C> {
         self.give_up_reloads();
         self.give_up_adds();
         self.plan_renewals();
+        self.parts.saver.iter().for_each(Saver::disown);
         self.parts.data_plane.leave();
         after(self.parts.config_state.running().global.shutdown_timeout)
     }
@@ -115,7 +138,25 @@ impl<C: DataPlane> ControlLoop<C> {
     /// A stop comes during a hold.
     pub(super) fn stop_later(&self) {
         if let Some(held) = &self.held {
-            held.stopping.store(true, Ordering::Relaxed);
+            held.asked.stop.store(true, Ordering::Relaxed);
         }
     }
+
+    /// Whether a stop waits for the end of a hold. The next one must wait in its queue.
+    pub(super) fn is_stopping_later(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.asked.stop.load(Ordering::Relaxed))
+    }
+
+    /// A reload waits for the end of a hold.
+    pub(super) fn note_reload(&self) {
+        if let Some(held) = &self.held {
+            held.asked.reload.store(true, Ordering::Relaxed);
+            log::info!("SIGHUP waits: the new process reads the file again, or this one if the upgrade fails");
+        }
+    }
+}
+
+/// A reload by a signal came once the successor could not be asked for it.
+pub(super) fn reload_is_late() {
+    log::warn!("SIGHUP ignored: a new process has taken over");
 }

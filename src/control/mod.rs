@@ -72,7 +72,7 @@ mod weights;
 pub use crate::config::diff::{Change, Changes};
 pub use config_state::{BoundState, ConfigState, FirstState, NewSockets, drift};
 pub use hold::Held;
-pub use lookup::Lookups;
+pub use lookup::{Found, Lookups};
 pub use remote::{Refused, ReloadError, Reloaded, Remote};
 pub use resolve::names_at_start;
 
@@ -91,7 +91,6 @@ use change::InFlight;
 use command::Command;
 use crossbeam_channel::{Receiver, after, at, never, select_biased, tick};
 use hold::{Hold, HoldEnd};
-use lookup::Found;
 use names::{Add, Retries};
 use pace::Pace;
 use reload::{Read, Reload, Waiting};
@@ -315,13 +314,14 @@ impl<C: DataPlane> ControlLoop<C> {
             let unanswered = self.parts.lookups.deadline().map_or_else(never, at);
             let (weights, weights_due) = self.weights();
             let (renewed, renewals_due) = self.renewed();
+            let next_stop = if self.is_stopping_later() { never() } else { stops.clone() };
             let (next_reload, next_command) = match self.change {
                 Some(_) => (never(), never()),
                 None => (reloads.clone(), commands.clone()),
             };
             // Priority order: a stop goes before pending changes, and so does a deadline.
             select_biased! {
-                recv(stops) -> stop => match stop {
+                recv(next_stop) -> stop => match stop {
                     Ok(()) if self.held.is_some() => self.stop_later(),
                     Ok(()) if self.draining => {
                         delay = never();

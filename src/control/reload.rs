@@ -5,6 +5,7 @@
 
 use super::change::Reply;
 use super::config_state::Transition;
+use super::hold;
 use super::lookup::{Found, Question};
 use super::remote::{ReloadError, Reloaded};
 use super::resolve::{self, Endpoints};
@@ -79,10 +80,14 @@ impl<C: DataPlane> ControlLoop<C> {
             }
             waiting.answer(Err(ReloadError::NoFile));
         } else if self.draining {
+            if self.handed_over && waiting.answer.is_none() {
+                hold::reload_is_late();
+            }
             waiting.answer(Err(ReloadError::Draining));
         } else if self.held.is_some() && waiting.answer.is_some() {
             waiting.answer(Err(ReloadError::Upgrading));
         } else if self.next_reload.len() < WAITING_MAX {
+            self.note_reload();
             self.next_reload.push(waiting);
         } else {
             waiting.answer(Err(ReloadError::NotRead("too many reloads wait already".to_owned())));

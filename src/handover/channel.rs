@@ -1,8 +1,8 @@
 //! The connection between two processes: a pair of unix sockets that keep the bounds of messages (SOCK_SEQPACKET, unix(7)).
 //!
 //! A message is at most [`MESSAGE_MAX`] bytes, and carries at most [`DESCRIPTORS_MAX`] descriptors (SCM_RIGHTS). Every call
-//! has a deadline. The kernel drops descriptors silently where the receiver's limit is reached. So every message that carries
-//! descriptors says how many, and [`Channel::receive`] gives what came.
+//! has a deadline. The kernel drops descriptors where the receiver's limit is reached. So every message that carries
+//! descriptors says how many, and [`Channel::receive`] gives the first ones, which came.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -31,7 +31,7 @@ pub struct Channel(OwnedFd);
 pub struct Parcel {
     /// The message.
     pub bytes: Vec<u8>,
-    /// The descriptors, in the order of the sender.
+    /// The descriptors, in the order of the sender. The last ones may be missing.
     pub descriptors: Vec<OwnedFd>,
 }
 
@@ -87,7 +87,7 @@ impl Channel {
     ///
     /// # Errors
     ///
-    /// `TimedOut` after `until`; `InvalidData` if the message or its descriptors did not fit.
+    /// `TimedOut` after `until`; `InvalidData` if the message did not fit.
     pub fn receive(&self, until: Instant) -> io::Result<Option<Parcel>> {
         let mut bytes = vec![0; MESSAGE_MAX];
         loop {
@@ -105,7 +105,7 @@ impl Channel {
                     if received.bytes == 0 {
                         return Ok(None);
                     }
-                    if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+                    if received.flags.contains(ReturnFlags::TRUNC) {
                         return Err(io::Error::new(io::ErrorKind::InvalidData, "a message did not fit"));
                     }
                     bytes.truncate(received.bytes);

@@ -11,6 +11,7 @@
 
 use super::channel::{Channel, DESCRIPTORS_MAX, MESSAGE_MAX};
 use crate::base::Endpoint;
+use crate::net::listen::{self, Claimant, FileId, Giver};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -48,8 +49,12 @@ pub struct SocketOf {
     pub at: At,
     /// Whether the service manager opened it.
     pub of_manager: bool,
-    /// Whether the configuration asks for port 0: any port.
-    pub any_port: bool,
+    /// What has it in the configuration, if that asks for port 0: any port.
+    #[serde(default)]
+    pub claimant: Option<Claimant>,
+    /// The file of a unix socket that tcplb bound.
+    #[serde(default)]
+    pub file: Option<FileId>,
 }
 
 /// An [`Endpoint`] in a message.
@@ -84,7 +89,7 @@ impl From<&At> for Endpoint {
 pub enum Message<C, M> {
     /// Step 1.
     Hello(Hello),
-    /// From step 2 on, if the predecessor does not hand over: why.
+    /// Instead of any step: the sender gives up. After step 4 the predecessor sends it before it goes on.
     Refused {
         /// Why.
         why: String,
@@ -113,10 +118,17 @@ pub enum Message<C, M> {
     },
     /// Step 7.
     Commit,
-    /// Step 8: what was counted and learnt by now.
+    /// Step 8.
+    Resumed,
+    /// Step 9: what was counted and learnt by now.
     Farewell(Box<M>),
-    /// Step 9.
+    /// Step 10.
     Done,
+    /// Step 11.
+    Released {
+        /// Whether the file is to be read again: the predecessor was asked to, once the successor had read it.
+        reload: bool,
+    },
 }
 
 /// A message that came, with its descriptors.
@@ -124,8 +136,10 @@ pub enum Message<C, M> {
 pub struct Letter<T> {
     /// The message.
     pub message: T,
-    /// The descriptors.
+    /// The descriptors, in the order of the sender.
     pub descriptors: Vec<OwnedFd>,
+    /// How many more were sent. The kernel has dropped them: the limit on open files is reached.
+    pub missing: usize,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -137,6 +151,26 @@ struct Envelope<T> {
 /// Sends and receives messages.
 #[derive(Debug)]
 pub struct Post(Channel);
+
+impl SocketOf {
+    /// One that tcplb bound.
+    pub fn own(endpoint: &Endpoint, claimant: Option<Claimant>) -> SocketOf {
+        SocketOf { at: At::from(endpoint), of_manager: false, claimant, file: listen::file_of(endpoint) }
+    }
+
+    /// One of the service manager.
+    pub fn of_manager(endpoint: &Endpoint) -> SocketOf {
+        SocketOf { at: At::from(endpoint), of_manager: true, claimant: None, file: None }
+    }
+
+    /// Where the successor has it from.
+    pub fn giver(&self) -> Giver {
+        match self.of_manager {
+            true => Giver::Manager { lent: true },
+            false => Giver::Predecessor { claimant: self.claimant.clone(), file: self.file },
+        }
+    }
+}
 
 impl Hello {
     /// That of this process.
@@ -188,7 +222,7 @@ impl Post {
     ///
     /// # Errors
     ///
-    /// `TimedOut` after `until`; `InvalidData` if it can't be read, or if descriptors are missing.
+    /// `TimedOut` after `until`; `InvalidData` if it can't be read.
     pub fn receive<T: DeserializeOwned>(&self, until: Instant) -> io::Result<Option<Letter<T>>> {
         let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
         let (mut whole, mut descriptors) = (Vec::new(), Vec::new());
@@ -211,11 +245,9 @@ impl Post {
             return Err(wrong("a message with bytes behind it"));
         }
         let envelope: Envelope<T> = serde_json::from_slice(json)?;
-        if envelope.descriptors != descriptors.len() {
-            let what = format!("{} descriptors came of {}", descriptors.len(), envelope.descriptors);
-            return Err(wrong(&format!("{what}: the limit on open files is reached")));
-        }
-        Ok(Some(Letter { message: envelope.message, descriptors }))
+        let missing = envelope.descriptors.checked_sub(descriptors.len());
+        let missing = missing.ok_or_else(|| wrong("a message with more descriptors than it says"))?;
+        Ok(Some(Letter { message: envelope.message, descriptors, missing }))
     }
 }
 
@@ -252,7 +284,25 @@ mod tests {
     }
 
     #[test]
-    fn missing_descriptors_and_cut_messages_are_errors() {
+    fn missing_descriptors_are_counted() {
+        let (one, other) = Channel::pair().unwrap();
+        let post = Post::new(other);
+        let (reader, _writer) = io::pipe().unwrap();
+        let send = |said: usize, sent: usize| {
+            let json = format!(r#"{{"descriptors":{said},"message":"Done"}}"#);
+            let length = u32::try_from(json.len()).unwrap().to_le_bytes();
+            one.send(&[&[0][..], &length, json.as_bytes()].concat(), &vec![reader.as_fd(); sent], soon()).unwrap();
+            post.receive::<Text>(soon())
+        };
+        for (said, sent) in [(0, 0), (1, 0), (3, 1), (2, 2)] {
+            let letter = send(said, sent).unwrap().unwrap();
+            assert_eq!((letter.descriptors.len(), letter.missing), (sent, said - sent));
+        }
+        assert!(send(1, 2).unwrap_err().to_string().contains("more descriptors than it says"));
+    }
+
+    #[test]
+    fn cut_messages_are_errors() {
         let (one, other) = Channel::pair().unwrap();
         let post = Post::new(other);
         let receive = |packet: &[u8]| {
@@ -262,7 +312,6 @@ mod tests {
         let json = br#"{"descriptors":1,"message":"Done"}"#;
         let length = u32::try_from(json.len()).unwrap().to_le_bytes();
         let whole = [&[0][..], &length, json].concat();
-        assert!(receive(&whole).contains("0 descriptors came of 1"));
         assert!(receive(&whole[..whole.len() - 1]).contains("cut off"));
         assert!(receive(&[0, 1, 2]).contains("without a length"));
         assert!(receive(&[&whole[..], b"x"].concat()).contains("bytes behind it"));

@@ -15,11 +15,31 @@
 //! | 5 | predecessor | [`Message::Prepare`], several | connections that no thread of it touches now |
 //! | 6 | successor | [`Message::Ready`] | it holds their descriptors, but has not touched a byte. It lists those that it can't take |
 //! | 7 | predecessor | [`Message::Commit`] | they belong to the successor. The predecessor closes its own descriptors then |
-//! | 8 | predecessor | [`Message::Farewell`] | no connection follows; what it has counted by now |
-//! | 9 | successor | [`Message::Done`] | the predecessor may end |
+//! | 8 | successor | [`Message::Resumed`] | its workers have them: the pause of their clients is over |
+//! | 9 | predecessor | [`Message::Farewell`] | no connection follows; what it has counted by now |
+//! | 10 | successor | [`Message::Done`] | it has everything |
+//! | 11 | predecessor | [`Message::Released`] | it has decided to end |
 //!
 //! Each wait has a bound. A predecessor that gives up sends [`Message::Refused`] and closes the channel. Before step 4 a failure changes nothing. After it the predecessor accepts clients again. A
 //! connection belongs to the predecessor until it sends Commit. So a failure costs no connection that the successor does not have already.
+//!
+//! # Which of the two goes on
+//!
+//! The predecessor decides, and only its death leaves the decision to the successor. The process that goes on counts the upgrade: a
+//! predecessor counts a failure, a successor a success. So each upgrade counts once.
+//!
+//! | state | event | predecessor | successor |
+//! |---|---|---|---|
+//! | up to step 3 | any failure | goes on | is killed, or ends |
+//! | from step 4 | the successor dies or gives up | goes on | ends with the connections that it has, if it lives |
+//! | from step 4 | the successor is silent for too long | sends Refused, and goes on | the same |
+//! | step 9 | the successor dies before Done | goes on; connections that were committed are lost | – |
+//! | step 9 | the successor lives, and Done does not come | sends Refused, and goes on | ends with the connections that it has |
+//! | step 10 | Released can't be sent: the successor is gone | goes on | – |
+//! | step 11 | Released is sent | ends | goes on |
+//! | step 3 to 10 | the predecessor dies without Refused | – | goes on, with the connections of the last Prepare too: no other process touches them |
+//! | step 4 to 10 | the predecessor sends Refused, and dies | – | goes on with the connections that it has |
+//! | step 10 | the predecessor lives, and neither Released nor Refused comes | stands still; then Released can't be sent, and it goes on | ends with the connections that it has |
 //!
 //! Both processes are tcplb, but may be of different versions. [`MAJOR`] changes when an older process could not understand the
 //! messages. Unknown fields are ignored.
@@ -105,7 +125,7 @@ pub struct Figures {
     pub left: usize,
     /// How long it took.
     pub seconds: f64,
-    /// How long a connection stood still.
+    /// How long a connection stood still, from its last byte in the old process until the new process could move one.
     pub pause_ms: Pause,
 }
 

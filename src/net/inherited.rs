@@ -6,11 +6,16 @@
 //! | giver | sockets of an address | closed by | unclaimed |
 //! |---|---|---|---|
 //! | service manager | one, which all workers share | the manager: it keeps its own descriptors, so the address stays bound | kept for a listener that a reload adds |
-//! | predecessor | one per worker of it | this process: they are like those that it opened | [`close_unclaimed`] |
+//! | predecessor | one per worker of it | this process: they are like those that it opened | [`own_lent`] |
+//!
+//! A predecessor lends its sockets: it serves there again if this process fails. So nothing of them changes before [`own_lent`]. Options
+//! are those of the socket, not of the descriptor, and both processes have the same socket.
 
+use super::socket_file::{self, FileId};
 use crate::base::Endpoint;
 use crate::base::text::hidden_in;
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use socket2::{Domain, Socket, Type};
 use std::ffi::OsStr;
 use std::io;
@@ -32,29 +37,58 @@ struct Inherited {
 }
 
 /// Where a socket comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Giver {
     /// The service manager.
-    Manager,
+    Manager {
+        /// The process that ran before has passed it on, and may still serve there.
+        lent: bool,
+    },
     /// The process that ran before.
     Predecessor {
-        /// Its configuration asks for port 0, so that any port fits a listener that does too.
-        any_port: bool,
+        /// What has the address, if its configuration asks for any port.
+        claimant: Option<Claimant>,
+        /// The file of a unix socket.
+        file: Option<FileId>,
     },
+}
+
+/// The part of a configuration that has an address. It gets the port back that the kernel chose for its port 0.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Claimant {
+    /// A listener.
+    Listener {
+        /// Its name.
+        name: String,
+        /// The place of the address in its `bind`.
+        place: usize,
+    },
+    /// The admin API.
+    Admin,
 }
 
 /// The sockets of an address that a listener has claimed.
 pub(super) enum Claim {
     /// One of the service manager, which workers share.
-    Shared(Socket),
+    Shared {
+        /// The socket.
+        socket: Socket,
+        /// See [`Giver::Manager`].
+        lent: bool,
+    },
     /// Those of the predecessor's workers.
-    Own(Vec<Socket>),
+    Own {
+        /// The sockets.
+        sockets: Vec<Socket>,
+        /// The file of a unix socket.
+        file: Option<FileId>,
+    },
 }
 
 /// Keeps a socket of the service manager for the listener with its address. Fails if the socket does not listen, or has no
 /// address that a listener can have.
 pub fn inherit(socket: Socket) -> io::Result<()> {
-    keep(socket, Giver::Manager)
+    keep(socket, Giver::Manager { lent: false })
 }
 
 /// Keeps a socket of the predecessor. Fails as [`inherit`] does.
@@ -84,26 +118,35 @@ fn keep(socket: Socket, giver: Giver) -> io::Result<()> {
     Ok(())
 }
 
-/// The sockets of this kind with this address, if there are some. A `port` of 0 takes any port of the predecessor's that was chosen for a 0.
-pub(super) fn claim(endpoint: &Endpoint, kind: Type) -> io::Result<Option<Claim>> {
+/// The sockets of this kind with this address, if there are some. A port of 0 takes the one that the predecessor has for the same
+/// claimant.
+pub(super) fn claim(endpoint: &Endpoint, kind: Type, claimant: Option<&Claimant>) -> io::Result<Option<Claim>> {
     let mut inherited = INHERITED.lock();
-    let fits = |candidate: &&mut Inherited| match candidate.giver {
-        Giver::Manager => candidate.endpoint == *endpoint,
-        Giver::Predecessor { any_port } => {
-            candidate.endpoint == *endpoint || (any_port && is_any_port_of(endpoint, &candidate.endpoint))
+    let fits = |candidate: &&mut Inherited| match &candidate.giver {
+        Giver::Manager { .. } => candidate.endpoint == *endpoint,
+        Giver::Predecessor { claimant: other, .. } => {
+            let same = claimant.is_some() && claimant == other.as_ref();
+            candidate.endpoint == *endpoint || (same && is_any_port_of(endpoint, &candidate.endpoint))
         }
     };
     let Some(found) = inherited.iter_mut().filter(|candidate| candidate.kind == kind).find(fits) else {
         return Ok(None);
     };
     found.claimed = true;
-    if found.giver == Giver::Manager {
-        return Ok(Some(Claim::Shared(found.socket.try_clone()?)));
-    }
+    let file = match found.giver {
+        Giver::Manager { lent } => return Ok(Some(Claim::Shared { socket: found.socket.try_clone()?, lent })),
+        Giver::Predecessor { file, .. } => file,
+    };
     let endpoint = found.endpoint.clone();
-    let of_it = |one: &mut Inherited| one.giver != Giver::Manager && one.endpoint == endpoint && one.kind == kind;
+    let of_it = |one: &mut Inherited| !one.giver.is_manager() && one.endpoint == endpoint && one.kind == kind;
     let sockets = inherited.extract_if(.., of_it).map(|one| one.socket).collect();
-    Ok(Some(Claim::Own(sockets)))
+    Ok(Some(Claim::Own { sockets, file }))
+}
+
+impl Giver {
+    fn is_manager(&self) -> bool {
+        matches!(self, Giver::Manager { .. })
+    }
 }
 
 /// Does the configured address, of port 0, fit to the bound one?
@@ -116,7 +159,7 @@ fn is_any_port_of(asked: &Endpoint, bound: &Endpoint) -> bool {
 }
 
 fn of_manager() -> impl Fn(&&Inherited) -> bool {
-    |inherited| inherited.giver == Giver::Manager
+    |inherited| inherited.giver.is_manager()
 }
 
 /// Whether the service manager opened a socket with this address.
@@ -144,8 +187,13 @@ pub fn of_service_manager() -> io::Result<Vec<(Endpoint, OwnedFd)>> {
     inherited.iter().filter(of_manager()).map(copy).collect()
 }
 
-/// Closes the predecessor's sockets that no listener has claimed. Their addresses.
-pub fn close_unclaimed() -> Vec<Endpoint> {
+/// The sockets of the predecessor and their files belong to this process from now on. Those that no listener has claimed close.
+pub fn own_lent() {
+    socket_file::own_lent();
     let mut inherited = INHERITED.lock();
-    inherited.extract_if(.., |one| one.giver != Giver::Manager).map(|one| one.endpoint).collect()
+    for Inherited { endpoint, giver, .. } in inherited.extract_if(.., |one| !one.giver.is_manager()) {
+        if let (Endpoint::Unix(path), Giver::Predecessor { file: Some(file), .. }) = (endpoint, giver) {
+            socket_file::remove_own(&path, file);
+        }
+    }
 }

@@ -16,7 +16,7 @@ use crate::base::{Address, Endpoint, Listen};
 use rustix::fs::Mode;
 use rustix::io::Errno;
 use rustix::net::{self, SocketFlags};
-use socket2::{Domain, SockAddr, Type};
+use socket2::{Domain, SockAddr, SockRef, Type};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, OwnedFd};
@@ -25,9 +25,9 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 pub use super::inherited::{
-    Giver, close_unclaimed, inherit, is_inherited, is_offered, of_service_manager, take_over, unclaimed,
+    Claimant, Giver, inherit, is_inherited, is_offered, of_service_manager, own_lent, take_over, unclaimed,
 };
-pub use super::socket_file::{BoundFiles, Permissions, disown_files, own_lent_files, remove_files};
+pub use super::socket_file::{BoundFiles, FileId, Permissions, disown_files, file_of, remove_files};
 
 /// The accept queue's length; the kernel caps it at net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 65_535;
@@ -57,22 +57,13 @@ pub struct Listening {
 /// Binds `to` for `workers` workers and listens. A name is bound on each of its addresses. Accepted sockets inherit
 /// `tuning`. The error names the address.
 pub fn bind(to: &Listen, workers: usize, tuning: &TcpTuning) -> io::Result<Vec<ListeningSockets>> {
-    bind_with(to, workers, tuning, &Permissions::default())
+    Sharing { workers, tuning, claimant: None }.bind(to, &Permissions::default())
 }
 
-/// As [`bind`]; a socket file has these permissions before the first client can connect.
-pub fn bind_permitting(
-    to: &Listen,
-    workers: usize,
-    tuning: &TcpTuning,
-    permissions: &Permissions,
-) -> io::Result<Vec<ListeningSockets>> {
-    bind_with(to, workers, tuning, permissions)
-}
-
-/// As [`bind`] for one worker; a unix socket has mode 0600 from the moment it exists.
+/// As [`bind`] for one worker, for the admin API; a unix socket has mode 0600 from the moment it exists.
 pub fn bind_private(to: &Listen, tuning: &TcpTuning) -> io::Result<Vec<ListeningSockets>> {
-    bind_with(to, 1, tuning, &PRIVATE)
+    let sharing = Sharing { workers: 1, tuning, claimant: Some(&Claimant::Admin) };
+    sharing.bind(to, &PRIVATE)
 }
 
 /// Binds a unix socket whose connections keep the bounds of messages (SOCK_SEQPACKET), as [`bind_private`] does.
@@ -81,30 +72,92 @@ pub fn bind_for_messages(path: &Path) -> io::Result<Listening> {
     bound.sockets.into_iter().next().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
 }
 
-fn bind_with(
-    to: &Listen,
-    workers: usize,
-    tuning: &TcpTuning,
-    permissions: &Permissions,
-) -> io::Result<Vec<ListeningSockets>> {
-    queue_limit();
-    let bound = match &to.0 {
-        Address::Unix(path) => vec![bind_unix(path, Type::STREAM, permissions)?],
-        Address::Inet(at) => vec![bind_shared(*at, workers, tuning)?],
-        Address::Any(port) => vec![bind_any(*port, |at| bind_shared(at, workers, tuning))?],
-        Address::Name(host, port) => {
-            let mut addresses: Vec<SocketAddr> = (host.as_str(), *port).to_socket_addrs()?.collect();
-            addresses.dedup();
-            bind_each(&addresses, workers, tuning)?
-        }
-    };
-    Ok(bound)
+/// How an address is bound.
+#[derive(Clone, Copy, Debug)]
+pub struct Sharing<'a> {
+    /// The workers that share it.
+    pub workers: usize,
+    /// What accepted sockets inherit.
+    pub tuning: &'a TcpTuning,
+    /// What has the address in the configuration, if that is known.
+    pub claimant: Option<&'a Claimant>,
 }
 
-/// As [`bind`], for the addresses of a resolved name.
-pub fn bind_each(addresses: &[SocketAddr], workers: usize, tuning: &TcpTuning) -> io::Result<Vec<ListeningSockets>> {
-    queue_limit();
-    addresses.iter().map(|at| bind_shared(*at, workers, tuning)).collect()
+impl Sharing<'_> {
+    /// As [`bind`]; a socket file has these permissions before the first client can connect.
+    pub fn bind(&self, to: &Listen, permissions: &Permissions) -> io::Result<Vec<ListeningSockets>> {
+        queue_limit();
+        let bound = match &to.0 {
+            Address::Unix(path) => vec![bind_unix(path, Type::STREAM, permissions)?],
+            Address::Inet(at) => vec![self.bind_shared(*at)?],
+            Address::Any(port) => vec![bind_any(*port, |at| self.bind_shared(at))?],
+            Address::Name(host, port) => {
+                let mut addresses: Vec<SocketAddr> = (host.as_str(), *port).to_socket_addrs()?.collect();
+                addresses.dedup();
+                self.bind_each(&addresses)?
+            }
+        };
+        Ok(bound)
+    }
+
+    /// Binds the addresses of a resolved name.
+    pub fn bind_each(&self, addresses: &[SocketAddr]) -> io::Result<Vec<ListeningSockets>> {
+        queue_limit();
+        addresses.iter().map(|at| self.bind_shared(*at)).collect()
+    }
+
+    fn bind_shared(&self, at: SocketAddr) -> io::Result<ListeningSockets> {
+        let Sharing { workers, tuning, claimant } = *self;
+        match inherited::claim(&Endpoint::Inet(at), Type::STREAM, claimant)? {
+            Some(Claim::Shared { socket, lent }) => {
+                if !lent {
+                    configure(&socket, at, tuning)?;
+                }
+                let copies = (0..workers).map(|_| socket.try_clone());
+                Ok(of_tcp(at, copies.collect::<io::Result<_>>()?, true))
+            }
+            // All of them are kept, also if this process has fewer workers: a close would reset the clients of a queue. Where it
+            // has more, workers share one: a new socket would take clients that are lost if this process does not take over.
+            Some(Claim::Own { mut sockets, .. }) => {
+                let copies = sockets.iter().cycle().take(workers.saturating_sub(sockets.len()).min(workers));
+                let copies = copies.map(socket2::Socket::try_clone).collect::<io::Result<Vec<_>>>()?;
+                sockets.extend(copies);
+                Ok(of_tcp(real_address(&sockets, at)?, sockets, false))
+            }
+            None => {
+                let mut sockets = vec![open(at, false, tuning)?];
+                let real = real_address(&sockets, at)?;
+                for _ in 1..workers {
+                    sockets.push(open(real, true, tuning)?);
+                }
+                for socket in &sockets {
+                    socket.listen(BACKLOG)?;
+                }
+                Ok(of_tcp(real, sockets, false))
+            }
+        }
+    }
+}
+
+/// The address of the first socket, with the port that the kernel picked.
+fn real_address(sockets: &[socket2::Socket], asked: SocketAddr) -> io::Result<SocketAddr> {
+    let real = sockets.first().map(|first| first.local_addr()).transpose()?;
+    Ok(real.and_then(|real| real.as_socket()).unwrap_or(asked))
+}
+
+fn of_tcp(at: SocketAddr, sockets: Vec<socket2::Socket>, inherited: bool) -> ListeningSockets {
+    let local = at.ip().is_loopback();
+    let own = |socket: socket2::Socket| Listening { fd: socket.into(), unix: false, local, inherited };
+    ListeningSockets { endpoint: Endpoint::Inet(at), sockets: sockets.into_iter().map(own).collect() }
+}
+
+/// Sets the options that accepted sockets inherit on a socket that the predecessor has lent until now.
+pub fn tune(socket: impl AsFd, tuning: &TcpTuning) -> io::Result<()> {
+    let socket = SockRef::from(&socket);
+    match socket.local_addr()?.as_socket() {
+        Some(at) => configure(&socket, at, tuning),
+        None => Ok(()),
+    }
 }
 
 /// Binds every interface: one dual-stack socket, or IPv4 alone where the kernel has no IPv6.
@@ -115,39 +168,6 @@ pub fn bind_any<T>(port: u16, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io:
         }
         bound => bound,
     }
-}
-
-fn bind_shared(at: SocketAddr, workers: usize, tuning: &TcpTuning) -> io::Result<ListeningSockets> {
-    let mut sockets = match inherited::claim(&Endpoint::Inet(at), Type::STREAM)? {
-        Some(Claim::Shared(socket)) => {
-            configure(&socket, at, tuning)?;
-            let local = at.ip().is_loopback();
-            let own = |fd: OwnedFd| Listening { fd, unix: false, local, inherited: true };
-            let sockets = (0..workers).map(|_| Ok(own(socket.try_clone()?.into())));
-            return Ok(ListeningSockets { endpoint: Endpoint::Inet(at), sockets: sockets.collect::<io::Result<_>>()? });
-        }
-        // All of them are kept, also if this process has fewer workers: a close would reset the clients of a queue. Where it has
-        // more, workers share one: a new socket would take clients that are lost if this process does not take over.
-        Some(Claim::Own(mut sockets)) => {
-            sockets.iter().try_for_each(|socket| configure(socket, at, tuning))?;
-            let copies = sockets.iter().cycle().take(workers.saturating_sub(sockets.len()).min(workers));
-            let copies = copies.map(socket2::Socket::try_clone).collect::<io::Result<Vec<_>>>()?;
-            sockets.extend(copies);
-            sockets
-        }
-        None => vec![open(at, false, tuning)?],
-    };
-    let real = sockets.first().map(|first| first.local_addr()).transpose()?;
-    let real = real.and_then(|real| real.as_socket()).unwrap_or(at);
-    for _ in sockets.len()..workers {
-        sockets.push(open(real, true, tuning)?);
-    }
-    for socket in &sockets {
-        socket.listen(BACKLOG)?;
-    }
-    let local = real.ip().is_loopback();
-    let own = |socket: socket2::Socket| Listening { fd: socket.into(), unix: false, local, inherited: false };
-    Ok(ListeningSockets { endpoint: Endpoint::Inet(real), sockets: sockets.into_iter().map(own).collect() })
 }
 
 /// A bound TCP socket with the options that accepted sockets inherit. The listen comes after SO_REUSEPORT, since that
@@ -183,12 +203,13 @@ fn configure(socket: &socket2::Socket, at: SocketAddr, tuning: &TcpTuning) -> io
 fn bind_unix(path: &Path, kind: Type, permissions: &Permissions) -> io::Result<ListeningSockets> {
     let endpoint = Endpoint::Unix(path.into());
     let own = |fd: OwnedFd, inherited| vec![Listening { fd, unix: true, local: true, inherited }];
-    match inherited::claim(&endpoint, kind)? {
-        Some(Claim::Shared(socket)) => return Ok(ListeningSockets { endpoint, sockets: own(socket.into(), true) }),
-        Some(Claim::Own(sockets)) => {
-            if abstract_name(path).is_none() {
-                socket_file::remember_lent(path)?;
-                permissions.apply(path)?;
+    match inherited::claim(&endpoint, kind, None)? {
+        Some(Claim::Shared { socket, .. }) => {
+            return Ok(ListeningSockets { endpoint, sockets: own(socket.into(), true) });
+        }
+        Some(Claim::Own { sockets, file }) => {
+            if let Some(file) = file {
+                socket_file::borrow(path, file, permissions)?;
             }
             let sockets = sockets.into_iter().flat_map(|socket| own(socket.into(), false)).collect();
             return Ok(ListeningSockets { endpoint, sockets });

@@ -5,9 +5,9 @@
 //! open. Paths belong to the process, so the list is a static.
 
 use crate::base::Endpoint;
-use crate::base::address::abstract_name;
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Stat, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid};
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -20,43 +20,64 @@ static FILES: Mutex<BTreeMap<PathBuf, Known>> = Mutex::new(BTreeMap::new());
 /// A file that this process bound, or whose socket it takes over.
 #[derive(Clone, Copy)]
 struct Known {
-    /// Device and inode.
-    identity: (u64, u64),
-    /// The predecessor still serves there: a failure of this process must not remove the file.
-    lent: bool,
+    id: FileId,
+    /// The predecessor still serves there: a failure of this process must not remove the file, and gives it these permissions back.
+    lent: Option<Permissions>,
 }
 
-fn identity(found: &Stat) -> (u64, u64) {
-    (found.st_dev, found.st_ino)
+/// What distinguishes a file from another one that takes its place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    fn of(found: &Stat) -> FileId {
+        FileId { device: found.st_dev, inode: found.st_ino }
+    }
 }
 
 /// Keeps the identity of a file that was just bound.
 pub(super) fn remember(path: &Path) -> io::Result<()> {
-    keep(path, false)
-}
-
-/// Keeps the identity of a file whose socket the predecessor has lent. It is removed as an own one after [`own_lent_files`].
-pub(super) fn remember_lent(path: &Path) -> io::Result<()> {
-    keep(path, true)
-}
-
-fn keep(path: &Path, lent: bool) -> io::Result<()> {
-    let found = rustix::fs::lstat(path)?;
-    FILES.lock().insert(path.to_owned(), Known { identity: identity(&found), lent });
+    let id = FileId::of(&rustix::fs::lstat(path)?);
+    FILES.lock().insert(path.to_owned(), Known { id, lent: None });
     Ok(())
 }
 
-/// The predecessor's files belong to this process from now on, and so does their removal. `unused` are those that no listener uses.
-pub fn own_lent_files<'a>(unused: impl IntoIterator<Item = &'a Endpoint>) {
-    for endpoint in unused {
-        if let Endpoint::Unix(path) = endpoint
-            && abstract_name(path).is_none()
-            && remember_lent(path).is_err()
-        {
-            log::debug!("{} is gone already", path.display());
-        }
+/// The file of a unix socket that this process bound.
+pub fn file_of(endpoint: &Endpoint) -> Option<FileId> {
+    let Endpoint::Unix(path) = endpoint else { return None };
+    FILES.lock().get(&**path).map(|known| known.id)
+}
+
+/// Gives the file of a socket that the predecessor has lent these permissions. It is removed as an own one after [`own_lent`]. Another
+/// file in its place stays as it is.
+pub(super) fn borrow(path: &Path, id: FileId, permissions: &Permissions) -> io::Result<()> {
+    if !is_socket(path, id) {
+        log::warn!(
+            "leaves {} in place: it is not the file of the socket that the process before has bound",
+            path.display()
+        );
+        return Ok(());
     }
-    FILES.lock().values_mut().for_each(|known| known.lent = false);
+    // It gets its place first: only a known file is changed.
+    FILES.lock().insert(path.to_owned(), Known { id, lent: Some(Permissions::default()) });
+    let before = permissions.apply(path)?;
+    if before != *permissions {
+        FILES.lock().insert(path.to_owned(), Known { id, lent: Some(before) });
+    }
+    Ok(())
+}
+
+fn is_socket(path: &Path, id: FileId) -> bool {
+    let found = rustix::fs::lstat(path);
+    found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_socket() && FileId::of(&found) == id)
+}
+
+/// The predecessor's files belong to this process from now on, and so does their removal.
+pub(super) fn own_lent() {
+    FILES.lock().values_mut().for_each(|known| known.lent = None);
 }
 
 /// A successor has all files: the end of this process removes none.
@@ -75,12 +96,22 @@ pub fn remove_files<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) {
 }
 
 pub(super) fn remove(path: &Path) {
-    let Some(Known { identity: own, lent }) = FILES.lock().remove(path) else { return };
-    if lent {
-        return;
+    let Some(Known { id, lent }) = FILES.lock().get(path).copied() else { return };
+    match lent {
+        Some(before) => {
+            if let Err(error) = before.apply(path) {
+                log::warn!("can't restore the permissions of {}: {error}", path.display());
+            }
+        }
+        None => remove_own(path, id),
     }
+    FILES.lock().remove(path);
+}
+
+/// Removes a file if it is this one.
+pub(super) fn remove_own(path: &Path, id: FileId) {
     let removed = match rustix::fs::lstat(path) {
-        Ok(found) if identity(&found) != own => {
+        Ok(found) if FileId::of(&found) != id => {
             return log::warn!("leaves {} in place: it is not the file that tcplb made", path.display());
         }
         Ok(_) => std::fs::remove_file(path),
@@ -137,7 +168,7 @@ impl Permissions {
         }
         let file = rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let found = rustix::fs::fstat(&file)?;
-        if FILES.lock().get(path).map(|known| known.identity) != Some(identity(&found)) {
+        if FILES.lock().get(path).map(|known| known.id) != Some(FileId::of(&found)) {
             return Err(io::Error::other("another file has taken its place"));
         }
         let before = Permissions {

@@ -167,6 +167,19 @@ pub struct SavedDirection {
     pub bytes: u64,
 }
 
+impl Saved {
+    /// Has a connection that relays reset after this time at the latest, reason `forced`. A lifetime that ends before stays.
+    pub fn end_within(&mut self, time: Duration) {
+        if self.relay.is_none() {
+            return;
+        }
+        // No quiet moment ends it before.
+        let never = time.saturating_add(LONGEST);
+        let left = self.left.unwrap_or(SavedExpiry { from: never, until: time, look: never });
+        self.left = Some(SavedExpiry { until: left.until.min(time), ..left });
+    }
+}
+
 impl Session {
     /// Saves the session; `None` once it is closed.
     pub fn save(&self, now: Tick) -> Option<Saved> {

@@ -15,6 +15,7 @@
 use super::driver::transit;
 use super::orders::Orders;
 use super::{Peer, Worker};
+use crate::base::Tick;
 use crate::clock;
 use crate::net::{Pipe, Socket};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
@@ -61,6 +62,7 @@ pub struct Arrive {
 #[derive(Debug)]
 pub struct Departed {
     connections: Vec<Detached>,
+    taken_at: Tick,
     left: usize,
     peers: Arc<[Peer]>,
     worker: usize,
@@ -74,7 +76,8 @@ pub fn take_out(peers: &Arc<[Peer]>, worker: usize, most: usize) -> Option<Depar
         return None;
     }
     // Dropping it withdraws the announcement.
-    let mut departed = Departed { connections: Vec::new(), left: 0, peers: peers.clone(), worker };
+    let (connections, taken_at) = (Vec::new(), clock::now());
+    let mut departed = Departed { connections, taken_at, left: 0, peers: peers.clone(), worker };
     let order = |most| {
         let (to, answer) = bounded(1);
         peer.orders.put(Orders { depart: Some(Depart { most, to }), ..Orders::default() });
@@ -85,8 +88,8 @@ pub fn take_out(peers: &Arc<[Peer]>, worker: usize, most: usize) -> Option<Depar
         // Read before the channel: a worker may answer and end at any moment.
         let has_ended = peer.heartbeat.has_ended();
         match answer.recv_timeout(LOOK) {
-            Ok(TakenOut { connections, left }) => {
-                (departed.connections, departed.left) = (connections, left);
+            Ok(TakenOut { connections, at, left }) => {
+                (departed.connections, departed.taken_at, departed.left) = (connections, at, left);
                 return Some(departed);
             }
             Err(RecvTimeoutError::Disconnected) => return None,
@@ -119,6 +122,11 @@ impl Departed {
     /// The connections.
     pub fn connections(&self) -> &[Detached] {
         &self.connections
+    }
+
+    /// Since when they stand still.
+    pub fn taken_at(&self) -> Tick {
+        self.taken_at
     }
 
     /// How many the worker still has. Where none was taken out, these dial: the caller asks again a little later.

@@ -2,7 +2,7 @@
 
 use crate::lab::{Network, with_resolv_conf};
 use parking_lot::Mutex;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::path::PathBuf;
@@ -123,6 +123,23 @@ impl Setup {
 
     fn tcplb(&self, global: &str, names: &[&str]) -> Tcplb {
         with_resolv_conf(Tcplb::from_file(&self.file(global, names)), &self.directory.path().join("resolv.conf"))
+    }
+}
+
+/// The process that has taken over, which is no child of the test. Killed when dropped.
+struct Successor(Pid);
+
+impl Successor {
+    fn of(tcplb: &Running) -> Successor {
+        let line = tcplb.wait_for_line("upgrade: process ");
+        let number = line.split("upgrade: process ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+        Successor(number.and_then(Pid::from_raw).expect("a process number"))
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::KILL);
     }
 }
 
@@ -294,6 +311,26 @@ fn a_reload_waits_for_no_name_that_a_source_found() {
         setup.names.answers.lock().extend((0..24).map(|number| format!("silent{number}.test")));
         eventually("all are up", || (0..24).all(|number| shown(admin, &format!("silent{number}")).0 == "up"));
         assert_served(&tcplb);
+    });
+}
+
+#[test]
+fn an_upgrade_beside_a_silent_name_server_takes_no_backend_down() {
+    let Some(network) = Network::new() else { return };
+    if need("unshare").is_none() {
+        return;
+    }
+    network.inside(|| {
+        let setup = Setup::new();
+        setup.names.answers.lock().insert("silent.test".to_owned());
+        let tcplb = setup.tcplb("", &["silent.test"]).start();
+        assert_served(&tcplb);
+        setup.names.answers.lock().clear();
+        tcplb.signal(Signal::USR2);
+        let _successor = Successor::of(&tcplb);
+        tcplb.wait_for_line("has taken over: the process before ends");
+        assert_served(&tcplb);
+        assert_eq!(shown(Admin::of(&tcplb), "silent").0, "up");
     });
 }
 

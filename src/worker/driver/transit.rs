@@ -100,6 +100,8 @@ pub type PutIn<S, P> = Result<(), Box<Refused<S, P>>>;
 pub struct TakenOut<S, P> {
     /// Those that were taken out.
     pub connections: Vec<Detached<S, P>>,
+    /// When: no byte of them moves after that.
+    pub at: Tick,
     /// How many the driver still has. Where none was taken out, these dial, and come out a little later.
     pub left: usize,
 }
@@ -108,6 +110,12 @@ impl<S, P> Detached<S, P> {
     /// What the next process needs to know of it.
     pub fn record(&self) -> &Record {
         &self.record
+    }
+
+    /// The backend that it relays to.
+    pub fn relays_to(&self) -> Option<BackendId> {
+        let backend = self.connection.session.backend().filter(|_| self.record.backend.is_some());
+        backend.map(|backend| backend.id)
     }
 
     /// The client's socket.
@@ -163,7 +171,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         let others = others.filter(|key| self.may_leave(*key)).take(most - queued.len());
         let keys: Vec<Key> = queued.iter().copied().chain(others).collect();
         let connections = keys.into_iter().filter_map(|key| self.detach(key)).collect();
-        TakenOut { connections, left: self.connections.len() }
+        TakenOut { connections, at: self.now, left: self.connections.len() }
     }
 
     /// It is in no queue, and has no dial that may still end soon.

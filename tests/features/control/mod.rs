@@ -1,5 +1,6 @@
 //! Changes under way: real sockets, a balancer in this process, and clients that must not notice.
 
+mod hold;
 mod support;
 mod waiting;
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::thread;
-use testkit::{Conn, ManualServer, Server, Tcplb, eventually, need, peers};
+use testkit::{Conn, ManualServer, Server, Tcplb, eventually, eventually_some, need, peers};
 
 /// A connection goes on, and a new client is served.
 fn assert_serves(tcplb: &Upgradable, client: &Conn) {
@@ -61,7 +61,7 @@ fn a_second_upgrade_is_refused_while_one_runs_and_a_change_is_not_lost() {
     let marker = tcplb.directory.path().join("runs");
     let shown = marker.display();
     // It hangs until the test has seen enough.
-    tcplb.replace_by(&format!("#!/bin/sh\necho $$ > {shown}.new\nmv {shown}.new {shown}\nread line < {shown}.fifo\n"));
+    tcplb.replace_by(format!("#!/bin/sh\necho $$ > {shown}.new\nmv {shown}.new {shown}\nread line < {shown}.fifo\n"));
     assert!(std::process::Command::new("mkfifo").arg(format!("{shown}.fifo")).status().unwrap().success());
     thread::scope(|scope| {
         let first = scope.spawn(|| tcplb.upgrade_in_vain());
@@ -80,7 +80,7 @@ fn a_second_upgrade_is_refused_while_one_runs_and_a_change_is_not_lost() {
 
 /// Speaks the protocol up to a step, and then ends.
 pub const FAKE: &str = r#"#!/usr/bin/env python3
-import json, os, socket, struct, sys
+import json, os, signal, socket, struct, sys
 step = "STEP"
 post = socket.socket(fileno=0)
 post.setblocking(True)
@@ -118,14 +118,22 @@ prepare = receive()
 if step == "prepare":
     sys.exit(7)
 everything = [[place, "no"] for place in range(len(prepare["Prepare"]))]
-send({"Ready": {"refused": everything}})
+send({"Ready": {"refused": everything + everything + [[10000, "no"]]}})
 receive()
-if step == "refusing":
+if step == "commit":
+    sys.exit(7)
+send("Resumed")
+message = receive()
+while "Prepare" in message or message == "Commit":
+    if "Prepare" in message:
+        send({"Ready": {"refused": [[place, "no"] for place in range(len(message["Prepare"]))]}})
+    else:
+        send("Resumed")
     message = receive()
-    while "Prepare" in message or message == "Commit":
-        if "Prepare" in message:
-            send({"Ready": {"refused": [[place, "no"] for place in range(len(message["Prepare"]))]}})
-        message = receive()
+assert "Farewell" in message
+if step == "alive":
+    post.close()
+    signal.pause()
 sys.exit(7)
 "#;
 
@@ -138,6 +146,7 @@ fn a_process_that_ends_at_any_step_of_the_protocol_costs_no_connection() {
     let tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["-w", "2"]));
     let clients: Vec<Conn> = (0..50).map(|_| tcplb.connect().patient()).collect();
     clients.iter().for_each(|client| client.assert_echoes("before"));
+    let mut failures = 0;
     for (step, expected) in [
         ("garbage", "can't be read"),
         ("major", "speaks version 99 of the hand-over"),
@@ -146,16 +155,72 @@ fn a_process_that_ends_at_any_step_of_the_protocol_costs_no_connection() {
         ("sockets", "before it could bind its addresses: exit status: 7"),
         ("prepare", "before it could take connections: exit status: 7"),
         ("commit", "exit status: 7"),
-        ("refusing", "exit status: 7"),
+        ("farewell", "before it could take over: exit status: 7"),
+        ("alive", "gave up before it could take over"),
     ] {
-        tcplb.replace_by(&FAKE.replace("STEP", step));
+        tcplb.replace_by(FAKE.replace("STEP", step));
         let why = tcplb.upgrade_in_vain();
         assert!(why.contains(expected), "{step}: {why}");
         clients.iter().for_each(|client| client.assert_echoes(step));
         tcplb.connect().patient().assert_echoes("a new one");
+        failures += 1;
+        assert_eq!(tcplb.results(), (0, failures), "{step}");
     }
     let open = || tcplb.get("/v1/connections").as_array().unwrap().len();
     eventually("the short connections have ended, and no other", || open() == 50);
+}
+
+#[test]
+fn a_file_that_is_wrong_or_cannot_be_applied_is_reported_and_nothing_changes() {
+    let echo = Server::start(peers::echo);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let write = |rest: &str| {
+        let text = format!(
+            "[global]\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\nhealth.kind = 'off'\n\
+             [[pool.backend]]\nname = 'b'\naddress = '{}'\n{rest}",
+            echo.at()
+        );
+        fs::write(&file, text).unwrap();
+    };
+    write("");
+    let tcplb = Upgradable::start_from(&Tcplb::from_file(&file));
+    let client = tcplb.connect();
+    client.assert_echoes("before");
+    write("wait = 'what'\n");
+    let why = tcplb.upgrade_in_vain();
+    assert!(why.contains("ended before it could read its configuration: exit status: 2"), "{why}");
+    assert_serves(&tcplb, &client);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    write(&format!("[[listener]]\nname = 'more'\nbind = ['{}']\n", taken.local_addr().unwrap()));
+    let why = tcplb.upgrade_in_vain();
+    assert!(why.contains("ended before it could bind its addresses: exit status: 1"), "{why}");
+    assert_serves(&tcplb, &client);
+    write("weight = 7\n");
+    tcplb.upgrade();
+    assert_serves(&tcplb, &client);
+    assert_eq!(tcplb.get("/v1/pools/default/backends")[0]["weight"], 7);
+    assert_eq!(tcplb.results(), (1, 2));
+}
+
+#[test]
+fn a_stop_goes_before_a_successor_that_hangs() {
+    if need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let mut tcplb = Upgradable::start(Tcplb::new().backend(echo.at()));
+    let marker = tcplb.directory.path().join("hangs");
+    let hangs =
+        format!("if step == \"hangs\":\n    open({marker:?}, \"w\").write(str(os.getpid()))\n    signal.pause()\n");
+    let fake = FAKE.replace("STEP", "hangs").replace("count = 0\n", &format!("{hangs}count = 0\n"));
+    tcplb.replace_by(&fake);
+    tcplb.process.signal(rustix::process::Signal::USR2);
+    let pid = eventually_some("it hangs", || fs::read_to_string(&marker).ok().filter(|pid| !pid.is_empty()));
+    tcplb.process.signal(rustix::process::Signal::TERM);
+    assert!(tcplb.process.wait_exit().success());
+    let has_ended = || fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
+    eventually("it is killed", has_ended);
 }
 
 #[test]

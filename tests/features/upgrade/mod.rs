@@ -1,13 +1,16 @@
 //! A running tcplb hands over to a new process: connections go on, and every failure leaves things as they were.
 
+mod between;
 mod cuts;
 mod fails;
+mod lends;
 mod moves;
 mod pulls;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use std::fs;
+use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -21,6 +24,14 @@ struct Upgradable {
     admin: Admin,
     at: At,
     directory: tempfile::TempDir,
+    /// The program that cargo built.
+    program: PathBuf,
+}
+
+/// Whether what a client sends comes back.
+fn echoes(mut client: &Conn, text: &str) -> bool {
+    let mut heard = vec![0; text.len()];
+    client.write_all(text.as_bytes()).and_then(|()| client.read_exact(&mut heard)).is_ok() && heard == text.as_bytes()
 }
 
 /// The processes that take over are no children of the test.
@@ -53,13 +64,20 @@ fn spawn(asked: &Command, directory: &Path) -> Process {
 impl Upgradable {
     #[track_caller]
     fn start(tcplb: Tcplb) -> Upgradable {
+        Upgradable::start_from(&tcplb.args(["--admin", "127.0.0.1:0"]))
+    }
+
+    /// Starts one whose file has an admin API.
+    #[track_caller]
+    fn start_from(tcplb: &Tcplb) -> Upgradable {
         let directory = tempfile::tempdir().unwrap();
-        let asked = tcplb.args(["--admin", "127.0.0.1:0"]).command();
+        let asked = tcplb.command();
+        let program = asked.get_program().into();
         let process = spawn(&asked, directory.path());
         let line = process.wait_for_line("listening on ");
         let at = At::parse(line.split_once("listening on ").unwrap().1.trim());
         let admin = Admin::of(&process);
-        Upgradable { process, admin, at, directory }
+        Upgradable { process, admin, at, directory, program }
     }
 
     /// The path that it was started from.
@@ -67,11 +85,11 @@ impl Upgradable {
         self.directory.path().join("tcplb")
     }
 
-    /// Puts a script in the place of the file.
-    fn replace_by(&self, script: &str) {
+    /// Puts another program in the place of the file.
+    fn replace_by(&self, program: impl AsRef<[u8]>) {
         use std::os::unix::fs::PermissionsExt;
         let new = self.directory.path().join("new");
-        fs::write(&new, script).unwrap();
+        fs::write(&new, program).unwrap();
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
         fs::rename(&new, self.path()).unwrap();
     }
@@ -99,6 +117,12 @@ impl Upgradable {
         assert_eq!(answer.status, 500, "{answer:?}");
         let body: Value = serde_json::from_str(&answer.body).unwrap();
         body["error"].as_str().unwrap().to_owned()
+    }
+
+    /// Upgrades that succeeded, and those that failed.
+    fn results(&self) -> (u64, u64) {
+        let count = |result| self.admin.metric("tcplb_upgrade_total", &[result]);
+        (count("result=\"success\""), count("result=\"failure\""))
     }
 
     fn get(&self, path: &str) -> Value {

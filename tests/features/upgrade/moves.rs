@@ -10,7 +10,7 @@ use std::thread;
 use testkit::{Conn, Ending, ManualServer, QUICK_PROBES, Server, Tcplb, eventually, eventually_some, peers};
 
 /// A client, and the backend's end of its connection.
-fn pair(tcplb: &Upgradable, server: &ManualServer) -> (Conn, Conn) {
+pub(super) fn pair(tcplb: &Upgradable, server: &ManualServer) -> (Conn, Conn) {
     let client = tcplb.connect();
     let backend = server.accept();
     (client.patient(), backend.patient())
@@ -229,4 +229,28 @@ fn the_socket_file_of_the_admin_api_stays_and_the_last_process_removes_it() {
     kill_process(last.unwrap(), Signal::TERM).unwrap();
     eventually("the last process has removed the file", || !socket.exists());
     end_group(&process);
+}
+
+#[test]
+fn the_drain_time_of_a_removed_backend_goes_on_in_the_new_process() {
+    let (one, two) = (ManualServer::start(), Server::start(peers::echo));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let text = format!(
+        "[global]\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\n[[pool]]\non_remove = 'drain 4s'\n\
+         health.kind = 'off'\n[[pool.backend]]\nname = 'one'\naddress = '{}'\n[[pool.backend]]\nname = 'two'\n\
+         address = '{}'\nbackup = true\n",
+        one.at(),
+        two.at()
+    );
+    std::fs::write(&file, text).unwrap();
+    let tcplb = Upgradable::start_from(&Tcplb::from_file(&file));
+    let (client, backend) = pair(&tcplb, &one);
+    assert_eq!(tcplb.admin.call("DELETE", "/v1/pools/default/backends/one", "").status, 200);
+    // Twice: the second process has it from a record, too.
+    (0..2).for_each(|_| drop(tcplb.upgrade()));
+    client.say("still");
+    assert_eq!(backend.hear(5), b"still");
+    assert_eq!((client.ending(), backend.ending()), (Ending::Reset, Ending::Reset));
+    tcplb.connect().assert_echoes("by the other one");
 }

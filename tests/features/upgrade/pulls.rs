@@ -298,7 +298,7 @@ fn a_process_that_ends_at_any_step_of_a_take_over_costs_no_connection() {
         ("sockets", "gave up before it could bind its addresses"),
         ("prepare", "gave up before it could take connections"),
         ("commit", "gave up before it could take connections"),
-        ("refusing", "gave up before it could take over"),
+        ("farewell", "gave up before it could take over"),
     ]
     .into_iter()
     .enumerate()

@@ -1,0 +1,269 @@
+//! Two real processes, and a script that stands between them. It passes their messages on. At one message it kills one of the two,
+//! or waits.
+
+use super::moves::pair;
+use super::{Upgradable, echoes};
+use rustix::process::Signal;
+use std::fs;
+use std::thread;
+use testkit::{Conn, Ending, ManualServer, Server, Tcplb, eventually, need, peers};
+
+/// The messages of an upgrade in their order, each with its sender.
+const STEPS: [(&str, Sender); 11] = [
+    ("Hello", Sender::New),
+    ("Welcome", Sender::Old),
+    ("Sockets", Sender::Old),
+    ("Running", Sender::New),
+    ("Prepare", Sender::Old),
+    ("Ready", Sender::New),
+    ("Commit", Sender::Old),
+    ("Resumed", Sender::New),
+    ("Farewell", Sender::Old),
+    ("Done", Sender::New),
+    ("Released", Sender::Old),
+];
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sender {
+    Old,
+    New,
+}
+
+/// What happens at a message.
+pub(super) enum Act {
+    /// The old process is killed once the message has passed.
+    KillOld,
+    /// The new process is killed. A message that it has just sent is lost.
+    KillNew,
+    /// The message passes 0.4 s later.
+    Delay,
+    /// The message passes once the test has written to a pipe.
+    Wait,
+    /// The last descriptor of the message is lost, as the kernel does it where the limit on open files is reached.
+    Lose,
+}
+
+const BETWEEN: &str = r#"#!/usr/bin/env python3
+import os, re, select, signal, socket, subprocess, sys
+STEP, ACT, FIFO, PROGRAM = "@STEP@", "@ACT@", "@FIFO@", "@PROGRAM@"
+old = socket.socket(fileno=os.dup(0))
+new, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+child = subprocess.Popen([PROGRAM] + sys.argv[1:], stdin=theirs)
+theirs.close()
+old.setblocking(True)
+launcher = re.search(r"PPid:\s(\d+)", open(f"/proc/{os.getppid()}/status").read())
+predecessor = os.pidfd_open(int(launcher[1]))
+
+def end():
+    try:
+        status = child.wait(timeout=2)
+        os._exit(status if status > 0 else 7)
+    except subprocess.TimeoutExpired:
+        os._exit(0)
+
+def reached(before, sent):
+    if ACT == "KillOld" and not before:
+        signal.pidfd_send_signal(predecessor, signal.SIGKILL)
+        select.select([predecessor], [], [])
+        os._exit(0)
+    if ACT == "KillNew" and before == (sent is new):
+        child.kill()
+        child.wait()
+        os._exit(7)
+    if ACT == "Delay" and before:
+        select.select([], [], [], 0.4)
+    if ACT == "Wait" and before:
+        open(FIFO + ".reached", "w").close()
+        open(FIFO).read()
+
+inside, name = {old: False, new: False}, {old: "", new: ""}
+while True:
+    for source in select.select([old, new], [], [])[0]:
+        packet, descriptors, _, _ = socket.recv_fds(source, 1 << 20, 253)
+        if not packet:
+            end()
+        if not inside[source]:
+            name[source] = re.search(rb'"message":\{?"(\w+)"', packet[:200])[1].decode()
+        inside[source] = packet[0] == 1
+        last = name[source] == STEP and not inside[source]
+        if last:
+            reached(True, source)
+        try:
+            sent = descriptors[:-1] if last and ACT == "Lose" else descriptors
+            socket.send_fds(new if source is old else old, [packet], sent)
+        except OSError:
+            end()
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if last:
+            reached(False, source)
+"#;
+
+impl Upgradable {
+    /// Waits until the first process is dead. Its children still have its output.
+    #[track_caller]
+    fn is_killed(&mut self) {
+        eventually("the old process is killed", || self.process.exited().is_some());
+    }
+
+    /// Puts the script in the place of the file. The path of its pipe.
+    pub(super) fn stand_between(&self, step: &str, act: &Act) -> String {
+        let act = match act {
+            Act::KillOld => "KillOld",
+            Act::KillNew => "KillNew",
+            Act::Delay => "Delay",
+            Act::Wait => "Wait",
+            Act::Lose => "Lose",
+        };
+        let fifo = self.directory.path().join("pipe").display().to_string();
+        if fs::metadata(&fifo).is_err() {
+            assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        }
+        let script = BETWEEN.replace("@STEP@", step).replace("@ACT@", act).replace("@FIFO@", &fifo);
+        self.replace_by(script.replace("@PROGRAM@", &self.program.display().to_string()));
+        fifo
+    }
+}
+
+#[test]
+fn a_predecessor_that_is_killed_at_any_step_leaves_a_successor_that_goes_on_or_none() {
+    if need("python3").is_none() {
+        return;
+    }
+    for (place, (step, _)) in STEPS.into_iter().enumerate() {
+        let echo = Server::start(peers::echo);
+        let mut tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["-w", "1"]));
+        let clients: Vec<Conn> = (0..3).map(|_| tcplb.connect()).collect();
+        clients.iter().for_each(|client| client.assert_echoes("before"));
+        tcplb.stand_between(step, &Act::KillOld);
+        tcplb.process.signal(Signal::USR2);
+        tcplb.is_killed();
+        if place < 2 {
+            // The successor has no socket yet.
+            eventually("no process listens", || Conn::try_to(&tcplb.at).is_err());
+            continue;
+        }
+        eventually(&format!("{step}: the successor serves"), || {
+            // A client of the last moment waited in a queue of the predecessor.
+            Conn::try_to(&tcplb.at).is_ok_and(|client| echoes(&client, "a new one"))
+        });
+        assert_eq!(tcplb.results(), (1, 0), "{step}");
+        for client in &clients {
+            // From Prepare on the successor has their descriptors, and no other process touches them.
+            assert_eq!(echoes(client, "still here"), place >= 4, "{step}");
+        }
+    }
+}
+
+#[test]
+fn a_connection_whose_predecessor_dies_between_prepare_and_commit_loses_no_byte() {
+    if need("python3").is_none() {
+        return;
+    }
+    let server = ManualServer::start();
+    let mut tcplb = Upgradable::start(Tcplb::new().backend(server.at()).unprobed().args(["-w", "1"]));
+    let (stalled, stalled_backend) = pair(&tcplb, &server);
+    let held = stalled.fill();
+    tcplb.stand_between("Prepare", &Act::KillOld);
+    tcplb.process.signal(Signal::USR2);
+    tcplb.is_killed();
+    assert_eq!(stalled_backend.hear(held).len(), held);
+    stalled_backend.say("an answer");
+    assert_eq!(stalled.hear(9), b"an answer");
+}
+
+#[test]
+fn a_successor_that_is_killed_at_any_step_is_counted_once_and_the_predecessor_serves() {
+    if need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["-w", "1"]));
+    for (place, (step, _)) in STEPS.into_iter().enumerate().take(10) {
+        let clients: Vec<Conn> = (0..3).map(|_| tcplb.connect()).collect();
+        clients.iter().for_each(|client| client.assert_echoes("before"));
+        tcplb.stand_between(step, &Act::KillNew);
+        let why = tcplb.upgrade_in_vain();
+        assert!(why.contains("exit status: 7"), "{step}: {why}");
+        assert_eq!(tcplb.results(), (0, place as u64 + 1), "{step}");
+        for client in &clients {
+            // After Commit they are the successor's, and end with it.
+            assert_eq!(echoes(client, "still here"), place < 6, "{step}");
+        }
+        tcplb.connect().patient().assert_echoes("a new one");
+    }
+}
+
+#[test]
+fn the_pause_lasts_until_the_new_process_goes_on() {
+    if need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["-w", "1"]));
+    let client = tcplb.connect().patient();
+    client.assert_echoes("before");
+    // The old process has sent Commit, and its client still waits.
+    tcplb.stand_between("Commit", &Act::Delay);
+    let figures = tcplb.upgrade();
+    let pause = figures["pause_ms"]["max"].as_f64().unwrap();
+    assert!(pause >= 400.0, "{figures}");
+    client.assert_echoes("after");
+    assert_eq!(tcplb.admin.metric("tcplb_upgrade_pause_seconds_count", &[]), 1);
+    assert_eq!(tcplb.admin.metric("tcplb_upgrade_pause_seconds_bucket", &["le=\"0.25\""]), 0);
+}
+
+#[test]
+fn a_reload_that_is_asked_for_during_an_upgrade_reaches_the_new_process() {
+    if need("python3").is_none() {
+        return;
+    }
+    let (one, two) = (Server::start(peers::named("one")), Server::start(peers::named("two")));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    let write = |backend: &Server| {
+        let text = format!(
+            "[global]\nadmin = '127.0.0.1:0'\n[[listener]]\nname = 'web'\nbind = ['127.0.0.1:0']\npool = 'web'\n\
+             [[pool]]\nname = 'web'\nhealth.kind = 'off'\n[[pool.backend]]\nname = 'b'\naddress = '{}'\n",
+            backend.at()
+        );
+        fs::write(&file, text).unwrap();
+    };
+    write(&one);
+    let tcplb = Upgradable::start_from(&Tcplb::from_file(&file));
+    assert_eq!(tcplb.connect().hear_line(), "one");
+    let fifo = tcplb.stand_between("Farewell", &Act::Wait);
+    thread::scope(|scope| {
+        let upgrade = scope.spawn(|| tcplb.upgrade());
+        eventually("the new process has read the file", || fs::metadata(format!("{fifo}.reached")).is_ok());
+        write(&two);
+        tcplb.process.signal(Signal::HUP);
+        tcplb.process.wait_for_line("SIGHUP waits");
+        fs::write(&fifo, "go\n").unwrap();
+        upgrade.join().unwrap();
+    });
+    eventually("the new process has the new file", || {
+        Conn::try_to(&tcplb.at).is_ok_and(|client| client.patient().hear_line() == "two")
+    });
+}
+
+#[test]
+fn another_build_at_the_same_path_takes_over() {
+    let server = ManualServer::start();
+    let tcplb = Upgradable::start(Tcplb::new().backend(server.at()).unprobed().args(["-w", "2"]));
+    let (client, backend) = pair(&tcplb, &server);
+    let (stalled, stalled_backend) = pair(&tcplb, &server);
+    let held = stalled.fill();
+    let mut build = fs::read(&tcplb.program).unwrap();
+    build.extend_from_slice(b"another build");
+    tcplb.replace_by(&build);
+    let figures = tcplb.upgrade();
+    assert_eq!(figures["connections"], 2, "{figures}");
+    let runs = fs::metadata(format!("/proc/{}/exe", figures["pid"])).unwrap();
+    assert_eq!(runs.len(), build.len() as u64);
+    client.say("question");
+    assert_eq!(backend.hear(8), b"question");
+    assert_eq!(stalled_backend.hear(held).len(), held);
+    backend.finish();
+    assert_eq!(client.ending(), Ending::Fin);
+}
