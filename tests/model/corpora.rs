@@ -8,6 +8,8 @@ mod admin_request;
 mod config;
 #[path = "../../fuzz/checks/dns_answer.rs"]
 mod dns_answer;
+#[path = "../../fuzz/checks/handover_message.rs"]
+mod handover_message;
 #[path = "../../fuzz/checks/probe_answer.rs"]
 mod probe_answer;
 #[path = "../../fuzz/checks/proxy_header.rs"]
@@ -82,6 +84,11 @@ fn answers_to_probes() {
 #[test]
 fn transit_records() {
     replay(&["fuzz/corpus/transit_record", "tests/data/records/0.1"], 40, transit_record::check);
+}
+
+#[test]
+fn handover_messages() {
+    replay(&["fuzz/corpus/handover_message"], 20, handover_message::check);
 }
 
 /// A later release still reads what an earlier one has written.
