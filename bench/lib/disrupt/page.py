@@ -19,17 +19,17 @@ def of_upgrades(case):
         "",
         f"{case['mix']} {case['per_second']} more clients a second come, send a request and leave.",
         "",
-        "| upgrade | took, s | moved | pause as tcplb reports it, ms: p50 / p99 / longest | pause of a stream, ms: p50 / p99 / longest | longest request, ms | longest new connection, ms |",
-        "|--:|--:|--:|--:|--:|--:|--:|",
+        "| upgrade | took, s | moved | pause as tcplb reports it, ms: p50 / p99 / longest | pause of a stream, ms: p50 / p99 / longest | longest request, ms | longest new connection, ms | memory, MiB |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for turn, one in enumerate(case["upgrades"], 1):
         cells = [turn, f"{one['seconds']:.2f}", number(one["connections"], 0), three(one["pause_ms"]), three(one["streams_ms"])]
-        cells += [f"{one['request_ms']:.1f}", f"{one['arrival_ms']:.1f}"]
+        cells += [f"{one['request_ms']:.1f}", f"{one['arrival_ms']:.1f}", f"{one['memory']:.1f}"]
         lines.append(f"| {' | '.join(map(str, cells))} |")
     streams = case["streams"]
     lines += [
-        f"| all | | | | {three(streams['upgrade'])} | | |",
-        f"| no upgrade, as long | | | | {three(streams['quiet'])} | | |",
+        f"| all | | | | {three(streams['upgrade'])} | | | |",
+        f"| no upgrade, as long | | | | {three(streams['quiet'])} | | | |",
         "",
     ]
     return lines + checks_table(case["checks"])

@@ -19,7 +19,7 @@ SCRAPE_S = 0.25
 SAMPLES = 5
 # What may differ between two samples, since clients come and go, and pipes with bytes too.
 SLACK_DESCRIPTORS = 64
-SLACK_MEMORY = 2.0
+SLACK_MEMORY = 1.0
 
 
 @dataclass(frozen=True)
@@ -152,6 +152,8 @@ def checks(case, outcome, scraper, paused, pace):
     cut, failed = sum(outcome.cut.values()), outcome.failed()
     moved, left = (sum(one[key] for one in upgrades) for key in ("connections", "left"))
     worst = max(one["pause_ms"]["p99"] or 0.0 for one in upgrades)
+    # A process may keep a buffer of the hand-over, or not. What grows with upgrades shows in all of them.
+    least = min(one["memory"] for one in upgrades[len(upgrades) // 2 :])
     of_streams = case["streams"]["upgrade"]["p99"] + 1e3 * kinds.STREAM_S
     return [
         (f"bytes lost, of {outcome.moved / 1e9:.1f} GB", number(outcome.lost, 0), not outcome.lost),
@@ -169,9 +171,9 @@ def checks(case, outcome, scraper, paused, pace):
             judged(after["descriptors"] <= before["descriptors"] + SLACK_DESCRIPTORS),
         ),
         (
-            "anonymous memory before and after, MiB",
-            f"{before['memory']:.1f}, {after['memory']:.1f}",
-            judged(after["memory"] <= 1.1 * before["memory"] + SLACK_MEMORY),
+            "anonymous memory before, and the least after one of the later upgrades, MiB",
+            f"{before['memory']:.1f}, {least:.1f}",
+            judged(least <= 1.1 * before["memory"] + SLACK_MEMORY),
         ),
         (f"counters that went back, in {scraper.count} scrapes", listed(sorted(scraper.back)), not scraper.back),
         ("scrapes that failed", listed(scraper.failed), not scraper.failed),
