@@ -11,13 +11,17 @@
 //! | busy | the same | [`Report::Failed`], if the process does not end within [`ENDING`] |
 //! | busy | the request to kill it | the process is killed |
 //! | busy | the new process ends | [`Report::Ended`], idle |
-//! | any | the balancer ends: its end of the channel closes | the launcher ends; a process that it has started goes on |
+//! | any | the balancer ends, or [`Launcher::end`]: its end of the channel closes | the launcher ends; a process that it has started goes on |
+//!
+//! A process that it has started then becomes a child of the service manager. systemd waits for the end of its own children
+//! only: under `KillMode=mixed` it kills any other main process as soon as it stops the unit.
 //!
 //! The launcher ignores SIGHUP, SIGUSR1 and SIGUSR2, since a service manager or `killall` sends them to all processes of a name.
 
 use crate::handover::{Channel, FLAG};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::net::{Shutdown, shutdown};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 use std::env;
@@ -146,6 +150,16 @@ impl Launcher {
         }
     }
 
+    /// Ends the launcher, and waits for that. The process that it started last goes on.
+    pub fn end(&mut self) {
+        // It has ended already if this fails.
+        let _ = shutdown(&self.channel, Shutdown::Both);
+        if let Ok(handle) = handle_of(&self.process) {
+            let _ = poll(&mut [PollFd::new(&handle, PollFlags::IN)], Timespec::try_from(PATIENCE).ok().as_ref());
+        }
+        let _ = self.process.try_wait();
+    }
+
     fn receive(&self, until: Instant) -> io::Result<Option<Report>> {
         let Some(parcel) = self.channel.receive(until)? else { return Ok(None) };
         Ok(Some(serde_json::from_slice(&parcel.bytes)?))
@@ -236,9 +250,7 @@ fn start(path: &Path, arguments: &[OsString], with: OwnedFd) -> Result<(Child, O
     let mut command = Command::new(path);
     command.args(arguments).stdin(Stdio::from(with)).env(FLAG, "1");
     let mut process = command.spawn().map_err(|error| error.to_string())?;
-    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
-    let handle = pid.ok_or(Errno::INVAL).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()));
-    match handle {
+    match handle_of(&process) {
         Ok(handle) => Ok((process, handle)),
         Err(error) => {
             // Its end could not be seen.
@@ -247,6 +259,11 @@ fn start(path: &Path, arguments: &[OsString], with: OwnedFd) -> Result<(Child, O
             Err(format!("pidfd_open: {error}"))
         }
     }
+}
+
+fn handle_of(process: &Child) -> Result<OwnedFd, Errno> {
+    let pid = i32::try_from(process.id()).ok().and_then(Pid::from_raw);
+    pid.ok_or(Errno::INVAL).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
 }
 
 /// A balancer that does not read is about to end.

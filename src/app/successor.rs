@@ -62,8 +62,10 @@ impl Successor<'_> {
     }
 
     /// It is the main process from now on. A puller belongs to what has started it, and reports to that itself.
-    pub fn announce(&self) {
-        if let Successor::Launched { pid, .. } = self {
+    pub fn announce(&mut self) {
+        if let Successor::Launched { launcher, pid } = self {
+            // Before the message: the manager looks then whether the new main process is its child.
+            launcher.end();
             systemd::main_process(*pid);
             systemd::flush(MANAGER);
         }

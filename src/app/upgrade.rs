@@ -175,7 +175,7 @@ impl Moved {
 }
 
 /// The descriptors of a connection in the order of a message: client, backend, and the two ends of each pipe.
-fn descriptors(detached: &Detached) -> Vec<BorrowedFd<'_>> {
+pub(super) fn descriptors(detached: &Detached) -> Vec<BorrowedFd<'_>> {
     let pipes = Direction::BOTH.into_iter().filter_map(|direction| detached.pipe(direction)).flat_map(Pipe::ends);
     let backend = detached.backend().map(|backend| backend.as_fd());
     std::iter::once(detached.client().as_fd()).chain(backend).chain(pipes).collect()

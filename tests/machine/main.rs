@@ -27,5 +27,6 @@ mod slow;
 mod stale;
 mod stopped;
 mod stuck;
+mod systemd;
 mod timeouts;
 mod vanished;
