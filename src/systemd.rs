@@ -1,17 +1,21 @@
-//! Messages to the service manager (sd_notify(3)), and the sockets that it passes (sd_listen_fds(3)).
+//! Messages to the service manager (sd_notify(3)), the sockets that it passes (sd_listen_fds(3)), and its [`store`].
 //!
 //! Without a service manager, that is without `NOTIFY_SOCKET`, nothing is sent. No message blocks a thread: a state
 //! that finds the manager's queue full is kept, and [`retry`] sends it later. A newer state replaces a kept one. Other
 //! failures are logged.
 
+pub mod store;
+
 use crate::net::listen;
 use parking_lot::Mutex;
+use rustix::net::{AddressFamily, SocketType};
 use sd_notify::NotifyState;
 use socket2::Socket;
 use std::env;
 use std::ffi::OsStr;
 use std::fmt::Write;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -23,6 +27,11 @@ const AGAIN: Duration = Duration::from_millis(50);
 
 /// The newest state that did not fit into the manager's queue.
 static KEPT: Mutex<Option<String>> = Mutex::new(None);
+
+/// Whether a service manager has started this process.
+pub fn is_there() -> bool {
+    env::var_os("NOTIFY_SOCKET").is_some()
+}
 
 /// Reports that all listeners serve (READY=1).
 pub fn ready(status: &str) {
@@ -84,19 +93,33 @@ pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }
 
-/// Takes the listening sockets that the manager passes; listeners on their addresses get them. Call it once, before any
-/// other thread runs: it changes the environment.
-pub fn take_sockets() -> Result<(), String> {
+/// The time by a clock that outlasts the process.
+pub fn monotonic() -> io::Result<Duration> {
+    match NotifyState::monotonic_usec_now()? {
+        NotifyState::MonotonicUsec(micros) => Ok(Duration::from_micros(u64::try_from(micros).unwrap_or(0))),
+        _ => Err(io::ErrorKind::Unsupported.into()),
+    }
+}
+
+/// Takes what the manager passes. Listeners on their addresses get listening sockets; the ends of socket pairs that the process before
+/// has put into the [`store`] are returned. Call it once, before any other thread runs: it changes the environment.
+pub fn take_sockets() -> Result<Vec<OwnedFd>, String> {
+    let (unix, pair) = (i32::from(AddressFamily::UNIX.as_raw()), SocketType::SEQPACKET.as_raw().cast_signed());
     let mut handed = listenfd::ListenFd::from_env();
+    let mut stored = Vec::new();
     for index in 0..handed.len() {
+        let wrong = |error| format!("can't use the socket number {index} of LISTEN_FDS: {error}");
+        if let Ok(end) = handed.take_custom::<OwnedFd>(index, unix, pair, "end of a socket pair") {
+            stored.extend(end);
+            continue;
+        }
         let tcp = handed.take_tcp_listener(index).map(|socket| socket.map(Socket::from));
         let socket = tcp.or_else(|_| handed.take_unix_listener(index).map(|socket| socket.map(Socket::from)));
-        let wrong = |error| format!("can't use the socket number {index} of LISTEN_FDS: {error}");
         if let Some(socket) = socket.map_err(wrong)? {
             listen::inherit(socket).map_err(wrong)?;
         }
     }
-    Ok(())
+    Ok(stored)
 }
 
 /// Sends a state, or keeps it for [`retry`].

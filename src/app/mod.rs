@@ -3,10 +3,13 @@
 //! | file | what |
 //! |---|---|
 //! | `start` | the phases of a start, as types: bound, confined, ready, running |
+//! | `keep`, `kept` | connections that outlast a restart by the service manager: the side of the process that ends, that of the next one |
 //! | `upgrade`, `takeover`, `memory` | an upgrade: the side of the process that runs, that of the new one, and what is passed on |
 //! | `pulls`, `successor` | processes that ask for a hand-over; what a predecessor knows of its successor |
 //! | `workers` | the workers' threads, and control's orders to them |
 
+mod keep;
+mod kept;
 mod memory;
 mod pulls;
 mod start;
@@ -19,7 +22,7 @@ use crate::access_log::{AccessLog, Reopener};
 use crate::admin::Admin;
 use crate::base::Endpoint;
 use crate::base::text::counted;
-use crate::config::model::Model;
+use crate::config::model::{KeepConnections, Model};
 use crate::confine::Confinement;
 use crate::control::{Control, Outcome};
 use crate::handover::Link;
@@ -32,10 +35,12 @@ use crate::telemetry::EndCounts;
 use crate::warm::Warm;
 use crate::watchdog::Watchdog;
 use crossbeam_channel::{Receiver, never};
+use kept::Kept;
 use pulls::Pulls;
 use start::Bound;
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use takeover::{End, Inheritance};
@@ -62,6 +67,8 @@ pub struct Running {
     data_plane: Workers,
     /// What the predecessor has given, until the rest is taken over.
     inheritance: Option<Inheritance>,
+    /// What the service manager has passed, until it is taken over.
+    kept: Kept,
 }
 
 /// The processes before and after this one.
@@ -70,6 +77,8 @@ pub struct Succession {
     pub launcher: Result<Launcher, String>,
     /// The one that runs and hands over, if there is one.
     pub predecessor: Option<Link>,
+    /// What the one before has left in the service manager's store.
+    pub stored: Vec<OwnedFd>,
 }
 
 /// A listener's bound address.
@@ -106,7 +115,8 @@ pub fn start(model: Model) -> Result<Running, StartError> {
 
 /// Starts a balancer. `loader` reads the file of `model` again. It serves when this returns.
 pub fn start_with(model: Model, loader: Option<Loader>) -> Result<Running, StartError> {
-    let alone = Succession { launcher: Err("it was started without a launcher".to_owned()), predecessor: None };
+    let launcher = Err("it was started without a launcher".to_owned());
+    let alone = Succession { launcher, predecessor: None, stored: Vec::new() };
     let running = begin(model, loader, None, alone, || Ok(never()))?;
     running.ok_or_else(|| StartError("stopped before it served".to_owned()))
 }
@@ -131,10 +141,10 @@ fn begin(
     succession: Succession,
     listen: impl FnOnce() -> io::Result<Receiver<()>>,
 ) -> Result<Option<Running>, StartError> {
-    let Succession { launcher, predecessor } = succession;
+    let Succession { launcher, predecessor, stored } = succession;
     let confined = Bound::bind(model, predecessor)?.confine(confinement, listen)?;
     let Some(ready) = confined.resolve()? else { return Ok(None) };
-    ready.run(loader, launcher).map(Some).map_err(StartError::thread)
+    ready.run(loader, launcher, Kept::read(stored)).map(Some).map_err(StartError::thread)
 }
 
 impl Running {
@@ -178,9 +188,10 @@ impl Running {
         self.upgrades.clone()
     }
 
-    /// Takes over what the predecessor still has, if there is one. Fails if the predecessor goes on instead; this process
+    /// Takes over what the service manager has kept, and what the predecessor still has, if there is one. Fails if the predecessor goes on instead; this process
     /// then ends with its last connection.
     pub fn take_over(&mut self) -> Result<(), String> {
+        std::mem::take(&mut self.kept).put_in(&self.data_plane);
         let Some(inheritance) = self.inheritance.take() else { return Ok(()) };
         match inheritance.finish(&self.published, &self.data_plane) {
             End::Done { reload } => {
@@ -209,6 +220,15 @@ impl Running {
         Ok(())
     }
 
+    /// Checks that `keep_connections` can have its effect. `is_main`: the service manager takes messages of this process.
+    pub fn check_keeping(&self, is_main: bool) {
+        if self.published.model().global.keep_connections == KeepConnections::Restart
+            && let Err(why) = self.data_plane.keep.check(is_main)
+        {
+            log::warn!("keep_connections has no effect: {why}");
+        }
+    }
+
     /// Waits for the end. Fails with the error of the thread that failed.
     pub fn wait(self) -> Result<(), String> {
         let Outcome { counts, stuck, handed_over } = self.control.wait();
@@ -235,7 +255,11 @@ impl Running {
         let addresses = snapshot.listeners.iter().flat_map(|listener| &listener.addresses);
         listen::remove_files(addresses.map(|address| &address.endpoint));
         let EndCounts { finished, reset } = counts?;
-        log::info!("stopped: {} finished, {reset} reset", counted(finished, "connection"));
+        let kept = match self.data_plane.keep.count() {
+            0 => String::new(),
+            count => format!(", {count} kept for the next start"),
+        };
+        log::info!("stopped: {} finished, {reset} reset{kept}", counted(finished, "connection"));
         Ok(())
     }
 }

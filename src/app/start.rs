@@ -11,6 +11,7 @@
 //! dropped removes its socket files: `BoundState`, `BoundAdmin`, [`Pulls`] and [`Ready`] each hold a
 //! [`BoundFiles`](crate::net::listen::BoundFiles).
 
+use super::kept::Kept;
 use super::pulls::Pulls;
 use super::takeover::{Inheritance, Predecessor};
 use super::upgrade::{self, Upgrades};
@@ -157,7 +158,7 @@ impl Confined {
 
 impl Ready {
     /// Starts all threads. Fails if one can't start.
-    pub fn run(self, loader: Option<Loader>, launcher: Result<Launcher, String>) -> io::Result<Running> {
+    pub fn run(self, loader: Option<Loader>, launcher: Result<Launcher, String>, kept: Kept) -> io::Result<Running> {
         let Ready { first, admin, mut pulls, descriptors, inheritance, log, lookups } = self;
         let FirstState { config_state, opened, files } = first;
         let (model, snapshot) = (config_state.running().clone(), config_state.snapshot().clone());
@@ -214,7 +215,10 @@ impl Ready {
             keeper: registry,
             prober: prober.mailbox(),
             totals: published.workers().clone(),
-            first_sequence: inheritance.as_ref().map_or(0, |inheritance| inheritance.memory.first_sequence),
+            first_sequence: match &inheritance {
+                Some(inheritance) => inheritance.memory.first_sequence,
+                None => kept.next_sequence,
+            },
             log: log_handle,
         };
         let WorkerThreads { threads: workers, ended } = workers::spawn(prepared, opened, &context)?;
@@ -287,6 +291,7 @@ impl Ready {
             pulls,
             data_plane,
             inheritance,
+            kept,
         })
     }
 }

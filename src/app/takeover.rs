@@ -213,7 +213,10 @@ fn tune(workers: &Workers, tuning: &TcpTuning) {
 
 /// Puts connections together from their records and descriptors. Those that can't go on here stay with the predecessor: their
 /// places, and why.
-fn assemble(records: Vec<Record>, descriptors: Vec<OwnedFd>) -> (Vec<Incoming>, Vec<(usize, String)>) {
+pub(super) fn assemble(
+    records: Vec<Record>,
+    descriptors: impl IntoIterator<Item = OwnedFd>,
+) -> (Vec<Incoming>, Vec<(usize, String)>) {
     let mut descriptors = descriptors.into_iter();
     let (mut ready, mut refused) = (Vec::new(), Vec::new());
     for (place, record) in records.into_iter().enumerate() {

@@ -1,5 +1,8 @@
 //! The workers' threads, control's orders to them, and callers' questions.
 
+use super::keep::{Keep, QUIET};
+use crate::base::Tick;
+use crate::clock;
 use crate::control::{DataPlane, Ended, NewSockets};
 use crate::inspect::{Inspect, Inspection};
 use crate::mailbox::Slot;
@@ -24,6 +27,8 @@ pub struct Workers {
     peers: Arc<[Peer]>,
     /// The keeper of warm connections gets the same snapshots.
     keeper: Arc<Slot<warm::Orders>>,
+    /// Stores connections at the end.
+    pub keep: Arc<Keep>,
 }
 
 /// The workers' threads, and where each sends its result when it ends.
@@ -36,7 +41,7 @@ pub struct WorkerThreads {
 pub fn prepare(count: usize, keeper: Arc<Slot<warm::Orders>>) -> io::Result<(Vec<Prepared>, Workers)> {
     let both: io::Result<Vec<(Prepared, Peer)>> = (0..count).map(|_| worker::prepare()).collect();
     let (prepared, peers): (Vec<Prepared>, Vec<Peer>) = both?.into_iter().unzip();
-    Ok((prepared, Workers { peers: peers.into(), keeper }))
+    Ok((prepared, Workers { peers: peers.into(), keeper, keep: Arc::default() }))
 }
 
 /// Starts a thread for each prepared worker.
@@ -150,6 +155,24 @@ impl DataPlane for Workers {
     fn leave(&self) {
         self.keeper.put(warm::Orders { drain: true, ..warm::Orders::default() });
         self.order(|| Orders { leave: true, ..Orders::default() });
+    }
+
+    fn is_quiet(&self) -> bool {
+        let now = clock::now();
+        self.peers.iter().all(|peer| now - Tick(peer.moved.load(Ordering::Relaxed)) >= QUIET)
+    }
+
+    fn keep(&self) -> Receiver<()> {
+        let (done, is_done) = bounded(0);
+        let workers = self.clone();
+        let store = move || {
+            workers.keep.store_all(&workers);
+            drop(done);
+        };
+        if let Err(error) = thread::Builder::new().name("keep".to_owned()).spawn(store) {
+            log::error!("connections can't be kept for the next start: can't start a thread: {error}");
+        }
+        is_done
     }
 
     fn stop(&self) {

@@ -30,7 +30,7 @@ pub fn run(
     crash::end_process_on_panic();
     let confinement = Confinement::new(&model, file.as_ref().map(|(path, _)| path.as_path()))?;
     // This changes the environment, so it runs before any other thread.
-    systemd::take_sockets()?;
+    let stored = systemd::take_sockets()?;
     let launcher = match model.global.upgrade {
         Upgrade::On => Launcher::start().map_err(|error| format!("there is no launcher: {error}")).inspect_err(|why| {
             log::info!("`tcplb upgrade` will be refused: {why}");
@@ -43,7 +43,9 @@ pub fn run(
         (None, Some(at)) => pull::connect(at)?.map(|channel| Link { post: Post::new(channel), pulled: true }),
         (None, None) => None,
     };
-    let succession = Succession { launcher, predecessor };
+    // The manager takes messages of a process that the launcher has started only once the predecessor has announced it.
+    let is_main = predecessor.as_ref().is_none_or(|link| link.pulled);
+    let succession = Succession { launcher, predecessor, stored };
     let mut signals = None;
     // Signals are handled before the first line is logged: a script that waits for the line may send one at once.
     let listen = || {
@@ -85,6 +87,7 @@ pub fn run(
     let taken_over = running.take_over();
     if taken_over.is_ok() {
         systemd::ready("running");
+        running.check_keeping(is_main);
     }
     running.wait().and(taken_over)
 }

@@ -64,6 +64,8 @@ pub struct Global {
     pub upgrade: Upgrade,
     /// The socket file at which a successor that others start takes over.
     pub take_over: Option<PathBuf>,
+    /// Whether connections outlast the process.
+    pub keep_connections: KeepConnections,
     /// The destination of the access log; `None`: no access log.
     pub access_log: Option<LogTo>,
     /// The format of the access log.
@@ -94,6 +96,7 @@ impl Default for Global {
             sandbox: Sandbox::default(),
             upgrade: Upgrade::default(),
             take_over: None,
+            keep_connections: KeepConnections::default(),
             state_file: None,
             access_log: None,
             log_format: LogFormat::default(),
@@ -197,6 +200,21 @@ pub enum Upgrade {
 
 impl Words for Upgrade {
     const NAMES: &'static [(&'static str, Upgrade)] = &[("on", Upgrade::On), ("off", Upgrade::Off)];
+}
+
+/// Whether connections outlast the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KeepConnections {
+    /// No.
+    #[default]
+    Off,
+    /// Over a restart by the service manager.
+    Restart,
+}
+
+impl Words for KeepConnections {
+    const NAMES: &'static [(&'static str, KeepConnections)] =
+        &[("off", KeepConnections::Off), ("restart", KeepConnections::Restart)];
 }
 
 /// The policy for a backend whose name does not resolve.

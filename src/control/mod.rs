@@ -17,6 +17,7 @@
 //! | running | `Stop` | readiness ends; after `shutdown_delay` the drain begins |
 //! | delaying or draining | `Reload`, `Edit` | refused |
 //! | delaying | `shutdown_delay` is over | workers drain: they accept the clients that wait, close their listeners, let connections finish |
+//! | draining | no byte moves, under `keep_connections` | connections wait in the service manager's store for the next start, see `keep` |
 //! | draining | last worker has ended | control ends; the log reports refusals not reported yet |
 //! | delaying or draining | `Stop` again, or `shutdown_timeout` is over | workers reset the connections that are left, reason `shutdown` |
 //! | stopping | a worker has not ended after five seconds | control ends without it, with an error |
@@ -38,6 +39,7 @@
 //! | `found` | what sources have found, as a part of the next state |
 //! | `history` | what it records as events |
 //! | `hold` | stands still while a successor takes over |
+//! | `keep` | keeps open connections for the next start |
 //! | `limits` | limits that are reached and left, drains that are over |
 //! | `names` | changes that wait for names, and retries |
 //! | `moves` | names that lead elsewhere |
@@ -56,6 +58,7 @@ mod config_state;
 mod found;
 mod history;
 mod hold;
+mod keep;
 mod limits;
 mod lookup;
 mod moves;
@@ -91,6 +94,7 @@ use change::InFlight;
 use command::Command;
 use crossbeam_channel::{Receiver, after, at, never, select_biased, tick};
 use hold::{Hold, HoldEnd};
+use keep::Keeping;
 use names::{Add, Retries};
 use pace::Pace;
 use reload::{Read, Reload, Waiting};
@@ -130,6 +134,13 @@ pub trait DataPlane: Send + 'static {
 
     /// A successor has the listening sockets: closes them, and ends with the last connection.
     fn leave(&self);
+
+    /// No byte has moved for a while.
+    fn is_quiet(&self) -> bool;
+
+    /// Gives the open connections to the service manager's store, for the next start. The channel disconnects once all are there that
+    /// can be.
+    fn keep(&self) -> Receiver<()>;
 
     /// Resets all connections and ends.
     fn stop(&self);
@@ -250,6 +261,7 @@ struct ControlLoop<C> {
     held: Option<Hold>,
     /// It has.
     handed_over: bool,
+    keeping: Keeping,
     heartbeat: Heartbeat,
 }
 
@@ -282,6 +294,7 @@ impl<C: DataPlane> ControlLoop<C> {
             drained,
             held: None,
             handed_over: false,
+            keeping: Keeping::Off,
             heartbeat,
         }
     }
@@ -304,6 +317,7 @@ impl<C: DataPlane> ControlLoop<C> {
             self.heartbeat.beat();
             let cut = self.cuts.iter().map(|cut| cut.0).min().map_or_else(never, at);
             let hold_ends = self.hold_ends();
+            let (quiet, kept) = self.keeping();
             if self.change.is_none() && self.held.is_none() {
                 self.go_on();
             }
@@ -335,12 +349,18 @@ impl<C: DataPlane> ControlLoop<C> {
                 recv(delay) -> _ => {
                     delay = never();
                     deadline = self.drain();
+                    self.plan_keeping();
                 }
                 recv(deadline) -> _ => {
-                    log::warn!("the drain took too long: open connections are reset");
                     deadline = never();
-                    self.stop(&mut farewell);
+                    if !self.keep_at_last() {
+                        self.stop_late(&mut farewell);
+                    }
                 }
+                recv(quiet) -> _ => self.keep_if_quiet(),
+                recv(kept) -> _ => if self.kept() {
+                    self.stop_late(&mut farewell);
+                },
                 recv(farewell) -> _ => {
                     let names: Vec<String> = left.iter().map(|worker| format!("worker-{worker}")).collect();
                     let failure = format!("did not stop within {FAREWELL:?}: {}", names.join(", "));
@@ -462,8 +482,15 @@ impl<C: DataPlane> ControlLoop<C> {
         after(time)
     }
 
+    /// `shutdown_timeout` is over.
+    fn stop_late(&mut self, farewell: &mut Receiver<Instant>) {
+        log::warn!("the drain took too long: open connections are reset");
+        self.stop(farewell);
+    }
+
     /// Resets all connections. The workers have until `farewell` to end.
     fn stop(&mut self, farewell: &mut Receiver<Instant>) {
+        self.keeping = Keeping::Off;
         self.hand_to_workers();
         self.parts.data_plane.stop();
         *farewell = after(FAREWELL);

@@ -92,6 +92,8 @@ pub struct Peer {
     pub busy: AtomicU32,
     /// The sequence of the last number that it gave to a connection.
     pub given: AtomicU64,
+    /// When bytes of its connections last moved, or at most [`FLUSH`] later.
+    pub moved: AtomicU64,
     /// Connections on their way to it.
     arrivals: Arrivals,
     /// Shows that its loop goes on.
@@ -161,6 +163,7 @@ pub fn prepare() -> io::Result<(Prepared, Peer)> {
             connections: AtomicUsize::new(0),
             busy: AtomicU32::new(0),
             given: AtomicU64::new(0),
+            moved: AtomicU64::new(0),
             arrivals: Arrivals::default(),
             heartbeat: Heartbeat::default(),
         },
@@ -287,6 +290,9 @@ impl Worker {
     fn publish(&mut self, now: Tick) {
         self.this().connections.store(self.driver.len(), Ordering::Relaxed);
         self.this().given.store(self.driver.last_sequence(), Ordering::Relaxed);
+        if self.driver.has_unflushed() {
+            self.this().moved.store(now.0, Ordering::Relaxed);
+        }
         if now - self.flushed >= FLUSH || self.driver.is_empty() {
             self.driver.flush();
             self.flushed = now;

@@ -145,3 +145,25 @@ fn the_watchdog_of_systemd_watches_the_process_that_has_taken_over() {
     service.wait_for_restarts(1);
     service.connect().assert_echoes("after the watchdog's restart");
 }
+
+#[test]
+fn open_connections_outlast_systemctl_restart_and_not_a_stop() {
+    let Some(service) = Service::start("", "keep_connections = 'restart'") else { return };
+    let clients: Vec<Conn> = (0..100).map(|_| service.connect()).collect();
+    let echo = |text: &str| clients.iter().for_each(|client| client.assert_echoes(text));
+    echo("before");
+    for round in ["a restart", "a restart of a process that has taken over"] {
+        let before = service.pid();
+        clients[0].say("sent before the restart, ");
+        service.manager.call(&["restart", UNIT]);
+        assert_ne!(service.pid(), before);
+        assert_eq!(clients[0].hear(25), b"sent before the restart, ");
+        echo(round);
+        eventually("systemd keeps nothing any more", || service.show("NFileDescriptorStore") == "0");
+        service.connect().assert_echoes("a new client");
+        service.upgrade();
+    }
+    service.manager.call(&["stop", UNIT]);
+    assert_eq!(clients.iter().filter(|client| client.try_ending().is_ok()).count(), 100);
+    assert_eq!(service.show("ActiveState"), "inactive", "it is not failed: {}", service.log());
+}

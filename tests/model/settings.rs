@@ -29,6 +29,10 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("global.sandbox", &["sandbox_shuts_out_what_is_not_needed"]),
     ("global.upgrade", &["upgrade_off_keeps_no_second_process"]),
     ("global.take_over", &["take_over_is_where_a_process_with_the_flag_takes_over"]),
+    (
+        "global.keep_connections",
+        &["keep_connections_lets_connections_outlast_a_restart", "without_keep_connections_a_stop_resets_what_is_open"],
+    ),
     ("global.state_file", &["state_file_keeps_what_the_api_changes_over_a_restart"]),
     ("global.access_log", &["access_log_names_the_file_and_log_format_its_lines"]),
     ("global.log_format", &["access_log_names_the_file_and_log_format_its_lines"]),

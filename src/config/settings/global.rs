@@ -154,6 +154,14 @@ pub static GLOBAL: Section<Global> = Section {
         .absent("that of `--take-over`, or none")
         .see("operations.md#take-over-from-outside")
         .restart(),
+        setting!(Global.keep_connections: word(), "Whether open connections outlast a restart by the service manager.")
+            .more(
+                "With `restart`, SIGTERM ends no connection that is open once no byte moves, or at the end of `shutdown_timeout`. Its \
+                 sockets go to the service manager's descriptor store, and the next start goes on with them. The unit needs \
+                 FileDescriptorStoreMax=. A plain stop ends them at once.",
+            )
+            .see("operations.md#restart")
+            .restart(),
         setting!(Global.state_file: kinds::PATH, "A file that keeps what the API changes over a restart.")
             .more(
                 "tcplb writes it after each change, and reads it at the start. The sandbox lets tcplb write to the directory of \

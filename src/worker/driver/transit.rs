@@ -217,18 +217,19 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             return Err(incoming.refused(why));
         }
         let Incoming { record, client, backend, up, down } = incoming;
-        let now = self.now;
         let Place { listener, route, lease } = Place::of(&record.session, snapshot);
-        let guard = guard(&record.session, &listener, process, now);
-        let session = Session::restore(&record.session, record.id, listener.totals.clone(), route, lease, now);
+        let guard = guard(&record.session, &listener, process, self.now);
+        // The record's times count from here.
+        let then = self.now.before(record.away);
+        let session = Session::restore(&record.session, record.id, listener.totals.clone(), route, lease, then);
         let Some(session) = session else {
             return Err(Incoming { record, client, backend, up, down }.refused("its session is of no use".to_owned()));
         };
         let relays = session.stage() == Stage::Relaying;
         let serial = self.serials.give();
         let sockets = Sockets {
-            client: Attached::restore(client, record.client, serial, now),
-            backend: backend.zip(record.backend).map(|(socket, saved)| Attached::restore(socket, saved, serial, now)),
+            client: Attached::restore(client, record.client, serial, then),
+            backend: backend.zip(record.backend).map(|(socket, saved)| Attached::restore(socket, saved, serial, then)),
             up: RelayBuffer::holding(&record.up.bytes, up.map(|pipe| (pipe, record.up.in_pipe))),
             down: RelayBuffer::holding(&record.down.bytes, down.map(|pipe| (pipe, record.down.in_pipe))),
             left: record.left,
@@ -239,8 +240,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             flushed: Flushed { up: session.bytes(Direction::Up), down: session.bytes(Direction::Down) },
             session,
             sockets,
-            keep_alive_at: record.keep_alive.map(|left| now + left),
-            look_at: record.look.map(|left| now + left),
+            keep_alive_at: record.keep_alive.map(|left| then + left),
+            look_at: record.look.map(|left| then + left),
             report_at: if relays { self.first_report() } else { None },
             is_reported: relays,
             runnable: false,

@@ -3,6 +3,7 @@
 mod between;
 mod cuts;
 mod fails;
+mod keeps;
 mod lends;
 mod moves;
 mod pulls;

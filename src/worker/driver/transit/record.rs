@@ -40,6 +40,9 @@ pub struct Record {
     /// How long until the peers' acknowledgements are checked next, if something was sent to them.
     #[serde(default)]
     pub look: Option<Duration>,
+    /// How long ago it was taken out. Not written: the reader knows.
+    #[serde(skip)]
+    pub away: Duration,
 }
 
 /// The held bytes of one direction: in a buffer, or in a pipe.
@@ -78,6 +81,7 @@ impl Record {
             left: sockets.left,
             keep_alive: keep_alive_at.map(|at| at - now),
             look: look_at.map(|at| at - now),
+            away: Duration::ZERO,
         })
     }
 
