@@ -7,7 +7,6 @@
 
 use crate::launcher::Launcher;
 use crate::systemd;
-use rustix::process::getpid;
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -68,13 +67,6 @@ impl Successor<'_> {
             launcher.end();
             systemd::main_process(*pid);
             systemd::flush(MANAGER);
-        }
-    }
-
-    /// It is gone: this process is the main one again.
-    pub fn withdraw(&self) {
-        if let Successor::Launched { .. } = self {
-            systemd::main_process(getpid().as_raw_nonzero().get());
         }
     }
 }

@@ -257,10 +257,10 @@ impl Attempt<'_> {
         shared.open_door(false);
         self.send(&Word::Farewell(Box::new(Memory::of(&shared.published, last_event, 0))), TAKE_OVER)?;
         self.expect(TAKE_OVER, READY, held, |word| matches!(word, Word::Done))?;
-        self.successor.announce();
         let reload = held.takes_reload() || shared.published.reloads() != reloads;
-        self.send(&Word::Released { reload }, TAKE_OVER).inspect_err(|_| self.successor.withdraw())?;
+        self.send(&Word::Released { reload }, TAKE_OVER)?;
         self.paused = false;
+        self.successor.announce();
         // The successor has the event and the count. This process may end as soon as control goes on.
         let (connections, seconds) = (counted(moved.pauses.len(), "connection"), self.begun.elapsed().as_secs_f64());
         let (way, successor) = (self.successor.way(), &self.successor);
