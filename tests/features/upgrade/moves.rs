@@ -71,11 +71,8 @@ fn connections_of_every_kind_go_on_through_three_upgrades() {
     half.finish();
     let (stalled, stalled_backend) = pair(&tcplb, &server);
     let held = stalled.fill();
-    let (gone, gone_backend) = pair(&tcplb, &server);
-    let left = gone.fill();
     let (up, up_backend) = pair(&tcplb, &server);
     let (down, down_backend) = pair(&tcplb, &server);
-    gone.reset();
     let over = AtomicBool::new(false);
     let before = ids(&tcplb);
     thread::scope(|scope| {
@@ -84,7 +81,7 @@ fn connections_of_every_kind_go_on_through_three_upgrades() {
         let came = [scope.spawn(|| receive_stream(&up_backend)), scope.spawn(|| receive_stream(&down))];
         for round in 0..3 {
             let figures = tcplb.upgrade();
-            assert_eq!((&figures["connections"], &figures["left"]), (&Value::from(25), &Value::from(0)), "{figures}");
+            assert_eq!((&figures["connections"], &figures["left"]), (&Value::from(24), &Value::from(0)), "{figures}");
             for (client, backend) in &quiet {
                 client.say(format!("request {round}"));
                 assert_eq!(backend.hear(9), format!("request {round}").as_bytes());
@@ -110,20 +107,33 @@ fn connections_of_every_kind_go_on_through_three_upgrades() {
     half_backend.finish();
     assert_eq!(half.hear_all(), b"the answer");
     assert_eq!(stalled_backend.hear(held).len(), held);
+    let first = eventually_some("the first process has ended", || tcplb.process.exited());
+    assert!(first.success());
+    assert_eq!(tcplb.admin.metric("tcplb_connections_accepted_total", &[]), 27);
+    assert_eq!(tcplb.admin.metric("tcplb_upgrade_total", &["result=\"success\""]), 3);
+    assert_eq!(tcplb.admin.metric("tcplb_upgrade_pause_seconds_count", &[]), 72);
+    drop((quiet, up, up_backend, down, down_backend));
+    eventually("all but the stalled one have ended", || ids(&tcplb).len() == 1);
+    assert_eq!(tcplb.admin.metric("tcplb_backend_connections_active", &["backend=\"web1\""]), 1);
+}
+
+/// The old process gives a stalled connection a second after the reset, so on a busy machine it may end before it moves.
+#[test]
+fn a_reset_behind_bytes_stays_a_reset_over_an_upgrade() {
+    let server = ManualServer::start();
+    let tcplb = Upgradable::start(Tcplb::new().backend_with(server.at(), "name=web1").unprobed());
+    let (gone, gone_backend) = pair(&tcplb, &server);
+    let left = gone.fill();
+    gone.reset();
+    let figures = tcplb.upgrade();
+    assert_eq!(figures["left"], 0, "{figures}");
     // What had left the client's kernel before its reset arrives, and then the reset.
     let mut rest = &gone_backend;
     let mut bytes = Vec::new();
     let ending = rest.read_to_end(&mut bytes).map_err(|error| error.kind());
     assert_eq!(ending.err(), Some(std::io::ErrorKind::ConnectionReset));
     assert!((1..=left).contains(&bytes.len()), "{} of {left}", bytes.len());
-    let first = eventually_some("the first process has ended", || tcplb.process.exited());
-    assert!(first.success());
-    assert_eq!(tcplb.admin.metric("tcplb_connections_accepted_total", &[]), 28);
-    assert_eq!(tcplb.admin.metric("tcplb_upgrade_total", &["result=\"success\""]), 3);
-    assert_eq!(tcplb.admin.metric("tcplb_upgrade_pause_seconds_count", &[]), 75);
-    drop((quiet, up, up_backend, down, down_backend));
-    eventually("all but the stalled one have ended", || ids(&tcplb).len() == 1);
-    assert_eq!(tcplb.admin.metric("tcplb_backend_connections_active", &["backend=\"web1\""]), 1);
+    eventually("the connection has ended", || ids(&tcplb).is_empty());
 }
 
 #[test]
