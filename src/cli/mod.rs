@@ -70,6 +70,7 @@ fn dispatch() -> ExitCode {
         Ok(arguments) => arguments,
         Err(mut error) => {
             suggest(&mut error);
+            hide_user(&mut error);
             // Help and version are errors to clap too, with exit code 0. A failure to print can't be reported.
             let _ = error.print();
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(WRONG_USAGE));
@@ -125,6 +126,17 @@ fn suggest(error: &mut clap::Error) {
         && let Some(ours) = familiar::ours(flag.trim_start_matches('-'), flags)
     {
         error.insert(ContextKind::SuggestedArg, ContextValue::String(format!("--{ours}")));
+    }
+}
+
+/// clap shows the value that it refuses. The target of `--register` may hold a password.
+fn hide_user(error: &mut clap::Error) {
+    if let (Some(ContextValue::String(flag)), Some(ContextValue::String(value))) =
+        (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
+        && flag.starts_with("--register")
+    {
+        let shown = backend::register::without_user(value);
+        error.insert(ContextKind::InvalidValue, ContextValue::String(shown));
     }
 }
 
@@ -208,6 +220,15 @@ fn report_error(error: impl Display) {
 mod tests {
     use super::*;
     use crate::policy::balance;
+
+    #[test]
+    fn the_password_of_a_target_is_not_shown() {
+        let line = ["tcplb", "backend", "--listen", "127.0.0.1:0", "--register", "etcd://root:hunter2@a:1/w"];
+        let mut error = Arguments::try_parse_from(line).unwrap_err();
+        hide_user(&mut error);
+        let shown = error.to_string();
+        assert!(shown.contains("'…@a:1/w' for '--register") && !shown.contains("hunter2"), "{shown}");
+    }
 
     #[test]
     fn every_word_of_another_balancer_maps_to_an_accepted_word() {

@@ -69,12 +69,8 @@ impl Target {
     /// Parses `etcd://HOST:PORT/KEY`. The slash before the key is a part of it.
     pub fn parse(text: &str) -> Result<Target, String> {
         let wrong = || {
-            // A part before an `@` may be a password.
-            let shown = text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, rest)| format!("…@{rest}"));
-            format!(
-                "expected etcd://HOST:PORT/KEY, like etcd://127.0.0.1:2379/tcplb/web/web1, got `{}`",
-                Escaped(shown)
-            )
+            let got = Escaped(without_user(text));
+            format!("expected etcd://HOST:PORT/KEY, like etcd://127.0.0.1:2379/tcplb/web/web1, got `{got}`")
         };
         let (host, key) = text.strip_prefix("etcd://").and_then(|rest| rest.split_once('/')).ok_or_else(wrong)?;
         let server = http::server(&format!("http://{host}")).map_err(|_| wrong())?;
@@ -83,6 +79,11 @@ impl Target {
         }
         Ok(Target { server, key: format!("/{key}") })
     }
+}
+
+/// A target as a message may show it: what stands before an `@` may be a user with a password.
+pub fn without_user(text: &str) -> String {
+    text.rsplit_once('@').map_or_else(|| text.to_owned(), |(_, rest)| format!("…@{rest}"))
 }
 
 /// Parses `--ttl`.
@@ -234,6 +235,8 @@ mod tests {
             let why = Target::parse(bad).unwrap_err();
             assert!(why.contains("expected etcd://HOST:PORT/KEY"), "{why}");
         }
+        let why = Target::parse("etcd://root:hunter2@a:1/w").unwrap_err();
+        assert!(why.ends_with("got `…@a:1/w`"), "{why}");
     }
 
     #[test]
