@@ -103,8 +103,9 @@ struct Bounded {
 struct StreamState {
     /// The bytes that the current value may still have.
     left: Cell<usize>,
-    /// More than white space was received and not read yet.
-    has_more: Cell<bool>,
+    /// The bytes that were received and not read yet, up to the last one that is no white space. Values are read byte by byte,
+    /// so they are counted once for each filling of the buffer.
+    ahead: Cell<usize>,
 }
 
 /// Looks names up on threads of its own, so that a silent name server delays no call beyond its time.
@@ -242,7 +243,7 @@ impl Answer {
 
     /// The body as JSON values, one after the other. Their time is that of the call; an endless stream needs no end.
     pub fn values<T: DeserializeOwned>(self) -> Values<T> {
-        let state = Rc::new(StreamState { left: Cell::new(VALUE_MAX), has_more: Cell::new(false) });
+        let state = Rc::new(StreamState { left: Cell::new(VALUE_MAX), ahead: Cell::new(0) });
         let body = BufReader::new(self.response.into_body().into_reader());
         let values = StreamDeserializer::new(IoRead::new(Bounded { body, state: state.clone() }));
         Values { server: self.server, limit: self.limit, values, state }
@@ -310,7 +311,7 @@ impl<T: DeserializeOwned> Values<T> {
 impl<T> Values<T> {
     /// Whether a part of the next value was received already: its rest follows soon.
     pub fn has_more(&self) -> bool {
-        self.state.has_more.get()
+        self.state.ahead.get() > 0
     }
 }
 
@@ -321,9 +322,15 @@ impl Read for Bounded {
         if most == 0 && !into.is_empty() {
             return Err(io::Error::other(format!("a value has more than {} MiB", VALUE_MAX >> 20)));
         }
+        let is_filled = self.body.buffer().is_empty();
         let count = self.body.read(&mut into[..most])?;
         self.state.left.set(left - count);
-        self.state.has_more.set(self.body.buffer().iter().any(|byte| !byte.is_ascii_whitespace()));
+        self.state.ahead.set(if is_filled {
+            let buffer = self.body.buffer();
+            buffer.iter().rposition(|byte| !byte.is_ascii_whitespace()).map_or(0, |place| place + 1)
+        } else {
+            self.state.ahead.get().saturating_sub(count)
+        });
         Ok(count)
     }
 }
