@@ -52,10 +52,11 @@ pub fn stopping(status: &str) {
     notify(&[NotifyState::Stopping, NotifyState::Status(&line(status))]);
 }
 
-/// Reports that another process is the main one from now on (MAINPID=), which has taken over.
+/// Reports that another process is the main one from now on (MAINPID=), which has taken over. That it has done so shows that it is alive:
+/// upgrades that follow each other faster than beats must not look like a hang.
 pub fn main_process(pid: i32) {
     // A process number is positive.
-    notify(&[NotifyState::MainPid(pid.unsigned_abs())]);
+    notify(&[NotifyState::MainPid(pid.unsigned_abs()), NotifyState::Watchdog]);
 }
 
 /// Reports that no thread is stuck (WATCHDOG=1). A message that finds no room is dropped, since the next one replaces
