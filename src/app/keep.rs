@@ -46,6 +46,9 @@ use std::time::{Duration, Instant};
 /// The name of the queues in the store.
 pub(super) const NAME: &str = "tcplb-kept";
 
+/// That of the queue of the check at the start. A stop may put the others there before the check removes its own.
+const CHECK: &str = "tcplb-check";
+
 /// Connections that have relayed no byte for this long are quiet.
 pub const QUIET: Duration = Duration::from_secs(1);
 
@@ -93,8 +96,8 @@ impl Keep {
         let store = Store::connect()?;
         if is_main {
             let until = Instant::now() + TIME;
-            open_queue(&store, GRACES[0], until)?;
-            store.remove(NAME, until).map_err(|error| error.to_string())?;
+            open_queue(&store, CHECK, GRACES[0], until)?;
+            store.remove(CHECK, until).map_err(|error| error.to_string())?;
         }
         Ok(())
     }
@@ -111,7 +114,7 @@ impl Keep {
     fn empty_workers(&self, workers: &Workers, until: Instant) -> Result<(), String> {
         let peers = workers.peers();
         let store = Store::connect()?;
-        let mut queue = open_queue(&store, GRACES[1], until)?;
+        let mut queue = open_queue(&store, NAME, GRACES[1], until)?;
         loop {
             let mut left = 0;
             for worker in 0..peers.len() {
@@ -127,7 +130,7 @@ impl Keep {
                     let file = write(&departed, workers.next_sequence()).map_err(|error| format!("memfd: {error}"))?;
                     let sent = match send(&departed, &file, &queue) {
                         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                            queue = open_queue(&store, GRACES[1], until)?;
+                            queue = open_queue(&store, NAME, GRACES[1], until)?;
                             send(&departed, &file, &queue)
                         }
                         outcome => outcome,
@@ -148,9 +151,9 @@ impl Keep {
 }
 
 /// Has the manager keep one end of a new queue; the other one.
-fn open_queue(store: &Store, grace: Duration, until: Instant) -> Result<Channel, String> {
+fn open_queue(store: &Store, name: &str, grace: Duration, until: Instant) -> Result<Channel, String> {
     let (ours, theirs) = Channel::pair().map_err(|error| format!("can't make a socket pair: {error}"))?;
-    match store.put(NAME, theirs.into_fd(), &ours, grace, until) {
+    match store.put(name, theirs.into_fd(), &ours, grace, until) {
         Ok(true) => Ok(ours),
         Ok(false) => Err("the service manager keeps no descriptor: its unit needs FileDescriptorStoreMax=".to_owned()),
         Err(error) => Err(error.to_string()),

@@ -256,7 +256,7 @@ fn a_manager_that_stops_reading_delays_a_stop_for_a_bounded_time_and_a_second_si
     let client = Conn::to(&service.at);
     client.assert_echoes("before");
     service.manager.wait_for("READY=1");
-    service.manager.wait_for("FDSTOREREMOVE=1\nFDNAME=tcplb-kept");
+    service.manager.wait_for("FDSTOREREMOVE=1\nFDNAME=tcplb-check");
     service.manager.pause();
     service.process.signal(Signal::TERM);
     service.process.wait_for_line("can't be: the service manager does not read its messages");
