@@ -75,6 +75,23 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("signal the child");
     }
 
+    /// Stops it as SIGSTOP does, and waits until all of its threads stand still.
+    #[track_caller]
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let stands = |stat: String| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'));
+        let tasks = format!("/proc/{}/task", self.pid());
+        eventually("all of its threads stand still", || {
+            let mut tasks = fs::read_dir(&tasks).expect("its threads").flatten();
+            tasks.all(|task| fs::read_to_string(task.path().join("stat")).is_ok_and(stands))
+        });
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
     /// Sends a signal to its child process. This is for a wrapper that detaches from its child when it ends,
     /// like strace.
     pub fn signal_child(&self, signal: Signal) {

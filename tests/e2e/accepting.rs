@@ -61,10 +61,10 @@ fn a_client_is_served_before_the_backlog_of_another_listener_is_empty() {
         let tcplb = Tcplb::from_file(&file).start();
         let numbers = if first_is_flooded { (0, 1) } else { (1, 0) };
         // The kernel completes their handshakes while the process stands still.
-        tcplb.signal(Signal::STOP);
+        tcplb.freeze();
         let waiting: Vec<Conn> = (0..BACKLOG).map(|_| Conn::attempt(&tcplb.listening()[numbers.0])).collect();
         let client = Conn::to(&tcplb.listening()[numbers.1]);
-        tcplb.signal(Signal::CONT);
+        tcplb.thaw();
         assert_eq!(client.hear_line(), "beside it");
         drop(client);
         tcplb.wait_for_lines(" connect_failed", BACKLOG);
@@ -83,12 +83,12 @@ fn a_drain_serves_the_clients_that_wait_and_ends_while_others_still_come() {
     let server = Server::start(peers::echo);
     let mut tcplb = Tcplb::new().backend(server.at()).unprobed().args(["--shutdown-timeout", "1h"]).start();
     // Their handshakes are complete in the kernel, and the process does not run.
-    tcplb.signal(Signal::STOP);
+    tcplb.freeze();
     let waiting: Vec<Conn> = (0..200).map(|_| tcplb.connect()).collect();
     tcplb.signal(Signal::TERM);
     let at = tcplb.at().clone();
     let flood = Flood::at(&at);
-    tcplb.signal(Signal::CONT);
+    tcplb.thaw();
     for client in waiting {
         client.assert_echoes("it waited");
         client.finish();

@@ -1,6 +1,5 @@
 //! Warm connections: established before there is a client, checked, replaced, used at most once.
 
-use rustix::process::Signal;
 use std::io::{self, Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -257,10 +256,10 @@ fn the_end_of_a_warm_connection_behind_the_client_s_first_bytes_costs_it_nothing
     // Its place is taken by another one, so the client has it.
     let _other = server.accept();
     // Both events come in one batch, that of the bytes first.
-    tcplb.signal(Signal::STOP);
+    tcplb.freeze();
     client.say("hello");
     warm.finish();
-    tcplb.signal(Signal::CONT);
+    tcplb.thaw();
     let again = server.accept();
     assert_eq!(again.hear(5), b"hello");
     again.say("and back");

@@ -1,6 +1,5 @@
 //! Time jumps: the machine's clock is set, or the balancer itself is stopped for a while.
 
-use crate::lab::{freeze, thaw};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -85,13 +84,13 @@ fn after_a_stop_busy_clients_stay_and_silent_ones_time_out() {
     let admin = Admin::of(&tcplb);
     let count = || admin.metric("tcplb_health_probes_total", &[]);
     let before = count();
-    freeze(&tcplb);
+    tcplb.freeze();
     speaking.iter().for_each(|client| client.say("while it stood still"));
     // The kernel accepts clients that connect now.
     let newcomers: Vec<Conn> = (0..20).map(|_| tcplb.connect()).collect();
     newcomers.iter().for_each(|client| client.say("new"));
     let_pass(IDLE + Duration::from_secs(1));
-    thaw(&tcplb);
+    tcplb.thaw();
     let went_on = Instant::now();
 
     for client in speaking {

@@ -1,7 +1,6 @@
 //! What these tests need beside the helpers of the end-to-end tests. They need namespaces, root, a configured tcplb with
 //! its admin API, and how much of a core it uses.
 
-use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::fs::{self, File};
 use std::io::Write;
@@ -10,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
-use testkit::{Admin, At, Process, Tcplb, eventually, let_pass, need, need_root, tcplb};
+use testkit::{Admin, At, Process, Tcplb, let_pass, need, need_root, tcplb};
 
 /// More than this share of a core, in percent, is spinning.
 pub const CALM: f64 = 10.0;
@@ -36,24 +35,6 @@ pub fn cpu_percent(process: &Process, time: Duration, mut beside: impl FnMut()) 
     }
     // A tick is a hundredth of a second.
     (process.cpu_ticks() - ticks) as f64 / begun.elapsed().as_secs_f64()
-}
-
-/// Stops a process as SIGSTOP does, all of its threads, and waits until they stand still.
-#[track_caller]
-pub fn freeze(process: &Process) {
-    process.signal(Signal::STOP);
-    let stands = |stat: String| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'));
-    let tasks = format!("/proc/{}/task", process.pid());
-    eventually("all of its threads stand still", || {
-        let mut tasks = fs::read_dir(&tasks).expect("its threads").flatten();
-        tasks.all(|task| fs::read_to_string(task.path().join("stat")).is_ok_and(stands))
-    });
-}
-
-/// Lets it go on.
-#[track_caller]
-pub fn thaw(process: &Process) {
-    process.signal(Signal::CONT);
 }
 
 /// A network of its own, with a loopback and what is put into it. It ends with its last process and socket.

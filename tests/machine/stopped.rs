@@ -1,6 +1,5 @@
 //! A backend that is stopped as a whole (SIGSTOP, a swapping or frozen machine): its kernel still accepts connections.
 
-use crate::lab::{freeze, thaw};
 use std::io::Read;
 use testkit::{Admin, At, Conn, Process, QUICK_PROBES, Running, Tcplb, eventually, tally};
 
@@ -62,7 +61,7 @@ fn http_probes_mark_a_stopped_backend_down_and_no_byte_is_lost_when_it_goes_on()
         .collect();
     assert_eq!(tally(clients.iter().map(|(_, name)| name.clone())), [("web1".into(), 10), ("web2".into(), 10)].into());
 
-    freeze(&web1.process);
+    web1.process.freeze();
     for (client, name) in &clients {
         ask(client, 50);
         if name == "web2" {
@@ -74,7 +73,7 @@ fn http_probes_mark_a_stopped_backend_down_and_no_byte_is_lost_when_it_goes_on()
         assert_eq!(name_of_next(&tcplb), "web2");
     }
 
-    thaw(&web1.process);
+    web1.process.thaw();
     tcplb.wait_for_line("web1 is up");
     // What was asked while it stood still is answered, all of it.
     for (client, name) in clients.iter().filter(|(_, name)| name == "web1") {
@@ -93,14 +92,14 @@ fn tcp_probes_pass_at_a_stopped_backend_and_its_connections_wait() {
         .args(["--admin", "127.0.0.1:0"])
         .start();
     let admin = Admin::of(&tcplb);
-    freeze(&web1.process);
+    web1.process.freeze();
     let passed = || admin.metric("tcplb_health_probes_total", &[r#"backend="web1""#, r#"result="success""#]);
     let before = passed();
     let clients: Vec<Conn> = (0..10).map(|_| tcplb.connect()).collect();
     clients.iter().for_each(|client| ask(client, 1));
     eventually("probes succeed all the same, as docs/health.md says", || passed() >= before + 5);
     assert_eq!(tcplb.count_lines("is down"), 0);
-    thaw(&web1.process);
+    web1.process.thaw();
     let names = tally(clients.iter().map(|client| answers(client, 1)));
     assert_eq!(names, [("web1".into(), 5), ("web2".into(), 5)].into());
 }
