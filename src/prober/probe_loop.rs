@@ -254,9 +254,15 @@ impl ProbeLoop {
                 let kept = known.remove(&id).and_then(|key| Some((key, self.watches.get_mut(key)?)));
                 let key = match kept {
                     Some((key, watch)) => {
-                        if watch.adopt(membership, self.now) && watch.phase == ProbePhase::Resting {
+                        match (watch.adopt(membership, self.now), watch.phase) {
                             // All of them changed at once, so they are spread like new backends.
-                            new.push(key);
+                            (true, ProbePhase::Resting) => new.push(key),
+                            // Addresses that joined are probed in this round.
+                            (_, ProbePhase::Probing) if watch.begun < watch.round() => {
+                                watch.phase = ProbePhase::Queued;
+                                self.queue.push_back(key);
+                            }
+                            _ => {}
                         }
                         Some(key)
                     }

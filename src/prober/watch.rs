@@ -171,8 +171,8 @@ impl Watch {
     }
 
     /// The backend's position in a new snapshot. It keeps its state, and sets the new snapshot's bit. True if the next
-    /// probe should come soon, as for a new backend. That is so if the interval changed, or if the health policy is a new
-    /// one without results.
+    /// probe should come soon, as for a new backend. That is so if the interval changed, if addresses joined, or if the health
+    /// policy is a new one without results.
     pub fn adopt(&mut self, Membership { pool, index, member, among_several }: Membership<'_>, now: Tick) -> bool {
         let old = std::mem::replace(&mut self.pool, pool.clone());
         (self.index, self.slot, self.names_pool) = (index, member.slot, among_several);
@@ -192,10 +192,11 @@ impl Watch {
         if before != AdminState::Enabled && self.state == AdminState::Enabled && self.policy.is_up() {
             self.backend.starts_slowly(now);
         }
+        let joined = self.round() > self.agents.len();
         self.join_addresses();
         self.forget_agent(now);
         self.show(now);
-        restart
+        restart || joined
     }
 
     /// Addresses have joined: nothing is known of them, and the agents of the others speak for theirs.

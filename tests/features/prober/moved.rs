@@ -86,12 +86,15 @@ fn the_report_of_an_agent_holds_until_the_agent_at_the_new_address_speaks() {
     let (first, speaks) = (agent("drain 50%\n"), agent("ready 80%\n"));
     // Accepts, and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    silent.set_nonblocking(true).unwrap();
     let quiet = silent.local_addr().unwrap();
     let health = Health { kind: HealthKind::Agent, interval: HOUR, timeout: HOUR, ..tcp() };
     let mut moving = Moving::start("agent-moves", health, &[first], quiet);
     eventually("its agent drains it", || moving.agent() == drains && !moving.is(|pool, slot| pool.up.get(slot)));
     assert_eq!(moving.move_to(&[quiet]), drains, "its first weight is right");
     assert_eq!((moving.agent(), moving.is(|pool, slot| pool.up.get(slot))), (drains, false));
+    // Its round has begun, and takes an hour. The other backend is there too.
+    let _asked = [(); 2].map(|()| eventually_some("a probe of each", || silent.accept().ok()));
     assert_eq!(moving.move_to(&[quiet, speaks]), drains);
     let both = AgentState { drains: false, percent: Some(65) };
     eventually("the new agent speaks for its address", || moving.agent() == both);

@@ -12,7 +12,7 @@ use tcplb::config::model::{self, Global, Health, HealthKind, Model};
 use tcplb::policy::health::{Class, ConnectFailure};
 use tcplb::pool::{Backend, HealthReport, Note, Pool, Snapshot, build};
 use tcplb::prober::{self, Prober};
-pub use testkit::{BlackHole, Port, eventually};
+pub use testkit::{BlackHole, Port, eventually, eventually_some};
 
 pub const REFUSED: ConnectFailure = ConnectFailure::Os(111);
 pub const HOUR: Duration = Duration::from_secs(3600);
