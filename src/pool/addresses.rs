@@ -183,6 +183,12 @@ impl BackendAddress {
         }
     }
 
+    /// Its probes pass, or nothing is known of it, and a client was connected since the last failure there. Only then may it have
+    /// warm connections: a trial needs a dial, and a silent connection would hide that the server is gone.
+    pub fn takes_warm(&self) -> bool {
+        self.up.load(Ordering::Relaxed) && self.backoff.load(Ordering::Relaxed) == 0
+    }
+
     /// Connections that reached it; counted only where the backend has others.
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
@@ -299,6 +305,15 @@ mod tests {
         two.failed(0, at(1_000));
         two.used(0);
         assert_eq!((states(&two, at(1_500)), two.get(0).unwrap().connections()), (vec!["backoff", "up"], 1));
+        let takes = || two.iter().map(BackendAddress::takes_warm).collect::<Vec<_>>();
+        assert_eq!(
+            (states(&two, at(2_000)), takes()),
+            (vec!["up", "up"], vec![false, true]),
+            "the next client tries it"
+        );
+        two.reached(0);
+        two.get(1).unwrap().set_up(false);
+        assert_eq!(takes(), [true, false]);
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! the client, one is closed in its place. Connections are added under the lock, as far as leases leave room: a lease that
 //! they missed finds them there.
 
-use super::Backend;
+use super::{Backend, BackendAddress};
 use crate::base::Tick;
 use parking_lot::{Mutex, MutexGuard};
 use std::os::fd::OwnedFd;
@@ -111,7 +111,7 @@ impl WarmConnections {
 
 impl Backend {
     /// A warm connection to the address of this number, for a client that has a lease already. The youngest one: the backend
-    /// keeps it open for longest. The keeper's poll still watches it.
+    /// keeps it open for longest. The keeper's poll still watches it. `None` for the trial of an address in back-off.
     pub fn take_warm(&self, address: usize) -> Option<OwnedFd> {
         let WarmConnections { kept, limit, .. } = &self.warm;
         if !kept.load(Ordering::Relaxed) {
@@ -119,7 +119,10 @@ impl Backend {
         }
         let limit = limit.load(Ordering::Relaxed);
         let mut table = self.lock_warm(limit)?;
-        let fits = |connection: &WarmConnection| connection.phase == WarmPhase::Ready && connection.address == address;
+        let serves = self.addresses.get(address).is_some_and(BackendAddress::takes_warm);
+        let fits = |connection: &WarmConnection| {
+            serves && connection.phase == WarmPhase::Ready && connection.address == address
+        };
         let taken = table.iter().rposition(fits).map(|at| table.remove(at));
         if taken.is_none() && self.room_for_warm(limit, &table).is_none() {
             table.pop();
@@ -191,6 +194,17 @@ mod tests {
             assert_eq!(ids(&backend), left);
         }
         assert!(Lease::take(&backend, 0, 3).is_none());
+    }
+
+    #[test]
+    fn the_trial_of_an_address_takes_no_warm_connection_but_keeps_the_limit() {
+        let backend = backend(2, &[(0, WarmPhase::Ready), (0, WarmPhase::Ready)]);
+        backend.addresses.failed(0, Tick(1));
+        let _lease = Lease::take(&backend, 0, 2).unwrap();
+        assert!(backend.take_warm(0).is_none());
+        assert_eq!(ids(&backend), [0]);
+        backend.addresses.reached(0);
+        assert!(backend.take_warm(0).is_some());
     }
 
     #[test]

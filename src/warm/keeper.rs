@@ -4,10 +4,11 @@ use super::{Adopt, ORDERS, Orders};
 use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::clock;
+use crate::config::model::HealthKind;
 use crate::mailbox::Slot;
 use crate::net::{Idle, Socket, TcpTuning};
 use crate::policy::warm::{DIALS_AT_ONCE, FAREWELL, Pause, SHORT_LIVED, lifetime, wanted};
-use crate::pool::{AddressState, Backend, BackendId, Member, Pool, Snapshot, WarmConnection, WarmPhase};
+use crate::pool::{Backend, BackendId, Member, Pool, Snapshot, WarmConnection, WarmPhase};
 use crate::watchdog::Heartbeat;
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -243,8 +244,10 @@ impl Keeper {
                 continue;
             }
             let mut ends = Vec::new();
+            let serving = kept.serving();
             kept.backend.warm.change(|table| {
                 table.retain(|connection| match connection.phase {
+                    _ if !serving.contains(&connection.address) => false,
                     _ if now < connection.until => true,
                     WarmPhase::Connecting => {
                         ends.push(End::Early);
@@ -284,7 +287,7 @@ impl Keeper {
             if table.len() >= kept.wanted() || connecting >= DIALS_AT_ONCE {
                 return Ok(false);
             }
-            let Some(address) = kept.address(table, now) else { return Ok(false) };
+            let Some(address) = kept.address(table) else { return Ok(false) };
             let Some(to) = kept.backend.addresses.get(address) else { return Ok(false) };
             let (socket, _) = Socket::dial_capped(&to.endpoint, false, tuning.buffer)?;
             let socket = OwnedFd::from(socket);
@@ -322,12 +325,21 @@ impl Kept {
         member.filter(|member| member.weight > 0 && self.pool.is_usable(member) && !fails())
     }
 
-    /// The number of the address with the fewest connections, of those that serve: clients use the addresses in turn.
-    fn address(&self, table: &[WarmConnection], now: Tick) -> Option<usize> {
+    /// The addresses that may have warm connections, by their numbers. As for the backend as a whole, a failed probe is enough
+    /// to leave one out.
+    fn serving(&self) -> Vec<usize> {
+        let probed = self.pool.settings.health.kind != HealthKind::Off;
+        let health = self.backend.health.lock();
+        let fails =
+            |number: usize| probed && matches!(health.addresses.get(number), Some(Some(last)) if !last.passed());
         let addresses = self.backend.addresses.iter().enumerate();
-        let serving = addresses.filter(|(_, address)| address.state(now) == AddressState::Up);
+        addresses.filter(|(number, at)| at.takes_warm() && !fails(*number)).map(|(number, _)| number).collect()
+    }
+
+    /// The number of the address with the fewest connections, of those that serve: clients use the addresses in turn.
+    fn address(&self, table: &[WarmConnection]) -> Option<usize> {
         let has = |number: usize| table.iter().filter(|connection| connection.address == number).count();
-        serving.map(|(number, _)| number).min_by_key(|number| has(*number))
+        self.serving().into_iter().min_by_key(|number| has(*number))
     }
 
     fn note(&mut self, end: End, now: Tick) {
@@ -387,6 +399,11 @@ fn decode(token: Token) -> Option<(u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::{Address, Endpoint};
+    use crate::config::model::{self, Model};
+    use crate::policy::health::Outcome;
+    use crate::pool;
+    use std::fs::File;
 
     #[test]
     fn a_token_names_backend_and_connection() {
@@ -394,5 +411,43 @@ mod tests {
             assert_eq!(decode(encode(slot, id)), Some((slot, id)));
         }
         assert_eq!(decode(ORDERS), None);
+    }
+
+    #[test]
+    fn connections_to_an_address_that_fails_are_closed_and_the_others_stay() {
+        let backends =
+            vec![model::Backend { name: "b".into(), ..model::Backend::at(Address::parse_backend("a:1").unwrap()) }];
+        let pool = model::Pool { name: "web".into(), warm_connections: 4, backends, ..model::Pool::default() };
+        let model = Model { global: model::Global::default(), listeners: Vec::new(), pools: vec![pool] };
+        let endpoints = [1, 2].map(|host| Endpoint::Inet(([10, 0, 0, host], 80).into()));
+        let snapshot = pool::build(&model, &[(("web".to_owned(), "b".to_owned()), endpoints.to_vec())].into());
+        let backend = snapshot.pools[0].members[0].backend.clone();
+        let (poll, orders) = (Poll::new().unwrap(), crate::warm::prepare().unwrap().access().orders);
+        let mut keeper = Keeper::new(poll, orders, TcpTuning::of(&model.global), 100, Heartbeat::default());
+        keeper.adopt(&snapshot);
+        let (since, until) = (keeper.now, keeper.now + Duration::from_secs(60));
+        let mut left = || {
+            backend.warm.change(|table| {
+                table.clear();
+                for (id, address) in [(0, 0), (1, 1), (2, 0), (3, 1)] {
+                    let socket = OwnedFd::from(File::open("/dev/null").unwrap());
+                    table.push(WarmConnection { id, address, socket, phase: WarmPhase::Ready, since, until });
+                }
+            });
+            keeper.close_unwanted();
+            let next = keeper.kept.get(keeper.kept.keys()[0]).unwrap().address(&[]);
+            backend.warm.change(|table| (table.iter().map(|it| it.id).collect::<Vec<_>>(), next))
+        };
+        assert_eq!(left(), (vec![0, 1, 2, 3], Some(0)));
+        // One failed probe, while the address still counts as up and the other one passes.
+        backend.health.lock().addresses = vec![Some(Outcome::TimedOut(SHORT_LIVED)), Some(Outcome::Connected)];
+        assert_eq!(left(), (vec![1, 3], Some(1)));
+        backend.health.lock().addresses[0] = Some(Outcome::Connected);
+        assert_eq!(left(), (vec![0, 1, 2, 3], Some(0)));
+        backend.addresses.get(1).unwrap().set_up(false);
+        assert_eq!(left(), (vec![0, 2], Some(0)));
+        backend.addresses.get(1).unwrap().set_up(true);
+        backend.addresses.failed(0, since);
+        assert_eq!(left(), (vec![1, 3], Some(1)));
     }
 }

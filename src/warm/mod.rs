@@ -23,6 +23,7 @@
 //! | Ready | its age is over: [`MAX_AGE`](crate::policy::warm::MAX_AGE), shortened by up to a quarter | closed and replaced |
 //! | Spoke | FIN or reset within [`FAREWELL`] | as FIN in Ready: the backend had said why it closes |
 //! | Spoke | none | the backend speaks first: the pool has none from now on |
+//! | any | clients or the last probe failed at its address | closed |
 //! | any | the backend is down, left out, draining, disabled, without weight, or gone; fewer are wanted | closed |
 //! | any | a client's lease needs its place below `max_connections` | closed by the worker |
 //!
