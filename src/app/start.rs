@@ -169,7 +169,8 @@ impl Ready {
             share.connections,
             share.reserved
         );
-        descriptors::beyond(share, &model).iter().for_each(|warning| log::warn!("{warning}"));
+        let capped = descriptors::capped(share, &model);
+        descriptors::beyond(share, &model).iter().chain(&capped).for_each(|warning| log::warn!("{warning}"));
         let keeper = warm::prepare()?;
         let (prepared, data_plane) = workers::prepare(model.global.workers, keeper.access().orders)?;
         let (file, now) = (config_state.file().clone(), clock::now());

@@ -14,7 +14,8 @@
 //!
 //! Never less than an eighth of the limit, or 1 024, is kept: the rest of the system may hand descriptors to the process too.
 
-use super::model::{Engine, HealthKind, Listener, Model};
+use super::discovered::is_discovered;
+use super::model::{Backend, Engine, HealthKind, Listener, Model, Pool};
 use crate::base::Address;
 
 const PROCESS: u64 = 24;
@@ -90,18 +91,29 @@ pub fn listening_sockets(model: &Model) -> u64 {
 }
 
 /// Divides `limit` for a model with so many listening sockets. The error says what does not fit, and the remedy.
+///
+/// Only what the file and the API ask for is refused. Backends that sources have found leave fewer connections than
+/// `max_connections` ([`capped`]): a set that is refused would keep backends that are gone.
 pub fn divide(limit: u64, model: &Model, listening: u64) -> Result<Share, String> {
-    let (workers, needed) = (model.global.workers, needed(limit, model, listening));
-    let fits = fits(limit, model, listening);
+    let (workers, needed) = (model.global.workers, needed(limit, model, listening, is_configured));
+    let fits = fits(limit, model, listening, is_configured);
     let own = format!(
         "{workers} workers, {listening} listening sockets, probes, warm connections and the rest need {needed} descriptors"
     );
     let limit_is = format!("the limit on open files is {limit} (ulimit -n, LimitNOFILE=)");
-    let reserved = reserved(limit, model, listening);
-    let share = |connections| Share { connections, pipes: pipes(limit, model) as usize, warm: limit / 8, reserved };
+    let share = |wanted: u64| {
+        let connections = wanted.min(self::fits(limit, model, listening, |_| true)).max(1);
+        Share {
+            connections: usize::try_from(connections).unwrap_or(usize::MAX),
+            pipes: pipes(limit, model) as usize,
+            warm: limit / 8,
+            reserved: reserved(limit, model, listening, |_| true),
+        }
+    };
     match model.global.max_connections {
         _ if fits == 0 => {
-            let enough = (0..64).map(|power| 1 << power).find(|limit| self::fits(*limit, model, listening) > 0);
+            let enough =
+                (0..64).map(|power| 1 << power).find(|limit| self::fits(*limit, model, listening, is_configured) > 0);
             Err(format!(
                 "{limit_is}, which leaves none for connections: {own}; raise it to {} or more, or use fewer workers",
                 enough.unwrap_or(u64::MAX)
@@ -112,9 +124,19 @@ pub fn divide(limit: u64, model: &Model, listening: u64) -> Result<Share, String
              max_connections to {fits} at most",
             (wanted as u64).saturating_mul(CONNECTION)
         )),
-        Some(wanted) => Ok(share(wanted)),
-        None => Ok(share(usize::try_from(fits).unwrap_or(usize::MAX))),
+        Some(wanted) => Ok(share(wanted as u64)),
+        None => Ok(share(fits)),
     }
+}
+
+/// A warning where fewer clients than `max_connections` are served, because of backends that sources have found.
+pub fn capped(share: Share, model: &Model) -> Option<String> {
+    let wanted = model.global.max_connections.filter(|wanted| *wanted > share.connections)?;
+    Some(format!(
+        "max_connections: {wanted} connections do not fit the limit on open files beside the backends that sources have \
+         found: tcplb serves at most {} clients at once",
+        share.connections
+    ))
 }
 
 /// A warning for each setting that asks for more than the division leaves: clients of a listener, and warm connections.
@@ -127,7 +149,7 @@ pub fn beyond(share: Share, model: &Model) -> Vec<String> {
             "listener {name}: max_connections: {wanted} has no effect, as tcplb serves at most {most} clients"
         ))
     };
-    let wanted = warm(model);
+    let wanted = warm(model, |_| true);
     let warm = (wanted > share.warm).then(|| {
         let most = share.warm;
         format!("warm_connections: the pools want {wanted} in all, and tcplb keeps at most {most}: an eighth of the limit on open files")
@@ -135,18 +157,28 @@ pub fn beyond(share: Share, model: &Model) -> Vec<String> {
     model.listeners.iter().filter_map(beyond).chain(warm).collect()
 }
 
-/// The warm connections that the pools want.
-fn warm(model: &Model) -> u64 {
-    model.pools.iter().map(|pool| pool.backends.len() as u64 * u64::from(pool.warm_connections)).sum()
+/// Do the file, the flags or the API ask for this backend?
+fn is_configured(backend: &Backend) -> bool {
+    !is_discovered(backend)
+}
+
+/// The backends of a pool that `counts` accepts.
+fn backends(pool: &Pool, counts: fn(&Backend) -> bool) -> u64 {
+    pool.backends.iter().filter(|backend| counts(backend)).count() as u64
+}
+
+/// The warm connections that the pools want for the backends that `counts` accepts.
+fn warm(model: &Model, counts: fn(&Backend) -> bool) -> u64 {
+    model.pools.iter().map(|pool| backends(pool, counts) * u64::from(pool.warm_connections)).sum()
 }
 
 /// Connections that fit beside everything else.
-fn fits(limit: u64, model: &Model, listening: u64) -> u64 {
-    limit.saturating_sub(reserved(limit, model, listening)) / CONNECTION
+fn fits(limit: u64, model: &Model, listening: u64, counts: fn(&Backend) -> bool) -> u64 {
+    limit.saturating_sub(reserved(limit, model, listening, counts)) / CONNECTION
 }
 
-fn reserved(limit: u64, model: &Model, listening: u64) -> u64 {
-    needed(limit, model, listening).max((limit / 8).min(1024))
+fn reserved(limit: u64, model: &Model, listening: u64, counts: fn(&Backend) -> bool) -> u64 {
+    needed(limit, model, listening, counts).max((limit / 8).min(1024))
 }
 
 /// Pipes are a matter of speed: under a small limit there are few.
@@ -154,16 +186,16 @@ fn pipes(limit: u64, model: &Model) -> u64 {
     if model.global.relay == Engine::Copy { 0 } else { (PIPES as u64).min(limit / 32).max(model.global.workers as u64) }
 }
 
-fn needed(limit: u64, model: &Model, listening: u64) -> u64 {
+fn needed(limit: u64, model: &Model, listening: u64, counts: fn(&Backend) -> bool) -> u64 {
     let global = &model.global;
     let probed = model.pools.iter().filter(|pool| pool.health.kind != HealthKind::Off);
-    let probes = probed.map(|pool| pool.backends.len() as u64).sum::<u64>() + SPARE_PROBES;
+    let probes = probed.map(|pool| backends(pool, counts)).sum::<u64>() + SPARE_PROBES;
     PROCESS
         + global.workers as u64 * WORKER
         + listening
         + PROBER
         + probes.min(limit / 8)
-        + warm(model).min(limit / 8)
+        + warm(model, counts).min(limit / 8)
         + if global.admin.is_some() { AdminShare::of(limit).descriptors() } else { 0 }
         + if global.take_over.is_some() { TAKE_OVER } else { 0 }
         + if global.access_log.is_some() { LOG } else { 0 }
@@ -172,7 +204,7 @@ fn needed(limit: u64, model: &Model, listening: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::model::{Backend, Global, Health, Pool};
+    use super::super::model::{Global, Health, Origin};
     use super::*;
     use crate::base::Listen;
 
@@ -231,6 +263,34 @@ mod tests {
         assert!(error.contains("449 connections need 898 descriptors") && error.contains("448 at most"), "{error}");
         explicit.global.max_connections = Some(usize::MAX);
         assert!(divided(1024, &explicit).is_err());
+    }
+
+    #[test]
+    fn backends_of_sources_leave_fewer_connections_and_are_not_refused() {
+        let mut model = model(2, 1, 11);
+        model.pools[0].warm_connections = 4;
+        let fits = divided(1024, &model).unwrap().connections;
+        model.global.max_connections = Some(fits);
+        assert_eq!(capped(divided(1024, &model).unwrap(), &model), None);
+        let found = |label: &str| Backend {
+            origin: Origin::Source(label.into()),
+            ..Backend::at(Address::parse_backend("b:1").unwrap())
+        };
+        model.pools[0].backends.extend(vec![found("dns"); 10]);
+        let share = divided(1024, &model).unwrap();
+        assert_eq!(share.connections, fits - 10 * (1 + 4) / 2, "a probe and four warm connections for each");
+        let warning = capped(share, &model).unwrap();
+        for number in [fits, share.connections] {
+            assert!(warning.contains(&number.to_string()), "{warning}");
+        }
+        // The same backends in a file do not fit.
+        model.pools[0].backends.iter_mut().for_each(|backend| backend.origin = Origin::default());
+        assert!(divided(1024, &model).unwrap_err().contains("max_connections"));
+        // At least one client is served, however many a source finds.
+        let mut small = self::model(1, 1, 1);
+        let least = (32..1024).find(|limit| divided(*limit, &small).is_ok()).unwrap();
+        small.pools[0].backends.extend(vec![found("dns"); 1000]);
+        assert_eq!(divided(least, &small).unwrap().connections, 1);
     }
 
     #[test]

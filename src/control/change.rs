@@ -13,6 +13,7 @@ use super::history::StateBefore;
 use super::reload::Waiting;
 use super::remote::{Refused, Reloaded};
 use super::{ControlLoop, DataPlane};
+use crate::config::descriptors;
 use crate::config::model::{Model, OnRemove};
 use crate::events::By;
 use crate::logger;
@@ -86,7 +87,10 @@ impl<C: DataPlane> ControlLoop<C> {
         listen::remove_files(&closing);
         let connection_limit = self.parts.published.connection_limit();
         if connection_limit.limit() != share.connections {
-            log::info!("serves at most {} clients at once from now on", share.connections);
+            match descriptors::capped(share, &model) {
+                Some(warning) => log::warn!("{warning}"),
+                None => log::info!("serves at most {} clients at once from now on", share.connections),
+            }
             connection_limit.set_limit(share.connections);
         }
         let (note, answer) = Note::adopt(snapshot.clone());
