@@ -59,7 +59,7 @@ def series_table(axis, columns, series):
     for name, samples in series.items():
         for sample in (samples[0], samples[len(samples) // 2], samples[-1]):
             cells = " | ".join(number(sample[key], digits) for key, _, _, digits in columns)
-            lines.append(f"| {name} | {sample['at']:g} | {cells} |")
+            lines.append(f"| {name} | {round(sample['at'], 1):g} | {cells} |")
     return lines
 
 
