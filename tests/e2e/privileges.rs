@@ -63,15 +63,15 @@ fn unix(path: &Path) -> String {
     format!("unix:{}", path.display())
 }
 
-/// One line of each thread's status, without its name.
+/// One line of each thread's status, without its name. A thread that ends meanwhile has none.
 fn of_every_thread(process: &Process, field: &str) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", process.pid())).unwrap();
-    let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status")).unwrap();
+    let status = |task: fs::DirEntry| fs::read_to_string(task.path().join("status")).ok();
     let value = |text: String| {
         let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':')).expect("a field");
         line.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    tasks.map(|task| value(status(task.unwrap()))).collect()
+    tasks.filter_map(|task| status(task.unwrap()).map(value)).collect()
 }
 
 #[track_caller]
