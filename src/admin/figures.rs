@@ -212,9 +212,9 @@ fn kept(source: &SourceView) -> Option<String> {
     Some(format!(", {} {stay}: {why}", counted(source.kept, "backend")))
 }
 
-/// The entries that were left out, a line each, and how many more there are.
-pub fn left_out(source: &SourceView) -> Vec<String> {
-    let mut lines = source.left_out.clone();
+/// The first entries that were left out, at most `most`, a line each, and how many more there are.
+pub fn left_out(source: &SourceView, most: usize) -> Vec<String> {
+    let mut lines: Vec<String> = source.left_out.iter().take(most).cloned().collect();
     let more = source.entries_left_out.saturating_sub(lines.len() as u64);
     lines.extend((more > 0).then(|| format!("and {more} more")));
     lines

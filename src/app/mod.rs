@@ -188,8 +188,8 @@ impl Running {
         self.upgrades.clone()
     }
 
-    /// Takes over what the service manager has kept, and what the predecessor still has, if there is one. Fails if the predecessor goes on instead; this process
-    /// then ends with its last connection.
+    /// Takes over what the service manager has kept, and what the predecessor still has, if there is one. Fails if the
+    /// predecessor goes on instead; this process then ends with its last connection.
     pub fn take_over(&mut self) -> Result<(), String> {
         std::mem::take(&mut self.kept).put_in(&self.data_plane);
         let Some(inheritance) = self.inheritance.take() else { return Ok(()) };

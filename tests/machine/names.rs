@@ -23,17 +23,9 @@ struct NameServer {
 
 impl NameServer {
     fn start(address: Ipv4Addr) -> Arc<NameServer> {
-        let socket = UdpSocket::bind("127.0.0.1:53").expect("a network of its own has this port free");
         let server = Arc::new(NameServer { address, asked: Mutex::default(), answers: Mutex::default() });
-        let serving = server.clone();
-        thread::spawn(move || {
-            let mut query = [0; 512];
-            while let Ok((count, from)) = socket.recv_from(&mut query) {
-                if let Some(answer) = serving.answer(&query[..count]) {
-                    let _ = socket.send_to(&answer, from);
-                }
-            }
-        });
+        let answering = server.clone();
+        serve(move |query| answering.answer(query));
         server
     }
 
@@ -51,6 +43,19 @@ impl NameServer {
     fn is_asked_for(&self, name: &str) {
         eventually("the name server is asked", || self.asked.lock().contains(name));
     }
+}
+
+/// Answers queries at 127.0.0.1, in a thread. `None`: there is no answer.
+pub fn serve(answer: impl Fn(&[u8]) -> Option<Vec<u8>> + Send + 'static) {
+    let socket = UdpSocket::bind("127.0.0.1:53").expect("a network of its own has this port free");
+    thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((count, from)) = socket.recv_from(&mut query) {
+            if let Some(answer) = answer(&query[..count]) {
+                let _ = socket.send_to(&answer, from);
+            }
+        }
+    });
 }
 
 /// What a resolver asks: RFC 1035, as far as it asks for addresses.

@@ -1,14 +1,13 @@
 //! A name whose answers rotate: each has a part of its addresses.
 
 use crate::lab::{Network, with_resolv_conf};
-use crate::names::{Question, answer};
+use crate::names::{Question, answer, serve};
 use parking_lot::Mutex;
 use serde_json::Value;
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread;
 use testkit::{Admin, Server, Tcplb, eventually, fresh_loopback, need, peers};
 
 /// A name server at 127.0.0.1. Each question is answered with the next part of the addresses.
@@ -20,17 +19,9 @@ struct Rotating {
 
 impl Rotating {
     fn start(parts: Vec<Vec<Ipv4Addr>>) -> Arc<Rotating> {
-        let socket = UdpSocket::bind("127.0.0.1:53").expect("a network of its own has this port free");
         let server = Arc::new(Rotating { parts: Mutex::new(parts), answers: AtomicUsize::new(0) });
-        let serving = server.clone();
-        thread::spawn(move || {
-            let mut query = [0; 512];
-            while let Ok((count, from)) = socket.recv_from(&mut query) {
-                if let Some(answer) = serving.answer(&query[..count]) {
-                    let _ = socket.send_to(&answer, from);
-                }
-            }
-        });
+        let answering = server.clone();
+        serve(move |query| answering.answer(query));
         server
     }
 

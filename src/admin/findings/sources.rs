@@ -27,10 +27,7 @@ pub fn source(pool: &PoolView, source: &SourceView) -> Option<Finding> {
             format!("{named} has not answered for {}{stay}{}", ago(*seconds), if *ok { "" } else { &why })
         }
         Some(_) if !*ok && *entries_left_out > 1 => {
-            let shown = figures::left_out(&SourceView {
-                left_out: source.left_out.iter().take(NAMED).cloned().collect(),
-                ..source.clone()
-            });
+            let shown = figures::left_out(source, NAMED);
             format!("{named} has {entries_left_out} entries that are left out: {}", shown.join("; "))
         }
         Some(_) if !*ok => format!("{named} has an error{why}"),

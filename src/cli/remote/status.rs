@@ -94,7 +94,7 @@ fn pool(pool: &PoolView) -> String {
 /// A line, and one for each of the entries that were left out.
 fn source(source: &SourceView) -> String {
     // The last error is the only one already.
-    let left_out = if source.entries_left_out > 1 { figures::left_out(source) } else { Vec::new() };
+    let left_out = if source.entries_left_out > 1 { figures::left_out(source, usize::MAX) } else { Vec::new() };
     let left_out = left_out.into_iter().map(|line| format!("\n  {}", Escaped(line)));
     format!("\n{}{}", Escaped(figures::source(source)), left_out.collect::<String>())
 }

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use testkit::{Conn, Ending, ManualServer, QUICK_PROBES, Server, Tcplb, eventually, eventually_some, peers};
+use testkit::{At, Conn, Ending, ManualServer, QUICK_PROBES, Server, Tcplb, eventually, eventually_some, peers};
 
 /// A client, and the backend's end of its connection.
 pub(super) fn pair(tcplb: &Upgradable, server: &ManualServer) -> (Conn, Conn) {
@@ -27,7 +27,7 @@ fn byte(place: usize) -> u8 {
 }
 
 /// Ends what goes on until it is set, also if the test fails.
-pub struct AtEnd<'a>(pub &'a AtomicBool);
+struct AtEnd<'a>(&'a AtomicBool);
 
 impl Drop for AtEnd<'_> {
     fn drop(&mut self) {
@@ -35,8 +35,54 @@ impl Drop for AtEnd<'_> {
     }
 }
 
+/// Sends a stream from each of these to its other end while `act` runs. Nothing is lost.
+pub fn streams_go_on(streams: [(&Conn, &Conn); 2], act: impl FnOnce()) {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let at_end = AtEnd(&over);
+        let sent = streams.map(|(from, _)| scope.spawn(|| send_stream(from, &over)));
+        let came = streams.map(|(_, to)| scope.spawn(|| receive_stream(to)));
+        act();
+        drop(at_end);
+        let sent = sent.map(|thread| thread.join().unwrap());
+        assert_eq!(sent, came.map(|thread| thread.join().unwrap()));
+    });
+}
+
+/// Clients at these places come and go, and `act` runs so many times between them. None fails.
+pub fn clients_go_on(places: &[&At], times: usize, mut act: impl FnMut()) {
+    let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        let _at_end = AtEnd(&over);
+        let client = |at: &At| {
+            while !over.load(Ordering::SeqCst) {
+                let conn = Conn::to(at).patient();
+                conn.assert_echoes("a request");
+                conn.finish();
+                assert_eq!(conn.ending(), Ending::Fin);
+                served.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        let clients: Vec<_> = places.iter().map(|at| scope.spawn(move || client(at))).collect();
+        for _ in 0..times {
+            let before = served.load(Ordering::SeqCst);
+            eventually("clients are served", || served.load(Ordering::SeqCst) >= before + 20);
+            act();
+            assert!(clients.iter().all(|client| !client.is_finished()), "a client failed");
+        }
+    });
+}
+
+/// Ends a connection in order, the client first.
+pub fn end_in_order(client: &Conn, backend: &Conn) {
+    client.finish();
+    assert_eq!(backend.ending(), Ending::Fin);
+    backend.finish();
+    assert_eq!(client.ending(), Ending::Fin);
+}
+
 /// Sends a stream until `over`, then a FIN. How much that was.
-pub fn send_stream(to: &Conn, over: &AtomicBool) -> usize {
+fn send_stream(to: &Conn, over: &AtomicBool) -> usize {
     let (mut stream, mut sent) = (to, 0);
     while !over.load(Ordering::SeqCst) {
         let chunk: Vec<u8> = (sent..sent + 40_000).map(byte).collect();
@@ -48,7 +94,7 @@ pub fn send_stream(to: &Conn, over: &AtomicBool) -> usize {
 }
 
 /// Receives a stream to its FIN. How much that was.
-pub fn receive_stream(from: &Conn) -> usize {
+fn receive_stream(from: &Conn) -> usize {
     let (mut stream, mut came, mut chunk) = (from, 0, vec![0; 50_000]);
     loop {
         let count = stream.read(&mut chunk).unwrap();
@@ -73,12 +119,8 @@ fn connections_of_every_kind_go_on_through_three_upgrades() {
     let held = stalled.fill();
     let (up, up_backend) = pair(&tcplb, &server);
     let (down, down_backend) = pair(&tcplb, &server);
-    let over = AtomicBool::new(false);
     let before = ids(&tcplb);
-    thread::scope(|scope| {
-        let at_end = AtEnd(&over);
-        let sent = [scope.spawn(|| send_stream(&up, &over)), scope.spawn(|| send_stream(&down_backend, &over))];
-        let came = [scope.spawn(|| receive_stream(&up_backend)), scope.spawn(|| receive_stream(&down))];
+    streams_go_on([(&up, &up_backend), (&down_backend, &down)], || {
         for round in 0..3 {
             let figures = tcplb.upgrade();
             assert_eq!((&figures["connections"], &figures["left"]), (&Value::from(24), &Value::from(0)), "{figures}");
@@ -92,15 +134,9 @@ fn connections_of_every_kind_go_on_through_three_upgrades() {
             let (client, backend) = pair(&tcplb, &server);
             client.say("new");
             assert_eq!(backend.hear(3), b"new");
-            client.finish();
-            assert_eq!(backend.ending(), Ending::Fin);
-            backend.finish();
-            assert_eq!(client.ending(), Ending::Fin);
+            end_in_order(&client, &backend);
             eventually("the short connection has ended", || ids(&tcplb) == before);
         }
-        drop(at_end);
-        let sent = sent.map(|thread| thread.join().unwrap());
-        assert_eq!(sent, came.map(|thread| thread.join().unwrap()));
     });
     assert_eq!(half_backend.hear_all(), b"the whole request");
     half_backend.say("the answer");
@@ -143,27 +179,8 @@ fn clients_are_accepted_all_the_while_at_tcp_and_at_unix_sockets() {
     let socket = format!("unix:{}", directory.path().join("clients.sock").display());
     let tcplb =
         Upgradable::start(Tcplb::new().listen("127.0.0.1:0").listen(&socket).backend(echo.at()).args(["-w", "2"]));
-    let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
-    let unix = testkit::At::parse(&socket);
-    thread::scope(|scope| {
-        let _at_end = AtEnd(&over);
-        let client = |at: &testkit::At| {
-            while !over.load(Ordering::SeqCst) {
-                let conn = Conn::to(at).patient();
-                conn.assert_echoes("a request");
-                conn.finish();
-                assert_eq!(conn.ending(), Ending::Fin);
-                served.fetch_add(1, Ordering::SeqCst);
-            }
-        };
-        let clients = [&tcplb.at, &tcplb.at, &unix].map(|at| scope.spawn(move || client(at)));
-        for _ in 0..4 {
-            let before = served.load(Ordering::SeqCst);
-            eventually("clients are served", || served.load(Ordering::SeqCst) >= before + 20);
-            tcplb.upgrade();
-            assert!(clients.iter().all(|client| !client.is_finished()), "a client failed");
-        }
-    });
+    let unix = At::parse(&socket);
+    clients_go_on(&[&tcplb.at, &tcplb.at, &unix], 4, || drop(tcplb.upgrade()));
     assert!(directory.path().join("clients.sock").exists(), "the old process leaves the socket file");
 }
 

@@ -1,7 +1,7 @@
 //! A process that others start with `--take-over` takes over: connections go on, and every failure leaves things as they were.
 
 use super::fails::FAKE;
-use super::moves::{AtEnd, receive_stream, send_stream};
+use super::moves::{clients_go_on, end_in_order, streams_go_on};
 use super::{end_group, spawn};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -12,11 +12,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread;
 use testkit::{
-    Admin, At, ConfigFile, Conn, Ending, ManualServer, Process, Server, Tcplb, account, eventually, need, need_root,
-    peers, run,
+    Admin, At, ConfigFile, Conn, ManualServer, Process, Server, Tcplb, account, eventually, need, need_root, peers, run,
 };
 
 /// What the log of a process says that has taken over.
@@ -92,11 +89,7 @@ fn connections_of_every_kind_go_on_through_two_take_overs_from_outside() {
     let (down, down_backend) = pair(&tcplb, &server);
     let changed = tcplb.admin.call("PATCH", "/v1/pools/default/backends/web1", r#"{"weight":7}"#);
     assert_eq!(changed.status, 200, "{changed:?}");
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let at_end = AtEnd(&over);
-        let sent = [scope.spawn(|| send_stream(&up, &over)), scope.spawn(|| send_stream(&down_backend, &over))];
-        let came = [scope.spawn(|| receive_stream(&up_backend)), scope.spawn(|| receive_stream(&down))];
+    streams_go_on([(&up, &up_backend), (&down_backend, &down)], || {
         for round in 1..=2 {
             tcplb.pull(asked());
             for (client, backend) in &quiet {
@@ -105,16 +98,10 @@ fn connections_of_every_kind_go_on_through_two_take_overs_from_outside() {
             }
             let (client, backend) = pair(&tcplb, &server);
             assert_passes(&client, &backend, "new");
-            client.finish();
-            assert_eq!(backend.ending(), Ending::Fin);
-            backend.finish();
-            assert_eq!(client.ending(), Ending::Fin);
+            end_in_order(&client, &backend);
             assert_eq!(tcplb.admin.metric("tcplb_connections_accepted_total", &[]), 23 + round);
             assert_eq!(tcplb.admin.metric("tcplb_upgrade_total", &["result=\"success\""]), round);
         }
-        drop(at_end);
-        let sent = sent.map(|thread| thread.join().unwrap());
-        assert_eq!(sent, came.map(|thread| thread.join().unwrap()));
     });
     assert_eq!(half_backend.hear_all(), b"the whole request");
     half_backend.say("the answer");
@@ -139,26 +126,7 @@ fn clients_are_accepted_all_the_while_a_process_takes_over_from_outside() {
     let asked = || Tcplb::new().listen("127.0.0.1:0").listen(&unix).backend(echo.at()).args(["-w", "2"]);
     let mut tcplb = Pulled::start(asked());
     let places = [tcplb.at.clone(), tcplb.at.clone(), At::parse(&unix)];
-    let (over, served) = (AtomicBool::new(false), AtomicUsize::new(0));
-    thread::scope(|scope| {
-        let _at_end = AtEnd(&over);
-        let client = |at: &At| {
-            while !over.load(Ordering::SeqCst) {
-                let conn = Conn::to(at).patient();
-                conn.assert_echoes("a request");
-                conn.finish();
-                assert_eq!(conn.ending(), Ending::Fin);
-                served.fetch_add(1, Ordering::SeqCst);
-            }
-        };
-        let clients = places.each_ref().map(|at| scope.spawn(move || client(at)));
-        for _ in 0..3 {
-            let before = served.load(Ordering::SeqCst);
-            eventually("clients are served", || served.load(Ordering::SeqCst) >= before + 20);
-            tcplb.pull(asked());
-            assert!(clients.iter().all(|client| !client.is_finished()), "a client failed");
-        }
-    });
+    clients_go_on(&places.each_ref(), 3, || drop(tcplb.pull(asked())));
 }
 
 /// A process and those that its launcher starts, which are no children of the test.
