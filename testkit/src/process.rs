@@ -152,20 +152,20 @@ impl Process {
         }
     }
 
-    /// Waits for a line with `end` in it, and returns the lines before it. Never looks at the lines behind it: there may be
-    /// many, and reading them must not wait.
+    /// Waits for the first line of `what`, and returns the lines before it. Never looks at the lines behind it: there may be many,
+    /// and reading them must not wait.
     #[track_caller]
-    pub fn lines_before(&self, end: &str) -> Vec<String> {
+    pub fn lines_before(&self, what: &str, is_end: impl Fn(&str) -> bool) -> Vec<String> {
         let patience = Instant::now() + PATIENCE;
         let mut kept = self.log.kept.lock();
         let mut looked = 0;
         loop {
-            if let Some(found) = kept.lines[looked..].iter().position(|line| line.contains(end)) {
+            if let Some(found) = kept.lines[looked..].iter().position(|line| is_end(line)) {
                 return kept.lines[..looked + found].to_vec();
             }
             looked = kept.lines.len();
             let over = kept.closed == 2 || self.log.grown.wait_until(&mut kept, patience).timed_out();
-            assert!(!over, "{} did not print `{end}`, but:\n{}", self.name, kept.lines.join("\n"));
+            assert!(!over, "{} did not print {what}, but:\n{}", self.name, kept.lines.join("\n"));
         }
     }
 

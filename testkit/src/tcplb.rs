@@ -148,8 +148,9 @@ impl Tcplb {
     #[track_caller]
     pub fn start(self) -> Running {
         let process = Process::spawn(&mut self.command());
-        // The pools follow the last address.
-        let lines = process.lines_before(" INFO pool ");
+        // The pools follow the last address. A probe may have lines about a pool before.
+        let introduces = |line: &str| line.split_once(" INFO pool ").is_some_and(|(_, pool)| pool.contains(" over "));
+        let lines = process.lines_before("its pools", introduces);
         let addresses = lines.iter().filter_map(|line| line.split_once("listening on "));
         let address = |(_, rest): (&str, &str)| At::parse(rest.split_whitespace().next().expect("an address"));
         Running { listening: addresses.map(address).collect(), process }
