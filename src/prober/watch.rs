@@ -2,6 +2,7 @@
 //!
 //! A watch outlives snapshots, as its backend does. It has no socket and no timer.
 
+mod addresses;
 mod agent;
 
 use crate::base::slots::Key;
@@ -11,7 +12,7 @@ use crate::events::{By, Event, Events, Kind};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::outlier::{self, ClientFailure, Outlier};
 use crate::policy::health::{AgentState, ConnectFailure, HealthState, Outcome, Rules, schedule};
-use crate::pool::{AdminState, Backend, BackendAddress, Member, Pool, Standing, Transition};
+use crate::pool::{AdminState, Backend, Member, Pool, Standing, Transition};
 use crate::probe::ProbeTarget;
 use std::sync::Arc;
 use std::time::Duration;
@@ -193,51 +194,10 @@ impl Watch {
             self.backend.starts_slowly(now);
         }
         let joined = self.round() > self.agents.len();
-        self.join_addresses();
+        self.join_addresses(now);
         self.forget_agent(now);
         self.show(now);
         restart || joined
-    }
-
-    /// Addresses have joined: nothing is known of them, and the agents of the others speak for theirs.
-    fn join_addresses(&mut self) {
-        let (count, agent) = (self.round(), AgentState::of_all(&self.agents));
-        if count == self.agents.len() {
-            return;
-        }
-        if let HealthPolicy::Probed(states) = &mut self.policy {
-            states.resize_with(count, || HealthState::unknown(self.pool.settings.health.initial == InitialHealth::Up));
-        }
-        self.reached.resize(count, 0);
-        self.agents.resize(count, agent);
-        self.show_addresses();
-    }
-
-    /// Takes the place of `old`, the same backend before its name had other addresses.
-    ///
-    /// | what | goes over | since |
-    /// |---|---|---|
-    /// | health | of each address that stays | probes found it there |
-    /// | failures of clients, and an ejection | if an address stays | clients failed there; other addresses are other servers |
-    /// | the report of an agent | of each address that stays; a new address gets that of all | the agent speaks for the named server: a move must not end a drain before the agent at the new address is asked |
-    pub fn take_over(&mut self, old: &Watch, now: Tick) {
-        let place =
-            |address: &BackendAddress| old.backend.addresses.iter().position(|old| old.endpoint == address.endpoint);
-        let places: Vec<Option<usize>> = self.backend.addresses.iter().map(place).collect();
-        if let (HealthPolicy::Probed(states), HealthPolicy::Probed(olds)) = (&mut self.policy, &old.policy) {
-            for (state, place) in states.iter_mut().zip(&places) {
-                place.and_then(|place| olds.get(place)).into_iter().for_each(|old| state.clone_from(old));
-            }
-        }
-        self.inherit_agents(old, &places);
-        if places.iter().any(Option::is_some) {
-            self.admitted |= old.admitted;
-            self.outlier.clone_from(&old.outlier);
-        }
-        (self.began_up, self.recorded_up) = (self.policy.is_up(), old.recorded_up);
-        self.show_addresses();
-        self.record("its name has other addresses".to_owned());
-        self.show(now);
     }
 
     /// The names of its pool and of its backend.
@@ -417,7 +377,7 @@ impl Watch {
             }
         }
         if self.policy.is_up() != was_up {
-            self.changed(outcome, now);
+            self.changed(outcome.to_string(), now);
         } else {
             self.show(now);
         }
@@ -514,19 +474,19 @@ impl Watch {
     }
 
     /// Logs and shows a change of the state.
-    fn changed(&mut self, outcome: &Outcome, now: Tick) {
+    fn changed(&mut self, why: String, now: Tick) {
         if self.policy.is_up() {
             self.backend.starts_slowly(now);
         }
         self.note_change(now);
         let (name, suffix) = (&self.backend.name, self.suffix());
         if self.policy.is_up() {
-            log::info!("{name} is up: {outcome}{suffix}");
+            log::info!("{name} is up: {why}{suffix}");
         } else {
-            log::warn!("{name} is down: {outcome}{suffix}");
+            log::warn!("{name} is down: {why}{suffix}");
             self.fallen = self.pool.settings.on_down == OnDown::Reset;
         }
-        self.record(outcome.to_string());
+        self.record(why);
     }
 
     /// Records an event if the backend is now up and was down, or the reverse. A back-off is too short to count.
