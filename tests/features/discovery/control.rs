@@ -176,6 +176,27 @@ fn what_a_pool_cannot_have_is_an_error_of_the_source() {
 }
 
 #[test]
+fn what_a_source_finds_is_applied_though_it_leaves_fewer_clients_than_max_connections() {
+    let most = |balancer: &Balancer| balancer.published.connection_limit().limit();
+    let fits = most(&Balancer::start(model(Vec::new(), &["descriptors"])));
+    let mut full = model(Vec::new(), &["descriptors"]);
+    full.global.max_connections = Some(fits);
+    // More than the share of the limit that is kept anyway.
+    full.pools[0].warm_connections = 1_000;
+    let balancer = Balancer::start(full);
+    assert_eq!(most(&balancer), fits);
+    // A disabled backend has its descriptors set aside, and nothing dials it.
+    let disabled = |name, port| with(item(name, at(port)), |found| found.state = AdminState::Disabled);
+    say("descriptors", Ok(vec![disabled("a", 1)]));
+    wait_for(&balancer, &["a 1 discovery:test"]);
+    assert!(most(&balancer) < fits, "{} of {fits}", most(&balancer));
+    say("descriptors", Ok(vec![disabled("b", 2)]));
+    wait_for(&balancer, &["b 1 discovery:test"]);
+    balancer.reload(|file| file.pools[0].warm_connections = 0);
+    assert_eq!(most(&balancer), fits);
+}
+
+#[test]
 fn a_reload_leaves_equal_sources_alone_and_takes_the_backends_of_a_removed_one() {
     let balancer = Balancer::start(model(Vec::new(), &["first", "second"]));
     say("first", Ok(vec![item("a", at(1))]));
