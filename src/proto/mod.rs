@@ -4,3 +4,4 @@
 //! cuts the bytes, and a test can cut them anywhere.
 
 pub mod proxy;
+pub mod sniff;

@@ -16,6 +16,8 @@ mod probe_answer;
 mod proxy_header;
 #[path = "../../fuzz/checks/session.rs"]
 pub mod session;
+#[path = "../../fuzz/checks/sniff.rs"]
+mod sniff;
 #[path = "../../fuzz/checks/source_answer.rs"]
 mod source_answer;
 #[path = "../../fuzz/checks/transit_record.rs"]
@@ -53,6 +55,11 @@ fn replay(directories: &[&str], at_least: usize, check: fn(&[u8])) {
 #[test]
 fn proxy_headers() {
     replay(&["fuzz/corpus/proxy_header", "tests/data/proxy"], 100, proxy_header::check);
+}
+
+#[test]
+fn first_bytes() {
+    replay(&["fuzz/corpus/sniff", "tests/data/sniff"], 100, sniff::check);
 }
 
 #[test]

@@ -1,0 +1,179 @@
+//! Routes: which route of a listener a client takes, by what its first bytes say and by its address.
+//!
+//! A route fits if all its [`Conditions`] hold. [`Routes::find`] tries those whose name is most specific first:
+//!
+//! | order | routes | found by |
+//! |---|---|---|
+//! | 1 | with the client's very name | one look-up |
+//! | 2 | with a wildcard, the longest first: `*.b.c` and then `*.c` for `a.b.c` | one look-up for each label of the name |
+//! | 3 | without a name | each in turn |
+//!
+//! Routes with the same name, and those without one, are tried in the order of the file. A client without a name, or one whose
+//! first bytes are unknown, fits only routes of the third row.
+//!
+//! # Covered routes
+//!
+//! [`covered`] finds routes that no client can ever take. For each name of such a route there is an earlier route that is tried
+//! before it, and that fits wherever it fits. It compares two routes at a time: a route that several earlier ones cover only
+//! together is not found.
+
+mod pattern;
+#[cfg(test)]
+mod tests;
+
+pub use pattern::NamePattern;
+
+use super::limit::{Access, canonical};
+use crate::proto::sniff::{Protocol, Protocols, Sniffed};
+use ipnet::IpNet;
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+/// What must hold for a route. An empty list, or `None`, is no condition.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// The client's protocol.
+    pub protocol: Option<Protocol>,
+    /// The name that the client asks for is one of these.
+    pub sni: Vec<NamePattern>,
+    /// The client offers one of these protocols.
+    pub alpn: Vec<String>,
+    /// The client's address is in one of these prefixes. A client without an address is in none.
+    pub source: Vec<IpNet>,
+}
+
+/// The routes of one listener, prepared for look-ups. A route is its index in the file's order.
+#[derive(Clone, Debug, Default)]
+pub struct Routes {
+    routes: Vec<Route>,
+    exact: HashMap<Box<str>, Vec<usize>>,
+    /// By the name behind `*.`.
+    below: HashMap<Box<str>, Vec<usize>>,
+    unnamed: Vec<usize>,
+    wanted: Protocols,
+}
+
+/// The conditions of a route besides its names.
+#[derive(Clone, Debug)]
+struct Route {
+    protocol: Option<Protocol>,
+    alpn: Vec<String>,
+    source: Option<Access>,
+}
+
+/// A route that no client can take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Covered {
+    /// The route.
+    pub route: usize,
+    /// Those that take all its clients, for one of its names each.
+    pub by: Vec<usize>,
+}
+
+impl Conditions {
+    /// Why no client can meet them, or every client does.
+    pub fn check(&self) -> Result<(), String> {
+        let key = if self.sni.is_empty() { "alpn" } else { "sni" };
+        match self.protocol {
+            None if self.sni.is_empty() && self.alpn.is_empty() && self.source.is_empty() => {
+                Err("a route needs a condition: protocol, sni, alpn or source".to_owned())
+            }
+            Some(protocol) if !(protocol.has_hello() || self.sni.is_empty() && self.alpn.is_empty()) => {
+                Err(format!("no client of {protocol} meets {key}: expected protocol tls or postgres beside it"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether these hold wherever `other` holds, names aside.
+    fn hold_with(&self, other: &Conditions) -> bool {
+        let protocol = self.protocol.is_none() || self.protocol == other.protocol;
+        let within = |alpn: &String| self.alpn.contains(alpn);
+        let alpn = self.alpn.is_empty() || !other.alpn.is_empty() && other.alpn.iter().all(within);
+        protocol && alpn && (self.source.is_empty() || !other.source.is_empty() && self.contains_sources(other))
+    }
+
+    fn contains_sources(&self, other: &Conditions) -> bool {
+        let own = IpNet::aggregate(&self.source.iter().copied().map(canonical).collect());
+        other.source.iter().copied().map(canonical).all(|net| own.iter().any(|own| own.contains(&net)))
+    }
+
+    /// Its names, or `None` in place of one where it has none.
+    fn names(&self) -> impl Iterator<Item = Option<&NamePattern>> {
+        let unnamed = self.sni.is_empty().then_some(None);
+        self.sni.iter().map(Some).chain(unnamed)
+    }
+}
+
+impl Routes {
+    /// Prepares routes, in the order of the file.
+    pub fn new<'a>(routes: impl IntoIterator<Item = &'a Conditions>) -> Routes {
+        let mut compiled = Routes::default();
+        let mut wanted = Vec::new();
+        for (index, conditions) in routes.into_iter().enumerate() {
+            let Conditions { protocol, alpn, source, .. } = conditions;
+            for name in conditions.names() {
+                let list = match name {
+                    None => &mut compiled.unnamed,
+                    Some(NamePattern::Exact(name)) => compiled.exact.entry(name.clone()).or_default(),
+                    Some(NamePattern::Below(name)) => compiled.below.entry(name.clone()).or_default(),
+                };
+                list.push(index);
+            }
+            let says_hello = !conditions.sni.is_empty() || !alpn.is_empty();
+            wanted.extend(protocol.or(says_hello.then_some(Protocol::Tls)));
+            let source = (!source.is_empty()).then(|| Access::new(source, &[]));
+            compiled.routes.push(Route { protocol: *protocol, alpn: alpn.clone(), source });
+        }
+        compiled.wanted = wanted.into_iter().collect();
+        compiled
+    }
+
+    /// The protocols that the first bytes are to be searched for. Without one, no route needs them.
+    pub fn wanted(&self) -> Protocols {
+        self.wanted
+    }
+
+    /// The route that a client takes; `None`: that of its listener. `sniffed` is what its first bytes say, if they are those of a
+    /// wanted protocol.
+    pub fn find(&self, sniffed: Option<&Sniffed>, source: Option<IpAddr>) -> Option<usize> {
+        let name = sniffed.and_then(Sniffed::server_name);
+        let exact = name.and_then(|name| self.exact.get(name));
+        let below = name.into_iter().flat_map(behind_each_dot).filter_map(|name| self.below.get(name));
+        let lists = exact.into_iter().chain(below).chain([&self.unnamed]);
+        lists.flatten().copied().find(|route| self.routes.get(*route).is_some_and(|route| route.fits(sniffed, source)))
+    }
+}
+
+impl Route {
+    fn fits(&self, sniffed: Option<&Sniffed>, source: Option<IpAddr>) -> bool {
+        let is_it = |protocol| sniffed.is_some_and(|sniffed| sniffed.protocol == protocol);
+        let offered = sniffed.and_then(|sniffed| sniffed.hello.as_ref()).map_or(&[][..], |hello| &hello.alpn);
+        let is_offered = |alpn: &String| offered.iter().any(|offered| **offered == *alpn.as_bytes());
+        self.protocol.is_none_or(is_it)
+            && (self.alpn.is_empty() || self.alpn.iter().any(is_offered))
+            && self.source.as_ref().is_none_or(|list| source.is_some_and(|ip| list.allows(ip)))
+    }
+}
+
+/// `b.c` and `c` of `a.b.c`.
+fn behind_each_dot(name: &str) -> impl Iterator<Item = &str> {
+    name.match_indices('.').filter_map(|(at, _)| name.get(at + 1..))
+}
+
+/// The routes that no client can take, since earlier ones take all of theirs.
+pub fn covered(routes: &[Conditions]) -> Vec<Covered> {
+    let mut earlier: HashMap<Option<&NamePattern>, Vec<usize>> = HashMap::new();
+    let mut covered = Vec::new();
+    for (route, conditions) in routes.iter().enumerate() {
+        let covers = |index: &usize| routes.get(*index).is_some_and(|earlier| earlier.hold_with(conditions));
+        let by = |name| earlier.get(&name)?.iter().copied().find(covers);
+        if let Some(mut by) = conditions.names().map(by).collect::<Option<Vec<usize>>>() {
+            by.sort_unstable();
+            by.dedup();
+            covered.push(Covered { route, by });
+        }
+        conditions.names().for_each(|name| earlier.entry(name).or_default().push(route));
+    }
+    covered
+}
