@@ -131,6 +131,8 @@ fn an_ssl_request_is_answered_and_the_hello_behind_it_counts() {
     let hello_bytes = Craft::new().named(&[b"DB.example.com"]).alpn(&[b"postgresql"]).bytes();
     let sniffed = Sniffed { protocol: Protocol::Postgres, hello: Some(hello(Some("db.example.com"), &["postgresql"])) };
     assert!(sniffed.needs_ssl_request());
+    assert!(!Sniffed { hello: None, ..sniffed.clone() }.needs_ssl_request());
+    assert!(!Sniffed { protocol: Protocol::Tls, ..sniffed.clone() }.needs_ssl_request());
     for (requests, answers) in [(vec![SSL_REQUEST], "S"), (vec![GSS_REQUEST, SSL_REQUEST], "NS")] {
         let bytes = [&requests.concat()[..], &hello_bytes].concat();
         for segments in [&[8][..], &[1], &[8, 8, 3], &[4]] {

@@ -41,6 +41,23 @@ fn a_hello_of_64_kib_is_read_and_one_byte_more_is_refused() {
     assert_eq!((exact.len(), sniff(all(), &exact)), (HELLO_MAX, named));
 }
 
+/// One byte of the message is missing where a record ends, and the header before it needs five more.
+#[test]
+fn the_header_of_the_last_record_counts() {
+    for before_end in 1..10 {
+        let in_four_records = HELLO_MAX - before_end - 4 * 5;
+        let fragments = [1 << 14, 1 << 14, 1 << 14, in_four_records - 3 * (1 << 14)];
+        let bytes = records(&of_length(in_four_records + 1), &fragments);
+        assert_eq!(bytes.len(), HELLO_MAX - before_end + 6);
+        let fits = bytes.len() <= HELLO_MAX;
+        for segments in [&[bytes.len()][..], &[HELLO_MAX - before_end, 1], &[1]] {
+            let end = run(all(), &bytes, segments).end;
+            assert_eq!(end == Sniff::Failed(Failure::HelloTooLong), !fits, "{before_end}");
+            assert_eq!(matches!(end, Sniff::Found(_)), fits, "{before_end}");
+        }
+    }
+}
+
 #[test]
 fn a_hello_that_announces_too_much_is_refused_by_its_head() {
     let bytes = [&[22, 3, 1, 0x40, 0][..], &[1, 0, 0xff, 0xff]].concat();
