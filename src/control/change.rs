@@ -182,15 +182,18 @@ impl<C: DataPlane> ControlLoop<C> {
         let InFlight { leaving, force, reply, .. } = change;
         let mut now = Vec::new();
         let mut later: Vec<(Duration, Vec<BackendId>)> = Vec::new();
-        for Leaving { pool, slot, backend: id, on_remove } in leaving {
-            pool.withdraw(slot);
+        for Leaving { pool, slot, backend, successor, on_remove } in leaving {
+            if successor.is_none() {
+                pool.withdraw(slot);
+            }
+            let left = backend.leave_to(successor.as_ref());
             match on_remove {
-                _ if force => now.push(id),
+                _ if force => now.extend(left),
                 OnRemove::Keep => {}
-                OnRemove::Reset => now.push(id),
+                OnRemove::Reset => now.extend(left),
                 OnRemove::Drain(time) => match later.iter_mut().find(|(other, _)| *other == time) {
-                    Some((_, ids)) => ids.push(id),
-                    None => later.push((time, vec![id])),
+                    Some((_, ids)) => ids.extend(left),
+                    None => later.push((time, left)),
                 },
             }
         }

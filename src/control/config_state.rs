@@ -21,7 +21,7 @@ use crate::config::runtime::RuntimeChanges;
 use crate::discovery::SourceId;
 use crate::net::listen::{BoundFiles, Listening};
 use crate::pool::{
-    self, AdminState, BackendId, BoundAddressId, Listener, Member, Pool, Published, Resolved, Snapshot, SnapshotPlan,
+    self, AdminState, BoundAddressId, Listener, Member, Pool, Published, Resolved, Snapshot, SnapshotPlan,
     same_endpoints,
 };
 use crate::preflight;
@@ -71,7 +71,9 @@ pub struct Leaving {
     /// Its slot there.
     pub slot: usize,
     /// The backend.
-    pub backend: BackendId,
+    pub backend: Arc<pool::Backend>,
+    /// The backend that takes its place, with some of its addresses.
+    pub successor: Option<Arc<pool::Backend>>,
     /// How its connections end.
     pub on_remove: OnRemove,
 }
@@ -331,12 +333,13 @@ impl ConfigState {
             // The new settings of a pool decide; a pool that is gone uses its old ones.
             let next = next.pool(&pool.settings.name);
             let settings = next.map_or(&pool.settings, |next| &next.settings);
-            let at = |slot: usize| next.and_then(|next| next.member(slot)).map(|member| member.backend.id);
-            let gone = pool.members.iter().filter(|member| at(member.slot) != Some(member.backend.id));
+            let at = |slot: usize| next.and_then(|next| next.member(slot)).map(|member| &member.backend);
+            let gone = pool.members.iter().filter(|it| at(it.slot).is_none_or(|next| next.id != it.backend.id));
             leaving.extend(gone.map(|member| Leaving {
                 pool: pool.clone(),
                 slot: member.slot,
-                backend: member.backend.id,
+                backend: member.backend.clone(),
+                successor: at(member.slot).filter(|next| next.continues(&member.backend)).cloned(),
                 on_remove: settings.on_remove,
             }));
         }

@@ -4,6 +4,7 @@
 //! object outlives snapshots, so that counters and averages survive a change of configuration.
 
 use super::addresses::Addresses;
+use super::occupancy::Occupancy;
 use super::warm::WarmConnections;
 use crate::admission::LimitReport;
 use crate::base::bits::WORD;
@@ -54,8 +55,7 @@ pub struct Backend {
     agent: AtomicU64,
     /// Its health state is up, whatever an operator has decided. The prober writes it.
     healthy: AtomicBool,
-    block: Arc<LoadBlock>,
-    lane: usize,
+    pub(super) occupancy: Arc<Occupancy>,
 }
 
 /// The prober's findings about a backend, for the status and metrics.
@@ -91,9 +91,15 @@ impl fmt::Display for Transition {
 }
 
 impl Backend {
-    /// A backend whose load is in lane `slot % 64` of `block`. No other backend uses that lane during its lifetime.
+    /// A backend whose load is in lane `slot % 64` of `block`. No other backend uses that lane during its lifetime, except those
+    /// that take its place.
     pub fn new(id: BackendId, name: String, endpoints: Vec<Endpoint>, block: Arc<LoadBlock>, slot: usize) -> Backend {
-        let backend = Backend {
+        Backend::in_slot(id, name, endpoints, Arc::new(Occupancy::new(block, slot % WORD)))
+    }
+
+    /// A backend that uses a slot after others, or as its first one.
+    pub(super) fn in_slot(id: BackendId, name: String, endpoints: Vec<Endpoint>, occupancy: Arc<Occupancy>) -> Backend {
+        Backend {
             id,
             name,
             addresses: Addresses::new(endpoints),
@@ -106,12 +112,8 @@ impl Backend {
             came_up: AtomicU64::new(0),
             agent: AtomicU64::new(0),
             healthy: AtomicBool::new(true),
-            block,
-            lane: slot % WORD,
-        };
-        // The leases of the lane's last tenant are all gone.
-        backend.block.clear(backend.lane);
-        backend
+            occupancy,
+        }
     }
 
     /// From now on its counters and its leases count for the pool, too.
@@ -120,6 +122,26 @@ impl Backend {
         self.counters = Counters::counted_in(&pool.counters);
         self.of_pool = pool.active.clone();
         self
+    }
+
+    /// Does this backend use the slot of `other`, whose name has fewer addresses now?
+    pub fn continues(&self, other: &Backend) -> bool {
+        Arc::ptr_eq(&self.occupancy, &other.occupancy)
+    }
+
+    /// Control's: it has left its pool, and `successor` takes its place. The backends whose connections may end by that: it, and those
+    /// whose place it has taken.
+    pub fn leave_to(&self, successor: Option<&Arc<Backend>>) -> Vec<BackendId> {
+        self.occupancy.pass_on(successor)
+    }
+
+    /// It has left its pool, and the backend that has its place has its address of this number too.
+    pub fn stays_at(&self, number: usize) -> bool {
+        let successor = self.occupancy.current().filter(|current| current.id != self.id);
+        let at = self.addresses.get(number);
+        at.is_some_and(|at| {
+            successor.is_some_and(|current| current.addresses.iter().any(|it| it.endpoint == at.endpoint))
+        })
     }
 
     /// Its addresses, without their states.
@@ -192,33 +214,37 @@ impl Backend {
     }
 
     pub(super) fn load(&self) -> &AtomicU32 {
-        self.block.active(self.lane)
+        self.occupancy.block.active(self.occupancy.lane)
     }
 
     /// Smoothed connect + first-byte time in µs, unless nothing was measured of late.
     pub fn latency_us(&self, now: Tick) -> Option<u32> {
-        if let Latency::Known(average) = self.block.latency(self.lane, now) { Some(average) } else { None }
+        if let Latency::Known(average) = self.occupancy.block.latency(self.occupancy.lane, now) {
+            Some(average)
+        } else {
+            None
+        }
     }
 
     /// A client got its first byte after this long, connect included.
     pub fn answered(&self, sample: Duration, now: Tick) {
         self.counters.answered(sample);
-        self.block.answered(self.lane, sample, now);
+        self.occupancy.block.answered(self.occupancy.lane, sample, now);
     }
 
     /// The average that the process before had.
     pub fn remember_latency(&self, average: u32, now: Tick) {
-        self.block.answered(self.lane, Duration::from_micros(average.into()), now);
+        self.occupancy.block.answered(self.occupancy.lane, Duration::from_micros(average.into()), now);
     }
 
     /// The backend failed a client after this long, without a byte.
     pub fn unanswered(&self, waited: Duration, now: Tick) {
-        self.block.unanswered(self.lane, waited, now);
+        self.occupancy.block.unanswered(self.occupancy.lane, waited, now);
     }
 
     /// It failed a client so soon that it would look idle.
     pub fn failed_early(&self, now: Tick) {
-        self.block.failed(self.lane, now);
+        self.occupancy.block.failed(self.occupancy.lane, now);
     }
 
     /// A client could not be connected.
@@ -234,7 +260,7 @@ impl Backend {
 
     /// A client left without an answer, after waiting this long.
     pub fn abandoned(&self, waited: Duration, now: Tick) {
-        self.block.abandoned(self.lane, waited, now);
+        self.occupancy.block.abandoned(self.occupancy.lane, waited, now);
     }
 
     /// How many connections it has answered so far: sent a first byte.

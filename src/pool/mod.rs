@@ -14,6 +14,7 @@
 //! | `backend` | a backend, with its counters; outlives snapshots |
 //! | `backend_state` | the one state of a backend that operators see |
 //! | [`mod@addresses`] | the addresses of a backend, and which of them serve |
+//! | `occupancy` | a slot in use, by a backend and those that take its place |
 //! | `lease` | the right to use a backend, counted while it lives |
 //! | `standing` | which backends may be used |
 //! | `serving` | whether a pool has a usable backend, as it was last reported |
@@ -28,6 +29,7 @@ mod explain;
 mod lease;
 mod next;
 mod note;
+mod occupancy;
 mod pick;
 mod published;
 mod serving;

@@ -4,7 +4,8 @@
 //!
 //! A backend stays if its pool's name, its own name and its address are the same, and no resolved endpoint has left. It keeps its
 //! `Arc<Backend>`: counters, averages, health, open connections. A new weight, limit or tier changes none of these. Further
-//! endpoints join it at once, also for workers with an older snapshot.
+//! endpoints join it at once, also for workers with an older snapshot. Where some have left, its successor has its slot, and so
+//! counts its connections.
 //! An unchanged pool is the same `Arc<Pool>`, with its turn and tables. In a changed one the algorithm takes over the state of
 //! its predecessor that clients rely on, and a new backend is in slow start.
 //!
@@ -25,6 +26,7 @@
 //! A slot without a member is a hole: its weight is 0, so no algorithm sees it. The order of
 //! `members` is the operator's.
 
+use super::occupancy::Occupancy;
 use super::snapshot::{BoundAddress, Index, Listener, Member, Pool, Snapshot, agent_percent};
 use super::{Backend, BackendId, Standing};
 use crate::admission::ListenerAdmission;
@@ -146,14 +148,22 @@ impl<'a> Successor<'a> {
             let (kept, slot) = match survivor {
                 Some(member) => (member.backend.clone(), member.slot),
                 None => {
-                    let slot = free_slot(&tenants, &mut looked_at);
-                    let new = self.new_backend(backend, slot, &mut loads, unused_id);
+                    let old = known.get(backend.name.as_str()).and_then(|known| self.replaced(known, backend));
+                    let slot = old.map_or_else(|| free_slot(&tenants, &mut looked_at), |old| old.slot);
+                    let occupancy = match old {
+                        Some(old) => old.backend.occupancy.clone(),
+                        None => {
+                            loads.resize_with(loads.len().max(slot / WORD + 1), Arc::default);
+                            Arc::new(Occupancy::new(loads[slot / WORD].clone(), slot % WORD))
+                        }
+                    };
+                    let new = self.new_backend(backend, occupancy, unused_id);
                     if let Some(before) = before.filter(|_| self.settings.health.kind == HealthKind::Agent) {
                         // Until the prober has asked the agent at the new addresses.
                         new.set_agent(before.member.backend.agent());
                     }
                     tenants.resize_with(tenants.len().max(slot + 1), Weak::new);
-                    tenants[slot] = Arc::downgrade(&new);
+                    tenants[slot] = Arc::downgrade(&new.occupancy);
                     (new, slot)
                 }
             };
@@ -183,6 +193,13 @@ impl<'a> Successor<'a> {
             same.then_some(*member)
         };
         self.settings.backends.iter().map(survivor).collect()
+    }
+
+    /// The member whose slot a new backend gets: the same name leads to some of its endpoints still.
+    fn replaced(&self, before: &Known<'a>, backend: &model::Backend) -> Option<&'a Member> {
+        let now = self.endpoints(backend).filter(|_| before.settings.address == backend.address)?;
+        let stays = before.member.backend.addresses.iter().any(|at| now.contains(&at.endpoint));
+        stays.then_some(before.member)
     }
 
     /// Gives the survivors the endpoints that their names have in addition.
@@ -222,27 +239,21 @@ impl<'a> Successor<'a> {
         self.states.get(backend).copied().or(before).unwrap_or_default()
     }
 
-    fn new_backend(
-        &self,
-        backend: &model::Backend,
-        slot: usize,
-        loads: &mut Vec<Arc<LoadBlock>>,
-        unused_id: &mut u64,
-    ) -> Arc<Backend> {
-        loads.resize_with(loads.len().max(slot / WORD + 1), Arc::default);
+    fn new_backend(&self, backend: &model::Backend, occupancy: Arc<Occupancy>, unused_id: &mut u64) -> Arc<Backend> {
         let endpoints = self.endpoints(backend).cloned().unwrap_or_else(|| Vec::from_iter(backend.address.endpoint()));
         let id = BackendId(*unused_id);
         *unused_id += 1;
-        let new = Backend::new(id, backend.name.clone(), endpoints, loads[slot / WORD].clone(), slot);
-        let new = new.counted_in(&self.totals);
+        let new = Backend::in_slot(id, backend.name.clone(), endpoints, occupancy).counted_in(&self.totals);
         if self.old.is_some() {
             // The others have clients already; where the pool is new all have an equal start.
             new.starts_slowly(self.plan.now);
         }
-        Arc::new(new)
+        let new = Arc::new(new);
+        new.occupancy.enter(&new);
+        new
     }
 
-    fn assemble(&self, members: Vec<Member>, tenants: Vec<Weak<Backend>>, loads: Vec<Arc<LoadBlock>>) -> Arc<Pool> {
+    fn assemble(&self, members: Vec<Member>, tenants: Vec<Weak<Occupancy>>, loads: Vec<Arc<LoadBlock>>) -> Arc<Pool> {
         let slots = tenants.len();
         let (mut positions, mut limits) = (vec![None; slots], vec![0; slots]);
         let bits = |of: fn(&Pool) -> &AtomicBits| {
@@ -314,10 +325,10 @@ impl<'a> Successor<'a> {
         (0..slow_start::GROUPS).map(group).collect()
     }
 
-    /// Was this backend in the snapshot before?
+    /// Was this backend in the snapshot before, or one whose place it takes?
     fn is_known(&self, member: &Member) -> bool {
         let before = self.old.and_then(|old| old.member(member.slot));
-        before.is_some_and(|before| before.backend.id == member.backend.id)
+        before.is_some_and(|before| member.backend.continues(&before.backend))
     }
 
     fn settings_generation(&self) -> u64 {
@@ -339,8 +350,8 @@ impl<'a> Successor<'a> {
 
 /// The first slot from `from` on without a tenant, or one behind the end. Only control makes tenants, so an empty slot
 /// stays empty meanwhile.
-fn free_slot(tenants: &[Weak<Backend>], from: &mut usize) -> usize {
-    let free = |tenant: &Weak<Backend>| tenant.upgrade().is_none();
+fn free_slot(tenants: &[Weak<Occupancy>], from: &mut usize) -> usize {
+    let free = |tenant: &Weak<Occupancy>| tenant.upgrade().is_none();
     let slot = tenants.iter().skip(*from).position(free).map_or(tenants.len(), |found| *from + found);
     *from = slot + 1;
     slot

@@ -1,5 +1,6 @@
 //! The immutable picture of all pools that workers and prober use.
 
+use super::occupancy::Occupancy;
 use super::serving::Serving;
 use super::{Backend, Lease, Standing, Tried};
 use crate::admission::ListenerAdmission;
@@ -134,8 +135,8 @@ pub struct Pool {
     pub(super) settings_generation: u64,
     /// Per slot the position in `members`, if there is one in this snapshot.
     pub(super) positions: Vec<Option<u32>>,
-    /// Per slot its current or last backend; the slot is free once that backend is dropped.
-    pub(super) tenants: Vec<Weak<Backend>>,
+    /// Per slot the backends that use it; the slot is free once all of them are dropped.
+    pub(super) tenants: Vec<Weak<Occupancy>>,
     pub(super) loads: Vec<Arc<LoadBlock>>,
     pub(super) limits: Vec<u32>,
     /// Per group of choices the slots that take part in it; empty without a slow start. See [`slow_start`].

@@ -285,8 +285,10 @@ impl ProbeLoop {
         for key in known.into_values() {
             self.wheel.cancel(key.slot);
             let Some(watch) = self.watches.remove(key) else { continue };
+            let mut succeeded = false;
             if let Some(successor) = namesakes.get(&watch.names()).and_then(|key| self.watches.get_mut(*key)) {
                 successor.take_over(&watch, self.now);
+                succeeded = successor.backend().continues(watch.backend());
                 if successor.take_reweighted() {
                     (self.on_effect)(HealthEffect::Weights);
                 }
@@ -294,7 +296,9 @@ impl ProbeLoop {
             for open in &watch.probing {
                 self.open.remove(*open);
             }
-            watch.leave();
+            if !succeeded {
+                watch.leave();
+            }
         }
         // Control reports what the change of the configuration did.
         self.unsettled.clear();

@@ -185,7 +185,8 @@ impl Session {
         if dial.preamble.is_none() && warm.is_none() {
             self.announced = None;
         }
-        self.state = State::Relaying(Relay { warm, ..Relay::new(dial.lease, after, self.spent + after, now) });
+        let address = dial.address;
+        self.state = State::Relaying(Relay { warm, address, ..Relay::new(dial.lease, after, self.spent + after, now) });
         dial.preamble.map_or(Next::Enter, Next::Announce)
     }
 
@@ -276,9 +277,14 @@ impl Session {
         }
     }
 
-    /// The connections of these backends are reset. A client that is still being connected has lost no byte yet.
+    /// The connections of these backends are reset, unless their address has gone over to the backend that takes the place. A
+    /// client that is still being connected has lost no byte yet.
     pub(super) fn backends_reset(&mut self, backends: &HashSet<BackendId>, reason: CloseReason, now: Tick) -> Next {
-        if !self.backend().is_some_and(|backend| backends.contains(&backend.id)) {
+        let address = if let State::Relaying(relay) = &self.state { relay.address } else { None };
+        let ends = |backend: &Backend| {
+            backends.contains(&backend.id) && !address.is_some_and(|address| backend.stays_at(address))
+        };
+        if !self.backend().is_some_and(|backend| ends(backend)) {
             return Next::Wait;
         }
         if let State::Dialing(_) = self.state {

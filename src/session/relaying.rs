@@ -15,6 +15,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Relay {
     pub(super) lease: Lease,
+    /// The number of the backend's address; `None`: the process before has connected it.
+    pub(super) address: Option<usize>,
     /// How long the attempt took that succeeded.
     pub(super) attempt: Duration,
     /// The same, with all that failed before it.
@@ -66,6 +68,7 @@ impl Relay {
     pub(super) fn new(lease: Lease, attempt: Duration, connect: Duration, now: Tick) -> Relay {
         Relay {
             lease,
+            address: None,
             attempt,
             connect,
             up: DirectionState::NEW,

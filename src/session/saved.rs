@@ -272,6 +272,7 @@ impl Session {
             }
             (Stage::Relaying, Some(relay), Some(lease)) => State::Relaying(Relay {
                 lease,
+                address: None,
                 attempt: relay.attempt.min(LONGEST),
                 connect: relay.connect,
                 up: relay.up.restore(),

@@ -170,6 +170,41 @@ fn a_slot_is_reused_only_when_no_lease_can_count_there() {
 }
 
 #[test]
+fn a_limit_holds_for_a_backend_and_for_the_one_that_takes_its_place_when_an_address_has_left() {
+    let model = model_with(vec![model::Backend { max_connections: Some(2), ..backend("b1") }, backend("b2")]);
+    let at = |last: u8| Endpoint::Inet(([192, 0, 2, last], 80).into());
+    let next = |old: &Snapshot, at: Vec<Endpoint>| {
+        let resolved = Resolved::from([(("web".to_owned(), "b1".to_owned()), at)]);
+        next(Some(old), &SnapshotPlan { model: &model, resolved: &resolved, addresses: &[], states: &[], now: NOW })
+    };
+    let take = |at: &Snapshot| Lease::take(&member(at, "b1").backend, member(at, "b1").slot, 2);
+    let first = next(&first(&model), vec![at(1), at(2), at(3)]);
+    let slot = member(&first, "b1").slot;
+    first.pools[0].up.set(slot, false);
+    let one = take(&first).unwrap();
+    let second = next(&first, vec![at(2), at(3)]);
+    assert_ne!(member(&first, "b1").backend.id, member(&second, "b1").backend.id);
+    assert_eq!(member(&second, "b1").slot, slot);
+    assert!(!second.pools[0].up.get(slot), "it is down until the prober says more");
+    let two = take(&second).unwrap();
+    let third = next(&second, vec![at(3)]);
+    assert!(take(&third).is_none() && take(&first).is_none());
+    assert_eq!(member(&third, "b1").backend.active(), 2);
+    drop(one);
+    let three = take(&third).unwrap();
+    assert!(take(&third).is_none());
+    let elsewhere = next(&third, vec![at(4)]);
+    assert_ne!(member(&elsewhere, "b1").slot, slot, "other servers");
+    assert_eq!(member(&elsewhere, "b1").backend.active(), 0);
+    drop((first, second, third, two));
+    let added = model_of(&["b2", "b3", "b4"]);
+    let used = step(&elsewhere, &added);
+    drop(three);
+    assert!(used.pools[0].members.iter().all(|member| member.slot != slot), "a lease counts there");
+    assert_eq!(member(&step(&used, &model_of(&["b2", "b3", "b4", "b5"])), "b5").slot, slot);
+}
+
+#[test]
 fn a_backend_in_the_slot_of_one_that_was_tried_was_not_tried() {
     let old = first(&model_of(&["b1", "b2"]));
     let tried = [member(&old, "b1").tried(), member(&old, "b2").tried()];

@@ -15,7 +15,7 @@ use tcplb::base::{Endpoint, Tick};
 use tcplb::config::model::{self, Model, ProxyVersion};
 use tcplb::policy::health::ConnectFailure;
 use tcplb::policy::limit::Reason;
-use tcplb::pool::{self, Lease, Listener, PickError, Resolved, Snapshot};
+use tcplb::pool::{self, Lease, Listener, PickError, Resolved, Snapshot, SnapshotPlan};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
@@ -231,6 +231,33 @@ fn a_backend_whose_connections_are_reset_is_left_while_it_is_dialled_and_ends_a_
     let backends = &id(&session).into_iter().collect();
     assert_eq!(session.handle(Input::ResetBackends { backends, reason }, Tick(1)), Asked::End(Ending::Reset));
     assert_eq!(session.closed(), Some((CloseReason::Forced, 2)));
+}
+
+#[test]
+fn a_relay_ends_with_its_backend_only_if_its_address_has_left() {
+    let at = |host: u8| Endpoint::Inet(([10, 0, 0, host], 80).into());
+    let backends = vec![(vec![at(1), at(2)], None)];
+    let (first, model, mut resolved) = make_pool(&backends, 3);
+    let now = Tick(1);
+    let mut to = [Tick(0), Tick(0)].map(|now| dialing(&first.listeners[0], now));
+    to.iter_mut().for_each(|session| assert_eq!(session.handle(Input::Dialed(Ok(())), now), Asked::Relay));
+    let mut replace = |before: &Snapshot, with: Vec<Endpoint>| {
+        resolved.values_mut().for_each(|at| at.clone_from(&with));
+        let plan = SnapshotPlan { model: &model, resolved: &resolved, addresses: &[], states: &[], now };
+        let next = pool::next(Some(before), &plan);
+        let (old, new) = (&before.pools[0].members[0].backend, &next.pools[0].members[0].backend);
+        let ended = old.leave_to(Some(new).filter(|new| new.continues(old)));
+        (next, ended.into_iter().collect())
+    };
+    let reset = |session: &mut Machine, backends| {
+        session.handle(Input::ResetBackends { backends, reason: CloseReason::Forced }, now)
+    };
+    let (second, backends) = replace(&first, vec![at(2), at(3)]);
+    let [gone, stays] = &mut to;
+    assert_eq!((reset(gone, &backends), reset(stays, &backends)), (Asked::End(Ending::Reset), Asked::Wait));
+    assert_eq!(second.pools[0].members[0].backend.active(), 1, "the next backend counts the relay that stays");
+    let (_third, backends) = replace(&second, vec![at(3)]);
+    assert_eq!(reset(stays, &backends), Asked::End(Ending::Reset), "two backends later its address leaves");
 }
 
 #[test]
