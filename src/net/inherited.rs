@@ -9,7 +9,7 @@
 //! | predecessor | one per worker of it | this process: they are like those that it opened | [`own_lent`] |
 //!
 //! A predecessor lends its sockets: it serves there again if this process fails. So nothing of them changes before [`own_lent`]. Options
-//! are those of the socket, not of the descriptor, and both processes have the same socket.
+//! and the length of the accept queue are those of the socket, not of the descriptor, and both processes have the same socket.
 
 use super::socket_file::{self, FileId};
 use crate::base::Endpoint;
@@ -23,6 +23,10 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Whether the predecessor may serve again at sockets that it has given.
+static LENT: AtomicBool = AtomicBool::new(false);
 
 /// Bounded by the number of sockets that were given.
 static INHERITED: Mutex<Vec<Inherited>> = Mutex::new(Vec::new());
@@ -93,6 +97,7 @@ pub fn inherit(socket: Socket) -> io::Result<()> {
 
 /// Keeps a socket of the predecessor. Fails as [`inherit`] does.
 pub fn take_over(descriptor: OwnedFd, giver: Giver) -> io::Result<()> {
+    LENT.store(true, Ordering::Relaxed);
     keep(Socket::from(descriptor), giver)
 }
 
@@ -187,8 +192,14 @@ pub fn of_service_manager() -> io::Result<Vec<(Endpoint, OwnedFd)>> {
     inherited.iter().filter(of_manager()).map(copy).collect()
 }
 
+/// Whether sockets may be those of a predecessor that serves again if this process fails.
+pub(super) fn are_lent() -> bool {
+    LENT.load(Ordering::Relaxed)
+}
+
 /// The sockets of the predecessor and their files belong to this process from now on. Those that no listener has claimed close.
 pub fn own_lent() {
+    LENT.store(false, Ordering::Relaxed);
     socket_file::own_lent();
     let mut inherited = INHERITED.lock();
     for Inherited { endpoint, giver, .. } in inherited.extract_if(.., |one| !one.giver.is_manager()) {

@@ -292,8 +292,12 @@ impl Listening {
     }
 
     /// Keeps further clients out of an accept queue that is not empty: the kernel ignores a SYN to a full queue. An
-    /// empty queue still takes one. A failure leaves the length unchanged.
+    /// empty queue still takes one. A failure leaves the length unchanged, and so does a predecessor that may serve again: the
+    /// queue is its own too.
     pub fn stop_queueing(&self) {
+        if inherited::are_lent() {
+            return;
+        }
         if let Err(error) = net::listen(&self.fd, 0) {
             log::debug!("can't shorten the queue of a listening socket: {error}");
         }

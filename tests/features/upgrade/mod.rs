@@ -6,6 +6,7 @@ mod fails;
 mod keeps;
 mod lends;
 mod moves;
+mod outlives;
 mod pulls;
 
 use rustix::process::{Pid, Signal, kill_process_group};
