@@ -204,6 +204,7 @@ impl Running {
                 log::warn!("the process before has died during the hand-over, and this one goes on: {why}");
             }
             End::Failed(why) => {
+                listen::give_files_back();
                 match self.control.remote().hold() {
                     Ok(held) => held.handed_over(),
                     // A reload is under way, or a stop.

@@ -128,8 +128,9 @@ impl Bound {
             let of_admin = self.admin.iter().flat_map(|admin| admin.endpoints());
             let of_pulls = self.pulls.iter().map(Pulls::endpoint);
             let sockets = self.state.endpoints().chain(of_admin).chain(of_pulls);
-            let own: Vec<Endpoint> = sockets.filter(|socket| !listen::is_inherited(socket)).cloned().collect();
-            confinement.carry_out(&own, log.as_ref().and_then(|log| log.target.file())).map_err(StartError)?;
+            let sockets = sockets.filter(|socket| !listen::is_inherited(socket)).cloned();
+            let (own, lent): (Vec<Endpoint>, Vec<Endpoint>) = sockets.partition(listen::is_own_file);
+            confinement.carry_out(&own, &lent, log.as_ref().and_then(|log| log.target.file())).map_err(StartError)?;
         }
         logger::start().map_err(StartError::thread)?;
         let stops = listen().map_err(|error| StartError(format!("can't handle signals: {error}")))?;

@@ -9,7 +9,8 @@
 //! The steps, in this order:
 //!
 //! 1. Socket files get the user as their owner: otherwise the user could not use an admin socket (mode 0600). So does
-//!    the access log, which root opened and the user opens again.
+//!    the access log, which root opened and the user opens again. A file that a predecessor has lent keeps its owner: the
+//!    predecessor may serve there again, and after step 2 this process could not give it back.
 //! 2. The process changes to the user and its groups, with no way back: real, effective and saved ids.
 //! 3. Of the capabilities, CAP_NET_BIND_SERVICE stays if it was there, so that a reload may add a port below 1024. A
 //!    process that stays root keeps all of them, and logs a warning.
@@ -132,10 +133,11 @@ impl Confinement {
         self.account.is_some()
     }
 
-    /// Confines this thread and those that it starts, and logs what is in force. `sockets` are the endpoints that we
-    /// bound, `log` is the open access log if it is a file. After an error the process is half confined and must end.
-    pub fn carry_out(self, sockets: &[Endpoint], log: Option<BorrowedFd<'_>>) -> Result<(), String> {
-        let paths: Vec<&Path> = sockets.iter().filter_map(path).collect();
+    /// Confines this thread and those that it starts, and logs what is in force. `own` are the endpoints that we bound,
+    /// `lent` those of a predecessor, `log` is the open access log if it is a file. After an error the process is half
+    /// confined and must end.
+    pub fn carry_out(self, own: &[Endpoint], lent: &[Endpoint], log: Option<BorrowedFd<'_>>) -> Result<(), String> {
+        let paths: Vec<&Path> = own.iter().chain(lent).filter_map(path).collect();
         let read: Vec<&Path> = self.files.iter().map(|(_, file)| file.as_path()).collect();
         // Planned with the original user, so that the rules also cover directories that become accessible to the new
         // user later.
@@ -147,7 +149,7 @@ impl Confinement {
             false => None,
         };
         if let Some(account) = &self.account {
-            for path in &paths {
+            for path in own.iter().filter_map(path) {
                 let named = self.owned.iter().find(|(owned, ..)| owned == path);
                 let (owner, group) = named.map_or((false, false), |(_, owner, group)| (*owner, *group));
                 give(path, account, (!owner, !group))

@@ -27,7 +27,9 @@ use std::sync::OnceLock;
 pub use super::inherited::{
     Claimant, Giver, inherit, is_inherited, is_offered, of_service_manager, own_lent, take_over, unclaimed,
 };
-pub use super::socket_file::{BoundFiles, FileId, Permissions, disown_files, file_of, remove_files};
+pub use super::socket_file::{
+    BoundFiles, FileId, Permissions, disown_files, file_of, give_files_back, is_own_file, remove_files,
+};
 
 /// The accept queue's length; the kernel caps it at net.core.somaxconn (listen(2)).
 const BACKLOG: i32 = 65_535;

@@ -51,6 +51,12 @@ pub fn file_of(endpoint: &Endpoint) -> Option<FileId> {
     FILES.lock().get(&**path).map(|known| known.id)
 }
 
+/// Whether this process has the file to itself: it bound the socket, or has taken it over.
+pub fn is_own_file(endpoint: &Endpoint) -> bool {
+    let Endpoint::Unix(path) = endpoint else { return false };
+    FILES.lock().get(&**path).is_some_and(|known| known.lent.is_none())
+}
+
 /// Gives the file of a socket that the predecessor has lent these permissions. It is removed as an own one after [`own_lent`]. Another
 /// file in its place stays as it is.
 pub(super) fn borrow(path: &Path, id: FileId, permissions: &Permissions) -> io::Result<()> {
@@ -78,6 +84,12 @@ fn is_socket(path: &Path, id: FileId) -> bool {
 /// The predecessor's files belong to this process from now on, and so does their removal.
 pub(super) fn own_lent() {
     FILES.lock().values_mut().for_each(|known| known.lent = None);
+}
+
+/// The predecessor goes on. Its files get back the permissions that they had, and those that this process bound are removed.
+pub fn give_files_back() {
+    let paths: Vec<PathBuf> = FILES.lock().keys().cloned().collect();
+    paths.iter().for_each(|path| remove(path));
 }
 
 /// A successor has all files: the end of this process removes none.

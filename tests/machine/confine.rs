@@ -26,7 +26,7 @@ fn confined<T: Send + 'static>(config: &Path, socket: &Path, inside: impl FnOnce
     let (config, socket) = (config.to_owned(), Endpoint::Unix(socket.into()));
     let thread = std::thread::spawn(move || {
         Confinement::new(&model(Global::default()), Some(&config))
-            .and_then(|confinement| confinement.carry_out(&[socket], None))
+            .and_then(|confinement| confinement.carry_out(&[socket], &[], None))
             .expect("to be confined");
         inside()
     });
@@ -134,7 +134,7 @@ fn a_source_s_file_can_be_read_and_replaced_and_no_other_place() {
     let (ready, replaced) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
     let (here, there, at) = (ready.clone(), replaced.clone(), list.clone());
     let thread = std::thread::spawn(move || {
-        Confinement::new(&model, Some(&config)).unwrap().carry_out(&[], None).unwrap();
+        Confinement::new(&model, Some(&config)).unwrap().carry_out(&[], &[], None).unwrap();
         let first = fs::read_to_string(&at);
         here.wait();
         there.wait();
@@ -186,7 +186,7 @@ fn what_a_source_reads_without_a_key_can_be_read_after_it_was_replaced() {
     let (here, there) = (ready.clone(), replaced.clone());
     let (config, token, secret) = (etc.join("file"), account.join("token"), other.join("file"));
     let thread = std::thread::spawn(move || {
-        Confinement::new(&model, Some(&config)).unwrap().carry_out(&[], None).unwrap();
+        Confinement::new(&model, Some(&config)).unwrap().carry_out(&[], &[], None).unwrap();
         let first = fs::read_to_string(&token);
         here.wait();
         there.wait();
@@ -220,7 +220,9 @@ fn only_the_access_log_s_directory_can_be_written() {
         let inside = move || {
             let file = open(&to).expect("it can be opened before");
             let confinement = Confinement::new(&model(global), Some(&config));
-            confinement.and_then(|confinement| confinement.carry_out(&[], Some(file.as_fd()))).expect("to be confined");
+            confinement
+                .and_then(|confinement| confinement.carry_out(&[], &[], Some(file.as_fd())))
+                .expect("to be confined");
             writeln!(&file, "line").expect("what was open stays open");
             // As after a rename, and as after none.
             open(&to).expect("it can be opened again");
@@ -282,7 +284,7 @@ fn a_sandbox_that_is_off_denies_nothing() {
     let outcome = std::thread::spawn(move || {
         let global = Global { sandbox: Sandbox::Off, ..Global::default() };
         Confinement::new(&model(global), None)
-            .and_then(|confinement| confinement.carry_out(&[], None))
+            .and_then(|confinement| confinement.carry_out(&[], &[], None))
             .expect("nothing can fail");
         fs::write(&written, "text")
     });

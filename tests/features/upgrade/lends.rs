@@ -2,6 +2,7 @@
 //! state file. It stays as it is until the successor has taken over.
 
 use super::between::Act;
+use super::outlives::Waiting;
 use super::{Upgradable, echoes};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
@@ -126,6 +127,50 @@ fn a_successor_that_fails_gives_a_socket_file_its_permissions_back() {
     tcplb.upgrade();
     assert_eq!(mode(), 0o666);
     assert!(echoes(&Conn::to(&tcplb.at), "served"));
+}
+
+#[test]
+fn a_successor_that_fails_once_it_runs_gives_a_socket_file_its_permissions_back() {
+    if need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let place = Place::new();
+    let file = place.path("clients.sock");
+    let bind = |mode: &str| format!("bind = ['unix:{}']\nmode = '{mode}'", file.display());
+    let mode = || fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+    place.write("", &[("web", &bind("0600"), &echo)]);
+    let tcplb = place.start();
+    let new = place.path("new.sock");
+    let of_new = format!("bind = ['unix:{}']", new.display());
+    place.write("", &[("web", &bind("0666"), &echo), ("new", &of_new, &echo)]);
+    Waiting::start(&tcplb).cut(&tcplb);
+    eventually("the file has its old mode", || mode() == 0o600);
+    eventually("the file of its own listener is gone", || !new.exists());
+    assert!(echoes(&Conn::to(&tcplb.at), "served"));
+}
+
+#[test]
+fn a_successor_with_another_user_leaves_a_socket_file_to_its_owner() {
+    if !need_root() || need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let (user, group) = account("nobody").unwrap();
+    let place = Place::new();
+    fs::set_permissions(place.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let run = place.path("run");
+    fs::create_dir(&run).unwrap();
+    chown(&run, Some(user), Some(group)).unwrap();
+    let file = run.join("clients.sock");
+    let bind = format!("bind = ['unix:{}']\nmode = '0600'", file.display());
+    place.write("user = 'nobody'", &[("web", &bind, &echo)]);
+    let tcplb = place.start();
+    place.write("user = 'daemon'", &[("web", &bind, &echo)]);
+    tcplb.stand_between("Farewell", &Act::KillNew);
+    tcplb.upgrade_in_vain();
+    let found = fs::metadata(&file).unwrap();
+    assert_eq!((found.uid(), found.gid()), (user, group));
 }
 
 #[test]

@@ -9,14 +9,14 @@ use std::process::Command;
 use testkit::{Server, Tcplb, eventually, need, peers};
 
 /// An upgrade that waits at its last message but two. The new process has all connections.
-struct Waiting {
+pub(super) struct Waiting {
     new: Pid,
     /// Passes the messages on.
     between: Pid,
 }
 
 impl Waiting {
-    fn start(tcplb: &Upgradable) -> Waiting {
+    pub(super) fn start(tcplb: &Upgradable) -> Waiting {
         let fifo = tcplb.stand_between("Farewell", &Act::Wait);
         tcplb.process.signal(Signal::USR2);
         eventually("the message waits", || fs::metadata(format!("{fifo}.reached")).is_ok());
@@ -29,7 +29,7 @@ impl Waiting {
     }
 
     /// The channel closes, and both processes live.
-    fn cut(&self, tcplb: &Upgradable) {
+    pub(super) fn cut(&self, tcplb: &Upgradable) {
         kill_process(self.between, Signal::KILL).unwrap();
         tcplb.process.wait_for_line("ended before it could take over");
         eventually("the failure is counted", || tcplb.results() == (0, 1));
