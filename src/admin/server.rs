@@ -82,6 +82,7 @@ pub enum Peer {
 #[derive(Clone, Debug)]
 pub struct Door {
     closed: Arc<AtomicBool>,
+    stopping: Arc<AtomicBool>,
     waker: Arc<Waker>,
 }
 
@@ -159,7 +160,8 @@ impl Server {
         handler.set_waker(Box::new(move || drop(of_news.wake())));
         let stopping = Arc::new(AtomicBool::new(false));
         let heartbeat = Heartbeat::default();
-        let door = Door { closed: Arc::new(AtomicBool::new(false)), waker: waker.clone() };
+        let closed = Arc::new(AtomicBool::new(false));
+        let door = Door { closed, stopping: stopping.clone(), waker: waker.clone() };
         let accept = AcceptLoop {
             poll,
             registry,
@@ -201,6 +203,12 @@ impl Door {
     pub fn set(&self, open: bool) {
         self.closed.store(!open, Ordering::Release);
         // A failure to wake delays this until the next event.
+        drop(self.waker.wake());
+    }
+
+    /// Another process has the callers for good: the server ends, and closes its listeners. Answers under way are finished.
+    pub fn leave(&self) {
+        self.stopping.store(true, Ordering::Release);
         drop(self.waker.wake());
     }
 }

@@ -205,6 +205,8 @@ impl Running {
             }
             End::Failed(why) => {
                 listen::give_files_back();
+                self.pulls = None;
+                self.upgrades.0.leave_sockets();
                 match self.control.remote().hold() {
                     Ok(held) => held.handed_over(),
                     // A reload is under way, or a stop.
@@ -249,6 +251,7 @@ impl Running {
         drop(self.warm);
         drop(self.admin);
         drop(self.pulls);
+        self.upgrades.0.leave_sockets();
         if handed_over {
             return Ok(());
         }

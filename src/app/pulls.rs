@@ -21,10 +21,9 @@ use crate::handover::pull::{self, Puller};
 use crate::handover::{Letter, Post};
 use crate::net::listen::{self, BoundFiles, Listening};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io::{self, ErrorKind, PipeReader, PipeWriter};
+use std::io::{self, ErrorKind, PipeReader};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -39,12 +38,11 @@ const PAUSE: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 pub struct Pulls {
     /// The first field, since a file is removed before its socket closes.
     _files: BoundFiles,
-    listening: Arc<Listening>,
+    /// The thread has it once it runs.
+    listening: Option<Listening>,
     endpoint: Endpoint,
     /// The user of the start.
     started_by: u32,
-    /// Closed at the end of this.
-    stop: Option<PipeWriter>,
 }
 
 impl Pulls {
@@ -57,7 +55,7 @@ impl Pulls {
         let (mut files, endpoint) = (BoundFiles::default(), Endpoint::Unix(path.into()));
         files.add(&endpoint);
         let started_by = rustix::process::getuid().as_raw();
-        Ok(Pulls { _files: files, listening: Arc::new(listening), endpoint, started_by, stop: None })
+        Ok(Pulls { _files: files, listening: Some(listening), endpoint, started_by })
     }
 
     /// Where it listens.
@@ -66,17 +64,20 @@ impl Pulls {
     }
 
     /// A copy of the listening socket, for a successor.
-    pub fn lend(&self) -> io::Result<(SocketOf, OwnedFd)> {
-        Ok((SocketOf::own(&self.endpoint, None), self.listening.as_fd().try_clone_to_owned()?))
+    pub fn lend(&self) -> io::Result<Option<(SocketOf, OwnedFd)>> {
+        let copy = |listening: &Listening| listening.as_fd().try_clone_to_owned();
+        let copy = self.listening.as_ref().map(copy).transpose()?;
+        Ok(copy.map(|copy| (SocketOf::own(&self.endpoint, None), copy)))
     }
 
-    /// Starts the thread. Dropping this ends it, once it has no hand-over under way.
+    /// Starts the thread. [`Shared::leave_sockets`] ends it, once it has no hand-over under way.
     pub fn serve(&mut self, upgrades: Upgrades) -> io::Result<()> {
+        let Some(listening) = self.listening.take() else { return Ok(()) };
         let (stop, writer) = io::pipe()?;
-        let (listening, started_by) = (self.listening.clone(), self.started_by);
+        *upgrades.0.pulling.lock() = Some(writer);
+        let started_by = self.started_by;
         let serve = move || serve(&listening, &stop, started_by, &upgrades.0);
         thread::Builder::new().name("take-over".to_owned()).spawn(serve)?;
-        self.stop = Some(writer);
         Ok(())
     }
 }

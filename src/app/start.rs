@@ -240,14 +240,15 @@ impl Ready {
             lent.extend(admin.lend(model.global.admin.as_ref())?);
         }
         if let Some(pulls) = &pulls {
-            lent.push(pulls.lend()?);
+            lent.extend(pulls.lend()?);
         }
         let upgrades = Upgrades::new(upgrade::Shared {
             launcher: Mutex::new(launcher),
             remote: control.remote(),
             workers: data_plane.clone(),
             published: published.clone(),
-            lent,
+            lent: Mutex::new(lent),
+            pulling: Mutex::new(None),
             life: Life::new()?,
             handed_over: AtomicBool::new(false),
             door: Mutex::new(None),

@@ -28,7 +28,7 @@ use crate::worker::driver::transit::Record;
 use crate::worker::transit::{self, Departed, Detached};
 use parking_lot::Mutex;
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -91,8 +91,10 @@ pub struct Shared {
     pub workers: Workers,
     /// What is counted.
     pub published: Arc<Published>,
-    /// The listening sockets beside those of workers: of the admin API, and the one that `pulls` serves.
-    pub lent: Vec<(SocketOf, OwnedFd)>,
+    /// Copies of the listening sockets beside those of workers: of the admin API, and the one that `pulls` serves.
+    pub lent: Mutex<Vec<(SocketOf, OwnedFd)>>,
+    /// Closing it ends the thread of `pulls`.
+    pub pulling: Mutex<Option<PipeWriter>>,
     /// Shows the successor that this process has ended.
     pub life: Life,
     /// A successor has taken over.
@@ -119,6 +121,17 @@ impl Shared {
         if let Some(door) = &*self.door.lock() {
             door.set(open);
         }
+    }
+
+    /// Another process serves: closes what this one has of its sockets. Workers close theirs themselves. This process may go on
+    /// for long, until its last connection ends.
+    pub fn leave_sockets(&self) {
+        if let Some(door) = self.door.lock().take() {
+            door.leave();
+        }
+        drop(self.pulling.lock().take());
+        self.lent.lock().clear();
+        listen::leave_inherited();
     }
 
     /// Reports a hand-over that has failed.
@@ -266,6 +279,7 @@ impl Attempt<'_> {
         let (way, successor) = (self.successor.way(), &self.successor);
         log::info!("{way}: {successor} has taken over, with {connections}, in {seconds:.1} s");
         shared.handed_over.store(true, Ordering::SeqCst);
+        shared.leave_sockets();
         held.handed_over();
         Ok(moved)
     }
@@ -326,7 +340,7 @@ impl Attempt<'_> {
         for (endpoint, descriptor) in listen::of_service_manager()? {
             sockets.push((SocketOf::of_manager(&endpoint), descriptor));
         }
-        for (of, descriptor) in &self.shared.lent {
+        for (of, descriptor) in &*self.shared.lent.lock() {
             sockets.push((of.clone(), descriptor.try_clone()?));
         }
         Ok(sockets)

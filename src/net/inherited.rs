@@ -192,6 +192,11 @@ pub fn of_service_manager() -> io::Result<Vec<(Endpoint, OwnedFd)>> {
     inherited.iter().filter(of_manager()).map(copy).collect()
 }
 
+/// Closes the sockets that are kept here: another process serves there.
+pub fn leave_inherited() {
+    INHERITED.lock().clear();
+}
+
 /// Whether sockets may be those of a predecessor that serves again if this process fails.
 pub(super) fn are_lent() -> bool {
     LENT.load(Ordering::Relaxed)

@@ -25,7 +25,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 pub use super::inherited::{
-    Claimant, Giver, inherit, is_inherited, is_offered, of_service_manager, own_lent, take_over, unclaimed,
+    Claimant, Giver, inherit, is_inherited, is_offered, leave_inherited, of_service_manager, own_lent, take_over,
+    unclaimed,
 };
 pub use super::socket_file::{
     BoundFiles, FileId, Permissions, disown_files, file_of, give_files_back, is_own_file, remove_files,

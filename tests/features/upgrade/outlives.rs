@@ -3,6 +3,8 @@
 use super::Upgradable;
 use super::between::Act;
 use rustix::process::{Pid, Signal, kill_process};
+use std::collections::HashSet;
+use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -42,6 +44,23 @@ fn has_ended(pid: Pid) -> bool {
     state.map_or(true, |state| state.contains(") Z "))
 }
 
+/// How many listening sockets a process has.
+fn listening(pid: impl Display) -> usize {
+    let table = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
+    let columns = |name: &str, column: usize, value: &str, inode: usize| -> Vec<String> {
+        let table = table(name);
+        let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let listens = lines.filter(|line| line.get(column) == Some(&value));
+        listens.map(|line| format!("socket:[{}]", line[inode])).collect()
+    };
+    let tcp = ["tcp", "tcp6"].into_iter().flat_map(|name| columns(name, 3, "0A", 9));
+    let all: HashSet<String> = tcp.chain(columns("unix", 3, "00010000", 6)).collect();
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+    let open: HashSet<String> =
+        open.filter_map(|file| Some(fs::read_link(file.path()).ok()?.display().to_string())).collect();
+    open.intersection(&all).count()
+}
+
 /// The most clients that may wait to be accepted.
 fn queue_limit(tcplb: &Upgradable, ss: &Path) -> String {
     let filter = format!("sport = :{}", tcplb.at.port());
@@ -67,4 +86,53 @@ fn a_successor_that_drains_without_room_keeps_the_shared_accept_queue_as_long_as
     eventually("the new process has ended", || has_ended(waiting.new));
     assert_eq!(queue_limit(&tcplb, &ss), before);
     tcplb.connect().patient().assert_echoes("at the old process");
+}
+
+/// A process with a listener, an admin API and a socket of `take_over`.
+fn with_three_sockets(server: &Server, directory: &tempfile::TempDir) -> Upgradable {
+    let socket = directory.path().join("take-over.sock");
+    let asked = Tcplb::new().backend(server.at()).args(["-w", "1", "--take-over", socket.to_str().unwrap()]);
+    let tcplb = Upgradable::start(asked);
+    assert_eq!(listening(tcplb.process.pid()), 3, "of the start");
+    tcplb
+}
+
+#[test]
+fn a_predecessor_that_keeps_a_connection_closes_its_listening_sockets() {
+    if need("python3").is_none() {
+        return;
+    }
+    let (echo, directory) = (Server::start(peers::echo), tempfile::tempdir().unwrap());
+    let mut tcplb = with_three_sockets(&echo, &directory);
+    let client = tcplb.connect().patient();
+    client.assert_echoes("before");
+    tcplb.stand_between("Prepare", &Act::Lose);
+    let figures = tcplb.upgrade();
+    assert_eq!((&figures["connections"], &figures["left"]), (&0.into(), &1.into()), "{figures}");
+    eventually("the old process listens nowhere", || listening(tcplb.process.pid()) == 0);
+    client.assert_echoes("at the old process");
+    assert_eq!(tcplb.results(), (1, 0), "the new process has the admin API");
+    assert!(tcplb.process.exited().is_none());
+    drop(client);
+    eventually("the old process ends", || tcplb.process.exited().is_some());
+}
+
+#[test]
+fn a_successor_that_has_failed_closes_its_listening_sockets_and_keeps_its_connections() {
+    if need("python3").is_none() {
+        return;
+    }
+    let (echo, directory) = (Server::start(peers::echo), tempfile::tempdir().unwrap());
+    let tcplb = with_three_sockets(&echo, &directory);
+    let client = tcplb.connect().patient();
+    client.assert_echoes("before");
+    let waiting = Waiting::start(&tcplb);
+    waiting.cut(&tcplb);
+    eventually("the new process listens nowhere", || listening(waiting.new.as_raw_nonzero()) == 0);
+    client.assert_echoes("at the new process");
+    assert_eq!(listening(tcplb.process.pid()), 3);
+    tcplb.connect().patient().assert_echoes("at the old process");
+    drop(client);
+    eventually("the new process has ended", || has_ended(waiting.new));
+    assert!(directory.path().join("take-over.sock").exists());
 }
