@@ -69,6 +69,8 @@ pub struct Running {
     inheritance: Option<Inheritance>,
     /// What the service manager has passed, until it is taken over.
     kept: Kept,
+    /// The configuration is from a file.
+    has_file: bool,
 }
 
 /// The processes before and after this one.
@@ -196,7 +198,7 @@ impl Running {
         match inheritance.finish(&self.published, &self.data_plane) {
             End::Done { reload } => {
                 log::info!("has taken over: the process before ends");
-                if reload {
+                if reload && self.has_file {
                     self.control.remote().reload_soon();
                 }
             }

@@ -163,7 +163,7 @@ impl Ready {
         let Ready { first, admin, mut pulls, descriptors, inheritance, log, lookups } = self;
         let FirstState { config_state, opened, files } = first;
         let (model, snapshot) = (config_state.running().clone(), config_state.snapshot().clone());
-        let share = config_state.share();
+        let (share, has_file) = (config_state.share(), loader.is_some());
         let connection_limit = ConnectionLimit::new(share.connections);
         log::info!(
             "serves at most {} clients at once: of {descriptors} open files allowed, {} are reserved for other uses",
@@ -295,6 +295,7 @@ impl Ready {
             data_plane,
             inheritance,
             kept,
+            has_file,
         })
     }
 }

@@ -185,7 +185,8 @@ impl Inheritance {
                     memory.add_since(&self.memory, published);
                     predecessor.send(&Word::Done)?;
                 }
-                Word::Released { reload } => return Ok(reload),
+                // A puller may have waited for its turn since it has read the file.
+                Word::Released { reload } => return Ok(reload || self.predecessor.0.pulled),
                 Word::Refused { why } => {
                     // They go on there.
                     waiting.clear();

@@ -12,6 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tcplb::handover::pull;
 use testkit::{
     Admin, At, ConfigFile, Conn, ManualServer, Process, Server, Tcplb, account, eventually, need, need_root, peers, run,
 };
@@ -346,6 +347,38 @@ fn take_over_is_where_a_process_with_the_flag_takes_over() {
         }
         client.assert_echoes("after");
     }
+}
+
+/// How many processes have connected to this socket, and how many of them are accepted.
+fn connected(socket: &Path) -> (usize, usize) {
+    let table = fs::read_to_string("/proc/net/unix").unwrap();
+    let lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let of_socket = lines.filter(|line| line.get(7).is_some_and(|path| Path::new(path) == socket));
+    // The listening one is among them. The kernel gives a socket its inode once it is accepted.
+    let inodes: Vec<bool> = of_socket.map(|line| line[6] != "0").collect();
+    (inodes.len() - 1, inodes.iter().filter(|is_accepted| **is_accepted).count() - 1)
+}
+
+#[test]
+fn a_process_that_waits_for_its_turn_to_take_over_gets_the_newest_file() {
+    let (one, two) = (Server::start(peers::named("one")), Server::start(peers::named("two")));
+    let file = ConfigFile::over([one.at()]);
+    let socket = file.path("take-over.sock");
+    let text = file.text();
+    let path = file.write();
+    let asked = || Tcplb::from_file(&path).args(["--take-over", socket.to_str().unwrap()]);
+    let first = asked().start();
+    // It is accepted, and says nothing.
+    let silent = pull::connect(&socket).unwrap().unwrap();
+    eventually("it has its turn", || connected(&socket) == (1, 1));
+    let second = Process::spawn(&mut asked().command());
+    eventually("the next one has read its file, and waits", || connected(&socket) == (2, 1));
+    file.rewrite(&text.replace(&one.at().to_string(), &two.at().to_string()));
+    first.signal(Signal::HUP);
+    eventually("the first process has the new file", || first.connect().hear_line() == "two");
+    drop(silent);
+    second.wait_for_line(TAKEN);
+    eventually("the second process has the new file", || first.connect().hear_line() == "two");
 }
 
 #[test]
