@@ -5,6 +5,7 @@
 //! |---|---|---|
 //! | draining | bytes move | connections go on, as in any drain |
 //! | draining | no byte has moved for [`QUIET`], or `shutdown_timeout` is over | storing, once |
+//! | draining | the check at the start has failed | the same as if the manager kept no queue |
 //! | storing | the manager keeps no queue | no connection is touched: all drain until `shutdown_timeout` |
 //! | storing | a worker has connections | it gives a batch; the batch stands still |
 //! | storing | the batch is in the queue | its descriptors close here, without a FIN or a reset, and its connections count as kept |
@@ -35,10 +36,12 @@ use crate::systemd::store::Store;
 use crate::worker::driver::transit::Record;
 use crate::worker::transit::{self, Departed};
 use rustix::fs::{MemfdFlags, memfd_create};
+use rustix::net::sockopt::set_socket_send_buffer_size;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,8 +58,11 @@ pub const QUIET: Duration = Duration::from_secs(1);
 /// How long all of it may take.
 const TIME: Duration = Duration::from_secs(5);
 
-/// How long a manager has to close a queue that it does not keep: at the start, and at the end.
-const GRACES: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(50)];
+/// How long a manager has to close a queue that it does not keep. Connections in such a queue would be lost.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The bytes that a queue may hold, so that few are needed: each costs [`GRACE`]. The kernel caps it at net.core.wmem_max, and doubles it.
+const QUEUE: usize = 1 << 20;
 
 /// Connections of a batch. Each has up to six descriptors.
 const BATCH: usize = (channel::DESCRIPTORS_MAX - 1) / 6;
@@ -83,6 +89,8 @@ pub(super) struct Batch {
 pub struct Keep {
     /// Connections that are there.
     kept: AtomicUsize,
+    /// Why the check at the start has failed.
+    failure: OnceLock<String>,
 }
 
 impl Keep {
@@ -92,20 +100,25 @@ impl Keep {
     }
 
     /// Whether connections can be kept at the end; fails with the reason. `is_main`: the manager takes messages of this process.
+    /// Then none are.
     pub fn check(&self, is_main: bool) -> Result<(), String> {
-        let store = Store::connect()?;
-        if is_main {
-            let until = Instant::now() + TIME;
-            open_queue(&store, CHECK, GRACES[0], until)?;
-            store.remove(CHECK, until).map_err(|error| error.to_string())?;
-        }
-        Ok(())
+        let check = || {
+            let store = Store::connect()?;
+            if is_main {
+                let until = Instant::now() + TIME;
+                open_queue(&store, CHECK, until)?;
+                store.remove(CHECK, until).map_err(|error| error.to_string())?;
+            }
+            Ok(())
+        };
+        check().inspect_err(|why: &String| drop(self.failure.set(why.clone())))
     }
 
     /// Stores the connections of all workers, as far as possible. The log reports what stays.
     pub fn store_all(&self, workers: &Workers) {
         let until = Instant::now() + TIME;
-        if let Err(why) = self.empty_workers(workers, until) {
+        let outcome = self.failure.get().map_or_else(|| self.empty_workers(workers, until), |why| Err(why.clone()));
+        if let Err(why) = outcome {
             let kept = counted(self.count(), "connection");
             log::warn!("{kept} kept for the next start; the others can't be: {why}");
         }
@@ -114,7 +127,7 @@ impl Keep {
     fn empty_workers(&self, workers: &Workers, until: Instant) -> Result<(), String> {
         let peers = workers.peers();
         let store = Store::connect()?;
-        let mut queue = open_queue(&store, NAME, GRACES[1], until)?;
+        let mut queue = open_queue(&store, NAME, until)?;
         loop {
             let mut left = 0;
             for worker in 0..peers.len() {
@@ -130,7 +143,7 @@ impl Keep {
                     let file = write(&departed, workers.next_sequence()).map_err(|error| format!("memfd: {error}"))?;
                     let sent = match send(&departed, &file, &queue) {
                         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                            queue = open_queue(&store, NAME, GRACES[1], until)?;
+                            queue = open_queue(&store, NAME, until)?;
                             send(&departed, &file, &queue)
                         }
                         outcome => outcome,
@@ -151,9 +164,10 @@ impl Keep {
 }
 
 /// Has the manager keep one end of a new queue; the other one.
-fn open_queue(store: &Store, name: &str, grace: Duration, until: Instant) -> Result<Channel, String> {
+fn open_queue(store: &Store, name: &str, until: Instant) -> Result<Channel, String> {
     let (ours, theirs) = Channel::pair().map_err(|error| format!("can't make a socket pair: {error}"))?;
-    match store.put(name, theirs.into_fd(), &ours, grace, until) {
+    set_socket_send_buffer_size(&ours, QUEUE).map_err(|error| format!("can't size a socket pair: {error}"))?;
+    match store.put(name, theirs.into_fd(), &ours, GRACE, until) {
         Ok(true) => Ok(ours),
         Ok(false) => Err("the service manager keeps no descriptor: its unit needs FileDescriptorStoreMax=".to_owned()),
         Err(error) => Err(error.to_string()),

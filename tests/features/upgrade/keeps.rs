@@ -246,6 +246,25 @@ fn a_manager_that_keeps_nothing_is_reported_at_the_start_and_connections_drain()
     assert_eq!(client.ending(), Ending::Fin);
     assert!(service.process.wait_exit().success());
     service.process.wait_for_line("stopped: 1 connection finished, 0 reset");
+    assert!(!service.manager.has_read("FDNAME=tcplb-kept"), "the check at the start has shown it");
+}
+
+#[test]
+fn a_manager_that_closes_a_queue_a_moment_after_it_has_refused_it_costs_no_connection() {
+    let Some(manager) = Manager::new() else { return };
+    let echo = Server::start(peers::echo);
+    let mut service = Service::start(manager, configured(&["shutdown_timeout = '60s'"], [echo.at()]));
+    service.manager.wait_for("FDSTOREREMOVE=1\nFDNAME=tcplb-check");
+    service.manager.limit(0);
+    let client = Conn::to(&service.at);
+    client.assert_echoes("before");
+    service.process.signal(Signal::TERM);
+    service.process.wait_for_line("others can't be: the service manager keeps no descriptor");
+    client.assert_echoes("while it drains");
+    client.finish();
+    assert_eq!(client.ending(), Ending::Fin);
+    assert!(service.process.wait_exit().success());
+    service.process.wait_for_line("stopped: 1 connection finished, 0 reset");
 }
 
 #[test]

@@ -43,9 +43,14 @@ pub struct Manager {
     directory: TempDir,
 }
 
+/// How long after a barrier it closes what it does not keep, as systemd 254 and later do.
+const LATER: Duration = Duration::from_millis(100);
+
 struct State {
     /// The store: the newest first.
     stored: Vec<(String, OwnedFd)>,
+    /// What it does not keep, until it closes it.
+    refused: Vec<(Instant, OwnedFd)>,
     /// The most that it takes.
     limit: usize,
     /// All messages.
@@ -60,8 +65,9 @@ impl Manager {
         need("python3")?;
         let directory = tempfile::tempdir().unwrap();
         let socket = UnixDatagram::bind(directory.path().join("notify")).unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-        let state = State { stored: Vec::new(), limit: 10_000, messages: Vec::new(), reads: true, over: false };
+        socket.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        let (stored, refused, messages) = (Vec::new(), Vec::new(), Vec::new());
+        let state = State { stored, refused, limit: 10_000, messages, reads: true, over: false };
         let state = Arc::new(Mutex::new(state));
         let of_reader = state.clone();
         let reader = thread::spawn(move || read(&socket, &of_reader));
@@ -126,10 +132,15 @@ impl Manager {
         }
     }
 
+    /// Whether it has read a message with this in it.
+    pub fn has_read(&self, text: &str) -> bool {
+        self.state.lock().messages.iter().any(|message| message.contains(text))
+    }
+
     /// Waits for a message with this in it.
     #[track_caller]
     pub fn wait_for(&self, text: &str) {
-        eventually(text, || self.state.lock().messages.iter().any(|message| message.contains(text)));
+        eventually(text, || self.has_read(text));
     }
 }
 
@@ -142,7 +153,11 @@ impl Drop for Manager {
 
 fn read(socket: &UnixDatagram, state: &Mutex<State>) {
     loop {
-        let State { reads, over, .. } = *state.lock();
+        let (reads, over) = {
+            let mut state = state.lock();
+            state.refused.retain(|(since, _)| since.elapsed() < LATER);
+            (state.reads, state.over)
+        };
         if over {
             return;
         }
@@ -179,6 +194,8 @@ impl State {
             for descriptor in descriptors {
                 if self.stored.len() < self.limit {
                     self.stored.insert(0, (name.to_owned(), descriptor));
+                } else {
+                    self.refused.push((Instant::now(), descriptor));
                 }
             }
         } else if value("FDSTOREREMOVE") == Some("1") {
