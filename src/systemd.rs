@@ -8,6 +8,7 @@ pub mod store;
 
 use crate::net::listen;
 use parking_lot::Mutex;
+use rustix::net::sockopt::socket_acceptconn;
 use rustix::net::{AddressFamily, SocketType};
 use sd_notify::NotifyState;
 use socket2::Socket;
@@ -109,8 +110,12 @@ pub fn take_sockets() -> Result<Vec<OwnedFd>, String> {
     let mut handed = listenfd::ListenFd::from_env();
     let mut stored = Vec::new();
     for index in 0..handed.len() {
-        let wrong = |error| format!("can't use the socket number {index} of LISTEN_FDS: {error}");
+        let wrong = |error: io::Error| format!("can't use the socket number {index} of LISTEN_FDS: {error}");
         if let Ok(end) = handed.take_custom::<OwnedFd>(index, unix, pair, "end of a socket pair") {
+            if end.as_ref().map_or(Ok(false), socket_acceptconn).map_err(|error| wrong(error.into()))? {
+                let why = "it listens for SOCK_SEQPACKET: expected a listening stream socket (ListenStream=)";
+                return Err(wrong(io::Error::other(why)));
+            }
             stored.extend(end);
             continue;
         }

@@ -8,7 +8,8 @@
 //! | a process of root, of this process's user, or of the user of its start | a hand-over like that of an upgrade ([`super::upgrade`]) |
 //! | a process of another user | it is refused, and the log warns |
 //! | a process that leaves without a word, like a start that looks whether the address is taken | nothing |
-//! | a process that sends nothing | it is refused after [`HELLO`] |
+//! | a process that sends nothing | it is refused after [`HELLO`]; others wait for their turn, and an upgrade does not |
+//! | a process whose message comes after an upgrade has begun | it waits, and is refused if the upgrade succeeds |
 //!
 //! A successor that takes over serves the socket once it has everything. This process then ends, also as process 1 of a container.
 
@@ -98,7 +99,9 @@ fn serve(listening: &Listening, stop: &PipeReader, started_by: u32, shared: &Sha
         if shared.handed_over.load(Ordering::SeqCst) {
             return;
         }
-        match pull::accept(listening) {
+        let accepted = pull::accept(listening);
+        drop(turn);
+        match accepted {
             Ok(puller) => take(puller, started_by, shared),
             // The puller has left, or the other process that has this socket was quicker.
             Err(error)
@@ -108,7 +111,6 @@ fn serve(listening: &Listening, stop: &PipeReader, started_by: u32, shared: &Sha
                 ) => {}
             Err(error) => {
                 log::warn!("take-over: can't accept a process that asks for it: {error}");
-                drop(turn);
                 let _ = poll(&mut [PollFd::new(stop, PollFlags::IN)], Some(&PAUSE));
             }
         }
@@ -120,17 +122,20 @@ fn take(puller: Puller, started_by: u32, shared: &Shared) {
     let (begun, Puller { channel, pid, uid }) = (Instant::now(), puller);
     let (post, successor) = (Post::new(channel), Successor::Puller { pid });
     let name = successor.to_string();
+    // The process may have left.
+    let refuse = |why: String| drop(post.send(&Word::Refused { why }, &[], Instant::now()));
     if ![0, rustix::process::geteuid().as_raw(), started_by].contains(&uid) {
         log::warn!("take-over refused: {name} runs as user {uid}: expected root, or the user of this process");
-        let why = format!("user {uid} may not take over: expected root, or the user of the running process");
-        // The process may have left.
-        let _ = post.send(&Word::Refused { why }, &[], begun);
-        return;
+        return refuse(format!("user {uid} may not take over: expected root, or the user of the running process"));
     }
     let outcome = match post.receive::<Word>(begun + HELLO) {
         Ok(None) => return,
         Ok(Some(Letter { message, .. })) => {
             log::info!("take-over: {name} asks for it");
+            let _turn = shared.launcher.lock();
+            if shared.handed_over.load(Ordering::SeqCst) {
+                return refuse("another process has taken over meanwhile: try again".to_owned());
+            }
             hand_over(shared, begun, post, successor, Some(message)).map(drop)
         }
         Err(error) if error.kind() == ErrorKind::TimedOut => Err(format!("{name} sent nothing within {HELLO:?}")),

@@ -217,10 +217,9 @@ impl Ready {
             keeper: registry,
             prober: prober.mailbox(),
             totals: published.workers().clone(),
-            first_sequence: match &inheritance {
-                Some(inheritance) => inheritance.memory.first_sequence,
-                None => kept.next_sequence,
-            },
+            first_sequence: (inheritance.as_ref())
+                .map_or(0, |inheritance| inheritance.memory.first_sequence)
+                .max(kept.next_sequence),
             log: log_handle,
         };
         let WorkerThreads { threads: workers, ended } = workers::spawn(prepared, opened, &context)?;

@@ -4,11 +4,12 @@ use crate::admin::support::{PATIENCE, Process, tcplb};
 use rustix::process::Signal;
 use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream};
 use std::process::Command;
 use std::time::Instant;
+use tcplb::net::listen::bind_for_messages;
 use testkit::{ConfigFile, Tcplb, refusing};
 
 /// The next message that has this line.
@@ -155,6 +156,18 @@ fn an_inherited_unix_socket_is_taken_over_and_a_surplus_one_is_logged() {
     let connected = TcpStream::connect(&backend).unwrap();
     let mut process = activated(connected.into(), &["-l", "127.0.0.1:0", "-b", &backend, "--health", "off"]);
     process.after("can't use the socket number 0 of LISTEN_FDS: it does not listen");
+    assert_eq!(process.end().0.code(), Some(1));
+}
+
+#[test]
+fn an_inherited_socket_that_listens_for_messages_is_refused_and_is_no_kept_connection() {
+    let directory = tempfile::tempdir().unwrap();
+    let listening = bind_for_messages(&directory.path().join("messages.sock")).unwrap();
+    let copy = listening.as_fd().try_clone_to_owned().unwrap();
+    let mut process = activated(copy, &["-l", "127.0.0.1:0", "-b", "127.0.0.1:1"]);
+    process.after(
+        "can't use the socket number 0 of LISTEN_FDS: it listens for SOCK_SEQPACKET: expected a listening stream",
+    );
     assert_eq!(process.end().0.code(), Some(1));
 }
 

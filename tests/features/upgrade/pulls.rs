@@ -382,6 +382,20 @@ fn a_process_that_waits_for_its_turn_to_take_over_gets_the_newest_file() {
 }
 
 #[test]
+fn a_silent_process_at_the_socket_holds_up_no_upgrade() {
+    let echo = Server::start(peers::echo);
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("take-over.sock");
+    let process = Group::start(&asked(Tcplb::new().backend(echo.at()), &socket), &directory.path().join("first"));
+    process.wait_for_line("admin on ");
+    let silent = pull::connect(&socket).unwrap().unwrap();
+    eventually("it is accepted", || connected(&socket) == (1, 1));
+    let upgraded = Admin::of(&process).call("POST", "/v1/upgrade", "");
+    assert_eq!(upgraded.status, 200, "{upgraded:?}; {}", process.output());
+    drop(silent);
+}
+
+#[test]
 fn processes_of_different_pid_namespaces_hand_over() {
     let apart = ["unshare", "--pid", "--fork", "--kill-child"];
     if !need_root() || need("unshare").is_none() {
