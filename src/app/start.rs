@@ -91,9 +91,11 @@ impl Bound {
     /// Binds the model's listeners and its admin API, or takes their sockets over from `predecessor`.
     pub fn bind(model: Model, predecessor: Option<Link>) -> Result<Bound, StartError> {
         let descriptors = raise_descriptor_limit();
+        refuse_activation(&model)?;
         // What another start could not read must not be lost.
         let inheritance = predecessor.map(|link| Predecessor::new(link).ask(descriptors));
         let inheritance = inheritance.transpose().map_err(StartError)?;
+        refuse_activation(&model)?;
         let restored = match (&inheritance, &model.global.state_file) {
             // The predecessor knows more than the file.
             (Some(inheritance), _) => inheritance.changes.clone(),
@@ -297,6 +299,16 @@ impl Ready {
             has_file,
         })
     }
+}
+
+/// Fails if `take_over` is set and the service manager has opened a socket, also for the predecessor. A puller is no process of
+/// this service. So the manager would start the service again for the next client of that socket, and both would serve there.
+fn refuse_activation(model: &Model) -> Result<(), StartError> {
+    let (Some(_), Some(at)) = (&model.global.take_over, listen::unclaimed().into_iter().next()) else { return Ok(()) };
+    Err(StartError(format!(
+        "take_over and --take-over can't be used with sockets of the service manager (LISTEN_FDS: {at}): once another process has \
+         taken over, the manager starts this service again for the next client; leave out one of the two"
+    )))
 }
 
 fn bind_admin(model: &Model) -> Result<Option<BoundAdmin>, StartError> {

@@ -160,6 +160,20 @@ fn an_inherited_unix_socket_is_taken_over_and_a_surplus_one_is_logged() {
 }
 
 #[test]
+fn an_inherited_socket_and_take_over_are_refused_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("take-over.sock");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    let flags = ["-l", &at, "-b", "127.0.0.1:1", "--take-over", path.to_str().unwrap()];
+    let mut process = activated(listener.into(), &flags);
+    process
+        .after(&format!("can't be used with sockets of the service manager (LISTEN_FDS: {at}): once another process"));
+    assert_eq!(process.end().0.code(), Some(1));
+    assert!(!path.exists());
+}
+
+#[test]
 fn an_inherited_socket_that_listens_for_messages_is_refused_and_is_no_kept_connection() {
     let directory = tempfile::tempdir().unwrap();
     let listening = bind_for_messages(&directory.path().join("messages.sock")).unwrap();
