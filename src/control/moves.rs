@@ -78,7 +78,7 @@ impl<C: DataPlane> ControlLoop<C> {
                 Err(why) => drop(refused.insert(name, Some(why))),
             }
         }
-        self.renewals.refuse(refused);
+        self.renewals.refuse(refused, begun);
         let config_state = &mut self.parts.config_state;
         let mut changes = Changes::default();
         config_state.note_moved(&config_state.running, &moved, &mut changes);

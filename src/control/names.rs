@@ -90,7 +90,7 @@ impl<C: DataPlane> ControlLoop<C> {
 
     fn record(&mut self, name: &str, outcome: &Outcome) {
         // An answer may have a part of the addresses in use only.
-        let outcome = &outcome.clone().map(|list| self.renewals.heard(name, list));
+        let outcome = &outcome.clone().map(|list| self.renewals.heard(name, list, Instant::now()));
         self.adds.iter_mut().for_each(|add| add.question.record(name, outcome));
         self.reload.iter_mut().for_each(|reload| reload.record(name, outcome));
         if !self.retries.contains_key(name) || self.draining {

@@ -1,5 +1,6 @@
 //! What a source hands over: sets of backends, without what it does not understand.
 
+use super::known::Known;
 use super::{BACKENDS_MAX, entry};
 use crate::base::text::counted;
 use crate::base::{Address, AdminState};
@@ -146,6 +147,8 @@ pub struct Feed {
     kept: BTreeSet<String>,
     /// Why they stay, as it was logged; `None`: none do.
     why_kept: Option<&'static str>,
+    /// The keys in use by answers that may be parts; `None`: there was no such answer.
+    known: Option<Known<String>>,
     outage: Outage,
     standing: Arc<Mutex<Standing>>,
     hand_over: Box<dyn HandOver>,
@@ -187,6 +190,7 @@ impl Feed {
             misunderstood: BTreeMap::new(),
             kept: BTreeSet::new(),
             why_kept: None,
+            known: None,
             outage: Outage { logged, ..Outage::default() },
             standing,
             hand_over,
@@ -308,6 +312,19 @@ impl Feed {
     /// Disconnects when the source is removed: for sources that wait for several things.
     pub fn stopped(&self) -> &Receiver<()> {
         &self.stopped
+    }
+
+    /// The source has answered with these keys, which may be a part of what it has. Those of the set that stay beside them, by the
+    /// answers so far: see [`known`](super::known).
+    pub fn stay_beside(&mut self, answer: &BTreeSet<String>) -> BTreeSet<String> {
+        if self.set.is_empty() {
+            self.known = None;
+        }
+        let now = Instant::now();
+        let known = self.known.get_or_insert_with(|| Known::in_use_are(self.set.keys().cloned(), now));
+        known.answered(answer, now);
+        let is_beside = |key: &String| self.set.contains_key(key) && !answer.contains(key);
+        known.in_use().into_iter().filter(is_beside).collect()
     }
 
     /// The backends as they were last handed over.

@@ -33,6 +33,7 @@
 //! | `sources` | the threads: start, pause, end |
 //! | `entry` | a backend that an object describes, in a file or as the value of a key |
 //! | `renewal` | the names of backends, looked up again |
+//! | `known` | which addresses of a name are in use, where answers may have a part of them |
 //! | `pace` | how closely the calls of a source may follow each other |
 //! | `consul`, `dns`, `etcd`, `file`, `kubernetes` | the kinds, a file each |
 //!
@@ -49,6 +50,7 @@ mod feed;
 pub mod file;
 pub mod http;
 mod kind;
+mod known;
 pub mod kubernetes;
 mod pace;
 mod renewal;

@@ -2,7 +2,7 @@
 //!
 //! Control says which names lead to backends, and to which addresses ([`Renewals::want`]). The thread looks up one name after the
 //! other, each once its last answer is over. It hands over an answer with other addresses; control makes that a change like any
-//! other. A name without an address is not here: control retries it. An answer may have a part of the addresses only: [`known`]
+//! other. A name without an address is not here: control retries it. An answer may have a part of the addresses only: [`super::known`]
 //! decides which ones are in use.
 //!
 //! # The states of a name
@@ -10,16 +10,21 @@
 //! | state | asked | answer | what follows | next state |
 //! |---|---|---|---|---|
 //! | new | DNS, [`LEAST`] after it came | the present addresses | nothing | of DNS |
-//! | new | DNS, then the system | DNS has other addresses or none, the system has the present ones | nothing | of the system |
+//! | new | DNS, then the system | DNS has none, the system has the present ones | nothing | of the system |
 //! | new | DNS, then the system | DNS has none, the system has other ones | the system's addresses are handed over | of the system |
+//! | new | DNS, then the system | DNS has other addresses, the system has the present ones | nothing | new; the [`DISAGREEMENTS`]th time in a row: of the system |
 //! | new | DNS, then the system | DNS has other addresses, the system has not the present ones | those of DNS are handed over | of DNS |
+//! | new, and DNS disagreed | DNS, then the system | DNS has other addresses, the system has an error | as after an error | the same |
 //! | of DNS | DNS, once the time to live is over | other addresses | they are handed over | of DNS |
 //! | of the system | the system, after [`SYSTEM`] | other addresses | they are handed over | of the system |
-//! | any | any | addresses that control has refused | the present addresses stay, as after an error | the same |
+//! | any | any | addresses that control has refused | the present addresses stay and the others are forgotten, as after an error | the same |
+//! | of DNS | the system, by a reload | other addresses | they join the present ones | of DNS |
+//! | of the system, new | the system, by a reload | other addresses | they are handed over | the same |
 //! | any | any | an error, or no address | the addresses stay; a pause of [`LEAST`], doubled up to [`PAUSE_MOST`] while errors follow each other | the same |
 //!
-//! The start and a reload ask the system, which may have other sources of names than DNS (nsswitch.conf(5)). The first look-up finds
-//! that out, so that such a name does not change its addresses. Names that DNS must not be asked for are of the system at once.
+//! The start and a reload ask the system, which may have other sources of names than DNS (nsswitch.conf(5)). The first look-ups find
+//! that out, so that such a name does not change its addresses. One of them does not suffice: of a name whose answers rotate, the system
+//! may have the present addresses by chance. Names that DNS must not be asked for are of the system at once.
 //!
 //! *Other addresses* are those in use by the answers so far that are not the present ones. Another order makes no other addresses.
 //! If one family of addresses fails, the present ones of that family stay, and the answer counts as an error too. It is none if
@@ -31,11 +36,9 @@
 //! failed last time waits behind those that did not, so each of the others waits for at most one that fails. Addresses that control
 //! has not taken are replaced by newer ones of the same name. Only the first [`LOGGED`] names that fail have a line each in the log.
 
-mod known;
-
 use super::dns::{Addresses, Resolver, is_for_dns, of_servers, of_system};
+use super::known::Known;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TryRecvError, bounded};
-use known::Known;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -52,6 +55,8 @@ const MOST: Duration = Duration::from_secs(300);
 const SYSTEM: Duration = Duration::from_secs(30);
 /// The longest pause after an error.
 const PAUSE_MOST: Duration = Duration::from_secs(10);
+/// So many times in a row DNS has other addresses than the system, which has the present ones. Then the name is of the system.
+const DISAGREEMENTS: u8 = 3;
 /// How long asking DNS for one name may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Names that fail at the same time and have a line in the log each. Beyond that each doubling of their number has one.
@@ -104,7 +109,7 @@ struct Name {
     /// Where its backends are.
     present: BTreeSet<AddressSet>,
     /// Where they should be.
-    known: Known,
+    known: Known<SocketAddr>,
     /// Addresses that control has refused, and why.
     refused: Option<(AddressSet, String)>,
     known_by: KnownBy,
@@ -119,8 +124,8 @@ struct Name {
 /// What knows a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KnownBy {
-    /// Not known yet.
-    Unsettled,
+    /// Not known yet. So many times in a row DNS and the system disagreed.
+    Unsettled(u8),
     Dns,
     System,
 }
@@ -154,6 +159,10 @@ impl Renewals {
             self.thread = start(&self.table);
         }
         self.table.names.lock().want(wanted, now);
+        self.nudge();
+    }
+
+    fn nudge(&self) {
         if let Some(thread) = &self.thread {
             // Full: it is about to look.
             let _ = thread.try_send(());
@@ -166,14 +175,16 @@ impl Renewals {
     }
 
     /// The addresses in use of a name, for which the system has just given these.
-    pub fn heard(&self, name: &str, list: Vec<SocketAddr>) -> Vec<SocketAddr> {
-        self.table.names.lock().heard(name, list)
+    pub fn heard(&self, name: &str, list: Vec<SocketAddr>, now: Instant) -> Vec<SocketAddr> {
+        self.table.names.lock().heard(name, list, now)
     }
 
     /// Which of these names lead where no backend may be, and why. Those are errors until they lead elsewhere.
-    pub fn refuse<'a>(&self, names: impl IntoIterator<Item = (&'a str, Option<String>)>) {
+    pub fn refuse<'a>(&self, names: impl IntoIterator<Item = (&'a str, Option<String>)>, now: Instant) {
         let mut table = self.table.names.lock();
-        names.into_iter().for_each(|(name, why)| table.refuse(name, why));
+        names.into_iter().for_each(|(name, why)| table.refuse(name, why, now));
+        drop(table);
+        self.nudge();
     }
 
     /// The names that have other addresses since the last call.
@@ -233,7 +244,8 @@ impl Names {
                 name.present = present;
             } else {
                 let (due, standing) = (now + LEAST, NameStanding::default());
-                let (known, known_by) = (Known::in_use_are(present.iter().flatten().copied()), KnownBy::Unsettled);
+                let known = Known::in_use_are(present.iter().flatten().copied(), now);
+                let known_by = KnownBy::Unsettled(0);
                 let name = Name { present, known, refused: None, known_by, due, pause: LEAST, standing, logged: false };
                 self.due[name.queue()].insert((due, text.clone()));
                 self.by_name.insert(text, name);
@@ -241,24 +253,30 @@ impl Names {
         }
     }
 
-    fn refuse(&mut self, text: &str, why: Option<String>) {
+    fn refuse(&mut self, text: &str, why: Option<String>, now: Instant) {
         let failing = self.due[1].len();
-        let Some(name) = self.by_name.get_mut(text) else { return };
+        // Newer addresses wait: control judges them next.
+        let Some(name) = self.by_name.get_mut(text).filter(|_| !self.moved.contains_key(text)) else { return };
         name.refused = why.map(|why| (name.known.in_use(), why));
-        if let Some((_, why)) = &name.refused
-            && name.standing.failing_since.is_none()
-        {
+        let Some((_, why)) = &name.refused else { return };
+        name.known.refuse(&name.present.iter().flatten().copied().collect(), now);
+        if name.standing.failing_since.is_none() {
             self.due[0].remove(&(name.due, text.to_owned()));
-            name.failed(text, why.clone(), failing);
+            name.due = now + name.failed(text, why.clone(), failing);
             self.due[1].insert((name.due, text.to_owned()));
         }
     }
 
-    fn heard(&mut self, text: &str, list: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    fn heard(&mut self, text: &str, list: Vec<SocketAddr>, now: Instant) -> Vec<SocketAddr> {
         let Some(name) = self.by_name.get_mut(text) else { return list };
         // The caller refuses the others.
         let Ok(list) = of_servers(list.clone(), SocketAddr::ip) else { return list };
-        name.known.heard(&list.iter().copied().collect());
+        let found = list.iter().copied().collect();
+        match name.known_by {
+            // The system may have an older answer than DNS.
+            KnownBy::Dns => name.known.join(&found, now),
+            KnownBy::Unsettled(_) | KnownBy::System => name.known.heard(&found, now),
+        }
         let list = in_order(list, &name.known.in_use());
         if let Some(moved) = self.moved.get_mut(text) {
             moved.clone_from(&list);
@@ -283,7 +301,7 @@ impl Names {
         name.known_by = known_by;
         let (moved, hold, why) = match outcome {
             Ok(Answer { list, hold, incomplete }) => {
-                name.known.answered(&list.iter().copied().collect());
+                name.known.answered(&list.iter().copied().collect(), now);
                 let in_use = name.known.in_use();
                 let moved = name.present.iter().any(|present| *present != in_use);
                 match moved {
@@ -377,9 +395,14 @@ fn look_up(
             false => (KnownBy::Dns, Ok(answer)),
         };
     }
+    let disagreed = if let KnownBy::Unsettled(times) = known_by { times } else { 0 };
     match ask.system(name) {
-        Ok(list) if has(&list) || answer.list.is_empty() => (KnownBy::System, Ok(of_system(list))),
-        Err(why) if answer.list.is_empty() => (known_by, Err(why)),
+        Ok(list) if answer.list.is_empty() => (KnownBy::System, Ok(of_system(list))),
+        Ok(list) if has(&list) => match disagreed + 1 {
+            DISAGREEMENTS.. => (KnownBy::System, Ok(of_system(list))),
+            times => (KnownBy::Unsettled(times), Ok(Answer { hold: answer.hold.min(SYSTEM), ..of_system(list) })),
+        },
+        Err(why) if answer.list.is_empty() || disagreed > 0 => (known_by, Err(why)),
         _ => (KnownBy::Dns, Ok(answer)),
     }
 }

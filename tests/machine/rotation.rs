@@ -4,6 +4,7 @@ use crate::lab::{Network, with_resolv_conf};
 use crate::names::{Question, answer, serve};
 use parking_lot::Mutex;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -104,5 +105,22 @@ fn a_rotating_name_keeps_its_counters_and_its_connections() {
         *rotating.parts.lock() = vec![vec![ip(&elsewhere)]];
         eventually("new clients are served by another server", || served().1 == "0");
         eventually("that is all", || places() == 1);
+        // Nor is a fail-over there and back.
+        let leads_to = |all: &[SocketAddr]| {
+            let shown = backend()["addresses"].as_array().map_or(Vec::new(), |them| {
+                them.iter().map(|it| it["address"].as_str().expect("an address").parse().expect("an address")).collect()
+            });
+            let (shown, all): (BTreeSet<SocketAddr>, _) = (shown.into_iter().collect(), all.iter().copied().collect());
+            shown == all
+        };
+        let there = others[0];
+        for at in [there, elsewhere].repeat(2) {
+            *rotating.parts.lock() = vec![vec![ip(&at)]];
+            eventually("the other server alone is in use", || leads_to(&[at]));
+        }
+        *rotating.parts.lock() = vec![vec![ip(&elsewhere), a]];
+        eventually("both are in use", || leads_to(&[elsewhere, there]));
+        *rotating.parts.lock() = vec![vec![a]];
+        eventually("a server that is removed leaves", || leads_to(&[there]));
     });
 }

@@ -28,6 +28,9 @@
 //!
 //! An empty answer is a fact, and `on_empty` decides on it. An error keeps all backends. If one family of addresses fails, its backends
 //! stay and the status has the error. A service whose target has no address at the moment stays as it was.
+//!
+//! An answer may have a part of the addresses or services only. [`super::known`] decides which backends stay beside those of an
+//! answer. A source with other settings goes on from the set of the old one, as if that were its last answer.
 
 pub mod message;
 mod resolver;
@@ -207,7 +210,8 @@ fn run(settings: &Settings, feed: &mut Feed) -> Result<(), String> {
                     let until = Instant::now() + hold(found.as_ref().ok().and_then(|found| found.ttl));
                     extra.insert(service.target.clone(), (found, until));
                 }
-                feed.replace(items(&services, &targets, feed.set()))?;
+                let answer = services.iter().map(service_key).collect();
+                replace(items(&services, &targets, feed.set()), &answer, feed)?;
                 let now = Instant::now();
                 let of_targets = targets.values().map(|(_, until)| until.saturating_duration_since(now));
                 of_targets.chain(ttl).min()
@@ -225,15 +229,28 @@ fn extra_has(targets: &Targets, service: &Service) -> bool {
 
 fn hand_over_hosts(host: &str, found: &Addresses, port: u16, feed: &mut Feed) -> Result<(), String> {
     let mut items: Vec<Item> = found.list.iter().map(|ip| backend_at(SocketAddr::new(*ip, port))).collect();
-    let Some(unknown) = unknown(host, found) else { return feed.replace(items) };
+    let mut answer: BTreeSet<String> = items.iter().map(|item| item.key.clone()).collect();
+    let Some(unknown) = unknown(host, found) else { return replace(items, &answer, feed) };
     // The backends of the other family stay.
     let of_known = |key: &str| key.parse::<SocketAddr>().is_ok_and(|at| is_known(found, at.ip()));
-    let mut gone: Vec<String> = feed.set().keys().filter(|key| of_known(key)).cloned().collect();
-    gone.retain(|key| items.iter().all(|item| item.key != *key));
+    answer.extend(feed.set().keys().filter(|key| !of_known(key)).cloned());
+    answer.extend(feed.stay_beside(&answer));
+    let mut gone: Vec<String> = feed.set().keys().filter(|key| !answer.contains(*key)).cloned().collect();
     // An earlier failure of this family is over.
     gone.extend(FAMILIES.map(|family| unknown_key(host, family)).into_iter().filter(|key| *key != unknown.key));
     items.push(unknown);
     feed.change(items, &gone)
+}
+
+/// Hands over the items of an answer with these keys, and the backends that stay beside them: an answer may be a part.
+fn replace(mut items: Vec<Item>, answer: &BTreeSet<String>, feed: &mut Feed) -> Result<(), String> {
+    // Without a backend it is a fact or an error, and no part.
+    if items.iter().any(|item| item.found.is_ok()) {
+        let stay = feed.stay_beside(answer);
+        let of_set = |key: String| feed.set().get(&key).cloned().map(|found| Item::new(key, Ok(found)));
+        items.extend(stay.into_iter().filter_map(of_set));
+    }
+    feed.replace(items)
 }
 
 /// The family of addresses of a host that is not known, as an item that has an error. So the status shows it, and no backend ends.
@@ -277,11 +294,15 @@ fn distinct(services: Vec<Service>) -> Vec<Service> {
     distinct.into_values().collect()
 }
 
+fn service_key(service: &Service) -> String {
+    format!("{}:{}", service.target, service.port)
+}
+
 /// The backends of services. One whose target has several addresses keeps the one that it has.
 fn items(services: &[Service], targets: &Targets, before: &super::Set) -> Vec<Item> {
     let lowest = services.iter().map(|service| service.priority).min();
     let item = |service: &Service| {
-        let key = format!("{}:{}", service.target, service.port);
+        let key = service_key(service);
         let found = address(service, targets, before.get(&key)).map(|at| Found {
             weight: Some(service.weight.max(1)),
             backup: Some(Some(service.priority) != lowest),

@@ -68,15 +68,16 @@ fn row(known_by: KnownBy, shown: &str, asked: &str) -> (KnownBy, String, String)
 }
 
 #[test]
-fn the_first_look_up_decides_whether_a_name_is_of_dns_or_of_the_system() {
-    use KnownBy::{Dns, System, Unsettled};
+fn the_first_look_ups_decide_whether_a_name_is_of_dns_or_of_the_system() {
+    use KnownBy::{Dns, System};
+    const NEW: KnownBy = KnownBy::Unsettled(0);
     let (one, two, three) = ("10.0.0.1", "10.0.0.2", "10.0.0.3");
     fn first(
         present: &[&str],
         dns: Result<Addresses, String>,
         system: Result<&[&str], &str>,
     ) -> (KnownBy, String, String) {
-        after(Unsettled, present, Fake::new(dns, system))
+        after(NEW, present, Fake::new(dns, system))
     }
     fn then(
         known_by: KnownBy,
@@ -87,20 +88,27 @@ fn the_first_look_up_decides_whether_a_name_is_of_dns_or_of_the_system() {
     }
     // The table of the module, row by row.
     assert_eq!(first(&[one, two], found(&[two, one], 60), Err("?")), row(Dns, "10.0.0.2 10.0.0.1 for 60s", "dns"));
-    assert_eq!(first(&[one], found(&[two], 60), Ok(&[one])), row(System, "10.0.0.1 for 30s", "dns system"));
+    let disagreed = KnownBy::Unsettled;
+    assert_eq!(first(&[one], found(&[two], 60), Ok(&[one])), row(disagreed(1), "10.0.0.1 for 30s", "dns system"));
+    assert_eq!(then(disagreed(1), found(&[two], 5), Ok(&[one])), row(disagreed(2), "10.0.0.1 for 5s", "dns system"));
+    assert_eq!(then(disagreed(2), found(&[two], 60), Ok(&[one])), row(System, "10.0.0.1 for 30s", "dns system"));
+    assert_eq!(then(disagreed(2), found(&[one], 60), Err("?")), row(Dns, "10.0.0.1 for 60s", "dns"));
+    assert_eq!(then(disagreed(2), found(&[two], 60), Ok(&[three])), row(Dns, "10.0.0.2 for 60s", "dns system"));
+    assert_eq!(then(disagreed(2), found(&[two], 60), Err("?")), row(disagreed(2), "?", "dns system"));
+    assert_eq!(then(disagreed(2), Err("silence".to_owned()), Ok(&[one])), row(disagreed(2), "silence", "dns"));
     assert_eq!(first(&[one], found(&[], 60), Ok(&[one])), row(System, "10.0.0.1 for 30s", "dns system"));
     assert_eq!(first(&[one], found(&[], 60), Ok(&[two])), row(System, "10.0.0.2 for 30s", "dns system"));
     assert_eq!(first(&[one], found(&[two], 60), Ok(&[three])), row(Dns, "10.0.0.2 for 60s", "dns system"));
     assert_eq!(first(&[one], found(&[two], 60), Err("?")), row(Dns, "10.0.0.2 for 60s", "dns system"));
-    assert_eq!(first(&[one], found(&[], 60), Err("gone")), row(Unsettled, "gone", "dns system"));
-    assert_eq!(first(&[one], Err("SERVFAIL".to_owned()), Ok(&[two])), row(Unsettled, "SERVFAIL", "dns"));
+    assert_eq!(first(&[one], found(&[], 60), Err("gone")), row(NEW, "gone", "dns system"));
+    assert_eq!(first(&[one], Err("SERVFAIL".to_owned()), Ok(&[two])), row(NEW, "SERVFAIL", "dns"));
     assert_eq!(then(Dns, found(&[two], 60), Ok(&[one])), row(Dns, "10.0.0.2 for 60s", "dns"));
     assert_eq!(then(Dns, found(&[], 60), Ok(&[one])), row(Dns, "the name has no address", "dns"));
     assert_eq!(then(Dns, Err("silence".to_owned()), Ok(&[one])), row(Dns, "silence", "dns"));
     assert_eq!(then(System, found(&[two], 60), Ok(&[three])), row(System, "10.0.0.3 for 30s", "system"));
     assert_eq!(then(System, found(&[two], 60), Err("gone")), row(System, "gone", "system"));
     let mut ask = Fake::new(found(&[two], 60), Ok(&[one]));
-    let (known_by, _) = look_up("fe80::1%eth0", Unsettled, &sets(&[one]), &mut ask);
+    let (known_by, _) = look_up("fe80::1%eth0", NEW, &sets(&[one]), &mut ask);
     assert_eq!((known_by, ask.asked), (System, vec!["system"]), "DNS is not asked for it");
 }
 
@@ -148,7 +156,7 @@ fn a_time_to_live_counts_within_bounds_and_pauses_after_errors_grow() {
 fn names_that_fail_wait_behind_the_others() {
     let (mut names, now) = (Names::default(), Instant::now());
     names.want(wanted(&["a.test", "b.test", "silent.test"], &["10.0.0.1"]), now);
-    names.settle("silent.test", KnownBy::Unsettled, Err("silence".to_owned()), now);
+    names.settle("silent.test", KnownBy::Unsettled(0), Err("silence".to_owned()), now);
     let later = now + Duration::from_secs(100);
     let mut order = Vec::new();
     for _ in 0..3 {
@@ -164,18 +172,70 @@ fn names_that_fail_wait_behind_the_others() {
     assert!(!names.settle("a.test", KnownBy::Dns, Err("late".to_owned()), later), "it is not wanted any more");
 }
 
+fn list(addresses: &[&str]) -> Vec<SocketAddr> {
+    addresses.iter().map(|text| at(text)).collect()
+}
+
+fn answer(addresses: &[&str], hold: Duration) -> Result<Answer, String> {
+    Ok(Answer { list: list(addresses), hold, incomplete: None })
+}
+
 #[test]
 fn a_reload_gets_the_addresses_in_use_and_replaces_those_that_wait() {
     let (mut names, now) = (Names::default(), Instant::now());
     names.want(wanted(&["db.test"], &["10.0.0.1", "10.0.0.2"]), now);
-    let list = |addresses: &[&str]| addresses.iter().map(|text| at(text)).collect::<Vec<_>>();
-    let answer = Answer { list: list(&["10.0.0.3", "10.0.0.1"]), hold: LEAST, incomplete: None };
-    assert!(names.settle("db.test", KnownBy::Dns, Ok(answer), now));
+    assert!(names.settle("db.test", KnownBy::Dns, answer(&["10.0.0.3", "10.0.0.1"], LEAST), now));
     assert_eq!(names.moved["db.test"], list(&["10.0.0.3", "10.0.0.1", "10.0.0.2"]), "the answer goes first");
-    let heard = names.heard("db.test", list(&["10.0.0.4", "10.0.0.2"]));
+    let heard = names.heard("db.test", list(&["10.0.0.4", "10.0.0.2"]), now);
     assert_eq!(heard, list(&["10.0.0.4", "10.0.0.2", "10.0.0.1", "10.0.0.3"]));
     assert_eq!(names.moved["db.test"], heard);
-    assert_eq!(names.heard("other.test", list(&["10.0.0.9"])), list(&["10.0.0.9"]), "it is not looked up here");
+    assert_eq!(names.heard("other.test", list(&["10.0.0.9"]), now), list(&["10.0.0.9"]), "it is not looked up here");
+}
+
+#[test]
+fn a_reload_moves_no_name_of_dns() {
+    let (mut names, now) = (Names::default(), Instant::now());
+    names.want(wanted(&["dns.test", "system.test"], &["10.0.0.1"]), now);
+    for (name, known_by) in [("dns.test", KnownBy::Dns), ("system.test", KnownBy::System)] {
+        names.settle(name, known_by, answer(&["10.0.0.2"], LEAST), now);
+    }
+    // The system has an older answer.
+    assert_eq!(names.heard("dns.test", list(&["10.0.0.1"]), now), list(&["10.0.0.1", "10.0.0.2"]));
+    assert_eq!(names.heard("system.test", list(&["10.0.0.1"]), now), list(&["10.0.0.1"]));
+    names.settle("dns.test", KnownBy::Dns, answer(&["10.0.0.2"], LEAST), now);
+    assert_eq!(names.moved["dns.test"], list(&["10.0.0.2"]), "and the next answer decides");
+}
+
+#[test]
+fn refused_addresses_are_forgotten_and_asked_for_again_after_the_pause() {
+    let (mut names, mut now) = (Names::default(), Instant::now());
+    let (own, good) = (["10.0.0.9"], ["10.0.0.1", "10.0.0.2"]);
+    names.want(wanted(&["db.test"], &good), now);
+    let take = |names: &mut Names| std::mem::take(&mut names.moved).remove("db.test");
+    let refuse = |names: &mut Names, now| names.refuse("db.test", Some("it is an own address".to_owned()), now);
+    let due = |names: &Names, now| names.by_name["db.test"].due - now;
+    assert!(names.settle("db.test", KnownBy::Dns, answer(&own, MOST), now));
+    assert_eq!((take(&mut names), due(&names, now)), (Some(list(&own)), MOST));
+    let taken = now + Duration::from_secs(1);
+    refuse(&mut names, taken);
+    assert_eq!(due(&names, taken), LEAST, "not once the answer is over");
+    for pause in [10, 10] {
+        now = names.by_name["db.test"].due;
+        assert!(matches!(names.next(now), Next::Ask(..)));
+        assert!(names.settle("db.test", KnownBy::Dns, answer(&own, MOST), now));
+        assert_eq!((take(&mut names), due(&names, now).as_secs()), (Some(list(&own)), pause));
+        refuse(&mut names, now);
+        assert_eq!(due(&names, now).as_secs(), pause);
+    }
+    assert_eq!(names.by_name["db.test"].standing.errors, 3);
+    // A reload gets none of it.
+    assert_eq!(names.heard("db.test", list(&["10.0.0.1"]), now), list(&good));
+    assert!(!names.settle("db.test", KnownBy::Dns, answer(&good, MOST), now));
+    assert_eq!((due(&names, now), &names.by_name["db.test"].standing.failing_since), (MOST, &None));
+    // Newer addresses are not refused for older ones.
+    names.settle("db.test", KnownBy::Dns, answer(&["10.0.0.5"], MOST), now);
+    refuse(&mut names, now);
+    assert_eq!((names.by_name["db.test"].known.in_use(), due(&names, now)), (AddressSet::from([at("10.0.0.5")]), MOST));
 }
 
 #[derive(Clone, Debug)]
@@ -208,12 +268,14 @@ proptest! {
             names.want(Wanted::from([("db.test".to_owned(), BTreeSet::from([set.clone()]))]), now);
         };
         let (mut present, mut pending) = (set(&[1]), None::<AddressSet>);
-        let mut known = Known::in_use_are(present.clone());
+        let mut known = Known::in_use_are(present.clone(), now);
+        let mut known_by = KnownBy::Unsettled(0);
         want(&mut names, &present);
         for step in steps {
             match step {
                 Step::Answer(list) => {
-                    known.answered(&set(&list));
+                    known.answered(&set(&list), now);
+                    known_by = KnownBy::Dns;
                     let addresses = list.iter().map(address).collect();
                     let answer = Answer { list: addresses, hold: LEAST, incomplete: None };
                     let moved = names.settle("db.test", KnownBy::Dns, Ok(answer), now);
@@ -221,7 +283,7 @@ proptest! {
                     pending = moved.then(|| known.in_use());
                 }
                 Step::Fail => {
-                    prop_assert!(!names.settle("db.test", KnownBy::Dns, Err("SERVFAIL".to_owned()), now));
+                    prop_assert!(!names.settle("db.test", known_by, Err("SERVFAIL".to_owned()), now));
                 }
                 Step::Apply => {
                     if let Some(list) = std::mem::take(&mut names.moved).remove("db.test") {
@@ -232,8 +294,11 @@ proptest! {
                     prop_assert_eq!(&present, &known.in_use());
                 }
                 Step::Reload(list) => {
-                    known.heard(&set(&list));
-                    present = names.heard("db.test", list.iter().map(address).collect()).into_iter().collect();
+                    match known_by {
+                        KnownBy::Dns => known.join(&set(&list), now),
+                        _ => known.heard(&set(&list), now),
+                    }
+                    present = names.heard("db.test", list.iter().map(address).collect(), now).into_iter().collect();
                     prop_assert_eq!(&present, &known.in_use());
                     want(&mut names, &present);
                     pending = pending.map(|_| present.clone());

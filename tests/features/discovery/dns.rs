@@ -1,10 +1,11 @@
 //! Backends from a real name server: what answers change, and what no error removes.
 
 use super::source::Source;
+use parking_lot::Mutex;
 use rustix::process::Signal;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 use tcplb::discovery::Value;
@@ -174,6 +175,85 @@ fn max_interval_is_the_longest_time_between_two_look_ups() {
     source.wait_for(&["10.0.0.1:80"]);
     knot.set("web 3600 A 10.0.0.2");
     source.wait_for(&["10.0.0.2:80"]);
+}
+
+/// A name server whose answers rotate: each has the next part of the addresses, as their last numbers. Without parts it fails.
+struct Rotating {
+    at: SocketAddr,
+    parts: Arc<Mutex<Vec<Vec<u8>>>>,
+    answers: Arc<AtomicUsize>,
+}
+
+impl Rotating {
+    fn start(parts: &[&[u8]]) -> Rotating {
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let at = socket.local_addr().unwrap();
+        let rotating = Rotating { at, parts: Arc::default(), answers: Arc::default() };
+        rotating.set(parts);
+        let (parts, answers) = (rotating.parts.clone(), rotating.answers.clone());
+        thread::spawn(move || {
+            let mut query = [0; 512];
+            while let Ok((count, from)) = socket.recv_from(&mut query) {
+                let name = query[12..count].iter().position(|byte| *byte == 0).unwrap();
+                let question = &query[12..12 + name + 5];
+                let parts = parts.lock();
+                let is_ipv6 = question[name + 2] == 28;
+                let part = match parts.len() {
+                    count @ 1.. if !is_ipv6 => &parts[answers.fetch_add(1, Ordering::SeqCst) % count][..],
+                    _ => &[],
+                };
+                let code = if parts.is_empty() { 0x82 } else { 0x80 };
+                let header = [&query[..2], &[0x81, code, 0, 1, 0, part.len() as u8, 0, 0, 0, 0]];
+                let mut answer = [header.concat(), question.to_vec()].concat();
+                for last in part {
+                    answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 10, 0, 0, *last]);
+                }
+                socket.send_to(&answer, from).unwrap();
+            }
+        });
+        rotating
+    }
+
+    fn set(&self, parts: &[&[u8]]) {
+        *self.parts.lock() = parts.iter().map(|part| part.to_vec()).collect();
+    }
+
+    /// Waits for so many further answers.
+    #[track_caller]
+    fn wait_for(&self, count: usize) {
+        let before = self.answers.load(Ordering::SeqCst);
+        eventually("there are further answers", || self.answers.load(Ordering::SeqCst) >= before + count);
+    }
+}
+
+#[test]
+fn backends_of_a_name_whose_answers_rotate_stay_and_fail_over_and_removal_are_at_once() {
+    let server = Rotating::start(&[&[1, 2], &[2, 3], &[3, 1]]);
+    let resolvers = ("resolvers", Value::Texts(vec![server.at.to_string()]));
+    let mut source = Source::start("dns", &[text("name", "web.test:80"), resolvers, time("min_interval", 100)]);
+    let all = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"];
+    source.wait_for(&all);
+    let settled = source.set();
+    server.wait_for(9);
+    server.set(&[&[1], &[2], &[3]]);
+    server.wait_for(9);
+    // An error is no answer: what the source knows outlasts it.
+    server.set(&[]);
+    source.wait_for_error("answered SERVFAIL");
+    server.set(&[&[1], &[2], &[3]]);
+    server.wait_for(9);
+    assert!(Arc::ptr_eq(&settled, &source.set()), "{:?}", source.names());
+    // Each is the only address from then on, however often.
+    for (last, name) in [(8, "10.0.0.8:80"), (9, "10.0.0.9:80")].repeat(4) {
+        server.set(&[&[last]]);
+        source.wait_for(&[name]);
+    }
+    server.set(&[&[7, 9]]);
+    source.wait_for(&["10.0.0.7:80", "10.0.0.9:80"]);
+    server.set(&[&[7]]);
+    server.wait_for(2);
+    assert_eq!(source.names(), ["10.0.0.7:80"], "one answer is enough");
+    assert!(source.standing().is_well());
 }
 
 /// A name server that knows one address of each family, for every name. A query for a family that fails is answered SERVFAIL.
