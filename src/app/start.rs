@@ -306,8 +306,8 @@ impl Ready {
 fn refuse_activation(model: &Model) -> Result<(), StartError> {
     let (Some(_), Some(at)) = (&model.global.take_over, listen::unclaimed().into_iter().next()) else { return Ok(()) };
     Err(StartError(format!(
-        "take_over and --take-over can't be used with sockets of the service manager (LISTEN_FDS: {at}): once another process has \
-         taken over, the manager starts this service again for the next client; leave out one of the two"
+        "take_over and --take-over can't be used with sockets of the service manager, like {at}; it starts this service again for \
+         their next client, whatever process has taken over; leave out one of the two"
     )))
 }
 

@@ -9,8 +9,8 @@
 //! The steps, in this order:
 //!
 //! 1. Socket files get the user as their owner: otherwise the user could not use an admin socket (mode 0600). So does
-//!    the access log, which root opened and the user opens again. A file that a predecessor has lent keeps its owner: the
-//!    predecessor may serve there again, and after step 2 this process could not give it back.
+//!    the access log, which root opened and the user opens again. A file that a predecessor has lent keeps its owner. The
+//!    predecessor may serve there again, and this process could not give it back after step 2.
 //! 2. The process changes to the user and its groups, with no way back: real, effective and saved ids.
 //! 3. Of the capabilities, CAP_NET_BIND_SERVICE stays if it was there, so that a reload may add a port below 1024. A
 //!    process that stays root keeps all of them, and logs a warning.

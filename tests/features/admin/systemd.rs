@@ -168,7 +168,7 @@ fn an_inherited_socket_and_take_over_are_refused_together() {
     let flags = ["-l", &at, "-b", "127.0.0.1:1", "--take-over", path.to_str().unwrap()];
     let mut process = activated(listener.into(), &flags);
     process
-        .after(&format!("can't be used with sockets of the service manager (LISTEN_FDS: {at}): once another process"));
+        .after(&format!("can't be used with sockets of the service manager, like {at}; it starts this service again"));
     assert_eq!(process.end().0.code(), Some(1));
     assert!(!path.exists());
 }
