@@ -67,9 +67,6 @@ const QUEUE: usize = 1 << 20;
 /// Connections of a batch. Each has up to six descriptors.
 const BATCH: usize = (channel::DESCRIPTORS_MAX - 1) / 6;
 
-/// The pause before workers are asked again whose connections dial.
-const AGAIN: Duration = Duration::from_millis(20);
-
 /// The version of [`Batch`] that this release writes, and the only one that it reads.
 pub(super) const VERSION: u32 = 1;
 
@@ -158,7 +155,7 @@ impl Keep {
                 return Ok(());
             }
             // These dial.
-            thread::sleep(AGAIN);
+            thread::sleep(transit::AGAIN);
         }
     }
 }

@@ -71,9 +71,6 @@ const DIALS: Duration = Duration::from_secs(1);
 /// How often all workers are asked, at most.
 const ROUNDS: usize = 3;
 
-/// The pause before such a worker is asked again.
-const AGAIN: Duration = Duration::from_millis(20);
-
 /// The messages between two processes of this version.
 pub type Word = Message<Record, Memory>;
 
@@ -390,7 +387,7 @@ impl Attempt<'_> {
                     return Ok(left);
                 }
                 drop(departed);
-                thread::sleep(AGAIN);
+                thread::sleep(transit::AGAIN);
                 continue;
             }
             let taken_at = departed.taken_at();

@@ -37,6 +37,9 @@ pub type TakenOut = transit::TakenOut<Socket, Pipe>;
 /// How long a worker may leave the order of [`take_out`] unread.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The pause before a worker is asked again whose connections dial.
+pub const AGAIN: Duration = Duration::from_millis(20);
+
 /// How often a caller looks whether the worker has ended.
 const LOOK: Duration = Duration::from_millis(100);
 
