@@ -2,8 +2,9 @@
 
 use crate::{PATIENCE, eventually, tcplb};
 use parking_lot::{Condvar, Mutex};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -32,6 +33,7 @@ pub struct Process {
     log: Arc<Log>,
     readers: Vec<JoinHandle<()>>,
     farewell: Option<Signal>,
+    leads_group: bool,
 }
 
 impl Process {
@@ -51,7 +53,15 @@ impl Process {
         let mut readers = Vec::new();
         readers.extend(child.stdout.take().map(|out| keep(out, log.clone())));
         readers.extend(child.stderr.take().map(|out| keep(out, log.clone())));
-        Process { name, child, log, readers, farewell: None }
+        Process { name, child, log, readers, farewell: None, leads_group: false }
+    }
+
+    /// Starts one that others may follow which are no children of the test. Dropping it kills them, too.
+    #[track_caller]
+    pub fn spawn_group(command: &mut Command) -> Process {
+        let mut process = Process::spawn(command.process_group(0));
+        process.leads_group = true;
+        process
     }
 
     /// Starts `tcplb ARGUMENTS`.
@@ -243,6 +253,9 @@ impl Drop for Process {
         } else {
             // Fails only if it has ended already.
             let _ = self.child.kill();
+        }
+        if self.leads_group {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
         }
         let _ = self.child.wait();
     }

@@ -9,12 +9,10 @@ mod moves;
 mod outlives;
 mod pulls;
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use testkit::Answer;
@@ -36,31 +34,19 @@ fn echoes(mut client: &Conn, text: &str) -> bool {
     client.write_all(text.as_bytes()).and_then(|()| client.read_exact(&mut heard)).is_ok() && heard == text.as_bytes()
 }
 
-/// The processes that take over are no children of the test.
-fn end_group(process: &Process) {
-    let group = i32::try_from(process.pid()).ok().and_then(Pid::from_raw);
-    let _ = kill_process_group(group.expect("a process number"), Signal::KILL);
-}
-
-impl Drop for Upgradable {
-    fn drop(&mut self) {
-        end_group(&self.process);
-    }
-}
-
-/// Starts it from a path in this directory, as the first of a group of processes.
+/// Starts it from a path in this directory. The processes that take over end with it, at the latest.
 fn spawn(asked: &Command, directory: &Path) -> Process {
     let path = directory.join("tcplb");
     symlink(asked.get_program(), &path).unwrap();
     let mut command = Command::new(&path);
-    command.args(asked.get_args()).process_group(0);
+    command.args(asked.get_args());
     for (name, value) in asked.get_envs() {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
         };
     }
-    Process::spawn(&mut command)
+    Process::spawn_group(&mut command)
 }
 
 impl Upgradable {

@@ -1,6 +1,6 @@
 //! What moves to the new process.
 
-use super::{Upgradable, end_group, spawn};
+use super::{Upgradable, spawn};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -255,7 +255,6 @@ fn the_socket_file_of_the_admin_api_stays_and_the_last_process_removes_it() {
     let last = taken[1].split_whitespace().nth(1).and_then(|pid| pid.parse().ok()).and_then(Pid::from_raw);
     kill_process(last.unwrap(), Signal::TERM).unwrap();
     eventually("the last process has removed the file", || !socket.exists());
-    end_group(&process);
 }
 
 #[test]

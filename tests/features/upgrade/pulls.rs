@@ -2,12 +2,11 @@
 
 use super::fails::FAKE;
 use super::moves::{clients_go_on, end_in_order, streams_go_on};
-use super::{end_group, spawn};
+use super::spawn;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
 use std::mem;
-use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -130,34 +129,10 @@ fn clients_are_accepted_all_the_while_a_process_takes_over_from_outside() {
     clients_go_on(&places.each_ref(), 3, || drop(tcplb.pull(asked())));
 }
 
-/// A process and those that its launcher starts, which are no children of the test.
-struct Group(Process);
-
-impl Group {
-    fn start(asked: &Command, directory: &Path) -> Group {
-        fs::create_dir(directory).unwrap();
-        Group(spawn(asked, directory))
-    }
-}
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        end_group(&self.0);
-    }
-}
-
-impl Deref for Group {
-    type Target = Process;
-
-    fn deref(&self) -> &Process {
-        &self.0
-    }
-}
-
-impl DerefMut for Group {
-    fn deref_mut(&mut self) -> &mut Process {
-        &mut self.0
-    }
+/// Starts one whose launcher starts others, from a new directory.
+fn start_in(directory: &Path, asked: &Command) -> Process {
+    fs::create_dir(directory).unwrap();
+    spawn(asked, directory)
 }
 
 #[test]
@@ -166,7 +141,7 @@ fn an_upgrade_and_a_take_over_from_outside_follow_each_other() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("take-over.sock");
     let asked = || asked(Tcplb::new().backend(echo.at()), &socket);
-    let mut first = Group::start(&asked(), &directory.path().join("first"));
+    let mut first = start_in(&directory.path().join("first"), &asked());
     let line = first.wait_for_line("listening on ");
     let client = Conn::to(&At::parse(line.split_once("listening on ").unwrap().1.trim())).patient();
     client.assert_echoes("before");
@@ -176,7 +151,7 @@ fn an_upgrade_and_a_take_over_from_outside_follow_each_other() {
     assert_eq!(upgraded.status, 200, "{upgraded:?}; {}", first.output());
     client.assert_echoes("after an upgrade");
     eventually("the first process has ended", || first.exited().is_some());
-    let mut puller = Group::start(&asked(), &directory.path().join("puller"));
+    let mut puller = start_in(&directory.path().join("puller"), &asked());
     puller.wait_for_line(TAKEN);
     client.assert_echoes("after a take-over");
     assert_eq!(admin.metric("tcplb_upgrade_total", &["result=\"success\""]), 2);
