@@ -300,7 +300,7 @@ impl<C: DataPlane> ControlLoop<C> {
     }
 
     fn run(mut self, asked: Asked) -> Outcome {
-        let Asked { mut stops, mut reloads, mut wakes, mut commands } = asked;
+        let Asked { mut stops, mut reloads, mut wakes, mut commands, alive: _alive } = asked;
         let ended = self.parts.ended.clone();
         let (mut delay, mut deadline, mut farewell, look) = (never(), never(), never(), tick(LOOK));
         let mut left: BTreeSet<usize> = (0..self.parts.config_state.running().global.workers).collect();

@@ -9,7 +9,7 @@ use super::hold::Held;
 use crate::config::diff::Changes;
 use crate::config::model::{Backend, Model};
 use crate::pool::AdminState;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded, select};
 use std::fmt;
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub struct Remote {
     stops: Sender<()>,
     reloads: Sender<()>,
     wakes: Sender<()>,
+    /// Disconnected once control has ended.
+    ended: Receiver<()>,
 }
 
 /// The receiving ends, for control.
@@ -32,6 +34,8 @@ pub(super) struct Asked {
     pub wakes: Receiver<()>,
     /// Commands with an answer.
     pub commands: Receiver<Command>,
+    /// Dropped at the end of control. Nothing is ever sent.
+    pub alive: Sender<()>,
 }
 
 /// Commands that may wait; a sender that finds the queue full waits.
@@ -41,9 +45,9 @@ pub(super) fn channels() -> (Remote, Asked) {
     let (commands, of_commands) = bounded(QUEUE);
     // The second stop ends the process, so a third one adds nothing.
     let (stops, of_stops) = bounded(2);
-    let ((reloads, of_reloads), (wakes, of_wakes)) = (bounded(1), bounded(1));
-    let asked = Asked { stops: of_stops, reloads: of_reloads, wakes: of_wakes, commands: of_commands };
-    (Remote { commands, stops, reloads, wakes }, asked)
+    let ((reloads, of_reloads), (wakes, of_wakes), (alive, ended)) = (bounded(1), bounded(1), bounded(0));
+    let asked = Asked { stops: of_stops, reloads: of_reloads, wakes: of_wakes, commands: of_commands, alive };
+    (Remote { commands, stops, reloads, wakes, ended }, asked)
 }
 
 /// Why a change of backends was refused. Nothing has changed.
@@ -176,7 +180,11 @@ impl Remote {
     /// `None` if the control thread has ended, before or after it received the command.
     fn ask<T>(&self, command: Command, answer: &Receiver<T>) -> Option<T> {
         self.commands.send(command).ok()?;
-        answer.recv().ok()
+        // Control may end before it reads the command, which then stays in the channel with its sender of the answer.
+        select! {
+            recv(answer) -> answer => answer.ok(),
+            recv(self.ended) -> _ => answer.try_recv().ok(),
+        }
     }
 }
 
@@ -215,3 +223,22 @@ impl fmt::Display for ReloadError {
 }
 
 impl std::error::Error for ReloadError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    #[test]
+    fn a_command_that_control_has_not_read_at_its_end_is_refused() {
+        let (remote, asked) = channels();
+        let asks = thread::spawn(move || (remote.hold(), remote));
+        while asked.commands.is_empty() {
+            thread::yield_now();
+        }
+        drop(asked);
+        let (refused, remote) = asks.join().unwrap();
+        assert_eq!(refused.unwrap_err(), Refused::Gone);
+        assert_eq!(remote.hold().unwrap_err(), Refused::Gone);
+    }
+}
