@@ -42,6 +42,7 @@ use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use takeover::{End, Inheritance};
 use workers::Workers;
@@ -190,10 +191,14 @@ impl Running {
         self.upgrades.clone()
     }
 
-    /// Takes over what the service manager has kept, and what the predecessor still has, if there is one. Fails if the
-    /// predecessor goes on instead; this process then ends with its last connection.
-    pub fn take_over(&mut self) -> Result<(), String> {
+    /// Takes the connections that the service manager has kept. A stop before that would end the workers without them.
+    pub fn take_kept(&mut self) {
         std::mem::take(&mut self.kept).put_in(&self.data_plane);
+    }
+
+    /// Takes over what the predecessor still has, if there is one. Fails if the predecessor goes on instead, or was asked to stop; this
+    /// process then ends with its last connection.
+    pub fn take_over(&mut self) -> Result<(), String> {
         let Some(inheritance) = self.inheritance.take() else { return Ok(()) };
         match inheritance.finish(&self.published, &self.data_plane) {
             End::Done { reload } => {
@@ -211,12 +216,16 @@ impl Running {
                 self.upgrades.0.leave_sockets();
                 match self.control.remote().hold() {
                     Ok(held) => held.handed_over(),
-                    // A reload is under way, or a stop.
+                    // A second stop would reset the connections that have moved.
+                    Err(Refused::Draining) => {}
+                    // A reload is under way.
                     Err(_) => self.control.remote().stop(),
                 }
+                log::warn!("this process ends with its last connection: {why}");
                 return Err(why);
             }
         }
+        self.upgrades.0.serves.store(true, Ordering::SeqCst);
         self.admin.iter().for_each(|admin| admin.door().set(true));
         self.state_file.iter().for_each(|file| file.saver().own());
         if let Some(Err(error)) = self.pulls.as_mut().map(|pulls| pulls.serve(self.upgrades.clone())) {

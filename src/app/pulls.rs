@@ -123,25 +123,25 @@ fn take(puller: Puller, started_by: u32, shared: &Shared) {
     let (post, successor) = (Post::new(channel), Successor::Puller { pid });
     let name = successor.to_string();
     // The process may have left.
-    let refuse = |why: String| drop(post.send(&Word::Refused { why }, &[], Instant::now()));
+    let refuse = |why: String| drop(post.send_last(&Word::Refused { why, stopping: false }));
     if ![0, rustix::process::geteuid().as_raw(), started_by].contains(&uid) {
         log::warn!("take-over refused: {name} runs as user {uid}: expected root, or the user of this process");
         return refuse(format!("user {uid} may not take over: expected root, or the user of the running process"));
     }
-    let outcome = match post.receive::<Word>(begun + HELLO) {
-        Ok(None) => return,
+    match post.receive::<Word>(begun + HELLO) {
+        Ok(None) => {}
         Ok(Some(Letter { message, .. })) => {
             log::info!("take-over: {name} asks for it");
             let _turn = shared.launcher.lock();
             if shared.handed_over.load(Ordering::SeqCst) {
                 return refuse("another process has taken over meanwhile: try again".to_owned());
             }
-            hand_over(shared, begun, post, successor, Some(message)).map(drop)
+            // It reports a failure itself.
+            let _ = hand_over(shared, begun, post, successor, Some(message));
         }
-        Err(error) if error.kind() == ErrorKind::TimedOut => Err(format!("{name} sent nothing within {HELLO:?}")),
-        Err(error) => Err(format!("a message of {name} can't be read: {error}")),
-    };
-    if let Err(why) = outcome {
-        shared.failed("take-over", &why);
+        Err(error) if error.kind() == ErrorKind::TimedOut => {
+            shared.failed("take-over", &format!("{name} sent nothing within {HELLO:?}"));
+        }
+        Err(error) => shared.failed("take-over", &format!("a message of {name} can't be read: {error}")),
     }
 }

@@ -251,6 +251,7 @@ impl Ready {
             lent: Mutex::new(lent),
             pulling: Mutex::new(None),
             life: Life::new()?,
+            serves: AtomicBool::new(inheritance.is_none()),
             handed_over: AtomicBool::new(false),
             door: Mutex::new(None),
         });

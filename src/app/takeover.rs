@@ -10,7 +10,7 @@
 //! rest is the same.
 //!
 //! If the predecessor dies before the end, this process goes on. If it gives up and lives, it serves again, and this process ends with
-//! the connections that it has. [`crate::handover`] has the table.
+//! the connections that it has. So it does if the predecessor was asked to stop. [`crate::handover`] has the table.
 
 use super::memory::Memory;
 use super::upgrade::Word;
@@ -22,9 +22,10 @@ use crate::handover::{Hello, Letter, Link};
 use crate::net::{Pipe, Socket, TcpTuning, listen};
 use crate::pool::Published;
 use crate::worker::driver::transit::{Held, Record};
-use crate::worker::transit::Incoming;
+use crate::worker::transit::{self, Incoming};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,9 @@ pub struct Predecessor(Link);
 
 /// How long a predecessor that has closed the channel may take to end.
 const DEATH: Duration = Duration::from_secs(2);
+
+/// Why this process gives up when it is asked to stop.
+const STOPPING: &str = "it is stopping";
 
 /// How long a worker may take to give copies of its listening sockets.
 const TUNING: Duration = Duration::from_secs(5);
@@ -51,6 +55,29 @@ pub struct Inheritance {
     life: OwnedFd,
 }
 
+/// Why the rest could not be taken over.
+struct Failure {
+    why: String,
+    predecessor: Fate,
+}
+
+/// What the predecessor does after a failure.
+#[derive(PartialEq, Eq)]
+enum Fate {
+    /// It serves.
+    GoesOn,
+    /// It was asked to stop.
+    Stops,
+    /// It has died.
+    Died,
+}
+
+impl From<String> for Failure {
+    fn from(why: String) -> Failure {
+        Failure { why, predecessor: Fate::GoesOn }
+    }
+}
+
 /// How a take-over ended.
 pub enum End {
     /// The predecessor ends.
@@ -60,7 +87,7 @@ pub enum End {
     },
     /// It has died: this process has what it could get.
     Died(String),
-    /// It goes on, so this process must not.
+    /// It goes on, or was asked to stop: this process must not go on.
     Failed(String),
 }
 
@@ -80,7 +107,7 @@ impl Predecessor {
                 log::info!("takes over from tcplb {version}");
                 (changes, sockets, memory)
             }
-            Word::Refused { why } => return Err(refused(&why)),
+            Word::Refused { why, .. } => return Err(refused(&why)),
             _ => return Err(unexpected()),
         };
         let life = descriptors.into_iter().next().ok_or_else(unexpected)?;
@@ -90,7 +117,7 @@ impl Predecessor {
         while came < sockets {
             let (of, descriptors, missing) = match self.receive()? {
                 Letter { message: Word::Sockets(of), descriptors, missing } => (of, descriptors, missing),
-                Letter { message: Word::Refused { why }, .. } => return Err(refused(&why)),
+                Letter { message: Word::Refused { why, .. }, .. } => return Err(refused(&why)),
                 _ => return Err(unexpected()),
             };
             if missing > 0 || of.len() != descriptors.len() {
@@ -128,18 +155,51 @@ impl Inheritance {
     pub fn finish(self, published: &Published, workers: &Workers) -> End {
         // Those of the last Prepare. No other process touches them if the predecessor dies.
         let mut waiting = Vec::new();
-        match self.take_the_rest(published, workers, &mut waiting) {
+        // A stop of this process must not end a worker whose connections are on their way.
+        let stay = transit::stay(&workers.peers());
+        let taken = match &stay {
+            Some(_) => self.take_the_rest(published, workers, &mut waiting),
+            None => Err(STOPPING.to_owned().into()),
+        };
+        match taken.or_else(|failure| self.give_up(failure, workers, &mut waiting)) {
             Ok(reload) => {
                 self.own(published, workers);
-                End::Done { reload }
+                // A puller may have waited for its turn since it has read the file.
+                End::Done { reload: reload || self.predecessor.0.pulled }
             }
-            Err(why) if self.predecessor_ends_within(DEATH) => {
+            Err(Failure { why, predecessor: Fate::Died }) => {
                 workers.put_in(waiting);
                 self.own(published, workers);
                 End::Died(why)
             }
-            Err(why) => End::Failed(why),
+            Err(Failure { why, .. }) => End::Failed(why),
         }
+    }
+
+    /// Ends the hand-over. The predecessor may have given up before, or may have sent more than this process has waited for.
+    fn give_up(&self, mut failure: Failure, workers: &Workers, waiting: &mut Vec<Incoming>) -> Result<bool, Failure> {
+        let post = &self.predecessor.0.post;
+        // The predecessor may have ended.
+        let _ = post.send_last(&Word::Refused { why: failure.why.clone(), stopping: false });
+        if failure.predecessor != Fate::Stops && self.predecessor_ends_within(DEATH) {
+            failure.predecessor = Fate::Died;
+        }
+        // A predecessor that lives sends no Commit and no Released from now on, and goes on with what it could not commit.
+        let _ = post.end_receiving();
+        while let Ok(Some(Letter { message, .. })) = post.receive::<Word>(Instant::now()) {
+            match message {
+                Word::Commit => workers.put_in(mem::take(waiting)),
+                Word::Refused { stopping, .. } => {
+                    waiting.clear();
+                    if stopping {
+                        failure.predecessor = Fate::Stops;
+                    }
+                }
+                Word::Released { reload } => return Ok(reload),
+                _ => {}
+            }
+        }
+        Err(failure)
     }
 
     /// Whether the predecessor has ended by then. It may have closed the channel a moment before.
@@ -165,34 +225,37 @@ impl Inheritance {
         published: &Published,
         workers: &Workers,
         waiting: &mut Vec<Incoming>,
-    ) -> Result<bool, String> {
+    ) -> Result<bool, Failure> {
         let predecessor = &self.predecessor;
         predecessor.send(&Word::Running)?;
         loop {
             let Letter { message, descriptors, .. } = predecessor.receive()?;
             match message {
-                Word::Prepare(_) if published.is_draining() => return Err("this process is stopping".to_owned()),
+                // The predecessor serves on: it must not end for a process that ends.
+                Word::Prepare(_) | Word::Farewell(_) if published.is_draining() => {
+                    return Err(STOPPING.to_owned().into());
+                }
                 Word::Prepare(connections) => {
                     let (ready, refused) = assemble(connections, descriptors);
                     *waiting = ready;
                     predecessor.send(&Word::Ready { refused })?;
                 }
                 Word::Commit => {
-                    workers.put_in(std::mem::take(waiting));
+                    workers.put_in(mem::take(waiting));
                     predecessor.send(&Word::Resumed)?;
                 }
                 Word::Farewell(memory) => {
                     memory.add_since(&self.memory, published);
                     predecessor.send(&Word::Done)?;
                 }
-                // A puller may have waited for its turn since it has read the file.
-                Word::Released { reload } => return Ok(reload || self.predecessor.0.pulled),
-                Word::Refused { why } => {
+                Word::Released { reload } => return Ok(reload),
+                Word::Refused { why, stopping } => {
                     // They go on there.
                     waiting.clear();
-                    return Err(refused(&why));
+                    let predecessor = if stopping { Fate::Stops } else { Fate::GoesOn };
+                    return Err(Failure { why: refused(&why), predecessor });
                 }
-                _ => return Err(unexpected()),
+                _ => return Err(unexpected().into()),
             }
         }
     }

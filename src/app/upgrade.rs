@@ -56,6 +56,9 @@ const READY: Duration = Duration::from_secs(30);
 /// Descriptors that a successor needs beside as many as this process has open.
 const SPARE: u64 = 256;
 
+/// Why a hand-over ends when a stop comes.
+const STOPPING: &str = "tcplb is stopping";
+
 /// How often a wait looks whether the successor has ended, or a stop has come.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -94,6 +97,8 @@ pub struct Shared {
     pub pulling: Mutex<Option<PipeWriter>>,
     /// Shows the successor that this process has ended.
     pub life: Life,
+    /// This process takes over from no other any more: until then there is no other upgrade.
+    pub serves: AtomicBool,
     /// A successor has taken over.
     pub handed_over: AtomicBool,
     /// Keeps callers of the admin API out.
@@ -143,17 +148,18 @@ impl Shared {
 impl Upgrader for Upgrades {
     fn upgrade(&self) -> Result<Figures, Refusal> {
         let Some(mut launcher) = self.0.launcher.try_lock() else { return Err(Refusal::UnderWay) };
+        if !self.0.serves.load(Ordering::SeqCst) {
+            return Err(Refusal::UnderWay);
+        }
         let launcher = launcher.as_mut().map_err(|why| Refusal::Unavailable(why.clone()))?;
         let begun = Instant::now();
         log::info!("upgrade: starts {}", launcher.path().display());
-        let figures = launch(launcher).and_then(|(post, pid)| {
+        let launched = launch(launcher).inspect_err(|why| self.0.failed("upgrade", why));
+        let figures = launched.and_then(|(post, pid)| {
             let moved = hand_over(&self.0, begun, post, Successor::Launched { launcher, pid }, None)?;
             Ok(moved.figures(pid, begun.elapsed()))
         });
-        figures.map_err(|why| {
-            self.0.failed("upgrade", &why);
-            Refusal::Failed(why)
-        })
+        figures.map_err(Refusal::Failed)
     }
 }
 
@@ -237,7 +243,7 @@ fn launch(launcher: &mut Launcher) -> Result<(Post, i32), String> {
     Ok((Post::new(ours), pid))
 }
 
-/// Hands over to this successor. `first` is its first message, if that has come.
+/// Hands over to this successor, and reports a failure. `first` is its first message, if that has come.
 pub fn hand_over(
     shared: &Shared,
     begun: Instant,
@@ -245,10 +251,13 @@ pub fn hand_over(
     successor: Successor<'_>,
     first: Option<Word>,
 ) -> Result<Moved, String> {
-    // Control goes on once the attempt has undone what it did: a stop may wait for that.
+    // Control goes on once the attempt has undone what it did, and the log has the failure: a stop may wait for that.
     let mut held = None;
+    let way = successor.way();
     let mut attempt = Attempt { shared, begun, post, successor, paused: false, running: false };
-    attempt.carry_out(first, &mut held).inspect_err(|why| attempt.refuse(why))
+    let outcome = attempt.carry_out(first, &mut held).inspect_err(|why| attempt.refuse(why, held.as_ref()));
+    drop(attempt);
+    outcome.inspect_err(|why| shared.failed(way, why))
 }
 
 impl Attempt<'_> {
@@ -267,6 +276,9 @@ impl Attempt<'_> {
         shared.open_door(false);
         self.send(&Word::Farewell(Box::new(Memory::of(&shared.published, last_event, 0))), TAKE_OVER)?;
         self.expect(TAKE_OVER, READY, held, |word| matches!(word, Word::Done))?;
+        if held.is_over() {
+            return Err(STOPPING.to_owned());
+        }
         let reload = held.takes_reload() || shared.published.reloads() != reloads;
         self.send(&Word::Released { reload }, TAKE_OVER)?;
         self.paused = false;
@@ -286,7 +298,7 @@ impl Attempt<'_> {
         let first = first.map_or_else(|| self.receive("read its configuration", START, None), Ok)?;
         let hello = match first {
             Word::Hello(hello) => hello,
-            Word::Refused { why } => return Err(format!("{}: {why}", self.successor)),
+            Word::Refused { why, .. } => return Err(format!("{}: {why}", self.successor)),
             _ => return Err(self.unexpected("read its configuration")),
         };
         // With the same limit it has room for what this process has.
@@ -402,7 +414,7 @@ impl Attempt<'_> {
     /// Hands over some connections of a worker. How many the successor can't take: they are back at their worker.
     fn move_batch(&mut self, departed: Departed, held: &Held) -> Result<usize, String> {
         // Before they go on here. A successor that sees this process die without a Refused would go on with them.
-        let places = self.commit(&departed, held).inspect_err(|why| self.refuse(why))?;
+        let places = self.commit(&departed, held).inspect_err(|why| self.refuse(why, Some(held)))?;
         departed.commit(&places);
         self.expect(TAKE, READY, held, |word| matches!(word, Word::Resumed))?;
         Ok(places.len())
@@ -423,6 +435,7 @@ impl Attempt<'_> {
         sent.map_err(|error| self.unsent(TAKE, &error))?;
         let mut refused = match self.receive(TAKE, READY, Some(held))? {
             Word::Ready { refused } => refused,
+            Word::Refused { why, .. } => return Err(format!("{}: {why}", self.successor)),
             _ => return Err(self.unexpected(TAKE)),
         };
         refused.retain(|(place, _)| *place < departed.connections().len());
@@ -445,8 +458,8 @@ impl Attempt<'_> {
     }
 
     /// Gives up. The successor may have ended, or may not read: nothing waits for it.
-    fn refuse(&self, why: &str) {
-        let _ = self.post.send(&Word::Refused { why: why.to_owned() }, &[], Instant::now());
+    fn refuse(&self, why: &str, held: Option<&Held>) {
+        let _ = self.post.send_last(&Word::Refused { why: why.to_owned(), stopping: held.is_some_and(Held::is_over) });
     }
 
     fn send(&mut self, word: &Word, to: &str) -> Result<(), String> {
@@ -465,7 +478,7 @@ impl Attempt<'_> {
     /// Waits for a message of this kind.
     fn expect(&mut self, to: &str, time: Duration, held: &Held, is: impl Fn(&Word) -> bool) -> Result<(), String> {
         match self.receive(to, time, Some(held))? {
-            Word::Refused { why } => Err(format!("{}: {why}", self.successor)),
+            Word::Refused { why, .. } => Err(format!("{}: {why}", self.successor)),
             word if is(&word) => Ok(()),
             _ => Err(self.unexpected(to)),
         }
@@ -475,6 +488,9 @@ impl Attempt<'_> {
     fn receive(&mut self, to: &str, time: Duration, held: Option<&Held>) -> Result<Word, String> {
         let until = Instant::now() + time;
         loop {
+            if held.is_some_and(Held::is_over) {
+                return Err(STOPPING.to_owned());
+            }
             let slice = until.min(Instant::now() + LOOK);
             match self.post.receive::<Word>(slice) {
                 Ok(Some(Letter { message, .. })) => return Ok(message),
@@ -482,9 +498,6 @@ impl Attempt<'_> {
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => {
                     if let Some(status) = self.successor.status_within(Duration::ZERO) {
                         return Err(self.ended_with(&status, to));
-                    }
-                    if held.is_some_and(Held::is_over) {
-                        return Err("tcplb is stopping".to_owned());
                     }
                     if Instant::now() >= until {
                         return Err(format!("{} did not {to} within {time:?}", self.successor));

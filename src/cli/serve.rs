@@ -80,6 +80,7 @@ pub fn run(
         log::info!(target: logger::ALWAYS, "admin on {}", Reached(endpoint));
     }
     let (remote, log, upgrades) = (running.remote(), running.log_file(), running.upgrades());
+    running.take_kept();
     let spawned = thread::Builder::new()
         .name("commands".to_owned())
         .spawn(move || forward_signals(signals, &remote, log.as_ref(), &upgrades));

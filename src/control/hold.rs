@@ -117,6 +117,9 @@ impl<C: DataPlane> ControlLoop<C> {
                 if asked.reload.load(Ordering::Relaxed) {
                     reload_is_late();
                 }
+                if asked.stop.load(Ordering::Relaxed) {
+                    log::warn!("a stop came too late for this process: the new one has taken over, and serves");
+                }
                 HoldEnd::Leave
             }
             true => HoldEnd::Stop,
@@ -138,6 +141,7 @@ impl<C: DataPlane> ControlLoop<C> {
     /// A stop comes during a hold.
     pub(super) fn stop_later(&self) {
         if let Some(held) = &self.held {
+            log::info!("a stop waits for the end of the upgrade, which it ends");
             held.asked.stop.store(true, Ordering::Relaxed);
         }
     }

@@ -6,10 +6,10 @@
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::net::sockopt::socket_type;
+use rustix::net::sockopt::{set_socket_send_buffer_size, socket_send_buffer_size, socket_type};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recvmsg, sendmsg, shutdown, socketpair,
 };
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -81,6 +81,19 @@ impl Channel {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    /// Makes room for a short message, however many wait: the kernel takes messages up to this limit, and the last of them may be of
+    /// any size.
+    pub fn make_room(&self) -> io::Result<()> {
+        // The kernel grants twice of what is asked for, up to twice net.core.wmem_max (socket(7)).
+        let limit = socket_send_buffer_size(&self.0)?;
+        Ok(set_socket_send_buffer_size(&self.0, limit)?)
+    }
+
+    /// Lets the other end send nothing more. What it has sent can still be received.
+    pub fn end_receiving(&self) -> io::Result<()> {
+        Ok(shutdown(&self.0, Shutdown::Read)?)
     }
 
     /// Receives a message; `None` once the other end is closed.

@@ -93,6 +93,9 @@ pub enum Message<C, M> {
     Refused {
         /// Why.
         why: String,
+        /// The predecessor was asked to stop: then the successor ends, too.
+        #[serde(default)]
+        stopping: bool,
     },
     /// Step 2. The descriptor is a [`Life`](super::Life).
     Welcome {
@@ -218,6 +221,26 @@ impl Post {
         Ok(())
     }
 
+    /// Sends a short message at once, although the other process may have read nothing for long: the last one.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Channel::send`].
+    pub fn send_last<T: Serialize>(&self, message: &T) -> io::Result<()> {
+        match self.send(message, &[], Instant::now()) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+                self.0.make_room()?;
+                self.send(message, &[], Instant::now())
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Lets the other process send nothing more. What it has sent can still be received.
+    pub fn end_receiving(&self) -> io::Result<()> {
+        self.0.end_receiving()
+    }
+
     /// Receives a message; `None` once the other process has closed its end.
     ///
     /// # Errors
@@ -317,6 +340,33 @@ mod tests {
         assert!(receive(&[&whole[..], b"x"].concat()).contains("bytes behind it"));
         let other = br#"{"descriptors":0,"message":"Dune"}"#;
         assert!(receive(&[&[0][..], &length, other].concat()).contains("Dune"));
+    }
+
+    #[test]
+    fn the_last_message_finds_room_behind_any_others() {
+        for length in [0, 1_000, MESSAGE_MAX / 2, MESSAGE_MAX - 200] {
+            let (one, other) = Channel::pair().unwrap();
+            let (one, other) = (Post::new(one), Post::new(other));
+            let other_one = Text::Prepare(vec!["x".repeat(length)]);
+            let full = loop {
+                if let Err(error) = one.send(&other_one, &[], Instant::now()) {
+                    break error;
+                }
+            };
+            assert_eq!(full.kind(), io::ErrorKind::TimedOut);
+            let last = Text::Refused { why: "no".to_owned(), stopping: true };
+            one.send_last(&last).unwrap();
+            other.end_receiving().unwrap();
+            assert_eq!(one.send_last(&last).unwrap_err().kind(), io::ErrorKind::BrokenPipe);
+            let messages = std::iter::from_fn(|| other.receive::<Text>(Instant::now()).unwrap());
+            assert!(messages.last().unwrap().message == last, "{length}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_a_release_that_does_not_say_why_it_ends_is_no_stop() {
+        let refused: Text = serde_json::from_str(r#"{"Refused":{"why":"no"}}"#).unwrap();
+        assert!(refused == Text::Refused { why: "no".to_owned(), stopping: false });
     }
 
     #[test]

@@ -20,8 +20,9 @@
 //! | 10 | successor | [`Message::Done`] | it has everything |
 //! | 11 | predecessor | [`Message::Released`] | it has decided to end |
 //!
-//! Each wait has a bound. A predecessor that gives up sends [`Message::Refused`] and closes the channel. Before step 4 a failure changes nothing. After it the predecessor accepts clients again. A
-//! connection belongs to the predecessor until it sends Commit. So a failure costs no connection that the successor does not have already.
+//! Each wait has a bound. A predecessor that gives up sends [`Message::Refused`] and closes the channel. Before step 4 a failure changes
+//! nothing. After it the predecessor accepts clients again, unless it stops. A connection belongs to the predecessor until it sends
+//! Commit. So a failure costs no connection that the successor does not have already.
 //!
 //! # Which of the two goes on
 //!
@@ -32,14 +33,25 @@
 //! |---|---|---|---|
 //! | up to step 3 | any failure | goes on | is killed, or ends |
 //! | from step 4 | the successor dies or gives up | goes on | ends with the connections that it has, if it lives |
+//! | up to step 10 | the predecessor is asked to stop | sends Refused, which says so, and stops | ends with the connections that it has, even if the predecessor has ended |
+//! | up to step 10 | the successor is asked to stop | goes on | sends Refused instead of its next answer to Prepare or Farewell, and ends with the connections that it has |
 //! | from step 4 | the successor is silent for too long | sends Refused, and goes on | the same |
 //! | step 9 | the successor dies before Done | goes on; connections that were committed are lost | – |
 //! | step 9 | the successor lives, and Done does not come | sends Refused, and goes on | ends with the connections that it has |
 //! | step 10 | Released can't be sent: the successor is gone | goes on | – |
 //! | step 11 | Released is sent | ends | goes on |
 //! | step 3 to 10 | the predecessor dies without Refused | – | goes on, with the connections of the last Prepare too: no other process touches them |
-//! | step 4 to 10 | the predecessor sends Refused, and dies | – | goes on with the connections that it has |
+//! | step 4 to 10 | the predecessor sends Refused without a stop, and dies | – | goes on with the connections that it has |
 //! | step 10 | the predecessor lives, and neither Released nor Refused comes | stands still; then Released can't be sent, and it goes on | ends with the connections that it has |
+//!
+//! A stop ends a hand-over at its next message, up to step 10. A successor starts no upgrade of its own before step 11.
+//!
+//! The connections of the last Prepare are in one process only, however both end:
+//!
+//! * The predecessor sends Refused before they go on there. A Refused has room in the channel, even if the successor reads nothing.
+//! * A successor that gives up waits for the predecessor's end. If the predecessor lives, the successor closes the channel for further
+//!   messages. Then it reads what was sent before, and that decides: Commit, Released, Refused, or nothing.
+//! * No worker of the successor ends before the hand-over does. So a stop of the successor between Ready and Commit costs none.
 //!
 //! Both processes are tcplb, but may be of different versions. [`MAJOR`] changes when an older process could not understand the
 //! messages. Unknown fields are ignored.

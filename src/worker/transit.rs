@@ -9,6 +9,7 @@
 //! * [`Departed`] gives its connections back to their worker when it is dropped, unless [`Departed::commit`] states that the
 //!   next process has them. So every failure on the way ends with the connections where they were.
 //! * A worker does not end while connections of it are out: each batch is announced, as a client that a peer hands over.
+//! * No worker ends during a take-over ([`stay`]): its connections may be on their way from the other process.
 //! * Orders have room for any batch. There are few: at most one is out per call of [`take_out`], and [`put_in`] adds one per
 //!   call, which the caller bounds.
 
@@ -121,6 +122,34 @@ pub fn put_in(peer: &Peer, connections: Vec<Incoming>) -> Receiver<Vec<Refused>>
     answer
 }
 
+/// Has all workers stay, also without a connection and in a drain, until this is dropped.
+#[derive(Debug)]
+pub struct Stay {
+    peers: Arc<[Peer]>,
+    announced: usize,
+}
+
+/// See [`Stay`]. `None`: a worker has ended.
+pub fn stay(peers: &Arc<[Peer]>) -> Option<Stay> {
+    let announced = peers.iter().take_while(|peer| peer.arrivals.announce()).count();
+    // Dropping it withdraws the announcements.
+    let stay = Stay { peers: peers.clone(), announced };
+    (announced == peers.len()).then_some(stay)
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        self.peers.iter().take(self.announced).for_each(withdraw);
+    }
+}
+
+/// Nothing comes after the announcement.
+fn withdraw(peer: &Peer) {
+    peer.arrivals.arrived();
+    // The worker may have been about to end.
+    peer.mailbox.wake();
+}
+
 impl Departed {
     /// The connections.
     pub fn connections(&self) -> &[Detached] {
@@ -152,9 +181,7 @@ impl Drop for Departed {
     fn drop(&mut self) {
         let Some(peer) = self.peers.get(self.worker) else { return };
         if self.connections.is_empty() {
-            peer.arrivals.arrived();
-            // The worker may have been about to end.
-            return peer.mailbox.wake();
+            return withdraw(peer);
         }
         let back = vec![std::mem::take(&mut self.connections)];
         peer.orders.put(Orders { back, ..Orders::default() });

@@ -183,6 +183,41 @@ fn a_connection_goes_to_another_process_with_bytes_in_all_buffers_and_ends_there
 }
 
 #[test]
+fn workers_that_drain_stay_for_connections_of_another_process() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let bound = listen::bind(&Listen::parse("127.0.0.1:0").unwrap(), 1, &TcpTuning::of(&Global::default())).unwrap();
+    let [sockets] = <[_; 1]>::try_from(bound).unwrap();
+    let Endpoint::Inet(at) = sockets.endpoint else { panic!("an address") };
+    let listening = sockets.sockets.into_iter().map(Some).collect();
+    let old = Process::start(at, server.local_addr().unwrap(), listening, 0);
+    let new = Process::start(at, server.local_addr().unwrap(), vec![None, None], 1);
+    let mut client = TcpStream::connect(at).unwrap();
+    let (mut backend, _) = server.accept().unwrap();
+    let departed = take_one(&old);
+    let (incoming, peers) = (passed(&departed.connections()[0]), new.peers.clone());
+    let stays = stay(&peers).expect("all run");
+    peers.iter().for_each(|peer| peer.orders.put(Orders { drain: true, ..Orders::default() }));
+    // Each has carried out the drain once it answers the next order.
+    (0..2).for_each(|worker| drop(take_out(&peers, worker, 1).expect("it runs")));
+    departed.commit(&[]);
+    let worker = incoming.record.id.worker(2);
+    assert!(put_in(&peers[worker], vec![incoming]).recv().unwrap().is_empty());
+    drop(stays);
+    let answers = thread::spawn(move || {
+        let mut byte = [0];
+        backend.read_exact(&mut byte).unwrap();
+        backend.write_all(&byte).unwrap();
+    });
+    echo(&mut client, 78);
+    answers.join().unwrap();
+    drop(client);
+    let counts = new.threads.into_iter().map(|thread| thread.join().unwrap().unwrap());
+    assert_eq!(counts.map(|counts| counts.finished).sum::<u64>(), 1);
+    assert!(stay(&peers).is_none(), "they have ended");
+    old.drain();
+}
+
+#[test]
 fn a_worker_that_drains_waits_for_connections_that_are_out() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let bound = listen::bind(&Listen::parse("127.0.0.1:0").unwrap(), 1, &TcpTuning::of(&Global::default())).unwrap();

@@ -2,11 +2,13 @@
 //! or waits.
 
 use super::moves::pair;
+use super::outlives::{has_ended, listening};
 use super::{Upgradable, echoes};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
+use std::path::Path;
 use std::thread;
-use testkit::{Conn, Ending, ManualServer, Server, Tcplb, eventually, need, peers};
+use testkit::{Conn, Ending, ManualServer, Server, Tcplb, eventually, eventually_some, need, peers};
 
 /// The messages of an upgrade in their order, each with its sender.
 const STEPS: [(&str, Sender); 11] = [
@@ -44,28 +46,30 @@ pub(super) enum Act {
 }
 
 const BETWEEN: &str = r#"#!/usr/bin/env python3
-import os, re, select, signal, socket, subprocess, sys
+import ctypes, os, re, select, signal, socket, subprocess, sys
 STEP, ACT, FIFO, PROGRAM = "@STEP@", "@ACT@", "@FIFO@", "@PROGRAM@"
 old = socket.socket(fileno=os.dup(0))
 new, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-child = subprocess.Popen([PROGRAM] + sys.argv[1:], stdin=theirs)
+# The old process kills a new one that does not run yet. What it kills is this process (PR_SET_PDEATHSIG).
+libc, early = ctypes.CDLL(None), STEP in ("Hello", "Welcome", "Sockets", "Running")
+child = subprocess.Popen([PROGRAM] + sys.argv[1:], stdin=theirs, preexec_fn=lambda: early and libc.prctl(1, signal.SIGKILL))
 theirs.close()
 old.setblocking(True)
 launcher = re.search(r"PPid:\s(\d+)", open(f"/proc/{os.getppid()}/status").read())
 predecessor = os.pidfd_open(int(launcher[1]))
 
 def end():
-    try:
-        status = child.wait(timeout=2)
-        os._exit(status if status > 0 else 7)
-    except subprocess.TimeoutExpired:
-        os._exit(0)
+    old.close()
+    new.close()
+    open(FIFO + ".closed", "w").close()
+    status = child.wait()
+    os._exit(status if status > 0 else 7)
 
 def reached(before, sent):
     if ACT == "KillOld" and not before:
         signal.pidfd_send_signal(predecessor, signal.SIGKILL)
         select.select([predecessor], [], [])
-        os._exit(0)
+        end()
     if ACT == "KillNew" and before == (sent is new):
         child.kill()
         child.wait()
@@ -73,7 +77,9 @@ def reached(before, sent):
     if ACT == "Delay" and before:
         select.select([], [], [], 0.4)
     if ACT == "Wait" and before:
-        open(FIFO + ".reached", "w").close()
+        with open(FIFO + ".new", "w") as file:
+            file.write(str(child.pid))
+        os.rename(FIFO + ".new", FIFO + ".reached")
         open(FIFO).read()
 
 inside, name = {old: False, new: False}, {old: "", new: ""}
@@ -245,6 +251,124 @@ fn a_reload_that_is_asked_for_during_an_upgrade_reaches_the_new_process() {
     eventually("the new process has the new file", || {
         Conn::try_to(&tcplb.at).is_ok_and(|client| client.patient().hear_line() == "two")
     });
+}
+
+/// Starts an upgrade that waits at this message. The new process, and the pipe that lets the message pass.
+pub(super) fn wait_at(tcplb: &Upgradable, step: &str) -> (Pid, String) {
+    let fifo = tcplb.stand_between(step, &Act::Wait);
+    let reached = format!("{fifo}.reached");
+    let _ = fs::remove_file(&reached);
+    tcplb.process.signal(Signal::USR2);
+    let pid = eventually_some("the message waits", || fs::read_to_string(&reached).ok()?.parse().ok());
+    (Pid::from_raw(pid).unwrap(), fifo)
+}
+
+#[test]
+fn a_stop_of_the_old_process_ends_both_at_any_message() {
+    if need("python3").is_none() {
+        return;
+    }
+    for step in ["Running", "Ready", "Resumed", "Done"] {
+        let echo = Server::start(peers::echo);
+        let mut tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["-w", "1"]));
+        let client = tcplb.connect().patient();
+        client.assert_echoes("before");
+        let (_, fifo) = wait_at(&tcplb, step);
+        tcplb.process.signal(Signal::TERM);
+        tcplb.process.wait_for_line("a stop waits");
+        fs::write(&fifo, "go\n").unwrap();
+        tcplb.process.wait_for_line("tcplb is stopping");
+        client.assert_echoes("until its end");
+        drop(client);
+        let status = eventually_some("the old process ends", || tcplb.process.exited());
+        assert!(status.success(), "{step}: {status}");
+        eventually(&format!("{step}: no process listens"), || Conn::try_to(&tcplb.at).is_err());
+    }
+}
+
+#[test]
+fn a_stop_of_the_old_process_ends_a_new_one_that_reads_of_it_after_its_death() {
+    if need("python3").is_none() {
+        return;
+    }
+    let server = ManualServer::start();
+    let asked = Tcplb::new().backend(server.at()).unprobed().args(["-w", "1", "--relay", "copy"]);
+    let mut tcplb = Upgradable::start(asked);
+    let (client, backend) = pair(&tcplb, &server);
+    let held = client.fill();
+    let (new, fifo) = wait_at(&tcplb, "Prepare");
+    kill_process(new, Signal::STOP).unwrap();
+    let stat = format!("/proc/{}/stat", new.as_raw_nonzero());
+    eventually("the new process stands still", || fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T ")));
+    fs::write(&fifo, "go\n").unwrap();
+    tcplb.process.signal(Signal::TERM);
+    // The connection goes on there, and relays what its record in the new process has.
+    assert_eq!(backend.hear(held).len(), held);
+    eventually("the channel is closed", || Path::new(&format!("{fifo}.closed")).exists());
+    tcplb.process.signal(Signal::KILL);
+    tcplb.is_killed();
+    kill_process(new, Signal::CONT).unwrap();
+    assert_eq!(backend.hear_all(), b"", "no byte twice");
+    assert_eq!(client.ending(), Ending::Fin);
+    eventually("no process listens", || Conn::try_to(&tcplb.at).is_err());
+}
+
+#[test]
+fn a_stop_of_the_new_process_between_ready_and_commit_loses_no_connection() {
+    if need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["-w", "1"]));
+    let clients: Vec<Conn> = (0..3).map(|_| tcplb.connect().patient()).collect();
+    clients.iter().for_each(|client| client.assert_echoes("before"));
+    let (new, fifo) = wait_at(&tcplb, "Ready");
+    let before = listening(new.as_raw_nonzero());
+    kill_process(new, Signal::TERM).unwrap();
+    eventually("the new process accepts no client any more", || listening(new.as_raw_nonzero()) < before);
+    fs::write(&fifo, "go\n").unwrap();
+    eventually("the failure is counted", || tcplb.results() == (0, 1));
+    assert_eq!(tcplb.get("/v1/connections").as_array().unwrap().len(), 0, "all have moved");
+    tcplb.process.wait_for_line("this process ends with its last connection: it is stopping");
+    clients.iter().for_each(|client| client.assert_echoes("by the new process"));
+    tcplb.connect().patient().assert_echoes("by the old one");
+    drop(clients);
+    tcplb.process.wait_for_line("stopped: 3 connections finished, 0 reset");
+    eventually("the new process has ended", || has_ended(new));
+}
+
+#[test]
+fn a_stop_of_the_new_process_leaves_the_old_one_in_charge() {
+    if need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["-w", "1"]));
+    // Without connections there is no Prepare.
+    let (new, fifo) = wait_at(&tcplb, "Farewell");
+    kill_process(new, Signal::TERM).unwrap();
+    tcplb.process.wait_for_line("draining: no new connections");
+    fs::write(&fifo, "go\n").unwrap();
+    tcplb.process.wait_for_line("it is stopping");
+    eventually("the failure is counted", || tcplb.results() == (0, 1));
+    tcplb.connect().patient().assert_echoes("a new one");
+}
+
+#[test]
+fn a_process_that_takes_over_starts_no_upgrade_of_its_own() {
+    if need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["-w", "1"]));
+    let client = tcplb.connect().patient();
+    client.assert_echoes("before");
+    let (new, fifo) = wait_at(&tcplb, "Prepare");
+    kill_process(new, Signal::USR2).unwrap();
+    tcplb.process.wait_for_line("SIGUSR2 ignored: an upgrade is under way");
+    fs::write(&fifo, "go\n").unwrap();
+    eventually("the upgrade has succeeded", || tcplb.results() == (1, 0));
+    client.assert_echoes("after");
 }
 
 #[test]

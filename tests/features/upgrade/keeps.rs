@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 use store::Manager;
-use testkit::{Admin, At, ConfigFile, Conn, Ending, ManualServer, Process, Server, eventually, free_address, peers};
+use testkit::{
+    Admin, At, ConfigFile, Conn, Ending, ManualServer, Process, Server, eventually, free_address, need, peers,
+};
 
 /// A tcplb that the manager starts, stops, and starts again.
 struct Service {
@@ -135,6 +137,29 @@ fn keep_connections_lets_connections_outlast_a_restart() {
     drop((quiet, client, backend, stalled, stalled_backend));
     eventually("all have ended", || service.ids().is_empty());
     assert_eq!(service.admin.metric("tcplb_backend_connections_active", &[]), 0);
+}
+
+#[test]
+fn a_stop_during_a_start_keeps_connections_once_more() {
+    let (Some(manager), Some(_)) = (Manager::new(), need("strace")) else { return };
+    let server = ManualServer::start();
+    let mut service = Service::start(manager, configured(&[], [server.at()]));
+    let (client, backend) = service.pair(&server);
+    assert_relays(&client, &backend, "before");
+    assert!(service.stop().success());
+    let Service { manager, file, .. } = service;
+    let file = ConfigFile::of(file.text());
+    let path = file.write();
+    // Each new thread runs before the one that has started it goes on.
+    let slowly =
+        ["strace", "-D", "-qq", "-f", "-o", "/dev/null", "-e", "trace=clone3", "-e", "inject=clone3:delay_exit=100ms"];
+    let mut starting = manager.start_by(&slowly, &["--config", path.to_str().unwrap()]);
+    starting.wait_for_line("serves at most");
+    starting.signal(Signal::TERM);
+    assert!(starting.wait_exit().success());
+    starting.wait_for_line("stopped: 0 connections finished, 0 reset, 1 kept for the next start");
+    let _service = Service::start(manager, ConfigFile::of(file.text()));
+    assert_relays(&client, &backend, "after");
 }
 
 #[test]

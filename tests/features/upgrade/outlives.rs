@@ -1,7 +1,7 @@
 //! A process that goes on after a hand-over for the connections that it has: what it does to the sockets of the other one.
 
 use super::Upgradable;
-use super::between::Act;
+use super::between::{Act, wait_at};
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -19,15 +19,13 @@ pub(super) struct Waiting {
 
 impl Waiting {
     pub(super) fn start(tcplb: &Upgradable) -> Waiting {
-        let fifo = tcplb.stand_between("Farewell", &Act::Wait);
-        tcplb.process.signal(Signal::USR2);
-        eventually("the message waits", || fs::metadata(format!("{fifo}.reached")).is_ok());
+        let (new, _) = wait_at(tcplb, "Farewell");
         let child = |of: i32| -> i32 {
             let children = fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap();
             children.trim().parse().unwrap_or_else(|_| panic!("not one child: {children}"))
         };
         let between = child(child(tcplb.process.pid().try_into().unwrap()));
-        Waiting { new: Pid::from_raw(child(between)).unwrap(), between: Pid::from_raw(between).unwrap() }
+        Waiting { new, between: Pid::from_raw(between).unwrap() }
     }
 
     /// The channel closes, and both processes live.
@@ -39,13 +37,13 @@ impl Waiting {
 }
 
 /// Whether it has ended. Its parent may not have looked yet.
-fn has_ended(pid: Pid) -> bool {
+pub(super) fn has_ended(pid: Pid) -> bool {
     let state = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
     state.map_or(true, |state| state.contains(") Z "))
 }
 
 /// How many listening sockets a process has.
-fn listening(pid: impl Display) -> usize {
+pub(super) fn listening(pid: impl Display) -> usize {
     let table = |name: &str| fs::read_to_string(format!("/proc/{pid}/net/{name}")).unwrap_or_default();
     let columns = |name: &str, column: usize, value: &str, inode: usize| -> Vec<String> {
         let table = table(name);

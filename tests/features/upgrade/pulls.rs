@@ -361,7 +361,7 @@ fn a_silent_process_at_the_socket_holds_up_no_upgrade() {
     let echo = Server::start(peers::echo);
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("take-over.sock");
-    let process = Group::start(&asked(Tcplb::new().backend(echo.at()), &socket), &directory.path().join("first"));
+    let process = start_in(&directory.path().join("first"), &asked(Tcplb::new().backend(echo.at()), &socket));
     process.wait_for_line("admin on ");
     let silent = pull::connect(&socket).unwrap().unwrap();
     eventually("it is accepted", || connected(&socket) == (1, 1));

@@ -33,7 +33,7 @@ for place, descriptor in enumerate(high):
 os.closerange(3 + len(high), 3000)
 if high:
     os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(high)), LISTEN_FDNAMES=":".join(names))
-os.execv(sys.argv[1], sys.argv[1:])
+os.execvp(sys.argv[1], sys.argv[1:])
 "#;
 
 /// A manager. It reads its messages on a thread.
@@ -77,12 +77,18 @@ impl Manager {
     /// Starts tcplb, and passes all that is in the store, in any order.
     #[track_caller]
     pub fn start(&self, arguments: &[&str]) -> Process {
+        self.start_by(&[], arguments)
+    }
+
+    /// The same through another program, which ends in `exec` with its further arguments.
+    #[track_caller]
+    pub fn start_by(&self, wrapper: &[&str], arguments: &[&str]) -> Process {
         let copy = |(name, descriptor): &(String, OwnedFd)| (name.clone(), descriptor.try_clone().unwrap());
         let mut stored: Vec<(String, OwnedFd)> = self.state.lock().stored.iter().map(copy).collect();
         fastrand::shuffle(&mut stored);
         let service = tcplb(arguments);
         let mut command = Command::new("python3");
-        command.args(["-c", LAUNCH]).arg(service.get_program()).args(service.get_args());
+        command.args(["-c", LAUNCH]).args(wrapper).arg(service.get_program()).args(service.get_args());
         for (name, _) in service.get_envs().filter(|(_, value)| value.is_none()) {
             command.env_remove(name);
         }
