@@ -1,6 +1,6 @@
 //! A slot in use: by a backend and, while an address of its name stays, by the backends that take its place.
 //!
-//! They share the count of connections, so a limit holds for all of them together, and the slot is free once the last of them is
+//! They share the count of connections, so a limit holds for all of them together. The slot is free once the last of them is
 //! dropped.
 
 use super::{Backend, BackendId};
