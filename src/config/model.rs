@@ -2,9 +2,11 @@
 
 mod discover;
 pub mod health;
+mod route;
 
 pub use discover::{Discover, OnEmpty, Origin};
 pub use health::{Health, HealthKind, InitialHealth, Pattern, Probe, Step};
+pub use route::{NO_ROUTE, Route, SILENT};
 
 use super::words::Words;
 use crate::base::{Address, Listen, Size};
@@ -23,7 +25,7 @@ pub struct Model {
     pub global: Global,
     /// The listeners; at least one.
     pub listeners: Vec<Listener>,
-    /// The pools; every listener's pool is among them.
+    /// The pools; those of every listener and its routes are among them.
     pub pools: Vec<Pool>,
 }
 
@@ -257,6 +259,12 @@ pub struct Listener {
     pub bind: Vec<Listen>,
     /// The name of its pool.
     pub pool: String,
+    /// Which clients go to other pools.
+    pub routes: Vec<Route>,
+    /// How long a client may take to say what the routes ask for.
+    pub sniff_timeout: Duration,
+    /// The name of the pool of clients that say nothing for that long; `None`: they are reset.
+    pub silent_pool: Option<String>,
     /// Whether every client starts with a PROXY header.
     pub accept_proxy: bool,
     /// The addresses that may send a header, by the socket's peer; empty: all.
@@ -350,6 +358,9 @@ impl Default for Listener {
             name: defaults::NAME.to_owned(),
             bind: Vec::new(),
             pool: defaults::NAME.to_owned(),
+            routes: Vec::new(),
+            sniff_timeout: defaults::SNIFF_TIMEOUT,
+            silent_pool: None,
             accept_proxy: false,
             trusted_proxies: Vec::new(),
             allow: Vec::new(),
@@ -610,6 +621,8 @@ pub mod defaults {
     pub const NAME: &str = "default";
     /// How soon a vanished peer is found. The kernel's own defaults take over two hours.
     pub const DEAD_PEER_TIMEOUT: Duration = Duration::from_secs(120);
+    /// How long a client may take to say what routes ask for.
+    pub const SNIFF_TIMEOUT: Duration = Duration::from_secs(3);
     /// The weight of a backend.
     pub const WEIGHT: u16 = 1;
 }

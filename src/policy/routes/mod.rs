@@ -78,11 +78,16 @@ impl Conditions {
             None if self.sni.is_empty() && self.alpn.is_empty() && self.source.is_empty() => {
                 Err("a route needs a condition: protocol, sni, alpn or source".to_owned())
             }
-            Some(protocol) if !(protocol.has_hello() || self.sni.is_empty() && self.alpn.is_empty()) => {
-                Err(format!("no client of {protocol} meets {key}: expected protocol tls or postgres beside it"))
-            }
+            Some(protocol) if !(protocol.has_hello() || self.sni.is_empty() && self.alpn.is_empty()) => Err(format!(
+                "expected tls or postgres beside {key}, got `{protocol}`, whose clients send no ClientHello"
+            )),
             _ => Ok(()),
         }
+    }
+
+    /// Whether they depend on the client's first bytes.
+    pub fn need_first_bytes(&self) -> bool {
+        self.protocol.is_some() || !self.sni.is_empty() || !self.alpn.is_empty()
     }
 
     /// Whether these hold wherever `other` holds, names aside.

@@ -165,7 +165,7 @@ impl Protocol {
     pub const ALL: [Protocol; 4] = [Protocol::Tls, Protocol::Postgres, Protocol::Http, Protocol::Ssh];
 
     /// Its word in files and logs.
-    pub fn word(self) -> &'static str {
+    pub const fn word(self) -> &'static str {
         match self {
             Protocol::Tls => "tls",
             Protocol::Postgres => "postgres",
