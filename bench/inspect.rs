@@ -157,6 +157,10 @@ impl Net for Silent {
         Ok(false)
     }
 
+    fn peek(&mut self, (): &(), _: &mut [u8]) -> io::Result<usize> {
+        Err(ErrorKind::WouldBlock.into())
+    }
+
     fn local(&mut self, (): &()) -> Option<Endpoint> {
         None
     }

@@ -2,9 +2,10 @@
 //! So a check can look at both while the session goes on.
 
 use std::ops::Deref;
+use std::sync::Arc;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::policy::balance::Client;
-use tcplb::pool::Tried;
+use tcplb::pool::{Pool, Tried};
 use tcplb::session::{CloseReason, Effect, Ending, Fact, Input, Ledger, Session, Side};
 
 /// The effects, without their operands.
@@ -13,6 +14,7 @@ pub enum Asked {
     Wait,
     ReadPreamble,
     Admit,
+    Sniff,
     Pick,
     Queue,
     Dial,
@@ -68,6 +70,7 @@ pub struct Machine {
     /// Of the last effect that named one.
     pub client: Client,
     pub tried: Vec<Tried>,
+    pub pool: Option<Arc<Pool>>,
     pub address: Option<Endpoint>,
     /// The last dial might have been a warm connection.
     pub may_be_warm: bool,
@@ -82,7 +85,18 @@ impl Machine {
     pub fn new(session: Session) -> Machine {
         let (client, tried, address, preamble) = (Client { ip: None }, Vec::new(), None, Vec::new());
         let facts = Facts::default();
-        Machine { session, client, tried, address, may_be_warm: false, preamble, local: None, facts, over: None }
+        Machine {
+            session,
+            client,
+            tried,
+            pool: None,
+            address,
+            may_be_warm: false,
+            preamble,
+            local: None,
+            facts,
+            over: None,
+        }
     }
 
     pub fn handle(&mut self, input: Input<'_>, now: Tick) -> Asked {
@@ -93,8 +107,9 @@ impl Machine {
                 self.client = client;
                 Asked::Admit
             }
-            Effect::Pick { client, tried, .. } => {
-                (self.client, self.tried) = (client, tried.to_vec());
+            Effect::Sniff { .. } => Asked::Sniff,
+            Effect::Pick { pool, client, tried } => {
+                (self.client, self.tried, self.pool) = (client, tried.to_vec(), Some(pool.clone()));
                 Asked::Pick
             }
             Effect::Queue { .. } => Asked::Queue,

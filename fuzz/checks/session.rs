@@ -16,16 +16,19 @@ use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::config::model::{self, Model, ProxyVersion};
 use tcplb::policy::health::ConnectFailure;
 use tcplb::policy::limit::Reason;
-use tcplb::pool::{self, Lease, Listener, PickError, Pool, Resolved};
+use tcplb::policy::routes::Conditions;
+use tcplb::pool::{self, Lease, Listener, PickError, Pool, Resolved, Snapshot};
 use tcplb::proto::proxy::{Announced, Header};
+use tcplb::proto::sniff::{self, Hello, Protocol, Sniffed};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
-    CloseReason, ConnectionId, DialFailure, Direction, Ending, Failed, HalfState, Input, Left, Moved, NoHeader,
-    Preamble, QUIET, RESET_PATIENCE, Route, Session, Side, Stage,
+    CloseReason, ConnectionId, DialFailure, Direction, Ending, Failed, HalfState, Input, Left, Moved, NoAnswer,
+    NoHeader, Preamble, QUIET, RESET_PATIENCE, Route, Session, Side, Stage,
 };
 
 const WAIT: Duration = Duration::from_secs(4);
 const LIFETIME: Duration = Duration::from_secs(30);
+const POOLS: [&str; 2] = ["p", "q"];
 const REFUSED: DialFailure = DialFailure::Failed(ConnectFailure::Os(111));
 
 /// Choices, a byte each; all zero once they are used up.
@@ -49,30 +52,42 @@ impl Choices<'_> {
 pub fn check(bytes: &[u8]) {
     let mut choices = Choices(bytes.iter());
     let mut life = Life::begin(&mut choices);
-    let pool = life.listener.pool.clone();
+    let pools = life.pools.clone();
     while !choices.is_over() {
         life.step(&mut choices);
     }
     life.session.handle(Input::Stop(CloseReason::Shutdown), life.now);
     assert!(life.session.over.is_some(), "it does not stop");
     drop(life);
-    assert_eq!(leases(&pool), 0, "a lease is left");
+    assert_eq!(leases(&pools), 0, "a lease is left");
 }
 
-/// Up to three backends, the first with two addresses.
-fn settings(choices: &mut Choices<'_>) -> (model::Pool, Resolved) {
+/// Up to three backends, the first with two addresses. Perhaps the listener has a route, and a pool for silent clients.
+fn settings(choices: &mut Choices<'_>) -> (model::Pool, model::Listener, Resolved) {
     let mut resolved = HashMap::new();
     let mut backends = Vec::new();
     for number in 0..=choices.below(3) {
         let at = ([10, 0, 0, number], 80).into();
         let name = format!("b{number}");
         let second = (number == 0).then(|| Endpoint::Inet(([10, 0, 1, 0], 80).into()));
-        resolved.insert((String::from("p"), name.clone()), [Endpoint::Inet(at)].into_iter().chain(second).collect());
+        let endpoints: Vec<Endpoint> = [Endpoint::Inet(at)].into_iter().chain(second).collect();
+        for pool in POOLS {
+            resolved.insert((pool.to_owned(), name.clone()), endpoints.clone());
+        }
         backends.push(model::Backend { name, ..model::Backend::at(Address::Inet(at)) });
     }
     let (connect_attempts, waiting) = (1 + u32::from(choices.below(3)), choices.next());
+    let conditions = Conditions { protocol: Some(Protocol::Tls), ..Conditions::default() };
+    let route = model::Route { conditions, pool: POOLS[1].into(), ..model::Route::default() };
+    let is_routed = waiting & 4 != 0;
+    let listener = model::Listener {
+        pool: POOLS[0].into(),
+        routes: if is_routed { vec![route] } else { Vec::new() },
+        silent_pool: (is_routed && waiting & 8 != 0).then(|| POOLS[1].into()),
+        ..model::Listener::default()
+    };
     let settings = model::Pool {
-        name: "p".into(),
+        name: POOLS[0].into(),
         connect_attempts,
         no_backend: if waiting & 1 == 0 { model::NoBackend::Reset } else { model::NoBackend::Wait(WAIT) },
         abandoned: if waiting & 2 == 0 { model::Abandoned::Serve } else { model::Abandoned::Drop },
@@ -82,17 +97,23 @@ fn settings(choices: &mut Choices<'_>) -> (model::Pool, Resolved) {
         backends,
         ..model::Pool::default()
     };
-    (settings, resolved)
+    (settings, listener, resolved)
 }
 
-fn listener(settings: model::Pool, resolved: &Resolved) -> Arc<Listener> {
-    let listener = model::Listener { pool: "p".into(), ..model::Listener::default() };
-    let model = Model { global: model::Global::default(), listeners: vec![listener], pools: vec![settings] };
-    pool::build(&model, resolved).listeners[0].clone()
+/// Both pools have these settings.
+fn build(settings: &model::Pool, listener: model::Listener, resolved: &Resolved) -> Snapshot {
+    let pools = POOLS.map(|name| model::Pool { name: name.into(), ..settings.clone() }).into();
+    let model = Model { global: model::Global::default(), listeners: vec![listener], pools };
+    pool::build(&model, resolved)
 }
 
-fn leases(pool: &Pool) -> u32 {
-    pool.members.iter().map(|member| member.backend.active()).sum()
+fn leases(pools: &[Arc<Pool>]) -> u32 {
+    pools.iter().flat_map(|pool| &pool.members).map(|member| member.backend.active()).sum()
+}
+
+/// What the first bytes of a client of TLS say.
+fn tls() -> Box<Sniffed> {
+    Box::new(Sniffed { protocol: Protocol::Tls, hello: Some(Hello::default()) })
 }
 
 /// What the driver owes the session.
@@ -100,6 +121,7 @@ fn leases(pool: &Pool) -> u32 {
 enum Owed {
     Header,
     Admission,
+    FirstBytes,
     Choice,
     Place,
     Dial,
@@ -137,6 +159,8 @@ struct Failure {
 struct Life {
     session: Machine,
     listener: Arc<Listener>,
+    /// That of the listener, and that of its route.
+    pools: Vec<Arc<Pool>>,
     now: Tick,
     owed: Owed,
     /// Up and down, once it relays.
@@ -153,15 +177,17 @@ struct Life {
 
 impl Life {
     fn begin(choices: &mut Choices<'_>) -> Life {
-        let (mut settings, resolved) = settings(choices);
+        let (mut settings, listener, resolved) = settings(choices);
         let preamble = [Preamble::None, Preamble::ProxyHeader, Preamble::NotTrusted][usize::from(choices.below(3))];
         let client = (choices.below(2) == 0).then(|| Endpoint::Inet(([127, 0, 0, 1], 9).into()));
         settings.max_lifetime = (choices.below(2) == 0).then_some(LIFETIME);
-        let (listener, now) = (listener(settings, &resolved), Tick(1 << 40));
+        let (snapshot, now) = (build(&settings, listener, &resolved), Tick(1 << 40));
+        let listener = snapshot.listeners[0].clone();
         let session = Machine::new(Session::new(ConnectionId(1), client, preamble, listener.clone(), 0, now));
         let mut life = Life {
             session,
             listener,
+            pools: snapshot.pools,
             now,
             owed: Owed::Nothing,
             streams: [Stream::default(); 2],
@@ -232,10 +258,17 @@ impl Life {
                 2 => Err(Reason::SourceRate),
                 _ => Ok(()),
             }),
+            Owed::FirstBytes => match choice % 6 {
+                0 => Input::Heard,
+                1 => Input::Sniffed(Ok(None)),
+                2 => Input::Sniffed(Err(NoAnswer::Fin)),
+                3 => Input::Sniffed(Err(NoAnswer::Failed(sniff::Failure::HelloMalformed))),
+                _ => Input::Sniffed(Ok(Some(tls()))),
+            },
             Owed::Choice if choice.is_multiple_of(4) => Input::Picked(Err(PickError::AllDown)),
             Owed::Choice => {
                 let mut random = fastrand::Rng::with_seed(choice.into());
-                let pool = &self.listener.pool;
+                let pool = self.session.pool.as_ref().expect("it has asked");
                 let picked = pool.pick(self.session.client, &self.session.tried, Tick(1), &mut random);
                 if let Ok(lease) = &picked {
                     assert!(!self.tried.contains(&lease.index()), "tried in vain, and again");
@@ -360,7 +393,9 @@ impl Life {
     /// What no driver reports at this moment must not move it.
     fn nonsense(&mut self, choices: &mut Choices<'_>) {
         let byte = choices.next();
-        let input = match byte % 8 {
+        let input = match byte % 10 {
+            9 if self.owed != Owed::FirstBytes => Input::Sniffed(Ok(Some(tls()))),
+            8 if self.owed != Owed::FirstBytes => Input::Heard,
             7 if self.failed.is_none() => Input::Unsent(0),
             0 if self.owed != Owed::Header => Input::Header(Err(NoHeader::Bad)),
             1 if self.owed != Owed::Admission => Input::Admitted(Err(Reason::Denied)),
@@ -382,9 +417,9 @@ impl Life {
         if matches!(input, Input::Dialed(_)) && self.session.stage() == Stage::Dialing {
             return;
         }
-        let before = (self.session.deadline(), leases(&self.listener.pool), self.session.stage(), self.session.facts);
+        let before = (self.session.deadline(), leases(&self.pools), self.session.stage(), self.session.facts);
         assert_eq!(self.session.handle(input, self.now), Asked::Wait, "it asked for nothing of the kind");
-        let after = (self.session.deadline(), leases(&self.listener.pool), self.session.stage(), self.session.facts);
+        let after = (self.session.deadline(), leases(&self.pools), self.session.stage(), self.session.facts);
         assert_eq!(before, after);
     }
 
@@ -396,7 +431,8 @@ impl Life {
         assert_eq!(saved.listener, self.listener.name);
         let later = u64::from(choices.next()) << 20;
         let before = self.session.deadline();
-        let pool = &self.listener.pool;
+        let named = |name: &str| self.pools.iter().find(|pool| pool.settings.name == name).expect("one of the pools");
+        let pool = saved.pool.as_deref().map_or(&self.listener.pool, named);
         let lease = saved.relay.as_ref().map(|relay| {
             let at = pool.members.iter().position(|member| member.backend.name == relay.backend);
             let at = at.expect("the same pool");
@@ -404,15 +440,14 @@ impl Life {
         });
         let now = Tick(self.now.0 + later);
         let route = match &saved.pool {
-            Some(name) if *name == pool.settings.name => Route::Pool(pool.clone()),
-            Some(name) => panic!("a pool called {name}"),
+            Some(_) => Route::Pool(pool.clone()),
             None => Route::Listener(self.listener.clone()),
         };
         let rebuilt = Session::restore(&saved, ConnectionId(2), self.listener.totals.clone(), route, lease, now)
             .expect("it can be rebuilt");
         let facts = self.session.facts;
         self.session = Machine { facts, ..Machine::new(rebuilt) };
-        if self.relays {
+        if self.relays || self.owed == Owed::FirstBytes {
             let expected = before.map(|deadline| Tick(deadline.0 + later));
             let early = before.is_some_and(|deadline| deadline < self.now);
             assert!(early || self.session.deadline() == expected, "another deadline");
@@ -437,12 +472,14 @@ impl Life {
                 Stage::Dialing => Owed::Dial,
                 Stage::Waiting => Owed::Place,
                 Stage::Preamble => Owed::Header,
+                Stage::Sniffing => Owed::FirstBytes,
                 Stage::Closed => Owed::Nothing,
                 _ if matches!(self.owed, Owed::Dial | Owed::Measure) => Owed::Nothing,
                 _ => self.owed,
             },
             Asked::ReadPreamble => Owed::Header,
             Asked::Admit => Owed::Admission,
+            Asked::Sniff => Owed::FirstBytes,
             Asked::Pick => Owed::Choice,
             Asked::Queue => {
                 assert_eq!(self.session.stage(), Stage::Waiting);
@@ -509,7 +546,7 @@ impl Life {
     fn look(&self) {
         let over = self.session.over.is_some();
         assert_eq!(over, self.session.stage() == Stage::Closed);
-        let leases = leases(&self.listener.pool);
+        let leases = leases(&self.pools);
         assert_eq!(leases, u32::from(self.session.backend().is_some()), "a lease without a backend");
         let asked = matches!(self.owed, Owed::Admission | Owed::Choice);
         assert!(over || asked || self.session.deadline().is_some(), "nothing will ever wake it");

@@ -10,7 +10,7 @@ use tcplb::session::{Direction, Fact, Input, Ledger, Moved, Route, Session, Side
 use tcplb::worker::driver::transit::{Incoming, Record};
 
 /// The parts of a record that may have further fields.
-const PARTS: [&str; 12] = [
+const PARTS: [&str; 15] = [
     "",
     "/session",
     "/session/relay",
@@ -18,6 +18,9 @@ const PARTS: [&str; 12] = [
     "/session/relay/failed",
     "/session/history",
     "/session/left",
+    "/session/sniffing",
+    "/session/first",
+    "/session/first/sniffed",
     "/client",
     "/client/ready",
     "/client/watch",

@@ -87,7 +87,11 @@ fn cause(record: &Record) -> char {
         CloseReason::HalfCloseTimeout if record.first_fin == Some(Side::Client) => 's',
         CloseReason::HalfCloseTimeout => 'c',
         CloseReason::NoBackend | CloseReason::ConnectFailed => without_backend(record),
-        CloseReason::BadProxyHeader | CloseReason::Denied | CloseReason::SourceLimit | CloseReason::SourceRate => 'P',
+        CloseReason::BadProxyHeader
+        | CloseReason::Denied
+        | CloseReason::SourceLimit
+        | CloseReason::SourceRate
+        | CloseReason::SniffFailed => 'P',
         CloseReason::Shutdown | CloseReason::Forced => 'K',
     }
 }
@@ -111,8 +115,8 @@ fn without_backend(record: &Record) -> char {
 fn state(record: &Record) -> char {
     match record.stage {
         // Its listener is gone, and so are all backends.
-        Stage::Admitting if record.close == CloseReason::NoBackend => 'C',
-        Stage::Preamble | Stage::Admitting => 'R',
+        Stage::Admitting | Stage::Sniffing if record.close == CloseReason::NoBackend => 'C',
+        Stage::Preamble | Stage::Admitting | Stage::Sniffing => 'R',
         Stage::Waiting => 'Q',
         Stage::Choosing if was_in_queue(record) => 'Q',
         Stage::Choosing | Stage::Dialing => 'C',
@@ -128,7 +132,7 @@ fn was_in_queue(record: &Record) -> bool {
 }
 
 fn is_before_choice(stage: Stage) -> bool {
-    matches!(stage, Stage::Preamble | Stage::Admitting)
+    matches!(stage, Stage::Preamble | Stage::Admitting | Stage::Sniffing)
 }
 
 /// The time in the queue; `None` if the client came to none and no backend was tried.
@@ -335,8 +339,15 @@ mod tests {
     #[test]
     fn each_reason_has_the_states_that_the_page_says() {
         const PAGE: &str = include_str!("../../docs/operations.md");
-        let stages =
-            [Stage::Preamble, Stage::Admitting, Stage::Waiting, Stage::Choosing, Stage::Dialing, Stage::Relaying];
+        let stages = [
+            Stage::Preamble,
+            Stage::Admitting,
+            Stage::Sniffing,
+            Stage::Waiting,
+            Stage::Choosing,
+            Stage::Dialing,
+            Stage::Relaying,
+        ];
         for close in CloseReason::ALL {
             let rows = PAGE.lines().filter(|row| row.starts_with(&format!("| `{close}` | `")));
             let named: Vec<&str> = rows.flat_map(|row| row.split('`')).filter(|word| word.len() == 2).collect();
@@ -350,14 +361,17 @@ mod tests {
 
     /// The endings of `crate::session`.
     fn is_possible(close: CloseReason, stage: Stage) -> bool {
-        let begins = matches!(stage, Stage::Preamble | Stage::Admitting);
+        let begins = is_before_choice(stage);
         match close {
-            CloseReason::ClientFin => matches!(stage, Stage::Preamble | Stage::Waiting | Stage::Relaying),
+            CloseReason::ClientFin => {
+                matches!(stage, Stage::Preamble | Stage::Sniffing | Stage::Waiting | Stage::Relaying)
+            }
             CloseReason::BackendFin | CloseReason::BackendReset => stage == Stage::Relaying,
             CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout => stage == Stage::Relaying,
             CloseReason::ConnectFailed => !begins && stage != Stage::Relaying,
-            CloseReason::NoBackend => matches!(stage, Stage::Admitting | Stage::Waiting | Stage::Choosing),
+            CloseReason::NoBackend => !matches!(stage, Stage::Preamble | Stage::Dialing | Stage::Relaying),
             CloseReason::BadProxyHeader => stage == Stage::Preamble,
+            CloseReason::SniffFailed => stage == Stage::Sniffing,
             CloseReason::Denied | CloseReason::SourceLimit | CloseReason::SourceRate => stage == Stage::Admitting,
             CloseReason::ClientReset | CloseReason::Shutdown | CloseReason::Forced => true,
         }

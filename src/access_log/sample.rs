@@ -42,6 +42,7 @@ pub fn record(backend_name: &str) -> Record {
         close: CloseReason::BackendFin,
         stage: Stage::Relaying,
         first_fin: Some(Side::Backend),
+        first: None,
         history: None,
     }
 }

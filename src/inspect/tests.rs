@@ -75,6 +75,7 @@ impl Table {
             last_byte: entry.last_byte,
             attempts: 1,
             connect: None,
+            first: None,
             history: None,
             bytes_to_backend: entry.bytes.0,
             bytes_to_client: entry.bytes.1,

@@ -151,6 +151,11 @@ impl Socket {
         Ok(retry(|| net::recv(&self.0, &mut *buffer, RecvFlags::empty()))?.0)
     }
 
+    /// As [`Socket::recv`], but the bytes stay unread.
+    pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(retry(|| net::recv(&self.0, &mut *buffer, RecvFlags::PEEK))?.0)
+    }
+
     /// Whether the peer has sent bytes that are not read yet; a FIN alone does not count. Without bytes, a pending
     /// error is returned and cleared.
     pub fn has_bytes(&self) -> io::Result<bool> {

@@ -8,6 +8,7 @@
 //! | file | what |
 //! |---|---|
 //! | `snapshot` | the picture of one generation |
+//! | `routing` | the routes of a listener, and the pools that they lead to |
 //! | `pick` | the choice of a backend for a client |
 //! | `explain` | which backend a client would get, and why |
 //! | `next` | builds the next generation from the last one and a model: which backends stay, and their slots |
@@ -32,6 +33,7 @@ mod note;
 mod occupancy;
 mod pick;
 mod published;
+mod routing;
 mod serving;
 mod snapshot;
 mod standing;
@@ -43,10 +45,11 @@ pub use backend::{Backend, BackendId, HealthReport, Transition};
 pub use backend_state::BackendState;
 pub use explain::{Candidate, Explanation};
 pub use lease::{Lease, Tried};
-pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints};
+pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints, without_backends};
 pub use note::Note;
 pub use pick::PickError;
 pub use published::{LastReload, Published, Standings};
+pub use routing::{RouteLabel, Routing, Target};
 pub use snapshot::{BoundAddress, BoundAddressId, Listener, Member, Pool, Snapshot};
 pub use standing::Standing;
 pub use warm::{WarmConnection, WarmConnections, WarmPhase};

@@ -28,7 +28,7 @@
 
 use super::occupancy::Occupancy;
 use super::snapshot::{BoundAddress, Index, Listener, Member, Pool, Snapshot, agent_percent};
-use super::{Backend, BackendId, Standing};
+use super::{Backend, BackendId, Routing, Standing};
 use crate::admission::ListenerAdmission;
 use crate::base::bits::WORD;
 use crate::base::{AdminState, AtomicBits, Endpoint, Tick};
@@ -80,17 +80,27 @@ pub fn next(old: Option<&Snapshot>, plan: &SnapshotPlan<'_>) -> Snapshot {
     let listeners = plan.model.listeners.iter().enumerate().filter_map(|(position, settings)| {
         let pool = index.pool(&pools, &settings.pool)?.clone();
         let same = old.and_then(|old| old.listener(&settings.name));
+        let routing = Routing::next(settings, same.map(|same| &**same), |name| index.pool(&pools, name).cloned())?;
         let totals =
             same.map_or_else(|| ListenerTotals::new(settings.name.clone()), |listener| listener.totals.clone());
         let before = same.map(|listener| (&listener.admission, &listener.settings));
         let admission = ListenerAdmission::next(before, settings, &totals);
         let addresses = plan.addresses.get(position).cloned().unwrap_or_default();
         let (name, settings) = (settings.name.clone(), settings.clone());
-        Some(Arc::new(Listener { name, settings, pool, addresses, totals, admission }))
+        Some(Arc::new(Listener { name, settings, pool, routing, addresses, totals, admission }))
     });
     let listeners: Vec<Arc<Listener>> = listeners.collect();
     let index = index.with_listeners(&listeners);
     Snapshot { generation, listeners, pools, unused_id, index }
+}
+
+/// A pool of this name that has no backend: for connections whose own pool is gone.
+pub fn without_backends(name: String) -> Arc<Pool> {
+    let settings = &model::Pool { name, ..model::Pool::default() };
+    let model = &model::Model { global: model::Global::default(), listeners: Vec::new(), pools: Vec::new() };
+    let plan = &SnapshotPlan { model, resolved: &Resolved::new(), addresses: &[], states: &[], now: Tick(0) };
+    let (old, states, totals) = (None, HashMap::new(), Arc::default());
+    Successor { settings, old, plan, states, generation: 1, totals }.build(&mut 0)
 }
 
 /// The same addresses? A name server may give the same ones in another order.

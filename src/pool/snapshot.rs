@@ -2,7 +2,7 @@
 
 use super::occupancy::Occupancy;
 use super::serving::Serving;
-use super::{Backend, Lease, Standing, Tried};
+use super::{Backend, Lease, Routing, Standing, Tried};
 use crate::admission::ListenerAdmission;
 use crate::base::{AdminState, AtomicBits, Endpoint, Listen, Tick};
 use crate::config::model;
@@ -56,15 +56,17 @@ impl Index {
     }
 }
 
-/// A listener and the pool it serves.
+/// A listener and the pools that it leads to.
 #[derive(Debug)]
 pub struct Listener {
     /// Its name.
     pub name: String,
     /// The operator's settings.
     pub settings: model::Listener,
-    /// Its pool.
+    /// Its pool: that of the clients that take no route.
     pub pool: Arc<Pool>,
+    /// Its routes.
+    pub routing: Routing,
     /// The addresses it is bound to.
     pub addresses: Vec<BoundAddress>,
     /// Its counters; they survive snapshots that keep the name.

@@ -15,7 +15,7 @@
 //!
 //! # Before there is a sink
 //!
-//! The first bytes of a connection (a PROXY header) are read with [`take_in`] into the held bytes and examined there.
+//! The first bytes of a connection (a PROXY header, what routes need) are read with [`take_in`] into the held bytes and examined there.
 //! [`RelayBuffer::precede`] puts our own bytes before the source's first byte. The next [`pump`] then reads once before
 //! it writes, so that both leave in one segment.
 //!
@@ -208,6 +208,11 @@ impl<P> RelayResources<P> {
             buffers: Vec::new(),
             pipes: splice::PipePool::new(pipes),
         }
+    }
+
+    /// Room for bytes that are looked at only: a [`CHUNK`], which every read overwrites.
+    pub fn scratch(&mut self) -> &mut [u8] {
+        &mut self.scratch
     }
 }
 

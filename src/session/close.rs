@@ -1,6 +1,6 @@
 //! Why a connection ended, and its record, which logs and metrics use.
 
-use super::{ConnectionId, FailedAttempt, History, Side, Stage};
+use super::{ConnectionId, FailedAttempt, First, History, Side, Stage};
 use crate::base::Endpoint;
 use crate::policy::limit::Reason;
 use crate::pool::{Backend, Pool};
@@ -40,6 +40,8 @@ pub enum CloseReason {
     Shutdown,
     /// An operator closed it, or its lifetime ended.
     Forced,
+    /// The client's first bytes, which routes need, were broken, cut short or late.
+    SniffFailed,
 }
 
 impl CloseReason {
@@ -59,6 +61,7 @@ impl CloseReason {
         CloseReason::SourceRate,
         CloseReason::Shutdown,
         CloseReason::Forced,
+        CloseReason::SniffFailed,
     ];
 
     pub(super) fn fin(first: Side) -> CloseReason {
@@ -83,6 +86,7 @@ impl CloseReason {
             CloseReason::Denied => Some(Refusal::Denied),
             CloseReason::SourceLimit => Some(Refusal::SourceLimit),
             CloseReason::SourceRate => Some(Refusal::SourceRate),
+            CloseReason::SniffFailed => Some(Refusal::SniffFailed),
             CloseReason::ClientFin
             | CloseReason::BackendFin
             | CloseReason::ClientReset
@@ -112,6 +116,7 @@ impl CloseReason {
             CloseReason::SourceRate => "source_rate",
             CloseReason::Shutdown => "shutdown",
             CloseReason::Forced => "forced",
+            CloseReason::SniffFailed => "sniff_failed",
         }
     }
 }
@@ -143,6 +148,8 @@ pub struct Record {
     pub listener: Arc<ListenerTotals>,
     /// The pool that served it.
     pub pool: Arc<Pool>,
+    /// What is known of the client, if its listener has routes.
+    pub first: Option<Box<First>>,
     /// The backend that was connected, or being dialled at the end.
     pub backend: Option<Arc<Backend>>,
     /// Backends tried.
@@ -210,7 +217,11 @@ impl fmt::Display for Record {
             None => out.write_str("unix")?,
         }
         let backend = self.backend.as_ref().map_or("-", |backend| &backend.name);
-        write!(out, " → {}/{backend}: {} after {:?}", self.pool.settings.name, self.close, self.duration)?;
+        write!(out, " → {}/{backend}: {}", self.pool.settings.name, self.close)?;
+        if let Some(failure) = self.first.as_ref().and_then(|first| first.failure) {
+            write!(out, ": {failure},")?;
+        }
+        write!(out, " after {:?}", self.duration)?;
         write!(out, ", {} attempts", self.attempts)?;
         if let Some(connect) = self.connect {
             write!(out, ", connected in {connect:?}")?;

@@ -185,6 +185,9 @@ impl Session {
         if dial.preamble.is_none() && warm.is_none() {
             self.announced = None;
         }
+        if warm.is_none() {
+            self.forget_offers();
+        }
         let address = dial.address;
         self.state = State::Relaying(Relay { warm, address, ..Relay::new(dial.lease, after, self.spent + after, now) });
         dial.preamble.map_or(Next::Enter, Next::Announce)

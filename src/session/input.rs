@@ -2,13 +2,14 @@
 //!
 //! Each effect that asks for something names the input that answers it. All other inputs may come at any time.
 
-use super::{BackendPreamble, CloseReason, Direction, NoHeader, Record, Side};
+use super::{BackendPreamble, CloseReason, Direction, NoAnswer, NoHeader, Record, Side};
 use crate::base::Endpoint;
 use crate::policy::balance::Client;
 use crate::policy::health::ConnectFailure;
 use crate::policy::limit::Reason;
 use crate::pool::{Backend, BackendId, Lease, PickError, Pool, Snapshot, Tried};
 use crate::proto::proxy::Header;
+use crate::proto::sniff::{Protocols, Sniffed};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,6 +23,10 @@ pub enum Input<'a> {
     Header(Result<Box<Header>, NoHeader>),
     /// Answer to [`Effect::Admit`].
     Admitted(Result<(), Reason>),
+    /// Bytes have come that decide nothing yet; to [`Effect::Sniff`].
+    Heard,
+    /// Answer to [`Effect::Sniff`]; `None`: the first bytes are those of no wanted protocol.
+    Sniffed(Result<Option<Box<Sniffed>>, NoAnswer>),
     /// Answer to [`Effect::Queue`] where it has room.
     Queued {
         /// The clients before it.
@@ -125,6 +130,8 @@ pub enum Stage {
     Preamble,
     /// The client is known, but not whether the listener admits it.
     Admitting,
+    /// The listener's routes need its first bytes.
+    Sniffing,
     /// It has no backend, and a backend is being chosen.
     Choosing,
     /// It has no backend, and is in the pool's queue.
@@ -147,6 +154,12 @@ pub enum Effect<'a> {
     ReadPreamble,
     /// Ask whether the listener admits this client.
     Admit(Client),
+    /// Look at the client's first bytes for one of these protocols, at those that are there and those that come. What is taken
+    /// of them is held for the up direction.
+    Sniff {
+        /// Which ones.
+        wanted: Protocols,
+    },
     /// Choose a backend for this client, unless others waited for one before it.
     Pick {
         /// Out of these.

@@ -6,13 +6,14 @@
 //! |---|---|---|
 //! | `ReadingPreamble` | `Preamble` | `preamble` |
 //! | `Admitting` | `Admitting` | `dialing`, but no question finds one |
+//! | `Sniffing` | `Sniffing` | `sniffing` |
 //! | `Choosing` | `Choosing` | `dialing`, but no question finds one |
 //! | `Waiting` | `Waiting` | `waiting` |
 //! | `Dialing` | `Dialing` | `dialing` |
 //! | `Relaying` | `Relaying` | `relaying`; `half_closed` after the first FIN; `resetting` once a side has failed |
 //! | `Closed` | `Closed` | none |
 
-use super::{ConnectionId, Direction, History, Session, State};
+use super::{ConnectionId, Direction, First, History, Session, State};
 use crate::base::{Endpoint, Tick};
 use crate::pool::{Backend, Pool};
 use crate::telemetry::ListenerTotals;
@@ -40,6 +41,8 @@ pub struct Live<'a> {
     pub attempts: u32,
     /// How long it took to connect, failed attempts included.
     pub connect: Option<Duration>,
+    /// What is known of the client, if its listener has routes.
+    pub first: Option<&'a First>,
     /// Failed attempts and queues, if there were any.
     pub history: Option<&'a History>,
     /// The client's bytes delivered to the backend.
@@ -52,7 +55,8 @@ pub struct Live<'a> {
 
 impl Live<'_> {
     /// How far connections have come.
-    pub const STATES: [&'static str; 6] = ["preamble", "waiting", "dialing", "relaying", "half_closed", "resetting"];
+    pub const STATES: [&'static str; 7] =
+        ["preamble", "sniffing", "waiting", "dialing", "relaying", "half_closed", "resetting"];
 }
 
 impl Session {
@@ -61,6 +65,7 @@ impl Session {
         let (state, last_byte) = match &self.state {
             State::Closed { .. } => return None,
             State::ReadingPreamble { .. } => ("preamble", self.started),
+            State::Sniffing(_) => ("sniffing", self.started),
             State::Waiting { .. } => ("waiting", self.started),
             // The driver answers at once what the first two ask: between two inputs no session is in them.
             State::Admitting | State::Choosing { .. } | State::Dialing(_) => ("dialing", self.started),
@@ -78,6 +83,7 @@ impl Session {
             last_byte,
             attempts: self.attempts,
             connect: if let State::Relaying(relay) = &self.state { Some(relay.connect) } else { None },
+            first: self.first.as_deref(),
             history: self.history.as_deref(),
             bytes_to_backend: self.bytes(Direction::Up),
             bytes_to_client: self.bytes(Direction::Down),

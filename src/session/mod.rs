@@ -14,19 +14,25 @@
 //! `Open`. It is `Draining` when its source has sent its FIN and bytes are still held for the sink. It is `Shut` when the
 //! FIN has been passed on. *Held*: bytes that were read from the source and that the sink did not take yet. *Preamble*: the bytes that a
 //! peer expects before the client's. Today that is a PROXY header: from the client to the listener, or from tcplb to the
-//! backend. *Route*: how a listener chooses a client's pool. Today a listener has one pool.
+//! backend. *Route*: how a listener chooses a client's pool: by the client's first bytes and its address, or else its own pool. To
+//! *sniff* is to look at the first bytes.
 //!
 //! # States
 //!
 //! ```text
 //! ReadingPreamble (only where the listener expects a PROXY header)
 //!    │
-//!    ▼     Admit, then            Pick              Dial          connected (Announce)
-//! Admitting ──────────► Choosing ───────► Dialing ────────────────────────► Relaying ──► Closed(reason)
-//!         a pool chosen  ▲ ▲  │             │ │ ▲                              FIN both ways, reset,
-//!                  Turn  │ │  │ Queue       │ └─┘ no descriptor: again a         time-out, stop
-//!                        │ └──┼─────────────┘     little later; failed: its
-//!                      Waiting ◄ failed: another  next address
+//!    ▼     Admit              Sniff (only where a route needs the first bytes)
+//! Admitting ────────► Sniffing
+//!    │                  │
+//!    └────────┬─────────┘
+//!             │ a pool chosen
+//!             ▼      Pick              Dial          connected (Announce)
+//!          Choosing ───────► Dialing ────────────────────────► Relaying ──► Closed(reason)
+//!           ▲ ▲  │             │ │ ▲                              FIN both ways, reset,
+//!     Turn  │ │  │ Queue       │ └─┘ no descriptor: again a         time-out, stop
+//!           │ └──┼─────────────┘     little later; failed: its
+//!         Waiting ◄ failed: another  next address
 //! ```
 //!
 //! On entry each state asks for one thing. While it relays, a session asks for more:
@@ -35,6 +41,7 @@
 //! |---|---|---|
 //! | ReadingPreamble | [`Effect::ReadPreamble`] | [`Input::Header`] |
 //! | Admitting | [`Effect::Admit`]: the client, whose address is now known | [`Input::Admitted`]; the limit that refuses gives the reason |
+//! | Sniffing | [`Effect::Sniff`]: protocols that the routes look for | [`Input::Heard`], which leads to the same effect again; then [`Input::Sniffed`] |
 //! | Choosing | [`Effect::Pick`]: pool, client, backends that have failed | [`Input::Picked`] |
 //! | Waiting | [`Effect::Queue`]: pool | [`Input::Queued`], or [`Input::NoPlace`] if the queue is full; then [`Input::Turn`] |
 //! | Dialing | [`Effect::Dial`]: address, and the backend's warm connections | [`Input::Dialed`], or [`Input::TookWarm`] |
@@ -60,8 +67,9 @@
 //!
 //! An answer has an effect only in the state that asked for it.
 //!
-//! The pool is chosen once the client is admitted. A new snapshot before that gives the session its listener's new route.
-//! Later, until a backend is connected, a new snapshot gives it the pool that its listener has there.
+//! The pool is chosen once the client is admitted, and after its first bytes where routes need them (see `sniffing`). A new
+//! snapshot before that gives the session its listener's new routes. Later, until a backend is connected, the routes there choose
+//! again, by what is known of the client.
 //!
 //! A warm connection was established before there was a client ([`crate::warm`]). It begins to relay as one that was
 //! connected at once. Its backend may have closed it just then. So its end before the first byte leads back to Dialing,
@@ -85,6 +93,7 @@
 //! | ReadingPreamble | whole, bytes behind it in the same read | yes | held for the up direction; Admitting | |
 //! | Admitting | a list or a limit of the listener refuses the client | – | reset client | `denied`, `source_limit`, `source_rate` |
 //! | Admitting | its listener and its pool are gone | – | reset client | `no_backend` |
+//! | Sniffing | all that happens there: the table of `sniffing` | | | |
 //! | Choosing | no backend | – | reset client, or wait (Waiting) if `no_backend` says so | `no_backend`; after a failed attempt `connect_failed` |
 //! | Waiting | client's bytes | – | none: left in the kernel, as when dialing | |
 //! | Waiting | FIN from the client, `abandoned = "serve"` | – | none: the client may wait for an answer | |
@@ -161,6 +170,8 @@ mod preamble;
 mod relaying;
 mod route;
 pub mod saved;
+mod sniffing;
+mod state;
 mod waiting;
 
 pub use close::{CloseReason, Record, Unanswered};
@@ -174,17 +185,17 @@ pub use input::{DialFailure, Effect, Ending, Failed, Input, Left, Moved, Stage};
 pub use live::Live;
 pub use preamble::{BackendPreamble, NoHeader, PREAMBLE_TIMEOUT, Preamble};
 pub use route::Route;
+pub use sniffing::{First, NoAnswer};
 
 use crate::base::{Endpoint, Tick};
-use crate::config::model::ProxyVersion;
 use crate::policy::balance::Client;
 use crate::policy::limit::Reason;
-use crate::pool::{Backend, Listener, Tried};
+use crate::pool::{Backend, Listener};
 use crate::proto::proxy::Header;
 use crate::telemetry::ListenerTotals;
-use dialing::Dial;
 use expiry::Expiry;
 use relaying::Relay;
+use state::{Next, State};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -200,6 +211,8 @@ pub struct Session {
     announced: Option<Box<Header>>,
     listener: Arc<ListenerTotals>,
     route: Route,
+    /// Which route it takes and why, once its listener has one for it or looks at first bytes.
+    first: Option<Box<First>>,
     started: Tick,
     attempts: u32,
     /// The time that failed attempts to connect took.
@@ -214,31 +227,6 @@ pub struct Session {
     orphaned: bool,
     history: Option<Box<History>>,
     state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    ReadingPreamble { trusted: bool },
-    Admitting,
-    Waiting { since: Tick, until: Tick },
-    Choosing { tried: Vec<Tried> },
-    Dialing(Dial),
-    Relaying(Relay),
-    Closed { ending: Ending, record: Record },
-}
-
-/// The result of an input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// Nothing.
-    Wait,
-    /// The session entered a state, which asks for its effect.
-    Enter,
-    /// Connected, to a backend that expects a preamble.
-    Announce(ProxyVersion),
-    Finish(Side),
-    ReadOut(Side),
-    Measure(Side),
 }
 
 impl Session {
@@ -263,6 +251,7 @@ impl Session {
             announced: None,
             listener: listener.totals.clone(),
             route: Route::Listener(listener),
+            first: None,
             started: now,
             attempts: 0,
             spent: Duration::ZERO,
@@ -293,6 +282,8 @@ impl Session {
             Input::Moved(direction, moved) => self.bytes_moved(direction, moved, now, ledger),
             Input::Header(header) => self.header_read(header, now),
             Input::Admitted(answer) => self.admission_decided(answer, now),
+            Input::Heard => self.bytes_heard(),
+            Input::Sniffed(answer) => self.sniffed(answer, now),
             Input::Queued { ahead, left } => self.queued(ahead, left, now),
             Input::NoPlace => self.queue_full(now),
             Input::Turn => self.turn_came(now),
@@ -310,60 +301,11 @@ impl Session {
         }
     }
 
-    /// The effect that a state asks for on entry.
-    fn effect_of_state(&self) -> Effect<'_> {
-        let pool = self.route.pool();
-        match &self.state {
-            State::ReadingPreamble { .. } => Effect::ReadPreamble,
-            State::Admitting => Effect::Admit(self.policy_client()),
-            State::Choosing { tried } => Effect::Pick { pool, client: self.policy_client(), tried },
-            State::Waiting { .. } => Effect::Queue { pool },
-            State::Dialing(dial) => dial.endpoint().map_or(Effect::Wait, |to| Effect::Dial { to, warm: dial.warm() }),
-            State::Relaying(relay) => match relay.failed {
-                Some(failure) => Effect::ReadOut(failure.side),
-                None => Effect::Relay { pool },
-            },
-            State::Closed { ending, record } => Effect::End { ending: *ending, record },
-        }
-    }
-
     fn start(&mut self, now: Tick) -> Next {
         match self.state {
             State::ReadingPreamble { trusted: false } => self.end(Ending::Reset, CloseReason::BadProxyHeader, now),
             State::Closed { .. } => Next::Wait,
             _ => Next::Enter,
-        }
-    }
-
-    /// When the session needs [`Input::Deadline`] next; the driver sets its timer by it. Bytes that move push it back without
-    /// an effect, so the driver asks again when the timer fires.
-    pub fn deadline(&self) -> Option<Tick> {
-        let settings = &self.route.pool().settings;
-        match &self.state {
-            State::ReadingPreamble { .. } => Some(self.started + PREAMBLE_TIMEOUT),
-            State::Admitting | State::Choosing { .. } | State::Closed { .. } => None,
-            State::Waiting { until, .. } => Some(*until),
-            State::Dialing(dial) => Some(dial.retry_at.unwrap_or(dial.since + settings.connect_timeout)),
-            State::Relaying(relay) => {
-                let due = match &relay.failed {
-                    Some(failure) => failure.deadline(),
-                    None => relay.last_byte + relay.silence(settings).limit,
-                };
-                Some(self.expires.map_or(due, |expiry| expiry.deadline(relay).min(due)))
-            }
-        }
-    }
-
-    /// How far it has come. The meaning of a socket's event depends on it.
-    pub fn stage(&self) -> Stage {
-        match &self.state {
-            State::ReadingPreamble { .. } => Stage::Preamble,
-            State::Admitting => Stage::Admitting,
-            State::Waiting { .. } => Stage::Waiting,
-            State::Choosing { .. } => Stage::Choosing,
-            State::Dialing(_) => Stage::Dialing,
-            State::Relaying(_) => Stage::Relaying,
-            State::Closed { .. } => Stage::Closed,
         }
     }
 
@@ -388,12 +330,7 @@ impl Session {
     fn admission_decided(&mut self, answer: Result<(), Reason>, now: Tick) -> Next {
         let State::Admitting = self.state else { return Next::Wait };
         match answer {
-            Ok(()) if self.orphaned => self.give_up(now),
-            Ok(()) => {
-                self.choose_pool();
-                self.state = State::Choosing { tried: Vec::new() };
-                Next::Enter
-            }
+            Ok(()) => self.sniff_or_choose(now),
             Err(reason) => self.end(Ending::Reset, reason.into(), now),
         }
     }
@@ -405,6 +342,7 @@ impl Session {
         match &mut self.state {
             State::ReadingPreamble { .. } => self.end(Ending::Reset, CloseReason::BadProxyHeader, now),
             State::Admitting | State::Choosing { .. } | State::Closed { .. } => Next::Wait,
+            State::Sniffing(_) => self.sniff_deadline_reached(now),
             State::Waiting { .. } => self.give_up(now),
             State::Dialing(_) => self.dial_deadline_reached(now, ledger),
             State::Relaying(_) => self.relay_deadline_reached(now),
@@ -419,13 +357,14 @@ impl Session {
         if let State::Waiting { since, .. } = self.state {
             self.history().waited += now - since;
         }
-        let history = self.history.take();
+        let (history, first) = (self.history.take(), self.first.take());
         let relay = if let State::Relaying(relay) = &self.state { Some(relay) } else { None };
         let record = Record {
             id: self.id,
             client: self.client.clone(),
             listener: self.listener.clone(),
             pool: self.route.pool().clone(),
+            first,
             backend: self.backend().cloned(),
             attempts: self.attempts,
             connect: relay.map(|relay| relay.connect),

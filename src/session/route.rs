@@ -1,22 +1,23 @@
 //! Which pool serves a client: its listener's, until a pool is chosen.
 
 use super::expiry::Expiry;
-use super::{Next, Session, State};
-use crate::base::Tick;
+use super::{First, Next, Session, State};
+use crate::base::{Endpoint, Tick};
 use crate::pool::{Listener, Pool, Snapshot};
+use crate::proto::sniff::Protocols;
 use std::sync::Arc;
 
 /// Leads a session to its pool.
 #[derive(Clone, Debug)]
 pub enum Route {
-    /// No pool is chosen yet: the listener decides once the client is admitted.
+    /// No pool is chosen yet: the listener decides once the client is admitted, and its first bytes are known if routes need them.
     Listener(Arc<Listener>),
     /// The chosen pool.
     Pool(Arc<Pool>),
 }
 
 impl Route {
-    /// The chosen pool, or the one that is chosen unless a new snapshot says otherwise.
+    /// The chosen pool, or the one that is chosen unless a route or a new snapshot says otherwise.
     pub fn pool(&self) -> &Arc<Pool> {
         match self {
             Route::Listener(listener) => &listener.pool,
@@ -24,25 +25,35 @@ impl Route {
         }
     }
 
-    /// Takes what `snapshot` has for clients of this listener: its route there, or the successor of the pool if the
-    /// listener is gone. False if both are gone.
-    fn update(&mut self, snapshot: &Snapshot, listener: &str) -> bool {
-        let next = match (&self, snapshot.listener(listener)) {
-            (Route::Listener(_), Some(listener)) => Some(Route::Listener(listener.clone())),
-            (Route::Pool(_), Some(listener)) => Some(Route::Pool(listener.pool.clone())),
-            (_, None) => snapshot.pool(&self.pool().settings.name).cloned().map(Route::Pool),
-        };
-        next.map(|next| *self = next).is_some()
+    /// The listener, until a pool is chosen.
+    pub(super) fn listener(&self) -> Option<&Arc<Listener>> {
+        if let Route::Listener(listener) = self { Some(listener) } else { None }
+    }
+
+    /// The protocols to look for in the client's first bytes.
+    pub(super) fn wanted(&self) -> Protocols {
+        self.listener().map(|listener| listener.wanted()).unwrap_or_default()
     }
 }
 
 impl Session {
-    /// Chooses the pool, by what is known of the client. Today a listener has one.
+    /// Chooses the pool, by what is known of the client.
     pub(super) fn choose_pool(&mut self) {
         if let Route::Listener(listener) = &self.route {
-            self.route = Route::Pool(listener.pool.clone());
+            let listener = listener.clone();
+            self.choose_from(&listener);
         }
         self.set_expiry();
+    }
+
+    fn choose_from(&mut self, listener: &Listener) {
+        let source = self.client.as_ref().and_then(Endpoint::ip);
+        let nothing = First::default();
+        let target = self.first.as_deref().unwrap_or(&nothing).target(listener, source);
+        if target.route.is_some() || self.first.is_some() {
+            self.first.get_or_insert_default().route = target.route.cloned();
+        }
+        self.route = Route::Pool(target.pool.clone());
     }
 
     /// The lifetime is that of the pool that the session is going to relay for.
@@ -51,10 +62,27 @@ impl Session {
         self.expires = lifetime.map(|lifetime| Expiry::new(lifetime, self.jitter, self.started));
     }
 
-    /// Takes the route that `snapshot` has for clients of its listener, if there is one. For a client whose listener belongs
+    /// Takes what `snapshot` has for clients of this listener: its routes there. If the listener is gone, what it led to goes on
+    /// with the successors of the pools. False if there is none.
+    fn follow(&mut self, snapshot: &Snapshot) -> bool {
+        let next = match (&self.route, snapshot.listener(&self.listener.name)) {
+            (Route::Listener(_), Some(listener)) => Some(Route::Listener(listener.clone())),
+            (Route::Pool(_), Some(listener)) => {
+                self.choose_from(listener);
+                return true;
+            }
+            (Route::Listener(listener), None) if listener.has_routes() => {
+                Some(Route::Listener(Arc::new(listener.removed_in(snapshot))))
+            }
+            (_, None) => snapshot.pool(&self.route.pool().settings.name).cloned().map(Route::Pool),
+        };
+        next.map(|next| self.route = next).is_some()
+    }
+
+    /// Takes the routes that `snapshot` has for clients of its listener, if there are any. For a client whose listener belongs
     /// to another snapshot, before [`super::Input::Begin`].
     pub fn update_route(&mut self, snapshot: &Snapshot) {
-        self.route.update(snapshot, &self.listener.name);
+        self.follow(snapshot);
     }
 
     /// A new snapshot. A session without a backend looks for one there from now on, for as long as it may still wait. A relay
@@ -71,7 +99,7 @@ impl Session {
                 Next::Wait
             }
             _ => {
-                self.orphaned = !self.route.update(snapshot, &self.listener.name);
+                self.orphaned = !self.follow(snapshot);
                 if matches!(self.route, Route::Pool(_)) {
                     self.set_expiry();
                 }

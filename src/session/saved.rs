@@ -10,13 +10,15 @@
 use super::expiry::Expiry;
 use super::failing::{Failure, SendQueue};
 use super::relaying::DirectionState;
+use super::sniffing::Sniffing;
 use super::{
-    AttemptError, ConnectionId, FAILED_ATTEMPTS, FailedAttempt, HalfState, History, Interval, Relay, Route, Session,
-    Side, Stage, State,
+    AttemptError, ConnectionId, FAILED_ATTEMPTS, FailedAttempt, First, HalfState, History, Interval, Relay, Route,
+    Session, Side, Stage, State,
 };
 use crate::base::{Endpoint, Tick};
 use crate::pool::{Lease, Member, Pool, Tried};
 use crate::proto::proxy::Header;
+use crate::proto::sniff::Sniffed;
 use crate::telemetry::ListenerTotals;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -63,6 +65,35 @@ pub struct Saved {
     /// What only logs show of its past.
     #[serde(default)]
     pub history: Option<SavedHistory>,
+    /// How far the wait for its first bytes has come, while it lasts.
+    #[serde(default)]
+    pub sniffing: Option<SavedSniffing>,
+    /// What is known of its client, if its listener has routes.
+    #[serde(default)]
+    pub first: Option<SavedFirst>,
+}
+
+/// The wait for first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedSniffing {
+    /// How long ago it began.
+    pub age: Duration,
+    /// How much of `sniff_timeout` is left.
+    pub left: Duration,
+    /// Bytes have come.
+    pub heard: bool,
+}
+
+/// What is known of a client whose listener has routes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SavedFirst {
+    /// What its first bytes said.
+    pub sniffed: Option<Sniffed>,
+    /// It had said nothing when its time was over.
+    pub is_silent: bool,
+    /// The route that it takes, as logs show it. The next process routes a client without a backend anew.
+    pub route: Option<String>,
 }
 
 /// What only logs show of a session's past.
@@ -227,6 +258,8 @@ impl Session {
             tried: self.tried().iter().filter_map(|tried| self.route.pool().tried(*tried)).map(name_of).collect(),
             waits: self.waits_until.map(|until| until - now),
             history: self.save_history(now),
+            sniffing: if let State::Sniffing(sniffing) = &self.state { Some(sniffing.save(now)) } else { None },
+            first: self.first.as_deref().map(First::save),
         })
     }
 
@@ -266,6 +299,7 @@ impl Session {
         let state = match (saved.stage, &saved.relay, lease) {
             (Stage::Preamble, ..) => State::ReadingPreamble { trusted: true },
             (Stage::Admitting, ..) => State::Admitting,
+            (Stage::Sniffing, ..) => State::Sniffing(saved.sniffing?.restore(now)),
             (Stage::Choosing | Stage::Waiting | Stage::Dialing, ..) => {
                 let tried = saved.tried.iter().filter_map(|name| route.pool().named(name));
                 State::Choosing { tried: tried.map(Member::tried).collect() }
@@ -293,6 +327,7 @@ impl Session {
             announced: saved.announced.clone().map(Box::new),
             listener,
             route,
+            first: saved.first.clone().map(|first| Box::new(first.restore())),
             started: before(saved.age),
             attempts: saved.attempts.min(u32::MAX / 2),
             spent: saved.spent.min(LONGEST),
@@ -361,6 +396,35 @@ impl SavedFailure {
         let SavedQueue { since, measure, filled } = self.queue;
         let queue = SendQueue { since: before(since), measure: now + measure, filled };
         Failure { side: self.side, without_fin: self.without_fin, taken: before(self.silent), queue }
+    }
+}
+
+impl Sniffing {
+    fn save(&self, now: Tick) -> SavedSniffing {
+        SavedSniffing { age: now - self.since, left: self.until - now, heard: self.heard }
+    }
+}
+
+impl SavedSniffing {
+    fn restore(self, now: Tick) -> Sniffing {
+        Sniffing { since: now.before(self.age), until: now + self.left, heard: self.heard }
+    }
+}
+
+impl First {
+    fn save(&self) -> SavedFirst {
+        SavedFirst {
+            sniffed: self.sniffed.as_deref().cloned(),
+            is_silent: self.is_silent,
+            route: self.route.as_deref().map(str::to_owned),
+        }
+    }
+}
+
+impl SavedFirst {
+    fn restore(self) -> First {
+        let SavedFirst { sniffed, is_silent, route } = self;
+        First { sniffed: sniffed.map(Box::new), is_silent, route: route.map(Into::into), failure: None }
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering}
 use std::time::Duration;
 
 /// How many reasons a connection can end for: those of `session::CloseReason`.
-pub const CLOSE_REASONS: usize = 14;
+pub const CLOSE_REASONS: usize = 15;
 
 /// Ended connections, by `session::CloseReason`.
 pub type Closed = [AtomicU64; CLOSE_REASONS];

@@ -40,12 +40,20 @@ pub enum Refusal {
     NoBackend,
     /// Its PROXY header was missing, broken or late, or it may not send one.
     BadProxyHeader,
+    /// Its first bytes, which routes need, were broken, cut short or late.
+    SniffFailed,
 }
 
 impl Refusal {
     /// All of them, in the order in which they are counted.
-    pub const ALL: [Refusal; 5] =
-        [Refusal::Denied, Refusal::SourceLimit, Refusal::SourceRate, Refusal::NoBackend, Refusal::BadProxyHeader];
+    pub const ALL: [Refusal; 6] = [
+        Refusal::Denied,
+        Refusal::SourceLimit,
+        Refusal::SourceRate,
+        Refusal::NoBackend,
+        Refusal::BadProxyHeader,
+        Refusal::SniffFailed,
+    ];
 
     /// Its value of the metric label `reason`.
     pub fn label(self) -> &'static str {
@@ -55,6 +63,7 @@ impl Refusal {
             Refusal::SourceRate => "source_rate",
             Refusal::NoBackend => "no_backend",
             Refusal::BadProxyHeader => "bad_proxy_header",
+            Refusal::SniffFailed => "sniff_failed",
         }
     }
 }

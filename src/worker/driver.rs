@@ -10,6 +10,7 @@
 //! | `effects` | one effect, and its answer |
 //! | `sockets` | the two sockets of a connection, and the bytes held between them |
 //! | `preamble` | preambles, from the client and for the backend |
+//! | `sniffing` | a client's first bytes, for the routes of its listener |
 //! | `resets` | sides that fail |
 //! | `liveness` | checks that peers acknowledge what was sent |
 //! | `inspect` | questions about connections, and orders to close them |
@@ -36,6 +37,7 @@ mod ports;
 mod preamble;
 mod reports;
 mod resets;
+mod sniffing;
 mod sockets;
 pub mod transit;
 mod waiting;
@@ -231,6 +233,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             }
             _ if event.error => self.socket_failed(key, socket.side),
             Stage::Preamble => self.read_preamble(key),
+            Stage::Sniffing => self.sniff(key),
             Stage::Waiting => {
                 if let Some(left) = sockets.left {
                     self.step(key, Input::Left(left));
@@ -394,6 +397,13 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     fn read_preamble(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if let Some(input) = connection.sockets.read_preamble(&mut self.net, &mut self.relay_resources) {
+            self.step(key, input);
+        }
+    }
+
+    fn sniff(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if let Some(input) = connection.sockets.sniff(&mut self.net, &mut self.relay_resources) {
             self.step(key, input);
         }
     }

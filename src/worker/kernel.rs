@@ -107,6 +107,10 @@ impl Net for Kernel {
         socket.has_bytes()
     }
 
+    fn peek(&mut self, socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+        socket.peek(buffer)
+    }
+
     fn local(&mut self, socket: &Socket) -> Option<Endpoint> {
         socket.local()
     }

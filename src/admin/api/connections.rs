@@ -26,7 +26,7 @@ pub struct Connection {
     pub bytes_to_backend: u64,
     /// Bytes delivered to the client.
     pub bytes_to_client: u64,
-    /// `preamble`, `waiting`, `dialing`, `relaying`, `half_closed` or `resetting`.
+    /// `preamble`, `sniffing`, `waiting`, `dialing`, `relaying`, `half_closed` or `resetting`.
     pub state: String,
     /// The server name that the client asked for; null where no listener looks for one.
     pub sni: Option<String>,

@@ -59,11 +59,13 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
         if effect.leaves_attempt() {
             self.sockets.backend = None;
             *self.keep_alive_at = None;
+            self.sockets.look = None;
         }
         match effect {
             Effect::Wait => Answer::Last(Then::Wait),
             Effect::ReadPreamble => self.sockets.read_preamble(self.net, self.relay_resources).into(),
             Effect::Admit(client) => Answer::Input(Input::Admitted(self.guard.admit(client.ip, self.now))),
+            Effect::Sniff { wanted } => self.sockets.begin_sniffing(wanted, self.net, self.relay_resources).into(),
             Effect::Pick { pool, client, tried } if self.queues.may_choose(pool, self.key) => {
                 Answer::Input(Input::Picked(pool.pick(client, tried, self.now, self.random)))
             }

@@ -40,6 +40,9 @@ pub trait Net: Io {
     /// Has the peer sent something that was not read yet? With nothing to read, an error that waits is handed out.
     fn has_bytes(&mut self, socket: &Self::Socket) -> io::Result<bool>;
 
+    /// The bytes that the peer has sent and that were not read yet, without taking them. 0: its FIN. `WouldBlock`: no bytes.
+    fn peek(&mut self, socket: &Self::Socket, buffer: &mut [u8]) -> io::Result<usize>;
+
     /// The address that a client's socket was connected to; `None` for a unix socket.
     fn local(&mut self, socket: &Self::Socket) -> Option<Endpoint>;
 

@@ -35,7 +35,7 @@ impl<S, P> Sockets<S, P> {
 
     /// Is there anything of the client to be delivered? An error: it has failed.
     pub(super) fn has_client_bytes(&self, net: &mut impl Net<Socket = S, Pipe = P>) -> io::Result<bool> {
-        if self.up.holds() { Ok(true) } else { net.has_bytes(&self.client.end.socket) }
+        if self.up.holds() || self.has_spoken { Ok(true) } else { net.has_bytes(&self.client.end.socket) }
     }
 
     /// Drops what is held for that side, and has the rest of what it sent relayed.
@@ -69,6 +69,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         (ready.readable, ready.failed) = (true, true);
         if stage == Stage::Preamble {
             self.read_preamble(key);
+        } else if stage == Stage::Sniffing {
+            self.sniff(key);
         } else if !matches!(sockets.has_client_bytes(&mut self.net), Ok(true)) {
             self.step(key, Input::Reset(side));
         }

@@ -1,6 +1,7 @@
 //! The two sockets of a connection, and the bytes held between them.
 
 use super::liveness::{SavedWatch, Watch};
+use super::sniffing::Look;
 use super::{Dialed, Event, FirstBytes, Net, Transport};
 use crate::base::slots::Key;
 use crate::base::{Endpoint, Tick};
@@ -21,6 +22,10 @@ pub(super) struct Sockets<S, P> {
     pub(super) down: RelayBuffer<P>,
     /// How the client left, as far as events said.
     pub(super) left: Option<Left>,
+    /// The look at the client's first bytes, while it goes on.
+    pub(super) look: Option<Box<Look>>,
+    /// A look has found bytes of the client, which are still in its queue.
+    pub(super) has_spoken: bool,
     /// Bytes can be moved without another event: the connection needs a turn of the run queue.
     pub(super) wants_turn: bool,
 }
@@ -75,6 +80,8 @@ impl<S, P> Sockets<S, P> {
             up: RelayBuffer::default(),
             down: RelayBuffer::default(),
             left: None,
+            look: None,
+            has_spoken: false,
             wants_turn: false,
         }
     }

@@ -13,8 +13,9 @@
 //! | state | descriptors | held bytes | goes on with |
 //! |---|---|---|---|
 //! | ReadingPreamble | client | the preamble so far | reading it, within the same time-out |
-//! | Waiting | client | what followed the preamble | another choice; a place at the end of the queue, whatever its bound; the time that is left |
-//! | Dialing | client | what followed the preamble | another choice, without the backends that failed; the dial is given up and not counted |
+//! | Sniffing | client | what was taken of the first bytes | looking at them, for the time that is left; a client of Postgres keeps what it was answered |
+//! | Waiting | client | what followed the preamble | its route there, and another choice; a place at the end of the queue, whatever its bound; the time that is left |
+//! | Dialing | client | what followed the preamble | its route there, and another choice, without the backends that failed; the dial is given up and not counted |
 //! | Relaying, Open | client, backend, a pipe for each direction that has bytes in one | for each direction those in a buffer; the preamble for the backend among them | relaying |
 //! | Relaying, one direction Draining, Shut or Dropped | the same | the same | the other direction; FINs and resets are passed on once |
 //! | Relaying, a side has failed | the same | the same | reading out that side, and measuring the other one's queue, with the time that is left |
@@ -41,14 +42,16 @@ pub use super::liveness::SavedWatch;
 pub use super::sockets::SavedSocket;
 pub use record::{Held, Record};
 
+use super::sniffing::Look;
 use super::sockets::{Attached, Sockets};
 use super::{Connection, Driver, Flushed, Net};
 use crate::admission::{AdmissionGuard, ConnectionLimit, ListenerAdmission};
 use crate::base::Tick;
 use crate::base::slots::Key;
-use crate::config::model::{self, Model};
+use crate::config::model;
 use crate::policy::balance::LoadBlock;
-use crate::pool::{self, Backend, BackendId, Lease, Listener, Pool, Resolved, Snapshot};
+use crate::pool::{self, Backend, BackendId, Lease, Listener, Pool, Routing, Snapshot};
+use crate::proto::sniff::Sniffer;
 use crate::relay::RelayBuffer;
 use crate::session::saved::Saved;
 use crate::session::{CloseReason, Direction, Input, Ledger, Route, Session, Side, Stage};
@@ -233,6 +236,9 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             up: RelayBuffer::holding(&record.up.bytes, up.map(|pipe| (pipe, record.up.in_pipe))),
             down: RelayBuffer::holding(&record.down.bytes, down.map(|pipe| (pipe, record.down.in_pipe))),
             left: record.left,
+            look: (session.stage() == Stage::Sniffing)
+                .then(|| Box::new(Look::new(Sniffer::resume(listener.wanted(), record.negotiated)))),
+            has_spoken: false,
             wants_turn: relays,
         };
         [&sockets.up, &sockets.down].into_iter().for_each(|buffer| buffer.enter(&mut self.relay_resources));
@@ -339,23 +345,17 @@ fn lease(name: &str, pool: &Pool) -> Option<Lease> {
     Lease::take(&Arc::new(backend.counted_in(&pool.totals)), 0, u32::MAX)
 }
 
-/// A listener of this name with a pool of its own that has no backend.
+/// A listener of this name without routes, with a pool of its own that has no backend.
 fn own_listener(session: &Saved) -> Arc<Listener> {
-    let pool = model::Pool { name: session.pool.clone().unwrap_or_default(), ..model::Pool::default() };
-    let listener =
-        model::Listener { name: session.listener.clone(), pool: pool.name.clone(), ..model::Listener::default() };
-    let admission = ListenerAdmission::new(&listener);
-    let model = Model { global: model::Global::default(), listeners: Vec::new(), pools: vec![pool] };
-    let pool = pool::build(&model, &Resolved::new()).pools[0].clone();
-    let totals = admission.totals.clone();
-    Arc::new(Listener {
-        name: listener.name.clone(),
-        settings: listener,
-        pool,
-        addresses: Vec::new(),
-        totals,
-        admission,
-    })
+    let pool = pool::without_backends(session.pool.clone().unwrap_or_default());
+    let settings = model::Listener {
+        name: session.listener.clone(),
+        pool: pool.settings.name.clone(),
+        ..model::Listener::default()
+    };
+    let admission = ListenerAdmission::new(&settings);
+    let (name, totals) = (settings.name.clone(), admission.totals.clone());
+    Arc::new(Listener { name, settings, pool, routing: Routing::default(), addresses: Vec::new(), totals, admission })
 }
 
 fn guard(session: &Saved, listener: &Listener, process: &ConnectionLimit, now: Tick) -> AdmissionGuard {

@@ -3,6 +3,7 @@
 //! may be written down and rebuilt, and must then answer as if nothing had happened.
 
 mod reference;
+mod sniffing;
 mod waiting;
 mod warm;
 
@@ -19,8 +20,8 @@ use tcplb::pool::{self, Lease, Listener, PickError, Resolved, Snapshot, Snapshot
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
-    CloseReason, ConnectionId, DialFailure, Direction, Ending, Failed, HalfState, Input, Left, Moved, NoHeader,
-    PREAMBLE_TIMEOUT, Preamble, Route, Session, Side, Stage,
+    CloseReason, ConnectionId, DialFailure, Direction, Ending, Failed, HalfState, Input, Left, Moved, NoAnswer,
+    NoHeader, PREAMBLE_TIMEOUT, Preamble, Route, Session, Side, Stage,
 };
 
 /// A backend's addresses, and the header that it expects.

@@ -12,12 +12,15 @@ mod machine;
 mod measured;
 mod operator;
 mod oracle;
+mod pools;
 mod preamble;
+mod routes;
 mod transit;
 mod world;
 
 use oracle::{AfterReset, Ended, Oracle, check_sockets};
-use preamble::{DENIED, Preamble, client_ip};
+use pools::{make_pool, make_pool_with, random_pools};
+use preamble::{Preamble, client_ip};
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::rc::Rc;
@@ -25,14 +28,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tcplb::admission::ConnectionLimit;
-use tcplb::base::{Address, Endpoint, Tick};
-use tcplb::config::model::{self, Model, ProxyVersion, SendProxy};
-use tcplb::pool::{self, AdminState, Backend, Listener, Resolved, Snapshot, SnapshotPlan};
+use tcplb::base::{Endpoint, Tick};
+use tcplb::config::model::{self, Model};
+use tcplb::pool::{self, AdminState, Backend, Listener, Member, Pool, Resolved, Snapshot, SnapshotPlan};
 use tcplb::relay::{self, Engine};
 use tcplb::session::{self, CloseReason, ConnectionIds, Fact, Ledger};
 use tcplb::worker::driver::{Accepted, Driver, Event};
 use tcplb::worker::token::Token;
-use world::{Answer, Shared, SimNet, World, events_of_every_kind};
+use world::{Shared, SimNet, World, events_of_every_kind};
 
 const IDLE: Duration = Duration::from_secs(60);
 const HALF_CLOSE: Duration = Duration::from_secs(10);
@@ -67,8 +70,10 @@ struct Simulation {
 impl Simulation {
     fn new(seed: u64, engine: Engine) -> Simulation {
         let mut random = fastrand::Rng::with_seed(seed ^ 0x9e37_79b9_7f4a_7c15);
-        let ((snapshot, model, resolved), answers) = random_pool(&mut random);
+        let ((snapshot, model, resolved), answers) = random_pools(&mut random);
         let world = Rc::new(RefCell::new(World::new(seed, answers)));
+        world.borrow_mut().is_routed = !model.listeners[0].routes.is_empty();
+        world.borrow_mut().has_silent_pool = model.listeners[0].silent_pool.is_some();
         let ended = Rc::new(RefCell::new(Vec::new()));
         let failures = Rc::new(RefCell::new(0));
         let flag = || Rc::new(RefCell::new(false));
@@ -194,9 +199,9 @@ impl Simulation {
     /// The operator changes weights, limits, a setting of the pool, or takes a backend out of use, while connections are in
     /// any state.
     fn change(&mut self) {
-        for at in 0..self.model.pools[0].backends.len() {
-            self.model.pools[0].backends[at].weight = 1 + self.random(3) as u16;
-        }
+        let mut weights: Vec<&mut u16> =
+            self.model.pools.iter_mut().flat_map(|pool| &mut pool.backends).map(|it| &mut it.weight).collect();
+        weights.iter_mut().for_each(|weight| **weight = 1 + self.world.borrow_mut().random.u16(..3));
         if self.random(3) == 0 {
             self.model.pools[0].connect_attempts = 1 + self.random(3);
         }
@@ -204,7 +209,9 @@ impl Simulation {
         self.model.listeners[0].max_connections = (self.random(2) == 0).then_some(100);
         let (_, state) = AdminState::NAMES[self.random(3) as usize];
         let name = format!("b{}", self.random(3));
-        let state = (self.random(3) == 0).then_some(("sim", name.as_str(), state));
+        let pool = self.random(self.model.pools.len() as u32) as usize;
+        let pool = &self.model.pools[pool].name;
+        let state = (self.random(3) == 0).then_some((pool.as_str(), name.as_str(), state));
         let states = state.as_slice();
         let plan = SnapshotPlan { model: &self.model, resolved: &self.resolved, addresses: &[], states, now: Tick(1) };
         self.snapshot = pool::next(Some(&self.snapshot), &plan);
@@ -213,13 +220,22 @@ impl Simulation {
 
     /// A backend is taken out with force, or goes down where its connections are reset then.
     fn drop_backend(&mut self) {
-        let members = &self.snapshot.pools[0].members;
-        let id = members[self.random(members.len() as u32) as usize].backend.id;
+        let id = self.any_member().1.backend.id;
         *self.dropping.borrow_mut() = true;
         self.drivers.iter_mut().for_each(|driver| driver.reset_backends(&[id], CloseReason::Forced));
         *self.dropping.borrow_mut() = false;
         self.deliver_stale();
         self.check_endings();
+    }
+
+    /// Each backend, with its pool.
+    fn members(&self) -> impl Iterator<Item = (&Arc<Pool>, &Member)> {
+        self.snapshot.pools.iter().flat_map(|pool| pool.members.iter().map(move |member| (pool, member)))
+    }
+
+    fn any_member(&self) -> (&Arc<Pool>, &Member) {
+        let number = self.random(self.members().count() as u32);
+        self.members().nth(number as usize).expect("there are so many")
     }
 
     fn random(&self, below: u32) -> u32 {
@@ -232,8 +248,7 @@ impl Simulation {
                 0..5 if self.world.borrow().conns.len() < 5 => self.connect(),
                 5..9 => {
                     // The prober finds something out.
-                    let pool = &self.snapshot.pools[0];
-                    let member = &pool.members[self.random(pool.members.len() as u32) as usize];
+                    let (pool, member) = self.any_member();
                     pool.up.set(member.slot, member.state == AdminState::Enabled && self.random(2) == 0);
                 }
                 0..60 => {
@@ -258,8 +273,7 @@ impl Simulation {
     /// No more surprises: what is under way must come to rest by itself, and then every byte must have arrived.
     fn settle(&mut self) {
         self.world.borrow_mut().lively = false;
-        let pool = &self.snapshot.pools[0];
-        pool.members.iter().for_each(|member| pool.up.set(member.slot, member.state == AdminState::Enabled));
+        self.members().for_each(|(pool, member)| pool.up.set(member.slot, member.state == AdminState::Enabled));
         self.deliver_all();
     }
 
@@ -335,9 +349,8 @@ impl Simulation {
         let refused = self.ended.borrow().iter().filter(|ended| ended.close.refusal().is_some()).count();
         assert_eq!(totals.refused_total(), refused as u64);
         assert_eq!(self.world.borrow().pipes.iter().flatten().sum::<u64>(), 0, "bytes are left in a pipe");
-        let sum = |count: fn(&Backend) -> u64| -> u64 {
-            self.snapshot.pools[0].members.iter().map(|member| count(&member.backend)).sum()
-        };
+        let sum =
+            |count: fn(&Backend) -> u64| -> u64 { self.members().map(|(_, member)| count(&member.backend)).sum() };
         assert_eq!(sum(|backend| u64::from(backend.active())), 0, "a lease is kept");
         assert_eq!(sum(|backend| backend.counters.connect_failures_total()), *self.failures.borrow());
         let totals =
@@ -345,81 +358,6 @@ impl Simulation {
         assert_eq!(sum(|backend| backend.counters.bytes_to_backend.load(Ordering::Relaxed)), totals.0);
         assert_eq!(sum(|backend| backend.counters.bytes_to_client.load(Ordering::Relaxed)), totals.1);
     }
-}
-
-/// A pool over these backends, each with the addresses given and the header that it expects.
-fn make_pool(backends: &[(Vec<Endpoint>, Option<ProxyVersion>)], connect_attempts: u32) -> (Snapshot, Model, Resolved) {
-    make_pool_with(backends, model::Pool { connect_attempts, ..model::Pool::default() }, (None, None))
-}
-
-fn make_pool_with(
-    backends: &[(Vec<Endpoint>, Option<ProxyVersion>)],
-    settings: model::Pool,
-    (max_connections, max_connections_per_source): (Option<u32>, Option<u32>),
-) -> (Snapshot, Model, Resolved) {
-    let mut resolved = HashMap::new();
-    let mut configured = Vec::new();
-    for (number, (endpoints, send_proxy)) in backends.iter().enumerate() {
-        let (name, send_proxy) = (format!("b{number}"), *send_proxy);
-        let Endpoint::Inet(at) = endpoints[0] else { unreachable!() };
-        configured.push(model::Backend {
-            name: name.clone(),
-            send_proxy: send_proxy.map(SendProxy::As),
-            max_connections,
-            ..model::Backend::at(Address::Inet(at))
-        });
-        resolved.insert(("sim".to_owned(), name), endpoints.clone());
-    }
-    let settings = model::Pool {
-        name: "sim".into(),
-        connect_timeout: CONNECT,
-        idle_timeout: IDLE,
-        half_close_timeout: HALF_CLOSE,
-        backends: configured,
-        ..settings
-    };
-    let deny = vec![DENIED.parse().expect("a prefix")];
-    let listener =
-        model::Listener { pool: "sim".into(), deny, max_connections_per_source, ..model::Listener::default() };
-    let global = model::Global::default();
-    let model = Model { global, listeners: vec![listener], pools: vec![settings] };
-    (pool::build(&model, &resolved), model, resolved)
-}
-
-type Answers = HashMap<Endpoint, (Answer, Option<ProxyVersion>)>;
-
-/// One to three backends of one or two addresses, most of which answer.
-fn random_pool(random: &mut fastrand::Rng) -> ((Snapshot, Model, Resolved), Answers) {
-    let mut answers = HashMap::new();
-    let mut backends = Vec::new();
-    for number in 0..random.u8(1..4) {
-        let endpoints: Vec<Endpoint> = (0..random.u16(1..3))
-            .map(|address| Endpoint::Inet(([10, 0, 0, number + 1], 1000 + address).into()))
-            .collect();
-        let send_proxy = [None, None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)][random.usize(..4)];
-        for endpoint in &endpoints {
-            let answer = match random.u8(..20) {
-                0..8 => Answer::Done,
-                8..14 => Answer::Later,
-                14..16 => Answer::LaterRefused,
-                16 => Answer::Never,
-                17..19 => Answer::Refused,
-                _ => Answer::NoDescriptor,
-            };
-            answers.insert(endpoint.clone(), (answer, send_proxy));
-        }
-        backends.push((endpoints, send_proxy));
-    }
-    let settings = model::Pool {
-        connect_attempts: random.u32(1..4),
-        max_lifetime: (random.u8(..4) == 0).then_some(LIFETIME),
-        no_backend: if random.bool() { model::NoBackend::Wait(WAIT) } else { model::NoBackend::Reset },
-        abandoned: if random.bool() { model::Abandoned::Drop } else { model::Abandoned::Serve },
-        ..model::Pool::default()
-    };
-    let max_connections = (random.u8(..3) == 0).then_some(1);
-    let per_source = random.bool().then_some(1);
-    (make_pool_with(&backends, settings, (max_connections, per_source)), answers)
 }
 
 /// How often each ending came about, with and without bytes held.
@@ -442,6 +380,11 @@ fn run(seed: u64, engine: Engine, tally: &mut Tally) {
         *tally
             .entry(("relayed from an announced client, a header owed:", !conn.backend_preamble.is_empty()))
             .or_default() += 1;
+    }
+    for conn in world.conns.iter().filter(|conn| conn.connected && world.is_routed) {
+        if let Some(pool) = conn.pool.filter(|pool| *pool > 0) {
+            *tally.entry(("relayed by a route, to the silent pool:", pool == 2)).or_default() += 1;
+        }
     }
     for (given_up, times) in [(false, world.warm_taken), (true, world.warm_replaced)] {
         *tally.entry(("a warm connection, given up before a byte:", given_up)).or_default() += times as u32;
@@ -506,6 +449,9 @@ fn run_seeds(engine: Engine) {
         ("half_close_timeout", true),
         ("connect_failed", false),
         ("bad_proxy_header", false),
+        ("sniff_failed", false),
+        ("relayed by a route, to the silent pool:", false),
+        ("relayed by a route, to the silent pool:", true),
         ("relayed from an announced client, a header owed:", false),
         ("relayed from an announced client, a header owed:", true),
         ("forced", false),

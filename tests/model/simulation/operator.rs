@@ -68,7 +68,7 @@ impl Simulation {
             let client = &world.socks[conn.client.expect("a client")];
             let backend = conn.backend.filter(|_| conn.connected);
             assert!(client.open && row.since == conn.accepted && Live::STATES.contains(&row.state), "{row:?}");
-            assert_eq!(row.backend.is_some(), !["preamble", "waiting"].contains(&row.state), "{row:?}");
+            assert_eq!(row.backend.is_some(), !["preamble", "sniffing", "waiting"].contains(&row.state), "{row:?}");
             assert_eq!(["relaying", "half_closed", "resetting"].contains(&row.state), conn.connected, "{row:?}");
             let bytes = backend.map_or((0, 0), |backend| (world.stream_written(backend), client.written));
             assert_eq!((row.bytes_to_backend, row.bytes_to_client), bytes, "{row:?}");

@@ -1,6 +1,7 @@
 //! Checks every ending as it comes, against the table in `session`.
 
 use crate::simulation::preamble::Preamble;
+use crate::simulation::routes::{SNIFF, Said};
 use crate::simulation::world::{Shared, World};
 use crate::simulation::{HALF_CLOSE, IDLE, LIFETIME};
 use std::cell::RefCell;
@@ -102,6 +103,7 @@ impl Oracle {
         let backend = sock(connected);
         let header = facts.header.len() as u64;
         let preamble_read = client.read >= header;
+        let looked = world.is_routed && preamble_read && !facts.is_denied();
         let delivered = |to: Option<usize>| to.map_or(0, |id| world.stream_written(id));
         let got = |from: Option<usize>| from.map_or(0, |id| world.stream_read(id));
         // An address announced in a header that did not arrive belongs to no connection.
@@ -118,6 +120,9 @@ impl Oracle {
             CloseReason::BackendReset => {
                 assert_eq!(facts.first_error, Some(Side::Backend));
                 after_reset = Some(AfterReset::of(&world, connected, facts.client));
+            }
+            CloseReason::ClientFin if looked && client.fin_read && !facts.connected => {
+                assert!(!world.has_heard(facts) && facts.dials == 0);
             }
             CloseReason::ClientFin if client.read == 0 && header > 0 => assert!(client.fin_read && facts.dials == 0),
             CloseReason::ClientFin if !facts.connected => {
@@ -155,6 +160,16 @@ impl Oracle {
                 };
                 assert!(bad && facts.dials == 0, "a header that was good: {facts:?}");
             }
+            CloseReason::SniffFailed => {
+                assert!(looked && facts.dials == 0);
+                let late = world.now - facts.accepted >= SNIFF;
+                let heard = world.has_heard(facts);
+                let cut = client.fin_read && heard;
+                let silent = late && !heard && !world.has_silent_pool;
+                let broken = facts.said == Said::Broken;
+                let bad = silent || !world.has_decided(facts) && (late && heard || cut) || broken && heard;
+                assert!(bad, "first bytes that were good: {facts:?}");
+            }
             CloseReason::Denied => assert!(preamble_read && facts.is_denied() && facts.dials == 0),
             CloseReason::SourceLimit => {
                 let is_over = |other: usize| self.ended.borrow().iter().any(|ended| ended.conn == other);
@@ -187,7 +202,8 @@ impl Oracle {
             assert!(world.now - facts.accepted >= LIFETIME, "no quiet moment was waited for");
         }
         let close = record.close;
-        let abandoned = close == CloseReason::ClientFin && !facts.connected && preamble_read;
+        let in_queue = !looked || !client.fin_read;
+        let abandoned = close == CloseReason::ClientFin && !facts.connected && preamble_read && in_queue;
         drop(world);
         self.world.borrow_mut().conns[conn].over = true;
         self.ended.borrow_mut().push(Ended {

@@ -13,9 +13,11 @@ use tcplb::session::{CloseReason, ConnectionId, Direction, Stage};
 use tcplb::worker::driver::transit::{Detached, Incoming, Record};
 
 /// What ten thousand seeds must have carried, and whether it held bytes.
-pub const CARRIED: [(&str, bool); 12] = [
+pub const CARRIED: [(&str, bool); 14] = [
     ("carried while its header is read:", false),
     ("carried while its header is read:", true),
+    ("carried while its first bytes are looked at:", false),
+    ("carried while its first bytes are looked at:", true),
     ("carried while it waits:", false),
     ("carried while it waits:", true),
     ("carried while it dials:", false),
@@ -34,6 +36,7 @@ fn state(record: &Record) -> &'static str {
         (_, Some(relay)) if relay.first_fin.is_some() => "carried half closed:",
         (_, Some(_)) => "carried while it relays:",
         (Stage::Preamble, _) => "carried while its header is read:",
+        (Stage::Sniffing, _) => "carried while its first bytes are looked at:",
         (Stage::Waiting, _) => "carried while it waits:",
         (Stage::Dialing, _) => "carried while it dials:",
         (stage, _) => panic!("taken out in {stage:?}"),

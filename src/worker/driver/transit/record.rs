@@ -7,6 +7,7 @@ use super::super::Connection;
 use super::super::sockets::SavedSocket;
 use crate::base::Tick;
 use crate::proto::proxy::HEADER_MAX;
+use crate::proto::sniff::Negotiated;
 use crate::relay::{CHUNK, RelayBuffer};
 use crate::session::saved::{Saved, SavedRelay};
 use crate::session::{ConnectionId, Left, Stage};
@@ -34,6 +35,9 @@ pub struct Record {
     /// How the client left, as far as events said.
     #[serde(default)]
     pub left: Option<Left>,
+    /// What a client of Postgres has been answered, while its first bytes are looked at.
+    #[serde(default)]
+    pub negotiated: Negotiated,
     /// How long until keepalive is turned on for the backend's socket, if it is not on.
     #[serde(default)]
     pub keep_alive: Option<Duration>,
@@ -79,6 +83,7 @@ impl Record {
             up: Held::of(&sockets.up),
             down: Held::of(&sockets.down),
             left: sockets.left,
+            negotiated: sockets.look.as_ref().map(|look| look.sniffer.negotiated()).unwrap_or_default(),
             keep_alive: keep_alive_at.map(|at| at - now),
             look: look_at.map(|at| at - now),
             away: Duration::ZERO,
@@ -96,6 +101,7 @@ impl Record {
             _ if session.stage == Stage::Closed => "it is closed",
             Some(_) if !relays => "it has a backend and does not relay",
             None if relays => "it relays without a backend",
+            None if session.stage == Stage::Sniffing && session.sniffing.is_none() => "the time of its wait is missing",
             _ if backend.is_some() != relays => "the state of its backend's socket does not fit its stage",
             Some(relay) if lacks(relay) => "bytes that it holds are missing",
             None if !down.is_empty() || up.in_pipe > 0 => "it holds bytes from a backend that it does not have",

@@ -1,6 +1,7 @@
 //! The world as the driver's system: what it may ask, and what it must not do.
 
 use super::{Answer, SimNet, SimPipe, SimSocket, World};
+use crate::simulation::pools::pool_number;
 use crate::simulation::preamble::LOCAL;
 use std::io::{self, ErrorKind};
 use tcplb::base::Endpoint;
@@ -58,6 +59,9 @@ impl World {
         self.conns[conn].dials += 1;
         let (answer, version) = self.answers[to];
         assert!(!self.conns[conn].is_denied(), "dials for a client that may not come in");
+        let pool = self.conns[conn].pool.unwrap_or_else(|| self.pool_of(&self.conns[conn]));
+        assert_eq!(pool_number(to), pool, "a backend of another pool");
+        self.conns[conn].pool = Some(pool);
         let backend_preamble = self.conns[conn].backend_preamble(version);
         self.conns[conn].backend_preamble = backend_preamble;
         (conn, answer)
@@ -152,6 +156,10 @@ impl Net for SimNet {
             return Ok(true);
         }
         if sock.error && !sock.fin { Err(world.give_error(id)) } else { Ok(false) }
+    }
+
+    fn peek(&mut self, socket: &SimSocket, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.borrow_mut().peek(socket.id, buffer)
     }
 
     fn local(&mut self, socket: &SimSocket) -> Option<Endpoint> {
