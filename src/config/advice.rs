@@ -3,17 +3,20 @@
 //! `tcplb check`, the start, a reload and a change by API log or show each warning as a line.
 
 use super::file::MISTAKES_MAX;
-use super::model::{Model, Pool};
-use super::settings::{GLOBAL, HEALTH, LISTENER, POOL, Section};
+use super::model::{Listener, Model, Pool};
+use super::settings::{self, GLOBAL, HEALTH, LISTENER, POOL, Section};
 use crate::policy::balance::Shares;
+use crate::policy::routes::{self, Covered};
 use std::collections::HashSet;
 
 /// Every warning about a model.
 pub fn of(model: &Model) -> Vec<String> {
-    let used: HashSet<&str> = model.listeners.iter().map(|listener| listener.pool.as_str()).collect();
+    let used: HashSet<&str> = model.listeners.iter().flat_map(Listener::pools).collect();
     let mut warnings = without_effect(&GLOBAL, "global", &model.global);
     for listener in &model.listeners {
-        warnings.extend(without_effect(&LISTENER, &format!("listener {}", listener.name), listener));
+        let which = format!("listener {}", listener.name);
+        warnings.extend(without_effect(&LISTENER, &which, listener));
+        warnings.extend(of_routes(listener).into_iter().map(|what| format!("{which}: {what}")));
     }
     for pool in &model.pools {
         if !used.contains(pool.name.as_str()) {
@@ -22,6 +25,25 @@ pub fn of(model: &Model) -> Vec<String> {
         warnings.extend(of_pool(pool));
     }
     readable(warnings)
+}
+
+/// Routes that no client can take.
+fn of_routes(listener: &Listener) -> Vec<String> {
+    let route = |index: usize| {
+        let name = listener.routes.get(index).and_then(|route| route.name.as_ref());
+        format!("route {}{}", index + 1, name.map_or_else(String::new, |name| format!(" ({name})")))
+    };
+    let covered = routes::covered(listener.routes.iter().map(|route| &route.conditions));
+    let covered = covered.into_iter().map(|Covered { route: index, by }| {
+        let by: Vec<String> = by.into_iter().map(route).collect();
+        let take = if by.len() > 1 { "take" } else { "takes" };
+        format!("{} can never take a client: {} {take} all of them", route(index), by.join(" and "))
+    });
+    let with_source = listener.routes.iter().enumerate().filter(|(_, route)| !route.conditions.source.is_empty());
+    let without_address = with_source
+        .filter(|_| !settings::has_addresses(listener))
+        .map(|(index, _)| format!("{} can never take a client: source needs {}", route(index), settings::ADDRESSES));
+    covered.chain(without_address).collect()
 }
 
 /// Settings that have no effect without another one.
@@ -179,6 +201,44 @@ mod tests {
         let warning = "listener default: limits has no effect without a list or a limit per source";
         assert_eq!(warnings(count), [warning]);
         assert_eq!(warnings(&format!("{count}\nmax_connections = 5")), [warning]);
+    }
+
+    #[test]
+    fn routes_that_can_never_take_a_client_are_warned_of() {
+        let warnings = |listener: &str| {
+            let text = format!("[[listener]]\n{listener}\n[[pool]]\n");
+            of(&super::super::file::parse(&text, "f").unwrap().model)
+        };
+        let route = |lines: &str| format!("\n[[listener.route]]\npool = 'default'\n{lines}");
+        let routes = |routes: &[&str]| {
+            warnings(&("bind = [':80']".to_owned() + &routes.iter().map(|lines| route(lines)).collect::<String>()))
+        };
+        let (a, b) = ("sni = ['a.example']", "name = 'b'\nsni = ['b.example']");
+        assert_eq!(routes(&[a, b, "sni = ['*.example']"]), [""; 0]);
+        let by_one = "listener default: route 2 can never take a client: route 1 takes all of them";
+        assert_eq!(routes(&[a, "sni = ['A.example.']\nprotocol = 'tls'"]), [by_one]);
+        let by_two = "listener default: route 3 (c) can never take a client: route 1 and route 2 (b) take all of them";
+        assert_eq!(routes(&[a, b, "name = 'c'\nsni = ['b.example', 'a.example']"]), [by_two]);
+        let source = "source = ['10.0.0.0/8']";
+        let without_address =
+            "listener default: route 1 can never take a client: source needs an IP address in bind, or accept_proxy";
+        assert_eq!(warnings(&format!("bind = ['unix:/a']{}", route(source))), [without_address]);
+        assert_eq!(warnings(&format!("bind = ['unix:/a']\naccept_proxy = true{}", route(source))), [""; 0]);
+        for line in ["sniff_timeout = '1s'", "silent_pool = 'default'"] {
+            let key = line.split(' ').next().unwrap();
+            let warning = format!("listener default: {key} has no effect without a route with protocol, sni or alpn");
+            let with = |rest: &str| warnings(&format!("bind = [':80']\n{line}{rest}"));
+            assert_eq!((with(""), with(&route(source))), (vec![warning.clone()], vec![warning]));
+            assert_eq!(with(&route(a)), [""; 0]);
+        }
+    }
+
+    #[test]
+    fn a_pool_of_routes_or_of_silent_clients_is_used() {
+        let text = "[[listener]]\nbind = [':80']\npool = 'a'\nsilent_pool = 'b'\n[[listener.route]]\nprotocol = 'ssh'\npool = 'c'\n\
+                    [[pool]]\nname = 'a'\n[[pool]]\nname = 'b'\n[[pool]]\nname = 'c'\n[[pool]]\nname = 'd'\n";
+        let model = super::super::file::parse(text, "f").unwrap().model;
+        assert_eq!(of(&model), ["pool d: no listener uses it"]);
     }
 
     #[test]

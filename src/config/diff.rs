@@ -18,7 +18,9 @@
 //! | added at run time | there, but not in the last file | is as in the file |
 //! | in any state | gone, but in the last file | is removed |
 //!
-//! Listeners, pools and what concerns the process can't be changed at run time: they are as in the new file.
+//! Listeners, their routes, pools and what concerns the process can't be changed at run time: they are as in the new file.
+
+mod routes;
 
 use super::by_name;
 use super::model::{Backend, Discover, Model, OnRemove, Origin, Pool};
@@ -52,6 +54,13 @@ pub enum Subject {
     Global,
     /// A listener.
     Listener(String),
+    /// A route of a listener.
+    Route {
+        /// The listener.
+        listener: String,
+        /// The route's name, or its number.
+        label: String,
+    },
     /// A pool.
     Pool(String),
     /// A source of a pool.
@@ -137,6 +146,7 @@ impl Display for Change {
         match &self.subject {
             Subject::Global => out.write_str("global")?,
             Subject::Listener(name) => write!(out, "listener {name}")?,
+            Subject::Route { listener, label } => write!(out, "listener {listener}: route {label}")?,
             Subject::Pool(name) => write!(out, "pool {name}")?,
             Subject::Source { pool, label } => write!(out, "pool {pool}: discovery by {label}")?,
             Subject::Backend { pool, name } => write!(out, "pool {pool}: backend {name}")?,
@@ -167,12 +177,12 @@ impl Display for Fate<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Fate(Change { what, connections: count, .. }) = self;
         let connections = Connections(*count);
-        let is_source = matches!(self.0.subject, Subject::Source { .. });
+        let is_uncounted = matches!(self.0.subject, Subject::Source { .. } | Subject::Route { .. });
         match what {
-            // Its backends have connections.
-            What::Added if is_source => out.write_str("added"),
-            What::Removed(_) if is_source => out.write_str("removed"),
-            What::Changed(settings) if is_source => write!(out, "changed: {}", Differences(settings)),
+            // Backends have the connections.
+            What::Added if is_uncounted => out.write_str("added"),
+            What::Removed(_) if is_uncounted => out.write_str("removed"),
+            What::Changed(settings) if is_uncounted => write!(out, "changed: {}", Differences(settings)),
             What::Added => write!(out, "added ({connections})"),
             What::Removed(Some(OnRemove::Keep)) if *count == 1 => write!(out, "removed ({connections} goes on)"),
             What::Removed(Some(OnRemove::Keep)) => write!(out, "removed ({connections} go on)"),
@@ -225,7 +235,12 @@ pub fn between(old: &Model, new: &Model) -> Changes {
             None => note(subject, What::Added, file),
             // Turning a long list of prefixes into text takes long.
             Some(other) if *other == listener => {}
-            Some(other) => note(subject, What::Changed(differing(&LISTENER, Reload::Live, other, listener)), file),
+            Some(other) => {
+                let (order, of_routes) = routes::between(other, listener);
+                let own = differing(&LISTENER, Reload::Live, other, listener);
+                note(subject, What::Changed(own.into_iter().chain(order).collect()), file);
+                of_routes.into_iter().for_each(|(subject, what)| note(subject, what, file));
+            }
         }
     }
     for gone in old.listeners.iter().filter(|old| !new_listeners.contains_key(old.name.as_str())) {

@@ -5,7 +5,7 @@
 
 use super::discovered::is_discovered;
 use super::model::Model;
-use super::settings::{self, BACKEND, DISCOVER, GLOBAL, HEALTH, LISTENER, POOL, Section};
+use super::settings::{self, BACKEND, DISCOVER, GLOBAL, HEALTH, LISTENER, POOL, ROUTE, Section};
 use std::fmt::Write;
 
 /// The file.
@@ -14,6 +14,9 @@ pub fn print(model: &Model) -> String {
     section(&mut out, &GLOBAL, &model.global);
     for listener in &model.listeners {
         section(&mut out, &LISTENER, listener);
+        for route in &listener.routes {
+            section(&mut out, &ROUTE, route);
+        }
     }
     for pool in &model.pools {
         section(&mut out, &POOL, pool);

@@ -404,7 +404,7 @@ pub(super) fn state_changed(
 pub(super) fn connections(snapshot: &Snapshot, subject: &Subject, members: &Members<'_>) -> u64 {
     let of_pool = |pool: &Arc<Pool>| pool.members.iter().map(|member| u64::from(member.backend.active())).sum();
     match subject {
-        Subject::Source { .. } => 0,
+        Subject::Source { .. } | Subject::Route { .. } => 0,
         Subject::Global => snapshot.pools.iter().map(of_pool).sum(),
         Subject::Listener(name) => snapshot.listener(name).map_or(0, |listener| listener.totals.active() as u64),
         Subject::Pool(name) => snapshot.pool(name).map_or(0, of_pool),

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The most backends of a reload that have an event each.
-const BACKENDS_MAX: usize = 1000;
+const LISTED_MAX: usize = 1000;
 
 /// A backend whose state an operator changes, and its state before, as the status shows it.
 pub struct StateBefore {
@@ -131,34 +131,48 @@ impl<C: DataPlane> ControlLoop<C> {
     }
 }
 
-/// One event per change. Of backends, only the first [`BACKENDS_MAX`] have one each: a change must not displace all older events.
-/// One event per pool and originator counts the others.
+/// One event per change. Of backends and routes, only the first [`LISTED_MAX`] have one each: a change must not displace all older
+/// events. One event per pool or listener, and originator, counts the others.
 fn of_changes(changes: &Changes, by: impl Fn(&Origin) -> By) -> Vec<Event> {
-    let mut counted: BTreeMap<(&str, String), (By, Tally)> = BTreeMap::new();
-    let (mut events, mut backends) = (Vec::new(), 0);
+    let mut counted: BTreeMap<(Many<'_>, String), (By, Tally)> = BTreeMap::new();
+    let (mut events, mut listed) = (Vec::new(), 0);
     for change in &changes.0 {
-        if let Subject::Backend { pool, .. } = &change.subject {
-            backends += 1;
-            if backends > BACKENDS_MAX {
-                let by = by(&change.origin);
-                let (_, tally) = counted.entry((pool, by.word().into_owned())).or_insert((by, Tally::default()));
-                tally.count(&change.what);
-                continue;
-            }
+        let many = match &change.subject {
+            Subject::Backend { pool, .. } => Some(Many::BackendsOf(pool)),
+            Subject::Route { listener, .. } => Some(Many::RoutesOf(listener)),
+            _ => None,
+        };
+        listed += usize::from(many.is_some());
+        if let Some(many) = many.filter(|_| listed > LISTED_MAX) {
+            let by = by(&change.origin);
+            let (_, tally) = counted.entry((many, by.word().into_owned())).or_insert((by, Tally::default()));
+            tally.count(&change.what);
+        } else {
+            events.push(of_change(change, by(&change.origin)));
         }
-        events.push(of_change(change, by(&change.origin)));
     }
-    events.extend(counted.into_iter().map(|((pool, _), (by, Tally { added, removed, changed }))| {
-        let text = format!("more backends: {added} added, {removed} removed, {changed} changed");
-        Event::new(Kind::Config, by).of_pool(pool).because(text)
+    events.extend(counted.into_iter().map(|((many, _), (by, Tally { added, removed, changed }))| {
+        let counts = format!("{added} added, {removed} removed, {changed} changed");
+        let event = Event::new(Kind::Config, by);
+        match many {
+            Many::BackendsOf(pool) => event.of_pool(pool).because(format_args!("more backends: {counts}")),
+            Many::RoutesOf(listener) => event.because(format_args!("listener {listener}: more routes: {counts}")),
+        }
     }));
     events
+}
+
+/// What a change may list thousands of.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+enum Many<'a> {
+    BackendsOf(&'a str),
+    RoutesOf(&'a str),
 }
 
 fn of_change(change: &Change, by: By) -> Event {
     let event = Event::new(Kind::Config, by);
     let event = match &change.subject {
-        Subject::Global | Subject::Listener(_) => event.because(change),
+        Subject::Global | Subject::Listener(_) | Subject::Route { .. } => event.because(change),
         Subject::Source { pool, .. } => event.of_pool(pool).because(change),
         Subject::Pool(name) => event.of_pool(name).because(change.fate()),
         Subject::Backend { pool, name } => event.of_backend(pool, name).because(change.fate()),
@@ -183,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reload_of_many_backends_has_one_event_for_each_of_the_first_and_one_per_pool_for_the_others() {
+    fn a_reload_of_many_backends_and_routes_has_one_event_for_each_of_the_first_and_counts_the_others() {
         let backend = |pool: &str, number: usize, what| Change {
             subject: Subject::Backend { pool: pool.to_owned(), name: format!("web{number}") },
             what,
@@ -191,11 +205,17 @@ mod tests {
             origin: Origin::File,
         };
         let mut changes = Changes::default();
-        changes.0.extend((0..BACKENDS_MAX).map(|number| backend("a", number, What::Added)));
-        assert_eq!(of_changes(&changes, |_| By::File).len(), BACKENDS_MAX);
+        changes.0.extend((0..LISTED_MAX).map(|number| backend("a", number, What::Added)));
+        assert_eq!(of_changes(&changes, |_| By::File).len(), LISTED_MAX);
         changes.0.extend((0..9_000).map(|number| backend("b", number, What::Added)));
         changes.0.push(backend("b", 1, What::Removed(None)));
         changes.0.push(backend("a", 1, What::Changed(Vec::new())));
+        changes.0.extend((0..2_000).map(|number| Change {
+            subject: Subject::Route { listener: "in".to_owned(), label: number.to_string() },
+            what: What::Added,
+            connections: 0,
+            origin: Origin::File,
+        }));
         changes.0.push(Change {
             subject: Subject::Global,
             what: What::Changed(Vec::new()),
@@ -203,11 +223,12 @@ mod tests {
             origin: Origin::File,
         });
         let events = of_changes(&changes, |_| By::File);
-        let last: Vec<_> = events[BACKENDS_MAX..].iter().map(|it| (it.pool.as_deref(), it.reason.as_deref())).collect();
-        assert_eq!(last[0].0, None, "all changes but those of backends have an event");
+        let last: Vec<_> = events[LISTED_MAX..].iter().map(|it| (it.pool.as_deref(), it.reason.as_deref())).collect();
+        assert_eq!(last[0].0, None, "all changes but those of backends and routes have an event");
         let want = [
             (Some("a"), Some("more backends: 0 added, 0 removed, 1 changed")),
             (Some("b"), Some("more backends: 9000 added, 1 removed, 0 changed")),
+            (None, Some("listener in: more routes: 2000 added, 0 removed, 0 changed")),
         ];
         assert_eq!(last[1..], want);
     }

@@ -182,6 +182,34 @@ fn changes_of_sources_are_reported() {
 }
 
 #[test]
+fn changes_of_routes_are_reported() {
+    let of = |routes: &[&str]| {
+        let sections: Vec<String> =
+            routes.iter().map(|lines| format!("[[listener.route]]\npool = 'web'\n{lines}\n")).collect();
+        let head = "[[listener]]\nname = 'in'\nbind = [':1']\n";
+        model_of(&format!("{head}{}[[pool]]\nname = 'web'\n", sections.concat()))
+    };
+    let (a, b, ssh) = ("name = 'a'\nsni = ['a.example']", "name = 'b'\nsni = ['b.example']", "protocol = 'ssh'");
+    let other_b = "name = 'b'\nsni = ['*.example', 'b.example']\nprotocol = 'tls'";
+    for (before, after, want) in [
+        (&[a][..], &[a, b][..], "listener in: route b added"),
+        (&[b, ssh], &[a, b, ssh], "listener in: route a added"),
+        (&[ssh, b], &[b], "listener in: route 1 removed"),
+        (
+            &[a, b],
+            &[a, other_b],
+            "listener in: route b changed: protocol none → tls, sni b.example → *.example, b.example",
+        ),
+        (&[ssh], &["protocol = 'http'"], "listener in: route 1 changed: protocol ssh → http"),
+        (&[a, ssh, b], &[b, ssh, a], "listener in changed: routes a, 2, b → b, 2, a (0 connections)"),
+        (&[a, b], &[a, b], "nothing changed"),
+        (&[ssh], &["name = 'x'\nprotocol = 'ssh'"], "listener in: route x added\nlistener in: route 1 removed"),
+    ] {
+        assert_eq!(between(&of(before), &of(after)).to_string(), want, "{before:?} {after:?}");
+    }
+}
+
+#[test]
 fn a_listener_removed_with_its_pool_does_not_say_that_its_connections_go_on() {
     let before = file_of(&["a 1"]);
     let mut after = before.clone();

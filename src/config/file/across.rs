@@ -4,6 +4,7 @@ use super::table::Table;
 use crate::base::{Address, Listen, nearest};
 use crate::config::check::{self, AddressKey};
 use crate::config::model::{Backend, Global, Listener, Pool};
+use crate::config::settings;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 
@@ -30,9 +31,19 @@ pub fn check(
     unique("pool", pools.iter().map(|(pool, at)| (pool.name.as_str(), *at)));
     // Pools whose own name is wrong count with it, so that the mistake is reported once.
     let names: Vec<&str> = pools.iter().map(|(pool, at)| at.raw("name").unwrap_or(&pool.name)).collect();
-    let known: HashSet<&str> = names.iter().copied().collect();
+    let known = Pools { known: names.iter().copied().collect(), names };
     for (listener, at) in listeners {
-        pool_of(listener, at, &names, &known);
+        if known.names.len() > 1 && !at.has("pool") {
+            let name = &listener.name;
+            at.missing(format!("listener `{name}` needs a pool: with several pools it must say which is its own"));
+        }
+        known.must_have(at, "pool");
+        known.must_have(at, "silent_pool");
+        let routes = at.entries("route");
+        routes.iter().for_each(|at| known.must_have(at, "pool"));
+        let named = routes.into_iter().filter_map(|at| Some((at.raw("name")?, at)));
+        // A wrong name is reported already.
+        unique("route", named.filter(|(name, _)| settings::route_name(name).is_ok()));
     }
     addresses(global, listeners);
     own_listeners(global.map(|(global, _)| global), listeners, pools);
@@ -89,26 +100,31 @@ fn unique<'a>(what: &str, named: impl Iterator<Item = (&'a str, Table<'a>)>) {
     }
 }
 
-fn pool_of(listener: &Listener, at: &Table<'_>, names: &[&str], known: &HashSet<&str>) {
-    let Some(wanted) = at.raw("pool") else {
-        if names.len() > 1 && !at.has("pool") {
-            let name = &listener.name;
-            at.missing(format!("listener `{name}` needs a pool: with several pools it must say which is its own"));
+/// The names of the file's pools, in its order and for look-ups.
+struct Pools<'a> {
+    names: Vec<&'a str>,
+    known: HashSet<&'a str>,
+}
+
+impl Pools<'_> {
+    /// Notes a pool that a key names and that does not exist.
+    fn must_have(&self, at: &Table<'_>, key: &str) {
+        let Some(wanted) = at.raw(key) else { return };
+        if check::name(wanted).is_err() || self.known.is_empty() || self.known.contains(wanted) {
+            return;
         }
-        return;
-    };
-    if check::name(wanted).is_ok() && !known.is_empty() && !known.contains(wanted) {
+        let names = || self.names.iter().copied();
         // Among many pools, looking for the nearest name takes long.
-        let hint = if at.notes().is_full() { String::new() } else { nearest::hint(wanted, names.iter().copied()) };
+        let hint = if at.notes().is_full() { String::new() } else { nearest::hint(wanted, names()) };
         let listed = || {
             let mut listed = HashSet::new();
-            let distinct: Vec<&str> = names.iter().copied().filter(|name| listed.insert(*name)).collect();
+            let distinct: Vec<&str> = names().filter(|name| listed.insert(*name)).collect();
             let more = if distinct.len() > LISTED { ", …" } else { "" };
             let some = &distinct[..distinct.len().min(LISTED)];
             format!(", there is {}{more}", some.join(", "))
         };
         let hint = if hint.is_empty() { listed() } else { hint };
-        at.notes().missing(at.place("pool"), format!("pool: there is no pool called `{wanted}`{hint}"));
+        at.notes().missing(at.place(key), format!("{key}: there is no pool called `{wanted}`{hint}"));
     }
 }
 

@@ -4,15 +4,16 @@ use super::table::{Keys, Table};
 use super::{Parsed, across};
 use crate::config::check;
 use crate::config::model::{Backend, Listener, Model, Pool};
-use crate::config::settings::{self, BACKEND, GLOBAL, HEALTH, LISTENER, POOL, Source};
+use crate::config::settings::{self, BACKEND, GLOBAL, HEALTH, LISTENER, POOL, ROUTE, Source};
 
 /// The whole file.
 pub fn file(root: &Table<'_>) -> Parsed {
     let section = root.table("global", &GLOBAL.keys());
     let global = section.map(|at| settings::read_global(&Source::File(at))).unwrap_or_default();
     let workers_per_core = !section.is_some_and(|at| at.has("workers"));
-    let listeners: Vec<_> =
-        root.tables("listener", &LISTENER.keys()).into_iter().map(|at| (listener(&at), at)).collect();
+    let route_keys = ROUTE.keys();
+    let tables = root.tables("listener", &LISTENER.keys());
+    let listeners: Vec<_> = tables.into_iter().map(|at| (listener(&at, &route_keys), at)).collect();
     let keys = PoolKeys { backend: BACKEND.keys(), health: HEALTH.keys() };
     let pools: Vec<_> = root.tables("pool", &POOL.keys()).into_iter().map(|at| (pool(&at, &keys), at)).collect();
     across::check(root, section.as_ref().map(|at| (&global, at)), &listeners, &pools);
@@ -24,11 +25,13 @@ pub fn file(root: &Table<'_>) -> Parsed {
     Parsed { model, workers_per_core }
 }
 
-fn listener(at: &Table<'_>) -> Listener {
+fn listener(at: &Table<'_>, route_keys: &Keys) -> Listener {
     if !at.has("bind") {
         at.missing("a listener needs bind, like bind = [\":8080\"]".to_owned());
     }
-    settings::read_listener(&Source::File(*at))
+    let mut listener = settings::read_listener(&Source::File(*at));
+    listener.routes = at.tables("route", route_keys).iter().map(settings::read_route).collect();
+    listener
 }
 
 /// What may stand in the sections within a pool.

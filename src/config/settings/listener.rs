@@ -8,9 +8,13 @@ use crate::config::model::Listener;
 const PEERS: &str = "Addresses and balancing";
 
 /// What gives clients an address, which access lists and limits per source compare.
-const ADDRESSES: &str = "an IP address in bind, or accept_proxy";
+pub(in crate::config) const ADDRESSES: &str = "an IP address in bind, or accept_proxy";
 
-fn has_addresses(listener: &Listener) -> bool {
+/// What makes a listener wait for a client's first bytes.
+const FIRST_BYTES: &str = "a route with protocol, sni or alpn";
+
+/// Whether clients have an address.
+pub(in crate::config) fn has_addresses(listener: &Listener) -> bool {
     listener.accept_proxy || !listener.bind.iter().all(|listen| matches!(listen.0, Address::Unix(_)))
 }
 
@@ -25,7 +29,7 @@ pub static LISTENER: Section<Listener> = Section {
     name: "listener",
     many: true,
     doc: "Where clients connect; as many as you like.",
-    within: &[],
+    within: &["route"],
     defaults: Listener::default,
     settings: &[
         setting!(Listener.name: kinds::NAME, "Its name in logs, metrics and API.")
@@ -44,6 +48,21 @@ pub static LISTENER: Section<Listener> = Section {
         setting!(Listener.pool: kinds::NAME, "The pool that serves it.")
             .absent("the only pool")
             .set("\"web\""),
+        setting!(
+            Listener.sniff_timeout: kinds::TIME,
+            "How long a client may take to say what the routes ask for, from its PROXY header on if it sends one."
+        )
+        .more(
+            "A client that has said nothing by then goes to `silent_pool`, or is reset without one. A client whose first \
+             message is not whole by then is reset.",
+        )
+        .see("routes.md#servers-that-speak-first")
+        .needs(FIRST_BYTES, Listener::reads_first_bytes),
+        setting!(Listener.silent_pool: kinds::NAME, "The pool of clients that say nothing within `sniff_timeout`.")
+            .more("For protocols in which the server speaks first, like MySQL and SMTP.")
+            .absent("they are reset")
+            .needs(FIRST_BYTES, Listener::reads_first_bytes)
+            .example("\"db\""),
         setting!(
             Listener.accept_proxy: kinds::SWITCH,
             "Every client must begin with a PROXY header, version 1 or 2, which holds the client's address."

@@ -15,7 +15,7 @@
 //!
 //! | module | part |
 //! |---|---|
-//! | `global`, `listener`, `pool`, `health`, `backend`, `discover` | a table each, and the rules between its keys |
+//! | `global`, `listener`, `route`, `pool`, `health`, `backend`, `discover` | a table each, and the rules between its keys |
 //! | `presets` | keys of a pool that one word sets |
 //! | [`kinds`] | how each kind of value is read and written |
 //! | [`given`] | a value as the user gave it, and where a mistake in it is noted |
@@ -34,6 +34,7 @@ mod listener;
 mod pool;
 mod presets;
 pub mod reference;
+mod route;
 
 pub use backend::BACKEND;
 pub use discover::DISCOVER;
@@ -41,7 +42,9 @@ pub use given::{Source, Typed};
 pub use global::GLOBAL;
 pub use health::HEALTH;
 pub use listener::LISTENER;
+pub(super) use listener::{ADDRESSES, has_addresses};
 pub use pool::POOL;
+pub use route::ROUTE;
 
 pub(super) use backend::read as read_backend;
 pub(super) use discover::{keys as discover_keys, read as read_discover, written as written_of_kind};
@@ -49,6 +52,7 @@ pub use global::read as read_global;
 pub use health::read as read_health;
 pub use listener::read as read_listener;
 pub use pool::read as read_pool;
+pub use route::{name as route_name, read as read_route};
 
 use given::Given;
 use kinds::{Kind, Values, Written};
@@ -365,8 +369,15 @@ impl Row {
 
 /// Every section, in the order of a file.
 pub fn sections() -> Vec<Listed> {
-    let mut sections =
-        vec![GLOBAL.listed(), LISTENER.listed(), POOL.listed(), HEALTH.listed(), BACKEND.listed(), DISCOVER.listed()];
+    let mut sections = vec![
+        GLOBAL.listed(),
+        LISTENER.listed(),
+        ROUTE.listed(),
+        POOL.listed(),
+        HEALTH.listed(),
+        BACKEND.listed(),
+        DISCOVER.listed(),
+    ];
     sections.extend(discover::kinds());
     sections
 }

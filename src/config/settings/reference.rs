@@ -1,7 +1,7 @@
 //! The tables as pages: what `tcplb config reference` prints, the tables of docs/configuration.md, and config.example.
 
 use super::kinds::Values;
-use super::{DISCOVER, Listed, Reload, Row, presets, sections};
+use super::{DISCOVER, Listed, ROUTE, Reload, Row, presets, sections};
 use crate::config::words::alternatives;
 use std::fmt::Write;
 
@@ -49,7 +49,12 @@ pub fn example(before: &str) -> Option<String> {
     let (sources, sections): (Vec<_>, Vec<_>) =
         sections().into_iter().partition(|section| section.name.starts_with(DISCOVER.name));
     for section in &sections {
-        of_section(&mut page, section);
+        if section.name == ROUTE.name {
+            page.push('\n');
+            unused(&mut page, section, "", &section.rows.iter().collect::<Vec<_>>());
+        } else {
+            of_section(&mut page, section);
+        }
     }
     of_sources(&mut page, &sources);
     Some(format!("{page}\n  # A second backend{tail}"))
@@ -85,16 +90,21 @@ fn of_sources(page: &mut String, sources: &[Listed]) {
         if index > 0 {
             page.push('\n');
         }
-        comment(page, "  ", section.doc);
-        let kind = section.source_kind().unwrap_or_default();
-        let _ = writeln!(page, "  #- {}\n  #- kind = \"{kind}\"", section.header);
+        let kind = format!("  #- kind = \"{}\"\n", section.source_kind().unwrap_or_default());
         let of_every = every.rows.iter().filter(|row| index == 0 && row.about.key != "kind");
-        for row in section.rows.iter().chain(of_every) {
-            page.push('\n');
-            meaning(page, "  ", row);
-            let value = row.default.as_deref().unwrap_or(row.example());
-            let _ = writeln!(page, "  #- {} = {value}", row.about.key);
-        }
+        unused(page, section, &kind, &section.rows.iter().chain(of_every).collect::<Vec<_>>());
+    }
+}
+
+/// A section that the file does not use: `first` comes in front of its keys.
+fn unused(page: &mut String, section: &Listed, first: &str, rows: &[&Row]) {
+    comment(page, "  ", section.doc);
+    let _ = write!(page, "  #- {}\n{first}", section.header);
+    for row in rows {
+        page.push('\n');
+        meaning(page, "  ", row);
+        let value = row.default.as_deref().filter(|_| row.about.absent.is_empty()).unwrap_or(row.example());
+        let _ = writeln!(page, "  #- {} = {value}", row.about.key);
     }
 }
 

@@ -167,10 +167,11 @@ fn behind_each_dot(name: &str) -> impl Iterator<Item = &str> {
 }
 
 /// The routes that no client can take, since earlier ones take all of theirs.
-pub fn covered(routes: &[Conditions]) -> Vec<Covered> {
+pub fn covered<'a>(routes: impl IntoIterator<Item = &'a Conditions>) -> Vec<Covered> {
+    let routes: Vec<&Conditions> = routes.into_iter().collect();
     let mut earlier: HashMap<Option<&NamePattern>, Vec<usize>> = HashMap::new();
     let mut covered = Vec::new();
-    for (route, conditions) in routes.iter().enumerate() {
+    for (route, conditions) in routes.iter().copied().enumerate() {
         let covers = |index: &usize| routes.get(*index).is_some_and(|earlier| earlier.hold_with(conditions));
         let by = |name| earlier.get(&name)?.iter().copied().find(covers);
         if let Some(mut by) = conditions.names().map(by).collect::<Option<Vec<usize>>>() {

@@ -8,6 +8,7 @@ mod global;
 mod health;
 mod listener;
 mod pool;
+mod route;
 
 use std::time::Duration;
 use testkit::{Admin, At, ConfigFile, Conn, Ending, Running, Server, Started, Tcplb, peers};

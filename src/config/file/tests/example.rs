@@ -86,6 +86,23 @@ fn each_key_of_its_sources_is_valid() {
 }
 
 #[test]
+fn its_route_is_valid() {
+    let mut section = String::new();
+    let lines = EXAMPLE.lines().map(|line| match line.trim_start().strip_prefix("#- ") {
+        Some(used) if used.starts_with('[') => {
+            section = used.to_owned();
+            if used == "[[listener.route]]" { used } else { line }
+        }
+        Some(used) if section == "[[listener.route]]" => used,
+        _ => line,
+    });
+    let text = lines.collect::<Vec<_>>().join("\n");
+    let model = parse(&text, "f").unwrap_or_else(|mistakes| panic!("{mistakes}")).model;
+    let routes = &model.listeners[0].routes;
+    assert!(routes.len() == 1 && routes[0].name.is_some() && !routes[0].conditions.sni.is_empty(), "{routes:?}");
+}
+
+#[test]
 fn every_key_stands_in_its_section() {
     let mut section = String::new();
     let mut found: Vec<(String, String)> = Vec::new();

@@ -4,7 +4,7 @@
 use super::super::*;
 use crate::base::bytes::escaped;
 use crate::config::settings::kinds::Values;
-use crate::config::settings::{BACKEND, DISCOVER, GLOBAL, HEALTH, LISTENER, POOL, Row, Section};
+use crate::config::settings::{BACKEND, DISCOVER, GLOBAL, HEALTH, LISTENER, POOL, ROUTE, Row, Section};
 use crate::config::text::print;
 use proptest::collection::vec;
 use proptest::option;
@@ -70,6 +70,8 @@ fn value(row: &Row) -> BoxedStrategy<String> {
         "FILE" => text("-|/[a-z \"]{1,9}"),
         "SOCKET" => text("/sockets/[a-z \"]{1,9}"),
         "PREFIX" => texts(prefix()),
+        "SERVER_NAMES" => texts(text("([*][.])?[a-z0-9_-]{1,9}([.][A-Za-z]{1,9}){0,2}[.]?")),
+        "ALPN" => texts(text("[ -~ü]{1,9}")),
         "RATE" => (1_u32..).prop_map(|rate| quoted(format!("{rate}/s"))).boxed(),
         "MODE" => text("0?[0-7]{3}"),
         "PATH" => text("/[a-z?\"\\\\]{0,9}"),
@@ -155,6 +157,26 @@ fn source() -> BoxedStrategy<String> {
         .boxed()
 }
 
+/// Routes to a pool called `p0`, each with a name or without one.
+fn routes() -> BoxedStrategy<String> {
+    let route = (lines(&ROUTE, &["name", "pool"]), any::<bool>());
+    let routes = vec(route, 0..3).prop_map(|routes| {
+        let sections = routes.into_iter().enumerate().map(|(number, (mut lines, named))| {
+            // Only these two have a hello.
+            if has(&lines, "protocol = \"http\"") || has(&lines, "protocol = \"ssh\"") {
+                lines = without(lines, &["sni", "alpn"]);
+            }
+            if lines.is_empty() {
+                lines.push("source = ['10.0.0.0/8']".to_owned());
+            }
+            let name = if named { format!("name = 'r{number}'\n") } else { String::new() };
+            format!("[[listener.route]]\n{name}pool = 'p0'\n{}\n", lines.join("\n"))
+        });
+        sections.collect::<String>()
+    });
+    routes.boxed()
+}
+
 /// Without a port, and so without an agent.
 fn without_port(lines: Vec<String>) -> Vec<String> {
     let agent = has(&lines, "kind = \"agent\"");
@@ -173,19 +195,20 @@ fn address(kind: u8, port: usize) -> String {
 
 /// A file without a mistake.
 fn file() -> BoxedStrategy<String> {
-    let listener = (lines(&LISTENER, &["name", "bind", "pool"]), any::<u8>(), any::<usize>());
+    let listener = (lines(&LISTENER, &["name", "bind", "pool", "silent_pool"]), any::<u8>(), any::<usize>(), routes());
     let backend = (lines(&BACKEND, &["name", "address"]), any::<u8>(), any::<bool>());
     let pool = (lines(&POOL, &["name"]), health(), vec(backend, 0..4), vec(source(), 0..3));
     let all = (global(), vec(listener, 1..4), vec(pool, 1..4));
     all.prop_map(|(global, listeners, pools)| {
         let (mut file, mut port) = (format!("[global]\n{global}\n"), 0);
-        for (number, (lines, kind, pool)) in listeners.into_iter().enumerate() {
+        for (number, (lines, kind, pool, routes)) in listeners.into_iter().enumerate() {
             let pool = pool % pools.len();
             port += 2;
             let lines = if kind % 4 == 3 { lines } else { without(lines, &["mode", "owner", "group"]) };
             let bind = [address(kind, port - 1), address(kind / 4, port)];
             file += &format!("[[listener]]\nname = 'l{number}'\npool = 'p{pool}'\nbind = [{}]\n", bind.join(", "));
-            file += &(lines.join("\n") + "\n");
+            let silent = if kind % 2 == 0 { String::new() } else { format!("silent_pool = 'p{pool}'\n") };
+            file += &(lines.join("\n") + "\n" + &silent + &routes);
         }
         for (number, (lines, health, backends, sources)) in pools.into_iter().enumerate() {
             // A unix socket has no other port to probe, which a preset may set.
@@ -209,7 +232,7 @@ fn file() -> BoxedStrategy<String> {
 
 /// A header or a setting, whole or with something missing.
 fn line() -> impl Strategy<Value = String> {
-    let header = "\\[{1,2}(global|listener|pool|pool\\.(health|backend|discover))\\]{1,2}";
+    let header = "\\[{1,2}(global|listener|listener\\.route|pool|pool\\.(health|backend|discover))\\]{1,2}";
     let key = "(name|bind|pool|workers|kind|weight|address|health\\.path)";
     let value = "(\"[a-z:0-9]{0,5}\"?|[0-9]{1,6}|\\[[\"a:1,]{0,6}\\]?|\\{ ?\\}?|true|1979-05-27)";
     string_regex(&format!("({header}|{key} ?=? ?{value})")).unwrap()

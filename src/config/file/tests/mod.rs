@@ -8,13 +8,15 @@ use super::*;
 use crate::base::{Address, Listen};
 use crate::config::model::{
     Backend, Global, HealthKind, InitialHealth, Listener, LogTo, NoBackend, OnRemove, Pool, PrefixFile, ProxyVersion,
-    Rate, SendProxy, SocketFile, Step,
+    Rate, Route, SendProxy, SocketFile, Step,
 };
 use crate::config::settings::Row;
 use crate::config::settings::kinds::Values;
 use crate::config::text;
 use crate::discovery::KINDS;
 use crate::policy::limit::Enforcement;
+use crate::policy::routes::{Conditions, NamePattern};
+use crate::proto::sniff::Protocol;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +43,8 @@ fn beside(key: &str) -> String {
         "pool.health.path" | "pool.health.host" | "pool.health.expect_status" => "kind = 'http'",
         "pool.health.timeout" => "interval = '9s'",
         "listener.bind" | "pool.backend.address" => "",
+        "listener.route.pool" => "source = ['10.0.0.0/8']",
+        _ if key.starts_with("listener.route.") => "source = ['10.0.0.0/8']\npool = 'default'",
         _ if key.starts_with("listener.") => "bind = [':8080']",
         _ if key.starts_with("pool.backend.") => "address = 'a:1'",
         _ => "",
@@ -70,8 +74,9 @@ fn beside_in_source(key: &str) -> String {
 fn file_with(section: &str, lines: &str) -> String {
     let section = if section.starts_with("pool.discover.") { "pool.discover" } else { section };
     let of = |name: &str, other: &'static str| if section == name { lines.to_owned() } else { other.to_owned() };
+    let route = if section == "listener.route" { format!("[[listener.route]]\n{lines}\n") } else { String::new() };
     format!(
-        "[global]\n{}\n[[listener]]\n{}\n[[pool]]\n{}\n[pool.health]\n{}\n[[pool.backend]]\n{}\n[[pool.discover]]\n{}\n",
+        "[global]\n{}\n[[listener]]\n{}\n{route}[[pool]]\n{}\n[pool.health]\n{}\n[[pool.backend]]\n{}\n[[pool.discover]]\n{}\n",
         of("global", ""),
         of("listener", "bind = [':8080']"),
         of("pool", ""),
@@ -117,8 +122,10 @@ fn each_key_is_read_and_printed_and_sets_nothing_else() {
     for section in settings::sections() {
         for row in &section.rows {
             let (name, key) = (row.about.key, format!("{}.{}", section.name, row.about.key));
-            // Another pool would have to exist; the second sets other keys; the third is refused; each kind of source needs other keys.
-            if ["listener.pool", "pool.preset", "pool.discover.kind"].contains(&key.as_str()) {
+            // Another pool would have to exist for the first three. A preset sets other keys; each kind of source needs other keys.
+            let others =
+                ["listener.pool", "listener.silent_pool", "listener.route.pool", "pool.preset", "pool.discover.kind"];
+            if others.contains(&key.as_str()) {
                 continue;
             }
             let base = match key.as_str() {
@@ -208,6 +215,19 @@ fn a_script_sends_and_expects_bytes_whatever_quotes_its_escapes_stand_in() {
 }
 
 #[test]
+fn words_of_other_balancers_lead_to_routes() {
+    for (listener, ours) in [
+        ("use_backend = 'db'", "route"),
+        ("inspect-delay = '5s'", "sniff_timeout"),
+        ("[[listener.route]]\npool = 'default'\nHostSNI = ['a']\nsni = ['a']", "sni"),
+    ] {
+        let text = format!("[[listener]]\nbind = [':1']\n{listener}\n[[pool]]\n");
+        let text = mistakes(&text).join("\n");
+        assert!(text.contains(&format!("did you mean `{ours}`?")), "{listener}: {text}");
+    }
+}
+
+#[test]
 fn words_of_other_balancers_lead_to_sources_and_probes() {
     for (pool, ours) in [
         ("server-template = 'srv 3'", "discover"),
@@ -222,6 +242,35 @@ fn words_of_other_balancers_lead_to_sources_and_probes() {
         let text = mistakes(&with("", "", pool)).join("\n");
         assert!(text.contains(&format!("did you mean `{ours}`?")), "{pool}: {text}");
     }
+}
+
+#[test]
+fn routes_are_read_in_their_order() {
+    let routes = "[[listener.route]]\nname = 'db'\nprotocol = 'TLS'\nsni = ['DB.example.com.', '*.api.example.com']\n\
+                  alpn = ['h2', 'http/1.1']\nsource = ['10.0.0.7/8', '::ffff:192.0.2.1']\npool = 'db'\n\
+                  [[listener.route]]\nprotocol = 'ssh'\npool = 'web'\n";
+    let text = format!(
+        "[[listener]]\nbind = [':1']\npool = 'web'\nsniff_timeout = '1s'\nsilent_pool = 'db'\n{routes}[[pool]]\nname = 'web'\n\
+         [[pool]]\nname = 'db'\n"
+    );
+    let model = parse(&text, "f").unwrap_or_else(|mistakes| panic!("{mistakes}")).model;
+    let listener = &model.listeners[0];
+    assert_eq!((listener.sniff_timeout, listener.silent_pool.as_deref()), (Duration::from_secs(1), Some("db")));
+    assert_eq!(listener.pools().collect::<Vec<_>>(), ["web", "db", "db", "web"]);
+    let conditions = Conditions {
+        protocol: Some(Protocol::Tls),
+        sni: vec![NamePattern::Exact("db.example.com".into()), NamePattern::Below("api.example.com".into())],
+        alpn: vec!["h2".to_owned(), "http/1.1".to_owned()],
+        source: ["10.0.0.0/8", "192.0.2.1/32"].map(|net| net.parse().unwrap()).to_vec(),
+    };
+    let ssh = Conditions { protocol: Some(Protocol::Ssh), ..Conditions::default() };
+    let route = |name: Option<&str>, conditions, pool: &str| Route {
+        name: name.map(str::to_owned),
+        conditions,
+        pool: pool.to_owned(),
+    };
+    assert_eq!(listener.routes, [route(Some("db"), conditions, "db"), route(None, ssh, "web")]);
+    assert_eq!(parse(&text::print(&model), "printed").map(|parsed| parsed.model), Ok(model));
 }
 
 #[test]
