@@ -18,6 +18,7 @@ pub enum Asked {
     Pick,
     Queue,
     Dial,
+    Request,
     Announce,
     Relay,
     Finish(Side),
@@ -116,6 +117,10 @@ impl Machine {
             Effect::Dial { to, warm } => {
                 (self.address, self.may_be_warm) = (Some(to.clone()), warm.is_some());
                 Asked::Dial
+            }
+            Effect::Request { preamble } => {
+                self.preamble = preamble.map_or_else(Vec::new, |preamble| preamble.bytes(|| self.local.clone()));
+                Asked::Request
             }
             Effect::Announce(preamble) => {
                 self.preamble = preamble.bytes(|| self.local.clone());

@@ -7,46 +7,28 @@
 
 #[path = "machine.rs"]
 pub mod machine;
+#[path = "setup.rs"]
+mod setup;
 
 use machine::{Asked, Machine};
-use std::collections::HashMap;
+use setup::{Choices, LIFETIME, build, hello, leases, settings};
 use std::sync::Arc;
 use std::time::Duration;
-use tcplb::base::{Address, Endpoint, Tick};
-use tcplb::config::model::{self, Model, ProxyVersion};
+use tcplb::base::{Endpoint, Tick};
+use tcplb::config::model;
 use tcplb::policy::health::ConnectFailure;
 use tcplb::policy::limit::Reason;
-use tcplb::policy::routes::Conditions;
-use tcplb::pool::{self, Lease, Listener, PickError, Pool, Resolved, Snapshot};
+use tcplb::pool::{Lease, Listener, PickError, Pool};
 use tcplb::proto::proxy::{Announced, Header};
-use tcplb::proto::sniff::{self, Hello, Protocol, Sniffed};
+use tcplb::proto::sniff::postgres::Reply;
+use tcplb::proto::sniff::{self, Protocol};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
     CloseReason, ConnectionId, DialFailure, Direction, Ending, Failed, HalfState, Input, Left, Moved, NoAnswer,
     NoHeader, Preamble, QUIET, RESET_PATIENCE, Route, Session, Side, Stage,
 };
 
-const WAIT: Duration = Duration::from_secs(4);
-const LIFETIME: Duration = Duration::from_secs(30);
-const POOLS: [&str; 2] = ["p", "q"];
 const REFUSED: DialFailure = DialFailure::Failed(ConnectFailure::Os(111));
-
-/// Choices, a byte each; all zero once they are used up.
-struct Choices<'a>(std::slice::Iter<'a, u8>);
-
-impl Choices<'_> {
-    fn next(&mut self) -> u8 {
-        self.0.next().copied().unwrap_or(0)
-    }
-
-    fn below(&mut self, bound: u8) -> u8 {
-        self.next() % bound
-    }
-
-    fn is_over(&self) -> bool {
-        self.0.as_slice().is_empty()
-    }
-}
 
 /// Fails if a promise is broken.
 pub fn check(bytes: &[u8]) {
@@ -62,60 +44,6 @@ pub fn check(bytes: &[u8]) {
     assert_eq!(leases(&pools), 0, "a lease is left");
 }
 
-/// Up to three backends, the first with two addresses. Perhaps the listener has a route, and a pool for silent clients.
-fn settings(choices: &mut Choices<'_>) -> (model::Pool, model::Listener, Resolved) {
-    let mut resolved = HashMap::new();
-    let mut backends = Vec::new();
-    for number in 0..=choices.below(3) {
-        let at = ([10, 0, 0, number], 80).into();
-        let name = format!("b{number}");
-        let second = (number == 0).then(|| Endpoint::Inet(([10, 0, 1, 0], 80).into()));
-        let endpoints: Vec<Endpoint> = [Endpoint::Inet(at)].into_iter().chain(second).collect();
-        for pool in POOLS {
-            resolved.insert((pool.to_owned(), name.clone()), endpoints.clone());
-        }
-        backends.push(model::Backend { name, ..model::Backend::at(Address::Inet(at)) });
-    }
-    let (connect_attempts, waiting) = (1 + u32::from(choices.below(3)), choices.next());
-    let conditions = Conditions { protocol: Some(Protocol::Tls), ..Conditions::default() };
-    let route = model::Route { conditions, pool: POOLS[1].into(), ..model::Route::default() };
-    let is_routed = waiting & 4 != 0;
-    let listener = model::Listener {
-        pool: POOLS[0].into(),
-        routes: if is_routed { vec![route] } else { Vec::new() },
-        silent_pool: (is_routed && waiting & 8 != 0).then(|| POOLS[1].into()),
-        ..model::Listener::default()
-    };
-    let settings = model::Pool {
-        name: POOLS[0].into(),
-        connect_attempts,
-        no_backend: if waiting & 1 == 0 { model::NoBackend::Reset } else { model::NoBackend::Wait(WAIT) },
-        abandoned: if waiting & 2 == 0 { model::Abandoned::Serve } else { model::Abandoned::Drop },
-        send_proxy: [None, Some(ProxyVersion::V1), Some(ProxyVersion::V2)][usize::from(choices.below(3))],
-        half_close_timeout: Duration::from_secs(10),
-        idle_timeout: Duration::from_secs(60),
-        backends,
-        ..model::Pool::default()
-    };
-    (settings, listener, resolved)
-}
-
-/// Both pools have these settings.
-fn build(settings: &model::Pool, listener: model::Listener, resolved: &Resolved) -> Snapshot {
-    let pools = POOLS.map(|name| model::Pool { name: name.into(), ..settings.clone() }).into();
-    let model = Model { global: model::Global::default(), listeners: vec![listener], pools };
-    pool::build(&model, resolved)
-}
-
-fn leases(pools: &[Arc<Pool>]) -> u32 {
-    pools.iter().flat_map(|pool| &pool.members).map(|member| member.backend.active()).sum()
-}
-
-/// What the first bytes of a client of TLS say.
-fn tls() -> Box<Sniffed> {
-    Box::new(Sniffed { protocol: Protocol::Tls, hello: Some(Hello::default()) })
-}
-
 /// What the driver owes the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owed {
@@ -125,6 +53,7 @@ enum Owed {
     Choice,
     Place,
     Dial,
+    Reply,
     Preamble,
     Measure,
     Nothing,
@@ -263,7 +192,15 @@ impl Life {
                 1 => Input::Sniffed(Ok(None)),
                 2 => Input::Sniffed(Err(NoAnswer::Fin)),
                 3 => Input::Sniffed(Err(NoAnswer::Failed(sniff::Failure::HelloMalformed))),
-                _ => Input::Sniffed(Ok(Some(tls()))),
+                4 => Input::Sniffed(Ok(Some(hello(Protocol::Tls)))),
+                _ => Input::Sniffed(Ok(Some(hello(Protocol::Postgres)))),
+            },
+            Owed::Reply => match choice % 6 {
+                0 => Input::Replied(Reply::More),
+                1 => Input::Replied(Reply::NoTls),
+                2 => Input::Replied(Reply::Invalid),
+                3 => Input::Dialed(Err(REFUSED)),
+                _ => Input::Replied(Reply::Tls),
             },
             Owed::Choice if choice.is_multiple_of(4) => Input::Picked(Err(PickError::AllDown)),
             Owed::Choice => {
@@ -393,8 +330,9 @@ impl Life {
     /// What no driver reports at this moment must not move it.
     fn nonsense(&mut self, choices: &mut Choices<'_>) {
         let byte = choices.next();
-        let input = match byte % 10 {
-            9 if self.owed != Owed::FirstBytes => Input::Sniffed(Ok(Some(tls()))),
+        let input = match byte % 11 {
+            10 if self.owed != Owed::Reply => Input::Replied(Reply::NoTls),
+            9 if self.owed != Owed::FirstBytes => Input::Sniffed(Ok(Some(hello(Protocol::Tls)))),
             8 if self.owed != Owed::FirstBytes => Input::Heard,
             7 if self.failed.is_none() => Input::Unsent(0),
             0 if self.owed != Owed::Header => Input::Header(Err(NoHeader::Bad)),
@@ -406,7 +344,7 @@ impl Life {
                 2 => Input::NoPlace,
                 _ => Input::Turn,
             },
-            4 if self.owed != Owed::Dial => Input::Dialed(Err(REFUSED)),
+            4 if !matches!(self.owed, Owed::Dial | Owed::Reply) => Input::Dialed(Err(REFUSED)),
             5 if self.owed != Owed::Dial => Input::Dialed(Ok(())),
             6 if !self.relays && self.owed != Owed::Preamble => {
                 Input::Moved(Direction::Up, Moved { fin: true, ..Moved::default() })
@@ -470,6 +408,7 @@ impl Life {
         self.owed = match asked {
             Asked::Wait => match self.session.stage() {
                 Stage::Dialing => Owed::Dial,
+                Stage::Requesting => Owed::Reply,
                 Stage::Waiting => Owed::Place,
                 Stage::Preamble => Owed::Header,
                 Stage::Sniffing => Owed::FirstBytes,
@@ -490,6 +429,7 @@ impl Life {
                 assert!(self.session.address.is_some() && !self.relays);
                 Owed::Dial
             }
+            Asked::Request => Owed::Reply,
             Asked::Announce => Owed::Preamble,
             Asked::Relay => {
                 self.last = self.now;

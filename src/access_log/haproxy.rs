@@ -119,7 +119,7 @@ fn state(record: &Record) -> char {
         Stage::Preamble | Stage::Admitting | Stage::Sniffing => 'R',
         Stage::Waiting => 'Q',
         Stage::Choosing if was_in_queue(record) => 'Q',
-        Stage::Choosing | Stage::Dialing => 'C',
+        Stage::Choosing | Stage::Dialing | Stage::Requesting => 'C',
         Stage::Relaying if cause(record) == '-' => '-',
         Stage::Relaying | Stage::Closed => 'D',
     }
@@ -346,6 +346,7 @@ mod tests {
             Stage::Waiting,
             Stage::Choosing,
             Stage::Dialing,
+            Stage::Requesting,
             Stage::Relaying,
         ];
         for close in CloseReason::ALL {
@@ -369,9 +370,11 @@ mod tests {
             CloseReason::BackendFin | CloseReason::BackendReset => stage == Stage::Relaying,
             CloseReason::IdleTimeout | CloseReason::HalfCloseTimeout => stage == Stage::Relaying,
             CloseReason::ConnectFailed => !begins && stage != Stage::Relaying,
-            CloseReason::NoBackend => !matches!(stage, Stage::Preamble | Stage::Dialing | Stage::Relaying),
+            CloseReason::NoBackend => {
+                !matches!(stage, Stage::Preamble | Stage::Dialing | Stage::Requesting | Stage::Relaying)
+            }
             CloseReason::BadProxyHeader => stage == Stage::Preamble,
-            CloseReason::SniffFailed => stage == Stage::Sniffing,
+            CloseReason::SniffFailed => matches!(stage, Stage::Sniffing | Stage::Requesting),
             CloseReason::Denied | CloseReason::SourceLimit | CloseReason::SourceRate => stage == Stage::Admitting,
             CloseReason::ClientReset | CloseReason::Shutdown | CloseReason::Forced => true,
         }

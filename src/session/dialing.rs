@@ -37,8 +37,10 @@ enum Origin {
 #[derive(Debug)]
 pub(super) struct Dial {
     pub(super) lease: Lease,
+    /// It is connected, and has been asked for TLS.
+    pub(super) is_requesting: bool,
     /// The preamble that the backend expects. From the pool that the lease was taken in: the next one may lack the backend.
-    preamble: Option<ProxyVersion>,
+    pub(super) preamble: Option<ProxyVersion>,
     /// The number of the address that is tried; `None`: the backend has none.
     address: Option<usize>,
     /// Addresses that failed before this one.
@@ -65,6 +67,7 @@ impl Dial {
         let address = lease.backend().addresses.choose(&[], now, settings.connect_timeout.saturating_add(GRACE));
         Dial {
             lease,
+            is_requesting: false,
             preamble,
             address,
             failed_addresses: Vec::new(),
@@ -112,7 +115,7 @@ impl Dial {
         self.failed_addresses.extend(self.address);
         let trial = settings.connect_timeout.saturating_add(GRACE);
         self.address = self.lease.backend().addresses.choose(&self.failed_addresses, now, trial);
-        self.retry_at = None;
+        (self.retry_at, self.is_requesting) = (None, false);
         self.address.is_some()
     }
 }
@@ -144,8 +147,11 @@ impl Session {
     }
 
     pub(super) fn dial_ended(&mut self, outcome: Result<(), DialFailure>, now: Tick, ledger: &mut dyn Ledger) -> Next {
+        let needs_request = self.needs_request();
         match (outcome, &mut self.state) {
-            (Ok(()), State::Dialing(_)) => self.connected(Origin::Dialled, now, ledger),
+            (Ok(()), State::Dialing(dial)) if dial.is_requesting => Next::Wait,
+            (Ok(()), State::Dialing(_)) if needs_request => self.begin_request(),
+            (Ok(()), State::Dialing(_)) => self.dialed(now, ledger),
             (Err(DialFailure::Starved), State::Dialing(dial)) => {
                 dial.retry_at = Some(now + STARVED_RETRY);
                 Next::Wait
@@ -157,6 +163,11 @@ impl Session {
 
     pub(super) fn took_warm(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
         self.connected(Origin::Warm, now, ledger)
+    }
+
+    /// The backend is connected, and agrees.
+    pub(super) fn dialed(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
+        self.connected(Origin::Dialled, now, ledger)
     }
 
     fn connected(&mut self, origin: Origin, now: Tick, ledger: &mut dyn Ledger) -> Next {
@@ -207,6 +218,7 @@ impl Session {
                 let (since, retry_at) = (now, None);
                 let dial = Dial {
                     lease,
+                    is_requesting: false,
                     preamble: None,
                     address,
                     failed_addresses,

@@ -9,6 +9,7 @@ use crate::policy::health::ConnectFailure;
 use crate::policy::limit::Reason;
 use crate::pool::{Backend, BackendId, Lease, PickError, Pool, Snapshot, Tried};
 use crate::proto::proxy::Header;
+use crate::proto::sniff::postgres::Reply;
 use crate::proto::sniff::{Protocols, Sniffed};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -46,6 +47,8 @@ pub enum Input<'a> {
     Dialed(Result<(), DialFailure>),
     /// Answer to [`Effect::Dial`] where a warm connection to that address was ready.
     TookWarm,
+    /// Answer to [`Effect::Request`], once the backend has sent something.
+    Replied(Reply),
     /// Answer to [`Effect::Announce`]: the preamble's length.
     Announced(u64),
     /// Bytes were moved in this direction, or at least tried to be. From a side that has failed, a source that fails is the
@@ -138,6 +141,8 @@ pub enum Stage {
     Waiting,
     /// A backend is being connected, or will be once there is a descriptor.
     Dialing,
+    /// A backend is connected, and is asked for TLS.
+    Requesting,
     /// A backend is connected.
     Relaying,
     /// It has ended.
@@ -180,6 +185,11 @@ pub enum Effect<'a> {
         to: &'a Endpoint,
         /// The backend that may have one, and the number of the address there. `None`: it has to be dialled.
         warm: Option<(&'a Backend, usize)>,
+    },
+    /// Connected: send this and an SSLRequest to the backend, and read its answer.
+    Request {
+        /// What the backend expects before.
+        preamble: Option<BackendPreamble<'a>>,
     },
     /// Connected: hold this for the backend, before any byte of the client.
     Announce(BackendPreamble<'a>),

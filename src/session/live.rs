@@ -9,7 +9,7 @@
 //! | `Sniffing` | `Sniffing` | `sniffing` |
 //! | `Choosing` | `Choosing` | `dialing`, but no question finds one |
 //! | `Waiting` | `Waiting` | `waiting` |
-//! | `Dialing` | `Dialing` | `dialing` |
+//! | `Dialing` | `Dialing`; `Requesting` while the backend is asked for TLS | `dialing` |
 //! | `Relaying` | `Relaying` | `relaying`; `half_closed` after the first FIN; `resetting` once a side has failed |
 //! | `Closed` | `Closed` | none |
 

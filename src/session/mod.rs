@@ -29,7 +29,7 @@
 //!             │ a pool chosen
 //!             ▼      Pick              Dial          connected (Announce)
 //!          Choosing ───────► Dialing ────────────────────────► Relaying ──► Closed(reason)
-//!           ▲ ▲  │             │ │ ▲                              FIN both ways, reset,
+//!           ▲ ▲  │             │ │ ▲  └─► Requesting ────────────►   FIN both ways, reset,
 //!     Turn  │ │  │ Queue       │ └─┘ no descriptor: again a         time-out, stop
 //!           │ └──┼─────────────┘     little later; failed: its
 //!         Waiting ◄ failed: another  next address
@@ -45,6 +45,7 @@
 //! | Choosing | [`Effect::Pick`]: pool, client, backends that have failed | [`Input::Picked`] |
 //! | Waiting | [`Effect::Queue`]: pool | [`Input::Queued`], or [`Input::NoPlace`] if the queue is full; then [`Input::Turn`] |
 //! | Dialing | [`Effect::Dial`]: address, and the backend's warm connections | [`Input::Dialed`], or [`Input::TookWarm`] |
+//! | Requesting | [`Effect::Request`]: preamble, where the backend expects one | [`Input::Replied`], or [`Input::Dialed`] with a failure |
 //! | Relaying | [`Effect::Announce`]: preamble, where the backend expects one | [`Input::Announced`] |
 //! | Relaying | [`Effect::Relay`]: pool | [`Input::Moved`], repeatedly |
 //! | Relaying | [`Effect::Finish`]: the side that gets a FIN | none: the other direction goes on |
@@ -93,7 +94,7 @@
 //! | ReadingPreamble | whole, bytes behind it in the same read | yes | held for the up direction; Admitting | |
 //! | Admitting | a list or a limit of the listener refuses the client | – | reset client | `denied`, `source_limit`, `source_rate` |
 //! | Admitting | its listener and its pool are gone | – | reset client | `no_backend` |
-//! | Sniffing | all that happens there: the table of `sniffing` | | | |
+//! | Sniffing, Requesting | all that happens there: the tables of `sniffing` and `requesting` | | | |
 //! | Choosing | no backend | – | reset client, or wait (Waiting) if `no_backend` says so | `no_backend`; after a failed attempt `connect_failed` |
 //! | Waiting | client's bytes | – | none: left in the kernel, as when dialing | |
 //! | Waiting | FIN from the client, `abandoned = "serve"` | – | none: the client may wait for an answer | |
@@ -168,6 +169,7 @@ mod input;
 mod live;
 mod preamble;
 mod relaying;
+mod requesting;
 mod route;
 pub mod saved;
 mod sniffing;
@@ -292,6 +294,7 @@ impl Session {
             Input::Picked(choice) => self.backend_picked(choice, now, ledger),
             Input::Dialed(outcome) => self.dial_ended(outcome, now, ledger),
             Input::TookWarm => self.took_warm(now, ledger),
+            Input::Replied(reply) => self.replied(reply, now, ledger),
             Input::Reset(side) => self.side_reset(side, now),
             Input::Unsent(bytes) => self.queue_measured(bytes, now),
             Input::Deadline => self.deadline_reached(now, ledger),

@@ -300,7 +300,7 @@ impl Session {
             (Stage::Preamble, ..) => State::ReadingPreamble { trusted: true },
             (Stage::Admitting, ..) => State::Admitting,
             (Stage::Sniffing, ..) => State::Sniffing(saved.sniffing?.restore(now)),
-            (Stage::Choosing | Stage::Waiting | Stage::Dialing, ..) => {
+            (Stage::Choosing | Stage::Waiting | Stage::Dialing | Stage::Requesting, ..) => {
                 let tried = saved.tried.iter().filter_map(|name| route.pool().named(name));
                 State::Choosing { tried: tried.map(Member::tried).collect() }
             }

@@ -44,7 +44,11 @@ impl Session {
             State::Sniffing(_) => Effect::Sniff { wanted: self.route.wanted() },
             State::Choosing { tried } => Effect::Pick { pool, client: self.policy_client(), tried },
             State::Waiting { .. } => Effect::Queue { pool },
-            State::Dialing(dial) => dial.endpoint().map_or(Effect::Wait, |to| Effect::Dial { to, warm: dial.warm() }),
+            State::Dialing(dial) if dial.is_requesting => self.request(),
+            State::Dialing(dial) => {
+                let warm = dial.warm().filter(|_| !self.needs_request());
+                dial.endpoint().map_or(Effect::Wait, |to| Effect::Dial { to, warm })
+            }
             State::Relaying(relay) => match relay.failed {
                 Some(failure) => Effect::ReadOut(failure.side),
                 None => Effect::Relay { pool },
@@ -81,6 +85,7 @@ impl Session {
             State::Sniffing(_) => Stage::Sniffing,
             State::Waiting { .. } => Stage::Waiting,
             State::Choosing { .. } => Stage::Choosing,
+            State::Dialing(dial) if dial.is_requesting => Stage::Requesting,
             State::Dialing(_) => Stage::Dialing,
             State::Relaying(_) => Stage::Relaying,
             State::Closed { .. } => Stage::Closed,

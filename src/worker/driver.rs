@@ -11,6 +11,7 @@
 //! | `sockets` | the two sockets of a connection, and the bytes held between them |
 //! | `preamble` | preambles, from the client and for the backend |
 //! | `sniffing` | a client's first bytes, for the routes of its listener |
+//! | `requesting` | the request of TLS to a backend of Postgres |
 //! | `resets` | sides that fail |
 //! | `liveness` | checks that peers acknowledge what was sent |
 //! | `inspect` | questions about connections, and orders to close them |
@@ -36,6 +37,7 @@ mod liveness;
 mod ports;
 mod preamble;
 mod reports;
+mod requesting;
 mod resets;
 mod sniffing;
 mod sockets;
@@ -231,6 +233,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                     self.step(key, dialed(outcome));
                 }
             }
+            // An error is read as well.
+            Stage::Requesting if socket.side == Side::Backend => self.read_reply(key),
             _ if event.error => self.socket_failed(key, socket.side),
             Stage::Preamble => self.read_preamble(key),
             Stage::Sniffing => self.sniff(key),
@@ -245,7 +249,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                 self.reconcile(key);
             }
             Stage::Relaying => self.relay(key),
-            Stage::Admitting | Stage::Choosing | Stage::Dialing | Stage::Closed => {}
+            Stage::Admitting | Stage::Choosing | Stage::Dialing | Stage::Requesting | Stage::Closed => {}
         }
     }
 
@@ -404,6 +408,13 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     fn sniff(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if let Some(input) = connection.sockets.sniff(&mut self.net, &mut self.relay_resources) {
+            self.step(key, input);
+        }
+    }
+
+    fn read_reply(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        if let Some(input) = connection.sockets.read_reply(&mut self.net, &mut self.relay_resources) {
             self.step(key, input);
         }
     }

@@ -2,6 +2,8 @@
 
 use crate::{Process, account, eventually, free_address, need, run};
 use rustix::process::{Signal, geteuid};
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
@@ -30,6 +32,22 @@ impl Postgres {
         let mut server = Postgres::new()?;
         let auth = ["--no-sync", "--auth=trust", "--no-locale", "--data-checksums", "--username", ADMIN, "-D", "data"];
         run(server.command(&initdb)?.args(auth));
+        server.start_again();
+        Some(server)
+    }
+
+    /// The same, and it offers TLS. Its certificate is for no name, which its clients do not check.
+    #[track_caller]
+    pub fn start_with_tls() -> Option<Postgres> {
+        let openssl = need("openssl")?;
+        let mut server = Postgres::start()?;
+        server.stop();
+        let files = ["-keyout", "data/server.key", "-out", "data/server.crt"];
+        let certificate = ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=postgres"];
+        run(server.command(&openssl)?.args(certificate).args(files));
+        let settings = server.folder.path().join("data/postgresql.conf");
+        let mut settings = OpenOptions::new().append(true).open(settings).expect("its settings");
+        writeln!(settings, "ssl = on").expect("one more setting");
         server.start_again();
         Some(server)
     }

@@ -6,8 +6,9 @@
 use rustix::process::Signal;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::path::Path;
-use testkit::{Running, Server, Tcplb, need, peers};
+use testkit::{ConfigFile, Running, Server, Tcplb, need, peers};
 
 /// Units of work by which the two runs differ.
 const UNITS: u32 = 400;
@@ -28,7 +29,7 @@ fn a_relayed_request_costs_four_calls_and_two_waits() {
             client.hear(4);
         }
     };
-    let calls = difference(&server, requests);
+    let calls = difference(|| over(&server), requests);
     within(&calls, &[("recvfrom", 2.0), ("sendto", 2.0), ("epoll_wait", 2.1)]);
 }
 
@@ -44,7 +45,7 @@ fn a_short_connection_costs_no_more_than_the_table_says() {
             client.hear_all();
         }
     };
-    let calls = difference(&server, connections);
+    let calls = difference(|| over(&server), connections);
     let table = [
         ("accept4", 2.0),
         ("socket", 1.0),
@@ -67,28 +68,63 @@ fn a_short_connection_costs_no_more_than_the_table_says() {
     within(&calls, &table);
 }
 
+#[test]
+fn a_client_whose_hello_is_there_costs_at_most_one_call_more_with_routes() {
+    if need("strace").is_none() || splices_everything() {
+        return;
+    }
+    const HELLO: &[u8] = include_bytes!("../data/sniff/openssl_tls13.bin");
+    let server = Server::start(|conn| {
+        let mut hello = [0; HELLO.len()];
+        (&conn).read_exact(&mut hello)?;
+        peers::answers_then_closes("server")(conn)
+    });
+    let total = |routes: &str| {
+        let pool = "[[pool]]\nname = \"p\"\n[pool.health]\nkind = \"off\"\n[[pool.backend]]\naddress";
+        let listener = "[global]\nworkers = 1\n[[listener]]\nbind = [\"127.0.0.1:0\"]\npool = \"p\"";
+        let file = ConfigFile::of(format!("{listener}\n{routes}\n{pool} = \"{}\"\n", server.at()));
+        let path = file.write();
+        let connections = |tcplb: &Running, count| {
+            for _ in 0..count {
+                let client = tcplb.connect();
+                client.say(HELLO);
+                client.hear_all();
+            }
+        };
+        let calls = difference(|| Tcplb::from_file(&path), connections);
+        println!("{routes:?}: {calls:?}");
+        // How many events a wait finds is a matter of time.
+        calls.iter().filter(|(name, _)| *name != "epoll_wait").map(|(_, count)| count).sum::<u32>()
+    };
+    let (without, with) = (total(""), total("[[listener.route]]\nsni = [\"db.example.com\"]\npool = \"p\""));
+    assert!(with <= without + UNITS + UNITS / 20, "{with} calls with a route, {without} without");
+}
+
 /// The tables are those of the default. With `relay = "splice"`, small messages pay for the pipe too.
 fn splices_everything() -> bool {
     std::env::var("TCPLB_TEST_RELAY").is_ok_and(|relay| relay == "splice")
 }
 
 /// What `UNITS` more units of `work` cost.
-fn difference(server: &Server, work: impl Fn(&Running, u32)) -> Calls {
-    let few = traced(server, |tcplb| work(tcplb, UNITS / 2));
-    let mut many = traced(server, |tcplb| work(tcplb, UNITS / 2 + UNITS));
+fn difference(tcplb: impl Fn() -> Tcplb, work: impl Fn(&Running, u32)) -> Calls {
+    let few = traced(tcplb(), |tcplb| work(tcplb, UNITS / 2));
+    let mut many = traced(tcplb(), |tcplb| work(tcplb, UNITS / 2 + UNITS));
     for (name, count) in many.iter_mut() {
         *count = count.saturating_sub(few.get(name).copied().unwrap_or_default());
     }
     many
 }
 
-fn traced(server: &Server, work: impl Fn(&Running)) -> Calls {
+/// One worker: no connection is handed over.
+fn over(server: &Server) -> Tcplb {
+    Tcplb::new().unprobed().backend(server.at()).args(["--workers", "1"])
+}
+
+fn traced(tcplb: Tcplb, work: impl Fn(&Running)) -> Calls {
     let folder = tempfile::tempdir().expect("a folder for the counts");
     let counts = folder.path().join("counts");
     let strace = ["strace", "-f", "-c", "-o", counts.to_str().expect("a path in UTF-8")];
-    // One worker: no connection is handed over.
-    let tcplb = Tcplb::new().wrapped(strace).unprobed().backend(server.at()).args(["--workers", "1"]);
-    let mut tcplb = tcplb.start();
+    let mut tcplb = tcplb.wrapped(strace).start();
     work(&tcplb);
     tcplb.signal_child(Signal::TERM);
     tcplb.wait_exit();

@@ -24,6 +24,7 @@ mod privileges;
 mod probes;
 mod real;
 mod resets;
+mod routes;
 mod settings;
 mod several_addresses;
 mod shutdown;

@@ -149,6 +149,8 @@ pub enum Failure {
     Postgres,
     /// No ClientHello after the answer `S`.
     NoTls,
+    /// The backend has not agreed to TLS, which its client was promised.
+    Backend(postgres::Reply),
 }
 
 /// Looks at the first bytes of one connection.
@@ -302,6 +304,9 @@ impl fmt::Display for Failure {
             Failure::BehindRequest => "bytes behind an SSLRequest or a GSSENCRequest that is not answered yet",
             Failure::Postgres => "not a message that Postgres has after the answer N",
             Failure::NoTls => "no ClientHello after the answer S",
+            Failure::Backend(postgres::Reply::NoTls) => "the backend has no TLS",
+            Failure::Backend(postgres::Reply::Error) => "the backend answers the SSLRequest with an error",
+            Failure::Backend(_) => "the backend answers the SSLRequest with something else",
         })
     }
 }

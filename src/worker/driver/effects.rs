@@ -72,6 +72,7 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
             Effect::Pick { .. } => Answer::Input(Input::Picked(Err(PickError::OthersWait))),
             Effect::Queue { pool } => Answer::Input(self.join_queue(pool)),
             Effect::Dial { to, warm } => self.dial(to, warm).into(),
+            Effect::Request { preamble } => self.sockets.request(preamble, self.net, self.relay_resources).into(),
             Effect::Announce(preamble) => {
                 Answer::Input(self.sockets.hold_preamble(&preamble, self.net, self.relay_resources))
             }

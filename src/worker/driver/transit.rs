@@ -16,6 +16,7 @@
 //! | Sniffing | client | what was taken of the first bytes | looking at them, for the time that is left; a client of Postgres keeps what it was answered |
 //! | Waiting | client | what followed the preamble | its route there, and another choice; a place at the end of the queue, whatever its bound; the time that is left |
 //! | Dialing | client | what followed the preamble | its route there, and another choice, without the backends that failed; the dial is given up and not counted |
+//! | Requesting | client | what was taken of the ClientHello | as Dialing: the next backend gets a request of its own |
 //! | Relaying, Open | client, backend, a pipe for each direction that has bytes in one | for each direction those in a buffer; the preamble for the backend among them | relaying |
 //! | Relaying, one direction Draining, Shut or Dropped | the same | the same | the other direction; FINs and resets are passed on once |
 //! | Relaying, a side has failed | the same | the same | reading out that side, and measuring the other one's queue, with the time that is left |

@@ -5,4 +5,5 @@ mod iperf;
 mod nginx;
 mod postgres;
 mod redis;
+mod routes;
 mod scripts;

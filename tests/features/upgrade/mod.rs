@@ -8,6 +8,7 @@ mod lends;
 mod moves;
 mod outlives;
 mod pulls;
+mod routes;
 
 use serde_json::Value;
 use std::fs;

@@ -3,6 +3,7 @@
 //! may be written down and rebuilt, and must then answer as if nothing had happened.
 
 mod reference;
+mod requesting;
 mod sniffing;
 mod waiting;
 mod warm;

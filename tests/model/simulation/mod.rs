@@ -386,6 +386,9 @@ fn run(seed: u64, engine: Engine, tally: &mut Tally) {
             *tally.entry(("relayed by a route, to the silent pool:", pool == 2)).or_default() += 1;
         }
     }
+    for conn in world.conns.iter().filter(|conn| conn.connected && !conn.request.is_empty()) {
+        *tally.entry(("relayed behind a request, a header owed:", !conn.backend_preamble.is_empty())).or_default() += 1;
+    }
     for (given_up, times) in [(false, world.warm_taken), (true, world.warm_replaced)] {
         *tally.entry(("a warm connection, given up before a byte:", given_up)).or_default() += times as u32;
     }
@@ -450,6 +453,8 @@ fn run_seeds(engine: Engine) {
         ("connect_failed", false),
         ("bad_proxy_header", false),
         ("sniff_failed", false),
+        ("relayed behind a request, a header owed:", false),
+        ("relayed behind a request, a header owed:", true),
         ("relayed by a route, to the silent pool:", false),
         ("relayed by a route, to the silent pool:", true),
         ("relayed from an announced client, a header owed:", false),

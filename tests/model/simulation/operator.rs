@@ -65,12 +65,13 @@ impl Simulation {
         for row in &listed.rows {
             let Some(Endpoint::Inet(at)) = row.client else { panic!("the client's address is lost") };
             let conn = &world.conns[usize::from(at.port())];
-            let client = &world.socks[conn.client.expect("a client")];
+            let number = conn.client.expect("a client");
+            let client = &world.socks[number];
             let backend = conn.backend.filter(|_| conn.connected);
             assert!(client.open && row.since == conn.accepted && Live::STATES.contains(&row.state), "{row:?}");
             assert_eq!(row.backend.is_some(), !["preamble", "sniffing", "waiting"].contains(&row.state), "{row:?}");
             assert_eq!(["relaying", "half_closed", "resetting"].contains(&row.state), conn.connected, "{row:?}");
-            let bytes = backend.map_or((0, 0), |backend| (world.stream_written(backend), client.written));
+            let bytes = backend.map_or((0, 0), |backend| (world.stream_written(backend), world.stream_written(number)));
             assert_eq!((row.bytes_to_backend, row.bytes_to_client), bytes, "{row:?}");
         }
         drop(world);

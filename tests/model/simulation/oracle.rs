@@ -1,7 +1,7 @@
 //! Checks every ending as it comes, against the table in `session`.
 
 use crate::simulation::preamble::Preamble;
-use crate::simulation::routes::{SNIFF, Said};
+use crate::simulation::routes::{SNIFF, Said, YES};
 use crate::simulation::world::{Shared, World};
 use crate::simulation::{HALF_CLOSE, IDLE, LIFETIME};
 use std::cell::RefCell;
@@ -161,13 +161,16 @@ impl Oracle {
                 assert!(bad && facts.dials == 0, "a header that was good: {facts:?}");
             }
             CloseReason::SniffFailed => {
-                assert!(looked && facts.dials == 0);
+                assert!(looked);
+                let refused = facts.backend.is_some_and(|backend| world.socks[backend].read > 0);
                 let late = world.now - facts.accepted >= SNIFF;
                 let heard = world.has_heard(facts);
                 let cut = client.fin_read && heard;
                 let silent = late && !heard && !world.has_silent_pool;
                 let broken = facts.said == Said::Broken;
                 let bad = silent || !world.has_decided(facts) && (late && heard || cut) || broken && heard;
+                assert_eq!(refused, facts.dials > 0, "the backend has not answered");
+                let bad = if refused { !facts.request.is_empty() && facts.reply != YES[0] } else { bad };
                 assert!(bad, "first bytes that were good: {facts:?}");
             }
             CloseReason::Denied => assert!(preamble_read && facts.is_denied() && facts.dials == 0),
@@ -189,7 +192,7 @@ impl Oracle {
         }
         assert!(facts.dials == 0 || preamble_read && !facts.is_denied(), "let in against the list");
         let to_backend = delivered(connected);
-        let to_client = if backend.is_some() { client.written } else { 0 };
+        let to_client = if backend.is_some() { delivered(facts.client) } else { 0 };
         assert_eq!((record.bytes_to_backend, record.bytes_to_client), (to_backend, to_client), "miscounted");
         assert_eq!(record.connect.is_some(), facts.connected);
         let backend_preamble_sent =

@@ -38,7 +38,7 @@ fn state(record: &Record) -> &'static str {
         (Stage::Preamble, _) => "carried while its header is read:",
         (Stage::Sniffing, _) => "carried while its first bytes are looked at:",
         (Stage::Waiting, _) => "carried while it waits:",
-        (Stage::Dialing, _) => "carried while it dials:",
+        (Stage::Dialing | Stage::Requesting, _) => "carried while it dials:",
         (stage, _) => panic!("taken out in {stage:?}"),
     }
 }
@@ -84,7 +84,7 @@ impl Simulation {
         let (up, down) = (detached.pipe(Direction::Up), detached.pipe(Direction::Down));
         let holds = up.is_some() || down.is_some() || !record.up.bytes.is_empty() || !record.down.bytes.is_empty();
         self.carried.push((state(&record), holds));
-        if record.session.stage == Stage::Dialing {
+        if matches!(record.session.stage, Stage::Dialing | Stage::Requesting) {
             self.world.borrow_mut().dial_given_up(detached.client(), record.session.attempts);
         }
         let (client, backend) = (detached.client().clone(), detached.backend().cloned());
@@ -158,7 +158,7 @@ fn what_does_not_fit_together_is_refused_and_comes_back_whole() {
             let pipe = |direction| detached.pipe(direction).cloned();
             let (up, down) = (pipe(Direction::Up), pipe(Direction::Down));
             let mut incoming = Incoming { record: detached.record().clone(), client, backend, up, down };
-            if detached.record().session.stage == Stage::Dialing {
+            if matches!(detached.record().session.stage, Stage::Dialing | Stage::Requesting) {
                 let failed = detached.record().session.attempts;
                 simulation.world.borrow_mut().dial_given_up(detached.client(), failed);
             }

@@ -17,11 +17,12 @@ mod streams;
 pub use descriptors::{SimNet, SimPipe, SimSocket};
 
 use crate::simulation::preamble::{self, Preamble};
-use crate::simulation::routes::{self, Said};
+use crate::simulation::routes::{self, Said, YES};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io::{self, ErrorKind};
 use std::rc::Rc;
+use std::slice;
 use tcplb::base::{Endpoint, Tick};
 use tcplb::config::model::ProxyVersion;
 use tcplb::proto::proxy::Header;
@@ -100,9 +101,13 @@ pub struct Conn {
     /// The preamble's bytes.
     pub header: Vec<u8>,
     /// What it says behind that, the first bytes of its stream, and what these are.
-    pub first: &'static [u8],
+    pub first: Vec<u8>,
     pub said: Said,
-    /// The most bytes of its stream that the driver has looked at without taking them.
+    /// What it sends before that, where it wants TLS of Postgres: the driver takes it, and sends one of its own to the backend.
+    pub request: &'static [u8],
+    /// What the backend answers to that. The client always gets [`YES`].
+    pub reply: u8,
+    /// The most bytes behind its header that the driver has looked at without taking them.
     pub peeked: u64,
     /// The number of the pool that was chosen for it.
     pub pool: Option<u8>,
@@ -174,22 +179,60 @@ pub fn events_of_every_kind() -> [Event; 7] {
     ]
 }
 
+/// What stands at the beginning of what a socket gets or sends.
+struct Front<'a> {
+    /// A PROXY header.
+    header: &'a [u8],
+    /// A request of TLS, or its answer.
+    negotiation: &'a [u8],
+    /// The first bytes of the stream.
+    first: &'a [u8],
+}
+
 /// The byte at a position of a stream.
 fn byte(direction: Direction, position: u64) -> u8 {
     let salt = if direction == Direction::Up { 0x5b } else { 0xa7 };
     (position.wrapping_mul(31) ^ (position >> 7)) as u8 ^ salt
 }
 
-/// The byte at a position of a stream that a header precedes, and that begins with these bytes. Runs once per byte, so it calls no generic code: that may come from
+/// The byte at a position of a stream that these two precede, and that begins with `first`. Runs once per byte, so it calls no generic code: that may come from
 /// a crate compiled without optimisation.
-fn byte_behind(header: &[u8], first: &[u8], direction: Direction, position: u64) -> u8 {
-    let at = position as usize;
-    if at < header.len() {
-        header[at]
-    } else if at - header.len() < first.len() {
-        first[at - header.len()]
-    } else {
-        byte(direction, position - header.len() as u64)
+fn byte_behind(front: &Front<'_>, direction: Direction, position: u64) -> u8 {
+    let mut at = position as usize;
+    for part in [front.header, front.negotiation] {
+        if at < part.len() {
+            return part[at];
+        }
+        at -= part.len();
+    }
+    if at < front.first.len() { front.first[at] } else { byte(direction, at as u64) }
+}
+
+impl Front<'_> {
+    fn length(&self) -> u64 {
+        (self.header.len() + self.negotiation.len()) as u64
+    }
+}
+
+impl Conn {
+    /// This, where TLS of Postgres is negotiated.
+    fn answer<'a>(&self, answer: &'a [u8]) -> &'a [u8] {
+        if self.request.is_empty() { &[] } else { answer }
+    }
+
+    /// How much a peer may send now: where TLS of Postgres is negotiated, each side waits for the other one.
+    fn may_send(&self, sock: &Sock) -> u64 {
+        let request = self.request.len() as u64;
+        match sock.side {
+            _ if request == 0 => u64::MAX,
+            Side::Client if sock.taken == 0 => self.header.len() as u64 + request - sock.sent,
+            Side::Client => u64::MAX,
+            Side::Backend => match sock.taken.checked_sub(self.backend_preamble.len() as u64 + request) {
+                None => 0,
+                Some(0) => 1 - sock.sent,
+                Some(_) => u64::MAX,
+            },
+        }
     }
 }
 
@@ -271,8 +314,9 @@ impl World {
         let conn = this.conns.len();
         let now = this.now;
         let fresh = preamble::random(&mut this.random, conn as u16);
-        let (said, first) = routes::random(&mut this.random);
-        this.conns.push(Conn { last_io: now, accepted: now, said, first, ..fresh });
+        let is_routed = this.is_routed;
+        let fresh = routes::speaks(&mut this.random, is_routed, fresh);
+        this.conns.push(Conn { last_io: now, accepted: now, ..fresh });
         let id = this.socket(Side::Client, conn, Answer::Done);
         this.conns[conn].client = Some(id);
         let transport = if this.socks[id].chunky { Transport::Unix } else { Transport::Tcp };
@@ -281,23 +325,37 @@ impl World {
 
     /// How many bytes of a socket's stream have been read: those behind the client's header.
     pub fn stream_read(&self, id: usize) -> u64 {
-        let sock = &self.socks[id];
-        let header = if sock.side == Side::Client { self.conns[sock.conn].header.len() } else { 0 };
-        sock.read.saturating_sub(header as u64)
+        self.socks[id].read.saturating_sub(self.front_from(id).length())
     }
 
     /// The same for what its peer has sent.
     pub fn stream_sent(&self, id: usize) -> u64 {
-        let sock = &self.socks[id];
-        let header = if sock.side == Side::Client { self.conns[sock.conn].header.len() } else { 0 };
-        sock.sent.saturating_sub(header as u64)
+        self.socks[id].sent.saturating_sub(self.front_from(id).length())
     }
 
     /// How many bytes of the other side's stream were written: those behind the header for the backend.
     pub fn stream_written(&self, id: usize) -> u64 {
+        self.socks[id].written.saturating_sub(self.front_to(id).length())
+    }
+
+    /// What stands before what its peer sends.
+    fn front_from(&self, id: usize) -> Front<'_> {
         let sock = &self.socks[id];
-        let header = if sock.side == Side::Backend { self.conns[sock.conn].backend_preamble.len() } else { 0 };
-        sock.written.saturating_sub(header as u64)
+        let conn = &self.conns[sock.conn];
+        match sock.side {
+            Side::Client => Front { header: &conn.header, negotiation: conn.request, first: &conn.first },
+            Side::Backend => Front { header: &[], negotiation: conn.answer(slice::from_ref(&conn.reply)), first: &[] },
+        }
+    }
+
+    /// What stands before what is written to its peer.
+    fn front_to(&self, id: usize) -> Front<'_> {
+        let sock = &self.socks[id];
+        let conn = &self.conns[sock.conn];
+        match sock.side {
+            Side::Client => Front { header: &[], negotiation: conn.answer(YES), first: &[] },
+            Side::Backend => Front { header: &conn.backend_preamble, negotiation: conn.request, first: &conn.first },
+        }
     }
 
     /// The sockets that are open on our side.
@@ -313,11 +371,22 @@ impl World {
             6..9 => self.random.u64(1..20_000),
             _ => self.random.u64(1..300_000),
         };
+        if !self.conns[self.socks[id].conn].request.is_empty() && self.socks[id].connected {
+            // Each side waits for the other one, so it reads before it goes on.
+            self.peer_takes(id, u64::MAX / 2);
+        }
         let sock = &mut self.socks[id];
         // Headers come in small pieces, or at once with what follows.
         let conn = &self.conns[sock.conn];
-        let in_header = sock.side == Side::Client && sock.sent < (conn.header.len() + conn.first.len()) as u64;
-        let amount = if in_header && amount % 3 > 0 { amount.min(1 + amount % 20) } else { amount };
+        let (header, sent) = ((conn.header.len() + conn.request.len()) as u64, sock.sent);
+        let is_client = sock.side == Side::Client;
+        let (in_header, in_first) = (is_client && sent < header, is_client && sent < header + conn.first.len() as u64);
+        let amount = match amount % 3 {
+            1.. if in_header => amount.min(1 + amount % 20),
+            1.. if in_first => amount.min(1 + amount % 200),
+            _ => amount,
+        };
+        let amount = amount.min(conn.may_send(sock));
         if !sock.open || sock.reset {
             return;
         }
@@ -325,6 +394,7 @@ impl World {
             return self.handshake(id, dice);
         }
         match dice {
+            0..44 if amount == 0 => {}
             0..40 if !sock.fin => sock.sent += amount,
             40..44 if !sock.fin => {
                 sock.mark = Some(sock.sent);
@@ -352,7 +422,9 @@ impl World {
     /// The driver learns that a backend is connected: from now on it may be used.
     fn connect_reported(&mut self, id: usize) {
         let (conn, now) = (self.socks[id].conn, self.now);
-        if self.socks[id].side == Side::Backend && self.socks[id].connected && !self.conns[conn].connected {
+        let is_asked = !self.conns[conn].request.is_empty() && self.socks[id].read == 0;
+        let is_backend = self.socks[id].side == Side::Backend && !is_asked;
+        if is_backend && self.socks[id].connected && !self.conns[conn].connected {
             self.conns[conn].connected = true;
             self.conns[conn].last_io = now;
         }

@@ -5,8 +5,8 @@ use tcplb::base::Address;
 use tcplb::policy::routes::Conditions;
 use tcplb::proto::sniff::{Failure, Hello, Protocol, Sniffed};
 
-const TIME: Duration = Duration::from_secs(2);
-const NOW: Tick = Tick(1 << 40);
+pub(super) const TIME: Duration = Duration::from_secs(2);
+pub(super) const NOW: Tick = Tick(1 << 40);
 
 /// Names go to the pool `named`, SSH and 10.9.0.0/16 to `other`.
 fn routes() -> Vec<model::Route> {
@@ -40,14 +40,14 @@ fn snapshot(pools: &[&str], listener: Option<model::Listener>) -> Snapshot {
 
 const ALL: [&str; 4] = ["own", "named", "other", "silent"];
 
-fn routed(silent_pool: bool) -> Arc<Listener> {
+pub(super) fn routed(silent_pool: bool) -> Arc<Listener> {
     let silent_pool = silent_pool.then(|| "silent".into());
     let listener = model::Listener { silent_pool, ..with_routes(routes()) };
     snapshot(&ALL, Some(listener)).listeners[0].clone()
 }
 
 /// A client of this listener that is admitted, and looked at since `NOW`.
-fn sniffing(listener: &Arc<Listener>) -> Machine {
+pub(super) fn sniffing(listener: &Arc<Listener>) -> Machine {
     let client = Some(Endpoint::Inet(([127, 0, 0, 1], 9).into()));
     let mut session = machine(client, Preamble::None, listener, NOW);
     assert_eq!(session.handle(Input::Begin, NOW), Asked::Admit);
@@ -100,13 +100,16 @@ fn without_a_route_that_needs_first_bytes_none_is_waited_for() {
     }
 }
 
+/// What happens, whether bytes have come before, when, and how it ends.
+type Row = (fn() -> Input<'static>, bool, Tick, Ending, CloseReason);
+
 #[test]
 fn first_bytes_that_decide_nothing_end_as_the_table_says() {
     let soon = NOW + TIME / 2;
     let failed = || Input::Sniffed(Err(NoAnswer::Failed(Failure::HelloMalformed)));
     let fin = || Input::Sniffed(Err(NoAnswer::Fin));
     let (reset, in_order) = (Ending::Reset, Ending::Fin);
-    let rows: [(fn() -> Input<'static>, bool, Tick, Ending, CloseReason); 9] = [
+    let rows: [Row; 9] = [
         (failed, false, soon, reset, CloseReason::SniffFailed),
         (failed, true, soon, reset, CloseReason::SniffFailed),
         (|| Input::Deadline, false, NOW + TIME, reset, CloseReason::SniffFailed),

@@ -61,7 +61,12 @@ impl World {
         assert!(!self.conns[conn].is_denied(), "dials for a client that may not come in");
         let pool = self.conns[conn].pool.unwrap_or_else(|| self.pool_of(&self.conns[conn]));
         assert_eq!(pool_number(to), pool, "a backend of another pool");
-        self.conns[conn].pool = Some(pool);
+        let facts = &mut self.conns[conn];
+        facts.pool = Some(pool);
+        if pool == 2 {
+            // What a silent client says later is all for the backend.
+            facts.first = [std::mem::take(&mut facts.request), &facts.first].concat();
+        }
         let backend_preamble = self.conns[conn].backend_preamble(version);
         self.conns[conn].backend_preamble = backend_preamble;
         (conn, answer)
@@ -106,8 +111,9 @@ impl Net for SimNet {
         let id = world.socket(Side::Backend, conn, answer);
         world.conns[conn].backend = Some(id);
         let done = answer == Answer::Done;
-        world.conns[conn].connected = done;
-        if done {
+        let is_used = done && world.conns[conn].request.is_empty();
+        world.conns[conn].connected = is_used;
+        if is_used {
             let now = world.now;
             world.conns[conn].last_io = now;
         }
@@ -123,6 +129,7 @@ impl Net for SimNet {
         }
         let to = &backend.addresses.get(address)?.endpoint;
         let (conn, _) = world.attempt(to, self.1, token);
+        assert!(world.conns[conn].request.is_empty(), "a warm connection for a request");
         let now = world.now;
         world.conns[conn].dialed.push(to.clone());
         let id = world.socket(Side::Backend, conn, Answer::Done);

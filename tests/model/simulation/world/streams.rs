@@ -1,6 +1,7 @@
 //! What the driver does with the sockets of the world: it reads, writes and closes them.
 
 use super::{World, byte_behind};
+use crate::simulation::routes::YES;
 use std::io::{self, ErrorKind};
 use tcplb::session::{Direction, Side};
 
@@ -42,13 +43,19 @@ impl World {
             }
             sock.fin_read = true;
             let side = sock.side;
-            self.conns[conn].first_fin.get_or_insert(side);
+            // A backend that has not agreed to TLS was dialled in vain.
+            if side == Side::Client || self.conns[conn].connected {
+                self.conns[conn].first_fin.get_or_insert(side);
+            }
+        }
+        let relaying = self.conns[conn].connected;
+        self.socks[id].read += amount;
+        if amount > 0 && self.socks[id].side == Side::Backend && self.conns[conn].reply == YES[0] {
+            self.connect_reported(id);
         }
         let sock = &mut self.socks[id];
-        sock.read += amount;
         // A short read up to an announced FIN also reports the FIN, without another read that returns 0. In a header there is
         // no relay to report it to: the FIN is left to be read.
-        let relaying = self.conns[conn].connected;
         if relaying
             && by_recv
             && amount > 0
@@ -76,12 +83,9 @@ impl World {
 
     /// What a socket's stream has from this position on.
     fn write_out(&self, id: usize, direction: Direction, from: u64, buffer: &mut [u8]) {
-        let sock = &self.socks[id];
-        let conn = &self.conns[sock.conn];
-        let (header, first): (&[u8], &[u8]) =
-            if sock.side == Side::Client { (&conn.header, conn.first) } else { (&[], &[]) };
+        let front = self.front_from(id);
         for (position, slot) in (from..).zip(buffer) {
-            *slot = byte_behind(header, first, direction, position);
+            *slot = byte_behind(&front, direction, position);
         }
     }
 
@@ -150,12 +154,9 @@ impl World {
     pub(super) fn send(&mut self, id: usize, bytes: &[u8]) -> io::Result<usize> {
         let direction = if self.direction_from(id) == Direction::Up { Direction::Down } else { Direction::Up };
         let (from, amount) = self.write(id, bytes.len() as u64)?;
-        let sock = &self.socks[id];
-        let conn = &self.conns[sock.conn];
-        let (header, first): (&[u8], &[u8]) =
-            if sock.side == Side::Backend { (&conn.backend_preamble, conn.first) } else { (&[], &[]) };
+        let front = self.front_to(id);
         for (position, got) in (from..from + amount).zip(bytes) {
-            assert_eq!(*got, byte_behind(header, first, direction, position), "bytes out of order");
+            assert_eq!(*got, byte_behind(&front, direction, position), "bytes out of order");
         }
         Ok(amount as usize)
     }
