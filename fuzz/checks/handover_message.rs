@@ -9,8 +9,11 @@ use tcplb::handover::{Channel, Post};
 pub fn check(bytes: &[u8]) {
     packets(bytes);
     let Ok(word) = serde_json::from_slice::<Word>(bytes) else { return };
-    let mut written = serde_json::to_value(&word).expect("it can be written");
-    assert!(serde_json::from_value::<Word>(written.clone()).expect("it can be read") == word);
+    let text = serde_json::to_vec(&word).expect("it can be written");
+    assert!(serde_json::from_slice::<Word>(&text).expect("it can be read") == word);
+    arrives(&word);
+    // The address of an IPv6 client has more bits than a number of this kind of value.
+    let Ok(mut written) = serde_json::to_value(&word) else { return };
     let later = serde_json::json!([{ "any": "thing" }]);
     for part in written.as_object_mut().into_iter().flat_map(|message| message.values_mut()) {
         // A list is one of connections, or of sockets.
@@ -20,7 +23,6 @@ pub fn check(bytes: &[u8]) {
         part.as_object_mut().and_then(|part| part.insert("of_a_later_release".into(), later.clone()));
     }
     assert!(serde_json::from_value::<Word>(written).expect("it can be read") == word);
-    arrives(&word);
 }
 
 fn posts() -> (Channel, Post) {
