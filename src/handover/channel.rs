@@ -83,8 +83,8 @@ impl Channel {
         }
     }
 
-    /// Makes room for a short message, however many wait: the kernel takes messages up to this limit, and the last of them may be of
-    /// any size.
+    /// Makes room for a short message, however many wait. The kernel takes a message of any size below this limit, so one message
+    /// may exceed it.
     pub fn make_room(&self) -> io::Result<()> {
         // The kernel grants twice of what is asked for, up to twice net.core.wmem_max (socket(7)).
         let limit = socket_send_buffer_size(&self.0)?;
