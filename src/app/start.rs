@@ -195,7 +195,7 @@ impl Ready {
         // Control takes all weights that have changed at once, so one message is enough.
         let (reweighted, weights) = crossbeam_channel::bounded(1);
         let on_effect = Box::new(move |effect| match effect {
-            HealthEffect::Reset(backend) => resets.reset(&[backend]),
+            HealthEffect::Reset(order) => resets.reset(&order),
             HealthEffect::Weights => drop(reweighted.try_send(())),
         });
         let prober = prober::spawn(snapshot.clone(), published.events().clone(), on_effect)?;

@@ -7,7 +7,7 @@ use crate::control::{DataPlane, Ended, NewSockets};
 use crate::inspect::{Inspect, Inspection};
 use crate::mailbox::Slot;
 use crate::net::listen::Listening;
-use crate::pool::{BackendId, Snapshot};
+use crate::pool::{ResetOrder, Snapshot};
 use crate::session::{CloseReason, ConnectionIds};
 use crate::warm;
 use crate::watchdog::Watched;
@@ -139,8 +139,8 @@ impl DataPlane for Workers {
         all_done
     }
 
-    fn reset(&self, backends: &[BackendId]) {
-        self.order(|| Orders::reset(backends));
+    fn reset(&self, order: &ResetOrder) {
+        self.order(|| Orders::reset(order.clone()));
     }
 
     fn drain(&self) {

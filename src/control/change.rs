@@ -18,7 +18,7 @@ use crate::config::model::{Model, OnRemove};
 use crate::events::By;
 use crate::logger;
 use crate::net::listen;
-use crate::pool::{BackendId, Note, Snapshot};
+use crate::pool::{Note, ResetOrder, Snapshot};
 use crate::state_file::Saver;
 use crossbeam_channel::{Receiver, Sender, after, at, never};
 use std::sync::Arc;
@@ -180,19 +180,22 @@ impl<C: DataPlane> ControlLoop<C> {
         self.sampler.begin(&self.parts.published);
         self.record_effects(&change);
         let InFlight { leaving, force, reply, .. } = change;
-        let mut now = Vec::new();
-        let mut later: Vec<(Duration, Vec<BackendId>)> = Vec::new();
+        let mut now = ResetOrder::default();
+        let mut later: Vec<(Duration, ResetOrder)> = Vec::new();
         for Leaving { pool, slot, backend, successor, on_remove } in leaving {
-            if successor.is_none() {
-                pool.withdraw(slot);
-            }
-            let left = backend.leave_to(successor.as_ref());
+            let left = match successor {
+                Some(successor) => backend.reset_order_for(&successor),
+                None => {
+                    pool.withdraw(slot);
+                    backend.reset_order()
+                }
+            };
             match on_remove {
                 _ if force => now.extend(left),
                 OnRemove::Keep => {}
                 OnRemove::Reset => now.extend(left),
                 OnRemove::Drain(time) => match later.iter_mut().find(|(other, _)| *other == time) {
-                    Some((_, ids)) => ids.extend(left),
+                    Some((_, order)) => order.extend(left),
                     None => later.push((time, left)),
                 },
             }
@@ -202,7 +205,7 @@ impl<C: DataPlane> ControlLoop<C> {
         }
         let started = Instant::now();
         // A time that overflows the clock never comes.
-        let timed = |(time, ids): (Duration, Vec<BackendId>)| Some((started.checked_add(time)?, ids.into()));
+        let timed = |(time, order)| Some((started.checked_add(time)?, order));
         self.cuts.extend(later.into_iter().filter_map(timed));
         match reply {
             Reply::Edit(answer, _) => drop(answer.try_send(Ok(()))),

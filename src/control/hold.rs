@@ -11,7 +11,7 @@
 
 use super::remote::Refused;
 use super::{ControlLoop, DataPlane};
-use crate::pool::{BackendId, Snapshot};
+use crate::pool::{BackendId, ResetOrder, ResetScope, Snapshot};
 use crate::state_file::{self, Saver};
 use crossbeam_channel::{Receiver, Sender, after, bounded, never};
 use std::collections::HashMap;
@@ -26,8 +26,8 @@ pub struct Held {
     pub snapshot: Arc<Snapshot>,
     /// What was changed at run time, as the state file has it.
     pub changes: String,
-    /// When the connections of removed backends are reset.
-    pub cuts: HashMap<BackendId, Instant>,
+    /// When connections are reset, by the backend that they were made to.
+    cuts: HashMap<BackendId, Vec<(Instant, ResetScope)>>,
     asked: Arc<Requests>,
     end: Sender<()>,
 }
@@ -57,6 +57,12 @@ pub(super) enum HoldEnd {
 }
 
 impl Held {
+    /// When a connection is reset that was made to this backend, at the address of this number if that is known.
+    pub fn cut(&self, backend: BackendId, address: Option<usize>) -> Option<Instant> {
+        let cuts = self.cuts.get(&backend)?.iter().filter(|(_, scope)| scope.includes(address));
+        cuts.map(|(at, _)| *at).min()
+    }
+
     /// Whether a stop waits for the end of the hold.
     pub fn is_over(&self) -> bool {
         self.asked.stop.load(Ordering::Relaxed)
@@ -71,6 +77,14 @@ impl Held {
     pub fn handed_over(&self) {
         let _ = self.end.try_send(());
     }
+}
+
+fn by_backend(cuts: &[(Instant, ResetOrder)]) -> HashMap<BackendId, Vec<(Instant, ResetScope)>> {
+    let mut by_backend: HashMap<_, Vec<_>> = HashMap::new();
+    for (at, order) in cuts {
+        order.iter().for_each(|(id, scope)| by_backend.entry(id).or_default().push((*at, scope.clone())));
+    }
+    by_backend
 }
 
 impl<C: DataPlane> ControlLoop<C> {
@@ -95,7 +109,7 @@ impl<C: DataPlane> ControlLoop<C> {
             snapshot: self.parts.config_state.snapshot().clone(),
             // No change is in flight, so all that runs is published.
             changes: state_file::text(&self.parts.published),
-            cuts: self.cuts.iter().flat_map(|(at, ids)| ids.iter().map(move |id| (*id, *at))).collect(),
+            cuts: by_backend(&self.cuts),
             asked: asked.clone(),
             end,
         };

@@ -85,7 +85,7 @@ use crate::clock;
 use crate::config::model::Model;
 use crate::discovery::{Renewals, Set, SourceId, Sources};
 use crate::mailbox::Mailbox;
-use crate::pool::{BackendId, Note, Published, Snapshot};
+use crate::pool::{BackendId, Note, Published, ResetOrder, Snapshot};
 use crate::state_file::Saver;
 use crate::systemd;
 use crate::telemetry::{EndCounts, ListenerTotals, Refusal, recent};
@@ -123,8 +123,8 @@ pub trait DataPlane: Send + 'static {
     /// it.
     fn adopt(&self, snapshot: &Arc<Snapshot>, opened: Vec<NewSockets>) -> Receiver<()>;
 
-    /// Resets the connections of these backends, reason `forced`.
-    fn reset(&self, backends: &[BackendId]);
+    /// Resets these connections, reason `forced`.
+    fn reset(&self, order: &ResetOrder);
 
     /// Takes no new connections, and ends with the last one.
     fn drain(&self);
@@ -245,7 +245,7 @@ struct ControlLoop<C> {
     /// Names that have addresses now, or other ones, which are not applied.
     late: Found,
     /// When to reset the connections of removed backends. One entry per removal within the drain time.
-    cuts: Vec<(Instant, Arc<[BackendId]>)>,
+    cuts: Vec<(Instant, ResetOrder)>,
     /// How often changes of weights are taken.
     weights_pace: Pace,
     sampler: Sampler,
@@ -512,8 +512,8 @@ impl<C: DataPlane> ControlLoop<C> {
     /// Resets the connections of removed backends whose drain time is over.
     fn cut(&mut self) {
         let now = Instant::now();
-        for (_, ids) in self.cuts.extract_if(.., |cut| cut.0 <= now) {
-            self.parts.data_plane.reset(&ids);
+        for (_, order) in self.cuts.extract_if(.., |cut| cut.0 <= now) {
+            self.parts.data_plane.reset(&order);
         }
     }
 }

@@ -5,6 +5,7 @@
 
 use super::addresses::Addresses;
 use super::occupancy::Occupancy;
+use super::reset_order::{ResetOrder, ResetScope};
 use super::warm::WarmConnections;
 use crate::admission::LimitReport;
 use crate::base::bits::WORD;
@@ -14,6 +15,7 @@ use crate::policy::balance::load::Latency;
 use crate::policy::health::{AgentState, ConnectFailure, Outcome};
 use crate::telemetry::{Counters, PoolTotals};
 use parking_lot::Mutex;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -129,19 +131,24 @@ impl Backend {
         Arc::ptr_eq(&self.occupancy, &other.occupancy)
     }
 
-    /// Control's: it has left its pool, and `successor` takes its place. The backends whose connections may end by that: it, and those
-    /// whose place it has taken.
-    pub fn leave_to(&self, successor: Option<&Arc<Backend>>) -> Vec<BackendId> {
-        self.occupancy.pass_on(successor)
+    /// To reset all connections of its slot: it leaves its pool, or is down.
+    pub fn reset_order(&self) -> ResetOrder {
+        self.occupancy.backends().iter().map(|backend| (backend.id, ResetScope::All)).collect()
     }
 
-    /// It has left its pool, and the backend that has its place has its address of this number too.
-    pub fn stays_at(&self, number: usize) -> bool {
-        let successor = self.occupancy.current().filter(|current| current.id != self.id);
-        let at = self.addresses.get(number);
-        at.is_some_and(|at| {
-            successor.is_some_and(|current| current.addresses.iter().any(|it| it.endpoint == at.endpoint))
-        })
+    /// To reset those at its addresses that `successor` lacks, which takes its place.
+    pub fn reset_order_for(&self, successor: &Backend) -> ResetOrder {
+        let (before, now) = (self.endpoints(), successor.endpoints());
+        let has_left = |at: &Endpoint| before.contains(at) && !now.contains(at);
+        let backends = self.occupancy.backends();
+        let others = backends.iter().filter(|backend| backend.id != successor.id);
+        let at_those = |backend: &Arc<Backend>| {
+            let addresses = backend.addresses.iter().enumerate();
+            let left = addresses.filter(|(_, address)| has_left(&address.endpoint));
+            let numbers: HashSet<usize> = left.map(|(number, _)| number).collect();
+            (!numbers.is_empty()).then_some((backend.id, ResetScope::At(numbers)))
+        };
+        others.filter_map(at_those).collect()
     }
 
     /// Its addresses, without their states.

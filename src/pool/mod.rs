@@ -16,6 +16,7 @@
 //! | `backend_state` | the one state of a backend that operators see |
 //! | [`mod@addresses`] | the addresses of a backend, and which of them serve |
 //! | `occupancy` | a slot in use, by a backend and those that take its place |
+//! | [`mod@reset_order`] | which connections an order resets |
 //! | `lease` | the right to use a backend, counted while it lives |
 //! | `standing` | which backends may be used |
 //! | `serving` | whether a pool has a usable backend, as it was last reported |
@@ -33,6 +34,7 @@ mod note;
 mod occupancy;
 mod pick;
 mod published;
+pub mod reset_order;
 mod routing;
 mod serving;
 mod snapshot;
@@ -49,6 +51,7 @@ pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints, without_back
 pub use note::Note;
 pub use pick::PickError;
 pub use published::{LastReload, Published, Standings};
+pub use reset_order::{ResetOrder, ResetScope};
 pub use routing::{RouteLabel, Routing, Target};
 pub use snapshot::{BoundAddress, BoundAddressId, Listener, Member, Pool, Snapshot};
 pub use standing::Standing;

@@ -27,7 +27,7 @@ mod watch;
 
 use crate::events::Events;
 use crate::mailbox::Mailbox;
-use crate::pool::{BackendId, Note, Snapshot};
+use crate::pool::{Note, ResetOrder, Snapshot};
 use crate::watchdog::{Heartbeat, Watched};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use probe_loop::ProbeLoop;
@@ -58,10 +58,10 @@ pub struct Prober {
 }
 
 /// What other threads must do after a change of health.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HealthEffect {
-    /// Reset the connections of this backend: it went down, and its pool says so (`on_down`). The health bit is cleared.
-    Reset(BackendId),
+    /// Reset these connections: their backend went down, and its pool says so (`on_down`). The health bit is cleared.
+    Reset(ResetOrder),
     /// Build a snapshot: an agent has changed the weight of its backend.
     Weights,
 }

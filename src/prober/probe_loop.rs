@@ -438,7 +438,7 @@ impl ProbeLoop {
     fn follow_up(&mut self, key: Key) {
         let Some(watch) = self.watches.get_mut(key) else { return };
         if watch.take_fallen() {
-            (self.on_effect)(HealthEffect::Reset(watch.backend().id));
+            (self.on_effect)(HealthEffect::Reset(watch.backend().reset_order()));
         }
         if watch.take_reweighted() {
             (self.on_effect)(HealthEffect::Weights);

@@ -7,8 +7,7 @@ use super::{
 use crate::base::{Endpoint, Tick};
 use crate::config::model::{Pool as Settings, ProxyVersion};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Backend, BackendId, Lease, PickError, Tried};
-use std::collections::HashSet;
+use crate::pool::{Backend, Lease, PickError, ResetOrder, Tried};
 use std::time::Duration;
 
 /// A trial of an address keeps other clients away from it for this long beyond the connect time-out.
@@ -121,6 +120,16 @@ impl Dial {
 }
 
 impl Session {
+    /// The backend that it dials or relays to, and the number of its address there, if that is known.
+    pub fn connected_to(&self) -> Option<(&Backend, Option<usize>)> {
+        match &self.state {
+            State::Dialing(Dial { lease, address, .. }) | State::Relaying(Relay { lease, address, .. }) => {
+                Some((lease.backend(), *address))
+            }
+            _ => None,
+        }
+    }
+
     /// Since when it dials the address that it dials now.
     pub fn dials_since(&self) -> Option<Tick> {
         if let State::Dialing(dial) = &self.state { Some(dial.since) } else { None }
@@ -292,14 +301,9 @@ impl Session {
         }
     }
 
-    /// The connections of these backends are reset, unless their address has gone over to the backend that takes the place. A
-    /// client that is still being connected has lost no byte yet.
-    pub(super) fn backends_reset(&mut self, backends: &HashSet<BackendId>, reason: CloseReason, now: Tick) -> Next {
-        let address = if let State::Relaying(relay) = &self.state { relay.address } else { None };
-        let ends = |backend: &Backend| {
-            backends.contains(&backend.id) && !address.is_some_and(|address| backend.stays_at(address))
-        };
-        if !self.backend().is_some_and(|backend| ends(backend)) {
+    /// These connections are reset. A client that is still being connected has lost no byte yet.
+    pub(super) fn backends_reset(&mut self, order: &ResetOrder, reason: CloseReason, now: Tick) -> Next {
+        if !self.connected_to().is_some_and(|(backend, address)| order.includes(backend.id, address)) {
             return Next::Wait;
         }
         if let State::Dialing(_) = self.state {

@@ -7,12 +7,11 @@ use crate::base::Endpoint;
 use crate::policy::balance::Client;
 use crate::policy::health::ConnectFailure;
 use crate::policy::limit::Reason;
-use crate::pool::{Backend, BackendId, Lease, PickError, Pool, Snapshot, Tried};
+use crate::pool::{Backend, Lease, PickError, Pool, ResetOrder, Snapshot, Tried};
 use crate::proto::proxy::Header;
 use crate::proto::sniff::postgres::Reply;
 use crate::proto::sniff::{Protocols, Sniffed};
 use serde::{Deserialize, Serialize};
-use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What the driver reports.
@@ -62,11 +61,10 @@ pub enum Input<'a> {
     Deadline,
     /// This snapshot is in force from now on. A session that waits is in no queue at that moment.
     Adopt(&'a Snapshot),
-    /// The connections of these backends are reset. Each backend is removed with force or under `on_remove = "reset"`, its
-    /// drain time is over, or it went down under `on_down = "reset"`. A relay to one of them ends for this reason.
+    /// These connections are reset: see [`mod@crate::pool::reset_order`]. A relay that is one of them ends for this reason.
     ResetBackends {
         /// Which ones.
-        backends: &'a HashSet<BackendId>,
+        order: &'a ResetOrder,
         /// Why.
         reason: CloseReason,
     },

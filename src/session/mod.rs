@@ -299,7 +299,7 @@ impl Session {
             Input::Unsent(bytes) => self.queue_measured(bytes, now),
             Input::Deadline => self.deadline_reached(now, ledger),
             Input::Adopt(snapshot) => self.snapshot_adopted(snapshot, now),
-            Input::ResetBackends { backends, reason } => self.backends_reset(backends, reason, now),
+            Input::ResetBackends { order, reason } => self.backends_reset(order, reason, now),
             Input::Stop(reason) => self.end(Ending::Reset, reason, now),
         }
     }

@@ -52,14 +52,14 @@ use crate::admission::AdmissionGuard;
 use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
-use crate::pool::{BackendId, Snapshot};
+use crate::pool::{ResetOrder, Snapshot};
 use crate::relay::{self, RelayResources};
 use crate::session::{
     CloseReason, ConnectionIds, Direction, Effect, Ending, Fact, Failed, Input, Ledger, Moved, Session, Side, Stage,
 };
 use effects::{Answer, Executor, Then};
 use sockets::{Sockets, dialed};
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::Duration;
 
 struct Connection<S, P> {
@@ -320,13 +320,11 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         }
     }
 
-    /// Resets the connections of these backends, for this reason. One that is still being dialled goes to another backend:
-    /// its client has lost no byte yet.
-    pub fn reset_backends(&mut self, backends: &[BackendId], reason: CloseReason) {
-        // A reload may remove tens of thousands of backends at once.
-        let backends = &HashSet::from_iter(backends.iter().copied());
+    /// Resets these connections, for this reason. One that is still being dialled goes to another backend: its client has lost
+    /// no byte yet.
+    pub fn reset_backends(&mut self, order: &ResetOrder, reason: CloseReason) {
         for key in self.connections.keys() {
-            self.step(key, Input::ResetBackends { backends, reason });
+            self.step(key, Input::ResetBackends { order, reason });
         }
     }
 

@@ -359,7 +359,7 @@ impl Worker {
             drop(done);
         }
         if !reset.is_empty() {
-            self.driver.reset_backends(&Vec::from_iter(reset), CloseReason::Forced);
+            self.driver.reset_backends(&reset, CloseReason::Forced);
         }
         self.inspections.add(inspect);
         if let Some(to) = lend {

@@ -6,10 +6,9 @@ use super::ListenSocket;
 use super::transit::{Arrive, Depart, Detached};
 use crate::inspect::{Inspection, Inspections};
 use crate::mailbox::Merge;
-use crate::pool::{BackendId, BoundAddressId, Snapshot};
+use crate::pool::{BoundAddressId, ResetOrder, Snapshot};
 use crate::session::CloseReason;
 use crossbeam_channel::Sender;
-use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,8 +21,8 @@ pub const RESETS_MAX: usize = 65_536;
 pub struct Orders {
     /// Take this snapshot.
     pub adopt: Option<Adopt>,
-    /// Reset the connections of these backends, reason `forced`.
-    pub reset: HashSet<BackendId>,
+    /// Reset these connections, reason `forced`.
+    pub reset: ResetOrder,
     /// Answer these questions about connections.
     pub inspect: Inspections,
     /// Give copies of the listening sockets that serve.
@@ -60,9 +59,9 @@ pub struct Adopt {
 }
 
 impl Orders {
-    /// To reset the connections of these backends.
-    pub fn reset(backends: &[BackendId]) -> Orders {
-        Orders { reset: backends.iter().copied().collect(), ..Orders::default() }
+    /// To reset these connections.
+    pub fn reset(reset: ResetOrder) -> Orders {
+        Orders { reset, ..Orders::default() }
     }
 
     /// To answer a question about connections.
@@ -88,7 +87,7 @@ impl Merge for Orders {
             log::error!(
                 "a worker does not respond: connections of backends that were removed or went down go on there"
             );
-            self.reset = self.reset.drain().take(RESETS_MAX).collect();
+            self.reset.truncate(RESETS_MAX);
         }
         self.inspect.add(later.inspect);
         self.lend = later.lend.or(self.lend.take());
@@ -107,7 +106,7 @@ impl Merge for Orders {
 mod tests {
     use super::*;
     use crate::config::model::Model;
-    use crate::pool;
+    use crate::pool::{self, BackendId, ResetScope};
     use crossbeam_channel::{TryRecvError, bounded};
 
     fn adopt(done: Sender<()>) -> Orders {
@@ -116,13 +115,17 @@ mod tests {
         Orders { adopt: Some(Adopt { snapshot, sockets: Vec::new(), done }), ..Orders::default() }
     }
 
+    fn all_of(ids: &[u64]) -> ResetOrder {
+        ids.iter().map(|id| (BackendId(*id), ResetScope::All)).collect()
+    }
+
     #[test]
     fn the_newest_snapshot_wins_and_nothing_else_is_lost() {
         let ((first, of_first), (second, of_second)) = (bounded(1), bounded(1));
         let mut orders = adopt(first);
-        orders.merge(Orders::reset(&[BackendId(1)]));
+        orders.merge(Orders::reset(all_of(&[1])));
         orders.merge(adopt(second));
-        orders.merge(Orders::reset(&[BackendId(2), BackendId(1)]));
+        orders.merge(Orders::reset(all_of(&[2, 1])));
         orders.merge(Orders { drain: true, ..Orders::default() });
         orders.merge(Orders { stop: Some(CloseReason::Shutdown), ..Orders::default() });
         assert_eq!(of_first.try_recv(), Err(TryRecvError::Disconnected));
@@ -134,7 +137,7 @@ mod tests {
     fn resets_are_bounded() {
         let mut orders = Orders::default();
         for id in 0..=RESETS_MAX as u64 {
-            orders.merge(Orders::reset(&[BackendId(id)]));
+            orders.merge(Orders::reset(all_of(&[id])));
         }
         assert_eq!(orders.reset.len(), RESETS_MAX);
     }

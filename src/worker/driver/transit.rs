@@ -116,10 +116,10 @@ impl<S, P> Detached<S, P> {
         &self.record
     }
 
-    /// The backend that it relays to.
-    pub fn relays_to(&self) -> Option<BackendId> {
-        let backend = self.connection.session.backend().filter(|_| self.record.backend.is_some());
-        backend.map(|backend| backend.id)
+    /// The backend that it relays to, and the number of its address there, if that is known.
+    pub fn relays_to(&self) -> Option<(BackendId, Option<usize>)> {
+        let to = self.connection.session.connected_to().filter(|_| self.record.backend.is_some());
+        to.map(|(backend, address)| (backend.id, address))
     }
 
     /// The client's socket.

@@ -4,11 +4,12 @@ use super::support::*;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use tcplb::base::{Address, Endpoint, Tick};
-use tcplb::config::model::{self, Global, Health, HealthKind, Model};
+use tcplb::config::model::{self, Global, Health, HealthKind, Model, OnDown};
 use tcplb::policy::health::AgentState;
 use tcplb::pool::{Resolved, Snapshot, SnapshotPlan, build, next};
-use tcplb::prober::{self, Prober};
+use tcplb::prober::{self, HealthEffect, Prober};
 
 /// A pool of `moves` and `other`, each with a name, and its prober.
 struct Moving {
@@ -16,6 +17,7 @@ struct Moving {
     other: SocketAddr,
     now: Arc<Snapshot>,
     prober: Prober,
+    effects: Receiver<HealthEffect>,
 }
 
 impl Moving {
@@ -29,13 +31,16 @@ impl Moving {
             name: "pool".into(),
             health,
             outlier_failures: 1,
+            on_down: OnDown::Reset,
             backends: backends.into(),
             ..Default::default()
         };
         let model = Model { global: Global::default(), listeners: Vec::new(), pools: vec![pool] };
         let now = Arc::new(build(&model, &resolved(&model, at, other)));
-        let prober = prober::spawn(now.clone(), Arc::default(), Box::new(|_| {})).unwrap();
-        Moving { model, other, now, prober }
+        let (sender, effects) = channel();
+        let on_effect = Box::new(move |effect| drop(sender.send(effect)));
+        let prober = prober::spawn(now.clone(), Arc::default(), on_effect).unwrap();
+        Moving { model, other, now, prober, effects }
     }
 
     /// The name has these addresses. Returns what the successor knew before the prober saw it.
@@ -118,4 +123,18 @@ fn an_ejection_goes_with_an_address_that_stays_and_ends_with_the_last_one() {
     let out = lines("outlier-moves is left out for ");
     let times: Vec<&str> = out.iter().filter_map(|line| line.split([' ', ':']).nth(6)).collect();
     assert_eq!(times, ["1s", "2s", "1s"], "{out:?}");
+}
+
+#[test]
+fn a_fall_also_resets_connections_that_were_made_before_an_address_left() {
+    let servers = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [a, b, other] = servers.each_ref().map(|server| server.local_addr().unwrap());
+    let mut moving = Moving::start("falls-moved", Health { interval: HOUR, fall: 1, ..tcp() }, &[a, b], other);
+    let before = backend(&moving.now.pools[0], 0).clone();
+    moving.move_to(&[a]);
+    moving.fail();
+    let now = backend(&moving.now.pools[0], 0);
+    assert!(now.continues(&before) && now.id != before.id);
+    let Ok(HealthEffect::Reset(order)) = moving.effects.try_recv() else { panic!("no reset") };
+    assert!([before.id, now.id].iter().all(|id| order.includes(*id, Some(0))), "{order:?}");
 }

@@ -17,7 +17,7 @@ use tcplb::base::{Endpoint, Tick};
 use tcplb::config::model::{self, Model, ProxyVersion};
 use tcplb::policy::health::ConnectFailure;
 use tcplb::policy::limit::Reason;
-use tcplb::pool::{self, Lease, Listener, PickError, Resolved, Snapshot, SnapshotPlan};
+use tcplb::pool::{self, Lease, Listener, PickError, ResetOrder, ResetScope, Resolved, Snapshot, SnapshotPlan};
 use tcplb::proto::proxy::{Announced, Header};
 use tcplb::session::saved::Saved;
 use tcplb::session::{
@@ -220,18 +220,18 @@ fn a_refused_client_is_reset_before_anything_is_chosen() {
 fn a_backend_whose_connections_are_reset_is_left_while_it_is_dialled_and_ends_a_relay() {
     let listener = listener_of(&endpoints(None));
     let reason = CloseReason::Forced;
-    let id = |session: &Machine| session.backend().map(|backend| backend.id);
+    let all = |session: &Machine| session.backend().map(|backend| (backend.id, ResetScope::All)).into_iter().collect();
     let mut session = dialing(&listener, Tick(0));
-    let backends = &id(&session).into_iter().collect();
-    assert_eq!(session.handle(Input::ResetBackends { backends, reason }, Tick(1)), Asked::Pick);
+    let order = &all(&session);
+    assert_eq!(session.handle(Input::ResetBackends { order, reason }, Tick(1)), Asked::Pick);
     assert_eq!(session.tried.len(), 1);
     assert_eq!(session.facts, Facts::default(), "it has not failed");
     let picked = pick(&listener, &session, &mut fastrand::Rng::with_seed(1));
     assert_eq!(session.handle(picked, Tick(1)), Asked::Dial);
     assert_eq!(session.handle(Input::Dialed(Ok(())), Tick(1)), Asked::Relay);
-    assert_eq!(session.handle(Input::ResetBackends { backends, reason }, Tick(1)), Asked::Wait, "another one");
-    let backends = &id(&session).into_iter().collect();
-    assert_eq!(session.handle(Input::ResetBackends { backends, reason }, Tick(1)), Asked::End(Ending::Reset));
+    assert_eq!(session.handle(Input::ResetBackends { order, reason }, Tick(1)), Asked::Wait, "another one");
+    let order = &all(&session);
+    assert_eq!(session.handle(Input::ResetBackends { order, reason }, Tick(1)), Asked::End(Ending::Reset));
     assert_eq!(session.closed(), Some((CloseReason::Forced, 2)));
 }
 
@@ -241,25 +241,38 @@ fn a_relay_ends_with_its_backend_only_if_its_address_has_left() {
     let backends = vec![(vec![at(1), at(2)], None)];
     let (first, model, mut resolved) = make_pool(&backends, 3);
     let now = Tick(1);
-    let mut to = [Tick(0), Tick(0)].map(|now| dialing(&first.listeners[0], now));
-    to.iter_mut().for_each(|session| assert_eq!(session.handle(Input::Dialed(Ok(())), now), Asked::Relay));
+    let relaying = |listener: &Arc<Listener>| {
+        let mut session = dialing(listener, now);
+        assert_eq!(session.handle(Input::Dialed(Ok(())), now), Asked::Relay);
+        session
+    };
+    let mut to = [(); 2].map(|()| relaying(&first.listeners[0]));
     let mut replace = |before: &Snapshot, with: Vec<Endpoint>| {
         resolved.values_mut().for_each(|at| at.clone_from(&with));
         let plan = SnapshotPlan { model: &model, resolved: &resolved, addresses: &[], states: &[], now };
         let next = pool::next(Some(before), &plan);
-        let (old, new) = (&before.pools[0].members[0].backend, &next.pools[0].members[0].backend);
-        let ended = old.leave_to(Some(new).filter(|new| new.continues(old)));
-        (next, ended.into_iter().collect())
+        let [old, new] = [before, &next].map(|snapshot| snapshot.pools[0].members[0].backend.clone());
+        assert!(new.continues(&old));
+        (next, old.reset_order_for(&new))
     };
-    let reset = |session: &mut Machine, backends| {
-        session.handle(Input::ResetBackends { backends, reason: CloseReason::Forced }, now)
+    let reset = |session: &mut Machine, order: &_| {
+        session.handle(Input::ResetBackends { order, reason: CloseReason::Forced }, now)
     };
-    let (second, backends) = replace(&first, vec![at(2), at(3)]);
+    let (second, order) = replace(&first, vec![at(2), at(3)]);
+    let mut next = [(); 2].map(|()| relaying(&second.listeners[0]));
+    let mut dials = dialing(&second.listeners[0], now);
     let [gone, stays] = &mut to;
-    assert_eq!((reset(gone, &backends), reset(stays, &backends)), (Asked::End(Ending::Reset), Asked::Wait));
-    assert_eq!(second.pools[0].members[0].backend.active(), 1, "the next backend counts the relay that stays");
-    let (_third, backends) = replace(&second, vec![at(3)]);
-    assert_eq!(reset(stays, &backends), Asked::End(Ending::Reset), "two backends later its address leaves");
+    assert_eq!((reset(gone, &order), reset(stays, &order)), (Asked::End(Ending::Reset), Asked::Wait));
+    assert_eq!(second.pools[0].members[0].backend.active(), 4, "the next backend counts the relay that stays");
+    next.iter_mut().for_each(|session| assert_eq!(reset(session, &order), Asked::Wait, "the next backend has them"));
+    assert_eq!(reset(&mut dials, &order), Asked::Wait);
+    let (third, order) = replace(&second, vec![at(3)]);
+    assert_eq!(reset(stays, &order), Asked::End(Ending::Reset), "two backends later its address leaves");
+    assert_eq!(next.each_mut().map(|session| reset(session, &order)), [Asked::End(Ending::Reset), Asked::Wait]);
+    let (_fourth, order) = replace(&third, vec![at(2), at(3)]);
+    assert_eq!(order, ResetOrder::default(), "an address that joins replaces no backend");
+    let order = third.pools[0].members[0].backend.reset_order();
+    assert_eq!(reset(&mut next[1], &order), Asked::End(Ending::Reset), "the whole backend leaves or is down");
 }
 
 #[test]

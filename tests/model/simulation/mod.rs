@@ -220,9 +220,9 @@ impl Simulation {
 
     /// A backend is taken out with force, or goes down where its connections are reset then.
     fn drop_backend(&mut self) {
-        let id = self.any_member().1.backend.id;
+        let order = self.any_member().1.backend.reset_order();
         *self.dropping.borrow_mut() = true;
-        self.drivers.iter_mut().for_each(|driver| driver.reset_backends(&[id], CloseReason::Forced));
+        self.drivers.iter_mut().for_each(|driver| driver.reset_backends(&order, CloseReason::Forced));
         *self.dropping.borrow_mut() = false;
         self.deliver_stale();
         self.check_endings();

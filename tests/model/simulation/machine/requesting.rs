@@ -110,9 +110,10 @@ fn what_concerns_the_client_or_an_operator_ends_it_as_during_a_dial() {
         assert_eq!(session.closed(), Some((close, 1)));
     }
     let mut session = requesting(&postgres(None));
-    let backends = &session.backend().map(|backend| backend.id).into_iter().collect();
+    let all = session.backend().map(|backend| (backend.id, ResetScope::All));
+    let order = &all.into_iter().collect();
     let reason = CloseReason::Forced;
-    assert_eq!(session.handle(Input::ResetBackends { backends, reason }, NOW), Asked::Pick);
+    assert_eq!(session.handle(Input::ResetBackends { order, reason }, NOW), Asked::Pick);
 }
 
 #[test]
