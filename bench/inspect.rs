@@ -15,7 +15,7 @@ use tcplb::base::{Address, Endpoint, Tick};
 use tcplb::clock;
 use tcplb::config::model::{self, Global, Model};
 use tcplb::inspect::{self, Action, Filter, Inspect, Inspection, LIMIT_MAX, Question, Sort};
-use tcplb::pool::{self, Resolved};
+use tcplb::pool::{self, DialSource, Resolved};
 use tcplb::relay::{AfterBytes, Engine, Io, RelayResources};
 use tcplb::session::{ConnectionIds, Fact, Ledger, Preamble};
 use tcplb::worker::driver::{Accepted, Dialed, Driver, FirstBytes, Net, Transport};
@@ -149,7 +149,7 @@ impl Net for Silent {
         Ok(())
     }
 
-    fn dial(&mut self, _: &Endpoint, _: Token, _: FirstBytes) -> io::Result<Dialed<()>> {
+    fn dial(&mut self, _: &Endpoint, _: DialSource<'_>, _: Token, _: FirstBytes) -> io::Result<Dialed<()>> {
         Ok(Dialed { socket: (), is_connected: true })
     }
 

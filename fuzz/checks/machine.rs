@@ -114,7 +114,7 @@ impl Machine {
                 Asked::Pick
             }
             Effect::Queue { .. } => Asked::Queue,
-            Effect::Dial { to, warm } => {
+            Effect::Dial { to, warm, .. } => {
                 (self.address, self.may_be_warm) = (Some(to.clone()), warm.is_some());
                 Asked::Dial
             }

@@ -3,7 +3,7 @@
 
 use crate::base::{Address, Endpoint};
 use crate::clock;
-use crate::config::model::{Health, ProxyVersion};
+use crate::config::model::{Pool, ProxyVersion};
 use crate::net::probe_socket;
 use crate::policy::health::Outcome;
 use crate::probe::ProbeTarget;
@@ -22,11 +22,13 @@ pub enum NotAlive {
 
 /// Probes the addresses of `address` until one answers as it should. `send_proxy` is the PROXY header that the connections of
 /// clients will send it.
-pub fn check(address: &Address, health: &Health, send_proxy: Option<ProxyVersion>) -> Result<(), NotAlive> {
+pub fn check(address: &Address, pool: &Pool, send_proxy: Option<ProxyVersion>) -> Result<(), NotAlive> {
+    let health = &pool.health;
     let until = clock::now() + health.timeout;
     let mut last = Outcome::NoAddress;
     for endpoint in resolve(address).map_err(NotAlive::Unresolved)? {
         let target = ProbeTarget::of_newcomer(health, send_proxy, address, &endpoint);
+        let target = target.from(pool.source.of_probe(&endpoint));
         last = probe_socket::run(target, until, health.timeout).outcome;
         if last.passed() {
             return Ok(());

@@ -42,7 +42,7 @@ fn registered(state: &State, body: &[u8]) -> Result<(String, u16), Rejected> {
     let snapshot = state.published.snapshot();
     let pool = snapshot.pools.first().ok_or_else(|| Rejected::bad("there is no pool".to_owned()))?;
     let server = backend.address.to_string();
-    alive::check(&backend.address, &pool.settings.health, pool.settings.header_for(&backend))
+    alive::check(&backend.address, &pool.settings, pool.settings.header_for(&backend))
         .map_err(|why| Rejected::bad(format!("{server} is not alive: {why}")))?;
 
     let pool = pool.settings.name.clone();

@@ -4,7 +4,7 @@
 use super::{api, process};
 use super::{figures, findings};
 use crate::base::{Address, Endpoint, Tick};
-use crate::config::model;
+use crate::config::model::{self, SourceAddress};
 use crate::discovery::{NameStanding, NameTable, SourceId, Standing};
 use crate::logger;
 use crate::pool::{
@@ -73,15 +73,21 @@ fn process(published: &Published, snapshot: &Snapshot, now: Tick) -> api::Proces
 }
 
 /// The most connections to one backend address. Several backends may have the same address; the connections of a backend
-/// with several are taken to be spread evenly.
+/// with several are taken to be spread evenly, and so are those of a pool over its source addresses. Where each client's address
+/// is the source, each has ports of its own.
 pub(super) fn ports_used(snapshot: &Snapshot) -> u64 {
     let mut used: HashMap<&Endpoint, u64> = HashMap::new();
-    let members = snapshot.pools.iter().flat_map(|pool| &pool.members);
+    let pools = snapshot.pools.iter().filter(|pool| pool.settings.source != SourceAddress::Client);
+    let members =
+        pools.flat_map(|pool| pool.members.iter().map(move |member| (&pool.settings.source, &member.backend)));
     let open = |backend: &Backend| u64::from(backend.active()) + u64::from(backend.warm.open());
-    for backend in members.map(|member| &member.backend).filter(|backend| open(backend) > 0) {
+    for (source, backend) in members.filter(|(_, backend)| open(backend) > 0) {
         let each = open(backend).div_ceil(backend.addresses.len().max(1) as u64);
-        for address in backend.addresses.iter().filter(|address| matches!(address.endpoint, Endpoint::Inet(_))) {
-            *used.entry(&address.endpoint).or_default() += each;
+        for address in backend.addresses.iter() {
+            if let Endpoint::Inet(at) = &address.endpoint {
+                let sources = source.listed().iter().filter(|from| from.is_ipv4() == at.is_ipv4()).count().max(1);
+                *used.entry(&address.endpoint).or_default() += each.div_ceil(sources as u64);
+            }
         }
     }
     used.into_values().max().unwrap_or(0)

@@ -14,6 +14,7 @@ use crate::control;
 use crate::handover::{Link, Post, Refusal, Upgrader, pull};
 use crate::launcher::Launcher;
 use crate::logger;
+use crate::preflight;
 use crate::systemd;
 use std::fmt::{self, Write};
 use std::path::{Path, PathBuf};
@@ -73,7 +74,7 @@ pub fn run(
     for change in drift.filter(|change| !matches!(change.origin, Origin::Source(_))) {
         log::info!("from the state file: {change}");
     }
-    for warning in advice::of(&model) {
+    for warning in advice::of(&model).into_iter().chain(preflight::sources(&model)) {
         log::warn!("{warning}");
     }
     for endpoint in running.admin() {

@@ -2,7 +2,7 @@
 //!
 //! Each function checks a value or a pair; the caller adds the place (flag, or file and line).
 
-use super::model::{Health, Model};
+use super::model::{Health, Model, Pool, SourceAddress};
 use crate::base::address::abstract_name;
 use crate::base::text::{self, Escaped};
 use crate::base::{Address, Listen};
@@ -57,8 +57,28 @@ pub fn health_host(text: &str) -> Result<(), String> {
     Err(format!("expected a host like web.internal or web.internal:8080, got `{text}`"))
 }
 
+/// Can a pool have a backend at this address: do its probes and its source address fit?
+pub fn fits(pool: &Pool, backend: &Address) -> Result<(), String> {
+    probe_port(&pool.health, backend)?;
+    source_address(&pool.source, backend)
+}
+
+/// Can a connection to this backend come from there?
+fn source_address(source: &SourceAddress, backend: &Address) -> Result<(), String> {
+    match (source, backend) {
+        (SourceAddress::Client | SourceAddress::Of(_), Address::Unix(_)) => {
+            Err(format!("source = {source} needs an IP address or a name, but the backend is `{backend}`"))
+        }
+        (SourceAddress::Of(from), Address::Inet(to)) if !from.iter().any(|from| from.is_ipv4() == to.is_ipv4()) => {
+            let family = if to.is_ipv4() { "IPv4" } else { "IPv6" };
+            Err(format!("source = {source} has no {family} address, but the backend is `{backend}`"))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Can the port that a pool's probes go to be applied to this backend of it?
-pub fn probe_port(health: &Health, backend: &Address) -> Result<(), String> {
+fn probe_port(health: &Health, backend: &Address) -> Result<(), String> {
     match (health.port, backend) {
         (Some(port), Address::Unix(_)) => {
             Err(format!("a probe of port {port} needs an IP address or a name, but the backend is `{backend}`"))
@@ -67,11 +87,11 @@ pub fn probe_port(health: &Health, backend: &Address) -> Result<(), String> {
     }
 }
 
-/// Checks [`probe_port`] for each backend of a model: one that the API added may not fit to what the file says now.
-pub fn probe_ports(model: &Model) -> Result<(), Vec<String>> {
+/// Checks [`fits`] for each backend of a model: one that the API added may not fit to what the file says now.
+pub fn all_fit(model: &Model) -> Result<(), Vec<String>> {
     let backends = model.pools.iter().flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)));
     let wrong = backends.filter_map(|(pool, backend)| {
-        let why = probe_port(&pool.health, &backend.address).err()?;
+        let why = fits(pool, &backend.address).err()?;
         Some(format!("pool {}: backend {}: {why}", pool.name, backend.name))
     });
     let wrong: Vec<String> = wrong.collect();
@@ -268,7 +288,7 @@ fn covers_same(a: IpAddr, b: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::model::{Backend, Global, Pool};
+    use crate::config::model::{Backend, Global};
 
     #[test]
     fn a_merged_model_names_each_backend_that_a_probe_can_t_reach() {
@@ -277,9 +297,9 @@ mod tests {
             backends.map(|at| Backend { name: at.to_owned(), ..Backend::at(Address::parse_backend(at).unwrap()) });
         let pool = Pool { name: "web".to_owned(), backends: backends.into(), ..Pool::default() };
         let mut model = Model { global: Global::default(), listeners: Vec::new(), pools: vec![pool] };
-        assert_eq!(probe_ports(&model), Ok(()));
+        assert_eq!(all_fit(&model), Ok(()));
         model.pools[0].health.port = Some(80);
-        let mistakes = probe_ports(&model).unwrap_err();
+        let mistakes = all_fit(&model).unwrap_err();
         assert!(
             matches!(&mistakes[..], [one] if one.starts_with("pool web: backend unix:/run/a.sock: a probe of port 80"))
         );

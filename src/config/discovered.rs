@@ -232,7 +232,7 @@ fn allowed(pool: &Pool, backend: &Backend) -> Result<(), String> {
     if backend.max_connections == Some(0) {
         return Err("max_connections: expected a number, at least 1, got 0".to_owned());
     }
-    check::probe_port(&pool.health, &backend.address)
+    check::fits(pool, &backend.address)
 }
 
 #[cfg(test)]

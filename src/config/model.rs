@@ -3,10 +3,12 @@
 mod discover;
 pub mod health;
 mod route;
+mod source;
 
 pub use discover::{Discover, OnEmpty, Origin};
 pub use health::{Health, HealthKind, InitialHealth, Pattern, Probe, Step};
 pub use route::{NO_ROUTE, Route, SILENT};
+pub use source::SourceAddress;
 
 use super::words::Words;
 use crate::base::{Address, Listen, Size};
@@ -413,6 +415,8 @@ pub struct Pool {
     pub outlier_failures: u32,
     /// The PROXY header that backends get, unless a backend has its own setting.
     pub send_proxy: Option<ProxyVersion>,
+    /// The local address of connections to its backends.
+    pub source: SourceAddress,
     /// How its backends are probed.
     pub health: Health,
     /// Its backends; names are unique within the pool.
@@ -443,6 +447,7 @@ impl Pool {
             all_down: self.all_down,
             outlier_failures: self.outlier_failures,
             send_proxy: self.send_proxy,
+            source: self.source.clone(),
             health: self.health.clone(),
             backends,
             discover: self.discover.clone(),
@@ -471,6 +476,7 @@ impl Default for Pool {
             all_down: AllDown::Reset,
             outlier_failures: 0,
             send_proxy: None,
+            source: SourceAddress::System,
             health: Health::default(),
             backends: Vec::new(),
             discover: Vec::new(),

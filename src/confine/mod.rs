@@ -12,8 +12,9 @@
 //!    the access log, which root opened and the user opens again. A file that a predecessor has lent keeps its owner. The
 //!    predecessor may serve there again, and this process could not give it back after step 2.
 //! 2. The process changes to the user and its groups, with no way back: real, effective and saved ids.
-//! 3. Of the capabilities, CAP_NET_BIND_SERVICE stays if it was there, so that a reload may add a port below 1024. A
-//!    process that stays root keeps all of them, and logs a warning.
+//! 3. Of the capabilities, CAP_NET_BIND_SERVICE stays if it was there, so that a reload may add a port below 1024. With a pool
+//!    that has `source = "client"`, so does CAP_NET_ADMIN, or CAP_NET_RAW if that is all there is. A process that stays root
+//!    keeps all of them, and logs a warning.
 //! 4. no_new_privs, always: a program that it starts (it starts none) gains nothing by a set-user-id bit or file
 //!    capabilities.
 //! 5. Landlock, see `sandbox`.
@@ -28,7 +29,7 @@ pub use sandbox::{hint_to_reading, shuts_out_abstract_sockets};
 
 use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
-use crate::config::model::{LogTo, Model, Sandbox};
+use crate::config::model::{LogTo, Model, Sandbox, SourceAddress};
 use account::Account;
 use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
@@ -37,8 +38,12 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-/// The one capability that is needed later.
+/// The capability that is needed later, whatever the configuration.
 const KEPT: CapabilitySet = CapabilitySet::NET_BIND_SERVICE;
+
+/// Those of which one permits connections from addresses of other machines (ip(7), IP_TRANSPARENT), the preferred one first.
+const TRANSPARENT: [(CapabilitySet, &str); 2] =
+    [(CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"), (CapabilitySet::NET_RAW, "CAP_NET_RAW")];
 
 /// The capabilities that a change of user needs.
 const NEEDED: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID);
@@ -74,6 +79,26 @@ fn hint_to_binding_file(path: &Path, error: &io::Error) -> String {
     }
 }
 
+/// Fails if a pool's `source = "client"` needs a capability that this thread lacks.
+pub fn check_transparent(model: &Model) -> Result<(), String> {
+    let client = |source: &SourceAddress| *source == SourceAddress::Client;
+    let Some(pool) = model.pools.iter().find(|pool| client(&pool.source)) else { return Ok(()) };
+    if capabilities(None).is_ok_and(|sets| transparent(sets.effective).is_some()) {
+        return Ok(());
+    }
+    Err(format!(
+        "pool {}: source = \"client\" needs CAP_NET_ADMIN, which {} lacks: AmbientCapabilities= in a service, `setcap \
+         cap_net_admin,cap_net_bind_service=+ep` on the binary, or a start as root with `user`",
+        pool.name,
+        account::own()
+    ))
+}
+
+/// The capability of a set that permits connections from addresses of other machines.
+fn transparent(set: CapabilitySet) -> Option<(CapabilitySet, &'static str)> {
+    TRANSPARENT.into_iter().find(|(capability, _)| set.contains(*capability))
+}
+
 /// The privileges to give up, checked as far as possible.
 #[derive(Debug)]
 pub struct Confinement {
@@ -81,6 +106,8 @@ pub struct Confinement {
     sandbox: bool,
     /// Whether a backend is an abstract socket.
     abstract_backend: bool,
+    /// Whether a pool connects from its clients' addresses.
+    transparent: bool,
     /// Socket files, and whether the configuration names their owner and their group.
     owned: Vec<(PathBuf, bool, bool)>,
     /// Files that are read later, each with what reads it: a reload, or a source.
@@ -93,7 +120,7 @@ pub struct Confinement {
 
 impl Confinement {
     /// Looks up the account and opens none of our files. `file` is the path of the configuration file. Fails if the
-    /// user is unknown or the process may not change to it.
+    /// user is unknown or the process may not change to it, or if the capability for `source = "client"` is missing.
     pub fn new(model: &Model, file: Option<&Path>) -> Result<Confinement, String> {
         let global = &model.global;
         let account = global.user.as_deref().map(|user| Account::find(user, global.group.as_deref())).transpose()?;
@@ -108,6 +135,8 @@ impl Confinement {
                  root or as {account}, or leave user out"
             ));
         }
+        check_transparent(model)?;
+        let transparent = model.pools.iter().any(|pool| pool.source == SourceAddress::Client);
         let lists = model.listeners.iter().flat_map(|listener| [&listener.allow_file, &listener.deny_file]);
         let lists = lists.flatten().map(|list| list.path.as_path());
         let of_reload = file.into_iter().chain(lists).map(|file| ("a reload".to_owned(), file));
@@ -125,7 +154,7 @@ impl Confinement {
         let mut backends = model.pools.iter().flat_map(|pool| &pool.backends);
         let abstract_backend = backends.any(|backend| backend.address.is_abstract());
         let (sandbox, state) = (global.sandbox == Sandbox::Auto, global.state_file.clone());
-        Ok(Confinement { account, sandbox, abstract_backend, owned, files, log, state })
+        Ok(Confinement { account, sandbox, abstract_backend, transparent, owned, files, log, state })
     }
 
     /// Whether the process changes to another user.
@@ -163,7 +192,7 @@ impl Confinement {
         }
         let root = rustix::process::geteuid().is_root();
         if !root {
-            shed().map_err(|error| format!("can't give up capabilities: {error}"))?;
+            shed(self.transparent).map_err(|error| format!("can't give up capabilities: {error}"))?;
         }
         let privileges = |error| format!("can't set no_new_privs: {error}");
         rustix::thread::set_no_new_privs(true).map_err(privileges)?;
@@ -172,7 +201,7 @@ impl Confinement {
             None => "no sandbox".to_owned(),
         };
         let account = account::own();
-        let kept = if root { "every capability it was given" } else { bind_service() };
+        let kept = if root { "every capability it was given".to_owned() } else { kept() };
         log::info!("runs as {account} with {kept}, no new privileges, {state}");
         if root {
             log::warn!("runs as root without need: name an unprivileged user with user, or --user");
@@ -256,18 +285,23 @@ fn give_log(file: BorrowedFd<'_>, account: &Account) -> io::Result<()> {
     Ok(rustix::fs::fchown(file, Some(user), Some(group))?)
 }
 
-/// Drops every capability but [`KEPT`]. If there is nothing to drop, it makes no call: a service manager's seccomp
+/// Drops every capability but those that are needed later. If there is nothing to drop, it makes no call: a service manager's seccomp
 /// filter may kill the process for it.
-fn shed() -> rustix::io::Result<()> {
+fn shed(is_transparent: bool) -> rustix::io::Result<()> {
     let now = capabilities(None)?;
-    let kept = now.permitted & KEPT;
+    let also = transparent(now.permitted).filter(|_| is_transparent).map_or(CapabilitySet::empty(), |(one, _)| one);
+    let kept = now.permitted & (KEPT | also);
     let wanted = CapabilitySets { effective: kept, permitted: kept, inheritable: now.inheritable & kept };
     if now == wanted { Ok(()) } else { set_capabilities(None, wanted) }
 }
 
-fn bind_service() -> &'static str {
-    match capabilities(None) {
-        Ok(sets) if sets.effective.contains(KEPT) => "CAP_NET_BIND_SERVICE only",
-        _ => "no capability",
+/// The capabilities that are left.
+fn kept() -> String {
+    let effective = capabilities(None).map_or(CapabilitySet::empty(), |sets| sets.effective);
+    let bind_service = effective.contains(KEPT).then_some("CAP_NET_BIND_SERVICE");
+    let names = bind_service.into_iter().chain(transparent(effective).map(|(_, name)| name));
+    match names.collect::<Vec<_>>().as_slice() {
+        [] => "no capability".to_owned(),
+        names => format!("{} only", names.join(" and ")),
     }
 }

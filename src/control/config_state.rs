@@ -18,6 +18,7 @@ use crate::config::diff::{self, Changes, Difference, Subject, What};
 use crate::config::discovered::{self, Discovered, LeftOut};
 use crate::config::model::{self, Backend, Model, OnRemove, Origin};
 use crate::config::runtime::RuntimeChanges;
+use crate::confine;
 use crate::discovery::SourceId;
 use crate::net::listen::{BoundFiles, Listening};
 use crate::pool::{
@@ -115,7 +116,7 @@ impl ConfigState {
     /// Fails with the backends that do not fit to the file, or the address that can't be bound.
     pub fn bind_first(file: Model, restored: &RuntimeChanges, limit: u64) -> Result<BoundState, String> {
         let (mut model, states) = restored.apply(&file);
-        check::probe_ports(&model).map_err(|mistakes| mistakes.join("\n"))?;
+        check::all_fit(&model).map_err(|mistakes| mistakes.join("\n"))?;
         let owned = |(pool, name, state): (&str, &str, AdminState)| (pool.to_owned(), name.to_owned(), state);
         let mut states: Vec<_> = states.into_iter().map(owned).collect();
         // Sources by other settings keep their sets until their first answers.
@@ -178,7 +179,12 @@ impl ConfigState {
     /// with the backends that were added at run time and do not fit to it.
     pub fn merge(&self, file: &Model) -> Result<(Next, Changes), Vec<String>> {
         let merged = diff::merge(&self.file, file, &discovered::without(&self.running));
-        check::probe_ports(&merged)?;
+        check::all_fit(&merged)?;
+        confine::check_transparent(&merged).map_err(|why| {
+            vec![format!(
+                "{why}; it is kept only if a pool needs it at the start: an upgrade or a restart takes this over"
+            )]
+        })?;
         let mut next = self.with_found(merged, self.discovered.carried(&self.file, file));
         let mut changes = diff::between(&self.running, &next.model);
         let members = Members::of(&self.snapshot);
@@ -268,7 +274,7 @@ impl ConfigState {
         match edit {
             Edit::Add { backend, .. } => {
                 check::name(&backend.name).map_err(Refused::Invalid)?;
-                check::probe_port(&settings.health, &backend.address).map_err(Refused::Invalid)?;
+                check::fits(settings, &backend.address).map_err(Refused::Invalid)?;
                 if has(&backend.name) {
                     return Err(Refused::Exists { pool: name.to_owned(), name: backend.name.clone() });
                 }

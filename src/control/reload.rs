@@ -13,6 +13,7 @@ use super::{ControlLoop, DataPlane};
 use crate::clock;
 use crate::config::model::Model;
 use crate::config::{advice, descriptors};
+use crate::preflight;
 use crate::systemd;
 use crossbeam_channel::{Receiver, Sender, at, bounded, never};
 use std::sync::Arc;
@@ -229,7 +230,8 @@ impl<C: DataPlane> ControlLoop<C> {
             Ok(Reloaded { changes, model }) => {
                 changes.to_string().lines().for_each(|line| log::info!("reload: {line}"));
                 let beyond = descriptors::beyond(self.parts.config_state.share(), model);
-                advice::of(model).iter().chain(&beyond).for_each(|warning| log::warn!("reload: {warning}"));
+                let warnings = advice::of(model).into_iter().chain(beyond).chain(preflight::sources(model));
+                warnings.for_each(|warning| log::warn!("reload: {warning}"));
             }
             Err(error) => {
                 self.record_refused(error);

@@ -10,11 +10,12 @@ mod pipe;
 pub mod probe_socket;
 mod socket;
 mod socket_file;
+pub mod source;
 mod spares;
 mod tcp_info;
 mod tuning;
 
 pub use pipe::{PIPE_SIZE, Pipe};
-pub use socket::{Dialing, Idle, Keepalive, Socket};
+pub use socket::{DialOptions, Dialing, Idle, Keepalive, Socket};
 pub use spares::Spares;
 pub use tuning::{Granted, TcpTuning, granted};

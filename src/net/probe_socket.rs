@@ -4,20 +4,22 @@
 //! probe bounds what is read, so a backend that sends without end delays nothing. The prober drives many probes from
 //! its poll loop; [`run`] drives one on the calling thread.
 //!
-//! A probe that only connects ends with a reset, before the handshake completes if possible ([`Socket::dial_quietly`]),
+//! A probe that only connects ends with a reset, before the handshake completes if possible ([`DialOptions::quietly`]),
 //! as HAProxy's checks do. So the backend's process sees no empty connection, and neither side keeps a TIME_WAIT. With
 //! a FIN instead, the backend would accept the connection, read an end of file, and often log an error. An HTTP probe
 //! closes like a client; so does a probe that sends a PROXY header.
 
-use super::Socket;
+use super::{DialOptions, Socket};
 use crate::base::{Endpoint, Tick};
 use crate::clock;
 use crate::policy::health::{ConnectFailure, Outcome};
+use crate::pool::DialSource;
 use crate::probe::{Probe, ProbeTarget, Transcript};
 use mio::{Interest, Registry, Token};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::io;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// A probe in progress.
@@ -41,12 +43,14 @@ impl ProbeSocket {
     /// Starts to connect. [`ProbeSocket::register`] requests events. Fails with local errors (descriptors, ports) and
     /// those known at once.
     pub fn dial(target: ProbeTarget) -> io::Result<ProbeSocket> {
-        let to = target.endpoint().clone();
-        ProbeSocket::dial_for(target.probe(), &to)
+        let (to, from) = (target.endpoint().clone(), target.source());
+        ProbeSocket::dial_for(target.probe(), &to, from)
     }
 
-    fn dial_for(probe: Probe, to: &Endpoint) -> io::Result<ProbeSocket> {
-        let (socket, _) = if probe.is_bare() { Socket::dial_quietly(to)? } else { Socket::dial(to)? };
+    fn dial_for(probe: Probe, to: &Endpoint, from: Option<IpAddr>) -> io::Result<ProbeSocket> {
+        let from = from.map_or(DialSource::System, DialSource::Local);
+        let how = DialOptions { from, quietly: probe.is_bare(), ..DialOptions::PLAIN };
+        let (socket, _) = Socket::dial_with(to, &how)?;
         Ok(ProbeSocket { probe, socket, connected: false })
     }
 
@@ -162,9 +166,9 @@ pub struct EndedProbe {
 /// Runs one probe on the calling thread, until `until` on [`crate::clock`]. `timeout` is what a late one is reported with.
 pub fn run(target: ProbeTarget, until: Tick, timeout: Duration) -> EndedProbe {
     let no_connection = |code: Option<i32>| Outcome::NoConnection(ConnectFailure::Os(code.unwrap_or_default()));
-    let (to, begun) = (target.endpoint().clone(), clock::now());
+    let (to, from, begun) = (target.endpoint().clone(), target.source(), clock::now());
     let mut connected_after = None;
-    let (outcome, transcript) = match ProbeSocket::dial_for(target.probe().recorded(), &to) {
+    let (outcome, transcript) = match ProbeSocket::dial_for(target.probe().recorded(), &to, from) {
         Err(error) => (no_connection(error.raw_os_error()), Transcript::default()),
         Ok(mut probe) => {
             let outcome = loop {

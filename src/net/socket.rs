@@ -1,8 +1,10 @@
 //! A connected, or connecting, non-blocking stream socket.
 
+use super::source::{self, LocalAddress};
 use super::{pacing, tuning};
 use crate::base::address::abstract_name;
 use crate::base::{Endpoint, Size};
+use crate::pool::{DialSource, SourceAddresses, SourcePort};
 use mio::event::Source;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -13,12 +15,37 @@ use rustix::net::{
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 /// An open stream socket. Dropping it closes it: a FIN to the peer, or a reset if bytes were left unread or
 /// [`Socket::reset`] was used.
 #[derive(Debug)]
-pub struct Socket(OwnedFd);
+pub struct Socket {
+    fd: OwnedFd,
+    /// Counts it at the source address that it has, if its pool lists some.
+    source: Option<SourcePort>,
+}
+
+/// How a socket is dialled.
+#[derive(Clone, Copy, Debug)]
+pub struct DialOptions<'a> {
+    /// Where it comes from.
+    pub from: DialSource<'a>,
+    /// The kernel delays the handshake's last ACK, for at most 200 ms: it leaves with the first bytes. That saves a packet, and
+    /// the backend wakes once, for a connection that has bytes already.
+    ///
+    /// A [`Socket::reset`] right after connecting even precedes that ACK: the backend's kernel has answered, but its
+    /// process sees no connection. So a bare probe leaves no trace in the backend's log.
+    pub quietly: bool,
+    /// A cap on a TCP socket's buffers.
+    pub buffer: Option<Size>,
+}
+
+impl DialOptions<'static> {
+    /// As the kernel has it.
+    pub const PLAIN: DialOptions<'static> = DialOptions { from: DialSource::System, quietly: false, buffer: None };
+}
 
 /// The state of a non-blocking connect when the call returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +80,8 @@ pub struct Keepalive {
     pub within: Duration,
 }
 
+const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
+
 /// The most probes that the kernel sends (MAX_TCP_KEEPCNT).
 const PROBES_MAX: u128 = 127;
 
@@ -73,74 +102,60 @@ impl Keepalive {
 impl Socket {
     /// Wraps an open stream socket that is already non-blocking.
     pub fn from_fd(fd: OwnedFd) -> Socket {
-        Socket(fd)
+        Socket { fd, source: None }
+    }
+
+    /// The same, with what counts it.
+    pub fn from_parts(fd: OwnedFd, source: Option<SourcePort>) -> Socket {
+        Socket { fd, source }
+    }
+
+    /// The descriptor, and what counts it.
+    pub fn into_parts(self) -> (OwnedFd, Option<SourcePort>) {
+        (self.fd, self.source)
+    }
+
+    /// Counts a socket that another process has dialled.
+    pub fn count_at(&mut self, sources: &SourceAddresses) {
+        self.source = sources.iter().next().and_then(|_| sources.claim(&self.local()?));
     }
 
     /// Starts to connect. Fails with local errors (descriptors, ports) and those known at once (refused on loopback).
     pub fn dial(to: &Endpoint) -> io::Result<(Socket, Dialing)> {
-        Socket::dial_with(to, None, |_| Ok(()))
+        Socket::dial_with(to, &DialOptions::PLAIN)
     }
 
-    /// As [`Socket::dial`], but the kernel delays the handshake's last ACK, for at most 200 ms: it leaves with the
-    /// first bytes. That saves a packet, and the backend wakes once, for a connection that has bytes already.
-    ///
-    /// A [`Socket::reset`] right after connecting even precedes that ACK: the backend's kernel has answered, but its
-    /// process sees no connection. So a bare probe leaves no trace in the backend's log.
-    pub fn dial_quietly(to: &Endpoint) -> io::Result<(Socket, Dialing)> {
-        Socket::dial_capped(to, true, None)
-    }
-
-    /// As [`Socket::dial_quietly`] if `quietly`, else as [`Socket::dial`]; with a cap on a TCP socket's buffers.
-    pub fn dial_capped(to: &Endpoint, quietly: bool, buffer: Option<Size>) -> io::Result<(Socket, Dialing)> {
-        let prepare = |fd: &OwnedFd| if quietly { sockopt::set_tcp_quickack(fd, false) } else { Ok(()) };
-        Socket::dial_with(to, buffer, prepare)
-    }
-
-    /// `prepare` sets options of a TCP socket before it connects.
-    fn dial_with(
-        to: &Endpoint,
-        buffer: Option<Size>,
-        prepare: impl Fn(&OwnedFd) -> Result<(), Errno>,
-    ) -> io::Result<(Socket, Dialing)> {
-        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let (fd, connecting) = match to {
-            Endpoint::Inet(at) => {
-                let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-                let fd = net::socket_with(family, SocketType::STREAM, flags, None)?;
-                // Small writes leave at once: the peers decide how to batch, not the balancer.
-                sockopt::set_tcp_nodelay(&fd, true)?;
-                pacing::none_on_loopback(&fd, at.ip());
-                // Without this option the kernel takes an urgent byte out of the stream.
-                sockopt::set_socket_oobinline(&fd, true)?;
-                // The window scale is fixed when the connect starts.
-                tuning::cap(&fd, buffer)?;
-                prepare(&fd)?;
-                let connecting = net::connect(&fd, at);
-                (fd, connecting)
-            }
-            Endpoint::Unix(path) => {
-                let fd = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-                let connecting = net::connect(
-                    &fd,
-                    &match abstract_name(path) {
-                        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
-                        None => SocketAddrUnix::new(&**path)?,
-                    },
-                );
-                (fd, connecting)
+    /// As [`Socket::dial`], with these options. A source address without a free port is passed over.
+    pub fn dial_with(to: &Endpoint, how: &DialOptions<'_>) -> io::Result<(Socket, Dialing)> {
+        let at = match to {
+            Endpoint::Inet(at) => at,
+            Endpoint::Unix(path) => return connect_unix(path),
+        };
+        let own = |ip| LocalAddress::Own(SocketAddr::new(ip, 0));
+        let from = match how.from {
+            DialSource::System => None,
+            DialSource::Local(ip) => Some(own(ip)),
+            DialSource::Client(client) => Some(LocalAddress::Foreign(*client)),
+            DialSource::Of(sources) => {
+                for source in sources.in_turn(at.ip()) {
+                    match connect(at, how, Some(own(source.ip))) {
+                        Err(error) if Errno::from_io_error(&error) == Some(Errno::ADDRNOTAVAIL) => {}
+                        connecting => {
+                            let (fd, dialing) = connecting?;
+                            return Ok((Socket { fd, source: Some(source.take()) }, dialing));
+                        }
+                    }
+                }
+                return Err(Errno::ADDRNOTAVAIL.into());
             }
         };
-        match connecting {
-            Ok(()) => Ok((Socket(fd), Dialing::Done)),
-            Err(Errno::INPROGRESS) => Ok((Socket(fd), Dialing::Pending)),
-            Err(error) => Err(error.into()),
-        }
+        connect(at, how, from).map(|(fd, dialing)| (Socket::from_fd(fd), dialing))
     }
 
     /// Takes the pending error of the socket (SO_ERROR). After [`Dialing::Pending`] and a writable event, `None` means
     /// connected.
     pub fn outcome(&self) -> Option<io::Error> {
-        match sockopt::socket_error(&self.0) {
+        match sockopt::socket_error(&self.fd) {
             Ok(Ok(())) => None,
             Ok(Err(error)) | Err(error) => Some(error.into()),
         }
@@ -148,18 +163,18 @@ impl Socket {
 
     /// Reads available bytes into `buffer`. 0: the peer's FIN. `WouldBlock`: no bytes.
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(retry(|| net::recv(&self.0, &mut *buffer, RecvFlags::empty()))?.0)
+        Ok(retry(|| net::recv(&self.fd, &mut *buffer, RecvFlags::empty()))?.0)
     }
 
     /// As [`Socket::recv`], but the bytes stay unread.
     pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        Ok(retry(|| net::recv(&self.0, &mut *buffer, RecvFlags::PEEK))?.0)
+        Ok(retry(|| net::recv(&self.fd, &mut *buffer, RecvFlags::PEEK))?.0)
     }
 
     /// Whether the peer has sent bytes that are not read yet; a FIN alone does not count. Without bytes, a pending
     /// error is returned and cleared.
     pub fn has_bytes(&self) -> io::Result<bool> {
-        match retry(|| net::recv(&self.0, &mut [0; 1], RecvFlags::PEEK)) {
+        match retry(|| net::recv(&self.fd, &mut [0; 1], RecvFlags::PEEK)) {
             Ok((read, _)) => Ok(read > 0),
             Err(Errno::AGAIN) => Ok(false),
             Err(error) => Err(error.into()),
@@ -180,30 +195,70 @@ impl Socket {
     /// a FIN, for at most 200 ms (tcp(7), TCP_CORK).
     pub fn send(&self, bytes: &[u8], more: bool) -> io::Result<usize> {
         let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
-        Ok(retry(|| net::send(&self.0, bytes, flags))?)
+        Ok(retry(|| net::send(&self.fd, bytes, flags))?)
     }
 
     /// The local address, an IPv4-mapped one as IPv4; `None` for a unix socket.
     pub fn local(&self) -> Option<Endpoint> {
-        let at = net::getsockname(&self.0).ok()?;
+        let at = net::getsockname(&self.fd).ok()?;
         SocketAddr::try_from(at).ok().map(Endpoint::canonical)
     }
 
     /// Sends a FIN after the last byte; the socket can still read. An error means that the peer is gone, which
     /// reading reports too.
     pub fn finish(&self) {
-        let _ = net::shutdown(&self.0, Shutdown::Write);
+        let _ = net::shutdown(&self.fd, Shutdown::Write);
     }
 
     /// Closes with a reset and drops the bytes that the kernel still holds (SO_LINGER of zero, socket(7)). On a unix
     /// socket the peer sees an end of file: unix(7) has no reset.
     pub fn reset(self) {
-        let _ = sockopt::set_socket_linger(&self.0, Some(Duration::ZERO));
+        let _ = sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO));
     }
 
     /// Turns keepalive on. Does nothing on a unix socket, whose peer can't vanish.
     pub fn keep_alive(&self, keepalive: &Keepalive) -> io::Result<()> {
-        keep_alive(self.0.as_fd(), keepalive)
+        keep_alive(self.fd.as_fd(), keepalive)
+    }
+}
+
+/// Starts to connect a TCP socket.
+fn connect(to: &SocketAddr, how: &DialOptions<'_>, from: Option<LocalAddress>) -> io::Result<(OwnedFd, Dialing)> {
+    let family = if to.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd = net::socket_with(family, SocketType::STREAM, FLAGS, None)?;
+    // Small writes leave at once: the peers decide how to batch, not the balancer.
+    sockopt::set_tcp_nodelay(&fd, true)?;
+    pacing::none_on_loopback(&fd, to.ip());
+    // Without this option the kernel takes an urgent byte out of the stream.
+    sockopt::set_socket_oobinline(&fd, true)?;
+    // The window scale is fixed when the connect starts.
+    tuning::cap(&fd, how.buffer)?;
+    if how.quietly {
+        sockopt::set_tcp_quickack(&fd, false)?;
+    }
+    if let Some(from) = from {
+        source::bind(&fd, from, to)?;
+    }
+    let connecting = net::connect(&fd, to);
+    Ok((fd, dialing(connecting)?))
+}
+
+/// The same for a unix socket.
+fn connect_unix(path: &Path) -> io::Result<(Socket, Dialing)> {
+    let fd = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
+    let at = match abstract_name(path) {
+        Some(name) => SocketAddrUnix::new_abstract_name(name)?,
+        None => SocketAddrUnix::new(path)?,
+    };
+    let connecting = net::connect(&fd, &at);
+    Ok((Socket::from_fd(fd), dialing(connecting)?))
+}
+
+fn dialing(connecting: Result<(), Errno>) -> io::Result<Dialing> {
+    match connecting {
+        Ok(()) => Ok(Dialing::Done),
+        Err(Errno::INPROGRESS) => Ok(Dialing::Pending),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -230,28 +285,28 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, 
 
 impl From<Socket> for OwnedFd {
     fn from(socket: Socket) -> OwnedFd {
-        socket.0
+        socket.fd
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
 /// Closing the descriptor also removes it from the poll, so nothing deregisters.
 impl Source for Socket {
     fn register(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        SourceFd(&self.0.as_raw_fd()).register(registry, token, interests)
+        SourceFd(&self.fd.as_raw_fd()).register(registry, token, interests)
     }
 
     fn reregister(&mut self, registry: &Registry, token: Token, interests: Interest) -> io::Result<()> {
-        SourceFd(&self.0.as_raw_fd()).reregister(registry, token, interests)
+        SourceFd(&self.fd.as_raw_fd()).reregister(registry, token, interests)
     }
 
     fn deregister(&mut self, registry: &Registry) -> io::Result<()> {
-        SourceFd(&self.0.as_raw_fd()).deregister(registry)
+        SourceFd(&self.fd.as_raw_fd()).deregister(registry)
     }
 }
 

@@ -20,6 +20,7 @@
 //! | `lease` | the right to use a backend, counted while it lives |
 //! | `standing` | which backends may be used |
 //! | `serving` | whether a pool has a usable backend, as it was last reported |
+//! | `source_addresses` | the local addresses that connections to backends come from |
 //! | `warm` | the warm connections of a backend |
 //! | `note` | messages to the prober |
 //! | `published` | the newest generation, for readers |
@@ -38,6 +39,7 @@ pub mod reset_order;
 mod routing;
 mod serving;
 mod snapshot;
+mod source_addresses;
 mod standing;
 mod warm;
 
@@ -54,5 +56,6 @@ pub use published::{LastReload, Published, Standings};
 pub use reset_order::{ResetOrder, ResetScope};
 pub use routing::{RouteLabel, Routing, Target};
 pub use snapshot::{BoundAddress, BoundAddressId, Listener, Member, Pool, Snapshot};
+pub use source_addresses::{DialSource, SourceAddress, SourceAddresses, SourcePort};
 pub use standing::Standing;
 pub use warm::{WarmConnection, WarmConnections, WarmPhase};

@@ -28,6 +28,7 @@
 
 use super::occupancy::Occupancy;
 use super::snapshot::{BoundAddress, Index, Listener, Member, Pool, Snapshot, agent_percent};
+use super::source_addresses::SourceAddresses;
 use super::{Backend, BackendId, Routing, Standing};
 use crate::admission::ListenerAdmission;
 use crate::base::bits::WORD;
@@ -289,6 +290,7 @@ impl<'a> Successor<'a> {
             last_resort_mask: bits(|old| &old.last_resort_mask),
             serving: self.old.map(|old| old.serving.clone()).unwrap_or_default(),
             totals: self.totals.clone(),
+            sources: SourceAddresses::next(self.old.map(|old| &old.sources), self.settings.source.listed()),
             settings_generation: self.settings_generation(),
             primary: self.balance(self.old.map(|old| &*old.primary), &tier(false)),
             backup: members.iter().any(|member| member.backup).then(|| {

@@ -2,6 +2,7 @@
 
 use super::occupancy::Occupancy;
 use super::serving::Serving;
+use super::source_addresses::SourceAddresses;
 use super::{Backend, Lease, Routing, Standing, Tried};
 use crate::admission::ListenerAdmission;
 use crate::base::{AdminState, AtomicBits, Endpoint, Listen, Tick};
@@ -133,6 +134,8 @@ pub struct Pool {
     pub last_resort_mask: AtomicBits,
     /// Its counters; they survive snapshots that keep the name.
     pub totals: Arc<PoolTotals>,
+    /// The local addresses that `source` lists.
+    pub sources: SourceAddresses,
     /// The generation since which all settings but the backends are as they are now.
     pub(super) settings_generation: u64,
     /// Per slot the position in `members`, if there is one in this snapshot.

@@ -11,7 +11,7 @@
 //! the client, one is closed in its place. Connections are added under the lock, as far as leases leave room: a lease that
 //! they missed finds them there.
 
-use super::{Backend, BackendAddress};
+use super::{Backend, BackendAddress, SourcePort};
 use crate::base::Tick;
 use parking_lot::{Mutex, MutexGuard};
 use std::os::fd::OwnedFd;
@@ -40,6 +40,8 @@ pub struct WarmConnection {
     pub address: usize,
     /// Its socket, which the keeper's poll watches.
     pub socket: OwnedFd,
+    /// The port of a source address that it uses.
+    pub source: Option<SourcePort>,
     /// How far it has come.
     pub phase: WarmPhase,
     /// When it was dialled or established.
@@ -112,7 +114,7 @@ impl WarmConnections {
 impl Backend {
     /// A warm connection to the address of this number, for a client that has a lease already. The youngest one: the backend
     /// keeps it open for longest. The keeper's poll still watches it. `None` for the trial of an address in back-off.
-    pub fn take_warm(&self, address: usize) -> Option<OwnedFd> {
+    pub fn take_warm(&self, address: usize) -> Option<WarmConnection> {
         let WarmConnections { kept, limit, .. } = &self.warm;
         if !kept.load(Ordering::Relaxed) {
             return None;
@@ -129,7 +131,7 @@ impl Backend {
         }
         self.warm.count(&table);
         drop(table);
-        taken.map(|connection| connection.socket)
+        taken
     }
 
     /// Without a limit a client need not wait for the keeper, which may be dialling: a dial of its own takes no longer.
@@ -160,7 +162,7 @@ mod tests {
             for (id, &(address, phase)) in phases.iter().enumerate() {
                 let socket = OwnedFd::from(File::open("/dev/null").unwrap());
                 let (since, until) = (Tick(id as u64), Tick(1_000));
-                table.push(WarmConnection { id: id as u32, address, socket, phase, since, until });
+                table.push(WarmConnection { id: id as u32, address, socket, source: None, phase, since, until });
             }
         });
         Arc::new(backend)

@@ -18,6 +18,7 @@ use crate::config::check::{self, OwnListeners, TOKEN_MAX};
 use crate::config::model::{Global, LogTo, Model};
 use crate::config::{advice, descriptors};
 use crate::confine;
+use crate::net::source;
 use crate::small_file::{self, ReadError};
 use crate::state_file;
 use names::Names;
@@ -65,6 +66,7 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
         warnings.push(format!("take_over: can't listen there now: {why}"));
     }
     warnings.extend(overlaps(model, &names));
+    warnings.extend(sources(model));
     for listener in &model.listeners {
         let owners = confine::owners(&listener.socket_file);
         warnings.extend(owners.err().map(|why| format!("listener {}: {why}", listener.name)));
@@ -86,6 +88,13 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
         warnings.extend(confine::Confinement::new(model, Some(file)).err());
     }
     advice::readable(warnings)
+}
+
+/// Every source address that no connection can come from now. It may come later, as that of a failover does.
+pub fn sources(model: &Model) -> Vec<String> {
+    let listed = model.pools.iter().flat_map(|pool| pool.source.listed().iter().map(move |ip| (&pool.name, *ip)));
+    let failing = listed.filter_map(|(pool, ip)| Some((pool, ip, source::try_bind(SocketAddr::new(ip, 0)).err()?)));
+    failing.map(|(pool, ip, error)| format!("pool {pool}: source: can't connect from {ip} now: {error}")).collect()
 }
 
 /// Every backend that is a listener or another socket of this model, on an address of this machine. The file's parser

@@ -7,7 +7,7 @@ use super::script::Script;
 use crate::base::{Address, Endpoint};
 use crate::config::model::{Health, HealthKind, ProxyVersion};
 use crate::proto::proxy::{Announced, Header};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// How one address is probed. [`ProbeTarget::probe`] creates each probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct ProbeTarget {
     /// The bytes to send: a PROXY header where one is expected, then the request, if its kind has one.
     words: Vec<u8>,
     kind: HealthKind,
+    /// The local address; `None`: the kernel chooses it.
+    source: Option<IpAddr>,
 }
 
 impl ProbeTarget {
@@ -48,7 +50,7 @@ impl ProbeTarget {
                 words.extend_from_slice(request.as_bytes());
             }
         }
-        Some(ProbeTarget { endpoint, words, kind: health.kind.clone() })
+        Some(ProbeTarget { endpoint, words, kind: health.kind.clone(), source: None })
     }
 
     /// As [`ProbeTarget::new`] for a backend that is being added: with health `off` it must at least accept a
@@ -63,7 +65,19 @@ impl ProbeTarget {
             endpoint: endpoint.clone(),
             words: Vec::new(),
             kind: HealthKind::Tcp,
+            source: None,
         })
+    }
+
+    /// The same from this local address.
+    #[must_use]
+    pub fn from(self, source: Option<IpAddr>) -> ProbeTarget {
+        ProbeTarget { source, ..self }
+    }
+
+    /// The local address, unless the kernel chooses it.
+    pub fn source(&self) -> Option<IpAddr> {
+        self.source
     }
 
     /// The endpoint to connect to.

@@ -225,7 +225,8 @@ impl Watch {
     pub fn target(&self, number: usize) -> Option<ProbeTarget> {
         let endpoint = &self.backend.addresses.get(number)?.endpoint;
         let send_proxy = self.pool.members.get(self.index).and_then(|member| member.send_proxy);
-        ProbeTarget::new(self.health(), send_proxy, self.address(), endpoint)
+        let target = ProbeTarget::new(self.health(), send_proxy, self.address(), endpoint)?;
+        Some(target.from(self.pool.settings.source.of_probe(endpoint)))
     }
 
     /// The number of probes in a round. A name without an address counts as one that fails.

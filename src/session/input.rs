@@ -7,7 +7,7 @@ use crate::base::Endpoint;
 use crate::policy::balance::Client;
 use crate::policy::health::ConnectFailure;
 use crate::policy::limit::Reason;
-use crate::pool::{Backend, Lease, PickError, Pool, ResetOrder, Snapshot, Tried};
+use crate::pool::{Backend, DialSource, Lease, PickError, Pool, ResetOrder, Snapshot, Tried};
 use crate::proto::proxy::Header;
 use crate::proto::sniff::postgres::Reply;
 use crate::proto::sniff::{Protocols, Sniffed};
@@ -181,6 +181,8 @@ pub enum Effect<'a> {
     Dial {
         /// The address.
         to: &'a Endpoint,
+        /// Where the connection comes from.
+        from: DialSource<'a>,
         /// The backend that may have one, and the number of the address there. `None`: it has to be dialled.
         warm: Option<(&'a Backend, usize)>,
     },

@@ -46,8 +46,9 @@ impl Session {
             State::Waiting { .. } => Effect::Queue { pool },
             State::Dialing(dial) if dial.is_requesting => self.request(),
             State::Dialing(dial) => {
+                let from = pool.dial_source(self.client.as_ref());
                 let warm = dial.warm().filter(|_| !self.needs_request());
-                dial.endpoint().map_or(Effect::Wait, |to| Effect::Dial { to, warm })
+                dial.endpoint().map_or(Effect::Wait, |to| Effect::Dial { to, from, warm })
             }
             State::Relaying(relay) => match relay.failed {
                 Some(failure) => Effect::ReadOut(failure.side),

@@ -6,7 +6,7 @@ use crate::base::slots::{Key, Slots};
 use crate::clock;
 use crate::config::model::HealthKind;
 use crate::mailbox::Slot;
-use crate::net::{Idle, Socket, TcpTuning};
+use crate::net::{DialOptions, Idle, Socket, TcpTuning};
 use crate::policy::warm::{DIALS_AT_ONCE, FAREWELL, Pause, SHORT_LIVED, lifetime, wanted};
 use crate::pool::{Backend, BackendId, Member, Pool, Snapshot, WarmConnection, WarmPhase};
 use crate::watchdog::Heartbeat;
@@ -15,7 +15,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
@@ -289,14 +289,15 @@ impl Keeper {
             }
             let Some(address) = kept.address(table) else { return Ok(false) };
             let Some(to) = kept.backend.addresses.get(address) else { return Ok(false) };
-            let (socket, _) = Socket::dial_capped(&to.endpoint, false, tuning.buffer)?;
-            let socket = OwnedFd::from(socket);
+            let how = DialOptions { from: kept.pool.dial_source(None), quietly: false, buffer: tuning.buffer };
+            let (socket, _) = Socket::dial_with(&to.endpoint, &how)?;
+            let (socket, source) = socket.into_parts();
             *next_id = next_id.wrapping_add(1);
             let id = *next_id;
             // An event comes even if it is connected already.
             poll.registry().register(&mut SourceFd(&socket.as_raw_fd()), encode(key.slot, id), INTEREST)?;
             let phase = WarmPhase::Connecting;
-            table.push(WarmConnection { id, address, socket, phase, since: now, until });
+            table.push(WarmConnection { id, address, socket, source, phase, since: now, until });
             Ok(true)
         });
         dialled.unwrap_or_else(|error: io::Error| {
@@ -404,6 +405,7 @@ mod tests {
     use crate::policy::health::Outcome;
     use crate::pool;
     use std::fs::File;
+    use std::os::fd::OwnedFd;
 
     #[test]
     fn a_token_names_backend_and_connection() {
@@ -431,7 +433,15 @@ mod tests {
                 table.clear();
                 for (id, address) in [(0, 0), (1, 1), (2, 0), (3, 1)] {
                     let socket = OwnedFd::from(File::open("/dev/null").unwrap());
-                    table.push(WarmConnection { id, address, socket, phase: WarmPhase::Ready, since, until });
+                    table.push(WarmConnection {
+                        id,
+                        address,
+                        socket,
+                        source: None,
+                        phase: WarmPhase::Ready,
+                        since,
+                        until,
+                    });
                 }
             });
             keeper.close_unwanted();

@@ -6,9 +6,9 @@
 use super::driver::{Dialed, Event, FirstBytes, Net};
 use super::token::Token;
 use crate::base::Endpoint;
-use crate::net::{Dialing, Idle, PIPE_SIZE, Pipe, Socket, Spares, TcpTuning};
+use crate::net::{DialOptions, Dialing, Idle, PIPE_SIZE, Pipe, Socket, Spares, TcpTuning};
 use crate::policy::liveness::Acknowledgements;
-use crate::pool::Backend;
+use crate::pool::{Backend, DialSource, SourceAddresses};
 use crate::relay::{AfterBytes, Io};
 use crate::telemetry::PathInfo;
 use mio::unix::SourceFd;
@@ -79,20 +79,26 @@ impl Net for Kernel {
         }
     }
 
-    fn dial(&mut self, to: &Endpoint, token: Token, first_bytes: FirstBytes) -> io::Result<Dialed<Socket>> {
-        let (quietly, buffer) = (first_bytes == FirstBytes::Ready, self.tuning.buffer);
-        let (socket, dialing) = self.spares.spend(|| Socket::dial_capped(to, quietly, buffer))?;
+    fn dial(
+        &mut self,
+        to: &Endpoint,
+        from: DialSource<'_>,
+        token: Token,
+        first_bytes: FirstBytes,
+    ) -> io::Result<Dialed<Socket>> {
+        let how = DialOptions { from, quietly: first_bytes == FirstBytes::Ready, buffer: self.tuning.buffer };
+        let (socket, dialing) = self.spares.spend(|| Socket::dial_with(to, &how))?;
         self.watch(&socket, token)?;
         Ok(Dialed { socket, is_connected: dialing == Dialing::Done })
     }
 
     fn take_warm(&mut self, backend: &Backend, address: usize, token: Token) -> Option<Socket> {
         // Ends: each one that is not used is gone.
-        while let Some(fd) = backend.take_warm(address) {
-            let released = self.keeper.deregister(&mut SourceFd(&fd.as_raw_fd())).is_ok();
+        while let Some(warm) = backend.take_warm(address) {
+            let released = self.keeper.deregister(&mut SourceFd(&warm.socket.as_raw_fd())).is_ok();
             // The last look before it is used.
-            if released && Socket::look(&fd) == Idle::Silent {
-                let socket = Socket::from_fd(fd);
+            if released && Socket::look(&warm.socket) == Idle::Silent {
+                let socket = Socket::from_parts(warm.socket, warm.source);
                 return self.watch(&socket, token).is_ok().then_some(socket);
             }
         }
@@ -113,6 +119,10 @@ impl Net for Kernel {
 
     fn local(&mut self, socket: &Socket) -> Option<Endpoint> {
         socket.local()
+    }
+
+    fn count_at(&mut self, socket: &mut Socket, sources: &SourceAddresses) {
+        socket.count_at(sources);
     }
 
     fn outcome(&mut self, socket: &Socket) -> Option<io::Error> {

@@ -24,6 +24,7 @@ mod renewal;
 mod rotation;
 mod scopes;
 mod slow;
+mod source;
 mod stale;
 mod stopped;
 mod stuck;

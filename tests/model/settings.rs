@@ -69,6 +69,10 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.preset", &["preset_leads_clients_to_the_server_with_the_role"]),
     ("pool.algorithm", &["algorithm_decides_which_backend_is_next"]),
     ("pool.send_proxy", &["send_proxy_is_the_version_of_the_header"]),
+    (
+        "pool.source",
+        &["with_source_client_backends_see_the_client_s_address", "two_source_addresses_reach_beyond_the_ports_of_one"],
+    ),
     ("pool.connect_timeout", &["connect_timeout_ends_an_attempt"]),
     ("pool.connect_attempts", &["connect_attempts_is_how_many_backends_are_tried"]),
     ("pool.idle_timeout", &["idle_timeout_ends_a_silent_connection"]),

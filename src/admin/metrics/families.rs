@@ -321,6 +321,18 @@ pub const POOLS: &[Family<Arc<Pool>>] = &[
         "tcplb_pool_waiting > 0",
         |pool, samples| samples.one(pool.totals.waiting.load(Relaxed)),
     ),
+    family(
+        "gauge",
+        "tcplb_source_ports_used",
+        "pool,source",
+        "Connections to backends from this address of the pool's `source`; absent without a list of addresses.",
+        "max by (pool) (tcplb_source_ports_used)",
+        |pool, samples| {
+            for source in pool.sources.iter() {
+                samples.with("source", &source.ip.to_string(), source.ports_used());
+            }
+        },
+    ),
 ];
 
 /// About each source of backends.

@@ -50,7 +50,7 @@ fn pool(at: &Table<'_>, keys: &PoolKeys) -> Pool {
         pool.health = settings::read_health(&Source::File(at), pool.health);
     }
     for (backend, at) in &backends {
-        if let Err(why) = check::probe_port(&pool.health, &backend.address) {
+        if let Err(why) = check::fits(&pool, &backend.address) {
             at.wrong("address", why);
         }
     }

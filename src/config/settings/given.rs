@@ -201,6 +201,11 @@ impl Given<'_> {
         Some(items.iter().filter_map(item).collect())
     }
 
+    /// Is it a list of the file?
+    pub fn is_list(&self) -> bool {
+        matches!(self.from, From::File { value, .. } if value.get_ref().is_array())
+    }
+
     /// Is it a list without items?
     pub fn is_empty_list(&self) -> bool {
         matches!(self.from, From::File { value, .. } if value.get_ref().as_array().is_some_and(|items| items.is_empty()))

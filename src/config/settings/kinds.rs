@@ -3,8 +3,10 @@
 //! A message here names the fault of a value; the caller adds its place ([`Given`]).
 
 mod probe;
+mod source;
 
 pub use probe::{PROBE, PROBE_HOST, PROBE_PATH, STATUSES, STEPS};
+pub use source::SOURCE_ADDRESS;
 
 use super::given::Given;
 use crate::base::address::UNIX_PATH_MAX;

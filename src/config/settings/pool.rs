@@ -3,7 +3,7 @@
 use super::kinds::{self, count, number, word};
 use super::presets::Applied;
 use super::{Flag, Section, Setting, Source, setting};
-use crate::config::model::{NoBackend, Pool, Probe, SendProxy};
+use crate::config::model::{NoBackend, Pool, Probe, SendProxy, SourceAddress};
 
 const PEERS: &str = "Addresses and balancing";
 const LIMITS: &str = "Limits";
@@ -40,6 +40,15 @@ pub static POOL: Section<Pool> = Section {
              backends see tcplb's address. A backend that does not expect the header takes it for garbage.",
         )
         .flag("send-proxy", PEERS),
+        setting!(Pool.source: kinds::SOURCE_ADDRESS, "The local address of connections to backends.")
+            .more(
+                "`client` is the client's address: it needs CAP_NET_ADMIN, and routes that lead the answers of backends back \
+                 through this machine. Several addresses of this machine are used in turn, each with ports of its own; one \
+                 without a free port is passed over. Probes come from the first address of the list, and with `client` from \
+                 the address that the system chooses.",
+            )
+            .see("operations.md#the-source-address")
+            .absent("the system's choice"),
         setting!(Pool.connect_timeout: kinds::TIME, "How long one attempt to connect to a backend may take.")
             .more("After it tcplb tries another backend.")
             .flag("connect-timeout", LIMITS),
@@ -112,5 +121,8 @@ pub static POOL: Section<Pool> = Section {
 pub fn read(source: &Source<'_>) -> Pool {
     let mut pool = Pool::default();
     POOL.read(source, &mut pool);
+    if pool.source == SourceAddress::Client && pool.warm_connections > 0 {
+        source.wrong("warm_connections", "expected 0 beside source = \"client\": a warm connection has no client yet");
+    }
     pool
 }

@@ -6,7 +6,7 @@ use crate::admission::AdmissionGuard;
 use crate::base::slots::Key;
 use crate::base::{Endpoint, Tick};
 use crate::policy::liveness::Timing;
-use crate::pool::{Backend, PickError, Pool};
+use crate::pool::{Backend, DialSource, PickError, Pool};
 use crate::relay::RelayResources;
 use crate::session::{Effect, Ending, Fact, Input, Ledger, Record, Side};
 use crate::worker::queue::Queues;
@@ -71,7 +71,7 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
             }
             Effect::Pick { .. } => Answer::Input(Input::Picked(Err(PickError::OthersWait))),
             Effect::Queue { pool } => Answer::Input(self.join_queue(pool)),
-            Effect::Dial { to, warm } => self.dial(to, warm).into(),
+            Effect::Dial { to, from, warm } => self.dial(to, from, warm).into(),
             Effect::Request { preamble } => self.sockets.request(preamble, self.net, self.relay_resources).into(),
             Effect::Announce(preamble) => {
                 Answer::Input(self.sockets.hold_preamble(&preamble, self.net, self.relay_resources))
@@ -103,9 +103,9 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
         self.queues.join(pool, self.key, self.now).map_or(Input::NoPlace, |ahead| Input::Queued { ahead, left })
     }
 
-    fn dial(&mut self, to: &Endpoint, warm: Option<(&Backend, usize)>) -> Option<Input<'static>> {
+    fn dial(&mut self, to: &Endpoint, from: DialSource<'_>, warm: Option<(&Backend, usize)>) -> Option<Input<'static>> {
         let id = SocketId { side: Side::Backend, slot: self.key.slot, serial: self.serials.give() };
-        self.sockets.dial(to, warm, id, self.net)
+        self.sockets.dial(to, from, warm, id, self.net)
     }
 
     /// Sends a FIN. The peer must acknowledge it as it must acknowledge bytes.

@@ -6,7 +6,7 @@ use super::super::token::Token;
 use crate::admission::AdmissionGuard;
 use crate::base::Endpoint;
 use crate::policy::liveness::Acknowledgements;
-use crate::pool::{Backend, Listener};
+use crate::pool::{Backend, DialSource, Listener, SourceAddresses};
 use crate::relay::Io;
 use crate::session::Preamble;
 use crate::telemetry::PathInfo;
@@ -24,7 +24,13 @@ pub trait Net: Io {
     fn release(&mut self, socket: &Self::Socket);
 
     /// Begins to connect, with `token` for what happens.
-    fn dial(&mut self, to: &Endpoint, token: Token, first_bytes: FirstBytes) -> io::Result<Dialed<Self::Socket>>;
+    fn dial(
+        &mut self,
+        to: &Endpoint,
+        from: DialSource<'_>,
+        token: Token,
+        first_bytes: FirstBytes,
+    ) -> io::Result<Dialed<Self::Socket>>;
 
     /// Takes a warm connection to the backend's address of this number, if there is one that is silent and open. From now on
     /// `token` announces what happens. Where this answers nothing, there are none.
@@ -45,6 +51,9 @@ pub trait Net: Io {
 
     /// The address that a client's socket was connected to; `None` for a unix socket.
     fn local(&mut self, socket: &Self::Socket) -> Option<Endpoint>;
+
+    /// Counts a backend's socket that another process has dialled. Where this does nothing, none is counted.
+    fn count_at(&mut self, _socket: &mut Self::Socket, _sources: &SourceAddresses) {}
 
     /// The error that waits on a socket, if any.
     fn outcome(&mut self, socket: &Self::Socket) -> Option<io::Error>;

@@ -6,7 +6,7 @@ use super::{Dialed, Event, FirstBytes, Net, Transport};
 use crate::base::slots::Key;
 use crate::base::{Endpoint, Tick};
 use crate::policy::health::ConnectFailure;
-use crate::pool::Backend;
+use crate::pool::{Backend, DialSource};
 use crate::relay::{End, Ready, RelayBuffer};
 use crate::session::{DialFailure, Direction, Input, Left, Side};
 use crate::worker::token::{Serial, SocketId, Token};
@@ -126,6 +126,7 @@ impl<S, P> Sockets<S, P> {
     pub(super) fn dial(
         &mut self,
         to: &Endpoint,
+        from: DialSource<'_>,
         warm: Option<(&Backend, usize)>,
         id: SocketId,
         net: &mut impl Net<Socket = S, Pipe = P>,
@@ -140,7 +141,7 @@ impl<S, P> Sockets<S, P> {
             self.attach(socket, true, to, id, net);
             return Some(Input::TookWarm);
         }
-        match net.dial(to, Token::Socket(id), first_bytes) {
+        match net.dial(to, from, Token::Socket(id), first_bytes) {
             Ok(Dialed { socket, is_connected }) => {
                 self.attach(socket, is_connected, to, id, net);
                 is_connected.then_some(Input::Dialed(Ok(())))

@@ -223,6 +223,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         let Incoming { record, client, backend, up, down } = incoming;
         let Place { listener, route, lease } = Place::of(&record.session, snapshot);
         let guard = guard(&record.session, &listener, process, self.now);
+        let pool = route.pool().clone();
         // The record's times count from here.
         let then = self.now.before(record.away);
         let session = Session::restore(&record.session, record.id, listener.totals.clone(), route, lease, then);
@@ -230,10 +231,14 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             return Err(Incoming { record, client, backend, up, down }.refused("its session is of no use".to_owned()));
         };
         let relays = session.stage() == Stage::Relaying;
+        let backend = backend.zip(record.backend).map(|(mut socket, saved)| {
+            self.net.count_at(&mut socket, &pool.sources);
+            (socket, saved)
+        });
         let serial = self.serials.give();
         let sockets = Sockets {
             client: Attached::restore(client, record.client, serial, then),
-            backend: backend.zip(record.backend).map(|(socket, saved)| Attached::restore(socket, saved, serial, then)),
+            backend: backend.map(|(socket, saved)| Attached::restore(socket, saved, serial, then)),
             up: RelayBuffer::holding(&record.up.bytes, up.map(|pipe| (pipe, record.up.in_pipe))),
             down: RelayBuffer::holding(&record.down.bytes, down.map(|pipe| (pipe, record.down.in_pipe))),
             left: record.left,

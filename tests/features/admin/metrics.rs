@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use tcplb::admin::metrics::families;
 
 /// Names that users rely on.
-const FAMILIES: [&str; 33] = [
+const FAMILIES: [&str; 34] = [
     "tcplb_build_info",
     "tcplb_connections_accepted_total",
     "tcplb_connections_active",
@@ -26,6 +26,7 @@ const FAMILIES: [&str; 33] = [
     "tcplb_connections_limit",
     "tcplb_connections_closed_total",
     "tcplb_pool_waiting",
+    "tcplb_source_ports_used",
     "tcplb_config_last_reload_success",
     "tcplb_config_last_reload_timestamp_seconds",
     "tcplb_worker_loop_lag_seconds",

@@ -5,7 +5,7 @@ use crate::simulation::pools::pool_number;
 use crate::simulation::preamble::LOCAL;
 use std::io::{self, ErrorKind};
 use tcplb::base::Endpoint;
-use tcplb::pool::Backend;
+use tcplb::pool::{Backend, DialSource};
 use tcplb::relay::{AfterBytes, Io};
 use tcplb::session::Side;
 use tcplb::worker::driver::{Dialed, FirstBytes, Net};
@@ -92,7 +92,7 @@ impl Net for SimNet {
         world.closed_tokens.push((self.1, token));
     }
 
-    fn dial(&mut self, to: &Endpoint, token: Token, _: FirstBytes) -> io::Result<Dialed<SimSocket>> {
+    fn dial(&mut self, to: &Endpoint, _: DialSource<'_>, token: Token, _: FirstBytes) -> io::Result<Dialed<SimSocket>> {
         let mut world = self.0.borrow_mut();
         let (conn, mut answer) = world.attempt(to, self.1, token);
         if answer == Answer::NoDescriptor && world.random.bool() {
