@@ -21,14 +21,19 @@ fn clients_that_have_not_said_all_go_on_and_reach_their_pools() {
         (&conn).read_exact(&mut request)?;
         assert_eq!(request, SSL_REQUEST);
         (&conn).write_all(b"S")?;
-        peers::named("postgres")(conn)
+        // Nothing may stand behind the answer before the hello has come.
+        let mut hello = [0; HELLO.len()];
+        (&conn).read_exact(&mut hello)?;
+        (&conn).write_all(b"postgres\n")?;
+        (&conn).write_all(&hello)?;
+        peers::echo(conn)
     });
     let route = |conditions: &str, pool: &str| format!("[[listener.route]]\n{conditions}\npool = \"{pool}\"\n");
     let file = ConfigFile::of(format!(
         "[global]\nadmin = \"127.0.0.1:0\"\n\
          [[listener]]\nbind = [\"127.0.0.1:0\"]\npool = \"own\"\nsniff_timeout = \"10m\"\n{}{}{}{}{}",
         route("protocol = \"postgres\"", "postgres"),
-        route("sni = [\"db.example.com\"]", "named"),
+        route("protocol = \"tls\"\nsni = [\"db.example.com\"]", "named"),
         pool("own", own.at()),
         pool("named", named.at()),
         pool("postgres", postgres.at())
