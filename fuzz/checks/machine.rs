@@ -54,6 +54,7 @@ impl Ledger for Facts {
             Fact::Retried(_) => self.retried += 1,
             Fact::Connected { .. } => self.connected += 1,
             Fact::Answered { .. } => self.answered += 1,
+            Fact::Routed { .. } => {}
             Fact::Accepted { .. }
             | Fact::Measured { .. }
             | Fact::Relayed { .. }

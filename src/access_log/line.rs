@@ -44,6 +44,9 @@ struct Line<'a> {
     /// Only in JSON.
     #[serde(serialize_with = "attempts")]
     failed_attempts: Option<&'a History>,
+    /// Only in JSON, as the next one.
+    sni: Option<&'a str>,
+    route: Option<&'a str>,
     #[serde(flatten)]
     interval: Option<Part>,
 }
@@ -106,6 +109,8 @@ impl Line<'_> {
             bytes_to_client: live.bytes_to_client,
             close: None,
             failed_attempts: live.history,
+            sni: live.server_name(),
+            route: live.route(),
             interval: None,
         }
     }
@@ -126,6 +131,8 @@ impl Line<'_> {
             bytes_to_client: record.bytes_to_client,
             close: Some(record.close.word()),
             failed_attempts: record.history.as_deref(),
+            sni: record.first.as_ref().and_then(|first| first.server_name()),
+            route: record.first.as_ref().and_then(|first| first.route.as_deref()),
             interval: None,
         }
     }
@@ -237,7 +244,8 @@ impl<T: Display> Display for Field<'_, T> {
 mod tests {
     use super::super::sample;
     use super::*;
-    use crate::session::CloseReason;
+    use crate::proto::sniff::{Hello, Protocol, Sniffed};
+    use crate::session::{CloseReason, First};
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = b"before\n".to_vec();
@@ -261,7 +269,7 @@ mod tests {
     const CLOSED: &str = "{\"time\":\"2026-01-02T03:04:05.678Z\",\"id\":4097,\"event\":\"close\",\"listener\":\"web\",\
                           \"client\":\"[2001:db8::7]:4711\",\"pool\":\"app\",\"backend\":\"web1\",\"attempts\":2,\"connect_ms\":1,\
                           \"duration_ms\":61003,\"bytes_to_backend\":78,\"bytes_to_client\":5000000000,\
-                          \"close\":\"backend_fin\",\"failed_attempts\":[]";
+                          \"close\":\"backend_fin\",\"failed_attempts\":[],\"sni\":null,\"route\":null";
 
     #[test]
     fn the_text_has_the_fields_in_their_order_with_single_spaces() {
@@ -286,6 +294,17 @@ mod tests {
             {"backend": "db1", "address": "192.0.2.1:80", "reason": "timeout", "error": "timed out after 5s", "after_ms": 5000},
         ]);
         assert_eq!(json["failed_attempts"], want);
+    }
+
+    #[test]
+    fn json_has_the_server_name_and_the_route() {
+        let hello = Hello { server_name: Some("db.example.com".into()), ..Hello::default() };
+        let sniffed = Sniffed { protocol: Protocol::Tls, hello: Some(hello) };
+        let first = First { sniffed: Some(sniffed.into()), route: Some("db".into()), ..First::default() };
+        let record = Record { first: Some(first.into()), ..sample::record("web1") };
+        let json: serde_json::Value = serde_json::from_str(&closed(&record)).unwrap();
+        assert_eq!((&json["sni"], &json["route"]), (&"db.example.com".into(), &"db".into()));
+        assert_eq!(as_text(&record), as_text(&sample::record("web1")), "its fields are fixed");
     }
 
     #[test]

@@ -13,18 +13,24 @@ use crate::clock;
 use crate::config::model::NoBackend;
 use crate::policy::balance::Client;
 use crate::policy::limit::Reason;
-use crate::pool::{Explanation, Listener, PickError, Snapshot};
+use crate::pool::{Explanation, Listener, PickError, Pool, Snapshot, Target};
+use crate::proto::sniff::{Hello, Protocol, Sniffed, name};
 use crate::telemetry::Refusal;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+
+/// What the answer holds for, where first bytes matter and none are given.
+const WITHOUT_HELLO: &str =
+    "without sni and alpn: for a client whose first bytes are of no protocol that the routes ask for";
 
 /// The call.
 pub fn explain(state: &State, call: &Call<'_>) -> Response {
     let explained = || {
         let client = client(call.value("client"))?;
         let listener = listener(&state.published.snapshot(), call.value("listener"))?;
+        let sniffed = sniffed(call.value("sni"), call.value("alpn"))?;
         let draining = state.published.is_draining();
-        Ok(of(&listener, client, state.published.connection_limit(), draining, clock::now()))
+        Ok(of(&listener, client, sniffed.as_ref(), state.published.connection_limit(), draining, clock::now()))
     };
     explained().map_or_else(|refusal| refusal, |explained| Response::json(200, &explained))
 }
@@ -37,6 +43,20 @@ fn client(text: Option<&str>) -> Result<IpAddr, Response> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let parsed = bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|at| at.ip()));
     parsed.ok_or_else(|| Response::error(400, format!("{wanted}, got `{text}`")))
+}
+
+/// What a client's first bytes say that asks for this name and offers this protocol; `None` without both.
+fn sniffed(server_name: Option<&str>, alpn: Option<&str>) -> Result<Option<Sniffed>, Response> {
+    let wrong = |text: &str, why| format!("sni: expected a name like db.example.com, got `{text}`: {why}");
+    let normal = |text: &str| name::normalized(text.as_bytes()).map_err(|why| Response::error(400, wrong(text, why)));
+    let server_name = server_name.map(normal).transpose()?;
+    if alpn == Some("") {
+        return Err(Response::error(400, "alpn: expected the name of a protocol like h2 or postgresql, got nothing"));
+    }
+    let is_given = server_name.is_some() || alpn.is_some();
+    let alpn = alpn.into_iter().map(|name| name.as_bytes().into()).collect();
+    let hello = Hello { server_name, alpn, is_encrypted: false };
+    Ok(is_given.then_some(Sniffed { protocol: Protocol::Tls, hello: Some(hello) }))
 }
 
 /// The listener of this name; without a name, the only one.
@@ -56,16 +76,23 @@ fn listener(snapshot: &Snapshot, name: Option<&str>) -> Result<Arc<Listener>, Re
     }
 }
 
-fn of(listener: &Listener, ip: IpAddr, process: &ConnectionLimit, draining: bool, now: Tick) -> api::Explained {
-    let pool = &listener.pool;
+fn of(
+    listener: &Listener,
+    ip: IpAddr,
+    sniffed: Option<&Sniffed>,
+    process: &ConnectionLimit,
+    draining: bool,
+    now: Tick,
+) -> api::Explained {
     // A client of a unix socket has no address, unless a PROXY header announces one.
     let has_address = listener.settings.accept_proxy
         || listener.addresses.iter().any(|address| matches!(address.endpoint, Endpoint::Inet(_)));
     let ip = has_address.then_some(ip);
+    let Target { route, pool, .. } = listener.route(sniffed, ip);
     let explanation = pool.explain(Client { ip }, now);
     let admission = listener.admission.preview(ip, process, now);
     let refused = refusal(listener, &admission);
-    let (verdict, reason) = match (refused, without_backend(listener, &explanation)) {
+    let (verdict, reason) = match (refused, without_backend(pool, &explanation)) {
         (Some(reason), _) if admission.enforced => (Acceptance::Refuse, Some(reason)),
         (_, Some((verdict, reason))) => match waits(listener, &admission, process) {
             // The client is not accepted yet, so there may be a backend once it is.
@@ -77,6 +104,9 @@ fn of(listener: &Listener, ip: IpAddr, process: &ConnectionLimit, draining: bool
         (None, None) => (Acceptance::Accept, waits(listener, &admission, process)),
     };
     let served = verdict == Acceptance::Accept;
+    let is_assumed = sniffed.is_none() && !listener.wanted().is_empty();
+    let reason = reason.into_iter().chain(is_assumed.then(|| WITHOUT_HELLO.to_owned()));
+    let reason = Some(reason.collect::<Vec<_>>().join("; ")).filter(|reason| !reason.is_empty());
     let Explanation { pick, candidates, .. } = explanation;
     let candidates = candidates.into_iter().map(|it| api::Candidate {
         backend: it.member.backend.name.clone(),
@@ -90,6 +120,7 @@ fn of(listener: &Listener, ip: IpAddr, process: &ConnectionLimit, draining: bool
         listener: listener.name.clone(),
         verdict,
         reason,
+        route: route.map(|label| label.to_string()),
         pool: pool.settings.name.clone(),
         algorithm: pool.settings.algorithm.name.to_owned(),
         pick: pick.filter(|_| served).map(|member| member.backend.name.clone()),
@@ -116,14 +147,14 @@ fn refusal(listener: &Listener, admission: &AdmissionPreview) -> Option<String> 
 }
 
 /// What becomes of a client for which there is no backend.
-fn without_backend(listener: &Listener, explanation: &Explanation<'_>) -> Option<(Acceptance, String)> {
+fn without_backend(pool: &Pool, explanation: &Explanation<'_>) -> Option<(Acceptance, String)> {
     let text = match explanation.none? {
         PickError::AllDown => "no backend with weight is up and enabled",
         PickError::AllFull => "each backend that is up is at its limit",
         PickError::OthersWait => "other clients wait for a backend",
     };
     let text = format!("{}: {text}", Refusal::NoBackend.label());
-    Some(match listener.pool.settings.no_backend {
+    Some(match pool.settings.no_backend {
         NoBackend::Reset => (Acceptance::Refuse, text),
         NoBackend::Wait(time) => {
             let time = duration::written(time);

@@ -87,6 +87,10 @@ pub const CONNECTIONS: &[Column<Connection>] = &[
     number("rtt", |connection| connection.rtt_ms.map(millis)),
 ];
 
+/// Of a connection of a listener with routes, besides [`CONNECTIONS`].
+pub const ROUTES: &[Column<Connection>] =
+    &[text("route", |connection| connection.route.clone()), text("sni", |connection| connection.sni.clone())];
+
 /// Of a backend: what it does now, and in the last minute. Eighty columns hold a backend that is named by its address.
 pub const TRAFFIC: &[Column<BackendView>] = &[
     text("backend", |backend| Some(backend.name.clone())),

@@ -258,6 +258,8 @@ pub static ROUTES: &[Route] = &[
         values: &[
             ("client", "The client's address; a port behind it plays no part."),
             ("listener", "The listener that it connects to; needed where there are several."),
+            ("sni", "The server name that its ClientHello asks for."),
+            ("alpn", "A protocol that its ClientHello offers."),
         ],
         answers: &[
             (200, "The decision.", Content::Json("Explained")),

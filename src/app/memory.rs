@@ -2,7 +2,7 @@
 //!
 //! | what | passed on | why |
 //! |---|---|---|
-//! | counters of listeners, pools, backends, workers, logs, reloads | yes | no metric goes back |
+//! | counters of listeners, routes, pools, backends, workers, logs, reloads | yes | no metric goes back |
 //! | the health of each backend | up or down | a backend that is down gets no client until its first probe |
 //! | the addresses of names | yes | a backend whose name does not resolve at the start is not down |
 //! | the averages of least-time, the clients of sticky-round-robin | yes | the next choice is as the last one |
@@ -16,7 +16,7 @@ use crate::base::{Address, Endpoint, Tick};
 use crate::clock;
 use crate::control::Found;
 use crate::events::SavedEvent;
-use crate::pool::{Member, Pool, Published};
+use crate::pool::{Listener, Member, Pool, Published};
 use crate::telemetry::tally::Tally;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -31,6 +31,9 @@ pub struct Memory {
     /// See `age`.
     pub started_at: SystemTime,
     listeners: BTreeMap<String, Tally>,
+    /// Of the routes of each listener, by label.
+    #[serde(default)]
+    routes: BTreeMap<String, BTreeMap<String, Tally>>,
     pools: BTreeMap<String, PoolMemory>,
     /// The addresses of each name, with port 0.
     #[serde(default)]
@@ -68,6 +71,7 @@ impl Memory {
     /// What this process knows now, with the events after `since`. `first_sequence` is where the numbers of new connections begin.
     pub fn of(published: &Published, since: u64, first_sequence: u64) -> Memory {
         let (snapshot, now) = (published.snapshot(), clock::now());
+        let routes = snapshot.listeners.iter().map(|listener| (listener.name.clone(), of_routes(listener)));
         let listeners = snapshot.listeners.iter();
         let listeners = listeners.map(|listener| (listener.name.clone(), Tally::of(&*listener.totals)));
         let pools = snapshot.pools.iter().map(|pool| (pool.settings.name.clone(), PoolMemory::of(pool, now)));
@@ -76,6 +80,7 @@ impl Memory {
             age: now - published.started(),
             started_at: published.started_at(),
             listeners: listeners.collect(),
+            routes: routes.filter(|(_, routes)| !routes.is_empty()).collect(),
             pools: pools.collect(),
             names: snapshot.pools.iter().flat_map(|pool| names(pool)).collect(),
             workers: published.workers().iter().map(Tally::of).collect(),
@@ -135,6 +140,13 @@ impl Memory {
                 more(tally, before).add_to(&*listener.totals);
                 listener.totals.all_are_logged();
             }
+            let Some(routes) = self.routes.get(&listener.name) else { continue };
+            let before = before.and_then(|before| before.routes.get(&listener.name));
+            for (label, totals) in listener.route_totals() {
+                if let Some(tally) = routes.get(label) {
+                    more(tally, before.and_then(|before| before.get(label))).add_to(totals);
+                }
+            }
         }
         for pool in &snapshot.pools {
             let name = &pool.settings.name;
@@ -181,6 +193,12 @@ fn names(pool: &Pool) -> impl Iterator<Item = (String, Vec<SocketAddr>)> {
         let addresses: Vec<SocketAddr> = backend.endpoints().into_iter().filter_map(address).collect();
         (!addresses.is_empty()).then(|| (name.clone(), addresses))
     })
+}
+
+/// What the routes of a listener have counted.
+fn of_routes(listener: &Listener) -> BTreeMap<String, Tally> {
+    let routes = listener.route_totals().map(|(label, totals)| (label.to_owned(), Tally::of(totals)));
+    routes.filter(|(_, tally)| !tally.is_empty()).collect()
 }
 
 /// What a tally has more than an earlier one.

@@ -24,7 +24,7 @@ pub use ask::{Inspect, Joined, PATIENCE, PATIENCE_IN_ALL, ask};
 pub use inspection::{Inspection, Inspections, QUESTIONS_MAX};
 
 use crate::base::{Endpoint, Tick};
-use crate::pool::{Backend, Pool};
+use crate::pool::{Backend, Pool, RouteLabel};
 use crate::session::{ConnectionId, Live};
 use crate::telemetry::ListenerTotals;
 use ipnet::IpNet;
@@ -106,6 +106,10 @@ pub struct Row {
     pub bytes_to_backend: u64,
     /// Bytes delivered to the client.
     pub bytes_to_client: u64,
+    /// The name that the client asked for.
+    pub server_name: Option<Box<str>>,
+    /// The route that it took.
+    pub route: Option<RouteLabel>,
     /// One of [`Live::STATES`].
     pub state: &'static str,
     /// The round-trip time to the client, as the kernel measures it; `None` for a unix client.
@@ -170,6 +174,8 @@ impl Row {
             last_byte: live.last_byte,
             bytes_to_backend: live.bytes_to_backend,
             bytes_to_client: live.bytes_to_client,
+            server_name: live.server_name().map(Box::from),
+            route: live.first.and_then(|first| first.route.clone()),
             state: live.state,
             round_trip,
         }

@@ -1,13 +1,15 @@
 //! The routes of a listener in a snapshot: which pool each client gets.
 //!
 //! What the routes ask for, and how they are called, is compiled into a table. All snapshots with the same routes share it: a
-//! change of a backend must not compile ten thousand names again. Each snapshot has its own pools beside it.
+//! change of a backend must not compile ten thousand names again. Each snapshot has its own pools beside it. A route that keeps its
+//! label keeps its totals.
 
 use super::next::without_backends;
 use super::{Listener, Pool, Snapshot};
-use crate::config::model::{self, SILENT};
+use crate::config::model::{self, NO_ROUTE, SILENT};
 use crate::policy::routes::Routes;
 use crate::proto::sniff::{Protocols, Sniffed};
+use crate::telemetry::RouteTotals;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ pub struct Target<'a> {
     pub route: Option<&'a RouteLabel>,
     /// The pool of that route, or else the one of the listener.
     pub pool: &'a Arc<Pool>,
+    /// The totals of that route, or of the clients that take none.
+    pub totals: &'a RouteTotals,
 }
 
 /// The routes of a listener, and the pools that they lead to.
@@ -38,23 +42,42 @@ pub struct Routing {
 #[derive(Debug, Default)]
 struct RouteTable {
     routes: Routes,
-    /// The label of each route, and the index of its pool.
-    targets: Vec<(RouteLabel, usize)>,
+    targets: Vec<RouteTarget>,
     /// The names of their pools, each once.
     pools: Vec<String>,
+    /// Of the clients that take no route.
+    unrouted: Arc<RouteTotals>,
+    /// Of the clients that say nothing.
+    silent: Arc<RouteTotals>,
+}
+
+/// What follows from a route.
+#[derive(Debug)]
+struct RouteTarget {
+    label: RouteLabel,
+    /// The index of its pool.
+    pool: usize,
+    totals: Arc<RouteTotals>,
 }
 
 impl RouteTable {
-    fn new(settings: &model::Listener) -> RouteTable {
+    fn new(settings: &model::Listener, before: Option<&RouteTable>) -> RouteTable {
+        let known_totals: HashMap<&str, &Arc<RouteTotals>> = before
+            .map(|before| before.targets.iter().map(|target| (&*target.label, &target.totals)).collect())
+            .unwrap_or_default();
         let (mut targets, mut pools, mut known) = (Vec::new(), Vec::new(), HashMap::new());
         for (label, route) in settings.labelled_routes() {
             let index = *known.entry(route.pool.as_str()).or_insert_with(|| {
                 pools.push(route.pool.clone());
                 pools.len() - 1
             });
-            targets.push((label.into(), index));
+            let totals = known_totals.get(label.as_str()).map(|totals| Arc::clone(totals)).unwrap_or_default();
+            targets.push(RouteTarget { label: label.into(), pool: index, totals });
         }
-        RouteTable { routes: Routes::new(settings.routes.iter().map(|route| &route.conditions)), targets, pools }
+        let routes = Routes::new(settings.routes.iter().map(|route| &route.conditions));
+        let (unrouted, silent) =
+            before.map(|before| (before.unrouted.clone(), before.silent.clone())).unwrap_or_default();
+        RouteTable { routes, targets, pools, unrouted, silent }
     }
 }
 
@@ -66,7 +89,10 @@ impl Routing {
         pool: impl Fn(&str) -> Option<Arc<Pool>>,
     ) -> Option<Routing> {
         let same = before.filter(|before| before.settings.routes == settings.routes);
-        let table = same.map_or_else(|| Arc::new(RouteTable::new(settings)), |before| before.routing.table.clone());
+        let table = match (same, before) {
+            (Some(same), _) => same.routing.table.clone(),
+            (None, before) => Arc::new(RouteTable::new(settings, before.map(|before| &*before.routing.table))),
+        };
         let pools = table.pools.iter().map(|name| pool(name)).collect::<Option<_>>()?;
         let silent = match &settings.silent_pool {
             Some(name) => Some((SILENT.into(), pool(name)?)),
@@ -91,16 +117,25 @@ impl Listener {
     pub fn route(&self, sniffed: Option<&Sniffed>, source: Option<IpAddr>) -> Target<'_> {
         let Routing { table, pools, .. } = &self.routing;
         let found = table.routes.find(sniffed, source).and_then(|index| {
-            let (label, pool) = table.targets.get(index)?;
-            Some(Target { route: Some(label), pool: pools.get(*pool)? })
+            let RouteTarget { label, pool, totals } = table.targets.get(index)?;
+            Some(Target { route: Some(label), pool: pools.get(*pool)?, totals })
         });
-        found.unwrap_or(Target { route: None, pool: &self.pool })
+        found.unwrap_or(Target { route: None, pool: &self.pool, totals: &table.unrouted })
     }
 
     /// Where a client goes that says nothing; `None`: it is reset.
     pub fn silent(&self) -> Option<Target<'_>> {
         let (label, pool) = self.routing.silent.as_ref()?;
-        Some(Target { route: Some(label), pool })
+        Some(Target { route: Some(label), pool, totals: &self.routing.table.silent })
+    }
+
+    /// The totals of its routes by their labels, and of the clients that take none. Without routes there are none.
+    pub fn route_totals(&self) -> impl Iterator<Item = (&str, &RouteTotals)> {
+        let Routing { table, silent, .. } = &self.routing;
+        let unrouted = self.has_routes().then_some((NO_ROUTE, &*table.unrouted));
+        let silent = silent.as_ref().filter(|_| self.has_routes()).map(|(label, _)| (&**label, &*table.silent));
+        let of_routes = table.targets.iter().map(|target| (&*target.label, &*target.totals));
+        unrouted.into_iter().chain(silent).chain(of_routes)
     }
 
     /// For its clients that have no pool yet, once a new snapshot has it no more. Its routes lead to the pools that have the same

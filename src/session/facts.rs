@@ -7,7 +7,7 @@ use super::{Interval, Live, Record};
 use crate::base::Tick;
 use crate::policy::health::ConnectFailure;
 use crate::pool::{Backend, Lease, Pool};
-use crate::telemetry::{ListenerTotals, PathInfo};
+use crate::telemetry::{ListenerTotals, PathInfo, RouteTotals};
 use std::time::Duration;
 
 /// Something that happened to a connection.
@@ -17,6 +17,15 @@ pub enum Fact<'a> {
     Accepted {
         /// Where it was accepted.
         listener: &'a ListenerTotals,
+    },
+    /// A client of a listener with routes has its pool.
+    Routed {
+        /// The listener.
+        listener: &'a ListenerTotals,
+        /// The route that it takes, or those that take none.
+        route: &'a RouteTotals,
+        /// How long its first bytes took, if a route needed them.
+        sniffed_for: Option<Duration>,
     },
     /// An attempt to connect failed.
     AttemptFailed {

@@ -53,7 +53,17 @@ pub struct Live<'a> {
     pub state: &'static str,
 }
 
-impl Live<'_> {
+impl<'a> Live<'a> {
+    /// The name that the client asked for.
+    pub fn server_name(&self) -> Option<&'a str> {
+        self.first?.server_name()
+    }
+
+    /// The label of the route that it took.
+    pub fn route(&self) -> Option<&'a str> {
+        self.first?.route.as_deref()
+    }
+
     /// How far connections have come.
     pub const STATES: [&'static str; 7] =
         ["preamble", "sniffing", "waiting", "dialing", "relaying", "half_closed", "resetting"];

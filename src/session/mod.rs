@@ -283,9 +283,9 @@ impl Session {
             Input::Begin => self.start(now),
             Input::Moved(direction, moved) => self.bytes_moved(direction, moved, now, ledger),
             Input::Header(header) => self.header_read(header, now),
-            Input::Admitted(answer) => self.admission_decided(answer, now),
+            Input::Admitted(answer) => self.admission_decided(answer, now, ledger),
             Input::Heard => self.bytes_heard(),
-            Input::Sniffed(answer) => self.sniffed(answer, now),
+            Input::Sniffed(answer) => self.sniffed(answer, now, ledger),
             Input::Queued { ahead, left } => self.queued(ahead, left, now),
             Input::NoPlace => self.queue_full(now),
             Input::Turn => self.turn_came(now),
@@ -330,10 +330,10 @@ impl Session {
         Client { ip: self.client.as_ref().and_then(Endpoint::ip) }
     }
 
-    fn admission_decided(&mut self, answer: Result<(), Reason>, now: Tick) -> Next {
+    fn admission_decided(&mut self, answer: Result<(), Reason>, now: Tick, ledger: &mut dyn Ledger) -> Next {
         let State::Admitting = self.state else { return Next::Wait };
         match answer {
-            Ok(()) => self.sniff_or_choose(now),
+            Ok(()) => self.sniff_or_choose(now, ledger),
             Err(reason) => self.end(Ending::Reset, reason.into(), now),
         }
     }
@@ -345,7 +345,7 @@ impl Session {
         match &mut self.state {
             State::ReadingPreamble { .. } => self.end(Ending::Reset, CloseReason::BadProxyHeader, now),
             State::Admitting | State::Choosing { .. } | State::Closed { .. } => Next::Wait,
-            State::Sniffing(_) => self.sniff_deadline_reached(now),
+            State::Sniffing(_) => self.sniff_deadline_reached(now, ledger),
             State::Waiting { .. } => self.give_up(now),
             State::Dialing(_) => self.dial_deadline_reached(now, ledger),
             State::Relaying(_) => self.relay_deadline_reached(now),

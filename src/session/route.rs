@@ -1,10 +1,11 @@
 //! Which pool serves a client: its listener's, until a pool is chosen.
 
 use super::expiry::Expiry;
-use super::{First, Next, Session, State};
+use super::{Fact, First, Ledger, Next, Session, State};
 use crate::base::{Endpoint, Tick};
 use crate::pool::{Listener, Pool, Snapshot};
 use crate::proto::sniff::Protocols;
+use crate::telemetry::RouteTotals;
 use std::sync::Arc;
 
 /// Leads a session to its pool.
@@ -38,15 +39,20 @@ impl Route {
 
 impl Session {
     /// Chooses the pool, by what is known of the client.
-    pub(super) fn choose_pool(&mut self) {
+    pub(super) fn choose_pool(&mut self, now: Tick, ledger: &mut dyn Ledger) {
         if let Route::Listener(listener) = &self.route {
             let listener = listener.clone();
-            self.choose_from(&listener);
+            let sniffed_for =
+                if let State::Sniffing(sniffing) = &self.state { Some(now - sniffing.since) } else { None };
+            let route = self.choose_from(&listener);
+            if listener.has_routes() {
+                ledger.record(Fact::Routed { listener: &self.listener, route, sniffed_for }, now);
+            }
         }
         self.set_expiry();
     }
 
-    fn choose_from(&mut self, listener: &Listener) {
+    fn choose_from<'a>(&mut self, listener: &'a Listener) -> &'a RouteTotals {
         let source = self.client.as_ref().and_then(Endpoint::ip);
         let nothing = First::default();
         let target = self.first.as_deref().unwrap_or(&nothing).target(listener, source);
@@ -54,6 +60,7 @@ impl Session {
             self.first.get_or_insert_default().route = target.route.cloned();
         }
         self.route = Route::Pool(target.pool.clone());
+        target.totals
     }
 
     /// The lifetime is that of the pool that the session is going to relay for.

@@ -19,7 +19,7 @@
 //!
 //! `sniff_timeout` counts from the entry, which is behind a PROXY header. Bytes do not renew it.
 
-use super::{CloseReason, Ending, Next, Session, State};
+use super::{CloseReason, Ending, Ledger, Next, Session, State};
 use crate::base::Tick;
 use crate::pool::{Listener, RouteLabel, Target};
 use crate::proto::sniff::{Failure, Sniffed};
@@ -73,23 +73,23 @@ impl First {
 
 impl Session {
     /// The client is admitted: waits for its first bytes, if a route needs them.
-    pub(super) fn sniff_or_choose(&mut self, now: Tick) -> Next {
+    pub(super) fn sniff_or_choose(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
         match self.route.listener() {
             Some(listener) if !listener.wanted().is_empty() => {
                 let until = now + listener.settings.sniff_timeout;
                 self.state = State::Sniffing(Sniffing { since: now, until, heard: false });
                 Next::Enter
             }
-            _ => self.choose_backend(now),
+            _ => self.choose_backend(now, ledger),
         }
     }
 
     /// All that decides is known: a pool, and then a backend.
-    fn choose_backend(&mut self, now: Tick) -> Next {
+    fn choose_backend(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
         if self.orphaned {
             return self.give_up(now);
         }
-        self.choose_pool();
+        self.choose_pool(now, ledger);
         self.state = State::Choosing { tried: Vec::new() };
         Next::Enter
     }
@@ -100,13 +100,18 @@ impl Session {
         Next::Enter
     }
 
-    pub(super) fn sniffed(&mut self, answer: Result<Option<Box<Sniffed>>, NoAnswer>, now: Tick) -> Next {
+    pub(super) fn sniffed(
+        &mut self,
+        answer: Result<Option<Box<Sniffed>>, NoAnswer>,
+        now: Tick,
+        ledger: &mut dyn Ledger,
+    ) -> Next {
         let State::Sniffing(sniffing) = &self.state else { return Next::Wait };
         match answer {
-            Ok(None) => self.choose_backend(now),
+            Ok(None) => self.choose_backend(now, ledger),
             Ok(sniffed) => {
                 self.first = Some(Box::new(First { sniffed, ..First::default() }));
-                self.choose_backend(now)
+                self.choose_backend(now, ledger)
             }
             Err(NoAnswer::Fin) if !sniffing.heard => self.end(Ending::Fin, CloseReason::ClientFin, now),
             Err(NoAnswer::Fin) => self.end(Ending::Reset, CloseReason::SniffFailed, now),
@@ -117,13 +122,13 @@ impl Session {
         }
     }
 
-    pub(super) fn sniff_deadline_reached(&mut self, now: Tick) -> Next {
+    pub(super) fn sniff_deadline_reached(&mut self, now: Tick, ledger: &mut dyn Ledger) -> Next {
         let State::Sniffing(sniffing) = &self.state else { return Next::Wait };
         if sniffing.heard || self.route.listener().is_none_or(|listener| listener.silent().is_none()) {
             return self.end(Ending::Reset, CloseReason::SniffFailed, now);
         }
         self.first = Some(Box::new(First { is_silent: true, ..First::default() }));
-        self.choose_backend(now)
+        self.choose_backend(now, ledger)
     }
 
     /// A backend is connected, so no route is looked for any more: only what logs show stays.

@@ -21,7 +21,7 @@ const fn micros<const COUNT: usize>(micros: [u64; COUNT]) -> [Duration; COUNT] {
 /// For connects: from one process to the next, and up to the time-out. Few, since every backend has them.
 pub const CONNECTS: &[Duration] = &micros([100, 500, 2_000, 10_000, 50_000, 250_000, 1_000_000, 5_000_000]);
 
-/// For the first byte, which a backend may compute for long.
+/// For the first byte of a backend, which may compute it for long, and for those of a client.
 pub const FIRST_BYTES: &[Duration] =
     &micros([100, 500, 2_000, 5_000, 10_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000, 30_000_000]);
 

@@ -1,5 +1,6 @@
-//! Totals of a listener, and the reasons for which it refused clients.
+//! Totals of a listener and of its routes, and the reasons for which it refused clients.
 
+use super::histogram::{FIRST_BYTES, Histogram};
 use super::recent::{Recent, Series};
 use super::tally::{self, Counted};
 use crate::base::{SharedLogThrottle, Tick};
@@ -14,6 +15,8 @@ pub struct ListenerTotals {
     accepted: AtomicU64,
     refused: [AtomicU64; Refusal::ALL.len()],
     logged: [SharedLogThrottle; Refusal::ALL.len()],
+    /// How long the first bytes took that routes need, from the admission on.
+    pub sniff_times: Histogram,
     active: AtomicUsize,
     series: Series<Clients>,
 }
@@ -70,7 +73,26 @@ impl Refusal {
 
 impl Counted for ListenerTotals {
     fn counters(&self) -> Vec<(&'static str, &[AtomicU64])> {
-        vec![("accepted", tally::one(&self.accepted)), ("refused", &self.refused)]
+        let (sniff_times, sniff_times_sum) = self.sniff_times.counters();
+        vec![
+            ("accepted", tally::one(&self.accepted)),
+            ("refused", &self.refused),
+            ("sniff_times", sniff_times),
+            ("sniff_times_sum", sniff_times_sum),
+        ]
+    }
+}
+
+/// Totals of one route of a listener, or of the clients that take none.
+#[derive(Debug, Default)]
+pub struct RouteTotals {
+    /// Clients that took it.
+    pub connections: AtomicU64,
+}
+
+impl Counted for RouteTotals {
+    fn counters(&self) -> Vec<(&'static str, &[AtomicU64])> {
+        vec![("connections", tally::one(&self.connections))]
     }
 }
 
@@ -82,6 +104,7 @@ impl ListenerTotals {
             accepted: AtomicU64::new(0),
             refused: Default::default(),
             logged: Default::default(),
+            sniff_times: Histogram::new(FIRST_BYTES),
             active: AtomicUsize::new(0),
             series: Series::default(),
         })

@@ -5,7 +5,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `listener` | clients accepted, refused, active |
+//! | `listener` | clients accepted, refused, active, and the routes that they took |
 //! | `counters` | totals of backends and pools |
 //! | `histogram` | how long something took |
 //! | `worker` | how long the turns of an event loop take |
@@ -25,6 +25,6 @@ mod worker;
 
 pub use access_log::{AccessLogTotals, LostLines};
 pub use counters::{CLOSE_REASONS, Closed, Counters, PathInfo, PoolTotals, Resets, Sample};
-pub use listener::{Clients, EndCounts, ListenerTotals, Refusal};
+pub use listener::{Clients, EndCounts, ListenerTotals, Refusal, RouteTotals};
 pub use upgrade::UpgradeTotals;
 pub use worker::WorkerTotals;

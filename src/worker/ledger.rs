@@ -3,6 +3,7 @@
 //! | fact | from | counters and histograms | what balancing learns | the prober hears | log |
 //! |---|---|---|---|---|---|
 //! | `Accepted` | worker | the listener's accepted clients | | | |
+//! | `Routed` | session | clients by route, times of first bytes | | | |
 //! | `Retried` | session | the pool's retries | | | |
 //! | `AttemptFailed` | session | failures by reason, once no address is left | a backend that fails early | of the address, of the backend | |
 //! | `Connected` | session | connections, connect times | | of a backend whose health bit is cleared | |
@@ -129,6 +130,10 @@ impl Ledger for WorkerLedger {
 pub fn count(fact: &Fact<'_>, now: Tick) {
     match *fact {
         Fact::Accepted { listener } => listener.accept(),
+        Fact::Routed { listener, route, sniffed_for } => {
+            route.connections.fetch_add(1, Ordering::Relaxed);
+            sniffed_for.into_iter().for_each(|time| listener.sniff_times.add(time));
+        }
         Fact::Retried(pool) => {
             pool.totals.connect_retries.fetch_add(1, Ordering::Relaxed);
         }

@@ -28,9 +28,9 @@ pub struct Connection {
     pub bytes_to_client: u64,
     /// `preamble`, `sniffing`, `waiting`, `dialing`, `relaying`, `half_closed` or `resetting`.
     pub state: String,
-    /// The server name that the client asked for; null where no listener looks for one.
+    /// The server name that the client asked for; null without one, and where no route looks for one.
     pub sni: Option<String>,
-    /// The route that it took; null where the listener has none.
+    /// The name or number of the route that it took; null if it took none.
     pub route: Option<String>,
     /// The round-trip time to the client in milliseconds, as the kernel measures it; null for a unix client.
     pub rtt_ms: Option<f64>,

@@ -12,6 +12,9 @@ pub struct Explained {
     /// Why it is refused, why it waits, or what a dry run would refuse. Absent if there is nothing to say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
+    /// The name or number of the route that the client takes. Absent if it takes none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub route: Option<String>,
     /// The pool.
     pub pool: String,
     /// The pool's algorithm.

@@ -123,6 +123,31 @@ pub const LISTENERS: &[Family<Arc<Listener>>] = &[
         "increase(tcplb_connections_untracked_total[1h]) > 0",
         |listener, samples| samples.one(listener.admission.untracked()),
     ),
+    family(
+        "counter",
+        "tcplb_route_connections_total",
+        "listener,route",
+        "Clients by their route: its name or number, `none` for the listener's own pool, `silent` for `silent_pool`. Absent \
+         without routes.",
+        "sum by (listener, route) (rate(tcplb_route_connections_total[5m]))",
+        |listener, samples| {
+            for (label, totals) in listener.route_totals() {
+                samples.with("route", label, totals.connections.load(Relaxed));
+            }
+        },
+    ),
+    family(
+        "histogram",
+        "tcplb_sniff_duration_seconds",
+        "listener",
+        "How long the first bytes took that choose the route, from the admission on. Absent where no route needs them.",
+        "histogram_quantile(0.99, sum by (le, listener) (rate(tcplb_sniff_duration_seconds_bucket[5m])))",
+        |listener, samples| {
+            if listener.settings.reads_first_bytes() {
+                samples.histogram(&listener.totals.sniff_times.read());
+            }
+        },
+    ),
 ];
 
 /// About each backend, or about each pool as the sums of its backends.

@@ -120,6 +120,14 @@ pub struct Explain {
     #[arg(long, value_name = "NAME")]
     pub listener: Option<String>,
 
+    /// The server name that its ClientHello asks for; routes may depend on it
+    #[arg(long, value_name = "NAME")]
+    pub sni: Option<String>,
+
+    /// A protocol that its ClientHello offers, like h2
+    #[arg(long, value_name = "PROTOCOL")]
+    pub alpn: Option<String>,
+
     /// Prints the API's JSON instead of a table
     #[arg(long)]
     pub json: bool,

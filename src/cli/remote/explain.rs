@@ -13,7 +13,13 @@ use std::process::ExitCode;
 pub fn run(explain: &Explain) -> ExitCode {
     done(|| {
         let client = Client::new(&explain.reach)?;
-        let parameters = [("client", Some(explain.client.as_str())), ("listener", explain.listener.as_deref())];
+        let Explain { client: address, listener, sni, alpn, .. } = explain;
+        let parameters = [
+            ("client", Some(address.as_str())),
+            ("listener", listener.as_deref()),
+            ("sni", sni.as_deref()),
+            ("alpn", alpn.as_deref()),
+        ];
         let path = target::query("/v1/explain", parameters);
         let body = get(&client, "GET", &path, None)?;
         if explain.json {
@@ -47,10 +53,11 @@ pub fn outcome(client: &str, explained: &Explained) -> String {
 
 /// What chooses.
 pub fn choice(explained: &Explained) -> String {
-    let Explained { listener, pool, algorithm, .. } = explained;
+    let Explained { listener, route, pool, algorithm, .. } = explained;
+    let route = route.as_ref().map(|route| format!(", route {route}")).unwrap_or_default();
     // A newer tcplb may have an algorithm that this one does not know.
     let picks = balance::find(algorithm).map(|row| format!(": {}", row.picks)).unwrap_or_default();
-    format!("listener {listener}, pool {pool}, {algorithm}{picks}")
+    format!("listener {listener}{route}, pool {pool}, {algorithm}{picks}")
 }
 
 /// Whether the algorithm draws.

@@ -1,7 +1,7 @@
 //! Tables for the terminal: columns as wide as their content, numbers aligned right.
 
 use crate::admin::api::{BackendAddress, BackendView, Connection, Listener};
-use crate::admin::figures::{self, Align, BACKENDS, CONNECTIONS, Column, LISTENERS, ORIGIN, TRAFFIC};
+use crate::admin::figures::{self, Align, BACKENDS, CONNECTIONS, Column, LISTENERS, ORIGIN, ROUTES, TRAFFIC};
 use std::fmt::Write;
 
 /// A table of listeners.
@@ -29,16 +29,20 @@ pub fn backends(backends: &[BackendView]) -> String {
     table(&heads(columns), rows)
 }
 
-/// A table of connections that fits into 80 columns, unless clients have long IPv6 addresses. It cuts the names of backends,
-/// and then leaves out columns.
+/// A table of connections that fits into 80 columns, unless clients have long IPv6 addresses or ask for long names. It cuts the
+/// names of backends, and then leaves out columns. Routes and server names have columns where there are any.
 pub fn connections(connections: &[Connection]) -> String {
     const WIDTH: usize = 80;
     /// A name is cut to no less than this, unless there is nothing left to leave out.
     const NAME: usize = 8;
     /// In this order.
     const LEFT_OUT: [&str; 3] = ["rtt", "in", "out"];
-    let (mut heads, mut rows) =
-        (heads(CONNECTIONS), connections.iter().map(|connection| row(CONNECTIONS, connection)).collect::<Vec<_>>());
+    let occurs =
+        |column: &&Column<Connection>| connections.iter().any(|connection| (column.cell)(connection).is_some());
+    let columns: Vec<_> = CONNECTIONS.iter().chain(ROUTES.iter().filter(occurs)).collect();
+    let mut rows: Vec<Vec<String>> =
+        connections.iter().map(|connection| row(columns.iter().copied(), connection)).collect();
+    let mut heads = heads(columns);
     let mut left_out = LEFT_OUT.iter();
     loop {
         let column = |name: &str| heads.iter().position(|(head, _)| head.eq_ignore_ascii_case(name));
@@ -173,6 +177,17 @@ mod tests {
         let v6 = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535";
         assert!(connections(&[connection(1, v6, "web1", "relaying")]).contains(v6));
         assert!(connections(&[]).starts_with("ID  CLIENT"));
+    }
+
+    #[test]
+    fn routes_and_server_names_have_columns_where_there_are_any() {
+        let plain = connection(2, "192.0.2.8:1", "web1", "relaying");
+        assert!(!connections(&[plain.clone()]).contains("ROUTE"));
+        let (sni, route) = (Some("db.example.com".to_owned()), Some("db".to_owned()));
+        let text = connections(&[Connection { sni, route, ..connection(1, "192.0.2.7:1", "db1", "relaying") }, plain]);
+        assert!(text.lines().next().unwrap().ends_with("ROUTE  SNI"), "{text}");
+        assert!(text.contains("db     db.example.com\n") && text.ends_with("-      -"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
     }
 
     #[test]

@@ -133,8 +133,9 @@ impl Asking {
 fn path(query: &Query) -> String {
     let (of, client, sort) = match query {
         Query::Connections { of, client, sort } => (of, client, sort),
-        Query::Explain { client, listener } => {
-            return target::query("/v1/explain", [("client", Some(&**client)), ("listener", Some(&**listener))]);
+        Query::Explain { client, listener, sni } => {
+            let parameters = [("client", Some(&**client)), ("listener", Some(&**listener)), ("sni", sni.as_deref())];
+            return target::query("/v1/explain", parameters);
         }
     };
     let limit = CONNECTIONS.to_string();
@@ -153,7 +154,8 @@ mod tests {
         let of = Some(("a&b".to_owned(), "web 1".to_owned()));
         let path = path(&Query::Connections { of, client: Some("10.0.0.0/8".to_owned()), sort: "idle" });
         assert_eq!(path, "/v1/connections?sort=idle&limit=500&pool=a%26b&backend=web%201&client=10.0.0.0%2F8");
-        let explain = Query::Explain { client: "[::1]:7".to_owned(), listener: "a b".to_owned() };
-        assert_eq!(super::path(&explain), "/v1/explain?client=%5B::1%5D:7&listener=a%20b");
+        let sni = Some("db.example.com".to_owned());
+        let explain = Query::Explain { client: "[::1]:7".to_owned(), listener: "a b".to_owned(), sni };
+        assert_eq!(super::path(&explain), "/v1/explain?client=%5B::1%5D:7&listener=a%20b&sni=db.example.com");
     }
 }

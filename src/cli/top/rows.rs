@@ -61,7 +61,8 @@ impl Row<'_> {
             }
             Row::Backend(pool, backend) => Some(of(&pool.name, &backend.name)),
             Row::Connection(connection) => {
-                Some(Pane::Explain { client: connection.client.clone()?, listener: connection.listener.clone() })
+                let Connection { client, listener, sni, .. } = connection;
+                Some(Pane::Explain { client: client.clone()?, listener: listener.clone(), sni: sni.clone() })
             }
             Row::Finding(finding) => match (&finding.pool, &finding.backend) {
                 (Some(pool), Some(backend)) => Some(of(pool, backend)),
@@ -81,8 +82,8 @@ impl Row<'_> {
             Row::Source(pool, source) => any(&[&pool.name, &source.source]),
             Row::Backend(pool, backend) => any(&[&backend.name, &backend.address, &pool.name, &backend.state]),
             Row::Connection(connection) => {
-                let Connection { listener, pool, backend, client, state, .. } = connection;
-                any(&[listener, pool, state]) || some(backend) || some(client)
+                let Connection { listener, pool, backend, client, state, sni, route, .. } = connection;
+                any(&[listener, pool, state]) || [backend, client, sni, route].into_iter().any(some)
             }
             Row::Event(event) => {
                 let Event { time, kind, pool, backend, from, to, reason, by, .. } = event;

@@ -246,6 +246,7 @@ pub fn explained() -> Explained {
         listener: "web".into(),
         verdict: Acceptance::Accept,
         reason: None,
+        route: None,
         pool: "db".into(),
         algorithm: "least-connections".into(),
         pick: Some("db1".into()),

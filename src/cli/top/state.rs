@@ -44,6 +44,8 @@ pub enum Pane {
         client: String,
         /// Its listener.
         listener: String,
+        /// The server name that it asks for.
+        sni: Option<String>,
     },
 }
 
@@ -99,6 +101,8 @@ pub enum Query {
         client: String,
         /// Its listener.
         listener: String,
+        /// The server name that it asks for.
+        sni: Option<String>,
     },
 }
 
@@ -246,8 +250,8 @@ impl State {
                 client: rows::prefix(&view.filter),
                 sort: rows::orders(&view.pane).get(view.order).map_or("age", |order| order.key),
             }),
-            Pane::Explain { client, listener } => {
-                Some(Query::Explain { client: client.clone(), listener: listener.clone() })
+            Pane::Explain { client, listener, sni } => {
+                Some(Query::Explain { client: client.clone(), listener: listener.clone(), sni: sni.clone() })
             }
             _ => None,
         };

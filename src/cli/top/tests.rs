@@ -273,6 +273,20 @@ fn connections_of_another_screen_are_dropped() {
 }
 
 #[test]
+fn a_routed_connection_shows_its_name_and_is_explained_with_it() {
+    let mut state = state(one_down());
+    keys(&mut state, &[KeyCode::Char('3')]);
+    let sni = Some("db.example.com".to_owned());
+    let query = state.want().query.unwrap();
+    let routed = Connection { sni: sni.clone(), route: Some("db".into()), ..connection(1) };
+    answer(&mut state, Answer::Connections(query, Ok(vec![routed])), BEGIN);
+    assert!(drawn(&state).contains("db     db.example.com"), "{}", drawn(&state));
+    keys(&mut state, &[KeyCode::Enter]);
+    let query = state.want().query.unwrap();
+    assert_eq!(query, Query::Explain { client: "192.0.2.1:51000".into(), listener: "web".into(), sni });
+}
+
+#[test]
 fn a_connection_leads_to_its_explanation() {
     let mut state = state(one_down());
     keys(&mut state, &[KeyCode::Char('3')]);
@@ -284,7 +298,7 @@ fn a_connection_leads_to_its_explanation() {
     assert_eq!(state.view().pane, Pane::Connections { of: None });
     keys(&mut state, &[KeyCode::End, KeyCode::Enter]);
     let query = state.want().query.unwrap();
-    assert_eq!(query, Query::Explain { client: "192.0.2.2:51000".into(), listener: "web".into() });
+    assert_eq!(query, Query::Explain { client: "192.0.2.2:51000".into(), listener: "web".into(), sni: None });
     assert!(drawn(&state).contains("asking"));
     answer(&mut state, Answer::Explained(query, Ok(explained().into())), BEGIN);
     assert_eq!(names(&state), ["db1", "db2", "db3"]);

@@ -118,7 +118,10 @@ fn title(state: &State, width: u16) -> Line<'static> {
         Pane::Events => "events, newest first".to_owned(),
         Pane::Findings => "findings, worst first".to_owned(),
         Pane::Listeners => "listeners".to_owned(),
-        Pane::Explain { client, listener } => format!("explain: {client} at listener {listener}, now"),
+        Pane::Explain { client, listener, sni } => {
+            let name = sni.as_ref().map(|name| format!(" for {name}")).unwrap_or_default();
+            format!("explain: {client} at listener {listener}{name}, now")
+        }
     };
     let mut right: Vec<String> =
         rows::orders(&view.pane).get(view.order).map(|order| order.shown.to_owned()).into_iter().collect();

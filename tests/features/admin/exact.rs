@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use tcplb::admin::metrics::families;
-use testkit::{At, Conn, Ending, Server, refusing};
+use testkit::{At, Conn, Ending, Server, eventually, refusing};
 
 /// Counters that the test can't move, each with the reason.
 const UNMOVED: [(&str, &str); 7] = [
@@ -137,7 +137,7 @@ fn obeys(kept: &Mutex<Vec<Conn>>, conn: Conn) -> io::Result<()> {
         let mut command = [0; 4];
         stream.read_exact(&mut command)?;
         match &command {
-            b"ping" => stream.write_all(b"pong")?,
+            b"ping" | b"SSH-" => stream.write_all(b"pong")?,
             b"blob" => {
                 let mut blob = vec![0; BLOB];
                 stream.read_exact(&mut blob)?;
@@ -341,6 +341,34 @@ fn waits(setup: &mut Setup) {
     setup.counted.served(&Ended { pool: "half", backend: "e1", reason: "half_close_timeout", up: 4, down: 0 });
 }
 
+/// Clients of a listener with a route, which all go to its own pool.
+fn routes(setup: &mut Setup) {
+    let took = |setup: &mut Setup, route: &str| {
+        setup.counted.add("tcplb_route_connections_total", &[("listener", "routes"), ("route", route)], 1);
+        setup.counted.add("tcplb_sniff_duration_seconds_count", &[("listener", "routes")], 1);
+    };
+    setup.asks("routes", "e1", b"SSH-", 4);
+    took(setup, "shell");
+    setup.asks("routes", "e1", b"ping", 4);
+    took(setup, "none");
+    let client = setup.client("routes");
+    client.say("SS");
+    client.finish();
+    assert_eq!(client.ending(), Ending::Reset);
+    setup.counted.refused("routes", "sniff_failed");
+    let silent = setup.client("routes");
+    eventually("it goes to the pool of silent clients", || {
+        let parsed = parse(&setup.balancer.get("/metrics").body);
+        parsed.value("tcplb_route_connections_total", &[("listener", "routes"), ("route", "silent")]) == 1.0
+    });
+    took(setup, "silent");
+    silent.say("ping");
+    silent.hear(4);
+    silent.finish();
+    assert_eq!(silent.ending(), Ending::Fin);
+    setup.counted.served(&Ended { pool: "routes", backend: "e1", reason: "client_fin", up: 4, down: 4 });
+}
+
 /// A backend that is removed with an open connection, and comes back.
 fn removal(setup: &mut Setup, at: &At) {
     setup.asks("web", "e1", b"ping", 4);
@@ -357,6 +385,9 @@ fn removal(setup: &mut Setup, at: &At) {
     setup.balancer.call("POST", "/v1/pools/swap/backends", &body).json(201);
     setup.asks("swap", "e1", b"ping", 4);
 }
+
+/// More of the listener `routes`.
+const ROUTE: &str = "sniff_timeout = '200ms'\nsilent_pool = 'routes'\n[[listener.route]]\nname = 'shell'\nprotocol = 'ssh'\npool = 'routes'";
 
 /// Everything, with this way to move bytes.
 fn every_counter(relay: &str) -> BTreeSet<String> {
@@ -379,6 +410,7 @@ fn every_counter(relay: &str) -> BTreeSet<String> {
             section("idle", "", "idle_timeout = '200ms'", &e1),
             section("half", "", "half_close_timeout = '200ms'", &e1),
             section("swap", "", "", &e1),
+            section("routes", ROUTE, "", &e1),
             section("probed", "", probes, &[("p1", probed.at(), "")]),
         ]
         .concat()
@@ -393,7 +425,8 @@ fn every_counter(relay: &str) -> BTreeSet<String> {
     setup.check("connections have ended");
     refusals(&mut setup);
     waits(&mut setup);
-    setup.check("clients were refused and waited");
+    routes(&mut setup);
+    setup.check("clients were refused, waited and took routes");
     setup.reload(&file("", "weight = 7"), 400);
     assert_eq!(parse(&setup.balancer.get("/metrics").body).value("tcplb_config_last_reload_success", &[]), 0.0);
     setup.reload(&file("", "connect_timeout = '4s'"), 200);

@@ -135,7 +135,7 @@ fn access_lists_and_limits_refuse_in_an_explanation_too() {
         ("client=192.0.2.7&listener=other", 404, "there is no listener `other`"),
         ("listener=web", 400, "client: expected an address"),
         ("client=web1&listener=web", 400, "got `web1`"),
-        ("client=192.0.2.7&listener=web&sni=a", 400, "unknown parameter `sni`"),
+        ("client=192.0.2.7&listener=web&host=a", 400, "unknown parameter `host`"),
     ] {
         let error = ask(query).json(status);
         assert!(error["error"].as_str().unwrap().contains(want), "{query}: {error}");

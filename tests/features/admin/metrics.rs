@@ -8,13 +8,15 @@ use std::time::SystemTime;
 use tcplb::admin::metrics::families;
 
 /// Names that users rely on.
-const FAMILIES: [&str; 34] = [
+const FAMILIES: [&str; 36] = [
     "tcplb_build_info",
     "tcplb_connections_accepted_total",
     "tcplb_connections_active",
     "tcplb_connections_refused_total",
     "tcplb_connections_would_refuse_total",
     "tcplb_connections_untracked_total",
+    "tcplb_route_connections_total",
+    "tcplb_sniff_duration_seconds",
     "tcplb_backend_up",
     "tcplb_backend_state",
     "tcplb_backend_weight",
@@ -67,7 +69,7 @@ fn every_family_is_there_before_anything_happened() {
     }
     parsed.check_histograms();
     assert_eq!(parsed.value("tcplb_build_info", &[("version", env!("CARGO_PKG_VERSION"))]), 1.0);
-    for reason in ["denied", "source_limit", "source_rate", "no_backend", "bad_proxy_header"] {
+    for reason in ["denied", "source_limit", "source_rate", "no_backend", "bad_proxy_header", "sniff_failed"] {
         let labels = [("listener", "default"), ("reason", reason)];
         assert_eq!(parsed.value("tcplb_connections_refused_total", &labels), 0.0);
     }

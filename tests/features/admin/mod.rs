@@ -17,6 +17,7 @@ mod follow;
 mod metrics;
 mod probe;
 mod prometheus;
+mod routes;
 mod scale;
 mod schema;
 mod state_file;

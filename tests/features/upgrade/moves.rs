@@ -7,7 +7,9 @@ use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
-use testkit::{At, Conn, Ending, ManualServer, QUICK_PROBES, Server, Tcplb, eventually, eventually_some, peers};
+use testkit::{
+    At, ConfigFile, Conn, Ending, ManualServer, QUICK_PROBES, Server, Tcplb, eventually, eventually_some, peers,
+};
 
 /// A client, and the backend's end of its connection.
 pub(super) fn pair(tcplb: &Upgradable, server: &ManualServer) -> (Conn, Conn) {
@@ -279,4 +281,22 @@ fn the_drain_time_of_a_removed_backend_goes_on_in_the_new_process() {
     assert_eq!(backend.hear(5), b"still");
     assert_eq!((client.ending(), backend.ending()), (Ending::Reset, Ending::Reset));
     tcplb.connect().assert_echoes("by the other one");
+}
+
+#[test]
+fn totals_of_routes_go_on_in_the_new_process() {
+    let server = Server::start(peers::echo);
+    let route = "[[listener.route]]\nname = \"shell\"\nprotocol = \"ssh\"\npool = \"default\"";
+    let file = ConfigFile::over([server.at()]).global("admin = \"127.0.0.1:0\"").listener(route);
+    let tcplb = Upgradable::start_from(&Tcplb::from_file(&file.write()));
+    for round in 0..3 {
+        let (shell, other) = (tcplb.connect(), tcplb.connect());
+        shell.assert_echoes("SSH-2.0-client\r\n");
+        other.assert_echoes("something else\n");
+        let took = ["shell", "none"]
+            .map(|route| tcplb.admin.metric("tcplb_route_connections_total", &[&format!("route=\"{route}\"")]));
+        assert_eq!(took, [round + 1, round + 1]);
+        assert_eq!(tcplb.admin.metric("tcplb_sniff_duration_seconds_count", &[]), 2 * (round + 1));
+        tcplb.upgrade();
+    }
 }

@@ -1,7 +1,7 @@
 //! Which columns a table shows in a width, and how wide each is.
 
 use super::super::rows::Row;
-use crate::admin::figures::{Align, CANDIDATES, CONNECTIONS, Column, LISTENERS, LIVE, POOLS, TRAFFIC};
+use crate::admin::figures::{Align, CANDIDATES, CONNECTIONS, Column, LISTENERS, LIVE, POOLS, ROUTES, TRAFFIC};
 
 /// The head of the sparkline.
 pub const SPARK: &str = "3 min";
@@ -48,6 +48,21 @@ pub const OF_CONNECTIONS: &[Slot] = &[
     slot("in", 6, 8, 5),
     slot("out", 6, 8, 5),
     slot("rtt", 7, 8, 7),
+];
+
+/// Of connections, where some have a route or a server name.
+pub const OF_ROUTED_CONNECTIONS: &[Slot] = &[
+    slot("id", 8, 12, 8),
+    slot("client", 21, 47, 0),
+    slot("backend", 10, 24, 1),
+    slot("route", 6, 16, 4),
+    slot("sni", 12, 48, 5),
+    slot("state", 8, 12, 6),
+    slot("age", 6, 7, 2),
+    slot("idle", 6, 7, 3),
+    slot("in", 6, 8, 7),
+    slot("out", 6, 8, 7),
+    slot("rtt", 7, 8, 9),
 ];
 
 /// Of an explanation.
@@ -107,7 +122,7 @@ pub fn cell(row: &Row<'_>, head: &str) -> Option<(String, Align)> {
         Row::Pool(pool) => of(POOLS, *pool, head),
         Row::Backend(_, backend) => of(LIVE, *backend, head).or_else(|| of(TRAFFIC, *backend, head)),
         Row::Listener(listener) => of(LISTENERS, *listener, head),
-        Row::Connection(connection) => of(CONNECTIONS, *connection, head),
+        Row::Connection(connection) => of(CONNECTIONS, *connection, head).or_else(|| of(ROUTES, *connection, head)),
         Row::Candidate(candidate) => of(CANDIDATES, *candidate, head),
         Row::Source(..) | Row::More(..) | Row::Event(_) | Row::Finding(_) => None,
     }
@@ -145,14 +160,17 @@ mod tests {
             assert!(TRAFFIC.iter().chain(LIVE).any(|column| column.head == head), "{head}");
             assert!(POOLS.iter().any(|column| column.head == head), "{head}");
         }
-        assert!(heads(OF_CONNECTIONS).all(|head| CONNECTIONS.iter().any(|column| column.head == head)));
+        let of_connections = |head| CONNECTIONS.iter().any(|column| column.head == head);
+        assert!(heads(OF_CONNECTIONS).all(of_connections));
+        let of_routes = |head| ROUTES.iter().any(|column| column.head == head);
+        assert!(heads(OF_ROUTED_CONNECTIONS).all(|head| of_connections(head) || of_routes(head)));
         assert!(heads(OF_CANDIDATES).all(|head| CANDIDATES.iter().any(|column| column.head == head)));
         assert!(heads(OF_LISTENERS).all(|head| LISTENERS.iter().any(|column| column.head == head)));
     }
 
     #[test]
     fn columns_never_exceed_the_width() {
-        for slots in [BACKENDS, OF_CONNECTIONS, OF_CANDIDATES, OF_LISTENERS] {
+        for slots in [BACKENDS, OF_CONNECTIONS, OF_ROUTED_CONNECTIONS, OF_CANDIDATES, OF_LISTENERS] {
             for width in 58..400 {
                 let fitting = fit(slots, width);
                 let total: u16 = fitting.iter().map(|(_, width)| width + 1).sum::<u16>() - 1;

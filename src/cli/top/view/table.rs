@@ -2,7 +2,7 @@
 
 use super::super::rows::Row;
 use super::super::state::{Pane, State};
-use super::columns::{self, BACKENDS, OF_CANDIDATES, OF_CONNECTIONS, OF_LISTENERS, SPARK, Slot};
+use super::columns::{self, BACKENDS, OF_CANDIDATES, OF_CONNECTIONS, OF_LISTENERS, OF_ROUTED_CONNECTIONS, SPARK, Slot};
 use super::{bold, line, nothing, paint};
 use crate::admin::api::{BackendView, Event, Level, Urgency};
 use crate::admin::figures::{self, Align};
@@ -14,10 +14,15 @@ use ratatui::text::{Line, Span};
 /// The cells of the sign before each row.
 const SIGN: u16 = 2;
 
+fn is_routed(row: &Row<'_>) -> bool {
+    matches!(row, Row::Connection(connection) if connection.route.is_some() || connection.sni.is_some())
+}
+
 /// Draws heads at `top` and then so many rows.
 pub fn draw(state: &State, rows: &[Row<'_>], cells: &mut Buffer, top: u16, room: u16) {
     let slots = match &state.view().pane {
         Pane::Overview | Pane::Backends { .. } => BACKENDS,
+        Pane::Connections { .. } if rows.iter().any(is_routed) => OF_ROUTED_CONNECTIONS,
         Pane::Connections { .. } => OF_CONNECTIONS,
         Pane::Listeners => OF_LISTENERS,
         Pane::Explain { .. } => OF_CANDIDATES,
