@@ -16,6 +16,7 @@ mod crowds;
 mod exhaustion;
 mod failing_fast;
 mod failover;
+mod first_bytes;
 mod harness;
 mod health;
 mod log;

@@ -13,6 +13,7 @@ mod buffers;
 mod clocks;
 mod confine;
 mod descriptors;
+mod first_bytes;
 mod fleet;
 mod garbage;
 mod lab;

@@ -182,7 +182,7 @@ mod tests {
     #[test]
     fn routes_and_server_names_have_columns_where_there_are_any() {
         let plain = connection(2, "192.0.2.8:1", "web1", "relaying");
-        assert!(!connections(&[plain.clone()]).contains("ROUTE"));
+        assert!(!connections(std::slice::from_ref(&plain)).contains("ROUTE"));
         let (sni, route) = (Some("db.example.com".to_owned()), Some("db".to_owned()));
         let text = connections(&[Connection { sni, route, ..connection(1, "192.0.2.7:1", "db1", "relaying") }, plain]);
         assert!(text.lines().next().unwrap().ends_with("ROUTE  SNI"), "{text}");

@@ -3,6 +3,7 @@
 mod haproxy;
 mod iperf;
 mod nginx;
+mod one_port;
 mod postgres;
 mod redis;
 mod routes;

@@ -56,7 +56,7 @@ pub const OF_ROUTED_CONNECTIONS: &[Slot] = &[
     slot("client", 21, 47, 0),
     slot("backend", 10, 24, 1),
     slot("route", 6, 16, 4),
-    slot("sni", 12, 48, 5),
+    slot("sni", 15, 48, 5),
     slot("state", 8, 12, 6),
     slot("age", 6, 7, 2),
     slot("idle", 6, 7, 3),
