@@ -15,6 +15,7 @@ pub mod control;
 pub mod discovery;
 pub mod events;
 pub mod handover;
+pub mod import;
 pub mod inspect;
 pub mod launcher;
 pub mod logger;

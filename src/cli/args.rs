@@ -5,7 +5,7 @@
 
 use super::backend::register::{self, Registration, Target};
 use super::remote::args as remote;
-use super::{backend, backend_spec};
+use super::{backend, backend_spec, import};
 use crate::base::{Listen, duration};
 use crate::config::check;
 use crate::config::settings::kinds::Values;
@@ -63,6 +63,8 @@ pub enum Command {
     /// Shows what a configuration file may hold, what runs, and how that differs from the file
     #[command(subcommand)]
     Config(Config),
+    /// Prints the configuration of HAProxy or nginx as one of tcplb
+    Import(import::Import),
     /// A test server: answers every HTTP request with its name
     Backend(Backend),
     /// A ten-second tour: three backends, one dies and comes back

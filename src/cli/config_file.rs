@@ -15,7 +15,7 @@ use std::path::Path;
 
 /// The largest configuration: several times what 30 000 backends take. The parser needs up to 80 bytes of memory for each
 /// byte of a file. A mistaken path (a disk, a log) must not fill the memory.
-const SIZE_MAX: u64 = 8 << 20;
+pub const SIZE_MAX: u64 = 8 << 20;
 
 /// The largest list of prefixes: about a million.
 const LIST_SIZE_MAX: u64 = 16 << 20;
@@ -96,7 +96,8 @@ pub fn summary(path: &Path, model: &Model) -> String {
     format!("{}: ok, {listeners}, {pools}, {}", path.display(), counted(backends, "backend"))
 }
 
-fn text(path: &Path, most: u64) -> Result<String, String> {
+/// The text of a file of at most `most` bytes.
+pub fn text(path: &Path, most: u64) -> Result<String, String> {
     let shown = path.display();
     let mut bytes = small_file::read(path, most).map_err(|error| {
         let hint = if let ReadError::Io(error) = &error { confine::hint_to_reading(path, error) } else { "" };

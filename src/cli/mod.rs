@@ -10,6 +10,7 @@
 //! | `crash`         | a panic in any thread ends the process                                   |
 //! | [`backend`]     | `tcplb backend`, the test server                                         |
 //! | `demo`          | `tcplb demo`                                                             |
+//! | `import`        | `tcplb import FILE`                                                      |
 //! | `pages`         | `tcplb man` and `tcplb completions`                                      |
 //! | `remote`        | `tcplb status`, `explain`, `probe`, `backends`, `connections`, `events`, `config`, `reload`: clients of the admin API |
 //! | `top`           | `tcplb top`: the same live, in the terminal; behind the feature of this name |
@@ -24,6 +25,7 @@ mod config_file;
 mod crash;
 mod demo;
 mod flags;
+mod import;
 mod pages;
 mod remote;
 mod serve;
@@ -86,6 +88,7 @@ fn dispatch() -> ExitCode {
         }
         Some(Command::Config(args::Config::Show(show))) => remote::config_show(&show),
         Some(Command::Config(args::Config::Diff(diff))) => remote::config_diff(&diff),
+        Some(Command::Import(import)) => import::run(&import),
         Some(Command::Backend(backend)) => {
             logger::init(LevelFilter::Info);
             done(backend::run(backend.options(), backend.registration()))

@@ -1,6 +1,7 @@
 //! The command line from outside: what the built binary prints, and its exit codes.
 
 mod config;
+mod import;
 #[cfg(feature = "top")]
 mod top;
 

@@ -1,0 +1,331 @@
+//! `backend`, and the same part of `listen` → a pool.
+
+use super::check;
+use super::proxy::{Proxy, is_unknown};
+use super::server::Options;
+use super::value::{self, Place, Port};
+use super::words::Line;
+use crate::base::duration;
+use crate::import::model::{Backend, Check, Discover, Health, Origin, Pool};
+use crate::import::note::Notes;
+use std::collections::HashMap;
+use std::time::Duration;
+
+/// What HAProxy does without a line that says otherwise.
+const RETRIES: u64 = 3;
+const INTER: Duration = Duration::from_secs(2);
+const RISE: u64 = 2;
+const FALL: u64 = 3;
+const ERROR_LIMIT: u64 = 10;
+
+/// What a pool takes from the listeners that lead to it.
+#[derive(Debug, Default)]
+pub struct Front {
+    /// The `timeout client` of each; `None` is without an end.
+    pub clients: Vec<Option<Duration>>,
+    /// The `timeout client-fin`, where one is set.
+    pub fins: Vec<Duration>,
+    /// All ports that they listen on.
+    pub ports: Vec<u16>,
+    /// Whether one of them leads elsewhere too. Then it can't take over rules of the pool.
+    pub routes: bool,
+}
+
+/// A server with its options.
+struct Server<'a> {
+    line: &'a Line,
+    options: Options,
+}
+
+/// The pool of a proxy. `resolvers` has the name servers of each section `resolvers`.
+pub fn pool(proxy: &Proxy, front: &Front, resolvers: &HashMap<String, Vec<String>>, notes: &mut Notes) -> Pool {
+    let mut pool = Pool {
+        origin: Origin(proxy.line, proxy.shown()),
+        name: proxy.name.clone(),
+        algorithm: Some(algorithm(proxy, notes)),
+        connect_timeout: Some(proxy.timeout("connect").unwrap_or(duration::MAX)),
+        connect_attempts: Some(proxy.retries.unwrap_or(RETRIES).saturating_add(1).min(u64::from(u32::MAX))),
+        abandoned_drop: proxy.has("option abortonclose"),
+        ..Pool::default()
+    };
+    times(proxy, front, &mut pool, notes);
+    let servers = servers(proxy, notes);
+    if proxy.kind == "backend" && front.routes {
+        for line in proxy.rules.iter().filter(|line| matches!(line.word(2), "reject" | "silent-drop")) {
+            notes.refused(
+                line.number,
+                format!("{}: a listener refuses clients, and one with routes has no list for each", line.shown()),
+            );
+        }
+    }
+    for server in &servers {
+        backend(server, front, resolvers, &mut pool, notes);
+    }
+    if let Some(line) = &proxy.dispatch {
+        match value::place(line.word(1)) {
+            Ok(Place::Host(host, Port::Fixed(port))) => {
+                pool.backends.push(Backend { address: value::joined(&host, port), ..Backend::default() });
+            }
+            _ => {
+                notes.refused(line.number, format!("dispatch: expected an address with a port, got `{}`", line.word(1)))
+            }
+        }
+    }
+    let backups: Vec<_> = servers.iter().filter(|server| server.options.backup).collect();
+    if let ([_, second, ..], false) = (&backups[..], proxy.has("option allbackups")) {
+        notes.changed(second.line.number, "backup: all backups share, as with option allbackups".to_owned());
+    }
+    whole_pool(proxy, &servers, &mut pool, notes);
+    pool.health = health(proxy, &servers, notes);
+    if pool.drop_port_of_unix() {
+        notes.refused(proxy.line, format!("{}: the probes have a port, but a server is a unix socket", proxy.shown()));
+    }
+    // Neither has an effect alone.
+    pool.abandoned_drop &= pool.wait.is_some();
+    pool.on_down_reset &= pool.health.check != Check::Off;
+    pool
+}
+
+fn algorithm(proxy: &Proxy, notes: &mut Notes) -> &'static str {
+    let stick: Vec<&Line> = proxy.stick.iter().collect();
+    let by_source = |line: &&&Line| line.word(2) == "src" && !line.from(3).any(|word| matches!(word, "if" | "unless"));
+    for line in stick.iter().filter(|line| !by_source(line)) {
+        notes
+            .refused(line.number, format!("{}: only the client's address keeps a client at its backend", line.shown()));
+    }
+    let sticky = stick.iter().find(|line| matches!(line.word(1), "on" | "match") && by_source(line));
+    let Some(line) = &proxy.balance else {
+        return sticky.map_or("weighted-round-robin", |line| stuck(line, notes));
+    };
+    if is_unknown(line, notes) {
+        return "weighted-round-robin";
+    }
+    let (method, rest) = line.word(1).split_once('(').unwrap_or((line.word(1), ""));
+    let algorithm = match method {
+        "roundrobin" | "static-rr" => "weighted-round-robin",
+        "leastconn" => "least-connections",
+        "first" => "first",
+        "random" => match rest.trim_end_matches(')') {
+            "" | "2" => "power-of-two",
+            "1" => "random",
+            draws => {
+                notes.changed(line.number, format!("balance random: power-of-two draws two backends, not {draws}"));
+                "power-of-two"
+            }
+        },
+        "source" | "hash" if method == "source" || line.word(2) == "src" => {
+            notes.changed(
+                line.number,
+                "balance source: source-hash sends a client to the same backend each time, but to another one than HAProxy".to_owned(),
+            );
+            "source-hash"
+        }
+        _ => {
+            notes.refused(line.number, format!("{}: tcplb has no such algorithm", line.shown()));
+            "weighted-round-robin"
+        }
+    };
+    sticky.map_or(algorithm, |line| stuck(line, notes))
+}
+
+fn stuck(line: &Line, notes: &mut Notes) -> &'static str {
+    notes.changed(
+        line.number,
+        "stick: the first connection of a client goes to each backend in turn; weights and balance do not count"
+            .to_owned(),
+    );
+    "sticky-round-robin"
+}
+
+/// One time for both sides: HAProxy closes as soon as one of them is over, or `timeout tunnel` alone.
+fn times(proxy: &Proxy, front: &Front, pool: &mut Pool, notes: &mut Notes) {
+    let endless = duration::MAX;
+    let client = front.clients.iter().map(|time| time.unwrap_or(endless)).max();
+    let server = proxy.timeout("server");
+    let both = server.unwrap_or(endless).min(client.unwrap_or(endless));
+    let idle = proxy.timeout("tunnel").unwrap_or(both);
+    pool.idle_timeout = Some(idle);
+    if let (None, Some(client), Some(server)) = (proxy.timeout("tunnel"), client, proxy.timeouts.get("server"))
+        && client != server.1
+    {
+        notes.changed(
+            server.0,
+            "timeout: one idle_timeout, the shorter of client and server, is for both sides".to_owned(),
+        );
+    }
+    let fins = front.fins.iter().copied().chain(proxy.timeout("server-fin"));
+    pool.half_close_timeout = Some(fins.max().unwrap_or(idle));
+}
+
+fn servers<'a>(proxy: &'a Proxy, notes: &mut Notes) -> Vec<Server<'a>> {
+    let mut servers = Vec::new();
+    for line in &proxy.servers {
+        let mut options = proxy.server_options.clone();
+        options.read(line, if line.word(0) == "server" { 3 } else { 4 }, notes);
+        servers.push(Server { line, options });
+    }
+    servers
+}
+
+/// Adds a server, or a source of servers, to the pool.
+fn backend(
+    server: &Server<'_>,
+    front: &Front,
+    resolvers: &HashMap<String, Vec<String>>,
+    pool: &mut Pool,
+    notes: &mut Notes,
+) {
+    let Server { line, options } = server;
+    let refused = |notes: &mut Notes, why: &str| notes.refused(line.number, format!("{}: {why}", line.word(0)));
+    let template = line.word(0) == "server-template";
+    let at = if template { 3 } else { 2 };
+    let (weight, max_connections) = (options.weight(), options.max_connections);
+    if options.disabled {
+        notes.changed(
+            line.number,
+            "disabled: weight = 0 takes no new clients; `tcplb backends weight` sets it".to_owned(),
+        );
+    }
+    let place = match value::place(line.word(at)) {
+        Ok(place) => place,
+        Err(why) => return refused(notes, &why),
+    };
+    if template {
+        let Place::Host(host, port) = place else { return refused(notes, "a unix socket has no template") };
+        let service = host.starts_with('_');
+        let (name, srv) = match (service, port) {
+            (true, _) => (None, Some(host)),
+            (false, Port::Fixed(port)) => (Some(format!("{host}:{port}")), None),
+            (false, _) => return refused(notes, "a name of a source needs its port"),
+        };
+        notes.changed(
+            line.number,
+            format!(
+                "server-template: every address of the name becomes a backend, whatever the number {}",
+                line.word(2)
+            ),
+        );
+        let resolvers = options.resolvers.as_ref().and_then(|name| resolvers.get(name)).cloned().unwrap_or_default();
+        let backup = options.backup;
+        pool.discover.push(Discover { name, srv, resolvers, weight, max_connections, backup });
+        return;
+    }
+    let address = match place {
+        Place::Unix(address) => address,
+        Place::Host(host, Port::Fixed(port)) => value::joined(&host, port),
+        Place::Host(host, port) => match (port, &front.ports[..]) {
+            (Port::Same, [port]) => value::joined(&host, *port),
+            (Port::Offset(more), [port]) => match u16::try_from(i32::from(*port) + more) {
+                Ok(port) => value::joined(&host, port),
+                Err(_) => return refused(notes, "the port is out of range"),
+            },
+            _ => {
+                return refused(notes, "the port of the client's connection is not one port; write each as a listener");
+            }
+        },
+    };
+    if let Err(why) = crate::base::Address::parse_backend(&address) {
+        return refused(notes, &why);
+    }
+    pool.backends.push(Backend {
+        name: Some(line.word(1).to_owned()),
+        address,
+        weight,
+        max_connections,
+        backup: options.backup,
+        send_proxy: options.send_proxy,
+    });
+}
+
+/// The value that servers have, where tcplb has one for the pool. A difference is reported.
+fn shared<T: Clone + PartialEq>(
+    servers: &[&Server<'_>],
+    name: &str,
+    of: impl Fn(&Options) -> T,
+    notes: &mut Notes,
+) -> Option<T> {
+    let first = servers.first().map(|server| of(&server.options))?;
+    if let Some(other) = servers.iter().find(|server| of(&server.options) != first) {
+        notes.changed(other.line.number, format!("{name}: all backends of a pool have that of the first"));
+    }
+    Some(first)
+}
+
+/// What HAProxy has for each server, and tcplb for the pool.
+fn whole_pool(proxy: &Proxy, servers: &[Server<'_>], pool: &mut Pool, notes: &mut Notes) {
+    let all: Vec<&Server<'_>> = servers.iter().collect();
+    pool.on_down_reset = shared(&all, "on-marked-down", |options| options.resets, notes).unwrap_or_default();
+    pool.slow_start = shared(&all, "slowstart", |options| options.slow_start, notes).flatten();
+    if let Some(server) = servers.iter().find(|server| server.options.max_queue.is_some()) {
+        pool.max_queue = server.options.max_queue.map(|number| number.min(1_000_000));
+        notes.changed(server.line.number, "maxqueue: max_queue is for the whole pool, at each worker".to_owned());
+    }
+    if let Some(server) = servers.iter().find(|server| server.options.observes) {
+        pool.outlier_failures = Some(server.options.error_limit.unwrap_or(ERROR_LIMIT));
+        notes.changed(
+            server.line.number,
+            "observe: outlier_failures leaves a backend out for a second up to a minute".to_owned(),
+        );
+    }
+    // HAProxy queues where all servers are full.
+    if let Some(server) = servers.iter().find(|server| server.options.max_connections.is_some()) {
+        pool.wait = proxy.timeout("queue").or(proxy.timeout("connect"));
+        if pool.wait.is_some() {
+            notes.changed(
+                server.line.number,
+                "maxconn: clients wait not only while all backends are full, but also while all are down".to_owned(),
+            );
+        }
+    }
+}
+
+fn health(proxy: &Proxy, servers: &[Server<'_>], notes: &mut Notes) -> Health {
+    let checked: Vec<&Server<'_>> = servers.iter().filter(|server| server.options.check).collect();
+    let agents: Vec<&Server<'_>> = servers.iter().filter(|server| server.options.agent).collect();
+    if let (true, [server, ..]) = (checked.is_empty(), &agents[..]) {
+        let options = &server.options;
+        notes.changed(server.line.number, "agent-check: a probe that the agent does not answer has failed".to_owned());
+        if options.agent_port.is_none() {
+            notes.refused(server.line.number, "agent-check: expected agent-port".to_owned());
+            return Health::default();
+        }
+        let interval = options.agent_inter.unwrap_or(INTER);
+        let timeout = proxy.timeout("check").unwrap_or(interval).min(interval);
+        let port = shared(&agents, "agent-port", |options| options.agent_port, notes).flatten();
+        return Health {
+            check: Check::Agent,
+            initial_down: false,
+            port,
+            interval: Some(interval),
+            timeout: Some(timeout),
+            rise: Some(RISE),
+            fall: Some(FALL),
+        };
+    }
+    if let Some(server) = agents.first() {
+        notes.refused(server.line.number, "agent-check: a pool has one kind of probe, and check is another".to_owned());
+    }
+    if checked.is_empty() {
+        return Health::default();
+    }
+    if let Some(server) = servers.iter().find(|server| !server.options.check) {
+        notes.changed(server.line.number, "server without check: all backends of a pool are probed".to_owned());
+    }
+    let (check, port) = check::check(proxy, notes);
+    let own = checked.first().and_then(|server| server.options.port);
+    if let Some(other) = checked.iter().find(|server| server.options.port != own) {
+        notes.refused(other.line.number, "port: the probes of a pool go to one port".to_owned());
+    }
+    let interval = shared(&checked, "inter", |options| options.inter, notes).flatten().unwrap_or(INTER);
+    // Without `timeout check`, a check may take until the next one.
+    let timeout = proxy.timeout("check").unwrap_or(interval).min(interval);
+    Health {
+        check,
+        initial_down: false,
+        port: port.or(own),
+        interval: Some(interval),
+        timeout: Some(timeout),
+        rise: Some(shared(&checked, "rise", |options| options.rise, notes).flatten().unwrap_or(RISE).max(1)),
+        fall: Some(shared(&checked, "fall", |options| options.fall, notes).flatten().unwrap_or(FALL).max(1)),
+    }
+}
