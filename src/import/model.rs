@@ -81,10 +81,10 @@ pub struct Pool {
     pub origin: Origin,
     pub name: String,
     pub algorithm: Option<&'static str>,
-    pub connect_timeout: Option<Duration>,
+    pub connect: Option<Duration>,
     pub connect_attempts: Option<u64>,
-    pub idle_timeout: Option<Duration>,
-    pub half_close_timeout: Option<Duration>,
+    pub idle: Option<Duration>,
+    pub half_close: Option<Duration>,
     pub on_down_reset: bool,
     pub on_remove_reset: bool,
     pub slow_start: Option<Duration>,
@@ -311,10 +311,10 @@ impl Pool {
         out.head("", "[[pool]]", Some(&self.origin));
         out.text("name", Some(&self.name));
         out.text("algorithm", self.algorithm);
-        out.time("connect_timeout", self.connect_timeout);
+        out.time("connect_timeout", self.connect);
         out.bare("connect_attempts", self.connect_attempts);
-        out.time("idle_timeout", self.idle_timeout);
-        out.time("half_close_timeout", self.half_close_timeout);
+        out.time("idle_timeout", self.idle);
+        out.time("half_close_timeout", self.half_close);
         out.text("on_down", self.on_down_reset.then_some("reset"));
         out.text("on_remove", self.on_remove_reset.then_some("reset"));
         out.time("slow_start", self.slow_start);

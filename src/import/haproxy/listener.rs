@@ -208,6 +208,10 @@ fn rules(proxy: &Proxy, acls: &Acls, tables: &Tables, listener: &mut Listener, n
             }
             continue;
         }
+        if set != "content" && condition.tests().any(is_of_bytes) {
+            notes.refused(line.number, format!("{shown}: at this point no bytes have been read"));
+            continue;
+        }
         let rule = Rule { line: line.number, accept: action == "accept", condition };
         match set {
             "connection" => rules.connection.push(rule),
@@ -323,9 +327,9 @@ fn admit(listener: &mut Listener, rules: Rules, mut behind: Vec<Rule>, notes: &m
         let decided = access::decisions(prefixes(&connection), |net| Ok::<_, ()>(admits(&connection, net)));
         let lists = access::lists(&decided.unwrap_or_default());
         let line = connection.first().map_or(1, |rule| rule.line);
-        if lists.deny.is_empty() && !lists.allow.is_empty() {
+        if lists.deny.is_empty() && listener.trusted_proxies.is_empty() {
             listener.trusted_proxies = lists.allow;
-        } else if !lists.deny.is_empty() {
+        } else {
             notes.refused(
                 line,
                 "tcp-request connection: before a PROXY header is read, tcplb has trusted_proxies only, which admits"

@@ -213,7 +213,8 @@ fn name_servers(section: &Section, notes: &mut Notes) -> Vec<String> {
 /// Writes listeners and pools, in the order of the file.
 fn sections_of(proxies: &[Proxy], resolvers: &HashMap<String, Vec<String>>, config: &mut Config, notes: &mut Notes) {
     let is_pool = |proxy: &Proxy| match proxy.kind.as_str() {
-        "backend" => true,
+        // Some only hold a stick table.
+        "backend" => !proxy.servers.is_empty() || proxy.dispatch.is_some() || proxy.stick_table.is_none(),
         "listen" => !proxy.servers.is_empty() || proxy.dispatch.is_some(),
         _ => false,
     };

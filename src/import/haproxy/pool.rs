@@ -43,7 +43,7 @@ pub fn pool(proxy: &Proxy, front: &Front, resolvers: &HashMap<String, Vec<String
         origin: Origin(proxy.line, proxy.shown()),
         name: proxy.name.clone(),
         algorithm: Some(algorithm(proxy, notes)),
-        connect_timeout: Some(proxy.timeout("connect").unwrap_or(duration::MAX)),
+        connect: Some(proxy.timeout("connect").unwrap_or(duration::MAX)),
         connect_attempts: Some(proxy.retries.unwrap_or(RETRIES).saturating_add(1).min(u64::from(u32::MAX))),
         abandoned_drop: proxy.has("option abortonclose"),
         ..Pool::default()
@@ -144,7 +144,7 @@ fn times(proxy: &Proxy, front: &Front, pool: &mut Pool, notes: &mut Notes) {
     let server = proxy.timeout("server");
     let both = server.unwrap_or(endless).min(client.unwrap_or(endless));
     let idle = proxy.timeout("tunnel").unwrap_or(both);
-    pool.idle_timeout = Some(idle);
+    pool.idle = Some(idle);
     if let (None, Some(client), Some(server)) = (proxy.timeout("tunnel"), client, proxy.timeouts.get("server"))
         && client != server.1
     {
@@ -154,7 +154,7 @@ fn times(proxy: &Proxy, front: &Front, pool: &mut Pool, notes: &mut Notes) {
         );
     }
     let fins = front.fins.iter().copied().chain(proxy.timeout("server-fin"));
-    pool.half_close_timeout = Some(fins.max().unwrap_or(idle));
+    pool.half_close = Some(fins.max().unwrap_or(idle));
 }
 
 fn servers<'a>(proxy: &'a Proxy, notes: &mut Notes) -> Vec<Server<'a>> {

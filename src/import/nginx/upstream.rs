@@ -160,9 +160,9 @@ fn backend(server: &Directive, resolvers: &[String], pool: &mut Pool, notes: &mu
 /// What the server says about its connections to the pool.
 fn of_server(level: &Level<'_>, pool: &mut Pool, notes: &mut Notes) {
     let on = |name: &str| level.one(name).is_some_and(|directive| is_on(directive.word(1)));
-    pool.connect_timeout = Some(level.time("proxy_connect_timeout", CONNECT, notes));
-    pool.idle_timeout = Some(level.time("proxy_timeout", IDLE, notes));
-    pool.half_close_timeout = pool.idle_timeout;
+    pool.connect = Some(level.time("proxy_connect_timeout", CONNECT, notes));
+    pool.idle = Some(level.time("proxy_timeout", IDLE, notes));
+    pool.half_close = pool.idle;
     let tries = level.one("proxy_next_upstream_tries").and_then(|directive| directive.word(1).parse::<u64>().ok());
     let next = level.one("proxy_next_upstream").is_none_or(|directive| is_on(directive.word(1)));
     let all = (pool.backends.len() as u64).max(1);
