@@ -4,7 +4,7 @@
 //! belong to the same sets. So the rules give them one decision, and asking once per prefix gives the whole answer.
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 /// All IPv4 addresses.
@@ -27,9 +27,14 @@ pub fn prefix(text: &str) -> Option<IpNet> {
     Some(text.parse::<IpNet>().ok().or_else(single).or_else(masked)?.trunc())
 }
 
+/// The prefix and all wider ones that hold it. Looking these up keeps a list of thousands fast.
+pub fn around(prefix: &IpNet) -> impl Iterator<Item = IpNet> {
+    std::iter::successors(Some(*prefix), IpNet::supernet)
+}
+
 /// Whether one of the set covers the prefix.
-pub fn covers(set: &[IpNet], prefix: &IpNet) -> bool {
-    set.iter().any(|one| one.contains(prefix))
+pub fn covers(set: &BTreeSet<IpNet>, prefix: &IpNet) -> bool {
+    around(prefix).any(|wider| set.contains(&wider))
 }
 
 /// The decision for each of these prefixes and for all addresses beyond them, without those that a wider prefix implies.
@@ -45,7 +50,7 @@ pub fn decisions<D: Clone + PartialEq, E>(
     let mut kept = Vec::new();
     for net in all {
         let decision = decide(&net)?;
-        let around = std::iter::successors(net.supernet(), IpNet::supernet).find_map(|wider| decided.get(&wider));
+        let around = around(&net).skip(1).find_map(|wider| decided.get(&wider));
         if around != Some(&decision) {
             kept.push((net, decision.clone()));
         }
@@ -90,17 +95,17 @@ mod tests {
     use proptest::prelude::*;
     use std::net::Ipv4Addr;
 
-    fn nets(texts: &[&str]) -> Vec<IpNet> {
+    fn nets(texts: &[&str]) -> BTreeSet<IpNet> {
         texts.iter().map(|text| prefix(text).unwrap()).collect()
     }
 
     /// What ordered rules give for a prefix; without a match `last`.
-    fn first_match(rules: &[(bool, Vec<IpNet>)], net: &IpNet, last: bool) -> bool {
+    fn first_match(rules: &[(bool, BTreeSet<IpNet>)], net: &IpNet, last: bool) -> bool {
         rules.iter().find(|(_, set)| covers(set, net)).map_or(last, |(accept, _)| *accept)
     }
 
     fn lists_of(rules: &[(bool, &[&str])], last: bool) -> Lists {
-        let rules: Vec<(bool, Vec<IpNet>)> = rules.iter().map(|(accept, set)| (*accept, nets(set))).collect();
+        let rules: Vec<(bool, BTreeSet<IpNet>)> = rules.iter().map(|(accept, set)| (*accept, nets(set))).collect();
         let all: Vec<IpNet> = rules.iter().flat_map(|(_, set)| set.clone()).collect();
         let decided = decisions(all, |net| Ok::<_, ()>(first_match(&rules, net, last)));
         lists(&decided.unwrap())
@@ -159,7 +164,7 @@ mod tests {
             clients in prop::collection::vec((0u8..4, 0u8..4), 8),
         ) {
             let net = |(a, b, length)| IpNet::new(Ipv4Addr::new(a << 6, b << 6, 0, 0).into(), length).unwrap().trunc();
-            let rules: Vec<(bool, Vec<IpNet>)> =
+            let rules: Vec<(bool, BTreeSet<IpNet>)> =
                 rules.into_iter().map(|(accept, set)| (accept, set.into_iter().map(net).collect())).collect();
             let all: Vec<IpNet> = rules.iter().flat_map(|(_, set)| set.clone()).collect();
             let decided = decisions(all, |net| Ok::<_, ()>(first_match(&rules, net, last))).unwrap();

@@ -1,5 +1,7 @@
 //! What a reader of the new file must know: a line for each keyword that is not kept as it was.
 
+use crate::base::text::Escaped;
+use std::collections::HashSet;
 use std::fmt;
 
 /// What became of a keyword.
@@ -38,7 +40,11 @@ impl fmt::Display for Note {
 
 /// The messages so far.
 #[derive(Debug, Default)]
-pub struct Notes(Vec<Note>);
+pub struct Notes {
+    all: Vec<Note>,
+    /// The same, to find one that is there already.
+    known: HashSet<(usize, String)>,
+}
 
 impl Notes {
     /// A keyword is kept, with a difference.
@@ -58,15 +64,16 @@ impl Notes {
 
     /// In any of the three ways. What is inherited by several sections is reported once.
     pub fn add(&mut self, line: usize, kind: Kind, text: String) {
-        let note = Note { line, kind, text };
-        if !self.0.contains(&note) {
-            self.0.push(note);
+        // Words of the file may hold any character.
+        let note = Note { line, kind, text: Escaped(&text).to_string() };
+        if self.known.insert((line, note.text.clone())) {
+            self.all.push(note);
         }
     }
 
     /// All of them, in the order of the lines.
     pub fn sorted(mut self) -> Vec<Note> {
-        self.0.sort_by_key(|note| note.line);
-        self.0
+        self.all.sort_by_key(|note| note.line);
+        self.all
     }
 }

@@ -10,6 +10,8 @@ mod config;
 mod dns_answer;
 #[path = "../../fuzz/checks/handover_message.rs"]
 mod handover_message;
+#[path = "../../fuzz/checks/import.rs"]
+mod import;
 #[path = "../../fuzz/checks/probe_answer.rs"]
 mod probe_answer;
 #[path = "../../fuzz/checks/proxy_header.rs"]
@@ -81,6 +83,11 @@ fn dns_answers() {
 #[test]
 fn answers_of_sources() {
     replay(&["fuzz/corpus/source_answer"], 100, source_answer::check);
+}
+
+#[test]
+fn configurations_of_other_balancers() {
+    replay(&["tests/data/import"], 30, import::check);
 }
 
 #[test]

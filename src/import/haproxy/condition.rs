@@ -4,7 +4,7 @@ use super::words::Line;
 use crate::import::access;
 use crate::import::routing;
 use ipnet::IpNet;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// What one ACL looks at.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +12,7 @@ pub enum Test {
     /// It always holds, or never.
     Always(bool),
     /// The client's address is in one of these.
-    Source(Vec<IpNet>),
+    Source(BTreeSet<IpNet>),
     /// The client's address is in this file.
     SourceFile(String),
     /// The client begins TLS.
@@ -112,7 +112,12 @@ impl Acls {
         let mut named: HashMap<String, Vec<Test>> = HashMap::new();
         for line in lines {
             let words: Vec<&str> = line.from(2).collect();
-            named.entry(line.word(1).to_owned()).or_default().push(test(&words));
+            let tests = named.entry(line.word(1).to_owned()).or_default();
+            match (test(&words), tests.last_mut()) {
+                // One set, since there may be thousands of lines.
+                (Test::Source(more), Some(Test::Source(nets))) => nets.extend(more),
+                (test, _) => tests.push(test),
+            }
         }
         Acls(named)
     }
@@ -222,10 +227,12 @@ fn test(words: &[&str]) -> Test {
         "always_false" => Test::Always(false),
         "src" => match (values.file, &values.values[..]) {
             (Some(file), []) => Test::SourceFile(file.to_owned()),
-            (None, values) => match values.iter().map(|value| access::prefix(value)).collect::<Option<Vec<IpNet>>>() {
-                Some(nets) if !nets.is_empty() => Test::Source(nets),
-                _ => unknown(),
-            },
+            (None, values) => {
+                match values.iter().map(|value| access::prefix(value)).collect::<Option<BTreeSet<IpNet>>>() {
+                    Some(nets) if !nets.is_empty() => Test::Source(nets),
+                    _ => unknown(),
+                }
+            }
             _ => unknown(),
         },
         "req_ssl_sni" | "req.ssl_sni" if values.file.is_none() => names(&values).unwrap_or_else(unknown),

@@ -15,7 +15,7 @@ use crate::import::model::{Listener, Origin};
 use crate::import::note::Notes;
 use crate::import::routing::{self, Named, Region, Target};
 use ipnet::IpNet;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 /// The stick tables of all proxies, by name: the periods of `conn_rate`, if they have one.
@@ -224,11 +224,11 @@ fn rules(proxy: &Proxy, acls: &Acls, tables: &Tables, listener: &mut Listener, n
 
 /// `expect-proxy layer4 if { src … }`: these addresses send a header. Other clients may connect without one in HAProxy.
 fn expect_proxy(condition: &Condition, line: &Line, listener: &mut Listener, notes: &mut Notes) {
-    let sources: Vec<&IpNet> = condition
+    let sources: Vec<IpNet> = condition
         .tests()
         .flat_map(|test| match test {
-            Test::Source(nets) => nets.as_slice(),
-            _ => &[],
+            Test::Source(nets) => nets.clone(),
+            _ => BTreeSet::new(),
         })
         .collect();
     let only = condition.tests().all(|test| matches!(test, Test::Source(_)));
@@ -239,7 +239,7 @@ fn expect_proxy(condition: &Condition, line: &Line, listener: &mut Listener, not
             .refused(line.number, "expect-proxy: tcplb expects a header from prefixes of addresses only".to_owned());
     }
     listener.accept_proxy = true;
-    listener.trusted_proxies = sources.into_iter().map(access::shown).collect();
+    listener.trusted_proxies = sources.iter().map(access::shown).collect();
     notes.changed(line.number, "expect-proxy: clients of other addresses are refused".to_owned());
 }
 
@@ -301,7 +301,7 @@ fn is_of_bytes(test: &Test) -> bool {
 fn prefixes(rules: &[Rule]) -> impl Iterator<Item = IpNet> {
     rules.iter().flat_map(|rule| rule.condition.tests()).flat_map(|test| match test {
         Test::Source(nets) => nets.clone(),
-        _ => Vec::new(),
+        _ => BTreeSet::new(),
     })
 }
 
@@ -344,11 +344,9 @@ fn admit(listener: &mut Listener, rules: Rules, mut behind: Vec<Rule>, notes: &m
         access::decisions(all, |net| Ok::<_, ()>(sets.iter().all(|set| admits(set, net)))).unwrap_or_default();
     let lists = access::lists(&decided);
     listener.allow = lists.allow;
-    for net in lists.deny {
-        if !listener.deny.contains(&net) {
-            listener.deny.push(net);
-        }
-    }
+    // `v6only` may have put the same prefix there.
+    let first = listener.deny.first().cloned();
+    listener.deny.extend(lists.deny.into_iter().filter(|net| first.as_ref() != Some(net)));
 }
 
 /// Takes rules about files of addresses out. They are kept if no other rule admits or refuses.
@@ -429,7 +427,7 @@ fn route(proxy: &Proxy, listener: &mut Listener, bytes: &[Rule], uses: &[Use], l
     let found = if sources {
         let nets = uses.iter().flat_map(|one| one.condition.tests()).flat_map(|test| match test {
             Test::Source(nets) => nets.clone(),
-            _ => Vec::new(),
+            _ => BTreeSet::new(),
         });
         Ok(routing::by_source(nets, |net| {
             pick(&|test| match test {

@@ -1,6 +1,7 @@
 //! Lines of words → sections.
 
 use super::words::Line;
+use crate::base::text::Escaped;
 use crate::import::Mistakes;
 use crate::import::note::Notes;
 
@@ -73,7 +74,9 @@ pub fn sections(lines: Vec<Line>, notes: &mut Notes) -> Result<Vec<Section>, Mis
             _ if begins_section(first) => sections.push(begin(&line)),
             _ => match sections.last_mut() {
                 Some(section) => section.lines.push(line),
-                None => mistakes.push((line.number, format!("expected a section like frontend, got `{first}`"))),
+                None => {
+                    mistakes.push((line.number, format!("expected a section like frontend, got `{}`", Escaped(first))))
+                }
             },
         }
     }

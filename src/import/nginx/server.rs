@@ -12,6 +12,7 @@ use crate::import::model::{Listener, Origin, Route};
 use crate::import::note::Notes;
 use crate::import::routing::{self, Named, Region, Target};
 use ipnet::IpNet;
+use std::collections::HashMap;
 use std::time::Duration;
 
 /// The versions of TLS that a map may look at. Routes of tcplb do not know them.
@@ -113,12 +114,18 @@ fn access(level: &Level<'_>, listener: &mut Listener, notes: &mut Notes) {
             },
         }
     }
-    let admits = |net: &IpNet| rules.iter().find(|(_, rule)| rule.contains(net)).is_none_or(|(allows, _)| *allows);
+    // The first rule for a prefix.
+    let mut first: HashMap<IpNet, (usize, bool)> = HashMap::new();
+    for (number, (allows, net)) in rules.iter().enumerate() {
+        first.entry(*net).or_insert((number, *allows));
+    }
+    let admits =
+        |net: &IpNet| access::around(net).filter_map(|wider| first.get(&wider)).min().is_none_or(|(_, allows)| *allows);
     let decided =
         access::decisions(rules.iter().map(|(_, net)| *net), |net| Ok::<_, ()>(admits(net))).unwrap_or_default();
     let Lists { allow, deny } = access::lists(&decided);
     let real = level.all("set_real_ip_from");
-    let first = level.either(&["allow", "deny"]).first().map_or(1, |rule| rule.line);
+    let line = level.either(&["allow", "deny"]).first().map_or(1, |rule| rule.line);
     if listener.accept_proxy && real.is_empty() {
         // nginx looks at the address of the proxy.
         if deny.is_empty() {
@@ -126,16 +133,14 @@ fn access(level: &Level<'_>, listener: &mut Listener, notes: &mut Notes) {
         } else {
             let why =
                 "with proxy_protocol and without set_real_ip_from it is about proxies, and trusted_proxies only admits";
-            notes.refused(first, format!("deny: {why}"));
+            notes.refused(line, format!("deny: {why}"));
         }
         return;
     }
     listener.allow = allow;
-    for net in deny {
-        if !listener.deny.contains(&net) {
-            listener.deny.push(net);
-        }
-    }
+    // `ipv6only` may have put the same prefix there.
+    let wide = listener.deny.first().cloned();
+    listener.deny.extend(deny.into_iter().filter(|net| wide.as_ref() != Some(net)));
     if let (true, [from, ..]) = (listener.accept_proxy, &real[..]) {
         for line in &real {
             match access::prefix(line.word(1)) {
