@@ -10,6 +10,7 @@ mod balancer;
 mod cli;
 mod control;
 mod discovery;
+mod imported;
 mod limits;
 mod page;
 mod prober;
