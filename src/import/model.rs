@@ -81,6 +81,8 @@ pub struct Pool {
     pub origin: Origin,
     pub name: String,
     pub algorithm: Option<&'static str>,
+    /// `client`, or an address. Without it the kernel chooses.
+    pub source: Option<String>,
     pub connect: Option<Duration>,
     pub connect_attempts: Option<u64>,
     pub idle: Option<Duration>,
@@ -311,6 +313,7 @@ impl Pool {
         out.head("", "[[pool]]", Some(&self.origin));
         out.text("name", Some(&self.name));
         out.text("algorithm", self.algorithm);
+        out.text("source", self.source.as_ref());
         out.time("connect_timeout", self.connect);
         out.bare("connect_attempts", self.connect_attempts);
         out.time("idle_timeout", self.idle);

@@ -50,6 +50,7 @@ pub fn pool(proxy: &Proxy, front: &Front, resolvers: &HashMap<String, Vec<String
     };
     times(proxy, front, &mut pool, notes);
     let servers = servers(proxy, notes);
+    pool.source = source(proxy, &servers, notes);
     if proxy.kind == "backend" && front.routes {
         for line in proxy.rules.iter().filter(|line| matches!(line.word(2), "reject" | "silent-drop")) {
             notes.refused(
@@ -155,6 +156,15 @@ fn times(proxy: &Proxy, front: &Front, pool: &mut Pool, notes: &mut Notes) {
     }
     let fins = front.fins.iter().copied().chain(proxy.timeout("server-fin"));
     pool.half_close = Some(fins.max().unwrap_or(idle));
+}
+
+/// The source that all servers have.
+fn source(proxy: &Proxy, servers: &[Server<'_>], notes: &mut Notes) -> Option<String> {
+    let first = &servers.first().map_or(&proxy.server_options, |server| &server.options).source;
+    if let Some(other) = servers.iter().find(|server| server.options.source != *first) {
+        notes.refused(other.line.number, "source: all backends of a pool have one source".to_owned());
+    }
+    first.clone().filter(|source| !source.is_empty())
 }
 
 fn servers<'a>(proxy: &'a Proxy, notes: &mut Notes) -> Vec<Server<'a>> {

@@ -146,6 +146,8 @@ impl Proxy {
             },
             "default_backend" => self.default_backend = Some(At(line.number, line.word(at).to_owned())),
             "default-server" => self.server_options.read(line, at, notes),
+            // An option of a server with the same words.
+            "source" => self.server_options.read(line, at - 1, notes),
             "bind" => self.binds.push(line.clone()),
             "acl" => self.acls.push(line.clone()),
             "server" | "server-template" => self.servers.push(line.clone()),

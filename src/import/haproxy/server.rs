@@ -29,6 +29,8 @@ pub struct Options {
     pub error_limit: Option<u64>,
     pub send_proxy: Option<&'static str>,
     pub resolvers: Option<String>,
+    /// `client`, or an address; empty is the kernel's choice.
+    pub source: Option<String>,
 }
 
 impl Options {
@@ -42,8 +44,16 @@ impl Options {
             };
             let value = if option.values > 0 { line.word(at + 1) } else { "" };
             at += 1 + option.values;
-            if name == "source" && matches!(line.word(at), "usesrc" | "interface") {
-                at += 2;
+            if name == "source" {
+                let how = Some(line.word(at)).filter(|how| matches!(*how, "usesrc" | "interface"));
+                match value::source(value, how.map(|how| (how, line.word(at + 1)))) {
+                    Ok(source) => self.source = Some(source),
+                    Err(why) => notes.refused(line.number, format!("source: {why}")),
+                }
+                if how.is_some() && line.word(at + 1) == "client" {
+                    notes.changed(line.number, "source: the kernel picks the port".to_owned());
+                }
+                at += if how.is_some() { 2 } else { 0 };
             }
             if name == "resolvers" {
                 notes.changed(line.number, format!("resolvers {value}: {}", option.why));

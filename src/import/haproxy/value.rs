@@ -1,6 +1,7 @@
 //! Values as HAProxy writes them.
 
 use crate::base::duration;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// A time: a number with a unit; without one it is milliseconds.
@@ -86,6 +87,25 @@ fn split(text: &str) -> (String, Option<&str>) {
     }
 }
 
+/// Parses `source ADDRESS`, with what follows `usesrc` or `interface`: `client`, an address, or nothing for the kernel's choice.
+pub fn source(address: &str, how: Option<(&str, &str)>) -> Result<String, String> {
+    match how {
+        Some(("usesrc", "client" | "clientip")) => return Ok("client".to_owned()),
+        Some((how, what)) => return Err(format!("tcplb has no `{how} {what}`")),
+        None => {}
+    }
+    let (host, port) = split(address);
+    if !matches!(port, None | Some("" | "0")) {
+        return Err(format!("the kernel picks the port, got `{address}`"));
+    }
+    match host.parse::<IpAddr>() {
+        Ok(ip) if ip.is_unspecified() => Ok(String::new()),
+        Ok(ip) => Ok(ip.to_string()),
+        Err(_) if matches!(host.as_str(), "" | "*") => Ok(String::new()),
+        Err(_) => Err(format!("expected an address, got `{address}`")),
+    }
+}
+
 /// The most addresses that a range of ports becomes.
 const RANGE_MAX: u16 = 1000;
 
@@ -152,6 +172,28 @@ mod tests {
             assert!(place(bad).is_err(), "{bad}");
         }
         assert_eq!(joined("::1", 80), "[::1]:80");
+    }
+
+    #[test]
+    fn sources() {
+        for (address, how, want) in [
+            ("0.0.0.0", Some(("usesrc", "clientip")), "client"),
+            ("10.0.0.5", None, "10.0.0.5"),
+            ("10.0.0.5:0", None, "10.0.0.5"),
+            ("[2001:db8::5]:", None, "2001:db8::5"),
+            ("0.0.0.0", None, ""),
+            ("*", None, ""),
+        ] {
+            assert_eq!(source(address, how).as_deref(), Ok(want), "{address}");
+        }
+        for (address, how) in [
+            ("10.0.0.5:5000", None),
+            ("a-name", None),
+            ("0.0.0.0", Some(("usesrc", "10.0.0.6"))),
+            ("*", Some(("interface", "eth0"))),
+        ] {
+            assert!(source(address, how).is_err(), "{address}");
+        }
     }
 
     #[test]

@@ -238,9 +238,7 @@ fn report(directive: &Directive, notes: &mut Notes) {
         return notes.refused(directive.line, format!("{}: {why}", directive.shown()));
     }
     // `off` is what tcplb does.
-    if matches!(name, "proxy_ssl" | "proxy_bind" | "mqtt" | "js_access" | "js_filter" | "js_preread")
-        && directive.word(1) == "off"
-    {
+    if matches!(name, "proxy_ssl" | "mqtt" | "js_access" | "js_filter" | "js_preread") && directive.word(1) == "off" {
         return;
     }
     match find(STREAM, name).or_else(|| find(CORE, name).filter(|_| name == "error_log")) {

@@ -117,7 +117,7 @@ pub static STREAM: &[Keyword] = &[
     dropped("mqtt_preread", 0, "a variable that proxy_pass uses is refused there"),
     dropped("num_map", 0, "a variable that proxy_pass uses is refused there"),
     refused("pass", 0, "a listener leads to a pool, not to another server of nginx"),
-    refused("proxy_bind", 0, "tcplb connects from the address that the kernel picks"),
+    kept("proxy_bind", 0, "source of [[pool]]"),
     dropped("proxy_bind_dynamic", 0, "it belongs to proxy_bind"),
     dropped("proxy_buffer_size", 0, "tcplb sizes its buffers by itself"),
     kept("proxy_connect_timeout", 0, "connect_timeout"),

@@ -4,7 +4,7 @@
 
 use super::Level;
 use super::table::SERVER;
-use super::value::{bytes, is_on, time};
+use super::value::{bytes, is_on, source, time};
 use super::words::Directive;
 use crate::base::Address;
 use crate::config::model::Pattern;
@@ -177,6 +177,12 @@ fn of_server(level: &Level<'_>, pool: &mut Pool, notes: &mut Notes) {
         pool.backends.iter_mut().for_each(|backend| backend.send_proxy = Some("v1"));
         if let (false, Some(directive)) = (pool.discover.is_empty(), level.one("proxy_protocol")) {
             notes.refused(directive.line, "proxy_protocol: a pool with a source needs send_proxy by hand".to_owned());
+        }
+    }
+    if let Some(directive) = level.one("proxy_bind") {
+        match source(directive.arguments()) {
+            Ok(source) => pool.source = source,
+            Err(why) => notes.refused(directive.line, format!("proxy_bind: {why}")),
         }
     }
     pool.health = health(level, notes);

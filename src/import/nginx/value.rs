@@ -1,6 +1,7 @@
 //! Values as nginx writes them.
 
 use crate::base::duration;
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// A time: numbers with units, like `1h30m`; without a unit it is seconds.
@@ -30,6 +31,20 @@ pub fn time(text: &str) -> Option<Duration> {
         millis = millis.checked_add(number.checked_mul(factor)?)?;
     }
     Some(Duration::from_millis(millis).min(duration::MAX))
+}
+
+/// The value of `proxy_bind`: `client`, or an address. Without one the kernel chooses.
+pub fn source(words: &[String]) -> Result<Option<String>, String> {
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    match words[..] {
+        ["off"] => Ok(None),
+        ["$remote_addr" | "$remote_addr:$remote_port", "transparent"] => Ok(Some("client".to_owned())),
+        [address] => match address.parse::<IpAddr>() {
+            Ok(ip) => Ok(Some(ip.to_string())),
+            Err(_) => Err(format!("expected an address without a port, got `{address}`")),
+        },
+        _ => Err("only $remote_addr can be transparent".to_owned()),
+    }
 }
 
 /// The most addresses that a range of ports becomes.
@@ -90,6 +105,22 @@ mod tests {
         assert_eq!(time("9y"), Some(duration::MAX));
         for text in ["", "s", "5x", "-1", "99999999999999999999"] {
             assert_eq!(time(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sources() {
+        let of = |text: &str| source(&text.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        for (text, want) in [
+            ("off", None),
+            ("$remote_addr transparent", Some("client")),
+            ("10.0.0.5", Some("10.0.0.5")),
+            ("2001:db8::5", Some("2001:db8::5")),
+        ] {
+            assert_eq!(of(text), Ok(want.map(str::to_owned)), "{text}");
+        }
+        for text in ["$server_addr", "10.0.0.5:80", "10.0.0.5 transparent", "$remote_addr"] {
+            assert!(of(text).is_err(), "{text}");
         }
     }
 

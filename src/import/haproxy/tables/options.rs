@@ -170,7 +170,7 @@ pub static SERVER: &[Keyword] = &[
     kept("slowstart", 1, "slow_start of the pool"),
     dropped("sni", 1, TLS),
     refused("socks4", 1, "tcplb connects to backends directly"),
-    refused("source", 1, "tcplb connects from the address that the kernel picks"),
+    kept("source", 1, "source of the pool"),
     refused("ssl", 0, "tcplb does not begin TLS, so the server would get the bytes in clear"),
     dropped("ssl-max-ver", 1, TLS),
     dropped("ssl-min-ver", 1, TLS),

@@ -141,7 +141,7 @@ pub static PROXY: &[Keyword] = &[
     kept("server", 0, "[[pool.backend]]"),
     dropped("server-state-file-name", 0, "a reload keeps the state"),
     changed("server-template", 0, "[[pool.discover]] with kind = \"dns\""),
-    refused("source", 0, "tcplb connects from the address that the kernel picks"),
+    kept("source", 0, "source of [[pool]]"),
     dropped("srvtcpka-cnt", 0, KEEPALIVE),
     dropped("srvtcpka-idle", 0, KEEPALIVE),
     dropped("srvtcpka-intvl", 0, KEEPALIVE),
