@@ -47,5 +47,5 @@ fn psql_with_tls_reaches_the_postgres_of_its_name() {
     // Its server has no TLS, and the client was promised some.
     let output = psql(&one, &tcplb, "three.example", "require");
     assert!(!output.status.success() && output.stdout.is_empty());
-    tcplb.wait_for_line("sniff_failed");
+    tcplb.wait_for_line("sniff_failed: the backend has no TLS");
 }
