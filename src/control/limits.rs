@@ -3,7 +3,8 @@
 use super::{ControlLoop, DataPlane};
 use crate::admission::LimitChange;
 use crate::events::{By, Event, Kind};
-use crate::pool::{AdminState, Member, Pool, Snapshot};
+use crate::pool::{AdminState, Snapshot};
+use std::collections::BTreeSet;
 use std::fmt::Display;
 
 impl<C: DataPlane> ControlLoop<C> {
@@ -34,23 +35,21 @@ impl<C: DataPlane> ControlLoop<C> {
 
     /// Reports backends whose drain is over: their last connection has ended since the last look.
     pub(super) fn look_at_drains(&mut self) {
-        let drained: Vec<_> = drained(self.parts.config_state.snapshot()).collect();
-        for (pool, member) in &drained {
-            let (pool, name) = (&pool.settings.name, &member.backend.name);
-            if !self.drained.contains(&member.backend.id) {
-                log::info!("backend {name} of pool {pool} is drained: no connection is left");
-                let event = Event::new(Kind::Drain, By::Tcplb).of_backend(pool, name);
-                self.record_event(event.changed("draining", "drained").because("no connection is left"));
-            }
+        let drained = drained(self.parts.config_state.snapshot());
+        for (pool, name) in drained.difference(&self.drained) {
+            log::info!("backend {name} of pool {pool} is drained: no connection is left");
+            let event = Event::new(Kind::Drain, By::Tcplb).of_backend(pool, name);
+            self.record_event(event.changed("draining", "drained").because("no connection is left"));
         }
-        self.drained = drained.iter().map(|(_, member)| member.backend.id).collect();
+        self.drained = drained;
     }
 }
 
-/// The backends of a snapshot whose drain is over.
-pub(super) fn drained(snapshot: &Snapshot) -> impl Iterator<Item = (&Pool, &Member)> {
-    let members = snapshot.pools.iter().flat_map(|pool| pool.members.iter().map(move |member| (&**pool, member)));
-    members.filter(|(_, member)| member.state == AdminState::Draining && member.backend.active() == 0)
+/// The backends of a snapshot whose drain is over, as pool and name: the id changes when an address leaves.
+pub(super) fn drained(snapshot: &Snapshot) -> BTreeSet<(String, String)> {
+    let members = snapshot.pools.iter().flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
+    let drained = members.filter(|(_, it)| it.state == AdminState::Draining && it.backend.active() == 0);
+    drained.map(|(pool, member)| (pool.settings.name.clone(), member.backend.name.clone())).collect()
 }
 
 /// Logs that a limit was reached or left; the event of it. `None`: there is no limit any more.

@@ -85,7 +85,7 @@ use crate::clock;
 use crate::config::model::Model;
 use crate::discovery::{Renewals, Set, SourceId, Sources};
 use crate::mailbox::Mailbox;
-use crate::pool::{BackendId, Note, Published, ResetOrder, Snapshot};
+use crate::pool::{Note, Published, ResetOrder, Snapshot};
 use crate::state_file::Saver;
 use crate::systemd;
 use crate::telemetry::{EndCounts, ListenerTotals, Refusal, recent};
@@ -256,7 +256,7 @@ struct ControlLoop<C> {
     sets_pace: Pace,
     untaken: BTreeMap<SourceId, Arc<Set>>,
     /// Backends whose drain is over, as the last look found.
-    drained: BTreeSet<BackendId>,
+    drained: BTreeSet<(String, String)>,
     /// A successor is taking over.
     held: Option<Hold>,
     /// It has.
@@ -269,7 +269,7 @@ impl<C: DataPlane> ControlLoop<C> {
     fn new(parts: Parts<C>, heartbeat: Heartbeat) -> ControlLoop<C> {
         let sampler = Sampler::new(parts.config_state.running().global.admin.is_some());
         // A backend that the state file restores as draining was reported before the restart.
-        let drained = limits::drained(parts.config_state.snapshot()).map(|(_, member)| member.backend.id).collect();
+        let drained = limits::drained(parts.config_state.snapshot());
         let sources = Sources::reporting(sources::record_outages(&parts.published));
         ControlLoop {
             renewals: Renewals::new(parts.published.names().clone()),

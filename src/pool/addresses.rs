@@ -106,6 +106,11 @@ impl Addresses {
         self.iter().nth(number)
     }
 
+    /// The number of this one.
+    pub fn number_of(&self, endpoint: &Endpoint) -> Option<usize> {
+        self.iter().position(|address| address.endpoint == *endpoint)
+    }
+
     fn groups(&self) -> impl Iterator<Item = &Group> {
         iter::successors(Some(&self.first), |group| group.next.get().map(|next| &**next))
     }
@@ -141,6 +146,15 @@ impl Addresses {
             let time = SHORTEST.saturating_mul(1 << u32::from(backoff.failures).min(16)).min(LONGEST);
             Some(Backoff { until: now + time, trial: false, failures: backoff.failures.saturating_add(1) })
         });
+    }
+
+    /// Those that `old` has too are left out for as long as there.
+    pub(super) fn keep_back_offs(&self, old: &Addresses) {
+        for address in self.iter() {
+            if let Some(old) = old.iter().find(|old| old.endpoint == address.endpoint) {
+                address.backoff.store(old.backoff.load(Ordering::Relaxed), Ordering::Relaxed);
+            }
+        }
     }
 
     /// A client has a connection there that was established earlier. So it shows nothing about the address now.

@@ -176,6 +176,13 @@ impl Backend {
         self.came_up.store(now.0, Ordering::Relaxed);
     }
 
+    /// Its name has lost an address of `old`, whose clients it serves on: no slow start begins.
+    pub(super) fn takes_place_of(&self, old: &Backend) {
+        self.came_up.store(old.came_up.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.health.lock().last_change = old.health.lock().last_change;
+        self.addresses.keep_back_offs(&old.addresses);
+    }
+
     /// Why its name has no address, if it has none.
     pub fn unresolved(&self) -> Option<String> {
         self.addresses.is_empty().then(|| self.unresolved.lock().clone())

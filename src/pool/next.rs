@@ -7,7 +7,7 @@
 //! endpoints join it at once, also for workers with an older snapshot. Where some have left, its successor has its slot, and so
 //! counts its connections.
 //! An unchanged pool is the same `Arc<Pool>`, with its turn and tables. In a changed one the algorithm takes over the state of
-//! its predecessor that clients rely on, and a new backend is in slow start.
+//! its predecessor that clients rely on. A new backend is in slow start, unless it takes the place of one whose name lost an address.
 //!
 //! A listener stays if its name does: it keeps its totals and its admission counts.
 //!
@@ -168,7 +168,7 @@ impl<'a> Successor<'a> {
                             Arc::new(Occupancy::new(loads[slot / WORD].clone(), slot % WORD))
                         }
                     };
-                    let new = self.new_backend(backend, occupancy, unused_id);
+                    let new = self.new_backend(backend, old, occupancy, unused_id);
                     if let Some(before) = before.filter(|_| self.settings.health.kind == HealthKind::Agent) {
                         // Until the prober has asked the agent at the new addresses.
                         new.set_agent(before.member.backend.agent());
@@ -250,14 +250,23 @@ impl<'a> Successor<'a> {
         self.states.get(backend).copied().or(before).unwrap_or_default()
     }
 
-    fn new_backend(&self, backend: &model::Backend, occupancy: Arc<Occupancy>, unused_id: &mut u64) -> Arc<Backend> {
+    /// `replaced`: the one whose slot it has.
+    fn new_backend(
+        &self,
+        backend: &model::Backend,
+        replaced: Option<&Member>,
+        occupancy: Arc<Occupancy>,
+        unused_id: &mut u64,
+    ) -> Arc<Backend> {
         let endpoints = self.endpoints(backend).cloned().unwrap_or_else(|| Vec::from_iter(backend.address.endpoint()));
         let id = BackendId(*unused_id);
         *unused_id += 1;
         let new = Backend::in_slot(id, backend.name.clone(), endpoints, occupancy).counted_in(&self.totals);
-        if self.old.is_some() {
+        match replaced {
+            Some(old) => new.takes_place_of(&old.backend),
             // The others have clients already; where the pool is new all have an equal start.
-            new.starts_slowly(self.plan.now);
+            None if self.old.is_some() => new.starts_slowly(self.plan.now),
+            None => {}
         }
         let new = Arc::new(new);
         new.occupancy.enter(&new);

@@ -286,12 +286,12 @@ impl ProbeLoop {
             self.wheel.cancel(key.slot);
             let Some(watch) = self.watches.remove(key) else { continue };
             let mut succeeded = false;
-            if let Some(successor) = namesakes.get(&watch.names()).and_then(|key| self.watches.get_mut(*key)) {
+            if let Some(key) = namesakes.get(&watch.names()).copied()
+                && let Some(successor) = self.watches.get_mut(key)
+            {
                 successor.take_over(&watch, self.now);
                 succeeded = successor.backend().continues(watch.backend());
-                if successor.take_reweighted() {
-                    (self.on_effect)(HealthEffect::Weights);
-                }
+                self.follow_up(key);
             }
             for open in &watch.probing {
                 self.open.remove(*open);
@@ -300,6 +300,7 @@ impl ProbeLoop {
                 watch.leave();
             }
         }
+        new.iter().filter_map(|key| self.watches.get(*key)).for_each(|watch| watch.show(self.now));
         // Control reports what the change of the configuration did.
         self.unsettled.clear();
         snapshot.pools.iter().for_each(|pool| pool.begin_serving());

@@ -130,7 +130,8 @@ impl HealthPolicy {
 }
 
 impl Watch {
-    /// A backend without results: up or down until the first one, as its pool says.
+    /// A backend without results: up or down until the first one, as its pool says. Its bits are shown later, once it has taken
+    /// over what is known: a backend that clients use may have had the slot before.
     pub fn new(membership: Membership<'_>, events: Arc<Events>, now: Tick) -> Watch {
         let Membership { pool, index, member, among_several } = membership;
         let backend = member.backend.clone();
@@ -166,7 +167,6 @@ impl Watch {
             admitted: up,
             lack_of_ports: LogThrottle::default(),
         };
-        watch.show(now);
         watch.show_addresses();
         watch
     }
@@ -508,7 +508,7 @@ impl Watch {
     }
 
     /// Writes the bits.
-    fn show(&self, now: Tick) {
+    pub fn show(&self, now: Tick) {
         // This precedes the up bit, since the backend may be in slow start.
         self.grow_share(now);
         let standing = Standing {

@@ -130,6 +130,29 @@ fn another_address_is_another_backend_and_a_turned_answer_of_the_name_server_is_
 }
 
 #[test]
+fn a_backend_that_loses_an_address_begins_no_slow_start_and_keeps_the_time_of_its_last_change() {
+    let mut model = model_of(&["b1", "b2"]);
+    model.pools[0].slow_start = std::time::Duration::from_secs(60);
+    let at = |last: u8| Endpoint::Inet(([192, 0, 2, last], 80).into());
+    let with = |old: Option<&Snapshot>, endpoints: Vec<Endpoint>| {
+        let mut resolved = resolved(&model);
+        resolved.insert(("web".to_owned(), "b1".to_owned()), endpoints);
+        next(old, &SnapshotPlan { model: &model, resolved: &resolved, addresses: &[], states: &[], now: NOW })
+    };
+    let old = with(None, vec![at(1), at(2)]);
+    member(&old, "b1").backend.health.lock().last_change = Some(Tick(3));
+    let fewer = with(Some(&old), vec![at(2)]);
+    let backend = &member(&fewer, "b1").backend;
+    assert_eq!((backend.came_up(), backend.health.lock().last_change), (None, Some(Tick(3))));
+    backend.starts_slowly(Tick(5));
+    let joined = with(Some(&fewer), vec![at(2), at(3)]);
+    let other = with(Some(&joined), vec![at(3)]);
+    assert_eq!(member(&other, "b1").backend.came_up(), Some(Tick(5)), "its slow start goes on");
+    let moved = with(Some(&other), vec![at(9)]);
+    assert_eq!(member(&moved, "b1").backend.came_up(), Some(NOW));
+}
+
+#[test]
 fn a_backend_without_an_address_is_down_until_it_has_one_and_what_an_operator_says_of_it_holds() {
     let model = model_of(&["b1", "b2"]);
     let without = |name: &str| {

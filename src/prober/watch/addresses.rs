@@ -49,8 +49,12 @@ impl Watch {
         }
         (self.began_up, self.recorded_up) = (self.policy.is_up(), old.recorded_up);
         self.show_addresses();
-        self.record("its name has other addresses".to_owned());
-        self.show(now);
+        let why = "its name has other addresses".to_owned();
+        if self.backend.continues(&old.backend) && self.policy.is_up() != old.policy.is_up() {
+            self.changed(why, now);
+        } else {
+            self.record(why);
+        }
     }
 }
 
@@ -59,7 +63,7 @@ mod tests {
     use super::super::Membership;
     use super::*;
     use crate::base::{Address, Endpoint};
-    use crate::config::model::{self, Global, Health, HealthKind, Model};
+    use crate::config::model::{self, Global, Health, HealthKind, Model, OnDown};
     use crate::events::Events;
     use crate::policy::health::{ConnectFailure, Outcome};
     use crate::pool::{Resolved, Snapshot, SnapshotPlan, build, next};
@@ -88,6 +92,45 @@ mod tests {
     /// The events of the backend.
     fn changes(events: &Events) -> Vec<String> {
         events.since(0, 100).0.iter().map(|it| format!("{it:?}")).collect()
+    }
+
+    #[test]
+    fn a_backend_that_loses_an_address_is_in_use_all_the_time() {
+        let (mut model, events) = (model(), Arc::new(Events::default()));
+        model.pools[0].health.initial = InitialHealth::Down;
+        let one = build(&model, &resolved(&[1, 2]));
+        let mut before = Watch::new(membership(&one), events.clone(), Tick(1));
+        before.probe_ended(1, Outcome::Connected, Tick(2));
+        let plan = SnapshotPlan { model: &model, resolved: &resolved(&[2]), addresses: &[], states: &[], now: Tick(3) };
+        let two = next(Some(&one), &plan);
+        let is_in_use = || two.pools[0].up.get(0) && two.pools[0].last_resort_mask.get(0);
+        assert!(is_in_use());
+        let mut now = Watch::new(membership(&two), events, Tick(3));
+        assert!(is_in_use(), "before it knows what is known");
+        now.take_over(&before, Tick(3));
+        assert!(is_in_use());
+        now.show(Tick(3));
+        assert!(is_in_use());
+        now.probe_ended(0, REFUSED, Tick(4));
+        assert!(!is_in_use());
+    }
+
+    #[test]
+    fn a_backend_that_loses_its_last_address_that_is_up_goes_down_like_any() {
+        let (mut model, events) = (model(), Arc::new(Events::default()));
+        model.pools[0].on_down = OnDown::Reset;
+        let one = build(&model, &resolved(&[1, 2]));
+        let mut before = Watch::new(membership(&one), events.clone(), Tick(1));
+        before.probe_ended(0, Outcome::Connected, Tick(2));
+        before.probe_ended(1, REFUSED, Tick(2));
+        let plan = SnapshotPlan { model: &model, resolved: &resolved(&[2]), addresses: &[], states: &[], now: Tick(3) };
+        let two = next(Some(&one), &plan);
+        let mut now = Watch::new(membership(&two), events.clone(), Tick(3));
+        now.take_over(&before, Tick(3));
+        assert_eq!(now.take_changed().as_deref(), Some("named is down: its name has other addresses"));
+        assert_eq!(now.backend().health.lock().last_change, Some(Tick(3)));
+        assert!(now.take_fallen() && !two.pools[0].up.get(0));
+        assert_eq!(changes(&events).len(), 1);
     }
 
     #[test]
