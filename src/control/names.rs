@@ -89,15 +89,13 @@ impl<C: DataPlane> ControlLoop<C> {
     }
 
     fn record(&mut self, name: &str, outcome: &Outcome) {
-        // An answer may have a part of the addresses in use only.
-        let outcome = &outcome.clone().map(|list| self.renewals.heard(name, list, Instant::now()));
         self.adds.iter_mut().for_each(|add| add.question.record(name, outcome));
         self.reload.iter_mut().for_each(|reload| reload.record(name, outcome));
         if !self.retries.contains_key(name) || self.draining {
             return;
         }
         match outcome {
-            Ok(addresses) => drop(self.late.insert(name.to_owned(), Ok(addresses.clone()))),
+            Ok(_) => self.late.extend(self.heard(Found::from([(name.to_owned(), outcome.clone())]))),
             Err(why) => {
                 // Looks only at the backends with this name. Looking at all would make many failing names cost the
                 // square.
@@ -110,13 +108,25 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
+    /// The addresses in use of these names, given what the system has answered. That may be a part of them, or older than the last
+    /// answer of a name server. So this is called when the change is made.
+    pub(super) fn heard(&self, found: Found) -> Found {
+        let now = Instant::now();
+        let in_use = |(name, outcome): (String, Outcome)| {
+            let outcome = outcome.map(|list| self.renewals.heard(&name, list, now));
+            (name, outcome)
+        };
+        found.into_iter().map(in_use).collect()
+    }
+
     /// Carries out the next pending change, if no other is in flight.
     pub(super) fn go_on(&mut self) {
         while self.change.is_none()
             && let Some(ready) = self.adds.iter().position(|add| add.question.is_answered())
         {
             let Add { edit, answer, question } = self.adds.remove(ready);
-            self.carry_out(&edit, answer, &question.found);
+            let found = self.heard(question.found);
+            self.carry_out(&edit, answer, &found);
         }
         if self.change.is_none() {
             self.apply_reload();

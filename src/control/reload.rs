@@ -174,7 +174,8 @@ impl<C: DataPlane> ControlLoop<C> {
     pub(super) fn apply_reload(&mut self) {
         let Some(Reload { waiting, phase }) = self.reload.take_if(|reload| reload.is_ready()) else { return };
         let ReloadPhase::Asking { file, question } = phase else { return };
-        match self.prepare(*file, &question.found) {
+        let found = self.heard(question.found);
+        match self.prepare(*file, &found) {
             Ok((transition, reloaded)) => {
                 self.record_changes(&reloaded.changes);
                 self.begin(transition, false, Reply::Reload(waiting, reloaded));

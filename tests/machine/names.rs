@@ -4,18 +4,18 @@ use crate::lab::{Network, with_resolv_conf};
 use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
-use testkit::{Admin, Conn, Process, Running, Server, Tcplb, eventually, need, peers};
+use testkit::{Admin, Conn, Process, Running, Server, Tcplb, eventually, fresh_loopback, need, peers};
 
 /// A name server at 127.0.0.1. Names that begin with `silent` get no answer, those with `gone` do not exist, all others have
 /// one address.
 struct NameServer {
-    address: Ipv4Addr,
+    address: Mutex<Ipv4Addr>,
     asked: Mutex<BTreeSet<String>>,
     /// Silent no more.
     answers: Mutex<BTreeSet<String>>,
@@ -23,6 +23,7 @@ struct NameServer {
 
 impl NameServer {
     fn start(address: Ipv4Addr) -> Arc<NameServer> {
+        let address = Mutex::new(address);
         let server = Arc::new(NameServer { address, asked: Mutex::default(), answers: Mutex::default() });
         let answering = server.clone();
         serve(move |query| answering.answer(query));
@@ -35,7 +36,7 @@ impl NameServer {
         if name.starts_with("silent") && !self.answers.lock().contains(&name) {
             return None;
         }
-        let addresses = if is_ipv4 { vec![self.address] } else { Vec::new() };
+        let addresses = if is_ipv4 { vec![*self.address.lock()] } else { Vec::new() };
         answer(query, (!name.starts_with("gone")).then_some(&addresses))
     }
 
@@ -251,6 +252,42 @@ fn a_reload_that_waits_for_a_name_holds_up_neither_changes_nor_the_end() {
 }
 
 #[test]
+fn a_reload_that_waits_for_a_name_moves_no_other_backend_back_to_an_older_address() {
+    let Some(network) = Network::new() else { return };
+    if need("unshare").is_none() {
+        return;
+    }
+    network.inside(|| {
+        let setup = Setup::new();
+        let tcplb = setup.tcplb("", &["db.test"]).start();
+        let admin = Admin::of(&tcplb);
+        let moves = || -> Vec<(String, String)> {
+            let events = admin.get("/v1/events").json(200);
+            let events = events["events"].as_array().expect("an array").iter();
+            let moves = events.filter(|event| event["kind"] == "config" && event["backend"] == "db");
+            let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+            moves.map(|event| (text(&event["from"]), text(&event["to"]))).collect()
+        };
+        let old = *setup.names.address.lock();
+        let [old, new] = [old.into(), fresh_loopback()].map(|ip| SocketAddr::new(ip, setup.port));
+        let name = || admin.get("/v1/status").json(200)["pools"][0]["names"][0]["last_success_seconds"].clone();
+        eventually("the name is one of DNS", || name().is_u64());
+        setup.names.asked.lock().clear();
+        setup.file("", &["db.test", "silent.test"]);
+        tcplb.signal(Signal::HUP);
+        setup.names.is_asked_for("db.test");
+        setup.names.is_asked_for("silent.test");
+        let IpAddr::V4(address) = new.ip() else { unreachable!("IPv4") };
+        *setup.names.address.lock() = address;
+        // Meanwhile the next look-up of the name moves the backend.
+        tcplb.wait_for_line("reload: pool default: backend silent added");
+        eventually("it is at the new address alone", || moves().last().is_some_and(|(_, to)| *to == new.to_string()));
+        let all = moves();
+        assert!(all.iter().all(|(_, to)| *to != old.to_string()), "{all:?}");
+    });
+}
+
+#[test]
 fn many_silent_names_delay_neither_the_first_client_nor_other_names_for_long() {
     let Some(network) = Network::new() else { return };
     if need("unshare").is_none() {
@@ -259,7 +296,7 @@ fn many_silent_names_delay_neither_the_first_client_nor_other_names_for_long() {
     network.inside(|| {
         let setup = Setup::new();
         let silent: Vec<String> = (0..24).map(|number| format!("silent{number}.test")).collect();
-        let (address, mut names) = (setup.names.address.to_string(), vec!["ahead.test"]);
+        let (address, mut names) = (setup.names.address.lock().to_string(), vec!["ahead.test"]);
         names.extend(silent.iter().map(String::as_str));
         // So that threads become free within the patience of this test.
         let text = "nameserver 127.0.0.1\nsearch .\noptions timeout:3 attempts:1\n";
