@@ -113,6 +113,9 @@ enum Target {
     Services(String),
 }
 
+/// The priorities of services, by their keys.
+type Priorities = HashMap<String, u16>;
+
 /// Addresses of the targets of services, and until when they hold.
 type Targets = HashMap<String, (Result<Addresses, String>, Instant)>;
 
@@ -183,7 +186,7 @@ fn run(settings: &Settings, feed: &mut Feed) -> Result<(), String> {
     let why = |wrong: Wrong| wrong.why;
     let (target, servers) = (target(settings).map_err(why)?, resolvers(settings).map_err(why)?);
     let (least, most) = intervals(settings).map_err(why)?;
-    let mut targets = Targets::new();
+    let (mut targets, mut priorities) = (Targets::new(), Priorities::new());
     loop {
         let until = Instant::now() + LOOK;
         let mut resolver = match servers.is_empty() {
@@ -211,7 +214,9 @@ fn run(settings: &Settings, feed: &mut Feed) -> Result<(), String> {
                     extra.insert(service.target.clone(), (found, until));
                 }
                 let answer = services.iter().map(service_key).collect();
-                replace(items(&services, &targets, feed.set()), &answer, feed)?;
+                let mut all = with_those_that_stay(items(&services, &targets, feed.set()), &answer, feed);
+                rank(&mut all, &services, feed.set(), &mut priorities);
+                feed.replace(all)?;
                 let now = Instant::now();
                 let of_targets = targets.values().map(|(_, until)| until.saturating_duration_since(now));
                 of_targets.chain(ttl).min()
@@ -230,7 +235,10 @@ fn extra_has(targets: &Targets, service: &Service) -> bool {
 fn hand_over_hosts(host: &str, found: &Addresses, port: u16, feed: &mut Feed) -> Result<(), String> {
     let mut items: Vec<Item> = found.list.iter().map(|ip| backend_at(SocketAddr::new(*ip, port))).collect();
     let mut answer: BTreeSet<String> = items.iter().map(|item| item.key.clone()).collect();
-    let Some(unknown) = unknown(host, found) else { return replace(items, &answer, feed) };
+    let Some(unknown) = unknown(host, found) else {
+        let items = with_those_that_stay(items, &answer, feed);
+        return feed.replace(items);
+    };
     // The backends of the other family stay.
     let of_known = |key: &str| key.parse::<SocketAddr>().is_ok_and(|at| is_known(found, at.ip()));
     answer.extend(feed.set().keys().filter(|key| !of_known(key)).cloned());
@@ -242,15 +250,15 @@ fn hand_over_hosts(host: &str, found: &Addresses, port: u16, feed: &mut Feed) ->
     feed.change(items, &gone)
 }
 
-/// Hands over the items of an answer with these keys, and the backends that stay beside them: an answer may be a part.
-fn replace(mut items: Vec<Item>, answer: &BTreeSet<String>, feed: &mut Feed) -> Result<(), String> {
+/// The items of an answer with these keys, and the backends that stay beside them: an answer may be a part.
+fn with_those_that_stay(mut items: Vec<Item>, answer: &BTreeSet<String>, feed: &mut Feed) -> Vec<Item> {
     // Without a backend it is a fact or an error, and no part.
     if items.iter().any(|item| item.found.is_ok()) {
         let stay = feed.stay_beside(answer);
         let of_set = |key: String| feed.set().get(&key).cloned().map(|found| Item::new(key, Ok(found)));
         items.extend(stay.into_iter().filter_map(of_set));
     }
-    feed.replace(items)
+    items
 }
 
 /// The family of addresses of a host that is not known, as an item that has an error. So the status shows it, and no backend ends.
@@ -300,19 +308,28 @@ fn service_key(service: &Service) -> String {
 
 /// The backends of services. One whose target has several addresses keeps the one that it has.
 fn items(services: &[Service], targets: &Targets, before: &super::Set) -> Vec<Item> {
-    let lowest = services.iter().map(|service| service.priority).min();
     let item = |service: &Service| {
         let key = service_key(service);
-        let found = address(service, targets, before.get(&key)).map(|at| Found {
-            weight: Some(service.weight.max(1)),
-            backup: Some(Some(service.priority) != lowest),
-            ..backend(key.clone(), at)
-        });
+        let found = address(service, targets, before.get(&key))
+            .map(|at| Found { weight: Some(service.weight.max(1)), ..backend(key.clone(), at) });
         Item::new(key, found)
     };
     let hosts: BTreeSet<&String> = services.iter().map(|service| &service.target).collect();
     let unknown = hosts.into_iter().filter_map(|host| unknown(host, targets.get(host)?.0.as_ref().ok()?));
     services.iter().map(item).chain(unknown).collect()
+}
+
+/// Services of the lowest priority number are primaries and all others are backups, also among those that stay beside the answer.
+/// Keeps the priorities of these: the next answer may lack them.
+fn rank(items: &mut [Item], services: &[Service], before: &super::Set, priorities: &mut Priorities) {
+    priorities.retain(|key, _| before.contains_key(key));
+    priorities.extend(services.iter().map(|service| (service_key(service), service.priority)));
+    let lowest = items.iter().filter_map(|item| priorities.get(&item.key)).min().copied();
+    for item in items {
+        if let (Ok(found), Some(priority)) = (&mut item.found, priorities.get(&item.key)) {
+            found.backup = Some(Some(*priority) != lowest);
+        }
+    }
 }
 
 fn address(service: &Service, targets: &Targets, before: Option<&Found>) -> Result<SocketAddr, String> {

@@ -76,7 +76,9 @@ fn services_become_backends_with_weights_and_backups() {
         service(0, 5, 81, ""),
     ];
     let targets = holding(&[("a.lan", &["10.0.0.1", "10.0.0.2"]), ("b.lan", &["10.0.0.3"]), ("gone.lan", &[])]);
-    let items = items(&distinct(services.to_vec()), &targets, &super::super::Set::new());
+    let services = distinct(services.to_vec());
+    let mut items = items(&services, &targets, &super::super::Set::new());
+    rank(&mut items, &services, &super::super::Set::new(), &mut Priorities::new());
     let shown: Vec<String> = items
         .iter()
         .map(|item| match &item.found {
@@ -95,6 +97,26 @@ fn services_become_backends_with_weights_and_backups() {
             "gone.lan:81 gone.lan has no address",
         ]
     );
+}
+
+#[test]
+fn a_service_that_stays_beside_an_answer_keeps_its_priority() {
+    let targets = holding(&[("p.lan", &["10.0.0.1"]), ("b1.lan", &["10.0.0.2"]), ("b2.lan", &["10.0.0.3"])]);
+    let (mut set, mut priorities) = (super::super::Set::new(), Priorities::new());
+    let mut primaries = |services: &[Service], stay: &[&str]| -> Vec<String> {
+        let mut all = items(services, &targets, &set);
+        all.extend(stay.iter().map(|key| Item::new(*key, Ok(set[*key].clone()))));
+        rank(&mut all, services, &set, &mut priorities);
+        set = all.into_iter().map(|item| (item.key, item.found.unwrap())).collect();
+        let primaries = set.iter().filter(|(_, found)| found.backup == Some(false));
+        primaries.map(|(key, _)| key.clone()).collect()
+    };
+    let primary = service(10, 1, 80, "p.lan");
+    let backups = ["b1.lan", "b2.lan"].map(|target| service(20, 1, 80, target));
+    assert_eq!(primaries(&backups, &[]), ["b1.lan:80", "b2.lan:80"]);
+    assert_eq!(primaries(&[primary, backups[0].clone()], &["b2.lan:80"]), ["p.lan:80"], "b2 is a backup now");
+    assert_eq!(primaries(&backups, &["p.lan:80"]), ["p.lan:80"], "a part of the answer");
+    assert_eq!(primaries(&backups, &[]), ["b1.lan:80", "b2.lan:80"], "the primary has left");
 }
 
 #[test]
