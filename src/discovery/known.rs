@@ -8,12 +8,17 @@
 //!
 //! An address is *known* until [`MEMORY`] answers in a row lack it, and for [`STAY_LEAST`] at least. An answer *turns* if it has a
 //! known address that the answer before it lacks, and lacks one that the answer before it had. A name is seen to *rotate* once
-//! [`TURNS`] of its last 8 answers turn, and [`RETURNING`] addresses have come back in them. Answers before one without a known
-//! address do not count for that.
+//! [`TURNS`] of its last 8 answers turn, and [`RETURNING`] addresses have come back in them. Answers before a move do not count for
+//! that.
+//!
+//! An answer is *strange* if it has no known address. Further ones are strange, too, if they have no others than those of strange
+//! answers right before them. The first row that fits holds.
 //!
 //! | the name | the answer | in use from then on | what that means |
 //! |---|---|---|---|
-//! | any | has no known address | the answer; the rotation is over | the name has moved |
+//! | does not rotate, or no address has come back | is strange | the answer; the rotation is over | the name has moved |
+//! | rotates | is the [`STRANGE`]th strange one in a row | the answer; the rotation is over | the name has moved |
+//! | rotates | is strange | those in use and the answer; not those that leave | a server was added, or the name moves |
 //! | does not rotate | has known addresses, and none in use | the answer | the name has moved back |
 //! | does not rotate | is a part of the answer before it, and not all of it | the answer | addresses are removed |
 //! | does not rotate | any other | those in use and the answer; not those that [`MISSES`] answers in a row lack | addresses join and leave |
@@ -31,11 +36,14 @@
 //! # What a reload finds
 //!
 //! It is no answer: no address leaves for its lack, however often an operator reloads. Its addresses join, and the next answer without
-//! one of them ends that, unless the name rotates. [`Known::heard`] also moves the name as the first two rows do.
+//! one of them ends that, unless the name rotates. [`Known::heard`] also moves the name as the first and the fourth row do.
 //!
 //! # What that costs
 //!
-//! - A move is never delayed, nor is a fail-over there and back between two addresses, however often it happens.
+//! - A move of a name that does not rotate is never delayed. Nor is a fail-over there and back between two addresses, however often
+//!   it happens. A rotating name moves with the third answer: until then its old addresses are in use, too.
+//! - A server that is added to a rotating name joins it. Three that are added at once move it, where three answers in a row have one
+//!   of them each.
 //! - A server that was taken out of a name that does not rotate leaves at once. It leaves after 3 answers if others join with the same
 //!   answer.
 //! - Where each answer has one of N addresses, the name moves N + 1 times before it is seen to rotate. Beyond [`MEMORY`] addresses it
@@ -59,6 +67,8 @@ const MISSES: u32 = 3;
 const TURNS: u32 = 3;
 /// So many addresses come back in a rotation. Two that take turns are a fail-over there and back.
 const RETURNING: usize = 3;
+/// In a rotation so many strange answers in a row are a move.
+const STRANGE: u32 = 3;
 /// In a rotation an address stays for so long after the last answer that had it, at least.
 const STAY_LEAST: Duration = Duration::from_secs(120);
 /// The same, at most. It is no shorter than [`MISSES`] of the longest times between two look-ups of a name.
@@ -74,6 +84,8 @@ pub struct Known<A> {
     turns: u8,
     /// The longest absence in the rotation, in answers; `None`: the name does not rotate.
     rotation: Option<u32>,
+    /// Strange answers in a row.
+    strange: u32,
 }
 
 #[derive(Debug)]
@@ -85,6 +97,8 @@ struct Address {
     missed: u32,
     /// Whether it came back with each of the last 8 answers, as `turns`.
     returns: u8,
+    /// It came with the strange answers since the last one that was not.
+    is_strange: bool,
 }
 
 impl<A: Ord + Clone> Known<A> {
@@ -94,7 +108,7 @@ impl<A: Ord + Clone> Known<A> {
         let addresses: BTreeMap<A, Address> = addresses.into_iter().map(address).collect();
         // They may be what earlier answers had in parts: before an upgrade, or before a source began anew.
         let rotation = (addresses.len() >= RETURNING).then_some(0);
-        Known { addresses, turns: 0, rotation }
+        Known { addresses, turns: 0, rotation, strange: 0 }
     }
 
     /// Those in use.
@@ -107,10 +121,12 @@ impl<A: Ord + Clone> Known<A> {
         if answer.is_empty() {
             return;
         }
-        let is_known = self.has(answer, |_| true);
+        self.strange = if self.has(answer, |address| !address.is_strange) { 0 } else { self.strange + 1 };
+        let has_moved = self.strange > 0 && (!self.has_returns() || self.strange == STRANGE);
         let stays = self.has(answer, |address| address.is_in_use);
         let shrinks = self.shrinks_to(answer);
-        if !is_known {
+        if has_moved {
+            self.strange = 0;
             // A rotation before a move says nothing of the addresses after it.
             self.turns = 0;
             self.addresses.values_mut().for_each(|address| address.returns = 0);
@@ -118,19 +134,20 @@ impl<A: Ord + Clone> Known<A> {
         let absence = self.count(answer, now);
         let rotated = self.rotation.is_some();
         self.rotation = match self.rotation {
-            _ if !is_known => None,
+            _ if has_moved => None,
             None if !self.is_seen_to_rotate() => None,
             before => Some(before.unwrap_or_default().max(absence)),
         };
         self.forget(answer);
-        let rotation = self.rotation;
-        let moves = !is_known || rotation.is_none() && (!stays || shrinks);
+        let (rotation, is_strange) = (self.rotation, self.strange > 0);
+        let moves = has_moved || rotation.is_none() && (!stays || shrinks);
         for (at, address) in &mut self.addresses {
             let may_stay = match rotation {
                 Some(longest) => (address.is_in_use || !rotated) && !address.leaves(longest, now),
                 None => address.is_in_use && address.missed < MISSES,
             };
             address.is_in_use = answer.contains(at) || !moves && may_stay;
+            address.is_strange = is_strange && (address.is_strange || answer.contains(at));
         }
         let has_all = self.addresses.iter().all(|(at, address)| !address.is_in_use || answer.contains(at));
         self.rotation = rotation.filter(|_| !has_all || self.turns.count_ones() >= TURNS);
@@ -138,8 +155,8 @@ impl<A: Ord + Clone> Known<A> {
 
     /// What a reload finds, which moves the name if it shows that.
     pub fn heard(&mut self, found: &BTreeSet<A>, now: Instant) {
-        let is_known = self.has(found, |_| true);
-        if !is_known || self.rotation.is_none() && !self.has(found, |address| address.is_in_use) {
+        let is_strange = !self.has(found, |_| true) && !self.has_returns();
+        if is_strange || self.rotation.is_none() && !self.has(found, |address| address.is_in_use) {
             self.rotation = None;
             self.addresses.values_mut().for_each(|address| address.is_in_use = false);
         }
@@ -161,6 +178,7 @@ impl<A: Ord + Clone> Known<A> {
 
     /// What the last answer brought into use is refused: these are in use again.
     pub fn refuse(&mut self, present: &BTreeSet<A>, now: Instant) {
+        self.strange = 0;
         self.addresses.retain(|at, address| !address.is_in_use || present.contains(at));
         for at in present {
             self.addresses.entry(at.clone()).or_insert_with(|| Address::new(0, now)).is_in_use = true;
@@ -200,6 +218,11 @@ impl<A: Ord + Clone> Known<A> {
         absence
     }
 
+    /// Whether it rotates, and addresses have come back meanwhile.
+    fn has_returns(&self) -> bool {
+        self.rotation.is_some_and(|longest| longest > 0)
+    }
+
     fn is_seen_to_rotate(&self) -> bool {
         let returning = self.addresses.values().filter(|address| address.returns > 0).count();
         self.turns & 1 == 1 && self.turns.count_ones() >= TURNS && returning >= RETURNING
@@ -221,7 +244,7 @@ impl<A: Ord + Clone> Known<A> {
 impl Address {
     /// One that so many answers in a row lack.
     fn new(missed: u32, now: Instant) -> Address {
-        Address { is_in_use: false, seen: now, missed, returns: 0 }
+        Address { is_in_use: false, seen: now, missed, returns: 0, is_strange: false }
     }
 
     /// Whether it leaves a rotation with this longest absence.

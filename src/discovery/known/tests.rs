@@ -66,7 +66,34 @@ fn an_answer_without_a_known_address_replaces_all_at_once() {
     assert_eq!(one.after(&[&[2], &[3, 4], &[3, 4], &[5]]), [vec![2], vec![3, 4], vec![3, 4], vec![5]]);
     let mut rotates = rotating(5, 4);
     assert_eq!(rotates.in_use(), [1, 2, 3, 4]);
-    assert_eq!(rotates.after(&[&[9], &[9], &[9]]), [[9], [9], [9]], "a rotation moves as fast");
+    let all = vec![1, 2, 3, 4, 9];
+    assert_eq!(
+        rotates.after(&[&[9], &[9], &[9], &[9]]),
+        [all.clone(), all, vec![9], vec![9]],
+        "a rotation needs three"
+    );
+    assert_eq!(Name::at([1, 2, 3, 4]).after(&[&[9]]), [[9]], "one that no answer has shown yet does not");
+}
+
+#[test]
+fn a_server_that_is_added_to_a_rotation_joins_it() {
+    // An answer may be the same twice: a cache gives it again.
+    for times in [1, 2] {
+        let mut name = rotating(5, 4);
+        for turn in 0..40u32 {
+            let answer = [5, 1, 2, 3, 4][(turn / times % 5) as usize];
+            assert_eq!(name.answered([answer]), [1, 2, 3, 4, 5], "answer {turn}, {times} of each");
+        }
+    }
+    let mut name = rotating(5, 4);
+    assert_eq!(name.after(&[&[5], &[6], &[1], &[7], &[8], &[2]]).pop(), Some((1..=8).collect()));
+    let mut name = rotating(5, 4);
+    let after = [vec![1, 2, 3, 4, 5], (1..=6).collect(), vec![5, 7]];
+    assert_eq!(name.after(&[&[5], &[6], &[5, 7]]), after, "it has moved");
+    assert!(name.known.rotation.is_none());
+    // What a reload finds joins, too.
+    let mut name = rotating(5, 4);
+    assert_eq!([name.heard([9]), name.answered([1])], [[1, 2, 3, 4, 9]; 2]);
 }
 
 #[test]
@@ -101,6 +128,7 @@ fn a_name_that_moves_back_and_forth_does_so_at_once() {
         }
         // So it does after a rotation.
         let mut name = rotating(5, 4);
+        (0..2).for_each(|_| assert_eq!(name.answered([11]), [1, 2, 3, 4, 11]));
         (0..20).for_each(|turn| assert_eq!(name.answered([11 + turn / pause % 2]), [11 + turn / pause % 2]));
         // So it does beside an address that it had before.
         let mut name = Name::at([3]);
@@ -208,14 +236,17 @@ struct Definition {
     past: Vec<(Instant, Set)>,
     in_use: Set,
     longest: Option<u32>,
-    /// The number of the last answer without a known address.
+    /// The number of the last answer that moved the name.
     moved: usize,
+    /// The strange answers right before the next one.
+    strange: Vec<Set>,
 }
 
 impl Definition {
     fn new(addresses: Set, now: Instant) -> Definition {
         let longest = (addresses.len() >= 3).then_some(0);
-        Definition { past: vec![(now, addresses.clone())], in_use: addresses, longest, moved: 0 }
+        let past = vec![(now, addresses.clone())];
+        Definition { past, in_use: addresses, longest, moved: 0, strange: Vec::new() }
     }
 
     /// Answers that lacked it in a row when the answer of this number came, and when it was seen.
@@ -244,16 +275,26 @@ impl Definition {
         let number = self.past.len();
         self.past.push((now, answer.clone()));
         let known: Vec<u32> = answer.iter().filter_map(|at| self.known(number, *at)).collect();
-        self.moved = if known.is_empty() { number } else { self.moved };
+        let of_strange = |at: &u8| self.strange.iter().any(|answer| answer.contains(at));
+        if answer.iter().any(|at| self.known(number, *at).is_some() && !of_strange(at)) {
+            self.strange.clear();
+        } else {
+            self.strange.push(answer.clone());
+        }
+        let moves = match self.longest {
+            Some(1..) => self.strange.len() == 3,
+            _ => self.strange.len() == 1,
+        };
+        if moves {
+            (self.moved, self.strange) = (number, Vec::new());
+        }
         let recent = || number.saturating_sub(7).max(self.moved)..=number;
         let turned = recent().filter(|number| self.turns(*number)).count();
         let returning = (0..=u8::MAX).filter(|at| recent().any(|number| self.comes_back(number, *at))).count();
         let before = self.longest;
         let rotates = before.is_some() || self.turns(number) && turned >= 3 && returning >= 3;
-        self.longest = match known.iter().max() {
-            Some(absence) if rotates => Some(before.unwrap_or(0).max(*absence)),
-            _ => None,
-        };
+        let absence = known.iter().max().copied().unwrap_or(0);
+        self.longest = (rotates && !moves).then(|| before.unwrap_or(0).max(absence));
         let all: Set = self.past.iter().flat_map(|(_, answer)| answer).copied().collect();
         let others = all.into_iter().filter(|at| !answer.contains(at)).filter(|at| {
             let Some((missed, seen)) = self.absence(number + 1, *at) else { return false };
@@ -267,8 +308,7 @@ impl Definition {
                 None => {
                     let previous = &self.past[number - 1].1;
                     let is_part = answer.is_subset(previous) && answer != previous;
-                    let moves = known.is_empty() || answer.is_disjoint(&self.in_use);
-                    is_in_use && missed < 3 && !is_part && !moves
+                    is_in_use && missed < 3 && !is_part && !moves && !answer.is_disjoint(&self.in_use)
                 }
             }
         });
@@ -306,8 +346,8 @@ proptest! {
         }
     }
 
-    /// Whatever the answers are: the last one is in use; without a known address it alone is. While a name rotates, no address
-    /// leaves that was seen within two minutes or 3 answers. None stays for 15 minutes beyond its third missing answer.
+    /// Whatever the answers are: the last one is in use; without a known address it alone is, unless the name rotates. While it
+    /// rotates, no address leaves that was seen within two minutes or 3 answers, except by a move. None stays for 15 minutes beyond its third missing answer.
     #[test]
     fn no_answer_is_left_out_and_no_address_leaves_a_rotation_early_or_stays_for_long(answers in answers()) {
         let mut now = Instant::now();
@@ -316,16 +356,17 @@ proptest! {
         for (answer, step) in answers {
             now += Duration::from_secs(step);
             let (before, rotated) = (known.in_use(), known.rotation.is_some());
-            let is_known = answer.iter().any(|at| known.addresses.contains_key(at));
+            let is_known = answer.iter().any(|at| known.addresses.get(at).is_some_and(|address| !address.is_strange));
+            let has_moved = !is_known && (!known.has_returns() || known.strange == 2);
             known.answered(&answer, now);
             past.push((now, answer.clone()));
             let in_use = known.in_use();
             prop_assert!(answer.is_subset(&in_use));
-            if !is_known {
+            if has_moved {
                 prop_assert_eq!(&in_use, &answer);
             }
             let has = |(_, other): &&(Instant, Set), at: &u8| other.contains(at);
-            if rotated && is_known {
+            if rotated && !has_moved {
                 for at in before.difference(&in_use) {
                     prop_assert!(past.iter().rev().take(3).all(|other| !has(&other, at)), "{at}");
                     let recent = |(then, _): &&(Instant, Set)| now - *then < STAY_LEAST;
