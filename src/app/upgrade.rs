@@ -424,7 +424,7 @@ impl Attempt<'_> {
     fn commit(&mut self, departed: &Departed, held: &Held) -> Result<Vec<usize>, String> {
         let record = |detached: &Detached| {
             let mut record = detached.record().clone();
-            if let Some(cut) = detached.relays_to().and_then(|(backend, address)| held.cut(backend, address)) {
+            if let Some(cut) = detached.relays_to().and_then(|(backend, address)| held.cuts.at(backend, address)) {
                 record.session.end_within(cut.saturating_duration_since(Instant::now()));
             }
             record

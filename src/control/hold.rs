@@ -26,11 +26,15 @@ pub struct Held {
     pub snapshot: Arc<Snapshot>,
     /// What was changed at run time, as the state file has it.
     pub changes: String,
-    /// When connections are reset, by the backend that they were made to.
-    cuts: HashMap<BackendId, Vec<(Instant, ResetScope)>>,
+    /// When connections are reset.
+    pub cuts: Cuts,
     asked: Arc<Requests>,
     end: Sender<()>,
 }
+
+/// When connections are reset, by the backend that they were made to.
+#[derive(Debug, Default)]
+pub struct Cuts(HashMap<BackendId, Vec<(Instant, ResetScope)>>);
 
 /// What signals have asked for meanwhile.
 #[derive(Debug, Default)]
@@ -57,12 +61,6 @@ pub(super) enum HoldEnd {
 }
 
 impl Held {
-    /// When a connection is reset that was made to this backend, at the address of this number if that is known.
-    pub fn cut(&self, backend: BackendId, address: Option<usize>) -> Option<Instant> {
-        let cuts = self.cuts.get(&backend)?.iter().filter(|(_, scope)| scope.includes(address));
-        cuts.map(|(at, _)| *at).min()
-    }
-
     /// Whether a stop waits for the end of the hold.
     pub fn is_over(&self) -> bool {
         self.asked.stop.load(Ordering::Relaxed)
@@ -79,12 +77,20 @@ impl Held {
     }
 }
 
-fn by_backend(cuts: &[(Instant, ResetOrder)]) -> HashMap<BackendId, Vec<(Instant, ResetScope)>> {
-    let mut by_backend: HashMap<_, Vec<_>> = HashMap::new();
-    for (at, order) in cuts {
-        order.iter().for_each(|(id, scope)| by_backend.entry(id).or_default().push((*at, scope.clone())));
+impl Cuts {
+    fn of(orders: &[(Instant, ResetOrder)]) -> Cuts {
+        let mut cuts = Cuts::default();
+        for (at, order) in orders {
+            order.iter().for_each(|(id, scope)| cuts.0.entry(id).or_default().push((*at, scope.clone())));
+        }
+        cuts
     }
-    by_backend
+
+    /// When a connection is reset that was made to this backend, at the address of this number if that is known.
+    pub fn at(&self, backend: BackendId, address: Option<usize>) -> Option<Instant> {
+        let cuts = self.0.get(&backend)?.iter().filter(|(_, scope)| scope.includes(address));
+        cuts.map(|(at, _)| *at).min()
+    }
 }
 
 impl<C: DataPlane> ControlLoop<C> {
@@ -109,7 +115,7 @@ impl<C: DataPlane> ControlLoop<C> {
             snapshot: self.parts.config_state.snapshot().clone(),
             // No change is in flight, so all that runs is published.
             changes: state_file::text(&self.parts.published),
-            cuts: by_backend(&self.cuts),
+            cuts: Cuts::of(&self.cuts),
             asked: asked.clone(),
             end,
         };
@@ -177,4 +183,26 @@ impl<C: DataPlane> ControlLoop<C> {
 /// A reload by a signal came once the successor could not be asked for it.
 pub(super) fn reload_is_late() {
     log::warn!("SIGHUP ignored: a new process has taken over");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn each_departure_cuts_the_connections_at_its_addresses_in_its_own_time() {
+        let now = Instant::now();
+        let [soon, late] = [1, 60].map(|seconds| now + Duration::from_secs(seconds));
+        let at = |numbers: &[usize]| ResetScope::At(numbers.iter().copied().collect());
+        let [two, gone, stays] = [1, 2, 3].map(BackendId);
+        let orders = [
+            (late, ResetOrder::from_iter([(two, at(&[1])), (gone, ResetScope::All)])),
+            (soon, ResetOrder::from_iter([(two, at(&[0]))])),
+        ];
+        let cuts = Cuts::of(&orders);
+        assert_eq!([0, 1, 2].map(|number| cuts.at(two, Some(number))), [Some(soon), Some(late), None]);
+        assert_eq!(cuts.at(two, None), Some(soon), "its address is not known");
+        assert_eq!((cuts.at(gone, Some(7)), cuts.at(stays, Some(0))), (Some(late), None));
+    }
 }

@@ -5,7 +5,7 @@
 use super::dialing::WarmAttempt;
 use super::failing::Failure;
 use super::{CloseReason, Direction, Fact, Failed, HalfState, Ledger, Moved, Session, Side, State, Unanswered};
-use crate::base::Tick;
+use crate::base::{Endpoint, Tick};
 use crate::config::model::Pool as Settings;
 use crate::policy::health::outlier::EARLY;
 use crate::pool::Lease;
@@ -15,7 +15,7 @@ use std::time::Duration;
 #[derive(Debug)]
 pub(super) struct Relay {
     pub(super) lease: Lease,
-    /// The number of the backend's address; `None`: the process before has connected it.
+    /// The number of the backend's address; `None`: the process before has connected it, and the backend lacks the address.
     pub(super) address: Option<usize>,
     /// How long the attempt took that succeeded.
     pub(super) attempt: Duration,
@@ -80,6 +80,11 @@ impl Relay {
             asked: Some(now),
             warm: None,
         }
+    }
+
+    /// The backend's address, if it is known.
+    pub(super) fn endpoint(&self) -> Option<&Endpoint> {
+        Some(&self.lease.backend().addresses.get(self.address?)?.endpoint)
     }
 
     /// Is this a warm connection on which no byte has moved, and no side has finished or failed?

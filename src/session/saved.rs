@@ -141,6 +141,9 @@ pub struct SavedExpiry {
 pub struct SavedRelay {
     /// The backend's name.
     pub backend: String,
+    /// The backend's address, as logs show it.
+    #[serde(default)]
+    pub address: Option<String>,
     /// How long the connect took, failed attempts included.
     pub connect: Duration,
     /// How long the attempt took that succeeded.
@@ -218,6 +221,7 @@ impl Session {
             State::Closed { .. } => return None,
             State::Relaying(relay) => Some(SavedRelay {
                 backend: relay.lease.backend().name.clone(),
+                address: relay.endpoint().map(ToString::to_string),
                 connect: relay.connect,
                 attempt: relay.attempt,
                 silent: now - relay.last_byte,
@@ -305,8 +309,8 @@ impl Session {
                 State::Choosing { tried: tried.map(Member::tried).collect() }
             }
             (Stage::Relaying, Some(relay), Some(lease)) => State::Relaying(Relay {
+                address: relay.address.as_deref().and_then(|at| lease.backend().addresses.number_of(&endpoint(at))),
                 lease,
-                address: None,
                 attempt: relay.attempt.min(LONGEST),
                 connect: relay.connect,
                 up: relay.up.restore(),

@@ -235,35 +235,55 @@ fn a_backend_whose_connections_are_reset_is_left_while_it_is_dialled_and_ends_a_
     assert_eq!(session.closed(), Some((CloseReason::Forced, 2)));
 }
 
+/// One that relays to the next address of its backend.
+fn relaying(listener: &Arc<Listener>, now: Tick) -> Machine {
+    let mut session = dialing(listener, now);
+    assert_eq!(session.handle(Input::Dialed(Ok(())), now), Asked::Relay);
+    session
+}
+
+/// The names of this snapshot lead to these endpoints now. The next one, and the connections of its backend that end by that.
+fn replaced(before: &Snapshot, model: &Model, names: &mut Resolved, with: Vec<Endpoint>) -> (Snapshot, ResetOrder) {
+    names.values_mut().for_each(|at| at.clone_from(&with));
+    let plan = SnapshotPlan { model, resolved: names, addresses: &[], states: &[], now: Tick(1) };
+    let next = pool::next(Some(before), &plan);
+    let [old, new] = [before, &next].map(|snapshot| snapshot.pools[0].members[0].backend.clone());
+    assert!(new.continues(&old));
+    (next, old.reset_order_for(&new))
+}
+
+fn reset(session: &mut Machine, order: &ResetOrder) -> Asked {
+    session.handle(Input::ResetBackends { order, reason: CloseReason::Forced }, Tick(1))
+}
+
+#[test]
+fn a_rebuilt_relay_ends_with_its_backend_only_if_its_address_has_left() {
+    let at = |host: u8| Endpoint::Inet(([10, 0, 0, host], 80).into());
+    let (first, model, mut resolved) = make_pool(&[(vec![at(1), at(2)], None)], 3);
+    let to = [(); 2].map(|()| relaying(&first.listeners[0], Tick(1)));
+    let mut rebuilt = to.each_ref().map(|session| rebuild(session, &first.listeners[0], Tick(1), 0).0);
+    let (second, order) = replaced(&first, &model, &mut resolved, vec![at(2), at(3)]);
+    assert_eq!(rebuilt.each_mut().map(|session| reset(session, &order)), [Asked::End(Ending::Reset), Asked::Wait]);
+    // Its address has left before. The backend can't say whether that is one that leaves now.
+    let mut late = rebuild(&to[0], &second.listeners[0], Tick(1), 0).0;
+    let (_third, order) = replaced(&second, &model, &mut resolved, vec![at(2)]);
+    assert_eq!((reset(&mut late, &order), reset(&mut rebuilt[1], &order)), (Asked::End(Ending::Reset), Asked::Wait));
+}
+
 #[test]
 fn a_relay_ends_with_its_backend_only_if_its_address_has_left() {
     let at = |host: u8| Endpoint::Inet(([10, 0, 0, host], 80).into());
     let backends = vec![(vec![at(1), at(2)], None)];
     let (first, model, mut resolved) = make_pool(&backends, 3);
     let now = Tick(1);
-    let relaying = |listener: &Arc<Listener>| {
-        let mut session = dialing(listener, now);
-        assert_eq!(session.handle(Input::Dialed(Ok(())), now), Asked::Relay);
-        session
-    };
-    let mut to = [(); 2].map(|()| relaying(&first.listeners[0]));
-    let mut replace = |before: &Snapshot, with: Vec<Endpoint>| {
-        resolved.values_mut().for_each(|at| at.clone_from(&with));
-        let plan = SnapshotPlan { model: &model, resolved: &resolved, addresses: &[], states: &[], now };
-        let next = pool::next(Some(before), &plan);
-        let [old, new] = [before, &next].map(|snapshot| snapshot.pools[0].members[0].backend.clone());
-        assert!(new.continues(&old));
-        (next, old.reset_order_for(&new))
-    };
-    let reset = |session: &mut Machine, order: &_| {
-        session.handle(Input::ResetBackends { order, reason: CloseReason::Forced }, now)
-    };
+    let mut to = [(); 2].map(|()| relaying(&first.listeners[0], now));
+    let mut replace = |before: &Snapshot, with: Vec<Endpoint>| replaced(before, &model, &mut resolved, with);
     let (second, order) = replace(&first, vec![at(2), at(3)]);
-    let mut next = [(); 2].map(|()| relaying(&second.listeners[0]));
-    let mut dials = dialing(&second.listeners[0], now);
     let [gone, stays] = &mut to;
     assert_eq!((reset(gone, &order), reset(stays, &order)), (Asked::End(Ending::Reset), Asked::Wait));
-    assert_eq!(second.pools[0].members[0].backend.active(), 4, "the next backend counts the relay that stays");
+    assert_eq!(second.pools[0].members[0].backend.active(), 1, "the next backend counts the relay that stays");
+    let mut next = [(); 2].map(|()| relaying(&second.listeners[0], now));
+    let mut dials = dialing(&second.listeners[0], now);
     next.iter_mut().for_each(|session| assert_eq!(reset(session, &order), Asked::Wait, "the next backend has them"));
     assert_eq!(reset(&mut dials, &order), Asked::Wait);
     let (third, order) = replace(&second, vec![at(3)]);
