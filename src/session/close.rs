@@ -4,6 +4,7 @@ use super::{ConnectionId, FailedAttempt, First, History, Side, Stage};
 use crate::base::Endpoint;
 use crate::policy::limit::Reason;
 use crate::pool::{Backend, Pool};
+use crate::proto::sniff::Failure;
 use crate::telemetry::{CLOSE_REASONS, ListenerTotals, Refusal};
 use std::fmt;
 use std::sync::Arc;
@@ -194,6 +195,23 @@ pub enum Unanswered {
 }
 
 impl Record {
+    /// What was wrong with the first bytes, or with the backend's answer to them.
+    fn failure(&self) -> Option<Failure> {
+        self.first.as_ref()?.failure
+    }
+
+    /// Why the client was refused, for the log. Names the backend if that is the cause.
+    pub fn refusal(&self) -> String {
+        let cause = match (self.failure(), &self.backend) {
+            (Some(failure @ Failure::Backend(_)), Some(backend)) => {
+                format!(": {failure} (pool {}, backend {})", self.pool.settings.name, backend.name)
+            }
+            (Some(failure), _) => format!(": {failure}"),
+            (None, _) => String::new(),
+        };
+        format!("{}{cause}", self.close)
+    }
+
     /// True if the backend was connected and reset the connection before it sent a byte.
     pub fn was_reset_before_byte(&self) -> bool {
         self.close == CloseReason::BackendReset && self.connect.is_some() && !self.answered
@@ -218,7 +236,7 @@ impl fmt::Display for Record {
         }
         let backend = self.backend.as_ref().map_or("-", |backend| &backend.name);
         write!(out, " → {}/{backend}: {}", self.pool.settings.name, self.close)?;
-        if let Some(failure) = self.first.as_ref().and_then(|first| first.failure) {
+        if let Some(failure) = self.failure() {
             write!(out, ": {failure},")?;
         }
         write!(out, " after {:?}", self.duration)?;

@@ -102,10 +102,7 @@ impl WorkerLedger {
         if let Some(count) = refusal.and_then(|refusal| record.listener.to_log(refusal, now)) {
             let client = record.client.as_ref().map_or_else(|| "a unix client".to_owned(), ToString::to_string);
             let clients = if count == 1 { client } else { format!("{count} more clients, {client} the last") };
-            // Of a backend without TLS, nothing else says why its clients fail.
-            let failure = record.first.as_ref().and_then(|first| first.failure);
-            let why = failure.map_or_else(String::new, |failure| format!(": {failure}"));
-            log::warn!("listener {} refused {clients}: {}{why}", record.listener.name, record.close);
+            log::warn!("listener {} refused {clients}: {}", record.listener.name, record.refusal());
         }
     }
 }
