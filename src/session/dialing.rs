@@ -206,7 +206,7 @@ impl Session {
             self.announced = None;
         }
         if warm.is_none() {
-            self.forget_offers();
+            self.first.iter_mut().for_each(|first| first.forget_offers());
         }
         let address = dial.address;
         self.state = State::Relaying(Relay { warm, address, ..Relay::new(dial.lease, after, self.spent + after, now) });

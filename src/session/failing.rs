@@ -103,6 +103,11 @@ impl Session {
             return self.replace_warm(now);
         }
         relay.count_bytes(direction, &moved, now, ledger);
+        if relay.warm.is_some() && moved.written > 0 {
+            // No other backend can take its place any more.
+            relay.warm = None;
+            self.first.iter_mut().for_each(|first| first.forget_offers());
+        }
         let source_end = relay.note_source(direction, &moved, now);
         if moved.failed == Some(Failed::Sink) {
             return self.side_failed(direction.sink(), now);

@@ -106,6 +106,7 @@ impl Session {
                 Next::Wait
             }
             _ => {
+                let wanted = self.route.wanted();
                 self.orphaned = !self.follow(snapshot);
                 if matches!(self.route, Route::Pool(_)) {
                     self.set_expiry();
@@ -114,6 +115,8 @@ impl Session {
                     State::Waiting { .. } if self.orphaned => self.give_up(now),
                     // Its place is in the queue of that pool.
                     State::Waiting { .. } => Next::Enter,
+                    // Its first bytes may now be those of another protocol, or needed no more.
+                    State::Sniffing(_) if self.route.wanted() != wanted => Next::Enter,
                     _ => Next::Wait,
                 }
             }

@@ -14,6 +14,8 @@
 //! | Sniffing | FIN from the client after bytes that decide nothing | – | reset client | `sniff_failed` |
 //! | Sniffing | reset from the client | – | reset client | `client_reset` |
 //! | Sniffing | a new snapshot | kept | none: its routes choose, once the bytes are there | |
+//! | Sniffing | the same, and its routes look for other protocols | kept | all bytes are looked at again, for those | |
+//! | Sniffing | the same, and its routes look for none | kept | as for a client that is admitted now (Choosing), unless it was answered `S` or `N` | |
 //! | Sniffing | its listener is gone in a new snapshot | kept | none: the routes that the listener had choose among the pools of that snapshot | |
 //! | Sniffing | the pool that they choose is gone too | – | reset client | `no_backend` |
 //!
@@ -22,7 +24,7 @@
 use super::{CloseReason, Ending, Ledger, Next, Session, State};
 use crate::base::Tick;
 use crate::pool::{Listener, RouteLabel, Target};
-use crate::proto::sniff::{Failure, Sniffed};
+use crate::proto::sniff::{Failure, Protocol, Sniffed};
 use std::net::IpAddr;
 
 /// What is known of a client of a listener with routes.
@@ -62,6 +64,18 @@ impl First {
     /// The name that the client asks for.
     pub fn server_name(&self) -> Option<&str> {
         self.sniffed.as_ref()?.server_name()
+    }
+
+    /// The protocol of its first bytes, if routes look for it.
+    pub fn protocol(&self) -> Option<Protocol> {
+        Some(self.sniffed.as_ref()?.protocol)
+    }
+
+    /// No other route can be needed any more: only what logs show stays.
+    pub(super) fn forget_offers(&mut self) {
+        if let Some(hello) = self.sniffed.as_mut().and_then(|sniffed| sniffed.hello.as_mut()) {
+            hello.alpn = Vec::new();
+        }
     }
 
     /// Where it goes.
@@ -129,12 +143,5 @@ impl Session {
         }
         self.first = Some(Box::new(First { is_silent: true, ..First::default() }));
         self.choose_backend(now, ledger)
-    }
-
-    /// A backend is connected, so no route is looked for any more: only what logs show stays.
-    pub(super) fn forget_offers(&mut self) {
-        if let Some(hello) = self.first.as_mut().and_then(|first| first.sniffed.as_mut()?.hello.as_mut()) {
-            hello.alpn = Vec::new();
-        }
     }
 }

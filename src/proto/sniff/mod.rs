@@ -227,6 +227,11 @@ impl Sniffer {
         Sniffer { wanted, negotiated, hello: None }
     }
 
+    /// The protocols that it looks for.
+    pub fn wanted(&self) -> Protocols {
+        self.wanted
+    }
+
     /// What the client has been answered.
     pub fn negotiated(&self) -> Negotiated {
         self.negotiated

@@ -12,7 +12,7 @@
 
 use super::Net;
 use super::sockets::Sockets;
-use crate::proto::sniff::{Answer, Failure, HELLO_MAX, Protocols, Sniff, Sniffer};
+use crate::proto::sniff::{Answer, Failure, HELLO_MAX, Negotiated, Protocols, Sniff, Sniffer};
 use crate::relay::{self, AfterBytes, CHUNK, RelayResources, TakenIn};
 use crate::session::{Input, NoAnswer, Side};
 use std::io::ErrorKind;
@@ -35,14 +35,23 @@ impl Look {
 }
 
 impl<S, P> Sockets<S, P> {
-    /// Begins to look for these protocols, or goes on.
+    /// Begins to look for these protocols, or goes on. If the routes now ask for others, it looks again at all bytes. If they ask
+    /// for none, nothing is looked for, unless the client has been answered: then its hello is still ours to read.
     pub(super) fn begin_sniffing(
         &mut self,
         wanted: Protocols,
         net: &mut impl Net<Socket = S, Pipe = P>,
         shared: &mut RelayResources<P>,
     ) -> Option<Input<'static>> {
-        self.look.get_or_insert_with(|| Box::new(Look::new(Sniffer::new(wanted))));
+        let look = self.look.get_or_insert_with(|| Box::new(Look::new(Sniffer::new(wanted))));
+        let negotiated = look.sniffer.negotiated();
+        if wanted.is_empty() && negotiated == Negotiated::Nothing {
+            self.look = None;
+            return Some(Input::Sniffed(Ok(None)));
+        }
+        if look.sniffer.wanted() != wanted {
+            **look = Look::new(Sniffer::resume(wanted, negotiated));
+        }
         self.sniff(net, shared)
     }
 

@@ -193,6 +193,19 @@ fn a_new_snapshot_has_its_routes_choose() {
 }
 
 #[test]
+fn a_new_snapshot_whose_routes_look_for_other_protocols_has_the_bytes_looked_at_again() {
+    for kept in [&[0][..], &[1], &[2], &[]] {
+        let routes: Vec<model::Route> = kept.iter().map(|index| routes().remove(*index)).collect();
+        let mut session = sniffing(&routed(true));
+        assert_eq!(session.handle(Input::Heard, NOW), Asked::Sniff);
+        assert_eq!(session.handle(Input::Adopt(&snapshot(&ALL, Some(with_routes(routes)))), NOW), Asked::Sniff);
+        assert_eq!((session.stage(), session.deadline()), (Stage::Sniffing, Some(NOW + TIME)));
+        assert_eq!(session.handle(Input::Sniffed(Ok(None)), NOW), Asked::Pick);
+        assert_eq!(choice(&session).0, "own");
+    }
+}
+
+#[test]
 fn a_waiting_client_that_was_silent_stays_silent_and_keeps_its_label() {
     let listener = routed(true);
     let mut session = sniffing(&listener);
@@ -250,4 +263,21 @@ fn a_connected_client_keeps_its_name_and_its_route() {
     let saved = session.save(NOW).and_then(|saved| saved.first).expect("it is known");
     assert_eq!(saved.route.as_deref(), Some("a"));
     assert!(saved.sniffed.and_then(|sniffed| sniffed.hello).expect("a hello").alpn.is_empty(), "needed no more");
+}
+
+#[test]
+fn on_a_warm_connection_the_offers_are_kept_until_a_byte_moves() {
+    let mut session = sniffing(&routed(true));
+    session.handle(Input::Sniffed(Ok(tls("a.example"))), NOW);
+    let pool = session.pool.clone().expect("a choice");
+    let picked = pool.pick(session.client, &session.tried, Tick(0), &mut fastrand::Rng::with_seed(1));
+    assert_eq!(session.handle(Input::Picked(picked), NOW), Asked::Dial);
+    assert_eq!(session.handle(Input::TookWarm, NOW), Asked::Relay);
+    let offers = |session: &Machine| {
+        let first = session.live().and_then(|live| live.first.cloned()).expect("it is known");
+        first.sniffed.and_then(|sniffed| sniffed.hello).expect("a hello").alpn.len()
+    };
+    assert_eq!(offers(&session), 1, "another backend may be chosen");
+    session.handle(Input::Moved(Direction::Up, Moved { read: 9, written: 9, ..Moved::default() }), NOW);
+    assert_eq!(offers(&session), 0);
 }
