@@ -229,6 +229,11 @@ fn parse(message: &[u8]) -> Result<Hello, Failure> {
 /// The first host name of the extension, if it is a valid one. The outer `None` stands for a malformed extension.
 fn server_name(content: &[u8]) -> Option<Option<Box<str>>> {
     let Ok(([], TlsExtension::SNI(names))) = tls_parser::parse_tls_extension_sni_content(content) else { return None };
+    // The parser drops what stands behind a broken entry of the list.
+    let entries: usize = names.iter().map(|(_, name)| 3 + name.len()).sum();
+    if content.len() != 2 + entries {
+        return None;
+    }
     let first = names.iter().find(|(kind, _)| *kind == tls_parser::SNIType::HostName);
     Some(first.and_then(|(_, bytes)| name::normalized(bytes).ok()))
 }
@@ -237,5 +242,10 @@ fn alpn(content: &[u8]) -> Option<Vec<Box<[u8]>>> {
     let Ok(([], TlsExtension::ALPN(names))) = tls_parser::parse_tls_extension_alpn_content(content) else {
         return None;
     };
+    // As above.
+    let entries: usize = names.iter().map(|name| 1 + name.len()).sum();
+    if content.len() != 2 + entries {
+        return None;
+    }
     Some(names.into_iter().take(ALPN_MAX).map(Box::from).collect())
 }

@@ -111,6 +111,21 @@ fn hellos_whose_lengths_disagree_are_refused() {
     malformed(&cut_extension);
 }
 
+/// The list's own length is right.
+#[test]
+fn lists_with_a_broken_entry_are_refused() {
+    for (kind, content) in [
+        (0, &[][..]),
+        (0, &[0, 5, 0, 0, 9, b'a', b'b']),
+        (0, &[0, 6, 0, 0, 1, b'a', 0, 0]),
+        (0, &[0, 8, 0, 0, 1, b'a', 0, 0, 9, b'b']),
+        (16, &[0, 3, 9, b'x', b'y']),
+        (16, &[0, 4, 1, b'x', 9, b'y']),
+    ] {
+        fails(&Craft::new().with(kind, content).bytes(), Failure::HelloMalformed);
+    }
+}
+
 #[test]
 fn a_hello_without_extensions_has_no_name() {
     let random = [0x3c; 32];
