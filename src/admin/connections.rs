@@ -175,6 +175,7 @@ fn connection(row: &Row, now: Tick) -> api::Connection {
         bytes_to_backend: row.bytes_to_backend,
         bytes_to_client: row.bytes_to_client,
         state: row.state.to_owned(),
+        protocol: row.protocol.map(|protocol| protocol.word().to_owned()),
         sni: row.server_name.as_deref().map(str::to_owned),
         route: row.route.as_deref().map(str::to_owned),
         rtt_ms: row.round_trip.map(|time| (time.as_secs_f64() * 1e6).round() / 1e3),

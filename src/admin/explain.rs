@@ -14,23 +14,34 @@ use crate::config::model::NoBackend;
 use crate::policy::balance::Client;
 use crate::policy::limit::Reason;
 use crate::pool::{Explanation, Listener, PickError, Pool, Snapshot, Target};
-use crate::proto::sniff::{Hello, Protocol, Sniffed, name};
+use crate::proto::sniff::{Hello, Protocol, Protocols, Sniffed, name};
 use crate::telemetry::Refusal;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 /// What the answer holds for, where first bytes matter and none are given.
-const WITHOUT_HELLO: &str =
-    "without sni and alpn: for a client whose first bytes are of no protocol that the routes ask for";
+const WITHOUT_PROTOCOL: &str =
+    "without protocol, sni and alpn: for a client whose first bytes are of no protocol that the routes ask for";
+
+/// What the answer holds for, where clients of Postgres have server names too.
+const AS_TLS: &str = "without protocol: for a client of tls; one of postgres may take another route";
 
 /// The call.
 pub fn explain(state: &State, call: &Call<'_>) -> Response {
     let explained = || {
         let client = client(call.value("client"))?;
         let listener = listener(&state.published.snapshot(), call.value("listener"))?;
-        let sniffed = sniffed(call.value("sni"), call.value("alpn"))?;
+        let sniffed = sniffed(call)?;
+        let is_assumed = call.value("protocol").is_none();
+        let assumption = is_assumed.then(|| assumption(listener.wanted(), sniffed.as_ref())).flatten();
+        // A listener sees nothing in first bytes that its routes do not look for.
+        let sniffed = sniffed.filter(|sniffed| listener.wanted().contains(sniffed.protocol));
         let draining = state.published.is_draining();
-        Ok(of(&listener, client, sniffed.as_ref(), state.published.connection_limit(), draining, clock::now()))
+        let now = clock::now();
+        let mut explained = of(&listener, client, sniffed.as_ref(), state.published.connection_limit(), draining, now);
+        let reasons: Vec<&str> = explained.reason.as_deref().into_iter().chain(assumption).collect();
+        explained.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+        Ok(explained)
     };
     explained().map_or_else(|refusal| refusal, |explained| Response::json(200, &explained))
 }
@@ -45,18 +56,47 @@ fn client(text: Option<&str>) -> Result<IpAddr, Response> {
     parsed.ok_or_else(|| Response::error(400, format!("{wanted}, got `{text}`")))
 }
 
-/// What a client's first bytes say that asks for this name and offers this protocol; `None` without both.
-fn sniffed(server_name: Option<&str>, alpn: Option<&str>) -> Result<Option<Sniffed>, Response> {
+/// What the first bytes of the client say, of which the call gives parts; `None` if it gives none.
+fn sniffed(call: &Call<'_>) -> Result<Option<Sniffed>, Response> {
+    let (protocol, server_name, alpn) = (call.value("protocol"), call.value("sni"), call.value("alpn"));
     let wrong = |text: &str, why| format!("sni: expected a name like db.example.com, got `{text}`: {why}");
     let normal = |text: &str| name::normalized(text.as_bytes()).map_err(|why| Response::error(400, wrong(text, why)));
     let server_name = server_name.map(normal).transpose()?;
     if alpn == Some("") {
         return Err(Response::error(400, "alpn: expected the name of a protocol like h2 or postgresql, got nothing"));
     }
-    let is_given = server_name.is_some() || alpn.is_some();
+    let of_hello = server_name.as_ref().map(|_| "sni").or(alpn.map(|_| "alpn"));
+    let protocol = match (protocol, of_hello) {
+        (None, None) => return Ok(None),
+        (None, Some(_)) => Protocol::Tls,
+        (Some(text), _) => this_protocol(text, of_hello).map_err(|why| Response::error(400, why))?,
+    };
     let alpn = alpn.into_iter().map(|name| name.as_bytes().into()).collect();
-    let hello = Hello { server_name, alpn, is_encrypted: false };
-    Ok(is_given.then_some(Sniffed { protocol: Protocol::Tls, hello: Some(hello) }))
+    // A client of Postgres without either is one without TLS.
+    let hello =
+        (of_hello.is_some() || protocol == Protocol::Tls).then_some(Hello { server_name, alpn, is_encrypted: false });
+    Ok(Some(Sniffed { protocol, hello }))
+}
+
+/// The protocol of this word. `of_hello` is a parameter that says something of a ClientHello.
+fn this_protocol(text: &str, of_hello: Option<&str>) -> Result<Protocol, String> {
+    let found = Protocol::ALL.into_iter().find(|protocol| protocol.word() == text);
+    let wrong = || format!("protocol: expected {}, got `{text}`", Protocol::ALL.map(Protocol::word).join(" or "));
+    let protocol = found.ok_or_else(wrong)?;
+    match of_hello {
+        Some(key) if !protocol.has_hello() => Err(format!(
+            "protocol: expected tls or postgres beside {key}, got `{text}`, whose clients send no ClientHello"
+        )),
+        _ => Ok(protocol),
+    }
+}
+
+/// What an answer holds for that was asked for without a protocol.
+fn assumption(wanted: Protocols, sniffed: Option<&Sniffed>) -> Option<&'static str> {
+    match sniffed {
+        None => (!wanted.is_empty()).then_some(WITHOUT_PROTOCOL),
+        Some(_) => wanted.contains(Protocol::Postgres).then_some(AS_TLS),
+    }
 }
 
 /// The listener of this name; without a name, the only one.
@@ -104,9 +144,6 @@ fn of(
         (None, None) => (Acceptance::Accept, waits(listener, &admission, process)),
     };
     let served = verdict == Acceptance::Accept;
-    let is_assumed = sniffed.is_none() && !listener.wanted().is_empty();
-    let reason = reason.into_iter().chain(is_assumed.then(|| WITHOUT_HELLO.to_owned()));
-    let reason = Some(reason.collect::<Vec<_>>().join("; ")).filter(|reason| !reason.is_empty());
     let Explanation { pick, candidates, .. } = explanation;
     let candidates = candidates.into_iter().map(|it| api::Candidate {
         backend: it.member.backend.name.clone(),

@@ -168,7 +168,7 @@ fn schemas() -> Value {
         "id": count, "listener": text, "pool": text, "backend": maybe_text, "client": maybe_text,
         "age_seconds": count, "idle_seconds": count, "bytes_to_backend": count, "bytes_to_client": count,
         "state": { "type": "string", "enum": Live::STATES },
-        "sni": maybe_text, "route": maybe_text, "rtt_ms": maybe("number"),
+        "protocol": maybe_text, "sni": maybe_text, "route": maybe_text, "rtt_ms": maybe("number"),
     }));
     let mut changed = backend.clone();
     changed["properties"]["warnings"] = lines.clone();

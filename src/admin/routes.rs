@@ -258,6 +258,7 @@ pub static ROUTES: &[Route] = &[
         values: &[
             ("client", "The client's address; a port behind it plays no part."),
             ("listener", "The listener that it connects to; needed where there are several."),
+            ("protocol", "That of its first bytes: tls, postgres, http or ssh; tls if sni or alpn is given."),
             ("sni", "The server name that its ClientHello asks for."),
             ("alpn", "A protocol that its ClientHello offers."),
         ],

@@ -25,6 +25,7 @@ pub use inspection::{Inspection, Inspections, QUESTIONS_MAX};
 
 use crate::base::{Endpoint, Tick};
 use crate::pool::{Backend, Pool, RouteLabel};
+use crate::proto::sniff::Protocol;
 use crate::session::{ConnectionId, Live};
 use crate::telemetry::ListenerTotals;
 use ipnet::IpNet;
@@ -106,6 +107,8 @@ pub struct Row {
     pub bytes_to_backend: u64,
     /// Bytes delivered to the client.
     pub bytes_to_client: u64,
+    /// The protocol of its first bytes, if routes look for it.
+    pub protocol: Option<Protocol>,
     /// The name that the client asked for.
     pub server_name: Option<Box<str>>,
     /// The route that it took.
@@ -174,6 +177,7 @@ impl Row {
             last_byte: live.last_byte,
             bytes_to_backend: live.bytes_to_backend,
             bytes_to_client: live.bytes_to_client,
+            protocol: live.first.and_then(|first| first.protocol()),
             server_name: live.server_name().map(Box::from),
             route: live.first.and_then(|first| first.route.clone()),
             state: live.state,

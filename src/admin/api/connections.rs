@@ -28,6 +28,9 @@ pub struct Connection {
     pub bytes_to_client: u64,
     /// `preamble`, `sniffing`, `waiting`, `dialing`, `relaying`, `half_closed` or `resetting`.
     pub state: String,
+    /// The protocol of the client's first bytes; null where no route looks for it.
+    #[serde(default)]
+    pub protocol: Option<String>,
     /// The server name that the client asked for; null without one, and where no route looks for one.
     pub sni: Option<String>,
     /// The name or number of the route that it took; null if it took none.

@@ -145,7 +145,7 @@ document.addEventListener("keydown", (event) => {
 $("find").addEventListener("input", () => go({ find: $("find").value }, true));
 $("pools").addEventListener("click", (event) => {
   const row = event.target.closest("tr.backend");
-  if (row && !getSelection().toString()) follow(event, { pool: row.dataset.pool, backend: row.dataset.backend, explain: false, client: "", listener: "", sni: "" });
+  if (row && !getSelection().toString()) follow(event, { pool: row.dataset.pool, backend: row.dataset.backend, explain: false, client: "", listener: "", protocol: "", sni: "" });
 });
 
 readView();

@@ -10,7 +10,7 @@ function find(pool, backend) {
 /// Draws what the address asks for.
 function drawPanel() {
   const { pool, backend, client, explain } = view;
-  const key = explain ? JSON.stringify(["explain", client, view.listener, view.sni]) : backend ? JSON.stringify([pool, backend]) : "";
+  const key = explain ? JSON.stringify(["explain", client, view.listener, view.protocol, view.sni]) : backend ? JSON.stringify([pool, backend]) : "";
   const opened = key !== panel.key;
   hide($("panel"), !key);
   $("app").classList.toggle("two", key !== "");
@@ -110,7 +110,7 @@ function connectionRow(connection) {
   const row = make("tr", { role: "row" });
   const name = connection.client || "unix client";
   const client = name.replace(/:\d+$/, "").replace(/^\[|\]$/g, "");
-  const target = { explain: true, client, listener: connection.listener, sni: connection.sni || "" };
+  const target = { explain: true, client, listener: connection.listener, protocol: connection.protocol || "", sni: connection.sni || "" };
   const link = !connection.client ? name : make("a", { href: "#" + new URLSearchParams({ ...target, explain: 1 }), title: "Explain where this client goes" + (connection.sni ? ", which asks for " + connection.sni : ""), on: { click: (event) => follow(event, target) } }, name);
   const kill = make("button", { type: "button", "aria-label": "Close the connection of " + name, on: { click: () => CHANGES.kill(view.pool, find(view.pool, view.backend), row.connection) } }, "✕");
   row.append(make("td", { class: "text", role: "cell" }, link), ...Array.from({ length: 5 }, () => make("td", { role: "cell" })), make("td", { role: "cell" }, kill));
@@ -124,12 +124,12 @@ function buildExplain(client) {
   const listener = make("select", { id: "listener", "aria-label": "Listener" }, ...listeners.map(({ name }) => make("option", { value: name, selected: name === chosen }, name)));
   const submit = (event) => {
     event.preventDefault();
-    const wanted = { explain: true, client: input.value.trim(), listener: listener.value, sni: "" };
-    if (wanted.client === view.client && wanted.listener === view.listener && !view.sni) showExplained();
+    const wanted = { explain: true, client: input.value.trim(), listener: listener.value, protocol: "", sni: "" };
+    if (wanted.client === view.client && wanted.listener === view.listener && !view.protocol && !view.sni) showExplained();
     else go(wanted);
   };
   const outcome = make("div", { id: "outcome" });
-  const back = view.backend && make("p", {}, make("a", { href: "#", class: "soft", on: { click: (event) => follow(event, { explain: false, client: "", listener: "", sni: "" }) } }, "← " + view.backend));
+  const back = view.backend && make("p", {}, make("a", { href: "#", class: "soft", on: { click: (event) => follow(event, { explain: false, client: "", listener: "", protocol: "", sni: "" }) } }, "← " + view.backend));
   $("panel-body").append(back || "", make("p", { class: "soft" }, "What a connection from this address meets now. Asking changes nothing."), make("form", { class: "where", on: { submit } }, input, listeners.length > 1 ? listener : "", make("button", { type: "submit", class: "primary" }, "Explain")), outcome);
   if (client) showExplained();
 }
@@ -137,7 +137,7 @@ function buildExplain(client) {
 async function showExplained() {
   const { key } = panel, outcome = $("outcome");
   try {
-    const answer = await call("GET", "v1/explain" + query({ client: view.client, listener: view.listener || $("listener")?.value, sni: view.sni }));
+    const answer = await call("GET", "v1/explain" + query({ client: view.client, listener: view.listener || $("listener")?.value, protocol: view.protocol, sni: view.sni }));
     if (panel.key === key) outcome.replaceChildren(...explained(answer));
   } catch (error) {
     if (panel.key === key) outcome.replaceChildren(make("p", { class: "wrong" }, error.message));
@@ -149,7 +149,7 @@ function explained(answer) {
   const shares = answer.candidates.some((one) => known(one.share));
   const verdict = !accepted ? "is refused" : answer.pick ? "goes to " + answer.pick : shares ? "goes where chance decides" : "waits";
   const head = make("p", { class: "outcome" }, icon(accepted ? "up" : "down"), "  " + view.client + " " + verdict);
-  const facts = [["listener", answer.listener], view.sni && ["server name", view.sni], answer.route && ["route", answer.route], answer.reason && ["reason", answer.reason], answer.pool && ["pool", answer.pool], answer.algorithm && ["algorithm", answer.algorithm]].filter(Boolean);
+  const facts = [["listener", answer.listener], view.protocol && ["protocol", view.protocol], view.sni && ["server name", view.sni], answer.route && ["route", answer.route], answer.reason && ["reason", answer.reason], answer.pool && ["pool", answer.pool], answer.algorithm && ["algorithm", answer.algorithm]].filter(Boolean);
   const heads = ["backend", "usable", "why", "weight", "active", ...(shares ? ["chance"] : [])];
   const rows = answer.candidates.map((one) => make("tr", { role: "row", class: one.backend === answer.pick ? "chosen" : "" },
     make("td", { class: "text", role: "cell" }, one.backend), make("td", { class: "text " + (one.usable ? "up" : "down"), role: "cell" }, icon(one.usable ? "up" : "down"), one.usable ? " yes" : " no"),
@@ -162,7 +162,7 @@ function explained(answer) {
 $("close-panel").addEventListener("click", closePanel);
 function closePanel() {
   const { pool, backend } = view;
-  go({ pool: "", backend: "", explain: false, client: "", listener: "", sni: "" });
+  go({ pool: "", backend: "", explain: false, client: "", listener: "", protocol: "", sni: "" });
   const row = backend && groups.get(pool)?.rows.get(backend)?.node;
   (row ? row.querySelector("a") : $("ask-explain")).focus();
 }

@@ -9,7 +9,7 @@ function readView() {
   Object.assign(view, {
     show: ["all", ...STATES].includes(text("show")) ? text("show") : "all", find: text("find"), all: given.getAll("all"),
     sort: COLUMNS.some(({ id, by }) => id === text("sort") && by !== undefined) ? text("sort") : "worst",
-    pool: text("pool"), backend: text("backend"), explain: given.has("explain"), client: text("client"), listener: text("listener"), sni: text("sni"),
+    pool: text("pool"), backend: text("backend"), explain: given.has("explain"), client: text("client"), listener: text("listener"), protocol: text("protocol"), sni: text("sni"),
   });
   if ($("find").value !== view.find) $("find").value = view.find;
 }

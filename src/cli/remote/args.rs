@@ -120,6 +120,10 @@ pub struct Explain {
     #[arg(long, value_name = "NAME")]
     pub listener: Option<String>,
 
+    /// The protocol of its first bytes: tls, postgres, http or ssh; tls beside --sni or --alpn
+    #[arg(long, value_name = "NAME")]
+    pub protocol: Option<String>,
+
     /// The server name that its ClientHello asks for; routes may depend on it
     #[arg(long, value_name = "NAME")]
     pub sni: Option<String>,

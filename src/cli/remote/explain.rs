@@ -13,10 +13,11 @@ use std::process::ExitCode;
 pub fn run(explain: &Explain) -> ExitCode {
     done(|| {
         let client = Client::new(&explain.reach)?;
-        let Explain { client: address, listener, sni, alpn, .. } = explain;
+        let Explain { client: address, listener, protocol, sni, alpn, .. } = explain;
         let parameters = [
             ("client", Some(address.as_str())),
             ("listener", listener.as_deref()),
+            ("protocol", protocol.as_deref()),
             ("sni", sni.as_deref()),
             ("alpn", alpn.as_deref()),
         ];

@@ -152,6 +152,7 @@ mod tests {
             bytes_to_backend: 1_047_000,
             bytes_to_client: 5 << 30,
             state: state.to_owned(),
+            protocol: None,
             sni: None,
             route: None,
             rtt_ms: Some(12.3),

@@ -133,8 +133,10 @@ impl Asking {
 fn path(query: &Query) -> String {
     let (of, client, sort) = match query {
         Query::Connections { of, client, sort } => (of, client, sort),
-        Query::Explain { client, listener, sni } => {
-            let parameters = [("client", Some(&**client)), ("listener", Some(&**listener)), ("sni", sni.as_deref())];
+        Query::Explain { client, listener, protocol, sni } => {
+            let of_first_bytes = [("protocol", protocol.as_deref()), ("sni", sni.as_deref())];
+            let parameters =
+                [("client", Some(&**client)), ("listener", Some(&**listener))].into_iter().chain(of_first_bytes);
             return target::query("/v1/explain", parameters);
         }
     };
@@ -155,7 +157,8 @@ mod tests {
         let path = path(&Query::Connections { of, client: Some("10.0.0.0/8".to_owned()), sort: "idle" });
         assert_eq!(path, "/v1/connections?sort=idle&limit=500&pool=a%26b&backend=web%201&client=10.0.0.0%2F8");
         let sni = Some("db.example.com".to_owned());
-        let explain = Query::Explain { client: "[::1]:7".to_owned(), listener: "a b".to_owned(), sni };
-        assert_eq!(super::path(&explain), "/v1/explain?client=%5B::1%5D:7&listener=a%20b&sni=db.example.com");
+        let (client, listener, protocol) = ("[::1]:7".to_owned(), "a b".to_owned(), Some("postgres".to_owned()));
+        let explain = super::path(&Query::Explain { client, listener, protocol, sni });
+        assert_eq!(explain, "/v1/explain?client=%5B::1%5D:7&listener=a%20b&protocol=postgres&sni=db.example.com");
     }
 }

@@ -61,8 +61,9 @@ impl Row<'_> {
             }
             Row::Backend(pool, backend) => Some(of(&pool.name, &backend.name)),
             Row::Connection(connection) => {
-                let Connection { client, listener, sni, .. } = connection;
-                Some(Pane::Explain { client: client.clone()?, listener: listener.clone(), sni: sni.clone() })
+                let Connection { client, listener, protocol, sni, .. } = connection;
+                let (client, listener) = (client.clone()?, listener.clone());
+                Some(Pane::Explain { client, listener, protocol: protocol.clone(), sni: sni.clone() })
             }
             Row::Finding(finding) => match (&finding.pool, &finding.backend) {
                 (Some(pool), Some(backend)) => Some(of(pool, backend)),

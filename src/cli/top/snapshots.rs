@@ -227,6 +227,7 @@ pub fn connection(id: u64) -> Connection {
         bytes_to_backend: 1000 * id,
         bytes_to_client: 900_000 * id,
         state: "relaying".into(),
+        protocol: None,
         sni: None,
         route: None,
         rtt_ms: Some(0.25 * id as f64),

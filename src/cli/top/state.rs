@@ -44,6 +44,8 @@ pub enum Pane {
         client: String,
         /// Its listener.
         listener: String,
+        /// The protocol of its first bytes.
+        protocol: Option<String>,
         /// The server name that it asks for.
         sni: Option<String>,
     },
@@ -101,6 +103,8 @@ pub enum Query {
         client: String,
         /// Its listener.
         listener: String,
+        /// The protocol of its first bytes.
+        protocol: Option<String>,
         /// The server name that it asks for.
         sni: Option<String>,
     },
@@ -250,9 +254,12 @@ impl State {
                 client: rows::prefix(&view.filter),
                 sort: rows::orders(&view.pane).get(view.order).map_or("age", |order| order.key),
             }),
-            Pane::Explain { client, listener, sni } => {
-                Some(Query::Explain { client: client.clone(), listener: listener.clone(), sni: sni.clone() })
-            }
+            Pane::Explain { client, listener, protocol, sni } => Some(Query::Explain {
+                client: client.clone(),
+                listener: listener.clone(),
+                protocol: protocol.clone(),
+                sni: sni.clone(),
+            }),
             _ => None,
         };
         Want { paused: self.paused, query }

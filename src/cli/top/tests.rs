@@ -278,12 +278,14 @@ fn a_routed_connection_shows_its_name_and_is_explained_with_it() {
     keys(&mut state, &[KeyCode::Char('3')]);
     let sni = Some("db.example.com".to_owned());
     let query = state.want().query.unwrap();
-    let routed = Connection { sni: sni.clone(), route: Some("db".into()), ..connection(1) };
+    let protocol = Some("postgres".to_owned());
+    let route = Some("db".to_owned());
+    let routed = Connection { protocol: protocol.clone(), sni: sni.clone(), route, ..connection(1) };
     answer(&mut state, Answer::Connections(query, Ok(vec![routed])), BEGIN);
     assert!(drawn(&state).contains("db     db.example.com"), "{}", drawn(&state));
     keys(&mut state, &[KeyCode::Enter]);
     let query = state.want().query.unwrap();
-    assert_eq!(query, Query::Explain { client: "192.0.2.1:51000".into(), listener: "web".into(), sni });
+    assert_eq!(query, Query::Explain { client: "192.0.2.1:51000".into(), listener: "web".into(), protocol, sni });
 }
 
 #[test]
@@ -298,7 +300,8 @@ fn a_connection_leads_to_its_explanation() {
     assert_eq!(state.view().pane, Pane::Connections { of: None });
     keys(&mut state, &[KeyCode::End, KeyCode::Enter]);
     let query = state.want().query.unwrap();
-    assert_eq!(query, Query::Explain { client: "192.0.2.2:51000".into(), listener: "web".into(), sni: None });
+    let (client, listener) = ("192.0.2.2:51000".into(), "web".into());
+    assert_eq!(query, Query::Explain { client, listener, protocol: None, sni: None });
     assert!(drawn(&state).contains("asking"));
     answer(&mut state, Answer::Explained(query, Ok(explained().into())), BEGIN);
     assert_eq!(names(&state), ["db1", "db2", "db3"]);

@@ -118,7 +118,7 @@ fn title(state: &State, width: u16) -> Line<'static> {
         Pane::Events => "events, newest first".to_owned(),
         Pane::Findings => "findings, worst first".to_owned(),
         Pane::Listeners => "listeners".to_owned(),
-        Pane::Explain { client, listener, sni } => {
+        Pane::Explain { client, listener, sni, .. } => {
             let name = sni.as_ref().map(|name| format!(" for {name}")).unwrap_or_default();
             format!("explain: {client} at listener {listener}{name}, now")
         }

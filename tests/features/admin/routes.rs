@@ -77,6 +77,7 @@ fn server_name_and_route_show_in_connections_in_the_access_log_and_in_metrics() 
     let want =
         [(json!("db.example.com"), json!("db")), (json!("www.example.com"), json!("2")), (Value::Null, Value::Null)];
     assert_eq!(edge.connections().iter().map(shown).collect::<Vec<_>>(), want);
+    assert!(edge.connections().iter().all(|row| row["protocol"] == "tls"));
     let table = edge.command(&["connections"]);
     for text in ["ROUTE", "SNI", "db.example.com", "www.example.com"] {
         assert!(table.contains(text), "{table}");
@@ -134,7 +135,7 @@ fn explain_with_a_server_name_shows_where_a_client_then_goes() {
     }
     let without = edge.explain("");
     assert_eq!((&without["pool"], &without["verdict"]), (&json!("own"), &json!("accept")));
-    assert!(without["reason"].as_str().unwrap().starts_with("without sni and alpn: "), "{without}");
+    assert!(without["reason"].as_str().unwrap().starts_with("without protocol, sni and alpn: "), "{without}");
     let of_office = edge.admin.get("/v1/explain?client=127.0.9.7&sni=other.example").json(200);
     assert_eq!((&of_office["route"], &of_office["pool"]), (&json!("office"), &json!("office")));
     let office = Conn::from_source([127, 0, 9, 7].into(), edge.tcplb.at()).expect("it listens");
@@ -151,6 +152,57 @@ fn explain_with_a_server_name_shows_where_a_client_then_goes() {
     let asked = ["explain", "--client", "127.0.0.1", "--sni", "db.example.com", "--alpn", "postgresql"];
     let printed = edge.command(&asked);
     assert!(printed.contains("127.0.0.1 goes to db1\nlistener edge, route db, pool db, "), "{printed}");
+}
+
+#[test]
+fn explain_with_a_protocol_shows_where_clients_of_it_go() {
+    let route = |keys: &str, pool: &str| format!("[[listener.route]]\nname = \"{pool}\"\n{keys}\npool = \"{pool}\"\n");
+    let mut text = format!(
+        "[global]\nadmin = \"127.0.0.1:0\"\n\
+         [[listener]]\nname = \"edge\"\nbind = [\"127.0.0.1:0\"]\npool = \"own\"\n{}{}{}\
+         [[listener]]\nname = \"tls\"\nbind = [\"127.0.0.1:0\"]\npool = \"own\"\n{}",
+        route("protocol = \"postgres\"\nsni = [\"one.example\"]", "db"),
+        route("protocol = \"postgres\"", "web"),
+        route("protocol = \"tls\"", "office"),
+        route("sni = [\"one.example\"]", "db")
+    );
+    for name in POOLS {
+        text += &format!(
+            "[[pool]]\nname = \"{name}\"\n[pool.health]\nkind = \"off\"\n[[pool.backend]]\naddress = \"127.0.0.1:1\"\n"
+        );
+    }
+    let tcplb = ConfigFile::of(text).start();
+    let admin = Admin::of(&tcplb);
+    let as_tls = json!("without protocol: for a client of tls; one of postgres may take another route");
+    for (query, pool, reason) in [
+        ("edge&protocol=postgres&sni=one.example", "db", Value::Null),
+        ("edge&protocol=postgres&sni=two.example", "web", Value::Null),
+        ("edge&protocol=postgres", "web", Value::Null),
+        ("edge&protocol=tls&sni=one.example", "office", Value::Null),
+        ("edge&protocol=tls", "office", Value::Null),
+        ("edge&sni=one.example", "office", as_tls),
+        ("edge&protocol=ssh", "own", Value::Null),
+        ("tls&sni=one.example", "db", Value::Null),
+        // Its routes do not look for that protocol.
+        ("tls&protocol=postgres&sni=one.example", "own", Value::Null),
+    ] {
+        let explained = admin.get(&format!("/v1/explain?client=127.0.0.1&listener={query}")).json(200);
+        let route = if pool == "own" { Value::Null } else { json!(pool) };
+        assert_eq!((&explained["pool"], &explained["route"]), (&json!(pool), &route), "{query}");
+        assert_eq!(explained["reason"], reason, "{query}");
+    }
+    for (query, text) in [
+        ("smtp", "protocol: expected tls or postgres or http or ssh, got `smtp`"),
+        ("ssh&alpn=h2", "protocol: expected tls or postgres beside alpn, got `ssh`, whose clients send no ClientHello"),
+    ] {
+        let error = admin.get(&format!("/v1/explain?client=127.0.0.1&listener=edge&protocol={query}")).error(400);
+        assert_eq!(error, text);
+    }
+    let asked =
+        ["explain", "--client", "127.0.0.1", "--listener", "edge", "--protocol", "postgres", "--sni", "one.example"];
+    let output = testkit::tcplb(&asked).env("TCPLB_ADMIN", admin.0.to_string()).output().expect("it runs");
+    let printed = String::from_utf8(output.stdout).expect("text");
+    assert!(printed.contains("listener edge, route db, pool db, "), "{printed}");
 }
 
 #[test]

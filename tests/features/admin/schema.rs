@@ -128,6 +128,8 @@ fn answers_match_the_openapi_document() {
         ("POST", "/register", "", &[], "{}", "400"),
         ("POST", "/register", "", &[], r#"{"x":1}"#, "403"),
         ("GET", "/v1/explain", "?client=192.0.2.7", &[], "", "200"),
+        ("GET", "/v1/explain", "?client=192.0.2.7&protocol=postgres&sni=db.example.com", &[], "", "200"),
+        ("GET", "/v1/explain", "?client=192.0.2.7&protocol=smtp", &[], "", "400"),
         ("GET", "/v1/explain", "?client=192.0.2.7&listener=none", &[], "", "404"),
         ("GET", "/v1/explain", "", &[], "", "400"),
         ("GET", "/v1/events", "", &[], "", "200"),
