@@ -7,6 +7,7 @@ use super::model::{Listener, Model, Pool};
 use super::settings::{self, GLOBAL, HEALTH, LISTENER, POOL, Section};
 use crate::policy::balance::Shares;
 use crate::policy::routes::{self, Covered};
+use crate::proto::sniff::Protocol;
 use std::collections::HashSet;
 
 /// Every warning about a model.
@@ -16,7 +17,8 @@ pub fn of(model: &Model) -> Vec<String> {
     for listener in &model.listeners {
         let which = format!("listener {}", listener.name);
         warnings.extend(without_effect(&LISTENER, &which, listener));
-        warnings.extend(of_routes(listener).into_iter().map(|what| format!("{which}: {what}")));
+        let of_listener = of_routes(listener).into_iter().chain(of_warm_routes(listener, model));
+        warnings.extend(of_listener.map(|what| format!("{which}: {what}")));
     }
     for pool in &model.pools {
         if !used.contains(pool.name.as_str()) {
@@ -27,12 +29,26 @@ pub fn of(model: &Model) -> Vec<String> {
     readable(warnings)
 }
 
+/// A route, by its number and its name.
+fn route(listener: &Listener, index: usize) -> String {
+    let name = listener.routes.get(index).and_then(|route| route.name.as_ref());
+    format!("route {}{}", index + 1, name.map_or_else(String::new, |name| format!(" ({name})")))
+}
+
+/// Routes of Postgres to pools with warm connections.
+fn of_warm_routes<'a>(listener: &'a Listener, model: &'a Model) -> impl Iterator<Item = String> + 'a {
+    let warm: HashSet<&str> =
+        model.pools.iter().filter(|pool| pool.warm_connections > 0).map(|pool| pool.name.as_str()).collect();
+    listener.routes.iter().enumerate().filter_map(move |(index, it)| {
+        let is_one = it.conditions.protocol == Some(Protocol::Postgres) && warm.contains(it.pool.as_str());
+        let what = "a client of postgres with TLS takes no warm connection, and warm_connections keeps some in pool";
+        is_one.then(|| format!("{}: {what} {}", route(listener, index), it.pool))
+    })
+}
+
 /// Routes that no client can take.
 fn of_routes(listener: &Listener) -> Vec<String> {
-    let route = |index: usize| {
-        let name = listener.routes.get(index).and_then(|route| route.name.as_ref());
-        format!("route {}{}", index + 1, name.map_or_else(String::new, |name| format!(" ({name})")))
-    };
+    let route = |index| route(listener, index);
     let covered = routes::covered(listener.routes.iter().map(|route| &route.conditions));
     let covered = covered.into_iter().map(|Covered { route: index, by }| {
         let by: Vec<String> = by.into_iter().map(route).collect();
@@ -231,6 +247,22 @@ mod tests {
             assert_eq!((with(""), with(&route(source))), (vec![warning.clone()], vec![warning]));
             assert_eq!(with(&route(a)), [""; 0]);
         }
+    }
+
+    #[test]
+    fn warm_connections_that_clients_of_postgres_with_tls_never_take_are_warned_of() {
+        let warnings = |protocol: &str, warm: u32| {
+            let text = format!(
+                "[[listener]]\nbind = [':80']\npool = 'a'\n[[listener.route]]\nname = 'db'\nprotocol = '{protocol}'\npool = 'b'\n\
+                 [[pool]]\nname = 'a'\nwarm_connections = 5\n[[pool]]\nname = 'b'\nwarm_connections = {warm}\n"
+            );
+            of(&super::super::file::parse(&text, "f").unwrap().model)
+        };
+        let warning = "listener default: route 1 (db): a client of postgres with TLS takes no warm connection, \
+                       and warm_connections keeps some in pool b";
+        assert_eq!(warnings("postgres", 10), [warning]);
+        assert_eq!(warnings("postgres", 0), [""; 0]);
+        assert_eq!(warnings("tls", 10), [""; 0]);
     }
 
     #[test]

@@ -90,17 +90,12 @@ impl Conditions {
         self.protocol.is_some() || !self.sni.is_empty() || !self.alpn.is_empty()
     }
 
-    /// Whether these hold wherever `other` holds, names aside.
-    fn hold_with(&self, other: &Conditions) -> bool {
-        let protocol = self.protocol.is_none() || self.protocol == other.protocol;
-        let within = |alpn: &String| self.alpn.contains(alpn);
-        let alpn = self.alpn.is_empty() || !other.alpn.is_empty() && other.alpn.iter().all(within);
-        protocol && alpn && (self.source.is_empty() || !other.source.is_empty() && self.contains_sources(other))
-    }
-
-    fn contains_sources(&self, other: &Conditions) -> bool {
-        let own = IpNet::aggregate(&self.source.iter().copied().map(canonical).collect());
-        other.source.iter().copied().map(canonical).all(|net| own.iter().any(|own| own.contains(&net)))
+    /// The protocol that their clients speak. Names and ALPN stand in ClientHellos, so these alone mean TLS. A client of Postgres has
+    /// a hello too, but routes see it only if one of them asks for Postgres.
+    fn protocol_among(&self, wanted: Protocols) -> Option<Protocol> {
+        let says_hello = !self.sni.is_empty() || !self.alpn.is_empty();
+        let is_tls = says_hello && !wanted.contains(Protocol::Postgres);
+        self.protocol.or(is_tls.then_some(Protocol::Tls))
     }
 
     /// Its names, or `None` in place of one where it has none.
@@ -114,7 +109,8 @@ impl Routes {
     /// Prepares routes, in the order of the file.
     pub fn new<'a>(routes: impl IntoIterator<Item = &'a Conditions>) -> Routes {
         let mut compiled = Routes::default();
-        let mut wanted = Vec::new();
+        let routes: Vec<&Conditions> = routes.into_iter().collect();
+        compiled.wanted = wanted(routes.iter().copied());
         for (index, conditions) in routes.into_iter().enumerate() {
             let Conditions { protocol, alpn, source, .. } = conditions;
             for name in conditions.names() {
@@ -125,12 +121,9 @@ impl Routes {
                 };
                 list.push(index);
             }
-            let says_hello = !conditions.sni.is_empty() || !alpn.is_empty();
-            wanted.extend(protocol.or(says_hello.then_some(Protocol::Tls)));
             let source = (!source.is_empty()).then(|| Access::new(source, &[]));
             compiled.routes.push(Route { protocol: *protocol, alpn: alpn.clone(), source });
         }
-        compiled.wanted = wanted.into_iter().collect();
         compiled
     }
 
@@ -161,18 +154,49 @@ impl Route {
     }
 }
 
+/// The conditions of a route besides its names, prepared to be compared.
+struct Comparable<'a> {
+    protocol: Option<Protocol>,
+    alpn: &'a [String],
+    /// Two halves of a network are one.
+    source: Vec<IpNet>,
+}
+
+impl Comparable<'_> {
+    fn new(conditions: &Conditions, wanted: Protocols) -> Comparable<'_> {
+        let source = IpNet::aggregate(&conditions.source.iter().copied().map(canonical).collect());
+        Comparable { protocol: conditions.protocol_among(wanted), alpn: &conditions.alpn, source }
+    }
+
+    /// Whether these hold wherever `other` holds.
+    fn hold_with(&self, other: &Comparable<'_>) -> bool {
+        let protocol = self.protocol.is_none() || self.protocol == other.protocol;
+        let within = |alpn: &String| self.alpn.contains(alpn);
+        let alpn = self.alpn.is_empty() || !other.alpn.is_empty() && other.alpn.iter().all(within);
+        let is_inside = |net: &IpNet| self.source.iter().any(|own| own.contains(net));
+        protocol && alpn && (self.source.is_empty() || !other.source.is_empty() && other.source.iter().all(is_inside))
+    }
+}
+
 /// `b.c` and `c` of `a.b.c`.
 fn behind_each_dot(name: &str) -> impl Iterator<Item = &str> {
     name.match_indices('.').filter_map(|(at, _)| name.get(at + 1..))
 }
 
+/// The protocols that routes ask for.
+fn wanted<'a>(routes: impl Iterator<Item = &'a Conditions>) -> Protocols {
+    routes.filter_map(|route| route.protocol_among(Protocols::default())).collect()
+}
+
 /// The routes that no client can take, since earlier ones take all of theirs.
 pub fn covered<'a>(routes: impl IntoIterator<Item = &'a Conditions>) -> Vec<Covered> {
     let routes: Vec<&Conditions> = routes.into_iter().collect();
+    let wanted = wanted(routes.iter().copied());
+    let comparable: Vec<Comparable<'_>> = routes.iter().map(|route| Comparable::new(route, wanted)).collect();
     let mut earlier: HashMap<Option<&NamePattern>, Vec<usize>> = HashMap::new();
     let mut covered = Vec::new();
-    for (route, conditions) in routes.iter().copied().enumerate() {
-        let covers = |index: &usize| routes.get(*index).is_some_and(|earlier| earlier.hold_with(conditions));
+    for (route, (conditions, own)) in routes.iter().zip(&comparable).enumerate() {
+        let covers = |index: &usize| comparable.get(*index).is_some_and(|earlier| earlier.hold_with(own));
         let by = |name| earlier.get(&name)?.iter().copied().find(covers);
         if let Some(mut by) = conditions.names().map(by).collect::<Option<Vec<usize>>>() {
             by.sort_unstable();
