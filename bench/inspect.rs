@@ -45,6 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         driver.serve(Accepted {
             socket: (),
             client,
+            port: 80,
             transport: Transport::Tcp,
             preamble: Preamble::None,
             listener,

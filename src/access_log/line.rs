@@ -35,6 +35,9 @@ struct Line<'a> {
     client: Option<&'a Endpoint>,
     pool: &'a str,
     backend: Option<&'a str>,
+    /// Only in JSON, and only where it depends on the client's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    backend_port: Option<u16>,
     attempts: u32,
     connect_ms: Option<u64>,
     duration_ms: u64,
@@ -102,6 +105,7 @@ impl Line<'_> {
             client: live.client,
             pool: &live.pool.settings.name,
             backend: live.backend.map(|backend| backend.name.as_str()),
+            backend_port: live.backend_port,
             attempts: live.attempts,
             connect_ms: live.connect.map(millis),
             duration_ms: millis(now - live.since),
@@ -124,6 +128,7 @@ impl Line<'_> {
             client: record.client.as_ref(),
             pool: &record.pool.settings.name,
             backend: record.backend.as_ref().map(|backend| backend.name.as_str()),
+            backend_port: record.backend_port,
             attempts: record.attempts,
             connect_ms: record.connect.map(millis),
             duration_ms: millis(record.duration),

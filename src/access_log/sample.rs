@@ -31,6 +31,7 @@ pub fn record(backend_name: &str) -> Record {
         client: Some(Endpoint::Inet("[2001:db8::7]:4711".parse().unwrap())),
         listener,
         backend: Some(pool.members[0].backend.clone()),
+        backend_port: None,
         pool,
         attempts: 2,
         connect: Some(Duration::from_micros(1_999)),

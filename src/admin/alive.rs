@@ -39,7 +39,7 @@ pub fn check(address: &Address, pool: &Pool, send_proxy: Option<ProxyVersion>) -
 
 fn resolve(address: &Address) -> io::Result<Vec<Endpoint>> {
     Ok(match address {
-        Address::Inet(at) => vec![Endpoint::Inet(*at)],
+        Address::Inet(_) | Address::Mapped(..) => address.endpoint().into_iter().collect(),
         Address::Unix(path) => vec![Endpoint::Unix(path.as_path().into())],
         Address::Name(host, port) => (host.as_str(), *port).to_socket_addrs()?.map(Endpoint::Inet).collect(),
         // No backend has such an address.

@@ -169,6 +169,7 @@ fn connection(row: &Row, now: Tick) -> api::Connection {
         listener: row.listener.name.clone(),
         pool: row.pool.settings.name.clone(),
         backend: row.backend.as_ref().map(|backend| backend.name.clone()),
+        backend_port: row.backend_port,
         client: row.client.as_ref().map(ToString::to_string),
         age_seconds: (now - row.since).as_secs(),
         idle_seconds: (now - row.last_byte).as_secs(),

@@ -164,12 +164,14 @@ fn schemas() -> Value {
         })),
         "addresses": many("BackendAddress"),
     }));
-    let connection = object(json!({
+    let mut connection = object(json!({
         "id": count, "listener": text, "pool": text, "backend": maybe_text, "client": maybe_text,
         "age_seconds": count, "idle_seconds": count, "bytes_to_backend": count, "bytes_to_client": count,
         "state": { "type": "string", "enum": Live::STATES },
         "protocol": maybe_text, "sni": maybe_text, "route": maybe_text, "rtt_ms": maybe("number"),
     }));
+    // Only where the port of the backend depends on the client's.
+    connection["properties"]["backend_port"] = count.clone();
     let mut changed = backend.clone();
     changed["properties"]["warnings"] = lines.clone();
     let mut event = object(json!({

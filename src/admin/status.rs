@@ -84,7 +84,10 @@ pub(super) fn ports_used(snapshot: &Snapshot) -> u64 {
     for (source, backend) in members.filter(|(_, backend)| open(backend) > 0) {
         let each = open(backend).div_ceil(backend.addresses.len().max(1) as u64);
         for address in backend.addresses.iter() {
-            if let Endpoint::Inet(at) = &address.endpoint {
+            // With the client's port, each of its ports is a destination of its own.
+            if let Endpoint::Inet(at) = &address.endpoint
+                && at.port() > 0
+            {
                 let sources = source.listed().iter().filter(|from| from.is_ipv4() == at.is_ipv4()).count().max(1);
                 *used.entry(&address.endpoint).or_default() += each.div_ceil(sources as u64);
             }
@@ -161,7 +164,7 @@ fn source(id: &SourceId, watches: String, standing: &Standing) -> api::SourceVie
 fn names(pool: &Pool, table: &NameTable) -> Vec<api::NameView> {
     let names = pool.settings.backends.iter().filter_map(|backend| match &backend.address {
         Address::Name(host, _) => Some(host.as_str()),
-        Address::Inet(_) | Address::Unix(_) | Address::Any(_) => None,
+        Address::Inet(_) | Address::Unix(_) | Address::Any(_) | Address::Mapped(..) => None,
     });
     let names: BTreeSet<&str> = names.collect();
     let view = |name: &str| {

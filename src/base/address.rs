@@ -7,8 +7,11 @@
 //! | `:80`              | `Any(80)`                          | every interface, v6 and v4 | refused             |
 //! | `[fe80::1%eth0]:80` | `Name`                            | that address there         | that address there  |
 //! | `name:80`          | `Name`                             | every address of the name  | tried in order      |
+//! | `10.0.0.1:same`, `10.0.0.1:+1000` | `Mapped`            | refused                    | the client's port, or so much above it |
 //! | `unix:/path`       | `Unix`                             | that socket file           | that socket file    |
 //! | `unix:@name`       | `Unix`                             | that abstract socket       | that abstract socket |
+//!
+//! `127.0.0.1:5000-5150`, `:5000-5150` and `name:5000-5150` stand for an address for each of these ports ([`Listen::parse_all`]).
 //!
 //! Port 0 is for listeners only: the kernel picks a port. An abstract socket (unix(7)) has a name but no file, so it
 //! has no mode or owner: every process of the network namespace may connect. A file called `@name` is written
@@ -22,6 +25,9 @@ use std::sync::Arc;
 
 /// The accepted forms, for every error about an address.
 pub const EXPECTED: &str = "127.0.0.1:80, [::1]:80, name:80 or unix:/path";
+
+/// The most ports of a range.
+pub const RANGE_MAX: usize = 4096;
 
 /// The longest path in a `sockaddr_un`, in bytes, without its closing NUL (unix(7)).
 pub const UNIX_PATH_MAX: usize = 107;
@@ -39,6 +45,8 @@ pub enum Address {
     /// A name for the resolver, and a port: a host name, or a link-local address with its interface (`fe80::1%eth0`).
     /// The kernel renumbers an interface that comes back, so its name is resolved each time.
     Name(String, u16),
+    /// An IP address. The port is the one that the client connected to, plus this.
+    Mapped(IpAddr, u16),
     /// A unix stream socket.
     Unix(PathBuf),
 }
@@ -62,8 +70,69 @@ impl Listen {
         match &self.0 {
             Address::Inet(at) => at.port() == 0,
             Address::Any(port) | Address::Name(_, port) => *port == 0,
-            Address::Unix(_) => false,
+            Address::Mapped(..) | Address::Unix(_) => false,
         }
+    }
+
+    /// Its port; `None` for a unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match &self.0 {
+            Address::Inet(at) => Some(at.port()),
+            Address::Any(port) | Address::Name(_, port) => Some(*port),
+            Address::Mapped(..) | Address::Unix(_) => None,
+        }
+    }
+
+    /// The same with another port.
+    fn with_port(&self, port: u16) -> Listen {
+        Listen(match &self.0 {
+            Address::Inet(at) => {
+                let mut at = *at;
+                at.set_port(port);
+                Address::Inet(at)
+            }
+            Address::Any(_) => Address::Any(port),
+            Address::Name(host, _) => Address::Name(host.clone(), port),
+            Address::Mapped(..) | Address::Unix(_) => self.0.clone(),
+        })
+    }
+
+    /// Parses an address to listen on, or a range of ports (`:5000-5150`), which is an address for each port.
+    pub fn parse_all(text: &str) -> Result<Vec<Listen>, String> {
+        let ports = text.rsplit_once(':').filter(|_| !text.starts_with("unix:"));
+        let range = ports.and_then(|(host, ports)| Some((host, ports.split_once('-')?)));
+        let Some((host, (first, last))) = range else { return Listen::parse(text).map(|listen| vec![listen]) };
+        let wrong = |why: &str| format!("expected a range of ports like :5000-5150, got `{}`: {why}", Escaped(text));
+        let ends = parse_port(first).zip(parse_port(last));
+        let (first, last) = ends.ok_or_else(|| wrong("a port is not a number from 1 to 65535"))?;
+        if first == 0 || last < first {
+            return Err(wrong(if first == 0 {
+                "a range can't begin with port 0"
+            } else {
+                "the first port is the higher one"
+            }));
+        }
+        if usize::from(last - first) >= RANGE_MAX {
+            return Err(wrong("it has more than 4096 ports"));
+        }
+        let listen = Listen::parse(&format!("{host}:{first}"))?;
+        Ok((first..=last).map(|port| listen.with_port(port)).collect())
+    }
+
+    /// The addresses as they are written: three or more ports in a row as a range.
+    pub fn shown(listens: &[Listen]) -> Vec<String> {
+        let follows = |one: &Listen, next: &Listen| {
+            let (before, port) = (one.port().unwrap_or(0), next.port().unwrap_or(0));
+            before > 0 && before.checked_add(1) == Some(port) && one.with_port(port) == *next
+        };
+        let mut shown = Vec::new();
+        for row in listens.chunk_by(follows) {
+            match row {
+                [first, .., last] if row.len() > 2 => shown.push(format!("{first}-{}", last.port().unwrap_or(0))),
+                row => shown.extend(row.iter().map(Listen::to_string)),
+            }
+        }
+        shown
     }
 
     /// Parses an address to listen on. The error says what is expected.
@@ -84,6 +153,9 @@ impl Address {
     pub fn parse_backend(text: &str) -> Result<Address, String> {
         if text.starts_with(':') && text.matches(':').count() == 1 {
             return Err(format!("expected {EXPECTED}, got `{text}`: a backend needs a host"));
+        }
+        if let Some(mapped) = parse_mapped(text) {
+            return mapped;
         }
         let address = parse(text, EXPECTED)?;
         match address {
@@ -106,8 +178,42 @@ impl Address {
             Address::Inet(at) => Some(Endpoint::Inet(*at)),
             Address::Unix(path) => Some(Endpoint::Unix(path.as_path().into())),
             Address::Any(port) => Some(Endpoint::Inet((Ipv6Addr::LOCALHOST, *port).into())),
+            // Its port is known once there is a client.
+            Address::Mapped(ip, _) => Some(Endpoint::Inet((*ip, 0).into())),
             Address::Name(..) => None,
         }
+    }
+
+    /// How far its port is above the one that the client connected to, if that decides.
+    pub fn port_offset(&self) -> Option<u16> {
+        if let Address::Mapped(_, offset) = self { Some(*offset) } else { None }
+    }
+}
+
+/// Parses `10.0.0.1:same` and `10.0.0.1:+1000`; `None`: it is neither.
+fn parse_mapped(text: &str) -> Option<Result<Address, String>> {
+    let (host, port) = text.rsplit_once(':').filter(|_| !text.starts_with("unix:"))?;
+    let is_same = port.eq_ignore_ascii_case("same");
+    let offset = port.strip_prefix('+').filter(|_| !is_same);
+    if !is_same && offset.is_none() {
+        return None;
+    }
+    let bracketed = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let ip = match bracketed {
+        Some(host) => host.parse().map(IpAddr::V6).ok(),
+        None => host.parse().map(IpAddr::V4).ok(),
+    };
+    let wrong = |why: &str| Some(Err(bad(text, "10.0.0.1:same or 10.0.0.1:+1000", why)));
+    match (ip, offset) {
+        // A name has the messages of other names.
+        (None, Some(_)) => None,
+        (None, None) => wrong("`same` needs an IP address in front of it"),
+        (Some(IpAddr::V6(ip)), _) if ip.is_unicast_link_local() => wrong("a link-local address needs its interface"),
+        (Some(ip), None) => Some(Ok(Address::Mapped(ip.to_canonical(), 0))),
+        (Some(ip), Some(offset)) => match parse_port(offset) {
+            Some(offset) if offset > 0 => Some(Ok(Address::Mapped(ip.to_canonical(), offset))),
+            _ => wrong("after `+` comes a number from 1 to 65535"),
+        },
     }
 }
 
@@ -237,6 +343,14 @@ impl fmt::Display for Address {
         match self {
             Address::Inet(at) => at.fmt(out),
             Address::Any(port) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port)).fmt(out),
+            Address::Mapped(ip, offset) => {
+                if ip.is_ipv6() {
+                    write!(out, "[{ip}]")?
+                } else {
+                    write!(out, "{ip}")?
+                }
+                if *offset == 0 { out.write_str(":same") } else { write!(out, ":+{offset}") }
+            }
             Address::Name(host, port) if host.contains('%') => write!(out, "[{host}]:{port}"),
             Address::Name(host, port) => write!(out, "{host}:{port}"),
             Address::Unix(path) => write!(out, "unix:{}", path.display()),
@@ -322,6 +436,72 @@ mod tests {
         }
         assert!(Listen::parse(":x").unwrap_err().contains("`:x`"));
         assert!(Address::parse_backend(&format!("unix:/{}", "x".repeat(107))).is_err());
+    }
+
+    #[test]
+    fn a_range_of_ports_is_an_address_for_each() {
+        let all = |text: &str| Listen::parse_all(text).map(|all| all.iter().map(Listen::to_string).collect::<Vec<_>>());
+        for (text, want) in [
+            (":80", vec![":80"]),
+            (":5000-5002", vec![":5000", ":5001", ":5002"]),
+            ("127.0.0.1:7-8", vec!["127.0.0.1:7", "127.0.0.1:8"]),
+            ("[::1]:7-7", vec!["[::1]:7"]),
+            ("a-name:65534-65535", vec!["a-name:65534", "a-name:65535"]),
+            ("unix:/a:1-2", vec!["unix:/a:1-2"]),
+        ] {
+            assert_eq!(all(text), Ok(want.into_iter().map(str::to_owned).collect()), "{text}");
+        }
+        assert_eq!(all(":1-4096").unwrap().len(), RANGE_MAX);
+        for (text, why) in [
+            (":0-5", "a range can't begin with port 0"),
+            (":6-5", "the first port is the higher one"),
+            (":1-4097", "more than 4096 ports"),
+            (":1-", "a port is not a number"),
+            (":-5", "a port is not a number"),
+            (":5-70000", "a port is not a number"),
+            (":5-6-7", "a port is not a number"),
+            ("ho st:1-2", "neither an IP address nor a name"),
+        ] {
+            let message = all(text).unwrap_err();
+            assert!(message.contains(why), "{text}: {message}");
+        }
+    }
+
+    #[test]
+    fn three_ports_in_a_row_are_shown_as_a_range() {
+        let shown = |texts: &[&str]| {
+            let all: Vec<Listen> = texts.iter().flat_map(|text| Listen::parse_all(text).unwrap()).collect();
+            Listen::shown(&all)
+        };
+        assert_eq!(shown(&[":5000-5002", ":80", ":81"]), [":5000-5002", ":80", ":81"]);
+        assert_eq!(shown(&[":1", ":2", ":3", "127.0.0.1:4", "a:5-9"]), [":1-3", "127.0.0.1:4", "a:5-9"]);
+        assert_eq!(
+            shown(&[":0", ":0", ":1", "unix:/a", "[::1]:65533-65535"]),
+            [":0", ":0", ":1", "unix:/a", "[::1]:65533-65535"]
+        );
+    }
+
+    #[test]
+    fn a_backend_s_port_may_be_the_client_s_or_above_it() {
+        for (text, ip, offset) in
+            [("10.0.0.1:same", "10.0.0.1", 0), ("[::1]:+1000", "::1", 1_000), ("10.0.0.1:+65535", "10.0.0.1", 65_535)]
+        {
+            let address = Address::Mapped(ip.parse().unwrap(), offset);
+            assert_eq!(Address::parse_backend(text), Ok(address.clone()));
+            assert_eq!(address.to_string(), text);
+        }
+        for (text, why) in [
+            ("web:same", "`same` needs an IP address"),
+            (":same", "needs a host"),
+            ("10.0.0.1:+0", "after `+` comes a number from 1 to 65535"),
+            ("10.0.0.1:+65536", "after `+` comes a number from 1 to 65535"),
+            ("10.0.0.1:+", "after `+` comes a number"),
+            ("[fe80::1]:same", "a link-local address needs its interface"),
+        ] {
+            let message = Address::parse_backend(text).unwrap_err();
+            assert!(message.contains(why) && message.contains(&format!("`{text}`")), "{text}: {message}");
+        }
+        assert!(Listen::parse("10.0.0.1:same").is_err() && Listen::parse_all("10.0.0.1:+5").is_err());
     }
 
     #[test]

@@ -124,7 +124,10 @@ fn backends(typed: &Typed, bind: &[Listen], global: &model::Global) -> Vec<model
     for text in texts {
         match backend_spec::parse(text) {
             Ok(backend) => {
-                if let Err(why) = own.refuse(&backend.address, |_| false) {
+                let listener = model::Listener { bind: bind.to_vec(), ..model::Listener::default() };
+                let wrong =
+                    own.refuse(&backend.address, |_| false).and_then(|()| check::maps(&listener, &backend.address));
+                if let Err(why) = wrong {
                     typed.note(format!("--backend: `{text}`: {why}"));
                 }
                 if !names.insert(backend.name.clone()) {

@@ -2,7 +2,7 @@
 //!
 //! Each function checks a value or a pair; the caller adds the place (flag, or file and line).
 
-use super::model::{Health, Model, Pool, SourceAddress};
+use super::model::{Health, Listener, Model, Pool, Probe, SourceAddress};
 use crate::base::address::abstract_name;
 use crate::base::text::{self, Escaped};
 use crate::base::{Address, Listen};
@@ -60,7 +60,30 @@ pub fn health_host(text: &str) -> Result<(), String> {
 /// Can a pool have a backend at this address: do its probes and its source address fit?
 pub fn fits(pool: &Pool, backend: &Address) -> Result<(), String> {
     probe_port(&pool.health, backend)?;
+    if backend.port_offset().is_some() && pool.warm_connections > 0 {
+        return Err(format!(
+            "expected warm_connections = 0: the port of `{backend}` is the client's, and a warm connection has no client yet"
+        ));
+    }
     source_address(&pool.source, backend)
+}
+
+/// Does each address of a listener have a port that leads to a port of this backend?
+pub fn maps(listener: &Listener, backend: &Address) -> Result<(), String> {
+    let Some(offset) = backend.port_offset() else { return Ok(()) };
+    let name = &listener.name;
+    for listen in &listener.bind {
+        match listen.port() {
+            None => {
+                return Err(format!("`{backend}` needs a port of the listener, but listener {name} binds `{listen}`"));
+            }
+            Some(port) if port.checked_add(offset).is_none() => {
+                return Err(format!("`{backend}` leads beyond port 65535 for listener {name} at `{listen}`"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Can a connection to this backend come from there?
@@ -69,10 +92,13 @@ fn source_address(source: &SourceAddress, backend: &Address) -> Result<(), Strin
         (SourceAddress::Client | SourceAddress::Of(_), Address::Unix(_)) => {
             Err(format!("source = {source} needs an IP address or a name, but the backend is `{backend}`"))
         }
-        (SourceAddress::Of(from), Address::Inet(to)) if !from.iter().any(|from| from.is_ipv4() == to.is_ipv4()) => {
-            let family = if to.is_ipv4() { "IPv4" } else { "IPv6" };
-            Err(format!("source = {source} has no {family} address, but the backend is `{backend}`"))
-        }
+        (SourceAddress::Of(from), _) => match backend.endpoint().and_then(|to| to.ip()) {
+            Some(to) if !from.iter().any(|from| from.is_ipv4() == to.is_ipv4()) => {
+                let family = if to.is_ipv4() { "IPv4" } else { "IPv6" };
+                Err(format!("source = {source} has no {family} address, but the backend is `{backend}`"))
+            }
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
 }
@@ -83,15 +109,20 @@ fn probe_port(health: &Health, backend: &Address) -> Result<(), String> {
         (Some(port), Address::Unix(_)) => {
             Err(format!("a probe of port {port} needs an IP address or a name, but the backend is `{backend}`"))
         }
+        (None, Address::Mapped(..)) if health.kind.probe() != Probe::Off => Err(format!(
+            "a probe needs a port, and that of `{backend}` is the client's: set health.port, or health.kind = \"off\""
+        )),
         _ => Ok(()),
     }
 }
 
-/// Checks [`fits`] for each backend of a model: one that the API added may not fit to what the file says now.
+/// Checks [`fits`] and [`maps`] for each backend of a model: one that the API added may not fit to what the file says now.
 pub fn all_fit(model: &Model) -> Result<(), Vec<String>> {
     let backends = model.pools.iter().flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)));
     let wrong = backends.filter_map(|(pool, backend)| {
-        let why = fits(pool, &backend.address).err()?;
+        let listeners = model.listeners.iter().filter(|listener| listener.pools().any(|name| name == pool.name));
+        let mapped = || listeners.map(|listener| maps(listener, &backend.address)).find_map(Result::err);
+        let why = fits(pool, &backend.address).err().or_else(mapped)?;
         Some(format!("pool {}: backend {}: {why}", pool.name, backend.name))
     });
     let wrong: Vec<String> = wrong.collect();
@@ -103,7 +134,7 @@ pub fn all_fit(model: &Model) -> Result<(), Vec<String>> {
 pub fn is_local(listen: &Listen) -> bool {
     match &listen.0 {
         Address::Inet(at) => at.ip().to_canonical().is_loopback(),
-        Address::Any(_) => false,
+        Address::Any(_) | Address::Mapped(..) => false,
         Address::Name(name, _) => name.eq_ignore_ascii_case("localhost"),
         Address::Unix(_) => true,
     }
@@ -162,6 +193,8 @@ impl<'a> AddressKey<'a> {
     pub fn of(address: &'a Address) -> AddressKey<'a> {
         match address {
             Address::Inet(at) => AddressKey::Port(at.port()),
+            // No one port.
+            Address::Mapped(..) => AddressKey::Port(0),
             Address::Any(port) | Address::Name(_, port) => AddressKey::Port(*port),
             Address::Unix(path) => {
                 abstract_name(path).map_or_else(|| AddressKey::Path(normalised(path)), AddressKey::Abstract)
@@ -198,8 +231,16 @@ impl<'a> OwnListeners<'a> {
 
     /// What is wrong with this backend, if it is one of them. `is_ours`: is an address one of this machine's? Loopback is.
     pub fn refuse(&self, backend: &Address, is_ours: impl Fn(IpAddr) -> bool) -> Result<(), String> {
+        let Address::Mapped(ip, offset) = backend else { return self.refuse_at(backend, &is_ours) };
+        // Each port that a client can connect to.
+        let ports = self.0.keys().filter_map(|key| if let AddressKey::Port(port) = key { Some(*port) } else { None });
+        let mut ports = ports.filter_map(|port| port.checked_add(*offset).filter(|_| port > 0));
+        ports.try_for_each(|port| self.refuse_at(&Address::Inet(SocketAddr::new(*ip, port)), &is_ours))
+    }
+
+    fn refuse_at(&self, backend: &Address, is_ours: &dyn Fn(IpAddr) -> bool) -> Result<(), String> {
         let candidates = self.0.get(&AddressKey::of(backend)).into_iter().flatten();
-        match candidates.into_iter().find(|(_, listen)| leads_to(listen, backend, &is_ours)) {
+        match candidates.into_iter().find(|(_, listen)| leads_to(listen, backend, is_ours)) {
             None => Ok(()),
             Some((Owner::Admin, listen)) => Err(format!(
                 "this is where the admin API listens (`{listen}`), so each client would reach the admin API"
@@ -215,7 +256,7 @@ impl<'a> OwnListeners<'a> {
 }
 
 /// Would a connection to this backend arrive at this listener? Port 0 leads nowhere yet.
-fn leads_to(listen: &Listen, backend: &Address, is_ours: &impl Fn(IpAddr) -> bool) -> bool {
+fn leads_to(listen: &Listen, backend: &Address, is_ours: &dyn Fn(IpAddr) -> bool) -> bool {
     match (&listen.0, backend) {
         (Address::Unix(_), Address::Unix(_)) => return AddressKey::of(&listen.0) == AddressKey::of(backend),
         (Address::Name(a, p), Address::Name(b, q)) if a.eq_ignore_ascii_case(b) => return p == q && *p != 0,
@@ -267,7 +308,7 @@ fn inet(address: &Address) -> Option<SocketAddr> {
     match address {
         Address::Inet(at) => Some(SocketAddr::new(at.ip().to_canonical(), at.port())),
         Address::Any(port) => Some(SocketAddr::from((Ipv6Addr::UNSPECIFIED, *port))),
-        Address::Name(..) | Address::Unix(_) => None,
+        Address::Name(..) | Address::Mapped(..) | Address::Unix(_) => None,
     }
 }
 
@@ -288,6 +329,7 @@ fn covers_same(a: IpAddr, b: IpAddr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::file;
     use crate::config::model::{Backend, Global};
 
     #[test]
@@ -472,5 +514,41 @@ mod tests {
         ] {
             assert!(!meets(a, b), "{a} {b}");
         }
+    }
+
+    #[test]
+    fn a_backend_with_the_client_s_port_needs_a_port_for_each_client_and_each_probe() {
+        let with = |bind: &str, pool: &str, health: &str, at: &str| {
+            let text = format!(
+                "[[listener]]\nname = 'web'\nbind = ['{bind}']\n[[pool]]\n{pool}\n[pool.health]\n{health}\n\
+                 [[pool.backend]]\naddress = '{at}'\n"
+            );
+            file::parse(&text, "f").map(drop).map_err(|mistakes| mistakes.to_string())
+        };
+        let (off, port) = ("kind = 'off'", "port = 80");
+        assert_eq!(with(":5000-5150", "", off, "192.0.2.1:same"), Ok(()));
+        assert_eq!(with(":64535", "", port, "[2001:db8::1]:+1000"), Ok(()));
+        for (bind, pool, health, at, want) in [
+            (
+                ":80",
+                "",
+                "",
+                "192.0.2.1:same",
+                "a probe needs a port, and that of `192.0.2.1:same` is the client's: set health.port",
+            ),
+            (":64536", "", off, "192.0.2.1:+1000", "leads beyond port 65535 for listener web at `:64536`"),
+            ("unix:/a", "", off, "192.0.2.1:same", "needs a port of the listener, but listener web binds `unix:/a`"),
+            (":80", "warm_connections = 1", off, "192.0.2.1:same", "expected warm_connections = 0"),
+            (":80-85", "", off, "127.0.0.1:+5", "this is where listener web listens (`:85`)"),
+            (":80", "source = '2001:db8::1'", off, "192.0.2.1:same", "has no IPv4 address"),
+        ] {
+            let said = with(bind, pool, health, at).unwrap_err();
+            assert!(said.contains(want) && said.lines().count() == 1, "{said}");
+        }
+        let said = with(":1-4000', ':5000-5150", "", off, "192.0.2.1:80").unwrap_err();
+        assert!(said.contains("bind: expected ranges of at most 4096 ports in all, got 4151"), "{said}");
+        let said = with(":5000-5150', ':5100-5200", "", off, "192.0.2.1:80").unwrap_err();
+        assert!(said.contains("`:5100` overlaps") || said.contains("`:5100` is given already"), "{said}");
+        assert_eq!(said.lines().count(), 1, "two ranges that overlap are one mistake: {said}");
     }
 }

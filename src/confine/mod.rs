@@ -53,7 +53,7 @@ const NEEDED: CapabilitySet = CapabilitySet::SETUID.union(CapabilitySet::SETGID)
 pub fn hint_to_binding(listen: &Listen, error: &io::Error) -> String {
     let port = match &listen.0 {
         Address::Unix(path) if !listen.0.is_abstract() => return hint_to_binding_file(path, error),
-        Address::Unix(_) => return String::new(),
+        Address::Unix(_) | Address::Mapped(..) => return String::new(),
         Address::Any(port) | Address::Name(_, port) => *port,
         Address::Inet(at) => at.port(),
     };

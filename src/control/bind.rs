@@ -68,7 +68,7 @@ impl ConfigState {
             }
         }
         for (listener, addresses) in model.listeners.iter().zip(&mut bound.addresses) {
-            addresses.sort_by_key(|address| listener.bind.iter().position(|listen| *listen == address.asked));
+            addresses.sort_by_cached_key(|address| listener.bind.iter().position(|listen| *listen == address.asked));
         }
         bound.unused = free.rest();
         // A name may have resolved to several addresses.
@@ -125,11 +125,7 @@ impl ConfigState {
         sharing: Sharing<'_>,
         permissions: &Permissions,
     ) -> io::Result<Vec<listen::ListeningSockets>> {
-        let port = match &listen.0 {
-            Address::Inet(at) => Some(at.port()),
-            Address::Any(port) | Address::Name(_, port) => Some(*port),
-            Address::Unix(_) => None,
-        };
+        let port = listen.port();
         let same = |endpoint: &Endpoint| matches!(endpoint, Endpoint::Inet(at) if Some(at.port()) == port);
         let until = self.closing.iter().filter(|(endpoint, _)| same(endpoint)).map(|(_, until)| *until).max();
         loop {

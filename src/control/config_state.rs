@@ -275,6 +275,9 @@ impl ConfigState {
             Edit::Add { backend, .. } => {
                 check::name(&backend.name).map_err(Refused::Invalid)?;
                 check::fits(settings, &backend.address).map_err(Refused::Invalid)?;
+                let mut its =
+                    self.running.listeners.iter().filter(|listener| listener.pools().any(|pool| pool == name));
+                its.try_for_each(|it| check::maps(it, &backend.address)).map_err(Refused::Invalid)?;
                 if has(&backend.name) {
                     return Err(Refused::Exists { pool: name.to_owned(), name: backend.name.clone() });
                 }

@@ -71,7 +71,7 @@ fn names_of(model: &Model, which: impl Fn(&model::Backend) -> bool) -> BTreeSet<
 pub fn name(address: &Address) -> Option<&str> {
     match address {
         Address::Name(host, _) => Some(host),
-        Address::Inet(_) | Address::Unix(_) | Address::Any(_) => None,
+        Address::Inet(_) | Address::Unix(_) | Address::Any(_) | Address::Mapped(..) => None,
     }
 }
 

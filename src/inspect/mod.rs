@@ -97,6 +97,8 @@ pub struct Row {
     pub pool: Arc<Pool>,
     /// The backend that is connected or dialled.
     pub backend: Option<Arc<Backend>>,
+    /// The port there, if it depends on the client's.
+    pub backend_port: Option<u16>,
     /// The client's address; `None` for a unix client.
     pub client: Option<Endpoint>,
     /// When it was accepted.
@@ -172,6 +174,7 @@ impl Row {
             listener: live.listener.clone(),
             pool: live.pool.clone(),
             backend: live.backend.cloned(),
+            backend_port: live.backend_port,
             client: live.client.cloned(),
             since: live.since,
             last_byte: live.last_byte,

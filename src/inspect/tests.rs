@@ -70,6 +70,7 @@ impl Table {
             listener: &self.listener,
             pool: &self.pool,
             backend: None,
+            backend_port: None,
             client: entry.client.as_ref(),
             since: entry.since,
             last_byte: entry.last_byte,

@@ -92,6 +92,8 @@ impl Sharing<'_> {
         queue_limit();
         let bound = match &to.0 {
             Address::Unix(path) => vec![bind_unix(path, Type::STREAM, permissions)?],
+            // No listener has such an address.
+            Address::Mapped(..) => return Err(io::ErrorKind::InvalidInput.into()),
             Address::Inet(at) => vec![self.bind_shared(*at)?],
             Address::Any(port) => vec![bind_any(*port, |at| self.bind_shared(at))?],
             Address::Name(host, port) => {

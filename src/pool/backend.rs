@@ -39,6 +39,8 @@ pub struct Backend {
     /// Where to connect: the addresses that its name resolved to, used in turn. Without one it is down; another backend takes
     /// its place once the name is resolved, and when an address leaves.
     pub addresses: Addresses,
+    /// How far its port is above the one that the client connected to, if that decides. Its address then has port 0.
+    pub port_offset: Option<u16>,
     /// Its counters since it was added.
     pub counters: Counters,
     /// The active connections of its pool, which include its own.
@@ -105,6 +107,7 @@ impl Backend {
             id,
             name,
             addresses: Addresses::new(endpoints),
+            port_offset: None,
             counters: Counters::default(),
             of_pool: Arc::default(),
             health: Mutex::default(),
@@ -116,6 +119,12 @@ impl Backend {
             healthy: AtomicBool::new(true),
             occupancy,
         }
+    }
+
+    /// Its port is so far above the client's.
+    #[must_use]
+    pub fn with_port_offset(self, port_offset: Option<u16>) -> Backend {
+        Backend { port_offset, ..self }
     }
 
     /// From now on its counters and its leases count for the pool, too.

@@ -261,7 +261,8 @@ impl<'a> Successor<'a> {
         let endpoints = self.endpoints(backend).cloned().unwrap_or_else(|| Vec::from_iter(backend.address.endpoint()));
         let id = BackendId(*unused_id);
         *unused_id += 1;
-        let new = Backend::in_slot(id, backend.name.clone(), endpoints, occupancy).counted_in(&self.totals);
+        let new = Backend::in_slot(id, backend.name.clone(), endpoints, occupancy);
+        let new = new.with_port_offset(backend.address.port_offset()).counted_in(&self.totals);
         match replaced {
             Some(old) => new.takes_place_of(&old.backend),
             // The others have clients already; where the pool is new all have an equal start.

@@ -59,7 +59,7 @@ impl Names {
 fn host(address: &Address) -> Option<String> {
     match address {
         Address::Name(host, _) => Some(host.clone()),
-        Address::Inet(_) | Address::Any(_) | Address::Unix(_) => None,
+        Address::Inet(_) | Address::Any(_) | Address::Mapped(..) | Address::Unix(_) => None,
     }
 }
 

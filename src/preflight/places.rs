@@ -25,6 +25,7 @@ pub fn try_bind(listen: &Listen, names: &Names) -> Result<(), String> {
             at.set_port(*port);
             bind(at).map_err(|error| explain(&error))
         }),
+        Address::Mapped(..) => Err(explain(&io::ErrorKind::InvalidInput.into())),
         Address::Unix(path) => unix(path).map_err(|error| explain(&error)),
     }
 }

@@ -153,6 +153,8 @@ pub struct Record {
     pub first: Option<Box<First>>,
     /// The backend that was connected, or being dialled at the end.
     pub backend: Option<Arc<Backend>>,
+    /// The port there, if it depends on the client's.
+    pub backend_port: Option<u16>,
     /// Backends tried.
     pub attempts: u32,
     /// How long it took to connect, failed attempts included.

@@ -16,6 +16,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// The error of an attempt at a backend whose name has no address: EIO.
 const NO_ADDRESS: ConnectFailure = ConnectFailure::Os(5);
 
+/// The error of an attempt at a backend where the client's port leads to none: EADDRNOTAVAIL, which is no fault of the backend.
+const NO_PORT: ConnectFailure = ConnectFailure::Os(99);
+
 /// What a dial in place of a warm connection needs of the attempt that took it.
 #[derive(Debug)]
 pub(super) struct WarmAttempt {
@@ -52,6 +55,8 @@ pub(super) struct Dial {
     tried: Vec<Tried>,
     /// A warm connection to it has ended before its first byte: this attempt takes none.
     replaces_warm: bool,
+    /// The address that is tried, where its port depends on the client's; `None`, too, if there is no such port.
+    mapped: Option<Box<Endpoint>>,
 }
 
 impl Dial {
@@ -61,8 +66,10 @@ impl Dial {
         preamble: Option<ProxyVersion>,
         tried: Vec<Tried>,
         settings: &Settings,
+        port: u16,
         now: Tick,
     ) -> Dial {
+        let mapped = mapped(lease.backend(), port).map(Box::new);
         let address = lease.backend().addresses.choose(&[], now, settings.connect_timeout.saturating_add(GRACE));
         Dial {
             lease,
@@ -74,6 +81,7 @@ impl Dial {
             retry_at: None,
             tried,
             replaces_warm: false,
+            mapped,
         }
     }
 
@@ -84,7 +92,11 @@ impl Dial {
 
     /// The address that is tried.
     pub(super) fn endpoint(&self) -> Option<&Endpoint> {
-        Some(&self.lease.backend().addresses.get(self.address?)?.endpoint)
+        let backend = self.lease.backend();
+        match backend.port_offset {
+            Some(_) => self.mapped.as_deref(),
+            None => Some(&backend.addresses.get(self.address?)?.endpoint),
+        }
     }
 
     /// Whether an address of this backend has failed.
@@ -119,6 +131,19 @@ impl Dial {
     }
 }
 
+/// Where a client that connected to `port` reaches a backend whose port depends on that.
+fn mapped(backend: &Backend, port: u16) -> Option<Endpoint> {
+    let to = port_at(backend, port)?;
+    match &backend.addresses.get(0)?.endpoint {
+        Endpoint::Inet(at) => Some(Endpoint::Inet((at.ip(), to).into())),
+        Endpoint::Unix(_) => None,
+    }
+}
+
+fn port_at(backend: &Backend, port: u16) -> Option<u16> {
+    port.checked_add(backend.port_offset?).filter(|_| port > 0)
+}
+
 impl Session {
     /// The backend that it dials or relays to, and the number of its address there, if that is known.
     pub fn connected_to(&self) -> Option<(&Backend, Option<usize>)> {
@@ -128,6 +153,16 @@ impl Session {
             }
             _ => None,
         }
+    }
+
+    /// The client connected to this port. To be called before [`super::Input::Begin`].
+    pub fn came_to(&mut self, port: u16) {
+        self.port = port;
+    }
+
+    /// The port of the backend that is dialled or relayed to, if it depends on the client's.
+    pub(super) fn backend_port(&self) -> Option<u16> {
+        port_at(self.backend()?, self.port)
     }
 
     /// Since when it dials the address that it dials now.
@@ -149,10 +184,11 @@ impl Session {
         }
         self.attempts += 1;
         let preamble = pool.member(lease.index() as usize).and_then(|member| member.send_proxy);
-        let dial = Dial::new(lease, preamble, tried, &pool.settings, now);
+        let dial = Dial::new(lease, preamble, tried, &pool.settings, self.port, now);
+        let lacks = if dial.address.is_some() { NO_PORT } else { NO_ADDRESS };
         let has_address = dial.endpoint().is_some();
         self.state = State::Dialing(dial);
-        if has_address { Next::Enter } else { self.attempt_failed(NO_ADDRESS, now, ledger) }
+        if has_address { Next::Enter } else { self.attempt_failed(lacks, now, ledger) }
     }
 
     pub(super) fn dial_ended(&mut self, outcome: Result<(), DialFailure>, now: Tick, ledger: &mut dyn Ledger) -> Next {
@@ -235,6 +271,8 @@ impl Session {
                     retry_at,
                     tried,
                     replaces_warm: true,
+                    // A backend with the client's port has no warm connections.
+                    mapped: None,
                 };
                 self.state = State::Dialing(dial);
                 Next::Enter

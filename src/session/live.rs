@@ -31,6 +31,8 @@ pub struct Live<'a> {
     pub pool: &'a Arc<Pool>,
     /// The backend that is connected or dialled.
     pub backend: Option<&'a Arc<Backend>>,
+    /// The port there, if it depends on the client's.
+    pub backend_port: Option<u16>,
     /// The client's address, the announced one if it announced one; `None` for a unix client.
     pub client: Option<&'a Endpoint>,
     /// When it was accepted.
@@ -88,6 +90,7 @@ impl Session {
             listener: &self.listener,
             pool: self.route.pool(),
             backend: self.backend(),
+            backend_port: self.backend_port(),
             client: self.client.as_ref(),
             since: self.started,
             last_byte,

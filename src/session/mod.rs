@@ -219,6 +219,8 @@ pub struct Session {
     attempts: u32,
     /// The time that failed attempts to connect took.
     spent: Duration,
+    /// The port that the client connected to; 0: none.
+    port: u16,
     /// By how much its lifetime is shortened, in 65536ths of a tenth of it.
     jitter: u16,
     /// When its lifetime ends.
@@ -257,6 +259,7 @@ impl Session {
             started: now,
             attempts: 0,
             spent: Duration::ZERO,
+            port: 0,
             jitter,
             expires: None,
             waits_until: None,
@@ -369,6 +372,7 @@ impl Session {
             pool: self.route.pool().clone(),
             first,
             backend: self.backend().cloned(),
+            backend_port: self.backend_port(),
             attempts: self.attempts,
             connect: relay.map(|relay| relay.connect),
             duration: now - self.started,

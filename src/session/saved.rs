@@ -48,6 +48,9 @@ pub struct Saved {
     pub age: Duration,
     /// Backends tried so far.
     pub attempts: u32,
+    /// The port that the client connected to; 0: unknown.
+    #[serde(default)]
+    pub port: u16,
     /// By how much its lifetime is shortened, in 65536ths of a tenth of it.
     pub jitter: u16,
     /// How much of its lifetime is left, if that ends.
@@ -256,6 +259,7 @@ impl Session {
             relay,
             age: now - self.started,
             attempts: self.attempts - u32::from(self.has_attempt_without_failure()),
+            port: self.port,
             jitter: self.jitter,
             left,
             spent: self.spent,
@@ -335,6 +339,7 @@ impl Session {
             started: before(saved.age),
             attempts: saved.attempts.min(u32::MAX / 2),
             spent: saved.spent.min(LONGEST),
+            port: saved.port,
             jitter: saved.jitter,
             expires: saved.left.map(|left| Expiry {
                 from: now + left.from,

@@ -116,6 +116,8 @@ pub struct ListenSocket<L = Listening> {
     listening: L,
     /// Which of the listener's addresses it is bound to.
     address: BoundAddressId,
+    /// Its port; 0 for a unix socket.
+    port: u16,
     listener: Arc<Listener>,
     state: State,
     role: Role,
@@ -197,7 +199,11 @@ impl<L> ListenSocket<L> {
     /// A socket of one of the addresses of `listener`.
     pub fn new(address: BoundAddressId, listener: Arc<Listener>, listening: L) -> ListenSocket<L> {
         let (state, role, failures, log_throttle) = (State::Idle, Role::Serving, 0, LogThrottle::default());
-        ListenSocket { listening, address, listener, state, role, failures, log_throttle }
+        let mut socket = ListenSocket { listening, address, port: 0, listener, state, role, failures, log_throttle };
+        if let Some(Endpoint::Inet(at)) = socket.endpoint() {
+            socket.port = at.port();
+        }
+        socket
     }
 
     /// Where it is bound, as its listener knows it.
@@ -497,9 +503,9 @@ impl<L: Listen> Acceptor<L> {
                 };
                 guard.accepted();
                 let transport = if socket.listening.is_unix() { Transport::Unix } else { Transport::Tcp };
-                let listener = socket.listener.clone();
+                let (listener, port) = (socket.listener.clone(), socket.port);
                 let preamble = Preamble::of(&listener.settings, peer.as_ref());
-                Step::Client(Accepted { socket: client, client: peer, transport, preamble, listener, guard })
+                Step::Client(Accepted { socket: client, client: peer, port, transport, preamble, listener, guard })
             }
             Err(error) => match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN) => {

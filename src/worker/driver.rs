@@ -188,8 +188,9 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     }
 
     fn insert(&mut self, accepted: Accepted<N::Socket>) -> Option<Key> {
-        let Accepted { socket, client, transport, preamble, listener, guard } = accepted;
-        let session = Session::new(self.ids.give(), client, preamble, listener, self.random.u16(..), self.now);
+        let Accepted { socket, client, port, transport, preamble, listener, guard } = accepted;
+        let mut session = Session::new(self.ids.give(), client, preamble, listener, self.random.u16(..), self.now);
+        session.came_to(port);
         let sockets = Sockets::new(socket, transport, self.serials.give());
         self.connections.insert_with(|_| Connection {
             session,

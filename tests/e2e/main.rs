@@ -23,6 +23,7 @@ mod log;
 mod log_events;
 mod privileges;
 mod probes;
+mod ranges;
 mod real;
 mod resets;
 mod routes;

@@ -39,7 +39,14 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("global.log_events", &["lines_of_an_open_connection_add_up_to_its_traffic"]),
     ("global.metrics_per_backend", &["without_series_per_backend_the_sums_of_each_pool_remain_and_never_fall"]),
     ("listener.name", &["a_listener_s_name_is_what_status_shows"]),
-    ("listener.bind", &["bind_decides_where_clients_connect", "every_address_of_bind_is_served"]),
+    (
+        "listener.bind",
+        &[
+            "bind_decides_where_clients_connect",
+            "every_address_of_bind_is_served",
+            "a_backend_has_the_port_of_the_client_and_a_reload_binds_the_difference_of_a_range",
+        ],
+    ),
     ("listener.pool", &["pool_decides_which_backends_serve_a_listener"]),
     ("listener.sniff_timeout", &["sniff_timeout_is_how_long_a_client_may_take_to_say_what_routes_ask_for"]),
     ("listener.silent_pool", &["silent_pool_takes_clients_that_say_nothing"]),
@@ -102,7 +109,13 @@ const OF_KEYS: &[(&str, &[&str])] = &[
     ("pool.health.rise", &["rise_is_how_many_successes_bring_a_backend_back"]),
     ("pool.health.fall", &["fall_is_how_many_failures_take_a_backend_out"]),
     ("pool.backend.name", &["a_backend_s_name_is_what_the_api_shows"]),
-    ("pool.backend.address", &["address_is_where_a_backend_is"]),
+    (
+        "pool.backend.address",
+        &[
+            "address_is_where_a_backend_is",
+            "a_backend_has_the_port_of_the_client_and_a_reload_binds_the_difference_of_a_range",
+        ],
+    ),
     ("pool.backend.weight", &["weight_is_a_backend_s_share"]),
     ("pool.backend.max_connections", &["max_connections_of_a_backend_is_how_many_it_has_at_once"]),
     ("pool.backend.backup", &["backup_serves_only_when_no_primary_can"]),

@@ -16,6 +16,9 @@ pub struct Connection {
     pub pool: String,
     /// The backend that is connected or dialled; null without one.
     pub backend: Option<String>,
+    /// The port there, where the backend's address leaves it to the client's (`same`, `+1000`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend_port: Option<u16>,
     /// The client's address and port, announced ones if it announced them; null for a unix client.
     pub client: Option<String>,
     /// Seconds since it was accepted.

@@ -146,6 +146,7 @@ mod tests {
             listener: "web".to_owned(),
             pool: "app".to_owned(),
             backend: Some(backend.to_owned()),
+            backend_port: None,
             client: Some(client.to_owned()),
             age_seconds: 7_300,
             idle_seconds: 59,

@@ -221,6 +221,7 @@ pub fn connection(id: u64) -> Connection {
         listener: "web".into(),
         pool: "db".into(),
         backend: Some("db2".into()),
+        backend_port: None,
         client: Some(format!("192.0.2.{}:51000", id % 200)),
         age_seconds: 90_000 - id,
         idle_seconds: id,

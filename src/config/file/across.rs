@@ -47,6 +47,25 @@ pub fn check(
     }
     addresses(global, listeners);
     own_listeners(global.map(|(global, _)| global), listeners, pools);
+    mapped(listeners, pools);
+}
+
+/// Notes backends whose port is the client's, for listeners without a port that leads to one.
+fn mapped(listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
+    for (pool, at) in pools {
+        let is_its = |at: &Table<'_>, listener: &Listener| {
+            listener.pools().any(|name| name == pool.name) || (!at.has("pool") && pools.len() == 1)
+        };
+        for at in at.entries("backend") {
+            let Some(Ok(address @ Address::Mapped(..))) = at.raw("address").map(Address::parse_backend) else {
+                continue;
+            };
+            let its = listeners.iter().filter(|(listener, at)| is_its(at, listener));
+            if let Some(why) = its.map(|(listener, _)| check::maps(listener, &address)).find_map(Result::err) {
+                at.wrong("address", why);
+            }
+        }
+    }
 }
 
 /// Notes backends that are listeners or other sockets of the file. Which other addresses are this machine's, a start finds out.
@@ -135,11 +154,15 @@ fn addresses(global: Option<(&Global, &Table<'_>)>, listeners: &[Listening<'_>])
     let take_over = take_over.as_ref().map(|(listen, here, at)| (listen, *here, *at));
     let bound = listeners.iter().flat_map(|(listener, at)| {
         // Those of the list that are no addresses are not in the model.
-        let good = at.items("bind").filter(|(text, _)| Listen::parse(text).is_ok());
+        let good = at.items("bind").flat_map(|(text, here)| {
+            Listen::parse_all(text).unwrap_or_default().into_iter().map(move |_| (text, here))
+        });
         listener.bind.iter().zip(good).map(move |(listen, (_, here))| (listen, here, at))
     });
     // There may be thousands of listeners: only those that can overlap are compared.
     let mut seen: HashMap<AddressKey<'_>, Vec<(&Listen, usize)>> = HashMap::new();
+    // Two ranges may have many ports in common, which is one mistake.
+    let mut noted = HashSet::new();
     for (listen, here, at) in admin.into_iter().chain(take_over).chain(bound) {
         let contested = AddressKey::of(&listen.0);
         if contested == AddressKey::Port(0) {
@@ -147,7 +170,9 @@ fn addresses(global: Option<(&Global, &Table<'_>)>, listeners: &[Listening<'_>])
             continue;
         }
         let seen = seen.entry(contested).or_default();
-        if let Some((other, line)) = seen.iter().find(|(other, _)| check::overlap(other, listen)) {
+        if let Some((other, line)) = seen.iter().find(|(other, _)| check::overlap(other, listen))
+            && noted.insert((here, *line))
+        {
             let line = at.notes().line(*line);
             let message = if *other == listen {
                 format!("`{listen}` is given already, on line {line}")

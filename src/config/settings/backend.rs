@@ -24,6 +24,11 @@ pub static BACKEND: Section<Backend> = Section {
             .makes_another()
             .flag("name", ""),
         setting!(Backend.address: kinds::BACKEND_ADDRESS, "Where it listens.")
+            .more(
+                "With `10.0.0.1:same` its port is the one that the client connected to, with `10.0.0.1:+1000` one that is 1000 \
+                 higher. Probes then need `health.port`.",
+            )
+            .see("operations.md#port-ranges")
             .absent("required")
             .set("\"127.0.0.1:8081\""),
         setting!(

@@ -9,7 +9,7 @@ pub use probe::{PROBE, PROBE_HOST, PROBE_PATH, STATUSES, STEPS};
 pub use source::SOURCE_ADDRESS;
 
 use super::given::Given;
-use crate::base::address::UNIX_PATH_MAX;
+use crate::base::address::{RANGE_MAX, UNIX_PATH_MAX};
 use crate::base::text::{Escaped, hidden_in};
 use crate::base::{Address, Listen, Size, duration};
 use crate::config::check;
@@ -245,8 +245,15 @@ pub const LISTEN: Kind<Listen> = Kind {
 /// Addresses to listen on.
 pub const LISTENS: Kind<Vec<Listen>> = Kind {
     values: Values::other("list of addresses", "ADDR", "[\":8080\"]"),
-    read: |given| given.list(Listen::parse),
-    write: |listens| list(listens),
+    read: |given| {
+        let ranges = given.list(Listen::parse_all)?;
+        let ports: usize = ranges.iter().map(Vec::len).filter(|ports| *ports > 1).sum();
+        if ports > RANGE_MAX {
+            given.wrong(&format!("expected ranges of at most {RANGE_MAX} ports in all, got {ports}"));
+        }
+        Some(ranges.concat())
+    },
+    write: |listens| Written::List(Listen::shown(listens)),
 };
 
 /// The address of a backend.

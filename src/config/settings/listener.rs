@@ -38,10 +38,12 @@ pub static LISTENER: Section<Listener> = Section {
             .makes_another(),
         setting!(Listener.bind: kinds::LISTENS, "The addresses where clients connect; at least one.")
             .more(
-                "Like 127.0.0.1:80, [::1]:80, name:80, unix:/path, or :80 for every interface, IPv6 and IPv4. With port 0 the \
+                "Like 127.0.0.1:80, [::1]:80, name:80, unix:/path, or :80 for every interface, IPv6 and IPv4. `:5000-5150` is a \
+                 range of ports, at most 4096 in all. With port 0 the \
                  kernel picks a port, and the log names it. Two listeners, or a listener and the admin API, cannot have the \
                  same port of the same interface.",
             )
+            .see("operations.md#port-ranges")
             .absent("required")
             .set("[\":8080\"]")
             .flag_as(Flag { long: "listen", short: Some('l'), alias: None, heading: PEERS }),

@@ -149,6 +149,8 @@ pub struct Accepted<S> {
     pub socket: S,
     /// Its address; `None` for a unix client.
     pub client: Option<Endpoint>,
+    /// The port that it connected to; 0 for a unix client.
+    pub port: u16,
     /// The kind of its socket.
     pub transport: Transport,
     /// What the listener expects before its own bytes.

@@ -135,7 +135,7 @@ impl Simulation {
         guard.accepted();
         let now = self.world.borrow().now;
         self.drivers[0].ledger.record(Fact::Accepted { listener: &listener.totals }, now);
-        let accepted = Accepted { socket, client, transport, preamble, listener, guard };
+        let accepted = Accepted { socket, client, port: 80, transport, preamble, listener, guard };
         if is_handed {
             self.drivers[0].serve_handed(accepted, &self.snapshot);
         } else {

@@ -67,6 +67,10 @@ fn value(row: &Row) -> BoxedStrategy<String> {
         "ADDR" => prop::sample::select(vec!["127.0.0.1:1", "[::1]:1", "unix:/a \"b\" ü/1", "localhost:1"])
             .prop_map(quoted)
             .boxed(),
+        // With both families each backend has one of its own.
+        "SOURCE" => prop::sample::select(vec!["\"Client\"", "[\"10.0.0.5\", \"2001:db8::5\", \"10.0.0.6\"]"])
+            .prop_map(str::to_owned)
+            .boxed(),
         "FILE" => text("-|/[a-z \"]{1,9}"),
         "SOCKET" => text("/sockets/[a-z \"]{1,9}"),
         "PREFIX" => texts(prefix()),
@@ -211,9 +215,12 @@ fn file() -> BoxedStrategy<String> {
             file += &(lines.join("\n") + "\n" + &silent + &routes);
         }
         for (number, (lines, health, backends, sources)) in pools.into_iter().enumerate() {
-            // A unix socket has no other port to probe, which a preset may set.
+            // A unix socket has no other port to probe, which a preset may set, and no source address.
             let unix = backends.iter().any(|(_, kind, _)| kind % 4 == 3);
-            let lines = if unix { without(lines, &["preset"]) } else { lines };
+            let lines = if unix { without(lines, &["preset", "source"]) } else { lines };
+            // A warm connection has no client yet.
+            let of_clients = lines.iter().any(|line| line.starts_with("source") && line.contains("Client"));
+            let lines = if of_clients { without(lines, &["warm_connections"]) } else { lines };
             file += &format!("[[pool]]\nname = 'p{number}'\n{}\n", lines.join("\n"));
             let health = if unix { without_port(health) } else { health };
             file += &format!("[pool.health]\n{}\n", health.join("\n"));

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 /// `client`, an address, or several.
 pub const SOURCE_ADDRESS: Kind<SourceAddress> = Kind {
-    values: Values::other("`\"client\"`, an address, or a list of addresses", "ADDR", "[\"10.0.0.5\", \"10.0.0.6\"]"),
+    values: Values::other("`\"client\"`, an address, or a list of addresses", "SOURCE", "[\"10.0.0.5\", \"10.0.0.6\"]"),
     read: |given| {
         if !given.is_list() {
             return given.text(|text| match text.trim() {
