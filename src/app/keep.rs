@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | draining | bytes move | connections go on, as in any drain |
 //! | draining | no byte has moved for [`QUIET`], or `shutdown_timeout` is over | storing, once |
-//! | draining | the check at the start has failed | the same as if the manager kept no queue |
+//! | draining | the check at the start has shown that the manager keeps no queue | the same as if it had shown it now |
 //! | storing | the manager keeps no queue | no connection is touched: all drain until `shutdown_timeout` |
 //! | storing | a worker has connections | it gives a batch; the batch stands still |
 //! | storing | the batch is in the queue | its descriptors close here, without a FIN or a reset, and its connections count as kept |
@@ -41,8 +41,7 @@ use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -63,6 +62,9 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// The bytes that a queue may hold, so that few are needed: each costs [`GRACE`]. The kernel caps it at net.core.wmem_max, and doubles it.
 const QUEUE: usize = 1 << 20;
+
+/// Why nothing can be kept.
+const REFUSES: &str = "the service manager keeps no descriptor: its unit needs FileDescriptorStoreMax=";
 
 /// Connections of a batch. Each has up to six descriptors.
 const BATCH: usize = (channel::DESCRIPTORS_MAX - 1) / 6;
@@ -86,8 +88,8 @@ pub(super) struct Batch {
 pub struct Keep {
     /// Connections that are there.
     kept: AtomicUsize,
-    /// Why the check at the start has failed.
-    failure: OnceLock<String>,
+    /// The check at the start has shown that the manager keeps no queue. Another failure of it may pass.
+    refuses: AtomicBool,
 }
 
 impl Keep {
@@ -96,25 +98,34 @@ impl Keep {
         self.kept.load(Ordering::Relaxed)
     }
 
-    /// Whether connections can be kept at the end; fails with the reason. `is_main`: the manager takes messages of this process.
-    /// Then none are.
+    /// Whether connections can be kept at the end; fails with what the log says of the setting. `is_main`: the manager takes messages
+    /// of this process.
     pub fn check(&self, is_main: bool) -> Result<(), String> {
-        let check = || {
-            let store = Store::connect()?;
-            if is_main {
-                let until = Instant::now() + TIME;
-                open_queue(&store, CHECK, until)?;
-                store.remove(CHECK, until).map_err(|error| error.to_string())?;
+        let store = Store::connect().map_err(|why| format!("has no effect: {why}"))?;
+        if !is_main {
+            return Ok(());
+        }
+        let until = Instant::now() + TIME;
+        let queue = open_queue(&store, CHECK, until);
+        // Always: a manager that is late stores it later.
+        let removed = store.remove(CHECK, until);
+        match queue {
+            Ok(None) => {
+                self.refuses.store(true, Ordering::Relaxed);
+                Err(format!("has no effect: {REFUSES}"))
             }
-            Ok(())
-        };
-        check().inspect_err(|why: &String| drop(self.failure.set(why.clone())))
+            Ok(Some(_)) => removed.map_err(|error| format!("may have no effect: {error}")),
+            Err(why) => Err(format!("may have no effect: {why}")),
+        }
     }
 
     /// Stores the connections of all workers, as far as possible. The log reports what stays.
     pub fn store_all(&self, workers: &Workers) {
         let until = Instant::now() + TIME;
-        let outcome = self.failure.get().map_or_else(|| self.empty_workers(workers, until), |why| Err(why.clone()));
+        let outcome = match self.refuses.load(Ordering::Relaxed) {
+            true => Err(REFUSES.to_owned()),
+            false => self.empty_workers(workers, until),
+        };
         if let Err(why) = outcome {
             let kept = counted(self.count(), "connection");
             log::warn!("{kept} kept for the next start; the others can't be: {why}");
@@ -124,7 +135,7 @@ impl Keep {
     fn empty_workers(&self, workers: &Workers, until: Instant) -> Result<(), String> {
         let peers = workers.peers();
         let store = Store::connect()?;
-        let mut queue = open_queue(&store, NAME, until)?;
+        let mut queue = open_queue(&store, NAME, until)?.ok_or(REFUSES)?;
         loop {
             let mut left = 0;
             for worker in 0..peers.len() {
@@ -140,7 +151,7 @@ impl Keep {
                     let file = write(&departed, workers.next_sequence()).map_err(|error| format!("memfd: {error}"))?;
                     let sent = match send(&departed, &file, &queue) {
                         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
-                            queue = open_queue(&store, NAME, until)?;
+                            queue = open_queue(&store, NAME, until)?.ok_or(REFUSES)?;
                             send(&departed, &file, &queue)
                         }
                         outcome => outcome,
@@ -160,15 +171,12 @@ impl Keep {
     }
 }
 
-/// Has the manager keep one end of a new queue; the other one.
-fn open_queue(store: &Store, name: &str, until: Instant) -> Result<Channel, String> {
+/// Has the manager keep one end of a new queue; the other one. `None`: it keeps no descriptor.
+fn open_queue(store: &Store, name: &str, until: Instant) -> Result<Option<Channel>, String> {
     let (ours, theirs) = Channel::pair().map_err(|error| format!("can't make a socket pair: {error}"))?;
     set_socket_send_buffer_size(&ours, QUEUE).map_err(|error| format!("can't size a socket pair: {error}"))?;
-    match store.put(name, theirs.into_fd(), &ours, GRACE, until) {
-        Ok(true) => Ok(ours),
-        Ok(false) => Err("the service manager keeps no descriptor: its unit needs FileDescriptorStoreMax=".to_owned()),
-        Err(error) => Err(error.to_string()),
-    }
+    let kept = store.put(name, theirs.into_fd(), &ours, GRACE, until).map_err(|error| error.to_string())?;
+    Ok(kept.then_some(ours))
 }
 
 /// The file with the records of a batch.

@@ -24,7 +24,7 @@ use crate::base::Endpoint;
 use crate::base::text::counted;
 use crate::config::model::{KeepConnections, Model};
 use crate::confine::Confinement;
-use crate::control::{Control, Outcome};
+use crate::control::{Control, DataPlane, Outcome};
 use crate::handover::Link;
 use crate::launcher::Launcher;
 use crate::net::listen;
@@ -145,6 +145,9 @@ fn begin(
     listen: impl FnOnce() -> io::Result<Receiver<()>>,
 ) -> Result<Option<Running>, StartError> {
     let Succession { launcher, predecessor, stored } = succession;
+    if let Some(user) = confinement.as_ref().and_then(Confinement::user) {
+        listen::leave_files_to(user);
+    }
     let confined = Bound::bind(model, predecessor)?.confine(confinement, listen)?;
     let Some(ready) = confined.resolve()? else { return Ok(None) };
     ready.run(loader, launcher, Kept::read(stored)).map(Some).map_err(StartError::thread)
@@ -209,18 +212,18 @@ impl Running {
             }
             End::Died(why) => {
                 log::warn!("the process before has died during the hand-over, and this one goes on: {why}");
+                if self.has_file {
+                    // It may have been asked for a reload meanwhile.
+                    self.control.remote().reload_soon();
+                }
             }
             End::Failed(why) => {
                 listen::give_files_back();
                 self.pulls = None;
                 self.upgrades.0.leave_sockets();
-                match self.control.remote().hold() {
-                    Ok(held) => held.handed_over(),
-                    // A second stop would reset the connections that have moved.
-                    Err(Refused::Draining) => {}
-                    // A reload is under way.
-                    Err(_) => self.control.remote().stop(),
-                }
+                // At once: control may be busy, or in `shutdown_delay`.
+                self.data_plane.leave();
+                self.control.remote().leave();
                 log::warn!("this process ends with its last connection: {why}");
                 return Err(why);
             }
@@ -239,16 +242,18 @@ impl Running {
         if self.published.model().global.keep_connections == KeepConnections::Restart
             && let Err(why) = self.data_plane.keep.check(is_main)
         {
-            log::warn!("keep_connections has no effect: {why}");
+            log::warn!("keep_connections {why}");
         }
     }
 
     /// Waits for the end. Fails with the error of the thread that failed.
     pub fn wait(self) -> Result<(), String> {
-        let Outcome { counts, stuck, handed_over } = self.control.wait();
+        let Outcome { counts, stuck, handed_over, next_stop } = self.control.wait();
         if handed_over {
             // Before the end of the admin API, which removes its socket file.
             listen::disown_files();
+        } else if let (Some(next_stop), Ok(_)) = (next_stop, &counts) {
+            self.upgrades.0.outlast_survivor(&next_stop);
         }
         drop(self.watchdog);
         for (number, worker) in self.workers.into_iter().enumerate() {

@@ -120,7 +120,7 @@ impl Bound {
     ) -> Result<Confined, StartError> {
         // A user that may create names in the log's directory could make root follow a link. So links are followed only
         // if the process keeps its user.
-        let changes_user = confinement.as_ref().is_some_and(Confinement::changes_user);
+        let changes_user = confinement.as_ref().and_then(Confinement::user).is_some();
         let links = if changes_user { Links::Refuse } else { Links::Follow };
         let global = &self.state.running().global;
         let open =
@@ -254,6 +254,7 @@ impl Ready {
             serves: AtomicBool::new(inheritance.is_none()),
             handed_over: AtomicBool::new(false),
             door: Mutex::new(None),
+            survivor: Mutex::new(None),
         });
         let serve = |admin: BoundAdmin| {
             let (workers, share) = (Arc::new(data_plane.clone()), AdminShare::of(descriptors));

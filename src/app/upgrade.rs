@@ -8,7 +8,7 @@
 //! Refused, so that it does not go on with anything that this process has back.
 
 use super::memory::Memory;
-use super::successor::Successor;
+use super::successor::{Successor, Survivor};
 use super::workers::Workers;
 use crate::admin::{self, Door};
 use crate::base::Listen;
@@ -26,6 +26,7 @@ use crate::session::Direction;
 use crate::worker::Peer;
 use crate::worker::driver::transit::Record;
 use crate::worker::transit::{self, Departed, Detached};
+use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io::{self, PipeWriter};
@@ -103,6 +104,8 @@ pub struct Shared {
     pub handed_over: AtomicBool,
     /// Keeps callers of the admin API out.
     pub door: Mutex<Option<Door>>,
+    /// The successor of a hand-over that has failed late.
+    pub survivor: Mutex<Option<Survivor>>,
 }
 
 impl Upgrades {
@@ -134,6 +137,13 @@ impl Shared {
         drop(self.pulling.lock().take());
         self.lent.lock().clear();
         listen::leave_inherited();
+    }
+
+    /// Waits for the end of a successor that has failed. A stop ends the wait.
+    pub fn outlast_survivor(&self, stop: &Receiver<()>) {
+        if let Some(survivor) = self.survivor.lock().take() {
+            survivor.outlast(stop);
+        }
     }
 
     /// Reports a hand-over that has failed.
@@ -256,6 +266,10 @@ pub fn hand_over(
     let way = successor.way();
     let mut attempt = Attempt { shared, begun, post, successor, paused: false, running: false };
     let outcome = attempt.carry_out(first, &mut held).inspect_err(|why| attempt.refuse(why, held.as_ref()));
+    if outcome.is_err() && attempt.running {
+        let drain = shared.published.model().global.shutdown_timeout;
+        *shared.survivor.lock() = attempt.successor.survivor(drain);
+    }
     drop(attempt);
     outcome.inspect_err(|why| shared.failed(way, why))
 }

@@ -10,7 +10,8 @@
 //!
 //! 1. Socket files get the user as their owner: otherwise the user could not use an admin socket (mode 0600). So does
 //!    the access log, which root opened and the user opens again. A file that a predecessor has lent keeps its owner. The
-//!    predecessor may serve there again, and this process could not give it back after step 2.
+//!    predecessor may serve there again, and this process could not give it back after step 2. `net::socket_file` leaves
+//!    its group and mode for the same reason.
 //! 2. The process changes to the user and its groups, with no way back: real, effective and saved ids.
 //! 3. Of the capabilities, CAP_NET_BIND_SERVICE stays if it was there, so that a reload may add a port below 1024. With a pool
 //!    that has `source = "client"`, so does CAP_NET_ADMIN, or CAP_NET_RAW if that is all there is. A process that stays root
@@ -31,7 +32,7 @@ use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
 use crate::config::model::{LogTo, Model, Sandbox, SourceAddress};
 use account::Account;
-use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, FileType, Mode, OFlags, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -157,9 +158,9 @@ impl Confinement {
         Ok(Confinement { account, sandbox, abstract_backend, transparent, owned, files, log, state })
     }
 
-    /// Whether the process changes to another user.
-    pub fn changes_user(&self) -> bool {
-        self.account.is_some()
+    /// The user that the process changes to, if it does.
+    pub fn user(&self) -> Option<Uid> {
+        self.account.as_ref().map(|account| account.ids().0)
     }
 
     /// Confines this thread and those that it starts, and logs what is in force. `own` are the endpoints that we bound,

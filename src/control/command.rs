@@ -22,6 +22,8 @@ pub enum Command {
         /// Receives the state that does not change meanwhile.
         answer: Sender<Result<Held, Refused>>,
     },
+    /// Another process serves: close the listeners, and end with the last connection.
+    Leave,
     /// Change the backends of a pool.
     Edit {
         /// The change.

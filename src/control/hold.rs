@@ -132,12 +132,14 @@ impl<C: DataPlane> ControlLoop<C> {
     /// Ends the hold: what follows.
     pub(super) fn end_hold(&mut self, handed_over: bool) -> HoldEnd {
         let Some(Hold { asked, .. }) = self.held.take() else { return HoldEnd::GoOn };
-        match asked.stop.load(Ordering::Relaxed) {
+        let stop = asked.stop.load(Ordering::Relaxed);
+        self.stops += usize::from(stop);
+        match stop {
             _ if handed_over => {
                 if asked.reload.load(Ordering::Relaxed) {
                     reload_is_late();
                 }
-                if asked.stop.load(Ordering::Relaxed) {
+                if stop {
                     log::warn!("a stop came too late for this process: the new one has taken over, and serves");
                 }
                 HoldEnd::Leave
@@ -147,22 +149,24 @@ impl<C: DataPlane> ControlLoop<C> {
         }
     }
 
-    /// A successor has taken over. The channel fires when the connections that stayed here are reset.
+    /// Another process serves. The channel fires when the connections of this one are reset.
     pub(super) fn leave(&mut self) -> Receiver<Instant> {
+        let time = self.parts.config_state.running().global.shutdown_timeout;
+        log::info!("another process serves: {time:?} for the connections that are open here");
         (self.draining, self.handed_over) = (true, true);
         self.give_up_reloads();
         self.give_up_adds();
         self.plan_renewals();
         self.parts.saver.iter().for_each(Saver::disown);
         self.parts.data_plane.leave();
-        after(self.parts.config_state.running().global.shutdown_timeout)
+        after(time)
     }
 
     /// A stop comes during a hold.
     pub(super) fn stop_later(&self) {
         if let Some(held) = &self.held {
-            log::info!("a stop waits for the end of the upgrade, which it ends");
             held.asked.stop.store(true, Ordering::Relaxed);
+            log::info!("a stop waits for the end of the upgrade, which it ends");
         }
     }
 

@@ -19,7 +19,9 @@
 //! | delaying | `shutdown_delay` is over | workers drain: they accept the clients that wait, close their listeners, let connections finish |
 //! | draining | no byte moves, under `keep_connections` | connections wait in the service manager's store for the next start, see `keep` |
 //! | draining | last worker has ended | control ends; the log reports refusals not reported yet |
-//! | delaying or draining | `Stop` again, or `shutdown_timeout` is over | workers reset the connections that are left, reason `shutdown` |
+//! | running | `Leave`, or a successor has taken over | the same, without a delay: another process accepts the clients that wait |
+//! | draining since another process serves | the first `Stop` | nothing: connections finish as before |
+//! | delaying or draining | the second `Stop`, or `shutdown_timeout` is over | workers reset the connections that are left, reason `shutdown` |
 //! | stopping | a worker has not ended after five seconds | control ends without it, with an error |
 //! | any | every 5 s, with an admin API | the sampler notes all counters |
 //! | any | every second | the log reports refused clients that no worker has reported, limits that were reached or left, and drained backends |
@@ -188,6 +190,8 @@ pub struct Outcome {
     pub stuck: Vec<usize>,
     /// A successor has taken over.
     pub handed_over: bool,
+    /// Receives the second stop; `None`: it has come.
+    pub next_stop: Option<Receiver<()>>,
 }
 
 impl Control {
@@ -215,8 +219,12 @@ impl Control {
     /// Waits for the end of the thread.
     pub fn wait(self) -> Outcome {
         drop(self.remote);
-        let panicked =
-            |_| Outcome { counts: Err("the control thread panicked".into()), stuck: Vec::new(), handed_over: false };
+        let panicked = |_| Outcome {
+            counts: Err("the control thread panicked".into()),
+            stuck: Vec::new(),
+            handed_over: false,
+            next_stop: None,
+        };
         self.thread.join().unwrap_or_else(panicked)
     }
 }
@@ -224,8 +232,10 @@ impl Control {
 /// Works through commands, one after the other.
 struct ControlLoop<C> {
     parts: Parts<C>,
-    /// A stop has begun: changes are refused.
+    /// The process ends, by a stop or since another one serves: changes are refused.
     draining: bool,
+    /// Stops that have come.
+    stops: usize,
     /// The change that prober and workers are taking up. Commands wait until all of them have it.
     change: Option<InFlight>,
     /// The prober's mailbox was full when the newest snapshot was offered.
@@ -259,7 +269,7 @@ struct ControlLoop<C> {
     drained: BTreeSet<(String, String)>,
     /// A successor is taking over.
     held: Option<Hold>,
-    /// It has.
+    /// Another process serves.
     handed_over: bool,
     keeping: Keeping,
     heartbeat: Heartbeat,
@@ -281,6 +291,7 @@ impl<C: DataPlane> ControlLoop<C> {
             sets_pace: Pace::new(),
             untaken: BTreeMap::new(),
             draining: false,
+            stops: 0,
             change: None,
             prober_lags: false,
             reload: None,
@@ -337,12 +348,18 @@ impl<C: DataPlane> ControlLoop<C> {
             select_biased! {
                 recv(next_stop) -> stop => match stop {
                     Ok(()) if self.held.is_some() => self.stop_later(),
-                    Ok(()) if self.draining => {
-                        delay = never();
-                        log::info!("stopping now");
-                        self.stop(&mut farewell);
+                    Ok(()) => {
+                        self.stops += 1;
+                        match (self.stops, self.draining) {
+                            (1, false) => delay = self.begin_to_stop(),
+                            (1, true) => log::info!("drains already: the next stop resets open connections"),
+                            _ => {
+                                delay = never();
+                                log::info!("stopping now");
+                                self.stop(&mut farewell);
+                            }
+                        }
                     }
-                    Ok(()) => delay = self.begin_to_stop(),
                     // All remotes are dropped: only a worker's failure can end the loop now.
                     Err(_) => stops = never(),
                 },
@@ -443,6 +460,9 @@ impl<C: DataPlane> ControlLoop<C> {
                     }
                     Ok(Command::Edit { edit, answer }) => self.edit(edit, answer),
                     Ok(Command::Hold { answer }) => self.hold(&answer),
+                    Ok(Command::Leave) => if !self.draining {
+                        deadline = self.leave();
+                    },
                     Err(_) => commands = never(),
                 },
             }
@@ -452,7 +472,8 @@ impl<C: DataPlane> ControlLoop<C> {
             self.record_end(*counts);
         }
         self.heartbeat.end();
-        Outcome { counts, stuck: left.into_iter().collect(), handed_over: self.handed_over }
+        let next_stop = (self.stops < 2).then_some(stops);
+        Outcome { counts, stuck: left.into_iter().collect(), handed_over: self.handed_over, next_stop }
     }
 
     /// Ends readiness. The channel fires when the drain begins.

@@ -1,7 +1,7 @@
 //! The handle through which other threads change the balancer, and the errors it returns.
 //!
-//! Each call except [`Remote::stop`] and [`Remote::reload_soon`] waits until the change is in force everywhere or
-//! refused. Clients that connect after it returns meet the new state. The other two never wait. A stop has a channel of
+//! Each call except [`Remote::stop`], [`Remote::reload_soon`] and [`Remote::leave`] waits until the change is in force everywhere or
+//! refused. Clients that connect after it returns meet the new state. The first two never wait. A stop has a channel of
 //! its own, which control reads first, and reloads requested before control reads the first one become one.
 
 use super::command::{Command, Edit};
@@ -26,7 +26,7 @@ pub struct Remote {
 
 /// The receiving ends, for control.
 pub(super) struct Asked {
-    /// The first message begins a drain, the second ends it.
+    /// The first message begins a drain, unless there is one; the second ends it.
     pub stops: Receiver<()>,
     /// Reloads without an answer; the log reports the outcome.
     pub reloads: Receiver<()>,
@@ -165,6 +165,12 @@ impl Remote {
     pub fn hold(&self) -> Result<Held, Refused> {
         let (answer, receiver) = bounded(1);
         self.ask(Command::Hold { answer }, &receiver).unwrap_or(Err(Refused::Gone))
+    }
+
+    /// Another process serves: control closes the listeners, and ends with the last connection. A drain goes on as it is.
+    pub fn leave(&self) {
+        // Fails once control has ended.
+        let _ = self.commands.send(Command::Leave);
     }
 
     /// Wakes control without waiting for it.

@@ -33,7 +33,7 @@
 //! |---|---|---|---|
 //! | up to step 3 | any failure | goes on | is killed, or ends |
 //! | from step 4 | the successor dies or gives up | goes on | ends with the connections that it has, if it lives |
-//! | up to step 10 | the predecessor is asked to stop | sends Refused, which says so, and stops | ends with the connections that it has, even if the predecessor has ended |
+//! | up to step 10 | the predecessor is asked to stop | sends Refused, which says so, and stops; it outlasts a successor that it has launched | ends with the connections that it has, even if the predecessor has ended |
 //! | up to step 10 | the successor is asked to stop | goes on | sends Refused instead of its next answer to Prepare or Farewell, and ends with the connections that it has |
 //! | from step 4 | the successor is silent for too long | sends Refused, and goes on | the same |
 //! | step 9 | the successor dies before Done | goes on; connections that were committed are lost | – |

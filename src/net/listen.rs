@@ -29,7 +29,7 @@ pub use super::inherited::{
     unclaimed,
 };
 pub use super::socket_file::{
-    BoundFiles, FileId, Permissions, disown_files, file_of, give_files_back, is_own_file, remove_files,
+    BoundFiles, FileId, Permissions, disown_files, file_of, give_files_back, is_own_file, leave_files_to, remove_files,
 };
 
 /// The accept queue's length; the kernel caps it at net.core.somaxconn (listen(2)).

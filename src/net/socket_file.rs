@@ -13,9 +13,13 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Each bound file. Bounded by the number of bound sockets.
 static FILES: Mutex<BTreeMap<PathBuf, Known>> = Mutex::new(BTreeMap::new());
+
+/// The user that this process changes to once everything is bound.
+static USER: OnceLock<Uid> = OnceLock::new();
 
 /// A file that this process bound, or whose socket it takes over.
 #[derive(Clone, Copy)]
@@ -57,18 +61,31 @@ pub fn is_own_file(endpoint: &Endpoint) -> bool {
     FILES.lock().get(&**path).is_some_and(|known| known.lent.is_none())
 }
 
+/// This process changes to this user once everything is bound, and changes no lent file in a way that the user could not undo.
+pub fn leave_files_to(user: Uid) {
+    // Called once.
+    let _ = USER.set(user);
+}
+
 /// Gives the file of a socket that the predecessor has lent these permissions. It is removed as an own one after [`own_lent`]. Another
 /// file in its place stays as it is.
 pub(super) fn borrow(path: &Path, id: FileId, permissions: &Permissions) -> io::Result<()> {
-    if !is_socket(path, id) {
+    let Some(found) = socket(path, id) else {
         log::warn!(
             "leaves {} in place: it is not the file of the socket that the process before has bound",
             path.display()
         );
         return Ok(());
-    }
+    };
     // It gets its place first: only a known file is changed.
     FILES.lock().insert(path.to_owned(), Known { id, lent: Some(Permissions::default()) });
+    if USER.get().is_some_and(|user| !permissions.can_be_undone_by(*user, &found)) {
+        log::warn!(
+            "leaves the mode, owner and group of {} as they are: a restart applies them (an upgrade that fails could not restore them)",
+            path.display()
+        );
+        return Ok(());
+    }
     let before = permissions.apply(path)?;
     if before != *permissions {
         FILES.lock().insert(path.to_owned(), Known { id, lent: Some(before) });
@@ -76,9 +93,10 @@ pub(super) fn borrow(path: &Path, id: FileId, permissions: &Permissions) -> io::
     Ok(())
 }
 
-fn is_socket(path: &Path, id: FileId) -> bool {
-    let found = rustix::fs::lstat(path);
-    found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_socket() && FileId::of(&found) == id)
+/// The socket file at this path, if it is this one.
+fn socket(path: &Path, id: FileId) -> Option<Stat> {
+    let found = rustix::fs::lstat(path).ok()?;
+    (FileType::from_raw_mode(found.st_mode).is_socket() && FileId::of(&found) == id).then_some(found)
 }
 
 /// The predecessor's files belong to this process from now on, and so does their removal.
@@ -190,6 +208,13 @@ impl Permissions {
         };
         self.set(&file).inspect_err(|_| drop(before.set(&file)))?;
         Ok(before)
+    }
+
+    /// Whether this user, without capabilities, could restore the file once it has these.
+    fn can_be_undone_by(&self, user: Uid, found: &Stat) -> bool {
+        let stays = |new: Option<u32>, old: u32| new.is_none_or(|new| new == old);
+        let owners_stay = stays(self.owner, found.st_uid) && stays(self.group, found.st_gid);
+        owners_stay && (stays(self.mode, found.st_mode & 0o777) || found.st_uid == user.as_raw())
     }
 
     fn set(&self, file: &OwnedFd) -> io::Result<()> {

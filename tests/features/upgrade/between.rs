@@ -219,6 +219,16 @@ fn the_pause_lasts_until_the_new_process_goes_on() {
     assert_eq!(tcplb.admin.metric("tcplb_upgrade_pause_seconds_bucket", &["le=\"0.25\""]), 0);
 }
 
+/// Writes a file with one listener and one backend.
+fn write(file: &Path, backend: &Server) {
+    let text = format!(
+        "[global]\nadmin = '127.0.0.1:0'\n[[listener]]\nname = 'web'\nbind = ['127.0.0.1:0']\npool = 'web'\n\
+         [[pool]]\nname = 'web'\nhealth.kind = 'off'\n[[pool.backend]]\nname = 'b'\naddress = '{}'\n",
+        backend.at()
+    );
+    fs::write(file, text).unwrap();
+}
+
 #[test]
 fn a_reload_that_is_asked_for_during_an_upgrade_reaches_the_new_process() {
     if need("python3").is_none() {
@@ -227,27 +237,41 @@ fn a_reload_that_is_asked_for_during_an_upgrade_reaches_the_new_process() {
     let (one, two) = (Server::start(peers::named("one")), Server::start(peers::named("two")));
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("tcplb.toml");
-    let write = |backend: &Server| {
-        let text = format!(
-            "[global]\nadmin = '127.0.0.1:0'\n[[listener]]\nname = 'web'\nbind = ['127.0.0.1:0']\npool = 'web'\n\
-             [[pool]]\nname = 'web'\nhealth.kind = 'off'\n[[pool.backend]]\nname = 'b'\naddress = '{}'\n",
-            backend.at()
-        );
-        fs::write(&file, text).unwrap();
-    };
-    write(&one);
+    write(&file, &one);
     let tcplb = Upgradable::start_from(&Tcplb::from_file(&file));
     assert_eq!(tcplb.connect().hear_line(), "one");
     let fifo = tcplb.stand_between("Farewell", &Act::Wait);
     thread::scope(|scope| {
         let upgrade = scope.spawn(|| tcplb.upgrade());
         eventually("the new process has read the file", || fs::metadata(format!("{fifo}.reached")).is_ok());
-        write(&two);
+        write(&file, &two);
         tcplb.process.signal(Signal::HUP);
         tcplb.process.wait_for_line("SIGHUP waits");
         fs::write(&fifo, "go\n").unwrap();
         upgrade.join().unwrap();
     });
+    eventually("the new process has the new file", || {
+        Conn::try_to(&tcplb.at).is_ok_and(|client| client.patient().hear_line() == "two")
+    });
+}
+
+#[test]
+fn a_reload_that_the_old_process_can_not_pass_on_reaches_the_new_one_after_its_death() {
+    if need("python3").is_none() {
+        return;
+    }
+    let (one, two) = (Server::start(peers::named("one")), Server::start(peers::named("two")));
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("tcplb.toml");
+    write(&file, &one);
+    let mut tcplb = Upgradable::start_from(&Tcplb::from_file(&file));
+    let (_, fifo) = wait_at(&tcplb, "Farewell");
+    write(&file, &two);
+    tcplb.process.signal(Signal::HUP);
+    tcplb.process.wait_for_line("SIGHUP waits");
+    tcplb.process.signal(Signal::KILL);
+    tcplb.is_killed();
+    fs::write(&fifo, "go\n").unwrap();
     eventually("the new process has the new file", || {
         Conn::try_to(&tcplb.at).is_ok_and(|client| client.patient().hear_line() == "two")
     });

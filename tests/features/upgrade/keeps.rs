@@ -275,6 +275,24 @@ fn a_manager_that_keeps_nothing_is_reported_at_the_start_and_connections_drain()
 }
 
 #[test]
+fn a_manager_that_is_late_at_the_start_keeps_connections_at_the_end() {
+    let Some(manager) = Manager::new() else { return };
+    let server = ManualServer::start();
+    manager.pause();
+    let service = Service::start(manager, configured(&[], [server.at()]));
+    service
+        .process
+        .wait_for_line("keep_connections may have no effect: the service manager does not read its messages");
+    service.manager.resume();
+    service.manager.wait_for("FDSTOREREMOVE=1\nFDNAME=tcplb-check");
+    assert_eq!(service.manager.count(), 0, "the queue of the check is gone");
+    let (client, backend) = service.pair(&server);
+    assert_relays(&client, &backend, "before");
+    let _service = service.restart();
+    assert_relays(&client, &backend, "after");
+}
+
+#[test]
 fn a_manager_that_closes_a_queue_a_moment_after_it_has_refused_it_costs_no_connection() {
     let Some(manager) = Manager::new() else { return };
     let echo = Server::start(peers::echo);

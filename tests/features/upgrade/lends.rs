@@ -174,6 +174,32 @@ fn a_successor_with_another_user_leaves_a_socket_file_to_its_owner() {
 }
 
 #[test]
+fn a_successor_that_changes_its_user_leaves_a_socket_file_as_it_could_not_restore_it() {
+    if !need_root() || need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let (user, group) = account("nobody").unwrap();
+    let place = Place::new();
+    fs::set_permissions(place.0.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let run = place.path("run");
+    fs::create_dir(&run).unwrap();
+    chown(&run, Some(user), Some(group)).unwrap();
+    let file = run.join("clients.sock");
+    let bind = format!("bind = ['unix:{}']\nmode = '0660'", file.display());
+    place.write("user = 'nobody'", &[("web", &bind, &echo)]);
+    let tcplb = place.start();
+    let of_new = format!("bind = ['unix:{}']\nmode = '0666'\ngroup = 'daemon'", file.display());
+    place.write("user = 'nobody'", &[("web", &of_new, &echo)]);
+    Waiting::start(&tcplb).cut(&tcplb);
+    tcplb.process.wait_for_line("as they are: a restart applies them");
+    tcplb.process.wait_for_line("this process ends with its last connection");
+    let found = fs::metadata(&file).unwrap();
+    assert_eq!((found.uid(), found.gid(), found.mode() & 0o777), (user, group, 0o660));
+    assert!(echoes(&Conn::to(&tcplb.at), "served"));
+}
+
+#[test]
 fn the_file_of_an_address_that_is_gone_is_removed_and_a_strange_one_stays() {
     let echo = Server::start(peers::echo);
     let place = Place::new();

@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
-use testkit::{Server, Tcplb, eventually, need, peers};
+use testkit::{ConfigFile, Ending, Server, Tcplb, eventually, eventually_some, need, peers};
 
 /// An upgrade that waits at its last message but two. The new process has all connections.
 pub(super) struct Waiting {
@@ -133,4 +133,91 @@ fn a_successor_that_has_failed_closes_its_listening_sockets_and_keeps_its_connec
     drop(client);
     eventually("the new process has ended", || has_ended(waiting.new));
     assert!(directory.path().join("take-over.sock").exists());
+}
+
+#[test]
+fn a_successor_that_has_failed_closes_its_listening_sockets_before_its_shutdown_delay_is_over() {
+    if need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let file = ConfigFile::over([echo.at()]).global("admin = '127.0.0.1:0'").global("shutdown_delay = '1h'");
+    let tcplb = Upgradable::start_from(&Tcplb::from_file(&file.write()));
+    let client = tcplb.connect().patient();
+    client.assert_echoes("before");
+    let (new, fifo) = wait_at(&tcplb, "Farewell");
+    kill_process(new, Signal::TERM).unwrap();
+    tcplb.process.wait_for_line("not ready any more");
+    fs::write(&fifo, "go\n").unwrap();
+    eventually("the failure is counted", || tcplb.results() == (0, 1));
+    eventually("the new process listens nowhere", || listening(new.as_raw_nonzero()) == 0);
+    client.assert_echoes("at the new process");
+    tcplb.connect().patient().assert_echoes("at the old process");
+    drop(client);
+    eventually("the new process has ended", || has_ended(new));
+}
+
+#[test]
+fn the_first_stop_of_a_successor_that_has_failed_resets_no_connection_and_the_second_does() {
+    if need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["-w", "1"]));
+    let client = tcplb.connect().patient();
+    client.assert_echoes("before");
+    let waiting = Waiting::start(&tcplb);
+    waiting.cut(&tcplb);
+    tcplb.process.wait_for_line("another process serves");
+    kill_process(waiting.new, Signal::TERM).unwrap();
+    tcplb.process.wait_for_line("drains already");
+    client.assert_echoes("after the first stop");
+    kill_process(waiting.new, Signal::TERM).unwrap();
+    assert_eq!(client.ending(), Ending::Reset);
+    eventually("the new process has ended", || has_ended(waiting.new));
+    tcplb.connect().patient().assert_echoes("at the old process");
+}
+
+/// An upgrade that a stop of the old process ends once all connections have moved. The new process.
+fn stopped_late(tcplb: &Upgradable) -> Pid {
+    let (new, fifo) = wait_at(tcplb, "Done");
+    tcplb.process.signal(Signal::TERM);
+    tcplb.process.wait_for_line("a stop waits");
+    fs::write(&fifo, "go\n").unwrap();
+    tcplb.process.wait_for_line("waits for process");
+    new
+}
+
+#[test]
+fn a_predecessor_that_stops_outlasts_the_connections_that_have_moved() {
+    if need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let mut tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["-w", "1"]));
+    let client = tcplb.connect().patient();
+    client.assert_echoes("before");
+    let new = stopped_late(&tcplb);
+    client.assert_echoes("at the new process");
+    // As soon as it ends, systemd would kill the new process.
+    assert!(tcplb.process.exited().is_none());
+    drop(client);
+    let status = eventually_some("the old process ends", || tcplb.process.exited());
+    assert!(status.success() && has_ended(new), "{status}");
+}
+
+#[test]
+fn a_second_stop_ends_a_predecessor_that_outlasts_what_has_moved() {
+    if need("python3").is_none() {
+        return;
+    }
+    let echo = Server::start(peers::echo);
+    let mut tcplb = Upgradable::start(Tcplb::new().backend(echo.at()).args(["-w", "1"]));
+    let client = tcplb.connect().patient();
+    client.assert_echoes("before");
+    let new = stopped_late(&tcplb);
+    tcplb.process.signal(Signal::TERM);
+    let status = eventually_some("the old process ends", || tcplb.process.exited());
+    assert!(status.success() && !has_ended(new), "{status}");
+    client.assert_echoes("at the new process");
 }
