@@ -16,11 +16,11 @@ READ_BYTES = 256 * 1024
 ATTEMPTS = 3
 
 
-def wrk(port, connections, seconds, close=False, threads=2):
+def wrk(port, connections, seconds, close=False, threads=2, origin="http://127.0.0.1"):
     """Small requests from `connections` at once, kept alive or one connection each: wrk's figures, times in µs."""
     command = ["wrk", "-t", str(min(threads, connections)), "-c", str(connections), "-d", f"{seconds}s"]
     command += ["--timeout", "10s", "-s", str(SCRIPT)] + (["-H", "Connection: close"] if close else [])
-    output = processes.run([*command, f"http://127.0.0.1:{port}/"], seconds + PATIENCE)
+    output = processes.run([*command, f"{origin}:{port}/"], seconds + PATIENCE)
     figures = json.loads(re.search(r"^JSON (.*)$", output, re.M)[1])
     if not figures["requests"]:
         raise processes.Failed("not one request was answered")
