@@ -168,10 +168,12 @@ fn schemas() -> Value {
         "id": count, "listener": text, "pool": text, "backend": maybe_text, "client": maybe_text,
         "age_seconds": count, "idle_seconds": count, "bytes_to_backend": count, "bytes_to_client": count,
         "state": { "type": "string", "enum": Live::STATES },
-        "protocol": maybe_text, "sni": maybe_text, "route": maybe_text, "rtt_ms": maybe("number"),
+        "sni": maybe_text, "route": maybe_text, "rtt_ms": maybe("number"),
     }));
     // Only where the port of the backend depends on the client's.
     connection["properties"]["backend_port"] = count.clone();
+    // Only where a route looks for it.
+    connection["properties"]["protocol"] = text.clone();
     let mut changed = backend.clone();
     changed["properties"]["warnings"] = lines.clone();
     let mut event = object(json!({

@@ -31,8 +31,8 @@ pub struct Connection {
     pub bytes_to_client: u64,
     /// `preamble`, `sniffing`, `waiting`, `dialing`, `relaying`, `half_closed` or `resetting`.
     pub state: String,
-    /// The protocol of the client's first bytes; null where no route looks for it.
-    #[serde(default)]
+    /// The protocol of the client's first bytes, where a route looks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<String>,
     /// The server name that the client asked for; null without one, and where no route looks for one.
     pub sni: Option<String>,
