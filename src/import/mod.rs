@@ -73,7 +73,8 @@ pub fn detect(text: &str) -> Option<Dialect> {
     let (mut sections, mut ends) = (0, 0);
     for line in text.lines() {
         let line = line.split('#').next().unwrap_or_default().trim();
-        if line.ends_with([';', '{']) {
+        // A block may end on its first line. A condition of HAProxy ends with `}`, but not with `; }`.
+        if line.trim_end_matches(['}', ' ']).ends_with(';') || line.ends_with('{') {
             ends += 1;
         } else if line.split_whitespace().next().is_some_and(haproxy::begins_section) {
             sections += 1;

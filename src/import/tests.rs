@@ -148,6 +148,11 @@ fn a_text_shows_whose_it_is() {
         ("# stream {\nfrontend a\n  bind :1 # {\n", Some(Dialect::Haproxy)),
         ("stream {\n  server {\n    listen 1;\n    proxy_pass a:1;\n  }\n}\n", Some(Dialect::Nginx)),
         ("server {\n listen 1;\n}\n", Some(Dialect::Nginx)),
+        ("upstream a { server b:1; }\nserver { listen 1; proxy_pass a; }\n", Some(Dialect::Nginx)),
+        (
+            "listen a\n bind :1\n acl b src 10.0.0.1\n tcp-request content reject if { always_true }\n",
+            Some(Dialect::Haproxy),
+        ),
         ("", None),
         ("hello\nworld\n", None),
         ("listen a\nfoo;\n", None),

@@ -75,13 +75,22 @@ pub fn listener<'a>(
         }
     }
     admit(&mut listener, rules, behind, notes);
-    route(proxy, &mut listener, &bytes, &uses, last, notes);
+    route(proxy, &mut listener, &bytes, uses, last, notes);
     listener
 }
 
 fn binds(proxy: &Proxy, listener: &mut Listener, notes: &mut Notes) {
     let mut all = Vec::new();
+    let expects = |line: &Line| line.from(2).any(|word| word == "accept-proxy");
+    let mixed = proxy.binds.iter().any(expects) && !proxy.binds.iter().all(expects);
     for line in &proxy.binds {
+        if mixed && expects(line) {
+            // On an address without it, a header would let a client claim any address.
+            let why =
+                "a listener expects a PROXY header on all addresses or on none; give this one a frontend of its own";
+            notes.refused(line.number, format!("bind {}: accept-proxy: {why}", line.word(1)));
+            continue;
+        }
         let addresses = match value::binds(line.word(1)) {
             Ok(addresses) => addresses,
             Err(why) => {
@@ -116,10 +125,6 @@ fn binds(proxy: &Proxy, listener: &mut Listener, notes: &mut Notes) {
             }
         }
         all.extend(addresses.into_iter().map(|address| Bind { address, only_v6 }));
-    }
-    let without = proxy.binds.iter().filter(|line| !line.from(2).any(|word| word == "accept-proxy")).count();
-    if listener.accept_proxy && without > 0 {
-        notes.refused(proxy.line, "accept-proxy: it is on all bind lines of a listener or on none".to_owned());
     }
     match listen::bound(&all) {
         Ok(bound) => {
@@ -409,22 +414,21 @@ fn uses<'a>(proxy: &Proxy, acls: &Acls, pools: &dyn Fn(&str) -> Option<&'a Proxy
 }
 
 /// Sets the pool and the routes of the listener.
-fn route(proxy: &Proxy, listener: &mut Listener, bytes: &[Rule], uses: &[Use], last: Target, notes: &mut Notes) {
-    let refuse = |listener: &mut Listener, notes: &mut Notes, line: usize, why: &str| {
-        listener.pool = last.pool();
-        notes.refused(line, format!("routing of {}: {why}", proxy.shown()));
-    };
-    let line = uses.first().map(|one| one.line).or(bytes.first().map(|rule| rule.line)).unwrap_or(proxy.line);
-    let sources = uses.iter().any(|one| one.condition.tests().any(|test| matches!(test, Test::Source(_))));
-    let by_bytes = !bytes.is_empty() || uses.iter().any(|one| one.condition.tests().any(is_of_bytes));
-    if sources && by_bytes {
-        return refuse(listener, notes, line, "tcplb tries names before addresses, so rules can't mix them");
+fn route(proxy: &Proxy, listener: &mut Listener, bytes: &[Rule], mut uses: Vec<Use>, last: Target, notes: &mut Notes) {
+    let of_source = |one: &Use| one.condition.tests().any(|test| matches!(test, Test::Source(_)));
+    let of_bytes = |one: &Use| one.condition.tests().any(is_of_bytes);
+    let by_bytes = !bytes.is_empty() || uses.iter().any(|one| of_bytes(one) && !of_source(one));
+    // The rest is kept: without it, what it rejects would be let in.
+    for one in uses.extract_if(.., |one| of_source(one) && (by_bytes || of_bytes(one))) {
+        let why = "tcplb tries names before addresses, so the rules of a listener can't look at both";
+        notes.refused(one.line, format!("use_backend {}: {why}", one.pool));
     }
+    let line = uses.first().map(|one| one.line).or(bytes.first().map(|rule| rule.line)).unwrap_or(proxy.line);
     let pick = |answer: &dyn Fn(&Test) -> bool| {
         let picked = uses.iter().find(|one| one.condition.holds(answer));
         picked.map_or_else(|| last.clone(), |one| Target::Pool(one.pool.clone()))
     };
-    let found = if sources {
+    let found = if uses.iter().any(of_source) {
         let nets = uses.iter().flat_map(|one| one.condition.tests()).flat_map(|test| match test {
             Test::Source(nets) => nets.clone(),
             _ => BTreeSet::new(),
@@ -458,7 +462,13 @@ fn route(proxy: &Proxy, listener: &mut Listener, bytes: &[Rule], uses: &[Use], l
     };
     let (routes, rest) = match found {
         Ok(found) => found,
-        Err(why) => return refuse(listener, notes, line, &why),
+        Err(why) => {
+            listener.pool = last.pool();
+            for line in bytes.iter().map(|rule| rule.line).chain(uses.iter().map(|one| one.line)) {
+                notes.refused(line, format!("routing of {}: {why}", proxy.shown()));
+            }
+            return;
+        }
     };
     listener.pool = rest.pool();
     listener.routes = routes;

@@ -176,6 +176,12 @@ fn stats_socket(line: &Line, global: &mut Global, notes: &mut Notes) {
     let path = std::path::Path::new(path).with_file_name("tcplb.sock");
     global.admin = Some(format!("unix:{}", path.display()));
     notes.changed(line.number, "stats socket: the admin API of tcplb has a socket and commands of its own".to_owned());
+    if line.from(3).any(|word| matches!(word, "mode" | "user" | "uid" | "group" | "gid")) {
+        notes.dropped(
+            line.number,
+            "stats socket: mode, user, group: only the user of tcplb can open its socket".to_owned(),
+        );
+    }
 }
 
 /// Sets the access log, where a section logs connections.
@@ -221,6 +227,7 @@ fn sections_of(proxies: &[Proxy], resolvers: &HashMap<String, Vec<String>>, conf
     let pools: HashMap<&str, &Proxy> =
         proxies.iter().filter(|proxy| is_pool(proxy)).map(|proxy| (proxy.name.as_str(), proxy)).collect();
     let tables: Tables = proxies.iter().filter_map(|proxy| Some((proxy.name.clone(), rate_period(proxy)?))).collect();
+    sticks(proxies, notes);
     let find_pool = |name: &str| pools.get(name).copied();
     let listeners: Vec<_> = proxies
         .iter()
@@ -248,8 +255,8 @@ fn sections_of(proxies: &[Proxy], resolvers: &HashMap<String, Vec<String>>, conf
         if is_pool(proxy) {
             let mut front = Front::default();
             for (from, listener) in listeners.iter().filter(|(_, listener)| routing::leads_to(listener, &proxy.name)) {
-                front.clients.push(from.timeout("client"));
-                front.fins.extend(from.timeout("client-fin"));
+                front.clients.push(from.timeouts.get("client").cloned());
+                front.fins.extend(from.timeouts.get("client-fin").cloned());
                 let ports = listener.bind.iter().filter_map(|at| at.rsplit_once(':')?.1.parse::<u16>().ok());
                 front.ports.extend(ports);
                 front.routes |= !listener.routes.is_empty();
@@ -262,6 +269,20 @@ fn sections_of(proxies: &[Proxy], resolvers: &HashMap<String, Vec<String>>, conf
     if let Some((proxy, _)) = refuses {
         let origin = Origin(proxy.line, "a pool without backends, which resets its clients".to_owned());
         config.sections.push(Written::Pool(Pool { origin, name: REFUSING.to_owned(), ..Pool::default() }));
+    }
+}
+
+/// Reports the stick tables that keep clients at their backends.
+fn sticks(proxies: &[Proxy], notes: &mut Notes) {
+    for proxy in proxies {
+        for line in &proxy.stick {
+            let name = line.from(3).skip_while(|word| *word != "table").nth(1).unwrap_or(&proxy.name);
+            let mut tables = proxies.iter().filter(|other| other.name == name);
+            if let Some(table) = tables.find_map(|other| other.stick_table.as_ref()) {
+                let why = "a pool remembers up to 262144 clients without a time limit; size and expire do not count";
+                notes.changed(table.number, format!("stick-table: {why}"));
+            }
+        }
     }
 }
 

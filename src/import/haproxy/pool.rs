@@ -1,7 +1,7 @@
 //! `backend`, and the same part of `listen` → a pool.
 
 use super::check;
-use super::proxy::{Proxy, is_unknown};
+use super::proxy::{At, Proxy, is_unknown};
 use super::server::Options;
 use super::value::{self, Place, Port};
 use super::words::Line;
@@ -22,9 +22,9 @@ const ERROR_LIMIT: u64 = 10;
 #[derive(Debug, Default)]
 pub struct Front {
     /// The `timeout client` of each; `None` is without an end.
-    pub clients: Vec<Option<Duration>>,
+    pub clients: Vec<Option<At<Duration>>>,
     /// The `timeout client-fin`, where one is set.
-    pub fins: Vec<Duration>,
+    pub fins: Vec<At<Duration>>,
     /// All ports that they listen on.
     pub ports: Vec<u16>,
     /// Whether one of them leads elsewhere too. Then it can't take over rules of the pool.
@@ -138,24 +138,42 @@ fn stuck(line: &Line, notes: &mut Notes) -> &'static str {
     "sticky-round-robin"
 }
 
-/// One time for both sides: HAProxy closes as soon as one of them is over, or `timeout tunnel` alone.
+/// One time for both sides and all listeners: HAProxy closes as soon as one of them is over, or `timeout tunnel` alone.
 fn times(proxy: &Proxy, front: &Front, pool: &mut Pool, notes: &mut Notes) {
     let endless = duration::MAX;
-    let client = front.clients.iter().map(|time| time.unwrap_or(endless)).max();
-    let server = proxy.timeout("server");
-    let both = server.unwrap_or(endless).min(client.unwrap_or(endless));
-    let idle = proxy.timeout("tunnel").unwrap_or(both);
+    let server = proxy.timeouts.get("server");
+    let length = |At(_, time): &At<Duration>| if time.is_zero() { endless } else { *time };
+    let of = |time: Option<&At<Duration>>| time.map_or(endless, length);
+    let client = front.clients.iter().map(|time| of(time.as_ref())).max().unwrap_or(endless);
+    let idle = proxy.timeout("tunnel").unwrap_or(of(server).min(client));
     pool.idle = Some(idle);
-    if let (None, Some(client), Some(server)) = (proxy.timeout("tunnel"), client, proxy.timeouts.get("server"))
-        && client != server.1
-    {
+    let sides = front.clients.iter().flatten().map(|time| ("client", time)).chain(server.map(|time| ("server", time)));
+    for (side, time) in sides.filter(|(_, time)| proxy.timeout("tunnel").is_none() && length(time) != idle) {
         notes.changed(
-            server.0,
-            "timeout: one idle_timeout, the shorter of client and server, is for both sides".to_owned(),
+            time.0,
+            format!(
+                "timeout {side}: pool {} has one idle_timeout for both sides and all listeners, {}",
+                proxy.name,
+                duration::written(idle)
+            ),
         );
     }
-    let fins = front.fins.iter().copied().chain(proxy.timeout("server-fin"));
-    pool.half_close = Some(fins.max().unwrap_or(idle));
+    let fins = front.fins.iter().map(|time| ("client-fin", time));
+    let fins = fins.chain(proxy.timeouts.get("server-fin").map(|time| ("server-fin", time)));
+    // Zero is as good as no line.
+    let fins: Vec<_> = fins.filter(|(_, At(_, time))| !time.is_zero()).collect();
+    let half_close = fins.iter().map(|(_, At(_, time))| *time).max().unwrap_or(idle);
+    pool.half_close = Some(half_close);
+    for (name, At(line, _)) in fins.iter().filter(|(_, At(_, time))| *time != half_close) {
+        notes.changed(
+            *line,
+            format!(
+                "timeout {name}: pool {} has one half_close_timeout for both sides and all listeners, {}",
+                proxy.name,
+                duration::written(half_close)
+            ),
+        );
+    }
 }
 
 /// The source that all servers have.
@@ -202,6 +220,9 @@ fn backend(
     };
     if template {
         let Place::Host(host, port) = place else { return refused(notes, "a unix socket has no template") };
+        if host.parse::<std::net::IpAddr>().is_ok() {
+            return refused(notes, &format!("expected a name, got {host}; write each server as a line"));
+        }
         let service = host.starts_with('_');
         let (name, srv) = match (service, port) {
             (true, _) => (None, Some(host)),
@@ -289,6 +310,26 @@ fn whole_pool(proxy: &Proxy, servers: &[Server<'_>], pool: &mut Pool, notes: &mu
     }
 }
 
+/// The interval and the time-out of the probes. A probe ends before the next one begins.
+fn pace(proxy: &Proxy, inter: Duration, notes: &mut Notes) -> (Duration, Duration) {
+    match proxy.timeouts.get("check") {
+        Some(At(line, time)) if *time > inter => {
+            let (longer, shorter) = (duration::written(*time), duration::written(inter));
+            notes.changed(
+                *line,
+                format!(
+                    "timeout check: interval of pool {} is {longer}, not {shorter}: a probe ends before the next one",
+                    proxy.name
+                ),
+            );
+            (*time, *time)
+        }
+        Some(At(_, time)) if !time.is_zero() => (inter, *time),
+        // A check may take until the next one.
+        _ => (inter, inter),
+    }
+}
+
 fn health(proxy: &Proxy, servers: &[Server<'_>], notes: &mut Notes) -> Health {
     let checked: Vec<&Server<'_>> = servers.iter().filter(|server| server.options.check).collect();
     let agents: Vec<&Server<'_>> = servers.iter().filter(|server| server.options.agent).collect();
@@ -299,8 +340,7 @@ fn health(proxy: &Proxy, servers: &[Server<'_>], notes: &mut Notes) -> Health {
             notes.refused(server.line.number, "agent-check: expected agent-port".to_owned());
             return Health::default();
         }
-        let interval = options.agent_inter.unwrap_or(INTER);
-        let timeout = proxy.timeout("check").unwrap_or(interval).min(interval);
+        let (interval, timeout) = pace(proxy, options.agent_inter.unwrap_or(INTER), notes);
         let port = shared(&agents, "agent-port", |options| options.agent_port, notes).flatten();
         return Health {
             check: Check::Agent,
@@ -326,9 +366,8 @@ fn health(proxy: &Proxy, servers: &[Server<'_>], notes: &mut Notes) -> Health {
     if let Some(other) = checked.iter().find(|server| server.options.port != own) {
         notes.refused(other.line.number, "port: the probes of a pool go to one port".to_owned());
     }
-    let interval = shared(&checked, "inter", |options| options.inter, notes).flatten().unwrap_or(INTER);
-    // Without `timeout check`, a check may take until the next one.
-    let timeout = proxy.timeout("check").unwrap_or(interval).min(interval);
+    let inter = shared(&checked, "inter", |options| options.inter, notes).flatten().unwrap_or(INTER);
+    let (interval, timeout) = pace(proxy, inter, notes);
     Health {
         check,
         initial_down: false,

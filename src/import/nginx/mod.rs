@@ -154,7 +154,9 @@ impl Pools<'_> {
             None => {
                 let line =
                     level.own.iter().find(|directive| directive.name() == "proxy_pass").map_or(1, |pass| pass.line);
-                (upstream::of_address(text, level, notes)?, Origin(line, format!("proxy_pass {text}")))
+                let pool = upstream::of_address(text, level, notes);
+                let pool = pool.map_err(|why| format!("no upstream is called {text}, and as an address: {why}"))?;
+                (pool, Origin(line, format!("proxy_pass {text}")))
             }
         };
         let same = |made: &&Made| {
@@ -171,7 +173,9 @@ impl Pools<'_> {
         if name != text {
             notes.changed(
                 origin.0,
-                format!("upstream {text}: servers use it with different time-outs, so {name} is a second pool"),
+                format!(
+                    "upstream {text}: servers use it with different settings of connections, so {name} is a second pool"
+                ),
             );
         }
         self.made.push(Made { target: text.to_owned(), pool: Pool { name: name.clone(), origin, ..pool } });
@@ -225,7 +229,7 @@ fn stream(stream: &[Directive], config: &mut Config, notes: &mut Notes) {
             .iter()
             .any(|section| matches!(section, Section::Pool(pool) if pool.origin.0 == unused.line));
         if !used {
-            notes.dropped(unused.line, format!("upstream {}: no server leads to it", unused.word(1)));
+            notes.dropped(unused.line, format!("upstream {}: no listener leads to it", unused.word(1)));
         }
     }
 }

@@ -54,9 +54,20 @@ fn binds(server: &Directive, listener: &mut Listener, notes: &mut Notes) -> bool
         notes.refused(server.line, "server: it has no listen".to_owned());
         return false;
     }
+    let is_udp = |line: &Directive| line.words.iter().skip(2).any(|word| word == "udp" || word == "quic");
+    let expects = |line: &Directive| line.words.iter().skip(2).any(|word| word == "proxy_protocol");
+    let mut tcp = listens.iter().filter(|line| !is_udp(line));
+    let mixed = tcp.clone().any(|line| expects(line)) && !tcp.all(|line| expects(line));
     for line in &listens {
-        if line.words.iter().skip(2).any(|word| word == "udp" || word == "quic") {
+        if is_udp(line) {
             notes.dropped(line.line, format!("{}: tcplb balances TCP only", line.shown()));
+            continue;
+        }
+        if mixed && expects(line) {
+            // On an address without it, a header would let a client claim any address.
+            let why =
+                "a listener expects a PROXY header on all addresses or on none; give this one a server of its own";
+            notes.refused(line.line, format!("{}: {why}", line.shown()));
             continue;
         }
         let addresses = match value::listens(line.word(1)) {
@@ -83,10 +94,6 @@ fn binds(server: &Directive, listener: &mut Listener, notes: &mut Notes) -> bool
             }
         }
         all.extend(addresses.into_iter().map(|address| Bind { only_v6: only_v6 && address.starts_with('['), address }));
-    }
-    let with = |line: &&&Directive| line.words.iter().any(|word| word == "proxy_protocol");
-    if listener.accept_proxy && listens.iter().filter(with).count() < listens.len() {
-        notes.refused(server.line, "proxy_protocol: it is on all addresses of a listener or on none".to_owned());
     }
     match listen::bound(&all) {
         Ok(bound) => {
@@ -228,7 +235,7 @@ impl Pass<'_> {
         }
         let sniffs = self.level.one("ssl_preread").is_some_and(|directive| value::is_on(directive.word(1)));
         let mut named = Named::default();
-        self.variables.names(text, &mut named)?;
+        self.variables.names(text, &mut named, notes)?;
         routing::routes(&named, |region| {
             // Without ssl_preread, the variables are empty.
             let region = if sniffs { region } else { &Region::Other };
@@ -247,7 +254,8 @@ impl Pass<'_> {
             Ok(found) => found,
             Err(why) => {
                 listener.pool = routing::REFUSING.to_owned();
-                return notes.refused(line, format!("proxy_pass {text}: {why}"));
+                return notes
+                    .refused(line, format!("proxy_pass {text}: {why}; the listener can only refuse its clients"));
             }
         };
         listener.pool = rest.pool();

@@ -6,7 +6,7 @@ use super::Level;
 use super::table::SERVER;
 use super::value::{bytes, is_on, source, time};
 use super::words::Directive;
-use crate::base::Address;
+use crate::base::{Address, duration};
 use crate::config::model::Pattern;
 use crate::import::keywords::find;
 use crate::import::model::{Backend, Check, Discover, Health, Pool, Step};
@@ -225,7 +225,16 @@ fn health(level: &Level<'_>, notes: &mut Notes) -> Health {
         }
     }
     let interval = health.interval.unwrap_or(CHECK_INTERVAL);
-    health.timeout = Some(level.time("health_check_timeout", CHECK_TIMEOUT, notes).min(interval));
+    let timeout = level.time("health_check_timeout", CHECK_TIMEOUT, notes);
+    if timeout > interval {
+        let line = level.one("health_check_timeout").unwrap_or(directive).line;
+        let (longer, shorter) = (duration::written(timeout), duration::written(interval));
+        notes.changed(
+            line,
+            format!("health_check_timeout: interval is {longer}, not {shorter}: a probe ends before the next one"),
+        );
+    }
+    (health.interval, health.timeout) = (Some(interval.max(timeout)), Some(timeout));
     health
 }
 

@@ -5,6 +5,7 @@
 
 use super::words::Directive;
 use crate::import::access;
+use crate::import::note::Notes;
 use crate::import::routing::{self, Named, Region};
 use ipnet::IpNet;
 use regex::RegexBuilder;
@@ -52,12 +53,12 @@ impl<'a> Variables<'a> {
         (defined.name() == "geo").then_some(*defined)
     }
 
-    /// Adds the names that maps behind a text know.
-    pub fn names(&self, text: &str, named: &mut Named) -> Result<(), String> {
-        self.names_within(text, named, 0)
+    /// Adds the names that maps behind a text know. Rows with keys that are no names are reported, and count as left out.
+    pub fn names(&self, text: &str, named: &mut Named, notes: &mut Notes) -> Result<(), String> {
+        self.names_within(text, named, notes, 0)
     }
 
-    fn names_within(&self, text: &str, named: &mut Named, depth: usize) -> Result<(), String> {
+    fn names_within(&self, text: &str, named: &mut Named, notes: &mut Notes, depth: usize) -> Result<(), String> {
         if depth > DEPTH_MAX {
             return Err("maps refer to each other without an end".to_owned());
         }
@@ -65,16 +66,22 @@ impl<'a> Variables<'a> {
             let Part::Variable(name) = part else { continue };
             let Some(map) = self.0.get(name).filter(|map| map.name() == "map") else { continue };
             let source = map.word(1);
-            let by_name = name_of(source) == Some("ssl_preread_server_name");
             for row in rows(map) {
-                if by_name {
-                    let (names, suffixes) = keys(row.name(), hostnames(map))?;
-                    named.names.extend(names);
-                    named.suffixes.extend(suffixes);
+                if by_name(map) {
+                    match keys(row.name(), hostnames(map)) {
+                        Ok((names, suffixes)) => {
+                            named.names.extend(names);
+                            named.suffixes.extend(suffixes);
+                        }
+                        Err(why) => {
+                            notes.refused(row.line, format!("map {source} ${name}: {}: {why}", row.shown()));
+                            continue;
+                        }
+                    }
                 }
-                self.names_within(row.word(1), named, depth + 1)?;
+                self.names_within(row.word(1), named, notes, depth + 1)?;
             }
-            self.names_within(source, named, depth + 1)?;
+            self.names_within(source, named, notes, depth + 1)?;
         }
         Ok(())
     }
@@ -169,6 +176,11 @@ fn name_of(text: &str) -> Option<&str> {
     }
 }
 
+/// Whether a map looks up the server name itself.
+fn by_name(map: &Directive) -> bool {
+    name_of(map.word(1)) == Some("ssl_preread_server_name")
+}
+
 /// The rows of a map, without its parameters.
 fn rows(map: &Directive) -> impl Iterator<Item = &Directive> {
     map.inner().iter().filter(|row| !(row.words.len() == 1 && matches!(row.name(), "hostnames" | "volatile")))
@@ -211,6 +223,10 @@ fn looked_up<'a>(map: &'a Directive, value: &Value) -> Result<&'a str, String> {
     let mut by_regex: Option<&str> = None;
     for row in rows(map) {
         let (key, result) = (row.name(), row.word(1));
+        if by_name(map) && keys(key, names).is_err() {
+            // `names` has reported it.
+            continue;
+        }
         if key == "include" {
             return Err("a map includes a file, which is not read; put its rows into the map".to_owned());
         }
@@ -327,7 +343,7 @@ mod tests {
     fn the_names_of_all_maps_are_found() {
         let stream = directives(MAPS).unwrap();
         let mut named = Named::default();
-        Variables::new(&stream).names("$both", &mut named).unwrap();
+        Variables::new(&stream).names("$both", &mut named, &mut Notes::default()).unwrap();
         assert_eq!(named.names.iter().collect::<Vec<_>>(), ["a.example.com", "example.org"]);
         assert_eq!(named.suffixes.iter().collect::<Vec<_>>(), [".deep.net", ".example.com", ".example.org"]);
     }

@@ -161,7 +161,7 @@ pub static PROXY: &[Keyword] = &[
     changed("stick on", 0, "sticky-round-robin"),
     changed("stick store-request", 0, "sticky-round-robin, with stick match src"),
     refused("stick store-response", 0, STICK),
-    kept("stick-table", 0, "limits per source and sticky-round-robin have a table of their own"),
+    changed("stick-table", 0, "limits per source and sticky-round-robin have a table of their own"),
     kept("tcp-check comment", 0, "a failed probe names the step"),
     kept("tcp-check connect", 0, "each script begins with it"),
     kept("tcp-check expect", 0, "a step of the script"),
