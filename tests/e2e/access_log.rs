@@ -256,7 +256,8 @@ fn as_json_a_line_is_an_object_with_the_same_names_and_the_number() {
         text.ends_with('\n')
     });
     let json: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&text).unwrap();
-    assert!(json.len() == NAMES.len() + 3 && NAMES.iter().all(|name| json.contains_key(*name)), "{text}");
+    assert!(json.len() == NAMES.len() + 5 && NAMES.iter().all(|name| json.contains_key(*name)), "{text}");
+    assert!(["sni", "route"].iter().all(|name| json.get(*name).is_some_and(serde_json::Value::is_null)), "{text}");
     assert!(json["id"].as_u64().is_some_and(|id| id >= 1024), "{text}");
     assert!(json["failed_attempts"].as_array().is_some_and(Vec::is_empty), "{text}");
     let want = [
