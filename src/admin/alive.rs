@@ -28,7 +28,7 @@ pub fn check(address: &Address, pool: &Pool, send_proxy: Option<ProxyVersion>) -
     let mut last = Outcome::NoAddress;
     for endpoint in resolve(address).map_err(NotAlive::Unresolved)? {
         let target = ProbeTarget::of_newcomer(health, send_proxy, address, &endpoint);
-        let target = target.from(pool.source.of_probe(&endpoint));
+        let target = target.from(pool.source.of_probe(&endpoint, 0));
         last = probe_socket::run(target, until, health.timeout).outcome;
         if last.passed() {
             return Ok(());

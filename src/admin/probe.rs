@@ -68,7 +68,7 @@ fn probed(pool: &Pool, member: &Member, settings: &model::Backend) -> api::Probe
     let probe = |endpoint: Endpoint| {
         // With health off there is no probe: the backend must at least accept a connection.
         let target = ProbeTarget::of_newcomer(health, member.send_proxy, &settings.address, &endpoint);
-        let target = target.from(pool.settings.source.of_probe(&endpoint));
+        let target = target.from(pool.settings.source.of_probe(&endpoint, 0));
         let (address, begun) = (target.endpoint().to_string(), clock::now());
         let timeout = health.timeout.min(end - begun);
         (address, probe_socket::run(target, begun + timeout, timeout))

@@ -74,6 +74,8 @@ pub struct Watch {
     reached: Vec<u64>,
     /// When a lack of local ports was last logged.
     lack_of_ports: LogThrottle,
+    /// Which of the pool's source addresses probes come from. The next one follows one that is not there or has no port left.
+    source_turn: usize,
 }
 
 /// The phase of a backend. Its slot in the wheel holds the next deadline: the next round, or the end of a probe.
@@ -166,6 +168,7 @@ impl Watch {
             began_up: up,
             admitted: up,
             lack_of_ports: LogThrottle::default(),
+            source_turn: 0,
         };
         watch.show_addresses();
         watch
@@ -226,7 +229,7 @@ impl Watch {
         let endpoint = &self.backend.addresses.get(number)?.endpoint;
         let send_proxy = self.pool.members.get(self.index).and_then(|member| member.send_proxy);
         let target = ProbeTarget::new(self.health(), send_proxy, self.address(), endpoint)?;
-        Some(target.from(self.pool.settings.source.of_probe(endpoint)))
+        Some(target.from(self.pool.settings.source.of_probe(endpoint, self.source_turn)))
     }
 
     /// The number of probes in a round. A name without an address counts as one that fails.
@@ -285,6 +288,7 @@ impl Watch {
         if let Outcome::NoConnection(failure) = outcome
             && failure.is_ours()
         {
+            self.source_turn = self.source_turn.wrapping_add(1);
             return self.log_lack_of_ports(failure, now);
         }
         if let Outcome::Agent(report) = outcome {

@@ -5,7 +5,7 @@ use super::{
     AttemptError, CloseReason, DialFailure, Ending, Fact, FailedAttempt, Ledger, Next, STARVED_RETRY, Session, State,
 };
 use crate::base::{Endpoint, Tick};
-use crate::config::model::{Pool as Settings, ProxyVersion};
+use crate::config::model::{Pool as Settings, ProxyVersion, SourceAddress};
 use crate::policy::health::ConnectFailure;
 use crate::pool::{Backend, Lease, PickError, ResetOrder, Tried};
 use std::time::Duration;
@@ -110,15 +110,17 @@ impl Dial {
     }
 
     /// Notes the failure at the address; the fact to be counted.
-    fn note_failure(&self, failure: ConnectFailure, now: Tick) -> Fact<'_> {
+    fn note_failure(&self, settings: &Settings, failure: ConnectFailure, now: Tick) -> Fact<'_> {
         let backend = self.lease.backend();
         let addresses = &backend.addresses;
+        let is_evidence = backend.port_offset.is_none() && settings.source != SourceAddress::Client;
         // A lack of resources in this process says nothing about any address.
-        let address = self.address.filter(|_| addresses.len() > 1 && !failure.is_ours());
+        let address = self.address.filter(|_| addresses.len() > 1 && is_evidence && !failure.is_ours());
         if let Some(address) = address {
             addresses.failed(address, now);
         }
-        Fact::AttemptFailed { backend, address, failure, is_last: self.failed_addresses.len() + 1 >= addresses.len() }
+        let is_last = self.failed_addresses.len() + 1 >= addresses.len();
+        Fact::AttemptFailed { backend, address, failure, is_evidence, is_last }
     }
 
     /// Goes on to the backend's next address. False if there is none.
@@ -287,7 +289,7 @@ impl Session {
     /// Notes the failure and goes on.
     pub(super) fn attempt_failed(&mut self, failure: ConnectFailure, now: Tick, ledger: &mut dyn Ledger) -> Next {
         let State::Dialing(dial) = &mut self.state else { return Next::Wait };
-        ledger.record(dial.note_failure(failure, now), now);
+        ledger.record(dial.note_failure(&self.route.pool().settings, failure, now), now);
         let error = if dial.address.is_some() { AttemptError::Connect(failure) } else { AttemptError::NoAddress };
         self.remember_failure(error, now);
         self.dial_next(now)

@@ -35,6 +35,9 @@ pub enum Fact<'a> {
         address: Option<usize>,
         /// Why.
         failure: ConnectFailure,
+        /// It says something about the backend. Where the client gives the port or the source address, it may say something
+        /// about that client only, and probes alone decide.
+        is_evidence: bool,
         /// No address is left: the backend has failed.
         is_last: bool,
     },

@@ -5,7 +5,7 @@
 //! | `Accepted` | worker | the listener's accepted clients | | | |
 //! | `Routed` | session | clients by route, times of first bytes | | | |
 //! | `Retried` | session | the pool's retries | | | |
-//! | `AttemptFailed` | session | failures by reason, once no address is left | a backend that fails early | of the address, of the backend | |
+//! | `AttemptFailed` | session | failures by reason, once no address is left | a backend that fails early, if it is evidence | the same of the address and of the backend | |
 //! | `Connected` | session | connections, connect times | | of a backend whose health bit is cleared | |
 //! | `Answered` | session | times of the first byte | how long an answer takes | | |
 //! | `Measured` | driver | round-trip times, retransmits | | | |
@@ -70,11 +70,11 @@ impl WorkerLedger {
 
     fn report_health(&self, fact: &Fact<'_>) {
         match *fact {
-            Fact::AttemptFailed { backend, address, failure, is_last } => {
+            Fact::AttemptFailed { backend, address, failure, is_evidence, is_last } => {
                 if let Some(address) = address {
                     self.report(Note::AddressFailed { backend: backend.id, address, failure });
                 }
-                if is_last {
+                if is_last && (is_evidence || failure.is_ours()) {
                     self.report(Note::ConnectFailed { backend: backend.id, failure });
                 }
             }
@@ -137,11 +137,11 @@ pub fn count(fact: &Fact<'_>, now: Tick) {
         Fact::Retried(pool) => {
             pool.totals.connect_retries.fetch_add(1, Ordering::Relaxed);
         }
-        Fact::AttemptFailed { backend, failure, is_last, .. } => {
-            if is_last {
-                backend.connect_failed(failure, now);
-            }
-        }
+        Fact::AttemptFailed { backend, failure, is_evidence, is_last, .. } => match (is_last, is_evidence) {
+            (true, true) => backend.connect_failed(failure, now),
+            (true, false) => backend.counters.connect_failed(failure),
+            (false, _) => {}
+        },
         Fact::Connected { lease, after, .. } => lease.backend().counters.connected(after),
         Fact::Answered { backend, after } => backend.answered(after, now),
         Fact::Measured { backend, path } => backend.counters.measured(path),

@@ -71,3 +71,16 @@ fn a_backend_s_port_may_be_so_much_higher_than_the_client_s() {
         conn.assert_echoes("both ways");
     }
 }
+
+#[test]
+fn a_closed_port_of_a_range_says_nothing_about_the_others() {
+    let (front, back) = (fresh_loopback(), fresh_loopback());
+    let _servers = servers(back, [5_000]);
+    let tcplb =
+        Tcplb::new().listen(&format!("{front}:5000-5001")).args(["-b", &format!("{back}:same")]).unprobed().start();
+    assert_eq!(tcplb.listening().len(), 2);
+    for _ in 0..5 {
+        Conn::to(&At::Tcp((front, 5_001).into())).assert_reset();
+        assert_eq!(Conn::to(&At::Tcp((front, 5_000).into())).hear_line(), "5000");
+    }
+}

@@ -69,8 +69,10 @@ fn with_source_client_backends_see_the_client_s_address() {
     let tcplb = middle.inside(|| Configured::start(&text.concat(), &[]));
     tcplb.process.wait_for_line("with CAP_NET_BIND_SERVICE and CAP_NET_ADMIN only");
     // Probes come from the balancer's own address, so they pass. At first IPv6 neighbours may not be known yet.
-    let up = || middle.inside(|| tcplb.admin.metric("tcplb_backend_up", &[]));
-    eventually("both are up", || up() == 2);
+    let metric = |name: &str, labels: &[&str]| middle.inside(|| tcplb.admin.metric(name, labels));
+    let up = || metric("tcplb_backend_up", &[]);
+    let passed = |pool: &str| metric("tcplb_health_probes_total", &[&format!("pool=\"{pool}\""), "result=\"success\""]);
+    eventually("both are up by a probe", || up() == 2 && passed("four") > 0 && passed("six") > 0);
     let falls = tcplb.process.count_lines("is down");
     let at = |ip: &str, port: u16| At::Tcp((ip.parse::<IpAddr>().expect("an address"), port).into());
     clients.inside(|| {
@@ -86,6 +88,12 @@ fn with_source_client_backends_see_the_client_s_address() {
         let other = Conn::to(&at("10.1.0.2", 7003));
         other.say("PROXY TCP6 2001:db8::77 2001:db8::1 4711 7003\r\n");
         other.assert_reset();
+        // Nor can loopback be the source of a connection to another machine.
+        for _ in 0..4 {
+            let local = Conn::to(&at("10.1.0.2", 7003));
+            local.say("PROXY TCP4 127.0.0.9 10.1.0.2 4711 7003\r\n");
+            local.assert_reset();
+        }
         let unknown = Conn::to(&at("10.1.0.2", 7003));
         unknown.say("PROXY UNKNOWN\r\n");
         assert_eq!(unknown.hear_line(), "10.1.0.1", "without an announced address it is the socket's");
@@ -163,4 +171,17 @@ fn two_source_addresses_reach_beyond_the_ports_of_one() {
         drop((kept, again));
         eventually("nothing is counted at the end", || used() == [0, 0]);
     });
+}
+
+#[test]
+fn probes_come_from_the_next_source_address_while_one_is_missing() {
+    let server = Server::start(peers::echo);
+    let file = ConfigFile::over([server.at()])
+        .global("admin = \"127.0.0.1:0\"")
+        .pool("source = [\"192.0.2.5\", \"127.0.0.6\"]")
+        .health("kind = \"tcp\"\ninitial = \"down\"\ninterval = \"50ms\"");
+    let tcplb = file.start();
+    let admin = Admin::of(&tcplb);
+    eventually("the backend is up", || admin.metric("tcplb_backend_up", &[]) == 1);
+    tcplb.connect().assert_echoes("from the second address");
 }

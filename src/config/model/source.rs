@@ -22,11 +22,12 @@ impl SourceAddress {
         if let SourceAddress::Of(addresses) = self { addresses } else { &[] }
     }
 
-    /// Where a probe of a backend comes from, unless the kernel chooses: the first address of its family.
-    pub fn of_probe(&self, to: &Endpoint) -> Option<IpAddr> {
+    /// Where a probe of a backend comes from, unless the kernel chooses: the addresses of its family in turn.
+    pub fn of_probe(&self, to: &Endpoint, turn: usize) -> Option<IpAddr> {
         let listed = self.listed();
         let fits = |from: &&IpAddr| to.ip().is_some_and(|to| to.is_ipv4() == from.is_ipv4());
-        listed.iter().find(fits).or(listed.first()).copied()
+        let count = listed.iter().filter(fits).count().max(1);
+        listed.iter().filter(fits).nth(turn % count).or(listed.first()).copied()
     }
 }
 
