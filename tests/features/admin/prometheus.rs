@@ -22,7 +22,8 @@ const INTERVAL: &str = "200ms";
 fn config(web1: &Server, list: &Path) -> String {
     format!(
         "[global]\nworkers = 1\nadmin = '127.0.0.1:0'\n[[listener]]\nbind = ['127.0.0.1:0']\npool = 'web'\nmax_connections = 100\n\
-         [[pool]]\nname = 'web'\nwarm_connections = 1\n[pool.health]\ninterval = '100ms'\nfall = 2\nrise = 1\n\
+         [[listener.route]]\nprotocol = 'ssh'\npool = 'web'\n\
+         [[pool]]\nname = 'web'\nsource = '127.0.0.1'\nwarm_connections = 1\n[pool.health]\ninterval = '100ms'\nfall = 2\nrise = 1\n\
          [[pool.backend]]\nname = 'web1'\naddress = '{}'\nmax_connections = 50\n\
          [[pool.discover]]\nkind = 'file'\npath = {list:?}\n\
          [[pool]]\nname = 'named'\n[pool.health]\nkind = 'off'\n\
