@@ -78,8 +78,8 @@ impl Upgradable {
     fn replace_by(&self, program: impl AsRef<[u8]>) {
         let [content, new] = ["content", "new"].map(|name| self.directory.path().join(name));
         fs::write(&content, program).unwrap();
-        // A file that any process has open for writing can't be started (ETXTBSY), and a child that another thread starts
-        // meanwhile has our descriptors for a moment. So a process of its own writes the program.
+        // A file that any process has open for writing can't be started (ETXTBSY). A child that another thread starts meanwhile
+        // has our descriptors for a moment. So a process of its own writes the program.
         let done = Command::new("install").args(["-m", "755"]).args([&content, &new]).status();
         assert!(done.expect("run install").success());
         fs::rename(&new, self.path()).unwrap();
