@@ -85,7 +85,11 @@ def reached(before, sent):
 inside, name = {old: False, new: False}, {old: "", new: ""}
 while True:
     for source in select.select([old, new], [], [])[0]:
-        packet, descriptors, _, _ = socket.recv_fds(source, 1 << 20, 253)
+        # A peer that has closed may have left messages, and they come behind its error.
+        try:
+            packet, descriptors, _, _ = socket.recv_fds(source, 1 << 20, 253)
+        except ConnectionResetError:
+            continue
         if not packet:
             end()
         if not inside[source]:
@@ -98,7 +102,7 @@ while True:
             sent = descriptors[:-1] if last and ACT == "Lose" else descriptors
             socket.send_fds(new if source is old else old, [packet], sent)
         except OSError:
-            end()
+            pass
         for descriptor in descriptors:
             os.close(descriptor)
         if last:

@@ -123,9 +123,7 @@ fn tls_is_spoken_and_checked_on_both_sides() {
         (format!("http://{secure}"), "does the server want https://?"),
     ] {
         let source = Source::start("etcd", &settings(&[url]));
-        eventually("it fails", || source.standing().last_error.is_some());
-        let error = source.standing().last_error.unwrap().1;
-        assert!(error.contains(why), "{error}");
+        source.wait_for_error(why);
     }
     for (ca, cert, why) in [
         (Some("other"), Some("client"), "invalid peer certificate: UnknownIssuer; ca_file names the authorities"),
