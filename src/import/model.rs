@@ -3,7 +3,7 @@
 //! A `None` is not written, and tcplb's default holds. Each section names the line that it comes from.
 
 use crate::base::bytes::escaped;
-use crate::base::duration;
+use crate::base::{Address, Listen, duration};
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub struct Global {
 pub struct Listener {
     pub origin: Origin,
     pub name: String,
-    pub bind: Vec<String>,
+    pub bind: Vec<Listen>,
     pub pool: String,
     pub accept_proxy: bool,
     pub trusted_proxies: Vec<String>,
@@ -267,7 +267,7 @@ impl Listener {
     fn write(&self, out: &mut Out<'_>) {
         out.head("", "[[listener]]", Some(&self.origin));
         out.text("name", Some(&self.name));
-        out.list("bind", &self.bind);
+        out.list("bind", &Listen::shown(&self.bind));
         out.text("pool", Some(&self.pool));
         out.switch("accept_proxy", self.accept_proxy);
         out.list("trusted_proxies", &self.trusted_proxies);
@@ -307,6 +307,17 @@ impl Pool {
             }
         }
         found
+    }
+
+    /// Turns the probes off where they have no port for a backend with the client's. Returns the backend.
+    pub fn drop_probes_without_port(&mut self) -> Option<Backend> {
+        let is_mapped = |backend: &&Backend| {
+            Address::parse_backend(&backend.address).is_ok_and(|address| address.port_offset().is_some())
+        };
+        let needs = self.health.check != Check::Off && self.health.port.is_none();
+        let backend = self.backends.iter().find(is_mapped).filter(|_| needs)?.clone();
+        self.health = Health::default();
+        Some(backend)
     }
 
     fn write(&self, out: &mut Out<'_>) {

@@ -5,10 +5,10 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use testkit::foreign::{Foreign, haproxy, nginx};
-use testkit::{At, ConfigFile, Conn, Server, free_address, need, tally};
+use testkit::{At, ConfigFile, Conn, Server, Started, free_address, fresh_loopback, need, peers, tally};
 
 const CLIENTS: usize = 200;
 
@@ -155,7 +155,8 @@ fn clients() -> Vec<Client> {
 
 /// What the client hears.
 fn answer(at: &At, client: &Client) -> String {
-    let conn = Conn::to(at);
+    // One that is refused may be reset before it has noticed that it was connected.
+    let conn = Conn::attempt(at);
     let said = client.says.iter().try_for_each(|bytes| (&conn).write_all(bytes));
     match said.and_then(|()| conn.line()) {
         Ok(line) => line,
@@ -168,6 +169,15 @@ fn is_end(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }
 
+/// tcplb with what `tcplb import` makes of a text.
+fn imported(text: &str) -> Started {
+    let file = ConfigFile::empty();
+    let other = file.beside("other.conf", text);
+    let imported = testkit::tcplb(&["import", other.to_str().unwrap()]).output().unwrap();
+    assert_eq!(imported.status.code(), Some(0), "{}", String::from_utf8_lossy(&imported.stderr));
+    file.whole(String::from_utf8(imported.stdout).unwrap()).start()
+}
+
 /// Starts the original, imports the same text for another address, and compares. `start` is `None` where a program is missing.
 fn compare(text: &str, headers: &[&str], start: impl FnOnce(&str, SocketAddr) -> Option<Foreign>) {
     let servers = SERVERS.map(|name| (name, server(name)));
@@ -178,11 +188,7 @@ fn compare(text: &str, headers: &[&str], start: impl FnOnce(&str, SocketAddr) ->
     };
     let front = free_address();
     let Some(_original) = start(&at(front), front) else { return };
-    let file = ConfigFile::empty();
-    let other = file.beside("other.conf", &at(free_address()));
-    let imported = testkit::tcplb(&["import", other.to_str().unwrap()]).output().unwrap();
-    assert_eq!(imported.status.code(), Some(0), "{}", String::from_utf8_lossy(&imported.stderr));
-    let tcplb = file.whole(String::from_utf8(imported.stdout).unwrap()).start();
+    let tcplb = imported(&at(free_address()));
     let mut differ = Vec::new();
     let mut reached = Vec::new();
     for client in clients() {
@@ -209,4 +215,88 @@ fn an_imported_haproxy_cfg_leads_each_client_where_haproxy_leads_it() {
 fn an_imported_nginx_conf_leads_each_client_where_nginx_leads_it() {
     let Some(module) = need("ngx_stream_module.so") else { return };
     compare(NGINX, &["v1"; 5], |text, front| nginx(&[&module], text, &[front]));
+}
+
+/// `@front` is the address where clients connect, and `@server` that of a server on each of [`SERVED`].
+const HAPROXY_PORTS: &str = r"
+defaults
+    mode tcp
+    retries 0
+    timeout connect 10s
+    timeout client 60s
+    timeout server 60s
+
+frontend same
+    bind @front:5000-5003,@front:5010-5011
+    default_backend same
+backend same
+    server s @server
+
+listen above
+    bind @front:6000-6003
+    server s @server:+1000
+
+listen below
+    bind @front:6500
+    server s @server:-1500
+";
+
+const NGINX_PORTS: &str = r"
+stream {
+    map $server_port $by_port {
+        7500 @server:5001;
+        default @server:5000;
+    }
+    server {
+        listen @front:5000-5003;
+        listen @front:5010-5011;
+        proxy_pass @server:$server_port;
+    }
+    server {
+        listen @front:7000-7003;
+        proxy_pass @server:$server_port;
+    }
+    server {
+        listen @front:7500;
+        proxy_pass $by_port;
+    }
+}
+";
+
+const SERVED: [u16; 8] = [5000, 5001, 5003, 5010, 7000, 7001, 7002, 7003];
+
+/// Compares as [`compare`] does, with clients at these ports.
+fn compare_ports(text: &str, ports: &[u16], start: impl FnOnce(&str, SocketAddr) -> Option<Foreign>) {
+    let to = fresh_loopback();
+    let serve = |port: u16| Server::start_at_address((to, port).into(), peers::named(&port.to_string()));
+    let _servers = SERVED.map(serve);
+    let at = |front: IpAddr| text.replace("@front", &front.to_string()).replace("@server", &to.to_string());
+    let (front, ours) = (fresh_loopback(), fresh_loopback());
+    let Some(_original) = start(&at(front), (front, 5_000).into()) else { return };
+    let _tcplb = imported(&at(ours));
+    let client = Client { shown: "a client".to_owned(), says: Vec::new() };
+    let mut reached = Vec::new();
+    let mut random = fastrand::Rng::with_seed(15);
+    for _ in 0..CLIENTS {
+        let port = ports[random.usize(..ports.len())];
+        let [original, ours] = [front, ours].map(|ip| answer(&At::Tcp((ip, port).into()), &client));
+        assert_eq!(original, ours, "port {port}");
+        reached.push(original);
+    }
+    let reached: BTreeMap<String, usize> = tally(reached);
+    println!("{reached:?}");
+    assert!(reached.len() > 5 && reached.contains_key(REFUSED), "{reached:?}");
+}
+
+#[test]
+fn an_imported_haproxy_cfg_leads_each_port_where_haproxy_leads_it() {
+    let ports = [5_000, 5_001, 5_002, 5_003, 5_010, 5_011, 6_000, 6_001, 6_002, 6_003, 6_500];
+    compare_ports(HAPROXY_PORTS, &ports, |text, front| haproxy(text, &[front]));
+}
+
+#[test]
+fn an_imported_nginx_conf_leads_each_port_where_nginx_leads_it() {
+    let Some(module) = need("ngx_stream_module.so") else { return };
+    let ports = [5_000, 5_001, 5_002, 5_003, 5_010, 5_011, 7_000, 7_001, 7_002, 7_003, 7_500];
+    compare_ports(NGINX_PORTS, &ports, |text, front| nginx(&[&module], text, &[front]));
 }

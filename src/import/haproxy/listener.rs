@@ -10,7 +10,7 @@ use super::value;
 use super::words::Line;
 use crate::import::access::{self, covers};
 use crate::import::keywords::find;
-use crate::import::listen::{self, Bind};
+use crate::import::listen::{self, Binds};
 use crate::import::model::{Listener, Origin};
 use crate::import::note::Notes;
 use crate::import::routing::{self, Named, Region, Target};
@@ -80,15 +80,12 @@ pub fn listener<'a>(
 }
 
 fn binds(proxy: &Proxy, listener: &mut Listener, notes: &mut Notes) {
-    let mut all = Vec::new();
+    let mut all = Binds::default();
     let expects = |line: &Line| line.from(2).any(|word| word == "accept-proxy");
     let mixed = proxy.binds.iter().any(expects) && !proxy.binds.iter().all(expects);
     for line in &proxy.binds {
         if mixed && expects(line) {
-            // On an address without it, a header would let a client claim any address.
-            let why =
-                "a listener expects a PROXY header on all addresses or on none; give this one a frontend of its own";
-            notes.refused(line.number, format!("bind {}: accept-proxy: {why}", line.word(1)));
+            notes.refused(line.number, format!("bind {}: accept-proxy: {}", line.word(1), listen::mixed("frontend")));
             continue;
         }
         let addresses = match value::binds(line.word(1)) {
@@ -124,16 +121,12 @@ fn binds(proxy: &Proxy, listener: &mut Listener, notes: &mut Notes) {
                 _ => {}
             }
         }
-        all.extend(addresses.into_iter().map(|address| Bind { address, only_v6 }));
-    }
-    match listen::bound(&all) {
-        Ok(bound) => {
-            listener.bind = bound.addresses;
-            if bound.denies_v4 {
-                listener.deny.push(access::every_v4().to_string());
-            }
+        if let Err(why) = addresses.into_iter().try_for_each(|addresses| all.add(addresses, only_v6)) {
+            notes.refused(line.number, format!("bind: {why}"));
         }
-        Err(why) => notes.refused(proxy.line, format!("v6only: {why}")),
+    }
+    if let Err(why) = all.set(listener) {
+        notes.refused(proxy.line, format!("{}: bind: {why}", proxy.shown()));
     }
 }
 

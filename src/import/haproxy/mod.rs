@@ -31,6 +31,7 @@ use super::keywords::find;
 use super::model::{Config, Global, Origin, Pool, Section as Written};
 use super::note::Notes;
 use super::routing::{self, REFUSING};
+use crate::base::Listen;
 use listener::Tables;
 use pool::Front;
 use proxy::{Proxy, is_unknown};
@@ -257,12 +258,10 @@ fn sections_of(proxies: &[Proxy], resolvers: &HashMap<String, Vec<String>>, conf
             for (from, listener) in listeners.iter().filter(|(_, listener)| routing::leads_to(listener, &proxy.name)) {
                 front.clients.push(from.timeouts.get("client").cloned());
                 front.fins.extend(from.timeouts.get("client-fin").cloned());
-                let ports = listener.bind.iter().filter_map(|at| at.rsplit_once(':')?.1.parse::<u16>().ok());
-                front.ports.extend(ports);
+                front.ports.extend(listener.bind.iter().map(Listen::port));
+                front.accept_proxy |= listener.accept_proxy;
                 front.routes |= !listener.routes.is_empty();
             }
-            front.ports.sort_unstable();
-            front.ports.dedup();
             config.sections.push(Written::Pool(pool::pool(proxy, &front, resolvers, notes)));
         }
     }

@@ -8,7 +8,7 @@ use super::words::Line;
 use crate::base::duration;
 use crate::import::model::{Backend, Check, Discover, Health, Origin, Pool};
 use crate::import::note::Notes;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 /// What HAProxy does without a line that says otherwise.
@@ -25,8 +25,10 @@ pub struct Front {
     pub clients: Vec<Option<At<Duration>>>,
     /// The `timeout client-fin`, where one is set.
     pub fins: Vec<At<Duration>>,
-    /// All ports that they listen on.
-    pub ports: Vec<u16>,
+    /// All ports that they listen on; `None` is a unix socket.
+    pub ports: BTreeSet<Option<u16>>,
+    /// Whether one of them expects a PROXY header.
+    pub accept_proxy: bool,
     /// Whether one of them leads elsewhere too. Then it can't take over rules of the pool.
     pub routes: bool,
 }
@@ -80,6 +82,16 @@ pub fn pool(proxy: &Proxy, front: &Front, resolvers: &HashMap<String, Vec<String
     pool.health = health(proxy, &servers, notes);
     if pool.drop_port_of_unix() {
         notes.refused(proxy.line, format!("{}: the probes have a port, but a server is a unix socket", proxy.shown()));
+    }
+    if let Some(backend) = pool.drop_probes_without_port() {
+        let server = servers.iter().find(|server| backend.name.as_deref() == Some(server.line.word(1)));
+        notes.refused(
+            server.map_or(proxy.line, |server| server.line.number),
+            format!(
+                "check: a probe has no client, so expected `port` for {}, whose port is the client's",
+                backend.address
+            ),
+        );
     }
     // Neither has an effect alone.
     pool.abandoned_drop &= pool.wait.is_some();
@@ -244,15 +256,9 @@ fn backend(
     let address = match place {
         Place::Unix(address) => address,
         Place::Host(host, Port::Fixed(port)) => value::joined(&host, port),
-        Place::Host(host, port) => match (port, &front.ports[..]) {
-            (Port::Same, [port]) => value::joined(&host, *port),
-            (Port::Offset(more), [port]) => match u16::try_from(i32::from(*port) + more) {
-                Ok(port) => value::joined(&host, port),
-                Err(_) => return refused(notes, "the port is out of range"),
-            },
-            _ => {
-                return refused(notes, "the port of the client's connection is not one port; write each as a listener");
-            }
+        Place::Host(host, Port::OfClient(added)) => match with_port_of_client(&host, added, front) {
+            Ok(address) => address,
+            Err(why) => return refused(notes, &why),
         },
     };
     if let Err(why) = crate::base::Address::parse_backend(&address) {
@@ -266,6 +272,32 @@ fn backend(
         backup: options.backup,
         send_proxy: options.send_proxy,
     });
+}
+
+/// The address of a server whose port is the client's, with this added. Where that is one port, it is written.
+fn with_port_of_client(host: &str, added: i32, front: &Front) -> Result<String, String> {
+    if front.accept_proxy {
+        return Err(
+            "HAProxy takes the port from the PROXY header, tcplb from the client's socket; write the port".to_owned()
+        );
+    }
+    let mut ports = BTreeSet::new();
+    for port in &front.ports {
+        let port = port.ok_or("a client of a unix socket has no port; write the port")?;
+        let to = u16::try_from(i32::from(port).saturating_add(added)).ok().filter(|to| *to > 0);
+        ports.insert(to.ok_or_else(|| format!("expected a port from 1 to 65535, got port {port} with {added:+}"))?);
+    }
+    match ports.first() {
+        Some(port) if ports.len() == 1 => Ok(value::joined(host, port)),
+        _ if host.parse::<std::net::IpAddr>().is_err() => {
+            Err(format!("the port of the client needs an IP address, got {host}; write each port as a listener"))
+        }
+        _ if added < 0 => {
+            Err(format!("tcplb adds to the port of the client, got {added}; write each port as a listener"))
+        }
+        _ if added == 0 => Ok(value::joined(host, "same")),
+        _ => Ok(value::joined(host, format_args!("+{added}"))),
+    }
 }
 
 /// The value that servers have, where tcplb has one for the pool. A difference is reported.

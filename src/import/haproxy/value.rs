@@ -1,6 +1,8 @@
 //! Values as HAProxy writes them.
 
-use crate::base::duration;
+use crate::base::{Listen, duration};
+use crate::import::listen;
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -37,10 +39,8 @@ pub enum Place {
 pub enum Port {
     /// This one.
     Fixed(u16),
-    /// That of the client's connection.
-    Same,
     /// That of the client's connection, with this added.
-    Offset(i32),
+    OfClient(i32),
 }
 
 /// Parses the address of a server.
@@ -60,19 +60,22 @@ pub fn place(text: &str) -> Result<Place, String> {
         return Err(unknown());
     }
     let (host, port) = split(text);
-    if host.is_empty() || host == "*" {
+    if host.is_empty() {
         return Err(unknown());
     }
+    if host == "*" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified()) {
+        return Err(format!("`{text}` is the address that the client connected to; tcplb needs that of the server"));
+    }
     let port = match port {
-        None | Some("") => Port::Same,
-        Some(port) if port.starts_with(['+', '-']) => Port::Offset(port.parse().map_err(|_| unknown())?),
+        None | Some("" | "0") => Port::OfClient(0),
+        Some(port) if port.starts_with(['+', '-']) => Port::OfClient(port.parse().map_err(|_| unknown())?),
         Some(port) => Port::Fixed(port.parse().map_err(|_| unknown())?),
     };
     Ok(Place::Host(host, port))
 }
 
 /// The address as tcplb writes it; IPv6 in brackets.
-pub fn joined(host: &str, port: u16) -> String {
+pub fn joined(host: &str, port: impl Display) -> String {
     if host.contains(':') && !host.starts_with('[') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 
@@ -106,39 +109,28 @@ pub fn source(address: &str, how: Option<(&str, &str)>) -> Result<String, String
     }
 }
 
-/// The most addresses that a range of ports becomes.
-const RANGE_MAX: u16 = 1000;
+/// Parses what a `bind` line names: `:80`, `*:80-90`, `10.0.0.1:80,:::81`, `unix@/path`. A range is an address for each port.
+pub fn binds(text: &str) -> Result<Vec<Vec<Listen>>, String> {
+    text.split(',').map(bind).collect()
+}
 
-/// Parses what a `bind` line names: `:80`, `*:80-90`, `10.0.0.1:80,:::81`, `unix@/path`.
-pub fn binds(text: &str) -> Result<Vec<String>, String> {
-    let mut all = Vec::new();
-    for text in text.split(',') {
-        let (family, text) = match text.split_once('@') {
-            Some((family @ ("ipv4" | "ipv6" | "unix" | "tcp" | "tcp4" | "tcp6"), rest)) => (family, rest),
-            Some((family, _)) => return Err(format!("`{family}@`: tcplb listens on addresses and unix sockets")),
-            None => ("", text),
-        };
-        if family == "unix" || text.starts_with('/') {
-            all.push(format!("unix:{text}"));
-            continue;
-        }
-        let (host, ports) = split(text);
-        let expected = || format!("expected an address with a port, got `{text}`");
-        let ports = ports.ok_or_else(expected)?;
-        let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-        let (first, last): (u16, u16) = (first.parse().map_err(|_| expected())?, last.parse().map_err(|_| expected())?);
-        if last < first || last - first >= RANGE_MAX {
-            return Err(format!("expected a range of at most {RANGE_MAX} ports, got `{ports}`"));
-        }
-        let six = matches!(family, "ipv6" | "tcp6");
-        let host = match host.as_str() {
-            "" | "*" if six => "[::]",
-            "" | "*" => "0.0.0.0",
-            host => host,
-        };
-        all.extend((first..=last).map(|port| joined(host, port)));
+fn bind(text: &str) -> Result<Vec<Listen>, String> {
+    let (family, text) = match text.split_once('@') {
+        Some((family @ ("ipv4" | "ipv6" | "unix" | "tcp" | "tcp4" | "tcp6"), rest)) => (family, rest),
+        Some((family, _)) => return Err(format!("`{family}@`: tcplb listens on addresses and unix sockets")),
+        None => ("", text),
+    };
+    if family == "unix" || text.starts_with('/') {
+        return listen::addresses(&format!("unix:{text}"));
     }
-    Ok(all)
+    let (host, ports) = split(text);
+    let ports = ports.ok_or_else(|| format!("expected an address with a port, got `{text}`"))?;
+    let host = match host.as_str() {
+        "" | "*" if matches!(family, "ipv6" | "tcp6") => "[::]",
+        "" | "*" => "0.0.0.0",
+        host => host,
+    };
+    listen::addresses(&joined(host, ports))
 }
 
 #[cfg(test)]
@@ -165,10 +157,12 @@ mod tests {
         assert_eq!(place("ipv4@web:80"), host("web", Port::Fixed(80)));
         assert_eq!(place("::1:80"), host("::1", Port::Fixed(80)));
         assert_eq!(place("[::1]:80"), host("::1", Port::Fixed(80)));
-        assert_eq!(place("10.0.0.1"), host("10.0.0.1", Port::Same));
-        assert_eq!(place("10.0.0.1:+1000"), host("10.0.0.1", Port::Offset(1000)));
+        for (text, added) in [("", 0), (":", 0), (":0", 0), (":+0", 0), (":-0", 0), (":+1000", 1000), (":-1000", -1000)]
+        {
+            assert_eq!(place(&format!("10.0.0.1{text}")), host("10.0.0.1", Port::OfClient(added)), "{text}");
+        }
         assert_eq!(place("/run/a.sock"), Ok(Place::Unix("unix:/run/a.sock".to_owned())));
-        for bad in ["", "*:80", "fd@3", "quic4@a:1", "a:b", "abns@x"] {
+        for bad in ["", "*:80", "0.0.0.0", "[::]:80", "fd@3", "quic4@a:1", "a:b", "a:1-9", "abns@x"] {
             assert!(place(bad).is_err(), "{bad}");
         }
         assert_eq!(joined("::1", 80), "[::1]:80");
@@ -205,13 +199,15 @@ mod tests {
             ("[::]:80", &["[::]:80"]),
             ("ipv6@:80", &["[::]:80"]),
             ("10.0.0.1:80,10.0.0.2:81", &["10.0.0.1:80", "10.0.0.2:81"]),
-            ("*:80-82", &["0.0.0.0:80", "0.0.0.0:81", "0.0.0.0:82"]),
+            (":5000-5150", &["0.0.0.0:5000-5150"]),
+            ("10.0.0.1:5000-5010,::1:6000-6010", &["10.0.0.1:5000-5010", "[::1]:6000-6010"]),
+            ("*:80-81", &["0.0.0.0:80", "0.0.0.0:81"]),
             ("unix@/run/a.sock", &["unix:/run/a.sock"]),
             ("/run/a.sock", &["unix:/run/a.sock"]),
         ] {
-            assert_eq!(binds(text).unwrap(), want, "{text}");
+            assert_eq!(Listen::shown(&binds(text).unwrap().concat()), want, "{text}");
         }
-        for bad in ["80", ":x", ":1-2000", ":9-1", "fd@${X}", "quic4@:443"] {
+        for bad in ["80", ":x", ":0", ":", ":1-5000", ":9-1", "fd@${X}", "quic4@:443", "a b:80"] {
             assert!(binds(bad).is_err(), "{bad}");
         }
     }

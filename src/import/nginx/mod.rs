@@ -20,9 +20,10 @@ mod words;
 
 use super::Mistakes;
 use super::keywords::find;
-use super::model::{Config, Global, Origin, Pool, Section};
+use super::model::{Config, Global, Listener, Origin, Pool, Section};
 use super::note::Notes;
 use super::routing::{self, REFUSING};
+use crate::base::Listen;
 use std::collections::BTreeSet;
 use std::time::Duration;
 use table::{CORE, STREAM};
@@ -167,10 +168,11 @@ impl Pools<'_> {
             return Ok(made.pool.name.clone());
         }
         let taken: BTreeSet<&str> = self.made.iter().map(|made| made.pool.name.as_str()).collect();
-        let names = [text.to_owned(), format!("{text}-{port}")].into_iter();
-        let mut names = names.chain((2..).map(|number| format!("{text}-{port}-{number}")));
+        let base = text.replace(value::SERVER_PORT, "same");
+        let names = [base.clone(), format!("{base}-{port}")].into_iter();
+        let mut names = names.chain((2..).map(|number| format!("{base}-{port}-{number}")));
         let name = names.find(|name| !taken.contains(name.as_str())).unwrap_or_default();
-        if name != text {
+        if name != base {
             notes.changed(
                 origin.0,
                 format!(
@@ -181,6 +183,12 @@ impl Pools<'_> {
         self.made.push(Made { target: text.to_owned(), pool: Pool { name: name.clone(), origin, ..pool } });
         Ok(name)
     }
+}
+
+/// What the name of a listener has of its first address: a port, the ports of a range, or the path of a unix socket.
+fn name_of_ports(listener: &Listener) -> String {
+    let first = Listen::shown(&listener.bind).into_iter().next().unwrap_or_default();
+    first.rsplit(':').next().unwrap_or_default().to_owned()
 }
 
 /// Reads the inside of a block `stream`.
@@ -204,7 +212,7 @@ fn stream(stream: &[Directive], config: &mut Config, notes: &mut Notes) {
     let mut sections = Vec::new();
     let refuses = listeners.iter().any(|listener| routing::leads_to(listener, REFUSING));
     for mut listener in listeners {
-        let port = listener.bind.first().and_then(|at| at.rsplit(':').next()).unwrap_or_default().to_owned();
+        let port = name_of_ports(&listener);
         let base = if listener.routes.is_empty() && listener.pool != REFUSING {
             listener.pool.clone()
         } else {

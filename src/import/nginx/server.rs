@@ -1,18 +1,19 @@
 //! A `server` of the block `stream` → a listener.
 
 use super::table::LISTEN;
-use super::value;
+use super::value::{self, SERVER_PORT};
 use super::variable::{Geo, Known, Variables, geo};
 use super::words::Directive;
 use super::{Level, Pools};
+use crate::base::Listen;
 use crate::import::access::{self, Lists};
 use crate::import::keywords::{Fate, find};
-use crate::import::listen::{self, Bind};
+use crate::import::listen::{self, Binds};
 use crate::import::model::{Listener, Origin, Route};
 use crate::import::note::Notes;
 use crate::import::routing::{self, Named, Region, Target};
 use ipnet::IpNet;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 /// The versions of TLS that a map may look at. Routes of tcplb do not know them.
@@ -41,14 +42,26 @@ pub fn listener(
     };
     access(level, &mut listener, notes);
     limits(level, &mut listener, notes);
-    let port = listener.bind.first().and_then(|at| at.rsplit(':').next()).unwrap_or_default().to_owned();
-    Pass { directive: pass, level, variables, port: &port }.route(pools, &mut listener, notes);
+    let (name, port) = (super::name_of_ports(&listener), port_of_client(&listener));
+    Pass { directive: pass, level, variables, name: &name, port: &port }.route(pools, &mut listener, notes);
     Some(listener)
+}
+
+/// What the variable of the client's port holds: the port, or the variable itself where there are several. It is empty where a
+/// client may have none.
+fn port_of_client(listener: &Listener) -> String {
+    let ports: BTreeSet<Option<u16>> = listener.bind.iter().map(Listen::port).collect();
+    match (ports.first(), ports.len()) {
+        (Some(Some(port)), 1) => port.to_string(),
+        // `None` is the smallest.
+        (Some(Some(_)), _) => SERVER_PORT.to_owned(),
+        _ => String::new(),
+    }
 }
 
 /// Sets the addresses. Returns whether there is one of TCP.
 fn binds(server: &Directive, listener: &mut Listener, notes: &mut Notes) -> bool {
-    let mut all = Vec::new();
+    let mut all = Binds::default();
     let listens: Vec<&Directive> = server.inner().iter().filter(|directive| directive.name() == "listen").collect();
     if listens.is_empty() {
         notes.refused(server.line, "server: it has no listen".to_owned());
@@ -64,10 +77,7 @@ fn binds(server: &Directive, listener: &mut Listener, notes: &mut Notes) -> bool
             continue;
         }
         if mixed && expects(line) {
-            // On an address without it, a header would let a client claim any address.
-            let why =
-                "a listener expects a PROXY header on all addresses or on none; give this one a server of its own";
-            notes.refused(line.line, format!("{}: {why}", line.shown()));
+            notes.refused(line.line, format!("{}: {}", line.shown(), listen::mixed("server")));
             continue;
         }
         let addresses = match value::listens(line.word(1)) {
@@ -93,16 +103,12 @@ fn binds(server: &Directive, listener: &mut Listener, notes: &mut Notes) -> bool
                 _ => {}
             }
         }
-        all.extend(addresses.into_iter().map(|address| Bind { only_v6: only_v6 && address.starts_with('['), address }));
-    }
-    match listen::bound(&all) {
-        Ok(bound) => {
-            listener.bind = bound.addresses;
-            if bound.denies_v4 {
-                listener.deny.push(access::every_v4().to_string());
-            }
+        if let Err(why) = all.add(addresses, only_v6) {
+            notes.refused(line.line, format!("listen: {why}"));
         }
-        Err(why) => notes.refused(server.line, format!("ipv6only: {why}")),
+    }
+    if let Err(why) = all.set(listener) {
+        notes.refused(server.line, format!("server: listen: {why}"));
     }
     !listener.bind.is_empty()
 }
@@ -202,6 +208,9 @@ struct Pass<'a> {
     directive: &'a Directive,
     level: &'a Level<'a>,
     variables: &'a Variables<'a>,
+    /// What pools of one upstream differ by in their names.
+    name: &'a str,
+    /// The port that the client connected to.
     port: &'a str,
 }
 
@@ -210,7 +219,7 @@ impl Pass<'_> {
     fn target(&self, text: &str, pools: &mut Pools<'_>, notes: &mut Notes) -> Result<Target, String> {
         match text {
             "" => Ok(Target::Refuse),
-            text => pools.of(text, self.level, self.port, notes).map(Target::Pool),
+            text => pools.of(text, self.level, self.name, notes).map(Target::Pool),
         }
     }
 
@@ -239,7 +248,8 @@ impl Pass<'_> {
         routing::routes(&named, |region| {
             // Without ssl_preread, the variables are empty.
             let region = if sniffs { region } else { &Region::Other };
-            let [new, old] = VERSIONS.map(|version| self.variables.text(text, &Known { region, version }));
+            let [new, old] =
+                VERSIONS.map(|version| self.variables.text(text, &Known { region, version, port: self.port }));
             match (new?, old?) {
                 (new, old) if new == old => self.target(&new, pools, notes),
                 _ => Err("tcplb can't route by the version of TLS".to_owned()),

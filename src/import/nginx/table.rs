@@ -53,7 +53,7 @@ pub static CORE: &[Keyword] = &[
 pub static STREAM: &[Keyword] = &[
     kept("allow", 0, "allow"),
     kept("deny", 0, "deny"),
-    kept("listen", 0, "bind"),
+    kept("listen", 0, "bind; a range of ports stays one"),
     kept("preread_buffer_size", 0, "the first bytes may be 64 KiB"),
     kept("preread_timeout", 0, "sniff_timeout, where the listener has routes"),
     dropped("proxy_protocol_timeout", 0, "a PROXY header must be whole within 5 s"),
@@ -126,7 +126,7 @@ pub static STREAM: &[Keyword] = &[
     kept("proxy_next_upstream", 0, "connect_attempts"),
     dropped("proxy_next_upstream_timeout", 0, "connect_timeout times connect_attempts bounds it"),
     kept("proxy_next_upstream_tries", 0, "connect_attempts"),
-    kept("proxy_pass", 0, "pool"),
+    kept("proxy_pass", 0, "pool; ADDRESS:$server_port has the port of the client"),
     kept("proxy_protocol", 0, "send_proxy"),
     dropped("proxy_requests", 0, UDP),
     dropped("proxy_responses", 0, UDP),

@@ -4,9 +4,9 @@
 
 use super::Level;
 use super::table::SERVER;
-use super::value::{bytes, is_on, source, time};
+use super::value::{self, bytes, is_on, source, time};
 use super::words::Directive;
-use crate::base::{Address, duration};
+use crate::base::duration;
 use crate::config::model::Pattern;
 use crate::import::keywords::find;
 use crate::import::model::{Backend, Check, Discover, Health, Pool, Step};
@@ -37,9 +37,8 @@ pub fn of_upstream(upstream: &Directive, level: &Level<'_>, notes: &mut Notes) -
 
 /// The pool of an address. The error says what is wrong with it.
 pub fn of_address(address: &str, level: &Level<'_>, notes: &mut Notes) -> Result<Pool, String> {
-    let address = address.trim_end_matches(':');
-    Address::parse_backend(address)?;
-    let backend = Backend { address: address.to_owned(), ..Backend::default() };
+    let address = value::target(address.trim_end_matches(':'))?.to_string();
+    let backend = Backend { address, ..Backend::default() };
     let mut pool = Pool { algorithm: Some("weighted-round-robin"), backends: vec![backend], ..Pool::default() };
     of_server(level, &mut pool, notes);
     Ok(pool)
@@ -145,7 +144,7 @@ fn backend(server: &Directive, resolvers: &[String], pool: &mut Pool, notes: &mu
         });
         return None;
     }
-    match Address::parse_backend(&backend.address) {
+    match value::server(&backend.address) {
         Ok(_) => {
             let same = pool.backends.iter().filter(|other| other.address == backend.address).count();
             // A backend without a name is called by its address.
@@ -188,6 +187,10 @@ fn of_server(level: &Level<'_>, pool: &mut Pool, notes: &mut Notes) {
     pool.health = health(level, notes);
     if let (true, Some(directive)) = (pool.drop_port_of_unix(), level.one("health_check")) {
         notes.refused(directive.line, "health_check port: a server is a unix socket, which has no port".to_owned());
+    }
+    if let (Some(_), Some(directive)) = (pool.drop_probes_without_port(), level.one("health_check")) {
+        let why = "a probe has no client, so a server with $server_port needs port=";
+        notes.refused(directive.line, format!("health_check: {why}"));
     }
     if let Some(directive) = level.one("proxy_session_drop").filter(|directive| is_on(directive.word(1))) {
         (pool.on_down_reset, pool.on_remove_reset) = (pool.health.check != Check::Off, true);

@@ -1,6 +1,7 @@
 //! Values as nginx writes them.
 
-use crate::base::duration;
+use crate::base::{Address, Listen, duration};
+use crate::import::listen;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -47,23 +48,36 @@ pub fn source(words: &[String]) -> Result<Option<String>, String> {
     }
 }
 
-/// The most addresses that a range of ports becomes.
-const RANGE_MAX: u16 = 1000;
+/// The addresses of a `listen` directive: `80`, `10.0.0.1:80`, `[::]:5000-5150`, `unix:/path`. A range is an address for each port.
+pub fn listens(text: &str) -> Result<Vec<Listen>, String> {
+    let inet = || {
+        let (host, ports) = text.rsplit_once(':').filter(|(_, ports)| !ports.contains(']')).unwrap_or(("*", text));
+        format!("{}:{ports}", if host == "*" { "0.0.0.0" } else { host })
+    };
+    listen::addresses(&if text.starts_with("unix:") { text.to_owned() } else { inet() })
+}
 
-/// The addresses of a `listen` directive.
-pub fn listens(text: &str) -> Result<Vec<String>, String> {
-    if text.starts_with("unix:") {
-        return Ok(vec![text.to_owned()]);
+/// The variable that holds the port of the client's connection.
+pub const SERVER_PORT: &str = "$server_port";
+
+/// The address of a server in an upstream.
+pub fn server(text: &str) -> Result<Address, String> {
+    match Address::parse_backend(text)? {
+        // nginx has no such notation.
+        Address::Mapped(..) => Err(format!("expected a port, got `{text}`")),
+        address => Ok(address),
     }
-    let (host, ports) = text.rsplit_once(':').filter(|(_, ports)| !ports.contains(']')).unwrap_or(("*", text));
-    let host = if host == "*" { "0.0.0.0" } else { host };
-    let expected = || format!("expected a port, or an address with one, got `{text}`");
-    let (first, last) = ports.split_once('-').unwrap_or((ports, ports));
-    let (first, last): (u16, u16) = (first.parse().map_err(|_| expected())?, last.parse().map_err(|_| expected())?);
-    if last < first || last - first >= RANGE_MAX {
-        return Err(format!("expected a range of at most {RANGE_MAX} ports, got `{ports}`"));
+}
+
+/// The address of a `proxy_pass`, where `10.0.0.1:$server_port` has the port of the client's connection.
+pub fn target(text: &str) -> Result<Address, String> {
+    match text.strip_suffix(SERVER_PORT).and_then(|host| host.strip_suffix(':')) {
+        Some(host) => Address::parse_backend(&format!("{host}:same")),
+        None if text.contains(SERVER_PORT) => {
+            Err(format!("expected {SERVER_PORT} in place of the port only, got `{text}`"))
+        }
+        None => server(text),
     }
-    Ok((first..=last).map(|port| format!("{host}:{port}")).collect())
 }
 
 /// `on` and `off`.
@@ -130,13 +144,34 @@ mod tests {
             ("80", &["0.0.0.0:80"][..]),
             ("*:80", &["0.0.0.0:80"]),
             ("[::]:80", &["[::]:80"]),
+            ("5000-5150", &["0.0.0.0:5000-5150"]),
             ("127.0.0.1:80-81", &["127.0.0.1:80", "127.0.0.1:81"]),
+            ("[::1]:80-83", &["[::1]:80-83"]),
             ("unix:/run/a", &["unix:/run/a"]),
         ] {
-            assert_eq!(listens(text).unwrap(), want, "{text}");
+            assert_eq!(Listen::shown(&listens(text).unwrap()), want, "{text}");
         }
-        for text in ["", "web", "[::]", "1-2000", "9-1"] {
+        for text in ["", "0", "web", "[::]", "1-5000", "9-1"] {
             assert!(listens(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_of_servers() {
+        for (text, want) in [
+            ("10.0.0.1:80", "10.0.0.1:80"),
+            ("web:80", "web:80"),
+            ("unix:/run/a", "unix:/run/a"),
+            ("10.0.0.1:$server_port", "10.0.0.1:same"),
+            ("[2001:db8::1]:$server_port", "[2001:db8::1]:same"),
+        ] {
+            assert_eq!(target(text).unwrap().to_string(), want, "{text}");
+        }
+        assert!(server("10.0.0.1:$server_port").is_err());
+        for text in
+            ["", "10.0.0.1:same", "10.0.0.1:+5", "web:$server_port", "10.0.0.1:1$server_port", "unix:/run/$server_port"]
+        {
+            assert!(target(text).is_err(), "{text}");
         }
     }
 

@@ -3,6 +3,7 @@
 //! A map looks a value up: exact texts first, then the longest `*.` mask, then regular expressions in order, then `default`. For a
 //! server name the value is a region of names (`routing`), so a mask or an expression must be one that names a suffix.
 
+use super::value::SERVER_PORT;
 use super::words::Directive;
 use crate::import::access;
 use crate::import::note::Notes;
@@ -35,6 +36,8 @@ pub struct Known<'a> {
     pub region: &'a Region,
     /// The version of TLS that it offers, if it does.
     pub version: &'a str,
+    /// The port that the client connected to: a number, or [`SERVER_PORT`] where it may be one of several. Empty where it may have none.
+    pub port: &'a str,
 }
 
 impl<'a> Variables<'a> {
@@ -128,9 +131,15 @@ impl<'a> Variables<'a> {
             },
             "ssl_preread_protocol" if known.region.is_tls() => Ok(Value::Text(known.version.to_owned())),
             "ssl_preread_protocol" => empty(),
+            "server_port" if known.port.is_empty() => Err("a client of a unix socket has no $server_port".to_owned()),
+            "server_port" => Ok(Value::Text(known.port.to_owned())),
             name => match self.0.get(name) {
                 Some(map) if map.name() == "map" => {
                     let value = self.value(map.word(1), known, depth + 1)?;
+                    // A text of the file has no $.
+                    if matches!(&value, Value::Text(text) if text.contains(SERVER_PORT)) {
+                        return Err(format!("a map of {SERVER_PORT} needs a server with one port"));
+                    }
                     self.value(looked_up(map, &value)?, known, depth + 1)
                 }
                 _ => Err(format!("tcplb can't route by ${name}")),
@@ -283,6 +292,9 @@ pub fn geo(block: &Directive) -> Result<Geo<'_>, String> {
     let (mut nets, mut default) = (Vec::new(), "");
     for row in block.inner() {
         match row.name() {
+            _ if row.word(1).contains('$') => {
+                return Err(format!("a geo block has no variables, got `{}`", row.shown()));
+            }
             "default" => default = row.word(1),
             "volatile" => {}
             name => match access::prefix(name) {
@@ -315,7 +327,7 @@ mod tests {
 
     fn text(expression: &str, region: &Region) -> Result<String, String> {
         let stream = directives(MAPS).unwrap();
-        Variables::new(&stream).text(expression, &Known { region, version: "TLSv1.3" })
+        Variables::new(&stream).text(expression, &Known { region, version: "TLSv1.3", port: "443" })
     }
 
     #[test]
