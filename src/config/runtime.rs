@@ -15,6 +15,7 @@ use super::discovered::{Discovered, is_discovered};
 use super::file::table::{Keys, Notes, Table};
 use super::file::{Mistakes, readable};
 use super::model::{Backend, Model, Origin, Pool};
+use super::settings::kinds::quoted;
 use super::settings::{self, BACKEND, Source};
 use crate::base::AdminState;
 use crate::discovery::SourceId;
@@ -95,7 +96,7 @@ impl RuntimeChanges {
         let mut out = format!("{HEAD}version = {VERSION}\n");
         for RuntimeChange { pool, file, runs, state } in &self.0 {
             // Writing to a string can't fail.
-            let _ = writeln!(out, "\n[[backend]]\npool = {}", toml::Value::String(pool.clone()));
+            let _ = writeln!(out, "\n[[backend]]\npool = {}", quoted(pool));
             for (key, backend) in [("file", file), ("runs", runs)] {
                 if let Some(backend) = backend {
                     let _ = writeln!(out, "{key} = {{ {} }}", inline(backend));

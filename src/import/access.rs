@@ -3,9 +3,9 @@
 //! A rule looks at sets of prefixes. Take all prefixes of all sets. The addresses of one of them that lie in no longer one
 //! belong to the same sets. So the rules give them one decision, and asking once per prefix gives the whole answer.
 
+use crate::config::settings::kinds;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 /// All IPv4 addresses.
 pub fn every_v4() -> IpNet {
@@ -17,14 +17,13 @@ pub fn every_v6() -> IpNet {
     IpNet::V6(Ipv6Net::default())
 }
 
-/// A prefix or a single address, without the bits beyond the prefix. HAProxy also takes a mask: `10.0.0.0/255.0.0.0`.
+/// A prefix or a single address, as the new file has it. HAProxy also takes a mask: `10.0.0.0/255.0.0.0`.
 pub fn prefix(text: &str) -> Option<IpNet> {
-    let single = || text.parse::<IpAddr>().ok().map(IpNet::from);
     let masked = || {
         let (address, mask) = text.split_once('/')?;
-        IpNet::with_netmask(address.parse().ok()?, mask.parse().ok()?).ok()
+        Some(IpNet::with_netmask(address.parse().ok()?, mask.parse().ok()?).ok()?.trunc())
     };
-    Some(text.parse::<IpNet>().ok().or_else(single).or_else(masked)?.trunc())
+    kinds::prefix(text).ok().or_else(masked)
 }
 
 /// The prefix and all wider ones that hold it. Looking these up keeps a list of thousands fast.
@@ -93,7 +92,7 @@ pub fn shown(net: &IpNet) -> String {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::net::Ipv4Addr;
+    use std::net::{IpAddr, Ipv4Addr};
 
     fn nets(texts: &[&str]) -> BTreeSet<IpNet> {
         texts.iter().map(|text| prefix(text).unwrap()).collect()
@@ -143,6 +142,8 @@ mod tests {
     fn masks_and_bits_beyond_the_prefix_are_understood() {
         assert_eq!(prefix("10.1.2.3/255.0.0.0"), prefix("10.0.0.0/8"));
         assert_eq!(prefix("10.1.2.3/8"), prefix("10.0.0.0/8"));
+        // Clients are matched by their IPv4 address.
+        assert_eq!(prefix("::ffff:10.1.2.3"), prefix("10.1.2.3"));
         assert_eq!(prefix("web"), None);
     }
 

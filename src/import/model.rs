@@ -4,6 +4,7 @@
 
 use crate::base::bytes::escaped;
 use crate::base::{Address, Listen, duration};
+use crate::config::settings::kinds::quoted;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -213,7 +214,7 @@ impl Out<'_> {
     }
 
     fn text(&mut self, key: &str, value: Option<impl AsRef<str>>) {
-        self.bare(key, value.map(|value| quoted(value.as_ref())));
+        self.bare(key, value.map(quoted));
     }
 
     fn time(&mut self, key: &str, value: Option<Duration>) {
@@ -221,7 +222,7 @@ impl Out<'_> {
     }
 
     fn list(&mut self, key: &str, values: &[String]) {
-        let values: Vec<String> = values.iter().map(|value| quoted(value)).collect();
+        let values: Vec<String> = values.iter().map(quoted).collect();
         let line = format!("{key} = [{}]", values.join(", "));
         match values.len() {
             0 => {}
@@ -237,11 +238,6 @@ impl Out<'_> {
     fn switch(&mut self, key: &str, value: bool) {
         self.bare(key, value.then_some(true));
     }
-}
-
-/// A text in TOML's quotes.
-fn quoted(text: &str) -> String {
-    toml::Value::String(text.to_owned()).to_string()
 }
 
 impl Global {
@@ -382,8 +378,8 @@ impl Health {
                 out.line("steps = [");
                 for step in steps {
                     let line = match step {
-                        Step::Send(bytes) => format!("send = {}", quoted(&escaped(bytes))),
-                        Step::Expect(bytes) => format!("expect = {}", quoted(&escaped(bytes))),
+                        Step::Send(bytes) => format!("send = {}", quoted(escaped(bytes))),
+                        Step::Expect(bytes) => format!("expect = {}", quoted(escaped(bytes))),
                         Step::ExpectRegex(pattern) => format!("expect_regex = {}", quoted(pattern)),
                     };
                     out.line(&format!("  {{ {line} }},"));

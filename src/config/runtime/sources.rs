@@ -3,6 +3,7 @@
 use crate::base::{Address, AdminState};
 use crate::config::discovered::{Discovered, Override};
 use crate::config::file::table::Table;
+use crate::config::settings::kinds::quoted;
 use crate::config::words;
 use crate::discovery::{Found, Set, SourceId};
 use std::fmt::Write;
@@ -15,14 +16,13 @@ pub const KEYS: [&str; 2] = ["source", "override"];
 
 /// Appends the text.
 pub fn print(discovered: &Discovered, out: &mut String) {
-    let text = |text: &str| toml::Value::String(text.to_owned());
     for (SourceId { pool, label }, set) in &discovered.sets {
         // Writing to a string can't fail.
-        let _ = write!(out, "\n[[source]]\npool = {}\nlabel = {}\nfound = [\n", text(pool), text(label));
+        let _ = write!(out, "\n[[source]]\npool = {}\nlabel = {}\nfound = [\n", quoted(pool), quoted(label));
         for (key, found) in set.iter() {
             let Found { name, address, weight, max_connections, backup, state } = found;
-            let _ = write!(out, "  {{ key = {}, name = {}", text(key), text(name));
-            let _ = write!(out, ", address = {}", text(&address.to_string()));
+            let _ = write!(out, "  {{ key = {}, name = {}", quoted(key), quoted(name));
+            let _ = write!(out, ", address = {}", quoted(address.to_string()));
             let numbers = [("weight", weight.map(u32::from)), ("max_connections", *max_connections)];
             for (key, number) in numbers.into_iter().filter_map(|(key, number)| Some((key, number?))) {
                 let _ = write!(out, ", {key} = {number}");
@@ -38,7 +38,7 @@ pub fn print(discovered: &Discovered, out: &mut String) {
         out.push_str("]\n");
     }
     for ((pool, name), Override { weight, state }) in &discovered.overrides {
-        let _ = write!(out, "\n[[override]]\npool = {}\nname = {}\n", text(pool), text(name));
+        let _ = write!(out, "\n[[override]]\npool = {}\nname = {}\n", quoted(pool), quoted(name));
         if let Some(weight) = weight {
             let _ = writeln!(out, "weight = {weight}");
         }

@@ -107,13 +107,17 @@ impl Written {
 
 impl Display for Written {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let quoted = |text: &String| toml::Value::String(text.clone()).to_string();
         match self {
             Written::Text(text) | Written::File(text, _) => out.write_str(&quoted(text)),
             Written::Bare(text) => out.write_str(text),
             Written::List(items) => write!(out, "[{}]", items.iter().map(quoted).collect::<Vec<_>>().join(", ")),
         }
     }
+}
+
+/// A text in TOML's quotes.
+pub fn quoted(text: impl AsRef<str>) -> String {
+    toml::Value::String(text.as_ref().to_owned()).to_string()
 }
 
 fn text(value: impl Display) -> Written {

@@ -3,7 +3,7 @@
 
 use super::super::*;
 use crate::base::bytes::escaped;
-use crate::config::settings::kinds::Values;
+use crate::config::settings::kinds::{Values, quoted};
 use crate::config::settings::{BACKEND, DISCOVER, GLOBAL, HEALTH, LISTENER, POOL, ROUTE, Row, Section};
 use crate::config::text::print;
 use proptest::collection::vec;
@@ -13,11 +13,6 @@ use proptest::string::string_regex;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 const EXAMPLE: &str = include_str!("../../../../config.example");
-
-/// A text as TOML has it.
-fn quoted(text: impl AsRef<str>) -> String {
-    toml::Value::String(text.as_ref().to_owned()).to_string()
-}
 
 fn text(pattern: &str) -> BoxedStrategy<String> {
     string_regex(pattern).unwrap().prop_map(quoted).boxed()

@@ -1,7 +1,7 @@
 //! Kinds of values that only probes have.
 
 use super::super::{Source, given::Given};
-use super::{Kind, NAME, Values, Written, word};
+use super::{Kind, NAME, Values, Written, quoted, word};
 use crate::base::bytes::{escaped, unescaped};
 use crate::base::text::counted;
 use crate::config::check;
@@ -81,11 +81,10 @@ pub const STEPS: Kind<Vec<Step>> = Kind {
         Some(steps)
     },
     write: |steps| {
-        let quoted = |text: String| toml::Value::String(text);
         let step = |step: &Step| match step {
             Step::Send(bytes) => format!("{{ send = {} }}", quoted(escaped(bytes))),
             Step::Expect(bytes) => format!("{{ expect = {} }}", quoted(escaped(bytes))),
-            Step::ExpectRegex(pattern) => format!("{{ expect_regex = {} }}", quoted(pattern.text().to_owned())),
+            Step::ExpectRegex(pattern) => format!("{{ expect_regex = {} }}", quoted(pattern.text())),
         };
         Written::Bare(format!("[{}]", steps.iter().map(step).collect::<Vec<_>>().join(", ")))
     },
