@@ -84,8 +84,9 @@ pub fn routes(
     named: &Named,
     mut decide: impl FnMut(&Region) -> Result<Target, String>,
 ) -> Result<(Vec<Route>, Target), String> {
-    let other = decide(&Region::Other)?;
+    // An unknown name is first: rules that need the name itself have no answer there.
     let (unknown, nameless) = (decide(&Region::OtherName)?, decide(&Region::NoName)?);
+    let other = decide(&Region::Other)?;
     if unknown != nameless {
         return Err("the rules treat a TLS client without a server name unlike one with an unknown name".to_owned());
     }

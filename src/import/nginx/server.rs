@@ -244,7 +244,7 @@ impl Pass<'_> {
         }
         let sniffs = self.level.one("ssl_preread").is_some_and(|directive| value::is_on(directive.word(1)));
         let mut named = Named::default();
-        self.variables.names(text, &mut named, notes)?;
+        self.variables.names(text, &mut named, notes);
         routing::routes(&named, |region| {
             // Without ssl_preread, the variables are empty.
             let region = if sniffs { region } else { &Region::Other };

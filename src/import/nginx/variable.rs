@@ -9,15 +9,21 @@ use crate::import::access;
 use crate::import::note::Notes;
 use crate::import::routing::{self, Named, Region};
 use ipnet::IpNet;
-use regex::RegexBuilder;
-use std::collections::HashMap;
+use regex::{Regex, RegexBuilder};
+use std::collections::{HashMap, HashSet};
 
 /// Maps in maps, at most.
 const DEPTH_MAX: usize = 10;
 
+/// The longest text with variables, in bytes. Texts of texts would grow without a bound.
+const TEXT_MAX: usize = 1000;
+
 /// The blocks that define variables, by their names without `$`.
 #[derive(Debug, Default)]
-pub struct Variables<'a>(HashMap<&'a str, &'a Directive>);
+pub struct Variables<'a> {
+    maps: HashMap<&'a str, Map<'a>>,
+    geos: HashMap<&'a str, &'a Directive>,
+}
 
 /// A value, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,109 +49,253 @@ pub struct Known<'a> {
 impl<'a> Variables<'a> {
     /// Those of a block `stream`.
     pub fn new(stream: &'a [Directive]) -> Variables<'a> {
-        let defined =
-            stream.iter().filter(|directive| matches!(directive.name(), "map" | "geo") && directive.block.is_some());
-        Variables(
-            defined.filter_map(|directive| Some((directive.words.last()?.strip_prefix('$')?, directive))).collect(),
-        )
+        let mut variables = Variables::default();
+        for block in stream.iter().filter(|directive| directive.block.is_some()) {
+            let Some(name) = block.words.last().and_then(|word| word.strip_prefix('$')) else { continue };
+            match block.name() {
+                "map" => drop(variables.maps.insert(name, Map::new(block))),
+                "geo" => drop(variables.geos.insert(name, block)),
+                _ => {}
+            }
+        }
+        variables
     }
 
     /// The block `geo` that a text is the variable of.
     pub fn geo(&self, text: &str) -> Option<&'a Directive> {
-        let defined = self.0.get(name_of(text)?)?;
-        (defined.name() == "geo").then_some(*defined)
+        self.geos.get(name_of(text)?).copied()
     }
 
     /// Adds the names that maps behind a text know. Rows with keys that are no names are reported, and count as left out.
-    pub fn names(&self, text: &str, named: &mut Named, notes: &mut Notes) -> Result<(), String> {
-        self.names_within(text, named, notes, 0)
-    }
-
-    fn names_within(&self, text: &str, named: &mut Named, notes: &mut Notes, depth: usize) -> Result<(), String> {
-        if depth > DEPTH_MAX {
-            return Err("maps refer to each other without an end".to_owned());
-        }
-        for part in parts(text) {
-            let Part::Variable(name) = part else { continue };
-            let Some(map) = self.0.get(name).filter(|map| map.name() == "map") else { continue };
-            let source = map.word(1);
-            for row in rows(map) {
-                if by_name(map) {
-                    match keys(row.name(), hostnames(map)) {
-                        Ok((names, suffixes)) => {
-                            named.names.extend(names);
-                            named.suffixes.extend(suffixes);
-                        }
-                        Err(why) => {
-                            notes.refused(row.line, format!("map {source} ${name}: {}: {why}", row.shown()));
-                            continue;
-                        }
-                    }
+    pub fn names<'s>(&'s self, text: &'s str, named: &mut Named, notes: &mut Notes) {
+        // Maps share their results, so each is visited once.
+        let (mut visited, mut open) = (HashSet::new(), vec![text]);
+        while let Some(text) = open.pop() {
+            for part in parts(text) {
+                let Part::Variable(name) = part else { continue };
+                let Some(map) = self.maps.get(name).filter(|_| visited.insert(name)) else { continue };
+                open.push(map.source);
+                open.extend(map.results());
+                if !map.is_by_name() {
+                    continue;
                 }
-                self.names_within(row.word(1), named, notes, depth + 1)?;
+                named.names.extend(map.names().filter(|name| is_name(name)).cloned());
+                named.suffixes.extend(map.suffixes().filter(|suffix| is_name(suffix)).cloned());
+                for (row, why) in &map.lost {
+                    notes.refused(row.line, format!("map {} ${name}: {}: {why}", map.source, row.shown()));
+                }
             }
-            self.names_within(source, named, notes, depth + 1)?;
         }
-        Ok(())
     }
 
     /// The text with the values of its variables.
     pub fn text(&self, text: &str, known: &Known<'_>) -> Result<String, String> {
-        match self.value(text, known, 0)? {
+        match (Evaluation { variables: self, known, values: HashMap::new() }).value(text, 0)? {
             Value::Text(text) => Ok(text),
             Value::Under(_) | Value::OtherName => Err("the server name itself is the target".to_owned()),
         }
     }
+}
 
-    fn value(&self, text: &str, known: &Known<'_>, depth: usize) -> Result<Value, String> {
+/// Looks variables up for a connection, each map once.
+struct Evaluation<'e, 'a> {
+    variables: &'e Variables<'a>,
+    known: &'e Known<'e>,
+    /// The values of maps.
+    values: HashMap<String, Value>,
+}
+
+impl Evaluation<'_, '_> {
+    fn value(&mut self, text: &str, depth: usize) -> Result<Value, String> {
         if depth > DEPTH_MAX {
             return Err("maps refer to each other without an end".to_owned());
         }
         let parts = parts(text);
         if let [Part::Variable(name)] = parts[..] {
-            return self.variable(name, known, depth);
+            return self.variable(name, depth);
         }
         let mut whole = String::new();
         for part in parts {
             match part {
                 Part::Text(text) => whole.push_str(text),
-                Part::Variable(name) => match self.variable(name, known, depth)? {
+                Part::Variable(name) => match self.variable(name, depth)? {
                     Value::Text(text) => whole.push_str(&text),
                     Value::Under(_) | Value::OtherName => {
                         return Err(format!("tcplb can't route by a text with ${name} in it"));
                     }
                 },
             }
+            if whole.len() > TEXT_MAX {
+                return Err(format!("expected a text of at most {TEXT_MAX} bytes"));
+            }
         }
         Ok(Value::Text(whole))
     }
 
-    fn variable(&self, name: &str, known: &Known<'_>, depth: usize) -> Result<Value, String> {
+    fn variable(&mut self, name: &str, depth: usize) -> Result<Value, String> {
         let empty = || Ok(Value::Text(String::new()));
         match name {
-            "ssl_preread_server_name" => match known.region {
+            "ssl_preread_server_name" => match self.known.region {
                 Region::Name(name) => Ok(Value::Text(name.clone())),
                 Region::Suffix(suffix) => Ok(Value::Under(suffix.clone())),
                 Region::OtherName => Ok(Value::OtherName),
                 _ => empty(),
             },
-            "ssl_preread_protocol" if known.region.is_tls() => Ok(Value::Text(known.version.to_owned())),
+            "ssl_preread_protocol" if self.known.region.is_tls() => Ok(Value::Text(self.known.version.to_owned())),
             "ssl_preread_protocol" => empty(),
-            "server_port" if known.port.is_empty() => Err("a client of a unix socket has no $server_port".to_owned()),
-            "server_port" => Ok(Value::Text(known.port.to_owned())),
-            name => match self.0.get(name) {
-                Some(map) if map.name() == "map" => {
-                    let value = self.value(map.word(1), known, depth + 1)?;
-                    // A text of the file has no $.
-                    if matches!(&value, Value::Text(text) if text.contains(SERVER_PORT)) {
-                        return Err(format!("a map of {SERVER_PORT} needs a server with one port"));
-                    }
-                    self.value(looked_up(map, &value)?, known, depth + 1)
+            "server_port" if self.known.port.is_empty() => {
+                Err("a client of a unix socket has no $server_port".to_owned())
+            }
+            "server_port" => Ok(Value::Text(self.known.port.to_owned())),
+            name => {
+                if let Some(value) = self.values.get(name) {
+                    return Ok(value.clone());
                 }
-                _ => Err(format!("tcplb can't route by ${name}")),
-            },
+                let map = self.variables.maps.get(name).ok_or_else(|| format!("tcplb can't route by ${name}"))?;
+                let source = self.value(map.source, depth + 1)?;
+                let value = self.value(map.result(&source)?, depth + 1)?;
+                self.values.insert(name.to_owned(), value.clone());
+                Ok(value)
+            }
         }
     }
+}
+
+/// A block `map`, whose rows are sorted by how nginx looks them up.
+#[derive(Debug)]
+struct Map<'a> {
+    source: &'a str,
+    /// Texts in lower case, with their results.
+    exact: HashMap<String, &'a str>,
+    /// Ends of names, which begin with a dot, with their results.
+    behind: HashMap<String, &'a str>,
+    /// Regular expressions, in the order of the file.
+    patterns: Vec<Pattern<'a>>,
+    default: &'a str,
+    /// Rows that no route can stand for, with the reason.
+    lost: Vec<(&'a Directive, String)>,
+}
+
+/// A row of a map with a regular expression.
+#[derive(Debug)]
+struct Pattern<'a> {
+    regex: Regex,
+    /// The names and the suffixes that it stands for, in a map of the server name.
+    names: Vec<String>,
+    suffixes: Vec<String>,
+    result: &'a str,
+}
+
+impl<'a> Map<'a> {
+    fn new(block: &'a Directive) -> Map<'a> {
+        let is_parameter = |row: &Directive, name: &str| row.words.len() == 1 && row.name() == name;
+        let hostnames = block.inner().iter().any(|row| is_parameter(row, "hostnames"));
+        let mut map = Map {
+            source: block.word(1),
+            exact: HashMap::new(),
+            behind: HashMap::new(),
+            patterns: Vec::new(),
+            default: "",
+            lost: Vec::new(),
+        };
+        let rows = block.inner().iter();
+        for row in rows.filter(|row| !is_parameter(row, "hostnames") && !is_parameter(row, "volatile")) {
+            let (key, result) = (row.name(), row.word(1));
+            match key {
+                "default" => map.default = result,
+                "include" => {
+                    let why = "the file is not read; put its rows into the map";
+                    map.lost.push((row, why.to_owned()));
+                }
+                _ if key.starts_with('~') => match map.pattern(key, result) {
+                    Some(pattern) => map.patterns.push(pattern),
+                    None => map.lost.push((row, format!("tcplb can't route by the expression {key}"))),
+                },
+                _ if hostnames && key.ends_with(".*") => {
+                    map.lost.push((row, format!("a name of tcplb has no wildcard at its end, as {key} has")));
+                }
+                _ => {
+                    let text = key.trim_start_matches('\\').to_ascii_lowercase();
+                    match (text.strip_prefix("*."), text.strip_prefix('.')) {
+                        (Some(rest), _) if hostnames => drop(map.behind.insert(format!(".{rest}"), result)),
+                        (_, Some(rest)) if hostnames => {
+                            map.exact.insert(rest.to_owned(), result);
+                            map.behind.insert(text, result);
+                        }
+                        _ => drop(map.exact.insert(text, result)),
+                    }
+                }
+            }
+        }
+        map
+    }
+
+    fn pattern(&self, key: &str, result: &'a str) -> Option<Pattern<'a>> {
+        let pattern = key.strip_prefix('~')?;
+        let (pattern, blind) = pattern.strip_prefix('*').map_or((pattern, false), |pattern| (pattern, true));
+        let regex = RegexBuilder::new(pattern).case_insensitive(blind).build().ok()?;
+        let (names, suffixes) = if self.is_by_name() { routing::of_regex(pattern)? } else { Default::default() };
+        Some(Pattern { regex, names, suffixes, result })
+    }
+
+    /// Whether it looks up the server name itself.
+    fn is_by_name(&self) -> bool {
+        name_of(self.source) == Some("ssl_preread_server_name")
+    }
+
+    fn names(&self) -> impl Iterator<Item = &String> {
+        self.exact.keys().chain(self.patterns.iter().flat_map(|pattern| &pattern.names))
+    }
+
+    fn suffixes(&self) -> impl Iterator<Item = &String> {
+        self.behind.keys().chain(self.patterns.iter().flat_map(|pattern| &pattern.suffixes))
+    }
+
+    fn results(&self) -> impl Iterator<Item = &'a str> {
+        let patterns = self.patterns.iter().map(|pattern| pattern.result);
+        self.exact.values().chain(self.behind.values()).copied().chain(patterns).chain([self.default])
+    }
+
+    /// The result for a value.
+    fn result(&self, value: &Value) -> Result<&'a str, String> {
+        // The parts of a name that begin with a dot, the longest first.
+        let ends = |name: &str| {
+            let mut ends = name.match_indices('.').map(|(at, _)| &name[at..]);
+            ends.find_map(|end| self.behind.get(end).copied())
+        };
+        // `Variables::names` has reported the rows that are lost.
+        if let (false, Some((row, why))) = (self.is_by_name(), self.lost.first()) {
+            return Err(format!("map {}: {}: {why}", self.source, row.shown()));
+        }
+        let found = match value {
+            // A text of the file has no $.
+            Value::Text(text) if text.contains(SERVER_PORT) => {
+                return Err(format!("a map of {SERVER_PORT} needs a server with one port"));
+            }
+            Value::Text(text) => {
+                let lower = text.to_ascii_lowercase();
+                let by_end = || ends(lower.get(1..)?);
+                let by_pattern = || self.patterns.iter().find(|pattern| pattern.regex.is_match(text));
+                let exact = self.exact.get(&lower).copied();
+                exact.or_else(by_end).or_else(|| by_pattern().map(|pattern| pattern.result))
+            }
+            Value::Under(_) | Value::OtherName if !self.is_by_name() => {
+                return Err(format!("tcplb can't route by a map of {}", self.source));
+            }
+            Value::Under(under) => ends(under).or_else(|| {
+                let is_under =
+                    |pattern: &&Pattern<'_>| pattern.suffixes.iter().any(|suffix| under.ends_with(suffix.as_str()));
+                self.patterns.iter().find(is_under).map(|pattern| pattern.result)
+            }),
+            Value::OtherName => None,
+        };
+        Ok(found.unwrap_or(self.default))
+    }
+}
+
+/// Whether it may be a server name, or the end of one.
+fn is_name(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
 /// A piece of a text.
@@ -183,96 +333,6 @@ fn name_of(text: &str) -> Option<&str> {
         [Part::Variable(name)] => Some(name),
         _ => None,
     }
-}
-
-/// Whether a map looks up the server name itself.
-fn by_name(map: &Directive) -> bool {
-    name_of(map.word(1)) == Some("ssl_preread_server_name")
-}
-
-/// The rows of a map, without its parameters.
-fn rows(map: &Directive) -> impl Iterator<Item = &Directive> {
-    map.inner().iter().filter(|row| !(row.words.len() == 1 && matches!(row.name(), "hostnames" | "volatile")))
-}
-
-fn hostnames(map: &Directive) -> bool {
-    map.inner().iter().any(|row| row.words.len() == 1 && row.name() == "hostnames")
-}
-
-/// The names and suffixes that the key of a row fits.
-fn keys(key: &str, hostnames: bool) -> Result<(Vec<String>, Vec<String>), String> {
-    if let Some(pattern) = key.strip_prefix('~') {
-        let pattern = pattern.strip_prefix('*').unwrap_or(pattern);
-        return routing::of_regex(pattern).ok_or_else(|| format!("tcplb can't route by the expression {key}"));
-    }
-    let lower = key.trim_start_matches('\\').to_ascii_lowercase();
-    let is_name = |text: &str| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    match key {
-        "default" | "" => Ok((Vec::new(), Vec::new())),
-        // No server name is like this.
-        _ if !is_name(lower.strip_prefix("*.").filter(|_| hostnames).unwrap_or(&lower).trim_end_matches(".*")) => {
-            Ok((Vec::new(), Vec::new()))
-        }
-        "include" => Err("a map includes a file, which is not read; put its rows into the map".to_owned()),
-        _ if !hostnames => Ok((vec![lower], Vec::new())),
-        _ if key.ends_with(".*") => Err(format!("a name of tcplb has no wildcard at its end, as {key} has")),
-        _ => Ok(match (lower.strip_prefix("*."), lower.strip_prefix('.')) {
-            (Some(rest), _) => (Vec::new(), vec![format!(".{rest}")]),
-            (None, Some(rest)) => (vec![rest.to_owned()], vec![lower.clone()]),
-            (None, None) => (vec![lower], Vec::new()),
-        }),
-    }
-}
-
-/// The result of a map for a value.
-fn looked_up<'a>(map: &'a Directive, value: &Value) -> Result<&'a str, String> {
-    let (names, default) = (hostnames(map), rows(map).find(|row| row.name() == "default"));
-    let default = default.map_or("", |row| row.word(1));
-    let mut best: Option<(usize, &str)> = None;
-    let mut by_regex: Option<&str> = None;
-    for row in rows(map) {
-        let (key, result) = (row.name(), row.word(1));
-        if by_name(map) && keys(key, names).is_err() {
-            // `names` has reported it.
-            continue;
-        }
-        if key == "include" {
-            return Err("a map includes a file, which is not read; put its rows into the map".to_owned());
-        }
-        if key == "default" {
-            continue;
-        }
-        match (key.strip_prefix('~'), value) {
-            (Some(pattern), Value::Text(text)) if by_regex.is_none() => {
-                let (pattern, blind) = pattern.strip_prefix('*').map_or((pattern, false), |pattern| (pattern, true));
-                let regex = RegexBuilder::new(pattern).case_insensitive(blind).build();
-                if regex.map_err(|_| format!("tcplb can't route by the expression {key}"))?.is_match(text) {
-                    by_regex = Some(result);
-                }
-            }
-            (Some(_), Value::Under(suffix)) if by_regex.is_none() => {
-                if keys(key, names)?.1.iter().any(|behind| suffix.ends_with(behind.as_str())) {
-                    by_regex = Some(result);
-                }
-            }
-            (Some(_), _) => {}
-            (None, Value::Text(text)) => {
-                let (exact, behind) = keys(key, names)?;
-                if exact.iter().any(|name| name.eq_ignore_ascii_case(text)) || (key.is_empty() && text.is_empty()) {
-                    return Ok(result);
-                }
-                let fit = behind.iter().filter(|suffix| text.len() > suffix.len() && text.ends_with(suffix.as_str()));
-                best = best.max(fit.map(|suffix| (suffix.len(), result)).max());
-            }
-            (None, Value::Under(under)) => {
-                let behind = keys(key, names)?.1;
-                let fit = behind.iter().filter(|suffix| under.ends_with(suffix.as_str()));
-                best = best.max(fit.map(|suffix| (suffix.len(), result)).max());
-            }
-            (None, Value::OtherName) => {}
-        }
-    }
-    Ok(best.map(|(_, result)| result).or(by_regex).unwrap_or(default))
 }
 
 /// A `geo` block.
@@ -323,6 +383,9 @@ mod tests {
         map $ssl_preread_protocol $both { "" ssh; "TLSv1.3" $name; "TLSv1.2" $name; }
         map "$ssl_preread_server_name:1" $odd { default x; }
         map $one $two { default $two; }
+        map "$ssl_preread_protocol:$server_port" $text { TLSv1.3:443 a:1; default b; }
+        map $ssl_preread_server_name $self { a.example.com a; default $ssl_preread_server_name; }
+        map $self $again { b.example.com b; default rest; }
     "#;
 
     fn text(expression: &str, region: &Region) -> Result<String, String> {
@@ -346,7 +409,8 @@ mod tests {
         }
         assert_eq!(text("$both", &Region::Other), Ok("ssh".to_owned()));
         assert_eq!(text("${both}:22", &Region::Other), Ok("ssh:22".to_owned()));
-        for lost in ["$odd", "$two", "$unknown", "$ssl_preread_server_name"] {
+        assert_eq!(text("$text", &Region::OtherName), Ok("a:1".to_owned()));
+        for lost in ["$odd", "$two", "$unknown", "$ssl_preread_server_name", "$again"] {
             assert!(text(lost, &Region::OtherName).is_err(), "{lost}");
         }
     }
@@ -355,9 +419,33 @@ mod tests {
     fn the_names_of_all_maps_are_found() {
         let stream = directives(MAPS).unwrap();
         let mut named = Named::default();
-        Variables::new(&stream).names("$both", &mut named, &mut Notes::default()).unwrap();
+        Variables::new(&stream).names("$both", &mut named, &mut Notes::default());
         assert_eq!(named.names.iter().collect::<Vec<_>>(), ["a.example.com", "example.org"]);
         assert_eq!(named.suffixes.iter().collect::<Vec<_>>(), [".deep.net", ".example.com", ".example.org"]);
+    }
+
+    /// Each map is looked up once, however many rows lead to it, and a text has a length.
+    #[test]
+    fn maps_of_maps_end() {
+        let chain = |row: &dyn Fn(usize) -> String| -> String {
+            (0..9).map(|number| format!("map $ssl_preread_server_name $v{number} {{ {} }}\n", row(number))).collect()
+        };
+        let wide = chain(&|number| {
+            let rows = (0..50).map(|row| format!("n{row}.v{number}.org $v{};", number + 1));
+            rows.collect::<String>() + &format!("default $v{};", number + 1)
+        }) + "map $ssl_preread_server_name $v9 { default end; }";
+        let stream = directives(&wide).unwrap();
+        let (variables, mut named) = (Variables::new(&stream), Named::default());
+        variables.names("$v0", &mut named, &mut Notes::default());
+        assert_eq!(named.names.len(), 9 * 50);
+        let known = Known { region: &Region::OtherName, version: "", port: "443" };
+        assert_eq!(variables.text("$v0", &known), Ok("end".to_owned()));
+
+        let long = chain(&|number| format!("default {};", format!("$v{}", number + 1).repeat(50)));
+        let stream = directives(&(long + "map $ssl_preread_server_name $v9 { default end; }")).unwrap();
+        let variables = Variables::new(&stream);
+        variables.names("$v0", &mut Named::default(), &mut Notes::default());
+        assert!(variables.text("$v0", &known).unwrap_err().contains("at most 1000 bytes"));
     }
 
     #[test]
