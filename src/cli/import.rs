@@ -16,11 +16,12 @@ pub struct Import {
     /// Each message on stderr begins with FILE:LINE. "changed" is what differs now. "dropped" is what has no counterpart and needs
     /// none. "error" is what has none, and its loss would let clients in or send traffic elsewhere.
     ///
-    /// Exit code 0: the configuration is on stdout. 1: there is an error, and nothing is on stdout. 2: FILE can't be read.
+    /// Exit code 0: the configuration is on stdout. 1: there is an error, and nothing is on stdout. 2: FILE can't be read, or `tcplb check`
+    /// refuses what it becomes.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
 
-    /// Leave out what is an error, and print the rest
+    /// Leave out what is an error, and print the rest, even if `tcplb check` refuses it
     #[arg(long)]
     pub force: bool,
 
@@ -76,7 +77,13 @@ pub fn run(arguments: &Import) -> ExitCode {
     // Addresses of different listeners may overlap, and a name may be none of tcplb's.
     if let Err(file::Mistakes(mistakes)) = file::parse(&imported.toml, "the new file") {
         let line = |mistake: &String| Escaped(&format!("{name}: {mistake}")).to_string();
-        return refuse(&mistakes.iter().map(line).collect::<Vec<_>>());
+        let mut lines: Vec<String> = mistakes.iter().map(line).collect();
+        if !arguments.force {
+            lines.push(format!("{name}: the new file is wrong; nothing is printed. --force prints it all the same"));
+        } else if let Err(error) = terminal::write(imported.toml.as_bytes()) {
+            lines.push(format!("can't print: {error}"));
+        }
+        return refuse(&lines);
     }
     done(terminal::write(imported.toml.as_bytes()).map_err(|error| format!("can't print: {error}")))
 }

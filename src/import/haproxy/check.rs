@@ -190,61 +190,76 @@ fn hex(text: &str) -> Option<Vec<u8>> {
 /// The codes that HAProxy takes for a success without a rule.
 const SUCCESS: &str = "200-399";
 
+/// What a probe by HTTP asks for.
+struct Request<'a> {
+    method: &'a str,
+    path: &'a str,
+    host: Option<String>,
+}
+
+impl<'a> Request<'a> {
+    /// The request of `option httpchk`.
+    fn new(line: &'a Line) -> Request<'a> {
+        let words: Vec<&str> = line.from(2).collect();
+        let (method, path, version) = match words[..] {
+            [] => ("OPTIONS", "/", ""),
+            [path] => ("OPTIONS", path, ""),
+            [method, path] => (method, path, ""),
+            [method, path, version, ..] => (method, path, version),
+        };
+        // Older files hide the header in the version.
+        let hidden = version.lines().find_map(|line| line.strip_prefix("Host:").or_else(|| line.strip_prefix("host:")));
+        Request { method, path, host: hidden.map(|host| host.trim().to_owned()) }
+    }
+
+    /// Changes it by a rule `http-check send`.
+    fn change(&mut self, rule: &'a Line, notes: &mut Notes) -> Result<(), String> {
+        let mut at = 2;
+        while at < rule.words.len() {
+            let (name, value) = (rule.word(at), rule.word(at + 1));
+            at += 2;
+            match name {
+                "meth" => self.method = value,
+                "uri" => self.path = value,
+                "ver" | "comment" => {}
+                "hdr" => {
+                    let content = rule.word(at);
+                    at += 1;
+                    if value.eq_ignore_ascii_case("host") {
+                        self.host = Some(content.to_owned());
+                    } else {
+                        notes.dropped(rule.number, format!("http-check send hdr {value}: a probe sends only Host"));
+                    }
+                }
+                _ => return Err(format!("a probe has no `{name}`")),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// `option httpchk` and the rules of `http-check`.
 fn http(line: &Line, rules: &[Line], notes: &mut Notes) -> (Check, Option<u64>) {
-    let words: Vec<&str> = line.from(2).collect();
-    let (mut method, mut path, version) = match words[..] {
-        [] => ("OPTIONS", "/", ""),
-        [path] => ("OPTIONS", path, ""),
-        [method, path] => (method, path, ""),
-        [method, path, version, ..] => (method, path, version),
-    };
-    // Older files hide the header in the version.
-    let hidden = version.lines().find_map(|line| line.strip_prefix("Host:").or_else(|| line.strip_prefix("host:")));
-    let mut host = hidden.map(|host| host.trim().to_owned());
+    let mut request = Request::new(line);
     let (mut expect, mut port) = (vec![SUCCESS.to_owned()], None);
     for rule in rules.iter().filter(|rule| rule.word(0) == "http-check") {
-        let wrong = |notes: &mut Notes, why: &str| notes.refused(rule.number, format!("{}: {why}", rule.shown()));
         if is_unknown(rule, notes) {
             continue;
         }
-        match rule.word(1) {
-            "connect" => port = connect(rule, notes).or(port),
-            "expect" => match statuses(rule) {
-                Ok(codes) => expect = codes,
-                Err(why) => wrong(notes, &why),
-            },
-            "send" => {
-                let mut at = 2;
-                while at < rule.words.len() {
-                    let (name, value) = (rule.word(at), rule.word(at + 1));
-                    at += 2;
-                    match name {
-                        "meth" => method = value,
-                        "uri" => path = value,
-                        "ver" | "comment" => {}
-                        "hdr" => {
-                            let content = rule.word(at);
-                            at += 1;
-                            if value.eq_ignore_ascii_case("host") {
-                                host = Some(content.to_owned());
-                            } else {
-                                notes.dropped(
-                                    rule.number,
-                                    format!("http-check send hdr {value}: a probe sends only Host"),
-                                );
-                            }
-                        }
-                        _ => {
-                            wrong(notes, &format!("a probe has no `{name}`"));
-                            break;
-                        }
-                    }
-                }
+        let done = match rule.word(1) {
+            "connect" => {
+                port = connect(rule, notes).or(port);
+                Ok(())
             }
-            _ => {}
+            "expect" => statuses(rule).map(|codes| expect = codes),
+            "send" => request.change(rule, notes),
+            _ => Ok(()),
+        };
+        if let Err(why) = done {
+            notes.refused(rule.number, format!("{}: {why}", rule.shown()));
         }
     }
+    let Request { method, path, mut host } = request;
     if method != "GET" {
         notes.changed(line.number, format!("option httpchk: the method is GET, not {method}"));
     }

@@ -113,11 +113,14 @@ fn binds(proxy: &Proxy, listener: &mut Listener, notes: &mut Notes) {
                 "mode" => listener.mode = Some(format!("{value:0>4}")),
                 "user" | "uid" => listener.owner = Some(value.to_owned()),
                 "group" | "gid" => listener.group = Some(value.to_owned()),
-                "maxconn" => {
-                    let number = value.parse().ok().filter(|number| *number > 0);
-                    listener.max_connections = [listener.max_connections, number].into_iter().flatten().min();
-                    notes.changed(line.number, format!("{name}: {}", option.why));
-                }
+                "maxconn" => match value.parse::<u64>() {
+                    Ok(number) => {
+                        let number = Some(number).filter(|number| *number > 0);
+                        listener.max_connections = [listener.max_connections, number].into_iter().flatten().min();
+                        notes.changed(line.number, format!("{name}: {}", option.why));
+                    }
+                    Err(_) => notes.refused(line.number, format!("{name}: expected a number, got `{value}`")),
+                },
                 _ => {}
             }
         }
@@ -152,7 +155,7 @@ fn rules(proxy: &Proxy, acls: &Acls, tables: &Tables, listener: &mut Listener, n
     let mut tracked: Option<String> = None;
     for line in &proxy.rules {
         let (set, action) = (line.word(1), line.word(2));
-        let shown = format!("tcp-request {set} {action}");
+        let shown = format!("tcp-request {set} {action}").trim_end().to_owned();
         let length = match action {
             "accept" | "reject" | "silent-drop" => 3,
             "expect-proxy" => 4,

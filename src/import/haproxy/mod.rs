@@ -93,6 +93,7 @@ fn proxy(section: &Section, defaults: &[Proxy], notes: &mut Notes) -> Proxy {
         None => defaults.last().unwrap_or(&empty),
     };
     let mut proxy = Proxy::begin(from, &section.kind, &section.name, section.line);
+    proxy.extra.clone_from(&section.extra);
     let mode = section.lines.iter().rfind(|line| line.word(0) == "mode");
     proxy.http = mode.map_or(proxy.http, |line| line.word(1) == "http");
     if proxy.http && section.kind != "defaults" {
@@ -118,6 +119,10 @@ fn is_taken(proxy: &Proxy, notes: &mut Notes) -> bool {
     } else if proxy.name.is_empty() {
         notes.refused(proxy.line, format!("{shown}: expected a name"));
     } else {
+        if let Some(extra) = &proxy.extra {
+            let why = "HAProxy 2.6 takes an address in a line bind only";
+            notes.refused(proxy.line, format!("{shown}: expected a name alone, got `{extra}`: {why}"));
+        }
         return true;
     }
     false
@@ -149,10 +154,15 @@ fn global(section: &Section, global: &mut Global, notes: &mut Notes) -> bool {
             continue;
         }
         let value = line.word(1);
-        let number = || value.parse::<u64>().ok().filter(|number| *number > 0);
+        let mut wrong = |expected: &str| {
+            notes.refused(line.number, format!("{}: expected {expected}, got `{value}`", keyword.name));
+        };
+        let number = value.parse::<u64>().ok();
         match keyword.name {
-            "maxconn" => global.max_connections = number(),
-            "nbthread" => global.workers = number().map(|number| number.min(1024)),
+            "maxconn" | "nbthread" if number.is_none() => wrong("a number"),
+            "maxconn" => global.max_connections = number.filter(|number| *number > 0),
+            "nbthread" => global.workers = number.filter(|number| *number > 0).map(|number| number.min(1024)),
+            "hard-stop-after" if value::time(value).is_none() => wrong("a time"),
             "user" | "uid" => global.user = Some(value.to_owned()),
             "group" | "gid" => global.group = Some(value.to_owned()),
             "hard-stop-after" => global.shutdown_timeout = value::time(value),

@@ -22,6 +22,8 @@ pub struct Proxy {
     pub kind: String,
     pub name: String,
     pub line: usize,
+    /// What stands behind its name.
+    pub extra: Option<String>,
     pub http: bool,
     pub disabled: bool,
     pub balance: Option<Line>,
@@ -91,8 +93,10 @@ impl Proxy {
         };
         let at = usize::from(negated.is_some());
         let Some((keyword, length)) = keyword(line, at) else {
-            let why = "HAProxy 2.6 has no such keyword";
-            return notes.refused(line.number, format!("{}: {why}", line.word(at)));
+            let (first, second) = (line.word(at), line.word(at + 1));
+            let begins = |known: &Keyword| known.name.strip_prefix(first).is_some_and(|rest| rest.starts_with(' '));
+            let shown = if PROXY.iter().any(begins) { format!("{first} {second}") } else { first.to_owned() };
+            return notes.refused(line.number, format!("{}: HAProxy 2.6 has no such keyword", shown.trim_end()));
         };
         if negated.is_some() {
             return self.negate(keyword, line, notes);

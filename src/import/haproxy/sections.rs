@@ -34,6 +34,8 @@ pub struct Section {
     pub name: String,
     /// The defaults that it names.
     pub from: Option<String>,
+    /// What stands behind the name on its first line.
+    pub extra: Option<String>,
     /// The number of its first line.
     pub line: usize,
     /// The lines behind that.
@@ -85,11 +87,15 @@ pub fn sections(lines: Vec<Line>, notes: &mut Notes) -> Result<Vec<Section>, Mis
 }
 
 fn begin(line: &Line) -> Section {
-    let from = line.from(1).position(|word| word == "from").map(|at| at + 1);
+    let mut words: Vec<&str> = line.from(1).collect();
+    let from =
+        words.iter().position(|word| *word == "from").map(|at| words.drain(at..(at + 2).min(words.len())).nth(1));
+    let word = |at: usize| words.get(at).map(|word| (*word).to_owned());
     Section {
         kind: line.word(0).to_owned(),
-        name: if from == Some(1) { String::new() } else { line.word(1).to_owned() },
-        from: from.map(|at| line.word(at + 1).to_owned()),
+        name: word(0).unwrap_or_default(),
+        from: from.map(|name| name.unwrap_or_default().to_owned()),
+        extra: word(1),
         line: line.number,
         lines: Vec::new(),
     }

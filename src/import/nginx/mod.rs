@@ -69,6 +69,13 @@ fn global(file: &[Directive], global: &mut Global, notes: &mut Notes) {
             continue;
         }
         match keyword.name {
+            "worker_processes" if value == "auto" => {}
+            "worker_processes" | "worker_connections" if number().is_none() => {
+                notes.refused(directive.line, format!("{}: expected a number, got `{value}`", keyword.name));
+            }
+            "worker_shutdown_timeout" if value::time(value).is_none() => {
+                notes.refused(directive.line, format!("{}: expected a time, got `{value}`", keyword.name));
+            }
             "worker_processes" => global.workers = number().map(|number| number.min(1024)),
             "worker_shutdown_timeout" => global.shutdown_timeout = value::time(value),
             "worker_connections" => connections = number().map(|number| (directive.line, number)),
@@ -117,6 +124,16 @@ impl<'a> Level<'a> {
 
     fn one(&self, name: &str) -> Option<&'a Directive> {
         self.all(name).pop()
+    }
+
+    /// A number, where the directive stands.
+    fn number(&self, name: &str, notes: &mut Notes) -> Option<u64> {
+        let directive = self.one(name)?;
+        let number = directive.word(1).parse().ok();
+        if number.is_none() {
+            notes.refused(directive.line, format!("{name}: expected a number, got `{}`", directive.word(1)));
+        }
+        number
     }
 
     /// A time-out; what nginx does without one.
@@ -237,7 +254,7 @@ fn stream(stream: &[Directive], config: &mut Config, notes: &mut Notes) {
             .iter()
             .any(|section| matches!(section, Section::Pool(pool) if pool.origin.0 == unused.line));
         if !used {
-            notes.dropped(unused.line, format!("upstream {}: no listener leads to it", unused.word(1)));
+            notes.dropped(unused.line, format!("{}: no listener leads to it", unused.shown()));
         }
     }
 }

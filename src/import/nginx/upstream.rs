@@ -53,9 +53,13 @@ fn algorithm(upstream: &Directive, notes: &mut Notes) -> &'static str {
             "random" => match (method.word(1), method.word(2)) {
                 ("", _) => "random",
                 ("two", "" | "least_conn") => "power-of-two",
-                _ => {
+                ("two", by) if by.starts_with("least_time") => {
                     changed(notes, "power-of-two compares connections, not times");
                     "power-of-two"
+                }
+                _ => {
+                    notes.refused(method.line, format!("{}: tcplb has no such algorithm", method.shown()));
+                    algorithm
                 }
             },
             "least_time" => {
@@ -70,8 +74,9 @@ fn algorithm(upstream: &Directive, notes: &mut Notes) -> &'static str {
                     );
                     "source-hash"
                 }
-                key => {
-                    notes.refused(method.line, format!("hash {key}: only the client's address can be hashed"));
+                _ => {
+                    let why = "only the client's address can be hashed";
+                    notes.refused(method.line, format!("{}: {why}", method.shown()));
                     algorithm
                 }
             },
@@ -103,7 +108,12 @@ fn backend(server: &Directive, resolvers: &[String], pool: &mut Pool, notes: &mu
             continue;
         };
         let number = value.parse::<u64>().ok();
+        let wrong = |notes: &mut Notes, expected: &str| {
+            notes.refused(server.line, format!("{name}: expected {expected}, got `{value}`"));
+        };
         match name {
+            "weight" | "max_conns" | "max_fails" if number.is_none() => wrong(notes, "a number"),
+            "slow_start" if time(value).is_none() => wrong(notes, "a time"),
             "weight" => backend.weight = number.map(|weight| weight.min(65_535)),
             "max_conns" => backend.max_connections = number.filter(|number| *number > 0),
             "backup" => backend.backup = true,
@@ -162,7 +172,7 @@ fn of_server(level: &Level<'_>, pool: &mut Pool, notes: &mut Notes) {
     pool.connect = Some(level.time("proxy_connect_timeout", CONNECT, notes));
     pool.idle = Some(level.time("proxy_timeout", IDLE, notes));
     pool.half_close = pool.idle;
-    let tries = level.one("proxy_next_upstream_tries").and_then(|directive| directive.word(1).parse::<u64>().ok());
+    let tries = level.number("proxy_next_upstream_tries", notes);
     let next = level.one("proxy_next_upstream").is_none_or(|directive| is_on(directive.word(1)));
     let all = (pool.backends.len() as u64).max(1);
     pool.connect_attempts = Some(match (next, tries) {
@@ -211,13 +221,20 @@ fn health(level: &Level<'_>, notes: &mut Notes) -> Health {
     };
     for word in directive.arguments() {
         let (name, value) = word.split_once('=').unwrap_or((word, ""));
-        let number = || value.parse::<u64>().ok().filter(|number| *number > 0);
+        let number = value.parse::<u64>().ok().filter(|number| *number > 0);
+        let pause = time(value).filter(|time| !time.is_zero());
+        let mut wrong = |expected: &str| {
+            notes.refused(directive.line, format!("health_check {name}: expected {expected}, got `{value}`"));
+        };
         match name {
-            "interval" => health.interval = time(value).filter(|time| !time.is_zero()).or(health.interval),
+            "interval" if pause.is_none() => wrong("a time"),
+            "fails" | "passes" if number.is_none() => wrong("a number"),
+            "port" if number.is_none_or(|port| port > 65_535) => wrong("a port"),
+            "interval" => health.interval = pause,
             "jitter" => {}
-            "fails" => health.fall = number(),
-            "passes" => health.rise = number(),
-            "port" => health.port = number().filter(|port| *port <= 65_535),
+            "fails" => health.fall = number,
+            "passes" => health.rise = number,
+            "port" => health.port = number,
             "mandatory" => health.initial_down = true,
             "persistent" => notes.dropped(directive.line, "persistent: a reload keeps the health state".to_owned()),
             "match" => match level.stream.iter().find(|block| block.name() == "match" && block.word(1) == value) {
