@@ -14,20 +14,24 @@ use std::net::ToSocketAddrs;
 /// Why a backend is not alive.
 #[derive(Debug)]
 pub enum NotAlive {
+    /// Its port is the client's, and the pool names none for probes.
+    NoPort,
     /// Its name has no address.
     Unresolved(io::Error),
     /// How the probe of its last address ended.
     Failed(Outcome),
 }
 
-/// Probes the addresses of `address` until one answers as it should. `send_proxy` is the PROXY header that the connections of
-/// clients will send it.
-pub fn check(address: &Address, pool: &Pool, send_proxy: Option<ProxyVersion>) -> Result<(), NotAlive> {
+/// What a probe of a backend lacks whose port is the client's.
+pub const NO_PORT: &str = "its port is the client's: a probe needs health.port, and a health.kind other than \"off\"";
+
+/// Probes the addresses of `address` until one answers as it should. `header` is the PROXY header that probes of it begin with.
+pub fn check(address: &Address, pool: &Pool, header: Option<ProxyVersion>) -> Result<(), NotAlive> {
     let health = &pool.health;
     let until = clock::now() + health.timeout;
     let mut last = Outcome::NoAddress;
     for endpoint in resolve(address).map_err(NotAlive::Unresolved)? {
-        let target = ProbeTarget::of_newcomer(health, send_proxy, address, &endpoint);
+        let target = ProbeTarget::of_newcomer(health, header, address, &endpoint).ok_or(NotAlive::NoPort)?;
         let target = target.from(pool.source.of_probe(&endpoint, 0));
         last = probe_socket::run(target, until, health.timeout).outcome;
         if last.passed() {
@@ -50,6 +54,7 @@ fn resolve(address: &Address) -> io::Result<Vec<Endpoint>> {
 impl fmt::Display for NotAlive {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            NotAlive::NoPort => out.write_str(NO_PORT),
             NotAlive::Unresolved(error) => error.fmt(out),
             NotAlive::Failed(outcome) => outcome.fmt(out),
         }

@@ -4,6 +4,7 @@
 //! health state stays. At most [`PROBES_MAX`] of these calls run at once, so that silent backends leave threads to other
 //! calls. An address takes at most the pool's time-out, all of them together at most [`TIME_MAX`].
 
+use super::alive::NO_PORT;
 use super::api::{self, ProbeStepKind};
 use super::http::Response;
 use super::routes::Call;
@@ -12,7 +13,7 @@ use super::{State, changes};
 use crate::base::Endpoint;
 use crate::base::bytes::escaped;
 use crate::clock;
-use crate::config::model::{self, HealthKind};
+use crate::config::model::{self, HealthKind, ProxyVersion};
 use crate::config::words::{self, Words};
 use crate::control::Refused;
 use crate::net::probe_socket::{self, EndedProbe};
@@ -50,7 +51,8 @@ impl Drop for RunningGuard<'_> {
 /// The call.
 pub fn probe(state: &State, call: &Call<'_>) -> Response {
     let (pool_name, name) = (call.name(0), call.name(1));
-    let Some(pool) = state.published.snapshot().pool(pool_name).cloned() else {
+    let snapshot = state.published.snapshot();
+    let Some(pool) = snapshot.pool(pool_name) else {
         return changes::refusal(&Refused::NoPool(pool_name.to_owned()));
     };
     let both = pool.members.iter().zip(&pool.settings.backends);
@@ -60,20 +62,21 @@ pub fn probe(state: &State, call: &Call<'_>) -> Response {
     let Some(_running) = state.probes.enter() else {
         return Response::overloaded(&format!("{PROBES_MAX} probes by hand run already: expected fewer at once"));
     };
-    Response::json(200, &probed(&pool, member, settings))
+    let header = snapshot.probe_header(&pool.settings, settings);
+    Response::json(200, &probed(pool, member, settings, header))
 }
 
-fn probed(pool: &Pool, member: &Member, settings: &model::Backend) -> api::Probed {
+fn probed(pool: &Pool, member: &Member, settings: &model::Backend, header: Option<ProxyVersion>) -> api::Probed {
     let (health, end) = (&pool.settings.health, clock::now() + TIME_MAX);
     let probe = |endpoint: Endpoint| {
         // With health off there is no probe: the backend must at least accept a connection.
-        let target = ProbeTarget::of_newcomer(health, member.send_proxy, &settings.address, &endpoint);
+        let target = ProbeTarget::of_newcomer(health, header, &settings.address, &endpoint)?;
         let target = target.from(pool.settings.source.of_probe(&endpoint, 0));
         let (address, begun) = (target.endpoint().to_string(), clock::now());
         let timeout = health.timeout.min(end - begun);
-        (address, probe_socket::run(target, begun + timeout, timeout))
+        Some((address, probe_socket::run(target, begun + timeout, timeout)))
     };
-    let ended: Vec<(String, EndedProbe)> = member.backend.endpoints().into_iter().map(probe).collect();
+    let ended: Vec<(String, EndedProbe)> = member.backend.endpoints().into_iter().filter_map(probe).collect();
     let outcomes = || ended.iter().map(|(_, ended)| &ended.outcome);
     let result = if outcomes().any(Outcome::passed) {
         ProbeResult::Passed
@@ -95,6 +98,7 @@ fn probed(pool: &Pool, member: &Member, settings: &model::Backend) -> api::Probe
         is_first,
         transition,
         unresolved: member.backend.unresolved(),
+        has_port: settings.address.port_offset().is_none() || health.port.is_some(),
     };
     api::Probed {
         pool: pool.settings.name.clone(),
@@ -149,6 +153,8 @@ struct Circumstances<'a> {
     transition: Option<Transition>,
     /// Why its name has no address.
     unresolved: Option<String>,
+    /// Whether there is a port to probe.
+    has_port: bool,
 }
 
 impl Circumstances<'_> {
@@ -158,6 +164,9 @@ impl Circumstances<'_> {
         let passed = result == ProbeResult::Passed;
         if let Some(why) = &self.unresolved {
             return format!("{backend} is down and cannot be probed: {why}");
+        }
+        if !self.has_port {
+            return format!("{backend} in pool {pool} cannot be probed, since {NO_PORT}");
         }
         if health.kind == HealthKind::Off {
             let works = if passed { "works" } else { "fails" };
@@ -201,6 +210,7 @@ mod tests {
             is_first: false,
             transition: None,
             unresolved: None,
+            has_port: true,
         };
         let down = Circumstances { up: false, ..up.clone() };
         let failed_twice = Some(Transition { up: true, count: 2, of: 3 });
@@ -244,6 +254,12 @@ mod tests {
                 Circumstances { health: &off, ..up.clone() },
                 ProbeResult::Failed,
                 "health is off in pool web, so web1 gets no probes; a TCP connect fails",
+            ),
+            (
+                Circumstances { health: &off, has_port: false, ..up.clone() },
+                ProbeResult::Failed,
+                "web1 in pool web cannot be probed, since its port is the client's: a probe needs health.port, and a health.kind \
+                 other than \"off\"",
             ),
             (
                 Circumstances { unresolved: Some("no such name".to_owned()), ..up },

@@ -3,6 +3,7 @@
 //! Answers follow JSend, and an unknown field is 403 here, not 400. The backend is probed before it is added: the
 //! prober would mark a dead one down at once.
 
+use super::alive::NotAlive;
 use super::http::Response;
 use super::routes::Call;
 use super::{State, alive, api, changes};
@@ -42,8 +43,10 @@ fn registered(state: &State, body: &[u8]) -> Result<(String, u16), Rejected> {
     let snapshot = state.published.snapshot();
     let pool = snapshot.pools.first().ok_or_else(|| Rejected::bad("there is no pool".to_owned()))?;
     let server = backend.address.to_string();
-    alive::check(&backend.address, &pool.settings, pool.settings.header_for(&backend))
-        .map_err(|why| Rejected::bad(format!("{server} is not alive: {why}")))?;
+    alive::check(&backend.address, &pool.settings, snapshot.probe_header(&pool.settings, &backend)).map_err(|why| {
+        let what = if let NotAlive::NoPort = why { "can't be probed" } else { "is not alive" };
+        Rejected::bad(format!("{server} {what}: {why}"))
+    })?;
 
     let pool = pool.settings.name.clone();
     let known = |state: &State| {

@@ -332,6 +332,14 @@ impl Endpoint {
         }
     }
 
+    /// The port; `None` for a unix socket.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Endpoint::Inet(at) => Some(at.port()),
+            Endpoint::Unix(_) => None,
+        }
+    }
+
     /// The endpoint of an accepted peer, with an IPv4-mapped IPv6 address (`::ffff:10.0.0.1`) as IPv4.
     pub fn canonical(at: SocketAddr) -> Endpoint {
         Endpoint::Inet(SocketAddr::new(at.ip().to_canonical(), at.port()))

@@ -120,13 +120,14 @@ fn backends(typed: &Typed, bind: &[Listen], global: &model::Global) -> Vec<model
     let mut names = HashSet::new();
     let take_over = global.take_over_address();
     let own = check::OwnListeners::new(bind.iter().map(|listen| (defaults::NAME, listen)));
+    let own = own.with_pools([(defaults::NAME, defaults::NAME)]);
     let own = own.with_admin(&global.admin).with_take_over(&take_over);
     for text in texts {
         match backend_spec::parse(text) {
             Ok(backend) => {
                 let listener = model::Listener { bind: bind.to_vec(), ..model::Listener::default() };
-                let wrong =
-                    own.refuse(&backend.address, |_| false).and_then(|()| check::maps(&listener, &backend.address));
+                let wrong = own.refuse(defaults::NAME, &backend.address, |_| false);
+                let wrong = wrong.and_then(|()| check::maps(&listener, &backend.address));
                 if let Err(why) = wrong {
                     typed.note(format!("--backend: `{text}`: {why}"));
                 }

@@ -6,7 +6,8 @@ use super::model::{Health, Listener, Model, Pool, Probe, SourceAddress};
 use crate::base::address::abstract_name;
 use crate::base::text::{self, Escaped};
 use crate::base::{Address, Listen};
-use std::collections::HashMap;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Component, Path, PathBuf};
 
@@ -86,6 +87,15 @@ pub fn maps(listener: &Listener, backend: &Address) -> Result<(), String> {
     Ok(())
 }
 
+/// The same for all listeners that lead to this pool.
+pub fn maps_all(listeners: &[Listener], pool: &str, backend: &Address) -> Result<(), String> {
+    if backend.port_offset().is_none() {
+        return Ok(());
+    }
+    let mut its = listeners.iter().filter(|listener| listener.pools().any(|name| name == pool));
+    its.try_for_each(|listener| maps(listener, backend))
+}
+
 /// Can a connection to this backend come from there?
 fn source_address(source: &SourceAddress, backend: &Address) -> Result<(), String> {
     match (source, backend) {
@@ -120,9 +130,8 @@ fn probe_port(health: &Health, backend: &Address) -> Result<(), String> {
 pub fn all_fit(model: &Model) -> Result<(), Vec<String>> {
     let backends = model.pools.iter().flat_map(|pool| pool.backends.iter().map(move |backend| (pool, backend)));
     let wrong = backends.filter_map(|(pool, backend)| {
-        let listeners = model.listeners.iter().filter(|listener| listener.pools().any(|name| name == pool.name));
-        let mapped = || listeners.map(|listener| maps(listener, &backend.address)).find_map(Result::err);
-        let why = fits(pool, &backend.address).err().or_else(mapped)?;
+        let maps = || maps_all(&model.listeners, &pool.name, &backend.address);
+        let why = fits(pool, &backend.address).and_then(|()| maps()).err()?;
         Some(format!("pool {}: backend {}: {why}", pool.name, backend.name))
     });
     let wrong: Vec<String> = wrong.collect();
@@ -168,7 +177,13 @@ pub fn overlap(one: &Listen, other: &Listen) -> bool {
 
 /// The listeners and the other sockets of a tcplb, to find backends that are among them. There may be many backends, so a check compares only
 /// listeners with the backend's port or path.
-pub struct OwnListeners<'a>(HashMap<AddressKey<'a>, Vec<(Owner<'a>, &'a Listen)>>);
+pub struct OwnListeners<'a> {
+    places: HashMap<AddressKey<'a>, Vec<(Owner<'a>, &'a Listen)>>,
+    /// The ports of each listener.
+    ports: HashMap<&'a str, Vec<u16>>,
+    /// The listeners of each pool, by name.
+    of_pools: HashMap<&'a str, HashSet<&'a str>>,
+}
 
 /// What listens at an address.
 enum Owner<'a> {
@@ -207,16 +222,26 @@ impl<'a> OwnListeners<'a> {
     /// Listeners by their names.
     pub fn new(listeners: impl IntoIterator<Item = (&'a str, &'a Listen)>) -> OwnListeners<'a> {
         let mut places: HashMap<AddressKey<'a>, Vec<_>> = HashMap::new();
+        let mut ports: HashMap<&'a str, Vec<u16>> = HashMap::new();
         for (name, listen) in listeners {
             places.entry(AddressKey::of(&listen.0)).or_default().push((Owner::Listener(name), listen));
+            ports.entry(name).or_default().extend(listen.port().filter(|port| *port > 0));
         }
-        OwnListeners(places)
+        OwnListeners { places, ports, of_pools: HashMap::new() }
+    }
+
+    /// And which pools they lead to: pairs of a pool and a listener.
+    pub fn with_pools(mut self, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> OwnListeners<'a> {
+        for (pool, listener) in pairs {
+            self.of_pools.entry(pool).or_default().insert(listener);
+        }
+        self
     }
 
     /// And where the admin API listens.
     pub fn with_admin(mut self, admin: impl IntoIterator<Item = &'a Listen>) -> OwnListeners<'a> {
         for listen in admin {
-            self.0.entry(AddressKey::of(&listen.0)).or_default().push((Owner::Admin, listen));
+            self.places.entry(AddressKey::of(&listen.0)).or_default().push((Owner::Admin, listen));
         }
         self
     }
@@ -224,23 +249,27 @@ impl<'a> OwnListeners<'a> {
     /// And where processes take over.
     pub fn with_take_over(mut self, take_over: impl IntoIterator<Item = &'a Listen>) -> OwnListeners<'a> {
         for listen in take_over {
-            self.0.entry(AddressKey::of(&listen.0)).or_default().push((Owner::TakeOver, listen));
+            self.places.entry(AddressKey::of(&listen.0)).or_default().push((Owner::TakeOver, listen));
         }
         self
     }
 
-    /// What is wrong with this backend, if it is one of them. `is_ours`: is an address one of this machine's? Loopback is.
-    pub fn refuse(&self, backend: &Address, is_ours: impl Fn(IpAddr) -> bool) -> Result<(), String> {
-        let Address::Mapped(ip, offset) = backend else { return self.refuse_at(backend, &is_ours) };
-        // Each port that a client can connect to.
-        let ports = self.0.keys().filter_map(|key| if let AddressKey::Port(port) = key { Some(*port) } else { None });
-        let mut ports = ports.filter_map(|port| port.checked_add(*offset).filter(|_| port > 0));
-        ports.try_for_each(|port| self.refuse_at(&Address::Inet(SocketAddr::new(*ip, port)), &is_ours))
+    /// What is wrong with this backend of a pool, if it is one of them. `is_ours`: is an address one of this machine's? Loopback is.
+    pub fn refuse(&self, pool: &str, backend: &Address, is_ours: impl Fn(IpAddr) -> bool) -> Result<(), String> {
+        let Address::Mapped(ip, offset) = backend else { return self.refuse_at(backend, is_ours) };
+        // There may be thousands of ports, and the answer costs system calls.
+        let answer = OnceCell::new();
+        let is_ours = |ip| *answer.get_or_init(|| is_ours(ip));
+        // Each port that a client of this pool can connect to.
+        let ports = self.of_pools.get(pool).into_iter().flatten().filter_map(|name| self.ports.get(name)).flatten();
+        let mut ports = ports.filter_map(|port| port.checked_add(*offset));
+        ports.try_for_each(|port| self.refuse_at(&Address::Inet(SocketAddr::new(*ip, port)), is_ours))
     }
 
-    fn refuse_at(&self, backend: &Address, is_ours: &dyn Fn(IpAddr) -> bool) -> Result<(), String> {
-        let candidates = self.0.get(&AddressKey::of(backend)).into_iter().flatten();
-        match candidates.into_iter().find(|(_, listen)| leads_to(listen, backend, is_ours)) {
+    /// The same for an address with a port of its own.
+    pub fn refuse_at(&self, backend: &Address, is_ours: impl Fn(IpAddr) -> bool) -> Result<(), String> {
+        let candidates = self.places.get(&AddressKey::of(backend)).into_iter().flatten();
+        match candidates.into_iter().find(|(_, listen)| leads_to(listen, backend, &is_ours)) {
             None => Ok(()),
             Some((Owner::Admin, listen)) => Err(format!(
                 "this is where the admin API listens (`{listen}`), so each client would reach the admin API"
@@ -327,228 +356,4 @@ fn covers_same(a: IpAddr, b: IpAddr) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::file;
-    use crate::config::model::{Backend, Global};
-
-    #[test]
-    fn a_merged_model_names_each_backend_that_a_probe_can_t_reach() {
-        let backends = ["127.0.0.1:1", "unix:/run/a.sock"];
-        let backends =
-            backends.map(|at| Backend { name: at.to_owned(), ..Backend::at(Address::parse_backend(at).unwrap()) });
-        let pool = Pool { name: "web".to_owned(), backends: backends.into(), ..Pool::default() };
-        let mut model = Model { global: Global::default(), listeners: Vec::new(), pools: vec![pool] };
-        assert_eq!(all_fit(&model), Ok(()));
-        model.pools[0].health.port = Some(80);
-        let mistakes = all_fit(&model).unwrap_err();
-        assert!(
-            matches!(&mistakes[..], [one] if one.starts_with("pool web: backend unix:/run/a.sock: a probe of port 80"))
-        );
-    }
-
-    #[test]
-    fn names_that_would_break_a_log_line_are_refused() {
-        for good in ["web1", "unix:/run/a.sock", "[::1]:80", "größe"] {
-            assert_eq!(name(good), Ok(()), "{good}");
-        }
-        for (bad, why) in [("", "empty"), ("a b", "white space"), ("a\nb", "white space"), ("a\u{7f}", "control")] {
-            let message = name(bad).unwrap_err();
-            assert!(message.contains(why), "{message}");
-        }
-        for hidden in ["web\u{200b}1", "web\u{202e}1", "web\u{2066}1", "web1\u{fe0f}", "\u{feff}web1", "we\u{ad}b"] {
-            let message = name(hidden).unwrap_err();
-            assert!(message.contains("hidden character `\\u{") && message.is_ascii(), "{message}");
-        }
-        let long = name(&"n".repeat(100_000)).unwrap_err();
-        assert!(long.contains("longer than 128 bytes") && long.len() < 300, "{}", long.len());
-    }
-
-    #[test]
-    fn a_health_path_fits_a_request_line() {
-        for good in ["/", "/healthz", "/a?b=c&d=%20"] {
-            assert_eq!(health_path(good), Ok(()), "{good}");
-        }
-        for (bad, why) in [
-            ("", "begin with /"),
-            ("healthz", "begin with /"),
-            ("/a b", "spaces"),
-            ("/a\r\nX: y", "control"),
-            ("/ü", "ASCII"),
-        ] {
-            let message = health_path(bad).unwrap_err();
-            assert!(message.contains(why), "{message}");
-        }
-    }
-
-    #[test]
-    fn a_health_host_fits_a_header() {
-        for good in ["web.internal", "web.internal:8080", "[::1]"] {
-            assert_eq!(health_host(good), Ok(()), "{good}");
-        }
-        for bad in ["", "a b", "a\r\nX: y", "größe"] {
-            assert!(health_host(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn local_is_what_no_other_machine_reaches() {
-        let local = |text: &str| is_local(&Listen::parse(text).unwrap());
-        for text in ["127.0.0.1:1", "127.9.9.9:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "localhost:1", "unix:/a"] {
-            assert!(local(text), "{text}");
-        }
-        for text in [":1", "0.0.0.0:1", "[::]:1", "10.0.0.1:1", "web.internal:1"] {
-            assert!(!local(text), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_message_stays_on_its_line() {
-        assert_eq!(shown("got `a\nb\u{1b}[31m`: größer, isn't it"), "got `a\\nb\\u{1b}[31m`: größer, isn't it");
-        assert_eq!(shown("got `a\u{202e}b`"), "got `a\\u{202e}b`");
-    }
-
-    #[test]
-    fn a_backend_that_is_a_listener_is_found() {
-        let leads = |listen: &str, backend: &str| {
-            let ours = |ip: IpAddr| ip == "10.0.0.1".parse::<IpAddr>().unwrap();
-            let listen = Listen::parse(listen).unwrap();
-            OwnListeners::new([("web", &listen)]).refuse(&Address::parse_backend(backend).unwrap(), ours).is_err()
-        };
-        for (listen, backend) in [
-            ("127.0.0.1:80", "127.0.0.1:80"),
-            (":80", "127.0.0.1:80"),
-            (":80", "[::1]:80"),
-            ("[::]:80", "10.0.0.1:80"),
-            ("0.0.0.0:80", "10.0.0.1:80"),
-            ("0.0.0.0:80", "[::ffff:127.0.0.1]:80"),
-            (":80", "localhost:80"),
-            ("localhost:80", "127.0.0.1:80"),
-            (":80", "0.0.0.0:80"),
-            ("127.0.0.1:80", "0.0.0.0:80"),
-            ("[::1]:80", "[::]:80"),
-            ("web:80", "WEB:80"),
-            ("unix:/a", "unix:/a"),
-        ] {
-            assert!(leads(listen, backend), "{listen} {backend}");
-        }
-        for (listen, backend) in [
-            ("127.0.0.1:80", "127.0.0.1:81"),
-            (":0", "127.0.0.1:80"),
-            (":80", "10.0.0.2:80"),
-            ("0.0.0.0:80", "[::1]:80"),
-            ("127.0.0.1:80", "127.0.0.2:80"),
-            ("10.0.0.1:80", "0.0.0.0:80"),
-            ("127.0.0.1:80", "[::]:80"),
-            (":80", "web:80"),
-            ("unix:/a", "unix:/b"),
-        ] {
-            assert!(!leads(listen, backend), "{listen} {backend}");
-        }
-    }
-
-    #[test]
-    fn the_spelling_of_a_unix_path_hides_no_listener() {
-        let same = |listen: &str, other: &str| {
-            let (listen, other) = (Listen::parse(listen).unwrap(), Listen::parse(other).unwrap());
-            let found = OwnListeners::new([("web", &listen)]).refuse(&other.0, |_| false).is_err();
-            assert_eq!(overlap(&listen, &other), found, "{listen} {other}");
-            found
-        };
-        for (listen, other) in [
-            ("unix:/tmp/a/q.sock", "unix:/tmp/a/../a/q.sock"),
-            ("unix:/tmp/a/q.sock", "unix:/tmp/./a/q.sock"),
-            ("unix:/tmp/a/q.sock", "unix://tmp//a/q.sock"),
-            ("unix:/q.sock", "unix:/../q.sock"),
-            ("unix:q.sock", "unix:./a/../q.sock"),
-            ("unix:../q.sock", "unix:a/../../q.sock"),
-            ("unix:@a", "unix:@a"),
-        ] {
-            assert!(same(listen, other), "{listen} {other}");
-        }
-        for (listen, other) in [
-            ("unix:/tmp/q.sock", "unix:/tmp/a/q.sock"),
-            ("unix:q.sock", "unix:../q.sock"),
-            ("unix:q.sock", "unix:../../q.sock"),
-            ("unix:../q.sock", "unix:../../q.sock"),
-            ("unix:q.sock", "unix:/q.sock"),
-            ("unix:@a", "unix:./@a"),
-            ("unix:@a/b", "unix:@a/./b"),
-        ] {
-            assert!(!same(listen, other), "{listen} {other}");
-        }
-    }
-
-    #[test]
-    fn listeners_overlap_when_the_kernel_would_refuse_one() {
-        let meets = |a: &str, b: &str| {
-            let (a, b) = (Listen::parse(a).unwrap(), Listen::parse(b).unwrap());
-            assert_eq!(overlap(&a, &b), overlap(&b, &a), "{a} {b}");
-            overlap(&a, &b)
-        };
-        for (a, b) in [
-            (":80", "127.0.0.1:80"),
-            (":80", ":80"),
-            (":80", "[::1]:80"),
-            ("[::]:80", "10.0.0.1:80"),
-            ("0.0.0.0:80", "10.0.0.1:80"),
-            ("[::ffff:10.0.0.1]:80", "10.0.0.1:80"),
-            ("web:80", "WEB:80"),
-            ("web:80", ":80"),
-            ("unix:/a", "unix:/a"),
-        ] {
-            assert!(meets(a, b), "{a} {b}");
-        }
-        for (a, b) in [
-            (":80", ":81"),
-            (":0", ":0"),
-            ("127.0.0.1:0", "127.0.0.1:0"),
-            ("web:0", "web:0"),
-            ("web:0", ":0"),
-            ("127.0.0.1:80", "127.0.0.2:80"),
-            ("0.0.0.0:80", "[::1]:80"),
-            ("web:80", "api:80"),
-            ("web:80", "127.0.0.1:80"),
-            ("unix:/a", "unix:/b"),
-            ("unix:/a", ":80"),
-        ] {
-            assert!(!meets(a, b), "{a} {b}");
-        }
-    }
-
-    #[test]
-    fn a_backend_with_the_client_s_port_needs_a_port_for_each_client_and_each_probe() {
-        let with = |bind: &str, pool: &str, health: &str, at: &str| {
-            let text = format!(
-                "[[listener]]\nname = 'web'\nbind = ['{bind}']\n[[pool]]\n{pool}\n[pool.health]\n{health}\n\
-                 [[pool.backend]]\naddress = '{at}'\n"
-            );
-            file::parse(&text, "f").map(drop).map_err(|mistakes| mistakes.to_string())
-        };
-        let (off, port) = ("kind = 'off'", "port = 80");
-        assert_eq!(with(":5000-5150", "", off, "192.0.2.1:same"), Ok(()));
-        assert_eq!(with(":64535", "", port, "[2001:db8::1]:+1000"), Ok(()));
-        for (bind, pool, health, at, want) in [
-            (
-                ":80",
-                "",
-                "",
-                "192.0.2.1:same",
-                "a probe needs a port, and that of `192.0.2.1:same` is the client's: set health.port",
-            ),
-            (":64536", "", off, "192.0.2.1:+1000", "leads beyond port 65535 for listener web at `:64536`"),
-            ("unix:/a", "", off, "192.0.2.1:same", "needs a port of the listener, but listener web binds `unix:/a`"),
-            (":80", "warm_connections = 1", off, "192.0.2.1:same", "expected warm_connections = 0"),
-            (":80-85", "", off, "127.0.0.1:+5", "this is where listener web listens (`:85`)"),
-            (":80", "source = '2001:db8::1'", off, "192.0.2.1:same", "has no IPv4 address"),
-        ] {
-            let said = with(bind, pool, health, at).unwrap_err();
-            assert!(said.contains(want) && said.lines().count() == 1, "{said}");
-        }
-        let said = with(":1-4000', ':5000-5150", "", off, "192.0.2.1:80").unwrap_err();
-        assert!(said.contains("bind: expected ranges of at most 4096 ports in all, got 4151"), "{said}");
-        let said = with(":5000-5150', ':5100-5200", "", off, "192.0.2.1:80").unwrap_err();
-        assert!(said.contains("`:5100` overlaps") || said.contains("`:5100` is given already"), "{said}");
-        assert_eq!(said.lines().count(), 1, "two ranges that overlap are one mistake: {said}");
-    }
-}
+mod tests;

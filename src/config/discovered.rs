@@ -7,14 +7,14 @@
 //! | a backend that a source found | then |
 //! |---|---|
 //! | has the name of one of the file, of the API, or of a source before it in the pool | the source's is left out |
-//! | can't be in its pool: its name, its limit, its probe, an own listener | it is left out |
+//! | can't be in its pool: its name, its limit, its probe, its port, an own listener | it is left out |
 //! | its weight or its state was changed by the API | the API's stays, until the backend leaves |
 //! | its source has no answer yet | it is as in the source's last set |
 //!
 //! Pure.
 
 use super::check;
-use super::model::{Backend, Discover, Model, OnEmpty, Origin, Pool};
+use super::model::{Backend, Discover, Listener, Model, OnEmpty, Origin, Pool};
 use crate::base::AdminState;
 use crate::discovery::{Found, Set, SourceId, Wanted, entry};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -90,7 +90,8 @@ impl Discovered {
     ) -> Extended {
         let mut extended = Extended::default();
         let mut overridden = HashSet::new();
-        for pool in model.pools.iter_mut().filter(|pool| !pool.discover.is_empty()) {
+        let Model { listeners, pools, .. } = model;
+        for pool in pools.iter_mut().filter(|pool| !pool.discover.is_empty()) {
             let mut found = Vec::new();
             {
                 let origins = pool.backends.iter().map(|backend| (backend.name.as_str(), &backend.origin));
@@ -111,7 +112,7 @@ impl Discovered {
                         let why = match taken.get(entry.name.as_str()) {
                             Some(other) if *other == origin => Err("another entry has the same name".to_owned()),
                             Some(other) => Err(format!("a backend of the same name is there already, by {other}")),
-                            None => allowed(pool, &backend).and_then(|()| refuse(pool, &backend)),
+                            None => allowed(listeners, pool, &backend).and_then(|()| refuse(pool, &backend)),
                         };
                         match why {
                             Ok(()) => {
@@ -227,12 +228,13 @@ fn backend(found: &Found, discover: &Discover, origin: &Origin) -> Backend {
 }
 
 /// The rules for a backend that the file has too.
-fn allowed(pool: &Pool, backend: &Backend) -> Result<(), String> {
+fn allowed(listeners: &[Listener], pool: &Pool, backend: &Backend) -> Result<(), String> {
     check::name(&backend.name).map_err(|why| format!("name: {why}"))?;
     if backend.max_connections == Some(0) {
         return Err("max_connections: expected a number, at least 1, got 0".to_owned());
     }
-    check::fits(pool, &backend.address)
+    check::fits(pool, &backend.address)?;
+    check::maps_all(listeners, &pool.name, &backend.address)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Binds the addresses of the model's listeners that are not bound yet.
 
 use super::config_state::ConfigState;
+use super::found;
 use super::lookup::Found;
 use super::own_places::OwnPlaces;
 use super::resolve;
@@ -8,7 +9,7 @@ use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
 use crate::config::check;
 use crate::config::descriptors::{self, Share};
-use crate::config::model::{self, Model, SocketFile};
+use crate::config::model::{self, Backend, Model, Pool, SocketFile};
 use crate::confine;
 use crate::net::TcpTuning;
 use crate::net::listen::{self, BoundFiles, Claimant, Listening, Permissions, Sharing};
@@ -104,13 +105,18 @@ impl ConfigState {
     /// Refuses a backend that is one of our own listeners, by the bound addresses. A pair that runs already is not checked
     /// again: other changes must not fail because this machine has a new address.
     fn refuse_loops(&self, model: &Model, bound: &Binding) -> Result<(), String> {
-        let running = self.running.pools.iter().flat_map(|pool| &pool.backends).map(|backend| &backend.address);
-        let known: HashSet<&Address> = if bound.sockets.is_empty() { running.collect() } else { HashSet::new() };
+        let known = if bound.sockets.is_empty() { found::addresses(&self.running) } else { HashSet::new() };
+        // Where a backend with the client's port is depends on the listeners that lead to it.
+        let same_listeners = model.listeners == self.running.listeners;
+        let runs = |pool: &Pool, backend: &Backend| {
+            known.contains(&(pool.name.as_str(), &backend.address))
+                && (same_listeners || backend.address.port_offset().is_none())
+        };
         let own = OwnPlaces::new(&model.listeners, bound.named(model), &self.admin);
         let own = own.listeners();
         for pool in &model.pools {
-            for backend in pool.backends.iter().filter(|backend| !known.contains(&backend.address)) {
-                own.refuse(&backend.address, preflight::is_ours)
+            for backend in pool.backends.iter().filter(|backend| !runs(pool, backend)) {
+                own.refuse(&pool.name, &backend.address, preflight::is_ours)
                     .map_err(|why| format!("pool {}: backend {}: {why}", pool.name, backend.name))?;
             }
         }

@@ -123,9 +123,10 @@ impl ConfigState {
         let mut discovered = restored.discovered().carried(&model, &model);
         let listens: Vec<(&str, &Listen)> = asked(&model.listeners).collect();
         let own = OwnListeners::new(listens.iter().map(|(name, listen)| (*name, *listen)));
+        let own = own.with_pools(model::Listener::pairs(&model.listeners));
         let mut extended_model = model.clone();
-        let extended =
-            discovered.extend(&mut extended_model, |_, backend| own.refuse(&backend.address, preflight::is_ours));
+        let extended = discovered
+            .extend(&mut extended_model, |pool, backend| own.refuse(&pool.name, &backend.address, preflight::is_ours));
         drop(listens);
         model = extended_model;
         states.extend(extended.states.into_iter().map(|((pool, name), state)| (pool, name, state)));
@@ -275,9 +276,7 @@ impl ConfigState {
             Edit::Add { backend, .. } => {
                 check::name(&backend.name).map_err(Refused::Invalid)?;
                 check::fits(settings, &backend.address).map_err(Refused::Invalid)?;
-                let mut its =
-                    self.running.listeners.iter().filter(|listener| listener.pools().any(|pool| pool == name));
-                its.try_for_each(|it| check::maps(it, &backend.address)).map_err(Refused::Invalid)?;
+                check::maps_all(&self.running.listeners, name, &backend.address).map_err(Refused::Invalid)?;
                 if has(&backend.name) {
                     return Err(Refused::Exists { pool: name.to_owned(), name: backend.name.clone() });
                 }

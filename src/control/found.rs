@@ -12,6 +12,13 @@ use crate::preflight;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+/// The addresses of all backends, each with its pool.
+pub(super) fn addresses(model: &Model) -> HashSet<(&str, &Address)> {
+    let pairs =
+        model.pools.iter().flat_map(|pool| pool.backends.iter().map(move |it| (pool.name.as_str(), &it.address)));
+    pairs.collect()
+}
+
 impl ConfigState {
     /// What new sets of sources change: the next running model, and the changes.
     pub fn found(&self, sets: BTreeMap<SourceId, Arc<Set>>) -> (Next, Changes) {
@@ -40,22 +47,17 @@ impl ConfigState {
     /// Adds the backends of sources to a model without them.
     pub(super) fn with_found(&self, mut model: Model, mut discovered: Discovered) -> Next {
         let same_listeners = model.listeners == self.running.listeners;
-        let running = self.running.pools.iter().flat_map(|pool| &pool.backends);
         // A pair that runs already is not checked again.
-        let mut known: HashSet<&Address> = HashSet::new();
-        if same_listeners {
-            known.reserve(self.running.pools.iter().map(|pool| pool.backends.len()).sum());
-            known.extend(running.map(|backend| &backend.address));
-        }
+        let known = if same_listeners { addresses(&self.running) } else { HashSet::new() };
         let listeners = model.listeners.clone();
         let own = self.own_places(&listeners);
         let own = own.listeners();
-        let extended = discovered.extend(&mut model, |_, backend| {
-            if known.contains(&backend.address) {
+        let extended = discovered.extend(&mut model, |pool, backend| {
+            if known.contains(&(pool.name.as_str(), &backend.address)) {
                 return Ok(());
             }
             bind::reachable(&backend.address)?;
-            own.refuse(&backend.address, preflight::is_ours)
+            own.refuse(&pool.name, &backend.address, preflight::is_ours)
         });
         let mut states = self.enabled_again(&model, &extended.states);
         states.extend(extended.states.into_iter().map(|((pool, name), state)| (pool, name, state)));

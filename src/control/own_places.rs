@@ -9,6 +9,7 @@ use crate::pool::BoundAddress;
 /// The addresses of the listeners by their names, and those of the admin API.
 pub(super) struct OwnPlaces<'a> {
     listens: Vec<(&'a str, Listen)>,
+    listeners: &'a [Listener],
     admin: &'a [Listen],
 }
 
@@ -21,12 +22,13 @@ impl<'a> OwnPlaces<'a> {
     ) -> OwnPlaces<'a> {
         let bound = bound.into_iter().map(|(name, address)| (name, listen_at(&address.endpoint)));
         let asked = asked(listeners).map(|(name, listen)| (name, listen.clone()));
-        OwnPlaces { listens: bound.chain(asked).collect(), admin }
+        OwnPlaces { listens: bound.chain(asked).collect(), listeners, admin }
     }
 
     /// For comparisons with backends.
     pub(super) fn listeners(&self) -> OwnListeners<'_> {
-        OwnListeners::new(self.listens.iter().map(|(name, listen)| (*name, listen))).with_admin(self.admin)
+        let own = OwnListeners::new(self.listens.iter().map(|(name, listen)| (*name, listen)));
+        own.with_pools(Listener::pairs(self.listeners)).with_admin(self.admin)
     }
 }
 

@@ -121,7 +121,7 @@ pub fn one(backend: &model::Backend, found: &Found, own: &OwnListeners<'_>) -> R
     };
     let endpoint = |at: &SocketAddr| {
         let at = with_port(*at, *port);
-        match own.refuse(&Address::Inet(at), preflight::is_ours) {
+        match own.refuse_at(&Address::Inet(at), preflight::is_ours) {
             Ok(()) => Ok(Endpoint::Inet(at)),
             Err(why) => Err(format!("{host} leads to {at}, and {why}")),
         }

@@ -162,6 +162,19 @@ impl Snapshot {
         self.listeners.get(*self.index.listeners.get(name)?)
     }
 
+    /// The PROXY header that a probe of this backend of a pool begins with. Another port than that of clients is another service,
+    /// which expects no header (HAProxy's "check-send-proxy" has the same default). A backend with the client's port has as many
+    /// ports as its listeners.
+    pub fn probe_header(&self, pool: &model::Pool, backend: &model::Backend) -> Option<model::ProxyVersion> {
+        let is_served = |port: u16| {
+            let Some(offset) = backend.address.port_offset() else { return false };
+            let from = port.checked_sub(offset);
+            let listeners = self.listeners.iter().filter(|it| it.settings.pools().any(|name| name == pool.name));
+            from.is_some() && listeners.flat_map(|it| &it.addresses).any(|address| address.endpoint.port() == from)
+        };
+        pool.header_for(backend).filter(|_| pool.health.port.is_none_or(is_served))
+    }
+
     /// The listener that a bound address belongs to.
     pub fn listener_of(&self, address: BoundAddressId) -> Option<&Arc<Listener>> {
         self.listeners.get(*self.index.addresses.get(&address)?)

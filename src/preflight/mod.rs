@@ -15,7 +15,7 @@ mod places;
 
 use crate::base::{Address, Listen, duration};
 use crate::config::check::{self, OwnListeners, TOKEN_MAX};
-use crate::config::model::{Global, LogTo, Model};
+use crate::config::model::{Global, Listener, LogTo, Model};
 use crate::config::{advice, descriptors};
 use crate::confine;
 use crate::net::source;
@@ -105,11 +105,12 @@ pub fn mistakes(model: &Model) -> Vec<String> {
         .iter()
         .flat_map(|listener| listener.bind.iter().map(move |listen| (listener.name.as_str(), listen)));
     let take_over = model.global.take_over_address();
-    let own = OwnListeners::new(binds).with_admin(&model.global.admin).with_take_over(&take_over);
+    let own = OwnListeners::new(binds).with_pools(Listener::pairs(&model.listeners));
+    let own = own.with_admin(&model.global.admin).with_take_over(&take_over);
     let mut mistakes = Vec::new();
     for pool in &model.pools {
         for backend in &pool.backends {
-            if let Err(why) = own.refuse(&backend.address, is_ours) {
+            if let Err(why) = own.refuse(&pool.name, &backend.address, is_ours) {
                 mistakes.push(format!("pool {}: backend {}: {why}", pool.name, backend.name));
             }
         }

@@ -21,18 +21,17 @@ pub struct ProbeTarget {
 }
 
 impl ProbeTarget {
-    /// A probe of the pool's kind; `None` if the pool sends no probes. `send_proxy` is the header that the backend expects
-    /// of clients. `address` is the backend's as configured, which the Host header names unless the pool says otherwise;
-    /// `endpoint` is where that is.
+    /// A probe of the pool's kind; `None` if the pool sends no probes. `header` is the one that the backend expects of probes.
+    /// `address` is the backend's as configured, which the Host header names unless the pool says otherwise; `endpoint` is where
+    /// that is.
     pub fn new(
         health: &Health,
-        send_proxy: Option<ProxyVersion>,
+        header: Option<ProxyVersion>,
         address: Option<&Address>,
         endpoint: &Endpoint,
     ) -> Option<ProbeTarget> {
         let endpoint = at_port(endpoint, health.port);
-        // Another port is another service, which expects no header (HAProxy's "check-send-proxy" has the same default).
-        let mut words = match send_proxy.filter(|_| health.port.is_none()) {
+        let mut words = match header {
             None => Vec::new(),
             // There is no client to announce: `UNKNOWN`, or `LOCAL`.
             Some(ProxyVersion::V1) => Header::new(Announced::Local).v1(),
@@ -54,19 +53,19 @@ impl ProbeTarget {
     }
 
     /// As [`ProbeTarget::new`] for a backend that is being added: with health `off` it must at least accept a
-    /// connection.
+    /// connection. `None`: it has no port without a client, and the pool names none.
     pub fn of_newcomer(
         health: &Health,
-        send_proxy: Option<ProxyVersion>,
+        header: Option<ProxyVersion>,
         address: &Address,
         endpoint: &Endpoint,
-    ) -> ProbeTarget {
-        ProbeTarget::new(health, send_proxy, Some(address), endpoint).unwrap_or_else(|| ProbeTarget {
-            endpoint: endpoint.clone(),
-            words: Vec::new(),
-            kind: HealthKind::Tcp,
-            source: None,
-        })
+    ) -> Option<ProbeTarget> {
+        if address.port_offset().is_some() && health.port.is_none() {
+            return None;
+        }
+        let accepts =
+            || ProbeTarget { endpoint: endpoint.clone(), words: Vec::new(), kind: HealthKind::Tcp, source: None };
+        Some(ProbeTarget::new(health, header, Some(address), endpoint).unwrap_or_else(accepts))
     }
 
     /// The same from this local address.
@@ -144,9 +143,13 @@ mod tests {
         assert_eq!(probe.connected(), Some(Outcome::Connected));
         let off = Health { kind: HealthKind::Off, ..Health::default() };
         assert_eq!(ProbeTarget::new(&off, Some(ProxyVersion::V1), None, &at), None);
-        let newcomer = ProbeTarget::of_newcomer(&off, Some(ProxyVersion::V1), &Address::Any(80), &at);
-        assert_eq!(newcomer.endpoint(), &at);
-        assert!(newcomer.probe().is_bare());
+        let newcomer = |address: &str| {
+            ProbeTarget::of_newcomer(&off, Some(ProxyVersion::V1), &Address::parse_backend(address).unwrap(), &at)
+        };
+        let fixed = newcomer("127.0.0.1:80").unwrap();
+        assert_eq!(fixed.endpoint(), &at);
+        assert!(fixed.probe().is_bare());
+        assert_eq!(newcomer("127.0.0.1:same"), None);
     }
 
     #[test]
@@ -169,12 +172,12 @@ mod tests {
     }
 
     #[test]
-    fn another_port_is_dialled_and_gets_no_proxy_header() {
+    fn another_port_is_dialled() {
         for (endpoint, dialled) in
             [("192.0.2.1:81", "192.0.2.1:9000"), ("[2001:db8::1]:81", "[2001:db8::1]:9000"), ("[fe80::1%7]:1", "")]
         {
             let health = Health { port: Some(9000), ..http(None) };
-            let target = ProbeTarget::new(&health, Some(ProxyVersion::V2), None, &inet(endpoint)).unwrap();
+            let target = ProbeTarget::new(&health, None, None, &inet(endpoint)).unwrap();
             match target.endpoint() {
                 Endpoint::Inet(SocketAddr::V6(at)) if dialled.is_empty() => {
                     assert_eq!((at.port(), at.scope_id()), (9000, 7), "the zone stays");

@@ -244,9 +244,10 @@ impl ProbeLoop {
         let mut known = std::mem::take(&mut self.by_id);
         let mut new = Vec::new();
         for pool in &snapshot.pools {
-            for (index, member) in pool.members.iter().enumerate() {
+            for (index, (member, settings)) in pool.members.iter().zip(&pool.settings.backends).enumerate() {
                 let id = member.backend.id;
-                let membership = Membership { pool, index, member, among_several: snapshot.pools.len() > 1 };
+                let header = snapshot.probe_header(&pool.settings, settings);
+                let membership = Membership { pool, index, member, among_several: snapshot.pools.len() > 1, header };
                 if self.by_id.contains_key(&id) {
                     debug_assert!(false, "{id:?} is twice in a snapshot");
                     continue;

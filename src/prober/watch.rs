@@ -7,7 +7,7 @@ mod agent;
 
 use crate::base::slots::Key;
 use crate::base::{Address, LogThrottle, Tick};
-use crate::config::model::{Health, HealthKind, InitialHealth, OnDown};
+use crate::config::model::{Health, HealthKind, InitialHealth, OnDown, ProxyVersion};
 use crate::events::{By, Event, Events, Kind};
 use crate::policy::health::backoff::{BACK_OFF, Backoff};
 use crate::policy::health::outlier::{self, ClientFailure, Outlier};
@@ -28,6 +28,8 @@ pub struct Membership<'a> {
     pub member: &'a Member,
     /// Whether there are several pools: a log line then names the backend's pool, since names are unique per pool only.
     pub among_several: bool,
+    /// The PROXY header that its probes begin with.
+    pub header: Option<ProxyVersion>,
 }
 
 /// A watched backend.
@@ -39,6 +41,7 @@ pub struct Watch {
     /// Whether log lines name the pool.
     names_pool: bool,
     slot: usize,
+    header: Option<ProxyVersion>,
     state: AdminState,
     /// It went down, and its connections are to be reset; this is not reported yet.
     fallen: bool,
@@ -135,7 +138,7 @@ impl Watch {
     /// A backend without results: up or down until the first one, as its pool says. Its bits are shown later, once it has taken
     /// over what is known: a backend that clients use may have had the slot before.
     pub fn new(membership: Membership<'_>, events: Arc<Events>, now: Tick) -> Watch {
-        let Membership { pool, index, member, among_several } = membership;
+        let Membership { pool, index, member, among_several, header } = membership;
         let backend = member.backend.clone();
         let mut policy = HealthPolicy::of(&pool.settings.health, backend.addresses.len());
         if !backend.is_healthy() {
@@ -148,6 +151,7 @@ impl Watch {
             index,
             names_pool: among_several,
             slot: member.slot,
+            header,
             state: member.state,
             fallen: false,
             recorded_up: up,
@@ -177,9 +181,10 @@ impl Watch {
     /// The backend's position in a new snapshot. It keeps its state, and sets the new snapshot's bit. True if the next
     /// probe should come soon, as for a new backend. That is so if the interval changed, if addresses joined, or if the health
     /// policy is a new one without results.
-    pub fn adopt(&mut self, Membership { pool, index, member, among_several }: Membership<'_>, now: Tick) -> bool {
+    pub fn adopt(&mut self, membership: Membership<'_>, now: Tick) -> bool {
+        let Membership { pool, index, member, among_several, header } = membership;
         let old = std::mem::replace(&mut self.pool, pool.clone());
-        (self.index, self.slot, self.names_pool) = (index, member.slot, among_several);
+        (self.index, self.slot, self.names_pool, self.header) = (index, member.slot, among_several, header);
         let before = std::mem::replace(&mut self.state, member.state);
         let (old, new) = (&old.settings.health, &self.pool.settings.health);
         let other_policy = (old.kind == HealthKind::Off) != (new.kind == HealthKind::Off);
@@ -227,8 +232,7 @@ impl Watch {
     /// The probe target of this address; `None` if there is no such address, or nothing is probed.
     pub fn target(&self, number: usize) -> Option<ProbeTarget> {
         let endpoint = &self.backend.addresses.get(number)?.endpoint;
-        let send_proxy = self.pool.members.get(self.index).and_then(|member| member.send_proxy);
-        let target = ProbeTarget::new(self.health(), send_proxy, self.address(), endpoint)?;
+        let target = ProbeTarget::new(self.health(), self.header, self.address(), endpoint)?;
         Some(target.from(self.pool.settings.source.of_probe(endpoint, self.source_turn)))
     }
 

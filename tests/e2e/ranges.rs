@@ -1,8 +1,10 @@
 //! Ranges of ports, and backends whose port follows the client's.
 
+use crossbeam_channel::unbounded;
 use std::fs;
+use std::io::{self, Write};
 use std::net::IpAddr;
-use testkit::{Admin, At, ConfigFile, Conn, Server, Tcplb, eventually, fresh_loopback, peers};
+use testkit::{Admin, At, ConfigFile, Conn, PATIENCE, Server, Tcplb, eventually, fresh_loopback, peers};
 
 /// A server on each of these ports, which says the port.
 fn servers(ip: IpAddr, ports: impl IntoIterator<Item = u16>) -> Vec<Server> {
@@ -84,4 +86,55 @@ fn a_closed_port_of_a_range_says_nothing_about_the_others() {
         Conn::attempt(&At::Tcp((front, 5_001).into())).assert_reset();
         assert_eq!(Conn::to(&At::Tcp((front, 5_000).into())).hear_line(), "5000");
     }
+}
+
+#[test]
+fn a_probe_begins_with_the_header_that_clients_of_the_same_port_send() {
+    for (port_of_backend, probed, first) in [
+        ("same", 5_001, "PROXY UNKNOWN"),
+        ("+1000", 6_000, "PROXY UNKNOWN"),
+        // No client of the listener leads there: this is another service.
+        ("same", 9_000, "GET / HTTP/1.1"),
+        ("+1000", 5_000, "GET / HTTP/1.1"),
+    ] {
+        let (front, back) = (fresh_loopback(), fresh_loopback());
+        let (sender, heard) = unbounded();
+        let answers = move |conn: Conn| {
+            sender.send(conn.line()?).map_err(io::Error::other)?;
+            (&conn).write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        };
+        let _server = Server::start_at_address((back, probed).into(), answers);
+        let tcplb = ConfigFile::empty()
+            .global("admin = \"127.0.0.1:0\"")
+            .listener(&format!("bind = [\"{front}:5000-5001\"]"))
+            .pool("send_proxy = \"v1\"")
+            .health(&format!("kind = \"http\"\nport = {probed}\ninterval = \"1h\""))
+            .and(&format!("[[pool.backend]]\nname = \"b1\"\naddress = \"{back}:{port_of_backend}\"\n"))
+            .start();
+        let next = || heard.recv_timeout(PATIENCE).expect("a probe");
+        assert_eq!(next(), first, "the prober's");
+        let admin = Admin::of(&tcplb);
+        let answer = admin.call("POST", "/v1/pools/default/backends/b1/probe", "").json(200);
+        assert_eq!((next(), &answer["passed"]), (first.to_owned(), &true.into()), "by hand: {answer}");
+        let body = format!("{{\"address\":\"{back}:{port_of_backend}\",\"weight\":5}}");
+        assert_eq!((admin.call("POST", "/register", &body).status, next()), (200, first.to_owned()));
+    }
+}
+
+#[test]
+fn a_probe_without_a_port_says_what_it_lacks() {
+    let back = fresh_loopback();
+    let tcplb = ConfigFile::empty()
+        .global("admin = \"127.0.0.1:0\"")
+        .listener(&format!("bind = [\"{}:5000-5001\"]", fresh_loopback()))
+        .health("kind = \"off\"")
+        .and(&format!("[[pool.backend]]\nname = \"b1\"\naddress = \"{back}:same\"\n"))
+        .start();
+    let admin = Admin::of(&tcplb);
+    let lacks = "its port is the client's: a probe needs health.port, and a health.kind other than \"off\"";
+    let answer = admin.call("POST", "/v1/pools/default/backends/b1/probe", "").json(200);
+    assert_eq!((&answer["passed"], answer["addresses"].as_array().map(Vec::len)), (&false.into(), Some(0)));
+    assert_eq!(answer["meaning"], format!("b1 in pool default cannot be probed, since {lacks}"));
+    let answer = admin.call("POST", "/register", &format!("{{\"address\":\"{back}:+1\"}}")).json(400);
+    assert_eq!(answer["data"]["title"], format!("{back}:+1 can't be probed: {lacks}"));
 }

@@ -15,7 +15,7 @@ pub struct Probed {
     pub passed: bool,
     /// What the prober would make of this result, in one sentence.
     pub meaning: String,
-    /// The addresses; empty while the backend's name is not resolved.
+    /// The addresses; empty while the backend's name is not resolved, and where no port is known without a client.
     pub addresses: Vec<ProbedAddress>,
 }
 

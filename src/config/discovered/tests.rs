@@ -1,7 +1,7 @@
 use super::*;
-use crate::base::Address;
+use crate::base::{Address, Listen};
 use crate::config::diff;
-use crate::config::model::Global;
+use crate::config::model::{Global, Health, HealthKind};
 use crate::discovery::{Kind, Settings, Takes, Value};
 use proptest::prelude::*;
 
@@ -91,6 +91,22 @@ fn defaults_of_the_source_apply_where_an_entry_is_silent() {
     extend(&mut discovered, &mut running);
     let shown: Vec<_> = running.pools[0].backends.iter().map(|it| (it.weight, it.max_connections, it.backup)).collect();
     assert_eq!(shown, [(7, Some(9), true), (3, Some(4), false)]);
+}
+
+#[test]
+fn a_backend_whose_port_no_client_can_have_is_left_out() {
+    let mut running = model(Vec::new(), vec![discover("1")]);
+    running.pools[0].health = Health { kind: HealthKind::Off, ..Health::default() };
+    let bind = |text: &str| vec![Listen::parse(text).unwrap()];
+    let other = Listener { bind: bind("unix:/a"), pool: "other".to_owned(), ..Listener::default() };
+    running.listeners = vec![Listener { bind: bind(":64536"), pool: "web".to_owned(), ..Listener::default() }, other];
+    let at = |name: &str, at: &str| Found { address: Address::parse_backend(at).unwrap(), ..found(name, 1) };
+    let entries = set(&[at("far", "10.0.0.1:+1000"), at("near", "10.0.0.1:+999")]);
+    let mut discovered = Discovered { sets: [(id("test"), entries)].into(), ..Discovered::default() };
+    let extended = extend(&mut discovered, &mut running);
+    assert_eq!(names(&running), [("near", 1)]);
+    let reasons = &extended.refused[&id("test")].reasons;
+    assert_eq!(reasons[..], ["far: `10.0.0.1:+1000` leads beyond port 65535 for listener default at `:64536`"]);
 }
 
 #[test]

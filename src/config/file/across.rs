@@ -54,7 +54,7 @@ pub fn check(
 fn mapped(listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
     for (pool, at) in pools {
         let is_its = |at: &Table<'_>, listener: &Listener| {
-            listener.pools().any(|name| name == pool.name) || (!at.has("pool") && pools.len() == 1)
+            listener.pools().any(|name| name == pool.name) || has_the_only(pools, at)
         };
         for at in at.entries("backend") {
             let Some(Ok(address @ Address::Mapped(..))) = at.raw("address").map(Address::parse_backend) else {
@@ -68,16 +68,26 @@ fn mapped(listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
     }
 }
 
+/// A listener without a pool has the only one.
+fn has_the_only(pools: &[(Pool, Table<'_>)], listener: &Table<'_>) -> bool {
+    pools.len() == 1 && !listener.has("pool")
+}
+
 /// Notes backends that are listeners or other sockets of the file. Which other addresses are this machine's, a start finds out.
 fn own_listeners(global: Option<&Global>, listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
     let binds = listeners.iter().flat_map(|(listener, _)| listener.bind.iter().map(|listen| (&*listener.name, listen)));
     let take_over = global.and_then(Global::take_over_address);
+    let only = |at| pools.first().filter(|_| has_the_only(pools, at)).map(|(pool, _)| pool.name.as_str());
+    let pairs = listeners
+        .iter()
+        .flat_map(|(listener, at)| listener.pools().chain(only(at)).map(|pool| (pool, listener.name.as_str())));
     let own = check::OwnListeners::new(binds)
+        .with_pools(pairs)
         .with_admin(global.and_then(|global| global.admin.as_ref()))
         .with_take_over(&take_over);
-    for at in pools.iter().flat_map(|(_, at)| at.entries("backend")) {
+    for (pool, at) in pools.iter().flat_map(|(pool, at)| at.entries("backend").into_iter().map(move |at| (pool, at))) {
         let Some(Ok(address)) = at.raw("address").map(Address::parse_backend) else { continue };
-        if let Err(why) = own.refuse(&address, |_| false) {
+        if let Err(why) = own.refuse(&pool.name, &address, |_| false) {
             at.wrong("address", why);
         }
     }

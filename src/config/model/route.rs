@@ -52,6 +52,11 @@ impl Listener {
         self.routes.iter().any(|route| route.conditions.need_first_bytes())
     }
 
+    /// Each pool that clients of these listeners may go to, with the listener, by name.
+    pub fn pairs(listeners: &[Listener]) -> impl Iterator<Item = (&str, &str)> {
+        listeners.iter().flat_map(|listener| listener.pools().map(|pool| (pool, listener.name.as_str())))
+    }
+
     /// The pools that its clients may go to, by name.
     pub fn pools(&self) -> impl Iterator<Item = &str> {
         let of_routes = self.routes.iter().map(|route| route.pool.as_str());

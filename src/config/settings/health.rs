@@ -77,8 +77,8 @@ pub static HEALTH: Section<Health> = Section {
         .secret(),
         setting!(Health.port: number::<u16, 1, { u16::MAX as u64 }>(), "Probes go to this port of each backend.")
             .more(
-                "They carry no PROXY header then. A backend with a unix socket has no other port, so such a pool cannot hold \
-                 one. Not with `off`.",
+                "They carry no PROXY header then, unless the port of the backend is that of its client, and clients come to \
+                 this one. A backend with a unix socket has no other port, so such a pool cannot hold one. Not with `off`.",
             )
             .absent("the one that is served")
             .example("8081"),

@@ -86,7 +86,7 @@ mod tests {
 
     fn membership(snapshot: &Snapshot) -> Membership<'_> {
         let pool = &snapshot.pools[0];
-        Membership { pool, index: 0, member: &pool.members[0], among_several: false }
+        Membership { pool, index: 0, member: &pool.members[0], among_several: false, header: None }
     }
 
     /// The events of the backend.
