@@ -5,11 +5,13 @@
 //! | `start` | the phases of a start, as types: bound, confined, ready, running |
 //! | `keep`, `kept` | connections that outlast a restart by the service manager: the side of the process that ends, that of the next one |
 //! | `upgrade`, `takeover`, `memory` | an upgrade: the side of the process that runs, that of the new one, and what is passed on |
+//! | `lend` | its listening sockets for the new one |
 //! | `pulls`, `successor` | processes that ask for a hand-over; what a predecessor knows of its successor |
 //! | `workers` | the workers' threads, and control's orders to them |
 
 mod keep;
 mod kept;
+mod lend;
 mod memory;
 mod pulls;
 mod start;

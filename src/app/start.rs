@@ -175,7 +175,7 @@ impl Ready {
         let capped = descriptors::capped(share, &model);
         descriptors::beyond(share, &model).iter().chain(&capped).for_each(|warning| log::warn!("{warning}"));
         let keeper = warm::prepare()?;
-        let (prepared, data_plane) = workers::prepare(model.global.workers, keeper.access().orders)?;
+        let (prepared, data_plane) = workers::prepare(model.global.workers, keeper.access().orders, descriptors)?;
         let (file, now) = (config_state.file().clone(), clock::now());
         let started = match &inheritance {
             Some(Inheritance { memory, .. }) => (now.before(memory.age), memory.started_at),

@@ -263,16 +263,19 @@ impl Inheritance {
 
 /// Gives all listening sockets the options of this process's configuration.
 fn tune(workers: &Workers, tuning: &TcpTuning) {
-    let of_workers = workers.lend(TUNING).into_iter().flat_map(|lent| match lent {
-        Ok(sockets) => sockets.into_iter().map(|(_, socket)| Ok(socket)).collect(),
-        Err(error) => vec![Err(error)],
-    });
-    let of_manager = listen::of_service_manager().unwrap_or_default().into_iter().map(|(_, socket)| Ok(socket));
-    for socket in of_workers.chain(of_manager) {
-        if let Err(error) = socket.and_then(|socket| listen::tune(socket, tuning)) {
-            log::warn!("a listening socket keeps the options of the process before: {error}");
+    let warn = |error| log::warn!("a listening socket keeps the options of the process before: {error}");
+    let tune = |socket: OwnedFd| listen::tune(socket, tuning).unwrap_or_else(warn);
+    match workers.addresses(TUNING) {
+        Ok(of_workers) => {
+            let lend = |(worker, addresses)| workers.lend(worker, addresses, TUNING);
+            of_workers.into_iter().enumerate().flat_map(lend).for_each(|part| match part {
+                Ok(sockets) => sockets.into_iter().for_each(|(_, socket)| tune(socket)),
+                Err(error) => warn(error),
+            });
         }
+        Err(error) => warn(error),
     }
+    listen::of_service_manager().unwrap_or_default().into_iter().for_each(|(_, socket)| tune(socket));
 }
 
 /// Puts connections together from their records and descriptors. Those that can't go on here stay with the predecessor: their

@@ -7,28 +7,27 @@
 //! A failure at any step leaves things as they were: [`Attempt`] undoes in its `drop` what was done. Before, the successor gets a
 //! Refused, so that it does not go on with anything that this process has back.
 
+use super::lend::Lending;
 use super::memory::Memory;
 use super::successor::{Successor, Survivor};
 use super::workers::Workers;
 use crate::admin::{self, Door};
-use crate::base::Listen;
 use crate::base::text::counted;
 use crate::clock;
 use crate::control::{DataPlane, Held, Remote};
 use crate::events::{By, Event, Kind};
+use crate::handover::channel::DESCRIPTORS_MAX;
 use crate::handover::message::SocketOf;
 use crate::handover::{Channel, Figures, Letter, Life, Message, Pause, Post, Refusal, Upgrader};
 use crate::launcher::Launcher;
-use crate::net::listen::Claimant;
 use crate::net::{Pipe, listen};
-use crate::pool::{BoundAddress, BoundAddressId, Listener, Published};
+use crate::pool::Published;
 use crate::session::Direction;
 use crate::worker::Peer;
 use crate::worker::driver::transit::Record;
 use crate::worker::transit::{self, Departed, Detached};
 use crossbeam_channel::Receiver;
 use parking_lot::Mutex;
-use std::collections::HashMap;
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -63,11 +62,8 @@ const STOPPING: &str = "tcplb is stopping";
 /// How often a wait looks whether the successor has ended, or a stop has come.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Descriptors in a message.
-const DESCRIPTORS: usize = crate::handover::channel::DESCRIPTORS_MAX;
-
 /// Connections in a message. Each has up to six descriptors: two sockets, and two pipes with two ends each.
-const BATCH: usize = DESCRIPTORS / 6;
+const BATCH: usize = DESCRIPTORS_MAX / 6;
 
 /// How long connections that are being dialled may keep a worker from being empty.
 const DIALS: Duration = Duration::from_secs(1);
@@ -207,22 +203,6 @@ pub(super) fn descriptors(detached: &Detached) -> Vec<BorrowedFd<'_>> {
     std::iter::once(detached.client().as_fd()).chain(backend).chain(pipes).collect()
 }
 
-/// What has each address of a listener in the configuration, if that asks for any port. The addresses of a group were bound together.
-fn claimants(listener: &Listener) -> Vec<Option<Claimant>> {
-    let mut asked: Vec<Option<&Listen>> = listener.settings.bind.iter().map(Some).collect();
-    let mut places: HashMap<BoundAddressId, Option<usize>> = HashMap::new();
-    let claimant = |address: &BoundAddress| {
-        let place = *places.entry(address.group).or_insert_with(|| {
-            let place = asked.iter().position(|asked| *asked == Some(&address.asked))?;
-            asked[place] = None;
-            Some(place)
-        });
-        let place = place.filter(|_| address.asked.asks_for_any_port())?;
-        Some(Claimant::Listener { name: listener.name.clone(), place })
-    };
-    listener.addresses.iter().map(claimant).collect()
-}
-
 /// An upgrade under way. Dropping it before its end undoes what was done.
 struct Attempt<'a> {
     shared: &'a Shared,
@@ -329,44 +309,20 @@ impl Attempt<'_> {
 
     /// Gives the listening sockets, and what was changed, counted and learnt. The number of the last event.
     fn give_sockets(&mut self, held: &Held) -> Result<u64, String> {
-        let sockets = self.sockets(held).map_err(|error| format!("can't copy the listening sockets: {error}"))?;
+        let sockets = Lending::new(self.shared, &held.snapshot, STEP)
+            .map_err(|error| format!("can't copy the listening sockets: {error}"))?;
         let (version, changes) = (env!("CARGO_PKG_VERSION").to_owned(), held.changes.clone());
         let memory = Memory::of(&self.shared.published, 0, self.shared.workers.next_sequence());
         let last_event = memory.last_event();
-        let welcome = Word::Welcome { version, changes, sockets: sockets.len(), memory: Box::new(memory) };
+        let welcome = Word::Welcome { version, changes, sockets: sockets.count(), memory: Box::new(memory) };
         let sent = self.post.send(&welcome, &[self.shared.life.as_fd()], Instant::now() + STEP);
         sent.map_err(|error| self.unsent(BIND, &error))?;
-        for some in sockets.chunks(DESCRIPTORS) {
+        sockets.give(|some| {
             let (of, descriptors): (Vec<_>, Vec<_>) = some.iter().map(|(of, fd)| (of.clone(), fd.as_fd())).unzip();
-            let until = Instant::now() + STEP;
-            let sent = self.post.send(&Word::Sockets(of), &descriptors, until);
-            sent.map_err(|error| self.unsent(BIND, &error))?;
-        }
+            let sent = self.post.send(&Word::Sockets(of), &descriptors, Instant::now() + STEP);
+            sent.map_err(|error| self.unsent(BIND, &error))
+        })?;
         Ok(last_event)
-    }
-
-    /// Copies of all listening sockets.
-    fn sockets(&self, held: &Held) -> io::Result<Vec<(SocketOf, OwnedFd)>> {
-        let of_listener = |listener: &Arc<Listener>| -> Vec<(BoundAddressId, SocketOf)> {
-            let own =
-                |(address, claimant): (&BoundAddress, _)| (address.id, SocketOf::own(&address.endpoint, claimant));
-            listener.addresses.iter().zip(claimants(listener)).map(own).collect()
-        };
-        let known: HashMap<BoundAddressId, SocketOf> = held.snapshot.listeners.iter().flat_map(of_listener).collect();
-        let mut sockets = Vec::new();
-        for of_worker in self.shared.workers.lend(STEP) {
-            for (address, descriptor) in of_worker? {
-                // Others are about to be closed.
-                sockets.extend(known.get(&address).map(|of| (of.clone(), descriptor)));
-            }
-        }
-        for (endpoint, descriptor) in listen::of_service_manager()? {
-            sockets.push((SocketOf::of_manager(&endpoint), descriptor));
-        }
-        for (of, descriptor) in &*self.shared.lent.lock() {
-            sockets.push((of.clone(), descriptor.try_clone()?));
-        }
-        Ok(sockets)
     }
 
     /// Hands over the connections of all workers, one worker after the other.

@@ -3,18 +3,19 @@
 use super::keep::{Keep, QUIET};
 use crate::base::Tick;
 use crate::clock;
+use crate::config::descriptors;
 use crate::control::{DataPlane, Ended, NewSockets};
 use crate::inspect::{Inspect, Inspection};
 use crate::mailbox::Slot;
 use crate::net::listen::Listening;
-use crate::pool::{ResetOrder, Snapshot};
+use crate::pool::{BoundAddressId, ResetOrder, Snapshot};
 use crate::session::{CloseReason, ConnectionIds};
 use crate::warm;
 use crate::watchdog::Watched;
-use crate::worker::orders::{Adopt, Lent, Orders};
+use crate::worker::orders::{Adopt, Lend, Lent, Orders};
 use crate::worker::transit::{self, Incoming};
 use crate::worker::{self, ListenSocket, Peer, Prepared, WorkerContext};
-use crossbeam_channel::{Receiver, bounded, unbounded};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -29,6 +30,8 @@ pub struct Workers {
     keeper: Arc<Slot<warm::Orders>>,
     /// Stores connections at the end.
     pub keep: Arc<Keep>,
+    /// How many listening sockets are copied at once.
+    pub lends: usize,
 }
 
 /// The workers' threads, and where each sends its result when it ends.
@@ -37,11 +40,12 @@ pub struct WorkerThreads {
     pub ended: Receiver<Ended>,
 }
 
-/// Prepares the workers. The threads start with [`spawn`].
-pub fn prepare(count: usize, keeper: Arc<Slot<warm::Orders>>) -> io::Result<(Vec<Prepared>, Workers)> {
+/// Prepares the workers. The threads start with [`spawn`]. `limit` is that on open files.
+pub fn prepare(count: usize, keeper: Arc<Slot<warm::Orders>>, limit: u64) -> io::Result<(Vec<Prepared>, Workers)> {
     let both: io::Result<Vec<(Prepared, Peer)>> = (0..count).map(|_| worker::prepare()).collect();
     let (prepared, peers): (Vec<Prepared>, Vec<Peer>) = both?.into_iter().unzip();
-    Ok((prepared, Workers { peers: peers.into(), keeper, keep: Arc::default() }))
+    let lends = descriptors::lent_at_once(limit) as usize;
+    Ok((prepared, Workers { peers: peers.into(), keeper, keep: Arc::default(), lends }))
 }
 
 /// Starts a thread for each prepared worker.
@@ -107,23 +111,58 @@ impl Workers {
         })
     }
 
-    /// Copies of the listening sockets of each worker. A worker that does not respond in time is an error.
-    pub fn lend(&self, time: Duration) -> Vec<Lent> {
-        let asked: Vec<Receiver<Lent>> = (self.peers.iter())
-            .map(|peer| {
-                let (to, lent) = bounded(1);
-                peer.orders.put(Orders { lend: Some(to), ..Orders::default() });
-                lent
-            })
-            .collect();
+    /// The addresses of the listening sockets of each worker that a successor gets. A worker that does not respond in time is an
+    /// error.
+    pub fn addresses(&self, time: Duration) -> io::Result<Vec<Vec<BoundAddressId>>> {
+        let asked: Vec<Receiver<_>> = self.peers.iter().map(|peer| ask(peer, Lend::Addresses)).collect();
         let until = Instant::now() + time;
-        let silent = |_| Err(io::Error::new(io::ErrorKind::TimedOut, "a worker does not respond"));
-        asked.iter().map(|lent| lent.recv_deadline(until).unwrap_or_else(silent)).collect()
+        asked.iter().map(|addresses| addresses.recv_deadline(until).map_err(silent)).collect()
+    }
+
+    /// Copies of the listening sockets of a worker at these addresses, of which one may have several. Each part is copied once
+    /// it is asked for, and has as many descriptors as [`descriptors::lent_at_once`] says, or those of one address.
+    pub fn lend(
+        &self,
+        worker: usize,
+        mut addresses: Vec<BoundAddressId>,
+        time: Duration,
+    ) -> impl Iterator<Item = Lent> {
+        addresses.sort_unstable();
+        parts(&addresses, self.lends).into_iter().map(move |part| {
+            let lent = ask(&self.peers[worker], |to| Lend::Copies(part, to));
+            lent.recv_timeout(time).map_err(silent)?
+        })
     }
 
     fn order(&self, order: impl Fn() -> Orders) {
         self.peers.iter().for_each(|peer| peer.orders.put(order()));
     }
+}
+
+fn ask<T>(peer: &Peer, what: impl FnOnce(Sender<T>) -> Lend) -> Receiver<T> {
+    let (to, answer) = bounded(1);
+    peer.orders.put(Orders { lend: Some(what(to)), ..Orders::default() });
+    answer
+}
+
+fn silent<E>(_: E) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, "a worker does not respond")
+}
+
+/// Divides sorted addresses so that no part has more than `most`. All of the same value are in one part, which has each once.
+fn parts(addresses: &[BoundAddressId], most: usize) -> Vec<Vec<BoundAddressId>> {
+    let (mut parts, mut count) = (Vec::<Vec<BoundAddressId>>::new(), most);
+    for same in addresses.chunk_by(|one, next| one == next) {
+        count += same.len();
+        match parts.last_mut().filter(|_| count <= most) {
+            Some(part) => part.push(same[0]),
+            None => {
+                parts.push(vec![same[0]]);
+                count = same.len();
+            }
+        }
+    }
+    parts
 }
 
 impl DataPlane for Workers {
@@ -192,5 +231,23 @@ impl Inspect for Workers {
 
     fn has_ended(&self, worker: usize) -> bool {
         self.peers[worker].heartbeat.has_ended()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listening_sockets_are_copied_in_parts_of_whole_addresses() {
+        let ids = |list: &[u32]| list.iter().map(|id| BoundAddressId(*id)).collect::<Vec<_>>();
+        for (addresses, most, want) in [
+            (&[][..], 2, &[][..]),
+            (&[1, 2, 3, 4, 5], 2, &[&[1, 2][..], &[3, 4], &[5]]),
+            (&[1, 2, 2, 3], 2, &[&[1], &[2], &[3]]),
+            (&[1, 1, 1, 2, 3], 2, &[&[1], &[2, 3]]),
+        ] {
+            assert_eq!(parts(&ids(addresses), most), want.iter().map(|part| ids(part)).collect::<Vec<_>>());
+        }
     }
 }

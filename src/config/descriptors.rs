@@ -9,13 +9,14 @@
 //! | warm connections | one for each, of the backends that are known now; an eighth of the limit at most ([`Share::warm`]) |
 //! | the admin API, where there is one | [`AdminShare::descriptors`] |
 //! | the socket of `take_over`, where there is one | [`TAKE_OVER`] |
+//! | copies of listening sockets for an upgrade, where one is possible | [`lent_at_once`] |
 //! | the access log, where there is one | 2 |
 //! | pipes of spliced bulk | two for each of [`Share::pipes`] |
 //!
 //! Never less than an eighth of the limit, or 1 024, is kept: the rest of the system may hand descriptors to the process too.
 
 use super::discovered::is_discovered;
-use super::model::{Backend, Engine, HealthKind, Listener, Model, Pool};
+use super::model::{Backend, Engine, HealthKind, Listener, Model, Pool, Upgrade};
 use crate::base::Address;
 
 const PROCESS: u64 = 24;
@@ -29,6 +30,8 @@ const ADMIN_OWN: u64 = 8;
 /// The socket, a process that takes over there, and a pipe that ends the wait for one.
 const TAKE_OVER: u64 = 4;
 const LOG: u64 = 2;
+/// Of listening sockets that are copied at once.
+const LENT: std::ops::RangeInclusive<u64> = 8..=128;
 const CONNECTION: u64 = 2;
 
 /// The most pipes that all workers together may have open, two descriptors each. A pipe is in use only while bytes are in it.
@@ -68,6 +71,12 @@ impl AdminShare {
     pub fn descriptors(self) -> u64 {
         ADMIN_OWN + (self.reading + self.closing + self.queued + 2 * ADMIN_CALLS) as u64
     }
+}
+
+/// How many listening sockets are copied at once for a process that takes over. A large limit may serve thousands of ports, and a
+/// hand-over that copies more at once takes less time.
+pub fn lent_at_once(limit: u64) -> u64 {
+    (limit / 128).clamp(*LENT.start(), *LENT.end())
 }
 
 /// How the limit is divided.
@@ -188,6 +197,7 @@ fn pipes(limit: u64, model: &Model) -> u64 {
 
 fn needed(limit: u64, model: &Model, listening: u64, counts: fn(&Backend) -> bool) -> u64 {
     let global = &model.global;
+    let hands_over = global.take_over.is_some() || global.upgrade == Upgrade::On;
     let probed = model.pools.iter().filter(|pool| pool.health.kind != HealthKind::Off);
     let probes = probed.map(|pool| backends(pool, counts)).sum::<u64>() + SPARE_PROBES;
     PROCESS
@@ -198,6 +208,7 @@ fn needed(limit: u64, model: &Model, listening: u64, counts: fn(&Backend) -> boo
         + warm(model, counts).min(limit / 8)
         + if global.admin.is_some() { AdminShare::of(limit).descriptors() } else { 0 }
         + if global.take_over.is_some() { TAKE_OVER } else { 0 }
+        + if hands_over { lent_at_once(limit).min(listening) } else { 0 }
         + if global.access_log.is_some() { LOG } else { 0 }
         + 2 * pipes(limit, model)
 }
@@ -231,7 +242,7 @@ mod tests {
         large.global.admin = Listen::parse("127.0.0.1:1").ok();
         assert_eq!(listening_sockets(&large), 160);
         let share = divided(1024, &large).unwrap();
-        assert_eq!(share.reserved, 24 + 16 * 8 + 160 + 4 + (3 + 8) + 128 + 2 * 32);
+        assert_eq!(share.reserved, 24 + 16 * 8 + 160 + 4 + (3 + 8) + 128 + 8 + 2 * 32);
         assert_eq!(share.connections as u64, (1024 - share.reserved) / 2);
         large.listeners.push(Listener { bind: vec![Listen::parse("unix:/a").unwrap()], ..Listener::default() });
         assert_eq!(listening_sockets(&large), 161, "a unix socket is one worker's");

@@ -331,11 +331,20 @@ impl<L: Listen> Acceptor<L> {
         self.take_in_leaving(process, spares, now);
     }
 
-    /// Copies of the sockets that serve, for a successor. One of the service manager is not among them.
-    pub(super) fn lend(&self) -> io::Result<Vec<(BoundAddressId, OwnedFd)>> {
-        let own = |socket: &&ListenSocket<L>| socket.role == Role::Serving && !socket.listening.is_inherited();
-        let copy = |socket: &ListenSocket<L>| Ok((socket.address, socket.listening.copy()?));
-        self.sockets.iter().filter(own).map(copy).collect()
+    /// The sockets that serve, for a successor. One of the service manager is not among them.
+    fn own(&self) -> impl Iterator<Item = &ListenSocket<L>> {
+        self.sockets.iter().filter(|socket| socket.role == Role::Serving && !socket.listening.is_inherited())
+    }
+
+    /// The address of each of them.
+    pub(super) fn addresses(&self) -> Vec<BoundAddressId> {
+        self.own().map(|socket| socket.address).collect()
+    }
+
+    /// Copies of those at these addresses, which are sorted.
+    pub(super) fn lend(&self, addresses: &[BoundAddressId]) -> io::Result<Vec<(BoundAddressId, OwnedFd)>> {
+        let asked = self.own().filter(|socket| addresses.binary_search(&socket.address).is_ok());
+        asked.map(|socket| Ok((socket.address, socket.listening.copy()?))).collect()
     }
 
     /// A successor accepts the clients from now on. Sockets that leave are not its own, and go on here.

@@ -48,7 +48,7 @@ use driver::{Accepted, Driver, Transport};
 use kernel::Kernel;
 use ledger::WorkerLedger;
 use mio::{Events, Poll, Registry};
-use orders::{Adopt, Orders};
+use orders::{Adopt, Lend, Orders};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
@@ -362,9 +362,11 @@ impl Worker {
             self.driver.reset_backends(&reset, CloseReason::Forced);
         }
         self.inspections.add(inspect);
-        if let Some(to) = lend {
-            // The one that asked may have stopped waiting.
-            let _ = to.try_send(self.acceptor.lend());
+        // The one that asked may have stopped waiting.
+        match lend {
+            Some(Lend::Addresses(to)) => drop(to.try_send(self.acceptor.addresses())),
+            Some(Lend::Copies(addresses, to)) => drop(to.try_send(self.acceptor.lend(&addresses))),
+            None => {}
         }
         match accept {
             Some(true) => self.acceptor.accept_again(),

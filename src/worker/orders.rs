@@ -25,8 +25,8 @@ pub struct Orders {
     pub reset: ResetOrder,
     /// Answer these questions about connections.
     pub inspect: Inspections,
-    /// Give copies of the listening sockets that serve.
-    pub lend: Option<Sender<Lent>>,
+    /// Answer a question for a successor.
+    pub lend: Option<Lend>,
     /// A successor accepts the clients (false), or this process does again (true).
     pub accept: Option<bool>,
     /// A successor has the listening sockets: close them, and end when the last connection has.
@@ -41,6 +41,15 @@ pub struct Orders {
     pub stop: Option<CloseReason>,
     /// Take out connections, once clients that peers handed over are served.
     pub depart: Option<Depart>,
+}
+
+/// A question about the listening sockets that serve. Those of the service manager are not among them.
+#[derive(Clone, Debug)]
+pub enum Lend {
+    /// The address of each socket.
+    Addresses(Sender<Vec<BoundAddressId>>),
+    /// Copies of the sockets at these addresses, which are sorted.
+    Copies(Vec<BoundAddressId>, Sender<Lent>),
 }
 
 /// Copies of a worker's listening sockets, or why there are none.

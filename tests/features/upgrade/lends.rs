@@ -4,6 +4,7 @@
 use super::between::Act;
 use super::outlives::Waiting;
 use super::{Upgradable, echoes};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
@@ -74,6 +75,26 @@ fn each_listener_keeps_the_ports_that_the_kernel_has_chosen_for_it() {
         for (name, at) in &after {
             assert_eq!(Conn::to(at).hear_line(), if name == "b" { "two" } else { "one" });
         }
+    }
+}
+
+#[test]
+fn many_listening_sockets_need_few_further_descriptors() {
+    let (server, place, ip) = (Server::start(peers::echo), Place::new(), fresh_loopback());
+    place.write("workers = 2", &[("a", &format!("bind = ['{ip}:5000-5199']"), &server)]);
+    let tcplb = place.start();
+    let at = |port: u16| At::Tcp((ip, port).into());
+    let client = Conn::to(&at(5_000));
+    client.assert_echoes("before");
+    let open = tcplb.process.open_fds() as u64;
+    assert!(open > 400, "{open}");
+    // A second descriptor of each would not fit.
+    let limit = Rlimit { current: Some(open + 200), maximum: Some(open + 200) };
+    prlimit(Pid::from_raw(tcplb.process.pid() as i32), Resource::Nofile, limit).unwrap();
+    tcplb.upgrade();
+    client.assert_echoes("after");
+    for port in [5_000, 5_199] {
+        Conn::to(&at(port)).assert_echoes("a new client");
     }
 }
 
