@@ -6,7 +6,7 @@ use super::file::MISTAKES_MAX;
 use super::model::{Listener, Model, Pool};
 use super::settings::{self, GLOBAL, HEALTH, LISTENER, POOL, Section};
 use crate::policy::balance::Shares;
-use crate::policy::routes::{self, Covered};
+use crate::policy::routes::{self, Clients, Covered};
 use crate::proto::sniff::Protocol;
 use std::collections::HashSet;
 
@@ -49,7 +49,11 @@ fn of_warm_routes<'a>(listener: &'a Listener, model: &'a Model) -> impl Iterator
 /// Routes that no client can take.
 fn of_routes(listener: &Listener) -> Vec<String> {
     let route = |index| route(listener, index);
-    let covered = routes::covered(listener.routes.iter().map(|route| &route.conditions));
+    let clients = match settings::all_have_addresses(listener) {
+        true => Clients::HaveAddresses,
+        false => Clients::MayHaveNone,
+    };
+    let covered = routes::covered(listener.routes.iter().map(|route| &route.conditions), clients);
     let covered = covered.into_iter().map(|Covered { route: index, by }| {
         let by: Vec<String> = by.into_iter().map(route).collect();
         let take = if by.len() > 1 { "take" } else { "takes" };

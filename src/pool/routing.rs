@@ -10,6 +10,7 @@ use crate::config::model::{self, NO_ROUTE, SILENT};
 use crate::policy::routes::Routes;
 use crate::proto::sniff::{Protocols, Sniffed};
 use crate::telemetry::RouteTotals;
+use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub struct Routing {
     /// In the order of the table's pools.
     pools: Vec<Arc<Pool>>,
     silent: Option<(RouteLabel, Arc<Pool>)>,
+    /// What [`Listener::removed_in`] has made last, and the generation of that snapshot.
+    removed: Mutex<Option<(u64, Arc<Listener>)>>,
 }
 
 /// What does not depend on a snapshot.
@@ -98,7 +101,7 @@ impl Routing {
             Some(name) => Some((SILENT.into(), pool(name)?)),
             None => None,
         };
-        Some(Routing { table, pools, silent })
+        Some(Routing { table, pools, silent, removed: Mutex::default() })
     }
 }
 
@@ -139,13 +142,21 @@ impl Listener {
     }
 
     /// For its clients that have no pool yet, once a new snapshot has it no more. Its routes lead to the pools that have the same
-    /// names there. Where a pool is gone too, its clients find no backend.
-    pub fn removed_in(&self, snapshot: &Snapshot) -> Listener {
+    /// names there. Where a pool is gone too, its clients find no backend. All of its clients share what their first one has made.
+    pub fn removed_in(&self, snapshot: &Snapshot) -> Arc<Listener> {
+        let mut removed = self.routing.removed.lock();
+        match &*removed {
+            Some((generation, listener)) if *generation == snapshot.generation => listener.clone(),
+            _ => removed.insert((snapshot.generation, Arc::new(self.make_removed_in(snapshot)))).1.clone(),
+        }
+    }
+
+    fn make_removed_in(&self, snapshot: &Snapshot) -> Listener {
         let successor = |pool: &Arc<Pool>| {
             let name = &pool.settings.name;
             snapshot.pool(name).cloned().unwrap_or_else(|| without_backends(name.clone()))
         };
-        let Routing { table, pools, silent } = &self.routing;
+        let Routing { table, pools, silent, .. } = &self.routing;
         Listener {
             name: self.name.clone(),
             settings: model::Listener {
@@ -158,6 +169,7 @@ impl Listener {
                 table: table.clone(),
                 pools: pools.iter().map(successor).collect(),
                 silent: silent.as_ref().map(|(label, pool)| (label.clone(), successor(pool))),
+                removed: Mutex::default(),
             },
             addresses: Vec::new(),
             totals: self.totals.clone(),

@@ -79,7 +79,7 @@ impl Session {
                 return true;
             }
             (Route::Listener(listener), None) if listener.has_routes() => {
-                Some(Route::Listener(Arc::new(listener.removed_in(snapshot))))
+                Some(Route::Listener(listener.removed_in(snapshot)))
             }
             (_, None) => snapshot.pool(&self.route.pool().settings.name).cloned().map(Route::Pool),
         };

@@ -18,6 +18,11 @@ pub(in crate::config) fn has_addresses(listener: &Listener) -> bool {
     listener.accept_proxy || !listener.bind.iter().all(|listen| matches!(listen.0, Address::Unix(_)))
 }
 
+/// Whether each client has one. A proxy may announce the client of a unix socket.
+pub(in crate::config) fn all_have_addresses(listener: &Listener) -> bool {
+    !listener.accept_proxy && !listener.bind.iter().any(|listen| matches!(listen.0, Address::Unix(_)))
+}
+
 fn keeps_clients_out(listener: &Listener) -> bool {
     let lists = [&listener.allow, &listener.deny].iter().any(|list| !list.is_empty());
     let files = listener.allow_file.is_some() || listener.deny_file.is_some();

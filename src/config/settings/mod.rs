@@ -42,7 +42,7 @@ pub use given::{Source, Typed};
 pub use global::GLOBAL;
 pub use health::HEALTH;
 pub use listener::LISTENER;
-pub(super) use listener::{ADDRESSES, has_addresses};
+pub(super) use listener::{ADDRESSES, all_have_addresses, has_addresses};
 pub use pool::POOL;
 pub use route::ROUTE;
 

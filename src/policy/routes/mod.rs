@@ -26,7 +26,8 @@ pub use pattern::NamePattern;
 use super::limit::{Access, canonical};
 use crate::proto::sniff::{Protocol, Protocols, Sniffed};
 use ipnet::IpNet;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::iter::successors;
 use std::net::IpAddr;
 
 /// What must hold for a route. An empty list, or `None`, is no condition.
@@ -162,10 +163,71 @@ struct Comparable<'a> {
     source: Vec<IpNet>,
 }
 
-impl Comparable<'_> {
-    fn new(conditions: &Conditions, wanted: Protocols) -> Comparable<'_> {
-        let source = IpNet::aggregate(&conditions.source.iter().copied().map(canonical).collect());
+/// Where an earlier route is found. A name may have ten thousand routes, which differ in their sources.
+#[derive(PartialEq, Eq, Hash)]
+struct Place<'a> {
+    name: Option<&'a NamePattern>,
+    protocol: Option<Protocol>,
+    alpn: Alpn<'a>,
+    /// One of its prefixes, if it has any.
+    source: Option<IpNet>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Alpn<'a> {
+    Any,
+    One(&'a str),
+    OneOfMany,
+}
+
+impl<'a> Comparable<'a> {
+    fn new(conditions: &'a Conditions, wanted: Protocols, clients: Clients) -> Comparable<'a> {
+        let mut source = IpNet::aggregate(&conditions.source.iter().copied().map(canonical).collect());
+        let everywhere = |is_v4| source.iter().any(|net| length_of(net) == (is_v4, 0));
+        if clients == Clients::HaveAddresses && everywhere(true) && everywhere(false) {
+            source.clear();
+        }
         Comparable { protocol: conditions.protocol_among(wanted), alpn: &conditions.alpn, source }
+    }
+
+    /// Where it is put for one of its names.
+    fn places(&self, name: Option<&'a NamePattern>) -> impl Iterator<Item = Place<'a>> {
+        let (protocol, alpn) = (self.protocol, self.alpn_at());
+        let anywhere = self.source.is_empty().then_some(None);
+        let sources = self.source.iter().copied().map(Some).chain(anywhere);
+        sources.map(move |source| Place { name, protocol, alpn, source })
+    }
+
+    /// Where those are that may hold wherever this one holds. `lengths` says which lengths of prefixes there are.
+    fn places_of_wider<'b>(
+        &self,
+        name: Option<&'a NamePattern>,
+        lengths: &'b HashSet<(bool, u8)>,
+    ) -> impl Iterator<Item = Place<'a>> + use<'a, 'b> {
+        let wider = successors(self.source.first().copied(), IpNet::supernet);
+        let wider = wider.filter(|net| lengths.contains(&length_of(net)));
+        let sources = wider.map(Some).chain([None]);
+        let protocols = [None, self.protocol].into_iter().take(if self.protocol.is_some() { 2 } else { 1 });
+        let alpns = [Alpn::Any, Alpn::OneOfMany, self.alpn_at()].into_iter();
+        let alpns = alpns.take(match self.alpn_at() {
+            Alpn::Any => 1,
+            Alpn::OneOfMany => 2,
+            Alpn::One(_) => 3,
+        });
+        sources.flat_map(move |source| {
+            let alpns = alpns.clone();
+            protocols
+                .clone()
+                .flat_map(move |protocol| alpns.clone().map(move |alpn| Place { name, protocol, alpn, source }))
+        })
+    }
+
+    fn alpn_at(&self) -> Alpn<'a> {
+        match self.alpn {
+            [] => Alpn::Any,
+            [one, others @ ..] if others.iter().all(|other| other == one) => Alpn::One(one),
+            _ => Alpn::OneOfMany,
+        }
     }
 
     /// Whether these hold wherever `other` holds.
@@ -178,6 +240,10 @@ impl Comparable<'_> {
     }
 }
 
+fn length_of(net: &IpNet) -> (bool, u8) {
+    (net.addr().is_ipv4(), net.prefix_len())
+}
+
 /// `b.c` and `c` of `a.b.c`.
 fn behind_each_dot(name: &str) -> impl Iterator<Item = &str> {
     name.match_indices('.').filter_map(|(at, _)| name.get(at + 1..))
@@ -188,22 +254,40 @@ fn wanted<'a>(routes: impl Iterator<Item = &'a Conditions>) -> Protocols {
     routes.filter_map(|route| route.protocol_among(Protocols::default())).collect()
 }
 
+/// What is known of the clients of a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clients {
+    /// Each of them has an IP address.
+    HaveAddresses,
+    /// Some may have none: those of a unix socket, also behind a proxy.
+    MayHaveNone,
+}
+
 /// The routes that no client can take, since earlier ones take all of theirs.
-pub fn covered<'a>(routes: impl IntoIterator<Item = &'a Conditions>) -> Vec<Covered> {
+pub fn covered<'a>(routes: impl IntoIterator<Item = &'a Conditions>, clients: Clients) -> Vec<Covered> {
     let routes: Vec<&Conditions> = routes.into_iter().collect();
     let wanted = wanted(routes.iter().copied());
-    let comparable: Vec<Comparable<'_>> = routes.iter().map(|route| Comparable::new(route, wanted)).collect();
-    let mut earlier: HashMap<Option<&NamePattern>, Vec<usize>> = HashMap::new();
+    let comparable: Vec<Comparable<'_>> = routes.iter().map(|route| Comparable::new(route, wanted, clients)).collect();
+    let mut earlier: HashMap<Place<'_>, Vec<usize>> = HashMap::new();
+    let mut lengths = HashSet::new();
     let mut covered = Vec::new();
     for (route, (conditions, own)) in routes.iter().zip(&comparable).enumerate() {
         let covers = |index: &usize| comparable.get(*index).is_some_and(|earlier| earlier.hold_with(own));
-        let by = |name| earlier.get(&name)?.iter().copied().find(covers);
+        let by = |name| {
+            let wider = own
+                .places_of_wider(name, &lengths)
+                .filter_map(|place| earlier.get(&place)?.iter().copied().find(covers));
+            wider.min()
+        };
         if let Some(mut by) = conditions.names().map(by).collect::<Option<Vec<usize>>>() {
             by.sort_unstable();
             by.dedup();
             covered.push(Covered { route, by });
         }
-        conditions.names().for_each(|name| earlier.entry(name).or_default().push(route));
+        lengths.extend(own.source.iter().map(length_of));
+        for place in conditions.names().flat_map(|name| own.places(name)) {
+            earlier.entry(place).or_default().push(route);
+        }
     }
     covered
 }

@@ -189,11 +189,19 @@ fn a_route_that_an_earlier_one_covers_is_found() {
         ),
         (vec![with(any(), &["::ffff:10.0.0.0/104"], &[]), with(any(), &["10.1.0.0/16"], &[])], vec![(1, vec![0])]),
         (vec![with(any(), &["10.1.0.0/16"], &[]), with(any(), &["10.0.0.0/8"], &[])], vec![]),
-        (vec![with(sni(&["a"]), &["0.0.0.0/0", "::/0"], &[]), sni(&["a"])], vec![]),
+        (vec![with(any(), &["10.0.0.0/8"], &["x"]), with(any(), &["10.0.0.0/8"], &["y", "x"])], vec![]),
+        (vec![with(any(), &["10.0.0.0/8"], &["y", "x"]), with(any(), &["10.1.0.0/16"], &["x"])], vec![(1, vec![0])]),
+        (vec![with(any(), &["10.0.0.0/8"], &[]), with(any(), &["10.1.0.0/16", "11.0.0.0/8"], &[])], vec![]),
     ] {
         let found: Vec<Covered> = found.into_iter().map(|(route, by)| Covered { route, by }).collect();
-        assert_eq!(covered(&routes), found, "{routes:?}");
+        assert_eq!(covered(&routes, Clients::MayHaveNone), found, "{routes:?}");
+        assert_eq!(covered(&routes, Clients::HaveAddresses), found, "{routes:?}");
     }
+    let everywhere = [with(sni(&["a"]), &["0.0.0.0/1", "128.0.0.0/1", "::/0"], &[]), sni(&["a"])];
+    assert_eq!(covered(&everywhere, Clients::MayHaveNone), []);
+    assert_eq!(covered(&everywhere, Clients::HaveAddresses), [Covered { route: 1, by: vec![0] }]);
+    let of_one_family = [with(sni(&["a"]), &["0.0.0.0/0"], &[]), sni(&["a"])];
+    assert_eq!(covered(&of_one_family, Clients::HaveAddresses), []);
 }
 
 /// Ten thousand names in one table: each is found, and none is scanned for.
@@ -208,7 +216,18 @@ fn many_names_are_found() {
         assert_eq!(by_name(&routes, &format!("a.b.zone{index}.example.com")), Some(index));
     }
     assert_eq!(by_name(&routes, "host10000.example.com"), None);
-    assert_eq!(covered(&list), []);
+    assert_eq!(covered(&list, Clients::HaveAddresses), []);
+}
+
+/// As many routes without a name, which differ in their sources: each is compared with few others.
+#[test]
+fn of_many_sources_the_covered_ones_are_found_in_little_time() {
+    let of = |text: String| Conditions { source: vec![text.parse().unwrap()], ..Conditions::default() };
+    let mut list: Vec<Conditions> = (0..40_000).map(|at| of(format!("10.{}.{}.0/24", at / 250, at % 250))).collect();
+    list.push(of("10.7.3.9/32".to_owned()));
+    let begun = std::time::Instant::now();
+    assert_eq!(covered(&list, Clients::HaveAddresses), [Covered { route: 40_000, by: vec![7 * 250 + 3] }]);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
 }
 
 /// The definition: all routes that fit, the one of the most specific name first, then the first in the file.
@@ -290,7 +309,7 @@ proptest! {
         clients in prop::collection::vec(client(), 1..40),
     ) {
         let table = Routes::new(&routes);
-        let covered: Vec<usize> = covered(&routes).into_iter().map(|covered| covered.route).collect();
+        let covered: Vec<usize> = covered(&routes, Clients::MayHaveNone).into_iter().map(|covered| covered.route).collect();
         for (sniffed, source) in clients {
             let found = table.find(sniffed.as_ref(), source);
             prop_assert_eq!(found, by_definition(&routes, sniffed.as_ref(), source), "{:?} {:?}", sniffed, source);
@@ -298,6 +317,25 @@ proptest! {
             let is_known = sniffed.is_none_or(|sniffed| table.wanted().contains(sniffed.protocol));
             prop_assert!(!is_known || found.is_none_or(|route| !covered.contains(&route)), "{:?} is not covered", found);
         }
+    }
+
+    /// The definition of what covers a route: an earlier one with this name that holds wherever it holds.
+    #[test]
+    fn the_first_route_that_covers_another_is_found(routes in prop::collection::vec(conditions(), 0..16)) {
+        let wanted = wanted(routes.iter());
+        let of = |index: usize| Comparable::new(&routes[index], wanted, Clients::HaveAddresses);
+        let mut expected = Vec::new();
+        for route in 0..routes.len() {
+            let first = |name| {
+                (0..route).find(|other| routes[*other].names().any(|it| it == name) && of(*other).hold_with(&of(route)))
+            };
+            if let Some(mut by) = routes[route].names().map(first).collect::<Option<Vec<usize>>>() {
+                by.sort_unstable();
+                by.dedup();
+                expected.push(Covered { route, by });
+            }
+        }
+        prop_assert_eq!(covered(&routes, Clients::HaveAddresses), expected);
     }
 
     /// Where routes have names only, every route that is not covered takes some client.
@@ -309,7 +347,7 @@ proptest! {
         let routes: Vec<Conditions> =
             names.iter().map(|list| sni(&list.iter().map(text).collect::<Vec<_>>().iter().map(String::as_str).collect::<Vec<_>>())).collect();
         let table = Routes::new(&routes);
-        let covered: Vec<usize> = covered(&routes).into_iter().map(|covered| covered.route).collect();
+        let covered: Vec<usize> = covered(&routes, Clients::MayHaveNone).into_iter().map(|covered| covered.route).collect();
         for (route, list) in names.iter().enumerate() {
             // No other name has the label `z`.
             let clients = list.iter().map(|(name, wildcard)| if *wildcard { format!("z.{name}") } else { name.clone() });

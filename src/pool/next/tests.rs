@@ -477,3 +477,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn the_clients_of_a_removed_listener_share_its_routes() {
+    let mut model = model_of(&["b1"]);
+    model.listeners[0].routes = vec![model::Route { pool: "web".to_owned(), ..model::Route::default() }];
+    let before = build(&model, &resolved(&model));
+    model.listeners.clear();
+    let (listener, removed) = (before.listener("in").unwrap(), step(&before, &model));
+    let first = listener.removed_in(&removed);
+    assert!(first.has_routes() && Arc::ptr_eq(&first, &listener.removed_in(&removed)));
+    assert!(Arc::ptr_eq(&first.pool, removed.pool("web").unwrap()));
+    let next = step(&removed, &model_of(&["b2"]));
+    assert!(Arc::ptr_eq(&listener.removed_in(&next).pool, next.pool("web").unwrap()), "those of each snapshot");
+}
