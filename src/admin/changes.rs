@@ -5,6 +5,7 @@ use super::routes::Call;
 use super::{State, api, status, target};
 use crate::base::Address;
 use crate::clock;
+use crate::config::file::place::Remark;
 use crate::config::{advice, check, model};
 use crate::control::{Refused, ReloadError, Reloaded};
 use crate::pool::{AdminState, Pool};
@@ -64,10 +65,11 @@ pub fn reload(state: &State, call: &Call<'_>) -> Response {
         Ok(Reloaded { changes, model }) => {
             let generation = state.published.snapshot().generation;
             let changes = changes.0.iter().map(ToString::to_string).collect();
-            let mut warnings = advice::of(&model);
+            let mut warnings: Vec<String> = advice::of(&model).iter().map(Remark::to_string).collect();
             if dry_run {
                 let running = state.published.model();
-                warnings.extend(preflight::warnings(&model, &preflight::Before::Reload { running: &running }));
+                let of_start = preflight::warnings(&model, &preflight::Before::Reload { running: &running });
+                warnings.extend(of_start.iter().map(Remark::to_string));
             }
             Response::json(200, &api::Reloaded { dry_run, generation, changes, warnings })
         }
@@ -138,6 +140,7 @@ fn known(state: &State, pool_name: &str, name: &str) -> Result<api::BackendView,
 /// weights.
 fn shown(state: &State, status: u16, pool: &str, name: &str, warn: bool) -> Response {
     let warnings = if warn { advice::of_pool_called(&state.published.model(), pool) } else { Vec::new() };
+    let warnings = warnings.iter().map(Remark::to_string).collect();
     let changed = |backend| api::Changed { backend, warnings };
     known(state, pool, name).map_or_else(|refusal| refusal, |backend| Response::json(status, &changed(backend)))
 }

@@ -1,5 +1,6 @@
 //! Figures of the process and its limits, from /proc (proc(5)). A figure that can't be read is absent.
 
+use crate::net::local_ports;
 use rustix::process::{Resource, getrlimit};
 use std::fs;
 
@@ -53,10 +54,7 @@ pub fn descriptors() -> (Option<u64>, Option<u64>) {
 
 /// The number of local ports that the kernel gives to connections. A port serves one connection to each remote address.
 pub fn local_ports() -> Option<u64> {
-    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let mut ends = range.split_whitespace().map(|end| end.parse::<u64>().ok());
-    let (first, last) = (ends.next()??, ends.next()??);
-    last.checked_sub(first).map(|beyond_first| beyond_first + 1)
+    local_ports::range().map(|range| range.len() as u64)
 }
 
 /// Since Linux 6.2 the directory's size is the count. Counting entries takes long with a hundred thousand of them.

@@ -173,7 +173,8 @@ impl Ready {
             share.reserved
         );
         let capped = descriptors::capped(share, &model);
-        descriptors::beyond(share, &model).iter().chain(&capped).for_each(|warning| log::warn!("{warning}"));
+        descriptors::beyond(share, &model).iter().for_each(|warning| log::warn!("{warning}"));
+        capped.iter().for_each(|warning| log::warn!("{warning}"));
         let keeper = warm::prepare()?;
         let (prepared, data_plane) = workers::prepare(model.global.workers, keeper.access().orders, descriptors)?;
         let (file, now) = (config_state.file().clone(), clock::now());

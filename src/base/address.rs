@@ -119,14 +119,18 @@ impl Listen {
         Ok((first..=last).map(|port| listen.with_port(port)).collect())
     }
 
-    /// The addresses as they are written: three or more ports in a row as a range.
-    pub fn shown(listens: &[Listen]) -> Vec<String> {
-        let follows = |one: &Listen, next: &Listen| {
+    /// Addresses that follow each other, each with the next port.
+    pub fn rows(listens: &[Listen]) -> impl Iterator<Item = &[Listen]> {
+        listens.chunk_by(|one, next| {
             let (before, port) = (one.port().unwrap_or(0), next.port().unwrap_or(0));
             before > 0 && before.checked_add(1) == Some(port) && one.with_port(port) == *next
-        };
+        })
+    }
+
+    /// The addresses as they are written: three or more ports in a row as a range.
+    pub fn shown(listens: &[Listen]) -> Vec<String> {
         let mut shown = Vec::new();
-        for row in listens.chunk_by(follows) {
+        for row in Listen::rows(listens) {
             match row {
                 [first, .., last] if row.len() > 2 => shown.push(format!("{first}-{}", last.port().unwrap_or(0))),
                 row => shown.extend(row.iter().map(Listen::to_string)),

@@ -5,7 +5,7 @@
 use super::args::Balance;
 use super::flags::{self, Asked, Mistakes};
 use crate::base::text::counted;
-use crate::config::file;
+use crate::config::file::{self, place::Lines};
 use crate::config::model::{Listener, Model};
 use crate::confine;
 use crate::preflight;
@@ -44,6 +44,11 @@ pub fn read(path: &Path, balance: &Balance, cores: usize) -> Result<Asked, Mista
 
 /// Reads a file and the lists of prefixes that it names, opening no other file. `take_over` is the path of `--take-over`.
 pub fn load(path: &Path, cores: usize, take_over: Option<&Path>) -> Result<Model, Mistakes> {
+    load_with_text(path, cores, take_over).map(|(model, _)| model)
+}
+
+/// The same, with the text of the file.
+pub fn load_with_text(path: &Path, cores: usize, take_over: Option<&Path>) -> Result<(Model, String), Mistakes> {
     let text = text(path, SIZE_MAX).map_err(|why| Mistakes(vec![why]))?;
     let name = path.display().to_string();
     let parsed = file::parse(&text, &name).map_err(|mistakes| Mistakes(mistakes.0))?;
@@ -61,9 +66,10 @@ pub fn load(path: &Path, cores: usize, take_over: Option<&Path>) -> Result<Model
         let binds = model.listeners.iter().flat_map(|listener| &listener.bind);
         mistakes.extend(flags::take_over_overlaps(&model.global, binds));
     }
-    mistakes.extend(preflight::mistakes(&model));
+    let lines = Lines::new(&text, &name);
+    mistakes.extend(preflight::mistakes(&model).iter().map(|mistake| lines.located(mistake)));
     if mistakes.is_empty() {
-        Ok(model)
+        Ok((model, text))
     } else {
         Err(Mistakes(file::readable(mistakes, &path.display().to_string(), false)))
     }

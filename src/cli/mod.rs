@@ -37,6 +37,7 @@ mod top;
 use crate::app::Loader;
 use crate::base::familiar;
 use crate::config::advice;
+use crate::config::file::place::{Lines, Remark};
 use crate::config::settings::reference;
 use crate::handover;
 use crate::launcher;
@@ -152,7 +153,7 @@ fn balance(flags: &args::Balance) -> ExitCode {
         Some(path) => config_file::read(path, flags, cores()),
         None => flags::read(flags, cores()).and_then(|asked| match preflight::mistakes(&asked.model) {
             mistakes if mistakes.is_empty() => Ok(asked),
-            mistakes => Err(flags::Mistakes(mistakes)),
+            mistakes => Err(flags::Mistakes(mistakes.iter().map(Remark::to_string).collect())),
         }),
     };
     match asked {
@@ -180,13 +181,15 @@ fn balance(flags: &args::Balance) -> ExitCode {
 }
 
 fn check(path: &Path) -> ExitCode {
-    match config_file::load(path, cores(), None) {
-        Ok(model) => {
+    match config_file::load_with_text(path, cores(), None) {
+        Ok((model, text)) => {
             // Where stdout is closed, the exit code is the answer.
             let _ = terminal::show(config_file::summary(path, &model));
             let before = preflight::Before::Start { file: path };
-            for warning in advice::of(&model).into_iter().chain(preflight::warnings(&model, &before)) {
-                terminal::report(format_args!("warning: {warning}"));
+            let name = path.display().to_string();
+            let lines = Lines::new(&text, &name);
+            for warning in advice::of(&model).iter().chain(&preflight::warnings(&model, &before)) {
+                terminal::report(format_args!("warning: {}", lines.located(warning)));
             }
             ExitCode::SUCCESS
         }

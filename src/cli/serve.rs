@@ -74,7 +74,7 @@ pub fn run(
     for change in drift.filter(|change| !matches!(change.origin, Origin::Source(_))) {
         log::info!("from the state file: {change}");
     }
-    for warning in advice::of(&model).into_iter().chain(preflight::sources(&model)) {
+    for warning in advice::of(&model).into_iter().chain(preflight::of_this_machine(&model)) {
         log::warn!("{warning}");
     }
     for endpoint in running.admin() {

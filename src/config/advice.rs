@@ -3,6 +3,7 @@
 //! `tcplb check`, the start, a reload and a change by API log or show each warning as a line.
 
 use super::file::MISTAKES_MAX;
+use super::file::place::{Place, Remark, Within};
 use super::model::{Listener, Model, Pool};
 use super::settings::{self, GLOBAL, HEALTH, LISTENER, POOL, Section};
 use crate::policy::balance::Shares;
@@ -11,22 +12,30 @@ use crate::proto::sniff::Protocol;
 use std::collections::HashSet;
 
 /// Every warning about a model.
-pub fn of(model: &Model) -> Vec<String> {
+pub fn of(model: &Model) -> Vec<Remark> {
     let used: HashSet<&str> = model.listeners.iter().flat_map(Listener::pools).collect();
-    let mut warnings = without_effect(&GLOBAL, "global", &model.global);
+    let mut warnings = without_effect(&GLOBAL, "global", &Within::Global, &model.global);
     for listener in &model.listeners {
         let which = format!("listener {}", listener.name);
-        warnings.extend(without_effect(&LISTENER, &which, listener));
-        let of_listener = of_routes(listener).into_iter().chain(of_warm_routes(listener, model));
-        warnings.extend(of_listener.map(|what| format!("{which}: {what}")));
+        warnings.extend(without_effect(&LISTENER, &which, &Within::Listener(listener.name.clone()), listener));
+        warnings.extend(of_routes(listener));
+        warnings.extend(of_warm_routes(listener, model));
     }
     for pool in &model.pools {
         if !used.contains(pool.name.as_str()) {
-            warnings.push(format!("pool {}: no listener uses it", pool.name));
+            let place = Within::Pool(pool.name.clone());
+            warnings.push(Remark::new(place, format!("pool {}: no listener uses it", pool.name)));
         }
         warnings.extend(of_pool(pool));
     }
     readable(warnings)
+}
+
+/// About a route.
+fn on_route(listener: &Listener, index: usize, key: Option<&'static str>, what: &str) -> Remark {
+    let place = Within::Route(listener.name.clone(), index);
+    let place = key.map_or_else(|| place.clone().into(), |key| place.clone().key(key));
+    Remark::new(place, format!("listener {}: {} {what}", listener.name, route(listener, index)))
 }
 
 /// A route, by its number and its name.
@@ -36,63 +45,70 @@ fn route(listener: &Listener, index: usize) -> String {
 }
 
 /// Routes of Postgres to pools with warm connections.
-fn of_warm_routes<'a>(listener: &'a Listener, model: &'a Model) -> impl Iterator<Item = String> + 'a {
+fn of_warm_routes<'a>(listener: &'a Listener, model: &'a Model) -> impl Iterator<Item = Remark> + 'a {
     let warm: HashSet<&str> =
         model.pools.iter().filter(|pool| pool.warm_connections > 0).map(|pool| pool.name.as_str()).collect();
     listener.routes.iter().enumerate().filter_map(move |(index, it)| {
         let is_one = it.conditions.protocol == Some(Protocol::Postgres) && warm.contains(it.pool.as_str());
-        let what = "a client of postgres with TLS takes no warm connection, and warm_connections keeps some in pool";
-        is_one.then(|| format!("{}: {what} {}", route(listener, index), it.pool))
+        let what =
+            "leads clients of postgres with TLS, which take no warm connection; warm_connections keeps some in pool";
+        is_one.then(|| on_route(listener, index, Some("pool"), &format!("{what} {}", it.pool)))
     })
 }
 
 /// Routes that no client can take.
-fn of_routes(listener: &Listener) -> Vec<String> {
-    let route = |index| route(listener, index);
+fn of_routes(listener: &Listener) -> Vec<Remark> {
     let clients = match settings::all_have_addresses(listener) {
         true => Clients::HaveAddresses,
         false => Clients::MayHaveNone,
     };
     let covered = routes::covered(listener.routes.iter().map(|route| &route.conditions), clients);
     let covered = covered.into_iter().map(|Covered { route: index, by }| {
-        let by: Vec<String> = by.into_iter().map(route).collect();
+        let by: Vec<String> = by.into_iter().map(|by| route(listener, by)).collect();
         let take = if by.len() > 1 { "take" } else { "takes" };
-        format!("{} can never take a client: {} {take} all of them", route(index), by.join(" and "))
+        let what = format!("can never take a client: {} {take} all of them", by.join(" and "));
+        on_route(listener, index, None, &what)
     });
     let with_source = listener.routes.iter().enumerate().filter(|(_, route)| !route.conditions.source.is_empty());
-    let without_address = with_source
-        .filter(|_| !settings::has_addresses(listener))
-        .map(|(index, _)| format!("{} can never take a client: source needs {}", route(index), settings::ADDRESSES));
+    let without_address = with_source.filter(|_| !settings::has_addresses(listener)).map(|(index, _)| {
+        let what = format!("can never take a client: source needs {}", settings::ADDRESSES);
+        on_route(listener, index, Some("source"), &what)
+    });
     covered.chain(without_address).collect()
 }
 
 /// Settings that have no effect without another one.
-fn without_effect<S>(section: &Section<S>, which: &str, values: &S) -> Vec<String> {
+fn without_effect<S>(section: &Section<S>, which: &str, within: &Within, values: &S) -> Vec<Remark> {
     let defaults = (section.defaults)();
     let lacks =
         section.settings.iter().filter_map(|setting| Some((setting.about.key, setting.lacks(values, &defaults)?)));
-    lacks.map(|(key, what)| format!("{which}: {key} has no effect without {what}")).collect()
+    let remark = |(key, what): (&'static str, _)| {
+        Remark::new(within.clone().key(key), format!("{which}: {key} has no effect without {what}"))
+    };
+    lacks.map(remark).collect()
 }
 
 /// The first [`MISTAKES_MAX`] warnings, and whether there are more.
-pub fn readable(mut warnings: Vec<String>) -> Vec<String> {
+pub fn readable(mut warnings: Vec<Remark>) -> Vec<Remark> {
     if warnings.len() > MISTAKES_MAX {
         warnings.truncate(MISTAKES_MAX);
-        warnings.push("… and more".to_owned());
+        warnings.push(Remark::anywhere("… and more"));
     }
     warnings
 }
 
 /// Every warning about the pool of this name.
-pub fn of_pool_called(model: &Model, name: &str) -> Vec<String> {
+pub fn of_pool_called(model: &Model, name: &str) -> Vec<Remark> {
     model.pools.iter().find(|pool| pool.name == name).map(of_pool).unwrap_or_default()
 }
 
 /// Every warning about a pool and its backends.
-pub fn of_pool(pool: &Pool) -> Vec<String> {
-    let mut warnings = without_effect(&POOL, &format!("pool {}", pool.name), pool);
-    warnings.extend(without_effect(&HEALTH, &format!("pool {}: health", pool.name), &pool.health));
-    let mut warn = |what: &str| warnings.push(format!("pool {}: {what}", pool.name));
+pub fn of_pool(pool: &Pool) -> Vec<Remark> {
+    let within = Within::Pool(pool.name.clone());
+    let mut warnings = without_effect(&POOL, &format!("pool {}", pool.name), &within, pool);
+    let health = Within::Health(pool.name.clone());
+    warnings.extend(without_effect(&HEALTH, &format!("pool {}: health", pool.name), &health, &pool.health));
+    let mut warn = |place: Place, what: &str| warnings.push(Remark::new(place, format!("pool {}: {what}", pool.name)));
     // A source may find others.
     let own_alone = pool.discover.is_empty() && !pool.backends.is_empty();
     let weights = || pool.backends.iter().map(|backend| backend.weight).filter(|weight| *weight > 0);
@@ -102,13 +118,17 @@ pub fn of_pool(pool: &Pool) -> Vec<String> {
             let other =
                 if pool.algorithm.name == "sticky-round-robin" { "source-hash" } else { "weighted-round-robin" };
             let name = pool.algorithm.name;
-            warn(&format!("{name} ignores weights, but they differ (from {least} to {most}): {other} goes by weight"));
+            let what =
+                format!("{name} ignores weights, but they differ (from {least} to {most}): {other} goes by weight");
+            warn(within.clone().key("algorithm"), &what);
         }
-        (None, _) if own_alone => warn("every backend has weight 0, so none takes a new connection"),
+        (None, _) if own_alone => {
+            warn(within.clone().into(), "every backend has weight 0, so none takes a new connection")
+        }
         _ => {}
     }
     if own_alone && pool.backends.iter().all(|backend| backend.backup) {
-        warn("every backend is a backup, so they replace no primary");
+        warn(within.into(), "every backend is a backup, so they replace no primary");
     }
     warnings
 }
@@ -120,6 +140,10 @@ mod tests {
     use crate::config::model::{Backend, Discover, Global, Listener};
     use crate::discovery::KINDS;
     use crate::policy::balance;
+
+    fn texts(remarks: Vec<Remark>) -> Vec<String> {
+        remarks.iter().map(Remark::to_string).collect()
+    }
 
     fn pool(algorithm: &str, weights: &[u16], backup: bool) -> Pool {
         let backend = |(port, weight): (u16, &u16)| {
@@ -136,7 +160,7 @@ mod tests {
         let model =
             |count| Model { pools: (0..count).map(pool).collect(), listeners: Vec::new(), global: Global::default() };
         assert_eq!(of(&model(100)).len(), 100);
-        let warnings = of(&model(5_000));
+        let warnings = texts(of(&model(5_000)));
         assert_eq!((warnings.len(), warnings[100].as_str()), (101, "… and more"));
     }
 
@@ -160,7 +184,7 @@ mod tests {
             ("round-robin", &[0, 0], Some("every backend has weight 0")),
             ("maglev", &[], None),
         ] {
-            let warnings = of_pool(&pool(algorithm, weights, false));
+            let warnings = texts(of_pool(&pool(algorithm, weights, false)));
             assert_eq!(warnings.len(), usize::from(warning.is_some()), "{algorithm} {weights:?}: {warnings:?}");
             assert!(warnings.iter().all(|line| line.contains(warning.unwrap())), "{warnings:?}");
         }
@@ -170,7 +194,7 @@ mod tests {
     fn a_setting_without_the_one_it_needs_is_warned_of() {
         let warnings = |global: &str, listener: &str, pool: &str| {
             let text = format!("[global]\n{global}\n[[listener]]\nbind = [':80']\n{listener}\n[[pool]]\n{pool}\n");
-            of(&super::super::file::parse(&text, "f").unwrap().model)
+            texts(of(&super::super::file::parse(&text, "f").unwrap().model))
         };
         for (global, listener, pool, warning) in [
             ("admin_token_file = '/t'", "", "", "global: admin_token_file has no effect without admin"),
@@ -197,7 +221,7 @@ mod tests {
     fn limits_by_address_are_warned_of_where_no_client_has_one() {
         let warnings = |listener: &str| {
             let text = format!("[[listener]]\n{listener}\n[[pool]]\n[[pool.backend]]\naddress = '127.0.0.1:1'\n");
-            of(&super::super::file::parse(&text, "f").unwrap().model)
+            texts(of(&super::super::file::parse(&text, "f").unwrap().model))
         };
         for (key, value) in [
             ("allow", "['10.0.0.0/8']"),
@@ -227,7 +251,7 @@ mod tests {
     fn routes_that_can_never_take_a_client_are_warned_of() {
         let warnings = |listener: &str| {
             let text = format!("[[listener]]\n{listener}\n[[pool]]\n");
-            of(&super::super::file::parse(&text, "f").unwrap().model)
+            texts(of(&super::super::file::parse(&text, "f").unwrap().model))
         };
         let route = |lines: &str| format!("\n[[listener.route]]\npool = 'default'\n{lines}");
         let routes = |routes: &[&str]| {
@@ -260,10 +284,10 @@ mod tests {
                 "[[listener]]\nbind = [':80']\npool = 'a'\n[[listener.route]]\nname = 'db'\nprotocol = '{protocol}'\npool = 'b'\n\
                  [[pool]]\nname = 'a'\nwarm_connections = 5\n[[pool]]\nname = 'b'\nwarm_connections = {warm}\n"
             );
-            of(&super::super::file::parse(&text, "f").unwrap().model)
+            texts(of(&super::super::file::parse(&text, "f").unwrap().model))
         };
-        let warning = "listener default: route 1 (db): a client of postgres with TLS takes no warm connection, \
-                       and warm_connections keeps some in pool b";
+        let warning = "listener default: route 1 (db) leads clients of postgres with TLS, which take no warm connection; \
+                       warm_connections keeps some in pool b";
         assert_eq!(warnings("postgres", 10), [warning]);
         assert_eq!(warnings("postgres", 0), [""; 0]);
         assert_eq!(warnings("tls", 10), [""; 0]);
@@ -274,7 +298,7 @@ mod tests {
         let text = "[[listener]]\nbind = [':80']\npool = 'a'\nsilent_pool = 'b'\n[[listener.route]]\nprotocol = 'ssh'\npool = 'c'\n\
                     [[pool]]\nname = 'a'\n[[pool]]\nname = 'b'\n[[pool]]\nname = 'c'\n[[pool]]\nname = 'd'\n";
         let model = super::super::file::parse(text, "f").unwrap().model;
-        assert_eq!(of(&model), ["pool d: no listener uses it"]);
+        assert_eq!(texts(of(&model)), ["pool d: no listener uses it"]);
     }
 
     #[test]
@@ -284,7 +308,7 @@ mod tests {
                 "[[listener]]\nbind = [':80']\n[[pool]]\n{pool}\n[pool.health]\nkind = '{kind}'\n{health}\n\
                  [[pool.backend]]\naddress = '127.0.0.1:1'\n"
             );
-            of(&super::super::file::parse(&text, "f").unwrap().model)
+            texts(of(&super::super::file::parse(&text, "f").unwrap().model))
         };
         for (key, value) in
             [("interval", "'500ms'"), ("interval", "'9s'"), ("timeout", "'900ms'"), ("rise", "7"), ("fall", "7")]
@@ -302,16 +326,16 @@ mod tests {
 
     #[test]
     fn a_pool_of_backups_and_one_without_a_listener_are_warned_of() {
-        let warnings = of_pool(&pool("random", &[1, 1], true));
+        let warnings = texts(of_pool(&pool("random", &[1, 1], true)));
         assert!(warnings.len() == 1 && warnings[0].contains("every backend is a backup"), "{warnings:?}");
         let found = vec![Discover::of(KINDS[0])];
         for weight in [0, 1] {
             let with_a_source = Pool { discover: found.clone(), ..pool("random", &[weight], true) };
-            assert_eq!(of_pool(&with_a_source), [""; 0], "its source may find primaries");
+            assert_eq!(texts(of_pool(&with_a_source)), [""; 0], "its source may find primaries");
         }
         let pools = vec![pool("random", &[1], false), Pool { name: "spare".to_owned(), ..pool("random", &[1], false) }];
         let listeners = vec![Listener { pool: "web".to_owned(), ..Listener::default() }];
         let model = Model { global: Global::default(), listeners, pools };
-        assert_eq!(of(&model), ["pool spare: no listener uses it"]);
+        assert_eq!(texts(of(&model)), ["pool spare: no listener uses it"]);
     }
 }

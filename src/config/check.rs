@@ -175,6 +175,12 @@ pub fn overlap(one: &Listen, other: &Listen) -> bool {
     }
 }
 
+/// Is the other one `0.0.0.0`, whose clients come to this one too? Other balancers have one address for each family.
+pub fn takes_all_of(one: &Listen, other: &Listen) -> bool {
+    let is_every_v4 = |at: SocketAddr| at.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    inet(&one.0).is_some_and(|one| is_every_interface(one.ip())) && inet(&other.0).is_some_and(is_every_v4)
+}
+
 /// The listeners and the other sockets of a tcplb, to find backends that are among them. There may be many backends, so a check compares only
 /// listeners with the backend's port or path.
 pub struct OwnListeners<'a> {

@@ -16,6 +16,7 @@
 //! Never less than an eighth of the limit, or 1 024, is kept: the rest of the system may hand descriptors to the process too.
 
 use super::discovered::is_discovered;
+use super::file::place::{Remark, Within};
 use super::model::{Backend, Engine, HealthKind, Listener, Model, Pool, Upgrade};
 use crate::base::Address;
 
@@ -149,19 +150,21 @@ pub fn capped(share: Share, model: &Model) -> Option<String> {
 }
 
 /// A warning for each setting that asks for more than the division leaves: clients of a listener, and warm connections.
-pub fn beyond(share: Share, model: &Model) -> Vec<String> {
+pub fn beyond(share: Share, model: &Model) -> Vec<Remark> {
     let most = share.connections;
     let beyond = |listener: &Listener| {
         let wanted = listener.max_connections.filter(|wanted| *wanted as usize > most)?;
         let name = &listener.name;
-        Some(format!(
-            "listener {name}: max_connections: {wanted} has no effect, as tcplb serves at most {most} clients"
-        ))
+        let what = format!("max_connections: {wanted} has no effect, as tcplb serves at most {most} clients");
+        let place = Within::Listener(name.clone()).key("max_connections");
+        Some(Remark::new(place, format!("listener {name}: {what}")))
     };
     let wanted = warm(model, |_| true);
     let warm = (wanted > share.warm).then(|| {
         let most = share.warm;
-        format!("warm_connections: the pools want {wanted} in all, and tcplb keeps at most {most}: an eighth of the limit on open files")
+        Remark::anywhere(format!(
+            "warm_connections: the pools want {wanted} in all, and tcplb keeps at most {most}: an eighth of the limit on open files"
+        ))
     });
     model.listeners.iter().filter_map(beyond).chain(warm).collect()
 }
@@ -310,7 +313,7 @@ mod tests {
         let share = divided(1024, &model).unwrap();
         let most = u32::try_from(share.connections).unwrap();
         model.listeners[0].max_connections = Some(most);
-        assert_eq!(beyond(share, &model), Vec::<String>::new());
+        assert_eq!(beyond(share, &model), []);
         model.listeners[0].max_connections = Some(most + 1);
         assert_eq!(beyond(share, &model).len(), 1);
         model.global.max_connections = Some(10);

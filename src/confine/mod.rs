@@ -141,7 +141,8 @@ impl Confinement {
         let lists = model.listeners.iter().flat_map(|listener| [&listener.allow_file, &listener.deny_file]);
         let lists = lists.flatten().map(|list| list.path.as_path());
         let of_reload = file.into_iter().chain(lists).map(|file| ("a reload".to_owned(), file));
-        let named = of_reload.chain(model.source_files()).map(|(reader, file)| (reader, file.to_owned()));
+        let named = of_reload.chain(model.source_files().into_iter().map(|(_, source, file)| (source, file)));
+        let named = named.map(|(reader, file)| (reader, file.to_owned()));
         let files = named.chain(model.further_source_files()).collect();
         let log = match &global.access_log {
             Some(LogTo::File(path)) => Some(path.clone()),

@@ -231,7 +231,7 @@ impl<C: DataPlane> ControlLoop<C> {
             Ok(Reloaded { changes, model }) => {
                 changes.to_string().lines().for_each(|line| log::info!("reload: {line}"));
                 let beyond = descriptors::beyond(self.parts.config_state.share(), model);
-                let warnings = advice::of(model).into_iter().chain(beyond).chain(preflight::sources(model));
+                let warnings = advice::of(model).into_iter().chain(beyond).chain(preflight::of_this_machine(model));
                 warnings.for_each(|warning| log::warn!("reload: {warning}"));
             }
             Err(error) => {

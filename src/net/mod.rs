@@ -5,6 +5,7 @@
 
 mod inherited;
 pub mod listen;
+pub mod local_ports;
 mod pacing;
 mod pipe;
 pub mod probe_socket;

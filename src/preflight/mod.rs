@@ -15,9 +15,11 @@ mod places;
 
 use crate::base::{Address, Listen, duration};
 use crate::config::check::{self, OwnListeners, TOKEN_MAX};
+use crate::config::file::place::{Remark, Within};
 use crate::config::model::{Global, Listener, LogTo, Model};
 use crate::config::{advice, descriptors};
 use crate::confine;
+use crate::net::local_ports::LocalPorts;
 use crate::net::source;
 use crate::small_file::{self, ReadError};
 use crate::state_file;
@@ -44,7 +46,7 @@ pub enum Before<'a> {
 }
 
 /// Everything that would fail now, one a line.
-pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
+pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<Remark> {
     let names = Names::of(model);
     let mut warnings = Vec::new();
     for pool in &model.pools {
@@ -52,54 +54,89 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<String> {
             if let Address::Name(host, _) = &backend.address
                 && let Err(why) = names.addresses(host)
             {
-                warnings.push(format!("pool {}: can't resolve {}: {why}", pool.name, backend.address));
+                let place = Within::Backend(pool.name.clone(), backend.name.clone()).key("address");
+                let what = format!("pool {}: can't resolve {}: {why}", pool.name, backend.address);
+                warnings.push(Remark::new(place, what));
             }
         }
     }
-    for (listener, listen) in listens(model).filter(|(_, listen)| !before.is_bound(listen)) {
+    for (owner, listen) in listens(model).filter(|(_, listen)| !before.is_bound(listen)) {
         if let Err(why) = places::try_bind(listen, &names) {
-            warnings.push(format!("{listener}: can't listen on {listen} now: {why}"));
+            warnings.push(owner.remark(&format!("can't listen on {listen} now: {why}")));
         }
     }
     let take_over = model.global.take_over_address().filter(|_| !before.has_take_over_of(&model.global));
     if let Some(why) = take_over.and_then(|listen| places::try_bind(&listen, &names).err()) {
-        warnings.push(format!("take_over: can't listen there now: {why}"));
+        warnings.push(on_global("take_over", &format!("can't listen there now: {why}")));
     }
     warnings.extend(overlaps(model, &names));
-    warnings.extend(sources(model));
+    warnings.extend(of_this_machine(model));
     for listener in &model.listeners {
         let owners = confine::owners(&listener.socket_file);
-        warnings.extend(owners.err().map(|why| format!("listener {}: {why}", listener.name)));
+        let within = Within::Listener(listener.name.clone());
+        warnings.extend(owners.err().map(|why| Remark::new(within, format!("listener {}: {why}", listener.name))));
     }
-    for (source, path) in model.source_files() {
+    for (place, source, path) in model.source_files() {
         if let Err(error) = small_file::check(path) {
             let hint = if let ReadError::Io(error) = &error { confine::hint_to_reading(path, error) } else { "" };
-            warnings.push(format!("{source}: can't read {}: {error}{hint}", path.display()));
+            warnings.push(Remark::new(place, format!("{source}: can't read {}: {error}{hint}", path.display())));
         }
     }
     // The start raises the soft limit to the hard one.
     let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
     match descriptors::divide(limit, model, descriptors::listening_sockets(model)) {
         Ok(share) => warnings.extend(descriptors::beyond(share, model)),
-        Err(why) => warnings.push(why),
+        Err(why) => warnings.push(Remark::new(Within::Global.key("max_connections"), why)),
     }
     if let Before::Start { file } = before {
         warnings.extend(files(model));
-        warnings.extend(confine::Confinement::new(model, Some(file)).err());
+        let confined = confine::Confinement::new(model, Some(file)).err();
+        warnings.extend(confined.map(|why| Remark::new(Within::Global.key("user"), why)));
     }
     advice::readable(warnings)
 }
 
+/// What `tcplb check`, the start and a reload warn of by a look at this machine.
+pub fn of_this_machine(model: &Model) -> Vec<Remark> {
+    sources(model)
+        .into_iter()
+        .chain(LocalPorts::read().map(|ports| local_ports(model, &ports)).unwrap_or_default())
+        .collect()
+}
+
+/// Every listener with a range whose ports the kernel may give to a connection: a start cannot listen there then. A single port is
+/// common, and seldom met.
+fn local_ports(model: &Model, ports: &LocalPorts) -> Vec<Remark> {
+    let mut warnings = Vec::new();
+    for Listener { name, bind, .. } in &model.listeners {
+        let ranges = Listen::rows(bind).filter(|row| row.len() > 2).flatten();
+        let met: Vec<Listen> = ranges.filter(|listen| listen.port().is_some_and(|it| ports.has(it))).cloned().collect();
+        if !met.is_empty() {
+            let met = Listen::shown(&met).join(", ");
+            let what = format!(
+                "listener {name}: the kernel may give ports of {met} to connections, and then a start can't listen there: add them \
+                 to net.ipv4.ip_local_reserved_ports"
+            );
+            warnings.push(Remark::new(Within::Listener(name.clone()).key("bind"), what));
+        }
+    }
+    warnings
+}
+
 /// Every source address that no connection can come from now. It may come later, as that of a failover does.
-pub fn sources(model: &Model) -> Vec<String> {
+fn sources(model: &Model) -> Vec<Remark> {
     let listed = model.pools.iter().flat_map(|pool| pool.source.listed().iter().map(move |ip| (&pool.name, *ip)));
     let failing = listed.filter_map(|(pool, ip)| Some((pool, ip, source::try_bind(SocketAddr::new(ip, 0)).err()?)));
-    failing.map(|(pool, ip, error)| format!("pool {pool}: source: can't connect from {ip} now: {error}")).collect()
+    let remark = |(pool, ip, error): (&String, IpAddr, io::Error)| {
+        let what = format!("pool {pool}: source: can't connect from {ip} now: {error}");
+        Remark::new(Within::Pool(pool.clone()).key("source"), what)
+    };
+    failing.map(remark).collect()
 }
 
 /// Every backend that is a listener or another socket of this model, on an address of this machine. The file's parser
 /// has refused the cases that need no look at this machine's addresses.
-pub fn mistakes(model: &Model) -> Vec<String> {
+pub fn mistakes(model: &Model) -> Vec<Remark> {
     let binds = model
         .listeners
         .iter()
@@ -111,7 +148,8 @@ pub fn mistakes(model: &Model) -> Vec<String> {
     for pool in &model.pools {
         for backend in &pool.backends {
             if let Err(why) = own.refuse(&pool.name, &backend.address, is_ours) {
-                mistakes.push(format!("pool {}: backend {}: {why}", pool.name, backend.name));
+                let place = Within::Backend(pool.name.clone(), backend.name.clone()).key("address");
+                mistakes.push(Remark::new(place, format!("pool {}: backend {}: {why}", pool.name, backend.name)));
             }
         }
     }
@@ -119,9 +157,9 @@ pub fn mistakes(model: &Model) -> Vec<String> {
 }
 
 /// Every name to listen on that resolves to the address of another listener. The file's parser compares the others.
-fn overlaps(model: &Model, names: &Names) -> Vec<String> {
-    let listens: Vec<(String, &Listen, Vec<Listen>)> = listens(model)
-        .map(|(listener, listen)| {
+fn overlaps(model: &Model, names: &Names) -> Vec<Remark> {
+    let listens: Vec<(Owner<'_>, &Listen, Vec<Listen>)> = listens(model)
+        .map(|(owner, listen)| {
             let resolved = match &listen.0 {
                 Address::Name(host, port) => {
                     let found = names.addresses(host).unwrap_or_default().iter();
@@ -129,11 +167,11 @@ fn overlaps(model: &Model, names: &Names) -> Vec<String> {
                 }
                 _ => Vec::new(),
             };
-            (listener, listen, resolved)
+            (owner, listen, resolved)
         })
         .collect();
     let mut warnings = Vec::new();
-    for (number, (listener, listen, resolved)) in listens.iter().enumerate() {
+    for (number, (owner, listen, resolved)) in listens.iter().enumerate() {
         let clash = resolved.iter().find_map(|at| {
             let other = listens.iter().enumerate().find(|(other, (_, given, others))| match given.0 {
                 Address::Name(..) => *other < number && others.iter().any(|other| check::overlap(at, other)),
@@ -142,7 +180,7 @@ fn overlaps(model: &Model, names: &Names) -> Vec<String> {
             other.map(|(_, (_, given, _))| (at, given))
         });
         if let Some((at, other)) = clash {
-            warnings.push(format!("{listener}: {listen} is {at}, which overlaps {other}"));
+            warnings.push(owner.remark(&format!("{listen} is {at}, which overlaps {other}")));
         }
     }
     warnings
@@ -163,42 +201,66 @@ impl Before<'_> {
     }
 }
 
-/// All addresses that a model listens on, with the listener's name for messages.
-fn listens(model: &Model) -> impl Iterator<Item = (String, &Listen)> {
+/// What listens at an address.
+#[derive(Clone, Copy)]
+enum Owner<'a> {
+    Listener(&'a str),
+    Admin,
+}
+
+impl Owner<'_> {
+    /// About its address.
+    fn remark(self, what: &str) -> Remark {
+        match self {
+            Owner::Listener(name) => {
+                Remark::new(Within::Listener(name.to_owned()).key("bind"), format!("listener {name}: {what}"))
+            }
+            Owner::Admin => on_global("admin", what),
+        }
+    }
+}
+
+/// About a key of the process.
+fn on_global(key: &'static str, what: &str) -> Remark {
+    Remark::new(Within::Global.key(key), format!("{key}: {what}"))
+}
+
+/// All addresses that a model listens on.
+fn listens(model: &Model) -> impl Iterator<Item = (Owner<'_>, &Listen)> {
     let of_clients = model
         .listeners
         .iter()
-        .flat_map(|listener| listener.bind.iter().map(move |listen| (format!("listener {}", listener.name), listen)));
-    of_clients.chain(model.global.admin.iter().map(|listen| ("admin".to_owned(), listen)))
+        .flat_map(|listener| listener.bind.iter().map(move |listen| (Owner::Listener(&listener.name), listen)));
+    of_clients.chain(model.global.admin.iter().map(|listen| (Owner::Admin, listen)))
 }
 
-fn files(model: &Model) -> Vec<String> {
+fn files(model: &Model) -> Vec<Remark> {
     let mut warnings = Vec::new();
     let Global { admin_token_file, admin_read_token_file, .. } = &model.global;
     for (key, file) in [("admin_token_file", admin_token_file), ("admin_read_token_file", admin_read_token_file)] {
         let Some(path) = file else { continue };
         let shown = path.display();
         match small_file::read(path, TOKEN_MAX) {
-            Err(error) => warnings.push(format!("{key}: can't read {shown}: {error}")),
+            Err(error) => warnings.push(on_global(key, &format!("can't read {shown}: {error}"))),
             Ok(text) => {
                 let wrong = small_file::token(&text).err();
-                warnings.extend(wrong.map(|why| format!("{key}: can't take the token from {shown}: {why}")));
+                warnings.extend(wrong.map(|why| on_global(key, &format!("can't take the token from {shown}: {why}"))));
             }
         }
     }
     if let Some(path) = &model.global.state_file {
-        let unreadable = state_file::read(path).err();
-        warnings.extend(unreadable.into_iter().flat_map(|why| why.lines().map(str::to_owned).collect::<Vec<_>>()));
+        let unreadable = state_file::read(path).err().unwrap_or_default();
+        warnings.extend(unreadable.lines().map(|why| Remark::new(Within::Global.key("state_file"), why)));
         // It is replaced: that takes a directory in which files can be created.
         if let Err(error) = access(confine::directory(path), Access::WRITE_OK | Access::EXEC_OK) {
             let why = io::Error::from(error);
-            warnings.push(format!("state_file: can't write {}: {why}", path.display()));
+            warnings.push(on_global("state_file", &format!("can't write {}: {why}", path.display())));
         }
     }
     if let Some(LogTo::File(log)) = &model.global.access_log
         && let Err(error) = can_write(log)
     {
-        warnings.push(format!("access_log: can't write {}: {error}", log.display()));
+        warnings.push(on_global("access_log", &format!("can't write {}: {error}", log.display())));
     }
     warnings
 }
@@ -254,11 +316,13 @@ mod tests {
         let model = file::parse(&text, "f").unwrap().model;
         let source =
             |label: &str, path: &Path| format!("pool default: discovery by {label}: can't read {}: ", path.display());
-        let warnings = warnings(&model, &Before::Start { file: &there });
+        let warnings =
+            |before: &Before<'_>| -> Vec<String> { warnings(&model, before).iter().map(Remark::to_string).collect() };
+        let reload = warnings(&Before::Reload { running: &model });
+        let warnings = warnings(&Before::Start { file: &there });
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(warnings[0].starts_with(&(source("file-2", &absent) + "No such file")), "{warnings:?}");
         assert!(warnings[1].starts_with(&(source("file-3", place.path()))), "{warnings:?}");
-        let reload = super::warnings(&model, &Before::Reload { running: &model });
         assert_eq!(reload, warnings);
     }
 

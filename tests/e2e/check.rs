@@ -7,7 +7,7 @@ use std::io::Write;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
-use testkit::{Server, Tcplb, peers, tcplb};
+use testkit::{Server, Tcplb, fresh_loopback, peers, tcplb};
 
 /// What `check` makes of a file: its exit code, and its lines on stderr.
 fn check(place: &TempDir, text: &str) -> (Option<i32>, Vec<String>) {
@@ -16,6 +16,11 @@ fn check(place: &TempDir, text: &str) -> (Option<i32>, Vec<String>) {
     let output = tcplb(&["check"]).arg(&file).output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     (output.status.code(), said.lines().map(str::to_owned).collect())
+}
+
+/// A warning of `check` about this line.
+fn warning(place: &TempDir, line: usize, what: &str) -> String {
+    format!("warning: {}:{line}: {what}", place.path().join("tcplb.toml").display())
 }
 
 fn file(global: &str, bind: &str, backend: &str) -> String {
@@ -38,14 +43,15 @@ fn check_warns_of_what_only_a_start_finds() {
     );
     let (code, said) = check(&place, &file(&global, &at.to_string(), "nowhere.invalid:80"));
     assert_eq!(code, Some(0), "{said:?}");
-    for wanted in [
-        "warning: pool app: can't resolve nowhere.invalid:80: ".to_owned(),
-        format!("warning: listener web: can't listen on {at} now: Address already in use"),
-        "warning: admin: can't listen on 192.0.2.1:1 now: Cannot assign requested address".to_owned(),
-        format!("warning: admin_token_file: can't read {}: No such file", missing.join("token").display()),
-        format!("warning: access_log: can't write {}: No such file", missing.join("log").display()),
-        "warning: user: ".to_owned(),
+    for (line, what) in [
+        (14, "pool app: can't resolve nowhere.invalid:80: ".to_owned()),
+        (9, format!("listener web: can't listen on {at} now: Address already in use")),
+        (2, "admin: can't listen on 192.0.2.1:1 now: Cannot assign requested address".to_owned()),
+        (3, format!("admin_token_file: can't read {}: No such file", missing.join("token").display())),
+        (4, format!("access_log: can't write {}: No such file", missing.join("log").display())),
+        (5, "user: ".to_owned()),
     ] {
+        let wanted = warning(&place, line, &what);
         assert_eq!(said.iter().filter(|line| line.starts_with(&wanted)).count(), 1, "no `{wanted}` in {said:#?}");
     }
     assert_eq!(said.len(), 6, "{said:#?}");
@@ -57,13 +63,17 @@ fn check_warns_of_what_only_a_start_finds() {
     let bind = server.at().to_string();
     let (code, said) = check(&place, &file("", &bind, "127.0.0.1:1"));
     assert_eq!(code, Some(0));
-    assert!(said.len() == 1 && said[0].starts_with("warning: listener web: can't listen on unix:"), "{said:#?}");
+    assert!(
+        said.len() == 1 && said[0].starts_with(&warning(&place, 5, "listener web: can't listen on unix:")),
+        "{said:#?}"
+    );
     assert_eq!(server.accepted(), 0);
     let free = format!("unix:{}", place.path().join("b.sock").display());
     let owned = file("", &free, "127.0.0.1:1").replace("[[pool]]", "owner = \"no-such-user\"\n[[pool]]");
     let (code, said) = check(&place, &owned);
     assert_eq!(code, Some(0));
-    assert_eq!(said, ["warning: listener web: owner: there is no user called `no-such-user` on this machine"]);
+    let why = "listener web: owner: there is no user called `no-such-user` on this machine";
+    assert_eq!(said, [warning(&place, 3, why)]);
     assert_eq!(check(&place, &file("", "127.0.0.1:0", "localhost:1")), (Some(0), Vec::new()));
 }
 
@@ -129,7 +139,7 @@ fn a_token_file_without_a_writer_is_given_up_with_one_error() {
     fs::write(&path, file(&global, "127.0.0.1:0", "127.0.0.1:1")).unwrap();
     let silent = format!("{}: its writer did not write and close it within 10s", fifo.display());
     let started = format!("error: can't serve the admin API on 127.0.0.1:0: can't take the admin token from {silent}");
-    let checked = format!("warning: admin_token_file: can't read {silent}");
+    let checked = warning(&place, 3, &format!("admin_token_file: can't read {silent}"));
     let asked = format!("error: --token-file: can't read {silent}");
     let (config, token) = (path.to_str().unwrap(), fifo.to_str().unwrap());
     // At the same time: each takes as long as tcplb waits for the pipe.
@@ -239,10 +249,10 @@ fn a_limit_beyond_the_open_files_is_warned_of_by_check_the_start_and_a_reload() 
     };
     let why = "listener web: max_connections: 4000000000 has no effect, as tcplb serves at most ";
     let (code, said) = check(&place, &with_limit("4000000000"));
-    assert!(code == Some(0) && said.len() == 1 && said[0].starts_with(&format!("warning: {why}")), "{said:#?}");
+    assert!(code == Some(0) && said.len() == 1 && said[0].starts_with(&warning(&place, 6, why)), "{said:#?}");
     let (code, said) = check(&place, &file("max_connections = 4000000000", "127.0.0.1:0", "127.0.0.1:1"));
-    let global = "warning: max_connections: 4000000000 connections need ";
-    assert!(code == Some(0) && said.len() == 1 && said[0].starts_with(global), "{said:#?}");
+    let global = warning(&place, 2, "max_connections: 4000000000 connections need ");
+    assert!(code == Some(0) && said.len() == 1 && said[0].starts_with(&global), "{said:#?}");
     check(&place, &with_limit("4000000000"));
     let path = place.path().join("tcplb.toml");
     let tcplb = Tcplb::from_file(&path).start();
@@ -250,6 +260,22 @@ fn a_limit_beyond_the_open_files_is_warned_of_by_check_the_start_and_a_reload() 
     check(&place, &with_limit("4000000001"));
     tcplb.signal(Signal::HUP);
     tcplb.wait_for_line("reload: listener web: max_connections: 4000000001 has no effect");
+}
+
+#[test]
+fn a_range_that_the_kernel_gives_to_connections_is_warned_of_by_check_and_the_start() {
+    let (place, ip) = (tempfile::tempdir().unwrap(), fresh_loopback());
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+    let at = |ports: &str| file("", &format!("{ip}:{ports}"), "127.0.0.1:1");
+    for ports in [format!("{}-{}", first - 9, first - 1), first.to_string(), format!("{first}\", \"{ip}:{}", first + 1)]
+    {
+        assert_eq!(check(&place, &at(&ports)), (Some(0), Vec::new()), "{ports}");
+    }
+    let (code, said) = check(&place, &at(&format!("{}-{}", first - 1, first + 3)));
+    let why = format!("listener web: the kernel may give ports of {ip}:{first}-{} to connections", first + 3);
+    assert!(code == Some(0) && said.len() == 1 && said[0].contains(&why), "{said:#?}");
+    Tcplb::from_file(&place.path().join("tcplb.toml")).start().wait_for_line(&why);
 }
 
 #[test]

@@ -251,3 +251,21 @@ fn a_backend_with_the_client_s_port_is_a_loop_only_where_clients_of_its_pool_lea
         assert!(said.contains(why) && said.lines().count() == 1, "{said}");
     }
 }
+
+#[test]
+fn a_listener_of_both_families_makes_one_of_ipv4_needless() {
+    let said = |binds: &str| {
+        let text = format!("[[listener]]\nbind = [{binds}]\n[[pool]]\n");
+        file::parse(&text, "f").unwrap_err().to_string()
+    };
+    let leave_out = |both: &str| {
+        format!("only one of them can have the port; `{both}` takes IPv4 clients too, so leave `0.0.0.0:80` out")
+    };
+    for both in ["[::]:80", ":80"] {
+        assert!(said(&format!("'0.0.0.0:80', '{both}'")).ends_with(&leave_out(both)));
+        assert!(said(&format!("'{both}', '0.0.0.0:80'")).ends_with(&leave_out(both)));
+    }
+    for others in ["'[::]:80', '127.0.0.1:80'", "'[::]:80', '[::1]:80'", "'0.0.0.0:80', '127.0.0.1:80'"] {
+        assert!(said(others).ends_with("only one of them can have the port"), "{others}");
+    }
+}

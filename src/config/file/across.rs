@@ -187,7 +187,14 @@ fn addresses(global: Option<(&Global, &Table<'_>)>, listeners: &[Listening<'_>])
             let message = if *other == listen {
                 format!("`{listen}` is given already, on line {line}")
             } else {
-                format!("`{listen}` overlaps `{other}` on line {line}: only one of them can have the port")
+                let hint = match check::takes_all_of(listen, other) {
+                    true => format!("; `{listen}` takes IPv4 clients too, so leave `{other}` out"),
+                    false if check::takes_all_of(other, listen) => {
+                        format!("; `{other}` takes IPv4 clients too, so leave `{listen}` out")
+                    }
+                    false => String::new(),
+                };
+                format!("`{listen}` overlaps `{other}` on line {line}: only one of them can have the port{hint}")
             };
             at.notes().wrong(here, message);
         }

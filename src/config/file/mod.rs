@@ -6,12 +6,14 @@
 //! | `sections` | the sections, put together                                      |
 //! | `across`   | what must hold between sections: names, addresses, pools        |
 //! | `list`     | the text of a file of prefixes                                  |
+//! | `place`    | the line of what is said about a model                          |
 //!
 //! Pure: the caller reads the file and looks up the number of cores. It reports all mistakes at once, so that an
-//! operator fixes a file in one go. Settings of later versions are known and refused, so that they never look accepted.
+//! operator fixes a file in one go.
 
 mod across;
 pub mod list;
+pub mod place;
 mod sections;
 pub mod table;
 

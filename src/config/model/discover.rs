@@ -1,6 +1,7 @@
 //! Sources of backends, and where a backend comes from.
 
 use super::defaults;
+use crate::config::file::place::Within;
 use crate::config::words::Words;
 use crate::discovery::{Kind, Settings};
 use std::collections::HashMap;
@@ -67,25 +68,30 @@ impl super::Pool {
 
 impl super::Model {
     /// The files that keys of sources name, each with its source, for messages.
-    pub fn source_files(&self) -> Vec<(String, &Path)> {
-        let files = self
-            .named_sources()
-            .flat_map(|(source, settings)| settings.files().map(move |file| (source.clone(), file)));
+    pub fn source_files(&self) -> Vec<(Within, String, &Path)> {
+        let files = self.named_sources().flat_map(|(place, source, settings)| {
+            settings.files().map(move |file| (place.clone(), source.clone(), file))
+        });
         files.collect()
     }
 
     /// The files that sources read although no key names them.
     pub fn further_source_files(&self) -> Vec<(String, PathBuf)> {
-        let files = self.named_sources().flat_map(|(source, settings)| {
+        let files = self.named_sources().flat_map(|(_, source, settings)| {
             (settings.kind.reads)(settings).into_iter().map(move |file| (source.clone(), file))
         });
         files.collect()
     }
 
-    fn named_sources(&self) -> impl Iterator<Item = (String, &Settings)> {
-        let sources = self.pools.iter().flat_map(|pool| pool.sources().into_iter().map(move |source| (pool, source)));
-        sources
-            .map(|(pool, (label, discover))| (format!("pool {}: discovery by {label}", pool.name), &discover.settings))
+    fn named_sources(&self) -> impl Iterator<Item = (Within, String, &Settings)> {
+        let sources = self
+            .pools
+            .iter()
+            .flat_map(|pool| pool.sources().into_iter().enumerate().map(move |(index, source)| (pool, index, source)));
+        sources.map(|(pool, index, (label, discover))| {
+            let source = format!("pool {}: discovery by {label}", pool.name);
+            (Within::Discover(pool.name.clone(), index), source, &discover.settings)
+        })
     }
 }
 

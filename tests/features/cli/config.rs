@@ -41,11 +41,11 @@ fn a_config_with_a_likely_mistake_is_accepted_with_a_warning() {
     };
     for (pools, warnings) in [
         (pool("", ""), &[][..]),
-        (pool("algorithm = 'rr'", ""), &["pool web: round-robin ignores weights, but they differ (from 1 to 5)"]),
-        (pool("", ", backup = true"), &["pool web: every backend is a backup"]),
+        (pool("algorithm = 'rr'", ""), &[(7, "pool web: round-robin ignores weights, but they differ (from 1 to 5)")]),
+        (pool("", ", backup = true"), &[(4, "pool web: every backend is a backup")]),
         (
             pool("", "") + "[[pool]]\nname = 'spare'\nbackend = [{ address = '127.0.0.1:3', weight = 0 }]\n",
-            &["pool spare: no listener uses it", "pool spare: every backend has weight 0"],
+            &[(9, "pool spare: no listener uses it"), (9, "pool spare: every backend has weight 0")],
         ),
     ] {
         let file = file(&pools);
@@ -56,12 +56,12 @@ fn a_config_with_a_likely_mistake_is_accepted_with_a_warning() {
         let shown: Vec<&str> = shown.lines().collect();
         assert_eq!(shown.len(), warnings.len(), "{pools}: {shown:?}");
         let balancer = Process::start(&["--config", path]);
-        for (line, warning) in shown.iter().zip(warnings) {
-            assert!(line.starts_with(&format!("warning: {warning}")), "{line}");
+        for (line, (number, warning)) in shown.iter().zip(warnings) {
+            assert!(line.starts_with(&format!("warning: {path}:{number}: {warning}")), "{line}");
             assert!(balancer.line(warning).contains(" WARN "));
         }
         balancer.signal(Signal::HUP);
-        for warning in warnings {
+        for (_, warning) in warnings {
             assert!(balancer.line(&format!("reload: {warning}")).contains(" WARN "));
         }
     }
