@@ -16,4 +16,5 @@ mod page;
 mod prober;
 mod proxy;
 mod roles;
+mod ssh;
 mod upgrade;
