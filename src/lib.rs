@@ -17,6 +17,7 @@ pub mod events;
 pub mod handover;
 pub mod import;
 pub mod inspect;
+pub mod kernel;
 pub mod launcher;
 pub mod logger;
 pub mod mailbox;

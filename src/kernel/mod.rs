@@ -1,0 +1,25 @@
+//! The kernel engine: the kernel forwards the packets of a listener, and one nftables table of ours decides where to.
+//!
+//! All state that outlasts this process is in that table, `inet tcplb`, and in the kernel's table of connections
+//! (conntrack). A snapshot gives the wanted table. Its difference to the installed one is a list of typed changes, which
+//! become one transaction of `nft`.
+//!
+//! | file | what |
+//! |---|---|
+//! | `table` | what the nftables table holds: wanted, and as installed |
+//! | `marks` | the marks by which conntrack names a backend |
+//! | [`mod@change`] | a change of the table, and the changes that make one table of another |
+//! | [`nft`] | changes as a script of `nft`; what is installed, from its listings |
+
+pub mod change;
+mod marks;
+pub mod nft;
+mod table;
+
+pub use change::{Change, difference};
+pub use marks::{Mark, Marks, PREFIX, PREFIX_MASK};
+pub use table::{
+    Bind, Chain, ChainId, Choice, ChoiceId, Denied, Digest, FORMAT, Family, Installed, InstalledChain, InstalledChoice,
+    InstalledSource, Label, Limits, Number, Pick, PoolId, Rules, SourceChain, SourceLimit, StateKey, TABLE, Table,
+    Target,
+};

@@ -1,0 +1,660 @@
+//! What the nftables table holds: as it should be ([`Table`]), and as it is installed ([`Installed`]).
+//!
+//! A choice map and a set of denied addresses may have hundreds of thousands of elements, which takes nft half a minute to
+//! list. So the installed table knows them by a digest, which the set `state` keeps beside what they belong to. The
+//! contents of a choice map are known as long as the process that filled it runs.
+//!
+//! Names of chains, maps and sets are made of numbers and digests only. The names of listeners, pools and backends stand in
+//! comments, as [`Label`]s.
+
+use super::marks::Mark;
+use super::nft;
+use crate::base::{Address, Listen};
+use crate::policy::balance::Algorithm;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// The name of the table, of family `inet`.
+pub const TABLE: &str = "tcplb";
+
+/// The text at the first element of `state`: the table is ours, and this is its format.
+pub const FORMAT: &str = "tcplb 1";
+
+/// A version of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both of them.
+    pub const ALL: [Family; 2] = [Family::V4, Family::V6];
+
+    /// That of an address.
+    pub fn of(ip: IpAddr) -> Family {
+        if ip.is_ipv4() { Family::V4 } else { Family::V6 }
+    }
+
+    /// The digit in names of chains, maps and sets.
+    pub fn digit(self) -> u32 {
+        match self {
+            Family::V4 => 4,
+            Family::V6 => 6,
+        }
+    }
+}
+
+/// The number of a listener or a pool in names of chains, maps and sets. It stays over restarts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Number(u32);
+
+impl Number {
+    /// The highest number: a key of `state` holds it beside kind and family.
+    const MAX: u32 = (1 << 27) - 1;
+
+    /// This number, if it is not too high.
+    pub fn new(number: u32) -> Option<Number> {
+        (number <= Number::MAX).then_some(Number(number))
+    }
+}
+
+impl TryFrom<u32> for Number {
+    type Error = String;
+
+    fn try_from(number: u32) -> Result<Number, String> {
+        Number::new(number).ok_or_else(|| format!("{number} is above {}", Number::MAX))
+    }
+}
+
+impl From<Number> for u32 {
+    fn from(number: Number) -> u32 {
+        number.0
+    }
+}
+
+impl fmt::Display for Number {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(out)
+    }
+}
+
+/// The chain of a listener, for clients of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ChainId {
+    /// The listener.
+    pub listener: Number,
+    /// The family of its clients.
+    pub family: Family,
+}
+
+/// A pool, for clients of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct PoolId {
+    /// The pool.
+    pub pool: Number,
+    /// The family of its clients and backends.
+    pub family: Family,
+}
+
+/// A choice map: of a pool, with this many entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ChoiceId {
+    /// The pool.
+    pub pool: PoolId,
+    /// The number of entries.
+    pub size: u32,
+}
+
+/// Text in a comment of the table: printable ASCII without `"` and `\`, short enough for nftables.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Label(Arc<str>);
+
+impl Label {
+    /// nftables keeps 128 bytes.
+    const MAX: usize = 127;
+    /// The most of a name, which leaves room for digests and limits before it.
+    const NAME_MAX: usize = 64;
+
+    /// The name of a listener or pool.
+    pub fn of_name(name: &str) -> Label {
+        Label::encode(&[name], Label::NAME_MAX)
+    }
+
+    /// The name of a pool, `/`, and that of one of its backends.
+    pub fn of_backend(pool: &str, backend: &str) -> Label {
+        Label::encode(&[pool, backend], Label::MAX)
+    }
+
+    /// Different names give different labels: what a comment can't hold is written as `%` and two digits, and of a long text
+    /// the end is replaced by a digest.
+    fn encode(names: &[&str], max: usize) -> Label {
+        let mut text = String::new();
+        for (at, name) in names.iter().enumerate() {
+            if at > 0 {
+                text.push('/');
+            }
+            for byte in name.bytes() {
+                match byte {
+                    b'%' | b'/' | b'~' | b'"' | b'\\' => text.push_str(&format!("%{byte:02x}")),
+                    b' '..=b'~' => text.push(byte.into()),
+                    _ => text.push_str(&format!("%{byte:02x}")),
+                }
+            }
+        }
+        if text.len() > max {
+            let digest = Digest::of_text(&text);
+            // All is ASCII, and no other label has a `~`.
+            text.truncate(max - 17);
+            text = format!("{text}~{digest}");
+        }
+        Label(text.into())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl TryFrom<String> for Label {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Label, String> {
+        let fits = |byte: u8| matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\';
+        if text.len() > Label::MAX || !text.bytes().all(fits) {
+            return Err("a comment of the table has at most 127 printable characters without \" and \\".to_owned());
+        }
+        Ok(Label(text.into()))
+    }
+}
+
+impl From<Label> for String {
+    fn from(label: Label) -> String {
+        label.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.0)
+    }
+}
+
+/// A digest of contents, the same in every version of tcplb. It finds differences, not forgeries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Digest(pub u64);
+
+impl Digest {
+    /// That of numbers, in this order.
+    pub fn of(numbers: impl IntoIterator<Item = u64>) -> Digest {
+        let mix = |hash: u64, number: u64| {
+            let hash = (hash ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            hash ^ hash >> 29
+        };
+        Digest(numbers.into_iter().fold(0xcbf2_9ce4_8422_2325, mix))
+    }
+
+    /// That of a text.
+    pub fn of_text(text: &str) -> Digest {
+        Digest::of(text.bytes().map(u64::from))
+    }
+
+    fn parse(text: &str) -> Option<Digest> {
+        u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16).map(Digest)
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{:016x}", self.0)
+    }
+}
+
+/// What of a packet leads to a listener's chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Bind {
+    /// This destination.
+    Address(SocketAddr),
+    /// This port of any address of the machine.
+    Port(Family, u16),
+}
+
+impl Bind {
+    /// Those of an address as the operator wrote it, which is bound to `at`.
+    pub fn of(asked: &Listen, at: SocketAddr) -> Vec<Bind> {
+        match (&asked.0, at) {
+            (Address::Any(_), _) => Family::ALL.map(|family| Bind::Port(family, at.port())).to_vec(),
+            // `[::]:80` has IPv4 clients too, as a socket there has.
+            (_, SocketAddr::V6(at)) if at.ip().is_unspecified() => {
+                Family::ALL.map(|family| Bind::Port(family, at.port())).to_vec()
+            }
+            (_, SocketAddr::V4(at)) if at.ip().is_unspecified() => vec![Bind::Port(Family::V4, at.port())],
+            _ => vec![Bind::Address(SocketAddr::new(at.ip(), at.port()))],
+        }
+    }
+
+    /// The family of its clients.
+    pub fn family(self) -> Family {
+        match self {
+            Bind::Address(at) => Family::of(at.ip()),
+            Bind::Port(family, _) => family,
+        }
+    }
+}
+
+/// How a client's entry of a choice map is found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Pick {
+    /// One entry after the other.
+    Turn,
+    /// By the hash of the client's address and port.
+    Connection,
+    /// By the hash of the client's address.
+    Source,
+}
+
+impl Pick {
+    /// That of an algorithm; `None`: the kernel can't do it. Those that follow load are approximated by weights, which
+    /// [`super::plan`] gets.
+    pub fn of(algorithm: &Algorithm) -> Option<Pick> {
+        match algorithm.name {
+            "round-robin" | "weighted-round-robin" => Some(Pick::Turn),
+            "random" | "least-connections" | "least-time" | "power-of-two" => Some(Pick::Connection),
+            "source-hash" | "maglev" => Some(Pick::Source),
+            _ => None,
+        }
+    }
+}
+
+/// The limits of each source of a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// The most connections at once.
+    pub connections: Option<u32>,
+    /// The most new connections per second, and at once.
+    pub rate: Option<u32>,
+}
+
+/// A limit of each source, as a set whose elements count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum SourceLimit {
+    /// The most connections at once.
+    Connections(u32),
+    /// The most new connections per second.
+    Rate(u32),
+}
+
+impl Limits {
+    /// Each limit.
+    pub fn each(self) -> impl Iterator<Item = SourceLimit> {
+        let connections = self.connections.map(SourceLimit::Connections);
+        connections.into_iter().chain(self.rate.map(SourceLimit::Rate))
+    }
+}
+
+/// The rules of a listener's chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rules {
+    /// The set of its denied addresses.
+    pub denied: Option<Digest>,
+    /// The limits of each source.
+    pub limits: Limits,
+    /// How the entry is found.
+    pub pick: Pick,
+    /// The map with the entries.
+    pub choice: ChoiceId,
+}
+
+/// Addresses that may not connect: ranges from the first to the last address, in order and apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denied {
+    /// That of the ranges.
+    pub digest: Digest,
+    /// The ranges.
+    pub ranges: Vec<(IpAddr, IpAddr)>,
+}
+
+/// A listener's chain as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chain {
+    /// The listener's name.
+    pub label: Label,
+    /// Its rules.
+    pub rules: Rules,
+    /// What the rules' set of denied addresses holds.
+    pub denied: Option<Arc<Denied>>,
+}
+
+impl Chain {
+    /// This chain, once it is installed.
+    pub fn installed(&self, id: ChainId) -> InstalledChain {
+        let Rules { denied, limits, .. } = self.rules;
+        InstalledChain { label: self.label.clone(), digest: self.rules.digest(id), denied, limits }
+    }
+}
+
+/// A choice map as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// The pool's name.
+    pub label: Label,
+    /// The mark of each entry.
+    pub entries: Arc<[Mark]>,
+    /// That of the entries.
+    pub digest: Digest,
+}
+
+impl Choice {
+    /// A map of these entries.
+    pub fn new(label: Label, entries: Arc<[Mark]>) -> Choice {
+        let digest = Digest::of(entries.iter().map(|mark| u64::from(mark.value())));
+        Choice { label, entries, digest }
+    }
+
+    /// The number of entries.
+    pub fn size(&self) -> u32 {
+        self.entries.len() as u32
+    }
+
+    /// This map, once it is installed.
+    pub fn installed(&self) -> InstalledChoice {
+        let entries = Some(self.entries.clone());
+        InstalledChoice { label: self.label.clone(), size: self.size(), digest: self.digest, entries }
+    }
+}
+
+/// Where a mark leads to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Target {
+    /// The backend's address.
+    pub address: SocketAddr,
+    /// The names of its pool and its own.
+    pub label: Label,
+    /// The pool whose source addresses its connections come from. `None`: they come from the clients' own addresses.
+    pub source: Option<Number>,
+}
+
+/// The source addresses of a pool, of one family.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceChain {
+    /// The pool's name.
+    pub label: Label,
+    /// The addresses; at least one.
+    pub addresses: Vec<IpAddr>,
+}
+
+impl SourceChain {
+    /// That of the addresses.
+    pub fn digest(&self) -> Digest {
+        let octets = |ip: &IpAddr| match ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        Digest::of(self.addresses.iter().flat_map(octets).map(u64::from))
+    }
+
+    /// These addresses, once they are installed.
+    pub fn installed(&self) -> InstalledSource {
+        InstalledSource { label: self.label.clone(), digest: self.digest() }
+    }
+}
+
+/// The table as it should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Where each mark leads to, also those of backends that have left while connections have them.
+    pub backends: BTreeMap<Mark, Target>,
+    /// The choice map of each pool.
+    pub choices: BTreeMap<PoolId, Choice>,
+    /// The source addresses of each pool that has some.
+    pub sources: BTreeMap<PoolId, SourceChain>,
+    /// The chain of each listener.
+    pub chains: BTreeMap<ChainId, Chain>,
+    /// What leads to a chain.
+    pub binds: BTreeMap<Bind, ChainId>,
+}
+
+/// The table as it is installed. The default is that there is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Installed {
+    /// There is a table of ours.
+    pub exists: bool,
+    /// Where each mark leads to.
+    pub backends: BTreeMap<Mark, Target>,
+    /// The choice maps.
+    pub choices: BTreeMap<PoolId, InstalledChoice>,
+    /// The source addresses of each pool that has some.
+    pub sources: BTreeMap<PoolId, InstalledSource>,
+    /// The chains of listeners.
+    pub chains: BTreeMap<ChainId, InstalledChain>,
+    /// What leads to a chain.
+    pub binds: BTreeMap<Bind, ChainId>,
+}
+
+/// A choice map as it is installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledChoice {
+    /// The pool's name.
+    pub label: Label,
+    /// The number of entries.
+    pub size: u32,
+    /// That of the entries.
+    pub digest: Digest,
+    /// The entries, if this process filled them in.
+    #[serde(skip)]
+    pub entries: Option<Arc<[Mark]>>,
+}
+
+/// A listener's chain as it is installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledChain {
+    /// The listener's name.
+    pub label: Label,
+    /// That of its rules.
+    pub digest: Digest,
+    /// The set of its denied addresses.
+    pub denied: Option<Digest>,
+    /// The limits of each source.
+    pub limits: Limits,
+}
+
+/// The source addresses of a pool as they are installed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstalledSource {
+    /// The pool's name.
+    pub label: Label,
+    /// That of the addresses.
+    pub digest: Digest,
+}
+
+impl Table {
+    /// This table, once it is installed.
+    pub fn installed(&self) -> Installed {
+        Installed {
+            exists: true,
+            backends: self.backends.clone(),
+            choices: self.choices.iter().map(|(id, one)| (*id, one.installed())).collect(),
+            sources: self.sources.iter().map(|(id, one)| (*id, one.installed())).collect(),
+            chains: self.chains.iter().map(|(id, one)| (*id, one.installed(*id))).collect(),
+            binds: self.binds.clone(),
+        }
+    }
+}
+
+impl Rules {
+    /// That of the rules as nft gets them.
+    pub fn digest(&self, id: ChainId) -> Digest {
+        Digest::of_text(&nft::rules(id, self).join("\n"))
+    }
+}
+
+/// What an element of `state` is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum StateKey {
+    /// The table.
+    Format,
+    /// A listener's chain.
+    Chain(ChainId),
+    /// A pool's choice map.
+    Choice(PoolId),
+    /// A pool's source addresses.
+    Source(PoolId),
+}
+
+impl StateKey {
+    /// The element.
+    pub fn value(self) -> u32 {
+        let (kind, number, family) = match self {
+            StateKey::Format => return 0,
+            StateKey::Chain(ChainId { listener, family }) => (1, listener, family),
+            StateKey::Choice(PoolId { pool, family }) => (2, pool, family),
+            StateKey::Source(PoolId { pool, family }) => (3, pool, family),
+        };
+        kind << 28 | number.0 << 1 | u32::from(family == Family::V6)
+    }
+
+    /// What an element is about.
+    pub fn of_value(value: u32) -> Option<StateKey> {
+        let family = if value & 1 == 0 { Family::V4 } else { Family::V6 };
+        let number = Number(value >> 1 & Number::MAX);
+        match (value >> 28, value) {
+            (0, 0) => Some(StateKey::Format),
+            (1, _) => Some(StateKey::Chain(ChainId { listener: number, family })),
+            (2, _) => Some(StateKey::Choice(PoolId { pool: number, family })),
+            (3, _) => Some(StateKey::Source(PoolId { pool: number, family })),
+            _ => None,
+        }
+    }
+}
+
+impl InstalledChoice {
+    /// The text in `state`: the label is last, since it may have spaces.
+    pub fn text(&self) -> String {
+        format!("{} {} {}", self.size, self.digest, self.label)
+    }
+
+    pub(super) fn parse(text: &str) -> Option<InstalledChoice> {
+        let (size, rest) = text.split_once(' ')?;
+        let (digest, label) = rest.split_once(' ')?;
+        let label = Label::try_from(label.to_owned()).ok()?;
+        Some(InstalledChoice { label, size: size.parse().ok()?, digest: Digest::parse(digest)?, entries: None })
+    }
+}
+
+impl InstalledSource {
+    /// The text in `state`.
+    pub fn text(&self) -> String {
+        format!("{} {}", self.digest, self.label)
+    }
+
+    pub(super) fn parse(text: &str) -> Option<InstalledSource> {
+        let (digest, label) = text.split_once(' ')?;
+        Some(InstalledSource { digest: Digest::parse(digest)?, label: Label::try_from(label.to_owned()).ok()? })
+    }
+}
+
+impl InstalledChain {
+    /// The text in `state`; `-` stands for what the chain has not.
+    pub fn text(&self) -> String {
+        let or = |number: Option<u32>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
+        let denied = self.denied.map_or_else(|| "-".to_owned(), |digest| digest.to_string());
+        let Limits { connections, rate } = self.limits;
+        format!("{} {denied} {} {} {}", self.digest, or(connections), or(rate), self.label)
+    }
+
+    pub(super) fn parse(text: &str) -> Option<InstalledChain> {
+        let mut words = text.splitn(5, ' ');
+        let digest = Digest::parse(words.next()?)?;
+        let denied = match words.next()? {
+            "-" => None,
+            word => Some(Digest::parse(word)?),
+        };
+        let mut limit = || match words.next()? {
+            "-" => Some(None),
+            word => Some(Some(word.parse().ok()?)),
+        };
+        let limits = Limits { connections: limit()?, rate: limit()? };
+        let label = Label::try_from(words.next()?.to_owned()).ok()?;
+        Some(InstalledChain { label, digest, denied, limits })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_hold_any_name_and_differ_as_names_do() {
+        for (label, want) in [
+            (Label::of_name("web"), "web"),
+            (Label::of_backend("web", "10.0.0.1:80"), "web/10.0.0.1:80"),
+            (Label::of_backend("a/b", "c d"), "a%2fb/c d"),
+            (Label::of_name("\"\\%~\n\u{e9}"), "%22%5c%25%7e%0a%c3%a9"),
+        ] {
+            assert_eq!(label.as_str(), want);
+            assert_eq!(Label::try_from(want.to_owned()), Ok(label));
+        }
+        let long = |end: &str| Label::of_name(&format!("{}{end}", "n".repeat(127)));
+        assert_eq!((long("a").as_str().len(), long("a") == long("b")), (64, false));
+        let longest = Label::of_backend(&"p".repeat(128), &"b".repeat(128));
+        assert_eq!(Label::try_from(longest.as_str().to_owned()), Ok(longest));
+        for bad in ["a\"", "a\\", "a\n", &"a".repeat(128)] {
+            assert!(Label::try_from(bad.to_owned()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn states_are_read_as_they_are_written_and_fit_a_comment() {
+        let (label, digest) = (Label::of_name(&"a name ".repeat(18)), Digest(7));
+        let most = Limits { connections: Some(u32::MAX), rate: Some(u32::MAX) };
+        for (denied, limits) in [(None, Limits::default()), (Some(Digest(u64::MAX)), most)] {
+            let chain = InstalledChain { label: label.clone(), digest, denied, limits };
+            assert!(Label::try_from(chain.text()).is_ok(), "{}", chain.text());
+            assert_eq!(InstalledChain::parse(&chain.text()), Some(chain));
+        }
+        let choice = InstalledChoice { label: label.clone(), size: 655_373, digest, entries: None };
+        assert_eq!(InstalledChoice::parse(&choice.text()), Some(choice));
+        let source = InstalledSource { label, digest };
+        assert_eq!(InstalledSource::parse(&source.text()), Some(source));
+        for text in ["", "5", "5 7 a", "x 0000000000000007 a", "0000000000000007 - x - a"] {
+            assert_eq!((InstalledChoice::parse(text), InstalledChain::parse(text)), (None, None), "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_of_state_are_one_to_one() {
+        let mut values = vec![StateKey::Format];
+        for number in [0, 1, Number::MAX] {
+            let number = Number::new(number).unwrap();
+            for family in Family::ALL {
+                values.push(StateKey::Chain(ChainId { listener: number, family }));
+                values.push(StateKey::Choice(PoolId { pool: number, family }));
+                values.push(StateKey::Source(PoolId { pool: number, family }));
+            }
+        }
+        for key in values {
+            assert_eq!(StateKey::of_value(key.value()), Some(key));
+        }
+        assert_eq!((StateKey::of_value(5), StateKey::of_value(u32::MAX)), (None, None));
+        assert!(Number::new(Number::MAX + 1).is_none());
+    }
+
+    #[test]
+    fn a_bind_covers_what_a_socket_there_covers() {
+        let of = |asked: &str, at: &str| Bind::of(&Listen::parse(asked).unwrap(), at.parse().unwrap());
+        let both = [Bind::Port(Family::V4, 80), Bind::Port(Family::V6, 80)];
+        assert_eq!(of(":80", "[::]:80"), both);
+        assert_eq!(of(":80", "0.0.0.0:80"), both);
+        assert_eq!(of("[::]:80", "[::]:80"), both);
+        assert_eq!(of("0.0.0.0:80", "0.0.0.0:80"), both[..1]);
+        assert_eq!(of("a.test:80", "192.0.2.1:80"), [Bind::Address("192.0.2.1:80".parse().unwrap())]);
+    }
+}
