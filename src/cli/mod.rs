@@ -191,6 +191,9 @@ fn check(path: &Path) -> ExitCode {
             for warning in advice::of(&model).iter().chain(&preflight::warnings(&model, &before)) {
                 terminal::report(format_args!("warning: {}", lines.located(warning)));
             }
+            for warning in lines.loose_prefixes() {
+                terminal::report(format_args!("warning: {warning}"));
+            }
             ExitCode::SUCCESS
         }
         Err(flags::Mistakes(mistakes)) => refuse(&mistakes),

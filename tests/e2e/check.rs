@@ -263,6 +263,15 @@ fn a_limit_beyond_the_open_files_is_warned_of_by_check_the_start_and_a_reload() 
 }
 
 #[test]
+fn a_prefix_that_is_wider_than_its_address_is_warned_of() {
+    let place = tempfile::tempdir().unwrap();
+    let lists = "allow = [\"10.0.0.1/8\"]\n[[listener.route]]\nsource = [\"10.1.0.0/16\"]\npool = \"app\"\n[[pool]]";
+    let (code, said) = check(&place, &file("", "127.0.0.1:0", "127.0.0.1:1").replace("[[pool]]", lists));
+    let why = "allow: `10.0.0.1/8` is 10.0.0.0/8: bits beyond the prefix do not count";
+    assert_eq!((code, said), (Some(0), vec![warning(&place, 6, why)]));
+}
+
+#[test]
 fn a_range_that_the_kernel_gives_to_connections_is_warned_of_by_check_and_the_start() {
     let (place, ip) = (tempfile::tempdir().unwrap(), fresh_loopback());
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();

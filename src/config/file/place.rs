@@ -3,8 +3,11 @@
 //! What is wrong in a file is noted while it is read ([`super::table`]). A remark follows from the model, which has no lines: it
 //! names a section and a key, and [`Lines`] finds these in the text.
 
+use super::MISTAKES_MAX;
 use super::table::Notes;
 use crate::config::model::defaults;
+use crate::config::settings::{LISTENER, ROUTE, Section};
+use ipnet::IpNet;
 use std::fmt;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -96,6 +99,32 @@ impl<'a> Lines<'a> {
         }
     }
 
+    /// Prefixes with bits beyond their length, like 10.0.0.1/8. The model has them without these bits, and one that meant a single
+    /// address takes many.
+    pub fn loose_prefixes(&self) -> Vec<String> {
+        let Some(document) = &self.document else { return Vec::new() };
+        let mut loose = Vec::new();
+        for listener in entries(document.get_ref(), LISTENER.name).filter_map(table) {
+            loose.extend(self.loose_in(listener, &LISTENER));
+            loose.extend(entries(listener, "route").filter_map(table).flat_map(|route| self.loose_in(route, &ROUTE)));
+        }
+        loose.truncate(MISTAKES_MAX);
+        loose
+    }
+
+    fn loose_in<S>(&self, table: &DeTable<'_>, section: &Section<S>) -> Vec<String> {
+        let keys = section.settings.iter().filter(|setting| setting.values().are_prefixes());
+        let of_key = |key: &'static str| {
+            entries(table, key).filter_map(move |value| {
+                let net: IpNet = value.get_ref().as_str()?.parse().ok()?;
+                let line = self.notes.line(value.span().start);
+                let what = format!("{key}: `{net}` is {}: bits beyond the prefix do not count", net.trunc());
+                (net.trunc() != net).then(|| format!("{}:{line}: {what}", self.name))
+            })
+        };
+        keys.flat_map(|setting| of_key(setting.about.key)).collect()
+    }
+
     /// Where the key stands, or where its section begins.
     fn offset(&self, place: &Place) -> Option<usize> {
         let root = self.document.as_ref()?.get_ref();
@@ -167,5 +196,20 @@ mod tests {
             assert_eq!(lines.located(&Remark::new(place, "why")), "why");
         }
         assert_eq!(lines.located(&Remark::anywhere("why")), "why");
+    }
+
+    #[test]
+    fn a_prefix_with_bits_beyond_its_length_is_found_wherever_prefixes_are() {
+        let text = "[[listener]]\nbind = [':80']\nallow = ['10.0.0.0/8', '10.0.0.1/8']\ndeny = ['2001:db8::1/32', '192.0.2.1']\n\
+                    trusted_proxies = [\n'192.0.2.9/32',\n'192.0.2.9/24']\n[[listener.route]]\nsource = ['10.1.0.0/15']\n";
+        let mut loose = Lines::new(text, "f").loose_prefixes();
+        loose.sort();
+        let expected = [
+            "f:3: allow: `10.0.0.1/8` is 10.0.0.0/8",
+            "f:4: deny: `2001:db8::1/32` is 2001:db8::/32",
+            "f:7: trusted_proxies: `192.0.2.9/24` is 192.0.2.0/24",
+            "f:9: source: `10.1.0.0/15` is 10.0.0.0/15",
+        ];
+        assert_eq!(loose, expected.map(|line| format!("{line}: bits beyond the prefix do not count")));
     }
 }

@@ -60,6 +60,11 @@ impl Values {
         Values::Other { name, placeholder, example }
     }
 
+    /// Are they prefixes?
+    pub fn are_prefixes(&self) -> bool {
+        matches!(self, Values::Other { placeholder: PREFIX, .. })
+    }
+
     /// An example, as TOML.
     pub fn example(&self) -> &'static str {
         match self {
@@ -326,9 +331,12 @@ pub(super) fn path(text: &str) -> Result<PathBuf, String> {
     Ok(PathBuf::from(text))
 }
 
+/// What help calls a prefix.
+const PREFIX: &str = "PREFIX";
+
 /// Prefixes.
 pub const PREFIXES: Kind<Vec<IpNet>> = Kind {
-    values: Values::other("list of prefixes", "PREFIX", "[\"10.0.0.0/8\", \"2001:db8::/32\"]"),
+    values: Values::other("list of prefixes", PREFIX, "[\"10.0.0.0/8\", \"2001:db8::/32\"]"),
     read: |given| given.list(prefix),
     write: |prefixes| list(prefixes),
 };
