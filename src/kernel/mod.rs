@@ -8,16 +8,19 @@
 //! |---|---|
 //! | `table` | what the nftables table holds: wanted, and as installed |
 //! | `marks` | the marks by which conntrack names a backend |
+//! | [`plan`](Planner) | makes the wanted table from listeners and pools |
 //! | [`mod@change`] | a change of the table, and the changes that make one table of another |
 //! | [`nft`] | changes as a script of `nft`; what is installed, from its listings |
 
 pub mod change;
 mod marks;
 pub mod nft;
+mod plan;
 mod table;
 
 pub use change::{Change, difference};
 pub use marks::{Mark, Marks, PREFIX, PREFIX_MASK};
+pub use plan::{Planner, Wanted, WantedListener, WantedMember, WantedPool};
 pub use table::{
     Bind, Chain, ChainId, Choice, ChoiceId, Denied, Digest, FORMAT, Family, Installed, InstalledChain, InstalledChoice,
     InstalledSource, Label, Limits, Number, Pick, PoolId, Rules, SourceChain, SourceLimit, StateKey, TABLE, Table,

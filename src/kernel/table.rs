@@ -10,7 +10,7 @@
 use super::marks::Mark;
 use super::nft;
 use crate::base::{Address, Listen};
-use crate::policy::balance::Algorithm;
+use crate::policy::balance::{Algorithm, jhash};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -476,6 +476,13 @@ pub struct InstalledSource {
 }
 
 impl Table {
+    /// The mark of the backend that a client of a chain gets; `None` if that depends on the turn.
+    pub fn mark_for(&self, chain: ChainId, client: SocketAddr) -> Option<Mark> {
+        let rules = &self.chains.get(&chain)?.rules;
+        let choice = self.choices.get(&rules.choice.pool)?;
+        choice.entries.get(rules.entry(client)? as usize).copied()
+    }
+
     /// This table, once it is installed.
     pub fn installed(&self) -> Installed {
         Installed {
@@ -490,6 +497,15 @@ impl Table {
 }
 
 impl Rules {
+    /// The entry of the choice map that a client gets; `None` for clients in turn.
+    pub fn entry(&self, client: SocketAddr) -> Option<u32> {
+        match self.pick {
+            Pick::Turn => None,
+            Pick::Connection => Some(jhash::of_connection(client, self.choice.size, nft::SEED)),
+            Pick::Source => Some(jhash::of_source(client.ip(), self.choice.size, nft::SEED)),
+        }
+    }
+
     /// That of the rules as nft gets them.
     pub fn digest(&self, id: ChainId) -> Digest {
         Digest::of_text(&nft::rules(id, self).join("\n"))

@@ -56,15 +56,15 @@ impl Balance for Maglev {
 impl Maglev {
     fn choose(&self, client: Client, view: &View<'_>) -> Option<usize> {
         let client = hash::client(client.ip);
-        for attempt in 0..=REHASHES {
-            let entry = hash::reduce(hash::nth(client, attempt), self.table.len());
-            let index = *self.table.get(entry)? as usize;
-            if view.usable(index) {
-                return Some(index);
-            }
-        }
-        self.rendezvous.best(client, view)
+        hashed(&self.table, client, 0, |index| view.usable(index)).or_else(|| self.rendezvous.best(client, view))
     }
+}
+
+/// The first usable backend by the hashes of a key, from this attempt on.
+pub(super) fn hashed(table: &[u32], key: u64, first: u64, usable: impl Fn(usize) -> bool) -> Option<usize> {
+    let entry = |attempt| hash::reduce(hash::nth(key, attempt), table.len());
+    let backends = (first..=REHASHES).map_while(|attempt| table.get(entry(attempt)));
+    backends.map(|index| *index as usize).find(|index| usable(*index))
 }
 
 /// A backend while the table is filled.

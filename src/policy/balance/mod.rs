@@ -62,7 +62,8 @@
 //! In turn: `round_robin`, `weighted_round_robin`, `sticky_round_robin`, over `cursor` and `smooth`. In order:
 //! `first`. At random: `random`, `power_of_two`, over `alias`. By load (see `load`): `least_connections`, `least_time`, over `lightest`. By
 //! the client's address: `source_hash`, `maglev`, over `hash` and `rendezvous`. Scans of many backends go through
-//! `candidates`. What a choice would be, without making it: `preview`.
+//! `candidates`. What a choice would be, without making it: `preview`. For the kernel, which chooses by a table of
+//! ours: `entries`, and its hash, `jhash`.
 
 use crate::base::bits::WORD;
 use crate::base::{AtomicBits, Tick};
@@ -298,8 +299,10 @@ pub const REGISTRY: &[Algorithm] = &[
 mod alias;
 mod candidates;
 mod cursor;
+mod entries;
 mod first;
 mod hash;
+pub mod jhash;
 mod least_connections;
 mod least_time;
 mod lightest;
@@ -317,6 +320,7 @@ mod weighted_round_robin;
 
 pub use alias::Alias;
 pub use candidates::{Candidates, Lane};
+pub use entries::{Entries, Order};
 pub use load::LoadBlock;
 pub use preview::Preview;
 

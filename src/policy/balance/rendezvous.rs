@@ -18,6 +18,7 @@ pub struct Rendezvous {
     racers: Box<[Racer]>,
 }
 
+#[derive(Clone, Copy)]
 struct Racer {
     identity: u64,
     weight: f64,
@@ -35,6 +36,22 @@ impl Rendezvous {
             index: index as u32,
         });
         Rendezvous { racers: racers.collect() }
+    }
+
+    /// The race of some of its members. Their arrival times stay.
+    pub fn among(&self, allowed: impl Fn(usize) -> bool) -> Rendezvous {
+        Rendezvous { racers: self.racers.iter().filter(|racer| allowed(racer.index as usize)).copied().collect() }
+    }
+
+    /// Whether no member has weight.
+    pub fn is_empty(&self) -> bool {
+        self.racers.is_empty()
+    }
+
+    /// The first of all for this key.
+    pub fn winner(&self, key: u64) -> Option<usize> {
+        let [first] = self.first(key, |_| true);
+        first
     }
 
     /// The first usable backend for this key.

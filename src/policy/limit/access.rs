@@ -11,7 +11,7 @@
 //! trie, a lookup follows no pointers. `bench/limits.rs` measures it.
 
 use ipnet::IpNet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// The lists of one listener, prepared for lookups.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +78,20 @@ impl Access {
     }
 }
 
+impl Access {
+    /// The IPv4 addresses that may not connect: ranges from the first to the last one, in order.
+    pub fn denied_v4(&self) -> Vec<(Ipv4Addr, Ipv4Addr)> {
+        let ranges = self.v4.denied(|at| at - 1, 0, u32::MAX);
+        ranges.into_iter().map(|(first, last)| (first.into(), last.into())).collect()
+    }
+
+    /// The IPv6 addresses that may not connect, likewise.
+    pub fn denied_v6(&self) -> Vec<(Ipv6Addr, Ipv6Addr)> {
+        let ranges = self.v6.denied(|at| at - 1, 0, u128::MAX);
+        ranges.into_iter().map(|(first, last)| (first.into(), last.into())).collect()
+    }
+}
+
 /// Converts an IPv4-mapped prefix to IPv4.
 pub fn canonical(net: IpNet) -> IpNet {
     const MAPPED: u8 = 96;
@@ -110,6 +124,23 @@ impl<T: Ord + TryFrom<u128>> Changes<T> {
         Changes { first, at: points.into_iter().skip(1).map_while(|(at, _)| T::try_from(at).ok()).collect() }
     }
 
+    /// The ranges that are not allowed. A point that ends one is above 0.
+    fn denied(&self, before: impl Fn(T) -> T, lowest: T, highest: T) -> Vec<(T, T)>
+    where
+        T: Copy,
+    {
+        let mut ranges = Vec::new();
+        let mut begun = (!self.first).then_some(lowest);
+        for &at in &self.at {
+            match begun.take() {
+                Some(first) => ranges.push((first, before(at))),
+                None => begun = Some(at),
+            }
+        }
+        ranges.extend(begun.map(|first| (first, highest)));
+        ranges
+    }
+
     fn allows(&self, address: T) -> bool {
         let turns = self.at.partition_point(|at| *at <= address);
         self.first ^ (turns % 2 == 1)
@@ -135,7 +166,6 @@ fn turn(points: &mut Vec<(u128, bool)>, at: u128, allowed: bool) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::net::Ipv6Addr;
 
     fn nets(list: &[&str]) -> Vec<IpNet> {
         list.iter().map(|net| net.parse().unwrap()).collect()
@@ -223,6 +253,12 @@ mod tests {
             let access = Access::new(&allow, &deny);
             for ip in asked {
                 prop_assert_eq!(access.allows(ip), by_definition(&allow, &deny, ip), "{}", ip);
+                let denied = match ip {
+                    IpAddr::V4(ip) => access.denied_v4().iter().any(|(first, last)| (first..=last).contains(&&ip)),
+                    IpAddr::V6(ip) => access.denied_v6().iter().any(|(first, last)| (first..=last).contains(&&ip)),
+                };
+                let is_v4 = ip.to_canonical().is_ipv4();
+                prop_assert!(denied != access.allows(ip) || ip.is_ipv6() && is_v4, "{}", ip);
             }
         }
     }
