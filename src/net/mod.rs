@@ -3,6 +3,7 @@
 //! All Linux-only code is in this module: `accept4`, `SOCK_NONBLOCK`, `TCP_INFO`, load-balancing `SO_REUSEPORT`,
 //! splice(2).
 
+pub mod conntrack;
 mod inherited;
 pub mod listen;
 pub mod local_ports;

@@ -3,5 +3,6 @@
 //! A parser gets all bytes so far and returns "more", a value, or an error. So it does not depend on how the network
 //! cuts the bytes, and a test can cut them anywhere.
 
+pub mod conntrack;
 pub mod proxy;
 pub mod sniff;

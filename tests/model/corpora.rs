@@ -6,6 +6,8 @@
 mod admin_request;
 #[path = "../../fuzz/checks/config.rs"]
 mod config;
+#[path = "../../fuzz/checks/conntrack.rs"]
+mod conntrack;
 #[path = "../../fuzz/checks/dns_answer.rs"]
 mod dns_answer;
 #[path = "../../fuzz/checks/handover_message.rs"]
@@ -52,6 +54,11 @@ fn replay(directories: &[&str], at_least: usize, check: fn(&[u8])) {
         }
     }
     assert!(count >= at_least, "only {count} inputs");
+}
+
+#[test]
+fn messages_of_conntrack() {
+    replay(&["fuzz/corpus/conntrack"], 5, conntrack::check);
 }
 
 #[test]
