@@ -5,12 +5,13 @@
 
 use super::backend::register::{self, Registration, Target};
 use super::remote::args as remote;
-use super::{backend, backend_spec, import};
+use super::{backend, backend_spec, import, kernel};
 use crate::base::{Listen, duration};
 use crate::config::check;
 use crate::config::settings::kinds::Values;
 use crate::config::settings::{BACKEND, Flag, GLOBAL, HEALTH, LISTENER, POOL, Row, Typed, reference};
 use crate::config::words::alternatives;
+use crate::kernel::helper;
 use crate::launcher;
 use crate::policy::balance;
 use clap::{Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, value_parser};
@@ -90,6 +91,12 @@ pub enum Command {
     Reload(remote::Reload),
     /// Makes a running tcplb hand over to a new process, and waits for that
     Upgrade(remote::Upgrade),
+    /// Removes what the kernel engine leaves behind
+    #[command(subcommand)]
+    Kernel(kernel::Kernel),
+    /// Started by tcplb itself
+    #[command(hide = true, name = helper::COMMAND)]
+    KernelHelper(kernel::Helper),
     /// Started by tcplb itself
     #[command(hide = true, name = launcher::COMMAND)]
     Launcher {

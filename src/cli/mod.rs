@@ -11,6 +11,7 @@
 //! | [`backend`]     | `tcplb backend`, the test server                                         |
 //! | `demo`          | `tcplb demo`                                                             |
 //! | `import`        | `tcplb import FILE`                                                      |
+//! | `kernel`        | `tcplb kernel flush`, and the helper process of the kernel engine           |
 //! | `pages`         | `tcplb man` and `tcplb completions`                                      |
 //! | `remote`        | `tcplb status`, `explain`, `probe`, `backends`, `connections`, `events`, `config`, `reload`: clients of the admin API |
 //! | `top`           | `tcplb top`: the same live, in the terminal; behind the feature of this name |
@@ -26,6 +27,7 @@ mod crash;
 mod demo;
 mod flags;
 mod import;
+mod kernel;
 mod pages;
 mod remote;
 mod serve;
@@ -82,6 +84,11 @@ fn dispatch() -> ExitCode {
     match arguments.command {
         None => balance(&arguments.balance),
         Some(Command::Launcher { path, arguments }) => done(launcher::run(&path, &arguments)),
+        Some(Command::KernelHelper(helper)) => {
+            crash::end_process_on_panic();
+            done(kernel::help(&helper))
+        }
+        Some(Command::Kernel(command)) => done(kernel::run(&command)),
         Some(Command::Check(check)) => self::check(&check.file),
         Some(Command::Config(args::Config::Reference)) => {
             let text = format!("{}\n{}", args::reference(), reference::keys());

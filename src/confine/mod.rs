@@ -20,12 +20,15 @@
 //!    capabilities.
 //! 5. Landlock, see `sandbox`.
 //!
-//! The process that starts a successor ([`crate::launcher`]) is started before all of this, and is not confined.
+//! The process that starts a successor ([`crate::launcher`]) is started before all of this, and is not confined. The helper of the
+//! kernel engine confines itself: `net_admin`.
 
 mod account;
+mod net_admin;
 mod sandbox;
 
 pub use account::owners;
+pub use net_admin::{NotConfined, check_net_admin, confine_to_net_admin};
 pub use sandbox::{hint_to_reading, shuts_out_abstract_sockets};
 
 use crate::base::address::abstract_name;

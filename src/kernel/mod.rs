@@ -11,12 +11,16 @@
 //! | [`plan`](Planner) | makes the wanted table from listeners and pools |
 //! | [`mod@change`] | a change of the table, and the changes that make one table of another |
 //! | [`nft`] | changes as a script of `nft`; what is installed, from its listings |
+//! | [`helper`] | the process that keeps CAP_NET_ADMIN: it runs `nft`, and asks conntrack |
+//! | `tally` | connections and bytes of each backend, from what conntrack shows |
 
 pub mod change;
+pub mod helper;
 mod marks;
 pub mod nft;
 mod plan;
 mod table;
+mod tally;
 
 pub use change::{Change, difference};
 pub use marks::{Mark, Marks, PREFIX, PREFIX_MASK};

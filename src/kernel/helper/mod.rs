@@ -1,0 +1,209 @@
+//! The helper of the kernel engine: a process of its own that keeps CAP_NET_ADMIN, and does only what typed requests name.
+//!
+//! The balancer gives its privileges up, and its sandbox starts no program. So the helper is started before, like the launcher
+//! ([`crate::launcher`]). It confines itself to CAP_NET_ADMIN as the balancer's user, and writes no file. `process` has what it does, `wire`
+//! what is said. This file has the balancer's side.
+//!
+//! There are two channels and two threads, so that a change never waits for a dump of all tracked connections. Each call
+//! blocks its caller for a bounded time.
+//!
+//! A helper that has ended can't be started again: every further call fails with [`Failure::Gone`]. The kernel goes on with the
+//! last table.
+
+mod entries;
+mod process;
+mod program;
+mod wire;
+
+pub use super::tally::Count;
+pub use process::{flush, run};
+pub use wire::{Failure, Figures, Filter, Listed, States};
+
+use super::change::Change;
+use super::nft;
+use super::table::{Installed, TABLE};
+use crate::handover::Channel;
+use rustix::net::{Shutdown, shutdown};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use wire::{EntryAnswer, EntryRequest, TableAnswer, TableRequestRef};
+
+/// The subcommand that runs it. It is not for users.
+pub const COMMAND: &str = "kernel-helper";
+
+/// How long one message may take: the other end is a process of this machine that waits for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long an answer may take: a few runs of nft, or a few dumps.
+const ANSWER: Duration = Duration::from_secs(120);
+
+/// What the helper is started with: settings of the balancer.
+#[derive(Clone, Copy, Debug)]
+pub struct Options<'a> {
+    /// The user that the balancer changes to.
+    pub user: Option<&'a str>,
+    /// The group.
+    pub group: Option<&'a str>,
+    /// Whether it is sandboxed.
+    pub sandbox: bool,
+}
+
+/// A helper that runs. Its two sides may be used on two threads. It ends once both are dropped.
+#[derive(Debug)]
+pub struct Helper {
+    /// The nftables table.
+    pub tables: Tables,
+    /// The tracked connections.
+    pub entries: Entries,
+}
+
+/// The side of the table.
+#[derive(Debug)]
+pub struct Tables {
+    line: Line,
+    /// Kept, so that a helper that has ended is reaped.
+    process: Child,
+}
+
+/// The side of tracked connections.
+#[derive(Debug)]
+pub struct Entries {
+    line: Line,
+}
+
+/// What a flush has deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flushed {
+    /// There was a table.
+    pub table: bool,
+    /// How many tracked connections.
+    pub entries: u64,
+}
+
+impl Helper {
+    /// Starts a helper, and waits until it has checked what it needs: CAP_NET_ADMIN, nft, connection tracking. A table that is
+    /// not ours is a failure, too. Nothing is changed. Called before the process gives up privileges, and before it has other threads.
+    pub fn start(options: &Options<'_>) -> Result<Helper, Failure> {
+        let gone = |error: io::Error| Failure::Gone(format!("it can't be started: {error}"));
+        let (ours, theirs) = Channel::pair().map_err(gone)?;
+        let (our_second, their_second) = Channel::pair().map_err(gone)?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(COMMAND).args(options.arguments()).stdin(Stdio::from(theirs.into_fd()));
+        let process = command.spawn().map_err(gone)?;
+        ours.send(b"entries", &[their_second.as_fd()], Instant::now() + PATIENCE).map_err(gone)?;
+        drop(their_second);
+        let mut helper = Helper {
+            tables: Tables { line: Line(Ok(ours)), process },
+            entries: Entries { line: Line(Ok(our_second)) },
+        };
+        let checked: Result<(), Failure> = helper.tables.line.receive();
+        checked.map(|()| helper)
+    }
+}
+
+impl Options<'_> {
+    fn arguments(&self) -> Vec<OsString> {
+        let named = [("--user", self.user), ("--group", self.group)];
+        let named = named.into_iter().filter_map(|(flag, value)| Some(format!("{flag}={}", value?).into()));
+        named.chain((!self.sandbox).then(|| "--no-sandbox".into())).collect()
+    }
+}
+
+impl Tables {
+    /// Reads what is installed.
+    pub fn read(&mut self) -> Result<Installed, Failure> {
+        match self.line.ask(&TableRequestRef::Read)? {
+            TableAnswer::Listings(listings) if listings.is_empty() => Ok(Installed::default()),
+            TableAnswer::Listings(listings) => nft::read(&listings).map_err(process::unreadable),
+            TableAnswer::Applied(_) => Err(self.line.end("its answer is for another question")),
+        }
+    }
+
+    /// Carries changes out, as one transaction, and says how long nft took. After a failure nothing has changed.
+    pub fn apply(&mut self, changes: &[Change]) -> Result<Duration, Failure> {
+        match self.line.ask(&TableRequestRef::Apply(changes))? {
+            TableAnswer::Applied(time) => Ok(time),
+            TableAnswer::Listings(_) => Err(self.line.end("its answer is for another question")),
+        }
+    }
+
+    /// The number of the process.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+impl Drop for Tables {
+    fn drop(&mut self) {
+        if let Ok(channel) = &self.line.0 {
+            // It ends by this.
+            let _ = shutdown(channel, Shutdown::Both);
+        }
+        let _ = self.process.try_wait();
+    }
+}
+
+impl Entries {
+    /// Counts what came since the last call.
+    pub fn figures(&mut self) -> Result<Figures, Failure> {
+        match self.line.ask(&EntryRequest::Figures)? {
+            EntryAnswer::Figures(figures) => Ok(figures),
+            EntryAnswer::Listed(_) | EntryAnswer::Deleted(_) => {
+                Err(self.line.end("its answer is for another question"))
+            }
+        }
+    }
+
+    /// Lists entries, at most ten thousand.
+    pub fn list(&mut self, filter: &Filter, limit: usize) -> Result<Listed, Failure> {
+        match self.line.ask(&EntryRequest::List(filter.clone(), limit))? {
+            EntryAnswer::Listed(listed) => Ok(listed),
+            EntryAnswer::Figures(_) | EntryAnswer::Deleted(_) => {
+                Err(self.line.end("its answer is for another question"))
+            }
+        }
+    }
+
+    /// Deletes entries, and says how many.
+    pub fn delete(&mut self, filter: &Filter) -> Result<u64, Failure> {
+        match self.line.ask(&EntryRequest::Delete(filter.clone()))? {
+            EntryAnswer::Deleted(number) => Ok(number),
+            EntryAnswer::Figures(_) | EntryAnswer::Listed(_) => {
+                Err(self.line.end("its answer is for another question"))
+            }
+        }
+    }
+}
+
+/// A channel, until an error: what follows would be the answer to another question.
+#[derive(Debug)]
+struct Line(Result<Channel, String>);
+
+impl Line {
+    fn ask<T: DeserializeOwned>(&mut self, request: &impl Serialize) -> Result<T, Failure> {
+        let channel = self.0.as_ref().map_err(|why| Failure::Gone(why.clone()))?;
+        match wire::send(channel, request, Instant::now() + ANSWER) {
+            Ok(()) => self.receive(),
+            Err(error) => Err(self.end(&error.to_string())),
+        }
+    }
+
+    fn receive<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
+        let channel = self.0.as_ref().map_err(|why| Failure::Gone(why.clone()))?;
+        match wire::receive::<Result<T, Failure>>(channel, Instant::now() + ANSWER) {
+            Ok(Some(answer)) => answer,
+            Ok(None) => Err(self.end("it has ended")),
+            Err(error) => Err(self.end(&error.to_string())),
+        }
+    }
+
+    fn end(&mut self, why: &str) -> Failure {
+        self.0 = Err(why.to_owned());
+        Failure::Gone(why.to_owned())
+    }
+}

@@ -1,0 +1,164 @@
+//! The helper process: confines itself, checks what the kernel engine needs, and answers typed requests until the balancer ends.
+//!
+//! | thread | channel | what it does |
+//! |---|---|---|
+//! | main | its standard input | listings and changes of the table `inet tcplb`, by nft |
+//! | entries | the descriptor of the first message | figures, lists and deletions of tracked connections with a mark of ours |
+//!
+//! It changes no other table and deletes no other connection: a request can't name one.
+
+use super::super::change::Change;
+use super::super::nft::{self, LISTINGS, ReadError};
+use super::entries::{self, Entries};
+use super::program::Nft;
+use super::wire::{self, Failure, Filter, TableAnswer, TableRequest};
+use super::{Flushed, PATIENCE};
+use crate::confine::{NotConfined, check_net_admin, confine_to_net_admin};
+use crate::handover::{self, Channel};
+use crate::net::conntrack::Conntrack;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread;
+use std::time::Instant;
+
+/// Runs the helper. Returns when the balancer has ended. What it lacks, the balancer reports.
+pub fn run(user: Option<&str>, group: Option<&str>, sandbox: bool) -> Result<(), String> {
+    let of_others = |error| format!("the helper is started by tcplb: {error}");
+    let channel = handover::take_stdin().map_err(of_others)?;
+    let parcel = channel.receive(Instant::now() + PATIENCE).map_err(of_others)?.unwrap_or_default();
+    let Some(second) = parcel.descriptors.into_iter().next() else { return Ok(()) };
+    let second = Channel::of(second).map_err(of_others)?;
+    let ignored = Arc::new(AtomicBool::new(false));
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+    // Those that a service manager, `killall` or a terminal sends to all. It is needed until the balancer ends.
+    for signal in [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2] {
+        signal_hook::flag::register(signal, ignored.clone())
+            .map_err(|error| format!("can't handle signals: {error}"))?;
+    }
+    let _ = rustix::thread::set_name(c"tcplb-kernel");
+    let prepared = prepare(user, group, sandbox);
+    let outcome = prepared.as_ref().map(|_| ()).map_err(Failure::clone);
+    // A balancer that does not read is about to end.
+    let sent = wire::send(&channel, &outcome, Instant::now() + PATIENCE);
+    let (Ok((mut tables, entries)), Ok(())) = (prepared, sent) else { return Ok(()) };
+    thread::Builder::new()
+        .name("entries".to_owned())
+        .spawn(move || entries.serve(&second))
+        .map_err(|error| format!("can't start a thread: {error}"))?;
+    loop {
+        match poll(&mut [PollFd::new(&channel, PollFlags::IN)], None) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(format!("poll: {error}")),
+        }
+        let Ok(Some(request)) = wire::receive(&channel, Instant::now() + PATIENCE) else { return Ok(()) };
+        let answer = tables.answer(request);
+        if wire::send(&channel, &answer, Instant::now() + PATIENCE).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+fn prepare(user: Option<&str>, group: Option<&str>, sandbox: bool) -> Result<(Tables, Entries), Failure> {
+    confine_to_net_admin(user, group, sandbox).map_err(|why| match why {
+        NotConfined::Capability(account) => Failure::Privilege(account),
+        NotConfined::Other(why) => Failure::Gone(why),
+    })?;
+    let nft = Nft::find()?;
+    let entries = Entries::open()?;
+    let mut tables = Tables { nft, is_ours: false };
+    tables.check()?;
+    Ok((tables, entries))
+}
+
+/// What main has.
+struct Tables {
+    nft: Nft,
+    /// There was a table, and tcplb made it.
+    is_ours: bool,
+}
+
+impl Tables {
+    /// Fails if there is a table that is not ours, or if ours could not be made.
+    fn check(&mut self) -> Result<(), Failure> {
+        if state(&self.nft)?.map(|state| nft::read(&[state])).transpose().map_err(unreadable)?.is_some() {
+            self.is_ours = true;
+            return Ok(());
+        }
+        match self.nft.check(&nft::render(&[Change::Create])) {
+            Err(Failure::Nft(message)) if message.contains("File exists") => Err(Failure::Foreign),
+            // It can't track connections, or not forward them.
+            Err(Failure::Nft(message)) => Err(Failure::NoConntrack(message)),
+            other => other,
+        }
+    }
+
+    fn answer(&mut self, request: TableRequest) -> Result<TableAnswer, Failure> {
+        match request {
+            TableRequest::Read => self.read().map(TableAnswer::Listings),
+            TableRequest::Apply(changes) => {
+                // A transaction that creates the table fails if there is one.
+                if !self.is_ours && changes.first() != Some(&Change::Create) {
+                    return Err(Failure::Refused("there was no table when it looked".to_owned()));
+                }
+                let begun = Instant::now();
+                self.nft.run(&nft::render(&changes))?;
+                self.is_ours = true;
+                Ok(TableAnswer::Applied(begun.elapsed()))
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Vec<String>, Failure> {
+        self.is_ours = false;
+        let mut listings = Vec::new();
+        for (number, (kind, name)) in LISTINGS.iter().enumerate() {
+            match self.nft.list(kind, name)? {
+                Some(listing) => listings.push(listing),
+                None if number == 0 => {
+                    self.check()?;
+                    return Ok(Vec::new());
+                }
+                None => return Err(Failure::Damaged(ReadError::Damaged(format!("it lacks {name}")).to_string())),
+            }
+        }
+        self.is_ours = !matches!(nft::read(&listings), Err(ReadError::Foreign));
+        Ok(listings)
+    }
+}
+
+fn state(nft: &Nft) -> Result<Option<String>, Failure> {
+    let (kind, name) = LISTINGS[0];
+    nft.list(kind, name)
+}
+
+pub(super) fn unreadable(error: ReadError) -> Failure {
+    match error {
+        ReadError::Foreign => Failure::Foreign,
+        damaged @ ReadError::Damaged(_) => Failure::Damaged(damaged.to_string()),
+    }
+}
+
+/// Deletes the table and the tracked connections of our marks, without a helper: `tcplb kernel flush`.
+pub fn flush() -> Result<Flushed, Failure> {
+    check_net_admin().map_err(Failure::Privilege)?;
+    let nft = Nft::find()?;
+    let table = match state(&nft)?.map(|state| nft::read(&[state])) {
+        Some(Err(ReadError::Foreign)) => return Err(Failure::Foreign),
+        // One of another release is ours, too.
+        Some(Ok(_) | Err(ReadError::Damaged(_))) => true,
+        None => match nft.check(&nft::render(&[Change::Create])) {
+            Err(Failure::Nft(message)) if message.contains("File exists") => return Err(Failure::Foreign),
+            // Without connection tracking there is no table of ours.
+            _ => false,
+        },
+    };
+    if table {
+        nft.run(nft::REMOVE)?;
+    }
+    // Without the table, no connection gets a mark any more.
+    let mut conntrack = Conntrack::open().map_err(entries::no_conntrack)?;
+    let entries = entries::delete(&mut conntrack, &Filter::default())?;
+    Ok(Flushed { table, entries })
+}

@@ -1,0 +1,316 @@
+//! What the balancer and the helper process say to each other, and messages of any length over a channel of short ones.
+//!
+//! A request is one or more messages of the channel, and so is its answer. The first byte of each says whether another
+//! one follows. Both ends bound the whole by [`WHOLE_MAX`].
+
+use super::super::change::Change;
+use super::super::marks::Mark;
+use super::super::tally::Count;
+use crate::handover::Channel;
+use crate::handover::channel::MESSAGE_MAX;
+use crate::proto::conntrack::{Entry, TcpState};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+/// The longest request or answer: a choice map of 655,373 entries is a tenth of it, the listing of 100,000 backends a third.
+pub(super) const WHOLE_MAX: usize = 64 * 1024 * 1024;
+
+const LAST: u8 = b'.';
+const MORE: u8 = b'+';
+
+/// Sends a value, whatever its length.
+pub(super) fn send(channel: &Channel, value: &impl Serialize, until: Instant) -> io::Result<()> {
+    let bytes = serde_json::to_vec(value)?;
+    if bytes.len() > WHOLE_MAX {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too large"));
+    }
+    let mut parts = bytes.chunks(MESSAGE_MAX - 1).peekable();
+    while let Some(part) = parts.next() {
+        let mut message = Vec::with_capacity(part.len() + 1);
+        message.push(if parts.peek().is_some() { MORE } else { LAST });
+        message.extend(part);
+        channel.send(&message, &[], until)?;
+    }
+    Ok(())
+}
+
+/// Receives a value; `None` once the other end is closed.
+pub(super) fn receive<T: DeserializeOwned>(channel: &Channel, until: Instant) -> io::Result<Option<T>> {
+    let mut whole = Vec::new();
+    loop {
+        let Some(parcel) = channel.receive(until)? else { return Ok(None) };
+        let (first, part) = parcel.bytes.split_first().ok_or(io::ErrorKind::InvalidData)?;
+        if whole.len() + part.len() > WHOLE_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is too large"));
+        }
+        whole.extend(part);
+        match *first {
+            LAST => return Ok(Some(serde_json::from_slice(&whole)?)),
+            MORE => {}
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+}
+
+/// What is asked about the table.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum TableRequest {
+    /// The listings of what is installed.
+    Read,
+    /// Changes, as one transaction.
+    Apply(Vec<Change>),
+}
+
+/// As [`TableRequest`], without a copy of the changes.
+#[derive(Debug, Serialize)]
+#[serde(rename = "TableRequest")]
+pub(super) enum TableRequestRef<'a> {
+    Read,
+    Apply(&'a [Change]),
+}
+
+/// The answers to them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum TableAnswer {
+    /// The outputs of nft; none: there is no table.
+    Listings(Vec<String>),
+    /// The changes are in force; how long nft took.
+    Applied(Duration),
+}
+
+/// What is asked about tracked connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum EntryRequest {
+    /// What has come since the last time.
+    Figures,
+    /// Those that a filter selects, up to a number.
+    List(Filter, usize),
+    /// Deletes those that a filter selects.
+    Delete(Filter),
+}
+
+/// The answers to them.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum EntryAnswer {
+    /// What has come.
+    Figures(Figures),
+    /// Entries.
+    Listed(Listed),
+    /// How many were deleted.
+    Deleted(u64),
+}
+
+/// What the connections of our marks came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// By backend and destination; a pair without a row has no active connection and nothing new.
+    pub counts: Vec<Count>,
+    /// Entries with a mark of ours.
+    pub entries: u64,
+    /// Entries of the whole system (nf_conntrack_count).
+    pub table_entries: u64,
+    /// The most that it takes (nf_conntrack_max).
+    pub table_max: u64,
+    /// Whether the system counts bytes (nf_conntrack_acct).
+    pub accounting: bool,
+    /// How often ends were lost since the last time, for lack of room.
+    pub lost: u64,
+    /// How long the dump took.
+    pub took: Duration,
+}
+
+/// Which entries with a mark of ours: all that is set must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// The backend's mark.
+    pub mark: Option<Mark>,
+    /// Where the client connected to.
+    pub to: Option<SocketAddr>,
+    /// The client's address.
+    pub client: Option<IpAddr>,
+    /// The client's port.
+    pub client_port: Option<u16>,
+    /// The entry's number.
+    pub id: Option<u32>,
+    /// The states.
+    pub states: States,
+}
+
+/// Which states a filter selects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum States {
+    /// All.
+    #[default]
+    Any,
+    /// Those of connections that are open, or about to be.
+    Active,
+    /// That of a SYN that was not answered.
+    SynSent,
+}
+
+impl Filter {
+    /// Whether it selects this entry.
+    pub fn selects(&self, entry: &Entry) -> bool {
+        let Filter { mark, to, client, client_port, id, states } = self;
+        mark.is_none_or(|mark| mark.value() == entry.mark)
+            && to.is_none_or(|to| to == entry.to)
+            && client.is_none_or(|client| client == entry.client.ip())
+            && client_port.is_none_or(|port| port == entry.client.port())
+            && id.is_none_or(|id| id == entry.id)
+            && match states {
+                States::Any => true,
+                States::Active => entry.state.is_active(),
+                States::SynSent => entry.state == TcpState::SynSent,
+            }
+    }
+}
+
+/// Entries that a filter selects.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// The first ones.
+    pub entries: Vec<Entry>,
+    /// There are more.
+    pub more: bool,
+}
+
+/// Why the helper can't do something. A failed change changed nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failure {
+    /// The process lacks CAP_NET_ADMIN; the text names its account.
+    Privilege(String),
+    /// There is no nft.
+    NoNft,
+    /// Another program made a table of our name.
+    Foreign,
+    /// The table is ours, but not as this tcplb writes it; the text says how to go on.
+    Damaged(String),
+    /// The kernel does not track connections, or does not let us ask; the text says why.
+    NoConntrack(String),
+    /// nft refused; the text is its message.
+    Nft(String),
+    /// nft took too long.
+    TimedOut,
+    /// The request was refused; the text says why.
+    Refused(String),
+    /// The helper has ended, or can't be started; the text says why. All further calls fail.
+    Gone(String),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Privilege(account) => write!(
+                out,
+                "it needs CAP_NET_ADMIN, which {account} lacks: AmbientCapabilities= in a service, `setcap \
+                 cap_net_admin,cap_net_bind_service=+ep` on the binary, or a start as root with `user`"
+            ),
+            Failure::NoNft => write!(out, "it needs nft, which is in none of {}: install nftables", super::program::PLACES.join(", ")),
+            Failure::Foreign => out.write_str(
+                "the nftables table `inet tcplb` exists, and tcplb did not make it: rename it, or remove it with `nft delete table \
+                 inet tcplb`",
+            ),
+            Failure::Damaged(what) => out.write_str(what),
+            Failure::NoConntrack(why) => {
+                write!(out, "it needs the kernel's connection tracking with NAT (nf_conntrack, nft_nat): {why}")
+            }
+            Failure::Nft(message) => write!(out, "nft refused: {message}"),
+            Failure::TimedOut => out.write_str("nft did not end in time"),
+            Failure::Refused(why) => write!(out, "the helper refused: {why}"),
+            Failure::Gone(why) => write!(out, "the helper of the kernel engine is gone: {why}; restart or upgrade tcplb to get another"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::table::{ChoiceId, Family, Number, PoolId};
+    use super::*;
+    use std::thread;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(30)
+    }
+
+    #[test]
+    fn a_transaction_of_any_size_arrives_as_one() {
+        let pool = PoolId { pool: Number::new(3).unwrap(), family: Family::V4 };
+        let mark = Mark::of_value(0x7400_0001).unwrap();
+        let fill = Change::Fill(ChoiceId { pool, size: 65_537 }, 0, vec![mark; 65_537]);
+        let (one, other) = Channel::pair().unwrap();
+        let sent = vec![fill];
+        thread::scope(|scope| {
+            scope.spawn(|| send(&one, &TableRequestRef::Apply(&sent), soon()).unwrap());
+            match receive(&other, soon()).unwrap() {
+                Some(TableRequest::Apply(changes)) => assert!(changes == sent),
+                answer => panic!("{answer:?}"),
+            }
+        });
+        send(&one, &TableRequestRef::Read, soon()).unwrap();
+        assert!(matches!(receive(&other, soon()).unwrap(), Some(TableRequest::Read)));
+    }
+
+    #[test]
+    fn what_is_no_message_is_an_error() {
+        let (one, other) = Channel::pair().unwrap();
+        for bytes in [&b"."[..], b"!\"Read\"", b".\"Write\"", b".{\"Delete\":[1,2]}"] {
+            one.send(bytes, &[], soon()).unwrap();
+            assert!(receive::<TableRequest>(&other, soon()).is_err(), "{bytes:?}");
+        }
+        drop(one);
+        assert!(receive::<TableRequest>(&other, soon()).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_message_without_an_end_is_given_up() {
+        let (one, other) = Channel::pair().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let part = vec![MORE; MESSAGE_MAX];
+                while one.send(&part, &[], soon()).is_ok() {}
+            });
+            let error = receive::<TableRequest>(&other, soon()).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            drop(other);
+        });
+    }
+
+    #[test]
+    fn a_filter_selects_what_matches_all_of_it() {
+        let client: SocketAddr = "10.0.0.1:5".parse().unwrap();
+        let to: SocketAddr = "10.0.0.2:80".parse().unwrap();
+        let (mark, id) = (0x7400_0001, 9);
+        let (state, assured, backend, reply_to) = (TcpState::SynSent, false, to, client);
+        let (from_client, to_client, zone, timeout) = (0, 0, 0, 0);
+        let entry =
+            Entry { mark, state, assured, client, to, backend, reply_to, from_client, to_client, id, zone, timeout };
+        let all = Filter {
+            mark: Mark::of_value(mark),
+            to: Some(to),
+            client: Some(client.ip()),
+            client_port: Some(5),
+            id: Some(9),
+            states: States::SynSent,
+        };
+        assert!(all.selects(&entry) && Filter::default().selects(&entry));
+        let active = Filter { states: States::Active, ..all.clone() };
+        assert!(active.selects(&entry));
+        let others = [
+            Filter { mark: Mark::of_value(0x7400_0002), ..all.clone() },
+            Filter { to: Some(client), ..all.clone() },
+            Filter { client: Some(to.ip()), ..all.clone() },
+            Filter { client_port: Some(6), ..all.clone() },
+            Filter { id: Some(8), ..all.clone() },
+        ];
+        assert!(others.iter().all(|filter| !filter.selects(&entry)));
+        let established = Entry { state: TcpState::Established, ..entry };
+        assert!(active.selects(&established) && !all.selects(&established));
+        assert!(!active.selects(&Entry { state: TcpState::TimeWait, ..entry }));
+    }
+}
