@@ -16,9 +16,10 @@ READ_BYTES = 256 * 1024
 ATTEMPTS = 3
 
 
-def wrk(port, connections, seconds, close=False, threads=2, origin="http://127.0.0.1"):
-    """Small requests from `connections` at once, kept alive or one connection each: wrk's figures, times in µs."""
-    command = ["wrk", "-t", str(min(threads, connections)), "-c", str(connections), "-d", f"{seconds}s"]
+def wrk(port, connections, seconds, close=False, threads=2, origin="http://127.0.0.1", within=()):
+    """Small requests from `connections` at once, kept alive or one connection each: wrk's figures, times in µs. `within` begins
+    the command."""
+    command = [*within, "wrk", "-t", str(min(threads, connections)), "-c", str(connections), "-d", f"{seconds}s"]
     command += ["--timeout", "10s", "-s", str(SCRIPT)] + (["-H", "Connection: close"] if close else [])
     output = processes.run([*command, f"{origin}:{port}/"], seconds + PATIENCE)
     figures = json.loads(re.search(r"^JSON (.*)$", output, re.M)[1])
@@ -27,9 +28,9 @@ def wrk(port, connections, seconds, close=False, threads=2, origin="http://127.0
     return figures
 
 
-def iperf3(port, streams, seconds, download):
-    """Bulk for `seconds`: bytes that arrived, and the seconds it took."""
-    command = ["iperf3", "-c", "127.0.0.1", "-p", str(port), "-P", str(streams), "-t", str(seconds), "-J"]
+def iperf3(port, streams, seconds, download, host="127.0.0.1", within=()):
+    """Bulk for `seconds`: bytes that arrived, and the seconds it took. `within` begins the command."""
+    command = [*within, "iperf3", "-c", host, "-p", str(port), "-P", str(streams), "-t", str(seconds), "-J"]
     answer = json.loads(processes.run(command + (["-R"] if download else []), seconds + PATIENCE))
     arrived = answer["end"].get("sum_received")
     if "error" in answer or not arrived or not arrived["bytes"]:
