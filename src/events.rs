@@ -49,6 +49,10 @@ pub enum Kind {
     SourceFailed,
     /// Such a source answers again.
     SourceBack,
+    /// The kernel keeps its last rules, since a change of them failed.
+    KernelFailed,
+    /// The kernel's rules are as they should be again.
+    KernelBack,
 }
 
 /// A [`Recorded`] event for another process, whose version may know other kinds.
@@ -133,7 +137,7 @@ struct Ring {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 14] = [
         Kind::Start,
         Kind::BackendState,
         Kind::Config,
@@ -146,6 +150,8 @@ impl Kind {
         Kind::Upgrade,
         Kind::SourceFailed,
         Kind::SourceBack,
+        Kind::KernelFailed,
+        Kind::KernelBack,
     ];
 
     /// Its word in the API.
@@ -163,6 +169,8 @@ impl Kind {
             Kind::Upgrade => "upgrade",
             Kind::SourceFailed => "source_failed",
             Kind::SourceBack => "source_back",
+            Kind::KernelFailed => "kernel_failed",
+            Kind::KernelBack => "kernel_back",
         }
     }
 }

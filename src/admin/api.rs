@@ -118,8 +118,31 @@ pub struct ProcessView {
     pub access_log_lines_lost_recently: u64,
     /// Threads that do not respond.
     pub stuck_threads: Vec<String>,
+    /// The listeners whose connections the kernel carries. Absent without such a listener.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel: Option<KernelView>,
     /// The last reload; null before the first.
     pub last_reload: Option<LastReload>,
+}
+
+/// The state of the kernel's engine.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct KernelView {
+    /// Entries of these connections in the kernel's table of connections.
+    pub entries: u64,
+    /// All entries of that table.
+    pub table_entries: u64,
+    /// The most entries that it holds.
+    pub table_max: u64,
+    /// Changes of the rules since the start.
+    pub changes_total: u64,
+    /// Transactions of such changes that failed.
+    pub failures_total: u64,
+    /// Why the rules are not as they should be. Absent if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// What the system lacks, each a sentence.
+    pub lacks: Vec<String>,
 }
 
 /// The last attempt to reload the configuration.
@@ -139,6 +162,9 @@ pub struct LastReload {
 pub struct Listener {
     /// The listener's name.
     pub name: String,
+    /// What carries its connections: `proxy` or `kernel`.
+    #[serde(default)]
+    pub engine: String,
     /// Where it listens, with the real port. A comma and a space separate several addresses.
     pub address: String,
     /// The pool's name.

@@ -122,7 +122,11 @@ const STAY_OPEN: &str = "its connections may still be open";
 
 /// Names the workers that are silent, if there are any.
 fn silence(joined: &Joined, consequence: &str) -> Option<String> {
-    let names: Vec<String> = joined.silent.iter().map(|number| format!("worker-{number}")).collect();
+    let name = |number: &usize| match *number {
+        inspect::KERNEL => "the kernel's table".to_owned(),
+        number => format!("worker-{number}"),
+    };
+    let names: Vec<String> = joined.silent.iter().map(name).collect();
     (!names.is_empty()).then(|| format!("does not respond: {} ({consequence})", names.join(", ")))
 }
 
@@ -171,8 +175,9 @@ fn connection(row: &Row, now: Tick) -> api::Connection {
         backend: row.backend.as_ref().map(|backend| backend.name.clone()),
         backend_port: row.backend_port,
         client: row.client.as_ref().map(ToString::to_string),
-        age_seconds: (now - row.since).as_secs(),
-        idle_seconds: (now - row.last_byte).as_secs(),
+        engine: row.engine.word().to_owned(),
+        age_seconds: row.since.map(|since| (now - since).as_secs()),
+        idle_seconds: row.last_byte.map(|last| (now - last).as_secs()),
         bytes_to_backend: row.bytes_to_backend,
         bytes_to_client: row.bytes_to_client,
         state: row.state.to_owned(),

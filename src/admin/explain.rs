@@ -11,6 +11,7 @@ use crate::admission::{AdmissionPreview, ConnectionLimit, NoRoom};
 use crate::base::{Endpoint, Tick, duration};
 use crate::clock;
 use crate::config::model::NoBackend;
+use crate::inspect::Forwards;
 use crate::policy::balance::Client;
 use crate::policy::limit::Reason;
 use crate::pool::{Explanation, Listener, PickError, Pool, Snapshot, Target};
@@ -29,7 +30,7 @@ const AS_TLS: &str = "without protocol: for a client of tls; one of postgres may
 /// The call.
 pub fn explain(state: &State, call: &Call<'_>) -> Response {
     let explained = || {
-        let client = client(call.value("client"))?;
+        let (client, port) = client(call.value("client"))?;
         let listener = listener(&state.published.snapshot(), call.value("listener"))?;
         let sniffed = sniffed(call)?;
         let is_assumed = call.value("protocol").is_none();
@@ -39,6 +40,9 @@ pub fn explain(state: &State, call: &Call<'_>) -> Response {
         let draining = state.published.is_draining();
         let now = clock::now();
         let mut explained = of(&listener, client, sniffed.as_ref(), state.published.connection_limit(), draining, now);
+        if listener.settings.is_of_kernel() {
+            in_kernel(&mut explained, state.workers.forwards(&listener.name, client, port));
+        }
         let reasons: Vec<&str> = explained.reason.as_deref().into_iter().chain(assumption).collect();
         explained.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
         Ok(explained)
@@ -46,13 +50,33 @@ pub fn explain(state: &State, call: &Call<'_>) -> Response {
     explained().map_or_else(|refusal| refusal, |explained| Response::json(200, &explained))
 }
 
+/// The kernel's rules decide for a client that they know a backend for.
+fn in_kernel(explained: &mut api::Explained, forwards: Option<Forwards>) {
+    let Some(Forwards { backend, shares }) = forwards else {
+        if explained.verdict == Acceptance::Accept {
+            let text = "the kernel has no backend of the client's family that takes connections";
+            (explained.verdict, explained.reason) = (Acceptance::Refuse, Some(text.to_owned()));
+        }
+        explained.pick = None;
+        explained.candidates.iter_mut().for_each(|candidate| candidate.share = None);
+        return;
+    };
+    let served = explained.verdict == Acceptance::Accept;
+    explained.candidates.iter_mut().for_each(|candidate| {
+        let share = shares.get(&candidate.backend).copied().unwrap_or(0.0);
+        candidate.share = (served && !shares.is_empty()).then_some(share);
+    });
+    explained.pick = backend.filter(|_| served);
+}
+
 /// The client's address, with or without a port.
-fn client(text: Option<&str>) -> Result<IpAddr, Response> {
+fn client(text: Option<&str>) -> Result<(IpAddr, Option<u16>), Response> {
     let wanted =
         "client: expected an address with or without a port, like 192.0.2.7, 192.0.2.7:51000 or [2001:db8::7]:51000";
     let Some(text) = text else { return Err(Response::error(400, format!("{wanted}, got none"))) };
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
-    let parsed = bare.parse().ok().or_else(|| text.parse::<SocketAddr>().ok().map(|at| at.ip()));
+    let with_port = || text.parse::<SocketAddr>().ok().map(|at| (at.ip(), Some(at.port())));
+    let parsed = bare.parse().ok().map(|ip| (ip, None)).or_else(with_port);
     parsed.ok_or_else(|| Response::error(400, format!("{wanted}, got `{text}`")))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! The page, `top` and `tcplb status` show the same findings. Each is one line that names what it is about.
 
+mod kernel;
 mod sources;
 
 use super::api::{BackendView, FINDINGS_MAX, Finding, Level, Listener, PoolView, ProcessView, Status, Verdict};
@@ -67,6 +68,7 @@ fn all(status: &Status) -> Vec<Finding> {
     findings.extend(listeners.iter().filter_map(listener_limit));
     findings.extend(backends().filter_map(|(pool, backend)| backend_limit(pool, backend, several)));
     findings.extend(resources(process));
+    findings.extend(kernel::all(process));
     findings.extend(reload(process));
     findings.extend(lost(process));
     if status.state == "draining" {

@@ -12,7 +12,7 @@ use crate::logger;
 use crate::pool::{Backend, BackendAddress, BackendState, Member, Pool, Published};
 use crate::telemetry::histogram::Reading;
 use crate::telemetry::{CLOSE_REASONS, Closed, Counters, WorkerTotals};
-use families::{About, BACKENDS, ENDED, Family, LISTENERS, NAMES, POOLS, PROCESS, SOURCES, WORKERS};
+use families::{About, BACKENDS, ENDED, Family, KERNEL, LISTENERS, NAMES, POOLS, PROCESS, SOURCES, WORKERS};
 use std::borrow::Borrow;
 use std::fmt::{Display, Write};
 use std::sync::Arc;
@@ -93,6 +93,7 @@ pub fn text(published: &Published, detail: Detail, now: Tick) -> String {
     let names = published.names().standings().into_iter();
     text.families(NAMES, &names.map(|(name, standing)| (labels(&[("name", &name)]), standing)).collect::<Vec<_>>());
     text.workers(published.workers());
+    text.families(KERNEL, &[(String::new(), published.kernel().clone())]);
     let scope = Scope {
         reloads: published.reloads(),
         upgrades: published.upgrades().results(),

@@ -3,7 +3,7 @@
 //! A test in `tests/features/admin` compares each schema with the answers of the running process.
 
 use super::routes::{Content, Route};
-use crate::config::model::{Probe, defaults};
+use crate::config::model::{ListenerEngine, Probe, defaults};
 use crate::config::words::Words;
 use crate::session::Live;
 use crate::telemetry::recent::HISTORY;
@@ -164,9 +164,12 @@ fn schemas() -> Value {
         })),
         "addresses": many("BackendAddress"),
     }));
+    let engine =
+        json!({ "type": "string", "enum": ListenerEngine::NAMES.iter().map(|(word, _)| *word).collect::<Vec<_>>() });
     let mut connection = object(json!({
         "id": count, "listener": text, "pool": text, "backend": maybe_text, "client": maybe_text,
-        "age_seconds": count, "idle_seconds": count, "bytes_to_backend": count, "bytes_to_client": count,
+        "engine": engine, "age_seconds": maybe("integer"), "idle_seconds": maybe("integer"),
+        "bytes_to_backend": count, "bytes_to_client": count,
         "state": { "type": "string", "enum": Live::STATES },
         "sni": maybe_text, "route": maybe_text, "rtt_ms": maybe("number"),
     }));
@@ -176,6 +179,25 @@ fn schemas() -> Value {
     connection["properties"]["protocol"] = text.clone();
     let mut changed = backend.clone();
     changed["properties"]["warnings"] = lines.clone();
+    let mut process = object(json!({
+        "connections": count, "connections_limit": count,
+        "descriptors": maybe("integer"), "descriptors_limit": maybe("integer"),
+        "ports_used": count, "ports_limit": maybe("integer"), "loop_lag_ms": reference("Millis"),
+        "log_lines_lost_total": count, "log_lines_lost_recently": count,
+        "access_log_lines_lost_total": count, "access_log_lines_lost_recently": count,
+        "stuck_threads": lines,
+        "last_reload": { "anyOf": [
+            { "type": "null" },
+            body(&["success", "age_seconds"], json!({ "success": flag, "age_seconds": count, "error": text })),
+        ] },
+    }));
+    // Only with a listener whose connections the kernel carries.
+    let mut kernel = object(json!({
+        "entries": count, "table_entries": count, "table_max": count, "changes_total": count, "failures_total": count,
+        "lacks": lines,
+    }));
+    kernel["properties"]["problem"] = text.clone();
+    process["properties"]["kernel"] = kernel;
     let mut event = object(json!({
         "seq": { "type": "integer", "minimum": 1 }, "time": text, "kind": text, "pool": text, "backend": text,
         "from": text, "to": text, "reason": text, "by": text,
@@ -192,7 +214,7 @@ fn schemas() -> Value {
             "listeners": many("Listener"), "pools": many("Pool"),
         })),
         "Listener": object(json!({
-            "name": text, "address": text, "pool": text,
+            "name": text, "engine": engine, "address": text, "pool": text,
             "active_connections": count, "connections_limit": maybe("integer"),
             "accepted_total": count, "refused_total": count, "refused": counts,
             "recent": object(json!({
@@ -217,18 +239,7 @@ fn schemas() -> Value {
         "Finding": body(&["level", "text"], json!({
             "level": level, "pool": text, "backend": text, "listener": text, "text": text,
         })),
-        "Process": object(json!({
-            "connections": count, "connections_limit": count,
-            "descriptors": maybe("integer"), "descriptors_limit": maybe("integer"),
-            "ports_used": count, "ports_limit": maybe("integer"), "loop_lag_ms": reference("Millis"),
-            "log_lines_lost_total": count, "log_lines_lost_recently": count,
-            "access_log_lines_lost_total": count, "access_log_lines_lost_recently": count,
-            "stuck_threads": lines,
-            "last_reload": { "anyOf": [
-                { "type": "null" },
-                body(&["success", "age_seconds"], json!({ "success": flag, "age_seconds": count, "error": text })),
-            ] },
-        })),
+        "Process": process,
         "Millis": object(json!({ "p50": maybe("number"), "p99": maybe("number") })),
         "Recent": object(json!({
             "seconds": seconds, "connections_per_second": seconds,

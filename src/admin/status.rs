@@ -13,7 +13,7 @@ use crate::pool::{
 };
 use crate::session::CloseReason;
 use crate::telemetry::histogram::Reading;
-use crate::telemetry::{Closed, Counters, LostLines, Refusal, Sample};
+use crate::telemetry::{Closed, Counters, LostLines, Refusal, Sample, Tracked};
 use std::cmp::Ordering::Equal;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::Ordering::Relaxed;
@@ -68,8 +68,17 @@ fn process(published: &Published, snapshot: &Snapshot, now: Tick) -> api::Proces
         access_log_lines_lost_total: lost.access_log,
         access_log_lines_lost_recently: recently_lost.access_log,
         stuck_threads: published.stuck(),
+        kernel: kernel(published),
         last_reload: published.last_reload().map(reload),
     }
+}
+
+fn kernel(published: &Published) -> Option<api::KernelView> {
+    let totals = published.kernel();
+    let Tracked { entries, table_entries, table_max, .. } = totals.tracked()?;
+    let (changes_total, failures_total) = totals.changes();
+    let (problem, lacks) = (totals.problem(), totals.lacks());
+    Some(api::KernelView { entries, table_entries, table_max, changes_total, failures_total, problem, lacks })
 }
 
 /// The most connections to one backend address. Several backends may have the same address; the connections of a backend
@@ -102,6 +111,7 @@ fn listener(listener: &Listener, now: Tick) -> api::Listener {
     let recent = listener.totals.recent(now);
     api::Listener {
         name: listener.name.clone(),
+        engine: listener.settings.engine.word().to_owned(),
         address: addresses.join(", "),
         pool: listener.pool.settings.name.clone(),
         active_connections: listener.totals.active() as u64,

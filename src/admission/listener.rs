@@ -84,6 +84,11 @@ impl ListenerAdmission {
         guard
     }
 
+    /// Its access lists.
+    pub fn access(&self) -> &Arc<Access> {
+        &self.limits.access
+    }
+
     /// What an admission of this client would give now, without it. `process` is the limit of the process.
     pub fn preview(&self, client: Option<IpAddr>, process: &ConnectionLimit, now: Tick) -> AdmissionPreview {
         let no_room = match (process.has_room(), self.room.has_room()) {

@@ -2,7 +2,7 @@
 //!
 //! | what | passed on | why |
 //! |---|---|---|
-//! | counters of listeners, routes, pools, backends, workers, logs, reloads | yes | no metric goes back |
+//! | counters of listeners, routes, pools, backends, workers, logs, reloads, changes of the kernel's rules | yes | no metric goes back |
 //! | the health of each backend | up or down | a backend that is down gets no client until its first probe |
 //! | the addresses of names | yes | a backend whose name does not resolve at the start is not down |
 //! | the averages of least-time, the clients of sticky-round-robin | yes | the next choice is as the last one |
@@ -41,6 +41,8 @@ pub struct Memory {
     workers: Vec<Tally>,
     log: Tally,
     upgrades: Tally,
+    #[serde(default)]
+    kernel: Tally,
     /// Where the numbers of new connections begin.
     pub first_sequence: u64,
     reloads: (u64, u64),
@@ -86,6 +88,7 @@ impl Memory {
             workers: published.workers().iter().map(Tally::of).collect(),
             log: Tally::of(&**published.log()),
             upgrades: Tally::of(published.upgrades()),
+            kernel: Tally::of(&**published.kernel()),
             first_sequence,
             reloads: published.reloads(),
             events: events.iter().map(|event| SavedEvent::from(&**event)).collect(),
@@ -173,6 +176,7 @@ impl Memory {
         more(&self.log, before.map(|before| &before.log)).add_to(&**published.log());
         published.log().unlogged();
         more(&self.upgrades, before.map(|before| &before.upgrades)).add_to(published.upgrades());
+        more(&self.kernel, before.map(|before| &before.kernel)).add_to(&**published.kernel());
         let (done, failed) = before.map_or((0, 0), |before| before.reloads);
         published.add_reloads(self.reloads.0.saturating_sub(done), self.reloads.1.saturating_sub(failed));
     }

@@ -28,6 +28,8 @@ use crate::config::model::{KeepConnections, Model};
 use crate::confine::Confinement;
 use crate::control::{Control, DataPlane, Outcome};
 use crate::handover::Link;
+use crate::kernel::engine::Engine;
+use crate::kernel::helper::Helper;
 use crate::launcher::Launcher;
 use crate::net::listen;
 use crate::pool::{Published, Snapshot};
@@ -61,6 +63,7 @@ pub struct Running {
     control: Control,
     prober: Prober,
     warm: Warm,
+    kernel: Option<Engine>,
     workers: Vec<JoinHandle<()>>,
     log: Option<AccessLog>,
     state_file: Option<StateFile>,
@@ -84,6 +87,8 @@ pub struct Succession {
     pub predecessor: Option<Link>,
     /// What the one before has left in the service manager's store.
     pub stored: Vec<OwnedFd>,
+    /// What changes the kernel's rules; there is one if a listener needs it.
+    pub kernel: Option<Helper>,
 }
 
 /// A listener's bound address.
@@ -113,6 +118,12 @@ impl StartError {
     }
 }
 
+impl From<io::Error> for StartError {
+    fn from(error: io::Error) -> StartError {
+        StartError::thread(error)
+    }
+}
+
 /// Starts a balancer whose configuration is not from a file. It serves when this returns.
 pub fn start(model: Model) -> Result<Running, StartError> {
     start_with(model, None)
@@ -121,7 +132,7 @@ pub fn start(model: Model) -> Result<Running, StartError> {
 /// Starts a balancer. `loader` reads the file of `model` again. It serves when this returns.
 pub fn start_with(model: Model, loader: Option<Loader>) -> Result<Running, StartError> {
     let launcher = Err("it was started without a launcher".to_owned());
-    let alone = Succession { launcher, predecessor: None, stored: Vec::new() };
+    let alone = Succession { launcher, predecessor: None, stored: Vec::new(), kernel: None };
     let running = begin(model, loader, None, alone, || Ok(never()))?;
     running.ok_or_else(|| StartError("stopped before it served".to_owned()))
 }
@@ -146,13 +157,13 @@ fn begin(
     succession: Succession,
     listen: impl FnOnce() -> io::Result<Receiver<()>>,
 ) -> Result<Option<Running>, StartError> {
-    let Succession { launcher, predecessor, stored } = succession;
+    let Succession { launcher, predecessor, stored, kernel } = succession;
     if let Some(user) = confinement.as_ref().and_then(Confinement::user) {
         listen::leave_files_to(user);
     }
-    let confined = Bound::bind(model, predecessor)?.confine(confinement, listen)?;
+    let confined = Bound::bind(model, predecessor, kernel)?.confine(confinement, listen)?;
     let Some(ready) = confined.resolve()? else { return Ok(None) };
-    ready.run(loader, launcher, Kept::read(stored)).map(Some).map_err(StartError::thread)
+    ready.run(loader, launcher, Kept::read(stored)).map(Some)
 }
 
 impl Running {
@@ -231,6 +242,7 @@ impl Running {
             }
         }
         self.upgrades.0.serves.store(true, Ordering::SeqCst);
+        self.data_plane.keep_kernel();
         self.admin.iter().for_each(|admin| admin.door().set(true));
         self.state_file.iter().for_each(|file| file.saver().own());
         if let Some(Err(error)) = self.pulls.as_mut().map(|pulls| pulls.serve(self.upgrades.clone())) {
@@ -267,6 +279,7 @@ impl Running {
         self.state_file.into_iter().for_each(StateFile::finish);
         self.prober.stop();
         drop(self.warm);
+        drop(self.kernel);
         drop(self.admin);
         drop(self.pulls);
         self.upgrades.0.leave_sockets();

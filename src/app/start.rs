@@ -29,6 +29,8 @@ use crate::confine::Confinement;
 use crate::control::{self, BoundState, ConfigState, Control, DataPlane, FirstState, Loader, Lookups, Parts};
 use crate::events::{By, Event, Kind};
 use crate::handover::{Life, Link};
+use crate::kernel::engine::{self, Engine};
+use crate::kernel::helper::Helper;
 use crate::launcher::Launcher;
 use crate::logger;
 use crate::net::listen;
@@ -61,6 +63,8 @@ pub struct Bound {
     descriptors: u64,
     /// What the predecessor has given, if there is one.
     inheritance: Option<Inheritance>,
+    /// What changes the kernel's rules.
+    kernel: Option<Helper>,
 }
 
 /// The process has given up its privileges. Threads may start: they inherit what is left.
@@ -83,13 +87,14 @@ pub struct Ready {
     pulls: Option<Pulls>,
     descriptors: u64,
     inheritance: Option<Inheritance>,
+    kernel: Option<Helper>,
     log: Option<OpenedLog>,
     lookups: Lookups,
 }
 
 impl Bound {
     /// Binds the model's listeners and its admin API, or takes their sockets over from `predecessor`.
-    pub fn bind(model: Model, predecessor: Option<Link>) -> Result<Bound, StartError> {
+    pub fn bind(model: Model, predecessor: Option<Link>, kernel: Option<Helper>) -> Result<Bound, StartError> {
         let descriptors = raise_descriptor_limit();
         refuse_activation(&model)?;
         // What another start could not read must not be lost.
@@ -106,7 +111,13 @@ impl Bound {
         let state = ConfigState::bind_first(model, &restored, descriptors).map_err(StartError)?;
         let admin = bind_admin(state.running())?;
         let pulls = state.running().global.take_over.as_deref().map(Pulls::bind).transpose().map_err(StartError)?;
-        let mut bound = Bound { state, admin, pulls, descriptors, inheritance };
+        let mut bound = Bound { state, admin, pulls, descriptors, inheritance, kernel };
+        if bound.kernel.is_some() {
+            bound.state.allow_kernel();
+        } else if let Some(listener) = bound.state.running().kernel_listeners().next() {
+            let name = &listener.name;
+            return Err(StartError(format!("listener {name}: engine = \"kernel\" needs a process that tcplb starts")));
+        }
         bound.state.serve_admin_at(bound.admin.as_ref().map_or(&[], |admin| admin.endpoints()));
         Ok(bound)
     }
@@ -143,7 +154,8 @@ impl Bound {
 impl Confined {
     /// Looks up the names of backends and builds the first snapshot. `None`: a stop came first.
     pub fn resolve(self) -> Result<Option<Ready>, StartError> {
-        let Confined { bound: Bound { state, admin, pulls, descriptors, inheritance }, log, stops } = self;
+        let Confined { bound, log, stops } = self;
+        let Bound { state, admin, pulls, descriptors, inheritance, kernel } = bound;
         let model = state.running();
         model.global.socket_buffer.into_iter().for_each(warn_of_less);
         // Resolver threads may outlast the start.
@@ -155,14 +167,19 @@ impl Confined {
         };
         inheritance.iter().for_each(|inheritance| inheritance.memory.complete(&mut found));
         let first = state.build(&found).map_err(StartError)?;
-        Ok(Some(Ready { first, admin, pulls, descriptors, inheritance, log, lookups }))
+        Ok(Some(Ready { first, admin, pulls, descriptors, inheritance, kernel, log, lookups }))
     }
 }
 
 impl Ready {
     /// Starts all threads. Fails if one can't start.
-    pub fn run(self, loader: Option<Loader>, launcher: Result<Launcher, String>, kept: Kept) -> io::Result<Running> {
-        let Ready { first, admin, mut pulls, descriptors, inheritance, log, lookups } = self;
+    pub fn run(
+        self,
+        loader: Option<Loader>,
+        launcher: Result<Launcher, String>,
+        kept: Kept,
+    ) -> Result<Running, StartError> {
+        let Ready { first, admin, mut pulls, descriptors, inheritance, kernel, log, lookups } = self;
         let FirstState { config_state, opened, files } = first;
         let (model, snapshot) = (config_state.running().clone(), config_state.snapshot().clone());
         let (share, has_file) = (config_state.share(), loader.is_some());
@@ -176,7 +193,10 @@ impl Ready {
         descriptors::beyond(share, &model).iter().for_each(|warning| log::warn!("{warning}"));
         capped.iter().for_each(|warning| log::warn!("{warning}"));
         let keeper = warm::prepare()?;
-        let (prepared, data_plane) = workers::prepare(model.global.workers, keeper.access().orders, descriptors)?;
+        let kernel = kernel.map(engine::prepare).transpose()?;
+        let of_kernel = kernel.as_ref().map(engine::Prepared::access);
+        let (prepared, data_plane) =
+            workers::prepare(model.global.workers, keeper.access().orders, descriptors, of_kernel)?;
         let (file, now) = (config_state.file().clone(), clock::now());
         let started = match &inheritance {
             Some(Inheritance { memory, .. }) => (now.before(memory.age), memory.started_at),
@@ -197,9 +217,13 @@ impl Ready {
         let (reweighted, weights) = crossbeam_channel::bounded(1);
         let on_effect = Box::new(move |effect| match effect {
             HealthEffect::Reset(order) => resets.reset(&order),
+            HealthEffect::Usable => resets.usable(),
             HealthEffect::Weights => drop(reweighted.try_send(())),
         });
         let prober = prober::spawn(snapshot.clone(), published.events().clone(), on_effect)?;
+        // The process before keeps the rules until it has handed over.
+        let kernel = kernel.map(|kernel| kernel.spawn(snapshot.clone(), &published, inheritance.is_none()));
+        let kernel = kernel.transpose().map_err(|why| StartError(why.to_string()))?;
         let state_file = model.global.state_file.clone();
         let state_file =
             state_file.map(|path| StateFile::start(path, published.clone(), inheritance.is_none())).transpose()?;
@@ -274,6 +298,7 @@ impl Ready {
         }
         let mut watched = vec![control.watched(), prober.watched(), warm.watched()];
         watched.extend(data_plane.watched());
+        watched.extend(kernel.as_ref().map(Engine::watched));
         watched.extend(admin.as_ref().map(Admin::watched));
         let asked = systemd::watchdog();
         let alive = Box::new(move || {
@@ -290,6 +315,7 @@ impl Ready {
             control,
             prober,
             warm,
+            kernel,
             workers,
             log,
             state_file,

@@ -5,7 +5,8 @@ use crate::base::Tick;
 use crate::clock;
 use crate::config::descriptors;
 use crate::control::{DataPlane, Ended, NewSockets};
-use crate::inspect::{Inspect, Inspection};
+use crate::inspect::{Forwards, Inspect, Inspection};
+use crate::kernel::engine;
 use crate::mailbox::Slot;
 use crate::net::listen::Listening;
 use crate::pool::{BoundAddressId, ResetOrder, Snapshot};
@@ -17,6 +18,7 @@ use crate::worker::transit::{self, Incoming};
 use crate::worker::{self, ListenSocket, Peer, Prepared, WorkerContext};
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::{self, JoinHandle};
@@ -28,6 +30,8 @@ pub struct Workers {
     peers: Arc<[Peer]>,
     /// The keeper of warm connections gets the same snapshots.
     keeper: Arc<Slot<warm::Orders>>,
+    /// And so does the thread that keeps the kernel's rules, if there is one.
+    kernel: Option<engine::Access>,
     /// Stores connections at the end.
     pub keep: Arc<Keep>,
     /// How many listening sockets are copied at once.
@@ -41,11 +45,16 @@ pub struct WorkerThreads {
 }
 
 /// Prepares the workers. The threads start with [`spawn`]. `limit` is that on open files.
-pub fn prepare(count: usize, keeper: Arc<Slot<warm::Orders>>, limit: u64) -> io::Result<(Vec<Prepared>, Workers)> {
+pub fn prepare(
+    count: usize,
+    keeper: Arc<Slot<warm::Orders>>,
+    limit: u64,
+    kernel: Option<engine::Access>,
+) -> io::Result<(Vec<Prepared>, Workers)> {
     let both: io::Result<Vec<(Prepared, Peer)>> = (0..count).map(|_| worker::prepare()).collect();
     let (prepared, peers): (Vec<Prepared>, Vec<Peer>) = both?.into_iter().unzip();
     let lends = descriptors::lent_at_once(limit) as usize;
-    Ok((prepared, Workers { peers: peers.into(), keeper, keep: Arc::default(), lends }))
+    Ok((prepared, Workers { peers: peers.into(), keeper, kernel, keep: Arc::default(), lends }))
 }
 
 /// Starts a thread for each prepared worker.
@@ -134,6 +143,23 @@ impl Workers {
         })
     }
 
+    /// The process before does not keep the kernel's rules any more: this one does.
+    pub fn keep_kernel(&self) {
+        self.kernel
+            .iter()
+            .for_each(|kernel| kernel.orders.put(engine::Orders { keep: true, ..engine::Orders::default() }));
+    }
+
+    /// Backends may be used that might not be before, or the reverse.
+    pub fn usable(&self) {
+        self.kernel.iter().for_each(|kernel| kernel.orders.put(engine::Orders::default()));
+    }
+
+    fn end_kernel(&self, end: engine::End) {
+        let order = || engine::Orders { end: Some(end), ..engine::Orders::default() };
+        self.kernel.iter().for_each(|kernel| kernel.orders.put(order()));
+    }
+
     fn order(&self, order: impl Fn() -> Orders) {
         self.peers.iter().for_each(|peer| peer.orders.put(order()));
     }
@@ -171,6 +197,10 @@ impl DataPlane for Workers {
         let (done, all_done) = bounded(0);
         let adopt = warm::Adopt { snapshot: snapshot.clone(), done: Some(done.clone()) };
         self.keeper.put(warm::Orders { adopt: Some(adopt), ..warm::Orders::default() });
+        if let Some(kernel) = &self.kernel {
+            let adopt = engine::Adopt { snapshot: snapshot.clone(), done: Some(done.clone()) };
+            kernel.orders.put(engine::Orders { adopt: Some(adopt), ..engine::Orders::default() });
+        }
         for (peer, sockets) in self.peers.iter().zip(by_worker(opened, self.peers.len())) {
             let adopt = Adopt { snapshot: snapshot.clone(), sockets, done: done.clone() };
             peer.orders.put(Orders { adopt: Some(adopt), ..Orders::default() });
@@ -179,11 +209,14 @@ impl DataPlane for Workers {
     }
 
     fn reset(&self, order: &ResetOrder) {
+        let reset = || engine::Orders { reset: order.clone(), ..engine::Orders::default() };
+        self.kernel.iter().for_each(|kernel| kernel.orders.put(reset()));
         self.order(|| Orders::reset(order.clone()));
     }
 
     fn drain(&self) {
         self.keeper.put(warm::Orders { drain: true, ..warm::Orders::default() });
+        self.end_kernel(engine::End::Close);
         self.order(|| Orders { drain: true, ..Orders::default() });
     }
 
@@ -193,6 +226,7 @@ impl DataPlane for Workers {
 
     fn leave(&self) {
         self.keeper.put(warm::Orders { drain: true, ..warm::Orders::default() });
+        self.end_kernel(engine::End::Leave);
         self.order(|| Orders { leave: true, ..Orders::default() });
     }
 
@@ -216,6 +250,7 @@ impl DataPlane for Workers {
 
     fn stop(&self) {
         self.keeper.put(warm::Orders { drain: true, ..warm::Orders::default() });
+        self.end_kernel(engine::End::Close);
         self.order(|| Orders { stop: Some(CloseReason::Shutdown), ..Orders::default() });
     }
 }
@@ -227,6 +262,14 @@ impl Inspect for Workers {
 
     fn put(&self, worker: usize, inspection: Inspection) {
         self.peers[worker].orders.put(Orders::inspect(inspection));
+    }
+
+    fn put_to_kernel(&self, inspection: Inspection) -> bool {
+        self.kernel.as_ref().is_some_and(|kernel| kernel.ask(inspection))
+    }
+
+    fn forwards(&self, listener: &str, client: IpAddr, port: Option<u16>) -> Option<Forwards> {
+        self.kernel.as_ref()?.forwards(listener, client, port)
     }
 
     fn has_ended(&self, worker: usize) -> bool {

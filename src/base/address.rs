@@ -330,16 +330,18 @@ fn is_host_name(host: &str) -> bool {
 impl Endpoint {
     /// The IP address, if there is one; an IPv4-mapped IPv6 address as IPv4.
     pub fn ip(&self) -> Option<IpAddr> {
-        match self {
-            Endpoint::Inet(at) => Some(at.ip().to_canonical()),
-            Endpoint::Unix(_) => None,
-        }
+        self.inet().map(|at| at.ip())
     }
 
     /// The port; `None` for a unix socket.
     pub fn port(&self) -> Option<u16> {
+        self.inet().map(|at| at.port())
+    }
+
+    /// Both; `None` for a unix socket.
+    pub fn inet(&self) -> Option<SocketAddr> {
         match self {
-            Endpoint::Inet(at) => Some(at.port()),
+            Endpoint::Inet(at) => Some(SocketAddr::new(at.ip().to_canonical(), at.port())),
             Endpoint::Unix(_) => None,
         }
     }

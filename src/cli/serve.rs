@@ -8,10 +8,11 @@ use crate::base::text::counted;
 use crate::base::{Endpoint, duration};
 use crate::config::advice;
 use crate::config::discovered::is_discovered;
-use crate::config::model::{self, HealthKind, Model, Origin, Upgrade};
+use crate::config::model::{self, Global, HealthKind, Model, Origin, Sandbox, Upgrade};
 use crate::confine::Confinement;
 use crate::control;
 use crate::handover::{Link, Post, Refusal, Upgrader, pull};
+use crate::kernel::helper::{Helper, Options};
 use crate::launcher::Launcher;
 use crate::logger;
 use crate::preflight;
@@ -38,6 +39,7 @@ pub fn run(
         }),
         Upgrade::Off => Err("upgrade is off".to_owned()),
     };
+    let kernel = kernel_helper(&model)?;
     let predecessor = match (launched, take_over) {
         // A launched process has the arguments of its predecessor.
         (Some(link), _) => Some(link),
@@ -46,7 +48,7 @@ pub fn run(
     };
     // The manager takes messages of a process that the launcher has started only once the predecessor has announced it.
     let is_main = predecessor.as_ref().is_none_or(|link| link.pulled);
-    let succession = Succession { launcher, predecessor, stored };
+    let succession = Succession { launcher, predecessor, stored, kernel };
     let mut signals = None;
     // Signals are handled before the first line is logged: a script that waits for the line may send one at once.
     let listen = || {
@@ -92,6 +94,15 @@ pub fn run(
         running.check_keeping(is_main);
     }
     running.wait().and(taken_over)
+}
+
+/// What changes the kernel's rules, if a listener needs it.
+fn kernel_helper(model: &Model) -> Result<Option<Helper>, String> {
+    let Some(listener) = model.kernel_listeners().next() else { return Ok(None) };
+    let Global { user, group, sandbox, .. } = &model.global;
+    let options = Options { user: user.as_deref(), group: group.as_deref(), sandbox: *sandbox == Sandbox::Auto };
+    let started = Helper::start(&options).map(Some);
+    started.map_err(|failure| format!("listener {}: engine = \"kernel\": {failure}", listener.name))
 }
 
 /// Forwards signals to control and the access log. It waits only for signals, so a reload never delays a stop.

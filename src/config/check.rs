@@ -2,6 +2,8 @@
 //!
 //! Each function checks a value or a pair; the caller adds the place (flag, or file and line).
 
+use super::by_name;
+use super::in_kernel;
 use super::model::{Health, Listener, Model, Pool, Probe, SourceAddress};
 use crate::base::address::abstract_name;
 use crate::base::text::{self, Escaped};
@@ -134,7 +136,13 @@ pub fn all_fit(model: &Model) -> Result<(), Vec<String>> {
         let why = fits(pool, &backend.address).and_then(|()| maps()).err()?;
         Some(format!("pool {}: backend {}: {why}", pool.name, backend.name))
     });
-    let wrong: Vec<String> = wrong.collect();
+    let pools = by_name(&model.pools);
+    let of_kernel = model.kernel_listeners();
+    let of_kernel = of_kernel.flat_map(|it| in_kernel::of_both(it, pools.get(it.pool.as_str()).copied()));
+    let mut wrong: Vec<String> = wrong.chain(of_kernel).collect();
+    // A pool of several listeners is noted once.
+    let mut seen = HashSet::new();
+    wrong.retain(|line| seen.insert(line.clone()));
     if wrong.is_empty() { Ok(()) } else { Err(wrong) }
 }
 

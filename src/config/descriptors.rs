@@ -4,7 +4,7 @@
 //! |---|---|
 //! | the process: standard streams, signals, the keeper of warm connections, files that are read now and then, look-ups of names | [`PROCESS`] |
 //! | each worker: its poll, its waker, descriptors held back for dials | [`WORKER`] |
-//! | listening sockets | one a worker for each TCP address, one for a unix socket |
+//! | listening sockets | one a worker for each TCP address, one for a unix socket; none with `engine = "kernel"` |
 //! | the prober, and a probe of each backend at once | [`PROBER`] and one a backend, for backends that calls add [`SPARE_PROBES`] more; an eighth of the limit at most |
 //! | warm connections | one for each, of the backends that are known now; an eighth of the limit at most ([`Share::warm`]) |
 //! | the admin API, where there is one | [`AdminShare::descriptors`] |
@@ -96,7 +96,8 @@ pub struct Share {
 /// The listening sockets that a model asks for. A name may turn out to have several addresses.
 pub fn listening_sockets(model: &Model) -> u64 {
     let workers = model.global.workers as u64;
-    let binds = model.listeners.iter().flat_map(|listener| &listener.bind);
+    let proxies = model.listeners.iter().filter(|listener| !listener.is_of_kernel());
+    let binds = proxies.flat_map(|listener| &listener.bind);
     binds.map(|listen| if matches!(listen.0, Address::Unix(_)) { 1 } else { workers }).sum()
 }
 

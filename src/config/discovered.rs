@@ -14,6 +14,7 @@
 //! Pure.
 
 use super::check;
+use super::in_kernel;
 use super::model::{Backend, Discover, Listener, Model, OnEmpty, Origin, Pool};
 use crate::base::AdminState;
 use crate::discovery::{Found, Set, SourceId, Wanted, entry};
@@ -92,6 +93,7 @@ impl Discovered {
         let mut overridden = HashSet::new();
         let Model { listeners, pools, .. } = model;
         for pool in pools.iter_mut().filter(|pool| !pool.discover.is_empty()) {
+            let is_of_kernel = listeners.iter().any(|it| it.is_of_kernel() && it.pool == pool.name);
             let mut found = Vec::new();
             {
                 let origins = pool.backends.iter().map(|backend| (backend.name.as_str(), &backend.origin));
@@ -112,7 +114,9 @@ impl Discovered {
                         let why = match taken.get(entry.name.as_str()) {
                             Some(other) if *other == origin => Err("another entry has the same name".to_owned()),
                             Some(other) => Err(format!("a backend of the same name is there already, by {other}")),
-                            None => allowed(listeners, pool, &backend).and_then(|()| refuse(pool, &backend)),
+                            None => allowed(listeners, pool, &backend)
+                                .and_then(|()| if is_of_kernel { in_kernel::may_have(&backend) } else { Ok(()) })
+                                .and_then(|()| refuse(pool, &backend)),
                         };
                         match why {
                             Ok(()) => {

@@ -10,6 +10,7 @@ pub mod descriptors;
 pub mod diff;
 pub mod discovered;
 pub mod file;
+pub mod in_kernel;
 pub mod model;
 pub mod runtime;
 pub mod settings;

@@ -10,7 +10,7 @@ pub use health::{Health, HealthKind, InitialHealth, Pattern, Probe, Step};
 pub use route::{NO_ROUTE, Route, SILENT};
 pub use source::SourceAddress;
 
-use super::words::Words;
+use super::words::{self, Words};
 use crate::base::{Address, Listen, Size};
 use crate::policy::balance::{self, Algorithm};
 use crate::policy::limit::Enforcement;
@@ -252,6 +252,28 @@ impl Words for Engine {
         &[("copy", Engine::Copy), ("splice", Engine::Splice), ("adaptive", Engine::Adaptive)];
 }
 
+/// What carries the connections of a listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ListenerEngine {
+    /// The workers of this process.
+    #[default]
+    Proxy,
+    /// The kernel, by rules that this process keeps.
+    Kernel,
+}
+
+impl Words for ListenerEngine {
+    const NAMES: &'static [(&'static str, ListenerEngine)] =
+        &[("proxy", ListenerEngine::Proxy), ("kernel", ListenerEngine::Kernel)];
+}
+
+impl ListenerEngine {
+    /// Its word in the configuration, the API and metrics.
+    pub fn word(self) -> &'static str {
+        words::of(&self, ListenerEngine::NAMES)
+    }
+}
+
 /// A listener: addresses for clients, and the pool behind them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
@@ -259,6 +281,8 @@ pub struct Listener {
     pub name: String,
     /// Addresses to bind; at least one.
     pub bind: Vec<Listen>,
+    /// What carries its connections.
+    pub engine: ListenerEngine,
     /// The name of its pool.
     pub pool: String,
     /// Which clients go to other pools.
@@ -327,7 +351,19 @@ pub struct SocketFile {
     pub group: Option<String>,
 }
 
+impl Model {
+    /// The listeners whose connections the kernel carries.
+    pub fn kernel_listeners(&self) -> impl Iterator<Item = &Listener> {
+        self.listeners.iter().filter(|listener| listener.is_of_kernel())
+    }
+}
+
 impl Listener {
+    /// Whether the kernel carries its connections.
+    pub fn is_of_kernel(&self) -> bool {
+        self.engine == ListenerEngine::Kernel
+    }
+
     /// The socket files that it binds.
     pub fn socket_files(&self) -> impl Iterator<Item = &PathBuf> {
         self.bind.iter().filter_map(|listen| match &listen.0 {
@@ -359,6 +395,7 @@ impl Default for Listener {
         Listener {
             name: defaults::NAME.to_owned(),
             bind: Vec::new(),
+            engine: ListenerEngine::default(),
             pool: defaults::NAME.to_owned(),
             routes: Vec::new(),
             sniff_timeout: defaults::SNIFF_TIMEOUT,

@@ -9,7 +9,7 @@ use crate::base::address::abstract_name;
 use crate::base::{Address, Endpoint, Listen};
 use crate::config::check;
 use crate::config::descriptors::{self, Share};
-use crate::config::model::{self, Backend, Model, Pool, SocketFile};
+use crate::config::model::{self, Backend, ListenerEngine, Model, Pool, SocketFile};
 use crate::confine;
 use crate::net::TcpTuning;
 use crate::net::listen::{self, BoundFiles, Claimant, Listening, Permissions, Sharing};
@@ -17,6 +17,7 @@ use crate::pool::{BoundAddress, BoundAddressId, Snapshot};
 use crate::preflight;
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::net::{Ipv6Addr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -45,8 +46,9 @@ impl ConfigState {
         // A listener keeps its own sockets before another listener gets them: both may ask for port 0.
         for own in [true, false] {
             missing.retain(|&(index, _, listen)| {
-                let owner = own.then_some(model.listeners[index].name.as_str());
-                let kept = free.take(listen, owner);
+                let listener = &model.listeners[index];
+                let owner = own.then_some(listener.name.as_str());
+                let kept = free.take(listen, listener.engine, owner);
                 bound.addresses[index].extend_from_slice(&kept);
                 kept.is_empty()
             });
@@ -54,6 +56,15 @@ impl ConfigState {
         let global = &self.running.global;
         let tuning = TcpTuning::of(global);
         for (index, place, listen) in missing {
+            if model.listeners[index].is_of_kernel() {
+                let group = BoundAddressId(self.unused_address);
+                for endpoint in forwarded(listen, found).map_err(|error| self.why_not(listen, &error))? {
+                    let id = BoundAddressId(self.unused_address);
+                    self.unused_address += 1;
+                    bound.addresses[index].push(BoundAddress { id, group, asked: listen.clone(), endpoint });
+                }
+                continue;
+            }
             let claimant = Claimant::Listener { name: model.listeners[index].name.clone(), place };
             let sharing = Sharing { workers: global.workers, tuning: &tuning, claimant: Some(&claimant) };
             let sockets = self
@@ -73,11 +84,8 @@ impl ConfigState {
         }
         bound.unused = free.rest();
         // A name may have resolved to several addresses.
-        let sockets = |address: &BoundAddress| match address.endpoint {
-            Endpoint::Inet(_) => global.workers as u64,
-            Endpoint::Unix(_) => 1,
-        };
-        let listening = bound.addresses.iter().flatten().map(sockets).sum();
+        let of_listeners = model.listeners.iter().zip(&bound.addresses);
+        let listening = of_listeners.map(|(listener, addresses)| sockets(listener, addresses, global.workers)).sum();
         bound.share = Some(descriptors::divide(self.limit, model, listening)?);
         self.refuse_loops(model, &bound)?;
         self.permit(model, &permissions, &bound)?;
@@ -89,11 +97,9 @@ impl ConfigState {
         let same = model.listeners == self.running.listeners && model.listeners.len() == self.snapshot.listeners.len();
         let bind = || {
             let addresses: Vec<_> = self.snapshot.listeners.iter().map(|listener| listener.addresses.clone()).collect();
-            let sockets = |address: &BoundAddress| match address.endpoint {
-                Endpoint::Inet(_) => self.running.global.workers as u64,
-                Endpoint::Unix(_) => 1,
-            };
-            let listening = addresses.iter().flatten().map(sockets).sum();
+            let of_listeners = model.listeners.iter().zip(&addresses);
+            let workers = self.running.global.workers;
+            let listening = of_listeners.map(|(listener, addresses)| sockets(listener, addresses, workers)).sum();
             let share = Some(descriptors::divide(self.limit, model, listening)?);
             let bound = Binding { addresses, share, ..Binding::default() };
             self.refuse_loops(model, &bound)?;
@@ -218,6 +224,28 @@ impl ConfigState {
     }
 }
 
+/// The sockets of a listener's addresses. The kernel's have none.
+fn sockets(listener: &model::Listener, addresses: &[BoundAddress], workers: usize) -> u64 {
+    let of_address = |address: &BoundAddress| match address.endpoint {
+        Endpoint::Inet(_) => workers as u64,
+        Endpoint::Unix(_) => 1,
+    };
+    if listener.is_of_kernel() { 0 } else { addresses.iter().map(of_address).sum() }
+}
+
+/// The addresses of a listener whose connections the kernel forwards. No socket listens there.
+fn forwarded(listen: &Listen, found: &Found) -> io::Result<Vec<Endpoint>> {
+    let mut addresses = match (&listen.0, resolve::known(&listen.0, found)) {
+        (_, Some(known)) => known.map_err(io::Error::other)?,
+        (Address::Inet(at), None) => vec![*at],
+        (Address::Any(port), None) => vec![(Ipv6Addr::UNSPECIFIED, *port).into()],
+        (Address::Name(host, port), None) => (host.as_str(), *port).to_socket_addrs()?.collect(),
+        (Address::Mapped(..) | Address::Unix(_), None) => return Err(io::ErrorKind::InvalidInput.into()),
+    };
+    addresses.dedup();
+    Ok(addresses.into_iter().map(Endpoint::Inet).collect())
+}
+
 /// The sandbox (Landlock) cuts off abstract sockets of other processes, unless the configuration had one at the start.
 pub(super) fn reachable(backend: &Address) -> Result<(), String> {
     if backend.is_abstract() && confine::shuts_out_abstract_sockets() {
@@ -270,23 +298,24 @@ impl Binding {
 }
 
 /// The bound addresses of a snapshot that no listener of the next one has taken yet, by the configured address.
-struct Free<'a>(HashMap<&'a Listen, Vec<(&'a str, &'a BoundAddress)>>);
+struct Free<'a>(HashMap<(&'a Listen, ListenerEngine), Vec<(&'a str, &'a BoundAddress)>>);
 
 impl<'a> Free<'a> {
     fn of(snapshot: &'a Snapshot) -> Free<'a> {
         let mut free: HashMap<_, Vec<_>> = HashMap::new();
         for listener in &snapshot.listeners {
             for address in &listener.addresses {
-                free.entry(&address.asked).or_default().push((listener.name.as_str(), address));
+                let key = (&address.asked, listener.settings.engine);
+                free.entry(key).or_default().push((listener.name.as_str(), address));
             }
         }
         Free(free)
     }
 
     /// Takes the bound addresses for `listen`: those of `owner`, or of the first listener that has some. A name has
-    /// several, as one group. A listener that asks for port 0 twice has two groups.
-    fn take(&mut self, listen: &Listen, owner: Option<&str>) -> Vec<BoundAddress> {
-        let Some(free) = self.0.get_mut(listen) else { return Vec::new() };
+    /// several, as one group. A listener that asks for port 0 twice has two groups. With another engine it is another address.
+    fn take(&mut self, listen: &'a Listen, engine: ListenerEngine, owner: Option<&str>) -> Vec<BoundAddress> {
+        let Some(free) = self.0.get_mut(&(listen, engine)) else { return Vec::new() };
         let fits = |(name, _): &&(&str, &BoundAddress)| owner.is_none_or(|owner| owner == *name);
         let Some(group) = free.iter().find(fits).map(|(_, address)| address.group) else { return Vec::new() };
         free.extract_if(.., |(_, address)| address.group == group).map(|taken| taken.1.clone()).collect()

@@ -16,14 +16,14 @@ use crate::config::check::{self, OwnListeners};
 use crate::config::descriptors::{self, Share};
 use crate::config::diff::{self, Changes, Difference, Subject, What};
 use crate::config::discovered::{self, Discovered, LeftOut};
+use crate::config::in_kernel;
 use crate::config::model::{self, Backend, Model, OnRemove, Origin};
 use crate::config::runtime::RuntimeChanges;
 use crate::confine;
 use crate::discovery::SourceId;
 use crate::net::listen::{BoundFiles, Listening};
 use crate::pool::{
-    self, AdminState, BoundAddressId, Listener, Member, Pool, Published, Resolved, Snapshot, SnapshotPlan,
-    same_endpoints,
+    self, AdminState, BoundAddressId, Listener, Member, Pool, Resolved, Snapshot, SnapshotPlan, same_endpoints,
 };
 use crate::preflight;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -45,6 +45,8 @@ pub struct ConfigState {
     pub(super) unused_address: u32,
     /// Where the admin API listens, with the real port.
     pub(super) admin: Vec<Listen>,
+    /// There is a process that changes the kernel's rules.
+    has_kernel: bool,
     /// Addresses of removed listeners, and until when a worker may keep a socket for clients that wait there. Bounded
     /// by the removals within [`CLOSING`].
     pub(super) closing: Vec<(Endpoint, Instant)>,
@@ -144,6 +146,7 @@ impl ConfigState {
             snapshot,
             unused_address: 0,
             admin: Vec::new(),
+            has_kernel: false,
             closing: Vec::new(),
         };
         let bound = config_state.bind(&running, &Found::new())?;
@@ -186,6 +189,13 @@ impl ConfigState {
                 "{why}; it is kept only if a pool needs it at the start: an upgrade or a restart takes this over"
             )]
         })?;
+        if let Some(listener) = merged.kernel_listeners().next().filter(|_| !self.has_kernel) {
+            return Err(vec![format!(
+                "listener {}: engine = \"kernel\" needs a helper process, which starts only with tcplb: an upgrade or a \
+                 restart takes this over",
+                listener.name
+            )]);
+        }
         let mut next = self.with_found(merged, self.discovered.carried(&self.file, file));
         let mut changes = diff::between(&self.running, &next.model);
         let members = Members::of(&self.snapshot);
@@ -277,6 +287,10 @@ impl ConfigState {
                 check::name(&backend.name).map_err(Refused::Invalid)?;
                 check::fits(settings, &backend.address).map_err(Refused::Invalid)?;
                 check::maps_all(&self.running.listeners, name, &backend.address).map_err(Refused::Invalid)?;
+                let mut of_kernel = self.running.kernel_listeners();
+                if of_kernel.any(|listener| listener.pool == name) {
+                    in_kernel::may_have(backend).map_err(Refused::Invalid)?;
+                }
                 if has(&backend.name) {
                     return Err(Refused::Exists { pool: name.to_owned(), name: backend.name.clone() });
                 }
@@ -352,59 +366,6 @@ impl ConfigState {
             }));
         }
         leaving
-    }
-}
-
-/// What runs and does not stand in the file: it was changed at run time, or needs a restart. The changes lead from the file to
-/// what runs.
-pub fn drift(published: &Published) -> Changes {
-    let (snapshot, running, file) = published.current();
-    let discovered = published.discovered();
-    let members = Members::of(&snapshot);
-    let mut changes = diff::between(&file, &running);
-    for change in &mut changes.0 {
-        change.connections = connections(&snapshot, &change.subject, &members);
-        if let What::Removed(fate) = &mut change.what {
-            // It has happened already.
-            *fate = None;
-        }
-    }
-    for pool in &snapshot.pools {
-        let both = pool.members.iter().zip(&pool.settings.backends);
-        let changed = both.filter(|(member, _)| member.state != AdminState::Enabled);
-        let enabled = AdminState::Enabled;
-        changes.0.extend(changed.map(|(member, settings)| {
-            let change = state_changed(&pool.settings.name, member, enabled, member.state, Some(settings));
-            let is_operators = discovered.sets_state(&pool.settings.name, &settings.name);
-            diff::Change { origin: if is_operators { Origin::Api } else { change.origin }, ..change }
-        }));
-    }
-    changes.0.extend(discovered.reweighted(&running).map(|(pool, backend, weight)| {
-        let subject = Subject::Backend { pool: pool.name.clone(), name: backend.name.clone() };
-        let (from, to) = (weight.to_string(), backend.weight.to_string());
-        diff::Change {
-            connections: connections(&snapshot, &subject, &members),
-            subject,
-            what: What::Changed(vec![Difference { key: "weight".to_owned(), from, to }]),
-            origin: Origin::Api,
-        }
-    }));
-    changes
-}
-
-pub(super) fn state_changed(
-    pool: &str,
-    member: &Member,
-    from: AdminState,
-    to: AdminState,
-    settings: Option<&Backend>,
-) -> diff::Change {
-    let (from, to) = (from.word().to_owned(), to.word().to_owned());
-    diff::Change {
-        subject: Subject::Backend { pool: pool.to_owned(), name: member.backend.name.clone() },
-        what: What::Changed(vec![Difference { key: "state".to_owned(), from, to }]),
-        connections: member.backend.active().into(),
-        origin: settings.map(|settings| settings.origin.clone()).unwrap_or_default(),
     }
 }
 
@@ -495,6 +456,11 @@ impl BoundState {
     /// The running model.
     pub fn running(&self) -> &Arc<Model> {
         &self.config_state.running
+    }
+
+    /// Listeners may have the kernel's engine.
+    pub fn allow_kernel(&mut self) {
+        self.config_state.has_kernel = true;
     }
 
     /// Stores where the admin API listens, since a backend must not be there.

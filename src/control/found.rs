@@ -1,7 +1,8 @@
 //! What sources have found, as a part of the next state.
 
 use super::bind;
-use super::config_state::{ConfigState, Members, Next, connections, state_changed};
+use super::config_state::{ConfigState, Members, Next, connections};
+use super::drift::state_changed;
 use crate::base::Address;
 use crate::config::diff::{self, Changes, Subject};
 use crate::config::discovered::{self, Discovered, is_discovered};

@@ -37,6 +37,7 @@
 //! | `change` | a change in flight to prober, workers and readers |
 //! | `bind` | listeners' addresses: which stay, which are opened |
 //! | `config_state` | the current state, and how the next one is prepared |
+//! | `drift` | what runs and does not stand in the file |
 //! | `reload` | a reload until it becomes a change |
 //! | `found` | what sources have found, as a part of the next state |
 //! | `history` | what it records as events |
@@ -57,6 +58,7 @@ mod bind;
 mod change;
 mod command;
 mod config_state;
+mod drift;
 mod found;
 mod history;
 mod hold;
@@ -75,7 +77,8 @@ mod sources;
 mod weights;
 
 pub use crate::config::diff::{Change, Changes};
-pub use config_state::{BoundState, ConfigState, FirstState, NewSockets, drift};
+pub use config_state::{BoundState, ConfigState, FirstState, NewSockets};
+pub use drift::drift;
 pub use hold::Held;
 pub use lookup::{Found, Lookups};
 pub use remote::{Refused, ReloadError, Reloaded, Remote};

@@ -126,6 +126,17 @@ impl Inspection {
         self.rows.push(Row::new(live, round_trip));
     }
 
+    /// What is asked.
+    pub fn question(&self) -> &Question {
+        &self.question
+    }
+
+    /// Answers the caller with these connections, or with how many were closed.
+    pub fn answer_with(mut self, rows: Vec<Row>, closed: u64) {
+        (self.rows, self.closed) = (rows, closed);
+        self.answer();
+    }
+
     /// Answers the caller.
     pub fn answer(self) {
         // A caller that has given up needs no answer. The channel has room for one of each worker.

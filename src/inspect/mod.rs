@@ -20,10 +20,11 @@ mod inspection;
 #[cfg(test)]
 mod tests;
 
-pub use ask::{Inspect, Joined, PATIENCE, PATIENCE_IN_ALL, ask};
+pub use ask::{Forwards, Inspect, Joined, KERNEL, PATIENCE, PATIENCE_IN_ALL, ask};
 pub use inspection::{Inspection, Inspections, QUESTIONS_MAX};
 
 use crate::base::{Endpoint, Tick};
+use crate::config::model::ListenerEngine;
 use crate::pool::{Backend, Pool, RouteLabel};
 use crate::proto::sniff::Protocol;
 use crate::session::{ConnectionId, Live};
@@ -101,10 +102,12 @@ pub struct Row {
     pub backend_port: Option<u16>,
     /// The client's address; `None` for a unix client.
     pub client: Option<Endpoint>,
-    /// When it was accepted.
-    pub since: Tick,
-    /// When a byte last passed.
-    pub last_byte: Tick,
+    /// What carries it.
+    pub engine: ListenerEngine,
+    /// When it was accepted; `None` where the kernel carries it and does not say.
+    pub since: Option<Tick>,
+    /// When a byte last passed; `None` for the same reason.
+    pub last_byte: Option<Tick>,
     /// The client's bytes delivered to the backend.
     pub bytes_to_backend: u64,
     /// Bytes delivered to the client.
@@ -176,8 +179,9 @@ impl Row {
             backend: live.backend.cloned(),
             backend_port: live.backend_port,
             client: live.client.cloned(),
-            since: live.since,
-            last_byte: live.last_byte,
+            engine: ListenerEngine::Proxy,
+            since: Some(live.since),
+            last_byte: Some(live.last_byte),
             bytes_to_backend: live.bytes_to_backend,
             bytes_to_client: live.bytes_to_client,
             protocol: live.first.and_then(|first| first.protocol()),
@@ -189,6 +193,8 @@ impl Row {
     }
 
     fn rank(&self, sort: Sort) -> u64 {
-        sort.rank(self.since, self.last_byte, self.bytes_to_backend, self.bytes_to_client)
+        let now = Tick(u64::MAX);
+        let (since, last_byte) = (self.since.unwrap_or(now), self.last_byte.unwrap_or(now));
+        sort.rank(since, last_byte, self.bytes_to_backend, self.bytes_to_client)
     }
 }

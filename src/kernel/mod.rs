@@ -10,17 +10,27 @@
 //! | `marks` | the marks by which conntrack names a backend |
 //! | [`plan`](Planner) | makes the wanted table from listeners and pools |
 //! | [`mod@change`] | a change of the table, and the changes that make one table of another |
+//! | [`engine`] | thread: keeps the rules as the newest snapshot wants them |
+//! | `wanted` | what a snapshot and the health bits want |
+//! | `entries` | thread: counts, lists and deletes the entries of connections |
+//! | `directory` | what marks and addresses of entries stand for |
+//! | `lacks` | what the system lacks |
 //! | [`nft`] | changes as a script of `nft`; what is installed, from its listings |
 //! | [`helper`] | the process that keeps CAP_NET_ADMIN: it runs `nft`, and asks conntrack |
 //! | `tally` | connections and bytes of each backend, from what conntrack shows |
 
 pub mod change;
+mod directory;
+pub mod engine;
+mod entries;
 pub mod helper;
+mod lacks;
 mod marks;
 pub mod nft;
 mod plan;
 mod table;
 mod tally;
+mod wanted;
 
 pub use change::{Change, difference};
 pub use marks::{Mark, Marks, PREFIX, PREFIX_MASK};

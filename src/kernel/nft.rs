@@ -212,12 +212,15 @@ const CREATE: &[&str] = &[
     "add map inet tcplb backends6 { type mark : ipv6_addr . inet_service; }",
     "add map inet tcplb sources { type mark : verdict; }",
     "add chain inet tcplb prerouting { type nat hook prerouting priority -100; policy accept; }",
+    // A connection whose entry was deleted chooses no other backend: its next packet reaches the local stack, and is reset.
+    "add rule inet tcplb prerouting tcp flags & (fin | syn | rst | ack) != syn accept",
     "add rule inet tcplb prerouting ip daddr . tcp dport vmap @listeners4",
     "add rule inet tcplb prerouting ip6 daddr . tcp dport vmap @listeners6",
     "add rule inet tcplb prerouting meta nfproto ipv4 fib daddr type local tcp dport vmap @wild4",
     "add rule inet tcplb prerouting meta nfproto ipv6 fib daddr type local tcp dport vmap @wild6",
     // Clients on the machine itself.
     "add chain inet tcplb output { type nat hook output priority -100; policy accept; }",
+    "add rule inet tcplb output tcp flags & (fin | syn | rst | ack) != syn accept",
     "add rule inet tcplb output ip daddr . tcp dport vmap @listeners4",
     "add rule inet tcplb output ip6 daddr . tcp dport vmap @listeners6",
     "add rule inet tcplb output meta nfproto ipv4 fib daddr type local tcp dport vmap @wild4",

@@ -18,6 +18,7 @@
 //! | `occupancy` | a slot in use, by a backend and those that take its place |
 //! | [`mod@reset_order`] | which connections an order resets |
 //! | `lease` | the right to use a backend, counted while it lives |
+//! | `forwarded` | connections that the kernel carries to a backend |
 //! | `standing` | which backends may be used |
 //! | `serving` | whether a pool has a usable backend, as it was last reported |
 //! | `source_addresses` | the local addresses that connections to backends come from |
@@ -29,6 +30,7 @@ pub mod addresses;
 mod backend;
 mod backend_state;
 mod explain;
+mod forwarded;
 mod lease;
 mod next;
 mod note;
@@ -48,6 +50,7 @@ pub use addresses::{AddressState, Addresses, BackendAddress};
 pub use backend::{Backend, BackendId, HealthReport, Transition};
 pub use backend_state::BackendState;
 pub use explain::{Candidate, Explanation};
+pub use forwarded::Forwarded;
 pub use lease::{Lease, Tried};
 pub use next::{Resolved, SnapshotPlan, build, next, same_endpoints, without_backends};
 pub use note::Note;

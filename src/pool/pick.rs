@@ -107,6 +107,11 @@ impl Pool {
         (off || (tries_all && !self.has_up())).then_some(&self.last_resort_mask)
     }
 
+    /// Is this member tried now, since no other backend is left?
+    pub fn is_last_resort(&self, member: &Member) -> bool {
+        self.last_resort().is_some_and(|mask| mask.get(member.slot))
+    }
+
     /// Is any member with weight up?
     pub(super) fn has_up(&self) -> bool {
         self.members.iter().any(|member| member.weight > 0 && self.up.get(member.slot))

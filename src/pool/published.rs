@@ -11,7 +11,7 @@ use crate::config::model::Model;
 use crate::discovery::{NameTable, SourceId, Standing};
 use crate::events::Events;
 use crate::telemetry::recent::Series;
-use crate::telemetry::{AccessLogTotals, LostLines, UpgradeTotals, WorkerTotals};
+use crate::telemetry::{AccessLogTotals, KernelTotals, LostLines, UpgradeTotals, WorkerTotals};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,6 +40,7 @@ pub struct Published {
     names: Arc<NameTable>,
     events: Arc<Events>,
     upgrades: UpgradeTotals,
+    kernel: Arc<KernelTotals>,
 }
 
 /// The snapshot in force, the running model, and the model of the file, or of the flags if there is no file.
@@ -86,6 +87,7 @@ impl Published {
             names: Arc::default(),
             events: Arc::default(),
             upgrades: UpgradeTotals::default(),
+            kernel: Arc::default(),
         }
     }
 
@@ -132,6 +134,11 @@ impl Published {
     /// The upgrades so far.
     pub fn upgrades(&self) -> &UpgradeTotals {
         &self.upgrades
+    }
+
+    /// What the kernel's engine does.
+    pub fn kernel(&self) -> &Arc<KernelTotals> {
+        &self.kernel
     }
 
     /// Adds reloads of the process before: carried out, and refused.

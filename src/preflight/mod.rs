@@ -27,6 +27,7 @@ use names::Names;
 use rustix::fs::{Access, access};
 use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Socket, Type};
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -60,7 +61,10 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<Remark> {
             }
         }
     }
-    for (owner, listen) in listens(model).filter(|(_, listen)| !before.is_bound(listen)) {
+    // The kernel forwards from an address that this machine may not even have.
+    let of_kernel: HashSet<&Listen> = model.kernel_listeners().flat_map(|listener| &listener.bind).collect();
+    let bound = listens(model).filter(|(_, listen)| !of_kernel.contains(listen));
+    for (owner, listen) in bound.filter(|(_, listen)| !before.is_bound(listen)) {
         if let Err(why) = places::try_bind(listen, &names) {
             warnings.push(owner.remark(&format!("can't listen on {listen} now: {why}")));
         }

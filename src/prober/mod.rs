@@ -62,6 +62,8 @@ pub struct Prober {
 pub enum HealthEffect {
     /// Reset these connections: their backend went down, and its pool says so (`on_down`). The health bit is cleared.
     Reset(ResetOrder),
+    /// Backends may be used that might not be before, or the reverse. Their bits are set.
+    Usable,
     /// Build a snapshot: an agent has changed the weight of its backend.
     Weights,
 }

@@ -23,6 +23,7 @@ use mio::{Events, Poll, Token};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const MESSAGES: Token = Token(usize::MAX);
@@ -68,6 +69,8 @@ pub struct ProbeLoop {
     /// Pools whose backends have changed in this turn, with the last change.
     unsettled: Vec<(Arc<Pool>, String)>,
     events: Arc<History>,
+    /// Bits of backends have changed in this turn.
+    has_shown: Arc<AtomicBool>,
     on_effect: OnEffect,
     heartbeat: Heartbeat,
 }
@@ -99,6 +102,7 @@ impl ProbeLoop {
             random: fastrand::Rng::new(),
             unsettled: Vec::new(),
             events,
+            has_shown: Arc::default(),
             on_effect,
             heartbeat: Heartbeat::default(),
         };
@@ -149,6 +153,9 @@ impl ProbeLoop {
             self.readmit_outliers();
             self.grow_shares();
             self.begin_probes();
+            if self.has_shown.swap(false, Ordering::Relaxed) {
+                (self.on_effect)(HealthEffect::Usable);
+            }
             for (pool, why) in self.unsettled.drain(..) {
                 pool.report_serving(&self.events, By::Health, why);
             }
@@ -268,7 +275,9 @@ impl ProbeLoop {
                         Some(key)
                     }
                     None => {
-                        let key = self.watches.insert_with(|_| Watch::new(membership, self.events.clone(), self.now));
+                        let key = self.watches.insert_with(|_| {
+                            Watch::new(membership, self.events.clone(), self.has_shown.clone(), self.now)
+                        });
                         new.extend(key);
                         key
                     }
@@ -301,7 +310,9 @@ impl ProbeLoop {
                 watch.leave();
             }
         }
-        new.iter().filter_map(|key| self.watches.get(*key)).for_each(|watch| watch.show(self.now));
+        for key in &new {
+            self.watches.get_mut(*key).into_iter().for_each(|watch| watch.show(self.now));
+        }
         // Control reports what the change of the configuration did.
         self.unsettled.clear();
         snapshot.pools.iter().for_each(|pool| pool.begin_serving());

@@ -15,6 +15,7 @@ use crate::policy::health::{AgentState, ConnectFailure, HealthState, Outcome, Ru
 use crate::pool::{AdminState, Backend, Member, Pool, Standing, Transition};
 use crate::probe::ProbeTarget;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// The position of a backend in a snapshot.
@@ -77,6 +78,10 @@ pub struct Watch {
     reached: Vec<u64>,
     /// When a lack of local ports was last logged.
     lack_of_ports: LogThrottle,
+    /// What the bits were last set to.
+    shown: Option<Standing>,
+    /// Set when the bits change.
+    has_shown: Arc<AtomicBool>,
     /// Which of the pool's source addresses probes come from. The next one follows one that is not there or has no port left.
     source_turn: usize,
 }
@@ -137,7 +142,7 @@ impl HealthPolicy {
 impl Watch {
     /// A backend without results: up or down until the first one, as its pool says. Its bits are shown later, once it has taken
     /// over what is known: a backend that clients use may have had the slot before.
-    pub fn new(membership: Membership<'_>, events: Arc<Events>, now: Tick) -> Watch {
+    pub fn new(membership: Membership<'_>, events: Arc<Events>, has_shown: Arc<AtomicBool>, now: Tick) -> Watch {
         let Membership { pool, index, member, among_several, header } = membership;
         let backend = member.backend.clone();
         let mut policy = HealthPolicy::of(&pool.settings.health, backend.addresses.len());
@@ -172,6 +177,8 @@ impl Watch {
             began_up: up,
             admitted: up,
             lack_of_ports: LogThrottle::default(),
+            shown: None,
+            has_shown,
             source_turn: 0,
         };
         watch.show_addresses();
@@ -378,6 +385,7 @@ impl Watch {
             let up = state.is_up();
             if let Some(address) = self.backend.addresses.get(address) {
                 address.set_up(up);
+                self.has_shown.store(true, Ordering::Relaxed);
                 if self.backend.addresses.len() > 1 {
                     let (name, endpoint, suffix) = (&self.backend.name, &address.endpoint, self.suffix());
                     let (level, word) = if up { (log::Level::Info, "up") } else { (log::Level::Warn, "down") };
@@ -510,13 +518,13 @@ impl Watch {
         self.changed = Some(format!("{} is {to}: {why}", self.backend.name));
     }
 
-    fn note_change(&self, now: Tick) {
+    fn note_change(&mut self, now: Tick) {
         self.backend.health.lock().last_change = Some(now);
         self.show(now);
     }
 
     /// Writes the bits.
-    pub fn show(&self, now: Tick) {
+    pub fn show(&mut self, now: Tick) {
         // This precedes the up bit, since the backend may be in slow start.
         self.grow_share(now);
         let standing = Standing {
@@ -530,6 +538,9 @@ impl Watch {
         self.backend.set_healthy(standing.healthy && standing.resolved);
         self.backend.health.lock().transition = self.policy.transition(self.rules());
         self.pool.show(self.slot, standing);
+        if self.shown.replace(standing) != Some(standing) {
+            self.has_shown.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Updates the share during slow start.

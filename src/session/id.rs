@@ -19,6 +19,9 @@ pub struct ConnectionIds {
 /// goes on accepting until the next one does; no worker accepts so many in that time.
 const HEADROOM: u64 = 1 << 26;
 
+/// The numbers of connections that the kernel carries begin here. A worker's sequence does not reach them within 2^42 connections.
+const OF_KERNEL: u64 = 1 << 52;
+
 const WORKERS: u64 = 1024;
 const _: () = assert!(WORKERS_MAX as u64 <= WORKERS);
 
@@ -53,6 +56,16 @@ impl ConnectionId {
     /// that worker, too, however many workers that process had.
     pub fn worker(self, workers: usize) -> usize {
         (self.0 % WORKERS) as usize % workers.max(1)
+    }
+
+    /// That of a connection which the kernel carries, by the number of its entry there.
+    pub fn of_entry(entry: u32) -> ConnectionId {
+        ConnectionId(OF_KERNEL + u64::from(entry))
+    }
+
+    /// The number of the kernel's entry, if the kernel carries the connection.
+    pub fn entry(self) -> Option<u32> {
+        self.0.checked_sub(OF_KERNEL).and_then(|entry| u32::try_from(entry).ok())
     }
 
     /// Does a JSON number hold it exactly?

@@ -157,6 +157,19 @@ impl Counters {
         }
     }
 
+    /// Counts what the kernel has forwarded.
+    pub fn forwarded(&self, connections: u64, failed: u64, to_backend: u64, to_client: u64) {
+        // Whether a backend refused them or was silent is not known.
+        let other = ConnectFailure::LABELS.iter().position(|label| *label == "other");
+        for counters in self.and_of_pool() {
+            counters.connections.fetch_add(connections, Ordering::Relaxed);
+            if let Some(other) = other {
+                counters.connect_failures[other].fetch_add(failed, Ordering::Relaxed);
+            }
+        }
+        self.relayed(to_backend, to_client);
+    }
+
     /// Counts a probe.
     pub fn probed(&self, class: Class) {
         for counters in self.and_of_pool() {

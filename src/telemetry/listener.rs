@@ -144,6 +144,12 @@ impl ListenerTotals {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Counts clients whose connections the kernel forwards: so many more, and from `before` active ones to `now`.
+    pub fn forward(&self, accepted: u64, before: usize, now: usize) {
+        self.accepted.fetch_add(accepted, Ordering::Relaxed);
+        self.active.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
+    }
+
     /// A client is active until [`ListenerTotals::leave`].
     pub fn enter(&self) {
         self.active.fetch_add(1, Ordering::Relaxed);

@@ -8,6 +8,7 @@
 //! | `listener` | clients accepted, refused, active, and the routes that they took |
 //! | `counters` | totals of backends and pools |
 //! | `histogram` | how long something took |
+//! | `kernel` | the table of listeners whose connections the kernel carries |
 //! | `worker` | how long the turns of an event loop take |
 //! | [`recent`] | what all of these were in the last minutes |
 //! | [`tally`] | all counters, for the next process |
@@ -17,6 +18,7 @@
 mod access_log;
 mod counters;
 pub mod histogram;
+mod kernel;
 mod listener;
 pub mod recent;
 pub mod tally;
@@ -25,6 +27,7 @@ mod worker;
 
 pub use access_log::{AccessLogTotals, LostLines};
 pub use counters::{CLOSE_REASONS, Closed, Counters, PathInfo, PoolTotals, Resets, Sample};
+pub use kernel::{KernelTotals, Tracked};
 pub use listener::{Clients, EndCounts, ListenerTotals, Refusal, RouteTotals};
 pub use upgrade::UpgradeTotals;
 pub use worker::WorkerTotals;

@@ -170,6 +170,12 @@ impl Conn {
         self.0.local_addr().ok().and_then(|at| at.as_socket()).expect("a TCP address")
     }
 
+    /// The address of the other end.
+    #[track_caller]
+    pub fn peer(&self) -> SocketAddr {
+        self.0.peer_addr().ok().and_then(|at| at.as_socket()).expect("a TCP address")
+    }
+
     /// Sends all of it.
     #[track_caller]
     pub fn say(&self, bytes: impl AsRef<[u8]>) {

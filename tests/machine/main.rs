@@ -16,6 +16,7 @@ mod descriptors;
 mod first_bytes;
 mod fleet;
 mod garbage;
+mod kernel;
 mod kernel_helper;
 mod kernel_table;
 mod lab;

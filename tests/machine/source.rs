@@ -22,9 +22,9 @@ fn run(command: &str) {
 }
 
 /// What docs/operations.md has a machine do so that answers to clients' addresses come to tcplb.
-const ROUTES: &str = "nft add table inet tcplb\n\
-     nft 'add chain inet tcplb prerouting { type filter hook prerouting priority mangle; }'\n\
-     nft add rule inet tcplb prerouting socket transparent 1 meta mark set 1\n\
+const ROUTES: &str = "nft add table inet transparent\n\
+     nft 'add chain inet transparent prerouting { type filter hook prerouting priority mangle; }'\n\
+     nft add rule inet transparent prerouting socket transparent 1 meta mark set 1\n\
      ip rule add fwmark 1 lookup 100\n\
      ip route add local default dev lo table 100\n\
      ip -6 rule add fwmark 1 lookup 100\n\

@@ -47,6 +47,7 @@ const OF_KEYS: &[(&str, &[&str])] = &[
             "a_backend_has_the_port_of_the_client_and_a_reload_binds_the_difference_of_a_range",
         ],
     ),
+    ("listener.engine", &["engine_kernel_forwards_clients_of_both_families_to_backends_that_see_their_addresses"]),
     ("listener.pool", &["pool_decides_which_backends_serve_a_listener"]),
     ("listener.sniff_timeout", &["sniff_timeout_is_how_long_a_client_may_take_to_say_what_routes_ask_for"]),
     ("listener.silent_pool", &["silent_pool_takes_clients_that_say_nothing"]),

@@ -21,15 +21,20 @@ pub struct Connection {
     pub backend_port: Option<u16>,
     /// The client's address and port, announced ones if it announced them; null for a unix client.
     pub client: Option<String>,
-    /// Seconds since it was accepted.
-    pub age_seconds: u64,
-    /// Seconds since a byte last passed; before the first one, since it was connected or else accepted.
-    pub idle_seconds: u64,
+    /// What carries it: `proxy` or `kernel`.
+    #[serde(default)]
+    pub engine: String,
+    /// Seconds since it was accepted; null where the kernel carries it.
+    pub age_seconds: Option<u64>,
+    /// Seconds since a byte last passed; before the first one, since it was connected or else accepted. Null where the kernel carries
+    /// it.
+    pub idle_seconds: Option<u64>,
     /// The client's bytes delivered to the backend.
     pub bytes_to_backend: u64,
     /// Bytes delivered to the client.
     pub bytes_to_client: u64,
-    /// `preamble`, `sniffing`, `waiting`, `dialing`, `relaying`, `half_closed` or `resetting`.
+    /// `preamble`, `sniffing`, `waiting`, `dialing`, `relaying`, `half_closed` or `resetting`. Of those that the kernel carries, `dialing`,
+    /// `relaying` or `half_closed`.
     pub state: String,
     /// The protocol of the client's first bytes, where a route looks for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,6 +6,10 @@
 //!
 //! A new metric is a row here, the place that counts it (in `telemetry`, by `worker::ledger`) and its test.
 
+mod kernel;
+
+pub use kernel::KERNEL;
+
 use super::{Ended, Row, Samples, Scope, unix_time};
 use crate::discovery::{NameStanding, Standing};
 use crate::policy::health::{Class, ConnectFailure};
@@ -39,7 +43,7 @@ pub struct About {
 }
 
 /// The tables by their headings in docs/metrics.md.
-pub fn tables() -> [(&'static str, Vec<About>); 7] {
+pub fn tables() -> [(&'static str, Vec<About>); 8] {
     fn of<S>(families: &[Family<S>]) -> Vec<About> {
         families.iter().map(|family| family.about).collect()
     }
@@ -50,6 +54,7 @@ pub fn tables() -> [(&'static str, Vec<About>); 7] {
         ("sources", of(SOURCES)),
         ("names", of(NAMES)),
         ("workers", of(WORKERS)),
+        ("kernel", of(KERNEL)),
         ("process", of(PROCESS)),
     ]
 }
@@ -67,6 +72,14 @@ const fn family<S>(
 
 /// About each listener.
 pub const LISTENERS: &[Family<Arc<Listener>>] = &[
+    family(
+        "gauge",
+        "tcplb_listener_engine",
+        "listener,engine",
+        "1 for what carries the listener's connections: `proxy` or `kernel`.",
+        "count by (engine) (tcplb_listener_engine)",
+        |listener, samples| samples.with("engine", listener.settings.engine.word(), 1),
+    ),
     family(
         "counter",
         "tcplb_connections_accepted_total",

@@ -64,7 +64,7 @@ const CHANGES = {
   kill: (pool, backend, connection) => ask({
     title: "Close this connection?", yes: "Close 1 connection", danger: true,
     act: () => call("DELETE", "v1/connections/" + connection.id),
-    text: "This concerns 1 open connection: " + (connection.client || "a unix client") + " to " + backend.name + ", open for " + age(connection.age_seconds) + ". Both sides get a reset.",
+    text: "This concerns 1 open connection: " + (connection.client || "a unix client") + " to " + backend.name + (known(connection.age_seconds) ? ", open for " + age(connection.age_seconds) : "") + ". Both sides get a reset.",
   }),
   killAll: (pool, backend) => ask({
     title: "Close all connections of " + backend.name + "?", yes: "Close " + many(backend.active_connections, "connection"), danger: true,

@@ -105,7 +105,7 @@ function eventText({ kind, pool, backend, from, to, reason }) {
   const text = [kind === "backend_state" ? "" : kind.replaceAll("_", " "), change, reason].filter(Boolean).join(", ");
   return [make("b", {}, [pool, backend].filter(Boolean).join("/") || "tcplb"), text];
 }
-const eventIcon = ({ kind, to }) => ["pool_empty", "reload_failed", "limit_reached", "source_failed"].includes(kind) || to === "down" ? icon(to === "down" || kind === "pool_empty" ? "down" : "warning", to === "down" || kind === "pool_empty" ? "down" : "degraded") : icon("up", to === "up" || kind === "pool_serves" || kind === "source_back" ? "up" : "disabled");
+const eventIcon = ({ kind, to }) => ["pool_empty", "reload_failed", "limit_reached", "source_failed", "kernel_failed"].includes(kind) || to === "down" ? icon(to === "down" || kind === "pool_empty" ? "down" : "warning", to === "down" || kind === "pool_empty" ? "down" : "degraded") : icon("up", to === "up" || kind === "pool_serves" || kind === "source_back" || kind === "kernel_back" ? "up" : "disabled");
 function drawEvents() {
   const shown = events.list.slice(-EVENTS).reverse();
   redraw($("events"), shown.map(({ seq }) => seq).join(), () => shown.length ? shown.map((event) => make("li", {}, make("time", { datetime: event.time, title: event.time }, clock(event.time)), make("span", {}, eventIcon(event), ...eventText(event)), make("span", { class: "by" }, event.by ? "by " + event.by : ""))) : [make("li", { class: "soft none" }, "No event yet.")]);

@@ -3,6 +3,7 @@
 use super::table::Table;
 use crate::base::{Address, Listen, nearest};
 use crate::config::check::{self, AddressKey};
+use crate::config::in_kernel;
 use crate::config::model::{Backend, Global, Listener, Pool};
 use crate::config::settings;
 use std::collections::hash_map::Entry;
@@ -48,14 +49,13 @@ pub fn check(
     addresses(global, listeners);
     own_listeners(global.map(|(global, _)| global), listeners, pools);
     mapped(listeners, pools);
+    in_kernel(listeners, pools);
 }
 
 /// Notes backends whose port is the client's, for listeners without a port that leads to one.
 fn mapped(listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
     for (pool, at) in pools {
-        let is_its = |at: &Table<'_>, listener: &Listener| {
-            listener.pools().any(|name| name == pool.name) || has_the_only(pools, at)
-        };
+        let is_its = |at: &Table<'_>, listener: &Listener| leads_to(listener, at, pool, pools);
         for at in at.entries("backend") {
             let Some(Ok(address @ Address::Mapped(..))) = at.raw("address").map(Address::parse_backend) else {
                 continue;
@@ -71,6 +71,38 @@ fn mapped(listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
 /// A listener without a pool has the only one.
 fn has_the_only(pools: &[(Pool, Table<'_>)], listener: &Table<'_>) -> bool {
     pools.len() == 1 && !listener.has("pool")
+}
+
+/// Whether a listener leads to this pool.
+fn leads_to(listener: &Listener, at: &Table<'_>, pool: &Pool, pools: &[(Pool, Table<'_>)]) -> bool {
+    listener.pools().any(|name| name == pool.name) || has_the_only(pools, at)
+}
+
+/// Notes what the kernel can't do for the listeners that it carries, at their keys and at those of their pools.
+fn in_kernel(listeners: &[Listening<'_>], pools: &[(Pool, Table<'_>)]) {
+    let note = |at: &Table<'_>, refusals: Vec<in_kernel::Refusal>| {
+        refusals.into_iter().for_each(|(key, why)| at.wrong(key, why));
+    };
+    let of_kernel: Vec<_> = listeners.iter().filter(|(listener, _)| listener.is_of_kernel()).collect();
+    for (listener, at) in &of_kernel {
+        note(at, in_kernel::of_listener(listener));
+        let its = pools.iter().filter(|(pool, _)| leads_to(listener, at, pool, pools));
+        its.filter_map(|(pool, _)| in_kernel::of_families(listener, pool)).for_each(|(key, why)| at.wrong(key, why));
+    }
+    // A pool of several listeners is noted once.
+    for (pool, at) in pools {
+        if of_kernel.iter().any(|(listener, of_listener)| leads_to(listener, of_listener, pool, pools)) {
+            note(at, in_kernel::of_pool(pool));
+            // Those that are wrong otherwise are not in the model.
+            let named =
+                pool.backends.iter().map(|backend| (backend.address.to_string(), backend)).collect::<HashMap<_, _>>();
+            for at in at.entries("backend") {
+                let address = at.raw("address").and_then(|text| Address::parse_backend(text).ok());
+                let backend = address.and_then(|address| named.get(&address.to_string()));
+                backend.iter().for_each(|backend| note(&at, in_kernel::of_backend(backend)));
+            }
+        }
+    }
 }
 
 /// Notes backends that are listeners or other sockets of the file. Which other addresses are this machine's, a start finds out.

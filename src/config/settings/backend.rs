@@ -1,7 +1,7 @@
 //! `[[pool.backend]]`: a server. Its flags are the settings behind the commas of `--backend`.
 
 use super::kinds::{self, count, number, word};
-use super::{Section, Source, setting};
+use super::{COUNTS, Section, Source, setting};
 use crate::base::Address;
 use crate::config::check;
 use crate::config::model::{Backend, SendProxy};
@@ -40,7 +40,8 @@ pub static BACKEND: Section<Backend> = Section {
         setting!(Backend.max_connections: count::<u32>(), "Connections at once to it; a full backend is passed over.")
             .absent("no limit")
             .example("200")
-            .flag("max-connections", ""),
+            .flag("max-connections", "")
+.proxy_only(COUNTS),
         setting!(Backend.backup: kinds::SWITCH, "A backup serves only when no other backend can.").flag("backup", ""),
         setting!(Backend.send_proxy: word::<SendProxy>(), "Overrides the pool's `send_proxy`.")
             .absent("the pool's")

@@ -1,7 +1,7 @@
 //! `[[listener]]`: where clients connect.
 
 use super::kinds::{self, count, word};
-use super::{Flag, Section, Source, setting};
+use super::{COUNTS, Flag, READS, Section, Source, setting};
 use crate::base::{Address, Listen};
 use crate::config::model::Listener;
 
@@ -52,6 +52,13 @@ pub static LISTENER: Section<Listener> = Section {
             .absent("required")
             .set("[\":8080\"]")
             .flag_as(Flag { long: "listen", short: Some('l'), alias: None, heading: PEERS }),
+        setting!(Listener.engine: word(), "What carries its connections.")
+            .more(
+                "`proxy` relays them in tcplb's workers. `kernel` has the kernel forward them by the table `inet tcplb` of \
+                 nftables, and backends see the client's own address. It needs nft, connection tracking and CAP_NET_ADMIN at the start. \
+                 What only a proxy can do is refused by the key's name.",
+            )
+            .see("operations.md#the-kernel-engine"),
         setting!(Listener.pool: kinds::NAME, "The pool that serves it.")
             .absent("the only pool")
             .set("\"web\""),
@@ -64,12 +71,14 @@ pub static LISTENER: Section<Listener> = Section {
              message is not whole by then is reset.",
         )
         .see("routes.md#servers-that-speak-first")
-        .needs(FIRST_BYTES, Listener::reads_first_bytes),
+        .needs(FIRST_BYTES, Listener::reads_first_bytes)
+.proxy_only(READS),
         setting!(Listener.silent_pool: kinds::NAME, "The pool of clients that say nothing within `sniff_timeout`.")
             .more("For protocols in which the server speaks first, like MySQL and SMTP.")
             .absent("they are reset")
             .needs(FIRST_BYTES, Listener::reads_first_bytes)
-            .example("\"db\""),
+            .example("\"db\"")
+.proxy_only(READS),
         setting!(
             Listener.accept_proxy: kinds::SWITCH,
             "Every client must begin with a PROXY header, version 1 or 2, which holds the client's address."
@@ -79,11 +88,13 @@ pub static LISTENER: Section<Listener> = Section {
              longer than 4112 bytes or not whole within 5 s, is reset. Every peer can claim any address by it, so set it only behind a proxy.",
         )
         .see("operations.md#the-clients-address-proxy-protocol")
-        .flag("accept-proxy", PEERS),
+        .flag("accept-proxy", PEERS)
+.proxy_only(READS),
         setting!(Listener.trusted_proxies: kinds::PREFIXES, "The socket addresses that may send such a header.")
             .absent("any")
             .needs("accept_proxy", |listener| listener.accept_proxy)
-            .example("[\"10.0.0.0/8\"]"),
+            .example("[\"10.0.0.0/8\"]")
+.proxy_only(READS),
         setting!(Listener.allow: kinds::PREFIXES, "The clients that may connect: prefixes or single addresses.")
             .more(
                 "With it, a client that matches no prefix is denied. Of `allow` and `deny` the most specific prefix decides, \
@@ -111,7 +122,8 @@ pub static LISTENER: Section<Listener> = Section {
         setting!(Listener.max_connections: count::<u32>(), "Clients at once on this listener.")
             .more("Further clients wait in the kernel's backlog.")
             .absent("the global limit")
-            .example("5000"),
+            .example("5000")
+.proxy_only(COUNTS),
         setting!(Listener.max_connections_per_source: count::<u32>(), "Connections at once from one source.")
             .more(
                 "A source is an IPv4 address or an IPv6 /64. A client of a unix socket has none, so this limit and the next \
@@ -134,7 +146,8 @@ pub static LISTENER: Section<Listener> = Section {
                 "`enforce` refuses them. `count` admits every client and counts those that `enforce` would refuse: for \
                  limits that are new. `max_connections` holds in any case.",
             )
-            .needs("a list or a limit per source", keeps_clients_out),
+            .needs("a list or a limit per source", keeps_clients_out)
+.proxy_only(COUNTS),
         setting!("mode", Listener.socket_file.mode: kinds::MODE, "The permissions of its socket file.")
             .more(
                 "A client needs the right to write to the file. Only a listener at a file, like unix:/run/tcplb/web.sock, has \

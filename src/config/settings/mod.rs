@@ -105,6 +105,8 @@ pub struct About {
     pub reload: Reload,
     /// Whether a value may have passwords in it, so that logs and events do not show it.
     pub is_secret: bool,
+    /// Why it can't be set for a listener whose connections the kernel carries; empty: it can.
+    pub proxy_only: &'static str,
     /// Its flag.
     pub flag: Option<Flag>,
 }
@@ -217,7 +219,7 @@ macro_rules! texts {
 impl About {
     const fn new(key: &'static str, doc: &'static str) -> About {
         let (reload, is_secret, flag) = (Reload::Live, false, None);
-        About { key, doc, more: "", see: "", absent: "", example: "", set: "", reload, is_secret, flag }
+        About { key, doc, more: "", see: "", absent: "", example: "", set: "", reload, is_secret, proxy_only: "", flag }
     }
 }
 
@@ -226,7 +228,7 @@ impl<S> Setting<S> {
         Setting { about: About::new(key, doc), place, need: None }
     }
 
-    texts!(more, see, absent, example, set);
+    texts!(more, see, absent, example, set, proxy_only);
 
     const fn restart(mut self) -> Self {
         self.about.reload = Reload::Restart;
@@ -271,7 +273,12 @@ impl<S> Setting<S> {
     /// The missing setting that it needs, if it is set and has no effect.
     pub fn lacks(&self, values: &S, defaults: &S) -> Option<&'static str> {
         let need = self.need.as_ref().filter(|need| !(need.is_met)(values))?;
-        (self.write(values) != self.write(defaults)).then_some(need.what)
+        self.is_set(values, defaults).then_some(need.what)
+    }
+
+    /// Whether its value is another one than the default.
+    pub fn is_set(&self, values: &S, defaults: &S) -> bool {
+        self.write(values) != self.write(defaults)
     }
 
     /// Takes the value of another model.
@@ -320,6 +327,16 @@ impl<S> Section<S> {
         }
     }
 }
+
+/// Why a setting is for a proxy only: the kernel reads no byte of a client,
+pub(super) const READS: &str = "the kernel reads no bytes of a client";
+/// makes no connection,
+pub(super) const CONNECTS: &str = "the kernel makes no connection of its own: the client's reaches the backend";
+/// has no timer of a connection,
+pub(super) const TIMES: &str =
+    "the time-outs are those of connection tracking (net.netfilter.nf_conntrack_tcp_timeout_*)";
+/// and counts no connections.
+pub(super) const COUNTS: &str = "the kernel has no such limit; it has lists of clients, and limits of each source";
 
 /// The keys whose values were good.
 pub struct Taken(Vec<&'static str>);

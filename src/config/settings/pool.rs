@@ -2,7 +2,7 @@
 
 use super::kinds::{self, count, number, word};
 use super::presets::Applied;
-use super::{Flag, Section, Setting, Source, setting};
+use super::{CONNECTS, Flag, Section, Setting, Source, TIMES, setting};
 use crate::config::model::{NoBackend, Pool, Probe, SendProxy, SourceAddress};
 
 const PEERS: &str = "Addresses and balancing";
@@ -39,7 +39,8 @@ pub static POOL: Section<Pool> = Section {
             "`v1` is a line of text. `v2` is binary and passes on what came with a client's own header. Without a header \
              backends see tcplb's address. A backend that does not expect the header takes it for garbage.",
         )
-        .flag("send-proxy", PEERS),
+        .flag("send-proxy", PEERS)
+.proxy_only(CONNECTS),
         setting!(Pool.source: kinds::SOURCE_ADDRESS, "The local address of connections to backends.")
             .more(
                 "`client` is the client's address: it needs CAP_NET_ADMIN, and routes that lead the answers of backends back \
@@ -51,12 +52,16 @@ pub static POOL: Section<Pool> = Section {
             .absent("the system's choice"),
         setting!(Pool.connect_timeout: kinds::TIME, "How long one attempt to connect to a backend may take.")
             .more("After it tcplb tries another backend.")
-            .flag("connect-timeout", LIMITS),
-        setting!(Pool.connect_attempts: count::<u32>(), "How many different backends tcplb tries before it resets the client."),
+            .flag("connect-timeout", LIMITS)
+.proxy_only(CONNECTS),
+        setting!(Pool.connect_attempts: count::<u32>(), "How many different backends tcplb tries before it resets the client.")
+.proxy_only(CONNECTS),
         setting!(Pool.idle_timeout: kinds::TIME, "tcplb closes a connection after this long without a byte either way.")
             .more("It finds dead peers earlier, within `dead_peer_timeout`.")
-            .flag("idle-timeout", LIMITS),
-        setting!(Pool.half_close_timeout: kinds::TIME, "The same, once one of the two sides has sent its FIN."),
+            .flag("idle-timeout", LIMITS)
+.proxy_only(TIMES),
+        setting!(Pool.half_close_timeout: kinds::TIME, "The same, once one of the two sides has sent its FIN.")
+.proxy_only(TIMES),
         setting!(
             "max_lifetime", Pool.max_lifetime: kinds::TIME_OR_ZERO,
             |pool| Some(pool.max_lifetime.unwrap_or_default()),
@@ -66,7 +71,8 @@ pub static POOL: Section<Pool> = Section {
         .more(
             "The spread keeps clients from coming back all at once. tcplb waits for 100 ms without a byte, at most a tenth \
              longer; a connection that is busy even then is reset.",
-        ),
+        )
+.proxy_only(TIMES),
         setting!(Pool.on_down: word(), "What becomes of the connections of a backend that goes down.")
             .more(
                 "`keep` lets them go on, since the backend may only have been slow to answer. `reset` resets them, so that \
@@ -78,7 +84,8 @@ pub static POOL: Section<Pool> = Section {
         setting!(
             Pool.slow_start: kinds::TIME_OR_ZERO,
             "The time over which a backend that comes up, or is added, grows to its whole share."
-        ),
+        )
+.proxy_only("the kernel's rules have whole shares only"),
         setting!(
             Pool.warm_connections: number::<u32, 0, 1_000>(),
             "How many connections to each backend are kept established ahead of need; 0: none."
@@ -87,9 +94,11 @@ pub static POOL: Section<Pool> = Section {
             "Only for protocols in which the client speaks first. A backend gets no more of them while it is down, draining or \
              disabled. They count for its `max_connections`; clients come first.",
         )
-        .see("warm-connections.md"),
+        .see("warm-connections.md")
+.proxy_only(CONNECTS),
         setting!(Pool.no_backend: kinds::NO_BACKEND, "What becomes of a client that no backend can take.")
-            .more("`reset` resets it at once. `wait 3s` lets it wait for a backend and resets it after that."),
+            .more("`reset` resets it at once. `wait 3s` lets it wait for a backend and resets it after that.")
+.proxy_only(CONNECTS),
         setting!(
             Pool.abandoned: word(),
             "What becomes of a client that has sent its FIN while it waits for a backend."
@@ -113,7 +122,8 @@ pub static POOL: Section<Pool> = Section {
              backend, or if the backend resets its connection within a second without a byte. At least half of the pool \
              stays in service.",
         )
-        .see("health.md"),
+        .see("health.md")
+.proxy_only("tcplb does not see which clients fail"),
     ],
 };
 

@@ -99,13 +99,13 @@ mod tests {
         let (mut model, events) = (model(), Arc::new(Events::default()));
         model.pools[0].health.initial = InitialHealth::Down;
         let one = build(&model, &resolved(&[1, 2]));
-        let mut before = Watch::new(membership(&one), events.clone(), Tick(1));
+        let mut before = Watch::new(membership(&one), events.clone(), Arc::default(), Tick(1));
         before.probe_ended(1, Outcome::Connected, Tick(2));
         let plan = SnapshotPlan { model: &model, resolved: &resolved(&[2]), addresses: &[], states: &[], now: Tick(3) };
         let two = next(Some(&one), &plan);
         let is_in_use = || two.pools[0].up.get(0) && two.pools[0].last_resort_mask.get(0);
         assert!(is_in_use());
-        let mut now = Watch::new(membership(&two), events, Tick(3));
+        let mut now = Watch::new(membership(&two), events, Arc::default(), Tick(3));
         assert!(is_in_use(), "before it knows what is known");
         now.take_over(&before, Tick(3));
         assert!(is_in_use());
@@ -120,12 +120,12 @@ mod tests {
         let (mut model, events) = (model(), Arc::new(Events::default()));
         model.pools[0].on_down = OnDown::Reset;
         let one = build(&model, &resolved(&[1, 2]));
-        let mut before = Watch::new(membership(&one), events.clone(), Tick(1));
+        let mut before = Watch::new(membership(&one), events.clone(), Arc::default(), Tick(1));
         before.probe_ended(0, Outcome::Connected, Tick(2));
         before.probe_ended(1, REFUSED, Tick(2));
         let plan = SnapshotPlan { model: &model, resolved: &resolved(&[2]), addresses: &[], states: &[], now: Tick(3) };
         let two = next(Some(&one), &plan);
-        let mut now = Watch::new(membership(&two), events.clone(), Tick(3));
+        let mut now = Watch::new(membership(&two), events.clone(), Arc::default(), Tick(3));
         now.take_over(&before, Tick(3));
         assert_eq!(now.take_changed().as_deref(), Some("named is down: its name has other addresses"));
         assert_eq!(now.backend().health.lock().last_change, Some(Tick(3)));
@@ -137,7 +137,7 @@ mod tests {
     fn an_address_that_joins_a_backend_that_is_down_brings_it_up_like_any_rise() {
         let (model, events) = (model(), Arc::new(Events::default()));
         let one = build(&model, &resolved(&[1]));
-        let mut watch = Watch::new(membership(&one), events.clone(), Tick(1));
+        let mut watch = Watch::new(membership(&one), events.clone(), Arc::default(), Tick(1));
         watch.probe_ended(0, REFUSED, Tick(2));
         assert!(!watch.backend().is_healthy());
         assert!(watch.take_changed().is_some_and(|why| why.starts_with("named is down: ")));

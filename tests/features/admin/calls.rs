@@ -36,7 +36,7 @@ fn the_status_has_listeners_backends_and_their_counts() {
     let timed = ["recent", "history"].map(|field| listeners[0].as_object_mut().and_then(|all| all.remove(field)));
     assert!(timed.iter().all(Option::is_some));
     let listener = json!({
-        "name": "default", "address": address, "pool": "default", "connections_limit": null,
+        "name": "default", "engine": "proxy", "address": address, "pool": "default", "connections_limit": null,
         "active_connections": 0, "accepted_total": 1, "refused_total": 0, "refused": {},
     });
     assert_eq!(listeners, json!([listener]));

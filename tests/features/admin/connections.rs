@@ -7,12 +7,13 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::thread;
 use testkit::{Admin, At, ConfigFile, Conn, Ending, Server, Tcplb, eventually, fresh_loopback, peers};
 
-const FIELDS: [&str; 13] = [
+const FIELDS: [&str; 14] = [
     "id",
     "listener",
     "pool",
     "backend",
     "client",
+    "engine",
     "age_seconds",
     "idle_seconds",
     "bytes_to_backend",
@@ -79,7 +80,7 @@ fn a_connection_is_listed_with_every_field_as_it_is() {
     let keys: Vec<&str> = FIELDS.into_iter().filter(|field| row.get(field).is_some()).collect();
     assert_eq!(
         (rows.as_array().map(Vec::len), keys.len(), row.as_object().map(|row| row.len())),
-        (Some(1), 13, Some(13))
+        (Some(1), 14, Some(14))
     );
     // As the contract orders them.
     assert!(FIELDS.map(|field| answer.body.find(&format!("\"{field}\":"))).is_sorted(), "{}", answer.body);

@@ -10,12 +10,15 @@ use tcplb::admin::metrics::families;
 use testkit::{At, Conn, Ending, Server, eventually, refusing};
 
 /// Counters that the test can't move, each with the reason.
-const UNMOVED: [(&str, &str); 7] = [
+const UNMOVED: [(&str, &str); 10] = [
     ("tcplb_connections_untracked_total", "the table of sources has tens of thousands of places"),
     ("tcplb_access_log_lost_total", "`access_log` tests it with a full disk"),
     ("tcplb_log_lines_lost_total", "`log` tests it with a reader that stalls"),
     ("tcplb_discovery_errors_total", "`discovery::control` tests it: no client moves it"),
     ("tcplb_backend_retransmits_total", "loopback loses nothing"),
+    ("tcplb_kernel_changes_total", "tests/machine/kernel tests it, which needs root"),
+    ("tcplb_kernel_failures_total", "tests/machine/kernel tests it, which needs root"),
+    ("tcplb_kernel_change_seconds", "tests/machine/kernel tests it, which needs root"),
     ("tcplb_upgrade_total", "`upgrade` tests it with a new process"),
     ("tcplb_upgrade_pause_seconds", "`upgrade` tests it with a new process"),
 ];

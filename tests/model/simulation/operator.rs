@@ -57,8 +57,8 @@ impl Simulation {
         assert_eq!(listed.rows.len(), self.drivers[driver].len());
         let world = self.world.borrow();
         let order = |row: &tcplb::inspect::Row| match sort {
-            Sort::Age => (row.since.0, row.id.0),
-            Sort::Idle => (row.last_byte.0, row.id.0),
+            Sort::Age => (row.since.map_or(0, |since| since.0), row.id.0),
+            Sort::Idle => (row.last_byte.map_or(0, |last| last.0), row.id.0),
             Sort::Bytes => (u64::MAX - row.bytes_to_backend - row.bytes_to_client, row.id.0),
         };
         assert!(listed.rows.is_sorted_by_key(order), "{sort:?}: {:?}", listed.rows);
@@ -68,7 +68,7 @@ impl Simulation {
             let number = conn.client.expect("a client");
             let client = &world.socks[number];
             let backend = conn.backend.filter(|_| conn.connected);
-            assert!(client.open && row.since == conn.accepted && Live::STATES.contains(&row.state), "{row:?}");
+            assert!(client.open && row.since == Some(conn.accepted) && Live::STATES.contains(&row.state), "{row:?}");
             assert_eq!(row.backend.is_some(), !["preamble", "sniffing", "waiting"].contains(&row.state), "{row:?}");
             assert_eq!(["relaying", "half_closed", "resetting"].contains(&row.state), conn.connected, "{row:?}");
             let bytes = backend.map_or((0, 0), |backend| (world.stream_written(backend), world.stream_written(number)));

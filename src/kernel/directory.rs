@@ -1,0 +1,149 @@
+//! What the numbers in the kernel's table of connections stand for: which backend a mark is, and which listener has an address.
+
+use super::marks::Mark;
+use super::table::{Bind, ChainId, Family, Label, Pick, Rules, Table};
+use crate::clock;
+use crate::inspect::Forwards;
+use crate::pool::{AddressState, Backend, BackendId, Listener, Member, Pool, ResetOrder, Snapshot};
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// A directory of one snapshot and its table.
+#[derive(Debug, Default)]
+pub(super) struct Directory {
+    marks: HashMap<Mark, Marked>,
+    listeners: HashMap<Bind, Arc<Listener>>,
+    /// By the listener's label and the family of its clients.
+    choices: HashMap<(Label, Family), Choosing>,
+}
+
+/// How a client of a listener is led to a mark.
+#[derive(Debug)]
+struct Choosing {
+    rules: Rules,
+    entries: Arc<[Mark]>,
+}
+
+/// A backend that connections of a mark lead to.
+#[derive(Clone, Debug)]
+pub(super) struct Marked {
+    /// Its pool; the last one, if the backend has left.
+    pub(super) pool: Arc<Pool>,
+    /// The backend.
+    pub(super) backend: Arc<Backend>,
+    /// Its address.
+    pub(super) address: SocketAddr,
+    /// A new connection may get it.
+    pub(super) is_usable: bool,
+}
+
+impl Directory {
+    /// That of a snapshot whose table this is. A backend that has left is the one that it was `before`.
+    pub(super) fn new(snapshot: &Snapshot, table: &Table, before: &Directory) -> Directory {
+        let pools = snapshot.pools.iter();
+        let members = pools.flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
+        let known: HashMap<Label, _> = (members)
+            .map(|(pool, member)| (Label::of_backend(&pool.settings.name, &member.backend.name), (pool, member)))
+            .collect();
+        let now = clock::now();
+        let marks = table.backends.iter().filter_map(|(mark, target)| {
+            let address = target.address;
+            let of = |pool: &Arc<Pool>, member: &Member, is_usable| Marked {
+                pool: pool.clone(),
+                backend: member.backend.clone(),
+                address,
+                is_usable,
+            };
+            let known = known.get(&target.label).map(|(pool, member)| {
+                let mut addresses = member.backend.addresses.iter();
+                (pool, member, addresses.find(|own| own.endpoint.inet() == Some(address)))
+            });
+            let marked = match (known, before.marks.get(mark)) {
+                (Some((pool, member, Some(own))), _) => {
+                    let is_up = own.state(now) != AddressState::Down;
+                    of(pool, member, is_up && member.weight > 0 && pool.is_usable(member))
+                }
+                // An address that has left its backend's name belongs to the backend that had it.
+                (_, Some(marked)) => Marked { is_usable: false, ..marked.clone() },
+                // The process before has left it.
+                (Some((pool, member, None)), None) => of(pool, member, false),
+                (None, None) => return None,
+            };
+            Some((*mark, marked))
+        });
+        let listeners = snapshot.listeners.iter().filter(|listener| listener.settings.is_of_kernel());
+        let binds = listeners.flat_map(|listener| {
+            let addresses = listener.addresses.iter();
+            let binds = addresses.filter_map(|it| Some(Bind::of(&it.asked, it.endpoint.inet()?)));
+            binds.flatten().map(move |bind| (bind, listener.clone()))
+        });
+        let open: HashSet<ChainId> = table.binds.values().copied().collect();
+        let chains = table.chains.iter().filter(|(id, _)| open.contains(id));
+        let choices = chains.filter_map(|(id, chain)| {
+            let choice = table.choices.get(&chain.rules.choice.pool)?;
+            let choosing = Choosing { rules: chain.rules, entries: choice.entries.clone() };
+            Some(((chain.label.clone(), id.family), choosing))
+        });
+        Directory { marks: marks.collect(), listeners: binds.collect(), choices: choices.collect() }
+    }
+
+    /// Is there no mark?
+    pub(super) fn is_empty(&self) -> bool {
+        self.marks.is_empty()
+    }
+
+    /// The backend of a mark.
+    pub(super) fn marked(&self, mark: Mark) -> Option<&Marked> {
+        self.marks.get(&mark)
+    }
+
+    /// The listener that a client has connected to.
+    pub(super) fn listener(&self, to: SocketAddr) -> Option<&Arc<Listener>> {
+        let of_port = Bind::Port(Family::of(to.ip()), to.port());
+        self.listeners.get(&Bind::Address(to)).or_else(|| self.listeners.get(&of_port))
+    }
+
+    /// Where a client of this listener goes; `None`: nowhere.
+    pub(super) fn forwards(&self, listener: &str, client: IpAddr, port: Option<u16>) -> Option<Forwards> {
+        let client = client.to_canonical();
+        let Choosing { rules, entries } = self.choices.get(&(Label::of_name(listener), Family::of(client)))?;
+        let backend = |mark: Mark| self.marked(mark).map(|marked| marked.backend.name.clone());
+        let is_certain = rules.pick == Pick::Source || port.is_some();
+        let entry = rules.entry(SocketAddr::new(client, port.unwrap_or(0))).filter(|_| is_certain);
+        if let Some(entry) = entry {
+            let mark = entries.get(entry as usize)?;
+            return Some(Forwards { backend: backend(*mark), shares: HashMap::new() });
+        }
+        let mut counts: HashMap<Mark, usize> = HashMap::new();
+        entries.iter().for_each(|mark| *counts.entry(*mark).or_default() += 1);
+        let mut shares: HashMap<String, f64> = HashMap::new();
+        for (mark, count) in counts {
+            *shares.entry(backend(mark)?).or_default() += count as f64 / entries.len() as f64;
+        }
+        Some(Forwards { backend: None, shares })
+    }
+
+    /// The marks of the connections that an order resets.
+    pub(super) fn meant(&self, order: &ResetOrder) -> Vec<Mark> {
+        let meant = self.marks.iter().filter(|(_, marked)| {
+            let addresses = marked.backend.addresses.iter();
+            let mut own = addresses.enumerate().filter(|(_, own)| own.endpoint.inet() == Some(marked.address));
+            let id: BackendId = marked.backend.id;
+            order.includes(id, own.next().map(|(number, _)| number))
+        });
+        meant.map(|(mark, _)| *mark).collect()
+    }
+
+    /// The marks that a new connection may get here and not in a later directory.
+    pub(super) fn lost_in(&self, later: &Directory) -> Vec<Mark> {
+        let is_usable = |mark: &Mark| later.marked(*mark).is_some_and(|marked| marked.is_usable);
+        let usable = self.marks().filter(|(_, marked)| marked.is_usable).map(|(mark, _)| mark);
+        usable.filter(|mark| !is_usable(mark)).collect()
+    }
+
+    /// All marks.
+    pub(super) fn marks(&self) -> impl Iterator<Item = (Mark, &Marked)> {
+        self.marks.iter().map(|(mark, marked)| (*mark, marked))
+    }
+}

@@ -1,0 +1,396 @@
+//! The thread `kernel`: keeps the rules of the kernel as the newest snapshot and the health bits want them.
+//!
+//! | order | what follows |
+//! |---|---|
+//! | another snapshot, other health bits | the difference between the installed table and the wanted one is one transaction of nft |
+//! | the same while nft runs | they are merged, and are the next transaction |
+//! | reset connections | once the rules are right, the entries of their marks are deleted |
+//! | keep the rules (`keep`) | what is installed is read, and becomes what is wanted: connections and their marks stay |
+//! | the process takes no new clients ([`End::Close`]) | no address leads to a chain any more; all else stays, so that connections go on |
+//! | another process serves ([`End::Leave`]) | nothing: the rules are its own |
+//!
+//! # Failures
+//!
+//! A transaction that fails changes nothing: the kernel keeps its last rules. The thread then reads what is installed, and tries
+//! again after a pause, from [`PAUSE`] on and up to [`PAUSE_MAX`]. The log and the events have the first failure and the end.
+//!
+//! The thread waits for nft and for nothing else. Control waits for a transaction as it waits for workers: in bounded time.
+
+use super::directory::Directory;
+use super::entries::{Counter, Desk, GRACE};
+use super::helper::{Failure, Helper, Tables};
+use super::table::{Installed, Table};
+use super::{Mark, Planner, difference, wanted};
+use crate::base::text::counted;
+use crate::events::{By, Event, Kind};
+use crate::inspect::{Forwards, Inspection};
+use crate::mailbox::{Mailbox, Merge, Slot};
+use crate::pool::{Published, ResetOrder, Snapshot};
+use crate::watchdog::{Heartbeat, Watched};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use mio::{Events, Poll, Token};
+use std::collections::HashSet;
+use std::io;
+use std::mem;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// The pause after a failure; each further one in a row doubles it.
+pub const PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause.
+pub const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How long the start waits for the first rules. nft may take ten seconds, to read and to apply.
+const FIRST: Duration = Duration::from_secs(25);
+
+/// How long the end waits for the last rules.
+const FAREWELL: Duration = Duration::from_secs(12);
+
+const ORDERS: Token = Token(0);
+
+/// What the thread is to do next.
+#[derive(Debug, Default)]
+pub struct Orders {
+    /// The rules are to lead to the backends of this snapshot.
+    pub adopt: Option<Adopt>,
+    /// The connections to reset.
+    pub reset: ResetOrder,
+    /// The marks that have connections, once there are fewer.
+    pub in_use: Option<HashSet<Mark>>,
+    /// This process keeps the rules from now on.
+    pub keep: bool,
+    /// It keeps them no more.
+    pub end: Option<End>,
+    /// End the thread.
+    pub stop: bool,
+}
+
+/// A snapshot for the thread.
+#[derive(Debug)]
+pub struct Adopt {
+    /// The next snapshot.
+    pub snapshot: Arc<Snapshot>,
+    /// Dropped once the rules are right, or could not be made so.
+    pub done: Option<Sender<()>>,
+}
+
+/// Why the process keeps the rules no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It takes no new clients, and no other process does.
+    Close,
+    /// Another process keeps them.
+    Leave,
+}
+
+impl Merge for Orders {
+    fn merge(&mut self, later: Orders) {
+        self.adopt = later.adopt.or(self.adopt.take());
+        self.reset.extend(later.reset);
+        self.in_use = later.in_use.or(self.in_use.take());
+        self.keep |= later.keep;
+        // Nothing follows a process that serves.
+        if self.end != Some(End::Leave) {
+            self.end = later.end.or(self.end);
+        }
+        self.stop |= later.stop;
+    }
+}
+
+/// What other threads need of it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Where it takes orders.
+    pub orders: Arc<Slot<Orders>>,
+    desk: Arc<Desk>,
+}
+
+impl Access {
+    /// Where the rules lead a client of this listener; `None`: nowhere.
+    pub fn forwards(&self, listener: &str, client: IpAddr, port: Option<u16>) -> Option<Forwards> {
+        self.desk.directory().forwards(listener, client, port)
+    }
+
+    /// Hands over a question about connections. False: it can't be answered.
+    pub fn ask(&self, inspection: Inspection) -> bool {
+        self.desk.ask(inspection);
+        true
+    }
+}
+
+/// The threads before they start: control and the prober must know them before.
+pub struct Prepared {
+    poll: Poll,
+    access: Access,
+    wake: Mailbox<()>,
+    helper: Helper,
+}
+
+/// The running threads; dropping it stops them.
+#[derive(Debug)]
+pub struct Engine {
+    access: Access,
+    wake: Mailbox<()>,
+    heartbeat: Heartbeat,
+    ended: Receiver<()>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Prepares the threads.
+pub fn prepare(helper: Helper) -> io::Result<Prepared> {
+    let poll = Poll::new()?;
+    let (wake, _) = Mailbox::new(&poll, ORDERS, 1)?;
+    let access = Access { orders: Arc::new(wake.slot()), desk: Arc::default() };
+    Ok(Prepared { poll, access, wake, helper })
+}
+
+impl Prepared {
+    /// For control, the prober and the admin API.
+    pub fn access(&self) -> Access {
+        self.access.clone()
+    }
+
+    /// Starts the threads with the first snapshot. `keeps`: this process keeps the rules, and they are right when this returns.
+    /// Fails with the reason why they are not.
+    pub fn spawn(self, snapshot: Arc<Snapshot>, published: &Arc<Published>, keeps: bool) -> io::Result<Engine> {
+        let Prepared { poll, access, wake, helper } = self;
+        let Helper { tables, entries } = helper;
+        let heartbeat = Heartbeat::default();
+        let (end, ended) = bounded(0);
+        let (first, is_right) = bounded(1);
+        let keeper = Keeper {
+            poll,
+            access: access.clone(),
+            tables,
+            published: published.clone(),
+            heartbeat: heartbeat.clone(),
+            snapshot,
+            planner: None,
+            installed: None,
+            directory: Arc::default(),
+            keeps,
+            done: Vec::new(),
+            resets: ResetOrder::default(),
+            retry: None,
+            pause: PAUSE,
+            first: Some(first),
+        };
+        let mut counter = Counter::new(access.desk.clone(), entries, published.clone(), access.orders.clone());
+        if keeps {
+            // Before the first rule leads a client anywhere.
+            counter.begin();
+        }
+        let (of_keeper, of_counter): (Sender<()>, Sender<()>) = (end.clone(), end);
+        let keep = move || {
+            let _end = of_keeper;
+            keeper.run();
+        };
+        let count = move || {
+            let _end = of_counter;
+            counter.run();
+        };
+        let threads = vec![
+            thread::Builder::new().name("kernel".to_owned()).spawn(keep)?,
+            thread::Builder::new().name("kernel-entries".to_owned()).spawn(count)?,
+        ];
+        let engine = Engine { access, wake, heartbeat, ended, threads };
+        if keeps {
+            let outcome = is_right.recv_timeout(FIRST).unwrap_or_else(|_| Err("nft does not respond".to_owned()));
+            outcome.map_err(|why| io::Error::other(format!("the kernel's rules can't be made: {why}")))?;
+        }
+        Ok(engine)
+    }
+}
+
+impl Engine {
+    /// The heartbeat that the watchdog checks.
+    pub fn watched(&self) -> Watched {
+        let (wake, heartbeat) = (self.wake.clone(), self.heartbeat.clone());
+        Watched { name: "kernel".to_owned(), heartbeat, wake: Box::new(move || wake.wake()) }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.access.orders.put(Orders { stop: true, ..Orders::default() });
+        self.access.desk.end();
+        // Nothing is ever sent: the channel disconnects when the threads end.
+        if self.ended.recv_timeout(FAREWELL) == Err(RecvTimeoutError::Timeout) {
+            return log::error!("the threads of the kernel's rules did not end within {FAREWELL:?}");
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                log::error!("a thread of the kernel's rules panicked");
+            }
+        }
+    }
+}
+
+/// The state of the thread.
+struct Keeper {
+    poll: Poll,
+    access: Access,
+    tables: Tables,
+    published: Arc<Published>,
+    heartbeat: Heartbeat,
+    snapshot: Arc<Snapshot>,
+    /// Made of what was installed first.
+    planner: Option<Planner>,
+    /// What is installed; `None`: that must be read first.
+    installed: Option<Installed>,
+    directory: Arc<Directory>,
+    /// This process keeps the rules.
+    keeps: bool,
+    /// Dropped with the next transaction.
+    done: Vec<Sender<()>>,
+    resets: ResetOrder,
+    /// When to try again after a failure.
+    retry: Option<Instant>,
+    pause: Duration,
+    /// Gets the outcome of the first transaction.
+    first: Option<Sender<Result<(), String>>>,
+}
+
+impl Keeper {
+    fn run(mut self) {
+        let mut events = Events::with_capacity(1);
+        let mut is_due = self.keeps;
+        loop {
+            self.heartbeat.beat();
+            if is_due {
+                self.update();
+            }
+            let sleep = self.retry.map(|at| at.saturating_duration_since(Instant::now()));
+            match self.poll.poll(&mut events, sleep) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // epoll_wait(2) has no other error that a retry would fix.
+                    log::error!("the kernel keeps its last rules from now on: {error}");
+                    break;
+                }
+            }
+            is_due = self.retry.is_some_and(|at| at <= Instant::now());
+            let Some(orders) = self.access.orders.take() else { continue };
+            let Orders { adopt, reset, in_use, keep, end, stop } = orders;
+            if let Some(Adopt { snapshot, done }) = adopt {
+                self.snapshot = snapshot;
+                self.done.extend(done);
+            }
+            self.resets.extend(reset);
+            if let Some(in_use) = in_use {
+                self.release_all_but(&in_use);
+            }
+            if keep && !mem::replace(&mut self.keeps, true) {
+                self.access.desk.begin();
+            }
+            if let Some(end) = end {
+                self.end(end);
+            }
+            if stop {
+                break;
+            }
+            // After a failure, only the pause ends.
+            is_due |= self.retry.is_none();
+        }
+        self.heartbeat.end();
+    }
+
+    /// Makes the rules what they should be.
+    fn update(&mut self) {
+        let done = mem::take(&mut self.done);
+        if !self.keeps {
+            return;
+        }
+        self.retry = None;
+        let outcome = self.bring(true);
+        let kernel = self.published.kernel();
+        match &outcome {
+            Ok(()) => {
+                if mem::replace(&mut self.pause, PAUSE) != PAUSE {
+                    log::info!("the kernel's rules are as they should be again");
+                    self.published.events().record(Event::new(Kind::KernelBack, By::Tcplb));
+                }
+                self.reset();
+            }
+            Err(failure) => {
+                let why = failure.to_string();
+                self.installed = None;
+                if kernel.failed(&why) && self.first.is_none() {
+                    log::error!("the kernel keeps its last rules: {why}");
+                    self.published.events().record(Event::new(Kind::KernelFailed, By::Tcplb).because(&why));
+                }
+                self.retry = Some(Instant::now() + self.pause);
+                self.pause = (self.pause * 2).min(PAUSE_MAX);
+            }
+        }
+        if let Some(first) = self.first.take() {
+            let _ = first.try_send(outcome.map_err(|failure| failure.to_string()));
+        }
+        drop(done);
+    }
+
+    /// Reads what is installed if that is not known, and applies what differs. `open`: new connections are let in.
+    fn bring(&mut self, open: bool) -> Result<(), Failure> {
+        let installed = match self.installed.take() {
+            Some(installed) => installed,
+            None => self.tables.read()?,
+        };
+        let planner = self.planner.get_or_insert_with(|| Planner::adopt(&installed));
+        let table = planner.plan(&wanted::of(&self.snapshot, open));
+        let changes = difference(&installed, &table);
+        if !changes.is_empty() {
+            let took = self.tables.apply(&changes)?;
+            self.published.kernel().changed(changes.len(), took);
+        }
+        self.know(&table);
+        self.installed = Some(table.installed());
+        Ok(())
+    }
+
+    /// The marks of backends that have left may be used again, except for these.
+    fn release_all_but(&mut self, in_use: &HashSet<Mark>) {
+        let Some(planner) = &mut self.planner else { return };
+        let unused = planner.leaving().into_iter().filter(|mark| !in_use.contains(mark));
+        unused.for_each(|mark| planner.release(mark));
+    }
+
+    /// The rules are these now: what follows for the entries of connections.
+    fn know(&mut self, table: &Table) {
+        let directory = Arc::new(Directory::new(&self.snapshot, table, &self.directory));
+        let lost = self.directory.lost_in(&directory);
+        self.access.desk.know(directory.clone());
+        self.access.desk.delete(lost, true, Instant::now() + GRACE);
+        self.directory = directory;
+    }
+
+    /// Deletes the entries of connections that are to be reset.
+    fn reset(&mut self) {
+        let order = mem::take(&mut self.resets);
+        if !order.is_empty() {
+            self.access.desk.delete(self.directory.meant(&order), false, Instant::now());
+        }
+    }
+
+    fn end(&mut self, end: End) {
+        let kept = mem::replace(&mut self.keeps, false);
+        self.retry = None;
+        match end {
+            End::Leave => self.access.desk.leave(),
+            End::Close if kept => {
+                let listeners = self.snapshot.listeners.iter().filter(|listener| listener.settings.is_of_kernel());
+                let active: usize = listeners.map(|listener| listener.totals.active()).sum();
+                match self.bring(false) {
+                    Ok(()) => log::info!(
+                        "the kernel takes no new connections; {} that it carries go on (`tcplb kernel flush` ends them)",
+                        counted(active as u64, "connection")
+                    ),
+                    Err(failure) => log::error!("the kernel still takes new connections: {failure}"),
+                }
+            }
+            End::Close => {}
+        }
+    }
+}

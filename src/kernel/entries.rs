@@ -1,0 +1,415 @@
+//! The thread `kernel-entries`: counts what the kernel forwards, and deletes entries of its table of connections.
+//!
+//! It owns the helper's channel for entries, and waits for its answers. So no change of the rules waits for a dump of the table.
+//!
+//! | when | what |
+//! |---|---|
+//! | each second, or later where a dump takes long | the figures: counters and loads of backends, pools and listeners |
+//! | a backend is not usable any more, a second after the rules | its entries without an answer are deleted: the next SYN chooses anew |
+//! | an order resets connections | their entries are deleted: the next packet gets a reset |
+//! | a question | connections are listed, or their entries deleted |
+//!
+//! # What bounds it
+//!
+//! Tasks are merged: at most two deletions for each mark wait, and [`QUESTIONS_MAX`] questions.
+
+use super::directory::{Directory, Marked};
+use super::engine;
+use super::helper::{Count, Entries, Figures, Filter, Listed, States};
+use super::lacks;
+use super::marks::Mark;
+use crate::base::Endpoint;
+use crate::config::model::ListenerEngine;
+use crate::events::{By, Event, Kind};
+use crate::inspect::{Action, Inspection, LIMIT_MAX, QUESTIONS_MAX, Row};
+use crate::mailbox::Slot;
+use crate::pool::{Forwarded, Published};
+use crate::proto::conntrack::{Entry, TcpState};
+use crate::session::ConnectionId;
+use crate::telemetry::{ListenerTotals, Tracked};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::mem;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The time from one look at the table to the next.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A look that takes a while leaves the table alone for so many times as long.
+const REST: u32 = 20;
+
+/// How long an answer to a SYN may take once its backend is not usable any more.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+
+/// The most entries that the helper lists at once.
+const LISTED: usize = 10_000;
+
+/// The percentage of the table at which its fill is reported, and below which it is no more.
+const NEAR: u64 = 80;
+const FAR: u64 = 70;
+
+/// Where the thread gets its tasks.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    directory: RwLock<Arc<Directory>>,
+    tasks: Mutex<Tasks>,
+    arrived: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Tasks {
+    directory: Option<Arc<Directory>>,
+    /// When to delete the entries of a mark: those without an answer (true), or all.
+    deletions: BTreeMap<(Mark, bool), Instant>,
+    questions: Vec<Inspection>,
+    /// This process counts from now on.
+    begin: bool,
+    /// Another process counts from now on.
+    leave: bool,
+    end: bool,
+}
+
+impl Desk {
+    /// The connections lead to these backends.
+    pub(super) fn know(&self, directory: Arc<Directory>) {
+        *self.directory.write() = directory.clone();
+        self.put(|tasks| tasks.directory = Some(directory));
+    }
+
+    /// What the numbers stand for now.
+    pub(super) fn directory(&self) -> Arc<Directory> {
+        self.directory.read().clone()
+    }
+
+    /// Deletes the entries of these marks, then: those without an answer, or all.
+    pub(super) fn delete(&self, marks: impl IntoIterator<Item = Mark>, unanswered: bool, at: Instant) {
+        self.put(|tasks| tasks.deletions.extend(marks.into_iter().map(|mark| ((mark, unanswered), at))));
+    }
+
+    /// Answers a question, unless too many wait.
+    pub(super) fn ask(&self, inspection: Inspection) {
+        self.put(|tasks| {
+            tasks.questions.retain(Inspection::is_awaited);
+            if tasks.questions.len() < QUESTIONS_MAX {
+                tasks.questions.push(inspection);
+            }
+        });
+    }
+
+    /// This process counts the connections from now on: those that are there have been counted.
+    pub(super) fn begin(&self) {
+        self.put(|tasks| tasks.begin = true);
+    }
+
+    /// Another process counts the connections from now on.
+    pub(super) fn leave(&self) {
+        self.put(|tasks| tasks.leave = true);
+    }
+
+    /// Ends the thread.
+    pub(super) fn end(&self) {
+        self.put(|tasks| tasks.end = true);
+    }
+
+    fn put(&self, change: impl FnOnce(&mut Tasks)) {
+        change(&mut self.tasks.lock());
+        self.arrived.notify_one();
+    }
+
+    /// Waits for a task, or for a deletion or the time of the next look. What is due is taken out.
+    fn take(&self, look: Instant) -> Tasks {
+        let mut tasks = self.tasks.lock();
+        loop {
+            let now = Instant::now();
+            let next = tasks.deletions.values().min().copied().into_iter().chain([look]).min().unwrap_or(look);
+            let has_any =
+                tasks.directory.is_some() || !tasks.questions.is_empty() || tasks.begin || tasks.leave || tasks.end;
+            if has_any || next <= now {
+                let (due, later) = mem::take(&mut tasks.deletions).into_iter().partition(|(_, at)| *at <= now);
+                tasks.deletions = later;
+                let rest = Tasks { deletions: due, ..Tasks::default() };
+                let deletions = mem::take(&mut tasks.deletions);
+                let taken = mem::replace(&mut *tasks, Tasks { deletions, ..Tasks::default() });
+                return Tasks { deletions: rest.deletions, ..taken };
+            }
+            self.arrived.wait_until(&mut tasks, next);
+        }
+    }
+}
+
+/// The state of the thread.
+pub(super) struct Counter {
+    pub(super) desk: Arc<Desk>,
+    pub(super) entries: Entries,
+    pub(super) published: Arc<Published>,
+    /// The thread that keeps the rules.
+    pub(super) orders: Arc<Slot<engine::Orders>>,
+    directory: Arc<Directory>,
+    backends: HashMap<Mark, Forwarded>,
+    listeners: HashMap<SocketAddr, (Arc<ListenerTotals>, usize)>,
+    look: Instant,
+    has_counted: bool,
+    /// The table is nearly full, as was reported.
+    is_near: bool,
+    /// The last failure of the helper.
+    failure: Option<String>,
+}
+
+impl Counter {
+    pub(super) fn new(
+        desk: Arc<Desk>,
+        entries: Entries,
+        published: Arc<Published>,
+        orders: Arc<Slot<engine::Orders>>,
+    ) -> Counter {
+        Counter {
+            desk,
+            entries,
+            published,
+            orders,
+            directory: Arc::default(),
+            backends: HashMap::new(),
+            listeners: HashMap::new(),
+            look: Instant::now() + LOOK,
+            has_counted: false,
+            is_near: false,
+            failure: None,
+        }
+    }
+
+    /// Runs until the end.
+    pub(super) fn run(mut self) {
+        let mut counts = false;
+        loop {
+            let far = Instant::now() + Duration::from_secs(3600);
+            let tasks = self.desk.take(if counts { self.look } else { far });
+            if tasks.end {
+                break;
+            }
+            if tasks.begin {
+                self.begin();
+            }
+            if let Some(directory) = tasks.directory {
+                self.directory = directory;
+                counts = !self.directory.is_empty();
+            }
+            if tasks.leave {
+                self.release();
+                counts = false;
+            }
+            tasks.deletions.into_keys().for_each(|(mark, unanswered)| self.delete(mark, unanswered));
+            tasks.questions.into_iter().for_each(|question| self.answer(question));
+            if counts && self.look <= Instant::now() {
+                self.count();
+            }
+        }
+        self.release();
+    }
+
+    /// Counts only what comes from now on.
+    pub(super) fn begin(&mut self) {
+        if let Err(failure) = self.entries.figures() {
+            log::warn!("the kernel's connections can't be counted: {failure}");
+        }
+    }
+
+    /// Counts nothing any more.
+    fn release(&mut self) {
+        self.backends.clear();
+        self.listeners.drain().for_each(|(_, (totals, active))| totals.forward(0, active, 0));
+        self.published.kernel().set_tracked(None);
+    }
+
+    fn delete(&mut self, mark: Mark, unanswered: bool) {
+        let states = if unanswered { States::SynSent } else { States::Any };
+        match self.entries.delete(&Filter { mark: Some(mark), states, ..Filter::default() }) {
+            Ok(0) | Err(_) if unanswered => {}
+            Ok(deleted) => log::debug!("mark {mark}: {deleted} entries of connections are deleted"),
+            Err(failure) => log::warn!("entries of the kernel's connections can't be deleted: {failure}"),
+        }
+    }
+
+    fn count(&mut self) {
+        let figures = match self.entries.figures() {
+            Ok(figures) => figures,
+            Err(failure) => {
+                self.look = Instant::now() + LOOK;
+                let why = failure.to_string();
+                if self.failure.as_ref() != Some(&why) {
+                    log::warn!("the kernel's connections can't be counted: {why}");
+                    self.failure = Some(why);
+                }
+                return;
+            }
+        };
+        if self.failure.take().is_some() {
+            log::info!("the kernel's connections are counted again");
+        }
+        self.look = Instant::now() + LOOK.max(figures.took * REST);
+        self.add(&figures);
+        self.note_table(&figures);
+    }
+
+    /// Adds the figures to the counters and loads.
+    fn add(&mut self, figures: &Figures) {
+        let mut active: HashMap<Mark, u32> = HashMap::new();
+        let mut of_listeners: HashMap<SocketAddr, (u64, usize)> = HashMap::new();
+        for Count { mark, to, active: open, opened, failed, from_clients, to_clients } in &figures.counts {
+            let Some(marked) = self.directory.marked(*mark) else { continue };
+            marked.backend.counters.forwarded(*opened, *failed, *from_clients, *to_clients);
+            *active.entry(*mark).or_default() += u32::try_from(*open).unwrap_or(u32::MAX);
+            let of_listener = of_listeners.entry(*to).or_default();
+            *of_listener = (of_listener.0 + opened, of_listener.1 + usize::try_from(*open).unwrap_or(usize::MAX));
+        }
+        for (mark, open) in &active {
+            let Some(Marked { backend, .. }) = self.directory.marked(*mark) else { continue };
+            let forwarded = self.backends.entry(*mark).or_insert_with(|| Forwarded::new(backend.clone()));
+            if forwarded.backend().id != backend.id {
+                *forwarded = Forwarded::new(backend.clone());
+            }
+            forwarded.set(*open);
+        }
+        let before = if mem::replace(&mut self.has_counted, true) { self.backends.len() } else { usize::MAX };
+        self.backends.retain(|mark, _| active.get(mark).is_some_and(|open| *open > 0));
+        for (to, (opened, open)) in &of_listeners {
+            if let Some(listener) = self.directory.listener(*to) {
+                self.listeners.entry(*to).or_insert_with(|| (listener.totals.clone(), 0));
+            }
+            if let Some((totals, before)) = self.listeners.get_mut(to) {
+                totals.forward(*opened, mem::replace(before, *open), *open);
+            }
+        }
+        self.listeners.retain(|to, (totals, before)| {
+            let open = of_listeners.get(to).map_or(0, |(_, open)| *open);
+            totals.forward(0, mem::replace(before, open), open);
+            open > 0
+        });
+        if self.backends.len() < before {
+            // A mark that has no connection any more may leave the rules.
+            let marks: HashSet<Mark> = self.backends.keys().copied().collect();
+            self.orders.put(engine::Orders { in_use: Some(marks), ..engine::Orders::default() });
+        }
+    }
+
+    fn note_table(&mut self, figures: &Figures) {
+        let Figures { entries, table_entries, table_max, accounting, .. } = *figures;
+        let kernel = self.published.kernel();
+        kernel.set_tracked(Some(Tracked { entries, table_entries, table_max, counts_bytes: accounting }));
+        let lacks = lacks::of(&self.directory, accounting);
+        if kernel.set_lacks(lacks.clone()) {
+            lacks.iter().for_each(|line| log::warn!("{line}"));
+        }
+        let percent = table_entries.saturating_mul(100) / table_max.max(1);
+        let limit = format!("{table_max} connections (net.netfilter.nf_conntrack_max)");
+        let (kind, text) = match self.is_near {
+            false if percent >= NEAR => {
+                (Kind::LimitReached, format!("the kernel tracks {table_entries} connections: {percent} % of {limit}"))
+            }
+            true if percent < FAR => (
+                Kind::LimitLeft,
+                format!("the kernel tracks {table_entries} connections: less than {FAR} % of {limit}"),
+            ),
+            _ => return,
+        };
+        self.is_near = !self.is_near;
+        log::warn!("{text}");
+        self.published.events().record(Event::new(kind, By::Tcplb).because(text));
+    }
+
+    fn answer(&mut self, mut inspection: Inspection) {
+        if !inspection.is_awaited() {
+            return;
+        }
+        inspection.begin_slice(0);
+        let found = self.find(&inspection);
+        let (rows, closed) = match inspection.question().action {
+            Action::List { limit, .. } => {
+                let rows = found.into_iter().map(|(_, row)| row).take(limit.min(LIMIT_MAX));
+                (rows.collect(), 0)
+            }
+            Action::Close => {
+                let mut closed = 0;
+                for (entry, _) in found {
+                    closed += self.entries.delete(&one(&entry)).unwrap_or(0);
+                }
+                (Vec::new(), closed)
+            }
+        };
+        inspection.answer_with(rows, closed);
+    }
+
+    /// The connections that a question is about.
+    fn find(&mut self, inspection: &Inspection) -> Vec<(Entry, Row)> {
+        let wanted = inspection.question().filter.clone();
+        let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
+        let marks = self.directory.marks().filter(|(_, marked)| {
+            is(&wanted.pool, &marked.pool.settings.name) && is(&wanted.backend, &marked.backend.name)
+        });
+        let marks: Vec<Mark> = marks.map(|(mark, _)| mark).collect();
+        // Without a name of a pool or backend all marks are meant, which is one look at the table.
+        let filters: Vec<Filter> = match wanted.pool.is_some() || wanted.backend.is_some() {
+            true => marks.into_iter().map(|mark| Filter { mark: Some(mark), ..Filter::default() }).collect(),
+            false => vec![Filter::default()],
+        };
+        let client = wanted.client.filter(|net| net.prefix_len() == net.max_prefix_len()).map(|net| net.addr());
+        let mut found = Vec::new();
+        for filter in filters {
+            let filter =
+                Filter { client, id: wanted.id.and_then(ConnectionId::entry), states: States::Active, ..filter };
+            let Ok(Listed { entries, .. }) = self.entries.list(&filter, LISTED) else { continue };
+            let rows = entries.into_iter().filter_map(|entry| {
+                let row = self.row(&entry)?;
+                let is_its = is(&wanted.listener, &row.listener.name)
+                    && wanted.id.is_none_or(|id| id == row.id)
+                    && wanted.client.is_none_or(|net| net.contains(&entry.client.ip()));
+                is_its.then_some((entry, row))
+            });
+            found.extend(rows);
+        }
+        found
+    }
+
+    fn row(&self, entry: &Entry) -> Option<Row> {
+        let Marked { pool, backend, .. } = self.directory.marked(Mark::of_value(entry.mark)?)?;
+        let known = || self.listeners.get(&entry.to).map(|(totals, _)| totals.clone());
+        let listener = self.directory.listener(entry.to).map(|it| it.totals.clone()).or_else(known)?;
+        let state = match entry.state {
+            TcpState::None | TcpState::SynSent | TcpState::SynReceived | TcpState::SynSent2 => "dialing",
+            TcpState::Established => "relaying",
+            TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck => "half_closed",
+            TcpState::TimeWait | TcpState::Close => return None,
+        };
+        Some(Row {
+            id: ConnectionId::of_entry(entry.id),
+            listener,
+            pool: pool.clone(),
+            backend: Some(backend.clone()),
+            backend_port: None,
+            client: Some(Endpoint::Inet(entry.client)),
+            engine: ListenerEngine::Kernel,
+            since: None,
+            last_byte: None,
+            bytes_to_backend: entry.from_client,
+            bytes_to_client: entry.to_client,
+            protocol: None,
+            server_name: None,
+            route: None,
+            state,
+            round_trip: None,
+        })
+    }
+}
+
+/// What selects this entry alone.
+fn one(entry: &Entry) -> Filter {
+    Filter {
+        mark: Mark::of_value(entry.mark),
+        to: Some(entry.to),
+        client: Some(entry.client.ip()),
+        client_port: Some(entry.client.port()),
+        id: Some(entry.id),
+        states: States::Any,
+    }
+}

@@ -1,0 +1,8 @@
+//! `engine = "kernel"`: the kernel forwards, and tcplb keeps its rules. Clients, balancer and servers are machines of their own.
+
+mod changes;
+mod figures;
+mod forwards;
+mod lab;
+mod outlives;
+mod refused;

@@ -1,0 +1,76 @@
+//! Connections that notice nothing of what becomes of tcplb.
+
+use super::lab::{AT, Lab, config};
+use rustix::process::Signal;
+use std::io::Write;
+use testkit::{Conn, eventually};
+
+const CLIENTS: usize = 100;
+
+fn clients(lab: &Lab) -> Vec<Conn> {
+    let clients = (0..CLIENTS).map(|_| lab.connect(AT));
+    clients.inspect(|client| assert!(client.hear_line().starts_with('s'))).collect()
+}
+
+fn all_go_on(clients: &[Conn], what: &str) {
+    for client in clients {
+        client.assert_echoes(what);
+    }
+}
+
+#[test]
+fn no_connection_notices_a_reload_a_restart_a_kill_or_an_upgrade() {
+    let Some(lab) = Lab::new() else { return };
+    let _servers = [2, 3, 4].map(|last| lab.server(last));
+    let three = config(&format!("'{AT}'"), "", &[2, 3, 4]);
+    let kernel = lab.start(&three);
+    kernel.wait_for("up", &["s2", "s3", "s4"]);
+    let clients = clients(&lab);
+
+    kernel.reload(&config(&format!("'{AT}'"), "algorithm = 'maglev'", &[2, 3]));
+    all_go_on(&clients, "a reload that removes a backend");
+    assert!(!lab.names(AT, 10).contains_key("s4"));
+    kernel.reload(&three);
+
+    kernel.end(Signal::KILL);
+    all_go_on(&clients, "a kill");
+    assert_eq!(lab.names(AT, 30).values().sum::<usize>(), 30, "new clients are served too");
+
+    let kernel = lab.start_again();
+    kernel.wait_for("up", &["s2", "s3", "s4"]);
+    all_go_on(&clients, "a start after a kill");
+    eventually("the connections of before are counted", || {
+        kernel.get("/v1/status")["listeners"][0]["active_connections"] == CLIENTS
+    });
+
+    let answer = kernel.call("POST", "/v1/upgrade", "");
+    assert_eq!(answer.status, 200, "{answer:?} {}", kernel.process.output());
+    all_go_on(&clients, "an upgrade");
+    assert_eq!(lab.names(AT, 30).values().sum::<usize>(), 30, "the rules stay");
+    kernel.wait_for("up", &["s2", "s3", "s4"]);
+    assert_eq!(kernel.call("PATCH", "/v1/pools/pool/backends/s2", r#"{"weight":0}"#).status, 200);
+    assert!(!lab.names(AT, 10).contains_key("s2"), "the new process keeps the rules");
+}
+
+#[test]
+fn a_stop_refuses_new_clients_and_a_start_takes_up_the_connections_that_went_on() {
+    let Some(lab) = Lab::new() else { return };
+    let _servers = [2, 3].map(|last| lab.server(last));
+    let kernel = lab.start(&config(&format!("'{AT}'"), "", &[2, 3]));
+    kernel.wait_for("up", &["s2", "s3"]);
+    let clients = clients(&lab);
+    let said = kernel.end(Signal::TERM);
+    assert!(said.contains("tcplb kernel flush"), "{said}");
+    assert!(lab.try_connect(AT).is_err());
+    all_go_on(&clients, "a stop");
+    let kernel = lab.start_again();
+    kernel.wait_for("up", &["s2", "s3"]);
+    all_go_on(&clients, "a start");
+    assert_eq!(lab.names(AT, 10).values().sum::<usize>(), 10);
+    eventually("they are counted", || kernel.metric("tcplb_connections_active", &[]) == CLIENTS as u64);
+    kernel.end(Signal::TERM);
+    let said = lab.run(&["kernel", "flush"]);
+    assert!(said.contains("removed the table"), "{said}");
+    eventually("its connections are gone", || (&clients[0]).write_all(b"x").is_err());
+    assert!(!lab.nft(&["list", "tables"]).contains("tcplb"));
+}
