@@ -118,6 +118,12 @@ struct PoolCache {
     last: Option<(bool, Vec<Vec<Serving>>, Choice)>,
 }
 
+/// A backend, and its addresses with their marks; `true`: the address is up.
+struct MarkedMember<'a> {
+    member: &'a WantedMember<'a>,
+    marks: Vec<(SocketAddr, bool, Mark)>,
+}
+
 /// An address that serves: its mark, and what the hash of an entry is compared by.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Serving {
@@ -163,14 +169,14 @@ impl Planner {
         self.wanted.clear();
         self.by_label.clear();
 
-        let pools: HashMap<&str, &WantedPool<'_>> = wanted.pools.iter().map(|pool| (pool.name, pool)).collect();
+        let mut pools: HashMap<&str, (&WantedPool<'_>, Vec<MarkedMember<'_>>)> = HashMap::new();
         for pool in &wanted.pools {
-            self.targets_of(pool, &mut table);
+            pools.insert(pool.name, (pool, self.targets_of(pool, &mut table)));
         }
         let mut serving: HashMap<PoolId, bool> = HashMap::new();
         for listener in &wanted.listeners {
-            let Some(pool) = pools.get(listener.pool) else { continue };
-            self.listener(listener, pool, &mut serving, &mut table);
+            let Some((pool, members)) = pools.get(listener.pool) else { continue };
+            self.listener(listener, pool, members, &mut serving, &mut table);
         }
         for (mark, target) in &self.targets {
             // Only a connection's first packet asks for a source address.
@@ -203,10 +209,10 @@ impl Planner {
         self.targets.get(&mark)
     }
 
-    /// The marks of a pool's backends and their source addresses.
-    fn targets_of(&mut self, pool: &WantedPool<'_>, table: &mut Table) {
+    /// Puts the marks of a pool's backends and its source addresses into the table.
+    fn targets_of<'p>(&mut self, pool: &'p WantedPool<'_>, table: &mut Table) -> Vec<MarkedMember<'p>> {
         let label = Label::of_name(pool.name);
-        let Some(number) = self.pools.get(&label).copied() else { return };
+        let Some(number) = self.pools.get(&label).copied() else { return Vec::new() };
         for family in Family::ALL {
             let addresses: Vec<IpAddr> = pool.sources.iter().copied().filter(|ip| Family::of(*ip) == family).collect();
             if !addresses.is_empty() {
@@ -214,23 +220,28 @@ impl Planner {
                 table.sources.insert(id, SourceChain { label: label.clone(), addresses });
             }
         }
-        for member in &pool.members {
+        let marked = |member: &'p WantedMember<'_>| {
             let label = Label::of_backend(pool.name, member.name);
-            for &(address, _) in &member.addresses {
+            let mut marks = Vec::with_capacity(member.addresses.len());
+            for &(address, up) in &member.addresses {
                 let Some(mark) = self.marks.of(label.as_str(), address) else { continue };
                 let id = PoolId { pool: number, family: Family::of(address.ip()) };
                 let source = table.sources.contains_key(&id).then_some(number);
                 table.backends.insert(mark, Target { address, label: label.clone(), source });
                 self.wanted.insert(mark);
-                self.by_label.entry(label.clone()).or_default().push(mark);
+                marks.push((address, up, mark));
             }
-        }
+            self.by_label.insert(label, marks.iter().map(|(.., mark)| *mark).collect());
+            MarkedMember { member, marks }
+        };
+        pool.members.iter().map(marked).collect()
     }
 
     fn listener(
         &mut self,
         listener: &WantedListener<'_>,
         pool: &WantedPool<'_>,
+        members: &[MarkedMember<'_>],
         serving: &mut HashMap<PoolId, bool>,
         table: &mut Table,
     ) {
@@ -241,7 +252,7 @@ impl Planner {
         for family in families {
             let pool_id = PoolId { pool: pool_number, family };
             let serves = *serving.entry(pool_id).or_insert_with(|| {
-                let (choice, serves) = self.choice(pool, &pool_label, family);
+                let (choice, serves) = self.choice(pool, &pool_label, members, family);
                 table.choices.extend(choice.map(|choice| (pool_id, choice)));
                 serves
             });
@@ -263,14 +274,16 @@ impl Planner {
     }
 
     /// The choice map of a pool, and whether any backend serves. Without one it is the last map.
-    fn choice(&mut self, pool: &WantedPool<'_>, label: &Label, family: Family) -> (Option<Choice>, bool) {
-        let Planner { choices, marks, .. } = self;
-        let cache = choices.entry((label.clone(), family)).or_default();
-        let Some((stage, members)) = stage(pool, family) else { return (cache.last(), false) };
-        let mut serving = |member: &WantedMember<'_>| {
-            if stage.allows(member) { stage.serving(member, pool, family, marks) } else { Vec::new() }
-        };
-        let serving: Vec<Vec<Serving>> = members.iter().map(|member| serving(member)).collect();
+    fn choice(
+        &mut self,
+        pool: &WantedPool<'_>,
+        label: &Label,
+        members: &[MarkedMember<'_>],
+        family: Family,
+    ) -> (Option<Choice>, bool) {
+        let cache = self.choices.entry((label.clone(), family)).or_default();
+        let Some((stage, members)) = stage(members, family) else { return (cache.last(), false) };
+        let serving: Vec<Vec<Serving>> = members.iter().map(|member| stage.serving(member, family)).collect();
         let rebuilt = cache.update(pool, &members, stage.backup);
         let same =
             |(backup, before, _): &(bool, Vec<Vec<Serving>>, Choice)| *backup == stage.backup && *before == serving;
@@ -311,17 +324,24 @@ impl PoolCache {
     }
 
     /// Builds the entries of a tier, unless its members are those of the last table. Whether it did.
-    fn update(&mut self, pool: &WantedPool<'_>, members: &[&WantedMember<'_>], backup: bool) -> bool {
+    fn update(&mut self, pool: &WantedPool<'_>, members: &[&MarkedMember<'_>], backup: bool) -> bool {
         let weight = |weight: u16| if pool.equal { weight.min(1) } else { weight };
-        let configured: Vec<u16> = members.iter().map(|member| weight(member.configured)).collect();
-        let members: Vec<Member> =
-            members.iter().map(|member| Member { key: member.key.clone(), weight: weight(member.weight) }).collect();
         let order = if pool.pick == Pick::Turn { Order::InTurn } else { Order::Hashed };
+        let is_same = |((new, old), configured): ((&&MarkedMember<'_>, &Member), &u16)| {
+            let new = new.member;
+            new.key == old.key && weight(new.weight) == old.weight && weight(new.configured) == *configured
+        };
+        let are_same = |tier: &Tier| {
+            let both = || members.iter().zip(&tier.members).zip(&tier.configured);
+            tier.order == order && tier.members.len() == members.len() && both().all(is_same)
+        };
         let tier = &mut self.tiers[usize::from(backup)];
-        let same = |tier: &Tier| tier.members == members && tier.configured == configured && tier.order == order;
-        if tier.as_ref().is_some_and(same) {
+        if tier.as_ref().is_some_and(are_same) {
             return false;
         }
+        let configured: Vec<u16> = members.iter().map(|it| weight(it.member.configured)).collect();
+        let balanced = |it: &&MarkedMember<'_>| Member { key: it.member.key.clone(), weight: weight(it.member.weight) };
+        let members: Vec<Member> = members.iter().map(balanced).collect();
         let entries = Entries::new(&members, &configured, order);
         *tier = Some(Tier { members, configured, order, entries });
         true
@@ -353,36 +373,34 @@ impl Stage {
     }
 
     /// The addresses of a member that serve: those that are up, or all if none is.
-    fn serving(
-        self,
-        member: &WantedMember<'_>,
-        pool: &WantedPool<'_>,
-        family: Family,
-        marks: &mut Marks,
-    ) -> Vec<Serving> {
-        let here = || member.addresses.iter().filter(move |(address, _)| Family::of(address.ip()) == family);
-        let has_up = here().any(|(_, up)| *up);
-        let label = Label::of_backend(pool.name, member.name);
-        let serving = here().filter(|(_, up)| *up || !has_up);
-        let one = |(address, _): &(SocketAddr, bool)| {
-            let mark = marks.of(label.as_str(), *address)?;
-            Some(Serving { mark, salt: Digest::of_text(&address.to_string()).0 })
+    fn serving(self, it: &MarkedMember<'_>, family: Family) -> Vec<Serving> {
+        if !self.allows(it.member) {
+            return Vec::new();
+        }
+        let here = || it.marks.iter().filter(move |(address, ..)| Family::of(address.ip()) == family);
+        let has_up = here().any(|(_, up, _)| *up);
+        let several = it.marks.len() > 1;
+        let serving = here().filter(|(_, up, _)| *up || !has_up);
+        let one = |(address, _, mark): &(SocketAddr, bool, Mark)| {
+            // The salt of an only address is compared with none.
+            let salt = if several { Digest::of_text(&address.to_string()).0 } else { 0 };
+            Serving { mark: *mark, salt }
         };
-        serving.filter_map(one).collect()
+        serving.map(one).collect()
     }
 }
 
 /// The first stage with a backend that serves, and all backends of its tier.
-fn stage<'p, 'a>(pool: &'p WantedPool<'a>, family: Family) -> Option<(Stage, Vec<&'p WantedMember<'a>>)> {
+fn stage<'m, 'p>(members: &'m [MarkedMember<'p>], family: Family) -> Option<(Stage, Vec<&'m MarkedMember<'p>>)> {
     let stages = [(false, false), (true, false), (false, true), (true, true)];
     stages.into_iter().find_map(|(backup, last_resort)| {
         let stage = Stage { backup, last_resort };
-        let fits = |member: &&WantedMember<'_>| {
-            let here = |(address, _): &(SocketAddr, bool)| Family::of(address.ip()) == family;
-            member.backup == backup && member.weight > 0 && member.addresses.iter().any(here)
+        let fits = |it: &&MarkedMember<'_>| {
+            let is_here = || it.marks.iter().any(|(address, ..)| Family::of(address.ip()) == family);
+            it.member.backup == backup && it.member.weight > 0 && is_here()
         };
-        let members: Vec<_> = pool.members.iter().filter(fits).collect();
-        members.iter().any(|member| stage.allows(member)).then_some((stage, members))
+        let members: Vec<_> = members.iter().filter(fits).collect();
+        members.iter().any(|it| stage.allows(it.member)).then_some((stage, members))
     })
 }
 

@@ -143,9 +143,8 @@ impl Label {
             }
             for byte in name.bytes() {
                 match byte {
-                    b'%' | b'/' | b'~' | b'"' | b'\\' => text.push_str(&format!("%{byte:02x}")),
-                    b' '..=b'~' => text.push(byte.into()),
-                    _ => text.push_str(&format!("%{byte:02x}")),
+                    b'%' | b'/' | b'~' | b'"' | b'\\' | 0..b' ' | 0x7f.. => text.push_str(&format!("%{byte:02x}")),
+                    _ => text.push(byte.into()),
                 }
             }
         }
