@@ -2,7 +2,7 @@
 //!
 //! A change names nothing outside the table. Its names are made of numbers, and its texts are [`Label`]s.
 //!
-//! [`difference`] gives the changes in an order in which nft accepts them: what is referred to comes first, and what is no
+//! [`difference`] gives the changes in an order in which nft accepts them. What is referred to comes first, and what is no
 //! longer referred to goes last. All of them are one transaction. An element that changes is removed and added.
 
 use super::marks::Mark;

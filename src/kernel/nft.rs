@@ -3,8 +3,8 @@
 //! The script is in nft's own language: the JSON of nft 1.0.6 has no map whose values are addresses and ports. No text of a
 //! configuration gets into it but as a [`super::Label`], which can't hold a quote.
 //!
-//! Only sets and maps are listed, each by its name. To list tables or chains, nft 1.0.6 reads every element of every set,
-//! which takes it half a minute for a choice map of 655,373 entries. A map of type `typeof` makes it crash.
+//! Only sets and maps are listed, each by its name. To list tables or chains, nft 1.0.6 reads every element of every set.
+//! That takes it half a minute for a choice map of 655,373 entries. A map of type `typeof` makes it crash.
 
 use super::change::Change;
 use super::marks::Mark;

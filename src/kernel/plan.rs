@@ -2,8 +2,8 @@
 //!
 //! # Which backends get entries
 //!
-//! The stages of the proxy's choice: the usable primaries, the usable backups, and where the pool has a last resort,
-//! first its primaries and then its backups. The first stage with a backend serves all clients. A pool without one has no
+//! The stages are those of the proxy's choice: the usable primaries, then the usable backups. Where the pool has a last
+//! resort, its primaries follow, and then its backups. The first stage with a backend serves all clients. A pool without one has no
 //! bind, so that its clients are refused, and keeps its choice map for the backends to come back.
 //!
 //! A backend has entries in the choice map of each family that it has an address of. If it has several, a hash of the entry

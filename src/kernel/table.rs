@@ -133,8 +133,8 @@ impl Label {
         Label::encode(&[pool, backend], Label::MAX)
     }
 
-    /// Different names give different labels: what a comment can't hold is written as `%` and two digits, and of a long text
-    /// the end is replaced by a digest.
+    /// Different names give different labels. What a comment can't hold is written as `%` and two digits. The end of a long
+    /// text is replaced by a digest.
     fn encode(names: &[&str], max: usize) -> Label {
         let mut text = String::new();
         for (at, name) in names.iter().enumerate() {

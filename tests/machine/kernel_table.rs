@@ -1,5 +1,5 @@
-//! The kernel engine's table in a kernel: nft accepts every script and what it lists is read back, the hash is the kernel's, and
-//! what the rules refuse is refused.
+//! The kernel engine's table in a kernel. nft accepts every script, and what it lists is read back. The hash is the kernel's, and
+//! what the rules are to refuse is refused.
 
 use crate::lab::Network;
 use rustix::net::getsockname;
