@@ -2,7 +2,7 @@
 //! what the rules are to refuse is refused.
 
 use crate::lab::Network;
-use rustix::net::getsockname;
+use rustix::net::{getpeername, getsockname};
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -217,6 +217,35 @@ fn clients_in_turn_get_each_backend_by_its_weight() {
         let counts = tally((0..70).map(|_| Conn::to(&At::Tcp(at("127.0.0.9:80"))).hear_line()));
         let counts: Vec<usize> = servers.iter().map(|server| counts[&server.at().to_string()]).collect();
         assert_eq!(counts, [50, 10, 10]);
+    });
+}
+
+#[test]
+fn backends_see_the_client_s_address_or_those_of_the_pool_in_turn() {
+    let Some(network) = network() else { return };
+    network.inside(|| {
+        let all = Arc::new(Access::default());
+        let server = Server::start_on(Ipv4Addr::LOCALHOST, |conn: Conn| {
+            let peer = getpeername(&conn)?.and_then(|peer| SocketAddr::try_from(peer).ok());
+            writeln!(&conn, "{}", peer.map_or_else(String::new, |peer| peer.ip().to_string()))
+        });
+        let (mut planner, mut installed) = (Planner::default(), Installed::default());
+        let own = [Ipv4Addr::new(127, 0, 0, 77), Ipv4Addr::new(127, 0, 0, 99)].map(IpAddr::V4);
+        for (sources, seen) in [(&[][..], vec!["127.0.0.5"; 4]), (&own[..1], vec!["127.0.0.77"; 4]), (&own, vec![])] {
+            let wanted = Wanted {
+                listeners: vec![listener(vec![Bind::Port(Family::V4, 80)], &all)],
+                pools: vec![WantedPool { sources, ..pool("web", vec![member("a", server.at().tcp())]) }],
+            };
+            let table = planner.plan(&wanted);
+            apply(&difference(&installed, &table));
+            installed = table.installed();
+            let client = IpAddr::from([127, 0, 0, 5]);
+            let from = |_| Conn::from_source(client, &At::Tcp(at("127.0.0.1:80"))).expect("a connection").hear_line();
+            let mut heard: Vec<String> = (0..4).map(from).collect();
+            heard.sort();
+            let in_turn = vec!["127.0.0.77", "127.0.0.77", "127.0.0.99", "127.0.0.99"];
+            assert_eq!(heard, if seen.is_empty() { in_turn } else { seen });
+        }
     });
 }
 
