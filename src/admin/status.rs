@@ -89,7 +89,7 @@ pub(super) fn ports_used(snapshot: &Snapshot) -> u64 {
     let pools = snapshot.pools.iter().filter(|pool| pool.settings.source != SourceAddress::Client);
     let members =
         pools.flat_map(|pool| pool.members.iter().map(move |member| (&pool.settings.source, &member.backend)));
-    let open = |backend: &Backend| u64::from(backend.active()) + u64::from(backend.warm.open());
+    let open = |backend: &Backend| u64::from(backend.dialled()) + u64::from(backend.warm.open());
     for (source, backend) in members.filter(|(_, backend)| open(backend) > 0) {
         let each = open(backend).div_ceil(backend.addresses.len().max(1) as u64);
         for address in backend.addresses.iter() {

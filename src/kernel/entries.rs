@@ -15,13 +15,13 @@
 
 use super::directory::{Directory, Marked};
 use super::engine;
-use super::helper::{Count, Entries, Figures, Filter, Listed, States};
+use super::helper::{Count, Entries, Failure, Figures, Filter, Listed, States};
 use super::lacks;
 use super::marks::Mark;
 use crate::base::Endpoint;
 use crate::config::model::ListenerEngine;
 use crate::events::{By, Event, Kind};
-use crate::inspect::{Action, Inspection, LIMIT_MAX, QUESTIONS_MAX, Row};
+use crate::inspect::{self, Action, Inspection, LIMIT_MAX, QUESTIONS_MAX, Row};
 use crate::mailbox::Slot;
 use crate::pool::{Forwarded, Published};
 use crate::proto::conntrack::{Entry, TcpState};
@@ -323,42 +323,56 @@ impl Counter {
             return;
         }
         inspection.begin_slice(0);
-        let found = self.find(&inspection);
-        let (rows, closed) = match inspection.question().action {
-            Action::List { limit, .. } => {
-                let rows = found.into_iter().map(|(_, row)| row).take(limit.min(LIMIT_MAX));
-                (rows.collect(), 0)
-            }
-            Action::Close => {
-                let mut closed = 0;
-                for (entry, _) in found {
-                    closed += self.entries.delete(&one(&entry)).unwrap_or(0);
-                }
-                (Vec::new(), closed)
-            }
+        let answer = match inspection.question().action {
+            Action::List { limit, .. } => self.find(&inspection).map(|found| {
+                let rows = found.into_iter().map(|(_, row)| row);
+                (rows.take(limit.min(LIMIT_MAX)).collect(), 0)
+            }),
+            Action::Close => self.close(&inspection).map(|closed| (Vec::new(), closed)),
+        };
+        // Without an answer the caller learns that connections may be missing.
+        let (rows, closed) = match answer {
+            Ok(answer) => answer,
+            Err(failure) => return log::warn!("the kernel's connections can't be listed or closed: {failure}"),
         };
         inspection.answer_with(rows, closed);
     }
 
-    /// The connections that a question is about.
-    fn find(&mut self, inspection: &Inspection) -> Vec<(Entry, Row)> {
-        let wanted = inspection.question().filter.clone();
+    /// Deletes the entries of the connections that are meant: how many.
+    fn close(&mut self, inspection: &Inspection) -> Result<u64, Failure> {
+        let wanted = &inspection.question().filter;
+        let is_one = wanted.client.is_none_or(|net| net.prefix_len() == net.max_prefix_len());
+        // The helper looks at the table once for each filter.
+        let filters: Vec<Filter> = match wanted.listener.is_none() && is_one {
+            true => self.filters(wanted),
+            false => self.find(inspection)?.iter().map(|(entry, _)| one(entry)).collect(),
+        };
+        filters.iter().map(|filter| self.entries.delete(filter)).sum()
+    }
+
+    /// What selects the entries that are meant, and others where listeners and networks are named.
+    fn filters(&self, wanted: &inspect::Filter) -> Vec<Filter> {
         let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
+        let client = wanted.client.filter(|net| net.prefix_len() == net.max_prefix_len()).map(|net| net.addr());
+        let id = wanted.id.and_then(ConnectionId::entry);
+        let all = Filter { client, id, states: States::Active, ..Filter::default() };
+        // Without a name of a pool or backend all marks are meant, which is one look at the table.
+        if wanted.pool.is_none() && wanted.backend.is_none() {
+            return vec![all];
+        }
         let marks = self.directory.marks().filter(|(_, marked)| {
             is(&wanted.pool, &marked.pool.settings.name) && is(&wanted.backend, &marked.backend.name)
         });
-        let marks: Vec<Mark> = marks.map(|(mark, _)| mark).collect();
-        // Without a name of a pool or backend all marks are meant, which is one look at the table.
-        let filters: Vec<Filter> = match wanted.pool.is_some() || wanted.backend.is_some() {
-            true => marks.into_iter().map(|mark| Filter { mark: Some(mark), ..Filter::default() }).collect(),
-            false => vec![Filter::default()],
-        };
-        let client = wanted.client.filter(|net| net.prefix_len() == net.max_prefix_len()).map(|net| net.addr());
+        marks.map(|(mark, _)| Filter { mark: Some(mark), ..all.clone() }).collect()
+    }
+
+    /// The connections that a question is about.
+    fn find(&mut self, inspection: &Inspection) -> Result<Vec<(Entry, Row)>, Failure> {
+        let wanted = inspection.question().filter.clone();
+        let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
         let mut found = Vec::new();
-        for filter in filters {
-            let filter =
-                Filter { client, id: wanted.id.and_then(ConnectionId::entry), states: States::Active, ..filter };
-            let Ok(Listed { entries, .. }) = self.entries.list(&filter, LISTED) else { continue };
+        for filter in self.filters(&wanted) {
+            let Listed { entries, .. } = self.entries.list(&filter, LISTED)?;
             let rows = entries.into_iter().filter_map(|entry| {
                 let row = self.row(&entry)?;
                 let is_its = is(&wanted.listener, &row.listener.name)
@@ -368,7 +382,7 @@ impl Counter {
             });
             found.extend(rows);
         }
-        found
+        Ok(found)
     }
 
     fn row(&self, entry: &Entry) -> Option<Row> {

@@ -43,6 +43,8 @@ pub struct Backend {
     pub port_offset: Option<u16>,
     /// Its counters since it was added.
     pub counters: Counters,
+    /// Of its active connections, those that the kernel carries.
+    pub(super) forwarded: AtomicU32,
     /// The active connections of its pool, which include its own.
     pub(super) of_pool: Arc<AtomicUsize>,
     /// The prober's findings. Only the prober writes, and only admin and tests read: no connection takes this lock.
@@ -109,6 +111,7 @@ impl Backend {
             addresses: Addresses::new(endpoints),
             port_offset: None,
             counters: Counters::default(),
+            forwarded: AtomicU32::new(0),
             of_pool: Arc::default(),
             health: Mutex::default(),
             limit_report: LimitReport::default(),
@@ -234,6 +237,11 @@ impl Backend {
     /// Connections now open or being dialled.
     pub fn active(&self) -> u32 {
         self.load().load(Ordering::Relaxed)
+    }
+
+    /// Of these, the ones that take a local port: the kernel carries the others from the clients' own.
+    pub fn dialled(&self) -> u32 {
+        self.active().saturating_sub(self.forwarded.load(Ordering::Relaxed))
     }
 
     pub(super) fn load(&self) -> &AtomicU32 {

@@ -25,7 +25,9 @@ impl Forwarded {
     /// There are so many now.
     pub fn set(&mut self, active: u32) {
         // A sum that wraps is right again with the next addition: no reader acts between two of one call.
-        self.backend.load().fetch_add(active.wrapping_sub(self.active), Ordering::Relaxed);
+        let more = active.wrapping_sub(self.active);
+        self.backend.load().fetch_add(more, Ordering::Relaxed);
+        self.backend.forwarded.fetch_add(more, Ordering::Relaxed);
         let of_pool = (active as usize).wrapping_sub(self.active as usize);
         self.backend.of_pool.fetch_add(of_pool, Ordering::Relaxed);
         self.active = active;
@@ -57,7 +59,7 @@ mod tests {
         let (mut one, mut other) = (Forwarded::new(backend.clone()), Forwarded::new(backend.clone()));
         one.set(5);
         other.set(2);
-        assert_eq!(loads(), (8, 8));
+        assert_eq!((loads(), backend.dialled()), ((8, 8), 1));
         one.set(1);
         assert_eq!(loads(), (4, 4));
         drop(other);

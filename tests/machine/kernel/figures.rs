@@ -20,6 +20,7 @@ fn connections_and_bytes_are_those_that_were_sent() {
     assert_eq!(kernel.metric("tcplb_connections_active", &["listener=\"web\""]), 6);
     assert_eq!(kernel.metric("tcplb_listener_engine", &["engine=\"kernel\""]), 1);
     assert!(kernel.metric("tcplb_kernel_table_max", &[]) > 0 && kernel.metric("tcplb_kernel_entries", &[]) >= 6);
+    assert_eq!(kernel.get("/v1/status")["process"]["ports_used"], 0, "none is dialled here");
     const SENT: usize = 1 << 20;
     let (mut client, mut heard) = (&clients[0], vec![0; SENT]);
     std::thread::scope(|scope| {
