@@ -46,6 +46,9 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// The most entries that the helper lists at once.
 const LISTED: usize = 10_000;
 
+/// So many deletions are done one by one.
+const FEW: usize = 4;
+
 /// The percentage of the table at which its fill is reported, and below which it is no more.
 const NEAR: u64 = 80;
 const FAR: u64 = 70;
@@ -199,7 +202,7 @@ impl Counter {
                 self.release();
                 counts = false;
             }
-            tasks.deletions.into_keys().for_each(|(mark, unanswered)| self.delete(mark, unanswered));
+            self.delete_all(tasks.deletions.into_keys().collect());
             tasks.questions.into_iter().for_each(|question| self.answer(question));
             if counts && self.look <= Instant::now() {
                 self.count();
@@ -220,6 +223,18 @@ impl Counter {
         self.backends.clear();
         self.listeners.drain().for_each(|(_, (totals, active))| totals.forward(0, active, 0));
         self.published.kernel().set_tracked(None);
+    }
+
+    /// Each deletion is a look at the table. Where many backends are lost at once, one look finds those that have entries.
+    fn delete_all(&mut self, mut deletions: Vec<(Mark, bool)>) {
+        if deletions.len() > FEW {
+            let filter = Filter { states: States::SynSent, ..Filter::default() };
+            if let Ok(Listed { entries, more: false }) = self.entries.list(&filter, LISTED) {
+                let lacks_answers: HashSet<u32> = entries.iter().map(|entry| entry.mark).collect();
+                deletions.retain(|(mark, unanswered)| !unanswered || lacks_answers.contains(&mark.value()));
+            }
+        }
+        deletions.into_iter().for_each(|(mark, unanswered)| self.delete(mark, unanswered));
     }
 
     fn delete(&mut self, mark: Mark, unanswered: bool) {

@@ -40,18 +40,27 @@ fn without_a_backend_clients_are_refused_at_once() {
 
 #[test]
 fn a_syn_without_an_answer_chooses_anew_once_its_backend_is_down() {
-    let Some(lab) = Lab::new() else { return };
-    let _servers = [lab.server(2), lab.server(3)];
-    let kernel = lab.start(&config(&format!("'{AT}'"), "", &[2, 3]).replace("fall = 1", "fall = 1\ntimeout = '100ms'"));
-    kernel.wait_for("up", &["s2", "s3"]);
-    // Nothing answers at that address any more, and no packet says so.
-    lab.servers.inside(|| super::lab::ip(&["addr", "del", "10.9.2.3/24", "dev", "wire"]));
-    let begun = Instant::now();
-    let names = lab.names(AT, 6);
-    assert_eq!(names.get("s2"), Some(&6), "{names:?}");
-    // A SYN is sent again after 1 s, 3 s and 7 s; without a new choice none of them would be answered.
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
-    kernel.wait_for("down", &["s3"]);
+    // One by one, and many at once.
+    for gone in [vec![3], vec![3, 4, 5, 6, 7, 8]] {
+        let Some(lab) = Lab::new() else { return };
+        let all: Vec<u8> = std::iter::once(2).chain(gone.iter().copied()).collect();
+        let _servers: Vec<_> = all.iter().map(|last| lab.server(*last)).collect();
+        let text = config(&format!("'{AT}'"), "", &all).replace("fall = 1", "fall = 1\ntimeout = '100ms'");
+        let kernel = lab.start(&text);
+        kernel.wait_for("up", &all.iter().map(|last| format!("s{last}")).collect::<Vec<_>>());
+        // Nothing answers at these addresses any more, and no packet says so.
+        lab.servers.inside(|| {
+            for last in &gone {
+                super::lab::ip(&["addr", "del", &format!("10.9.2.{last}/24"), "dev", "wire"]);
+            }
+        });
+        let begun = Instant::now();
+        let names = lab.names(AT, 6);
+        assert_eq!(names.get("s2"), Some(&6), "{names:?}");
+        // A SYN is sent again after 1 s, 3 s and 7 s; without a new choice none of them would be answered.
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+        kernel.wait_for("down", &gone.iter().map(|last| format!("s{last}")).collect::<Vec<_>>());
+    }
 }
 
 #[test]

@@ -175,7 +175,8 @@ impl Kernel<'_> {
 
     /// Waits until each of these backends is in this state.
     #[track_caller]
-    pub fn wait_for(&self, state: &str, backends: &[&str]) {
+    pub fn wait_for<S: AsRef<str>>(&self, state: &str, backends: &[S]) {
+        let backends: Vec<&str> = backends.iter().map(AsRef::as_ref).collect();
         eventually(&format!("{backends:?} are {state}"), || {
             let status = self.get("/v1/status");
             let pools = status["pools"].as_array().expect("pools").iter();
