@@ -151,7 +151,7 @@ impl Net for Silent {
     }
 
     fn dial(&mut self, _: &Endpoint, _: DialSource<'_>, _: Token, _: FirstBytes) -> io::Result<Dialed<()>> {
-        Ok(Dialed { socket: (), is_connected: true })
+        Ok(Dialed { socket: (), is_connected: true, source: None })
     }
 
     fn has_bytes(&mut self, (): &()) -> io::Result<bool> {

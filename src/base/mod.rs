@@ -21,4 +21,4 @@ pub use admin_state::AdminState;
 pub use bits::AtomicBits;
 pub use log_throttle::{LogThrottle, SharedLogThrottle};
 pub use size::Size;
-pub use tick::Tick;
+pub use tick::{OptionalTick, Tick};

@@ -18,6 +18,6 @@ mod tcp_info;
 mod tuning;
 
 pub use pipe::{PIPE_SIZE, Pipe};
-pub use socket::{DialOptions, Dialing, Idle, Keepalive, Socket};
+pub use socket::{Connecting, DialOptions, Dialing, Idle, Keepalive, Socket};
 pub use spares::Spares;
 pub use tuning::{Granted, TcpTuning, granted};

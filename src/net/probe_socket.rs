@@ -50,7 +50,7 @@ impl ProbeSocket {
     fn dial_for(probe: Probe, to: &Endpoint, from: Option<IpAddr>) -> io::Result<ProbeSocket> {
         let from = from.map_or(DialSource::System, DialSource::Local);
         let how = DialOptions { from, quietly: probe.is_bare(), ..DialOptions::PLAIN };
-        let (socket, _) = Socket::dial_with(to, &how)?;
+        let socket = Socket::dial_with(to, &how)?.socket;
         Ok(ProbeSocket { probe, socket, connected: false })
     }
 

@@ -23,8 +23,17 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
-    /// Counts it at the source address that it has, if its pool lists some.
-    source: Option<SourcePort>,
+}
+
+/// A socket that connects, or that is connected already.
+#[derive(Debug)]
+pub struct Connecting {
+    /// The socket.
+    pub socket: Socket,
+    /// Whether it is connected.
+    pub dialing: Dialing,
+    /// Counts it at its source address, if its pool lists some.
+    pub source: Option<SourcePort>,
 }
 
 /// How a socket is dialled.
@@ -102,34 +111,30 @@ impl Keepalive {
 impl Socket {
     /// Wraps an open stream socket that is already non-blocking.
     pub fn from_fd(fd: OwnedFd) -> Socket {
-        Socket { fd, source: None }
+        Socket { fd }
     }
 
-    /// The same, with what counts it.
-    pub fn from_parts(fd: OwnedFd, source: Option<SourcePort>) -> Socket {
-        Socket { fd, source }
-    }
-
-    /// The descriptor, and what counts it.
-    pub fn into_parts(self) -> (OwnedFd, Option<SourcePort>) {
-        (self.fd, self.source)
+    /// The descriptor.
+    pub fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     /// Counts a socket that another process has dialled.
-    pub fn count_at(&mut self, sources: &SourceAddresses) {
-        self.source = sources.iter().next().and_then(|_| sources.claim(&self.local()?));
+    pub fn count_at(&self, sources: &SourceAddresses) -> Option<SourcePort> {
+        sources.iter().next().and_then(|_| sources.claim(&self.local()?))
     }
 
     /// Starts to connect. Fails with local errors (descriptors, ports) and those known at once (refused on loopback).
     pub fn dial(to: &Endpoint) -> io::Result<(Socket, Dialing)> {
-        Socket::dial_with(to, &DialOptions::PLAIN)
+        Socket::dial_with(to, &DialOptions::PLAIN).map(|connecting| (connecting.socket, connecting.dialing))
     }
 
     /// As [`Socket::dial`], with these options. A source address without a free port is passed over.
-    pub fn dial_with(to: &Endpoint, how: &DialOptions<'_>) -> io::Result<(Socket, Dialing)> {
+    pub fn dial_with(to: &Endpoint, how: &DialOptions<'_>) -> io::Result<Connecting> {
+        let uncounted = |(fd, dialing)| Connecting { socket: Socket { fd }, dialing, source: None };
         let at = match to {
             Endpoint::Inet(at) => at,
-            Endpoint::Unix(path) => return connect_unix(path),
+            Endpoint::Unix(path) => return connect_unix(path).map(uncounted),
         };
         let own = |ip| LocalAddress::Own(SocketAddr::new(ip, 0));
         let from = match how.from {
@@ -142,14 +147,14 @@ impl Socket {
                         Err(error) if Errno::from_io_error(&error) == Some(Errno::ADDRNOTAVAIL) => {}
                         connecting => {
                             let (fd, dialing) = connecting?;
-                            return Ok((Socket { fd, source: Some(source.take()) }, dialing));
+                            return Ok(Connecting { socket: Socket { fd }, dialing, source: Some(source.take()) });
                         }
                     }
                 }
                 return Err(Errno::ADDRNOTAVAIL.into());
             }
         };
-        connect(at, how, from).map(|(fd, dialing)| (Socket::from_fd(fd), dialing))
+        connect(at, how, from).map(uncounted)
     }
 
     /// Takes the pending error of the socket (SO_ERROR). After [`Dialing::Pending`] and a writable event, `None` means
@@ -244,14 +249,14 @@ fn connect(to: &SocketAddr, how: &DialOptions<'_>, from: Option<LocalAddress>) -
 }
 
 /// The same for a unix socket.
-fn connect_unix(path: &Path) -> io::Result<(Socket, Dialing)> {
+fn connect_unix(path: &Path) -> io::Result<(OwnedFd, Dialing)> {
     let fd = net::socket_with(AddressFamily::UNIX, SocketType::STREAM, FLAGS, None)?;
     let at = match abstract_name(path) {
         Some(name) => SocketAddrUnix::new_abstract_name(name)?,
         None => SocketAddrUnix::new(path)?,
     };
     let connecting = net::connect(&fd, &at);
-    Ok((Socket::from_fd(fd), dialing(connecting)?))
+    Ok((fd, dialing(connecting)?))
 }
 
 fn dialing(connecting: Result<(), Errno>) -> io::Result<Dialing> {

@@ -13,7 +13,7 @@
 //!
 //! Pure: the worker's driver passes in what [`crate::net`] reads, and acts on the result.
 
-use crate::base::Tick;
+use crate::base::{OptionalTick, Tick};
 use std::time::Duration;
 
 /// Looks per time-out.
@@ -76,7 +76,7 @@ pub enum PeerState {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Liveness {
     /// The first look since which it owes an acknowledgement.
-    owes_since: Option<Tick>,
+    owes_since: OptionalTick,
 }
 
 impl Timing {
@@ -90,24 +90,25 @@ impl Timing {
 impl Liveness {
     /// Of a peer that owes an acknowledgement since this look, if it owes one.
     pub fn owing(since: Option<Tick>) -> Liveness {
-        Liveness { owes_since: since }
+        Liveness { owes_since: since.into() }
     }
 
     /// The first look since which it owes an acknowledgement.
     pub fn owes_since(&self) -> Option<Tick> {
-        self.owes_since
+        self.owes_since.get()
     }
 
     /// Judges what a look has seen.
     pub fn judge(&mut self, seen: Acknowledgements, timing: &Timing, now: Tick) -> PeerState {
         if !seen.in_flight && seen.probes == 0 {
-            self.owes_since = None;
+            self.owes_since = OptionalTick::NONE;
             // The window may have closed too recently for a probe to show it.
             let probed_by_now = seen.last > 2 * seen.rto.max(RTO_MIN);
             return if probed_by_now && !seen.window_closed { PeerState::Settled } else { PeerState::Open };
         }
-        let silent = self.owes_since.filter(|since| seen.last > now - *since + BLUR);
-        let since = *self.owes_since.insert(silent.unwrap_or(now));
+        let silent = self.owes_since.get().filter(|since| seen.last > now - *since + BLUR);
+        let since = silent.unwrap_or(now);
+        self.owes_since = since.into();
         let is_asked = seen.in_flight || seen.probes >= PROBES;
         if is_asked && now - since >= timing.patience { PeerState::Dead } else { PeerState::Open }
     }

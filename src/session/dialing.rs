@@ -150,8 +150,9 @@ impl Session {
     /// The backend that it dials or relays to, and the number of its address there, if that is known.
     pub fn connected_to(&self) -> Option<(&Backend, Option<usize>)> {
         match &self.state {
-            State::Dialing(Dial { lease, address, .. }) | State::Relaying(Relay { lease, address, .. }) => {
-                Some((lease.backend(), *address))
+            State::Dialing(Dial { lease, address, .. }) => Some((lease.backend(), *address)),
+            State::Relaying(Relay { lease, address, .. }) => {
+                Some((lease.backend(), address.map(|address| address as usize)))
             }
             _ => None,
         }
@@ -246,8 +247,9 @@ impl Session {
         if warm.is_none() {
             self.first.iter_mut().for_each(|first| first.forget_offers());
         }
-        let address = dial.address;
-        self.state = State::Relaying(Relay { warm, address, ..Relay::new(dial.lease, after, self.spent + after, now) });
+        let address = dial.address.and_then(|address| u32::try_from(address).ok());
+        self.state =
+            State::Relaying(Relay { warm, address, ..Relay::new(dial.lease, after, self.spent() + after, now) });
         dial.preamble.map_or(Next::Enter, Next::Announce)
     }
 
@@ -303,11 +305,17 @@ impl Session {
         self.history().attempt_failed(FailedAttempt { backend, tried, address, error, after });
     }
 
+    /// Counts the time of a failed attempt. The next one begins now.
+    fn spend_attempt(&mut self, now: Tick) {
+        let State::Dialing(dial) = &mut self.state else { return };
+        self.history.get_or_insert_default().spent += now - dial.since;
+        dial.since = now;
+    }
+
     /// The backend's next address, or another backend, or the end.
     fn dial_next(&mut self, now: Tick) -> Next {
+        self.spend_attempt(now);
         let State::Dialing(dial) = &mut self.state else { return Next::Wait };
-        self.spent += now - dial.since;
-        dial.since = now;
         if !self.orphaned && dial.next_address(&self.route.pool().settings, now) {
             return Next::Enter;
         }
@@ -316,8 +324,8 @@ impl Session {
 
     /// Another backend, or the end.
     fn dial_another_backend(&mut self, now: Tick) -> Next {
+        self.spend_attempt(now);
         let State::Dialing(dial) = &mut self.state else { return Next::Wait };
-        self.spent += now - dial.since;
         let mut tried = std::mem::take(&mut dial.tried);
         tried.push(dial.lease.tried());
         if self.orphaned || tried.len() >= self.route.pool().settings.connect_attempts as usize {

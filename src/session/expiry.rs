@@ -28,7 +28,7 @@ impl Expiry {
     }
 
     pub(super) fn deadline(&self, relay: &Relay) -> Tick {
-        match relay.failed {
+        match &relay.failed {
             // It has a deadline of its own, and a reset to deliver.
             Some(_) => self.until,
             None => self.look.max(relay.last_byte + QUIET).min(self.until),

@@ -81,7 +81,8 @@ impl Relay {
     }
 
     fn note_failure(&mut self, side: Side, now: Tick) {
-        self.failed = Some(Failure { side, without_fin: false, taken: now, queue: SendQueue::unmeasured(now) });
+        let queue = SendQueue::unmeasured(now);
+        self.failed = Some(Box::new(Failure { side, without_fin: false, taken: now, queue }));
         let dropped = self.direction_mut(Direction::to(side));
         (dropped.half, dropped.held) = (HalfState::Dropped, false);
     }
@@ -131,7 +132,7 @@ impl Session {
             if delivered {
                 (failure.queue.since, failure.queue.measure) = (now, now);
             }
-            return match failure {
+            return match **failure {
                 _ if fails_now => Next::ReadOut(direction.source()),
                 _ if !delivered => Next::Wait,
                 Failure { without_fin: true, .. } => Next::Measure(direction.sink()),
@@ -160,20 +161,20 @@ impl Session {
         let State::Relaying(relay) = &mut self.state else {
             return self.end(Ending::Reset, CloseReason::reset(side), now);
         };
-        match relay.failed {
+        match relay.failed.as_ref().map(|failure| failure.side) {
             None => {
                 relay.note_failure(side, now);
                 Next::ReadOut(side)
             }
-            Some(failure) if failure.side == side => Next::Wait,
-            Some(failure) => self.end(Ending::Reset, CloseReason::reset(failure.side), now),
+            Some(failed) if failed == side => Next::Wait,
+            Some(failed) => self.end(Ending::Reset, CloseReason::reset(failed), now),
         }
     }
 
     /// The send queue of the side that has not failed holds this much.
     pub(super) fn queue_measured(&mut self, bytes: u64, now: Tick) -> Next {
         let State::Relaying(relay) = &mut self.state else { return Next::Wait };
-        let Some(side) = relay.failed.map(|failure| failure.side) else { return Next::Wait };
+        let Some(side) = relay.failed.as_ref().map(|failure| failure.side) else { return Next::Wait };
         let written_out = relay.direction(Direction::from(side)).half == HalfState::Shut;
         let Some(failure) = &mut relay.failed else { return Next::Wait };
         let queue = &mut failure.queue;

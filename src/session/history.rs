@@ -1,4 +1,4 @@
-//! What only logs show of a connection's past: failed attempts, the time in queues, and what was reported meanwhile.
+//! A connection's past: failed attempts, the time in queues, and what was reported meanwhile. Most of it only logs show.
 //!
 //! Most connections have no such past. It is allocated with the first thing that belongs into it.
 
@@ -19,6 +19,10 @@ pub const FAILED_ATTEMPTS: usize = 16;
 #[derive(Debug, Default)]
 pub struct History {
     pub(super) failed: VecDeque<FailedAttempt>,
+    /// The time that failed attempts to connect took.
+    pub(super) spent: Duration,
+    /// When waiting for a backend ends; set when there is none for the first time.
+    pub(super) waits_until: Option<Tick>,
     /// All attempts that failed, also those that are not kept.
     pub failures: u32,
     /// The time in queues.
@@ -138,6 +142,11 @@ impl fmt::Display for AttemptError {
 }
 
 impl Session {
+    /// The time that failed attempts to connect took.
+    pub(super) fn spent(&self) -> Duration {
+        self.history.as_ref().map_or(Duration::ZERO, |history| history.spent)
+    }
+
     pub(super) fn history(&mut self) -> &mut History {
         self.history.get_or_insert_default()
     }

@@ -217,21 +217,20 @@ pub struct Session {
     first: Option<Box<First>>,
     started: Tick,
     attempts: u32,
-    /// The time that failed attempts to connect took.
-    spent: Duration,
     /// The port that the client connected to; 0: none.
     port: u16,
     /// By how much its lifetime is shortened, in 65536ths of a tenth of it.
     jitter: u16,
     /// When its lifetime ends.
-    expires: Option<Expiry>,
-    /// When waiting for a backend ends; set when there is none for the first time.
-    waits_until: Option<Tick>,
+    expires: Option<Box<Expiry>>,
     /// Its listener and its pool are gone: no backend is chosen any more.
     orphaned: bool,
     history: Option<Box<History>>,
     state: State,
 }
+
+/// A session is the greater part of what an idle connection takes.
+const _: () = assert!(size_of::<Session>() <= 296);
 
 impl Session {
     /// A connection that `listener` has just accepted. `client` is `None` for a unix peer. `jitter` is random: clients that
@@ -258,11 +257,9 @@ impl Session {
             first: None,
             started: now,
             attempts: 0,
-            spent: Duration::ZERO,
             port: 0,
             jitter,
             expires: None,
-            waits_until: None,
             orphaned: false,
             history: None,
             state,

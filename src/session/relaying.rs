@@ -5,7 +5,7 @@
 use super::dialing::WarmAttempt;
 use super::failing::Failure;
 use super::{CloseReason, Direction, Fact, Failed, HalfState, Ledger, Moved, Session, Side, State, Unanswered};
-use crate::base::{Endpoint, Tick};
+use crate::base::{Endpoint, OptionalTick, Tick};
 use crate::config::model::Pool as Settings;
 use crate::policy::health::outlier::EARLY;
 use crate::pool::Lease;
@@ -16,7 +16,7 @@ use std::time::Duration;
 pub(super) struct Relay {
     pub(super) lease: Lease,
     /// The number of the backend's address; `None`: the process before has connected it, and the backend lacks the address.
-    pub(super) address: Option<usize>,
+    pub(super) address: Option<u32>,
     /// How long the attempt took that succeeded.
     pub(super) attempt: Duration,
     /// The same, with all that failed before it.
@@ -26,12 +26,12 @@ pub(super) struct Relay {
     /// The side that sent its FIN first.
     pub(super) first_fin: Option<Side>,
     /// The side that has failed, while what it sent before is delivered.
-    pub(super) failed: Option<Failure>,
+    pub(super) failed: Option<Box<Failure>>,
     pub(super) last_byte: Tick,
     /// Bytes of the preamble for the backend that are still held.
     pub(super) preamble: u64,
-    /// From here the backend's first byte is waited for; `None` once it has come.
-    pub(super) asked: Option<Tick>,
+    /// From here the backend's first byte is waited for; none once it has come.
+    pub(super) asked: OptionalTick,
     /// Set where the connection was a warm one without a preamble.
     pub(super) warm: Option<Box<WarmAttempt>>,
 }
@@ -77,14 +77,14 @@ impl Relay {
             failed: None,
             last_byte: now,
             preamble: 0,
-            asked: Some(now),
+            asked: now.into(),
             warm: None,
         }
     }
 
     /// The backend's address, if it is known.
     pub(super) fn endpoint(&self) -> Option<&Endpoint> {
-        Some(&self.lease.backend().addresses.get(self.address?)?.endpoint)
+        Some(&self.lease.backend().addresses.get(self.address? as usize)?.endpoint)
     }
 
     /// Is this a warm connection on which no byte has moved, and no side has finished or failed?
@@ -136,7 +136,7 @@ impl Relay {
         let state = self.direction_mut(direction);
         state.bytes += written;
         match direction {
-            Direction::Up if state.bytes == written => self.asked = self.asked.map(|_| now),
+            Direction::Up if state.bytes == written && !self.asked.is_none() => self.asked = now.into(),
             Direction::Up => {}
             Direction::Down => {
                 if let Some(asked) = self.asked.take() {
@@ -150,7 +150,7 @@ impl Relay {
     /// What this end says of a backend that has not sent a byte. An end without an answer is a bad answer, unless the client
     /// sent no byte or an operator ended the connection.
     pub(super) fn unanswered(&self, close: CloseReason, now: Tick) -> Option<Unanswered> {
-        let asked = self.asked?;
+        let asked = self.asked.get()?;
         let waited = self.attempt + (now - asked);
         let backend_first = self.first_fin == Some(Side::Backend) || close == CloseReason::BackendReset;
         let client_asked = self.up.bytes > 0;

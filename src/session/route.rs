@@ -40,14 +40,21 @@ impl Route {
 impl Session {
     /// Chooses the pool, by what is known of the client.
     pub(super) fn choose_pool(&mut self, now: Tick, ledger: &mut dyn Ledger) {
-        if let Route::Listener(listener) = &self.route {
-            let listener = listener.clone();
-            let sniffed_for =
-                if let State::Sniffing(sniffing) = &self.state { Some(now - sniffing.since) } else { None };
-            let route = self.choose_from(&listener);
-            if listener.has_routes() {
-                ledger.record(Fact::Routed { listener: &self.listener, route, sniffed_for }, now);
+        match &self.route {
+            // Most listeners have no routes, and most clients nothing to choose by.
+            Route::Listener(listener) if !listener.has_routes() && self.first.is_none() => {
+                self.route = Route::Pool(listener.pool.clone());
             }
+            Route::Listener(listener) => {
+                let listener = listener.clone();
+                let sniffed_for =
+                    if let State::Sniffing(sniffing) = &self.state { Some(now - sniffing.since) } else { None };
+                let route = self.choose_from(&listener);
+                if listener.has_routes() {
+                    ledger.record(Fact::Routed { listener: &self.listener, route, sniffed_for }, now);
+                }
+            }
+            Route::Pool(_) => {}
         }
         self.set_expiry();
     }
@@ -66,7 +73,7 @@ impl Session {
     /// The lifetime is that of the pool that the session is going to relay for.
     fn set_expiry(&mut self) {
         let lifetime = self.route.pool().settings.max_lifetime;
-        self.expires = lifetime.map(|lifetime| Expiry::new(lifetime, self.jitter, self.started));
+        self.expires = lifetime.map(|lifetime| Box::new(Expiry::new(lifetime, self.jitter, self.started)));
     }
 
     /// Takes what `snapshot` has for clients of this listener: its routes there. If the listener is gone, what it led to goes on

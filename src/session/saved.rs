@@ -233,7 +233,7 @@ impl Session {
                 up: relay.up.save(),
                 down: relay.down.save(),
                 preamble: relay.preamble,
-                asked: relay.asked.map(|asked| now - asked),
+                asked: relay.asked.get().map(|asked| now - asked),
             }),
             _ => None,
         };
@@ -245,7 +245,7 @@ impl Session {
             Route::Listener(_) => None,
             Route::Pool(pool) => Some(pool.settings.name.clone()),
         };
-        let left = self.expires.map(|expiry| SavedExpiry {
+        let left = self.expires.as_ref().map(|expiry| SavedExpiry {
             from: expiry.from - now,
             until: expiry.until - now,
             look: expiry.look - now,
@@ -262,9 +262,9 @@ impl Session {
             port: self.port,
             jitter: self.jitter,
             left,
-            spent: self.spent,
+            spent: self.spent(),
             tried: self.tried().iter().filter_map(|tried| self.route.pool().tried(*tried)).map(name_of).collect(),
-            waits: self.waits_until.map(|until| until - now),
+            waits: self.history.as_ref().and_then(|history| history.waits_until).map(|until| until - now),
             history: self.save_history(now),
             sniffing: if let State::Sniffing(sniffing) = &self.state { Some(sniffing.save(now)) } else { None },
             first: self.first.as_deref().map(First::save),
@@ -313,22 +313,27 @@ impl Session {
                 State::Choosing { tried: tried.map(Member::tried).collect() }
             }
             (Stage::Relaying, Some(relay), Some(lease)) => State::Relaying(Relay {
-                address: relay.address.as_deref().and_then(|at| lease.backend().addresses.number_of(&endpoint(at))),
+                address: relay.address.as_deref().and_then(|at| number_of(at, &lease)),
                 lease,
                 attempt: relay.attempt.min(LONGEST),
                 connect: relay.connect,
                 up: relay.up.restore(),
                 down: relay.down.restore(),
                 first_fin: relay.first_fin,
-                failed: relay.failed.map(|failure| failure.restore(now, before)),
+                failed: relay.failed.map(|failure| Box::new(failure.restore(now, before))),
                 last_byte: before(relay.silent),
                 preamble: relay.preamble,
-                asked: relay.asked.map(before),
+                asked: relay.asked.map(before).into(),
                 warm: None,
             }),
             (Stage::Relaying | Stage::Closed, ..) => return None,
         };
-        let history = saved.history.as_ref().map(|history| Box::new(history.restore(route.pool())));
+        let mut history = saved.history.as_ref().map(|history| Box::new(history.restore(route.pool())));
+        if saved.waits.is_some() || !saved.spent.is_zero() {
+            let history = history.get_or_insert_default();
+            history.spent = saved.spent.min(LONGEST);
+            history.waits_until = saved.waits.map(|left| now + left);
+        }
         Some(Session {
             id,
             client: saved.client.map(Endpoint::Inet),
@@ -338,15 +343,9 @@ impl Session {
             first: saved.first.clone().map(|first| Box::new(first.restore())),
             started: before(saved.age),
             attempts: saved.attempts.min(u32::MAX / 2),
-            spent: saved.spent.min(LONGEST),
             port: saved.port,
             jitter: saved.jitter,
-            expires: saved.left.map(|left| Expiry {
-                from: now + left.from,
-                until: now + left.until,
-                look: now + left.look,
-            }),
-            waits_until: saved.waits.map(|left| now + left),
+            expires: saved.left.map(|left| Box::new(left.restore(now))),
             orphaned: false,
             history,
             state,
@@ -378,12 +377,18 @@ impl SavedHistory {
             after: attempt.after,
         });
         let SavedHistory { failures, waited, ahead, reported, .. } = *self;
-        History { failed: failed.collect(), failures, waited: waited.min(LONGEST), ahead, reported }
+        let (failed, waited) = (failed.collect(), waited.min(LONGEST));
+        History { failed, failures, waited, ahead, reported, ..History::default() }
     }
 }
 
 fn name_of(member: &Member) -> String {
     member.backend.name.clone()
+}
+
+/// The number of the backend's address that logs show like this.
+fn number_of(shown: &str, lease: &Lease) -> Option<u32> {
+    lease.backend().addresses.number_of(&endpoint(shown))?.try_into().ok()
 }
 
 /// The endpoint that logs show like this.
@@ -405,6 +410,12 @@ impl SavedFailure {
         let SavedQueue { since, measure, filled } = self.queue;
         let queue = SendQueue { since: before(since), measure: now + measure, filled };
         Failure { side: self.side, without_fin: self.without_fin, taken: before(self.silent), queue }
+    }
+}
+
+impl SavedExpiry {
+    fn restore(self, now: Tick) -> Expiry {
+        Expiry { from: now + self.from, until: now + self.until, look: now + self.look }
     }
 }
 

@@ -50,7 +50,7 @@ impl Session {
                 let warm = dial.warm().filter(|_| !self.needs_request());
                 dial.endpoint().map_or(Effect::Wait, |to| Effect::Dial { to, from, warm })
             }
-            State::Relaying(relay) => match relay.failed {
+            State::Relaying(relay) => match &relay.failed {
                 Some(failure) => Effect::ReadOut(failure.side),
                 None => Effect::Relay { pool },
             },
@@ -73,7 +73,7 @@ impl Session {
                     Some(failure) => failure.deadline(),
                     None => relay.last_byte + relay.silence(settings).limit,
                 };
-                Some(self.expires.map_or(due, |expiry| expiry.deadline(relay).min(due)))
+                Some(self.expires.as_ref().map_or(due, |expiry| expiry.deadline(relay).min(due)))
             }
         }
     }

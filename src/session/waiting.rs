@@ -11,7 +11,7 @@ impl Session {
         if self.orphaned {
             return self.give_up(now);
         }
-        let until = *self.waits_until.get_or_insert(now + time);
+        let until = *self.history().waits_until.get_or_insert(now + time);
         if now >= until {
             return self.give_up(now);
         }

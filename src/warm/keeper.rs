@@ -6,7 +6,7 @@ use crate::base::slots::{Key, Slots};
 use crate::clock;
 use crate::config::model::HealthKind;
 use crate::mailbox::Slot;
-use crate::net::{DialOptions, Idle, Socket, TcpTuning};
+use crate::net::{Connecting, DialOptions, Idle, Socket, TcpTuning};
 use crate::policy::warm::{DIALS_AT_ONCE, FAREWELL, Pause, SHORT_LIVED, lifetime, wanted};
 use crate::pool::{Backend, BackendId, Member, Pool, Snapshot, WarmConnection, WarmPhase};
 use crate::watchdog::Heartbeat;
@@ -290,8 +290,8 @@ impl Keeper {
             let Some(address) = kept.address(table) else { return Ok(false) };
             let Some(to) = kept.backend.addresses.get(address) else { return Ok(false) };
             let how = DialOptions { from: kept.pool.dial_source(None), quietly: false, buffer: tuning.buffer };
-            let (socket, _) = Socket::dial_with(&to.endpoint, &how)?;
-            let (socket, source) = socket.into_parts();
+            let Connecting { socket, source, .. } = Socket::dial_with(&to.endpoint, &how)?;
+            let socket = socket.into_fd();
             *next_id = next_id.wrapping_add(1);
             let id = *next_id;
             // An event comes even if it is connected already.

@@ -49,9 +49,9 @@ pub use ports::{Accepted, Dialed, Event, FirstBytes, Net, Transport};
 use super::queue::Queues;
 use super::token::{Serials, SocketId, Token};
 use crate::admission::AdmissionGuard;
-use crate::base::Tick;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
+use crate::base::{OptionalTick, Tick};
 use crate::pool::{ResetOrder, Snapshot};
 use crate::relay::{self, RelayResources};
 use crate::session::{
@@ -66,11 +66,11 @@ struct Connection<S, P> {
     session: Session,
     sockets: Sockets<S, P>,
     /// When to turn keepalive on for the backend's socket, until that is done.
-    keep_alive_at: Option<Tick>,
+    keep_alive_at: OptionalTick,
     /// When the peers' acknowledgements are checked next, if something was sent to them.
-    look_at: Option<Tick>,
+    look_at: OptionalTick,
     /// When it is reported next, if it is.
-    report_at: Option<Tick>,
+    report_at: OptionalTick,
     /// What has been added to the backend's totals.
     flushed: Flushed,
     /// It has been reported as open.
@@ -195,9 +195,9 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         self.connections.insert_with(|_| Connection {
             session,
             sockets,
-            keep_alive_at: None,
-            look_at: None,
-            report_at: None,
+            keep_alive_at: OptionalTick::NONE,
+            look_at: OptionalTick::NONE,
+            report_at: OptionalTick::NONE,
             flushed: Flushed::default(),
             is_reported: false,
             runnable: false,
@@ -283,7 +283,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     /// Turns keepalive on for the backend's socket, if it is time.
     fn keep_alive(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.keep_alive_at.take_if(|at| *at <= self.now).is_some()
+        if connection.keep_alive_at.take_if_due(self.now).is_some()
             && let Some(backend) = &connection.sockets.backend
         {
             self.net.keep_alive(&backend.end.socket);
@@ -478,7 +478,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
 impl<S, P> Connection<S, P> {
     /// When its timer has to fire at the latest.
     fn deadline(&self) -> Option<Tick> {
-        [self.session.deadline(), self.keep_alive_at, self.look_at, self.report_at].into_iter().flatten().min()
+        let own = [self.keep_alive_at, self.look_at, self.report_at].map(OptionalTick::get);
+        own.into_iter().chain([self.session.deadline()]).flatten().min()
     }
 }
 

@@ -6,9 +6,9 @@
 use super::driver::{Dialed, Event, FirstBytes, Net};
 use super::token::Token;
 use crate::base::Endpoint;
-use crate::net::{DialOptions, Dialing, Idle, PIPE_SIZE, Pipe, Socket, Spares, TcpTuning};
+use crate::net::{Connecting, DialOptions, Dialing, Idle, PIPE_SIZE, Pipe, Socket, Spares, TcpTuning};
 use crate::policy::liveness::Acknowledgements;
-use crate::pool::{Backend, DialSource, SourceAddresses};
+use crate::pool::{Backend, DialSource, SourceAddresses, SourcePort};
 use crate::relay::{AfterBytes, Io};
 use crate::telemetry::PathInfo;
 use mio::unix::SourceFd;
@@ -87,19 +87,19 @@ impl Net for Kernel {
         first_bytes: FirstBytes,
     ) -> io::Result<Dialed<Socket>> {
         let how = DialOptions { from, quietly: first_bytes == FirstBytes::Ready, buffer: self.tuning.buffer };
-        let (socket, dialing) = self.spares.spend(|| Socket::dial_with(to, &how))?;
+        let Connecting { socket, dialing, source } = self.spares.spend(|| Socket::dial_with(to, &how))?;
         self.watch(&socket, token)?;
-        Ok(Dialed { socket, is_connected: dialing == Dialing::Done })
+        Ok(Dialed { socket, is_connected: dialing == Dialing::Done, source })
     }
 
-    fn take_warm(&mut self, backend: &Backend, address: usize, token: Token) -> Option<Socket> {
+    fn take_warm(&mut self, backend: &Backend, address: usize, token: Token) -> Option<Dialed<Socket>> {
         // Ends: each one that is not used is gone.
         while let Some(warm) = backend.take_warm(address) {
             let released = self.keeper.deregister(&mut SourceFd(&warm.socket.as_raw_fd())).is_ok();
             // The last look before it is used.
             if released && Socket::look(&warm.socket) == Idle::Silent {
-                let socket = Socket::from_parts(warm.socket, warm.source);
-                return self.watch(&socket, token).is_ok().then_some(socket);
+                let dialed = Dialed { socket: Socket::from_fd(warm.socket), is_connected: true, source: warm.source };
+                return self.watch(&dialed.socket, token).is_ok().then_some(dialed);
             }
         }
         None
@@ -121,8 +121,8 @@ impl Net for Kernel {
         socket.local()
     }
 
-    fn count_at(&mut self, socket: &mut Socket, sources: &SourceAddresses) {
-        socket.count_at(sources);
+    fn count_at(&mut self, socket: &Socket, sources: &SourceAddresses) -> Option<SourcePort> {
+        socket.count_at(sources)
     }
 
     fn outcome(&mut self, socket: &Socket) -> Option<io::Error> {

@@ -4,7 +4,7 @@ use super::sockets::Sockets;
 use super::{Flushed, Net};
 use crate::admission::AdmissionGuard;
 use crate::base::slots::Key;
-use crate::base::{Endpoint, Tick};
+use crate::base::{Endpoint, OptionalTick, Tick};
 use crate::policy::liveness::Timing;
 use crate::pool::{Backend, DialSource, PickError, Pool};
 use crate::relay::RelayResources;
@@ -31,8 +31,8 @@ pub(super) struct Executor<'a, N: Net, L: Ledger> {
     pub(super) sockets: &'a mut Sockets<N::Socket, N::Pipe>,
     pub(super) guard: &'a mut AdmissionGuard,
     pub(super) flushed: &'a mut Flushed,
-    pub(super) keep_alive_at: &'a mut Option<Tick>,
-    pub(super) look_at: &'a mut Option<Tick>,
+    pub(super) keep_alive_at: &'a mut OptionalTick,
+    pub(super) look_at: &'a mut OptionalTick,
 }
 
 /// What follows an effect.
@@ -57,8 +57,8 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
     /// Carries out an effect.
     pub(super) fn answer(&mut self, effect: Effect<'_>) -> Answer {
         if effect.leaves_attempt() {
-            self.sockets.backend = None;
-            *self.keep_alive_at = None;
+            self.sockets.leave_backend();
+            *self.keep_alive_at = OptionalTick::NONE;
             self.sockets.look = None;
         }
         match effect {
@@ -78,7 +78,8 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
             }
             Effect::Relay { pool } => {
                 self.queues.hint(pool);
-                *self.keep_alive_at = Some(self.now + KEEP_ALIVE_AFTER.min(self.net.dead_peer_timeout() / 2));
+                let after = KEEP_ALIVE_AFTER.min(self.net.dead_peer_timeout() / 2);
+                *self.keep_alive_at = (self.now + after).into();
                 Answer::Last(Then::Relay)
             }
             Effect::Finish(side) => {
@@ -114,8 +115,9 @@ impl<N: Net, L: Ledger> Executor<'_, N, L> {
             self.net.finish(&attached.end.socket);
             attached.watch.sent_fin();
         }
-        let look = || self.now + Timing::within(self.net.dead_peer_timeout()).look;
-        self.look_at.get_or_insert_with(look);
+        if self.look_at.is_none() {
+            *self.look_at = (self.now + Timing::within(self.net.dead_peer_timeout()).look).into();
+        }
     }
 
     fn record_end(&mut self, record: &Record) {

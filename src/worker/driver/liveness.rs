@@ -13,6 +13,7 @@ use crate::base::slots::Key;
 use crate::policy::liveness::{Liveness, PeerState, Timing};
 use crate::session::{Direction, Input, Ledger, Side, Stage};
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// What is known of one side's acknowledgements.
@@ -24,7 +25,21 @@ pub(super) struct Watch {
     /// It had acknowledged all of them, and a FIN if there was one.
     settled: bool,
     /// How often its closed window was probed before that was limited.
-    restore: Option<Duration>,
+    restore: Option<ProbeInterval>,
+}
+
+/// The time between two probes of a closed window, in milliseconds as the kernel has it.
+#[derive(Clone, Copy, Debug)]
+struct ProbeInterval(NonZeroU32);
+
+impl ProbeInterval {
+    fn new(time: Duration) -> Option<ProbeInterval> {
+        NonZeroU32::new(u32::try_from(time.as_millis()).unwrap_or(u32::MAX)).map(ProbeInterval)
+    }
+
+    fn time(self) -> Duration {
+        Duration::from_millis(self.0.get().into())
+    }
 }
 
 /// The same for another process.
@@ -45,14 +60,15 @@ impl SavedWatch {
     pub(super) fn restore(self, now: Tick) -> Watch {
         let SavedWatch { owes, written, settled, restore } = self;
         let liveness = Liveness::owing(owes.map(|age| now.before(age)));
-        Watch { liveness, written, settled, restore }
+        Watch { liveness, written, settled, restore: restore.and_then(ProbeInterval::new) }
     }
 }
 
 impl Watch {
     pub(super) fn save(&self, now: Tick) -> SavedWatch {
         let Watch { liveness, written, settled, restore } = *self;
-        SavedWatch { owes: liveness.owes_since().map(|since| now - since), written, settled, restore }
+        let owes = liveness.owes_since().map(|since| now - since);
+        SavedWatch { owes, written, settled, restore: restore.map(ProbeInterval::time) }
     }
 
     /// A FIN was sent, which no byte count shows.
@@ -66,7 +82,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     pub(super) fn schedule_check(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         if connection.session.stage() == Stage::Relaying && connection.look_at.is_none() {
-            connection.look_at = Some(self.now + Timing::within(self.net.dead_peer_timeout()).look);
+            connection.look_at = (self.now + Timing::within(self.net.dead_peer_timeout()).look).into();
             self.reconcile(key);
         }
     }
@@ -75,10 +91,9 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     pub(super) fn check_peers(&mut self, key: Key) {
         let timing = Timing::within(self.net.dead_peer_timeout());
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.look_at.is_none_or(|at| at > self.now) {
+        if connection.look_at.take_if_due(self.now).is_none() {
             return;
         }
-        connection.look_at = None;
         for side in [Side::Client, Side::Backend] {
             let written = connection.session.bytes(Direction::to(side));
             let Some(Attached { end, watch, .. }) = connection.sockets.of(side) else { continue };
@@ -97,14 +112,14 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             watch.settled = verdict == PeerState::Settled && watch.written == written;
             watch.written = written;
             if !watch.settled {
-                connection.look_at = Some(self.now + timing.look);
+                connection.look_at = (self.now + timing.look).into();
             }
             if seen.window_closed && watch.restore.is_none() {
-                watch.restore = self.net.limit_probe_interval(&end.socket, timing.probe);
+                watch.restore = self.net.limit_probe_interval(&end.socket, timing.probe).and_then(ProbeInterval::new);
             } else if !seen.window_closed
                 && let Some(before) = watch.restore.take()
             {
-                self.net.set_probe_interval(&end.socket, before);
+                self.net.set_probe_interval(&end.socket, before.time());
             }
         }
     }
@@ -118,7 +133,7 @@ impl<S, P> Sockets<S, P> {
             if let Some(Attached { end, watch, .. }) = self.of(side)
                 && let Some(before) = watch.restore
             {
-                net.set_probe_interval(&end.socket, before);
+                net.set_probe_interval(&end.socket, before.time());
             }
         }
     }

@@ -6,7 +6,7 @@ use super::super::token::Token;
 use crate::admission::AdmissionGuard;
 use crate::base::Endpoint;
 use crate::policy::liveness::Acknowledgements;
-use crate::pool::{Backend, DialSource, Listener, SourceAddresses};
+use crate::pool::{Backend, DialSource, Listener, SourceAddresses, SourcePort};
 use crate::relay::Io;
 use crate::session::Preamble;
 use crate::telemetry::PathInfo;
@@ -34,7 +34,7 @@ pub trait Net: Io {
 
     /// Takes a warm connection to the backend's address of this number, if there is one that is silent and open. From now on
     /// `token` announces what happens. Where this answers nothing, there are none.
-    fn take_warm(&mut self, _backend: &Backend, _address: usize, _token: Token) -> Option<Self::Socket> {
+    fn take_warm(&mut self, _backend: &Backend, _address: usize, _token: Token) -> Option<Dialed<Self::Socket>> {
         None
     }
 
@@ -52,8 +52,10 @@ pub trait Net: Io {
     /// The address that a client's socket was connected to; `None` for a unix socket.
     fn local(&mut self, socket: &Self::Socket) -> Option<Endpoint>;
 
-    /// Counts a backend's socket that another process has dialled. Where this does nothing, none is counted.
-    fn count_at(&mut self, _socket: &mut Self::Socket, _sources: &SourceAddresses) {}
+    /// Counts a backend's socket that another process has dialled. Where this answers nothing, none is counted.
+    fn count_at(&mut self, _socket: &Self::Socket, _sources: &SourceAddresses) -> Option<SourcePort> {
+        None
+    }
 
     /// The error that waits on a socket, if any.
     fn outcome(&mut self, socket: &Self::Socket) -> Option<io::Error>;
@@ -123,6 +125,8 @@ pub struct Dialed<S> {
     pub socket: S,
     /// Is it connected?
     pub is_connected: bool,
+    /// Counts it at its source address, if its pool lists some.
+    pub source: Option<SourcePort>,
 }
 
 /// Something that poll announced about a socket.

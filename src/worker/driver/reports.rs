@@ -1,7 +1,7 @@
 //! Reports open connections, for the access log: when they begin to relay, and then now and then.
 
 use super::{Driver, Net};
-use crate::base::Tick;
+use crate::base::OptionalTick;
 use crate::base::slots::Key;
 use crate::session::{Fact, Ledger};
 
@@ -24,18 +24,18 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     }
 
     /// When a connection is reported that relays from now on, if it is.
-    pub(super) fn first_report(&mut self) -> Option<Tick> {
-        let first = self.ledger.report_interval()?.mul_f64(1.0 - self.random.f64());
-        Some(self.now + first)
+    pub(super) fn first_report(&mut self) -> OptionalTick {
+        let interval = self.ledger.report_interval();
+        interval.map(|interval| self.now + interval.mul_f64(1.0 - self.random.f64())).into()
     }
 
     /// Reports a connection if it is time.
     pub(super) fn report_ongoing(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.report_at.is_none_or(|at| at > self.now) {
+        if connection.report_at.take_if_due(self.now).is_none() {
             return;
         }
-        connection.report_at = self.ledger.report_interval().map(|interval| self.now + interval);
+        connection.report_at = self.ledger.report_interval().map(|interval| self.now + interval).into();
         let interval = connection.session.report(self.now);
         if let Some(live) = connection.session.live() {
             self.ledger.record(Fact::Ongoing { live: &live, interval }, self.now);

@@ -6,7 +6,7 @@ use super::{Dialed, Event, FirstBytes, Net, Transport};
 use crate::base::slots::Key;
 use crate::base::{Endpoint, Tick};
 use crate::policy::health::ConnectFailure;
-use crate::pool::{Backend, DialSource};
+use crate::pool::{Backend, DialSource, SourcePort};
 use crate::relay::{End, Ready, RelayBuffer};
 use crate::session::{DialFailure, Direction, Input, Left, Side};
 use crate::worker::token::{Serial, SocketId, Token};
@@ -18,6 +18,8 @@ pub(super) struct Sockets<S, P> {
     pub(super) client: Attached<S>,
     /// Exists while a backend is dialled or relayed to.
     pub(super) backend: Option<Attached<S>>,
+    /// Counts the backend's socket at its source address, if its pool lists some.
+    pub(super) source: Option<SourcePort>,
     pub(super) up: RelayBuffer<P>,
     pub(super) down: RelayBuffer<P>,
     /// How the client left, as far as events said.
@@ -77,6 +79,7 @@ impl<S, P> Sockets<S, P> {
         Sockets {
             client: Attached::new(client, ready, serial),
             backend: None,
+            source: None,
             up: RelayBuffer::default(),
             down: RelayBuffer::default(),
             left: None,
@@ -137,22 +140,27 @@ impl<S, P> Sockets<S, P> {
             Err(_) => return Some(Input::Reset(Side::Client)),
         };
         let mut take = |(backend, address)| net.take_warm(backend, address, Token::Socket(id));
-        if let Some(socket) = warm.and_then(&mut take) {
-            self.attach(socket, true, to, id, net);
+        if let Some(warm) = warm.and_then(&mut take) {
+            self.attach(warm, to, id, net);
             return Some(Input::TookWarm);
         }
         match net.dial(to, from, Token::Socket(id), first_bytes) {
-            Ok(Dialed { socket, is_connected }) => {
-                self.attach(socket, is_connected, to, id, net);
-                is_connected.then_some(Input::Dialed(Ok(())))
-            }
+            Ok(dialed) => self.attach(dialed, to, id, net).then_some(Input::Dialed(Ok(()))),
             Err(error) => Some(dialed(Err(error))),
         }
     }
 
-    fn attach(&mut self, socket: S, writable: bool, to: &Endpoint, id: SocketId, net: &impl Net) {
+    /// True: it is connected.
+    fn attach(&mut self, dialed: Dialed<S>, to: &Endpoint, id: SocketId, net: &impl Net) -> bool {
+        let Dialed { socket, is_connected: writable, source } = dialed;
         let ready = Ready { writable, short_read_inconclusive: net.has_urgent_gaps(to), ..Ready::default() };
-        self.backend = Some(Attached::new(socket, ready, id.serial));
+        (self.backend, self.source) = (Some(Attached::new(socket, ready, id.serial)), source);
+        writable
+    }
+
+    /// Closes the backend's socket: its attempt is over.
+    pub(super) fn leave_backend(&mut self) {
+        (self.backend, self.source) = (None, None);
     }
 }
 

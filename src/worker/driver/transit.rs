@@ -47,8 +47,8 @@ use super::sniffing::Look;
 use super::sockets::{Attached, Sockets};
 use super::{Connection, Driver, Flushed, Net};
 use crate::admission::{AdmissionGuard, ConnectionLimit, ListenerAdmission};
-use crate::base::Tick;
 use crate::base::slots::Key;
+use crate::base::{OptionalTick, Tick};
 use crate::config::model;
 use crate::policy::balance::LoadBlock;
 use crate::pool::{self, Backend, BackendId, Lease, Listener, Pool, Routing, Snapshot};
@@ -231,14 +231,12 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             return Err(Incoming { record, client, backend, up, down }.refused("its session is of no use".to_owned()));
         };
         let relays = session.stage() == Stage::Relaying;
-        let backend = backend.zip(record.backend).map(|(mut socket, saved)| {
-            self.net.count_at(&mut socket, &pool.sources);
-            (socket, saved)
-        });
+        let source = backend.as_ref().and_then(|socket| self.net.count_at(socket, &pool.sources));
         let serial = self.serials.give();
         let sockets = Sockets {
             client: Attached::restore(client, record.client, serial, then),
-            backend: backend.map(|(socket, saved)| Attached::restore(socket, saved, serial, then)),
+            backend: backend.zip(record.backend).map(|(socket, saved)| Attached::restore(socket, saved, serial, then)),
+            source,
             up: RelayBuffer::holding(&record.up.bytes, up.map(|pipe| (pipe, record.up.in_pipe))),
             down: RelayBuffer::holding(&record.down.bytes, down.map(|pipe| (pipe, record.down.in_pipe))),
             left: record.left,
@@ -252,9 +250,9 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             flushed: Flushed { up: session.bytes(Direction::Up), down: session.bytes(Direction::Down) },
             session,
             sockets,
-            keep_alive_at: record.keep_alive.map(|left| then + left),
-            look_at: record.look.map(|left| then + left),
-            report_at: if relays { self.first_report() } else { None },
+            keep_alive_at: record.keep_alive.map(|left| then + left).into(),
+            look_at: record.look.map(|left| then + left).into(),
+            report_at: if relays { self.first_report() } else { OptionalTick::NONE },
             is_reported: relays,
             runnable: false,
             dirty: false,

@@ -84,8 +84,8 @@ impl Record {
             down: Held::of(&sockets.down),
             left: sockets.left,
             negotiated: sockets.look.as_ref().map(|look| look.sniffer.negotiated()).unwrap_or_default(),
-            keep_alive: keep_alive_at.map(|at| at - now),
-            look: look_at.map(|at| at - now),
+            keep_alive: keep_alive_at.get().map(|at| at - now),
+            look: look_at.get().map(|at| at - now),
             away: Duration::ZERO,
         })
     }

@@ -119,10 +119,10 @@ impl Net for SimNet {
         }
         let sock = &mut world.socks[id];
         (sock.token, sock.driver, sock.announced) = (Some(token), self.1, done);
-        Ok(Dialed { socket: SimSocket::new(id, &self.0), is_connected: done })
+        Ok(Dialed { socket: SimSocket::new(id, &self.0), is_connected: done, source: None })
     }
 
-    fn take_warm(&mut self, backend: &Backend, address: usize, token: Token) -> Option<SimSocket> {
+    fn take_warm(&mut self, backend: &Backend, address: usize, token: Token) -> Option<Dialed<SimSocket>> {
         let mut world = self.0.borrow_mut();
         if !world.lively || world.random.bool() {
             return None;
@@ -146,7 +146,7 @@ impl Net for SimNet {
             2 => sock.sent = 7,
             _ => {}
         }
-        Some(SimSocket::new(id, &self.0))
+        Some(Dialed { socket: SimSocket::new(id, &self.0), is_connected: true, source: None })
     }
 
     fn has_bytes(&mut self, socket: &SimSocket) -> io::Result<bool> {
