@@ -55,7 +55,8 @@ use crate::base::{OptionalTick, Tick};
 use crate::pool::{ResetOrder, Snapshot};
 use crate::relay::{self, RelayResources};
 use crate::session::{
-    CloseReason, ConnectionIds, Direction, Effect, Ending, Fact, Failed, Input, Ledger, Moved, Session, Side, Stage,
+    CloseReason, ConnectionIds, Direction, Effect, Ending, Fact, Failed, Input, Ledger, Moved, Preamble, Session, Side,
+    Stage,
 };
 use effects::{Answer, Executor, Then};
 use sockets::{Sockets, dialed};
@@ -189,9 +190,11 @@ impl<N: Net, L: Ledger> Driver<N, L> {
 
     fn insert(&mut self, accepted: Accepted<N::Socket>) -> Option<Key> {
         let Accepted { socket, client, port, transport, preamble, listener, guard } = accepted;
+        let mut sockets = Sockets::new(socket, transport, self.serials.give());
+        // What routes need may be there already: no event has to announce it.
+        sockets.client.end.ready.readable = preamble == Preamble::None && !listener.wanted().is_empty();
         let mut session = Session::new(self.ids.give(), client, preamble, listener, self.random.u16(..), self.now);
         session.came_to(port);
-        let sockets = Sockets::new(socket, transport, self.serials.give());
         self.connections.insert_with(|_| Connection {
             session,
             sockets,

@@ -93,8 +93,8 @@ fn a_client_whose_hello_is_there_costs_at_most_one_call_more_with_routes() {
         };
         let calls = difference(|| Tcplb::from_file(&path), connections);
         println!("{routes:?}: {calls:?}");
-        // How many events a wait finds is a matter of time.
-        calls.iter().filter(|(name, _)| *name != "epoll_wait").map(|(_, count)| count).sum::<u32>()
+        // Traced, the worker finds the hello at its first look, unless the client was not scheduled meanwhile.
+        calls.values().sum::<u32>()
     };
     let (without, with) = (total(""), total("[[listener.route]]\nsni = [\"db.example.com\"]\npool = \"p\""));
     assert!(with <= without + UNITS + UNITS / 20, "{with} calls with a route, {without} without");

@@ -4,9 +4,12 @@
 //! kernel, and the check for bytes that a dial makes is saved. So a client of a listener with routes costs no call more than
 //! another one.
 //!
-//! Where the first look does not decide, the bytes are taken and held for the up direction, as those behind a PROXY header are. To
-//! peek again would copy all of them again for each segment: 2 GiB for a client that sends 64 KiB byte by byte. Either way the
-//! backend gets them unchanged and in order.
+//! Where no PROXY header comes first, the first look follows the accept at once. A client's first bytes mostly arrive right behind
+//! its handshake, and its dial then waits for no event.
+//!
+//! Where the first look finds nothing, or does not decide, the bytes are taken. They are held for the up direction, as those behind a
+//! PROXY header are. After a look that found nothing, this saves the call that would read them later. To peek again would also copy all
+//! of them again for each segment: 2 GiB for a client that sends 64 KiB byte by byte. Either way the backend gets them unchanged and in order.
 //!
 //! What is held here is bounded by [`HELLO_MAX`], which is a chunk.
 
@@ -26,11 +29,13 @@ pub(super) struct Look {
     pub(super) sniffer: Sniffer,
     /// How many of the held bytes it has seen.
     seen: usize,
+    /// It has found nothing: what comes is taken.
+    is_late: bool,
 }
 
 impl Look {
     pub(super) fn new(sniffer: Sniffer) -> Look {
-        Look { sniffer, seen: 0 }
+        Look { sniffer, seen: 0, is_late: false }
     }
 }
 
@@ -71,7 +76,7 @@ impl<S, P> Sockets<S, P> {
         if !client.ready.readable {
             return None;
         }
-        if held.is_empty() {
+        if held.is_empty() && !look.is_late {
             let scratch = shared.scratch();
             match net.peek(&client.socket, scratch) {
                 Ok(0) => return Some(Input::Sniffed(Err(NoAnswer::Fin))),
@@ -83,7 +88,7 @@ impl<S, P> Sockets<S, P> {
                     }
                 },
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    client.ready.readable = false;
+                    (client.ready.readable, look.is_late) = (false, true);
                     return None;
                 }
                 Err(_) => return Some(Input::Reset(Side::Client)),

@@ -76,6 +76,8 @@ pub struct Sock {
     pub fin_hidden: bool,
     /// An announcement said that there is something to read, and no read has found nothing since.
     announced_readable: bool,
+    /// Its first bytes have been looked at. The first look follows the accept, without an event.
+    looked_at: bool,
     pub finished: bool,
     /// The driver knows that this socket has failed.
     pub error_given: bool,
@@ -295,6 +297,7 @@ impl World {
             took_part: false,
             fin_hidden: false,
             announced_readable: false,
+            looked_at: false,
             finished: false,
             error_given: false,
             closed_by_reset: false,

@@ -94,13 +94,14 @@ impl World {
         let in_part = self.random.u8(..) < 60;
         let sock = &mut self.socks[id];
         assert!(sock.open && sock.side == Side::Client && !sock.fin_read, "looks where nothing can be");
+        let is_first = !std::mem::replace(&mut sock.looked_at, true);
         let (from, mut amount) = (sock.read, (sock.sent - sock.read).min(buffer.len() as u64));
         if amount == 0 {
             if sock.error && !sock.fin {
                 return Err(self.give_error(id));
             }
             if !sock.fin {
-                assert!(sock.announced_readable, "looks for what was not announced");
+                assert!(sock.announced_readable || is_first, "looks for what was not announced");
                 sock.announced_readable = false;
                 return Err(ErrorKind::WouldBlock.into());
             }
