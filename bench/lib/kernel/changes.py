@@ -39,20 +39,21 @@ class Backends:
         if death == "killed":
             self.processes[0].stop()
         else:
-            self._address("del")
+            self._drop("add table ip gone; add chain ip gone in { type filter hook input priority 0; }; "
+                       f"add rule ip gone in ip daddr {SERVERS[0]} drop")
 
     def come_back(self, death):
         """It serves again."""
         if death == "killed":
             self.processes[0] = self._start(SERVERS[0])
         else:
-            self._address("add")
+            self._drop("delete table ip gone")
 
     def _start(self, server):
         return self.lab.start("servers", ["python3", ENDS, "echo", server, SHORT], "echo")
 
-    def _address(self, verb):
-        self.lab.run("servers", ["ip", "addr", verb, f"{SERVERS[0]}/24", "dev", "wire"])
+    def _drop(self, script):
+        self.lab.run("servers", ["nft", script])
 
 
 def death(lab, name, kind):
@@ -69,15 +70,13 @@ def death(lab, name, kind):
         came = time.monotonic() - begun
         backends.come_back(kind)
         output, _ = clients.communicate(timeout=SECONDS + 3 * PATIENCE)
-        if kind == "vanished":
-            lab.run("servers", ["ip", "addr", "replace", f"{SERVERS[0]}/24", "dev", "wire"])
     got = json.loads(output)
     # Each failure counts for the time at which the client began.
     gone = [since - went for since, _ in got["failed"] if since < came]
     return {
         "connections": got["done"] + len(got["failed"]),
         "failed": len(gone),
-        "for": max(gone, default=0.0),
+        "for": max([0.0, *gone]),
         "failed_after_return": len(got["failed"]) - len(gone),
         "longest": got["longest"],
     }

@@ -79,6 +79,8 @@ class Lab:
         self.nft("add table ip load")  # Loads the modules, with their settings.
         self.nft("delete table ip load")
         self.set("balancer", "net/netfilter/nf_conntrack_acct", "1")
+        # So that connections also end in conntrack during a measurement, as they do under a steady load.
+        self.set("balancer", "net/netfilter/nf_conntrack_tcp_timeout_time_wait", "1")
         return self
 
     def __exit__(self, *_):

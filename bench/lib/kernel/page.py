@@ -29,7 +29,7 @@ def of_costs(case):
     text = f"{measured(case)} Medians (lowest–highest) of {len(rounds)} interleaved rounds of {case['seconds']} s."
     lines = [f"{text} The ratio is the median of those of each round."]
     for row, (title, figures) in costs.ROWS.items():
-        heads = {"cpu": "CPU of the machine", "rate": "rate", "p50": "p50", "p99": "p99"}
+        heads = {"cpu": "CPU of the machine", "own": "of it in the balancer's processes", "rate": "rate", "p50": "p50", "p99": "p99"}
         lines += ["", f"| {title} | " + " | ".join(f"{heads[key]}, {unit}" for key, (unit, _) in figures.items()) + " | of the rule's CPU | failed |"]
         lines.append("|---|" + "--:|" * (len(figures) + 2))
         for name in contenders.NAMES:
