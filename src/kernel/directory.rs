@@ -13,6 +13,8 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub(super) struct Directory {
     marks: HashMap<Mark, Marked>,
+    /// Those of backends that are no longer wanted, whether their backends are known or not.
+    leaving: Vec<Mark>,
     listeners: HashMap<Bind, Arc<Listener>>,
     /// By the listener's label and the family of its clients.
     choices: HashMap<(Label, Family), Choosing>,
@@ -40,7 +42,7 @@ pub(super) struct Marked {
 
 impl Directory {
     /// That of a snapshot whose table this is. A backend that has left is the one that it was `before`.
-    pub(super) fn new(snapshot: &Snapshot, table: &Table, before: &Directory) -> Directory {
+    pub(super) fn new(snapshot: &Snapshot, table: &Table, leaving: Vec<Mark>, before: &Directory) -> Directory {
         let pools = snapshot.pools.iter();
         let members = pools.flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
         let known: HashMap<Label, _> = (members)
@@ -85,12 +87,17 @@ impl Directory {
             let choosing = Choosing { rules: chain.rules, entries: choice.entries.clone() };
             Some(((chain.label.clone(), id.family), choosing))
         });
-        Directory { marks: marks.collect(), listeners: binds.collect(), choices: choices.collect() }
+        Directory { marks: marks.collect(), leaving, listeners: binds.collect(), choices: choices.collect() }
     }
 
     /// Is there no mark?
     pub(super) fn is_empty(&self) -> bool {
-        self.marks.is_empty()
+        self.marks.is_empty() && self.leaving.is_empty()
+    }
+
+    /// The marks of backends that are no longer wanted.
+    pub(super) fn leaving(&self) -> &[Mark] {
+        &self.leaving
     }
 
     /// The backend of a mark.

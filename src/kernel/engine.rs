@@ -29,7 +29,6 @@ use crate::pool::{Published, ResetOrder, Snapshot};
 use crate::watchdog::{Heartbeat, Watched};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use mio::{Events, Poll, Token};
-use std::collections::HashSet;
 use std::io;
 use std::mem;
 use std::net::IpAddr;
@@ -57,8 +56,8 @@ pub struct Orders {
     pub adopt: Option<Adopt>,
     /// The connections to reset.
     pub reset: ResetOrder,
-    /// The marks that have connections, once there are fewer.
-    pub in_use: Option<HashSet<Mark>>,
+    /// The marks of backends that have left, and without connections.
+    pub unused: Vec<Mark>,
     /// This process keeps the rules from now on.
     pub keep: bool,
     /// It keeps them no more.
@@ -89,7 +88,9 @@ impl Merge for Orders {
     fn merge(&mut self, later: Orders) {
         self.adopt = later.adopt.or(self.adopt.take());
         self.reset.extend(later.reset);
-        self.in_use = later.in_use.or(self.in_use.take());
+        if !later.unused.is_empty() {
+            self.unused = later.unused;
+        }
         self.keep |= later.keep;
         // Nothing follows a process that serves.
         if self.end != Some(End::Leave) {
@@ -274,14 +275,15 @@ impl Keeper {
             }
             is_due = self.retry.is_some_and(|at| at <= Instant::now());
             let Some(orders) = self.access.orders.take() else { continue };
-            let Orders { adopt, reset, in_use, keep, end, stop } = orders;
+            let Orders { adopt, reset, unused, keep, end, stop } = orders;
             if let Some(Adopt { snapshot, done }) = adopt {
                 self.snapshot = snapshot;
                 self.done.extend(done);
             }
             self.resets.extend(reset);
-            if let Some(in_use) = in_use {
-                self.release_all_but(&in_use);
+            // Before the next plan: a mark that is wanted again by now is not released.
+            if let Some(planner) = &mut self.planner {
+                unused.into_iter().for_each(|mark| planner.release(mark));
             }
             if keep && !mem::replace(&mut self.keeps, true) {
                 self.access.desk.begin();
@@ -350,16 +352,10 @@ impl Keeper {
         Ok(())
     }
 
-    /// The marks of backends that have left may be used again, except for these.
-    fn release_all_but(&mut self, in_use: &HashSet<Mark>) {
-        let Some(planner) = &mut self.planner else { return };
-        let unused = planner.leaving().into_iter().filter(|mark| !in_use.contains(mark));
-        unused.for_each(|mark| planner.release(mark));
-    }
-
     /// The rules are these now: what follows for the entries of connections.
     fn know(&mut self, table: &Table) {
-        let directory = Arc::new(Directory::new(&self.snapshot, table, &self.directory));
+        let leaving = self.planner.as_ref().map(Planner::leaving).unwrap_or_default();
+        let directory = Arc::new(Directory::new(&self.snapshot, table, leaving, &self.directory));
         let lost = self.directory.lost_in(&directory);
         self.access.desk.know(directory.clone());
         self.access.desk.delete(lost, true, Instant::now() + GRACE);

@@ -153,7 +153,8 @@ pub(super) struct Counter {
     backends: HashMap<Mark, Forwarded>,
     listeners: HashMap<SocketAddr, (Arc<ListenerTotals>, usize)>,
     look: Instant,
-    has_counted: bool,
+    /// The marks of backends that have left, and without a connection at the last look.
+    unused: HashSet<Mark>,
     /// The table is nearly full, as was reported.
     is_near: bool,
     /// The last failure of the helper.
@@ -176,7 +177,7 @@ impl Counter {
             backends: HashMap::new(),
             listeners: HashMap::new(),
             look: Instant::now() + LOOK,
-            has_counted: false,
+            unused: HashSet::new(),
             is_near: false,
             failure: None,
         }
@@ -221,6 +222,7 @@ impl Counter {
     /// Counts nothing any more.
     fn release(&mut self) {
         self.backends.clear();
+        self.unused.clear();
         self.listeners.drain().for_each(|(_, (totals, active))| totals.forward(0, active, 0));
         self.published.kernel().set_tracked(None);
     }
@@ -286,7 +288,6 @@ impl Counter {
             }
             forwarded.set(*open);
         }
-        let before = if mem::replace(&mut self.has_counted, true) { self.backends.len() } else { usize::MAX };
         self.backends.retain(|mark, _| active.get(mark).is_some_and(|open| *open > 0));
         for (to, (opened, open)) in &of_listeners {
             if let Some(listener) = self.directory.listener(*to) {
@@ -301,10 +302,21 @@ impl Counter {
             totals.forward(0, mem::replace(before, open), open);
             open > 0
         });
-        if self.backends.len() < before {
-            // A mark that has no connection any more may leave the rules.
-            let marks: HashSet<Mark> = self.backends.keys().copied().collect();
-            self.orders.put(engine::Orders { in_use: Some(marks), ..engine::Orders::default() });
+        self.release_unused(figures);
+    }
+
+    /// A mark may leave the rules once two looks in a row show no connection of it: one look may pass over an entry that moves.
+    /// The rules that hold no new connection for it were in force before the looks.
+    fn release_unused(&mut self, figures: &Figures) {
+        // A backend that has left before this process began is unknown here, and its connections count all the same.
+        let open = figures.counts.iter().filter(|count| count.active > 0);
+        let in_use: HashSet<Mark> = open.map(|count| count.mark).collect();
+        let leaving = self.directory.leaving().iter().copied();
+        let before = mem::take(&mut self.unused);
+        self.unused = leaving.filter(|mark| !in_use.contains(mark)).collect();
+        let unused: Vec<Mark> = self.unused.intersection(&before).copied().collect();
+        if !unused.is_empty() {
+            self.orders.put(engine::Orders { unused, ..engine::Orders::default() });
         }
     }
 
@@ -442,3 +454,6 @@ fn one(entry: &Entry) -> Filter {
         states: States::Any,
     }
 }
+
+#[cfg(test)]
+mod tests;

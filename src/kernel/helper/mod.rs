@@ -149,6 +149,12 @@ impl Drop for Tables {
 }
 
 impl Entries {
+    /// Those of a helper that has ended.
+    #[cfg(test)]
+    pub fn gone() -> Entries {
+        Entries { line: Line(Err("it has ended".to_owned())) }
+    }
+
     /// Counts what came since the last call.
     pub fn figures(&mut self) -> Result<Figures, Failure> {
         match self.line.ask(&EntryRequest::Figures)? {

@@ -1,0 +1,84 @@
+//! What figures come to: the marks that may leave.
+
+use super::*;
+use crate::admission::ConnectionLimit;
+use crate::base::{Address, Listen, Tick};
+use crate::config::model::{self, Global, Model};
+use crate::kernel::{Planner, wanted};
+use crate::mailbox::Mailbox;
+use crate::pool::{BoundAddress, BoundAddressId, Resolved, Snapshot, SnapshotPlan, next};
+use mio::{Poll, Token};
+use std::time::SystemTime;
+
+fn front() -> SocketAddr {
+    ([192, 0, 2, 1], 80).into()
+}
+
+/// A listener of the kernel with this name, at [`front`], over backends at these ports.
+fn snapshot(listener: &str, ports: &[u16]) -> (Model, Arc<Snapshot>) {
+    let address = |port| Address::Inet(([10, 0, 0, 1], port).into());
+    let backends = ports.iter().map(|port| model::Backend::at(address(*port))).collect();
+    let pools = vec![model::Pool { name: "web".into(), backends, ..model::Pool::default() }];
+    let listener = model::Listener {
+        name: listener.into(),
+        pool: "web".into(),
+        engine: ListenerEngine::Kernel,
+        ..model::Listener::default()
+    };
+    let model = Model { global: Global::default(), listeners: vec![listener], pools };
+    let of_backend = |backend: &model::Backend| {
+        let Address::Inet(at) = backend.address else { panic!("{backend:?}") };
+        (("web".to_owned(), backend.name.clone()), vec![Endpoint::Inet(at)])
+    };
+    let resolved: Resolved = model.pools[0].backends.iter().map(of_backend).collect();
+    let (id, group) = (BoundAddressId(1), BoundAddressId(1));
+    let bound = BoundAddress { id, group, asked: Listen(Address::Inet(front())), endpoint: Endpoint::Inet(front()) };
+    let plan =
+        SnapshotPlan { model: &model, resolved: &resolved, addresses: &[vec![bound]], states: &[], now: Tick(0) };
+    let snapshot = Arc::new(next(None, &plan));
+    (model, snapshot)
+}
+
+/// The directory of the next rules, after those of another process.
+fn directory(planner: &mut Planner, snapshot: &Snapshot) -> Arc<Directory> {
+    let table = planner.plan(&wanted::of(snapshot, true));
+    Arc::new(Directory::new(snapshot, &table, planner.leaving(), &Directory::default()))
+}
+
+/// A counter without a helper; the poll belongs to its orders.
+fn counter(model: Model, snapshot: Arc<Snapshot>) -> (Counter, Poll) {
+    let poll = Poll::new().unwrap();
+    let (wake, _) = Mailbox::<()>::new(&poll, Token(0), 1).unwrap();
+    let model = Arc::new(model);
+    let started = (Tick(0), SystemTime::UNIX_EPOCH);
+    let published = Published::new(snapshot, model.clone(), model, ConnectionLimit::new(1), started);
+    (Counter::new(Arc::default(), Entries::gone(), Arc::new(published), Arc::new(wake.slot())), poll)
+}
+
+fn figures(counts: &[(Mark, u64, u64)]) -> Figures {
+    let (to, failed, from_clients, to_clients) = (front(), 0, 0, 0);
+    let count = |&(mark, active, opened)| Count { mark, to, active, opened, failed, from_clients, to_clients };
+    Figures { counts: counts.iter().map(count).collect(), ..Figures::default() }
+}
+
+#[test]
+fn a_mark_of_a_backend_that_left_before_is_released_once_it_has_no_connection() {
+    let mut planner = Planner::default();
+    directory(&mut planner, &snapshot("in", &[1, 2]).1);
+    let (model, after) = snapshot("in", &[1]);
+    let (mut counter, _poll) = counter(model, after.clone());
+    counter.directory = directory(&mut planner, &after);
+    let [left] = planner.leaving()[..] else { panic!("{:?}", planner.leaving()) };
+    assert!(counter.directory.marked(left).is_none());
+    (0..3).for_each(|_| counter.add(&figures(&[(left, 1, 0)])));
+    assert!(counter.orders.take().is_none(), "its connection counts, known or not");
+    counter.add(&figures(&[]));
+    assert!(counter.orders.take().is_none(), "one look may pass over an entry");
+    // No other mark has lost a connection.
+    counter.add(&figures(&[]));
+    assert_eq!(counter.orders.take().unwrap().unused, [left]);
+    planner.release(left);
+    counter.directory = directory(&mut planner, &after);
+    (0..3).for_each(|_| counter.add(&figures(&[])));
+    assert!(counter.orders.take().is_none() && planner.leaving().is_empty());
+}
