@@ -291,7 +291,12 @@ impl Counter {
         self.backends.retain(|mark, _| active.get(mark).is_some_and(|open| *open > 0));
         for (to, (opened, open)) in &of_listeners {
             if let Some(listener) = self.directory.listener(*to) {
-                self.listeners.entry(*to).or_insert_with(|| (listener.totals.clone(), 0));
+                let (totals, before) = self.listeners.entry(*to).or_insert_with(|| (listener.totals.clone(), 0));
+                if !Arc::ptr_eq(totals, &listener.totals) {
+                    // The address is another listener's now, and so are its open connections.
+                    totals.forward(0, mem::take(before), 0);
+                    *totals = listener.totals.clone();
+                }
             }
             if let Some((totals, before)) = self.listeners.get_mut(to) {
                 totals.forward(*opened, mem::replace(before, *open), *open);

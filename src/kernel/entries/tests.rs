@@ -1,4 +1,4 @@
-//! What figures come to: the marks that may leave.
+//! What figures come to: the totals of listeners, and the marks that may leave.
 
 use super::*;
 use crate::admission::ConnectionLimit;
@@ -81,4 +81,25 @@ fn a_mark_of_a_backend_that_left_before_is_released_once_it_has_no_connection() 
     counter.directory = directory(&mut planner, &after);
     (0..3).for_each(|_| counter.add(&figures(&[])));
     assert!(counter.orders.take().is_none() && planner.leaving().is_empty());
+}
+
+#[test]
+fn connections_of_a_renamed_listener_are_in_its_totals() {
+    let mut planner = Planner::default();
+    let (model, before) = snapshot("old", &[1]);
+    let (mut counter, _poll) = counter(model, before.clone());
+    counter.directory = directory(&mut planner, &before);
+    let (mark, _) = counter.directory.marks().next().unwrap();
+    let totals = |snapshot: &Snapshot| {
+        let totals = &snapshot.listeners[0].totals;
+        (totals.accepted(), totals.active())
+    };
+    counter.add(&figures(&[(mark, 2, 2)]));
+    assert_eq!(totals(&before), (2, 2));
+    let (_, after) = snapshot("new", &[1]);
+    counter.directory = directory(&mut planner, &after);
+    counter.add(&figures(&[(mark, 3, 1)]));
+    assert_eq!((totals(&before), totals(&after)), ((2, 0), (1, 3)));
+    counter.add(&figures(&[]));
+    assert_eq!((totals(&before), totals(&after)), ((2, 0), (1, 0)));
 }
