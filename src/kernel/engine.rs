@@ -47,6 +47,10 @@ const FIRST: Duration = Duration::from_secs(25);
 /// How long the end waits for the last rules.
 const FAREWELL: Duration = Duration::from_secs(12);
 
+/// How long after the first attempt to let no new connections in another one begins, and the pause before it.
+const CLOSING: Duration = Duration::from_secs(6);
+const CLOSING_PAUSE: Duration = Duration::from_millis(500);
+
 const ORDERS: Token = Token(0);
 
 /// What the thread is to do next.
@@ -378,7 +382,11 @@ impl Keeper {
             End::Close if kept => {
                 let listeners = self.snapshot.listeners.iter().filter(|listener| listener.settings.is_of_kernel());
                 let active: usize = listeners.map(|listener| listener.totals.active()).sum();
-                match self.bring(false) {
+                let closed = persist(CLOSING, CLOSING_PAUSE, || {
+                    self.heartbeat.beat();
+                    self.bring(false)
+                });
+                match closed {
                     Ok(()) => log::info!(
                         "the kernel takes no new connections; {} that it carries go on (`tcplb kernel flush` ends them)",
                         counted(active as u64, "connection")
@@ -388,5 +396,42 @@ impl Keeper {
             }
             End::Close => {}
         }
+    }
+}
+
+/// Tries until it succeeds. No attempt begins later than `time` after the first one, or after the helper has ended.
+fn persist(time: Duration, pause: Duration, mut attempt: impl FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
+    let until = Instant::now() + time;
+    loop {
+        match attempt() {
+            Err(failure) if !matches!(failure, Failure::Gone(_)) && Instant::now() + pause < until => {
+                thread::sleep(pause);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_is_tried_again_until_nft_is_free() {
+        let mut outcomes = vec![Ok(()), Err(Failure::TimedOut), Err(Failure::Nft("busy".to_owned()))];
+        let closed = persist(Duration::from_secs(60), Duration::ZERO, || outcomes.pop().unwrap());
+        assert_eq!((closed, outcomes.len()), (Ok(()), 0));
+    }
+
+    #[test]
+    fn the_end_is_given_up_in_time_and_without_a_helper() {
+        let busy = || Err(Failure::TimedOut);
+        assert_eq!(persist(Duration::from_millis(20), Duration::from_millis(1), busy), Err(Failure::TimedOut));
+        let (mut attempts, gone) = (0, Failure::Gone("it has ended".to_owned()));
+        let closed = persist(Duration::from_secs(60), Duration::ZERO, || {
+            attempts += 1;
+            Err(gone.clone())
+        });
+        assert_eq!((closed, attempts), (Err(gone.clone()), 1));
     }
 }
