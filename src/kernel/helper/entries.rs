@@ -67,7 +67,7 @@ impl Entries {
             let until = Instant::now() + super::PATIENCE;
             let Ok(Some(request)) = wire::receive(channel, until) else { return };
             let answer = self.answer(request);
-            if wire::send(channel, &answer, Instant::now() + super::PATIENCE).is_err() {
+            if wire::answer(channel, &answer, Instant::now() + super::PATIENCE).is_err() {
                 return;
             }
         }

@@ -193,7 +193,9 @@ struct Line(Result<Channel, String>);
 impl Line {
     fn ask<T: DeserializeOwned>(&mut self, request: &impl Serialize) -> Result<T, Failure> {
         let channel = self.0.as_ref().map_err(|why| Failure::Gone(why.clone()))?;
-        match wire::send(channel, request, Instant::now() + ANSWER) {
+        // One that is too large leaves the line as it is: nothing of it has been sent.
+        let bytes = wire::encode(request)?;
+        match wire::send(channel, &bytes, Instant::now() + ANSWER) {
             Ok(()) => self.receive(),
             Err(error) => Err(self.end(&error.to_string())),
         }
@@ -211,5 +213,21 @@ impl Line {
     fn end(&mut self, why: &str) -> Failure {
         self.0 = Err(why.to_owned());
         Failure::Gone(why.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::wire::WHOLE_MAX;
+    use super::*;
+
+    #[test]
+    fn a_request_that_is_too_large_is_refused_and_the_next_one_is_answered() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let mut line = Line(Ok(ours));
+        let refused: Result<u8, Failure> = line.ask(&"x".repeat(WHOLE_MAX));
+        assert!(matches!(&refused, Err(Failure::Refused(_))), "{refused:?}");
+        wire::answer(&theirs, &Ok(7_u8), Instant::now() + PATIENCE).unwrap();
+        assert_eq!(line.ask(&"small"), Ok(7_u8));
     }
 }

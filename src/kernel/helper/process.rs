@@ -41,7 +41,7 @@ pub fn run(user: Option<&str>, group: Option<&str>, sandbox: bool) -> Result<(),
     let prepared = prepare(user, group, sandbox);
     let outcome = prepared.as_ref().map(|_| ()).map_err(Failure::clone);
     // A balancer that does not read is about to end.
-    let sent = wire::send(&channel, &outcome, Instant::now() + PATIENCE);
+    let sent = wire::answer(&channel, &outcome, Instant::now() + PATIENCE);
     let (Ok((mut tables, entries)), Ok(())) = (prepared, sent) else { return Ok(()) };
     thread::Builder::new()
         .name("entries".to_owned())
@@ -54,7 +54,7 @@ pub fn run(user: Option<&str>, group: Option<&str>, sandbox: bool) -> Result<(),
         }
         let Ok(Some(request)) = wire::receive(&channel, Instant::now() + PATIENCE) else { return Ok(()) };
         let answer = tables.answer(request);
-        if wire::send(&channel, &answer, Instant::now() + PATIENCE).is_err() {
+        if wire::answer(&channel, &answer, Instant::now() + PATIENCE).is_err() {
             return Ok(());
         }
     }

@@ -22,12 +22,24 @@ pub(super) const WHOLE_MAX: usize = 64 * 1024 * 1024;
 const LAST: u8 = b'.';
 const MORE: u8 = b'+';
 
-/// Sends a value, whatever its length.
-pub(super) fn send(channel: &Channel, value: &impl Serialize, until: Instant) -> io::Result<()> {
-    let bytes = serde_json::to_vec(value)?;
+/// What is sent of a value. One that is too large is refused before anything of it is sent.
+pub(super) fn encode(value: &impl Serialize) -> Result<Vec<u8>, Failure> {
+    let bytes = serde_json::to_vec(value).map_err(|error| Failure::Refused(error.to_string()))?;
     if bytes.len() > WHOLE_MAX {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "the message is too large"));
+        let [bytes, most] = [bytes.len(), WHOLE_MAX].map(|bytes| bytes.div_ceil(1024 * 1024));
+        return Err(Failure::Refused(format!("a message of {bytes} MiB is larger than {most} MiB")));
     }
+    Ok(bytes)
+}
+
+/// Sends an answer; that it is too large, if it is.
+pub(super) fn answer<T: Serialize>(channel: &Channel, outcome: &Result<T, Failure>, until: Instant) -> io::Result<()> {
+    let encoded = encode(outcome).or_else(|refused| encode(&Err::<(), _>(refused)));
+    send(channel, &encoded.map_err(io::Error::other)?, until)
+}
+
+/// Sends what [`encode`] has made.
+pub(super) fn send(channel: &Channel, bytes: &[u8], until: Instant) -> io::Result<()> {
     let mut parts = bytes.chunks(MESSAGE_MAX - 1).peekable();
     while let Some(part) = parts.next() {
         let mut message = Vec::with_capacity(part.len() + 1);
@@ -246,13 +258,13 @@ mod tests {
         let (one, other) = Channel::pair().unwrap();
         let sent = vec![fill];
         thread::scope(|scope| {
-            scope.spawn(|| send(&one, &TableRequestRef::Apply(&sent), soon()).unwrap());
+            scope.spawn(|| send(&one, &encode(&TableRequestRef::Apply(&sent)).unwrap(), soon()).unwrap());
             match receive(&other, soon()).unwrap() {
                 Some(TableRequest::Apply(changes)) => assert!(changes == sent),
                 answer => panic!("{answer:?}"),
             }
         });
-        send(&one, &TableRequestRef::Read, soon()).unwrap();
+        send(&one, &encode(&TableRequestRef::Read).unwrap(), soon()).unwrap();
         assert!(matches!(receive(&other, soon()).unwrap(), Some(TableRequest::Read)));
     }
 
@@ -265,6 +277,17 @@ mod tests {
         }
         drop(one);
         assert!(receive::<TableRequest>(&other, soon()).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_answer_that_is_too_large_is_a_refusal() {
+        let (one, other) = Channel::pair().unwrap();
+        let listings = TableAnswer::Listings(vec!["x".repeat(WHOLE_MAX)]);
+        answer(&one, &Ok(listings), soon()).unwrap();
+        let outcome: Option<Result<TableAnswer, Failure>> = receive(&other, soon()).unwrap();
+        assert!(
+            matches!(outcome, Some(Err(Failure::Refused(why))) if why == "a message of 65 MiB is larger than 64 MiB")
+        );
     }
 
     #[test]
