@@ -14,7 +14,7 @@
 //! A transaction that fails changes nothing: the kernel keeps its last rules. The thread then reads what is installed, and tries
 //! again after a pause, from [`PAUSE`] on and up to [`PAUSE_MAX`]. The log and the events have the first failure and the end.
 //!
-//! The thread waits for nft and for nothing else. Control waits for a transaction as it waits for workers: in bounded time.
+//! The thread waits for nft, and at the start for probes. Control waits for a transaction as it waits for workers: in bounded time.
 
 use super::directory::Directory;
 use super::entries::{Counter, Desk, GRACE};
@@ -43,6 +43,10 @@ pub const PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// How long the start waits for the first rules. nft may take ten seconds, to read and to apply.
 const FIRST: Duration = Duration::from_secs(25);
+
+/// How long the first rules wait for the first probes, and the pause between two looks at them.
+const PROBES: Duration = Duration::from_secs(3);
+const PROBES_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long the end waits for the last rules.
 const FAREWELL: Duration = Duration::from_secs(12);
@@ -311,7 +315,8 @@ impl Keeper {
             return;
         }
         self.retry = None;
-        let outcome = self.bring(true);
+        let prepared = if self.first.is_some() { self.await_probes() } else { Ok(()) };
+        let outcome = prepared.and_then(|()| self.bring(true));
         let kernel = self.published.kernel();
         match &outcome {
             Ok(()) => {
@@ -336,6 +341,22 @@ impl Keeper {
             let _ = first.try_send(outcome.map_err(|failure| failure.to_string()));
         }
         drop(done);
+    }
+
+    /// The process before may have ended without a word, and its rules still serve. Those of a backend that counts as down before
+    /// its first probe would refuse clients in between.
+    fn await_probes(&mut self) -> Result<(), Failure> {
+        let installed = self.tables.read()?;
+        let mut waits = !installed.binds.is_empty() && wanted::awaits_probes(&self.snapshot);
+        self.installed = Some(installed);
+        let until = Instant::now() + PROBES;
+        while waits && Instant::now() < until {
+            self.heartbeat.beat();
+            waits = wanted::awaits_probes(&self.snapshot);
+            // After the last result, too: the prober writes the health bit after it.
+            thread::sleep(PROBES_PAUSE);
+        }
+        Ok(())
     }
 
     /// Reads what is installed if that is not known, and applies what differs. `open`: new connections are let in.

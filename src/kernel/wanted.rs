@@ -4,9 +4,9 @@ use super::table::{Bind, Limits, Pick};
 use super::{Wanted, WantedListener, WantedMember, WantedPool};
 use crate::base::Tick;
 use crate::clock;
-use crate::config::model;
+use crate::config::model::{self, HealthKind, InitialHealth};
 use crate::policy::balance::Shares;
-use crate::pool::{AddressState, Listener, Member, Pool, Snapshot};
+use crate::pool::{AddressState, AdminState, Listener, Member, Pool, Snapshot};
 use std::collections::HashSet;
 
 /// The listeners whose connections the kernel carries, and their pools. `open`: they take new clients.
@@ -17,6 +17,22 @@ pub(super) fn of(snapshot: &Snapshot, open: bool) -> Wanted<'_> {
     let pools = snapshot.pools.iter().filter(|pool| used.contains(pool.settings.name.as_str()));
     let pools = pools.filter_map(|pool| self::pool(pool, now)).collect();
     Wanted { listeners: listeners.into_iter().map(|it| listener(it, open)).collect(), pools }
+}
+
+/// Does a backend of theirs count as down only because it has not been probed yet?
+pub(super) fn awaits_probes(snapshot: &Snapshot) -> bool {
+    let listeners = snapshot.listeners.iter().filter(|listener| listener.settings.is_of_kernel());
+    let mut pools = listeners.map(|listener| &listener.pool).filter(|pool| {
+        let health = &pool.settings.health;
+        health.kind != HealthKind::Off && health.initial == InitialHealth::Down
+    });
+    pools.any(|pool| {
+        let mut members = pool.members.iter().filter(|member| member.state == AdminState::Enabled);
+        members.any(|member| {
+            let has_result = member.backend.health.lock().addresses.len() >= member.backend.addresses.len();
+            !has_result && !pool.is_usable(member)
+        })
+    })
 }
 
 fn listener(listener: &Listener, open: bool) -> WantedListener<'_> {
@@ -61,5 +77,35 @@ fn member<'a>(pool: &Pool, member: &'a Member, settings: &model::Backend, now: T
         usable: pool.is_usable(member),
         last_resort: pool.is_last_resort(member),
         addresses: addresses.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Address, Endpoint};
+    use crate::config::model::{Global, ListenerEngine, Model};
+    use crate::policy::health::Outcome;
+    use crate::pool::build;
+    use std::net::SocketAddr;
+
+    fn snapshot(engine: ListenerEngine, initial: InitialHealth) -> Snapshot {
+        let at: SocketAddr = ([10, 0, 0, 1], 80).into();
+        let backend = model::Backend { name: "a".into(), ..model::Backend::at(Address::Inet(at)) };
+        let mut pool = model::Pool { name: "web".into(), backends: vec![backend], ..model::Pool::default() };
+        pool.health.initial = initial;
+        let listener = model::Listener { pool: "web".into(), engine, ..model::Listener::default() };
+        let model = Model { global: Global::default(), listeners: vec![listener], pools: vec![pool] };
+        build(&model, &[(("web".into(), "a".into()), vec![Endpoint::Inet(at)])].into())
+    }
+
+    #[test]
+    fn only_a_backend_that_begins_as_down_awaits_its_first_probe() {
+        let down = snapshot(ListenerEngine::Kernel, InitialHealth::Down);
+        assert!(awaits_probes(&down));
+        down.pools[0].members[0].backend.health.lock().addresses = vec![Some(Outcome::Closed)];
+        assert!(!awaits_probes(&down));
+        assert!(!awaits_probes(&snapshot(ListenerEngine::Kernel, InitialHealth::Up)));
+        assert!(!awaits_probes(&snapshot(ListenerEngine::Proxy, InitialHealth::Down)));
     }
 }

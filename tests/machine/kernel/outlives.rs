@@ -22,7 +22,7 @@ fn all_go_on(clients: &[Conn], what: &str) {
 fn no_connection_notices_a_reload_a_restart_a_kill_or_an_upgrade() {
     let Some(lab) = Lab::new() else { return };
     let _servers = [2, 3, 4].map(|last| lab.server(last));
-    let three = config(&format!("'{AT}'"), "", &[2, 3, 4]);
+    let three = config(&format!("'{AT}'"), "", &[2, 3, 4]).replace("rise = 1", "rise = 1\ninitial = 'down'");
     let kernel = lab.start(&three);
     kernel.wait_for("up", &["s2", "s3", "s4"]);
     let clients = clients(&lab);
@@ -37,6 +37,8 @@ fn no_connection_notices_a_reload_a_restart_a_kill_or_an_upgrade() {
     assert_eq!(lab.names(AT, 30).values().sum::<usize>(), 30, "new clients are served too");
 
     let kernel = lab.start_again();
+    let names = lab.names(AT, 30);
+    assert!(names.keys().all(|name| name.starts_with('s')), "a start that awaits its probes: {names:?}");
     kernel.wait_for("up", &["s2", "s3", "s4"]);
     all_go_on(&clients, "a start after a kill");
     eventually("the connections of before are counted", || {
