@@ -28,7 +28,7 @@ use crate::proto::conntrack::{Entry, TcpState};
 use crate::session::ConnectionId;
 use crate::telemetry::{ListenerTotals, Tracked};
 use parking_lot::{Condvar, Mutex, RwLock};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -45,9 +45,6 @@ pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// The most entries that the helper lists at once.
 const LISTED: usize = 10_000;
-
-/// So many deletions are done one by one.
-const FEW: usize = 4;
 
 /// The percentage of the table at which its fill is reported, and below which it is no more.
 const NEAR: u64 = 80;
@@ -203,7 +200,7 @@ impl Counter {
                 self.release();
                 counts = false;
             }
-            self.delete_all(tasks.deletions.into_keys().collect());
+            self.delete_all(&tasks.deletions.into_keys().collect());
             tasks.questions.into_iter().for_each(|question| self.answer(question));
             if counts && self.look <= Instant::now() {
                 self.count();
@@ -227,24 +224,20 @@ impl Counter {
         self.published.kernel().set_tracked(None);
     }
 
-    /// Each deletion is a look at the table. Where many backends are lost at once, one look finds those that have entries.
-    fn delete_all(&mut self, mut deletions: Vec<(Mark, bool)>) {
-        if deletions.len() > FEW {
-            let filter = Filter { states: States::SynSent, ..Filter::default() };
-            if let Ok(Listed { entries, more: false }) = self.entries.list(&filter, LISTED) {
-                let lacks_answers: HashSet<u32> = entries.iter().map(|entry| entry.mark).collect();
-                deletions.retain(|(mark, unanswered)| !unanswered || lacks_answers.contains(&mark.value()));
+    /// Each kind of deletion is one look at the table, however many backends it is for.
+    fn delete_all(&mut self, deletions: &BTreeSet<(Mark, bool)>) {
+        for (unanswered, states) in [(true, States::SynSent), (false, States::Any)] {
+            let its = deletions.iter().filter(|(_, is_unanswered)| *is_unanswered == unanswered);
+            let marks: BTreeSet<Mark> = its.map(|(mark, _)| *mark).collect();
+            if marks.is_empty() {
+                continue;
             }
-        }
-        deletions.into_iter().for_each(|(mark, unanswered)| self.delete(mark, unanswered));
-    }
-
-    fn delete(&mut self, mark: Mark, unanswered: bool) {
-        let states = if unanswered { States::SynSent } else { States::Any };
-        match self.entries.delete(&Filter { mark: Some(mark), states, ..Filter::default() }) {
-            Ok(0) | Err(_) if unanswered => {}
-            Ok(deleted) => log::debug!("mark {mark}: {deleted} entries of connections are deleted"),
-            Err(failure) => log::warn!("entries of the kernel's connections can't be deleted: {failure}"),
+            let backends = marks.len();
+            match self.entries.delete(&Filter { marks: Some(marks), states, ..Filter::default() }) {
+                Ok(0) | Err(_) if unanswered => {}
+                Ok(deleted) => log::debug!("{deleted} entries of connections with {backends} marks are deleted"),
+                Err(failure) => log::warn!("entries of the kernel's connections can't be deleted: {failure}"),
+            }
         }
     }
 
@@ -374,47 +367,47 @@ impl Counter {
     fn close(&mut self, inspection: &Inspection) -> Result<u64, Failure> {
         let wanted = &inspection.question().filter;
         let is_one = wanted.client.is_none_or(|net| net.prefix_len() == net.max_prefix_len());
-        // The helper looks at the table once for each filter.
-        let filters: Vec<Filter> = match wanted.listener.is_none() && is_one {
-            true => self.filters(wanted),
-            false => self.find(inspection)?.iter().map(|(entry, _)| one(entry)).collect(),
+        let filter = match wanted.listener.is_none() && is_one {
+            true => self.filter(wanted),
+            false => {
+                let found = self.find(inspection)?.into_iter().map(|(entry, _)| (entry.client, entry.id)).collect();
+                Filter { entries: Some(found), ..Filter::default() }
+            }
         };
-        filters.iter().map(|filter| self.entries.delete(filter)).sum()
+        self.entries.delete(&filter)
     }
 
-    /// What selects the entries that are meant, and others where listeners and networks are named.
-    fn filters(&self, wanted: &inspect::Filter) -> Vec<Filter> {
+    /// What selects the entries that are meant, and others where listeners and networks are named: one look at the table.
+    fn filter(&self, wanted: &inspect::Filter) -> Filter {
         let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
         let client = wanted.client.filter(|net| net.prefix_len() == net.max_prefix_len()).map(|net| net.addr());
         let id = wanted.id.and_then(ConnectionId::entry);
-        let all = Filter { client, id, states: States::Active, ..Filter::default() };
-        // Without a name of a pool or backend all marks are meant, which is one look at the table.
+        // A number that no connection of the kernel can have selects none.
+        let none = (wanted.id.is_some() && id.is_none()).then(BTreeSet::new);
+        let all = Filter { client, id, entries: none, states: States::Active, ..Filter::default() };
         if wanted.pool.is_none() && wanted.backend.is_none() {
-            return vec![all];
+            return all;
         }
         let marks = self.directory.marks().filter(|(_, marked)| {
             is(&wanted.pool, &marked.pool.settings.name) && is(&wanted.backend, &marked.backend.name)
         });
-        marks.map(|(mark, _)| Filter { mark: Some(mark), ..all.clone() }).collect()
+        Filter { marks: Some(marks.map(|(mark, _)| mark).collect()), ..all }
     }
 
     /// The connections that a question is about.
     fn find(&mut self, inspection: &Inspection) -> Result<Vec<(Entry, Row)>, Failure> {
         let wanted = inspection.question().filter.clone();
         let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
-        let mut found = Vec::new();
-        for filter in self.filters(&wanted) {
-            let Listed { entries, .. } = self.entries.list(&filter, LISTED)?;
-            let rows = entries.into_iter().filter_map(|entry| {
-                let row = self.row(&entry)?;
-                let is_its = is(&wanted.listener, &row.listener.name)
-                    && wanted.id.is_none_or(|id| id == row.id)
-                    && wanted.client.is_none_or(|net| net.contains(&entry.client.ip()));
-                is_its.then_some((entry, row))
-            });
-            found.extend(rows);
-        }
-        Ok(found)
+        let filter = self.filter(&wanted);
+        let Listed { entries, .. } = self.entries.list(&filter, LISTED)?;
+        let rows = entries.into_iter().filter_map(|entry| {
+            let row = self.row(&entry)?;
+            let is_its = is(&wanted.listener, &row.listener.name)
+                && wanted.id.is_none_or(|id| id == row.id)
+                && wanted.client.is_none_or(|net| net.contains(&entry.client.ip()));
+            is_its.then_some((entry, row))
+        });
+        Ok(rows.collect())
     }
 
     fn row(&self, entry: &Entry) -> Option<Row> {
@@ -445,18 +438,6 @@ impl Counter {
             state,
             round_trip: None,
         })
-    }
-}
-
-/// What selects this entry alone.
-fn one(entry: &Entry) -> Filter {
-    Filter {
-        mark: Mark::of_value(entry.mark),
-        to: Some(entry.to),
-        client: Some(entry.client.ip()),
-        client_port: Some(entry.client.port()),
-        id: Some(entry.id),
-        states: States::Any,
     }
 }
 

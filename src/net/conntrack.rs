@@ -32,10 +32,12 @@ const ENDS_MAX: usize = 256 * 1024;
 /// How much the kernel may hold of ends that were not read yet: about ten thousand.
 const ENDS_BUFFER: usize = 8 * 1024 * 1024;
 
-/// A socket for questions.
+/// A socket for questions. After an error it is another one, which has no late answers.
 #[derive(Debug)]
 pub struct Conntrack {
     socket: OwnedFd,
+    /// The last call has failed.
+    is_stale: bool,
     buffer: Vec<u8>,
     sequence: u32,
 }
@@ -43,11 +45,33 @@ pub struct Conntrack {
 impl Conntrack {
     /// Opens one.
     pub fn open() -> io::Result<Conntrack> {
-        Ok(Conntrack { socket: open(0)?, buffer: vec![0; DATAGRAM], sequence: 0 })
+        Ok(Conntrack { socket: open(0)?, is_stale: false, buffer: vec![0; DATAGRAM], sequence: 0 })
     }
 
     /// Shows the TCP entries whose mark, under the mask, is this one. `show` may see an entry twice, if the table grows meanwhile.
-    pub fn dump(&mut self, mark: u32, mask: u32, mut show: impl FnMut(&Entry)) -> io::Result<()> {
+    pub fn dump(&mut self, mark: u32, mask: u32, show: impl FnMut(&Entry)) -> io::Result<()> {
+        self.renew()?;
+        let dumped = self.dump_all(mark, mask, show);
+        self.is_stale = dumped.is_err();
+        dumped
+    }
+
+    /// Deletes entries, and says how many were still there.
+    pub fn delete(&mut self, entries: &[Entry]) -> io::Result<u64> {
+        self.renew()?;
+        let deleted = self.delete_all(entries);
+        self.is_stale = deleted.is_err();
+        deleted
+    }
+
+    fn renew(&mut self) -> io::Result<()> {
+        if self.is_stale {
+            self.socket = open(0)?;
+        }
+        Ok(())
+    }
+
+    fn dump_all(&mut self, mark: u32, mask: u32, mut show: impl FnMut(&Entry)) -> io::Result<()> {
         let until = Instant::now() + PATIENCE;
         let sequence = self.next();
         send(&self.socket, &conntrack::dump(sequence, mark, mask), SendFlags::empty())?;
@@ -68,8 +92,7 @@ impl Conntrack {
         }
     }
 
-    /// Deletes entries, and says how many were still there.
-    pub fn delete(&mut self, entries: &[Entry]) -> io::Result<u64> {
+    fn delete_all(&mut self, entries: &[Entry]) -> io::Result<u64> {
         let mut deleted = 0;
         for batch in entries.chunks(BATCH) {
             let until = Instant::now() + PATIENCE;

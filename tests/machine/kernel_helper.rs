@@ -229,13 +229,14 @@ fn the_helper_touches_nothing_but_the_own_table_and_connections_with_own_marks()
         // A filter that selects all selects those with a mark of ours.
         connection("1", "0x74000001");
         connection("2", "0x75000001");
-        let filter = r#"{"mark":null,"to":null,"client":null,"client_port":null,"id":null,"states":"Any"}"#;
+        let filter =
+            r#"{"marks":null,"entries":null,"to":null,"client":null,"client_port":null,"id":null,"states":"Any"}"#;
         let answer = Helper::ask(&helper.entries, &format!(r#"{{"List":[{filter},10]}}"#));
         assert!(answer.contains("10.0.0.1:1\"") && !answer.contains("10.0.0.1:2\""), "{answer}");
         let answer = Helper::ask(&helper.entries, &format!(r#"{{"Delete":{filter}}}"#));
-        assert_eq!(answer, r#"{"Ok":{"Deleted":1}}"#);
+        assert_eq!(answer, r#"{"Ok":{"Deleted":[1,false]}}"#);
         assert_eq!(connections(), ["2"]);
-        let of_others = filter.replace("\"mark\":null", "\"mark\":1962934273");
+        let of_others = filter.replace("\"marks\":null", "\"marks\":[1962934273]");
         helper.entries.send(format!(r#".{{"Delete":{of_others}}}"#).as_bytes(), &[], soon()).expect("send");
         // What is no request ends it.
         helper.tables.send(b".{\"Apply\":[{\"Run\":\"flush ruleset\"}]}", &[], soon()).expect("send");

@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::fs;
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Where the system says how full the table is.
 const SETTINGS: &str = "/proc/sys/net/netfilter/nf_conntrack_";
@@ -21,8 +21,8 @@ pub(super) const LIST_MAX: usize = 10_000;
 /// How many entries are deleted per dump.
 const DELETED_AT_ONCE: usize = 16 * 1024;
 
-/// How many dumps a deletion may take: new entries may come meanwhile.
-const DUMPS_MAX: usize = 256;
+/// How long a deletion may take: the balancer waits for it, and asks for the rest.
+const DELETING: Duration = Duration::from_secs(20);
 
 /// How long ends may wait in the kernel's buffer: one wake-up for all that come in this time.
 const GATHERED: Timespec = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
@@ -64,10 +64,9 @@ impl Entries {
                 let _ = self.read_ends();
                 continue;
             }
-            let until = Instant::now() + super::PATIENCE;
-            let Ok(Some(request)) = wire::receive(channel, until) else { return };
+            let Ok(Some(request)) = wire::receive(channel, Instant::now() + super::ANSWER) else { return };
             let answer = self.answer(request);
-            if wire::answer(channel, &answer, Instant::now() + super::PATIENCE).is_err() {
+            if wire::answer(channel, &answer, Instant::now() + super::ANSWER).is_err() {
                 return;
             }
         }
@@ -77,11 +76,14 @@ impl Entries {
         match request {
             EntryRequest::Figures => self.figures().map(EntryAnswer::Figures),
             EntryRequest::List(filter, limit) => self.list(&filter, limit).map(EntryAnswer::Listed),
-            EntryRequest::Delete(filter) => delete(&mut self.conntrack, &filter).map(EntryAnswer::Deleted),
+            EntryRequest::Delete(filter) => {
+                delete(&mut self.conntrack, &filter).map(|(deleted, more)| EntryAnswer::Deleted(deleted, more))
+            }
         }
     }
 
     fn figures(&mut self) -> Result<Figures, Failure> {
+        let (table_entries, table_max, accounting) = (setting("count")?, setting("max")?, setting("acct")? != 0);
         let (begun, mut entries) = (Instant::now(), 0);
         let tally = &mut self.tally;
         let dumped = self.conntrack.dump(PREFIX, PREFIX_MASK, |entry| {
@@ -91,18 +93,17 @@ impl Entries {
             }
         });
         let took = begun.elapsed();
-        if let Err(error) = dumped {
+        let drained = dumped.and_then(|()| self.read_ends()).map_err(|error| {
             self.tally.abandon();
-            return Err(no_conntrack(error));
-        }
-        let drained = self.read_ends().map_err(no_conntrack)?;
+            no_conntrack(error)
+        })?;
         let counts = self.tally.finish(drained.all);
         Ok(Figures {
             counts,
             entries,
-            table_entries: setting("count")?,
-            table_max: setting("max")?,
-            accounting: setting("acct")? != 0,
+            table_entries,
+            table_max,
+            accounting,
             lost: std::mem::take(&mut self.lost),
             took,
         })
@@ -124,22 +125,23 @@ impl Entries {
     }
 }
 
-/// Deletes the entries that a filter selects, and says how many.
-pub(super) fn delete(conntrack: &mut Conntrack, filter: &Filter) -> Result<u64, Failure> {
-    let mut deleted = 0;
-    for _ in 0..DUMPS_MAX {
+/// Deletes the entries that a filter selects. Says how many, and whether there may be more.
+pub(super) fn delete(conntrack: &mut Conntrack, filter: &Filter) -> Result<(u64, bool), Failure> {
+    let (begun, mut deleted) = (Instant::now(), 0);
+    loop {
         let Listed { entries, more } = selected(conntrack, filter, DELETED_AT_ONCE)?;
         deleted += conntrack.delete(&entries).map_err(no_conntrack)?;
-        if !more {
-            break;
+        if !more || begun.elapsed() > DELETING {
+            return Ok((deleted, more));
         }
     }
-    Ok(deleted)
 }
 
 fn selected(conntrack: &mut Conntrack, filter: &Filter, limit: usize) -> Result<Listed, Failure> {
     let mut listed = Listed::default();
-    let (mark, mask) = filter.mark.map_or((PREFIX, PREFIX_MASK), |mark| (mark.value(), u32::MAX));
+    // The kernel selects by one mark, or by the bits that all have.
+    let only = filter.marks.as_ref().filter(|marks| marks.len() == 1).and_then(|marks| marks.first());
+    let (mark, mask) = only.map_or((PREFIX, PREFIX_MASK), |mark| (mark.value(), u32::MAX));
     let mut show = |entry: &Entry| {
         if filter.selects(entry) {
             match listed.entries.len() < limit {

@@ -42,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How long an answer may take: a few runs of nft, or a few dumps.
 const ANSWER: Duration = Duration::from_secs(120);
 
+/// How often a deletion that takes long is asked for again.
+const DELETIONS_MAX: usize = 8;
+
 /// What the helper is started with: settings of the balancer.
 #[derive(Clone, Copy, Debug)]
 pub struct Options<'a> {
@@ -159,7 +162,7 @@ impl Entries {
     pub fn figures(&mut self) -> Result<Figures, Failure> {
         match self.line.ask(&EntryRequest::Figures)? {
             EntryAnswer::Figures(figures) => Ok(figures),
-            EntryAnswer::Listed(_) | EntryAnswer::Deleted(_) => {
+            EntryAnswer::Listed(_) | EntryAnswer::Deleted(..) => {
                 Err(self.line.end("its answer is for another question"))
             }
         }
@@ -169,20 +172,29 @@ impl Entries {
     pub fn list(&mut self, filter: &Filter, limit: usize) -> Result<Listed, Failure> {
         match self.line.ask(&EntryRequest::List(filter.clone(), limit))? {
             EntryAnswer::Listed(listed) => Ok(listed),
-            EntryAnswer::Figures(_) | EntryAnswer::Deleted(_) => {
+            EntryAnswer::Figures(_) | EntryAnswer::Deleted(..) => {
                 Err(self.line.end("its answer is for another question"))
             }
         }
     }
 
-    /// Deletes entries, and says how many.
+    /// Deletes entries, and says how many. Of millions some may be left.
     pub fn delete(&mut self, filter: &Filter) -> Result<u64, Failure> {
-        match self.line.ask(&EntryRequest::Delete(filter.clone()))? {
-            EntryAnswer::Deleted(number) => Ok(number),
-            EntryAnswer::Figures(_) | EntryAnswer::Listed(_) => {
-                Err(self.line.end("its answer is for another question"))
+        let mut deleted = 0;
+        for _ in 0..DELETIONS_MAX {
+            match self.line.ask(&EntryRequest::Delete(filter.clone()))? {
+                EntryAnswer::Deleted(number, more) => {
+                    deleted += number;
+                    if !more {
+                        break;
+                    }
+                }
+                EntryAnswer::Figures(_) | EntryAnswer::Listed(_) => {
+                    return Err(self.line.end("its answer is for another question"));
+                }
             }
         }
+        Ok(deleted)
     }
 }
 

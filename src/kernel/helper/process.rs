@@ -12,7 +12,7 @@ use super::super::nft::{self, LISTINGS, ReadError};
 use super::entries::{self, Entries};
 use super::program::Nft;
 use super::wire::{self, Failure, Filter, TableAnswer, TableRequest};
-use super::{Flushed, PATIENCE};
+use super::{ANSWER, Flushed, PATIENCE};
 use crate::confine::{NotConfined, check_net_admin, confine_to_net_admin};
 use crate::handover::{self, Channel};
 use crate::net::conntrack::Conntrack;
@@ -52,9 +52,10 @@ pub fn run(user: Option<&str>, group: Option<&str>, sandbox: bool) -> Result<(),
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(format!("poll: {error}")),
         }
-        let Ok(Some(request)) = wire::receive(&channel, Instant::now() + PATIENCE) else { return Ok(()) };
+        // A balancer that stands still, as under a debugger, keeps its helper.
+        let Ok(Some(request)) = wire::receive(&channel, Instant::now() + ANSWER) else { return Ok(()) };
         let answer = tables.answer(request);
-        if wire::answer(&channel, &answer, Instant::now() + PATIENCE).is_err() {
+        if wire::answer(&channel, &answer, Instant::now() + ANSWER).is_err() {
             return Ok(());
         }
     }
@@ -159,6 +160,10 @@ pub fn flush() -> Result<Flushed, Failure> {
     }
     // Without the table, no connection gets a mark any more.
     let mut conntrack = Conntrack::open().map_err(entries::no_conntrack)?;
-    let entries = entries::delete(&mut conntrack, &Filter::default())?;
+    let (mut entries, mut more) = (0, true);
+    while more {
+        let (deleted, is_left) = entries::delete(&mut conntrack, &Filter::default())?;
+        (entries, more) = (entries + deleted, is_left);
+    }
     Ok(Flushed { table, entries })
 }

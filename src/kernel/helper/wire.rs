@@ -11,6 +11,7 @@ use crate::handover::channel::MESSAGE_MAX;
 use crate::proto::conntrack::{Entry, TcpState};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -112,8 +113,8 @@ pub(super) enum EntryAnswer {
     Figures(Figures),
     /// Entries.
     Listed(Listed),
-    /// How many were deleted.
-    Deleted(u64),
+    /// How many were deleted, and whether there may be more.
+    Deleted(u64, bool),
 }
 
 /// What the connections of our marks came to.
@@ -137,9 +138,12 @@ pub struct Figures {
 
 /// Which entries with a mark of ours: all that is set must match.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Filter {
-    /// The backend's mark.
-    pub mark: Option<Mark>,
+    /// The marks of backends; an empty set selects none.
+    pub marks: Option<BTreeSet<Mark>>,
+    /// Single entries, by the client's address and the entry's number.
+    pub entries: Option<BTreeSet<(SocketAddr, u32)>>,
     /// Where the client connected to.
     pub to: Option<SocketAddr>,
     /// The client's address.
@@ -167,8 +171,11 @@ pub enum States {
 impl Filter {
     /// Whether it selects this entry.
     pub fn selects(&self, entry: &Entry) -> bool {
-        let Filter { mark, to, client, client_port, id, states } = self;
-        mark.is_none_or(|mark| mark.value() == entry.mark)
+        let Filter { marks, entries, to, client, client_port, id, states } = self;
+        let has_its_mark =
+            |marks: &BTreeSet<Mark>| Mark::of_value(entry.mark).is_some_and(|mark| marks.contains(&mark));
+        marks.as_ref().is_none_or(has_its_mark)
+            && entries.as_ref().is_none_or(|entries| entries.contains(&(entry.client, entry.id)))
             && to.is_none_or(|to| to == entry.to)
             && client.is_none_or(|client| client == entry.client.ip())
             && client_port.is_none_or(|port| port == entry.client.port())
@@ -304,6 +311,10 @@ mod tests {
         });
     }
 
+    fn marks<const N: usize>(values: [u32; N]) -> BTreeSet<Mark> {
+        values.into_iter().filter_map(Mark::of_value).collect()
+    }
+
     #[test]
     fn a_filter_selects_what_matches_all_of_it() {
         let client: SocketAddr = "10.0.0.1:5".parse().unwrap();
@@ -314,7 +325,8 @@ mod tests {
         let entry =
             Entry { mark, state, assured, client, to, backend, reply_to, from_client, to_client, id, zone, timeout };
         let all = Filter {
-            mark: Mark::of_value(mark),
+            marks: Some(marks([mark, 0x7400_0002])),
+            entries: Some(BTreeSet::from([(client, 9)])),
             to: Some(to),
             client: Some(client.ip()),
             client_port: Some(5),
@@ -325,7 +337,9 @@ mod tests {
         let active = Filter { states: States::Active, ..all.clone() };
         assert!(active.selects(&entry));
         let others = [
-            Filter { mark: Mark::of_value(0x7400_0002), ..all.clone() },
+            Filter { marks: Some(marks([0x7400_0002])), ..all.clone() },
+            Filter { marks: Some(BTreeSet::new()), ..all.clone() },
+            Filter { entries: Some(BTreeSet::from([(client, 8), (to, 9)])), ..all.clone() },
             Filter { to: Some(client), ..all.clone() },
             Filter { client: Some(to.ip()), ..all.clone() },
             Filter { client_port: Some(6), ..all.clone() },
