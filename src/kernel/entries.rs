@@ -303,7 +303,7 @@ impl Counter {
         self.release_unused(figures);
     }
 
-    /// A mark may leave the rules once two looks in a row show no connection of it: one look may pass over an entry that moves.
+    /// A mark may leave the rules once two looks in a row show no connection of it. One look may pass over an entry that moves.
     /// The rules that hold no new connection for it were in force before the looks.
     fn release_unused(&mut self, figures: &Figures) {
         // A backend that has left before this process began is unknown here, and its connections count all the same.
