@@ -14,6 +14,9 @@
 //! A transaction that fails changes nothing: the kernel keeps its last rules. The thread then reads what is installed, and tries
 //! again after a pause, from [`PAUSE`] on and up to [`PAUSE_MAX`]. The log and the events have the first failure and the end.
 //!
+//! Each second, one netlink message asks whether any program has changed rules of nftables, as `nft flush ruleset` does. If so, and
+//! `state` is not what it was, that is a failure like the others, and the table is installed again at once.
+//!
 //! The thread waits for nft, and at the start for probes. Control waits for a transaction as it waits for workers: in bounded time.
 
 use super::directory::Directory;
@@ -40,6 +43,9 @@ use std::time::{Duration, Instant};
 pub const PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause.
 pub const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// The time from one look at the table to the next.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How long the start waits for the first rules. nft may take ten seconds, to read and to apply.
 const FIRST: Duration = Duration::from_secs(25);
@@ -183,8 +189,9 @@ impl Prepared {
             done: Vec::new(),
             resets: ResetOrder::default(),
             retry: None,
+            look: Instant::now() + LOOK,
             pause: PAUSE,
-            first: Some(first),
+            first: keeps.then_some(first),
         };
         let mut counter = Counter::new(access.desk.clone(), entries, published.clone(), access.orders.clone());
         if keeps {
@@ -257,8 +264,10 @@ struct Keeper {
     resets: ResetOrder,
     /// When to try again after a failure.
     retry: Option<Instant>,
+    /// When to look whether the table is still there.
+    look: Instant,
     pause: Duration,
-    /// Gets the outcome of the first transaction.
+    /// Gets the outcome of the first transaction, if the start waits for it.
     first: Option<Sender<Result<(), String>>>,
 }
 
@@ -271,7 +280,9 @@ impl Keeper {
             if is_due {
                 self.update();
             }
-            let sleep = self.retry.map(|at| at.saturating_duration_since(Instant::now()));
+            let looks = self.keeps && self.installed.is_some();
+            let next = self.retry.or(looks.then_some(self.look));
+            let sleep = next.map(|at| at.saturating_duration_since(Instant::now()));
             match self.poll.poll(&mut events, sleep) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -282,6 +293,9 @@ impl Keeper {
                 }
             }
             is_due = self.retry.is_some_and(|at| at <= Instant::now());
+            if looks && self.look <= Instant::now() {
+                is_due |= self.is_lost();
+            }
             let Some(orders) = self.access.orders.take() else { continue };
             let Orders { adopt, reset, unused, keep, end, stop } = orders;
             if let Some(Adopt { snapshot, done }) = adopt {
@@ -320,19 +334,15 @@ impl Keeper {
         let kernel = self.published.kernel();
         match &outcome {
             Ok(()) => {
-                if mem::replace(&mut self.pause, PAUSE) != PAUSE {
+                self.pause = PAUSE;
+                if kernel.is_right() {
                     log::info!("the kernel's rules are as they should be again");
                     self.published.events().record(Event::new(Kind::KernelBack, By::Tcplb));
                 }
                 self.reset();
             }
             Err(failure) => {
-                let why = failure.to_string();
-                self.installed = None;
-                if kernel.failed(&why) && self.first.is_none() {
-                    log::error!("the kernel keeps its last rules: {why}");
-                    self.published.events().record(Event::new(Kind::KernelFailed, By::Tcplb).because(&why));
-                }
+                self.failed(failure);
                 self.retry = Some(Instant::now() + self.pause);
                 self.pause = (self.pause * 2).min(PAUSE_MAX);
             }
@@ -357,6 +367,33 @@ impl Keeper {
             thread::sleep(PROBES_PAUSE);
         }
         Ok(())
+    }
+
+    /// Notes why the rules are not as they should be.
+    fn failed(&mut self, failure: &Failure) {
+        let why = failure.to_string();
+        self.installed = None;
+        // The start reports its own failure.
+        if self.published.kernel().failed(&why) && self.first.is_none() {
+            match failure {
+                Failure::Changed => log::error!("{why}"),
+                _ => log::error!("the kernel keeps its last rules: {why}"),
+            }
+            self.published.events().record(Event::new(Kind::KernelFailed, By::Tcplb).because(&why));
+        }
+    }
+
+    /// Whether another program has changed the table. It must be read then.
+    fn is_lost(&mut self) -> bool {
+        self.look = Instant::now() + LOOK;
+        let Some(installed) = &self.installed else { return false };
+        let failure = match self.tables.look(installed) {
+            Ok(true) => return false,
+            Ok(false) => Failure::Changed,
+            Err(failure) => failure,
+        };
+        self.failed(&failure);
+        true
     }
 
     /// Reads what is installed if that is not known, and applies what differs. `open`: new connections are let in.

@@ -438,6 +438,18 @@ pub struct Installed {
     pub binds: BTreeMap<Bind, ChainId>,
 }
 
+impl Installed {
+    /// Whether the set `state` of both says the same.
+    pub fn has_same_state(&self, other: &Installed) -> bool {
+        let choices = |of: &Installed| -> Vec<_> {
+            let each = of.choices.iter();
+            each.map(|(pool, choice)| (*pool, choice.label.clone(), choice.size, choice.digest)).collect()
+        };
+        (self.exists, &self.sources, &self.chains) == (other.exists, &other.sources, &other.chains)
+            && choices(self) == choices(other)
+    }
+}
+
 /// A choice map as it is installed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstalledChoice {

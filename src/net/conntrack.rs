@@ -185,7 +185,7 @@ fn malformed() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "a message of conntrack that is not understood")
 }
 
-fn open(groups: u32) -> io::Result<OwnedFd> {
+pub(super) fn open(groups: u32) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, Some(netlink::NETFILTER))?;
     bind(&socket, &SocketAddrNetlink::new(0, groups))?;
@@ -193,7 +193,11 @@ fn open(groups: u32) -> io::Result<OwnedFd> {
 }
 
 /// The next datagram; `None`: there is none by `until`, or now.
-fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8], until: Option<Instant>) -> io::Result<Option<&'a [u8]>> {
+pub(super) fn receive<'a>(
+    socket: &OwnedFd,
+    buffer: &'a mut [u8],
+    until: Option<Instant>,
+) -> io::Result<Option<&'a [u8]>> {
     loop {
         // Of a longer datagram, TRUNC would give its length.
         match recv(socket, &mut *buffer, RecvFlags::DONTWAIT | RecvFlags::TRUNC) {

@@ -7,6 +7,7 @@ pub mod conntrack;
 mod inherited;
 pub mod listen;
 pub mod local_ports;
+pub mod nftables;
 mod pacing;
 mod pipe;
 pub mod probe_socket;

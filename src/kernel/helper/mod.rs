@@ -123,7 +123,22 @@ impl Tables {
         match self.line.ask(&TableRequestRef::Read)? {
             TableAnswer::Listings(listings) if listings.is_empty() => Ok(Installed::default()),
             TableAnswer::Listings(listings) => nft::read(&listings).map_err(process::unreadable),
-            TableAnswer::Applied(_) => Err(self.line.end("its answer is for another question")),
+            _ => Err(self.line.end("its answer is for another question")),
+        }
+    }
+
+    /// Whether the table is still the installed one, as far as its `state` says. One netlink message, as long as no program changes
+    /// any rule of nftables.
+    pub fn look(&mut self, installed: &Installed) -> Result<bool, Failure> {
+        match self.line.ask(&TableRequestRef::Look)? {
+            TableAnswer::Untouched => Ok(true),
+            TableAnswer::Touched(state) => {
+                // What is not as tcplb writes it is read again, and reported then.
+                Ok(state
+                    .and_then(|state| nft::read(&[state]).ok())
+                    .is_some_and(|state| state.has_same_state(installed)))
+            }
+            _ => Err(self.line.end("its answer is for another question")),
         }
     }
 
@@ -131,7 +146,7 @@ impl Tables {
     pub fn apply(&mut self, changes: &[Change]) -> Result<Duration, Failure> {
         match self.line.ask(&TableRequestRef::Apply(changes))? {
             TableAnswer::Applied(time) => Ok(time),
-            TableAnswer::Listings(_) => Err(self.line.end("its answer is for another question")),
+            _ => Err(self.line.end("its answer is for another question")),
         }
     }
 

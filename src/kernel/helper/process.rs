@@ -16,6 +16,7 @@ use super::{ANSWER, Flushed, PATIENCE};
 use crate::confine::{NotConfined, check_net_admin, confine_to_net_admin};
 use crate::handover::{self, Channel};
 use crate::net::conntrack::Conntrack;
+use crate::net::nftables::Nftables;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use std::sync::Arc;
@@ -68,7 +69,8 @@ fn prepare(user: Option<&str>, group: Option<&str>, sandbox: bool) -> Result<(Ta
     })?;
     let nft = Nft::find()?;
     let entries = Entries::open()?;
-    let mut tables = Tables { nft, is_ours: false };
+    let nftables = Nftables::open().map_err(|error| Failure::Nft(format!("nftables: {error}")))?;
+    let mut tables = Tables { nft, nftables, generation: None, is_ours: false };
     tables.check()?;
     Ok((tables, entries))
 }
@@ -76,6 +78,9 @@ fn prepare(user: Option<&str>, group: Option<&str>, sandbox: bool) -> Result<(Ta
 /// What main has.
 struct Tables {
     nft: Nft,
+    nftables: Nftables,
+    /// The rules' generation after the last reading, change or look. `None`: not known.
+    generation: Option<u32>,
     /// There was a table, and tcplb made it.
     is_ours: bool,
 }
@@ -97,16 +102,32 @@ impl Tables {
 
     fn answer(&mut self, request: TableRequest) -> Result<TableAnswer, Failure> {
         match request {
-            TableRequest::Read => self.read().map(TableAnswer::Listings),
+            TableRequest::Read => {
+                // What comes during the reading is found by the next look.
+                self.generation = self.nftables.generation().ok();
+                self.read().map(TableAnswer::Listings)
+            }
             TableRequest::Apply(changes) => {
                 // A transaction that creates the table fails if there is one.
                 if !self.is_ours && changes.first() != Some(&Change::Create) {
                     return Err(Failure::Refused("there was no table when it looked".to_owned()));
                 }
                 let begun = Instant::now();
+                // The transaction gives the next generation. After one of another program in between, that is not the last.
+                let next = self.generation.take().map(|before| before.wrapping_add(1).max(1));
                 self.nft.run(&nft::render(&changes))?;
-                self.is_ours = true;
+                (self.is_ours, self.generation) = (true, next);
                 Ok(TableAnswer::Applied(begun.elapsed()))
+            }
+            TableRequest::Look => {
+                let generation =
+                    self.nftables.generation().map_err(|error| Failure::Nft(format!("nftables: {error}")))?;
+                if self.generation == Some(generation) {
+                    return Ok(TableAnswer::Untouched);
+                }
+                let state = state(&self.nft)?;
+                self.generation = Some(generation);
+                Ok(TableAnswer::Touched(state))
             }
         }
     }

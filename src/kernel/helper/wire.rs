@@ -76,6 +76,8 @@ pub(super) enum TableRequest {
     Read,
     /// Changes, as one transaction.
     Apply(Vec<Change>),
+    /// Whether another program may have changed the table.
+    Look,
 }
 
 /// As [`TableRequest`], without a copy of the changes.
@@ -84,6 +86,7 @@ pub(super) enum TableRequest {
 pub(super) enum TableRequestRef<'a> {
     Read,
     Apply(&'a [Change]),
+    Look,
 }
 
 /// The answers to them.
@@ -93,6 +96,10 @@ pub(super) enum TableAnswer {
     Listings(Vec<String>),
     /// The changes are in force; how long nft took.
     Applied(Duration),
+    /// No program has changed any rule since the last reading, change or look.
+    Untouched,
+    /// Some program has changed rules; the listing of `state`, if there is one.
+    Touched(Option<String>),
 }
 
 /// What is asked about tracked connections.
@@ -212,6 +219,8 @@ pub enum Failure {
     NoConntrack(String),
     /// nft refused; the text is its message.
     Nft(String),
+    /// Another program changed or removed the table.
+    Changed,
     /// nft took too long.
     TimedOut,
     /// The request was refused; the text says why.
@@ -238,6 +247,9 @@ impl fmt::Display for Failure {
                 write!(out, "it needs the kernel's connection tracking with NAT (nf_conntrack, nft_nat): {why}")
             }
             Failure::Nft(message) => write!(out, "nft refused: {message}"),
+            Failure::Changed => {
+                out.write_str("another program changed or removed the nftables table `inet tcplb`; tcplb writes it again")
+            }
             Failure::TimedOut => out.write_str("nft did not end in time"),
             Failure::Refused(why) => write!(out, "the helper refused: {why}"),
             Failure::Gone(why) => write!(out, "the helper of the kernel engine is gone: {why}; restart or upgrade tcplb to get another"),

@@ -76,3 +76,27 @@ fn a_stop_refuses_new_clients_and_a_start_takes_up_the_connections_that_went_on(
     eventually("its connections are gone", || (&clients[0]).write_all(b"x").is_err());
     assert!(!lab.nft(&["list", "tables"]).contains("tcplb"));
 }
+
+#[test]
+fn a_table_that_another_program_removes_comes_back() {
+    let Some(lab) = Lab::new() else { return };
+    let _servers = [2, 3].map(|last| lab.server(last));
+    let kernel = lab.start(&config(&format!("'{AT}'"), "", &[2, 3]));
+    kernel.wait_for("up", &["s2", "s3"]);
+    let changes = kernel.metric("tcplb_kernel_changes_total", &[]);
+    // Rules of others are none of its business.
+    lab.nft(&["add", "table", "inet", "other"]);
+    assert_eq!(kernel.metric("tcplb_kernel_changes_total", &[]), changes);
+    for _ in 0..2 {
+        lab.nft(&["flush", "ruleset"]);
+        assert!(lab.try_connect(AT).is_err(), "no rule leads to a server");
+        eventually("new clients are served", || {
+            let names = lab.names(AT, 10);
+            names.get("s2") == Some(&5) && names.get("s3") == Some(&5)
+        });
+    }
+    let said = kernel.end(Signal::TERM);
+    let lines = |text: &str| said.matches(text).count();
+    assert_eq!(lines("another program changed or removed the nftables table"), 2, "{said}");
+    assert_eq!(lines("the kernel's rules are as they should be again"), 2, "{said}");
+}
