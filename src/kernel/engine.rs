@@ -17,6 +17,8 @@
 //! Each second, one netlink message asks whether any program has changed rules of nftables, as `nft flush ruleset` does. If so, and
 //! `state` is not what it was, that is a failure like the others, and the table is installed again at once.
 //!
+//! One process keeps the rules of a network namespace: it holds a name there ([`Tables::hold`]) before it reads the table.
+//!
 //! The thread waits for nft, and at the start for probes. Control waits for a transaction as it waits for workers: in bounded time.
 
 use super::directory::Directory;
@@ -356,6 +358,7 @@ impl Keeper {
     /// The process before may have ended without a word, and its rules still serve. Those of a backend that counts as down before
     /// its first probe would refuse clients in between.
     fn await_probes(&mut self) -> Result<(), Failure> {
+        self.tables.hold()?;
         let installed = self.tables.read()?;
         let mut waits = !installed.binds.is_empty() && wanted::awaits_probes(&self.snapshot);
         self.installed = Some(installed);
@@ -400,7 +403,10 @@ impl Keeper {
     fn bring(&mut self, open: bool) -> Result<(), Failure> {
         let installed = match self.installed.take() {
             Some(installed) => installed,
-            None => self.tables.read()?,
+            None => {
+                self.tables.hold()?;
+                self.tables.read()?
+            }
         };
         let planner = self.planner.get_or_insert_with(|| Planner::adopt(&installed));
         let table = planner.plan(&wanted::of(&self.snapshot, open));
@@ -454,6 +460,9 @@ impl Keeper {
             }
             End::Close => {}
         }
+        // The name is free in any case once the helper has ended.
+        let _ = self.tables.release();
+        self.installed = None;
     }
 }
 

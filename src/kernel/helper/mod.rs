@@ -11,6 +11,7 @@
 //! last table.
 
 mod entries;
+mod hold;
 mod process;
 mod program;
 mod wire;
@@ -146,6 +147,23 @@ impl Tables {
     pub fn apply(&mut self, changes: &[Change]) -> Result<Duration, Failure> {
         match self.line.ask(&TableRequestRef::Apply(changes))? {
             TableAnswer::Applied(time) => Ok(time),
+            _ => Err(self.line.end("its answer is for another question")),
+        }
+    }
+
+    /// This process is the only one that changes the table of this network namespace, from now on.
+    pub fn hold(&mut self) -> Result<(), Failure> {
+        self.done(&TableRequestRef::Hold)
+    }
+
+    /// Another process may be.
+    pub fn release(&mut self) -> Result<(), Failure> {
+        self.done(&TableRequestRef::Release)
+    }
+
+    fn done(&mut self, request: &TableRequestRef<'_>) -> Result<(), Failure> {
+        match self.line.ask(request)? {
+            TableAnswer::Done => Ok(()),
             _ => Err(self.line.end("its answer is for another question")),
         }
     }

@@ -10,6 +10,7 @@
 use super::super::change::Change;
 use super::super::nft::{self, LISTINGS, ReadError};
 use super::entries::{self, Entries};
+use super::hold::Hold;
 use super::program::Nft;
 use super::wire::{self, Failure, Filter, TableAnswer, TableRequest};
 use super::{ANSWER, Flushed, PATIENCE};
@@ -70,7 +71,7 @@ fn prepare(user: Option<&str>, group: Option<&str>, sandbox: bool) -> Result<(Ta
     let nft = Nft::find()?;
     let entries = Entries::open()?;
     let nftables = Nftables::open().map_err(|error| Failure::Nft(format!("nftables: {error}")))?;
-    let mut tables = Tables { nft, nftables, generation: None, is_ours: false };
+    let mut tables = Tables { nft, nftables, generation: None, is_ours: false, hold: None };
     tables.check()?;
     Ok((tables, entries))
 }
@@ -83,6 +84,8 @@ struct Tables {
     generation: Option<u32>,
     /// There was a table, and tcplb made it.
     is_ours: bool,
+    /// No other process changes the table.
+    hold: Option<Hold>,
 }
 
 impl Tables {
@@ -118,6 +121,16 @@ impl Tables {
                 self.nft.run(&nft::render(&changes))?;
                 (self.is_ours, self.generation) = (true, next);
                 Ok(TableAnswer::Applied(begun.elapsed()))
+            }
+            TableRequest::Hold => {
+                if self.hold.is_none() {
+                    self.hold = Some(Hold::take()?);
+                }
+                Ok(TableAnswer::Done)
+            }
+            TableRequest::Release => {
+                self.hold = None;
+                Ok(TableAnswer::Done)
             }
             TableRequest::Look => {
                 let generation =

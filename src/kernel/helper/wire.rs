@@ -78,6 +78,10 @@ pub(super) enum TableRequest {
     Apply(Vec<Change>),
     /// Whether another program may have changed the table.
     Look,
+    /// This process is to be the only one that changes the table of this network namespace.
+    Hold,
+    /// Another process may be.
+    Release,
 }
 
 /// As [`TableRequest`], without a copy of the changes.
@@ -87,6 +91,8 @@ pub(super) enum TableRequestRef<'a> {
     Read,
     Apply(&'a [Change]),
     Look,
+    Hold,
+    Release,
 }
 
 /// The answers to them.
@@ -100,6 +106,8 @@ pub(super) enum TableAnswer {
     Untouched,
     /// Some program has changed rules; the listing of `state`, if there is one.
     Touched(Option<String>),
+    /// It is held, or released.
+    Done,
 }
 
 /// What is asked about tracked connections.
@@ -219,6 +227,8 @@ pub enum Failure {
     NoConntrack(String),
     /// nft refused; the text is its message.
     Nft(String),
+    /// Another tcplb keeps the table of this network namespace.
+    Held,
     /// Another program changed or removed the table.
     Changed,
     /// nft took too long.
@@ -247,6 +257,12 @@ impl fmt::Display for Failure {
                 write!(out, "it needs the kernel's connection tracking with NAT (nf_conntrack, nft_nat): {why}")
             }
             Failure::Nft(message) => write!(out, "nft refused: {message}"),
+            Failure::Held => write!(
+                out,
+                "another tcplb keeps the nftables table `inet tcplb` of this network namespace: stop that one first; \
+                 `ss -xlp` shows it at @{}",
+                super::hold::NAME
+            ),
             Failure::Changed => {
                 out.write_str("another program changed or removed the nftables table `inet tcplb`; tcplb writes it again")
             }

@@ -100,3 +100,19 @@ fn a_table_that_another_program_removes_comes_back() {
     assert_eq!(lines("another program changed or removed the nftables table"), 2, "{said}");
     assert_eq!(lines("the kernel's rules are as they should be again"), 2, "{said}");
 }
+
+#[test]
+fn a_second_tcplb_of_the_network_namespace_is_refused_and_changes_nothing() {
+    let Some(lab) = Lab::new() else { return };
+    let _servers = [2, 3].map(|last| lab.server(last));
+    let text = config(&format!("'{AT}'"), "", &[2, 3]);
+    let kernel = lab.start(&text);
+    kernel.wait_for("up", &["s2", "s3"]);
+    let said = lab.start_in_vain(&[], &config("'10.9.1.1:81'", "", &[2]));
+    assert!(said.contains("another tcplb keeps the nftables table"), "{said}");
+    assert_eq!(lab.names(AT, 10).values().sum::<usize>(), 10);
+    assert!(lab.try_connect("10.9.1.1:81").is_err());
+    // The name is free with the end of the process, however that ends.
+    kernel.end(Signal::KILL);
+    lab.start(&text).wait_for("up", &["s2", "s3"]);
+}
