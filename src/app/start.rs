@@ -98,7 +98,7 @@ impl Bound {
         let descriptors = raise_descriptor_limit();
         refuse_activation(&model)?;
         // What another start could not read must not be lost.
-        let inheritance = predecessor.map(|link| Predecessor::new(link).ask(descriptors));
+        let inheritance = predecessor.map(|link| Predecessor::new(link).ask(descriptors, kernel.is_some()));
         let inheritance = inheritance.transpose().map_err(StartError)?;
         refuse_activation(&model)?;
         let restored = match (&inheritance, &model.global.state_file) {

@@ -97,9 +97,9 @@ impl Predecessor {
         Predecessor(link)
     }
 
-    /// Asks it to hand over. `descriptors` is the limit of this process.
-    pub fn ask(self, descriptors: u64) -> Result<Inheritance, String> {
-        let sent = self.send(&Word::Hello(Hello::of(descriptors)));
+    /// Asks it to hand over. `descriptors` is the limit of this process; `keeps_kernel`: it can keep the kernel's rules.
+    pub fn ask(self, descriptors: u64, keeps_kernel: bool) -> Result<Inheritance, String> {
+        let sent = self.send(&Word::Hello(Hello::of(descriptors, keeps_kernel)));
         // A predecessor that refuses at once has sent the reason, and closed its end.
         let Letter { message, descriptors, .. } = self.receive().map_err(|why| sent.err().unwrap_or(why))?;
         let (changes, sockets, memory) = match message {

@@ -303,6 +303,7 @@ impl Attempt<'_> {
             let allowed = hello.descriptors;
             format!("its limit on open files is {allowed}: expected at least {needed}, since {open} are open here")
         };
+        self.shared.workers.set_successor_keeps_kernel(hello.keeps_kernel != Some(false));
         let mistake = hello.mistake().or_else(|| (hello.descriptors < needed).then(too_few));
         mistake.map_or(Ok(()), Err)
     }

@@ -20,7 +20,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -32,6 +32,8 @@ pub struct Workers {
     keeper: Arc<Slot<warm::Orders>>,
     /// And so does the thread that keeps the kernel's rules, if there is one.
     kernel: Option<engine::Access>,
+    /// The successor that is about to take over does not keep the kernel's rules.
+    closes_kernel: Arc<AtomicBool>,
     /// Stores connections at the end.
     pub keep: Arc<Keep>,
     /// How many listening sockets are copied at once.
@@ -54,7 +56,10 @@ pub fn prepare(
     let both: io::Result<Vec<(Prepared, Peer)>> = (0..count).map(|_| worker::prepare()).collect();
     let (prepared, peers): (Vec<Prepared>, Vec<Peer>) = both?.into_iter().unzip();
     let lends = descriptors::lent_at_once(limit) as usize;
-    Ok((prepared, Workers { peers: peers.into(), keeper, kernel, keep: Arc::default(), lends }))
+    Ok((
+        prepared,
+        Workers { peers: peers.into(), keeper, kernel, closes_kernel: Arc::default(), keep: Arc::default(), lends },
+    ))
 }
 
 /// Starts a thread for each prepared worker.
@@ -155,6 +160,11 @@ impl Workers {
         self.kernel.iter().for_each(|kernel| kernel.orders.put(engine::Orders::default()));
     }
 
+    /// Whether the successor that is about to take over keeps the kernel's rules.
+    pub fn set_successor_keeps_kernel(&self, keeps: bool) {
+        self.closes_kernel.store(!keeps, Ordering::SeqCst);
+    }
+
     fn end_kernel(&self, end: engine::End) {
         let order = || engine::Orders { end: Some(end), ..engine::Orders::default() };
         self.kernel.iter().for_each(|kernel| kernel.orders.put(order()));
@@ -226,7 +236,9 @@ impl DataPlane for Workers {
 
     fn leave(&self) {
         self.keeper.put(warm::Orders { drain: true, ..warm::Orders::default() });
-        self.end_kernel(engine::End::Leave);
+        // Rules that no process keeps would take clients from the successor's sockets.
+        let closes = self.closes_kernel.load(Ordering::SeqCst);
+        self.end_kernel(if closes { engine::End::Close } else { engine::End::Leave });
         self.order(|| Orders { leave: true, ..Orders::default() });
     }
 

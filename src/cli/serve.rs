@@ -12,7 +12,7 @@ use crate::config::model::{self, Global, HealthKind, Model, Origin, Sandbox, Upg
 use crate::confine::Confinement;
 use crate::control;
 use crate::handover::{Link, Post, Refusal, Upgrader, pull};
-use crate::kernel::helper::{Helper, Options};
+use crate::kernel::helper::{self, Helper, Options};
 use crate::launcher::Launcher;
 use crate::logger;
 use crate::preflight;
@@ -46,6 +46,8 @@ pub fn run(
         (None, Some(at)) => pull::connect(at)?.map(|channel| Link { post: Post::new(channel), pulled: true }),
         (None, None) => None,
     };
+    // A predecessor takes its rules away.
+    let leftover = kernel.is_none() && predecessor.is_none() && helper::has_table();
     // The manager takes messages of a process that the launcher has started only once the predecessor has announced it.
     let is_main = predecessor.as_ref().is_none_or(|link| link.pulled);
     let succession = Succession { launcher, predecessor, stored, kernel };
@@ -71,6 +73,12 @@ pub fn run(
     let model = published.model();
     for line in introduction(&model) {
         log::info!(target: logger::ALWAYS, "{line}");
+    }
+    if leftover {
+        log::warn!(
+            "a tcplb before has left the nftables table `inet tcplb` in force, and no listener has engine = \"kernel\": `tcplb kernel \
+             flush` removes it and ends its connections"
+        );
     }
     let drift = control::drift(&published).0.into_iter();
     for change in drift.filter(|change| !matches!(change.origin, Origin::Source(_))) {

@@ -40,6 +40,9 @@ pub struct Hello {
     pub version: String,
     /// Its limit on open descriptors.
     pub descriptors: u64,
+    /// Whether it keeps the kernel's rules. An older release does not say.
+    #[serde(default)]
+    pub keeps_kernel: Option<bool>,
 }
 
 /// A listening socket that is handed over.
@@ -177,9 +180,9 @@ impl SocketOf {
 
 impl Hello {
     /// That of this process.
-    pub fn of(descriptors: u64) -> Hello {
+    pub fn of(descriptors: u64, keeps_kernel: bool) -> Hello {
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        Hello { magic: MAGIC.to_owned(), major: MAJOR, version, descriptors }
+        Hello { magic: MAGIC.to_owned(), major: MAJOR, version, descriptors, keeps_kernel: Some(keeps_kernel) }
     }
 
     /// Why this process can't hand over to it; `None`: it can.

@@ -17,7 +17,7 @@ mod program;
 mod wire;
 
 pub use super::tally::Count;
-pub use process::{flush, run};
+pub use process::{flush, has_table, run};
 pub use wire::{Failure, Figures, Filter, Listed, States};
 
 use super::change::Change;

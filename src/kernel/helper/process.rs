@@ -175,6 +175,12 @@ pub(super) fn unreadable(error: ReadError) -> Failure {
     }
 }
 
+/// Whether there is a table of tcplb, as far as this process may know. Its cost is two system calls.
+pub fn has_table() -> bool {
+    let (_, state) = LISTINGS[0];
+    check_net_admin().is_ok() && Nftables::open().and_then(|mut it| it.has_set(super::TABLE, state)).unwrap_or(false)
+}
+
 /// Deletes the table and the tracked connections of our marks, without a helper: `tcplb kernel flush`.
 pub fn flush() -> Result<Flushed, Failure> {
     check_net_admin().map_err(Failure::Privilege)?;

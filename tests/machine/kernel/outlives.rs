@@ -116,3 +116,27 @@ fn a_second_tcplb_of_the_network_namespace_is_refused_and_changes_nothing() {
     kernel.end(Signal::KILL);
     lab.start(&text).wait_for("up", &["s2", "s3"]);
 }
+
+#[test]
+fn an_upgrade_to_the_proxy_leaves_no_rules_in_force_and_a_start_warns_of_them() {
+    let Some(lab) = Lab::new() else { return };
+    let _servers = [2, 3].map(|last| lab.server(last));
+    let text = config(&format!("'{AT}'"), "", &[2]);
+    let of_proxy = config(&format!("'{AT}'"), "", &[3]).replace("engine = 'kernel'", "engine = 'proxy'");
+    let kernel = lab.start(&text);
+    kernel.wait_for("up", &["s2"]);
+    lab.write(&of_proxy);
+    let answer = kernel.call("POST", "/v1/upgrade", "");
+    assert_eq!(answer.status, 200, "{answer:?} {}", kernel.process.output());
+    eventually("the proxy serves", || lab.names(AT, 4).get("s3") == Some(&4));
+    drop(kernel);
+
+    let kernel = lab.start(&text.replace(AT, "10.9.1.1:82"));
+    kernel.wait_for("up", &["s2"]);
+    kernel.end(Signal::KILL);
+    let said = lab.start(&of_proxy.replace(AT, "10.9.1.1:82")).end(Signal::TERM);
+    assert!(said.contains("flush` removes it"), "{said}");
+    lab.run(&["kernel", "flush"]);
+    let said = lab.start(&of_proxy.replace(AT, "10.9.1.1:82")).end(Signal::TERM);
+    assert!(!said.contains("kernel flush"), "{said}");
+}
