@@ -71,6 +71,9 @@ pub fn reload(state: &State, call: &Call<'_>) -> Response {
                 let of_start = preflight::warnings(&model, &preflight::Before::Reload { running: &running });
                 warnings.extend(of_start.iter().map(Remark::to_string));
             }
+            if !dry_run {
+                warnings.extend(behind(state));
+            }
             Response::json(200, &api::Reloaded { dry_run, generation, changes, warnings })
         }
         Err(ReloadError::Draining) => Response::error(409, ReloadError::Draining.to_string()),
@@ -140,9 +143,17 @@ fn known(state: &State, pool_name: &str, name: &str) -> Result<api::BackendView,
 /// weights.
 fn shown(state: &State, status: u16, pool: &str, name: &str, warn: bool) -> Response {
     let warnings = if warn { advice::of_pool_called(&state.published.model(), pool) } else { Vec::new() };
-    let warnings = warnings.iter().map(Remark::to_string).collect();
+    let warnings = warnings.iter().map(Remark::to_string).chain(behind(state)).collect();
     let changed = |backend| api::Changed { backend, warnings };
     known(state, pool, name).map_or_else(|refusal| refusal, |backend| Response::json(status, &changed(backend)))
+}
+
+/// A warning if the kernel has not taken the last change.
+fn behind(state: &State) -> Option<String> {
+    let why = state.published.kernel().problem()?;
+    Some(format!(
+        "listeners with engine = \"kernel\" do not have this change yet; the kernel keeps its last rules: {why}"
+    ))
 }
 
 /// The answer to a command that control refused.

@@ -301,6 +301,8 @@ impl Keeper {
             let Some(orders) = self.access.orders.take() else { continue };
             let Orders { adopt, reset, unused, keep, end, stop } = orders;
             if let Some(Adopt { snapshot, done }) = adopt {
+                // It may be the remedy, and a caller waits for the outcome.
+                is_due = true;
                 self.snapshot = snapshot;
                 self.done.extend(done);
             }

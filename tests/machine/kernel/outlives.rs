@@ -140,3 +140,23 @@ fn an_upgrade_to_the_proxy_leaves_no_rules_in_force_and_a_start_warns_of_them() 
     let said = lab.start(&of_proxy.replace(AT, "10.9.1.1:82")).end(Signal::TERM);
     assert!(!said.contains("kernel flush"), "{said}");
 }
+
+#[test]
+fn a_change_that_the_kernel_does_not_take_is_reported_to_its_caller() {
+    let Some(lab) = Lab::new() else { return };
+    let _servers = [2, 3].map(|last| lab.server(last));
+    let text = config(&format!("'{AT}'"), "", &[2, 3]);
+    let kernel = lab.start(&text);
+    kernel.wait_for("up", &["s2", "s3"]);
+    let warns = |answer: testkit::Answer| answer.body.contains("do not have this change yet");
+    lab.nft(&["flush", "ruleset"]);
+    lab.nft(&["add", "table", "inet", "tcplb"]);
+    eventually("a finding says why", || kernel.get("/v1/status")["findings"].to_string().contains("did not make it"));
+    lab.write(&config(&format!("'{AT}'"), "", &[2]));
+    assert!(warns(kernel.call("POST", "/v1/reload", "")));
+    assert!(warns(kernel.call("PATCH", "/v1/pools/pool/backends/s2", r#"{"weight":2}"#)));
+    lab.nft(&["delete", "table", "inet", "tcplb"]);
+    lab.write(&text);
+    assert!(!warns(kernel.call("POST", "/v1/reload", "")));
+    assert_eq!(lab.names(AT, 10).values().sum::<usize>(), 10);
+}
