@@ -15,6 +15,7 @@ use std::collections::HashSet;
 pub fn of(model: &Model) -> Vec<Remark> {
     let used: HashSet<&str> = model.listeners.iter().flat_map(Listener::pools).collect();
     let mut warnings = without_effect(&GLOBAL, "global", &Within::Global, &model.global);
+    warnings.extend(of_process_limit(model));
     for listener in &model.listeners {
         let which = format!("listener {}", listener.name);
         warnings.extend(without_effect(&LISTENER, &which, &Within::Listener(listener.name.clone()), listener));
@@ -29,6 +30,16 @@ pub fn of(model: &Model) -> Vec<Remark> {
         warnings.extend(of_pool(pool));
     }
     readable(warnings)
+}
+
+/// The limit of the process, where the kernel carries connections: nothing there counts them before it lets them in.
+fn of_process_limit(model: &Model) -> Option<Remark> {
+    model.global.max_connections?;
+    let of_kernel: Vec<&str> = model.kernel_listeners().map(|listener| listener.name.as_str()).collect();
+    let what = "max_connections has no effect on listeners with engine = \"kernel\"";
+    let remark =
+        || Remark::new(Within::Global.key("max_connections"), format!("global: {what}: {}", of_kernel.join(", ")));
+    (!of_kernel.is_empty()).then(remark)
 }
 
 /// About a route.
@@ -187,6 +198,23 @@ mod tests {
             let warnings = texts(of_pool(&pool(algorithm, weights, false)));
             assert_eq!(warnings.len(), usize::from(warning.is_some()), "{algorithm} {weights:?}: {warnings:?}");
             assert!(warnings.iter().all(|line| line.contains(warning.unwrap())), "{warnings:?}");
+        }
+    }
+
+    #[test]
+    fn the_limit_of_the_process_is_warned_of_where_the_kernel_carries_connections() {
+        let warnings = |global: &str, engine: &str| {
+            let listener = format!("[[listener]]\nname = 'web'\nbind = [':80']\n{engine}\n");
+            let backend = "[[pool]]\n[[pool.backend]]\naddress = '10.0.0.1:80'\n";
+            texts(of(&super::super::file::parse(&format!("[global]\n{global}\n{listener}{backend}"), "f")
+                .unwrap()
+                .model))
+        };
+        let (limit, kernel) = ("max_connections = 9", "engine = 'kernel'");
+        let what = "global: max_connections has no effect on listeners with engine = \"kernel\": web";
+        assert!(warnings(limit, kernel).iter().any(|line| line.ends_with(what)), "{:?}", warnings(limit, kernel));
+        for (global, engine) in [("", kernel), (limit, "")] {
+            assert!(warnings(global, engine).is_empty(), "{global} {engine}");
         }
     }
 
