@@ -227,7 +227,10 @@ fn backend(pool: &Pool, member: &Member, settings: &model::Backend, now: Tick) -
             BackendState::Draining if member.state == AdminState::Enabled => Some("its agent drains it".to_owned()),
             _ => None,
         },
-        active_connections: u64::from(backend.active()),
+        active_connections: match member.state {
+            AdminState::Enabled => backend.active().into(),
+            AdminState::Draining | AdminState::Disabled => backend.left().into(),
+        },
         connections_limit: settings.max_connections.map(u64::from),
         warm_connections: warm(pool, backend),
         connections_total: counters.connections.load(Relaxed),

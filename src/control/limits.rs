@@ -48,7 +48,7 @@ impl<C: DataPlane> ControlLoop<C> {
 /// The backends of a snapshot whose drain is over, as pool and name: the id changes when an address leaves.
 pub(super) fn drained(snapshot: &Snapshot) -> BTreeSet<(String, String)> {
     let members = snapshot.pools.iter().flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
-    let drained = members.filter(|(_, it)| it.state == AdminState::Draining && it.backend.active() == 0);
+    let drained = members.filter(|(_, it)| it.state == AdminState::Draining && it.backend.left() == 0);
     drained.map(|(pool, member)| (pool.settings.name.clone(), member.backend.name.clone())).collect()
 }
 

@@ -4,7 +4,7 @@ use super::marks::Mark;
 use super::table::{Bind, ChainId, Family, Label, Pick, Rules, Table};
 use crate::clock;
 use crate::inspect::Forwards;
-use crate::pool::{AddressState, Backend, BackendId, Listener, Member, Pool, ResetOrder, Snapshot};
+use crate::pool::{AddressState, AdminState, Backend, BackendId, Listener, Member, Pool, ResetOrder, Snapshot};
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,6 +18,8 @@ pub(super) struct Directory {
     listeners: HashMap<Bind, Arc<Listener>>,
     /// By the listener's label and the family of its clients.
     choices: HashMap<(Label, Family), Choosing>,
+    /// The backends to which the rules lead no client, whatever their health.
+    unled: Vec<Arc<Backend>>,
 }
 
 /// How a client of a listener is led to a mark.
@@ -87,7 +89,13 @@ impl Directory {
             let choosing = Choosing { rules: chain.rules, entries: choice.entries.clone() };
             Some(((chain.label.clone(), id.family), choosing))
         });
-        Directory { marks: marks.collect(), leaving, listeners: binds.collect(), choices: choices.collect() }
+        let (_, unled) = by_state(snapshot);
+        Directory { marks: marks.collect(), leaving, listeners: binds.collect(), choices: choices.collect(), unled }
+    }
+
+    /// The backends to which the rules lead no client, whatever their health.
+    pub(super) fn unled(&self) -> &[Arc<Backend>] {
+        &self.unled
     }
 
     /// Is there no mark?
@@ -153,4 +161,16 @@ impl Directory {
     pub(super) fn marks(&self) -> impl Iterator<Item = (Mark, &Marked)> {
         self.marks.iter().map(|(mark, marked)| (*mark, marked))
     }
+}
+
+/// The backends to which rules of this snapshot may lead clients, and those to which they lead none, whatever their health.
+pub(super) fn by_state(snapshot: &Snapshot) -> (Vec<Arc<Backend>>, Vec<Arc<Backend>>) {
+    let listeners = snapshot.listeners.iter().filter(|listener| listener.settings.is_of_kernel());
+    let used: HashSet<&str> = listeners.map(|listener| listener.settings.pool.as_str()).collect();
+    let pools = snapshot.pools.iter();
+    let members = pools.flat_map(|pool| pool.members.iter().map(move |member| (pool, member)));
+    let (led, unled): (Vec<_>, Vec<_>) = members
+        .partition(|(pool, member)| member.state == AdminState::Enabled && used.contains(pool.settings.name.as_str()));
+    let backends = |members: Vec<(&Arc<Pool>, &Member)>| members.iter().map(|(_, it)| it.backend.clone()).collect();
+    (backends(led), backends(unled))
 }

@@ -21,7 +21,7 @@
 //!
 //! The thread waits for nft, and at the start for probes. Control waits for a transaction as it waits for workers: in bounded time.
 
-use super::directory::Directory;
+use super::directory::{Directory, by_state};
 use super::entries::{Counter, Desk, GRACE};
 use super::helper::{Failure, Helper, Tables};
 use super::table::{Installed, Table};
@@ -174,6 +174,9 @@ impl Prepared {
     pub fn spawn(self, snapshot: Arc<Snapshot>, published: &Arc<Published>, keeps: bool) -> io::Result<Engine> {
         let Prepared { poll, access, wake, helper } = self;
         let Helper { tables, entries } = helper;
+        // The process before may have led clients to any backend.
+        let (led, unled) = by_state(&snapshot);
+        led.iter().chain(&unled).for_each(|backend| backend.expect_clients());
         let heartbeat = Heartbeat::default();
         let (end, ended) = bounded(0);
         let (first, is_right) = bounded(1);
@@ -413,6 +416,7 @@ impl Keeper {
         let planner = self.planner.get_or_insert_with(|| Planner::adopt(&installed));
         let table = planner.plan(&wanted::of(&self.snapshot, open));
         let changes = difference(&installed, &table);
+        self.expect_clients();
         if !changes.is_empty() {
             let took = self.tables.apply(&changes)?;
             self.published.kernel().changed(changes.len(), took);
@@ -428,8 +432,16 @@ impl Keeper {
         let directory = Arc::new(Directory::new(&self.snapshot, table, leaving, &self.directory));
         let lost = self.directory.lost_in(&directory);
         self.access.desk.know(directory.clone());
+        // A count of the directory before may just have ended.
+        self.expect_clients();
         self.access.desk.delete(lost, true, Instant::now() + GRACE);
         self.directory = directory;
+    }
+
+    /// A drain of a backend that the rules may lead to waits for a count.
+    fn expect_clients(&self) {
+        let (led, _) = by_state(&self.snapshot);
+        led.iter().for_each(|backend| backend.expect_clients());
     }
 
     /// Deletes the entries of connections that are to be reset.

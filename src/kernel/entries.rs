@@ -195,6 +195,9 @@ impl Counter {
             if let Some(directory) = tasks.directory {
                 self.directory = directory;
                 counts = !self.directory.is_empty();
+                if !counts {
+                    self.note_unled();
+                }
             }
             if tasks.leave {
                 self.release();
@@ -259,7 +262,17 @@ impl Counter {
         }
         self.look = Instant::now() + LOOK.max(figures.took * REST);
         self.add(&figures);
+        self.note_unled();
         self.note_table(&figures);
+    }
+
+    /// What the backends have to which the rules of this directory lead no client is counted now.
+    fn note_unled(&self) {
+        let tasks = self.desk.tasks.lock();
+        // The rules of a later directory may lead clients there.
+        if tasks.directory.is_none() {
+            self.directory.unled().iter().for_each(|backend| backend.all_counted());
+        }
     }
 
     /// Adds the figures to the counters and loads.

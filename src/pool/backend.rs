@@ -244,6 +244,23 @@ impl Backend {
         self.active().saturating_sub(self.forwarded.load(Ordering::Relaxed))
     }
 
+    /// Connections that the end of its drain waits for. While the kernel may have let in some that no count has shown, there is at
+    /// least one.
+    pub fn left(&self) -> u32 {
+        let uncounted = self.occupancy.uncounted.load(Ordering::Acquire);
+        self.active().max(u32::from(uncounted))
+    }
+
+    /// The kernel may lead clients to it from now on.
+    pub fn expect_clients(&self) {
+        self.occupancy.uncounted.store(true, Ordering::Release);
+    }
+
+    /// The kernel leads no client to it any more, and all that it has are counted.
+    pub fn all_counted(&self) {
+        self.occupancy.uncounted.store(false, Ordering::Release);
+    }
+
     pub(super) fn load(&self) -> &AtomicU32 {
         self.occupancy.block.active(self.occupancy.lane)
     }

@@ -6,6 +6,7 @@
 use super::Backend;
 use crate::policy::balance::LoadBlock;
 use parking_lot::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 
 /// See the module.
@@ -13,6 +14,8 @@ use std::sync::{Arc, Weak};
 pub(super) struct Occupancy {
     pub(super) block: Arc<LoadBlock>,
     pub(super) lane: usize,
+    /// The kernel may have led clients to it that no count has shown.
+    pub(super) uncounted: AtomicBool,
     /// Control takes it, and the prober when a backend goes down.
     backends: Mutex<Vec<Weak<Backend>>>,
 }
@@ -22,7 +25,7 @@ impl Occupancy {
     pub(super) fn new(block: Arc<LoadBlock>, lane: usize) -> Occupancy {
         // The leases of the lane's last tenant are all gone.
         block.clear(lane);
-        Occupancy { block, lane, backends: Mutex::default() }
+        Occupancy { block, lane, uncounted: AtomicBool::new(false), backends: Mutex::default() }
     }
 
     /// Another backend uses the slot.

@@ -110,6 +110,38 @@ fn a_drain_cuts_nothing_and_its_wait_ends_with_the_last_connection() {
 }
 
 #[test]
+fn a_drain_waits_for_connections_that_were_opened_just_before() {
+    let Some(lab) = Lab::new() else { return };
+    let _servers = [lab.server(2), lab.server(3)];
+    let kernel = lab.start(&config(&format!("'{AT}'"), "", &[2, 3]));
+    kernel.wait_for("up", &["s2", "s3"]);
+    let clients: Vec<_> = (0..4).map(|_| lab.connect(AT)).map(|client| (client.hear_line(), client)).collect();
+    let answer = kernel.call("PATCH", "/v1/pools/pool/backends/s2", r#"{"state":"draining"}"#);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    // No answer says that it has none, whether a count has seen them or not.
+    let mut shown = Vec::new();
+    eventually("they are counted", || {
+        let now = kernel.backend("s2")["active_connections"].as_u64().unwrap();
+        shown.push(now);
+        now == 2
+    });
+    assert!(!shown.contains(&0), "{shown:?}");
+    clients.into_iter().for_each(|(_, client)| client.finish());
+    eventually("none is left", || kernel.backend("s2")["active_connections"] == 0);
+}
+
+#[test]
+fn a_drained_backend_without_connections_is_drained_after_a_count() {
+    let Some(lab) = Lab::new() else { return };
+    let _servers = [lab.server(2), lab.server(3)];
+    let kernel = lab.start(&config(&format!("'{AT}'"), "", &[2, 3]));
+    kernel.wait_for("up", &["s2", "s3"]);
+    let answer = kernel.call("PATCH", "/v1/pools/pool/backends/s2", r#"{"state":"disabled"}"#);
+    assert!(answer.status == 200 && answer.body.contains("\"active_connections\":1"), "{answer:?}");
+    eventually("none is left", || kernel.backend("s2")["active_connections"] == 0);
+}
+
+#[test]
 fn connections_of_a_removed_backend_stay_or_are_reset_as_on_remove_says() {
     let Some(lab) = Lab::new() else { return };
     let _servers = [lab.server(2), lab.server(3)];
