@@ -59,6 +59,7 @@ impl ConfigState {
             if model.listeners[index].is_of_kernel() {
                 let group = BoundAddressId(self.unused_address);
                 for endpoint in forwarded(listen, found).map_err(|error| self.why_not(listen, &error))? {
+                    self.refuse_taken(&endpoint).map_err(|error| self.why_not(listen, &error))?;
                     let id = BoundAddressId(self.unused_address);
                     self.unused_address += 1;
                     bound.addresses[index].push(BoundAddress { id, group, asked: listen.clone(), endpoint });
@@ -127,6 +128,17 @@ impl ConfigState {
             }
         }
         Ok(())
+    }
+
+    /// Refuses an address of the kernel engine at which another program listens: rules would take its clients away. A proxy listener
+    /// that becomes one of the kernel has its sockets until then.
+    fn refuse_taken(&self, endpoint: &Endpoint) -> io::Result<()> {
+        let Some(at) = endpoint.inet() else { return Ok(()) };
+        let proxies = self.snapshot.listeners.iter().filter(|listener| !listener.settings.is_of_kernel());
+        let bound = proxies.flat_map(|listener| &listener.addresses).map(|address| &address.endpoint);
+        let closing = self.closing.iter().filter(|(_, until)| *until > Instant::now()).map(|(endpoint, _)| endpoint);
+        let own = bound.chain(closing).filter_map(Endpoint::inet).any(|own| listen::overlap(own, at));
+        if own || listen::holds(at) { Ok(()) } else { listen::refuse_taken(at) }
     }
 
     /// Binds an address. One that a worker is about to close is retried until it is closed.

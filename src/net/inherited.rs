@@ -167,6 +167,17 @@ fn of_manager() -> impl Fn(&&Inherited) -> bool {
     |inherited| inherited.giver.is_manager()
 }
 
+/// Whether a socket of the service manager or of the predecessor keeps others from listening there.
+pub fn holds(at: SocketAddr) -> bool {
+    INHERITED.lock().iter().any(|inherited| inherited.endpoint.inet().is_some_and(|held| overlap(held, at)))
+}
+
+/// Whether two sockets can't listen at these addresses at once.
+pub fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let (ip, of_other) = (one.ip().to_canonical(), other.ip().to_canonical());
+    one.port() == other.port() && (ip == of_other || ip.is_unspecified() || of_other.is_unspecified())
+}
+
 /// Whether the service manager opened a socket with this address.
 pub fn is_offered(endpoint: &Endpoint) -> bool {
     INHERITED.lock().iter().filter(of_manager()).any(|inherited| inherited.endpoint == *endpoint)

@@ -25,8 +25,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 pub use super::inherited::{
-    Claimant, Giver, inherit, is_inherited, is_offered, leave_inherited, of_service_manager, own_lent, take_over,
-    unclaimed,
+    Claimant, Giver, holds, inherit, is_inherited, is_offered, leave_inherited, of_service_manager, overlap, own_lent,
+    take_over, unclaimed,
 };
 pub use super::socket_file::{
     BoundFiles, FileId, Permissions, disown_files, file_of, give_files_back, is_own_file, leave_files_to, remove_files,
@@ -173,6 +173,22 @@ pub fn bind_any<T>(port: u16, bind: impl Fn(SocketAddr) -> io::Result<T>) -> io:
         }
         bound => bound,
     }
+}
+
+/// Fails if another socket listens there, but not because of old connections (SO_REUSEADDR, socket(7)). Nothing stays bound.
+pub fn try_bind(at: SocketAddr) -> io::Result<()> {
+    let socket = socket2::Socket::new(Domain::for_address(at), Type::STREAM.cloexec(), None)?;
+    socket.set_reuse_address(true)?;
+    if at.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&at.into())
+}
+
+/// Fails with EADDRINUSE if another socket listens there. No socket is to listen: a lack of the address or of a right is no failure.
+pub fn refuse_taken(at: SocketAddr) -> io::Result<()> {
+    let tried = if at.ip().is_unspecified() && at.is_ipv6() { bind_any(at.port(), try_bind) } else { try_bind(at) };
+    tried.or_else(|error| if error.kind() == io::ErrorKind::AddrInUse { Err(error) } else { Ok(()) })
 }
 
 /// A bound TCP socket with the options that accepted sockets inherit. The listen comes after SO_REUSEPORT, since that

@@ -63,9 +63,12 @@ pub fn warnings(model: &Model, before: &Before<'_>) -> Vec<Remark> {
     }
     // The kernel forwards from an address that this machine may not even have.
     let of_kernel: HashSet<&Listen> = model.kernel_listeners().flat_map(|listener| &listener.bind).collect();
-    let bound = listens(model).filter(|(_, listen)| !of_kernel.contains(listen));
-    for (owner, listen) in bound.filter(|(_, listen)| !before.is_bound(listen)) {
-        if let Err(why) = places::try_bind(listen, &names) {
+    for (owner, listen) in listens(model).filter(|(_, listen)| !before.is_bound(listen)) {
+        let why = match of_kernel.contains(listen) {
+            true => places::taken(listen, &names),
+            false => places::try_bind(listen, &names).err(),
+        };
+        if let Some(why) = why {
             warnings.push(owner.remark(&format!("can't listen on {listen} now: {why}")));
         }
     }
@@ -328,6 +331,26 @@ mod tests {
         assert!(warnings[0].starts_with(&(source("file-2", &absent) + "No such file")), "{warnings:?}");
         assert!(warnings[1].starts_with(&(source("file-3", place.path()))), "{warnings:?}");
         assert_eq!(reload, warnings);
+    }
+
+    #[test]
+    fn a_listener_of_the_kernel_where_another_program_listens_is_warned_of() {
+        let other = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = other.local_addr().unwrap();
+        let text = format!(
+            "[[listener]]\nbind = ['{at}']\nengine = 'kernel'\n[[pool]]\n[[pool.backend]]\naddress = '127.0.0.1:1'\n"
+        );
+        let model = file::parse(&text, "f").unwrap().model;
+        let file = Path::new("f");
+        let is_warned_of = || {
+            let warnings = warnings(&model, &Before::Start { file });
+            warnings
+                .iter()
+                .any(|it| it.to_string().contains(&format!("can't listen on {at} now: Address already in use")))
+        };
+        assert!(is_warned_of());
+        drop(other);
+        assert!(!is_warned_of());
     }
 
     #[test]

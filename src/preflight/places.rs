@@ -7,10 +7,9 @@ use crate::base::{Address, Listen};
 use crate::confine;
 use crate::net::listen;
 use rustix::io::Errno;
-use socket2::{Domain, Socket, Type};
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
@@ -18,12 +17,12 @@ use std::path::Path;
 pub fn try_bind(listen: &Listen, names: &Names) -> Result<(), String> {
     let explain = |error: &io::Error| explain(listen, error);
     match &listen.0 {
-        Address::Inet(at) => bind(*at).map_err(|error| explain(&error)),
-        Address::Any(port) => listen::bind_any(*port, bind).map_err(|error| explain(&error)),
+        Address::Inet(at) => listen::try_bind(*at).map_err(|error| explain(&error)),
+        Address::Any(port) => listen::bind_any(*port, listen::try_bind).map_err(|error| explain(&error)),
         Address::Name(host, port) => names.addresses(host)?.iter().try_for_each(|at| {
             let mut at = *at;
             at.set_port(*port);
-            bind(at).map_err(|error| explain(&error))
+            listen::try_bind(at).map_err(|error| explain(&error))
         }),
         Address::Mapped(..) => Err(explain(&io::ErrorKind::InvalidInput.into())),
         Address::Unix(path) => unix(path).map_err(|error| explain(&error)),
@@ -38,14 +37,17 @@ fn explain(listen: &Listen, error: &io::Error) -> String {
     format!("{error}{hint}")
 }
 
-/// With SO_REUSEADDR, bind fails if another socket listens there, but not because of old connections (socket(7)).
-fn bind(at: SocketAddr) -> io::Result<()> {
-    let socket = Socket::new(Domain::for_address(at), Type::STREAM.cloexec(), None)?;
-    socket.set_reuse_address(true)?;
-    if at.is_ipv6() {
-        socket.set_only_v6(false)?;
-    }
-    socket.bind(&at.into())
+/// Why the rules of the kernel engine may not forward from the address: another socket listens there.
+pub fn taken(listen: &Listen, names: &Names) -> Option<String> {
+    let at = match &listen.0 {
+        Address::Inet(at) => vec![*at],
+        Address::Any(port) => vec![(Ipv6Addr::UNSPECIFIED, *port).into()],
+        Address::Name(host, port) => {
+            names.addresses(host).ok()?.iter().map(|at| SocketAddr::new(at.ip(), *port)).collect()
+        }
+        Address::Mapped(..) | Address::Unix(_) => Vec::new(),
+    };
+    at.into_iter().find_map(|at| listen::refuse_taken(at).err()).map(|error| explain(listen, &error))
 }
 
 /// The start replaces a socket file on which no process listens. Connecting to find out would disturb a process that

@@ -27,6 +27,28 @@ const HIDE: &str = "for nft in /usr/sbin/nft /sbin/nft /usr/bin/nft /bin/nft; do
                     if [ -e $nft ]; then mount --bind /dev/null $nft; fi; done; exec \"$@\"";
 
 #[test]
+fn an_address_where_another_program_listens_is_refused() {
+    let Some(lab) = Lab::new() else { return };
+    let _server = lab.server(2);
+    let listen = |at: &str| lab.balancer.inside(|| std::net::TcpListener::bind(at).unwrap());
+    let other = listen(AT);
+    let text = config(&format!("'{AT}'"), "", &[2]);
+    let said = lab.start_in_vain(&[], &text);
+    assert!(said.contains(&format!("can't listen on {AT}: Address already in use")), "{said}");
+    drop(other);
+    let running = lab.start(&text);
+    running.wait_for("up", &["s2"]);
+    // No socket of the listener keeps another program from listening there later, but a further address is tried.
+    let free = "10.9.1.1:81";
+    let other = listen(free);
+    lab.write(&config(&format!("'{AT}', '{free}'"), "", &[2]));
+    let answer = running.call("POST", "/v1/reload", "");
+    assert!(answer.status == 400 && answer.body.contains("Address already in use"), "{answer:?}");
+    drop(other);
+    assert_eq!(running.call("POST", "/v1/reload", "").status, 200);
+}
+
+#[test]
 fn the_rest_of_the_rules_stays_byte_by_byte() {
     let Some(lab) = Lab::new() else { return };
     let _server = lab.server(2);
