@@ -26,7 +26,7 @@ pub static GLOBAL: Section<Global> = Section {
         .example("2")
         .restart()
         .flag_as(Flag { long: "workers", short: Some('w'), alias: None, heading: PROCESS }),
-        setting!(Global.max_connections: count::<usize>(), "Clients at once, over all listeners.")
+        setting!(Global.max_connections: count::<usize>(), "Clients at once, over all proxy listeners.")
             .more("Further clients wait in the kernel's backlog until one leaves.")
             .absent("from the limit on open files")
             .example("10000")
