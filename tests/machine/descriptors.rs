@@ -128,13 +128,13 @@ fn listeners_that_a_reload_adds_count_too() {
     let start = || limited(Tcplb::from_file(&file), &format!("-n {DESCRIPTORS}")).start();
     write("", 1);
     let tcplb = start();
-    tcplb.wait_for_line("serves at most 389 clients at once: of 1024");
+    tcplb.wait_for_line("serves at most 385 clients at once: of 1024");
     write("", 11);
     tcplb.signal(Signal::HUP);
-    tcplb.wait_for_line("serves at most 309 clients at once from now on");
+    tcplb.wait_for_line("serves at most 305 clients at once from now on");
     write("", 1);
     tcplb.signal(Signal::HUP);
-    tcplb.wait_for_line("serves at most 389 clients at once from now on");
+    tcplb.wait_for_line("serves at most 385 clients at once from now on");
     write("max_connections = 350", 1);
     let tcplb = start();
     write("max_connections = 350", 11);
