@@ -4,7 +4,7 @@
 //!
 //! | when | what |
 //! |---|---|
-//! | each second, or later where a dump takes long | the figures: counters and loads of backends, pools and listeners |
+//! | after a [`pause`], each second where counts must be fresh | the figures: counters and loads of backends, pools and listeners |
 //! | a backend is not usable any more, a second after the rules | its entries without an answer are deleted: the next SYN chooses anew |
 //! | an order resets connections | their entries are deleted: the next packet gets a reset |
 //! | a question | connections are listed, or their entries deleted |
@@ -34,11 +34,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The time from one look at the table to the next.
+/// The shortest pause between two looks at the table.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// A look that takes a while leaves the table alone for so many times as long.
-const REST: u32 = 20;
+/// The longest one, as far as [`BUSY`] allows.
+const LOOK_MAX: Duration = Duration::from_secs(10);
+
+/// Looks take a hundredth of a core: each goes through all buckets of the table, 20 ms of CPU for 262,144 of them.
+const IDLE: u32 = 100;
+
+/// They never take more than a twentieth of a core.
+const BUSY: u32 = 20;
 
 /// How long an answer to a SYN may take once its backend is not usable any more.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
@@ -139,6 +145,12 @@ impl Desk {
     }
 }
 
+/// The pause after a look that took so much CPU time. `fresh`: counts are needed each second.
+fn pause(cpu: Duration, fresh: bool) -> Duration {
+    let pause = if fresh { LOOK } else { (cpu * IDLE).clamp(LOOK, LOOK_MAX) };
+    pause.max(cpu * BUSY)
+}
+
 /// The state of the thread.
 pub(super) struct Counter {
     pub(super) desk: Arc<Desk>,
@@ -149,7 +161,10 @@ pub(super) struct Counter {
     directory: Arc<Directory>,
     backends: HashMap<Mark, Forwarded>,
     listeners: HashMap<SocketAddr, (Arc<ListenerTotals>, usize)>,
-    look: Instant,
+    /// When the last look at the table ended, and its CPU time.
+    looked: (Instant, Duration),
+    /// Entries were deleted since.
+    is_outdated: bool,
     /// The marks of backends that have left, and without a connection at the last look.
     unused: HashSet<Mark>,
     /// The table is nearly full, as was reported.
@@ -173,7 +188,8 @@ impl Counter {
             directory: Arc::default(),
             backends: HashMap::new(),
             listeners: HashMap::new(),
-            look: Instant::now() + LOOK,
+            looked: (Instant::now(), Duration::ZERO),
+            is_outdated: false,
             unused: HashSet::new(),
             is_near: false,
             failure: None,
@@ -185,7 +201,7 @@ impl Counter {
         let mut counts = false;
         loop {
             let far = Instant::now() + Duration::from_secs(3600);
-            let tasks = self.desk.take(if counts { self.look } else { far });
+            let tasks = self.desk.take(if counts { self.next_look() } else { far });
             if tasks.end {
                 break;
             }
@@ -205,7 +221,7 @@ impl Counter {
             }
             self.delete_all(&tasks.deletions.into_keys().collect());
             tasks.questions.into_iter().for_each(|question| self.answer(question));
-            if counts && self.look <= Instant::now() {
+            if counts && self.next_look() <= Instant::now() {
                 self.count();
             }
         }
@@ -238,17 +254,30 @@ impl Counter {
             let backends = marks.len();
             match self.entries.delete(&Filter { marks: Some(marks), states, ..Filter::default() }) {
                 Ok(0) | Err(_) if unanswered => {}
-                Ok(deleted) => log::debug!("{deleted} entries of connections with {backends} marks are deleted"),
+                Ok(deleted) => {
+                    self.is_outdated |= deleted > 0;
+                    log::debug!("{deleted} entries of connections with {backends} marks are deleted");
+                }
                 Err(failure) => log::warn!("entries of the kernel's connections can't be deleted: {failure}"),
             }
         }
+    }
+
+    fn next_look(&self) -> Instant {
+        let (ended, cpu) = self.looked;
+        ended + pause(cpu, self.needs_fresh())
+    }
+
+    /// Whether counts are needed each second: a drain waits for its end, or what was shown last is known to be wrong.
+    fn needs_fresh(&self) -> bool {
+        self.is_outdated || self.directory.unled().iter().any(|backend| backend.awaits_count())
     }
 
     fn count(&mut self) {
         let figures = match self.entries.figures() {
             Ok(figures) => figures,
             Err(failure) => {
-                self.look = Instant::now() + LOOK;
+                self.looked = (Instant::now(), Duration::ZERO);
                 let why = failure.to_string();
                 if self.failure.as_ref() != Some(&why) {
                     log::warn!("the kernel's connections can't be counted: {why}");
@@ -260,7 +289,7 @@ impl Counter {
         if self.failure.take().is_some() {
             log::info!("the kernel's connections are counted again");
         }
-        self.look = Instant::now() + LOOK.max(figures.took * REST);
+        (self.looked, self.is_outdated) = ((Instant::now(), figures.cpu), false);
         self.add(&figures);
         self.note_unled();
         self.note_table(&figures);
@@ -387,7 +416,9 @@ impl Counter {
                 Filter { entries: Some(found), ..Filter::default() }
             }
         };
-        self.entries.delete(&filter)
+        let closed = self.entries.delete(&filter)?;
+        self.is_outdated |= closed > 0;
+        Ok(closed)
     }
 
     /// What selects the entries that are meant, and others where listeners and networks are named: one look at the table.

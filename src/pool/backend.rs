@@ -251,6 +251,11 @@ impl Backend {
         self.active().max(u32::from(uncounted))
     }
 
+    /// Whether only another count of the kernel's connections can show that there are fewer.
+    pub fn awaits_count(&self) -> bool {
+        self.occupancy.uncounted.load(Ordering::Acquire) || self.forwarded.load(Ordering::Relaxed) > 0
+    }
+
     /// The kernel may lead clients to it from now on.
     pub fn expect_clients(&self) {
         self.occupancy.uncounted.store(true, Ordering::Release);

@@ -103,3 +103,44 @@ fn connections_of_a_renamed_listener_are_in_its_totals() {
     counter.add(&figures(&[]));
     assert_eq!((totals(&before), totals(&after)), ((2, 0), (1, 0)));
 }
+
+#[test]
+fn looks_take_a_hundredth_of_a_core_unless_counts_are_to_be_fresh() {
+    for (cpu, idle, fresh) in [
+        (0, 1_000, 1_000),
+        (5, 1_000, 1_000),
+        (20, 2_000, 1_000),
+        (80, 8_000, 1_600),
+        (500, 10_000, 10_000),
+        (900, 18_000, 18_000),
+    ] {
+        let pauses = [false, true].map(|fresh| pause(Duration::from_millis(cpu), fresh).as_millis());
+        assert_eq!(pauses, [idle, fresh], "{cpu} ms");
+    }
+}
+
+#[test]
+fn a_drain_that_is_not_over_has_the_next_look_soon() {
+    let (model, before) = snapshot("in", &[1]);
+    // No listener leads there any more.
+    let listeners = vec![model::Listener { engine: ListenerEngine::Proxy, ..model.listeners[0].clone() }];
+    let after = crate::pool::build(&Model { listeners, ..model.clone() }, &Resolved::new());
+    let (mut counter, _poll) = counter(model, before);
+    counter.directory = directory(&mut Planner::default(), &after);
+    let backend = after.pools[0].members[0].backend.clone();
+    let cpu = Duration::from_millis(80);
+    let ended = Instant::now();
+    counter.looked = (ended, cpu);
+    let next = |counter: &Counter| (counter.next_look() - ended).as_millis();
+    assert_eq!(next(&counter), 8_000);
+    backend.expect_clients();
+    assert_eq!(next(&counter), 1_600);
+    counter.note_unled();
+    assert_eq!(next(&counter), 8_000);
+    let mut its = Forwarded::new(backend);
+    its.set(1);
+    assert_eq!(next(&counter), 1_600);
+    drop(its);
+    counter.is_outdated = true;
+    assert_eq!(next(&counter), 1_600);
+}

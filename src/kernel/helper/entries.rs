@@ -8,6 +8,7 @@ use crate::net::conntrack::{Conntrack, Drained, Ends};
 use crate::proto::conntrack::Entry;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+use rustix::time::{ClockId, clock_gettime};
 use std::fs;
 use std::io;
 use std::time::{Duration, Instant};
@@ -84,7 +85,7 @@ impl Entries {
 
     fn figures(&mut self) -> Result<Figures, Failure> {
         let (table_entries, table_max, accounting) = (setting("count")?, setting("max")?, setting("acct")? != 0);
-        let (begun, mut entries) = (Instant::now(), 0);
+        let (before, mut entries) = (cpu_time(), 0);
         let tally = &mut self.tally;
         let dumped = self.conntrack.dump(PREFIX, PREFIX_MASK, |entry| {
             if let Some(mark) = Mark::of_value(entry.mark) {
@@ -92,21 +93,13 @@ impl Entries {
                 tally.seen(mark, entry);
             }
         });
-        let took = begun.elapsed();
+        let cpu = cpu_time().saturating_sub(before);
         let drained = dumped.and_then(|()| self.read_ends()).map_err(|error| {
             self.tally.abandon();
             no_conntrack(error)
         })?;
         let counts = self.tally.finish(drained.all);
-        Ok(Figures {
-            counts,
-            entries,
-            table_entries,
-            table_max,
-            accounting,
-            lost: std::mem::take(&mut self.lost),
-            took,
-        })
+        Ok(Figures { counts, entries, table_entries, table_max, accounting, lost: std::mem::take(&mut self.lost), cpu })
     }
 
     fn read_ends(&mut self) -> io::Result<Drained> {
@@ -152,6 +145,11 @@ fn selected(conntrack: &mut Conntrack, filter: &Filter, limit: usize) -> Result<
     };
     conntrack.dump(mark, mask, &mut show).map_err(no_conntrack)?;
     Ok(listed)
+}
+
+/// That of this thread so far. The kernel's work on a dump is part of it.
+fn cpu_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap_or_default()
 }
 
 fn setting(name: &str) -> Result<u64, Failure> {

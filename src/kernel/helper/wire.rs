@@ -147,8 +147,8 @@ pub struct Figures {
     pub accounting: bool,
     /// How often ends were lost since the last time, for lack of room.
     pub lost: u64,
-    /// How long the dump took.
-    pub took: Duration,
+    /// The CPU time of the dump.
+    pub cpu: Duration,
 }
 
 /// Which entries with a mark of ours: all that is set must match.
