@@ -329,7 +329,8 @@ pub static ROUTES: &[Route] = &[
             (200, "Yes.", Content::Other(PLAIN_TEXT)),
             (
                 503,
-                "No: no pool, or not this one, has a usable backend, a thread does not respond, or a drain has begun.",
+                "No: no pool, or not this one, has a usable backend, a thread does not respond, or a drain has begun. Or the \
+                 kernel keeps older rules than the configuration.",
                 Content::Other(PLAIN_TEXT),
             ),
             NO_POOL,
@@ -376,17 +377,24 @@ fn ready(state: &State, call: &Call<'_>) -> Response {
             None => return changes::refusal(&Refused::NoPool(name.to_owned())),
         },
     };
+    let no = |why: String| Response::text(503, PLAIN_TEXT, why + "\n");
+    if state.published.is_draining() {
+        return no("draining".to_owned());
+    }
     let stuck = state.published.stuck();
-    let (status, text) = match call.value("pool") {
-        _ if state.published.is_draining() => (503, "draining\n"),
-        _ if !stuck.is_empty() => {
-            return Response::text(503, PLAIN_TEXT, format!("does not respond: {}\n", stuck.join(", ")));
-        }
-        _ if usable => (200, "ready\n"),
-        None => (503, "no pool has a usable backend\n"),
-        Some(_) => (503, "the pool has no usable backend\n"),
-    };
-    Response::text(status, PLAIN_TEXT, text)
+    if !stuck.is_empty() {
+        return no(format!("does not respond: {}", stuck.join(", ")));
+    }
+    let mut of_kernel = snapshot.listeners.iter().filter(|listener| listener.settings.is_of_kernel());
+    let is_concerned = of_kernel.any(|it| call.value("pool").is_none_or(|pool| it.settings.pool == pool));
+    if let Some(why) = state.published.kernel().problem().filter(|_| is_concerned) {
+        return no(format!("the kernel keeps its last rules: {why}"));
+    }
+    match call.value("pool") {
+        _ if usable => Response::text(200, PLAIN_TEXT, "ready\n"),
+        None => no("no pool has a usable backend".to_owned()),
+        Some(_) => no("the pool has no usable backend".to_owned()),
+    }
 }
 
 /// Whether the answer to this request neither waits nor takes long.

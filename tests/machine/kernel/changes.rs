@@ -203,6 +203,8 @@ fn rules_that_can_t_be_changed_stay_and_are_changed_once_they_can() {
         let status = kernel.get("/v1/status");
         status["process"]["kernel"]["problem"].is_string() && status["verdict"]["level"] == "critical"
     });
+    let ready = || kernel.call("GET", "/readyz", "");
+    assert!(ready().status == 503 && ready().body.contains("keeps its last rules"), "{:?}", ready());
     let events = kernel.get("/v1/events");
     assert!(events["events"].as_array().unwrap().iter().any(|event| event["kind"] == "kernel_failed"), "{events}");
     lab.nft(&["delete", "table", "inet", "tcplb"]);
@@ -211,6 +213,7 @@ fn rules_that_can_t_be_changed_stay_and_are_changed_once_they_can() {
         kernel.get("/v1/events")["events"].as_array().unwrap().iter().any(|event| event["kind"] == "kernel_back")
     });
     assert!(kernel.get("/v1/status")["process"]["kernel"]["problem"].is_null());
+    assert_eq!(ready().status, 200);
 }
 
 #[test]
