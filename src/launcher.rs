@@ -16,6 +16,8 @@
 //! A process that it has started then becomes a child of the service manager. systemd waits for the end of its own children
 //! only: under `KillMode=mixed` it kills any other main process as soon as it stops the unit.
 //!
+//! The kernel engine has a launcher of its own for its helper ([`crate::kernel::helper`]), which is confined.
+//!
 //! The launcher ignores SIGHUP, SIGUSR1 and SIGUSR2, since a service manager or `killall` sends them to all processes of a name.
 
 use crate::handover::{Channel, FLAG};
@@ -78,6 +80,8 @@ pub enum Report {
 /// The balancer's side of a launcher.
 #[derive(Debug)]
 pub struct Launcher {
+    /// What messages call it.
+    name: &'static str,
     channel: Channel,
     path: PathBuf,
     /// Kept, so that a launcher that has ended is no zombie as long as this lives; reaped at the next request.
@@ -93,13 +97,18 @@ impl Launcher {
             ));
         }
         let path = own_path()?;
-        let (ours, theirs) = Channel::pair()?;
         let mut command = Command::new("/proc/self/exe");
-        command.arg0(&path).arg(COMMAND).arg(&path).args(env::args_os().skip(1)).stdin(Stdio::from(theirs.into_fd()));
+        command.arg0(&path).arg(COMMAND).arg(&path).args(env::args_os().skip(1));
         // The manager expects beats from the main process, which is another one after an upgrade.
         command.env_remove(FLAG).env_remove("WATCHDOG_PID");
-        let process = command.spawn()?;
-        Ok(Launcher { channel: ours, path, process })
+        Launcher::of(command, path, "the launcher")
+    }
+
+    /// The launcher that this command runs ([`serve`]). It starts the file at `path`. `name` is what messages call it.
+    pub fn of(mut command: Command, path: PathBuf, name: &'static str) -> io::Result<Launcher> {
+        let (ours, theirs) = Channel::pair()?;
+        let process = command.stdin(Stdio::from(theirs.into_fd())).spawn()?;
+        Ok(Launcher { name, channel: ours, path, process })
     }
 
     /// The file that it starts.
@@ -110,7 +119,12 @@ impl Launcher {
     /// Has it started with this descriptor as its standard input: the number of the new process, or why it did not start.
     pub fn launch(&mut self, with: OwnedFd) -> Result<i32, String> {
         let until = Instant::now() + PATIENCE;
-        let gone = |error: io::Error| format!("the launcher does not respond: {error}");
+        let name = self.name;
+        let ended = || format!("{name} has ended: restart tcplb to get another");
+        let gone = |error: io::Error| match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => ended(),
+            _ => format!("{name} does not respond: {error}"),
+        };
         // What it reported of an earlier process.
         while self.ended().is_some() {}
         let request = serde_json::to_vec(&Request::Start).map_err(|error| gone(error.into()))?;
@@ -123,7 +137,7 @@ impl Launcher {
                 Some(Report::Ended { .. }) => {}
                 None => {
                     let _ = self.process.try_wait();
-                    return Err("the launcher has ended: restart tcplb to get another".to_owned());
+                    return Err(ended());
                 }
             }
         }
@@ -196,9 +210,18 @@ pub fn run(path: &Path, arguments: &[OsString]) -> Result<(), String> {
             .map_err(|error| format!("can't handle signals: {error}"))?;
     }
     let _ = rustix::thread::set_name(c"tcplb-launcher");
+    serve(&channel, path, || {
+        let mut command = Command::new(path);
+        command.args(arguments).env(FLAG, "1");
+        command
+    })
+}
+
+/// Starts this command on request, one process at a time. Returns when the balancer has ended.
+pub fn serve(channel: &Channel, path: &Path, command: impl Fn() -> Command) -> Result<(), String> {
     let mut child: Option<(Child, OwnedFd)> = None;
     loop {
-        let mut wanted = vec![PollFd::new(&channel, PollFlags::IN)];
+        let mut wanted = vec![PollFd::new(channel, PollFlags::IN)];
         wanted.extend(child.as_ref().map(|(_, process)| PollFd::new(process, PollFlags::IN)));
         match poll(&mut wanted, None) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -208,7 +231,7 @@ pub fn run(path: &Path, arguments: &[OsString]) -> Result<(), String> {
         let is_asked = !wanted[0].revents().is_empty();
         if has_ended && let Some((mut process, _)) = child.take() {
             let status = process.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
-            report(&channel, &Report::Ended { status });
+            report(channel, &Report::Ended { status });
         }
         if is_asked {
             let Ok(Some(parcel)) = channel.receive(Instant::now()) else { return Ok(()) };
@@ -218,7 +241,7 @@ pub fn run(path: &Path, arguments: &[OsString]) -> Result<(), String> {
                     continue;
                 }
                 (Ok(Request::Start), Some(_)) if !has_gone(&mut child) => Err("it runs already".to_owned()),
-                (Ok(Request::Start), Some(with)) => start(path, arguments, with),
+                (Ok(Request::Start), Some(with)) => start(command(), with),
                 (Ok(_), None) | (Err(_), _) => Err("the request is malformed".to_owned()),
             };
             let answer = match started {
@@ -229,7 +252,7 @@ pub fn run(path: &Path, arguments: &[OsString]) -> Result<(), String> {
                 }
                 Err(why) => Report::Failed { why: format!("can't start {}: {why}", path.display()) },
             };
-            report(&channel, &answer);
+            report(channel, &answer);
         }
     }
 }
@@ -246,10 +269,8 @@ fn has_gone(child: &mut Option<(Child, OwnedFd)>) -> bool {
     gone
 }
 
-fn start(path: &Path, arguments: &[OsString], with: OwnedFd) -> Result<(Child, OwnedFd), String> {
-    let mut command = Command::new(path);
-    command.args(arguments).stdin(Stdio::from(with)).env(FLAG, "1");
-    let mut process = command.spawn().map_err(|error| error.to_string())?;
+fn start(mut command: Command, with: OwnedFd) -> Result<(Child, OwnedFd), String> {
+    let mut process = command.stdin(Stdio::from(with)).spawn().map_err(|error| error.to_string())?;
     match handle_of(&process) {
         Ok(handle) => Ok((process, handle)),
         Err(error) => {

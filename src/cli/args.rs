@@ -98,6 +98,9 @@ pub enum Command {
     #[command(hide = true, name = helper::COMMAND)]
     KernelHelper(kernel::Helper),
     /// Started by tcplb itself
+    #[command(hide = true, name = helper::STARTER)]
+    KernelStarter(kernel::Helper),
+    /// Started by tcplb itself
     #[command(hide = true, name = launcher::COMMAND)]
     Launcher {
         /// The file to start

@@ -2,7 +2,7 @@
 
 use super::terminal;
 use crate::base::text::counted;
-use crate::kernel::helper::{self, Flushed};
+use crate::kernel::helper::{self, Flushed, Options};
 use clap::Subcommand;
 
 /// Subcommands of `tcplb kernel`.
@@ -17,7 +17,7 @@ pub enum Kernel {
     Flush,
 }
 
-/// Arguments of the helper process, which tcplb itself starts.
+/// Arguments of the helper process and of the one that starts it, which tcplb itself starts.
 #[derive(clap::Args, Debug)]
 pub struct Helper {
     /// The user to become
@@ -45,6 +45,12 @@ pub fn run(command: &Kernel) -> Result<(), String> {
 pub fn help(arguments: &Helper) -> Result<(), String> {
     let Helper { user, group, no_sandbox } = arguments;
     helper::run(user.as_deref(), group.as_deref(), !no_sandbox)
+}
+
+/// Runs the process that starts helpers.
+pub fn start_helpers(arguments: &Helper) -> Result<(), String> {
+    let Helper { user, group, no_sandbox } = arguments;
+    helper::run_starter(&Options { user: user.as_deref(), group: group.as_deref(), sandbox: !no_sandbox })
 }
 
 fn outcome(flushed: Flushed) -> String {

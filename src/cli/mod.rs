@@ -88,6 +88,10 @@ fn dispatch() -> ExitCode {
             crash::end_process_on_panic();
             done(kernel::help(&helper))
         }
+        Some(Command::KernelStarter(helper)) => {
+            crash::end_process_on_panic();
+            done(kernel::start_helpers(&helper))
+        }
         Some(Command::Kernel(command)) => done(kernel::run(&command)),
         Some(Command::Check(check)) => self::check(&check.file),
         Some(Command::Config(args::Config::Reference)) => {

@@ -14,6 +14,8 @@
 //! A transaction that fails changes nothing: the kernel keeps its last rules. The thread then reads what is installed, and tries
 //! again after a pause, from [`PAUSE`] on and up to [`PAUSE_MAX`]. The log and the events have the first failure and the end.
 //!
+//! A helper that has ended is replaced before the next reading ([`Starter`]). If none can be started, the last rules stay.
+//!
 //! Each second, one netlink message asks whether any program has changed rules of nftables, as `nft flush ruleset` does. If so, and
 //! `state` is not what it was, that is a failure like the others, and the table is installed again at once.
 //!
@@ -23,7 +25,7 @@
 
 use super::directory::{Directory, by_state};
 use super::entries::{Counter, Desk, GRACE};
-use super::helper::{Failure, Helper, Tables};
+use super::helper::{ANSWER, Failure, Helper, Starter, Tables};
 use super::table::{Installed, Table};
 use super::{Mark, Planner, difference, wanted};
 use crate::base::text::counted;
@@ -63,6 +65,9 @@ const FAREWELL: Duration = Duration::from_secs(12);
 const CLOSING: Duration = Duration::from_secs(6);
 const CLOSING_PAUSE: Duration = Duration::from_millis(500);
 
+/// How long the helper may take for each answer then.
+const CLOSING_ANSWER: Duration = Duration::from_secs(4);
+
 const ORDERS: Token = Token(0);
 
 /// What the thread is to do next.
@@ -74,6 +79,8 @@ pub struct Orders {
     pub reset: ResetOrder,
     /// The marks of backends that have left, and without connections.
     pub unused: Vec<Mark>,
+    /// The helper of this number does not answer about connections: another one is to take its place.
+    pub renew: Option<u64>,
     /// This process keeps the rules from now on.
     pub keep: bool,
     /// It keeps them no more.
@@ -107,6 +114,7 @@ impl Merge for Orders {
         if !later.unused.is_empty() {
             self.unused = later.unused;
         }
+        self.renew = later.renew.or(self.renew);
         self.keep |= later.keep;
         // Nothing follows a process that serves.
         if self.end != Some(End::Leave) {
@@ -173,7 +181,7 @@ impl Prepared {
     /// Fails with the reason why they are not.
     pub fn spawn(self, snapshot: Arc<Snapshot>, published: &Arc<Published>, keeps: bool) -> io::Result<Engine> {
         let Prepared { poll, access, wake, helper } = self;
-        let Helper { tables, entries } = helper;
+        let Helper { starter, tables, entries } = helper;
         // The process before may have led clients to any backend.
         let (led, unled) = by_state(&snapshot);
         led.iter().chain(&unled).for_each(|backend| backend.expect_clients());
@@ -183,6 +191,7 @@ impl Prepared {
         let keeper = Keeper {
             poll,
             access: access.clone(),
+            starter,
             tables,
             published: published.clone(),
             heartbeat: heartbeat.clone(),
@@ -194,6 +203,7 @@ impl Prepared {
             done: Vec::new(),
             resets: ResetOrder::default(),
             retry: None,
+            patience: ANSWER,
             look: Instant::now() + LOOK,
             pause: PAUSE,
             first: keeps.then_some(first),
@@ -253,6 +263,7 @@ impl Drop for Engine {
 struct Keeper {
     poll: Poll,
     access: Access,
+    starter: Starter,
     tables: Tables,
     published: Arc<Published>,
     heartbeat: Heartbeat,
@@ -269,6 +280,8 @@ struct Keeper {
     resets: ResetOrder,
     /// When to try again after a failure.
     retry: Option<Instant>,
+    /// How long the helper may take for an answer.
+    patience: Duration,
     /// When to look whether the table is still there.
     look: Instant,
     pause: Duration,
@@ -278,6 +291,7 @@ struct Keeper {
 
 impl Keeper {
     fn run(mut self) {
+        self.tables.await_with(self.patience, &self.heartbeat);
         let mut events = Events::with_capacity(1);
         let mut is_due = self.keeps;
         loop {
@@ -302,7 +316,7 @@ impl Keeper {
                 is_due |= self.is_lost();
             }
             let Some(orders) = self.access.orders.take() else { continue };
-            let Orders { adopt, reset, unused, keep, end, stop } = orders;
+            let Orders { adopt, reset, unused, renew, keep, end, stop } = orders;
             if let Some(Adopt { snapshot, done }) = adopt {
                 // It may be the remedy, and a caller waits for the outcome.
                 is_due = true;
@@ -313,6 +327,13 @@ impl Keeper {
             // Before the next plan: a mark that is wanted again by now is not released.
             if let Some(planner) = &mut self.planner {
                 unused.into_iter().for_each(|mark| planner.release(mark));
+            }
+            if self.keeps && renew == Some(self.tables.number()) && !self.tables.is_given_up() {
+                let failure = match self.tables.hold() {
+                    Err(failure) => failure,
+                    Ok(()) => self.tables.give_up("it does not answer about connections"),
+                };
+                self.failed(&failure);
             }
             if keep && !mem::replace(&mut self.keeps, true) {
                 self.access.desk.begin();
@@ -363,8 +384,7 @@ impl Keeper {
     /// The process before may have ended without a word, and its rules still serve. Those of a backend that counts as down before
     /// its first probe would refuse clients in between.
     fn await_probes(&mut self) -> Result<(), Failure> {
-        self.tables.hold()?;
-        let installed = self.tables.read()?;
+        let installed = self.read()?;
         let mut waits = !installed.binds.is_empty() && wanted::awaits_probes(&self.snapshot);
         self.installed = Some(installed);
         let until = Instant::now() + PROBES;
@@ -404,14 +424,24 @@ impl Keeper {
         true
     }
 
+    /// Reads what is installed. A helper that has ended is replaced before.
+    fn read(&mut self) -> Result<Installed, Failure> {
+        if let Err(failure) = self.tables.hold() {
+            let Failure::Gone(_) = failure else { return Err(failure) };
+            let (tables, entries) = self.starter.helper(self.patience, &self.heartbeat)?;
+            log::info!("another helper of the kernel engine runs: process {}", tables.pid());
+            self.tables = tables;
+            self.access.desk.renew(entries);
+            self.tables.hold()?;
+        }
+        self.tables.read()
+    }
+
     /// Reads what is installed if that is not known, and applies what differs. `open`: new connections are let in.
     fn bring(&mut self, open: bool) -> Result<(), Failure> {
         let installed = match self.installed.take() {
             Some(installed) => installed,
-            None => {
-                self.tables.hold()?;
-                self.tables.read()?
-            }
+            None => self.read()?,
         };
         let planner = self.planner.get_or_insert_with(|| Planner::adopt(&installed));
         let table = planner.plan(&wanted::of(&self.snapshot, open));
@@ -460,6 +490,9 @@ impl Keeper {
             End::Close if kept => {
                 let listeners = self.snapshot.listeners.iter().filter(|listener| listener.settings.is_of_kernel());
                 let active: usize = listeners.map(|listener| listener.totals.active()).sum();
+                // One that hangs is replaced.
+                self.patience = CLOSING_ANSWER;
+                self.tables.await_with(self.patience, &self.heartbeat);
                 let closed = persist(CLOSING, CLOSING_PAUSE, || {
                     self.heartbeat.beat();
                     self.bring(false)
@@ -469,7 +502,9 @@ impl Keeper {
                         "the kernel takes no new connections; {} that it carries go on (`tcplb kernel flush` ends them)",
                         counted(active as u64, "connection")
                     ),
-                    Err(failure) => log::error!("the kernel still takes new connections: {failure}"),
+                    Err(failure) => log::error!(
+                        "the kernel still takes new connections (`tcplb kernel flush` ends that): {failure}"
+                    ),
                 }
             }
             End::Close => {}
@@ -480,12 +515,12 @@ impl Keeper {
     }
 }
 
-/// Tries until it succeeds. No attempt begins later than `time` after the first one, or after the helper has ended.
+/// Tries until it succeeds. No attempt begins later than `time` after the first one, or once there is no helper.
 fn persist(time: Duration, pause: Duration, mut attempt: impl FnMut() -> Result<(), Failure>) -> Result<(), Failure> {
     let until = Instant::now() + time;
     loop {
         match attempt() {
-            Err(failure) if !matches!(failure, Failure::Gone(_)) && Instant::now() + pause < until => {
+            Err(failure) if !matches!(failure, Failure::Lost(_)) && Instant::now() + pause < until => {
                 thread::sleep(pause);
             }
             outcome => return outcome,
@@ -508,7 +543,7 @@ mod tests {
     fn the_end_is_given_up_in_time_and_without_a_helper() {
         let busy = || Err(Failure::TimedOut);
         assert_eq!(persist(Duration::from_millis(20), Duration::from_millis(1), busy), Err(Failure::TimedOut));
-        let (mut attempts, gone) = (0, Failure::Gone("it has ended".to_owned()));
+        let (mut attempts, gone) = (0, Failure::Lost("it has ended".to_owned()));
         let closed = persist(Duration::from_secs(60), Duration::ZERO, || {
             attempts += 1;
             Err(gone.clone())

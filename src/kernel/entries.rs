@@ -70,6 +70,8 @@ struct Tasks {
     /// When to delete the entries of a mark: those without an answer (true), or all.
     deletions: BTreeMap<(Mark, bool), Instant>,
     questions: Vec<Inspection>,
+    /// Another helper is to be asked.
+    entries: Option<Entries>,
     /// This process counts from now on.
     begin: bool,
     /// Another process counts from now on.
@@ -114,6 +116,11 @@ impl Desk {
         self.put(|tasks| tasks.leave = true);
     }
 
+    /// Asks this helper from now on.
+    pub(super) fn renew(&self, entries: Entries) {
+        self.put(|tasks| tasks.entries = Some(entries));
+    }
+
     /// Ends the thread.
     pub(super) fn end(&self) {
         self.put(|tasks| tasks.end = true);
@@ -130,8 +137,8 @@ impl Desk {
         loop {
             let now = Instant::now();
             let next = tasks.deletions.values().min().copied().into_iter().chain([look]).min().unwrap_or(look);
-            let has_any =
-                tasks.directory.is_some() || !tasks.questions.is_empty() || tasks.begin || tasks.leave || tasks.end;
+            let has_message = tasks.directory.is_some() || !tasks.questions.is_empty() || tasks.entries.is_some();
+            let has_any = has_message || tasks.begin || tasks.leave || tasks.end;
             if has_any || next <= now {
                 let (due, later) = mem::take(&mut tasks.deletions).into_iter().partition(|(_, at)| *at <= now);
                 tasks.deletions = later;
@@ -205,7 +212,8 @@ impl Counter {
             if tasks.end {
                 break;
             }
-            if tasks.begin {
+            let is_renewed = tasks.entries.map(|entries| self.entries = entries).is_some();
+            if tasks.begin || is_renewed {
                 self.begin();
             }
             if let Some(directory) = tasks.directory {
@@ -278,6 +286,9 @@ impl Counter {
             Ok(figures) => figures,
             Err(failure) => {
                 self.looked = (Instant::now(), Duration::ZERO);
+                if let Failure::Gone(_) = failure {
+                    self.orders.put(engine::Orders { renew: Some(self.entries.number()), ..engine::Orders::default() });
+                }
                 let why = failure.to_string();
                 if self.failure.as_ref() != Some(&why) {
                     log::warn!("the kernel's connections can't be counted: {why}");

@@ -1,36 +1,37 @@
 //! The helper of the kernel engine: a process of its own that keeps CAP_NET_ADMIN, and does only what typed requests name.
 //!
-//! The balancer gives its privileges up, and its sandbox starts no program. So the helper is started before, like the launcher
-//! ([`crate::launcher`]). It confines itself to CAP_NET_ADMIN as the balancer's user, and writes no file. `process` has what it does, `wire`
-//! what is said. This file has the balancer's side.
+//! The balancer gives its privileges up, and its sandbox starts no program. So a process that starts helpers is started before
+//! (`starter`). The helper confines itself to CAP_NET_ADMIN as the balancer's user, and writes no file. `process` has what it does,
+//! `wire` what is said. This file has the balancer's side.
 //!
 //! There are two channels and two threads, so that a change never waits for a dump of all tracked connections. Each call
 //! blocks its caller for a bounded time.
 //!
-//! A helper that has ended can't be started again: every further call fails with [`Failure::Gone`]. The kernel goes on with the
-//! last table.
+//! Once a helper has ended, every further call fails with [`Failure::Gone`], and the kernel goes on with the last table. Another
+//! helper takes its place ([`Starter::helper`]), as long as the process that starts them runs.
 
 mod entries;
 mod hold;
 mod process;
 mod program;
+mod starter;
 mod wire;
 
 pub use super::tally::Count;
 pub use process::{flush, has_table, run};
+pub use starter::{STARTER, Starter, run as run_starter};
 pub use wire::{Failure, Figures, Filter, Listed, States};
 
 use super::change::Change;
 use super::nft;
 use super::table::{Installed, TABLE};
 use crate::handover::Channel;
+use crate::watchdog::Heartbeat;
 use rustix::net::{Shutdown, shutdown};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::AsFd;
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use wire::{EntryAnswer, EntryRequest, TableAnswer, TableRequestRef};
 
@@ -41,7 +42,7 @@ pub const COMMAND: &str = "kernel-helper";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long an answer may take: a few runs of nft, or a few dumps.
-const ANSWER: Duration = Duration::from_secs(120);
+pub const ANSWER: Duration = Duration::from_secs(120);
 
 /// How often a deletion that takes long is asked for again.
 const DELETIONS_MAX: usize = 8;
@@ -60,6 +61,8 @@ pub struct Options<'a> {
 /// A helper that runs. Its two sides may be used on two threads. It ends once both are dropped.
 #[derive(Debug)]
 pub struct Helper {
+    /// Starts another one.
+    pub starter: Starter,
     /// The nftables table.
     pub tables: Tables,
     /// The tracked connections.
@@ -70,14 +73,15 @@ pub struct Helper {
 #[derive(Debug)]
 pub struct Tables {
     line: Line,
-    /// Kept, so that a helper that has ended is reaped.
-    process: Child,
+    pid: i32,
+    number: u64,
 }
 
 /// The side of tracked connections.
 #[derive(Debug)]
 pub struct Entries {
     line: Line,
+    number: u64,
 }
 
 /// What a flush has deleted.
@@ -93,20 +97,9 @@ impl Helper {
     /// Starts a helper, and waits until it has checked what it needs: CAP_NET_ADMIN, nft, connection tracking. A table that is
     /// not ours is a failure, too. Nothing is changed. Called before the process gives up privileges, and before it has other threads.
     pub fn start(options: &Options<'_>) -> Result<Helper, Failure> {
-        let gone = |error: io::Error| Failure::Gone(format!("it can't be started: {error}"));
-        let (ours, theirs) = Channel::pair().map_err(gone)?;
-        let (our_second, their_second) = Channel::pair().map_err(gone)?;
-        let mut command = Command::new("/proc/self/exe");
-        command.arg(COMMAND).args(options.arguments()).stdin(Stdio::from(theirs.into_fd()));
-        let process = command.spawn().map_err(gone)?;
-        ours.send(b"entries", &[their_second.as_fd()], Instant::now() + PATIENCE).map_err(gone)?;
-        drop(their_second);
-        let mut helper = Helper {
-            tables: Tables { line: Line(Ok(ours)), process },
-            entries: Entries { line: Line(Ok(our_second)) },
-        };
-        let checked: Result<(), Failure> = helper.tables.line.receive();
-        checked.map(|()| helper)
+        let mut starter = Starter::start(options)?;
+        let (tables, entries) = starter.helper(ANSWER, &Heartbeat::default())?;
+        Ok(Helper { starter, tables, entries })
     }
 }
 
@@ -168,19 +161,39 @@ impl Tables {
         }
     }
 
+    /// An answer may take this long from now on. A heartbeat shows that the thread waits for it.
+    pub fn await_with(&mut self, patience: Duration, heartbeat: &Heartbeat) {
+        self.line.patience = patience;
+        self.line.heartbeat = heartbeat.clone();
+    }
+
+    /// Does not use this helper any more. The failure of further calls.
+    pub fn give_up(&mut self, why: &str) -> Failure {
+        self.line.end(why)
+    }
+
+    /// Whether every further call fails.
+    pub fn is_given_up(&self) -> bool {
+        self.line.channel.is_err()
+    }
+
     /// The number of the process.
-    pub fn pid(&self) -> u32 {
-        self.process.id()
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// The number of the helper: each further one of a balancer has a higher one.
+    pub fn number(&self) -> u64 {
+        self.number
     }
 }
 
 impl Drop for Tables {
     fn drop(&mut self) {
-        if let Ok(channel) = &self.line.0 {
+        if let Ok(channel) = &self.line.channel {
             // It ends by this.
             let _ = shutdown(channel, Shutdown::Both);
         }
-        let _ = self.process.try_wait();
     }
 }
 
@@ -188,7 +201,13 @@ impl Entries {
     /// Those of a helper that has ended.
     #[cfg(test)]
     pub fn gone() -> Entries {
-        Entries { line: Line(Err("it has ended".to_owned())) }
+        let (channel, _) = Channel::pair().unwrap();
+        Entries { line: Line::new(channel), number: 0 }
+    }
+
+    /// The number of the helper, as [`Tables::number`].
+    pub fn number(&self) -> u64 {
+        self.number
     }
 
     /// Counts what came since the last call.
@@ -233,30 +252,49 @@ impl Entries {
 
 /// A channel, until an error: what follows would be the answer to another question.
 #[derive(Debug)]
-struct Line(Result<Channel, String>);
+struct Line {
+    channel: Result<Channel, String>,
+    patience: Duration,
+    /// That of the thread which waits for answers.
+    heartbeat: Heartbeat,
+}
 
 impl Line {
+    fn new(channel: Channel) -> Line {
+        Line { channel: Ok(channel), patience: ANSWER, heartbeat: Heartbeat::default() }
+    }
+
     fn ask<T: DeserializeOwned>(&mut self, request: &impl Serialize) -> Result<T, Failure> {
-        let channel = self.0.as_ref().map_err(|why| Failure::Gone(why.clone()))?;
+        let channel = self.channel.as_ref().map_err(|why| Failure::Gone(why.clone()))?;
         // One that is too large leaves the line as it is: nothing of it has been sent.
         let bytes = wire::encode(request)?;
-        match wire::send(channel, &bytes, Instant::now() + ANSWER) {
+        let until = Instant::now() + self.patience;
+        match wire::send_beating(channel, &bytes, until, &|| self.heartbeat.beat()) {
             Ok(()) => self.receive(),
-            Err(error) => Err(self.end(&error.to_string())),
+            Err(error) => Err(self.ended(&error)),
         }
     }
 
     fn receive<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
-        let channel = self.0.as_ref().map_err(|why| Failure::Gone(why.clone()))?;
-        match wire::receive::<Result<T, Failure>>(channel, Instant::now() + ANSWER) {
+        let channel = self.channel.as_ref().map_err(|why| Failure::Gone(why.clone()))?;
+        let until = Instant::now() + self.patience;
+        match wire::receive_beating::<Result<T, Failure>>(channel, until, &|| self.heartbeat.beat()) {
             Ok(Some(answer)) => answer,
             Ok(None) => Err(self.end("it has ended")),
-            Err(error) => Err(self.end(&error.to_string())),
+            Err(error) => Err(self.ended(&error)),
+        }
+    }
+
+    fn ended(&mut self, error: &io::Error) -> Failure {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => self.end("it has ended"),
+            io::ErrorKind::TimedOut => self.end("it does not answer"),
+            _ => self.end(&error.to_string()),
         }
     }
 
     fn end(&mut self, why: &str) -> Failure {
-        self.0 = Err(why.to_owned());
+        self.channel = Err(why.to_owned());
         Failure::Gone(why.to_owned())
     }
 }
@@ -269,7 +307,7 @@ mod tests {
     #[test]
     fn a_request_that_is_too_large_is_refused_and_the_next_one_is_answered() {
         let (ours, theirs) = Channel::pair().unwrap();
-        let mut line = Line(Ok(ours));
+        let mut line = Line::new(ours);
         let refused: Result<u8, Failure> = line.ask(&"x".repeat(WHOLE_MAX));
         assert!(matches!(&refused, Err(Failure::Refused(_))), "{refused:?}");
         wire::answer(&theirs, &Ok(7_u8), Instant::now() + PATIENCE).unwrap();

@@ -32,13 +32,7 @@ pub fn run(user: Option<&str>, group: Option<&str>, sandbox: bool) -> Result<(),
     let parcel = channel.receive(Instant::now() + PATIENCE).map_err(of_others)?.unwrap_or_default();
     let Some(second) = parcel.descriptors.into_iter().next() else { return Ok(()) };
     let second = Channel::of(second).map_err(of_others)?;
-    let ignored = Arc::new(AtomicBool::new(false));
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
-    // Those that a service manager, `killall` or a terminal sends to all. It is needed until the balancer ends.
-    for signal in [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2] {
-        signal_hook::flag::register(signal, ignored.clone())
-            .map_err(|error| format!("can't handle signals: {error}"))?;
-    }
+    ignore_signals()?;
     let _ = rustix::thread::set_name(c"tcplb-kernel");
     let prepared = prepare(user, group, sandbox);
     let outcome = prepared.as_ref().map(|_| ()).map_err(Failure::clone);
@@ -61,6 +55,17 @@ pub fn run(user: Option<&str>, group: Option<&str>, sandbox: bool) -> Result<(),
             return Ok(());
         }
     }
+}
+
+/// Ignores what a service manager, `killall` or a terminal sends to all: it is needed until the balancer ends.
+pub(super) fn ignore_signals() -> Result<(), String> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+    let ignored = Arc::new(AtomicBool::new(false));
+    for signal in [SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2] {
+        signal_hook::flag::register(signal, ignored.clone())
+            .map_err(|error| format!("can't handle signals: {error}"))?;
+    }
+    Ok(())
 }
 
 fn prepare(user: Option<&str>, group: Option<&str>, sandbox: bool) -> Result<(Tables, Entries), Failure> {

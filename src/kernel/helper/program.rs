@@ -1,15 +1,16 @@
 //! Runs nft: bounded in time and in what it may write.
 //!
 //! nft is looked for in [`PLACES`] only, and gets no environment but `LC_ALL=C`, so that its messages are known. A script is its
-//! standard input.
+//! standard input: a file in memory, which is whole before nft runs. So nft never carries out a part of it, even if this process
+//! ends meanwhile.
 
 use super::wire::{Failure, WHOLE_MAX};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Access, access};
+use rustix::fs::{Access, MemfdFlags, access, memfd_create};
 use rustix::io::Errno;
 use std::fs::File;
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::{self, Seek, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -63,18 +64,18 @@ impl Nft {
         };
         let mut command = Command::new(&self.0);
         command.args(arguments).env_clear().env("LC_ALL", "C").current_dir("/");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.stdin(script(input).map_err(failed)?).stdout(Stdio::piped()).stderr(Stdio::piped());
         // A Ctrl-C is for the balancer.
         command.process_group(0);
         let mut process = command.spawn().map_err(failed)?;
         let more = Duration::from_secs(input.len() as u64 / 1_000_000);
-        let exchanged = exchange(&mut process, input.as_bytes(), Instant::now() + PATIENCE + more);
-        if exchanged.is_err() {
+        let outputs = outputs(&mut process, Instant::now() + PATIENCE + more);
+        if outputs.is_err() {
             // It may have ended meanwhile.
             let _ = process.kill();
         }
         let status = process.wait().map_err(failed)?;
-        let (output, messages) = exchanged.map_err(failed)?;
+        let (output, messages) = outputs.map_err(failed)?;
         if status.success() {
             return String::from_utf8(output).map_err(|_| Failure::Nft("its output is not UTF-8".to_owned()));
         }
@@ -91,26 +92,30 @@ fn told(messages: &[u8], status: ExitStatus) -> String {
     if shown.is_empty() { status.to_string() } else { shown }
 }
 
-/// Writes the input, and reads what comes, until both outputs end.
-fn exchange(process: &mut Child, input: &[u8], until: Instant) -> io::Result<(Vec<u8>, Vec<u8>)> {
+/// A standard input with this text.
+fn script(text: &str) -> io::Result<Stdio> {
+    if text.is_empty() {
+        return Ok(Stdio::null());
+    }
+    let flags = MemfdFlags::CLOEXEC;
+    let file = memfd_create(c"nft", flags | MemfdFlags::NOEXEC_SEAL).or_else(|error| match error {
+        // Linux before 6.3 does not know the flag.
+        Errno::INVAL => memfd_create(c"nft", flags),
+        error => Err(error),
+    })?;
+    let mut file = File::from(file);
+    file.write_all(text.as_bytes())?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// Reads what comes, until both outputs end.
+fn outputs(process: &mut Child, until: Instant) -> io::Result<(Vec<u8>, Vec<u8>)> {
     let unblocked = |end: OwnedFd| rustix::io::ioctl_fionbio(&end, true).map(|()| File::from(end));
-    let mut stdin = process.stdin.take().map(|end| unblocked(end.into())).transpose()?;
     let mut stdout = process.stdout.take().map(|end| unblocked(end.into())).transpose()?;
     let mut stderr = process.stderr.take().map(|end| unblocked(end.into())).transpose()?;
-    let (mut output, mut messages, mut left) = (Vec::new(), Vec::new(), input);
+    let (mut output, mut messages) = (Vec::new(), Vec::new());
     loop {
-        if let Some(end) = &stdin {
-            match rustix::io::write(end, left) {
-                Ok(written) => left = left.get(written..).unwrap_or_default(),
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                // It has read enough, or has ended: its messages say why.
-                Err(Errno::PIPE) => left = &[],
-                Err(error) => return Err(error.into()),
-            }
-            if left.is_empty() {
-                stdin = None;
-            }
-        }
         drain(&mut stdout, |part| {
             output.extend(part);
             if output.len() > WHOLE_MAX { Err(io::Error::other("its output is too long")) } else { Ok(()) }
@@ -123,9 +128,7 @@ fn exchange(process: &mut Child, input: &[u8], until: Instant) -> io::Result<(Ve
         if stdout.is_none() && stderr.is_none() {
             return Ok((output, messages));
         }
-        let ends = [(&stdin, PollFlags::OUT), (&stdout, PollFlags::IN), (&stderr, PollFlags::IN)];
-        let open =
-            ends.into_iter().filter_map(|(end, what)| Some(PollFd::from_borrowed_fd(end.as_ref()?.as_fd(), what)));
+        let open = [&stdout, &stderr].into_iter().filter_map(|end| Some(PollFd::new(end.as_ref()?, PollFlags::IN)));
         let left = until.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
@@ -193,7 +196,7 @@ mod tests {
         let mut command = Command::new("/bin/sleep");
         command.arg("1000").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut process = command.spawn().unwrap();
-        let given_up = exchange(&mut process, b"x", Instant::now() + Duration::from_millis(50));
+        let given_up = outputs(&mut process, Instant::now() + Duration::from_millis(50));
         assert_eq!(given_up.unwrap_err().kind(), io::ErrorKind::TimedOut);
         process.kill().unwrap();
         process.wait().unwrap();

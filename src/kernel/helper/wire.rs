@@ -20,6 +20,9 @@ use std::time::{Duration, Instant};
 /// The longest request or answer: a choice map of 655,373 entries is a tenth of it, the listing of 100,000 backends a third.
 pub(super) const WHOLE_MAX: usize = 64 * 1024 * 1024;
 
+/// How often a thread that waits shows that it is alive.
+const BEAT: Duration = Duration::from_secs(1);
+
 const LAST: u8 = b'.';
 const MORE: u8 = b'+';
 
@@ -41,21 +44,46 @@ pub(super) fn answer<T: Serialize>(channel: &Channel, outcome: &Result<T, Failur
 
 /// Sends what [`encode`] has made.
 pub(super) fn send(channel: &Channel, bytes: &[u8], until: Instant) -> io::Result<()> {
+    send_beating(channel, bytes, until, &|| {})
+}
+
+/// As [`send`]; calls `beat` each [`BEAT`] while it waits.
+pub(super) fn send_beating(channel: &Channel, bytes: &[u8], until: Instant, beat: &dyn Fn()) -> io::Result<()> {
     let mut parts = bytes.chunks(MESSAGE_MAX - 1).peekable();
     while let Some(part) = parts.next() {
         let mut message = Vec::with_capacity(part.len() + 1);
         message.push(if parts.peek().is_some() { MORE } else { LAST });
         message.extend(part);
-        channel.send(&message, &[], until)?;
+        beating(until, beat, |slice| channel.send(&message, &[], slice))?;
     }
     Ok(())
 }
 
+/// Does what may time out again and again, until then.
+fn beating<T>(until: Instant, beat: &dyn Fn(), mut work: impl FnMut(Instant) -> io::Result<T>) -> io::Result<T> {
+    loop {
+        let slice = until.min(Instant::now() + BEAT);
+        match work(slice) {
+            Err(error) if error.kind() == io::ErrorKind::TimedOut && slice < until => beat(),
+            outcome => return outcome,
+        }
+    }
+}
+
 /// Receives a value; `None` once the other end is closed.
 pub(super) fn receive<T: DeserializeOwned>(channel: &Channel, until: Instant) -> io::Result<Option<T>> {
+    receive_beating(channel, until, &|| {})
+}
+
+/// As [`receive`]; calls `beat` each [`BEAT`] while it waits.
+pub(super) fn receive_beating<T: DeserializeOwned>(
+    channel: &Channel,
+    until: Instant,
+    beat: &dyn Fn(),
+) -> io::Result<Option<T>> {
     let mut whole = Vec::new();
     loop {
-        let Some(parcel) = channel.receive(until)? else { return Ok(None) };
+        let Some(parcel) = beating(until, beat, |slice| channel.receive(slice))? else { return Ok(None) };
         let (first, part) = parcel.bytes.split_first().ok_or(io::ErrorKind::InvalidData)?;
         if whole.len() + part.len() > WHOLE_MAX {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a message is too large"));
@@ -235,8 +263,10 @@ pub enum Failure {
     TimedOut,
     /// The request was refused; the text says why.
     Refused(String),
-    /// The helper has ended, or can't be started; the text says why. All further calls fail.
+    /// The helper has ended; the text says why. All further calls fail.
     Gone(String),
+    /// There is no helper, and none can be started; the text says why.
+    Lost(String),
 }
 
 impl fmt::Display for Failure {
@@ -268,7 +298,8 @@ impl fmt::Display for Failure {
             }
             Failure::TimedOut => out.write_str("nft did not end in time"),
             Failure::Refused(why) => write!(out, "the helper refused: {why}"),
-            Failure::Gone(why) => write!(out, "the helper of the kernel engine is gone: {why}; restart or upgrade tcplb to get another"),
+            Failure::Gone(why) => write!(out, "the helper of the kernel engine is gone: {why}"),
+            Failure::Lost(why) => write!(out, "no helper of the kernel engine can be started: {why}"),
         }
     }
 }
@@ -337,6 +368,22 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
             drop(other);
         });
+    }
+
+    #[test]
+    fn a_wait_shows_that_the_thread_is_alive() {
+        let (one, other) = Channel::pair().unwrap();
+        let beats = std::cell::Cell::new(0);
+        let beat = || {
+            beats.set(beats.get() + 1);
+            if beats.get() == 2 {
+                answer(&other, &Ok(1_u8), soon()).unwrap();
+            }
+        };
+        let answered: Option<Result<u8, Failure>> = receive_beating(&one, soon(), &beat).unwrap();
+        assert_eq!((answered, beats.get()), (Some(Ok(1)), 2));
+        let late: io::Result<Option<u8>> = receive_beating(&one, Instant::now(), &|| beats.set(0));
+        assert_eq!((late.unwrap_err().kind(), beats.get()), (io::ErrorKind::TimedOut, 2));
     }
 
     fn marks<const N: usize>(values: [u32; N]) -> BTreeSet<Mark> {

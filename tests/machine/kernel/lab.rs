@@ -1,13 +1,14 @@
 //! Clients, a balancer and servers, each on a machine of their own, and a tcplb whose listener has the kernel's engine.
 
 use crate::lab::Network;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use testkit::{Admin, Answer, At, Conn, Process, Server, eventually, need, peers, tally, tcplb};
 
@@ -124,6 +125,31 @@ impl Lab {
         Kernel { lab: self, process, admin }
     }
 
+    /// Starts it with this configuration and with a `nft` that waits on demand.
+    pub fn start_with_nft(&self, text: &str, environment: &[(&str, &str)]) -> Kernel<'_> {
+        self.write(text);
+        let place = self.place.path();
+        let real = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/bin/nft"].iter().find(|it| Path::new(it).is_file());
+        fs::copy(real.expect("nft"), place.join("nft")).expect("copy nft");
+        fs::write(place.join("fake"), FAKE.replace("PLACE", place.to_str().expect("text"))).expect("write a script");
+        fs::set_permissions(place.join("fake"), fs::Permissions::from_mode(0o755)).expect("make it a program");
+        let process = self.balancer.inside(|| {
+            let asked = tcplb(&["--log-level", "debug", "--config"]);
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", REPLACE, "sh"]).arg(place.join("fake")).arg(asked.get_program());
+            command.args(asked.get_args()).arg(self.file()).envs(environment.iter().copied());
+            Process::spawn_group(&mut command)
+        });
+        let admin = Admin::of(&process);
+        Kernel { lab: self, process, admin }
+    }
+
+    /// nft waits as long as this.
+    pub fn hold_nft(&self, hold: bool) {
+        let file = self.place.path().join("hold");
+        if hold { fs::write(file, "").expect("write a file") } else { fs::remove_file(file).expect("remove it") }
+    }
+
     /// Starts it in vain: what it says.
     pub fn start_in_vain(&self, wrapper: &[&str], text: &str) -> String {
         self.write(text);
@@ -152,6 +178,16 @@ impl Lab {
         self.balancer.inside(|| output(command.get_program().to_str().expect("text"), &arguments))
     }
 }
+
+/// A `nft` that waits while there is a file `hold`.
+const FAKE: &str = "#!/bin/sh
+while [ -e PLACE/hold ]; do sleep 0.05; done
+exec PLACE/nft \"$@\"
+";
+
+/// Starts a program where this file is nft.
+const REPLACE: &str = "fake=$1; shift; for nft in /usr/sbin/nft /sbin/nft /usr/bin/nft /bin/nft; do \
+                       if [ -e $nft ]; then mount --bind $fake $nft; fi; done; exec \"$@\"";
 
 /// A tcplb on the balancer's machine.
 pub struct Kernel<'a> {
@@ -194,6 +230,22 @@ impl Kernel<'_> {
         let pools = status["pools"].as_array().expect("pools").iter();
         let mut all = pools.flat_map(|pool| pool["backends"].as_array().expect("backends").clone());
         all.find(|it| it["name"] == name).expect("the backend")
+    }
+
+    /// The processes of the helper: the one that starts it, and itself.
+    pub fn helper(&self) -> (Pid, Option<Pid>) {
+        let children = |of: Pid| -> Vec<Pid> {
+            let of = of.as_raw_nonzero();
+            let children = fs::read_to_string(format!("/proc/{of}/task/{of}/children")).unwrap_or_default();
+            children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+        };
+        let own = Pid::from_raw(self.process.pid().cast_signed()).expect("a process");
+        let is_starter = |pid: &Pid| {
+            let line = fs::read_to_string(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+            line.is_ok_and(|line| line.contains("kernel-starter"))
+        };
+        let starter = children(own).into_iter().find(is_starter).expect("the process that starts helpers");
+        (starter, children(starter).into_iter().next())
     }
 
     /// Reads the file again.

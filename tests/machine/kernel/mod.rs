@@ -3,6 +3,7 @@
 mod changes;
 mod figures;
 mod forwards;
+mod helper;
 mod lab;
 mod outlives;
 mod refused;
