@@ -15,7 +15,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tcplb::net::{Keepalive, Pipe, Socket};
-use tcplb::relay::{End, Engine, PIPES, Ready, RelayBuffer, RelayResources, pump};
+use tcplb::relay::{End, Engine, PIPES, Ready, RelayBuffer, RelayResources, TURN, pump};
 use tcplb::worker::kernel::Kernel;
 
 const ENGINES: [(&str, Engine); 3] =
@@ -75,6 +75,7 @@ impl Direction {
                 &mut self.source,
                 &mut self.sink,
                 black_box(&mut self.shared),
+                TURN,
             );
             spent += start.elapsed();
             if report.failed.is_some() || report.fin {

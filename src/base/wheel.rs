@@ -81,14 +81,18 @@ impl Wheel {
         Some(Tick(next << GRAIN).since(now))
     }
 
-    /// Moves time forward and appends every slot whose deadline has come, in the order of the deadlines' buckets.
-    pub fn advance(&mut self, now: Tick, fired: &mut Vec<u32>) {
-        let now = now.0 >> GRAIN;
+    /// Moves time forward and appends slots whose deadlines have come, in the order of the deadlines' buckets. It touches `most`
+    /// slots; false: there are more, for which the caller comes again.
+    pub fn advance(&mut self, now: Tick, most: usize, fired: &mut Vec<u32>) -> bool {
+        let (now, mut left) = (now.0 >> GRAIN, most);
         while let Some(stop) = self.next_stop().filter(|&stop| stop <= now) {
             self.now = self.now.max(stop);
-            self.open_bucket(fired);
+            if !self.open_bucket(&mut left, fired) {
+                return false;
+            }
         }
         self.now = self.now.max(now);
+        true
     }
 
     /// The time at which the next non-empty bucket begins, in grains.
@@ -106,28 +110,32 @@ impl Wheel {
             .min()
     }
 
-    /// Fires or moves down the deadlines of the buckets that begin now, the highest level first.
-    fn open_bucket(&mut self, fired: &mut Vec<u32>) {
+    /// Fires or moves down the deadlines of the buckets that begin now, the highest level first, until none is `left`. Then the
+    /// rest stays in its bucket, and time stands still.
+    fn open_bucket(&mut self, left: &mut usize, fired: &mut Vec<u32>) -> bool {
         for level in (0..LEVELS).rev() {
             let shift = BITS * level as u32;
             let bucket = ((self.now >> shift) % BUCKETS as u64) as usize;
             if self.occupied[level] & (1 << bucket) == 0 {
                 continue;
             }
-            let mut slot = std::mem::replace(&mut self.heads[level][bucket], NONE);
-            self.occupied[level] &= !(1 << bucket);
-            while slot != NONE {
-                let node = &mut self.nodes[slot as usize];
-                let next = node.next;
-                *node = Node { deadline: node.deadline, ..UNSET };
-                if grain(node.deadline) <= self.now {
+            // A slot that moves down never comes back into its bucket while that is the one of now.
+            while let slot = self.heads[level][bucket]
+                && slot != NONE
+            {
+                if *left == 0 {
+                    return false;
+                }
+                *left -= 1;
+                self.unlink(slot);
+                if grain(self.nodes[slot as usize].deadline) <= self.now {
                     fired.push(slot);
                 } else {
                     self.link(slot);
                 }
-                slot = next;
             }
         }
+        true
     }
 
     fn link(&mut self, slot: u32) {
@@ -184,7 +192,7 @@ mod tests {
 
     fn fired_at(wheel: &mut Wheel, now: u64) -> Vec<u32> {
         let mut fired = Vec::new();
-        wheel.advance(at(now), &mut fired);
+        while !wheel.advance(at(now), 1, &mut fired) {}
         fired
     }
 

@@ -73,6 +73,7 @@ pub struct Waits {
 impl<C: DataPlane> ControlLoop<C> {
     /// Starts to hand out a prepared change.
     pub(super) fn begin(&mut self, transition: Transition, force: bool, reply: Reply) {
+        self.retired.add(self.parts.config_state.snapshot(), &transition.snapshot);
         self.parts.config_state.commit(&transition);
         self.plan_retries();
         self.plan_renewals();
@@ -167,6 +168,7 @@ impl<C: DataPlane> ControlLoop<C> {
     /// Publishes the change and answers: all threads that run have it.
     fn arrived(&mut self) {
         let Some(change) = self.change.take() else { return };
+        self.retired.look();
         let file = self.parts.config_state.file().clone();
         self.parts.published.set_discovered(self.parts.config_state.discovered().clone());
         self.parts.published.publish(change.snapshot.clone(), change.model.clone(), file);

@@ -52,6 +52,7 @@
 //! | `resolve` | names into addresses |
 //! | `weights` | weights that agents change |
 //! | `sources` | what sources find |
+//! | `retired` | frees old snapshots, so that no worker does |
 //! | `sampler` | notes the counters of each moment, for the last minute of the status |
 
 mod bind;
@@ -72,6 +73,7 @@ mod pace;
 mod reload;
 mod remote;
 mod resolve;
+mod retired;
 mod sampler;
 mod sources;
 mod weights;
@@ -104,6 +106,7 @@ use names::{Add, Retries};
 use pace::Pace;
 use reload::{Read, Reload, Waiting};
 use remote::Asked;
+use retired::Retired;
 use sampler::Sampler;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -272,6 +275,7 @@ struct ControlLoop<C> {
     drained: BTreeSet<(String, String)>,
     /// A successor is taking over.
     held: Option<Hold>,
+    retired: Retired,
     /// Another process serves.
     handed_over: bool,
     keeping: Keeping,
@@ -307,6 +311,7 @@ impl<C: DataPlane> ControlLoop<C> {
             weights_pace: Pace::new(),
             drained,
             held: None,
+            retired: Retired::default(),
             handed_over: false,
             keeping: Keeping::Off,
             heartbeat,
@@ -445,6 +450,7 @@ impl<C: DataPlane> ControlLoop<C> {
                     self.look_at_limits();
                     self.look_at_drains();
                     self.update_prober();
+                    self.retired.look();
                     systemd::retry();
                 }
                 recv(weights) -> message => self.reweighted(message.is_ok()),

@@ -146,7 +146,7 @@ impl ProbeLoop {
                 }
                 self.read(note);
             }
-            self.wheel.advance(self.now, &mut fired);
+            self.wheel.advance(self.now, usize::MAX, &mut fired);
             for slot in fired.drain(..) {
                 self.time_has_come(slot);
             }

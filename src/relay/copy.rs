@@ -77,7 +77,7 @@ pub(super) fn step<I: Io>(
         transfer.source.ready.readable = false;
         transfer.report.fin = transfer.source.ready.finished;
     }
-    buffer.learn(shared.engine, read);
+    buffer.learn(read);
     let bytes = &shared.scratch[..read];
     let outcome = transfer.io.send(&transfer.sink.socket, bytes, transfer.after_bytes());
     let written = transfer.note_written(outcome, read);

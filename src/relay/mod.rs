@@ -23,7 +23,7 @@
 //!
 //! A direction holds at most one [`CHUNK`] in a buffer (and what precedes it) or one pipe's worth, and only while its
 //! sink is full. Its source is then not read, which is the back-pressure. A direction that holds nothing owns no buffer
-//! and no pipe. One turn moves about [`TURN`] bytes, so that bulk does not starve the worker's other connections.
+//! and no pipe. The caller bounds the bytes of a turn, so that bulk does not starve the worker's other connections.
 //!
 //! # Readiness
 //!
@@ -68,7 +68,7 @@ const SPARE_BUFFERS: usize = 32;
 /// The least bytes of a read that counts as bulk.
 const LARGE: usize = CHUNK / 2;
 
-/// Reads in a row that contradict the engine before it changes.
+/// Reads in a row that contradict what a direction counts as, before that changes.
 const EVIDENCE: u8 = 3;
 
 /// The system calls of the engines; the simulation implements its own.
@@ -141,9 +141,9 @@ pub struct RelayBuffer<P> {
     held: HeldBytes<P>,
     /// The held bytes wait to leave together with bytes that the source has already.
     joins: bool,
-    /// Uses splice, as far as there are pipes.
+    /// It moves bulk. The adaptive engine then uses splice, as far as there are pipes.
     bulk: bool,
-    /// Reads in a row that favour the other engine.
+    /// Reads in a row that contradict that.
     evidence: u8,
 }
 
@@ -318,11 +318,8 @@ impl<P> RelayBuffer<P> {
         self.held = HeldBytes::Buffer { bytes: buffer, start: 0 };
     }
 
-    /// Counts the size of a read for or against the engine in use.
-    fn learn(&mut self, engine: Engine, read: usize) {
-        if engine != Engine::Adaptive {
-            return;
-        }
+    /// Counts the size of a read for or against bulk.
+    fn learn(&mut self, read: usize) {
         if (read >= LARGE) == self.bulk {
             self.evidence = 0;
             return;
@@ -376,15 +373,17 @@ pub fn take_in<I: Io>(
     }
 }
 
-/// Moves bytes from `source` to `sink`. If the source has ended, only held bytes are delivered.
+/// Moves bytes from `source` to `sink`. The turn ends with the read that reaches `most` bytes. If the source has ended, only held
+/// bytes are delivered.
 pub fn pump<I: Io>(
     buffer: &mut RelayBuffer<I::Pipe>,
     io: &mut I,
     source: &mut End<I::Socket>,
     sink: &mut End<I::Socket>,
     shared: &mut RelayResources<I::Pipe>,
+    most: u64,
 ) -> Report {
-    let mut transfer = Transfer { io, source, sink, report: Report::default() };
+    let mut transfer = Transfer { io, source, sink, most, report: Report::default() };
     let open = !transfer.source.ready.ended;
     if std::mem::take(&mut buffer.joins) && open && transfer.source.ready.readable {
         copy::join(buffer, &mut transfer, shared);
@@ -414,6 +413,8 @@ struct Transfer<'a, I: Io> {
     io: &'a mut I,
     source: &'a mut End<I::Socket>,
     sink: &'a mut End<I::Socket>,
+    /// The bytes that end the turn.
+    most: u64,
     report: Report,
 }
 
@@ -424,7 +425,7 @@ impl<I: Io> Transfer<'_, I> {
         if report.fin || report.failed.is_some() || !self.source.ready.readable || !self.sink.ready.writable {
             return false;
         }
-        report.again = report.read >= TURN;
+        report.again = report.read >= self.most;
         !report.again
     }
 

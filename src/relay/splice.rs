@@ -131,7 +131,7 @@ pub(super) fn step<I: Io>(
     }
     match transfer.note_read(outcome) {
         Some(read) => {
-            buffer.learn(shared.engine, read);
+            buffer.learn(read);
             buffer.held = HeldBytes::Pipe(pipe, read);
             deliver(buffer, transfer, shared);
         }

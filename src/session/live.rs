@@ -72,6 +72,16 @@ impl<'a> Live<'a> {
 }
 
 impl Session {
+    /// When it was accepted.
+    pub fn started(&self) -> Tick {
+        self.started
+    }
+
+    /// Its pool; until one is chosen, the one that its listener leads to now.
+    pub fn pool(&self) -> &Arc<Pool> {
+        self.route.pool()
+    }
+
     /// What is known of it; `None` once it is closed.
     pub fn live(&self) -> Option<Live<'_>> {
         let (state, last_byte) = match &self.state {

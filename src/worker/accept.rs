@@ -66,7 +66,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Clients taken at once before connections have their turn.
-const BATCH: u32 = 64;
+const BATCH: u32 = 16;
 
 /// How long a socket pauses after accept has failed; all sockets pause when the process has no descriptor left.
 const PAUSE: Duration = Duration::from_millis(100);

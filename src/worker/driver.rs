@@ -2,7 +2,7 @@
 //!
 //! The event loop routes events here. [`Driver::step`] is the only way to a session. The [`Session`] takes an input and gives
 //! one effect. [`Executor::answer`] turns the effect into the next input. This goes on until the session waits. Then
-//! [`Driver::reconcile`] brings timer and run queue in line. The driver is generic over [`Net`], so that the simulation
+//! [`Driver::reconcile`] brings timer and queues in line. The driver is generic over [`Net`], so that the simulation
 //! runs this very code over sockets made of memory.
 //!
 //! | file | what |
@@ -15,7 +15,9 @@
 //! | `resets` | sides that fail |
 //! | `liveness` | checks that peers acknowledge what was sent |
 //! | `inspect` | questions about connections, and orders to close them |
-//! | `waiting` | clients in a queue, and new snapshots |
+//! | `turns` | which connection moves bytes next |
+//! | `waiting` | clients in a queue |
+//! | `sweep` | changes that concern every connection |
 //! | `reports` | open connections, for the access log |
 //! | `transit` | connections that leave for another driver, and those that come from one |
 //! | `ports` | the system below, and what comes in |
@@ -26,10 +28,24 @@
 //!   connection has ended or is connected to another backend.
 //! * After every step the connection's timer stands at or before its deadline. It is not moved when bytes push the
 //!   deadline back: it fires, finds the deadline in the future, and is set again. So relaying sets no timers.
-//! * A connection is in the run queue at most once, and exactly while it wants a turn.
+//! * A connection is in one queue of [`turns`] at most, and exactly while it wants a turn.
 //! * A connection is in a queue of [`super::queue`] exactly while its session waits for a backend, and not while it has
 //!   its turn.
 //! * Byte counters reach the shared totals at [`Driver::flush`] and at the end, not per chunk.
+//!
+//! # What one loop of the worker costs
+//!
+//! A client's bytes wait until the worker looks at its poll again. So the work between two looks is bounded, however many
+//! connections and backends there are. The rest waits for the next loop, which polls without sleeping.
+//!
+//! | work | at most in a loop |
+//! |---|---|
+//! | bytes | three times [`TURN`], and what the last reads had beyond ([`turns`]) |
+//! | deadlines | [`DEADLINES`] |
+//! | byte counters | those of [`FLUSHED`] connections |
+//! | new snapshots, orders to reset | a slice ([`Driver::sweep`]) |
+//! | questions about connections | a slice ([`Driver::inspect`]) |
+//! | clients that wait for a backend | 32 of each pool; at a new snapshot, all of them, which `max_queue` bounds |
 
 mod effects;
 mod inspect;
@@ -41,7 +57,9 @@ mod requesting;
 mod resets;
 mod sniffing;
 mod sockets;
+mod sweep;
 pub mod transit;
+mod turns;
 mod waiting;
 
 pub use ports::{Accepted, Dialed, Event, FirstBytes, Net, Transport};
@@ -52,16 +70,23 @@ use crate::admission::AdmissionGuard;
 use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::base::{OptionalTick, Tick};
-use crate::pool::{ResetOrder, Snapshot};
-use crate::relay::{self, RelayResources};
+use crate::pool::Snapshot;
+use crate::relay::{self, CHUNK, RelayResources, TURN};
 use crate::session::{
     CloseReason, ConnectionIds, Direction, Effect, Ending, Fact, Failed, Input, Ledger, Moved, Preamble, Session, Side,
     Stage,
 };
 use effects::{Answer, Executor, Then};
 use sockets::{Sockets, dialed};
-use std::collections::VecDeque;
 use std::time::Duration;
+use sweep::Sweeps;
+use turns::{Queue, Turns};
+
+/// Deadlines that are touched in one loop. A connection that ends takes some 20 µs.
+const DEADLINES: usize = 64;
+
+/// Connections whose byte counters are added up in one loop.
+const FLUSHED: usize = 256;
 
 struct Connection<S, P> {
     session: Session,
@@ -76,7 +101,7 @@ struct Connection<S, P> {
     flushed: Flushed,
     /// It has been reported as open.
     is_reported: bool,
-    /// In the run queue.
+    /// In a queue of those that want a turn.
     runnable: bool,
     /// In the list of those whose counters moved.
     dirty: bool,
@@ -98,10 +123,17 @@ pub struct Driver<N: Net, L: Ledger> {
     pub ledger: L,
     connections: Slots<Connection<N::Socket, N::Pipe>>,
     wheel: Wheel,
-    runnable: VecDeque<Key>,
+    turns: Turns,
+    /// Bytes that events of this loop may still move.
+    left: u64,
+    /// Connections that moved a byte since the last flush began, and those that it has not come to.
     dirty: Vec<Key>,
+    flushing: Vec<Key>,
     queues: Queues,
     fired: Vec<u32>,
+    /// Not all deadlines that have come were touched.
+    late: bool,
+    sweeps: Sweeps,
     serials: Serials,
     ids: ConnectionIds,
     relay_resources: RelayResources<N::Pipe>,
@@ -124,10 +156,14 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             ledger,
             connections: Slots::default(),
             wheel: Wheel::new(now),
-            runnable: VecDeque::new(),
+            turns: Turns::default(),
+            left: TURN,
             dirty: Vec::new(),
+            flushing: Vec::new(),
             queues: Queues::default(),
             fired: Vec::new(),
+            late: false,
+            sweeps: Sweeps::default(),
             serials: Serials::default(),
             ids,
             relay_resources,
@@ -136,9 +172,9 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         }
     }
 
-    /// Time as of now, by the clock that all workers share; to be set before a batch of events.
+    /// Begins a loop: time as of now, by the clock that all workers share; to be set before a batch of events.
     pub fn set_now(&mut self, now: Tick) {
-        self.now = now;
+        (self.now, self.left) = (now, TURN);
     }
 
     /// How many connections there are.
@@ -158,7 +194,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
 
     /// How long poll may sleep.
     pub fn sleep(&self) -> Option<Duration> {
-        if !self.runnable.is_empty() {
+        if !self.turns.is_empty() || !self.flushing.is_empty() || self.late || self.sweeps.is_due() {
             return Some(Duration::ZERO);
         }
         let look = self.queues.next_look().map(|look| look - self.now);
@@ -252,26 +288,21 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                 sockets.wants_turn = true;
                 self.reconcile(key);
             }
-            Stage::Relaying => self.relay(key),
-            Stage::Admitting | Stage::Choosing | Stage::Dialing | Stage::Requesting | Stage::Closed => {}
-        }
-    }
-
-    /// Gives a turn to every connection that carries bulk or had to stop at the end of its last turn.
-    pub fn run_turns(&mut self) {
-        for _ in 0..self.runnable.len() {
-            let Some(key) = self.runnable.pop_front() else { return };
-            if let Some(connection) = self.connections.get_mut(key) {
-                (connection.runnable, connection.sockets.wants_turn) = (false, false);
-                self.relay(key);
+            Stage::Relaying if self.left == 0 => {
+                sockets.wants_turn = true;
+                self.put_into(Queue::PutOff, key);
             }
+            Stage::Relaying => {
+                self.relay(key, CHUNK as u64);
+            }
+            Stage::Admitting | Stage::Choosing | Stage::Dialing | Stage::Requesting | Stage::Closed => {}
         }
     }
 
     /// Takes the deadlines that have come, and serves clients that wait for a backend.
     pub fn handle_deadlines(&mut self) {
         let mut fired = std::mem::take(&mut self.fired);
-        self.wheel.advance(self.now, &mut fired);
+        self.late = !self.wheel.advance(self.now, DEADLINES, &mut fired);
         for slot in fired.drain(..) {
             let Some(key) = self.connections.key_of(slot) else { continue };
             self.keep_alive(key);
@@ -293,12 +324,18 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         }
     }
 
-    /// Adds the bytes moved since the last time to the backends' totals. To be called at least once a second; costs
-    /// nothing for connections that were silent.
+    /// Begins to add the bytes moved since the last time to the backends' totals. To be called at least once a second;
+    /// [`Driver::go_on_flushing`] follows in each loop. It costs nothing for connections that were silent.
     pub fn flush(&mut self) {
         // The list holds one entry for each connection that moved a byte since the last call, ended ones included.
-        let mut dirty = std::mem::take(&mut self.dirty);
-        for key in dirty.drain(..) {
+        self.flushing.append(&mut self.dirty);
+        self.go_on_flushing();
+    }
+
+    /// Goes on with it.
+    pub fn go_on_flushing(&mut self) {
+        for _ in 0..FLUSHED {
+            let Some(key) = self.flushing.pop() else { return };
             let Some(connection) = self.connections.get_mut(key) else { continue };
             connection.dirty = false;
             let Connection { session, flushed, .. } = connection;
@@ -309,26 +346,17 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             }
             self.schedule_check(key);
         }
-        self.dirty = dirty;
     }
 
     /// Has a byte moved since the last flush?
     pub fn has_unflushed(&self) -> bool {
-        !self.dirty.is_empty()
+        !self.dirty.is_empty() || !self.flushing.is_empty()
     }
 
     /// Ends every connection, at once.
     pub fn stop_all(&mut self, reason: CloseReason) {
         for key in self.connections.keys() {
             self.step(key, Input::Stop(reason));
-        }
-    }
-
-    /// Resets these connections, for this reason. One that is still being dialled goes to another backend: its client has lost
-    /// no byte yet.
-    pub fn reset_backends(&mut self, order: &ResetOrder, reason: CloseReason) {
-        for key in self.connections.keys() {
-            self.step(key, Input::ResetBackends { order, reason });
         }
     }
 
@@ -372,22 +400,18 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                 self.report_open(key);
                 self.reconcile(key);
                 self.report_failures(key);
-                self.relay(key);
+                self.relay(key, CHUNK as u64);
             }
             Then::Close(ending) => self.close(key, ending),
         }
     }
 
-    /// Sets the timer at or before the deadline, and puts a connection that wants a turn into the run queue. The rest needs
+    /// Sets the timer at or before the deadline, and puts a connection that wants a turn into a queue. The rest needs
     /// no reconciling. Poll watches each socket from its creation to its close, and a connection leaves its queue with its
     /// turn or its end.
     fn reconcile(&mut self, key: Key) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        if connection.sockets.wants_turn && !connection.runnable {
-            connection.runnable = true;
-            self.runnable.push_back(key);
-        }
-        if let Some(deadline) = connection.deadline()
+        self.put_into(Queue::Bulk, key);
+        if let Some(deadline) = self.connections.get(key).and_then(Connection::deadline)
             && !self.is_armed(key)
         {
             self.wheel.set(key.slot, deadline);
@@ -421,22 +445,25 @@ impl<N: Net, L: Ledger> Driver<N, L> {
         }
     }
 
-    /// Moves bytes in both directions for one turn.
-    fn relay(&mut self, key: Key) {
+    /// Moves bytes in both directions, about `most` in each. How many have moved.
+    fn relay(&mut self, key: Key, most: u64) -> u64 {
         if let Some(Connection { session, sockets, .. }) = self.connections.get(key)
             && session.holds_nothing()
             && sockets.backend_has_ended(&mut self.net)
         {
             // Its event stands behind that of the client's bytes.
-            return self.step(key, Input::Reset(Side::Backend));
+            self.step(key, Input::Reset(Side::Backend));
+            return 0;
         }
+        let mut sum = 0;
         for direction in Direction::BOTH {
-            let Some(connection) = self.connections.get_mut(key) else { return };
-            let Some((buffer, source, sink)) = connection.sockets.path(direction) else { return };
+            let Some(connection) = self.connections.get_mut(key) else { break };
+            let Some((buffer, source, sink)) = connection.sockets.path(direction) else { break };
             if !buffer.can_move(source.ready, sink.ready) {
                 continue;
             }
-            let report = relay::pump(buffer, &mut self.net, source, sink, &mut self.relay_resources);
+            let report = relay::pump(buffer, &mut self.net, source, sink, &mut self.relay_resources, most);
+            sum += report.read.max(report.written);
             let moved = Moved {
                 read: report.read,
                 written: report.written,
@@ -455,6 +482,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             }
             self.step(key, Input::Moved(direction, moved));
         }
+        self.left = self.left.saturating_sub(sum);
+        sum
     }
 
     /// Closes both sockets, and forgets the connection.

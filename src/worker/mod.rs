@@ -62,10 +62,13 @@ pub const MAILBOX: usize = 1024;
 /// Events taken from one poll.
 const BATCH: usize = 256;
 
+/// Clients of other workers that one loop begins to serve.
+const HANDED: usize = 16;
+
 /// How often byte counters are added to the shared totals; the contract says at least once a second.
 const FLUSH: Duration = Duration::from_millis(250);
 
-/// How long a turn may spend on questions about connections, beside the step that it is at.
+/// How long a turn may spend on questions about connections, and on what concerns each of them, beside the step that it is at.
 const SLICE: Duration = Duration::from_micros(50);
 
 /// A worker that is busy for more than this share of its time, in percent, has no time left,
@@ -250,11 +253,13 @@ impl Worker {
             self.utilization.slept += now - asleep;
             self.driver.set_now(now);
             self.route(&events);
+            self.serve_handed(HANDED);
             self.driver.run_turns();
             if self.has_heard_all() {
                 self.driver.handle_deadlines();
             }
             self.inspect();
+            self.sweep();
             self.accept(now);
             self.publish(now);
             self.driver.ledger.tend(now);
@@ -293,6 +298,7 @@ impl Worker {
         if self.driver.has_unflushed() {
             self.this().moved.store(now.0, Ordering::Relaxed);
         }
+        self.driver.go_on_flushing();
         if now - self.flushed >= FLUSH || self.driver.is_empty() {
             self.driver.flush();
             self.flushed = now;
@@ -327,23 +333,31 @@ impl Worker {
     fn sleep(&self, now: Tick) -> Option<Duration> {
         let flush = self.driver.has_unflushed().then_some(FLUSH);
         let log = self.driver.ledger.sleep(now);
-        let inspect = (!self.inspections.is_empty()).then_some(Duration::ZERO);
-        [self.driver.sleep(), self.acceptor.sleep(), flush, log, inspect].into_iter().flatten().min()
+        let at_once = !self.inspections.is_empty() || !self.mail.is_empty();
+        let at_once = at_once.then_some(Duration::ZERO);
+        [self.driver.sleep(), self.acceptor.sleep(), flush, log, at_once].into_iter().flatten().min()
     }
 
     fn read_mail(&mut self) {
         // A wake without a client means that there is room again.
         self.acceptor.resume();
-        let depart = self.this().orders.take().and_then(|orders| self.carry_out(orders));
-        while let Ok(accepted) = self.mail.try_recv() {
+        if let Some(depart) = self.this().orders.take().and_then(|orders| self.carry_out(orders)) {
+            // A client that a peer handed over before counts among those that are left.
+            self.serve_handed(MAILBOX);
+            self.depart(depart);
+        }
+    }
+
+    /// Serves up to so many clients that peers handed over.
+    fn serve_handed(&mut self, most: usize) {
+        for _ in 0..most {
+            let Ok(accepted) = self.mail.try_recv() else { return };
             self.this().arrivals.arrived();
             match self.stopped {
                 Some(reason) => self.driver.turn_away(accepted, reason),
                 None => self.driver.serve_handed(accepted, &self.shared.snapshot),
             }
         }
-        // A client that a peer handed over before counts among those that are left.
-        depart.into_iter().for_each(|depart| self.depart(depart));
     }
 
     /// Carries out all but the last one, which comes after the mail.
@@ -352,14 +366,13 @@ impl Worker {
         if let Some(Adopt { snapshot, sockets, done }) = adopt {
             let spares = &mut self.driver.net.spares;
             self.acceptor.adopt(&snapshot, sockets, &self.shared.connection_limit, spares, clock::now());
-            self.driver.adopt(&snapshot);
+            self.driver.adopt(&snapshot, Some(done));
             self.shared.snapshot = snapshot;
             // The last look may have missed a listener that is new here.
             self.shared.connection_limit.look_at_listeners();
-            drop(done);
         }
         if !reset.is_empty() {
-            self.driver.reset_backends(&reset, CloseReason::Forced);
+            self.driver.reset_backends(reset);
         }
         self.inspections.add(inspect);
         // The one that asked may have stopped waiting.
@@ -392,6 +405,12 @@ impl Worker {
             self.driver.stop_all(reason);
         }
         depart
+    }
+
+    /// One slice of what concerns every connection.
+    fn sweep(&mut self) {
+        let end = clock::now() + SLICE;
+        self.driver.sweep(&self.shared.snapshot, || clock::now() >= end);
     }
 
     /// One slice for one question per turn: so a client's bytes wait for a slice, however many connections there are and

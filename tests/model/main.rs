@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod agreement;
+mod bounded;
 mod corpora;
 mod docs;
 mod english;

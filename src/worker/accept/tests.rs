@@ -260,7 +260,8 @@ fn clients_that_gave_up_while_they_waited_hold_up_no_other_client() {
     for round in 1..=100 {
         bench.queues[0].gave_up.set(FAILURES - 1);
         bench.knock(0, 2);
-        bench.turn();
+        // One that gave up counts as one of the loop's.
+        (0..2).for_each(|_| _ = bench.turn());
         assert_eq!(bench.accepted(0), 2 * round);
     }
 }
@@ -303,11 +304,11 @@ fn a_removed_listener_closes_at_once_and_other_listeners_are_served_beside_its_c
     bench.remove(&[None]);
     assert_eq!((bench.queues[1].closed.get(), bench.queues[0].closed.get()), (true, false));
     assert_eq!((bench.accepted(1), bench.acceptor.sleep()), (QUEUE, Some(Duration::ZERO)));
-    bench.knock(0, 10);
+    bench.knock(0, BATCH / 2);
     bench.turn();
-    assert_eq!(bench.accepted(0), 10);
+    assert_eq!(bench.accepted(0), BATCH / 2, "half of the loop's");
     while bench.turn() > 0 {}
-    assert_eq!(bench.served.borrow().len() as u32, QUEUE + 10);
+    assert_eq!(bench.served.borrow().len() as u32, QUEUE + BATCH / 2);
     assert!(!bench.acceptor.is_closed());
 }
 

@@ -169,7 +169,9 @@ impl<S, P> Incoming<S, P> {
 impl<N: Net, L: Ledger> Driver<N, L> {
     /// Takes out up to `most` connections, those in queues first. To be called between two events.
     pub fn take_out(&mut self, most: usize) -> TakenOut<N::Socket, N::Pipe> {
-        self.flush();
+        while self.has_unflushed() {
+            self.flush();
+        }
         let queued: Vec<Key> = self.queues.keys().take(most).collect();
         let others = (0..self.connections.slots()).filter_map(|slot| self.connections.key_of(slot));
         let others = others.filter(|key| self.may_leave(*key)).take(most - queued.len());
@@ -304,7 +306,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     }
 
     /// A step in which a client that waits joins its queue whatever its bound, as it does when a snapshot moves it.
-    fn step_moved(&mut self, key: Key, input: Input<'_>) {
+    pub(super) fn step_moved(&mut self, key: Key, input: Input<'_>) {
         let mut moved = VecDeque::from([key]);
         self.queues.next_moved(&mut moved);
         self.step(key, input);

@@ -163,6 +163,8 @@ impl Simulation {
             self.deliver_stale();
             self.drivers[number].handle_deadlines();
             self.deliver_stale();
+            self.sweep(number);
+            self.drivers[number].go_on_flushing();
         }
         self.check_endings();
     }
@@ -215,17 +217,27 @@ impl Simulation {
         let states = state.as_slice();
         let plan = SnapshotPlan { model: &self.model, resolved: &self.resolved, addresses: &[], states, now: Tick(1) };
         self.snapshot = pool::next(Some(&self.snapshot), &plan);
-        self.drivers.iter_mut().for_each(|driver| driver.adopt(&self.snapshot));
+        self.drivers.iter_mut().for_each(|driver| driver.adopt(&self.snapshot, None));
     }
 
     /// A backend is taken out with force, or goes down where its connections are reset then.
     fn drop_backend(&mut self) {
         let order = self.any_member().1.backend.reset_order();
-        *self.dropping.borrow_mut() = true;
-        self.drivers.iter_mut().for_each(|driver| driver.reset_backends(&order, CloseReason::Forced));
-        *self.dropping.borrow_mut() = false;
+        self.drivers.iter_mut().for_each(|driver| driver.reset_backends(order.clone()));
         self.deliver_stale();
         self.check_endings();
+    }
+
+    /// A slice of what concerns every connection, which may end anywhere.
+    fn sweep(&mut self, driver: usize) {
+        let mut steps = self.random(4);
+        *self.dropping.borrow_mut() = true;
+        self.drivers[driver].sweep(&self.snapshot, || {
+            steps = steps.saturating_sub(1);
+            steps == 0
+        });
+        *self.dropping.borrow_mut() = false;
+        self.deliver_stale();
     }
 
     /// Each backend, with its pool.
