@@ -134,7 +134,7 @@ impl Io for Silent {
         Ok(())
     }
 
-    fn fill(&mut self, (): &(), (): &()) -> io::Result<usize> {
+    fn fill(&mut self, (): &(), (): &(), _: usize) -> io::Result<usize> {
         Err(ErrorKind::WouldBlock.into())
     }
 

@@ -14,8 +14,8 @@ use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tcplb::net::{Keepalive, Pipe, Socket};
-use tcplb::relay::{End, Engine, PIPES, Ready, RelayBuffer, RelayResources, TURN, pump};
+use tcplb::net::{Keepalive, PIPE_SIZE, Pipe, Socket};
+use tcplb::relay::{End, Engine, PIPES, Ready, RelayBuffer, RelayResources, pump};
 use tcplb::worker::kernel::Kernel;
 
 const ENGINES: [(&str, Engine); 3] =
@@ -75,7 +75,7 @@ impl Direction {
                 &mut self.source,
                 &mut self.sink,
                 black_box(&mut self.shared),
-                TURN,
+                PIPE_SIZE,
             );
             spent += start.elapsed();
             if report.failed.is_some() || report.fin {

@@ -59,9 +59,6 @@ use std::io;
 /// The most bytes that are copied at once, and that a buffer holds.
 pub const CHUNK: usize = 64 * 1024;
 
-/// The bytes that one direction may move before the worker's others get their turn.
-pub const TURN: u64 = 4 * CHUNK as u64;
-
 /// Buffers that a worker keeps for reuse.
 const SPARE_BUFFERS: usize = 32;
 
@@ -88,9 +85,9 @@ pub trait Io {
     /// Opens an empty pipe.
     fn pipe(&mut self) -> io::Result<Self::Pipe>;
 
-    /// As [`Io::recv`], into an empty pipe. 0 and `WouldBlock` may also mean an urgent mark, which only [`Io::recv`]
+    /// As [`Io::recv`], up to `most` bytes into an empty pipe. 0 and `WouldBlock` may also mean an urgent mark, which only [`Io::recv`]
     /// passes.
-    fn fill(&mut self, socket: &Self::Socket, pipe: &Self::Pipe) -> io::Result<usize>;
+    fn fill(&mut self, socket: &Self::Socket, pipe: &Self::Pipe, most: usize) -> io::Result<usize>;
 
     /// As [`Io::send`], for `bytes` bytes in the pipe.
     fn empty(&mut self, pipe: &Self::Pipe, socket: &Self::Socket, bytes: usize) -> io::Result<usize>;
@@ -373,15 +370,15 @@ pub fn take_in<I: Io>(
     }
 }
 
-/// Moves bytes from `source` to `sink`. The turn ends with the read that reaches `most` bytes. If the source has ended, only held
-/// bytes are delivered.
+/// Moves bytes from `source` to `sink`. The turn ends with the read that reaches `most` bytes, and no read takes more than that. If
+/// the source has ended, only held bytes are delivered.
 pub fn pump<I: Io>(
     buffer: &mut RelayBuffer<I::Pipe>,
     io: &mut I,
     source: &mut End<I::Socket>,
     sink: &mut End<I::Socket>,
     shared: &mut RelayResources<I::Pipe>,
-    most: u64,
+    most: usize,
 ) -> Report {
     let mut transfer = Transfer { io, source, sink, most, report: Report::default() };
     let open = !transfer.source.ready.ended;
@@ -414,7 +411,7 @@ struct Transfer<'a, I: Io> {
     source: &'a mut End<I::Socket>,
     sink: &'a mut End<I::Socket>,
     /// The bytes that end the turn.
-    most: u64,
+    most: usize,
     report: Report,
 }
 
@@ -425,7 +422,7 @@ impl<I: Io> Transfer<'_, I> {
         if report.fin || report.failed.is_some() || !self.source.ready.readable || !self.sink.ready.writable {
             return false;
         }
-        report.again = report.read >= self.most;
+        report.again = report.read >= self.most as u64;
         !report.again
     }
 

@@ -117,7 +117,7 @@ pub(super) fn step<I: Io>(
     shared: &mut RelayResources<I::Pipe>,
 ) -> bool {
     let Some(pipe) = shared.pipes.take(transfer.io) else { return false };
-    let outcome = transfer.io.fill(&transfer.source.socket, &pipe);
+    let outcome = transfer.io.fill(&transfer.source.socket, &pipe, transfer.most);
     let in_doubt = match &outcome {
         Ok(read) => *read == 0,
         Err(error) => {

@@ -36,7 +36,7 @@ impl Io for Script {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    fn fill(&mut self, (): &(), (): &()) -> io::Result<usize> {
+    fn fill(&mut self, (): &(), (): &(), _: usize) -> io::Result<usize> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -44,6 +44,8 @@ impl Io for Script {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
+
+const MOST: usize = 4 * CHUNK;
 
 fn script(reads: &[&str]) -> Script {
     Script {
@@ -75,7 +77,7 @@ fn preceding_bytes_leave_in_one_write_with_available_ones() {
             assert!(matches!(take_in(&mut buffer, &mut io, &mut end(true), &mut shared), TakenIn::Bytes));
         }
         buffer.precede(b"HEADER", &mut shared);
-        let report = pump(&mut buffer, &mut io, &mut end(readable), &mut end(false), &mut shared, TURN);
+        let report = pump(&mut buffer, &mut io, &mut end(readable), &mut end(false), &mut shared, MOST);
         let written: Vec<&str> = io.writes.iter().map(|write| std::str::from_utf8(write).unwrap()).collect();
         assert_eq!(written, writes);
         assert_eq!(report.written, written.concat().len() as u64);
@@ -92,7 +94,7 @@ fn a_sink_that_takes_a_part_of_the_preceding_bytes_gets_the_rest_in_order() {
     buffer.precede(b"HEADER", &mut shared);
     let mut source = end(true);
     while buffer.holds() {
-        pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared, TURN);
+        pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared, MOST);
     }
     assert_eq!(io.writes.concat(), b"HEADERhello");
 }
@@ -104,7 +106,7 @@ fn an_announced_fin_needs_no_read_of_its_own_once_there_is_a_sink() {
     buffer.precede(b"HEADER", &mut shared);
     let mut source = end(true);
     source.ready.finished = true;
-    let report = pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared, TURN);
+    let report = pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared, MOST);
     assert_eq!(io.writes, [b"HEADERhello"]);
     assert!(report.fin && report.read == 5 && !source.ready.readable && io.last);
 
@@ -113,7 +115,7 @@ fn an_announced_fin_needs_no_read_of_its_own_once_there_is_a_sink() {
     source.ready.finished = true;
     assert!(matches!(take_in(&mut buffer, &mut io, &mut source, &mut shared), TakenIn::Bytes));
     assert!(source.ready.readable, "its FIN is still to be read");
-    let report = pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared, TURN);
+    let report = pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared, MOST);
     assert_eq!(io.writes, [b"hello"]);
     assert!(report.fin);
 }
@@ -124,7 +126,7 @@ fn a_finished_source_is_not_read_to_join_preceding_bytes() {
     let (mut buffer, mut io) = (RelayBuffer::default(), script(&["never"]));
     buffer.precede(b"HEADER", &mut shared);
     let mut source = End { socket: (), ready: Ready { ended: true, ..end(true).ready } };
-    pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared, TURN);
+    pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared, MOST);
     assert_eq!(io.writes, [b"HEADER"]);
     assert_eq!(io.reads.len(), 1);
 }
@@ -184,7 +186,7 @@ impl Io for Fails {
         Ok(())
     }
 
-    fn fill(&mut self, (): &(), (): &()) -> io::Result<usize> {
+    fn fill(&mut self, (): &(), (): &(), _: usize) -> io::Result<usize> {
         Ok(10)
     }
 
@@ -205,7 +207,7 @@ fn a_partial_splice_may_hide_the_error_that_stopped_it() {
         let mut shared = RelayResources::new(Engine::Splice, 1);
         let (mut source, mut sink) = (end(true), end(false));
         let mut io = Fails { taken: taken.into() };
-        let report = pump(&mut RelayBuffer::default(), &mut io, &mut source, &mut sink, &mut shared, TURN);
+        let report = pump(&mut RelayBuffer::default(), &mut io, &mut source, &mut sink, &mut shared, MOST);
         assert!(matches!(report.failed, Some(RelayError::Sink(_))));
         assert_eq!(sink.ready.error_taken, hidden);
     }
@@ -224,7 +226,7 @@ fn the_queue_of_a_failed_connection_is_read_to_its_end() {
         let (mut buffer, mut io) = (RelayBuffer::default(), script(reads));
         let mut source = end(true);
         (source.ready.failed, source.ready.error_taken) = (true, error_taken);
-        let report = pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared, TURN);
+        let report = pump(&mut buffer, &mut io, &mut source, &mut end(false), &mut shared, MOST);
         assert_eq!(io.writes.concat(), b"last words");
         assert_eq!((report.fin, matches!(report.failed, Some(RelayError::Source(_)))), (fin, !fin));
     }

@@ -40,7 +40,7 @@
 //!
 //! | work | at most in a loop |
 //! |---|---|
-//! | bytes | three times [`TURN`], and what the last reads had beyond ([`turns`]) |
+//! | bytes | a megabyte or two of bulk alone, a few 100 kB beside small messages ([`turns`]) |
 //! | deadlines | [`DEADLINES`] |
 //! | byte counters | those of [`FLUSHED`] connections |
 //! | new snapshots, orders to reset | a slice ([`Driver::sweep`]) |
@@ -63,6 +63,7 @@ mod turns;
 mod waiting;
 
 pub use ports::{Accepted, Dialed, Event, FirstBytes, Net, Transport};
+pub use turns::{ALONE, BESIDE};
 
 use super::queue::Queues;
 use super::token::{Serials, SocketId, Token};
@@ -71,7 +72,7 @@ use crate::base::slots::{Key, Slots};
 use crate::base::wheel::Wheel;
 use crate::base::{OptionalTick, Tick};
 use crate::pool::Snapshot;
-use crate::relay::{self, CHUNK, RelayResources, TURN};
+use crate::relay::{self, CHUNK, RelayResources};
 use crate::session::{
     CloseReason, ConnectionIds, Direction, Effect, Ending, Fact, Failed, Input, Ledger, Moved, Preamble, Session, Side,
     Stage,
@@ -126,6 +127,8 @@ pub struct Driver<N: Net, L: Ledger> {
     turns: Turns,
     /// Bytes that events of this loop may still move.
     left: u64,
+    /// When a connection that carries no bulk last had an event.
+    small_at: OptionalTick,
     /// Connections that moved a byte since the last flush began, and those that it has not come to.
     dirty: Vec<Key>,
     flushing: Vec<Key>,
@@ -157,7 +160,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
             connections: Slots::default(),
             wheel: Wheel::new(now),
             turns: Turns::default(),
-            left: TURN,
+            left: 0,
+            small_at: OptionalTick::NONE,
             dirty: Vec::new(),
             flushing: Vec::new(),
             queues: Queues::default(),
@@ -174,7 +178,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
 
     /// Begins a loop: time as of now, by the clock that all workers share; to be set before a batch of events.
     pub fn set_now(&mut self, now: Tick) {
-        (self.now, self.left) = (now, TURN);
+        self.now = now;
+        self.left = self.turn() as u64;
     }
 
     /// How many connections there are.
@@ -293,7 +298,8 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                 self.put_into(Queue::PutOff, key);
             }
             Stage::Relaying => {
-                self.relay(key, CHUNK as u64);
+                self.small_at = self.now.into();
+                self.relay(key, CHUNK);
             }
             Stage::Admitting | Stage::Choosing | Stage::Dialing | Stage::Requesting | Stage::Closed => {}
         }
@@ -400,7 +406,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
                 self.report_open(key);
                 self.reconcile(key);
                 self.report_failures(key);
-                self.relay(key, CHUNK as u64);
+                self.relay(key, CHUNK);
             }
             Then::Close(ending) => self.close(key, ending),
         }
@@ -446,7 +452,7 @@ impl<N: Net, L: Ledger> Driver<N, L> {
     }
 
     /// Moves bytes in both directions, about `most` in each. How many have moved.
-    fn relay(&mut self, key: Key, most: u64) -> u64 {
+    fn relay(&mut self, key: Key, most: usize) -> u64 {
         if let Some(Connection { session, sockets, .. }) = self.connections.get(key)
             && session.holds_nothing()
             && sockets.backend_has_ended(&mut self.net)

@@ -6,7 +6,7 @@
 use super::driver::{Dialed, Event, FirstBytes, Net};
 use super::token::Token;
 use crate::base::Endpoint;
-use crate::net::{Connecting, DialOptions, Dialing, Idle, PIPE_SIZE, Pipe, Socket, Spares, TcpTuning};
+use crate::net::{Connecting, DialOptions, Dialing, Idle, Pipe, Socket, Spares, TcpTuning};
 use crate::policy::liveness::Acknowledgements;
 use crate::pool::{Backend, DialSource, SourceAddresses, SourcePort};
 use crate::relay::{AfterBytes, Io};
@@ -59,8 +59,8 @@ impl Io for Kernel {
         Pipe::new()
     }
 
-    fn fill(&mut self, socket: &Socket, pipe: &Pipe) -> io::Result<usize> {
-        pipe.fill(socket, PIPE_SIZE)
+    fn fill(&mut self, socket: &Socket, pipe: &Pipe, most: usize) -> io::Result<usize> {
+        pipe.fill(socket, most)
     }
 
     fn empty(&mut self, pipe: &Pipe, socket: &Socket, bytes: usize) -> io::Result<usize> {

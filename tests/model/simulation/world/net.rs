@@ -37,8 +37,8 @@ impl Io for SimNet {
         Ok(SimPipe::new(world.pipes.len() - 1, &self.0))
     }
 
-    fn fill(&mut self, socket: &SimSocket, pipe: &SimPipe) -> io::Result<usize> {
-        self.0.borrow_mut().fill(socket.id, pipe.id)
+    fn fill(&mut self, socket: &SimSocket, pipe: &SimPipe, most: usize) -> io::Result<usize> {
+        self.0.borrow_mut().fill(socket.id, pipe.id, most)
     }
 
     fn empty(&mut self, pipe: &SimPipe, socket: &SimSocket, bytes: usize) -> io::Result<usize> {

@@ -162,9 +162,9 @@ impl World {
         Ok(amount as usize)
     }
 
-    pub(super) fn fill(&mut self, id: usize, pipe: usize) -> io::Result<usize> {
+    pub(super) fn fill(&mut self, id: usize, pipe: usize, most: usize) -> io::Result<usize> {
         assert_eq!(self.pipes[pipe], Some(0), "fills a pipe that is not empty");
-        let most = self.random.u64(1..300_000);
+        let most = self.random.u64(1..300_000).min(most as u64);
         let (_, amount) = self.read(id, most, false)?;
         self.pipes[pipe] = Some(amount);
         Ok(amount as usize)
