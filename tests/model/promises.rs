@@ -62,7 +62,11 @@ fn every_promise_names_a_place_and_tests_that_exist() {
 
 #[test]
 fn no_unsafe_code_and_no_lint_is_silenced() {
-    let manifests = [include_str!("../../Cargo.toml"), include_str!("../../testkit/Cargo.toml")];
+    let manifests = [
+        include_str!("../../Cargo.toml"),
+        include_str!("../../testkit/Cargo.toml"),
+        include_str!("../../bench/tools/Cargo.toml"),
+    ];
     assert!(manifests[0].contains("[workspace.lints.rust]\nunsafe_code = \"forbid\"\n"));
     assert!(manifests.iter().all(|manifest| manifest.contains("\n[lints]\nworkspace = true\n")));
     // Put together here, so that this file is not found itself.

@@ -51,10 +51,19 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
         "packaging/kubernetes",
         "packaging/prometheus",
     ];
-    for directory in
-        ["", "docs", "bench", "fuzz", "bench/lib", "bench/lib/disrupt", "bench/lib/scale", "bench/lib/soak"]
-            .into_iter()
-            .chain(packaging)
+    for directory in [
+        "",
+        "docs",
+        "bench",
+        "fuzz",
+        "bench/lib",
+        "bench/lib/disrupt",
+        "bench/lib/scale",
+        "bench/lib/soak",
+        "bench/tools",
+    ]
+    .into_iter()
+    .chain(packaging)
     {
         for entry in fs::read_dir(root.join(directory)).expect("a directory") {
             let path = entry.expect("an entry").path();
