@@ -30,14 +30,20 @@ def nginx_user():
 class Web:
     """nginx with one worker: a small answer at `/`, 64 MiB at `/bulk` from memory."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, within=(), bulk_bytes=BULK_FILE_BYTES):
+        """`within` begins the command."""
         self.port = processes.free_port()
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         self.files = tempfile.TemporaryDirectory(prefix="tcplb-bench-", dir=memory)
-        (Path(self.files.name) / "bulk").write_bytes(os.urandom(1 << 20) * (BULK_FILE_BYTES >> 20))
+        (Path(self.files.name) / "bulk").write_bytes(os.urandom(1 << 20) * (bulk_bytes >> 20))
         config = filled_in("web.conf", directory, port=self.port, user=nginx_user(), files=self.files.name)
-        command = ["nginx", "-p", str(directory), "-c", str(config), "-g", "daemon off;"]
-        self.process = processes.Process(command, Path(directory) / "web.log")
+        self._command = [*within, "nginx", "-p", str(directory), "-c", str(config), "-g", "daemon off;"]
+        self._log = Path(directory) / "web.log"
+        self.start()
+
+    def start(self):
+        """Starts it, at first and after a kill."""
+        self.process = processes.Process(self._command, self._log)
         self.process.wait_for_port(self.port)
 
     def stop(self):

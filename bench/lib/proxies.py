@@ -28,9 +28,7 @@ class Proxy:
 
     def version(self):
         """What it says it is."""
-        done = subprocess.run([self.binary, *self._version], capture_output=True, text=True, timeout=20)
-        found = re.search(r"\d+\.\d+\.\d+[^\s/]*", done.stdout + done.stderr)
-        return found[0] if found else "?"
+        return version_of(self.binary, self._version)
 
     def start(self, backend_port, directory):
         """Starts it in front of the backend; the process and its port."""
@@ -39,6 +37,13 @@ class Proxy:
         process = processes.Process(command, Path(directory) / f"{self.name}.log")
         process.wait_for_port(port)
         return process, port
+
+
+def version_of(binary, asks):
+    """What a program says it is."""
+    done = subprocess.run([binary, *asks], capture_output=True, text=True, timeout=20)
+    found = re.search(r"\d+\.\d+\.\d+[^\s/]*", done.stdout + done.stderr)
+    return found[0] if found else "?"
 
 
 def build_tcplb(fresh=False):

@@ -10,6 +10,9 @@ from statistics import median
 OURS = "tcplb"
 BEFORE = "before"
 NONE = "none"
+# A relay that does nothing else, and the same with splice.
+FLOOR, FLOOR_SPLICE = "floor", "floor-splice"
+NOT_PEERS = (OURS, BEFORE, NONE, FLOOR, FLOOR_SPLICE)
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Results:
 
     def peers(self):
         """Those that tcplb is compared with."""
-        return [name for name in self.proxies if name not in (OURS, BEFORE, NONE)]
+        return [name for name in self.proxies if name not in NOT_PEERS]
 
     def values(self, row, figure, proxy):
         """A figure round by round; `None` where there is none."""

@@ -60,6 +60,7 @@ fn texts() -> Vec<(String, Vec<prose::Line>)> {
         "bench/lib/disrupt",
         "bench/lib/scale",
         "bench/lib/soak",
+        "bench/lib/tail",
         "bench/tools",
     ]
     .into_iter()
