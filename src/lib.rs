@@ -6,6 +6,7 @@ pub mod access_log;
 pub mod admin;
 pub mod admission;
 pub mod app;
+pub mod background;
 pub mod base;
 pub mod cli;
 pub mod clock;

@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 /// How long a request may take to be whole, and an answer to be taken.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// The most bytes of one write. A kernel that does not preempt itself copies megabytes for a millisecond, and no worker runs on that
+/// core meanwhile.
+const PIECE: usize = 64 * 1024;
 /// Bytes read and discarded after an answer that precedes the end of the request.
 pub const LINGER_BYTES: usize = 1024 * 1024;
 /// How long discarding may take; see [`LINGER_BYTES`].
@@ -134,18 +137,10 @@ impl Response {
 pub fn answer(stream: &mut impl Stream, response: &Response, bodiless: bool) -> io::Result<()> {
     // A body may have many megabytes, so it is not copied behind the head.
     let (head, body) = (response.head(), if bodiless { &[][..] } else { &response.body });
-    let mut parts = [IoSlice::new(&head), IoSlice::new(body)];
-    let mut rest = &mut parts[..if body.is_empty() { 1 } else { 2 }];
     let deadline = Deadline::after(PATIENCE);
-    while !rest.is_empty() {
-        stream.limit_write(deadline.left()?)?;
-        match stream.write_vectored(rest) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => IoSlice::advance_slices(&mut rest, count),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    let (first, others) = body.split_at(body.len().min(PIECE));
+    write_all(stream, &mut [IoSlice::new(&head), IoSlice::new(first)], deadline)?;
+    others.chunks(PIECE).try_for_each(|piece| write_all(stream, &mut [IoSlice::new(piece)], deadline))?;
     stream.finish()?;
     // Closing with unread bytes sends a reset, which may overtake the answer. So the peer finishes first, within
     // limits.
@@ -157,6 +152,19 @@ pub fn answer(stream: &mut impl Stream, response: &Response, bodiless: bool) -> 
         match stream.read(&mut thrown_away)? {
             0 => break,
             count => left = left.saturating_sub(count),
+        }
+    }
+    Ok(())
+}
+
+fn write_all(stream: &mut impl Stream, mut parts: &mut [IoSlice<'_>], deadline: Deadline) -> io::Result<()> {
+    while !parts.is_empty() {
+        stream.limit_write(deadline.left()?)?;
+        match stream.write_vectored(parts) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => IoSlice::advance_slices(&mut parts, count),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(())

@@ -22,6 +22,7 @@
 use super::calls::{Call, Calls};
 use super::http::{self, Response};
 use super::incoming::{Incoming, Progress, Refusal, Request};
+use crate::background;
 use crate::base::slots::{Key, Slots};
 use crate::config::descriptors::AdminShare;
 use crate::net::listen::Listening;
@@ -179,6 +180,7 @@ impl Server {
         let (end, ended) = bounded(0);
         let work = move || {
             let _end: Sender<()> = end;
+            background::yield_to_workers();
             accept.run();
         };
         let thread = thread::Builder::new().name("admin".to_owned()).spawn(work)?;

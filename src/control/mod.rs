@@ -86,6 +86,7 @@ pub use lookup::{Found, Lookups};
 pub use remote::{Refused, ReloadError, Reloaded, Remote};
 pub use resolve::names_at_start;
 
+use crate::background;
 use crate::base::duration;
 use crate::base::text::counted;
 use crate::clock;
@@ -206,7 +207,10 @@ impl Control {
         let (remote, asked) = remote::channels();
         let heartbeat = Heartbeat::default();
         let of_thread = heartbeat.clone();
-        let control = move || ControlLoop::new(parts, of_thread).run(asked);
+        let control = move || {
+            background::yield_to_workers();
+            ControlLoop::new(parts, of_thread).run(asked)
+        };
         let thread = thread::Builder::new().name("control".into()).spawn(control)?;
         Ok(Control { thread, remote, heartbeat })
     }

@@ -5,6 +5,7 @@
 
 use super::feed::{Feed, HandOver, Set, Standing};
 use super::kind::Settings;
+use crate::background;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -194,6 +195,7 @@ impl Source<'_> {
         let names = (name(id), settings.watched());
         let feed = Feed::new(names, running.clears, set, running.standing.clone(), stopped, Box::new(place));
         let work = move || {
+            background::yield_to_workers();
             follow(&settings, feed, pauses);
             drop(alive);
         };
