@@ -30,7 +30,7 @@ class Bench:
         if self.is_realtime:
             os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(OUR_PRIORITY))
         self.servers = {rows.WEB: backends.Web(directory, self.within_server), rows.BULK: backends.Bulk(directory)}
-        self._ports = [server.port for server in self.servers.values()]
+        self.ports = [server.port for server in self.servers.values()]
 
     def __enter__(self):
         return self
@@ -46,7 +46,7 @@ class Bench:
 
     def run(self, contender, plan):
         """A fresh process of the contender with a plan."""
-        self._ports += [one.port for one in plan.listeners]
+        self.ports += [one.port for one in plan.listeners]
         return Running(contender, plan, self.directory, self.within_proxy)
 
     def capacity(self, what):
@@ -83,8 +83,8 @@ class Bench:
 
     def fresh(self, contender, *names):
         """As `start`, without what others have left in TIME_WAIT."""
-        machine.forget_time_wait(self._ports)
-        self._ports = [server.port for server in self.servers.values()]
+        machine.forget_time_wait(self.ports)
+        self.ports = [server.port for server in self.servers.values()]
         return self.start(contender, *names)
 
     def _bulk(self, port, streams, download):
@@ -100,5 +100,5 @@ class Bench:
 
     def measure(self, row, contender, seconds):
         """One measurement."""
-        self._ports = [server.port for server in self.servers.values()]
-        return rounds.guarded(lambda: row.measure(self, contender, seconds), self._ports)
+        self.ports = [server.port for server in self.servers.values()]
+        return rounds.guarded(lambda: row.measure(self, contender, seconds), self.ports)

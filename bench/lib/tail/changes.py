@@ -19,7 +19,9 @@ KEPT_RATE, SHORT_RATE, SHORT_PLACES = 4000, 200, 16
 WEBS, KILLED_S = 4, 0.5
 BACKENDS, MANY_BACKENDS = 100, 10_000
 RELOADS, WEIGHTS, SCRAPES, KILLS = 30, 100, 10, 1
-FLOOD, FLOOD_RATE, FLOOD_PLACES = "flood", 10_000, 512
+FLOOD, FLOOD_PLACES = "flood", 512
+# Two cores cannot relay 10 000 connections a second and have time left, so that flood is refused by an access rule.
+REFUSED_RATE, RELAYED_RATE = 10_000, 4000
 IDLE = 4000
 # As often as the answers come.
 IN_A_LOOP = 1000
@@ -78,7 +80,18 @@ def every():
         of("during-kills", f"one of {WEBS} backends is killed and back each second", WITH_RELOAD, _measure(_kills)),
         of("during-reloads", f"{RELOADS} reloads a second of {BACKENDS} backends", WITH_RELOAD, _measure(_reloads)),
         of("during-weights", f"{WEIGHTS} changes of a weight a second", WITH_API, _measure(_weights)),
-        of("during-flood", f"{FLOOD_RATE} connections a second on another listener", (report.FLOOR, *WITH_RELOAD), _measure(_flood)),
+        of(
+            "during-flood",
+            f"{REFUSED_RATE} connections a second on another listener, refused",
+            (report.FLOOR, *WITH_RELOAD),
+            _measure(_flood(REFUSED_RATE, refuses=True)),
+        ),
+        of(
+            "during-arrivals",
+            f"{RELAYED_RATE} connections a second on another listener, relayed",
+            (report.FLOOR, *WITH_RELOAD),
+            _measure(_flood(RELAYED_RATE, refuses=False)),
+        ),
         of("during-lists", f"lists of {IDLE} connections in a loop", WITH_API, _measure(_lists), **many),
         of("during-scrapes", f"{SCRAPES} scrapes a second of {MANY_BACKENDS} backends", WITH_API, _measure(_scrapes)),
     ]
@@ -154,6 +167,7 @@ def _kills(bench, contender, _seconds):
         for _ in range(WEBS):
             webs.append(Mortal(stack.enter_context(tempfile.TemporaryDirectory(dir=bench.directory)), bench.within_server))
             stack.callback(webs[-1].stop)
+            bench.ports.append(webs[-1].port)
         addresses = [f"127.0.0.1:{web.port}" for web in webs]
 
         def kill(turn):
@@ -181,8 +195,8 @@ def _weights(bench, contender, _seconds):
 class Flood:
     """Connections at a fixed rate, which the client closes at once."""
 
-    def __init__(self, bench, port, seconds):
-        self._begin = lambda: Requests(bench.tools, bench.within_load, port, FLOOD, FLOOD_PLACES, FLOOD_RATE, seconds)
+    def __init__(self, bench, port, rate, seconds):
+        self._begin = lambda: Requests(bench.tools, bench.within_load, port, FLOOD, FLOOD_PLACES, rate, seconds)
         self._seconds = seconds
 
     def __enter__(self):
@@ -193,15 +207,18 @@ class Flood:
         self._requests.__exit__()
 
     def per_second(self):
-        """How many were accepted."""
+        """How many connections were established."""
         return self._requests.result()["answered"] / self._seconds
 
 
-@contextmanager
-def _flood(bench, contender, seconds):
-    flooded = Listener(FLOOD, processes.free_port(), _addresses(bench))
-    with _served(bench, contender, _addresses(bench), flooded) as running:
-        yield running, Flood(bench, running.ports[FLOOD], seconds)
+def _flood(rate, refuses):
+    @contextmanager
+    def change(bench, contender, seconds):
+        flooded = Listener(FLOOD, processes.free_port(), _addresses(bench), refuses=refuses)
+        with _served(bench, contender, _addresses(bench), flooded) as running:
+            yield running, Flood(bench, running.ports[FLOOD], rate, seconds)
+
+    return change
 
 
 @contextmanager

@@ -15,12 +15,13 @@ HAPROXY, HAPROXY_SPLICE, NGINX = "haproxy", "haproxy-splice", "nginx"
 
 @dataclass(frozen=True)
 class Listener:
-    """A listener on a port of 127.0.0.1, with its backends."""
+    """A listener on a port of 127.0.0.1, with its backends. It may refuse every client."""
 
     name: str
     port: int
     backends: tuple
     weight: int = 1  # Of its first backend.
+    refuses: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def found(tcplb, before, tools):
 
 def _floor(*flags):
     def command(binary, plan, _directory):
-        routes = [f"127.0.0.1:{one.port}={one.backends[0]}" for one in plan.listeners]
+        routes = [f"127.0.0.1:{one.port}={'close' if one.refuses else one.backends[0]}" for one in plan.listeners]
         return [binary, "floor", *routes, "--threads", str(proxies.THREADS), *flags]
 
     return command
@@ -128,7 +129,8 @@ def tcplb_text(plan):
     health = 'kind = "tcp"\ninterval = "1s"' if plan.probes else 'kind = "off"'
     parts = [f'[global]\nworkers = {proxies.THREADS}\nadmin = "127.0.0.1:{plan.admin}"\n']
     for one in plan.listeners:
-        parts.append(f'[[listener]]\nname = "{one.name}"\nbind = ["127.0.0.1:{one.port}"]\npool = "{one.name}"\n')
+        deny = 'deny = ["0.0.0.0/0"]\n' if one.refuses else ""
+        parts.append(f'[[listener]]\nname = "{one.name}"\nbind = ["127.0.0.1:{one.port}"]\npool = "{one.name}"\n{deny}')
         parts.append(f'[[pool]]\nname = "{one.name}"\n[pool.health]\n{health}\n')
         for number, at in enumerate(one.backends):
             weight = f"weight = {one.weight}\n" if number == 0 else ""
@@ -154,7 +156,8 @@ def _haproxy(*options):
             # `roundrobin` takes 4095 servers.
             balance = ["    balance static-rr"] if len(servers) > 4000 else []
             # A listening socket per thread, as tcplb and nginx have.
-            parts += [f"listen {one.name}", f"    bind 127.0.0.1:{one.port} shards by-thread", *balance, *servers]
+            reject = ["    tcp-request connection reject"] if one.refuses else []
+            parts += [f"listen {one.name}", f"    bind 127.0.0.1:{one.port} shards by-thread", *reject, *balance, *servers]
         file = filled_in(
             "tail-haproxy.cfg",
             directory,
@@ -176,7 +179,8 @@ def _nginx(binary, plan, directory):
             f"server {at}{fails}" + (f" weight={one.weight};" if number == 0 else ";") for number, at in enumerate(one.backends)
         )
         parts.append(f"upstream {one.name} {{ {servers} }}")
-        parts.append(f"server {{ listen 127.0.0.1:{one.port} reuseport backlog=4096; proxy_pass {one.name}; }}")
+        deny = " deny all;" if one.refuses else ""
+        parts.append(f"server {{ listen 127.0.0.1:{one.port} reuseport backlog=4096;{deny} proxy_pass {one.name}; }}")
     file = filled_in(
         "tail-nginx.conf",
         directory,

@@ -19,6 +19,8 @@ GROUPS = {
         "A rate behind a cell is how often the change was made.",
     ),
 }
+# On a quiet machine the generator sends some 50 µs late at p99.
+DISTURBED_US = 200
 RESULTS = (
     "[bench/results/tail-latest.md](../bench/results/tail-latest.md) has every figure: p90, the longest, CPU, failures.",
     "",
@@ -69,8 +71,15 @@ def _source(kept):
         f"Load average before the starts {min(loads):.1f} to {max(loads):.1f}. {versions}.",
         "",
         f"Medians (lowest–highest) of {spread} interleaved rounds of {last['seconds']} s. Times are in µs, from the moment at which a "
-        f"request is due. The slowest capacities are {', '.join(capacities) or 'not needed'}.",
+        f"request is due. The slowest capacities are {', '.join(capacities) or 'not needed'}. {_disturbed(kept)}",
     ]
+
+
+def _disturbed(kept):
+    """How quiet the machine was."""
+    delays = [found["own_p99"] for measured in kept["rows"].values() for one in measured for found in one.values() if "own_p99" in found]
+    late = sum(delay > DISTURBED_US for delay in delays)
+    return f"In {late} of {len(delays)} measurements, other work delayed the generator itself by more than {DISTURBED_US} µs at p99."
 
 
 def _verdicts(results):

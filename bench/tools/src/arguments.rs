@@ -34,7 +34,8 @@ pub(crate) fn routes(words: impl Iterator<Item = String>) -> Result<Routes, Stri
     let mut routes = Vec::new();
     for place in &places {
         let (listen, backend) = place.split_once('=').ok_or(format!("expected LISTEN=BACKEND, got {place}"))?;
-        routes.push(Route { listen: parsed(listen, "LISTEN")?, backend: parsed(backend, "BACKEND")? });
+        let backend = if backend == "close" { None } else { Some(parsed(backend, "BACKEND")?) };
+        routes.push(Route { listen: parsed(listen, "LISTEN")?, backend });
     }
     if routes.is_empty() {
         return Err("expected LISTEN=BACKEND".to_owned());

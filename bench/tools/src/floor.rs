@@ -21,7 +21,8 @@ const LISTENERS: u64 = 1 << 62;
 
 pub(crate) struct Route {
     pub(crate) listen: SocketAddrV4,
-    pub(crate) backend: SocketAddrV4,
+    /// Without one, connections are closed.
+    pub(crate) backend: Option<SocketAddrV4>,
 }
 
 pub(crate) struct Routes {
@@ -109,12 +110,14 @@ fn socket() -> Io<OwnedFd> {
 }
 
 impl Floor {
-    fn accept(&mut self, listener: &OwnedFd, backend: SocketAddrV4) -> Io<()> {
+    fn accept(&mut self, listener: &OwnedFd, backend: Option<SocketAddrV4>) -> Io<()> {
         for _ in 0..ACCEPTS {
             match net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok(client) => {
-                    // A connection that cannot be relayed is closed.
-                    let _closed = self.dial(client, backend);
+                    if let Some(backend) = backend {
+                        // A connection that cannot be relayed is closed.
+                        let _closed = self.dial(client, backend);
+                    }
                 }
                 Err(Errno::AGAIN | Errno::CONNABORTED | Errno::MFILE) => return Ok(()),
                 Err(error) => return Err(error),

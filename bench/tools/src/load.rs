@@ -254,7 +254,7 @@ impl Load<'_> {
         }
         let bad = epoll::EventFlags::HUP | epoll::EventFlags::ERR;
         match line.state {
-            State::Connecting if flags.intersects(bad) => self.fail(index, "connect: refused or reset"),
+            State::Connecting if flags.intersects(bad) => self.connect_ended(index),
             State::Connecting if flags.contains(epoll::EventFlags::OUT) => {
                 if self.plan.kind == Kind::Flood {
                     self.answered(index);
@@ -269,6 +269,16 @@ impl Load<'_> {
                 self.lines[index].socket = None;
             }
             State::Idle => {}
+        }
+    }
+
+    /// A flood may be reset as soon as it is accepted.
+    fn connect_ended(&mut self, index: usize) {
+        let error = self.lines[index].socket.as_ref().map_or(Ok(Ok(())), sockopt::socket_error);
+        match error {
+            Ok(Ok(()) | Err(Errno::CONNRESET)) if self.plan.kind == Kind::Flood => self.answered(index),
+            Ok(Ok(())) => self.fail(index, "connect: closed"),
+            Ok(Err(error)) | Err(error) => self.fail(index, &format!("connect: {error}")),
         }
     }
 

@@ -12,7 +12,7 @@ const USAGE: &str = "\
 tcplb-bench load ADDRESS --kind kept|short|flood --connections N --rate N --seconds N [--warm-up N]
     sends requests at fixed times: prints `begins` when it starts, then what became of the requests as JSON
 tcplb-bench floor LISTEN=BACKEND... [--threads N] [--splice true]
-    relays connections";
+    relays connections; with LISTEN=close it accepts and closes them";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
