@@ -15,6 +15,9 @@ COLUMNS = 2
 FIRST = 1.99
 TICKS = {2: "p50", 10: "p90", 100: "p99", 1000: "p99.9", 10000: "p99.99", 100000: "p99.999"}
 
+# Lines across, in µs.
+GRID = [step * 10**exponent for exponent in range(8) for step in (1, 2, 5)]
+
 
 def svg(results, kept):
     """All panels. Both axes are logarithmic."""
@@ -75,19 +78,16 @@ def _stroke(name):
 def _panel(row, lines, left, top):
     points = [point for line in lines.values() for point in line]
     most = max(one_of for one_of, _ in points)
-    low = 10 ** math.floor(math.log10(max(1, min(latency for _, latency in points))))
-    high = 10 ** math.ceil(math.log10(max(latency for _, latency in points) * 1.01))
+    low, high = _bounds([latency for _, latency in points])
     across = lambda one_of: left + WIDTH * math.log(one_of / FIRST) / math.log(max(most, 20) / FIRST)
     down = lambda latency: top + HEIGHT * (1 - math.log(max(latency, low) / low) / math.log(high / low))
     parts = [plot.text(left, top - 10, row.title, weight="bold", anchor="start")]
-    for exponent in range(round(math.log10(low)), round(math.log10(high)) + 1):
-        for step in (1, 2, 5):
-            value = step * 10**exponent
-            if value <= high:
-                y, stroke = down(value), 1 if step == 1 else 0.4
-                parts.append(f'<line x1="{left}" x2="{left + WIDTH}" y1="{y:.1f}" y2="{y:.1f}" stroke="{plot.FAINT}" stroke-width="{stroke}"/>')
-                if step == 1 or high / low <= 100:
-                    parts.append(plot.text(left - 6, y + 4, _time(value), size=11, anchor="end"))
+    for value in (value for value in GRID if low <= value <= high):
+        y, is_power = down(value), math.log10(value).is_integer()
+        stroke = 1 if is_power else 0.4
+        parts.append(f'<line x1="{left}" x2="{left + WIDTH}" y1="{y:.1f}" y2="{y:.1f}" stroke="{plot.FAINT}" stroke-width="{stroke}"/>')
+        if is_power or high / low <= 100:
+            parts.append(plot.text(left - 6, y + 4, _time(value), size=11, anchor="end"))
     for one_of, label in TICKS.items():
         if one_of <= most:
             x = across(one_of)
@@ -100,6 +100,12 @@ def _panel(row, lines, left, top):
             f"<title>{escape(name)}</title></polyline>"
         )
     return parts
+
+
+def _bounds(latencies):
+    """The lines of the grid below and above."""
+    low = max((value for value in GRID if value <= min(latencies)), default=GRID[0])
+    return low, min((value for value in GRID if value > max(latencies)), default=GRID[-1])
 
 
 def _time(micros):
