@@ -14,7 +14,8 @@
 //! A transaction that fails changes nothing: the kernel keeps its last rules. The thread then reads what is installed, and tries
 //! again after a pause, from [`PAUSE`] on and up to [`PAUSE_MAX`]. The log and the events have the first failure and the end.
 //!
-//! A helper that has ended is replaced before the next reading ([`Starter`]). If none can be started, the last rules stay.
+//! If nft refuses the rules of a listener, that is a failure like the others. All else is carried out (`rules`), and follows health
+//! and configuration meanwhile.
 //!
 //! Each second, one netlink message asks whether any program has changed rules of nftables, as `nft flush ruleset` does. If so, and
 //! `state` is not what it was, that is a failure like the others, and the table is installed again at once.
@@ -25,16 +26,17 @@
 
 use super::directory::{Directory, by_state};
 use super::entries::{Counter, Desk, GRACE};
-use super::helper::{ANSWER, Failure, Helper, Starter, Tables};
-use super::table::{Installed, Table};
-use super::{Mark, Planner, difference, wanted};
+use super::helper::{Failure, Helper};
+use super::rules::{Brought, First, Ruleset};
+use super::table::Table;
+use super::{Mark, wanted};
 use crate::base::text::counted;
 use crate::events::{By, Event, Kind};
 use crate::inspect::{Forwards, Inspection};
 use crate::mailbox::{Mailbox, Merge, Slot};
 use crate::pool::{Published, ResetOrder, Snapshot};
 use crate::watchdog::{Heartbeat, Watched};
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use mio::{Events, Poll, Token};
 use std::io;
 use std::mem;
@@ -51,7 +53,7 @@ pub const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// The time from one look at the table to the next.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long the start waits for the first rules. nft may take ten seconds, to read and to apply.
+/// How long the start waits for the first rules, or for the next transaction. nft may take ten seconds, to read and to apply.
 const FIRST: Duration = Duration::from_secs(25);
 
 /// How long the first rules wait for the first probes, and the pause between two looks at them.
@@ -187,26 +189,22 @@ impl Prepared {
         led.iter().chain(&unled).for_each(|backend| backend.expect_clients());
         let heartbeat = Heartbeat::default();
         let (end, ended) = bounded(0);
-        let (first, is_right) = bounded(1);
+        let (first, is_right) = unbounded();
+        let first = keeps.then_some(first);
         let keeper = Keeper {
             poll,
             access: access.clone(),
-            starter,
-            tables,
+            rules: Ruleset::new(starter, tables, access.desk.clone(), heartbeat.clone(), first),
             published: published.clone(),
             heartbeat: heartbeat.clone(),
             snapshot,
-            planner: None,
-            installed: None,
             directory: Arc::default(),
             keeps,
             done: Vec::new(),
             resets: ResetOrder::default(),
             retry: None,
-            patience: ANSWER,
             look: Instant::now() + LOOK,
             pause: PAUSE,
-            first: keeps.then_some(first),
         };
         let mut counter = Counter::new(access.desk.clone(), entries, published.clone(), access.orders.clone());
         if keeps {
@@ -228,10 +226,22 @@ impl Prepared {
         ];
         let engine = Engine { access, wake, heartbeat, ended, threads };
         if keeps {
-            let outcome = is_right.recv_timeout(FIRST).unwrap_or_else(|_| Err("nft does not respond".to_owned()));
-            outcome.map_err(|why| io::Error::other(format!("the kernel's rules can't be made: {why}")))?;
+            await_first(&is_right)
+                .map_err(|why| io::Error::other(format!("the kernel's rules can't be made: {why}")))?;
         }
         Ok(engine)
+    }
+}
+
+/// Waits for the outcome of the first rules.
+fn await_first(first: &Receiver<First>) -> Result<(), String> {
+    let mut patience = FIRST;
+    loop {
+        match first.recv_timeout(patience) {
+            Ok(First::Done(outcome)) => return outcome,
+            Ok(First::Takes(more)) => patience = FIRST + more,
+            Err(_) => return Err("nft does not respond".to_owned()),
+        }
     }
 }
 
@@ -263,15 +273,10 @@ impl Drop for Engine {
 struct Keeper {
     poll: Poll,
     access: Access,
-    starter: Starter,
-    tables: Tables,
+    rules: Ruleset,
     published: Arc<Published>,
     heartbeat: Heartbeat,
     snapshot: Arc<Snapshot>,
-    /// Made of what was installed first.
-    planner: Option<Planner>,
-    /// What is installed; `None`: that must be read first.
-    installed: Option<Installed>,
     directory: Arc<Directory>,
     /// This process keeps the rules.
     keeps: bool,
@@ -280,18 +285,13 @@ struct Keeper {
     resets: ResetOrder,
     /// When to try again after a failure.
     retry: Option<Instant>,
-    /// How long the helper may take for an answer.
-    patience: Duration,
     /// When to look whether the table is still there.
     look: Instant,
     pause: Duration,
-    /// Gets the outcome of the first transaction, if the start waits for it.
-    first: Option<Sender<Result<(), String>>>,
 }
 
 impl Keeper {
     fn run(mut self) {
-        self.tables.await_with(self.patience, &self.heartbeat);
         let mut events = Events::with_capacity(1);
         let mut is_due = self.keeps;
         loop {
@@ -299,8 +299,8 @@ impl Keeper {
             if is_due {
                 self.update();
             }
-            let looks = self.keeps && self.installed.is_some();
-            let next = self.retry.or(looks.then_some(self.look));
+            let looks = self.keeps && self.rules.is_known();
+            let next = self.retry.into_iter().chain(looks.then_some(self.look)).min();
             let sleep = next.map(|at| at.saturating_duration_since(Instant::now()));
             match self.poll.poll(&mut events, sleep) {
                 Ok(()) => {}
@@ -321,18 +321,16 @@ impl Keeper {
                 // It may be the remedy, and a caller waits for the outcome.
                 is_due = true;
                 self.snapshot = snapshot;
+                self.rules.try_all();
                 self.done.extend(done);
             }
             self.resets.extend(reset);
             // Before the next plan: a mark that is wanted again by now is not released.
-            if let Some(planner) = &mut self.planner {
+            if let Some(planner) = self.rules.planner() {
                 unused.into_iter().for_each(|mark| planner.release(mark));
             }
-            if self.keeps && renew == Some(self.tables.number()) && !self.tables.is_given_up() {
-                let failure = match self.tables.hold() {
-                    Err(failure) => failure,
-                    Ok(()) => self.tables.give_up("it does not answer about connections"),
-                };
+            let renew = renew.filter(|_| self.keeps);
+            if let Some(failure) = renew.and_then(|number| self.rules.give_up(number)) {
                 self.failed(&failure);
             }
             if keep && !mem::replace(&mut self.keeps, true) {
@@ -344,8 +342,8 @@ impl Keeper {
             if stop {
                 break;
             }
-            // After a failure, only the pause ends.
-            is_due |= self.retry.is_none();
+            // After a failure, only the pause ends. Rules of listeners that are refused hold up no others.
+            is_due |= self.retry.is_none() || self.rules.has_refused() && self.rules.is_known();
         }
         self.heartbeat.end();
     }
@@ -356,8 +354,12 @@ impl Keeper {
         if !self.keeps {
             return;
         }
-        self.retry = None;
-        let prepared = if self.first.is_some() { self.await_probes() } else { Ok(()) };
+        // While the rules of listeners are refused, the others follow what is wanted, and the pause goes on.
+        let rest = self.retry.take().filter(|at| self.rules.has_refused() && *at > Instant::now());
+        if rest.is_none() {
+            self.rules.try_all();
+        }
+        let prepared = if self.rules.first.is_some() { self.await_probes() } else { Ok(()) };
         let outcome = prepared.and_then(|()| self.bring(true));
         let kernel = self.published.kernel();
         match &outcome {
@@ -367,16 +369,21 @@ impl Keeper {
                     log::info!("the kernel's rules are as they should be again");
                     self.published.events().record(Event::new(Kind::KernelBack, By::Tcplb));
                 }
-                self.reset();
             }
             Err(failure) => {
                 self.failed(failure);
-                self.retry = Some(Instant::now() + self.pause);
-                self.pause = (self.pause * 2).min(PAUSE_MAX);
+                let rest = rest.filter(|_| self.rules.is_known());
+                self.retry = Some(rest.unwrap_or_else(|| Instant::now() + self.pause));
+                if rest.is_none() {
+                    self.pause = (self.pause * 2).min(PAUSE_MAX);
+                }
             }
         }
-        if let Some(first) = self.first.take() {
-            let _ = first.try_send(outcome.map_err(|failure| failure.to_string()));
+        if self.rules.is_known() {
+            self.reset();
+        }
+        if let Some(first) = self.rules.first.take() {
+            let _ = first.try_send(First::Done(outcome.map_err(|failure| failure.to_string())));
         }
         drop(done);
     }
@@ -384,9 +391,7 @@ impl Keeper {
     /// The process before may have ended without a word, and its rules still serve. Those of a backend that counts as down before
     /// its first probe would refuse clients in between.
     fn await_probes(&mut self) -> Result<(), Failure> {
-        let installed = self.read()?;
-        let mut waits = !installed.binds.is_empty() && wanted::awaits_probes(&self.snapshot);
-        self.installed = Some(installed);
+        let mut waits = self.rules.look_at_first()? && wanted::awaits_probes(&self.snapshot);
         let until = Instant::now() + PROBES;
         while waits && Instant::now() < until {
             self.heartbeat.beat();
@@ -400,9 +405,11 @@ impl Keeper {
     /// Notes why the rules are not as they should be.
     fn failed(&mut self, failure: &Failure) {
         let why = failure.to_string();
-        self.installed = None;
+        if !matches!(failure, Failure::Listeners(_)) {
+            self.rules.forget();
+        }
         // The start reports its own failure.
-        if self.published.kernel().failed(&why) && self.first.is_none() {
+        if self.published.kernel().failed(&why) && self.rules.first.is_none() {
             match failure {
                 Failure::Changed => log::error!("{why}"),
                 _ => log::error!("the kernel keeps its last rules: {why}"),
@@ -414,51 +421,29 @@ impl Keeper {
     /// Whether another program has changed the table. It must be read then.
     fn is_lost(&mut self) -> bool {
         self.look = Instant::now() + LOOK;
-        let Some(installed) = &self.installed else { return false };
-        let failure = match self.tables.look(installed) {
-            Ok(true) => return false,
-            Ok(false) => Failure::Changed,
-            Err(failure) => failure,
+        let failure = match self.rules.look() {
+            Some(Ok(true)) | None => return false,
+            Some(Ok(false)) => Failure::Changed,
+            Some(Err(failure)) => failure,
         };
         self.failed(&failure);
         true
     }
 
-    /// Reads what is installed. A helper that has ended is replaced before.
-    fn read(&mut self) -> Result<Installed, Failure> {
-        if let Err(failure) = self.tables.hold() {
-            let Failure::Gone(_) = failure else { return Err(failure) };
-            let (tables, entries) = self.starter.helper(self.patience, &self.heartbeat)?;
-            log::info!("another helper of the kernel engine runs: process {}", tables.pid());
-            self.tables = tables;
-            self.access.desk.renew(entries);
-            self.tables.hold()?;
-        }
-        self.tables.read()
-    }
-
-    /// Reads what is installed if that is not known, and applies what differs. `open`: new connections are let in.
+    /// Makes the rules what is wanted. `open`: new connections are let in.
     fn bring(&mut self, open: bool) -> Result<(), Failure> {
-        let installed = match self.installed.take() {
-            Some(installed) => installed,
-            None => self.read()?,
-        };
-        let planner = self.planner.get_or_insert_with(|| Planner::adopt(&installed));
-        let table = planner.plan(&wanted::of(&self.snapshot, open));
-        let changes = difference(&installed, &table);
         self.expect_clients();
-        if !changes.is_empty() {
-            let took = self.tables.apply(&changes)?;
-            self.published.kernel().changed(changes.len(), took);
+        let Brought { table, changes, took, refused } = self.rules.bring(&wanted::of(&self.snapshot, open))?;
+        if changes > 0 {
+            self.published.kernel().changed(changes, took);
         }
         self.know(&table);
-        self.installed = Some(table.installed());
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 
     /// The rules are these now: what follows for the entries of connections.
     fn know(&mut self, table: &Table) {
-        let leaving = self.planner.as_ref().map(Planner::leaving).unwrap_or_default();
+        let leaving = self.rules.planner().map(|planner| planner.leaving()).unwrap_or_default();
         let directory = Arc::new(Directory::new(&self.snapshot, table, leaving, &self.directory));
         let lost = self.directory.lost_in(&directory);
         self.access.desk.know(directory.clone());
@@ -491,11 +476,14 @@ impl Keeper {
                 let listeners = self.snapshot.listeners.iter().filter(|listener| listener.settings.is_of_kernel());
                 let active: usize = listeners.map(|listener| listener.totals.active()).sum();
                 // One that hangs is replaced.
-                self.patience = CLOSING_ANSWER;
-                self.tables.await_with(self.patience, &self.heartbeat);
+                self.rules.set_patience(CLOSING_ANSWER);
                 let closed = persist(CLOSING, CLOSING_PAUSE, || {
                     self.heartbeat.beat();
-                    self.bring(false)
+                    match self.bring(false) {
+                        // No address leads to their chains either.
+                        Err(Failure::Listeners(_)) => Ok(()),
+                        outcome => outcome,
+                    }
                 });
                 match closed {
                     Ok(()) => log::info!(
@@ -509,9 +497,7 @@ impl Keeper {
             }
             End::Close => {}
         }
-        // The name is free in any case once the helper has ended.
-        let _ = self.tables.release();
-        self.installed = None;
+        self.rules.release();
     }
 }
 

@@ -9,8 +9,9 @@
 //! | `table` | what the nftables table holds: wanted, and as installed |
 //! | `marks` | the marks by which conntrack names a backend |
 //! | [`plan`](Planner) | makes the wanted table from listeners and pools |
-//! | [`mod@change`] | a change of the table, and the changes that make one table of another |
+//! | [`mod@change`] | a change of the table, and the changes that make one table of another: one transaction or several |
 //! | [`engine`] | thread: keeps the rules as the newest snapshot wants them |
+//! | `rules` | reads the rules and makes them what is wanted, by way of the helper |
 //! | `wanted` | what a snapshot and the health bits want |
 //! | `entries` | thread: counts, lists and deletes the entries of connections |
 //! | `directory` | what marks and addresses of entries stand for |
@@ -28,11 +29,12 @@ mod lacks;
 mod marks;
 pub mod nft;
 mod plan;
+mod rules;
 mod table;
 mod tally;
 mod wanted;
 
-pub use change::{Change, difference};
+pub use change::{Change, Difference, difference, difference_but, installed_but};
 pub use marks::{Mark, Marks, PREFIX, PREFIX_MASK};
 pub use plan::{Planner, Wanted, WantedListener, WantedMember, WantedPool};
 pub use table::{

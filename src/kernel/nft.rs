@@ -151,11 +151,12 @@ impl Script {
 
     fn choice(&mut self, change: &Change) {
         match change {
-            Change::AddChoice(id) => self.line(format_args!(
-                "add map inet {TABLE} {} {{ type mark : mark; size {}; }}",
-                ChoiceName(*id),
-                id.size
-            )),
+            Change::AddChoice(id) => {
+                let (name, size) = (ChoiceName(*id), id.size);
+                self.line(format_args!("add map inet {TABLE} {name} {{ type mark : mark; size {size}; }}"));
+                // One that a start or a change which failed has left.
+                self.line(format_args!("flush map inet {TABLE} {name}"));
+            }
             Change::Fill(id, first, marks) => {
                 for (entry, mark) in (*first..).zip(marks) {
                     self.element("add", ChoiceName(*id), format_args!("{entry} : {mark}"));

@@ -255,6 +255,8 @@ pub enum Failure {
     NoConntrack(String),
     /// nft refused; the text is its message.
     Nft(String),
+    /// nft refused the rules of these listeners, each with its message.
+    Listeners(Vec<(String, String)>),
     /// Another tcplb keeps the table of this network namespace.
     Held,
     /// Another program changed or removed the table.
@@ -287,6 +289,13 @@ impl fmt::Display for Failure {
                 write!(out, "it needs the kernel's connection tracking with NAT (nf_conntrack, nft_nat): {why}")
             }
             Failure::Nft(message) => write!(out, "nft refused: {message}"),
+            Failure::Listeners(listeners) => {
+                for (number, (name, message)) in listeners.iter().enumerate() {
+                    let separator = if number > 0 { "; " } else { "" };
+                    write!(out, "{separator}nft refused the new ones of listener {name}: {message}")?;
+                }
+                Ok(())
+            }
             Failure::Held => write!(
                 out,
                 "another tcplb keeps the nftables table `inet tcplb` of this network namespace: stop that one first; \

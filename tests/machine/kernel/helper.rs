@@ -1,4 +1,4 @@
-//! A helper that is killed or hangs, and a nft that takes long.
+//! A helper that is killed or hangs, and a nft that takes long or refuses.
 
 use super::lab::{AT, Lab, config};
 use rustix::process::{Signal, kill_process};
@@ -95,4 +95,89 @@ fn a_nft_that_takes_long_stops_no_other_thread_and_is_not_taken_for_a_thread_tha
     eventually("the change is there", || lab.names(AT, 10).get("s3") == Some(&10));
     let said = kernel.end(Signal::TERM);
     assert!(!said.contains("has not responded"), "{said}");
+}
+
+#[test]
+fn rules_of_a_listener_that_nft_refuses_hold_up_no_others() {
+    let Some(lab) = Lab::new() else { return };
+    let (mut gone, _stays) = (lab.server(2), lab.server(3));
+    let other = "10.9.1.1:81";
+    let with = |limit: &str| {
+        let listener =
+            format!("[[listener]]\nname = 'other'\nbind = ['{other}']\nengine = 'kernel'\n{limit}\n[[pool]]");
+        config(&format!("'{AT}'"), "", &[2, 3]).replace("[[pool]]", &listener)
+    };
+    let kernel = lab.start_with_nft(&with(""), &[]);
+    kernel.wait_for("up", &["s2", "s3"]);
+    // As a kernel without nft_connlimit does.
+    lab.refuse(Some("ct count"));
+    lab.write(&with("max_connections_per_source = 1").replace(AT, "10.9.1.1:82"));
+    assert_eq!(kernel.call("POST", "/v1/reload", "").status, 200);
+    let problem = "nft refused the new ones of listener other: Could not process rule: Not supported";
+    eventually("it is not ready", || kernel.call("GET", "/readyz", "").body.contains(problem));
+    // The first listener has its new address, and the refused one serves by its old rules.
+    assert_eq!(lab.names("10.9.1.1:82", 10).values().sum::<usize>(), 10);
+    assert!(lab.try_connect(AT).is_err());
+    let clients: Vec<_> = (0..4).map(|_| lab.connect(other)).collect();
+    clients.iter().for_each(|client| drop(client.hear_line()));
+    gone.stop_listening();
+    kernel.wait_for("down", &["s2"]);
+    for at in ["10.9.1.1:82", other] {
+        eventually("new clients avoid a backend that is down", || lab.names(at, 10).get("s3") == Some(&10));
+    }
+    let ready = kernel.call("GET", "/readyz", "");
+    assert!(ready.status == 503 && ready.body.contains(problem), "{ready:?}");
+    clients.iter().for_each(|client| client.assert_echoes("meanwhile"));
+    drop(clients);
+    // All is tried again, and then a client has one connection.
+    lab.refuse(None);
+    eventually("all rules are there", || kernel.call("GET", "/readyz", "").status == 200);
+    let _client = lab.connect(other);
+    assert!(lab.try_connect(other).is_err());
+    assert_eq!(lab.nft(&["list", "map", "inet", "tcplb", "listeners4"]).matches("goto").count(), 2);
+    // An end while rules are refused closes them all.
+    lab.refuse(Some("ct count"));
+    lab.write(&with("max_connections_per_source = 2"));
+    kernel.call("POST", "/v1/reload", "");
+    let said = kernel.end(Signal::TERM);
+    assert!(said.contains("the kernel takes no new connections"), "{said}");
+    assert!(lab.try_connect(other).is_err() && lab.try_connect(AT).is_err());
+}
+
+#[test]
+fn large_maps_are_filled_in_several_transactions() {
+    let Some(lab) = Lab::new() else { return };
+    let _server = lab.server(2);
+    let small = config(&format!("'{AT}'"), "", &[2]);
+    let kernel = lab.start(&small);
+    kernel.wait_for("up", &["s2"]);
+    // A pool of more than 655 backends has a map of 655,373 entries. Two are more than a transaction has.
+    let pool = |number: u32| {
+        let backends = (0..700).map(|port| format!("[[pool.backend]]\naddress = '10.9.2.2:{}'\n", 10_000 + port));
+        format!(
+            "[[listener]]\nname = 'l{number}'\nbind = ['10.9.1.1:{}']\nengine = 'kernel'\npool = 'p{number}'\n\
+             [[pool]]\nname = 'p{number}'\nhealth.kind = 'off'\n{}",
+            8000 + number,
+            backends.collect::<String>()
+        )
+    };
+    lab.write(&format!("{}{}", small.replace("engine =", "pool = 'pool'\nengine ="), [1, 2].map(pool).concat()));
+    assert_eq!(kernel.call("POST", "/v1/reload", "").status, 200);
+    // nft takes its time.
+    let until = Instant::now() + Duration::from_secs(120);
+    while kernel.call("GET", "/readyz", "").status != 200
+        || !lab.nft(&["list", "map", "inet", "tcplb", "listeners4"]).contains("8002")
+    {
+        assert!(Instant::now() < until, "{}", kernel.process.output());
+    }
+    let state = lab.nft(&["list", "set", "inet", "tcplb", "state"]);
+    assert_eq!(
+        (state.matches("\"655373 ").count(), kernel.metric("tcplb_kernel_failures_total", &[])),
+        (2, 0),
+        "{state}"
+    );
+    assert_eq!(lab.names(AT, 10).get("s2"), Some(&10));
+    // The way back removes them.
+    kernel.reload(&small);
+    eventually("the maps are gone", || !lab.nft(&["list", "set", "inet", "tcplb", "state"]).contains("655373"));
 }

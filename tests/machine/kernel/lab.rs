@@ -125,12 +125,14 @@ impl Lab {
         Kernel { lab: self, process, admin }
     }
 
-    /// Starts it with this configuration and with a `nft` that waits on demand.
+    /// Starts it with this configuration and with a `nft` that waits or refuses on demand.
     pub fn start_with_nft(&self, text: &str, environment: &[(&str, &str)]) -> Kernel<'_> {
         self.write(text);
         let place = self.place.path();
         let real = ["/usr/sbin/nft", "/sbin/nft", "/usr/bin/nft", "/bin/nft"].iter().find(|it| Path::new(it).is_file());
-        fs::copy(real.expect("nft"), place.join("nft")).expect("copy nft");
+        if !place.join("nft").exists() {
+            fs::copy(real.expect("nft"), place.join("nft")).expect("copy nft");
+        }
         fs::write(place.join("fake"), FAKE.replace("PLACE", place.to_str().expect("text"))).expect("write a script");
         fs::set_permissions(place.join("fake"), fs::Permissions::from_mode(0o755)).expect("make it a program");
         let process = self.balancer.inside(|| {
@@ -148,6 +150,15 @@ impl Lab {
     pub fn hold_nft(&self, hold: bool) {
         let file = self.place.path().join("hold");
         if hold { fs::write(file, "").expect("write a file") } else { fs::remove_file(file).expect("remove it") }
+    }
+
+    /// nft refuses scripts with a line that this matches; `None`: none.
+    pub fn refuse(&self, lines: Option<&str>) {
+        let file = self.place.path().join("refuse");
+        match lines {
+            Some(lines) => fs::write(file, lines).expect("write a file"),
+            None => fs::remove_file(file).expect("remove it"),
+        }
     }
 
     /// Starts it in vain: what it says.
@@ -179,9 +190,13 @@ impl Lab {
     }
 }
 
-/// A `nft` that waits while there is a file `hold`.
+/// A `nft` that waits while there is a file `hold`, and refuses scripts with a line that the file `refuse` describes.
 const FAKE: &str = "#!/bin/sh
 while [ -e PLACE/hold ]; do sleep 0.05; done
+if [ \"$*\" = '-f -' ] && [ -e PLACE/refuse ] && grep -q -f PLACE/refuse /dev/stdin; then
+    echo '/dev/stdin:1:1-5: Error: Could not process rule: Not supported' >&2
+    exit 1
+fi
 exec PLACE/nft \"$@\"
 ";
 
