@@ -213,12 +213,17 @@ struct Attempt<'a> {
     paused: bool,
     /// The successor has all that it needs to end by itself.
     running: bool,
+    /// This process does not keep the kernel's rules any more.
+    left: bool,
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if self.paused {
             self.accept(true);
+        }
+        if self.left {
+            self.shared.workers.keep_kernel();
         }
         if !self.running {
             self.successor.kill();
@@ -244,7 +249,7 @@ pub fn hand_over(
     // Control goes on once the attempt has undone what it did, and the log has the failure: a stop may wait for that.
     let mut held = None;
     let way = successor.way();
-    let mut attempt = Attempt { shared, begun, post, successor, paused: false, running: false };
+    let mut attempt = Attempt { shared, begun, post, successor, paused: false, running: false, left: false };
     let outcome = attempt.carry_out(first, &mut held).inspect_err(|why| attempt.refuse(why, held.as_ref()));
     if outcome.is_err() && attempt.running {
         let drain = shared.published.model().global.shutdown_timeout;
@@ -274,8 +279,10 @@ impl Attempt<'_> {
             return Err(STOPPING.to_owned());
         }
         let reload = held.takes_reload() || shared.published.reloads() != reloads;
+        self.left = true;
+        shared.workers.leave_kernel(STEP);
         self.send(&Word::Released { reload }, TAKE_OVER)?;
-        self.paused = false;
+        (self.paused, self.left) = (false, false);
         self.successor.announce();
         // The successor has the event and the count. This process may end as soon as control goes on.
         let (connections, seconds) = (counted(moved.pauses.len(), "connection"), self.begun.elapsed().as_secs_f64());

@@ -165,9 +165,24 @@ impl Workers {
         self.closes_kernel.store(!keeps, Ordering::SeqCst);
     }
 
-    fn end_kernel(&self, end: engine::End) {
-        let order = || engine::Orders { end: Some(end), ..engine::Orders::default() };
-        self.kernel.iter().for_each(|kernel| kernel.orders.put(order()));
+    /// The kernel's rules are the successor's, or are closed if it does not keep them. Waits until this process changes them no
+    /// more, for `time` at most. What the successor reads is then what stays.
+    pub fn leave_kernel(&self, time: Duration) {
+        let (ended, has_ended) = bounded(0);
+        self.end_kernel(self.kernel_s_end(), Some(ended));
+        // Nothing is ever sent. The successor waits too, for the name that the helper holds.
+        let _ = has_ended.recv_timeout(time);
+    }
+
+    /// How this process ends to keep the kernel's rules once the successor serves. Rules that no process keeps would take clients
+    /// from the successor's sockets.
+    fn kernel_s_end(&self) -> engine::End {
+        if self.closes_kernel.load(Ordering::SeqCst) { engine::End::Close } else { engine::End::Leave }
+    }
+
+    fn end_kernel(&self, end: engine::End, ended: Option<Sender<()>>) {
+        let Some(kernel) = &self.kernel else { return };
+        kernel.orders.put(engine::Orders { end: Some(end), ended, ..engine::Orders::default() });
     }
 
     fn order(&self, order: impl Fn() -> Orders) {
@@ -226,7 +241,7 @@ impl DataPlane for Workers {
 
     fn drain(&self) {
         self.keeper.put(warm::Orders { drain: true, ..warm::Orders::default() });
-        self.end_kernel(engine::End::Close);
+        self.end_kernel(engine::End::Close, None);
         self.order(|| Orders { drain: true, ..Orders::default() });
     }
 
@@ -236,9 +251,7 @@ impl DataPlane for Workers {
 
     fn leave(&self) {
         self.keeper.put(warm::Orders { drain: true, ..warm::Orders::default() });
-        // Rules that no process keeps would take clients from the successor's sockets.
-        let closes = self.closes_kernel.load(Ordering::SeqCst);
-        self.end_kernel(if closes { engine::End::Close } else { engine::End::Leave });
+        self.end_kernel(self.kernel_s_end(), None);
         self.order(|| Orders { leave: true, ..Orders::default() });
     }
 
@@ -262,7 +275,7 @@ impl DataPlane for Workers {
 
     fn stop(&self) {
         self.keeper.put(warm::Orders { drain: true, ..warm::Orders::default() });
-        self.end_kernel(engine::End::Close);
+        self.end_kernel(engine::End::Close, None);
         self.order(|| Orders { stop: Some(CloseReason::Shutdown), ..Orders::default() });
     }
 }

@@ -13,8 +13,8 @@
 //!
 //! # Listeners that are held
 //!
-//! nft may refuse the rules of a listener. Its chain is then *held*: it stays as it is, with the map that its rules refer to, and
-//! so does a chain that leaves whose address is to be that listener's. All else becomes what is wanted.
+//! nft may refuse the rules of a listener. Its chain is then *held*: it stays as it is, with the map that its rules refer to. So
+//! does a chain that leaves, if its address is to be that listener's. All else becomes what is wanted.
 
 use super::marks::Mark;
 use super::table::{

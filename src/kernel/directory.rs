@@ -115,8 +115,12 @@ impl Directory {
 
     /// The listener that a client has connected to.
     pub(super) fn listener(&self, to: SocketAddr) -> Option<&Arc<Listener>> {
-        let of_port = Bind::Port(Family::of(to.ip()), to.port());
-        self.listeners.get(&Bind::Address(to)).or_else(|| self.listeners.get(&of_port))
+        Bind::all_of(to).iter().find_map(|bind| self.listeners.get(bind))
+    }
+
+    /// What leads clients to the listener of this name.
+    pub(super) fn binds_of(&self, listener: &str) -> impl Iterator<Item = Bind> {
+        self.listeners.iter().filter(move |(_, it)| it.name == listener).map(|(bind, _)| *bind)
     }
 
     /// Where a client of this listener goes; `None`: nowhere.

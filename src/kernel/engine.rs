@@ -20,17 +20,18 @@
 //! Each second, one netlink message asks whether any program has changed rules of nftables, as `nft flush ruleset` does. If so, and
 //! `state` is not what it was, that is a failure like the others, and the table is installed again at once.
 //!
-//! One process keeps the rules of a network namespace: it holds a name there ([`Tables::hold`]) before it reads the table.
+//! One process keeps the rules of a network namespace: it holds a name there before it reads the table (`rules`).
 //!
 //! The thread waits for nft, and at the start for probes. Control waits for a transaction as it waits for workers: in bounded time.
 
 use super::directory::{Directory, by_state};
-use super::entries::{Counter, Desk, GRACE};
+use super::entries::{Counter, Desk, GRACE, Which};
 use super::helper::{Failure, Helper};
 use super::rules::{Brought, First, Ruleset};
 use super::table::Table;
 use super::{Mark, wanted};
 use crate::base::text::counted;
+use crate::config::model::OnRemove;
 use crate::events::{By, Event, Kind};
 use crate::inspect::{Forwards, Inspection};
 use crate::mailbox::{Mailbox, Merge, Slot};
@@ -87,6 +88,8 @@ pub struct Orders {
     pub keep: bool,
     /// It keeps them no more.
     pub end: Option<End>,
+    /// Dropped once that is so.
+    pub ended: Option<Sender<()>>,
     /// End the thread.
     pub stop: bool,
 }
@@ -117,11 +120,15 @@ impl Merge for Orders {
             self.unused = later.unused;
         }
         self.renew = later.renew.or(self.renew);
-        self.keep |= later.keep;
+        if later.keep {
+            // A hand-over has failed at its end.
+            (self.keep, self.end) = (true, None);
+        }
         // Nothing follows a process that serves.
         if self.end != Some(End::Leave) {
             self.end = later.end.or(self.end);
         }
+        self.ended = later.ended.or(self.ended.take());
         self.stop |= later.stop;
     }
 }
@@ -200,6 +207,7 @@ impl Prepared {
             snapshot,
             directory: Arc::default(),
             keeps,
+            has_adopted: false,
             done: Vec::new(),
             resets: ResetOrder::default(),
             retry: None,
@@ -280,6 +288,8 @@ struct Keeper {
     directory: Arc<Directory>,
     /// This process keeps the rules.
     keeps: bool,
+    /// It has made the rules right once.
+    has_adopted: bool,
     /// Dropped with the next transaction.
     done: Vec<Sender<()>>,
     resets: ResetOrder,
@@ -316,7 +326,7 @@ impl Keeper {
                 is_due |= self.is_lost();
             }
             let Some(orders) = self.access.orders.take() else { continue };
-            let Orders { adopt, reset, unused, renew, keep, end, stop } = orders;
+            let Orders { adopt, reset, unused, renew, keep, end, ended, stop } = orders;
             if let Some(Adopt { snapshot, done }) = adopt {
                 // It may be the remedy, and a caller waits for the outcome.
                 is_due = true;
@@ -339,6 +349,7 @@ impl Keeper {
             if let Some(end) = end {
                 self.end(end);
             }
+            drop(ended);
             if stop {
                 break;
             }
@@ -444,13 +455,32 @@ impl Keeper {
     /// The rules are these now: what follows for the entries of connections.
     fn know(&mut self, table: &Table) {
         let leaving = self.rules.planner().map(|planner| planner.leaving()).unwrap_or_default();
+        if !mem::replace(&mut self.has_adopted, true) {
+            self.end_left(table, &leaving);
+        }
         let directory = Arc::new(Directory::new(&self.snapshot, table, leaving, &self.directory));
         let lost = self.directory.lost_in(&directory);
         self.access.desk.know(directory.clone());
         // A count of the directory before may just have ended.
         self.expect_clients();
-        self.access.desk.delete(lost, true, Instant::now() + GRACE);
+        self.access.desk.delete(lost, Which::Unanswered, Instant::now() + GRACE);
         self.directory = directory;
+    }
+
+    /// When the connections of backends end that had left before this process, it does not know: `on_remove` begins anew.
+    fn end_left(&self, table: &Table, leaving: &[Mark]) {
+        for mark in leaving {
+            let Some(target) = table.backends.get(mark) else { continue };
+            let pool = self.snapshot.pools.iter().find(|pool| target.label.is_of_pool(&pool.settings.name));
+            let time = match pool.map(|pool| pool.settings.on_remove) {
+                None | Some(OnRemove::Keep) => continue,
+                Some(OnRemove::Reset) => Duration::ZERO,
+                Some(OnRemove::Drain(time)) => time,
+            };
+            // A time that overflows the clock never comes.
+            let at = Instant::now().checked_add(time);
+            at.into_iter().for_each(|at| self.access.desk.delete([*mark], Which::Left, at));
+        }
     }
 
     /// A drain of a backend that the rules may lead to waits for a count.
@@ -463,7 +493,7 @@ impl Keeper {
     fn reset(&mut self) {
         let order = mem::take(&mut self.resets);
         if !order.is_empty() {
-            self.access.desk.delete(self.directory.meant(&order), false, Instant::now());
+            self.access.desk.delete(self.directory.meant(&order), Which::All, Instant::now());
         }
     }
 
@@ -517,6 +547,22 @@ fn persist(time: Duration, pause: Duration, mut attempt: impl FnMut() -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_follows_a_process_that_serves_but_that_it_does_not() {
+        let end = |end| Orders { end: Some(end), ..Orders::default() };
+        let mut orders = Orders::default();
+        orders.merge(end(End::Leave));
+        orders.merge(end(End::Close));
+        assert_eq!((orders.end, orders.keep), (Some(End::Leave), false));
+        // A hand-over that has failed at its end.
+        orders.merge(Orders { keep: true, ..Orders::default() });
+        assert_eq!((orders.end, orders.keep), (None, true));
+        let (ended, has_ended) = bounded::<()>(0);
+        orders.merge(Orders { ended: Some(ended), ..end(End::Leave) });
+        orders.merge(Orders::default());
+        assert!(orders.ended.is_some() && has_ended.try_recv() == Err(crossbeam_channel::TryRecvError::Empty));
+    }
 
     #[test]
     fn the_end_is_tried_again_until_nft_is_free() {

@@ -18,6 +18,7 @@ use super::engine;
 use super::helper::{Count, Entries, Failure, Figures, Filter, Listed, States};
 use super::lacks;
 use super::marks::Mark;
+use super::table::Bind;
 use crate::base::Endpoint;
 use crate::config::model::ListenerEngine;
 use crate::events::{By, Event, Kind};
@@ -64,11 +65,22 @@ pub(super) struct Desk {
     arrived: Condvar,
 }
 
+/// Which entries of a mark are deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Which {
+    /// Those without an answer.
+    Unanswered,
+    /// All.
+    All,
+    /// All, if its backend is still not wanted then.
+    Left,
+}
+
 #[derive(Debug, Default)]
 struct Tasks {
     directory: Option<Arc<Directory>>,
-    /// When to delete the entries of a mark: those without an answer (true), or all.
-    deletions: BTreeMap<(Mark, bool), Instant>,
+    /// When to delete the entries of a mark.
+    deletions: BTreeMap<(Mark, Which), Instant>,
     questions: Vec<Inspection>,
     /// Another helper is to be asked.
     entries: Option<Entries>,
@@ -91,9 +103,9 @@ impl Desk {
         self.directory.read().clone()
     }
 
-    /// Deletes the entries of these marks, then: those without an answer, or all.
-    pub(super) fn delete(&self, marks: impl IntoIterator<Item = Mark>, unanswered: bool, at: Instant) {
-        self.put(|tasks| tasks.deletions.extend(marks.into_iter().map(|mark| ((mark, unanswered), at))));
+    /// Deletes entries of these marks, then.
+    pub(super) fn delete(&self, marks: impl IntoIterator<Item = Mark>, which: Which, at: Instant) {
+        self.put(|tasks| tasks.deletions.extend(marks.into_iter().map(|mark| ((mark, which), at))));
     }
 
     /// Answers a question, unless too many wait.
@@ -252,9 +264,13 @@ impl Counter {
     }
 
     /// Each kind of deletion is one look at the table, however many backends it is for.
-    fn delete_all(&mut self, deletions: &BTreeSet<(Mark, bool)>) {
+    fn delete_all(&mut self, deletions: &BTreeSet<(Mark, Which)>) {
         for (unanswered, states) in [(true, States::SynSent), (false, States::Any)] {
-            let its = deletions.iter().filter(|(_, is_unanswered)| *is_unanswered == unanswered);
+            let its = deletions.iter().filter(|(mark, which)| match which {
+                Which::Unanswered => unanswered,
+                Which::All => !unanswered,
+                Which::Left => !unanswered && self.directory.leaving().contains(mark),
+            });
             let marks: BTreeSet<Mark> = its.map(|(mark, _)| *mark).collect();
             if marks.is_empty() {
                 continue;
@@ -418,28 +434,25 @@ impl Counter {
 
     /// Deletes the entries of the connections that are meant: how many.
     fn close(&mut self, inspection: &Inspection) -> Result<u64, Failure> {
-        let wanted = &inspection.question().filter;
-        let is_one = wanted.client.is_none_or(|net| net.prefix_len() == net.max_prefix_len());
-        let filter = match wanted.listener.is_none() && is_one {
-            true => self.filter(wanted),
-            false => {
-                let found = self.find(inspection)?.into_iter().map(|(entry, _)| (entry.client, entry.id)).collect();
-                Filter { entries: Some(found), ..Filter::default() }
-            }
-        };
+        let filter = self.filter(&inspection.question().filter);
         let closed = self.entries.delete(&filter)?;
         self.is_outdated |= closed > 0;
         Ok(closed)
     }
 
-    /// What selects the entries that are meant, and others where listeners and networks are named: one look at the table.
+    /// What selects the entries that are meant: one look at the table.
     fn filter(&self, wanted: &inspect::Filter) -> Filter {
         let is = |wanted: &Option<String>, name: &str| wanted.as_deref().is_none_or(|wanted| wanted == name);
-        let client = wanted.client.filter(|net| net.prefix_len() == net.max_prefix_len()).map(|net| net.addr());
+        let client = wanted.client.map(|net| (net.addr(), net.prefix_len()));
+        let to = wanted.listener.as_deref().map(|name| {
+            // Connections of a listener that has left are at the addresses that it had.
+            let left = self.listeners.iter().filter(|(_, (totals, _))| totals.name == name);
+            self.directory.binds_of(name).chain(left.map(|(to, _)| Bind::Address(*to))).collect()
+        });
         let id = wanted.id.and_then(ConnectionId::entry);
         // A number that no connection of the kernel can have selects none.
         let none = (wanted.id.is_some() && id.is_none()).then(BTreeSet::new);
-        let all = Filter { client, id, entries: none, states: States::Active, ..Filter::default() };
+        let all = Filter { to, client, id, entries: none, states: States::Active, ..Filter::default() };
         if wanted.pool.is_none() && wanted.backend.is_none() {
             return all;
         }
@@ -457,9 +470,7 @@ impl Counter {
         let Listed { entries, .. } = self.entries.list(&filter, LISTED)?;
         let rows = entries.into_iter().filter_map(|entry| {
             let row = self.row(&entry)?;
-            let is_its = is(&wanted.listener, &row.listener.name)
-                && wanted.id.is_none_or(|id| id == row.id)
-                && wanted.client.is_none_or(|net| net.contains(&entry.client.ip()));
+            let is_its = is(&wanted.listener, &row.listener.name) && wanted.id.is_none_or(|id| id == row.id);
             is_its.then_some((entry, row))
         });
         Ok(rows.collect())

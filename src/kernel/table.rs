@@ -133,6 +133,12 @@ impl Label {
         Label::encode(&[pool, backend], Label::MAX)
     }
 
+    /// Whether a label of [`Label::of_backend`] names this pool. Of a name that is too long for a label, that is not known.
+    pub fn is_of_pool(&self, pool: &str) -> bool {
+        let pool = Label::encode(&[pool, ""], usize::MAX);
+        self.0.starts_with(&*pool.0)
+    }
+
     /// Different names give different labels. What a comment can't hold is written as `%` and two digits. The end of a long
     /// text is replaced by a digest.
     fn encode(names: &[&str], max: usize) -> Label {
@@ -238,6 +244,11 @@ impl Bind {
             (_, SocketAddr::V4(at)) if at.ip().is_unspecified() => vec![Bind::Port(Family::V4, at.port())],
             _ => vec![Bind::Address(SocketAddr::new(at.ip(), at.port()))],
         }
+    }
+
+    /// Those that lead clients of this destination to a chain.
+    pub fn all_of(to: SocketAddr) -> [Bind; 2] {
+        [Bind::Address(to), Bind::Port(Family::of(to.ip()), to.port())]
     }
 
     /// The family of its clients.

@@ -25,6 +25,9 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Instant;
 
+/// How often the table is read, as long as rules change meanwhile.
+const READINGS: usize = 5;
+
 /// Runs the helper. Returns when the balancer has ended. What it lacks, the balancer reports.
 pub fn run(user: Option<&str>, group: Option<&str>, sandbox: bool) -> Result<(), String> {
     let of_others = |error| format!("the helper is started by tcplb: {error}");
@@ -110,11 +113,7 @@ impl Tables {
 
     fn answer(&mut self, request: TableRequest) -> Result<TableAnswer, Failure> {
         match request {
-            TableRequest::Read => {
-                // What comes during the reading is found by the next look.
-                self.generation = self.nftables.generation().ok();
-                self.read().map(TableAnswer::Listings)
-            }
+            TableRequest::Read => self.read_as_one().map(TableAnswer::Listings),
             TableRequest::Apply(changes) => {
                 // A transaction that creates the table fails if there is one.
                 if !self.is_ours && changes.first() != Some(&Change::Create) {
@@ -148,6 +147,22 @@ impl Tables {
                 Ok(TableAnswer::Touched(state))
             }
         }
+    }
+
+    /// Reads again if rules change meanwhile: listings of two moments may contradict each other.
+    fn read_as_one(&mut self) -> Result<Vec<String>, Failure> {
+        for _ in 0..READINGS {
+            let before = self.nftables.generation().ok();
+            let outcome = self.read();
+            // A change after this is found by the next look.
+            self.generation = before;
+            let fits = matches!(&outcome, Ok(listings) if nft::read(listings).is_ok());
+            let is_one = before.is_some() && before == self.nftables.generation().ok();
+            if is_one || fits {
+                return outcome;
+            }
+        }
+        Err(Failure::Nft("other programs change rules of nftables all the time".to_owned()))
     }
 
     fn read(&mut self) -> Result<Vec<String>, Failure> {

@@ -5,6 +5,7 @@
 
 use super::super::change::Change;
 use super::super::marks::Mark;
+use super::super::table::Bind;
 use super::super::tally::Count;
 use crate::handover::Channel;
 use crate::handover::channel::MESSAGE_MAX;
@@ -188,9 +189,9 @@ pub struct Filter {
     /// Single entries, by the client's address and the entry's number.
     pub entries: Option<BTreeSet<(SocketAddr, u32)>>,
     /// Where the client connected to.
-    pub to: Option<SocketAddr>,
-    /// The client's address.
-    pub client: Option<IpAddr>,
+    pub to: Option<BTreeSet<Bind>>,
+    /// The network of the client's address: an address and the length of the prefix.
+    pub client: Option<(IpAddr, u8)>,
     /// The client's port.
     pub client_port: Option<u16>,
     /// The entry's number.
@@ -219,8 +220,8 @@ impl Filter {
             |marks: &BTreeSet<Mark>| Mark::of_value(entry.mark).is_some_and(|mark| marks.contains(&mark));
         marks.as_ref().is_none_or(has_its_mark)
             && entries.as_ref().is_none_or(|entries| entries.contains(&(entry.client, entry.id)))
-            && to.is_none_or(|to| to == entry.to)
-            && client.is_none_or(|client| client == entry.client.ip())
+            && to.as_ref().is_none_or(|to| Bind::all_of(entry.to).iter().any(|bind| to.contains(bind)))
+            && client.is_none_or(|net| contains(net, entry.client.ip()))
             && client_port.is_none_or(|port| port == entry.client.port())
             && id.is_none_or(|id| id == entry.id)
             && match states {
@@ -229,6 +230,11 @@ impl Filter {
                 States::SynSent => entry.state == TcpState::SynSent,
             }
     }
+}
+
+/// Whether a network has this address. A prefix that is too long has none.
+fn contains((address, prefix): (IpAddr, u8), ip: IpAddr) -> bool {
+    ipnet::IpNet::new(address, prefix).is_ok_and(|net| net.contains(&ip))
 }
 
 /// Entries that a filter selects.
@@ -411,8 +417,8 @@ mod tests {
         let all = Filter {
             marks: Some(marks([mark, 0x7400_0002])),
             entries: Some(BTreeSet::from([(client, 9)])),
-            to: Some(to),
-            client: Some(client.ip()),
+            to: Some(BTreeSet::from([Bind::Address(to)])),
+            client: Some((client.ip(), 8)),
             client_port: Some(5),
             id: Some(9),
             states: States::SynSent,
@@ -420,12 +426,15 @@ mod tests {
         assert!(all.selects(&entry) && Filter::default().selects(&entry));
         let active = Filter { states: States::Active, ..all.clone() };
         assert!(active.selects(&entry));
+        let of_port = Filter { to: Some(BTreeSet::from([Bind::Port(Family::V4, 80)])), ..all.clone() };
+        assert!(of_port.selects(&entry));
         let others = [
             Filter { marks: Some(marks([0x7400_0002])), ..all.clone() },
             Filter { marks: Some(BTreeSet::new()), ..all.clone() },
             Filter { entries: Some(BTreeSet::from([(client, 8), (to, 9)])), ..all.clone() },
-            Filter { to: Some(client), ..all.clone() },
-            Filter { client: Some(to.ip()), ..all.clone() },
+            Filter { to: Some(BTreeSet::from([Bind::Address(client), Bind::Port(Family::V6, 80)])), ..all.clone() },
+            Filter { client: Some((to.ip(), 32)), ..all.clone() },
+            Filter { client: Some((client.ip(), 33)), ..all.clone() },
             Filter { client_port: Some(6), ..all.clone() },
             Filter { id: Some(8), ..all.clone() },
         ];

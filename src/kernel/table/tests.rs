@@ -13,6 +13,8 @@ fn labels_hold_any_name_and_differ_as_names_do() {
         assert_eq!(label.as_str(), want);
         assert_eq!(Label::try_from(want.to_owned()), Ok(label));
     }
+    let backend = Label::of_backend("a/b", "c");
+    assert!(backend.is_of_pool("a/b") && !backend.is_of_pool("a") && !backend.is_of_pool("a/"));
     let long = |end: &str| Label::of_name(&format!("{}{end}", "n".repeat(127)));
     assert_eq!((long("a").as_str().len(), long("a") == long("b")), (64, false));
     let longest = Label::of_backend(&"p".repeat(128), &"b".repeat(128));

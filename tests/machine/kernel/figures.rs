@@ -60,6 +60,18 @@ fn connections_are_listed_and_closed_by_number_and_by_backend() {
     let answer = kernel.call("DELETE", "/v1/connections?backend=s3", "");
     assert!(answer.body.contains("\"closed\":2"), "{answer:?}");
     eventually("they are gone", || list("?backend=s3").is_empty());
+    for (query, others) in [("listener=web", "client=192.0.2.0/24"), ("client=10.9.1.0/24", "listener=web&backend=s3")]
+    {
+        let clients: Vec<_> = (0..3).map(|_| lab.connect(AT)).inspect(|client| drop(client.hear_line())).collect();
+        eventually("all are listed", || list(&format!("?{query}")).len() >= 3);
+        let close =
+            |query: &str| kernel.call("DELETE", &format!("/v1/connections?{query}"), "").json(200)["closed"].clone();
+        let of_others = list(&format!("?{others}")).len();
+        assert_eq!(close(others), of_others);
+        assert!(close(query).as_u64().unwrap() + of_others as u64 >= 3);
+        eventually("they are gone", || list("").is_empty());
+        clients.iter().for_each(|mut client| drop(client.write_all(b"x")));
+    }
 }
 
 #[test]

@@ -145,6 +145,18 @@ fn rules_of_a_listener_that_nft_refuses_hold_up_no_others() {
 }
 
 #[test]
+fn a_table_that_changes_while_it_is_read_is_read_again() {
+    let Some(lab) = Lab::new() else { return };
+    let _server = lab.server(2);
+    let text = config(&format!("'{AT}'"), "", &[2]);
+    lab.start_with_nft(&text, &[]).end(Signal::KILL);
+    lab.tear();
+    let kernel = lab.start_with_nft(&text, &[]);
+    kernel.wait_for("up", &["s2"]);
+    assert_eq!(lab.names(AT, 10).get("s2"), Some(&10));
+}
+
+#[test]
 fn large_maps_are_filled_in_several_transactions() {
     let Some(lab) = Lab::new() else { return };
     let _server = lab.server(2);

@@ -152,6 +152,11 @@ impl Lab {
         if hold { fs::write(file, "").expect("write a file") } else { fs::remove_file(file).expect("remove it") }
     }
 
+    /// Another program removes all rules while the table is read the next time.
+    pub fn tear(&self) {
+        fs::write(self.place.path().join("tear"), "").expect("write a file");
+    }
+
     /// nft refuses scripts with a line that this matches; `None`: none.
     pub fn refuse(&self, lines: Option<&str>) {
         let file = self.place.path().join("refuse");
@@ -190,9 +195,14 @@ impl Lab {
     }
 }
 
-/// A `nft` that waits while there is a file `hold`, and refuses scripts with a line that the file `refuse` describes.
+/// A `nft` that waits while there is a file `hold`, and refuses scripts with a line that the file `refuse` describes. With a file
+/// `tear`, another program removes all rules while the table is read.
 const FAKE: &str = "#!/bin/sh
 while [ -e PLACE/hold ]; do sleep 0.05; done
+if [ \"$*\" = '-j list map inet tcplb listeners4' ] && [ -e PLACE/tear ]; then
+    rm PLACE/tear
+    PLACE/nft flush ruleset
+fi
 if [ \"$*\" = '-f -' ] && [ -e PLACE/refuse ] && grep -q -f PLACE/refuse /dev/stdin; then
     echo '/dev/stdin:1:1-5: Error: Could not process rule: Not supported' >&2
     exit 1

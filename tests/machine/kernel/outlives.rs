@@ -142,6 +142,26 @@ fn an_upgrade_to_the_proxy_leaves_no_rules_in_force_and_a_start_warns_of_them() 
 }
 
 #[test]
+fn connections_of_a_removed_backend_end_after_an_upgrade_as_on_remove_says() {
+    let Some(lab) = Lab::new() else { return };
+    let _servers = [2, 3].map(|last| lab.server(last));
+    let with = |servers: &[u8]| config(&format!("'{AT}'"), "on_remove = 'drain 3s'", servers);
+    let kernel = lab.start(&with(&[2, 3]));
+    kernel.wait_for("up", &["s2", "s3"]);
+    let clients: Vec<_> = (0..4).map(|_| lab.connect(AT)).map(|client| (client.hear_line(), client)).collect();
+    kernel.reload(&with(&[3]));
+    let answer = kernel.call("POST", "/v1/upgrade", "");
+    assert_eq!(answer.status, 200, "{answer:?} {}", kernel.process.output());
+    clients.iter().for_each(|(name, client)| client.assert_echoes(name));
+    let (gone, stay): (Vec<_>, Vec<_>) = clients.iter().partition(|(name, _)| name == "s2");
+    assert_eq!((gone.len(), stay.len()), (2, 2));
+    for (_, client) in gone {
+        eventually("it is reset", || (&*client).write_all(b"x").is_err());
+    }
+    stay.iter().for_each(|(name, client)| client.assert_echoes(name));
+}
+
+#[test]
 fn a_change_that_the_kernel_does_not_take_is_reported_to_its_caller() {
     let Some(lab) = Lab::new() else { return };
     let _servers = [2, 3].map(|last| lab.server(last));

@@ -49,6 +49,27 @@ fn an_address_where_another_program_listens_is_refused() {
 }
 
 #[test]
+fn a_proxy_listener_becomes_one_of_the_kernel_by_reload_at_its_own_address() {
+    let Some(lab) = Lab::new() else { return };
+    let _server = lab.server(2);
+    let with = |engine: &str| {
+        let listener = format!("[[listener]]\nname = 'other'\nbind = ['10.9.1.1:81']\nengine = '{engine}'\n[[pool]]");
+        config(&format!("'{AT}'"), "", &[2]).replace("[[pool]]", &listener)
+    };
+    let running = lab.start(&with("proxy"));
+    running.wait_for("up", &["s2"]);
+    let of_proxy = lab.connect("10.9.1.1:81");
+    assert_eq!(of_proxy.hear_line(), "s2");
+    for (engine, rules) in [("kernel", 2), ("proxy", 1), ("kernel", 2)] {
+        running.reload(&with(engine));
+        eventually("new clients are served", || lab.names("10.9.1.1:81", 4).get("s2") == Some(&4));
+        let listed = lab.nft(&["list", "map", "inet", "tcplb", "listeners4"]);
+        assert_eq!(listed.matches("goto").count(), rules, "{listed}");
+    }
+    of_proxy.assert_echoes("a connection of the proxy goes on");
+}
+
+#[test]
 fn the_rest_of_the_rules_stays_byte_by_byte() {
     let Some(lab) = Lab::new() else { return };
     let _server = lab.server(2);
